@@ -1,0 +1,47 @@
+# `make test` is what CI runs; `make demo` is what a newcomer runs. Both do all the set-up.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp-$(shell cat requirements/dev.lock pyproject.toml | cksum | cut -d' ' -f1)
+CONTROL_PLANE ?= memory
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-good demo-bad test test-fast lint verify generate controlplane bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(STAMP) ## a virtual environment with the locked, hashed dependencies
+
+$(STAMP): requirements/dev.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: $(PYTHON) is not on the PATH (set PYTHON=...)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/.stamp-* && touch $@
+
+demo: $(STAMP) ## a good and a bad base-model rollout on real Envoy, about two minutes
+	$(BIN)/rollouts lab demo base-model --control-plane $(CONTROL_PLANE)
+	$(BIN)/rollouts lab demo base-model --bad --control-plane $(CONTROL_PLANE)
+
+controlplane: $(STAMP) ## build kube-apiserver and etcd from pinned Go modules (once, minutes)
+	$(BIN)/python -m rollouts.lab.controlplane build
+
+generate: $(STAMP) ## rewrite the generated files: crds/, docs/reference.md, the state diagram
+	$(BIN)/python -m tools.generate
+
+lint: $(STAMP) ## style, types, layers, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m tools.generate --check
+
+test-fast: $(STAMP) ## the part without slow, cluster and gateway tests, under a minute
+	$(BIN)/python -m pytest -m "not slow and not cluster and not gateway"
+
+test: lint ## everything that CI runs
+	$(BIN)/python -m pytest
+
+clean: ## remove the virtual environment and build products
+	rm -rf $(VENV) build *.egg-info

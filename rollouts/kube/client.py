@@ -1,0 +1,160 @@
+"""The client every part of the controller talks to: seven methods over raw dicts.
+
+Raw dicts and no typed models, because a strict model raises on a field it does not know *inside the
+cache path* and takes the watch down with it (reference/reliability-and-style 4.2).
+Implementations: ``rollouts.kube.http.HttpKubeClient`` (a real API server) and the in-process memory
+API of the lab and the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+__all__ = ["KubeClient", "ListPage", "PatchKind", "Resource", "WatchEvent", "WatchType"]
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One served resource: what a URL path and an apiVersion are made of."""
+
+    group: str
+    version: str
+    plural: str
+    kind: str
+    namespaced: bool = True
+
+    @property
+    def api_version(self) -> str:
+        """``group/version``, or just the version for the core group."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None = None, name: str | None = None, subresource: str = "") -> str:
+        """URL path of the collection, or of one object when ``name`` is given."""
+        parts = ["/apis", self.group, self.version] if self.group else ["/api", self.version]
+        if self.namespaced and namespace:
+            parts += ["namespaces", namespace]
+        parts.append(self.plural)
+        if name:
+            parts.append(name)
+        if subresource:
+            parts.append(subresource)
+        return "/".join(parts)
+
+
+class PatchKind(Enum):
+    """Content types of PATCH. The value is sent as the header, always explicitly."""
+
+    JSON = "application/json-patch+json"
+    MERGE = "application/merge-patch+json"
+    APPLY = "application/apply-patch+yaml"
+
+
+class WatchType(Enum):
+    """Types of watch events. ERROR events arrive as exceptions, never as events."""
+
+    ADDED = "ADDED"
+    MODIFIED = "MODIFIED"
+    DELETED = "DELETED"
+    BOOKMARK = "BOOKMARK"
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """One line of a watch. A bookmark carries only kind and metadata.resourceVersion."""
+
+    type: WatchType
+    object: Object
+
+
+@dataclass(frozen=True, slots=True)
+class ListPage:
+    """One page of a list. ``continue_token`` is empty on the last page."""
+
+    items: list[Object]
+    resource_version: str
+    continue_token: str = ""
+
+
+class KubeClient(Protocol):
+    """Transport to an API server.
+
+    Every method raises only ``rollouts.kube.errors.KubeError`` (and ``asyncio.CancelledError``).
+    ``deadline`` is the total time allowed for the request, in seconds.
+    """
+
+    async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
+        """Read one object. Raises NotFound."""
+        ...
+
+    async def list_page(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        *,
+        limit: int = 500,
+        continue_token: str = "",
+        label_selector: str = "",
+    ) -> ListPage:
+        """Read one page, all namespaces when ``namespace`` is None. Raises Gone, KindNotServed."""
+        ...
+
+    def watch(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        *,
+        resource_version: str,
+        timeout_seconds: int,
+        label_selector: str = "",
+    ) -> AsyncIterator[WatchEvent]:
+        """Stream changes after ``resource_version``, bookmarks included, until the server ends it.
+
+        Raises Gone for a 410, be it the HTTP status or an ERROR event.
+        """
+        ...
+
+    async def create(
+        self, resource: Resource, namespace: str | None, obj: Mapping[str, Any], *, dry_run: bool = False
+    ) -> Object:
+        """Create; answers the stored object. Raises AlreadyExists, Invalid, Forbidden."""
+        ...
+
+    async def patch(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        name: str,
+        patch: Any,
+        *,
+        kind: PatchKind,
+        subresource: str = "",
+        force: bool = False,
+        dry_run: bool = False,
+    ) -> Object:
+        """Patch one object (``force`` only with APPLY); answers the stored object.
+
+        A ``metadata.resourceVersion`` inside a MERGE or APPLY body, or a JSON ``test`` on it, is a
+        precondition: Conflict when it does not hold.
+        """
+        ...
+
+    async def delete(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        name: str,
+        *,
+        uid: str = "",
+        resource_version: str = "",
+    ) -> None:
+        """Delete with optional preconditions. Raises NotFound, Conflict."""
+        ...
+
+    async def discover(self) -> tuple[Resource, ...]:
+        """All resources that the server serves, every group and version (``/apis`` discovery)."""
+        ...
