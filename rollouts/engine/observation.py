@@ -1,0 +1,199 @@
+"""What ``plan`` may know: one immutable picture of the world, gathered by the shell.
+
+Nothing in here is a raw Kubernetes object: gatherers turn objects into these views, so that ``plan`` can
+be driven from any state by a test without a single dict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from rollouts.engine.types import (
+    HeaderRouteStep,
+    Identity,
+    RolloutSpec,
+    RolloutStatus,
+    TrafficMode,
+)
+
+__all__ = [
+    "Blocker",
+    "Claim",
+    "GateOutcome",
+    "GateView",
+    "JobOutcome",
+    "Observation",
+    "ParentsView",
+    "PoolView",
+    "Problem",
+    "RuleView",
+    "ShareView",
+    "TrafficView",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something in the spec that a person has to change. ``message`` says what, why and what to do."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocker:
+    """Something outside the spec that a new attempt waits for (missing pool, picker, adapter, ...)."""
+
+    reason: str
+    message: str
+
+
+class Claim(Enum):
+    """Whose the traffic object is."""
+
+    OURS = "ours"
+    CONSENTED = "consented"
+    """Adopted: the consent annotation names us. Managed: taken over with consent, label not yet ours."""
+    UNCLAIMED = "unclaimed"
+    """Exists, and neither label nor annotation names anybody."""
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleView:
+    """Weights of one rule (or of one model object): our possible arms, by identity.
+
+    ``entries`` holds every entry of the kind we roll (InferencePools of the rule, targets of the model),
+    in the order written. Weights are as written in the object.
+    """
+
+    name: str
+    entries: Mapping[Identity, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParentsView:
+    """Whether the gateway took the object over. Model objects have no parents: always programmed."""
+
+    programmed: bool
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrafficView:
+    """The live traffic object. ``exists`` False leaves all else at its default."""
+
+    kind: str
+    name: str
+    mode: TrafficMode
+    exists: bool = False
+    uid: str = ""
+    resource_version: str = ""
+    claim: Claim = Claim.UNCLAIMED
+    claimed_by: str = ""
+    rules: tuple[RuleView, ...] = ()
+    header_routes: tuple[HeaderRouteStep, ...] = ()
+    structure_current: bool = True
+    """Managed: everything but weights equals what the template renders to. Adopted: always True."""
+    parents: ParentsView = field(default_factory=lambda: ParentsView(programmed=True))
+    last_writer: str = ""
+    """Field manager that last changed the weights; empty when unknown."""
+    written_by_us: bool = False
+    written_by_gitops: bool = False
+    deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolView:
+    """One arm's endpoints. For an adapter: the Ready pods of the pool that serve it."""
+
+    identity: Identity
+    exists: bool
+    ready_endpoints: int = 0
+    blockers: tuple[Blocker, ...] = ()
+    """What keeps it from being a target: PickerMissing, NotServed, ..."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShareView:
+    """Requests that each arm's pods counted since the weight was applied, over ``seconds``."""
+
+    canary: int
+    stable: int
+    seconds: float
+
+
+class GateOutcome(Enum):
+    """What an AnalysisRun says so far, its ``onFail`` already applied."""
+
+    RUNNING = "Running"
+    PASSED = "Passed"
+    ABORT = "Abort"
+    PAUSE = "Pause"
+    INCONCLUSIVE = "Inconclusive"
+    """Inconclusive or Error: never a pass, never by itself an abort."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateView:
+    """An AnalysisRun (or Job) of this attempt."""
+
+    name: str
+    outcome: GateOutcome
+    message: str = ""
+    may_pass: bool = True
+    """Background runs end with the rollout: False while a metric has no good measurement yet."""
+
+
+class JobOutcome(Enum):
+    """State of the Job of a job step."""
+
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """Everything ``plan`` may know about one Rollout at one moment.
+
+    ``status`` is as read from the API server, never from memory.
+    """
+
+    namespace: str
+    name: str
+    generation: int
+    status: RolloutStatus
+    spec: RolloutSpec | None
+    """None when it cannot be read at all; ``problems`` then says why."""
+    problems: tuple[Problem, ...] = ()
+    deleting: bool = False
+    has_finalizer: bool = False
+    command: str = ""
+    """The raw command annotation, empty when there is none."""
+    target: Identity | None = None
+    """``spec.target`` resolved by discovery; None while it cannot be resolved (see ``target_blocker``)."""
+    target_blocker: Blocker | None = None
+    traffic: TrafficView | None = None
+    """None when the kind of traffic object is not served."""
+    pools: Mapping[Identity, PoolView] = field(default_factory=dict)
+    """At least the target, stable and canary arms that status and spec name."""
+    blockers: tuple[Blocker, ...] = ()
+    """Keep a *new* attempt from starting: missing adapters, a pool rollout in progress, ..."""
+    gates: Mapping[str, GateView] = field(default_factory=dict)
+    """AnalysisRuns by name."""
+    jobs: Mapping[str, JobOutcome] = field(default_factory=dict)
+    share: ShareView | None = None
+    """None when nothing can be measured (no counters): that never blocks."""
+
+    def ready(self, identity: Identity) -> int:
+        """Ready endpoints of an arm, 0 when it does not exist."""
+        pool = self.pools.get(identity)
+        return pool.ready_endpoints if pool is not None and pool.exists else 0
+
+    def exists(self, identity: Identity) -> bool:
+        """Whether the arm's object exists."""
+        pool = self.pools.get(identity)
+        return pool is not None and pool.exists

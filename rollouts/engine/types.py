@@ -1,0 +1,438 @@
+"""The values the engine thinks in: targets, steps, the spec and the status of one Rollout.
+
+Everything here is immutable and free of JSON: ``rollouts.api`` is the only place that knows field names.
+Times are timezone-aware ``datetime`` in UTC. Weights are integers in hundredths of a percent, so that
+``"0.5%"`` is exact and equality means equality.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import NewType
+
+__all__ = [
+    "FULL",
+    "ZERO",
+    "AbortRecord",
+    "AdapterTraffic",
+    "AdapterTrafficKind",
+    "AnalysisStep",
+    "BackgroundAnalysis",
+    "CanaryStrategy",
+    "CommandRecord",
+    "CommandResult",
+    "Condition",
+    "GateSummary",
+    "HeaderMatch",
+    "HeaderMatchType",
+    "HeaderRouteStep",
+    "HistoryEntry",
+    "HoldReason",
+    "HttpRouteTraffic",
+    "Identity",
+    "JobStep",
+    "OnDeadline",
+    "OnDelete",
+    "Outcome",
+    "PauseStep",
+    "Phase",
+    "Revision",
+    "RevisionHash",
+    "RolloutSpec",
+    "RolloutStatus",
+    "Sticky",
+    "Step",
+    "Target",
+    "TargetKind",
+    "TrafficMode",
+    "Weight",
+    "WeightStatus",
+    "WeightStep",
+    "format_weight",
+]
+
+RevisionHash = NewType("RevisionHash", str)
+
+Weight = NewType("Weight", int)
+"""Share of the canary in hundredths of a percent: 0 to 10,000."""
+
+ZERO = Weight(0)
+FULL = Weight(10_000)
+
+
+def format_weight(weight: Weight | None) -> str:
+    """What people read: ``10%``, ``0.5%``, ``-`` for none."""
+    if weight is None:
+        return "-"
+    whole, rest = divmod(weight, 100)
+    return f"{whole}%" if not rest else f"{weight / 100:g}%"
+
+
+# --- what should serve -----------------------------------------------------------------------------
+
+
+class TargetKind(Enum):
+    """What a Rollout rolls out. The two never turn into each other."""
+
+    POOL = "pool"
+    ADAPTER = "adapter"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Identity:
+    """What a version *is*: two targets of one identity serve the same thing.
+
+    ``group`` is the API group of the InferencePool, empty for adapters; ``source`` the path that a LoRA
+    adapter is loaded from, empty for pools.
+    """
+
+    kind: str
+    group: str
+    name: str
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """``spec.target`` as written. ``group`` may still be empty: resolution by discovery fills it."""
+
+    kind: TargetKind
+    name: str
+    group: str = ""
+    source: str = ""
+    revision: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """A target as first seen: identity, the free ``revision`` string and the hash stored with them."""
+
+    identity: Identity
+    revision: str
+    hash: RevisionHash
+
+    @property
+    def short(self) -> str:
+        """The first eight digits, as shown to people and used in object names."""
+        return self.hash[:8]
+
+    @property
+    def label(self) -> str:
+        """``name (hash8)`` for messages."""
+        return f"{self.identity.name} ({self.short})"
+
+
+# --- steps -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightStep:
+    """``setWeight``."""
+
+    weight: Weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PauseStep:
+    """``pause``; ``duration`` None waits for ``promote``."""
+
+    duration: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisStep:
+    """``analysis``: a gate. What it measures is opaque to the engine: ``fingerprint`` tells edits apart."""
+
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStep:
+    """``job``: a Kubernetes Job whose end is the verdict."""
+
+    fingerprint: str
+
+
+class HeaderMatchType(Enum):
+    """How a header value is compared."""
+
+    EXACT = "exact"
+    PREFIX = "prefix"
+    REGEX = "regex"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderMatch:
+    """One header condition of a header route; several are joined by AND."""
+
+    name: str
+    value: str
+    type: HeaderMatchType = HeaderMatchType.EXACT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderRouteStep:
+    """``setHeaderRoute``: requests that match reach the canary. No match removes the route of that name."""
+
+    name: str
+    match: tuple[HeaderMatch, ...]
+
+
+Step = WeightStep | PauseStep | AnalysisStep | JobStep | HeaderRouteStep
+
+
+# --- spec ------------------------------------------------------------------------------------------
+
+
+class TrafficMode(Enum):
+    """Who makes the traffic object."""
+
+    MANAGED = "Managed"
+    ADOPTED = "Adopted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpRouteTraffic:
+    """``traffic.httpRoutes[0]``. Managed when a template is given. ``fingerprint`` covers the template."""
+
+    name: str
+    mode: TrafficMode
+    rule_names: tuple[str, ...] = ()
+    add_backend: bool = False
+    fingerprint: str = ""
+
+
+class AdapterTrafficKind(Enum):
+    """Objects that carry adapter weights."""
+
+    INFERENCE_MODEL = "InferenceModel"
+    INFERENCE_MODEL_REWRITE = "InferenceModelRewrite"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterTraffic:
+    """``traffic.inferenceModel`` or ``traffic.inferenceModelRewrite``."""
+
+    kind: AdapterTrafficKind
+    name: str
+    model_name: str
+    pool_name: str = ""
+    pool_group: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sticky:
+    """Key of an adapter split: one of header, cookie, body field; ``pin_header`` lets testers choose."""
+
+    header: str = ""
+    cookie: str = ""
+    body_field: str = ""
+    pin_header: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackgroundAnalysis:
+    """``strategy.canary.analysis``: judged from ``starting_step`` (0-based) to the end."""
+
+    fingerprint: str
+    starting_step: int = 0
+
+
+class OnDeadline(Enum):
+    """What a missed ``progressDeadline`` does."""
+
+    ABORT = "Abort"
+    PAUSE = "Pause"
+
+
+class OnDelete(Enum):
+    """What deleting the Rollout does to traffic."""
+
+    RESTORE_STABLE = "RestoreStable"
+    KEEP_TRAFFIC = "KeepTraffic"
+    DELETE_TRAFFIC = "DeleteTraffic"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryStrategy:
+    """``strategy.canary``."""
+
+    steps: tuple[Step, ...]
+    analysis: BackgroundAnalysis | None = None
+    sticky: Sticky | None = None
+    endpoint_ratio: float = 0.5
+    bake: timedelta = timedelta(0)
+    progress_deadline: timedelta = timedelta(minutes=30)
+    on_deadline: OnDeadline = OnDeadline.ABORT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutSpec:
+    """``spec``, defaults filled in."""
+
+    target: Target
+    traffic: HttpRouteTraffic | AdapterTraffic
+    canary: CanaryStrategy
+    rollback_window: timedelta = timedelta(0)
+    stable_hint: str = ""
+    allow_missing_models: bool = False
+    paused: bool = False
+    on_delete: OnDelete = OnDelete.RESTORE_STABLE
+
+
+# --- status ----------------------------------------------------------------------------------------
+
+
+class Phase(Enum):
+    """``status.phase``. The empty phase is a Rollout nobody has looked at yet."""
+
+    NEW = ""
+    HEALTHY = "Healthy"
+    PROGRESSING = "Progressing"
+    PAUSED = "Paused"
+    WAITING = "WaitingForTarget"
+    ABORTED = "Aborted"
+    INVALID = "Invalid"
+
+
+class HoldReason(Enum):
+    """Why a Rollout does not move although it could. Kept in status until something lifts it."""
+
+    COMMAND = "PausedByCommand"
+    MANUAL_OVERRIDE = "ManualOverride"
+    CONTENDED = "TrafficContended"
+    SPLIT_AT_START = "SplitAtStart"
+    AMBIGUOUS_START = "AmbiguousStart"
+    GATE_FAILED = "GateFailed"
+    GATE_INCONCLUSIVE = "GateInconclusive"
+    DEADLINE = "ProgressDeadlineExceeded"
+
+
+class Outcome(Enum):
+    """How a candidate's time ended, for the history."""
+
+    PROMOTED = "Promoted"
+    ABORTED = "Aborted"
+    SUPERSEDED = "Superseded"
+    WITHDRAWN = "Withdrawn"
+
+
+class CommandResult(Enum):
+    """How a command ended. Commands are never queued."""
+
+    DONE = "Done"
+    REJECTED = "Rejected"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightStatus:
+    """``desired``: what the current step asks for; ``applied``: what we last wrote; ``observed``: measured."""
+
+    desired: Weight | None = None
+    applied: Weight | None = None
+    observed: Weight | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbortRecord:
+    """Terminal for ``hash`` until the spec leaves that hash or ``retry``."""
+
+    hash: RevisionHash
+    step: int
+    at: datetime
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRecord:
+    """The last command that was looked at. ``raw`` is what newness is judged by."""
+
+    raw: str
+    action: str
+    result: CommandResult
+    message: str
+    at: datetime
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEntry:
+    """One candidate that ended, newest last, bounded."""
+
+    revision: Revision
+    attempt: int
+    outcome: Outcome
+    at: datetime
+    message: str = ""
+    stable_until: datetime | None = None
+    """For promoted revisions: when they stopped being stable. None while they still are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateSummary:
+    """One line of ``status.analysis``."""
+
+    run: str
+    metric: str
+    verdict: str
+    effect: str = ""
+    evidence: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """A Kubernetes condition."""
+
+    type: str
+    status: str
+    reason: str
+    message: str
+    observed_generation: int
+    last_transition: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutStatus:
+    """``status``: everything that must survive a restart, and what people read."""
+
+    phase: Phase = Phase.NEW
+    reason: str = ""
+    message: str = ""
+    observed_generation: int = 0
+    stable: Revision | None = None
+    canary: Revision | None = None
+    attempt: int = 0
+    current_step: int = 0
+    """0-based; equals ``step_count`` when all steps are done (bake, promotion)."""
+    step_count: int = 0
+    steps_hash: str = ""
+    step_started_at: datetime | None = None
+    started_at: datetime | None = None
+    """When the attempt left WaitingForTarget; None before."""
+    weight: WeightStatus = field(default_factory=WeightStatus)
+    weight_cap: Weight | None = None
+    """Set when steps were edited: an edit never raises weight, so its landing step is capped at this."""
+    stable_endpoints_at_start: int = 0
+    unready_since: datetime | None = None
+    """Since when a carrying canary has had no Ready endpoint."""
+    pulled: bool = False
+    """The carrying canary lost its endpoints for too long and was set to 0; the step is kept."""
+    hold: HoldReason | None = None
+    hold_message: str = ""
+    overrides: tuple[str, ...] = ()
+    """Names of AnalysisRuns whose verdict a person overrode by ``promote``."""
+    skip_gates: bool = False
+    """``promoteFull`` or the rollback window: steps and bake are skipped, readiness never."""
+    adopted_split: bool = False
+    """First seen with live traffic on both arms: the first write is the first step's weight."""
+    traffic_uid: str = ""
+    restores: tuple[datetime, ...] = ()
+    """When foreign writes were restored away from stable, newest last; only the last 10 minutes count."""
+    analysis: tuple[GateSummary, ...] = ()
+    aborted: AbortRecord | None = None
+    last_command: CommandRecord | None = None
+    history: tuple[HistoryEntry, ...] = ()
+    conditions: tuple[Condition, ...] = ()
