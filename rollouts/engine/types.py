@@ -42,8 +42,8 @@ __all__ = [
     "RevisionHash",
     "RolloutSpec",
     "RolloutStatus",
-    "Sticky",
     "Step",
+    "Sticky",
     "Target",
     "TargetKind",
     "TrafficMode",
@@ -328,7 +328,7 @@ class CommandResult(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightStatus:
-    """``desired``: what the current step asks for; ``applied``: what we last wrote; ``observed``: measured."""
+    """``desired`` by the current step; ``applied``: last written by us; ``observed``: measured."""
 
     desired: Weight | None = None
     applied: Weight | None = None

@@ -1,0 +1,172 @@
+"""What a plan asks the shell to do, in order. At most one action of a plan writes traffic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from rollouts.engine.types import (
+    HeaderRouteStep,
+    Identity,
+    Revision,
+    RolloutStatus,
+    Weight,
+)
+
+__all__ = [
+    "Action",
+    "CreateJob",
+    "CreateRun",
+    "DesiredTraffic",
+    "EmitEvent",
+    "EventType",
+    "ExcludeInterval",
+    "MarkRun",
+    "Plan",
+    "ReleaseTraffic",
+    "ReleaseTrafficMode",
+    "SetFinalizer",
+    "TerminateRun",
+    "WriteReason",
+    "WriteTraffic",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredTraffic:
+    """What the traffic object should say about our two arms.
+
+    ``weight`` is the canary's share of the two arms' joint weight. ``canary`` None: all of it is stable's,
+    and every other arm that ``drop`` names leaves the list (or goes to 0 where it must stay).
+    ``keep`` are arms that stay listed at weight 0 (the rollback window).
+    """
+
+    stable: Identity
+    canary: Identity | None
+    weight: Weight
+    keep: tuple[Identity, ...] = ()
+    header_routes: tuple[HeaderRouteStep, ...] = ()
+
+
+class WriteReason(Enum):
+    """Why traffic is written: the reason of the Event and the label of the metric."""
+
+    STEP = "WeightSet"
+    ABORT = "RolledBack"
+    PULL = "CanaryNotReady"
+    RESTORE = "WeightRestored"
+    SETTLE = "TrafficSettled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriteTraffic:
+    """Bring the traffic object to ``desired``, guarded by ``resource_version`` ('' creates it)."""
+
+    desired: DesiredTraffic
+    resource_version: str
+    reason: WriteReason
+
+
+class ReleaseTrafficMode(Enum):
+    """What happens to the traffic object when the Rollout goes."""
+
+    DROP_LABEL = "DropLabel"
+    DELETE = "Delete"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseTraffic:
+    """Give a Managed traffic object up: drop our label, or delete it."""
+
+    mode: ReleaseTrafficMode
+    resource_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateRun:
+    """Create the AnalysisRun ``name`` unless it exists. ``step`` None: the background run."""
+
+    name: str
+    step: int | None
+    revision: Revision
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TerminateRun:
+    """Set ``spec.terminate`` on the AnalysisRun."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkRun:
+    """Append ``{at, step, weight}`` to the run's marks."""
+
+    name: str
+    at: datetime
+    step: int
+    weight: Weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExcludeInterval:
+    """Append ``{from, to}`` to the run's excluded intervals."""
+
+    name: str
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateJob:
+    """Create the Job ``name`` of job step ``step`` unless it exists."""
+
+    name: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetFinalizer:
+    """Add or remove our finalizer on the Rollout."""
+
+    present: bool
+
+
+class EventType(Enum):
+    """Types of Kubernetes Events."""
+
+    NORMAL = "Normal"
+    WARNING = "Warning"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmitEvent:
+    """A Kubernetes Event on the Rollout. ``reason`` is a constant in UpperCamelCase."""
+
+    type: EventType
+    reason: str
+    message: str
+
+
+Action = (
+    WriteTraffic
+    | ReleaseTraffic
+    | CreateRun
+    | TerminateRun
+    | MarkRun
+    | ExcludeInterval
+    | CreateJob
+    | SetFinalizer
+    | EmitEvent
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Actions in order, then the status to store, then when to look again without being asked."""
+
+    actions: tuple[Action, ...]
+    status: RolloutStatus
+    requeue_after: timedelta | None = None
