@@ -37,15 +37,18 @@ __all__ = [
 class DesiredTraffic:
     """What the traffic object should say about our two arms.
 
-    ``weight`` is the canary's share of the two arms' joint weight. ``canary`` None: all of it is stable's,
-    and every other arm that ``drop`` names leaves the list (or goes to 0 where it must stay).
-    ``keep`` are arms that stay listed at weight 0 (the rollback window).
+    ``weight`` is the canary's share of the joint weight, which is the sum over stable, canary, ``keep`` and
+    ``drop``. ``canary`` None: all of it is stable's. ``keep`` are retired arms at weight 0 that stay listed
+    (the rollback window); ``drop`` are retired arms that leave the list: Managed objects and entries that we
+    added lose the entry, an entry of an Adopted HTTPRoute that Git declares stays at weight 0.
+    Every entry that is in none of the four is foreign and keeps its share of the rule.
     """
 
     stable: Identity
     canary: Identity | None
     weight: Weight
     keep: tuple[Identity, ...] = ()
+    drop: tuple[Identity, ...] = ()
     header_routes: tuple[HeaderRouteStep, ...] = ()
 
 

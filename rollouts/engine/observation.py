@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
 
 from rollouts.engine.types import (
@@ -100,6 +101,8 @@ class TrafficView:
     parents: ParentsView = field(default_factory=lambda: ParentsView(programmed=True))
     last_writer: str = ""
     """Field manager that last changed the weights; empty when unknown."""
+    last_written_at: datetime | None = None
+    """When ``last_writer`` wrote, from managedFields; None when unknown."""
     written_by_us: bool = False
     written_by_gitops: bool = False
     deleting: bool = False

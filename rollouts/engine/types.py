@@ -93,6 +93,11 @@ class Identity:
     name: str
     source: str = ""
 
+    @property
+    def arm(self) -> Identity:
+        """The identity as a traffic object can tell it: without the source."""
+        return self if not self.source else Identity(kind=self.kind, group=self.group, name=self.name)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
@@ -328,7 +333,10 @@ class CommandResult(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightStatus:
-    """``desired`` by the current step; ``applied``: last written by us; ``observed``: measured."""
+    """Share of ``spec.target``: ``desired`` by the step, ``applied`` as last written, ``observed`` as measured.
+
+    It is the canary's share while there is one, and 100 % once the target is stable.
+    """
 
     desired: Weight | None = None
     applied: Weight | None = None
@@ -412,6 +420,8 @@ class RolloutStatus:
     step_started_at: datetime | None = None
     started_at: datetime | None = None
     """When the attempt left WaitingForTarget; None before."""
+    bake_started_at: datetime | None = None
+    """When all steps were done and 100 % was in force."""
     weight: WeightStatus = field(default_factory=WeightStatus)
     weight_cap: Weight | None = None
     """Set when steps were edited: an edit never raises weight, so its landing step is capped at this."""
