@@ -333,7 +333,7 @@ class CommandResult(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightStatus:
-    """Share of ``spec.target``: ``desired`` by the step, ``applied`` as last written, ``observed`` as measured.
+    """Share of ``spec.target``: ``desired`` by the step, ``applied`` as written, ``observed`` as measured.
 
     It is the canary's share while there is one, and 100 % once the target is stable.
     """

@@ -1,0 +1,157 @@
+"""The plan in the making: the one mutable thing of the engine, alive for one call of ``plan``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from rollouts.engine.actions import Action, EmitEvent, EventType, Plan, WriteTraffic
+from rollouts.engine.observation import Observation
+from rollouts.engine.steps import describe
+from rollouts.engine.transitions import Trigger, check
+from rollouts.engine.types import (
+    HistoryEntry,
+    HoldReason,
+    Outcome,
+    Phase,
+    Revision,
+    RolloutSpec,
+    RolloutStatus,
+    Step,
+    WeightStatus,
+)
+
+__all__ = ["HISTORY_LIMIT", "Draft"]
+
+HISTORY_LIMIT = 10
+"""Ended candidates kept in status: a status must stay far below the 1.5 MiB that etcd takes."""
+
+
+class Draft:
+    """Status, actions and wake-up time being put together.
+
+    ``now`` is truncated to seconds, because that is what the API stores: a status must be equal to itself
+    after it was written and read back.
+    """
+
+    def __init__(self, obs: Observation, now: datetime) -> None:
+        self.obs = obs
+        self.now = now.replace(microsecond=0)
+        self.status: RolloutStatus = replace(obs.status, observed_generation=obs.generation)
+        self.actions: list[Action] = []
+        self.wake_after: timedelta | None = None
+        self.traffic_problem: tuple[str, str] | None = None
+        """Reason and message for the TrafficApplied condition."""
+        self.target_problem: tuple[str, str] | None = None
+        """Reason and message for the TargetReady condition."""
+        self.contended: str = ""
+        """Who wrote our weights, when that has just been seen."""
+
+    @property
+    def spec(self) -> RolloutSpec:
+        """The spec; only used behind the stage that ends the plan when there is none."""
+        assert self.obs.spec is not None
+        return self.obs.spec
+
+    @property
+    def step(self) -> Step | None:
+        """The step being executed; None past the last one."""
+        steps = self.spec.canary.steps
+        index = self.status.current_step
+        return steps[index] if index < len(steps) else None
+
+    @property
+    def writes_traffic(self) -> bool:
+        """Whether the plan already holds its one traffic write."""
+        return any(isinstance(action, WriteTraffic) for action in self.actions)
+
+    def set(self, **changes: Any) -> None:
+        """Change status fields."""
+        self.status = replace(self.status, **changes)
+
+    def move(self, phase: Phase, trigger: Trigger, reason: str, message: str) -> None:
+        """Enter or stay in a phase; raises IllegalTransition when the table does not list the move."""
+        check(self.obs.status.phase, phase, trigger)
+        changed = self.obs.status.phase is not phase or self.obs.status.reason != reason
+        self.set(phase=phase, reason=reason, message=message)
+        if changed:
+            bad = phase in (Phase.ABORTED, Phase.INVALID)
+            self.event(EventType.WARNING if bad else EventType.NORMAL, reason, message)
+
+    def event(self, kind: EventType, reason: str, message: str) -> None:
+        """Record a Kubernetes Event."""
+        self.actions.append(EmitEvent(type=kind, reason=reason, message=message))
+
+    def wake(self, after: timedelta) -> None:
+        """Look again after ``after``, at the latest; the earliest wins."""
+        after = max(after, timedelta(seconds=1))
+        if self.wake_after is None or after < self.wake_after:
+            self.wake_after = after
+
+    def wake_at(self, moment: datetime) -> None:
+        """Look again at ``moment``."""
+        self.wake(moment - self.now)
+
+    def where(self) -> str:
+        """The step in words: ``step 2/6 (set weight 10%)``. People count from 1."""
+        count = len(self.spec.canary.steps)
+        if self.status.current_step >= count:
+            return f"after step {count}/{count}"
+        return f"step {self.status.current_step + 1}/{count} ({describe(self.step)})"
+
+    def enter_step(self, index: int) -> None:
+        """Make ``index`` the current step and start its clock."""
+        self.set(
+            current_step=index,
+            step_started_at=self.now,
+            weight_cap=None,
+            bake_started_at=None,
+            unready_since=None,
+            weight=replace(self.status.weight, observed=None),
+        )
+
+    def record(self, revision: Revision, outcome: Outcome, message: str) -> None:
+        """Append a candidate's end to the bounded history."""
+        entry = HistoryEntry(
+            revision=revision,
+            attempt=self.status.attempt,
+            outcome=outcome,
+            at=self.now,
+            message=message[:256],
+        )
+        self.set(history=(*self.status.history, entry)[-HISTORY_LIMIT:])
+
+    def clear_attempt(self, **changes: Any) -> None:
+        """Forget everything that belongs to the attempt that just ended."""
+        fields: Mapping[str, Any] = {
+            "canary": None,
+            "current_step": 0,
+            "step_count": 0,
+            "steps_hash": "",
+            "step_started_at": None,
+            "started_at": None,
+            "bake_started_at": None,
+            "weight": WeightStatus(),
+            "weight_cap": None,
+            "stable_endpoints_at_start": 0,
+            "unready_since": None,
+            "pulled": False,
+            "hold": None,
+            "hold_message": "",
+            "overrides": (),
+            "skip_gates": False,
+            "adopted_split": False,
+            "restores": (),
+            "analysis": (),
+        }
+        self.set(**{**fields, **changes})
+
+    def hold(self, reason: HoldReason, message: str) -> None:
+        """Stop at the current weight until something lifts it."""
+        self.set(hold=reason, hold_message=message)
+
+    def plan(self) -> Plan:
+        """The finished plan."""
+        return Plan(actions=tuple(self.actions), status=self.status, requeue_after=self.wake_after)

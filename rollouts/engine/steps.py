@@ -1,0 +1,117 @@
+"""Arithmetic of the step list: which weight is in force at a step, and where an edited list goes on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+
+from rollouts.engine.types import (
+    FULL,
+    ZERO,
+    AnalysisStep,
+    HeaderRouteStep,
+    JobStep,
+    PauseStep,
+    Step,
+    Weight,
+    WeightStep,
+    format_weight,
+)
+
+__all__ = [
+    "Landing",
+    "describe",
+    "first_weight",
+    "header_routes_at",
+    "landing",
+    "required_endpoints",
+    "steps_hash",
+    "weight_at",
+]
+
+
+def steps_hash(steps: Sequence[Step]) -> str:
+    """Sixteen hex digits that change when any step changes."""
+    return hashlib.sha256(repr(tuple(steps)).encode()).hexdigest()[:16]
+
+
+def weight_at(steps: Sequence[Step], index: int) -> Weight:
+    """The canary weight that step ``index`` (0-based) runs under; 100 % past the last step."""
+    if index >= len(steps):
+        return FULL
+    for step in reversed(steps[: index + 1]):
+        if isinstance(step, WeightStep):
+            return step.weight
+    return ZERO
+
+
+def first_weight(steps: Sequence[Step]) -> Weight:
+    """The first weight above zero that the attempt will ask for."""
+    for step in steps:
+        if isinstance(step, WeightStep) and step.weight > ZERO:
+            return step.weight
+    return FULL
+
+
+def header_routes_at(steps: Sequence[Step], index: int) -> tuple[HeaderRouteStep, ...]:
+    """Header routes in force at a step: later steps of a name replace earlier ones, no match removes."""
+    routes: dict[str, HeaderRouteStep] = {}
+    for step in steps[: index + 1]:
+        if isinstance(step, HeaderRouteStep):
+            routes.pop(step.name, None)
+            if step.match:
+                routes[step.name] = step
+    return tuple(routes.values()) if index < len(steps) else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """Where a changed step list goes on. ``cap`` keeps the edit itself from raising the weight."""
+
+    index: int
+    cap: Weight | None
+
+
+def landing(steps: Sequence[Step], current: Weight) -> Landing:
+    """The first weight step at or above ``current``, so that its gates run again under ``current``.
+
+    Without such a step the last weight step: weight may fall by an edit, never rise. Without any weight
+    step the list starts over.
+    """
+    last = 0
+    for index, step in enumerate(steps):
+        if isinstance(step, WeightStep):
+            last = index
+            if step.weight >= current:
+                return Landing(index, current)
+    return Landing(last, current)
+
+
+def required_endpoints(weight: Weight, stable_at_start: int, ratio: float) -> int:
+    """Ready canary endpoints that weight w needs: max(1, ceil(w x stable x ratio))."""
+    if weight <= ZERO:
+        return 0
+    share = Fraction(weight, FULL) * stable_at_start * Fraction(ratio).limit_denominator(10_000)
+    return max(1, ceil(share))
+
+
+def describe(step: Step | None) -> str:
+    """A step in words, for messages."""
+    match step:
+        case WeightStep():
+            return f"set weight {format_weight(step.weight)}"
+        case PauseStep(duration=None):
+            return "pause until promoted"
+        case PauseStep():
+            return f"pause {step.duration}"
+        case AnalysisStep():
+            return "analysis"
+        case JobStep():
+            return "job"
+        case HeaderRouteStep():
+            return f"header route {step.name}"
+        case None:
+            return "promotion"
