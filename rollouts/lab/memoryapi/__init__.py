@@ -1,0 +1,18 @@
+"""An API server in memory: for fault plans in virtual time, for the lab, and for kubectl over HTTP.
+
+It agrees with kube-apiserver on what the controller depends on: resourceVersions, optimistic locking,
+the status subresource, generation, finalizers, watches with bookmarks and 410, field managers,
+server-side apply, JSON and merge patch, pruning, defaults and schema validation of custom resources.
+One suite runs against both servers (tests/cluster/test_transport.py).
+
+What it does not do, and says so at start and in ``/version``: CEL rules, admission webhooks, RBAC,
+garbage collection by ownerReferences, list-type maps in server-side apply (every list is one value).
+"""
+
+from __future__ import annotations
+
+from rollouts.lab.memoryapi.client import MemoryKubeClient
+from rollouts.lab.memoryapi.history import Change, Subscription
+from rollouts.lab.memoryapi.store import LIMITS, MemoryApi
+
+__all__ = ["LIMITS", "Change", "MemoryApi", "MemoryKubeClient", "Subscription"]
