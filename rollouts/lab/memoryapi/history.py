@@ -56,10 +56,8 @@ class Subscription:
         after = change.type is not WatchType.DELETED and self._matches(change.obj)
         if not before and not after:
             return
-        if before and after:
-            seen = WatchType.MODIFIED
-        else:
-            seen = WatchType.ADDED if after else WatchType.DELETED
+        alone = WatchType.ADDED if after else WatchType.DELETED
+        seen = WatchType.MODIFIED if before and after else alone
         self.pending.append((seen, change))
         if self.wake:
             self.wake()

@@ -222,9 +222,9 @@ def after_apply(
     merged = _merge(live, {key: value for key, value in config.items() if key != "metadata"})
     merged["metadata"] = _merge(merged["metadata"], _own_metadata(config))
     for path in before - wanted:
-        if not any(_overlapping(owner.paths, frozenset({path})) for owner in kept):
-            if not any(_overlap(path, other) for other in wanted):
-                _remove(merged, path)
+        claimed = any(_overlapping(owner.paths, frozenset({path})) for owner in kept)
+        if not claimed and not any(_overlap(path, other) for other in wanted):
+            _remove(merged, path)
     return Apply(merged=merged, owners=(*kept, Owner(writer=writer, paths=wanted)))
 
 

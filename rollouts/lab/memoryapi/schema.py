@@ -36,9 +36,8 @@ def apply_defaults(value: Any, schema: Schema) -> None:
     if isinstance(value, dict):
         properties = schema.get("properties") or {}
         for name, sub in properties.items():
-            if (name not in value and "default" in sub) or (
-                name in value and value[name] is None and "default" in sub and not sub.get("nullable")
-            ):
+            missing = name not in value or (value[name] is None and not sub.get("nullable"))
+            if "default" in sub and missing:
                 value[name] = wire_copy(sub["default"])
             if name in value:
                 apply_defaults(value[name], sub)
@@ -83,7 +82,7 @@ def _pattern(text: str) -> re.Pattern[str]:
 def _type_ok(value: Any, schema: Schema) -> bool:
     if schema.get(_INT_OR_STRING):
         return isinstance(value, int | str) and not isinstance(value, bool)
-    kind = schema.get("type")
+    kind = str(schema.get("type") or "")
     if not kind or kind not in _TYPES:
         return True
     if isinstance(value, bool):
