@@ -1,0 +1,188 @@
+"""From backendRefs to clusters: InferencePools of both API groups and Services, over the Ready pods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import Any
+
+from rollouts.lab.gateway.httproute import BackendRef
+from rollouts.lab.gateway.model import Cluster, Endpoint, Picker
+from rollouts.lab.gateway.read import Malformed, items, mapping, number, text, text_map
+
+__all__ = ["PICKER_ANNOTATION", "POOL_GROUPS", "Backends", "Problem"]
+
+POOL_GROUPS = ("inference.networking.k8s.io", "inference.networking.x-k8s.io")
+"""InferencePool v1 and v1alpha2; the same kind under two groups, with differently shaped specs."""
+
+PICKER_ANNOTATION = "lab.inferencerollouts.dev/picker-address"
+"""Set by the lab on an InferencePool whose picker runs: ``IP:port``. A cluster would use Service DNS."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Why a backendRef does not resolve: reason and message of the ResolvedRefs condition."""
+
+    reason: str
+    message: str
+
+
+@dataclass(slots=True)
+class Backends:
+    """Resolves references against one snapshot of the objects and collects the clusters they need."""
+
+    pools: Mapping[str, Sequence[Mapping[str, Any]]]
+    services: Iterable[Mapping[str, Any]]
+    pods: Iterable[Mapping[str, Any]]
+    clusters: dict[str, Cluster] = field(default_factory=dict)
+    _by_key: dict[tuple[str, str, str], Mapping[str, Any]] = field(default_factory=dict)
+    _ready: dict[str, list[_ReadyPod]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for group, pools in self.pools.items():
+            for pool in pools:
+                self._by_key[(group, *_identity(pool))] = pool
+        for service in self.services:
+            self._by_key[("", *_identity(service))] = service
+        for pod in self.pods:
+            ready = _ready_pod(pod)
+            if ready is not None:
+                self._ready.setdefault(_identity(pod)[0], []).append(ready)
+
+    def resolve(self, ref: BackendRef, route_namespace: str) -> tuple[str, Problem | None]:
+        """Name of the cluster for ``ref``, and why it has no cluster (its share is then answered 500)."""
+        name = _cluster_name(ref)
+        problem = self._problem(ref, route_namespace)
+        if problem is None and name not in self.clusters:
+            target = self._by_key[(ref.group, ref.namespace, ref.name)]
+            try:
+                self.clusters[name] = (
+                    self._service(name, target, ref)
+                    if ref.kind == "Service"
+                    else self._pool(name, target, ref)
+                )
+            except Malformed as error:
+                problem = Problem(
+                    reason="UnsupportedValue", message=f"{ref.kind} {ref.namespace}/{ref.name}: {error}"
+                )
+        return name, problem
+
+    def _problem(self, ref: BackendRef, route_namespace: str) -> Problem | None:
+        where = f"{ref.kind} {ref.namespace}/{ref.name}"
+        known = ref.group in POOL_GROUPS if ref.kind == "InferencePool" else ref.group == ""
+        if ref.kind not in {"InferencePool", "Service"} or not known:
+            return Problem(
+                reason="InvalidKind",
+                message=f"{ref.group or 'core'}/{ref.kind} is no backend: use an InferencePool or a Service",
+            )
+        if ref.namespace != route_namespace:
+            return Problem(
+                reason="RefNotPermitted",
+                message=f"{where} is in another namespace; this gateway honours no ReferenceGrant",
+            )
+        if (ref.group, ref.namespace, ref.name) not in self._by_key:
+            return Problem(
+                reason="BackendNotFound",
+                message=f"{where} ({ref.group or 'core'}) does not exist; create it or drop the reference",
+            )
+        return None
+
+    def _pool(self, name: str, pool: Mapping[str, Any], ref: BackendRef) -> Cluster:
+        spec = mapping(pool, "spec")
+        if ref.group == POOL_GROUPS[0]:
+            selector = text_map(mapping(spec, "selector"), "matchLabels")
+            ports = [number(port, "number", 0, low=1, high=65535) for port in items(spec, "targetPorts")]
+            picker = mapping(spec, "endpointPickerRef")
+        else:
+            selector = text_map(spec, "selector")
+            ports = [number(spec, "targetPortNumber", 0, high=65535)]
+            picker = mapping(spec, "extensionRef")
+        if not selector or not all(ports):
+            raise Malformed("spec needs a selector and a target port")
+        fail_open = text(picker, "failureMode", "FailClose") == "FailOpen"
+        return Cluster(
+            name=name,
+            endpoints=tuple(
+                Endpoint(address=pod.address, port=port)
+                for pod in self._select(ref.namespace, selector)
+                for port in ports
+            ),
+            picker=_picker(text_map(mapping(pool, "metadata"), "annotations"), fail_open),
+        )
+
+    def _service(self, name: str, service: Mapping[str, Any], ref: BackendRef) -> Cluster:
+        spec = mapping(service, "spec")
+        selector = text_map(spec, "selector")
+        target: Any = None
+        for port in items(spec, "ports"):
+            if number(port, "port", 0, high=65535) == ref.port:
+                target = port.get("targetPort", ref.port)
+        if target is None:
+            raise Malformed(f"no port {ref.port} in spec.ports")
+        endpoints = []
+        for pod in self._select(ref.namespace, selector) if selector else ():
+            number_of = target if isinstance(target, int) else pod.ports.get(str(target), 0)
+            if number_of:
+                endpoints.append(Endpoint(address=pod.address, port=number_of))
+        return Cluster(name=name, endpoints=tuple(endpoints))
+
+    def _select(self, namespace: str, selector: Mapping[str, str]) -> list[_ReadyPod]:
+        return [pod for pod in self._ready.get(namespace, ()) if selector.items() <= pod.labels.items()]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ReadyPod:
+    address: str
+    labels: Mapping[str, str]
+    ports: Mapping[str, int]
+
+
+def _ready_pod(pod: Mapping[str, Any]) -> _ReadyPod | None:
+    """The pod when it may get traffic: Ready, not terminating, with an address. A malformed one may not."""
+    try:
+        metadata, status = mapping(pod, "metadata"), mapping(pod, "status")
+        address = text(status, "podIP")
+        ready = any(
+            condition.get("type") == "Ready" and condition.get("status") == "True"
+            for condition in items(status, "conditions")
+        )
+        if not ready or not address or metadata.get("deletionTimestamp"):
+            return None
+        ip_address(address)
+        ports = {
+            text(port, "name"): number(port, "containerPort", 0, high=65535)
+            for container in items(mapping(pod, "spec"), "containers")
+            for port in items(container, "ports")
+        }
+        return _ReadyPod(address=address, labels=text_map(metadata, "labels"), ports=ports)
+    except ValueError:
+        return None
+
+
+def _identity(obj: Mapping[str, Any]) -> tuple[str, str]:
+    metadata = obj.get("metadata")
+    if not isinstance(metadata, Mapping):
+        return "", ""
+    return str(metadata.get("namespace", "default")), str(metadata.get("name", ""))
+
+
+def _cluster_name(ref: BackendRef) -> str:
+    if ref.kind == "InferencePool":
+        return f"pool/{ref.group}/{ref.namespace}/{ref.name}"
+    return f"{ref.kind.lower()}/{ref.namespace}/{ref.name}/{ref.port}"
+
+
+def _picker(annotations: Mapping[str, str], fail_open: bool) -> Picker | None:
+    value = annotations.get(PICKER_ANNOTATION, "")
+    if not value:
+        return None
+    host, _, port = value.rpartition(":")
+    try:
+        loopback = ip_address(host.strip("[]")).is_loopback
+        number_of = int(port)
+    except ValueError:
+        raise Malformed(f"annotation {PICKER_ANNOTATION}: {value} is not IP:port") from None
+    if not loopback or not 0 < number_of < 65536:
+        raise Malformed(f"annotation {PICKER_ANNOTATION}: {value} is not a loopback IP:port")
+    return Picker(address=host.strip("[]"), port=number_of, fail_open=fail_open)

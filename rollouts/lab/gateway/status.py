@@ -1,0 +1,118 @@
+"""Status of HTTPRoutes and Gateways as merge patches, written only where something changed.
+
+Kubernetes conventions: ``observedGeneration`` is the generation that was looked at, and
+``lastTransitionTime`` moves only when a condition's status does. ``parents`` of a route is shared with
+other gateways: entries of another ``controllerName`` stay as they are (Gateway API, RouteParentStatus).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from rollouts.lab.gateway.httproute import GATEWAY_GROUP
+from rollouts.lab.gateway.translate import Condition, GatewayStatus, RouteStatus
+
+__all__ = ["CONTROLLER_NAME", "gateway_patch", "route_patch"]
+
+CONTROLLER_NAME = "lab.inferencerollouts.dev/gateway"
+
+Object = Mapping[str, Any]
+
+
+def route_patch(status: RouteStatus, now: datetime) -> dict[str, Any] | None:
+    """Merge patch for the status subresource, None when the route already says so."""
+    route = status.route
+    old = _list(_mapping(route.get("status")), "parents")
+    ours = [entry for entry in old if entry.get("controllerName") == CONTROLLER_NAME]
+    parents: list[Any] = [entry for entry in old if entry.get("controllerName") != CONTROLLER_NAME]
+    for parent in status.parents:
+        previous = next((entry for entry in ours if entry.get("parentRef") == parent.parent), {})
+        parents.append(
+            {
+                "parentRef": dict(parent.parent),
+                "controllerName": CONTROLLER_NAME,
+                "conditions": _conditions(parent.conditions, previous, route, now),
+            }
+        )
+    if parents == old:
+        return None
+    return _patch(route, {"parents": parents})
+
+
+def gateway_patch(
+    status: GatewayStatus, now: datetime, *, address: str, rejected: str = ""
+) -> dict[str, Any] | None:
+    """Merge patch for the status subresource, None when the Gateway already says so.
+
+    ``rejected`` is what Envoy refused; it makes Programmed false.
+    """
+    gateway = status.gateway
+    old = _mapping(gateway.get("status"))
+    conditions = status.conditions
+    if rejected:
+        conditions = tuple(
+            condition
+            if condition.type != "Programmed"
+            else Condition(type="Programmed", status=False, reason="Invalid", message=rejected[:1024])
+            for condition in conditions
+        )
+    old_listeners = {entry.get("name"): entry for entry in _list(old, "listeners")}
+    wanted = {
+        "addresses": [{"type": "IPAddress", "value": address}],
+        "conditions": _conditions(conditions, old, gateway, now),
+        "listeners": [
+            {
+                "name": listener.name,
+                "attachedRoutes": listener.attached,
+                "supportedKinds": [{"group": GATEWAY_GROUP, "kind": "HTTPRoute"}],
+                "conditions": _conditions(
+                    listener.conditions, old_listeners.get(listener.name, {}), gateway, now
+                ),
+            }
+            for listener in status.listeners
+        ],
+    }
+    if all(old.get(key) == value for key, value in wanted.items()):
+        return None
+    return _patch(gateway, wanted)
+
+
+def _patch(obj: Object, status: dict[str, Any]) -> dict[str, Any]:
+    version = _mapping(obj.get("metadata")).get("resourceVersion")
+    # The precondition keeps another gateway's entries from being overwritten by our older copy of them.
+    return {"metadata": {"resourceVersion": version}, "status": status}
+
+
+def _conditions(
+    conditions: Iterable[Condition], previous: Object, obj: Object, now: datetime
+) -> list[dict[str, Any]]:
+    old = {entry.get("type"): entry for entry in _list(previous, "conditions")}
+    generation = _mapping(obj.get("metadata")).get("generation", 0)
+    written = []
+    stamp = f"{now:%Y-%m-%dT%H:%M:%SZ}"
+    for condition in conditions:
+        status = "True" if condition.status else "False"
+        before = old.get(condition.type, {})
+        changed = before.get("status") != status or "lastTransitionTime" not in before
+        written.append(
+            {
+                "type": condition.type,
+                "status": status,
+                "reason": condition.reason,
+                "message": condition.message,
+                "observedGeneration": generation,
+                "lastTransitionTime": stamp if changed else before["lastTransitionTime"],
+            }
+        )
+    return written
+
+
+def _mapping(value: Any) -> Object:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(parent: Object, key: str) -> list[Object]:
+    value = parent.get(key)
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []

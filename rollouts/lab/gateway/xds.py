@@ -1,0 +1,201 @@
+"""State-of-the-world aggregated discovery (ADS): pushes a snapshot to Envoy in a safe order.
+
+Order of the xDS protocol ("Eventual consistency considerations"): clusters, endpoints, listeners,
+routes; clusters that are gone from the snapshot are taken away only after Envoy has acknowledged the
+routes that no longer use them. Clusters and their endpoints settle before listeners and routes move.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import grpc
+import structlog
+from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
+from google.protobuf import any_pb2
+
+from rollouts.lab.gateway.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Snapshot
+
+__all__ = ["AdsServer", "ConfigRejectedError"]
+
+log = structlog.get_logger(__name__)
+
+_ORDER = (CLUSTER, ENDPOINTS, LISTENER, ROUTES)
+_BY_NAME = frozenset({ENDPOINTS, ROUTES})
+# A new cluster (listener) waits for its endpoints (routes), even when those are what they were before,
+# and Envoy acknowledges the clusters only when it has them.
+_PAIRS = ((CLUSTER, ENDPOINTS), (LISTENER, ROUTES))
+_FOLLOWER = dict(_PAIRS)
+
+Content = dict[str, bytes]
+
+
+class ConfigRejectedError(Exception):
+    """Envoy refused a resource and goes on with what it had. The message is Envoy's."""
+
+
+@dataclass(slots=True)
+class _TypeState:
+    """What one Envoy knows of one type."""
+
+    subscribed: bool = False
+    names: frozenset[str] = frozenset()
+    sent: Content | None = None
+    acked: Content | None = None
+    nonce: str = ""
+    error: str = ""
+
+    @property
+    def in_flight(self) -> bool:
+        return self.sent is not None and self.acked is not self.sent and not self.error
+
+
+@dataclass(slots=True, eq=False)
+class _Session:
+    """One Envoy's stream: a pure state machine. ``receive`` takes its messages, ``next_push`` gives ours."""
+
+    snapshot: Snapshot
+    types: dict[str, _TypeState] = field(default_factory=lambda: {url: _TypeState() for url in _ORDER})
+    count: int = 0
+
+    def receive(self, request: discovery_pb2.DiscoveryRequest) -> None:
+        """Take a subscription, an acknowledgement or a refusal."""
+        state = self.types.get(request.type_url)
+        if state is None or (request.response_nonce and request.response_nonce != state.nonce):
+            return  # a type we do not serve, or an answer to a push that a later one has replaced
+        state.subscribed = True
+        state.names = frozenset(request.resource_names)
+        if request.response_nonce and request.HasField("error_detail"):
+            state.error = request.error_detail.message or "refused without a message"
+            log.error("xds_config_rejected", type=request.type_url, error=state.error)
+        elif request.response_nonce:
+            state.acked = state.sent
+
+    def next_push(self) -> discovery_pb2.DiscoveryResponse | None:
+        """The next message to send, None when everything is sent or an answer is awaited."""
+        for url, follower in _PAIRS:
+            for each in (url, follower):
+                state = self.types[each]
+                wanted = self._wanted(each)
+                if state.subscribed and not state.in_flight and wanted != state.sent:
+                    return self._push(each, state, wanted)
+            if self.types[url].in_flight or self.types[follower].in_flight:
+                return None
+        return None
+
+    def settled(self) -> bool:
+        """Whether Envoy has everything of the snapshot and has answered."""
+        return self.types[CLUSTER].subscribed and all(
+            not state.subscribed or (state.sent == self._wanted(url) and not state.in_flight)
+            for url, state in self.types.items()
+        )
+
+    def errors(self) -> str:
+        """What Envoy refused, empty when nothing."""
+        return "; ".join(state.error for state in self.types.values() if state.error)
+
+    def _push(self, url: str, state: _TypeState, wanted: Content) -> discovery_pb2.DiscoveryResponse:
+        self.count += 1
+        state.sent, state.error, state.nonce = wanted, "", str(self.count)
+        if url in _FOLLOWER:
+            follower = self.types[_FOLLOWER[url]]
+            follower.sent = follower.acked = None
+        return discovery_pb2.DiscoveryResponse(
+            version_info=state.nonce,
+            nonce=state.nonce,
+            type_url=url,
+            resources=[any_pb2.Any(type_url=url, value=value) for value in wanted.values()],
+        )
+
+    def _wanted(self, url: str) -> Content:
+        content = self.snapshot.of(url)
+        state = self.types[url]
+        if url == CLUSTER and state.sent:
+            routes = self.types[ROUTES]
+            if routes.subscribed and (routes.in_flight or routes.sent != self._wanted(ROUTES)):
+                return {**{k: v for k, v in state.sent.items() if k not in content}, **content}
+        if url not in _BY_NAME:
+            return content
+        previous = state.sent or {}
+        # A name that is leaving keeps its last content until Envoy stops asking for it.
+        merged = {name: content.get(name, previous.get(name)) for name in sorted(state.names)}
+        return {name: value for name, value in merged.items() if value is not None}
+
+
+class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]  # untyped base class
+    """gRPC server for any number of Envoys; all get the same snapshot."""
+
+    def __init__(self) -> None:
+        self._snapshot = Snapshot()
+        self._sessions: dict[_Session, asyncio.Event] = {}
+        self._changed = asyncio.Condition()
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> int:
+        """Listen on a free loopback port; answers the port."""
+        self._server = grpc.aio.server()
+        ads_pb2_grpc.add_AggregatedDiscoveryServiceServicer_to_server(self, self._server)
+        port = self._server.add_insecure_port("127.0.0.1:0")
+        await self._server.start()
+        return int(port)
+
+    async def stop(self) -> None:
+        """Close all streams."""
+        if self._server is not None:
+            await self._server.stop(grace=0)
+
+    async def publish(self, snapshot: Snapshot, *, timeout: float = 10.0) -> None:
+        """Make ``snapshot`` the configuration and wait until every Envoy acknowledged it.
+
+        Raises ConfigRejectedError when one of them refused a part, TimeoutError after ``timeout`` seconds
+        (also when no Envoy is connected).
+        """
+        self._snapshot = snapshot
+        for session, wake in self._sessions.items():
+            session.snapshot = snapshot
+            wake.set()
+        async with asyncio.timeout(timeout), self._changed:
+            await self._changed.wait_for(self._settled)
+        errors = [session.errors() for session in self._sessions if session.errors()]
+        if errors:
+            raise ConfigRejectedError("; ".join(errors))
+
+    def _settled(self) -> bool:
+        return bool(self._sessions) and all(session.settled() for session in self._sessions)
+
+    async def StreamAggregatedResources(  # the name is given by the protocol
+        self,
+        requests: AsyncIterator[discovery_pb2.DiscoveryRequest],
+        context: grpc.aio.ServicerContext,
+    ) -> AsyncIterator[discovery_pb2.DiscoveryResponse]:
+        """Serve one Envoy until it leaves."""
+        session, wake = _Session(self._snapshot), asyncio.Event()
+        self._sessions[session] = wake
+        reader = asyncio.create_task(self._read(requests, session, wake))
+        try:
+            while not reader.done():
+                await wake.wait()
+                wake.clear()
+                while (response := session.next_push()) is not None:
+                    yield response
+                await self._notify()
+        finally:
+            reader.cancel()
+            self._sessions.pop(session, None)
+            await self._notify()
+
+    async def _read(
+        self, requests: AsyncIterator[discovery_pb2.DiscoveryRequest], session: _Session, wake: asyncio.Event
+    ) -> None:
+        try:
+            async for request in requests:
+                session.receive(request)
+                wake.set()
+        finally:
+            wake.set()
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
