@@ -1,0 +1,404 @@
+"""Finds the model of a JSON request without parsing it, chunk by chunk, and splices another one in.
+
+``BodyScanner`` is a push-down recogniser for RFC 8259 that builds no values: it knows where it is (a state
+and a stack of brackets), remembers the spans of the wanted top-level members, and is as strict as a full
+parser, so that what it accepts a model server can read. Strings are skipped by the C routine of Python's
+own decoder. Each chunk is scanned once, when it comes, so that a 64 MB body never blocks the other streams
+for long and a string of any length costs linear time.
+
+Choices where the RFC leaves room: of duplicate keys the last one counts, as in the decoders of Python and
+Go; the whole must be an object; it must be UTF-8 without a byte order mark; NaN and Infinity are refused;
+nesting is limited to ``MAX_DEPTH`` and a number to ``MAX_TOKEN`` characters.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections import deque
+from collections.abc import Iterator
+from enum import Enum
+from json.decoder import scanstring  # type: ignore[attr-defined]  # the C scanner of the stdlib decoder
+from typing import NamedTuple
+
+__all__ = ["MAX_CHUNK", "MAX_DEPTH", "MAX_TOKEN", "BodyError", "BodyScanner", "Field", "Kind", "splice"]
+
+MAX_DEPTH = 512
+"""Chat requests with tool schemas reach about 20; vLLM's own parser gives up near 1000."""
+
+MAX_TOKEN = 1024
+"""Longest number: it must be seen whole, so it bounds what is scanned again with the next chunk."""
+
+MAX_CAPTURE = 4096
+"""Longest string value that is kept: model names have at most 253 characters, session keys not many more."""
+
+MAX_CHUNK = 62_000
+"""Bytes of one body reply: some builds of Envoy cap messages at 64 KiB, and the envelope needs room."""
+
+_WS = re.compile(r"[ \t\n\r]*+")
+_MEMBER = re.compile(r'[ \t\n\r]*+"([^"\\\x00-\x1f]*+)"[ \t\n\r]*+:[ \t\n\r]*+')
+_AFTER = re.compile(r"[ \t\n\r]*+([,}\]])[ \t\n\r]*+")
+# A scalar ends at a terminator that we see: "12" at the end of a chunk may yet become "123".
+_SCALAR = re.compile(
+    r"(?:-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?+[0-9]++)?+|true|false|null)(?=[ \t\n\r,}\]])"
+)
+# Prompts may be arrays of token ids: swallow a run of them in one step.
+_INTEGERS = re.compile(r"(?:(?:[1-9][0-9]*+|0),[ \t\n\r]*+)*+")
+
+
+class BodyError(ValueError):
+    """The body is not a JSON object that this picker accepts. The message says why."""
+
+
+class Kind(Enum):
+    """JSON types, as far as they matter here."""
+
+    STRING = "string"
+    SCALAR = "number, true, false or null"
+    CONTAINER = "object or array"
+
+
+class Field(NamedTuple):
+    """A wanted top-level member: offsets in bytes of its value, quotes included, end exclusive.
+
+    ``raw`` is the value's source text, one character per byte, empty for containers and when ``clipped``.
+    ``end`` of a container is its start.
+    """
+
+    kind: Kind
+    start: int
+    end: int
+    raw: str
+    clipped: bool = False
+
+    def text(self) -> str:
+        """The decoded string, or a scalar as it is written. Lone surrogates become U+FFFD."""
+        source = self.raw.encode("latin-1").decode("utf-8")
+        if self.kind is not Kind.STRING:
+            return source
+        value: str = json.loads(source)
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+class _State(Enum):
+    """What the grammar allows next."""
+
+    START = "the opening brace of the request"
+    KEY_OR_END = "a key or }"
+    KEY = "a key"
+    COLON = "a colon"
+    VALUE = "a value"
+    VALUE_OR_END = "a value or ]"
+    AFTER = "a comma or a closing bracket"
+    END = "nothing more"
+
+
+class BodyScanner:
+    """Recognises one JSON object, fed in chunks; ``fields`` holds the wanted members after ``finish``."""
+
+    __slots__ = (
+        "_base",
+        "_capture",
+        "_captured",
+        "_carry",
+        "_decoder",
+        "_in_key",
+        "_in_string",
+        "_key",
+        "_split_char",
+        "_stack",
+        "_start",
+        "_state",
+        "_wanted",
+        "fields",
+        "size",
+    )
+
+    def __init__(self, wanted: frozenset[str]) -> None:
+        self._wanted = wanted
+        self._state = _State.START
+        self._stack: list[str] = []
+        self._carry = ""
+        self._base = 0  # offset in the body of the text being scanned
+        self._in_string = self._in_key = False
+        self._capture = False  # whether the string being read is kept
+        self._captured: list[str] = []
+        self._start = 0
+        self._key = ""  # the top-level key whose value comes next, if wanted
+        self._decoder: codecs.IncrementalDecoder | None = None
+        self._split_char = False  # a UTF-8 sequence continues in the next chunk
+        self.fields: dict[str, Field] = {}
+        self.size = 0
+
+    def feed(self, chunk: bytes) -> None:
+        """Scan the next bytes. Raises BodyError as soon as it is sure that this is no JSON object."""
+        if not chunk.isascii() or self._split_char:
+            self._check_utf8(chunk)
+        self._base = self.size - len(self._carry)
+        self.size += len(chunk)
+        text = self._carry + chunk.decode("latin-1")
+        self._carry = ""
+        pos = self._string(text, 0) if self._in_string else 0
+        while 0 <= pos < len(text):
+            pos = _STEPS[self._state](self, text, pos)
+
+    def finish(self) -> None:
+        """The body is complete. Raises BodyError when the object is not."""
+        if self._split_char:
+            raise BodyError("the body ends in the middle of a UTF-8 character")
+        if self._state is not _State.END:
+            where = "the middle of a string" if self._in_string else f"a place that needs {self._state.value}"
+            raise BodyError(f"the JSON ends in {where}")
+
+    def _check_utf8(self, chunk: bytes) -> None:
+        if self._decoder is None:
+            self._decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            self._decoder.decode(chunk)
+        except UnicodeDecodeError:
+            raise BodyError("the body is not UTF-8") from None
+        self._split_char = self._decoder.getstate()[0] != b""
+
+    # Each step takes the text and a position, and returns the position to go on at, or -1 when it has to
+    # wait for the next chunk.
+
+    def _wait(self, text: str, pos: int) -> int:
+        if len(text) - pos > MAX_TOKEN:
+            raise BodyError(f"invalid JSON at byte {self._base + pos}: expected {self._state.value}")
+        self._carry = text[pos:]
+        return -1
+
+    def _top(self, text: str, pos: int) -> int:
+        pos = _WS.match(text, pos).end()  # type: ignore[union-attr]  # matches the empty string
+        if pos == len(text):
+            return pos
+        if text[pos] != "{":
+            raise BodyError("the body is not a JSON object")
+        return self._open(text, pos)
+
+    def _open(self, text: str, pos: int) -> int:
+        if len(self._stack) == MAX_DEPTH:
+            raise BodyError(f"the JSON is nested more than {MAX_DEPTH} levels deep")
+        bracket = text[pos]
+        self._stack.append(bracket)
+        self._state = _State.KEY_OR_END if bracket == "{" else _State.VALUE_OR_END
+        return pos + 1
+
+    def _close(self, pos: int) -> int:
+        self._stack.pop()
+        self._state = _State.AFTER if self._stack else _State.END
+        return pos
+
+    def _member(self, text: str, pos: int) -> int:
+        match = _MEMBER.match(text, pos)
+        if match is not None:
+            if len(self._stack) == 1:
+                self._set_key(match[1])
+            self._state = _State.VALUE
+            return match.end()
+        pos = _WS.match(text, pos).end()  # type: ignore[union-attr]  # matches the empty string
+        if pos == len(text):
+            return pos
+        if text[pos] == '"':
+            self._in_key = True
+            self._begin_string(pos, capture=len(self._stack) == 1)
+            return self._string(text, pos + 1)
+        if text[pos] == "}" and self._state is _State.KEY_OR_END:
+            return self._close(pos + 1)
+        raise BodyError(f"invalid JSON at byte {self._base + pos}: expected {self._state.value}")
+
+    def _set_key(self, raw: str) -> None:
+        if "\\" in raw:
+            raw = scanstring(raw + '"', 0, True)[0]
+        self._key = raw if raw in self._wanted else ""
+
+    def _colon(self, text: str, pos: int) -> int:
+        pos = _WS.match(text, pos).end()  # type: ignore[union-attr]  # matches the empty string
+        if pos == len(text):
+            return pos
+        if text[pos] != ":":
+            raise BodyError(f"invalid JSON at byte {self._base + pos}: expected a colon")
+        self._state = _State.VALUE
+        return pos + 1
+
+    def _value(self, text: str, pos: int) -> int:
+        if self._stack[-1] == "[":
+            end = _INTEGERS.match(text, pos).end()  # type: ignore[union-attr]  # matches the empty string
+            if end > pos:
+                self._state = _State.VALUE
+                pos = end
+        pos = _WS.match(text, pos).end()  # type: ignore[union-attr]  # matches the empty string
+        if pos == len(text):
+            return pos
+        char = text[pos]
+        wanted = self._key if len(self._stack) == 1 else ""
+        if char == '"':
+            self._begin_string(pos, capture=wanted != "")
+            return self._string(text, pos + 1)
+        if char in "{[":
+            if wanted:
+                self._keep(Field(Kind.CONTAINER, self._base + pos, self._base + pos, ""))
+            return self._open(text, pos)
+        if char == "]" and self._state is _State.VALUE_OR_END:
+            return self._close(pos + 1)
+        match = _SCALAR.match(text, pos)
+        if match is None:
+            return self._wait(text, pos)
+        if wanted:
+            self._keep(Field(Kind.SCALAR, self._base + pos, self._base + match.end(), match[0]))
+        self._state = _State.AFTER
+        return match.end()
+
+    def _after(self, text: str, pos: int) -> int:
+        match = _AFTER.match(text, pos)
+        if match is None:
+            pos = _WS.match(text, pos).end()  # type: ignore[union-attr]  # matches the empty string
+            if pos == len(text):
+                return pos
+            raise BodyError(f"invalid JSON at byte {self._base + pos}: expected {self._state.value}")
+        bracket = self._stack[-1]
+        if match[1] == ",":
+            self._state = _State.KEY if bracket == "{" else _State.VALUE
+            return match.end()
+        if (bracket == "{") is not (match[1] == "}"):
+            raise BodyError(f"invalid JSON at byte {self._base + match.start(1)}: the brackets do not match")
+        return self._close(match.end())
+
+    def _end(self, text: str, pos: int) -> int:
+        pos = _WS.match(text, pos).end()  # type: ignore[union-attr]  # matches the empty string
+        if pos < len(text):
+            raise BodyError(f"invalid JSON at byte {self._base + pos}: something follows the object")
+        return pos
+
+    # Strings, which may go on over any number of chunks.
+
+    def _begin_string(self, pos: int, *, capture: bool) -> None:
+        self._in_string = True
+        self._capture = capture
+        self._captured = []
+        self._start = self._base + pos
+
+    def _string(self, text: str, pos: int) -> int:
+        if text.find('"', pos) >= 0:
+            try:
+                end: int = scanstring(text, pos, True)[1]
+            except ValueError:
+                pass  # invalid, or its end is yet to come: _part knows
+            else:
+                if self._capture:
+                    self._captured.append(text[pos : end - 1])
+                self._end_string(end)
+                return end
+        return self._part(text, pos)
+
+    def _part(self, text: str, pos: int) -> int:
+        """The rest of ``text`` is in the middle of a string: check it, but for a cut-off escape."""
+        cut = _escape_cut(text, pos)
+        try:
+            end = scanstring(text[pos:cut] + '"', 0, True)[1]
+        except ValueError:
+            at = self._base + pos
+            raise BodyError(f"invalid JSON: a bad character or escape after byte {at}") from None
+        if end != cut - pos + 1:
+            raise BodyError(f"invalid JSON: a bad escape after byte {self._base + pos}")
+        if self._capture:
+            self._captured.append(text[pos:cut])
+            if len(self._captured) > 64:  # keeps one-byte chunks linear
+                self._captured = ["".join(self._captured)]
+            self._clip()
+        self._carry = text[cut:]
+        return -1
+
+    def _clip(self) -> None:
+        """Forget a string that is too long to be a name."""
+        if sum(map(len, self._captured)) > MAX_CAPTURE:
+            self._capture = False
+            self._captured = []
+
+    def _end_string(self, end: int) -> None:
+        self._in_string = False
+        if self._capture:
+            self._clip()
+        raw = "".join(self._captured)
+        if self._in_key:
+            self._in_key = False
+            self._state = _State.COLON
+            if len(self._stack) == 1:
+                self._set_key(raw if self._capture else "")
+            return
+        self._state = _State.AFTER
+        if self._key and len(self._stack) == 1:
+            clipped = not self._capture
+            text = "" if clipped else f'"{raw}"'
+            self._keep(Field(Kind.STRING, self._start, self._base + end, text, clipped))
+
+    def _keep(self, field: Field) -> None:
+        self.fields[self._key] = field
+
+
+_STEPS = {
+    _State.START: BodyScanner._top,
+    _State.KEY_OR_END: BodyScanner._member,
+    _State.KEY: BodyScanner._member,
+    _State.COLON: BodyScanner._colon,
+    _State.VALUE: BodyScanner._value,
+    _State.VALUE_OR_END: BodyScanner._value,
+    _State.AFTER: BodyScanner._after,
+    _State.END: BodyScanner._end,
+}
+
+
+def _escape_cut(text: str, pos: int) -> int:
+    """Where an escape begins that is cut off at the end of ``text``; its length when none is."""
+    size = len(text)
+    slash = text.rfind("\\", max(pos, size - 5))
+    if slash < 0:
+        return size
+    head = text[pos : slash + 1]
+    if (len(head) - len(head.rstrip("\\"))) % 2 == 0:
+        return size  # that backslash is itself escaped
+    if slash == size - 1 or (text[slash + 1] == "u" and size - slash < 6):
+        return slash
+    return size
+
+
+def splice(
+    chunks: deque[bytes], start: int, end: int, new: bytes, *, limit: int = MAX_CHUNK
+) -> Iterator[bytes]:
+    """The chunks with bytes ``[start, end)`` replaced, in pieces of at most ``limit`` bytes.
+
+    ``start == end`` with an empty ``new`` changes nothing. Chunks are taken off the deque as they are used
+    up, so that a large body is not held twice. An empty body gives one empty piece.
+    """
+    held: list[bytes] = []
+    count = 0
+    emitted = False
+    for piece in _replaced(chunks, start, end, new):
+        held.append(piece)
+        count += len(piece)
+        if count >= limit:
+            whole = b"".join(held) if len(held) > 1 else piece
+            stop = count - count % limit
+            for at in range(0, stop, limit):
+                yield whole[at : at + limit]
+            held = [whole[stop:]]
+            count -= stop
+            emitted = True
+    if count or not emitted:
+        yield b"".join(held)
+
+
+def _replaced(chunks: deque[bytes], start: int, end: int, new: bytes) -> Iterator[bytes]:
+    offset = 0
+    while chunks:
+        chunk = chunks.popleft()
+        after = offset + len(chunk)
+        if after <= start or offset >= end:
+            yield chunk
+        else:
+            yield chunk[: max(0, start - offset)]
+            if start >= offset:
+                yield new
+            yield chunk[max(0, end - offset) :]
+        offset = after

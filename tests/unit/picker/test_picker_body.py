@@ -1,0 +1,185 @@
+"""The scanner accepts what a full parser accepts, and the splice changes the model's bytes alone."""
+
+import json
+import random
+from collections import deque
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rollouts.picker import fuzz
+from rollouts.picker.body import MAX_CAPTURE, MAX_CHUNK, MAX_DEPTH, BodyError, BodyScanner, Kind, splice
+
+WANTED = frozenset({"model", "user", "messages"})
+CORPUS = Path(__file__).parent / "corpus"
+
+
+def scan(body: bytes, size: int = 1 << 30) -> BodyScanner:
+    scanner = BodyScanner(WANTED)
+    for at in range(0, len(body), size):
+        scanner.feed(body[at : at + size])
+    scanner.finish()
+    return scanner
+
+
+def rewrite(body: bytes, new: str, size: int) -> bytes:
+    field = scan(body, size).fields["model"]
+    chunks = deque(body[at : at + size] for at in range(0, len(body), size))
+    return b"".join(splice(chunks, field.start, field.end, json.dumps(new).encode()))
+
+
+REWRITES = {
+    "the value alone changes": ('{"model":"a","n":1}', '{"model":"b","n":1}'),
+    "spacing and key order stay": (
+        '{ "z" : 1 ,\n\t"model"\r\n: "a" }\n',
+        '{ "z" : 1 ,\n\t"model"\r\n: "b" }\n',
+    ),
+    "64-bit integers and odd floats stay": (
+        '{"seed":18446744073709551615,"t":1E+2,"model":"a"}',
+        '{"seed":18446744073709551615,"t":1E+2,"model":"b"}',
+    ),
+    "unicode stays as it is written": (
+        '{"x":"é\\u00e9😀<&>","model":"a"}',
+        '{"x":"é\\u00e9😀<&>","model":"b"}',
+    ),
+    "nested model keys are not the model": (
+        '{"tools":[{"model":"x"}],"m":{"model":"y"},"model":"a"}',
+        '{"tools":[{"model":"x"}],"m":{"model":"y"},"model":"b"}',
+    ),
+    "text that looks like a model is not the model": (
+        '{"p":"\\"model\\":\\"x\\"","model":"a"}',
+        '{"p":"\\"model\\":\\"x\\"","model":"b"}',
+    ),
+    "of duplicates the last counts": ('{"model":"x","model":"a"}', '{"model":"x","model":"b"}'),
+    "an escaped key is the same key": ('{"mod\\u0065l":"a"}', '{"mod\\u0065l":"b"}'),
+    "a value of escapes goes whole": ('{"model":"a\\"\\\\\\u00e9"}', '{"model":"b"}'),
+    "a last duplicate far away": ('{"model":"x","p":[[],[{}],"s"],"model":"a","q":0}', None),
+}
+
+
+@pytest.mark.parametrize("sentence", REWRITES)
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_rewrite(sentence: str, size: int) -> None:
+    before, want = REWRITES[sentence]
+    if want is None:
+        want = before.replace('"a"', '"b"')
+
+    assert rewrite(before.encode(), "b", size).decode() == want
+
+
+REFUSED = {
+    "nothing": b"",
+    "only space": b"  \n",
+    "text": b"hello",
+    "an array": b'[{"model":"a"}]',
+    "a string": b'"model"',
+    "cut off": b'{"model":"a"',
+    "cut off in a string": b'{"model":"a',
+    "cut off in an escape": b'{"model":"a\\u00',
+    "a trailing comma": b'{"model":"a",}',
+    "a trailing comma in an array": b'{"model":[1,]}',
+    "a missing colon": b'{"model" "a"}',
+    "a missing comma": b'{"a":1 "model":"a"}',
+    "something after the end": b'{"model":"a"} x',
+    "a second object": b'{"model":"a"}{}',
+    "the wrong bracket": b'{"model":["a"}]',
+    "single quotes": b"{'model':'a'}",
+    "a bare key": b'{model:"a"}',
+    "NaN": b'{"model":"a","t":NaN}',
+    "Infinity": b'{"model":"a","t":-Infinity}',
+    "a leading zero": b'{"model":"a","t":01}',
+    "a leading zero in a run of integers": b'{"model":"a","t":[1,02,3]}',
+    "a bare point": b'{"model":"a","t":1.}',
+    "a control character": b'{"model":"a\n"}',
+    "a bad escape": b'{"model":"a\\x"}',
+    "a bad unicode escape": b'{"model":"a\\u00zz"}',
+    "bytes that are not UTF-8": b'{"model":"a","p":"\xff"}',
+    "a cut UTF-8 character": b'{"model":"a","p":"\xc3"}',
+    "a byte order mark": b'\xef\xbb\xbf{"model":"a"}',
+    "UTF-16": '{"model":"a"}'.encode("utf-16"),
+    "too deep": b'{"model":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}",
+    "an endless number": b'{"n":' + b"1" * 70_000,
+}
+
+
+@pytest.mark.parametrize("sentence", REFUSED)
+@pytest.mark.parametrize("size", [1, 5, 100_000])
+def test_refused(sentence: str, size: int) -> None:
+    with pytest.raises(BodyError):
+        scan(REFUSED[sentence], size)
+
+
+@pytest.mark.parametrize(
+    ("source", "want"),
+    [('"a"', "a"), ('"\\ud83d\\ude00é"', "😀é"), ('"\\ud800"', "\ufffd"), ('""', "")],
+)
+def test_the_model_is_decoded(source: str, want: str) -> None:
+    assert scan(b'{"model":' + source.encode() + b"}", 3).fields["model"].text() == want
+
+
+def test_other_kinds_of_values_are_told_apart() -> None:
+    body = b'{"model":{"a":1},"user":12.5,"messages":[]}'
+    fields = scan(body, 4).fields
+
+    assert fields["model"].kind is Kind.CONTAINER
+    assert (fields["user"].kind, fields["user"].text()) == (Kind.SCALAR, "12.5")
+    assert fields["messages"].start == body.index(b"[")
+
+
+def test_a_later_duplicate_of_another_kind_counts() -> None:
+    assert scan(b'{"model":"a","model":7}').fields["model"].kind is Kind.SCALAR
+
+
+@pytest.mark.parametrize("size", [100, 5000, 100_000])
+def test_a_name_that_is_too_long_is_clipped(size: int) -> None:
+    field = scan(b'{"model":"' + b"x" * (MAX_CAPTURE + 1) + b'"}', size).fields["model"]
+
+    assert (field.clipped, field.raw) == (True, "")
+
+
+@given(
+    pieces=st.lists(st.binary(max_size=40), max_size=12),
+    cut=st.tuples(st.integers(0, 200), st.integers(0, 200)),
+    new=st.binary(max_size=20),
+    limit=st.integers(1, 30),
+)
+@settings(max_examples=200, deadline=None)
+def test_splice_replaces_a_span_and_bounds_the_pieces(
+    pieces: list[bytes], cut: tuple[int, int], new: bytes, limit: int
+) -> None:
+    body = b"".join(pieces)
+    start, end = sorted(min(at, len(body)) for at in cut)
+    if start == end:
+        new = b""
+
+    got = list(splice(deque(pieces), start, end, new, limit=limit))
+
+    assert b"".join(got) == body[:start] + new + body[end:]
+    assert max(map(len, got)) <= limit
+    assert b"" not in got or got == [b""]
+
+
+def test_a_large_body_is_linear_in_one_byte_chunks_and_leaves_in_small_pieces() -> None:
+    body = b'{"model":"a","prompt":"' + b"\\u00e9\\\\" * 20_000 + b'"}'
+    assert rewrite(body, "bb", 1) == body.replace(b'"a"', b'"bb"')
+    assert max(map(len, splice(deque([body]), 0, 0, b""))) == MAX_CHUNK
+
+
+def test_short_fuzz_run_with_its_corpus() -> None:
+    rng = random.Random(7)
+    cases = sorted(CORPUS.glob("*.json"))
+
+    accepted, refused = fuzz.fuzz(6_000, seed=7)
+
+    assert len(cases) >= 10
+    assert any(fuzz.check(path.read_bytes(), rng) for path in cases)
+    assert min(accepted, refused) > 1_000
+
+
+def test_the_fuzzer_reports_a_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz, "reference", lambda body, new: None)
+
+    with pytest.raises(fuzz.Mismatch, match="scanner"):
+        fuzz.check(b'{"model":"a"}', random.Random(1))

@@ -1,0 +1,237 @@
+"""The hand-written wire format agrees with the generated Envoy messages."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from envoy.config.core.v3 import base_pb2
+from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rollouts.picker import wire
+from rollouts.picker.messages import (
+    BodyMode,
+    BodyReply,
+    BufferedReply,
+    HeadersReply,
+    ImmediateReply,
+    Protocol,
+    RequestBody,
+    RequestHeaders,
+    RequestTrailers,
+    ResponseBody,
+    ResponseHeaders,
+    ResponseTrailers,
+    Side,
+    TrailersReply,
+)
+
+NAMES = st.text("abcdefghijklmnopqrstuvwxyz-:", min_size=1, max_size=150).map(str.encode)
+HEADERS = st.dictionaries(NAMES, st.binary(max_size=300), max_size=8)
+BODIES = st.one_of(st.binary(max_size=300), st.integers(0, 40_000).map(lambda n: b"x" * n))
+LEAF = st.one_of(st.text(max_size=10), st.booleans(), st.none())
+TREE = st.recursive(
+    LEAF, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner)
+)
+MODES = st.sampled_from(list(BodyMode))
+
+
+def request_headers(
+    headers: dict[bytes, bytes], eos: bool, *, raw: bool = True, response: bool = False
+) -> Any:
+    message = ext_proc.ProcessingRequest()
+    part = message.response_headers if response else message.request_headers
+    part.SetInParent()
+    part.end_of_stream = eos
+    for name, value in headers.items():
+        entry = part.headers.headers.add(key=name.decode())
+        if raw:
+            entry.raw_value = value
+        else:
+            entry.value = value.hex()
+    return message
+
+
+@given(headers=HEADERS, eos=st.booleans(), modes=st.tuples(MODES, MODES), response=st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_headers_are_read(
+    headers: dict[bytes, bytes], eos: bool, modes: tuple[BodyMode, BodyMode], response: bool
+) -> None:
+    message = request_headers(headers, eos, response=response)
+    message.protocol_config.request_body_mode, message.protocol_config.response_body_mode = modes
+    message.attributes["x"].fields["number"].number_value = 1.5
+
+    kind = ResponseHeaders if response else RequestHeaders
+    assert wire.decode(message.SerializeToString()) == kind(headers, eos, b"", Protocol(*modes))
+
+
+def test_plain_values_are_read_and_cookies_joined_and_the_first_of_others_wins() -> None:
+    message = request_headers({b"a": b"1"}, False, raw=False)
+    for name, value in [("cookie", b"x=1"), ("cookie", b"y=2"), ("b", b"first"), ("b", b"second")]:
+        message.request_headers.headers.headers.add(key=name, raw_value=value)
+
+    got = wire.decode(message.SerializeToString())
+
+    assert isinstance(got, RequestHeaders)
+    assert got.headers == {b"a": b"1".hex().encode(), b"cookie": b"x=1; y=2", b"b": b"first"}
+
+
+@given(body=BODIES, eos=st.booleans(), response=st.booleans(), grpc_end=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_bodies_are_read(body: bytes, eos: bool, response: bool, grpc_end: bool) -> None:
+    message = ext_proc.ProcessingRequest()
+    part = message.response_body if response else message.request_body
+    part.SetInParent()
+    part.body, part.end_of_stream, part.end_of_stream_without_message = body, eos, grpc_end
+
+    want = ResponseBody(body, eos or grpc_end) if response else RequestBody(body, eos or grpc_end)
+    assert wire.decode(message.SerializeToString()) == want
+
+
+def test_trailers_and_an_empty_message_are_read() -> None:
+    trailers = ext_proc.ProcessingRequest()
+    trailers.request_trailers.trailers.headers.add(key="x", raw_value=b"1")
+    late = ext_proc.ProcessingRequest()
+    late.response_trailers.SetInParent()
+
+    assert wire.decode(trailers.SerializeToString()) == RequestTrailers()
+    assert wire.decode(late.SerializeToString()) == ResponseTrailers()
+    assert wire.decode(b"") is None
+
+
+@given(tree=TREE, key=st.sampled_from(["x-gateway-destination-endpoint-subset", "k"]))
+@settings(max_examples=150, deadline=None)
+def test_metadata_is_read(tree: Any, key: str) -> None:
+    metadata = base_pb2.Metadata()
+    metadata.filter_metadata["other"].update({"a": 1})
+    metadata.filter_metadata["envoy.lb.subset_hint"].update({key: tree, "n": 3.0})
+    message = request_headers({}, False)
+    message.metadata_context.CopyFrom(metadata)
+    got = wire.decode(message.SerializeToString())
+    assert isinstance(got, RequestHeaders)
+
+    assert wire.metadata_value(got.metadata, b"envoy.lb.subset_hint", key.encode()) == tree
+    assert wire.metadata_value(got.metadata, b"envoy.lb.subset_hint", b"missing") is None
+    assert wire.metadata_value(got.metadata, b"nowhere", b"k") is None
+
+
+def test_metadata_that_is_nested_without_end_is_refused() -> None:
+    data = b"\x1a\x00"
+    for _ in range(200):
+        data = (
+            b"\x32"
+            + wire._size(len(data) + 1 + len(wire._size(len(data))))
+            + b"\x0a"
+            + wire._size(len(data))
+            + data
+        )
+    entry = b"\x0a\x01k\x12" + wire._size(len(data)) + data
+    struct = b"\x0a" + wire._size(len(entry)) + entry
+    outer = b"\x0a\x01s\x12" + wire._size(len(struct)) + struct
+    metadata = b"\x0a" + wire._size(len(outer)) + outer
+
+    with pytest.raises(wire.WireError, match="deep"):
+        wire.metadata_value(metadata, b"s", b"k")
+
+
+def outcome(read: Callable[[], object]) -> str:
+    """Any exception but WireError goes through and fails the test."""
+    try:
+        read()
+    except wire.WireError:
+        return "refused"
+    return "read"
+
+
+@given(data=st.binary(max_size=60))
+@settings(max_examples=500, deadline=None)
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    assert outcome(lambda: wire.decode(b"\x12" + bytes([len(data)]) + data)) in ("read", "refused")
+    assert outcome(lambda: wire.metadata_value(data + b"s", b"s", b"k")) in ("read", "refused")
+
+
+@given(headers=HEADERS, cut=st.integers(0, 400), flip=st.integers(0, 400), bit=st.integers(0, 255))
+@settings(max_examples=300, deadline=None)
+def test_damaged_messages_never_escape_as_another_error(
+    headers: dict[bytes, bytes], cut: int, flip: int, bit: int
+) -> None:
+    data = bytearray(request_headers(headers, True).SerializeToString())
+    data[flip % len(data)] ^= bit
+    assert outcome(lambda: wire.decode(bytes(data[:cut]))) in ("read", "refused")
+
+
+PAIRS = st.lists(st.tuples(NAMES, st.binary(max_size=200)), max_size=4).map(tuple)
+ENDPOINT = st.sampled_from([b"", b"10.0.0.1:8000", b"[::1]:8000"])
+
+
+def check_common(common: Any, pairs: Any, remove: Any, clear: bool) -> None:
+    mutation = common.header_mutation
+    assert tuple((h.header.key.encode(), h.header.raw_value) for h in mutation.set_headers) == pairs
+    overwrite = base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+    assert all(h.append_action == overwrite and not h.header.value for h in mutation.set_headers)
+    assert tuple(name.encode() for name in mutation.remove_headers) == remove
+    assert common.clear_route_cache is clear
+
+
+def check_endpoint(message: Any, endpoint: bytes) -> None:
+    metadata = message.dynamic_metadata.fields
+    got = (
+        metadata["envoy.lb"].struct_value.fields["x-gateway-destination-endpoint"].string_value
+        if metadata
+        else ""
+    )
+    assert got.encode() == endpoint
+
+
+@given(
+    side=st.sampled_from(Side),
+    pairs=PAIRS,
+    remove=st.lists(NAMES, max_size=2).map(tuple),
+    clear=st.booleans(),
+    endpoint=ENDPOINT,
+    body=st.none() | BODIES,
+)
+@settings(max_examples=100, deadline=None)
+def test_header_and_buffered_replies_are_written(
+    side: Side, pairs: Any, remove: Any, clear: bool, endpoint: bytes, body: bytes | None
+) -> None:
+    header = ext_proc.ProcessingResponse.FromString(
+        wire.encode(HeadersReply(side, pairs, remove, clear, endpoint))
+    )
+    buffered = ext_proc.ProcessingResponse.FromString(
+        wire.encode(BufferedReply(side, body, pairs, remove, clear, endpoint))
+    )
+
+    assert header.WhichOneof("response") == ["request_headers", "response_headers"][side]
+    check_common((header.request_headers, header.response_headers)[side].response, pairs, remove, clear)
+    check_endpoint(header, endpoint)
+    assert buffered.WhichOneof("response") == ["request_body", "response_body"][side]
+    common = (buffered.request_body, buffered.response_body)[side].response
+    check_common(common, pairs, remove, clear)
+    assert (common.body_mutation.body if common.HasField("body_mutation") else None) == body
+    check_endpoint(buffered, endpoint)
+
+
+@given(side=st.sampled_from(Side), body=BODIES, eos=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_streamed_bodies_are_written(side: Side, body: bytes, eos: bool) -> None:
+    message = ext_proc.ProcessingResponse.FromString(wire.encode(BodyReply(side, body, eos)))
+
+    part = (message.request_body, message.response_body)[side]
+    streamed = part.response.body_mutation.streamed_response
+    assert message.WhichOneof("response") == ["request_body", "response_body"][side]
+    assert part.response.body_mutation.WhichOneof("mutation") == "streamed_response"
+    assert (streamed.body, streamed.end_of_stream) == (body, eos)
+
+
+def test_trailers_and_immediate_replies_are_written() -> None:
+    for side, field in ((Side.REQUEST, "request_trailers"), (Side.RESPONSE, "response_trailers")):
+        message = ext_proc.ProcessingResponse.FromString(wire.encode(TrailersReply(side)))
+        assert message.WhichOneof("response") == field
+    refusal = ext_proc.ProcessingResponse.FromString(
+        wire.encode(ImmediateReply(503, b"no endpoint", b"why", ((b"x", b"y"),)))
+    ).immediate_response
+
+    assert (refusal.status.code, refusal.body, refusal.details) == (503, b"no endpoint", "why")
+    assert refusal.headers.set_headers[0].header.raw_value == b"y"
