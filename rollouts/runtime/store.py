@@ -1,0 +1,354 @@
+"""A local copy of all objects of one kind, with indexes.
+
+Level-triggered: subscribers are told *which key* may have changed, never what happened to it; they look the
+object up when they get to it. Three sources write to the store, and may be out of step with each other:
+the watch, a list, and the answers to our own writes. The rules that keep it from going back in time:
+
+- the UID is the identity: a new UID under an old name is a delete and an add; a deleted UID never returns;
+- for one UID a lower resourceVersion never replaces a higher one (KEP-5504 makes them comparable);
+- versions that are not numbers are not compared: the latest arrival wins, and the API server's own
+  precondition on writes is what protects against acting on a stale copy;
+- a list that is older than what was known when it was asked for means that the cluster's history went
+  back (etcd restored from a backup): then the list is the truth.
+
+Objects handed out are shared: treat them as read-only.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, ValuesView
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import structlog
+
+from rollouts.runtime.objects import (
+    MalformedObject,
+    Object,
+    ObjectKey,
+    Order,
+    compact,
+    compare_versions,
+    drop_managed_fields,
+    key_of,
+    uid_of,
+    version_of,
+)
+
+__all__ = ["IndexFunction", "IndexSubscriber", "Replacement", "Store", "Subscriber"]
+
+IndexFunction = Callable[[Object], Iterable[Hashable]]
+Subscriber = Callable[[ObjectKey], None]
+IndexSubscriber = Callable[[Hashable], None]
+
+# Deleted UIDs are remembered to recognise events that arrive after the delete. They can only be as late as
+# one of our own requests or a replayed watch, so a few thousand are plenty (and 200 kB).
+_TOMBSTONES = 4096
+
+_log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Index:
+    function: IndexFunction
+    members: dict[Hashable, set[ObjectKey]] = field(default_factory=dict)
+    filed: dict[ObjectKey, frozenset[Hashable]] = field(default_factory=dict)
+    subscribers: list[IndexSubscriber] = field(default_factory=list)
+    touched: dict[Hashable, None] = field(default_factory=dict)
+
+    def file(self, key: ObjectKey, obj: Object | None) -> None:
+        """File ``key`` under the values of ``obj``, or nowhere (None); note all values it has and had."""
+        before = self.filed.pop(key, frozenset())
+        after = self._values(key, obj) if obj is not None else frozenset()
+        for value in before - after:
+            keys = self.members[value]
+            keys.discard(key)
+            if not keys:
+                del self.members[value]
+        for value in after - before:
+            self.members.setdefault(value, set()).add(key)
+        if after:
+            self.filed[key] = after
+        if self.subscribers:
+            self.touched.update(dict.fromkeys((*before, *(after - before))))
+
+    def _values(self, key: ObjectKey, obj: Object) -> frozenset[Hashable]:
+        try:
+            return frozenset(self.function(obj))
+        except Exception as error:
+            _log.warning("object_not_indexed", namespace=key.namespace, name=key.name, reason=_brief(error))
+            return frozenset()
+
+
+class Store:
+    """Objects of one kind by (namespace, name), with named indexes.
+
+    ``indexes`` maps a name to a function from an object to its index values (hashable); a function that
+    raises on some object files that object under no value. ``transform`` trims objects before they are kept
+    (its result must keep metadata); ``keep_managed_fields`` keeps what is dropped otherwise.
+    ``skipped`` counts objects that could not be stored at all.
+    """
+
+    def __init__(
+        self,
+        *,
+        indexes: Mapping[str, IndexFunction] | None = None,
+        transform: Callable[[Object], Object] | None = None,
+        keep_managed_fields: bool = False,
+    ) -> None:
+        self.skipped = 0
+        self.latest_version = ""
+        self._objects: dict[ObjectKey, Object] = {}
+        self._indexes = {name: _Index(function) for name, function in (indexes or {}).items()}
+        self._transform = transform
+        self._keep_managed_fields = keep_managed_fields
+        self._subscribers: list[Subscriber] = []
+        self._tombstones: OrderedDict[str, None] = OrderedDict()
+        self._changed: dict[ObjectKey, None] = {}
+
+    # Reading
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def __contains__(self, key: ObjectKey) -> bool:
+        return key in self._objects
+
+    def __iter__(self) -> Iterator[ObjectKey]:
+        return iter(self._objects)
+
+    def get(self, key: ObjectKey) -> Object | None:
+        """The object, or None when the store has none of that key."""
+        return self._objects.get(key)
+
+    def values(self) -> ValuesView[Object]:
+        """All objects, in no particular order. Do not change the store while iterating."""
+        return self._objects.values()
+
+    def keys_by_index(self, index: str, value: Hashable) -> frozenset[ObjectKey]:
+        """Keys of the objects filed under ``value``. Raises KeyError for an unknown index."""
+        return frozenset(self._indexes[index].members.get(value, ()))
+
+    def by_index(self, index: str, value: Hashable) -> list[Object]:
+        """Objects filed under ``value``, ordered by key. Raises KeyError for an unknown index."""
+        return [self._objects[key] for key in sorted(self._indexes[index].members.get(value, ()))]
+
+    # Subscribing
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Call ``subscriber`` with the key of each object that was added, changed or deleted."""
+        self._subscribers.append(subscriber)
+
+    def subscribe_index(self, index: str, subscriber: IndexSubscriber) -> None:
+        """Call ``subscriber`` with each index value that a changed object has or had.
+
+        This is how an owner hears of an owned object that is already gone.
+        """
+        self._indexes[index].subscribers.append(subscriber)
+
+    # Writing
+
+    def apply(self, obj: Object) -> bool:
+        """Take an added or modified object from the watch. Answers whether anything changed."""
+        key = self._admissible_key(obj)
+        if key is None:
+            return False
+        self._note_version(version_of(obj))
+        if uid_of(obj) in self._tombstones or not self._supersedes(obj, self._objects.get(key)):
+            return False
+        self._put(key, obj)
+        return self._notify() > 0
+
+    def record_write(self, obj: Object) -> bool:
+        """Take the answer to one of our own writes, so that the next plan sees it before the watch does.
+
+        Ignored when the object was deleted, or written by someone else, since.
+        Answers whether anything changed.
+        """
+        key = self._admissible_key(obj)
+        if key is None or uid_of(obj) in self._tombstones:
+            return False
+        stored = self._objects.get(key)
+        if stored is not None and not self._supersedes(obj, stored):
+            return False
+        self._put(key, obj)
+        return self._notify() > 0
+
+    def remove(self, obj: Object) -> bool:
+        """Take a deleted object from the watch. Answers whether anything changed."""
+        key = self._admissible_key(obj)
+        if key is None:
+            return False
+        self._note_version(version_of(obj))
+        uid = uid_of(obj)
+        self._bury(uid)
+        stored = self._objects.get(key)
+        if stored is None:
+            return False
+        if uid_of(stored) != uid and compare_versions(version_of(obj), version_of(stored)) is Order.OLDER:
+            return False
+        self._delete(key)
+        return self._notify() > 0
+
+    def replace_all(self, items: Iterable[Object], version: str, *, known_before: str = "") -> int:
+        """Take a complete list at once; answers how many keys changed. See ``Replacement``."""
+        replacement = Replacement(self, known_before=known_before)
+        return replacement.add(items, version) + replacement.finish()
+
+    def clear(self) -> int:
+        """Delete everything, as when the kind is no longer served. Answers how many objects went."""
+        for key in list(self._objects):
+            self._delete(key)
+        return self._notify()
+
+    # Inside
+
+    def _begin_listing(self, version: str, *, rewound: bool) -> None:
+        if rewound:
+            self._tombstones.clear()
+            self.latest_version = version
+        self._note_version(version)
+
+    def _take_listed(self, items: Iterable[Object], *, trust: bool) -> Iterator[ObjectKey]:
+        for obj in items:
+            key = self._admissible_key(obj)
+            if key is None or uid_of(obj) in self._tombstones:
+                continue
+            yield key
+            stored = self._objects.get(key)
+            if self._differs(obj, stored) if trust else self._supersedes(obj, stored):
+                self._put(key, obj)
+
+    def _keep_only(self, listed: set[ObjectKey], version: str, *, trust: bool) -> None:
+        for key in [key for key in self._objects if key not in listed]:
+            stored = self._objects[key]
+            if trust or compare_versions(version_of(stored), version) is not Order.NEWER:
+                self._bury(uid_of(stored))
+                self._delete(key)
+
+    def _admissible_key(self, obj: Object) -> ObjectKey | None:
+        try:
+            return key_of(obj)
+        except MalformedObject as error:
+            self.skipped += 1
+            _log.warning("object_skipped", reason=str(error))
+            return None
+
+    def _note_version(self, version: str) -> None:
+        if not self.latest_version or compare_versions(version, self.latest_version) is Order.NEWER:
+            self.latest_version = version
+
+    @staticmethod
+    def _differs(obj: Object, stored: Object | None) -> bool:
+        return stored is None or uid_of(obj) != uid_of(stored) or version_of(obj) != version_of(stored)
+
+    @staticmethod
+    def _supersedes(obj: Object, stored: Object | None) -> bool:
+        """Whether ``obj`` is to replace ``stored``: another object of that name, or a later state."""
+        if stored is None:
+            return True
+        order = compare_versions(version_of(obj), version_of(stored))
+        if order is Order.SAME and uid_of(obj) == uid_of(stored):
+            # Without a version nothing says that the two are equal, so the later arrival counts.
+            return not version_of(obj)
+        return order is not Order.OLDER
+
+    def _put(self, key: ObjectKey, obj: Object) -> None:
+        before = self._objects.get(key)
+        if before is not None and uid_of(before) != uid_of(obj):
+            self._bury(uid_of(before))
+        kept = self._trim(key, obj)
+        self._objects[key] = kept
+        self._changed[key] = None
+        for index in self._indexes.values():
+            index.file(key, kept)
+
+    def _delete(self, key: ObjectKey) -> None:
+        del self._objects[key]
+        self._changed[key] = None
+        for index in self._indexes.values():
+            index.file(key, None)
+
+    def _notify(self) -> int:
+        """Tell the subscribers, once the store is whole again; answers the number of changed keys."""
+        changed, self._changed = self._changed, {}
+        for key in changed:
+            for subscriber in self._subscribers:
+                _call(subscriber, key)
+        for index in self._indexes.values():
+            touched, index.touched = index.touched, {}
+            for value in touched:
+                for index_subscriber in index.subscribers:
+                    _call(index_subscriber, value)
+        return len(changed)
+
+    def _bury(self, uid: str) -> None:
+        if uid:
+            self._tombstones[uid] = None
+            if len(self._tombstones) > _TOMBSTONES:
+                self._tombstones.popitem(last=False)
+
+    def _trim(self, key: ObjectKey, obj: Object) -> Object:
+        try:
+            kept = obj if self._keep_managed_fields else drop_managed_fields(obj)
+            kept = self._transform(kept) if self._transform else kept
+            key_of(kept)
+            compacted: Object = compact(kept)
+        except Exception as error:
+            # A hostile object must not stop the stream, and an old state in its place would be a lie.
+            _log.warning(
+                "object_kept_untrimmed", namespace=key.namespace, name=key.name, reason=_brief(error)
+            )
+            return obj
+        return compacted
+
+
+class Replacement:
+    """A list that is taking the place of the store's content, page by page.
+
+    Objects of each page are taken at once; what the list lacks is deleted by ``finish``, objects that we
+    wrote after the list was read excepted. An unfinished replacement may simply be dropped.
+    ``known_before`` is the store's ``latest_version`` at the moment the list was asked for.
+    """
+
+    def __init__(self, store: Store, *, known_before: str) -> None:
+        self._store = store
+        self._known_before = known_before
+        self._version = ""
+        self._rewound = False
+        self._listed: set[ObjectKey] = set()
+
+    def add(self, items: Iterable[Object], version: str) -> int:
+        """Take one page of the list read at resourceVersion ``version``; answers how many keys changed."""
+        if not self._version:
+            self._begin(version)
+        self._listed.update(self._store._take_listed(items, trust=self._rewound))
+        return self._store._notify()
+
+    def finish(self) -> int:
+        """Delete what was not listed; answers how many keys changed."""
+        self._store._keep_only(self._listed, self._version, trust=self._rewound)
+        return self._store._notify()
+
+    def _begin(self, version: str) -> None:
+        self._version = version
+        self._rewound = compare_versions(version, self._known_before) is Order.OLDER
+        if self._rewound:
+            _log.warning("history_went_back", listed=version, known=self._known_before)
+        self._store._begin_listing(version, rewound=self._rewound)
+
+
+def _brief(error: Exception) -> str:
+    """One line and no traceback: the frames hold the hostile object, whose size its author chose."""
+    return f"{type(error).__name__}: {error}"[:300]
+
+
+def _call(subscriber: Callable[[T], None], argument: T) -> None:
+    try:
+        subscriber(argument)
+    except Exception:
+        # A bug in one subscriber must not keep the others, or the watch, from going on.
+        _log.exception("subscriber_failed", argument=str(argument))
