@@ -1,0 +1,194 @@
+"""Judging a command against the state it was meant for (design rule 8)."""
+
+from __future__ import annotations
+
+from rollouts.engine.actions import EventType
+from rollouts.engine.commands import Command, CommandAction, MalformedCommand, parse_command
+from rollouts.engine.draft import Draft
+from rollouts.engine.ending import abort
+from rollouts.engine.naming import background_run, step_run
+from rollouts.engine.observation import GateOutcome
+from rollouts.engine.starting import complete_split, start_attempt
+from rollouts.engine.transitions import Trigger
+from rollouts.engine.types import (
+    AnalysisStep,
+    CommandRecord,
+    CommandResult,
+    HoldReason,
+    JobStep,
+    PauseStep,
+    Revision,
+    WeightStep,
+)
+
+__all__ = ["obey_command"]
+
+_MAX_STORED = 1024
+
+
+class _Rejected(Exception):
+    """The command does not fit; the text says why."""
+
+
+def obey_command(draft: Draft) -> None:
+    """Look at a new command once; it ends Done or Rejected, in status and as an Event."""
+    raw = draft.obs.command[:_MAX_STORED]
+    last = draft.status.last_command
+    if not raw or (last is not None and last.raw == raw):
+        return
+    action, by = "", ""
+    try:
+        command = parse_command(draft.obs.command)
+        action, by = command.action.value, command.by[:253]
+        message = _apply(draft, command)
+        result = CommandResult.DONE
+    except (MalformedCommand, _Rejected) as refusal:
+        message, result = str(refusal), CommandResult.REJECTED
+    draft.set(
+        last_command=CommandRecord(
+            raw=raw, action=action, result=result, message=message, at=draft.now, by=by
+        )
+    )
+    done = result is CommandResult.DONE
+    draft.event(
+        EventType.NORMAL if done else EventType.WARNING,
+        "CommandDone" if done else "CommandRejected",
+        f"{action or 'command'}{f' by {by}' if by else ''}: {message}",
+    )
+
+
+def _apply(draft: Draft, command: Command) -> str:
+    revision = draft.status.canary or draft.status.stable
+    if revision is None or not command.fits(revision.hash):
+        raise _Rejected(
+            f"it was meant for revision {command.revision[:8]}, the current one is "
+            f"{revision.short if revision else 'none'}"
+        )
+    if command.step is not None and command.step != draft.status.current_step:
+        raise _Rejected(
+            f"it was meant for step {command.step + 1}, the rollout is at {draft.status.current_step + 1}"
+        )
+    if draft.obs.problems and command.action not in (CommandAction.ABORT, CommandAction.PAUSE):
+        raise _Rejected("the spec is invalid: fix it first")
+    return _ACTIONS[command.action](draft)
+
+
+def _canary(draft: Draft) -> Revision:
+    if draft.status.canary is None:
+        raise _Rejected("no rollout is in progress")
+    return draft.status.canary
+
+
+def _refuse_unstarted(draft: Draft, verb: str) -> None:
+    if draft.status.aborted is not None:
+        raise _Rejected(f"the revision was aborted: `retry` starts it again, `{verb}` does not")
+    if draft.status.started_at is None:
+        raise _Rejected(f"the target is not ready yet: `{verb}` never overrides readiness")
+
+
+def _promote(draft: Draft) -> str:
+    hold = draft.status.hold
+    if hold is HoldReason.SPLIT_AT_START:
+        complete_split(draft)
+        return "the other arms go to 0"
+    _canary(draft)
+    _refuse_unstarted(draft, "promote")
+    if hold in (HoldReason.GATE_FAILED, HoldReason.GATE_INCONCLUSIVE):
+        return _override_gates(draft)
+    if hold is HoldReason.DEADLINE:
+        _release(draft)
+        return "the step's clock starts again"
+    if hold is not None:
+        raise _Rejected(f"it is held ({hold.value}): `resume` first, or `abort`")
+    index, step = draft.status.current_step, draft.step
+    if isinstance(step, AnalysisStep):
+        name = step_run(draft.obs.name, draft.status, index)
+        draft.set(overrides=(*draft.status.overrides, name)[-16:])
+    if isinstance(step, AnalysisStep | JobStep | PauseStep):
+        draft.enter_step(index + 1)
+        return f"left step {index + 1}"
+    if step is None and draft.status.bake_started_at is not None:
+        draft.set(skip_gates=True)
+        return "left the bake"
+    what = "the weight of this step" if isinstance(step, WeightStep) else "this step"
+    raise _Rejected(f"there is no pause or gate to leave: {what} is still being put in force")
+
+
+def _override_gates(draft: Draft) -> str:
+    """Leave a failed or inconclusive gate: a recorded override, never a pass."""
+    judged = (GateOutcome.PAUSE, GateOutcome.INCONCLUSIVE)
+    names = tuple(sorted(name for name, gate in draft.obs.gates.items() if gate.outcome in judged))
+    new = tuple(name for name in names if name not in draft.status.overrides)
+    draft.set(overrides=(*draft.status.overrides, *new)[-16:])
+    index = draft.status.current_step
+    step_gate = step_run(draft.obs.name, draft.status, index)
+    _release(draft)
+    if isinstance(draft.step, JobStep) or step_gate in new:
+        draft.enter_step(index + 1)
+    return f"gate overridden: {', '.join(new) or 'job'}"
+
+
+def _promote_full(draft: Draft) -> str:
+    if draft.status.hold is HoldReason.SPLIT_AT_START:
+        return _promote(draft)
+    _canary(draft)
+    _refuse_unstarted(draft, "promoteFull")
+    name = background_run(draft.obs.name, draft.status)
+    draft.set(hold=None, hold_message="", skip_gates=True, overrides=(*draft.status.overrides, name)[-16:])
+    draft.enter_step(len(draft.spec.canary.steps))
+    return "all remaining steps and gates are skipped, readiness is not"
+
+
+def _abort(draft: Draft) -> str:
+    if draft.status.aborted is not None:
+        raise _Rejected("the revision is aborted already")
+    if draft.status.canary is None:
+        raise _Rejected("the target is stable: there is nothing to abort; revert in Git to go back")
+    abort(draft, "AbortedByCommand", "aborted by command")
+    return "all traffic goes to stable"
+
+
+def _retry(draft: Draft) -> str:
+    canary = _canary(draft)
+    if draft.status.aborted is None:
+        raise _Rejected("only an aborted revision can be retried")
+    start_attempt(draft, canary, trigger=Trigger.RETRY)
+    return f"attempt {draft.status.attempt}"
+
+
+def _pause(draft: Draft) -> str:
+    _canary(draft)
+    if draft.status.aborted is not None:
+        raise _Rejected("the revision was aborted")
+    if draft.status.hold is not None:
+        raise _Rejected(f"it is held already ({draft.status.hold.value})")
+    draft.hold(HoldReason.COMMAND, "paused by command; `resume` goes on")
+    return "steps are held; analysis and aborts are not"
+
+
+def _resume(draft: Draft) -> str:
+    lifted = (HoldReason.COMMAND, HoldReason.MANUAL_OVERRIDE, HoldReason.CONTENDED, HoldReason.DEADLINE)
+    if draft.status.hold not in lifted:
+        hold = draft.status.hold
+        raise _Rejected(
+            f"`resume` does not lift {hold.value}: `promote` does" if hold else "nothing is held by command"
+        )
+    _release(draft)
+    return "going on"
+
+
+def _release(draft: Draft) -> None:
+    """Lift the hold; the clock of a weight step starts again, since holds do not count against it."""
+    draft.set(hold=None, hold_message="", restores=())
+    if not isinstance(draft.step, PauseStep) and draft.status.started_at is not None:
+        draft.set(step_started_at=draft.now)
+
+
+_ACTIONS = {
+    CommandAction.PROMOTE: _promote,
+    CommandAction.PROMOTE_FULL: _promote_full,
+    CommandAction.ABORT: _abort,
+    CommandAction.RETRY: _retry,
+    CommandAction.PAUSE: _pause,
+    CommandAction.RESUME: _resume,
+}

@@ -1,0 +1,345 @@
+"""Traffic: what the status asks for, what the live object says, and the one write between them.
+
+Rules kept here (design rules 3, 6, 9, 11):
+
+- Weight rises only after the step that asks for it is stored in status, and only while the canary has the
+  endpoints that the weight needs.
+- Weight never moves to a stable version without Ready endpoints.
+- A foreign write that lowers the canary is obeyed, unless a GitOps tool made it; other foreign writes are
+  restored: towards stable without limit, away from it five times in ten minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import timedelta
+from fractions import Fraction
+
+from rollouts.engine.actions import (
+    DesiredTraffic,
+    EventType,
+    ExcludeInterval,
+    SetFinalizer,
+    WriteReason,
+    WriteTraffic,
+)
+from rollouts.engine.draft import Draft
+from rollouts.engine.naming import background_run
+from rollouts.engine.observation import Claim, Observation, RuleView, TrafficView
+from rollouts.engine.steps import header_routes_at, required_endpoints, weight_at
+from rollouts.engine.types import (
+    FULL,
+    ZERO,
+    HoldReason,
+    Identity,
+    OnDelete,
+    RolloutSpec,
+    RolloutStatus,
+    TrafficMode,
+    Weight,
+    format_weight,
+)
+
+__all__ = ["converge", "desired_traffic", "no_rules", "retired_arms", "rule_share", "step_weight"]
+
+RESTORE_LIMIT = 5
+RESTORE_WINDOW = timedelta(minutes=10)
+
+_FROZEN = (HoldReason.MANUAL_OVERRIDE, HoldReason.CONTENDED)
+
+
+# --- what the status asks for ----------------------------------------------------------------------
+
+
+def step_weight(status: RolloutStatus, spec: RolloutSpec) -> Weight:
+    """The canary weight of the current step, after caps, pulls and overrides."""
+    if status.aborted is not None or status.pulled or status.started_at is None:
+        return ZERO
+    if status.hold in _FROZEN:
+        return status.weight.desired or ZERO
+    weight = weight_at(spec.canary.steps, status.current_step)
+    if status.skip_gates:
+        weight = FULL
+    if status.weight_cap is not None:
+        weight = min(weight, status.weight_cap)
+    return weight
+
+
+def retired_arms(obs: Observation, status: RolloutStatus) -> tuple[Identity, ...]:
+    """Arms of the past that are ours to keep at 0 or take out, oldest first, without the present ones."""
+    present = {revision.identity.arm for revision in (status.stable, status.canary) if revision is not None}
+    found: dict[Identity, None] = {}
+    for entry in status.history:
+        arm = entry.revision.identity.arm
+        if arm not in present:
+            found[arm] = None
+    return tuple(found)
+
+
+def _in_rollback_window(draft: Draft, arm: Identity) -> bool:
+    window = draft.spec.rollback_window
+    for entry in draft.status.history:
+        until = entry.stable_until
+        if entry.revision.identity.arm == arm and until is not None and draft.now < until + window:
+            draft.wake_at(until + window)
+            return True
+    return False
+
+
+def desired_traffic(draft: Draft, status: RolloutStatus) -> DesiredTraffic | None:
+    """What the traffic object should say under ``status``. None: leave it alone."""
+    if status.stable is None or status.hold in (HoldReason.SPLIT_AT_START, HoldReason.AMBIGUOUS_START):
+        return None
+    if status.started_at is None and status.adopted_split and status.canary is not None:
+        # Taken over with traffic on both arms: the first write is the first step's weight.
+        return None
+    keep: list[Identity] = []
+    drop: list[Identity] = []
+    for arm in retired_arms(draft.obs, status):
+        usable = draft.obs.exists(arm) and _in_rollback_window(draft, arm)
+        (keep if usable else drop).append(arm)
+    canary = status.canary.identity.arm if status.canary is not None else None
+    weight = step_weight(status, draft.spec) if canary is not None else ZERO
+    active = canary is not None and status.aborted is None and status.started_at is not None
+    return DesiredTraffic(
+        stable=status.stable.identity.arm,
+        canary=canary,
+        weight=weight,
+        keep=tuple(keep),
+        drop=tuple(drop),
+        header_routes=header_routes_at(draft.spec.canary.steps, status.current_step)
+        if active and not status.skip_gates and not status.pulled
+        else (),
+    )
+
+
+# --- what the live object says ---------------------------------------------------------------------
+
+
+def _joint(rule: RuleView, desired: DesiredTraffic) -> tuple[int, int, int]:
+    stable = rule.entries.get(desired.stable, 0)
+    canary = rule.entries.get(desired.canary, 0) if desired.canary is not None else 0
+    retired = sum(rule.entries.get(arm, 0) for arm in (*desired.keep, *desired.drop))
+    return stable, canary, retired
+
+
+def rule_share(rule: RuleView, desired: DesiredTraffic) -> Weight | None:
+    """The canary's share of the joint weight, rounded to a hundredth of a percent; None when that is 0."""
+    stable, canary, retired = _joint(rule, desired)
+    joint = stable + canary + retired
+    if joint == 0:
+        return None
+    share = Weight(round(Fraction(canary, joint) * FULL))
+    # Rounding must not call a trickle nothing, or nearly everything all.
+    if canary and share == ZERO:
+        return Weight(1)
+    if canary != joint and share == FULL:
+        return Weight(FULL - 1)
+    return share
+
+
+def _matches(rule: RuleView, desired: DesiredTraffic, mode: TrafficMode) -> bool:
+    _, _, retired = _joint(rule, desired)
+    if rule_share(rule, desired) != desired.weight or retired:
+        return False
+    return mode is TrafficMode.ADOPTED or not any(arm in rule.entries for arm in desired.drop)
+
+
+def _same(live: Iterable[object], wanted: Iterable[object]) -> bool:
+    return sorted(map(repr, live)) == sorted(map(repr, wanted))
+
+
+def _settled(traffic: TrafficView, desired: DesiredTraffic) -> bool:
+    return (
+        bool(traffic.rules)
+        and all(_matches(rule, desired, traffic.mode) for rule in traffic.rules)
+        and traffic.structure_current
+        and (traffic.claim is Claim.OURS or traffic.mode is TrafficMode.ADOPTED)
+        and _same(traffic.header_routes, desired.header_routes)
+    )
+
+
+# --- the write between them ------------------------------------------------------------------------
+
+
+def converge(draft: Draft, reason: WriteReason = WriteReason.STEP, *, may_raise: bool = True) -> bool:
+    """Plan the write that brings traffic to what the status asks for; True when there is nothing to do.
+
+    ``may_raise`` False (paused, held, invalid) allows only moves towards stable.
+    """
+    traffic, desired = draft.obs.traffic, desired_traffic(draft, draft.status)
+    if traffic is None or draft.writes_traffic:
+        return False
+    if desired is None:
+        return True
+    if not traffic.exists:
+        return _recreate(draft, traffic, desired)
+    if not traffic.rules and traffic.mode is TrafficMode.ADOPTED:
+        draft.traffic_problem = ("NoRules", no_rules(traffic))
+        return False
+    _watch_uid(draft, traffic)
+    if _settled(traffic, desired):
+        _note_applied(draft, desired)
+        return True
+    if _foreign(draft, traffic, desired) and _obey_or_limit(draft, traffic, desired):
+        return True
+    if not _allowed(draft, traffic, desired, may_raise=may_raise):
+        return False
+    _announce_foreign(draft, traffic, desired)
+    _write(draft, desired, traffic.resource_version, reason)
+    return False
+
+
+def no_rules(traffic: TrafficView) -> str:
+    """An Adopted object none of whose rules is ours to weigh."""
+    return (
+        f"no rule of {traffic.kind} {traffic.name} routes to one of the versions: "
+        "add a backendRef to the stable pool, or correct ruleNames"
+    )
+
+
+def _note_applied(draft: Draft, desired: DesiredTraffic) -> None:
+    weight = desired.weight if desired.canary is not None else FULL
+    draft.set(weight=replace(draft.status.weight, desired=weight, applied=weight))
+
+
+def _watch_uid(draft: Draft, traffic: TrafficView) -> None:
+    if traffic.uid == draft.status.traffic_uid:
+        return
+    if draft.status.traffic_uid and draft.status.step_started_at is not None:
+        # Somebody made the object anew: what was measured before says nothing about it.
+        draft.set(step_started_at=draft.now)
+    draft.set(traffic_uid=traffic.uid)
+
+
+def _recreate(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> bool:
+    if traffic.mode is TrafficMode.ADOPTED:
+        draft.traffic_problem = (
+            "RouteMissing",
+            f"{traffic.kind} {traffic.name} does not exist: add it to Git; traffic is untouched until then",
+        )
+        return False
+    weight = desired.weight
+    if desired.canary is not None and weight > ZERO and draft.obs.ready(desired.canary) == 0:
+        weight = ZERO
+    _write(draft, replace(desired, weight=weight), "", WriteReason.SETTLE)
+    return False
+
+
+def _shares(traffic: TrafficView, desired: DesiredTraffic) -> list[Weight]:
+    shares = (rule_share(rule, desired) for rule in traffic.rules)
+    return [share for share in shares if share is not None]
+
+
+def _foreign(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> bool:
+    """Whether somebody else changed the weights since our last write."""
+    applied = draft.status.weight.applied
+    if applied is None or traffic.written_by_us:
+        return False
+    was = replace(desired, weight=applied if desired.canary is not None else ZERO)
+    return not all(_matches(rule, was, TrafficMode.ADOPTED) for rule in traffic.rules)
+
+
+def _obey_or_limit(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> bool:
+    """Obey a foreign write that lowered the canary, or stop restoring after too many; True: no write."""
+    shares = _shares(traffic, desired)
+    if desired.canary is None or not shares or not all(share <= desired.weight for share in shares):
+        return False
+    lowest = min(shares)
+    if lowest >= desired.weight:
+        return False
+    who = traffic.last_writer or "an unknown field manager"
+    if not traffic.written_by_gitops:
+        message = (
+            f"{who} lowered the canary to {format_weight(lowest)}; holding there: "
+            "`resume` goes back to the step's weight, `abort` gives all traffic to stable"
+        )
+        return _freeze(draft, HoldReason.MANUAL_OVERRIDE, lowest, message)
+    recent = tuple(at for at in draft.status.restores if draft.now - at < RESTORE_WINDOW)
+    if len(recent) < RESTORE_LIMIT:
+        return False
+    message = (
+        f"{who} lowered the canary {len(recent)} times in 10 minutes; its weights stay. "
+        "Make it leave the weights alone (see `rollouts doctor`), then `resume`"
+    )
+    return _freeze(draft, HoldReason.CONTENDED, lowest, message)
+
+
+def _freeze(draft: Draft, hold: HoldReason, weight: Weight, message: str) -> bool:
+    draft.hold(hold, message)
+    draft.set(weight=replace(draft.status.weight, desired=weight, applied=weight))
+    draft.contended = message
+    return True
+
+
+def _allowed(draft: Draft, traffic: TrafficView, desired: DesiredTraffic, *, may_raise: bool) -> bool:
+    shares = _shares(traffic, desired)
+    raises = desired.weight > ZERO and (not shares or min(shares) < desired.weight)
+    if raises and not (may_raise and _may_raise(draft, desired)):
+        return False
+    falls = any(_towards_stable(rule, desired) for rule in traffic.rules)
+    if falls and draft.obs.ready(desired.stable) == 0:
+        draft.traffic_problem = (
+            "StableNotReady",
+            f"STABLE {desired.stable.name} HAS NO READY ENDPOINT: weights stay as they are until it has one",
+        )
+        return False
+    return True
+
+
+def _towards_stable(rule: RuleView, desired: DesiredTraffic) -> bool:
+    stable, canary, retired = _joint(rule, desired)
+    joint = stable + canary + retired
+    return joint > 0 and Fraction(stable, joint) < Fraction(FULL - desired.weight, FULL)
+
+
+def _may_raise(draft: Draft, desired: DesiredTraffic) -> bool:
+    assert desired.canary is not None
+    before = desired_traffic(draft, draft.obs.status)
+    if before is None or (before.canary, before.stable, before.weight) != (
+        desired.canary,
+        desired.stable,
+        desired.weight,
+    ):
+        # The step that asks for more must be stored before it takes effect.
+        draft.wake(timedelta(seconds=1))
+        return False
+    needed = required_endpoints(
+        desired.weight, draft.status.stable_endpoints_at_start, draft.spec.canary.endpoint_ratio
+    )
+    ready = draft.obs.ready(desired.canary)
+    if ready < needed:
+        draft.target_problem = (
+            "NotEnoughEndpoints",
+            f"{desired.canary.name} has {ready} Ready endpoints; weight {format_weight(desired.weight)} "
+            f"needs {needed}: scale it up, or lower endpointRatio",
+        )
+        return False
+    return True
+
+
+def _announce_foreign(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> None:
+    """Say who is being overwritten, count it, and keep the polluted time out of the analysis."""
+    if not _foreign(draft, traffic, desired):
+        return
+    who = traffic.last_writer or "an unknown field manager"
+    draft.contended = f"{who} changed the weights; restoring {format_weight(draft.status.weight.applied)}"
+    draft.event(EventType.WARNING, "WeightRestored", draft.contended)
+    shares = _shares(traffic, desired)
+    if desired.canary is not None and shares and min(shares) < desired.weight:
+        recent = [at for at in draft.status.restores if draft.now - at < RESTORE_WINDOW]
+        draft.set(restores=(*recent, draft.now)[-RESTORE_LIMIT:])
+    if draft.status.canary is not None and draft.status.started_at is not None:
+        start = traffic.last_written_at or draft.status.step_started_at or draft.now
+        name = background_run(draft.obs.name, draft.status)
+        if name in draft.obs.gates:
+            draft.actions.append(ExcludeInterval(name=name, start=min(start, draft.now), end=draft.now))
+
+
+def _write(draft: Draft, desired: DesiredTraffic, resource_version: str, reason: WriteReason) -> None:
+    partial = ZERO < desired.weight < FULL
+    if (partial or draft.spec.on_delete is OnDelete.DELETE_TRAFFIC) and not draft.obs.has_finalizer:
+        draft.actions.append(SetFinalizer(present=True))
+    draft.actions.append(WriteTraffic(desired=desired, resource_version=resource_version, reason=reason))
+    _note_applied(draft, desired)

@@ -1,0 +1,295 @@
+"""``plan(observation, now) -> Plan``: the whole decision about one Rollout, pure.
+
+A chain of stages in the order of their authority. Each either ends the plan or lets the next one look. The
+order is the safety argument: dropping a canary that nobody asks for any more and aborting a bad one come
+before anything that could raise a weight, and both need only what is stored in status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from rollouts.engine.actions import Plan
+from rollouts.engine.commanding import obey_command
+from rollouts.engine.conditions import set_conditions
+from rollouts.engine.converging import converge
+from rollouts.engine.draft import Draft
+from rollouts.engine.ending import abort, drop_canary, settle_aborted, terminate_runs
+from rollouts.engine.finalizing import finalize, keep_finalizer
+from rollouts.engine.naming import background_run, job_name, step_run
+from rollouts.engine.observation import Claim, GateOutcome, JobOutcome, Observation
+from rollouts.engine.progressing import deadline_missed, progress
+from rollouts.engine.revision import revision_of, target_identity
+from rollouts.engine.starting import first_install, serve_stable, start_attempt, wait_for_target
+from rollouts.engine.transitions import Trigger
+from rollouts.engine.types import (
+    HoldReason,
+    JobStep,
+    OnDeadline,
+    Outcome,
+    Phase,
+    RolloutStatus,
+    TrafficMode,
+)
+
+__all__ = ["plan"]
+
+RECHECK = timedelta(seconds=30)
+"""How often a Rollout that waits for the outside looks again without being told (watches usually tell)."""
+
+
+def plan(obs: Observation, now: datetime) -> Plan:
+    """Decide what to do about one Rollout.
+
+    No clock, I/O, randomness or logging inside. ``now`` must be timezone-aware. The plan holds at most one
+    ``WriteTraffic``; its status is to be stored after the actions, and only if all of them succeeded.
+
+    Raises ``transitions.IllegalTransition`` when the engine itself is wrong.
+    """
+    draft = Draft(obs, now)
+    if obs.deleting:
+        finalize(draft)
+        return Plan(actions=tuple(draft.actions), status=obs.status)
+    for stage in _STAGES:
+        if stage(draft):
+            break
+    keep_finalizer(draft)
+    set_conditions(draft)
+    return draft.plan()
+
+
+def _unreadable(draft: Draft) -> bool:
+    if draft.obs.spec is not None:
+        return False
+    _invalid(draft)
+    return True
+
+
+def _claimed_by_other(draft: Draft) -> bool:
+    """Whoever the traffic object names is the one who writes it (design rule 10)."""
+    traffic = draft.obs.traffic
+    if traffic is None or traffic.claim in (Claim.OURS, Claim.CONSENTED):
+        return False
+    what = f"{traffic.kind} {traffic.name}"
+    if traffic.claim is Claim.OTHER:
+        message = f"{what} belongs to Rollout {traffic.claimed_by}: delete that, or use another object"
+        reason = "ClaimedByOther"
+    elif not traffic.exists:
+        return False
+    elif traffic.mode is TrafficMode.MANAGED:
+        reason = "RouteConflict"
+        message = (
+            f"{what} exists and is not ours: nothing is written. To hand it over, annotate it with "
+            f"inferencerollouts.dev/managed-by: {draft.obs.name}"
+        )
+    else:
+        reason = "RouteNotConsented"
+        message = (
+            f"{what} does not consent: nothing is written. Annotate it in Git with "
+            f"inferencerollouts.dev/managed-by: {draft.obs.name}"
+        )
+    draft.traffic_problem = (reason, message)
+    draft.move(Phase.INVALID, Trigger.SPEC_INVALID, reason, message)
+    return True
+
+
+def _retarget(draft: Draft) -> bool:
+    """The spec no longer asks for the canary: drop it, stable stays (design rule 7)."""
+    canary, stable = draft.status.canary, draft.status.stable
+    if canary is None or stable is None:
+        return False
+    target = target_identity(draft.obs, draft.spec)
+    wanted = revision_of(target, draft.spec.target.revision) if target is not None else None
+    if target == stable.identity:
+        drop_canary(draft, Outcome.WITHDRAWN, f"the spec went back to {stable.label}")
+    elif wanted is None or wanted.hash != canary.hash:
+        drop_canary(draft, Outcome.SUPERSEDED, f"the spec asks for {draft.spec.target.name}")
+    return False
+
+
+def _abort_triggers(draft: Draft) -> bool:
+    """Looked at before anything else about the canary, so that a crash after an abort's write repeats it."""
+    status, obs = draft.status, draft.obs
+    if status.canary is None or status.aborted is not None or status.started_at is None:
+        return False
+    relevant = {
+        background_run(obs.name, status),
+        step_run(obs.name, status, status.current_step),
+    }
+    for name, gate in sorted(obs.gates.items()):
+        if name in relevant and gate.outcome is GateOutcome.ABORT and not status.skip_gates:
+            abort(draft, "GateFailed", gate.message or f"{name} failed")
+            return True
+    if isinstance(draft.step, JobStep):
+        name = job_name(obs.name, status, status.current_step)
+        if obs.jobs.get(name) is JobOutcome.FAILED:
+            abort(draft, "JobFailed", f"Job {name} failed")
+            return True
+    if not obs.exists(status.canary.identity):
+        abort(draft, "CanaryPoolDeleted", f"{status.canary.identity.name} does not exist any more")
+        return True
+    missed = deadline_missed(draft)
+    if missed is None:
+        return False
+    if draft.spec.canary.on_deadline is OnDeadline.ABORT:
+        abort(draft, "ProgressDeadlineExceeded", missed)
+        return True
+    draft.hold(
+        HoldReason.DEADLINE, f"{missed}; `promote` or `resume` gives it another deadline, `abort` ends it"
+    )
+    return False
+
+
+def _command(draft: Draft) -> bool:
+    before = draft.status
+    obey_command(draft)
+    changed = _acted(before, draft.status)
+    if changed:
+        draft.wake(timedelta(seconds=1))
+    return changed
+
+
+def _acted(before: RolloutStatus, after: RolloutStatus) -> bool:
+    """Whether the command changed more than its own record."""
+    return replace(after, last_command=before.last_command) != before
+
+
+def _problems(draft: Draft) -> bool:
+    if not draft.obs.problems:
+        return False
+    _invalid(draft)
+    if draft.status.stable is not None:
+        converge(draft, may_raise=False)
+    return True
+
+
+def _invalid(draft: Draft) -> None:
+    problems = draft.obs.problems
+    reason = problems[0].reason if problems else "Unreadable"
+    message = "; ".join(problem.message for problem in problems) or "the spec cannot be read"
+    draft.move(Phase.INVALID, Trigger.SPEC_INVALID, reason, message)
+
+
+def _first(draft: Draft) -> bool:
+    """Nothing stable is known yet."""
+    if draft.status.stable is not None:
+        return False
+    target = target_identity(draft.obs, draft.spec)
+    if target is None:
+        _unresolved(draft)
+    else:
+        first_install(draft, target)
+    return True
+
+
+def _unresolved(draft: Draft) -> None:
+    """The target cannot be resolved: its pool does not exist in any API group, or in two."""
+    blocker = draft.obs.target_blocker
+    reason = blocker.reason if blocker else "PoolMissing"
+    message = blocker.message if blocker else f"{draft.spec.target.name} does not exist: create it"
+    draft.target_problem = (reason, message)
+    draft.wake(RECHECK)
+    draft.move(Phase.WAITING, Trigger.NEW_TARGET, reason, message)
+    converge(draft, may_raise=False)
+
+
+def _split_at_start(draft: Draft) -> bool:
+    if draft.status.hold is not HoldReason.SPLIT_AT_START:
+        return False
+    target = target_identity(draft.obs, draft.spec)
+    if draft.status.stable is not None and target != draft.status.stable.identity:
+        # The spec moved on before anybody promoted: look at live traffic afresh, for the new target.
+        draft.set(stable=None, hold=None, hold_message="")
+        return _first(draft)
+    draft.move(Phase.PAUSED, Trigger.SPLIT_AT_START, "SplitAtStart", draft.status.hold_message)
+    return True
+
+
+def _target(draft: Draft) -> bool:
+    """No canary: the target is stable, or a new attempt begins."""
+    stable = draft.status.stable
+    assert stable is not None
+    if draft.status.canary is not None:
+        return False
+    target = target_identity(draft.obs, draft.spec)
+    if target is None:
+        _unresolved(draft)
+    elif target == stable.identity:
+        _healthy(draft)
+    else:
+        start_attempt(draft, revision_of(target, draft.spec.target.revision))
+    return True
+
+
+def _healthy(draft: Draft) -> None:
+    stable, traffic = draft.status.stable, draft.obs.traffic
+    assert stable is not None
+    terminate_runs(draft)
+    if draft.obs.status.phase is Phase.HEALTHY:
+        reason, message = draft.obs.status.reason, f"{stable.label} is stable"
+        if reason == "Promoted":
+            message = draft.obs.status.message
+    else:
+        reason, message = "TargetIsStable", f"{stable.label} is stable"
+    if not draft.obs.exists(stable.identity):
+        reason, message = "StablePoolMissing", f"STABLE {stable.identity.name} DOES NOT EXIST: bring it back"
+        draft.target_problem = (reason, message)
+    elif reason == "StablePoolMissing":
+        reason = "TargetIsStable"
+    if traffic is not None and not traffic.exists and traffic.mode is TrafficMode.ADOPTED:
+        missing = f"{traffic.kind} {traffic.name} does not exist: add it to Git"
+        draft.traffic_problem = ("RouteMissing", missing)
+        if draft.obs.status.phase in (Phase.NEW, Phase.HEALTHY, Phase.WAITING, Phase.INVALID):
+            draft.move(Phase.WAITING, Trigger.TRAFFIC_MISSING, "RouteMissing", missing)
+            return
+    serve_stable(draft, reason, message)
+
+
+def _aborted(draft: Draft) -> bool:
+    record = draft.status.aborted
+    if record is None:
+        return False
+    trigger = Trigger.SPEC_VALID if draft.obs.status.phase is Phase.INVALID else Trigger.ABORT
+    draft.move(Phase.ABORTED, trigger, record.reason, record.message)
+    terminate_runs(draft)
+    converge(draft, may_raise=False)
+    settle_aborted(draft)
+    return True
+
+
+def _waiting(draft: Draft) -> bool:
+    if draft.status.canary is None or draft.status.started_at is not None:
+        return False
+    if draft.status.hold is HoldReason.COMMAND or draft.spec.paused:
+        message = draft.status.hold_message or "spec.paused holds the start: set it to false to go on"
+        reason = draft.status.hold.value if draft.status.hold else "PausedBySpec"
+        draft.move(Phase.PAUSED, Trigger.HOLD, reason, message)
+        converge(draft, may_raise=False)
+        return True
+    draft.wake(RECHECK)
+    released = draft.obs.status.phase is Phase.PAUSED
+    wait_for_target(draft, Trigger.RELEASED if released else Trigger.NEW_TARGET)
+    return True
+
+
+def _progressing(draft: Draft) -> bool:
+    progress(draft)
+    return True
+
+
+_STAGES: tuple[Callable[[Draft], bool], ...] = (
+    _unreadable,
+    _claimed_by_other,
+    _retarget,
+    _abort_triggers,
+    _command,
+    _problems,
+    _first,
+    _split_at_start,
+    _target,
+    _aborted,
+    _waiting,
+    _progressing,
+)

@@ -1,0 +1,377 @@
+"""Executing the steps of an attempt that has started (design rules 3, 4, 5)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from rollouts.engine.actions import CreateJob, CreateRun, EventType, MarkRun, TerminateRun, WriteReason
+from rollouts.engine.converging import converge, step_weight
+from rollouts.engine.draft import Draft
+from rollouts.engine.ending import promote
+from rollouts.engine.naming import background_run, job_name, step_run
+from rollouts.engine.observation import GateOutcome, GateView, JobOutcome
+from rollouts.engine.share import MIN_WINDOW, observed_weight, refutes
+from rollouts.engine.steps import describe, landing, steps_hash
+from rollouts.engine.transitions import Trigger
+from rollouts.engine.types import (
+    FULL,
+    ZERO,
+    AnalysisStep,
+    HeaderRouteStep,
+    HoldReason,
+    JobStep,
+    PauseStep,
+    Phase,
+    WeightStep,
+    format_weight,
+)
+
+__all__ = ["UNREADY_GRACE", "deadline_missed", "progress"]
+
+UNREADY_GRACE = timedelta(seconds=10)
+"""How long a carrying canary may have no Ready endpoint before its weight goes to 0 (design rule 3)."""
+
+PAUSED_BY_SPEC = "PausedBySpec"
+
+_SHOWN_STEP = 50
+"""Hundredths of a percent: half a percentage point."""
+
+_SHARE_RECHECK = timedelta(seconds=5)
+
+
+def progress(draft: Draft) -> None:
+    """One round of the current step."""
+    if _relanded(draft):
+        return
+    _unpaused(draft)
+    _watch_endpoints(draft)
+    _background(draft)
+    if draft.status.hold is None:
+        _judge_gates(draft)
+    held = _held(draft)
+    settled = converge(
+        draft, WriteReason.PULL if draft.status.pulled else WriteReason.STEP, may_raise=not held
+    )
+    held = _held(draft)  # converging may have found a manual override
+    if held:
+        draft.move(Phase.PAUSED, Trigger.HOLD, *held)
+        _observe(draft)
+        return
+    if not settled or draft.status.pulled:
+        _waiting_for_traffic(draft)
+        return
+    _execute(draft)
+
+
+def _relanded(draft: Draft) -> bool:
+    """Steps were edited: go on at the first step at or above the current weight, its gates run again."""
+    steps = draft.spec.canary.steps
+    new = steps_hash(steps)
+    if new == draft.status.steps_hash:
+        return False
+    current = (
+        step_weight(draft.status, draft.spec) if draft.status.hold else (draft.status.weight.applied or ZERO)
+    )
+    found = landing(steps, current)
+    draft.set(steps_hash=new, step_count=len(steps))
+    if draft.status.skip_gates or (
+        draft.obs.status.current_step >= draft.obs.status.step_count and current == FULL
+    ):
+        draft.set(current_step=len(steps))
+    else:
+        draft.enter_step(found.index)
+        draft.set(weight_cap=found.cap)
+    message = f"the steps changed: going on at {draft.where()}, weight stays at most {format_weight(current)}"
+    draft.event(EventType.NORMAL, "StepsChanged", message)
+    draft.set(message=message)
+    draft.wake(timedelta(seconds=1))
+    return True
+
+
+def _unpaused(draft: Draft) -> None:
+    """``spec.paused`` was lifted: like any hold, it does not count against the step's clock."""
+    lifted = draft.obs.status.reason == PAUSED_BY_SPEC and not draft.spec.paused
+    if lifted and not isinstance(draft.step, PauseStep):
+        draft.set(step_started_at=draft.now)
+
+
+def _held(draft: Draft) -> tuple[str, str] | None:
+    if draft.status.hold is not None:
+        return draft.status.hold.value, draft.status.hold_message
+    if draft.spec.paused:
+        return (
+            "PausedBySpec",
+            "spec.paused holds the steps; analysis and aborts go on: set it to false to go on",
+        )
+    return None
+
+
+def _watch_endpoints(draft: Draft) -> None:
+    """A carrying canary without Ready endpoints goes to 0 after ten seconds; the step is kept."""
+    canary = draft.status.canary
+    assert canary is not None
+    if draft.obs.ready(canary.identity) > 0:
+        if draft.status.unready_since is not None or draft.status.pulled:
+            draft.set(unready_since=None, pulled=False)
+        return
+    if not draft.status.pulled and (draft.status.weight.applied or ZERO) == ZERO:
+        return
+    since = draft.status.unready_since or draft.now
+    draft.set(unready_since=since)
+    if draft.now - since >= UNREADY_GRACE:
+        if not draft.status.pulled:
+            draft.set(pulled=True)
+            draft.event(
+                EventType.WARNING,
+                "CanaryNotReady",
+                f"{canary.label} has had no Ready endpoint for {UNREADY_GRACE.seconds} s: weight goes to 0",
+            )
+    else:
+        draft.wake_at(since + UNREADY_GRACE)
+
+
+def _background(draft: Draft) -> None:
+    """Start the background run at its step, mark the steps in it, end runs of steps that are over."""
+    analysis, status = draft.spec.canary.analysis, draft.status
+    name = background_run(draft.obs.name, status)
+    current = step_run(draft.obs.name, status, status.current_step)
+    for other, gate in sorted(draft.obs.gates.items()):
+        if gate.outcome is GateOutcome.RUNNING and other not in (name, current):
+            draft.actions.append(TerminateRun(name=other))
+    if analysis is None or status.skip_gates or status.current_step < analysis.starting_step:
+        if (
+            status.skip_gates
+            and name in draft.obs.gates
+            and draft.obs.gates[name].outcome is GateOutcome.RUNNING
+        ):
+            draft.actions.append(TerminateRun(name=name))
+        return
+    if (status.weight.applied or ZERO) > ZERO and name not in draft.obs.gates and status.canary is not None:
+        draft.actions.append(CreateRun(name=name, step=None, revision=status.canary, attempt=status.attempt))
+
+
+def _judge_gates(draft: Draft) -> None:
+    """Gates that ask for a person hold the rollout, unless a person has overridden them already."""
+    for name, gate in sorted(draft.obs.gates.items()):
+        if name in draft.status.overrides or not _concerns_now(draft, name):
+            continue
+        if gate.outcome is GateOutcome.PAUSE:
+            message = f"{name} failed: {gate.message}; `promote` overrides it, `abort` goes back to stable"
+            draft.hold(HoldReason.GATE_FAILED, message)
+        elif gate.outcome is GateOutcome.INCONCLUSIVE:
+            message = (
+                f"{name} is inconclusive: {gate.message}; `promote` overrides it, `abort` goes back to stable"
+            )
+            draft.hold(HoldReason.GATE_INCONCLUSIVE, message)
+
+
+def _concerns_now(draft: Draft, name: str) -> bool:
+    status = draft.status
+    return name in (
+        background_run(draft.obs.name, status),
+        step_run(draft.obs.name, status, status.current_step),
+    )
+
+
+def deadline_missed(draft: Draft) -> str | None:
+    """Why ``progressDeadline`` is over, in words; None while it is not.
+
+    The clock runs from the first weight, per step, and not during pauses, analysis, jobs and holds.
+    """
+    status, limit = draft.status, draft.spec.canary.progress_deadline
+    if status.started_at is None or status.hold is not None or draft.spec.paused or status.canary is None:
+        return None
+    if status.pulled and status.unready_since is not None:
+        start = status.unready_since
+        what = f"{status.canary.identity.name} has had no Ready endpoint for {limit}"
+    elif isinstance(draft.step, WeightStep | HeaderRouteStep) or (
+        draft.step is None and status.bake_started_at is None
+    ):
+        if status.step_started_at is None:
+            return None
+        start = status.step_started_at
+        what = f"{draft.where()} has not come into force for {limit}: {draft.obs.status.message}"
+    else:
+        return None
+    if draft.now - start >= limit:
+        return what
+    draft.wake_at(start + limit)
+    return None
+
+
+def _waiting_for_traffic(draft: Draft) -> None:
+    """The write is under way, or something keeps it back: say what."""
+    if draft.status.pulled:
+        message = f"{draft.where()}: the canary has no Ready endpoint, its weight is 0 until it has one"
+        draft.move(Phase.PROGRESSING, Trigger.WAIT, "CanaryNotReady", message)
+        return
+    problem = draft.traffic_problem or draft.target_problem
+    weight = format_weight(step_weight(draft.status, draft.spec))
+    if problem is not None:
+        draft.move(Phase.PROGRESSING, _resumed(draft), problem[0], f"{draft.where()}: {problem[1]}")
+    else:
+        draft.move(Phase.PROGRESSING, _resumed(draft), "SettingWeight", f"{draft.where()}: writing {weight}")
+
+
+def _resumed(draft: Draft) -> Trigger:
+    paused = draft.obs.status.phase is Phase.PAUSED
+    if draft.obs.status.phase is Phase.INVALID:
+        return Trigger.SPEC_VALID
+    return Trigger.RELEASED if paused else Trigger.WAIT
+
+
+def _observe(draft: Draft) -> None:
+    """Show the observed share; small movements are not worth a status write (and its echo) each."""
+    seen, shown = observed_weight(draft.obs.share), draft.status.weight.observed
+    if seen is None or (shown is not None and abs(seen - shown) <= max(_SHOWN_STEP, shown // 10)):
+        return
+    draft.set(weight=replace(draft.status.weight, observed=seen))
+
+
+def _execute(draft: Draft) -> None:
+    traffic = draft.obs.traffic
+    assert traffic is not None
+    step = draft.step
+    match step:
+        case WeightStep() | HeaderRouteStep():
+            if _in_force(draft):
+                _advance(draft, f"{draft.where()} done")
+        case PauseStep():
+            _pause(draft, step)
+        case AnalysisStep():
+            _analyse(draft)
+        case JobStep():
+            _run_job(draft)
+        case None:
+            _finish(draft)
+
+
+def _in_force(draft: Draft) -> bool:
+    """Accepted and ResolvedRefs on every parent, and the observed share does not refute the weight."""
+    traffic = draft.obs.traffic
+    assert traffic is not None
+    weight = step_weight(draft.status, draft.spec)
+    if not traffic.parents.programmed:
+        message = f"{draft.where()}: {traffic.parents.message}"
+        draft.traffic_problem = ("NotProgrammed", traffic.parents.message)
+        draft.move(Phase.PROGRESSING, _resumed(draft), "WaitingForGateway", message)
+        return False
+    share = draft.obs.share
+    if share is not None and share.seconds < MIN_WINDOW:
+        draft.wake(timedelta(seconds=MIN_WINDOW - share.seconds))
+        message = f"{draft.where()}: {format_weight(weight)} set, counting requests"
+        draft.move(Phase.PROGRESSING, _resumed(draft), "ObservingShare", message)
+        return False
+    _observe(draft)
+    if refutes(share, weight):
+        seen = format_weight(observed_weight(share))
+        message = (
+            f"{draft.where()}: the weight is {format_weight(weight)}, but the pods' request counters show "
+            f"{seen}: does the gateway honour weights between InferencePools?"
+        )
+        draft.traffic_problem = ("ShareMismatch", message)
+        draft.wake(_SHARE_RECHECK)
+        draft.move(Phase.PROGRESSING, _resumed(draft), "ShareMismatch", message)
+        return False
+    return True
+
+
+def _advance(draft: Draft, message: str) -> None:
+    observed = draft.status.weight.observed
+    mark = background_run(draft.obs.name, draft.status)
+    draft.enter_step(draft.status.current_step + 1)
+    draft.set(weight=replace(draft.status.weight, observed=observed))
+    draft.event(EventType.NORMAL, "StepCompleted", message)
+    gate = draft.obs.gates.get(mark)
+    if gate is not None and gate.outcome is GateOutcome.RUNNING:
+        weight = step_weight(draft.status, draft.spec)
+        draft.actions.append(MarkRun(name=mark, at=draft.now, step=draft.status.current_step, weight=weight))
+    draft.move(Phase.PROGRESSING, _resumed(draft), "StepCompleted", f"{message}; next {draft.where()}")
+    draft.wake(timedelta(seconds=1))
+
+
+def _pause(draft: Draft, step: PauseStep) -> None:
+    _observe(draft)
+    start = draft.status.step_started_at or draft.now
+    if step.duration is None:
+        message = f"{draft.where()}: `rollouts promote {draft.obs.name}` goes on"
+        draft.move(Phase.PAUSED, Trigger.PAUSE_STEP, "PauseStep", message)
+        return
+    end = start + step.duration
+    if draft.now >= end:
+        _advance(draft, f"{draft.where()} over")
+        return
+    draft.wake_at(end)
+    message = f"{draft.where()} until {end:%Y-%m-%dT%H:%M:%SZ}"
+    draft.move(Phase.PAUSED, Trigger.PAUSE_STEP, "PauseStep", message)
+
+
+def _analyse(draft: Draft) -> None:
+    _observe(draft)
+    status = draft.status
+    assert status.canary is not None
+    name = step_run(draft.obs.name, status, status.current_step)
+    gate = draft.obs.gates.get(name)
+    if gate is None:
+        draft.actions.append(
+            CreateRun(name=name, step=status.current_step, revision=status.canary, attempt=status.attempt)
+        )
+    elif gate.outcome is GateOutcome.PASSED:
+        _advance(draft, f"{draft.where()} passed{f': {gate.message}' if gate.message else ''}")
+        return
+    message = f"{draft.where()}: {_gate_message(gate, name)}"
+    draft.move(Phase.PROGRESSING, _resumed(draft), "Analysing", message)
+
+
+def _gate_message(gate: GateView | None, name: str) -> str:
+    if gate is None:
+        return f"starting {name}"
+    return gate.message or f"{name} is {gate.outcome.value.lower()}"
+
+
+def _run_job(draft: Draft) -> None:
+    _observe(draft)
+    name = job_name(draft.obs.name, draft.status, draft.status.current_step)
+    outcome = draft.obs.jobs.get(name)
+    if outcome is JobOutcome.SUCCEEDED:
+        _advance(draft, f"{draft.where()} succeeded")
+        return
+    if outcome is None:
+        draft.actions.append(CreateJob(name=name, step=draft.status.current_step))
+    message = f"{draft.where()}: Job {name} is running"
+    draft.move(Phase.PROGRESSING, _resumed(draft), "JobRunning", message)
+
+
+def _finish(draft: Draft) -> None:
+    """Past the last step: 100 % in force, then bake, then the swap."""
+    status = draft.status
+    if status.bake_started_at is None:
+        if not _in_force(draft):
+            return
+        draft.set(bake_started_at=draft.now)
+        status = draft.status
+    bake_end = (status.bake_started_at or draft.now) + draft.spec.canary.bake
+    if not status.skip_gates and draft.now < bake_end:
+        draft.wake_at(bake_end)
+        message = f"{describe(None)}: baking at 100% until {bake_end:%Y-%m-%dT%H:%M:%SZ}"
+        draft.move(Phase.PROGRESSING, _resumed(draft), "Baking", message)
+        return
+    if not status.skip_gates and (waiting := _unearned(draft)) is not None:
+        message = f"all steps done; {waiting} has no good measurement yet, which never counts as a pass"
+        draft.move(Phase.PROGRESSING, _resumed(draft), "AwaitingAnalysis", message)
+        return
+    promote(draft)
+
+
+def _unearned(draft: Draft) -> str | None:
+    """The background run that has not earned its pass yet; None when nothing is in the way."""
+    if draft.spec.canary.analysis is None:
+        return None
+    name = background_run(draft.obs.name, draft.status)
+    if name in draft.status.overrides:
+        return None
+    gate = draft.obs.gates.get(name)
+    if gate is None or (gate.outcome is GateOutcome.RUNNING and not gate.may_pass):
+        return name
+    return None

@@ -1,0 +1,248 @@
+"""First install, new targets, and what an attempt waits for before it starts (design rules 2, 3, 7, 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from rollouts.engine.converging import converge, no_rules
+from rollouts.engine.draft import Draft
+from rollouts.engine.observation import Blocker, RuleView
+from rollouts.engine.revision import revision_of
+from rollouts.engine.steps import first_weight, required_endpoints, steps_hash
+from rollouts.engine.transitions import Trigger
+from rollouts.engine.types import (
+    FULL,
+    ZERO,
+    HoldReason,
+    HttpRouteTraffic,
+    Identity,
+    Outcome,
+    Phase,
+    Revision,
+    TrafficMode,
+    WeightStatus,
+)
+
+__all__ = ["complete_split", "first_install", "serve_stable", "start_attempt", "wait_for_target"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Arms:
+    """Live arms that carry weight, heaviest first, over all rules."""
+
+    heaviest: Identity | None
+    tied: tuple[Identity, ...]
+    carrying: tuple[Identity, ...]
+    disagree: bool
+
+
+def _live_arms(rules: tuple[RuleView, ...]) -> _Arms:
+    carrying: dict[Identity, None] = {}
+    tops: set[tuple[Identity, ...]] = set()
+    for rule in rules:
+        loads: Mapping[Identity, int] = {arm: weight for arm, weight in rule.entries.items() if weight > 0}
+        carrying.update(dict.fromkeys(loads))
+        if loads:
+            most = max(loads.values())
+            tops.add(tuple(sorted(arm for arm, weight in loads.items() if weight == most)))
+    if not tops:
+        return _Arms(None, (), tuple(carrying), False)
+    first = min(tops)
+    tied = first if len(first) > 1 else ()
+    return _Arms(None if tied else first[0], tied, tuple(carrying), len(tops) > 1)
+
+
+def first_install(draft: Draft, target: Identity) -> None:
+    """Read who is stable from live traffic; ``stableHint`` counts only where there is none, or a tie."""
+    traffic = draft.obs.traffic
+    wanted = revision_of(target, draft.spec.target.revision)
+    if traffic is None or (not traffic.exists and traffic.mode is TrafficMode.ADOPTED):
+        message = (
+            f"{traffic.kind} {traffic.name} does not exist: add it to Git"
+            if traffic is not None
+            else "the kind of the traffic object is not served: install its CRD"
+        )
+        draft.traffic_problem = ("RouteMissing", message)
+        draft.move(Phase.WAITING, Trigger.TRAFFIC_MISSING, "RouteMissing", message)
+        return
+    if traffic.mode is TrafficMode.ADOPTED and not traffic.rules:
+        draft.traffic_problem = ("NoRules", no_rules(traffic))
+        draft.move(Phase.WAITING, Trigger.TRAFFIC_MISSING, "NoRules", no_rules(traffic))
+        return
+    arms = _live_arms(traffic.rules if traffic.exists else ())
+    if arms.disagree:
+        message = (
+            f"the rules of {traffic.kind} {traffic.name} disagree on which version is stable: "
+            "make their weights agree, or choose rules with ruleNames"
+        )
+        draft.move(Phase.INVALID, Trigger.SPEC_INVALID, "RulesDisagree", message)
+        return
+    heaviest = arms.heaviest or _hinted(draft, arms, target)
+    if heaviest is None:
+        names = ", ".join(arm.name for arm in arms.tied)
+        message = (
+            f"{names} carry the same weight: set stableHint to the one that is stable; nothing is written"
+        )
+        draft.set(hold=HoldReason.AMBIGUOUS_START, hold_message=message)
+        draft.move(Phase.PAUSED, Trigger.SPLIT_AT_START, "AmbiguousStart", message)
+        return
+    draft.set(hold=None, hold_message="", traffic_uid=traffic.uid)
+    if heaviest == target.arm:
+        _first_stable(draft, wanted, arms)
+        return
+    draft.set(stable=revision_of(heaviest, ""))
+    start_attempt(draft, wanted, split=target.arm in arms.carrying)
+
+
+def _hinted(draft: Draft, arms: _Arms, target: Identity) -> Identity | None:
+    hint = draft.spec.stable_hint
+    if arms.tied:
+        return next((arm for arm in arms.tied if arm.name == hint), None)
+    if hint and hint != target.name:
+        return Identity(kind=target.kind, group=target.group, name=hint)
+    return target.arm
+
+
+def _first_stable(draft: Draft, wanted: Revision, arms: _Arms) -> None:
+    draft.set(stable=wanted)
+    others = tuple(arm for arm in arms.carrying if arm != wanted.identity.arm)
+    if others:
+        names = ", ".join(arm.name for arm in others)
+        message = (
+            f"{wanted.identity.name} is the heaviest arm, but {names} carries weight; nothing is written: "
+            f"`rollouts promote {draft.obs.name}` gives all of it to {wanted.identity.name}"
+        )
+        draft.set(hold=HoldReason.SPLIT_AT_START, hold_message=message)
+        draft.move(Phase.PAUSED, Trigger.SPLIT_AT_START, "SplitAtStart", message)
+        return
+    serve_stable(draft, "Initialized", f"{wanted.label} is stable")
+
+
+def complete_split(draft: Draft) -> None:
+    """``promote`` of a SplitAtStart: the other arms become ours to set to 0."""
+    stable, traffic = draft.status.stable, draft.obs.traffic
+    assert stable is not None
+    others = _live_arms(traffic.rules).carrying if traffic is not None else ()
+    for arm in others:
+        if arm != stable.identity.arm:
+            draft.record(revision_of(arm, ""), Outcome.SUPERSEDED, "carried weight at first sight")
+    draft.set(hold=None, hold_message="")
+
+
+def serve_stable(draft: Draft, reason: str, message: str) -> None:
+    """Healthy: the target is stable and has all traffic, or is being given it."""
+    draft.set(weight=replace(draft.status.weight, desired=FULL, observed=None))
+    draft.move(Phase.HEALTHY, Trigger.TARGET_IS_STABLE, reason, message)
+    converge(draft)
+    if draft.traffic_problem is not None:
+        draft.set(message=draft.traffic_problem[1])
+
+
+def start_attempt(
+    draft: Draft, wanted: Revision, *, split: bool = False, trigger: Trigger = Trigger.NEW_TARGET
+) -> None:
+    """A new attempt at ``wanted``: WaitingForTarget first, then step 0 or the rollback window's shortcut."""
+    quick = _recently_stable(draft, wanted)
+    draft.clear_attempt(
+        canary=wanted,
+        aborted=None,
+        attempt=draft.status.attempt + 1,
+        adopted_split=split,
+        steps_hash=steps_hash(draft.spec.canary.steps),
+        step_count=len(draft.spec.canary.steps),
+        skip_gates=quick,
+        weight=WeightStatus(desired=None if split else ZERO, applied=None if split else ZERO),
+    )
+    wait_for_target(draft, trigger)
+
+
+def _recently_stable(draft: Draft, wanted: Revision) -> bool:
+    for entry in draft.status.history:
+        until = entry.stable_until
+        same = entry.revision.identity == wanted.identity
+        if same and until is not None and draft.now < until + draft.spec.rollback_window:
+            return True
+    return False
+
+
+def wait_for_target(draft: Draft, trigger: Trigger = Trigger.NEW_TARGET) -> None:
+    """Stay until the target can take its first weight; then start the step's clock."""
+    canary, stable = draft.status.canary, draft.status.stable
+    assert canary is not None
+    assert stable is not None
+    blocker = _blocker(draft, canary)
+    if blocker is not None:
+        draft.target_problem = (blocker.reason, blocker.message)
+        draft.move(Phase.WAITING, trigger, blocker.reason, f"{canary.label} waits: {blocker.message}")
+        converge(draft, may_raise=False)
+        return
+    if draft.obs.status.canary != canary or draft.obs.status.phase is not Phase.WAITING:
+        # One persisted look at WaitingForTarget before the start keeps the table's arrows single.
+        draft.move(Phase.WAITING, trigger, "TargetReady", f"{canary.label} is ready; starting")
+        converge(draft, may_raise=False)
+        return
+    draft.set(started_at=draft.now, stable_endpoints_at_start=draft.obs.ready(stable.identity))
+    draft.enter_step(len(draft.spec.canary.steps) if draft.status.skip_gates else 0)
+    skipped = " (was stable within the rollback window: steps skipped)" if draft.status.skip_gates else ""
+    draft.move(
+        Phase.PROGRESSING,
+        Trigger.TARGET_READY,
+        "Started",
+        f"attempt {draft.status.attempt} of {canary.label} started{skipped}",
+    )
+
+
+def _blocker(draft: Draft, canary: Revision) -> Blocker | None:
+    obs, identity = draft.obs, canary.identity
+    pool = obs.pools.get(identity)
+    if pool is None or not pool.exists:
+        if pool is not None and pool.blockers:
+            return pool.blockers[0]
+        return Blocker(
+            reason="PoolMissing",
+            message=f"{identity.kind} {identity.name} does not exist: create it, the rollout then starts",
+        )
+    for blocker in (*pool.blockers, *obs.blockers):
+        return blocker
+    missing = _unlisted(draft, identity)
+    if missing is not None:
+        return missing
+    assert draft.status.stable is not None
+    needed = required_endpoints(
+        first_weight(draft.spec.canary.steps) if not draft.status.skip_gates else FULL,
+        obs.ready(draft.status.stable.identity),
+        draft.spec.canary.endpoint_ratio,
+    )
+    if pool.ready_endpoints < needed:
+        return Blocker(
+            reason="TargetNotReady",
+            message=(
+                f"{identity.name} has {pool.ready_endpoints} Ready endpoints, "
+                f"the first weight needs {needed}: scale it up, or wait"
+            ),
+        )
+    return None
+
+
+def _unlisted(draft: Draft, identity: Identity) -> Blocker | None:
+    """Adopted HTTPRoute: Git has to list the new pool, unless we may add it."""
+    traffic, spec = draft.obs.traffic, draft.spec.traffic
+    if traffic is None or not traffic.exists:
+        if traffic is not None and traffic.mode is TrafficMode.MANAGED:
+            return None
+        return Blocker(reason="RouteMissing", message="the traffic object does not exist: add it to Git")
+    if not isinstance(spec, HttpRouteTraffic) or spec.mode is TrafficMode.MANAGED or spec.add_backend:
+        return None
+    for rule in traffic.rules:
+        if identity.arm not in rule.entries:
+            return Blocker(
+                reason="BackendMissing",
+                message=(
+                    f"rule {rule.name} of HTTPRoute {traffic.name} does not list the pool; add this to its "
+                    "backendRefs in Git: "
+                    f"{{group: {identity.group}, kind: InferencePool, name: {identity.name}, weight: 0}} "
+                    "(with the port of its neighbour), or set addBackend"
+                ),
+            )
+    return None
