@@ -29,6 +29,12 @@ HISTORY_LIMIT = 10
 """Ended candidates kept in status: a status must stay far below the 1.5 MiB that etcd takes."""
 
 
+_ALARMS = frozenset(
+    {"NotEnoughEndpoints", "ShareMismatch", "StableNotReady", "StablePoolMissing", "RouteMissing", "Baking"}
+)
+"""Reasons worth an Event although the phase stays; steps and writes have Events of their own."""
+
+
 class Draft:
     """Status, actions and wake-up time being put together.
 
@@ -74,7 +80,8 @@ class Draft:
     def move(self, phase: Phase, trigger: Trigger, reason: str, message: str) -> None:
         """Enter or stay in a phase; raises IllegalTransition when the table does not list the move."""
         check(self.obs.status.phase, phase, trigger)
-        changed = self.obs.status.phase is not phase or self.obs.status.reason != reason
+        before = self.obs.status
+        changed = before.phase is not phase or (before.reason != reason and reason in _ALARMS)
         self.set(phase=phase, reason=reason, message=message)
         if changed:
             bad = phase in (Phase.ABORTED, Phase.INVALID)

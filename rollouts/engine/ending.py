@@ -76,9 +76,12 @@ def promote(draft: Draft) -> None:
     draft.set(history=history)
     draft.record(canary, Outcome.PROMOTED, f"promoted{overridden}")
     message = f"{canary.label} is stable; {stable.label} was stable before"
+    steps = draft.status.step_count
     draft.clear_attempt(
         stable=canary,
         aborted=None,
+        current_step=steps,  # people read 6/6 of a finished rollout
+        step_count=steps,
         weight=WeightStatus(desired=FULL, applied=FULL),
         attempt=draft.status.attempt,
     )

@@ -1,0 +1,350 @@
+"""A world of plain values for the engine: one Rollout, one traffic object, some pools and gates.
+
+``World.step`` observes, plans and applies, the way the controller does, without any Kubernetes object. Tests
+move the world between steps and look at ``weight`` and ``status``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from typing import Any
+
+from rollouts.engine.actions import (
+    Action,
+    CreateJob,
+    CreateRun,
+    DesiredTraffic,
+    EmitEvent,
+    Plan,
+    ReleaseTraffic,
+    ReleaseTrafficMode,
+    SetFinalizer,
+    TerminateRun,
+    WriteTraffic,
+)
+from rollouts.engine.observation import (
+    Blocker,
+    Claim,
+    GateOutcome,
+    GateView,
+    JobOutcome,
+    Observation,
+    ParentsView,
+    PoolView,
+    Problem,
+    RuleView,
+    ShareView,
+    TrafficView,
+)
+from rollouts.engine.planning import plan
+from rollouts.engine.types import (
+    FULL,
+    ZERO,
+    AnalysisStep,
+    BackgroundAnalysis,
+    CanaryStrategy,
+    HeaderRouteStep,
+    HttpRouteTraffic,
+    Identity,
+    JobStep,
+    PauseStep,
+    RolloutSpec,
+    RolloutStatus,
+    Step,
+    Target,
+    TargetKind,
+    TrafficMode,
+    Weight,
+    WeightStep,
+)
+
+__all__ = ["GROUP", "START", "World", "analysis", "background", "job", "pause", "pool", "spec", "weight"]
+
+GROUP = "inference.networking.x-k8s.io"
+START = datetime(2026, 1, 1, tzinfo=UTC)
+OURS = "inference-rollouts"
+
+
+def pool(name: str) -> Identity:
+    """Identity of an InferencePool."""
+    return Identity(kind="InferencePool", group=GROUP, name=name)
+
+
+def weight(percent: float) -> WeightStep:
+    """A weight step."""
+    return WeightStep(weight=Weight(round(percent * 100)))
+
+
+def pause(seconds: float | None = None) -> PauseStep:
+    """A pause step; without seconds until promoted."""
+    return PauseStep(duration=None if seconds is None else timedelta(seconds=seconds))
+
+
+def analysis(name: str = "gate") -> AnalysisStep:
+    """An analysis step."""
+    return AnalysisStep(fingerprint=name)
+
+
+def job(name: str = "job") -> JobStep:
+    """A job step."""
+    return JobStep(fingerprint=name)
+
+
+def background(starting_step: int = 0) -> BackgroundAnalysis:
+    """Background analysis."""
+    return BackgroundAnalysis(fingerprint="background", starting_step=starting_step)
+
+
+def spec(
+    *steps: Step, target: str = "v2", mode: TrafficMode = TrafficMode.ADOPTED, **fields: Any
+) -> RolloutSpec:
+    """A spec; keyword arguments of CanaryStrategy and RolloutSpec are sorted out by name."""
+    canary_fields = {
+        name: fields.pop(name)
+        for name in ("analysis", "bake", "progress_deadline", "on_deadline", "endpoint_ratio")
+        if name in fields
+    }
+    revision = fields.pop("revision", "")
+    return RolloutSpec(
+        target=Target(kind=TargetKind.POOL, name=target, revision=revision),
+        traffic=HttpRouteTraffic(name="route", mode=mode, add_backend=fields.pop("add_backend", False)),
+        canary=CanaryStrategy(steps=steps or (weight(10), weight(50)), **canary_fields),
+        **fields,
+    )
+
+
+@dataclass
+class World:
+    """Everything around one Rollout. ``rules`` is None while the traffic object does not exist."""
+
+    spec: RolloutSpec | None
+    rules: list[dict[Identity, int]] | None = field(
+        default_factory=lambda: [{pool("v1"): 100, pool("v2"): 0}]
+    )
+    pools: dict[Identity, int] = field(default_factory=lambda: {pool("v1"): 4, pool("v2"): 4})
+    status: RolloutStatus = field(default_factory=RolloutStatus)
+    now: datetime = START
+    generation: int = 1
+    command: str = ""
+    claim: Claim = Claim.CONSENTED
+    claimed_by: str = ""
+    writer: str = "kubectl"
+    gitops: bool = False
+    uid: str = "uid-1"
+    programmed: bool = True
+    structure_current: bool = True
+    header_routes: tuple[HeaderRouteStep, ...] = ()
+    finalizer: bool = False
+    deleting: bool = False
+    gates: dict[str, GateView] = field(default_factory=dict)
+    jobs: dict[str, JobOutcome] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    blockers: tuple[Blocker, ...] = ()
+    pool_blockers: tuple[Blocker, ...] = ()
+    target_blocker: Blocker | None = None
+    share: ShareView | None = None
+    served: bool = True
+    verdict: Callable[[str], GateOutcome] = field(default=lambda name: GateOutcome.RUNNING)
+    """What a newly created run says."""
+    writes: list[WriteTraffic] = field(default_factory=list)
+    weights: list[Weight] = field(default_factory=list)
+    """The canary's weight after every traffic write."""
+    events: list[EmitEvent] = field(default_factory=list)
+    version: int = 1
+
+    # --- what the controller would gather ---
+
+    @property
+    def mode(self) -> TrafficMode:
+        """Mode of the traffic object."""
+        assert self.spec is None or isinstance(self.spec.traffic, HttpRouteTraffic)
+        return self.spec.traffic.mode if self.spec is not None else TrafficMode.ADOPTED  # type: ignore[union-attr]
+
+    def observe(self) -> Observation:
+        """The observation of this moment."""
+        target = None
+        if self.spec is not None:
+            wanted = pool(self.spec.target.name)
+            target = wanted if wanted in self.pools else None
+        return Observation(
+            namespace="default",
+            name="demo",
+            generation=self.generation,
+            status=self.status,
+            spec=self.spec,
+            problems=self.problems,
+            deleting=self.deleting,
+            has_finalizer=self.finalizer,
+            command=self.command,
+            target=target,
+            target_blocker=self.target_blocker,
+            traffic=self._traffic() if self.served else None,
+            pools=self._pools(),
+            blockers=self.blockers,
+            gates=dict(self.gates),
+            jobs=dict(self.jobs),
+            share=self.share,
+        )
+
+    def _traffic(self) -> TrafficView:
+        if self.rules is None:
+            return TrafficView(kind="HTTPRoute", name="route", mode=self.mode)
+        return TrafficView(
+            kind="HTTPRoute",
+            name="route",
+            mode=self.mode,
+            exists=True,
+            uid=self.uid,
+            resource_version=str(self.version),
+            claim=self.claim,
+            claimed_by=self.claimed_by,
+            rules=tuple(
+                RuleView(name=str(index), entries=dict(entries)) for index, entries in enumerate(self.rules)
+            ),
+            header_routes=self.header_routes,
+            structure_current=self.structure_current,
+            parents=ParentsView(
+                programmed=self.programmed, message="" if self.programmed else "not Accepted yet"
+            ),
+            last_writer=self.writer,
+            written_by_us=self.writer == OURS,
+            written_by_gitops=self.gitops and self.writer != OURS,
+        )
+
+    def _pools(self) -> dict[Identity, PoolView]:
+        names = set(self.pools)
+        for revision in (self.status.stable, self.status.canary):
+            if revision is not None:
+                names.add(revision.identity)
+        names.update(entry.revision.identity for entry in self.status.history)
+        return {
+            identity: PoolView(
+                identity=identity,
+                exists=identity in self.pools,
+                ready_endpoints=self.pools.get(identity, 0),
+                blockers=self.pool_blockers if identity == pool("v2") else (),
+            )
+            for identity in names
+        }
+
+    # --- what the controller would do ---
+
+    def step(self) -> Plan:
+        """Observe, plan, apply."""
+        decided = plan(self.observe(), self.now)
+        writes = [action for action in decided.actions if isinstance(action, WriteTraffic)]
+        assert len(writes) <= 1, "at most one traffic write per plan"
+        for action in decided.actions:
+            self.perform(action)
+        self.status = decided.status
+        return decided
+
+    def perform(self, action: Action) -> None:
+        """Carry one action out."""
+        match action:
+            case WriteTraffic():
+                self._write(action)
+            case CreateRun(name=name):
+                self.gates.setdefault(name, GateView(name=name, outcome=self.verdict(name)))
+            case CreateJob(name=name):
+                self.jobs.setdefault(name, JobOutcome.RUNNING)
+            case TerminateRun(name=name):
+                self.gates[name] = replace(self.gates[name], outcome=GateOutcome.PASSED)
+            case SetFinalizer(present=present):
+                self.finalizer = present
+            case ReleaseTraffic(mode=ReleaseTrafficMode.DELETE):
+                self.rules = None
+            case ReleaseTraffic():
+                self.claim = Claim.UNCLAIMED
+            case EmitEvent():
+                self.events.append(action)
+            case _:
+                pass
+
+    def _write(self, action: WriteTraffic) -> None:
+        desired = action.desired
+        if self.rules is None:
+            self.rules = [{}]
+            self.uid = f"uid-{self.version + 1}"
+        self.rules = [self._render(entries, desired) for entries in self.rules]
+        self.header_routes = desired.header_routes
+        self.structure_current = True
+        if self.mode is TrafficMode.MANAGED:
+            self.claim = Claim.OURS
+        self.writer = OURS
+        self.version += 1
+        self.writes.append(action)
+        self.weights.append(desired.weight)
+
+    def _render(self, entries: dict[Identity, int], desired: DesiredTraffic) -> dict[Identity, int]:
+        ours = [desired.stable, *desired.keep, *desired.drop]
+        if desired.canary is not None:
+            ours.append(desired.canary)
+        joint = sum(entries.get(arm, 0) for arm in ours) or 100
+        share = Fraction(desired.weight, FULL) * joint
+        scale = share.denominator
+        result = {arm: value * scale for arm, value in entries.items() if arm not in ours}
+        result[desired.stable] = int((joint - share) * scale)
+        if desired.canary is not None and (desired.weight > ZERO or desired.canary in entries):
+            result[desired.canary] = int(share * scale)
+        for arm in (*desired.keep, *desired.drop):
+            if arm in entries and (self.mode is TrafficMode.ADOPTED or arm in desired.keep):
+                result[arm] = 0
+        return result
+
+    # --- moving the world ---
+
+    def settle(self, limit: int = 80) -> int:
+        """Step at a fixed time until a plan changes nothing; the number of rounds."""
+        for rounds in range(limit):
+            before = self.status
+            decided = self.step()
+            if not decided.actions and self.status == before:
+                return rounds
+        raise AssertionError(f"no rest after {limit} rounds: {self.status.phase} {self.status.message}")
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, then settle."""
+        self.now += timedelta(seconds=seconds)
+        self.settle()
+
+    def say(
+        self, action: str, *, revision: str | None = None, step: int | None = None, tag: str = ""
+    ) -> None:
+        """Write a command annotation and settle."""
+        current = self.status.canary or self.status.stable
+        bound = revision if revision is not None else (current.hash if current else "")
+        at = f',"step":{step}' if step is not None else ""
+        self.command = f'{{"action":"{action}","revision":"{bound}"{at},"at":"{self.now.isoformat()}{tag}"}}'
+        self.settle()
+
+    def judge(self, outcome: GateOutcome, *, containing: str = "", message: str = "p95 4.1 s > 2 s") -> None:
+        """Give every running gate whose name contains the text a verdict, and settle."""
+        for name, gate in self.gates.items():
+            if gate.outcome is GateOutcome.RUNNING and containing in name:
+                self.gates[name] = replace(gate, outcome=outcome, message=message)
+        self.settle()
+
+    def edit(self, new: RolloutSpec) -> None:
+        """Change the spec (one generation) and settle."""
+        self.spec = new
+        self.generation += 1
+        self.settle()
+
+    def overwrite(
+        self, *rules: dict[Identity, int], manager: str = "kubectl-edit", gitops: bool = False
+    ) -> None:
+        """A foreign write of the weights."""
+        self.rules = [dict(entries) for entries in rules]
+        self.writer = manager
+        self.gitops = gitops
+        self.version += 1
+
+    def share_of(self, identity: Identity) -> Fraction:
+        """Live share of an arm in the first rule."""
+        assert self.rules is not None
+        total = sum(self.rules[0].values())
+        return Fraction(self.rules[0].get(identity, 0), total or 1)
