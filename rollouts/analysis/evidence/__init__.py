@@ -1,0 +1,1 @@
+"""Canary against stable, from raw counters, with a bounded probability of a false abort."""

@@ -1,0 +1,76 @@
+"""The evidence process as text of at most 64 KiB: versioned, compressed, exact.
+
+Floats travel as their shortest repr, which Python reads back to the very same double; so a process restored
+from its checkpoint goes on bit for bit as if it had never stopped.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import zlib
+
+from rollouts.analysis.evidence.model import EvidenceSpec
+from rollouts.analysis.evidence.process import EvidenceProcess
+
+__all__ = ["MAX_CHECKPOINT", "CheckpointError", "restore", "save"]
+
+VERSION = 1
+MAX_CHECKPOINT = 64 * 1024
+_MAX_PLAIN = 4 * 1024 * 1024
+
+
+class CheckpointError(ValueError):
+    """The stored state cannot be continued; start the evidence again and say so (terminal for this state)."""
+
+
+def save(process: EvidenceProcess) -> str:
+    """The state of a process; raises CheckpointError when it does not fit."""
+    plain = {"version": VERSION, "spec": _digest(process.spec), "state": process.dump()}
+    text = json.dumps(plain, separators=(",", ":"), sort_keys=True, allow_nan=False)
+    encoded = base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+    if len(encoded) > MAX_CHECKPOINT:
+        raise CheckpointError(
+            f"the evidence state is {len(encoded)} bytes, more than {MAX_CHECKPOINT}: "
+            "compare fewer metrics, or give the process a smaller pod_limit"
+        )
+    return encoded
+
+
+def restore(spec: EvidenceSpec, text: str, *, pod_limit: int | None = None) -> EvidenceProcess:
+    """A process that goes on where `save` left off.
+
+    Raises CheckpointError for text that is damaged, too large, of another version or another specification.
+    """
+    process = EvidenceProcess(spec, pod_limit=pod_limit)
+    try:
+        plain = json.loads(_inflate(text))
+        version, digest = plain["version"], plain["spec"]
+        if version == VERSION and digest == _digest(spec):
+            process.load(plain["state"])
+            return process
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"the evidence state is damaged ({error}); the evidence starts again"
+        ) from error
+    raise CheckpointError(
+        f"the evidence state is of version {version!r} for specification {digest!r}, "
+        f"not version {VERSION} for {_digest(spec)!r}; the evidence starts again"
+    )
+
+
+def _inflate(text: str) -> bytes:
+    if len(text) > MAX_CHECKPOINT:
+        raise ValueError(f"{len(text)} bytes, more than {MAX_CHECKPOINT}")
+    try:
+        engine = zlib.decompressobj()
+        plain = engine.decompress(base64.b64decode(text, validate=True), _MAX_PLAIN)
+    except (zlib.error, binascii.Error) as error:
+        raise ValueError(str(error)) from error
+    if engine.unconsumed_tail or not engine.eof:
+        raise ValueError("it does not end where it should")
+    return plain
+
+
+def _digest(spec: EvidenceSpec) -> str:
+    return hashlib.sha256(repr(spec).encode()).hexdigest()[:16]

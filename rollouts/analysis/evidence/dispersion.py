@@ -1,0 +1,209 @@
+"""Noise beyond chance: short bursts (phi) and lasting differences between pods (tau).
+
+Scores come in information units: for one pod and interval S is a score and V its variance under chance, both
+scaled so that E S = d V for a pod whose metric is shifted by d against its peers.
+
+phi, the overdispersion, is the largest over block lengths L of 1, 5 and 20 intervals of the mean of
+(sum of S in the block)^2 / (sum of V), after the pod's own lasting shift is taken out (Pearson's index with
+batch means); tau^2 is the variance of the lasting shifts beyond what phi explains, shrunk to a prior
+(the one-way random-effects estimator of DerSimonian & Laird 1986 with a prior of a few pods).
+Only running sums are kept: sum (S_b - d V_b)^2/V_b = sum S_b^2/V_b - (sum S_b)^2/sum V_b.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Dispersion", "DispersionPrior"]
+
+_BLOCKS = (1, 5, 20)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DispersionPrior:
+    """`phi` counts as `phi_weight` observations, `tau` (in natural log units) as `tau_weight` pods."""
+
+    phi: float = 1.5
+    phi_weight: float = 20.0
+    tau: float = 0.05
+    tau_weight: float = 3.0
+
+
+class _Pod:
+    """Sums of one pod: all scores, and for the longer blocks the open block and the closed ones."""
+
+    __slots__ = ("count", "info", "open_info", "open_score", "score")
+
+    def __init__(self) -> None:
+        self.score = 0.0
+        self.info = 0.0
+        self.open_score = [0.0, 0.0]
+        self.open_info = [0.0, 0.0]
+        self.count = [0, 0, 0]
+
+    def dump(self) -> list[object]:
+        return [self.score, self.info, *self.open_score, *self.open_info, *self.count]
+
+    @classmethod
+    def load(cls, raw: list[Any]) -> "_Pod":
+        pod = cls()
+        pod.score, pod.info = raw[0], raw[1]
+        pod.open_score, pod.open_info = list(raw[2:4]), list(raw[4:6])
+        pod.count = list(raw[6:9])
+        return pod
+
+
+class Dispersion:
+    """Running estimate of phi and tau from the pods that did not change.
+
+    `contrast` says that a pod's score is against the other pods (stable pods among each other), which
+    stretches lasting shifts by K/(K-1); with scores of two arms inside one pod it is False.
+    """
+
+    __slots__ = (
+        "_phi",
+        "_pods",
+        "_prior",
+        "_quadratic",
+        "_retired",
+        "_tau",
+        "_tick",
+        "contrast",
+        "observations",
+    )
+
+    def __init__(self, prior: DispersionPrior, *, contrast: bool = True) -> None:
+        self._prior = prior
+        self.contrast = contrast
+        self._pods: dict[str, _Pod] = {}
+        self._quadratic = [0.0, 0.0, 0.0]
+        self._retired = [0.0, 0.0, 0.0]
+        self._tick = 0
+        self.observations = [0, 0, 0]
+        self._phi: float | None = None
+        self._tau: tuple[float, int] | None = None
+
+    def add(self, scores: Iterable[tuple[str, float, float]]) -> None:
+        """Take in one interval: (pod, S, V) for each pod that was seen."""
+        quadratic = 0.0
+        seen = 0
+        for name, score, info in scores:
+            if info <= 0.0:
+                continue
+            pod = self._pods.get(name)
+            if pod is None:
+                pod = self._pods[name] = _Pod()
+            pod.score += score
+            pod.info += info
+            pod.count[0] += 1
+            quadratic += score * score / info
+            seen += 1
+            pod.open_score[0] += score
+            pod.open_info[0] += info
+            pod.open_score[1] += score
+            pod.open_info[1] += info
+        self._quadratic[0] += quadratic
+        self.observations[0] += seen
+        self._tick += 1
+        for index in (1, 2):
+            if self._tick % _BLOCKS[index] == 0:
+                self._close(index)
+        self._phi = self._tau = None
+
+    def _close(self, index: int) -> None:
+        for pod in self._pods.values():
+            info = pod.open_info[index - 1]
+            if info > 0.0:
+                self._quadratic[index] += pod.open_score[index - 1] ** 2 / info
+                pod.count[index] += 1
+                self.observations[index] += 1
+                pod.open_score[index - 1] = 0.0
+                pod.open_info[index - 1] = 0.0
+
+    def forget(self, name: str) -> None:
+        """A pod is gone: what it taught about phi stays, its lasting shift no longer counts."""
+        pod = self._pods.pop(name, None)
+        if pod is None:
+            return
+        for index in range(3):
+            if pod.count[index]:
+                self._retired[index] += _centre(pod, index)
+                self.observations[index] -= 1
+        self._phi = self._tau = None
+
+    @property
+    def phi(self) -> float:
+        """Overdispersion, at least 1."""
+        if self._phi is None:
+            weight = self._prior.phi_weight
+            worst = 1.0
+            for index in range(3):
+                centre = self._retired[index]
+                freedom = self.observations[index]
+                for pod in self._pods.values():
+                    if pod.count[index]:
+                        centre += _centre(pod, index)
+                        freedom -= 1
+                excess = max(self._quadratic[index] - centre, 0.0)
+                worst = max(worst, (weight * self._prior.phi + excess) / (weight + max(freedom, 0)))
+            self._phi = worst
+        return self._phi
+
+    def tau2(self, slope: float) -> float:
+        """Variance of the lasting pod shifts in score units; `slope` converts log units to score units."""
+        if self._tau is None:
+            self._tau = self._estimate()
+        estimate, pods = self._tau
+        weight = self._prior.tau_weight
+        prior = (slope * self._prior.tau) ** 2
+        return (weight * prior + max(pods - 1, 0) * estimate) / (weight + max(pods - 1, 0))
+
+    def _estimate(self) -> tuple[float, int]:
+        pods = [pod for pod in self._pods.values() if pod.info > 0.0]
+        if len(pods) < 2:
+            return 0.0, 0
+        enough = 0.1 * sum([pod.info for pod in pods]) / len(pods)
+        pods = [pod for pod in pods if pod.info >= enough]
+        k = len(pods)
+        if k < 2:
+            return 0.0, 0
+        shifts = [pod.score / pod.info for pod in pods]
+        mean = sum(shifts) / k
+        variance = sum([(shift - mean) ** 2 for shift in shifts]) / (k - 1)
+        chance = self.phi * sum([1.0 / pod.info for pod in pods]) / k
+        stretch = ((k - 1) / k) ** 2 if self.contrast else 1.0
+        return max(variance - chance, 0.0) * stretch, k
+
+    @property
+    def pods(self) -> int:
+        """How many pods the estimates rest on."""
+        return len(self._pods)
+
+    def dump(self) -> list[object]:
+        """Plain values for the checkpoint, in an order that `load` restores exactly."""
+        return [
+            self.contrast,
+            self._tick,
+            self._quadratic,
+            self._retired,
+            self.observations,
+            [[name, *pod.dump()] for name, pod in self._pods.items()],
+        ]
+
+    def load(self, raw: Any) -> None:
+        """Inverse of `dump`."""
+        self.contrast, self._tick, quadratic, retired, observations, pods = raw
+        self._quadratic = list(quadratic)
+        self._retired = list(retired)
+        self.observations = list(observations)
+        self._pods = {row[0]: _Pod.load(row[1:]) for row in pods}
+        self._phi = self._tau = None
+
+
+def _centre(pod: _Pod, index: int) -> float:
+    """(sum S)^2 / sum V over the closed blocks of one length."""
+    score, info = pod.score, pod.info
+    if index:
+        score -= pod.open_score[index - 1]
+        info -= pod.open_info[index - 1]
+    return score * score / info if info > 1e-12 else 0.0

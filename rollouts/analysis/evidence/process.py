@@ -1,0 +1,423 @@
+"""The evidence process of one attempt: collect, judge one interval late, restart, combine, decide.
+
+E_total = sum over starts of share x (sum over metrics of weight x E). Averages of e-values are e-values under
+any dependence (Vovk & Wang 2021), so there is no correction per metric, step or look; the chance that a
+healthy canary ever reaches 1/rate is at most the rate (Ville 1939).
+
+Late regressions: an e-process that began at minute 0 remembers the good half hour. Half of the stake starts
+with the attempt; at each weight step and every ten minutes a fifth of what is left starts anew, and what has
+not started yet is worth its stake. When all slots are taken the oldest restart is cashed in.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rollouts.analysis.evidence.collect import Collector, Interval, PodIncrement, SeriesInterval
+from rollouts.analysis.evidence.counts import CountTest
+from rollouts.analysis.evidence.gauges import GaugeTest
+from rollouts.analysis.evidence.histogram import HistogramTest
+from rollouts.analysis.evidence.model import (
+    Arm,
+    CompareMetric,
+    CountSeries,
+    Direction,
+    EvidenceSpec,
+    Exclusion,
+    GaugeSeries,
+    HistogramSeries,
+    Mark,
+    Scrape,
+    Series,
+)
+from rollouts.analysis.evidence.noise import Context
+
+__all__ = ["EvidenceProcess", "Guards", "MetricTest", "Start"]
+
+MetricTest = CountTest | HistogramTest | GaugeTest
+
+_RESTART_EVERY = 600.0
+_STAKE_FIRST = 0.5
+_STAKE_NEXT = 0.2
+_MAX_RESTARTS = 16
+_LOAD_TOLERANCE = 1.2
+_LOAD_ELASTICITY = 2.0
+_MIX_MARGIN = 0.10
+_ROUTING_FACTOR = 3.0
+
+
+@dataclass(slots=True)
+class Start:
+    """One start of the restart mixture."""
+
+    at: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Guards:
+    """What makes a verdict weaker than its evidence.
+
+    `missing` is the larger recent share of missing scrapes of the arms, `load_ratio` requests per canary pod
+    over requests per stable pod, `mix_evidence` the evidence that prompts differ between the arms,
+    `misrouted` the number of intervals dropped because the realised share was more than three times off.
+    """
+
+    missing: float
+    load_ratio: float
+    mix_evidence: float
+    stable_pods: int
+    canary_pods: int
+    misrouted: int
+    restarts: int
+    history: bool
+
+
+class EvidenceProcess:
+    """All evidence of one attempt. Feed `observe`, read `evidence`, `contribution` and the metric tests."""
+
+    def __init__(self, spec: EvidenceSpec, *, pod_limit: int | None = None) -> None:
+        self.spec = spec
+        self.tests: tuple[MetricTest, ...] = tuple(_test(metric) for metric in spec.metrics)
+        self.weights = metric_weights(spec.metrics)
+        self._mix = tuple(HistogramTest(metric) for metric in _mix_metrics(spec.mix_histogram))
+        limit = pod_limit if pod_limit is not None else max(8, min(32, 192 // len(spec.metrics)))
+        self._collector = Collector(spec, _series(spec), limit)
+        self._pending: Interval | None = None
+        self._marks: tuple[Mark, ...] = ()
+        self._exclusions: tuple[Exclusion, ...] = ()
+        self.began: float | None = None
+        self.judged_until: float | None = None
+        self.history_seconds = 0.0
+        self.judged_seconds = 0.0
+        self._starts: list[Start] = []
+        self._cash = 1.0 - _STAKE_FIRST
+        self._marked = 0
+        self._load = [0.0, 0.0, 0.0, 0.0]
+        self._pods = (0, 0)
+        self._misrouted = 0
+        self.requests_at_mark: list[list[float]] = []
+        self._cache: tuple[list[float], float] | None = None
+
+    # -- input --------------------------------------------------------------------------------------------
+
+    def schedule(self, marks: Sequence[Mark], exclusions: Sequence[Exclusion]) -> None:
+        """Tell the process the weight steps and excluded times known so far; call it before `observe`."""
+        self._marks = tuple(sorted(marks, key=lambda mark: mark.at))
+        self._exclusions = tuple(exclusions)
+
+    def observe(self, scrape: Scrape) -> bool:
+        """Take in one evaluation time. The interval before the one it ends is judged now; True if one was."""
+        interval = self._collector.observe(scrape)
+        if interval is None:
+            return False
+        ready, self._pending = self._pending, interval
+        if ready is None:
+            return False
+        self._absorb(ready)
+        return True
+
+    def finish(self) -> bool:
+        """Judge the last interval: nothing more can be learned about it."""
+        ready, self._pending = self._pending, None
+        if ready is None:
+            return False
+        self._absorb(ready)
+        return True
+
+    # -- one interval -------------------------------------------------------------------------------------
+
+    def _absorb(self, interval: Interval) -> None:
+        self._cache = None
+        self.judged_until = interval.end
+        for arm, pod in interval.gone:
+            for test in (*self.tests, *self._mix):
+                test.forget(arm, pod)
+        if any(e.start < interval.end and interval.start < e.end for e in self._exclusions):
+            return
+        context = self._context(interval)
+        if context is None:
+            return
+        if context.judge:
+            self._restart(interval)
+            self.judged_seconds += context.seconds
+        elif self.began is None:
+            self.history_seconds += context.seconds
+        width = len(self.tests)
+        for index, test in enumerate(self.tests):
+            test.absorb(interval.series[index], interval.bounds[index], self._for(index, context))
+        for test in self._mix:
+            test.absorb(interval.series[width + 1], interval.bounds[width + 1], context)
+
+    def _for(self, index: int, context: Context) -> Context:
+        """With a single stable pod only counts are judged: lasting pod differences cannot be seen."""
+        if not isinstance(self.tests[index], CountTest) and self._pods[0] < 2 and not context.coupled:
+            return Context(seconds=context.seconds, judge=False)
+        return context
+
+    def _context(self, interval: Interval) -> Context | None:
+        """What is known about the interval; None when traffic was not where the weight says."""
+        load = self._load_rows(interval)
+        stable, canary = load.stable, load.canary
+        seconds = interval.end - interval.start
+        if not stable or not canary:
+            return Context(seconds=seconds, judge=False)
+        n_s, n_c = _total(stable), _total(canary)
+        self._pods = (sum(r.members for r in stable), sum(r.members for r in canary))
+        if self._astray(interval, n_c, n_s):
+            self._misrouted += 1
+            return None
+        shared = {r.pod for r in stable} & {r.pod for r in canary}
+        coupled = 2 * len(shared) >= len(canary)
+        ratio = 1.0
+        if not coupled and n_s > 0:
+            ratio = (n_c / self._pods[1]) / (n_s / self._pods[0])
+            self._load = [
+                a + b for a, b in zip(self._load, (n_c, self._pods[1], n_s, self._pods[0]), strict=True)
+            ]
+        slack = max(0.0, _LOAD_ELASTICITY * math.log(max(ratio, 1e-9) / _LOAD_TOLERANCE))
+        return Context(
+            seconds=seconds,
+            certify=self._certifies(interval),
+            slack=slack,
+            coupled=coupled,
+            balanced=1 / _LOAD_TOLERANCE <= ratio <= _LOAD_TOLERANCE,
+        )
+
+    def _load_rows(self, interval: Interval) -> SeriesInterval:
+        """Requests per pod: the load counter, or the first metric that counts requests."""
+        load = interval.series[len(self.tests)]
+        if load.stable or load.canary:
+            return load
+        for test, rows in zip(self.tests, interval.series, strict=False):
+            if not isinstance(test, GaugeTest) and (rows.stable or rows.canary):
+                pick = _last if isinstance(test, CountTest) else _bucket_total
+                return SeriesInterval([pick(r) for r in rows.stable], [pick(r) for r in rows.canary])
+        first = interval.series[0]
+        return SeriesInterval([_one(r) for r in first.stable], [_one(r) for r in first.canary])
+
+    def _astray(self, interval: Interval, n_c: float, n_s: float) -> bool:
+        """Realised share more than three times off every weight in force, with enough requests to tell."""
+        weights = self._weights_during(interval)
+        if not weights or n_c + n_s <= 0:
+            return False
+        low, high = min(weights) / _ROUTING_FACTOR, max(weights) * _ROUTING_FACTOR
+        expected = min(weights) * (n_c + n_s)
+        share = n_c / (n_c + n_s)
+        return (share > high and n_c >= 20) or (share < low and expected >= 20)
+
+    def _weights_during(self, interval: Interval) -> list[float]:
+        before = [mark.weight for mark in self._marks if mark.at <= interval.start]
+        inside = [mark.weight for mark in self._marks if interval.start < mark.at < interval.end]
+        return [*before[-1:], *inside]
+
+    def _certifies(self, interval: Interval) -> bool:
+        weights = self._weights_during(interval)
+        return not weights or min(weights) >= self.spec.certify_from_weight - 1e-9
+
+    # -- restarts -----------------------------------------------------------------------------------------
+
+    def _restart(self, interval: Interval) -> None:
+        passed = sum(1 for mark in self._marks if mark.at <= interval.start)
+        stepped = passed > self._marked
+        while len(self.requests_at_mark) < passed:
+            self.requests_at_mark.append([test.requests[0] for test in self.tests])
+        self._marked = passed
+        if self.began is None:
+            self.began = interval.start
+            return
+        last = self._starts[-1].at if self._starts else self.began
+        due = interval.start - last >= (60.0 if stepped else _RESTART_EVERY)
+        if not due:
+            return
+        if len(self._starts) >= _MAX_RESTARTS:
+            self._cash += self._starts[0].share * self._combined(0)
+            del self._starts[0]
+            for test in self.tests:
+                test.retire()
+        stake = _STAKE_NEXT * self._cash
+        self._cash -= stake
+        self._starts.append(Start(interval.start, stake))
+        for test in self.tests:
+            test.restart()
+
+    def _combined(self, start: int) -> float:
+        return math.fsum(
+            [w * test.evidence(start) for w, test in zip(self.weights, self.tests, strict=True) if w]
+        )
+
+    # -- output -------------------------------------------------------------------------------------------
+
+    def _totals(self) -> tuple[list[float], float]:
+        """Contribution of each metric, and the largest start's evidence."""
+        if self._cache is None:
+            shares = [(-1, _STAKE_FIRST), *((i, s.share) for i, s in enumerate(self._starts))]
+            parts = [
+                w * (self._cash + math.fsum([share * test.evidence(start) for start, share in shares]))
+                if w
+                else 0.0
+                for w, test in zip(self.weights, self.tests, strict=True)
+            ]
+            self._cache = parts, math.fsum(parts)
+        return self._cache
+
+    @property
+    def evidence(self) -> float:
+        """Evidence that some metric of the canary is harmed; 1 at the start."""
+        return self._totals()[1]
+
+    def contribution(self, index: int) -> float:
+        """The part of `evidence` that metric `index` holds."""
+        return self._totals()[0][index]
+
+    def leading_start(self, index: int) -> tuple[int, float]:
+        """The start (-1: the attempt) in which the metric's evidence is largest, and when it was."""
+        began = self.began if self.began is not None else 0.0
+        test = self.tests[index]
+        best = (_STAKE_FIRST * test.evidence(-1), -1, began)
+        for number, start in enumerate(self._starts):
+            value = start.share * test.evidence(number)
+            if value > best[0]:
+                best = (value, number, start.at)
+        return best[1], best[2]
+
+    @property
+    def restarts(self) -> int:
+        """How many restarts are running."""
+        return len(self._starts)
+
+    @property
+    def guards(self) -> Guards:
+        """What weakens verdicts at the moment."""
+        n_c, k_c, n_s, k_s = self._load
+        ratio = (n_c / k_c) / (n_s / k_s) if n_s > 0 and k_c > 0 else 1.0
+        mix = math.fsum([test.evidence(-1) for test in self._mix]) / len(self._mix)
+        missing = self._collector.missing
+        return Guards(
+            missing=max(missing.values()),
+            load_ratio=ratio,
+            mix_evidence=mix,
+            stable_pods=self._pods[0],
+            canary_pods=self._pods[1],
+            misrouted=self._misrouted,
+            restarts=self._collector.restarts[Arm.CANARY],
+            history=self.history_seconds >= 600.0,
+        )
+
+    # -- checkpoint ---------------------------------------------------------------------------------------
+
+    def dump(self) -> dict[str, object]:
+        """Plain values for the checkpoint."""
+        pending = None if self._pending is None else _dump_interval(self._pending)
+        return {
+            "collector": self._collector.dump(),
+            "tests": [test.dump() for test in self.tests],
+            "mix": [test.dump() for test in self._mix],
+            "pending": pending,
+            "times": [self.began, self.judged_until, self.history_seconds, self.judged_seconds],
+            "starts": [[start.at, start.share] for start in self._starts],
+            "stake": [self._cash, self._marked, self._misrouted],
+            "load": [self._load, list(self._pods)],
+            "marks": self.requests_at_mark,
+        }
+
+    def load(self, raw: Any) -> None:
+        """Inverse of `dump`, into a process of the same specification."""
+        self._collector.load(raw["collector"])
+        for test, dumped in zip((*self.tests, *self._mix), (*raw["tests"], *raw["mix"]), strict=True):
+            test.load(dumped)
+        self._pending = None if raw["pending"] is None else _load_interval(raw["pending"])
+        self.began, self.judged_until, self.history_seconds, self.judged_seconds = raw["times"]
+        self._starts = [Start(at, share) for at, share in raw["starts"]]
+        self._cash, self._marked, self._misrouted = raw["stake"]
+        load, pods = raw["load"]
+        self._load = list(load)
+        self._pods = (pods[0], pods[1])
+        self.requests_at_mark = [list(row) for row in raw["marks"]]
+        self._cache = None
+
+
+def metric_weights(metrics: Sequence[CompareMetric]) -> tuple[float, ...]:
+    """Shares of the evidence, adding up to 1: half for event rates, half for the rest, unless given."""
+    counts = [isinstance(m.series, CountSeries) for m in metrics]
+    judged = [not m.advisory and m.weight != 0.0 for m in metrics]
+    classes = {
+        kind: sum(1 for c, j in zip(counts, judged, strict=True) if j and c is kind) for kind in (True, False)
+    }
+    raw = [
+        0.0 if not judge else (m.weight if m.weight is not None else 0.5 / classes[kind])
+        for m, kind, judge in zip(metrics, counts, judged, strict=True)
+    ]
+    total = math.fsum(raw)
+    return tuple(value / total if total > 0 else 0.0 for value in raw)
+
+
+def _test(metric: CompareMetric) -> MetricTest:
+    match metric.series:
+        case CountSeries():
+            return CountTest(metric)
+        case HistogramSeries():
+            return HistogramTest(metric)
+        case GaugeSeries():
+            return GaugeTest(metric)
+
+
+def _mix_metrics(name: str) -> tuple[CompareMetric, CompareMetric]:
+    lower = CompareMetric(name="mix+", series=HistogramSeries(name=name), margin=_MIX_MARGIN, tolerance=1.0)
+    higher = CompareMetric(
+        name="mix-",
+        series=HistogramSeries(name=name),
+        margin=_MIX_MARGIN,
+        tolerance=1.0,
+        direction=Direction.HIGHER,
+    )
+    return lower, higher
+
+
+def _series(spec: EvidenceSpec) -> list[tuple[Series, float]]:
+    """The metrics' series, then the load counter (twice the same counter) and the prompt lengths."""
+    load = CountSeries(errors=spec.load_counter, of=spec.load_counter)
+    rows: list[tuple[Series, float]] = [(metric.series, metric.warm_up) for metric in spec.metrics]
+    return [*rows, (load, 0.0), (HistogramSeries(name=spec.mix_histogram), 0.0)]
+
+
+def _total(rows: Sequence[PodIncrement]) -> float:
+    return math.fsum([row.values[-1] for row in rows])
+
+
+def _last(row: PodIncrement) -> PodIncrement:
+    return PodIncrement(row.pod, row.members, [row.values[-1]])
+
+
+def _bucket_total(row: PodIncrement) -> PodIncrement:
+    return PodIncrement(row.pod, row.members, [math.fsum(row.values[:-1])])
+
+
+def _one(row: PodIncrement) -> PodIncrement:
+    return PodIncrement(row.pod, row.members, [float(row.members)])
+
+
+def _dump_interval(interval: Interval) -> list[object]:
+    def rows(increments: list[PodIncrement]) -> list[object]:
+        return [[r.pod, r.members, [None if math.isnan(v) else v for v in r.values]] for r in increments]
+
+    bounds = [["inf" if math.isinf(b) else b for b in row] for row in interval.bounds]
+    series = [[rows(s.stable), rows(s.canary)] for s in interval.series]
+    return [interval.start, interval.end, bounds, [list(pair) for pair in interval.gone], series]
+
+
+def _load_interval(raw: Any) -> Interval:
+    def rows(increments: Any) -> list[PodIncrement]:
+        return [
+            PodIncrement(p, m, [math.nan if v is None else float(v) for v in vs]) for p, m, vs in increments
+        ]
+
+    start, end, bounds, gone, series = raw
+    return Interval(
+        start,
+        end,
+        [SeriesInterval(rows(stable), rows(canary)) for stable, canary in series],
+        [tuple(math.inf if b == "inf" else b for b in row) for row in bounds],
+        [(arm, pod) for arm, pod in gone],
+    )
