@@ -1,18 +1,20 @@
 """Errors of the transport, one tree for every way the API server can say no.
 
-    KubeError
-    +-- RetryableError            worth trying again, with back-off
-    |   +-- ApiUnavailable        no connection, connection reset, 5xx
-    |   +-- ApiTimeout            no answer within the deadline; the write MAY have happened
-    |   +-- TooManyRequests       429; ``retry_after`` seconds when the server said so
-    |   +-- Conflict              409 on a write: somebody else wrote first; read again, plan again
-    +-- RefusedError              the same request will be refused again
-        +-- NotFound              404 of an object
-        +-- KindNotServed         404 of a whole kind: its CRD is not installed
-        +-- AlreadyExists         409 on a create
-        +-- Gone                  410: the resourceVersion or continue token is too old; list again
-        +-- Invalid               422 or 400: the object breaks its schema or a CEL rule
-        +-- Forbidden             401 or 403: RBAC or admission
+KubeError
++-- RetryableError            worth trying again, with back-off
+|   +-- ApiUnavailable        no connection, connection reset, 5xx
+|   +-- ApiTimeout            no answer within the deadline; the write MAY have happened
+|   +-- TooManyRequests       429; ``retry_after`` seconds when the server said so
+|   +-- Conflict              409 on a write: somebody else wrote first; read again, plan again
+|   +-- NotLeader             nothing was sent: this process does not hold the lease
++-- RefusedError              the same request will be refused again
+    +-- NotFound              404 of an object
+    +-- KindNotServed         404 of a whole kind: its CRD is not installed
+    +-- AlreadyExists         409 on a create
+    +-- Gone                  410: the resourceVersion or continue token is too old; list again
+    +-- Invalid               422 or 400: the object breaks its schema or a CEL rule
+    +-- Forbidden             401 or 403: RBAC or admission
+    +-- NotConfigured         no kubeconfig, or one that cannot be used
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ __all__ = [
     "Invalid",
     "KindNotServed",
     "KubeError",
+    "NotConfigured",
     "NotFound",
+    "NotLeader",
     "RefusedError",
     "RetryableError",
     "TooManyRequests",
@@ -66,6 +70,10 @@ class Conflict(RetryableError):
     """The object changed since it was read (resourceVersion, or a ``test`` of a JSON patch)."""
 
 
+class NotLeader(RetryableError):
+    """The write was not sent, because this process does not hold the lease (any more)."""
+
+
 class RefusedError(KubeError):
     """Refused for good: the same request will be refused again."""
 
@@ -92,3 +100,7 @@ class Invalid(RefusedError):
 
 class Forbidden(RefusedError):
     """Not allowed by RBAC, admission or authentication."""
+
+
+class NotConfigured(RefusedError):
+    """There is no way to reach an API server: no kubeconfig, or one that cannot be used."""

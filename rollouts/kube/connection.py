@@ -1,0 +1,180 @@
+"""One API server's connection: requests with a deadline, credentials, limits, and errors of our own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from typing import Any
+
+import aiohttp
+from multidict import CIMultiDict
+
+from rollouts.kube.client import PatchKind
+from rollouts.kube.credentials import Credentials
+from rollouts.kube.errors import ApiTimeout, ApiUnavailable, Invalid, KubeError
+from rollouts.kube.statuses import error_from_answer
+
+__all__ = ["Connection", "Impersonation", "Request", "error_of", "parse_object", "reason_of"]
+
+Object = dict[str, Any]
+_JSON = "application/json"
+# A page of 500 objects at etcd's limit of 1.5 MiB each would be ten times this; nobody stores those.
+_MAX_BODY = 64 * 1024 * 1024
+# Seconds of silence, then between probes, and probes: a dead peer is noticed within a minute.
+_KEEPALIVE = (30, 10, 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Impersonation:
+    """Act as somebody else (``--as``): our own user needs the verb ``impersonate``."""
+
+    user: str
+    groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request. Empty parameters are left out; a body is JSON, a patch says of which kind."""
+
+    method: str
+    path: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    patch: PatchKind | None = None
+    accept: str = _JSON
+
+    @property
+    def data(self) -> bytes | None:
+        """The body as sent. Raises Invalid for what JSON cannot say."""
+        if self.body is None:
+            return None
+        try:
+            return json.dumps(self.body, allow_nan=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise Invalid(f"the request body is not JSON: {error}") from None
+
+
+def _keepalive_socket(
+    address: tuple[socket.AddressFamily | int, socket.SocketKind | int, int, str, Any],
+) -> socket.socket:
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in zip(("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"), _KEEPALIVE, strict=True):
+        if hasattr(socket, name):
+            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    return made
+
+
+def _new_session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, socket_factory=_keepalive_socket),
+        headers={
+            "User-Agent": f"inference-rollouts/{version('inference-rollouts')}",
+            # No compression: nothing that inflates, and loopback or a cluster network does not need it.
+            "Accept-Encoding": "identity",
+        },
+        trust_env=False,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Connection:
+    """Sends requests. ``deadline`` is the total time of one, in seconds; copies share the session."""
+
+    credentials: Credentials
+    deadline: float
+    impersonate: Impersonation | None = None
+    session: aiohttp.ClientSession = field(default_factory=_new_session)
+
+    def changed(self, **changes: Any) -> Connection:
+        """A copy on the same session."""
+        return replace(self, **changes)
+
+    async def answer(self, request: Request) -> Object:
+        """Send one request and read its answer, a JSON object, within the deadline."""
+        name = f"{request.method} {request.path}"
+        try:
+            async with asyncio.timeout(self.deadline):
+                response = await self.send(request, aiohttp.ClientTimeout(total=None))
+                async with response:
+                    if not 200 <= response.status < 300:
+                        raise await error_of(response, request.patch)
+                    return parse_object(await _read(response))
+        except TimeoutError:
+            raise ApiTimeout(
+                f"{name}: no answer within {self.deadline:g} s; a write may have been stored"
+            ) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise ApiUnavailable(f"{name}: {reason_of(error)}") from error
+
+    async def send(self, request: Request, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+        """Send, and once more with renewed credentials after a 401, which executed nothing."""
+        data = request.data
+        for renew in (False, True):
+            token = await self.credentials.authorization(renew=renew)
+            response = await self.session.request(
+                request.method,
+                self.credentials.host + request.path,
+                params={key: value for key, value in request.params.items() if value},
+                data=data,
+                headers=self._headers(request, token),
+                ssl=self.credentials.tls(),
+                server_hostname=self.credentials.server_name,
+                proxy=self.credentials.proxy,
+                allow_redirects=False,
+                timeout=timeout,
+            )
+            if response.status != 401 or renew or not token:
+                break
+            response.release()
+        return response
+
+    def _headers(self, request: Request, token: str | None) -> CIMultiDict[str]:
+        headers = CIMultiDict({"Accept": request.accept})
+        if request.body is not None:
+            headers["Content-Type"] = request.patch.value if request.patch else _JSON
+        if token:
+            headers["Authorization"] = token
+        if self.impersonate:
+            headers["Impersonate-User"] = self.impersonate.user
+            for group in self.impersonate.groups:
+                headers.add("Impersonate-Group", group)
+        return headers
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        size += len(chunk)
+        if size > _MAX_BODY:
+            raise Invalid(f"the answer is over {_MAX_BODY} bytes: list with smaller pages")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def error_of(response: aiohttp.ClientResponse, patch: PatchKind | None = None) -> KubeError:
+    """The error of an answer outside 2xx."""
+    retry_after = response.headers.get("Retry-After")
+    return error_from_answer(response.status, await _read(response), retry_after=retry_after, patch=patch)
+
+
+def parse_object(body: bytes) -> Object:
+    """A JSON object. Raises ApiUnavailable: a proxy's page, or an answer that was cut off."""
+    try:
+        parsed = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ApiUnavailable(f"the answer is not JSON: {error}") from None
+    if not isinstance(parsed, dict):
+        raise ApiUnavailable("the answer is JSON but not an object")
+    return parsed
+
+
+def reason_of(error: BaseException) -> str:
+    """What an exception says; its type where it says nothing."""
+    return str(error) or type(error).__name__
