@@ -1,0 +1,138 @@
+"""Answers of the completion endpoints: plain JSON, or server-sent events as vLLM sends them.
+
+Stream: a role chunk with the first output (chat only), content chunks, the finish chunk, usage when it
+was asked for, ``[DONE]``. The head of a stream goes out before any token, so its 200 says nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+from rollouts.lab.vllm.engine import Finish
+from rollouts.lab.vllm.http import Exchange
+from rollouts.lab.vllm.requests import ApiError, Completion, compact_json, error_body
+
+__all__ = ["Answer", "PlainAnswer", "StreamedAnswer"]
+
+_TEXT = """the train leaves at nine from platform two and you can change in Basel or take the night
+coach with breakfast while the museum opens late on Friday near the old bridge"""
+_WORDS = tuple(_TEXT.split())
+
+
+class Answer(ABC):
+    """Collects the tokens of one generation and writes them. ``done(status, bytes)`` is called once."""
+
+    chat_kind: ClassVar[str]
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        completion: Completion,
+        *,
+        model: str,
+        request_id: str,
+        headers: bytes,
+        done: Callable[[int, int], None],
+    ) -> None:
+        self._exchange, self._completion, self._model = exchange, completion, model
+        self._headers, self._done = headers, done
+        prefix = "chatcmpl" if completion.chat else "cmpl"
+        kind = "text_completion" if not completion.chat else self.chat_kind
+        self._head: dict[str, object] = {"id": f"{prefix}-{request_id}", "object": kind}
+        self._head |= {"created": int(time.time()), "model": model}
+        # The same model answers the same request alike, another adapter answers differently.
+        self._random = random.Random(zlib.crc32(f"{model}/{completion.prompt_tokens}".encode()))
+        self._tokens = 0
+
+    @abstractmethod
+    def token(self, count: int) -> None:
+        """``count`` more tokens."""
+
+    @abstractmethod
+    def end(self, finish: Finish) -> None:
+        """The generation is over."""
+
+    def _word(self) -> str:
+        return self._random.choice(_WORDS)
+
+    def _usage(self) -> dict[str, int]:
+        prompt = self._completion.prompt_tokens
+        return {
+            "prompt_tokens": prompt,
+            "total_tokens": prompt + self._tokens,
+            "completion_tokens": self._tokens,
+        }
+
+    def _failure(self) -> ApiError:
+        return ApiError(500, "InternalServerError", "Internal server error")
+
+
+class PlainAnswer(Answer):
+    """One JSON document at the end."""
+
+    chat_kind = "chat.completion"
+
+    def token(self, count: int) -> None:
+        """Count them; the text is made at the end."""
+        self._tokens += count
+
+    def end(self, finish: Finish) -> None:
+        """Write the document, or the error."""
+        if finish is Finish.ERROR:
+            body = compact_json(error_body(self._failure()))
+            self._exchange.reply(500, body, "application/json", self._headers)
+            self._done(500, len(body))
+            return
+        text = " ".join(self._word() for _ in range(self._tokens))
+        choice: dict[str, object] = {"index": 0, "logprobs": None, "finish_reason": finish.value}
+        if self._completion.chat:
+            choice["message"] = {"role": "assistant", "content": text}
+        else:
+            choice["text"] = text
+        body = compact_json({**self._head, "choices": [choice], "usage": self._usage()})
+        self._exchange.reply(200, body, "application/json", self._headers)
+        self._done(200, len(body))
+
+
+class StreamedAnswer(Answer):
+    """Server-sent events, one per token."""
+
+    chat_kind = "chat.completion.chunk"
+
+    def begin(self) -> None:
+        """Send the head, before there is any token."""
+        self._exchange.start("text/event-stream; charset=utf-8", self._headers)
+        self._event_head = b"data: " + compact_json(self._head)[:-1] + b","
+
+    def token(self, count: int) -> None:
+        """Send one event per token, after the role."""
+        if not self._tokens and self._completion.chat:
+            self._send({"role": "assistant", "content": ""}, None)
+        for _ in range(count):
+            text = self._word() if not self._tokens else f" {self._word()}"
+            self._tokens += 1
+            self._send({"content": text}, None)
+
+    def end(self, finish: Finish) -> None:
+        """Send the end, or the error inside a stream that a proxy takes for a success."""
+        if finish is Finish.ERROR:
+            self._exchange.send(b"data: " + compact_json(error_body(self._failure())) + b"\n\n")
+        else:
+            self._send({}, finish.value)
+            if self._completion.include_usage:
+                usage = compact_json({"choices": [], "usage": self._usage()})
+                self._exchange.send(self._event_head + usage[1:] + b"\n\n")
+        self._exchange.send(b"data: [DONE]\n\n")
+        self._exchange.finish()
+        self._done(200, 0)
+
+    def _send(self, delta: dict[str, str], finish: str | None) -> None:
+        choice: dict[str, object] = {"index": 0}
+        choice |= {"delta": delta} if self._completion.chat else {"text": delta.get("content", "")}
+        choice |= {"logprobs": None, "finish_reason": finish}
+        self._exchange.send(self._event_head + b'"choices":[' + compact_json(choice) + b"]}\n\n")

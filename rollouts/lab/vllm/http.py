@@ -1,0 +1,273 @@
+"""A small HTTP/1.1 server on asyncio protocols: no task and no parser library per request.
+
+Many simulated pods share one process on a small machine, so a request costs a few function calls.
+Supports what gateways and clients send: keep-alive, Content-Length and chunked bodies (RFC 9112),
+pipelining (answered in order), ``Expect: 100-continue``. Sizes are limited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+
+__all__ = ["MAX_BODY", "Exchange", "Handler", "HttpServer", "Request"]
+
+MAX_BODY = 64 * 2**20
+_MAX_HEAD = 64 * 2**10
+_REASONS = {int(status): status.phrase for status in HTTPStatus}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request. Header names are lower case; ``path`` has no query."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class _BadRequestError(Exception):
+    """The bytes are not HTTP that this server reads; the connection is closed after ``status``."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Exchange:
+    """A request and the way to answer it: ``reply``, or ``start``, ``send`` ..., ``finish``.
+
+    ``on_close`` is called when the client goes away before the end. Calls after that do nothing.
+    """
+
+    __slots__ = ("_connection", "_keep_alive", "closed", "on_close", "request")
+
+    def __init__(self, connection: _Connection, request: Request, keep_alive: bool) -> None:
+        self._connection = connection
+        self._keep_alive = keep_alive
+        self.request = request
+        self.closed = False
+        self.on_close: Callable[[], None] | None = None
+
+    def reply(self, status: int, body: bytes, content_type: str, headers: bytes = b"") -> None:
+        """Answer whole. ``headers`` are complete lines, each with CRLF."""
+        if not self.closed:
+            length = b"content-length: %d\r\n" % len(body)
+            self._write(_head(status, content_type, self._keep_alive) + length + headers + b"\r\n" + body)
+            self._end()
+
+    def start(self, content_type: str, headers: bytes = b"") -> None:
+        """Begin a 200 answer of unknown length."""
+        if not self.closed:
+            head = _head(200, content_type, self._keep_alive)
+            self._write(head + b"transfer-encoding: chunked\r\n" + headers + b"\r\n")
+
+    def send(self, data: bytes) -> None:
+        """Send one piece (not empty) of a started answer."""
+        if not self.closed:
+            self._write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def finish(self) -> None:
+        """End a started answer."""
+        if not self.closed:
+            self._write(b"0\r\n\r\n")
+            self._end()
+
+    def abandon(self) -> None:
+        """The client is gone."""
+        if not self.closed:
+            self.closed = True
+            if self.on_close is not None:
+                self.on_close()
+
+    def _write(self, data: bytes) -> None:
+        self._connection.transport.write(data)
+
+    def _end(self) -> None:
+        self.closed = True
+        self._connection.answered(self._keep_alive)
+
+
+Handler = Callable[[Exchange], None]
+
+
+def _head(status: int, content_type: str, keep_alive: bool) -> bytes:
+    connection = "" if keep_alive else "connection: close\r\n"
+    reason = _REASONS.get(status, "")
+    lines = f"HTTP/1.1 {status} {reason}\r\nserver: uvicorn\r\n{connection}content-type: {content_type}\r\n"
+    return lines.encode()
+
+
+class _Connection(asyncio.Protocol):
+    """One client connection."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, server: HttpServer) -> None:
+        self._server = server
+        self._buffer = bytearray()
+        self._current: Exchange | None = None
+        self._continued = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self._server.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._server.connections.discard(self)
+        if self._current is not None:
+            self._current.abandon()
+            self._current = None
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        if self._current is None:
+            self._next()
+
+    def answered(self, keep_alive: bool) -> None:
+        """The current exchange is over: serve what has arrived meanwhile."""
+        self._current = None
+        if not keep_alive:
+            self.transport.close()
+        elif self._buffer:
+            # Not from here: a pipelined row of quick answers would nest as deep as the row is long.
+            asyncio.get_running_loop().call_soon(self._resume)
+
+    def _resume(self) -> None:
+        if self._current is None and not self.transport.is_closing():
+            self._next()
+
+    def _next(self) -> None:
+        try:
+            parsed = self._parse()
+        except _BadRequestError as error:
+            body = b"Invalid HTTP request received."
+            head = _head(error.status, "text/plain; charset=utf-8", keep_alive=False)
+            self.transport.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+            self.transport.close()
+            return
+        if parsed is not None:
+            request, keep_alive = parsed
+            self._continued = False
+            exchange = self._current = Exchange(self, request, keep_alive)
+            self._server.handler(exchange)
+
+    def _parse(self) -> tuple[Request, bool] | None:
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0 or end > _MAX_HEAD:
+            if len(self._buffer) > _MAX_HEAD:
+                raise _BadRequestError(431)
+            return None
+        method, target, version, headers = _parse_head(bytes(self._buffer[:end]))
+        start = end + 4
+        chunked = headers.get("transfer-encoding", "").lower() == "chunked"
+        decoded = _chunked(self._buffer, start) if chunked else _sized(self._buffer, start, headers)
+        if decoded is None:
+            if headers.get("expect", "").lower() == "100-continue" and not self._continued:
+                self._continued = True
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            return None
+        body, stop = decoded
+        del self._buffer[:stop]
+        connection = headers.get("connection", "").lower()
+        keep_alive = connection != "close" and (version == "HTTP/1.1" or connection == "keep-alive")
+        return Request(method, target.partition("?")[0], headers, body), keep_alive
+
+
+def _parse_head(head: bytes) -> tuple[str, str, str, dict[str, str]]:
+    lines = head.decode("latin-1").split("\r\n")
+    first = lines[0].split(" ")
+    if len(first) != 3 or not first[2].startswith("HTTP/1."):
+        raise _BadRequestError(400)
+    headers: dict[str, str] = {}
+    for line in lines[1:]:
+        name, colon, value = line.partition(":")
+        if not colon or name != name.strip():
+            raise _BadRequestError(400)
+        headers[name.lower()] = value.strip()
+    return first[0], first[1], first[2], headers
+
+
+def _sized(buffer: bytearray, start: int, headers: Mapping[str, str]) -> tuple[bytes, int] | None:
+    text = headers.get("content-length", "0")
+    if not text.isascii() or not text.isdigit() or len(text) > 12:
+        raise _BadRequestError(400)
+    length = int(text)
+    if length > MAX_BODY:
+        raise _BadRequestError(413)
+    stop = start + length
+    return (bytes(buffer[start:stop]), stop) if len(buffer) >= stop else None
+
+
+def _chunked(buffer: bytearray, start: int) -> tuple[bytes, int] | None:
+    """The body and where it ends, None while it is incomplete. Trailers are dropped."""
+    parts: list[bytes] = []
+    total, position = 0, start
+    while True:
+        line_end = buffer.find(b"\r\n", position)
+        if line_end < 0:
+            return None
+        try:
+            size = int(bytes(buffer[position:line_end]).partition(b";")[0], 16)
+        except ValueError:
+            raise _BadRequestError(400) from None
+        total += size
+        if size < 0 or total > MAX_BODY:
+            raise _BadRequestError(413)
+        position = line_end + 2
+        if size == 0:
+            return _after_trailers(buffer, position, parts)
+        if len(buffer) < position + size + 2:
+            return None
+        parts.append(bytes(buffer[position : position + size]))
+        position += size + 2
+
+
+def _after_trailers(buffer: bytearray, position: int, parts: list[bytes]) -> tuple[bytes, int] | None:
+    while True:
+        line_end = buffer.find(b"\r\n", position)
+        if line_end < 0:
+            return None
+        if line_end == position:
+            return b"".join(parts), position + 2
+        position = line_end + 2
+
+
+class HttpServer:
+    """Listens on one address and port."""
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler = handler
+        self.connections: set[_Connection] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def port(self) -> int:
+        """The port it listens on. Raises RuntimeError while it does not."""
+        if self._server is None:
+            raise RuntimeError("the server is not listening: call start() first")
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def start(self, address: str, port: int) -> None:
+        """Listen; port 0 takes a free one. Raises OSError when the address is taken."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Connection(self), address, port, backlog=512)
+
+    def crash(self) -> None:
+        """Reset every connection and stop listening, as a killed process does."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for connection in tuple(self.connections):
+            connection.transport.abort()
+
+    async def stop(self) -> None:
+        """Stop listening and close every connection."""
+        server = self._server
+        self.crash()
+        if server is not None:
+            await server.wait_closed()

@@ -1,0 +1,117 @@
+"""Simulated pods: each a real HTTP server on its own loopback address, many in one process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+import structlog
+
+from rollouts.lab.vllm.http import HttpServer
+from rollouts.lab.vllm.server import VllmServer
+from rollouts.lab.vllm.spec import PodSpec
+
+__all__ = ["Fleet", "SimulatedPod"]
+
+log = structlog.get_logger(__name__)
+
+
+class SimulatedPod:
+    """One pod: a server process that can crash and come back with empty counters."""
+
+    def __init__(self, spec: PodSpec) -> None:
+        self.spec = spec
+        self.server: VllmServer | None = None
+        self._http: HttpServer | None = None
+        self._restart: asyncio.TimerHandle | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._port = spec.port
+
+    @property
+    def running(self) -> bool:
+        """Whether its port is open."""
+        return self._http is not None
+
+    @property
+    def url(self) -> str:
+        """Base URL."""
+        return f"http://{self.spec.address}:{self._port}"
+
+    async def start(self) -> None:
+        """Open the port. Raises OSError when the address is taken."""
+        server = VllmServer(self.spec, crash=self.crash)
+        server.engine.knobs = self.spec.knobs
+        http = HttpServer(server.handle)
+        await http.start(self.spec.address, self._port)
+        self.server, self._http, self._port = server, http, http.port
+
+    def crash(self, restart_after: float | None = None) -> None:
+        """Drop every connection and all state; start again after that many seconds, or never."""
+        log.info("pod_crashed", pod=self.spec.name, restart_after=restart_after)
+        if self.server is not None:
+            self.server.stop()
+        if self._http is not None:
+            self._http.crash()
+        self.server = self._http = None
+        if restart_after is not None:
+            loop = asyncio.get_running_loop()
+            self._restart = loop.call_later(restart_after, self._start_again)
+
+    async def stop(self) -> None:
+        """Close the port and drop what is in flight."""
+        if self._restart is not None:
+            self._restart.cancel()
+        if self._starting is not None:
+            await asyncio.gather(self._starting, return_exceptions=True)
+        if self.server is not None:
+            self.server.stop()
+        if self._http is not None:
+            await self._http.stop()
+        self.server = self._http = None
+
+    def _start_again(self) -> None:
+        self._starting = asyncio.get_running_loop().create_task(self.start())
+
+
+class Fleet:
+    """Pods that start and stop together. Use as an async context manager."""
+
+    def __init__(self, specs: Iterable[PodSpec]) -> None:
+        self._pods = {spec.name: SimulatedPod(spec) for spec in specs}
+
+    @property
+    def pods(self) -> Mapping[str, SimulatedPod]:
+        """Pods by name."""
+        return self._pods
+
+    async def start(self) -> None:
+        """Start all of them, or none: raises OSError when an address is taken."""
+        try:
+            for pod in self._pods.values():
+                await pod.start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop all of them."""
+        for pod in self._pods.values():
+            await pod.stop()
+
+    async def add(self, spec: PodSpec) -> SimulatedPod:
+        """Start one more pod. Raises OSError when its address is taken."""
+        pod = SimulatedPod(spec)
+        await pod.start()
+        self._pods[spec.name] = pod
+        return pod
+
+    async def remove(self, name: str) -> None:
+        """Stop one pod. Raises KeyError for an unknown name."""
+        await self._pods.pop(name).stop()
+
+    async def __aenter__(self) -> Fleet:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()

@@ -1,0 +1,75 @@
+"""What a simulated pod is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rollouts.lab.vllm.knobs import Knobs, apply_knobs
+from rollouts.lab.vllm.latency import LatencyProfile
+
+__all__ = ["PodSpec", "pod_spec_from_json", "pod_spec_to_json"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodSpec:
+    """One pod. ``address`` is any 127/8 address: Linux answers on all of them without set-up.
+
+    ``served_model`` is the first ``--served-model-name``, the only model name in the metrics; ``adapters``
+    maps the names loaded at start to their paths. ``max_queued`` 0 is no limit, ``api_key`` empty none.
+    """
+
+    name: str
+    address: str
+    port: int = 8000
+    namespace: str = "default"
+    served_model: str = "mymodel"
+    model: str = "lab/simulated"
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    max_loras: int = 4
+    runtime_lora: bool = True
+    max_num_seqs: int = 128
+    max_model_len: int = 8192
+    max_queued: int = 0
+    kv_tokens: int = 65536
+    api_key: str = ""
+    seed: int = 0
+    speed: float = 1.0
+    latency: LatencyProfile = LatencyProfile()  # noqa: RUF009  # frozen, one default for all
+    knobs: Knobs = Knobs()  # noqa: RUF009  # frozen, one default for all
+
+
+_PLAIN = (
+    "name",
+    "address",
+    "port",
+    "namespace",
+    "served_model",
+    "model",
+    "max_loras",
+    "runtime_lora",
+    "max_num_seqs",
+    "max_model_len",
+    "max_queued",
+    "kv_tokens",
+    "api_key",
+    "seed",
+    "speed",
+)
+
+
+def pod_spec_from_json(document: Mapping[str, Any]) -> PodSpec:
+    """Read what ``pod_spec_to_json`` wrote, or a person: missing fields take their defaults.
+
+    Raises TypeError for an unknown field and KnobError for a bad knob.
+    """
+    fields = dict(document)
+    knobs = apply_knobs(Knobs(), fields.pop("knobs", {}))
+    latency = LatencyProfile(**fields.pop("latency", {}))
+    return PodSpec(**fields, knobs=knobs, latency=latency)
+
+
+def pod_spec_to_json(spec: PodSpec) -> dict[str, Any]:
+    """All fields but latency and knobs, which a child process gets as they are by default."""
+    return {**{name: getattr(spec, name) for name in _PLAIN}, "adapters": dict(spec.adapters)}
