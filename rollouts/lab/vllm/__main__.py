@@ -11,13 +11,12 @@ import signal
 import sys
 from pathlib import Path
 
-from rollouts.lab.vllm import Fleet, pod_spec_from_json
+from rollouts.lab.vllm import Fleet, PodSpec, pod_spec_from_json
 
 __all__ = ["main"]
 
 
-async def _serve(path: Path) -> None:
-    specs = [pod_spec_from_json(document) for document in json.loads(path.read_text())]
+async def _serve(specs: list[PodSpec]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -32,7 +31,8 @@ def main() -> None:
     """Run until told to stop."""
     if len(sys.argv) != 2:
         sys.exit("usage: python -m rollouts.lab.vllm PODS.json")
-    asyncio.run(_serve(Path(sys.argv[1])))
+    documents = json.loads(Path(sys.argv[1]).read_text())
+    asyncio.run(_serve([pod_spec_from_json(document) for document in documents]))
 
 
 if __name__ == "__main__":
