@@ -11,6 +11,7 @@ from rollouts.lab.memoryapi.kinds import Kind
 from rollouts.lab.memoryapi.schema import apply_defaults, prune, validate
 
 __all__ = [
+    "InvalidObject",
     "check_body",
     "check_preconditions",
     "check_update",
@@ -25,6 +26,14 @@ _NAME = re.compile(r"^[a-z0-9]([-a-z0-9.:]*[a-z0-9])?$")
 _LONGEST_NAME = 253
 # Set by the server; what a client sends for them is ignored.
 _FIXED = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation")
+
+
+class InvalidObject(Invalid):
+    """An object breaks its schema; ``causes`` has one message per broken field, its path first."""
+
+    def __init__(self, message: str, causes: tuple[str, ...]) -> None:
+        super().__init__(message, status=422)
+        self.causes = causes
 
 
 def qualified(kind: Kind) -> str:
@@ -129,7 +138,8 @@ def conform(kind: Kind, version: str, obj: Object, *, strict: bool) -> None:
     errors = validate(obj, schema)
     if errors:
         text = errors[0] if len(errors) == 1 else f"[{', '.join(errors)}]"
-        raise Invalid(f'{kind.name}.{kind.group} "{obj["metadata"]["name"]}" is invalid: {text}', status=422)
+        subject = f'{kind.name}.{kind.group} "{obj["metadata"]["name"]}"'
+        raise InvalidObject(f"{subject} is invalid: {text}", tuple(errors))
 
 
 def _without(obj: Mapping[str, Any], *fields: str) -> Object:

@@ -1,0 +1,134 @@
+"""From an HTTP request to what it asks for: target, body, field manager, output form."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import yaml
+
+from rollouts.kube.client import Resource
+from rollouts.kube.errors import AlreadyExists, Conflict, Invalid, KindNotServed, KubeError, NotFound
+from rollouts.lab.memoryapi.kinds import Kind
+from rollouts.lab.memoryapi.objects import InvalidObject
+from rollouts.lab.memoryapi.store import MemoryApi
+
+__all__ = ["Target", "manager_of", "parse_body", "status_of", "target_of", "wants_table"]
+
+Object = dict[str, Any]
+_REASONS = {
+    400: "BadRequest",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "NotFound",
+    405: "MethodNotAllowed",
+    409: "Conflict",
+    410: "Expired",
+    415: "UnsupportedMediaType",
+    422: "Invalid",
+}
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML without aliases, so that a small document stays small."""
+
+    def compose_node(self, parent: yaml.nodes.Node | None, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise Invalid("aliases are not accepted in YAML", status=400)
+        return super().compose_node(parent, index)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a URL names; ``name`` is empty for a collection, ``namespace`` None for all of them."""
+
+    resource: Resource
+    kind: Kind
+    namespace: str | None
+    name: str = ""
+    subresource: str = ""
+
+
+def _split(path: str) -> tuple[str, str, list[str]]:
+    parts = [unquote(part) for part in path.strip("/").split("/")]
+    if parts[0] == "api" and len(parts) > 2:
+        return "", parts[1], parts[2:]
+    if parts[0] == "apis" and len(parts) > 3:
+        return parts[1], parts[2], parts[3:]
+    raise KindNotServed("404 page not found", status=404)
+
+
+def target_of(api: MemoryApi, path: str) -> Target:
+    """The object or collection that ``path`` (still quoted) names. Raises KindNotServed."""
+    group, version, rest = _split(path)
+    namespace: str | None = None
+    # /namespaces/NAME and /namespaces/NAME/status are the Namespace itself.
+    if rest[0] == "namespaces" and len(rest) > 2 and rest[2] != "status":
+        namespace, rest = rest[1], rest[2:]
+    plural, name, subresource = (*rest, "", "")[:3]
+    kind = next((k for k in api.kinds() if (k.group, k.plural) == (group, plural)), None)
+    if kind is None or version not in kind.versions or len(rest) > 3:
+        raise KindNotServed("404 page not found", status=404)
+    return Target(
+        resource=kind.resource(version), kind=kind, namespace=namespace, name=name, subresource=subresource
+    )
+
+
+def parse_body(body: bytes) -> Any:
+    """JSON, else YAML. Raises Invalid (400)."""
+    if not body:
+        return None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        # The loader is a SafeLoader.
+        return yaml.load(body, Loader=_PlainLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise Invalid(f"the body is neither JSON nor YAML: {error}", status=400) from None
+
+
+def manager_of(query: Mapping[str, str], headers: Mapping[str, str]) -> str:
+    """The field manager: the parameter, else the first word of the user agent."""
+    return query.get("fieldManager") or headers.get("User-Agent", "unknown").split("/")[0] or "unknown"
+
+
+def wants_table(accept: str) -> bool:
+    """Whether the client prefers a ``meta.k8s.io/v1`` Table."""
+    return "as=Table" in accept.split(",")[0] and "v=v1;" in f"{accept.split(',')[0]};"
+
+
+def status_of(error: KubeError, target: Target | None) -> Object:
+    """The Status object of a refusal."""
+    code = error.status or 500
+    reason = _REASONS.get(code, "InternalError")
+    if isinstance(error, AlreadyExists):
+        reason = "AlreadyExists"
+    status: Object = {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": str(error),
+        "reason": reason,
+        "code": code,
+    }
+    if isinstance(error, InvalidObject) and target:
+        status["details"] = {
+            "name": target.name,
+            "group": target.resource.group,
+            "kind": target.kind.name,
+            "causes": [_cause(text) for text in error.causes],
+        }
+    elif target and target.name and isinstance(error, NotFound | AlreadyExists | Conflict) and code != 422:
+        status["details"] = {"name": target.name, "group": target.resource.group, "kind": target.kind.plural}
+    return status
+
+
+def _cause(text: str) -> Object:
+    field, _, message = text.partition(": ")
+    return {"reason": "FieldValueInvalid", "field": field, "message": message}
