@@ -6,7 +6,7 @@ from typing import Any
 from rollouts.analysis.evidence.channel import Channel
 from rollouts.analysis.evidence.collect import PodIncrement, SeriesInterval
 from rollouts.analysis.evidence.dispersion import DispersionPrior
-from rollouts.analysis.evidence.effect import MIXING_PRICE, Effect, Link, interval_radius
+from rollouts.analysis.evidence.effect import MIXING_PRICE, Effect, Link, Pace, interval_radius
 from rollouts.analysis.evidence.model import CompareMetric, Direction
 from rollouts.analysis.evidence.noise import Context, Exposure, strata
 from rollouts.analysis.evidence.scores import (
@@ -205,6 +205,11 @@ class CountTest:
         best = max(self._under)
         below = level * self._phi / best if best > 0 else math.inf
         return harm, min(relative, below)
+
+    @property
+    def pace(self) -> Pace:
+        """What a forecast starts from."""
+        return Pace(info=self._rate.info, slope=1.0, phi=self._phi, sigma2=self._sigma2)
 
     def dump(self) -> list[object]:
         """Plain values for the checkpoint."""

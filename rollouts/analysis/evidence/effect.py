@@ -8,6 +8,8 @@ __all__ = [
     "MIXING_PRICE",
     "Effect",
     "Link",
+    "Pace",
+    "detectable",
     "harm_information",
     "interval_radius",
     "proof_information",
@@ -34,6 +36,16 @@ class Effect:
         return Effect(
             estimate=1 / (1 + self.estimate) - 1, low=1 / (1 + self.high) - 1, high=1 / (1 + self.low) - 1
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How fast a statistic learns: information so far (score units), slope per log unit, noise."""
+
+    info: float
+    slope: float
+    phi: float
+    sigma2: float
 
 
 class Link:
@@ -96,3 +108,11 @@ def provable(tolerance: float, log_level: float, tau2: float, spread: float) -> 
 def smallest_provable(log_level: float, tau2: float, spread: float) -> float:
     """exp(tau sqrt(2 L (1/Kc + 1/Ks))) - 1: smaller regressions drown in the differences between pods."""
     return math.expm1(math.sqrt(2.0 * (log_level + MIXING_PRICE) * tau2 * spread))
+
+
+def detectable(pace: Pace, info: float, log_level: float) -> float:
+    """Relative change expected to just reach the level: exp(sqrt(2 L (phi/I + sigma^2))/b) - 1."""
+    if info <= 0:
+        return math.inf
+    shift = math.sqrt(2.0 * (log_level + MIXING_PRICE) * (pace.phi / info + pace.sigma2))
+    return Link.log(shift / pace.slope)

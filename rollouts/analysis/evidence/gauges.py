@@ -9,6 +9,7 @@ from rollouts.analysis.evidence.dispersion import DispersionPrior
 from rollouts.analysis.evidence.effect import (
     Effect,
     Link,
+    Pace,
     harm_information,
     interval_radius,
     proof_information,
@@ -201,6 +202,12 @@ class GaugeTest:
         self.exposure.forget(arm, pod)
         if arm == "stable":
             self._level.dispersion.forget(pod)
+
+    @property
+    def pace(self) -> Pace:
+        """What a forecast starts from."""
+        phi, sigma2 = self._noise
+        return Pace(info=self._level.info, slope=self._slope, phi=phi, sigma2=sigma2)
 
     def dump(self) -> list[object]:
         """Plain values for the checkpoint."""

@@ -12,6 +12,7 @@ from rollouts.analysis.evidence.dispersion import DispersionPrior
 from rollouts.analysis.evidence.effect import (
     Effect,
     Link,
+    Pace,
     harm_information,
     interval_radius,
     proof_information,
@@ -253,6 +254,13 @@ class HistogramTest:
         return (self._body, *self._tails, self._mean)
 
     @property
+    def _display(self) -> tuple[Channel, tuple[float, float]]:
+        """The channel whose shift people read, and its noise."""
+        if self._coarse:
+            return self._mean, self._noise[3]
+        return self._body, self._noise[0]
+
+    @property
     def _weights(self) -> tuple[float, ...]:
         if self._up:
             return _WEIGHTS_UPWARD
@@ -286,9 +294,7 @@ class HistogramTest:
 
     def effect(self, start: int, alpha: float) -> Effect | None:
         """Relative change of a typical request, from the rank shift (or from the mean if coarse)."""
-        channel, (phi, sigma2) = (
-            (self._mean, self._noise[3]) if self._coarse else (self._body, self._noise[0])
-        )
+        channel, (phi, sigma2) = self._display
         x, info = channel.since(start)
         slope = self._shape.slope
         if info <= 0 or (slope < _MIN_SLOPE and not self._coarse):
@@ -302,9 +308,7 @@ class HistogramTest:
 
     def multiples(self, log_abort: float, log_pass: float) -> tuple[float, float]:
         """How many times the data seen so far abort and pass are expected to need at this shift."""
-        channel, (phi, sigma2) = (
-            (self._mean, self._noise[3]) if self._coarse else (self._body, self._noise[0])
-        )
+        channel, (phi, sigma2) = self._display
         slope = 1.0 if self._coarse else self._shape.slope
         x, info = channel.since(-1)
         if info <= 0:
@@ -374,6 +378,13 @@ class HistogramTest:
         if arm == "stable":
             for channel in self._channels:
                 channel.dispersion.forget(pod)
+
+    @property
+    def pace(self) -> Pace:
+        """What a forecast starts from."""
+        channel, (phi, sigma2) = self._display
+        slope = 1.0 if self._coarse else max(self._shape.slope, _MIN_SLOPE)
+        return Pace(info=channel.info, slope=slope, phi=phi, sigma2=sigma2)
 
     def dump(self) -> list[object]:
         """Plain values for the checkpoint."""

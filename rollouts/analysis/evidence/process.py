@@ -97,7 +97,7 @@ class EvidenceProcess:
         self._load = [0.0, 0.0, 0.0, 0.0]
         self._pods = (0, 0)
         self._misrouted = 0
-        self.requests_at_mark: list[list[float]] = []
+        self.requests_at_mark: list[tuple[float, list[float]]] = []
         self._cache: tuple[list[float], float] | None = None
 
     # -- input --------------------------------------------------------------------------------------------
@@ -222,7 +222,8 @@ class EvidenceProcess:
         passed = sum(1 for mark in self._marks if mark.at <= interval.start)
         stepped = passed > self._marked
         while len(self.requests_at_mark) < passed:
-            self.requests_at_mark.append([test.requests[0] for test in self.tests])
+            at = self._marks[len(self.requests_at_mark)].at
+            self.requests_at_mark.append((at, [test.requests[0] for test in self.tests]))
         self._marked = passed
         if self.began is None:
             self.began = interval.start
@@ -319,7 +320,7 @@ class EvidenceProcess:
             "starts": [[start.at, start.share] for start in self._starts],
             "stake": [self._cash, self._marked, self._misrouted],
             "load": [self._load, list(self._pods)],
-            "marks": self.requests_at_mark,
+            "marks": [[at, counts] for at, counts in self.requests_at_mark],
         }
 
     def load(self, raw: Any) -> None:
@@ -334,7 +335,7 @@ class EvidenceProcess:
         load, pods = raw["load"]
         self._load = list(load)
         self._pods = (pods[0], pods[1])
-        self.requests_at_mark = [list(row) for row in raw["marks"]]
+        self.requests_at_mark = [(at, list(row)) for at, row in raw["marks"]]
         self._cache = None
 
 

@@ -1,0 +1,114 @@
+"""Verdicts as sentences: words first, figures after."""
+
+import math
+
+from rollouts.analysis.evidence.effect import Effect
+from rollouts.analysis.evidence.gates import GateVerdict, MetricReport, Reason, Verdict
+from rollouts.analysis.evidence.model import CompareMetric, Direction
+
+__all__ = ["describe", "describe_effect", "percent"]
+
+_WAITING = {
+    Reason.COLLECTING: "not decided yet",
+    Reason.DWELLING: "no harm so far; the minimum time of the gate is not over",
+    Reason.FEW_REQUESTS: "no harm so far; too few canary requests",
+    Reason.HARM_SUSPECTED: "harm is suspected, not shown",
+    Reason.NO_DATA: "no usable figures: nothing passes on silence",
+    Reason.SCRAPES_MISSING: "held: too many scrapes are missing",
+    Reason.PROMPT_MIX_DIFFERS: "held: the arms receive different prompts",
+    Reason.FEW_STABLE_PODS: "held: fewer than two stable pods to compare with",
+    Reason.UNUSABLE: "held: this metric cannot be compared",
+    Reason.OTHER_METRIC: "judging ended: another metric is harmed",
+    Reason.MAX_DURATION: "undecided at the end of its time",
+}
+
+
+def percent(value: float) -> str:
+    """A relative change as people write it: +12 %, -3 %, x4.2 for large growth."""
+    if value >= 2.0:
+        return f"x{value + 1:.3g}"
+    digits = 0 if abs(value) >= 0.095 else 1
+    return f"{value * 100:+.{digits}f} %"
+
+
+def describe_effect(effect: Effect | None) -> str:
+    """The change with its interval."""
+    if effect is None:
+        return "no estimate yet"
+    return f"{percent(effect.estimate)} (between {percent(effect.low)} and {percent(effect.high)})"
+
+
+def describe(metric: CompareMetric, report: MetricReport, gate: GateVerdict) -> str:
+    """One metric in two or three sentences."""
+    lead = f"{metric.name}: {_headline(metric, report, gate)}"
+    figures = (
+        f"Change {describe_effect(report.effect)}; evidence of harm "
+        f"{_evidence(report.harm_total)} (abort at {report.abort_at:.3g}), of being within {percent(metric.tolerance)} "
+        f"{_evidence(report.proof)} (pass at {report.pass_at:.3g}); {report.canary_requests:,.0f} canary and "
+        f"{report.stable_requests:,.0f} stable requests."
+    )
+    return " ".join(part for part in (lead, figures, _outlook(report, gate), *_sentences(report)) if part)
+
+
+def _headline(metric: CompareMetric, report: MetricReport, gate: GateVerdict) -> str:
+    worse = "worse" if metric.direction is Direction.LOWER else "lower"
+    where = f", most of all the {report.part}" if report.part and report.part != "body" else ""
+    match gate.reason:
+        case Reason.HARM_SHOWN:
+            return f"the canary is shown to be {worse} than stable{where}."
+        case Reason.WITHIN_TOLERANCE:
+            return f"the canary is shown to be no more than {percent(metric.tolerance)} {worse} than stable."
+        case Reason.NO_HARM:
+            return "no sign of harm."
+        case Reason.ADVISORY:
+            return "shown for information; it decides nothing."
+        case Reason.CANNOT_PROVE:
+            return _cannot_prove(metric, report)
+        case _ if gate.verdict is Verdict.PASS:
+            return "undecided, and no harm: promoted as the gate asks."
+        case _:
+            return _WAITING[gate.reason] + "."
+
+
+def _cannot_prove(metric: CompareMetric, report: MetricReport) -> str:
+    return (
+        f"with these pods {percent(metric.tolerance)} can never be proven, however long it runs, because "
+        f"pods differ by {report.pod_sd:.1%} among themselves; set tolerance to at least "
+        f"{percent(_least_tolerance(report))}, or add canary pods."
+    )
+
+
+def _least_tolerance(report: MetricReport) -> float:
+    """The tolerance at which proof becomes possible, with a tenth to spare (smallest_ever mixes 16 bets)."""
+    from_abort = math.log(report.abort_at) + math.log(16.0)
+    ratio = math.sqrt(math.log(report.pass_at) / from_abort)
+    return math.expm1(math.log1p(report.smallest_ever) * ratio) * 1.1
+
+
+def _evidence(value: float) -> str:
+    return "over a million" if value >= 1e6 else f"{value:.2g}"
+
+
+def _outlook(report: MetricReport, gate: GateVerdict) -> str:
+    if gate.verdict in (Verdict.PASS, Verdict.FAIL):
+        return ""
+    parts = []
+    if report.minutes_to_abort < math.inf:
+        parts.append(f"an abort would take about {max(report.minutes_to_abort, 1):.0f} more minutes")
+    if report.minutes_to_pass < math.inf:
+        parts.append(f"a pass about {max(report.minutes_to_pass, 1):.0f} more minutes")
+    if not parts:
+        parts.append("more time alone leads to no decision")
+    return f"At this pace {' and '.join(parts)}."
+
+
+def _sentences(report: MetricReport) -> tuple[str, ...]:
+    smallest = ""
+    if report.canary_requests > 0 and report.smallest_in_an_hour < math.inf:
+        smallest = (
+            f"The smallest regression an hour can prove is {percent(report.smallest_in_an_hour)}, limited by "
+            f"{report.limited_by}; these pods never prove less than {percent(report.smallest_ever)}, "
+            f"twice the canary pods {percent(report.smallest_with_twice_the_pods)}."
+        )
+    cautions = f"Note: {'; '.join(report.cautions)}." if report.cautions else ""
+    return smallest, cautions
