@@ -7,7 +7,15 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from rollouts.engine.actions import Action, EmitEvent, EventType, Plan, WriteTraffic
+from rollouts.engine.actions import (
+    Action,
+    EmitEvent,
+    EventType,
+    Plan,
+    ReleaseTraffic,
+    SetFinalizer,
+    WriteTraffic,
+)
 from rollouts.engine.observation import Observation
 from rollouts.engine.steps import describe
 from rollouts.engine.transitions import Trigger, check
@@ -21,6 +29,7 @@ from rollouts.engine.types import (
     RolloutStatus,
     Step,
     WeightStatus,
+    WeightStep,
 )
 
 __all__ = ["HISTORY_LIMIT", "Draft"]
@@ -109,11 +118,16 @@ class Draft:
         return f"step {self.status.current_step + 1}/{count} ({describe(self.step)})"
 
     def enter_step(self, index: int) -> None:
-        """Make ``index`` the current step and start its clock."""
+        """Make ``index`` the current step and start its clock.
+
+        A cap from an edit of the steps lasts through the gates of the weight it capped.
+        """
+        steps = self.spec.canary.steps
+        lifts_cap = index >= len(steps) or isinstance(steps[index], WeightStep)
         self.set(
             current_step=index,
             step_started_at=self.now,
-            weight_cap=None,
+            weight_cap=None if lifts_cap else self.status.weight_cap,
             bake_started_at=None,
             unready_since=None,
             weight=replace(self.status.weight, observed=None),
@@ -160,5 +174,20 @@ class Draft:
         self.set(hold=reason, hold_message=message)
 
     def plan(self) -> Plan:
-        """The finished plan."""
-        return Plan(actions=tuple(self.actions), status=self.status, requeue_after=self.wake_after)
+        """The finished plan: what guards a write, the traffic write, the rest, Events last."""
+        ordered = sorted(self.actions, key=_rank)
+        return Plan(actions=tuple(ordered), status=self.status, requeue_after=self.wake_after)
+
+
+def _rank(action: Action) -> int:
+    match action:
+        case SetFinalizer(present=True):
+            return 0
+        case WriteTraffic() | ReleaseTraffic():
+            return 1
+        case SetFinalizer():
+            return 3
+        case EmitEvent():
+            return 4
+        case _:
+            return 2

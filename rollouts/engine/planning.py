@@ -20,7 +20,7 @@ from rollouts.engine.ending import abort, drop_canary, settle_aborted, terminate
 from rollouts.engine.finalizing import finalize, keep_finalizer
 from rollouts.engine.naming import background_run, job_name, step_run
 from rollouts.engine.observation import Claim, GateOutcome, JobOutcome, Observation
-from rollouts.engine.progressing import deadline_missed, progress
+from rollouts.engine.progressing import deadline_missed, note_unpaused, progress
 from rollouts.engine.revision import revision_of, target_identity
 from rollouts.engine.starting import first_install, serve_stable, start_attempt, wait_for_target
 from rollouts.engine.transitions import Trigger
@@ -51,7 +51,8 @@ def plan(obs: Observation, now: datetime) -> Plan:
     draft = Draft(obs, now)
     if obs.deleting:
         finalize(draft)
-        return Plan(actions=tuple(draft.actions), status=obs.status)
+        draft.status = obs.status
+        return draft.plan()
     for stage in _STAGES:
         if stage(draft):
             break
@@ -130,6 +131,7 @@ def _abort_triggers(draft: Draft) -> bool:
     if not obs.exists(status.canary.identity):
         abort(draft, "CanaryPoolDeleted", f"{status.canary.identity.name} does not exist any more")
         return True
+    note_unpaused(draft)
     missed = deadline_missed(draft)
     if missed is None:
         return False

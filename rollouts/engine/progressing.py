@@ -27,7 +27,7 @@ from rollouts.engine.types import (
     format_weight,
 )
 
-__all__ = ["UNREADY_GRACE", "deadline_missed", "progress"]
+__all__ = ["UNREADY_GRACE", "deadline_missed", "note_unpaused", "progress"]
 
 UNREADY_GRACE = timedelta(seconds=10)
 """How long a carrying canary may have no Ready endpoint before its weight goes to 0 (design rule 3)."""
@@ -44,7 +44,6 @@ def progress(draft: Draft) -> None:
     """One round of the current step."""
     if _relanded(draft):
         return
-    _unpaused(draft)
     _watch_endpoints(draft)
     _background(draft)
     if draft.status.hold is None:
@@ -89,7 +88,7 @@ def _relanded(draft: Draft) -> bool:
     return True
 
 
-def _unpaused(draft: Draft) -> None:
+def note_unpaused(draft: Draft) -> None:
     """``spec.paused`` was lifted: like any hold, it does not count against the step's clock."""
     lifted = draft.obs.status.reason == PAUSED_BY_SPEC and not draft.spec.paused
     if lifted and not isinstance(draft.step, PauseStep):
@@ -204,7 +203,7 @@ def _waiting_for_traffic(draft: Draft) -> None:
     """The write is under way, or something keeps it back: say what."""
     if draft.status.pulled:
         message = f"{draft.where()}: the canary has no Ready endpoint, its weight is 0 until it has one"
-        draft.move(Phase.PROGRESSING, Trigger.WAIT, "CanaryNotReady", message)
+        draft.move(Phase.PROGRESSING, _resumed(draft), "CanaryNotReady", message)
         return
     problem = draft.traffic_problem or draft.target_problem
     weight = format_weight(step_weight(draft.status, draft.spec))

@@ -182,7 +182,12 @@ def wait_for_target(draft: Draft, trigger: Trigger = Trigger.NEW_TARGET) -> None
         draft.move(Phase.WAITING, trigger, "TargetReady", f"{canary.label} is ready; starting")
         converge(draft, may_raise=False)
         return
-    draft.set(started_at=draft.now, stable_endpoints_at_start=draft.obs.ready(stable.identity))
+    draft.set(
+        started_at=draft.now,
+        stable_endpoints_at_start=draft.obs.ready(stable.identity),
+        steps_hash=steps_hash(draft.spec.canary.steps),
+        step_count=len(draft.spec.canary.steps),
+    )
     draft.enter_step(len(draft.spec.canary.steps) if draft.status.skip_gates else 0)
     skipped = " (was stable within the rollback window: steps skipped)" if draft.status.skip_gates else ""
     draft.move(

@@ -78,9 +78,11 @@ class Landing:
 def landing(steps: Sequence[Step], current: Weight) -> Landing:
     """The first weight step at or above ``current``, so that its gates run again under ``current``.
 
-    Without such a step the last weight step: weight may fall by an edit, never rise. Without any weight
-    step the list starts over.
+    Without such a step the last weight step: weight may fall by an edit, never rise. At weight 0, and without
+    any weight step, the list starts over.
     """
+    if current <= ZERO:
+        return Landing(0, None)
     last = 0
     for index, step in enumerate(steps):
         if isinstance(step, WeightStep):

@@ -67,7 +67,11 @@ TRANSITIONS: tuple[Transition, ...] = (
     ),
     Transition((_INVALID,), _HEALTHY, (Trigger.SPEC_VALID, Trigger.TARGET_IS_STABLE)),
     Transition((_INVALID,), _PROGRESSING, (Trigger.SPEC_VALID, Trigger.TARGET_READY)),
-    Transition((_INVALID,), _PAUSED, (Trigger.SPEC_VALID, Trigger.HOLD, Trigger.SPLIT_AT_START)),
+    Transition(
+        (_INVALID,),
+        _PAUSED,
+        (Trigger.SPEC_VALID, Trigger.HOLD, Trigger.PAUSE_STEP, Trigger.SPLIT_AT_START),
+    ),
     Transition((_INVALID,), _WAITING, (Trigger.SPEC_VALID, Trigger.NEW_TARGET, Trigger.TRAFFIC_MISSING)),
     Transition((_INVALID,), _ABORTED, (Trigger.SPEC_VALID, Trigger.ABORT)),
 )

@@ -1,0 +1,172 @@
+"""The controller's picture of the cluster: one store and one reflector per kind."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+from rollouts.controller import kinds
+from rollouts.controller.pools import Endpoint, Pool, pod_endpoint, read_pool
+from rollouts.kube.client import KubeClient, Resource
+from rollouts.runtime.clock import Clock
+from rollouts.runtime.objects import Object, ObjectKey
+from rollouts.runtime.reflector import Reflector
+from rollouts.runtime.store import Store
+
+__all__ = ["Caches", "owner_name"]
+
+_OWNER = "owner"
+_LABEL = "label"
+_ROUTE = "route"
+_POOL_SELECTOR = "selector"
+
+
+def owner_name(obj: Mapping[str, Any], kind: str) -> str | None:
+    """Name of the controlling owner of ``kind``; None when there is none."""
+    references = (obj.get("metadata") or {}).get("ownerReferences") or []
+    for reference in references:
+        if reference.get("controller") and reference.get("kind") == kind:
+            name = reference.get("name")
+            return name if isinstance(name, str) else None
+    return None
+
+
+def _namespace(obj: Object) -> str:
+    return str(obj["metadata"].get("namespace", ""))
+
+
+def _by_owner(obj: Object) -> Iterable[Hashable]:
+    owner = owner_name(obj, "Rollout")
+    return [(_namespace(obj), owner)] if owner else []
+
+
+def _by_label(obj: Object) -> Iterable[Hashable]:
+    labels = obj["metadata"].get("labels") or {}
+    return [(_namespace(obj), key, value) for key, value in labels.items()]
+
+
+def _pool_by_selector(obj: Object) -> Iterable[Hashable]:
+    pool = read_pool(obj)
+    return [(pool.namespace, *pool.selector[0])] if pool.selector else []
+
+
+def _rollout_by_route(obj: Object) -> Iterable[Hashable]:
+    traffic = obj["spec"]["traffic"]
+    for route in traffic.get("httpRoutes") or []:
+        yield (_namespace(obj), "HTTPRoute", route["name"])
+    for field in ("inferenceModel", "inferenceModelRewrite"):
+        if field in traffic:
+            yield (_namespace(obj), field, traffic[field]["name"])
+
+
+def _trim_pod(pod: Object) -> Object:
+    """The few fields of a pod that matter: pods are the bulk of a cluster."""
+    meta, status = pod.get("metadata") or {}, pod.get("status") or {}
+    kept = ("name", "namespace", "uid", "resourceVersion", "labels", "deletionTimestamp")
+    return {
+        "metadata": {name: meta[name] for name in kept if name in meta},
+        "status": {
+            "podIP": status.get("podIP"),
+            "startTime": status.get("startTime"),
+            "conditions": [c for c in status.get("conditions") or [] if c.get("type") == "Ready"],
+        },
+    }
+
+
+def _trim_service(service: Object) -> Object:
+    meta = service.get("metadata") or {}
+    kept = ("name", "namespace", "uid", "resourceVersion", "annotations")
+    return {"metadata": {name: meta[name] for name in kept if name in meta}}
+
+
+class Caches:
+    """Stores of every kind that a plan looks at. ``namespace`` None watches all namespaces."""
+
+    def __init__(self, client: KubeClient, clock: Clock, *, namespace: str | None) -> None:
+        self.rollouts = Store(indexes={_ROUTE: _rollout_by_route})
+        self.runs = Store(indexes={_OWNER: _by_owner})
+        self.templates = Store()
+        self.cluster_templates = Store()
+        self.routes = Store(keep_managed_fields=True)
+        self.pools = {
+            resource.group: Store(indexes={_POOL_SELECTOR: _pool_by_selector}) for resource in kinds.POOLS
+        }
+        self.pods = Store(indexes={_LABEL: _by_label}, transform=_trim_pod)
+        self.services = Store(transform=_trim_service)
+        self.jobs = Store(indexes={_OWNER: _by_owner})
+        self.models = Store()
+        self._client = client
+        self._clock = clock
+        self._namespace = namespace
+        self.reflectors = tuple(
+            self._reflect(resource, store) for resource, store in self.by_resource().items()
+        )
+
+    def by_resource(self) -> dict[Resource, Store]:
+        """Every watched kind and its store."""
+        return {
+            kinds.ROLLOUT: self.rollouts,
+            kinds.ANALYSIS_RUN: self.runs,
+            kinds.ANALYSIS_TEMPLATE: self.templates,
+            kinds.CLUSTER_ANALYSIS_TEMPLATE: self.cluster_templates,
+            kinds.HTTP_ROUTE: self.routes,
+            kinds.POOL_V1: self.pools[kinds.POOL_V1.group],
+            kinds.POOL_X: self.pools[kinds.POOL_X.group],
+            kinds.POD: self.pods,
+            kinds.SERVICE: self.services,
+            kinds.JOB: self.jobs,
+            kinds.INFERENCE_MODEL: self.models,
+        }
+
+    def _reflect(self, resource: Resource, store: Store) -> Reflector:
+        namespace = self._namespace if resource.namespaced else None
+        return Reflector(self._client, resource, store, self._clock, namespace=namespace)
+
+    @property
+    def has_synced(self) -> bool:
+        """Whether every kind was listed once or is known not to be served."""
+        return all(reflector.has_synced for reflector in self.reflectors)
+
+    async def wait_for_sync(self) -> None:
+        """Wait for ``has_synced``."""
+        for reflector in self.reflectors:
+            await reflector.wait_for_sync()
+
+    def served(self, resource: Resource) -> bool:
+        """Whether the API server serves the kind."""
+        return all(
+            reflector.state.value != "not served"
+            for reflector in self.reflectors
+            if reflector.resource == resource
+        )
+
+    def pool(self, group: str, namespace: str, name: str) -> Pool | None:
+        """An InferencePool, or None when it does not exist."""
+        store = self.pools.get(group)
+        obj = store.get(ObjectKey(namespace, name)) if store is not None else None
+        return read_pool(obj) if obj is not None else None
+
+    def endpoints(self, pool: Pool) -> list[Endpoint]:
+        """The pool's pods that have an IP, by name."""
+        if not pool.selector:
+            return []
+        sets = [self.pods.keys_by_index(_LABEL, (pool.namespace, *pair)) for pair in pool.selector]
+        keys = frozenset.intersection(*sets)
+        found = (pod_endpoint(pod) for pod in (self.pods.get(key) for key in sorted(keys)) if pod is not None)
+        return [endpoint for endpoint in found if endpoint is not None]
+
+    def pools_of_pod(self, labels: Mapping[str, str], namespace: str) -> Iterable[Pool]:
+        """Pools whose selector picks a pod with these labels."""
+        for store in self.pools.values():
+            for pair in labels.items():
+                for obj in store.by_index(_POOL_SELECTOR, (namespace, *pair)):
+                    pool = read_pool(obj)
+                    if all(labels.get(key) == value for key, value in pool.selector):
+                        yield pool
+
+    def rollouts_of_route(self, namespace: str, kind: str, name: str) -> list[Object]:
+        """Rollouts that name this traffic object, oldest first."""
+        found = self.rollouts.by_index(_ROUTE, (namespace, kind, name))
+        return sorted(
+            found, key=lambda obj: (obj["metadata"].get("creationTimestamp", ""), obj["metadata"]["name"])
+        )

@@ -1,0 +1,84 @@
+"""Kubernetes Events: best effort, bounded, never in the way of a reconcile."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from typing import Any
+
+import structlog
+
+from rollouts.controller import kinds
+from rollouts.engine.actions import EmitEvent
+from rollouts.kube.client import KubeClient
+from rollouts.kube.errors import KubeError
+from rollouts.runtime.clock import Clock, Monotonic
+
+__all__ = ["EventRecorder"]
+
+_log = structlog.get_logger(__name__)
+
+_BURST = 25
+_REFILL = 10.0
+"""Seconds per event after the burst. client-go's recorder allows 25, then one in five minutes."""
+_BUCKETS = 10_000
+_MESSAGE_LIMIT = 1024
+
+
+class EventRecorder:
+    """Writes core/v1 Events about one object at a time, at most 25 at once and then one in ten seconds."""
+
+    def __init__(self, client: KubeClient, clock: Clock, *, component: str = "inference-rollouts") -> None:
+        self._client = client
+        self._clock = clock
+        self._component = component
+        self._buckets: OrderedDict[str, tuple[float, Monotonic]] = OrderedDict()
+        self.dropped = 0
+
+    async def emit(self, about: dict[str, Any], event: EmitEvent) -> None:
+        """Record an Event on ``about``; failures are logged and forgotten."""
+        meta = about["metadata"]
+        uid = str(meta.get("uid", ""))
+        if not self._admit(uid):
+            self.dropped += 1
+            return
+        try:
+            await self._client.create(kinds.EVENT, meta["namespace"], self._body(about, event))
+        except KubeError as error:
+            _log.info("event_not_recorded", reason=event.reason, error=type(error).__name__)
+
+    def _admit(self, uid: str) -> bool:
+        now = self._clock.monotonic()
+        tokens, since = self._buckets.pop(uid, (float(_BURST), now))
+        tokens = min(_BURST, tokens + (now - since) / _REFILL)
+        allowed = tokens >= 1
+        self._buckets[uid] = (tokens - 1 if allowed else tokens, now)
+        if len(self._buckets) > _BUCKETS:
+            self._buckets.popitem(last=False)
+        return allowed
+
+    def _body(self, about: dict[str, Any], event: EmitEvent) -> dict[str, Any]:
+        meta, now = about["metadata"], self._clock.now()
+        stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        text = f"{meta.get('uid')}|{event.reason}|{event.message}|{now.timestamp():.6f}"
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{meta['name'][:230]}.{digest}", "namespace": meta["namespace"]},
+            "involvedObject": {
+                "apiVersion": about["apiVersion"],
+                "kind": about["kind"],
+                "namespace": meta["namespace"],
+                "name": meta["name"],
+                "uid": meta.get("uid", ""),
+                "resourceVersion": meta.get("resourceVersion", ""),
+            },
+            "type": event.type.value,
+            "reason": event.reason,
+            "message": event.message[:_MESSAGE_LIMIT],
+            "source": {"component": self._component},
+            "firstTimestamp": stamp,
+            "lastTimestamp": stamp,
+            "count": 1,
+        }

@@ -1,0 +1,106 @@
+"""InferencePools and their pods, read from raw objects of either API group.
+
+Field names: InferencePool v1 (``selector.matchLabels``, ``targetPorts``, ``endpointPickerRef``) and v1alpha2
+(``selector`` as a plain map, ``targetPortNumber``, ``extensionRef``) of the Gateway API Inference Extension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Endpoint", "PickerRef", "Pool", "pod_endpoint", "read_pool"]
+
+Object = Mapping[str, Any]
+
+_DEFAULT_PICKER_PORT = 9002
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PickerRef:
+    """The Service of the endpoint picker that a pool names."""
+
+    name: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """What the controller needs of an InferencePool. ``selector`` is empty when it cannot be read."""
+
+    group: str
+    namespace: str
+    name: str
+    selector: tuple[tuple[str, str], ...]
+    port: int
+    picker: PickerRef | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One pod of a pool. ``started`` is the pod's start time as written by the API server, or empty."""
+
+    pod: str
+    ip: str
+    ready: bool
+    started: str = ""
+
+
+def _dict(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _port(value: Any, default: int) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536 else default
+
+
+def read_pool(obj: Object) -> Pool:
+    """Read an InferencePool; wrong types read as absent, never raise."""
+    meta, spec = _dict(obj.get("metadata")), _dict(obj.get("spec"))
+    api_version = obj.get("apiVersion")
+    group = api_version.split("/")[0] if isinstance(api_version, str) and "/" in api_version else ""
+    selector = _dict(spec.get("selector"))
+    if "matchLabels" in selector:
+        selector = _dict(selector["matchLabels"])
+    labels = tuple(sorted((k, v) for k, v in selector.items() if isinstance(k, str) and isinstance(v, str)))
+    ports = spec.get("targetPorts")
+    first = (
+        _dict(ports[0]).get("number") if isinstance(ports, list) and ports else spec.get("targetPortNumber")
+    )
+    return Pool(
+        group=group,
+        namespace=str(meta.get("namespace", "")),
+        name=str(meta.get("name", "")),
+        selector=labels,
+        port=_port(first, 8000),
+        picker=_picker(spec),
+    )
+
+
+def _picker(spec: Mapping[str, Any]) -> PickerRef | None:
+    ref = _dict(spec.get("endpointPickerRef") or spec.get("extensionRef"))
+    name = ref.get("name")
+    if not isinstance(name, str) or not name or ref.get("kind", "Service") != "Service":
+        return None
+    number = _dict(ref.get("port")).get("number", ref.get("portNumber"))
+    return PickerRef(name=name, port=_port(number, _DEFAULT_PICKER_PORT))
+
+
+def pod_endpoint(pod: Object) -> Endpoint | None:
+    """A pod as an endpoint: Ready means condition Ready, an IP and no deletion under way. None without IP."""
+    meta, status = _dict(pod.get("metadata")), _dict(pod.get("status"))
+    ip, name = status.get("podIP"), meta.get("name")
+    if not isinstance(ip, str) or not ip or not isinstance(name, str):
+        return None
+    conditions = status.get("conditions")
+    ready = isinstance(conditions, list) and any(
+        _dict(item).get("type") == "Ready" and _dict(item).get("status") == "True" for item in conditions
+    )
+    started = status.get("startTime")
+    return Endpoint(
+        pod=name,
+        ip=ip,
+        ready=ready and not meta.get("deletionTimestamp"),
+        started=started if isinstance(started, str) else "",
+    )
