@@ -154,6 +154,7 @@ class World:
     """The canary's weight after every traffic write."""
     events: list[EmitEvent] = field(default_factory=list)
     version: int = 1
+    said: int = 0
 
     # --- what the controller would gather ---
 
@@ -317,8 +318,11 @@ class World:
         """Write a command annotation and settle."""
         current = self.status.canary or self.status.stable
         bound = revision if revision is not None else (current.hash if current else "")
+        self.said += 1
         at = f',"step":{step}' if step is not None else ""
-        self.command = f'{{"action":"{action}","revision":"{bound}"{at},"at":"{self.now.isoformat()}{tag}"}}'
+        self.command = (
+            f'{{"action":"{action}","revision":"{bound}"{at},"at":"{self.now.isoformat()}#{self.said}"}}'
+        )
         self.settle()
 
     def judge(self, outcome: GateOutcome, *, containing: str = "", message: str = "p95 4.1 s > 2 s") -> None:
