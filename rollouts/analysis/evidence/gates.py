@@ -275,8 +275,8 @@ def _cautions(process: EvidenceProcess, index: int) -> tuple[str, ...]:
             )
         elif guards.load_ratio < 0.8:
             found.append(
-                f"a canary pod serves {guards.load_ratio:.1f} times the requests of a stable pod: a pass says "
-                "little about full load"
+                f"a canary pod serves {guards.load_ratio:.1f} times the requests of a stable pod: a pass "
+                "says little about full load"
             )
         if guards.mix_evidence >= _MIX_DIFFERS:
             found.append("prompts differ in length between the arms: latency neither passes nor aborts")
@@ -285,7 +285,7 @@ def _cautions(process: EvidenceProcess, index: int) -> tuple[str, ...]:
     if guards.missing > _HOLD_MISSING:
         found.append(f"{guards.missing:.0%} of the recent scrapes are missing")
     if guards.misrouted:
-        found.append(f"{guards.misrouted} intervals left out: the realised share was over 3 times off")
+        found.append(f"{guards.misrouted} intervals left out: realised share over 3 times off")
     if guards.restarts:
         found.append(f"canary counters were reset {guards.restarts} times")
     return tuple(found)

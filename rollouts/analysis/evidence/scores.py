@@ -153,8 +153,8 @@ def shifted_survival(counts: Sequence[float], bounds: Sequence[float]) -> tuple[
     """P(X > bound) per bound now, and after every value has grown by 10 %.
 
     Between two bounds logit F is interpolated linearly in log latency (a log-logistic curve through the
-    bucket bounds); spreading a bucket's mass evenly instead underrates the slope of a lognormal in vLLM's buckets by
-    5 to 11 %. Where F is 0 or 1 at one end, F(b_k/(1+d)) = (1-w_k) F_k + w_k F_(k-1) with
+    bucket bounds); spreading a bucket's mass evenly instead underrates the slope of a lognormal in vLLM's
+    buckets by 5 to 11 %. Where F is 0 or 1 at one end, F(b_k/(1+d)) = (1-w_k) F_k + w_k F_(k-1) with
     w_k = ln(1+d)/ln(b_k/b_(k-1)), and evenly in the first bucket, which has no lower bound.
     """
     total = math.fsum(counts)

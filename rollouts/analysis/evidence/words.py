@@ -41,11 +41,12 @@ def describe_effect(effect: Effect | None) -> str:
 def describe(metric: CompareMetric, report: MetricReport, gate: GateVerdict) -> str:
     """One metric in two or three sentences."""
     lead = f"{metric.name}: {_headline(metric, report, gate)}"
+    seen = f"{report.canary_requests:,.0f} canary and {report.stable_requests:,.0f} stable requests"
     figures = (
-        f"Change {describe_effect(report.effect)}; evidence of harm "
-        f"{_evidence(report.harm_total)} (abort at {report.abort_at:.3g}), of being within {percent(metric.tolerance)} "
-        f"{_evidence(report.proof)} (pass at {report.pass_at:.3g}); {report.canary_requests:,.0f} canary and "
-        f"{report.stable_requests:,.0f} stable requests."
+        f"Change {describe_effect(report.effect)}; "
+        f"evidence of harm {_evidence(report.harm_total)} (abort at {report.abort_at:.3g}), "
+        f"of being within {percent(metric.tolerance)} {_evidence(report.proof)} (pass at {report.pass_at:.3g}); "
+        f"{seen}."
     )
     return " ".join(part for part in (lead, figures, _outlook(report, gate), *_sentences(report)) if part)
 
