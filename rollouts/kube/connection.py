@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
@@ -22,6 +23,7 @@ __all__ = ["Connection", "Impersonation", "Request", "error_of", "parse_object",
 
 Object = dict[str, Any]
 _JSON = "application/json"
+_NO_LIMIT = aiohttp.ClientTimeout(total=None)
 # A page of 500 objects at etcd's limit of 1.5 MiB each would be ten times this; nobody stores those.
 _MAX_BODY = 64 * 1024 * 1024
 # Seconds of silence, then between probes, and probes: a dead peer is noticed within a minute.
@@ -97,14 +99,23 @@ class Connection:
 
     async def answer(self, request: Request) -> Object:
         """Send one request and read its answer, a JSON object, within the deadline."""
+        async with self._limits(request), await self.send(request, _NO_LIMIT) as response:
+            if not 200 <= response.status < 300:
+                raise await error_of(response, request.patch)
+            return parse_object(await _read(response))
+
+    async def succeeds(self, request: Request) -> bool:
+        """Whether a request is answered 2xx, whatever the body."""
+        async with self._limits(request), await self.send(request, _NO_LIMIT) as response:
+            return 200 <= response.status < 300
+
+    @asynccontextmanager
+    async def _limits(self, request: Request) -> AsyncIterator[None]:
+        """The deadline of one request, and its failures as ours."""
         name = f"{request.method} {request.path}"
         try:
             async with asyncio.timeout(self.deadline):
-                response = await self.send(request, aiohttp.ClientTimeout(total=None))
-                async with response:
-                    if not 200 <= response.status < 300:
-                        raise await error_of(response, request.patch)
-                    return parse_object(await _read(response))
+                yield
         except TimeoutError:
             raise ApiTimeout(
                 f"{name}: no answer within {self.deadline:g} s; a write may have been stored"

@@ -223,6 +223,10 @@ class HttpKubeClient:
         """The ``/version`` document."""
         return await self._answer("GET", "/version")
 
+    async def ready(self) -> bool:
+        """Whether ``/readyz`` says ok. Raises ApiTimeout, ApiUnavailable."""
+        return await self._connection.succeeds(Request(method="GET", path="/readyz", accept="*/*"))
+
     def _write_params(self, dry_run: bool) -> dict[str, str]:
         return {"fieldManager": self._field_manager, "dryRun": "All" if dry_run else ""}
 

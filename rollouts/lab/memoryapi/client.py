@@ -149,8 +149,9 @@ class MemoryKubeClient:
         *,
         uid: str = "",
         resource_version: str = "",
+        grace_period_seconds: int | None = None,
     ) -> None:
-        """See ``KubeClient.delete``."""
+        """See ``KubeClient.delete``. A Pod goes at once, whatever the grace period."""
         await asyncio.sleep(0)
         self.api.delete(
             resource, namespace, name, uid=uid, resource_version=resource_version, manager=self._manager

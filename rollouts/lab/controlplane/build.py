@@ -1,0 +1,134 @@
+"""Building kube-apiserver and etcd from the Go modules that tools/controlplane pins."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rollouts.lab.controlplane.errors import ControlPlaneError
+
+__all__ = ["BINARIES", "binaries_directory", "build", "built_binaries"]
+
+BINARIES = {
+    "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
+    "etcd": "go.etcd.io/etcd/server/v3",
+}
+_MODULE = Path(__file__).resolve().parents[3] / "tools" / "controlplane"
+_VERSION_PACKAGE = "k8s.io/component-base/version"
+# The first build also downloads 1.7 GB of modules; ten CPU minutes on two cores.
+_BUILD_SECONDS = 45 * 60
+
+
+def _module_files() -> tuple[Path, Path]:
+    files = (_MODULE / "go.mod", _MODULE / "go.sum")
+    if not all(file.is_file() for file in files):
+        raise ControlPlaneError(
+            f"{_MODULE} is not there: kube-apiserver is built from a checkout of the project. "
+            "Use the in-memory API server (--control-plane memory), or set KUBEBUILDER_ASSETS"
+        )
+    return files
+
+
+def binaries_directory() -> Path:
+    """Where the binaries of the pinned versions are, built or not: one folder per go.mod and go.sum."""
+    digest = hashlib.sha256(b"\0".join(file.read_bytes() for file in _module_files())).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "inference-rollouts" / "controlplane" / digest
+
+
+def built_binaries() -> Path | None:
+    """The folder with both binaries; None when they are not built (or this is no checkout)."""
+    try:
+        folder = binaries_directory()
+    except ControlPlaneError:
+        return None
+    return folder if all(os.access(folder / name, os.X_OK) for name in BINARIES) else None
+
+
+def _find(pattern: str, text: str, what: str) -> str:
+    found = re.search(pattern, text, re.MULTILINE)
+    if not found:
+        raise ControlPlaneError(f"{_MODULE / 'go.mod'} does not name {what}")
+    return found.group(1)
+
+
+def _check_go(go_mod: str) -> str:
+    """Path of a Go that can build this. Raises ControlPlaneError."""
+    wanted = _find(r"^go (\d+\.\d+)", go_mod, "a Go version")
+    go = shutil.which("go")
+    advice = (
+        f"install Go {wanted} or newer (https://go.dev/dl/), or set KUBEBUILDER_ASSETS to a folder with "
+        "kube-apiserver and etcd, or use the in-memory API server"
+    )
+    if not go:
+        raise ControlPlaneError(f"Go is not on the PATH: {advice}")
+    answer = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=False, timeout=60)
+    found = re.match(r"go(\d+)\.(\d+)", answer.stdout)
+    if not found or (int(found.group(1)), int(found.group(2))) < tuple(map(int, wanted.split("."))):
+        raise ControlPlaneError(f"{answer.stdout.strip() or 'this Go'} is too old: {advice}")
+    return go
+
+
+@contextmanager
+def _locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """One builder at a time, across processes; the lock dies with its holder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "build.lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another build is running: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _build_one(go: str, package: str, target: Path, linker_flags: str) -> None:
+    command = [go, "build", "-ldflags", linker_flags, "-o", str(target), package]
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"}
+    try:
+        done = subprocess.run(
+            command,
+            cwd=_MODULE,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_BUILD_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise ControlPlaneError(f"building {package} took more than {_BUILD_SECONDS // 60} minutes") from None
+    if done.returncode:
+        tail = "\n".join(done.stderr.splitlines()[-20:])
+        raise ControlPlaneError(f"go build {package} failed:\n{tail}")
+
+
+def build(say: Callable[[str], None] = print) -> Path:
+    """Build what is missing; answers the folder. ``say`` gets progress lines. Raises ControlPlaneError."""
+    go_mod = _module_files()[0].read_text(encoding="utf-8")
+    folder = binaries_directory()
+    if built_binaries():
+        say(f"kube-apiserver and etcd are built: {folder}")
+        return folder
+    go = _check_go(go_mod)
+    version = _find(r"k8s\.io/kubernetes (v\d+\.\d+\.\d+)", go_mod, "k8s.io/kubernetes")
+    major, minor, _ = version[1:].split(".")
+    values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
+    flags = " ".join(["-s -w", *(f"-X {_VERSION_PACKAGE}.{key}={value}" for key, value in values.items())])
+    with _locked(folder, say):
+        for name, package in BINARIES.items():
+            if os.access(folder / name, os.X_OK):
+                continue
+            say(f"building {name} ({version}) into {folder}: about 7 minutes on 2 cores the first time")
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                _build_one(go, package, Path(scratch) / name, flags)
+                os.replace(Path(scratch) / name, folder / name)
+    say(f"built: {folder}")
+    return folder

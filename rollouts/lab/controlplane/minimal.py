@@ -1,0 +1,151 @@
+"""Small CRDs of our own, for where the upstream ones cannot be fetched: names and shapes, few rules.
+
+Sources: the API references of the Gateway API and of its Inference Extension. Everything below ``spec``
+and ``status`` that is not named here is kept as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["GATEWAY", "INFERENCE_ALPHA", "INFERENCE_V1", "LLM_D", "REWRITE_SPLIT"]
+
+Object = dict[str, Any]
+_OPEN: Object = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+_STRING: Object = {"type": "string"}
+_WEIGHT: Object = {"type": "integer", "minimum": 1, "maximum": 1_000_000}
+
+
+def _spec(properties: Mapping[str, Any], *required: str) -> Object:
+    return {**_OPEN, "properties": dict(properties), "required": list(required)}
+
+
+def _list(item: Object) -> Object:
+    return {"type": "array", "items": item}
+
+
+def _crd(
+    group: str,
+    kind: str,
+    spec: Object,
+    *,
+    versions: tuple[str, ...],
+    plural: str = "",
+    namespaced: bool = True,
+    columns: tuple[tuple[str, str], ...] = (),
+) -> Object:
+    plural = plural or f"{kind.lower()}s"
+    schema = {"type": "object", "properties": {"spec": spec, "status": _OPEN}}
+    printed = [{"name": name, "type": "string", "jsonPath": path} for name, path in columns]
+    printed.append({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"})
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": f"{plural}.{group}",
+            # Groups under k8s.io must say whether they were reviewed; these are stand-ins.
+            "annotations": {"api-approved.kubernetes.io": "unapproved, a minimal stand-in for tests"},
+        },
+        "spec": {
+            "group": group,
+            "scope": "Namespaced" if namespaced else "Cluster",
+            "names": {"kind": kind, "plural": plural, "singular": kind.lower(), "listKind": f"{kind}List"},
+            "versions": [
+                {
+                    "name": version,
+                    "served": True,
+                    "storage": version == versions[0],
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": printed,
+                    "schema": {"openAPIV3Schema": schema},
+                }
+                for version in versions
+            ],
+        },
+    }
+
+
+def _rewrite(group: str, targets: str) -> Object:
+    target = {**_OPEN, "properties": {"modelRewrite": _STRING, "weight": _WEIGHT}}
+    rule = {**_OPEN, "properties": {"matches": _list(_OPEN), targets: _list(target)}}
+    # Only one spelling of the list is known to each version; the other one is pruned.
+    del rule["x-kubernetes-preserve-unknown-fields"]
+    spec = _spec({"poolRef": _OPEN, "rules": _list(rule)}, "poolRef", "rules")
+    return _crd(group, "InferenceModelRewrite", spec, versions=("v1alpha2",))
+
+
+_GATEWAY_GROUP = "gateway.networking.k8s.io"
+_ALPHA_GROUP = "inference.networking.x-k8s.io"
+_V1_GROUP = "inference.networking.k8s.io"
+_LLM_D_GROUP = "llm-d.ai"
+_HOSTS = ("Hostnames", ".spec.hostnames")
+_OBJECTIVE = _spec({"priority": {"type": "integer"}, "poolRef": _OPEN}, "poolRef")
+
+GATEWAY: tuple[Object, ...] = (
+    _crd(_GATEWAY_GROUP, "GatewayClass", _OPEN, versions=("v1",), plural="gatewayclasses", namespaced=False),
+    _crd(_GATEWAY_GROUP, "Gateway", _OPEN, versions=("v1", "v1beta1")),
+    _crd(
+        _GATEWAY_GROUP,
+        "HTTPRoute",
+        _spec({"parentRefs": _list(_OPEN), "hostnames": _list(_STRING), "rules": _list(_OPEN)}),
+        versions=("v1", "v1beta1"),
+        columns=(_HOSTS,),
+    ),
+    _crd(_GATEWAY_GROUP, "ReferenceGrant", _OPEN, versions=("v1beta1",)),
+)
+INFERENCE_ALPHA: tuple[Object, ...] = (
+    _crd(
+        _ALPHA_GROUP,
+        "InferencePool",
+        _spec(
+            {
+                "selector": {"type": "object", "additionalProperties": _STRING},
+                "targetPortNumber": {"type": "integer", "minimum": 1, "maximum": 65535},
+                "extensionRef": _OPEN,
+            },
+            "selector",
+            "targetPortNumber",
+            "extensionRef",
+        ),
+        versions=("v1alpha2",),
+    ),
+    _crd(
+        _ALPHA_GROUP,
+        "InferenceModel",
+        _spec(
+            {
+                "modelName": _STRING,
+                "criticality": {"type": "string", "enum": ["Critical", "Standard", "Sheddable"]},
+                "targetModels": {
+                    **_list({**_OPEN, "properties": {"name": _STRING, "weight": _WEIGHT}}),
+                    "maxItems": 10,
+                },
+                "poolRef": _OPEN,
+            },
+            "modelName",
+            "poolRef",
+        ),
+        versions=("v1alpha2",),
+        columns=(("Model Name", ".spec.modelName"), ("Inference Pool", ".spec.poolRef.name")),
+    ),
+)
+INFERENCE_V1: tuple[Object, ...] = (
+    _crd(
+        _V1_GROUP,
+        "InferencePool",
+        _spec(
+            {"selector": _OPEN, "targetPorts": _list(_OPEN), "endpointPickerRef": _OPEN},
+            "selector",
+            "targetPorts",
+        ),
+        versions=("v1",),
+    ),
+    _rewrite(_ALPHA_GROUP, "targets"),
+    _crd(_ALPHA_GROUP, "InferenceObjective", _OBJECTIVE, versions=("v1alpha2",)),
+)
+REWRITE_SPLIT: tuple[Object, ...] = (_rewrite(_ALPHA_GROUP, "split"),)
+LLM_D: tuple[Object, ...] = (
+    _rewrite(_LLM_D_GROUP, "targets"),
+    _crd(_LLM_D_GROUP, "InferenceObjective", _OBJECTIVE, versions=("v1alpha2",)),
+)

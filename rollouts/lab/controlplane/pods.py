@@ -1,0 +1,85 @@
+"""Pods without a kubelet: created on no real node, with the status a kubelet would write."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from rollouts.kube.client import KubeClient, PatchKind, Resource
+
+__all__ = ["PODS", "PodRemover", "create_ready_pod", "remove_pod", "set_pod_ready"]
+
+Object = dict[str, Any]
+PODS = Resource("", "v1", "pods", "Pod")
+_NODE = "lab"
+
+
+class PodRemover(Protocol):
+    """A client whose delete takes a grace period: ``HttpKubeClient``, ``MemoryKubeClient``."""
+
+    async def delete(
+        self, resource: Resource, namespace: str | None, name: str, *, grace_period_seconds: int | None
+    ) -> None:
+        """Delete, with an explicit grace period in seconds."""
+        ...
+
+
+def _status(*, ready: bool, ip: str, container: str) -> Object:
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    word = "True" if ready else "False"
+    conditions = [
+        {"type": kind, "status": word, "lastTransitionTime": now} for kind in ("ContainersReady", "Ready")
+    ]
+    return {
+        "phase": "Running",
+        "podIP": ip,
+        "podIPs": [{"ip": ip}],
+        "conditions": [{"type": "Initialized", "status": "True", "lastTransitionTime": now}, *conditions],
+        "containerStatuses": [
+            {
+                "name": container,
+                "ready": ready,
+                "restartCount": 0,
+                "image": "lab",
+                "imageID": "",
+                "state": {"running": {"startedAt": now}},
+            }
+        ],
+    }
+
+
+async def create_ready_pod(
+    client: KubeClient,
+    namespace: str,
+    name: str,
+    *,
+    labels: Mapping[str, str],
+    ip: str,
+    port: int = 8000,
+    annotations: Mapping[str, str] | None = None,
+    ready: bool = True,
+) -> Object:
+    """Create a Pod and report it Running at ``ip``; answers it with its status. Raises KubeError."""
+    body: Object = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": dict(labels), "annotations": dict(annotations or {})},
+        "spec": {
+            "nodeName": _NODE,
+            "containers": [{"name": "vllm", "image": "lab", "ports": [{"containerPort": port}]}],
+        },
+    }
+    await client.create(PODS, namespace, body)
+    return await set_pod_ready(client, namespace, name, ready=ready, ip=ip)
+
+
+async def set_pod_ready(client: KubeClient, namespace: str, name: str, *, ready: bool, ip: str) -> Object:
+    """Write a Pod's status: Running at ``ip``, Ready or not. Raises KubeError."""
+    patch = {"status": _status(ready=ready, ip=ip, container="vllm")}
+    return await client.patch(PODS, namespace, name, patch, kind=PatchKind.MERGE, subresource="status")
+
+
+async def remove_pod(client: PodRemover, namespace: str, name: str) -> None:
+    """Delete a Pod at once: with no kubelet to confirm, only a grace period of 0 removes it."""
+    await client.delete(PODS, namespace, name, grace_period_seconds=0)
