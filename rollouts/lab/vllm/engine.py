@@ -111,6 +111,11 @@ class Engine:
         """The source of randomness."""
         return self._latency
 
+    @property
+    def running_requests(self) -> int:
+        """Size of the batch."""
+        return len(self._running)
+
     def submit(self, generation: Generation, *, failing: bool) -> bool:
         """Queue it; False when the queue limit refuses it. ``failing``: it will end with ERROR."""
         if self._max_queued and self._without_output() >= self._max_queued:

@@ -29,6 +29,10 @@ class Request:
     body: bytes
 
 
+# Takes its bytes off the front of the buffer; answers the body once it is complete.
+_BodyReader = Callable[[bytearray], bytes | None]
+
+
 class _BadRequestError(Exception):
     """The bytes are not HTTP that this server reads; the connection is closed after ``status``."""
 
@@ -110,6 +114,8 @@ class _Connection(asyncio.Protocol):
         self._server = server
         self._buffer = bytearray()
         self._current: Exchange | None = None
+        self._head: _Head | None = None
+        self._body: _BodyReader = lambda _: None
         self._continued = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -152,33 +158,38 @@ class _Connection(asyncio.Protocol):
             return
         if parsed is not None:
             request, keep_alive = parsed
-            self._continued = False
             exchange = self._current = Exchange(self, request, keep_alive)
             self._server.handler(exchange)
 
     def _parse(self) -> tuple[Request, bool] | None:
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0 or end > _MAX_HEAD:
-            if len(self._buffer) > _MAX_HEAD:
-                raise _BadRequestError(431)
-            return None
-        method, target, version, headers = _parse_head(bytes(self._buffer[:end]))
-        start = end + 4
-        chunked = headers.get("transfer-encoding", "").lower() == "chunked"
-        decoded = _chunked(self._buffer, start) if chunked else _sized(self._buffer, start, headers)
-        if decoded is None:
-            if headers.get("expect", "").lower() == "100-continue" and not self._continued:
+        if self._head is None:
+            end = self._buffer.find(b"\r\n\r\n")
+            if end < 0 or end > _MAX_HEAD:
+                if len(self._buffer) > _MAX_HEAD:
+                    raise _BadRequestError(431)
+                return None
+            self._head = _parse_head(bytes(self._buffer[:end]))
+            self._body = _body_reader(self._head.headers)
+            del self._buffer[: end + 4]
+        head, body = self._head, self._body(self._buffer)
+        if body is None:
+            if head.headers.get("expect", "").lower() == "100-continue" and not self._continued:
                 self._continued = True
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             return None
-        body, stop = decoded
-        del self._buffer[:stop]
-        connection = headers.get("connection", "").lower()
-        keep_alive = connection != "close" and (version == "HTTP/1.1" or connection == "keep-alive")
-        return Request(method, target.partition("?")[0], headers, body), keep_alive
+        self._head, self._continued = None, False
+        return Request(head.method, head.path, head.headers, body), head.keep_alive
 
 
-def _parse_head(head: bytes) -> tuple[str, str, str, dict[str, str]]:
+@dataclass(frozen=True, slots=True)
+class _Head:
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    keep_alive: bool
+
+
+def _parse_head(head: bytes) -> _Head:
     lines = head.decode("latin-1").split("\r\n")
     first = lines[0].split(" ")
     if len(first) != 3 or not first[2].startswith("HTTP/1."):
@@ -189,52 +200,72 @@ def _parse_head(head: bytes) -> tuple[str, str, str, dict[str, str]]:
         if not colon or name != name.strip():
             raise _BadRequestError(400)
         headers[name.lower()] = value.strip()
-    return first[0], first[1], first[2], headers
+    connection = headers.get("connection", "").lower()
+    keep_alive = connection != "close" and (first[2] == "HTTP/1.1" or connection == "keep-alive")
+    return _Head(first[0], first[1].partition("?")[0], headers, keep_alive)
 
 
-def _sized(buffer: bytearray, start: int, headers: Mapping[str, str]) -> tuple[bytes, int] | None:
+def _body_reader(headers: Mapping[str, str]) -> _BodyReader:
+    if headers.get("transfer-encoding", "").lower() == "chunked":
+        return _ChunkedBody().feed
     text = headers.get("content-length", "0")
     if not text.isascii() or not text.isdigit() or len(text) > 12:
         raise _BadRequestError(400)
     length = int(text)
     if length > MAX_BODY:
         raise _BadRequestError(413)
-    stop = start + length
-    return (bytes(buffer[start:stop]), stop) if len(buffer) >= stop else None
 
-
-def _chunked(buffer: bytearray, start: int) -> tuple[bytes, int] | None:
-    """The body and where it ends, None while it is incomplete. Trailers are dropped."""
-    parts: list[bytes] = []
-    total, position = 0, start
-    while True:
-        line_end = buffer.find(b"\r\n", position)
-        if line_end < 0:
+    def sized(buffer: bytearray) -> bytes | None:
+        if len(buffer) < length:
             return None
+        body = bytes(buffer[:length])
+        del buffer[:length]
+        return body
+
+    return sized
+
+
+class _ChunkedBody:
+    """A chunked body (RFC 9112, 7.1), read as it comes. Trailers are dropped."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._total = 0
+        self._missing: int | None = None
+        self._trailers = False
+
+    def feed(self, buffer: bytearray) -> bytes | None:
+        while True:
+            if self._missing is not None:
+                if len(buffer) < self._missing + 2:
+                    return None
+                self._parts.append(bytes(buffer[: self._missing]))
+                del buffer[: self._missing + 2]
+                self._missing = None
+            end = buffer.find(b"\r\n", 0, _MAX_HEAD)
+            if end < 0:
+                if len(buffer) >= _MAX_HEAD:
+                    raise _BadRequestError(400)
+                return None
+            line = bytes(buffer[:end])
+            del buffer[: end + 2]
+            if self._trailers and not line:
+                return b"".join(self._parts)
+            if not self._trailers:
+                self._size(line)
+
+    def _size(self, line: bytes) -> None:
         try:
-            size = int(bytes(buffer[position:line_end]).partition(b";")[0], 16)
+            size = int(line.partition(b";")[0], 16)
         except ValueError:
             raise _BadRequestError(400) from None
-        total += size
-        if size < 0 or total > MAX_BODY:
+        self._total += size
+        if size < 0 or self._total > MAX_BODY:
             raise _BadRequestError(413)
-        position = line_end + 2
-        if size == 0:
-            return _after_trailers(buffer, position, parts)
-        if len(buffer) < position + size + 2:
-            return None
-        parts.append(bytes(buffer[position : position + size]))
-        position += size + 2
-
-
-def _after_trailers(buffer: bytearray, position: int, parts: list[bytes]) -> tuple[bytes, int] | None:
-    while True:
-        line_end = buffer.find(b"\r\n", position)
-        if line_end < 0:
-            return None
-        if line_end == position:
-            return b"".join(parts), position + 2
-        position = line_end + 2
+        if size:
+            self._missing = size
+        else:
+            self._trailers = True
 
 
 class HttpServer:
