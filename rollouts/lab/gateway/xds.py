@@ -18,7 +18,7 @@ from google.protobuf import any_pb2
 
 from rollouts.lab.gateway.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Snapshot
 
-__all__ = ["AdsServer", "ConfigRejectedError"]
+__all__ = ["AdsServer", "ConfigRejectedError", "Session"]
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ class _TypeState:
 
 
 @dataclass(slots=True, eq=False)
-class _Session:
+class Session:
     """One Envoy's stream: a pure state machine. ``receive`` takes its messages, ``next_push`` gives ours."""
 
     snapshot: Snapshot
@@ -129,7 +129,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
 
     def __init__(self) -> None:
         self._snapshot = Snapshot()
-        self._sessions: dict[_Session, asyncio.Event] = {}
+        self._sessions: dict[Session, asyncio.Event] = {}
         self._changed = asyncio.Condition()
         self._server: grpc.aio.Server | None = None
 
@@ -171,7 +171,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         context: grpc.aio.ServicerContext,
     ) -> AsyncIterator[discovery_pb2.DiscoveryResponse]:
         """Serve one Envoy until it leaves."""
-        session, wake = _Session(self._snapshot), asyncio.Event()
+        session, wake = Session(self._snapshot), asyncio.Event()
         self._sessions[session] = wake
         reader = asyncio.create_task(self._read(requests, session, wake))
         try:
@@ -187,7 +187,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
             await self._notify()
 
     async def _read(
-        self, requests: AsyncIterator[discovery_pb2.DiscoveryRequest], session: _Session, wake: asyncio.Event
+        self, requests: AsyncIterator[discovery_pb2.DiscoveryRequest], session: Session, wake: asyncio.Event
     ) -> None:
         try:
             async for request in requests:
