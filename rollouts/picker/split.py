@@ -82,11 +82,12 @@ class Diffusion:
         """The targets of this epoch with their weights."""
         return self._targets
 
-    def update(self, targets: tuple[Target, ...]) -> None:
-        """New weights. Nothing happens when they are in the same proportion as before."""
+    def update(self, targets: tuple[Target, ...]) -> bool:
+        """New weights; whether an epoch began. None does when the proportions are as before."""
         if _proportions(targets) == _proportions(self._targets):
-            return
+            return False
         self._start(targets, self._debts())
+        return True
 
     def _start(self, targets: tuple[Target, ...], debts: Mapping[str, int]) -> None:
         """Begin an epoch. Debts are in units of 1 / _GRAIN request."""

@@ -1,0 +1,68 @@
+"""``rollouts picker`` and ``rollouts picker-check``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from rollouts.picker.filesource import ObjectsUnreadable
+from rollouts.picker.main import run
+from rollouts.picker.routing import Unready
+
+__all__ = ["picker"]
+
+
+@click.command()
+@click.option(
+    "--pool", "pools", multiple=True, required=True, metavar="NS/NAME", help="InferencePool to serve."
+)
+@click.option("--kubeconfig", default="", help="Cluster to watch; without it the one this pod runs in.")
+@click.option(
+    "--objects",
+    type=click.Path(path_type=Path, exists=True),
+    help="YAML file or folder with the objects, in place of a cluster; read again when it changes.",
+)
+@click.option("--grpc-address", default="127.0.0.1:9002", show_default=True, metavar="HOST:PORT")
+@click.option("--metrics-address", default="127.0.0.1:9090", show_default=True, metavar="HOST:PORT")
+@click.option("--secure-serving/--no-secure-serving", default=True, show_default=True, help="TLS.")
+@click.option(
+    "--cert-path",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder with tls.crt and tls.key, read again when they change; without it self-signed.",
+)
+@click.option(
+    "--unready",
+    type=click.Choice([policy.value for policy in Unready]),
+    default=Unready.SPILL.value,
+    show_default=True,
+    help="What happens to the share of a target that no pod can serve.",
+)
+@click.option("--scrape/--no-scrape", default=True, show_default=True, help="Read the pods' metrics.")
+@click.option("--drain-grace", default=30.0, show_default=True, help="Seconds for open streams at the end.")
+def picker(
+    pools: tuple[str, ...],
+    kubeconfig: str,
+    objects: Path | None,
+    grpc_address: str,
+    metrics_address: str,
+    secure_serving: bool,
+    cert_path: Path | None,
+    unready: str,
+    scrape: bool,
+    drain_grace: float,
+) -> None:
+    """Serve the endpoint-picker protocol (Envoy ext_proc) for one or more InferencePools."""
+    options = {
+        "grpc_address": grpc_address,
+        "metrics_address": metrics_address,
+        "secure_serving": secure_serving,
+        "certificates": cert_path,
+        "unready": Unready(unready),
+        "scrape": scrape,
+        "drain_grace": drain_grace,
+    }
+    try:
+        run(pools=pools, objects=objects, kubeconfig=kubeconfig, options=options)
+    except (ValueError, OSError, ObjectsUnreadable) as error:
+        raise click.ClickException(str(error)) from error

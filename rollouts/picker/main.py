@@ -1,0 +1,178 @@
+"""Puts the picker together and runs it until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from rollouts.picker.credentials import credentials_from_files, self_signed_credentials
+from rollouts.picker.exposition import MetricsServer
+from rollouts.picker.filesource import FileSource
+from rollouts.picker.metrics import PickerMetrics
+from rollouts.picker.objects import PoolName, read_snapshot
+from rollouts.picker.protocol import BufferBudget
+from rollouts.picker.routing import Router, Unready
+from rollouts.picker.schedule import Scheduler
+from rollouts.picker.scraper import Scraper
+from rollouts.picker.server import PickerServer, ServerConfig
+
+__all__ = ["Picker", "PickerConfig", "run"]
+
+_HOUSEKEEPING = 30.0  # seconds between looks for series to drop
+_log = structlog.get_logger(__name__)
+
+
+class _Source(Protocol):
+    """Where objects come from: it calls back with all of them after each change."""
+
+    async def run(self) -> None:
+        """Follow changes until cancelled."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PickerConfig:
+    """How to run. Exactly one of ``objects`` and a cluster (``kubeconfig``, "" for in-cluster) is used."""
+
+    pools: tuple[PoolName, ...]
+    objects: Path | None = None
+    kubeconfig: str = ""
+    grpc_address: str = "127.0.0.1:9002"
+    metrics_address: str = "127.0.0.1:9090"
+    secure_serving: bool = True
+    certificates: Path | None = None
+    unready: Unready = Unready.SPILL
+    scrape: bool = True
+    drain_grace: float = 30.0
+    budget: BufferBudget = field(default_factory=BufferBudget)
+
+
+class Picker:
+    """All parts of one picker process, for the command and for tests in the same process."""
+
+    def __init__(self, config: PickerConfig) -> None:
+        self._config = config
+        self.router = Router(Scheduler(), unready=config.unready)
+        self.metrics = PickerMetrics(self.router)
+        self.server = PickerServer(
+            self.router,
+            self.metrics,
+            config=ServerConfig(address=config.grpc_address, drain_grace=config.drain_grace),
+            credentials=_credentials(config),
+            budget=config.budget,
+        )
+        self.exposition = MetricsServer(self.metrics, config.metrics_address, lambda: self.ready)
+        self._scraper = Scraper(self.router.scheduler)
+        self._problems: tuple[str, ...] = ()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.ready = False
+
+    def take(self, objects: Iterable[object]) -> None:
+        """A new state of the cluster. It is serving once every pool has been seen."""
+        snapshot = read_snapshot(self._config.pools, objects)
+        self.router.update(snapshot, time.monotonic(), time.time())
+        for problem in snapshot.problems:
+            if problem not in self._problems:
+                _log.warning("object_ignored", problem=problem)
+        self._problems = snapshot.problems
+        if not self.ready and len(snapshot.pools) == len(set(self._config.pools)):
+            self.ready = True
+            self._tasks.append(asyncio.ensure_future(self.server.set_ready(True)))
+
+    async def start(self) -> None:
+        """Listen and follow the objects. Raises OSError or ObjectsUnreadable when it cannot begin."""
+        await self.server.start()
+        await self.exposition.start()
+        source = await self._source()
+        self._tasks.append(asyncio.create_task(source.run(), name="objects"))
+        self._tasks.append(asyncio.create_task(self._housekeeping(), name="housekeeping"))
+        if self._config.scrape:
+            self._tasks.append(asyncio.create_task(self._scraper.run(), name="scraper"))
+        _log.info("picker_serving", port=self.server.port, metrics_port=self.exposition.port)
+
+    async def _source(self) -> _Source:
+        if self._config.objects is not None:
+            source = FileSource(self._config.objects, self.take)
+            source.load()
+            return source
+        # Imported late: the Kubernetes client costs half a second that a file does not need.
+        from rollouts.picker.watching import cluster_source
+
+        return await cluster_source(self._config.kubeconfig, self._config.pools, self.take)
+
+    async def _housekeeping(self) -> None:
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING)
+            self.metrics.forget(time.monotonic())
+
+    async def stop(self) -> None:
+        """Drain the streams, then end everything. Safe to call when ``start`` failed half-way."""
+        self.ready = False
+        await self.server.drain()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._scraper.close()
+        await self.exposition.stop()
+
+    async def failed(self) -> None:
+        """Wait until a background task ends, which none should, and raise what ended it."""
+        running = [task for task in self._tasks if task.get_name() in ("objects", "scraper", "housekeeping")]
+        done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        raise RuntimeError("a background task of the picker ended by itself")
+
+
+def _credentials(config: PickerConfig) -> Any:
+    if not config.secure_serving:
+        return None
+    if config.certificates is not None:
+        return credentials_from_files(config.certificates)
+    return self_signed_credentials()
+
+
+async def serve(config: PickerConfig) -> None:
+    """Run until SIGTERM or SIGINT."""
+    picker = Picker(config)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        await picker.start()
+        failed = asyncio.create_task(picker.failed())
+        stopped = asyncio.create_task(stop.wait())
+        done, _ = await asyncio.wait((failed, stopped), return_when=asyncio.FIRST_COMPLETED)
+        for task in (failed, stopped):
+            task.cancel()
+        if failed in done:
+            failed.result()
+    finally:
+        await picker.stop()
+
+
+def run(
+    *,
+    pools: Iterable[str],
+    objects: str | Path | None = None,
+    kubeconfig: str = "",
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Run a picker in this process until a signal. ``options`` are further fields of ``PickerConfig``.
+
+    Raises ValueError for a bad pool name, OSError and ObjectsUnreadable when it cannot start.
+    """
+    names = tuple(PoolName.parse(name) for name in pools)
+    path = None if objects is None else Path(objects)
+    config = PickerConfig(pools=names, objects=path, kubeconfig=kubeconfig, **(options or {}))
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve(config))

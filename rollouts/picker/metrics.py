@@ -1,0 +1,246 @@
+"""The picker's own metrics, in the Prometheus text format and in OpenMetrics.
+
+``requests_total`` carries the status as ``code``: of the response where it was measured, of the refusal where
+the picker answered itself, ``499`` where the client left first, and empty where nobody looked. Error ratios
+are therefore ``request_errors_total / requests_total{code!=""}``; shares are taken over all requests.
+
+Labels are bounded: model names that no rule has become ``other`` beyond a limit, and the series of pods that
+are gone are dropped after a while.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from rollouts.picker.measure import Ending, Measurement
+from rollouts.picker.routing import Decision, Refusal, Router
+
+__all__ = ["MAX_MODELS", "PickerMetrics"]
+
+MAX_MODELS = 100
+"""Model names outside the rules that get a label of their own: clients choose them freely."""
+
+MAX_NAME = 253
+
+_LABELS = ("model", "target_model", "pool", "pod")
+_GONE_AFTER = 900.0
+"""Seconds that the series of a pod stay after it went: three scrapes of the slowest Prometheus."""
+
+# vLLM's own buckets, so that the two can be laid over each other.
+_TTFT = (
+    0.001,
+    0.005,
+    0.01,
+    0.02,
+    0.04,
+    0.06,
+    0.08,
+    0.1,
+    0.25,
+    0.5,
+    0.75,
+    1,
+    2.5,
+    5,
+    7.5,
+    10,
+    20,
+    40,
+    80,
+    160,
+)
+_PER_TOKEN = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.025,
+    0.05,
+    0.075,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.75,
+    1,
+    2.5,
+    5,
+    10,
+)
+_E2E = (
+    0.01,
+    0.025,
+    0.05,
+    0.1,
+    0.2,
+    0.3,
+    0.5,
+    0.8,
+    1,
+    1.5,
+    2,
+    2.5,
+    5,
+    10,
+    15,
+    20,
+    30,
+    40,
+    50,
+    60,
+    120,
+    240,
+    480,
+)
+
+
+class _Shares(Collector):
+    """Configured weight beside observed share, both as fractions of one."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        labels = ("model", "target_model")
+        configured = GaugeMetricFamily(
+            "inference_picker_configured_weight", "Share by the rule's weights", labels=labels
+        )
+        observed = GaugeMetricFamily(
+            "inference_picker_observed_share",
+            "Share of requests since the weights changed",
+            labels=labels,
+        )
+        counts = self._router.shares()
+        for rule in self._router.snapshot.rules.winners():
+            model = rule.model or "*"
+            total = sum(target.weight for target in rule.targets)
+            seen = counts.get(rule.model, {})
+            for target in rule.targets:
+                configured.add_metric([model, target.name], target.weight / total)
+            for name, count in seen.items():
+                observed.add_metric([model, name], count / sum(seen.values()))
+        return [configured, observed]
+
+
+class PickerMetrics:
+    """Told about every request (it is the ``Observer`` of the protocol)."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self.registry = CollectorRegistry()
+        self.registry.register(_Shares(router))
+        self._strangers: set[str] = set()
+        self._series: dict[tuple[str, str, str, str], float | None] = {}  # labels -> when the pod went
+        self._children: dict[tuple[Counter | Histogram, tuple[str, ...]], Any] = {}
+        self._requests = self._counter("requests_total", "Requests by outcome", (*_LABELS, "code"))
+        self._errors = self._counter("request_errors_total", "Measured requests that failed")
+        self._aborts = self._counter("aborts_total", "Measured requests whose response was cut short")
+        self._tokens = self._counter("tokens_total", "Tokens of measured requests", (*_LABELS, "kind"))
+        self._ttft = self._histogram("ttft_seconds", "Dispatch to the first event of a stream", _TTFT)
+        self._per_token = self._histogram("time_per_output_token_seconds", "Streams only", _PER_TOKEN)
+        self._e2e = self._histogram("e2e_seconds", "Dispatch to the end of the response", _E2E)
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...] = _LABELS) -> Counter:
+        return Counter(f"inference_picker_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"inference_picker_{name}", text, _LABELS, buckets=buckets, registry=self.registry)
+
+    def expose(self, accept: str) -> tuple[bytes, str]:
+        """(body, content type) in the format that the Accept header asks for."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
+
+    # --- Observer ---------------------------------------------------------------------------------
+
+    def refused(self, refusal: Refusal) -> None:
+        """The picker answered itself."""
+        pools = self._router.snapshot.pools
+        pool = pools[0].name if len(pools) == 1 else ""
+        labels = (self._model(refusal.model), self._target(refusal.target), pool, "")
+        self._child(self._requests, (*labels, str(refusal.status))).inc()
+
+    def dispatched(self, decision: Decision) -> None:
+        """A request goes to a pod; a measured one is counted at its end, with its code."""
+        if not decision.measured:
+            self._child(self._requests, (*self._labels(decision), "")).inc()
+
+    def measured(self, decision: Decision, measurement: Measurement) -> None:
+        """The response is over."""
+        labels = self._labels(decision)
+        aborted = measurement.ending is Ending.ABORTED
+        code = str(measurement.status) if measurement.status and not aborted else "499"
+        self._child(self._requests, (*labels, code)).inc()
+        if aborted:
+            self._child(self._aborts, labels).inc()
+        if measurement.error:
+            self._child(self._errors, labels).inc()
+            return
+        for histogram, value in (
+            (self._ttft, measurement.ttft),
+            (self._per_token, measurement.time_per_output_token),
+            (self._e2e, measurement.e2e),
+        ):
+            if value is not None:
+                self._child(histogram, labels).observe(value)
+        if measurement.prompt_tokens:
+            self._child(self._tokens, (*labels, "prompt")).inc(measurement.prompt_tokens)
+        if measurement.completion_tokens:
+            self._child(self._tokens, (*labels, "completion")).inc(measurement.completion_tokens)
+
+    def _child(self, metric: Counter | Histogram, labels: tuple[str, ...]) -> Any:
+        """``metric.labels(*labels)`` without its lock and checks."""
+        key = (metric, labels)
+        found = self._children.get(key)
+        if found is None:
+            found = self._children[key] = metric.labels(*labels)
+        return found
+
+    # --- labels -----------------------------------------------------------------------------------
+
+    def _labels(self, decision: Decision) -> tuple[str, str, str, str]:
+        endpoint = decision.endpoint
+        labels = (self._model(decision.model), self._target(decision.target), endpoint.pool, endpoint.pod)
+        self._series[labels] = None
+        return labels
+
+    def _model(self, name: str) -> str:
+        rule = self._router.snapshot.rules.find(name)
+        return name if rule is not None and rule.model == name else self._stranger(name)
+
+    def _target(self, name: str) -> str:
+        return (
+            name if any(name in counts for counts in self._router.shares().values()) else self._stranger(name)
+        )
+
+    def _stranger(self, name: str) -> str:
+        if not name or name in self._strangers:
+            return name
+        if len(self._strangers) >= MAX_MODELS or len(name) > MAX_NAME:
+            return "other"
+        self._strangers.add(name)
+        return name
+
+    def forget(self, now: float) -> None:
+        """Drop the series of pods that have been gone for a while. Call it now and then."""
+        alive = {(endpoint.pool, endpoint.pod) for endpoint in self._router.snapshot.endpoints}
+        for labels, gone in list(self._series.items()):
+            if labels[2:] in alive:
+                self._series[labels] = None
+            elif gone is None:
+                self._series[labels] = now
+            elif now - gone > _GONE_AFTER:
+                self._drop(labels)
+
+    def _drop(self, labels: tuple[str, str, str, str]) -> None:
+        del self._series[labels]
+        for metric, found in [key for key in self._children if key[1][:4] == labels]:
+            metric.remove(*found)
+            del self._children[(metric, found)]

@@ -1,0 +1,116 @@
+"""What the Rollout objects ask of the picker: a sticky key, a pin header, and how much to measure.
+
+Measured are all requests for a model while a Rollout of it has a canary and a gate that needs the picker's
+figures, one in twenty while such a Rollout exists at all, else none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from rollouts.picker.reading import dict_at, items_at, text_at
+
+__all__ = ["ALL_MODELS", "PIN_HEADER", "KeySource", "ModelPolicy", "StickyKey", "policies_of"]
+
+PIN_HEADER = b"x-rollout-pin"
+ALL_MODELS = ""
+"""Policy of every model that has none of its own: set by Rollouts of whole pools."""
+
+_WATCHED = 0.05
+_LIVE_PHASES = frozenset({"Progressing", "Paused", "WaitingForTarget"})
+
+
+class KeySource(Enum):
+    """Where the sticky key comes from."""
+
+    HEADER = "header"
+    COOKIE = "cookie"
+    BODY_FIELD = "bodyField"
+
+
+@dataclass(frozen=True, slots=True)
+class StickyKey:
+    """A place in the request; ``name`` of a header is lower case."""
+
+    source: KeySource
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPolicy:
+    """What holds for the requests of one model name. ``measured`` is a fraction of requests."""
+
+    sticky: StickyKey | None = None
+    pinned_by_header: bool = False
+    pinnable: frozenset[str] = frozenset()
+    measured: float = 0.0
+
+
+def policies_of(rollouts: Iterable[Mapping[str, Any]], pools: set[tuple[str, str]]) -> dict[str, ModelPolicy]:
+    """Policy per requested model name. Of several Rollouts for one model the oldest name in order counts."""
+    found: dict[str, ModelPolicy] = {}
+    for rollout in sorted(rollouts, key=lambda obj: (text_at(obj, "metadata", "namespace"), _name(obj))):
+        for model, policy in _policy(rollout, pools):
+            found.setdefault(model, policy)
+    return found
+
+
+def _name(obj: Mapping[str, Any]) -> str:
+    return text_at(obj, "metadata", "name")
+
+
+def _policy(rollout: Mapping[str, Any], pools: set[tuple[str, str]]) -> Iterator[tuple[str, ModelPolicy]]:
+    namespace = text_at(rollout, "metadata", "namespace") or "default"
+    if text_at(rollout, "spec", "target", "pool", "name"):
+        if any((namespace, arm) in pools for arm in _arms(rollout, "pool")):
+            yield ALL_MODELS, ModelPolicy(measured=_need(rollout, by_default=False))
+        return
+    for kind in ("inferenceModel", "inferenceModelRewrite"):
+        traffic = dict_at(rollout, "spec", "traffic", kind)
+        model, pool = text_at(traffic, "modelName"), text_at(traffic, "poolRef", "name")
+        if model and (not pool or (namespace, pool) in pools):
+            yield model, _adapter_policy(rollout)
+
+
+def _adapter_policy(rollout: Mapping[str, Any]) -> ModelPolicy:
+    sticky = dict_at(rollout, "spec", "strategy", "canary", "sticky")
+    return ModelPolicy(
+        sticky=_sticky_key(sticky),
+        pinned_by_header=sticky.get("pinHeader") is True,
+        pinnable=_arms(rollout, "adapter"),
+        measured=_need(rollout, by_default=True),
+    )
+
+
+def _arms(rollout: Mapping[str, Any], kind: str) -> frozenset[str]:
+    """Names of the target, the stable and the canary version."""
+    places = (("spec", "target"), ("status", "stable"), ("status", "canary"))
+    names = (text_at(rollout, *place, kind, "name") or text_at(rollout, *place, "name") for place in places)
+    return frozenset(filter(None, names))
+
+
+def _sticky_key(sticky: Mapping[str, Any]) -> StickyKey | None:
+    for source in KeySource:
+        name = text_at(sticky, source.value)
+        if name:
+            return StickyKey(source, name.lower() if source is KeySource.HEADER else name)
+    return None
+
+
+def _need(rollout: Mapping[str, Any], *, by_default: bool) -> float:
+    """Fraction to measure. ``by_default``: whether a gate that names no source reads the picker."""
+    if not dict_at(rollout, "status", "canary") or text_at(rollout, "status", "phase") not in _LIVE_PHASES:
+        return _WATCHED
+    canary = dict_at(rollout, "spec", "strategy", "canary")
+    gates = [dict_at(canary, "analysis")]
+    gates += [dict_at(step, "analysis") for step in items_at(canary, "steps")]
+    return 1.0 if any(_reads_picker(gate, by_default) for gate in gates if gate) else _WATCHED
+
+
+def _reads_picker(gate: Mapping[str, Any], by_default: bool) -> bool:
+    """Templates and presets may read anything, so for an adapter they count as a need."""
+    sources = {text_at(metric, "source") for metric in items_at(gate, "metrics")}
+    return by_default or "picker" in sources

@@ -1,0 +1,420 @@
+"""One ext_proc stream as a state machine: a message comes in, messages go out. No I/O, no clock.
+
+The rules, from Envoy's ``external_processor.proto`` and proposal 004 of the Gateway API Inference Extension
+(the endpoint-picker protocol):
+
+- In full-duplex mode nothing is answered until the request body has ended; then the headers, then the body.
+- The end of a body comes with a chunk, or with the trailers. Envoy may repeat the last chunk
+  (envoyproxy/envoy#46237): whatever comes after the end is not answered.
+- A request without a body is answered at its headers.
+- A stream may begin with, or jump to, the response: some other filter answered in the pod's place.
+- Ending the stream cleanly means "go on without me". This is how a response that nobody measures is left,
+  for full-duplex mode cannot be switched off half-way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+from typing import Any, NamedTuple, Protocol
+
+from rollouts.picker.body import BodyError, BodyScanner, Field, Kind, splice
+from rollouts.picker.endpoints import SUBSET_KEY, SUBSET_NAMESPACE, parse_subset
+from rollouts.picker.measure import Ending, Measurement, ResponseMeter
+from rollouts.picker.messages import (
+    BodyMode,
+    BodyReply,
+    BufferedReply,
+    Headers,
+    HeadersReply,
+    Incoming,
+    Outgoing,
+    RequestBody,
+    RequestHeaders,
+    RequestTrailers,
+    ResponseBody,
+    ResponseHeaders,
+    ResponseTrailers,
+    Side,
+    TrailersReply,
+)
+from rollouts.picker.messages import Protocol as Modes
+from rollouts.picker.prefix import BLOCK, MAX_BLOCKS
+from rollouts.picker.refusals import OVERLOADED, bad_request, immediate, too_large
+from rollouts.picker.routing import Decision, Refusal, Request
+from rollouts.picker.wire import metadata_value
+
+__all__ = [
+    "DESTINATION",
+    "TRANSITIONS",
+    "BufferBudget",
+    "Exchange",
+    "Observer",
+    "ProtocolError",
+    "Routing",
+    "State",
+]
+
+DESTINATION = b"x-gateway-destination-endpoint"
+
+# What only the picker may say, and what was meant for the picker alone.
+_STRIPPED = (
+    b"x-gateway-destination-endpoint-served",
+    b"x-gateway-destination-endpoint-subset",
+    b"x-gateway-inference-objective",
+    b"x-gateway-inference-fairness-id",
+    b"x-gateway-model-name-rewrite",
+)
+_PROMPTS = ("messages", "prompt", "input")
+
+
+class ProtocolError(Exception):
+    """Envoy sent a message that has no place in this state: the stream is ended with an error."""
+
+
+class State(Enum):
+    """Where the exchange is."""
+
+    START = "nothing received"
+    REQUEST_BODY = "collecting the request body"
+    UNBUFFERED = "request answered at its headers, its body passes by"
+    ANSWERED = "request answered, waiting for the response"
+    RESPONDING = "response passes by"
+    DONE = "nothing left to say"
+
+
+class Routing(Protocol):
+    """What decides; the ``Router`` of the product."""
+
+    @property
+    def body_fields(self) -> frozenset[str]:
+        """Top-level members of the body to read for it."""
+        ...
+
+    def route(self, request: Request, now: float) -> Decision | Refusal:
+        """Decide on one request."""
+        ...
+
+
+class Observer(Protocol):
+    """What is told about each request, once."""
+
+    def refused(self, refusal: Refusal) -> None:
+        """The picker answered itself."""
+        ...
+
+    def dispatched(self, decision: Decision) -> None:
+        """The request went to a pod; a measured one is also reported at its end."""
+        ...
+
+    def measured(self, decision: Decision, measurement: Measurement) -> None:
+        """The response to a measured request is over."""
+        ...
+
+
+class BufferBudget:
+    """Bytes of request bodies held at the moment by all streams, and per stream at most.
+
+    64 MiB is what the largest multimodal requests have; eight of them fit, so that a burst ends in 503
+    rather than in the kernel's out-of-memory killer.
+    """
+
+    __slots__ = ("body_limit", "total_limit", "used")
+
+    def __init__(self, *, body_limit: int = 64 << 20, total_limit: int = 512 << 20) -> None:
+        self.body_limit = body_limit
+        self.total_limit = total_limit
+        self.used = 0
+
+
+class _Answer(NamedTuple):
+    """A decision with what it does to the request."""
+
+    decision: Decision
+    field: Field | None  # the model value to replace
+
+
+class Exchange:
+    """The life of one HTTP request. ``receive`` gives the replies; ``closing``: end the stream after them."""
+
+    __slots__ = (
+        "_answer",
+        "_budget",
+        "_chunks",
+        "_headers",
+        "_held",
+        "_meter",
+        "_modes",
+        "_observer",
+        "_routing",
+        "_scanner",
+        "_subset",
+        "closing",
+        "state",
+    )
+
+    def __init__(self, routing: Routing, observer: Observer, budget: BufferBudget) -> None:
+        self._routing = routing
+        self._observer = observer
+        self._budget = budget
+        self._headers: Headers = {}
+        self._modes = Modes()
+        self._chunks: deque[bytes] = deque()
+        self._held = 0
+        self._scanner: BodyScanner | None = None
+        self._subset: object = None
+        self._answer: _Answer | None = None
+        self._meter: ResponseMeter | None = None
+        self.state = State.START
+        self.closing = False
+
+    def receive(self, message: Incoming, now: float) -> Iterable[Outgoing]:
+        """The replies to one message, in order; large bodies are produced as they are consumed.
+
+        Raises ProtocolError for a message that has no place here.
+        """
+        handler = TRANSITIONS.get((self.state, type(message)))
+        if handler is None:
+            raise ProtocolError(f"{type(message).__name__} while {self.state.value}")
+        return handler(self, message, now)
+
+    def disconnect(self, now: float) -> None:
+        """The stream is over, whoever ended it. Safe to call more than once."""
+        self._release()
+        if self._meter is not None:
+            self._report(Ending.ABORTED, now)
+        self.state = State.DONE
+
+    # --- the request ------------------------------------------------------------------------------
+
+    def _on_headers(self, message: RequestHeaders, now: float) -> Iterable[Outgoing]:
+        self._headers, self._modes = message.headers, message.protocol
+        self._hint(message.metadata)
+        mode = self._modes.request_body
+        if message.end_of_stream or mode in (BodyMode.NONE, BodyMode.STREAMED, BodyMode.GRPC):
+            # No body, or none that may be held back: a pod is all there is to choose.
+            self.state = State.ANSWERED if message.end_of_stream else State.UNBUFFERED
+            return self._decide(Request(self._headers, subset=parse_subset(self._subset)), None, now)
+        self._scanner = BodyScanner(frozenset(("model", *_PROMPTS, *self._routing.body_fields)))
+        self.state = State.REQUEST_BODY
+        return (HeadersReply(Side.REQUEST),) if mode is not BodyMode.FULL_DUPLEX_STREAMED else ()
+
+    def _hint(self, metadata: bytes) -> None:
+        hint = metadata_value(metadata, SUBSET_NAMESPACE, SUBSET_KEY) if metadata else None
+        if hint is not None:
+            self._subset = hint
+
+    def _on_body(self, message: RequestBody, now: float) -> Iterable[Outgoing]:
+        assert self._scanner is not None  # set on entering this state
+        if message.metadata:
+            self._hint(message.metadata)
+        size = len(message.body)
+        if self._held + size > self._budget.body_limit:
+            return self._refuse(too_large(self._budget.body_limit))
+        if self._budget.used + size > self._budget.total_limit:
+            return self._refuse(OVERLOADED)
+        self._held += size
+        self._budget.used += size
+        self._chunks.append(message.body)
+        try:
+            self._scanner.feed(message.body)
+        except BodyError as error:
+            return self._refuse(bad_request(str(error)))
+        if message.end_of_stream:
+            return self._body_complete(now, trailers=False)
+        if self._modes.request_body is BodyMode.FULL_DUPLEX_STREAMED:
+            return ()
+        return self._refuse(too_large(self._held))  # BUFFERED_PARTIAL: Envoy's buffer was too small
+
+    def _on_trailers(self, message: RequestTrailers, now: float) -> Iterable[Outgoing]:
+        return self._body_complete(now, trailers=True)
+
+    def _body_complete(self, now: float, *, trailers: bool) -> Iterable[Outgoing]:
+        assert self._scanner is not None  # set on entering this state
+        try:
+            self._scanner.finish()
+            request, field = self._read(self._scanner)
+        except BodyError as error:
+            return self._refuse(bad_request(str(error)))
+        self._scanner = None
+        self.state = State.ANSWERED
+        replies = self._decide(request, field, now)
+        if self._answer is None:
+            return replies
+        if self._modes.request_body is BodyMode.FULL_DUPLEX_STREAMED:
+            return self._stream(replies, trailers=trailers)
+        return self._buffered()
+
+    def _read(self, scanner: BodyScanner) -> tuple[Request, Field]:
+        fields = scanner.fields
+        model = fields.get("model")
+        if model is None or model.kind is not Kind.STRING or model.clipped:
+            raise BodyError('the request needs a "model" that is a string')
+        prompt = next((fields[name].start for name in _PROMPTS if name in fields), None)
+        wanted = {name: fields[name].text() for name in self._routing.body_fields if name in fields}
+        begin = b"" if prompt is None else self._bytes(prompt, BLOCK * MAX_BLOCKS)
+        return Request(self._headers, model.text(), wanted, begin, parse_subset(self._subset)), model
+
+    def _bytes(self, start: int, size: int) -> bytes:
+        """Bytes of the body from ``start`` on; from one chunk and the next are enough for a hash."""
+        found = b""
+        for chunk in self._chunks:
+            if start < len(chunk):
+                found += chunk[start : start + size - len(found)]
+                if len(found) >= size:
+                    break
+            start = max(0, start - len(chunk))
+        return found
+
+    def _decide(self, request: Request, field: Field | None, now: float) -> tuple[Outgoing, ...]:
+        """The header reply of a decision, or the refusal."""
+        outcome = self._routing.route(request, now)
+        if isinstance(outcome, Refusal):
+            return self._refuse(outcome)
+        self._observer.dispatched(outcome)
+        self._answer = _Answer(outcome, field if outcome.target != outcome.model else None)
+        if outcome.measured:
+            self._meter = ResponseMeter(now)
+        else:
+            self.closing = True
+        address = outcome.endpoint.address.encode()
+        stripped = tuple(name for name in _STRIPPED if name in self._headers)
+        return (HeadersReply(Side.REQUEST, ((DESTINATION, address),), stripped, True, address),)
+
+    def _stream(self, replies: tuple[Outgoing, ...], *, trailers: bool) -> Iterator[Outgoing]:
+        """Headers, body, trailers of a full-duplex request. Bytes are let go of as they are sent."""
+        assert self._answer is not None  # the caller checked
+        field = self._answer.field
+        start, end, new = (0, 0, b"") if field is None else (field.start, field.end, self._new_value())
+        length = self._held - (end - start) + len(new)
+        head = replies[0]
+        assert isinstance(head, HeadersReply)  # of _decide
+        if length and not trailers:  # HTTP/1.1 has trailers only where there is no content-length
+            head = head._replace(set_headers=(*head.set_headers, (b"content-length", b"%d" % length)))
+        yield head
+        pieces = splice(self._chunks, start, end, new)
+        previous = next(pieces)
+        for piece in pieces:
+            yield BodyReply(Side.REQUEST, previous, False)
+            previous = piece
+        self._release()
+        yield BodyReply(Side.REQUEST, previous, not trailers)
+        if trailers:
+            yield TrailersReply(Side.REQUEST)
+
+    def _buffered(self) -> Iterable[Outgoing]:
+        """The reply to a buffered body: in this mode it may still change the headers."""
+        assert self._answer is not None  # the caller checked
+        address = self._answer.decision.endpoint.address.encode()
+        headers: tuple[tuple[bytes, bytes], ...] = ((DESTINATION, address),)
+        stripped = tuple(name for name in _STRIPPED if name in self._headers)
+        body = None
+        if self._answer.field is not None:
+            field = self._answer.field
+            parts = splice(self._chunks, field.start, field.end, self._new_value())
+            body = b"".join(parts)
+            headers = (*headers, (b"content-length", b"%d" % len(body)))
+        self._release()
+        return (BufferedReply(Side.REQUEST, body, headers, stripped, True, address),)
+
+    def _new_value(self) -> bytes:
+        assert self._answer is not None  # the callers checked
+        return json.dumps(self._answer.decision.target, ensure_ascii=False).encode("utf-8", "replace")
+
+    def _refuse(self, refusal: Refusal) -> tuple[Outgoing, ...]:
+        self._observer.refused(refusal)
+        self._release()
+        self.state = State.DONE
+        self.closing = True
+        return (immediate(refusal),)
+
+    def _release(self) -> None:
+        self._budget.used -= self._held
+        self._held = 0
+        self._chunks.clear()
+
+    # --- the response -----------------------------------------------------------------------------
+
+    def _on_response_headers(self, message: ResponseHeaders, now: float) -> Iterable[Outgoing]:
+        self._release()  # a local reply may come before the request body has ended
+        self._scanner = None
+        if self.state is State.START:
+            self._modes = message.protocol
+        if self._meter is not None:
+            headers = message.headers
+            self._meter.headers(headers.get(b":status", b""), headers.get(b"content-type", b""))
+        self.state = State.RESPONDING
+        if message.end_of_stream:
+            self._complete(now)
+        elif self._modes.response_body is BodyMode.NONE:
+            self._complete(now, Ending.HEADERS_ONLY)
+        self.closing = self._meter is None
+        return (HeadersReply(Side.RESPONSE),)
+
+    def _on_response_body(self, message: ResponseBody, now: float) -> Iterable[Outgoing]:
+        if self._meter is not None:
+            self._meter.body(message.body, now)
+        if message.end_of_stream:
+            self._complete(now)
+        if self._modes.response_body is BodyMode.FULL_DUPLEX_STREAMED:
+            return (BodyReply(Side.RESPONSE, message.body, message.end_of_stream),)
+        return (BufferedReply(Side.RESPONSE),)
+
+    def _on_response_trailers(self, message: ResponseTrailers, now: float) -> Iterable[Outgoing]:
+        self._complete(now)
+        return (TrailersReply(Side.RESPONSE),)
+
+    def _complete(self, now: float, ending: Ending = Ending.COMPLETE) -> None:
+        if self._meter is not None:
+            self._report(ending, now)
+        self.state = State.DONE
+        self.closing = True
+
+    def _report(self, ending: Ending, now: float) -> None:
+        assert self._meter is not None  # the callers checked
+        assert self._answer is not None  # a meter comes with a decision
+        measurement = self._meter.finish(ending, now)
+        self._meter = None
+        self._observer.measured(self._answer.decision, measurement)
+
+    # --- what passes by ---------------------------------------------------------------------------
+
+    def _ignore(self, message: Incoming, now: float) -> Iterable[Outgoing]:
+        return ()
+
+    def _pass_body(self, message: RequestBody, now: float) -> Iterable[Outgoing]:
+        if message.end_of_stream:
+            self.state = State.ANSWERED
+        return (BufferedReply(Side.REQUEST),)
+
+    def _pass_trailers(self, message: RequestTrailers, now: float) -> Iterable[Outgoing]:
+        self.state = State.ANSWERED
+        return (TrailersReply(Side.REQUEST),)
+
+
+Handler = Callable[[Exchange, Any, float], Iterable[Outgoing]]  # each takes its own kind of message
+
+TRANSITIONS: dict[tuple[State, type], Handler] = {
+    (State.START, RequestHeaders): Exchange._on_headers,
+    (State.START, ResponseHeaders): Exchange._on_response_headers,
+    (State.REQUEST_BODY, RequestBody): Exchange._on_body,
+    (State.REQUEST_BODY, RequestTrailers): Exchange._on_trailers,
+    (State.REQUEST_BODY, ResponseHeaders): Exchange._on_response_headers,
+    (State.UNBUFFERED, RequestBody): Exchange._pass_body,
+    (State.UNBUFFERED, RequestTrailers): Exchange._pass_trailers,
+    (State.UNBUFFERED, ResponseHeaders): Exchange._on_response_headers,
+    (State.ANSWERED, RequestBody): Exchange._ignore,
+    (State.ANSWERED, RequestTrailers): Exchange._pass_trailers,
+    (State.ANSWERED, ResponseHeaders): Exchange._on_response_headers,
+    (State.RESPONDING, RequestBody): Exchange._ignore,
+    (State.RESPONDING, RequestTrailers): Exchange._ignore,
+    (State.RESPONDING, ResponseBody): Exchange._on_response_body,
+    (State.RESPONDING, ResponseTrailers): Exchange._on_response_trailers,
+    **{
+        (State.DONE, kind): Exchange._ignore
+        for kind in (RequestBody, RequestTrailers, ResponseHeaders, ResponseBody, ResponseTrailers)
+    },
+}
+"""Every message that has a place. A pair that is missing ends the stream with a ProtocolError."""

@@ -1,0 +1,64 @@
+"""Reads untrusted raw objects without ever raising: what has the wrong type is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+__all__ = ["dict_at", "int_at", "items_at", "seconds_at", "text_at"]
+
+MAX_ITEMS = 1000
+"""Members of a list that are looked at; every list we read is far shorter by its schema."""
+
+
+def _at(obj: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    value: Any = obj
+    for key in path:
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return value
+
+
+def dict_at(obj: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
+    """The map at a path, or an empty one."""
+    value = _at(obj, path)
+    return value if isinstance(value, Mapping) else {}
+
+
+def items_at(obj: Mapping[str, Any], *path: str) -> list[Mapping[str, Any]]:
+    """The maps in the list at a path; members of other types are dropped."""
+    value = _at(obj, path)
+    if not isinstance(value, list):
+        return []
+    return [item for item in value[:MAX_ITEMS] if isinstance(item, Mapping)]
+
+
+def text_at(obj: Mapping[str, Any], *path: str) -> str:
+    """The string at a path, or an empty one."""
+    value = _at(obj, path)
+    return value if isinstance(value, str) else ""
+
+
+def int_at(obj: Mapping[str, Any], *path: str) -> int | None:
+    """The integer at a path (true and false are none)."""
+    value = _at(obj, path)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def seconds_at(obj: Mapping[str, Any], *path: str) -> float:
+    """The RFC 3339 time at a path as Unix seconds, 0 when there is none. YAML may have parsed it already."""
+    value = _at(obj, path)
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return 0.0
+    if not isinstance(value, datetime):
+        return 0.0
+    aware = value if value.tzinfo else value.replace(tzinfo=UTC)
+    try:
+        return aware.timestamp()
+    except (OverflowError, ValueError):
+        return 0.0

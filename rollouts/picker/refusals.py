@@ -1,0 +1,38 @@
+"""Answers that the picker gives in place of a pod."""
+
+from __future__ import annotations
+
+import json
+
+from rollouts.picker.messages import ImmediateReply
+from rollouts.picker.routing import Refusal
+
+__all__ = ["OVERLOADED", "bad_request", "immediate", "too_large"]
+
+_ERROR_TYPES = {400: "BadRequestError", 413: "BadRequestError", 429: "RateLimitError"}
+OVERLOADED = Refusal(
+    503, "buffers-full", "the endpoint picker holds too many large requests: try again later"
+)
+
+
+def bad_request(text: str) -> Refusal:
+    """The body cannot be routed."""
+    return Refusal(400, "bad-request", text)
+
+
+def too_large(limit: int) -> Refusal:
+    """The body is longer than ``limit`` bytes."""
+    return Refusal(413, "body-too-large", f"the request body is larger than {limit} bytes")
+
+
+def immediate(refusal: Refusal) -> ImmediateReply:
+    """The reply: the refusal as the error object that OpenAI clients understand."""
+    error = {
+        "message": refusal.message,
+        "type": _ERROR_TYPES.get(refusal.status, "ServiceUnavailableError"),
+        "param": None,
+        "code": refusal.status,
+    }
+    body = json.dumps({"error": error}).encode()
+    headers = ((b"content-type", b"application/json"), (b"x-rollout-rejected", refusal.reason.encode()))
+    return ImmediateReply(refusal.status, body, refusal.reason.encode(), headers)

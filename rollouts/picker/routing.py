@@ -1,0 +1,197 @@
+"""From a request to a decision: target by split, pod by schedule, or a refusal with its status.
+
+The order is that of the endpoint-picker protocol: the pin beats the weights, the subset hint narrows the
+pods first, 503 means that nothing is ready, 429 that the request was dropped on purpose.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from collections.abc import Mapping
+from enum import Enum
+from typing import NamedTuple
+
+from rollouts.picker.endpoints import Endpoint, Subset
+from rollouts.picker.messages import Headers
+from rollouts.picker.objects import Snapshot
+from rollouts.picker.policies import ALL_MODELS, PIN_HEADER, KeySource, ModelPolicy, StickyKey
+from rollouts.picker.prefix import block_hashes
+from rollouts.picker.rules import Criticality, Rule
+from rollouts.picker.schedule import Scheduler
+from rollouts.picker.split import Diffusion, sticky
+
+__all__ = ["Decision", "Refusal", "Request", "Router", "Unready"]
+
+_NO_POLICY = ModelPolicy()
+
+
+class Unready(Enum):
+    """What happens to a target's share while no pod can serve it. The other shares never notice."""
+
+    SPILL = "spill"
+    SHED = "shed"
+
+
+class Request(NamedTuple):
+    """A request, as far as it decides. ``model`` is empty for one without a body."""
+
+    headers: Headers
+    model: str = ""
+    fields: Mapping[str, str] = {}
+    prompt: bytes = b""
+    subset: Subset | None = None
+
+
+class Decision(NamedTuple):
+    """Where a request goes. ``target`` is the model name to send; it may equal ``model``."""
+
+    model: str
+    target: str
+    endpoint: Endpoint
+    measured: bool
+
+
+class Refusal(NamedTuple):
+    """An answer in place of the pod's: status, reason for logs, message for the client."""
+
+    status: int
+    reason: str
+    message: str
+    model: str = ""
+    target: str = ""
+
+
+class Router:
+    """Routes by a snapshot, which may be replaced at any time. One event loop owns it."""
+
+    def __init__(self, scheduler: Scheduler, *, unready: Unready = Unready.SPILL) -> None:
+        self.scheduler = scheduler
+        self._unready = unready
+        self._snapshot = Snapshot()
+        self._splits: dict[tuple[str, str, str, str], Diffusion] = {}
+        self._counts: dict[str, Counter[str]] = {}
+        self._body_fields: frozenset[str] = frozenset()
+        self._nameless = 0  # requests without an id so far
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is routed by at the moment."""
+        return self._snapshot
+
+    @property
+    def body_fields(self) -> frozenset[str]:
+        """Top-level members of the body that a sticky key is read from."""
+        return self._body_fields
+
+    def update(self, snapshot: Snapshot, now: float, wall: float) -> None:
+        """Take over a new state of the cluster. Splits whose weights did not change go on."""
+        self._snapshot = snapshot
+        self.scheduler.sync(snapshot.endpoints, now, wall)
+        stickies = [policy.sticky for policy in snapshot.policies.values() if policy.sticky]
+        self._body_fields = frozenset(key.name for key in stickies if key.source is KeySource.BODY_FIELD)
+        current = {}
+        for rule in snapshot.rules.winners():
+            if rule.targets:
+                split = self._splits.get(rule.key)
+                if split is None:
+                    split = Diffusion(rule.targets)
+                elif split.update(rule.targets):
+                    self._counts.pop(rule.model, None)
+                current[rule.key] = split
+        self._splits = current
+        kept = {rule.model for rule in snapshot.rules.winners()}
+        self._counts = {model: counts for model, counts in self._counts.items() if model in kept}
+
+    def shares(self) -> Mapping[str, Mapping[str, int]]:
+        """Requests per rule's model and target since the weights last changed."""
+        return self._counts
+
+    def route(self, request: Request, now: float) -> Decision | Refusal:
+        """Decide. The only effects are on the split, the schedule and the counts."""
+        rule = self._snapshot.rules.find(request.model) if request.model else None
+        policies = self._snapshot.policies
+        policy = policies.get(request.model) or policies.get(ALL_MODELS, _NO_POLICY)
+        candidates = self._candidates(request.subset)
+        if not candidates:
+            return _unavailable(request, "")
+        target = request.model
+        if rule is not None and rule.targets:
+            target = self._target(rule, policy, request)
+            able = self.scheduler.serving(candidates, target)
+            if not able:
+                target, able = self._without_pods(rule, target, candidates)
+            if not able:
+                return _unavailable(request, target)
+            candidates = able
+        sheddable = rule is not None and rule.criticality is Criticality.SHEDDABLE
+        if sheddable and self.scheduler.saturated(candidates, now):
+            text = "all pods are saturated and this model is sheddable: try again later"
+            return Refusal(429, "rejected-saturated", text, request.model, target)
+        hashes = block_hashes(target, request.prompt) if len(candidates) > 1 else ()
+        endpoint = self.scheduler.choose(candidates, target, hashes, now)
+        if rule is not None and rule.targets:
+            self._counts.setdefault(rule.model, Counter())[target] += 1
+        return Decision(request.model, target, endpoint, self._measured(request.headers, policy.measured))
+
+    def _candidates(self, subset: Subset | None) -> list[Endpoint]:
+        endpoints = self.scheduler.endpoints()
+        return endpoints if subset is None else [e for e in endpoints if subset.allows(e)]
+
+    def _target(self, rule: Rule, policy: ModelPolicy, request: Request) -> str:
+        if policy.pinned_by_header:
+            pin = request.headers.get(PIN_HEADER, b"").decode("utf-8", "replace")
+            if pin and (pin in policy.pinnable or any(target.name == pin for target in rule.targets)):
+                return pin
+        key = _key_of(policy.sticky, request) if policy.sticky is not None else b""
+        return sticky(rule.targets, key) if key else self._splits[rule.key].take()
+
+    def _measured(self, headers: Headers, fraction: float) -> bool:
+        """Whether the request is in the sample, by its id alone, so that every target has the same odds."""
+        if fraction <= 0.0 or fraction >= 1.0:
+            return fraction >= 1.0
+        name = headers.get(b"x-request-id", b"")
+        if not name:
+            self._nameless += 1
+            name = b"%d" % self._nameless
+        # CRC-32 of a random id is uniform enough; a stronger hash would buy nothing.
+        return zlib.crc32(name) < fraction * 2**32
+
+    def _without_pods(
+        self, rule: Rule, target: str, candidates: list[Endpoint]
+    ) -> tuple[str, list[Endpoint]]:
+        """No pod lists ``target``: the heaviest other target that has pods, if the policy is to spill.
+
+        With nowhere to spill to, the pods get the request all the same: their 404 says more than a 503.
+        """
+        others = sorted((t for t in rule.targets if t.name != target and t.weight), key=lambda t: -t.weight)
+        if others and self._unready is Unready.SHED:
+            return target, []
+        for other in others:
+            able = self.scheduler.serving(candidates, other.name)
+            if able:
+                return other.name, able
+        return target, candidates
+
+
+def _unavailable(request: Request, target: str) -> Refusal:
+    if request.subset is not None:
+        text = "none of the endpoints that the gateway allows is ready in this pool"
+    else:
+        text = f"no pod is ready to serve {target!r}" if target else "no pod of this pool is ready"
+    return Refusal(503, "rejected-no-endpoints", text, request.model, target)
+
+
+def _key_of(source: StickyKey | None, request: Request) -> bytes:
+    """The sticky key, empty when the request has none: it then counts as one without a session."""
+    if source is None:
+        return b""
+    if source.source is KeySource.HEADER:
+        return request.headers.get(source.name.encode(), b"")
+    if source.source is KeySource.BODY_FIELD:
+        return request.fields.get(source.name, "").encode("utf-8", "replace")
+    for part in request.headers.get(b"cookie", b"").split(b";"):
+        name, _, value = part.strip().partition(b"=")
+        if name == source.name.encode():
+            return value
+    return b""

@@ -1,0 +1,104 @@
+"""What is read from a pod, and how often. Pure: text and figures in, figures out.
+
+Metric names: vLLM (``vllm:kv_cache_usage_perc``, before 0.10 ``vllm:gpu_cache_usage_perc``) and SGLang. Of
+``vllm:lora_requests_info`` the series with the largest value, a time, is the current one. Pods are scraped
+fast only while they have work in flight: an idle pod's figures do not change, and scraping costs the model
+server time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from rollouts.picker.schedule import Load
+
+__all__ = ["ScrapeConfig", "parse_metrics", "parse_models", "wait_for"]
+
+_SAMPLE = re.compile(
+    r"^(vllm:num_requests_running|vllm:num_requests_waiting|vllm:kv_cache_usage_perc"
+    r"|vllm:gpu_cache_usage_perc|vllm:lora_requests_info|sglang:num_running_reqs|sglang:num_queue_reqs"
+    r"|sglang:token_usage)(?:\{([^\n]*)\})? ([^ \n]+)",
+    re.MULTILINE,
+)
+_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+_RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs")
+_WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs")
+_KV = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage")
+
+MAX_SAMPLES = 10_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrapeConfig:
+    """Seconds. ``busy`` and ``idle``: between two scrapes of a pod; ``models``: of its model list.
+
+    ``retry`` is the wait after a failure, doubled each time up to ``idle``.
+    """
+
+    busy: float = 0.1
+    idle: float = 5.0
+    models: float = 5.0
+    timeout: float = 2.0
+    retry: float = 0.5
+    max_bytes: int = 4 << 20
+
+
+def wait_for(config: ScrapeConfig, *, busy: bool, failures: int) -> float:
+    """Seconds until the next scrape of a pod."""
+    if failures:
+        return min(config.idle, config.retry * 2.0 ** min(failures - 1, 10))
+    return config.busy if busy else config.idle
+
+
+def parse_metrics(text: str, models: frozenset[str] | None) -> Load:
+    """The load in a Prometheus exposition. What is not there, or is no finite number, counts as 0.
+
+    Several engines behind one pod are added up, the fullest cache counts.
+    """
+    running = waiting = kv = 0.0
+    newest, adapters, slots = -1.0, "", 0
+    for number, match in enumerate(_SAMPLE.finditer(text)):
+        if number >= MAX_SAMPLES:
+            break
+        name, labels, value = match[1], match[2] or "", _number(match[3])
+        if name in _RUNNING:
+            running += value
+        elif name in _WAITING:
+            waiting += value
+        elif name in _KV:
+            kv = max(kv, value)
+        elif value > newest:
+            pairs = dict(_LABEL.findall(labels))
+            newest, adapters = value, pairs.get("running_lora_adapters", "")
+            slots = int(_number(pairs.get("max_lora", "0")))
+    return Load(
+        running=int(running),
+        waiting=int(waiting),
+        kv_usage=min(kv, 1.0),
+        active_adapters=frozenset(filter(None, (name.strip() for name in adapters.split(",")))),
+        max_adapters=slots,
+        models=models,
+    )
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        return 0.0
+    return value if 0.0 <= value < 1e15 else 0.0  # also false for NaN
+
+
+def parse_models(body: bytes) -> frozenset[str] | None:
+    """The ids in an answer of ``/v1/models``; None when it is not one."""
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    entries = data.get("data") if isinstance(data, dict) else None
+    if not isinstance(entries, list):
+        return None
+    names = (entry.get("id") for entry in entries[:1000] if isinstance(entry, dict))
+    return frozenset(name for name in names if isinstance(name, str))

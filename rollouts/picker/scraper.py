@@ -1,0 +1,112 @@
+"""Scrapes the pods, each at its own pace, over one HTTP session."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import aiohttp
+import structlog
+
+from rollouts.picker.endpoints import Endpoint
+from rollouts.picker.schedule import Scheduler
+from rollouts.picker.scrape import ScrapeConfig, parse_metrics, parse_models, wait_for
+
+__all__ = ["Scraper"]
+
+_TICK = 0.05
+_PARALLEL = 32
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Target:
+    """When a pod is due, and what it said last."""
+
+    due: float = 0.0
+    models_due: float = 0.0
+    models: frozenset[str] | None = None
+    failures: int = 0
+    running: bool = False
+
+
+class Scraper:
+    """Keeps the scheduler's loads fresh. A pod that fails keeps its last figures until they are stale."""
+
+    def __init__(self, scheduler: Scheduler, config: ScrapeConfig | None = None) -> None:
+        self._scheduler = scheduler
+        self._config = config or ScrapeConfig()
+        self._targets: dict[str, _Target] = {}
+        self._slots = asyncio.Semaphore(_PARALLEL)
+        self._session: aiohttp.ClientSession | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Scrape whatever is due, until cancelled."""
+        while True:
+            self.tick(time.monotonic())
+            await asyncio.sleep(_TICK)
+
+    def tick(self, now: float) -> None:
+        """Begin the scrapes that are due; a pod that became busy is due early."""
+        endpoints = self._scheduler.endpoints()
+        addresses = {endpoint.address for endpoint in endpoints}
+        self._targets = {a: t for a, t in self._targets.items() if a in addresses}
+        for endpoint in endpoints:
+            target = self._targets.setdefault(endpoint.address, _Target())
+            early = not target.failures and self._scheduler.busy(endpoint.address)
+            if target.running or now < target.due - (self._config.idle - self._config.busy) * early:
+                continue
+            target.running = True
+            task = asyncio.create_task(self._scrape(endpoint, target))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _scrape(self, endpoint: Endpoint, target: _Target) -> None:
+        address = endpoint.address
+        try:
+            async with self._slots:
+                started = time.monotonic()
+                if started >= target.models_due:
+                    target.models = parse_models(await self._get(address, "/v1/models"))
+                    target.models_due = started + self._config.models
+                before = self._scheduler.dispatched(address)
+                text = (await self._get(address, "/metrics")).decode("utf-8", "replace")
+            missed = max(0, self._scheduler.dispatched(address) - before)
+            load = parse_metrics(text, target.models)
+            self._scheduler.observe(address, load, time.monotonic(), missed=missed)
+            target.failures = 0
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            target.failures += 1
+            target.models = None  # a pod that restarts may have lost its adapters: ask again
+            target.models_due = 0.0
+            if target.failures == 1:
+                _log.warning("scrape_failed", pod=endpoint.pod, address=address, error=repr(error)[:200])
+        finally:
+            busy = self._scheduler.busy(address)
+            target.due = time.monotonic() + wait_for(self._config, busy=busy, failures=target.failures)
+            target.running = False
+
+    async def _get(self, address: str, path: str) -> bytes:
+        """The body of an answer 200, up to a limit. Raises ValueError for any other."""
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=self._config.timeout)
+            self._session = aiohttp.ClientSession(timeout=timeout, trust_env=False)
+        async with self._session.get(f"http://{address}{path}", allow_redirects=False) as response:
+            if response.status != 200:
+                raise ValueError(f"{path} answered {response.status}")
+            body = b""
+            async for block in response.content.iter_chunked(65_536):
+                body += block
+                if len(body) > self._config.max_bytes:
+                    raise ValueError(f"{path} answered more than {self._config.max_bytes} bytes")
+            return body
+
+    async def close(self) -> None:
+        """End running scrapes and the session."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()

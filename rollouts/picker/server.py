@@ -1,0 +1,137 @@
+"""The gRPC shell: one coroutine per stream between Envoy and an ``Exchange``.
+
+Messages are handed over as raw bytes: ``wire`` reads and writes them, so no generated class is built for
+them. The loop of a stream holds no state of its own, and whatever goes wrong in one stays in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from rollouts.picker.protocol import BufferBudget, Exchange, Observer, ProtocolError, Routing
+from rollouts.picker.wire import WireError, decode, encode
+
+__all__ = ["EXT_PROC_SERVICE", "HEALTH_NAMES", "LIVENESS", "PickerServer", "ServerConfig"]
+
+EXT_PROC_SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
+LIVENESS = "liveness"
+HEALTH_NAMES = ("", "readiness", "inference-extension", EXT_PROC_SERVICE)
+"""Names that probes of the various releases of the Inference Extension ask for, beside ``liveness``."""
+
+_METHOD = f"/{EXT_PROC_SERVICE}/Process"
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """``max_message``: bytes of one gRPC message; Envoy sends at most its buffer limit, 1 MiB by default."""
+
+    address: str = "127.0.0.1:9002"
+    max_message: int = 8 << 20
+    drain_grace: float = 30.0
+
+
+class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
+    """Routes the one method, without (de)serialisers."""
+
+    def __init__(self, process: Callable[..., Any]) -> None:
+        self._handler = grpc.stream_stream_rpc_method_handler(process)
+
+    def service(self, handler_call_details: Any) -> Any:
+        return self._handler if handler_call_details.method == _METHOD else None
+
+
+class PickerServer:
+    """Serves ext_proc and gRPC health on one port."""
+
+    def __init__(
+        self,
+        routing: Routing,
+        observer: Observer,
+        *,
+        config: ServerConfig | None = None,
+        credentials: Any = None,
+        budget: BufferBudget | None = None,
+    ) -> None:
+        self._routing = routing
+        self._observer = observer
+        self._config = config or ServerConfig()
+        self._credentials = credentials
+        self._budget = budget or BufferBudget()
+        self._health = health.aio.HealthServicer()
+        self._server: Any = None
+        self.port = 0
+        self.failures = 0
+        """Streams that ended with an exception of ours: each is a bug."""
+
+    async def start(self) -> None:
+        """Listen. ``port`` is set afterwards. Raises OSError when the address is taken."""
+        size = self._config.max_message
+        options = [
+            ("grpc.max_receive_message_length", size),
+            ("grpc.so_reuseport", 0),
+            # The default allows a client to ping every five minutes only; Envoy's keepalive is shorter.
+            ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ]
+        server = grpc.aio.server(options=options)
+        server.add_generic_rpc_handlers((_Handler(self._process),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        address = self._config.address
+        try:
+            if self._credentials is None:
+                self.port = server.add_insecure_port(address)
+            else:
+                self.port = server.add_secure_port(address, self._credentials)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: {error}; choose another --grpc-address") from error
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        await self.set_ready(False)
+        await server.start()
+        self._server = server
+
+    async def set_ready(self, ready: bool) -> None:
+        """What health says for everything but liveness."""
+        serving = health_pb2.HealthCheckResponse.SERVING
+        status = serving if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in HEALTH_NAMES:
+            await self._health.set(name, status)
+
+    async def drain(self) -> None:
+        """Say NOT_SERVING, take no new streams, and give running ones ``drain_grace`` seconds."""
+        await self.set_ready(False)
+        if self._server is not None:
+            await self._server.stop(self._config.drain_grace)
+
+    async def _process(self, _: Any, context: Any) -> None:
+        exchange = Exchange(self._routing, self._observer, self._budget)
+        read, write, clock, eof = context.read, context.write, time.monotonic, grpc.aio.EOF
+        try:
+            while not exchange.closing:
+                data = await read()
+                if data is eof:
+                    break
+                message = decode(data)
+                if message is None:
+                    continue
+                for reply in exchange.receive(message, clock()):
+                    await write(encode(reply))
+        except (WireError, ProtocolError) as error:
+            _log.warning("stream_refused", state=exchange.state.name, error=str(error)[:300])
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error)[:300])
+        except (asyncio.CancelledError, grpc.aio.BaseError):
+            raise  # the client left
+        except Exception:
+            self.failures += 1
+            _log.exception("stream_failed", state=exchange.state.name)
+            await context.abort(grpc.StatusCode.INTERNAL, "the endpoint picker failed; see its log")
+        finally:
+            exchange.disconnect(clock())

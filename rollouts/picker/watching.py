@@ -1,0 +1,96 @@
+"""Objects from an API server, by list and watch.
+
+When the API server is lost, the stores keep what they had and the picker serves on; the reflectors come back
+by themselves. A kind that the server does not know is an empty one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from rollouts.kube.client import KubeClient, Resource
+from rollouts.kube.http import open_client
+from rollouts.picker.objects import PoolName
+from rollouts.runtime.clock import Clock, SystemClock
+from rollouts.runtime.objects import ObjectKey
+from rollouts.runtime.reflector import Reflector
+from rollouts.runtime.store import Store
+
+__all__ = ["RESOURCES", "WatchSource", "cluster_source"]
+
+RESOURCES = (
+    Resource("inference.networking.k8s.io", "v1", "inferencepools", "InferencePool"),
+    Resource("inference.networking.x-k8s.io", "v1alpha2", "inferencepools", "InferencePool"),
+    Resource("", "v1", "pods", "Pod"),
+    Resource("inference.networking.x-k8s.io", "v1alpha2", "inferencemodels", "InferenceModel"),
+    Resource("inference.networking.x-k8s.io", "v1alpha2", "inferencemodelrewrites", "InferenceModelRewrite"),
+    Resource("llm-d.ai", "v1alpha2", "inferencemodelrewrites", "InferenceModelRewrite"),
+    Resource("inferencerollouts.dev", "v1alpha1", "rollouts", "Rollout"),
+)
+"""Every kind that is read, in every dialect."""
+
+_SETTLE = 0.02
+"""Seconds in which changes are gathered: a rolling update changes pods in bursts, an abort must not wait."""
+
+
+class WatchSource:
+    """Calls ``on_change`` with all objects once every kind was listed, and after each change."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        namespaces: Iterable[str],
+        on_change: Callable[[list[Mapping[str, Any]]], None],
+        *,
+        clock: Clock | None = None,
+    ) -> None:
+        self._on_change = on_change
+        self._clock = clock or SystemClock()
+        self._changed = asyncio.Event()
+        self._stores: list[tuple[Resource, Store]] = []
+        self._reflectors: list[Reflector] = []
+        for namespace in sorted(set(namespaces)):
+            for resource in RESOURCES:
+                store = Store(transform=_trimmed if resource.kind == "Pod" else None)
+                store.subscribe(self._note)
+                self._stores.append((resource, store))
+                self._reflectors.append(Reflector(client, resource, store, self._clock, namespace=namespace))
+
+    def _note(self, _: ObjectKey) -> None:
+        self._changed.set()
+
+    def objects(self) -> list[Mapping[str, Any]]:
+        """All objects. Items of a list carry no kind of their own, so it is put back."""
+        return [
+            {**obj, "apiVersion": resource.api_version, "kind": resource.kind}
+            for resource, store in self._stores
+            for obj in store.values()
+        ]
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for reflector in self._reflectors:
+                group.create_task(reflector.run())
+            for reflector in self._reflectors:
+                await reflector.wait_for_sync()
+            while True:
+                self._changed.clear()
+                self._on_change(self.objects())
+                await self._changed.wait()
+                await self._clock.sleep(_SETTLE)
+
+
+def _trimmed(pod: dict[str, Any]) -> dict[str, Any]:
+    """A pod without what nobody here reads, which is most of it."""
+    return {"metadata": pod.get("metadata"), "status": pod.get("status")}
+
+
+async def cluster_source(
+    kubeconfig: str, pools: Iterable[PoolName], on_change: Callable[[list[Mapping[str, Any]]], None]
+) -> WatchSource:
+    """A source for the cluster of ``kubeconfig``, or the one that this pod runs in when it is empty."""
+    client = await open_client(kubeconfig or None)
+    return WatchSource(client, (pool.namespace for pool in pools), on_change)

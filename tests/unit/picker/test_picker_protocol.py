@@ -1,0 +1,410 @@
+"""What comes out of the state machine for every order of messages that Envoy produces."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pytest
+from envoy.config.core.v3 import base_pb2
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rollouts.picker.body import MAX_CHUNK
+from rollouts.picker.endpoints import Endpoint
+from rollouts.picker.measure import Ending, Measurement
+from rollouts.picker.messages import (
+    BodyMode,
+    BodyReply,
+    BufferedReply,
+    HeadersReply,
+    ImmediateReply,
+    Incoming,
+    Outgoing,
+    Protocol,
+    RequestBody,
+    RequestHeaders,
+    RequestTrailers,
+    ResponseBody,
+    ResponseHeaders,
+    ResponseTrailers,
+    Side,
+    TrailersReply,
+)
+from rollouts.picker.protocol import TRANSITIONS, BufferBudget, Exchange, ProtocolError, State
+from rollouts.picker.routing import Decision, Refusal, Request
+
+POD = Endpoint("10.0.0.1:8000", "10.0.0.1", 8000, "pod-0", "pool")
+BODY = b'{"model":"travelhelper","messages":[]}'
+SENT = b'{"model":"travel-helper-v2","messages":[]}'
+
+
+class FakeRouting:
+    """Sends everything to one pod as travel-helper-v2; a model called ``busy`` is refused."""
+
+    body_fields = frozenset({"user"})
+
+    def __init__(self, *, measured: bool = False) -> None:
+        self.measured = measured
+        self.requests: list[Request] = []
+
+    def route(self, request: Request, now: float) -> Decision | Refusal:
+        self.requests.append(request)
+        if request.model == "busy" or (request.subset and not request.subset.allows(POD)):
+            return Refusal(503, "rejected-no-endpoints", "no pod", request.model)
+        target = "travel-helper-v2" if request.model == "travelhelper" else request.model
+        return Decision(request.model, target, POD, self.measured)
+
+
+class Told:
+    """Collects what an observer is told."""
+
+    def __init__(self) -> None:
+        self.refusals: list[Refusal] = []
+        self.decisions: list[Decision] = []
+        self.measurements: list[Measurement] = []
+
+    def refused(self, refusal: Refusal) -> None:
+        self.refusals.append(refusal)
+
+    def dispatched(self, decision: Decision) -> None:
+        self.decisions.append(decision)
+
+    def measured(self, decision: Decision, measurement: Measurement) -> None:
+        self.measurements.append(measurement)
+
+
+class Stream:
+    """An exchange with its surroundings, driven with a clock that ticks one second per message."""
+
+    def __init__(self, *, measured: bool = False, budget: BufferBudget | None = None) -> None:
+        self.routing, self.told = FakeRouting(measured=measured), Told()
+        self.budget = budget or BufferBudget()
+        self.exchange = Exchange(self.routing, self.told, self.budget)
+        self.now = 0.0
+
+    def send(self, *messages: Incoming) -> list[Outgoing]:
+        replies: list[Outgoing] = []
+        for message in messages:
+            self.now += 1.0
+            replies += self.exchange.receive(message, self.now)
+        return replies
+
+
+def headers(*, eos: bool = False, **extra: Any) -> RequestHeaders:
+    return RequestHeaders({b":method": b"POST", b":path": b"/v1/chat/completions"}, eos, **extra)
+
+
+def chunks(body: bytes, size: int, *, eos: bool = True) -> list[RequestBody]:
+    parts = [body[at : at + size] for at in range(0, len(body), size)] or [b""]
+    return [RequestBody(part, eos and index == len(parts) - 1) for index, part in enumerate(parts)]
+
+
+def reply_head(length: int | None = len(SENT)) -> HeadersReply:
+    content = () if length is None else ((b"content-length", b"%d" % length),)
+    destination = (b"x-gateway-destination-endpoint", b"10.0.0.1:8000")
+    return HeadersReply(Side.REQUEST, (destination, *content), (), True, b"10.0.0.1:8000")
+
+
+OK = ResponseHeaders({b":status": b"200", b"content-type": b"text/event-stream"})
+EVENT = b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n'
+
+# sentence: (measured, messages, wanted replies, wanted state, whether the stream is to be ended)
+SEQUENCES: dict[str, tuple[bool, Sequence[Incoming], Sequence[Outgoing], State, bool]] = {
+    "nothing is answered before the body has ended": (
+        False, [headers(), *chunks(BODY, 10, eos=False)], [], State.REQUEST_BODY, False,
+    ),
+    "at its end come the headers and then the body, and an unmeasured stream is left": (
+        False,
+        [headers(), *chunks(BODY, 10)],
+        [reply_head(), BodyReply(Side.REQUEST, SENT, True)],
+        State.ANSWERED,
+        True,
+    ),
+    "an empty chunk may carry the end": (
+        False,
+        [headers(), RequestBody(BODY), RequestBody(b"", True)],
+        [reply_head(), BodyReply(Side.REQUEST, SENT, True)],
+        State.ANSWERED,
+        True,
+    ),
+    "trailers are the end of a body, which then has none of its own": (
+        False,
+        [headers(), RequestBody(BODY), RequestTrailers()],
+        [reply_head(None), BodyReply(Side.REQUEST, SENT, False), TrailersReply(Side.REQUEST)],
+        State.ANSWERED,
+        True,
+    ),
+    "a repeated end and late chunks are ignored": (
+        True,
+        [headers(), *chunks(BODY, 99), *chunks(BODY, 99), RequestBody(b"x")],
+        [reply_head(), BodyReply(Side.REQUEST, SENT, True)],
+        State.ANSWERED,
+        False,
+    ),
+    "trailers after the end are passed on": (
+        True,
+        [headers(), *chunks(BODY, 99), RequestTrailers()],
+        [reply_head(), BodyReply(Side.REQUEST, SENT, True), TrailersReply(Side.REQUEST)],
+        State.ANSWERED,
+        False,
+    ),
+    "a request without a body is answered at its headers": (
+        False, [headers(eos=True)], [reply_head(None)], State.ANSWERED, True,
+    ),
+    "a stream that begins with a response is not ours to change": (
+        False, [OK], [HeadersReply(Side.RESPONSE)], State.RESPONDING, True,
+    ),
+    "a local reply before the body has ended": (
+        False, [headers(), RequestBody(b"{"), OK], [HeadersReply(Side.RESPONSE)], State.RESPONDING, True,
+    ),
+    "a local reply without any body": (
+        False, [headers(), OK], [HeadersReply(Side.RESPONSE)], State.RESPONDING, True,
+    ),
+    "a measured response is echoed chunk by chunk until its end": (
+        True,
+        [headers(), *chunks(BODY, 99), OK, ResponseBody(EVENT), ResponseBody(b"", True)],
+        [
+            reply_head(),
+            BodyReply(Side.REQUEST, SENT, True),
+            HeadersReply(Side.RESPONSE),
+            BodyReply(Side.RESPONSE, EVENT, False),
+            BodyReply(Side.RESPONSE, b"", True),
+        ],
+        State.DONE,
+        True,
+    ),
+    "response trailers end a response": (
+        True,
+        [headers(), *chunks(BODY, 99), OK, ResponseBody(b"x"), ResponseTrailers()],
+        [
+            reply_head(),
+            BodyReply(Side.REQUEST, SENT, True),
+            HeadersReply(Side.RESPONSE),
+            BodyReply(Side.RESPONSE, b"x", False),
+            TrailersReply(Side.RESPONSE),
+        ],
+        State.DONE,
+        True,
+    ),
+    "a response without a body": (
+        True,
+        [headers(eos=True), ResponseHeaders({b":status": b"204"}, True)],
+        [reply_head(None), HeadersReply(Side.RESPONSE)],
+        State.DONE,
+        True,
+    ),
+    "a response may overtake the rest of the request": (
+        True,
+        [headers(eos=True), OK, RequestBody(b"late"), RequestTrailers(), ResponseBody(b"x", True)],
+        [reply_head(None), HeadersReply(Side.RESPONSE), BodyReply(Side.RESPONSE, b"x", True)],
+        State.DONE,
+        True,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", SEQUENCES)
+def test_sequence(sentence: str) -> None:
+    measured, messages, want, want_state, want_closing = SEQUENCES[sentence]
+    stream = Stream(measured=measured)
+
+    assert stream.send(*messages) == list(want)
+    assert (stream.exchange.state, stream.exchange.closing) == (want_state, want_closing)
+    stream.exchange.disconnect(99.0)
+    assert stream.budget.used == 0
+
+
+@pytest.mark.parametrize(
+    ("sentence", "body", "status"),
+    [
+        ("not JSON", b"hello", 400),
+        ("JSON that is cut off", BODY[:-1], 400),
+        ("no model", b'{"messages":[]}', 400),
+        ("a model that is a number", b'{"model":5}', 400),
+        ("a model that is null", b'{"model":null}', 400),
+        ("a model of 5,000 characters", b'{"model":"' + b"x" * 5000 + b'"}', 400),
+        ("an empty body", b"", 400),
+        ("no pod", b'{"model":"busy"}', 503),
+    ],
+)
+@pytest.mark.parametrize("trailers", [False, True])
+def test_refusal(sentence: str, body: bytes, status: int, trailers: bool) -> None:
+    stream = Stream(measured=True)
+    end = [RequestBody(body), RequestTrailers()] if trailers else chunks(body, 7)
+
+    replies = stream.send(headers(), *end, RequestBody(b"late", True))
+
+    assert len(replies) == 1
+    reply = replies[0]
+    assert isinstance(reply, ImmediateReply)
+    assert (reply.status, json.loads(reply.body)["error"]["code"]) == (status, status)
+    assert stream.exchange.closing
+    assert [refusal.status for refusal in stream.told.refusals] == [status]
+    assert (stream.budget.used, stream.told.measurements) == (0, [])
+
+
+def subset(*values: str) -> bytes:
+    metadata = base_pb2.Metadata()
+    key = "x-gateway-destination-endpoint-subset"
+    metadata.filter_metadata["envoy.lb.subset_hint"].update({key: list(values)})
+    return metadata.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("hint", "refused"),
+    [(["10.0.0.1:8000"], False), (["10.0.0.1:8001"], True), ([], True), (["10.0.0.1"], False)],
+)
+@pytest.mark.parametrize("where", ["headers of a GET", "headers", "last chunk"])
+def test_a_subset_hint_counts_wherever_it_comes(where: str, hint: list[str], refused: bool) -> None:
+    stream = Stream()
+    data = subset(*hint)
+    if where == "headers of a GET":
+        replies = stream.send(headers(eos=True, metadata=data))
+    elif where == "headers":
+        replies = stream.send(headers(metadata=data), RequestBody(BODY, True))
+    else:
+        replies = stream.send(headers(), RequestBody(BODY, True, data))
+
+    assert isinstance(replies[0], ImmediateReply) is refused
+
+
+@pytest.mark.parametrize(("body", "sent"), [(BODY, SENT), (BODY.replace(b"travelhelper", b"other"), None)])
+def test_a_buffered_body_is_changed_in_one_reply(body: bytes, sent: bytes | None) -> None:
+    stream = Stream(measured=True)
+    mode = Protocol(BodyMode.BUFFERED, BodyMode.BUFFERED)
+
+    first = stream.send(headers(protocol=mode))
+    second = stream.send(RequestBody(body, True))
+    rest = stream.send(OK, ResponseBody(b"x", True))
+
+    assert first == [HeadersReply(Side.REQUEST)]
+    assert isinstance(second[0], BufferedReply)
+    assert (second[0].body, second[0].endpoint, second[0].clear_route_cache) == (sent, b"10.0.0.1:8000", True)
+    assert rest == [HeadersReply(Side.RESPONSE), BufferedReply(Side.RESPONSE)]
+    assert [m.ending for m in stream.told.measurements] == [Ending.COMPLETE]
+
+
+def test_a_partial_buffer_that_overflows_is_refused() -> None:
+    stream = Stream()
+
+    replies = stream.send(headers(protocol=Protocol(BodyMode.BUFFERED_PARTIAL)), RequestBody(b'{"a":', False))
+
+    assert isinstance(replies[-1], ImmediateReply)
+    assert replies[-1].status == 413
+
+
+@pytest.mark.parametrize("mode", [BodyMode.NONE, BodyMode.STREAMED])
+def test_a_body_that_cannot_be_held_back_passes_by(mode: BodyMode) -> None:
+    stream = Stream(measured=True)
+
+    replies = stream.send(headers(protocol=Protocol(mode, BodyMode.NONE)))
+    passing = stream.send(RequestBody(b"x"), RequestBody(b"y", True))
+    rest = stream.send(OK)
+
+    assert replies == [reply_head(None)]
+    assert passing == [BufferedReply(Side.REQUEST)] * 2
+    assert rest == [HeadersReply(Side.RESPONSE)]
+    assert [m.ending for m in stream.told.measurements] == [Ending.HEADERS_ONLY]
+
+
+def test_what_only_the_picker_may_say_is_taken_off_the_request() -> None:
+    stream = Stream()
+    message = RequestHeaders({b":method": b"POST", b"x-gateway-destination-endpoint-served": b"evil"})
+
+    reply = stream.send(message, *chunks(BODY, 99))[0]
+
+    assert isinstance(reply, HeadersReply)
+    assert reply.remove_headers == (b"x-gateway-destination-endpoint-served",)
+
+
+def test_a_large_body_leaves_in_small_pieces_that_are_let_go() -> None:
+    body = b'{"model":"travelhelper","prompt":"' + b"x" * 1_000_000 + b'"}'
+    stream = Stream()
+    stream.send(headers(), *chunks(body, 65_536, eos=False))
+    assert stream.budget.used == len(body)
+
+    replies = stream.send(RequestBody(b"", True))
+
+    pieces = [reply for reply in replies if isinstance(reply, BodyReply)]
+    assert b"".join(piece.body for piece in pieces) == body.replace(b"travelhelper", b"travel-helper-v2")
+    assert max(len(piece.body) for piece in pieces) <= MAX_CHUNK
+    assert [piece.end_of_stream for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+    assert stream.budget.used == 0
+
+
+def test_bodies_beyond_the_limits_are_refused_and_give_their_memory_back() -> None:
+    budget = BufferBudget(body_limit=100, total_limit=150)
+    first, second, third = (Stream(budget=budget) for _ in range(3))
+    first.send(headers(), RequestBody(b'{"a":"' + b"x" * 80))
+
+    crowded = second.send(headers(), RequestBody(b'{"a":"' + b"x" * 80))
+    large = third.send(headers(), RequestBody(b'{"a":"' + b"x" * 95))
+    first.exchange.disconnect(5.0)
+
+    assert [getattr(reply, "status", 0) for reply in (*crowded, *large)] == [503, 413]
+    assert budget.used == 0
+
+
+def test_a_client_that_leaves_is_an_abort() -> None:
+    stream = Stream(measured=True)
+    stream.send(headers(), *chunks(BODY, 99), OK, ResponseBody(EVENT))
+
+    stream.exchange.disconnect(9.0)
+    stream.exchange.disconnect(10.0)
+
+    assert [m.ending for m in stream.told.measurements] == [Ending.ABORTED]
+
+
+def test_the_routing_gets_the_sticky_field_and_the_prompt() -> None:
+    stream = Stream()
+    body = b'{"user":"anna","model":"travelhelper","prompt":"hello"}'
+
+    stream.send(headers(), *chunks(body, 5))
+
+    request = stream.routing.requests[0]
+    assert (request.model, request.fields, request.prompt) == ("travelhelper", {"user": "anna"}, b'"hello"}')
+
+
+ALL = [
+    headers(), headers(eos=True), *chunks(BODY, 20), RequestBody(b"{}", True), RequestTrailers(), OK,
+    ResponseHeaders({}, True), ResponseBody(b"x"), ResponseBody(b"y", True), ResponseTrailers(),
+]  # fmt: skip
+
+
+def is_in_order(replies: Iterable[Outgoing]) -> bool:
+    """Envoy's rule: per side headers, then body, then trailers; nothing after an immediate reply."""
+    position = {Side.REQUEST: 0, Side.RESPONSE: 0}
+    over = False
+    for reply in replies:
+        if over:
+            return False
+        if isinstance(reply, ImmediateReply):
+            over = True
+            continue
+        rank = 1 if isinstance(reply, HeadersReply) else 3 if isinstance(reply, TrailersReply) else 2
+        if rank < position[reply.side] or rank == position[reply.side] == 1:
+            return False
+        position[reply.side] = rank
+    return True
+
+
+@given(messages=st.lists(st.sampled_from(ALL), max_size=8), measured=st.booleans())
+@settings(max_examples=400, deadline=None)
+def test_any_order_of_messages_is_answered_in_order_or_refused(
+    messages: list[Incoming], measured: bool
+) -> None:
+    stream = Stream(measured=measured)
+    replies: list[Outgoing] = []
+    for message in messages:
+        if stream.exchange.closing:
+            break
+        if (stream.exchange.state, type(message)) not in TRANSITIONS:
+            with pytest.raises(ProtocolError):
+                stream.send(message)
+            break
+        replies += stream.send(message)
+    stream.exchange.disconnect(99.0)
+
+    assert is_in_order(replies)
+    assert stream.budget.used == 0
+    assert len(stream.told.measurements) == len(stream.told.decisions) * measured

@@ -1,0 +1,184 @@
+"""Which pod wins, and how a new one is let in."""
+
+from collections import Counter
+
+import pytest
+
+from rollouts.picker.endpoints import Endpoint
+from rollouts.picker.prefix import BLOCK, PrefixIndex, block_hashes
+from rollouts.picker.schedule import Load, ScheduleConfig, Scheduler
+from rollouts.picker.scrape import ScrapeConfig, parse_metrics, parse_models, wait_for
+
+A, B, C = (Endpoint(f"10.0.0.{n}:8000", f"10.0.0.{n}", 8000, f"pod-{n}", "pool", 1.0) for n in (1, 2, 3))
+
+
+def make_scheduler(*loads: Load, endpoints: tuple[Endpoint, ...] = (A, B)) -> Scheduler:
+    scheduler = Scheduler()
+    scheduler.sync(endpoints, 1000.0, 1000.0)
+    for endpoint, load in zip(endpoints, loads, strict=False):
+        scheduler.observe(endpoint.address, load, 1000.0)
+    return scheduler
+
+
+@pytest.mark.parametrize(
+    ("sentence", "loads", "want"),
+    [
+        ("the shorter queue", (Load(waiting=9), Load(waiting=1)), B),
+        ("the emptier cache", (Load(kv_usage=0.9), Load(kv_usage=0.2)), B),
+        ("fewer requests in flight", (Load(running=5), Load(running=1)), B),
+        (
+            "the adapter at work",
+            (Load(max_adapters=2), Load(active_adapters=frozenset({"m"}), max_adapters=2)),
+            B,
+        ),
+        (
+            "a free adapter slot",
+            (Load(active_adapters=frozenset({"x"}), max_adapters=1), Load(max_adapters=1)),
+            B,
+        ),
+    ],
+)
+def test_preference(sentence: str, loads: tuple[Load, ...], want: Endpoint) -> None:
+    assert make_scheduler(*loads).choose([A, B], "m", (), 1000.0) == want
+
+
+def test_equal_pods_take_turns() -> None:
+    scheduler = make_scheduler()
+
+    chosen = Counter(scheduler.choose([A, B], "m", (), 1000.0).pod for _ in range(100))
+
+    assert chosen == {"pod-1": 50, "pod-2": 50}
+
+
+def test_a_burst_between_two_scrapes_is_spread_by_the_own_count() -> None:
+    scheduler = make_scheduler(Load(running=10), Load(running=0))
+
+    chosen = Counter(scheduler.choose([A, B], "m", (), 1000.0).pod for _ in range(10))
+
+    assert chosen["pod-2"] >= 9
+    assert scheduler.dispatched(B.address) == chosen["pod-2"]
+    scheduler.observe(B.address, Load(running=3), 1001.0, missed=2)
+    assert scheduler.dispatched(B.address) == 2
+    assert scheduler.busy(B.address)
+
+
+def test_a_prompt_goes_where_its_beginning_has_been() -> None:
+    scheduler = make_scheduler()
+    hashes = block_hashes("m", b"x" * BLOCK * 4)
+    first = scheduler.choose([A, B], "m", hashes, 1000.0)
+
+    assert {scheduler.choose([A, B], "m", hashes, 1000.0) for _ in range(5)} == {first}
+
+
+def test_prefixes_match_from_the_start_and_per_model() -> None:
+    index = PrefixIndex()
+    index.add("a", block_hashes("m", b"x" * BLOCK * 4))
+    index.add("b", block_hashes("m", b"x" * BLOCK * 2 + b"y" * BLOCK * 2))
+
+    assert index.match(block_hashes("m", b"x" * BLOCK * 4)) == {"a": 4, "b": 2}
+    assert index.match(block_hashes("m", b"x" * BLOCK * 3 + b"z" * BLOCK)) == {"a": 3, "b": 2}
+    assert index.match(block_hashes("other", b"x" * BLOCK * 4)) == {}
+    assert index.match(block_hashes("m", b"y" + b"x" * BLOCK * 4)) == {}
+    assert block_hashes("m", b"x" * (BLOCK - 1)) == ()
+
+
+def test_a_new_pod_is_let_in_by_degrees_and_an_old_one_at_once() -> None:
+    scheduler = make_scheduler()
+    new = C._replace(ready_since=1000.0)
+    scheduler.sync((A, B, new), 1000.0, 1000.0)
+    shares = []
+    for second in (1000.0, 1015.0, 1029.0, 1031.0):
+        for endpoint in (A, B, new):
+            scheduler.observe(endpoint.address, Load(), second)
+        chosen = Counter(scheduler.choose([A, B, new], "m", (), second).pod for _ in range(90))
+        shares.append(chosen["pod-3"])
+
+    assert shares[0] <= 9
+    assert shares == sorted(shares)
+    assert shares[-1] == 30
+
+
+def test_a_restarted_picker_does_not_take_the_pool_for_new() -> None:
+    config = ScheduleConfig()
+    scheduler = Scheduler(config)
+    unknown = [e._replace(ready_since=0.0) for e in (A, B)]
+    scheduler.sync([unknown[0], B._replace(ready_since=999.0 - config.slow_start)], 1000.0, 1000.0)
+
+    assert Counter(scheduler.choose([A, B], "m", (), 1000.0).pod for _ in range(20)) == {
+        "pod-1": 10,
+        "pod-2": 10,
+    }
+
+
+def test_a_pool_of_new_pods_only_serves() -> None:
+    scheduler = Scheduler()
+    scheduler.sync([A._replace(ready_since=1000.0)], 1000.0, 1000.0)
+
+    assert scheduler.choose([A], "m", (), 1000.0).pod == "pod-1"
+
+
+def test_saturation_needs_fresh_figures_of_every_pod() -> None:
+    full = Load(waiting=6)
+    assert make_scheduler(full, Load(kv_usage=0.81)).saturated([A, B], 1000.0)
+    assert not make_scheduler(full, Load()).saturated([A, B], 1000.0)
+    assert not make_scheduler(full, full).saturated([A, B], 1011.0)
+    assert not make_scheduler(full).saturated([A, B], 1000.0)
+
+
+EXPOSITION = """# HELP vllm:num_requests_running Number of requests
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="mymodel"} 3.0
+vllm:num_requests_running{engine="1",model_name="mymodel"} 1.0
+vllm:num_requests_waiting{engine="0",model_name="mymodel"} 2.0
+vllm:num_requests_waiting_by_reason{engine="0",model_name="mymodel",reason="capacity"} 2.0
+vllm:kv_cache_usage_perc{engine="0",model_name="mymodel"} 0.25
+vllm:kv_cache_usage_perc{engine="1",model_name="mymodel"} 0.5
+vllm:lora_requests_info{max_lora="2",running_lora_adapters="v1,v2",waiting_lora_adapters=""} 1.7e+09
+vllm:lora_requests_info{max_lora="2",running_lora_adapters="v2",waiting_lora_adapters="v2"} 1.8e+09
+"""
+
+
+@pytest.mark.parametrize(
+    ("sentence", "text", "want"),
+    [
+        (
+            "vLLM with two engines and the newest adapter series",
+            EXPOSITION,
+            Load(running=4, waiting=2, kv_usage=0.5, active_adapters=frozenset({"v2"}), max_adapters=2),
+        ),
+        ("the old cache name", "vllm:gpu_cache_usage_perc 0.5\n", Load(kv_usage=0.5)),
+        (
+            "SGLang",
+            "sglang:num_running_reqs 2\nsglang:num_queue_reqs 1\nsglang:token_usage 0.1\n",
+            Load(running=2, waiting=1, kv_usage=0.1),
+        ),
+        ("nothing", "", Load()),
+        ("garbage", "vllm:num_requests_running NaN\nvllm:kv_cache_usage_perc -1\n<html>", Load()),
+        ("infinity", "vllm:num_requests_waiting +Inf\nvllm:kv_cache_usage_perc 7\n", Load(kv_usage=1.0)),
+    ],
+)
+def test_metrics_are_read(sentence: str, text: str, want: Load) -> None:
+    assert parse_metrics(text, None) == want
+
+
+@pytest.mark.parametrize(
+    ("body", "want"),
+    [
+        (b'{"data":[{"id":"a"},{"id":"b"},{"x":1},3]}', frozenset({"a", "b"})),
+        (b'{"data":{}}', None),
+        (b"[]", None),
+        (b"nope", None),
+        (b"[" * 100_000, None),
+    ],
+)
+def test_model_lists_are_read(body: bytes, want: frozenset[str] | None) -> None:
+    assert parse_models(body) == want
+
+
+def test_only_busy_pods_are_scraped_fast() -> None:
+    config = ScrapeConfig()
+
+    assert wait_for(config, busy=True, failures=0) == config.busy
+    assert wait_for(config, busy=False, failures=0) == config.idle
+    waits = [wait_for(config, busy=True, failures=count) for count in (1, 2, 3, 50)]
+    assert waits == [0.5, 1.0, 2.0, config.idle]
