@@ -1,0 +1,233 @@
+"""Models of what is measured: metrics, templates and runs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from rollouts.api.base import ApiModel
+from rollouts.api.scalars import Duration, IntOrPercent, Name, Text
+
+__all__ = [
+    "AnalysisArg",
+    "AnalysisRunSpec",
+    "AnalysisTemplateSpec",
+    "CompareModel",
+    "CounterRatio",
+    "GateModel",
+    "MeasureModel",
+    "MetricModel",
+    "TemplateRef",
+]
+
+Query = Annotated[str, Field(min_length=1, max_length=4096)]
+Expression = Annotated[str, Field(min_length=1, max_length=1024)]
+Ratio = Annotated[float | int | str, Field(json_schema_extra={"x-kubernetes-int-or-string": True})]
+Count = Annotated[int, Field(ge=0, le=100_000)]
+Limit = Annotated[int, Field(ge=-1, le=100_000)]
+
+
+class AnalysisArg(ApiModel):
+    """One argument of a template."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+    """Name, used as `{{args.name}}`."""
+    value: Annotated[str, Field(max_length=253)] | None = None
+    """Value; in a template the default. An argument without any value keeps the run from starting."""
+
+
+class CounterRatio(ApiModel):
+    """Two counters: errors of a total."""
+
+    errors: Name
+    """Counter of errors."""
+    of: Name
+    """Counter of all requests."""
+
+
+class MeasureModel(ApiModel):
+    """A number from any source, without PromQL."""
+
+    preset: Text = ""
+    """Ready-made metric: ttft, tpot, itl, e2e, queue-time, error-rate, kv-cache, preemptions, requests."""
+    histogram: Text = ""
+    """Name of a histogram; `stat` is p50, p90, p95, p99 or mean."""
+    counter: CounterRatio | Text | None = None
+    """A counter's name (`stat: rate`), or `{errors, of}` (`stat: ratio`)."""
+    gauge: Text = ""
+    """Name of a gauge; `stat` is last or mean, over the pods of the arm."""
+    arm: Literal["canary", "stable"] = "canary"
+    """Whose pods are measured."""
+    stat: Literal["p50", "p90", "p95", "p99", "mean", "rate", "ratio", "last", ""] = ""
+    """Which statistic; empty is the natural one: p95 of a histogram, ratio, rate or last."""
+    window: Duration = "2m"
+    """Time that the statistic covers, up to the moment of measuring."""
+
+
+class CompareModel(ApiModel):
+    """Canary against stable, in the same interval, with bounded error over all looks."""
+
+    preset: Text = ""
+    """Ready-made metric; its direction and kind come with it."""
+    histogram: Text = ""
+    """Name of a histogram."""
+    counter: CounterRatio | None = None
+    """Two counters: errors of a total."""
+    gauge: Text = ""
+    """Name of a gauge."""
+    direction: Literal["LowerIsBetter", "HigherIsBetter"] = "LowerIsBetter"
+    """Which way is harm."""
+    margin: Ratio | None = None
+    """Growth that is not yet harm: a fraction (0.02) or a percentage ("2%")."""
+    tolerance: Ratio | None = None
+    """Growth that promotion must rule out. 2.0 on errors means three times."""
+    require: Literal["NoHarm", "WithinTolerance", ""] = ""
+    """What the gate needs; empty: WithinTolerance for the last gate, NoHarm before."""
+    min_dwell: Duration = "5m"
+    """Earliest pass after the step began."""
+    min_requests: Annotated[int, Field(ge=0, le=10_000_000)] = 200
+    """Canary requests that a pass needs."""
+    warm_up: Duration = "2m"
+    """Time of a new pod that is not looked at."""
+    max_duration: Duration = "1h"
+    """When an undecided gate applies `onUndecided`."""
+    on_undecided: Literal["Hold", "PromoteIfNoHarm", "Fail"] = "Hold"
+    """What an undecided gate does at its `maxDuration`."""
+    weight: Annotated[float | int, Field(ge=0, le=1000)] = 1
+    """Weight of this metric's evidence among all."""
+
+
+class MetricModel(ApiModel):
+    """One metric: exactly one of `query`, `measure` and `compare`, and how its values are judged."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    """Name, unique within the run."""
+    query: Query | None = None
+    """PromQL, for Prometheus sources only. `{{args.x}}` is replaced by the argument, escaped."""
+    measure: MeasureModel | None = None
+    """A number from any source."""
+    compare: CompareModel | None = None
+    """Canary against stable."""
+    source: Text = "default"
+    """Name of a source that the administrator configured; `pods` scrapes the pool's pods directly."""
+    success_condition: Expression | None = None
+    """CEL over `result` that makes a measurement successful, such as `result < 2.0`."""
+    failure_condition: Expression | None = None
+    """CEL over `result` that makes a measurement failed."""
+    interval: Duration | None = None
+    """Time between measurements, counted from the start of the run."""
+    initial_delay: Duration | None = None
+    """Wait before the first measurement."""
+    count: Count | None = None
+    """Measurements to take; without it one, or with an `interval` in background analysis without end."""
+    failure_limit: Limit = 0
+    """Failed measurements that are tolerated."""
+    inconclusive_limit: Limit = 0
+    """Inconclusive measurements that are tolerated."""
+    consecutive_error_limit: Count = 4
+    """Errors in a row that are tolerated."""
+    consecutive_success_limit: Count = 0
+    """Successes in a row that end the metric early; 0 is off."""
+    dry_run: bool = False
+    """Measure and show, but never decide."""
+    no_data: Literal["Wait", "Inconclusive", "Fail", "Pass"] = "Wait"
+    """What an empty or NaN result is. Wait becomes Inconclusive when it lasts."""
+    on_fail: Literal["Abort", "Pause", "Alert"] = "Abort"
+    """What a failure does to the rollout."""
+
+
+class TemplateRef(ApiModel):
+    """A template by name."""
+
+    template_name: Name
+    """Name of an AnalysisTemplate in the Rollout's namespace, or of a ClusterAnalysisTemplate."""
+    cluster_scope: bool = False
+    """Whether a ClusterAnalysisTemplate is meant."""
+
+
+class GateModel(ApiModel):
+    """What a gate measures: templates, metrics written in place, or a preset."""
+
+    templates: Annotated[list[TemplateRef], Field(max_length=16)] = []
+    """Templates whose metrics are taken."""
+    metrics: Annotated[list[MetricModel], Field(max_length=16)] = []
+    """Metrics written in place."""
+    preset: Literal["default", ""] = ""
+    """The sensible set for the kind of target."""
+    args: Annotated[list[AnalysisArg], Field(max_length=16)] = []
+    """Arguments of the templates."""
+
+
+class AnalysisTemplateSpec(ApiModel):
+    """Metrics with arguments, to be used by many Rollouts."""
+
+    args: Annotated[list[AnalysisArg], Field(max_length=16)] = []
+    """Arguments, with defaults where a value is given."""
+    metrics: Annotated[list[MetricModel], Field(min_length=1, max_length=16)]
+    """What is measured."""
+
+
+class RunArm(ApiModel):
+    """One arm as the run needs it."""
+
+    kind: Text = "InferencePool"
+    """InferencePool or Adapter."""
+    group: Text = ""
+    """API group of the pool."""
+    name: Name
+    """Name of the pool or adapter."""
+
+
+class RunMark(ApiModel):
+    """A step of the rollout, for the record and for late regressions."""
+
+    at: Text
+    """When."""
+    step: Annotated[int, Field(ge=0, le=64)]
+    """0-based step."""
+    weight: IntOrPercent
+    """Canary weight in percent from then on."""
+
+
+class RunExclude(ApiModel):
+    """An interval that is not judged, because somebody else moved the weights in it."""
+
+    from_: Annotated[str, Field(alias="from", max_length=253)]
+    """Beginning."""
+    to: Text
+    """End."""
+
+
+class AnalysisRunSpec(ApiModel):
+    """A running or finished analysis. Made by the controller; metrics are copied, so it stands by itself."""
+
+    rollout: Text = ""
+    """Name of the Rollout."""
+    attempt: Annotated[int, Field(ge=0)] = 0
+    """Attempt of the Rollout."""
+    step: Annotated[int, Field(ge=0, le=64)] | None = None
+    """0-based step that this run gates; without it the run accompanies the whole attempt."""
+    canary: RunArm | None = None
+    """The canary arm."""
+    stable: RunArm | None = None
+    """The stable arm."""
+    metrics: Annotated[list[MetricModel], Field(min_length=1, max_length=16)]
+    """What is measured, arguments filled in."""
+    terminate: bool = False
+    """End the run as it stands. What has not passed does not pass by this."""
+    false_abort_rate: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+    """Bound on aborting a healthy canary, over all gates, steps and looks."""
+    marks: Annotated[list[RunMark], Field(max_length=64)] = []
+    """Steps, appended by the rollout."""
+    exclude: Annotated[list[RunExclude], Field(max_length=256)] = []
+    """Intervals that do not count, appended by the rollout."""
+
+
+class AnalysisRunModel(ApiModel):
+    """An AnalysisRun as read from the API server."""
+
+    metadata: dict[str, Any] = {}
+    """Object metadata."""
+    spec: AnalysisRunSpec
+    """What is measured."""

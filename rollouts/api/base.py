@@ -1,0 +1,25 @@
+"""The model base: camelCase JSON names, unknown fields tolerated on reading."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+__all__ = ["ApiModel"]
+
+
+class ApiModel(BaseModel):
+    """Base of all API models.
+
+    Unknown fields are ignored, not refused: a newer client's object must not blind an older controller.
+    ``strict`` keeps ``"1"`` from passing for ``1``, as the API server would.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="ignore",
+        frozen=True,
+        strict=True,
+        use_attribute_docstrings=True,
+    )

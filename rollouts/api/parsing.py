@@ -1,0 +1,253 @@
+"""A raw Rollout object into the engine's values. Never raises, whatever the object holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from rollouts.api.rollout_models import AdapterTrafficModel, RolloutSpecModel, StepModel
+from rollouts.api.rules import check_spec
+from rollouts.api.scalars import parse_duration, parse_weight
+from rollouts.api.status import read_status
+from rollouts.api.unsupported import unsupported
+from rollouts.engine.observation import Problem
+from rollouts.engine.types import (
+    AdapterTraffic,
+    AdapterTrafficKind,
+    AnalysisStep,
+    BackgroundAnalysis,
+    CanaryStrategy,
+    HeaderMatch,
+    HeaderMatchType,
+    HeaderRouteStep,
+    HttpRouteTraffic,
+    JobStep,
+    OnDeadline,
+    OnDelete,
+    PauseStep,
+    RolloutSpec,
+    RolloutStatus,
+    Step,
+    Sticky,
+    Target,
+    TargetKind,
+    TrafficMode,
+    WeightStep,
+)
+
+__all__ = ["COMMAND_ANNOTATION", "FINALIZER", "ParsedRollout", "parse_rollout"]
+
+COMMAND_ANNOTATION = "inferencerollouts.dev/command"
+FINALIZER = "inferencerollouts.dev/restore-traffic"
+
+_SPEC_BYTES = 262_144
+"""Canonical JSON of a spec that is looked at: 32 steps of 16 metrics of 4 KiB never occur together."""
+
+_MAX_PROBLEMS = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedRollout:
+    """What the controller needs of one Rollout.
+
+    ``spec`` is None when the spec has the wrong shape; ``problems`` then says where. With problems of meaning
+    only, ``spec`` is there as well, so that traffic can still be brought back to stable. ``model`` gives the
+    parts that the engine does not look into (metrics, job and route templates).
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    resource_version: str
+    deleting: bool
+    has_finalizer: bool
+    command: str
+    model: RolloutSpecModel | None
+    spec: RolloutSpec | None
+    problems: tuple[Problem, ...]
+    status: RolloutStatus
+    unreadable_status: tuple[str, ...]
+
+
+def parse_rollout(obj: Mapping[str, Any]) -> ParsedRollout:
+    """Parse a Rollout as the API server gave it."""
+    meta = obj.get("metadata")
+    meta = meta if isinstance(meta, Mapping) else {}
+    annotations, finalizers = meta.get("annotations"), meta.get("finalizers")
+    command = annotations.get(COMMAND_ANNOTATION, "") if isinstance(annotations, Mapping) else ""
+    model, problems = _read_model(obj.get("spec"))
+    spec = _engine_spec(model) if model is not None and not _shapeless(model, problems) else None
+    status, unreadable = read_status(obj.get("status"))
+    generation = meta.get("generation")
+    return ParsedRollout(
+        namespace=str(meta.get("namespace", "")),
+        name=str(meta.get("name", "")),
+        uid=str(meta.get("uid", "")),
+        generation=generation if isinstance(generation, int) else 0,
+        resource_version=str(meta.get("resourceVersion", "")),
+        deleting=bool(meta.get("deletionTimestamp")),
+        has_finalizer=isinstance(finalizers, list) and FINALIZER in finalizers,
+        command=command if isinstance(command, str) else "",
+        model=model,
+        spec=spec,
+        problems=problems,
+        status=status,
+        unreadable_status=unreadable,
+    )
+
+
+def _shapeless(model: RolloutSpecModel, problems: tuple[Problem, ...]) -> bool:
+    """Whether rules are broken that the engine's types cannot express."""
+    target, traffic = model.target, model.traffic
+    if (target.pool is None) == (target.adapter is None):
+        return True
+    if (
+        sum(
+            x is not None
+            for x in (traffic.http_routes, traffic.inference_model, traffic.inference_model_rewrite)
+        )
+        != 1
+    ):
+        return True
+    return any(problem.reason == "SpecInvalid" for problem in problems)
+
+
+def _read_model(spec: Any) -> tuple[RolloutSpecModel | None, tuple[Problem, ...]]:
+    if not isinstance(spec, Mapping):
+        return None, (Problem(reason="SpecInvalid", message="spec is missing or not an object: write one"),)
+    try:
+        if len(json.dumps(spec)) > _SPEC_BYTES:
+            return None, (Problem(reason="SpecInvalid", message=f"spec is larger than {_SPEC_BYTES} bytes"),)
+        model = RolloutSpecModel.model_validate(dict(spec))
+    except ValidationError as error:
+        return None, _shape_problems(error)
+    except (ValueError, TypeError, RecursionError):
+        return None, (Problem(reason="SpecInvalid", message="spec cannot be read: it is nested too deeply"),)
+    found = [Problem(reason="SpecInvalid", message=f"{path} {text}") for path, text in check_spec(model)]
+    if not found:
+        found = [
+            Problem(reason="NotSupported", message=f"{path}: {text}") for path, text in unsupported(model)
+        ]
+    return model, tuple(found[:_MAX_PROBLEMS])
+
+
+def _shape_problems(error: ValidationError) -> tuple[Problem, ...]:
+    problems = []
+    for item in error.errors(include_url=False, include_input=False)[:_MAX_PROBLEMS]:
+        path = "spec"
+        for part in item["loc"]:
+            path += f"[{part}]" if isinstance(part, int) else f".{part}"
+        problems.append(Problem(reason="SpecInvalid", message=f"{path}: {item['msg']}"))
+    return tuple(problems)
+
+
+# --- model to engine -------------------------------------------------------------------------------
+
+
+def _fingerprint(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _engine_spec(model: RolloutSpecModel) -> RolloutSpec:
+    canary = model.strategy.canary
+    background = canary.analysis
+    return RolloutSpec(
+        target=_target(model),
+        traffic=_traffic(model),
+        canary=CanaryStrategy(
+            steps=tuple(_step(step) for step in canary.steps),
+            analysis=None
+            if background is None
+            else BackgroundAnalysis(
+                fingerprint=_fingerprint(background.model_dump()), starting_step=background.starting_step
+            ),
+            sticky=None
+            if canary.sticky is None
+            else Sticky(
+                header=canary.sticky.header,
+                cookie=canary.sticky.cookie,
+                body_field=canary.sticky.body_field,
+                pin_header=canary.sticky.pin_header,
+            ),
+            endpoint_ratio=float(canary.endpoint_ratio),
+            bake=parse_duration(canary.bake),
+            progress_deadline=parse_duration(canary.progress_deadline),
+            on_deadline=OnDeadline(canary.on_deadline),
+        ),
+        rollback_window=parse_duration(model.rollback_window.duration if model.rollback_window else "0s"),
+        stable_hint=model.stable_hint,
+        allow_missing_models=model.allow_missing_models,
+        paused=model.paused,
+        on_delete=OnDelete(model.on_delete),
+    )
+
+
+def _target(model: RolloutSpecModel) -> Target:
+    target = model.target
+    if target.pool is not None:
+        return Target(
+            kind=TargetKind.POOL, name=target.pool.name, group=target.pool.group, revision=target.revision
+        )
+    assert target.adapter is not None
+    source = target.adapter.source.path if target.adapter.source else ""
+    return Target(kind=TargetKind.ADAPTER, name=target.adapter.name, source=source, revision=target.revision)
+
+
+def _traffic(model: RolloutSpecModel) -> HttpRouteTraffic | AdapterTraffic:
+    traffic = model.traffic
+    if traffic.http_routes:
+        route = traffic.http_routes[0]
+        managed = route.template is not None
+        return HttpRouteTraffic(
+            name=route.name,
+            mode=TrafficMode.MANAGED if managed else TrafficMode.ADOPTED,
+            rule_names=tuple(route.rule_names),
+            add_backend=route.add_backend,
+            fingerprint=_fingerprint(route.template) if managed else "",
+        )
+    if traffic.inference_model is not None:
+        return _adapter_traffic(AdapterTrafficKind.INFERENCE_MODEL, traffic.inference_model)
+    assert traffic.inference_model_rewrite is not None
+    return _adapter_traffic(AdapterTrafficKind.INFERENCE_MODEL_REWRITE, traffic.inference_model_rewrite)
+
+
+def _adapter_traffic(kind: AdapterTrafficKind, model: AdapterTrafficModel) -> AdapterTraffic:
+    pool = model.pool_ref
+    return AdapterTraffic(
+        kind=kind,
+        name=model.name,
+        model_name=model.model_name,
+        pool_name=pool.name if pool else "",
+        pool_group=pool.group if pool else "",
+    )
+
+
+def _step(step: StepModel) -> Step:
+    if step.set_weight is not None:
+        return WeightStep(weight=parse_weight(step.set_weight))
+    if step.pause is not None:
+        duration = step.pause.duration
+        return PauseStep(duration=None if duration is None else parse_duration(duration))
+    if step.analysis is not None:
+        return AnalysisStep(fingerprint=_fingerprint(step.analysis.model_dump()))
+    if step.job is not None:
+        return JobStep(fingerprint=_fingerprint(step.job.spec))
+    assert step.set_header_route is not None
+    matches = []
+    for match in step.set_header_route.match:
+        value = match.header_value
+        if value.exact is not None:
+            kind, text = HeaderMatchType.EXACT, value.exact
+        elif value.prefix is not None:
+            kind, text = HeaderMatchType.PREFIX, value.prefix
+        else:
+            kind, text = HeaderMatchType.REGEX, value.regex or ""
+        matches.append(HeaderMatch(name=match.header_name, value=text, type=kind))
+    return HeaderRouteStep(name=step.set_header_route.name, match=tuple(matches))

@@ -1,0 +1,242 @@
+"""Models of the Rollout's spec."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from rollouts.api.analysis_models import GateModel
+from rollouts.api.base import ApiModel
+from rollouts.api.scalars import Duration, IntOrPercent, Name, Text
+
+__all__ = [
+    "AdapterTargetModel",
+    "AdapterTrafficModel",
+    "BackgroundModel",
+    "CanaryModel",
+    "HeaderMatchModel",
+    "HeaderRouteModel",
+    "HttpRouteModel",
+    "JobModel",
+    "PauseModel",
+    "PoolRefModel",
+    "RolloutSpecModel",
+    "StepModel",
+    "StickyModel",
+    "StrategyModel",
+    "TargetModel",
+    "TrafficModel",
+]
+
+Preserved = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+
+
+class PoolRefModel(ApiModel):
+    """An InferencePool in the Rollout's namespace."""
+
+    name: Name
+    """Name of the InferencePool."""
+    group: Literal["inference.networking.k8s.io", "inference.networking.x-k8s.io", ""] = ""
+    """API group; without it the one group that has the name."""
+
+
+class AdapterSourceModel(ApiModel):
+    """Where an adapter is loaded from."""
+
+    path: Annotated[str, Field(min_length=1, max_length=1024)]
+    """Path on the model servers, under a prefix that the administrator allows."""
+
+
+class AdapterTargetModel(ApiModel):
+    """A LoRA adapter."""
+
+    name: Name
+    """Name under which the model servers list the adapter."""
+    source: AdapterSourceModel | None = None
+    """Load it at runtime on every pod; without it the adapter is expected to be there."""
+
+
+class TargetModel(ApiModel):
+    """What should serve: the line that changes in Git. Exactly one of `pool` and `adapter`."""
+
+    pool: PoolRefModel | None = None
+    """Serve from this InferencePool."""
+    adapter: AdapterTargetModel | None = None
+    """Serve this LoRA adapter."""
+    revision: Text = ""
+    """Free text that changes the revision hash and nothing else: the way to retry through Git."""
+
+
+class HttpRouteModel(ApiModel):
+    """The HTTPRoute whose weights move."""
+
+    name: Name
+    """Name of the HTTPRoute, in the Rollout's namespace."""
+    rule_names: Annotated[list[Name], Field(max_length=16)] = []
+    """Rules to weigh, by name; without it all rules that reference one of the two pools."""
+    template: Preserved | None = None
+    """Spec of the HTTPRoute, pool rules without backendRefs. Present: Managed, the controller makes and owns
+    the route. Absent: Adopted, the route is somebody else's and only our weights are touched."""
+    add_backend: bool = False
+    """Adopted routes: add the new pool's entry where Git does not list it, and remove it again later."""
+
+
+class AdapterTrafficModel(ApiModel):
+    """The model object whose adapter weights move."""
+
+    name: Name
+    """Name of the object."""
+    model_name: Text = ""
+    """Model name that clients ask for."""
+    pool_ref: PoolRefModel | None = None
+    """The pool that serves the adapters."""
+
+
+class TrafficModel(ApiModel):
+    """Where the weights live. Exactly one of the three; kind and names cannot be changed."""
+
+    http_routes: Annotated[list[HttpRouteModel], Field(min_length=1, max_length=1)] | None = None
+    """The HTTPRoute (one for now)."""
+    inference_model: AdapterTrafficModel | None = None
+    """An InferenceModel (inference.networking.x-k8s.io/v1alpha2)."""
+    inference_model_rewrite: AdapterTrafficModel | None = None
+    """An InferenceModelRewrite, in whichever dialect the cluster serves."""
+
+
+class PauseModel(ApiModel):
+    """A pause."""
+
+    duration: Annotated[int | str, Field(json_schema_extra={"x-kubernetes-int-or-string": True})] | None = (
+        None
+    )
+    """How long; a plain number is seconds. Without it until `promote`."""
+
+
+class JobModel(ApiModel):
+    """A Kubernetes Job whose end is the verdict."""
+
+    spec: Preserved
+    """Spec of the Job (batch/v1)."""
+
+
+class HeaderValueModel(ApiModel):
+    """How a header's value is compared: exactly one."""
+
+    exact: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    """The whole value."""
+    prefix: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """The beginning of the value."""
+    regex: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """A regular expression, in the gateway's dialect."""
+
+
+class HeaderMatchModel(ApiModel):
+    """One header condition."""
+
+    header_name: Annotated[
+        str, Field(min_length=1, max_length=256, pattern=r"^[A-Za-z0-9!#$%&'*+\-.^_\x60|~]+$")
+    ]
+    """Name of the header."""
+    header_value: HeaderValueModel
+    """Its value."""
+
+
+class HeaderRouteModel(ApiModel):
+    """Requests with these headers reach the canary. Managed routes only."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    """Name of the header route."""
+    match: Annotated[list[HeaderMatchModel], Field(max_length=16)] = []
+    """Conditions, all of which must hold; without any the header route of that name is removed."""
+
+
+class StepModel(ApiModel):
+    """Exactly one of the fields."""
+
+    set_weight: IntOrPercent | None = None
+    """Share of the canary: 0 to 100, or a percentage as "0.5%"."""
+    pause: PauseModel | None = None
+    """Wait for a time, or for `promote`."""
+    analysis: GateModel | None = None
+    """Measure; pass, abort or pause by the result."""
+    job: JobModel | None = None
+    """Run a Job; its end is the verdict."""
+    set_header_route: HeaderRouteModel | None = None
+    """Let testers reach the canary by headers."""
+
+
+class BackgroundModel(GateModel):
+    """Analysis that accompanies all steps."""
+
+    starting_step: Annotated[int, Field(ge=0, le=32)] = 0
+    """0-based step from which it measures."""
+    false_abort_rate: Annotated[float | int, Field(gt=0, le=0.5)] = 0.05
+    """Bound on aborting a healthy canary, over the whole attempt."""
+
+
+class StickyModel(ApiModel):
+    """Key of an adapter split: the same key keeps its version while the share grows."""
+
+    header: Text = ""
+    """Request header."""
+    cookie: Text = ""
+    """Cookie."""
+    body_field: Text = ""
+    """Top-level field of the JSON body, such as `user`."""
+    pin_header: bool = False
+    """Honour `x-rollout-pin: <target>` from testers."""
+
+
+class CanaryModel(ApiModel):
+    """Step by step."""
+
+    steps: Annotated[list[StepModel], Field(min_length=1, max_length=32)]
+    """What happens, in order; after the last step the canary goes to 100 % and becomes stable."""
+    analysis: BackgroundModel | None = None
+    """Analysis that accompanies all steps."""
+    sticky: StickyModel | None = None
+    """Key of an adapter split. Only with `target.adapter`: two pools are split by the gateway."""
+    endpoint_ratio: Annotated[float | int, Field(ge=0, le=10)] = 0.5
+    """Weight w needs max(1, ceil(w x stable's Ready endpoints x this)) Ready canary endpoints."""
+    bake: Duration = "0s"
+    """Time at 100 % before the canary becomes stable."""
+    progress_deadline: Duration = "30m"
+    """Time that one step may take to come into force, not counting pauses and analysis."""
+    on_deadline: Literal["Abort", "Pause"] = "Abort"
+    """What a missed deadline does."""
+
+
+class StrategyModel(ApiModel):
+    """How the rollout proceeds."""
+
+    canary: CanaryModel
+    """Step by step."""
+
+
+class RollbackWindowModel(ApiModel):
+    """Going back is quick for a while."""
+
+    duration: Duration
+    """How long after it stopped being stable a version is gone back to without steps."""
+
+
+class RolloutSpecModel(ApiModel):
+    """What should serve, where the weights live, and how to get there."""
+
+    target: TargetModel
+    """What should serve: the line that changes in Git."""
+    traffic: TrafficModel
+    """Where the weights live."""
+    strategy: StrategyModel
+    """How the rollout proceeds."""
+    rollback_window: RollbackWindowModel | None = None
+    """Going back to what was stable within it skips steps, never readiness."""
+    stable_hint: Text = ""
+    """Name of the stable version where live traffic does not tell: no traffic yet, or a tie."""
+    allow_missing_models: bool = False
+    """Start although the new pool does not serve every adapter that this route's requests ask for."""
+    paused: bool = False
+    """Hold everything but aborts."""
+    on_delete: Literal["RestoreStable", "KeepTraffic", "DeleteTraffic"] = "RestoreStable"
+    """What deleting the Rollout does to traffic."""

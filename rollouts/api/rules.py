@@ -1,0 +1,166 @@
+"""Cross-field rules of the spec, in words: what the CRDs enforce by CEL and the parser checks again.
+
+Objects may reach the controller through a server that evaluates no CEL, or may have been stored before a rule
+existed; so every rule has both a CEL form (used by the CRD generator) and a Python form, with one message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from rollouts.api.analysis_models import GateModel, MetricModel
+from rollouts.api.rollout_models import RolloutSpecModel, StepModel
+from rollouts.api.scalars import parse_duration, parse_weight
+
+__all__ = ["check_gate", "check_metric", "check_spec"]
+
+
+Finding = tuple[str, str]
+"""Field path, and what is wrong and what to do."""
+
+
+def _count(*values: object) -> int:
+    return sum(value is not None and value not in ("", []) for value in values)
+
+
+def check_spec(spec: RolloutSpecModel) -> Iterator[Finding]:
+    """Every rule that the spec breaks."""
+    yield from _check_target(spec)
+    yield from _check_traffic(spec)
+    steps = spec.strategy.canary.steps
+    managed = any(route.template is not None for route in spec.traffic.http_routes or [])
+    for index, step in enumerate(steps):
+        yield from _check_step(step, f"spec.strategy.canary.steps[{index}]", managed=managed)
+    yield from _check_order(steps)
+    background = spec.strategy.canary.analysis
+    if background is not None:
+        path = "spec.strategy.canary.analysis"
+        if background.starting_step >= len(steps):
+            yield f"{path}.startingStep", f"is past the last step: there are {len(steps)}, counted from 0"
+        yield from check_gate(background, path)
+    for name, value in (
+        ("strategy.canary.bake", spec.strategy.canary.bake),
+        ("strategy.canary.progressDeadline", spec.strategy.canary.progress_deadline),
+        ("rollbackWindow.duration", spec.rollback_window.duration if spec.rollback_window else "0s"),
+    ):
+        yield from _check_duration(value, f"spec.{name}")
+
+
+def _check_target(spec: RolloutSpecModel) -> Iterator[Finding]:
+    target, sticky = spec.target, spec.strategy.canary.sticky
+    if _count(target.pool, target.adapter) != 1:
+        yield "spec.target", "exactly one of pool and adapter must be set"
+    if sticky is not None:
+        if target.adapter is None:
+            yield "spec.strategy.canary.sticky", "needs target.adapter: two pools are split by the gateway"
+        if _count(sticky.header, sticky.cookie, sticky.body_field) != 1:
+            yield "spec.strategy.canary.sticky", "exactly one of header, cookie and bodyField must be set"
+
+
+def _check_traffic(spec: RolloutSpecModel) -> Iterator[Finding]:
+    traffic, target = spec.traffic, spec.target
+    if _count(traffic.http_routes, traffic.inference_model, traffic.inference_model_rewrite) != 1:
+        yield (
+            "spec.traffic",
+            "exactly one of httpRoutes, inferenceModel and inferenceModelRewrite must be set",
+        )
+        return
+    if target.pool is not None and not traffic.http_routes:
+        yield "spec.traffic", "a pool target needs httpRoutes: pools are split by the gateway"
+    if target.adapter is not None and traffic.http_routes:
+        yield "spec.traffic", "an adapter target needs inferenceModel or inferenceModelRewrite"
+    for route in traffic.http_routes or []:
+        if route.template is not None and route.add_backend:
+            yield (
+                "spec.traffic.httpRoutes[0].addBackend",
+                "is for Adopted routes: leave it out with a template",
+            )
+
+
+def _check_step(step: StepModel, path: str, *, managed: bool) -> Iterator[Finding]:
+    fields = (step.set_weight, step.pause, step.analysis, step.job, step.set_header_route)
+    if sum(field is not None for field in fields) != 1:
+        yield path, "exactly one of setWeight, pause, analysis, job and setHeaderRoute must be set"
+        return
+    if step.set_weight is not None:
+        yield from _attempt(lambda: parse_weight(step.set_weight), f"{path}.setWeight")
+    if step.pause is not None and step.pause.duration is not None:
+        yield from _check_duration(step.pause.duration, f"{path}.pause.duration")
+    if step.analysis is not None:
+        yield from check_gate(step.analysis, f"{path}.analysis")
+    if step.set_header_route is not None:
+        if not managed:
+            yield (
+                f"{path}.setHeaderRoute",
+                "needs a Managed route (traffic.httpRoutes[0].template): we add no rule to somebody else's route",
+            )
+        for number, match in enumerate(step.set_header_route.match):
+            value = match.header_value
+            if _count(value.exact, value.prefix, value.regex) != 1:
+                yield (
+                    f"{path}.setHeaderRoute.match[{number}].headerValue",
+                    "exactly one of exact, prefix and regex must be set",
+                )
+
+
+def _check_order(steps: list[StepModel]) -> Iterator[Finding]:
+    last = 0
+    for index, step in enumerate(steps):
+        if step.set_weight is None:
+            continue
+        try:
+            weight = parse_weight(step.set_weight)
+        except ValueError:
+            continue
+        if weight < last:
+            yield (
+                f"spec.strategy.canary.steps[{index}].setWeight",
+                "is lower than the weight before it: weights must not fall from step to step",
+            )
+        last = max(last, weight)
+
+
+def check_gate(gate: GateModel, path: str) -> Iterator[Finding]:
+    """Rules of one gate: something to measure, metric names unique, metrics sound."""
+    if not gate.templates and not gate.metrics and not gate.preset:
+        yield path, "measures nothing: set templates, metrics or preset"
+    names = [metric.name for metric in gate.metrics]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"{path}.metrics", f"two metrics are called {name}: give each its own name"
+    for index, metric in enumerate(gate.metrics):
+        yield from check_metric(metric, f"{path}.metrics[{index}]")
+
+
+def check_metric(metric: MetricModel, path: str) -> Iterator[Finding]:
+    """Rules of one metric."""
+    if _count(metric.query, metric.measure, metric.compare) != 1:
+        yield path, "exactly one of query, measure and compare must be set"
+    if metric.measure is not None:
+        measure = metric.measure
+        if _count(measure.preset, measure.histogram, measure.counter, measure.gauge) != 1:
+            yield f"{path}.measure", "exactly one of preset, histogram, counter and gauge must be set"
+        yield from _check_duration(measure.window, f"{path}.measure.window")
+    if metric.compare is not None:
+        compare = metric.compare
+        if _count(compare.preset, compare.histogram, compare.counter, compare.gauge) != 1:
+            yield f"{path}.compare", "exactly one of preset, histogram, counter and gauge must be set"
+        if metric.success_condition or metric.failure_condition:
+            yield f"{path}.compare", "takes no conditions: it has verdicts of its own"
+    if metric.count is not None and metric.count > 1 and metric.interval is None:
+        yield f"{path}.interval", f"is needed with count {metric.count}"
+    if metric.query is not None and metric.source == "pods":
+        yield f"{path}.source", "is pods, which knows no PromQL: use measure, or a Prometheus source"
+    for name, value in (("interval", metric.interval), ("initialDelay", metric.initial_delay)):
+        if value is not None:
+            yield from _check_duration(value, f"{path}.{name}")
+
+
+def _check_duration(value: str | int, path: str) -> Iterator[Finding]:
+    yield from _attempt(lambda: parse_duration(value), path)
+
+
+def _attempt(check: Callable[[], object], path: str) -> Iterator[Finding]:
+    try:
+        check()
+    except ValueError as error:
+        yield path, str(error)
