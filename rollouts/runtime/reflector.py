@@ -125,9 +125,9 @@ class ReflectorMachine:
         self.relists += 1
         return True
 
-    def on_event(self, event: WatchEvent, now: Monotonic) -> None:
-        """Note an event: a sign of life, and the version from which to go on."""
-        self._backoff.healthy(now)
+    def on_event(self, event: WatchEvent) -> None:
+        """Note an event: a sign of life since the watch began, and the version from which to go on."""
+        self._backoff.healthy(self._watched_since)
         try:
             version = version_of(event.object)
         except MalformedObject:
@@ -289,7 +289,7 @@ class Reflector:
                     break
                 self._contact()
                 self._take(event)
-                machine.on_event(event, self._clock.monotonic())
+                machine.on_event(event)
         finally:
             await _close(stream)
         machine.on_watch_end(self._clock.monotonic())

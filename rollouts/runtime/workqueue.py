@@ -292,10 +292,15 @@ class WorkQueue(Generic[K]):
         self._wake()
 
     def _wake(self) -> None:
-        """Wake one waiting worker if a key is ready, and see to the timer."""
-        if self._getters and self._machine.has_ready(self._clock.monotonic()):
+        """Wake one waiting worker if a key is ready, else at the next due time.
+
+        Without a waiting worker there is nobody to wake, now or later: the next ``get`` looks for itself.
+        """
+        if not self._getters:
+            return
+        if self._machine.has_ready(self._clock.monotonic()):
             self._release_getter()
-        elif self._getters:
+        else:
             self._set_timer()
 
     def _release_getter(self) -> None:
@@ -318,4 +323,3 @@ class WorkQueue(Generic[K]):
     def _on_timer(self) -> None:
         self._timer = None
         self._wake()
-        self._set_timer()
