@@ -126,7 +126,7 @@ def build(say: Callable[[str], None] = print) -> Path:
         for name, package in BINARIES.items():
             if os.access(folder / name, os.X_OK):
                 continue
-            say(f"building {name} ({version}) into {folder}: about 7 minutes on 2 cores the first time")
+            say(f"building {name} of {version} into {folder}; kube-apiserver takes about 7 minutes, once")
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 _build_one(go, package, Path(scratch) / name, flags)
                 os.replace(Path(scratch) / name, folder / name)
