@@ -82,7 +82,7 @@ def parse_rollout(obj: Mapping[str, Any]) -> ParsedRollout:
     annotations, finalizers = meta.get("annotations"), meta.get("finalizers")
     command = annotations.get(COMMAND_ANNOTATION, "") if isinstance(annotations, Mapping) else ""
     model, problems = _read_model(obj.get("spec"))
-    spec = _engine_spec(model) if model is not None and not _shapeless(model, problems) else None
+    spec = _convert(model) if model is not None else None
     status, unreadable = read_status(obj.get("status"))
     generation = meta.get("generation")
     return ParsedRollout(
@@ -102,20 +102,16 @@ def parse_rollout(obj: Mapping[str, Any]) -> ParsedRollout:
     )
 
 
-def _shapeless(model: RolloutSpecModel, problems: tuple[Problem, ...]) -> bool:
-    """Whether rules are broken that the engine's types cannot express."""
+def _convert(model: RolloutSpecModel) -> RolloutSpec | None:
+    """The engine's spec; None where a broken rule leaves nothing that the engine's types could say."""
     target, traffic = model.target, model.traffic
-    if (target.pool is None) == (target.adapter is None):
-        return True
-    if (
-        sum(
-            x is not None
-            for x in (traffic.http_routes, traffic.inference_model, traffic.inference_model_rewrite)
-        )
-        != 1
-    ):
-        return True
-    return any(problem.reason == "SpecInvalid" for problem in problems)
+    kinds = (traffic.http_routes, traffic.inference_model, traffic.inference_model_rewrite)
+    if (target.pool is None) == (target.adapter is None) or sum(kind is not None for kind in kinds) != 1:
+        return None
+    try:
+        return _engine_spec(model)
+    except (ValueError, AssertionError):
+        return None
 
 
 def _read_model(spec: Any) -> tuple[RolloutSpecModel | None, tuple[Problem, ...]]:

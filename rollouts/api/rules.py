@@ -92,7 +92,7 @@ def _check_step(step: StepModel, path: str, *, managed: bool) -> Iterator[Findin
         if not managed:
             yield (
                 f"{path}.setHeaderRoute",
-                "needs a Managed route (traffic.httpRoutes[0].template): we add no rule to somebody else's route",
+                "needs a Managed route (traffic.httpRoutes[0].template): an Adopted one gets no rules of ours",
             )
         for number, match in enumerate(step.set_header_route.match):
             value = match.header_value

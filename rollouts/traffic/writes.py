@@ -1,0 +1,43 @@
+"""What a renderer answers: an exact write, or why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["APPLIED_BY", "CONSENT_ANNOTATION", "ROLLOUT_LABEL", "Apply", "JsonPatch", "Refusal", "Write"]
+
+ROLLOUT_LABEL = "inferencerollouts.dev/rollout"
+"""On Managed objects: the Rollout that writes it. Instead of an ownerReference, so that garbage collection
+never takes live traffic."""
+
+CONSENT_ANNOTATION = "inferencerollouts.dev/managed-by"
+"""On Adopted objects, in Git: the Rollout that may write the weights."""
+
+APPLIED_BY = "inference-rollouts"
+"""Our field manager."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Apply:
+    """Server-side apply of the whole object, forced; a resourceVersion inside is the precondition."""
+
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JsonPatch:
+    """A guarded JSON patch: its ``test`` operations are the precondition."""
+
+    operations: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """The object cannot express what is asked. ``message`` says what to do."""
+
+    reason: str
+    message: str
+
+
+Write = Apply | JsonPatch
