@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from envoy.config.cluster.v3 import circuit_breaker_pb2, cluster_pb2
-from envoy.config.core.v3 import address_pb2, config_source_pb2, extension_pb2, protocol_pb2
+from envoy.config.core.v3 import address_pb2, config_source_pb2, extension_pb2, health_check_pb2, protocol_pb2
 from envoy.config.endpoint.v3 import endpoint_components_pb2, endpoint_pb2
 from envoy.config.listener.v3 import listener_components_pb2, listener_pb2
 from envoy.config.route.v3 import route_pb2
@@ -77,7 +77,9 @@ def render(plan: Plan, *, address: str = "127.0.0.1") -> Snapshot:
     return Snapshot(
         resources={
             CLUSTER: _serialize(clusters.items()),
-            ENDPOINTS: _serialize((name, _assignment(cluster)) for name, cluster in by_name.items()),
+            ENDPOINTS: _serialize(
+                (name, _assignment(cluster)) for name, cluster in by_name.items() if not _strict(cluster)
+            ),
             LISTENER: _serialize((item.name, _listener(item, address)) for item in plan.listeners),
             ROUTES: _serialize(routes.items()),
         }
@@ -119,7 +121,7 @@ def _backend_cluster(cluster: Cluster) -> cluster_pb2.Cluster:
             ]
         ),
     )
-    if cluster.picker is not None and not cluster.picker.fail_open:
+    if _strict(cluster):
         message.type = cluster_pb2.Cluster.ORIGINAL_DST
         message.lb_policy = cluster_pb2.Cluster.CLUSTER_PROVIDED
         message.original_dst_lb_config.use_http_header = True
@@ -130,6 +132,11 @@ def _backend_cluster(cluster: Cluster) -> cluster_pb2.Cluster:
     if cluster.picker is not None:
         message.load_balancing_policy.CopyFrom(_header_first())
     return message
+
+
+def _strict(cluster: Cluster) -> bool:
+    """Whether only the picker may say where a request goes."""
+    return cluster.picker is not None and not cluster.picker.fail_open
 
 
 def _header_first() -> cluster_pb2.LoadBalancingPolicy:
@@ -169,9 +176,25 @@ def _picker_cluster(name: str, picker: Picker) -> cluster_pb2.Cluster:
         load_assignment=endpoint_pb2.ClusterLoadAssignment(
             cluster_name=name, endpoints=[_locality([_lb_endpoint(picker.address, picker.port)])]
         ),
+        # In full-duplex mode Envoy can fail open only before it has sent a piece of the body, and a refused
+        # connection is noticed later than that. A picker known to be down fails at once, in time.
+        health_checks=[_tcp_check()],
+        common_lb_config=cluster_pb2.Cluster.CommonLbConfig(healthy_panic_threshold={"value": 0}),
     )
     message.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(_any(options))
     return message
+
+
+def _tcp_check() -> health_check_pb2.HealthCheck:
+    often = duration_pb2.Duration(nanos=500_000_000)
+    return health_check_pb2.HealthCheck(
+        timeout=often,
+        interval=often,
+        no_traffic_interval=often,
+        unhealthy_threshold={"value": 1},
+        healthy_threshold={"value": 1},
+        tcp_health_check=health_check_pb2.HealthCheck.TcpHealthCheck(),
+    )
 
 
 def _assignment(cluster: Cluster) -> endpoint_pb2.ClusterLoadAssignment:

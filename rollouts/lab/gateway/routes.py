@@ -8,6 +8,7 @@ from typing import Any
 
 from envoy.config.core.v3 import base_pb2
 from envoy.config.route.v3 import route_components_pb2 as route_pb2
+from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2
 from envoy.type.matcher.v3 import regex_pb2, string_pb2
 from google.protobuf import any_pb2, duration_pb2
 
@@ -71,13 +72,29 @@ def _action(route: Route, backends: list[WeightedBackend], picker_of: PickerOf) 
         ),
         cluster_not_found_response_code=route_pb2.RouteAction.INTERNAL_SERVER_ERROR,
         timeout=duration_pb2.Duration(nanos=round(route.timeout * 1e9) % 10**9, seconds=int(route.timeout)),
-        retry_policy=route_pb2.RetryPolicy(retry_on=_RETRY_ON, num_retries={"value": 1}),
+        retry_policy=_retry_policy(),
         request_mirror_policies=[
             route_pb2.RouteAction.RequestMirrorPolicy(cluster=cluster) for cluster in route.mirrors
         ],
     )
     _apply_rewrite(action, route.rewrite, route.match.path)
     return action
+
+
+def _retry_policy() -> route_pb2.RetryPolicy:
+    predicate = previous_hosts_pb2.PreviousHostsPredicate()
+    packed = any_pb2.Any()
+    packed.Pack(predicate)
+    return route_pb2.RetryPolicy(
+        retry_on=_RETRY_ON,
+        num_retries={"value": 1},
+        host_selection_retry_max_attempts=5,
+        retry_host_predicate=[
+            route_pb2.RetryPolicy.RetryHostPredicate(
+                name="envoy.retry_host_predicates.previous_hosts", typed_config=packed
+            )
+        ],
+    )
 
 
 def _entry(backend: WeightedBackend, picker_of: PickerOf) -> route_pb2.WeightedCluster.ClusterWeight:

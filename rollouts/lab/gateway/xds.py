@@ -24,8 +24,7 @@ log = structlog.get_logger(__name__)
 
 _ORDER = (CLUSTER, ENDPOINTS, LISTENER, ROUTES)
 _BY_NAME = frozenset({ENDPOINTS, ROUTES})
-# A new cluster (listener) waits for its endpoints (routes), even when those are what they were before,
-# and Envoy acknowledges the clusters only when it has them.
+# Envoy acknowledges clusters only when it has their endpoints, so a pair is on its way together.
 _PAIRS = ((CLUSTER, ENDPOINTS), (LISTENER, ROUTES))
 _FOLLOWER = dict(_PAIRS)
 
@@ -38,23 +37,19 @@ class ConfigRejectedError(Exception):
 
 @dataclass(slots=True)
 class _TypeState:
-    """What one Envoy knows of one type."""
+    """What one Envoy knows of one type. ``told`` is all it was given of what it still asks for."""
 
     subscribed: bool = False
     names: frozenset[str] = frozenset()
-    sent: Content | None = None
-    acked: Content | None = None
+    told: Content | None = None
     nonce: str = ""
+    in_flight: bool = False
     error: str = ""
-
-    @property
-    def in_flight(self) -> bool:
-        return self.sent is not None and self.acked is not self.sent and not self.error
 
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One Envoy's stream: a pure state machine. ``receive`` takes its messages, ``next_push`` gives ours."""
+    """One Envoy's stream, as a state machine. ``receive`` takes its messages, ``next_push`` gives ours."""
 
     snapshot: Snapshot
     types: dict[str, _TypeState] = field(default_factory=lambda: {url: _TypeState() for url in _ORDER})
@@ -67,61 +62,73 @@ class Session:
             return  # a type we do not serve, or an answer to a push that a later one has replaced
         state.subscribed = True
         state.names = frozenset(request.resource_names)
-        if request.response_nonce and request.HasField("error_detail"):
+        if not request.response_nonce:
+            return
+        state.in_flight = False
+        if request.HasField("error_detail"):
             state.error = request.error_detail.message or "refused without a message"
             log.error("xds_config_rejected", type=request.type_url, error=state.error)
-        elif request.response_nonce:
-            state.acked = state.sent
 
     def next_push(self) -> discovery_pb2.DiscoveryResponse | None:
         """The next message to send, None when everything is sent or an answer is awaited."""
         for url, follower in _PAIRS:
             for each in (url, follower):
-                state = self.types[each]
-                wanted = self._wanted(each)
-                if state.subscribed and not state.in_flight and wanted != state.sent:
-                    return self._push(each, state, wanted)
+                if self.types[each].subscribed and not self.types[each].in_flight and self._stale(each):
+                    return self._push(each)
             if self.types[url].in_flight or self.types[follower].in_flight:
                 return None
         return None
 
     def settled(self) -> bool:
-        """Whether Envoy has everything of the snapshot and has answered."""
-        return self.types[CLUSTER].subscribed and all(
-            not state.subscribed or (state.sent == self._wanted(url) and not state.in_flight)
-            for url, state in self.types.items()
+        """Whether Envoy has answered everything, and has all of the snapshot or has refused a part."""
+        if any(state.in_flight for state in self.types.values()):
+            return False
+        return bool(self.errors()) or (
+            all(self.types[url].subscribed and not self._stale(url) for url, _ in _PAIRS)
+            and all(
+                self.types[url].names >= self.snapshot.of(url).keys() and not self._stale(url)
+                for _, url in _PAIRS
+            )
         )
 
     def errors(self) -> str:
         """What Envoy refused, empty when nothing."""
         return "; ".join(state.error for state in self.types.values() if state.error)
 
-    def _push(self, url: str, state: _TypeState, wanted: Content) -> discovery_pb2.DiscoveryResponse:
-        self.count += 1
-        state.sent, state.error, state.nonce = wanted, "", str(self.count)
+    def _stale(self, url: str) -> bool:
+        """Whether Envoy lacks something. A name it no longer asks for is no reason to tell it anything."""
+        wanted, told = self._wanted(url), self.types[url].told
+        if url in _BY_NAME:
+            return any((told or {}).get(name) != value for name, value in wanted.items())
+        return wanted != told
+
+    def _wanted(self, url: str) -> Content:
+        content, state = self.snapshot.of(url), self.types[url]
+        if url in _BY_NAME:
+            return {name: content[name] for name in sorted(state.names & content.keys())}
+        if url == CLUSTER and state.told and self.types[ROUTES].subscribed:
+            routes = self.types[ROUTES]
+            if routes.in_flight or routes.error or self._stale(ROUTES):
+                return {**{k: v for k, v in state.told.items() if k not in content}, **content}
+        return content
+
+    def _push(self, url: str) -> discovery_pb2.DiscoveryResponse:
+        state, wanted = self.types[url], self._wanted(url)
+        told = state.told or {}
+        changed = {name: value for name, value in wanted.items() if told.get(name) != value}
         if url in _FOLLOWER:
+            # These wait for their endpoints or routes, even when those are what they were before.
             follower = self.types[_FOLLOWER[url]]
-            follower.sent = follower.acked = None
+            follower.told = {k: v for k, v in (follower.told or {}).items() if k not in changed}
+        self.count += 1
+        state.told, state.in_flight, state.error, state.nonce = wanted, True, "", str(self.count)
+        sent = changed if url in _BY_NAME else wanted
         return discovery_pb2.DiscoveryResponse(
             version_info=state.nonce,
             nonce=state.nonce,
             type_url=url,
-            resources=[any_pb2.Any(type_url=url, value=value) for value in wanted.values()],
+            resources=[any_pb2.Any(type_url=url, value=value) for value in sent.values()],
         )
-
-    def _wanted(self, url: str) -> Content:
-        content = self.snapshot.of(url)
-        state = self.types[url]
-        if url == CLUSTER and state.sent:
-            routes = self.types[ROUTES]
-            if routes.subscribed and (routes.in_flight or routes.sent != self._wanted(ROUTES)):
-                return {**{k: v for k, v in state.sent.items() if k not in content}, **content}
-        if url not in _BY_NAME:
-            return content
-        previous = state.sent or {}
-        # A name that is leaving keeps its last content until Envoy stops asking for it.
-        merged = {name: content.get(name, previous.get(name)) for name in sorted(state.names)}
-        return {name: value for name, value in merged.items() if value is not None}
 
 
 class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]  # untyped base class
@@ -130,6 +137,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
     def __init__(self) -> None:
         self._snapshot = Snapshot()
         self._sessions: dict[Session, asyncio.Event] = {}
+        self._dropped: set[Session] = set()
         self._changed = asyncio.Condition()
         self._server: grpc.aio.Server | None = None
 
@@ -156,11 +164,23 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         for session, wake in self._sessions.items():
             session.snapshot = snapshot
             wake.set()
-        async with asyncio.timeout(timeout), self._changed:
-            await self._changed.wait_for(self._settled)
+        try:
+            async with asyncio.timeout(timeout), self._changed:
+                await self._changed.wait_for(self._settled)
+        except TimeoutError:
+            self._drop_unsettled()
+            raise
         errors = [session.errors() for session in self._sessions if session.errors()]
         if errors:
             raise ConfigRejectedError("; ".join(errors))
+
+    def _drop_unsettled(self) -> None:
+        """End the streams that stand still: Envoy comes back and asks for everything anew."""
+        for session, wake in self._sessions.items():
+            if not session.settled():
+                log.warning("xds_stream_dropped", state=str(session.types)[:2000])
+                self._dropped.add(session)
+                wake.set()
 
     def _settled(self) -> bool:
         return bool(self._sessions) and all(session.settled() for session in self._sessions)
@@ -175,7 +195,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         self._sessions[session] = wake
         reader = asyncio.create_task(self._read(requests, session, wake))
         try:
-            while not reader.done():
+            while not reader.done() and session not in self._dropped:
                 await wake.wait()
                 wake.clear()
                 while (response := session.next_push()) is not None:
@@ -184,6 +204,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         finally:
             reader.cancel()
             self._sessions.pop(session, None)
+            self._dropped.discard(session)
             await self._notify()
 
     async def _read(

@@ -24,6 +24,7 @@ class PodSpec:
     address: str
     port: int = 8000
     namespace: str = "default"
+    labels: Mapping[str, str] = field(default_factory=dict)
     served_model: str = "mymodel"
     model: str = "lab/simulated"
     adapters: Mapping[str, str] = field(default_factory=dict)
@@ -72,4 +73,8 @@ def pod_spec_from_json(document: Mapping[str, Any]) -> PodSpec:
 
 def pod_spec_to_json(spec: PodSpec) -> dict[str, Any]:
     """All fields but latency and knobs, which a child process gets as they are by default."""
-    return {**{name: getattr(spec, name) for name in _PLAIN}, "adapters": dict(spec.adapters)}
+    return {
+        **{name: getattr(spec, name) for name in _PLAIN},
+        "labels": dict(spec.labels),
+        "adapters": dict(spec.adapters),
+    }

@@ -55,7 +55,7 @@ class FakeEnvoy:
         request = discovery_pb2.DiscoveryRequest(type_url=push.type_url, response_nonce=push.nonce)
         state = self.session.types[push.type_url]
         if push.type_url == CLUSTER:
-            names = set(state.sent or {})
+            names = set(state.told or {})
             if names - self.clusters:
                 # Endpoints are asked for before the clusters are acknowledged.
                 self.subscribe(ENDPOINTS, *sorted(names))
@@ -136,6 +136,45 @@ def test_a_refusal_is_kept_and_not_sent_again() -> None:
     assert session.settled()
     assert session.errors() == "no good"
     assert envoy.run() == []
+
+
+def test_refused_routes_keep_the_clusters_that_the_old_ones_use() -> None:
+    envoy = connected(snapshot(clusters="old=old", routes="r=to-old"))
+    envoy.refuse = "RouteConfiguration"
+    envoy.session.snapshot = snapshot(clusters="new=new", routes="r=bad")
+    envoy.run()
+
+    assert envoy.clusters == {"old", "new"}
+    assert envoy.session.settled()
+
+
+def test_a_cluster_that_goes_alone_is_not_followed_by_endpoints_nobody_asks_for() -> None:
+    envoy = connected(snapshot(clusters="a=1"))
+    envoy.session.snapshot = snapshot()
+
+    assert kinds(envoy.run()) == ["Cluster"]
+    assert envoy.session.settled()
+
+
+def test_a_changed_cluster_gets_its_endpoints_again() -> None:
+    envoy = connected(snapshot(clusters="a=1 b=1"))
+    envoy.session.snapshot = snapshot(clusters="a=2 b=1")
+
+    assert kinds(envoy.run()) == ["Cluster", "ClusterLoadAssignment"]
+
+
+def test_a_listener_without_its_routes_is_not_settled() -> None:
+    session = Session(snapshot(clusters="a=1"))
+    envoy = FakeEnvoy(session)
+    envoy.connect()
+    for _ in range(3):
+        push = session.next_push()
+        assert push is not None
+        session.receive(discovery_pb2.DiscoveryRequest(type_url=push.type_url, response_nonce=push.nonce))
+        if session.next_push() is None:
+            break
+
+    assert not session.settled()
 
 
 def test_a_later_good_snapshot_clears_the_refusal() -> None:

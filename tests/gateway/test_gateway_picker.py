@@ -1,0 +1,221 @@
+"""Real Envoy with endpoint pickers: ext_proc per pool, strict destinations, both failure modes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+
+import aiohttp
+import grpc
+import pytest
+from envoy.config.core.v3 import base_pb2
+from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
+from envoy.service.ext_proc.v3 import external_processor_pb2_grpc as ext_proc_grpc
+
+from rollouts.lab.gateway.service import POOLS_V1, POOLS_V1ALPHA2
+from rollouts.lab.processes import free_port
+from rollouts.lab.testing.dataplane import DataPlane, backend
+from rollouts.lab.testing.polling import eventually
+
+Messages = AsyncIterator[ext_proc.ProcessingRequest]
+
+
+class FakePicker(ext_proc_grpc.ExternalProcessorServicer):  # type: ignore[misc]  # untyped base class
+    """The smallest endpoint picker: waits for the whole body, then names ``choose()`` as destination."""
+
+    def __init__(self, choose: Callable[[], str]) -> None:
+        self.choose = choose
+        self.calls = 0
+        self.bytes = 0
+
+    async def Process(  # the name is given by the protocol
+        self, requests: Messages, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[ext_proc.ProcessingResponse]:
+        self.calls += 1
+        chunks: list[bytes] = []
+        async for request in requests:
+            kind = request.WhichOneof("request")
+            if kind == "request_headers" and request.request_headers.end_of_stream:
+                yield self.destination()
+            elif kind == "request_body":
+                chunks.append(request.request_body.body)
+                if request.request_body.end_of_stream:
+                    self.bytes += len(b"".join(chunks))
+                    yield self.destination()
+                    for index, chunk in enumerate(chunks):
+                        yield body("request_body", chunk, last=index == len(chunks) - 1)
+            elif kind == "response_headers":
+                yield ext_proc.ProcessingResponse(response_headers=ext_proc.HeadersResponse())
+            elif kind == "response_body":
+                part = request.response_body
+                yield body("response_body", part.body, last=part.end_of_stream)
+
+    def destination(self) -> ext_proc.ProcessingResponse:
+        header = base_pb2.HeaderValue(key="x-gateway-destination-endpoint", raw_value=self.choose().encode())
+        common = ext_proc.CommonResponse(
+            clear_route_cache=True,
+            header_mutation=ext_proc.HeaderMutation(set_headers=[base_pb2.HeaderValueOption(header=header)]),
+        )
+        return ext_proc.ProcessingResponse(request_headers=ext_proc.HeadersResponse(response=common))
+
+
+def body(field: str, data: bytes, *, last: bool) -> ext_proc.ProcessingResponse:
+    streamed = ext_proc.StreamedBodyResponse(body=data, end_of_stream=last)
+    common = ext_proc.CommonResponse(body_mutation=ext_proc.BodyMutation(streamed_response=streamed))
+    return ext_proc.ProcessingResponse(**{field: ext_proc.BodyResponse(response=common)})
+
+
+@pytest.fixture
+async def start_picker() -> AsyncIterator[Callable[[FakePicker], object]]:
+    servers: list[grpc.aio.Server] = []
+
+    async def start(picker: FakePicker) -> str:
+        server = grpc.aio.server()
+        ext_proc_grpc.add_ExternalProcessorServicer_to_server(picker, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        servers.append(server)
+        return f"127.0.0.1:{port}"
+
+    yield start
+    for server in servers:
+        await server.stop(grace=0)
+
+
+StartPicker = Callable[[FakePicker], "asyncio.Future[str]"]
+
+
+async def ask(
+    http: aiohttp.ClientSession, url: str, *, size: int = 100, stream: bool = False, **headers: str
+) -> tuple[int, str]:
+    document = {"model": "mymodel", "prompt": "a" * size, "max_tokens": 4, "stream": stream}
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    async with http.post(f"{url}/v1/completions", json=document, headers=named) as answer:
+        text = await answer.text()
+        assert not stream or answer.status != 200 or text.endswith("data: [DONE]\n\n")
+        return answer.status, answer.headers.get("x-inference-pod", "")
+
+
+@pytest.mark.parametrize("resource", [POOLS_V1, POOLS_V1ALPHA2], ids=["v1", "v1alpha2"])
+@pytest.mark.parametrize("mode", ["FailClose", "FailOpen"])
+async def test_the_picker_chooses_the_pod(
+    dataplane: DataPlane,
+    http: aiohttp.ClientSession,
+    start_picker: StartPicker,
+    resource: object,
+    mode: str,
+) -> None:
+    group = POOLS_V1 if resource == POOLS_V1 else POOLS_V1ALPHA2
+    picker = FakePicker(lambda: "")
+    pods = await dataplane.add_pool(
+        "v1", pods=3, resource=group, picker=await start_picker(picker), failure_mode=mode
+    )
+    await dataplane.route(backend("v1", 1, group.group))
+    for chosen in (pods[2], pods[0]):
+        picker.choose = lambda address=chosen.spec.address: f"{address}:8000"
+        seen = Counter([await ask(http, dataplane.url) for _ in range(10)])
+        assert seen == {(200, chosen.spec.name): 10}
+
+    assert picker.calls == 20
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+async def test_large_bodies_and_streams_pass_through_the_picker(
+    dataplane: DataPlane, http: aiohttp.ClientSession, start_picker: StartPicker, stream: bool
+) -> None:
+    picker = FakePicker(lambda: "")
+    (pod,) = await dataplane.add_pool("v1", picker=await start_picker(picker), max_model_len=10_000_000)
+    picker.choose = lambda: f"{pod.spec.address}:8000"
+    await dataplane.route(backend("v1", 1))
+
+    assert await ask(http, dataplane.url, size=500_000, stream=stream) == (200, "v1-0")
+    assert picker.bytes > 500_000
+
+
+async def test_requests_without_a_body_pass_too(
+    dataplane: DataPlane, http: aiohttp.ClientSession, start_picker: StartPicker
+) -> None:
+    picker = FakePicker(lambda: "")
+    (pod,) = await dataplane.add_pool("v1", picker=await start_picker(picker))
+    picker.choose = lambda: f"{pod.spec.address}:8000"
+    await dataplane.route(backend("v1", 1))
+    async with http.get(f"{dataplane.url}/v1/models") as answer:
+        assert (answer.status, picker.calls) == (200, 1)
+
+
+async def test_each_pool_of_a_rule_has_its_own_picker_and_the_draw_is_made_once(
+    dataplane: DataPlane, http: aiohttp.ClientSession, start_picker: StartPicker
+) -> None:
+    pickers = {}
+    for name in ("v1", "v2"):
+        picker = pickers[name] = FakePicker(lambda: "")
+        (pod,) = await dataplane.add_pool(name, picker=await start_picker(picker))
+        picker.choose = lambda address=pod.spec.address: f"{address}:8000"
+    await dataplane.route(backend("v1", 80), backend("v2", 20))
+    seen = Counter(await asyncio.gather(*(ask(http, dataplane.url) for _ in range(300))))
+
+    # A pod answers exactly as often as its own pool's picker was asked.
+    assert seen == {(200, f"{name}-0"): picker.calls for name, picker in pickers.items()}
+    assert 25 < pickers["v2"].calls < 105
+
+
+async def test_a_pool_without_picker_beside_one_with_it(
+    dataplane: DataPlane, http: aiohttp.ClientSession, start_picker: StartPicker
+) -> None:
+    picker = FakePicker(lambda: "")
+    (pod,) = await dataplane.add_pool("v1", picker=await start_picker(picker))
+    picker.choose = lambda: f"{pod.spec.address}:8000"
+    await dataplane.add_pool("v2")
+    await dataplane.route(backend("v1", 50), backend("v2", 50))
+    seen = Counter(await asyncio.gather(*(ask(http, dataplane.url) for _ in range(100))))
+
+    assert seen.keys() == {(200, "v1-0"), (200, "v2-0")}
+    assert seen[200, "v1-0"] == picker.calls
+
+
+@pytest.mark.parametrize(("mode", "status"), [("FailClose", 500), ("FailOpen", 200)])
+async def test_a_picker_that_is_down(
+    dataplane: DataPlane, http: aiohttp.ClientSession, mode: str, status: int
+) -> None:
+    await dataplane.add_pool("v1", picker=f"127.0.0.1:{free_port()}", failure_mode=mode)
+    await dataplane.route(backend("v1", 1))
+
+    assert (await ask(http, dataplane.url))[0] == status
+
+
+async def test_a_client_cannot_choose_the_destination(
+    dataplane: DataPlane, http: aiohttp.ClientSession
+) -> None:
+    await dataplane.add_pool("v1", picker=f"127.0.0.1:{free_port()}", failure_mode="FailOpen")
+    (other,) = await dataplane.add_pool("v2")
+    await dataplane.route(backend("v1", 1))
+    wanted = f"{other.spec.address}:8000"
+
+    assert await ask(http, dataplane.url, x_gateway_destination_endpoint=wanted) == (200, "v1-0")
+
+
+async def test_a_picker_can_be_added_and_taken_away_while_it_runs(
+    dataplane: DataPlane, http: aiohttp.ClientSession, start_picker: StartPicker
+) -> None:
+    picker = FakePicker(lambda: "")
+    pods = await dataplane.add_pool("v1", pods=2)
+    picker.choose = lambda: f"{pods[1].spec.address}:8000"
+    await dataplane.route(backend("v1", 1))
+    assert {await ask(http, dataplane.url) for _ in range(8)} == {(200, "v1-0"), (200, "v1-1")}
+
+    await dataplane.annotate_picker("v1", await start_picker(picker))
+    await eventually(lambda: _asked(http, dataplane.url, picker))
+    assert {await ask(http, dataplane.url) for _ in range(8)} == {(200, "v1-1")}
+
+    await dataplane.annotate_picker("v1", "")
+
+    async def both() -> bool:
+        return len({await ask(http, dataplane.url) for _ in range(8)}) == 2
+
+    await eventually(both)
+
+
+async def _asked(http: aiohttp.ClientSession, url: str, picker: FakePicker) -> bool:
+    await ask(http, url)
+    return picker.calls > 0
