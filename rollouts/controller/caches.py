@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, cast
 
+from rollouts.api.references import pool_names, template_names, traffic_names
 from rollouts.controller import kinds
 from rollouts.controller.pools import Endpoint, Pool, pod_endpoint, read_pool
 from rollouts.kube.client import KubeClient, Resource
@@ -19,6 +20,9 @@ _OWNER = "owner"
 _LABEL = "label"
 _ROUTE = "route"
 _POOL_SELECTOR = "selector"
+_PICKER = "picker"
+_POOL = "pool"
+_TEMPLATE = "template"
 
 
 def owner_name(obj: Mapping[str, Any], kind: str) -> str | None:
@@ -50,13 +54,21 @@ def _pool_by_selector(obj: Object) -> Iterable[Hashable]:
     return [(pool.namespace, *pool.selector[0])] if pool.selector else []
 
 
+def _pool_by_picker(obj: Object) -> Iterable[Hashable]:
+    pool = read_pool(obj)
+    return [(pool.namespace, pool.picker.name)] if pool.picker is not None else []
+
+
 def _rollout_by_route(obj: Object) -> Iterable[Hashable]:
-    traffic = obj["spec"]["traffic"]
-    for route in traffic.get("httpRoutes") or []:
-        yield (_namespace(obj), "HTTPRoute", route["name"])
-    for field in ("inferenceModel", "inferenceModelRewrite"):
-        if field in traffic:
-            yield (_namespace(obj), field, traffic[field]["name"])
+    return [(_namespace(obj), kind, name) for kind, name in traffic_names(obj)]
+
+
+def _rollout_by_pool(obj: Object) -> Iterable[Hashable]:
+    return [(_namespace(obj), name) for name in pool_names(obj)]
+
+
+def _rollout_by_template(obj: Object) -> Iterable[Hashable]:
+    return [("" if cluster else _namespace(obj), name) for cluster, name in template_names(obj)]
 
 
 def _trim_pod(pod: Object) -> Object:
@@ -83,13 +95,16 @@ class Caches:
     """Stores of every kind that a plan looks at. ``namespace`` None watches all namespaces."""
 
     def __init__(self, client: KubeClient, clock: Clock, *, namespace: str | None) -> None:
-        self.rollouts = Store(indexes={_ROUTE: _rollout_by_route})
+        self.rollouts = Store(
+            indexes={_ROUTE: _rollout_by_route, _POOL: _rollout_by_pool, _TEMPLATE: _rollout_by_template}
+        )
         self.runs = Store(indexes={_OWNER: _by_owner})
         self.templates = Store()
         self.cluster_templates = Store()
         self.routes = Store(keep_managed_fields=True)
         self.pools = {
-            resource.group: Store(indexes={_POOL_SELECTOR: _pool_by_selector}) for resource in kinds.POOLS
+            resource.group: Store(indexes={_POOL_SELECTOR: _pool_by_selector, _PICKER: _pool_by_picker})
+            for resource in kinds.POOLS
         }
         self.pods = Store(indexes={_LABEL: _by_label}, transform=_trim_pod)
         self.services = Store(transform=_trim_service)
@@ -155,18 +170,45 @@ class Caches:
         found = (pod_endpoint(pod) for pod in (self.pods.get(key) for key in sorted(keys)) if pod is not None)
         return [endpoint for endpoint in found if endpoint is not None]
 
-    def pools_of_pod(self, labels: Mapping[str, str], namespace: str) -> Iterable[Pool]:
-        """Pools whose selector picks a pod with these labels."""
-        for store in self.pools.values():
-            for pair in labels.items():
-                for obj in store.by_index(_POOL_SELECTOR, (namespace, *pair)):
-                    pool = read_pool(obj)
-                    if all(labels.get(key) == value for key, value in pool.selector):
-                        yield pool
-
     def rollouts_of_route(self, namespace: str, kind: str, name: str) -> list[Object]:
         """Rollouts that name this traffic object, oldest first."""
         found = self.rollouts.by_index(_ROUTE, (namespace, kind, name))
         return sorted(
-            found, key=lambda obj: (obj["metadata"].get("creationTimestamp", ""), obj["metadata"]["name"])
+            found,
+            key=lambda obj: (str(obj["metadata"].get("creationTimestamp", "")), obj["metadata"]["name"]),
         )
+
+    def on_rollout_change(self, enqueue: Callable[[ObjectKey], None]) -> None:
+        """Call ``enqueue`` with the key of every Rollout that a change of any watched object may concern."""
+
+        def by_index(index: str, value: Hashable) -> None:
+            for key in self.rollouts.keys_by_index(index, value):
+                enqueue(key)
+
+        def owned(value: Hashable) -> None:
+            namespace, name = cast("tuple[str, str]", value)
+            enqueue(ObjectKey(namespace, name))
+
+        def pod_label(value: Hashable) -> None:
+            for store in self.pools.values():
+                for key in store.keys_by_index(_POOL_SELECTOR, value):
+                    by_index(_POOL, (key.namespace, key.name))
+
+        self.rollouts.subscribe(enqueue)
+        self.routes.subscribe(lambda key: by_index(_ROUTE, (key.namespace, kinds.HTTP_ROUTE.kind, key.name)))
+        for store in self.pools.values():
+            store.subscribe(lambda key: by_index(_POOL, (key.namespace, key.name)))
+        self.pods.subscribe_index(_LABEL, pod_label)
+        self.runs.subscribe_index(_OWNER, owned)
+        self.jobs.subscribe_index(_OWNER, owned)
+        self.templates.subscribe(lambda key: by_index(_TEMPLATE, (key.namespace, key.name)))
+        self.cluster_templates.subscribe(lambda key: by_index(_TEMPLATE, ("", key.name)))
+        self.services.subscribe(self._service_changed(by_index))
+
+    def _service_changed(self, by_index: Callable[[str, Hashable], None]) -> Callable[[ObjectKey], None]:
+        def changed(key: ObjectKey) -> None:
+            for store in self.pools.values():
+                for obj in store.by_index(_PICKER, (key.namespace, key.name)):
+                    by_index(_POOL, (key.namespace, obj["metadata"]["name"]))
+
+        return changed

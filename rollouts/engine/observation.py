@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import Enum
 
 from rollouts.engine.types import (
+    GateSummary,
     HeaderRouteStep,
     Identity,
     RolloutSpec,
@@ -188,6 +189,8 @@ class Observation:
     gates: Mapping[str, GateView] = field(default_factory=dict)
     """AnalysisRuns by name."""
     jobs: Mapping[str, JobOutcome] = field(default_factory=dict)
+    summaries: tuple[GateSummary, ...] = ()
+    """Verdicts of this attempt's runs in words, for ``status.analysis``."""
     share: ShareView | None = None
     """None when nothing can be measured (no counters): that never blocks."""
 

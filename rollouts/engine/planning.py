@@ -36,6 +36,9 @@ from rollouts.engine.types import (
 
 __all__ = ["plan"]
 
+_SUMMARIES = 32
+"""Lines of ``status.analysis``."""
+
 RECHECK = timedelta(seconds=30)
 """How often a Rollout that waits for the outside looks again without being told (watches usually tell)."""
 
@@ -56,6 +59,8 @@ def plan(obs: Observation, now: datetime) -> Plan:
     for stage in _STAGES:
         if stage(draft):
             break
+    if draft.status.canary is not None:
+        draft.set(analysis=obs.summaries[:_SUMMARIES])
     keep_finalizer(draft)
     set_conditions(draft)
     return draft.plan()

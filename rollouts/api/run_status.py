@@ -1,0 +1,61 @@
+"""What a Rollout reads of its AnalysisRuns: phase, decision and verdicts, from raw objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rollouts.engine.observation import GateOutcome, GateView
+from rollouts.engine.types import GateSummary
+
+__all__ = ["gate_summaries", "gate_view"]
+
+_TEXT = 512
+
+
+def _dict(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str:
+    return value[:_TEXT] if isinstance(value, str) else ""
+
+
+def _outcome(status: Mapping[str, Any]) -> GateOutcome:
+    phase = status.get("phase")
+    if phase == "Successful":
+        return GateOutcome.PASSED
+    if phase == "Failed":
+        return GateOutcome.PAUSE if status.get("decision") == "Pause" else GateOutcome.ABORT
+    if phase in ("Inconclusive", "Error"):
+        return GateOutcome.INCONCLUSIVE
+    return GateOutcome.RUNNING
+
+
+def gate_view(run: Mapping[str, Any]) -> GateView:
+    """An AnalysisRun as a gate. Whatever is not plainly Successful is no pass."""
+    status = _dict(run.get("status"))
+    return GateView(
+        name=str(_dict(run.get("metadata")).get("name", "")),
+        outcome=_outcome(status),
+        message=_text(status.get("message")),
+        may_pass=status.get("earned") is True,
+    )
+
+
+def gate_summaries(run: Mapping[str, Any]) -> Iterator[GateSummary]:
+    """One line per metric of a run."""
+    name = str(_dict(run.get("metadata")).get("name", ""))
+    for item in _list(_dict(run.get("status")).get("metricResults")):
+        result = _dict(item)
+        yield GateSummary(
+            run=name,
+            metric=_text(result.get("name")),
+            verdict=_text(result.get("phase")),
+            effect=_text(result.get("effect")),
+            evidence=_text(result.get("message")),
+        )

@@ -1,0 +1,269 @@
+"""Gathering: one Observation of one Rollout from the caches. Reads only, judges nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.api.run_status import gate_summaries, gate_view
+from rollouts.controller import kinds
+from rollouts.controller.caches import Caches
+from rollouts.engine.naming import background_run
+from rollouts.engine.observation import (
+    Blocker,
+    Claim,
+    JobOutcome,
+    Observation,
+    PoolView,
+    Problem,
+    ShareView,
+    TrafficView,
+)
+from rollouts.engine.types import (
+    HttpRouteTraffic,
+    Identity,
+    RolloutSpec,
+    RolloutStatus,
+    TargetKind,
+    TrafficMode,
+)
+from rollouts.runtime.objects import ObjectKey
+from rollouts.traffic import httproute
+
+__all__ = ["DEFAULT_GITOPS_MANAGERS", "GateProblems", "Gathered", "Gatherer", "ShareSource"]
+
+DEFAULT_GITOPS_MANAGERS = ("argocd-controller", "kustomize-controller", "helm-controller")
+
+POOL_KIND = "InferencePool"
+
+
+class ShareSource(Protocol):
+    """Who counts requests per arm."""
+
+    def view(self, key: ObjectKey, parsed: ParsedRollout) -> ShareView | None:
+        """Requests of both arms since the current weight was applied; None when nothing can be counted."""
+        ...
+
+
+class GateProblems(Protocol):
+    """Who knows whether the gates of a Rollout could be started."""
+
+    def problems(self, parsed: ParsedRollout) -> tuple[Problem, ...]:
+        """What keeps a gate from being started: missing templates, arguments, malformed conditions."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathered:
+    """An observation and the raw objects that its actions will need."""
+
+    observation: Observation
+    parsed: ParsedRollout
+    rollout: dict[str, Any]
+    traffic_object: dict[str, Any] | None
+    route_target: httproute.Target | None
+
+
+class Gatherer:
+    """Builds Observations. ``gitops_managers`` are field managers whose writes are never obeyed."""
+
+    def __init__(
+        self,
+        caches: Caches,
+        shares: ShareSource,
+        gates: GateProblems,
+        *,
+        gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
+    ) -> None:
+        self._caches = caches
+        self._shares = shares
+        self._gates = gates
+        self._gitops_managers = gitops_managers
+
+    def gather(self, key: ObjectKey) -> Gathered | None:
+        """The observation of a Rollout; None when it does not exist."""
+        rollout = self._caches.rollouts.get(key)
+        if rollout is None:
+            return None
+        parsed = parse_rollout(rollout)
+        spec, status = parsed.spec, parsed.status
+        problems = list(parsed.problems)
+        target, blocker = (None, None) if spec is None else self._resolve(parsed, spec, problems)
+        if parsed.model is not None and not problems:
+            problems += self._gates.problems(parsed)
+        traffic, raw, route_target = self._traffic(parsed, target, problems)
+        runs = self._caches.runs.by_index("owner", (key.namespace, key.name))
+        current = background_run(parsed.name, status) if status.canary is not None else None
+        observation = Observation(
+            namespace=key.namespace,
+            name=key.name,
+            generation=parsed.generation,
+            status=status,
+            spec=spec,
+            problems=tuple(problems),
+            deleting=parsed.deleting,
+            has_finalizer=parsed.has_finalizer,
+            command=parsed.command,
+            target=target,
+            target_blocker=blocker,
+            traffic=traffic,
+            pools=self._pools(parsed, target),
+            blockers=() if spec is None else self._blockers(parsed, spec, target),
+            gates={gate.name: gate for gate in map(gate_view, runs)},
+            jobs=self._jobs(key),
+            summaries=tuple(
+                line
+                for run in runs
+                if current is not None and run["metadata"]["name"].startswith(current)
+                for line in gate_summaries(run)
+            ),
+            share=self._shares.view(key, parsed),
+        )
+        return Gathered(
+            observation=observation,
+            parsed=parsed,
+            rollout=rollout,
+            traffic_object=raw,
+            route_target=route_target,
+        )
+
+    # --- target ---
+
+    def _resolve(
+        self, parsed: ParsedRollout, spec: RolloutSpec, problems: list[Problem]
+    ) -> tuple[Identity | None, Blocker | None]:
+        """``spec.target`` by discovery: the one API group that has a pool of the name."""
+        target = spec.target
+        if target.kind is TargetKind.ADAPTER:
+            return Identity(kind="Adapter", group="", name=target.name, source=target.source), None
+        groups = [target.group] if target.group else [resource.group for resource in kinds.POOLS]
+        found = [group for group in groups if self._caches.pool(group, parsed.namespace, target.name)]
+        if len(found) == 1:
+            return Identity(kind=POOL_KIND, group=found[0], name=target.name), None
+        if found and not self._known(parsed.status, target.name):
+            problems.append(
+                Problem(
+                    reason="AmbiguousTarget",
+                    message=f"InferencePool {target.name} exists in {' and '.join(found)}: set target.pool.group",
+                )
+            )
+        return None, Blocker(
+            reason="PoolMissing",
+            message=f"InferencePool {target.name} does not exist in {' or '.join(groups)}: "
+            "create it, the rollout then starts by itself",
+        )
+
+    @staticmethod
+    def _known(status: RolloutStatus, name: str) -> bool:
+        return any(arm is not None and arm.identity.name == name for arm in (status.stable, status.canary))
+
+    # --- arms ---
+
+    def _pools(self, parsed: ParsedRollout, target: Identity | None) -> dict[Identity, PoolView]:
+        status = parsed.status
+        arms = {arm.identity for arm in (status.stable, status.canary) if arm is not None}
+        arms |= {entry.revision.identity for entry in status.history}
+        if target is not None:
+            arms.add(target)
+        if parsed.spec is not None and parsed.spec.stable_hint and target is not None:
+            arms.add(replace(target, name=parsed.spec.stable_hint, source=""))
+        return {identity: self._pool(parsed.namespace, identity) for identity in arms}
+
+    def _pool(self, namespace: str, identity: Identity) -> PoolView:
+        pool = self._caches.pool(identity.group, namespace, identity.name)
+        if pool is None:
+            return PoolView(identity=identity, exists=False)
+        blockers: tuple[Blocker, ...] = ()
+        if pool.picker is not None and ObjectKey(namespace, pool.picker.name) not in self._caches.services:
+            message = (
+                f"InferencePool {pool.name} names the endpoint picker Service {pool.picker.name}, which does not "
+                f"exist: install it with the chart's `pickers`, or `rollouts picker-manifest {pool.name}`"
+            )
+            blockers = (Blocker(reason="PickerMissing", message=message),)
+        ready = sum(endpoint.ready for endpoint in self._caches.endpoints(pool))
+        return PoolView(identity=identity, exists=True, ready_endpoints=ready, blockers=blockers)
+
+    def _blockers(
+        self, parsed: ParsedRollout, spec: RolloutSpec, target: Identity | None
+    ) -> tuple[Blocker, ...]:
+        """Models that the stable pool serves and the new pool does not (design rule 10)."""
+        stable = parsed.status.stable
+        if target is None or stable is None or spec.allow_missing_models or stable.identity == target:
+            return ()
+        missing = self._models(parsed.namespace, stable.identity.name) - self._models(
+            parsed.namespace, target.name
+        )
+        if not missing:
+            return ()
+        message = (
+            f"{target.name} has no InferenceModel for {', '.join(sorted(missing))}, which {stable.identity.name} "
+            "serves: add them, or set allowMissingModels"
+        )
+        return (Blocker(reason="MissingModels", message=message),)
+
+    def _models(self, namespace: str, pool: str) -> set[str]:
+        found = set()
+        for model in self._caches.models.values():
+            spec = model.get("spec")
+            if model["metadata"].get("namespace") != namespace or not isinstance(spec, Mapping):
+                continue
+            reference, name = spec.get("poolRef"), spec.get("modelName")
+            if isinstance(reference, Mapping) and reference.get("name") == pool and isinstance(name, str):
+                found.add(name)
+        return found
+
+    # --- traffic ---
+
+    def _traffic(
+        self, parsed: ParsedRollout, target: Identity | None, problems: list[Problem]
+    ) -> tuple[TrafficView | None, dict[str, Any] | None, httproute.Target | None]:
+        spec = parsed.spec
+        if spec is None or not isinstance(spec.traffic, HttpRouteTraffic):
+            return None, None, None
+        template = None
+        if parsed.model is not None and parsed.model.traffic.http_routes:
+            template = parsed.model.traffic.http_routes[0].template
+        if template is not None:
+            problems += httproute.template_problems(template)
+        name = spec.traffic.name
+        raw = self._caches.routes.get(ObjectKey(parsed.namespace, name))
+        status = parsed.status
+        arms = [arm.identity.arm for arm in (status.stable, status.canary) if arm is not None]
+        reader = httproute.Reader(
+            rollout=parsed.name,
+            arms=(*arms, *([target.arm] if target is not None else [])),
+            gitops_managers=self._gitops_managers,
+        )
+        if raw is None and not self._caches.served(kinds.HTTP_ROUTE):
+            return None, None, None
+        view = self._settle_claim(parsed, httproute.view(raw, spec.traffic, template, reader))
+        where = httproute.Target(
+            rollout=parsed.name, namespace=parsed.namespace, spec=spec.traffic, template=template
+        )
+        return view, raw, where
+
+    def _settle_claim(self, parsed: ParsedRollout, view: TrafficView) -> TrafficView:
+        """Age decides only where neither label nor annotation exists (design rule 10)."""
+        unclaimed = not view.exists or (view.claim is Claim.UNCLAIMED and view.mode is TrafficMode.MANAGED)
+        if not unclaimed:
+            return view
+        rivals = self._caches.rollouts_of_route(parsed.namespace, view.kind, view.name)
+        oldest = rivals[0]["metadata"]["name"] if rivals else parsed.name
+        return view if oldest == parsed.name else replace(view, claim=Claim.OTHER, claimed_by=oldest)
+
+    # --- jobs ---
+
+    def _jobs(self, key: ObjectKey) -> dict[str, JobOutcome]:
+        found = {}
+        for job in self._caches.jobs.by_index("owner", (key.namespace, key.name)):
+            conditions = (job.get("status") or {}).get("conditions") or []
+            true = {item.get("type") for item in conditions if item.get("status") == "True"}
+            outcome = JobOutcome.RUNNING
+            if "Failed" in true:
+                outcome = JobOutcome.FAILED
+            elif "Complete" in true:
+                outcome = JobOutcome.SUCCEEDED
+            found[job["metadata"]["name"]] = outcome
+        return found

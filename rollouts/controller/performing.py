@@ -1,0 +1,274 @@
+"""Performing: the actions of a plan, in order, one API write at a time, then the status.
+
+Every traffic write is guarded twice: by the resourceVersion of the traffic object it was planned against, and by
+a fresh look at the Rollout, so that no write is based on a status that has moved on (a restart on a lagging
+cache). A Conflict anywhere discards the rest of the plan; the key is planned again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import structlog
+
+from rollouts.api.parsing import FINALIZER
+from rollouts.api.scalars import format_time, weight_json
+from rollouts.api.status import write_status
+from rollouts.controller import kinds
+from rollouts.controller.caches import Caches
+from rollouts.controller.events import EventRecorder
+from rollouts.controller.observing import Gathered
+from rollouts.engine.actions import (
+    Action,
+    CreateJob,
+    CreateRun,
+    EmitEvent,
+    EventType,
+    ExcludeInterval,
+    MarkRun,
+    Plan,
+    ReleaseTraffic,
+    ReleaseTrafficMode,
+    SetFinalizer,
+    TerminateRun,
+    WriteTraffic,
+)
+from rollouts.engine.types import format_weight
+from rollouts.kube.client import KubeClient, PatchKind
+from rollouts.kube.errors import AlreadyExists, Conflict, Invalid, NotFound
+from rollouts.runtime.objects import ObjectKey
+from rollouts.traffic import httproute
+from rollouts.traffic.writes import Apply, Refusal
+
+__all__ = ["Performer", "RunBuilder", "TrafficRefused", "merge_patch"]
+
+_log = structlog.get_logger(__name__)
+
+Object = dict[str, Any]
+
+
+class TrafficRefused(Exception):
+    """The traffic object cannot be brought to what the plan asks: terminal for this spec."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class RunBuilder(Protocol):
+    """Who knows how AnalysisRuns and Jobs of a Rollout look."""
+
+    def build_run(self, gathered: Gathered, action: CreateRun) -> Object:
+        """The AnalysisRun object for a gate."""
+        ...
+
+    def build_job(self, gathered: Gathered, action: CreateJob) -> Object:
+        """The Job object for a job step."""
+        ...
+
+
+def merge_patch(old: Any, new: Any) -> Any:
+    """The JSON merge patch (RFC 7396) from ``old`` to ``new``; an empty dict when they are equal."""
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return new
+    patch: dict[str, Any] = {name: None for name in old if name not in new}
+    for name, value in new.items():
+        if name not in old:
+            patch[name] = value
+        elif old[name] != value:
+            patch[name] = merge_patch(old[name], value)
+    return patch
+
+
+class Performer:
+    """Carries out plans through one client."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        caches: Caches,
+        events: EventRecorder,
+        builder: RunBuilder,
+        *,
+        on_traffic_write: Callable[[WriteTraffic], None] = lambda _: None,
+    ) -> None:
+        self._client = client
+        self._caches = caches
+        self._events = events
+        self._builder = builder
+        self._on_traffic_write = on_traffic_write
+
+    async def perform(self, gathered: Gathered, plan: Plan) -> None:
+        """All actions, then the status, then Events. Raises KubeError and TrafficRefused."""
+        events = [action for action in plan.actions if isinstance(action, EmitEvent)]
+        for action in plan.actions:
+            if not isinstance(action, EmitEvent):
+                events += await self._act(gathered, action)
+        if not gathered.parsed.deleting:
+            await self._store_status(gathered, write_status(plan.status))
+        for event in events:
+            await self._events.emit(gathered.rollout, event)
+
+    async def _act(self, gathered: Gathered, action: Action) -> list[EmitEvent]:
+        match action:
+            case WriteTraffic():
+                return await self._write_traffic(gathered, action)
+            case SetFinalizer():
+                await self._set_finalizer(gathered, present=action.present)
+            case ReleaseTraffic():
+                await self._release(gathered, action)
+            case CreateRun():
+                body = self._builder.build_run(gathered, action)
+                await self._create(kinds.ANALYSIS_RUN, gathered, body)
+            case CreateJob():
+                await self._create(kinds.JOB, gathered, self._builder.build_job(gathered, action))
+            case TerminateRun():
+                await self._patch_run(gathered, action.name, {"spec": {"terminate": True}})
+            case MarkRun():
+                mark = {
+                    "at": format_time(action.at),
+                    "step": action.step,
+                    "weight": weight_json(action.weight),
+                }
+                await self._append(gathered, action.name, "marks", mark)
+            case ExcludeInterval():
+                interval = {"from": format_time(action.start), "to": format_time(action.end)}
+                await self._append(gathered, action.name, "exclude", interval)
+        return []
+
+    # --- traffic ---
+
+    async def _write_traffic(self, gathered: Gathered, action: WriteTraffic) -> list[EmitEvent]:
+        target = gathered.route_target
+        assert target is not None
+        raw = gathered.traffic_object if action.resource_version else None
+        write = httproute.render(raw, target, action.desired)
+        if isinstance(write, Refusal):
+            raise TrafficRefused(write.reason, write.message)
+        if write is None:
+            return []
+        await self._demand_fresh(gathered)
+        name = target.spec.name
+        if isinstance(write, Apply):
+            stored = await self._client.patch(
+                kinds.HTTP_ROUTE, target.namespace, name, write.body, kind=PatchKind.APPLY, force=True
+            )
+        else:
+            stored = await self._client.patch(
+                kinds.HTTP_ROUTE, target.namespace, name, write.operations, kind=PatchKind.JSON
+            )
+        self._caches.routes.record_write(stored)
+        self._on_traffic_write(action)
+        weight = format_weight(action.desired.weight)
+        arm = action.desired.canary.name if action.desired.canary is not None else "the canary"
+        _log.info(
+            "traffic_written",
+            namespace=target.namespace,
+            rollout=target.rollout,
+            weight=weight,
+            reason=action.reason.value,
+        )
+        message = f"{httproute.KIND} {name}: {arm} {weight}"
+        return [EmitEvent(type=EventType.NORMAL, reason=action.reason.value, message=message)]
+
+    async def _demand_fresh(self, gathered: Gathered) -> None:
+        """Raise Conflict unless the API server's Rollout is the very one that was planned on."""
+        parsed = gathered.parsed
+        try:
+            live = await self._client.get(kinds.ROLLOUT, parsed.namespace, parsed.name)
+        except NotFound:
+            raise Conflict("the Rollout is gone") from None
+        version = live["metadata"].get("resourceVersion")
+        if version != gathered.rollout["metadata"].get("resourceVersion"):
+            self._caches.rollouts.record_write(live)
+            raise Conflict("the Rollout changed since it was read")
+
+    async def _release(self, gathered: Gathered, action: ReleaseTraffic) -> None:
+        raw, target = gathered.traffic_object, gathered.route_target
+        assert raw is not None
+        assert target is not None
+        patch = httproute.release(raw, delete=action.mode is ReleaseTrafficMode.DELETE)
+        if patch is None:
+            await self._client.delete(
+                kinds.HTTP_ROUTE,
+                target.namespace,
+                target.spec.name,
+                resource_version=action.resource_version,
+            )
+            return
+        stored = await self._client.patch(
+            kinds.HTTP_ROUTE, target.namespace, target.spec.name, patch.operations, kind=PatchKind.JSON
+        )
+        self._caches.routes.record_write(stored)
+
+    # --- the Rollout itself ---
+
+    async def _set_finalizer(self, gathered: Gathered, *, present: bool) -> None:
+        meta = gathered.rollout["metadata"]
+        others = [item for item in meta.get("finalizers") or [] if item != FINALIZER]
+        wanted = [*others, FINALIZER] if present else others
+        if wanted == (meta.get("finalizers") or []):
+            return
+        body = {"metadata": {"finalizers": wanted, "resourceVersion": meta["resourceVersion"]}}
+        stored = await self._client.patch(
+            kinds.ROLLOUT, gathered.parsed.namespace, gathered.parsed.name, body, kind=PatchKind.MERGE
+        )
+        self._took(gathered, stored)
+
+    async def _store_status(self, gathered: Gathered, status: Object) -> None:
+        meta = gathered.rollout["metadata"]
+        patch = merge_patch(gathered.rollout.get("status") or {}, status)
+        if not patch:
+            return
+        body = {"metadata": {"resourceVersion": meta["resourceVersion"]}, "status": patch}
+        stored = await self._client.patch(
+            kinds.ROLLOUT,
+            gathered.parsed.namespace,
+            gathered.parsed.name,
+            body,
+            kind=PatchKind.MERGE,
+            subresource="status",
+        )
+        self._took(gathered, stored)
+
+    def _took(self, gathered: Gathered, stored: Object) -> None:
+        """Go on from what the server stored, in this plan and in the cache."""
+        gathered.rollout["metadata"] = stored["metadata"]
+        self._caches.rollouts.record_write(stored)
+
+    # --- runs and jobs ---
+
+    async def _create(self, resource: Any, gathered: Gathered, body: Object) -> None:
+        try:
+            stored = await self._client.create(resource, gathered.parsed.namespace, body)
+        except AlreadyExists:
+            return
+        except Invalid as error:
+            raise TrafficRefused(
+                "GateInvalid", f"{resource.kind} {body['metadata']['name']}: {error}"
+            ) from None
+        self._caches.by_resource()[resource].record_write(stored)
+
+    async def _patch_run(self, gathered: Gathered, name: str, body: Object) -> None:
+        try:
+            stored = await self._client.patch(
+                kinds.ANALYSIS_RUN, gathered.parsed.namespace, name, body, kind=PatchKind.MERGE
+            )
+        except NotFound:
+            return
+        self._caches.runs.record_write(stored)
+
+    async def _append(self, gathered: Gathered, name: str, field: str, item: Object) -> None:
+        """Append to a bounded list of the run's spec; the resourceVersion keeps an item from getting lost."""
+        run = self._caches.runs.get(ObjectKey(gathered.parsed.namespace, name))
+        if run is None:
+            return
+        present = (run.get("spec") or {}).get(field) or []
+        if item in present:
+            return
+        body = {
+            "metadata": {"resourceVersion": run["metadata"]["resourceVersion"]},
+            "spec": {field: [*present, item][-64:]},
+        }
+        await self._patch_run(gathered, name, body)

@@ -1,0 +1,71 @@
+"""The Rollout reconciler: gather, plan, perform. All decisions are the engine's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import structlog
+
+from rollouts.controller.metrics import ControllerMetrics
+from rollouts.controller.observing import Gatherer
+from rollouts.controller.performing import Performer, TrafficRefused
+from rollouts.engine.observation import Problem
+from rollouts.engine.planning import plan
+from rollouts.runtime.clock import Clock
+from rollouts.runtime.objects import ObjectKey
+
+__all__ = ["RolloutReconciler"]
+
+_log = structlog.get_logger(__name__)
+
+REFUSED_RECHECK = 60.0
+"""Seconds until a refused write is tried again; a change of the objects involved comes sooner."""
+
+
+class RolloutReconciler:
+    """Brings one Rollout forward by one plan."""
+
+    def __init__(
+        self, gatherer: Gatherer, performer: Performer, clock: Clock, metrics: ControllerMetrics
+    ) -> None:
+        self._gatherer = gatherer
+        self._performer = performer
+        self._clock = clock
+        self._metrics = metrics
+
+    async def reconcile(self, key: ObjectKey) -> float | None:
+        """One plan; the seconds after which to look again, None when only a change is worth a look.
+
+        Raises KubeError for the worker to retry; anything else is a bug.
+        """
+        gathered = self._gatherer.gather(key)
+        if gathered is None:
+            self._metrics.forget(key.namespace, key.name)
+            return None
+        # The rollout dict in hand is replaced key by key as writes succeed; the cache's stays untouched.
+        gathered = replace(gathered, rollout=dict(gathered.rollout))
+        decided = plan(gathered.observation, self._clock.now())
+        try:
+            await self._performer.perform(gathered, decided)
+        except TrafficRefused as refusal:
+            await self._show_refusal(gathered.observation.problems, key, refusal)
+            return REFUSED_RECHECK
+        self._metrics.show(key.namespace, key.name, decided.status)
+        if decided.requeue_after is None:
+            return None
+        return decided.requeue_after.total_seconds()
+
+    async def _show_refusal(
+        self, known: tuple[Problem, ...], key: ObjectKey, refusal: TrafficRefused
+    ) -> None:
+        """Plan again with the refusal as a problem of the spec: it is shown, and nothing else happens."""
+        gathered = self._gatherer.gather(key)
+        if gathered is None:
+            return
+        _log.warning("write_refused", namespace=key.namespace, rollout=key.name, reason=refusal.reason)
+        problem = Problem(reason=refusal.reason, message=str(refusal))
+        shown = replace(gathered.observation, problems=(*known, problem))
+        gathered = replace(gathered, observation=shown, rollout=dict(gathered.rollout))
+        decided = plan(shown, self._clock.now())
+        quiet = replace(decided, actions=())
+        await self._performer.perform(gathered, quiet)
