@@ -65,6 +65,8 @@ class Kubelet:
         self._client = client
         self._period = period
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.probes = 0
+        """Probes made so far, of all pods."""
 
     async def add(self, spec: PodSpec) -> None:
         """Create the Pod object (one that is there stays) and begin to probe."""
@@ -104,6 +106,7 @@ class Kubelet:
         async with aiohttp.ClientSession(timeout=timeout) as session:
             while True:
                 ready = await _healthy(session, spec)
+                self.probes += 1
                 if ready is not written and await self._write(spec, ready):
                     written = ready
                 await asyncio.sleep(self._period)
