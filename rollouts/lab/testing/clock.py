@@ -21,7 +21,15 @@ from rollouts.runtime.clock import Monotonic
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
 
-__all__ = ["EPOCH", "Timeline", "VirtualClock", "VirtualDeadlock", "VirtualTimeLoop", "virtual_time"]
+__all__ = [
+    "EPOCH",
+    "JumpingSelector",
+    "Timeline",
+    "VirtualClock",
+    "VirtualDeadlock",
+    "VirtualTimeLoop",
+    "virtual_time",
+]
 
 EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
 """Wall time at virtual second 0. Arbitrary, but the same in every run."""
@@ -48,8 +56,8 @@ class Timeline:
         self.now += max(0.0, seconds)
 
 
-class _JumpingSelector(selectors.BaseSelector):
-    """Polls the real descriptors; instead of waiting, calls ``on_idle(timeout)``."""
+class JumpingSelector(selectors.BaseSelector):
+    """Polls the real descriptors; instead of waiting, calls ``on_idle(timeout)`` (None: for ever)."""
 
     def __init__(self, on_idle: Callable[[float | None], None]) -> None:
         self._real = selectors.DefaultSelector()
@@ -62,15 +70,19 @@ class _JumpingSelector(selectors.BaseSelector):
     def register(
         self, fileobj: FileDescriptorLike, events: int, data: object = None
     ) -> selectors.SelectorKey:
+        """As in ``selectors``."""
         return self._real.register(fileobj, events, data)
 
     def unregister(self, fileobj: FileDescriptorLike) -> selectors.SelectorKey:
+        """As in ``selectors``."""
         return self._real.unregister(fileobj)
 
     def modify(self, fileobj: FileDescriptorLike, events: int, data: object = None) -> selectors.SelectorKey:
+        """As in ``selectors``."""
         return self._real.modify(fileobj, events, data)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Descriptors that are ready now; never waits."""
         # One descriptor is the loop's own (its self-pipe): with no other there is nothing to poll, and a
         # system call per iteration would be most of the cost of a simulation.
         if timeout is None or len(self._real.get_map()) > 1:
@@ -82,9 +94,11 @@ class _JumpingSelector(selectors.BaseSelector):
         return []
 
     def get_map(self) -> Mapping[FileDescriptorLike, selectors.SelectorKey]:
+        """As in ``selectors``."""
         return self._real.get_map()
 
     def close(self) -> None:
+        """As in ``selectors``."""
         self._real.close()
 
 
@@ -93,7 +107,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def __init__(self, timeline: Timeline | None = None) -> None:
         self.timeline = timeline or Timeline()
-        self._descriptors = _JumpingSelector(self._idle)
+        self._descriptors = JumpingSelector(self._idle)
         super().__init__(self._descriptors)
 
     def time(self) -> float:
