@@ -20,7 +20,7 @@ _HELD = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateResult:
-    """One gate: its verdict, when (end of the deciding interval, seconds from t = 0), and everything shown."""
+    """One gate: its verdict, when (end of the deciding interval, seconds from t = 0), what is shown."""
 
     gate: GateVerdict
     decided_at: float | None

@@ -2,9 +2,9 @@
 
 Threshold: every five minutes, the canary's p95 above 1.2 times stable's, or its error rate above both twice
 stable's and 1 %, is a failed measurement; the fourth one aborts (Argo Rollouts with failureLimit 3).
-One shot: Kayenta's judge at the end, on one-minute p95 and error-rate series: a 98 % Hodges-Lehmann interval of
-the shift by the Mann-Whitney test whose lower end exceeds a quarter of the estimate. Peeking: a rank test and a
-test of proportions at 2.5 % each, every minute, on everything so far.
+One shot: Kayenta's judge at the end, on one-minute p95 and error-rate series: a 98 % Hodges-Lehmann interval
+of the shift by the Mann-Whitney test whose lower end exceeds a quarter of the estimate. Peeking: a rank test and
+a test of proportions at 2.5 % each, every minute, on everything so far.
 """
 
 import math

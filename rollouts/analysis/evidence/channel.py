@@ -62,16 +62,21 @@ class Channel:
         base = self.bases[start]
         return self.x - base[-1], self.info - base[-2]
 
-    def evidence(self, start: int, phi: float, sigma2: float) -> float:
-        """Mean over the bets of exp(log likelihood / (phi + sigma^2 I)) since a start; 1 without data."""
-        growth = self.growth
-        if start < 0:
-            divisor = phi + sigma2 * self.info
-            shares = [g / divisor for g in growth]
-        else:
+    def evidence(self, start: int, phi: float, sigma2: float, least: Sequence[float] = ()) -> float:
+        """Mean over the bets of exp(log likelihood / (phi + sigma^2 I)) since a start; 1 without data.
+
+        `least` are lower limits of the divisor per bet (see `burst_divisors`).
+        """
+        growth, info = self.growth, self.info
+        if start >= 0:
             base = self.bases[start]
-            divisor = phi + sigma2 * max(self.info - base[-2], 0.0)
-            shares = [(g - b) / divisor for g, b in zip(growth, base, strict=False)]
+            growth = [g - b for g, b in zip(growth, base, strict=False)]
+            info = max(info - base[-2], 0.0)
+        divisor = phi + sigma2 * info
+        if least:
+            shares = [g / (d if d > divisor else divisor) for g, d in zip(growth, least, strict=True)]
+        else:
+            shares = [g / divisor for g in growth]
         if max(shares) > MAX_EXPONENT:
             return sum([exp_capped(share) for share in shares]) / len(shares)
         exp = math.exp

@@ -29,6 +29,7 @@ __all__ = ["Collector", "Interval", "PodIncrement", "SeriesInterval"]
 
 FOLDED = "+folded"
 _FORGET_AFTER = 300.0
+_MISSING_MEMORY = 150.0
 _MAX_BUCKETS = 64
 _ARMS = (Arm.STABLE, Arm.CANARY)
 
@@ -84,7 +85,7 @@ class Collector:
 
     `series` are read in the given order; each has a warm-up in seconds. At most `pod_limit` pods per arm are
     kept apart, the rest are added up as one. `restarts` counts resets per arm, `missing` is the recent share
-    of missing scrapes per arm (time constant five minutes).
+    of missing scrapes per arm (time constant 150 seconds).
     """
 
     def __init__(
@@ -283,7 +284,7 @@ class Collector:
             if not expected:
                 continue
             share = len(expected - present[arm].keys()) / len(expected)
-            keep = math.exp(-self._interval / 300.0)
+            keep = math.exp(-self._interval / _MISSING_MEMORY)
             self.missing[arm] = keep * self.missing[arm] + (1 - keep) * share
             silent = silent or share > 0.5
         return silent

@@ -11,6 +11,7 @@ from rollouts.analysis.evidence.model import CompareMetric, Direction
 from rollouts.analysis.evidence.noise import Context, Exposure, strata
 from rollouts.analysis.evidence.scores import (
     COUNT_RATIOS,
+    burst_divisors,
     count_growth,
     exp_capped,
     floor_growth,
@@ -48,6 +49,8 @@ class CountTest:
         self.errors = [0.0, 0.0]
         self._phi = 1.0
         self._sigma2 = 0.0
+        self._least: list[float] = []
+        self._least_floor: list[float] = []
 
     warning = ""
     part = ""
@@ -60,8 +63,13 @@ class CountTest:
             self._learn_noise(data)
         if context.judge:
             self._judge(data, context)
-        self._phi = self.exposure.phi(self._rate.dispersion.phi)
+        self._set_noise(self.exposure.phi(self._rate.dispersion.phi))
         self._sigma2 = self._rate.dispersion.tau2(1.0) * self.exposure.spread
+
+    def _set_noise(self, phi: float) -> None:
+        self._phi = phi
+        self._least = burst_divisors(phi, _LOG_RATIOS)
+        self._least_floor = burst_divisors(phi, [bad for bad, _ in self._floor])
 
     def _learn_noise(self, data: SeriesInterval) -> None:
         rows = [(row.pod, row.values[0], row.values[1]) for row in data.stable if row.members == 1]
@@ -119,8 +127,8 @@ class CountTest:
 
     def evidence(self, start: int) -> float:
         """Harm evidence since a restart (-1: since the beginning)."""
-        relative = self._rate.evidence(start, self._phi, self._sigma2)
-        return min(relative, self._absolute.evidence(start, self._phi, 0.0))
+        relative = self._rate.evidence(start, self._phi, self._sigma2, self._least)
+        return min(relative, self._absolute.evidence(start, self._phi, 0.0, self._least_floor))
 
     def proof(self) -> float:
         """Evidence that the rate is within tolerance or below the floor."""
@@ -232,7 +240,8 @@ class CountTest:
         self._absolute.load(absolute)
         self._under, self._mantel, self.errors = list(under), list(mantel), list(errors)
         self._mantel_bases = [list(base) for base in bases]
-        self._phi, self._sigma2 = noise
+        phi, self._sigma2 = noise
+        self._set_noise(phi)
 
 
 def _complement(rows: list[PodIncrement]) -> list[PodIncrement]:

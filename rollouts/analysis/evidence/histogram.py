@@ -24,6 +24,7 @@ from rollouts.analysis.evidence.scores import (
     Ridits,
     Tail,
     body_growth,
+    burst_divisors,
     count_growth,
     ridits,
 )
@@ -35,6 +36,7 @@ _LOG_SHIFTS = tuple(math.log1p(shift) for shift in BODY_SHIFTS)
 _PRIOR = DispersionPrior(phi=1.5, tau=0.05)
 _TAIL_PRIOR = DispersionPrior(phi=1.3, tau=0.05)
 _MIN_SLOPE = 0.02
+_TAIL_PRODUCT = 0.25
 _TAIL_TOLERANCE = 1.5
 _PARTS = ("body", "slowest tenth", "slowest fiftieth", "mean")
 _WEIGHTS = (0.5, 0.25, 0.25, 0.0)
@@ -78,6 +80,7 @@ class HistogramTest:
         self._coarse: bool | None = None
         self._unusable = ""
         self._noise: list[tuple[float, float]] = [(1.0, 0.0)] * 4
+        self._least: list[list[float]] = [[], [], [], []]
 
     # -- one interval -------------------------------------------------------------------------------------
 
@@ -89,7 +92,7 @@ class HistogramTest:
         self._shape.align(bounds)
         stable = _Rows.of(data.stable, width)
         canary = _Rows.of(data.canary, width)
-        if not self._shape.predict(stable.counts):
+        if stable.requests <= 0 or not self._shape.predict(stable.counts):
             return
         pooled = [a + b for a, b in zip(stable.counts, canary.counts, strict=True)]
         scores = ridits(pooled)
@@ -97,8 +100,7 @@ class HistogramTest:
             self._learn_noise(stable, scores)
         if context.judge and canary.requests > 0 and stable.requests > 0:
             self._judge(data, scores, context, width)
-        mean = stable.total / stable.requests if stable.requests > 0 else math.nan
-        self._shape.learn(stable.counts, mean, context.seconds)
+        self._shape.learn(stable.counts, stable.total / stable.requests, context.seconds)
         self._refresh()
 
     def _learn_noise(self, stable: _Rows, scores: Ridits) -> None:
@@ -248,6 +250,14 @@ class HistogramTest:
             (self.exposure.phi(channel.dispersion.phi), channel.dispersion.tau2(slope) * spread)
             for channel, slope in zip(self._channels, (self._shape.slope, first, second, 1.0), strict=True)
         ]
+        self._set_least()
+
+    def _set_least(self) -> None:
+        """Exceedances come in bursts that outlast an interval and are skewed: stricter than for errors."""
+        for number, tail in enumerate(self._shape.tails, 1):
+            hazard = tail.hazard if tail is not None else 1.0
+            bets = [hazard * shift for shift in _LOG_SHIFTS]
+            self._least[number] = burst_divisors(self._noise[number][0], bets, _TAIL_PRODUCT)
 
     @property
     def _channels(self) -> tuple[Channel, ...]:
@@ -268,19 +278,16 @@ class HistogramTest:
 
     def evidence(self, start: int) -> float:
         """Harm evidence since a restart (-1: since the beginning)."""
-        total = 0.0
-        for weight, channel, (phi, sigma2) in zip(self._weights, self._channels, self._noise, strict=True):
-            if weight:
-                total += weight * channel.evidence(start, phi, sigma2)
-        return total
+        return math.fsum(self._held(start))
+
+    def _held(self, start: int) -> list[float]:
+        rows = zip(self._weights, self._channels, self._noise, self._least, strict=True)
+        return [w * c.evidence(start, *noise, least) if w else 0.0 for w, c, noise, least in rows]
 
     @property
     def part(self) -> str:
         """Which part of the distribution holds most of the harm evidence."""
-        held = [
-            weight * channel.evidence(-1, *noise)
-            for weight, channel, noise in zip(self._weights, self._channels, self._noise, strict=True)
-        ]
+        held = self._held(-1)
         return _PARTS[held.index(max(held))]
 
     def proof(self) -> float:
@@ -401,6 +408,7 @@ class HistogramTest:
             channel.load(dumped)
         self._mean_noise = list(mean_noise)
         self._noise = [(phi, sigma2) for phi, sigma2 in noise]
+        self._set_least()
 
 
 def _around(shift: float, radius: float) -> tuple[float, float, float]:

@@ -43,6 +43,7 @@ _STAKE_NEXT = 0.2
 _MAX_RESTARTS = 16
 _LOAD_TOLERANCE = 1.2
 _LOAD_ELASTICITY = 2.0
+_LOAD_MEMORY = 600.0
 _MIX_MARGIN = 0.10
 _ROUTING_FACTOR = 3.0
 
@@ -170,13 +171,11 @@ class EvidenceProcess:
             return None
         shared = {r.pod for r in stable} & {r.pod for r in canary}
         coupled = 2 * len(shared) >= len(canary)
-        ratio = 1.0
-        if not coupled and n_s > 0:
-            ratio = (n_c / self._pods[1]) / (n_s / self._pods[0])
-            self._load = [
-                a + b for a, b in zip(self._load, (n_c, self._pods[1], n_s, self._pods[0]), strict=True)
-            ]
-        slack = max(0.0, _LOAD_ELASTICITY * math.log(max(ratio, 1e-9) / _LOAD_TOLERANCE))
+        if not coupled:
+            keep = math.exp(-seconds / _LOAD_MEMORY)
+            now = (n_c, self._pods[1], n_s, self._pods[0])
+            self._load = [keep * a + b for a, b in zip(self._load, now, strict=True)]
+        ratio, slack = self._unequal_load()
         return Context(
             seconds=seconds,
             certify=self._certifies(interval),
@@ -184,6 +183,19 @@ class EvidenceProcess:
             coupled=coupled,
             balanced=1 / _LOAD_TOLERANCE <= ratio <= _LOAD_TOLERANCE,
         )
+
+    def _unequal_load(self) -> tuple[float, float]:
+        """Requests per canary pod over requests per stable pod, and the log latency it may explain.
+
+        Latency may grow with the square of the load per pod beyond 1.2 times stable's; two standard errors
+        of the ratio are granted first, or the chance of a busy half minute would raise the bar.
+        """
+        n_c, k_c, n_s, k_s = self._load
+        if n_c <= 0 or n_s <= 0:
+            return 1.0, 0.0
+        ratio = n_c / k_c * k_s / n_s
+        excess = math.log(ratio / _LOAD_TOLERANCE) - 2.0 * math.sqrt(1.0 / n_c + 1.0 / n_s)
+        return ratio, max(0.0, _LOAD_ELASTICITY * excess)
 
     def _load_rows(self, interval: Interval) -> SeriesInterval:
         """Requests per pod: the load counter, or the first metric that counts requests."""
@@ -291,8 +303,7 @@ class EvidenceProcess:
     @property
     def guards(self) -> Guards:
         """What weakens verdicts at the moment."""
-        n_c, k_c, n_s, k_s = self._load
-        ratio = (n_c / k_c) / (n_s / k_s) if n_s > 0 and k_c > 0 else 1.0
+        ratio, _ = self._unequal_load()
         mix = math.fsum([test.evidence(-1) for test in self._mix]) / len(self._mix)
         missing = self._collector.missing
         return Guards(

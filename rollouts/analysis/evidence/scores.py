@@ -15,6 +15,7 @@ __all__ = [
     "Tail",
     "body_growth",
     "body_slope",
+    "burst_divisors",
     "choose_tail",
     "count_growth",
     "exp_capped",
@@ -126,6 +127,20 @@ def count_growth(
         e_c * (log_ratio - log_null) - errors * (math.log(n_c * math.exp(log_ratio) + n_s) - base)
         for log_ratio in log_ratios
     ]
+
+
+def burst_divisors(phi: float, log_ratios: Sequence[float], product: float = 0.5) -> list[float]:
+    """Least divisor of each bet on counts that come in bursts.
+
+    Gamma-Poisson counts of overdispersion phi have E exp(s e) = (1 - (phi-1)(e^s - 1))^(-k), which runs away
+    from the Gaussian value on which dividing by phi rests, and diverges, as (phi-1)(e^s - 1) nears 1. The weight
+    of one event s = ln rho_j / D is kept where that product is at most `product`: at 1/2 both about agree. A power
+    1/D < 1 of a likelihood ratio is never anti-conservative (Jensen), so this only slows extreme bets.
+    """
+    if phi <= 1.0 + 1e-9:
+        return [0.0] * len(log_ratios)
+    reach = math.log1p(product / (phi - 1.0))
+    return [log_ratio / reach for log_ratio in log_ratios]
 
 
 def floor_rates(floor: float) -> tuple[tuple[float, float], ...]:

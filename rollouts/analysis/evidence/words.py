@@ -45,8 +45,8 @@ def describe(metric: CompareMetric, report: MetricReport, gate: GateVerdict) -> 
     figures = (
         f"Change {describe_effect(report.effect)}; "
         f"evidence of harm {_evidence(report.harm_total)} (abort at {report.abort_at:.3g}), "
-        f"of being within {percent(metric.tolerance)} {_evidence(report.proof)} (pass at {report.pass_at:.3g}); "
-        f"{seen}."
+        f"of being within {percent(metric.tolerance)} {_evidence(report.proof)} "
+        f"(pass at {report.pass_at:.3g}); {seen}."
     )
     return " ".join(part for part in (lead, figures, _outlook(report, gate), *_sentences(report)) if part)
 
