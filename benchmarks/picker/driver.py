@@ -58,8 +58,12 @@ def cpu_seconds(pid: int) -> float:
 def prompt(size: int) -> bytes:
     """A chat completion whose body has about ``size`` bytes, line breaks and quotes included."""
     rng = random.Random(1)
-    words = ["hello", "travel", "flight", "the", "of", "and", 'a "good" one', "Paris", "x\n"]
-    text = " ".join(rng.choice(words) for _ in range(size // 5))[: max(0, size - 180)]
+    words = ["hello", "travel", "flight", "to", "the", "city", "of", "Paris", "and", "back", "again"]
+    lines = [
+        " ".join(rng.choice(words) for _ in range(12)) + rng.choice((".", ".\n", ' "so".\n'))
+        for _ in range(size // 50)
+    ]
+    text = " ".join(lines)[: max(0, size - 180)]
     messages = [{"role": "system", "content": "You are a travel agent."}, {"role": "user", "content": text}]
     body = {"model": "travelhelper", "messages": messages, "max_tokens": 64, "stream": True}
     return json.dumps(body).encode()

@@ -84,6 +84,8 @@ class Field(NamedTuple):
 class _State(Enum):
     """What the grammar allows next."""
 
+    __hash__ = object.__hash__  # in C; the one of Enum costs a Python call per token
+
     START = "the opening brace of the request"
     KEY_OR_END = "a key or }"
     KEY = "a key"
@@ -102,6 +104,7 @@ class BodyScanner:
         "_capture",
         "_captured",
         "_carry",
+        "_closed",
         "_decoder",
         "_in_key",
         "_in_string",
@@ -119,7 +122,7 @@ class BodyScanner:
         self._wanted = wanted
         self._state = _State.START
         self._stack: list[str] = []
-        self._carry = ""
+        self._carry = self._closed = ""
         self._base = 0  # offset in the body of the text being scanned
         self._in_string = self._in_key = False
         self._capture = False  # whether the string being read is kept
@@ -138,6 +141,9 @@ class BodyScanner:
         self._base = self.size - len(self._carry)
         self.size += len(chunk)
         text = self._carry + chunk.decode("latin-1")
+        # With a quote at its end every string in the text is terminated, so that one scan tells how far it
+        # goes, be it complete or not.
+        self._closed = text + '"'
         self._carry = ""
         pos = self._string(text, 0) if self._in_string else 0
         while 0 <= pos < len(text):
@@ -280,28 +286,30 @@ class BodyScanner:
         self._start = self._base + pos
 
     def _string(self, text: str, pos: int) -> int:
-        if text.find('"', pos) >= 0:
-            try:
-                end: int = scanstring(text, pos, True)[1]
-            except ValueError:
-                pass  # invalid, or its end is yet to come: _part knows
-            else:
-                if self._capture:
-                    self._captured.append(text[pos : end - 1])
-                self._end_string(end)
-                return end
-        return self._part(text, pos)
+        try:
+            end: int = scanstring(self._closed, pos, True)[1]
+        except ValueError:
+            return self._cut_string(text, pos)  # invalid, or cut off in an escape
+        if end > len(text):
+            return self._part(text, pos, len(text))
+        if self._capture:
+            self._captured.append(text[pos : end - 1])
+        self._end_string(end)
+        return end
 
-    def _part(self, text: str, pos: int) -> int:
-        """The rest of ``text`` is in the middle of a string: check it, but for a cut-off escape."""
+    def _cut_string(self, text: str, pos: int) -> int:
+        """The text ends in the middle of an escape in this string, or it is no string at all."""
         cut = _escape_cut(text, pos)
         try:
             end = scanstring(text[pos:cut] + '"', 0, True)[1]
         except ValueError:
-            at = self._base + pos
-            raise BodyError(f"invalid JSON: a bad character or escape after byte {at}") from None
-        if end != cut - pos + 1:
-            raise BodyError(f"invalid JSON: a bad escape after byte {self._base + pos}")
+            end = 0
+        if cut == len(text) or end != cut - pos + 1:
+            raise BodyError(f"invalid JSON: a bad character or escape after byte {self._base + pos}")
+        return self._part(text, pos, cut)
+
+    def _part(self, text: str, pos: int, cut: int) -> int:
+        """The string goes on in the next chunk, which will see again what is beyond ``cut``."""
         if self._capture:
             self._captured.append(text[pos:cut])
             if len(self._captured) > 64:  # keeps one-byte chunks linear

@@ -12,6 +12,7 @@ occurrences is not merged, its last occurrence is taken.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -181,9 +182,30 @@ def decode(data: bytes) -> Incoming | None:
     Raises WireError for bytes that are not such a message.
     """
     try:
-        return _decode(data)
+        return _plain_body(data) or _decode(data)
     except IndexError:
         raise WireError("the message ends in the middle of a field") from None
+
+
+def _plain_body(data: bytes) -> Incoming | None:
+    """A body message with nothing but a body and perhaps its end, which is what nearly all are; else None."""
+    if not data or data[0] not in (0x22, 0x2A):
+        return None
+    size, pos = data[1], 2
+    if size >= 0x80:
+        size, pos = _varint(data, 1)
+    if pos + size != len(data) or not size or data[pos] != 0x0A:
+        return None
+    size, pos = data[pos + 1], pos + 2
+    if size >= 0x80:
+        size, pos = _varint(data, pos - 1)
+    end = pos + size
+    rest = data[end:]
+    if end > len(data) or rest not in (b"", b"\x10\x01"):
+        return None
+    if data[0] == 0x22:
+        return RequestBody(data[pos:end], rest != b"")
+    return ResponseBody(data[pos:end], rest != b"")
 
 
 def _decode(data: bytes) -> Incoming | None:
@@ -294,17 +316,22 @@ def _bytes(tag: bytes, payload: bytes) -> bytes:
     return b"%b%b%b" % (tag, _size(len(payload)), payload)
 
 
+@functools.lru_cache(maxsize=4096)
+def _option(name: bytes, value: bytes) -> bytes:
+    """``HeaderValueOption`` in ``set_headers``. Cached: addresses and lengths come again and again."""
+    pair = _bytes(b"\x0a", _bytes(b"\x0a", name) + _bytes(b"\x1a", value))
+    # append_action OVERWRITE_IF_EXISTS_OR_ADD: the default of the API would append.
+    return _bytes(b"\x0a", pair + b"\x18\x02")
+
+
 def _mutation(set_headers: tuple[tuple[bytes, bytes], ...], remove: tuple[bytes, ...]) -> bytes:
     """``HeaderMutation`` that overwrites. Values go into raw_value, as Envoy wants them by default."""
-    out = []
-    for name, value in set_headers:
-        pair = _bytes(b"\x0a", _bytes(b"\x0a", name) + _bytes(b"\x1a", value))
-        # append_action OVERWRITE_IF_EXISTS_OR_ADD: the default of the API would append.
-        out.append(_bytes(b"\x0a", pair + b"\x18\x02"))
+    out = [_option(name, value) for name, value in set_headers]
     out.extend(_bytes(b"\x12", name) for name in remove)
     return b"".join(out)
 
 
+@functools.lru_cache(maxsize=4096)
 def _endpoint_metadata(endpoint: bytes) -> bytes:
     """dynamic_metadata {"envoy.lb": {"x-gateway-destination-endpoint": endpoint}} (EPP protocol)."""
     inner = _bytes(
