@@ -1,0 +1,139 @@
+"""Presets: which series of which model server a name stands for.
+
+Names of vLLM 0.6 to 0.33 and SGLang, newest first; a pod is read by whichever it exposes. vLLM's own metrics hold
+no error rate (failed requests never reach ``request_success_total``), so errors come from its HTTP layer, by
+status class; what fails inside a stream that began with 200 is not visible there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat
+
+__all__ = ["PRESETS", "REQUESTS", "Preset", "Selector", "natural_stat", "series_of", "wanted_names"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selector:
+    """A series name and the label values that count; ``any_of`` maps a label to its accepted values."""
+
+    name: str
+    any_of: Mapping[str, tuple[str, ...]] | None = None
+    prefix: tuple[str, str] | None = None
+    """(label, prefix): the label's value begins with it."""
+
+    def picks(self, labels: Mapping[str, str]) -> bool:
+        """Whether a label set counts."""
+        if self.prefix is not None and not labels.get(self.prefix[0], "").startswith(self.prefix[1]):
+            return False
+        return all(labels.get(key) in values for key, values in (self.any_of or {}).items())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """A ready-made measure: alternatives by server and version, first exposed wins."""
+
+    kind: MeasureKind
+    of: tuple[tuple[Selector, ...], ...] = ()
+    alternatives: tuple[tuple[Selector, ...], ...]
+    stat: Stat
+
+
+def _names(*names: str) -> tuple[tuple[Selector, ...], ...]:
+    return tuple((Selector(name=name),) for name in names)
+
+
+_V1 = ("handler", "/v1/")
+
+REQUESTS = (
+    (Selector(name="http_requests_total", prefix=_V1),),
+    (Selector(name="vllm:request_success_total"),),
+    (Selector(name="sglang:num_requests_total"),),
+)
+"""Requests of a pod: the load of the error rate and of the observed share."""
+
+PRESETS: dict[str, Preset] = {
+    "ttft": Preset(
+        kind=MeasureKind.HISTOGRAM,
+        alternatives=_names("vllm:time_to_first_token_seconds", "sglang:time_to_first_token_seconds"),
+        stat=Stat.P95,
+    ),
+    "tpot": Preset(
+        kind=MeasureKind.HISTOGRAM,
+        alternatives=_names(
+            "vllm:request_time_per_output_token_seconds",
+            "vllm:time_per_output_token_seconds",
+            "sglang:time_per_output_token_seconds",
+        ),
+        stat=Stat.P95,
+    ),
+    "itl": Preset(
+        kind=MeasureKind.HISTOGRAM,
+        alternatives=_names("vllm:inter_token_latency_seconds", "sglang:inter_token_latency_seconds"),
+        stat=Stat.MEAN,
+    ),
+    "e2e": Preset(
+        kind=MeasureKind.HISTOGRAM,
+        alternatives=_names("vllm:e2e_request_latency_seconds", "sglang:e2e_request_latency_seconds"),
+        stat=Stat.P95,
+    ),
+    "queue-time": Preset(
+        kind=MeasureKind.HISTOGRAM,
+        alternatives=_names("vllm:request_queue_time_seconds", "sglang:queue_time_seconds"),
+        stat=Stat.P95,
+    ),
+    "error-rate": Preset(
+        kind=MeasureKind.COUNTER,
+        alternatives=(
+            (Selector(name="http_requests_total", any_of={"status": ("5xx",)}, prefix=_V1),),
+            (Selector(name="sglang:num_aborted_requests_total"),),
+        ),
+        of=REQUESTS,
+        stat=Stat.RATIO,
+    ),
+    "requests": Preset(kind=MeasureKind.COUNTER, alternatives=REQUESTS, stat=Stat.RATE),
+    "preemptions": Preset(
+        kind=MeasureKind.COUNTER,
+        alternatives=_names("vllm:num_preemptions_total", "sglang:num_retracted_requests_total"),
+        of=REQUESTS,
+        stat=Stat.RATIO,
+    ),
+    "kv-cache": Preset(
+        kind=MeasureKind.GAUGE,
+        alternatives=_names("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage"),
+        stat=Stat.LAST,
+    ),
+    "waiting": Preset(
+        kind=MeasureKind.GAUGE,
+        alternatives=_names("vllm:num_requests_waiting", "sglang:num_queue_reqs"),
+        stat=Stat.LAST,
+    ),
+}
+
+_NATURAL = {MeasureKind.HISTOGRAM: Stat.P95, MeasureKind.COUNTER: Stat.RATE, MeasureKind.GAUGE: Stat.LAST}
+
+
+def natural_stat(measure: MeasureSpec) -> Stat:
+    """The statistic that is meant when none is named."""
+    if measure.stat is not None:
+        return measure.stat
+    if measure.kind is MeasureKind.PRESET:
+        return PRESETS[measure.name].stat
+    return Stat.RATIO if measure.of else _NATURAL[measure.kind]
+
+
+def series_of(measure: MeasureSpec) -> Preset:
+    """The series behind a measure, preset or named. Raises KeyError for an unknown preset."""
+    if measure.kind is MeasureKind.PRESET:
+        return PRESETS[measure.name]
+    of = ((Selector(name=measure.of),),) if measure.of else ()
+    return Preset(
+        kind=measure.kind, alternatives=((Selector(name=measure.name),),), of=of, stat=natural_stat(measure)
+    )
+
+
+def wanted_names(preset: Preset) -> set[str]:
+    """All series names that the preset may read."""
+    return {selector.name for group in (*preset.alternatives, *preset.of) for selector in group}

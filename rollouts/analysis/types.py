@@ -1,0 +1,230 @@
+"""Values of an analysis: what is measured, what came out, and what it means. No JSON, no I/O.
+
+Phases and limits carry the meaning they have in Argo Rollouts' AnalysisRun, less what fails open there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+__all__ = [
+    "Arm",
+    "ArmRef",
+    "CompareSpec",
+    "Labelled",
+    "MeasureKind",
+    "MeasureSpec",
+    "Measurement",
+    "MetricResult",
+    "MetricSpec",
+    "NoData",
+    "OnFail",
+    "Phase",
+    "QuerySpec",
+    "RunSpec",
+    "RunStatus",
+    "Stat",
+    "Value",
+]
+
+
+class Phase(Enum):
+    """Of a measurement, a metric or a run. The last four are terminal for metrics and runs."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCESSFUL = "Successful"
+    INCONCLUSIVE = "Inconclusive"
+    ERROR = "Error"
+    FAILED = "Failed"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing follows."""
+        return self not in (Phase.PENDING, Phase.RUNNING)
+
+
+class NoData(Enum):
+    """What an empty or NaN result is. WAIT becomes inconclusive when it lasts."""
+
+    WAIT = "Wait"
+    INCONCLUSIVE = "Inconclusive"
+    FAIL = "Fail"
+    PASS = "Pass"
+
+
+class OnFail(Enum):
+    """What a failed metric does to the rollout."""
+
+    ABORT = "Abort"
+    PAUSE = "Pause"
+    ALERT = "Alert"
+
+
+class Arm(Enum):
+    """Whose pods."""
+
+    CANARY = "canary"
+    STABLE = "stable"
+
+
+class Stat(Enum):
+    """Which number of a metric."""
+
+    P50 = "p50"
+    P90 = "p90"
+    P95 = "p95"
+    P99 = "p99"
+    MEAN = "mean"
+    RATE = "rate"
+    RATIO = "ratio"
+    LAST = "last"
+
+
+class MeasureKind(Enum):
+    """How the names of a measure are to be read."""
+
+    PRESET = "preset"
+    HISTOGRAM = "histogram"
+    COUNTER = "counter"
+    GAUGE = "gauge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuerySpec:
+    """PromQL for a Prometheus source."""
+
+    promql: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureSpec:
+    """A statistic of one arm over a window. ``of`` is the total of a counter ratio."""
+
+    kind: MeasureKind
+    name: str
+    of: str = ""
+    arm: Arm = Arm.CANARY
+    stat: Stat | None = None
+    window: timedelta = timedelta(minutes=2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareSpec:
+    """Canary against stable; judged by the evidence process, not by measurements."""
+
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricSpec:
+    """One metric. ``count`` 0 means: one without an interval, without end with one."""
+
+    name: str
+    what: QuerySpec | MeasureSpec | CompareSpec
+    source: str = "default"
+    success_condition: str = ""
+    failure_condition: str = ""
+    interval: timedelta | None = None
+    initial_delay: timedelta = timedelta(0)
+    count: int = 0
+    failure_limit: int = 0
+    inconclusive_limit: int = 0
+    consecutive_error_limit: int = 4
+    consecutive_success_limit: int = 0
+    dry_run: bool = False
+    no_data: NoData = NoData.WAIT
+    on_fail: OnFail = OnFail.ABORT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """One series of a query's result."""
+
+    value: float
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+Value = float | tuple[Labelled, ...]
+"""A number, or the series of a vector. An empty tuple and NaN are both "no data"."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """One finished measurement. ``value`` is None after an error and without data."""
+
+    phase: Phase
+    at: datetime
+    value: Value | None = None
+    message: str = ""
+    no_data: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricResult:
+    """A metric so far. ``measurements`` holds the newest ones only; the counts are of all."""
+
+    name: str
+    phase: Phase = Phase.PENDING
+    message: str = ""
+    successful: int = 0
+    failed: int = 0
+    inconclusive: int = 0
+    error: int = 0
+    consecutive_error: int = 0
+    consecutive_success: int = 0
+    no_data_since: datetime | None = None
+    slot: int = 0
+    """Number of measurements that were due so far: the interval is anchored to the start."""
+    measurements: tuple[Measurement, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Measurements that count against ``MetricSpec.count``: errors do not."""
+        return self.successful + self.failed + self.inconclusive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmRef:
+    """An arm by name: the pool (kind InferencePool) or adapter behind it."""
+
+    kind: str
+    group: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """What a run measures. ``step`` None: it accompanies the whole attempt."""
+
+    rollout: str
+    attempt: int
+    step: int | None
+    canary: ArmRef | None
+    stable: ArmRef | None
+    metrics: tuple[MetricSpec, ...]
+    terminate: bool = False
+
+    @property
+    def endless(self) -> bool:
+        """Whether metrics with an interval and no count go on until the run is terminated."""
+        return self.step is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStatus:
+    """A run so far.
+
+    ``decision`` is what a Failed run asks the rollout to do. ``earned``: every metric that counts has at least
+    one good measurement, so that ending now would not be a pass by silence.
+    """
+
+    phase: Phase = Phase.PENDING
+    message: str = ""
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    metrics: tuple[MetricResult, ...] = ()
+    decision: OnFail | None = None
+    earned: bool = False

@@ -1,0 +1,220 @@
+"""Verdict tables: measurement, metric, run.
+
+As in Argo Rollouts (docs "Analysis & Progressive Delivery", ``analysis/analysis.go``), with three differences that
+close the ways in which it fails open: no data is its own case and never a pass unless the author says so; a
+metric without a good measurement cannot be Successful; terminating a run ends it as it stands.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from rollouts.analysis.conditions import ConditionError, evaluate
+from rollouts.analysis.types import (
+    CompareSpec,
+    Labelled,
+    Measurement,
+    MetricResult,
+    MetricSpec,
+    NoData,
+    OnFail,
+    Phase,
+    RunSpec,
+    Value,
+)
+
+__all__ = ["KEPT", "add_measurement", "judge_value", "metric_phase", "run_phase", "wanted_count"]
+
+KEPT = 10
+"""Newest measurements kept per metric."""
+
+NO_DATA_PATIENCE = timedelta(minutes=10)
+"""How long ``noData: Wait`` waits for a first good value, beyond five intervals, before it is inconclusive."""
+
+
+def format_value(value: Value | None) -> str:
+    """A result in words."""
+    if value is None:
+        return "no value"
+    if isinstance(value, tuple):
+        shown = ", ".join(f"{item.value:.6g}" for item in value[:5])
+        return f"[{shown}{', ...' if len(value) > 5 else ''}]"
+    return f"{value:.6g}"
+
+
+def has_data(value: Value | None) -> bool:
+    """Whether there is anything to judge: NaN, infinite and empty alike are no data."""
+    if value is None:
+        return False
+    if isinstance(value, tuple):
+        return bool(value) and all(math.isfinite(item.value) for item in value)
+    return math.isfinite(value)
+
+
+def judge_value(metric: MetricSpec, value: Value | None, at: datetime) -> Measurement:
+    """One measurement's phase from its value: the four cases of the two conditions, and no data."""
+    if not has_data(value) or value is None:
+        return _judge_silence(metric, at)
+    single = _unwrap(value)
+    try:
+        failed = bool(metric.failure_condition) and evaluate(metric.failure_condition, single)
+        passed = bool(metric.success_condition) and evaluate(metric.success_condition, single)
+    except ConditionError as error:
+        return Measurement(phase=Phase.ERROR, at=at, value=value, message=str(error))
+    if failed:
+        phase = Phase.FAILED
+    elif metric.success_condition:
+        silent = bool(metric.failure_condition)
+        phase = Phase.SUCCESSFUL if passed else (Phase.INCONCLUSIVE if silent else Phase.FAILED)
+    else:
+        phase = Phase.SUCCESSFUL
+    return Measurement(phase=phase, at=at, value=value)
+
+
+def _unwrap(value: Value) -> Value:
+    """A vector of one series without labels is its number: what ``sum(...)`` answers."""
+    if isinstance(value, tuple) and len(value) == 1 and not value[0].labels:
+        return value[0].value
+    return value
+
+
+def _judge_silence(metric: MetricSpec, at: datetime) -> Measurement:
+    phases = {
+        NoData.WAIT: Phase.PENDING,
+        NoData.INCONCLUSIVE: Phase.INCONCLUSIVE,
+        NoData.FAIL: Phase.FAILED,
+        NoData.PASS: Phase.SUCCESSFUL,
+    }
+    return Measurement(phase=phases[metric.no_data], at=at, message="no data", no_data=True)
+
+
+def wanted_count(metric: MetricSpec, run: RunSpec) -> int:
+    """Measurements after which the metric is decided; 0 for never (background with an interval)."""
+    if metric.count:
+        return metric.count
+    return 0 if metric.interval is not None and run.endless else 1
+
+
+def add_measurement(metric: MetricSpec, result: MetricResult, taken: Measurement) -> MetricResult:
+    """The result with one more measurement counted."""
+    phase = taken.phase
+    kept = (*result.measurements, taken)[-KEPT:]
+    silent_since = (result.no_data_since or taken.at) if taken.no_data else None
+    result = replace(result, measurements=kept, no_data_since=silent_since)
+    if phase is Phase.ERROR:
+        return replace(
+            result,
+            error=result.error + 1,
+            consecutive_error=result.consecutive_error + 1,
+            consecutive_success=0,
+        )
+    if phase is Phase.PENDING:  # noData: Wait; after the patience it counts as inconclusive
+        patience = NO_DATA_PATIENCE + 5 * (metric.interval or timedelta(0))
+        if taken.at - (silent_since or taken.at) >= patience:
+            return replace(
+                result, inconclusive=result.inconclusive + 1, consecutive_error=0, consecutive_success=0
+            )
+        return replace(result, consecutive_error=0, consecutive_success=0)
+    good = phase is Phase.SUCCESSFUL
+    return replace(
+        result,
+        successful=result.successful + good,
+        failed=result.failed + (phase is Phase.FAILED),
+        inconclusive=result.inconclusive + (phase is Phase.INCONCLUSIVE),
+        consecutive_error=0,
+        consecutive_success=result.consecutive_success + 1 if good else 0,
+    )
+
+
+def metric_phase(metric: MetricSpec, result: MetricResult, run: RunSpec) -> tuple[Phase, str]:
+    """Phase of a metric and why, in Argo's order: limits, early success, count."""
+    seen = result.count + result.error
+    if metric.failure_limit >= 0 and result.failed > metric.failure_limit:
+        return Phase.FAILED, _limit_text(metric, result, "failed", result.failed, seen)
+    if metric.inconclusive_limit >= 0 and result.inconclusive > metric.inconclusive_limit:
+        return Phase.INCONCLUSIVE, _limit_text(metric, result, "were inconclusive", result.inconclusive, seen)
+    if result.consecutive_error > metric.consecutive_error_limit:
+        last = result.measurements[-1].message if result.measurements else ""
+        return Phase.ERROR, f"{metric.name}: {result.consecutive_error} errors in a row: {last}"
+    if metric.consecutive_success_limit and result.consecutive_success >= metric.consecutive_success_limit:
+        return Phase.SUCCESSFUL, _passed_text(metric, result)
+    wanted = wanted_count(metric, run)
+    if wanted and result.count >= wanted:
+        if metric.consecutive_success_limit or not result.successful:
+            return Phase.INCONCLUSIVE, f"{metric.name}: {result.count} measurements without enough successes"
+        return Phase.SUCCESSFUL, _passed_text(metric, result)
+    if run.terminate:
+        # As it stands: what was measured well counts, silence does not.
+        return (
+            (Phase.SUCCESSFUL, _passed_text(metric, result))
+            if result.successful
+            else (Phase.INCONCLUSIVE, f"{metric.name}: ended without a good measurement")
+        )
+    return (Phase.RUNNING, _running_text(metric, result)) if result.measurements else (Phase.PENDING, "")
+
+
+def _comparison(metric: MetricSpec) -> str:
+    if isinstance(metric.what, CompareSpec):
+        return ""
+    return metric.failure_condition or (f"not {metric.success_condition}" if metric.success_condition else "")
+
+
+def _last_value(result: MetricResult, *phases: Phase) -> str:
+    for taken in reversed(result.measurements):
+        if not phases or taken.phase in phases:
+            return format_value(taken.value) if not taken.no_data else "no data"
+    return "no value"
+
+
+def _limit_text(metric: MetricSpec, result: MetricResult, what: str, count: int, seen: int) -> str:
+    phase = Phase.FAILED if what == "failed" else Phase.INCONCLUSIVE
+    value = _last_value(result, phase, Phase.PENDING)
+    why = f" ({_comparison(metric)})" if _comparison(metric) else ""
+    return f"{metric.name} = {value}{why}: {count} of {seen} measurements {what}"
+
+
+def _passed_text(metric: MetricSpec, result: MetricResult) -> str:
+    return f"{metric.name} = {_last_value(result)}: {result.successful} of {result.count} measurements passed"
+
+
+def _running_text(metric: MetricSpec, result: MetricResult) -> str:
+    return f"{metric.name} = {_last_value(result)}: {result.successful} passed, {result.failed} failed so far"
+
+
+_ORDER = (Phase.SUCCESSFUL, Phase.INCONCLUSIVE, Phase.ERROR, Phase.FAILED)
+
+
+def run_phase(run: RunSpec, results: tuple[MetricResult, ...]) -> tuple[Phase, str, OnFail | None]:
+    """Phase of a run, why, and what it asks for: the worst metric that counts.
+
+    A Failed metric with ``onFail: Alert`` and dry-run metrics are shown, but decide nothing. A bad metric ends the
+    run at once; a good end needs every counting metric to have ended.
+    """
+    pairs = list(zip(run.metrics, results, strict=True))
+    counting = [
+        (metric, result)
+        for metric, result in pairs
+        if not metric.dry_run and not (result.phase is Phase.FAILED and metric.on_fail is OnFail.ALERT)
+    ]
+    ended = [(metric, result) for metric, result in counting if result.phase.terminal]
+    bad = [(metric, result) for metric, result in ended if result.phase is not Phase.SUCCESSFUL]
+    if bad:
+        worst = max((result.phase for _, result in bad), key=_ORDER.index)
+        text = "; ".join(result.message for _, result in bad if result.phase is worst)
+        asks = None
+        if worst is Phase.FAILED:
+            failed = [metric.on_fail for metric, result in bad if result.phase is Phase.FAILED]
+            asks = OnFail.ABORT if OnFail.ABORT in failed else OnFail.PAUSE
+        return worst, text, asks
+    if len(ended) == len(counting) and (run.terminate or all(r.phase.terminal for _, r in pairs)):
+        return Phase.SUCCESSFUL, "; ".join(result.message for _, result in ended), None
+    started = any(result.measurements for _, result in pairs)
+    text = "; ".join(result.message for _, result in pairs if result.message)
+    return (Phase.RUNNING if started else Phase.PENDING), text, None
+
+
+def labelled(value: float, **labels: str) -> Labelled:
+    """A series, for tests and sources."""
+    return Labelled(value=value, labels=tuple(sorted(labels.items())))
