@@ -6,13 +6,18 @@ import asyncio
 import math
 import os
 import signal
+import socket
+import subprocess
+import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 import aiohttp
 import pytest
 
-from rollouts.lab.gateway.service import POOLS_V1, POOLS_V1ALPHA2
+from rollouts.lab.gateway import CONTROLLER_NAME
+from rollouts.lab.gateway.service import GATEWAYS, POOLS_V1, POOLS_V1ALPHA2
 from rollouts.lab.testing.dataplane import NAMESPACE, DataPlane, backend
 from rollouts.lab.testing.polling import eventually
 from rollouts.lab.traffic import Traffic, TrafficSpec
@@ -30,6 +35,11 @@ async def ask(http: aiohttp.ClientSession, url: str, **headers: str) -> tuple[in
 
 async def sample(http: aiohttp.ClientSession, url: str, count: int) -> Counter[tuple[int, str]]:
     return Counter(await asyncio.gather(*(ask(http, url) for _ in range(count))))
+
+
+def exists(pid: int) -> bool:
+    """Whether there is a process of this id."""
+    return Path(f"/proc/{pid}").exists()
 
 
 def tail(hits: int, count: int, share: float) -> float:
@@ -280,3 +290,73 @@ async def test_a_weight_is_in_force_within_a_tenth_of_a_second(dataplane: DataPl
         took.append(time.perf_counter() - began)
 
     assert sorted(took)[10] < 0.1
+
+
+async def test_a_port_that_is_taken_is_replaced_and_reported(
+    tmp_path: Path, http: aiohttp.ClientSession
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        async with DataPlane(tmp_path, port=port) as plane:
+            await plane.add_pool("v1")
+            await plane.route(backend("v1", 1))
+
+            assert plane.url != f"http://127.0.0.1:{port}"
+            assert await ask(http, plane.url) == (200, "v1-0")
+
+
+async def test_two_gateways_that_ask_for_one_port_get_two(dataplane: DataPlane) -> None:
+    spec = {"listeners": [{"name": "http", "port": 8080, "protocol": "HTTP"}]}
+    await dataplane.create(GATEWAYS, "second", {"spec": spec})
+    await eventually(lambda: len(dataplane.gateway.urls) == 2)
+
+    assert len(set(dataplane.gateway.urls.values())) == 2
+
+
+async def test_no_envoy_is_left_behind(tmp_path: Path) -> None:
+    async with DataPlane(tmp_path) as plane:
+        pid = plane.gateway.envoy.pid
+        assert exists(pid)
+
+    assert not exists(pid)
+
+
+@pytest.mark.slow
+def test_no_envoy_outlives_a_killed_lab(tmp_path: Path) -> None:
+    code = f"""
+import asyncio, pathlib
+from rollouts.lab.testing.dataplane import DataPlane
+async def main():
+    async with DataPlane(pathlib.Path({str(tmp_path)!r})) as plane:
+        print("pid", plane.gateway.envoy.pid, flush=True)
+        await asyncio.Event().wait()
+asyncio.run(main())
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as lab:
+        assert lab.stdout is not None
+        pid = next(int(line.split()[1]) for line in lab.stdout if line.startswith("pid "))
+        assert exists(pid)
+        lab.kill()
+    deadline = time.monotonic() + 10
+    while exists(pid) and time.monotonic() < deadline:
+        os.sched_yield()
+
+    assert not exists(pid)
+
+
+async def test_the_pools_say_that_the_gateway_accepts_them(dataplane: DataPlane) -> None:
+    await dataplane.add_pool("v1")
+    await dataplane.add_pool("v2", resource=POOLS_V1)
+    await dataplane.add_pool("unused")
+    await dataplane.route(backend("v1", 1), backend("v2", 1, POOLS_V1.group))
+    old = await eventually(lambda: dataplane.pool_status(POOLS_V1ALPHA2, "v1"))
+    new = await eventually(lambda: dataplane.pool_status(POOLS_V1, "v2"))
+
+    for entry in (old["parent"][0], new["parents"][0]):
+        assert entry["parentRef"]["name"] == "gw"
+        assert {(c["type"], c["status"], c["reason"]) for c in entry["conditions"]} == {
+            ("Accepted", "True", "Accepted"),
+            ("ResolvedRefs", "False", "InvalidExtensionRef"),
+        }
+    assert new["parents"][0]["controllerName"] == CONTROLLER_NAME
+    assert await dataplane.pool_status(POOLS_V1ALPHA2, "unused") == {}

@@ -11,13 +11,17 @@ from rollouts.lab.gateway.httproute import BackendRef
 from rollouts.lab.gateway.model import Cluster, Endpoint, Picker
 from rollouts.lab.gateway.read import Malformed, items, mapping, number, text, text_map
 
-__all__ = ["PICKER_ANNOTATION", "POOL_GROUPS", "Backends", "Problem"]
+__all__ = ["PICKER_ANNOTATION", "POOL_GROUPS", "Backends", "PoolKey", "Problem"]
 
 POOL_GROUPS = ("inference.networking.k8s.io", "inference.networking.x-k8s.io")
 """InferencePool v1 and v1alpha2; the same kind under two groups, with differently shaped specs."""
 
 PICKER_ANNOTATION = "lab.inferencerollouts.dev/picker-address"
 """Set by the lab on an InferencePool whose picker runs: ``IP:port``. A cluster would use Service DNS."""
+
+
+PoolKey = tuple[str, str, str]
+"""API group, namespace and name of an InferencePool."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,23 @@ class Backends:
                     reason="UnsupportedValue", message=f"{ref.kind} {ref.namespace}/{ref.name}: {error}"
                 )
         return name, problem
+
+    def picker_problem(self, group: str, pool: Mapping[str, Any]) -> Problem | None:
+        """Why the pool's endpoint picker cannot be found, None when it is there or none is named."""
+        namespace, name = _identity(pool)
+        try:
+            spec, annotations = mapping(pool, "spec"), text_map(mapping(pool, "metadata"), "annotations")
+            ref = mapping(spec, "endpointPickerRef" if group == POOL_GROUPS[0] else "extensionRef")
+            service = text(ref, "name")
+        except Malformed as error:
+            return Problem(reason="InvalidExtensionRef", message=f"the pool cannot be read: {error}")
+        if not service or PICKER_ANNOTATION in annotations or ("", namespace, service) in self._by_key:
+            return None
+        return Problem(
+            reason="InvalidExtensionRef",
+            message=f"Service {namespace}/{service}, the endpoint picker of {name}, does not exist; "
+            "this gateway balances over the Ready pods",
+        )
 
     def _problem(self, ref: BackendRef, route_namespace: str) -> Problem | None:
         where = f"{ref.kind} {ref.namespace}/{ref.name}"

@@ -17,7 +17,7 @@ from rollouts.lab.gateway.envoy import EnvoyProcess
 from rollouts.lab.gateway.httproute import GATEWAY_GROUP
 from rollouts.lab.gateway.listeners import requested_ports
 from rollouts.lab.gateway.resources import render
-from rollouts.lab.gateway.status import gateway_patch, route_patch
+from rollouts.lab.gateway.status import gateway_patch, pool_patch, route_patch
 from rollouts.lab.gateway.translate import Translation, World, translate
 from rollouts.lab.gateway.xds import AdsServer, ConfigRejectedError
 from rollouts.lab.processes import free_port, port_is_free
@@ -189,6 +189,9 @@ class LabGateway:
             return  # Envoy goes on with the routes it had, so no route may claim this generation
         for route in translation.routes:
             await self._patch_status(HTTP_ROUTES, route.route, route_patch(route, now))
+        for pool in translation.pools:
+            resource = POOLS_V1 if pool.group == POOLS_V1.group else POOLS_V1ALPHA2
+            await self._patch_status(resource, pool.pool, pool_patch(pool, now))
 
     async def _patch_status(
         self, resource: Resource, obj: Mapping[str, Any], patch: dict[str, Any] | None

@@ -1,4 +1,4 @@
-"""Status of HTTPRoutes and Gateways as merge patches, written only where something changed.
+"""Status of HTTPRoutes, Gateways and InferencePools as merge patches, written only where something changed.
 
 Kubernetes conventions: ``observedGeneration`` is the generation that was looked at, and
 ``lastTransitionTime`` moves only when a condition's status does. ``parents`` of a route is shared with
@@ -11,10 +11,11 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
+from rollouts.lab.gateway.backends import POOL_GROUPS
 from rollouts.lab.gateway.httproute import GATEWAY_GROUP
-from rollouts.lab.gateway.translate import Condition, GatewayStatus, RouteStatus
+from rollouts.lab.gateway.translate import Condition, GatewayStatus, PoolStatus, RouteStatus
 
-__all__ = ["CONTROLLER_NAME", "gateway_patch", "route_patch"]
+__all__ = ["CONTROLLER_NAME", "gateway_patch", "pool_patch", "route_patch"]
 
 CONTROLLER_NAME = "lab.inferencerollouts.dev/gateway"
 
@@ -77,6 +78,32 @@ def gateway_patch(
     if all(old.get(key) == value for key, value in wanted.items()):
         return None
     return _patch(gateway, wanted)
+
+
+def pool_patch(status: PoolStatus, now: datetime) -> dict[str, Any] | None:
+    """Merge patch for the status subresource of an InferencePool, None when it already says so.
+
+    v1 has ``parents`` with a controllerName, v1alpha2 ``parent`` without one, where every Gateway is
+    ours in the lab, and which starts with a placeholder that is no Gateway.
+    """
+    pool, v1 = status.pool, status.group == POOL_GROUPS[0]
+    field = "parents" if v1 else "parent"
+    old = _list(_mapping(pool.get("status")), field)
+    foreign: list[Any] = [
+        entry for entry in old if v1 and entry.get("controllerName") not in (None, "", CONTROLLER_NAME)
+    ]
+    wanted = list(foreign)
+    for namespace, name in status.gateways:
+        ref = {"kind": "Gateway", "name": name, "namespace": namespace}
+        if v1:
+            ref["group"] = GATEWAY_GROUP
+        previous = next((entry for entry in old if entry.get("parentRef") == ref), {})
+        entry = {"parentRef": ref, "conditions": _conditions(status.conditions, previous, pool, now)}
+        wanted.append({**entry, "controllerName": CONTROLLER_NAME} if v1 else entry)
+    ours_before = any(_mapping(entry.get("parentRef")).get("kind") == "Gateway" for entry in old)
+    if wanted == old or (not status.gateways and not ours_before):
+        return None
+    return _patch(pool, {field: wanted})
 
 
 def _patch(obj: Object, status: dict[str, Any]) -> dict[str, Any]:

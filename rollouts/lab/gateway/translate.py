@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rollouts.lab.gateway.backends import Backends, Problem
+from rollouts.lab.gateway.backends import Backends, PoolKey, Problem
 from rollouts.lab.gateway.httproute import HttpRoute, ParentRef, Rule, parse_route
 from rollouts.lab.gateway.listeners import Attachment, GatewayListener, attach, parse_listeners
 from rollouts.lab.gateway.model import Listener, Match, PathKind, Plan, Route, VirtualHost, WeightedBackend
@@ -23,6 +23,7 @@ __all__ = [
     "GatewayStatus",
     "ListenerStatus",
     "ParentStatus",
+    "PoolStatus",
     "RouteStatus",
     "Translation",
     "World",
@@ -69,10 +70,15 @@ class ParentStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteStatus:
-    """Status of one HTTPRoute: an entry per parentRef that is a gateway of ours."""
+    """Status of one HTTPRoute: an entry per parentRef that is a gateway of ours.
+
+    ``gateways`` and ``pools`` are what it connects.
+    """
 
     route: Object
     parents: tuple[ParentStatus, ...]
+    gateways: frozenset[tuple[str, str]] = frozenset()
+    pools: frozenset[PoolKey] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +100,23 @@ class GatewayStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PoolStatus:
+    """Status of one InferencePool: the gateways (namespace, name) whose routes use it."""
+
+    pool: Object
+    group: str
+    gateways: tuple[tuple[str, str], ...]
+    conditions: tuple[Condition, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Translation:
     """The answer of ``translate``."""
 
     plan: Plan
     routes: tuple[RouteStatus, ...]
     gateways: tuple[GatewayStatus, ...]
+    pools: tuple[PoolStatus, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +155,11 @@ def translate(world: World) -> Translation:
             _gateway_status(gateway, listeners[_key(gateway)], broken.get(_key(gateway), ""), counts)
             for gateway in world.gateways
         ),
+        pools=tuple(
+            _pool_status(group, pool, statuses, backends)
+            for group, pools in world.pools.items()
+            for pool in pools
+        ),
     )
 
 
@@ -155,6 +177,7 @@ def _route(
     entries: tuple[_Entry, ...] | None = None
     problems: list[Problem] = []
     parents: list[ParentStatus] = []
+    attached: set[tuple[str, str]] = set()
     for ref in route.parents:
         key = (ref.namespace, ref.name)
         if not ref.is_gateway or key not in gateways:
@@ -164,10 +187,19 @@ def _route(
         attachments, refusal = attach(route, ref, gateways[key])
         for attachment in attachments:
             _place(attachment, key, entries, hosts, counts)
+            attached.add(key)
         status = _parent_status(ref, refusal, problems)
         if status not in parents:
             parents.append(status)
-    return RouteStatus(route=obj, parents=tuple(parents))
+    pools = {
+        (ref.group, ref.namespace, ref.name)
+        for rule in route.rules
+        for ref in (*rule.backends, *rule.mirrors)
+        if ref.kind == "InferencePool" and ref.namespace == route.namespace
+    }
+    return RouteStatus(
+        route=obj, parents=tuple(parents), gateways=frozenset(attached), pools=frozenset(pools)
+    )
 
 
 def _place(
@@ -331,6 +363,23 @@ def _listener_conditions(listener: GatewayListener) -> tuple[Condition, ...]:
     return tuple(
         Condition(type=kind, status=True, reason=kind, message="listening")
         for kind in ("Accepted", "Programmed", "ResolvedRefs")
+    )
+
+
+def _pool_status(group: str, pool: Object, routes: Sequence[RouteStatus], backends: Backends) -> PoolStatus:
+    key = (group, *_key(pool))
+    gateways = {gateway for route in routes if key in route.pools for gateway in route.gateways}
+    problem = backends.picker_problem(group, pool)
+    resolved = Condition(
+        type="ResolvedRefs", status=True, reason="ResolvedRefs", message="the picker is there"
+    )
+    if problem is not None:
+        resolved = Condition(
+            type="ResolvedRefs", status=False, reason=problem.reason, message=problem.message
+        )
+    accepted = Condition(type="Accepted", status=True, reason="Accepted", message="a route uses the pool")
+    return PoolStatus(
+        pool=pool, group=group, gateways=tuple(sorted(gateways)), conditions=(accepted, resolved)
     )
 
 

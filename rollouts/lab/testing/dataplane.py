@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import NotFound
+from rollouts.lab.controlplane import create_ready_pod, install_crds, minimal, set_pod_ready
 from rollouts.lab.gateway import CONTROLLER_NAME, PICKER_ANNOTATION, LabGateway
 from rollouts.lab.gateway.service import GATEWAYS, HTTP_ROUTES, POOLS_V1, POOLS_V1ALPHA2
 from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
 from rollouts.lab.testing.polling import eventually
-from rollouts.lab.upstream import UPSTREAM_KINDS, bare_definition
 from rollouts.lab.vllm import Fleet, PodSpec, SimulatedPod
-from rollouts.lab.vllm.kubelet import PODS, pod_object, pod_status
 
 __all__ = ["NAMESPACE", "DataPlane", "backend"]
 
 NAMESPACE = "default"
-_CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", False)
 # Own addresses for each pod of a test run, so that a port in TIME_WAIT is never met again.
 _ADDRESSES = itertools.count(1)
 
@@ -39,18 +36,19 @@ def backend(pool: str, weight: int, group: str = POOLS_V1ALPHA2.group) -> Object
 class DataPlane:
     """Use as an async context manager; ``url`` is where requests go."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, port: int = 8080) -> None:
+        self._port = port
         self.client = MemoryKubeClient(MemoryApi())
         self.fleet = Fleet(())
         self.gateway = LabGateway(self.client, directory=directory)
         self.url = ""
 
     async def __aenter__(self) -> DataPlane:
-        for resource in UPSTREAM_KINDS:
-            await self.client.create(_CRDS, None, bare_definition(resource))
-        listener = {"name": "llm-gw", "port": 8080, "protocol": "HTTP"}
+        crds = (*minimal.GATEWAY, *minimal.INFERENCE_ALPHA, *minimal.INFERENCE_V1)
+        await install_crds(self.client, crds)
+        listener = {"name": "llm-gw", "port": self._port, "protocol": "HTTP"}
         spec = {"gatewayClassName": "lab", "listeners": [listener]}
-        await self._create(GATEWAYS, "gw", {"spec": spec})
+        await self.create(GATEWAYS, "gw", {"spec": spec})
         await self.gateway.start()
         try:
             self.url = await self.gateway.wait_for_gateway()
@@ -85,7 +83,7 @@ class DataPlane:
         else:
             spec = {"selector": labels, "targetPortNumber": 8000, "extensionRef": reference}
         annotations = {PICKER_ANNOTATION: picker} if picker else {}
-        await self._create(resource, name, {"metadata": {"annotations": annotations}, "spec": spec})
+        await self.create(resource, name, {"metadata": {"annotations": annotations}, "spec": spec})
         return [await self.add_pod(f"{name}-{n}", labels, **pod_fields) for n in range(pods)]
 
     async def add_pod(self, name: str, labels: Mapping[str, str], **fields: Any) -> SimulatedPod:
@@ -94,14 +92,13 @@ class DataPlane:
         address = f"127.77.{number // 250}.{number % 250 + 1}"
         spec = PodSpec(**{"name": name, "address": address, "labels": labels, "speed": 20.0, **fields})
         pod = await self.fleet.add(spec)
-        await self.client.create(PODS, NAMESPACE, pod_object(spec))
-        await self.set_ready(name, True)
+        await create_ready_pod(self.client, NAMESPACE, name, labels=labels, ip=address)
         return pod
 
     async def set_ready(self, name: str, ready: bool) -> None:
         """Write the Ready condition of a pod."""
-        status = pod_status(self.fleet.pods[name].spec, ready=ready, now=datetime.now(UTC))
-        await self.client.patch(PODS, NAMESPACE, name, status, kind=PatchKind.MERGE, subresource="status")
+        address = self.fleet.pods[name].spec.address
+        await set_pod_ready(self.client, NAMESPACE, name, ready=ready, ip=address)
 
     async def route(self, *backends: Object, name: str = "route") -> Object:
         """Make or change a route with one rule for everything; answers its entry in status.parents."""
@@ -115,7 +112,7 @@ class DataPlane:
                 HTTP_ROUTES, NAMESPACE, name, {"spec": spec}, kind=PatchKind.MERGE
             )
         except NotFound:
-            stored = await self._create(HTTP_ROUTES, name, {"spec": spec})
+            stored = await self.create(HTTP_ROUTES, name, {"spec": spec})
         return await eventually(lambda: self._status_at(name, stored["metadata"]["generation"]))
 
     async def parent_status(self, name: str = "route") -> Object:
@@ -138,7 +135,12 @@ class DataPlane:
         observed = {condition["observedGeneration"] for condition in parent.get("conditions", ())}
         return parent if observed == {generation} else {}
 
-    async def _create(self, resource: Resource, name: str, fields: Object) -> Object:
+    async def pool_status(self, resource: Resource, name: str) -> Object:
+        """Status of an InferencePool."""
+        return dict((await self.client.get(resource, NAMESPACE, name)).get("status", {}))
+
+    async def create(self, resource: Resource, name: str, fields: Object) -> Object:
+        """Create an object; ``fields`` is all but its identity."""
         metadata = {"name": name, "namespace": NAMESPACE, **fields.pop("metadata", {})}
         body = {
             "apiVersion": resource.api_version,

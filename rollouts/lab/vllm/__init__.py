@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rollouts.lab.vllm.knobs import ErrorKind, Knobs, LoraLoad
-from rollouts.lab.vllm.kubelet import Kubelet
 from rollouts.lab.vllm.latency import LatencyProfile
 from rollouts.lab.vllm.pod import Fleet, SimulatedPod
 from rollouts.lab.vllm.spec import PodSpec, pod_spec_from_json, pod_spec_to_json
@@ -12,7 +11,6 @@ __all__ = [
     "ErrorKind",
     "Fleet",
     "Knobs",
-    "Kubelet",
     "LatencyProfile",
     "LoraLoad",
     "PodSpec",

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from rollouts.kube.errors import NotFound
+from rollouts.lab.controlplane.pods import PODS
+from rollouts.lab.kubelet import Kubelet
 from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
 from rollouts.lab.testing.polling import eventually
-from rollouts.lab.vllm import Kubelet, PodSpec, SimulatedPod
-from rollouts.lab.vllm.kubelet import PODS
+from rollouts.lab.vllm import PodSpec, SimulatedPod
 
 StartPod = Callable[..., Awaitable[SimulatedPod]]
 Object = dict[str, Any]
@@ -53,6 +54,7 @@ async def test_the_ready_condition_follows_health(
 
     assert stored["metadata"]["labels"] == {"release": "a"}
     assert stored["status"]["podIP"] == "127.77.255.1"
+    assert stored["status"]["startTime"]
 
 
 async def test_nothing_is_written_while_nothing_changes(

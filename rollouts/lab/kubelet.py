@@ -5,63 +5,33 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Protocol
 
 import aiohttp
 import structlog
 
-from rollouts.kube.client import KubeClient, PatchKind, Resource
+from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import AlreadyExists, KubeError, NotFound
-from rollouts.lab.vllm.spec import PodSpec
+from rollouts.lab.controlplane import create_ready_pod, remove_pod, set_pod_ready
+from rollouts.lab.controlplane.pods import PODS, PodRemover
+from rollouts.lab.vllm import PodSpec
 
-__all__ = ["PODS", "Kubelet", "pod_object", "pod_status"]
+__all__ = ["Kubelet", "PodClient"]
 
 log = structlog.get_logger(__name__)
 
-PODS = Resource("", "v1", "pods", "Pod")
 _PROBE_SECONDS = 0.3
 _PROBE_TIMEOUT = 2.0
 
 
-def pod_object(spec: PodSpec) -> dict[str, Any]:
-    """The Pod of one simulated server, without status."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": spec.name, "namespace": spec.namespace, "labels": dict(spec.labels)},
-        "spec": {
-            "containers": [
-                {
-                    "name": "vllm",
-                    "image": "simulated-vllm",
-                    "ports": [{"name": "http", "containerPort": spec.port, "protocol": "TCP"}],
-                }
-            ]
-        },
-    }
-
-
-def pod_status(spec: PodSpec, *, ready: bool, now: datetime) -> dict[str, Any]:
-    """The status of a running pod, as a merge patch for the status subresource."""
-    word = "True" if ready else "False"
-    stamp = f"{now:%Y-%m-%dT%H:%M:%SZ}"
-    return {
-        "status": {
-            "phase": "Running",
-            "podIP": spec.address,
-            "podIPs": [{"ip": spec.address}],
-            "conditions": [
-                {"type": kind, "status": word, "lastTransitionTime": stamp}
-                for kind in ("Ready", "ContainersReady")
-            ],
-        }
-    }
+class PodClient(KubeClient, PodRemover, Protocol):  # type: ignore[misc]  # two forms of delete
+    """A client that can also remove a pod without a grace period."""
 
 
 class Kubelet:
     """Creates the Pod objects and probes ``/health``; the Ready condition follows within a probe or two."""
 
-    def __init__(self, client: KubeClient, *, period: float = _PROBE_SECONDS) -> None:
+    def __init__(self, client: PodClient, *, period: float = _PROBE_SECONDS) -> None:
         self._client = client
         self._period = period
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -71,7 +41,19 @@ class Kubelet:
     async def add(self, spec: PodSpec) -> None:
         """Create the Pod object (one that is there stays) and begin to probe."""
         try:
-            await self._client.create(PODS, spec.namespace, pod_object(spec))
+            await create_ready_pod(
+                self._client,
+                spec.namespace,
+                spec.name,
+                labels=spec.labels,
+                ip=spec.address,
+                port=spec.port,
+                ready=False,
+            )
+            started = {"status": {"startTime": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"}}
+            await self._client.patch(
+                PODS, spec.namespace, spec.name, started, kind=PatchKind.MERGE, subresource="status"
+            )
         except AlreadyExists:
             log.info("pod_exists", pod=spec.name)
         self._tasks[spec.name] = asyncio.create_task(self._follow(spec))
@@ -85,7 +67,7 @@ class Kubelet:
         """Stop probing and delete the Pod object."""
         await self._end(self._tasks.pop(spec.name, None))
         try:
-            await self._client.delete(PODS, spec.namespace, spec.name)
+            await remove_pod(self._client, spec.namespace, spec.name)
         except NotFound:
             log.info("pod_already_deleted", pod=spec.name)
 
@@ -112,11 +94,8 @@ class Kubelet:
                 await asyncio.sleep(self._period)
 
     async def _write(self, spec: PodSpec, ready: bool) -> bool:
-        status = pod_status(spec, ready=ready, now=datetime.now(UTC))
         try:
-            await self._client.patch(
-                PODS, spec.namespace, spec.name, status, kind=PatchKind.MERGE, subresource="status"
-            )
+            await set_pod_ready(self._client, spec.namespace, spec.name, ready=ready, ip=spec.address)
         except KubeError as error:
             log.warning("pod_status_not_written", pod=spec.name, reason=str(error)[:200])
             return False
