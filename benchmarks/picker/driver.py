@@ -128,7 +128,7 @@ class Exchange:
 async def measure(
     address: str, pid: int, size: int, chunks: int | None, seconds: float, streams: int
 ) -> Result:
-    """Keep ``streams`` requests going for ``seconds``, after a warm-up of half a second."""
+    """Keep ``streams`` requests going for ``seconds``, after a short warm-up."""
     exchange = Exchange(size, chunks)
     took: list[float] = []
     async with grpc.aio.insecure_channel(
@@ -145,7 +145,7 @@ async def measure(
             until = time.perf_counter() + length
             await asyncio.gather(*(work(until) for _ in range(streams)))
 
-        await phase(0.5)
+        await phase(0.2)
         took.clear()
         server, driver, begin = cpu_seconds(pid), time.process_time(), time.perf_counter()
         await phase(seconds)

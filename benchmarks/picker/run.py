@@ -1,10 +1,11 @@
 """CPU per request, throughput and latency of the picker beside a bare transport, in one run.
 
-    python benchmarks/picker/run.py [--seconds 4] [--also NAME=HOST:PORT=PID ...]
+    python benchmarks/picker/run.py [--seconds 4] [--rounds 5] [--also NAME=HOST:PORT=PID ...]
 
 ``--also`` adds pickers that are running already, for example lwepp and epp of the Gateway API Inference
 Extension, plaintext h2c. Cells: a request whose response is not measured, and one whose response is, with 20
-chunks; the difference between 20 chunks and none is the cost of a chunk.
+chunks; the difference between 20 chunks and none is the cost of a chunk. The subjects take turns in short
+rounds, and the median round counts, so that what else the machine does hits all of them alike.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ async def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--base-port", type=int, default=39300)
     parser.add_argument("--also", action="append", default=[], metavar="NAME=HOST:PORT=PID")
@@ -119,14 +121,23 @@ async def main() -> None:
         for size in SIZES:
             for cell, chunks, offset in CELLS:
                 label = "request" if cell == "leave" else f"+{chunks} chunks" if chunks else "+headers"
-                load = (size, chunks, options.seconds, options.streams)
-                floor = await measure(f"127.0.0.1:{base + offset}", bare[cell], *load)
-                results = {"bare": floor}
-                results["ours"] = await measure(f"127.0.0.1:{base + 2 + offset}", ours[cell], *load)
-                for name, address, pid in also if cell == "stay" else ():
-                    results[name] = await measure(address, int(pid), *load)
-                for name, result in results.items():
-                    print(row(name, label, result, floor.cpu_ms), flush=True)
+                subjects = {
+                    "bare": (f"127.0.0.1:{base + offset}", bare[cell]),
+                    "ours": (f"127.0.0.1:{base + 2 + offset}", ours[cell]),
+                    **{name: (address, int(pid)) for name, address, pid in also if cell == "stay"},
+                }
+                taken: dict[str, list[Result]] = {name: [] for name in subjects}
+                for _ in range(options.rounds):
+                    for name, (address, pid) in subjects.items():
+                        seconds = options.seconds / options.rounds
+                        taken[name].append(
+                            await measure(address, pid, size, chunks, seconds, options.streams)
+                        )
+                median = {
+                    name: sorted(runs, key=lambda r: r.cpu_ms)[len(runs) // 2] for name, runs in taken.items()
+                }
+                for name, result in median.items():
+                    print(row(name, label, result, median["bare"].cpu_ms), flush=True)
                     rows.append({"name": name, "cell": label, **asdict(result)})
     if options.json:
         options.json.write_text(json.dumps({"cores": os.cpu_count(), "rows": rows}, indent=1))

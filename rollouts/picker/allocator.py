@@ -20,4 +20,4 @@ def keep_freed_memory(limit: int = 64 << 20) -> bool:
     if mallopt is None:
         return False
     settings = ((_M_TRIM_THRESHOLD, limit), (_M_TOP_PAD, 1 << 20), (_M_MMAP_THRESHOLD, 8 << 20))
-    return all([mallopt(parameter, value) == 1 for parameter, value in settings])
+    return all(mallopt(parameter, value) == 1 for parameter, value in settings)

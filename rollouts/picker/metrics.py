@@ -139,6 +139,7 @@ class PickerMetrics:
         self._strangers: set[str] = set()
         self._series: dict[tuple[str, str, str, str], float | None] = {}  # labels -> when the pod went
         self._children: dict[tuple[Counter | Histogram, tuple[str, ...]], Any] = {}
+        self._dispatched: dict[tuple[str, str, str, str], Any] = {}  # a short cut past the labels
         self._requests = self._counter("requests_total", "Requests by outcome", (*_LABELS, "code"))
         self._errors = self._counter("request_errors_total", "Measured requests that failed")
         self._aborts = self._counter("aborts_total", "Measured requests whose response was cut short")
@@ -169,8 +170,15 @@ class PickerMetrics:
 
     def dispatched(self, decision: Decision) -> None:
         """A request goes to a pod; a measured one is counted at its end, with its code."""
-        if not decision.measured:
-            self._child(self._requests, (*self._labels(decision), "")).inc()
+        if decision.measured:
+            return
+        key = (decision.model, decision.target, decision.endpoint.address, decision.endpoint.pod)
+        counter = self._dispatched.get(key)
+        if counter is None:
+            if len(self._dispatched) >= 10_000:
+                self._dispatched.clear()
+            counter = self._dispatched[key] = self._child(self._requests, (*self._labels(decision), ""))
+        counter.inc()
 
     def measured(self, decision: Decision, measurement: Measurement) -> None:
         """The response is over."""
@@ -230,6 +238,7 @@ class PickerMetrics:
 
     def forget(self, now: float) -> None:
         """Drop the series of pods that have been gone for a while. Call it now and then."""
+        self._dispatched.clear()  # names of clients come and go
         alive = {(endpoint.pool, endpoint.pod) for endpoint in self._router.snapshot.endpoints}
         for labels, gone in list(self._series.items()):
             if labels[2:] in alive:

@@ -43,7 +43,7 @@ from rollouts.picker.messages import (
 from rollouts.picker.messages import Protocol as Modes
 from rollouts.picker.prefix import BLOCK, MAX_BLOCKS
 from rollouts.picker.refusals import OVERLOADED, bad_request, immediate, too_large
-from rollouts.picker.routing import Decision, Refusal, Request
+from rollouts.picker.routing import PROMPTS, Decision, Refusal, Request
 from rollouts.picker.wire import metadata_value
 
 __all__ = [
@@ -67,7 +67,6 @@ _STRIPPED = (
     b"x-gateway-inference-fairness-id",
     b"x-gateway-model-name-rewrite",
 )
-_PROMPTS = ("messages", "prompt", "input")
 
 
 class ProtocolError(Exception):
@@ -92,7 +91,7 @@ class Routing(Protocol):
 
     @property
     def body_fields(self) -> frozenset[str]:
-        """Top-level members of the body to read for it."""
+        """Top-level members of the body to read for it, the model included."""
         ...
 
     def route(self, request: Request, now: float) -> Decision | Refusal:
@@ -199,7 +198,7 @@ class Exchange:
             # No body, or none that may be held back: a pod is all there is to choose.
             self.state = State.ANSWERED if message.end_of_stream else State.UNBUFFERED
             return self._decide(Request(self._headers, subset=parse_subset(self._subset)), None, now)
-        self._scanner = BodyScanner(frozenset(("model", *_PROMPTS, *self._routing.body_fields)))
+        self._scanner = BodyScanner(self._routing.body_fields)
         self.state = State.REQUEST_BODY
         return (HeadersReply(Side.REQUEST),) if mode is not BodyMode.FULL_DUPLEX_STREAMED else ()
 
@@ -254,8 +253,8 @@ class Exchange:
         model = fields.get("model")
         if model is None or model.kind is not Kind.STRING or model.clipped:
             raise BodyError('the request needs a "model" that is a string')
-        prompt = next((fields[name].start for name in _PROMPTS if name in fields), None)
-        wanted = {name: fields[name].text() for name in self._routing.body_fields if name in fields}
+        prompt = next((fields[name].start for name in PROMPTS if name in fields), None)
+        wanted = {name: field.text() for name, field in fields.items() if name != "model" and field.raw}
         begin = b"" if prompt is None else self._bytes(prompt, BLOCK * MAX_BLOCKS)
         return Request(self._headers, model.text(), wanted, begin, parse_subset(self._subset)), model
 

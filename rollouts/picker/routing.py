@@ -18,12 +18,15 @@ from rollouts.picker.objects import Snapshot
 from rollouts.picker.policies import ALL_MODELS, PIN_HEADER, KeySource, ModelPolicy, StickyKey
 from rollouts.picker.prefix import block_hashes
 from rollouts.picker.rules import Criticality, Rule
-from rollouts.picker.schedule import Scheduler
+from rollouts.picker.schedule import PodState, Scheduler
 from rollouts.picker.split import Diffusion, sticky
 
-__all__ = ["Decision", "Refusal", "Request", "Router", "Unready"]
+__all__ = ["PROMPTS", "Decision", "Refusal", "Request", "Router", "Unready"]
 
 _NO_POLICY = ModelPolicy()
+PROMPTS = ("messages", "prompt", "input")
+"""Members that hold the prompt, in the APIs of chat, completions and responses."""
+_READ = frozenset({"model", *PROMPTS})
 
 
 class Unready(Enum):
@@ -71,7 +74,7 @@ class Router:
         self._snapshot = Snapshot()
         self._splits: dict[tuple[str, str, str, str], Diffusion] = {}
         self._counts: dict[str, Counter[str]] = {}
-        self._body_fields: frozenset[str] = frozenset()
+        self._body_fields = _READ
         self._nameless = 0  # requests without an id so far
 
     @property
@@ -81,7 +84,7 @@ class Router:
 
     @property
     def body_fields(self) -> frozenset[str]:
-        """Top-level members of the body that a sticky key is read from."""
+        """Top-level members of the body that decide: the model, the prompt, the fields of sticky keys."""
         return self._body_fields
 
     def update(self, snapshot: Snapshot, now: float, wall: float) -> None:
@@ -89,7 +92,7 @@ class Router:
         self._snapshot = snapshot
         self.scheduler.sync(snapshot.endpoints, now, wall)
         stickies = [policy.sticky for policy in snapshot.policies.values() if policy.sticky]
-        self._body_fields = frozenset(key.name for key in stickies if key.source is KeySource.BODY_FIELD)
+        self._body_fields = _READ | {key.name for key in stickies if key.source is KeySource.BODY_FIELD}
         current = {}
         for rule in snapshot.rules.winners():
             if rule.targets:
@@ -112,7 +115,7 @@ class Router:
         rule = self._snapshot.rules.find(request.model) if request.model else None
         policies = self._snapshot.policies
         policy = policies.get(request.model) or policies.get(ALL_MODELS, _NO_POLICY)
-        candidates = self._candidates(request.subset)
+        candidates = self.scheduler.candidates(request.subset)
         if not candidates:
             return _unavailable(request, "")
         target = request.model
@@ -134,10 +137,6 @@ class Router:
             self._counts.setdefault(rule.model, Counter())[target] += 1
         return Decision(request.model, target, endpoint, self._measured(request.headers, policy.measured))
 
-    def _candidates(self, subset: Subset | None) -> list[Endpoint]:
-        endpoints = self.scheduler.endpoints()
-        return endpoints if subset is None else [e for e in endpoints if subset.allows(e)]
-
     def _target(self, rule: Rule, policy: ModelPolicy, request: Request) -> str:
         if policy.pinned_by_header:
             pin = request.headers.get(PIN_HEADER, b"").decode("utf-8", "replace")
@@ -158,8 +157,8 @@ class Router:
         return zlib.crc32(name) < fraction * 2**32
 
     def _without_pods(
-        self, rule: Rule, target: str, candidates: list[Endpoint]
-    ) -> tuple[str, list[Endpoint]]:
+        self, rule: Rule, target: str, candidates: list[PodState]
+    ) -> tuple[str, list[PodState]]:
         """No pod lists ``target``: the heaviest other target that has pods, if the policy is to spill.
 
         With nowhere to spill to, the pods get the request all the same: their 404 says more than a 503.

@@ -10,13 +10,13 @@ growing part of the requests may choose it at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from rollouts.picker.endpoints import Endpoint
+from rollouts.picker.endpoints import Endpoint, Subset
 from rollouts.picker.prefix import PrefixIndex
 
-__all__ = ["Load", "ScheduleConfig", "Scheduler"]
+__all__ = ["Load", "PodState", "ScheduleConfig", "Scheduler"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +50,9 @@ class ScheduleConfig:
     stale_after: float = 10.0
 
 
-@dataclass(slots=True)
-class _Pod:
-    """One endpoint with what is known about it."""
+@dataclass(slots=True, eq=False)
+class PodState:
+    """One endpoint with what is known about it. Made and changed by the ``Scheduler`` alone."""
 
     endpoint: Endpoint
     first_seen: float
@@ -64,6 +64,7 @@ class _Pod:
 
     @property
     def in_flight(self) -> int:
+        """Requests that the last scrape saw, and those dispatched since."""
         return self.load.running + self.load.waiting + self.dispatched
 
 
@@ -74,11 +75,13 @@ _RESIDENT = 60.0
 class Scheduler:
     """Holds the pods' state and chooses among them. ``now`` is always monotonic seconds."""
 
-    __slots__ = ("_config", "_pods", "_started", "_turn", "prefixes")
+    __slots__ = ("_all", "_config", "_pods", "_started", "_turn", "_youngest", "prefixes")
 
     def __init__(self, config: ScheduleConfig | None = None) -> None:
         self._config = config or ScheduleConfig()
-        self._pods: dict[str, _Pod] = {}
+        self._pods: dict[str, PodState] = {}
+        self._all: list[PodState] = []
+        self._youngest = 0.0  # when the newest pod was first seen
         self._turn = 0
         self._started = False
         self.prefixes = PrefixIndex()
@@ -99,8 +102,10 @@ class Scheduler:
                 age = wall - endpoint.ready_since if endpoint.ready_since else 0.0
                 if not self._started and not endpoint.ready_since:
                     age = self._config.slow_start
-                pods[endpoint.address] = _Pod(endpoint, now - max(0.0, age))
+                pods[endpoint.address] = PodState(endpoint, now - max(0.0, age))
         self._pods = pods
+        self._all = list(pods.values())
+        self._youngest = max((pod.first_seen for pod in self._all), default=now)
         self._started = self._started or bool(pods)
 
     def observe(self, address: str, load: Load, now: float, *, missed: int = 0) -> None:
@@ -123,34 +128,35 @@ class Scheduler:
         """All endpoints, by address."""
         return [pod.endpoint for pod in self._pods.values()]
 
-    def serving(self, candidates: Iterable[Endpoint], model: str) -> list[Endpoint]:
+    def candidates(self, subset: Subset | None) -> list[PodState]:
+        """All pods, or those that a subset hint allows. Do not change the list."""
+        if subset is None:
+            return self._all
+        return [pod for pod in self._all if subset.allows(pod.endpoint)]
+
+    def serving(self, candidates: list[PodState], model: str) -> list[PodState]:
         """The candidates that list ``model``, or whose model list is not known."""
         found = []
-        for endpoint in candidates:
-            pod = self._pods.get(endpoint.address)
-            models = None if pod is None else pod.load.models
+        for pod in candidates:
+            models = pod.load.models
             if models is None or model in models:
-                found.append(endpoint)
+                found.append(pod)
         return found
 
-    def saturated(self, candidates: Iterable[Endpoint], now: float) -> bool:
+    def saturated(self, candidates: list[PodState], now: float) -> bool:
         """Whether every candidate is known to be over the thresholds."""
         config = self._config
-        pods = [self._pods[e.address] for e in candidates if e.address in self._pods]
-        return bool(pods) and all(
+        return bool(candidates) and all(
             now - pod.scraped_at <= config.stale_after
             and (pod.load.waiting > config.saturated_waiting or pod.load.kv_usage > config.saturated_kv)
-            for pod in pods
+            for pod in candidates
         )
 
-    def choose(
-        self, candidates: Sequence[Endpoint], model: str, hashes: tuple[int, ...], now: float
-    ) -> Endpoint:
+    def choose(self, candidates: list[PodState], model: str, hashes: tuple[int, ...], now: float) -> Endpoint:
         """The best of one or more candidates; it counts as dispatched to. Ties take turns."""
-        pods = [self._pods[e.address] for e in candidates if e.address in self._pods]
-        if not pods:
-            raise ValueError("no candidate is a known endpoint")
-        pod = pods[0] if len(pods) == 1 else self._best(self._grown(pods, now), model, hashes, now)
+        pod = candidates[0]
+        if len(candidates) > 1:
+            pod = self._best(self._grown(candidates, now), model, hashes, now)
         pod.dispatched += 1
         if len(pod.recent) > 64:  # more adapters than any server holds
             pod.recent.clear()
@@ -159,9 +165,11 @@ class Scheduler:
             self.prefixes.add(pod.endpoint.address, hashes)
         return pod.endpoint
 
-    def _grown(self, pods: list[_Pod], now: float) -> list[_Pod]:
+    def _grown(self, pods: list[PodState], now: float) -> list[PodState]:
         """Pods without those whose slow start leaves them out this time."""
         window = self._config.slow_start
+        if now - self._youngest >= window:
+            return pods
         young = [pod for pod in pods if now - pod.first_seen < window]
         if not young or len(young) == len(pods):
             return pods
@@ -174,32 +182,33 @@ class Scheduler:
                 pod.credit -= 1.0
         return [pod for pod in pods if pod.endpoint.address not in out]
 
-    def _best(self, pods: list[_Pod], model: str, hashes: tuple[int, ...], now: float) -> _Pod:
+    def _best(self, pods: list[PodState], model: str, hashes: tuple[int, ...], now: float) -> PodState:
         config = self._config
         matched = self.prefixes.match(hashes) if hashes else {}
+        per_block = config.prefix / len(hashes) if hashes else 0.0
         queues = [pod.load.waiting for pod in pods]
-        flights = [pod.in_flight for pod in pods]
-        queue_top, queue_span = max(queues), (max(queues) - min(queues)) or 1
-        flight_top, flight_span = max(flights), (max(flights) - min(flights)) or 1
-        self._turn += 1
-        count = len(pods)
+        flights = [pod.load.running + pod.load.waiting + pod.dispatched for pod in pods]
+        queue_top, flight_top = max(queues), max(flights)
+        per_waiting = config.queue / ((queue_top - min(queues)) or 1)
+        per_flight = config.in_flight / ((flight_top - min(flights)) or 1)
+        self._turn = (self._turn + 1) % len(pods)
         best, chosen = -1.0, pods[0]
-        for step in range(count):
-            pod = pods[(step + self._turn) % count]
+        for index in range(-self._turn, len(pods) - self._turn):
+            pod = pods[index]
             score = (
-                config.queue * (queue_top - pod.load.waiting) / queue_span
+                per_waiting * (queue_top - queues[index])
                 + config.kv_cache * (1.0 - pod.load.kv_usage)
-                + config.in_flight * (flight_top - pod.in_flight) / flight_span
+                + per_flight * (flight_top - flights[index])
                 + config.adapter * _adapter_score(pod, model, now)
             )
             if matched:
-                score += config.prefix * matched.get(pod.endpoint.address, 0) / len(hashes)
+                score += per_block * matched.get(pod.endpoint.address, 0)
             if score > best + 1e-9:
                 best, chosen = score, pod
         return chosen
 
 
-def _adapter_score(pod: _Pod, model: str, now: float) -> float:
+def _adapter_score(pod: PodState, model: str, now: float) -> float:
     """1 for a pod that has the adapter at work, 0.8 for one with a free slot, else 0."""
     if model in pod.load.active_adapters or now - pod.recent.get(model, -1e9) < _RESIDENT:
         return 1.0

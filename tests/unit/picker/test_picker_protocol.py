@@ -41,7 +41,7 @@ SENT = b'{"model":"travel-helper-v2","messages":[]}'
 class FakeRouting:
     """Sends everything to one pod as travel-helper-v2; a model called ``busy`` is refused."""
 
-    body_fields = frozenset({"user"})
+    body_fields = frozenset({"model", "user", "prompt"})
 
     def __init__(self, *, measured: bool = False) -> None:
         self.measured = measured
@@ -362,7 +362,7 @@ def test_the_routing_gets_the_sticky_field_and_the_prompt() -> None:
     stream.send(headers(), *chunks(body, 5))
 
     request = stream.routing.requests[0]
-    assert (request.model, request.fields, request.prompt) == ("travelhelper", {"user": "anna"}, b'"hello"}')
+    assert (request.model, request.fields["user"], request.prompt) == ("travelhelper", "anna", b'"hello"}')
 
 
 ALL = [

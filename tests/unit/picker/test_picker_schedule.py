@@ -6,7 +6,7 @@ import pytest
 
 from rollouts.picker.endpoints import Endpoint
 from rollouts.picker.prefix import BLOCK, PrefixIndex, block_hashes
-from rollouts.picker.schedule import Load, ScheduleConfig, Scheduler
+from rollouts.picker.schedule import Load, PodState, ScheduleConfig, Scheduler
 from rollouts.picker.scrape import ScrapeConfig, parse_metrics, parse_models, wait_for
 
 A, B, C = (Endpoint(f"10.0.0.{n}:8000", f"10.0.0.{n}", 8000, f"pod-{n}", "pool", 1.0) for n in (1, 2, 3))
@@ -18,6 +18,18 @@ def make_scheduler(*loads: Load, endpoints: tuple[Endpoint, ...] = (A, B)) -> Sc
     for endpoint, load in zip(endpoints, loads, strict=False):
         scheduler.observe(endpoint.address, load, 1000.0)
     return scheduler
+
+
+def both(scheduler: Scheduler) -> list[PodState]:
+    return scheduler.candidates(None)
+
+
+def pick(scheduler: Scheduler) -> Endpoint:
+    return scheduler.choose(both(scheduler), "m", (), 1000.0)
+
+
+def is_saturated(scheduler: Scheduler, now: float) -> bool:
+    return scheduler.saturated(both(scheduler), now)
 
 
 @pytest.mark.parametrize(
@@ -39,13 +51,13 @@ def make_scheduler(*loads: Load, endpoints: tuple[Endpoint, ...] = (A, B)) -> Sc
     ],
 )
 def test_preference(sentence: str, loads: tuple[Load, ...], want: Endpoint) -> None:
-    assert make_scheduler(*loads).choose([A, B], "m", (), 1000.0) == want
+    assert pick(make_scheduler(*loads)) == want
 
 
 def test_equal_pods_take_turns() -> None:
     scheduler = make_scheduler()
 
-    chosen = Counter(scheduler.choose([A, B], "m", (), 1000.0).pod for _ in range(100))
+    chosen = Counter(scheduler.choose(both(scheduler), "m", (), 1000.0).pod for _ in range(100))
 
     assert chosen == {"pod-1": 50, "pod-2": 50}
 
@@ -53,7 +65,7 @@ def test_equal_pods_take_turns() -> None:
 def test_a_burst_between_two_scrapes_is_spread_by_the_own_count() -> None:
     scheduler = make_scheduler(Load(running=10), Load(running=0))
 
-    chosen = Counter(scheduler.choose([A, B], "m", (), 1000.0).pod for _ in range(10))
+    chosen = Counter(scheduler.choose(both(scheduler), "m", (), 1000.0).pod for _ in range(10))
 
     assert chosen["pod-2"] >= 9
     assert scheduler.dispatched(B.address) == chosen["pod-2"]
@@ -65,9 +77,9 @@ def test_a_burst_between_two_scrapes_is_spread_by_the_own_count() -> None:
 def test_a_prompt_goes_where_its_beginning_has_been() -> None:
     scheduler = make_scheduler()
     hashes = block_hashes("m", b"x" * BLOCK * 4)
-    first = scheduler.choose([A, B], "m", hashes, 1000.0)
+    first = scheduler.choose(both(scheduler), "m", hashes, 1000.0)
 
-    assert {scheduler.choose([A, B], "m", hashes, 1000.0) for _ in range(5)} == {first}
+    assert {scheduler.choose(both(scheduler), "m", hashes, 1000.0) for _ in range(5)} == {first}
 
 
 def test_prefixes_match_from_the_start_and_per_model() -> None:
@@ -90,7 +102,7 @@ def test_a_new_pod_is_let_in_by_degrees_and_an_old_one_at_once() -> None:
     for second in (1000.0, 1015.0, 1029.0, 1031.0):
         for endpoint in (A, B, new):
             scheduler.observe(endpoint.address, Load(), second)
-        chosen = Counter(scheduler.choose([A, B, new], "m", (), second).pod for _ in range(90))
+        chosen = Counter(scheduler.choose(both(scheduler), "m", (), second).pod for _ in range(90))
         shares.append(chosen["pod-3"])
 
     assert shares[0] <= 9
@@ -104,7 +116,7 @@ def test_a_restarted_picker_does_not_take_the_pool_for_new() -> None:
     unknown = [e._replace(ready_since=0.0) for e in (A, B)]
     scheduler.sync([unknown[0], B._replace(ready_since=999.0 - config.slow_start)], 1000.0, 1000.0)
 
-    assert Counter(scheduler.choose([A, B], "m", (), 1000.0).pod for _ in range(20)) == {
+    assert Counter(scheduler.choose(both(scheduler), "m", (), 1000.0).pod for _ in range(20)) == {
         "pod-1": 10,
         "pod-2": 10,
     }
@@ -114,15 +126,15 @@ def test_a_pool_of_new_pods_only_serves() -> None:
     scheduler = Scheduler()
     scheduler.sync([A._replace(ready_since=1000.0)], 1000.0, 1000.0)
 
-    assert scheduler.choose([A], "m", (), 1000.0).pod == "pod-1"
+    assert scheduler.choose(both(scheduler), "m", (), 1000.0).pod == "pod-1"
 
 
 def test_saturation_needs_fresh_figures_of_every_pod() -> None:
     full = Load(waiting=6)
-    assert make_scheduler(full, Load(kv_usage=0.81)).saturated([A, B], 1000.0)
-    assert not make_scheduler(full, Load()).saturated([A, B], 1000.0)
-    assert not make_scheduler(full, full).saturated([A, B], 1011.0)
-    assert not make_scheduler(full).saturated([A, B], 1000.0)
+    assert is_saturated(make_scheduler(full, Load(kv_usage=0.81)), 1000.0)
+    assert not is_saturated(make_scheduler(full, Load()), 1000.0)
+    assert not is_saturated(make_scheduler(full, full), 1011.0)
+    assert not is_saturated(make_scheduler(full), 1000.0)
 
 
 EXPOSITION = """# HELP vllm:num_requests_running Number of requests
