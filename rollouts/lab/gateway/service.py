@@ -73,6 +73,9 @@ class LabGateway:
         self._dirty = asyncio.Event()
         self._programmed = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self.reconciled = 0
+        """How often the objects were looked at and Envoy and the status brought in line."""
+        self.status_writes = 0
 
     @property
     def urls(self) -> Mapping[tuple[str, str, int], str]:
@@ -152,6 +155,7 @@ class LabGateway:
         except ConfigRejectedError as error:
             rejected = str(error)
         await self._write_status(translation, rejected)
+        self.reconciled += 1
         if translation.plan.listeners and not rejected:
             self._programmed.set()
 
@@ -212,6 +216,7 @@ class LabGateway:
             # Deleted, or refused for good: trying again changes nothing until the object changes.
             log.info("status_not_written", kind=resource.kind, name=metadata["name"], reason=str(error)[:200])
         else:
+            self.status_writes += 1
             self._stores[resource].record_write(stored)
 
     async def _keep_envoy(self, envoy: EnvoyProcess) -> None:

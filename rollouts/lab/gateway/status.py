@@ -94,9 +94,7 @@ def pool_patch(status: PoolStatus, now: datetime) -> dict[str, Any] | None:
     ]
     wanted = list(foreign)
     for namespace, name in status.gateways:
-        ref = {"kind": "Gateway", "name": name, "namespace": namespace}
-        if v1:
-            ref["group"] = GATEWAY_GROUP
+        ref = {"group": GATEWAY_GROUP, "kind": "Gateway", "name": name, "namespace": namespace}
         previous = next((entry for entry in old if entry.get("parentRef") == ref), {})
         entry = {"parentRef": ref, "conditions": _conditions(status.conditions, previous, pool, now)}
         wanted.append({**entry, "controllerName": CONTROLLER_NAME} if v1 else entry)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from rollouts.lab.gateway.status import CONTROLLER_NAME, gateway_patch, route_patch
-from rollouts.lab.gateway.translate import Condition, GatewayStatus, ParentStatus, RouteStatus
+import pytest
+
+from rollouts.lab.gateway.status import CONTROLLER_NAME, gateway_patch, pool_patch, route_patch
+from rollouts.lab.gateway.translate import Condition, GatewayStatus, ParentStatus, PoolStatus, RouteStatus
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LATER = datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC)
@@ -90,3 +92,46 @@ def test_what_envoy_refused_is_in_the_gateways_status() -> None:
         ("Accepted", "True", ""),
         ("Programmed", "False", "bad listener"),
     ]
+
+
+V1, ALPHA = "inference.networking.k8s.io", "inference.networking.x-k8s.io"
+PLACEHOLDER = {"parentRef": {"kind": "Status", "name": "default"}, "conditions": []}
+
+
+def a_pool_patch(pool: Object, group: str, *gateways: tuple[str, str]) -> Object | None:
+    condition = Condition(type="Accepted", status=True, reason="Accepted", message="fine")
+    status = PoolStatus(pool=pool, group=group, gateways=gateways, conditions=(condition,))
+    return pool_patch(status, NOW)
+
+
+@pytest.mark.parametrize(("group", "field"), [(V1, "parents"), (ALPHA, "parent")])
+def test_a_pool_names_its_gateways_once_and_forgets_them_when_no_route_is_left(
+    group: str, field: str
+) -> None:
+    pool: Object = {"metadata": {"name": "p", "generation": 1}}
+    patch = a_pool_patch(pool, group, ("default", "gw"))
+    assert patch is not None
+    named = {**pool, "status": patch["status"]}
+    gone = a_pool_patch(named, group)
+
+    assert [entry["parentRef"]["name"] for entry in patch["status"][field]] == ["gw"]
+    assert a_pool_patch(named, group, ("default", "gw")) is None
+    assert gone is not None
+    assert gone["status"] == {field: []}
+
+
+def test_the_placeholder_of_v1alpha2_is_replaced_but_not_for_nothing() -> None:
+    pool: Object = {"metadata": {"name": "p"}, "status": {"parent": [PLACEHOLDER]}}
+    patch = a_pool_patch(pool, ALPHA, ("default", "gw"))
+
+    assert a_pool_patch(pool, ALPHA) is None
+    assert patch is not None
+    assert [entry["parentRef"]["name"] for entry in patch["status"]["parent"]] == ["gw"]
+
+
+def test_another_gateways_entry_on_a_v1_pool_stays() -> None:
+    pool: Object = {"metadata": {"name": "p"}, "status": {"parents": [FOREIGN]}}
+    patch = a_pool_patch(pool, V1, ("default", "gw"))
+
+    assert patch is not None
+    assert patch["status"]["parents"][0] == FOREIGN
