@@ -88,7 +88,7 @@ def _advance(
         return result
     new = taken.get(metric.name)
     if new is not None:
-        result = replace(add_measurement(metric, result, new), slot=result.slot + 1)
+        result = add_measurement(metric, result, new)
     phase, message = metric_phase(metric, result, run)
     return replace(result, phase=phase, message=message[:512])
 

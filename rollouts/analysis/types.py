@@ -176,8 +176,6 @@ class MetricResult:
     consecutive_error: int = 0
     consecutive_success: int = 0
     no_data_since: datetime | None = None
-    slot: int = 0
-    """Number of measurements that were due so far: the interval is anchored to the start."""
     measurements: tuple[Measurement, ...] = ()
 
     @property

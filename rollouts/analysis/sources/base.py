@@ -1,0 +1,69 @@
+"""What a source can do, and how it fails.
+
+SourceError
++-- SourceUnavailable   no answer, a bad answer, too slow, too large: may work next time
++-- QueryRefused        the source understood the query and refuses it: the author has to change it
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from rollouts.analysis.types import ArmRef, MeasureSpec, Value
+
+__all__ = ["Endpoint", "Endpoints", "Place", "QueryRefused", "Source", "SourceError", "SourceUnavailable"]
+
+
+class SourceError(Exception):
+    """A measurement could not be taken. The text never quotes what a server answered."""
+
+
+class SourceUnavailable(SourceError):
+    """No usable answer this time."""
+
+
+class QueryRefused(SourceError):
+    """The query itself is at fault."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A pod that can be scraped, or found in Prometheus."""
+
+    pod: str
+    ip: str
+    port: int
+
+
+class Endpoints(Protocol):
+    """Who knows the Ready pods of an arm."""
+
+    def __call__(self, namespace: str, arm: ArmRef) -> list[Endpoint]:
+        """Ready pods of the arm, by name; empty when the arm does not exist."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a measurement is taken: the Rollout's namespace and the arm."""
+
+    namespace: str
+    arm: ArmRef
+
+
+class Source(Protocol):
+    """A named source. All methods raise SourceError only."""
+
+    async def query(self, promql: str, at: datetime) -> Value:
+        """Evaluate PromQL at a moment. Raises QueryRefused where the source knows no PromQL."""
+        ...
+
+    async def measure(self, spec: MeasureSpec, place: Place, at: datetime) -> Value:
+        """A statistic of one arm; NaN without data."""
+        ...
+
+    async def close(self) -> None:
+        """Release connections and tasks."""
+        ...

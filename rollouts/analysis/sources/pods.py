@@ -1,0 +1,133 @@
+"""The source ``pods``: statistics from the pods' own metrics pages. No Prometheus is needed to start."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+
+from rollouts.analysis.exposition import HistogramSample, PodSample
+from rollouts.analysis.histogram import add_increase, counter_increase, mean, quantile
+from rollouts.analysis.presets import REQUESTS, Preset, Selector, natural_stat, series_of, wanted_names
+from rollouts.analysis.sources.base import Endpoints, Place, QueryRefused, SourceUnavailable
+from rollouts.analysis.sources.scraper import PodHistory, PodScraper
+from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat, Value
+from rollouts.runtime.clock import Clock
+
+__all__ = ["REQUEST_NAMES", "PodsSource", "request_total"]
+
+_QUANTILES = {Stat.P50: 0.5, Stat.P90: 0.9, Stat.P95: 0.95, Stat.P99: 0.99}
+_COVERED = 0.5
+"""Part of the window that samples must span before a statistic of it is given."""
+
+REQUEST_NAMES = frozenset(selector.name for group in REQUESTS for selector in group)
+
+
+def _select(sample: PodSample, group: tuple[Selector, ...]) -> float | None:
+    """Sum of the selected series of one pod; None when it exposes none of the names."""
+    exposed = [selector for selector in group if selector.name in sample.series]
+    if not exposed:
+        return None
+    return sum(
+        value
+        for selector in exposed
+        for labels, value in sample.series[selector.name]
+        if selector.picks(labels)
+    )
+
+
+def _first(sample: PodSample, groups: tuple[tuple[Selector, ...], ...]) -> float | None:
+    for group in groups:
+        value = _select(sample, group)
+        if value is not None:
+            return value
+    return None
+
+
+def request_total(sample: PodSample) -> float | None:
+    """Requests that a pod has counted; None when it exposes no request counter."""
+    return _first(sample, REQUESTS)
+
+
+class PodsSource:
+    """Measures by direct scrapes."""
+
+    def __init__(self, scraper: PodScraper, endpoints: Endpoints, clock: Clock) -> None:
+        self._scraper = scraper
+        self._endpoints = endpoints
+        self._clock = clock
+
+    async def query(self, promql: str, at: datetime) -> Value:
+        """See ``Source.query``: pods know no PromQL."""
+        raise QueryRefused("the source `pods` knows no PromQL: use measure, or a Prometheus source")
+
+    async def measure(self, spec: MeasureSpec, place: Place, at: datetime) -> Value:
+        """See ``Source.measure``. Raises SourceUnavailable when no pod of the arm answers."""
+        preset, window = series_of(spec), spec.window.total_seconds()
+        endpoints = self._endpoints(place.namespace, place.arm)
+        if not endpoints:
+            return math.nan
+        histories = self._scraper.follow(endpoints, wanted_names(preset), window)
+        await self._scraper.refresh(histories)
+        answering = [history for history in histories if not history.error and history.latest is not None]
+        if not answering:
+            raise SourceUnavailable(f"no pod of {place.arm.name} answers: {histories[0].error}")
+        now = self._clock.monotonic()
+        if preset.kind is MeasureKind.GAUGE:
+            return _gauge(answering, preset, natural_stat(spec))
+        if max(history.covered(now, window) for history in answering) < window * _COVERED:
+            return math.nan
+        samples = [history.within(now, window) for history in answering]
+        if preset.kind is MeasureKind.HISTOGRAM:
+            return _histogram(samples, preset, natural_stat(spec))
+        return _counter(samples, preset, natural_stat(spec), window)
+
+    async def close(self) -> None:
+        """See ``Source.close``."""
+        await self._scraper.close()
+
+
+def _gauge(histories: list[PodHistory], preset: Preset, stat: Stat) -> float:
+    """Mean over the pods of the latest value (``last``), or of the mean over the kept samples."""
+    values = []
+    for history in histories:
+        assert history.latest is not None
+        chosen = [history.latest[1]] if stat is Stat.LAST else [sample for _, sample in history.samples]
+        found = [value for value in (_first(s, preset.alternatives) for s in chosen) if value is not None]
+        if found:
+            values.append(sum(found) / len(found))
+    return sum(values) / len(values) if values else math.nan
+
+
+def _histogram(pods: list[list[PodSample]], preset: Preset, stat: Stat) -> float:
+    merged = HistogramSample()
+    for samples in pods:
+        for group in preset.alternatives:
+            name = group[0].name
+            series = [sample.histograms[name] for sample in samples if name in sample.histograms]
+            if series:
+                add_increase(merged, series)
+                break
+    if stat in _QUANTILES:
+        return quantile(_QUANTILES[stat], merged)
+    return mean(merged) if stat is Stat.MEAN else math.nan
+
+
+def _increase(pods: list[list[PodSample]], groups: tuple[tuple[Selector, ...], ...]) -> float | None:
+    total, seen = 0.0, False
+    for samples in pods:
+        values = [value for value in (_first(sample, groups) for sample in samples) if value is not None]
+        if values:
+            seen = True
+            total += counter_increase(values)
+    return total if seen else None
+
+
+def _counter(pods: list[list[PodSample]], preset: Preset, stat: Stat, window: float) -> float:
+    grown = _increase(pods, preset.alternatives)
+    if stat is Stat.RATIO:
+        of = _increase(pods, preset.of)
+        if of is None or of <= 0:
+            return math.nan
+        # A labelled error series appears with the first error: no series under load means none so far.
+        return (grown or 0.0) / of
+    return math.nan if grown is None else grown / window

@@ -1,0 +1,267 @@
+"""A Prometheus-compatible server, through ``prometheus-api-client`` on a bounded session.
+
+The administrator names the server, authors of Rollouts only give queries. Bounds: time (connect, read, total),
+bytes, no redirects, no proxies from the environment, no retries inside (the run plan retries), nothing of an answer
+is quoted in a message, and every call runs in a small thread pool so that a slow server blocks nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import requests
+from prometheus_api_client import PrometheusConnect
+from prometheus_api_client.exceptions import PrometheusApiClientException
+from urllib3.util.retry import Retry
+
+from rollouts.analysis.presets import Selector, natural_stat, series_of
+from rollouts.analysis.sources.base import (
+    Endpoint,
+    Endpoints,
+    Place,
+    QueryRefused,
+    SourceError,
+    SourceUnavailable,
+)
+from rollouts.analysis.types import Labelled, MeasureKind, MeasureSpec, Stat, Value
+
+__all__ = ["BoundedSession", "PrometheusConfig", "PrometheusSource", "measure_query"]
+
+MAX_BYTES = 1024 * 1024
+"""A verdict needs a handful of series; a megabyte is a query that forgot to aggregate."""
+
+MAX_SERIES = 1000
+_STALE = timedelta(minutes=5)
+"""Prometheus itself looks back five minutes; older samples are no data."""
+
+_QUANTILES = {Stat.P50: 0.5, Stat.P90: 0.9, Stat.P95: 0.95, Stat.P99: 0.99}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrometheusConfig:
+    """One named server. Credentials are files, read for every request, so that rotation needs no restart."""
+
+    url: str
+    timeout: float = 10.0
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    bearer_token_file: str = ""
+    username_file: str = ""
+    password_file: str = ""
+    pod_label: str = "pod"
+    """Label that tells pods apart: a name in ``pod``, or ``instance`` as IP:port."""
+
+
+class BoundedSession(requests.Session):
+    """A session that reads at most ``MAX_BYTES`` within a total time, and follows no redirect."""
+
+    def __init__(self, config: PrometheusConfig) -> None:
+        super().__init__()
+        self._config = config
+        self.trust_env = False
+        self.max_redirects = 0
+        self.verify = config.ca_file or True
+        if config.cert_file:
+            self.cert = (config.cert_file, config.key_file) if config.key_file else config.cert_file
+
+    def request(self, method: str, url: str, **kwargs: Any) -> requests.Response:  # type: ignore[override]  # requests spells out its keyword arguments
+        """As requests, bounded. Raises requests.RequestException."""
+        deadline = time.monotonic() + self._config.timeout
+        kwargs.update(stream=True, allow_redirects=False, timeout=self._config.timeout)
+        kwargs["headers"] = {**(kwargs.get("headers") or {}), **self._credentials()}
+        response = super().request(method, url, **kwargs)
+        body = b""
+        try:
+            for chunk in response.iter_content(65_536):
+                body += chunk
+                if len(body) > MAX_BYTES:
+                    raise requests.exceptions.ContentDecodingError("too large")
+                if time.monotonic() > deadline:
+                    raise requests.exceptions.ReadTimeout("too slow")
+        finally:
+            response.close()
+        response._content = body
+        return response
+
+    def _credentials(self) -> dict[str, str]:
+        config = self._config
+        if config.bearer_token_file:
+            return {"Authorization": f"Bearer {Path(config.bearer_token_file).read_text().strip()}"}
+        if config.username_file and config.password_file:
+            user = Path(config.username_file).read_text().strip()
+            password = Path(config.password_file).read_text().strip()
+            return {"Authorization": requests.auth._basic_auth_str(user, password)}
+        return {}
+
+
+class PrometheusSource:
+    """Queries one server."""
+
+    def __init__(self, name: str, config: PrometheusConfig, endpoints: Endpoints) -> None:
+        self._name = name
+        self._config = config
+        self._endpoints = endpoints
+        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix=f"prometheus-{name}")
+
+    async def query(self, promql: str, at: datetime) -> Value:
+        """See ``Source.query``."""
+        loop = asyncio.get_running_loop()
+        call = loop.run_in_executor(self._pool, self._ask, promql, at)
+        try:
+            async with asyncio.timeout(self._config.timeout + 2.0):
+                data = await asyncio.shield(call)
+        except TimeoutError:
+            raise SourceUnavailable(
+                f"source {self._name}: no answer within {self._config.timeout:g} s"
+            ) from None
+        return _value(data, at)
+
+    def _ask(self, promql: str, at: datetime) -> Any:
+        with BoundedSession(self._config) as session:
+            connect = PrometheusConnect(
+                url=self._config.url.rstrip("/"), session=session, retry=Retry(total=0)
+            )
+            try:
+                return connect.custom_query(promql, params={"time": f"{at.timestamp():.3f}"})
+            except PrometheusApiClientException as error:
+                raise self._refusal(error) from None
+            except requests.exceptions.ContentDecodingError:
+                raise SourceUnavailable(
+                    f"source {self._name}: the answer is larger than {MAX_BYTES} bytes: aggregate in the query"
+                ) from None
+            except requests.exceptions.JSONDecodeError:
+                raise SourceUnavailable(f"source {self._name}: the answer is no Prometheus answer") from None
+            except requests.exceptions.RequestException as error:
+                raise SourceUnavailable(f"source {self._name}: {type(error).__name__}") from None
+            except (KeyError, TypeError, ValueError, RecursionError):
+                raise SourceUnavailable(f"source {self._name}: the answer is no Prometheus answer") from None
+            except OSError as error:
+                raise SourceUnavailable(
+                    f"source {self._name}: its credentials: {type(error).__name__}"
+                ) from None
+
+    def _refusal(self, error: Exception) -> SourceError:
+        match = re.match(r"HTTP Status Code (\d{3})", str(error))
+        code = match.group(1) if match else "?"
+        if code in ("400", "422"):
+            return QueryRefused(
+                f"source {self._name} refuses the query ({code}): check its PromQL with promtool"
+            )
+        return SourceUnavailable(f"source {self._name}: HTTP {code}")
+
+    async def measure(self, spec: MeasureSpec, place: Place, at: datetime) -> Value:
+        """See ``Source.measure``: the same statistics as the pods source, in PromQL."""
+        endpoints = self._endpoints(place.namespace, place.arm)
+        if not endpoints:
+            return math.nan
+        value = await self.query(measure_query(spec, endpoints, self._config.pod_label), at)
+        if isinstance(value, tuple):
+            return value[0].value if len(value) == 1 else math.nan
+        return value
+
+    async def close(self) -> None:
+        """See ``Source.close``."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+# --- answers ---------------------------------------------------------------------------------------
+
+
+def _number(text: Any) -> float:
+    if not isinstance(text, str) or len(text) > 64:
+        raise SourceUnavailable("a sample of the answer is no number")
+    try:
+        return float(text)
+    except ValueError:
+        raise SourceUnavailable("a sample of the answer is no number") from None
+
+
+def _value(data: Any, at: datetime) -> Value:
+    """A scalar or an instant vector; stale samples are no data. Raises QueryRefused for a range."""
+    if isinstance(data, list) and len(data) == 2 and not isinstance(data[0], Mapping):
+        return _number(data[1])
+    if not isinstance(data, list):
+        raise SourceUnavailable("the answer is neither a scalar nor a vector")
+    if len(data) > MAX_SERIES:
+        raise QueryRefused(f"the query answers more than {MAX_SERIES} series: aggregate in the query")
+    series = []
+    for item in data:
+        if not isinstance(item, Mapping) or "values" in item:
+            raise QueryRefused("the query answers a range: take an instant vector, as in rate(x[5m])")
+        sample, labels = item.get("value"), item.get("metric")
+        if not isinstance(sample, list) or len(sample) != 2 or not isinstance(labels, Mapping):
+            raise SourceUnavailable("the answer is no Prometheus answer")
+        stamp = sample[0]
+        if not isinstance(stamp, int | float) or abs(at.timestamp() - stamp) > _STALE.total_seconds():
+            continue
+        named = tuple(sorted((str(key), str(value)[:512]) for key, value in labels.items()))
+        series.append(Labelled(value=_number(sample[1]), labels=named))
+    if len({item.labels for item in series}) != len(series):
+        raise SourceUnavailable("the answer holds the same series twice")
+    if len(series) == 1 and not series[0].labels:
+        return series[0].value
+    return tuple(series)
+
+
+# --- measures in PromQL ----------------------------------------------------------------------------
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _quote_regex(text: str) -> str:
+    return re.sub(r"([.+*?()\[\]{}^$|\\])", r"\\\1", text)
+
+
+def _matcher(selector: Selector, endpoints: list[Endpoint], label: str) -> str:
+    values = [f"{e.ip}:{e.port}" if label == "instance" else e.pod for e in endpoints]
+    parts = [f'{label}=~"{_escape("|".join(_quote_regex(value) for value in values))}"']
+    for key, accepted in (selector.any_of or {}).items():
+        parts.append(f'{key}=~"{_escape("|".join(_quote_regex(value) for value in accepted))}"')
+    if selector.prefix is not None:
+        parts.append(f'{selector.prefix[0]}=~"{_escape(_quote_regex(selector.prefix[1]))}.*"')
+    return "{" + ",".join(parts) + "}"
+
+
+def measure_query(spec: MeasureSpec, endpoints: list[Endpoint], label: str) -> str:
+    """The PromQL of a measure over the named pods; alternatives are joined by ``or``."""
+    preset, stat = series_of(spec), natural_stat(spec)
+    window = f"[{max(1, round(spec.window.total_seconds()))}s]"
+
+    def increase(selector: Selector, suffix: str = "") -> str:
+        return f"increase({selector.name}{suffix}{_matcher(selector, endpoints, label)}{window})"
+
+    def either(groups: tuple[tuple[Selector, ...], ...], form: str) -> str:
+        return " or ".join(form.format(increase(group[0])) for group in groups)
+
+    if preset.kind is MeasureKind.GAUGE:
+        over = "avg_over_time" if stat is Stat.MEAN else "last_over_time"
+        return " or ".join(
+            f"avg({over}({g[0].name}{_matcher(g[0], endpoints, label)}{window}))" for g in preset.alternatives
+        )
+    if preset.kind is MeasureKind.HISTOGRAM:
+        if stat is Stat.MEAN:
+            return " or ".join(
+                f"sum({increase(g[0], '_sum')}) / sum({increase(g[0], '_count')})"
+                for g in preset.alternatives
+            )
+        q = _QUANTILES.get(stat, 0.95)
+        return " or ".join(
+            f"histogram_quantile({q}, sum by (le) ({increase(g[0], '_bucket')}))" for g in preset.alternatives
+        )
+    if stat is Stat.RATIO:
+        errors, of = either(preset.alternatives, "sum({})"), either(preset.of, "sum({})")
+        return f"(({errors}) or vector(0)) / ({of})"
+    seconds = max(1, round(spec.window.total_seconds()))
+    return f"({either(preset.alternatives, 'sum({})')}) / {seconds}"

@@ -1,0 +1,184 @@
+"""From a gate as written to the metrics of a run: templates looked up, arguments filled in.
+
+Arguments are not templates: ``{{args.x}}`` stands for a value, in queries (as the inside of a label value or as a
+plain number, name or duration, never as PromQL) and in conditions (as a number). What cannot be a value there is a
+problem of the spec, so that an argument can never change what a query asks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from rollouts.analysis.conditions import condition_problem
+from rollouts.analysis.presets import PRESETS
+from rollouts.analysis.types import CompareSpec, MeasureKind, MeasureSpec, MetricSpec, QuerySpec
+
+__all__ = ["Argument", "Gate", "Resolved", "Template", "metric_problems", "resolve"]
+
+_REFERENCE = re.compile(r"\{\{\s*args\.([a-z0-9][-a-z0-9]*)\s*\}\}")
+_ANY_BRACES = re.compile(r"\{\{.*?\}\}")
+_PLAIN = re.compile(r"[A-Za-z0-9_:.\-]{0,253}")
+_MAX_METRICS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Argument:
+    """An argument; in a template its ``value`` is the default, None where it has none."""
+
+    name: str
+    value: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """A template's metrics and arguments."""
+
+    name: str
+    metrics: tuple[MetricSpec, ...]
+    args: tuple[Argument, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """A gate as written. ``templates`` are (cluster scope, name)."""
+
+    templates: tuple[tuple[bool, str], ...] = ()
+    metrics: tuple[MetricSpec, ...] = ()
+    args: tuple[Argument, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """The metrics of a run, or what is wrong: (reason, message) pairs."""
+
+    metrics: tuple[MetricSpec, ...]
+    problems: tuple[tuple[str, str], ...]
+
+
+def resolve(
+    gate: Gate,
+    templates: Mapping[tuple[bool, str], Template],
+    built_in: Mapping[str, str],
+    sources: frozenset[str],
+) -> Resolved:
+    """Metrics of a gate, arguments filled in.
+
+    ``built_in`` are arguments that every template may use (namespace, rollout, canary, stable). ``sources`` are
+    the configured names.
+    """
+    metrics: list[MetricSpec] = []
+    problems: list[tuple[str, str]] = []
+    for cluster, name in gate.templates:
+        template = templates.get((cluster, name))
+        kind = "ClusterAnalysisTemplate" if cluster else "AnalysisTemplate"
+        if template is None:
+            problems.append(
+                ("TemplateMissing", f"{kind} {name} does not exist: create it, or correct its name")
+            )
+            continue
+        values, wrong = _values(template, gate, built_in, f"{kind} {name}")
+        problems += wrong
+        metrics += [_fill(metric, values) for metric in template.metrics]
+    problems += _unknown_arguments(gate, templates)
+    own = {argument.name: argument.value for argument in gate.args if argument.value is not None}
+    metrics += [_fill(metric, {**built_in, **own}) for metric in gate.metrics]
+    problems += list(metric_problems(metrics, sources))
+    return Resolved(metrics=tuple(metrics), problems=tuple(problems))
+
+
+def _values(
+    template: Template, gate: Gate, built_in: Mapping[str, str], where: str
+) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    given = {argument.name: argument.value for argument in gate.args if argument.value is not None}
+    values, problems = dict(built_in), []
+    for argument in template.args:
+        value = given.get(argument.name, argument.value)
+        if value is None:
+            problems.append(
+                ("ArgumentMissing", f"{where} needs the argument {argument.name}: give it a value in `args`")
+            )
+        else:
+            values[argument.name] = value
+    return values, problems
+
+
+def _unknown_arguments(
+    gate: Gate, templates: Mapping[tuple[bool, str], Template]
+) -> Iterator[tuple[str, str]]:
+    known = {
+        argument.name
+        for reference in gate.templates
+        if (template := templates.get(reference)) is not None
+        for argument in template.args
+    }
+    if gate.metrics or not gate.templates:
+        return
+    for argument in gate.args:
+        if argument.name not in known and all(reference in templates for reference in gate.templates):
+            yield "ArgumentUnknown", f"no template of this gate takes an argument {argument.name}: remove it"
+
+
+def _fill(metric: MetricSpec, values: Mapping[str, str]) -> MetricSpec:
+    what = metric.what
+    if isinstance(what, QuerySpec):
+        what = QuerySpec(promql=_substitute(what.promql, values))
+    elif isinstance(what, MeasureSpec):
+        what = replace(what, name=_substitute(what.name, values), of=_substitute(what.of, values))
+    return replace(
+        metric,
+        what=what,
+        success_condition=_substitute(metric.success_condition, values),
+        failure_condition=_substitute(metric.failure_condition, values),
+    )
+
+
+def _substitute(text: str, values: Mapping[str, str]) -> str:
+    def value(match: re.Match[str]) -> str:
+        found = values.get(match.group(1))
+        # Only plain names, numbers and durations are ever put in; anything else stays a visible reference.
+        return found if found is not None and _PLAIN.fullmatch(found) else match.group(0)
+
+    return _REFERENCE.sub(value, text)
+
+
+def metric_problems(metrics: list[MetricSpec], sources: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """What keeps metrics from being measured: left-over arguments, conditions, sources, presets, names."""
+    names = [metric.name for metric in metrics]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield "MetricDuplicate", f"two metrics of one gate are called {name}: rename one"
+    if len(metrics) > _MAX_METRICS:
+        yield "TooManyMetrics", f"a gate has at most {_MAX_METRICS} metrics, this one has {len(metrics)}"
+    for metric in metrics:
+        yield from _problems_of(metric, sources)
+
+
+def _problems_of(metric: MetricSpec, sources: frozenset[str]) -> Iterator[tuple[str, str]]:
+    what = metric.what
+    texts = [metric.success_condition, metric.failure_condition]
+    if isinstance(what, QuerySpec):
+        texts.append(what.promql)
+    elif isinstance(what, MeasureSpec):
+        texts += [what.name, what.of]
+        if what.kind is MeasureKind.PRESET and what.name not in PRESETS:
+            known = ", ".join(sorted(PRESETS))
+            yield "PresetUnknown", f"metric {metric.name}: there is no preset {what.name}; there are {known}"
+    for text in texts:
+        for left in _ANY_BRACES.findall(text):
+            yield (
+                "ArgumentMissing",
+                f"metric {metric.name}: {left[:60]} has no value, or one that is no plain name, number or duration",
+            )
+    if not isinstance(what, CompareSpec) and metric.source not in sources:
+        yield (
+            "SourceUnknown",
+            f"metric {metric.name}: no source is called {metric.source}; configured are {', '.join(sorted(sources))}",
+        )
+    for field, text in (
+        ("successCondition", metric.success_condition),
+        ("failureCondition", metric.failure_condition),
+    ):
+        problem = condition_problem(text) if text and not _ANY_BRACES.search(text) else None
+        if problem is not None:
+            yield "ConditionInvalid", f"metric {metric.name}: {field}: {problem}"

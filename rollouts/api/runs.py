@@ -1,0 +1,352 @@
+"""AnalysisRuns and templates: raw objects to the analysis' values and back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from rollouts.analysis.templates import Argument, Gate, Template
+from rollouts.analysis.types import (
+    Arm,
+    ArmRef,
+    CompareSpec,
+    Labelled,
+    MeasureKind,
+    Measurement,
+    MeasureSpec,
+    MetricResult,
+    MetricSpec,
+    NoData,
+    OnFail,
+    Phase,
+    QuerySpec,
+    RunSpec,
+    RunStatus,
+    Stat,
+    Value,
+)
+from rollouts.api.analysis_models import (
+    AnalysisRunSpec,
+    AnalysisTemplateSpec,
+    CounterRatio,
+    GateModel,
+    MeasureModel,
+    MetricModel,
+)
+from rollouts.api.scalars import format_duration, format_time, parse_duration, parse_time
+
+__all__ = [
+    "ParsedRun",
+    "gate_of",
+    "metric_json",
+    "metric_of",
+    "parse_run",
+    "parse_template",
+    "run_spec_json",
+    "write_run_status",
+]
+
+Json = dict[str, Any]
+_TEXT = 512
+
+
+# --- metrics ---------------------------------------------------------------------------------------
+
+
+def _duration(text: str | None) -> timedelta | None:
+    return None if text is None else parse_duration(text)
+
+
+def metric_of(model: MetricModel) -> MetricSpec:
+    """A metric as the analysis knows it. Raises ValueError for broken durations and shapes."""
+    return MetricSpec(
+        name=model.name,
+        what=_what(model),
+        source=model.source or "default",
+        success_condition=model.success_condition or "",
+        failure_condition=model.failure_condition or "",
+        interval=_duration(model.interval),
+        initial_delay=_duration(model.initial_delay) or timedelta(0),
+        count=model.count or 0,
+        failure_limit=model.failure_limit,
+        inconclusive_limit=model.inconclusive_limit,
+        consecutive_error_limit=model.consecutive_error_limit,
+        consecutive_success_limit=model.consecutive_success_limit,
+        dry_run=model.dry_run,
+        no_data=NoData(model.no_data),
+        on_fail=OnFail(model.on_fail),
+    )
+
+
+def _what(model: MetricModel) -> QuerySpec | MeasureSpec | CompareSpec:
+    if model.query is not None:
+        return QuerySpec(promql=model.query)
+    if model.compare is not None:
+        return CompareSpec(fingerprint=repr(model.compare))
+    if model.measure is None:
+        raise ValueError("a metric needs query, measure or compare")
+    measure = model.measure
+    kind, name, of = _measured(measure)
+    return MeasureSpec(
+        kind=kind,
+        name=name,
+        of=of,
+        arm=Arm(measure.arm),
+        stat=Stat(measure.stat) if measure.stat else None,
+        window=parse_duration(measure.window),
+    )
+
+
+def _measured(measure: MeasureModel) -> tuple[MeasureKind, str, str]:
+    if measure.preset:
+        return MeasureKind.PRESET, measure.preset, ""
+    if measure.histogram:
+        return MeasureKind.HISTOGRAM, measure.histogram, ""
+    if isinstance(measure.counter, CounterRatio):
+        return MeasureKind.COUNTER, measure.counter.errors, measure.counter.of
+    if measure.counter:
+        return MeasureKind.COUNTER, measure.counter, ""
+    if measure.gauge:
+        return MeasureKind.GAUGE, measure.gauge, ""
+    raise ValueError("a measure needs preset, histogram, counter or gauge")
+
+
+def metric_json(metric: MetricSpec) -> Json:
+    """The JSON of a metric; defaults are left out."""
+    full: Json = {
+        "name": metric.name,
+        "source": metric.source,
+        "successCondition": metric.success_condition or None,
+        "failureCondition": metric.failure_condition or None,
+        "interval": None if metric.interval is None else format_duration(metric.interval),
+        "initialDelay": format_duration(metric.initial_delay) if metric.initial_delay else None,
+        "count": metric.count or None,
+        "failureLimit": metric.failure_limit,
+        "inconclusiveLimit": metric.inconclusive_limit,
+        "consecutiveErrorLimit": metric.consecutive_error_limit,
+        "consecutiveSuccessLimit": metric.consecutive_success_limit,
+        "dryRun": metric.dry_run,
+        "noData": metric.no_data.value,
+        "onFail": metric.on_fail.value,
+    }
+    if isinstance(metric.what, QuerySpec):
+        full["query"] = metric.what.promql
+    elif isinstance(metric.what, MeasureSpec):
+        full["measure"] = _measure_json(metric.what)
+    return {name: value for name, value in full.items() if value is not None}
+
+
+def _measure_json(measure: MeasureSpec) -> Json:
+    name: Any = {"errors": measure.name, "of": measure.of} if measure.of else measure.name
+    result: Json = {
+        measure.kind.value: name,
+        "arm": measure.arm.value,
+        "window": format_duration(measure.window),
+    }
+    if measure.stat is not None:
+        result["stat"] = measure.stat.value
+    return result
+
+
+def gate_of(model: GateModel) -> Gate:
+    """A gate as the analysis knows it. Raises ValueError."""
+    return Gate(
+        templates=tuple((ref.cluster_scope, ref.template_name) for ref in model.templates),
+        metrics=tuple(metric_of(metric) for metric in model.metrics),
+        args=tuple(Argument(name=arg.name, value=arg.value) for arg in model.args),
+    )
+
+
+def parse_template(obj: Mapping[str, Any]) -> Template | str:
+    """A template object; what is wrong with it, as text, when it cannot be used."""
+    name = str((obj.get("metadata") or {}).get("name", ""))
+    try:
+        model = AnalysisTemplateSpec.model_validate(obj.get("spec"))
+        return Template(
+            name=name,
+            metrics=tuple(metric_of(metric) for metric in model.metrics),
+            args=tuple(Argument(name=arg.name, value=arg.value) for arg in model.args),
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        path = ".".join(str(part) for part in first["loc"])
+        return f"template {name}: {path}: {first['msg']}"
+    except (ValueError, RecursionError) as error:
+        return f"template {name}: {error}"
+
+
+# --- runs ------------------------------------------------------------------------------------------
+
+
+def run_spec_json(spec: RunSpec) -> Json:
+    """The JSON of a run's spec."""
+    result: Json = {
+        "rollout": spec.rollout,
+        "attempt": spec.attempt,
+        "metrics": [metric_json(metric) for metric in spec.metrics],
+    }
+    if spec.step is not None:
+        result["step"] = spec.step
+    for name, arm in (("canary", spec.canary), ("stable", spec.stable)):
+        if arm is not None:
+            result[name] = {"kind": arm.kind, "group": arm.group, "name": arm.name}
+    return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedRun:
+    """An AnalysisRun. ``spec`` is None when it cannot be read; ``problem`` then says why."""
+
+    namespace: str
+    name: str
+    spec: RunSpec | None
+    status: RunStatus
+    problem: str = ""
+
+
+def parse_run(obj: Mapping[str, Any]) -> ParsedRun:
+    """Parse an AnalysisRun. Never raises."""
+    meta = obj.get("metadata") if isinstance(obj.get("metadata"), Mapping) else {}
+    assert isinstance(meta, Mapping)
+    spec, problem = None, ""
+    try:
+        model = AnalysisRunSpec.model_validate(obj.get("spec"))
+        spec = RunSpec(
+            rollout=model.rollout,
+            attempt=model.attempt,
+            step=model.step,
+            canary=None if model.canary is None else ArmRef(**model.canary.model_dump()),
+            stable=None if model.stable is None else ArmRef(**model.stable.model_dump()),
+            metrics=tuple(metric_of(metric) for metric in model.metrics),
+            terminate=model.terminate,
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        problem = f"spec.{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+    except (ValueError, TypeError, RecursionError) as error:
+        problem = f"the spec cannot be read: {error}"
+    return ParsedRun(
+        namespace=str(meta.get("namespace", "")),
+        name=str(meta.get("name", "")),
+        spec=spec,
+        status=_read_status(obj.get("status")),
+        problem=problem,
+    )
+
+
+def write_run_status(status: RunStatus) -> Json:
+    """The JSON of a run's status."""
+    result: Json = {
+        "phase": status.phase.value,
+        "message": status.message[:1024],
+        "metricResults": [_write_result(item) for item in status.metrics],
+        "earned": status.earned,
+    }
+    if status.started_at is not None:
+        result["startedAt"] = format_time(status.started_at)
+    if status.completed_at is not None:
+        result["completedAt"] = format_time(status.completed_at)
+    if status.decision is not None:
+        result["decision"] = status.decision.value
+    return result
+
+
+def _write_result(result: MetricResult) -> Json:
+    found: Json = {
+        "name": result.name,
+        "phase": result.phase.value,
+        "message": result.message[:_TEXT],
+        "successful": result.successful,
+        "failed": result.failed,
+        "inconclusive": result.inconclusive,
+        "error": result.error,
+        "consecutiveError": result.consecutive_error,
+        "consecutiveSuccess": result.consecutive_success,
+        "measurements": [_write_measurement(item) for item in result.measurements],
+    }
+    if result.no_data_since is not None:
+        found["noDataSince"] = format_time(result.no_data_since)
+    return found
+
+
+def _write_measurement(taken: Measurement) -> Json:
+    found: Json = {"phase": taken.phase.value, "at": format_time(taken.at)}
+    if taken.value is not None:
+        found["value"] = _write_value(taken.value)
+    if taken.message:
+        found["message"] = taken.message[:_TEXT]
+    if taken.no_data:
+        found["noData"] = True
+    return found
+
+
+def _write_value(value: Value) -> str:
+    if isinstance(value, tuple):
+        return ",".join(f"{item.value:.9g}" for item in value[:10])
+    return f"{value:.9g}"
+
+
+def _read_status(data: Any) -> RunStatus:
+    """A status, or an empty one: a run whose status was scribbled on starts over, which never passes anything."""
+    if not isinstance(data, Mapping):
+        return RunStatus()
+    try:
+        decision = data.get("decision")
+        return RunStatus(
+            phase=Phase(data.get("phase", "Pending")),
+            message=str(data.get("message", ""))[:1024],
+            started_at=None if data.get("startedAt") is None else parse_time(data["startedAt"]),
+            completed_at=None if data.get("completedAt") is None else parse_time(data["completedAt"]),
+            metrics=tuple(_read_result(item) for item in data.get("metricResults") or []),
+            decision=None if decision is None else OnFail(decision),
+            earned=data.get("earned") is True,
+        )
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return RunStatus()
+
+
+def _count(data: Mapping[str, Any], name: str) -> int:
+    value = data.get(name, 0)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(name)
+    return value
+
+
+def _read_result(data: Mapping[str, Any]) -> MetricResult:
+    since = data.get("noDataSince")
+    return MetricResult(
+        name=str(data["name"]),
+        phase=Phase(data["phase"]),
+        message=str(data.get("message", "")),
+        successful=_count(data, "successful"),
+        failed=_count(data, "failed"),
+        inconclusive=_count(data, "inconclusive"),
+        error=_count(data, "error"),
+        consecutive_error=_count(data, "consecutiveError"),
+        consecutive_success=_count(data, "consecutiveSuccess"),
+        no_data_since=None if since is None else parse_time(since),
+        measurements=tuple(_read_measurement(item) for item in data.get("measurements") or []),
+    )
+
+
+def _read_measurement(data: Mapping[str, Any]) -> Measurement:
+    text = data.get("value")
+    return Measurement(
+        phase=Phase(data["phase"]),
+        at=parse_time(data["at"]),
+        value=None if text is None else _read_value(str(text)),
+        message=str(data.get("message", "")),
+        no_data=data.get("noData") is True,
+    )
+
+
+def _read_value(text: str) -> Value:
+    numbers = [float(part) for part in text.split(",")[:10]]
+    if any(math.isnan(number) for number in numbers):
+        raise ValueError("not a number")
+    return numbers[0] if len(numbers) == 1 else tuple(Labelled(value=number) for number in numbers)
