@@ -1,0 +1,130 @@
+"""The AnalysisRun reconciler: plan, measure what is due, plan again, store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from rollouts.analysis.run_plan import plan_run
+from rollouts.analysis.sources.base import Place, QueryRefused, Source, SourceError
+from rollouts.analysis.types import (
+    Arm,
+    Measurement,
+    MeasureSpec,
+    MetricSpec,
+    Phase,
+    QuerySpec,
+    RunSpec,
+    RunStatus,
+)
+from rollouts.analysis.verdicts import judge_value
+from rollouts.api.runs import ParsedRun, parse_run, write_run_status
+from rollouts.controller import kinds
+from rollouts.controller.caches import Caches
+from rollouts.controller.performing import merge_patch
+from rollouts.kube.client import KubeClient, PatchKind
+from rollouts.kube.errors import NotFound
+from rollouts.runtime.clock import Clock
+from rollouts.runtime.objects import ObjectKey
+
+__all__ = ["RunReconciler"]
+
+_log = structlog.get_logger(__name__)
+
+MEASURE_DEADLINE = 15.0
+"""Seconds that one measurement may take, whatever its source allows itself."""
+
+
+class RunReconciler:
+    """Brings one AnalysisRun forward. It reads nothing of the Rollout: the run stands by itself."""
+
+    def __init__(
+        self, client: KubeClient, caches: Caches, sources: Mapping[str, Source], clock: Clock
+    ) -> None:
+        self._client = client
+        self._caches = caches
+        self._sources = sources
+        self._clock = clock
+
+    async def reconcile(self, key: ObjectKey) -> float | None:
+        """Measure what is due; the seconds until the next measurement, None when the run has ended."""
+        raw = self._caches.runs.get(key)
+        if raw is None or raw["metadata"].get("deletionTimestamp"):
+            return None
+        parsed = parse_run(raw)
+        if parsed.status.phase.terminal:
+            return None
+        if parsed.spec is None:
+            broken = RunStatus(phase=Phase.ERROR, message=parsed.problem, completed_at=self._clock.now())
+            await self._store(raw, broken)
+            return None
+        planned = plan_run(parsed.spec, parsed.status, self._clock.now())
+        if planned.due:
+            taken = await self._measure(parsed, parsed.spec, planned.due)
+            planned = plan_run(parsed.spec, planned.status, self._clock.now(), taken)
+        await self._store(raw, planned.status)
+        return None if planned.requeue_after is None else max(0.1, planned.requeue_after.total_seconds())
+
+    async def _measure(
+        self, parsed: ParsedRun, run: RunSpec, due: tuple[MetricSpec, ...]
+    ) -> dict[str, Measurement]:
+        at = self._clock.now().replace(microsecond=0)
+        async with asyncio.TaskGroup() as group:
+            tasks = {
+                metric.name: group.create_task(self._measure_one(parsed.namespace, run, metric, at))
+                for metric in due
+            }
+        return {name: task.result() for name, task in tasks.items()}
+
+    async def _measure_one(
+        self, namespace: str, run: RunSpec, metric: MetricSpec, at: datetime
+    ) -> Measurement:
+        source = self._sources.get(metric.source)
+        if source is None:
+            known = ", ".join(sorted(self._sources))
+            text = f"no source is called {metric.source}; configured are {known}"
+            return Measurement(phase=Phase.ERROR, at=at, message=text)
+        try:
+            async with asyncio.timeout(MEASURE_DEADLINE):
+                return judge_value(metric, await self._ask(source, namespace, run, metric, at), at)
+        except SourceError as error:
+            level = "query_refused" if isinstance(error, QueryRefused) else "source_unavailable"
+            _log.info(level, namespace=namespace, metric=metric.name, source=metric.source, reason=str(error))
+            return Measurement(phase=Phase.ERROR, at=at, message=str(error))
+        except TimeoutError:
+            text = f"source {metric.source}: no value within {MEASURE_DEADLINE:g} s"
+            return Measurement(phase=Phase.ERROR, at=at, message=text)
+
+    @staticmethod
+    async def _ask(source: Source, namespace: str, run: RunSpec, metric: MetricSpec, at: datetime) -> Any:
+        what = metric.what
+        if isinstance(what, QuerySpec):
+            return await source.query(what.promql, at)
+        assert isinstance(what, MeasureSpec)
+        arm = run.canary if what.arm is Arm.CANARY else run.stable
+        if arm is None:
+            raise QueryRefused(f"the run names no {what.arm.value} arm")
+        return await source.measure(what, Place(namespace=namespace, arm=arm), at)
+
+    async def _store(self, raw: Mapping[str, Any], status: RunStatus) -> None:
+        patch = merge_patch(raw.get("status") or {}, write_run_status(status))
+        if not patch:
+            return
+        meta = raw["metadata"]
+        body = {"metadata": {"resourceVersion": meta["resourceVersion"]}, "status": patch}
+        try:
+            stored = await self._client.patch(
+                kinds.ANALYSIS_RUN,
+                meta["namespace"],
+                meta["name"],
+                body,
+                kind=PatchKind.MERGE,
+                subresource="status",
+            )
+        except NotFound:
+            return
+        self._caches.runs.record_write(stored)

@@ -1,0 +1,112 @@
+"""The observed share: requests that both arms' pods counted since the weight was applied.
+
+Counters are read from the pods themselves, so that what the gateway really does is compared with what the route
+asks. Nothing here survives a restart: counting then begins anew, which only delays the comparison.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from rollouts.analysis.sources.base import Endpoint, Endpoints
+from rollouts.analysis.sources.pods import REQUEST_NAMES, request_total
+from rollouts.analysis.sources.scraper import PodHistory, PodScraper
+from rollouts.analysis.types import ArmRef
+from rollouts.api.parsing import ParsedRollout
+from rollouts.engine.observation import ShareView
+from rollouts.engine.types import ZERO, Identity, Weight, WeightStep
+from rollouts.runtime.clock import Clock, Monotonic
+from rollouts.runtime.objects import ObjectKey
+
+__all__ = ["NoShares", "ShareCounter"]
+
+_WINDOW = 24.0
+_GIVE_UP = 15.0
+"""Seconds without a single readable counter after which the share counts as not measurable."""
+
+
+class NoShares:
+    """Counts nothing: the share never blocks a step."""
+
+    def view(self, key: ObjectKey, parsed: ParsedRollout) -> ShareView | None:
+        """Always None."""
+        return None
+
+
+@dataclass(slots=True)
+class _Count:
+    weight: Weight
+    step: datetime | None
+    since: Monotonic
+    counting_since: Monotonic | None = None
+    last: dict[tuple[str, str], float] = field(default_factory=dict)
+    totals: dict[str, float] = field(default_factory=lambda: {"canary": 0.0, "stable": 0.0})
+
+
+class ShareCounter:
+    """Counts for Rollouts that put a weight in force; others cost nothing."""
+
+    def __init__(self, scraper: PodScraper, endpoints: Endpoints, clock: Clock) -> None:
+        self._scraper = scraper
+        self._endpoints = endpoints
+        self._clock = clock
+        self._counts: dict[ObjectKey, _Count] = {}
+
+    def view(self, key: ObjectKey, parsed: ParsedRollout) -> ShareView | None:
+        """Requests so far; None where there is nothing to count, or nothing that could be counted."""
+        if not self._concerns(parsed):
+            self._counts.pop(key, None)
+            return None
+        status, now = parsed.status, self._clock.monotonic()
+        assert status.weight.applied is not None
+        assert status.stable is not None
+        assert status.canary is not None
+        count = self._counts.get(key)
+        if count is None or (count.weight, count.step) != (status.weight.applied, status.step_started_at):
+            count = self._counts[key] = _Count(
+                weight=status.weight.applied, step=status.step_started_at, since=now
+            )
+        for arm, identity in (("canary", status.canary.identity), ("stable", status.stable.identity)):
+            self._take(count, arm, self._follow(parsed.namespace, identity), now)
+        if count.counting_since is None:
+            return None if now - count.since > _GIVE_UP else ShareView(canary=0, stable=0, seconds=0.0)
+        return ShareView(
+            canary=round(count.totals["canary"]),
+            stable=round(count.totals["stable"]),
+            seconds=now - count.counting_since,
+        )
+
+    @staticmethod
+    def _concerns(parsed: ParsedRollout) -> bool:
+        """Only a weight step (or the last 100 %) that is being put in force looks at the share."""
+        status, spec = parsed.status, parsed.spec
+        if spec is None or status.canary is None or status.stable is None or status.started_at is None:
+            return False
+        if status.aborted is not None or (status.weight.applied or ZERO) == ZERO or status.hold is not None:
+            return False
+        steps = spec.canary.steps
+        if status.current_step >= len(steps):
+            return status.bake_started_at is None
+        return isinstance(steps[status.current_step], WeightStep)
+
+    def _follow(self, namespace: str, identity: Identity) -> list[PodHistory]:
+        arm = ArmRef(kind=identity.kind, group=identity.group, name=identity.name)
+        endpoints: list[Endpoint] = self._endpoints(namespace, arm)
+        return self._scraper.follow(endpoints, REQUEST_NAMES, _WINDOW)
+
+    @staticmethod
+    def _take(count: _Count, arm: str, histories: list[PodHistory], now: Monotonic) -> None:
+        for history in histories:
+            if history.latest is None or history.latest[0] < count.since:
+                continue
+            total = request_total(history.latest[1])
+            if total is None:
+                continue
+            place = (arm, history.endpoint.pod)
+            last = count.last.get(place)
+            if last is not None:
+                count.totals[arm] += total - last if total >= last else total
+            elif count.counting_since is None:
+                count.counting_since = now
+            count.last[place] = total
