@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import sys
 from pathlib import Path
 
 import click
+import rich
 
+from rollouts.picker.conformance.report import check_picker, render
 from rollouts.picker.filesource import ObjectsUnreadable
 from rollouts.picker.main import run
 from rollouts.picker.routing import Unready
 
-__all__ = ["picker"]
+__all__ = ["picker", "picker_check"]
 
 
 @click.command()
@@ -66,3 +71,26 @@ def picker(
         run(pools=pools, objects=objects, kubeconfig=kubeconfig, options=options)
     except (ValueError, OSError, ObjectsUnreadable) as error:
         raise click.ClickException(str(error)) from error
+
+
+@click.command("picker-check")
+@click.argument("address", metavar="HOST:PORT")
+@click.option("--model", default="travelhelper", show_default=True, help="Model name to ask for.")
+@click.option("--tls/--no-tls", default=True, show_default=True, help="TLS, with any certificate.")
+@click.option("--timeout", default=5.0, show_default=True, help="Seconds to wait for a reply.")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def picker_check(address: str, model: str, tls: bool, timeout: float, output: str) -> None:
+    """Drive the endpoint picker at HOST:PORT as Envoy would, and print what it does right.
+
+    The picker must have at least one ready pod. The exit code is 1 when any case goes wrong.
+    """
+    try:
+        results = asyncio.run(check_picker(address, model=model, tls=tls, timeout=timeout))
+    except OSError as error:
+        raise click.ClickException(f"cannot reach {address}: {error}") from error
+    if output == "json":
+        click.echo(json.dumps([result.as_dict() for result in results], indent=1))
+    else:
+        rich.print(render(results))
+        click.echo(f"{sum(result.passed for result in results)} of {len(results)} cases are right")
+    sys.exit(0 if all(result.passed for result in results) else 1)

@@ -75,6 +75,7 @@ class Picker:
         self._scraper = Scraper(self.router.scheduler)
         self._problems: tuple[str, ...] = ()
         self._tasks: list[asyncio.Task[None]] = []
+        self._announcement: asyncio.Future[None] | None = None
         self.ready = False
 
     def take(self, objects: Iterable[object]) -> None:
@@ -87,7 +88,7 @@ class Picker:
         self._problems = snapshot.problems
         if not self.ready and len(snapshot.pools) == len(set(self._config.pools)):
             self.ready = True
-            self._tasks.append(asyncio.ensure_future(self.server.set_ready(True)))
+            self._announcement = asyncio.ensure_future(self.server.set_ready(True))
 
     async def start(self) -> None:
         """Listen and follow the objects. Raises OSError or ObjectsUnreadable when it cannot begin."""
@@ -115,9 +116,15 @@ class Picker:
             await asyncio.sleep(_HOUSEKEEPING)
             self.metrics.forget(time.monotonic())
 
+    async def settled(self) -> None:
+        """Wait until health says what ``ready`` says."""
+        if self._announcement is not None:
+            await self._announcement
+
     async def stop(self) -> None:
         """Drain the streams, then end everything. Safe to call when ``start`` failed half-way."""
         self.ready = False
+        await self.settled()
         await self.server.drain()
         for task in self._tasks:
             task.cancel()

@@ -1,0 +1,164 @@
+"""Judges the replies of one case."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rollouts.picker.conformance.cases import Case
+from rollouts.picker.conformance.driver import Failure, Session
+
+__all__ = ["judge"]
+
+_DESTINATION = "x-gateway-destination-endpoint"
+_MAX_PIECE = 65_536
+
+
+async def judge(case: Case, session: Session) -> None:
+    """Run a case to its end. Raises Failure at the first thing that is wrong."""
+    try:
+        for kind, argument in case.steps:
+            if kind == "send":
+                await session.send(argument)
+            elif kind == "silent":
+                await session.silent()
+            elif kind == "reset":
+                await session.close()
+            elif kind == "health":
+                await session.health(argument)
+            elif not await _want(argument, session):
+                return  # the picker left: it needs no more of this exchange
+    finally:
+        await session.close()
+
+
+async def _want(want: Mapping[str, Any], session: Session) -> bool:
+    """Whether the exchange goes on."""
+    ((kind, argument),) = want.items()
+    if kind == "nothing":
+        await session.silent()
+        return True
+    if kind == "request":
+        await _request(session, body=argument.get("body", True), trailers=argument.get("trailers", False))
+        return True
+    reply = await session.reply()
+    if kind == "refusal":
+        _expect(reply, "immediate_response")
+        if reply.immediate_response.status.code != argument:
+            raise Failure(f"refused with {reply.immediate_response.status.code}, not {argument}")
+        return False
+    if reply is None:
+        return False
+    if kind == "response_body":
+        await _response_body(reply, argument.encode(), session)
+    else:
+        _expect(reply, kind)
+    return True
+
+
+def _expect(reply: Any, kind: str) -> None:
+    got = "the end of the stream" if reply is None else reply.WhichOneof("response")
+    if got == "immediate_response" != kind:
+        got = f"a refusal with {reply.immediate_response.status.code}: {reply.immediate_response.body!r:.120}"
+    if got != kind:
+        raise Failure(f"got {got}, not {kind}")
+
+
+async def _request(session: Session, *, body: bool, trailers: bool) -> None:
+    head = await session.reply()
+    _expect(head, "request_headers")
+    headers = _headers_of(head.request_headers.response.header_mutation)
+    _check_destination(headers.get(_DESTINATION, ""), head)
+    if not body:
+        return
+    got = await _collect(session, ends=not trailers, size=_least_size(session))
+    _check_body(got, session)
+    length = headers.get("content-length")
+    if length is not None and int(length) != len(got):
+        raise Failure(f"content-length {length} for a body of {len(got)} bytes")
+    if trailers:
+        _expect(await session.reply(), "request_trailers")
+
+
+def _least_size(session: Session) -> int:
+    """Least length of the body to come: the model may become an empty string."""
+    return len(session.sent) - sum(end - start for start, end in session.spans) + 2
+
+
+def _headers_of(mutation: Any) -> dict[str, str]:
+    return {
+        option.header.key.lower(): option.header.value or option.header.raw_value.decode("latin-1")
+        for option in mutation.set_headers
+    }
+
+
+def _check_destination(value: str, reply: Any) -> None:
+    if not value:
+        raise Failure(f"no header {_DESTINATION}")
+    for address in value.split(","):
+        host, _, port = address.strip().rpartition(":")
+        try:
+            ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+            int(port)
+        except ValueError:
+            raise Failure(f"{address!r} is not IP:port") from None
+        if ":" in host and not host.startswith("["):
+            raise Failure(f"the IPv6 address {address!r} has no brackets")
+    fields = reply.dynamic_metadata.fields
+    inner = fields["envoy.lb"].struct_value.fields if "envoy.lb" in fields else {}
+    metadata = inner[_DESTINATION].string_value if _DESTINATION in inner else None
+    if metadata != value:
+        raise Failure(f"the header says {value!r} and the dynamic metadata {metadata!r}")
+
+
+async def _collect(session: Session, *, ends: bool, size: int) -> bytes:
+    """The body in pieces, up to its end or, where trailers follow, to its least size."""
+    whole = b""
+    while True:
+        reply = await session.reply()
+        _expect(reply, "request_body")
+        piece = reply.request_body.response.body_mutation.streamed_response
+        if len(piece.body) > _MAX_PIECE:
+            raise Failure(f"a piece of {len(piece.body)} bytes")
+        whole += bytes(piece.body)
+        if piece.end_of_stream:
+            if not ends:
+                raise Failure("the body ends before its trailers")
+            return whole
+        if not ends and len(whole) >= size:
+            return whole
+
+
+def _check_body(got: bytes, session: Session) -> None:
+    """All bytes but the model value are as they were sent, and the value is a JSON string."""
+    if not session.spans:
+        if got != session.sent:
+            raise Failure("the body changed")
+        return
+    ((start, end),) = session.spans
+    before, after = session.sent[:start], session.sent[end:]
+    if not got.startswith(before) or not got.endswith(after) or len(got) < len(before) + len(after):
+        raise Failure(f"more than the model changed: {got[:100]!r}")
+    value = got[len(before) : len(got) - len(after)]
+    try:
+        model = json.loads(value)
+    except ValueError:
+        model = None
+    if not isinstance(model, str):
+        raise Failure(f"the model became {value[:100]!r}")
+
+
+async def _response_body(reply: Any, want: bytes, session: Session) -> None:
+    _expect(reply, "response_body")
+    whole = b""
+    while True:
+        piece = reply.response_body.response.body_mutation.streamed_response
+        whole += piece.body
+        if piece.end_of_stream:
+            break
+        reply = await session.reply()
+        _expect(reply, "response_body")
+    if whole != want:
+        raise Failure(f"the response changed: {whole[:100]!r}")

@@ -1,0 +1,279 @@
+"""The gRPC shell, driven over a real connection."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import grpc
+import grpc.aio
+import pytest
+import yaml
+from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
+from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from rollouts.picker.credentials import credentials_from_files, self_signed_pair
+from rollouts.picker.filesource import FileSource, ObjectsUnreadable, load_objects
+from rollouts.picker.main import Picker, PickerConfig
+from rollouts.picker.objects import PoolName
+from rollouts.picker.routing import Request
+
+BODY = b'{"model":"travelhelper","messages":[]}'
+
+
+def write(path: Path, *objects: Any) -> None:
+    path.write_text(yaml.safe_dump_all(objects))
+
+
+@pytest.fixture
+async def picker(tmp_path: Path, objects: Any) -> AsyncIterator[Picker]:
+    file = tmp_path / "objects.yaml"
+    write(file, objects.pool(), objects.pod("127.0.0.1"), objects.model({"v1": 50, "v2": 50}))
+    config = PickerConfig(
+        pools=(PoolName("default", "pool"),),
+        objects=file,
+        grpc_address="127.0.0.1:0",
+        metrics_address="127.0.0.1:0",
+        secure_serving=False,
+        scrape=False,
+        drain_grace=1.0,
+    )
+    running = Picker(config)
+    await running.start()
+    yield running
+    await running.stop()
+
+
+@pytest.fixture
+async def channel(picker: Picker) -> AsyncIterator[Any]:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{picker.server.port}") as opened:
+        yield opened
+
+
+def request(body: bytes = BODY) -> list[Any]:
+    head, tail = ext_proc.ProcessingRequest(), ext_proc.ProcessingRequest()
+    head.request_headers.headers.headers.add(key=":path", raw_value=b"/v1/chat/completions")
+    tail.request_body.body = body
+    tail.request_body.end_of_stream = True
+    return [head, tail]
+
+
+async def exchange(channel: Any, messages: list[Any]) -> list[Any]:
+    stream = external_processor_pb2_grpc.ExternalProcessorStub(channel).Process()
+    for message in messages:
+        await stream.write(message)
+    return [reply async for reply in stream]
+
+
+def body_of(replies: list[Any]) -> bytes:
+    parts = [
+        r.request_body.response.body_mutation.streamed_response for r in replies if r.HasField("request_body")
+    ]
+    return b"".join(part.body for part in parts)
+
+
+async def test_a_request_is_routed_over_grpc(channel: Any) -> None:
+    replies = await exchange(channel, request())
+
+    assert [reply.WhichOneof("response") for reply in replies] == ["request_headers", "request_body"]
+    assert body_of(replies) in (BODY.replace(b"travelhelper", name) for name in (b"v1", b"v2"))
+    assert replies[0].dynamic_metadata["envoy.lb"]["x-gateway-destination-endpoint"] == "127.0.0.1:8000"
+
+
+async def test_a_large_body_goes_through(channel: Any) -> None:
+    body = b'{"prompt":"' + b"y" * 3_000_000 + b'","model":"travelhelper"}'
+    head, tail = request(body)
+
+    replies = await exchange(channel, [head, tail])
+
+    assert len(body_of(replies)) == len(body) - len("travelhelper") + 2
+    assert replies[-1].request_body.response.body_mutation.streamed_response.end_of_stream
+
+
+async def test_a_message_out_of_place_ends_its_stream_alone(channel: Any, picker: Picker) -> None:
+    stray = ext_proc.ProcessingRequest()
+    stray.response_body.body = b"x"
+
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await exchange(channel, [stray])
+
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert len(await exchange(channel, request())) == 2
+    assert picker.server.failures == 0
+
+
+async def test_a_bug_in_one_stream_never_touches_another(
+    channel: Any, picker: Picker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    route = picker.router.route
+
+    def breaking(what: Request, now: float) -> Any:
+        if what.model == "poison":
+            raise RuntimeError("planted")
+        return route(what, now)
+
+    monkeypatch.setattr(picker.router, "route", breaking)
+    good = [exchange(channel, request()) for _ in range(5)]
+    bad = exchange(channel, request(b'{"model":"poison"}'))
+
+    *replies, failure = await asyncio.gather(*good, bad, return_exceptions=True)
+
+    assert [len(reply) for reply in replies if isinstance(reply, list)] == [2] * 5
+    assert isinstance(failure, grpc.aio.AioRpcError)
+    assert failure.code() is grpc.StatusCode.INTERNAL
+    assert picker.server.failures == 1
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - the server under test has no event to wait for
+            await asyncio.sleep(0.001)
+
+
+async def test_a_client_reset_leaves_nothing_behind(channel: Any, picker: Picker) -> None:
+    stub = external_processor_pb2_grpc.ExternalProcessorStub(channel)
+    head, tail = request()
+    tail.request_body.end_of_stream = False
+    stream = stub.Process()
+    await stream.write(head)
+    await stream.write(tail)
+    budget = picker._config.budget
+    await until(lambda: budget.used > 0)
+
+    stream.cancel()
+
+    await until(lambda: budget.used == 0)
+    assert picker.server.failures == 0
+
+
+async def check(channel: Any, service: str) -> Any:
+    stub = health_pb2_grpc.HealthStub(channel)
+    return (await stub.Check(health_pb2.HealthCheckRequest(service=service))).status
+
+
+NAMES = ["", "liveness", "readiness", "inference-extension", "envoy.service.ext_proc.v3.ExternalProcessor"]
+
+
+@pytest.mark.parametrize("service", NAMES)
+async def test_health_has_every_name_that_probes_use(channel: Any, picker: Picker, service: str) -> None:
+    await picker.settled()
+    serving = await check(channel, service)
+
+    await picker.server.set_ready(False)
+
+    response = health_pb2.HealthCheckResponse
+    assert serving == response.SERVING
+    want = response.SERVING if service == "liveness" else response.NOT_SERVING
+    assert await check(channel, service) == want
+
+
+async def test_draining_lets_a_running_stream_finish(channel: Any, picker: Picker) -> None:
+    head, tail = request()
+    stream = external_processor_pb2_grpc.ExternalProcessorStub(channel).Process()
+    await stream.write(head)
+    await check(channel, "liveness")  # the picker has the stream by now
+
+    draining = asyncio.create_task(picker.server.drain())
+    await asyncio.sleep(0)
+    await stream.write(tail)
+
+    assert len([reply async for reply in stream]) == 2
+    await draining
+
+
+async def test_metrics_and_probes_over_http(channel: Any, picker: Picker) -> None:
+    await exchange(channel, request())
+    base = f"http://127.0.0.1:{picker.exposition.port}"
+    async with aiohttp.ClientSession() as session:
+        async with session.get(
+            f"{base}/metrics", headers={"Accept": "application/openmetrics-text"}
+        ) as answer:
+            text = await answer.text()
+            kind = answer.headers["Content-Type"]
+        codes = []
+        for path in ("/healthz", "/readyz"):
+            async with session.get(base + path) as answer:
+                codes.append(answer.status)
+        picker.ready = False
+        async with session.get(f"{base}/readyz") as answer:
+            codes.append(answer.status)
+
+    assert kind.startswith("application/openmetrics-text")
+    assert 'inference_picker_requests_total{code="",model="travelhelper"' in text
+    assert codes == [200, 200, 503]
+
+
+async def test_tls_serves_new_certificates_when_the_files_change(tmp_path: Path) -> None:
+    def install(name: str) -> bytes:
+        key, certificate = self_signed_pair(name)
+        (tmp_path / "tls.key").write_bytes(key)
+        (tmp_path / "tls.crt").write_bytes(certificate)
+        return certificate
+
+    async def connects(root: bytes, name: str) -> bool:
+        options = [("grpc.ssl_target_name_override", name)]
+        credentials = grpc.ssl_channel_credentials(root)
+        async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options=options) as opened:
+            try:
+                await opened.unary_unary("/none/none")(b"", timeout=5)
+            except grpc.aio.AioRpcError as error:
+                return error.code() is grpc.StatusCode.UNIMPLEMENTED
+            return False
+
+    first = install("first.example")
+    server = grpc.aio.server()
+    port = server.add_secure_port("127.0.0.1:0", credentials_from_files(tmp_path))
+    await server.start()
+    try:
+        before = await connects(first, "first.example")
+        second = install("second.example")
+        after = (await connects(second, "second.example"), await connects(first, "first.example"))
+        (tmp_path / "tls.key").unlink()
+        broken = await connects(second, "second.example")
+    finally:
+        await server.stop(None)
+
+    assert (before, after, broken) == (True, (True, False), True)
+
+
+class Seen:
+    def __init__(self) -> None:
+        self.states: list[list[Any]] = []
+
+    def __call__(self, objects: list[Any]) -> None:
+        self.states.append([obj["metadata"]["name"] for obj in objects])
+
+
+async def test_a_folder_is_read_again_when_it_changes(tmp_path: Path, objects: Any) -> None:
+    seen = Seen()
+    write(
+        tmp_path / "a.yaml", objects.pool(), {"kind": "PodList", "items": [objects.pod("10.0.0.1", name="p")]}
+    )
+    (tmp_path / "notes.txt").write_text("{")
+    source = FileSource(tmp_path, seen)
+    source.load()
+
+    await source.poll()
+    write(tmp_path / "b.yaml", objects.model({"v1": 1}, name="m"))
+    await source.poll()
+    (tmp_path / "b.yaml").write_text("a: [")
+    await source.poll()
+    (tmp_path / "b.yaml").unlink()
+    await source.poll()
+
+    assert seen.states == [["pool", "p"], ["pool", "p", "m"], ["pool", "p"]]
+
+
+@pytest.mark.parametrize("content", ["a: [", "!!python/object/apply:os.system [x]", "\x00"])
+def test_a_file_that_is_no_yaml_is_reported(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.yaml").write_text(content)
+
+    with pytest.raises(ObjectsUnreadable, match=r"a\.yaml"):
+        load_objects(tmp_path / "a.yaml")
+
+
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(ObjectsUnreadable, match="check --objects"):
+        FileSource(tmp_path / "nothing.yaml", Seen()).load()
