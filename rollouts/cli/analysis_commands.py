@@ -1,6 +1,7 @@
 """`rollouts backtest` and `rollouts plan`: what gates would have decided, and what they will be able to."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,12 @@ import click
 import yaml
 
 from rollouts.analysis.backtest import BacktestResult, backtest
+from rollouts.analysis.evidence.model import EvidenceSpec
 from rollouts.analysis.gatesfile import Gates, GatesError, parse_gates
+from rollouts.analysis.planning import Traffic, plan_rollout, planned_gates, traffic_of
 from rollouts.analysis.recording import Recording, RecordingError, read_recording
 
-__all__ = ["backtest_command", "load_documents"]
+__all__ = ["backtest_command", "plan_command"]
 
 _MAX_RECORDING = 1024 * 1024 * 1024
 _MAX_YAML = 1024 * 1024
@@ -99,3 +102,59 @@ def _text(result: BacktestResult) -> str:
         told = "pass" if rival.aborted_at is None else f"abort at minute {rival.aborted_at / 60:.1f}"
         lines.append(f"  {_RULES[rival.rule]}: {told}")
     return "\n".join(lines)
+
+
+@click.command("plan")
+@click.argument("file", type=_FILE)
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Requests per second, both arms.")
+@click.option("--stable-pods", type=click.IntRange(min=1), help="Stable pods.")
+@click.option("--canary-pods", type=click.IntRange(min=1), help="Canary pods; else what the weight asks for.")
+@click.option("--history", type=_FILE, help="A recording: rate, pods and noise are taken from it.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def plan_command(
+    file: Path,
+    rate: float | None,
+    stable_pods: int | None,
+    canary_pods: int | None,
+    history: Path | None,
+    output: str,
+) -> None:
+    """Say how long each gate of the Rollout in FILE will take and the smallest regression it can prove.
+
+    AnalysisTemplates that it names are further documents of FILE.
+    """
+    documents = [d for d in load_documents(file) if isinstance(d, dict)]
+    rollout = next((d for d in documents if d.get("kind") == "Rollout"), None)
+    if rollout is None:
+        raise BadInput(f"{file}: no document of kind Rollout")
+    named = [d for d in documents if d.get("kind") in ("AnalysisTemplate", "ClusterAnalysisTemplate")]
+    templates = {d["metadata"]["name"]: d for d in named if isinstance(d.get("metadata"), dict)}
+    try:
+        gates = planned_gates(rollout, templates)
+        if not gates:
+            raise BadInput(f"{file}: the Rollout has no compare gates to plan")
+        traffic = _traffic(gates[0].spec, rate, stable_pods, canary_pods, history)
+        if "adapter" in (rollout["spec"].get("target") or {}):
+            traffic = replace(traffic, coupled=True)
+        plans = plan_rollout(gates, traffic)
+    except (GatesError, RecordingError, KeyError, TypeError) as error:
+        raise BadInput(f"{file}: {error}") from error
+    if output == "json":
+        click.echo(json.dumps({"gates": [plan.to_json() for plan in plans]}, allow_nan=False))
+        return
+    noise = "the recording" if traffic.from_history else "priors; --history of the stable pods makes it exact"
+    pods = f"{traffic.stable_pods} stable pods"
+    click.echo(f"{traffic.rate:.3g} requests per second, {pods}; noise from {noise}.")
+    for plan in plans:
+        click.echo(plan.words)
+
+
+def _traffic(
+    spec: EvidenceSpec, rate: float | None, stable: int | None, canary: int | None, history: Path | None
+) -> Traffic:
+    if history is not None:
+        found = traffic_of(load_recording(history), spec, canary)
+        return replace(found, rate=rate or found.rate, stable_pods=stable or found.stable_pods)
+    if rate is None or stable is None:
+        raise BadInput("give --rate and --stable-pods, or --history")
+    return Traffic(rate=rate, stable_pods=stable, canary_pods=canary)

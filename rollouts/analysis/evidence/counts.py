@@ -215,6 +215,11 @@ class CountTest:
         return harm, min(relative, below)
 
     @property
+    def noise_pods(self) -> int:
+        """How many pods the noise estimate rests on; 0 means priors alone."""
+        return self._rate.dispersion.pods
+
+    @property
     def pace(self) -> Pace:
         """What a forecast starts from."""
         return Pace(info=self._rate.info, slope=1.0, phi=self._phi, sigma2=self._sigma2)

@@ -204,6 +204,11 @@ class GaugeTest:
             self._level.dispersion.forget(pod)
 
     @property
+    def noise_pods(self) -> int:
+        """How many pods the noise estimate rests on; 0 means priors alone."""
+        return self._level.dispersion.pods
+
+    @property
     def pace(self) -> Pace:
         """What a forecast starts from."""
         phi, sigma2 = self._noise

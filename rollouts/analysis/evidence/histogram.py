@@ -387,6 +387,11 @@ class HistogramTest:
                 channel.dispersion.forget(pod)
 
     @property
+    def noise_pods(self) -> int:
+        """How many pods the noise estimate rests on; 0 means priors alone."""
+        return self._body.dispersion.pods
+
+    @property
     def pace(self) -> Pace:
         """What a forecast starts from."""
         channel, (phi, sigma2) = self._display
