@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rollouts.lab.vllm.knobs import Knobs, apply_knobs
+from rollouts.lab.vllm.knobs import Knobs, apply_knobs, knobs_to_json
 from rollouts.lab.vllm.latency import LatencyProfile
 
 __all__ = ["PodSpec", "pod_spec_from_json", "pod_spec_to_json"]
@@ -41,25 +41,6 @@ class PodSpec:
     knobs: Knobs = Knobs()  # noqa: RUF009  # frozen, one default for all
 
 
-_PLAIN = (
-    "name",
-    "address",
-    "port",
-    "namespace",
-    "served_model",
-    "model",
-    "max_loras",
-    "runtime_lora",
-    "max_num_seqs",
-    "max_model_len",
-    "max_queued",
-    "kv_tokens",
-    "api_key",
-    "seed",
-    "speed",
-)
-
-
 def pod_spec_from_json(document: Mapping[str, Any]) -> PodSpec:
     """Read what ``pod_spec_to_json`` wrote, or a person: missing fields take their defaults.
 
@@ -72,9 +53,5 @@ def pod_spec_from_json(document: Mapping[str, Any]) -> PodSpec:
 
 
 def pod_spec_to_json(spec: PodSpec) -> dict[str, Any]:
-    """All fields but latency and knobs, which a child process gets as they are by default."""
-    return {
-        **{name: getattr(spec, name) for name in _PLAIN},
-        "labels": dict(spec.labels),
-        "adapters": dict(spec.adapters),
-    }
+    """All fields, for a child process that hosts the pod."""
+    return {**asdict(spec), "knobs": knobs_to_json(spec.knobs)}

@@ -352,14 +352,16 @@ def test_a_service_selects_pods_and_its_port_names_the_target() -> None:
     assert conditions(made) == OK
 
 
-@pytest.mark.parametrize(("mode", "fail_open"), [("FailOpen", True), ("FailClose", False), (None, False)])
+@pytest.mark.parametrize(
+    ("mode", "fail_open"), [("FailOpen", True), ("FailClose", False), ("", False), (None, False)]
+)
 @pytest.mark.parametrize(("group", "key"), [(ALPHA, "extensionRef"), (V1, "endpointPickerRef")])
 def test_the_picker_annotation_switches_the_picker_on(
     group: str, key: str, mode: str | None, fail_open: bool
 ) -> None:
     found = pool_v1("p") if group == V1 else pool("p")
     found["metadata"]["annotations"] = {PICKER_ANNOTATION: "127.0.0.1:9002"}
-    found["spec"][key] = {"name": "epp", **({"failureMode": mode} if mode else {})}
+    found["spec"][key] = {"name": "epp", **({} if mode is None else {"failureMode": mode})}
     pools = {"v1": [found]} if group == V1 else {"alpha": [found]}
     made = world([route(rules=[{"backendRefs": [ref("p", group=group)]}])], **pools)
 

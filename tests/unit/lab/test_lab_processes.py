@@ -14,7 +14,7 @@ import pytest
 from rollouts.lab.processes import ChildProcess, free_port, port_is_free
 from rollouts.lab.testing.polling import eventually
 
-FOREVER = "import signal; signal.pause()"
+FOREVER = "import signal; print('up', flush=True); signal.pause()"
 
 
 def alive(pid: int) -> bool:
@@ -73,6 +73,8 @@ asyncio.run(main())
         assert process.stdout is not None
         lines = iter(process.stdout.readline, b"")
         pid = int(next(line for line in lines if line.strip().isdigit()))
+        # Before that it is the launcher, which notices the death of its parent by another way.
+        await eventually(lambda: "up" in (tmp_path / "log").read_text())
         assert alive(pid)
         os.kill(process.pid, signal.SIGKILL)
 

@@ -1,11 +1,18 @@
-"""Knobs as a person writes them."""
+"""Knobs as a person writes them, and specifications on their way to another process."""
 
 from __future__ import annotations
 
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
+from rollouts.lab.processes import ChildProcess
+from rollouts.lab.testing.polling import eventually
+from rollouts.lab.vllm import LatencyProfile, PodSpec, pod_spec_from_json, pod_spec_to_json
 from rollouts.lab.vllm.knobs import ErrorKind, KnobError, Knobs, apply_knobs, knobs_to_json
 
 
@@ -47,3 +54,31 @@ def test_a_bad_value_is_refused_by_name(changes: dict[str, Any], message: str) -
 def test_what_is_shown_can_be_set_again() -> None:
     knobs = Knobs(ttft=1.5, errors=0.1, error_kind=ErrorKind.SSE, ready=False, waiting=3)
     assert apply_knobs(Knobs(), knobs_to_json(knobs)) == knobs
+
+
+def test_a_pod_specification_survives_the_way_to_a_child_process() -> None:
+    spec = PodSpec(
+        name="p",
+        address="127.0.0.9",
+        labels={"release": "a"},
+        adapters={"v1": "/v1"},
+        latency=LatencyProfile(first_token=0.5),
+        knobs=Knobs(errors=0.1, error_kind=ErrorKind.SSE),
+    )
+    assert pod_spec_from_json(json.loads(json.dumps(pod_spec_to_json(spec)))) == spec
+
+
+async def test_pods_can_be_hosted_by_a_child_process(client: aiohttp.ClientSession, tmp_path: Path) -> None:
+    specs = [PodSpec(name=f"p{n}", address=f"127.77.254.{n}", adapters={"v1": "/v1"}) for n in (1, 2)]
+    pods = tmp_path / "pods.json"
+    pods.write_text(json.dumps([pod_spec_to_json(spec) for spec in specs]))
+    command = [sys.executable, "-m", "rollouts.lab.vllm", str(pods)]
+    child = ChildProcess("pods", command, log_path=tmp_path / "pods.log")
+    await child.start()
+    await eventually(lambda: "ready" in child.log_path.read_text())
+    for spec in specs:
+        async with client.get(f"http://{spec.address}:8000/v1/models") as answer:
+            assert len((await answer.json())["data"]) == 2
+    await child.stop()
+
+    assert child.returncode == 0
