@@ -36,6 +36,7 @@ _LOG_SHIFTS = tuple(math.log1p(shift) for shift in BODY_SHIFTS)
 _PRIOR = DispersionPrior(phi=1.5, tau=0.05)
 _TAIL_PRIOR = DispersionPrior(phi=1.3, tau=0.05)
 _MIN_SLOPE = 0.02
+_TOO_COARSE = "bucket too coarse"
 _TAIL_PRODUCT = 0.25
 _TAIL_TOLERANCE = 1.5
 _PARTS = ("body", "slowest tenth", "slowest fiftieth", "mean")
@@ -165,7 +166,9 @@ class HistogramTest:
             series = self._metric.series
             forced = isinstance(series, HistogramSeries) and series.coarse
             self._coarse = (forced or self._shape.coarse) and math.isfinite(data.canary[0].values[-1])
-        self._unusable = "" if self._shape.massive_bounds >= 2 or self._coarse else "bucket too coarse"
+        self._unusable = (
+            "" if whole.usable or self._shape.massive_bounds >= 2 or self._coarse else _TOO_COARSE
+        )
         seen: list[tuple[str, float, float]] = []
         for pod, c_rows, s_rows in strata(data.canary, data.stable, context.coupled):
             canary, stable = _Rows.of(c_rows, width), _Rows.of(s_rows, width)
