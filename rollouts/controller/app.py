@@ -1,0 +1,182 @@
+"""The controller process: caches, sources, lease, work queues, and their orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from rollouts.analysis.sources.scraper import PodScraper
+from rollouts.controller.assembly import Parts, assemble, open_sources, pool_endpoints, share_counter
+from rollouts.controller.caches import Caches
+from rollouts.controller.housekeeping import prune_runs
+from rollouts.controller.metrics import ControllerMetrics
+from rollouts.controller.settings import Settings
+from rollouts.kube.client import KubeClient
+from rollouts.kube.writeguard import GuardedClient, RequestRecord
+from rollouts.runtime.clock import Clock
+from rollouts.runtime.election import LeaderElector, Leadership, unique_identity
+from rollouts.runtime.fencing import FencedClient, WriteFence
+from rollouts.runtime.lease import LeaseConfig
+from rollouts.runtime.objects import ObjectKey
+from rollouts.runtime.worker import Outcome, WorkerConfig, WorkerPool
+from rollouts.runtime.workqueue import WorkQueue
+
+__all__ = ["Controller"]
+
+_log = structlog.get_logger(__name__)
+
+LEASE_NAME = "inference-rollouts"
+_RESYNC_SECONDS = 300
+_PRUNE_SECONDS = 60
+_STATS_SECONDS = 5
+
+
+class Controller:
+    """Everything that one process runs. ``run`` ends after ``stop``, or raises when a part fails."""
+
+    def __init__(self, client: KubeClient, settings: Settings, clock: Clock) -> None:
+        self.settings = settings
+        self.metrics = ControllerMetrics()
+        self._clock = clock
+        self._client = client
+        self._fence = WriteFence(clock)
+        counted = GuardedClient(FencedClient(client, self._fence), lambda: True, on_request=self._count)
+        self.caches = Caches(counted, clock, namespace=settings.namespace)
+        self._scraper = PodScraper(clock)
+        endpoints = pool_endpoints(self.caches)
+        self._sources = open_sources(settings.sources, endpoints, self._scraper, clock)
+        self.parts: Parts = assemble(
+            counted,
+            clock,
+            caches=self.caches,
+            sources=self._sources,
+            shares=share_counter(self.caches, self._scraper, clock),
+            metrics=self.metrics,
+            gitops_managers=settings.gitops_managers,
+        )
+        self._writer = counted
+        self._rollout_queue: WorkQueue[ObjectKey] = WorkQueue(clock)
+        self._run_queue: WorkQueue[ObjectKey] = WorkQueue(clock)
+        self._stopping = asyncio.Event()
+        self._elector: LeaderElector | None = None
+        self.leading = False
+
+    def stop(self) -> None:
+        """Ask ``run`` to end: finish what is being written, hand the lease over."""
+        self._stopping.set()
+        if self._elector is not None:
+            self._elector.stop()
+
+    async def run(self) -> None:
+        """Run until stopped. Raises LeaseLost, or what a part raised."""
+        async with asyncio.TaskGroup() as group:
+            background = [group.create_task(self._scraper.run(), name="scraper")]
+            background += [
+                group.create_task(reflector.run(), name=f"reflector-{reflector.resource.plural}")
+                for reflector in self.caches.reflectors
+            ]
+            try:
+                await self._until_stopped(self.caches.wait_for_sync())
+                if not self._stopping.is_set():
+                    await self._lead()
+            finally:
+                for task in background:
+                    task.cancel()
+                for source in self._sources.values():
+                    await source.close()
+
+    async def _until_stopped(self, waiting: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(waiting)
+        stop = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+        for pending in (task, stop):
+            if not pending.done():
+                pending.cancel()
+        if task.done() and not task.cancelled():
+            task.result()
+
+    async def _lead(self) -> None:
+        _log.info("caches_synced", rollouts=len(self.caches.rollouts), pods=len(self.caches.pods))
+        if not self.settings.leader_elect:
+            self._fence.open_for_ever()
+            await self._work(Leadership(epoch=0, stopping=self._stopping))
+            return
+        config = LeaseConfig(namespace=self.settings.lease_namespace, name=LEASE_NAME)
+        self._elector = LeaderElector(self._client, config, unique_identity(), self._clock, self._fence)
+        if self._stopping.is_set():
+            return
+        await self._elector.run(self._work)
+
+    async def _work(self, leadership: Leadership) -> None:
+        self.leading = True
+        self.metrics.leader.set(1)
+        _log.info("leading", epoch=leadership.epoch)
+        pools = [
+            self._pool("rollout", self._rollout_queue, self.parts.rollouts.reconcile),
+            self._pool("analysisrun", self._run_queue, self.parts.runs.reconcile),
+        ]
+        self.caches.on_rollout_change(self._rollout_queue.add)
+        self.caches.runs.subscribe(self._run_queue.add)
+        self._resync()
+        scheduler = self._housekeeping()
+        try:
+            async with asyncio.TaskGroup() as group:
+                for pool in pools:
+                    group.create_task(pool.run())
+                await leadership.stopping.wait()
+                for pool in pools:
+                    await pool.stop()
+        finally:
+            scheduler.shutdown(wait=False)
+            self.leading = False
+            self.metrics.leader.set(0)
+
+    def _pool(
+        self,
+        name: str,
+        queue: WorkQueue[ObjectKey],
+        reconcile: Callable[[ObjectKey], Awaitable[float | None]],
+    ) -> WorkerPool[ObjectKey]:
+        def observe(_key: ObjectKey, outcome: Outcome, seconds: float) -> None:
+            self.metrics.reconcile_seconds.labels(name, outcome.value).observe(seconds)
+
+        return WorkerPool(
+            queue,
+            reconcile,
+            self._clock,
+            config=WorkerConfig(workers=self.settings.workers),
+            observe=observe,
+        )
+
+    # --- housekeeping ---
+
+    def _housekeeping(self) -> AsyncIOScheduler:
+        scheduler = AsyncIOScheduler(timezone="UTC")
+        scheduler.add_job(self._resync, "interval", seconds=_RESYNC_SECONDS, jitter=30)
+        scheduler.add_job(self._prune, "interval", seconds=_PRUNE_SECONDS, max_instances=1)
+        scheduler.add_job(self._publish_stats, "interval", seconds=_STATS_SECONDS)
+        scheduler.start()
+        return scheduler
+
+    def _resync(self) -> None:
+        """Look at everything again: the safety net under the watches. It writes nothing where nothing changed."""
+        for key in self.caches.rollouts:
+            self._rollout_queue.add(key)
+        for key in self.caches.runs:
+            self._run_queue.add(key)
+
+    async def _prune(self) -> None:
+        await prune_runs(self._writer, self.caches)
+
+    def _publish_stats(self) -> None:
+        for name, queue in (("rollout", self._rollout_queue), ("analysisrun", self._run_queue)):
+            stats = queue.stats()
+            self.metrics.queue_depth.labels(name).set(stats.depth)
+            self.metrics.queue_oldest.labels(name).set(stats.oldest_age)
+
+    def _count(self, record: RequestRecord) -> None:
+        self.metrics.api_requests.labels(record.verb, record.plural, str(record.status)).inc()

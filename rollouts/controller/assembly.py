@@ -1,0 +1,102 @@
+"""Putting the controller together from its parts; no decisions, no waiting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from rollouts.analysis.sources.base import Endpoint, Endpoints, Source
+from rollouts.analysis.sources.pods import PodsSource
+from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
+from rollouts.analysis.sources.scraper import PodScraper
+from rollouts.analysis.types import ArmRef
+from rollouts.controller.caches import Caches
+from rollouts.controller.events import EventRecorder
+from rollouts.controller.gates import Gates
+from rollouts.controller.metrics import ControllerMetrics
+from rollouts.controller.observing import DEFAULT_GITOPS_MANAGERS, Gatherer, ShareSource
+from rollouts.controller.performing import Performer
+from rollouts.controller.rollouts import RolloutReconciler
+from rollouts.controller.runs import RunReconciler
+from rollouts.controller.shares import ShareCounter
+from rollouts.engine.actions import WriteTraffic
+from rollouts.kube.client import KubeClient
+from rollouts.runtime.clock import Clock
+
+__all__ = ["Parts", "assemble", "open_sources", "pool_endpoints"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The assembled controller: two reconcilers over one set of caches."""
+
+    caches: Caches
+    rollouts: RolloutReconciler
+    runs: RunReconciler
+    metrics: ControllerMetrics
+    sources: Mapping[str, Source]
+
+
+def pool_endpoints(caches: Caches) -> Endpoints:
+    """Ready pods of an arm, from the caches."""
+
+    def endpoints(namespace: str, arm: ArmRef) -> list[Endpoint]:
+        pool = caches.pool(arm.group, namespace, arm.name)
+        if pool is None:
+            return []
+        return [
+            Endpoint(pod=found.pod, ip=found.ip, port=pool.port)
+            for found in caches.endpoints(pool)
+            if found.ready
+        ]
+
+    return endpoints
+
+
+def open_sources(
+    configured: Mapping[str, PrometheusConfig], endpoints: Endpoints, scraper: PodScraper, clock: Clock
+) -> dict[str, Source]:
+    """All sources by name: the configured servers, ``pods``, and ``default`` where none is configured."""
+    pods = PodsSource(scraper, endpoints, clock)
+    sources: dict[str, Source] = {
+        name: PrometheusSource(name, config, endpoints) for name, config in configured.items()
+    }
+    sources["pods"] = pods
+    sources.setdefault("default", pods)
+    return sources
+
+
+def assemble(
+    client: KubeClient,
+    clock: Clock,
+    *,
+    caches: Caches,
+    sources: Mapping[str, Source],
+    shares: ShareSource,
+    metrics: ControllerMetrics | None = None,
+    gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
+    on_traffic_write: Callable[[WriteTraffic], None] = lambda _: None,
+) -> Parts:
+    """The reconcilers over ``caches``; ``client`` is the one that writes (behind the fence)."""
+    metrics = metrics or ControllerMetrics()
+    gates = Gates(caches, frozenset(sources))
+    events = EventRecorder(client, clock)
+
+    def written(action: WriteTraffic) -> None:
+        metrics.traffic_writes.labels(action.reason.value).inc()
+        on_traffic_write(action)
+
+    gatherer = Gatherer(caches, shares, gates, gitops_managers=gitops_managers)
+    performer = Performer(client, caches, events, gates, on_traffic_write=written)
+    return Parts(
+        caches=caches,
+        rollouts=RolloutReconciler(gatherer, performer, clock, metrics),
+        runs=RunReconciler(client, caches, sources, clock),
+        metrics=metrics,
+        sources=sources,
+    )
+
+
+def share_counter(caches: Caches, scraper: PodScraper, clock: Clock) -> ShareCounter:
+    """A share counter over the caches' pools."""
+    return ShareCounter(scraper, pool_endpoints(caches), clock)
