@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import socket
+import time
+import weakref
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -19,7 +22,15 @@ from rollouts.kube.credentials import Credentials
 from rollouts.kube.errors import ApiTimeout, ApiUnavailable, Invalid, KubeError
 from rollouts.kube.statuses import error_from_answer
 
-__all__ = ["Connection", "Impersonation", "Request", "error_of", "parse_object", "reason_of"]
+__all__ = [
+    "Connection",
+    "ConnectionPool",
+    "Impersonation",
+    "Request",
+    "error_of",
+    "parse_object",
+    "reason_of",
+]
 
 Object = dict[str, Any]
 _JSON = "application/json"
@@ -28,6 +39,7 @@ _NO_LIMIT = aiohttp.ClientTimeout(total=None)
 _MAX_BODY = 64 * 1024 * 1024
 # Seconds of silence, then between probes, and probes: a dead peer is noticed within a minute.
 _KEEPALIVE = (30, 10, 3)
+_GOODBYE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +62,12 @@ class Request:
     accept: str = _JSON
 
     @property
+    def guarded(self) -> bool:
+        """Whether this is a JSON patch with a precondition."""
+        operations = self.body if self.patch is PatchKind.JSON and isinstance(self.body, list) else ()
+        return any(isinstance(item, dict) and item.get("op") == "test" for item in operations)
+
+    @property
     def data(self) -> bytes | None:
         """The body as sent. Raises Invalid for what JSON cannot say."""
         if self.body is None:
@@ -60,48 +78,62 @@ class Request:
             raise Invalid(f"the request body is not JSON: {error}") from None
 
 
-def _keepalive_socket(
-    address: tuple[socket.AddressFamily | int, socket.SocketKind | int, int, str, Any],
-) -> socket.socket:
-    family, kind, protocol, _, _ = address
-    made = socket.socket(family, kind, protocol)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in zip(("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"), _KEEPALIVE, strict=True):
-        if hasattr(socket, name):
-            made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return made
+class ConnectionPool:
+    """The session and its sockets. ``close`` leaves none of them open."""
 
+    def __init__(self) -> None:
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self.session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, socket_factory=self._keepalive_socket),
+            headers={
+                "User-Agent": f"inference-rollouts/{version('inference-rollouts')}",
+                # No compression: nothing that inflates, and a cluster's network does not need it.
+                "Accept-Encoding": "identity",
+            },
+            trust_env=False,
+        )
 
-def _new_session() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, socket_factory=_keepalive_socket),
-        headers={
-            "User-Agent": f"inference-rollouts/{version('inference-rollouts')}",
-            # No compression: nothing that inflates, and loopback or a cluster network does not need it.
-            "Accept-Encoding": "identity",
-        },
-        trust_env=False,
-    )
+    async def close(self) -> None:
+        """Close all; a TLS connection that is saying goodbye is waited for, a second at most."""
+        await self.session.close()
+        end = time.monotonic() + _GOODBYE_SECONDS
+        while self._open() and time.monotonic() < end:  # noqa: ASYNC110 - sockets tell nobody
+            await asyncio.sleep(0.01)
+
+    def _open(self) -> bool:
+        return any(item.fileno() >= 0 for item in self._sockets)
+
+    def _keepalive_socket(
+        self, address: tuple[socket.AddressFamily | int, socket.SocketKind | int, int, str, Any]
+    ) -> socket.socket:
+        family, kind, protocol, _, _ = address
+        made = socket.socket(family, kind, protocol)
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in zip(("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"), _KEEPALIVE, strict=True):
+            if hasattr(socket, name):
+                made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        self._sockets.add(made)
+        return made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Connection:
-    """Sends requests. ``deadline`` is the total time of one, in seconds; copies share the session."""
+    """Sends requests. ``deadline`` is the total time of one, in seconds; copies share the pool."""
 
     credentials: Credentials
     deadline: float
     impersonate: Impersonation | None = None
-    session: aiohttp.ClientSession = field(default_factory=_new_session)
+    pool: ConnectionPool = field(default_factory=ConnectionPool)
 
     def changed(self, **changes: Any) -> Connection:
-        """A copy on the same session."""
+        """A copy on the same pool."""
         return replace(self, **changes)
 
     async def answer(self, request: Request) -> Object:
         """Send one request and read its answer, a JSON object, within the deadline."""
         async with self._limits(request), await self.send(request, _NO_LIMIT) as response:
             if not 200 <= response.status < 300:
-                raise await error_of(response, request.patch)
+                raise await error_of(response, guarded=request.guarded)
             return parse_object(await _read(response))
 
     async def succeeds(self, request: Request) -> bool:
@@ -128,11 +160,12 @@ class Connection:
         data = request.data
         for renew in (False, True):
             token = await self.credentials.authorization(renew=renew)
-            response = await self.session.request(
+            response = await self.pool.session.request(
                 request.method,
                 self.credentials.host + request.path,
                 params={key: value for key, value in request.params.items() if value},
-                data=data,
+                # A stream is sent in pieces; aiohttp warns of large bodies that are not.
+                data=None if data is None else io.BytesIO(data),
                 headers=self._headers(request, token),
                 ssl=self.credentials.tls(),
                 server_hostname=self.credentials.server_name,
@@ -169,10 +202,10 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
     return b"".join(chunks)
 
 
-async def error_of(response: aiohttp.ClientResponse, patch: PatchKind | None = None) -> KubeError:
+async def error_of(response: aiohttp.ClientResponse, *, guarded: bool = False) -> KubeError:
     """The error of an answer outside 2xx."""
     retry_after = response.headers.get("Retry-After")
-    return error_from_answer(response.status, await _read(response), retry_after=retry_after, patch=patch)
+    return error_from_answer(response.status, await _read(response), retry_after=retry_after, guarded=guarded)
 
 
 def parse_object(body: bytes) -> Object:

@@ -74,7 +74,7 @@ class HttpKubeClient:
     async def close(self) -> None:
         """Close the connections; of a client derived from another one, nothing."""
         if self._owns_session:
-            await self._connection.session.close()
+            await self._connection.pool.close()
 
     def with_deadline(self, seconds: float) -> HttpKubeClient:
         """The same client with another deadline, on the same connections."""
@@ -149,9 +149,12 @@ class HttpKubeClient:
                     async with response:
                         raise await error_of(response)
             async with response:
-                async for chunk in response.content.iter_any():
-                    for line in splitter.feed(chunk):
-                        yield _event(line)
+                try:
+                    async for chunk in response.content.iter_any():
+                        for line in splitter.feed(chunk):
+                            yield _event(line)
+                finally:
+                    _abort(response)
         except TimeoutError:
             raise ApiTimeout(f"the watch of {resource.plural} is silent: given up as half-open") from None
         except (aiohttp.ClientError, OSError) as error:
@@ -263,6 +266,12 @@ def _path(resource: Resource, namespace: str | None, name: str = "", subresource
     if name in (".", ".."):
         raise Invalid(f"{name!r} is not the name of an object")
     return resource.path(space, quote(name, safe="") or None, subresource)
+
+
+def _abort(response: aiohttp.ClientResponse) -> None:
+    """Drop a watch's connection at once; at the end of the stream it is already back in the pool."""
+    if response.connection and response.connection.transport:
+        response.connection.transport.abort()
 
 
 def _event(line: bytes) -> WatchEvent:

@@ -1,8 +1,9 @@
 """From an answer of the API server to our errors: one pure function, because every retry depends on it.
 
 The codes and reasons are those of Kubernetes' API conventions, "Response Status Kind". Two cases are not
-what they seem: a ``test`` of a JSON patch that does not hold is answered 422, and a kind that is not
-served is a 404 that names no object.
+what they seem. A JSON patch that does not apply, be it for a ``test`` that does not hold, is answered 422
+with an empty ``details`` (seen on kube-apiserver 1.36); an object that breaks its schema is a 422 too, but
+names the object. And a kind that is not served is a 404 that names no object.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rollouts.kube.client import PatchKind
 from rollouts.kube.errors import (
     AlreadyExists,
     ApiTimeout,
@@ -32,7 +32,6 @@ __all__ = ["error_from_answer", "error_from_status", "retry_after_seconds"]
 _MAX_MESSAGE = 1000
 # A server that asks for more is not believed: the caller looks again after this long.
 _MAX_RETRY_AFTER = 300.0
-_TEST_FAILED = ("test failed", "error in test for path")
 
 
 def retry_after_seconds(header: str | None) -> float:
@@ -45,9 +44,12 @@ def retry_after_seconds(header: str | None) -> float:
 
 
 def error_from_answer(
-    status: int, body: bytes, *, retry_after: str | None = None, patch: PatchKind | None = None
+    status: int, body: bytes, *, retry_after: str | None = None, guarded: bool = False
 ) -> KubeError:
-    """The error for an HTTP answer outside 2xx. ``body`` may be anything; ``patch`` is what was sent."""
+    """The error for an HTTP answer outside 2xx. ``body`` may be anything.
+
+    ``guarded``: a JSON patch with a ``test`` was sent; that it does not apply then means Conflict.
+    """
     try:
         parsed = json.loads(body)
     except (ValueError, RecursionError):
@@ -55,7 +57,7 @@ def error_from_answer(
     if not isinstance(parsed, dict) or parsed.get("kind") != "Status":
         text = body[:_MAX_MESSAGE].decode(errors="replace").strip()
         parsed = {"message": text or "the answer has no text"}
-    return error_from_status(status, parsed, retry_after=retry_after, patch=patch)
+    return error_from_status(status, parsed, retry_after=retry_after, guarded=guarded)
 
 
 def error_from_status(
@@ -63,7 +65,7 @@ def error_from_status(
     body: Mapping[str, Any],
     *,
     retry_after: str | None = None,
-    patch: PatchKind | None = None,
+    guarded: bool = False,
 ) -> KubeError:
     """The error for a Status object, of an HTTP answer or of an ERROR event in a watch."""
     message = str(body.get("message") or body.get("reason") or f"HTTP {status}")[:_MAX_MESSAGE]
@@ -74,8 +76,8 @@ def error_from_status(
         return (
             AlreadyExists(message, status=409) if reason == "AlreadyExists" else Conflict(message, status=409)
         )
-    if status == 422 and patch is PatchKind.JSON and any(text in message for text in _TEST_FAILED):
-        return Conflict(message, status=422)
+    if status == 422 and guarded and not _named(body.get("details")):
+        return Conflict(f"{message}: the object is not what the patch was made for", status=422)
     if status == 429:
         return TooManyRequests(message, retry_after=retry_after_seconds(retry_after))
     if status in (401, 403):
@@ -91,5 +93,8 @@ def error_from_status(
 
 def _not_found(message: str, details: Any) -> KubeError:
     """A missing object is named in ``details``; a missing kind cannot be."""
-    named = isinstance(details, Mapping) and details.get("name")
-    return NotFound(message, status=404) if named else KindNotServed(message, status=404)
+    return NotFound(message, status=404) if _named(details) else KindNotServed(message, status=404)
+
+
+def _named(details: Any) -> bool:
+    return isinstance(details, Mapping) and bool(details.get("name"))

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import socket
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import aiohttp
@@ -17,14 +17,15 @@ from rollouts.kube.client import Resource
 from rollouts.kube.errors import KubeError
 from rollouts.kube.http import HttpKubeClient, open_client
 from rollouts.lab.controlplane.errors import ControlPlaneError
-from rollouts.lab.controlplane.processes import Child
 from rollouts.lab.kubeconfig import write_kubeconfig
+from rollouts.lab.processes import ChildProcess
 
 __all__ = ["RealControlPlane"]
 
 _NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 _ADMIN = "lab-admin"
 _START_SECONDS = 60.0
+_STOP_SECONDS = 10.0
 # Ports are chosen by binding and releasing; another process may take one in between.
 _ATTEMPTS = 3
 
@@ -60,7 +61,7 @@ class RealControlPlane:
         groups = {_ADMIN: ("system:masters",), **(users or {})}
         self._users = {name: (secrets.token_urlsafe(24), member_of) for name, member_of in groups.items()}
         self._etcd_url = ""
-        self._children: list[Child] = []
+        self._children: list[ChildProcess] = []
 
     async def start(self) -> None:
         """Start both, wait until they are ready. Raises ControlPlaneError; nothing is left running."""
@@ -81,7 +82,7 @@ class RealControlPlane:
     async def stop(self) -> None:
         """Stop the API server, then etcd."""
         while self._children:
-            await self._children.pop().stop()
+            await self._children.pop().stop(grace=_STOP_SECONDS)
 
     async def compact(self) -> None:
         """Compact etcd's history up to now, over its JSON gateway: old list pages get 410."""
@@ -118,11 +119,14 @@ class RealControlPlane:
         client_port, peer_port, api_port = _free_ports(3)
         self._etcd_url = f"http://127.0.0.1:{client_port}"
         self.server = f"https://127.0.0.1:{api_port}"
-        etcd = Child("etcd", self._directory / "etcd.log")
-        apiserver = Child("kube-apiserver", self._directory / "kube-apiserver.log")
-        self._children = [etcd, apiserver]
-        await etcd.start(self._etcd_command(attempt, f"http://127.0.0.1:{peer_port}"))
-        await apiserver.start(self._apiserver_command(api_port))
+        commands = {
+            "etcd": self._etcd_command(attempt, f"http://127.0.0.1:{peer_port}"),
+            "kube-apiserver": self._apiserver_command(api_port),
+        }
+        for name, command in commands.items():
+            child = ChildProcess(name, command, log_path=self._directory / f"{name}.log")
+            self._children.append(child)
+            await child.start()
         await self._wait_ready(api_port)
 
     def _etcd_command(self, attempt: int, peer: str) -> list[str]:
@@ -177,7 +181,8 @@ class RealControlPlane:
 
     def _check(self) -> None:
         for child in self._children:
-            child.check()
+            if child.returncode is not None:
+                raise ControlPlaneError(str(child.failure(f"ended with code {child.returncode}")))
 
 
 async def _accepts(port: int) -> bool:
@@ -186,6 +191,8 @@ async def _accepts(port: int) -> bool:
     except OSError:
         return False
     writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
     return True
 
 

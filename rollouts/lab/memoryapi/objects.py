@@ -81,7 +81,9 @@ def check_strings(kind: Kind, metadata: Object, field: str) -> None:
         )
 
 
-def check_preconditions(kind: Kind, name: str, old: Object, *, uid: str, resource_version: str) -> None:
+def check_preconditions(
+    kind: Kind, name: str, old: Object, *, uid: str = "", resource_version: str = ""
+) -> None:
     """Optimistic locking. Raises Conflict."""
     metadata = old["metadata"]
     if uid and uid != metadata["uid"]:

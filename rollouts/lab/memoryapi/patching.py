@@ -7,7 +7,7 @@ from typing import Any
 
 from rollouts.kube.errors import Conflict, Invalid
 
-__all__ = ["PatchTestFailed", "json_patch", "merge_patch", "strategic_merge_patch"]
+__all__ = ["PatchOutdated", "json_patch", "merge_patch", "strategic_merge_patch"]
 
 # kube-apiserver refuses longer JSON patches (maxJSONPatchOperations).
 _MAX_OPERATIONS = 10_000
@@ -27,11 +27,8 @@ _MERGE_KEYS: dict[str, tuple[str, ...]] = {
 _MISSING = object()
 
 
-class PatchTestFailed(Conflict):
-    """A ``test`` of a JSON patch does not hold. A real server answers 422, and so do we over HTTP."""
-
-    def __init__(self, pointer: str) -> None:
-        super().__init__(f"testing value {pointer} failed: test failed", status=422)
+class PatchOutdated(Conflict):
+    """A JSON patch with a ``test`` does not apply. A real server answers 422, and so do we over HTTP."""
 
 
 def _refuse(message: str) -> Invalid:
@@ -89,8 +86,10 @@ def _take(doc: Any, pointer: str) -> Any:
 
 
 def _replace(doc: Any, pointer: str, value: Any) -> None:
+    """As kube-apiserver does, and unlike RFC 6902: a missing member of a map is added."""
     node, part = _parent(doc, pointer)
-    _child(node, part, pointer)
+    if not isinstance(node, dict):
+        _child(node, part, pointer)
     node[int(part) if isinstance(node, list) else part] = value
 
 
@@ -102,7 +101,7 @@ def _test(doc: Any, pointer: str, value: Any) -> None:
     except Invalid:
         node = None
     if node != value:
-        raise PatchTestFailed(pointer)
+        raise _refuse(f"testing value {pointer} failed: test failed")
 
 
 def _apply_one(doc: Any, operation: Mapping[str, Any]) -> None:
@@ -125,13 +124,17 @@ def _apply_one(doc: Any, operation: Mapping[str, Any]) -> None:
 
 
 def json_patch(doc: dict[str, Any], operations: Any) -> dict[str, Any]:
-    """``doc`` changed in place. Raises PatchTestFailed, Invalid (400 not a list, 422 does not apply)."""
+    """``doc`` changed in place. Raises PatchOutdated, Invalid (400 not a list, 422 does not apply)."""
     if not isinstance(operations, list) or not all(isinstance(item, dict) for item in operations):
         raise Invalid("a JSON patch is a list of operations", status=400)
     if len(operations) > _MAX_OPERATIONS:
         raise Invalid(f"a JSON patch has at most {_MAX_OPERATIONS} operations", status=413)
+    guarded = any(operation.get("op") == "test" for operation in operations)
     for operation in operations:
-        _apply_one(doc, operation)
+        try:
+            _apply_one(doc, operation)
+        except Invalid as error:
+            raise PatchOutdated(str(error), status=422) if guarded else error from None
     return doc
 
 

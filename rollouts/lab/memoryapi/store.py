@@ -331,8 +331,11 @@ class MemoryApi:
         return self._out(where, self._storage.put(where, new, owners, old=None))
 
     def _check_lock(self, where: Where, stored: Stored, new: Object) -> None:
-        uid, revision = (str(new["metadata"].get(field) or "") for field in ("uid", "resourceVersion"))
-        check_preconditions(where.kind, where.name, stored.obj, uid=uid, resource_version=revision)
+        revision = str(new["metadata"].get("resourceVersion") or "")
+        check_preconditions(where.kind, where.name, stored.obj, resource_version=revision)
+        if new["metadata"].get("uid", uid := stored.obj["metadata"]["uid"]) != uid:
+            subject = f'{where.kind.name} "{where.name}"'
+            raise Invalid(f"{subject} is invalid: metadata.uid: field is immutable", status=422)
 
     def _update(self, where: Where, stored: Stored, new: Object) -> Object:
         check_body(where.kind, where.version, where.namespace, new)
