@@ -1,0 +1,173 @@
+"""CEL rules of the CRDs, by model. ``rules`` holds the same rules in Python, for servers that evaluate no CEL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["CEL_RULES", "CelRule"]
+
+
+@dataclass(frozen=True, slots=True)
+class CelRule:
+    """One ``x-kubernetes-validations`` entry."""
+
+    rule: str
+    message: str
+
+    def json(self) -> dict[str, Any]:
+        """The entry."""
+        return {"rule": self.rule, "message": self.message}
+
+
+def _one(*fields: str, owner: str = "self") -> str:
+    return "[" + ", ".join(f"has({owner}.{field})" for field in fields) + "].exists_one(x, x)"
+
+
+def _one_text(*fields: str) -> str:
+    """Exactly one of these is set and not empty (strings) or set (objects, ending in *)."""
+    parts = [
+        f"has(self.{field.rstrip('*')})" + ("" if field.endswith("*") else f" && self.{field} != ''")
+        for field in fields
+    ]
+    return "[" + ", ".join(parts) + "].exists_one(x, x)"
+
+
+_WEIGHT = (
+    "!has(self.setWeight) || (type(self.setWeight) == int ? self.setWeight >= 0 && self.setWeight <= 100 : "
+    "string(self.setWeight).matches('^(100(\\\\.0{1,2})?|[0-9]{1,2}(\\\\.[0-9]{1,2})?)%$'))"
+)
+
+_DURATION = "string(self.duration).matches('^([0-9]+|([0-9]{1,7}(\\\\.[0-9]{1,3})?(ms|s|m|h|d))+)$')"
+
+CEL_RULES: dict[str, tuple[CelRule, ...]] = {
+    "TargetModel": (
+        CelRule(_one("pool", "adapter"), "exactly one of pool and adapter must be set"),
+        CelRule(
+            "has(self.pool) == has(oldSelf.pool)",
+            "pool and adapter never turn into each other: make a new Rollout",
+        ),
+    ),
+    "TrafficModel": (
+        CelRule(
+            _one("httpRoutes", "inferenceModel", "inferenceModelRewrite"),
+            "exactly one of httpRoutes, inferenceModel and inferenceModelRewrite must be set",
+        ),
+        CelRule(
+            "has(self.httpRoutes) == has(oldSelf.httpRoutes) && "
+            "has(self.inferenceModel) == has(oldSelf.inferenceModel) && "
+            "has(self.inferenceModelRewrite) == has(oldSelf.inferenceModelRewrite)",
+            "the kind of traffic cannot be changed: make a new Rollout",
+        ),
+        CelRule(
+            "!has(self.httpRoutes) || !has(oldSelf.httpRoutes) || "
+            "self.httpRoutes[0].name == oldSelf.httpRoutes[0].name",
+            "the name of the traffic object cannot be changed: make a new Rollout",
+        ),
+        CelRule(
+            "!has(self.inferenceModel) || !has(oldSelf.inferenceModel) || "
+            "self.inferenceModel.name == oldSelf.inferenceModel.name",
+            "the name of the traffic object cannot be changed: make a new Rollout",
+        ),
+        CelRule(
+            "!has(self.inferenceModelRewrite) || !has(oldSelf.inferenceModelRewrite) || "
+            "self.inferenceModelRewrite.name == oldSelf.inferenceModelRewrite.name",
+            "the name of the traffic object cannot be changed: make a new Rollout",
+        ),
+    ),
+    "HttpRouteModel": (
+        CelRule(
+            "!has(self.template) || !has(self.addBackend) || !self.addBackend",
+            "addBackend is for Adopted routes: leave it out with a template",
+        ),
+    ),
+    "StepModel": (
+        CelRule(
+            _one("setWeight", "pause", "analysis", "job", "setHeaderRoute"),
+            "exactly one of setWeight, pause, analysis, job and setHeaderRoute must be set",
+        ),
+        CelRule(_WEIGHT, 'setWeight must be a whole number from 0 to 100, or a percentage as "0.5%"'),
+    ),
+    "PauseModel": (
+        CelRule(
+            f"!has(self.duration) || {_DURATION}",
+            "duration must be seconds, or a text such as 90s, 10m or 1h30m",
+        ),
+    ),
+    "HeaderValueModel": (
+        CelRule(_one("exact", "prefix", "regex"), "exactly one of exact, prefix and regex must be set"),
+    ),
+    "StickyModel": (
+        CelRule(
+            _one_text("header", "cookie", "bodyField"),
+            "exactly one of header, cookie and bodyField must be set",
+        ),
+    ),
+    "CanaryModel": (
+        CelRule(
+            "!has(self.analysis) || !has(self.analysis.startingStep) || "
+            "self.analysis.startingStep < size(self.steps)",
+            "analysis.startingStep is past the last step: they are counted from 0",
+        ),
+    ),
+    "GateModel": (
+        CelRule(
+            "(has(self.templates) && size(self.templates) > 0) || (has(self.metrics) && size(self.metrics) > 0) || "
+            "(has(self.preset) && self.preset != '')",
+            "measures nothing: set templates, metrics or preset",
+        ),
+    ),
+    "BackgroundModel": (
+        CelRule(
+            "(has(self.templates) && size(self.templates) > 0) || (has(self.metrics) && size(self.metrics) > 0) || "
+            "(has(self.preset) && self.preset != '')",
+            "measures nothing: set templates, metrics or preset",
+        ),
+    ),
+    "MetricModel": (
+        CelRule(_one("query", "measure", "compare"), "exactly one of query, measure and compare must be set"),
+        CelRule(
+            "!has(self.count) || self.count < 2 || has(self.interval)",
+            "interval is needed with a count above 1",
+        ),
+        CelRule(
+            "!has(self.query) || !has(self.source) || self.source != 'pods'",
+            "source pods knows no PromQL: use measure, or a Prometheus source",
+        ),
+        CelRule(
+            "!has(self.compare) || (!has(self.successCondition) && !has(self.failureCondition))",
+            "compare takes no conditions: it has verdicts of its own",
+        ),
+    ),
+    "MeasureModel": (
+        CelRule(
+            _one_text("preset", "histogram", "counter*", "gauge"),
+            "exactly one of preset, histogram, counter and gauge must be set",
+        ),
+    ),
+    "CompareModel": (
+        CelRule(
+            _one_text("preset", "histogram", "counter*", "gauge"),
+            "exactly one of preset, histogram, counter and gauge must be set",
+        ),
+    ),
+    "RolloutSpecModel": (
+        CelRule(
+            "!has(self.target.pool) || has(self.traffic.httpRoutes)",
+            "a pool target needs traffic.httpRoutes: pools are split by the gateway",
+        ),
+        CelRule(
+            "!has(self.target.adapter) || !has(self.traffic.httpRoutes)",
+            "an adapter target needs traffic.inferenceModel or traffic.inferenceModelRewrite",
+        ),
+        CelRule(
+            "has(self.target.adapter) || !has(self.strategy.canary.sticky)",
+            "sticky needs target.adapter: two pools are split by the gateway",
+        ),
+        CelRule(
+            "!self.strategy.canary.steps.exists(s, has(s.setHeaderRoute)) || (has(self.traffic.httpRoutes) && "
+            "has(self.traffic.httpRoutes[0].template))",
+            "setHeaderRoute needs a Managed route (traffic.httpRoutes[0].template)",
+        ),
+    ),
+}

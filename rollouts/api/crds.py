@@ -1,0 +1,271 @@
+"""CustomResourceDefinitions from the models: structural schemas, CEL rules, printer columns.
+
+The pydantic models are the one source. What a structural schema forbids (``$ref``, ``anyOf``, nested defaults of
+null) is taken apart here; every rule across fields becomes an ``x-kubernetes-validations`` entry, with bounded
+lists and strings so that the API server's cost estimate stays within its budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from rollouts.api.analysis_models import AnalysisRunSpec, AnalysisTemplateSpec
+from rollouts.api.cel import CEL_RULES
+from rollouts.api.rollout_models import RolloutSpecModel
+from rollouts.api.status_models import AnalysisRunStatusModel, RolloutStatusModel
+
+__all__ = ["all_crds", "crd_files", "structural_schema"]
+
+Json = dict[str, Any]
+
+GROUP = "inferencerollouts.dev"
+VERSION = "v1alpha1"
+
+_KEPT = (
+    "type",
+    "description",
+    "default",
+    "enum",
+    "format",
+    "minimum",
+    "maximum",
+    "minLength",
+    "maxLength",
+    "minItems",
+    "maxItems",
+    "pattern",
+)
+_MAP_KEYS = {"conditions": ["type"]}
+
+
+def structural_schema(model: type[BaseModel]) -> Json:
+    """The structural schema of a model, references resolved, CEL rules attached."""
+    schema = model.model_json_schema(by_alias=True, mode="validation")
+    return _convert(schema, schema.get("$defs", {}))
+
+
+def _convert(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Json:
+    name, node = _resolve(node, definitions)
+    if node.get("x-kubernetes-int-or-string"):
+        return _int_or_string(node)
+    result: Json = {key: node[key] for key in _KEPT if key in node and node[key] is not None}
+    if "const" in node:
+        result["enum"] = [node["const"]]
+    for bound, exclusive in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
+        if bound in node:
+            result[exclusive], result[bound] = node[bound], True
+    if "default" in result and result["default"] in ("", [], None):
+        del result["default"]
+    if node.get("x-kubernetes-preserve-unknown-fields"):
+        kept = {key: result[key] for key in ("description",) if key in result}
+        return {"type": "object", "x-kubernetes-preserve-unknown-fields": True, **kept}
+    if node.get("type") == "object":
+        result |= _object(node, definitions)
+    if node.get("type") == "array":
+        result["items"] = _convert(node["items"], definitions)
+    rules = CEL_RULES.get(name or str(node.get("title", "")))
+    if rules:
+        result["x-kubernetes-validations"] = [rule.json() for rule in rules]
+    return result
+
+
+def _object(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Json:
+    properties = {}
+    for field, value in node.get("properties", {}).items():
+        properties[field] = _convert(value, definitions)
+        if field in _MAP_KEYS:
+            properties[field] |= {
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": _MAP_KEYS[field],
+            }
+        elif properties[field].get("type") == "array":
+            properties[field]["x-kubernetes-list-type"] = "atomic"
+    result: Json = {"properties": properties} if properties else {}
+    if node.get("required"):
+        result["required"] = sorted(node["required"])
+    return result
+
+
+def _resolve(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Follow ``$ref`` and "X or null"; outer keys (description, default) win. Also the definition's name."""
+    name, merged = "", dict(node)
+    while True:
+        if "$ref" in merged:
+            name = merged.pop("$ref").rsplit("/", 1)[1]
+            merged = {**definitions[name], **merged}
+            continue
+        options = merged.pop("anyOf", None)
+        if options is None:
+            return name, merged
+        real = [option for option in options if option.get("type") != "null"]
+        chosen = _one_of(real, definitions)
+        if chosen.get("default", 0) is None:
+            chosen.pop("default")
+        if merged.get("default", 0) is None:
+            merged.pop("default")
+        merged = {**chosen, **merged}
+
+
+def _one_of(options: list[Mapping[str, Any]], definitions: Mapping[str, Any]) -> Json:
+    """One schema for several: int or string, a number, or, failing that, anything."""
+    if len(options) == 1:
+        return dict(options[0])
+    types = {_resolve(option, definitions)[1].get("type") for option in options}
+    if any(option.get("x-kubernetes-int-or-string") for option in options) or types == {"integer", "string"}:
+        return {"x-kubernetes-int-or-string": True}
+    if types == {"number", "integer"}:
+        bounds = {key: option[key] for option in options for key in option}
+        return {**bounds, "type": "number"}
+    if types <= {"number", "integer", "string"}:
+        return {"x-kubernetes-int-or-string": True}
+    return {"x-kubernetes-preserve-unknown-fields": True, "x-any": True}
+
+
+def _int_or_string(node: Mapping[str, Any]) -> Json:
+    kept = {key: node[key] for key in ("description", "default") if node.get(key) is not None}
+    return {"x-kubernetes-int-or-string": True, "maxLength": 32, **kept}
+
+
+# --- the four kinds --------------------------------------------------------------------------------
+
+
+def _column(name: str, path: str, *, kind: str = "string", priority: int = 0, about: str = "") -> Json:
+    column: Json = {"name": name, "type": kind, "jsonPath": path}
+    if priority:
+        column["priority"] = priority
+    if about:
+        column["description"] = about
+    return column
+
+
+_AGE = _column("Age", ".metadata.creationTimestamp", kind="date")
+
+_ROLLOUT_COLUMNS = [
+    _column("Phase", ".status.phase"),
+    _column("Step", ".status.step", about="Step, counted from 1."),
+    _column("Weight", ".status.weightText", about="Share of the target."),
+    _column("Stable", ".status.stable.name"),
+    _column("Canary", ".status.canary.name"),
+    _column("Message", ".status.message", about="What, why, and what now."),
+    _AGE,
+    _column("Observed", ".status.weight.observed", priority=1),
+    _column("Attempt", ".status.attempt", kind="integer", priority=1),
+    _column("Target-Hash", ".status.canary.hash", priority=1),
+]
+
+_RUN_COLUMNS = [
+    _column("Phase", ".status.phase"),
+    _column("Rollout", ".spec.rollout"),
+    _column("Step", ".spec.step", kind="integer", about="0-based; empty for background analysis."),
+    _column("Message", ".status.message"),
+    _AGE,
+]
+
+
+def _kind(
+    kind: str,
+    plural: str,
+    short: str,
+    spec: type[BaseModel],
+    status: type[BaseModel] | None,
+    columns: list[Json],
+    *,
+    about: str,
+    scope: str = "Namespaced",
+) -> Json:
+    properties: Json = {
+        "apiVersion": {"type": "string", "description": "Version of this schema."},
+        "kind": {"type": "string", "description": f"Always {kind}."},
+        "metadata": {"type": "object"},
+        "spec": structural_schema(spec),
+    }
+    version: Json = {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "additionalPrinterColumns": columns,
+        "schema": {
+            "openAPIV3Schema": {
+                "type": "object",
+                "description": about,
+                "required": ["spec"],
+                "properties": properties,
+            }
+        },
+    }
+    if status is not None:
+        properties["status"] = structural_schema(status)
+        version["subresources"] = {"status": {}}
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": scope,
+            "names": {
+                "kind": kind,
+                "listKind": f"{kind}List",
+                "plural": plural,
+                "singular": kind.lower(),
+                "shortNames": [short],
+                "categories": ["inference-rollouts"],
+            },
+            "versions": [version],
+        },
+    }
+
+
+def all_crds() -> list[Json]:
+    """The four CRDs."""
+    template_columns = [_AGE]
+    return [
+        _kind(
+            "Rollout",
+            "rollouts",
+            "iro",
+            RolloutSpecModel,
+            RolloutStatusModel,
+            _ROLLOUT_COLUMNS,
+            about="Moves the traffic of a model step by step from one version to the next, while metrics pass.",
+        ),
+        _kind(
+            "AnalysisRun",
+            "analysisruns",
+            "iar",
+            AnalysisRunSpec,
+            AnalysisRunStatusModel,
+            _RUN_COLUMNS,
+            about="One running or finished analysis of a Rollout's attempt.",
+        ),
+        _kind(
+            "AnalysisTemplate",
+            "analysistemplates",
+            "iat",
+            AnalysisTemplateSpec,
+            None,
+            template_columns,
+            about="Metrics that Rollouts of the namespace use by name.",
+        ),
+        _kind(
+            "ClusterAnalysisTemplate",
+            "clusteranalysistemplates",
+            "icat",
+            AnalysisTemplateSpec,
+            None,
+            template_columns,
+            about="Metrics that Rollouts of all namespaces use by name.",
+            scope="Cluster",
+        ),
+    ]
+
+
+def crd_files() -> Iterator[tuple[str, str]]:
+    """(file name, YAML text) of each CRD."""
+    for crd in all_crds():
+        text = yaml.safe_dump(crd, sort_keys=False, width=110, allow_unicode=True)
+        yield f"{crd['metadata']['name']}.yaml", "# Generated by `make generate`; do not edit.\n" + text

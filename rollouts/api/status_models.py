@@ -1,0 +1,265 @@
+"""Models of the status subresources: only for their schemas, which document what people and tools read."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from rollouts.api.base import ApiModel
+from rollouts.api.scalars import IntOrPercent
+
+__all__ = ["AnalysisRunStatusModel", "RolloutStatusModel"]
+
+Short = Annotated[str, Field(max_length=253)]
+Long = Annotated[str, Field(max_length=2048)]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+Number = Annotated[int, Field(ge=0)]
+
+
+class ConditionModel(ApiModel):
+    """A condition."""
+
+    type: Short
+    """Ready, Reconciling, Stalled, TargetReady, TrafficApplied, TrafficContended or SpecValid."""
+    status: Short
+    """True, False or Unknown."""
+    reason: Short = ""
+    """Constant reason."""
+    message: Long = ""
+    """What it means."""
+    observed_generation: Number = 0
+    """Generation that it was made for."""
+    last_transition_time: Time
+    """When the status last changed."""
+
+
+class ArmModel(ApiModel):
+    """A version: the full target and its hash."""
+
+    kind: Short
+    """InferencePool or Adapter."""
+    group: Short = ""
+    """API group of the pool."""
+    name: Short
+    """Name."""
+    source: Annotated[str, Field(max_length=1024)] = ""
+    """Path that the adapter is loaded from."""
+    revision: Short = ""
+    """The free revision string."""
+    hash: Short
+    """SHA-256 of the revision."""
+    text: Short = ""
+    """Name and short hash, for people."""
+
+
+class WeightModel(ApiModel):
+    """Share of the target in percent."""
+
+    desired: IntOrPercent | None = None
+    """What the current step asks for."""
+    applied: IntOrPercent | None = None
+    """What was last written."""
+    observed: IntOrPercent | None = None
+    """What the pods' request counters show."""
+
+
+class HoldModel(ApiModel):
+    """Why the rollout does not go on by itself."""
+
+    reason: Short
+    """Constant reason."""
+    message: Long = ""
+    """What lifts it."""
+
+
+class SummaryModel(ApiModel):
+    """One metric's verdict."""
+
+    run: Short = ""
+    """AnalysisRun."""
+    metric: Short = ""
+    """Metric."""
+    verdict: Short = ""
+    """Phase or verdict."""
+    effect: Long = ""
+    """Effect with its interval."""
+    evidence: Long = ""
+    """Figures."""
+
+
+class AbortModel(ApiModel):
+    """Terminal for this hash until the spec leaves it, or `retry`."""
+
+    hash: Short
+    """Revision hash."""
+    step: Number = 0
+    """0-based step."""
+    at: Time
+    """When."""
+    reason: Short = ""
+    """Constant reason."""
+    message: Long = ""
+    """What happened, why, and what now."""
+
+
+class CommandModel(ApiModel):
+    """The last command that was looked at."""
+
+    raw: Long
+    """The annotation's text."""
+    action: Short = ""
+    """What was asked."""
+    result: Short
+    """Done or Rejected."""
+    message: Long = ""
+    """What was done, or why not."""
+    at: Time
+    """When."""
+    by: Short = ""
+    """Who claims to have asked."""
+
+
+class HistoryModel(ArmModel):
+    """A candidate that ended."""
+
+    attempt: Number = 0
+    """Attempt."""
+    outcome: Short
+    """Promoted, Aborted, Superseded or Withdrawn."""
+    at: Time
+    """When it ended."""
+    message: Long = ""
+    """Why."""
+    stable_until: Time | None = None
+    """When it stopped being stable."""
+
+
+class RolloutStatusModel(ApiModel):
+    """Written by the controller only."""
+
+    phase: Short = ""
+    """Healthy, Progressing, Paused, WaitingForTarget, Aborted or Invalid."""
+    reason: Short = ""
+    """Constant reason of the phase."""
+    message: Long = ""
+    """What, why, and what now."""
+    observed_generation: Number = 0
+    """Generation of the spec that this status is about."""
+    stable: ArmModel | None = None
+    """The version that serves, or served last."""
+    canary: ArmModel | None = None
+    """The version that is being rolled out."""
+    attempt: Number = 0
+    """Attempts so far; every start of a canary is one."""
+    current_step: Number = 0
+    """0-based step; equals stepCount when all are done."""
+    step_count: Number = 0
+    """Number of steps."""
+    step: Short = ""
+    """Step for people, counted from 1."""
+    steps_hash: Short = ""
+    """Hash of the steps that are being executed."""
+    step_started_at: Time | None = None
+    """When the current step began."""
+    started_at: Time | None = None
+    """When the attempt left WaitingForTarget."""
+    bake_started_at: Time | None = None
+    """When 100 % came into force."""
+    weight: WeightModel | None = None
+    """Share of the target."""
+    weight_text: Short = ""
+    """Applied weight for people."""
+    weight_cap: IntOrPercent | None = None
+    """Upper bound after the steps were edited: an edit never raises the weight."""
+    stable_endpoints_at_start: Number = 0
+    """Ready endpoints of stable when the attempt began."""
+    unready_since: Time | None = None
+    """Since when a carrying canary has had no Ready endpoint."""
+    pulled: bool = False
+    """The canary lost its endpoints and was set to 0; its step is kept."""
+    hold: HoldModel | None = None
+    """Why the rollout does not go on by itself."""
+    overrides: Annotated[list[Short], Field(max_length=64)] = Field(default=[])
+    """Runs whose verdict a person overrode."""
+    skip_gates: bool = False
+    """Steps are skipped: `promote --full`, or the rollback window."""
+    adopted_split: bool = False
+    """Taken over with traffic on both arms."""
+    traffic_uid: Annotated[Short, Field(alias="trafficUID")] = ""
+    """UID of the traffic object that was last seen."""
+    restores: Annotated[list[Time], Field(max_length=64)] = Field(default=[])
+    """When foreign writes were restored away from stable."""
+    analysis: Annotated[list[SummaryModel], Field(max_length=64)] = Field(default=[])
+    """Verdicts of the current attempt."""
+    aborted: AbortModel | None = None
+    """The abort of the current target."""
+    last_command: CommandModel | None = None
+    """The last command that was looked at."""
+    history: Annotated[list[HistoryModel], Field(max_length=64)] = Field(default=[])
+    """Candidates that ended, newest last."""
+    conditions: Annotated[list[ConditionModel], Field(max_length=16)] = Field(default=[])
+    """Conditions."""
+
+
+class MeasurementModel(ApiModel):
+    """One measurement."""
+
+    phase: Short
+    """Successful, Failed, Inconclusive, Error or Pending."""
+    at: Time
+    """When."""
+    value: Long = ""
+    """The value."""
+    message: Long = ""
+    """Why."""
+    no_data: bool = False
+    """Whether there was nothing to measure."""
+
+
+class MetricResultModel(ApiModel):
+    """A metric so far."""
+
+    name: Short
+    """Metric."""
+    phase: Short
+    """Phase of the metric."""
+    message: Long = ""
+    """What it means, with figures."""
+    successful: Number = 0
+    """Successful measurements."""
+    failed: Number = 0
+    """Failed measurements."""
+    inconclusive: Number = 0
+    """Inconclusive measurements."""
+    error: Number = 0
+    """Measurements that could not be taken."""
+    consecutive_error: Number = 0
+    """Errors in a row."""
+    consecutive_success: Number = 0
+    """Successes in a row."""
+    no_data_since: Time | None = None
+    """Since when there has been no data."""
+    measurements: Annotated[list[MeasurementModel], Field(max_length=10)] = Field(default=[])
+    """The newest measurements."""
+
+
+class AnalysisRunStatusModel(ApiModel):
+    """Written by the controller only."""
+
+    phase: Short = ""
+    """Pending, Running, Successful, Failed, Error or Inconclusive."""
+    message: Long = ""
+    """What it means."""
+    started_at: Time | None = None
+    """When measuring began."""
+    completed_at: Time | None = None
+    """When the run ended."""
+    decision: Short = ""
+    """What a Failed run asks the rollout to do: Abort or Pause."""
+    earned: bool = False
+    """Every metric that counts has a good measurement."""
+    metric_results: Annotated[list[MetricResultModel], Field(max_length=16)] = Field(default=[])
+    """Results by metric."""
+    checkpoint: Annotated[str, Field(max_length=65536)] = ""
+    """State of the evidence process, compressed and versioned."""
