@@ -66,18 +66,19 @@ class EnvoyProcess:
         config.write_text(json.dumps(_bootstrap(self._xds_port, self._name), indent=1))
         # Hot restart is not needed, and without it nothing is left in shared memory.
         flags = ["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
-        self._process = ChildProcess(
+        process = ChildProcess(
             "envoy",
             [str(find_envoy()), "-c", str(config), "--admin-address-path", str(self._admin_path), *flags],
             log_path=self._directory / "envoy.log",
         )
-        await self._process.start()
+        await process.start()
+        self._process = process
         try:
             async with asyncio.timeout(_READY_SECONDS):
-                await self._wait_for_admin(self._process)
+                await self._wait_for_admin(process)
         except TimeoutError:
-            await self._process.stop()
-            raise self._process.failure(f"no answer within {_READY_SECONDS:g} s") from None
+            await process.stop()
+            raise process.failure(f"no answer within {_READY_SECONDS:g} s") from None
 
     async def wait(self) -> int:
         """Wait for its end; answers the exit code."""

@@ -20,7 +20,7 @@ from rollouts.lab.gateway.resources import render
 from rollouts.lab.gateway.status import gateway_patch, pool_patch, route_patch
 from rollouts.lab.gateway.translate import Translation, World, translate
 from rollouts.lab.gateway.xds import AdsServer, ConfigRejectedError
-from rollouts.lab.processes import free_port, port_is_free
+from rollouts.lab.processes import ProcessStartError, free_port, port_is_free
 from rollouts.runtime.clock import Clock, SystemClock
 from rollouts.runtime.reflector import Reflector, ReflectorConfig
 from rollouts.runtime.store import Store
@@ -224,5 +224,8 @@ class LabGateway:
             code = await envoy.wait()
             log.error("envoy_ended", code=code)
             await self._clock.sleep(_RETRY_SECONDS)
-            await envoy.start()
+            try:
+                await envoy.start()
+            except ProcessStartError:
+                log.exception("envoy_not_restarted")
             self._dirty.set()
