@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
+import yaml
 from kubernetes.aio import config as _untyped_config
 from kubernetes.aio.client.configuration import Configuration
 
@@ -25,6 +26,8 @@ kubernetes_config: Any = _untyped_config
 _log = structlog.get_logger(__name__)
 # Mounted tokens are rotated well before they expire; exec plugins say when theirs does.
 _REFRESH_SECONDS = 60.0
+# What reading a kubeconfig raises, besides the library's own exception, when the file is not one.
+_UNUSABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError)
 _IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
 
 
@@ -119,7 +122,7 @@ async def load_credentials(kubeconfig: str | None = None, context: str | None = 
         loader = await kubernetes_config.load_kube_config(
             config_file=path, context=context, client_configuration=configuration, persist_config=False
         )
-    except (kubernetes_config.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+    except (*_UNUSABLE, kubernetes_config.ConfigException) as error:
         raise NotConfigured(
             f"no usable API server configuration in {path or 'the pod'}: {error}; "
             "give --kubeconfig, set KUBECONFIG, or run in a pod with a ServiceAccount"
