@@ -126,7 +126,7 @@ class LeaderElector:
         finally:
             stopping.cancel()
             await self._end(working, renewing)
-        error = working.exception() if not working.cancelled() else None
+        error = working.exception() if working.done() and not working.cancelled() else None
         if not renewing.cancelled():
             reason = self._machine.lost_because or "the renewal failed"
             raise LeaseLost(reason) from (renewing.exception() or error)
@@ -150,16 +150,19 @@ class LeaderElector:
     async def _cancel(self, working: asyncio.Future[None], renewing: asyncio.Future[None]) -> bool:
         """Cancel the work and wait for its end; False when it has none.
 
-        It gets ``drain`` seconds with the lease renewed, and then what is left of the lease, unable to write.
+        It gets ``drain`` seconds with the lease renewed; without the lease, ``settle`` seconds or what is left
+        of it, unable to write.
         """
         working.cancel()
-        patience = self._clock.monotonic() + self._drain
+        begun = self._clock.monotonic()
         while not working.done():
             now = self._clock.monotonic()
-            if now >= patience or renewing.done():
+            if now >= begun + self._drain or renewing.done():
                 self._fence.close()
                 renewing.cancel()
-            limit = self._machine.held_until() if renewing.done() else patience
+            limit = begun + self._drain
+            if renewing.done():
+                limit = max(self._machine.held_until(), begun + self._config.settle)
             if renewing.done() and now >= limit:
                 self._log.critical(
                     "work_does_not_end", hint="ending the process, another one may lead by now"

@@ -10,8 +10,10 @@ these rules that decide whether two leaders can ever write at the same time:
   a request already sent may need to arrive;
 - every request carries the resourceVersion it was decided on, so two candidates never both win;
 - whatever goes wrong with a request is a renewal that failed;
-- a missing Lease may be made again by its leader at once, and by others only after a whole duration in which
-  nobody did: the leader of a Lease that someone deleted does not know it yet, and still writes.
+- a missing Lease may be made again by its leader at once. Others make one that is held by nobody yet
+  (``VACANT``) and wait for a whole duration, for the leader of a Lease that someone deleted does not know it
+  yet and still writes. It is the record that waits, not the candidate: looking at absence from time to time
+  would miss a leader whose Lease was made and deleted in between.
 
 An identity belongs to one process: a restarted one must not mistake its predecessor's lease for its own.
 """
@@ -29,9 +31,22 @@ from rollouts.kube.client import Resource
 from rollouts.runtime.clock import Monotonic
 from rollouts.runtime.objects import Object, version_of
 
-__all__ = ["LEASES", "LeaseAction", "LeaseConfig", "LeaseMachine", "LeaseRecord", "LeaseStep", "Role"]
+__all__ = [
+    "LEASES",
+    "VACANT",
+    "LeaseAction",
+    "LeaseConfig",
+    "LeaseMachine",
+    "LeaseRecord",
+    "LeaseStep",
+    "Role",
+]
 
 LEASES = Resource(group="coordination.k8s.io", version="v1", plural="leases", kind="Lease")
+
+# Holder of a Lease that a candidate has made in place of a missing one. Its leader, if there is one, may take
+# it back at once; everybody else when its duration is over.
+VACANT = "(vacant)"
 
 # A record that claims to hold for longer is not believed: it would lock every candidate out for good.
 MAX_DURATION = 3600
@@ -144,7 +159,6 @@ class LeaseMachine:
         self._record: LeaseRecord | None = None
         self._version = ""
         self._observed_at = Monotonic(0.0)
-        self._missing_since: Monotonic | None = None
         self._known_duration = float(config.duration)
         self._renewed_at = Monotonic(0.0)
         self._next_at = Monotonic(0.0)
@@ -177,7 +191,6 @@ class LeaseMachine:
 
     def on_read(self, obj: Object, now: Monotonic) -> None:
         """The Lease as it is."""
-        self._missing_since = None
         self._version = version_of(obj)
         record = LeaseRecord.parse(obj, default_duration=self._config.duration)
         if record != self._record:
@@ -185,7 +198,7 @@ class LeaseMachine:
             self._observed_at = now
             self._known_duration = max(float(self._config.duration), record.duration)
         if self.role is Role.LEADER:
-            if record.holder != self._identity:
+            if record.holder not in (self._identity, VACANT):
                 self._lose(f"the lease is held by {record.holder or 'nobody'!r:.200}")
             self._intent = LeaseAction.UPDATE
         elif self._may_take(record, now):
@@ -194,25 +207,17 @@ class LeaseMachine:
             self._poll_at(now)
 
     def on_missing(self, now: Monotonic) -> None:
-        """There is no Lease of that name: answer to a read or an update."""
-        if self.role is Role.LEADER:
-            self._intent = LeaseAction.CREATE
-            return
-        if self._missing_since is None:
-            self._missing_since = now
-        if now - self._missing_since >= self._known_duration:
-            self._intent = LeaseAction.CREATE
-        else:
-            self._poll_at(now)
+        """There is no Lease of that name: answer to a read or an update. Make one."""
+        self._intent = LeaseAction.CREATE
+        self._next_at = now
 
     def on_written(self, obj: Object, sent: Monotonic, now: Monotonic) -> None:
         """Our create or update, sent at ``sent``, was stored as ``obj``."""
         record = LeaseRecord.parse(obj, default_duration=self._config.duration)
         if record.holder != self._identity:
-            self.on_conflict(now)
+            self.on_read(obj, now)
             return
         self._record, self._observed_at, self._version = record, now, version_of(obj)
-        self._missing_since = None
         self._renewed_at = self._effective_from(sent, now)
         if self.role is Role.CANDIDATE and now < self.write_until():
             self.role = Role.LEADER
@@ -256,6 +261,9 @@ class LeaseMachine:
             return True
         return now >= self._observed_at + record.duration
 
+    def _makes_vacant(self) -> bool:
+        return self._intent is LeaseAction.CREATE and self.role is Role.CANDIDATE
+
     def _poll_at(self, now: Monotonic) -> None:
         self._intent = LeaseAction.READ
         self._next_at = Monotonic(now + self._config.poll_period * (0.8 + 0.2 * self._rng.random()))
@@ -276,13 +284,14 @@ class LeaseMachine:
         else:
             transitions = self._record.transitions + 1 if self._record else 0
             self._acquired = stamp
+        vacant = self._makes_vacant()
         return {
             "apiVersion": LEASES.api_version,
             "kind": LEASES.kind,
             "metadata": metadata,
             "spec": {
-                "holderIdentity": self._identity,
-                "leaseDurationSeconds": self._config.duration,
+                "holderIdentity": VACANT if vacant else self._identity,
+                "leaseDurationSeconds": int(self._known_duration) if vacant else self._config.duration,
                 "acquireTime": self._acquired,
                 "renewTime": stamp,
                 "leaseTransitions": transitions,

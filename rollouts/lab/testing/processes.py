@@ -102,11 +102,15 @@ class Process:
 
 
 class World:
-    """The time line, its processes, and what happens outside of them."""
+    """The time line, its processes, and what happens outside of them.
+
+    ``failures`` is what the processes that have ended raised (None: nothing, or killed).
+    """
 
     def __init__(self) -> None:
         self.timeline = Timeline()
         self.processes: list[Process] = []
+        self.failures: list[BaseException | None] = []
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._sequence = 0
 
@@ -143,6 +147,7 @@ class World:
                     process.run_until_idle()
             for process in [process for process in self.processes if process.ended]:
                 self.processes.remove(process)
+                self.failures.append(process.failure())
                 process.dispose()
         return True
 
