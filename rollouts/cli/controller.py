@@ -1,0 +1,94 @@
+"""``rollouts controller``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from dataclasses import replace
+
+import click
+import structlog
+
+from rollouts.cli.logs import configure_logs
+from rollouts.controller.app import Controller
+from rollouts.controller.serving import serve
+from rollouts.controller.settings import Settings, SettingsError, read_config, source_option
+from rollouts.kube.http import open_client
+from rollouts.runtime.clock import SystemClock
+from rollouts.runtime.election import LeaseLost
+
+__all__ = ["controller"]
+
+_log = structlog.get_logger(__name__)
+
+
+@click.command()
+@click.option("--kubeconfig", help="Kubeconfig file; else $KUBECONFIG, the pod's account, ~/.kube/config.")
+@click.option("--namespace", default="default", show_default=True, help="Namespace to watch.")
+@click.option("--all-namespaces", is_flag=True, help="Watch all namespaces.")
+@click.option("--lease-namespace", help="Namespace of the Lease; else the watched one, or default.")
+@click.option(
+    "--source", "sources", multiple=True, metavar="NAME=URL", help="A Prometheus-compatible server."
+)
+@click.option("--config", "config_file", help="YAML file with sources, their credentials and TLS.")
+@click.option("--health-address", default="127.0.0.1:8081", show_default=True, metavar="HOST:PORT")
+@click.option("--metrics-address", default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT")
+@click.option("--leader-elect/--no-leader-elect", default=True, show_default=True)
+@click.option("--workers", default=8, show_default=True, type=click.IntRange(1, 64))
+@click.option("--log-format", type=click.Choice(["auto", "json", "text"]), default="auto", show_default=True)
+def controller(
+    kubeconfig: str | None,
+    namespace: str,
+    all_namespaces: bool,
+    lease_namespace: str | None,
+    sources: tuple[str, ...],
+    config_file: str | None,
+    health_address: str,
+    metrics_address: str,
+    leader_elect: bool,
+    workers: int,
+    log_format: str,
+) -> None:
+    """Run the controller until SIGTERM or SIGINT.
+
+    Exit status: 0 after a clean stop, 1 when the lease was lost or a part failed, 2 for wrong options.
+    """
+    configure_logs(log_format)
+    settings = Settings(
+        kubeconfig=kubeconfig,
+        namespace=None if all_namespaces else namespace,
+        lease_namespace=lease_namespace or namespace,
+        health_address=health_address,
+        metrics_address=metrics_address,
+        leader_elect=leader_elect,
+        workers=workers,
+    )
+    try:
+        settings = replace(settings, sources=dict(source_option(text) for text in sources))
+        if config_file:
+            settings = read_config(config_file, settings)
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from None
+    sys.exit(asyncio.run(_run(settings)))
+
+
+async def _run(settings: Settings) -> int:
+    client = await open_client(settings.kubeconfig)
+    running = Controller(client, settings, SystemClock())
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, running.stop)
+    code = 0
+    try:
+        async with serve(running):
+            await running.run()
+    except* LeaseLost as lost:
+        _log.error("lease_lost", reason=str(lost.exceptions[0]))
+        code = 1
+    finally:
+        with contextlib.suppress(OSError):
+            await client.close()
+    _log.info("stopped", code=code)
+    return code

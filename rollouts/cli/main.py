@@ -1,0 +1,53 @@
+"""The group of all commands. Each module below registers one idea; import costs are paid on use."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+
+import click
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS: Mapping[str, str] = {
+    "controller": "rollouts.cli.controller:controller",
+    "crds": "rollouts.cli.crds:crds",
+    "get": "rollouts.cli.operator:get",
+    "watch": "rollouts.cli.operator:watch",
+    "status": "rollouts.cli.operator:status",
+    "explain": "rollouts.cli.operator:explain",
+    "promote": "rollouts.cli.verbs:promote",
+    "abort": "rollouts.cli.verbs:abort",
+    "retry": "rollouts.cli.verbs:retry",
+    "pause": "rollouts.cli.verbs:pause",
+    "resume": "rollouts.cli.verbs:resume",
+    "lint": "rollouts.cli.lint:lint",
+    "lab": "rollouts.cli.lab:lab",
+    "picker": "rollouts.picker.command:picker",
+    "picker-check": "rollouts.picker.command:picker_check",
+    "plan": "rollouts.cli.analysis_commands:plan",
+    "backtest": "rollouts.cli.analysis_commands:backtest",
+}
+"""Command name to ``module:attribute``. Add a command here."""
+
+
+class _Lazy(click.Group):
+    """Imports a command's module when it is called or listed: ``rollouts get`` must not load gRPC."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        target = COMMANDS.get(cmd_name)
+        if target is None:
+            return None
+        module, attribute = target.split(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="inference-rollouts")
+def main() -> None:
+    """Progressive delivery of LLM base models and LoRA adapters on Kubernetes."""

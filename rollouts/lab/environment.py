@@ -1,0 +1,238 @@
+"""The whole lab on one machine: API server, Envoy gateway, simulated vLLM pods, controller.
+
+``Lab`` runs it inside the calling process, but for Envoy, the API server and the controller, which are processes of
+their own and end with it. The same lab serves demos, tests and ``rollouts lab up``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import structlog
+import yaml
+
+from rollouts.api.crds import all_crds
+from rollouts.kube.client import KubeClient, PatchKind, Resource
+from rollouts.kube.errors import KindNotServed, KubeError, NotFound
+from rollouts.kube.http import HttpKubeClient, open_client
+from rollouts.lab.controlplane import Choice, ControlPlane, install_crds, install_upstream_crds
+from rollouts.lab.gateway.service import LabGateway
+from rollouts.lab.kubelet import Kubelet
+from rollouts.lab.processes import ChildProcess, free_port
+from rollouts.lab.vllm import Fleet, PodSpec
+
+__all__ = ["EXAMPLES", "Lab", "LabError", "apply_objects", "base_model_pods", "read_objects"]
+
+_log = structlog.get_logger(__name__)
+
+Object = dict[str, Any]
+
+EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
+_NAMESPACE = "default"
+
+
+class LabError(Exception):
+    """The lab cannot do what was asked; the text says what to do."""
+
+
+def base_model_pods(stable: int = 3, canary: int = 2) -> list[PodSpec]:
+    """Simulated pods of the two pools of ``examples/base-model``."""
+    specs = []
+    for release, model, count, block in (
+        ("qwen", "Qwen/Qwen2.5-7B-Instruct", stable, 1),
+        ("deepseek-r1", "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", canary, 2),
+    ):
+        for index in range(count):
+            specs.append(
+                PodSpec(
+                    name=f"{release}-{index}",
+                    address=f"127.0.{block}.{10 + index}",
+                    labels={"app": "custom-serving", "release": release},
+                    model=model,
+                    seed=block * 100 + index,
+                )
+            )
+    return specs
+
+
+def read_objects(*paths: Path) -> list[Object]:
+    """All objects of YAML files. Raises LabError where one is missing."""
+    found: list[Object] = []
+    for path in paths:
+        if not path.is_file():
+            raise LabError(f"{path} does not exist: the lab runs from a checkout of the project")
+        found += [item for item in yaml.safe_load_all(path.read_text(encoding="utf-8")) if item]
+    return found
+
+
+async def apply_objects(
+    client: KubeClient, objects: Iterable[Object], *, namespace: str = _NAMESPACE
+) -> None:
+    """Server-side apply, kinds found by discovery. Raises KubeError, LabError for a kind that is not served."""
+    served = {(resource.api_version, resource.kind): resource for resource in await client.discover()}
+    for obj in objects:
+        resource = served.get((obj["apiVersion"], obj["kind"]))
+        if resource is None:
+            raise LabError(f"{obj['kind']} of {obj['apiVersion']} is not served: install its CRD")
+        where = namespace if resource.namespaced else None
+        await client.patch(resource, where, obj["metadata"]["name"], obj, kind=PatchKind.APPLY, force=True)
+
+
+class Lab:
+    """A running lab. Use as an async context manager; ``directory`` takes logs, data and the kubeconfig."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        choice: Choice = Choice.MEMORY,
+        pods: Iterable[PodSpec] = (),
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.directory = directory
+        self.pods = list(pods)
+        self.fleet = Fleet(self.pods)
+        self.control_plane = ControlPlane(directory, choice=choice, say=say)
+        self._say = say
+        self._client: HttpKubeClient | None = None
+        self._gateway: LabGateway | None = None
+        self._kubelet: Kubelet | None = None
+        self._controller: ChildProcess | None = None
+        self.health_url = ""
+        self.metrics_url = ""
+
+    @property
+    def client(self) -> HttpKubeClient:
+        """A client with the field manager ``kubectl``: the lab is a person here."""
+        assert self._client is not None, "the lab was not started"
+        return self._client
+
+    @property
+    def gateway(self) -> LabGateway:
+        """The gateway."""
+        assert self._gateway is not None, "the lab was not started"
+        return self._gateway
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The kubeconfig of the API server."""
+        return self.control_plane.kubeconfig
+
+    async def __aenter__(self) -> Lab:
+        try:
+            await self.start()
+        except BaseException:
+            await self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start everything but the controller; pods are Ready and the gateway routes when this returns."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        await self.control_plane.start()
+        self._client = (await open_client(str(self.kubeconfig))).with_field_manager("kubectl")
+        await install_upstream_crds(self.client)
+        await install_crds(self.client, all_crds())
+        await self.fleet.start()
+        self._kubelet = Kubelet(self.client)
+        await self._kubelet.add_all(self.pods)
+        self._gateway = LabGateway(
+            self.client.with_field_manager("lab-gateway"),
+            directory=self.directory / "envoy",
+            namespace=_NAMESPACE,
+        )
+        await self._gateway.start()
+
+    async def start_controller(self, *arguments: str) -> None:
+        """Start ``rollouts controller`` as a process and wait until it is ready. Raises ProcessStartError."""
+        health, metrics = free_port(), free_port()
+        self.health_url, self.metrics_url = (f"http://127.0.0.1:{port}" for port in (health, metrics))
+        command = [sys.executable, "-m", "rollouts.cli", "controller", "--kubeconfig", str(self.kubeconfig)]
+        command += ["--namespace", _NAMESPACE, "--health-address", f"127.0.0.1:{health}"]
+        command += ["--metrics-address", f"127.0.0.1:{metrics}", *arguments]
+        self._controller = ChildProcess("controller", command, log_path=self.directory / "controller.log")
+        await self._controller.start()
+        await self._wait_ready(self._controller)
+
+    async def _wait_ready(self, process: ChildProcess) -> None:
+        import aiohttp
+
+        async with asyncio.timeout(30), aiohttp.ClientSession() as session:
+            while True:
+                if process.returncode is not None:
+                    raise process.failure("the controller ended at once")
+                try:
+                    async with session.get(f"{self.health_url}/readyz") as answer:
+                        if answer.status == 200:
+                            return
+                except aiohttp.ClientError:
+                    pass
+                await asyncio.sleep(0.1)
+
+    async def stop_controller(self) -> None:
+        """SIGTERM, and wait for the clean end."""
+        if self._controller is not None:
+            await self._controller.stop(grace=10)
+            self._controller = None
+
+    async def apply(self, objects: Iterable[Object]) -> None:
+        """Server-side apply into the lab's namespace."""
+        await apply_objects(self.client, objects)
+
+    async def add_picker_services(self) -> None:
+        """A Service for the endpoint picker of every pool, under the name that the pool gives.
+
+        Some gateways provide pickers themselves; the lab's gateway does, so that the examples work as they are.
+        """
+        served = {
+            resource.kind: resource for resource in await self.client.discover() if resource.group == ""
+        }
+        for resource in await self.client.discover():
+            if resource.kind != "InferencePool":
+                continue
+            for pool in await self._list(resource):
+                spec = pool.get("spec") or {}
+                reference = spec.get("extensionRef") or spec.get("endpointPickerRef") or {}
+                if reference.get("name"):
+                    service = {
+                        "apiVersion": "v1",
+                        "kind": "Service",
+                        "metadata": {"name": reference["name"]},
+                        "spec": {"ports": [{"name": "grpc", "port": 9002, "protocol": "TCP"}]},
+                    }
+                    await self.client.patch(
+                        served["Service"],
+                        _NAMESPACE,
+                        reference["name"],
+                        service,
+                        kind=PatchKind.APPLY,
+                        force=True,
+                    )
+
+    async def _list(self, resource: Resource) -> list[Object]:
+        try:
+            return (await self.client.list_page(resource, _NAMESPACE)).items
+        except (KindNotServed, NotFound):
+            return []
+
+    async def stop(self) -> None:
+        """Stop everything, in reverse order. Never raises for a part that is already gone."""
+        await self.stop_controller()
+        if self._gateway is not None:
+            await self._gateway.stop()
+        if self._kubelet is not None:
+            await self._kubelet.stop()
+        await self.fleet.stop()
+        if self._client is not None:
+            try:
+                await self._client.close()
+            except (OSError, KubeError) as error:
+                _log.info("client_not_closed", reason=type(error).__name__)
+        await self.control_plane.stop()
