@@ -7,10 +7,12 @@ approximate e-process, whose error rate is kept under test by the simulation stu
 """
 
 import math
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
 from rollouts.analysis.evidence.dispersion import Dispersion, DispersionPrior
+from rollouts.analysis.evidence.packing import pack, single, unpack
 from rollouts.analysis.evidence.scores import MAX_EXPONENT, exp_capped
 
 __all__ = ["Channel"]
@@ -33,7 +35,7 @@ class Channel:
         self.x = 0.0
         self.proof = 0.0
         self.proof_info = 0.0
-        self.bases: list[list[float]] = []
+        self.bases: list[array[float]] = []
         self.dispersion = Dispersion(prior, contrast=contrast)
 
     def add(self, growth: Sequence[float], x: float, info: float) -> None:
@@ -48,8 +50,8 @@ class Channel:
         self.proof_info += info
 
     def restart(self) -> None:
-        """Remember where a new start begins; copies keep nine significant digits to stay small."""
-        self.bases.append([float(f"{v:.9g}") for v in (*self.growth, self.info, self.x)])
+        """Remember where a new start begins."""
+        self.bases.append(single([*self.growth, self.info, self.x]))
 
     def retire(self) -> None:
         """Drop the oldest restart."""
@@ -89,12 +91,12 @@ class Channel:
     def dump(self) -> list[object]:
         """Plain values for the checkpoint."""
         sums = [self.info, self.x, self.proof, self.proof_info]
-        return [self.growth, sums, self.bases, self.dispersion.dump()]
+        return [self.growth, sums, [pack(base) for base in self.bases], self.dispersion.dump()]
 
     def load(self, raw: Any) -> None:
         """Inverse of `dump`."""
         growth, sums, bases, dispersion = raw
         self.growth = list(growth)
         self.info, self.x, self.proof, self.proof_info = sums
-        self.bases = [list(base) for base in bases]
+        self.bases = [unpack(base) for base in bases]
         self.dispersion.load(dispersion)

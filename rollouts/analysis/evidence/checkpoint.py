@@ -13,7 +13,7 @@ import zlib
 from rollouts.analysis.evidence.model import EvidenceSpec
 from rollouts.analysis.evidence.process import EvidenceProcess
 
-__all__ = ["MAX_CHECKPOINT", "CheckpointError", "restore", "save"]
+__all__ = ["MAX_CHECKPOINT", "CheckpointError", "restore", "save", "size"]
 
 VERSION = 1
 MAX_CHECKPOINT = 64 * 1024
@@ -26,15 +26,24 @@ class CheckpointError(ValueError):
 
 def save(process: EvidenceProcess) -> str:
     """The state of a process; raises CheckpointError when it does not fit."""
-    plain = {"version": VERSION, "spec": _digest(process.spec), "state": process.dump()}
-    text = json.dumps(plain, separators=(",", ":"), sort_keys=True, allow_nan=False)
-    encoded = base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+    encoded = _encode(process)
     if len(encoded) > MAX_CHECKPOINT:
         raise CheckpointError(
             f"the evidence state is {len(encoded)} bytes, more than {MAX_CHECKPOINT}: "
             "compare fewer metrics, or give the process a smaller pod_limit"
         )
     return encoded
+
+
+def size(process: EvidenceProcess) -> int:
+    """Bytes that `save` would give, whether or not they fit."""
+    return len(_encode(process))
+
+
+def _encode(process: EvidenceProcess) -> str:
+    plain = {"version": VERSION, "spec": _digest(process.spec), "state": process.dump()}
+    text = json.dumps(plain, separators=(",", ":"), sort_keys=True, allow_nan=False)
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
 def restore(spec: EvidenceSpec, text: str, *, pod_limit: int | None = None) -> EvidenceProcess:

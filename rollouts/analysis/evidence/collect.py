@@ -11,6 +11,7 @@ import math
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any
 
 from rollouts.analysis.evidence.model import (
@@ -25,7 +26,7 @@ from rollouts.analysis.evidence.model import (
     Series,
 )
 
-__all__ = ["Collector", "Interval", "PodIncrement", "SeriesInterval"]
+__all__ = ["Collector", "Interval", "PodIncrement", "SeriesInterval", "whole"]
 
 FOLDED = "+folded"
 _FORGET_AFTER = 300.0
@@ -294,7 +295,7 @@ class Collector:
     def dump(self) -> list[object]:
         """Plain values for the checkpoint."""
         pods = [
-            [arm.value, name, pod.born, pod.seen, pod.last, pod.members, [_pack(v) for v in pod.vectors]]
+            [arm.value, name, pod.born, pod.seen, pod.last, pod.members, _packed(pod, self._series)]
             for arm in _ARMS
             for name, pod in self._pods[arm].items()
         ]
@@ -366,12 +367,31 @@ def _thin(bounds: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(reversed(bounds[::-1][::step]))
 
 
-def _pack(vector: Vector | None) -> list[float | None] | None:
-    """Whole numbers without a fraction, NaN as null."""
+def _packed(pod: _Pod, series: Sequence[tuple[Series, float]]) -> list[Any]:
+    return [_pack(vector, one) for vector, (one, _) in zip(pod.vectors, series, strict=False)]
+
+
+def whole(value: float) -> float | int | None:
+    """A number as short as JSON can write it exactly: whole numbers without a fraction, NaN as null."""
+    if math.isnan(value):
+        return None
+    return int(value) if value == int(value) and abs(value) < 2**53 else value
+
+
+def _pack(vector: Vector | None, series: Series) -> list[Any] | None:
+    """Cumulative buckets travel as counts, which are shorter, marked by a leading text."""
     if vector is None:
         return None
-    return [None if math.isnan(v) else (int(v) if v == int(v) and abs(v) < 2**53 else v) for v in vector]
+    plain = [whole(value) for value in vector]
+    if isinstance(series, HistogramSeries) and all(isinstance(value, int) for value in plain[:-1]):
+        counts = [int(after - before) for before, after in pairwise([0.0, *vector[:-1]])]
+        return ["counts", *counts, plain[-1]]
+    return plain
 
 
-def _unpack(vector: list[float | None] | None) -> Vector | None:
-    return None if vector is None else [math.nan if v is None else float(v) for v in vector]
+def _unpack(vector: list[Any] | None) -> Vector | None:
+    if vector is None:
+        return None
+    if vector[0] == "counts":
+        vector = [*accumulate(vector[1:-1]), vector[-1]]
+    return [math.nan if value is None else float(value) for value in vector]

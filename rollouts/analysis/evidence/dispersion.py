@@ -10,9 +10,13 @@ batch means); tau^2 is the variance of the lasting shifts beyond what phi explai
 Only running sums are kept: sum (S_b - d V_b)^2/V_b = sum S_b^2/V_b - (sum S_b)^2/sum V_b.
 """
 
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
+
+from rollouts.analysis.evidence.packing import pack, single, unpack
 
 __all__ = ["Dispersion", "DispersionPrior"]
 
@@ -29,28 +33,11 @@ class DispersionPrior:
     tau_weight: float = 3.0
 
 
-class _Pod:
-    """Sums of one pod: all scores, and for the longer blocks the open block and the closed ones."""
-
-    __slots__ = ("count", "info", "open_info", "open_score", "score")
-
-    def __init__(self) -> None:
-        self.score = 0.0
-        self.info = 0.0
-        self.open_score = [0.0, 0.0]
-        self.open_info = [0.0, 0.0]
-        self.count = [0, 0, 0]
-
-    def dump(self) -> list[object]:
-        return [self.score, self.info, *self.open_score, *self.open_info, *self.count]
-
-    @classmethod
-    def load(cls, raw: list[Any]) -> "_Pod":
-        pod = cls()
-        pod.score, pod.info = raw[0], raw[1]
-        pod.open_score, pod.open_info = list(raw[2:4]), list(raw[4:6])
-        pod.count = list(raw[6:9])
-        return pod
+_SCORE, _INFO, _COUNT = 0, 1, 2
+_OPEN = (0, 3, 6)
+_WIDTH = 9
+"""A pod's sums: score, information, blocks of one interval; then open score, open information and closed blocks
+for each of the longer blocks."""
 
 
 class Dispersion:
@@ -75,7 +62,7 @@ class Dispersion:
     def __init__(self, prior: DispersionPrior, *, contrast: bool = True) -> None:
         self._prior = prior
         self.contrast = contrast
-        self._pods: dict[str, _Pod] = {}
+        self._pods: dict[str, array[float]] = {}
         self._quadratic = [0.0, 0.0, 0.0]
         self._retired = [0.0, 0.0, 0.0]
         self._tick = 0
@@ -92,16 +79,16 @@ class Dispersion:
                 continue
             pod = self._pods.get(name)
             if pod is None:
-                pod = self._pods[name] = _Pod()
-            pod.score += score
-            pod.info += info
-            pod.count[0] += 1
+                pod = self._pods[name] = single([0.0] * _WIDTH)
+            pod[_SCORE] += score
+            pod[_INFO] += info
+            pod[_COUNT] += 1
             quadratic += score * score / info
             seen += 1
-            pod.open_score[0] += score
-            pod.open_info[0] += info
-            pod.open_score[1] += score
-            pod.open_info[1] += info
+            pod[3] += score
+            pod[4] += info
+            pod[6] += score
+            pod[7] += info
         self._quadratic[0] += quadratic
         self.observations[0] += seen
         self._tick += 1
@@ -111,14 +98,14 @@ class Dispersion:
         self._phi = self._tau = None
 
     def _close(self, index: int) -> None:
+        at = _OPEN[index]
         for pod in self._pods.values():
-            info = pod.open_info[index - 1]
+            info = pod[at + 1]
             if info > 0.0:
-                self._quadratic[index] += pod.open_score[index - 1] ** 2 / info
-                pod.count[index] += 1
+                self._quadratic[index] += pod[at] ** 2 / info
+                pod[at] = pod[at + 1] = 0.0
+                pod[at + 2] += 1
                 self.observations[index] += 1
-                pod.open_score[index - 1] = 0.0
-                pod.open_info[index - 1] = 0.0
 
     def forget(self, name: str) -> None:
         """A pod is gone: what it taught about phi stays, its lasting shift no longer counts."""
@@ -126,7 +113,7 @@ class Dispersion:
         if pod is None:
             return
         for index in range(3):
-            if pod.count[index]:
+            if pod[_OPEN[index] + _COUNT]:
                 self._retired[index] += _centre(pod, index)
                 self.observations[index] -= 1
         self._phi = self._tau = None
@@ -141,7 +128,7 @@ class Dispersion:
                 centre = self._retired[index]
                 freedom = self.observations[index]
                 for pod in self._pods.values():
-                    if pod.count[index]:
+                    if pod[_OPEN[index] + _COUNT]:
                         centre += _centre(pod, index)
                         freedom -= 1
                 excess = max(self._quadratic[index] - centre, 0.0)
@@ -150,27 +137,32 @@ class Dispersion:
         return self._phi
 
     def tau2(self, slope: float) -> float:
-        """Variance of the lasting pod shifts in score units; `slope` converts log units to score units."""
+        """Variance of the lasting pod shifts in score units; `slope` converts log units to score units.
+
+        The estimate is raised by 2/(degrees of freedom), for it enters a divisor and few pods know it badly.
+        """
         if self._tau is None:
             self._tau = self._estimate()
         estimate, pods = self._tau
         weight = self._prior.tau_weight
         prior = (slope * self._prior.tau) ** 2
-        return (weight * prior + max(pods - 1, 0) * estimate) / (weight + max(pods - 1, 0))
+        freedom = weight + max(pods - 1, 0)
+        mean = (weight * prior + max(pods - 1, 0) * estimate) / freedom
+        return mean * (1.0 + 2.0 / freedom) if pods else mean
 
     def _estimate(self) -> tuple[float, int]:
-        pods = [pod for pod in self._pods.values() if pod.info > 0.0]
+        pods = [pod for pod in self._pods.values() if pod[_INFO] > 0.0]
         if len(pods) < 2:
             return 0.0, 0
-        enough = 0.1 * sum([pod.info for pod in pods]) / len(pods)
-        pods = [pod for pod in pods if pod.info >= enough]
+        enough = 0.1 * sum([pod[_INFO] for pod in pods]) / len(pods)
+        pods = [pod for pod in pods if pod[_INFO] >= enough]
         k = len(pods)
         if k < 2:
             return 0.0, 0
-        shifts = [pod.score / pod.info for pod in pods]
+        shifts = [pod[_SCORE] / pod[_INFO] for pod in pods]
         mean = sum(shifts) / k
         variance = sum([(shift - mean) ** 2 for shift in shifts]) / (k - 1)
-        chance = self.phi * sum([1.0 / pod.info for pod in pods]) / k
+        chance = self.phi * sum([1.0 / pod[_INFO] for pod in pods]) / k
         stretch = ((k - 1) / k) ** 2 if self.contrast else 1.0
         return max(variance - chance, 0.0) * stretch, k
 
@@ -187,23 +179,25 @@ class Dispersion:
             self._quadratic,
             self._retired,
             self.observations,
-            [[name, *pod.dump()] for name, pod in self._pods.items()],
+            list(self._pods),
+            pack(single(chain.from_iterable(self._pods.values()))),
         ]
 
     def load(self, raw: Any) -> None:
         """Inverse of `dump`."""
-        self.contrast, self._tick, quadratic, retired, observations, pods = raw
+        self.contrast, self._tick, quadratic, retired, observations, names, sums = raw
         self._quadratic = list(quadratic)
         self._retired = list(retired)
         self.observations = list(observations)
-        self._pods = {row[0]: _Pod.load(row[1:]) for row in pods}
+        flat = unpack(sums)
+        self._pods = {name: flat[i * _WIDTH : (i + 1) * _WIDTH] for i, name in enumerate(names)}
         self._phi = self._tau = None
 
 
-def _centre(pod: _Pod, index: int) -> float:
+def _centre(pod: "array[float]", index: int) -> float:
     """(sum S)^2 / sum V over the closed blocks of one length."""
-    score, info = pod.score, pod.info
+    score, info = pod[_SCORE], pod[_INFO]
     if index:
-        score -= pod.open_score[index - 1]
-        info -= pod.open_info[index - 1]
+        score -= pod[_OPEN[index]]
+        info -= pod[_OPEN[index] + 1]
     return score * score / info if info > 1e-12 else 0.0

@@ -112,7 +112,7 @@ class HistogramTest:
         a = scores.scores
         centre = math.fsum(map(mul, stable.counts, a)) / n_s
         spread = math.fsum([c * z * z for c, z in zip(stable.counts, a, strict=True)]) / n_s - centre * centre
-        tails = [tail.first if tail is not None else 0 for tail in self._shape.tails]
+        tails = [tail.first if tail is not None and not self._up else 0 for tail in self._shape.tails]
         slow = [math.fsum(stable.counts[first:]) if first else 0.0 for first in tails]
         body: list[tuple[str, float, float]] = []
         tail_scores: tuple[list[tuple[str, float, float]], ...] = ([], [])
@@ -166,6 +166,8 @@ class HistogramTest:
             series = self._metric.series
             forced = isinstance(series, HistogramSeries) and series.coarse
             self._coarse = (forced or self._shape.coarse) and math.isfinite(data.canary[0].values[-1])
+            if not self._coarse:
+                self._mean = Channel(len(_LOG_SHIFTS), _PRIOR)
         self._unusable = (
             "" if whole.usable or self._shape.massive_bounds >= 2 or self._coarse else _TOO_COARSE
         )

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rollouts.analysis.evidence.collect import Collector, Interval, PodIncrement, SeriesInterval
+from rollouts.analysis.evidence.collect import Collector, Interval, PodIncrement, SeriesInterval, whole
 from rollouts.analysis.evidence.counts import CountTest
 from rollouts.analysis.evidence.gauges import GaugeTest
 from rollouts.analysis.evidence.histogram import HistogramTest
@@ -83,7 +83,9 @@ class EvidenceProcess:
         self.tests: tuple[MetricTest, ...] = tuple(_test(metric) for metric in spec.metrics)
         self.weights = metric_weights(spec.metrics)
         self._mix = tuple(HistogramTest(metric) for metric in _mix_metrics(spec.mix_histogram))
-        limit = pod_limit if pod_limit is not None else max(8, min(32, 192 // len(spec.metrics)))
+        limit, self._slots = _room(len(spec.metrics))
+        if pod_limit is not None:
+            limit = pod_limit
         self._collector = Collector(spec, _series(spec), limit)
         self._pending: Interval | None = None
         self._marks: tuple[Mark, ...] = ()
@@ -244,7 +246,7 @@ class EvidenceProcess:
         due = interval.start - last >= (60.0 if stepped else _RESTART_EVERY)
         if not due:
             return
-        if len(self._starts) >= _MAX_RESTARTS:
+        if len(self._starts) >= self._slots:
             self._cash += self._starts[0].share * self._combined(0)
             del self._starts[0]
             for test in self.tests:
@@ -350,6 +352,12 @@ class EvidenceProcess:
         self._cache = None
 
 
+def _room(metrics: int) -> tuple[int, int]:
+    """Pods kept apart per arm and restarts kept running, so that the checkpoint of many metrics still fits."""
+    pods = 128 // metrics if metrics <= 8 else 64 // metrics
+    return min(32, pods), max(6, min(_MAX_RESTARTS, 112 // metrics))
+
+
 def metric_weights(metrics: Sequence[CompareMetric]) -> tuple[float, ...]:
     """Shares of the evidence, adding up to 1: half for event rates, half for the rest, unless given."""
     counts = [isinstance(m.series, CountSeries) for m in metrics]
@@ -412,7 +420,7 @@ def _one(row: PodIncrement) -> PodIncrement:
 
 def _dump_interval(interval: Interval) -> list[object]:
     def rows(increments: list[PodIncrement]) -> list[object]:
-        return [[r.pod, r.members, [None if math.isnan(v) else v for v in r.values]] for r in increments]
+        return [[r.pod, r.members, [whole(v) for v in r.values]] for r in increments]
 
     bounds = [["inf" if math.isinf(b) else b for b in row] for row in interval.bounds]
     series = [[rows(s.stable), rows(s.canary)] for s in interval.series]
