@@ -36,6 +36,12 @@ _log = structlog.get_logger(__name__)
 @click.option("--health-address", default="127.0.0.1:8081", show_default=True, metavar="HOST:PORT")
 @click.option("--metrics-address", default="127.0.0.1:8080", show_default=True, metavar="HOST:PORT")
 @click.option("--leader-elect/--no-leader-elect", default=True, show_default=True)
+@click.option(
+    "--cluster-templates/--no-cluster-templates",
+    default=True,
+    show_default=True,
+    help="Watch ClusterAnalysisTemplates, which needs a ClusterRole.",
+)
 @click.option("--workers", default=8, show_default=True, type=click.IntRange(1, 64))
 @click.option("--log-format", type=click.Choice(["auto", "json", "text"]), default="auto", show_default=True)
 def controller(
@@ -48,6 +54,7 @@ def controller(
     health_address: str,
     metrics_address: str,
     leader_elect: bool,
+    cluster_templates: bool,
     workers: int,
     log_format: str,
 ) -> None:
@@ -63,6 +70,7 @@ def controller(
         health_address=health_address,
         metrics_address=metrics_address,
         leader_elect=leader_elect,
+        cluster_templates=cluster_templates,
         workers=workers,
     )
     try:

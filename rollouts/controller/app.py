@@ -45,7 +45,9 @@ class Controller:
         self._client = client
         self._fence = WriteFence(clock)
         counted = GuardedClient(FencedClient(client, self._fence), lambda: True, on_request=self._count)
-        self.caches = Caches(counted, clock, namespace=settings.namespace)
+        self.caches = Caches(
+            counted, clock, namespace=settings.namespace, cluster_templates=settings.cluster_templates
+        )
         self._scraper = PodScraper(clock)
         endpoints = pool_endpoints(self.caches)
         self._sources = open_sources(settings.sources, endpoints, self._scraper, clock)

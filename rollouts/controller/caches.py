@@ -92,9 +92,15 @@ def _trim_service(service: Object) -> Object:
 
 
 class Caches:
-    """Stores of every kind that a plan looks at. ``namespace`` None watches all namespaces."""
+    """Stores of every kind that a plan looks at. ``namespace`` None watches all namespaces.
 
-    def __init__(self, client: KubeClient, clock: Clock, *, namespace: str | None) -> None:
+    Without ``cluster_templates`` those are not watched, since a namespaced Role cannot allow it.
+    """
+
+    def __init__(
+        self, client: KubeClient, clock: Clock, *, namespace: str | None, cluster_templates: bool = True
+    ) -> None:
+        self.watches_cluster_templates = cluster_templates
         self.rollouts = Store(
             indexes={_ROUTE: _rollout_by_route, _POOL: _rollout_by_pool, _TEMPLATE: _rollout_by_template}
         )
@@ -114,7 +120,9 @@ class Caches:
         self._clock = clock
         self._namespace = namespace
         self.reflectors = tuple(
-            self._reflect(resource, store) for resource, store in self.by_resource().items()
+            self._reflect(resource, store)
+            for resource, store in self.by_resource().items()
+            if cluster_templates or resource != kinds.CLUSTER_ANALYSIS_TEMPLATE
         )
 
     def by_resource(self) -> dict[Resource, Store]:

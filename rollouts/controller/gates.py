@@ -22,6 +22,10 @@ __all__ = ["Gates"]
 _LABEL = "inferencerollouts.dev/rollout-name"
 _STEP_LABEL = "inferencerollouts.dev/step"
 _LABEL_LIMIT = 63
+_NOT_WATCHED = (
+    "ClusterAnalysisTemplate {name}: this controller does not read ClusterAnalysisTemplates: start it with "
+    "--cluster-templates (chart: clusterTemplates), or use an AnalysisTemplate of the namespace"
+)
 
 
 class Gates:
@@ -63,6 +67,9 @@ class Gates:
         found: dict[tuple[bool, str], Template] = {}
         broken: list[tuple[str, str]] = []
         for cluster, name in gate.templates:
+            if cluster and not self._caches.watches_cluster_templates:
+                broken.append(("TemplateMissing", _NOT_WATCHED.format(name=name)))
+                continue
             store = self._caches.cluster_templates if cluster else self._caches.templates
             obj = store.get(ObjectKey("" if cluster else namespace, name))
             if obj is None:

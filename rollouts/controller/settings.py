@@ -47,7 +47,10 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything that the controller is told. ``namespace`` None watches all namespaces."""
+    """Everything that the controller is told. ``namespace`` None watches all namespaces.
+
+    ``cluster_templates`` False: no ClusterAnalysisTemplates, hence no right on any cluster-scoped object.
+    """
 
     kubeconfig: str | None = None
     namespace: str | None = "default"
@@ -57,6 +60,7 @@ class Settings:
     health_address: str = "127.0.0.1:8081"
     metrics_address: str = "127.0.0.1:8080"
     leader_elect: bool = True
+    cluster_templates: bool = True
     workers: int = 8
 
 
