@@ -39,9 +39,9 @@ def format_value(value: Value | None) -> str:
     if value is None:
         return "no value"
     if isinstance(value, tuple):
-        shown = ", ".join(f"{item.value:.6g}" for item in value[:5])
+        shown = ", ".join(f"{item.value:.4g}" for item in value[:5])
         return f"[{shown}{', ...' if len(value) > 5 else ''}]"
-    return f"{value:.6g}"
+    return f"{value:.4g}"
 
 
 def has_data(value: Value | None) -> bool:

@@ -12,7 +12,7 @@ from rollouts.engine.ending import promote
 from rollouts.engine.naming import background_run, job_name, step_run
 from rollouts.engine.observation import GateOutcome, GateView, JobOutcome
 from rollouts.engine.share import MIN_WINDOW, observed_weight, refutes
-from rollouts.engine.steps import describe, landing, steps_hash
+from rollouts.engine.steps import describe, format_seconds, landing, steps_hash
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.types import (
     FULL,
@@ -183,14 +183,16 @@ def deadline_missed(draft: Draft) -> str | None:
         return None
     if status.pulled and status.unready_since is not None:
         start = status.unready_since
-        what = f"{status.canary.identity.name} has had no Ready endpoint for {limit}"
+        what = f"{status.canary.identity.name} has had no Ready endpoint for {format_seconds(limit)}"
     elif isinstance(draft.step, WeightStep | HeaderRouteStep) or (
         draft.step is None and status.bake_started_at is None
     ):
         if status.step_started_at is None:
             return None
         start = status.step_started_at
-        what = f"{draft.where()} has not come into force for {limit}: {draft.obs.status.message}"
+        what = (
+            f"{draft.where()} has not come into force for {format_seconds(limit)}: {draft.obs.status.message}"
+        )
     else:
         return None
     if draft.now - start >= limit:
@@ -286,7 +288,8 @@ def _advance(draft: Draft, message: str) -> None:
     if gate is not None and gate.outcome is GateOutcome.RUNNING:
         weight = step_weight(draft.status, draft.spec)
         draft.actions.append(MarkRun(name=mark, at=draft.now, step=draft.status.current_step, weight=weight))
-    draft.move(Phase.PROGRESSING, _resumed(draft), "StepCompleted", f"{message}; next {draft.where()}")
+    reason = "Resumed" if draft.obs.status.phase is Phase.PAUSED else "StepCompleted"
+    draft.move(Phase.PROGRESSING, _resumed(draft), reason, f"{message}; next {draft.where()}")
     draft.wake(timedelta(seconds=1))
 
 

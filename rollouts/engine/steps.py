@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from fractions import Fraction
 from math import ceil
 
@@ -25,6 +26,7 @@ __all__ = [
     "Landing",
     "describe",
     "first_weight",
+    "format_seconds",
     "header_routes_at",
     "landing",
     "required_endpoints",
@@ -100,6 +102,16 @@ def required_endpoints(weight: Weight, stable_at_start: int, ratio: float) -> in
     return max(1, ceil(share))
 
 
+def format_seconds(duration: timedelta) -> str:
+    """A duration as people write it: ``1h30m``, ``45s``."""
+    rest, parts = int(duration.total_seconds()), []
+    for unit, size in (("h", 3600), ("m", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"
+
+
 def describe(step: Step | None) -> str:
     """A step in words, for messages."""
     match step:
@@ -108,7 +120,7 @@ def describe(step: Step | None) -> str:
         case PauseStep(duration=None):
             return "pause until promoted"
         case PauseStep():
-            return f"pause {step.duration}"
+            return f"pause {format_seconds(step.duration)}"
         case AnalysisStep():
             return "analysis"
         case JobStep():

@@ -137,7 +137,7 @@ class Lab:
         """Start everything but the controller; pods are Ready and the gateway routes when this returns."""
         self.directory.mkdir(parents=True, exist_ok=True)
         await self.control_plane.start()
-        self._client = (await open_client(str(self.kubeconfig))).with_field_manager("kubectl")
+        self._client = await open_client(str(self.kubeconfig), field_manager="kubectl")
         await install_upstream_crds(self.client)
         await install_crds(self.client, all_crds())
         await self.fleet.start()

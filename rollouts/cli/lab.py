@@ -1,0 +1,183 @@
+"""``rollouts lab``: the local environment and its stories."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from rollouts.cli.logs import configure_logs
+
+__all__ = ["lab"]
+
+_DIRECTORY = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "inference-rollouts" / "lab"
+_STATE = "lab.json"
+_CONTROL_PLANES = click.Choice(["auto", "memory", "real"])
+_UP_SECONDS = 120.0
+
+
+@click.group()
+def lab() -> None:
+    """API server, Envoy gateway, simulated vLLM pods and the controller, on this machine."""
+
+
+@lab.command()
+@click.argument("story", type=click.Choice(["base-model"]))
+@click.option("--bad", is_flag=True, help="Make the canary worse, so that it is aborted.")
+@click.option("--control-plane", type=_CONTROL_PLANES, default="memory", show_default=True)
+def demo(story: str, bad: bool, control_plane: str) -> None:
+    """Tell a scripted story on real Envoy traffic. Exit status 0 when it ends as promised."""
+    from rollouts.lab.story import StoryFailed, story_directory
+
+    directory = story_directory()
+    directory.mkdir(parents=True, exist_ok=True)
+    configure_logs_to(directory / "lab.log")
+    console = Console(highlight=False)
+    try:
+        asyncio.run(_tell(directory, console, bad=bad, control_plane=control_plane))
+    except StoryFailed as failure:
+        console.print(f"the story failed: {failure}", style="bold red")
+        sys.exit(1)
+
+
+def configure_logs_to(path: Path) -> None:
+    """The lab's own log goes to a file: the terminal belongs to the story."""
+    import structlog
+
+    configure_logs("json")
+    structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=path.open("a", encoding="utf-8")))
+
+
+async def _tell(directory: Path, console: Console, *, bad: bool, control_plane: str) -> None:
+    from rollouts.lab.controlplane import Choice
+    from rollouts.lab.environment import Lab, base_model_pods
+    from rollouts.lab.story import tell_base_model
+
+    async with Lab(
+        directory, choice=Choice(control_plane), pods=base_model_pods(), say=console.print
+    ) as running:
+        await tell_base_model(running, console, bad=bad)
+
+
+@lab.command()
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+@click.option("--control-plane", type=_CONTROL_PLANES, default="memory", show_default=True)
+def up(output: str, control_plane: str) -> None:
+    """Start a lab that stays: base-model pools, gateway and route, the controller, traffic left to you."""
+    if _running() is not None:
+        raise click.ClickException(
+            f"a lab is running already: `rollouts lab down` first (state in {_DIRECTORY})"
+        )
+    shutil.rmtree(_DIRECTORY, ignore_errors=True)
+    _DIRECTORY.mkdir(parents=True)
+    log = (_DIRECTORY / "lab.log").open("ab")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rollouts.lab.daemon", str(_DIRECTORY), control_plane],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + _UP_SECONDS
+    while time.monotonic() < deadline:
+        state = _running()
+        if state is not None:
+            click.echo(json.dumps(state, indent=2) if output == "json" else _describe(state))
+            return
+        if process.poll() is not None:
+            break
+        time.sleep(0.1)
+    process.terminate()
+    raise click.ClickException(f"the lab did not come up: see {_DIRECTORY / 'lab.log'}")
+
+
+@lab.command()
+def down() -> None:
+    """Stop the lab that `up` started."""
+    state = _running()
+    if state is None:
+        click.echo("no lab is running")
+        return
+    pid = int(str(state["pid"]))
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and _alive(pid):
+        time.sleep(0.1)
+    if _alive(pid):
+        raise click.ClickException(f"process {pid} does not end: see {_DIRECTORY / 'lab.log'}")
+    (_DIRECTORY / _STATE).unlink(missing_ok=True)
+    click.echo("stopped")
+
+
+@lab.command(name="set")
+@click.argument("pod")
+@click.argument("knobs", nargs=-1, required=True, metavar="KNOB=VALUE...")
+def set_knobs(pod: str, knobs: tuple[str, ...]) -> None:
+    """Turn knobs of a running pod: `ttft=+50% errors=5% queue=20ms ready=false`."""
+    import requests
+
+    state = _running()
+    if state is None:
+        raise click.ClickException("no lab is running: `rollouts lab up` first")
+    pods = state["pods"]
+    assert isinstance(pods, dict)
+    if pod not in pods:
+        raise click.ClickException(f"there is no pod {pod}; there are {', '.join(sorted(pods))}")
+    body: dict[str, str | bool] = {}
+    for knob in knobs:
+        name, separator, value = knob.partition("=")
+        if not separator:
+            raise click.UsageError(f"{knob}: write KNOB=VALUE")
+        body[name] = {"true": True, "false": False}.get(value, value)
+    answer = requests.post(f"{pods[pod]}/lab/knobs", json=body, timeout=5)
+    if answer.status_code != 200:
+        raise click.ClickException(f"{pod}: {answer.text[:300]}")
+    click.echo(answer.text)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A child of ours that has ended is a zombie until it is waited for.
+    try:
+        return os.waitpid(pid, os.WNOHANG) == (0, 0)
+    except ChildProcessError:
+        return True
+
+
+def _running() -> dict[str, object] | None:
+    try:
+        state = json.loads((_DIRECTORY / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return state if isinstance(state, dict) and _alive(int(state["pid"])) else None
+
+
+def _describe(state: dict[str, object]) -> str:
+    pods = state["pods"]
+    assert isinstance(pods, dict)
+    lines = [
+        f"API server   {state['controlPlane']}",
+        f"kubeconfig   {state['kubeconfig']}",
+        f"gateway      {state['gateway']}",
+        f"metrics      {state['metrics']}",
+        f"logs         {state['logs']}",
+        "pods         " + "\n             ".join(f"{name} {url}" for name, url in pods.items()),
+        "",
+        f"export KUBECONFIG={state['kubeconfig']}",
+        "kubectl apply --server-side -f examples/base-model/rollout-demo.yaml",
+        f"curl {state['gateway']}/v1/chat/completions -H 'content-type: application/json' "
+        '-d \'{"model":"mymodel","messages":[{"role":"user","content":"hello"}]}\'',
+    ]
+    return "\n".join(lines)
