@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from rollouts.kube.client import KubeClient
 from rollouts.picker.allocator import keep_freed_memory
 from rollouts.picker.credentials import credentials_from_files, self_signed_credentials
 from rollouts.picker.exposition import MetricsServer
@@ -60,8 +61,9 @@ class PickerConfig:
 class Picker:
     """All parts of one picker process, for the command and for tests in the same process."""
 
-    def __init__(self, config: PickerConfig) -> None:
+    def __init__(self, config: PickerConfig, *, client: KubeClient | None = None) -> None:
         self._config = config
+        self._client = client  # in place of the one that the kubeconfig gives
         self.router = Router(Scheduler(), unready=config.unready)
         self.metrics = PickerMetrics(self.router)
         self.server = PickerServer(
@@ -107,9 +109,10 @@ class Picker:
             source.load()
             return source
         # Imported late: the Kubernetes client costs half a second that a file does not need.
-        from rollouts.picker.watching import cluster_source
+        from rollouts.picker.watching import WatchSource, connect
 
-        return await cluster_source(self._config.kubeconfig, self._config.pools, self.take)
+        client = self._client or await connect(self._config.kubeconfig)
+        return WatchSource(client, (pool.namespace for pool in self._config.pools), self.take)
 
     async def _housekeeping(self) -> None:
         while True:

@@ -69,6 +69,11 @@ _STRIPPED = (
 )
 
 
+_MAX_LAST, _TAIL = 16_384, 512
+"""The end of a request that is left goes out with the end of the stream. Envoy reads both at once when they
+are short: beyond one HTTP/2 frame a short tail is cut off for that."""
+
+
 class ProtocolError(Exception):
     """Envoy sent a message that has no place in this state: the stream is ended with an error."""
 
@@ -301,6 +306,9 @@ class Exchange:
             yield BodyReply(Side.REQUEST, previous, False)
             previous = piece
         self._release()
+        if self.closing and len(previous) > _MAX_LAST:
+            yield BodyReply(Side.REQUEST, previous[:-_TAIL], False)
+            previous = previous[-_TAIL:]
         yield BodyReply(Side.REQUEST, previous, not trailers)
         if trailers:
             yield TrailersReply(Side.REQUEST)

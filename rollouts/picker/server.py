@@ -2,6 +2,11 @@
 
 Messages are handed over as raw bytes: ``wire`` reads and writes them, so no generated class is built for
 them. The loop of a stream holds no state of its own, and whatever goes wrong in one stays in it.
+
+The method is registered as one that returns a single message at its end, and writes the others itself: this
+is how grpc.aio sends a last message and the status in one piece. Envoy gives what it has sent to a stream
+that ends for lost, so between the end of the request, which lets the pod answer, and the end of the stream
+there must be no gap in which a response could come.
 """
 
 from __future__ import annotations
@@ -44,7 +49,7 @@ class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no t
     """Routes the one method, without (de)serialisers."""
 
     def __init__(self, process: Callable[..., Any]) -> None:
-        self._handler = grpc.stream_stream_rpc_method_handler(process)
+        self._handler = grpc.stream_unary_rpc_method_handler(process)
 
     def service(self, handler_call_details: Any) -> Any:
         return self._handler if handler_call_details.method == _METHOD else None
@@ -111,19 +116,23 @@ class PickerServer:
         if self._server is not None:
             await self._server.stop(self._config.drain_grace)
 
-    async def _process(self, _: Any, context: Any) -> None:
+    async def _process(self, _: Any, context: Any) -> bytes:
         exchange = Exchange(self._routing, self._observer, self._budget)
         read, write, clock, eof = context.read, context.write, time.monotonic, grpc.aio.EOF
         try:
-            while not exchange.closing:
-                data = await read()
-                if data is eof:
-                    break
+            while (data := await read()) is not eof:
                 message = decode(data)
                 if message is None:
                     continue
+                last = b""
                 for reply in exchange.receive(message, clock()):
-                    await write(encode(reply))
+                    if last:
+                        await write(last)
+                    last = encode(reply)
+                if exchange.closing:
+                    return last
+                if last:
+                    await write(last)
         except (WireError, ProtocolError) as error:
             _log.warning("stream_refused", state=exchange.state.name, error=str(error)[:300])
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error)[:300])
@@ -135,3 +144,4 @@ class PickerServer:
             await context.abort(grpc.StatusCode.INTERNAL, "the endpoint picker failed; see its log")
         finally:
             exchange.disconnect(clock())
+        return b""  # Envoy has ended the stream and reads no more

@@ -12,13 +12,12 @@ from typing import Any
 
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.kube.http import open_client
-from rollouts.picker.objects import PoolName
 from rollouts.runtime.clock import Clock, SystemClock
 from rollouts.runtime.objects import ObjectKey
 from rollouts.runtime.reflector import Reflector
 from rollouts.runtime.store import Store
 
-__all__ = ["RESOURCES", "WatchSource", "cluster_source"]
+__all__ = ["RESOURCES", "WatchSource", "connect"]
 
 RESOURCES = (
     Resource("inference.networking.k8s.io", "v1", "inferencepools", "InferencePool"),
@@ -88,9 +87,6 @@ def _trimmed(pod: dict[str, Any]) -> dict[str, Any]:
     return {"metadata": pod.get("metadata"), "status": pod.get("status")}
 
 
-async def cluster_source(
-    kubeconfig: str, pools: Iterable[PoolName], on_change: Callable[[list[Mapping[str, Any]]], None]
-) -> WatchSource:
-    """A source for the cluster of ``kubeconfig``, or the one that this pod runs in when it is empty."""
-    client = await open_client(kubeconfig or None)
-    return WatchSource(client, (pool.namespace for pool in pools), on_change)
+async def connect(kubeconfig: str) -> KubeClient:
+    """A client for ``kubeconfig``, or for the cluster that this pod runs in when it is empty."""
+    return await open_client(kubeconfig or None)

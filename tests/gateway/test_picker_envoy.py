@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -57,7 +58,9 @@ class Lab:
         """(status, model that answered); a stream must be whole."""
         document = {"prompt": "a" * size, "model": "travelhelper", "max_tokens": 3, "stream": stream}
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        async with self.http.post(f"{self.plane.url}/v1/completions", json=document, headers=named) as answer:
+        named["content-type"] = "application/json"
+        data = io.BytesIO(json.dumps(document).encode())
+        async with self.http.post(f"{self.plane.url}/v1/completions", data=data, headers=named) as answer:
             text = await answer.text()
             if answer.status != 200:
                 return answer.status, text
@@ -187,7 +190,9 @@ async def test_refusals_and_bodyless_requests(start: Any) -> None:
 async def test_a_pod_that_loses_the_canary_takes_none_of_its_requests(start: Any) -> None:
     lab = await start()
     first = lab.plane.fleet.pods["pool-0"].spec.address
-    async with lab.http.post(f"http://{first}:8000/v1/unload_lora_adapter", json={"lora_name": "v2"}) as answer:
+    async with lab.http.post(
+        f"http://{first}:8000/v1/unload_lora_adapter", json={"lora_name": "v2"}
+    ) as answer:
         assert answer.status == 200
 
     def noticed() -> bool:
@@ -219,3 +224,14 @@ async def test_the_kit_passes_the_picker_of_the_lab(start: Any) -> None:
     results = await check_picker(f"127.0.0.1:{lab.picker.server.port}", model="travelhelper")
 
     assert [result.name for result in results if not result.passed] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [100, 60_000])
+async def test_no_response_is_lost_when_its_stream_is_left_early(start: Any, size: int) -> None:
+    lab = await start()
+    seen: Counter[tuple[int, str]] = Counter()
+    for _ in range(15):
+        seen += await lab.count(100, size=size)
+
+    assert seen == {(200, "v1"): 1350, (200, "v2"): 150}
