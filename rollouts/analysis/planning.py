@@ -60,7 +60,7 @@ class Traffic:
     latency_phi: float = 1.5
     error_phi: float = 1.3
     pod_sd: float = 0.05
-    pod_error_sd: float = 0.2
+    pod_error_sd: float = 0.25
     slope: float = _SLOPE
     from_history: bool = False
 
@@ -177,7 +177,7 @@ def _with_noise(
         pod_sd=max([math.sqrt(t.log_tau2) for t in latency], default=0.05),
         slope=latency[0].pace.slope if latency else _SLOPE,
         error_phi=max([t.phi for t in counts], default=1.3),
-        pod_error_sd=max([math.sqrt(t.log_tau2) for t in counts], default=0.2),
+        pod_error_sd=max([math.sqrt(t.log_tau2) for t in counts], default=0.25),
         from_history=True,
     )
 

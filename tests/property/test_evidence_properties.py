@@ -137,6 +137,16 @@ def test_a_slower_canary_request_never_means_less_evidence(table, place):
     assert after._body.x >= before._body.x - 1e-9
 
 
+def test_a_pass_needs_the_slowest_tenth_too():
+    """The body is within 20 %, the share of slow requests grows from 10 to 16 %."""
+    stable = [[100, 200, 150, 40, 10]] * 6
+    for canary, passes in (([100, 200, 150, 40, 10], True), ([105, 205, 110, 70, 10], False)):
+        test = judged([([canary] * 3, stable)] * 80)
+        body = test._body.proof_evidence(*test._noise[0])
+        assert body >= 20.0
+        assert (test.proof() >= 20.0) is passes
+
+
 STEP = st.tuples(
     st.sampled_from(["serve", "serve", "serve", "reset", "skip", "vanish"]),
     st.integers(0, 4),
@@ -187,6 +197,7 @@ def test_any_history_stays_finite_and_survives_a_restart_bit_for_bit(steps, cut)
     assert json.dumps(part.dump()) == json.dumps(whole.dump())
 
 
+@pytest.mark.slow
 def test_healthy_rollouts_are_not_aborted_in_a_small_study():
     """The tiny part of benchmarks/statistics that runs in every test: 24 healthy rollouts with pod effects."""
     noise = Noise(pod=0.05, shock=0.10, burst=2.0, pod_errors=0.2)

@@ -21,7 +21,7 @@ from rollouts.analysis.evidence.scores import (
 
 __all__ = ["CountTest"]
 
-_PRIOR = DispersionPrior(phi=1.3, tau=0.2)
+_PRIOR = DispersionPrior(phi=1.3, tau=0.25)
 _LOG_RATIOS = tuple(math.log(ratio) for ratio in COUNT_RATIOS)
 
 

@@ -249,6 +249,39 @@ def test_a_late_regression_is_found_within_minutes(fleet):
     assert report(process, 0).effect_since >= 1200.0
 
 
+def test_lasting_differences_between_pods_are_not_harm(fleet):
+    """A canary as slow as the slower half of the stable pods, with plenty of traffic."""
+    process, pods = started(fleet, stable=8)
+    for _ in range(30):
+        for number, (arm, pod) in enumerate(list(pods.state)):
+            median = 0.6 if arm is Arm.CANARY else 0.4 + 0.035 * number
+            pods.serve(arm, pod, 80, median=median, errors=0.005)
+        pods.at += 30.0
+        process.observe(pods.scrape())
+        assert harm(process) is None
+
+
+def test_restarts_create_no_evidence_by_themselves(fleet):
+    """Gauges are worth 1 before six blocks, so every start is, and so must be their mixture."""
+    process, pods = started(fleet, spec=EvidenceSpec(metrics=(KV,)))
+    process.schedule([Mark(at=60.0 * i, step=i, weight=0.3) for i in range(5)], ())
+    play(process, pods, 10)
+    assert process.restarts == 4
+    assert process.evidence == pytest.approx(1.0)
+
+
+def test_suspected_harm_holds_a_pass(fleet):
+    spec = EvidenceSpec(metrics=(replace(TTFT, require=Require.NO_HARM, min_dwell=0.0, min_requests=0),))
+    reasons = set()
+    for seed in range(20):
+        process, pods = started(fleet, spec=spec, seed=seed)
+        for _ in range(12):
+            process.observe(pods.step(slower=0.3))
+            if 5.0 <= process.evidence < 20.0:
+                reasons.add(judge(process, 0, 0.0, pods.at).reason)
+    assert reasons == {Reason.HARM_SUSPECTED}
+
+
 def test_restarts_never_exceed_their_slots(fleet):
     process, pods = started(fleet)
     for step in range(30):
