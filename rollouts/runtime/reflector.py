@@ -212,6 +212,13 @@ class Reflector:
         return self._resource
 
     @property
+    def name(self) -> str:
+        """Resource and namespace, for people: ``httproutes.gateway.networking.k8s.io in team-a``."""
+        resource = self._resource
+        full = f"{resource.plural}.{resource.group}" if resource.group else resource.plural
+        return f"{full} in {self._namespace}" if self._namespace else full
+
+    @property
     def state(self) -> SyncState:
         """What is known of the kind."""
         return self._machine.state if self._machine else SyncState.PENDING
