@@ -112,6 +112,8 @@ class Exchange:
             await stream.write(message)
         waiting = len(self.response)
         while (reply := await stream.read()) is not grpc.aio.EOF:
+            if not reply:
+                continue  # our picker's answer to the half-close: a message that says nothing
             if reply[0] == 0x3A:
                 raise RuntimeError(f"refused: {reply!r}")
             if reply[0] == 0x1A and reply.endswith(b"\x10\x01"):

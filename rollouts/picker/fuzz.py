@@ -41,8 +41,11 @@ def _number(text: str) -> int:
 
 
 def _depth(value: Any) -> int:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
-    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
+    level, depth = [value], 0
+    while level := [inner for inner in level if isinstance(inner, dict | list)]:
+        depth += 1
+        level = [part for inner in level for part in (inner.values() if isinstance(inner, dict) else inner)]
+    return depth
 
 
 def reference(body: bytes, new: bytes) -> tuple[str | None, bytes] | None:

@@ -144,4 +144,6 @@ class PickerServer:
             await context.abort(grpc.StatusCode.INTERNAL, "the endpoint picker failed; see its log")
         finally:
             exchange.disconnect(clock())
-        return b""  # Envoy has ended the stream and reads no more
+        # The other side half-closed first. grpc.aio sends an empty message along with the status here; Envoy
+        # resets streams rather than half-closing them, and ignores what comes once it is done.
+        return b""
