@@ -393,8 +393,11 @@ async def test_spec_and_status_are_written_apart(server: Server) -> None:
         subresource="status",
     )
 
+    later = await merge(server, {"spec": {"size": 4}, "status": None})
+
     assert "status" not in made
     assert "status" not in spec
+    assert (later["spec"]["size"], later["status"]) == (4, {"phase": "Ready"})
     assert status["spec"]["size"] == 2
     assert status["status"] == {"phase": "Ready"}
     assert "labels" not in status["metadata"]

@@ -206,8 +206,12 @@ async def test_a_refusal_is_mapped_with_its_headers(server: Server, client: Http
 
 
 async def test_a_redirect_is_not_followed(server: Server, client: HttpKubeClient) -> None:
-    server.answers(302, b"", Location="http://127.0.0.1:1/elsewhere")
+    async def elsewhere(request: web.Request) -> web.StreamResponse:
+        if request.path == "/elsewhere":
+            return await server.ok(request)
+        return web.Response(status=302, headers={"Location": f"{server.url}/elsewhere"})
 
+    server.handler = elsewhere
     with pytest.raises(ApiUnavailable):
         await client.get(MAPS, "ns", "c")
     assert len(server.requests) == 1
