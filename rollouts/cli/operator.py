@@ -1,0 +1,155 @@
+"""``get``, ``watch``, ``status``: looking at rollouts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+
+import click
+import yaml
+from rich.console import Console
+from rich.live import Live
+
+from rollouts.api.parsing import parse_rollout
+from rollouts.api.scalars import parse_duration
+from rollouts.cli.connect import (
+    EXIT_CODES,
+    connection_options,
+    default_namespace,
+    fetch,
+    fetch_runs,
+    with_client,
+)
+from rollouts.cli.render import rollout_table, rollout_view, summary
+from rollouts.controller import kinds
+from rollouts.engine.types import Phase
+from rollouts.kube.client import KubeClient
+
+__all__ = ["get", "status", "watch"]
+
+_POLL = 0.5
+_ENDED = (Phase.HEALTHY, Phase.ABORTED, Phase.INVALID)
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("name", required=False)
+@connection_options
+@click.option("-A", "--all-namespaces", is_flag=True, help="Rollouts of all namespaces.")
+@click.option("-o", "--output", type=click.Choice(["text", "json", "yaml", "wide"]), default="text")
+def get(
+    name: str | None,
+    namespace: str | None,
+    kubeconfig: str | None,
+    context: str | None,
+    all_namespaces: bool,
+    output: str,
+) -> None:
+    """Show all Rollouts as a table, or one in full."""
+    where = namespace or default_namespace(kubeconfig, context)
+
+    async def work(client: KubeClient) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        if name is None:
+            page = await client.list_page(kinds.ROLLOUT, None if all_namespaces else where)
+            return page.items, []
+        return [await fetch(client, where, name)], await fetch_runs(client, where, name)
+
+    objects, runs = with_client(kubeconfig, context, work)
+    if output in ("json", "yaml"):
+        data: Any = [summary(obj) for obj in objects]
+        data = data[0] if name is not None else data
+        click.echo(
+            json.dumps(data, indent=2) if output == "json" else yaml.safe_dump(data, sort_keys=False),
+            nl=output == "json",
+        )
+        return
+    console = Console(highlight=False)
+    if name is not None:
+        console.print(rollout_view(objects[0], runs))
+    elif objects:
+        console.print(rollout_table(objects, wide=output == "wide"))
+    else:
+        console.print(f"No Rollouts in {'any namespace' if all_namespaces else f'namespace {where}'}.")
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("name")
+@connection_options
+@click.option("--timeout", metavar="DURATION", help="Stop watching after this time.")
+def watch(
+    name: str, namespace: str | None, kubeconfig: str | None, context: str | None, timeout: str | None
+) -> None:
+    """Show one Rollout live, until interrupted."""
+    where = namespace or default_namespace(kubeconfig, context)
+    limit = _limit(timeout)
+
+    async def work(client: KubeClient) -> None:
+        with Live(console=Console(highlight=False), refresh_per_second=4) as live:
+            deadline = time.monotonic() + limit
+            while time.monotonic() < deadline:
+                obj = await fetch(client, where, name)
+                live.update(rollout_view(obj, await fetch_runs(client, where, name)))
+                await asyncio.sleep(_POLL)
+
+    try:
+        with_client(kubeconfig, context, work)
+    except KeyboardInterrupt:
+        return
+
+
+def _limit(timeout: str | None) -> float:
+    if timeout is None:
+        return float("inf")
+    try:
+        return parse_duration(timeout).total_seconds()
+    except ValueError as error:
+        raise click.UsageError(f"--timeout: {error}") from None
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("name")
+@connection_options
+@click.option(
+    "--watch", "follow", is_flag=True, help="Wait until the rollout has ended, one line per change."
+)
+@click.option("--timeout", metavar="DURATION", help="With --watch: give up after this time.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+def status(
+    name: str,
+    namespace: str | None,
+    kubeconfig: str | None,
+    context: str | None,
+    follow: bool,
+    timeout: str | None,
+    output: str,
+) -> None:
+    """Print the phase of a Rollout; with --watch wait for its end. For CI."""
+    where = namespace or default_namespace(kubeconfig, context)
+    limit = _limit(timeout)
+
+    async def work(client: KubeClient) -> tuple[dict[str, Any], bool]:
+        deadline, told = time.monotonic() + limit, ""
+        while True:
+            obj = await fetch(client, where, name)
+            shown = summary(obj)
+            line = f"{shown['phase'] or 'New'}: {shown['message']}"
+            if line != told and output == "text":
+                click.echo(line)
+                told = line
+            over = shown["observed"] and parse_rollout(obj).status.phase in _ENDED
+            if over or not follow:
+                return shown, over
+            if time.monotonic() >= deadline:
+                return shown, False
+            await asyncio.sleep(_POLL)
+
+    shown, over = with_client(kubeconfig, context, work)
+    if output == "json":
+        click.echo(json.dumps(shown, indent=2))
+    if shown["phase"] in ("Aborted", "Invalid") and shown["observed"]:
+        sys.exit(1)
+    if follow and not over:
+        click.echo(f"not over within {timeout}", err=True)
+        sys.exit(4)

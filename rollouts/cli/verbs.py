@@ -1,0 +1,121 @@
+"""``promote``, ``abort``, ``retry``, ``pause``, ``resume``: one annotation, bound to revision and step.
+
+The command waits until the controller has looked at it and says how it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+import sys
+import time
+import uuid
+from typing import Any
+
+import click
+
+from rollouts.api.parsing import COMMAND_ANNOTATION, parse_rollout
+from rollouts.cli.connect import EXIT_CODES, connection_options, default_namespace, fetch, with_client
+from rollouts.controller import kinds
+from rollouts.engine.types import CommandRecord, CommandResult
+from rollouts.kube.client import KubeClient, PatchKind
+
+__all__ = ["abort", "pause", "promote", "resume", "retry"]
+
+_WAIT = 30.0
+_POLL = 0.2
+
+
+def _raw(obj: dict[str, Any], action: str) -> str:
+    parsed = parse_rollout(obj)
+    revision = parsed.status.canary or parsed.status.stable
+    if revision is None:
+        raise click.ClickException(f"Rollout {parsed.name} has no revision yet: nothing to {action}")
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return json.dumps(
+        {
+            "action": action,
+            "revision": revision.hash,
+            "step": parsed.status.current_step,
+            "at": f"{stamp}#{uuid.uuid4().hex[:8]}",
+            "by": _user(),
+        },
+        separators=(",", ":"),
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
+
+
+async def _send(client: KubeClient, namespace: str, name: str, action: str) -> CommandRecord | None:
+    raw = _raw(await fetch(client, namespace, name), action)
+    body = {"metadata": {"annotations": {COMMAND_ANNOTATION: raw}}}
+    await client.patch(kinds.ROLLOUT, namespace, name, body, kind=PatchKind.MERGE)
+    deadline = time.monotonic() + _WAIT
+    while time.monotonic() < deadline:
+        last = parse_rollout(await fetch(client, namespace, name)).status.last_command
+        if last is not None and last.raw == raw:
+            return last
+        await asyncio.sleep(_POLL)
+    return None
+
+
+def _command(
+    action: str, name: str, namespace: str | None, kubeconfig: str | None, context: str | None
+) -> None:
+    where = namespace or default_namespace(kubeconfig, context)
+    last = with_client(kubeconfig, context, lambda client: _send(client, where, name, action))
+    if last is None:
+        click.echo(f"the controller has not answered within {_WAIT:g} s: is it running?", err=True)
+        sys.exit(4)
+    click.echo(f"{name}: {action} {last.result.value.lower()}: {last.message}")
+    if last.result is CommandResult.REJECTED:
+        sys.exit(1)
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("name")
+@connection_options
+@click.option("--full", is_flag=True, help="Skip all remaining pauses and gates; never readiness.")
+def promote(
+    name: str, namespace: str | None, kubeconfig: str | None, context: str | None, full: bool
+) -> None:
+    """Leave the current pause or gate."""
+    _command("promoteFull" if full else "promote", name, namespace, kubeconfig, context)
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("name")
+@connection_options
+def abort(name: str, namespace: str | None, kubeconfig: str | None, context: str | None) -> None:
+    """Give all traffic to stable; terminal for this revision until `retry`."""
+    _command("abort", name, namespace, kubeconfig, context)
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("name")
+@connection_options
+def retry(name: str, namespace: str | None, kubeconfig: str | None, context: str | None) -> None:
+    """Start a new attempt at an aborted revision."""
+    _command("retry", name, namespace, kubeconfig, context)
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("name")
+@connection_options
+def pause(name: str, namespace: str | None, kubeconfig: str | None, context: str | None) -> None:
+    """Hold the steps; analysis and aborts go on."""
+    _command("pause", name, namespace, kubeconfig, context)
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("name")
+@connection_options
+def resume(name: str, namespace: str | None, kubeconfig: str | None, context: str | None) -> None:
+    """Release what `pause`, a manual override or a missed deadline holds."""
+    _command("resume", name, namespace, kubeconfig, context)
