@@ -71,6 +71,8 @@ PRESETS: Mapping[str, Preset] = {
     "ttft": _histogram("ttft"),
     "time-per-output-token": _histogram("time_per_output_token"),
     "inter-token-latency": _histogram("inter_token_latency", coarse=True),
+    "tpot": _histogram("time_per_output_token"),
+    "itl": _histogram("inter_token_latency", coarse=True),
     "queue-time": _histogram("queue_time"),
     "e2e": _histogram("e2e", advisory=True),
     "prompt-tokens": _histogram("prompt_tokens", advisory=True),
@@ -150,7 +152,8 @@ def _expand(name: str, compare: Mapping[str, Any], require: Require) -> list[Com
 def parse_compare(
     name: str, plain: Mapping[str, Any], *, require: Require = Require.WITHIN_TOLERANCE
 ) -> CompareMetric:
-    """One compare form; raises GatesError."""
+    """One compare form; null and empty fields are absent. Raises GatesError."""
+    plain = {key: value for key, value in plain.items() if value is not None and value != ""}
     unknown = sorted(set(plain) - _KEYS)
     if unknown:
         raise GatesError(f"metric {name!r}: unknown field {unknown[0]!r} in compare; known: {sorted(_KEYS)}")
@@ -267,7 +270,8 @@ def _text(value: object, what: str) -> str:
 def _choice(plain: Mapping[str, Any], key: str, kind: Any, default: Any, where: str) -> Any:
     if key not in plain:
         return default
+    given = str(plain[key]).lower().removesuffix("isbetter")
     for member in kind:
-        if str(plain[key]).lower() == member.value.lower():
+        if given == member.value.lower():
             return member
     raise GatesError(f"{where}{key} must be one of {[m.value for m in kind]}, got {plain[key]!r}")

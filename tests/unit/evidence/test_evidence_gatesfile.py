@@ -69,6 +69,13 @@ def test_each_form_names_its_series(plain, series):
     assert parse_compare("x", plain).series == series
 
 
+def test_the_words_of_the_custom_resource_are_understood():
+    plain = {"preset": "tpot", "histogram": "", "gauge": "", "counter": None, "direction": "HigherIsBetter"}
+    metric = parse_compare("x", plain)
+    assert metric.series == HistogramSeries(name="time_per_output_token")
+    assert metric.direction is Direction.HIGHER
+
+
 def test_a_narrow_tolerance_narrows_the_default_margin():
     metric = parse_compare("x", {"histogram": "ttft", "tolerance": "1%"})
     assert (metric.margin, metric.tolerance) == (0.005, 0.01)
