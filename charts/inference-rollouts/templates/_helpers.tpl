@@ -1,0 +1,129 @@
+{{- define "inference-rollouts.name" -}}
+{{- if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "inference-rollouts.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (include "inference-rollouts.name" .) -}}
+{{- end -}}
+
+{{- define "inference-rollouts.namespace" -}}
+{{- .Values.watch.namespace | default .Release.Namespace -}}
+{{- end -}}
+
+{{- define "inference-rollouts.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{- printf "%s@%s" .repository .digest -}}
+{{- else -}}
+{{- printf "%s:%s" .repository (.tag | default $.Chart.AppVersion) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "inference-rollouts.selector" -}}
+app.kubernetes.io/name: inference-rollouts
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "inference-rollouts.labels" -}}
+{{ include "inference-rollouts.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{- define "inference-rollouts.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "inference-rollouts.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/*
+What the controller may do in the namespaces that it watches. Every verb is one that it uses; a server-side
+apply of a new object needs create beside patch. There is no verb on Secrets, and none that escalates.
+*/}}
+{{- define "inference-rollouts.rules" -}}
+- apiGroups: [inferencerollouts.dev]
+  resources: [rollouts]
+  verbs: [get, list, watch, patch]
+- apiGroups: [inferencerollouts.dev]
+  resources: [rollouts/status]
+  verbs: [patch]
+- apiGroups: [inferencerollouts.dev]
+  resources: [analysisruns]
+  verbs: [list, watch, create, patch, delete]
+- apiGroups: [inferencerollouts.dev]
+  resources: [analysisruns/status]
+  verbs: [patch]
+- apiGroups: [inferencerollouts.dev]
+  resources: [analysistemplates]
+  verbs: [list, watch]
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [httproutes]
+  verbs: [list, watch, create, patch, delete]
+- apiGroups: [inference.networking.k8s.io, inference.networking.x-k8s.io]
+  resources: [inferencepools]
+  verbs: [list, watch]
+- apiGroups: [inference.networking.x-k8s.io]
+  resources: [inferencemodels]
+  verbs: [list, watch]
+- apiGroups: [""]
+  resources: [pods, services]
+  verbs: [list, watch]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [list, watch{{ if .Values.jobs.enabled }}, create, delete{{ end }}]
+{{- end -}}
+
+{{/* The controller's configuration file. Credentials are paths of files that the pod mounts. */}}
+{{- define "inference-rollouts.config" -}}
+gitopsManagers: {{ toJson .Values.gitopsManagers }}
+sources:
+{{- range $name, $source := .Values.sources }}
+  {{ $name }}:
+    url: {{ $source.url | quote }}
+    {{- with $source.timeout }}
+    timeout: {{ . | quote }}
+    {{- end }}
+    {{- with $source.podLabel }}
+    podLabel: {{ . | quote }}
+    {{- end }}
+    {{- with $source.secret }}
+    {{- $folder := printf "/etc/inference-rollouts/sources/%s" $name }}
+    {{- if .caKey }}
+    caFile: {{ $folder }}/{{ .caKey }}
+    {{- end }}
+    {{- if .certKey }}
+    certFile: {{ $folder }}/{{ .certKey }}
+    {{- end }}
+    {{- if .keyKey }}
+    keyFile: {{ $folder }}/{{ .keyKey }}
+    {{- end }}
+    {{- if .bearerTokenKey }}
+    bearerTokenFile: {{ $folder }}/{{ .bearerTokenKey }}
+    {{- end }}
+    {{- if .usernameKey }}
+    usernameFile: {{ $folder }}/{{ .usernameKey }}
+    {{- end }}
+    {{- if .passwordKey }}
+    passwordFile: {{ $folder }}/{{ .passwordKey }}
+    {{- end }}
+    {{- end }}
+{{- else }} {}
+{{- end }}
+{{- end -}}
