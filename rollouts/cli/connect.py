@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,8 +28,6 @@ Exit status:
   4  not over within --timeout
 """
 
-_TUNNEL = 3
-
 
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """``-n``, ``--kubeconfig``, ``--context``."""
@@ -45,8 +44,6 @@ def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def default_namespace(kubeconfig: str | None, context: str | None) -> str:
     """The namespace of the context, ``default`` where it names none."""
-    import os
-
     path = kubeconfig or os.environ.get("KUBECONFIG", "").split(os.pathsep)[0] or "~/.kube/config"
     try:
         data = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
@@ -74,16 +71,17 @@ def with_client(kubeconfig: str | None, context: str | None, work: Callable[[Kub
             "the cluster serves no Rollouts: install the CRDs (`rollouts crds | kubectl apply -f -`)", _TUNNEL
         )
     except Forbidden as error:
-        _fail(f"not allowed: {error}", _TUNNEL)
+        raise _Unreachable(f"not allowed: {error}") from None
     except KubeError as error:
-        _fail(f"the API server could not be asked: {error}", _TUNNEL)
-    raise AssertionError("unreachable: _fail raises")
+        raise _Unreachable(f"the API server could not be asked: {error}") from None
 
 
-def _fail(message: str, code: int) -> None:
-    error = click.ClickException(message)
-    error.exit_code = code
-    raise error
+class _Missing(click.ClickException):
+    exit_code = 2
+
+
+class _Unreachable(click.ClickException):
+    exit_code = 3
 
 
 async def fetch(client: KubeClient, namespace: str, name: str) -> dict[str, Any]:
@@ -91,8 +89,7 @@ async def fetch(client: KubeClient, namespace: str, name: str) -> dict[str, Any]
     try:
         return await client.get(kinds.ROLLOUT, namespace, name)
     except NotFound:
-        _fail(f"there is no Rollout {name} in namespace {namespace}", 2)
-    raise AssertionError("unreachable: _fail raises")
+        raise _Missing(f"there is no Rollout {name} in namespace {namespace}") from None
 
 
 async def fetch_runs(client: KubeClient, namespace: str, name: str) -> list[dict[str, Any]]:

@@ -23,8 +23,6 @@ COMMANDS: Mapping[str, str] = {
     "lab": "rollouts.cli.lab:lab",
     "picker": "rollouts.picker.command:picker",
     "picker-check": "rollouts.picker.command:picker_check",
-    "plan": "rollouts.cli.analysis_commands:plan",
-    "backtest": "rollouts.cli.analysis_commands:backtest",
 }
 """Command name to ``module:attribute``. Add a command here."""
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 import yaml
-from rich.console import Console
 from rich.live import Live
 
 from rollouts.api.parsing import parse_rollout
@@ -23,7 +22,7 @@ from rollouts.cli.connect import (
     fetch_runs,
     with_client,
 )
-from rollouts.cli.render import rollout_table, rollout_view, summary
+from rollouts.cli.render import console, rollout_table, rollout_view, summary
 from rollouts.controller import kinds
 from rollouts.engine.types import Phase
 from rollouts.kube.client import KubeClient
@@ -65,13 +64,13 @@ def get(
             nl=output == "json",
         )
         return
-    console = Console(highlight=False)
+    screen = console()
     if name is not None:
-        console.print(rollout_view(objects[0], runs))
+        screen.print(rollout_view(objects[0], runs))
     elif objects:
-        console.print(rollout_table(objects, wide=output == "wide"))
+        screen.print(rollout_table(objects, wide=output == "wide"))
     else:
-        console.print(f"No Rollouts in {'any namespace' if all_namespaces else f'namespace {where}'}.")
+        screen.print(f"No Rollouts in {'any namespace' if all_namespaces else f'namespace {where}'}.")
 
 
 @click.command(epilog=EXIT_CODES)
@@ -86,7 +85,7 @@ def watch(
     limit = _limit(timeout)
 
     async def work(client: KubeClient) -> None:
-        with Live(console=Console(highlight=False), refresh_per_second=4) as live:
+        with Live(console=console(), refresh_per_second=4) as live:
             deadline = time.monotonic() + limit
             while time.monotonic() < deadline:
                 obj = await fetch(client, where, name)

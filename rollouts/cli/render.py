@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -15,7 +16,7 @@ from rollouts.engine.naming import background_run, step_run
 from rollouts.engine.steps import describe
 from rollouts.engine.types import AnalysisStep, Phase, RolloutStatus, format_weight
 
-__all__ = ["ICONS", "rollout_table", "rollout_view", "summary"]
+__all__ = ["ICONS", "console", "rollout_table", "rollout_view", "summary"]
 
 ICONS = {
     Phase.HEALTHY: ("✔", "green"),
@@ -34,6 +35,14 @@ _RUN_ICONS = {
     "Inconclusive": ("?", "yellow"),
     "Running": ("◌", "cyan"),
 }
+
+
+_PIPE_WIDTH = 240
+
+
+def console() -> Console:
+    """A console as wide as the terminal; wide enough not to wrap when the output goes into a pipe."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def _step_text(status: RolloutStatus) -> str:
@@ -80,7 +89,7 @@ def rollout_table(objects: list[dict[str, Any]], *, wide: bool) -> Table:
         parsed = parse_rollout(obj)
         status = parsed.status
         icon, style = ICONS[status.phase]
-        row = [
+        row: list[str | Text] = [
             parsed.name,
             Text(f"{icon} {status.phase.value or 'New'}", style=style),
             _step_text(status),
