@@ -67,9 +67,9 @@ def with_client(kubeconfig: str | None, context: str | None, work: Callable[[Kub
     try:
         return asyncio.run(run())
     except KindNotServed:
-        _fail(
-            "the cluster serves no Rollouts: install the CRDs (`rollouts crds | kubectl apply -f -`)", _TUNNEL
-        )
+        raise _Unreachable(
+            "the cluster serves no Rollouts: install the CRDs (`rollouts crds | kubectl apply -f -`)"
+        ) from None
     except Forbidden as error:
         raise _Unreachable(f"not allowed: {error}") from None
     except KubeError as error:

@@ -119,8 +119,8 @@ def describe(step: Step | None) -> str:
             return f"set weight {format_weight(step.weight)}"
         case PauseStep(duration=None):
             return "pause until promoted"
-        case PauseStep(duration=timedelta() as duration):
-            return f"pause {format_seconds(duration)}"
+        case PauseStep():
+            return f"pause {format_seconds(step.duration or timedelta(0))}"
         case AnalysisStep():
             return "analysis"
         case JobStep():
