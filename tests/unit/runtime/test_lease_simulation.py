@@ -9,7 +9,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
 
 import pytest
 
@@ -141,19 +140,20 @@ def with_machine(machine: type[LeaseMachine]) -> Parts:
     return Parts(elector=Elector)
 
 
-MUTANTS: dict[str, Parts] = {
-    "the lease counts from the answer": with_machine(CountsFromTheAnswer),
-    "no margin between the last write and the end of the lease": with_machine(NoMargin),
-    "expiry by wall clock": with_machine(TrustsTheWallClock),
-    "own duration in place of the record's": with_machine(TrustsItsOwnDuration),
-    "a deleted lease is anybody's": with_machine(TakesAMissingLeaseAtOnce),
-    "no resourceVersion": with_machine(SendsNoPrecondition),
-    "one identity for all": with_machine(SharesItsIdentity),
-    "a fence without time": Parts(fence=FenceWithoutTime),
-    "a write may outlast the lease": Parts(fence=FenceThatLetsAWriteTakeItsTime),
-    "writes under way are forgotten": Parts(fence=FenceThatForgetsWritesUnderWay),
-    "release before the work has ended": Parts(elector=ReleasesBeforeTheWorkHasEnded),
-    "the work is not awaited": Parts(elector=DoesNotForbidAfterTheWork),
+# The seed by which each is known to be found comes first, to save time; the others follow.
+MUTANTS: dict[str, tuple[int, Parts]] = {
+    "the lease counts from the answer": (1, with_machine(CountsFromTheAnswer)),
+    "no margin between the last write and the end of the lease": (9, with_machine(NoMargin)),
+    "expiry by wall clock": (0, with_machine(TrustsTheWallClock)),
+    "own duration in place of the record's": (0, with_machine(TrustsItsOwnDuration)),
+    "a deleted lease is anybody's": (1, with_machine(TakesAMissingLeaseAtOnce)),
+    "no resourceVersion": (0, with_machine(SendsNoPrecondition)),
+    "one identity for all": (0, with_machine(SharesItsIdentity)),
+    "a fence without time": (0, Parts(fence=FenceWithoutTime)),
+    "a write may outlast the lease": (0, Parts(fence=FenceThatLetsAWriteTakeItsTime)),
+    "writes under way are forgotten": (8, Parts(fence=FenceThatForgetsWritesUnderWay)),
+    "release before the work has ended": (3, Parts(elector=ReleasesBeforeTheWorkHasEnded)),
+    "the work is not awaited": (6, Parts(elector=DoesNotForbidAfterTheWork)),
 }
 
 
@@ -161,11 +161,12 @@ MUTANTS: dict[str, Parts] = {
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_a_planted_bug_is_seen(mutant: str, report: Callable[[str], None]) -> None:
     """Within the failovers of the real run. The first sentence found is printed."""
-    found: Any = ()
-    for seed in SEEDS:
-        outcome = Failovers(seed, parts=MUTANTS[mutant]).run(PER_SEED, stop_on_violation=True)
+    first, parts = MUTANTS[mutant]
+    found = ""
+    for seed in sorted(SEEDS, key=lambda seed: seed != first):
+        outcome = Failovers(seed, parts=parts).run(PER_SEED, stop_on_violation=True)
         if outcome.violations:
-            found = (seed, outcome.failovers, outcome.violations[0])
+            found = f"seed {seed}, failover {outcome.failovers}: {outcome.violations[0]}"
             break
 
     report(f"mutant '{mutant}': {found}")
