@@ -208,13 +208,13 @@ class _Reader:
 
 
 def _grouped(samples: list[tuple[float, PodSample]], interval: float) -> Iterator[Scrape]:
-    """Lines within half an interval belong to one evaluation, as long as each pod occurs once."""
+    """Lines within three quarters of an interval are one evaluation, as long as each pod occurs once."""
     group: list[PodSample] = []
     keys: set[tuple[Arm, str]] = set()
     first = last = 0.0
     for at, sample in samples:
         key = (sample.arm, sample.pod)
-        if group and (at - first >= 0.5 * interval or key in keys):
+        if group and (at - first >= 0.75 * interval or key in keys):
             yield Scrape(at=last, pods=tuple(group))
             group, keys = [], set()
         if not group:

@@ -3,7 +3,7 @@
 Rules: a counter that falls was reset, its increment is the new value (a lower bound), never negative; a pod's
 first sample is its baseline, unless the process is younger than the interval (then zero is); a new pod is
 ignored during its warm-up; a pod that missed a scrape is left out of the interval on both sides of the gap;
-when more than half of an arm is missing nobody is judged and the next interval is a long one, since counters
+when half of an arm or more is missing nobody is judged and the next interval is a long one, since counters
 are cumulative; histograms are compared at the bucket bounds that all pods have in common.
 """
 
@@ -278,7 +278,7 @@ class Collector:
         return gone
 
     def _count_missing(self, known: dict[Arm, set[str]], present: dict[Arm, Any]) -> bool:
-        """Update the share of missing scrapes; True when an arm lost more than half of its pods at once."""
+        """Update the share of missing scrapes; True when an arm lost half of its pods or more at once."""
         silent = False
         for arm in _ARMS:
             expected = {name for name in known[arm] if name in self._pods[arm]} - {FOLDED}
@@ -287,7 +287,7 @@ class Collector:
             share = len(expected - present[arm].keys()) / len(expected)
             keep = math.exp(-self._interval / _MISSING_MEMORY)
             self.missing[arm] = keep * self.missing[arm] + (1 - keep) * share
-            silent = silent or share > 0.5
+            silent = silent or share >= 0.5
         return silent
 
     # -- checkpoint ---------------------------------------------------------------------------------------

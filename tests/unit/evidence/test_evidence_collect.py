@@ -89,11 +89,11 @@ def test_a_missed_scrape_leaves_the_pod_out_on_both_sides_of_the_gap():
     assert [("a" in interval) for interval in run(collector(), *rows)] == [True, False, False, True]
 
 
-def test_when_more_than_half_is_missing_the_next_interval_is_a_long_one():
-    rows = [[counts(name, 10 * i) for name in "abc"] for i in range(4)]
-    rows[2] = rows[2][:1]
+def test_when_half_or_more_is_missing_the_next_interval_is_a_long_one():
+    rows = [[counts(name, 10 * i) for name in "abcd"] for i in range(4)]
+    rows[2] = rows[2][:2]
     found = run(collector(), *rows)
-    assert found == [{name: [0, 10] for name in "abc"}, {name: [0, 20] for name in "abc"}]
+    assert found == [{name: [0, 10] for name in "abcd"}, {name: [0, 20] for name in "abcd"}]
 
 
 def test_a_silent_source_is_one_long_interval():

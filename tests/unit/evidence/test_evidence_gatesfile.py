@@ -25,7 +25,7 @@ TTFT = {"name": "ttft", "compare": {"preset": "ttft"}}
 def test_a_preset_is_enough():
     metric = parse_compare("ttft", {"preset": "ttft"})
     assert metric.series == HistogramSeries(name="ttft")
-    assert (metric.margin, metric.tolerance) == (0.02, 0.15)
+    assert (metric.margin, metric.tolerance) == (0.0, 0.15)
     assert metric.require is Require.WITHIN_TOLERANCE
 
 
@@ -77,8 +77,8 @@ def test_the_words_of_the_custom_resource_are_understood():
 
 
 def test_a_narrow_tolerance_narrows_the_default_margin():
-    metric = parse_compare("x", {"histogram": "ttft", "tolerance": "1%"})
-    assert (metric.margin, metric.tolerance) == (0.005, 0.01)
+    metric = parse_compare("x", {"preset": "error-rate", "tolerance": "10%"})
+    assert (metric.margin, metric.tolerance) == (0.05, 0.1)
 
 
 def test_a_wide_margin_widens_the_default_tolerance():
@@ -146,7 +146,7 @@ def test_durations(value, expected):
         ([{"name": "a", "compare": {"preset": "ttft", "tolerance": -1}}], "at least 0"),
         ([{"name": "a", "compare": {"preset": "ttft", "tolerance": "wide"}}], "percentage"),
         ([{"name": "a", "compare": {"preset": "ttft", "warmUp": "2 minutes"}}], "duration"),
-        ([{"name": "a", "compare": {"preset": "ttft", "warmUp": ""}}], "duration"),
+        ([{"name": "a", "compare": {"preset": "ttft", "warmUp": " "}}], "duration"),
         ([{"name": "a", "compare": {"preset": "ttft", "require": "All"}}], "one of"),
         ([{"name": "a", "compare": {"preset": "ttft", "floor": 0.9}}], "floor"),
         ([{"name": "a", "falseAbortRate": 1.5, "compare": {"preset": "ttft"}}], "error rate"),
