@@ -377,17 +377,11 @@ _STEPS = {
 
 
 def _escape_cut(text: str, pos: int) -> int:
-    """Where an escape begins that is cut off at the end of ``text``; its length when none is."""
+    """Where an escape begins that is cut off at the end of ``text``, if one is; else the text's length."""
     size = len(text)
     slash = text.rfind("\\", max(pos, size - 5))
-    if slash < 0:
-        return size
-    head = text[pos : slash + 1]
-    if (len(head) - len(head.rstrip("\\"))) % 2 == 0:
-        return size  # that backslash is itself escaped
-    if slash == size - 1 or (text[slash + 1] == "u" and size - slash < 6):
-        return slash
-    return size
+    cut_off = slash == size - 1 or (slash >= 0 and text[slash + 1] == "u")
+    return slash if slash >= 0 and cut_off else size
 
 
 def splice(

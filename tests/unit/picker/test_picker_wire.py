@@ -77,13 +77,16 @@ def test_plain_values_are_read_and_cookies_joined_and_the_first_of_others_wins()
     assert got.headers == {b"a": b"1".hex().encode(), b"cookie": b"x=1; y=2", b"b": b"first"}
 
 
-@given(body=BODIES, eos=st.booleans(), response=st.booleans(), grpc_end=st.booleans())
-@settings(max_examples=60, deadline=None)
-def test_bodies_are_read(body: bytes, eos: bool, response: bool, grpc_end: bool) -> None:
+@given(
+    body=BODIES, eos=st.booleans(), response=st.booleans(), grpc_end=st.booleans(), compressed=st.booleans()
+)
+@settings(max_examples=80, deadline=None)
+def test_bodies_are_read(body: bytes, eos: bool, response: bool, grpc_end: bool, compressed: bool) -> None:
     message = ext_proc.ProcessingRequest()
     part = message.response_body if response else message.request_body
     part.SetInParent()
     part.body, part.end_of_stream, part.end_of_stream_without_message = body, eos, grpc_end
+    part.grpc_message_compressed = compressed
 
     want = ResponseBody(body, eos or grpc_end) if response else RequestBody(body, eos or grpc_end)
     assert wire.decode(message.SerializeToString()) == want
