@@ -15,4 +15,5 @@ _FOLDER = Path(__file__).resolve().parent.parent / "charts" / "inference-rollout
 def chart_crds() -> Iterator[tuple[Path, str]]:
     """Path and text of each CRD in the chart."""
     for name, text in crd_files():
-        yield _FOLDER / name, text
+        # `helm show crds` joins the files as they are.
+        yield _FOLDER / name, f"---\n{text}"

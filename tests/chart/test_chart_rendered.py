@@ -1,0 +1,324 @@
+"""What an installation makes: rights one by one, restricted pods, the controller's own options and settings."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from rollouts.api.crds import crd_files
+from rollouts.cli.main import main
+from rollouts.controller.settings import Settings, read_config
+
+CHART = Path(__file__).resolve().parents[2] / "charts" / "inference-rollouts"
+
+Objects = list[dict[str, Any]]
+Render = Callable[[dict[str, Any]], Objects]
+Attempt = Callable[[dict[str, Any]], subprocess.CompletedProcess[str]]
+
+EVERYTHING = {
+    "replicas": 2,
+    "clusterTemplates": True,
+    "jobs": {"enabled": True},
+    "networkPolicy": {"enabled": True, "metricsFrom": [{"podSelector": {}}]},
+    "image": {"pullSecrets": ["registry"]},
+    "sources": {
+        "default": {
+            "url": "https://prometheus.monitoring:9090",
+            "timeout": "5s",
+            "podLabel": "pod_name",
+            "secret": {"name": "prometheus", "bearerTokenKey": "token", "caKey": "ca.crt"},
+        },
+        "eu": {"url": "http://thanos:9090"},
+    },
+    "pickers": [
+        {"pool": "mymodel-pool-v1", "service": "mymodel-v1-ext-proc"},
+        {"pool": "mymodel-pool-v2", "service": "mymodel-v2-ext-proc", "replicas": 3, "port": 9005},
+    ],
+}
+
+CONTROLLER_RIGHTS = """
+analysisruns.inferencerollouts.dev: create delete list patch watch
+analysisruns/status.inferencerollouts.dev: patch
+analysistemplates.inferencerollouts.dev: list watch
+events: create
+httproutes.gateway.networking.k8s.io: create delete list patch watch
+inferencemodels.inference.networking.x-k8s.io: list watch
+inferencepools.inference.networking.k8s.io: list watch
+inferencepools.inference.networking.x-k8s.io: list watch
+jobs.batch: list watch
+pods: list watch
+rollouts.inferencerollouts.dev: get list patch watch
+rollouts/status.inferencerollouts.dev: patch
+services: list watch
+"""
+
+PICKER_RIGHTS = """
+inferencemodelrewrites.inference.networking.x-k8s.io: list watch
+inferencemodelrewrites.llm-d.ai: list watch
+inferencemodels.inference.networking.x-k8s.io: list watch
+inferencepools.inference.networking.k8s.io: list watch
+inferencepools.inference.networking.x-k8s.io: list watch
+pods: list watch
+rollouts.inferencerollouts.dev: list watch
+"""
+
+
+def one(objects: Objects, kind: str, name: str) -> dict[str, Any]:
+    (found,) = (item for item in objects if item["kind"] == kind and item["metadata"]["name"] == name)
+    return found
+
+
+def kinds(objects: Objects, kind: str) -> list[str]:
+    return sorted(item["metadata"]["name"] for item in objects if item["kind"] == kind)
+
+
+def rights(role: dict[str, Any]) -> str:
+    lines = []
+    for rule in role["rules"]:
+        for group in rule["apiGroups"]:
+            for resource in rule["resources"]:
+                names = f" [{' '.join(rule['resourceNames'])}]" if "resourceNames" in rule else ""
+                title = f"{resource}.{group}" if group else resource
+                lines.append(f"{title}{names}: {' '.join(sorted(rule['verbs']))}")
+    return "\n" + "\n".join(sorted(lines)) + "\n"
+
+
+def roles(objects: Objects) -> Objects:
+    return [item for item in objects if item["kind"] in ("Role", "ClusterRole")]
+
+
+def test_the_default_rights_are_a_role_in_the_own_namespace(render: Render) -> None:
+    objects = render({})
+    role = one(objects, "Role", "r-inference-rollouts")
+    assert rights(role) == CONTROLLER_RIGHTS
+    assert role["metadata"]["namespace"] == "serving"
+    assert kinds(objects, "ClusterRole") == []
+    assert kinds(objects, "ClusterRoleBinding") == []
+
+
+def test_the_lease_is_written_by_name_only(render: Render) -> None:
+    role = one(render({"watch": {"namespace": "models"}}), "Role", "r-inference-rollouts-lease")
+    assert rights(role) == (
+        "\nleases.coordination.k8s.io [inference-rollouts]: get patch\nleases.coordination.k8s.io: create\n"
+    )
+    assert role["metadata"]["namespace"] == "serving"
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "namespace"),
+    [
+        ({"watch": {"namespace": "models"}}, "Role", "models"),
+        ({"watch": {"allNamespaces": True}}, "ClusterRole", None),
+    ],
+)
+def test_the_watched_namespaces_decide_where_the_rights_hold(
+    render: Render, values: dict[str, Any], kind: str, namespace: str | None
+) -> None:
+    objects = render(values)
+    name = "r-inference-rollouts" if kind == "Role" else "serving-r-inference-rollouts"
+    role, binding = one(objects, kind, name), one(objects, f"{kind}Binding", name)
+    assert rights(role) == CONTROLLER_RIGHTS
+    assert role["metadata"].get("namespace") == namespace == binding["metadata"].get("namespace")
+    assert binding["roleRef"] == {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
+    assert binding["subjects"] == [
+        {"kind": "ServiceAccount", "name": "r-inference-rollouts", "namespace": "serving"}
+    ]
+
+
+def test_jobs_and_cluster_templates_add_just_their_rights(render: Render) -> None:
+    objects = render(EVERYTHING)
+    wanted = CONTROLLER_RIGHTS.replace("jobs.batch: list watch", "jobs.batch: create delete list watch")
+    assert rights(one(objects, "Role", "r-inference-rollouts")) == wanted
+    cluster = one(objects, "ClusterRole", "serving-r-inference-rollouts-cluster-templates")
+    assert rights(cluster) == "\nclusteranalysistemplates.inferencerollouts.dev: list watch\n"
+    assert rights(one(objects, "Role", "r-inference-rollouts-picker")) == PICKER_RIGHTS
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING, {**EVERYTHING, "watch": {"allNamespaces": True}}])
+def test_no_right_reaches_secrets_wildcards_or_roles(render: Render, values: dict[str, Any]) -> None:
+    found = roles(render(values))
+    assert found
+    for role in found:
+        for rule in role["rules"]:
+            words = {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
+            assert not words & {"*", "secrets", "escalate", "bind", "impersonate", "roles", "pods/exec"}
+            assert set(rule) <= {"apiGroups", "resources", "verbs", "resourceNames"}
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING])
+def test_every_pod_meets_the_restricted_pod_security_standard(render: Render, values: dict[str, Any]) -> None:
+    deployments = [item for item in render(values) if item["kind"] == "Deployment"]
+    assert deployments
+    for deployment in deployments:
+        spec = deployment["spec"]["template"]["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+        for volume in spec["volumes"]:
+            assert set(volume) - {"name"} <= {"configMap", "emptyDir", "secret"}
+        for container in spec["containers"]:
+            context = container["securityContext"]
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["readOnlyRootFilesystem"] is True
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert not any("hostPort" in port for port in container["ports"])
+            assert container["resources"]["limits"]["memory"]
+
+
+def test_names_do_not_repeat_and_selectors_meet_their_own_pods_only(render: Render) -> None:
+    objects = render(EVERYTHING)
+    names = [(item["kind"], item["metadata"]["name"]) for item in objects]
+    assert len(names) == len(set(names))
+    pods = {
+        item["metadata"]["name"]: item["spec"]["template"]["metadata"]["labels"]
+        for item in objects
+        if item["kind"] == "Deployment"
+    }
+    selectors = {
+        "r-inference-rollouts-metrics": "r-inference-rollouts",
+        "mymodel-v1-ext-proc": "mymodel-v1-ext-proc",
+        "mymodel-v2-ext-proc": "mymodel-v2-ext-proc",
+    }
+    assert kinds(objects, "Service") == sorted(selectors)
+    for service, wanted in selectors.items():
+        selector = one(objects, "Service", service)["spec"]["selector"]
+        assert [name for name, labels in pods.items() if selector.items() <= labels.items()] == [wanted]
+
+
+def options_of(command: str) -> set[str]:
+    parameters = main.get_command(None, command).params  # type: ignore[arg-type, union-attr]  # no context is needed
+    return {name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)}
+
+
+def test_the_options_of_the_pods_are_options_of_the_commands(render: Render) -> None:
+    seen = set()
+    for values in ({}, EVERYTHING, {"watch": {"allNamespaces": True}}):
+        for deployment in (item for item in render(values) if item["kind"] == "Deployment"):
+            (container,) = deployment["spec"]["template"]["spec"]["containers"]
+            command, *options = container["args"]
+            names = {option.split("=")[0] for option in options}
+            assert names <= options_of(command)
+            seen.add(command)
+    assert seen == {"controller", "picker"}
+
+
+def test_the_controller_starts_with_the_arguments_of_the_chart(
+    render: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parsed by the real command, up to the first contact with a cluster that is not there."""
+    objects = render(EVERYTHING)
+    args = one(objects, "Deployment", "r-inference-rollouts")["spec"]["template"]["spec"]["containers"][0][
+        "args"
+    ]
+    config = tmp_path / "config.yaml"
+    config.write_text(one(objects, "ConfigMap", "r-inference-rollouts")["data"]["config.yaml"])
+    started: list[Settings] = []
+
+    async def run(settings: Settings) -> int:
+        started.append(settings)
+        return 0
+
+    monkeypatch.setattr("rollouts.cli.controller._run", run)
+    args = [f"--config={config}" if arg.startswith("--config=") else arg for arg in args]
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 0, result.output
+    (settings,) = started
+    assert (settings.namespace, settings.lease_namespace) == ("serving", "serving")
+    assert settings.cluster_templates is True
+    assert settings.leader_elect is True
+    assert set(settings.sources) == {"default", "eu"}
+
+
+def test_sources_become_the_configuration_file_and_mounted_secrets(render: Render, tmp_path: Path) -> None:
+    objects = render(EVERYTHING)
+    file = tmp_path / "config.yaml"
+    file.write_text(one(objects, "ConfigMap", "r-inference-rollouts")["data"]["config.yaml"])
+    settings = read_config(str(file), Settings())
+    source = settings.sources["default"]
+    assert (source.url, source.timeout, source.pod_label) == (
+        "https://prometheus.monitoring:9090",
+        5.0,
+        "pod_name",
+    )
+    pod = one(objects, "Deployment", "r-inference-rollouts")["spec"]["template"]["spec"]
+    mounts = {item["name"]: item["mountPath"] for item in pod["containers"][0]["volumeMounts"]}
+    assert source.bearer_token_file == f"{mounts['source-default']}/token"
+    assert source.ca_file == f"{mounts['source-default']}/ca.crt"
+    assert source.password_file == ""
+    secrets = {item["name"]: item["secret"]["secretName"] for item in pod["volumes"] if "secret" in item}
+    assert secrets == {"source-default": "prometheus"}
+
+
+def test_a_new_configuration_makes_new_pods(render: Render) -> None:
+    def checksum(values: dict[str, Any]) -> str:
+        template = one(render(values), "Deployment", "r-inference-rollouts")["spec"]["template"]
+        return str(template["metadata"]["annotations"]["checksum/config"])
+
+    assert checksum({}) == checksum({"replicas": 2})
+    assert checksum({}) != checksum({"gitopsManagers": ["flux"]})
+
+
+@pytest.mark.parametrize(("replicas", "budgets"), [(1, []), (2, ["r-inference-rollouts"])])
+def test_a_disruption_budget_never_blocks_a_single_replica(
+    render: Render, replicas: int, budgets: list[str]
+) -> None:
+    assert kinds(render({"replicas": replicas}), "PodDisruptionBudget") == budgets
+
+
+BAD_VALUES = {
+    "a misspelt value": {"replica": 2},
+    "three replicas of one leader": {"replicas": 3},
+    "a built-in source name": {"sources": {"pods": {"url": "http://p"}}},
+    "a source without URL": {"sources": {"default": {}}},
+    "credentials in a URL": {"sources": {"default": {"url": "http://me:secret@p"}}},
+    "a key that leaves its folder": {
+        "sources": {"default": {"url": "http://p", "secret": {"name": "s", "caKey": "../ca"}}}
+    },
+    "a picker without its service": {"pickers": [{"pool": "p"}]},
+}
+
+
+@pytest.mark.parametrize("what", BAD_VALUES)
+def test_helm_refuses(attempt: Attempt, what: str) -> None:
+    done = attempt(BAD_VALUES[what])
+    assert done.returncode != 0
+    assert "values don't meet the specifications of the schema" in done.stderr
+
+
+def test_lint_has_no_complaint(helm: Path, tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump(EVERYTHING))
+    command = [str(helm), "lint", "--strict", "--kube-version", "1.33.0", "--values", str(values), str(CHART)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=50)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_chart_brings_the_very_crds_of_the_models(helm: Path) -> None:
+    done = subprocess.run(
+        [str(helm), "show", "crds", str(CHART)], capture_output=True, text=True, check=True, timeout=50
+    )
+    shown = [item for item in yaml.safe_load_all(done.stdout) if item]
+    wanted = [yaml.safe_load(text) for _, text in crd_files()]
+    by_name = {item["metadata"]["name"]: item for item in shown}
+    assert by_name == {item["metadata"]["name"]: item for item in wanted}
+
+
+def test_an_installation_fits_into_the_secret_in_which_helm_keeps_it(helm: Path, tmp_path: Path) -> None:
+    """Helm stores chart and values in a Secret, at most 1 MiB after base64 of a gzip."""
+    done = subprocess.run(
+        [str(helm), "package", str(CHART), "--destination", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr
+    (package,) = tmp_path.glob("*.tgz")
+    assert len(base64.b64encode(package.read_bytes())) < 512 * 1024
