@@ -56,9 +56,14 @@ def run_helm(helm: Path, *arguments: str, values: dict[str, Any]) -> subprocess.
 def attempt(helm: Path) -> Callable[[dict[str, Any]], subprocess.CompletedProcess[str]]:
     """``helm template`` with these values, whatever comes of it."""
 
+    seen: dict[str, subprocess.CompletedProcess[str]] = {}
+
     def run(values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
         command = ("template", "r", str(CHART), "--namespace", "serving", "--kube-version", "1.33.0")
-        return run_helm(helm, *command, values=values)
+        key = yaml.safe_dump(values)
+        if key not in seen:
+            seen[key] = run_helm(helm, *command, values=values)
+        return seen[key]
 
     return run
 
