@@ -4,11 +4,15 @@ Sums that only shape the noise estimate or mark where a restart began are kept i
 error 6e-8 per addition): the state is then half as large, and what is stored is exactly what is in memory.
 """
 
+import math
 import sys
 from array import array
 from collections.abc import Iterable
+from typing import Any
 
-__all__ = ["pack", "single", "unpack"]
+from rollouts.analysis.evidence.collect import Interval, PodIncrement, SeriesInterval, whole
+
+__all__ = ["dump_interval", "load_interval", "pack", "single", "unpack"]
 
 
 def single(values: Iterable[float]) -> "array[float]":
@@ -34,3 +38,32 @@ def unpack(text: str) -> "array[float]":
     if sys.byteorder == "big":
         ordered.byteswap()
     return ordered
+
+
+def dump_interval(interval: Interval) -> list[object]:
+    """Plain values of an interval that waits to be judged."""
+
+    def rows(increments: list[PodIncrement]) -> list[object]:
+        return [[r.pod, r.members, [whole(v) for v in r.values]] for r in increments]
+
+    bounds = [["inf" if math.isinf(b) else b for b in row] for row in interval.bounds]
+    series = [[rows(s.stable), rows(s.canary)] for s in interval.series]
+    return [interval.start, interval.end, bounds, [list(pair) for pair in interval.gone], series]
+
+
+def load_interval(raw: Any) -> Interval:
+    """Inverse of `dump_interval`."""
+
+    def rows(increments: Any) -> list[PodIncrement]:
+        return [
+            PodIncrement(p, m, [math.nan if v is None else float(v) for v in vs]) for p, m, vs in increments
+        ]
+
+    start, end, bounds, gone, series = raw
+    return Interval(
+        start,
+        end,
+        [SeriesInterval(rows(stable), rows(canary)) for stable, canary in series],
+        [tuple(math.inf if b == "inf" else b for b in row) for row in bounds],
+        [(arm, pod) for arm, pod in gone],
+    )

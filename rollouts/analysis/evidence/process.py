@@ -14,37 +14,36 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rollouts.analysis.evidence.collect import Collector, Interval, PodIncrement, SeriesInterval, whole
+from rollouts.analysis.evidence.assembly import (
+    MetricTest,
+    build_test,
+    metric_weights,
+    mix_metrics,
+    room,
+    series_of,
+)
+from rollouts.analysis.evidence.collect import Collector, Interval, PodIncrement, SeriesInterval
 from rollouts.analysis.evidence.counts import CountTest
 from rollouts.analysis.evidence.gauges import GaugeTest
 from rollouts.analysis.evidence.histogram import HistogramTest
 from rollouts.analysis.evidence.model import (
     Arm,
-    CompareMetric,
-    CountSeries,
-    Direction,
     EvidenceSpec,
     Exclusion,
-    GaugeSeries,
-    HistogramSeries,
     Mark,
     Scrape,
-    Series,
 )
 from rollouts.analysis.evidence.noise import Context
+from rollouts.analysis.evidence.packing import dump_interval, load_interval
 
-__all__ = ["EvidenceProcess", "Guards", "MetricTest", "Start"]
-
-MetricTest = CountTest | HistogramTest | GaugeTest
+__all__ = ["EvidenceProcess", "Guards", "Start"]
 
 _RESTART_EVERY = 600.0
 _STAKE_FIRST = 0.5
 _STAKE_NEXT = 0.2
-_MAX_RESTARTS = 16
 _LOAD_TOLERANCE = 1.2
 _LOAD_ELASTICITY = 2.0
 _LOAD_MEMORY = 600.0
-_MIX_MARGIN = 0.10
 _ROUTING_FACTOR = 3.0
 
 
@@ -80,13 +79,13 @@ class EvidenceProcess:
 
     def __init__(self, spec: EvidenceSpec, *, pod_limit: int | None = None) -> None:
         self.spec = spec
-        self.tests: tuple[MetricTest, ...] = tuple(_test(metric) for metric in spec.metrics)
+        self.tests: tuple[MetricTest, ...] = tuple(build_test(metric) for metric in spec.metrics)
         self.weights = metric_weights(spec.metrics)
-        self._mix = tuple(HistogramTest(metric) for metric in _mix_metrics(spec.mix_histogram))
-        limit, self._slots = _room(len(spec.metrics))
+        self._mix = tuple(HistogramTest(metric) for metric in mix_metrics(spec.mix_histogram))
+        limit, self._slots = room(len(spec.metrics))
         if pod_limit is not None:
             limit = pod_limit
-        self._collector = Collector(spec, _series(spec), limit)
+        self._collector = Collector(spec, series_of(spec), limit)
         self._pending: Interval | None = None
         self._marks: tuple[Mark, ...] = ()
         self._exclusions: tuple[Exclusion, ...] = ()
@@ -323,7 +322,7 @@ class EvidenceProcess:
 
     def dump(self) -> dict[str, object]:
         """Plain values for the checkpoint."""
-        pending = None if self._pending is None else _dump_interval(self._pending)
+        pending = None if self._pending is None else dump_interval(self._pending)
         return {
             "collector": self._collector.dump(),
             "tests": [test.dump() for test in self.tests],
@@ -341,7 +340,7 @@ class EvidenceProcess:
         self._collector.load(raw["collector"])
         for test, dumped in zip((*self.tests, *self._mix), (*raw["tests"], *raw["mix"]), strict=True):
             test.load(dumped)
-        self._pending = None if raw["pending"] is None else _load_interval(raw["pending"])
+        self._pending = None if raw["pending"] is None else load_interval(raw["pending"])
         self.began, self.judged_until, self.history_seconds, self.judged_seconds = raw["times"]
         self._starts = [Start(at, share) for at, share in raw["starts"]]
         self._cash, self._marked, self._misrouted = raw["stake"]
@@ -350,56 +349,6 @@ class EvidenceProcess:
         self._pods = (pods[0], pods[1])
         self.requests_at_mark = [(at, list(row)) for at, row in raw["marks"]]
         self._cache = None
-
-
-def _room(metrics: int) -> tuple[int, int]:
-    """Pods kept apart per arm and restarts kept running, so that the checkpoint of many metrics still fits."""
-    pods = 128 // metrics if metrics <= 8 else 64 // metrics
-    return min(32, pods), max(6, min(_MAX_RESTARTS, 112 // metrics))
-
-
-def metric_weights(metrics: Sequence[CompareMetric]) -> tuple[float, ...]:
-    """Shares of the evidence, adding up to 1: half for event rates, half for the rest, unless given."""
-    counts = [isinstance(m.series, CountSeries) for m in metrics]
-    judged = [not m.advisory and m.weight != 0.0 for m in metrics]
-    classes = {
-        kind: sum(1 for c, j in zip(counts, judged, strict=True) if j and c is kind) for kind in (True, False)
-    }
-    raw = [
-        0.0 if not judge else (m.weight if m.weight is not None else 0.5 / classes[kind])
-        for m, kind, judge in zip(metrics, counts, judged, strict=True)
-    ]
-    total = math.fsum(raw)
-    return tuple(value / total if total > 0 else 0.0 for value in raw)
-
-
-def _test(metric: CompareMetric) -> MetricTest:
-    match metric.series:
-        case CountSeries():
-            return CountTest(metric)
-        case HistogramSeries():
-            return HistogramTest(metric)
-        case GaugeSeries():
-            return GaugeTest(metric)
-
-
-def _mix_metrics(name: str) -> tuple[CompareMetric, CompareMetric]:
-    lower = CompareMetric(name="mix+", series=HistogramSeries(name=name), margin=_MIX_MARGIN, tolerance=1.0)
-    higher = CompareMetric(
-        name="mix-",
-        series=HistogramSeries(name=name),
-        margin=_MIX_MARGIN,
-        tolerance=1.0,
-        direction=Direction.HIGHER,
-    )
-    return lower, higher
-
-
-def _series(spec: EvidenceSpec) -> list[tuple[Series, float]]:
-    """The metrics' series, then the load counter (twice the same counter) and the prompt lengths."""
-    load = CountSeries(errors=spec.load_counter, of=spec.load_counter)
-    rows: list[tuple[Series, float]] = [(metric.series, metric.warm_up) for metric in spec.metrics]
-    return [*rows, (load, 0.0), (HistogramSeries(name=spec.mix_histogram), 0.0)]
 
 
 def _total(rows: Sequence[PodIncrement]) -> float:
@@ -416,28 +365,3 @@ def _bucket_total(row: PodIncrement) -> PodIncrement:
 
 def _one(row: PodIncrement) -> PodIncrement:
     return PodIncrement(row.pod, row.members, [float(row.members)])
-
-
-def _dump_interval(interval: Interval) -> list[object]:
-    def rows(increments: list[PodIncrement]) -> list[object]:
-        return [[r.pod, r.members, [whole(v) for v in r.values]] for r in increments]
-
-    bounds = [["inf" if math.isinf(b) else b for b in row] for row in interval.bounds]
-    series = [[rows(s.stable), rows(s.canary)] for s in interval.series]
-    return [interval.start, interval.end, bounds, [list(pair) for pair in interval.gone], series]
-
-
-def _load_interval(raw: Any) -> Interval:
-    def rows(increments: Any) -> list[PodIncrement]:
-        return [
-            PodIncrement(p, m, [math.nan if v is None else float(v) for v in vs]) for p, m, vs in increments
-        ]
-
-    start, end, bounds, gone, series = raw
-    return Interval(
-        start,
-        end,
-        [SeriesInterval(rows(stable), rows(canary)) for stable, canary in series],
-        [tuple(math.inf if b == "inf" else b for b in row) for row in bounds],
-        [(arm, pod) for arm, pod in gone],
-    )

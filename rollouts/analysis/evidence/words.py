@@ -58,7 +58,7 @@ def _headline(metric: CompareMetric, report: MetricReport, gate: GateVerdict) ->
         case Reason.HARM_SHOWN:
             return f"the canary is shown to be {worse} than stable{where}."
         case Reason.WITHIN_TOLERANCE:
-            return f"the canary is shown to be no more than {percent(metric.tolerance)} {worse} than stable."
+            return f"the canary is shown to be within {percent(metric.tolerance)} of stable."
         case Reason.NO_HARM:
             return "no sign of harm."
         case Reason.ADVISORY:
@@ -97,7 +97,7 @@ def _outlook(report: MetricReport, gate: GateVerdict) -> str:
     if report.minutes_to_abort < math.inf:
         parts.append(f"an abort would take about {max(report.minutes_to_abort, 1):.0f} more minutes")
     if report.minutes_to_pass < math.inf:
-        parts.append(f"a pass about {max(report.minutes_to_pass, 1):.0f} more minutes")
+        parts.append(f"a pass would take about {max(report.minutes_to_pass, 1):.0f} more minutes")
     if not parts:
         parts.append("more time alone leads to no decision")
     return f"At this pace {' and '.join(parts)}."

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from rollouts.analysis.evidence import checkpoint
+from rollouts.analysis.evidence.assembly import metric_weights
 from rollouts.analysis.evidence.gates import Reason, Verdict, harm, judge, report
 from rollouts.analysis.evidence.model import (
     Arm,
@@ -23,7 +24,7 @@ from rollouts.analysis.evidence.model import (
     Require,
     Scrape,
 )
-from rollouts.analysis.evidence.process import EvidenceProcess, metric_weights
+from rollouts.analysis.evidence.process import EvidenceProcess
 from rollouts.analysis.evidence.words import describe
 
 TTFT = CompareMetric(name="ttft", series=HistogramSeries(name="ttft"), margin=0.02, tolerance=0.3)
