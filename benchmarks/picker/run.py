@@ -5,7 +5,7 @@
 ``--also`` adds pickers that are running already, for example lwepp and epp of the Gateway API Inference
 Extension, plaintext h2c. Cells: a request whose response is not measured, and one whose response is, with 20
 chunks; the difference between 20 chunks and none is the cost of a chunk. The subjects take turns in short
-rounds, and the median round counts, so that what else the machine does hits all of them alike.
+rounds, and the round with the least CPU counts: what else the machine does can only add to it.
 """
 
 from __future__ import annotations
@@ -133,11 +133,9 @@ async def main() -> None:
                         taken[name].append(
                             await measure(address, pid, size, chunks, seconds, options.streams)
                         )
-                median = {
-                    name: sorted(runs, key=lambda r: r.cpu_ms)[len(runs) // 2] for name, runs in taken.items()
-                }
-                for name, result in median.items():
-                    print(row(name, label, result, median["bare"].cpu_ms), flush=True)
+                least = {name: min(runs, key=lambda r: r.cpu_ms) for name, runs in taken.items()}
+                for name, result in least.items():
+                    print(row(name, label, result, least["bare"].cpu_ms), flush=True)
                     rows.append({"name": name, "cell": label, **asdict(result)})
     if options.json:
         options.json.write_text(json.dumps({"cores": os.cpu_count(), "rows": rows}, indent=1))

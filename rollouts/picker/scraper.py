@@ -69,7 +69,7 @@ class Scraper:
             async with self._slots:
                 started = time.monotonic()
                 if started >= target.models_due:
-                    target.models = parse_models(await self._get(address, "/v1/models"))
+                    target.models = await self._models(address)
                     target.models_due = started + self._config.models
                 before = self._scheduler.dispatched(address)
                 text = (await self._get(address, "/metrics")).decode("utf-8", "replace")
@@ -87,6 +87,13 @@ class Scraper:
             busy = self._scheduler.busy(address)
             target.due = time.monotonic() + wait_for(self._config, busy=busy, failures=target.failures)
             target.running = False
+
+    async def _models(self, address: str) -> frozenset[str] | None:
+        """The model list; None when the pod does not tell, for example without an API key."""
+        try:
+            return parse_models(await self._get(address, "/v1/models"))
+        except ValueError:
+            return None
 
     async def _get(self, address: str, path: str) -> bytes:
         """The body of an answer 200, up to a limit. Raises ValueError for any other."""

@@ -1,0 +1,111 @@
+"""The scraper over real HTTP: figures arrive, failures are borne, idle pods are left alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from rollouts.lab.testing.polling import eventually
+from rollouts.picker.endpoints import Endpoint
+from rollouts.picker.schedule import Scheduler
+from rollouts.picker.scrape import ScrapeConfig
+from rollouts.picker.scraper import Scraper
+
+
+class FakePod:
+    """Serves /metrics and /v1/models, and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.metrics = "vllm:num_requests_waiting 3\n"
+        self.models = '{"data":[{"id":"v1"}]}'
+        self.status = 200
+        self.asked: Counter[str] = Counter()
+        self.address = ""
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.asked[request.path] += 1
+        text = self.metrics if request.path == "/metrics" else self.models
+        return web.Response(text=text, status=self.status)
+
+
+@pytest.fixture
+async def pod() -> AsyncIterator[FakePod]:
+    fake = FakePod()
+    app = web.Application()
+    app.router.add_get("/{tail:.*}", fake.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    fake.address = f"127.0.0.1:{runner.addresses[0][1]}"
+    yield fake
+    await runner.cleanup()
+
+
+def make(pod: FakePod, **config: float) -> tuple[Scheduler, Scraper]:
+    scheduler = Scheduler()
+    host, _, port = pod.address.rpartition(":")
+    scheduler.sync([Endpoint(pod.address, host, int(port), "p0", "pool", 1.0)], 0.0, 1e9)
+    return scheduler, Scraper(scheduler, ScrapeConfig(**config))  # type: ignore[arg-type]  # floats all
+
+
+async def test_figures_and_models_arrive(pod: FakePod) -> None:
+    scheduler, scraper = make(pod)
+    try:
+        scraper.tick(1e9)
+        (state,) = scheduler.candidates(None)
+        await eventually(lambda: state.load.waiting == 3)
+    finally:
+        await scraper.close()
+
+    assert state.load.models == {"v1"}
+    assert scheduler.serving([state], "v2") == []
+
+
+async def test_a_busy_pod_is_asked_again_soon_and_an_idle_one_is_not(pod: FakePod) -> None:
+    pod.metrics = ""
+    scheduler, scraper = make(pod, busy=0.0, idle=3600.0)
+    running = asyncio.create_task(scraper.run())
+    try:
+        await eventually(lambda: pod.asked["/metrics"] == 1)
+        for _ in range(3):
+            await asyncio.sleep(0.06)
+        idle = pod.asked["/metrics"]
+        pod.metrics = "vllm:num_requests_running 1\n"
+        scheduler.choose(scheduler.candidates(None), "m", (), 1.0)
+        await eventually(lambda: pod.asked["/metrics"] >= 4)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await scraper.close()
+
+    assert idle == 1
+    assert pod.asked["/v1/models"] == 1
+
+
+@pytest.mark.parametrize("broken", ["status", "too large", "models are no JSON"])
+async def test_a_pod_that_answers_nonsense_keeps_its_last_figures(pod: FakePod, broken: str) -> None:
+    scheduler, scraper = make(pod, idle=0.0, retry=0.0, models=0.0, max_bytes=1000)
+    (state,) = scheduler.candidates(None)
+    try:
+        scraper.tick(1e9)
+        await eventually(lambda: state.load.waiting == 3)
+        before = pod.asked.total()
+        if broken == "status":
+            pod.status = 500
+        elif broken == "too large":
+            pod.metrics = "x" * 2000
+        else:
+            pod.models = "<html>"
+        scraper.tick(1e9)
+        await eventually(lambda: pod.asked.total() > before)
+        await eventually(lambda: not scraper._tasks)
+    finally:
+        await scraper.close()
+
+    assert state.load.waiting == 3
+    assert (state.load.models is None) is (broken == "models are no JSON")
