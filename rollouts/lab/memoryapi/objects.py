@@ -127,17 +127,17 @@ def check_update(kind: Kind, old: Object, new: Object, *, subresource: str) -> O
     return new
 
 
-def conform(kind: Kind, version: str, obj: Object, *, strict: bool) -> None:
-    """Prune, default and validate a custom object, in place. Raises Invalid with field paths."""
+def conform(kind: Kind, version: str, obj: Object, *, old: Object, strict: bool) -> None:
+    """Prune, default and validate what differs from ``old``, in place. Raises Invalid with field paths."""
     schema = kind.schemas.get(version)
     if not schema:
         return
-    dropped = prune(obj, schema)
+    dropped = prune(obj, schema, old=old)
     if dropped and strict:
         fields = ", ".join(f'unknown field "{path}"' for path in dropped)
         raise Invalid(f"strict decoding error: {fields}", status=400)
-    apply_defaults(obj, schema)
-    errors = validate(obj, schema)
+    apply_defaults(obj, schema, old)
+    errors = validate(obj, schema, old)
     if errors:
         text = errors[0] if len(errors) == 1 else f"[{', '.join(errors)}]"
         subject = f'{kind.name}.{kind.group} "{obj["metadata"]["name"]}"'

@@ -8,17 +8,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from rollouts.lab.memoryapi.wire import wire_copy
 
-__all__ = ["apply_defaults", "has_cel", "prune", "validate"]
+__all__ = ["apply_defaults", "prune", "validate"]
 
 Schema = Mapping[str, Any]
 _PRESERVE = "x-kubernetes-preserve-unknown-fields"
 _EMBEDDED = "x-kubernetes-embedded-resource"
 _INT_OR_STRING = "x-kubernetes-int-or-string"
 _ROOT_FIELDS = frozenset({"apiVersion", "kind", "metadata"})
+# Equal to no value.
+_NEW: Any = object()
 # A broken object can break a schema at every node; a person reads the first few.
 _MAX_ERRORS = 10
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -31,8 +34,19 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def apply_defaults(value: Any, schema: Schema) -> None:
-    """Fill in defaults, in place, outermost first."""
+def _before(old: Any, key: str | int) -> Any:
+    """The member of the old value under ``key``: where it is equal, nothing needs to be looked at."""
+    if isinstance(old, dict):
+        return old.get(key, _NEW)
+    if isinstance(old, list) and isinstance(key, int) and key < len(old):
+        return old[key]
+    return _NEW
+
+
+def apply_defaults(value: Any, schema: Schema, old: Any = _NEW) -> None:
+    """Fill in defaults, in place, outermost first; what is equal to ``old`` has them."""
+    if value == old:
+        return
     if isinstance(value, dict):
         properties = schema.get("properties") or {}
         for name, sub in properties.items():
@@ -40,34 +54,39 @@ def apply_defaults(value: Any, schema: Schema) -> None:
             if "default" in sub and missing:
                 value[name] = wire_copy(sub["default"])
             if name in value:
-                apply_defaults(value[name], sub)
+                apply_defaults(value[name], sub, _before(old, name))
         extra = schema.get("additionalProperties")
         if isinstance(extra, dict):
             for name, item in value.items():
                 if name not in properties:
-                    apply_defaults(item, extra)
+                    apply_defaults(item, extra, _before(old, name))
     elif isinstance(value, list) and isinstance(schema.get("items"), dict):
-        for item in value:
-            apply_defaults(item, schema["items"])
+        for index, item in enumerate(value):
+            apply_defaults(item, schema["items"], _before(old, index))
 
 
-def prune(value: Any, schema: Schema, path: str = "", *, root: bool = True) -> list[str]:
-    """Drop what the schema does not name, in place; answers the paths that were dropped."""
+def prune(value: Any, schema: Schema, path: str = "", *, old: Any = _NEW) -> list[str]:
+    """Drop what the schema does not name, in place; answers the paths that were dropped.
+
+    What is equal to ``old`` was pruned before. The root, whose path is empty, keeps its metadata.
+    """
     dropped: list[str] = []
+    if value == old:
+        return dropped
     if isinstance(value, list) and isinstance(schema.get("items"), dict):
         for index, item in enumerate(value):
-            dropped += prune(item, schema["items"], f"{path}[{index}]", root=False)
+            dropped += prune(item, schema["items"], f"{path}[{index}]", old=_before(old, index))
     if not isinstance(value, dict):
         return dropped
-    keep = _ROOT_FIELDS if root or schema.get(_EMBEDDED) else frozenset[str]()
+    keep = _ROOT_FIELDS if not path or schema.get(_EMBEDDED) else frozenset[str]()
     properties = schema.get("properties") or {}
     extra = schema.get("additionalProperties")
     for name in list(value):
         where = f"{path}.{name}" if path else name
         if name in properties and name not in keep:
-            dropped += prune(value[name], properties[name], where, root=False)
+            dropped += prune(value[name], properties[name], where, old=_before(old, name))
         elif isinstance(extra, dict):
-            dropped += prune(value[name], extra, where, root=False)
+            dropped += prune(value[name], extra, where, old=_before(old, name))
         elif name not in properties and name not in keep and not extra and not schema.get(_PRESERVE):
             del value[name]
             dropped.append(where)
@@ -76,7 +95,10 @@ def prune(value: Any, schema: Schema, path: str = "", *, root: bool = True) -> l
 
 @lru_cache(maxsize=1024)
 def _pattern(text: str) -> re.Pattern[str]:
-    return re.compile(text)
+    # RE2's $ is the end of the text; Python's also matches before a last line feed.
+    return re.compile(
+        text.removesuffix("$") + r"\Z" if text.endswith("$") and not text.endswith(r"\$") else text
+    )
 
 
 def _type_ok(value: Any, schema: Schema) -> bool:
@@ -115,7 +137,7 @@ def _number_errors(value: float, schema: Schema, path: str) -> Iterator[str]:
         yield f"{path}: Invalid value: {value}: should be less than or equal to {high}"
 
 
-def _object_errors(value: dict[str, Any], schema: Schema, path: str) -> Iterator[str]:
+def _object_errors(value: dict[str, Any], schema: Schema, path: str, old: Any) -> Iterator[str]:
     for name in schema.get("required") or ():
         if name not in value:
             yield f"{path}.{name}: Required value" if path else f"{name}: Required value"
@@ -128,10 +150,10 @@ def _object_errors(value: dict[str, Any], schema: Schema, path: str) -> Iterator
     for name, item in value.items():
         sub = properties.get(name, extra)
         if isinstance(sub, dict) and not (not path and name == "metadata"):
-            yield from _errors(item, sub, f"{path}.{name}" if path else name)
+            yield from _errors(item, sub, f"{path}.{name}" if path else name, _before(old, name))
 
 
-def _list_errors(value: list[Any], schema: Schema, path: str) -> Iterator[str]:
+def _list_errors(value: list[Any], schema: Schema, path: str, old: Any) -> Iterator[str]:
     if len(value) < schema.get("minItems", 0):
         yield f"{path}: Invalid value: should have at least {schema['minItems']} items"
     if len(value) > schema.get("maxItems", len(value)):
@@ -146,7 +168,7 @@ def _list_errors(value: list[Any], schema: Schema, path: str) -> Iterator[str]:
             seen.add(key)
     if isinstance(schema.get("items"), dict):
         for index, item in enumerate(value):
-            yield from _errors(item, schema["items"], f"{path}[{index}]")
+            yield from _errors(item, schema["items"], f"{path}[{index}]", _before(old, index))
 
 
 def _combination_errors(value: Any, schema: Schema, path: str) -> Iterator[str]:
@@ -164,7 +186,9 @@ def _valid(value: Any, schema: Schema) -> bool:
     return next(_errors(value, schema, "x"), None) is None
 
 
-def _errors(value: Any, schema: Schema, path: str) -> Iterator[str]:
+def _errors(value: Any, schema: Schema, path: str, old: Any = _NEW) -> Iterator[str]:
+    if value == old:
+        return
     if value is None:
         if not schema.get("nullable") and "type" in schema:
             yield f'{path}: Invalid value: "null": must be of type {schema["type"]}: "null"'
@@ -174,27 +198,18 @@ def _errors(value: Any, schema: Schema, path: str) -> Iterator[str]:
         yield f'{path}: Invalid value: "{type(value).__name__}": must be of type {wanted}'
         return
     if isinstance(value, dict):
-        yield from _object_errors(value, schema, path)
+        yield from _object_errors(value, schema, path, old)
     elif isinstance(value, list):
-        yield from _list_errors(value, schema, path)
+        yield from _list_errors(value, schema, path, old)
     else:
         yield from _scalar_errors(value, schema, path)
     if not schema.get(_INT_OR_STRING):
         yield from _combination_errors(value, schema, path)
 
 
-def validate(value: Mapping[str, Any], schema: Schema) -> list[str]:
-    """Messages with field paths, as the API server words them; empty when valid. At most ten."""
-    found: list[str] = []
-    for message in _errors(value, schema, ""):
-        found.append(message)
-        if len(found) == _MAX_ERRORS:
-            break
-    return found
+def validate(value: Mapping[str, Any], schema: Schema, old: Any = _NEW) -> list[str]:
+    """Messages with field paths, as the API server words them; empty when valid. At most ten.
 
-
-def has_cel(schema: Any) -> bool:
-    """Whether a schema holds CEL rules, which this server does not enforce."""
-    if isinstance(schema, dict):
-        return "x-kubernetes-validations" in schema or any(has_cel(item) for item in schema.values())
-    return isinstance(schema, list) and any(has_cel(item) for item in schema)
+    What is equal to ``old`` is not judged again, as the real server's ratcheting does not.
+    """
+    return list(islice(_errors(value, schema, "", old), _MAX_ERRORS))

@@ -324,7 +324,7 @@ class MemoryApi:
         if kind.counts_generations:
             metadata["generation"] = 1
         owners = after_update((), {}, new, self._writer(where, operation))
-        conform(kind, where.version, new, strict=where.strict)
+        conform(kind, where.version, new, old={}, strict=where.strict)
         fill_in(kind, new)
         new = to_stored_version(kind, new)
         self._serve(where, new)
@@ -344,7 +344,7 @@ class MemoryApi:
         self._check_lock(where, stored, new)
         old = self._out(where, stored)
         new = check_update(where.kind, old, new, subresource=where.subresource)
-        conform(where.kind, where.version, new, strict=where.strict)
+        conform(where.kind, where.version, new, old=old, strict=where.strict)
         if same_content(old, new):
             return old
         owners = after_update(stored.owners, old, new, self._writer(where, Operation.UPDATE))
@@ -370,7 +370,7 @@ class MemoryApi:
         writer = self._writer(where, Operation.APPLY)
         result = after_apply(stored.owners, self._out(where, stored), config, writer, force=force)
         new = check_update(where.kind, old, result.merged, subresource=where.subresource)
-        conform(where.kind, where.version, new, strict=where.strict)
+        conform(where.kind, where.version, new, old=old, strict=where.strict)
         if same_content(old, new) and _fields(result.owners) == _fields(stored.owners):
             return old
         return self._store(where, stored, old, new, result.owners)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rollouts.lab.memoryapi.schema import apply_defaults, has_cel, prune, validate
+from rollouts.lab.memoryapi.schema import apply_defaults, prune, validate
 
 
 def spec(schema: dict[str, Any]) -> dict[str, Any]:
@@ -117,6 +117,19 @@ def test_pruning_tells_the_paths_and_spares_what_is_to_be_kept() -> None:
     assert obj["metadata"] == {"anything": 1}
 
 
-def test_cel_rules_are_seen_wherever_they_are() -> None:
-    assert has_cel(spec({"oneOf": [{"x-kubernetes-validations": []}]}))
-    assert not has_cel(spec({"type": "string"}))
+def test_what_has_not_changed_is_not_judged_again() -> None:
+    """As the real server: an object that a stricter schema would refuse can still get a label."""
+    schema = spec(
+        {"type": "object", "properties": {"a": {"type": "string"}, "list": {"items": {"maximum": 1}}}}
+    )
+    old: dict[str, Any] = {"spec": {"a": 1, "list": [5, 6]}}
+
+    assert validate({"spec": {"a": 1, "list": [5, 6], "new": 1}}, schema, old) == []
+    assert len(validate({"spec": {"a": 2, "list": [5, 7]}}, schema, old)) == 2
+    assert len(validate({"spec": {"a": None}}, schema, {"spec": {}})) == 1
+
+
+def test_a_pattern_ends_where_the_text_ends() -> None:
+    schema = spec({"type": "string", "pattern": "^a+$"})
+
+    assert validate({"spec": "aa\n"}, schema) != []
