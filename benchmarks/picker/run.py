@@ -78,7 +78,7 @@ def row(name: str, cell: str, result: Result, floor: float | None) -> str:
 
 async def wait_for(port: int) -> None:
     """Wait until something listens."""
-    for _ in range(200):
+    for _ in range(1200):
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:
@@ -86,7 +86,7 @@ async def wait_for(port: int) -> None:
         else:
             writer.close()
             return
-    raise SystemExit(f"nothing listens on port {port} after 10 s")
+    raise SystemExit(f"nothing listens on port {port} after a minute")
 
 
 async def main() -> None:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import structlog
 
 from rollouts.kube.client import KubeClient
-from rollouts.picker.allocator import keep_freed_memory
+from rollouts.picker.allocator import keep_freed_memory, release_freed_memory
 from rollouts.picker.credentials import credentials_from_files, self_signed_credentials
 from rollouts.picker.exposition import MetricsServer
 from rollouts.picker.filesource import FileSource
@@ -118,6 +118,7 @@ class Picker:
         while True:
             await asyncio.sleep(_HOUSEKEEPING)
             self.metrics.forget(time.monotonic())
+            release_freed_memory()
 
     async def settled(self) -> None:
         """Wait until health says what ``ready`` says."""
