@@ -1,0 +1,260 @@
+"""Many Rollouts mid-canary against a real kube-apiserver: memory, CPU, reconcile time, API requests, restart.
+
+``python -m benchmarks.controller.scale [--rollouts 100 1000]``. Each Rollout has a route of its own over two shared
+pools of two simulated pods each, and stands in a pause at 10 %. The gateway is a small loop that reports the routes as
+programmed. All figures are of the controller's process alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+
+from rollouts.controller import kinds
+from rollouts.kube.client import PatchKind
+from rollouts.kube.errors import KubeError
+from rollouts.kube.http import HttpKubeClient
+from rollouts.lab.controlplane import Choice
+from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, read_objects
+from rollouts.lab.testing.polling import eventually
+from rollouts.runtime.clock import SystemClock
+from rollouts.runtime.reflector import Reflector
+from rollouts.runtime.store import Store
+
+TICKS = os.sysconf("SC_CLK_TCK")
+REST_SECONDS = 60.0
+
+
+def objects(index: int) -> list[dict[str, Any]]:
+    """A route and a Rollout."""
+    name = f"model-{index:04d}"
+    refs = [
+        {
+            "group": kinds.POOL_X.group,
+            "kind": "InferencePool",
+            "name": f"mymodel-pool-{version}",
+            "port": 8000,
+            "weight": weight,
+        }
+        for version, weight in (("v1", 100), ("v2", 0))
+    ]
+    return [
+        {
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "HTTPRoute",
+            "metadata": {"name": name, "annotations": {"inferencerollouts.dev/managed-by": name}},
+            "spec": {
+                "parentRefs": [{"name": "inference-gateway"}],
+                "rules": [
+                    {
+                        "matches": [{"path": {"type": "PathPrefix", "value": f"/{name}"}}],
+                        "backendRefs": refs,
+                    }
+                ],
+            },
+        },
+        {
+            "apiVersion": "inferencerollouts.dev/v1alpha1",
+            "kind": "Rollout",
+            "metadata": {"name": name},
+            "spec": {
+                "target": {"pool": {"name": "mymodel-pool-v2"}},
+                "traffic": {"httpRoutes": [{"name": name}]},
+                "allowMissingModels": True,
+                "strategy": {
+                    "canary": {"steps": [{"setWeight": 10}, {"pause": {}}, {"setWeight": 50}, {"pause": {}}]}
+                },
+            },
+        },
+    ]
+
+
+@asynccontextmanager
+async def gateway(client: HttpKubeClient) -> AsyncIterator[None]:
+    """Report every route as programmed at its generation."""
+    store, changed = Store(), asyncio.Queue()  # type: ignore[var-annotated]  # of keys
+    store.subscribe(changed.put_nowait)
+    reflector = Reflector(client, kinds.HTTP_ROUTE, store, SystemClock(), namespace="default")
+
+    async def report() -> None:
+        while True:
+            key = await changed.get()
+            route = store.get(key)
+            if route is None or _programmed(route):
+                continue
+            with contextlib.suppress(KubeError):
+                await client.patch(
+                    kinds.HTTP_ROUTE,
+                    key.namespace,
+                    key.name,
+                    {"status": {"parents": [_parent(route["metadata"]["generation"])]}},
+                    kind=PatchKind.MERGE,
+                    subresource="status",
+                )
+
+    tasks = [asyncio.create_task(work) for work in (reflector.run(), report(), report(), report())]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _programmed(route: dict[str, Any]) -> bool:
+    parents = (route.get("status") or {}).get("parents") or []
+    return any(
+        condition.get("observedGeneration") == route["metadata"]["generation"]
+        for parent in parents
+        for condition in parent["conditions"]
+    )
+
+
+def _parent(generation: int) -> dict[str, Any]:
+    conditions = [
+        {
+            "type": name,
+            "status": "True",
+            "reason": name,
+            "message": "",
+            "observedGeneration": generation,
+            "lastTransitionTime": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        for name in ("Accepted", "ResolvedRefs")
+    ]
+    return {
+        "parentRef": {"name": "inference-gateway"},
+        "controllerName": "bench.example/gateway",
+        "conditions": conditions,
+    }
+
+
+class Process:
+    """Figures of the controller's process."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        assert self._lab._controller is not None
+        return self._lab._controller.pid
+
+    def cpu(self) -> float:
+        """CPU seconds so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+
+    def memory(self) -> float:
+        """Resident megabytes."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS"):
+                return int(line.split()[1]) / 1024
+        return 0.0
+
+    async def samples(self) -> dict[str, list[tuple[dict[str, str], float]]]:
+        """Its metrics by name."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{self._lab.metrics_url}/metrics") as answer,
+        ):
+            text = await answer.text()
+        found: dict[str, list[tuple[dict[str, str], float]]] = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                found.setdefault(sample.name, []).append((sample.labels, sample.value))
+        return found
+
+    async def requests(self) -> float:
+        """API requests so far."""
+        return sum(value for _, value in (await self.samples()).get("rollouts_api_requests_total", []))
+
+    async def reconcile_quantile(self, q: float) -> float:
+        """Upper bound of the bucket that holds the quantile of the Rollout reconciler."""
+        buckets: dict[float, float] = {}
+        for labels, value in (await self.samples()).get("rollouts_reconcile_seconds_bucket", []):
+            if labels["controller"] == "rollout":
+                bound = float(labels["le"])
+                buckets[bound] = buckets.get(bound, 0.0) + value
+        total = max(buckets.values(), default=0.0)
+        return min((bound for bound, count in buckets.items() if count >= q * total), default=0.0)
+
+
+async def paused(lab: Lab, count: int) -> bool:
+    """Whether all Rollouts stand in their pause."""
+    found, token = 0, ""
+    while True:
+        page = await lab.client.list_page(kinds.ROLLOUT, "default", continue_token=token)
+        found += sum((item.get("status") or {}).get("phase") == "Paused" for item in page.items)
+        token = page.continue_token
+        if not token:
+            return found == count
+
+
+async def measure(count: int) -> None:
+    """One size, start to end."""
+    folder = EXAMPLES / "base-model"
+    with tempfile.TemporaryDirectory() as directory:
+        lab = Lab(Path(directory), choice=Choice.REAL, pods=base_model_pods(2, 2))
+        async with lab, gateway(lab.client.with_field_manager("bench-gateway")):
+            await lab.apply(read_objects(folder / "pools.yaml"))
+            await lab.add_picker_services()
+            await lab.start_controller("--no-leader-elect")
+            process = Process(lab)
+            cpu, requests, began = process.cpu(), await process.requests(), time.monotonic()
+            for start in range(0, count, 50):
+                batch = [obj for index in range(start, min(count, start + 50)) for obj in objects(index)]
+                await lab.apply(batch)
+            await eventually(lambda: paused(lab, count), timeout=600)
+            taken = time.monotonic() - began
+            print(f"{count} Rollouts taken in and paused at 10 %: {taken:.0f} s")
+            print(f"  CPU to take them in      {process.cpu() - cpu:.1f} s (target for 1,000: < 25)")
+            print(
+                f"  API requests             {(await process.requests() - requests) / count:.1f} per Rollout"
+            )
+            print(f"  resident memory          {process.memory():.0f} MB (target for 1,000: < 200)")
+            p50, p99 = await process.reconcile_quantile(0.5), await process.reconcile_quantile(0.99)
+            print(
+                f"  reconcile p50 / p99      <= {p50 * 1000:g} ms / <= {p99 * 1000:g} ms (target: p99 < 1 s)"
+            )
+            cpu, requests = process.cpu(), await process.requests()
+            await asyncio.sleep(REST_SECONDS)
+            print(f"  CPU at rest              {process.cpu() - cpu:.1f} s a minute (target for 1,000: < 2)")
+            print(
+                f"  API requests at rest     {await process.requests() - requests:.0f} a minute, watches included"
+            )
+            await lab.stop_controller()
+            began = time.monotonic()
+            await lab.start_controller("--no-leader-elect")
+            await eventually(lambda: planned(process), timeout=60)
+            print(f"  restart to first plan    {time.monotonic() - began:.1f} s (target: < 10)", flush=True)
+
+
+async def planned(process: Process) -> bool:
+    """Whether the restarted controller has finished a reconcile."""
+    samples = (await process.samples()).get("rollouts_reconcile_seconds_count", [])
+    return any(value > 0 for labels, value in samples if labels["controller"] == "rollout")
+
+
+def main() -> None:
+    """Print the figures for each size."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rollouts", type=int, nargs="+", default=[100, 1000])
+    for count in parser.parse_args().rollouts:
+        asyncio.run(measure(count))
+
+
+if __name__ == "__main__":
+    main()
