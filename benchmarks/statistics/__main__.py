@@ -17,8 +17,8 @@ _RIVALS = ("thresholds", "one shot", "peeking")
 def main() -> None:
     """Run the study and print it."""
     arguments = _arguments()
-    healthy = arguments.healthy or (400 if arguments.full else 40)
-    faulty = arguments.faulty or (200 if arguments.full else 30)
+    healthy = arguments.healthy or (400 if arguments.full else 36)
+    faulty = arguments.faulty or (200 if arguments.full else 24)
     began = time.monotonic()
     print(f"margin {arguments.margin:g}, seed {arguments.seed}, false abort rate 5 %, 60 minutes each")
     print("aborted: share of runs (95 % exact bounds), median minutes; promoted: share, median minutes")

@@ -32,6 +32,8 @@ FOLDED = "+folded"
 _FORGET_AFTER = 300.0
 _MISSING_MEMORY = 150.0
 _MAX_BUCKETS = 64
+_LARGEST = 2.0**53
+"""Above it a double no longer counts by ones: no counter of requests, so the value is missing."""
 _ARMS = (Arm.STABLE, Arm.CANARY)
 
 Vector = list[float]
@@ -206,10 +208,10 @@ class Collector:
         if isinstance(series, CountSeries):
             errors = sample.counters.get(series.errors, math.nan)
             total = sample.counters.get(series.of, math.nan)
-            return [errors, total] if 0.0 <= errors < math.inf and 0.0 <= total < math.inf else None
+            return [errors, total] if 0.0 <= errors <= _LARGEST and 0.0 <= total <= _LARGEST else None
         if isinstance(series, GaugeSeries):
             value = sample.gauges.get(series.name, math.nan)
-            return [value] if math.isfinite(value) else None
+            return [value] if abs(value) <= _LARGEST else None
         histogram = sample.histograms.get(series.name)
         return None if histogram is None else _at_bounds(histogram, self._bounds[index])
 
@@ -347,15 +349,15 @@ def _difference(old: Vector, new: Vector, histogram: bool) -> tuple[Vector, bool
 def _at_bounds(histogram: HistogramSample, bounds: tuple[float, ...]) -> Vector | None:
     """Cumulative counts at the common bounds, then the sum (NaN without one); None when unusable."""
     cumulative = histogram.cumulative
-    if not bounds or bounds[-1] != math.inf or not cumulative or not 0.0 <= cumulative[-1] < math.inf:
+    if not bounds or bounds[-1] != math.inf or not cumulative or not 0.0 <= cumulative[-1] <= _LARGEST:
         return None
-    total = histogram.sum if histogram.sum is not None and math.isfinite(histogram.sum) else math.nan
+    total = histogram.sum if histogram.sum is not None and abs(histogram.sum) <= _LARGEST else math.nan
     if histogram.bounds == bounds:
         values = list(cumulative)
     else:
         place = dict(zip(histogram.bounds, cumulative, strict=True))
         values = [place[bound] for bound in bounds]
-    if not all(value >= 0.0 for value in values):
+    if not all(0.0 <= value <= _LARGEST for value in values):
         return None
     values.append(total)
     return values

@@ -33,9 +33,8 @@ class Effect:
 
     def mirrored(self) -> "Effect":
         """The same for values of which more is better."""
-        return Effect(
-            estimate=1 / (1 + self.estimate) - 1, low=1 / (1 + self.high) - 1, high=1 / (1 + self.low) - 1
-        )
+        low, estimate, high = (1.0 / max(1.0 + v, 1e-12) - 1.0 for v in (self.high, self.estimate, self.low))
+        return Effect(estimate=estimate, low=low, high=high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +106,7 @@ def provable(tolerance: float, log_level: float, tau2: float, spread: float) -> 
 
 def smallest_provable(log_level: float, tau2: float, spread: float) -> float:
     """exp(tau sqrt(2 L (1/Kc + 1/Ks))) - 1: smaller regressions drown in the differences between pods."""
-    return math.expm1(math.sqrt(2.0 * (log_level + MIXING_PRICE) * tau2 * spread))
+    return Link.log(math.sqrt(2.0 * (log_level + MIXING_PRICE) * tau2 * spread))
 
 
 def detectable(pace: Pace, info: float, log_level: float) -> float:
