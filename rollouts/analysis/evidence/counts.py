@@ -53,7 +53,6 @@ class CountTest:
         self._least_floor: list[float] = []
 
     warning = ""
-    part = ""
 
     def absorb(self, data: SeriesInterval, bounds: tuple[float, ...], context: Context) -> None:
         """Take in one interval."""
@@ -129,6 +128,10 @@ class CountTest:
         """Harm evidence since a restart (-1: since the beginning)."""
         relative = self._rate.evidence(start, self._phi, self._sigma2, self._least)
         return min(relative, self._absolute.evidence(start, self._phi, 0.0, self._least_floor))
+
+    def part(self, start: int) -> str:
+        """Which part of the metric holds the evidence; there is only one."""
+        return ""
 
     def proof(self) -> float:
         """Evidence that the rate is within tolerance or below the floor."""

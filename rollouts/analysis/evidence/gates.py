@@ -255,7 +255,7 @@ def report(process: EvidenceProcess, index: int) -> MetricReport:
             log_abort, tau2, spread - 0.5 / test.exposure.canary.effective
         ),
         limited_by="pods" if hour > 0 and pace.sigma2 * hour > pace.phi else "time and traffic",
-        part=test.part,
+        part=test.part(start),
         phi=test.phi,
         pod_sd=math.sqrt(tau2),
         cautions=_cautions(process, index),

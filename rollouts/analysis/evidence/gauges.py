@@ -36,7 +36,6 @@ class GaugeTest:
     """
 
     warning = ""
-    part = ""
 
     def __init__(self, metric: CompareMetric) -> None:
         self._up = metric.direction is Direction.HIGHER
@@ -142,6 +141,10 @@ class GaugeTest:
         """Harm evidence since a restart (-1: since the beginning); 1 before six blocks."""
         since = self._blocks - (self._bases[start] if start >= 0 else 0)
         return self._level.evidence(start, *self._noise) if since >= _MIN_BLOCKS else 1.0
+
+    def part(self, start: int) -> str:
+        """Which part of the metric holds the evidence; there is only one."""
+        return ""
 
     def proof(self) -> float:
         """Evidence that the gauge is within tolerance."""

@@ -289,10 +289,9 @@ class HistogramTest:
         rows = zip(self._weights, self._channels, self._noise, self._least, strict=True)
         return [w * c.evidence(start, *noise, least) if w else 0.0 for w, c, noise, least in rows]
 
-    @property
-    def part(self) -> str:
-        """Which part of the distribution holds most of the harm evidence."""
-        held = self._held(-1)
+    def part(self, start: int) -> str:
+        """Which part of the distribution holds most of the harm evidence since a start."""
+        held = self._held(start)
         return _PARTS[held.index(max(held))]
 
     def proof(self) -> float:

@@ -87,11 +87,13 @@ def _least_tolerance(report: MetricReport) -> float:
 
 
 def _evidence(value: float) -> str:
-    return "over a million" if value >= 1e6 else f"{value:.2g}"
+    if value >= 1e6:
+        return "over a million"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _outlook(report: MetricReport, gate: GateVerdict) -> str:
-    if gate.verdict in (Verdict.PASS, Verdict.FAIL):
+    if gate.verdict in (Verdict.PASS, Verdict.FAIL) or gate.reason is Reason.OTHER_METRIC:
         return ""
     parts = []
     if report.minutes_to_abort < math.inf:
