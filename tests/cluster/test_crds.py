@@ -1,0 +1,238 @@
+"""The CRDs on a real API server: what it refuses, with which words, and that the parser refuses the same."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rollouts.api.crds import all_crds
+from rollouts.api.parsing import parse_rollout
+from rollouts.controller import kinds
+from rollouts.kube.client import PatchKind
+from rollouts.kube.errors import Invalid
+from rollouts.kube.http import HttpKubeClient
+from rollouts.lab.controlplane import install_crds
+
+pytestmark = [pytest.mark.cluster]
+
+Object = dict[str, Any]
+GATE = {
+    "metrics": [{"name": "errors", "measure": {"preset": "error-rate"}, "successCondition": "result < 0.1"}]
+}
+
+
+@pytest.fixture(autouse=True)
+async def crds(kube: HttpKubeClient) -> None:
+    await install_crds(kube, all_crds())
+
+
+def good() -> Object:
+    return {
+        "apiVersion": "inferencerollouts.dev/v1alpha1",
+        "kind": "Rollout",
+        "metadata": {"name": "demo"},
+        "spec": {
+            "target": {"pool": {"name": "v2"}},
+            "traffic": {"httpRoutes": [{"name": "route"}]},
+            "strategy": {"canary": {"steps": [{"setWeight": 10}, {"pause": {"duration": "10m"}}]}},
+        },
+    }
+
+
+def steps(*items: Object) -> Callable[[Object], None]:
+    def change(spec: Object) -> None:
+        spec["strategy"]["canary"]["steps"] = list(items)
+
+    return change
+
+
+def put(value: Any, *path: str) -> Callable[[Object], None]:
+    def change(spec: Object) -> None:
+        where = spec
+        for name in path[:-1]:
+            where = where.setdefault(name, {})
+        where[path[-1]] = value
+
+    return change
+
+
+def managed(*items: Object) -> Callable[[Object], None]:
+    def change(spec: Object) -> None:
+        spec["traffic"]["httpRoutes"][0]["template"] = {
+            "parentRefs": [{"name": "gateway"}],
+            "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": "/"}}]}],
+        }
+        if items:
+            spec["strategy"]["canary"]["steps"] = list(items)
+
+    return change
+
+
+HEADER = {"name": "testers", "match": [{"headerName": "x-canary", "headerValue": {"exact": "yes"}}]}
+
+GOOD: dict[str, Callable[[Object], None]] = {
+    "the plain one": lambda spec: None,
+    "fractions of a percent": steps({"setWeight": "0.5%"}, {"setWeight": "99.95%"}),
+    "a pause in seconds": steps({"setWeight": 1}, {"pause": {"duration": 30}}),
+    "a pause until promoted": steps({"setWeight": 1}, {"pause": {}}),
+    "an analysis in place": steps({"setWeight": 1}, {"analysis": GATE}),
+    "a job": steps({"setWeight": 1}, {"job": {"spec": {"template": {"spec": {"containers": []}}}}}),
+    "a Managed route with a header route": managed({"setHeaderRoute": HEADER}, {"setWeight": 10}),
+    "background analysis": put({"startingStep": 1, **GATE}, "strategy", "canary", "analysis"),
+    "the whole strategy": put("1h", "strategy", "canary", "bake"),
+    "a rollback window": put({"duration": "24h"}, "rollbackWindow"),
+    "a group": put({"name": "v2", "group": "inference.networking.k8s.io"}, "target", "pool"),
+}
+
+BAD: dict[str, tuple[Callable[[Object], None], str]] = {
+    "no target": (put({}, "target"), "exactly one of pool and adapter"),
+    "two targets": (put({"name": "a"}, "target", "adapter"), "exactly one of pool and adapter"),
+    "a pool with an InferenceModel": (
+        put({"inferenceModel": {"name": "m"}}, "traffic"),
+        "pools are split by the gateway",
+    ),
+    "no traffic": (put({}, "traffic"), "exactly one of httpRoutes"),
+    "two kinds of traffic": (put({"name": "m"}, "traffic", "inferenceModel"), "exactly one of httpRoutes"),
+    "sticky without an adapter": (
+        put({"header": "x-session-id"}, "strategy", "canary", "sticky"),
+        "two pools are split by the gateway",
+    ),
+    "no steps": (steps(), "steps"),
+    "33 steps": (steps(*[{"pause": {}}] * 33), "32"),
+    "an empty step": (steps({}), "exactly one of setWeight"),
+    "two things in one step": (steps({"setWeight": 1, "pause": {}}), "exactly one of setWeight"),
+    "a weight over 100": (steps({"setWeight": 101}), "100"),
+    "a negative weight": (steps({"setWeight": -1}), "setWeight"),
+    "a weight that is a word": (steps({"setWeight": "much"}), "percentage"),
+    "a weight over 100 percent": (steps({"setWeight": "100.5%"}), "setWeight"),
+    "a pause that is a word": (steps({"pause": {"duration": "a while"}}), "10m"),
+    "an analysis of nothing": (steps({"analysis": {}}), "measures nothing"),
+    "a metric with two kinds": (
+        steps({"analysis": {"metrics": [{"name": "m", "query": "up", "measure": {"preset": "ttft"}}]}}),
+        "exactly one of query, measure and compare",
+    ),
+    "a metric with none": (
+        steps({"analysis": {"metrics": [{"name": "m"}]}}),
+        "exactly one of query, measure and compare",
+    ),
+    "a measure of two things": (
+        steps({"analysis": {"metrics": [{"name": "m", "measure": {"preset": "ttft", "gauge": "x"}}]}}),
+        "exactly one of preset, histogram, counter and gauge",
+    ),
+    "a count without an interval": (
+        steps({"analysis": {"metrics": [{"name": "m", "measure": {"preset": "ttft"}, "count": 3}]}}),
+        "interval",
+    ),
+    "PromQL for the pods": (
+        steps({"analysis": {"metrics": [{"name": "m", "query": "up", "source": "pods"}]}}),
+        "knows no PromQL",
+    ),
+    "a header route on an Adopted route": (steps({"setHeaderRoute": HEADER}), "Managed"),
+    "a header value of two kinds": (
+        managed(
+            {
+                "setHeaderRoute": {
+                    "name": "t",
+                    "match": [{"headerName": "x", "headerValue": {"exact": "a", "prefix": "b"}}],
+                }
+            }
+        ),
+        "exactly one of exact, prefix and regex",
+    ),
+    "background analysis past the last step": (
+        put({"startingStep": 9, **GATE}, "strategy", "canary", "analysis"),
+        "past the last step",
+    ),
+    "addBackend with a template": (
+        lambda spec: (managed()(spec), spec["traffic"]["httpRoutes"][0].update(addBackend=True), None)[-1],
+        "Adopted",
+    ),
+    "an unknown group": (put({"name": "v2", "group": "example.com"}, "target", "pool"), "group"),
+    "a name that is too long": (put("x" * 254, "target", "pool", "name"), "253"),
+    "a target of the wrong type": (put("v2", "target"), "target"),
+    "an unknown onDelete": (put("Explode", "onDelete"), "onDelete"),
+}
+
+
+@pytest.mark.parametrize("case", GOOD)
+async def test_good_rollouts_are_accepted(kube, namespace, case):
+    obj = good()
+    GOOD[case](obj["spec"])
+    stored = await kube.create(kinds.ROLLOUT, namespace, obj)
+
+    parsed = parse_rollout(stored)
+
+    assert parsed.spec is not None
+    assert [problem.message for problem in parsed.problems] == []
+
+
+@pytest.mark.parametrize("case", BAD)
+async def test_bad_rollouts_are_refused_with_a_reason_by_server_and_parser(kube, namespace, case):
+    change, want = BAD[case]
+    obj = good()
+    change(obj["spec"])
+
+    with pytest.raises(Invalid) as refused:
+        await kube.create(kinds.ROLLOUT, namespace, obj)
+
+    assert want in str(refused.value)
+    assert parse_rollout(obj).problems
+
+
+IMMUTABLE: dict[str, tuple[Callable[[Object], None], str]] = {
+    "the route's name": (
+        put([{"name": "other"}], "traffic", "httpRoutes"),
+        "name of the traffic object cannot be changed",
+    ),
+    "the kind of target and traffic": (
+        lambda spec: spec.update(
+            target={"adapter": {"name": "a"}}, traffic={"inferenceModel": {"name": "m"}}
+        ),
+        "never turn into each other",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IMMUTABLE)
+async def test_what_cannot_be_changed(kube, namespace, case):
+    change, want = IMMUTABLE[case]
+    stored = await kube.create(kinds.ROLLOUT, namespace, good())
+    spec = copy.deepcopy(stored["spec"])
+    change(spec)
+    patch = [{"op": "replace", "path": "/spec", "value": spec}]
+
+    with pytest.raises(Invalid, match=want):
+        await kube.patch(kinds.ROLLOUT, namespace, "demo", patch, kind=PatchKind.JSON)
+
+
+async def test_the_target_is_the_line_that_changes(kube, namespace):
+    await kube.create(kinds.ROLLOUT, namespace, good())
+    body = {"spec": {"target": {"pool": {"name": "v3"}}}}
+    stored = await kube.patch(kinds.ROLLOUT, namespace, "demo", body, kind=PatchKind.MERGE)
+
+    assert stored["spec"]["target"]["pool"]["name"] == "v3"
+    assert stored["metadata"]["generation"] == 2
+
+
+async def test_templates_and_runs_are_accepted(kube, namespace):
+    metrics = [{"name": "up", "query": "up{pod='{{args.pod}}'}", "successCondition": "result > 0"}]
+    template = {
+        "apiVersion": "inferencerollouts.dev/v1alpha1",
+        "kind": "AnalysisTemplate",
+        "metadata": {"name": "t"},
+        "spec": {"args": [{"name": "pod"}], "metrics": metrics},
+    }
+    run = {
+        "apiVersion": "inferencerollouts.dev/v1alpha1",
+        "kind": "AnalysisRun",
+        "metadata": {"name": "r"},
+        "spec": {"rollout": "demo", "metrics": metrics},
+    }
+
+    assert (await kube.create(kinds.ANALYSIS_TEMPLATE, namespace, template))["metadata"]["uid"]
+    assert (await kube.create(kinds.ANALYSIS_RUN, namespace, run))["spec"]["metrics"][0][
+        "source"
+    ] == "default"
