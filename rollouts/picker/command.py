@@ -43,6 +43,12 @@ __all__ = ["picker", "picker_check"]
     show_default=True,
     help="What happens to the share of a target that no pod can serve.",
 )
+@click.option(
+    "--restore-model-name/--no-restore-model-name",
+    default=False,
+    show_default=True,
+    help="Put the model name that the client asked for back into the response. Costs a look at every chunk.",
+)
 @click.option("--scrape/--no-scrape", default=True, show_default=True, help="Read the pods' metrics.")
 @click.option("--drain-grace", default=30.0, show_default=True, help="Seconds for open streams at the end.")
 def picker(
@@ -54,6 +60,7 @@ def picker(
     secure_serving: bool,
     cert_path: Path | None,
     unready: str,
+    restore_model_name: bool,
     scrape: bool,
     drain_grace: float,
 ) -> None:
@@ -64,6 +71,7 @@ def picker(
         "secure_serving": secure_serving,
         "certificates": cert_path,
         "unready": Unready(unready),
+        "restore_model": restore_model_name,
         "scrape": scrape,
         "drain_grace": drain_grace,
     }

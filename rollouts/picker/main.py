@@ -53,6 +53,7 @@ class PickerConfig:
     secure_serving: bool = True
     certificates: Path | None = None
     unready: Unready = Unready.SPILL
+    restore_model: bool = False
     scrape: bool = True
     drain_grace: float = 30.0
     budget: BufferBudget = field(default_factory=BufferBudget)
@@ -64,7 +65,7 @@ class Picker:
     def __init__(self, config: PickerConfig, *, client: KubeClient | None = None) -> None:
         self._config = config
         self._client = client  # in place of the one that the kubeconfig gives
-        self.router = Router(Scheduler(), unready=config.unready)
+        self.router = Router(Scheduler(), unready=config.unready, restore_model=config.restore_model)
         self.metrics = PickerMetrics(self.router)
         self.server = PickerServer(
             self.router,

@@ -43,6 +43,7 @@ from rollouts.picker.messages import (
 from rollouts.picker.messages import Protocol as Modes
 from rollouts.picker.prefix import BLOCK, MAX_BLOCKS
 from rollouts.picker.refusals import OVERLOADED, bad_request, immediate, too_large
+from rollouts.picker.restore import NameRestorer
 from rollouts.picker.routing import PROMPTS, Decision, Refusal, Request
 from rollouts.picker.wire import metadata_value
 
@@ -154,6 +155,7 @@ class Exchange:
         "_meter",
         "_modes",
         "_observer",
+        "_restorer",
         "_routing",
         "_scanner",
         "_subset",
@@ -173,6 +175,7 @@ class Exchange:
         self._subset: object = None
         self._answer: _Answer | None = None
         self._meter: ResponseMeter | None = None
+        self._restorer: NameRestorer | None = None
         self.state = State.START
         self.closing = False
 
@@ -283,8 +286,9 @@ class Exchange:
         self._answer = _Answer(outcome, field if outcome.target != outcome.model else None)
         if outcome.measured:
             self._meter = ResponseMeter(now)
-        else:
-            self.closing = True
+        if outcome.restored:
+            self._restorer = NameRestorer(outcome.model, outcome.target)
+        self.closing = not (outcome.measured or outcome.restored)
         address = outcome.endpoint.address.encode()
         stripped = tuple(name for name in _STRIPPED if name in self._headers)
         return (HeadersReply(Side.REQUEST, ((DESTINATION, address),), stripped, True, address),)
@@ -359,21 +363,36 @@ class Exchange:
             self._complete(now)
         elif self._modes.response_body is BodyMode.NONE:
             self._complete(now, Ending.HEADERS_ONLY)
-        self.closing = self._meter is None
-        return (HeadersReply(Side.RESPONSE),)
+        self.closing = self.closing or (self._meter is None and self._restorer is None)
+        if self._restorer is None or self._modes.response_body is not BodyMode.FULL_DUPLEX_STREAMED:
+            return (HeadersReply(Side.RESPONSE),)
+        self._restorer.headers(message.headers.get(b"content-type", b""))
+        return (HeadersReply(Side.RESPONSE, remove_headers=(b"content-length",)),)
 
     def _on_response_body(self, message: ResponseBody, now: float) -> Iterable[Outgoing]:
         if self._meter is not None:
             self._meter.body(message.body, now)
         if message.end_of_stream:
             self._complete(now)
-        if self._modes.response_body is BodyMode.FULL_DUPLEX_STREAMED:
+        if self._modes.response_body is not BodyMode.FULL_DUPLEX_STREAMED:
+            return (BufferedReply(Side.RESPONSE),)
+        if self._restorer is None:
             return (BodyReply(Side.RESPONSE, message.body, message.end_of_stream),)
-        return (BufferedReply(Side.RESPONSE),)
+        body = self._restorer.feed(message.body, end=message.end_of_stream)
+        return self._restored(body, end=message.end_of_stream)
+
+    def _restored(self, body: bytes, *, end: bool) -> Iterator[Outgoing]:
+        """A chunk that may have grown, in pieces; nothing while all of it is held back."""
+        if body or end:
+            pieces = list(splice(deque([body]), 0, 0, b""))
+            for index, piece in enumerate(pieces):
+                yield BodyReply(Side.RESPONSE, piece, end and index == len(pieces) - 1)
 
     def _on_response_trailers(self, message: ResponseTrailers, now: float) -> Iterable[Outgoing]:
         self._complete(now)
-        return (TrailersReply(Side.RESPONSE),)
+        if self._restorer is not None and (left := self._restorer.feed(b"", end=True)):
+            yield from self._restored(left, end=False)
+        yield TrailersReply(Side.RESPONSE)
 
     def _complete(self, now: float, ending: Ending = Ending.COMPLETE) -> None:
         if self._meter is not None:

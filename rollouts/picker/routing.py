@@ -47,12 +47,16 @@ class Request(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """Where a request goes. ``target`` is the model name to send; it may equal ``model``."""
+    """Where a request goes. ``target`` is the model name to send; it may equal ``model``.
+
+    ``restored``: the response is to carry ``model`` again.
+    """
 
     model: str
     target: str
     endpoint: Endpoint
     measured: bool
+    restored: bool = False
 
 
 class Refusal(NamedTuple):
@@ -68,8 +72,11 @@ class Refusal(NamedTuple):
 class Router:
     """Routes by a snapshot, which may be replaced at any time. One event loop owns it."""
 
-    def __init__(self, scheduler: Scheduler, *, unready: Unready = Unready.SPILL) -> None:
+    def __init__(
+        self, scheduler: Scheduler, *, unready: Unready = Unready.SPILL, restore_model: bool = False
+    ) -> None:
         self.scheduler = scheduler
+        self._restore_model = restore_model
         self._unready = unready
         self._snapshot = Snapshot()
         self._splits: dict[tuple[str, str, str, str], Diffusion] = {}
@@ -135,7 +142,9 @@ class Router:
         endpoint = self.scheduler.choose(candidates, target, hashes, now)
         if rule is not None and rule.targets:
             self._counts.setdefault(rule.model, Counter())[target] += 1
-        return Decision(request.model, target, endpoint, self._measured(request.headers, policy.measured))
+        measured = self._measured(request.headers, policy.measured)
+        restored = self._restore_model and target != request.model
+        return Decision(request.model, target, endpoint, measured, restored)
 
     def _target(self, rule: Rule, policy: ModelPolicy, request: Request) -> str:
         if policy.pinned_by_header:

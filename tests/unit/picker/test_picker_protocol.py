@@ -43,8 +43,8 @@ class FakeRouting:
 
     body_fields = frozenset({"model", "user", "prompt"})
 
-    def __init__(self, *, measured: bool = False) -> None:
-        self.measured = measured
+    def __init__(self, *, measured: bool = False, restored: bool = False) -> None:
+        self.measured, self.restored = measured, restored
         self.requests: list[Request] = []
 
     def route(self, request: Request, now: float) -> Decision | Refusal:
@@ -52,7 +52,7 @@ class FakeRouting:
         if request.model == "busy" or (request.subset and not request.subset.allows(POD)):
             return Refusal(503, "rejected-no-endpoints", "no pod", request.model)
         target = "travel-helper-v2" if request.model == "travelhelper" else request.model
-        return Decision(request.model, target, POD, self.measured)
+        return Decision(request.model, target, POD, self.measured, self.restored and target != request.model)
 
 
 class Told:
@@ -76,8 +76,10 @@ class Told:
 class Stream:
     """An exchange with its surroundings, driven with a clock that ticks one second per message."""
 
-    def __init__(self, *, measured: bool = False, budget: BufferBudget | None = None) -> None:
-        self.routing, self.told = FakeRouting(measured=measured), Told()
+    def __init__(
+        self, *, measured: bool = False, restored: bool = False, budget: BufferBudget | None = None
+    ) -> None:
+        self.routing, self.told = FakeRouting(measured=measured, restored=restored), Told()
         self.budget = budget or BufferBudget()
         self.exchange = Exchange(self.routing, self.told, self.budget)
         self.now = 0.0
@@ -365,6 +367,24 @@ def test_the_routing_gets_the_sticky_field_and_the_prompt() -> None:
     assert (request.model, request.fields["user"], request.prompt) == ("travelhelper", "anna", b'"hello"}')
 
 
+@pytest.mark.parametrize("trailers", [False, True])
+def test_the_name_is_restored_where_it_was_asked_for(trailers: bool) -> None:
+    stream = Stream(restored=True)
+    plain = ResponseHeaders({b":status": b"200", b"content-type": b"application/json"})
+    stream.send(headers(), *chunks(BODY, 99))
+    end = [ResponseBody(b'-v2"}'), ResponseTrailers()] if trailers else [ResponseBody(b'-v2"}', True)]
+
+    replies = stream.send(plain, ResponseBody(b'{"model":"travel-helper'), *end)
+
+    body = b'{"model": "travelhelper"}'.replace(b" ", b"")
+    want = [
+        HeadersReply(Side.RESPONSE, remove_headers=(b"content-length",)),
+        BodyReply(Side.RESPONSE, body, not trailers),
+    ]
+    assert replies == want + [TrailersReply(Side.RESPONSE)] * trailers
+    assert stream.exchange.closing
+
+
 ALL = [
     headers(), headers(eos=True), *chunks(BODY, 20), RequestBody(b"{}", True), RequestTrailers(), OK,
     ResponseHeaders({}, True), ResponseBody(b"x"), ResponseBody(b"y", True), ResponseTrailers(),
@@ -388,12 +408,12 @@ def is_in_order(replies: Iterable[Outgoing]) -> bool:
     return True
 
 
-@given(messages=st.lists(st.sampled_from(ALL), max_size=8), measured=st.booleans())
+@given(messages=st.lists(st.sampled_from(ALL), max_size=8), measured=st.booleans(), restored=st.booleans())
 @settings(max_examples=400, deadline=None)
 def test_any_order_of_messages_is_answered_in_order_or_refused(
-    messages: list[Incoming], measured: bool
+    messages: list[Incoming], measured: bool, restored: bool
 ) -> None:
-    stream = Stream(measured=measured)
+    stream = Stream(measured=measured, restored=restored)
     replies: list[Outgoing] = []
     for message in messages:
         if stream.exchange.closing:

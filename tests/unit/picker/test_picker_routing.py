@@ -309,7 +309,7 @@ PATHS = st.lists(st.sampled_from(PLACES), min_size=1, max_size=4)
 
 
 @given(junk=JUNK, path=PATHS, which=st.integers(0, 5))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_hostile_object_never_stops_the_others(
     objects: Any, junk: Any, path: list[str], which: int
 ) -> None:

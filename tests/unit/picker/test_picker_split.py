@@ -28,7 +28,7 @@ def furthest_off(targets: tuple[Target, ...], names: list[str]) -> Fraction:
 
 
 @given(weights=st.lists(WEIGHTS, min_size=1, max_size=7), count=st.integers(1, 300))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_every_prefix_is_within_tijdemans_bound_which_is_less_than_one_request(
     weights: list[int], count: int
 ) -> None:

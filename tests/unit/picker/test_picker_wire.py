@@ -54,7 +54,7 @@ def request_headers(
 
 
 @given(headers=HEADERS, eos=st.booleans(), modes=st.tuples(MODES, MODES), response=st.booleans())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_headers_are_read(
     headers: dict[bytes, bytes], eos: bool, modes: tuple[BodyMode, BodyMode], response: bool
 ) -> None:
@@ -104,7 +104,7 @@ def test_trailers_and_an_empty_message_are_read() -> None:
 
 
 @given(tree=TREE, key=st.sampled_from(["x-gateway-destination-endpoint-subset", "k"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_metadata_is_read(tree: Any, key: str) -> None:
     metadata = base_pb2.Metadata()
     metadata.filter_metadata["other"].update({"a": 1})
@@ -148,14 +148,14 @@ def outcome(read: Callable[[], object]) -> str:
 
 
 @given(data=st.binary(max_size=60))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     assert outcome(lambda: wire.decode(b"\x12" + bytes([len(data)]) + data)) in ("read", "refused")
     assert outcome(lambda: wire.metadata_value(data + b"s", b"s", b"k")) in ("read", "refused")
 
 
 @given(headers=HEADERS, cut=st.integers(0, 400), flip=st.integers(0, 400), bit=st.integers(0, 255))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_damaged_messages_never_escape_as_another_error(
     headers: dict[bytes, bytes], cut: int, flip: int, bit: int
 ) -> None:
