@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rollouts.api.crds import crd_files
 from rollouts.engine.transitions import mermaid
+from tools.argocd_snippets import argocd_snippets
 from tools.chart_crds import chart_crds
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +27,12 @@ def _state_machine() -> Iterator[tuple[Path, str]]:
     yield ROOT / "docs" / "state-machine.md", text
 
 
-GENERATORS: tuple[Callable[[], Iterator[tuple[Path, str]]], ...] = (_crds, chart_crds, _state_machine)
+GENERATORS: tuple[Callable[[], Iterator[tuple[Path, str]]], ...] = (
+    _crds,
+    chart_crds,
+    argocd_snippets,
+    _state_machine,
+)
 """Each yields (path, text). Add a generated file here."""
 
 

@@ -1,0 +1,268 @@
+"""The Argo CD customisations: their own fixtures, in Argo CD's layout, and the engine at the other end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rollouts.api.status import write_status
+from rollouts.engine.commands import CommandAction, parse_command
+from rollouts.engine.types import CommandResult, Phase, RolloutStatus
+from rollouts.lab.testing.argocd import NOW, LuaFailed, run_lua
+from rollouts.lab.testing.world import World, pause, pool, spec, weight
+
+ARGOCD = Path(__file__).resolve().parents[2] / "charts" / "inference-rollouts" / "argocd"
+SCRIPTS = ARGOCD / "resource_customizations"
+ROLLOUT = SCRIPTS / "inferencerollouts.dev" / "Rollout"
+ACTIONS = ("promote", "promote-full", "abort", "retry", "pause", "resume")
+COMMAND = "inferencerollouts.dev/command"
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def lua(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+# --- the machine itself ---
+
+
+@pytest.mark.parametrize("name", ["string", "math", "io", "debug", "python", "jit", "ffi", "load", "dofile"])
+def test_the_machine_has_no(name: str) -> None:
+    assert run_lua(f"return {name} == nil") is True
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ('return require("io")', "not found"),
+        ('return ("x"):upper()', "string"),
+        ("while true do end", "too long"),
+        ('error("no")', "no"),
+    ],
+)
+def test_the_machine_refuses(script: str, message: str) -> None:
+    with pytest.raises(LuaFailed, match=message):
+        run_lua(script)
+
+
+def test_the_machine_gives_values_back_as_they_were() -> None:
+    value = {"a": [1, {"b": {}}], "c": [], "d": "x", "e": True}
+    assert run_lua("return obj", obj=value) == value
+
+
+# --- fixtures, as Argo CD's own tests read them ---
+
+
+def health_cases() -> Iterator[Any]:
+    for file in sorted(SCRIPTS.glob("*/*/health_test.yaml")):
+        for case in load(file)["tests"]:
+            yield pytest.param(file.parent, case, id=f"{'/'.join(file.parts[-3:-1])}/{case['inputPath']}")
+
+
+@pytest.mark.parametrize(("folder", "case"), list(health_cases()))
+def test_health(folder: Path, case: dict[str, Any]) -> None:
+    assert run_lua(lua(folder / "health.lua"), obj=load(folder / case["inputPath"])) == case["healthStatus"]
+
+
+def test_every_health_script_has_fixtures_and_every_fixture_is_used() -> None:
+    folders = [file.parent for file in SCRIPTS.glob("*/*/health.lua")]
+    assert len(folders) == 4
+    for folder in folders:
+        used = {(folder / case["inputPath"]).name for case in load(folder / "health_test.yaml")["tests"]}
+        assert used == {file.name for file in (folder / "testdata").glob("*.yaml")}
+
+
+def action_tests(key: str) -> list[Any]:
+    cases = load(ROLLOUT / "actions" / "action_test.yaml")[key]
+    return [pytest.param(case, id=f"{case.get('action', '')} {case['inputPath']}") for case in cases]
+
+
+@pytest.mark.parametrize("case", action_tests("discoveryTests"))
+def test_discovery(case: dict[str, Any]) -> None:
+    folder = ROLLOUT / "actions"
+    found = run_lua(lua(folder / "discovery.lua"), obj=load(folder / case["inputPath"]))
+    assert found == {item.pop("name"): item for item in map(dict, case["result"])}
+
+
+@pytest.mark.parametrize("case", action_tests("actionTests"))
+def test_action(case: dict[str, Any]) -> None:
+    folder = ROLLOUT / "actions"
+    script, obj = lua(folder / case["action"] / "action.lua"), load(folder / case["inputPath"])
+    if "expectedErrorMessage" in case:
+        with pytest.raises(LuaFailed, match=case["expectedErrorMessage"]):
+            run_lua(script, obj=obj)
+    else:
+        assert run_lua(script, obj=obj) == load(folder / case["expectedOutputPath"])
+
+
+# --- the engine at the other end ---
+
+
+def rollout(world: World) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "demo", "generation": world.generation},
+        "spec": {},
+        "status": write_status(world.status),
+    }
+
+
+def click(world: World, action: str) -> None:
+    """What a click in Argo CD does to the world, later than the click before."""
+    changed = run_lua(lua(ROLLOUT / "actions" / action / "action.lua"), obj=rollout(world))
+    raw = changed["metadata"]["annotations"][COMMAND]
+    world.command = raw if raw != world.command else raw.replace(NOW, "2026-01-01T00:00:09Z")
+    world.settle()
+
+
+def offered(world: World) -> set[str]:
+    found = run_lua(lua(ROLLOUT / "actions" / "discovery.lua"), obj=rollout(world))
+    assert set(found) == set(ACTIONS)
+    return {name for name, item in found.items() if not item["disabled"]}
+
+
+def waiting() -> World:
+    world = World(spec=spec(weight(10), pause(), weight(50)))
+    world.pools[pool("v2")] = 0
+    world.settle()
+    return world
+
+
+def at_pause() -> World:
+    world = World(spec=spec(weight(10), pause(), weight(50)))
+    world.settle()
+    return world
+
+
+def held() -> World:
+    world = at_pause()
+    click(world, "pause")
+    return world
+
+
+def aborted() -> World:
+    world = at_pause()
+    click(world, "abort")
+    return world
+
+
+def split() -> World:
+    world = World(spec=spec(weight(10), pause(), target="v2"), rules=[{pool("v1"): 10, pool("v2"): 90}])
+    world.settle()
+    return world
+
+
+def healthy() -> World:
+    world = at_pause()
+    click(world, "promote-full")
+    return world
+
+
+WORLDS = {
+    "waiting": waiting,
+    "at a pause": at_pause,
+    "held": held,
+    "aborted": aborted,
+    "split at start": split,
+    "healthy": healthy,
+}
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("state", WORLDS)
+def test_the_engine_does_what_is_offered_and_rejects_what_is_greyed_out(state: str, action: str) -> None:
+    world = WORLDS[state]()
+    wanted = CommandResult.DONE if action in offered(world) else CommandResult.REJECTED
+    click(world, action)
+    last = world.status.last_command
+    assert last is not None
+    if (state, action) == ("held", "promote"):
+        # Offered, since a failed gate is held too and promote leaves that one: the controller says `resume`.
+        assert last.result is CommandResult.REJECTED
+        assert "resume" in last.message
+    else:
+        assert last.result is wanted, last.message
+    assert last.by == "argocd"
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_each_action_writes_its_own_command_bound_to_revision_and_step(action: str) -> None:
+    world = at_pause()
+    obj = rollout(world)
+    changed = run_lua(lua(ROLLOUT / "actions" / action / "action.lua"), obj=obj)
+    raw = changed["metadata"].pop("annotations")[COMMAND]
+    command = parse_command(raw)
+    assert command.action.value == action.replace("-full", "Full")
+    assert world.status.canary is not None
+    assert command.revision == world.status.canary.hash
+    assert command.step == world.status.current_step == 1
+    assert f'"at":"{NOW}"' in raw
+    assert changed == obj
+
+
+def test_there_is_an_action_for_every_command() -> None:
+    assert {name.replace("-full", "Full") for name in ACTIONS} == {item.value for item in CommandAction}
+    assert sorted(ACTIONS) == sorted(file.parent.name for file in ROLLOUT.glob("actions/*/action.lua"))
+
+
+@pytest.mark.parametrize("phase", [item for item in Phase if item.value])
+def test_every_phase_has_a_health(phase: Phase) -> None:
+    status = write_status(RolloutStatus(phase=phase, message="so it is", observed_generation=3))
+    obj = {"metadata": {"generation": 3}, "status": status}
+    found = run_lua(lua(ROLLOUT / "health.lua"), obj=obj)
+    assert found["message"] == "so it is"
+    assert found["status"] in {"Healthy", "Progressing", "Suspended", "Degraded"}
+    obj["metadata"] = {"generation": 4}
+    assert run_lua(lua(ROLLOUT / "health.lua"), obj=obj)["status"] == "Progressing"
+
+
+def test_an_old_page_cannot_promote_a_newer_step() -> None:
+    world = World(spec=spec(weight(10), pause(), weight(20), pause(), weight(50)))
+    world.settle()
+    old = rollout(world)
+    click(world, "promote")
+    assert world.status.current_step == 3
+    changed = run_lua(lua(ROLLOUT / "actions" / "promote" / "action.lua"), obj=old)
+    world.command = changed["metadata"]["annotations"][COMMAND].replace(NOW, "2026-01-01T00:00:09Z")
+    world.settle()
+    assert world.status.last_command is not None
+    assert world.status.last_command.result is CommandResult.REJECTED
+    assert world.status.current_step == 3
+
+
+# --- the snippets ---
+
+
+def test_the_snippet_for_argocd_cm_holds_these_very_scripts() -> None:
+    data = load(ARGOCD / "argocd-cm-snippet.yaml")["data"]
+    for file in SCRIPTS.glob("*/*/health.lua"):
+        group, kind = file.parts[-3:-1]
+        assert data[f"resource.customizations.health.{group}_{kind}"] == lua(file)
+    actions = yaml.safe_load(data["resource.customizations.actions.inferencerollouts.dev_Rollout"])
+    assert actions["discovery.lua"] == lua(ROLLOUT / "actions" / "discovery.lua")
+    found = {item["name"]: item["action.lua"] for item in actions["definitions"]}
+    assert found == {name: lua(ROLLOUT / "actions" / name / "action.lua") for name in ACTIONS}
+
+
+def test_the_snippet_for_the_operator_says_the_same() -> None:
+    data = load(ARGOCD / "argocd-cm-snippet.yaml")["data"]
+    spec_ = load(ARGOCD / "argocd-operator-snippet.yaml")["spec"]
+    for item in spec_["resourceHealthChecks"]:
+        key = f"resource.customizations.health.{item['group']}_{item['kind']}"
+        assert data[key] == item["check"]
+    (action,) = spec_["resourceActions"]
+    assert data["resource.customizations.actions.inferencerollouts.dev_Rollout"] == action["action"]
+
+
+def test_no_shipped_setting_freezes_edits_of_routes() -> None:
+    """RespectIgnoreDifferences and managedFieldsManagers keep Git's later edits of atomic lists from landing."""
+    for name in ("argocd-cm-snippet.yaml", "argocd-operator-snippet.yaml", "application-example.yaml"):
+        text = yaml.safe_dump_all(yaml.safe_load_all((ARGOCD / name).read_text(encoding="utf-8")))
+        assert "managedFieldsManagers" not in text
+        assert "RespectIgnoreDifferences" not in text
