@@ -422,6 +422,75 @@ def test_both_adapters_on_the_same_pods_are_compared_inside_each_pod(fleet):
         assert (harm(process) is not None) is expected
 
 
+def without_load(scrape):
+    """Only the latency histogram, as from a source that has nothing else."""
+    return Scrape(
+        at=scrape.at, pods=tuple(replace(p, counters={"errors": 0.0}, gauges={}) for p in scrape.pods)
+    )
+
+
+def test_without_a_load_counter_the_histogram_tells_the_load(fleet):
+    spec = EvidenceSpec(metrics=(TTFT,))
+    process, pods = EvidenceProcess(spec), fleet()
+    process.observe(without_load(pods.scrape()))
+    for _ in range(10):
+        process.observe(without_load(pods.step(slower=0.6)))
+    assert harm(process) is not None
+    assert process.guards.load_ratio == pytest.approx(1.0)
+
+
+def test_bounds_that_shrink_in_flight_lose_only_their_resolution(fleet):
+    """After ten minutes a pod of a newer engine joins with fewer buckets."""
+    coarse = (0.25, 0.5, 1.0, 2.5, math.inf)
+
+    def narrowed(scrape):
+        pods = []
+        for pod in scrape.pods:
+            if pod.pod == "c0":
+                place = dict(
+                    zip(pod.histograms["ttft"].bounds, pod.histograms["ttft"].cumulative, strict=True)
+                )
+                fewer = HistogramSample(bounds=coarse, cumulative=tuple(place[b] for b in coarse))
+                pod = replace(pod, histograms={"ttft": fewer})
+            pods.append(pod)
+        return replace(scrape, pods=tuple(pods))
+
+    process, pods = started(fleet)
+    play(process, pods, 20)
+    seen = process.tests[0].requests[0]
+    for _ in range(12):
+        process.observe(narrowed(pods.step(slower=0.8)))
+    assert process.tests[0].requests[0] == seen + 12 * 80
+    assert harm(process).blame == (0,)
+
+
+def test_too_few_common_bounds_make_a_metric_unusable(fleet):
+    process = EvidenceProcess(SPEC)
+    for number in range(15):
+        n = 50.0 * number
+        pods = tuple(
+            PodSample(
+                arm=arm,
+                pod=pod,
+                counters={"requests": n, "errors": 0.0},
+                histograms={"ttft": HistogramSample(bounds=(bound, math.inf), cumulative=(n / 2, n))},
+            )
+            for arm, pod, bound in ((Arm.STABLE, "a", 0.5), (Arm.STABLE, "b", 0.5), (Arm.CANARY, "c", 0.5))
+        )
+        process.observe(Scrape(at=30.0 * number, pods=pods))
+    assert judge(process, 0, 0.0, 450.0).reason is Reason.UNUSABLE
+    assert "fewer than three bucket bounds in common" in report(process, 0).cautions
+
+
+def test_a_state_too_large_to_store_is_refused(fleet, monkeypatch):
+    process, pods = started(fleet)
+    play(process, pods, 3)
+    assert checkpoint.size(process) == len(checkpoint.save(process))
+    monkeypatch.setattr(checkpoint, "MAX_CHECKPOINT", 100)
+    with pytest.raises(checkpoint.CheckpointError, match="compare fewer metrics"):
+        checkpoint.save(process)
+
+
 def test_a_gauge_counts_only_at_equal_load(fleet):
     spec = EvidenceSpec(metrics=(KV,))
     results = []
