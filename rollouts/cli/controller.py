@@ -13,11 +13,11 @@ import structlog
 
 from rollouts.cli.logs import configure_logs
 from rollouts.controller.app import Controller
-from rollouts.controller.serving import serve
 from rollouts.controller.settings import Settings, SettingsError, read_config, source_option
 from rollouts.kube.http import open_client
 from rollouts.runtime.clock import SystemClock
-from rollouts.runtime.election import LeaseLost
+from rollouts.runtime.health import parse_address
+from rollouts.runtime.supervisor import PartEnded
 
 __all__ = ["controller"]
 
@@ -74,10 +74,12 @@ def controller(
         workers=workers,
     )
     try:
+        for address in (health_address, metrics_address):
+            parse_address(address)
         settings = replace(settings, sources=dict(source_option(text) for text in sources))
         if config_file:
             settings = read_config(config_file, settings)
-    except SettingsError as error:
+    except (SettingsError, ValueError) as error:
         raise click.UsageError(str(error)) from None
     sys.exit(asyncio.run(_run(settings)))
 
@@ -90,10 +92,9 @@ async def _run(settings: Settings) -> int:
         loop.add_signal_handler(number, running.stop)
     code = 0
     try:
-        async with serve(running):
-            await running.run()
-    except* LeaseLost as lost:
-        _log.error("lease_lost", reason=str(lost.exceptions[0]))
+        await running.run()
+    except PartEnded as ended:
+        _log.error("controller_failed", reason=str(ended))
         code = 1
     finally:
         with contextlib.suppress(OSError):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -20,8 +19,17 @@ from rollouts.kube.writeguard import GuardedClient, RequestRecord
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.election import LeaderElector, Leadership, unique_identity
 from rollouts.runtime.fencing import FencedClient, WriteFence
+from rollouts.runtime.health import (
+    HttpServer,
+    health_routes,
+    liveness,
+    metrics_routes,
+    parse_address,
+    readiness,
+)
 from rollouts.runtime.lease import LeaseConfig
 from rollouts.runtime.objects import ObjectKey
+from rollouts.runtime.supervisor import LoopMonitor, Supervisor
 from rollouts.runtime.worker import Outcome, WorkerConfig, WorkerPool
 from rollouts.runtime.workqueue import WorkQueue
 
@@ -70,38 +78,33 @@ class Controller:
     def stop(self) -> None:
         """Ask ``run`` to end: finish what is being written, hand the lease over."""
         self._stopping.set()
+
+    async def run(self) -> None:
+        """Run until stopped. Raises PartEnded when a part ends before that (its cause may be LeaseLost)."""
+        supervisor = Supervisor()
+        monitor = LoopMonitor(self._clock)
+        reflectors = self.caches.reflectors
+        health = health_routes(live=liveness(reflectors, monitor), ready=readiness(reflectors))
+        supervisor.add("event-loop", monitor.run)
+        supervisor.add("health", HttpServer(parse_address(self.settings.health_address), health).run)
+        metrics = metrics_routes(self.metrics.registry)
+        supervisor.add("metrics", HttpServer(parse_address(self.settings.metrics_address), metrics).run)
+        supervisor.add("scraper", self._scraper.run)
+        for reflector in reflectors:
+            supervisor.add(reflector.name, reflector.run)
+        supervisor.add("controller", self._lead, stop=self._stop_leading, grace=20.0)
+        try:
+            await supervisor.run(self._stopping)
+        finally:
+            for source in self._sources.values():
+                await source.close()
+
+    def _stop_leading(self) -> None:
         if self._elector is not None:
             self._elector.stop()
 
-    async def run(self) -> None:
-        """Run until stopped. Raises LeaseLost, or what a part raised."""
-        async with asyncio.TaskGroup() as group:
-            background = [group.create_task(self._scraper.run(), name="scraper")]
-            background += [
-                group.create_task(reflector.run(), name=f"reflector-{reflector.resource.plural}")
-                for reflector in self.caches.reflectors
-            ]
-            try:
-                await self._until_stopped(self.caches.wait_for_sync())
-                if not self._stopping.is_set():
-                    await self._lead()
-            finally:
-                for task in background:
-                    task.cancel()
-                for source in self._sources.values():
-                    await source.close()
-
-    async def _until_stopped(self, waiting: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(waiting)
-        stop = asyncio.ensure_future(self._stopping.wait())
-        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
-        for pending in (task, stop):
-            if not pending.done():
-                pending.cancel()
-        if task.done() and not task.cancelled():
-            task.result()
-
     async def _lead(self) -> None:
+        await self.caches.wait_for_sync()
         _log.info("caches_synced", rollouts=len(self.caches.rollouts), pods=len(self.caches.pods))
         if not self.settings.leader_elect:
             self._fence.open_for_ever()
@@ -109,8 +112,6 @@ class Controller:
             return
         config = LeaseConfig(namespace=self.settings.lease_namespace, name=LEASE_NAME)
         self._elector = LeaderElector(self._client, config, unique_identity(), self._clock, self._fence)
-        if self._stopping.is_set():
-            return
         await self._elector.run(self._work)
 
     async def _work(self, leadership: Leadership) -> None:

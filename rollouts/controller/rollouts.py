@@ -9,6 +9,7 @@ import structlog
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.observing import Gatherer
 from rollouts.controller.performing import Performer, TrafficRefused
+from rollouts.engine.actions import EmitEvent
 from rollouts.engine.observation import Problem
 from rollouts.engine.planning import plan
 from rollouts.runtime.clock import Clock
@@ -50,6 +51,9 @@ class RolloutReconciler:
         except TrafficRefused as refusal:
             await self._show_refusal(gathered.observation.problems, key, refusal)
             return REFUSED_RECHECK
+        for action in decided.actions:
+            if isinstance(action, EmitEvent) and action.reason == "WeightRestored":
+                self._metrics.foreign_writes.labels(key.namespace, key.name).inc()
         self._metrics.show(key.namespace, key.name, decided.status)
         if decided.requeue_after is None:
             return None

@@ -1,0 +1,188 @@
+"""A cluster of plain objects: an in-memory API server, pods, a gateway that reports, and people who edit."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rollouts.api.crds import all_crds
+from rollouts.api.parsing import COMMAND_ANNOTATION
+from rollouts.controller import kinds
+from rollouts.kube.client import PatchKind, Resource
+from rollouts.kube.errors import NotFound
+from rollouts.lab.controlplane import minimal
+from rollouts.lab.memoryapi import MemoryApi
+from rollouts.runtime.clock import Clock
+
+__all__ = ["CONTROLLER", "GATEWAY", "NAMESPACE", "POOL_GROUP", "USER", "Cluster"]
+
+Object = dict[str, Any]
+
+NAMESPACE = "default"
+CONTROLLER = "inference-rollouts"
+GATEWAY = "envoy-gateway"
+USER = "kubectl"
+POOL_GROUP = kinds.POOL_X.group
+
+_CRD = Resource(
+    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
+)
+
+
+@functools.cache
+def _crds() -> tuple[Object, ...]:
+    return (*all_crds(), *minimal.GATEWAY, *minimal.INFERENCE_ALPHA, *minimal.INFERENCE_V1)
+
+
+class Cluster:
+    """The API server's content and the actors around the controller."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.api = MemoryApi(clock=clock)
+        self.gateway_works = True
+        for crd in _crds():
+            self.api.create(_CRD, None, crd, manager=USER)
+
+    # --- reading ---
+
+    def get(self, resource: Resource, name: str) -> Object | None:
+        """One object, or None."""
+        try:
+            return self.api.get(resource, NAMESPACE, name)
+        except NotFound:
+            return None
+
+    def all(self, resource: Resource) -> list[Object]:
+        """Every object of a kind, by name."""
+        return self.api.list_page(resource, None).items
+
+    # --- what people and tools do ---
+
+    def create(self, resource: Resource, obj: Mapping[str, Any], *, manager: str = USER) -> Object:
+        """Create an object."""
+        return self.api.create(resource, NAMESPACE, obj, manager=manager)
+
+    def merge(self, resource: Resource, name: str, patch: Mapping[str, Any], *, manager: str = USER) -> None:
+        """Merge-patch an object; nothing happens when it does not exist."""
+        if self.get(resource, name) is not None:
+            self.api.patch(
+                resource, NAMESPACE, name, patch, content_type=PatchKind.MERGE.value, manager=manager
+            )
+
+    def delete(self, resource: Resource, name: str, *, manager: str = USER) -> None:
+        """Delete an object if it exists."""
+        if self.get(resource, name) is not None:
+            self.api.delete(resource, NAMESPACE, name, manager=manager)
+
+    def command(self, action: str, *, tag: str = "") -> None:
+        """Write the command annotation, bound to the current revision, as our CLI does."""
+        rollout = self.get(kinds.ROLLOUT, "mymodel")
+        assert rollout is not None
+        status = rollout.get("status") or {}
+        revision = (status.get("canary") or status.get("stable") or {}).get("hash", "")
+        raw = f'{{"action":"{action}","revision":"{revision}","at":"{tag}","by":"ann"}}'
+        self.merge(kinds.ROLLOUT, "mymodel", {"metadata": {"annotations": {COMMAND_ANNOTATION: raw}}})
+
+    # --- pods ---
+
+    def scale(self, release: str, ready: int, *, unready: int = 0) -> None:
+        """Make the pods of a release: ``ready`` Ready ones, then ``unready`` others; the rest goes."""
+        present = {pod["metadata"]["name"]: pod for pod in self.all(kinds.POD)}
+        wanted = {f"{release}-{i}": i < ready for i in range(ready + unready)}
+        for name in present:
+            if name.startswith(f"{release}-") and name not in wanted:
+                self.delete(kinds.POD, name, manager="kubelet")
+        for index, (name, is_ready) in enumerate(wanted.items()):
+            if name not in present:
+                self._make_pod(release, name, index)
+            self._set_ready(name, ready=is_ready)
+
+    def _make_pod(self, release: str, name: str, index: int) -> None:
+        labels = {"app": "custom-serving", "release": release}
+        pod: Object = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
+            "spec": {"containers": [{"name": "vllm", "image": "vllm"}]},
+        }
+        self.create(kinds.POD, pod, manager="kubelet")
+        self._pod_status(name, {"podIP": f"127.0.1.{index + 1}"})
+
+    def _set_ready(self, name: str, *, ready: bool) -> None:
+        condition = {"type": "Ready", "status": "True" if ready else "False"}
+        self._pod_status(name, {"conditions": [condition]})
+
+    def _pod_status(self, name: str, status: Object) -> None:
+        self.api.patch(
+            kinds.POD,
+            NAMESPACE,
+            name,
+            {"status": status},
+            content_type=PatchKind.MERGE.value,
+            manager="kubelet",
+            subresource="status",
+        )
+
+    # --- the gateway and the garbage collector ---
+
+    def react(self) -> None:
+        """What other controllers do about the present state: the gateway's report, garbage collection."""
+        if self.gateway_works:
+            for route in self.all(kinds.HTTP_ROUTE):
+                self._report(route)
+        rollouts = {obj["metadata"]["uid"] for obj in self.all(kinds.ROLLOUT)}
+        for resource in (kinds.ANALYSIS_RUN, kinds.JOB):
+            for obj in self.all(resource):
+                owners = obj["metadata"].get("ownerReferences") or []
+                if owners and not any(owner["uid"] in rollouts for owner in owners):
+                    self.delete(resource, obj["metadata"]["name"], manager="garbage-collector")
+
+    def _report(self, route: Object) -> None:
+        """Accepted and ResolvedRefs at the current generation, on every parent."""
+        generation = route["metadata"]["generation"]
+        parents = [
+            {
+                "parentRef": parent,
+                "controllerName": "example.com/gateway",
+                "conditions": [
+                    {
+                        "type": name,
+                        "status": "True",
+                        "reason": name,
+                        "observedGeneration": generation,
+                        "lastTransitionTime": "2030-01-01T00:00:00Z",
+                        "message": "",
+                    }
+                    for name in ("Accepted", "ResolvedRefs")
+                ],
+            }
+            for parent in (route.get("spec") or {}).get("parentRefs") or []
+        ]
+        if (route.get("status") or {}).get("parents") != parents:
+            self.api.patch(
+                kinds.HTTP_ROUTE,
+                NAMESPACE,
+                route["metadata"]["name"],
+                {"status": {"parents": parents}},
+                content_type=PatchKind.MERGE.value,
+                manager=GATEWAY,
+                subresource="status",
+            )
+
+    def finish_job(self, name: str, *, succeeded: bool) -> None:
+        """End a Job."""
+        condition = {"type": "Complete" if succeeded else "Failed", "status": "True"}
+        self.api.patch(
+            kinds.JOB,
+            NAMESPACE,
+            name,
+            {"status": {"conditions": [condition]}},
+            content_type=PatchKind.MERGE.value,
+            manager="job-controller",
+            subresource="status",
+        )
+
+
+Act = Callable[[Cluster], None]

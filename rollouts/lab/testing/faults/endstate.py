@@ -1,0 +1,82 @@
+"""What is compared between a disturbed run and the clean one: state without times, and counts of writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rollouts.controller import kinds
+from rollouts.lab.testing.faults.cluster import Cluster
+from rollouts.lab.testing.faults.history import History
+
+__all__ = ["differences", "end_state", "route_weights", "weights_of"]
+
+Object = dict[str, Any]
+
+_MASKED = frozenset(
+    {
+        "at",
+        "lastTransitionTime",
+        "message",
+        "restores",
+        "stableUntil",
+        "startedAt",
+        "stepStartedAt",
+        "bakeStartedAt",
+        "trafficUID",
+        "unreadySince",
+        "evidence",
+        "raw",
+    }
+)
+
+
+def _mask(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _mask(item) for key, item in value.items() if key not in _MASKED}
+    if isinstance(value, list):
+        return [_mask(item) for item in value]
+    return value
+
+
+def end_state(cluster: Cluster) -> dict[str, Any]:
+    """Masked final state: Rollouts, routes, runs with their phases, Jobs."""
+    found: dict[str, Any] = {}
+    for rollout in cluster.all(kinds.ROLLOUT):
+        meta = rollout["metadata"]
+        found[f"rollout {meta['name']}"] = {
+            "spec": rollout.get("spec"),
+            "status": _mask(rollout.get("status") or {}),
+            "finalizers": meta.get("finalizers") or [],
+        }
+    for route in cluster.all(kinds.HTTP_ROUTE):
+        labels = route["metadata"].get("labels") or {}
+        found[f"route {route['metadata']['name']}"] = {"rules": route["spec"]["rules"], "labels": labels}
+    for run in cluster.all(kinds.ANALYSIS_RUN):
+        found[f"run {run['metadata']['name']}"] = (run.get("status") or {}).get("phase")
+    for job in cluster.all(kinds.JOB):
+        found[f"job {job['metadata']['name']}"] = "there"
+    return found
+
+
+def weights_of(route: Object) -> tuple[tuple[tuple[str, int], ...], ...]:
+    """Weights of each rule by backend name; 1 where omitted."""
+    rules = (route.get("spec") or {}).get("rules") or []
+    return tuple(
+        tuple((str(ref.get("name")), int(ref.get("weight", 1))) for ref in rule.get("backendRefs") or [])
+        for rule in rules
+    )
+
+
+def route_weights(history: History) -> tuple[Any, ...]:
+    """Weights after each of the controller's route writes."""
+    return tuple(weights_of(record.after) for record in history.ours(kinds.HTTP_ROUTE))
+
+
+def differences(clean: Any, other: Any, path: str = "") -> list[str]:
+    """Where two masked states differ, in words."""
+    if isinstance(clean, dict) and isinstance(other, dict):
+        found = []
+        for key in sorted(clean.keys() | other.keys()):
+            found += differences(clean.get(key), other.get(key), f"{path}.{key}" if path else str(key))
+        return found
+    return [] if clean == other else [f"{path}: {clean!r:.200} without the fault, {other!r:.200} with it"]

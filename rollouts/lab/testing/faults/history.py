@@ -1,0 +1,83 @@
+"""The history of one run: every stored write with its writer, epoch and times, and every request."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from rollouts.controller import kinds
+from rollouts.kube.client import Resource, WatchType
+from rollouts.lab.memoryapi import Change
+from rollouts.lab.testing.faults.cluster import CONTROLLER
+
+__all__ = ["History", "Record", "Request"]
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One stored write. ``epoch`` counts the controller's processes; ``seconds`` are monotonic."""
+
+    change: Change
+    epoch: int
+    seconds: float
+    now: datetime
+
+    @property
+    def ours(self) -> bool:
+        """Whether the controller wrote it."""
+        return self.change.manager == CONTROLLER
+
+    @property
+    def before(self) -> Object:
+        """The object before the write; empty for a new one."""
+        return self.change.previous or {}
+
+    @property
+    def after(self) -> Object:
+        """The object after the write; empty when it was deleted."""
+        return {} if self.change.type is WatchType.DELETED else self.change.obj
+
+    def of(self, resource: Resource) -> bool:
+        """Whether the record is about this kind."""
+        return (self.change.group, self.change.plural) == (resource.group, resource.plural)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request of the controller, whether or not it was answered."""
+
+    seconds: float
+    verb: str
+    plural: str
+    name: str
+
+
+@dataclass(slots=True)
+class History:
+    """Everything that happened, in order. ``problems`` are what the driver itself found wrong."""
+
+    records: list[Record] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    staleness: float = 0.0
+    """Seconds by which the plan lets the controller's picture of other objects lag."""
+    quiet_from: float | None = None
+    """From when on nothing may be written any more."""
+
+    def of(self, resource: Resource) -> Iterator[Record]:
+        """Records of one kind."""
+        return (record for record in self.records if record.of(resource))
+
+    def ours(self, *resources: Resource) -> list[Record]:
+        """The controller's own records of some kinds (of all but Events, when none is named)."""
+        return [
+            record
+            for record in self.records
+            if record.ours
+            and not record.of(kinds.EVENT)
+            and (not resources or any(record.of(resource) for resource in resources))
+        ]

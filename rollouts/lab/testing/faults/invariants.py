@@ -1,0 +1,291 @@
+"""The oracle: what must hold over the whole history of a run, whatever was broken.
+
+Each checker reads nothing but stored objects, written by whomever, in order: it shares no code with the engine
+beyond names of fields. Numbers follow the list in the class docstrings of ``Invariant``.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from enum import Enum
+from fractions import Fraction
+from typing import Any
+
+from rollouts.controller import kinds
+from rollouts.lab.testing.faults.endstate import differences, weights_of
+from rollouts.lab.testing.faults.history import History, Record
+from rollouts.lab.testing.faults.replay import Replay, ready_pods, share
+from rollouts.lab.testing.faults.simulation import Run
+
+__all__ = ["Invariant", "Violation", "check"]
+
+Object = dict[str, Any]
+
+REQUESTS_PER_10_SECONDS = 120
+"""Budget of one Rollout with its runs: a plan costs at most about ten requests, Events included."""
+RETRIES_PER_SECOND = 12
+_CLOCK_GRAIN = timedelta(seconds=1)
+
+
+class Invariant(Enum):
+    """What is asserted."""
+
+    WEIGHTS = "1 weights are in bounds, never all zero, and the canary's share is one that the steps name"
+    EARNED = "2 weight rises only when every gate before the step has passed or was overridden by a person"
+    ENDPOINTS = "3 weight rises only with enough Ready canary endpoints"
+    ABORTED = "4 after an abort the next route write is 100 % stable, and no later one raises that revision"
+    EPOCHS = "5 the epochs of the controller's writes never interleave"
+    MONOTONE = "6 observedGeneration, attempt and history never go back"
+    SAME_END = "7 the end state and the route writes are those of the clean run"
+    QUIET = "8 at rest, resyncs write nothing"
+    PAUSES = "9 a pause is left by time or command only, and every AnalysisRun ends"
+    BUDGET = "10 requests stay within their budget"
+    CONVERGED = "11 the goal is reached"
+    NO_BUGS = "12 no reconcile raises what is not a transport error"
+
+
+class Violation(Exception):
+    """One broken invariant, for tests to print."""
+
+    def __init__(self, invariant: Invariant, text: str) -> None:
+        super().__init__(f"[{invariant.name}] {text}")
+        self.invariant = invariant
+        self.text = text
+
+
+def check(run: Run, clean: Run | None = None) -> list[Violation]:
+    """All violations of one run; ``clean`` is the undisturbed run of the same scenario."""
+    found: list[Violation] = []
+    for invariant, checker in _CHECKERS.items():
+        found += [Violation(invariant, text) for text in checker(run)]
+    if clean is not None and run.plan.exact and run.converged:
+        found += [Violation(Invariant.SAME_END, text) for text in _same_end(run, clean)]
+    return found
+
+
+# --- 1-4: route writes -----------------------------------------------------------------------------
+
+
+def _route_writes(history: History) -> Iterator[tuple[Replay, Record]]:
+    """The controller's route writes, each with the cluster's state just before it."""
+    replay = Replay()
+    for record in history.records:
+        if record.ours and record.of(kinds.HTTP_ROUTE) and record.after:
+            yield replay, record
+        replay.take(record)
+
+
+def _weights(run: Run) -> Iterator[str]:
+    for replay, record in _route_writes(run.history):
+        allowed = replay.allowed_shares()
+        for rule, before in zip(weights_of(record.after), _padded(record.before), strict=False):
+            values = [weight for _, weight in rule]
+            if not rule:
+                continue
+            if any(not 0 <= value <= 1_000_000 for value in values) or not sum(values):
+                yield f"rule {rule} at {record.seconds:g} s"
+            found = share(dict(rule), replay.canary_name)
+            if replay.canary_name and found not in allowed:
+                yield f"canary share {found} of {rule} is none of {sorted(map(float, allowed))}"
+            total = sum(weight for _, weight in before)
+            if total and sum(values) % total and total % sum(values):
+                yield f"joint weight of {before} became {rule}"
+
+
+def _padded(route: Object) -> tuple[tuple[tuple[str, int], ...], ...]:
+    return weights_of(route) + ((),) * 16
+
+
+def _rises(replay: Replay, record: Record) -> Fraction | None:
+    """The canary's new share when the write raises it; None otherwise."""
+    if not replay.canary_name:
+        return None
+    new = max(
+        (share(dict(rule), replay.canary_name) for rule in weights_of(record.after)), default=Fraction(0)
+    )
+    old = max(
+        (share(dict(rule), replay.canary_name) for rule in weights_of(record.before)), default=Fraction(0)
+    )
+    return new if new > old else None
+
+
+def _earned(run: Run) -> Iterator[str]:
+    """Gates that lie before the current step, from where the steps were last edited, have a recorded pass."""
+    for replay, record in _route_writes(run.history):
+        raised = _rises(replay, record)
+        if raised is None or raised <= replay.restored_up_to or replay.status.get("skipGates"):
+            continue
+        for index in replay.gates_before_current_step():
+            if not replay.gate_passed(index):
+                yield f"raised to {float(raised):.2%} at {record.seconds:g} s without gate {index + 1}"
+        if replay.guard_failed():
+            yield f"raised to {float(raised):.2%} at {record.seconds:g} s after the background run failed"
+
+
+def _endpoints(run: Run) -> Iterator[str]:
+    for replay, record in _route_writes(run.history):
+        raised = _rises(replay, record)
+        if raised is None:
+            continue
+        ratio = Fraction(replay.canary_field("endpointRatio", 0.5)).limit_denominator(1000)
+        at_start = replay.status.get("stableEndpointsAtStart", 0)
+        needed = max(1, math.ceil(raised * at_start * ratio))
+        most = ready_pods(run.history, replay, record.seconds)
+        if most < needed:
+            yield f"raised to {float(raised):.2%} at {record.seconds:g} s with {most} of {needed} endpoints"
+
+
+def _aborted(run: Run) -> Iterator[str]:
+    for replay, record in _route_writes(run.history):
+        if not replay.abort_decided() or not replay.canary_name:
+            continue
+        left = max((share(dict(rule), replay.canary_name) for rule in weights_of(record.after)), default=0)
+        if left > 0:
+            yield f"route write at {record.seconds:g} s leaves {float(left):.2%} on an aborted revision"
+
+
+# --- 5, 6, 9: the record of the Rollout ------------------------------------------------------------
+
+
+def _epochs(run: Run) -> Iterator[str]:
+    last = 0
+    for record in run.history.records:
+        if not record.ours:
+            continue
+        if record.epoch < last:
+            yield f"epoch {record.epoch} wrote after epoch {last}"
+        last = record.epoch
+
+
+def _statuses(history: History) -> Iterator[tuple[Record, Object, Object]]:
+    for record in history.ours(kinds.ROLLOUT):
+        before, after = record.before.get("status") or {}, record.after.get("status") or {}
+        if before != after and record.after:
+            yield record, before, after
+
+
+def _monotone(run: Run) -> Iterator[str]:
+    for record, before, after in _statuses(run.history):
+        for name in ("observedGeneration", "attempt"):
+            if after.get(name, 0) < before.get(name, 0):
+                yield f"{name} fell from {before[name]} to {after.get(name, 0)} at {record.seconds:g} s"
+        if len(after.get("history", ())) < len(before.get("history", ())):
+            yield f"history shrank at {record.seconds:g} s"
+
+
+def _pauses(run: Run) -> Iterator[str]:
+    for record, before, after in _statuses(run.history):
+        if _left_pause(record, before, after) and not _commanded(before, after):
+            yield f"pause at step {before.get('currentStep', 0) + 1} left early at {record.seconds:g} s"
+        hold = (before.get("hold") or {}).get("reason")
+        lifted = hold == "PausedByCommand" and not after.get("hold") and _same_attempt(before, after)
+        if lifted and not _commanded(before, after) and not after.get("aborted"):
+            yield f"hold lifted without a command at {record.seconds:g} s"
+    if run.converged:
+        yield from _endless_runs(run)
+
+
+def _same_attempt(before: Object, after: Object) -> bool:
+    return all(before.get(name) == after.get(name) for name in ("canary", "attempt", "stepsHash"))
+
+
+def _left_pause(record: Record, before: Object, after: Object) -> bool:
+    steps = _steps(record.after)
+    index = before.get("currentStep", 0)
+    moved = after.get("currentStep", 0) > index and _same_attempt(before, after)
+    if not moved or not before.get("startedAt") or index >= len(steps) or "pause" not in steps[index]:
+        return False
+    duration = steps[index]["pause"].get("duration")
+    if duration is None:
+        return True
+    started = datetime.fromisoformat(before["stepStartedAt"])
+    return record.now - started < timedelta(seconds=_seconds(duration)) - _CLOCK_GRAIN
+
+
+def _commanded(before: Object, after: Object) -> bool:
+    last = after.get("lastCommand") or {}
+    return last != (before.get("lastCommand") or {}) and last.get("result") == "Done"
+
+
+def _steps(rollout: Object) -> list[Object]:
+    found = ((rollout.get("spec") or {}).get("strategy") or {}).get("canary", {}).get("steps") or []
+    return found if isinstance(found, list) else []
+
+
+def _seconds(duration: str) -> float:
+    units = {"s": 1, "m": 60, "h": 3600}
+    return float(duration[:-1]) * units[duration[-1]]
+
+
+def _endless_runs(run: Run) -> Iterator[str]:
+    for name, phase in run.end.items():
+        if name.startswith("run ") and phase not in ("Successful", "Failed", "Inconclusive", "Error"):
+            yield f"{name} is still {phase}"
+
+
+# --- 7, 8, 10: the whole ---------------------------------------------------------------------------
+
+
+def _same_end(run: Run, clean: Run) -> Iterator[str]:
+    yield from differences(clean.end, run.end)
+    if run.weights != clean.weights:
+        yield f"route writes {_brief(run.weights)} instead of {_brief(clean.weights)}"
+    for resource in (kinds.ANALYSIS_RUN, kinds.JOB, kinds.HTTP_ROUTE):
+        for verb in ("ADDED", "DELETED"):
+            counts = [
+                sum(r.change.type.value == verb for r in each.history.ours(resource)) for each in (run, clean)
+            ]
+            if counts[0] != counts[1]:
+                yield f"{counts[0]} {resource.plural} {verb} instead of {counts[1]}"
+
+
+def _brief(weights: tuple[Any, ...]) -> str:
+    return " ".join("/".join(str(weight) for _, weight in rules[-1]) for rules in weights if rules)
+
+
+def _quiet(run: Run) -> Iterator[str]:
+    yield from (text for text in run.history.problems if text.startswith("written at rest"))
+
+
+def _no_bugs(run: Run) -> Iterator[str]:
+    yield from (text for text in run.history.problems if text.startswith("bug"))
+
+
+def _budget(run: Run) -> Iterator[str]:
+    yield from (text for text in run.history.problems if text.startswith("busy"))
+    moments = [request.seconds for request in run.history.requests]
+    for index, moment in enumerate(moments):
+        if (count := index + 1 - bisect_left(moments, moment - 10.0)) > REQUESTS_PER_10_SECONDS:
+            yield f"{count} requests in the 10 s before {moment:g} s"
+            return
+    for kind in (kinds.ROLLOUT, kinds.ANALYSIS_RUN, kinds.HTTP_ROUTE):
+        times = [r.seconds for r in run.history.requests if r.plural == kind.plural and r.verb != "get"]
+        for index, moment in enumerate(times):
+            if (count := index + 1 - bisect_left(times, moment - 1.0)) > RETRIES_PER_SECOND:
+                yield f"{count} writes of {kind.plural} in the second before {moment:g} s"
+                return
+
+
+def _converged(run: Run) -> Iterator[str]:
+    if not run.converged:
+        rollout = run.end.get("rollout mymodel") or {}
+        status = rollout.get("status") or {}
+        yield f"not at rest: {status.get('phase')} {status.get('reason')} step {status.get('step')}"
+
+
+_CHECKERS: dict[Invariant, Callable[[Run], Iterator[str]]] = {
+    Invariant.WEIGHTS: _weights,
+    Invariant.EARNED: _earned,
+    Invariant.ENDPOINTS: _endpoints,
+    Invariant.ABORTED: _aborted,
+    Invariant.EPOCHS: _epochs,
+    Invariant.MONOTONE: _monotone,
+    Invariant.PAUSES: _pauses,
+    Invariant.QUIET: _quiet,
+    Invariant.BUDGET: _budget,
+    Invariant.CONVERGED: _converged,
+    Invariant.NO_BUGS: _no_bugs,
+}

@@ -1,0 +1,350 @@
+"""Running one fault plan: the cluster, one controller process after the other, and a script of what people do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rollouts.controller import kinds
+from rollouts.lab.memoryapi import Change
+from rollouts.lab.testing.clock import VirtualClock, virtual_time
+from rollouts.lab.testing.faults.cluster import CONTROLLER, Cluster
+from rollouts.lab.testing.faults.history import History, Record
+from rollouts.lab.testing.faults.process import Assembler, Process
+from rollouts.lab.testing.faults.source import ScriptedSource
+from rollouts.lab.testing.faults.transport import Crash, Delivery, FaultyClient, Feed, WriteFault
+
+__all__ = ["Disturbance", "FaultPlan", "Move", "Run", "Scenario", "Simulation", "simulate"]
+
+Object = dict[str, Any]
+
+HORIZON = 7200.0
+"""Virtual seconds after which a run that is not at rest has not converged."""
+RESYNC = 300.0
+QUIET_RESYNCS = 3
+LINGER = 45.0
+"""Seconds that the goal must have held before the run counts as at rest: longer than any recheck."""
+RESTART = 2.0
+"""Seconds from a crash to the next process: a lease that was handed over."""
+MAX_RECONCILES = 4000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """One thing that happens once ``when`` holds, ``after`` seconds later; moves follow one another."""
+
+    when: Callable[[Simulation], bool]
+    act: Callable[[Simulation], None]
+    after: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """A workload: objects at the start, what people do, and when it has reached its end."""
+
+    name: str
+    setup: Callable[[Cluster], None]
+    moves: tuple[Move, ...]
+    goal: Callable[[Simulation], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disturbance:
+    """Something from outside, right after the controller's ``after_write``-th write."""
+
+    after_write: int
+    act: Callable[[Simulation], None]
+    undo: Callable[[Simulation], None] | None = None
+    seconds: float = 0.0
+    """When ``undo`` happens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storm:
+    """From write ``start`` on, for ``seconds``, every request but each ``spare``-th fails."""
+
+    start: int
+    fault: WriteFault
+    seconds: float
+    spare: int = 10
+    reads: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaultPlan:
+    """One way to disturb a scenario."""
+
+    name: str
+    writes: Mapping[int, WriteFault] = field(default_factory=dict)
+    storm: Storm | None = None
+    lag: int = 0
+    """Watch events by which the cache of a restarted process lags behind, for ``catch_up`` seconds."""
+    catch_up: float = 3.0
+    delivery: Delivery = field(default_factory=Delivery)
+    disturbances: tuple[Disturbance, ...] = ()
+    exact: bool = True
+    """Whether the end state and the weights written must equal those of the clean run."""
+
+
+@dataclass(slots=True)
+class Run:
+    """What a run leaves behind."""
+
+    scenario: Scenario
+    plan: FaultPlan
+    history: History
+    converged: bool
+    end: Mapping[str, Any]
+    weights: tuple[Any, ...]
+    """Route weights in the order of the controller's writes."""
+    writes: int
+    events: int
+
+
+CLEAN = FaultPlan(name="clean")
+
+
+class Simulation:
+    """The parts of one run; scenario moves and disturbances act on it."""
+
+    def __init__(self, scenario: Scenario, plan: FaultPlan, assembler: Assembler) -> None:
+        self.scenario = scenario
+        self.plan = plan
+        self.clock = VirtualClock()
+        self.cluster = Cluster(self.clock)
+        self.history = History(staleness=plan.delivery.staleness + (plan.catch_up if plan.lag else 0.0))
+        self.client = FaultyClient(self.cluster.api, self.clock, self.history)
+        self.client.choose = self._choose
+        self.client.choose_event = self._choose_event
+        self.client.choose_read = self._choose_read
+        self.source = ScriptedSource(self.clock)
+        self.feed = Feed(self.cluster.api, self.clock, plan.delivery)
+        self.epoch = 0
+        self.process: Process | None = None
+        self.move = 0
+        self._assembler = assembler
+        self._start_at: float = 0.0
+        self._move_due: float | None = None
+        self._next_resync = RESYNC
+        self._storm_since: float | None = None
+        self._requests = 0
+        self._open = list(plan.disturbances)
+        self._undo: list[tuple[float, Callable[[Simulation], None]]] = []
+
+    # --- what moves and goals look at ---
+
+    @property
+    def status(self) -> Object:
+        """Status of the Rollout ``mymodel``; empty when it is gone."""
+        rollout = self.cluster.get(kinds.ROLLOUT, "mymodel")
+        found: Object = (rollout or {}).get("status") or {}
+        return found
+
+    # --- the run ---
+
+    async def run(self) -> Run:
+        """Run to rest or to the horizon, then watch that nothing is written any more."""
+        self.cluster.api.observers.append(self._record)
+        self.scenario.setup(self.cluster)
+        self.cluster.react()
+        self.feed.watch(self._watched())
+        self._boot(0, 0.0)
+        converged = await self._until_rest()
+        if converged:
+            await self._stay_quiet()
+        from rollouts.lab.testing.faults.endstate import end_state, route_weights
+
+        return Run(
+            scenario=self.scenario,
+            plan=self.plan,
+            history=self.history,
+            converged=converged,
+            end=end_state(self.cluster),
+            weights=route_weights(self.history),
+            writes=self.client.writes,
+            events=self.feed.events,
+        )
+
+    @staticmethod
+    def _watched() -> dict[Any, Any]:
+        watched = (
+            kinds.ROLLOUT,
+            kinds.ANALYSIS_RUN,
+            kinds.ANALYSIS_TEMPLATE,
+            kinds.CLUSTER_ANALYSIS_TEMPLATE,
+            kinds.HTTP_ROUTE,
+            *kinds.POOLS,
+            kinds.POD,
+            kinds.SERVICE,
+            kinds.JOB,
+            kinds.INFERENCE_MODEL,
+        )
+        return dict.fromkeys(watched)
+
+    def _record(self, change: Change) -> None:
+        seconds = self.clock.monotonic() if self.epoch else 0.0
+        self.history.records.append(
+            Record(change=change, epoch=self.epoch, seconds=seconds, now=self.clock.now())
+        )
+        late = self.history.quiet_from is not None and change.manager == CONTROLLER
+        if late:
+            self.history.problems.append(f"written at rest: {change.plural} {change.name}")
+
+    def _boot(self, lag: int, catch_up: float) -> None:
+        self.epoch += 1
+        self.process = Process(
+            self.client,
+            self.clock,
+            self.feed,
+            self.source,
+            self.history,
+            self._assembler,
+            lag=lag,
+            catch_up=catch_up,
+        )
+
+    async def _until_rest(self) -> bool:
+        rested_since: float | None = None
+        reconciles = 0
+        while self.clock.monotonic() < HORIZON and reconciles < MAX_RECONCILES:
+            if await self._round():
+                reconciles += 1
+                continue
+            if self._finished():
+                if rested_since is None:
+                    rested_since = self.clock.monotonic()
+                if self.clock.monotonic() - rested_since >= LINGER:
+                    return True
+            else:
+                rested_since = None
+            await self._pass_time(LINGER)
+        if reconciles >= MAX_RECONCILES:
+            self.history.problems.append(f"busy loop: {reconciles} reconciles")
+        return False
+
+    def _finished(self) -> bool:
+        idle = not self._undo and self.move == len(self.scenario.moves) and self._storm_over()
+        return idle and self.scenario.goal(self)
+
+    async def _stay_quiet(self) -> None:
+        self.history.quiet_from = self.clock.monotonic()
+        end = self._next_resync + QUIET_RESYNCS * RESYNC
+        reconciles = 0
+        while self.clock.monotonic() < end and reconciles < MAX_RECONCILES:
+            if await self._round():
+                reconciles += 1
+            else:
+                await self._pass_time(end - self.clock.monotonic())
+
+    async def _round(self) -> bool:
+        """Whatever can happen now; True when a key was reconciled or something moved."""
+        if self.process is None and self.clock.monotonic() >= self._start_at:
+            self._boot(self.plan.lag, self.plan.catch_up)
+        self.cluster.react()
+        self.feed.deliver()
+        self._disturb()
+        if self._advance_script():
+            return True
+        if self.clock.monotonic() >= self._next_resync:
+            self._next_resync += RESYNC
+            self.feed.relist()
+            if self.process is not None:
+                self.process.enqueue_all()
+        if self.process is None:
+            return False
+        try:
+            return await self.process.reconcile_one()
+        except Crash:
+            self.crash()
+            return True
+
+    def crash(self) -> None:
+        """The process is gone; another one starts two seconds later, with nothing in memory."""
+        self.process = None
+        self.feed.disconnect()
+        self._start_at = self.clock.monotonic() + RESTART
+
+    async def _pass_time(self, most: float) -> None:
+        now = self.clock.monotonic()
+        moments = [now + most, self._next_resync]
+        if self.process is not None:
+            moments.append(self.process.next_due())
+        else:
+            moments.append(self._start_at)
+        moments += [due for due in (self.feed.next_due(), self._move_due) if due is not None]
+        moments += [due for due, _ in self._undo]
+        # Statuses hold whole seconds: the fraction of a moment never decides anything but an order.
+        wait = max(min(moments) - now, 0.001)
+        await self.clock.sleep(math.ceil(wait * 1000) / 1000)
+
+    def _advance_script(self) -> bool:
+        moves = self.scenario.moves
+        if self.move >= len(moves):
+            return False
+        move, now = moves[self.move], self.clock.monotonic()
+        if self._move_due is None:
+            if not move.when(self):
+                return False
+            self._move_due = now + move.after
+        if now < self._move_due:
+            return False
+        self._move_due = None
+        self.move += 1
+        move.act(self)
+        return True
+
+    # --- faults ---
+
+    def _disturb(self) -> None:
+        now = self.clock.monotonic()
+        for item in list(self._open):
+            if self.client.writes > item.after_write:
+                self._open.remove(item)
+                item.act(self)
+                if item.undo is not None:
+                    self._undo.append((now + item.seconds, item.undo))
+        for due, undo in list(self._undo):
+            if now >= due:
+                self._undo.remove((due, undo))
+                undo(self)
+
+    def _choose(self, number: int, seconds: float, resource: Any) -> WriteFault | None:
+        found = self.plan.writes.get(number)
+        return found if found is not None else self._storm(seconds)
+
+    def _choose_event(self, number: int, seconds: float, resource: Any) -> WriteFault | None:
+        return self._storm(seconds)
+
+    def _choose_read(self, number: int, seconds: float, resource: Any) -> WriteFault | None:
+        storm = self.plan.storm
+        fault = self._storm(seconds) if storm is not None and storm.reads else None
+        return None if fault is WriteFault.CONFLICT else fault
+
+    def _storm(self, seconds: float) -> WriteFault | None:
+        storm = self.plan.storm
+        if storm is None or self.client.writes < storm.start:
+            return None
+        if self._storm_since is None:
+            self._storm_since = seconds
+        if seconds - self._storm_since >= storm.seconds:
+            return None
+        self._requests += 1
+        return None if self._requests % storm.spare == 0 else storm.fault
+
+    def _storm_over(self) -> bool:
+        storm = self.plan.storm
+        if storm is None or self._storm_since is None:
+            return True
+        return self.clock.monotonic() - self._storm_since >= storm.seconds
+
+
+def simulate(scenario: Scenario, plan: FaultPlan = CLEAN, assembler: Assembler | None = None) -> Run:
+    """Run one plan in virtual time."""
+    with virtual_time() as loop:
+
+        async def whole() -> Run:
+            return await Simulation(scenario, plan, assembler or Assembler()).run()
+
+        return loop.run_until_complete(whole())

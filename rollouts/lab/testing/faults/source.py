@@ -1,0 +1,70 @@
+"""A metric source whose answers a scenario sets."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import Enum
+
+from rollouts.analysis.sources.base import Place, QueryRefused, SourceUnavailable
+from rollouts.analysis.types import Labelled, MeasureSpec, Value
+from rollouts.runtime.clock import Clock
+
+__all__ = ["Answer", "ScriptedSource"]
+
+_HEALTHY = 0.01
+_BAD = 0.9
+_SLOW_SECONDS = 120.0
+
+
+class Answer(Enum):
+    """What the source says. All but HEALTHY and BAD are ways to say nothing."""
+
+    HEALTHY = "healthy"
+    BAD = "bad"
+    NAN = "not a number"
+    INFINITE = "infinite"
+    EMPTY = "empty vector"
+    MANY = "several series"
+    DOWN = "unavailable"
+    REFUSED = "query refused"
+    SLOW = "slower than any deadline"
+
+
+_SERIES = tuple(Labelled(labels=(("pod", f"p{i}"),), value=_HEALTHY) for i in range(3))
+_VALUES: dict[Answer, Value] = {
+    Answer.HEALTHY: _HEALTHY,
+    Answer.BAD: _BAD,
+    Answer.NAN: float("nan"),
+    Answer.INFINITE: float("inf"),
+    Answer.EMPTY: (),
+    Answer.MANY: _SERIES,
+}
+
+
+class ScriptedSource:
+    """``Source`` that answers what ``answer`` says at the moment of asking."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.answer = Answer.HEALTHY
+        self._clock = clock
+
+    async def query(self, promql: str, at: datetime) -> Value:
+        """See ``Source.query``."""
+        return await self._say()
+
+    async def measure(self, spec: MeasureSpec, place: Place, at: datetime) -> Value:
+        """See ``Source.measure``."""
+        return await self._say()
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+    async def _say(self) -> Value:
+        if self.answer is Answer.REFUSED:
+            raise QueryRefused("the query has a syntax error")
+        if self.answer is Answer.DOWN:
+            raise SourceUnavailable("the server does not answer")
+        if self.answer is Answer.SLOW:
+            await self._clock.sleep(_SLOW_SECONDS)
+            return _HEALTHY
+        return _VALUES[self.answer]
