@@ -87,6 +87,8 @@ async def serve(port: int, leave: bool) -> None:
                     return
             elif kind == 0x1A:
                 await context.write(b"\x12\x00")
+                if message.endswith(b"\x18\x01"):
+                    return
             elif kind == 0x2A:
                 await context.write(body_reply(b"\x22", payload(message), last))
                 if last:

@@ -69,12 +69,13 @@ def prompt(size: int) -> bytes:
     return json.dumps(body).encode()
 
 
-def header_message(side: str, **values: str) -> bytes:
+def header_message(side: str, *, end: bool = False, **values: str) -> bytes:
     """A serialized headers message; ``__`` stands for the colon."""
     message = ext_proc.ProcessingRequest()
     for name, value in values.items():
         header = getattr(message, side).headers.headers.add(key=name.replace("__", ":").replace("_", "-"))
         header.raw_value = value.encode()
+    getattr(message, side).end_of_stream = end
     return message.SerializeToString()
 
 
@@ -100,9 +101,11 @@ class Exchange:
         ]
         self.response: list[bytes] = []
         if response_chunks is not None:
-            self.response = [
-                header_message("response_headers", __status="200", content_type="text/event-stream")
-            ]
+            end = response_chunks == 0
+            head = header_message(
+                "response_headers", end=end, __status="200", content_type="text/event-stream"
+            )
+            self.response = [head]
             self.response += body_messages("response_body", [EVENT] * response_chunks)
 
     async def run(self, method: grpc.aio.StreamStreamMultiCallable) -> None:
