@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager
@@ -44,6 +45,7 @@ class FakeServer:
     filter_event: Callable[[WatchEvent], list[WatchEvent]] = lambda event: [event]
     lists: list[tuple[float, int, str]] = field(default_factory=list)  # (time, limit, continue token)
     watches: list[tuple[float, str, int]] = field(default_factory=list)  # (time, version, timeout)
+    longest_stream: float | None = None  # seconds, in place of what the client asked for
     open_watches: int = 0
     uids: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -124,7 +126,7 @@ class FakeServer:
         seen = int(resource_version)
         if seen < self.compacted:
             raise Gone("too old resource version", status=410)
-        end = loop.time() + timeout_seconds
+        end = loop.time() + (timeout_seconds if self.longest_stream is None else self.longest_stream)
         self.open_watches += 1
         try:
             while True:
@@ -361,6 +363,33 @@ async def test_streams_cut_at_once_are_no_busy_loop() -> None:
         await asyncio.sleep(3600)
 
     assert 3600 / 40 < len(server.watches) + len(server.lists) < 3600 / 15
+
+
+async def test_streams_that_end_in_peace_at_once_are_no_busy_loop() -> None:
+    """A proxy with a short timeout, say."""
+    server = FakeServer()
+    server.longest_stream = 0.01
+
+    async with running(server):
+        await asyncio.sleep(3600)
+
+    assert 3600 / 40 < len(server.watches) + len(server.lists) < 3600 / 15
+
+
+async def test_a_stream_that_the_server_never_ends_is_ended_by_the_client() -> None:
+    server = FakeServer()
+    server.longest_stream = math.inf
+
+    async with running(server) as it:
+        await it.reflector.wait_for_sync()
+        for _ in range(120):
+            await asyncio.sleep(60)
+            assert server.open_watches <= 1, "the former one is closed before the next is opened"
+        server.put("a")
+        await asyncio.sleep(1)
+
+        assert it.agrees()
+        assert 7200 / 620 - 1 < len(server.watches) < 7200 / 290 + 1
 
 
 async def test_a_refused_port_is_retried_with_a_growing_delay() -> None:

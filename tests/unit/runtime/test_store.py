@@ -358,6 +358,13 @@ def test_tombstones_are_bounded(store: Store) -> None:
     assert len(store._tombstones) <= 4096
 
 
+def test_index_values_that_nobody_has_any_more_take_no_memory(store: Store) -> None:
+    for number in range(1000):
+        store.apply(make(rv=str(number + 1), pool=f"pool-{number}"))
+
+    assert list(store._indexes["pool"].members) == ["pool-999"]
+
+
 @pytest.mark.slow
 def test_ten_thousand_objects_are_cheap(report: Callable[[str], None]) -> None:
     def raw(number: int) -> Object:

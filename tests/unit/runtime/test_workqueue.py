@@ -168,6 +168,34 @@ async def test_a_waiting_worker_is_woken_on_time(queue: WorkQueue[str], clock: V
     assert clock.monotonic() == 61
 
 
+async def test_keys_that_are_due_together_wake_as_many_workers(
+    queue: WorkQueue[str], clock: VirtualClock
+) -> None:
+    tasks = [asyncio.create_task(queue.get()) for _ in range(3)]
+    await clock.sleep(1)
+    for key in ("a", "b", "c"):
+        queue.add_after(key, 10)
+    await clock.sleep(10.001)
+
+    assert sorted(task.result() for task in tasks) == ["a", "b", "c"]
+
+
+async def test_a_key_added_while_it_ran_goes_to_another_idle_worker(
+    queue: WorkQueue[str], clock: VirtualClock
+) -> None:
+    queue.add("a")
+    assert await queue.get() == "a"
+    idle = asyncio.create_task(queue.get())
+    await clock.sleep(1)
+    queue.add("a")
+    await clock.sleep(1)
+    assert not idle.done()
+
+    queue.done("a")
+
+    assert await asyncio.wait_for(idle, 1) == "a"
+
+
 async def test_no_wake_up_is_lost_when_a_waiting_worker_is_cancelled(
     queue: WorkQueue[str], clock: VirtualClock
 ) -> None:
