@@ -249,7 +249,7 @@ def _scenario(
 
 
 def _make() -> list[Scenario]:
-    guarded = {"canary": {"analysis": GUARD}}
+    guarded: Any = {"canary": {"analysis": GUARD}}
     promote = _scenario(
         "promote through pause, gate and manual pause",
         rollout_object([*STEPS, {"pause": {}}], **copy.deepcopy(guarded)),

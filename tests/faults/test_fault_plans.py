@@ -1,0 +1,43 @@
+"""Every enumerated fault plan of every workload, judged by the invariants over its whole history."""
+
+from __future__ import annotations
+
+import functools
+import time
+from typing import Any
+
+import pytest
+
+from rollouts.lab.testing.faults.invariants import check
+from rollouts.lab.testing.faults.plans import FaultClass, enumerate_plans
+from rollouts.lab.testing.faults.scenarios import SCENARIOS
+from rollouts.lab.testing.faults.simulation import FaultPlan, Run, simulate
+
+
+@functools.cache
+def clean_run(name: str) -> Run:
+    return simulate(SCENARIOS[name])
+
+
+def judge(name: str, plan: FaultPlan) -> list[str]:
+    clean = clean_run(name)
+    return [f"{plan.name}: {violation}" for violation in check(simulate(SCENARIOS[name], plan), clean)]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_clean_run_keeps_every_invariant(name: str) -> None:
+    assert [str(violation) for violation in check(clean_run(name))] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("fault", FaultClass, ids=lambda fault: fault.name)
+def test_no_plan_breaks_an_invariant(fault: FaultClass, name: str, tally: Any) -> None:
+    begun = time.perf_counter()
+    plans = list(enumerate_plans(fault, clean_run(name)))
+    broken = [text for plan in plans for text in judge(name, plan)]
+    tally.plans += len(plans)
+    tally.seconds += time.perf_counter() - begun
+
+    assert broken == []
