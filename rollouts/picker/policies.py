@@ -86,7 +86,7 @@ def _adapter_policy(rollout: Mapping[str, Any]) -> ModelPolicy:
 
 
 def _arms(rollout: Mapping[str, Any], kind: str) -> frozenset[str]:
-    """Names of the target, the stable and the canary version."""
+    """Names of the target, which the spec nests under its kind, and of the versions in the status."""
     places = (("spec", "target"), ("status", "stable"), ("status", "canary"))
     names = (text_at(rollout, *place, kind, "name") or text_at(rollout, *place, "name") for place in places)
     return frozenset(filter(None, names))

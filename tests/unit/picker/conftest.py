@@ -62,9 +62,9 @@ class Objects:
 
     @staticmethod
     def rollout(*, phase: str = "Progressing", canary: bool = True, **strategy: Any) -> Object:
-        status: Object = {"phase": phase, "stable": {"adapter": {"name": "v1"}}}
+        status: Object = {"phase": phase, "stable": {"kind": "Adapter", "name": "v1"}}
         if canary:
-            status["canary"] = {"adapter": {"name": "v2"}}
+            status["canary"] = {"kind": "Adapter", "name": "v2"}
         return {
             "apiVersion": "inferencerollouts.dev/v1alpha1",
             "kind": "Rollout",
