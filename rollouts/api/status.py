@@ -272,7 +272,7 @@ def read_status(data: Any) -> tuple[RolloutStatus, tuple[str, ...]]:
     hold = _Reader(r.data.get("hold"), "status.hold", bad)
     weight = _Reader(r.data.get("weight"), "status.weight", bad)
     status = RolloutStatus(
-        phase=r.take("phase", Phase, Phase.NEW),
+        phase=_read_phase(r),
         reason=r.text("reason"),
         message=r.text("message"),
         observed_generation=r.number("observedGeneration"),
@@ -314,6 +314,13 @@ def _object(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise TypeError
     return value
+
+
+def _read_phase(r: _Reader) -> Phase:
+    """The phase; where it was lost and the rest was not, Invalid: every phase can follow that one."""
+    known = r.data.get("stable") or r.data.get("canary")
+    phase = r.take("phase", Phase, Phase.INVALID if known or "phase" in r.data else Phase.NEW)
+    return Phase.INVALID if phase is Phase.NEW and known else phase
 
 
 def _optional(data: Mapping[str, Any], name: str) -> str:

@@ -1,0 +1,266 @@
+"""Bad input at the assembled controller: a phase, a condition and a message each, and nobody else is held up.
+
+Each case stands beside a good Rollout on a route of its own, which must reach its end, and the bad one's traffic must
+stay where it was.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rollouts.controller import kinds
+from rollouts.kube.client import PatchKind
+from rollouts.lab.controlplane.upstream import CRDS
+from rollouts.lab.testing.clock import virtual_time
+from rollouts.lab.testing.faults.cluster import NAMESPACE, Cluster
+from rollouts.lab.testing.faults.process import Assembler
+from rollouts.lab.testing.faults.scenarios import base_objects, rollout_object
+from rollouts.lab.testing.faults.simulation import CLEAN, Move, Scenario, Simulation
+from rollouts.lab.testing.faults.source import Answer
+
+Object = dict[str, Any]
+GATE = {"metrics": [{"name": "m", "measure": {"preset": "ttft"}, "successCondition": "result < 2.0"}]}
+
+
+def steps(*items: Object) -> Callable[[Object], None]:
+    def change(rollout: Object) -> None:
+        rollout["spec"]["strategy"]["canary"]["steps"] = list(items)
+
+    return change
+
+
+def gate(**metric: Any) -> Callable[[Object], None]:
+    return steps({"setWeight": 10}, {"analysis": {"metrics": [{"name": "m", **metric}]}})
+
+
+def put(value: Any, *path: str) -> Callable[[Object], None]:
+    def change(rollout: Object) -> None:
+        where = rollout["spec"]
+        for name in path[:-1]:
+            where = where[name]
+        where[path[-1]] = value
+
+    return change
+
+
+CASES: dict[str, tuple[Callable[[Object], None], str, str, tuple[str, ...]]] = {
+    "an unknown pool": (
+        put("nowhere", "target", "pool", "name"),
+        "WaitingForTarget",
+        "TargetReady",
+        ("nowhere", "does not exist", "create it"),
+    ),
+    "a missing route": (
+        put([{"name": "nothing"}], "traffic", "httpRoutes"),
+        "WaitingForTarget",
+        "TrafficApplied",
+        ("HTTPRoute nothing", "add it to Git"),
+    ),
+    "a route without consent": (
+        put([{"name": "silent-route"}], "traffic", "httpRoutes"),
+        "Invalid",
+        "TrafficApplied",
+        ("does not consent", "inferencerollouts.dev/managed-by: bad"),
+    ),
+    "a route that belongs to another Rollout": (
+        put([{"name": "inference-route"}], "traffic", "httpRoutes"),
+        "Invalid",
+        "TrafficApplied",
+        ("belongs to Rollout mymodel",),
+    ),
+    "weights out of order": (
+        steps({"setWeight": 50}, {"setWeight": 10}),
+        "Invalid",
+        "SpecValid",
+        ("steps[1].setWeight", "must not fall"),
+    ),
+    "a weight over 100": (steps({"setWeight": 120}), "Invalid", "SpecValid", ("120", "between 0 and 100")),
+    "a template that does not exist": (
+        steps({"setWeight": 10}, {"analysis": {"templates": [{"templateName": "gone"}]}}),
+        "Invalid",
+        "SpecValid",
+        ("AnalysisTemplate gone does not exist", "create it"),
+    ),
+    "an argument without a value": (
+        steps({"setWeight": 10}, {"analysis": {"templates": [{"templateName": "needs-argument"}]}}),
+        "Invalid",
+        "SpecValid",
+        ("needs the argument limit", "give it a value"),
+    ),
+    "malformed CEL": (
+        gate(measure={"preset": "ttft"}, successCondition="result <"),
+        "Invalid",
+        "SpecValid",
+        ("successCondition", "not valid CEL"),
+    ),
+    "CEL over a name that does not exist": (
+        gate(measure={"preset": "ttft"}, successCondition="latency < 2.0"),
+        "Invalid",
+        "SpecValid",
+        ("undeclared reference to 'latency'",),
+    ),
+    "an unknown source": (
+        gate(query="up", source="thanos", successCondition="result > 0"),
+        "Invalid",
+        "SpecValid",
+        ("no source is called thanos", "configured are"),
+    ),
+    "an unknown preset": (
+        gate(measure={"preset": "speed"}),
+        "Invalid",
+        "SpecValid",
+        ("there is no preset speed", "ttft"),
+    ),
+    "a feature that is not built yet": (
+        put({"adapter": {"name": "travel-helper-v2"}}, "target"),
+        "Invalid",
+        "SpecValid",
+        ("adapter",),
+    ),
+    "a spec of the wrong type": (put("v2", "target"), "Invalid", "SpecValid", ("target",)),
+    "steps of the wrong type": (
+        put("fast", "strategy", "canary", "steps"),
+        "Invalid",
+        "SpecValid",
+        ("steps",),
+    ),
+}
+
+
+def accept_anything(cluster: Cluster) -> None:
+    """The API server refuses some of these: they stand for objects stored before a rule existed."""
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    patch = [{"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema", "value": schema}]
+    cluster.api.patch(
+        CRDS,
+        None,
+        f"rollouts.{kinds.GROUP}",
+        patch,
+        content_type=PatchKind.JSON.value,
+        manager="test",
+    )
+
+
+def second_route(cluster: Cluster, name: str, consent: str | None) -> None:
+    route = copy.deepcopy(cluster.get(kinds.HTTP_ROUTE, "inference-route"))
+    assert route is not None
+    route["metadata"] = {"name": name, "namespace": NAMESPACE}
+    if consent is not None:
+        route["metadata"]["annotations"] = {"inferencerollouts.dev/managed-by": consent}
+    cluster.create(kinds.HTTP_ROUTE, {key: value for key, value in route.items() if key != "status"})
+
+
+def template(cluster: Cluster) -> None:
+    metric = {"name": "m", "measure": {"preset": "ttft"}, "successCondition": "result < {{args.limit}}"}
+    cluster.create(
+        kinds.ANALYSIS_TEMPLATE,
+        {
+            "apiVersion": f"{kinds.GROUP}/{kinds.VERSION}",
+            "kind": "AnalysisTemplate",
+            "metadata": {"name": "needs-argument", "namespace": NAMESPACE},
+            "spec": {"args": [{"name": "limit"}], "metrics": [metric]},
+        },
+    )
+
+
+def status(simulation: Simulation, name: str) -> Object:
+    rollout = simulation.cluster.get(kinds.ROLLOUT, name)
+    return (rollout or {}).get("status") or {}
+
+
+def run(setup: Callable[[Cluster], None], goal: Callable[[Simulation], bool], *moves: Move) -> Simulation:
+    scenario = Scenario(name="bad input", setup=setup, moves=moves, goal=goal)
+    made: list[Simulation] = []
+
+    async def whole() -> bool:
+        made.append(Simulation(scenario, CLEAN, Assembler()))
+        return (await made[0].run()).converged
+
+    with virtual_time() as loop:
+        assert loop.run_until_complete(whole()), status(made[0], "mymodel")
+    return made[0]
+
+
+def weights(simulation: Simulation, route: str) -> list[int]:
+    found = simulation.cluster.get(kinds.HTTP_ROUTE, route)
+    return [ref["weight"] for ref in found["spec"]["rules"][0]["backendRefs"]] if found else []
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_named_and_holds_nobody_up(case):
+    change, phase, condition, words = CASES[case]
+    bad = rollout_object(name="bad")
+    bad["spec"]["traffic"]["httpRoutes"][0]["name"] = "bad-route"
+    change(bad)
+
+    def setup(cluster: Cluster) -> None:
+        accept_anything(cluster)
+        base_objects(cluster, rollout_object())
+        second_route(cluster, "bad-route", "bad")
+        second_route(cluster, "silent-route", None)
+        template(cluster)
+        cluster.create(kinds.ROLLOUT, bad)
+
+    simulation = run(setup, lambda s: status(s, "mymodel").get("phase") == "Healthy")
+
+    found = status(simulation, "bad")
+    assert found["phase"] == phase
+    assert [word for word in words if word not in found["message"]] == []
+    conditions = {item["type"]: item for item in found["conditions"]}
+    assert conditions[condition]["status"] == "False"
+    assert conditions[condition]["message"]
+    assert weights(simulation, "bad-route") == [100, 0, 0]
+    assert weights(simulation, "silent-route") == [100, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "answer", [Answer.DOWN, Answer.SLOW, Answer.NAN, Answer.INFINITE, Answer.EMPTY, Answer.REFUSED]
+)
+def test_a_source_that_says_nothing_holds_the_rollout_and_never_passes_it(answer):
+    def setup(cluster: Cluster) -> None:
+        base_objects(cluster, rollout_object())
+
+    def silence(simulation: Simulation) -> None:
+        simulation.source.answer = answer
+
+    simulation = run(
+        setup,
+        lambda s: status(s, "mymodel").get("reason") == "GateInconclusive",
+        Move(when=lambda s: True, act=silence),
+    )
+
+    found = status(simulation, "mymodel")
+    assert (found["phase"], found["reason"]) == ("Paused", "GateInconclusive")
+    assert found["weight"]["applied"] == 10
+    assert "inconclusive" in found["message"]
+    assert "promote" in found["message"]
+
+
+def test_a_status_that_somebody_scribbled_on_is_written_anew():
+    def setup(cluster: Cluster) -> None:
+        accept_anything(cluster)
+        base_objects(cluster, rollout_object())
+
+    def scribble(simulation: Simulation) -> None:
+        broken = {"history": "none", "conditions": 7, "phase": "Splendid", "weight": []}
+        simulation.cluster.api.patch(
+            kinds.ROLLOUT,
+            NAMESPACE,
+            "mymodel",
+            {"status": broken},
+            content_type=PatchKind.MERGE.value,
+            subresource="status",
+            manager="vandal",
+        )
+
+    simulation = run(
+        setup,
+        lambda s: status(s, "mymodel").get("phase") == "Healthy",
+        Move(when=lambda s: status(s, "mymodel").get("currentStep") == 2, act=scribble),
+    )
+
+    assert status(simulation, "mymodel")["stable"]["name"] == "mymodel-pool-v2"
