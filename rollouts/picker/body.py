@@ -1,4 +1,4 @@
-"""Finds the model of a JSON request without parsing it, chunk by chunk, and splices another one in.
+"""Finds the model of a JSON request without parsing it, chunk by chunk.
 
 ``BodyScanner`` is a push-down recogniser for RFC 8259 that builds no values: it knows where it is (a state
 and a stack of brackets), remembers the spans of the wanted top-level members, and is as strict as a full
@@ -16,13 +16,11 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections import deque
-from collections.abc import Iterator
 from enum import Enum
 from json.decoder import scanstring  # type: ignore[attr-defined]  # the C scanner of the stdlib decoder
 from typing import NamedTuple
 
-__all__ = ["MAX_CHUNK", "MAX_DEPTH", "MAX_TOKEN", "BodyError", "BodyScanner", "Field", "Kind", "splice"]
+__all__ = ["MAX_DEPTH", "MAX_TOKEN", "BodyError", "BodyScanner", "Field", "Kind"]
 
 MAX_DEPTH = 512
 """Chat requests with tool schemas reach about 20; vLLM's own parser gives up near 1000."""
@@ -32,9 +30,6 @@ MAX_TOKEN = 1024
 
 MAX_CAPTURE = 4096
 """Longest string value that is kept: model names have at most 253 characters, session keys not many more."""
-
-MAX_CHUNK = 62_000
-"""Bytes of one body reply: some builds of Envoy cap messages at 64 KiB, and the envelope needs room."""
 
 _WS = re.compile(r"[ \t\n\r]*+")
 _MEMBER = re.compile(r'[ \t\n\r]*+"([^"\\\x00-\x1f]*+)"[ \t\n\r]*+:[ \t\n\r]*+')
@@ -382,44 +377,3 @@ def _escape_cut(text: str, pos: int) -> int:
     slash = text.rfind("\\", max(pos, size - 5))
     cut_off = slash == size - 1 or (slash >= 0 and text[slash + 1] == "u")
     return slash if slash >= 0 and cut_off else size
-
-
-def splice(
-    chunks: deque[bytes], start: int, end: int, new: bytes, *, limit: int = MAX_CHUNK
-) -> Iterator[bytes]:
-    """The chunks with bytes ``[start, end)`` replaced, in pieces of at most ``limit`` bytes.
-
-    ``start == end`` with an empty ``new`` changes nothing. Chunks are taken off the deque as they are used
-    up, so that a large body is not held twice. An empty body gives one empty piece.
-    """
-    held: list[bytes] = []
-    count = 0
-    emitted = False
-    for piece in _replaced(chunks, start, end, new):
-        held.append(piece)
-        count += len(piece)
-        if count >= limit:
-            whole = b"".join(held) if len(held) > 1 else piece
-            stop = count - count % limit
-            for at in range(0, stop, limit):
-                yield whole[at : at + limit]
-            held = [whole[stop:]]
-            count -= stop
-            emitted = True
-    if count or not emitted:
-        yield b"".join(held)
-
-
-def _replaced(chunks: deque[bytes], start: int, end: int, new: bytes) -> Iterator[bytes]:
-    offset = 0
-    while chunks:
-        chunk = chunks.popleft()
-        after = offset + len(chunk)
-        if after <= start or offset >= end:
-            yield chunk
-        else:
-            yield chunk[: max(0, start - offset)]
-            if start >= offset:
-                yield new
-            yield chunk[max(0, end - offset) :]
-        offset = after

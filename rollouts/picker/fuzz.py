@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 
 import click
 
-from rollouts.picker.body import MAX_DEPTH, MAX_TOKEN, BodyError, BodyScanner, Kind, splice
+from rollouts.picker.body import MAX_DEPTH, MAX_TOKEN, BodyError, BodyScanner, Kind
+from rollouts.picker.splicing import splice
 
 __all__ = ["Mismatch", "check", "fuzz", "generate", "main", "reference"]
 

@@ -21,7 +21,7 @@ from rollouts.picker.exposition import MetricsServer
 from rollouts.picker.filesource import FileSource
 from rollouts.picker.metrics import PickerMetrics
 from rollouts.picker.objects import PoolName, read_snapshot
-from rollouts.picker.protocol import BufferBudget
+from rollouts.picker.ports import BufferBudget
 from rollouts.picker.routing import Router, Unready
 from rollouts.picker.schedule import Scheduler
 from rollouts.picker.scraper import Scraper

@@ -18,11 +18,11 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from rollouts.picker.body import BodyError, BodyScanner, Field, Kind, splice
+from rollouts.picker.body import BodyError, BodyScanner, Field, Kind
 from rollouts.picker.endpoints import SUBSET_KEY, SUBSET_NAMESPACE, parse_subset
-from rollouts.picker.measure import Ending, Measurement, ResponseMeter
+from rollouts.picker.measure import Ending, ResponseMeter
 from rollouts.picker.messages import (
     BodyMode,
     BodyReply,
@@ -41,20 +41,19 @@ from rollouts.picker.messages import (
     TrailersReply,
 )
 from rollouts.picker.messages import Protocol as Modes
+from rollouts.picker.ports import BufferBudget, Observer, Routing
 from rollouts.picker.prefix import BLOCK, MAX_BLOCKS
 from rollouts.picker.refusals import OVERLOADED, bad_request, immediate, too_large
 from rollouts.picker.restore import NameRestorer
 from rollouts.picker.routing import PROMPTS, Decision, Refusal, Request
+from rollouts.picker.splicing import splice
 from rollouts.picker.wire import metadata_value
 
 __all__ = [
     "DESTINATION",
     "TRANSITIONS",
-    "BufferBudget",
     "Exchange",
-    "Observer",
     "ProtocolError",
-    "Routing",
     "State",
 ]
 
@@ -90,50 +89,6 @@ class State(Enum):
     ANSWERED = "request answered, waiting for the response"
     RESPONDING = "response passes by"
     DONE = "nothing left to say"
-
-
-class Routing(Protocol):
-    """What decides; the ``Router`` of the product."""
-
-    @property
-    def body_fields(self) -> frozenset[str]:
-        """Top-level members of the body to read for it, the model included."""
-        ...
-
-    def route(self, request: Request, now: float) -> Decision | Refusal:
-        """Decide on one request."""
-        ...
-
-
-class Observer(Protocol):
-    """What is told about each request, once."""
-
-    def refused(self, refusal: Refusal) -> None:
-        """The picker answered itself."""
-        ...
-
-    def dispatched(self, decision: Decision) -> None:
-        """The request went to a pod; a measured one is also reported at its end."""
-        ...
-
-    def measured(self, decision: Decision, measurement: Measurement) -> None:
-        """The response to a measured request is over."""
-        ...
-
-
-class BufferBudget:
-    """Bytes of request bodies held at the moment by all streams, and per stream at most.
-
-    64 MiB is what the largest multimodal requests have; eight of them fit, so that a burst ends in 503
-    rather than in the kernel's out-of-memory killer.
-    """
-
-    __slots__ = ("body_limit", "total_limit", "used")
-
-    def __init__(self, *, body_limit: int = 64 << 20, total_limit: int = 512 << 20) -> None:
-        self.body_limit = body_limit
-        self.total_limit = total_limit
-        self.used = 0
 
 
 class _Answer(NamedTuple):

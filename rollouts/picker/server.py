@@ -22,7 +22,8 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from rollouts.picker.protocol import BufferBudget, Exchange, Observer, ProtocolError, Routing
+from rollouts.picker.ports import BufferBudget, Observer, Routing
+from rollouts.picker.protocol import Exchange, ProtocolError
 from rollouts.picker.wire import WireError, decode, encode
 
 __all__ = ["EXT_PROC_SERVICE", "HEALTH_NAMES", "LIVENESS", "PickerServer", "ServerConfig"]

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollouts.picker import fuzz
-from rollouts.picker.body import MAX_CAPTURE, MAX_CHUNK, MAX_DEPTH, BodyError, BodyScanner, Kind, splice
+from rollouts.picker.body import MAX_CAPTURE, MAX_DEPTH, BodyError, BodyScanner, Kind
+from rollouts.picker.splicing import MAX_CHUNK, splice
 
 WANTED = frozenset({"model", "user", "messages"})
 CORPUS = Path(__file__).parent / "corpus"

@@ -9,7 +9,6 @@ from envoy.config.core.v3 import base_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollouts.picker.body import MAX_CHUNK
 from rollouts.picker.endpoints import Endpoint
 from rollouts.picker.measure import Ending, Measurement
 from rollouts.picker.messages import (
@@ -30,8 +29,10 @@ from rollouts.picker.messages import (
     Side,
     TrailersReply,
 )
-from rollouts.picker.protocol import TRANSITIONS, BufferBudget, Exchange, ProtocolError, State
+from rollouts.picker.ports import BufferBudget
+from rollouts.picker.protocol import TRANSITIONS, Exchange, ProtocolError, State
 from rollouts.picker.routing import Decision, Refusal, Request
+from rollouts.picker.splicing import MAX_CHUNK
 
 POD = Endpoint("10.0.0.1:8000", "10.0.0.1", 8000, "pod-0", "pool")
 BODY = b'{"model":"travelhelper","messages":[]}'
