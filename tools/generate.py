@@ -10,6 +10,7 @@ from rollouts.api.crds import crd_files
 from rollouts.engine.transitions import mermaid
 from tools.argocd_snippets import argocd_snippets
 from tools.chart_crds import chart_crds
+from tools.reference import reference
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,11 +28,16 @@ def _state_machine() -> Iterator[tuple[Path, str]]:
     yield ROOT / "docs" / "state-machine.md", text
 
 
+def _reference() -> Iterator[tuple[Path, str]]:
+    yield ROOT / "docs" / "reference.md", reference()
+
+
 GENERATORS: tuple[Callable[[], Iterator[tuple[Path, str]]], ...] = (
     _crds,
     chart_crds,
     argocd_snippets,
     _state_machine,
+    _reference,
 )
 """Each yields (path, text). Add a generated file here."""
 
