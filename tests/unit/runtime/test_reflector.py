@@ -593,6 +593,29 @@ async def test_an_event_that_breaks_the_transport_each_time_ends_in_a_relist() -
         assert len(server.lists) == 2
 
 
+async def test_a_timeout_of_the_transport_is_a_failure_and_not_a_quiet_stream() -> None:
+    server = FakeServer(on_watch=[TimeoutError("read")])
+
+    async with running(server) as it:
+        await it.reflector.wait_for_sync()
+        await asyncio.sleep(3)
+
+        assert 0.6 < server.watches[1][0] - server.watches[0][0] < 1.0
+
+
+async def test_a_bug_in_the_transport_is_logged_with_its_traceback(
+    logs: list[MutableMapping[str, Any]],
+) -> None:
+    server = FakeServer(on_watch=[KeyError("items")])
+
+    async with running(server) as it:
+        await it.reflector.wait_for_sync()
+        await asyncio.sleep(3)
+
+    (entry,) = [entry for entry in logs if entry["event"] == "reflector_retry"]
+    assert (entry["error"], entry["exc_info"]) == ("KeyError", True)
+
+
 async def test_a_ten_megabyte_object_passes_and_the_next_event_too() -> None:
     server = FakeServer()
 
