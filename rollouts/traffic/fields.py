@@ -1,0 +1,100 @@
+"""Reading raw objects without trusting them: a wrong type reads as absent, nothing raises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from rollouts.engine.observation import Claim
+from rollouts.engine.types import TrafficMode
+from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL
+
+__all__ = ["claim_of", "covers", "last_writer", "list_of", "map_of", "metadata_of", "text_of", "weight_of"]
+
+_WEIGHT_LIMIT = 10**9
+"""Above every legal weight: a number beyond it is as good as none."""
+
+
+def map_of(value: Any) -> Mapping[str, Any]:
+    """``value`` when it is a map, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def list_of(value: Any) -> Sequence[Any]:
+    """``value`` when it is a list, else an empty one."""
+    return value if isinstance(value, list) else ()
+
+
+def text_of(value: Any) -> str:
+    """``value`` when it is a string, else the empty one."""
+    return value if isinstance(value, str) else ""
+
+
+def metadata_of(obj: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The object's metadata."""
+    return map_of(obj.get("metadata"))
+
+
+def weight_of(entry: Any) -> int:
+    """Weight of an entry; 1 when omitted or no weight at all (the default of Gateway API)."""
+    value = map_of(entry).get("weight", 1)
+    legal = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _WEIGHT_LIMIT
+    return value if legal else 1
+
+
+def claim_of(obj: Mapping[str, Any], mode: TrafficMode, rollout: str) -> tuple[Claim, str]:
+    """Whose the object is, and the name of the Rollout that its label or annotation gives.
+
+    A Managed object is ours by its label; the annotation alone is the consent to take it over.
+    """
+    meta = metadata_of(obj)
+    label = map_of(meta.get("labels")).get(ROLLOUT_LABEL)
+    consent = map_of(meta.get("annotations")).get(CONSENT_ANNOTATION)
+    named = label if mode is TrafficMode.MANAGED and label else consent or label
+    if not isinstance(named, str) or not named:
+        return Claim.UNCLAIMED, ""
+    if named != rollout:
+        return Claim.OTHER, named
+    return (Claim.OURS if mode is TrafficMode.MANAGED and label == rollout else Claim.CONSENTED), named
+
+
+def last_writer(obj: Mapping[str, Any], field: str, ours: str) -> tuple[str, datetime | None]:
+    """The field manager that owns ``spec.<field>``, and when it wrote.
+
+    The field is an atomic list, so who owns it changed it last. Several may own the same value; then
+    ``ours`` counts, since the value is what we wrote.
+    """
+    found: list[tuple[str, datetime | None]] = []
+    for item in list_of(metadata_of(obj).get("managedFields")):
+        entry = map_of(item)
+        owned = map_of(map_of(entry.get("fieldsV1")).get("f:spec"))
+        if f"f:{field}" in owned and not entry.get("subresource"):
+            found.append((text_of(entry.get("manager")), _time(entry.get("time"))))
+    for manager, moment in found:
+        if manager == ours:
+            return manager, moment
+    return max(found, key=lambda item: str(item[1] or ""), default=("", None))
+
+
+def _time(value: Any) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) and len(value) <= 40 else None
+    except ValueError:
+        return None
+    return moment if moment is not None and moment.tzinfo is not None else None
+
+
+def covers(live: Any, wanted: Any) -> bool:
+    """Whether ``live`` says everything that ``wanted`` says; what the server defaulted is ignored."""
+    if isinstance(wanted, Mapping):
+        return isinstance(live, Mapping) and all(
+            value is None or (key in live and covers(live[key], value)) for key, value in wanted.items()
+        )
+    if isinstance(wanted, list):
+        return (
+            isinstance(live, list)
+            and len(live) == len(wanted)
+            and all(covers(a, b) for a, b in zip(live, wanted, strict=True))
+        )
+    return bool(live == wanted)
