@@ -97,7 +97,7 @@ async def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--streams", type=int, default=16)
-    parser.add_argument("--base-port", type=int, default=39300)
+    parser.add_argument("--base-port", type=int, default=19300, help="four ports from here on")
     parser.add_argument("--also", action="append", default=[], metavar="NAME=HOST:PORT=PID")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args()
