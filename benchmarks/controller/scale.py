@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +19,10 @@ import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
 from rollouts.controller import kinds
-from rollouts.kube.client import PatchKind
-from rollouts.kube.errors import KubeError
-from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import Choice
 from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, read_objects
 from rollouts.lab.testing.polling import eventually
-from rollouts.runtime.clock import SystemClock
-from rollouts.runtime.reflector import Reflector
-from rollouts.runtime.store import Store
+from rollouts.lab.testing.stubgateway import stub_gateway
 
 TICKS = os.sysconf("SC_CLK_TCK")
 REST_SECONDS = 60.0
@@ -78,66 +70,6 @@ def objects(index: int) -> list[dict[str, Any]]:
             },
         },
     ]
-
-
-@asynccontextmanager
-async def gateway(client: HttpKubeClient) -> AsyncIterator[None]:
-    """Report every route as programmed at its generation."""
-    store, changed = Store(), asyncio.Queue()  # type: ignore[var-annotated]  # of keys
-    store.subscribe(changed.put_nowait)
-    reflector = Reflector(client, kinds.HTTP_ROUTE, store, SystemClock(), namespace="default")
-
-    async def report() -> None:
-        while True:
-            key = await changed.get()
-            route = store.get(key)
-            if route is None or _programmed(route):
-                continue
-            with contextlib.suppress(KubeError):
-                await client.patch(
-                    kinds.HTTP_ROUTE,
-                    key.namespace,
-                    key.name,
-                    {"status": {"parents": [_parent(route["metadata"]["generation"])]}},
-                    kind=PatchKind.MERGE,
-                    subresource="status",
-                )
-
-    tasks = [asyncio.create_task(work) for work in (reflector.run(), report(), report(), report())]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _programmed(route: dict[str, Any]) -> bool:
-    parents = (route.get("status") or {}).get("parents") or []
-    return any(
-        condition.get("observedGeneration") == route["metadata"]["generation"]
-        for parent in parents
-        for condition in parent["conditions"]
-    )
-
-
-def _parent(generation: int) -> dict[str, Any]:
-    conditions = [
-        {
-            "type": name,
-            "status": "True",
-            "reason": name,
-            "message": "",
-            "observedGeneration": generation,
-            "lastTransitionTime": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        for name in ("Accepted", "ResolvedRefs")
-    ]
-    return {
-        "parentRef": {"name": "inference-gateway"},
-        "controllerName": "bench.example/gateway",
-        "conditions": conditions,
-    }
 
 
 class Process:
@@ -208,7 +140,7 @@ async def measure(count: int) -> None:
     folder = EXAMPLES / "base-model"
     with tempfile.TemporaryDirectory() as directory:
         lab = Lab(Path(directory), choice=Choice.REAL, pods=base_model_pods(2, 2))
-        async with lab, gateway(lab.client.with_field_manager("bench-gateway")):
+        async with lab, stub_gateway(lab.client.with_field_manager("bench-gateway"), "default"):
             await lab.apply(read_objects(folder / "pools.yaml"))
             await lab.add_picker_services()
             await lab.start_controller("--no-leader-elect")

@@ -124,7 +124,7 @@ class Controller:
         ]
         self.caches.on_rollout_change(self._rollout_queue.add)
         self.caches.runs.subscribe(self._run_queue.add)
-        self._resync()
+        self.resync()
         scheduler = self._housekeeping()
         try:
             async with asyncio.TaskGroup() as group:
@@ -159,13 +159,13 @@ class Controller:
 
     def _housekeeping(self) -> AsyncIOScheduler:
         scheduler = AsyncIOScheduler(timezone="UTC")
-        scheduler.add_job(self._resync, "interval", seconds=_RESYNC_SECONDS, jitter=30)
+        scheduler.add_job(self.resync, "interval", seconds=_RESYNC_SECONDS, jitter=30)
         scheduler.add_job(self._prune, "interval", seconds=_PRUNE_SECONDS, max_instances=1)
         scheduler.add_job(self._publish_stats, "interval", seconds=_STATS_SECONDS)
         scheduler.start()
         return scheduler
 
-    def _resync(self) -> None:
+    def resync(self) -> None:
         """Look at everything again: the safety net under the watches. It writes nothing where nothing changed."""
         for key in self.caches.rollouts:
             self._rollout_queue.add(key)

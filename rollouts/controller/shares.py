@@ -22,6 +22,8 @@ from rollouts.runtime.objects import ObjectKey
 __all__ = ["NoShares", "ShareCounter"]
 
 _WINDOW = 24.0
+_ALL_SILENT = 2.0
+"""Seconds after which pods none of which answers are believed not to."""
 _GIVE_UP = 15.0
 """Seconds without a single readable counter after which the share counts as not measurable."""
 
@@ -67,10 +69,16 @@ class ShareCounter:
             count = self._counts[key] = _Count(
                 weight=status.weight.applied, step=status.step_started_at, since=now
             )
+        followed: list[PodHistory] = []
         for arm, identity in (("canary", status.canary.identity), ("stable", status.stable.identity)):
-            self._take(count, arm, self._follow(parsed.namespace, identity), now)
+            histories = self._follow(parsed.namespace, identity)
+            self._take(count, arm, histories, now)
+            followed += histories
         if count.counting_since is None:
-            return None if now - count.since > _GIVE_UP else ShareView(canary=0, stable=0, seconds=0.0)
+            silent = all(history.error for history in followed) and now - count.since > _ALL_SILENT
+            if silent or now - count.since > _GIVE_UP:
+                return None
+            return ShareView(canary=0, stable=0, seconds=0.0)
         return ShareView(
             canary=round(count.totals["canary"]),
             stable=round(count.totals["stable"]),
