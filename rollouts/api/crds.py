@@ -130,6 +130,18 @@ def _int_or_string(node: Mapping[str, Any]) -> Json:
     return {"x-kubernetes-int-or-string": True, "maxLength": 32, **kept}
 
 
+def _without_defaults(schema: Json) -> Json:
+    """A status schema: what the server filled in, the controller would take out again, for ever."""
+    result = {key: value for key, value in schema.items() if key != "default"}
+    if "properties" in result:
+        result["properties"] = {
+            name: _without_defaults(field) for name, field in result["properties"].items()
+        }
+    if "items" in result:
+        result["items"] = _without_defaults(result["items"])
+    return result
+
+
 # --- the four kinds --------------------------------------------------------------------------------
 
 
@@ -198,7 +210,7 @@ def _kind(
         },
     }
     if status is not None:
-        properties["status"] = structural_schema(status)
+        properties["status"] = _without_defaults(structural_schema(status))
         version["subresources"] = {"status": {}}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",

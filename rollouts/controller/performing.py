@@ -105,7 +105,8 @@ class Performer:
         for action in plan.actions:
             if not isinstance(action, EmitEvent):
                 events += await self._act(gathered, action)
-        if not gathered.parsed.deleting:
+        parsed = gathered.parsed
+        if not parsed.deleting and (plan.status != parsed.status or parsed.unreadable_status):
             await self._store_status(gathered, write_status(plan.status))
         for event in events:
             await self._events.emit(gathered.rollout, event)
