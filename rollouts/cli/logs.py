@@ -14,7 +14,11 @@ def configure_logs(form: str = "auto") -> None:
     """Send structlog to stderr as JSON lines or, on a terminal (or ``text``), as readable lines."""
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            # Without locals: they may hold a hostile object, which takes a minute to render.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
         if text
         else structlog.processors.JSONRenderer()
     )

@@ -99,12 +99,22 @@ class Controller:
             for source in self._sources.values():
                 await source.close()
 
+    async def _synced(self) -> bool:
+        """Wait for the caches; False when asked to stop before they were filled."""
+        filled = asyncio.ensure_future(self.caches.wait_for_sync())
+        asked = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait({filled, asked}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (filled, asked):
+            task.cancel()
+        return not self._stopping.is_set()
+
     def _stop_leading(self) -> None:
         if self._elector is not None:
             self._elector.stop()
 
     async def _lead(self) -> None:
-        await self.caches.wait_for_sync()
+        if not await self._synced():
+            return
         _log.info("caches_synced", rollouts=len(self.caches.rollouts), pods=len(self.caches.pods))
         if not self.settings.leader_elect:
             self._fence.open_for_ever()
