@@ -9,9 +9,13 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-__all__ = ["HelmUnavailable", "build_helm", "built_helm"]
+import yaml
 
+__all__ = ["CHART", "HelmUnavailable", "build_helm", "built_helm", "render_chart", "template_chart"]
+
+CHART = Path(__file__).resolve().parents[2] / "charts" / "inference-rollouts"
 _MODULE = Path(__file__).resolve().parents[2] / "tools" / "helm"
 _PACKAGE = "helm.sh/helm/v3/cmd/helm"
 _BUILD_SECONDS = 30 * 60
@@ -71,3 +75,26 @@ def build_helm(say: Callable[[str], None] = print) -> Path:
             raise HelmUnavailable(f"go build {_PACKAGE} failed:\n{tail}")
         os.replace(product, target)
     return target
+
+
+def template_chart(
+    helm: Path, values: dict[str, Any], *, release: str = "r", namespace: str = "serving"
+) -> subprocess.CompletedProcess[str]:
+    """``helm template`` of the chart with these values, whatever comes of it."""
+    command = [str(helm), "template", release, str(CHART), "--namespace", namespace]
+    return subprocess.run(
+        [*command, "--kube-version", "1.33.0", "--values", "-"],
+        input=yaml.safe_dump(values),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+
+
+def render_chart(helm: Path, values: dict[str, Any], *, namespace: str = "serving") -> list[dict[str, Any]]:
+    """The objects of an installation. Raises HelmUnavailable with helm's own words when it refuses."""
+    done = template_chart(helm, values, namespace=namespace)
+    if done.returncode:
+        raise HelmUnavailable(done.stderr)
+    return [item for item in yaml.safe_load_all(done.stdout) if item]

@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from rollouts.lab.helm import build_helm, built_helm
+from rollouts.lab.helm import build_helm, built_helm, template_chart
 
-ROOT = Path(__file__).resolve().parents[2]
-CHART = ROOT / "charts" / "inference-rollouts"
 _IN_CI = os.environ.get("CI") == "true"
 
 Objects = list[dict[str, Any]]
@@ -40,18 +38,6 @@ def helm() -> Path:
     return found
 
 
-def run_helm(helm: Path, *arguments: str, values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(helm), *arguments, "--values", "-"],
-        input=yaml.safe_dump(values),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=50,
-        env={"PATH": os.environ.get("PATH", ""), "HOME": os.environ.get("HOME", "/")},
-    )
-
-
 @pytest.fixture(scope="session")
 def attempt(helm: Path) -> Callable[[dict[str, Any]], subprocess.CompletedProcess[str]]:
     """``helm template`` with these values, whatever comes of it."""
@@ -59,10 +45,9 @@ def attempt(helm: Path) -> Callable[[dict[str, Any]], subprocess.CompletedProces
     seen: dict[str, subprocess.CompletedProcess[str]] = {}
 
     def run(values: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-        command = ("template", "r", str(CHART), "--namespace", "serving", "--kube-version", "1.33.0")
         key = yaml.safe_dump(values)
         if key not in seen:
-            seen[key] = run_helm(helm, *command, values=values)
+            seen[key] = template_chart(helm, values)
         return seen[key]
 
     return run

@@ -20,7 +20,7 @@ from rollouts.lab.testing.routes import (
     target,
     template,
 )
-from rollouts.traffic.httproute import release, render, template_problems
+from rollouts.traffic.httproute import Reader, release, render, template_problems, view
 from rollouts.traffic.writes import ROLLOUT_LABEL, Apply, JsonPatch, Refusal
 
 ADOPTED = target(adopted())
@@ -338,6 +338,18 @@ def test_rules_of_the_template_with_backends_are_left_as_they_are() -> None:
     ]
 
 
+def test_an_entry_that_is_added_takes_the_port_of_stable_not_of_a_retired_version() -> None:
+    live = route([ref("v0", 0, port=7000), ref("v1", 100, port=9000)])
+    write = render(live, ADDING, desired(10, keep=["v0"]))
+    assert isinstance(write, JsonPatch)
+    assert after(live, write)["spec"]["rules"][0]["backendRefs"][2] == ref("v2", 10, port=9000)
+
+
+def test_a_null_in_the_template_is_no_difference() -> None:
+    body = {**template(), "hostnames": None}
+    assert render(managed_route(ref("v1", 90), ref("v2", 10)), target(managed(), body), desired(10)) is None
+
+
 # --- header routes ---
 
 
@@ -364,6 +376,18 @@ def test_a_header_rule_goes_before_the_pool_rules_with_the_canary_alone() -> Non
         "matches": [{"headers": [prefix, team, own]}, {"method": "POST", "headers": [prefix, team]}],
         "backendRefs": [ref("v2", 1)],
     }
+
+
+@pytest.mark.parametrize("value", ["(?:a|b).*", "(?:a.b).*", "^x.*", "(?:"])
+def test_a_pattern_of_the_user_is_not_taken_for_a_prefix(value: str) -> None:
+    steps = (
+        HeaderRouteStep(name="t", match=(HeaderMatch(name="x", value=value, type=HeaderMatchType.REGEX),)),
+    )
+    write = render(None, MANAGED, desired(10, header_routes=steps))
+    assert isinstance(write, Apply)
+    reader = Reader(rollout="demo", arms=())
+    seen = view(after(None, write), MANAGED.spec, MANAGED.template, reader).header_routes
+    assert seen == steps
 
 
 def test_without_a_canary_there_are_no_header_rules() -> None:

@@ -1,0 +1,234 @@
+"""The chart's objects on a real API server: strictly valid, restricted, and the rights that suffice, no more."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rollouts.api.crds import all_crds
+from rollouts.api.parsing import COMMAND_ANNOTATION
+from rollouts.controller import kinds
+from rollouts.controller.app import Controller
+from rollouts.controller.settings import Settings
+from rollouts.kube.client import PatchKind, Resource
+from rollouts.kube.errors import Forbidden, NotFound
+from rollouts.lab.controlplane import create_ready_pod, install_crds, install_upstream_crds
+from rollouts.lab.helm import built_helm, render_chart
+from rollouts.lab.testing.polling import eventually
+from rollouts.lab.testing.stubgateway import stub_gateway
+from rollouts.runtime.clock import SystemClock
+from rollouts.traffic.fields import covers
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+Object = dict[str, Any]
+RBAC = "rbac.authorization.k8s.io"
+NAMESPACE = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
+SECRET = Resource("", "v1", "secrets", "Secret")
+RESOURCES = {
+    resource.kind: resource
+    for resource in (
+        Resource("", "v1", "serviceaccounts", "ServiceAccount"),
+        Resource("", "v1", "configmaps", "ConfigMap"),
+        kinds.SERVICE,
+        Resource("apps", "v1", "deployments", "Deployment"),
+        Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget"),
+        Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy"),
+        Resource(RBAC, "v1", "roles", "Role"),
+        Resource(RBAC, "v1", "rolebindings", "RoleBinding"),
+        Resource(RBAC, "v1", "clusterroles", "ClusterRole", namespaced=False),
+        Resource(RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False),
+    )
+}
+EVERYTHING = {
+    "replicas": 2,
+    "clusterTemplates": True,
+    "jobs": {"enabled": True},
+    "networkPolicy": {"enabled": True, "metricsFrom": [{"podSelector": {}}]},
+    "sources": {"default": {"url": "https://p:9090", "secret": {"name": "s", "caKey": "ca.crt"}}},
+    "pickers": [{"pool": "v1", "service": "v1-picker"}],
+}
+
+
+@pytest.fixture(scope="module")
+def helm() -> Path:
+    found = built_helm()
+    if found is None:
+        pytest.skip("no helm: see tests/chart")
+    return found
+
+
+async def install(kube, namespace: str, objects: list[Object]) -> None:
+    for item in objects:
+        resource = RESOURCES[item["kind"]]
+        stored = await kube.create(resource, namespace if resource.namespaced else None, item)
+        # What the server does not know it drops.
+        assert covers(stored, item)
+
+
+async def test_every_object_of_the_chart_is_accepted_and_its_pods_are_restricted(kube, namespace, helm):
+    label = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    await kube.patch(NAMESPACE, None, namespace, label, kind=PatchKind.MERGE)
+    objects = render_chart(helm, EVERYTHING, namespace=namespace)
+    await install(kube, namespace, objects)
+
+    deployments = [item for item in objects if item["kind"] == "Deployment"]
+    assert len(deployments) == 2
+    for deployment in deployments:
+        pod = {**deployment["spec"]["template"], "apiVersion": "v1", "kind": "Pod"}
+        pod["metadata"] = {"name": deployment["metadata"]["name"]}
+        await kube.create(kinds.POD, namespace, pod)
+    loose = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "loose"}}
+    with pytest.raises(Forbidden, match="violates PodSecurity"):
+        await kube.create(
+            kinds.POD, namespace, {**loose, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+        )
+
+
+# --- the controller with the chart's rights ---
+
+
+def backend(name: str, weight: int) -> Object:
+    return {
+        "group": kinds.POOL_X.group,
+        "kind": "InferencePool",
+        "name": name,
+        "port": 8000,
+        "weight": weight,
+    }
+
+
+GATE = {
+    "metrics": [
+        {
+            "name": "errors",
+            "measure": {"preset": "error-rate", "window": "10s"},
+            "successCondition": "result < 1.0",
+            "interval": "1s",
+            "count": 100,
+        }
+    ]
+}
+JOB = {
+    "spec": {
+        "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "busybox"}]}}
+    }
+}
+
+
+def rollout(target: str) -> Object:
+    template = {
+        "parentRefs": [{"name": "gateway"}],
+        "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": "/"}}]}],
+    }
+    steps = [{"setWeight": 10}, {"analysis": GATE}, {"job": JOB}, {"pause": {}}]
+    return {
+        "apiVersion": "inferencerollouts.dev/v1alpha1",
+        "kind": "Rollout",
+        "metadata": {"name": "demo"},
+        "spec": {
+            "target": {"pool": {"name": target}},
+            "traffic": {"httpRoutes": [{"name": "made", "template": template}]},
+            "strategy": {"canary": {"steps": steps}},
+            "onDelete": "DeleteTraffic",
+        },
+    }
+
+
+async def pools(kube, namespace: str) -> None:
+    for number, name in enumerate(("v1", "v2")):
+        pool = {
+            "apiVersion": kinds.POOL_X.api_version,
+            "kind": "InferencePool",
+            "metadata": {"name": name},
+            "spec": {
+                "targetPortNumber": 8000,
+                "selector": {"release": name},
+                "extensionRef": {"name": f"{name}-picker"},
+            },
+        }
+        service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": f"{name}-picker"}}
+        await kube.create(kinds.POOL_X, namespace, pool)
+        await kube.create(kinds.SERVICE, namespace, {**service, "spec": {"ports": [{"port": 9002}]}})
+        address = f"127.0.19.{number + 1}"
+        await create_ready_pod(kube, namespace, f"{name}-0", labels={"release": name}, ip=address)
+
+
+async def command(kube, namespace: str, action: str) -> None:
+    found = await kube.get(kinds.ROLLOUT, namespace, "demo")
+    raw = json.dumps(
+        {"action": action, "revision": found["status"]["canary"]["hash"], "at": uuid.uuid4().hex}
+    )
+    body = {"metadata": {"annotations": {COMMAND_ANNOTATION: raw}}}
+    await kube.patch(kinds.ROLLOUT, namespace, "demo", body, kind=PatchKind.MERGE)
+
+
+async def test_the_rights_of_the_chart_suffice_for_a_whole_life(kube, namespace, helm, as_service_account):
+    """Managed route made, canary, AnalysisRun, Job, abort, deletion of all: without one refusal."""
+    await install_upstream_crds(kube)
+    await install_crds(kube, all_crds())
+    objects = render_chart(helm, {"jobs": {"enabled": True}}, namespace=namespace)
+    await install(kube, namespace, [item for item in objects if item["kind"] in ("Role", "RoleBinding")])
+    await pools(kube, namespace)
+    client = as_service_account(namespace, "r-inference-rollouts")
+    with pytest.raises(Forbidden):
+        await client.list_page(SECRET, namespace)
+    settings = Settings(
+        namespace=namespace,
+        lease_namespace=namespace,
+        health_address="127.0.0.1:0",
+        metrics_address="127.0.0.1:0",
+        cluster_templates=False,
+    )
+    running = Controller(client.with_field_manager("inference-rollouts"), settings, SystemClock())
+    task = asyncio.create_task(running.run())
+
+    async def step(number: int) -> bool:
+        found = await kube.get(kinds.ROLLOUT, namespace, "demo")
+        return (found.get("status") or {}).get("currentStep") == number and "canary" in found["status"]
+
+    async def phase(name: str) -> bool:
+        found = await kube.get(kinds.ROLLOUT, namespace, "demo")
+        return (found.get("status") or {}).get("phase") == name
+
+    async def gone() -> bool:
+        try:
+            await kube.get(kinds.HTTP_ROUTE, namespace, "made")
+        except NotFound:
+            return not (await kube.list_page(kinds.ROLLOUT, namespace)).items
+        return False
+
+    async def listed(resource: Resource) -> bool:
+        return bool((await kube.list_page(resource, namespace)).items)
+
+    try:
+        async with stub_gateway(kube.with_field_manager("gateway"), namespace):
+            await kube.create(kinds.ROLLOUT, namespace, rollout("v1"))
+            await eventually(lambda: phase("Healthy"), timeout=30)
+            target = {"spec": {"target": {"pool": {"name": "v2"}}}}
+            await kube.patch(kinds.ROLLOUT, namespace, "demo", target, kind=PatchKind.MERGE)
+            await eventually(lambda: step(1), timeout=30)
+            await eventually(lambda: listed(kinds.ANALYSIS_RUN), timeout=10)
+            await command(kube, namespace, "promote")
+            await eventually(lambda: listed(kinds.JOB), timeout=10)
+            await command(kube, namespace, "abort")
+            await eventually(lambda: phase("Aborted"), timeout=10)
+            await kube.delete(kinds.ROLLOUT, namespace, "demo")
+            await eventually(gone, timeout=20)
+    finally:
+        running.stop()
+        await task
+    answers = {
+        code
+        for metric in running.metrics.api_requests.collect()
+        for sample in metric.samples
+        for code in sample.labels.values()
+    }
+    assert {"rollouts", "analysisruns", "jobs", "httproutes", "events"} <= answers
+    assert "403" not in answers
+    assert await listed(kinds.EVENT)
