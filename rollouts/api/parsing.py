@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +41,7 @@ from rollouts.engine.types import (
     WeightStep,
 )
 
-__all__ = ["COMMAND_ANNOTATION", "FINALIZER", "ParsedRollout", "parse_rollout"]
+__all__ = ["COMMAND_ANNOTATION", "FINALIZER", "ParsedRollout", "SpecCache", "parse_rollout"]
 
 COMMAND_ANNOTATION = "inferencerollouts.dev/command"
 FINALIZER = "inferencerollouts.dev/restore-traffic"
@@ -75,14 +76,49 @@ class ParsedRollout:
     unreadable_status: tuple[str, ...]
 
 
-def parse_rollout(obj: Mapping[str, Any]) -> ParsedRollout:
-    """Parse a Rollout as the API server gave it."""
+Spec = tuple[RolloutSpecModel | None, RolloutSpec | None, tuple[Problem, ...]]
+
+
+class SpecCache:
+    """Parsed specs by UID and generation: a spec never changes within one generation.
+
+    Bounded; an object without UID or generation is parsed each time.
+    """
+
+    def __init__(self, limit: int = 10_000) -> None:
+        self._limit = limit
+        self._specs: OrderedDict[str, tuple[int, Spec]] = OrderedDict()
+
+    def spec(self, meta: Mapping[str, Any], spec: Any) -> Spec:
+        """The parsed spec of an object with this metadata."""
+        uid, generation = meta.get("uid"), meta.get("generation")
+        if not isinstance(uid, str) or not uid or not isinstance(generation, int):
+            return _parse_spec(spec)
+        known = self._specs.get(uid)
+        if known is not None and known[0] == generation:
+            return known[1]
+        parsed = _parse_spec(spec)
+        self._specs[uid] = (generation, parsed)
+        if len(self._specs) > self._limit:
+            self._specs.popitem(last=False)
+        return parsed
+
+
+def _parse_spec(spec: Any) -> Spec:
+    model, problems = _read_model(spec)
+    return model, _convert(model) if model is not None else None, problems
+
+
+def parse_rollout(obj: Mapping[str, Any], cache: SpecCache | None = None) -> ParsedRollout:
+    """Parse a Rollout as the API server gave it; ``cache`` saves parsing a known spec again."""
     meta = obj.get("metadata")
     meta = meta if isinstance(meta, Mapping) else {}
     annotations, finalizers = meta.get("annotations"), meta.get("finalizers")
     command = annotations.get(COMMAND_ANNOTATION, "") if isinstance(annotations, Mapping) else ""
-    model, problems = _read_model(obj.get("spec"))
-    spec = _convert(model) if model is not None else None
+    if cache is not None:
+        model, spec, problems = cache.spec(meta, obj.get("spec"))
+    else:
+        model, spec, problems = _parse_spec(obj.get("spec"))
     status, unreadable = read_status(obj.get("status"))
     generation = meta.get("generation")
     return ParsedRollout(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.api.parsing import ParsedRollout, SpecCache, parse_rollout
 from rollouts.api.run_status import gate_summaries, gate_view
 from rollouts.controller import kinds
 from rollouts.controller.caches import Caches
@@ -81,13 +81,14 @@ class Gatherer:
         self._shares = shares
         self._gates = gates
         self._gitops_managers = gitops_managers
+        self._specs = SpecCache()
 
     def gather(self, key: ObjectKey) -> Gathered | None:
         """The observation of a Rollout; None when it does not exist."""
         rollout = self._caches.rollouts.get(key)
         if rollout is None:
             return None
-        parsed = parse_rollout(rollout)
+        parsed = parse_rollout(rollout, self._specs)
         spec, status = parsed.spec, parsed.status
         problems = list(parsed.problems)
         target, blocker = (None, None) if spec is None else self._resolve(parsed, spec, problems)

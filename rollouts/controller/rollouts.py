@@ -12,6 +12,7 @@ from rollouts.controller.performing import Performer, TrafficRefused
 from rollouts.engine.actions import EmitEvent
 from rollouts.engine.observation import Problem
 from rollouts.engine.planning import plan
+from rollouts.kube.errors import Conflict, NotFound
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
 
@@ -48,6 +49,9 @@ class RolloutReconciler:
         decided = plan(gathered.observation, self._clock.now())
         try:
             await self._performer.perform(gathered, decided)
+        except NotFound as gone:
+            # Deleted while it was being planned: look again, the caches will have heard of it by then.
+            raise Conflict(f"planned on an object that is gone: {gone}") from None
         except TrafficRefused as refusal:
             await self._show_refusal(gathered.observation.problems, key, refusal)
             return REFUSED_RECHECK

@@ -32,6 +32,7 @@ from rollouts.engine.types import (
     FULL,
     ZERO,
     HoldReason,
+    HttpRouteTraffic,
     Identity,
     OnDelete,
     RolloutSpec,
@@ -139,21 +140,22 @@ def rule_share(rule: RuleView, desired: DesiredTraffic) -> Weight | None:
     return share
 
 
-def _matches(rule: RuleView, desired: DesiredTraffic, mode: TrafficMode) -> bool:
+def _matches(rule: RuleView, desired: DesiredTraffic, *, may_list: bool) -> bool:
+    """Whether a rule says what is desired. ``may_list``: arms to drop may stay listed at 0."""
     _, _, retired = _joint(rule, desired)
     if rule_share(rule, desired) != desired.weight or retired:
         return False
-    return mode is TrafficMode.ADOPTED or not any(arm in rule.entries for arm in desired.drop)
+    return may_list or not any(arm in rule.entries for arm in desired.drop)
 
 
 def _same(live: Iterable[object], wanted: Iterable[object]) -> bool:
     return sorted(map(repr, live)) == sorted(map(repr, wanted))
 
 
-def _settled(traffic: TrafficView, desired: DesiredTraffic) -> bool:
+def _settled(traffic: TrafficView, desired: DesiredTraffic, *, may_list: bool) -> bool:
     return (
         bool(traffic.rules)
-        and all(_matches(rule, desired, traffic.mode) for rule in traffic.rules)
+        and all(_matches(rule, desired, may_list=may_list) for rule in traffic.rules)
         and traffic.structure_current
         and (traffic.claim is Claim.OURS or traffic.mode is TrafficMode.ADOPTED)
         and _same(traffic.header_routes, desired.header_routes)
@@ -179,7 +181,7 @@ def converge(draft: Draft, reason: WriteReason = WriteReason.STEP, *, may_raise:
         draft.traffic_problem = ("NoRules", no_rules(traffic))
         return False
     _watch_uid(draft, traffic)
-    if _settled(traffic, desired):
+    if _settled(traffic, desired, may_list=_git_lists(draft, traffic)):
         _note_applied(draft, desired)
         return True
     if _foreign(draft, traffic, desired) and _obey_or_limit(draft, traffic, desired):
@@ -189,6 +191,12 @@ def converge(draft: Draft, reason: WriteReason = WriteReason.STEP, *, may_raise:
     _announce_foreign(draft, traffic, desired)
     _write(draft, desired, traffic.resource_version, reason)
     return False
+
+
+def _git_lists(draft: Draft, traffic: TrafficView) -> bool:
+    """Whether Git, not we, decides which entries there are: an Adopted object without addBackend."""
+    adds = isinstance(draft.spec.traffic, HttpRouteTraffic) and draft.spec.traffic.add_backend
+    return traffic.mode is TrafficMode.ADOPTED and not adds
 
 
 def no_rules(traffic: TrafficView) -> str:
@@ -238,7 +246,7 @@ def _foreign(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> boo
     if applied is None or traffic.written_by_us:
         return False
     was = replace(desired, weight=applied if desired.canary is not None else ZERO)
-    return not all(_matches(rule, was, TrafficMode.ADOPTED) for rule in traffic.rules)
+    return not all(_matches(rule, was, may_list=True) for rule in traffic.rules)
 
 
 def _obey_or_limit(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> bool:

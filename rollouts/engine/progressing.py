@@ -289,6 +289,11 @@ def _advance(draft: Draft, message: str) -> None:
         weight = step_weight(draft.status, draft.spec)
         draft.actions.append(MarkRun(name=mark, at=draft.now, step=draft.status.current_step, weight=weight))
     reason = "Resumed" if draft.obs.status.phase is Phase.PAUSED else "StepCompleted"
+    step = draft.step
+    if isinstance(step, PauseStep) and (step.duration is None or step.duration > timedelta(0)):
+        # Nothing but time or a person stands between: no need for another look.
+        _pause(draft, step)
+        return
     draft.move(Phase.PROGRESSING, _resumed(draft), reason, f"{message}; next {draft.where()}")
     draft.wake(timedelta(seconds=1))
 

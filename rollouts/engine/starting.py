@@ -154,6 +154,11 @@ def start_attempt(
         skip_gates=quick,
         weight=WeightStatus(desired=None if split else ZERO, applied=None if split else ZERO),
     )
+    if draft.spec.paused:
+        message = "spec.paused holds the start: set it to false to go on"
+        draft.move(Phase.WAITING, trigger, "PausedBySpec", message)
+        converge(draft, may_raise=False)
+        return
     wait_for_target(draft, trigger)
 
 
@@ -177,11 +182,7 @@ def wait_for_target(draft: Draft, trigger: Trigger = Trigger.NEW_TARGET) -> None
         draft.move(Phase.WAITING, trigger, blocker.reason, f"{canary.label} waits: {blocker.message}")
         converge(draft, may_raise=False)
         return
-    if draft.obs.status.canary != canary or draft.obs.status.phase is not Phase.WAITING:
-        # One persisted look at WaitingForTarget before the start keeps the table's arrows single.
-        draft.move(Phase.WAITING, trigger, "TargetReady", f"{canary.label} is ready; starting")
-        converge(draft, may_raise=False)
-        return
+    converge(draft, may_raise=False)  # takes the weight of a canary that was dropped
     draft.set(
         started_at=draft.now,
         stable_endpoints_at_start=draft.obs.ready(stable.identity),

@@ -56,7 +56,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition((_NEW, _HEALTHY, _PROGRESSING, _PAUSED, _ABORTED), _WAITING, (Trigger.NEW_TARGET,)),
     Transition((_ABORTED,), _WAITING, (Trigger.RETRY,)),
     Transition((_NEW, _HEALTHY), _WAITING, (Trigger.TRAFFIC_MISSING,)),
-    Transition((_WAITING,), _PROGRESSING, (Trigger.TARGET_READY,)),
+    Transition((_NEW, _HEALTHY, _PAUSED, _WAITING, _ABORTED), _PROGRESSING, (Trigger.TARGET_READY,)),
     Transition((_PAUSED,), _PROGRESSING, (Trigger.RELEASED,)),
     Transition((_PROGRESSING,), _PAUSED, (Trigger.PAUSE_STEP, Trigger.HOLD)),
     Transition((_NEW, _WAITING), _PAUSED, (Trigger.SPLIT_AT_START, Trigger.HOLD)),
