@@ -38,12 +38,14 @@ def _crds() -> tuple[Object, ...]:
 class Cluster:
     """The API server's content and the actors around the controller."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, reshape: Callable[[Object], Object] = lambda crd: crd) -> None:
+        """``reshape`` changes every CRD before it is installed."""
         self.clock = clock
         self.api = MemoryApi(clock=clock)
         self.gateway_works = True
+        self._reacted_to = -1
         for crd in _crds():
-            self.api.create(_CRD, None, crd, manager=USER)
+            self.api.create(_CRD, None, reshape(crd), manager=USER)
 
     # --- reading ---
 
@@ -71,6 +73,18 @@ class Cluster:
                 resource, NAMESPACE, name, patch, content_type=PatchKind.MERGE.value, manager=manager
             )
 
+    def write_status(self, resource: Resource, name: str, status: Any, *, manager: str = USER) -> None:
+        """Merge-patch an object's status."""
+        self.api.patch(
+            resource,
+            NAMESPACE,
+            name,
+            {"status": status},
+            content_type=PatchKind.MERGE.value,
+            manager=manager,
+            subresource="status",
+        )
+
     def delete(self, resource: Resource, name: str, *, manager: str = USER) -> None:
         """Delete an object if it exists."""
         if self.get(resource, name) is not None:
@@ -78,8 +92,7 @@ class Cluster:
 
     def command(self, action: str, *, tag: str = "") -> None:
         """Write the command annotation, bound to the current revision, as our CLI does."""
-        rollout = self.get(kinds.ROLLOUT, "mymodel")
-        assert rollout is not None
+        rollout = self.get(kinds.ROLLOUT, "mymodel") or {}
         status = rollout.get("status") or {}
         revision = (status.get("canary") or status.get("stable") or {}).get("hash", "")
         raw = f'{{"action":"{action}","revision":"{revision}","at":"{tag}","by":"ann"}}'
@@ -108,27 +121,18 @@ class Cluster:
             "spec": {"containers": [{"name": "vllm", "image": "vllm"}]},
         }
         self.create(kinds.POD, pod, manager="kubelet")
-        self._pod_status(name, {"podIP": f"127.0.1.{index + 1}"})
+        self.write_status(kinds.POD, name, {"podIP": f"127.0.1.{index + 1}"}, manager="kubelet")
 
     def _set_ready(self, name: str, *, ready: bool) -> None:
         condition = {"type": "Ready", "status": "True" if ready else "False"}
-        self._pod_status(name, {"conditions": [condition]})
-
-    def _pod_status(self, name: str, status: Object) -> None:
-        self.api.patch(
-            kinds.POD,
-            NAMESPACE,
-            name,
-            {"status": status},
-            content_type=PatchKind.MERGE.value,
-            manager="kubelet",
-            subresource="status",
-        )
+        self.write_status(kinds.POD, name, {"conditions": [condition]}, manager="kubelet")
 
     # --- the gateway and the garbage collector ---
 
     def react(self) -> None:
         """What other controllers do about the present state: the gateway's report, garbage collection."""
+        if self.api.revision == self._reacted_to:
+            return
         if self.gateway_works:
             for route in self.all(kinds.HTTP_ROUTE):
                 self._report(route)
@@ -138,6 +142,7 @@ class Cluster:
                 owners = obj["metadata"].get("ownerReferences") or []
                 if owners and not any(owner["uid"] in rollouts for owner in owners):
                     self.delete(resource, obj["metadata"]["name"], manager="garbage-collector")
+        self._reacted_to = self.api.revision
 
     def _report(self, route: Object) -> None:
         """Accepted and ResolvedRefs at the current generation, on every parent."""
@@ -161,28 +166,16 @@ class Cluster:
             for parent in (route.get("spec") or {}).get("parentRefs") or []
         ]
         if (route.get("status") or {}).get("parents") != parents:
-            self.api.patch(
-                kinds.HTTP_ROUTE,
-                NAMESPACE,
-                route["metadata"]["name"],
-                {"status": {"parents": parents}},
-                content_type=PatchKind.MERGE.value,
-                manager=GATEWAY,
-                subresource="status",
+            self.write_status(
+                kinds.HTTP_ROUTE, route["metadata"]["name"], {"parents": parents}, manager=GATEWAY
             )
+
+    def set_gateway(self, *, works: bool) -> None:
+        """Whether the gateway reports on routes."""
+        self.gateway_works = works
+        self._reacted_to = -1
 
     def finish_job(self, name: str, *, succeeded: bool) -> None:
         """End a Job."""
         condition = {"type": "Complete" if succeeded else "Failed", "status": "True"}
-        self.api.patch(
-            kinds.JOB,
-            NAMESPACE,
-            name,
-            {"status": {"conditions": [condition]}},
-            content_type=PatchKind.MERGE.value,
-            manager="job-controller",
-            subresource="status",
-        )
-
-
-Act = Callable[[Cluster], None]
+        self.write_status(kinds.JOB, name, {"conditions": [condition]}, manager="job-controller")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rollouts.controller import kinds
+from rollouts.kube.client import Resource
 from rollouts.lab.testing.faults.cluster import Cluster
 from rollouts.lab.testing.faults.history import History
 
@@ -41,21 +42,26 @@ def _mask(value: Any) -> Any:
 def end_state(cluster: Cluster) -> dict[str, Any]:
     """Masked final state: Rollouts, routes, runs with their phases, Jobs."""
     found: dict[str, Any] = {}
-    for rollout in cluster.all(kinds.ROLLOUT):
+    # Hostile neighbours are no part of what is compared.
+    for rollout in _good(cluster, kinds.ROLLOUT):
         meta = rollout["metadata"]
         found[f"rollout {meta['name']}"] = {
-            "spec": rollout.get("spec"),
+            "target": rollout["spec"]["target"],
             "status": _mask(rollout.get("status") or {}),
             "finalizers": meta.get("finalizers") or [],
         }
-    for route in cluster.all(kinds.HTTP_ROUTE):
+    for route in _good(cluster, kinds.HTTP_ROUTE):
         labels = route["metadata"].get("labels") or {}
         found[f"route {route['metadata']['name']}"] = {"rules": route["spec"]["rules"], "labels": labels}
-    for run in cluster.all(kinds.ANALYSIS_RUN):
+    for run in _good(cluster, kinds.ANALYSIS_RUN):
         found[f"run {run['metadata']['name']}"] = (run.get("status") or {}).get("phase")
-    for job in cluster.all(kinds.JOB):
+    for job in _good(cluster, kinds.JOB):
         found[f"job {job['metadata']['name']}"] = "there"
     return found
+
+
+def _good(cluster: Cluster, resource: Resource) -> list[Object]:
+    return [obj for obj in cluster.all(resource) if not obj["metadata"]["name"].startswith("zz-hostile")]
 
 
 def weights_of(route: Object) -> tuple[tuple[tuple[str, int], ...], ...]:

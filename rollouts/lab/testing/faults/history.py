@@ -11,6 +11,7 @@ from rollouts.controller import kinds
 from rollouts.kube.client import Resource, WatchType
 from rollouts.lab.memoryapi import Change
 from rollouts.lab.testing.faults.cluster import CONTROLLER
+from rollouts.lab.testing.faults.source import Answer
 
 __all__ = ["History", "Record", "Request"]
 
@@ -46,14 +47,15 @@ class Record:
         return (self.change.group, self.change.plural) == (resource.group, resource.plural)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
-    """One request of the controller, whether or not it was answered."""
+    """One request of the controller; ``failed`` when a fault was the answer."""
 
     seconds: float
     verb: str
     plural: str
     name: str
+    failed: bool = False
 
 
 @dataclass(slots=True)
@@ -63,6 +65,8 @@ class History:
     records: list[Record] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    answers: list[tuple[int, Answer]] = field(default_factory=list)
+    """What the metric source began to say before which record; healthy before the first."""
     staleness: float = 0.0
     """Seconds by which the plan lets the controller's picture of other objects lag."""
     quiet_from: float | None = None

@@ -1,7 +1,7 @@
 """The oracle: what must hold over the whole history of a run, whatever was broken.
 
 Each checker reads nothing but stored objects, written by whomever, in order: it shares no code with the engine
-beyond names of fields. Numbers follow the list in the class docstrings of ``Invariant``.
+beyond names of fields.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from typing import Any
 from rollouts.controller import kinds
 from rollouts.lab.testing.faults.endstate import differences, weights_of
 from rollouts.lab.testing.faults.history import History, Record
+from rollouts.lab.testing.faults.objects import ROUTE
 from rollouts.lab.testing.faults.replay import Replay, ready_pods, share
 from rollouts.lab.testing.faults.simulation import Run
+from rollouts.lab.testing.faults.source import Answer
 
 __all__ = ["Invariant", "Violation", "check"]
 
@@ -26,7 +28,7 @@ Object = dict[str, Any]
 
 REQUESTS_PER_10_SECONDS = 120
 """Budget of one Rollout with its runs: a plan costs at most about ten requests, Events included."""
-RETRIES_PER_SECOND = 12
+RETRIES_PER_SECOND = 5
 _CLOCK_GRAIN = timedelta(seconds=1)
 
 
@@ -43,6 +45,7 @@ class Invariant(Enum):
     QUIET = "8 at rest, resyncs write nothing"
     PAUSES = "9 a pause is left by time or command only, and every AnalysisRun ends"
     BUDGET = "10 requests stay within their budget"
+    GARBAGE = "6f while the source says nothing useful, no measurement counts as successful"
     CONVERGED = "11 the goal is reached"
     NO_BUGS = "12 no reconcile raises what is not a transport error"
 
@@ -73,7 +76,7 @@ def _route_writes(history: History) -> Iterator[tuple[Replay, Record]]:
     """The controller's route writes, each with the cluster's state just before it."""
     replay = Replay()
     for record in history.records:
-        if record.ours and record.of(kinds.HTTP_ROUTE) and record.after:
+        if record.ours and record.of(kinds.HTTP_ROUTE) and record.change.name == ROUTE and record.after:
             yield replay, record
         replay.take(record)
 
@@ -163,7 +166,7 @@ def _epochs(run: Run) -> Iterator[str]:
 def _statuses(history: History) -> Iterator[tuple[Record, Object, Object]]:
     for record in history.ours(kinds.ROLLOUT):
         before, after = record.before.get("status") or {}, record.after.get("status") or {}
-        if before != after and record.after:
+        if before != after and record.after and record.change.name == "mymodel":
             yield record, before, after
 
 
@@ -184,7 +187,7 @@ def _pauses(run: Run) -> Iterator[str]:
         lifted = hold == "PausedByCommand" and not after.get("hold") and _same_attempt(before, after)
         if lifted and not _commanded(before, after) and not after.get("aborted"):
             yield f"hold lifted without a command at {record.seconds:g} s"
-    if run.converged:
+    if _final_phase(run) in ("", "Healthy", "Aborted"):
         yield from _endless_runs(run)
 
 
@@ -226,6 +229,21 @@ def _endless_runs(run: Run) -> Iterator[str]:
             yield f"{name} is still {phase}"
 
 
+def _garbage(run: Run) -> Iterator[str]:
+    history = run.history
+    for number, record in enumerate(history.records):
+        if not record.of(kinds.ANALYSIS_RUN) or _successes(record.after) <= _successes(record.before):
+            continue
+        said = [answer for since, answer in history.answers if since <= number]
+        if said and said[-1] is not Answer.HEALTHY:
+            yield f"{record.change.name} counts a success at {record.seconds:g} s: the source is {said[-1].value}"
+
+
+def _successes(run: Object) -> int:
+    results = (run.get("status") or {}).get("metricResults") or []
+    return sum(item.get("successful", 0) for item in results if isinstance(item, dict))
+
+
 # --- 7, 8, 10: the whole ---------------------------------------------------------------------------
 
 
@@ -248,6 +266,12 @@ def _brief(weights: tuple[Any, ...]) -> str:
 
 def _quiet(run: Run) -> Iterator[str]:
     yield from (text for text in run.history.problems if text.startswith("written at rest"))
+    since, phase = run.history.quiet_from, _final_phase(run)
+    if since is None or phase == "Paused":  # a person is waited for: runs go on measuring
+        return
+    for request in run.history.requests:
+        if request.seconds > since and request.verb != "get":
+            yield f"{request.verb} {request.plural} {request.name} at rest, at {request.seconds:g} s"
 
 
 def _no_bugs(run: Run) -> Iterator[str]:
@@ -261,19 +285,23 @@ def _budget(run: Run) -> Iterator[str]:
         if (count := index + 1 - bisect_left(moments, moment - 10.0)) > REQUESTS_PER_10_SECONDS:
             yield f"{count} requests in the 10 s before {moment:g} s"
             return
-    for kind in (kinds.ROLLOUT, kinds.ANALYSIS_RUN, kinds.HTTP_ROUTE):
-        times = [r.seconds for r in run.history.requests if r.plural == kind.plural and r.verb != "get"]
+    for place in {(r.plural, r.name) for r in run.history.requests if r.failed and r.plural != "events"}:
+        times = [r.seconds for r in run.history.requests if r.failed and (r.plural, r.name) == place]
         for index, moment in enumerate(times):
-            if (count := index + 1 - bisect_left(times, moment - 1.0)) > RETRIES_PER_SECOND:
-                yield f"{count} writes of {kind.plural} in the second before {moment:g} s"
+            if (count := index + 1 - bisect_left(times, moment - 0.999)) > RETRIES_PER_SECOND:
+                yield f"{count} failed requests for {'/'.join(place)} in the second before {moment:g} s"
                 return
 
 
 def _converged(run: Run) -> Iterator[str]:
-    if not run.converged:
-        rollout = run.end.get("rollout mymodel") or {}
-        status = rollout.get("status") or {}
+    status = (run.end.get("rollout mymodel") or {}).get("status") or {}
+    if not run.converged or _final_phase(run) == "Progressing":
         yield f"not at rest: {status.get('phase')} {status.get('reason')} step {status.get('step')}"
+
+
+def _final_phase(run: Run) -> str:
+    rollout = run.end.get("rollout mymodel") or {}
+    return str((rollout.get("status") or {}).get("phase", ""))
 
 
 _CHECKERS: dict[Invariant, Callable[[Run], Iterator[str]]] = {
@@ -284,6 +312,7 @@ _CHECKERS: dict[Invariant, Callable[[Run], Iterator[str]]] = {
     Invariant.EPOCHS: _epochs,
     Invariant.MONOTONE: _monotone,
     Invariant.PAUSES: _pauses,
+    Invariant.GARBAGE: _garbage,
     Invariant.QUIET: _quiet,
     Invariant.BUDGET: _budget,
     Invariant.CONVERGED: _converged,

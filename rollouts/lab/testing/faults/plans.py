@@ -1,20 +1,50 @@
-"""Enumerating fault plans from what the clean run of a scenario did: nothing is sampled."""
+"""Enumerating fault plans from what the clean run of a scenario did: nothing is sampled.
+
+Each class enumerates over every write or every watch event of the clean run, times its variants. Where a class has
+many variants (storms, clock jumps, garbage), the writes are visited in steps, so that every variant meets the
+beginning, the middle and the end of each scenario.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from enum import Enum
+from typing import Any
 
-from rollouts.lab.testing.faults.simulation import FaultPlan, Run
-from rollouts.lab.testing.faults.transport import WriteFault
+from rollouts.controller import kinds
+from rollouts.lab.testing.faults.hostile import HOSTILE
+from rollouts.lab.testing.faults.moves import (
+    answer,
+    delete,
+    edit_steps,
+    gateway,
+    jump,
+    overwrite_route,
+    recreate_pool,
+    retarget,
+    scale,
+)
+from rollouts.lab.testing.faults.objects import CANARY, RELEASES, STABLE, STEPS, THIRD
+from rollouts.lab.testing.faults.simulation import Act, Disturbance, FaultPlan, Run, Storm
+from rollouts.lab.testing.faults.source import Answer
+from rollouts.lab.testing.faults.transport import Delivery, WriteFault
 
 __all__ = ["FaultClass", "enumerate_plans"]
 
 
 class FaultClass(Enum):
-    """Classes of faults; the names follow the table in docs/architecture.md."""
+    """Classes of faults."""
 
     CRASH = "F1 crash before and after every write"
+    STALE = "F2 restart on a cache that lags"
+    EVENTS = "F3 watch events dropped, repeated, late, merged"
+    ERRORS = "F4 one write refused or unanswered"
+    STORM = "F5 a minute of errors"
+    GARBAGE = "F6 the metric source says nothing useful"
+    CLOCK = "F8 the wall clock jumps"
+    EDITS = "F9 the spec changes"
+    OUTSIDE = "F10 pods, pools and routes change"
+    HOSTILE = "F11 hostile objects beside a good one"
 
 
 def _crashes(clean: Run) -> Iterator[FaultPlan]:
@@ -23,9 +53,142 @@ def _crashes(clean: Run) -> Iterator[FaultPlan]:
             yield FaultPlan(name=f"{fault.value}, write {number}", writes={number: fault})
 
 
-_ENUMERATORS: dict[FaultClass, Callable[[Run], Iterator[FaultPlan]]] = {FaultClass.CRASH: _crashes}
+def _stale(clean: Run) -> Iterator[FaultPlan]:
+    for number in range(0, clean.writes, 2):
+        for lag in (1, 3):
+            yield FaultPlan(
+                name=f"crash after write {number}, cache {lag} events behind",
+                writes={number: WriteFault.CRASH_AFTER},
+                lag=lag,
+            )
+
+
+def _events(clean: Run) -> Iterator[FaultPlan]:
+    for number in range(clean.events):
+        yield FaultPlan(
+            name=f"event {number} dropped", delivery=Delivery(dropped=frozenset({number})), exact=False
+        )
+    for number in range(0, clean.events, 3):
+        yield FaultPlan(name=f"event {number} repeated", delivery=Delivery(duplicated=frozenset({number})))
+    if not clean.scenario.core:
+        return
+    for kind in (kinds.ROLLOUT, kinds.HTTP_ROUTE, kinds.ANALYSIS_RUN, kinds.POD):
+        for seconds in (3.0, 40.0):
+            delivery = Delivery(delays=((kind.plural, seconds),))
+            yield FaultPlan(name=f"{kind.plural} {seconds:g} s late", delivery=delivery, exact=False)
+    for seconds in (3.0, 30.0):
+        yield FaultPlan(
+            name=f"events merged for {seconds:g} s", delivery=Delivery(coalesced=seconds), exact=False
+        )
+
+
+def _errors(clean: Run) -> Iterator[FaultPlan]:
+    for number in range(clean.writes):
+        fault = (
+            WriteFault.TIMEOUT_AFTER,
+            WriteFault.CONFLICT,
+            WriteFault.TIMEOUT_AFTER,
+            WriteFault.THROTTLED,
+        )[number % 4]
+        yield FaultPlan(name=f"{fault.value}, write {number}", writes={number: fault})
+
+
+def _storms(clean: Run) -> Iterator[FaultPlan]:
+    faults = (
+        WriteFault.CONFLICT,
+        WriteFault.THROTTLED,
+        WriteFault.SERVER_ERROR,
+        WriteFault.TIMEOUT_BEFORE,
+        WriteFault.TIMEOUT_AFTER,
+    )
+    for fault in faults:
+        for start in range(1, clean.writes, max(1, clean.writes // 3)):
+            storm = Storm(start=start, fault=fault, seconds=60.0, reads=fault is WriteFault.SERVER_ERROR)
+            yield FaultPlan(name=f"{fault.value} for 60 s from write {start}", storm=storm, exact=False)
+
+
+_GARBAGE = [item for item in Answer if item not in (Answer.HEALTHY, Answer.BAD)]
+
+
+def _garbage(clean: Run) -> Iterator[FaultPlan]:
+    if not any(name.startswith("run ") for name in clean.end):
+        return
+    for what in _GARBAGE:
+        for start, seconds in ((0, 25.0), (clean.writes // 2, 25.0), (0, 3000.0)):
+            yield _disturbed(
+                f"{what.value} for {seconds:g} s", start, answer(what), answer(Answer.HEALTHY), seconds
+            )
+
+
+def _clock(clean: Run) -> Iterator[FaultPlan]:
+    for start in range(1, clean.writes, max(1, clean.writes // 4)):
+        for seconds in (-3600.0, -2.0, 30.0, 3600.0):
+            yield _disturbed(f"wall clock {seconds:+g} s", start, jump(seconds))
+
+
+def _edits(clean: Run) -> Iterator[FaultPlan]:
+    broken: list[Any] = [{"setWeight": 10}, {"analysis": {"templates": [{"templateName": "missing"}]}}]
+    more: list[Any] = [{"setWeight": 2}, {"setWeight": 30}, {"pause": {"duration": "10s"}}, {"setWeight": 80}]
+    edits: dict[str, tuple[Act, Act | None]] = {
+        "one step": (edit_steps([{"setWeight": 60}]), None),
+        "more steps": (edit_steps(more), None),
+        "invalid for 20 s, then valid": (edit_steps(broken), edit_steps(STEPS)),
+        "third target": (retarget(THIRD), None),
+        "back to stable": (retarget(STABLE), None),
+        "back to stable for 20 s": (retarget(STABLE), retarget(CANARY)),
+    }
+    for start in range(1, clean.writes, 3):
+        for name, (act, undo) in edits.items():
+            yield _disturbed(name, start, act, undo, 20.0)
+
+
+def _outside(clean: Run) -> Iterator[FaultPlan]:
+    release, stable = RELEASES[CANARY], RELEASES[STABLE]
+    acts: dict[str, tuple[Act, Act | None, float]] = {
+        "canary unready 5 s": (scale(release, 0, 2), scale(release, 2), 5.0),
+        "canary unready 30 s": (scale(release, 0, 2), scale(release, 2), 30.0),
+        "stable unready 30 s": (scale(stable, 0, 4), scale(stable, 4), 30.0),
+        "canary pool gone 15 s": (delete(kinds.POOL_X, CANARY), recreate_pool(CANARY), 15.0),
+        "stable pool gone 15 s": (delete(kinds.POOL_X, STABLE), recreate_pool(STABLE), 15.0),
+        "argocd resets": (overwrite_route({STABLE: 100}, "argocd-controller"), None, 0.0),
+        "a person raises": (overwrite_route({STABLE: 1, CANARY: 99}, "kubectl-edit"), None, 0.0),
+        "gateway silent 60 s": (gateway(works=False), gateway(works=True), 60.0),
+    }
+    for start in range(1, clean.writes, 3):
+        for name, (act, undo, seconds) in acts.items():
+            yield _disturbed(name, start, act, undo, seconds)
+
+
+def _hostile(clean: Run) -> Iterator[FaultPlan]:
+    for name in HOSTILE:
+        yield FaultPlan(name=f"beside {name}", hostile=(name,))
+    yield FaultPlan(name="beside all of them", hostile=tuple(HOSTILE))
+
+
+def _disturbed(name: str, start: int, act: Act, undo: Act | None = None, seconds: float = 0.0) -> FaultPlan:
+    disturbance = Disturbance(after_write=start, act=act, undo=undo, seconds=seconds)
+    return FaultPlan(name=f"{name}, from write {start}", disturbances=(disturbance,), exact=False)
+
+
+_ENUMERATORS: dict[FaultClass, Callable[[Run], Iterator[FaultPlan]]] = {
+    FaultClass.CRASH: _crashes,
+    FaultClass.STALE: _stale,
+    FaultClass.EVENTS: _events,
+    FaultClass.ERRORS: _errors,
+    FaultClass.STORM: _storms,
+    FaultClass.GARBAGE: _garbage,
+    FaultClass.CLOCK: _clock,
+    FaultClass.EDITS: _edits,
+    FaultClass.OUTSIDE: _outside,
+    FaultClass.HOSTILE: _hostile,
+}
+
+
+_CORE_ONLY = (FaultClass.CLOCK, FaultClass.EDITS, FaultClass.OUTSIDE, FaultClass.HOSTILE)
 
 
 def enumerate_plans(fault: FaultClass, clean: Run) -> Iterator[FaultPlan]:
     """Every plan of a class for a scenario."""
+    if fault in _CORE_ONLY and not clean.scenario.core:
+        return iter(())
     return _ENUMERATORS[fault](clean)

@@ -3,266 +3,254 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 from rollouts.controller import kinds
-from rollouts.kube.client import Resource
-from rollouts.lab.testing.faults.cluster import NAMESPACE, POOL_GROUP, Cluster
-from rollouts.lab.testing.faults.simulation import Move, Scenario, Simulation
+from rollouts.lab.testing.faults.moves import (
+    answer,
+    at_step,
+    command,
+    delete,
+    edit_steps,
+    finish_job,
+    gateway,
+    gone,
+    has_job,
+    healthy_on,
+    overwrite_route,
+    phase,
+    reason,
+    retarget,
+    scale,
+)
+from rollouts.lab.testing.faults.objects import (
+    CANARY,
+    GATE,
+    GUARD,
+    RELEASES,
+    STABLE,
+    STEPS,
+    TEMPLATE,
+    THIRD,
+    base_objects,
+    rollout_object,
+)
+from rollouts.lab.testing.faults.simulation import Condition, Move, Scenario
 from rollouts.lab.testing.faults.source import Answer
 
-__all__ = ["SCENARIOS", "base_objects", "edit_spec", "overwrite_route", "rollout_object"]
+__all__ = ["SCENARIOS"]
 
 Object = dict[str, Any]
 
-ROUTE = "inference-route"
-STABLE, CANARY, THIRD = "mymodel-pool-v1", "mymodel-pool-v2", "mymodel-pool-v3"
-RELEASES = {STABLE: "qwen", CANARY: "deepseek-r1", THIRD: "llama"}
-_GATEWAYS = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
-
-GATE: Object = {
-    "metrics": [
-        {
-            "name": "errors",
-            "measure": {"preset": "error-rate", "window": "30s"},
-            "successCondition": "result < 0.05",
-            "interval": "10s",
-            "count": 2,
-        }
-    ]
+SHORT: list[Object] = [{"setWeight": 10}, {"pause": {"duration": "20s"}}, {"setWeight": 50}]
+GATED: list[Object] = [{"setWeight": 10}, {"analysis": GATE}, {"setWeight": 50}]
+WAITING: list[Object] = [{"setWeight": 10}, {"pause": {}}, {"setWeight": 50}]
+JOB: Object = {"job": {"spec": {"template": {"spec": {"restartPolicy": "Never", "containers": []}}}}}
+HEADERS: Object = {
+    "setHeaderRoute": {
+        "name": "testers",
+        "match": [{"headerName": "x-test", "headerValue": {"exact": "yes"}}],
+    }
 }
-GUARD: Object = {
-    "startingStep": 1,
-    "metrics": [
-        {
-            "name": "guard",
-            "measure": {"preset": "error-rate", "window": "30s"},
-            "failureCondition": "result > 0.5",
-            "interval": "20s",
-            "failureLimit": 0,
-        }
-    ],
-}
-STEPS: list[Object] = [
-    {"setWeight": 1},
-    {"pause": {"duration": "20s"}},
-    {"setWeight": 10},
-    {"analysis": GATE},
-    {"setWeight": 50},
-]
-PARENTS: list[Object] = [
-    {
-        "group": "gateway.networking.k8s.io",
-        "kind": "Gateway",
-        "name": "inference-gateway",
-        "sectionName": "llm-gw",
-    }
-]
-MATCHES: list[Object] = [{"path": {"type": "PathPrefix", "value": "/"}}]
-
-
-# --- objects ---------------------------------------------------------------------------------------
-
-
-def _pool(name: str) -> Object:
-    return {
-        "apiVersion": f"{POOL_GROUP}/v1alpha2",
-        "kind": "InferencePool",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {
-            "targetPortNumber": 8000,
-            "selector": {"app": "custom-serving", "release": RELEASES[name]},
-            "extensionRef": {"name": f"{name}-epp"},
-        },
-    }
-
-
-def _ref(name: str, weight: int) -> Object:
-    return {"group": POOL_GROUP, "kind": "InferencePool", "name": name, "port": 8000, "weight": weight}
-
-
-def _route() -> Object:
-    refs = [_ref(STABLE, 100), _ref(CANARY, 0), _ref(THIRD, 0)]
-    return {
-        "apiVersion": "gateway.networking.k8s.io/v1",
-        "kind": "HTTPRoute",
-        "metadata": {
-            "name": ROUTE,
-            "namespace": NAMESPACE,
-            "annotations": {"inferencerollouts.dev/managed-by": "mymodel"},
-        },
-        "spec": {"parentRefs": PARENTS, "rules": [{"matches": MATCHES, "backendRefs": refs}]},
-    }
-
-
-def rollout_object(
-    steps: list[Object] | None = None, *, target: str = CANARY, name: str = "mymodel", **fields: Any
-) -> Object:
-    """The Rollout of the example; ``fields`` are spec fields, ``canary`` fields of the strategy."""
-    canary = {"steps": copy.deepcopy(STEPS if steps is None else steps), **fields.pop("canary", {})}
-    return {
-        "apiVersion": f"{kinds.GROUP}/{kinds.VERSION}",
-        "kind": "Rollout",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {
-            "target": {"pool": {"name": target}},
-            "traffic": {"httpRoutes": [{"name": ROUTE, **fields.pop("route", {})}]},
-            "strategy": {"canary": canary},
-            **fields,
-        },
-    }
-
-
-def base_objects(cluster: Cluster, rollout: Object, *, route: bool = True) -> None:
-    """Pools with pods and pickers, the gateway, the route and the Rollout."""
-    gateway: Object = {
-        "apiVersion": "gateway.networking.k8s.io/v1",
-        "kind": "Gateway",
-        "metadata": {"name": "inference-gateway", "namespace": NAMESPACE},
-        "spec": {"gatewayClassName": "inference-gateway", "listeners": []},
-    }
-    cluster.create(_GATEWAYS, gateway)
-    for name, release in RELEASES.items():
-        cluster.create(kinds.POOL_X, _pool(name))
-        service: Object = {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": f"{name}-epp", "namespace": NAMESPACE},
-            "spec": {"ports": [{"port": 9002}]},
-        }
-        cluster.create(kinds.SERVICE, service)
-        cluster.scale(release, 4 if name == STABLE else 2)
-    if route:
-        cluster.create(kinds.HTTP_ROUTE, _route())
-    cluster.create(kinds.ROLLOUT, rollout)
-
-
-# --- what people do --------------------------------------------------------------------------------
-
-
-def edit_spec(change: Callable[[Object], None]) -> Callable[[Simulation], None]:
-    """Edit the Rollout's spec, as a sync from Git does."""
-
-    def act(sim: Simulation) -> None:
-        rollout = sim.cluster.get(kinds.ROLLOUT, "mymodel")
-        assert rollout is not None
-        spec = copy.deepcopy(rollout["spec"])
-        change(spec)
-        sim.cluster.merge(kinds.ROLLOUT, "mymodel", {"spec": spec}, manager="argocd-controller")
-
-    return act
-
-
-def _target(name: str) -> Callable[[Simulation], None]:
-    def change(spec: Object) -> None:
-        spec["target"]["pool"]["name"] = name
-
-    return edit_spec(change)
-
-
-def _steps(steps: list[Object]) -> Callable[[Simulation], None]:
-    def change(spec: Object) -> None:
-        spec["strategy"]["canary"]["steps"] = copy.deepcopy(steps)
-
-    return edit_spec(change)
-
-
-def overwrite_route(weights: dict[str, int], manager: str) -> Callable[[Simulation], None]:
-    """Somebody else writes the route's weights."""
-
-    def act(sim: Simulation) -> None:
-        route = sim.cluster.get(kinds.HTTP_ROUTE, ROUTE)
-        assert route is not None
-        rules = copy.deepcopy(route["spec"]["rules"])
-        for rule in rules:
-            for ref in rule["backendRefs"]:
-                ref["weight"] = weights.get(ref["name"], 0)
-        sim.cluster.merge(kinds.HTTP_ROUTE, ROUTE, {"spec": {"rules": rules}}, manager=manager)
-
-    return act
-
-
-def _command(action: str, tag: str = "t1") -> Callable[[Simulation], None]:
-    return lambda sim: sim.cluster.command(action, tag=tag)
-
-
-def _answer(answer: Answer) -> Callable[[Simulation], None]:
-    def act(sim: Simulation) -> None:
-        sim.source.answer = answer
-
-    return act
-
-
-def _scale(release: str, ready: int, unready: int = 0) -> Callable[[Simulation], None]:
-    return lambda sim: sim.cluster.scale(release, ready, unready=unready)
-
-
-# --- when ------------------------------------------------------------------------------------------
-
-
-def _phase(*phases: str, attempt: int = 0) -> Callable[[Simulation], bool]:
-    def holds(sim: Simulation) -> bool:
-        status = sim.status
-        return status.get("phase") in phases and status.get("attempt", 0) >= attempt
-
-    return holds
-
-
-def _at_step(step: int) -> Callable[[Simulation], bool]:
-    """The step runs and its weight is in force."""
-
-    def holds(sim: Simulation) -> bool:
-        status = sim.status
-        running = status.get("phase") in ("Progressing", "Paused")
-        return running and status.get("startedAt") is not None and status.get("currentStep", 0) == step
-
-    return holds
-
-
-def _reason(reason: str) -> Callable[[Simulation], bool]:
-    return lambda sim: sim.status.get("reason") == reason
-
-
-def _healthy_on(name: str) -> Callable[[Simulation], bool]:
-    def holds(sim: Simulation) -> bool:
-        status = sim.status
-        return status.get("phase") == "Healthy" and (status.get("stable") or {}).get("name") == name
-
-    return holds
+INVALID: list[Object] = [{"setWeight": 10}, {"analysis": {"templates": [{"templateName": "missing"}]}}]
 
 
 def _scenario(
     name: str,
     rollout: Object,
     moves: list[Move],
-    goal: Callable[[Simulation], bool],
+    goal: Condition,
     *,
     route: bool = True,
+    core: bool = False,
 ) -> Scenario:
     return Scenario(
         name=name,
         setup=lambda cluster: base_objects(cluster, copy.deepcopy(rollout), route=route),
         moves=tuple(moves),
         goal=goal,
+        core=core,
     )
 
 
-def _make() -> list[Scenario]:
-    guarded: Any = {"canary": {"analysis": GUARD}}
+def _straight() -> list[Scenario]:
+    """Attempts that go through, or are ended by what is measured."""
     promote = _scenario(
         "promote through pause, gate and manual pause",
-        rollout_object([*STEPS, {"pause": {}}], **copy.deepcopy(guarded)),
-        [Move(when=_at_step(5), act=_command("promote"), after=7)],
-        _healthy_on(CANARY),
+        rollout_object([*STEPS, {"pause": {}}], canary={"analysis": GUARD}),
+        [Move(when=at_step(5), act=command("promote"), after=7)],
+        healthy_on(CANARY),
+        core=True,
     )
     gate_abort = _scenario(
         "gate failure aborts",
-        rollout_object(**copy.deepcopy(guarded)),
-        [Move(when=_at_step(3), act=_answer(Answer.BAD), after=3)],
-        _phase("Aborted"),
+        rollout_object(GATED),
+        [Move(when=at_step(1), act=answer(Answer.BAD), after=3)],
+        phase("Aborted"),
+        core=True,
     )
-    return [promote, gate_abort]
+    guard_abort = _scenario(
+        "background failure aborts in a pause",
+        rollout_object(WAITING, canary={"analysis": GUARD}),
+        [Move(when=at_step(1), act=answer(Answer.BAD), after=30)],
+        phase("Aborted"),
+    )
+    job = _scenario(
+        "job step",
+        rollout_object([{"setWeight": 10}, JOB, {"setWeight": 50}]),
+        [Move(when=has_job, act=finish_job(succeeded=True), after=20)],
+        healthy_on(CANARY),
+    )
+    managed = _scenario(
+        "managed route with header route, second target",
+        rollout_object(
+            [HEADERS, {"setWeight": 20}, {"pause": {"duration": "10s"}}],
+            target=STABLE,
+            route={"template": TEMPLATE},
+        ),
+        [Move(when=healthy_on(STABLE), act=retarget(CANARY), after=5)],
+        healthy_on(CANARY),
+        route=False,
+        core=True,
+    )
+    window = _scenario(
+        "back within the rollback window",
+        rollout_object([{"setWeight": 50}], rollbackWindow={"duration": "1h"}),
+        [Move(when=healthy_on(CANARY), act=retarget(STABLE), after=20)],
+        healthy_on(STABLE),
+    )
+    return [promote, gate_abort, guard_abort, job, managed, window]
 
 
-SCENARIOS: dict[str, Scenario] = {scenario.name: scenario for scenario in _make()}
+def _people() -> list[Scenario]:
+    """Commands and edits."""
+    retry = _scenario(
+        "abort by command, then retry",
+        rollout_object(WAITING),
+        [
+            Move(when=at_step(1), act=command("abort"), after=5),
+            Move(when=phase("Aborted"), act=command("retry", tag="t2"), after=20),
+            Move(when=at_step(1), act=command("promote", tag="t3"), after=5),
+        ],
+        healthy_on(CANARY),
+    )
+    hold = _scenario(
+        "pause, resume and promoteFull by command",
+        rollout_object(WAITING),
+        [
+            Move(when=at_step(1), act=command("pause"), after=2),
+            Move(when=reason("PausedByCommand"), act=command("resume", tag="t2"), after=60),
+            Move(when=at_step(1), act=command("promoteFull", tag="t3"), after=3),
+        ],
+        healthy_on(CANARY),
+        core=True,
+    )
+    third = _scenario(
+        "third target in the middle",
+        rollout_object(WAITING),
+        [
+            Move(when=at_step(1), act=retarget(THIRD), after=5),
+            Move(when=at_step(1), act=command("promote", tag="t2"), after=15),
+        ],
+        healthy_on(THIRD),
+        core=True,
+    )
+    revert = _scenario(
+        "revert in the middle",
+        rollout_object(WAITING, canary={"analysis": GUARD}),
+        [Move(when=at_step(1), act=retarget(STABLE), after=30)],
+        healthy_on(STABLE),
+        core=True,
+    )
+    edited = _scenario(
+        "steps edited in the middle",
+        rollout_object(WAITING),
+        [
+            Move(when=at_step(1), act=edit_steps([{"setWeight": 5}, {"setWeight": 20}, {"analysis": GATE}])),
+        ],
+        healthy_on(CANARY),
+    )
+    invalid = _scenario(
+        "spec invalid for a while",
+        rollout_object(SHORT),
+        [
+            Move(when=at_step(1), act=edit_steps(INVALID), after=5),
+            Move(when=phase("Invalid"), act=edit_steps(SHORT), after=30),
+        ],
+        healthy_on(CANARY),
+    )
+    deleted = _scenario(
+        "rollout deleted in the middle",
+        rollout_object(WAITING, canary={"analysis": GUARD}),
+        [Move(when=at_step(1), act=delete(kinds.ROLLOUT, "mymodel"), after=5)],
+        gone,
+    )
+    return [retry, hold, third, revert, edited, invalid, deleted]
+
+
+def _outside() -> list[Scenario]:
+    """Other writers, pods and the gateway."""
+    git = {STABLE: 100}
+    argocd = _scenario(
+        "argocd resets the route twice",
+        rollout_object(WAITING),
+        [
+            Move(when=at_step(1), act=overwrite_route(git, "argocd-controller"), after=5),
+            Move(when=at_step(1), act=overwrite_route(git, "argocd-controller"), after=20),
+            Move(when=at_step(1), act=command("promote"), after=20),
+        ],
+        healthy_on(CANARY),
+        core=True,
+    )
+    lowered = _scenario(
+        "a person lowers the canary, then resumes",
+        rollout_object(WAITING),
+        [
+            Move(when=at_step(1), act=overwrite_route({STABLE: 97, CANARY: 3}, "kubectl-edit"), after=5),
+            Move(when=reason("ManualOverride"), act=command("resume"), after=40),
+            Move(when=at_step(1), act=command("promote", tag="t2"), after=20),
+        ],
+        healthy_on(CANARY),
+    )
+    raised = _scenario(
+        "a person raises the canary",
+        rollout_object(WAITING),
+        [
+            Move(when=at_step(1), act=overwrite_route({STABLE: 10, CANARY: 90}, "kubectl-edit"), after=5),
+            Move(when=at_step(1), act=command("promote"), after=20),
+        ],
+        healthy_on(CANARY),
+    )
+    release = RELEASES[CANARY]
+    flap = _scenario(
+        "canary pods gone for half a minute",
+        rollout_object(WAITING),
+        [
+            Move(when=at_step(1), act=scale(release, 0, 2), after=5),
+            Move(when=reason("CanaryNotReady"), act=scale(release, 2), after=20),
+            Move(when=at_step(1), act=command("promote"), after=20),
+        ],
+        healthy_on(CANARY),
+        core=True,
+    )
+    pool_gone = _scenario(
+        "canary pool deleted",
+        rollout_object(WAITING),
+        [Move(when=at_step(1), act=delete(kinds.POOL_X, CANARY), after=5)],
+        phase("Aborted"),
+    )
+    deadline = _scenario(
+        "gateway never takes the weight over",
+        rollout_object(WAITING),
+        [
+            Move(when=at_step(1), act=gateway(works=False), after=5),
+            Move(when=at_step(1), act=command("promote")),
+        ],
+        phase("Aborted"),
+    )
+    return [argocd, lowered, raised, flap, pool_gone, deadline]
+
+
+SCENARIOS: dict[str, Scenario] = {
+    scenario.name: scenario for scenario in (*_straight(), *_people(), *_outside())
+}

@@ -11,14 +11,28 @@ from rollouts.controller import kinds
 from rollouts.lab.memoryapi import Change
 from rollouts.lab.testing.clock import VirtualClock, virtual_time
 from rollouts.lab.testing.faults.cluster import CONTROLLER, Cluster
+from rollouts.lab.testing.faults.endstate import end_state, route_weights
 from rollouts.lab.testing.faults.history import History, Record
+from rollouts.lab.testing.faults.hostile import open_schema, plant
 from rollouts.lab.testing.faults.process import Assembler, Process
-from rollouts.lab.testing.faults.source import ScriptedSource
+from rollouts.lab.testing.faults.source import Answer, ScriptedSource
 from rollouts.lab.testing.faults.transport import Crash, Delivery, FaultyClient, Feed, WriteFault
 
-__all__ = ["Disturbance", "FaultPlan", "Move", "Run", "Scenario", "Simulation", "simulate"]
+__all__ = [
+    "Act",
+    "Condition",
+    "Disturbance",
+    "FaultPlan",
+    "Move",
+    "Run",
+    "Scenario",
+    "Simulation",
+    "simulate",
+]
 
 Object = dict[str, Any]
+Act = Callable[["Simulation"], None]
+Condition = Callable[["Simulation"], bool]
 
 HORIZON = 7200.0
 """Virtual seconds after which a run that is not at rest has not converged."""
@@ -26,6 +40,9 @@ RESYNC = 300.0
 QUIET_RESYNCS = 3
 LINGER = 45.0
 """Seconds that the goal must have held before the run counts as at rest: longer than any recheck."""
+STILL = 700.0
+"""Seconds without a write to Rollouts and routes after which a disturbed run rests short of its goal: longer than
+every deadline and patience of the scenarios."""
 RESTART = 2.0
 """Seconds from a crash to the next process: a lease that was handed over."""
 MAX_RECONCILES = 4000
@@ -35,8 +52,8 @@ MAX_RECONCILES = 4000
 class Move:
     """One thing that happens once ``when`` holds, ``after`` seconds later; moves follow one another."""
 
-    when: Callable[[Simulation], bool]
-    act: Callable[[Simulation], None]
+    when: Condition
+    act: Act
     after: float = 0.0
 
 
@@ -47,7 +64,9 @@ class Scenario:
     name: str
     setup: Callable[[Cluster], None]
     moves: tuple[Move, ...]
-    goal: Callable[[Simulation], bool]
+    goal: Condition
+    core: bool = False
+    """Meets every class of faults; the others meet the classes that depend on their own writes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +74,8 @@ class Disturbance:
     """Something from outside, right after the controller's ``after_write``-th write."""
 
     after_write: int
-    act: Callable[[Simulation], None]
-    undo: Callable[[Simulation], None] | None = None
+    act: Act
+    undo: Act | None = None
     seconds: float = 0.0
     """When ``undo`` happens."""
 
@@ -84,6 +103,8 @@ class FaultPlan:
     catch_up: float = 3.0
     delivery: Delivery = field(default_factory=Delivery)
     disturbances: tuple[Disturbance, ...] = ()
+    hostile: tuple[str, ...] = ()
+    """Objects of ``hostile.HOSTILE`` that are stored beside the scenario's own."""
     exact: bool = True
     """Whether the end state and the weights written must equal those of the clean run."""
 
@@ -106,6 +127,25 @@ class Run:
 CLEAN = FaultPlan(name="clean")
 
 
+def _decides(change: Change) -> bool:
+    """Whether the write says more than what is being measured."""
+    if change.plural in (kinds.ANALYSIS_RUN.plural, kinds.EVENT.plural):
+        return False
+    if change.plural != kinds.ROLLOUT.plural or change.previous is None:
+        return True
+    return _less_measured(change.obj) != _less_measured(change.previous)
+
+
+def _less_measured(rollout: Object) -> Object:
+    meta, status = rollout["metadata"], rollout.get("status")
+    kept = (
+        {key: value for key, value in status.items() if key != "analysis"}
+        if isinstance(status, dict)
+        else status
+    )
+    return {"spec": rollout.get("spec"), "status": kept, "finalizers": meta.get("finalizers")}
+
+
 class Simulation:
     """The parts of one run; scenario moves and disturbances act on it."""
 
@@ -113,7 +153,7 @@ class Simulation:
         self.scenario = scenario
         self.plan = plan
         self.clock = VirtualClock()
-        self.cluster = Cluster(self.clock)
+        self.cluster = Cluster(self.clock, reshape=open_schema) if plan.hostile else Cluster(self.clock)
         self.history = History(staleness=plan.delivery.staleness + (plan.catch_up if plan.lag else 0.0))
         self.client = FaultyClient(self.cluster.api, self.clock, self.history)
         self.client.choose = self._choose
@@ -130,6 +170,7 @@ class Simulation:
         self._next_resync = RESYNC
         self._storm_since: float | None = None
         self._requests = 0
+        self._last_decision = 0.0
         self._open = list(plan.disturbances)
         self._undo: list[tuple[float, Callable[[Simulation], None]]] = []
 
@@ -142,20 +183,26 @@ class Simulation:
         found: Object = (rollout or {}).get("status") or {}
         return found
 
+    def say(self, answer: Answer) -> None:
+        """From now on the metric source says this; the history knows since when it says nothing useful."""
+        self.source.answer = answer
+        self.history.answers.append((len(self.history.records), answer))
+
     # --- the run ---
 
     async def run(self) -> Run:
         """Run to rest or to the horizon, then watch that nothing is written any more."""
         self.cluster.api.observers.append(self._record)
-        self.scenario.setup(self.cluster)
-        self.cluster.react()
         self.feed.watch(self._watched())
+        self.scenario.setup(self.cluster)
+        for number, name in enumerate(self.plan.hostile):
+            plant(self.cluster, name, number)
+        self.cluster.react()
+        self.feed.begin()
         self._boot(0, 0.0)
         converged = await self._until_rest()
         if converged:
             await self._stay_quiet()
-        from rollouts.lab.testing.faults.endstate import end_state, route_weights
-
         return Run(
             scenario=self.scenario,
             plan=self.plan,
@@ -166,6 +213,9 @@ class Simulation:
             writes=self.client.writes,
             events=self.feed.events,
         )
+
+    def _held(self) -> bool:
+        return self.status.get("phase") == "Paused"
 
     @staticmethod
     def _watched() -> dict[Any, Any]:
@@ -188,8 +238,12 @@ class Simulation:
         self.history.records.append(
             Record(change=change, epoch=self.epoch, seconds=seconds, now=self.clock.now())
         )
+        decides = _decides(change)
+        if decides:
+            self._last_decision = seconds
+        # While a person is waited for, runs go on measuring; everything else is still.
         late = self.history.quiet_from is not None and change.manager == CONTROLLER
-        if late:
+        if late and (decides or not self._held()):
             self.history.problems.append(f"written at rest: {change.plural} {change.name}")
 
     def _boot(self, lag: int, catch_up: float) -> None:
@@ -212,10 +266,12 @@ class Simulation:
             if await self._round():
                 reconciles += 1
                 continue
+            if self._at_rest_elsewhere():
+                return True
             if self._finished():
                 if rested_since is None:
                     rested_since = self.clock.monotonic()
-                if self.clock.monotonic() - rested_since >= LINGER:
+                if self.clock.monotonic() - rested_since >= self._linger():
                     return True
             else:
                 rested_since = None
@@ -227,6 +283,15 @@ class Simulation:
     def _finished(self) -> bool:
         idle = not self._undo and self.move == len(self.scenario.moves) and self._storm_over()
         return idle and self.scenario.goal(self)
+
+    def _linger(self) -> float:
+        """What was never delivered is only healed by the next list."""
+        return RESYNC + LINGER if self.plan.delivery.dropped else LINGER
+
+    def _at_rest_elsewhere(self) -> bool:
+        """Disturbed, a run may end elsewhere (aborted, held for a person); but it must end."""
+        still = self.clock.monotonic() - self._last_decision >= STILL
+        return not self.plan.exact and still and not self._undo and self._storm_over()
 
     async def _stay_quiet(self) -> None:
         self.history.quiet_from = self.clock.monotonic()

@@ -71,7 +71,7 @@ class FaultyClient:
         self._note("get", resource, name)
         fault = self.choose_read(self.writes, self._clock.monotonic(), resource)
         if fault is not None:
-            raise _ERRORS[fault]()
+            raise self._error(fault)
         return await self._inner.get(resource, namespace, name)
 
     async def create(
@@ -178,15 +178,18 @@ class FaultyClient:
         if fault is WriteFault.CRASH_BEFORE:
             raise Crash
         if fault is not None and not fault.commits:
-            raise _ERRORS[fault]()
+            raise self._error(fault)
         return fault
 
-    @staticmethod
-    def _after(fault: WriteFault | None) -> None:
+    def _after(self, fault: WriteFault | None) -> None:
         if fault is WriteFault.CRASH_AFTER:
             raise Crash
         if fault is not None:
-            raise _ERRORS[fault]()
+            raise self._error(fault)
+
+    def _error(self, fault: WriteFault) -> KubeError:
+        self._history.requests[-1].failed = True
+        return _ERRORS[fault]()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +236,11 @@ class Feed:
         """Follow these kinds from now on."""
         self._resources = {(resource.group, resource.plural): resource for resource in resources}
         self._api.observers.append(self._observe)
+
+    def begin(self) -> None:
+        """What was set up is what the first list shows; events are numbered from here."""
+        self.events = 0
+        self._pending.clear()
 
     def _observe(self, change: Change) -> None:
         resource = self._resources.get((change.group, change.plural))

@@ -1,0 +1,180 @@
+"""What people, tools and nodes do to the cluster, and the moments at which they do it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from rollouts.controller import kinds
+from rollouts.kube.client import Resource
+from rollouts.lab.testing.faults.objects import ROUTE, pool_object
+from rollouts.lab.testing.faults.simulation import Act, Condition, Simulation
+from rollouts.lab.testing.faults.source import Answer
+
+__all__ = [
+    "answer",
+    "at_step",
+    "command",
+    "delete",
+    "edit_spec",
+    "edit_steps",
+    "finish_job",
+    "gateway",
+    "gone",
+    "has_job",
+    "healthy_on",
+    "jump",
+    "overwrite_route",
+    "phase",
+    "reason",
+    "recreate_pool",
+    "retarget",
+    "scale",
+]
+
+Object = dict[str, Any]
+
+
+# --- acts ------------------------------------------------------------------------------------------
+
+
+def edit_spec(change: Callable[[Object], None]) -> Act:
+    """Edit the Rollout's spec, as a sync from Git does; nothing happens when it is gone."""
+
+    def act(sim: Simulation) -> None:
+        rollout = sim.cluster.get(kinds.ROLLOUT, "mymodel")
+        if rollout is not None:
+            spec = copy.deepcopy(rollout["spec"])
+            change(spec)
+            sim.cluster.merge(kinds.ROLLOUT, "mymodel", {"spec": spec}, manager="argocd-controller")
+
+    return act
+
+
+def retarget(name: str) -> Act:
+    """The one line that changes in Git."""
+
+    def change(spec: Object) -> None:
+        spec["target"]["pool"]["name"] = name
+
+    return edit_spec(change)
+
+
+def edit_steps(steps: list[Object]) -> Act:
+    """Another list of steps."""
+
+    def change(spec: Object) -> None:
+        spec["strategy"]["canary"]["steps"] = copy.deepcopy(steps)
+
+    return edit_spec(change)
+
+
+def overwrite_route(weights: dict[str, int], manager: str) -> Act:
+    """Somebody else writes the route's weights."""
+
+    def act(sim: Simulation) -> None:
+        route = sim.cluster.get(kinds.HTTP_ROUTE, ROUTE)
+        if route is None:
+            return
+        rules = copy.deepcopy(route["spec"]["rules"])
+        for rule in rules:
+            for ref in rule["backendRefs"]:
+                ref["weight"] = weights.get(ref["name"], 0)
+        sim.cluster.merge(kinds.HTTP_ROUTE, ROUTE, {"spec": {"rules": rules}}, manager=manager)
+
+    return act
+
+
+def command(action: str, *, tag: str = "t1") -> Act:
+    """Write the command annotation."""
+    return lambda sim: sim.cluster.command(action, tag=tag)
+
+
+def answer(what: Answer) -> Act:
+    """From now on the metric source says this."""
+    return lambda sim: sim.say(what)
+
+
+def scale(release: str, ready: int, unready: int = 0) -> Act:
+    """Pods of a release: so many Ready, so many not."""
+    return lambda sim: sim.cluster.scale(release, ready, unready=unready)
+
+
+def delete(resource: Resource, name: str) -> Act:
+    """Delete an object."""
+    return lambda sim: sim.cluster.delete(resource, name)
+
+
+def recreate_pool(name: str) -> Act:
+    """Make an InferencePool again, under a new UID."""
+
+    def act(sim: Simulation) -> None:
+        if sim.cluster.get(kinds.POOL_X, name) is None:
+            sim.cluster.create(kinds.POOL_X, pool_object(name))
+
+    return act
+
+
+def gateway(*, works: bool) -> Act:
+    """The gateway reports on routes, or falls silent."""
+    return lambda sim: sim.cluster.set_gateway(works=works)
+
+
+def finish_job(*, succeeded: bool) -> Act:
+    """End every Job."""
+
+    def act(sim: Simulation) -> None:
+        for job in sim.cluster.all(kinds.JOB):
+            sim.cluster.finish_job(job["metadata"]["name"], succeeded=succeeded)
+
+    return act
+
+
+def jump(seconds: float) -> Act:
+    """Move the wall clock; monotonic time goes on as ever."""
+    return lambda sim: sim.clock.jump_wall(seconds)
+
+
+# --- moments ---------------------------------------------------------------------------------------
+
+
+def phase(*phases: str) -> Condition:
+    """The Rollout is in one of these phases."""
+    return lambda sim: sim.status.get("phase") in phases
+
+
+def has_job(sim: Simulation) -> bool:
+    """A Job exists."""
+    return bool(sim.cluster.all(kinds.JOB))
+
+
+def reason(text: str) -> Condition:
+    """The Rollout gives this reason."""
+    return lambda sim: sim.status.get("reason") == text
+
+
+def at_step(step: int) -> Condition:
+    """The attempt has reached this step (from 0), and is not held."""
+
+    def holds(sim: Simulation) -> bool:
+        status = sim.status
+        running = status.get("phase") in ("Progressing", "Paused") and "hold" not in status
+        return running and "startedAt" in status and bool(status.get("currentStep", 0) == step)
+
+    return holds
+
+
+def healthy_on(name: str) -> Condition:
+    """The pool is stable and serves."""
+
+    def holds(sim: Simulation) -> bool:
+        status = sim.status
+        return status.get("phase") == "Healthy" and (status.get("stable") or {}).get("name") == name
+
+    return holds
+
+
+def gone(sim: Simulation) -> bool:
+    """The Rollout does not exist any more."""
+    return sim.cluster.get(kinds.ROLLOUT, "mymodel") is None
