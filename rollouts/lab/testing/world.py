@@ -280,6 +280,12 @@ class World:
         self.writes.append(action)
         self.weights.append(desired.weight)
 
+    @property
+    def _drops(self) -> bool:
+        """Whether entries that are no longer wanted leave the list: Managed, or added by us."""
+        added = self.spec is not None and getattr(self.spec.traffic, "add_backend", False)
+        return added or self.mode is TrafficMode.MANAGED
+
     def _render(self, entries: dict[Identity, int], desired: DesiredTraffic) -> dict[Identity, int]:
         ours = [desired.stable, *desired.keep, *desired.drop]
         if desired.canary is not None:
@@ -292,7 +298,7 @@ class World:
         if desired.canary is not None and (desired.weight > ZERO or desired.canary in entries):
             result[desired.canary] = int(share * scale)
         for arm in (*desired.keep, *desired.drop):
-            if arm in entries and (self.mode is TrafficMode.ADOPTED or arm in desired.keep):
+            if arm in entries and (not self._drops or arm in desired.keep):
                 result[arm] = 0
         return result
 

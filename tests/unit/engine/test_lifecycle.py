@@ -428,6 +428,27 @@ def test_a_background_run_without_a_good_measurement_never_counts_as_a_pass():
     assert world.status.phase is Phase.HEALTHY
 
 
+def test_an_entry_that_was_added_is_removed_after_the_rollback_window():
+    world = World(
+        spec=spec(weight(10), add_backend=True, rollback_window=timedelta(hours=1)), rules=[{V1: 100}]
+    )
+    world.settle()
+    assert world.rules == [{V1: 0, V2: 100}]
+
+    world.advance(3601)
+    world.settle()
+    assert world.rules == [{V2: 100}]
+
+
+def test_an_entry_that_git_lists_stays_after_the_rollback_window():
+    world = World(spec=spec(weight(10), rollback_window=timedelta(hours=1)))
+    world.settle()
+    world.advance(3601)
+    writes = len(world.writes)
+    world.settle()
+    assert (world.rules, len(world.writes)) == ([{V1: 0, V2: 100}], writes)
+
+
 def test_the_old_version_leaves_a_managed_route_after_the_rollback_window():
     world = World(
         spec=spec(weight(10), mode=TrafficMode.MANAGED, rollback_window=timedelta(hours=1)), claim=Claim.OURS
