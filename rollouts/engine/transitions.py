@@ -65,7 +65,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(
         (_NEW, _HEALTHY, _PROGRESSING, _PAUSED, _WAITING, _ABORTED), _INVALID, (Trigger.SPEC_INVALID,)
     ),
-    Transition((_INVALID,), _HEALTHY, (Trigger.SPEC_VALID, Trigger.TARGET_IS_STABLE)),
+    Transition((_INVALID,), _HEALTHY, (Trigger.SPEC_VALID, Trigger.TARGET_IS_STABLE, Trigger.STEPS_DONE)),
     Transition((_INVALID,), _PROGRESSING, (Trigger.SPEC_VALID, Trigger.TARGET_READY)),
     Transition(
         (_INVALID,),

@@ -767,3 +767,20 @@ def test_a_spec_that_cannot_be_read_changes_nothing():
     world.settle()
 
     assert (world.status.phase, world.share_of(V2)) == (Phase.INVALID, Fraction(1, 10))
+
+
+def test_a_spec_that_becomes_valid_again_after_the_last_step_is_promoted():
+    world = World(spec=spec(weight(50)))
+    while world.status.current_step < 1:
+        world.step()
+    while world.status.weight.applied != 10_000:
+        world.step()
+    world.problems = (Problem(reason="SpecInvalid", message="x"),)
+    world.step()
+
+    assert world.status.phase is Phase.INVALID
+
+    world.problems = ()
+    world.settle()
+
+    assert (world.status.phase, world.status.stable.identity) == (Phase.HEALTHY, V2)

@@ -122,7 +122,7 @@ def _garbage(clean: Run) -> Iterator[FaultPlan]:
 
 def _clock(clean: Run) -> Iterator[FaultPlan]:
     for start in range(1, clean.writes, max(1, clean.writes // 4)):
-        for seconds in (-3600.0, -2.0, 30.0, 3600.0):
+        for seconds in (-600.0, -2.0, 30.0, 3600.0):
             yield _disturbed(f"wall clock {seconds:+g} s", start, jump(seconds))
 
 

@@ -182,7 +182,7 @@ def _people() -> list[Scenario]:
     deleted = _scenario(
         "rollout deleted in the middle",
         rollout_object(WAITING, canary={"analysis": GUARD}),
-        [Move(when=at_step(1), act=delete(kinds.ROLLOUT, "mymodel"), after=5)],
+        [Move(when=at_step(1), act=delete(kinds.ROLLOUT, "mymodel"), after=15)],
         gone,
     )
     return [retry, hold, third, revert, edited, invalid, deleted]

@@ -1,0 +1,288 @@
+"""The oracle catches planted bugs: for each invariant at least one mutant of the engine or of the shell.
+
+A mutant replaces one function. The test fails when no plan of the given class makes the checker name the invariant
+that the bug breaks: then it is the checker that is broken.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from rollouts.analysis import verdicts
+from rollouts.analysis.types import Measurement, Phase
+from rollouts.controller import observing, performing
+from rollouts.controller.performing import Performer
+from rollouts.controller.rollouts import RolloutReconciler
+from rollouts.engine import converging, ending, planning, progressing
+from rollouts.engine.actions import CreateRun, TerminateRun
+from rollouts.engine.types import Weight
+from rollouts.lab.testing.faults.invariants import Invariant, check
+from rollouts.lab.testing.faults.plans import FaultClass, enumerate_plans
+from rollouts.lab.testing.faults.scenarios import SCENARIOS
+from rollouts.lab.testing.faults.simulation import CLEAN, Run, simulate
+from rollouts.traffic import httproute
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+
+PROMOTE = "promote through pause, gate and manual pause"
+GATE_ABORT = "gate failure aborts"
+FLAP = "canary pods gone for half a minute"
+ARGOCD = "argocd resets the route twice"
+RETRY = "abort by command, then retry"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A planted bug, where it shows, and the invariant that must name it."""
+
+    bug: str
+    plant: Plant
+    caught_by: Invariant
+    scenario: str = PROMOTE
+    fault: FaultClass | None = None
+    containing: str = ""
+
+
+# --- bugs of the engine ----------------------------------------------------------------------------
+
+
+def _gate_passes_unseen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(progressing, "_analyse", lambda draft: progressing._advance(draft, "passed"))
+
+
+def _inconclusive_passes(patch: pytest.MonkeyPatch) -> None:
+    def judge(metric: Any, at: Any) -> Measurement:
+        return Measurement(phase=Phase.SUCCESSFUL, at=at, message="no data")
+
+    patch.setattr(verdicts, "_judge_silence", judge)
+
+
+def _endpoints_unseen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(converging, "required_endpoints", lambda *_: 0)
+    patch.setattr(progressing, "_watch_endpoints", lambda draft: None)
+
+
+def _abort_leaves_half(patch: pytest.MonkeyPatch) -> None:
+    real = converging.step_weight
+
+    def half(status: Any, spec: Any) -> Weight:
+        if status.aborted is None:
+            return real(status, spec)
+        return Weight(real(replace(status, aborted=None), spec) // 2)
+
+    patch.setattr(converging, "step_weight", half)
+
+
+def _abort_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """The failed gate is looked at after traffic, not before."""
+    stages = [stage for stage in planning._STAGES if stage is not planning._abort_triggers]
+    patch.setattr(planning, "_STAGES", tuple(stages))
+
+
+def _pause_cut_short(patch: pytest.MonkeyPatch) -> None:
+    real = progressing._pause
+
+    def pause(draft: Any, step: Any) -> None:
+        short = step if step.duration is None else replace(step, duration=timedelta(seconds=3))
+        real(draft, short)
+
+    patch.setattr(progressing, "_pause", pause)
+
+
+def _runs_never_end(patch: pytest.MonkeyPatch) -> None:
+    for module in (planning, ending):
+        patch.setattr(module, "terminate_runs", lambda draft: None)
+
+
+def _raises_before_it_is_stored(patch: pytest.MonkeyPatch) -> None:
+    """The next step's weight is written in the plan that enters the step."""
+    real = progressing._advance
+
+    def advance(draft: Any, message: str) -> None:
+        real(draft, message)
+        progressing.converge(draft)
+
+    patch.setattr(progressing, "_advance", advance)
+    patch.setattr(converging, "_may_raise", lambda draft, desired: True)
+
+
+def _foreign_writes_kept(patch: pytest.MonkeyPatch) -> None:
+    real = converging._settled
+    patch.setattr(
+        converging, "_settled", lambda traffic, desired: not traffic.written_by_us or real(traffic, desired)
+    )
+
+
+# --- bugs of the shell -----------------------------------------------------------------------------
+
+
+def _weights_both_zero(patch: pytest.MonkeyPatch) -> None:
+    real = httproute.split
+    patch.setattr(httproute, "split", lambda *args: dict.fromkeys(real(*args), 0))
+
+
+def _weight_off_by_one(patch: pytest.MonkeyPatch) -> None:
+    real = httproute.split
+    patch.setattr(httproute, "split", lambda *args: {key: value + 1 for key, value in real(*args).items()})
+
+
+def _history_lost(patch: pytest.MonkeyPatch) -> None:
+    real = performing.write_status
+
+    def write(status: Any) -> dict[str, Any]:
+        found = real(status)
+        return found if status.canary is not None else {**found, "history": None}
+
+    patch.setattr(performing, "write_status", write)
+
+
+def _generation_lost(patch: pytest.MonkeyPatch) -> None:
+    real = performing.write_status
+    patch.setattr(
+        performing,
+        "write_status",
+        lambda status: {**real(status), "observedGeneration": 1 if status.canary is None else 7},
+    )
+
+
+def _writes_what_is_there(patch: pytest.MonkeyPatch) -> None:
+    """The whole status is sent each time, whether or not it changed."""
+    patch.setattr(performing, "merge_patch", lambda old, new: new)
+
+
+def _run_name_of_the_process(patch: pytest.MonkeyPatch) -> None:
+    """A crash makes a second run, since names are not deterministic."""
+    number = itertools.count()
+    real = Performer._act
+
+    async def act(self: Any, gathered: Any, action: Any) -> Any:
+        if isinstance(action, CreateRun):
+            await real(self, gathered, replace(action, name=f"{action.name}-{next(number)}"))
+        return await real(self, gathered, action)
+
+    patch.setattr(Performer, "_act", act)
+
+
+def _run_never_made(patch: pytest.MonkeyPatch) -> None:
+    real = Performer._act
+
+    async def act(self: Any, gathered: Any, action: Any) -> Any:
+        return [] if isinstance(action, CreateRun) else await real(self, gathered, action)
+
+    patch.setattr(Performer, "_act", act)
+
+
+def _termination_lost(patch: pytest.MonkeyPatch) -> None:
+    real = Performer._act
+
+    async def act(self: Any, gathered: Any, action: Any) -> Any:
+        return [] if isinstance(action, TerminateRun) else await real(self, gathered, action)
+
+    patch.setattr(Performer, "_act", act)
+
+
+def _hot_loop(patch: pytest.MonkeyPatch) -> None:
+    real = RolloutReconciler.reconcile
+
+    async def reconcile(self: Any, key: Any) -> float:
+        await real(self, key)
+        return 0.0
+
+    patch.setattr(RolloutReconciler, "reconcile", reconcile)
+
+
+def _trusts_types(patch: pytest.MonkeyPatch) -> None:
+    real = observing.gate_view
+
+    def view(run: Any) -> Any:
+        assert run["spec"]["rollout"] == "mymodel"
+        return real(run)
+
+    patch.setattr(observing, "gate_view", view)
+
+
+MUTANTS = [
+    Mutant("all weights are zero", _weights_both_zero, Invariant.WEIGHTS),
+    Mutant("each weight is one too many", _weight_off_by_one, Invariant.WEIGHTS),
+    Mutant("a gate passes without a run", _gate_passes_unseen, Invariant.EARNED),
+    Mutant(
+        "endpoints are not counted",
+        _endpoints_unseen,
+        Invariant.ENDPOINTS,
+        fault=FaultClass.OUTSIDE,
+        containing="canary unready 30 s",
+    ),
+    Mutant("an abort leaves half the weight", _abort_leaves_half, Invariant.ABORTED, GATE_ABORT),
+    Mutant("a failed gate does not abort", _abort_forgotten, Invariant.CONVERGED, GATE_ABORT),
+    Mutant("history is dropped at the end", _history_lost, Invariant.MONOTONE, RETRY),
+    Mutant("observedGeneration falls", _generation_lost, Invariant.MONOTONE),
+    Mutant(
+        "raised before it is stored", _raises_before_it_is_stored, Invariant.SAME_END, fault=FaultClass.CRASH
+    ),
+    Mutant(
+        "a second run after each look", _run_name_of_the_process, Invariant.SAME_END, fault=FaultClass.CRASH
+    ),
+    Mutant("foreign writes are kept", _foreign_writes_kept, Invariant.CONVERGED, ARGOCD),
+    Mutant("a status is written unchanged", _writes_what_is_there, Invariant.QUIET),
+    Mutant("a pause is cut short", _pause_cut_short, Invariant.PAUSES),
+    Mutant("runs are not terminated", _runs_never_end, Invariant.PAUSES),
+    Mutant("termination is planned, not written", _termination_lost, Invariant.PAUSES),
+    Mutant("a key is due again at once", _hot_loop, Invariant.BUDGET),
+    Mutant("runs are never made", _run_never_made, Invariant.CONVERGED),
+    Mutant(
+        "no data counts as a pass",
+        _inconclusive_passes,
+        Invariant.GARBAGE,
+        fault=FaultClass.GARBAGE,
+        containing="not a number",
+    ),
+    Mutant(
+        "a run is taken to be well formed",
+        _trusts_types,
+        Invariant.NO_BUGS,
+        fault=FaultClass.HOSTILE,
+        containing="a run of ours",
+    ),
+]
+
+
+def _found(mutant: Mutant, clean: Run) -> bool:
+    plans = [CLEAN]
+    if mutant.fault is not None:
+        plans = [p for p in enumerate_plans(mutant.fault, clean) if mutant.containing in p.name]
+    scenario = SCENARIOS[mutant.scenario]
+    return any(
+        violation.invariant is mutant.caught_by
+        for plan in plans
+        for violation in check(simulate(scenario, plan), clean)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.bug)
+def test_the_checker_catches_the_planted_bug(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = simulate(SCENARIOS[mutant.scenario])
+    mutant.plant(monkeypatch)
+
+    assert _found(mutant, clean), f"no plan shows {mutant.caught_by.value}"
+
+
+def test_interleaved_epochs_are_caught() -> None:
+    run = simulate(SCENARIOS[GATE_ABORT])
+    ours = [index for index, record in enumerate(run.history.records) if record.ours]
+    first = run.history.records[ours[0]]
+    run.history.records[ours[0]] = replace(first, epoch=2)
+
+    assert Invariant.EPOCHS in {violation.invariant for violation in check(run)}
+
+
+def test_every_invariant_has_a_mutant() -> None:
+    caught = {mutant.caught_by for mutant in MUTANTS} | {Invariant.EPOCHS}
+
+    assert caught == set(Invariant)
