@@ -1,4 +1,7 @@
-"""The helm that renders the chart in the tests, built from the Go modules that tools/helm pins."""
+"""The helm that renders the chart in the tests, built from the Go modules that tools/helm pins.
+
+``python -m rollouts.lab.helm`` builds it once.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -98,3 +102,7 @@ def render_chart(helm: Path, values: dict[str, Any], *, namespace: str = "servin
     if done.returncode:
         raise HelmUnavailable(done.stderr)
     return [item for item in yaml.safe_load_all(done.stdout) if item]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{build_helm()}\n")

@@ -32,9 +32,7 @@ def helm() -> Path:
     if found is None and _IN_CI:
         pytest.fail("CI must have a helm")
     if found is None:
-        pytest.skip(
-            "no helm: install one, or `python -c 'from rollouts.lab.helm import *; build_helm()'` (Go)"
-        )
+        pytest.skip("no helm: `python -m rollouts.lab.helm` builds one (Go, three minutes once)")
     return found
 
 

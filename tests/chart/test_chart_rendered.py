@@ -14,7 +14,11 @@ from click.testing import CliRunner
 
 from rollouts.api.crds import crd_files
 from rollouts.cli.main import main
+from rollouts.controller.caches import Caches
 from rollouts.controller.settings import Settings, read_config
+from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
+from rollouts.picker.watching import RESOURCES
+from rollouts.runtime.clock import SystemClock
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "inference-rollouts"
 
@@ -101,6 +105,34 @@ def test_the_default_rights_are_a_role_in_the_own_namespace(render: Render) -> N
     assert role["metadata"]["namespace"] == "serving"
     assert kinds(objects, "ClusterRole") == []
     assert kinds(objects, "ClusterRoleBinding") == []
+
+
+def watched_by_controller(*, cluster_templates: bool) -> set[tuple[str, str]]:
+    caches = Caches(
+        MemoryKubeClient(MemoryApi()), SystemClock(), namespace="serving", cluster_templates=cluster_templates
+    )
+    return {(item.resource.group, item.resource.plural) for item in caches.reflectors}
+
+
+def allowed(role: dict[str, Any]) -> set[tuple[str, str]]:
+    """What the role lets its subject list and watch."""
+    return {
+        (group, resource)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        if {"list", "watch"} <= set(rule["verbs"])
+    }
+
+
+def test_controller_and_picker_may_watch_just_what_they_watch(render: Render) -> None:
+    objects = render(EVERYTHING)
+    role = allowed(one(objects, "Role", "r-inference-rollouts"))
+    assert role == watched_by_controller(cluster_templates=False)
+    more = allowed(one(objects, "ClusterRole", "serving-r-inference-rollouts-cluster-templates"))
+    assert role | more == watched_by_controller(cluster_templates=True)
+    picker = allowed(one(objects, "Role", "r-inference-rollouts-picker"))
+    assert picker == {(item.group, item.plural) for item in RESOURCES}
 
 
 def test_the_lease_is_written_by_name_only(render: Render) -> None:

@@ -59,7 +59,7 @@ EVERYTHING = {
 def helm() -> Path:
     found = built_helm()
     if found is None:
-        pytest.skip("no helm: see tests/chart")
+        pytest.skip("no helm: `python -m rollouts.lab.helm` builds one (Go, three minutes once)")
     return found
 
 
