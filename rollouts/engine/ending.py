@@ -29,7 +29,7 @@ def abort(draft: Draft, reason: str, why: str) -> None:
     canary, stable = draft.status.canary, draft.status.stable
     assert canary is not None
     assert stable is not None
-    at = f"{draft.where()} at {format_weight(draft.status.weight.applied)}"
+    at = f"at {draft.where()}, weight {format_weight(draft.status.weight.applied)}"
     if draft.status.started_at is None:
         at = "before any traffic"
     message = (
