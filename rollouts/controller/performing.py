@@ -39,7 +39,7 @@ from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import AlreadyExists, Conflict, Invalid, NotFound
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic import httproute
-from rollouts.traffic.writes import Apply, Refusal
+from rollouts.traffic.writes import Apply, Refusal, Write
 
 __all__ = ["Performer", "RunBuilder", "TrafficRefused", "merge_patch"]
 
@@ -151,14 +151,11 @@ class Performer:
             return []
         await self._demand_fresh(gathered)
         name = target.spec.name
-        if isinstance(write, Apply):
-            stored = await self._client.patch(
-                kinds.HTTP_ROUTE, target.namespace, name, write.body, kind=PatchKind.APPLY, force=True
-            )
-        else:
-            stored = await self._client.patch(
-                kinds.HTTP_ROUTE, target.namespace, name, write.operations, kind=PatchKind.JSON
-            )
+        try:
+            stored = await self._send(target, write)
+        except Invalid as error:
+            what = "traffic.httpRoutes[0].template" if isinstance(write, Apply) else f"HTTPRoute {name}"
+            raise TrafficRefused("RouteInvalid", f"{what}: the API server refuses it: {error}") from None
         self._caches.routes.record_write(stored)
         self._on_traffic_write(action)
         weight = format_weight(action.desired.weight)
@@ -172,6 +169,19 @@ class Performer:
         )
         message = f"{httproute.KIND} {name}: {arm} {weight}"
         return [EmitEvent(type=EventType.NORMAL, reason=action.reason.value, message=message)]
+
+    async def _send(self, target: httproute.Target, write: Write) -> Object:
+        kind, body = (
+            (PatchKind.APPLY, write.body) if isinstance(write, Apply) else (PatchKind.JSON, write.operations)
+        )
+        return await self._client.patch(
+            kinds.HTTP_ROUTE,
+            target.namespace,
+            target.spec.name,
+            body,
+            kind=kind,
+            force=isinstance(write, Apply),
+        )
 
     async def _demand_fresh(self, gathered: Gathered) -> None:
         """Raise Conflict unless the API server's Rollout is the very one that was planned on."""

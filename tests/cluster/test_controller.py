@@ -220,6 +220,22 @@ async def test_a_managed_route_has_a_label_and_no_owner_and_outlives_its_rollout
     assert "inferencerollouts.dev/rollout" not in (found["metadata"].get("labels") or {})
 
 
+async def test_a_template_that_the_server_refuses_is_shown_and_nothing_is_made(kube, world):
+    look = Look(kube, world)
+    path = {"type": "Nonsense", "value": "/"}
+    template = {"parentRefs": [{"name": "gateway"}], "rules": [{"matches": [{"path": path}]}]}
+    await kube.create(kinds.ROLLOUT, world, rollout(template=template))
+    async with controller(kube, world):
+        await eventually(lambda: look.phase("Invalid"), timeout=20)
+        status = await look.status()
+
+    assert status["reason"] == "RouteInvalid"
+    assert "Nonsense" in status["message"]
+    assert {c["type"]: c["status"] for c in status["conditions"]}["SpecValid"] == "False"
+    routes = await kube.list_page(kinds.HTTP_ROUTE, world)
+    assert [item["metadata"]["name"] for item in routes.items] == ["route"]
+
+
 async def test_the_lease_is_handed_over_and_the_next_controller_goes_on(kube, world):
     look = Look(kube, world)
     await kube.create(kinds.ROLLOUT, world, rollout())
