@@ -18,6 +18,7 @@ from rollouts.engine.converging import converge
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import abort, drop_canary, settle_aborted, terminate_runs
 from rollouts.engine.finalizing import finalize, keep_finalizer
+from rollouts.engine.mending import mended
 from rollouts.engine.naming import background_run, job_name, step_run
 from rollouts.engine.observation import Claim, GateOutcome, JobOutcome, Observation
 from rollouts.engine.progressing import deadline_missed, note_unpaused, progress
@@ -51,6 +52,7 @@ def plan(obs: Observation, now: datetime) -> Plan:
 
     Raises ``transitions.IllegalTransition`` when the engine itself is wrong.
     """
+    obs = replace(obs, status=mended(obs.status))
     draft = Draft(obs, now)
     if obs.deleting:
         finalize(draft)
@@ -183,6 +185,7 @@ def _first(draft: Draft) -> bool:
     """Nothing stable is known yet."""
     if draft.status.stable is not None:
         return False
+    draft.set(hold=None, hold_message="")  # what the last look held for may be over
     target = target_identity(draft.obs, draft.spec)
     if target is None:
         _unresolved(draft)

@@ -87,7 +87,7 @@ def first_install(draft: Draft, target: Identity) -> None:
         draft.set(hold=HoldReason.AMBIGUOUS_START, hold_message=message)
         draft.move(Phase.PAUSED, Trigger.SPLIT_AT_START, "AmbiguousStart", message)
         return
-    draft.set(hold=None, hold_message="", traffic_uid=traffic.uid)
+    draft.set(traffic_uid=traffic.uid)
     if heaviest == target.arm:
         _first_stable(draft, wanted, arms)
         return

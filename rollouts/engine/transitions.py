@@ -60,7 +60,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition((_PAUSED,), _PROGRESSING, (Trigger.RELEASED,)),
     Transition((_PROGRESSING,), _PAUSED, (Trigger.PAUSE_STEP, Trigger.HOLD)),
     Transition((_NEW, _WAITING), _PAUSED, (Trigger.SPLIT_AT_START, Trigger.HOLD)),
-    Transition((_PAUSED,), _WAITING, (Trigger.RELEASED,)),
+    Transition((_PAUSED,), _WAITING, (Trigger.RELEASED, Trigger.TRAFFIC_MISSING)),
     Transition((_PROGRESSING, _PAUSED, _WAITING), _ABORTED, (Trigger.ABORT,)),
     Transition(
         (_NEW, _HEALTHY, _PROGRESSING, _PAUSED, _WAITING, _ABORTED), _INVALID, (Trigger.SPEC_INVALID,)

@@ -270,6 +270,8 @@ class World:
         if self.rules is None:
             self.rules = [{}]
             self.uid = f"uid-{self.version + 1}"
+        if self.mode is TrafficMode.MANAGED:
+            self.rules = self.rules or [{}]  # the template brings at least one
         self.rules = [self._render(entries, desired) for entries in self.rules]
         self.header_routes = desired.header_routes
         self.structure_current = True

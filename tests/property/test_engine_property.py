@@ -1,0 +1,424 @@
+"""The engine against a world that does what it likes.
+
+Two properties. A state machine moves pools, gates, routes, specs, commands and time at will, with a crash between
+the actions and the status now and then, and looks at every single plan. And from any status whatever, at a fixed
+time, planning and applying comes to rest within a bounded number of rounds.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from datetime import timedelta
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from rollouts.api.status import read_status, write_status
+from rollouts.engine.actions import Plan, WriteTraffic
+from rollouts.engine.observation import Blocker, Claim, GateOutcome, GateView, JobOutcome, Problem, ShareView
+from rollouts.engine.planning import plan
+from rollouts.engine.revision import revision_of
+from rollouts.engine.steps import required_endpoints
+from rollouts.engine.types import (
+    FULL,
+    ZERO,
+    AbortRecord,
+    CommandRecord,
+    CommandResult,
+    GateSummary,
+    HeaderMatch,
+    HeaderRouteStep,
+    HistoryEntry,
+    HoldReason,
+    OnDeadline,
+    OnDelete,
+    Outcome,
+    Phase,
+    RolloutStatus,
+    TrafficMode,
+    Weight,
+    WeightStatus,
+)
+from rollouts.lab.testing.world import START, World, analysis, background, job, pause, pool, spec, weight
+
+MORE = int(os.environ.get("ENGINE_EXAMPLES", "300"))
+"""Examples of the slow runs; a nightly run sets more."""
+
+ROUNDS = 40
+QUICK = settings(
+    max_examples=20,
+    stateful_step_count=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+FULL_RUN = settings(QUICK, max_examples=MORE, stateful_step_count=50)
+
+POOLS = [pool(name) for name in ("v1", "v2", "v3")]
+PROBLEM = (Problem(reason="TemplateMissing", message="AnalysisTemplate x does not exist: create it"),)
+BLOCKER = (Blocker(reason="MissingModels", message="v2 serves no model m: add it"),)
+
+# --- values ----------------------------------------------------------------------------------------
+
+weights = st.sampled_from([0, 1, 50, 100, 1000, 3333, 5000, 9999, 10_000]).map(Weight)
+moments = st.integers(-7200, 7200).map(lambda seconds: START + timedelta(seconds=seconds))
+headers = HeaderRouteStep(name="testers", match=(HeaderMatch(name="x-test", value="yes"),))
+steps = st.lists(
+    st.one_of(
+        st.sampled_from([1, 5, 10, 50, 100]).map(weight),
+        st.sampled_from([pause(), pause(30)]),
+        st.sampled_from([analysis("a"), analysis("b"), job()]),
+        st.just(headers),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@st.composite
+def specs(draw: st.DrawFn, modes: tuple[TrafficMode, ...] = tuple(TrafficMode)) -> Any:
+    return spec(
+        *draw(steps),
+        target=draw(st.sampled_from(["v1", "v2", "v3"])),
+        mode=draw(st.sampled_from(modes)),
+        revision=draw(st.sampled_from(["", "again"])),
+        analysis=draw(st.sampled_from([None, background(), background(2)])),
+        bake=draw(st.sampled_from([timedelta(0), timedelta(minutes=1)])),
+        on_deadline=draw(st.sampled_from(OnDeadline)),
+        on_delete=draw(st.sampled_from(OnDelete)),
+        paused=draw(st.sampled_from([False, False, True])),
+        add_backend=draw(st.booleans()),
+        stable_hint=draw(st.sampled_from(["", "v1", "v3"])),
+        rollback_window=draw(st.sampled_from([timedelta(0), timedelta(hours=1)])),
+        progress_deadline=timedelta(minutes=5),
+    )
+
+
+revisions = st.builds(revision_of, st.sampled_from(POOLS), st.sampled_from(["", "again"]))
+aborts = st.builds(
+    AbortRecord,
+    hash=revisions.map(lambda revision: revision.hash),
+    step=st.integers(0, 6),
+    at=moments,
+    reason=st.just("GateFailed"),
+    message=st.just("p95 4.1 s > 2 s"),
+)
+entries = st.builds(
+    HistoryEntry,
+    revision=revisions,
+    attempt=st.integers(0, 3),
+    outcome=st.sampled_from(Outcome),
+    at=moments,
+    stable_until=st.none() | moments,
+)
+records = st.builds(
+    CommandRecord,
+    raw=st.just("{}"),
+    action=st.just("pause"),
+    result=st.sampled_from(CommandResult),
+    message=st.just("x"),
+    at=moments,
+)
+
+
+def statuses() -> st.SearchStrategy[RolloutStatus]:
+    """Any status, whether or not the engine could have written it."""
+    return st.builds(
+        RolloutStatus,
+        phase=st.sampled_from(Phase),
+        reason=st.sampled_from(["", "Promoted", "StablePoolMissing", "PausedBySpec", "Analysing"]),
+        message=st.just("as it was"),
+        observed_generation=st.integers(0, 3),
+        stable=st.none() | revisions,
+        canary=st.none() | revisions,
+        attempt=st.integers(0, 3),
+        current_step=st.integers(0, 8),
+        step_count=st.integers(0, 8),
+        steps_hash=st.sampled_from(["", "0123456789abcdef"]),
+        step_started_at=st.none() | moments,
+        started_at=st.none() | moments,
+        bake_started_at=st.none() | moments,
+        weight=st.builds(
+            WeightStatus,
+            desired=st.none() | weights,
+            applied=st.none() | weights,
+            observed=st.none() | weights,
+        ),
+        weight_cap=st.none() | weights,
+        stable_endpoints_at_start=st.integers(0, 5),
+        unready_since=st.none() | moments,
+        pulled=st.booleans(),
+        hold=st.none() | st.sampled_from(HoldReason),
+        hold_message=st.sampled_from(["", "held"]),
+        overrides=st.sampled_from([(), ("demo-x-1",)]),
+        skip_gates=st.booleans(),
+        adopted_split=st.booleans(),
+        traffic_uid=st.sampled_from(["", "uid-1", "another"]),
+        restores=st.lists(moments, max_size=5).map(tuple),
+        analysis=st.sampled_from([(), (GateSummary(run="r", metric="m", verdict="Running"),)]),
+        aborted=st.none() | aborts,
+        last_command=st.none() | records,
+        history=st.lists(entries, max_size=10).map(tuple),
+    )
+
+
+rules_of_a_route = st.none() | st.lists(
+    st.dictionaries(st.sampled_from(POOLS), st.sampled_from([0, 1, 10, 90, 100]), min_size=1),
+    min_size=0,
+    max_size=2,
+)
+ready_counts = st.dictionaries(st.sampled_from(POOLS), st.sampled_from([0, 1, 4]))
+
+
+def commands(world: World, action: str, *, fitting: bool, step: int | None) -> str:
+    current = world.status.canary or world.status.stable
+    revision = current.hash if current is not None and fitting else "f" * 64
+    at = f',"step":{step}' if step is not None else ""
+    return f'{{"action":"{action}","revision":"{revision}"{at},"at":"{world.said}"}}'
+
+
+# --- what every plan keeps -------------------------------------------------------------------------
+
+
+def judge(world: World, decided: Plan) -> None:
+    """Rules that hold for every plan, from whatever state it was made."""
+    before, after, obs = world.status, decided.status, world.observe()
+    assert decided.requeue_after is None or decided.requeue_after >= timedelta(seconds=1)
+    assert after.attempt >= before.attempt
+    if not world.deleting:
+        assert after.observed_generation == world.generation
+    assert len(after.history) >= min(len(before.history), 9)  # re-promoting a version moves its entry
+    assert read_status(write_status(after)) == (after, ())
+    for action in decided.actions:
+        if isinstance(action, WriteTraffic):
+            judge_write(world, action, after)
+    if obs.problems and not world.deleting and after.phase is not Phase.ABORTED:
+        assert after.phase is Phase.INVALID
+
+
+def judge_write(world: World, write: WriteTraffic, after: RolloutStatus) -> None:
+    desired, obs = write.desired, world.observe()
+    assert ZERO <= desired.weight <= FULL
+    assert desired.canary != desired.stable
+    assert desired.canary is not None or desired.weight == ZERO
+    if after.aborted is not None:
+        assert desired.weight == ZERO, "an aborted revision gets no traffic"
+    if world.rules is None or desired.canary is None:
+        return
+    shares = [Fraction(rule.get(desired.canary, 0), sum(rule.values()) or 1) for rule in world.rules]
+    raises = any(share < Fraction(desired.weight, FULL) for share in shares)
+    if raises and desired.weight > ZERO:
+        ratio = world.spec.canary.endpoint_ratio if world.spec is not None else 0.5
+        needed = required_endpoints(desired.weight, after.stable_endpoints_at_start, ratio)
+        foreign_total = any(set(rule) - {desired.canary, desired.stable} for rule in world.rules)
+        assert foreign_total or obs.ready(desired.canary) >= min(needed, 1), "raised without an endpoint"
+
+
+class Machine(RuleBasedStateMachine):
+    """Anything may happen between two plans."""
+
+    world: World
+
+    @initialize(first=specs(), split=st.sampled_from([(100, 0), (90, 10), (50, 50), (0, 100)]))
+    def begin(self, first: Any, split: tuple[int, int]) -> None:
+        managed = first.traffic.mode is TrafficMode.MANAGED
+        self.mode = first.traffic.mode
+        self.world = World(
+            spec=first,
+            rules=None if managed else [{POOLS[0]: split[0], POOLS[1]: split[1]}],
+            pools=dict.fromkeys(POOLS, 4),
+            claim=Claim.OURS if managed else Claim.CONSENTED,
+            verdict=lambda name: GateOutcome.RUNNING,
+        )
+
+    @invariant()
+    def every_plan_keeps_the_rules(self) -> None:
+        if hasattr(self, "world"):
+            self.look()
+
+    def look(self, *, crash: bool = False) -> None:
+        decided = plan(self.world.observe(), self.world.now)
+        judge(self.world, decided)
+        before = self.world.status
+        self.world.step()
+        if crash:
+            self.world.status = before
+
+    @rule(seconds=st.sampled_from([1, 5, 11, 31, 301, 4000]))
+    def time_passes(self, seconds: int) -> None:
+        self.world.now += timedelta(seconds=seconds)
+
+    @rule()
+    def crash_before_the_status_is_stored(self) -> None:
+        self.look(crash=True)
+
+    @rule()
+    def comes_to_rest(self) -> None:
+        if not self.world.deleting:
+            self.world.settle(ROUNDS)
+
+    @rule(new=specs())
+    def spec_edited(self, new: Any) -> None:
+        traffic = replace(new.traffic, mode=self.mode)  # immutable: a CEL rule sees to it
+        self.world.spec = replace(new, traffic=traffic)
+        self.world.generation += 1
+
+    @rule(
+        action=st.sampled_from(["promote", "promoteFull", "abort", "retry", "pause", "resume"]),
+        fitting=st.sampled_from([True, True, True, False]),
+        step=st.none() | st.integers(0, 3),
+    )
+    def command(self, action: str, fitting: bool, step: int | None) -> None:
+        self.world.said += 1
+        self.world.command = commands(self.world, action, fitting=fitting, step=step)
+
+    @rule(raw=st.sampled_from(["", "{", "[]", '{"action":"dance"}', '{"action":"abort","revision":7}']))
+    def malformed_command(self, raw: str) -> None:
+        self.world.command = raw
+
+    @rule(which=st.sampled_from(POOLS), count=st.none() | st.sampled_from([0, 1, 4]))
+    def pool_changes(self, which: Any, count: int | None) -> None:
+        if count is None:
+            self.world.pools.pop(which, None)
+        else:
+            self.world.pools[which] = count
+
+    @rule(share=st.sampled_from([0, 3, 50, 97, 100]), gitops=st.booleans())
+    def foreign_write(self, share: int, gitops: bool) -> None:
+        if self.world.rules is not None:
+            revision = self.world.status.canary
+            canary = revision.identity if revision is not None else POOLS[1]
+            stable = next(item for item in POOLS if item != canary)
+            self.world.overwrite({stable: 100 - share, canary: share}, gitops=gitops)
+
+    @rule()
+    def route_deleted(self) -> None:
+        self.world.rules = None
+
+    @rule()
+    def route_comes_back(self) -> None:
+        if self.world.rules is None and self.mode is TrafficMode.ADOPTED:
+            self.world.uid += "x"
+            self.world.overwrite({POOLS[0]: 100, POOLS[1]: 0, POOLS[2]: 0})
+
+    @rule(outcome=st.sampled_from(GateOutcome))
+    def gates_are_judged(self, outcome: GateOutcome) -> None:
+        for name, gate in self.world.gates.items():
+            if gate.outcome is GateOutcome.RUNNING:
+                self.world.gates[name] = replace(gate, outcome=outcome, message="p95 4.1 s > 2 s")
+
+    @rule(outcome=st.sampled_from(JobOutcome))
+    def jobs_end(self, outcome: JobOutcome) -> None:
+        self.world.jobs = dict.fromkeys(self.world.jobs, outcome)
+
+    @rule(may=st.booleans())
+    def background_earns_its_pass(self, may: bool) -> None:
+        self.world.gates = {name: replace(gate, may_pass=may) for name, gate in self.world.gates.items()}
+
+    @rule(wrong=st.booleans())
+    def spec_problem(self, wrong: bool) -> None:
+        self.world.problems = PROBLEM if wrong else ()
+
+    @rule(blocked=st.booleans())
+    def blocked(self, blocked: bool) -> None:
+        self.world.blockers = BLOCKER if blocked else ()
+
+    @rule(programmed=st.booleans())
+    def gateway_reports(self, programmed: bool) -> None:
+        self.world.programmed = programmed
+
+    @rule(canary=st.sampled_from([0, 10, 500]), stable=st.sampled_from([0, 100, 900]), counted=st.booleans())
+    def requests_counted(self, canary: int, stable: int, counted: bool) -> None:
+        self.world.share = ShareView(canary=canary, stable=stable, seconds=60.0) if counted else None
+
+    @rule(claim=st.sampled_from([Claim.OURS, Claim.CONSENTED, Claim.OTHER, Claim.UNCLAIMED]))
+    def claim_changes(self, claim: Claim) -> None:
+        self.world.claim, self.world.claimed_by = claim, "another" if claim is Claim.OTHER else ""
+
+    @rule()
+    def template_changes(self) -> None:
+        self.world.structure_current = self.mode is TrafficMode.ADOPTED
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        self.world.settle(ROUNDS)
+        self.world.deleting = True
+        for _ in range(6):
+            self.look()
+        assert self.world.finalizer is False, "a deleted Rollout is let go"
+
+
+TestMachine = Machine.TestCase
+TestMachine.settings = QUICK
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+class TestMachineAtLength(Machine.TestCase):  # type: ignore[misc, name-defined]
+    settings = FULL_RUN
+
+
+# --- from any state --------------------------------------------------------------------------------
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    status, _ = read_status(write_status(draw(statuses())))  # what the API server can hold
+    names = [f"demo-{(status.canary or status.stable).short}-{status.attempt}"] if status.stable else ["demo"]
+    gates = draw(st.dictionaries(st.sampled_from(names), st.sampled_from(GateOutcome)))
+    world = World(
+        spec=draw(st.none() | specs()),
+        rules=draw(rules_of_a_route),
+        pools=draw(ready_counts),
+        status=status,
+        claim=draw(st.sampled_from(Claim)),
+        gates={name: GateView(name=name, outcome=outcome) for name, outcome in gates.items()},
+        problems=draw(st.sampled_from([(), (), PROBLEM])),
+        blockers=draw(st.sampled_from([(), (), BLOCKER])),
+        programmed=draw(st.booleans()),
+        finalizer=draw(st.booleans()),
+        served=draw(st.sampled_from([True, True, True, False])),
+        writer=draw(st.sampled_from(["inference-rollouts", "kubectl-edit", ""])),
+        gitops=draw(st.booleans()),
+        structure_current=draw(st.booleans()),
+    )
+    world.now = START
+    world.said = draw(st.integers(0, 5))
+    action = draw(
+        st.none() | st.sampled_from(["promote", "promoteFull", "abort", "retry", "pause", "resume"])
+    )
+    if action is not None:
+        world.command = commands(world, action, fitting=draw(st.booleans()), step=None)
+    if world.spec is None:
+        world.problems = PROBLEM
+    return world
+
+
+def comes_to_rest(world: World) -> None:
+    for _ in range(ROUNDS):
+        judge(world, plan(world.observe(), world.now))
+        before = world.status
+        decided = world.step()
+        if not decided.actions and world.status == before:
+            return
+    raise AssertionError(f"no rest after {ROUNDS} rounds: {world.status.phase} {world.status.message}")
+
+
+@settings(QUICK, max_examples=200)
+@given(worlds())
+def test_from_any_status_planning_comes_to_rest(world: World) -> None:
+    comes_to_rest(world)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+@settings(QUICK, max_examples=20 * MORE)
+@given(worlds())
+def test_from_any_status_planning_comes_to_rest_at_length(world: World) -> None:
+    comes_to_rest(world)
