@@ -58,8 +58,7 @@ def abort(draft: Draft, reason: str, why: str) -> None:
 def settle_aborted(draft: Draft) -> None:
     """Say plainly when an aborted canary still carries traffic because stable cannot take it."""
     record = draft.status.aborted
-    if record is None:
-        return
+    assert record is not None
     message = record.message
     if draft.traffic_problem is not None:
         message = f"{draft.traffic_problem[1]}. {message}"

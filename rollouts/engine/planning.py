@@ -61,6 +61,8 @@ def plan(obs: Observation, now: datetime) -> Plan:
     for stage in _STAGES:
         if stage(draft):
             break
+    else:
+        progress(draft)
     if draft.status.canary is not None:
         draft.set(analysis=obs.summaries[:_SUMMARIES])
     keep_finalizer(draft)
@@ -284,11 +286,6 @@ def _waiting(draft: Draft) -> bool:
     return True
 
 
-def _progressing(draft: Draft) -> bool:
-    progress(draft)
-    return True
-
-
 _STAGES: tuple[Callable[[Draft], bool], ...] = (
     _unreadable,
     _claimed_by_other,
@@ -301,5 +298,4 @@ _STAGES: tuple[Callable[[Draft], bool], ...] = (
     _target,
     _aborted,
     _waiting,
-    _progressing,
 )

@@ -244,7 +244,7 @@ def _execute(draft: Draft) -> None:
             _analyse(draft)
         case JobStep():
             _run_job(draft)
-        case None:
+        case _:
             _finish(draft)
 
 

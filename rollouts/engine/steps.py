@@ -127,5 +127,5 @@ def describe(step: Step | None) -> str:
             return "job"
         case HeaderRouteStep():
             return f"header route {step.name}"
-        case None:
+        case _:
             return "promotion"
