@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import Phase as HypothesisPhase
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from rollouts.api.status import read_status, write_status
+from rollouts.engine import converging, transitions
 from rollouts.engine.actions import Plan, WriteTraffic
 from rollouts.engine.observation import Blocker, Claim, GateOutcome, GateView, JobOutcome, Problem, ShareView
 from rollouts.engine.planning import plan
@@ -208,15 +210,22 @@ def judge_write(world: World, write: WriteTraffic, after: RolloutStatus) -> None
     assert desired.canary is not None or desired.weight == ZERO
     if after.aborted is not None:
         assert desired.weight == ZERO, "an aborted revision gets no traffic"
-    if world.rules is None or desired.canary is None:
+    if world.rules is None or desired.canary is None or desired.weight == ZERO:
         return
-    shares = [Fraction(rule.get(desired.canary, 0), sum(rule.values()) or 1) for rule in world.rules]
-    raises = any(share < Fraction(desired.weight, FULL) for share in shares)
-    if raises and desired.weight > ZERO:
-        ratio = world.spec.canary.endpoint_ratio if world.spec is not None else 0.5
-        needed = required_endpoints(desired.weight, after.stable_endpoints_at_start, ratio)
-        foreign_total = any(set(rule) - {desired.canary, desired.stable} for rule in world.rules)
-        assert foreign_total or obs.ready(desired.canary) >= min(needed, 1), "raised without an endpoint"
+    needed = required_endpoints(desired.weight, after.stable_endpoints_at_start, ratio_of(world))
+    if any(share_in(rule, write) < Fraction(desired.weight, FULL) for rule in world.rules):
+        assert obs.ready(desired.canary) >= needed, "raised without the endpoints that the weight needs"
+
+
+def ratio_of(world: World) -> float:
+    return world.spec.canary.endpoint_ratio if world.spec is not None else 0.5
+
+
+def share_in(rule: dict[Any, int], write: WriteTraffic) -> Fraction:
+    """The canary's share among our arms; foreign entries are none of our business."""
+    desired = write.desired
+    joint = sum(rule.get(arm, 0) for arm in {desired.stable, desired.canary, *desired.keep, *desired.drop})
+    return Fraction(rule.get(desired.canary, 0), joint or 1)
 
 
 class Machine(RuleBasedStateMachine):
@@ -261,6 +270,27 @@ class Machine(RuleBasedStateMachine):
     def comes_to_rest(self) -> None:
         if not self.world.deleting:
             self.world.settle(ROUNDS)
+
+    @rule(seconds=st.sampled_from([1, 31]), rounds=st.integers(1, 6))
+    def goes_well_for_a_while(self, seconds: int, rounds: int) -> None:
+        """Everything is repaired, so that deep steps are reached at all."""
+        world = self.world
+        if world.deleting:
+            return
+        world.pools, world.problems, world.blockers = dict.fromkeys(POOLS, 4), (), ()
+        world.programmed, world.share = True, None
+        world.claim = Claim.OURS if self.mode is TrafficMode.MANAGED else Claim.CONSENTED
+        self.route_comes_back()
+        self.gates_are_judged(GateOutcome.PASSED)
+        self.jobs_end(JobOutcome.SUCCEEDED)
+        for _ in range(rounds):
+            self.look()
+            world.now += timedelta(seconds=seconds)
+
+    @rule(count=st.sampled_from([0, 0, 1]))
+    def canary_loses_endpoints(self, count: int) -> None:
+        if self.world.status.canary is not None:
+            self.world.pools[self.world.status.canary.identity] = count
 
     @rule(new=specs())
     def spec_edited(self, new: Any) -> None:
@@ -422,3 +452,45 @@ def test_from_any_status_planning_comes_to_rest(world: World) -> None:
 @given(worlds())
 def test_from_any_status_planning_comes_to_rest_at_length(world: World) -> None:
     comes_to_rest(world)
+
+
+# --- the properties catch planted bugs -------------------------------------------------------------
+
+
+def _abort_keeps_weight(patch: pytest.MonkeyPatch) -> None:
+    real = converging.step_weight
+    patch.setattr(converging, "step_weight", lambda status, spec: real(replace(status, aborted=None), spec))
+
+
+def _endpoints_unseen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(converging, "required_endpoints", lambda *_: 0)
+
+
+def _never_settled(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(converging, "_settled", lambda *_, **__: False)
+
+
+def _row_missing(patch: pytest.MonkeyPatch) -> None:
+    rows = [row for row in transitions.TRANSITIONS if row.to is not Phase.ABORTED]
+    patch.setattr(transitions, "TRANSITIONS", tuple(rows))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("plant", "error"),
+    [
+        (_abort_keeps_weight, AssertionError),
+        (_endpoints_unseen, AssertionError),
+        (_never_settled, AssertionError),
+        (_row_missing, transitions.IllegalTransition),
+    ],
+)
+def test_the_machine_catches_a_planted_bug(
+    plant: Any, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch)
+    once = settings(FULL_RUN, phases=[HypothesisPhase.generate], print_blob=False, report_multiple_bugs=False)
+
+    with pytest.raises(error):
+        run_state_machine_as_test(Machine, settings=once)
