@@ -79,7 +79,7 @@ def write_status(status: RolloutStatus) -> Json:
         "history": [_write_history(entry) for entry in status.history],
         "conditions": [_write_condition(item) for item in status.conditions],
     }
-    return _compact(full, keep=("attempt", "weight", "currentStep"))
+    return _compact(full, keep=("attempt", "weight", "currentStep", "weightCap"))
 
 
 def _compact(full: Json, keep: tuple[str, ...] = ()) -> Json:

@@ -23,6 +23,8 @@ COMMANDS: Mapping[str, str] = {
     "lab": "rollouts.cli.lab:lab",
     "picker": "rollouts.picker.command:picker",
     "picker-check": "rollouts.picker.command:picker_check",
+    "plan": "rollouts.cli.analysis_commands:plan_command",
+    "backtest": "rollouts.cli.analysis_commands:backtest_command",
 }
 """Command name to ``module:attribute``. Add a command here."""
 

@@ -1,0 +1,324 @@
+"""Rollouts in and out of JSON: no object makes reading raise, and every status survives the round trip."""
+
+from __future__ import annotations
+
+import copy
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from rollouts.api import analysis_models, rollout_models, status_models
+from rollouts.api.parsing import SpecCache, parse_rollout
+from rollouts.api.scalars import (
+    format_duration,
+    parse_duration,
+    parse_ratio,
+    parse_time,
+    parse_weight,
+    weight_json,
+)
+from rollouts.api.status import read_status, write_status
+from rollouts.engine import types
+from rollouts.engine.types import Phase, Weight
+
+GOOD: dict[str, Any] = {
+    "apiVersion": "inferencerollouts.dev/v1alpha1",
+    "kind": "Rollout",
+    "metadata": {"name": "demo", "namespace": "default", "uid": "u", "generation": 3, "resourceVersion": "7"},
+    "spec": {
+        "target": {"pool": {"name": "v2"}, "revision": "1"},
+        "traffic": {"httpRoutes": [{"name": "route", "ruleNames": ["a"]}]},
+        "strategy": {
+            "canary": {
+                "steps": [
+                    {"setWeight": 1},
+                    {"pause": {"duration": "10m"}},
+                    {
+                        "analysis": {
+                            "metrics": [
+                                {
+                                    "name": "ttft",
+                                    "measure": {"preset": "ttft", "window": "1m"},
+                                    "successCondition": "result < 2.0",
+                                    "interval": "10s",
+                                    "count": 3,
+                                }
+                            ]
+                        }
+                    },
+                    {"job": {"spec": {"template": {}}}},
+                ],
+                "analysis": {"startingStep": 1, "templates": [{"templateName": "t"}]},
+                "bake": "5m",
+            }
+        },
+        "rollbackWindow": {"duration": "24h"},
+        "onDelete": "KeepTraffic",
+    },
+}
+
+HOSTILE = [None, True, 0, -1, 1.5, float("nan"), "", "x" * 5000, [], [[]], {}, {"a": {"b": []}}, ["x"] * 50]
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+def paths(value: Any, here: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    found = [here] if here else []
+    if isinstance(value, dict):
+        for key, item in value.items():
+            found += paths(item, (*here, key))
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            found += paths(item, (*here, index))
+    return found
+
+
+def put(obj: Any, path: tuple[Any, ...], value: Any) -> Any:
+    changed = copy.deepcopy(obj)
+    where = changed
+    for part in path[:-1]:
+        where = where[part]
+    where[path[-1]] = value
+    return changed
+
+
+def test_a_good_object_has_no_problems():
+    parsed = parse_rollout(GOOD)
+
+    assert parsed.problems == ()
+    assert parsed.spec is not None
+    assert [type(step).__name__ for step in parsed.spec.canary.steps] == [
+        "WeightStep",
+        "PauseStep",
+        "AnalysisStep",
+        "JobStep",
+    ]
+    assert parsed.spec.rollback_window == timedelta(hours=24)
+    assert parsed.spec.on_delete is types.OnDelete.KEEP_TRAFFIC
+
+
+@pytest.mark.parametrize("path", paths(GOOD), ids=lambda path: ".".join(map(str, path)))
+def test_no_wrong_type_anywhere_makes_reading_raise(path):
+    for value in HOSTILE:
+        parsed = parse_rollout(put(GOOD, path, value))
+
+        assert parsed.spec is not None or parsed.problems
+        assert [problem for problem in parsed.problems if not problem.message] == []
+
+
+def test_a_spec_nested_without_end_is_a_problem():
+    deep: Any = {}
+    for _ in range(100_000):
+        deep = {"a": deep}
+    parsed = parse_rollout({**GOOD, "spec": {**GOOD["spec"], "extra": deep}})
+
+    assert parsed.problems[0].reason == "SpecInvalid"
+
+
+def test_a_huge_spec_is_a_problem():
+    parsed = parse_rollout({**GOOD, "spec": {**GOOD["spec"], "extra": "x" * 300_000}})
+
+    assert "larger than" in parsed.problems[0].message
+
+
+def test_unknown_fields_are_tolerated():
+    assert parse_rollout(put(GOOD, ("spec", "futureField"), {"a": 1})).problems == ()
+
+
+def test_a_cached_spec_is_parsed_again_when_its_generation_changes():
+    cache = SpecCache()
+    first = parse_rollout(GOOD, cache)
+    same = parse_rollout(put(GOOD, ("metadata", "labels"), {}), cache)
+    changed = put(put(GOOD, ("spec", "target", "pool", "name"), "v3"), ("metadata", "generation"), 4)
+
+    assert same.spec is first.spec
+    assert parse_rollout(changed, cache).spec.target.name == "v3"
+
+
+@settings(max_examples=150, deadline=None)
+@given(json_values)
+def test_no_object_at_all_makes_reading_raise(value):
+    obj = {"metadata": {"name": "x"}, "spec": value, "status": value}
+    parsed = parse_rollout(obj)
+
+    assert parsed.spec is not None or parsed.problems
+
+
+# --- status ----------------------------------------------------------------------------------------
+
+moments = st.integers(0, 10**9).map(lambda s: datetime.fromtimestamp(s, UTC))
+texts = st.text(min_size=1, max_size=30)
+weights = st.integers(0, 10_000).map(Weight)
+hashes = st.text("0123456789abcdef", min_size=64, max_size=64)
+identities = st.builds(
+    types.Identity, kind=texts, group=st.text(max_size=9), name=texts, source=st.text(max_size=9)
+)
+revisions = st.builds(types.Revision, identity=identities, revision=st.text(max_size=9), hash=hashes)
+statuses = st.builds(
+    types.RolloutStatus,
+    phase=st.sampled_from([phase for phase in Phase if phase is not Phase.NEW]),
+    reason=st.text(max_size=20),
+    message=st.text(max_size=200),
+    observed_generation=st.integers(0, 10**6),
+    stable=st.none() | revisions,
+    canary=st.none() | revisions,
+    attempt=st.integers(0, 99),
+    current_step=st.integers(1, 32),
+    step_count=st.integers(1, 32),
+    steps_hash=st.text("0123456789abcdef", max_size=16),
+    step_started_at=st.none() | moments,
+    started_at=st.none() | moments,
+    bake_started_at=st.none() | moments,
+    weight=st.builds(
+        types.WeightStatus,
+        desired=st.none() | weights,
+        applied=st.none() | weights,
+        observed=st.none() | weights,
+    ),
+    weight_cap=st.none() | weights,
+    stable_endpoints_at_start=st.integers(0, 100),
+    unready_since=st.none() | moments,
+    pulled=st.booleans(),
+    overrides=st.lists(texts, max_size=3).map(tuple),
+    skip_gates=st.booleans(),
+    adopted_split=st.booleans(),
+    traffic_uid=st.text(max_size=9),
+    restores=st.lists(moments, max_size=5).map(tuple),
+    aborted=st.none()
+    | st.builds(
+        types.AbortRecord, hash=hashes, step=st.integers(0, 32), at=moments, reason=texts, message=texts
+    ),
+    last_command=st.none()
+    | st.builds(
+        types.CommandRecord,
+        raw=texts,
+        action=st.text(max_size=9),
+        result=st.sampled_from(types.CommandResult),
+        message=texts,
+        at=moments,
+        by=st.text(max_size=9),
+    ),
+    history=st.lists(
+        st.builds(
+            types.HistoryEntry,
+            revision=revisions,
+            attempt=st.integers(0, 9),
+            outcome=st.sampled_from(types.Outcome),
+            at=moments,
+            message=st.text(max_size=20),
+            stable_until=st.none() | moments,
+        ),
+        max_size=3,
+    ).map(tuple),
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(statuses)
+def test_every_status_survives_the_round_trip(status):
+    text = json.dumps(write_status(status))
+    read, unreadable = read_status(json.loads(text))
+
+    assert (read, unreadable) == (status, ())
+
+
+@pytest.mark.parametrize(
+    "field", write_status(types.RolloutStatus(phase=Phase.HEALTHY, attempt=1, message="m"))
+)
+def test_a_scribbled_field_is_reported_and_costs_only_itself(field):
+    data = write_status(types.RolloutStatus(phase=Phase.HEALTHY, attempt=1, message="m"))
+    data[field] = ["scribble"]
+    read, unreadable = read_status(data)
+
+    assert unreadable in ((f"status.{field}",), ())
+    assert (read.attempt == 1) is (field != "attempt")
+
+
+# --- scalars ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("10m", 600),
+        ("1h30m", 5400),
+        ("500ms", 0.5),
+        ("1.5h", 5400),
+        ("2d", 172_800),
+        (30, 30),
+        ("45", 45),
+    ],
+)
+def test_durations(text, seconds):
+    assert parse_duration(text) == timedelta(seconds=seconds)
+    assert parse_duration(format_duration(parse_duration(text))) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "soon", "-5s", "10 m", "1y", "9999999d", "5m5", True, None, 1.5, "٣s", "1e3s"]
+)
+def test_what_is_no_duration(text):
+    with pytest.raises(ValueError, match=r"duration|days"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "hundredths"),
+    [(0, 0), (10, 1000), (100, 10_000), ("0.5%", 50), ("10%", 1000), ("99.95%", 9995)],
+)
+def test_weights(value, hundredths):
+    assert parse_weight(value) == hundredths
+    assert parse_weight(weight_json(Weight(hundredths))) == hundredths
+
+
+@pytest.mark.parametrize("value", [-1, 101, "100.5%", "0.005%", "half", True, None, 5.0, "5"])
+def test_what_is_no_weight(value):
+    with pytest.raises(ValueError, match="weight"):
+        parse_weight(value)
+
+
+@pytest.mark.parametrize(("value", "ratio"), [(0.05, 0.05), (2, 2.0), ("5%", 0.05), ("0.1", 0.1)])
+def test_ratios(value, ratio):
+    assert parse_ratio(value) == pytest.approx(ratio)
+
+
+@pytest.mark.parametrize("value", ["x", float("nan"), float("inf"), -0.1, None, True])
+def test_what_is_no_ratio(value):
+    with pytest.raises(ValueError, match="fraction"):
+        parse_ratio(value)
+
+
+@pytest.mark.parametrize("value", ["2026-01-01", "2026-01-01T00:00:00", 5, None, "x" * 50])
+def test_what_is_no_time(value):
+    with pytest.raises(ValueError):  # noqa: PT011  # datetime's own words differ by Python version
+        parse_time(value)
+
+
+# --- models ----------------------------------------------------------------------------------------
+
+
+def models() -> list[type[BaseModel]]:
+    found = []
+    for module in (analysis_models, rollout_models, status_models):
+        for item in vars(module).values():
+            if isinstance(item, type) and issubclass(item, BaseModel) and item.__module__ == module.__name__:
+                found.append(item)
+    return found
+
+
+@pytest.mark.parametrize("model", models(), ids=lambda model: model.__name__)
+def test_every_field_says_what_it_means(model):
+    silent = [name for name, field in model.model_fields.items() if not field.description]
+
+    assert silent == []
+    assert model.__doc__

@@ -1,0 +1,194 @@
+"""The commands as a person types them, against an API server over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from rollouts.api.crds import all_crds, crd_files
+from rollouts.api.parsing import COMMAND_ANNOTATION
+from rollouts.api.status import write_status
+from rollouts.cli.main import COMMANDS, main
+from rollouts.controller import kinds
+from rollouts.kube.client import PatchKind
+from rollouts.lab.controlplane.upstream import CRDS
+from rollouts.lab.kubeconfig import write_kubeconfig
+from rollouts.lab.memoryapi import MemoryApi
+from rollouts.lab.memoryapi.server import MemoryApiServer
+from rollouts.lab.testing.world import World, analysis, pause, spec, weight
+
+ROLLOUT: dict[str, Any] = {
+    "apiVersion": "inferencerollouts.dev/v1alpha1",
+    "kind": "Rollout",
+    "metadata": {"name": "demo", "namespace": "default"},
+    "spec": {
+        "target": {"pool": {"name": "v2"}},
+        "traffic": {"httpRoutes": [{"name": "route"}]},
+        "strategy": {"canary": {"steps": [{"setWeight": 10}, {"pause": {}}]}},
+    },
+}
+
+
+class Server:
+    """A memory API server in a thread of its own, and the kubeconfig that leads to it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.api = MemoryApi()
+        for crd in all_crds():
+            self.api.create(CRDS, None, crd, manager="test")
+        self.kubeconfig = directory / "kubeconfig"
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._server = MemoryApiServer(self.api)
+        self._run(self._server.start())
+        write_kubeconfig(self.kubeconfig, server=self._server.url)
+
+    def _run(self, work: Any) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    def stop(self) -> None:
+        self._run(self._server.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def store(self, world: World) -> None:
+        """The Rollout ``demo`` with the status of a world of plain values."""
+        self.api.create(kinds.ROLLOUT, "default", ROLLOUT, manager="test")
+        self.patch_status(write_status(world.status))
+
+    def patch_status(self, status: dict[str, Any]) -> None:
+        self.api.patch(
+            kinds.ROLLOUT,
+            "default",
+            "demo",
+            {"status": status},
+            content_type=PatchKind.MERGE.value,
+            subresource="status",
+            manager="test",
+        )
+
+    def call(self, *arguments: str) -> Result:
+        return CliRunner().invoke(main, [*arguments, "--kubeconfig", str(self.kubeconfig)])
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    running = Server(tmp_path)
+    yield running
+    running.stop()
+
+
+def paused() -> World:
+    world = World(spec=spec(weight(10), pause()))
+    world.settle()
+    return world
+
+
+def aborted() -> World:
+    world = World(spec=spec(weight(10), analysis()))
+    world.settle()
+    world.say("abort")
+    return world
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_listed_command_is_there_and_explains_itself(name):
+    result = CliRunner().invoke(main, [name, "--help"])
+
+    assert result.exit_code == 0
+    assert isinstance(main.get_command(click.Context(main), name), click.Command)
+    assert len(result.output.splitlines()) > 3
+
+
+def test_crds_prints_what_the_repository_holds():
+    result = CliRunner().invoke(main, ["crds"])
+
+    names = {document["metadata"]["name"] for document in yaml.safe_load_all(result.output)}
+    assert names == {name.removesuffix(".yaml") for name, _ in crd_files()}
+
+
+def test_get_shows_a_table_and_one_in_full(server):
+    server.store(paused())
+
+    table = server.call("get")
+    one = server.call("get", "demo")
+
+    assert [word for word in ("demo", "Paused", "2/2", "10%", "v1", "v2") if word not in table.output] == []
+    assert "set weight 10%" in one.output
+    assert "pause until promoted" in one.output
+
+
+def test_get_json_and_yaml_say_the_same(server):
+    server.store(paused())
+
+    shown = json.loads(server.call("get", "demo", "-o", "json").output)
+
+    assert yaml.safe_load(server.call("get", "demo", "-o", "yaml").output) == shown
+    assert (shown["phase"], shown["weight"]["applied"], shown["step"]) == ("Paused", 10.0, 1)
+
+
+@pytest.mark.parametrize(("make", "code"), [(paused, 0), (aborted, 1)])
+def test_status_says_by_its_exit_status_how_it_stands(server, make, code):
+    server.store(make())
+
+    assert server.call("status", "demo").exit_code == code
+
+
+def test_status_watch_gives_up_in_time(server):
+    server.store(paused())
+
+    assert server.call("status", "demo", "--watch", "--timeout", "1s").exit_code == 4
+
+
+def test_an_unknown_rollout_is_named(server):
+    result = server.call("get", "nothing")
+
+    assert result.exit_code == 2
+    assert "there is no Rollout nothing in namespace default" in result.output
+
+
+def test_a_server_that_is_not_there_is_said(tmp_path):
+    write_kubeconfig(tmp_path / "kubeconfig", server="http://127.0.0.1:1")
+    result = CliRunner().invoke(main, ["get", "--kubeconfig", str(tmp_path / "kubeconfig")])
+
+    assert result.exit_code == 3
+
+
+@pytest.mark.parametrize(("result", "code"), [("Done", 0), ("Rejected", 1)])
+def test_a_verb_is_bound_to_revision_and_step_and_tells_how_it_ended(server, result, code):
+    world = paused()
+    server.store(world)
+    seen: dict[str, Any] = {}
+
+    def controller(change: Any) -> None:
+        """Stands in for the controller: answers the command when it is written."""
+        found = server.api.get(kinds.ROLLOUT, "default", "demo")
+        raw = (found["metadata"].get("annotations") or {}).get(COMMAND_ANNOTATION)
+        if raw and not seen:
+            seen.update(json.loads(raw))
+            record = {
+                "raw": raw,
+                "action": "promote",
+                "result": result,
+                "message": "m",
+                "at": "2026-01-01T00:00:00Z",
+            }
+            server.patch_status({"lastCommand": record})
+
+    server.api.observers.append(controller)
+    answer = server.call("promote", "demo")
+
+    assert answer.exit_code == code
+    assert f"promote {result.lower()}: m" in answer.output
+    assert (seen["action"], seen["revision"], seen["step"]) == ("promote", world.status.canary.hash, 1)
