@@ -48,7 +48,7 @@ from rollouts.engine.types import (
 )
 from rollouts.lab.testing.world import START, World, analysis, background, job, pause, pool, spec, weight
 
-MORE = int(os.environ.get("ENGINE_EXAMPLES", "300"))
+MORE = int(os.environ.get("ENGINE_EXAMPLES", "150"))
 """Examples of the slow runs; a nightly run sets more."""
 
 ROUNDS = 40

@@ -25,11 +25,11 @@ from rollouts.lab.testing.faults.moves import (
     scale,
 )
 from rollouts.lab.testing.faults.objects import CANARY, RELEASES, STABLE, STEPS, THIRD
-from rollouts.lab.testing.faults.simulation import Act, Disturbance, FaultPlan, Run, Storm
+from rollouts.lab.testing.faults.simulation import Act, Disturbance, FaultPlan, Run, Scenario, Storm
 from rollouts.lab.testing.faults.source import Answer
 from rollouts.lab.testing.faults.transport import Delivery, WriteFault
 
-__all__ = ["FaultClass", "enumerate_plans"]
+__all__ = ["FaultClass", "applies", "enumerate_plans"]
 
 
 class FaultClass(Enum):
@@ -111,8 +111,6 @@ _GARBAGE = [item for item in Answer if item not in (Answer.HEALTHY, Answer.BAD)]
 
 
 def _garbage(clean: Run) -> Iterator[FaultPlan]:
-    if not any(name.startswith("run ") for name in clean.end):
-        return
     for what in _GARBAGE:
         for start, seconds in ((0, 25.0), (clean.writes // 2, 25.0), (0, 3000.0)):
             yield _disturbed(
@@ -187,8 +185,13 @@ _ENUMERATORS: dict[FaultClass, Callable[[Run], Iterator[FaultPlan]]] = {
 _CORE_ONLY = (FaultClass.CLOCK, FaultClass.EDITS, FaultClass.OUTSIDE, FaultClass.HOSTILE)
 
 
+def applies(fault: FaultClass, scenario: Scenario) -> bool:
+    """Whether the class has plans for the scenario."""
+    if fault is FaultClass.GARBAGE:
+        return scenario.measured
+    return scenario.core or fault not in _CORE_ONLY
+
+
 def enumerate_plans(fault: FaultClass, clean: Run) -> Iterator[FaultPlan]:
-    """Every plan of a class for a scenario."""
-    if fault in _CORE_ONLY and not clean.scenario.core:
-        return iter(())
+    """Every plan of a class for a scenario that it applies to."""
     return _ENUMERATORS[fault](clean)

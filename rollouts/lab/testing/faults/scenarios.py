@@ -70,6 +70,7 @@ def _scenario(
         moves=tuple(moves),
         goal=goal,
         core=core,
+        measured="analysis" in repr(rollout["spec"]["strategy"]),
     )
 
 

@@ -67,6 +67,8 @@ class Scenario:
     goal: Condition
     core: bool = False
     """Meets every class of faults; the others meet the classes that depend on their own writes."""
+    measured: bool = False
+    """Has analysis from the start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
