@@ -6,7 +6,7 @@ STAMP := $(VENV)/.stamp-$(shell cat requirements/dev.lock pyproject.toml | cksum
 CONTROL_PLANE ?= memory
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-good demo-bad test test-fast lint verify generate controlplane bench clean
+.PHONY: help setup demo test test-fast coverage lint generate controlplane bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,8 +40,18 @@ lint: $(STAMP) ## style, types, layers, generated files
 test-fast: $(STAMP) ## the part without slow, cluster and gateway tests, under a minute
 	$(BIN)/python -m pytest -m "not slow and not cluster and not gateway"
 
-test: lint ## everything that CI runs
+coverage: $(STAMP) ## every branch of the engine
+	$(BIN)/coverage run --branch --source=rollouts/engine -m pytest -q -m "not slow" tests/unit/engine tests/property/test_engine_property.py
+	$(BIN)/coverage report --skip-covered --show-missing --fail-under=100
+
+test: lint coverage ## everything that CI runs
 	$(BIN)/python -m pytest
+
+bench: $(STAMP) ## aborts, scale, picker and a short study of the statistics; the better part of an hour
+	$(BIN)/python -m benchmarks.controller.aborts
+	$(BIN)/python -m benchmarks.controller.scale
+	$(BIN)/python -m benchmarks.picker.run
+	$(BIN)/python -m benchmarks.statistics
 
 clean: ## remove the virtual environment and build products
 	rm -rf $(VENV) build *.egg-info
