@@ -72,7 +72,11 @@ TRANSITIONS: tuple[Transition, ...] = (
         _PAUSED,
         (Trigger.SPEC_VALID, Trigger.HOLD, Trigger.PAUSE_STEP, Trigger.SPLIT_AT_START),
     ),
-    Transition((_INVALID,), _WAITING, (Trigger.SPEC_VALID, Trigger.NEW_TARGET, Trigger.TRAFFIC_MISSING)),
+    Transition(
+        (_INVALID,),
+        _WAITING,
+        (Trigger.SPEC_VALID, Trigger.NEW_TARGET, Trigger.RETRY, Trigger.TRAFFIC_MISSING),
+    ),
     Transition((_INVALID,), _ABORTED, (Trigger.SPEC_VALID, Trigger.ABORT)),
 )
 

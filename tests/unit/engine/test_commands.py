@@ -247,6 +247,20 @@ def test_retry_is_a_new_attempt_with_new_gates():
     assert world.share_of(V2) == Fraction(1, 10)
 
 
+def test_retry_is_obeyed_in_the_very_plan_that_finds_the_spec_valid_again():
+    world = aborted()
+    world.problems = (Problem(reason="TemplateMissing", message="gone"),)
+    world.settle()
+
+    assert world.status.phase is Phase.INVALID
+
+    world.problems = ()
+    world.pools[V2] = 0
+    world.say("retry")
+
+    assert (world.status.phase, world.status.attempt) == (Phase.WAITING, 2)
+
+
 def test_pause_and_resume_hold_and_release_steps():
     world = at_pause(weight(10), pause(60), weight(50), pause())
     world.say("pause")
