@@ -7,7 +7,15 @@ from typing import Any, cast
 
 from rollouts.api.references import pool_names, template_names, traffic_names
 from rollouts.controller import kinds
-from rollouts.controller.pools import Endpoint, Pool, pod_endpoint, read_pool
+from rollouts.controller.pools import (
+    METRICS_PORT_ANNOTATION,
+    Endpoint,
+    PickerPod,
+    Pool,
+    pod_endpoint,
+    read_picker_pod,
+    read_pool,
+)
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import Object, ObjectKey
@@ -23,6 +31,7 @@ _POOL_SELECTOR = "selector"
 _PICKER = "picker"
 _POOL = "pool"
 _TEMPLATE = "template"
+_POOL_REF = "poolRef"
 
 
 def owner_name(obj: Mapping[str, Any], kind: str) -> str | None:
@@ -67,6 +76,13 @@ def _rollout_by_pool(obj: Object) -> Iterable[Hashable]:
     return [(_namespace(obj), name) for name in pool_names(obj)]
 
 
+def _model_by_pool(obj: Object) -> Iterable[Hashable]:
+    spec = obj.get("spec")
+    ref = spec.get("poolRef") if isinstance(spec, Mapping) else None
+    name = ref.get("name") if isinstance(ref, Mapping) else None
+    return [(_namespace(obj), name)] if isinstance(name, str) else []
+
+
 def _rollout_by_template(obj: Object) -> Iterable[Hashable]:
     return [("" if cluster else _namespace(obj), name) for cluster, name in template_names(obj)]
 
@@ -75,8 +91,12 @@ def _trim_pod(pod: Object) -> Object:
     """The few fields of a pod that matter: pods are the bulk of a cluster."""
     meta, status = pod.get("metadata") or {}, pod.get("status") or {}
     kept = ("name", "namespace", "uid", "resourceVersion", "labels", "deletionTimestamp")
+    trimmed = {name: meta[name] for name in kept if name in meta}
+    port = (meta.get("annotations") or {}).get(METRICS_PORT_ANNOTATION)
+    if port is not None:
+        trimmed["annotations"] = {METRICS_PORT_ANNOTATION: port}
     return {
-        "metadata": {name: meta[name] for name in kept if name in meta},
+        "metadata": trimmed,
         "status": {
             "podIP": status.get("podIP"),
             "startTime": status.get("startTime"),
@@ -88,7 +108,11 @@ def _trim_pod(pod: Object) -> Object:
 def _trim_service(service: Object) -> Object:
     meta = service.get("metadata") or {}
     kept = ("name", "namespace", "uid", "resourceVersion", "annotations")
-    return {"metadata": {name: meta[name] for name in kept if name in meta}}
+    selector = (service.get("spec") or {}).get("selector")
+    return {
+        "metadata": {name: meta[name] for name in kept if name in meta},
+        "spec": {"selector": selector if isinstance(selector, Mapping) else {}},
+    }
 
 
 class Caches:
@@ -115,7 +139,11 @@ class Caches:
         self.pods = Store(indexes={_LABEL: _by_label}, transform=_trim_pod)
         self.services = Store(transform=_trim_service)
         self.jobs = Store(indexes={_OWNER: _by_owner})
-        self.models = Store()
+        self.models = Store(indexes={_POOL_REF: _model_by_pool}, keep_managed_fields=True)
+        self.rewrites = {
+            resource.group: Store(indexes={_POOL_REF: _model_by_pool}, keep_managed_fields=True)
+            for resource in kinds.REWRITES
+        }
         self._client = client
         self._clock = clock
         self._namespace = namespace
@@ -139,6 +167,7 @@ class Caches:
             kinds.SERVICE: self.services,
             kinds.JOB: self.jobs,
             kinds.INFERENCE_MODEL: self.models,
+            **{resource: self.rewrites[resource.group] for resource in kinds.REWRITES},
         }
 
     def _reflect(self, resource: Resource, store: Store) -> Reflector:
@@ -171,12 +200,42 @@ class Caches:
 
     def endpoints(self, pool: Pool) -> list[Endpoint]:
         """The pool's pods that have an IP, by name."""
-        if not pool.selector:
-            return []
-        sets = [self.pods.keys_by_index(_LABEL, (pool.namespace, *pair)) for pair in pool.selector]
-        keys = frozenset.intersection(*sets)
-        found = (pod_endpoint(pod) for pod in (self.pods.get(key) for key in sorted(keys)) if pod is not None)
+        found = (pod_endpoint(pod) for pod in self._selected(pool.namespace, pool.selector))
         return [endpoint for endpoint in found if endpoint is not None]
+
+    def picker_pods(self, pool: Pool) -> list[PickerPod]:
+        """Ready pods behind the Service of the pool's endpoint picker, by name."""
+        key = ObjectKey(pool.namespace, pool.picker.name if pool.picker is not None else "")
+        service = self.services.get(key)
+        if service is None:
+            return []
+        selector = tuple(sorted(service["spec"]["selector"].items()))
+        found = (read_picker_pod(pod) for pod in self._selected(pool.namespace, selector))
+        return [pod for pod in found if pod is not None]
+
+    def _selected(self, namespace: str, selector: tuple[tuple[str, str], ...]) -> list[Object]:
+        if not selector:
+            return []
+        sets = [self.pods.keys_by_index(_LABEL, (namespace, *pair)) for pair in selector]
+        pods = (self.pods.get(key) for key in sorted(frozenset.intersection(*sets)))
+        return [pod for pod in pods if pod is not None]
+
+    def model_objects(self, namespace: str, pool: str) -> list[Object]:
+        """InferenceModels and InferenceModelRewrites whose poolRef names the pool."""
+        stores = (self.models, *self.rewrites.values())
+        return [obj for store in stores for obj in store.by_index(_POOL_REF, (namespace, pool))]
+
+    def rollouts_of_pool(self, namespace: str, pool: str) -> frozenset[ObjectKey]:
+        """Rollouts that a change of the pool's pods may concern: by name, or by the model object that they roll."""
+        found = set(self.rollouts.keys_by_index(_POOL, (namespace, pool)))
+        for kind, store in self._model_stores():
+            for key in store.keys_by_index(_POOL_REF, (namespace, pool)):
+                found |= self.rollouts.keys_by_index(_ROUTE, (namespace, kind, key.name))
+        return frozenset(found)
+
+    def _model_stores(self) -> list[tuple[str, Store]]:
+        rewrites = [(kinds.REWRITE_X.kind, store) for store in self.rewrites.values()]
+        return [(kinds.INFERENCE_MODEL.kind, self.models), *rewrites]
 
     def rollouts_of_route(self, namespace: str, kind: str, name: str) -> list[Object]:
         """Rollouts that name this traffic object, oldest first."""
@@ -197,26 +256,35 @@ class Caches:
             namespace, name = cast("tuple[str, str]", value)
             enqueue(ObjectKey(namespace, name))
 
+        def by_pool(key: ObjectKey) -> None:
+            for rollout in self.rollouts_of_pool(key.namespace, key.name):
+                enqueue(rollout)
+
         def pod_label(value: Hashable) -> None:
             for store in self.pools.values():
                 for key in store.keys_by_index(_POOL_SELECTOR, value):
-                    by_index(_POOL, (key.namespace, key.name))
+                    by_pool(key)
+
+        def carrier(kind: str) -> Callable[[ObjectKey], None]:
+            return lambda key: by_index(_ROUTE, (key.namespace, kind, key.name))
 
         self.rollouts.subscribe(enqueue)
-        self.routes.subscribe(lambda key: by_index(_ROUTE, (key.namespace, kinds.HTTP_ROUTE.kind, key.name)))
+        self.routes.subscribe(carrier(kinds.HTTP_ROUTE.kind))
+        for kind, models in self._model_stores():
+            models.subscribe(carrier(kind))
         for store in self.pools.values():
-            store.subscribe(lambda key: by_index(_POOL, (key.namespace, key.name)))
+            store.subscribe(by_pool)
         self.pods.subscribe_index(_LABEL, pod_label)
         self.runs.subscribe_index(_OWNER, owned)
         self.jobs.subscribe_index(_OWNER, owned)
         self.templates.subscribe(lambda key: by_index(_TEMPLATE, (key.namespace, key.name)))
         self.cluster_templates.subscribe(lambda key: by_index(_TEMPLATE, ("", key.name)))
-        self.services.subscribe(self._service_changed(by_index))
+        self.services.subscribe(self._service_changed(by_pool))
 
-    def _service_changed(self, by_index: Callable[[str, Hashable], None]) -> Callable[[ObjectKey], None]:
+    def _service_changed(self, by_pool: Callable[[ObjectKey], None]) -> Callable[[ObjectKey], None]:
         def changed(key: ObjectKey) -> None:
             for store in self.pools.values():
-                for obj in store.by_index(_PICKER, (key.namespace, key.name)):
-                    by_index(_POOL, (key.namespace, obj["metadata"]["name"]))
+                for pool in store.keys_by_index(_PICKER, (key.namespace, key.name)):
+                    by_pool(pool)
 
         return changed

@@ -17,6 +17,9 @@ __all__ = [
     "POOLS",
     "POOL_V1",
     "POOL_X",
+    "REWRITES",
+    "REWRITE_LLMD",
+    "REWRITE_X",
     "ROLLOUT",
     "SERVICE",
     "VERSION",
@@ -37,6 +40,12 @@ POOL_V1 = Resource("inference.networking.k8s.io", "v1", "inferencepools", "Infer
 POOL_X = Resource("inference.networking.x-k8s.io", "v1alpha2", "inferencepools", "InferencePool")
 POOLS = (POOL_V1, POOL_X)
 INFERENCE_MODEL = Resource("inference.networking.x-k8s.io", "v1alpha2", "inferencemodels", "InferenceModel")
+REWRITE_X = Resource(
+    "inference.networking.x-k8s.io", "v1alpha2", "inferencemodelrewrites", "InferenceModelRewrite"
+)
+REWRITE_LLMD = Resource("llm-d.ai", "v1alpha2", "inferencemodelrewrites", "InferenceModelRewrite")
+REWRITES = (REWRITE_LLMD, REWRITE_X)
+"""The groups of InferenceModelRewrite, the one that pickers prefer first."""
 
 POD = Resource("", "v1", "pods", "Pod")
 SERVICE = Resource("", "v1", "services", "Service")

@@ -10,7 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Endpoint", "PickerRef", "Pool", "pod_endpoint", "read_pool"]
+__all__ = [
+    "METRICS_PORT_ANNOTATION",
+    "Endpoint",
+    "PickerPod",
+    "PickerRef",
+    "Pool",
+    "pod_endpoint",
+    "read_picker_pod",
+    "read_pool",
+]
+
+METRICS_PORT_ANNOTATION = "inferencerollouts.dev/metrics-port"
+"""On the pods of our endpoint pickers: where their metrics are."""
 
 Object = Mapping[str, Any]
 
@@ -45,6 +57,15 @@ class Endpoint:
     ip: str
     ready: bool
     started: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PickerPod:
+    """A Ready pod behind a picker's Service. ``metrics_port`` None: not an endpoint picker of ours."""
+
+    pod: str
+    ip: str
+    metrics_port: int | None
 
 
 def _dict(value: Any) -> Mapping[str, Any]:
@@ -104,3 +125,13 @@ def pod_endpoint(pod: Object) -> Endpoint | None:
         ready=ready and not meta.get("deletionTimestamp"),
         started=started if isinstance(started, str) else "",
     )
+
+
+def read_picker_pod(pod: Object) -> PickerPod | None:
+    """A pod behind a picker's Service; None while it is not Ready."""
+    endpoint = pod_endpoint(pod)
+    if endpoint is None or not endpoint.ready:
+        return None
+    text = _dict(_dict(pod.get("metadata")).get("annotations")).get(METRICS_PORT_ANNOTATION)
+    port = int(text) if isinstance(text, str) and text.isdecimal() and len(text) <= 5 else None
+    return PickerPod(pod=endpoint.pod, ip=endpoint.ip, metrics_port=port if port and port < 65536 else None)

@@ -11,7 +11,14 @@ from typing import Any
 from rollouts.controller import kinds
 from rollouts.controller.caches import Caches
 from rollouts.kube.client import ListPage, PatchKind, Resource, WatchEvent, WatchType
-from rollouts.kube.errors import ApiTimeout, ApiUnavailable, Conflict, KubeError, TooManyRequests
+from rollouts.kube.errors import (
+    ApiTimeout,
+    ApiUnavailable,
+    Conflict,
+    KindNotServed,
+    KubeError,
+    TooManyRequests,
+)
 from rollouts.lab.memoryapi import Change, MemoryApi, MemoryKubeClient
 from rollouts.lab.testing.faults.history import History, Request
 from rollouts.runtime.clock import Clock
@@ -315,7 +322,10 @@ class Feed:
         if self._caches is None:
             return
         for resource, store in self._caches.by_resource().items():
-            page = self._api.list_page(resource, None)
+            try:
+                page = self._api.list_page(resource, None)
+            except KindNotServed:
+                continue
             store.replace_all(page.items, page.resource_version, known_before=store.latest_version)
 
     def disconnect(self) -> None:
