@@ -188,6 +188,8 @@ class RolloutStatusModel(ApiModel):
     """Taken over with traffic on both arms."""
     traffic_uid: Annotated[Short, Field(alias="trafficUID")] = ""
     """UID of the traffic object that was last seen."""
+    traffic_adopted: bool = False
+    """The model object is somebody else's: when it is gone it is waited for, not made again."""
     restores: Annotated[list[Time], Field(max_length=64)] = Field(default=[])
     """When foreign writes were restored away from stable."""
     analysis: Annotated[list[SummaryModel], Field(max_length=64)] = Field(default=[])

@@ -12,8 +12,6 @@ __all__ = ["unsupported"]
 
 def unsupported(spec: RolloutSpecModel) -> Iterator[tuple[str, str]]:
     """Field paths and what to do instead."""
-    if spec.target.adapter is not None:
-        yield "spec.target.adapter", "adapter rollouts are not built yet: use target.pool"
     canary = spec.strategy.canary
     gates: list[tuple[str, GateModel | None]] = [("spec.strategy.canary.analysis", canary.analysis)]
     for index, step in enumerate(canary.steps):

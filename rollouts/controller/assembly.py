@@ -10,7 +10,9 @@ from rollouts.analysis.sources.pods import PodsSource
 from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
 from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.analysis.types import ArmRef
+from rollouts.controller.adapter_views import AdapterPods, AdapterViews
 from rollouts.controller.caches import Caches
+from rollouts.controller.dialects import Dialects
 from rollouts.controller.events import EventRecorder
 from rollouts.controller.gates import Gates
 from rollouts.controller.metrics import ControllerMetrics
@@ -73,6 +75,7 @@ def assemble(
     caches: Caches,
     sources: Mapping[str, Source],
     shares: ShareSource,
+    adapters: AdapterPods,
     metrics: ControllerMetrics | None = None,
     gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
     on_traffic_write: Callable[[WriteTraffic], None] = lambda _: None,
@@ -86,11 +89,13 @@ def assemble(
         metrics.traffic_writes.labels(action.reason.value).inc()
         on_traffic_write(action)
 
-    gatherer = Gatherer(caches, shares, gates, gitops_managers=gitops_managers)
-    performer = Performer(client, caches, events, gates, on_traffic_write=written)
+    dialects = Dialects(client, caches, clock)
+    views = AdapterViews(caches, adapters, dialects)
+    gatherer = Gatherer(caches, shares, gates, views, gitops_managers=gitops_managers)
+    performer = Performer(client, caches, events, gates, views, on_traffic_write=written)
     return Parts(
         caches=caches,
-        rollouts=RolloutReconciler(gatherer, performer, clock, metrics),
+        rollouts=RolloutReconciler(gatherer, performer, clock, metrics, dialects),
         runs=RunReconciler(client, caches, sources, clock),
         metrics=metrics,
         sources=sources,

@@ -12,6 +12,7 @@ from rollouts.controller.pools import (
     Endpoint,
     PickerPod,
     Pool,
+    metrics_port,
     pod_endpoint,
     read_picker_pod,
     read_pool,
@@ -210,7 +211,8 @@ class Caches:
         if service is None:
             return []
         selector = tuple(sorted(service["spec"]["selector"].items()))
-        found = (read_picker_pod(pod) for pod in self._selected(pool.namespace, selector))
+        port = metrics_port(service)
+        found = (read_picker_pod(pod, port) for pod in self._selected(pool.namespace, selector))
         return [pod for pod in found if pod is not None]
 
     def _selected(self, namespace: str, selector: tuple[tuple[str, str], ...]) -> list[Object]:

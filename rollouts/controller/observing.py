@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from rollouts.api.parsing import ParsedRollout, SpecCache, parse_rollout
 from rollouts.api.run_status import gate_summaries, gate_view
 from rollouts.controller import kinds
+from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity, model_names
 from rollouts.controller.caches import Caches
+from rollouts.controller.carriers import Carrier, RouteCarrier
 from rollouts.engine.naming import background_run
 from rollouts.engine.observation import (
     Blocker,
@@ -22,6 +23,7 @@ from rollouts.engine.observation import (
     TrafficView,
 )
 from rollouts.engine.types import (
+    AdapterTraffic,
     HttpRouteTraffic,
     Identity,
     RolloutSpec,
@@ -63,7 +65,7 @@ class Gathered:
     parsed: ParsedRollout
     rollout: dict[str, Any]
     traffic_object: dict[str, Any] | None
-    route_target: httproute.Target | None
+    carrier: Carrier | None
 
 
 class Gatherer:
@@ -74,12 +76,14 @@ class Gatherer:
         caches: Caches,
         shares: ShareSource,
         gates: GateProblems,
+        adapters: AdapterViews,
         *,
         gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
     ) -> None:
         self._caches = caches
         self._shares = shares
         self._gates = gates
+        self._adapters = adapters
         self._gitops_managers = gitops_managers
         self._specs = SpecCache()
 
@@ -87,6 +91,7 @@ class Gatherer:
         """The observation of a Rollout; None when it does not exist."""
         rollout = self._caches.rollouts.get(key)
         if rollout is None:
+            self._adapters.forget(key)
             return None
         parsed = parse_rollout(rollout, self._specs)
         spec, status = parsed.spec, parsed.status
@@ -94,7 +99,13 @@ class Gatherer:
         target, blocker = (None, None) if spec is None else self._resolve(parsed, spec, problems)
         if parsed.model is not None and not problems:
             problems += self._gates.problems(parsed)
-        traffic, raw, route_target = self._traffic(parsed, target, problems)
+        models = None
+        if spec is not None and isinstance(spec.traffic, AdapterTraffic):
+            models = self._adapters.traffic(parsed, spec.traffic, problems)
+            if target is not None:
+                problems += self._adapters.problems(parsed, target)
+        raw, carrier = self._carrier(parsed, models, problems)
+        traffic = self._traffic(parsed, target, raw, carrier)
         runs = self._caches.runs.by_index("owner", (key.namespace, key.name))
         current = background_run(parsed.name, status) if status.canary is not None else None
         observation = Observation(
@@ -110,8 +121,8 @@ class Gatherer:
             target=target,
             target_blocker=blocker,
             traffic=traffic,
-            pools=self._pools(parsed, target),
-            blockers=() if spec is None else self._blockers(parsed, spec, target),
+            pools=self._pools(parsed, target, models),
+            blockers=() if spec is None else self._blockers(parsed, spec, target, models),
             gates={gate.name: gate for gate in map(gate_view, runs)},
             jobs=self._jobs(key),
             summaries=tuple(
@@ -127,7 +138,7 @@ class Gatherer:
             parsed=parsed,
             rollout=rollout,
             traffic_object=raw,
-            route_target=route_target,
+            carrier=carrier,
         )
 
     # --- target ---
@@ -138,7 +149,7 @@ class Gatherer:
         """``spec.target`` by discovery: the one API group that has a pool of the name."""
         target = spec.target
         if target.kind is TargetKind.ADAPTER:
-            return Identity(kind="Adapter", group="", name=target.name, source=target.source), None
+            return adapter_identity(target), None
         groups = [target.group] if target.group else [resource.group for resource in kinds.POOLS]
         found = [group for group in groups if self._caches.pool(group, parsed.namespace, target.name)]
         if len(found) == 1:
@@ -162,7 +173,9 @@ class Gatherer:
 
     # --- arms ---
 
-    def _pools(self, parsed: ParsedRollout, target: Identity | None) -> dict[Identity, PoolView]:
+    def _pools(
+        self, parsed: ParsedRollout, target: Identity | None, models: ModelTraffic | None
+    ) -> dict[Identity, PoolView]:
         status = parsed.status
         arms = {arm.identity for arm in (status.stable, status.canary) if arm is not None}
         arms |= {entry.revision.identity for entry in status.history}
@@ -170,6 +183,8 @@ class Gatherer:
             arms.add(target)
         if parsed.spec is not None and parsed.spec.stable_hint and target is not None:
             arms.add(replace(target, name=parsed.spec.stable_hint, source=""))
+        if models is not None and target is not None:
+            return self._adapters.arms(parsed, models, target, arms)
         return {identity: self._pool(parsed.namespace, identity) for identity in arms}
 
     def _pool(self, namespace: str, identity: Identity) -> PoolView:
@@ -187,9 +202,15 @@ class Gatherer:
         return PoolView(identity=identity, exists=True, ready_endpoints=ready, blockers=blockers)
 
     def _blockers(
-        self, parsed: ParsedRollout, spec: RolloutSpec, target: Identity | None
+        self,
+        parsed: ParsedRollout,
+        spec: RolloutSpec,
+        target: Identity | None,
+        models: ModelTraffic | None,
     ) -> tuple[Blocker, ...]:
         """Models that the stable pool serves and the new pool does not (design rule 10)."""
+        if models is not None:
+            return self._adapters.blockers(parsed, spec, models)
         stable = parsed.status.stable
         if target is None or stable is None or spec.allow_missing_models or stable.identity == target:
             return ()
@@ -205,31 +226,45 @@ class Gatherer:
         return (Blocker(reason="MissingModels", message=message),)
 
     def _models(self, namespace: str, pool: str) -> set[str]:
-        found = set()
-        for model in self._caches.models.values():
-            spec = model.get("spec")
-            if model["metadata"].get("namespace") != namespace or not isinstance(spec, Mapping):
-                continue
-            reference, name = spec.get("poolRef"), spec.get("modelName")
-            if isinstance(reference, Mapping) and reference.get("name") == pool and isinstance(name, str):
-                found.add(name)
+        """Names that clients may ask this pool for, by its model objects."""
+        found: set[str] = set()
+        for obj in self._caches.model_objects(namespace, pool):
+            found |= model_names(obj)
         return found
 
     # --- traffic ---
 
-    def _traffic(
-        self, parsed: ParsedRollout, target: Identity | None, problems: list[Problem]
-    ) -> tuple[TrafficView | None, dict[str, Any] | None, httproute.Target | None]:
+    def _carrier(
+        self, parsed: ParsedRollout, models: ModelTraffic | None, problems: list[Problem]
+    ) -> tuple[dict[str, Any] | None, Carrier | None]:
+        """The live traffic object, and who reads and writes it; None where the kind is not served."""
+        if models is not None:
+            return models.raw, models.carrier
         spec = parsed.spec
         if spec is None or not isinstance(spec.traffic, HttpRouteTraffic):
-            return None, None, None
+            return None, None
         template = None
         if parsed.model is not None and parsed.model.traffic.http_routes:
             template = parsed.model.traffic.http_routes[0].template
         if template is not None:
             problems += httproute.template_problems(template)
-        name = spec.traffic.name
-        raw = self._caches.routes.get(ObjectKey(parsed.namespace, name))
+        raw = self._caches.routes.get(ObjectKey(parsed.namespace, spec.traffic.name))
+        if raw is None and not self._caches.served(kinds.HTTP_ROUTE):
+            return None, None
+        target = httproute.Target(
+            rollout=parsed.name, namespace=parsed.namespace, spec=spec.traffic, template=template
+        )
+        return raw, RouteCarrier(target=target)
+
+    def _traffic(
+        self,
+        parsed: ParsedRollout,
+        target: Identity | None,
+        raw: dict[str, Any] | None,
+        carrier: Carrier | None,
+    ) -> TrafficView | None:
+        if carrier is None:
+            return None
         status = parsed.status
         arms = [arm.identity.arm for arm in (status.stable, status.canary) if arm is not None]
         reader = httproute.Reader(
@@ -237,13 +272,10 @@ class Gatherer:
             arms=(*arms, *([target.arm] if target is not None else [])),
             gitops_managers=self._gitops_managers,
         )
-        if raw is None and not self._caches.served(kinds.HTTP_ROUTE):
-            return None, None, None
-        view = self._settle_claim(parsed, httproute.view(raw, spec.traffic, template, reader))
-        where = httproute.Target(
-            rollout=parsed.name, namespace=parsed.namespace, spec=spec.traffic, template=template
-        )
-        return view, raw, where
+        view = carrier.view(raw, reader)
+        if raw is None and status.traffic_adopted:
+            view = replace(view, mode=TrafficMode.ADOPTED)
+        return self._settle_claim(parsed, view)
 
     def _settle_claim(self, parsed: ParsedRollout, view: TrafficView) -> TrafficView:
         """Age decides only where neither label nor annotation exists (design rule 10)."""

@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 import structlog
 
-from rollouts.api.parsing import FINALIZER
+from rollouts.api.parsing import FINALIZER, ParsedRollout
 from rollouts.api.scalars import format_time, weight_json
 from rollouts.api.status import write_status
 from rollouts.controller import kinds
 from rollouts.controller.caches import Caches
+from rollouts.controller.carriers import Carrier
 from rollouts.controller.events import EventRecorder
 from rollouts.controller.observing import Gathered
 from rollouts.engine.actions import (
@@ -26,22 +27,23 @@ from rollouts.engine.actions import (
     EmitEvent,
     EventType,
     ExcludeInterval,
+    LoadAdapter,
     MarkRun,
     Plan,
     ReleaseTraffic,
     ReleaseTrafficMode,
     SetFinalizer,
     TerminateRun,
+    UnloadAdapter,
     WriteTraffic,
 )
-from rollouts.engine.types import format_weight
+from rollouts.engine.types import Identity, format_weight
 from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import AlreadyExists, Conflict, Invalid, NotFound
 from rollouts.runtime.objects import ObjectKey
-from rollouts.traffic import httproute
 from rollouts.traffic.writes import Apply, Refusal, Write
 
-__all__ = ["Performer", "RunBuilder", "TrafficRefused", "merge_patch"]
+__all__ = ["AdapterLoader", "Performer", "RunBuilder", "TrafficRefused", "merge_patch"]
 
 _log = structlog.get_logger(__name__)
 
@@ -68,6 +70,18 @@ class RunBuilder(Protocol):
         ...
 
 
+class AdapterLoader(Protocol):
+    """Who loads and unloads adapters on pods, in the background."""
+
+    def load(self, parsed: ParsedRollout, identity: Identity) -> None:
+        """Load an adapter on the pods that lack it."""
+        ...
+
+    def unload(self, parsed: ParsedRollout, identity: Identity) -> None:
+        """Take an adapter off the pods."""
+        ...
+
+
 def merge_patch(old: Any, new: Any) -> Any:
     """The JSON merge patch (RFC 7396) from ``old`` to ``new``; an empty dict when they are equal."""
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
@@ -90,6 +104,7 @@ class Performer:
         caches: Caches,
         events: EventRecorder,
         builder: RunBuilder,
+        loader: AdapterLoader,
         *,
         on_traffic_write: Callable[[WriteTraffic], None] = lambda _: None,
     ) -> None:
@@ -97,6 +112,7 @@ class Performer:
         self._caches = caches
         self._events = events
         self._builder = builder
+        self._loader = loader
         self._on_traffic_write = on_traffic_write
 
     async def perform(self, gathered: Gathered, plan: Plan) -> None:
@@ -133,6 +149,10 @@ class Performer:
                     "weight": weight_json(action.weight),
                 }
                 await self._append(gathered, action.name, "marks", mark)
+            case LoadAdapter(identity=identity):
+                self._loader.load(gathered.parsed, identity)
+            case UnloadAdapter(identity=identity):
+                self._loader.unload(gathered.parsed, identity)
             case ExcludeInterval():
                 interval = {"from": format_time(action.start), "to": format_time(action.end)}
                 await self._append(gathered, action.name, "exclude", interval)
@@ -141,43 +161,43 @@ class Performer:
     # --- traffic ---
 
     async def _write_traffic(self, gathered: Gathered, action: WriteTraffic) -> list[EmitEvent]:
-        target = gathered.route_target
-        assert target is not None
+        carrier = gathered.carrier
+        assert carrier is not None
         raw = gathered.traffic_object if action.resource_version else None
-        write = httproute.render(raw, target, action.desired)
+        write = carrier.render(raw, action.desired)
         if isinstance(write, Refusal):
             raise TrafficRefused(write.reason, write.message)
         if write is None:
             return []
         await self._demand_fresh(gathered)
-        name = target.spec.name
         try:
-            stored = await self._send(target, write)
+            stored = await self._send(carrier, write)
         except Invalid as error:
-            what = "traffic.httpRoutes[0].template" if isinstance(write, Apply) else f"HTTPRoute {name}"
-            raise TrafficRefused("RouteInvalid", f"{what}: the API server refuses it: {error}") from None
-        self._caches.routes.record_write(stored)
+            raise TrafficRefused(
+                "RouteInvalid", f"{carrier.rendered_from}: the API server refuses it: {error}"
+            ) from None
+        self._caches.by_resource()[carrier.resource].record_write(stored)
         self._on_traffic_write(action)
         weight = format_weight(action.desired.weight)
         arm = action.desired.canary.name if action.desired.canary is not None else "the canary"
         _log.info(
             "traffic_written",
-            namespace=target.namespace,
-            rollout=target.rollout,
+            namespace=carrier.namespace,
+            rollout=gathered.parsed.name,
             weight=weight,
             reason=action.reason.value,
         )
-        message = f"{httproute.KIND} {name}: {arm} {weight}"
+        message = f"{carrier.resource.kind} {carrier.name}: {arm} {weight}"
         return [EmitEvent(type=EventType.NORMAL, reason=action.reason.value, message=message)]
 
-    async def _send(self, target: httproute.Target, write: Write) -> Object:
+    async def _send(self, carrier: Carrier, write: Write) -> Object:
         kind, body = (
             (PatchKind.APPLY, write.body) if isinstance(write, Apply) else (PatchKind.JSON, write.operations)
         )
         return await self._client.patch(
-            kinds.HTTP_ROUTE,
-            target.namespace,
-            target.spec.name,
+            carrier.resource,
+            carrier.namespace,
+            carrier.name,
             body,
             kind=kind,
             force=isinstance(write, Apply),
@@ -196,22 +216,16 @@ class Performer:
             raise Conflict("the Rollout changed since it was read")
 
     async def _release(self, gathered: Gathered, action: ReleaseTraffic) -> None:
-        raw, target = gathered.traffic_object, gathered.route_target
+        raw, carrier = gathered.traffic_object, gathered.carrier
         assert raw is not None
-        assert target is not None
-        patch = httproute.release(raw, delete=action.mode is ReleaseTrafficMode.DELETE)
+        assert carrier is not None
+        patch = carrier.release(raw, delete=action.mode is ReleaseTrafficMode.DELETE)
+        place = (carrier.resource, carrier.namespace, carrier.name)
         if patch is None:
-            await self._client.delete(
-                kinds.HTTP_ROUTE,
-                target.namespace,
-                target.spec.name,
-                resource_version=action.resource_version,
-            )
+            await self._client.delete(*place, resource_version=action.resource_version)
             return
-        stored = await self._client.patch(
-            kinds.HTTP_ROUTE, target.namespace, target.spec.name, patch.operations, kind=PatchKind.JSON
-        )
-        self._caches.routes.record_write(stored)
+        stored = await self._client.patch(*place, patch.operations, kind=PatchKind.JSON)
+        self._caches.by_resource()[carrier.resource].record_write(stored)
 
     # --- the Rollout itself ---
 

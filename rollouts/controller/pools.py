@@ -16,13 +16,14 @@ __all__ = [
     "PickerPod",
     "PickerRef",
     "Pool",
+    "metrics_port",
     "pod_endpoint",
     "read_picker_pod",
     "read_pool",
 ]
 
 METRICS_PORT_ANNOTATION = "inferencerollouts.dev/metrics-port"
-"""On the pods of our endpoint pickers: where their metrics are."""
+"""On the Service or on the pods of our endpoint pickers: where their metrics are."""
 
 Object = Mapping[str, Any]
 
@@ -127,11 +128,19 @@ def pod_endpoint(pod: Object) -> Endpoint | None:
     )
 
 
-def read_picker_pod(pod: Object) -> PickerPod | None:
-    """A pod behind a picker's Service; None while it is not Ready."""
+def metrics_port(obj: Object) -> int | None:
+    """The annotation of a picker's Service or pod; None without it, or where it is no port."""
+    text = _dict(_dict(obj.get("metadata")).get("annotations")).get(METRICS_PORT_ANNOTATION)
+    port = int(text) if isinstance(text, str) and text.isdecimal() and len(text) <= 5 else 0
+    return port if 0 < port < 65536 else None
+
+
+def read_picker_pod(pod: Object, default_port: int | None) -> PickerPod | None:
+    """A pod behind a picker's Service, whose annotation gives ``default_port``; None while it is not Ready."""
     endpoint = pod_endpoint(pod)
     if endpoint is None or not endpoint.ready:
         return None
-    text = _dict(_dict(pod.get("metadata")).get("annotations")).get(METRICS_PORT_ANNOTATION)
-    port = int(text) if isinstance(text, str) and text.isdecimal() and len(text) <= 5 else None
-    return PickerPod(pod=endpoint.pod, ip=endpoint.ip, metrics_port=port if port and port < 65536 else None)
+    port = metrics_port(pod)
+    return PickerPod(
+        pod=endpoint.pod, ip=endpoint.ip, metrics_port=port if port is not None else default_port
+    )

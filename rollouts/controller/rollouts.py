@@ -6,12 +6,14 @@ from dataclasses import replace
 
 import structlog
 
+from rollouts.controller.dialects import Dialects
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.observing import Gatherer
 from rollouts.controller.performing import Performer, TrafficRefused
 from rollouts.engine.actions import EmitEvent
 from rollouts.engine.observation import Problem
 from rollouts.engine.planning import plan
+from rollouts.engine.types import AdapterTraffic, AdapterTrafficKind
 from rollouts.kube.errors import Conflict, NotFound
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
@@ -28,12 +30,18 @@ class RolloutReconciler:
     """Brings one Rollout forward by one plan."""
 
     def __init__(
-        self, gatherer: Gatherer, performer: Performer, clock: Clock, metrics: ControllerMetrics
+        self,
+        gatherer: Gatherer,
+        performer: Performer,
+        clock: Clock,
+        metrics: ControllerMetrics,
+        dialects: Dialects,
     ) -> None:
         self._gatherer = gatherer
         self._performer = performer
         self._clock = clock
         self._metrics = metrics
+        self._dialects = dialects
 
     async def reconcile(self, key: ObjectKey) -> float | None:
         """One plan; the seconds after which to look again, None when only a change is worth a look.
@@ -44,6 +52,10 @@ class RolloutReconciler:
         if gathered is None:
             self._metrics.forget(key.namespace, key.name)
             return None
+        traffic = gathered.parsed.spec.traffic if gathered.parsed.spec is not None else None
+        if isinstance(traffic, AdapterTraffic) and traffic.kind is AdapterTrafficKind.INFERENCE_MODEL_REWRITE:
+            await self._dialects.learn(key.namespace, traffic.name)
+            gathered = self._gatherer.gather(key) or gathered
         # The rollout dict in hand is replaced key by key as writes succeed; the cache's stays untouched.
         gathered = replace(gathered, rollout=dict(gathered.rollout))
         decided = plan(gathered.observation, self._clock.now())

@@ -5,6 +5,7 @@ The file is YAML::
     sources:
       default: {url: http://prometheus:9090, podLabel: pod, timeout: 10s, bearerTokenFile: /etc/...}
     gitopsManagers: [argocd-controller, kustomize-controller, helm-controller]
+    adapters: {prefixes: [/adapters], apiKeyFile: /etc/...}
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import yaml
 
 from rollouts.analysis.sources.prometheus import PrometheusConfig
 from rollouts.api.scalars import parse_duration
+from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.observing import DEFAULT_GITOPS_MANAGERS
 
 __all__ = ["RESERVED_SOURCES", "Settings", "SettingsError", "read_config", "source_option"]
@@ -61,6 +63,7 @@ class Settings:
     metrics_address: str = "127.0.0.1:8080"
     leader_elect: bool = True
     cluster_templates: bool = True
+    adapters: AdapterSettings = field(default_factory=AdapterSettings)
     workers: int = 8
 
 
@@ -96,14 +99,33 @@ def read_config(path: str, settings: Settings) -> Settings:
         raise SettingsError(f"{path}: cannot be read: {type(error).__name__}") from None
     if not isinstance(data, Mapping):
         raise SettingsError(f"{path}: must be a mapping with sources and gitopsManagers")
-    unknown = set(data) - {"sources", "gitopsManagers"}
+    unknown = set(data) - {"sources", "gitopsManagers", "adapters"}
     if unknown:
         raise SettingsError(f"{path}: unknown: {', '.join(sorted(map(str, unknown)))}")
     sources = dict(_sources(path, data.get("sources") or {}))
     managers = data.get("gitopsManagers", list(settings.gitops_managers))
     if not isinstance(managers, list) or not all(isinstance(item, str) for item in managers):
         raise SettingsError(f"{path}: gitopsManagers must be a list of field managers")
-    return replace(settings, sources={**sources, **settings.sources}, gitops_managers=tuple(managers))
+    return replace(
+        settings,
+        sources={**sources, **settings.sources},
+        gitops_managers=tuple(managers),
+        adapters=_adapters(path, data.get("adapters") or {}),
+    )
+
+
+def _adapters(path: str, data: Any) -> AdapterSettings:
+    """``adapters``: prefixes are absolute folders of the model servers' file systems."""
+    if not isinstance(data, Mapping) or set(data) - {"prefixes", "apiKeyFile"}:
+        raise SettingsError(f"{path}: adapters must be a mapping with prefixes and apiKeyFile")
+    prefixes, key_file = data.get("prefixes") or [], data.get("apiKeyFile") or ""
+    if not isinstance(prefixes, list) or not all(
+        isinstance(item, str) and item.startswith("/") and item.strip("/") for item in prefixes
+    ):
+        raise SettingsError(f"{path}: adapters.prefixes must be a list of absolute folders, not /")
+    if not isinstance(key_file, str):
+        raise SettingsError(f"{path}: adapters.apiKeyFile must be a path")
+    return AdapterSettings(prefixes=tuple(prefixes), api_key_file=key_file)
 
 
 def _sources(path: str, data: Any) -> list[tuple[str, PrometheusConfig]]:

@@ -22,12 +22,14 @@ __all__ = [
     "EmitEvent",
     "EventType",
     "ExcludeInterval",
+    "LoadAdapter",
     "MarkRun",
     "Plan",
     "ReleaseTraffic",
     "ReleaseTrafficMode",
     "SetFinalizer",
     "TerminateRun",
+    "UnloadAdapter",
     "WriteReason",
     "WriteTraffic",
 ]
@@ -131,6 +133,20 @@ class CreateJob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoadAdapter:
+    """Load an adapter from its source on every Ready pod that lacks it."""
+
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnloadAdapter:
+    """Take an adapter off the pods: it lost, and its rollback window is over."""
+
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SetFinalizer:
     """Add or remove our finalizer on the Rollout."""
 
@@ -161,6 +177,8 @@ Action = (
     | MarkRun
     | ExcludeInterval
     | CreateJob
+    | LoadAdapter
+    | UnloadAdapter
     | SetFinalizer
     | EmitEvent
 )

@@ -31,6 +31,7 @@ from rollouts.engine.steps import header_routes_at, required_endpoints, weight_a
 from rollouts.engine.types import (
     FULL,
     ZERO,
+    AdapterTraffic,
     HoldReason,
     HttpRouteTraffic,
     Identity,
@@ -213,6 +214,8 @@ def _note_applied(draft: Draft, desired: DesiredTraffic) -> None:
 
 
 def _watch_uid(draft: Draft, traffic: TrafficView) -> None:
+    if isinstance(draft.spec.traffic, AdapterTraffic):  # elsewhere the spec says it
+        draft.set(traffic_adopted=traffic.mode is TrafficMode.ADOPTED)
     if traffic.uid == draft.status.traffic_uid:
         return
     if draft.status.traffic_uid and draft.status.step_started_at is not None:

@@ -118,6 +118,10 @@ class PoolView:
     ready_endpoints: int = 0
     blockers: tuple[Blocker, ...] = ()
     """What keeps it from being a target: PickerMissing, NotServed, ..."""
+    lacking: tuple[str, ...] = ()
+    """Adapters: Ready pods of the pool that say that they do not have it."""
+    loaded: bool = False
+    """Adapters: whether a pod has it that nobody else needs there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

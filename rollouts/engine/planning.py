@@ -23,6 +23,7 @@ from rollouts.engine.naming import background_run, job_name, step_run
 from rollouts.engine.observation import Claim, GateOutcome, JobOutcome, Observation
 from rollouts.engine.progressing import deadline_missed, note_unpaused, progress
 from rollouts.engine.revision import revision_of, target_identity
+from rollouts.engine.serving import serve_adapters
 from rollouts.engine.starting import first_install, serve_stable, start_attempt, wait_for_target
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.types import (
@@ -65,6 +66,7 @@ def plan(obs: Observation, now: datetime) -> Plan:
         progress(draft)
     if draft.status.canary is not None:
         draft.set(analysis=obs.summaries[:_SUMMARIES])
+    serve_adapters(draft)
     keep_finalizer(draft)
     set_conditions(draft)
     return draft.plan()

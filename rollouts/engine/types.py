@@ -439,6 +439,8 @@ class RolloutStatus:
     adopted_split: bool = False
     """First seen with live traffic on both arms: the first write is the first step's weight."""
     traffic_uid: str = ""
+    traffic_adopted: bool = False
+    """The traffic object is somebody else's: when it is gone it is waited for, not made again."""
     restores: tuple[datetime, ...] = ()
     """When foreign writes were restored away from stable, newest last; only the last 10 minutes count."""
     analysis: tuple[GateSummary, ...] = ()

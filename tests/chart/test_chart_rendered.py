@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from rollouts.api.crds import crd_files
 from rollouts.cli.main import main
+from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.caches import Caches
 from rollouts.controller.settings import Settings, read_config
 from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
@@ -53,7 +54,9 @@ analysisruns/status.inferencerollouts.dev: patch
 analysistemplates.inferencerollouts.dev: list watch
 events: create
 httproutes.gateway.networking.k8s.io: create delete list patch watch
-inferencemodels.inference.networking.x-k8s.io: list watch
+inferencemodelrewrites.inference.networking.x-k8s.io: create delete list patch watch
+inferencemodelrewrites.llm-d.ai: create delete list patch watch
+inferencemodels.inference.networking.x-k8s.io: create delete list patch watch
 inferencepools.inference.networking.k8s.io: list watch
 inferencepools.inference.networking.x-k8s.io: list watch
 jobs.batch: list watch
@@ -286,6 +289,24 @@ def test_sources_become_the_configuration_file_and_mounted_secrets(render: Rende
     assert source.password_file == ""
     secrets = {item["name"]: item["secret"]["secretName"] for item in pod["volumes"] if "secret" in item}
     assert secrets == {"source-default": "prometheus"}
+
+
+def test_adapters_become_the_configuration_file_and_a_mounted_key(render: Render, tmp_path: Path) -> None:
+    objects = render(
+        {"adapters": {"prefixes": ["/adapters"], "apiKeySecret": {"name": "vllm", "key": "token"}}}
+    )
+    file = tmp_path / "config.yaml"
+    file.write_text(one(objects, "ConfigMap", "r-inference-rollouts")["data"]["config.yaml"])
+    settings = read_config(str(file), Settings())
+    assert settings.adapters == AdapterSettings(
+        prefixes=("/adapters",), api_key_file="/etc/inference-rollouts/adapters/token"
+    )
+    pod = one(objects, "Deployment", "r-inference-rollouts")["spec"]["template"]["spec"]
+    (volume,) = (item for item in pod["volumes"] if item["name"] == "adapters")
+    assert volume["secret"]["secretName"] == "vllm"
+    assert "/etc/inference-rollouts/adapters" in {
+        m["mountPath"] for m in pod["containers"][0]["volumeMounts"]
+    }
 
 
 def test_a_new_configuration_makes_new_pods(render: Render) -> None:

@@ -78,7 +78,10 @@ apply of a new object needs create beside patch. There is no verb on Secrets, an
   verbs: [list, watch]
 - apiGroups: [inference.networking.x-k8s.io]
   resources: [inferencemodels]
-  verbs: [list, watch]
+  verbs: [list, watch, create, patch, delete]
+- apiGroups: [inference.networking.x-k8s.io, llm-d.ai]
+  resources: [inferencemodelrewrites]
+  verbs: [list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods, services]
   verbs: [list, watch]
@@ -93,6 +96,11 @@ apply of a new object needs create beside patch. There is no verb on Secrets, an
 {{/* The controller's configuration file. Credentials are paths of files that the pod mounts. */}}
 {{- define "inference-rollouts.config" -}}
 gitopsManagers: {{ toJson .Values.gitopsManagers }}
+adapters:
+  prefixes: {{ toJson .Values.adapters.prefixes }}
+  {{- if .Values.adapters.apiKeySecret.name }}
+  apiKeyFile: /etc/inference-rollouts/adapters/{{ .Values.adapters.apiKeySecret.key }}
+  {{- end }}
 sources:
 {{- range $name, $source := .Values.sources }}
   {{ $name }}:

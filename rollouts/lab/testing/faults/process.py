@@ -10,6 +10,7 @@ from rollouts.controller.caches import Caches
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.shares import NoShares
 from rollouts.kube.errors import RetryableError, TooManyRequests
+from rollouts.lab.testing.adapters import FakeAdapters
 from rollouts.lab.testing.faults.cluster import NAMESPACE
 from rollouts.lab.testing.faults.history import History
 from rollouts.lab.testing.faults.transport import FaultyClient, Feed
@@ -17,6 +18,9 @@ from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["Assembler", "Process"]
+
+ADAPTERS = ("travel-helper-v1", "travel-helper-v2", "travel-helper-v3")
+"""On every simulated pod."""
 
 _ROLLOUT, _RUN = "rollout", "analysisrun"
 Item = tuple[str, ObjectKey]
@@ -33,6 +37,7 @@ class Assembler:
             caches=caches,
             sources={"default": source},
             shares=NoShares(),
+            adapters=FakeAdapters(ADAPTERS),
             metrics=ControllerMetrics(),
         )
 

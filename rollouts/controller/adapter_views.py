@@ -1,0 +1,365 @@
+"""The adapter half of gathering: which model object carries the weights, and which pods serve which adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from rollouts.api.parsing import ParsedRollout
+from rollouts.controller import kinds
+from rollouts.controller.adapters import AdapterSettings, Serving
+from rollouts.controller.caches import Caches
+from rollouts.controller.carriers import Carrier, ModelCarrier, RewriteCarrier
+from rollouts.controller.dialects import Dialects
+from rollouts.controller.pools import Endpoint, Pool
+from rollouts.engine.observation import Blocker, PoolView, Problem
+from rollouts.engine.types import (
+    AdapterTraffic,
+    AdapterTrafficKind,
+    Identity,
+    Revision,
+    RolloutSpec,
+    RolloutStatus,
+    Target,
+)
+from rollouts.runtime.objects import ObjectKey
+from rollouts.traffic.inference_model_rewrite import TargetField
+from rollouts.traffic.targets import ADAPTER_KIND, ModelTarget
+
+__all__ = ["AdapterPods", "AdapterViews", "ModelTraffic", "adapter_identity", "model_names"]
+
+Object = Mapping[str, Any]
+
+_SHOWN = 4
+_IN_PROGRESS = ("Progressing", "Paused")
+
+
+def adapter_identity(target: Target) -> Identity:
+    """``spec.target.adapter`` as an identity: adapters need no discovery."""
+    return Identity(kind=ADAPTER_KIND, group="", name=target.name, source=target.source)
+
+
+class AdapterPods(Protocol):
+    """Who asks pods for their adapters: ``adapters.AdapterWatch``."""
+
+    settings: AdapterSettings
+
+    def follow(
+        self, follower: ObjectKey, endpoints: Iterable[Endpoint], port: int, prove: Iterable[str]
+    ) -> None:
+        """Keep asking these Ready pods, and prove these adapters."""
+        ...
+
+    def drop(self, follower: ObjectKey) -> None:
+        """The follower needs nothing any more."""
+        ...
+
+    def serving(self, follower: ObjectKey, adapter: str) -> Serving:
+        """What is known of an adapter on the followed pods."""
+        ...
+
+    def load(self, follower: ObjectKey, adapter: str, path: str) -> None:
+        """Load on the pods that lack it, in the background."""
+        ...
+
+    def unload(self, follower: ObjectKey, adapter: str) -> None:
+        """Take off the pods that list it, in the background."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelTraffic:
+    """The model object as it is, and the spec's traffic completed from it. ``carrier`` None: kind not served."""
+
+    spec: AdapterTraffic
+    raw: dict[str, Any] | None
+    carrier: Carrier | None
+    pool: Pool | None
+
+
+def _map(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _names(names: Iterable[str]) -> str:
+    found = list(names)
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return ", ".join(found[:_SHOWN]) + more
+
+
+class AdapterViews:
+    """Turns caches and what the pods say into the engine's views."""
+
+    def __init__(self, caches: Caches, watch: AdapterPods, dialects: Dialects) -> None:
+        self._caches = caches
+        self._watch = watch
+        self._dialects = dialects
+
+    # --- the model object ---
+
+    def traffic(self, parsed: ParsedRollout, spec: AdapterTraffic, problems: list[Problem]) -> ModelTraffic:
+        """The model object; what keeps it from being used is appended to ``problems``."""
+        key = ObjectKey(parsed.namespace, spec.name)
+        if spec.kind is AdapterTrafficKind.INFERENCE_MODEL:
+            served = self._caches.served(kinds.INFERENCE_MODEL)
+            raw = self._caches.models.get(key)
+            found = self._complete(spec, raw, parsed.namespace, problems)
+            target = ModelTarget(rollout=parsed.name, namespace=parsed.namespace, spec=found.spec)
+            return replace(found, carrier=ModelCarrier(target=target) if served else None)
+        resource = self._dialects.resource_of(parsed.namespace, spec.name)
+        raw = self._caches.rewrites[resource.group].get(key) if resource is not None else None
+        found = self._complete(spec, raw, parsed.namespace, problems)
+        if resource is None:
+            return found
+        dialect = self._dialects.dialect(resource)
+        if dialect is None:
+            why = self._dialects.problem(resource) or "the API server has not been asked yet"
+            problems.append(
+                Problem(
+                    reason="DialectUnknown",
+                    message=f"InferenceModelRewrite of {resource.group}: cannot tell what its rules call their "
+                    f"targets: {why}",
+                )
+            )
+            return found
+        target = ModelTarget(rollout=parsed.name, namespace=parsed.namespace, spec=found.spec)
+        return replace(found, carrier=RewriteCarrier(target=target, resource=resource, dialect=dialect))
+
+    def _complete(
+        self, spec: AdapterTraffic, raw: dict[str, Any] | None, namespace: str, problems: list[Problem]
+    ) -> ModelTraffic:
+        """Model name and pool: as the spec says, else as the object says."""
+        live = _map(_map(raw).get("spec"))
+        ref = _map(live.get("poolRef"))
+        named = model_names(_map(raw))
+        model = spec.model_name or (named.pop() if len(named) == 1 else "")
+        pool_name = spec.pool_name or str(ref.get("name") or "")
+        group = spec.pool_group or (str(ref.get("group") or "") if pool_name == ref.get("name") else "")
+        for field, value in (("modelName", model), ("poolRef", pool_name)):
+            if not value:
+                message = (
+                    f"traffic: {spec.kind.value} {spec.name} does not say its {field}: set it in the Rollout"
+                )
+                problems.append(Problem(reason="SpecInvalid", message=message))
+        pool = self._pool(namespace, pool_name, group)
+        full = replace(
+            spec,
+            model_name=model,
+            pool_name=pool_name,
+            pool_group=pool.group if pool is not None else group,
+        )
+        return ModelTraffic(spec=full, raw=raw, carrier=None, pool=pool)
+
+    def _pool(self, namespace: str, name: str, group: str) -> Pool | None:
+        groups = [group] if group else [resource.group for resource in kinds.POOLS]
+        found = (self._caches.pool(candidate, namespace, name) for candidate in groups)
+        return next((pool for pool in found if pool is not None), None)
+
+    # --- the spec ---
+
+    def problems(self, parsed: ParsedRollout, target: Identity) -> list[Problem]:
+        """What a person has to change about the target."""
+        found = []
+        if target.source and not self._watch.settings.allows(target.source):
+            allowed = _names(self._watch.settings.prefixes) or "none is configured"
+            message = (
+                f"target.adapter.source.path {target.source!r} is not under a prefix that the administrator "
+                f"allows ({allowed}): choose another path, or add its prefix to the controller's adapters.prefixes"
+            )
+            found.append(Problem(reason="SourceNotAllowed", message=message))
+        stable = parsed.status.stable
+        if stable is not None and stable.identity != target and stable.identity.arm == target.arm:
+            message = (
+                f"target.adapter: {target.name} is stable already, from "
+                f"{stable.identity.source or 'no source'}: pods and weights tell adapters apart by name only, "
+                "so give the new one a name of its own"
+            )
+            found.append(Problem(reason="AdapterNameTaken", message=message))
+        return found
+
+    # --- arms ---
+
+    def arms(
+        self, parsed: ParsedRollout, traffic: ModelTraffic, target: Identity, arms: Iterable[Identity]
+    ) -> dict[Identity, PoolView]:
+        """Every arm on the pods of the pool; the pods are asked only while there is something to learn."""
+        key, pool = ObjectKey(parsed.namespace, parsed.name), traffic.pool
+        if pool is None:
+            self._watch.drop(key)
+            return {arm: self._without_pool(arm, traffic) for arm in arms}
+        ready = [endpoint for endpoint in self._caches.endpoints(pool) if endpoint.ready]
+        candidate = _candidate(parsed.status, target)
+        sources = {target.source, *(entry.revision.identity.source for entry in parsed.status.history)}
+        if candidate is not None or any(sources):
+            prove = () if candidate is None else (candidate.name,)
+            self._watch.follow(key, ready, pool.port, prove)
+        else:
+            self._watch.drop(key)
+        views = {}
+        for arm in arms:
+            serving = self._watch.serving(key, arm.name)
+            if arm == candidate:
+                views[arm] = self._candidate(parsed, traffic, pool, arm, serving)
+            else:
+                # Only a pod that says so lacks what is stable: an abort must not wait for an answer.
+                count = serving.possible if serving.states else len(ready)
+                views[arm] = PoolView(
+                    identity=arm,
+                    exists=True,
+                    ready_endpoints=count,
+                    lacking=serving.lacking,
+                    loaded=serving.loaded and not self._needed_elsewhere(parsed, arm),
+                )
+        return views
+
+    @staticmethod
+    def _without_pool(arm: Identity, traffic: ModelTraffic) -> PoolView:
+        name = traffic.spec.pool_name
+        message = f"InferencePool {name} does not exist: create it, the rollout then starts by itself"
+        return PoolView(
+            identity=arm, exists=False, blockers=(Blocker(reason="PoolMissing", message=message),)
+        )
+
+    def _candidate(
+        self, parsed: ParsedRollout, traffic: ModelTraffic, pool: Pool, arm: Identity, serving: Serving
+    ) -> PoolView:
+        blockers = [*self._picker(parsed, traffic, pool), *_missing(arm, serving)]
+        return PoolView(
+            identity=arm,
+            exists=True,
+            ready_endpoints=serving.proven,
+            blockers=tuple(blockers),
+            lacking=serving.lacking,
+            loaded=serving.loaded and not self._needed_elsewhere(parsed, arm),
+        )
+
+    def _picker(self, parsed: ParsedRollout, traffic: ModelTraffic, pool: Pool) -> list[Blocker]:
+        """Whether the pool's picker is there, and can honour the object that the cluster serves."""
+        if pool.picker is None or ObjectKey(pool.namespace, pool.picker.name) not in self._caches.services:
+            name = pool.picker.name if pool.picker is not None else "none"
+            message = (
+                f"adapter weights are honoured by an endpoint picker, and the Service that InferencePool {pool.name} "
+                f"names ({name}) does not exist: install it with the chart's `pickers`, or "
+                f"`rollouts picker-manifest {pool.name}`"
+            )
+            return [Blocker(reason="PickerMissing", message=message)]
+        pods = self._caches.picker_pods(pool)
+        foreign = [pod for pod in pods if pod.metrics_port is None]
+        why = self._not_honoured(traffic, pool) if foreign else ""
+        if not why:
+            return []
+        message = (
+            f"{_names(pod.pod for pod in foreign)} behind Service {pool.picker.name} is not our endpoint picker, and "
+            f"{why}: install ours with `rollouts picker-manifest {pool.name}`"
+        )
+        return [Blocker(reason="PickerDialect", message=message)]
+
+    def _not_honoured(self, traffic: ModelTraffic, pool: Pool) -> str:
+        """Why no released picker of the Inference Extension would move traffic; empty when one would."""
+        carrier = traffic.carrier
+        if isinstance(carrier, RewriteCarrier):
+            if carrier.dialect.field is TargetField.SPLIT:
+                return "no released picker reads the `split` of InferenceModelRewrite v1.2"
+            preferred = self._dialects.groups()[0]
+            if carrier.resource != preferred:
+                return f"pickers read only {preferred.group} where both groups of InferenceModelRewrite are served"
+        elif pool.group == kinds.POOL_V1.group:
+            return "pickers for InferencePool v1 do not read InferenceModel"
+        return ""
+
+    def _needed_elsewhere(self, parsed: ParsedRollout, arm: Identity) -> bool:
+        """Whether another Rollout of the namespace names an adapter of this name."""
+        for key in self._caches.rollouts:
+            if key.namespace != parsed.namespace or key.name == parsed.name:
+                continue
+            obj = _map(self._caches.rollouts.get(key))
+            target = _map(_map(_map(obj.get("spec")).get("target")).get("adapter"))
+            status = _map(obj.get("status"))
+            arms = (target, _map(status.get("stable")), _map(status.get("canary")))
+            if any(item.get("name") == arm.name for item in arms):
+                return True
+        return False
+
+    # --- what a new attempt waits for ---
+
+    def blockers(
+        self, parsed: ParsedRollout, spec: RolloutSpec, traffic: ModelTraffic
+    ) -> tuple[Blocker, ...]:
+        """A pool Rollout in progress that moves this pool's traffic (design rule 10)."""
+        for key in sorted(self._caches.rollouts_of_pool(parsed.namespace, traffic.spec.pool_name)):
+            obj = _map(self._caches.rollouts.get(key))
+            status = _map(obj.get("status"))
+            arms = [_map(status.get(name)) for name in ("stable", "canary")]
+            moving = status.get("phase") in _IN_PROGRESS and status.get("canary")
+            if moving and any(
+                arm.get("kind") == "InferencePool" and arm.get("name") == traffic.spec.pool_name
+                for arm in arms
+            ):
+                message = (
+                    f"Rollout {key.name} is moving traffic of InferencePool {traffic.spec.pool_name}: "
+                    "this one starts when that has ended"
+                )
+                return (Blocker(reason="PoolInRollout", message=message),)
+        return ()
+
+    def load(self, parsed: ParsedRollout, identity: Identity) -> None:
+        """Load an adapter on the pods that lack it."""
+        if self._watch.settings.allows(identity.source):
+            self._watch.load(ObjectKey(parsed.namespace, parsed.name), identity.name, identity.source)
+
+    def unload(self, parsed: ParsedRollout, identity: Identity) -> None:
+        """Take an adapter off the pods."""
+        self._watch.unload(ObjectKey(parsed.namespace, parsed.name), identity.name)
+
+    def forget(self, key: ObjectKey) -> None:
+        """The Rollout is gone."""
+        self._watch.drop(key)
+
+
+def _candidate(status: RolloutStatus, target: Identity) -> Identity | None:
+    """The adapter that has to show that it is served: a canary, or a target that is not stable."""
+    canary: Revision | None = status.canary
+    if canary is not None:
+        return canary.identity
+    return None if status.stable is not None and status.stable.identity.arm == target.arm else target
+
+
+def model_names(obj: Object) -> set[str]:
+    """Model names that clients may ask for by an InferenceModel or an InferenceModelRewrite."""
+    spec, names = _map(obj.get("spec")), set[str]()
+    if isinstance(spec.get("modelName"), str):
+        names.add(spec["modelName"])
+    rules = spec.get("rules")
+    for rule in rules if isinstance(rules, list) else []:
+        matches = _map(rule).get("matches")
+        for match in matches if isinstance(matches, list) else []:
+            value = _map(_map(match).get("model")).get("value")
+            if isinstance(value, str):
+                names.add(value)
+    return names
+
+
+def _missing(arm: Identity, serving: Serving) -> list[Blocker]:
+    """Pods that do not serve the candidate yet, by name."""
+    total = len(serving.states)
+    if serving.lacking:
+        failed = [f"{state.pod}: {state.problem}" for state in serving.states if state.problem]
+        what = (
+            f"being loaded from {arm.source}"
+            if arm.source
+            else "load it there, or give target.adapter.source"
+        )
+        message = (
+            f"adapter {arm.name} is missing on {len(serving.lacking)} of {total} Ready pods "
+            f"({_names(serving.lacking)}): {what}{'; ' + failed[0] if failed else ''}"
+        )
+        return [Blocker(reason="AdapterMissing", message=message)]
+    if serving.unproven:
+        problem = next((state.problem for state in serving.unproven if state.problem), "asking")
+        message = (
+            f"adapter {arm.name} has not answered a probe on {len(serving.unproven)} of {total} Ready pods "
+            f"({_names(state.pod for state in serving.unproven)}): {problem}"
+        )
+        return [Blocker(reason="AdapterUnproven", message=message)]
+    return []
