@@ -61,6 +61,8 @@ class Scenario:
     resets: float = 0.0
     missing: float = 0.0
     scaling: bool = False
+    cold: bool = False
+    """Canary pods start with the rollout and are slow for 90 seconds: caches are empty."""
     users: int = 0
     minutes: int = 60
     history_minutes: int = 60
@@ -185,7 +187,7 @@ class _World:
                 mu += math.log1p(scenario.harm.slower)
                 rate = scenario.harm.error_rate
                 tail = (scenario.harm.tail_share, scenario.harm.tail_factor)
-            if pod.born is not None and scenario.scaling and now - pod.born <= 90:
+            if pod.born is not None and now - pod.born <= 90:
                 mu += 0.5
             if noise.burst:
                 rate *= rng.gammavariate(noise.burst, 1 / noise.burst)
@@ -212,7 +214,8 @@ class _World:
 
     def admit_canary(self) -> None:
         for i in range(self.scenario.canary):
-            self.pods.append(_Pod(self.rng, self.scenario, Arm.CANARY, f"c{i}", None))
+            born = 0.0 if self.scenario.cold else None
+            self.pods.append(_Pod(self.rng, self.scenario, Arm.CANARY, f"c{i}", born))
 
     def scrape(self, at: float) -> Scrape:
         missing = self.scenario.missing

@@ -47,6 +47,7 @@ HEALTHY: tuple[Scenario, ...] = (
     replace(_MAIN, name="REAL resets", resets=0.02),
     replace(_MAIN, name="REAL missing 10%", missing=0.1),
     replace(_MAIN, name="REAL autoscaling", scaling=True),
+    replace(_MAIN, name="REAL warm-up", cold=True),
     replace(_MAIN, name="REAL sticky users", users=20),
     replace(_MAIN, name="REAL improved -20%", harm=Harm(slower=-0.2, error_rate=0.002)),
 )
