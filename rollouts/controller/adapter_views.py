@@ -187,7 +187,7 @@ class AdapterViews:
         key, pool = ObjectKey(parsed.namespace, parsed.name), traffic.pool
         if pool is None:
             self._watch.drop(key)
-            return {arm: self._without_pool(arm, traffic) for arm in arms}
+            return _by_arm({arm: self._without_pool(arm, traffic) for arm in arms})
         ready = [endpoint for endpoint in self._caches.endpoints(pool) if endpoint.ready]
         candidate = _candidate(parsed.status, target)
         sources = {target.source, *(entry.revision.identity.source for entry in parsed.status.history)}
@@ -211,7 +211,7 @@ class AdapterViews:
                     lacking=serving.lacking,
                     loaded=serving.loaded and not self._needed_elsewhere(parsed, arm),
                 )
-        return views
+        return _by_arm(views)
 
     @staticmethod
     def _without_pool(arm: Identity, traffic: ModelTraffic) -> PoolView:
@@ -315,6 +315,11 @@ class AdapterViews:
     def forget(self, key: ObjectKey) -> None:
         """The Rollout is gone."""
         self._watch.drop(key)
+
+
+def _by_arm(views: dict[Identity, PoolView]) -> dict[Identity, PoolView]:
+    """The views under their arms as well: traffic objects do not know sources."""
+    return {**{identity.arm: view for identity, view in views.items()}, **views}
 
 
 def _candidate(status: RolloutStatus, target: Identity) -> Identity | None:

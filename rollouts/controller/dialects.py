@@ -15,7 +15,7 @@ import structlog
 from rollouts.controller import kinds
 from rollouts.controller.caches import Caches
 from rollouts.kube.client import KubeClient, Resource
-from rollouts.kube.errors import AlreadyExists, Forbidden, Invalid
+from rollouts.kube.errors import AlreadyExists, Forbidden, Invalid, KindNotServed
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.inference_model_rewrite import Dialect, TargetField
@@ -68,11 +68,21 @@ class Dialects:
         self._client = client
         self._caches = caches
         self._clock = clock
+        self._absent: dict[str, Monotonic] = {}
         self._probed: dict[str, tuple[Monotonic, TargetField | None, str]] = {}
 
     def groups(self) -> tuple[Resource, ...]:
         """Groups that are served, the one that pickers prefer first."""
-        return tuple(resource for resource in kinds.REWRITES if self._caches.served(resource))
+        return tuple(
+            resource
+            for resource in kinds.REWRITES
+            if self._caches.served(resource) and not self._is_absent(resource)
+        )
+
+    def _is_absent(self, resource: Resource) -> bool:
+        """Whether the server said so lately; the caches may not have heard of it yet."""
+        since = self._absent.get(resource.group)
+        return since is not None and self._clock.monotonic() - since < _FRESH
 
     def resource_of(self, namespace: str, name: str) -> Resource | None:
         """Where the object of that name lives; without it the preferred group. None: no group is served."""
@@ -104,7 +114,12 @@ class Dialects:
         known = self._probed.get(resource.group)
         if known is not None and self._clock.monotonic() - known[0] < _FRESH:
             return
-        field, problem = await self._ask(resource, namespace)
+        try:
+            field, problem = await self._ask(resource, namespace)
+        except KindNotServed:
+            self._absent[resource.group] = self._clock.monotonic()
+            await self.learn(namespace, name)
+            return
         self._probed[resource.group] = (self._clock.monotonic(), field, problem)
         _log.info(
             "rewrite_dialect", group=resource.group, field=field.value if field else "", problem=problem

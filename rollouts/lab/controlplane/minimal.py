@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["GATEWAY", "INFERENCE_ALPHA", "INFERENCE_V1", "LLM_D", "REWRITE_SPLIT"]
+__all__ = ["GATEWAY", "INFERENCE_ALPHA", "INFERENCE_V1", "LLM_D", "REWRITE_SPLIT", "rewrite_crd"]
 
 Object = dict[str, Any]
 _OPEN: Object = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
@@ -66,7 +66,8 @@ def _crd(
     }
 
 
-def _rewrite(group: str, targets: str) -> Object:
+def rewrite_crd(group: str, targets: str) -> Object:
+    """InferenceModelRewrite whose rules call their list ``targets`` or ``split``."""
     target = {**_OPEN, "properties": {"modelRewrite": _STRING, "weight": _WEIGHT}}
     rule = {**_OPEN, "properties": {"matches": _list(_OPEN), targets: _list(target)}}
     # Only one spelling of the list is known to each version; the other one is pruned.
@@ -141,11 +142,11 @@ INFERENCE_V1: tuple[Object, ...] = (
         ),
         versions=("v1",),
     ),
-    _rewrite(_ALPHA_GROUP, "targets"),
+    rewrite_crd(_ALPHA_GROUP, "targets"),
     _crd(_ALPHA_GROUP, "InferenceObjective", _OBJECTIVE, versions=("v1alpha2",)),
 )
-REWRITE_SPLIT: tuple[Object, ...] = (_rewrite(_ALPHA_GROUP, "split"),)
+REWRITE_SPLIT: tuple[Object, ...] = (rewrite_crd(_ALPHA_GROUP, "split"),)
 LLM_D: tuple[Object, ...] = (
-    _rewrite(_LLM_D_GROUP, "targets"),
+    rewrite_crd(_LLM_D_GROUP, "targets"),
     _crd(_LLM_D_GROUP, "InferenceObjective", _OBJECTIVE, versions=("v1alpha2",)),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from rollouts.controller.adapters import AdapterSettings, PodState, Serving
 from rollouts.controller.pools import Endpoint
@@ -27,6 +27,7 @@ class FakeAdapters:
         """Adapters that are listed and answer no request."""
         self.calls: list[tuple[str, str, str]] = []
         """(what, pod, adapter) of every load and unload."""
+        self.on_change: Callable[[ObjectKey], None] = lambda _: None
         self._followed: dict[ObjectKey, list[str]] = {}
 
     def follow(
@@ -50,6 +51,7 @@ class FakeAdapters:
                 self.calls.append(("load", state.pod, adapter))
                 self.loaded[state.pod].add(adapter)
                 self.lost[state.pod].discard(adapter)
+                self.on_change(follower)
 
     def unload(self, follower: ObjectKey, adapter: str) -> None:
         """See ``AdapterPods``."""
@@ -58,6 +60,7 @@ class FakeAdapters:
                 self.calls.append(("unload", state.pod, adapter))
                 self.loaded[state.pod].discard(adapter)
                 self.lost[state.pod].add(adapter)
+                self.on_change(follower)
 
     def _state(self, pod: str, adapter: str) -> PodState:
         if pod in self.silent:

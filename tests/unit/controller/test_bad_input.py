@@ -115,11 +115,11 @@ CASES: dict[str, tuple[Callable[[Object], None], str, str, tuple[str, ...]]] = {
         "SpecValid",
         ("there is no preset speed", "ttft"),
     ),
-    "a feature that is not built yet": (
+    "an adapter on a route": (
         put({"adapter": {"name": "travel-helper-v2"}}, "target"),
         "Invalid",
         "SpecValid",
-        ("adapter",),
+        ("an adapter target needs inferenceModel",),
     ),
     "a spec of the wrong type": (put("v2", "target"), "Invalid", "SpecValid", ("target",)),
     "steps of the wrong type": (

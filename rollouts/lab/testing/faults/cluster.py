@@ -15,7 +15,7 @@ from rollouts.lab.controlplane import minimal
 from rollouts.lab.memoryapi import MemoryApi
 from rollouts.runtime.clock import Clock
 
-__all__ = ["CONTROLLER", "GATEWAY", "NAMESPACE", "POOL_GROUP", "USER", "Cluster"]
+__all__ = ["CONTROLLER", "GATEWAY", "NAMESPACE", "POOL_GROUP", "USER", "Cluster", "installed_crds"]
 
 Object = dict[str, Any]
 
@@ -31,7 +31,8 @@ _CRD = Resource(
 
 
 @functools.cache
-def _crds() -> tuple[Object, ...]:
+def installed_crds() -> tuple[Object, ...]:
+    """What the simulated API server serves."""
     return (*all_crds(), *minimal.GATEWAY, *minimal.INFERENCE_ALPHA, *minimal.INFERENCE_V1)
 
 
@@ -44,7 +45,7 @@ class Cluster:
         self.api = MemoryApi(clock=clock)
         self.gateway_works = True
         self._reacted_to = -1
-        for crd in _crds():
+        for crd in installed_crds():
             self.api.create(_CRD, None, reshape(crd), manager=USER)
 
     # --- reading ---

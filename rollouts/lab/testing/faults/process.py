@@ -27,7 +27,10 @@ Item = tuple[str, ObjectKey]
 
 
 class Assembler:
-    """How a process is put together; a mutant overrides it."""
+    """How a process is put together; a mutant overrides it. ``adapters`` outlives processes, as pods do."""
+
+    def __init__(self) -> None:
+        self.adapters = FakeAdapters(ADAPTERS)
 
     def __call__(self, client: FaultyClient, clock: Clock, caches: Caches, source: Source) -> Parts:
         """The parts of a process."""
@@ -37,7 +40,7 @@ class Assembler:
             caches=caches,
             sources={"default": source},
             shares=NoShares(),
-            adapters=FakeAdapters(ADAPTERS),
+            adapters=self.adapters,
             metrics=ControllerMetrics(),
         )
 
@@ -64,6 +67,7 @@ class Process:
         self._feed = feed
         self.caches = Caches(client, clock, namespace=NAMESPACE)
         self.parts = assembler(client, clock, self.caches, source)
+        assembler.adapters.on_change = lambda key: self._add((_ROLLOUT, key))
         self.caches.on_rollout_change(lambda key: self._add((_ROLLOUT, key)))
         self.caches.runs.subscribe(lambda key: self._add((_RUN, key)))
         feed.connect(self.caches, lag=lag, catch_up=catch_up)

@@ -232,6 +232,7 @@ class Simulation:
             kinds.SERVICE,
             kinds.JOB,
             kinds.INFERENCE_MODEL,
+            kinds.REWRITE_X,
         )
         return dict.fromkeys(watched)
 
