@@ -36,7 +36,7 @@ def lab() -> None:
 @click.option("--control-plane", type=_CONTROL_PLANES, default="memory", show_default=True)
 def demo(story: str, bad: bool, control_plane: str) -> None:
     """Tell a scripted story on real Envoy traffic. Exit status 0 when it ends as promised."""
-    from rollouts.lab.story import StoryFailed, story_directory
+    from rollouts.lab.telling import StoryFailed, story_directory
 
     directory = story_directory()
     directory.mkdir(parents=True, exist_ok=True)
