@@ -48,9 +48,12 @@ class PodSample:
         return sum(value for _, value in found) if found else None
 
 
-def parse_exposition(body: bytes, names: Collection[str]) -> PodSample:
+def parse_exposition(
+    body: bytes, names: Collection[str], only: frozenset[tuple[str, str]] = frozenset()
+) -> PodSample:
     """Parse the wanted ``names``: plain series and histograms. Raises ExpositionError.
 
+    ``only`` keeps the series that have all of these (label, value) pairs.
     ``_created`` series are not asked for, so they are skipped like everything else.
     """
     if len(body) > MAX_BYTES:
@@ -81,6 +84,8 @@ def parse_exposition(body: bytes, names: Collection[str]) -> PodSample:
             continue
         good += 1
         labels = dict(_LABEL.findall(match.group(2))) if match.group(2) else {}
+        if not only <= labels.items():
+            continue
         if base in wanted and base is not None:
             _add_histogram(sample, base, name, labels, value)
         else:

@@ -23,10 +23,14 @@ class Selector:
     any_of: Mapping[str, tuple[str, ...]] | None = None
     prefix: tuple[str, str] | None = None
     """(label, prefix): the label's value begins with it."""
+    present: str = ""
+    """A label that must not be empty."""
 
     def picks(self, labels: Mapping[str, str]) -> bool:
         """Whether a label set counts."""
         if self.prefix is not None and not labels.get(self.prefix[0], "").startswith(self.prefix[1]):
+            return False
+        if self.present and not labels.get(self.present):
             return False
         return all(labels.get(key) in values for key, values in (self.any_of or {}).items())
 

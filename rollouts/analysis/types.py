@@ -186,11 +186,16 @@ class MetricResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmRef:
-    """An arm by name: the pool (kind InferencePool) or adapter behind it."""
+    """An arm by name: the pool (kind InferencePool) or adapter behind it.
+
+    ``group`` is the pool's; of an adapter ``pool`` serves it, to clients that ask for ``model``.
+    """
 
     kind: str
     group: str
     name: str
+    pool: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

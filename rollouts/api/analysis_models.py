@@ -177,6 +177,10 @@ class RunArm(ApiModel):
     """API group of the pool."""
     name: Name
     """Name of the pool or adapter."""
+    pool: Text = ""
+    """The pool that serves the adapter."""
+    model: Text = ""
+    """The model name that clients ask for to get the adapter."""
 
 
 class RunMark(ApiModel):

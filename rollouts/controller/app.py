@@ -10,7 +10,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.controller.adapters import AdapterWatch
-from rollouts.controller.assembly import Parts, assemble, open_sources, pool_endpoints, share_counter
+from rollouts.controller.assembly import Parts, assemble, open_sources, share_counter
 from rollouts.controller.caches import Caches
 from rollouts.controller.housekeeping import prune_runs
 from rollouts.controller.metrics import ControllerMetrics
@@ -58,8 +58,7 @@ class Controller:
             counted, clock, namespace=settings.namespace, cluster_templates=settings.cluster_templates
         )
         self._scraper = PodScraper(clock)
-        endpoints = pool_endpoints(self.caches)
-        self._sources = open_sources(settings.sources, endpoints, self._scraper, clock)
+        self._sources = open_sources(settings.sources, self.caches, self._scraper, clock)
         self._adapters = AdapterWatch(clock, settings.adapters)
         self.parts: Parts = assemble(
             counted,

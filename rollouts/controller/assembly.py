@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rollouts.analysis.sources.base import Endpoint, Endpoints, Source
+from rollouts.analysis.sources.picker import PickerSource
 from rollouts.analysis.sources.pods import PodsSource
 from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
 from rollouts.analysis.sources.scraper import PodScraper
@@ -25,7 +26,7 @@ from rollouts.engine.actions import WriteTraffic
 from rollouts.kube.client import KubeClient
 from rollouts.runtime.clock import Clock
 
-__all__ = ["Parts", "assemble", "open_sources", "pool_endpoints"]
+__all__ = ["Parts", "assemble", "open_sources", "picker_endpoints", "pool_endpoints", "share_counter"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +41,10 @@ class Parts:
 
 
 def pool_endpoints(caches: Caches) -> Endpoints:
-    """Ready pods of an arm, from the caches."""
+    """Ready pods of an arm, from the caches; both adapters of a rollout are on the pods of one pool."""
 
     def endpoints(namespace: str, arm: ArmRef) -> list[Endpoint]:
-        pool = caches.pool(arm.group, namespace, arm.name)
+        pool = caches.pool(arm.group, namespace, arm.pool or arm.name)
         if pool is None:
             return []
         return [
@@ -55,15 +56,33 @@ def pool_endpoints(caches: Caches) -> Endpoints:
     return endpoints
 
 
+def picker_endpoints(caches: Caches) -> Endpoints:
+    """Metrics pages of the endpoint pickers that serve an adapter's pool."""
+
+    def endpoints(namespace: str, arm: ArmRef) -> list[Endpoint]:
+        pool = caches.pool(arm.group, namespace, arm.pool)
+        if pool is None:
+            return []
+        return [
+            Endpoint(pod=found.pod, ip=found.ip, port=found.metrics_port)
+            for found in caches.picker_pods(pool)
+            if found.metrics_port is not None
+        ]
+
+    return endpoints
+
+
 def open_sources(
-    configured: Mapping[str, PrometheusConfig], endpoints: Endpoints, scraper: PodScraper, clock: Clock
+    configured: Mapping[str, PrometheusConfig], caches: Caches, scraper: PodScraper, clock: Clock
 ) -> dict[str, Source]:
-    """All sources by name: the configured servers, ``pods``, and ``default`` where none is configured."""
+    """All sources by name: the configured servers, ``pods``, ``picker``, and ``default`` where none is configured."""
+    endpoints = pool_endpoints(caches)
     pods = PodsSource(scraper, endpoints, clock)
     sources: dict[str, Source] = {
         name: PrometheusSource(name, config, endpoints) for name, config in configured.items()
     }
     sources["pods"] = pods
+    sources["picker"] = PickerSource(scraper, picker_endpoints(caches), clock)
     sources.setdefault("default", pods)
     return sources
 
@@ -103,5 +122,5 @@ def assemble(
 
 
 def share_counter(caches: Caches, scraper: PodScraper, clock: Clock) -> ShareCounter:
-    """A share counter over the caches' pools."""
-    return ShareCounter(scraper, pool_endpoints(caches), clock)
+    """A share counter over the caches' pools and pickers."""
+    return ShareCounter(scraper, pool_endpoints(caches), picker_endpoints(caches), clock)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from rollouts.analysis.templates import Gate, Resolved, Template, resolve
-from rollouts.analysis.types import ArmRef, RunSpec
+from rollouts.analysis.types import ArmRef, MetricSpec, QuerySpec, RunSpec
 from rollouts.api.analysis_models import GateModel
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.runs import gate_of, parse_template, run_spec_json
@@ -14,10 +15,13 @@ from rollouts.controller.caches import Caches
 from rollouts.controller.observing import Gathered
 from rollouts.engine.actions import CreateJob, CreateRun
 from rollouts.engine.observation import Problem
-from rollouts.engine.types import Revision
+from rollouts.engine.types import AdapterTraffic, Revision, TargetKind
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["Gates"]
+
+PICKER = "picker"
+"""The built-in source of adapter rollouts: what the endpoint pickers measured."""
 
 _LABEL = "inferencerollouts.dev/rollout-name"
 _STEP_LABEL = "inferencerollouts.dev/step"
@@ -55,6 +59,9 @@ class Gates:
             return Resolved(metrics=(), problems=(("SpecInvalid", str(error)),))
         templates, broken = self._templates(parsed.namespace, gate)
         resolved = resolve(gate, templates, self._built_in(parsed), self._sources)
+        if parsed.spec is not None and parsed.spec.target.kind is TargetKind.ADAPTER:
+            # A model server's own figures never carry the adapter.
+            resolved = replace(resolved, metrics=tuple(map(_by_picker, resolved.metrics)))
         if not broken:
             return resolved
         # A template that cannot be read is there: its own problem replaces "does not exist".
@@ -104,8 +111,8 @@ class Gates:
             rollout=parsed.name,
             attempt=action.attempt,
             step=action.step,
-            canary=_arm(action.revision),
-            stable=None if stable is None else _arm(stable),
+            canary=_arm(gathered, action.revision),
+            stable=None if stable is None else _arm(gathered, stable),
             metrics=self._resolve(parsed, model).metrics,
         )
         return {
@@ -150,6 +157,20 @@ class Gates:
         }
 
 
-def _arm(revision: Revision) -> ArmRef:
-    identity = revision.identity
+def _by_picker(metric: MetricSpec) -> MetricSpec:
+    picked = metric.source == "default" and not isinstance(metric.what, QuerySpec)
+    return replace(metric, source=PICKER) if picked else metric
+
+
+def _arm(gathered: Gathered, revision: Revision) -> ArmRef:
+    identity, carrier = revision.identity, gathered.carrier
+    spec = carrier.target.spec if carrier is not None else None
+    if isinstance(spec, AdapterTraffic):
+        return ArmRef(
+            kind=identity.kind,
+            group=spec.pool_group,
+            name=identity.name,
+            pool=spec.pool_name,
+            model=spec.model_name,
+        )
     return ArmRef(kind=identity.kind, group=identity.group, name=identity.name)

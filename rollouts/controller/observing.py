@@ -44,8 +44,13 @@ POOL_KIND = "InferencePool"
 class ShareSource(Protocol):
     """Who counts requests per arm."""
 
-    def view(self, key: ObjectKey, parsed: ParsedRollout) -> ShareView | None:
-        """Requests of both arms since the current weight was applied; None when nothing can be counted."""
+    def view(
+        self, key: ObjectKey, parsed: ParsedRollout, spec: AdapterTraffic | None = None
+    ) -> ShareView | None:
+        """Requests of both arms since the current weight was applied; None when nothing can be counted.
+
+        ``spec`` is the completed traffic of an adapter rollout.
+        """
         ...
 
 
@@ -131,7 +136,7 @@ class Gatherer:
                 if current is not None and run["metadata"]["name"].startswith(current)
                 for line in gate_summaries(run)
             ),
-            share=self._shares.view(key, parsed),
+            share=self._shares.view(key, parsed, models.spec if models is not None else None),
         )
         return Gathered(
             observation=observation,

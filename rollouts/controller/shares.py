@@ -1,25 +1,31 @@
 """The observed share: requests that both arms' pods counted since the weight was applied.
 
 Counters are read from the pods themselves, so that what the gateway really does is compared with what the route
-asks. Nothing here survives a restart: counting then begins anew, which only delays the comparison.
+asks; between two adapters on the same pods the endpoint picker's counters tell. Nothing here survives a restart:
+counting then begins anew, which only delays the comparison.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from rollouts.analysis.sources.base import Endpoint, Endpoints
+from rollouts.analysis.exposition import PodSample
+from rollouts.analysis.sources.base import Endpoints, Place
+from rollouts.analysis.sources.picker import PICKER_REQUESTS, labels_of, picker_requests
 from rollouts.analysis.sources.pods import REQUEST_NAMES, request_total
 from rollouts.analysis.sources.scraper import PodHistory, PodScraper
 from rollouts.analysis.types import ArmRef
 from rollouts.api.parsing import ParsedRollout
 from rollouts.engine.observation import ShareView
-from rollouts.engine.types import ZERO, Identity, Weight, WeightStep
+from rollouts.engine.types import ZERO, AdapterTraffic, Identity, Weight, WeightStep
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["NoShares", "ShareCounter"]
+
+Total = Callable[[PodSample], float | None]
 
 _WINDOW = 24.0
 _ALL_SILENT = 2.0
@@ -31,7 +37,9 @@ _GIVE_UP = 15.0
 class NoShares:
     """Counts nothing: the share never blocks a step."""
 
-    def view(self, key: ObjectKey, parsed: ParsedRollout) -> ShareView | None:
+    def view(
+        self, key: ObjectKey, parsed: ParsedRollout, spec: AdapterTraffic | None = None
+    ) -> ShareView | None:
         """Always None."""
         return None
 
@@ -49,13 +57,16 @@ class _Count:
 class ShareCounter:
     """Counts for Rollouts that put a weight in force; others cost nothing."""
 
-    def __init__(self, scraper: PodScraper, endpoints: Endpoints, clock: Clock) -> None:
+    def __init__(self, scraper: PodScraper, pods: Endpoints, pickers: Endpoints, clock: Clock) -> None:
         self._scraper = scraper
-        self._endpoints = endpoints
+        self._pods = pods
+        self._pickers = pickers
         self._clock = clock
         self._counts: dict[ObjectKey, _Count] = {}
 
-    def view(self, key: ObjectKey, parsed: ParsedRollout) -> ShareView | None:
+    def view(
+        self, key: ObjectKey, parsed: ParsedRollout, spec: AdapterTraffic | None = None
+    ) -> ShareView | None:
         """Requests so far; None where there is nothing to count, or nothing that could be counted."""
         if not self._concerns(parsed):
             self._counts.pop(key, None)
@@ -71,8 +82,8 @@ class ShareCounter:
             )
         followed: list[PodHistory] = []
         for arm, identity in (("canary", status.canary.identity), ("stable", status.stable.identity)):
-            histories = self._follow(parsed.namespace, identity)
-            self._take(count, arm, histories, now)
+            histories, total = self._follow(parsed, identity, spec)
+            self._take(count, arm, histories, total, now)
             followed += histories
         if count.counting_since is None:
             silent = all(history.error for history in followed) and now - count.since > _ALL_SILENT
@@ -98,17 +109,32 @@ class ShareCounter:
             return status.bake_started_at is None
         return isinstance(steps[status.current_step], WeightStep)
 
-    def _follow(self, namespace: str, identity: Identity) -> list[PodHistory]:
-        arm = ArmRef(kind=identity.kind, group=identity.group, name=identity.name)
-        endpoints: list[Endpoint] = self._endpoints(namespace, arm)
-        return self._scraper.follow(endpoints, REQUEST_NAMES, _WINDOW)
+    def _follow(
+        self, parsed: ParsedRollout, identity: Identity, spec: AdapterTraffic | None
+    ) -> tuple[list[PodHistory], Total]:
+        """Counters of an arm: of its own pods, or of the pickers that choose between adapters."""
+        namespace = parsed.namespace
+        if spec is None:
+            arm = ArmRef(kind=identity.kind, group=identity.group, name=identity.name)
+            endpoints = self._pods(namespace, arm)
+            return self._scraper.follow(endpoints, REQUEST_NAMES, _WINDOW), request_total
+        arm = ArmRef(
+            kind=identity.kind,
+            group=spec.pool_group,
+            name=identity.name,
+            pool=spec.pool_name,
+            model=spec.model_name,
+        )
+        only = labels_of(Place(namespace=namespace, arm=arm))
+        endpoints = self._pickers(namespace, arm)
+        return self._scraper.follow(endpoints, PICKER_REQUESTS, _WINDOW, only=only), _picked
 
     @staticmethod
-    def _take(count: _Count, arm: str, histories: list[PodHistory], now: Monotonic) -> None:
+    def _take(count: _Count, arm: str, histories: list[PodHistory], total_of: Total, now: Monotonic) -> None:
         for history in histories:
             if history.latest is None or history.latest[0] < count.since:
                 continue
-            total = request_total(history.latest[1])
+            total = total_of(history.latest[1])
             if total is None:
                 continue
             place = (arm, history.endpoint.pod)
@@ -118,3 +144,8 @@ class ShareCounter:
             elif count.counting_since is None:
                 count.counting_since = now
             count.last[place] = total
+
+
+def _picked(sample: PodSample) -> float:
+    """A picker that never sent a request to the adapter shows no series of it."""
+    return picker_requests(sample) or 0.0

@@ -62,24 +62,35 @@ class PodsSource:
 
     async def measure(self, spec: MeasureSpec, place: Place, at: datetime) -> Value:
         """See ``Source.measure``. Raises SourceUnavailable when no pod of the arm answers."""
-        preset, window = series_of(spec), spec.window.total_seconds()
-        endpoints = self._endpoints(place.namespace, place.arm)
-        if not endpoints:
+        preset, stat, window = self._preset(spec), self._stat(spec), spec.window.total_seconds()
+        histories = self._follow(place, wanted_names(preset), window)
+        if not histories:
             return math.nan
-        histories = self._scraper.follow(endpoints, wanted_names(preset), window)
         await self._scraper.refresh(histories)
         answering = [history for history in histories if not history.error and history.latest is not None]
         if not answering:
-            raise SourceUnavailable(f"no pod of {place.arm.name} answers: {histories[0].error}")
+            raise SourceUnavailable(f"{self._nobody(place)}: {histories[0].error}")
         now = self._clock.monotonic()
         if preset.kind is MeasureKind.GAUGE:
-            return _gauge(answering, preset, natural_stat(spec))
+            return _gauge(answering, preset, stat)
         if max(history.covered(now, window) for history in answering) < window * _COVERED:
             return math.nan
         samples = [history.within(now, window) for history in answering]
         if preset.kind is MeasureKind.HISTOGRAM:
-            return _histogram(samples, preset, natural_stat(spec))
-        return _counter(samples, preset, natural_stat(spec), window)
+            return _histogram(samples, preset, stat)
+        return _counter(samples, preset, stat, window)
+
+    def _preset(self, spec: MeasureSpec) -> Preset:
+        return series_of(spec)
+
+    def _stat(self, spec: MeasureSpec) -> Stat:
+        return natural_stat(spec)
+
+    def _follow(self, place: Place, names: set[str], window: float) -> list[PodHistory]:
+        return self._scraper.follow(self._endpoints(place.namespace, place.arm), names, window)
+
+    def _nobody(self, place: Place) -> str:
+        return f"no pod of {place.arm.name} answers"
 
     async def close(self) -> None:
         """See ``Source.close``."""

@@ -34,6 +34,7 @@ class PodHistory:
     """Samples of one pod, oldest first, thinned so that ``window`` holds about two dozen."""
 
     endpoint: Endpoint
+    only: frozenset[tuple[str, str]] = frozenset()
     names: set[str] = field(default_factory=set)
     window: float = 0.0
     samples: deque[tuple[Monotonic, PodSample]] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
@@ -75,19 +76,28 @@ class PodScraper:
     def __init__(self, clock: Clock, *, path: str = "/metrics") -> None:
         self._clock = clock
         self._path = path
-        self._pods: dict[tuple[str, int], PodHistory] = {}
+        self._pods: dict[tuple[str, int, frozenset[tuple[str, str]]], PodHistory] = {}
         self._session: aiohttp.ClientSession | None = None
         self._slots = asyncio.Semaphore(_PARALLEL)
 
     def follow(
-        self, endpoints: Iterable[Endpoint], names: Collection[str], window: float
+        self,
+        endpoints: Iterable[Endpoint],
+        names: Collection[str],
+        window: float,
+        *,
+        only: frozenset[tuple[str, str]] = frozenset(),
     ) -> list[PodHistory]:
-        """Histories of these pods, sampled for ``names`` over ``window`` seconds from now on."""
+        """Histories of these pods, sampled for ``names`` over ``window`` seconds from now on.
+
+        ``only`` keeps the series that have these (label, value) pairs.
+        """
         now, found = self._clock.monotonic(), []
         for endpoint in endpoints:
-            history = self._pods.setdefault((endpoint.ip, endpoint.port), PodHistory(endpoint=endpoint))
+            key = (endpoint.ip, endpoint.port, only)
+            history = self._pods.setdefault(key, PodHistory(endpoint=endpoint, only=only))
             if history.endpoint.pod != endpoint.pod:  # the address went to another pod
-                history = self._pods[endpoint.ip, endpoint.port] = PodHistory(endpoint=endpoint)
+                history = self._pods[key] = PodHistory(endpoint=endpoint, only=only)
             history.asked = now
             if not history.names >= set(names):
                 history.names |= set(names)
@@ -121,7 +131,7 @@ class PodScraper:
             try:
                 async with self._slots:
                     body = await self._fetch(history.endpoint)
-                history.keep(self._clock.monotonic(), parse_exposition(body, history.names))
+                history.keep(self._clock.monotonic(), parse_exposition(body, history.names, history.only))
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 history.error = f"no answer from its metrics port ({type(error).__name__})"
             except ExpositionError as error:

@@ -1,0 +1,90 @@
+"""The source ``picker``: statistics of one adapter from our endpoint pickers' metrics, summed over replicas.
+
+A model server aggregates its adapters under the base model, so only the picker, which chose the adapter and saw the
+answer, can tell them apart. ``code=""`` marks requests whose answer was not measured: they are load, not evidence.
+"""
+
+from __future__ import annotations
+
+from rollouts.analysis.exposition import PodSample
+from rollouts.analysis.presets import Preset, Selector, natural_stat, series_of
+from rollouts.analysis.sources.base import Place, QueryRefused
+from rollouts.analysis.sources.pods import PodsSource
+from rollouts.analysis.sources.scraper import PodHistory
+from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat
+
+__all__ = [
+    "ADAPTER_KIND",
+    "PICKER_PRESETS",
+    "PICKER_REQUESTS",
+    "PickerSource",
+    "labels_of",
+    "picker_requests",
+]
+
+ADAPTER_KIND = "Adapter"
+
+_PREFIX = "inference_picker_"
+_ALL = ((Selector(name=f"{_PREFIX}requests_total"),),)
+_MEASURED = ((Selector(name=f"{_PREFIX}requests_total", present="code"),),)
+
+
+def _histogram(name: str, stat: Stat = Stat.P95) -> Preset:
+    return Preset(kind=MeasureKind.HISTOGRAM, alternatives=((Selector(name=f"{_PREFIX}{name}"),),), stat=stat)
+
+
+def _share(name: str) -> Preset:
+    return Preset(
+        kind=MeasureKind.COUNTER,
+        alternatives=((Selector(name=f"{_PREFIX}{name}"),),),
+        of=_MEASURED,
+        stat=Stat.RATIO,
+    )
+
+
+PICKER_PRESETS: dict[str, Preset] = {
+    "ttft": _histogram("ttft_seconds"),
+    "tpot": _histogram("time_per_output_token_seconds"),
+    "e2e": _histogram("e2e_seconds"),
+    "error-rate": _share("request_errors_total"),
+    "aborted": _share("aborts_total"),
+    "requests": Preset(kind=MeasureKind.COUNTER, alternatives=_ALL, stat=Stat.RATE),
+}
+
+PICKER_REQUESTS = frozenset({f"{_PREFIX}requests_total"})
+
+
+def labels_of(place: Place) -> frozenset[tuple[str, str]]:
+    """The labels under which a picker counts one adapter's requests."""
+    return frozenset({("model", place.arm.model), ("target_model", place.arm.name)})
+
+
+def picker_requests(sample: PodSample) -> float | None:
+    """Requests that a picker sent to the adapter whose series the sample holds."""
+    return sample.total(f"{_PREFIX}requests_total")
+
+
+class PickerSource(PodsSource):
+    """Measures adapters; a pool has no figures of its own here."""
+
+    def _preset(self, spec: MeasureSpec) -> Preset:
+        if spec.kind is not MeasureKind.PRESET:
+            return series_of(spec)
+        if spec.name not in PICKER_PRESETS:
+            known = ", ".join(sorted(PICKER_PRESETS))
+            raise QueryRefused(f"the source `picker` has no preset {spec.name}; it has {known}")
+        return PICKER_PRESETS[spec.name]
+
+    def _stat(self, spec: MeasureSpec) -> Stat:
+        if spec.kind is MeasureKind.PRESET and spec.stat is None:
+            return PICKER_PRESETS[spec.name].stat
+        return natural_stat(spec)
+
+    def _follow(self, place: Place, names: set[str], window: float) -> list[PodHistory]:
+        if place.arm.kind != ADAPTER_KIND:
+            raise QueryRefused("the source `picker` measures adapters: a pool is measured by `pods`")
+        endpoints = self._endpoints(place.namespace, place.arm)
+        return self._scraper.follow(endpoints, names, window, only=labels_of(place))
+
+    def _nobody(self, place: Place) -> str:
+        return f"no endpoint picker of pool {place.arm.pool} answers"
