@@ -13,6 +13,7 @@ __all__ = ["PODS", "PodRemover", "create_ready_pod", "remove_pod", "set_pod_read
 Object = dict[str, Any]
 PODS = Resource("", "v1", "pods", "Pod")
 _NODE = "lab"
+_CONTAINER = "server"
 
 
 class PodRemover(Protocol):
@@ -57,17 +58,24 @@ async def create_ready_pod(
     labels: Mapping[str, str],
     ip: str,
     port: int = 8000,
+    ports: Mapping[str, int] | None = None,
     annotations: Mapping[str, str] | None = None,
     ready: bool = True,
 ) -> Object:
-    """Create a Pod and report it Running at ``ip``; answers it with its status. Raises KubeError."""
+    """Create a Pod and report it Running at ``ip``; answers it with its status. Raises KubeError.
+
+    ``ports`` are named container ports, in place of the one nameless ``port``.
+    """
+    listed: list[Object] = [{"name": key, "containerPort": value} for key, value in (ports or {}).items()]
     body: Object = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name, "labels": dict(labels), "annotations": dict(annotations or {})},
         "spec": {
             "nodeName": _NODE,
-            "containers": [{"name": "vllm", "image": "lab", "ports": [{"containerPort": port}]}],
+            "containers": [
+                {"name": _CONTAINER, "image": "lab", "ports": listed or [{"containerPort": port}]}
+            ],
         },
     }
     await client.create(PODS, namespace, body)
@@ -76,7 +84,7 @@ async def create_ready_pod(
 
 async def set_pod_ready(client: KubeClient, namespace: str, name: str, *, ready: bool, ip: str) -> Object:
     """Write a Pod's status: Running at ``ip``, Ready or not. Raises KubeError."""
-    patch = {"status": _status(ready=ready, ip=ip, container="vllm")}
+    patch = {"status": _status(ready=ready, ip=ip, container=_CONTAINER)}
     return await client.patch(PODS, namespace, name, patch, kind=PatchKind.MERGE, subresource="status")
 
 

@@ -17,8 +17,10 @@ POOL_GROUPS = ("inference.networking.k8s.io", "inference.networking.x-k8s.io")
 """InferencePool v1 and v1alpha2; the same kind under two groups, with differently shaped specs."""
 
 PICKER_ANNOTATION = "lab.inferencerollouts.dev/picker-address"
-"""Set by the lab on an InferencePool whose picker runs: ``IP:port``. A cluster would use Service DNS."""
+"""On an InferencePool: ``IP:port`` of a picker that runs outside the cluster, in place of its Service."""
 
+_PICKER_PORT = 9002
+"""Of ``extensionRef`` without ``portNumber``, by convention of the Inference Extension."""
 
 PoolKey = tuple[str, str, str]
 """API group, namespace and name of an InferencePool."""
@@ -121,7 +123,6 @@ class Backends:
             picker = mapping(spec, "extensionRef")
         if not selector or not all(ports):
             raise Malformed("spec needs a selector and a target port")
-        fail_open = text(picker, "failureMode", "FailClose") == "FailOpen"
         return Cluster(
             name=name,
             endpoints=tuple(
@@ -129,24 +130,49 @@ class Backends:
                 for pod in self._select(ref.namespace, selector)
                 for port in ports
             ),
-            picker=_picker(text_map(mapping(pool, "metadata"), "annotations"), fail_open),
+            picker=self._picker(ref.namespace, picker, text_map(mapping(pool, "metadata"), "annotations")),
+        )
+
+    def _picker(
+        self, namespace: str, ref: Mapping[str, Any], annotations: Mapping[str, str]
+    ) -> Picker | None:
+        """The picker at the annotated address, else the Ready pods that its Service selects.
+
+        None where the Service is missing or selects nothing at all: this gateway then balances by itself.
+        """
+        fail_open = text(ref, "failureMode", "FailClose") == "FailOpen"
+        address = annotations.get(PICKER_ANNOTATION, "")
+        if address:
+            return Picker(name=f"picker/{address}", endpoints=(_dialled(address),), fail_open=fail_open)
+        service = self._by_key.get(("", namespace, text(ref, "name")))
+        if service is None or not mapping(mapping(service, "spec"), "selector"):
+            return None
+        port = number(mapping(ref, "port"), "number", 0, high=65535)
+        port = port or number(ref, "portNumber", _PICKER_PORT, low=1, high=65535)
+        return Picker(
+            name=f"picker/{namespace}/{text(ref, 'name')}/{port}",
+            endpoints=self._behind(namespace, service, port),
+            fail_open=fail_open,
         )
 
     def _service(self, name: str, service: Mapping[str, Any], ref: BackendRef) -> Cluster:
+        return Cluster(name=name, endpoints=self._behind(ref.namespace, service, ref.port))
+
+    def _behind(self, namespace: str, service: Mapping[str, Any], port: int) -> tuple[Endpoint, ...]:
+        """The Ready pods behind a port of a Service. Raises Malformed when it has no such port."""
         spec = mapping(service, "spec")
         selector = text_map(spec, "selector")
         target: Any = None
-        for port in items(spec, "ports"):
-            if number(port, "port", 0, high=65535) == ref.port:
-                target = port.get("targetPort", ref.port)
+        for entry in items(spec, "ports"):
+            if number(entry, "port", 0, high=65535) == port:
+                target = entry.get("targetPort", port)
         if target is None:
-            raise Malformed(f"no port {ref.port} in spec.ports")
-        endpoints = []
-        for pod in self._select(ref.namespace, selector) if selector else ():
-            number_of = target if isinstance(target, int) else pod.ports.get(str(target), 0)
-            if number_of:
-                endpoints.append(Endpoint(address=pod.address, port=number_of))
-        return Cluster(name=name, endpoints=tuple(endpoints))
+            raise Malformed(f"no port {port} in spec.ports of Service {_identity(service)[1]}")
+        pods = self._select(namespace, selector) if selector else []
+        ports = [target if isinstance(target, int) else pod.ports.get(str(target), 0) for pod in pods]
+        return tuple(
+            Endpoint(address=pod.address, port=found) for pod, found in zip(pods, ports, strict=True) if found
+        )
 
     def _select(self, namespace: str, selector: Mapping[str, str]) -> list[_ReadyPod]:
         return [pod for pod in self._ready.get(namespace, ()) if selector.items() <= pod.labels.items()]
@@ -194,16 +220,14 @@ def _cluster_name(ref: BackendRef) -> str:
     return f"{ref.kind.lower()}/{ref.namespace}/{ref.name}/{ref.port}"
 
 
-def _picker(annotations: Mapping[str, str], fail_open: bool) -> Picker | None:
-    value = annotations.get(PICKER_ANNOTATION, "")
-    if not value:
-        return None
-    host, _, port = value.rpartition(":")
+def _dialled(address: str) -> Endpoint:
+    """An annotated ``IP:port``. Only loopback: whoever may edit a pool must not choose where requests go."""
+    host, _, port = address.rpartition(":")
     try:
         loopback = ip_address(host.strip("[]")).is_loopback
         number_of = int(port)
     except ValueError:
-        raise Malformed(f"annotation {PICKER_ANNOTATION}: {value} is not IP:port") from None
+        raise Malformed(f"annotation {PICKER_ANNOTATION}: {address} is not IP:port") from None
     if not loopback or not 0 < number_of < 65536:
-        raise Malformed(f"annotation {PICKER_ANNOTATION}: {value} is not a loopback IP:port")
-    return Picker(address=host.strip("[]"), port=number_of, fail_open=fail_open)
+        raise Malformed(f"annotation {PICKER_ANNOTATION}: {address} is not a loopback IP:port")
+    return Endpoint(address=host.strip("[]"), port=number_of)

@@ -93,20 +93,20 @@ NO_REWRITE = Rewrite()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picker:
-    """The endpoint picker of a pool, as an address the gateway can dial."""
-
-    address: str
-    port: int
-    fail_open: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """Address of one Ready pod."""
 
     address: str
     port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picker:
+    """The endpoint picker of a pool: the addresses that the gateway can dial, all alike."""
+
+    name: str
+    endpoints: tuple[Endpoint, ...]
+    fail_open: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

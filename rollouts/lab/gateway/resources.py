@@ -59,15 +59,15 @@ class Snapshot:
 
 def render(plan: Plan, *, address: str = "127.0.0.1") -> Snapshot:
     """The Envoy configuration of a plan, with listeners on ``address``."""
-    pickers = {_picker_cluster_name(c.picker): c.picker for c in plan.clusters if c.picker is not None}
+    pickers = {c.picker.name: c.picker for c in plan.clusters if c.picker is not None}
     by_name = {cluster.name: cluster for cluster in plan.clusters}
     picker_of = {
-        cluster.name: (_picker_cluster_name(cluster.picker), cluster.picker.fail_open)
+        cluster.name: (cluster.picker.name, cluster.picker.fail_open)
         for cluster in plan.clusters
         if cluster.picker is not None
     }
     clusters: dict[str, Message] = {name: _backend_cluster(cluster) for name, cluster in by_name.items()}
-    clusters |= {name: _picker_cluster(name, picker) for name, picker in pickers.items()}
+    clusters |= {name: _picker_cluster(picker) for name, picker in pickers.items()}
     routes = {
         listener.name: route_pb2.RouteConfiguration(
             name=listener.name, virtual_hosts=[virtual_host(host, picker_of) for host in listener.hosts]
@@ -159,23 +159,17 @@ def _policy(name: str, config: Message) -> cluster_pb2.LoadBalancingPolicy.Polic
     )
 
 
-def _picker_cluster_name(picker: Picker) -> str:
-    return f"picker/{picker.address}:{picker.port}"
-
-
-def _picker_cluster(name: str, picker: Picker) -> cluster_pb2.Cluster:
+def _picker_cluster(picker: Picker) -> cluster_pb2.Cluster:
     options = http_protocol_options_pb2.HttpProtocolOptions(
         explicit_http_config=http_protocol_options_pb2.HttpProtocolOptions.ExplicitHttpConfig(
             http2_protocol_options=protocol_pb2.Http2ProtocolOptions()
         )
     )
     message = cluster_pb2.Cluster(
-        name=name,
+        name=picker.name,
         type=cluster_pb2.Cluster.STATIC,
         connect_timeout=_CONNECT_TIMEOUT,
-        load_assignment=endpoint_pb2.ClusterLoadAssignment(
-            cluster_name=name, endpoints=[_locality([_lb_endpoint(picker.address, picker.port)])]
-        ),
+        load_assignment=_assignment(picker),
         # In full-duplex mode Envoy can fail open only before it has sent a piece of the body, and a refused
         # connection is noticed later than that. A picker known to be down fails at once, in time.
         health_checks=[_tcp_check()],
@@ -197,7 +191,7 @@ def _tcp_check() -> health_check_pb2.HealthCheck:
     )
 
 
-def _assignment(cluster: Cluster) -> endpoint_pb2.ClusterLoadAssignment:
+def _assignment(cluster: Cluster | Picker) -> endpoint_pb2.ClusterLoadAssignment:
     endpoints = [_lb_endpoint(endpoint.address, endpoint.port) for endpoint in cluster.endpoints]
     return endpoint_pb2.ClusterLoadAssignment(
         cluster_name=cluster.name, endpoints=[_locality(endpoints)] if endpoints else []

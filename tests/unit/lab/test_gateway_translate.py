@@ -365,7 +365,60 @@ def test_the_picker_annotation_switches_the_picker_on(
     pools = {"v1": [found]} if group == V1 else {"alpha": [found]}
     made = world([route(rules=[{"backendRefs": [ref("p", group=group)]}])], **pools)
 
-    assert made.plan.clusters[0].picker == Picker(address="127.0.0.1", port=9002, fail_open=fail_open)
+    endpoints = (Endpoint(address="127.0.0.1", port=9002),)
+    assert made.plan.clusters[0].picker == Picker(
+        name="picker/127.0.0.1:9002", endpoints=endpoints, fail_open=fail_open
+    )
+
+
+@pytest.mark.parametrize(
+    ("sentence", "reference", "ports", "selector", "endpoints"),
+    [
+        ("a named target port", {}, {"targetPort": "http"}, {"release": "epp"}, ["127.0.3.1:8000"]),
+        ("a numbered target port", {}, {"targetPort": 7}, {"release": "epp"}, ["127.0.3.1:7"]),
+        ("the port itself by default", {}, {}, {"release": "epp"}, ["127.0.3.1:9002"]),
+        (
+            "the port that the pool names",
+            {"portNumber": 9, "port": {"number": 9}},
+            {"port": 9},
+            {"release": "epp"},
+            ["127.0.3.1:9"],
+        ),
+        ("a picker without Ready pods", {}, {}, {"release": "none"}, []),
+        ("a Service without selector: the gateway brings its own", {}, {}, {}, None),
+    ],
+)
+@pytest.mark.parametrize(("group", "key"), [(ALPHA, "extensionRef"), (V1, "endpointPickerRef")])
+def test_the_picker_is_the_ready_pods_behind_the_service_that_the_pool_names(
+    sentence: str,
+    reference: Object,
+    ports: Object,
+    selector: dict[str, str],
+    endpoints: list[str] | None,
+    group: str,
+    key: str,
+) -> None:
+    found = pool_v1("p") if group == V1 else pool("p")
+    found["spec"][key] = {"name": "epp", **reference}
+    service = {**meta("epp"), "spec": {"selector": selector, "ports": [{"port": 9002, **ports}]}}
+    pods = [pod("epp-0", "127.0.3.1", "epp"), pod("epp-1", "127.0.3.2", "epp", ready="False")]
+    pools = {"v1": [found]} if group == V1 else {"alpha": [found]}
+    made = world(
+        [route(rules=[{"backendRefs": [ref("p", group=group)]}])], services=[service], pods=pods, **pools
+    )
+    picker = made.plan.clusters[0].picker
+
+    seen = None if picker is None else [f"{one.address}:{one.port}" for one in picker.endpoints]
+    assert seen == endpoints, sentence
+
+
+def test_a_picker_service_without_the_port_is_reported() -> None:
+    found = pool("p")
+    found["spec"]["extensionRef"] = {"name": "epp"}
+    service = {**meta("epp"), "spec": {"selector": {"release": "epp"}, "ports": [{"port": 1}]}}
+    made = world([route(rules=[{"backendRefs": [ref("p")]}])], alpha=[found], services=[service])
+
+    assert conditions(made)["ResolvedRefs"] == (False, "UnsupportedValue")
 
 
 def test_gateway_status_counts_attached_routes_and_refuses_other_protocols() -> None:
