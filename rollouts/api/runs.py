@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -194,7 +194,7 @@ def run_spec_json(spec: RunSpec) -> Json:
         result["step"] = spec.step
     for name, arm in (("canary", spec.canary), ("stable", spec.stable)):
         if arm is not None:
-            result[name] = {"kind": arm.kind, "group": arm.group, "name": arm.name}
+            result[name] = {field: value for field, value in asdict(arm).items() if value}
     return result
 
 

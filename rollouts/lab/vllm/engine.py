@@ -206,8 +206,10 @@ class Engine:
         if generation.adapter:
             self._adapters[generation.adapter] = self._adapters.get(generation.adapter, 0) + 1
         generation.scheduled_at = loop.time()
-        delay = self._latency.first_token(generation.prompt_tokens, load) * self.knobs.ttft
-        generation.decode_step = self._latency.per_token(load) * self.knobs.tpot
+        touched = self.knobs.concerns(generation.adapter)
+        slower = (self.knobs.ttft, self.knobs.tpot) if touched else (1.0, 1.0)
+        delay = self._latency.first_token(generation.prompt_tokens, load) * slower[0]
+        generation.decode_step = self._latency.per_token(load) * slower[1]
         generation.timer = loop.call_later(delay, self._first_token, generation)
 
     def _leave(self, generation: Generation) -> None:

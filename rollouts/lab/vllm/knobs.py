@@ -38,8 +38,12 @@ class LoraLoad(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Knobs:
-    """State of the knobs. Factors multiply; ``queue_seconds`` is added before a request is scheduled."""
+    """State of the knobs. Factors multiply; ``queue_seconds`` is added before a request is scheduled.
 
+    With ``model`` only requests of that model or adapter are slower and fail.
+    """
+
+    model: str = ""
     ttft: float = 1.0
     tpot: float = 1.0
     errors: float = 0.0
@@ -50,6 +54,10 @@ class Knobs:
     ready: bool = True
     lora_load: LoraLoad = LoraLoad.OK
     lora_load_seconds: float = 0.01
+
+    def concerns(self, model: str) -> bool:
+        """Whether requests of this model or adapter are touched."""
+        return not self.model or self.model == model
 
 
 def _factor(value: Any) -> float:
@@ -95,6 +103,12 @@ def _flag(value: Any) -> bool:
     raise KnobError(f"{value!r} is not true or false")
 
 
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > 253:
+        raise KnobError(f"{value!r} is not a model name")
+    return value
+
+
 def _error_kind(value: Any) -> ErrorKind:
     try:
         return ErrorKind(str(value).lower())
@@ -110,6 +124,7 @@ def _lora_load(value: Any) -> LoraLoad:
 
 
 _READERS = {
+    "model": ("model", _name),
     "ttft": ("ttft", _factor),
     "tpot": ("tpot", _factor),
     "errors": ("errors", _share),

@@ -121,7 +121,7 @@ class VllmServer:
         completion = parse_completion(body, chat=chat, max_model_len=self._spec.max_model_len)
         model = self.adapters.resolve(completion.model)
         knobs, latency = self.engine.knobs, self.engine.latency
-        failing = latency.happens(knobs.errors)
+        failing = knobs.concerns(model) and latency.happens(knobs.errors)
         kind = StreamedAnswer if completion.stream else PlainAnswer
         answer = kind(
             exchange,
