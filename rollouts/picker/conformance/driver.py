@@ -38,6 +38,7 @@ class Session:
         """The request body so far."""
         self.spans: list[tuple[int, int]] = []
         """Where in it the model value was put."""
+        self._subset: Any = None  # Envoy forwards dynamic metadata with every message of the stream
 
     async def close(self) -> None:
         """End the stream, if there is one."""
@@ -48,13 +49,17 @@ class Session:
         if self._stream is not None:
             self._stream.cancel()
             self._stream = None
-        self.sent, self.spans = b"", []
+        self.sent, self.spans, self._subset = b"", [], None
 
     async def send(self, what: Mapping[str, Any]) -> None:
         """One message of a case; a body is cut into chunks as Envoy does. Nothing once the picker left."""
         if self._stream is None:
             self._stream = self._stub.Process()
+        self._subset = what.get("headers", {}).get("subset", self._subset)
         for message in self._messages(what):
+            if self._subset is not None:
+                hint = message.metadata_context.filter_metadata["envoy.lb.subset_hint"]
+                hint.update({"x-gateway-destination-endpoint-subset": self._subset})
             if self._stream.done():
                 return
             try:
@@ -161,7 +166,4 @@ def _request_headers(what: Mapping[str, Any]) -> Any:
     for name, value in values.items():
         message.request_headers.headers.headers.add(key=name, raw_value=value.encode())
     message.request_headers.end_of_stream = what.get("end", False)
-    if "subset" in what:
-        hint = message.metadata_context.filter_metadata["envoy.lb.subset_hint"]
-        hint.update({"x-gateway-destination-endpoint-subset": what["subset"]})
     return message

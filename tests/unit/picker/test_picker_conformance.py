@@ -1,5 +1,6 @@
 """The kit passes our picker, and fails pickers with the defects that it is there to find."""
 
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -68,6 +69,12 @@ def tail(body: bytes) -> Any:
     return reply
 
 
+def unstreamed() -> Any:
+    reply = ext_proc.ProcessingResponse()
+    reply.request_body.response.SetInParent()
+    return reply
+
+
 DEFECTS: dict[str, tuple[Callable[[bytes], list[Any]], str, str]] = {
     "answers differ between header and metadata": (
         lambda body: [head(metadata="127.0.0.2:8000"), tail(body)], "routes a request", "dynamic metadata",
@@ -81,6 +88,12 @@ DEFECTS: dict[str, tuple[Callable[[bytes], list[Any]], str, str]] = {
         "keeps every other byte of the body",
         "more than the model changed",
     ),
+    "another value changes": (
+        lambda body: [head(), tail(body.replace(b'"hi"', b'"ho"'))], "routes a request", "more than the model changed",
+    ),
+    "the model is gone": (lambda body: [head(), tail(b"{}")], "routes a request", "the body has no model"),
+    "the body is cut off": (lambda body: [head(), tail(body[:-1])], "routes a request", "not the JSON that was sent"),
+    "the body is not streamed": (lambda body: [head(), unstreamed()], "routes a request", "takes for spurious"),
     "one huge piece": (lambda body: [head(), tail(body)], "sends large bodies in small pieces", "a piece of"),
     "bad JSON is routed": (lambda body: [head(), tail(body)], "400 for a body that is not JSON", "not immediate"),
     "a second end is answered again": (
@@ -118,6 +131,24 @@ async def test_a_defect_is_found(defect: str) -> None:
         await server.stop(None)
 
     assert want in results[0].problem
+
+
+async def test_json_written_anew_is_wrong_only_where_bytes_matter() -> None:
+    def anew(body: bytes) -> list[Any]:
+        return [head(), tail(json.dumps(json.loads(body), sort_keys=True).encode())]
+
+    server = grpc.aio.server()
+    external_processor_pb2_grpc.add_ExternalProcessorServicer_to_server(Broken(anew), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    names = ("routes a request", "keeps every other byte of the body")
+    cases = [case for case in load_cases() if case.name in names]
+    try:
+        results = await check_picker(f"127.0.0.1:{port}", model="m", timeout=1.0, cases=cases)
+    finally:
+        await server.stop(None)
+
+    assert {result.name: result.passed for result in results} == dict(zip(names, (True, False), strict=True))
 
 
 def test_every_case_names_its_reason_and_its_source() -> None:

@@ -1,0 +1,1 @@
+"""The endpoint pickers of the Gateway API Inference Extension, built and run beside ours for comparison."""
