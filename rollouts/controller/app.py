@@ -59,14 +59,14 @@ class Controller:
         )
         self._scraper = PodScraper(clock)
         self._sources = open_sources(settings.sources, self.caches, self._scraper, clock)
-        self._adapters = AdapterWatch(clock, settings.adapters)
+        self.adapters = AdapterWatch(clock, settings.adapters)
         self.parts: Parts = assemble(
             counted,
             clock,
             caches=self.caches,
             sources=self._sources,
             shares=share_counter(self.caches, self._scraper, clock),
-            adapters=self._adapters,
+            adapters=self.adapters,
             metrics=self.metrics,
             gitops_managers=settings.gitops_managers,
         )
@@ -92,7 +92,7 @@ class Controller:
         metrics = metrics_routes(self.metrics.registry)
         supervisor.add("metrics", HttpServer(parse_address(self.settings.metrics_address), metrics).run)
         supervisor.add("scraper", self._scraper.run)
-        supervisor.add("adapters", self._adapters.run)
+        supervisor.add("adapters", self.adapters.run)
         for reflector in reflectors:
             supervisor.add(reflector.name, reflector.run)
         supervisor.add("controller", self._lead, stop=self._stop_leading, grace=20.0)
@@ -136,7 +136,7 @@ class Controller:
             self._pool("analysisrun", self._run_queue, self.parts.runs.reconcile),
         ]
         self.caches.on_rollout_change(self._rollout_queue.add)
-        self._adapters.on_change = self._rollout_queue.add
+        self.adapters.on_change = self._rollout_queue.add
         self.caches.runs.subscribe(self._run_queue.add)
         self.resync()
         scheduler = self._housekeeping()
