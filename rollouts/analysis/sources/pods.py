@@ -123,10 +123,19 @@ def _histogram(pods: list[list[PodSample]], preset: Preset, stat: Stat) -> float
     return mean(merged) if stat is Stat.MEAN else math.nan
 
 
-def _increase(pods: list[list[PodSample]], groups: tuple[tuple[Selector, ...], ...]) -> float | None:
+Groups = tuple[tuple[Selector, ...], ...]
+
+
+def _increase(pods: list[list[PodSample]], groups: Groups, of: Groups = ()) -> float | None:
+    """Growth over the samples. A labelled series appears with its first event: beside ``of`` no series is 0."""
     total, seen = 0.0, False
     for samples in pods:
-        values = [value for value in (_first(sample, groups) for sample in samples) if value is not None]
+        found = [
+            0.0 if value is None and of and _first(sample, of) is not None else value
+            for sample in samples
+            for value in (_first(sample, groups),)
+        ]
+        values = [value for value in found if value is not None]
         if values:
             seen = True
             total += counter_increase(values)
@@ -134,11 +143,10 @@ def _increase(pods: list[list[PodSample]], groups: tuple[tuple[Selector, ...], .
 
 
 def _counter(pods: list[list[PodSample]], preset: Preset, stat: Stat, window: float) -> float:
-    grown = _increase(pods, preset.alternatives)
+    grown = _increase(pods, preset.alternatives, preset.of)
     if stat is Stat.RATIO:
         of = _increase(pods, preset.of)
         if of is None or of <= 0:
             return math.nan
-        # A labelled error series appears with the first error: no series under load means none so far.
         return (grown or 0.0) / of
     return math.nan if grown is None else grown / window
