@@ -31,7 +31,7 @@ def lab() -> None:
 
 
 @lab.command()
-@click.argument("story", type=click.Choice(["base-model"]))
+@click.argument("story", type=click.Choice(["base-model", "lora"]))
 @click.option("--bad", is_flag=True, help="Make the canary worse, so that it is aborted.")
 @click.option("--control-plane", type=_CONTROL_PLANES, default="memory", show_default=True)
 def demo(story: str, bad: bool, control_plane: str) -> None:
@@ -43,7 +43,7 @@ def demo(story: str, bad: bool, control_plane: str) -> None:
     configure_logs_to(directory / "lab.log")
     console = Console(highlight=False)
     try:
-        asyncio.run(_tell(directory, console, bad=bad, control_plane=control_plane))
+        asyncio.run(_tell(story, directory, console, bad=bad, control_plane=control_plane))
     except StoryFailed as failure:
         console.print(f"the story failed: {failure}", style="bold red")
         sys.exit(1)
@@ -57,15 +57,16 @@ def configure_logs_to(path: Path) -> None:
     structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=path.open("a", encoding="utf-8")))
 
 
-async def _tell(directory: Path, console: Console, *, bad: bool, control_plane: str) -> None:
+async def _tell(story: str, directory: Path, console: Console, *, bad: bool, control_plane: str) -> None:
     from rollouts.lab.controlplane import Choice
     from rollouts.lab.environment import Lab, base_model_pods
     from rollouts.lab.story import tell_base_model
+    from rollouts.lab.story_lora import tell_lora
 
-    async with Lab(
-        directory, choice=Choice(control_plane), pods=base_model_pods(), say=console.print
-    ) as running:
-        await tell_base_model(running, console, bad=bad)
+    tell = {"base-model": tell_base_model, "lora": tell_lora}[story]
+    pods = base_model_pods(canary=0) if story == "lora" else base_model_pods()
+    async with Lab(directory, choice=Choice(control_plane), pods=pods, say=console.print) as running:
+        await tell(running, console, bad=bad)
 
 
 @lab.command()

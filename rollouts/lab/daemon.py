@@ -23,7 +23,8 @@ async def _run(directory: Path, choice: Choice) -> None:
     async with Lab(directory, choice=choice, pods=base_model_pods()) as lab:
         folder = EXAMPLES / "base-model"
         await lab.apply(read_objects(folder / "pools.yaml", folder / "gateway.yaml", folder / "route.yaml"))
-        await lab.add_picker_services()
+        await lab.apply(read_objects(EXAMPLES / "lora" / "model.yaml"))
+        await lab.start_pickers()
         url = await lab.gateway.wait_for_gateway()
         await lab.start_controller("--no-leader-elect")
         state = {

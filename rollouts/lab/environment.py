@@ -7,6 +7,7 @@ their own and end with it. The same lab serves demos, tests and ``rollouts lab u
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,16 +17,17 @@ import structlog
 import yaml
 
 from rollouts.api.crds import all_crds
-from rollouts.kube.client import KubeClient, PatchKind, Resource
-from rollouts.kube.errors import KindNotServed, KubeError, NotFound
+from rollouts.kube.client import KubeClient, PatchKind
+from rollouts.kube.errors import AlreadyExists, KindNotServed, KubeError
 from rollouts.kube.http import HttpKubeClient, open_client
 from rollouts.lab.controlplane import Choice, ControlPlane, install_crds, install_upstream_crds
-from rollouts.lab.gateway.service import LabGateway
+from rollouts.lab.gateway.service import POOLS_V1, POOLS_V1ALPHA2, LabGateway
 from rollouts.lab.kubelet import Kubelet
+from rollouts.lab.pickers import SERVICES, Pickers, picker_service, wanted_pickers
 from rollouts.lab.processes import ChildProcess, free_port
 from rollouts.lab.vllm import Fleet, PodSpec
 
-__all__ = ["EXAMPLES", "Lab", "LabError", "apply_objects", "base_model_pods", "read_objects"]
+__all__ = ["ADAPTERS", "EXAMPLES", "Lab", "LabError", "apply_objects", "base_model_pods", "read_objects"]
 
 _log = structlog.get_logger(__name__)
 
@@ -39,8 +41,12 @@ class LabError(Exception):
     """The lab cannot do what was asked; the text says what to do."""
 
 
+ADAPTERS = {"travel-helper-v1": "/adapters/travel-v1", "travel-helper-v2": "/adapters/travel-v2"}
+"""The adapters of ``examples/lora``, on every stable pod."""
+
+
 def base_model_pods(stable: int = 3, canary: int = 2) -> list[PodSpec]:
-    """Simulated pods of the two pools of ``examples/base-model``."""
+    """Simulated pods of the pools of ``examples/base-model``; those of v1 have the adapters of ``examples/lora``."""
     specs = []
     for release, model, count, block in (
         ("qwen", "Qwen/Qwen2.5-7B-Instruct", stable, 1),
@@ -53,6 +59,7 @@ def base_model_pods(stable: int = 3, canary: int = 2) -> list[PodSpec]:
                     address=f"127.0.{block}.{10 + index}",
                     labels={"app": "custom-serving", "release": release},
                     model=model,
+                    adapters=ADAPTERS if release == "qwen" else {},
                     seed=block * 100 + index,
                 )
             )
@@ -102,6 +109,7 @@ class Lab:
         self._gateway: LabGateway | None = None
         self._kubelet: Kubelet | None = None
         self._controller: ChildProcess | None = None
+        self._pickers: Pickers | None = None
         self.health_url = ""
         self.metrics_url = ""
 
@@ -187,44 +195,47 @@ class Lab:
         await apply_objects(self.client, objects)
 
     async def add_picker_services(self) -> None:
-        """A Service for the endpoint picker of every pool, under the name that the pool gives.
+        """A Service under the name that each pool gives, without a picker behind it.
 
-        Some gateways provide pickers themselves; the lab's gateway does, so that the examples work as they are.
+        Some gateways choose pods by themselves, and the lab's does then: enough where one model is replaced
+        by another, and cheaper. Adapters need ``start_pickers``.
         """
-        served = {
-            resource.kind: resource for resource in await self.client.discover() if resource.group == ""
-        }
-        for resource in await self.client.discover():
-            if resource.kind != "InferencePool":
-                continue
-            for pool in await self._list(resource):
-                spec = pool.get("spec") or {}
-                reference = spec.get("extensionRef") or spec.get("endpointPickerRef") or {}
-                if reference.get("name"):
-                    service = {
-                        "apiVersion": "v1",
-                        "kind": "Service",
-                        "metadata": {"name": reference["name"]},
-                        "spec": {"ports": [{"name": "grpc", "port": 9002, "protocol": "TCP"}]},
-                    }
-                    await self.client.patch(
-                        served["Service"],
-                        _NAMESPACE,
-                        reference["name"],
-                        service,
-                        kind=PatchKind.APPLY,
-                        force=True,
-                    )
+        pools: list[Object] = []
+        for resource in (POOLS_V1, POOLS_V1ALPHA2):
+            with contextlib.suppress(KindNotServed):
+                found = (await self.client.list_page(resource, _NAMESPACE)).items
+                pools += [{**pool, "apiVersion": resource.api_version} for pool in found]
+        for wanted in wanted_pickers(pools).values():
+            with contextlib.suppress(AlreadyExists):
+                await self.client.create(SERVICES, wanted.namespace, picker_service(wanted, selector={}))
 
-    async def _list(self, resource: Resource) -> list[Object]:
-        try:
-            return (await self.client.list_page(resource, _NAMESPACE)).items
-        except (KindNotServed, NotFound):
-            return []
+    async def start_pickers(self) -> None:
+        """Start our endpoint pickers for the pools that are there and those that come; wait for the former.
+
+        Raises ProcessStartError.
+        """
+        assert self._kubelet is not None, "the lab was not started"
+        self._pickers = Pickers(
+            self.client,
+            self._kubelet,
+            kubeconfig=self.kubeconfig,
+            directory=self.directory,
+            namespace=_NAMESPACE,
+        )
+        await self._pickers.start()
+        await self._pickers.wait_ready()
+
+    @property
+    def pickers(self) -> Pickers:
+        """The endpoint pickers."""
+        assert self._pickers is not None, "no pickers were started"
+        return self._pickers
 
     async def stop(self) -> None:
         """Stop everything, in reverse order. Never raises for a part that is already gone."""
         await self.stop_controller()
+        if self._pickers is not None:
+            await self._pickers.stop()
         if self._gateway is not None:
             await self._gateway.stop()
         if self._kubelet is not None:

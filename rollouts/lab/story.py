@@ -13,13 +13,14 @@ from rich.console import Console
 
 from rollouts.engine.types import Phase, RolloutStatus
 from rollouts.lab.environment import EXAMPLES, Lab, read_objects
-from rollouts.lab.telling import LONGEST, StoryFailed, Teller, follow, kubectl, set_knobs
+from rollouts.lab.telling import StoryFailed, Teller, follow, kubectl, set_knobs
 from rollouts.lab.traffic import Result, Traffic, TrafficSpec
 
 __all__ = ["tell_base_model"]
 
 NAME = "mymodel"
 _RATE = 50.0
+_LONGEST = 150.0
 _BAD = {"errors": "30%", "ttft": "+60%"}
 
 
@@ -28,35 +29,38 @@ async def tell_base_model(lab: Lab, console: Console, *, bad: bool) -> None:
 
     Raises StoryFailed when the end is not the promised one.
     """
-    teller = Teller(console)
+    teller = Teller(console, time.monotonic())
     teller.heading("base model, bad canary" if bad else "base model, good canary")
     url = await _set_the_stage(lab, teller, bad=bad)
     async with _traffic(url) as traffic:
 
         def seen(since: float) -> str:
-            return _seen(traffic, since)
+            canary, total = traffic.window(since).share(_is_canary)
+            return f"{100 * canary / total:.1f}% of {total} answered by v2" if total else "no traffic"
 
-        rollout = _rollout("mymodel-pool-v1")
-        await lab.apply([rollout])
-        await follow(lab, teller, NAME, until=lambda s: s.phase is Phase.HEALTHY, seen=seen)
+        await lab.apply([_rollout("mymodel-pool-v1")])
+        await follow(lab, teller, NAME, seen=seen, until=lambda s: s.phase is Phase.HEALTHY, longest=_LONGEST)
         teller.line("$ git diff")
         teller.line("-     pool: {name: mymodel-pool-v1}", "red")
         teller.line("+     pool: {name: mymodel-pool-v2}", "green")
         await lab.apply([_rollout("mymodel-pool-v2")])
-        status = await follow(lab, teller, NAME, until=_is_over, seen=seen)
+        status = await follow(lab, teller, NAME, seen=seen, until=_over, longest=_LONGEST)
         await _close(lab, teller, traffic, status, bad=bad)
+
+
+def _over(status: RolloutStatus) -> bool:
+    return status.attempt > 0 and status.phase in (Phase.HEALTHY, Phase.ABORTED)
 
 
 async def _set_the_stage(lab: Lab, teller: Teller, *, bad: bool) -> str:
     folder = EXAMPLES / "base-model"
     await lab.apply(read_objects(folder / "pools.yaml", folder / "gateway.yaml", folder / "route.yaml"))
-    await lab.add_picker_services()
+    await lab.start_pickers()
     url = await lab.gateway.wait_for_gateway()
     await lab.start_controller("--no-leader-elect")
-    teller.line(f"API server   {lab.control_plane.description}")
-    teller.line(f"kubeconfig   {lab.kubeconfig}")
-    teller.line(f"gateway      {url} (Envoy), {len(lab.pods)} simulated vLLM pods, {_RATE:g} requests/s")
-    teller.line(f"logs         {lab.directory}")
+    teller.stage(
+        lab, url, f"{len(lab.pods)} simulated vLLM pods behind endpoint pickers, {_RATE:g} requests/s"
+    )
     for pod in lab.pods:
         if pod.labels["release"] == "deepseek-r1" and bad:
             await set_knobs(lab, pod.name, _BAD)
@@ -73,22 +77,13 @@ def _rollout(target: str) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def _traffic(url: str) -> AsyncIterator[Traffic]:
-    traffic = Traffic(TrafficSpec(url=url, model=NAME, rate=_RATE, seconds=LONGEST + 60, streamed=0.3))
+    traffic = Traffic(TrafficSpec(url=url, model=NAME, rate=_RATE, seconds=_LONGEST + 60, streamed=0.3))
     async with traffic:
         yield traffic
 
 
 def _is_canary(result: Result) -> bool:
     return result.pod.startswith("deepseek-r1")
-
-
-def _is_over(status: RolloutStatus) -> bool:
-    return status.attempt > 0 and status.phase in (Phase.HEALTHY, Phase.ABORTED)
-
-
-def _seen(traffic: Traffic, since: float) -> str:
-    canary, total = traffic.window(since).share(_is_canary)
-    return f"{100 * canary / total:.1f}% of {total}" if total else "no traffic"
 
 
 async def _close(lab: Lab, teller: Teller, traffic: Traffic, status: RolloutStatus, *, bad: bool) -> None:

@@ -1,4 +1,4 @@
-"""What the scripted stories share: a clock in front of each line, the Rollout's progress, kubectl."""
+"""What every scripted story needs: a teller with a clock, a look at the Rollout, kubectl as people type it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import asyncio
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from rich.console import Console
@@ -19,23 +20,11 @@ from rollouts.engine.types import Phase, RolloutStatus, format_weight
 from rollouts.kube.errors import KubeError
 from rollouts.lab.environment import Lab
 
-__all__ = [
-    "LONGEST",
-    "NAMESPACE",
-    "StoryFailed",
-    "Teller",
-    "follow",
-    "kubectl",
-    "rollout_status",
-    "set_knobs",
-    "story_directory",
-]
+__all__ = ["NAMESPACE", "StoryFailed", "Teller", "follow", "kubectl", "set_knobs", "story_directory"]
 
 NAMESPACE = "default"
-LONGEST = 150.0
-"""Seconds that one part of a story may take."""
-
 _POLL = 0.15
+
 _STYLES = {
     Phase.HEALTHY: "bold green",
     Phase.ABORTED: "bold red",
@@ -51,10 +40,10 @@ class StoryFailed(Exception):
 
 @dataclass(slots=True)
 class Teller:
-    """Prints lines with the seconds since the story began."""
+    """Lines with the seconds since the story began."""
 
     console: Console
-    began: float = field(default_factory=time.monotonic)
+    began: float
 
     def line(self, text: str, style: str = "") -> None:
         """One line."""
@@ -65,27 +54,34 @@ class Teller:
         """A rule with a title."""
         self.console.rule(text, style="cyan", align="left")
 
+    def stage(self, lab: Lab, url: str, what: str) -> None:
+        """Where everything is."""
+        self.line(f"API server   {lab.control_plane.description}")
+        self.line(f"kubeconfig   {lab.kubeconfig}")
+        self.line(f"gateway      {url} (Envoy), {what}")
+        self.line(f"logs         {lab.directory}")
+
 
 async def follow(
     lab: Lab,
     teller: Teller,
     name: str,
     *,
-    until: Callable[[RolloutStatus], bool],
     seen: Callable[[float], str],
+    until: Callable[[RolloutStatus], bool],
+    longest: float,
 ) -> RolloutStatus:
-    """Tell every change of the Rollout's status until the end, and its last status.
+    """Tell every change of the Rollout's status until the end.
 
-    ``seen(since)`` words what clients saw since then, by the monotonic clock; it is told when the weight
-    changes. Raises StoryFailed after ``LONGEST`` seconds.
+    When its weight changes, also what ``seen`` says of the time since the last change (monotonic seconds).
     """
     told, weight, since = "", None, time.monotonic()
-    deadline = time.monotonic() + LONGEST
+    deadline = time.monotonic() + longest
     while time.monotonic() < deadline:
-        status = await rollout_status(lab, name)
+        status = await _status(lab, name)
         if status.weight.applied != weight:
             if weight is not None:
-                teller.line(f"             clients saw {seen(since)} answered by v2", "cyan")
+                teller.line(f"             clients saw {seen(since)}", "cyan")
             weight, since = status.weight.applied, time.monotonic()
         shown = format_weight(status.weight.applied)
         text = f"{status.phase.value:<16} {_step(status):>4} {shown:>5}  {status.message}"
@@ -95,11 +91,10 @@ async def follow(
         if until(status):
             return status
         await asyncio.sleep(_POLL)
-    raise StoryFailed(f"not over after {LONGEST:g} s: {told}; logs in {lab.directory}")
+    raise StoryFailed(f"not over after {longest:g} s: {told}; logs in {lab.directory}")
 
 
-async def rollout_status(lab: Lab, name: str) -> RolloutStatus:
-    """The status of a Rollout. Raises StoryFailed."""
+async def _status(lab: Lab, name: str) -> RolloutStatus:
     try:
         found = await lab.client.get(kinds.ROLLOUT, NAMESPACE, name)
     except KubeError as error:
@@ -113,8 +108,8 @@ def _step(status: RolloutStatus) -> str:
     return f"{min(status.current_step + 1, status.step_count)}/{status.step_count}"
 
 
-async def set_knobs(lab: Lab, pod: str, knobs: Mapping[str, object]) -> None:
-    """Turn knobs of a simulated pod, as ``rollouts lab set`` does. Raises StoryFailed."""
+async def set_knobs(lab: Lab, pod: str, knobs: Mapping[str, Any]) -> None:
+    """Turn knobs of a simulated pod. Raises StoryFailed."""
     url = f"{lab.fleet.pods[pod].url}/lab/knobs"
     async with aiohttp.ClientSession() as session, session.post(url, json=dict(knobs)) as answer:
         if answer.status != 200:
