@@ -15,6 +15,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
 METHOD = "/envoy.service.ext_proc.v3.ExternalProcessor/Process"
 CHUNK = 65_536  # what Envoy sends at most at once
+EMPTY = 8  # bytes of a reply to a body chunk that says nothing, as lwepp v1.6.0 gives one per chunk
 EVENT = b'data: {"id":"cmpl-1","object":"chat.completion.chunk","model":"travel-helper-v1","choices":[{"index":0,"delta":{"content":" word"},"finish_reason":null}]}\n\n'  # noqa: E501
 
 
@@ -114,12 +115,14 @@ class Exchange:
         for message in self.request:
             await stream.write(message)
         waiting = len(self.response)
+        bodies = len(self.request) - 1
         while (reply := await stream.read()) is not grpc.aio.EOF:
             if not reply:
                 continue  # our picker's answer to the half-close: a message that says nothing
             if reply[0] == 0x3A:
                 raise RuntimeError(f"refused: {reply!r}")
-            if reply[0] == 0x1A and reply.endswith(b"\x10\x01"):
+            bodies -= reply[0] == 0x1A and len(reply) <= EMPTY
+            if reply[0] == 0x1A and (reply.endswith(b"\x10\x01") or (len(reply) <= EMPTY and not bodies)):
                 for message in self.response:
                     await stream.write(message)
             elif reply[0] in (0x12, 0x22):

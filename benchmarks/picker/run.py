@@ -1,11 +1,15 @@
 """CPU per request, throughput and latency of the picker beside a bare transport, in one run.
 
-    python benchmarks/picker/run.py [--seconds 4] [--rounds 5] [--also NAME=HOST:PORT=PID ...]
+    python -m benchmarks.picker.run [--seconds 6] [--rounds 9] [--go] [--also NAME=HOST:PORT=PID ...]
 
-``--also`` adds pickers that are running already, for example lwepp and epp of the Gateway API Inference
-Extension, plaintext h2c. Cells: a request whose response is not measured, and one whose response is, with 20
-chunks; the difference between 20 chunks and none is the cost of a chunk. The subjects take turns in short
-rounds, and the round with the least CPU counts: what else the machine does can only add to it.
+``--go`` starts lwepp and epp of the Gateway API Inference Extension on an API server, where they are built
+(``python -m tools.gopickers build``); ``--also`` adds pickers that are running already, plaintext h2c. They are
+in the cells whose response is shown to the picker, for they do not leave a stream early.
+
+Cells: a request whose response is not measured, one whose response is, and that with 20 chunks; the difference
+between 20 chunks and none is the cost of a chunk. The subjects take turns in short rounds. Shown are the
+medians over the rounds, and the median of the ratios to the bare transport in the same round: what else the
+machine does comes and goes, and hits neighbours in a round alike.
 """
 
 from __future__ import annotations
@@ -14,20 +18,25 @@ import argparse
 import asyncio
 import json
 import os
+import platform
+import statistics
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import asdict, dataclass, fields
+from importlib import metadata
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from driver import Result, measure
+from benchmarks.picker.driver import Result, measure
+from tools.gopickers.build import PICKERS, built
+from tools.gopickers.serving import serve_beside
 
 HERE = Path(__file__).parent
 SIZES = (1_000, 20_000, 220_000)
 CHUNKS = 20
-CELLS = (("leave", None, 0), ("stay", 0, 1), ("stay", CHUNKS, 1))
+CELLS = (("leave", None), ("stay", 0), ("stay", CHUNKS))
 ROLLOUT = """
 ---
 apiVersion: inferencerollouts.dev/v1alpha1
@@ -66,11 +75,26 @@ def picker(stack: ExitStack, port: int, objects: str) -> int:
     return start(stack, [*command, "--metrics-address", "127.0.0.1:0"])
 
 
-def row(name: str, cell: str, result: Result, floor: float | None) -> str:
-    """One line of the table; ``floor`` is the CPU of the bare transport."""
-    ratio = f"{result.cpu_ms / floor:5.2f}x" if floor else "      "
+def median(runs: list[Result]) -> Result:
+    """The medians of each figure over the rounds, and the requests of all of them."""
+    figures = {
+        field.name: statistics.median(getattr(run, field.name) for run in runs)
+        for field in fields(Result)
+        if field.name not in ("size", "chunks", "requests")
+    }
+    requests = sum(run.requests for run in runs)
+    return Result(size=runs[0].size, chunks=runs[0].chunks, requests=requests, **figures)
+
+
+def ratio(runs: list[Result], floor: list[Result]) -> float:
+    """Median of the ratios of CPU to that of the bare transport in the same round."""
+    return statistics.median(run.cpu_ms / bare.cpu_ms for run, bare in zip(runs, floor, strict=True))
+
+
+def row(name: str, cell: str, result: Result, times: float) -> str:
+    """One line of the table; ``times`` is the ratio to the bare transport."""
     return (
-        f"{name:14} {cell:12} {result.size // 1000:>4} KB {result.cpu_ms:7.3f} ms {ratio}"
+        f"{name:14} {cell:12} {result.size // 1000:>4} KB {result.cpu_ms:7.3f} ms {times:5.2f}x"
         f" {result.per_second:7.0f}/s"
         f"  p50 {result.p50_ms:6.1f}  p99 {result.p99_ms:6.1f} ms  driver {result.driver_ms:6.3f} ms"
     )
@@ -89,56 +113,91 @@ async def wait_for(port: int) -> None:
     raise SystemExit(f"nothing listens on port {port} after a minute")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """A picker that runs. ``stays``: whether it stays for the response, or leaves once it has answered."""
+
+    name: str
+    address: str
+    pid: int
+    stays: bool
+
+
+async def subjects(stack: AsyncExitStack, options: argparse.Namespace) -> list[Subject]:
+    """The bare transport and our picker, each once per kind, then the others. All end with the stack."""
+    processes = stack.enter_context(ExitStack())
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    measured = folder / "objects.yaml"
+    measured.write_text((HERE / "objects.yaml").read_text() + ROLLOUT)
+    port = options.base_port
+    starters: list[tuple[str, bool, Callable[[int], int]]] = [
+        ("bare", False, lambda port: start(processes, [str(HERE / "bare.py"), str(port), "leave"])),
+        ("ours", False, lambda port: picker(processes, port, str(HERE / "objects.yaml"))),
+        ("bare", True, lambda port: start(processes, [str(HERE / "bare.py"), str(port), "stay"])),
+        ("ours", True, lambda port: picker(processes, port, str(measured))),
+    ]
+    found = []
+    for offset, (name, stays, begin) in enumerate(starters):
+        pid = begin(port + offset)
+        found.append(Subject(name=name, address=f"127.0.0.1:{port + offset}", pid=pid, stays=stays))
+    for offset in range(len(starters)):
+        await wait_for(port + offset)
+    for entry in options.also:
+        name, address, pid = entry.split("=")
+        found.append(Subject(name=name, address=address, pid=int(pid), stays=True))
+    if options.go:
+        there = [one for one in PICKERS if built(one)]
+        if missing := [one.name for one in PICKERS if one not in there]:
+            print(f"NOT MEASURED, not built: {', '.join(missing)} (python -m tools.gopickers build)")
+        for one in await stack.enter_async_context(serve_beside(there, folder)):
+            found.append(Subject(name=one.picker.name, address=one.address, pid=one.pid, stays=True))
+    return found
+
+
+async def cell(
+    kind: str, chunks: int | None, size: int, among: list[Subject], options: argparse.Namespace
+) -> Mapping[str, list[Result]]:
+    """The rounds of each subject in one cell, in turns."""
+    taken: dict[str, list[Result]] = {}
+    for _ in range(options.rounds):
+        for subject in among:
+            if subject.stays is not (kind == "stay") or (subject.name == "lwepp" and chunks):
+                continue  # lwepp v1.6.0 does not answer the chunks of a response
+            seconds = options.seconds / options.rounds
+            found = await measure(subject.address, subject.pid, size, chunks, seconds, options.streams)
+            taken.setdefault(subject.name, []).append(found)
+    return taken
+
+
 async def main() -> None:
     """Run every cell."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=6.0, help="per subject and cell")
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--streams", type=int, default=16)
     parser.add_argument("--base-port", type=int, default=19300, help="four ports from here on")
+    parser.add_argument("--go", action="store_true", help="lwepp and epp as well, where they are built")
     parser.add_argument("--also", action="append", default=[], metavar="NAME=HOST:PORT=PID")
+    parser.add_argument("--size", type=int, action="append", help="bytes of a request; may be repeated")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args()
-    base = options.base_port
     rows: list[dict[str, object]] = []
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        measured = folder / "objects.yaml"
-        measured.write_text((HERE / "objects.yaml").read_text() + ROLLOUT)
-        bare = {
-            cell: start(stack, [str(HERE / "bare.py"), str(base + n), cell])
-            for n, cell in enumerate(("leave", "stay"))
-        }
-        ours = {
-            "leave": picker(stack, base + 2, str(HERE / "objects.yaml")),
-            "stay": picker(stack, base + 3, str(measured)),
-        }
-        for port in range(base, base + 4):
-            await wait_for(port)
-        also = [entry.split("=") for entry in options.also]
-        for size in SIZES:
-            for cell, chunks, offset in CELLS:
-                label = "request" if cell == "leave" else f"+{chunks} chunks" if chunks else "+headers"
-                subjects = {
-                    "bare": (f"127.0.0.1:{base + offset}", bare[cell]),
-                    "ours": (f"127.0.0.1:{base + 2 + offset}", ours[cell]),
-                    **{name: (address, int(pid)) for name, address, pid in also if cell == "stay"},
-                }
-                taken: dict[str, list[Result]] = {name: [] for name in subjects}
-                for _ in range(options.rounds):
-                    for name, (address, pid) in subjects.items():
-                        seconds = options.seconds / options.rounds
-                        taken[name].append(
-                            await measure(address, pid, size, chunks, seconds, options.streams)
-                        )
-                least = {name: min(runs, key=lambda r: r.cpu_ms) for name, runs in taken.items()}
-                for name, result in least.items():
-                    print(row(name, label, result, least["bare"].cpu_ms), flush=True)
-                    rows.append({"name": name, "cell": label, **asdict(result)})
+    async with AsyncExitStack() as stack:
+        among = await subjects(stack, options)
+        for size in options.size or SIZES:
+            for kind, chunks in CELLS:
+                label = "request" if kind == "leave" else f"+{chunks} chunks" if chunks else "+headers"
+                taken = await cell(kind, chunks, size, among, options)
+                for name, runs in taken.items():
+                    result, times = median(runs), ratio(runs, taken["bare"])
+                    print(row(name, label, result, times), flush=True)
+                    rows.append({"name": name, "cell": label, **asdict(result), "ratio": times})
     if options.json:
-        options.json.write_text(json.dumps({"cores": os.cpu_count(), "rows": rows}, indent=1))
+        versions = {"python": platform.python_version(), "grpcio": metadata.version("grpcio")}
+        about = {"cores": os.cpu_count(), "load": os.getloadavg(), "rounds": options.rounds, **versions}
+        options.json.write_text(json.dumps({**about, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
