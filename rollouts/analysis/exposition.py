@@ -11,7 +11,15 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-__all__ = ["MAX_BYTES", "ExpositionError", "HistogramSample", "PodSample", "parse_exposition"]
+__all__ = [
+    "MAX_BYTES",
+    "ExpositionError",
+    "HistogramSample",
+    "PodSample",
+    "add_series",
+    "parse_exposition",
+    "parse_groups",
+]
 
 MAX_BYTES = 4 * 1024 * 1024
 """A vLLM pod's page is about 60 KB; a page of 4 MiB is not one."""
@@ -54,6 +62,15 @@ def parse_exposition(
     """Parse the wanted ``names``: plain series and histograms. Raises ExpositionError.
 
     ``only`` keeps the series that have all of these (label, value) pairs.
+    """
+    return parse_groups(body, names, only=only).get("", PodSample())
+
+
+def parse_groups(
+    body: bytes, names: Collection[str], *, only: frozenset[tuple[str, str]] = frozenset(), by: str = ""
+) -> dict[str, PodSample]:
+    """One sample for each value of the label ``by`` (under "" without it). Raises ExpositionError.
+
     ``_created`` series are not asked for, so they are skipped like everything else.
     """
     if len(body) > MAX_BYTES:
@@ -65,7 +82,7 @@ def parse_exposition(
     lines = text.split("\n")
     if len(lines) > _MAX_LINES:
         raise ExpositionError(f"the page has more than {_MAX_LINES} lines")
-    wanted, sample, good = frozenset(names), PodSample(), 0
+    wanted, samples, good = frozenset(names), dict[str, PodSample](), 0
     for line in lines:
         if not line or line[0] == "#":
             good += line.startswith("# ")
@@ -86,13 +103,22 @@ def parse_exposition(
         labels = dict(_LABEL.findall(match.group(2))) if match.group(2) else {}
         if not only <= labels.items():
             continue
-        if base in wanted and base is not None:
-            _add_histogram(sample, base, name, labels, value)
-        else:
-            sample.series.setdefault(name, []).append((labels, value))
+        sample = samples.setdefault(labels.get(by, "") if by else "", PodSample())
+        add_series(sample, name, labels, value, wanted)
     if not good or (lines and lines[0][:1] == "<"):
         raise ExpositionError("the page holds no metrics")
-    return sample
+    return samples
+
+
+def add_series(
+    sample: PodSample, name: str, labels: dict[str, str], value: float, wanted: Collection[str]
+) -> None:
+    """Put one series into a sample: as a plain one, or as a part of a wanted histogram. Raises ExpositionError."""
+    base = _histogram_name(name)
+    if base is not None and base in wanted:
+        _add_histogram(sample, base, name, labels, value)
+    elif name in wanted:
+        sample.series.setdefault(name, []).append((labels, value))
 
 
 def _histogram_name(name: str) -> str | None:

@@ -7,13 +7,25 @@ SourceError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from rollouts.analysis.exposition import PodSample
+from rollouts.analysis.logical import Dialect
 from rollouts.analysis.types import ArmRef, MeasureSpec, Value
 
-__all__ = ["Endpoint", "Endpoints", "Place", "QueryRefused", "Source", "SourceError", "SourceUnavailable"]
+__all__ = [
+    "Endpoint",
+    "Endpoints",
+    "Place",
+    "QueryRefused",
+    "RawPod",
+    "Source",
+    "SourceError",
+    "SourceUnavailable",
+]
 
 
 class SourceError(Exception):
@@ -35,6 +47,8 @@ class Endpoint:
     pod: str
     ip: str
     port: int
+    started: float | None = None
+    """When the pod started, in seconds since 1970, where that is known."""
 
 
 class Endpoints(Protocol):
@@ -53,6 +67,20 @@ class Place:
     arm: ArmRef
 
 
+@dataclass(frozen=True, slots=True)
+class RawPod:
+    """What one pod exposes: the wanted series, and when it started (seconds since 1970)."""
+
+    sample: PodSample
+    started: float | None = None
+
+
+def refuse_adapter(place: Place) -> None:
+    """Raise QueryRefused for an adapter: its pods serve the other one as well."""
+    if place.arm.kind == "Adapter":
+        raise QueryRefused("adapters share their pods: compare them by the source `picker`")
+
+
 class Source(Protocol):
     """A named source. All methods raise SourceError only."""
 
@@ -62,6 +90,15 @@ class Source(Protocol):
 
     async def measure(self, spec: MeasureSpec, place: Place, at: datetime) -> Value:
         """A statistic of one arm; NaN without data."""
+        ...
+
+    @property
+    def dialect(self) -> Dialect:
+        """How this source names the logical series of comparisons."""
+        ...
+
+    async def raw(self, names: frozenset[str], place: Place, at: datetime) -> Mapping[str, RawPod]:
+        """Cumulative counters of every pod of an arm that answers, by pod name, as they stand at a moment."""
         ...
 
     async def close(self) -> None:

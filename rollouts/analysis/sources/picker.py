@@ -6,9 +6,14 @@ answer, can tell them apart. ``code=""`` marks requests whose answer was not mea
 
 from __future__ import annotations
 
-from rollouts.analysis.exposition import PodSample
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime
+
+from rollouts.analysis.exposition import HistogramSample, PodSample
+from rollouts.analysis.logical import PICKER, Dialect
 from rollouts.analysis.presets import Preset, Selector, natural_stat, series_of
-from rollouts.analysis.sources.base import Place, QueryRefused
+from rollouts.analysis.sources.base import Place, QueryRefused, RawPod, SourceUnavailable
 from rollouts.analysis.sources.pods import PodsSource
 from rollouts.analysis.sources.scraper import PodHistory
 from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat
@@ -64,6 +69,24 @@ def picker_requests(sample: PodSample) -> float | None:
     return sample.total(f"{_PREFIX}requests_total")
 
 
+def _merged(left: PodSample, right: PodSample) -> PodSample:
+    """The sum of two replicas' counters of one pod."""
+    series = {
+        name: [*left.series.get(name, []), *right.series.get(name, [])]
+        for name in (*left.series, *right.series)
+    }
+    histograms = dict(left.histograms)
+    for name, other in right.histograms.items():
+        mine = histograms.get(name, HistogramSample())
+        bounds = {*mine.buckets, *other.buckets}
+        histograms[name] = HistogramSample(
+            buckets={b: mine.buckets.get(b, 0.0) + other.buckets.get(b, 0.0) for b in bounds},
+            sum=mine.sum + other.sum,
+            count=mine.count + other.count,
+        )
+    return PodSample(series=series, histograms=histograms)
+
+
 class PickerSource(PodsSource):
     """Measures adapters; a pool has no figures of its own here."""
 
@@ -85,6 +108,33 @@ class PickerSource(PodsSource):
             raise QueryRefused("the source `picker` measures adapters: a pool is measured by `pods`")
         endpoints = self._endpoints(place.namespace, place.arm)
         return self._scraper.follow(endpoints, names, window, only=labels_of(place))
+
+    @property
+    def dialect(self) -> Dialect:
+        """See ``Source.dialect``."""
+        return PICKER
+
+    async def raw(self, names: frozenset[str], place: Place, at: datetime) -> Mapping[str, RawPod]:
+        """See ``Source.raw``: by the pod that answered, summed over the replicas of the picker.
+
+        A replica that does not answer would look like a reset of every counter, so then nothing is said.
+        """
+        if place.arm.kind != ADAPTER_KIND:
+            raise QueryRefused("the source `picker` measures adapters: a pool is measured by `pods`")
+        endpoints = self._endpoints(place.namespace, place.arm)
+        only = labels_of(place)
+        pages = await asyncio.gather(
+            *(self._scraper.read(endpoint, names, only=only, by="pod") for endpoint in endpoints)
+        )
+        answered = [page for page in pages if page is not None]
+        if not endpoints or len(answered) < len(endpoints):
+            raise SourceUnavailable(f"{self._nobody(place)} in full: {len(answered)} of {len(endpoints)} did")
+        found: dict[str, PodSample] = {}
+        for page in answered:
+            for pod, sample in page.items():
+                if pod:
+                    found[pod] = _merged(found[pod], sample) if pod in found else sample
+        return {pod: RawPod(sample) for pod, sample in found.items()}
 
     def _nobody(self, place: Place) -> str:
         return f"no endpoint picker of pool {place.arm.pool} answers"

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+from collections.abc import Mapping
 from datetime import datetime
 
 from rollouts.analysis.exposition import HistogramSample, PodSample
 from rollouts.analysis.histogram import add_increase, counter_increase, mean, quantile
+from rollouts.analysis.logical import PODS, Dialect
 from rollouts.analysis.presets import REQUESTS, Preset, Selector, natural_stat, series_of, wanted_names
-from rollouts.analysis.sources.base import Endpoints, Place, QueryRefused, SourceUnavailable
+from rollouts.analysis.sources.base import (
+    Endpoints,
+    Place,
+    QueryRefused,
+    RawPod,
+    SourceUnavailable,
+    refuse_adapter,
+)
 from rollouts.analysis.sources.scraper import PodHistory, PodScraper
 from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat, Value
 from rollouts.runtime.clock import Clock
@@ -91,6 +101,22 @@ class PodsSource:
 
     def _nobody(self, place: Place) -> str:
         return f"no pod of {place.arm.name} answers"
+
+    @property
+    def dialect(self) -> Dialect:
+        """See ``Source.dialect``."""
+        return PODS
+
+    async def raw(self, names: frozenset[str], place: Place, at: datetime) -> Mapping[str, RawPod]:
+        """See ``Source.raw``: every Ready pod of the arm is asked now; one that does not answer is missing."""
+        refuse_adapter(place)
+        endpoints = self._endpoints(place.namespace, place.arm)
+        pages = await asyncio.gather(*(self._scraper.read(endpoint, names) for endpoint in endpoints))
+        return {
+            endpoint.pod: RawPod(page.get("", PodSample()), endpoint.started)
+            for endpoint, page in zip(endpoints, pages, strict=True)
+            if page is not None
+        }
 
     async def close(self) -> None:
         """See ``Source.close``."""

@@ -23,14 +23,18 @@ from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
 from urllib3.util.retry import Retry
 
+from rollouts.analysis.exposition import PodSample, add_series
+from rollouts.analysis.logical import PODS, Dialect
 from rollouts.analysis.presets import Selector, natural_stat, series_of
 from rollouts.analysis.sources.base import (
     Endpoint,
     Endpoints,
     Place,
     QueryRefused,
+    RawPod,
     SourceError,
     SourceUnavailable,
+    refuse_adapter,
 )
 from rollouts.analysis.types import Labelled, MeasureKind, MeasureSpec, Stat, Value
 
@@ -60,6 +64,10 @@ class PrometheusConfig:
     password_file: str = ""
     pod_label: str = "pod"
     """Label that tells pods apart: a name in ``pod``, or ``instance`` as IP:port."""
+
+
+_MAX_RAW = 50_000
+"""Series of one arm: two dozen buckets of ten histograms on two hundred pods."""
 
 
 class BoundedSession(requests.Session):
@@ -115,6 +123,9 @@ class PrometheusSource:
 
     async def query(self, promql: str, at: datetime) -> Value:
         """See ``Source.query``."""
+        return await self._query(promql, at, MAX_SERIES)
+
+    async def _query(self, promql: str, at: datetime, limit: int) -> Value:
         loop = asyncio.get_running_loop()
         call = loop.run_in_executor(self._pool, self._ask, promql, at)
         try:
@@ -124,7 +135,7 @@ class PrometheusSource:
             raise SourceUnavailable(
                 f"source {self._name}: no answer within {self._config.timeout:g} s"
             ) from None
-        return _value(data, at)
+        return _value(data, at, limit)
 
     def _ask(self, promql: str, at: datetime) -> Any:
         with BoundedSession(self._config) as session:
@@ -169,6 +180,36 @@ class PrometheusSource:
             return value[0].value if len(value) == 1 else math.nan
         return value
 
+    @property
+    def dialect(self) -> Dialect:
+        """See ``Source.dialect``."""
+        return PODS
+
+    async def raw(self, names: frozenset[str], place: Place, at: datetime) -> Mapping[str, RawPod]:
+        """See ``Source.raw``: raw samples by one instant query, no ``rate()``, so that counts stay whole.
+
+        Adapters share their pods, so their series are not told apart by pod.
+        """
+        refuse_adapter(place)
+        endpoints = self._endpoints(place.namespace, place.arm)
+        if not endpoints:
+            return {}
+        value = await self._query(raw_query(names, endpoints, self._config.pod_label), at, _MAX_RAW)
+        if not isinstance(value, tuple):
+            raise SourceUnavailable(f"source {self._name}: the answer is no vector")
+        by_address = {
+            f"{e.ip}:{e.port}" if self._config.pod_label == "instance" else e.pod: e for e in endpoints
+        }
+        pages: dict[str, PodSample] = {}
+        for item in value:
+            labels = dict(item.labels)
+            endpoint = by_address.get(labels.get(self._config.pod_label, ""))
+            if endpoint is not None:
+                sample = pages.setdefault(endpoint.pod, PodSample())
+                add_series(sample, labels.pop("__name__", ""), labels, item.value, names)
+        started = {endpoint.pod: endpoint.started for endpoint in endpoints}
+        return {pod: RawPod(sample, started[pod]) for pod, sample in pages.items()}
+
     async def close(self) -> None:
         """See ``Source.close``."""
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -186,14 +227,14 @@ def _number(text: Any) -> float:
         raise SourceUnavailable("a sample of the answer is no number") from None
 
 
-def _value(data: Any, at: datetime) -> Value:
+def _value(data: Any, at: datetime, limit: int) -> Value:
     """A scalar or an instant vector; stale samples are no data. Raises QueryRefused for a range."""
     if isinstance(data, list) and len(data) == 2 and not isinstance(data[0], Mapping):
         return _number(data[1])
     if not isinstance(data, list):
         raise SourceUnavailable("the answer is neither a scalar nor a vector")
-    if len(data) > MAX_SERIES:
-        raise QueryRefused(f"the query answers more than {MAX_SERIES} series: aggregate in the query")
+    if len(data) > limit:
+        raise QueryRefused(f"the query answers more than {limit} series: aggregate in the query")
     series = []
     for item in data:
         if not isinstance(item, Mapping) or "values" in item:
@@ -232,6 +273,13 @@ def _matcher(selector: Selector, endpoints: list[Endpoint], label: str) -> str:
     if selector.prefix is not None:
         parts.append(f'{selector.prefix[0]}=~"{_escape(_quote_regex(selector.prefix[1]))}.*"')
     return "{" + ",".join(parts) + "}"
+
+
+def raw_query(names: frozenset[str], endpoints: list[Endpoint], label: str) -> str:
+    """Every wanted series of the named pods, histograms by their three parts."""
+    wanted = "|".join(sorted(_quote_regex(name) for name in names))
+    pods = _matcher(Selector(name=""), endpoints, label)[1:-1]
+    return f'{{__name__=~"({_escape(wanted)})(_bucket|_sum|_count)?",{pods}}}'
 
 
 def measure_query(spec: MeasureSpec, endpoints: list[Endpoint], label: str) -> str:

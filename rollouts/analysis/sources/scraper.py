@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import aiohttp
 import structlog
 
-from rollouts.analysis.exposition import MAX_BYTES, ExpositionError, PodSample, parse_exposition
+from rollouts.analysis.exposition import MAX_BYTES, ExpositionError, PodSample, parse_exposition, parse_groups
 from rollouts.analysis.sources.base import Endpoint
 from rollouts.runtime.clock import Clock, Monotonic
 
@@ -110,6 +110,23 @@ class PodScraper:
     async def refresh(self, histories: Iterable[PodHistory]) -> None:
         """Bring the histories up to date, in parallel."""
         await asyncio.gather(*(self._scrape(history) for history in histories))
+
+    async def read(
+        self,
+        endpoint: Endpoint,
+        names: Collection[str],
+        *,
+        only: frozenset[tuple[str, str]] = frozenset(),
+        by: str = "",
+    ) -> dict[str, PodSample] | None:
+        """One page, now, and nothing kept; by the values of the label ``by``. None: no usable answer."""
+        try:
+            async with self._slots:
+                body = await self._fetch(endpoint)
+            return parse_groups(body, names, only=only, by=by)
+        except (aiohttp.ClientError, TimeoutError, OSError, ExpositionError) as error:
+            _log.info("pod_not_read", pod=endpoint.pod, reason=type(error).__name__)
+            return None
 
     async def run(self) -> None:
         """Sample every followed pod when its next sample is due; forget those nobody asks about."""

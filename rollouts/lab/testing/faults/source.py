@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
 
-from rollouts.analysis.sources.base import Place, QueryRefused, SourceUnavailable
+from rollouts.analysis.logical import PODS, Dialect
+from rollouts.analysis.sources.base import Place, QueryRefused, RawPod, SourceUnavailable
 from rollouts.analysis.types import Labelled, MeasureSpec, Value
 from rollouts.runtime.clock import Clock
 
@@ -55,6 +57,16 @@ class ScriptedSource:
     async def measure(self, spec: MeasureSpec, place: Place, at: datetime) -> Value:
         """See ``Source.measure``."""
         return await self._say()
+
+    @property
+    def dialect(self) -> Dialect:
+        """See ``Source.dialect``."""
+        return PODS
+
+    async def raw(self, names: frozenset[str], place: Place, at: datetime) -> Mapping[str, RawPod]:
+        """See ``Source.raw``: no pod answers."""
+        await self._say()
+        return {}
 
     async def close(self) -> None:
         """Nothing to release."""

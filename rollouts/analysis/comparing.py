@@ -1,0 +1,259 @@
+"""Comparisons of one attempt: which gates read them, and what the evidence says to each gate. Pure.
+
+One evidence process serves every gate of an attempt, so that the bound on false aborts holds for the whole: a gate does
+not test, it reads. A gate opens with the mark of its step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from rollouts.analysis.evidence import (
+    CompareMetric,
+    EvidenceProcess,
+    EvidenceSpec,
+    GateVerdict,
+    Harm,
+    Mark,
+    MetricReport,
+    Reason,
+    Verdict,
+    describe,
+    harm,
+    judge,
+    report,
+)
+from rollouts.analysis.evidence.words import describe_effect
+from rollouts.analysis.gatesfile import parse_compare
+from rollouts.analysis.types import OnFail
+
+__all__ = [
+    "DEFAULT_INTERVAL",
+    "Compared",
+    "Comparison",
+    "ComparisonResult",
+    "GateState",
+    "evidence_spec",
+    "interval_of",
+    "judge_all",
+]
+
+DEFAULT_INTERVAL = timedelta(seconds=30)
+
+_OPEN_WORDS = 480
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One compare metric of an attempt. ``compare`` is its canonical JSON; no ``steps``: the background's.
+
+    ``interval`` None is ``DEFAULT_INTERVAL``; the smallest counts for the whole attempt.
+    """
+
+    name: str
+    compare: str
+    source: str = "default"
+    steps: tuple[int, ...] = ()
+    interval: timedelta | None = None
+    on_fail: OnFail = OnFail.ABORT
+    dry_run: bool = False
+
+    def metric(self) -> CompareMetric:
+        """The metric as the evidence engine knows it. Raises gatesfile.GatesError."""
+        found = parse_compare(self.name, json.loads(self.compare))
+        return replace(found, weight=0.0) if self.dry_run else found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonResult:
+    """One comparison so far: verdict and reason in words of the engine, sentences, and all figures."""
+
+    name: str
+    verdict: str
+    reason: str
+    words: str = ""
+    effect: str = ""
+    evidence: str = ""
+    figures: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateState:
+    """What the evidence says to one gate; ``step`` None is the background. A Pass is for good."""
+
+    step: int | None
+    verdict: Verdict
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """Everything after one more interval. ``failure``: shown harm, in words, and what it asks for."""
+
+    results: tuple[ComparisonResult, ...]
+    gates: tuple[GateState, ...]
+    failure: tuple[str, OnFail] | None = None
+
+
+def interval_of(comparisons: Iterable[Comparison]) -> timedelta:
+    """Seconds between two scrapes of an attempt."""
+    return min((item.interval for item in comparisons if item.interval), default=DEFAULT_INTERVAL)
+
+
+def evidence_spec(comparisons: Sequence[Comparison], rate: float) -> EvidenceSpec:
+    """The specification of the attempt's evidence process. Raises gatesfile.GatesError and ValueError."""
+    return EvidenceSpec(
+        metrics=tuple(item.metric() for item in comparisons),
+        false_abort_rate=rate,
+        interval=interval_of(comparisons).total_seconds(),
+    )
+
+
+def judge_all(
+    process: EvidenceProcess,
+    comparisons: Sequence[Comparison],
+    marks: Sequence[Mark],
+    before: Sequence[GateState],
+    now: float,
+) -> Compared:
+    """Verdicts of all gates that have opened. ``now`` and marks are on the process' clock, in seconds."""
+    harmed = harm(process)
+    shown = harmed if harmed is not None and harmed.held is None else None
+    reports = [report(process, index) for index in range(len(comparisons))]
+    passed = {state.step: state for state in before if state.verdict is Verdict.PASS}
+    steps: list[int | None] = [*sorted({step for item in comparisons for step in item.steps})]
+    if any(not item.steps for item in comparisons):
+        steps.append(None)
+    gates: list[GateState] = []
+    latest: dict[int, GateVerdict] = {}
+    for step in steps:
+        started = _opened(process, marks, step)
+        if started is None:
+            continue
+        mine = [
+            i
+            for i, item in enumerate(comparisons)
+            if (step in item.steps if step is not None else not item.steps)
+        ]
+        verdicts = {i: judge(process, i, started, now) for i in mine}
+        latest |= verdicts
+        gates.append(passed.get(step) or _gate(step, process, verdicts, reports))
+    results = tuple(
+        _result(process, index, item, reports[index], _verdict(index, latest, harmed, shown))
+        for index, item in enumerate(comparisons)
+    )
+    return Compared(results=results, gates=tuple(gates), failure=_failure(comparisons, results, gates, shown))
+
+
+def _opened(process: EvidenceProcess, marks: Sequence[Mark], step: int | None) -> float | None:
+    if step is None:
+        return process.began
+    return next((mark.at for mark in marks if mark.step == step), None)
+
+
+def _verdict(
+    index: int, latest: Mapping[int, GateVerdict], harmed: Harm | None, shown: Harm | None
+) -> GateVerdict:
+    if shown is not None:
+        if index in shown.blame:
+            return GateVerdict(verdict=Verdict.FAIL, reason=Reason.HARM_SHOWN)
+        return GateVerdict(verdict=Verdict.INCONCLUSIVE, reason=Reason.OTHER_METRIC)
+    if harmed is not None and harmed.held is not None and index in harmed.blame:
+        return GateVerdict(verdict=Verdict.INCONCLUSIVE, reason=harmed.held)
+    return latest.get(index) or GateVerdict(verdict=Verdict.UNDECIDED, reason=Reason.COLLECTING)
+
+
+def _gate(
+    step: int | None,
+    process: EvidenceProcess,
+    verdicts: Mapping[int, GateVerdict],
+    reports: Sequence[MetricReport],
+) -> GateState:
+    """The worst of the gate's metrics: it passes when all of them do."""
+    order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.UNDECIDED, Verdict.PASS)
+    worst = min((item.verdict for item in verdicts.values()), key=order.index)
+    words = [
+        describe(process.spec.metrics[index], reports[index], verdict)
+        for index, verdict in verdicts.items()
+        if verdict.verdict is worst
+    ]
+    return GateState(step=step, verdict=worst, message=" ".join(words)[:_OPEN_WORDS])
+
+
+def _result(
+    process: EvidenceProcess, index: int, item: Comparison, shown: MetricReport, verdict: GateVerdict
+) -> ComparisonResult:
+    return ComparisonResult(
+        name=item.name,
+        verdict=verdict.verdict.value,
+        reason=verdict.reason.value,
+        words=describe(process.spec.metrics[index], shown, verdict),
+        effect=describe_effect(shown.effect) if shown.effect is not None else "",
+        evidence=(
+            f"harm {_short(shown.harm_total)} of {shown.abort_at:g}, "
+            f"within tolerance {_short(shown.proof)} of {shown.pass_at:g}"
+        ),
+        figures=_figures(shown),
+    )
+
+
+def _failure(
+    comparisons: Sequence[Comparison],
+    results: Sequence[ComparisonResult],
+    gates: Sequence[GateState],
+    shown: Harm | None,
+) -> tuple[str, OnFail] | None:
+    """Harm, or a gate that its ``onUndecided: Fail`` ends; an Alert is told and decides nothing."""
+    if shown is not None:
+        asked = {comparisons[index].on_fail for index in shown.blame}
+        text = " ".join(results[index].words for index in shown.blame)
+    else:
+        failed = [gate for gate in gates if gate.verdict is Verdict.FAIL]
+        if not failed:
+            return None
+        steps = {gate.step for gate in failed}
+        asked = {
+            item.on_fail
+            for item in comparisons
+            if steps & set(item.steps) or (None in steps and not item.steps)
+        }
+        text = " ".join(gate.message for gate in failed)
+    for wanted in (OnFail.ABORT, OnFail.PAUSE):
+        if wanted in asked:
+            return text, wanted
+    return None
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if value < 1e6 else "over a million"
+
+
+def _finite(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _figures(shown: MetricReport) -> dict[str, object]:
+    """The figures for scripts; infinite ones are left out."""
+    effect = shown.effect
+    figures: dict[str, float | None] = {
+        "effect": None if effect is None else _finite(effect.estimate),
+        "effectLow": None if effect is None else _finite(effect.low),
+        "effectHigh": None if effect is None else _finite(effect.high),
+        "harm": _finite(shown.harm),
+        "harmTotal": _finite(shown.harm_total),
+        "abortAt": _finite(shown.abort_at),
+        "proof": _finite(shown.proof),
+        "passAt": _finite(shown.pass_at),
+        "canaryRequests": _finite(shown.canary_requests),
+        "stableRequests": _finite(shown.stable_requests),
+        "minutesToAbort": _finite(shown.minutes_to_abort),
+        "minutesToPass": _finite(shown.minutes_to_pass),
+        "smallestProvable": _finite(shown.smallest_ever),
+        "smallestInAnHour": _finite(shown.smallest_in_an_hour),
+        "smallestWithTwiceThePods": _finite(shown.smallest_with_twice_the_pods),
+    }
+    return {name: value for name, value in figures.items() if value is not None}

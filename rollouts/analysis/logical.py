@@ -1,0 +1,167 @@
+"""From the series that a stack exposes to the logical series that comparisons are written in.
+
+vLLM 0.6 to 0.33, SGLang and our endpoint picker name the same things differently; of each logical series a pod is read
+by the first alternative that it exposes. What is no logical name is taken as the name of a series itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from rollouts.analysis import exposition
+from rollouts.analysis.evidence import (
+    Arm,
+    CountSeries,
+    EvidenceSpec,
+    GaugeSeries,
+    HistogramSample,
+    HistogramSeries,
+    PodSample,
+)
+from rollouts.analysis.presets import PRESETS, REQUESTS, Selector
+
+__all__ = ["PICKER", "PODS", "Dialect", "Wanted", "wanted_of"]
+
+Groups = tuple[tuple[Selector, ...], ...]
+
+
+def _names(*names: str) -> Groups:
+    return tuple((Selector(name=name),) for name in names)
+
+
+def _finished(reason: str) -> Groups:
+    return ((Selector(name="vllm:request_success_total", any_of={"finished_reason": (reason,)}),),)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """Alternatives by logical name."""
+
+    series: Mapping[str, Groups]
+
+    def groups(self, name: str) -> Groups:
+        """The alternatives of a logical name, or the series of that very name."""
+        return self.series.get(name) or _names(name)
+
+
+PODS = Dialect(
+    {
+        "requests": REQUESTS,
+        "errors": PRESETS["error-rate"].alternatives,
+        "preemptions": PRESETS["preemptions"].alternatives,
+        "aborted": (*_finished("abort"), *_names("sglang:num_aborted_requests_total")),
+        "length": _finished("length"),
+        "ttft": PRESETS["ttft"].alternatives,
+        "time_per_output_token": PRESETS["tpot"].alternatives,
+        "inter_token_latency": (
+            *PRESETS["itl"].alternatives,
+            *_names("vllm:time_per_output_token_seconds"),  # the name before vLLM 0.11
+        ),
+        "queue_time": PRESETS["queue-time"].alternatives,
+        "e2e": PRESETS["e2e"].alternatives,
+        "prompt_tokens": _names("vllm:request_prompt_tokens", "sglang:prompt_tokens_histogram"),
+        "output_tokens": _names("vllm:request_generation_tokens", "sglang:generation_tokens_histogram"),
+        "kv_cache": PRESETS["kv-cache"].alternatives,
+    }
+)
+"""What a model server's own page says."""
+
+_MEASURED = ((Selector(name="inference_picker_requests_total", present="code"),),)
+
+PICKER = Dialect(
+    {
+        "requests": _MEASURED,
+        "errors": _names("inference_picker_request_errors_total"),
+        "aborted": _names("inference_picker_aborts_total"),
+        "ttft": _names("inference_picker_ttft_seconds"),
+        "time_per_output_token": _names("inference_picker_time_per_output_token_seconds"),
+        "e2e": _names("inference_picker_e2e_seconds"),
+    }
+)
+"""What our endpoint picker measured: answers with a code only, the others are load."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Logical names by kind; ``of`` gives the total of a counter of events."""
+
+    counters: frozenset[str]
+    histograms: frozenset[str]
+    gauges: frozenset[str]
+    of: Mapping[str, str]
+
+    def raw_names(self, dialect: Dialect) -> frozenset[str]:
+        """Names of the series to read."""
+        logical = (*self.counters, *self.histograms, *self.gauges)
+        return frozenset(
+            selector.name for name in logical for group in dialect.groups(name) for selector in group
+        )
+
+    def sample(
+        self, raw: exposition.PodSample, dialect: Dialect, arm: Arm, pod: str, started: float | None
+    ) -> PodSample:
+        """One pod's page in logical names; what it does not expose is absent."""
+        counters = _present((name, _total(raw, dialect.groups(name))) for name in self.counters)
+        for name, of in self.of.items():
+            if name not in counters and of in counters:
+                counters[name] = 0.0  # a labelled counter appears with its first event
+        return PodSample(
+            arm=arm,
+            pod=pod,
+            counters=counters,
+            gauges=_present((name, _total(raw, dialect.groups(name))) for name in self.gauges),
+            histograms={
+                name: found
+                for name in sorted(self.histograms)
+                for found in (_histogram(raw, dialect.groups(name)),)
+                if found is not None
+            },
+            started=started,
+        )
+
+
+def wanted_of(spec: EvidenceSpec) -> Wanted:
+    """What an evidence process looks at: its metrics, the load and the mix of prompts."""
+    counters, histograms = {spec.load_counter}, {spec.mix_histogram}
+    gauges, of = set[str](), dict[str, str]()
+    for metric in spec.metrics:
+        match metric.series:
+            case CountSeries(errors=errors, of=total):
+                counters |= {errors, total}
+                of[errors] = total
+            case HistogramSeries(name=name):
+                histograms.add(name)
+            case GaugeSeries(name=name):
+                gauges.add(name)
+    return Wanted(
+        counters=frozenset(counters), histograms=frozenset(histograms), gauges=frozenset(gauges), of=of
+    )
+
+
+def _present(pairs: Iterable[tuple[str, float | None]]) -> dict[str, float]:
+    return {name: value for name, value in sorted(pairs) if value is not None and math.isfinite(value)}
+
+
+def _total(raw: exposition.PodSample, groups: Groups) -> float | None:
+    for group in groups:
+        exposed = [selector for selector in group if selector.name in raw.series]
+        if exposed:
+            return sum(
+                value
+                for selector in exposed
+                for labels, value in raw.series[selector.name]
+                if selector.picks(labels)
+            )
+    return None
+
+
+def _histogram(raw: exposition.PodSample, groups: Groups) -> HistogramSample | None:
+    for group in groups:
+        found = raw.histograms.get(group[0].name)
+        if found is not None and found.buckets:
+            bounds = sorted({*found.buckets, math.inf})
+            counts = [found.buckets.get(bound, found.count) for bound in bounds]
+            return HistogramSample(bounds=tuple(bounds), cumulative=tuple(counts), sum=found.sum)
+    return None
