@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "resume": "rollouts.cli.verbs:resume",
     "lab": "rollouts.cli.lab:lab",
     "picker": "rollouts.picker.command:picker",
+    "picker-manifest": "rollouts.cli.picker_manifest:picker_manifest",
     "picker-check": "rollouts.picker.command:picker_check",
     "plan": "rollouts.cli.analysis_commands:plan_command",
     "backtest": "rollouts.cli.analysis_commands:backtest_command",

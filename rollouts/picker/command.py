@@ -30,6 +30,12 @@ __all__ = ["picker", "picker_check"]
 )
 @click.option("--grpc-address", default="127.0.0.1:9002", show_default=True, metavar="HOST:PORT")
 @click.option("--metrics-address", default="127.0.0.1:9090", show_default=True, metavar="HOST:PORT")
+@click.option(
+    "--health-address",
+    default="",
+    metavar="HOST:PORT",
+    help="gRPC health once more, without TLS: the kubelet's probes speak none.",
+)
 @click.option("--secure-serving/--no-secure-serving", default=True, show_default=True, help="TLS.")
 @click.option(
     "--cert-path",
@@ -57,6 +63,7 @@ def picker(
     objects: Path | None,
     grpc_address: str,
     metrics_address: str,
+    health_address: str,
     secure_serving: bool,
     cert_path: Path | None,
     unready: str,
@@ -68,6 +75,7 @@ def picker(
     options = {
         "grpc_address": grpc_address,
         "metrics_address": metrics_address,
+        "health_address": health_address,
         "secure_serving": secure_serving,
         "certificates": cert_path,
         "unready": Unready(unready),

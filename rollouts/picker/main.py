@@ -50,6 +50,7 @@ class PickerConfig:
     kubeconfig: str = ""
     grpc_address: str = "127.0.0.1:9002"
     metrics_address: str = "127.0.0.1:9090"
+    health_address: str = ""
     secure_serving: bool = True
     certificates: Path | None = None
     unready: Unready = Unready.SPILL
@@ -70,7 +71,11 @@ class Picker:
         self.server = PickerServer(
             self.router,
             self.metrics,
-            config=ServerConfig(address=config.grpc_address, drain_grace=config.drain_grace),
+            config=ServerConfig(
+                address=config.grpc_address,
+                health_address=config.health_address,
+                drain_grace=config.drain_grace,
+            ),
             credentials=_credentials(config),
             budget=config.budget,
         )

@@ -39,9 +39,13 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """``max_message``: bytes of one gRPC message; Envoy sends at most its buffer limit, 1 MiB by default."""
+    """``max_message``: bytes of one gRPC message; Envoy sends at most its buffer limit, 1 MiB by default.
+
+    ``health_address``, when given, serves gRPC health once more, without TLS, for the probes of a kubelet.
+    """
 
     address: str = "127.0.0.1:9002"
+    health_address: str = ""
     max_message: int = 8 << 20
     drain_grace: float = 30.0
 
@@ -75,7 +79,9 @@ class PickerServer:
         self._budget = budget or BufferBudget()
         self._health = health.aio.HealthServicer()
         self._server: Any = None
+        self._health_server: Any = None
         self.port = 0
+        self.health_port = 0
         self.failures = 0
         """Streams that ended with an exception of ours: each is a bug."""
 
@@ -103,6 +109,18 @@ class PickerServer:
         await self.set_ready(False)
         await server.start()
         self._server = server
+        if self._config.health_address:
+            await self._start_health(self._config.health_address)
+
+    async def _start_health(self, address: str) -> None:
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        try:
+            self.health_port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: {error}; choose another --health-address") from error
+        await server.start()
+        self._health_server = server
 
     async def set_ready(self, ready: bool) -> None:
         """What health says for everything but liveness."""
@@ -116,6 +134,8 @@ class PickerServer:
         await self.set_ready(False)
         if self._server is not None:
             await self._server.stop(self._config.drain_grace)
+        if self._health_server is not None:
+            await self._health_server.stop(0)
 
     async def _process(self, _: Any, context: Any) -> bytes:
         exchange = Exchange(self._routing, self._observer, self._budget)

@@ -335,6 +335,7 @@ BAD_VALUES = {
         "sources": {"default": {"url": "http://p", "secret": {"name": "s", "caKey": "../ca"}}}
     },
     "a picker without its service": {"pickers": [{"pool": "p"}]},
+    "picker metrics on the port of its health": {"pickerDefaults": {"metricsPort": 9003}},
 }
 
 

@@ -91,17 +91,20 @@ def test_the_base_model_scenario_is_the_one_of_the_guides() -> None:
 
 def test_the_lora_scenario_is_the_one_of_the_guides() -> None:
     files = sorted((ROOT / "examples" / "lora").glob("*.yaml"))
-    (model,), (rollout,) = of_kind("InferenceModel", *files), of_kind("Rollout", *files)
+    (model,), rollouts = of_kind("InferenceModel", *files), of_kind("Rollout", *files)
     assert model["metadata"]["name"] == "loramodel"
-    assert model["metadata"]["annotations"] == {CONSENT_ANNOTATION: rollout["metadata"]["name"]}
+    assert len(rollouts) == 2
     assert model["spec"]["modelName"] == "travelhelper"
     assert model["spec"]["poolRef"]["name"] == "mymodel-pool-v1"
     assert {item["name"]: item["weight"] for item in model["spec"]["targetModels"]} == {
         "travel-helper-v1": 90,
         "travel-helper-v2": 10,
     }
-    assert rollout["spec"]["traffic"]["inferenceModel"] == {
-        "name": "loramodel",
-        "modelName": "travelhelper",
-        "poolRef": {"name": "mymodel-pool-v1"},
-    }
+    for rollout in rollouts:
+        assert model["metadata"]["annotations"] == {CONSENT_ANNOTATION: rollout["metadata"]["name"]}
+        assert rollout["spec"]["strategy"]["canary"]["sticky"] == {"header": "x-session-id"}
+        assert rollout["spec"]["traffic"]["inferenceModel"] == {
+            "name": "loramodel",
+            "modelName": "travelhelper",
+            "poolRef": {"name": "mymodel-pool-v1"},
+        }

@@ -1,0 +1,130 @@
+"""A picker from the chart and one from `rollouts picker-manifest` differ in names and labels, in nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from rollouts.cli.main import main
+from rollouts.picker.server import HEALTH_NAMES, LIVENESS
+
+ROOT = Path(__file__).resolve().parents[2]
+POOLS = ROOT / "examples" / "base-model" / "pools.yaml"
+
+Object = dict[str, Any]
+Render = Callable[[Object], list[Object]]
+
+# Names, labels and what selects by labels: the chart's carry the release's name.
+NAMING = {"name", "labels", "matchLabels", "serviceAccountName", "subjects", "roleRef"}
+
+
+def manifest(pool: str, *options: str) -> dict[str, Object]:
+    """Objects by kind."""
+    command = ["picker-manifest", pool, "-n", "serving", "--objects", str(POOLS), *options]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    found = list(yaml.safe_load_all(result.output))
+    assert len({item["kind"] for item in found}) == len(found)
+    return {item["kind"]: item for item in found}
+
+
+def chart(render: Render, **picker: Any) -> dict[str, Object]:
+    """The objects that the chart makes for one picker, by kind."""
+    entry = {"pool": "mymodel-pool-v1", "service": "mymodel-v1-ext-proc", **picker}
+    objects = render({"pickers": [entry]})
+    names = {"mymodel-v1-ext-proc", "r-inference-rollouts-picker"}
+    return {item["kind"]: item for item in objects if item["metadata"]["name"] in names}
+
+
+def nameless(value: Any) -> Any:
+    """Without names and labels, but for the names of containers, ports and volumes, which are the same."""
+    if isinstance(value, dict):
+        return {
+            key: nameless(item)
+            for key, item in value.items()
+            if key not in NAMING or (key == "name" and item in {"picker", "grpc", "metrics", "health", "tmp"})
+        }
+    return [nameless(item) for item in value] if isinstance(value, list) else value
+
+
+def body(item: Object) -> Object:
+    return {key: value for key, value in item.items() if key != "metadata"}
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+@pytest.mark.parametrize("unready", ["spill", "shed"])
+def test_chart_and_manifest_install_the_same(render: Render, replicas: int, unready: str) -> None:
+    ours = manifest("mymodel-pool-v1", "--replicas", str(replicas), "--unready", unready)
+    theirs = chart(render, replicas=replicas, unready=unready)
+
+    assert ours.keys() == theirs.keys()
+    assert ("PodDisruptionBudget" in ours) == (replicas > 1)
+    for kind, item in ours.items():
+        found = nameless(body(item))
+        if kind == "Service":
+            # It selects by labels that carry the release's name.
+            del found["spec"]["selector"], theirs[kind]["spec"]["selector"]
+        assert found == nameless(body(theirs[kind])), kind
+    for made in (ours, theirs):
+        assert made["Service"]["metadata"]["annotations"] == {"inferencerollouts.dev/metrics-port": "9090"}
+        assert made["Service"]["metadata"]["name"] == "mymodel-v1-ext-proc"
+
+
+def test_the_defaults_of_both_are_two_replicas_and_the_same_image(render: Render) -> None:
+    (ours, theirs) = (made["Deployment"]["spec"] for made in (manifest("mymodel-pool-v1"), chart(render)))
+
+    assert ours["replicas"] == theirs["replicas"] == 2
+    images = {spec["template"]["spec"]["containers"][0]["image"] for spec in (ours, theirs)}
+    assert len(images) == 1
+
+
+def everything_selects_the_pods(made: dict[str, Object]) -> None:
+    pod = made["Deployment"]["spec"]["template"]
+    labels = pod["metadata"]["labels"].items()
+    (spread,) = pod["spec"]["topologySpreadConstraints"]
+    for selector in (
+        made["Service"]["spec"]["selector"],
+        made["Deployment"]["spec"]["selector"]["matchLabels"],
+        made["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        spread["labelSelector"]["matchLabels"],
+    ):
+        assert selector.items() <= labels
+        assert selector["inferencerollouts.dev/pool"] == "mymodel-pool-v1"
+    account = made["ServiceAccount"]["metadata"]
+    assert pod["spec"]["serviceAccountName"] == account["name"]
+    (subject,) = made["RoleBinding"]["subjects"]
+    assert (subject["name"], subject["namespace"]) == (account["name"], account["namespace"])
+    assert made["RoleBinding"]["roleRef"]["name"] == made["Role"]["metadata"]["name"]
+
+
+def test_every_selector_finds_the_pods_and_the_account_has_the_role(render: Render) -> None:
+    everything_selects_the_pods(manifest("mymodel-pool-v1"))
+    everything_selects_the_pods(chart(render))
+
+
+def test_the_probes_ask_for_services_that_the_picker_answers() -> None:
+    (container,) = manifest("mymodel-pool-v1")["Deployment"]["spec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+
+    assert container["livenessProbe"]["grpc"] == {"port": ports["health"], "service": LIVENESS}
+    assert container["readinessProbe"]["grpc"]["port"] == ports["health"]
+    assert container["readinessProbe"]["grpc"]["service"] in HEALTH_NAMES
+    assert f"--health-address=0.0.0.0:{ports['health']}" in container["args"]
+    assert f"--grpc-address=0.0.0.0:{ports['grpc']}" in container["args"]
+    assert f"--metrics-address=0.0.0.0:{ports['metrics']}" in container["args"]
+
+
+def test_the_arguments_of_the_pods_are_taken_by_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[dict[str, Any]] = []
+    monkeypatch.setattr("rollouts.picker.command.run", lambda **settings: started.append(settings))
+    (container,) = manifest("mymodel-pool-v1")["Deployment"]["spec"]["template"]["spec"]["containers"]
+    result = CliRunner().invoke(main, container["args"])
+
+    assert result.exit_code == 0, result.output
+    assert started[0]["pools"] == ("serving/mymodel-pool-v1",)
+    assert started[0]["options"]["health_address"] == "0.0.0.0:9003"
