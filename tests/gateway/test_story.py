@@ -1,4 +1,4 @@
-"""The two stories of `make demo`, as a person starts them: real Envoy, simulated pods, the controller as a process."""
+"""The stories of the demos, as a person starts them: real Envoy, simulated pods, controller and pickers as processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 pytestmark = [pytest.mark.gateway, pytest.mark.slow, pytest.mark.timeout(240)]
 
 
-async def tell(directory: Path, *options: str) -> str:
+async def tell(directory: Path, story: str, *options: str) -> str:
     """Run the demo in a folder of its own; its output. A story that ends otherwise than promised fails."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -20,7 +20,7 @@ async def tell(directory: Path, *options: str) -> str:
         "rollouts.cli",
         "lab",
         "demo",
-        "base-model",
+        story,
         *options,
         cwd=directory,
         stdout=asyncio.subprocess.PIPE,
@@ -39,7 +39,7 @@ def shares(text: str) -> list[tuple[float, int]]:
 
 
 async def test_a_good_canary_goes_to_100_percent_and_clients_see_each_weight(tmp_path):
-    text = await tell(tmp_path)
+    text = await tell(tmp_path, "base-model")
 
     seen = shares(text)[-3:]
     assert [want / 2 <= share <= want * 2 for (share, _), want in zip(seen, (1, 10, 50), strict=True)] == [
@@ -50,8 +50,37 @@ async def test_a_good_canary_goes_to_100_percent_and_clients_see_each_weight(tmp
 
 
 async def test_a_bad_canary_is_aborted_and_the_message_says_why(tmp_path):
-    text = await tell(tmp_path, "--bad")
+    text = await tell(tmp_path, "base-model", "--bad")
 
     assert "the bad canary was aborted" in text
     assert re.search(r"clients now see 0 of \d+ answered by v2", text)
     assert re.search(r"Aborted mymodel-pool-v2 .* error-guard = 0\.\d+ \(result > 0\.20\)", text)
+
+
+def exact_shares(text: str) -> list[tuple[int, int, float]]:
+    """(requests of the canary, all, how many off) among requests without a session, at each weight in turn."""
+    found = re.findall(r"(\d+) of (\d+) requests without a session \([0-9.]+%, ([0-9.]+) off\)", text)
+    return [(int(canary), int(total), float(off)) for canary, total, off in found]
+
+
+async def test_a_good_adapter_gets_exact_shares_and_no_session_goes_back(tmp_path):
+    text = await tell(tmp_path, "lora")
+
+    seen = exact_shares(text)
+    assert [round(100 * canary / total, -1) for canary, total, _ in seen] == [10, 10, 50]
+    assert all(off <= 2 for _, _, off in seen)
+    assert re.search(r"sessions +0 of \d{3} went back to travel-helper-v1 while the share grew", text)
+    assert re.search(r"clients now see (\d+) of \1 answered by v2", text)
+    assert "the canary was promoted" in text
+
+
+async def test_a_bad_adapter_is_aborted_and_everybody_is_back_within_two_seconds(tmp_path):
+    text = await tell(tmp_path, "lora", "--bad")
+
+    took = re.search(r"last request that reached travel-helper-v2 was sent ([0-9.]+) s after", text)
+    assert took is not None
+    assert float(took.group(1)) <= 2
+    assert re.search(r"[1-9]\d* requests sent later than 2 s after it all went to travel-helper-v1", text)
+    assert re.search(r"Aborted travel-helper-v2 .* error", text)
+    assert '[{"name":"travel-helper-v1","weight":100}]' in text or "kubectl is not installed here" in text
+    assert "the bad canary was aborted" in text

@@ -37,6 +37,7 @@ class Generation:
         "failing",
         "first_token_at",
         "max_tokens",
+        "model",
         "on_end",
         "on_token",
         "param_max_tokens",
@@ -51,6 +52,7 @@ class Generation:
     def __init__(
         self,
         *,
+        model: str,
         adapter: str,
         prompt_tokens: int,
         max_tokens: int,
@@ -61,6 +63,7 @@ class Generation:
         on_token: Callable[[int], None],
         on_end: Callable[[Finish], None],
     ) -> None:
+        self.model = model
         self.adapter = adapter
         self.prompt_tokens = prompt_tokens
         self.max_tokens = max_tokens
@@ -206,7 +209,7 @@ class Engine:
         if generation.adapter:
             self._adapters[generation.adapter] = self._adapters.get(generation.adapter, 0) + 1
         generation.scheduled_at = loop.time()
-        touched = self.knobs.concerns(generation.adapter)
+        touched = self.knobs.concerns(generation.model)
         slower = (self.knobs.ttft, self.knobs.tpot) if touched else (1.0, 1.0)
         delay = self._latency.first_token(generation.prompt_tokens, load) * slower[0]
         generation.decode_step = self._latency.per_token(load) * slower[1]

@@ -136,6 +136,7 @@ class VllmServer:
             self.engine.count_failure()
             raise ApiError(500, "InternalServerError", "Internal server error")
         generation = Generation(
+            model=model,
             adapter="" if model == self._spec.served_model else model,
             prompt_tokens=completion.prompt_tokens,
             max_tokens=completion.max_tokens,

@@ -27,6 +27,7 @@ from rollouts.lab.vllm.knobs import ErrorKind, KnobError, Knobs, apply_knobs, kn
         ({"queue": "20ms"}, Knobs(queue_seconds=0.02)),
         ({"queue": "2s", "waiting": 7}, Knobs(queue_seconds=2.0, waiting=7)),
         ({"ready": "false"}, Knobs(ready=False)),
+        ({"model": "v2", "errors": "40%"}, Knobs(model="v2", errors=0.4)),
     ],
 )
 def test_values_are_read_as_people_write_them(changes: dict[str, Any], expected: Knobs) -> None:
@@ -44,6 +45,8 @@ def test_values_are_read_as_people_write_them(changes: dict[str, Any], expected:
         ({"ready": 1}, "ready: 1 is not true or false"),
         ({"errorKind": "418"}, "errorKind: '418' is not one of 500, sse"),
         ({"loraLoad": None}, "loraLoad: None is not one of"),
+        ({"model": 3}, "model: 3 is not a model name"),
+        ({"model": "m" * 254}, "is not a model name"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
