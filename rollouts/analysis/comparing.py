@@ -29,7 +29,7 @@ from rollouts.analysis.evidence import (
 )
 from rollouts.analysis.evidence.words import describe_effect
 from rollouts.analysis.gatesfile import parse_compare
-from rollouts.analysis.types import OnFail
+from rollouts.analysis.types import Comparison, ComparisonResult, GateState, OnFail
 
 __all__ = [
     "DEFAULT_INTERVAL",
@@ -48,49 +48,6 @@ _OPEN_WORDS = 480
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """One compare metric of an attempt. ``compare`` is its canonical JSON; no ``steps``: the background's.
-
-    ``interval`` None is ``DEFAULT_INTERVAL``; the smallest counts for the whole attempt.
-    """
-
-    name: str
-    compare: str
-    source: str = "default"
-    steps: tuple[int, ...] = ()
-    interval: timedelta | None = None
-    on_fail: OnFail = OnFail.ABORT
-    dry_run: bool = False
-
-    def metric(self) -> CompareMetric:
-        """The metric as the evidence engine knows it. Raises gatesfile.GatesError."""
-        found = parse_compare(self.name, json.loads(self.compare))
-        return replace(found, weight=0.0) if self.dry_run else found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComparisonResult:
-    """One comparison so far: verdict and reason in words of the engine, sentences, and all figures."""
-
-    name: str
-    verdict: str
-    reason: str
-    words: str = ""
-    effect: str = ""
-    evidence: str = ""
-    figures: Mapping[str, object] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateState:
-    """What the evidence says to one gate; ``step`` None is the background. A Pass is for good."""
-
-    step: int | None
-    verdict: Verdict
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
     """Everything after one more interval. ``failure``: shown harm, in words, and what it asks for."""
 
@@ -104,10 +61,16 @@ def interval_of(comparisons: Iterable[Comparison]) -> timedelta:
     return min((item.interval for item in comparisons if item.interval), default=DEFAULT_INTERVAL)
 
 
+def metric_of(item: Comparison) -> CompareMetric:
+    """The metric as the evidence engine knows it. Raises gatesfile.GatesError."""
+    found = parse_compare(item.name, json.loads(item.compare))
+    return replace(found, weight=0.0) if item.dry_run else found
+
+
 def evidence_spec(comparisons: Sequence[Comparison], rate: float) -> EvidenceSpec:
     """The specification of the attempt's evidence process. Raises gatesfile.GatesError and ValueError."""
     return EvidenceSpec(
-        metrics=tuple(item.metric() for item in comparisons),
+        metrics=tuple(metric_of(item) for item in comparisons),
         false_abort_rate=rate,
         interval=interval_of(comparisons).total_seconds(),
     )
@@ -124,7 +87,7 @@ def judge_all(
     harmed = harm(process)
     shown = harmed if harmed is not None and harmed.held is None else None
     reports = [report(process, index) for index in range(len(comparisons))]
-    passed = {state.step: state for state in before if state.verdict is Verdict.PASS}
+    passed = {state.step: state for state in before if state.verdict == Verdict.PASS}
     steps: list[int | None] = [*sorted({step for item in comparisons for step in item.steps})]
     if any(not item.steps for item in comparisons):
         steps.append(None)
@@ -181,7 +144,7 @@ def _gate(
         for index, verdict in verdicts.items()
         if verdict.verdict is worst
     ]
-    return GateState(step=step, verdict=worst, message=" ".join(words)[:_OPEN_WORDS])
+    return GateState(step=step, verdict=worst.value, message=" ".join(words)[:_OPEN_WORDS])
 
 
 def _result(
@@ -212,7 +175,7 @@ def _failure(
         asked = {comparisons[index].on_fail for index in shown.blame}
         text = " ".join(results[index].words for index in shown.blame)
     else:
-        failed = [gate for gate in gates if gate.verdict is Verdict.FAIL]
+        failed = [gate for gate in gates if gate.verdict == Verdict.FAIL]
         if not failed:
             return None
         steps = {gate.step for gate in failed}
@@ -236,7 +199,7 @@ def _finite(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def _figures(shown: MetricReport) -> dict[str, object]:
+def _figures(shown: MetricReport) -> dict[str, float]:
     """The figures for scripts; infinite ones are left out."""
     effect = shown.effect
     figures: dict[str, float | None] = {

@@ -63,6 +63,10 @@ def plan_run(
         metrics=results,
         decision=decision,
         earned=_earned(run, results),
+        comparisons=status.comparisons,
+        gates=status.gates,
+        checkpoint=status.checkpoint,
+        judged_at=status.judged_at,
     )
     if phase.terminal:
         return RunPlan(due=(), status=status, requeue_after=None)
@@ -73,6 +77,8 @@ def plan_run(
 
 
 def _open(run: RunSpec, results: tuple[MetricResult, ...]) -> list[tuple[MetricSpec, MetricResult]]:
+    if not run.measuring:
+        return []
     pairs = zip(run.metrics, results, strict=True)
     return [
         (metric, result)

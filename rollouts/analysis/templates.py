@@ -7,11 +7,13 @@ problem of the spec, so that an argument can never change what a query asks.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from rollouts.analysis.conditions import condition_problem
+from rollouts.analysis.gatesfile import GatesError, parse_compare
 from rollouts.analysis.presets import PRESETS
 from rollouts.analysis.types import CompareSpec, MeasureKind, MeasureSpec, MetricSpec, QuerySpec
 
@@ -126,6 +128,8 @@ def _fill(metric: MetricSpec, values: Mapping[str, str]) -> MetricSpec:
         what = QuerySpec(promql=_substitute(what.promql, values))
     elif isinstance(what, MeasureSpec):
         what = replace(what, name=_substitute(what.name, values), of=_substitute(what.of, values))
+    elif isinstance(what, CompareSpec):
+        what = CompareSpec(compare=_substitute(what.compare, values))
     return replace(
         metric,
         what=what,
@@ -154,6 +158,15 @@ def metric_problems(metrics: list[MetricSpec], sources: frozenset[str]) -> Itera
         yield from _problems_of(metric, sources)
 
 
+def _compare_problems(name: str, what: CompareSpec) -> Iterator[tuple[str, str]]:
+    if _ANY_BRACES.search(what.compare):
+        return
+    try:
+        parse_compare(name, json.loads(what.compare))
+    except GatesError as error:
+        yield "CompareInvalid", str(error)
+
+
 def _problems_of(metric: MetricSpec, sources: frozenset[str]) -> Iterator[tuple[str, str]]:
     what = metric.what
     texts = [metric.success_condition, metric.failure_condition]
@@ -164,13 +177,16 @@ def _problems_of(metric: MetricSpec, sources: frozenset[str]) -> Iterator[tuple[
         if what.kind is MeasureKind.PRESET and what.name not in PRESETS:
             known = ", ".join(sorted(PRESETS))
             yield "PresetUnknown", f"metric {metric.name}: there is no preset {what.name}; there are {known}"
+    elif isinstance(what, CompareSpec):
+        texts.append(what.compare)
+        yield from _compare_problems(metric.name, what)
     for text in texts:
         for left in _ANY_BRACES.findall(text):
             yield (
                 "ArgumentMissing",
                 f"metric {metric.name}: {left[:60]} has no value, or one that is no plain name, number or duration",
             )
-    if not isinstance(what, CompareSpec) and metric.source not in sources:
+    if metric.source not in sources:
         yield (
             "SourceUnknown",
             f"metric {metric.name}: no source is called {metric.source}; configured are {', '.join(sorted(sources))}",

@@ -5,7 +5,8 @@ Phases and limits carry the meaning they have in Argo Rollouts' AnalysisRun, les
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 
@@ -13,6 +14,9 @@ __all__ = [
     "Arm",
     "ArmRef",
     "CompareSpec",
+    "Comparison",
+    "ComparisonResult",
+    "GateState",
     "Labelled",
     "MeasureKind",
     "MeasureSpec",
@@ -23,6 +27,7 @@ __all__ = [
     "OnFail",
     "Phase",
     "QuerySpec",
+    "RunMark",
     "RunSpec",
     "RunStatus",
     "Stat",
@@ -113,9 +118,12 @@ class MeasureSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CompareSpec:
-    """Canary against stable; judged by the evidence process, not by measurements."""
+    """Canary against stable; judged by the evidence process, not by measurements.
 
-    fingerprint: str = ""
+    ``compare`` is the canonical JSON of the form, as ``gatesfile.parse_compare`` reads it.
+    """
+
+    compare: str = "{}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,8 +207,59 @@ class ArmRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One compare metric of an attempt. ``compare`` is its canonical JSON; no ``steps``: the background's.
+
+    ``interval`` None is thirty seconds; the smallest counts for the whole attempt.
+    """
+
+    name: str
+    compare: str
+    source: str = "default"
+    steps: tuple[int, ...] = ()
+    interval: timedelta | None = None
+    on_fail: OnFail = OnFail.ABORT
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunMark:
+    """From ``at`` on the canary's weight is ``weight`` (a fraction), in step ``step`` (from 0)."""
+
+    at: datetime
+    step: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparisonResult:
+    """One comparison so far: verdict and reason in words of the engine, sentences, and all figures."""
+
+    name: str
+    verdict: str
+    reason: str
+    words: str = ""
+    effect: str = ""
+    evidence: str = ""
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateState:
+    """What the evidence says to one gate; ``step`` None is the background. A verdict Pass is for good."""
+
+    step: int | None
+    verdict: str
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
-    """What a run measures. ``step`` None: it accompanies the whole attempt."""
+    """What a run measures. ``step`` None: it accompanies the whole attempt.
+
+    ``metrics`` are measured from step ``metrics_from`` on; ``comparisons`` from the first weight. ``steps_hash`` tells
+    which list of steps the gates belong to.
+    """
 
     rollout: str
     attempt: int
@@ -209,6 +268,20 @@ class RunSpec:
     stable: ArmRef | None
     metrics: tuple[MetricSpec, ...]
     terminate: bool = False
+    comparisons: tuple[Comparison, ...] = ()
+    metrics_from: int = 0
+    false_abort_rate: float = 0.05
+    marks: tuple[RunMark, ...] = ()
+    exclude: tuple[tuple[datetime, datetime], ...] = ()
+    steps_hash: str = ""
+
+    @property
+    def measuring(self) -> bool:
+        """Whether the step from which threshold metrics count has been reached."""
+        return self.step is not None or self.metrics_from == 0 or self._reached(self.metrics_from)
+
+    def _reached(self, step: int) -> bool:
+        return any(mark.step >= step for mark in self.marks)
 
     @property
     def endless(self) -> bool:
@@ -231,3 +304,9 @@ class RunStatus:
     metrics: tuple[MetricResult, ...] = ()
     decision: OnFail | None = None
     earned: bool = False
+    comparisons: tuple[ComparisonResult, ...] = ()
+    gates: tuple[GateState, ...] = ()
+    checkpoint: str = ""
+    """State of the evidence process, for the next controller process."""
+    judged_at: datetime | None = None
+    """When the comparisons and the checkpoint were written."""

@@ -18,6 +18,7 @@ __all__ = [
     "GateModel",
     "MeasureModel",
     "MetricModel",
+    "RunComparison",
     "TemplateRef",
 ]
 
@@ -94,8 +95,8 @@ class CompareModel(ApiModel):
     """When an undecided gate applies `onUndecided`."""
     on_undecided: Literal["Hold", "PromoteIfNoHarm", "Fail"] = "Hold"
     """What an undecided gate does at its `maxDuration`."""
-    weight: Annotated[float | int, Field(ge=0, le=1000)] = 1
-    """Weight of this metric's evidence among all."""
+    weight: Annotated[float | int, Field(ge=0, le=1000)] | None = None
+    """Weight of this metric's evidence among all; without it half goes to error rates and half to the rest."""
 
 
 class MetricModel(ApiModel):
@@ -194,6 +195,25 @@ class RunMark(ApiModel):
     """Canary weight in percent from then on."""
 
 
+class RunComparison(ApiModel):
+    """One comparison of an attempt, and the gates that read it."""
+
+    name: Annotated[str, Field(min_length=1, max_length=80)]
+    """Name, unique within the run."""
+    compare: CompareModel
+    """Canary against stable."""
+    source: Text = "default"
+    """Where the raw counters come from."""
+    steps: Annotated[list[Annotated[int, Field(ge=0, le=64)]], Field(max_length=32)] = []
+    """0-based steps whose gates read it; without any it belongs to the background analysis."""
+    interval: Duration | None = None
+    """Time between two scrapes; the smallest counts for the whole attempt. Without any 30 seconds."""
+    on_fail: Literal["Abort", "Pause", "Alert"] = "Abort"
+    """What shown harm does to the rollout."""
+    dry_run: bool = False
+    """Compare and show, but never decide."""
+
+
 class RunExclude(ApiModel):
     """An interval that is not judged, because somebody else moved the weights in it."""
 
@@ -216,8 +236,14 @@ class AnalysisRunSpec(ApiModel):
     """The canary arm."""
     stable: RunArm | None = None
     """The stable arm."""
-    metrics: Annotated[list[MetricModel], Field(min_length=1, max_length=16)]
+    metrics: Annotated[list[MetricModel], Field(max_length=16)] = []
     """What is measured, arguments filled in."""
+    metrics_from: Annotated[int, Field(ge=0, le=64)] = 0
+    """0-based step from which `metrics` are measured."""
+    comparisons: Annotated[list[RunComparison], Field(max_length=16)] = []
+    """What is compared from the first weight on, by one evidence process for all gates."""
+    steps_hash: Text = ""
+    """The list of steps that the gates belong to."""
     terminate: bool = False
     """End the run as it stands. What has not passed does not pass by this."""
     false_abort_rate: Annotated[float, Field(gt=0, le=0.5)] = 0.05

@@ -15,7 +15,6 @@ from rollouts.api.rollout_models import AdapterTrafficModel, RolloutSpecModel, S
 from rollouts.api.rules import check_spec
 from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.api.status import read_status
-from rollouts.api.unsupported import unsupported
 from rollouts.engine.observation import Problem
 from rollouts.engine.types import (
     AdapterTraffic,
@@ -162,10 +161,6 @@ def _read_model(spec: Any) -> tuple[RolloutSpecModel | None, tuple[Problem, ...]
     except (ValueError, TypeError, RecursionError):
         return None, (Problem(reason="SpecInvalid", message="spec cannot be read: it is nested too deeply"),)
     found = [Problem(reason="SpecInvalid", message=f"{path} {text}") for path, text in check_spec(model)]
-    if not found:
-        found = [
-            Problem(reason="NotSupported", message=f"{path}: {text}") for path, text in unsupported(model)
-        ]
     return model, tuple(found[:_MAX_PROBLEMS])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rollouts.engine.observation import GateOutcome, GateView
+from rollouts.engine.observation import GateOutcome, GateView, StepVerdict
 from rollouts.engine.types import GateSummary
 
 __all__ = ["gate_summaries", "gate_view"]
@@ -44,7 +44,27 @@ def gate_view(run: Mapping[str, Any]) -> GateView:
         outcome=_outcome(status),
         message=_text(status.get("message")),
         may_pass=status.get("earned") is True,
+        steps=_steps(status),
+        steps_hash=_text(_dict(run.get("spec")).get("stepsHash")),
     )
+
+
+_VERDICTS = {
+    "Pass": GateOutcome.PASSED,
+    "Inconclusive": GateOutcome.INCONCLUSIVE,
+    "Undecided": GateOutcome.RUNNING,
+}
+
+
+def _steps(status: Mapping[str, Any]) -> dict[int, StepVerdict]:
+    """What the attempt's evidence says to the gates of steps; a Fail is told by the run's phase."""
+    found = {}
+    for item in map(_dict, _list(status.get("gates"))):
+        step = item.get("step")
+        if isinstance(step, int) and not isinstance(step, bool):
+            outcome = _VERDICTS.get(_text(item.get("verdict")), GateOutcome.RUNNING)
+            found[step] = StepVerdict(outcome=outcome, message=_text(item.get("message")))
+    return found
 
 
 def gate_summaries(run: Mapping[str, Any]) -> Iterator[GateSummary]:
@@ -58,4 +78,13 @@ def gate_summaries(run: Mapping[str, Any]) -> Iterator[GateSummary]:
             verdict=_text(result.get("phase")),
             effect=_text(result.get("effect")),
             evidence=_text(result.get("message")),
+        )
+    for item in _list(_dict(run.get("status")).get("comparisons")):
+        compared = _dict(item)
+        yield GateSummary(
+            run=name,
+            metric=_text(compared.get("name")),
+            verdict=_text(compared.get("verdict")),
+            effect=_text(compared.get("effect")),
+            evidence=_text(compared.get("message")),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,6 +16,9 @@ from rollouts.analysis.types import (
     Arm,
     ArmRef,
     CompareSpec,
+    Comparison,
+    ComparisonResult,
+    GateState,
     Labelled,
     MeasureKind,
     Measurement,
@@ -25,6 +29,7 @@ from rollouts.analysis.types import (
     OnFail,
     Phase,
     QuerySpec,
+    RunMark,
     RunSpec,
     RunStatus,
     Stat,
@@ -33,16 +38,27 @@ from rollouts.analysis.types import (
 from rollouts.api.analysis_models import (
     AnalysisRunSpec,
     AnalysisTemplateSpec,
+    CompareModel,
     CounterRatio,
     GateModel,
     MeasureModel,
     MetricModel,
+    RunComparison,
 )
-from rollouts.api.scalars import format_duration, format_time, parse_duration, parse_time
+from rollouts.api.scalars import (
+    format_duration,
+    format_time,
+    parse_duration,
+    parse_time,
+    parse_weight,
+    weight_json,
+)
+from rollouts.engine.types import FULL, Weight
 
 __all__ = [
     "ParsedRun",
     "gate_of",
+    "mark_json",
     "metric_json",
     "metric_of",
     "parse_run",
@@ -87,7 +103,7 @@ def _what(model: MetricModel) -> QuerySpec | MeasureSpec | CompareSpec:
     if model.query is not None:
         return QuerySpec(promql=model.query)
     if model.compare is not None:
-        return CompareSpec(fingerprint=repr(model.compare))
+        return CompareSpec(compare=_canonical(model.compare))
     if model.measure is None:
         raise ValueError("a metric needs query, measure or compare")
     measure = model.measure
@@ -100,6 +116,12 @@ def _what(model: MetricModel) -> QuerySpec | MeasureSpec | CompareSpec:
         stat=Stat(measure.stat) if measure.stat else None,
         window=parse_duration(measure.window),
     )
+
+
+def _canonical(compare: CompareModel) -> str:
+    """The compare form as JSON, without what was left out: defaults are the engine's."""
+    plain = compare.model_dump(by_alias=True, exclude_none=True, exclude_unset=True)
+    return json.dumps({name: value for name, value in plain.items() if value != ""}, sort_keys=True)
 
 
 def _measured(measure: MeasureModel) -> tuple[MeasureKind, str, str]:
@@ -138,6 +160,8 @@ def metric_json(metric: MetricSpec) -> Json:
         full["query"] = metric.what.promql
     elif isinstance(metric.what, MeasureSpec):
         full["measure"] = _measure_json(metric.what)
+    else:
+        full["compare"] = json.loads(metric.what.compare)
     return {name: value for name, value in full.items() if value is not None}
 
 
@@ -192,10 +216,47 @@ def run_spec_json(spec: RunSpec) -> Json:
     }
     if spec.step is not None:
         result["step"] = spec.step
+    if spec.comparisons:
+        result["comparisons"] = [_comparison_json(item) for item in spec.comparisons]
+        result["falseAbortRate"] = spec.false_abort_rate
+        result["metricsFrom"] = spec.metrics_from
+        result["stepsHash"] = spec.steps_hash
+        result["marks"] = [mark_json(mark) for mark in spec.marks]
     for name, arm in (("canary", spec.canary), ("stable", spec.stable)):
         if arm is not None:
             result[name] = {field: value for field, value in asdict(arm).items() if value}
     return result
+
+
+def _comparison_json(item: Comparison) -> Json:
+    full: Json = {
+        "name": item.name,
+        "source": item.source,
+        "compare": json.loads(item.compare),
+        "steps": list(item.steps) or None,
+        "interval": None if item.interval is None else format_duration(item.interval),
+        "onFail": item.on_fail.value,
+        "dryRun": item.dry_run or None,
+    }
+    return {name: value for name, value in full.items() if value is not None}
+
+
+def mark_json(mark: RunMark) -> Json:
+    """The JSON of a mark."""
+    weight = Weight(round(mark.weight * FULL))
+    return {"at": format_time(mark.at), "step": mark.step, "weight": weight_json(weight)}
+
+
+def _comparison_of(model: RunComparison) -> Comparison:
+    return Comparison(
+        name=model.name,
+        compare=_canonical(model.compare),
+        source=model.source,
+        steps=tuple(model.steps),
+        interval=_duration(model.interval),
+        on_fail=OnFail(model.on_fail),
+        dry_run=model.dry_run,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +285,15 @@ def parse_run(obj: Mapping[str, Any]) -> ParsedRun:
             stable=None if model.stable is None else ArmRef(**model.stable.model_dump()),
             metrics=tuple(metric_of(metric) for metric in model.metrics),
             terminate=model.terminate,
+            comparisons=tuple(_comparison_of(item) for item in model.comparisons),
+            metrics_from=model.metrics_from,
+            false_abort_rate=model.false_abort_rate,
+            marks=tuple(
+                RunMark(at=parse_time(mark.at), step=mark.step, weight=parse_weight(mark.weight) / FULL)
+                for mark in model.marks
+            ),
+            exclude=tuple((parse_time(item.from_), parse_time(item.to)) for item in model.exclude),
+            steps_hash=model.steps_hash,
         )
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
@@ -253,7 +323,52 @@ def write_run_status(status: RunStatus) -> Json:
         result["completedAt"] = format_time(status.completed_at)
     if status.decision is not None:
         result["decision"] = status.decision.value
+    if status.judged_at is not None:
+        result["judgedAt"] = format_time(status.judged_at)
+        result["checkpoint"] = status.checkpoint
+        result["comparisons"] = [_write_comparison(item) for item in status.comparisons]
+        result["gates"] = [_write_gate(gate) for gate in status.gates]
     return result
+
+
+def _write_comparison(item: ComparisonResult) -> Json:
+    full: Json = {
+        "name": item.name,
+        "verdict": item.verdict,
+        "reason": item.reason,
+        "message": item.words[:1024],
+        "effect": item.effect,
+        "evidence": item.evidence,
+        "figures": dict(item.figures),
+    }
+    return {name: value for name, value in full.items() if value}
+
+
+def _read_comparison(data: Mapping[str, Any]) -> ComparisonResult:
+    figures = data.get("figures") or {}
+    return ComparisonResult(
+        name=str(data["name"]),
+        verdict=str(data["verdict"]),
+        reason=str(data.get("reason", "")),
+        words=str(data.get("message", "")),
+        effect=str(data.get("effect", "")),
+        evidence=str(data.get("evidence", "")),
+        figures={str(name): float(value) for name, value in figures.items()},
+    )
+
+
+def _write_gate(gate: GateState) -> Json:
+    found: Json = {"verdict": gate.verdict, "message": gate.message[:_TEXT]}
+    return found if gate.step is None else {"step": gate.step, **found}
+
+
+def _read_gate(data: Mapping[str, Any]) -> GateState:
+    step = data.get("step")
+    return GateState(
+        step=None if step is None else _count(data, "step"),
+        verdict=str(data["verdict"]),
+        message=str(data.get("message", "")),
+    )
 
 
 def _write_result(result: MetricResult) -> Json:
@@ -305,6 +420,10 @@ def _read_status(data: Any) -> RunStatus:
             metrics=tuple(_read_result(item) for item in data.get("metricResults") or []),
             decision=None if decision is None else OnFail(decision),
             earned=data.get("earned") is True,
+            comparisons=tuple(_read_comparison(item) for item in data.get("comparisons") or []),
+            gates=tuple(_read_gate(item) for item in data.get("gates") or []),
+            checkpoint=str(data.get("checkpoint", "")),
+            judged_at=None if data.get("judgedAt") is None else parse_time(data["judgedAt"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         return RunStatus()

@@ -246,6 +246,71 @@ class MetricResultModel(ApiModel):
     """The newest measurements."""
 
 
+class ComparisonFiguresModel(ApiModel):
+    """Figures of a comparison; what is infinite or unknown is absent. Effects are relative: 1 is doubled."""
+
+    effect: float | None = None
+    """Change of the canary against stable."""
+    effect_low: float | None = None
+    """Lower end of its anytime-valid 95 % interval."""
+    effect_high: float | None = None
+    """Upper end."""
+    harm: float | None = None
+    """This metric's part of the evidence of harm."""
+    harm_total: float | None = None
+    """Evidence of harm of all metrics."""
+    abort_at: float | None = None
+    """Evidence at which the canary is shown to be harmed."""
+    proof: float | None = None
+    """Evidence of being within tolerance."""
+    pass_at: float | None = None
+    """Evidence at which that is shown."""
+    canary_requests: float | None = None
+    """Requests of the canary seen."""
+    stable_requests: float | None = None
+    """Requests of stable seen."""
+    minutes_to_abort: float | None = None
+    """Forecast at the present pace."""
+    minutes_to_pass: float | None = None
+    """Forecast at the present pace."""
+    smallest_provable: float | None = None
+    """Smallest regression that these pods can ever prove."""
+    smallest_in_an_hour: float | None = None
+    """Smallest regression that an hour of this traffic proves."""
+    smallest_with_twice_the_pods: float | None = None
+    """The same with twice the canary pods."""
+
+
+class ComparisonResultModel(ApiModel):
+    """A comparison so far."""
+
+    name: Short
+    """Comparison."""
+    verdict: Short
+    """Pass, Fail, Inconclusive or Undecided."""
+    reason: Short = ""
+    """Why, in one word."""
+    message: Long = ""
+    """In sentences: words first, figures after."""
+    effect: Short = ""
+    """Change with its interval."""
+    evidence: Short = ""
+    """Evidence of harm, and of being within tolerance."""
+    figures: ComparisonFiguresModel | None = None
+    """The figures for scripts."""
+
+
+class GateStateModel(ApiModel):
+    """What the evidence says to one gate."""
+
+    step: Number | None = None
+    """0-based step; absent for the background analysis."""
+    verdict: Short
+    """Pass, Fail, Inconclusive or Undecided. A Pass is for good."""
+    message: Long = ""
+    """Why."""
+
+
 class AnalysisRunStatusModel(ApiModel):
     """Written by the controller only."""
 
@@ -265,3 +330,9 @@ class AnalysisRunStatusModel(ApiModel):
     """Results by metric."""
     checkpoint: Annotated[str, Field(max_length=65536)] = ""
     """State of the evidence process, compressed and versioned."""
+    comparisons: Annotated[list[ComparisonResultModel], Field(max_length=16)] = Field(default=[])
+    """Comparisons with stable."""
+    gates: Annotated[list[GateStateModel], Field(max_length=33)] = Field(default=[])
+    """Verdicts of the gates that have opened."""
+    judged_at: Time | None = None
+    """When the comparisons and the checkpoint were written."""

@@ -16,7 +16,7 @@ from rollouts.controller.housekeeping import prune_runs
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.settings import Settings
 from rollouts.kube.client import KubeClient
-from rollouts.kube.writeguard import GuardedClient, RequestRecord
+from rollouts.kube.counting import CountingClient, RequestRecord
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.election import LeaderElector, Leadership, unique_identity
 from rollouts.runtime.fencing import FencedClient, WriteFence
@@ -53,15 +53,15 @@ class Controller:
         self._clock = clock
         self._client = client
         self._fence = WriteFence(clock)
-        counted = GuardedClient(FencedClient(client, self._fence), lambda: True, on_request=self._count)
+        fenced = FencedClient(CountingClient(client, self._count), self._fence)
         self.caches = Caches(
-            counted, clock, namespace=settings.namespace, cluster_templates=settings.cluster_templates
+            fenced, clock, namespace=settings.namespace, cluster_templates=settings.cluster_templates
         )
         self._scraper = PodScraper(clock)
         self._sources = open_sources(settings.sources, self.caches, self._scraper, clock)
         self.adapters = AdapterWatch(clock, settings.adapters)
         self.parts: Parts = assemble(
-            counted,
+            fenced,
             clock,
             caches=self.caches,
             sources=self._sources,
@@ -70,7 +70,7 @@ class Controller:
             metrics=self.metrics,
             gitops_managers=settings.gitops_managers,
         )
-        self._writer = counted
+        self._writer = fenced
         self._rollout_queue: WorkQueue[ObjectKey] = WorkQueue(clock)
         self._run_queue: WorkQueue[ObjectKey] = WorkQueue(clock)
         self._stopping = asyncio.Event()

@@ -11,6 +11,7 @@ from rollouts.analysis.sources.pods import PodsSource
 from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
 from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.analysis.types import ArmRef
+from rollouts.api.scalars import parse_time
 from rollouts.controller.adapter_views import AdapterPods, AdapterViews
 from rollouts.controller.caches import Caches
 from rollouts.controller.dialects import Dialects
@@ -48,12 +49,20 @@ def pool_endpoints(caches: Caches) -> Endpoints:
         if pool is None:
             return []
         return [
-            Endpoint(pod=found.pod, ip=found.ip, port=pool.port)
+            Endpoint(pod=found.pod, ip=found.ip, port=pool.port, started=_seconds(found.started))
             for found in caches.endpoints(pool)
             if found.ready
         ]
 
     return endpoints
+
+
+def _seconds(text: str) -> float | None:
+    """A time as the API server writes it, in seconds since 1970; None where there is none."""
+    try:
+        return parse_time(text).timestamp() if text else None
+    except ValueError:
+        return None
 
 
 def picker_endpoints(caches: Caches) -> Endpoints:

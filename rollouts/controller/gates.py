@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from rollouts.analysis.gatesfile import DEFAULT_PRESETS
 from rollouts.analysis.templates import Gate, Resolved, Template, resolve
-from rollouts.analysis.types import ArmRef, MetricSpec, QuerySpec, RunSpec
+from rollouts.analysis.types import (
+    ArmRef,
+    CompareSpec,
+    Comparison,
+    MetricSpec,
+    QuerySpec,
+    RunMark,
+    RunSpec,
+)
 from rollouts.api.analysis_models import GateModel
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.runs import gate_of, parse_template, run_spec_json
 from rollouts.controller import kinds
 from rollouts.controller.caches import Caches
-from rollouts.controller.observing import Gathered
+from rollouts.controller.observing import ComparedGates, Gathered
 from rollouts.engine.actions import CreateJob, CreateRun
 from rollouts.engine.observation import Problem
-from rollouts.engine.types import AdapterTraffic, Revision, TargetKind
+from rollouts.engine.types import FULL, ZERO, AdapterTraffic, Revision, RolloutStatus, TargetKind
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["Gates"]
@@ -26,6 +37,8 @@ PICKER = "picker"
 _LABEL = "inferencerollouts.dev/rollout-name"
 _STEP_LABEL = "inferencerollouts.dev/step"
 _LABEL_LIMIT = 63
+_MAX_COMPARISONS = 16
+_RATE = 0.05
 _NOT_WATCHED = (
     "ClusterAnalysisTemplate {name}: this controller does not read ClusterAnalysisTemplates: start it with "
     "--cluster-templates (chart: clusterTemplates), or use an AnalysisTemplate of the namespace"
@@ -41,22 +54,62 @@ class Gates:
 
     def problems(self, parsed: ParsedRollout) -> tuple[Problem, ...]:
         """What keeps any gate of the spec from being started."""
-        if parsed.model is None:
-            return ()
-        canary = parsed.model.strategy.canary
-        models: list[GateModel] = [step.analysis for step in canary.steps if step.analysis is not None]
-        if canary.analysis is not None:
-            models.append(canary.analysis)
         found: dict[tuple[str, str], None] = {}
-        for model in models:
-            found.update(dict.fromkeys(self._resolve(parsed, model).problems))
+        for _, resolved in self._resolved(parsed):
+            found.update(dict.fromkeys(resolved.problems))
+        comparisons = self._comparisons(parsed)
+        if len(comparisons) > _MAX_COMPARISONS:
+            text = f"the gates compare {len(comparisons)} different things, at most {_MAX_COMPARISONS} are possible"
+            found["TooManyMetrics", f"{text}: let gates share their metrics"] = None
         return tuple(Problem(reason=reason, message=message) for reason, message in list(found)[:8])
+
+    def compared(self, parsed: ParsedRollout) -> ComparedGates:
+        """Which gates read the attempt's evidence."""
+        steps, only, any_of = set[int](), set[int](), False
+        for step, resolved in self._resolved(parsed):
+            kinds_of = {isinstance(metric.what, CompareSpec) for metric in resolved.metrics}
+            any_of |= True in kinds_of
+            if step is not None and True in kinds_of:
+                steps.add(step)
+                if kinds_of == {True}:
+                    only.add(step)
+        return ComparedGates(steps=frozenset(steps), only=frozenset(only), any=any_of)
+
+    def _resolved(self, parsed: ParsedRollout) -> Iterator[tuple[int | None, Resolved]]:
+        """Every gate of the spec by its step, the background's (None) last."""
+        if parsed.model is None:
+            return
+        canary = parsed.model.strategy.canary
+        for index, step in enumerate(canary.steps):
+            if step.analysis is not None:
+                yield index, self._resolve(parsed, step.analysis)
+        if canary.analysis is not None:
+            yield None, self._resolve(parsed, canary.analysis)
+
+    def _comparisons(self, parsed: ParsedRollout) -> list[Comparison]:
+        """What the attempt compares: the same form in several gates once, the last gate's within tolerance."""
+        gates = list(self._resolved(parsed))
+        having = [
+            step for step, found in gates if any(isinstance(m.what, CompareSpec) for m in found.metrics)
+        ]
+        last = max((step for step in having if step is not None), default=None)
+        merged: dict[tuple[Comparison, bool], list[int]] = {}
+        for step, resolved in gates:
+            for metric in resolved.metrics:
+                if isinstance(metric.what, CompareSpec):
+                    item = _comparison(metric, metric.what, final=step == last)
+                    found = merged.setdefault((item, step is None), [])
+                    if step is not None:
+                        found.append(step)
+        return _named(merged)
 
     def _resolve(self, parsed: ParsedRollout, model: GateModel) -> Resolved:
         try:
             gate = gate_of(model)
         except ValueError as error:
             return Resolved(metrics=(), problems=(("SpecInvalid", str(error)),))
+        if model.preset == "default":
+            gate = replace(gate, metrics=(*gate.metrics, *_DEFAULT))
         templates, broken = self._templates(parsed.namespace, gate)
         resolved = resolve(gate, templates, self._built_in(parsed), self._sources)
         if parsed.spec is not None and parsed.spec.target.kind is TargetKind.ADAPTER:
@@ -105,15 +158,23 @@ class Gates:
         assert parsed.model is not None
         canary = parsed.model.strategy.canary
         model = canary.analysis if action.step is None else canary.steps[action.step].analysis
-        assert model is not None
         stable = parsed.status.stable
+        background = action.step is None
+        metrics = self._resolve(parsed, model).metrics if model is not None else ()
         spec = RunSpec(
             rollout=parsed.name,
             attempt=action.attempt,
             step=action.step,
             canary=_arm(gathered, action.revision),
             stable=None if stable is None else _arm(gathered, stable),
-            metrics=self._resolve(parsed, model).metrics,
+            metrics=tuple(metric for metric in metrics if not isinstance(metric.what, CompareSpec)),
+            comparisons=tuple(self._comparisons(parsed)) if background else (),
+            metrics_from=canary.analysis.starting_step if canary.analysis is not None else 0,
+            false_abort_rate=float(canary.analysis.false_abort_rate)
+            if canary.analysis is not None
+            else _RATE,
+            marks=_first_mark(parsed.status),
+            steps_hash=parsed.status.steps_hash,
         )
         return {
             "apiVersion": f"{kinds.GROUP}/{kinds.VERSION}",
@@ -155,6 +216,49 @@ class Gates:
                 }
             ],
         }
+
+
+def _default_metric(preset: str) -> MetricSpec:
+    return MetricSpec(name=preset, what=CompareSpec(compare=json.dumps({"preset": preset})))
+
+
+_DEFAULT = tuple(_default_metric(preset) for preset in (*DEFAULT_PRESETS, "e2e"))
+"""What ``preset: default`` compares; end-to-end latency informs, since it mixes the length of answers."""
+
+
+def _comparison(metric: MetricSpec, what: CompareSpec, *, final: bool) -> Comparison:
+    """Without ``require`` the last gate demands proof, the ones before that there is no sign of harm."""
+    form = json.loads(what.compare)
+    form.setdefault("require", "WithinTolerance" if final else "NoHarm")
+    return Comparison(
+        name=metric.name,
+        compare=json.dumps(form, sort_keys=True),
+        source=metric.source,
+        interval=metric.interval,
+        on_fail=metric.on_fail,
+        dry_run=metric.dry_run,
+    )
+
+
+def _named(merged: Mapping[tuple[Comparison, bool], list[int]]) -> list[Comparison]:
+    """Steps filled in (none: the background's), and names made unique: gates may compare on different terms."""
+    found: list[Comparison] = []
+    taken: set[str] = set()
+    for (item, _), steps in merged.items():
+        name, number = item.name, 2
+        while name in taken:
+            name, number = f"{item.name}-{number}", number + 1
+        taken.add(name)
+        found.append(replace(item, name=name, steps=tuple(steps)))
+    return found
+
+
+def _first_mark(status: RolloutStatus) -> tuple[RunMark, ...]:
+    """The weight in force when the run is made."""
+    if status.step_started_at is None:
+        return ()
+    weight = (status.weight.applied or ZERO) / FULL
+    return (RunMark(at=status.step_started_at, step=status.current_step, weight=weight),)
 
 
 def _by_picker(metric: MetricSpec) -> MetricSpec:

@@ -34,7 +34,7 @@ from rollouts.engine.types import (
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic import httproute
 
-__all__ = ["DEFAULT_GITOPS_MANAGERS", "GateProblems", "Gathered", "Gatherer", "ShareSource"]
+__all__ = ["DEFAULT_GITOPS_MANAGERS", "ComparedGates", "GateProblems", "Gathered", "Gatherer", "ShareSource"]
 
 DEFAULT_GITOPS_MANAGERS = ("argocd-controller", "kustomize-controller", "helm-controller")
 
@@ -54,11 +54,24 @@ class ShareSource(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedGates:
+    """Which gates read the attempt's evidence: steps, those that measure nothing else, and whether any does."""
+
+    steps: frozenset[int]
+    only: frozenset[int]
+    any: bool
+
+
 class GateProblems(Protocol):
     """Who knows whether the gates of a Rollout could be started."""
 
     def problems(self, parsed: ParsedRollout) -> tuple[Problem, ...]:
         """What keeps a gate from being started: missing templates, arguments, malformed conditions."""
+        ...
+
+    def compared(self, parsed: ParsedRollout) -> ComparedGates:
+        """Which gates read the attempt's evidence."""
         ...
 
 
@@ -104,6 +117,7 @@ class Gatherer:
         target, blocker = (None, None) if spec is None else self._resolve(parsed, spec, problems)
         if parsed.model is not None and not problems:
             problems += self._gates.problems(parsed)
+        gates = self._gates.compared(parsed)
         models = None
         if spec is not None and isinstance(spec.traffic, AdapterTraffic):
             models = self._adapters.traffic(parsed, spec.traffic, problems)
@@ -136,6 +150,9 @@ class Gatherer:
                 if current is not None and run["metadata"]["name"].startswith(current)
                 for line in gate_summaries(run)
             ),
+            compared=gates.steps,
+            only_compared=gates.only,
+            compares=gates.any,
             share=self._shares.view(key, parsed, models.spec if models is not None else None),
         )
         return Gathered(

@@ -35,6 +35,7 @@ from rollouts.engine.actions import (
     SetFinalizer,
     TerminateRun,
     UnloadAdapter,
+    UpdateRun,
     WriteTraffic,
 )
 from rollouts.engine.types import Identity, format_weight
@@ -68,6 +69,17 @@ class RunBuilder(Protocol):
     def build_job(self, gathered: Gathered, action: CreateJob) -> Object:
         """The Job object for a job step."""
         ...
+
+
+def _create_of(action: UpdateRun) -> CreateRun:
+    """The creation that would make the run as it is to be now."""
+    return CreateRun(name=action.name, step=None, revision=action.revision, attempt=action.attempt)
+
+
+def _regated(spec: Object) -> Object:
+    """What an edit of the steps changes of a run: its gates. Marks and exclusions stay."""
+    fields = ("metrics", "metricsFrom", "comparisons", "falseAbortRate", "stepsHash")
+    return {name: spec.get(name) for name in fields}
 
 
 class AdapterLoader(Protocol):
@@ -140,6 +152,9 @@ class Performer:
                 await self._create(kinds.ANALYSIS_RUN, gathered, body)
             case CreateJob():
                 await self._create(kinds.JOB, gathered, self._builder.build_job(gathered, action))
+            case UpdateRun():
+                spec = self._builder.build_run(gathered, _create_of(action))["spec"]
+                await self._patch_run(gathered, action.name, {"spec": _regated(spec)})
             case TerminateRun():
                 await self._patch_run(gathered, action.name, {"spec": {"terminate": True}})
             case MarkRun():

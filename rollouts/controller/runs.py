@@ -25,6 +25,7 @@ from rollouts.analysis.verdicts import judge_value
 from rollouts.api.runs import ParsedRun, parse_run, write_run_status
 from rollouts.controller import kinds
 from rollouts.controller.caches import Caches
+from rollouts.controller.comparing import Comparer, compared_phase
 from rollouts.controller.performing import merge_patch
 from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import NotFound
@@ -49,25 +50,46 @@ class RunReconciler:
         self._caches = caches
         self._sources = sources
         self._clock = clock
+        self._comparer = Comparer(sources, clock)
 
     async def reconcile(self, key: ObjectKey) -> float | None:
         """Measure what is due; the seconds until the next measurement, None when the run has ended."""
         raw = self._caches.runs.get(key)
         if raw is None or raw["metadata"].get("deletionTimestamp"):
+            self._comparer.forget(key)
             return None
         parsed = parse_run(raw)
         if parsed.status.phase.terminal:
+            self._comparer.forget(key)
             return None
         if parsed.spec is None:
             broken = RunStatus(phase=Phase.ERROR, message=parsed.problem, completed_at=self._clock.now())
             await self._store(raw, broken)
             return None
-        planned = plan_run(parsed.spec, parsed.status, self._clock.now())
+        run, status = parsed.spec, parsed.status
+        planned = plan_run(run, status, self._clock.now())
         if planned.due:
-            taken = await self._measure(parsed, parsed.spec, planned.due)
-            planned = plan_run(parsed.spec, planned.status, self._clock.now(), taken)
-        await self._store(raw, planned.status)
-        return None if planned.requeue_after is None else max(0.1, planned.requeue_after.total_seconds())
+            taken = await self._measure(parsed, run, planned.due)
+            planned = plan_run(run, planned.status, self._clock.now(), taken)
+        status, waits = planned.status, planned.requeue_after
+        wait = None if waits is None else waits.total_seconds()
+        if run.comparisons:
+            status, wait = await self._compare(key, run, status, wait)
+        await self._store(raw, status)
+        return None if wait is None else max(0.1, wait)
+
+    async def _compare(
+        self, key: ObjectKey, run: RunSpec, status: RunStatus, wait: float | None
+    ) -> tuple[RunStatus, float | None]:
+        """The comparisons' part of the run; a run that has ended is not judged any more."""
+        ended = status.phase in (Phase.FAILED, Phase.INCONCLUSIVE, Phase.ERROR) or run.terminate
+        if not ended and self._comparer.wait(key, run) == 0.0:
+            status = await self._comparer.compare(key, run, status)
+        status = compared_phase(run, status)
+        if status.phase.terminal:
+            return status, None
+        later = self._comparer.wait(key, run)
+        return status, later if wait is None else min(wait, later)
 
     async def _measure(
         self, parsed: ParsedRun, run: RunSpec, due: tuple[MetricSpec, ...]

@@ -30,6 +30,7 @@ __all__ = [
     "SetFinalizer",
     "TerminateRun",
     "UnloadAdapter",
+    "UpdateRun",
     "WriteReason",
     "WriteTraffic",
 ]
@@ -94,6 +95,15 @@ class CreateRun:
 
     name: str
     step: int | None
+    revision: Revision
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateRun:
+    """Tell the attempt's AnalysisRun the gates of an edited list of steps."""
+
+    name: str
     revision: Revision
     attempt: int
 
@@ -174,6 +184,7 @@ Action = (
     | ReleaseTraffic
     | CreateRun
     | TerminateRun
+    | UpdateRun
     | MarkRun
     | ExcludeInterval
     | CreateJob

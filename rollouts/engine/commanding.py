@@ -6,6 +6,7 @@ from rollouts.engine.actions import EventType
 from rollouts.engine.commands import Command, CommandAction, MalformedCommand, parse_command
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import abort
+from rollouts.engine.evidence import evidence_gate, reads_evidence
 from rollouts.engine.naming import background_run, step_run
 from rollouts.engine.observation import GateOutcome
 from rollouts.engine.starting import complete_split, start_attempt
@@ -103,7 +104,8 @@ def _promote(draft: Draft) -> str:
     index, step = draft.status.current_step, draft.step
     if isinstance(step, AnalysisStep):
         name = step_run(draft.obs.name, draft.status, index)
-        draft.set(overrides=(*draft.status.overrides, name)[-16:])
+        names = (name, evidence_gate(draft)[0]) if reads_evidence(draft) else (name,)
+        draft.set(overrides=(*draft.status.overrides, *names)[-16:])
     if isinstance(step, AnalysisStep | JobStep | PauseStep):
         draft.enter_step(index + 1)
         return f"left step {index + 1}"
@@ -117,13 +119,17 @@ def _promote(draft: Draft) -> str:
 def _override_gates(draft: Draft) -> str:
     """Leave a failed or inconclusive gate: a recorded override, never a pass."""
     judged = (GateOutcome.PAUSE, GateOutcome.INCONCLUSIVE)
-    names = tuple(sorted(name for name, gate in draft.obs.gates.items() if gate.outcome in judged))
+    names = sorted(name for name, gate in draft.obs.gates.items() if gate.outcome in judged)
+    reading, verdict = evidence_gate(draft)
+    compared = verdict is not None and verdict.outcome in judged
+    if compared:
+        names.append(reading)
     new = tuple(name for name in names if name not in draft.status.overrides)
     draft.set(overrides=(*draft.status.overrides, *new)[-16:])
     index = draft.status.current_step
     step_gate = step_run(draft.obs.name, draft.status, index)
     _release(draft)
-    if isinstance(draft.step, JobStep) or step_gate in new:
+    if isinstance(draft.step, JobStep) or step_gate in new or compared:
         draft.enter_step(index + 1)
     return f"gate overridden: {', '.join(new) or 'job'}"
 

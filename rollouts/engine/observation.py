@@ -32,6 +32,7 @@ __all__ = [
     "Problem",
     "RuleView",
     "ShareView",
+    "StepVerdict",
     "TrafficView",
 ]
 
@@ -145,6 +146,14 @@ class GateOutcome(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepVerdict:
+    """What the attempt's evidence says to the gate of one step."""
+
+    outcome: GateOutcome
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GateView:
     """An AnalysisRun (or Job) of this attempt."""
 
@@ -153,6 +162,10 @@ class GateView:
     message: str = ""
     may_pass: bool = True
     """Background runs end with the rollout: False while a metric has no good measurement yet."""
+    steps: Mapping[int, StepVerdict] = field(default_factory=dict)
+    """Runs with comparisons: verdicts for the gates of steps that have opened."""
+    steps_hash: str = ""
+    """Runs with comparisons: the list of steps that its gates belong to."""
 
 
 class JobOutcome(Enum):
@@ -193,6 +206,12 @@ class Observation:
     gates: Mapping[str, GateView] = field(default_factory=dict)
     """AnalysisRuns by name."""
     jobs: Mapping[str, JobOutcome] = field(default_factory=dict)
+    compared: frozenset[int] = frozenset()
+    """Steps whose gate reads the attempt's evidence."""
+    only_compared: frozenset[int] = frozenset()
+    """Those of them that measure nothing else, so that they need no run of their own."""
+    compares: bool = False
+    """Whether any gate, the background's included, reads the attempt's evidence."""
     summaries: tuple[GateSummary, ...] = ()
     """Verdicts of this attempt's runs in words, for ``status.analysis``."""
     share: ShareView | None = None

@@ -5,10 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from rollouts.engine.actions import CreateJob, CreateRun, EventType, MarkRun, TerminateRun, WriteReason
+from rollouts.engine.actions import (
+    CreateJob,
+    CreateRun,
+    EventType,
+    MarkRun,
+    TerminateRun,
+    UpdateRun,
+    WriteReason,
+)
 from rollouts.engine.converging import converge, step_weight
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import promote
+from rollouts.engine.evidence import evidence_gate, is_stale, reads_evidence
 from rollouts.engine.naming import background_run, job_name, step_run
 from rollouts.engine.observation import GateOutcome, GateView, JobOutcome
 from rollouts.engine.share import MIN_WINDOW, observed_weight, refutes
@@ -23,6 +32,7 @@ from rollouts.engine.types import (
     JobStep,
     PauseStep,
     Phase,
+    Revision,
     WeightStep,
     format_weight,
 )
@@ -138,16 +148,20 @@ def _background(draft: Draft) -> None:
     for other, gate in sorted(draft.obs.gates.items()):
         if gate.outcome is GateOutcome.RUNNING and other not in (name, current):
             draft.actions.append(TerminateRun(name=other))
-    if analysis is None or status.skip_gates or status.current_step < analysis.starting_step:
-        if (
-            status.skip_gates
-            and name in draft.obs.gates
-            and draft.obs.gates[name].outcome is GateOutcome.RUNNING
-        ):
+    measures = analysis is not None and status.current_step >= analysis.starting_step
+    run_view = draft.obs.gates.get(name)
+    if status.skip_gates:
+        if run_view is not None and run_view.outcome is GateOutcome.RUNNING:
             draft.actions.append(TerminateRun(name=name))
         return
-    if (status.weight.applied or ZERO) > ZERO and name not in draft.obs.gates and status.canary is not None:
-        draft.actions.append(CreateRun(name=name, step=None, revision=status.canary, attempt=status.attempt))
+    if not (measures or draft.obs.compares) or status.canary is None:
+        return
+    if run_view is None:
+        if (status.weight.applied or ZERO) > ZERO:
+            run = CreateRun(name=name, step=None, revision=status.canary, attempt=status.attempt)
+            draft.actions.append(run)
+    elif run_view.outcome is GateOutcome.RUNNING and is_stale(draft, run_view):
+        draft.actions.append(UpdateRun(name=name, revision=status.canary, attempt=status.attempt))
 
 
 def _judge_gates(draft: Draft) -> None:
@@ -163,6 +177,17 @@ def _judge_gates(draft: Draft) -> None:
                 f"{name} is inconclusive: {gate.message}; `promote` overrides it, `abort` goes back to stable"
             )
             draft.hold(HoldReason.GATE_INCONCLUSIVE, message)
+    name, verdict = evidence_gate(draft)
+    if (
+        verdict is not None
+        and verdict.outcome is GateOutcome.INCONCLUSIVE
+        and name not in draft.status.overrides
+    ):
+        message = (
+            f"{draft.where()} is inconclusive: {verdict.message} `promote` overrides it, "
+            "`abort` goes back to stable"
+        )
+        draft.hold(HoldReason.GATE_INCONCLUSIVE, message)
 
 
 def _concerns_now(draft: Draft, name: str) -> bool:
@@ -318,17 +343,43 @@ def _analyse(draft: Draft) -> None:
     _observe(draft)
     status = draft.status
     assert status.canary is not None
+    parts = [_measured_gate(draft, status.canary)] if _measures(draft) else []
+    if reads_evidence(draft):
+        parts.append(_compared_gate(draft))
+    waiting = [message for passed, message in parts if not passed]
+    if waiting:
+        message = f"{draft.where()}: {'; '.join(waiting)}"
+        draft.move(Phase.PROGRESSING, _resumed(draft), "Analysing", message)
+        return
+    told = "; ".join(message for _, message in parts if message)
+    _advance(draft, f"{draft.where()} passed{f': {told}' if told else ''}")
+
+
+def _measures(draft: Draft) -> bool:
+    return draft.status.current_step not in draft.obs.only_compared
+
+
+def _measured_gate(draft: Draft, canary: Revision) -> tuple[bool, str]:
+    """The step's own run: made when it is not there. Whether it passed, and what it says."""
+    status = draft.status
     name = step_run(draft.obs.name, status, status.current_step)
     gate = draft.obs.gates.get(name)
     if gate is None:
-        draft.actions.append(
-            CreateRun(name=name, step=status.current_step, revision=status.canary, attempt=status.attempt)
-        )
+        run = CreateRun(name=name, step=status.current_step, revision=canary, attempt=status.attempt)
+        draft.actions.append(run)
     elif gate.outcome is GateOutcome.PASSED:
-        _advance(draft, f"{draft.where()} passed{f': {gate.message}' if gate.message else ''}")
-        return
-    message = f"{draft.where()}: {_gate_message(gate, name)}"
-    draft.move(Phase.PROGRESSING, _resumed(draft), "Analysing", message)
+        return True, gate.message
+    return False, _gate_message(gate, name)
+
+
+def _compared_gate(draft: Draft) -> tuple[bool, str]:
+    """What the attempt's evidence says to this step; a person may have overridden it."""
+    name, verdict = evidence_gate(draft)
+    if name in draft.status.overrides:
+        return True, "overridden"
+    if verdict is None:
+        return False, "comparing the canary with stable"
+    return verdict.outcome is GateOutcome.PASSED, verdict.message
 
 
 def _gate_message(gate: GateView | None, name: str) -> str:
@@ -365,14 +416,14 @@ def _finish(draft: Draft) -> None:
         draft.move(Phase.PROGRESSING, _resumed(draft), "Baking", message)
         return
     if not status.skip_gates and (waiting := _unearned(draft)) is not None:
-        message = f"all steps done; {waiting} has no good measurement yet, which never counts as a pass"
+        message = f"all steps done; {waiting}"
         draft.move(Phase.PROGRESSING, _resumed(draft), "AwaitingAnalysis", message)
         return
     promote(draft)
 
 
 def _unearned(draft: Draft) -> str | None:
-    """The background run that has not earned its pass yet; None when nothing is in the way."""
+    """Why the background run has not earned its pass yet; None when nothing is in the way."""
     if draft.spec.canary.analysis is None:
         return None
     name = background_run(draft.obs.name, draft.status)
@@ -380,5 +431,6 @@ def _unearned(draft: Draft) -> str | None:
         return None
     gate = draft.obs.gates.get(name)
     if gate is None or (gate.outcome is GateOutcome.RUNNING and not gate.may_pass):
-        return name
+        said = f": {gate.message}" if gate is not None and gate.message else ""
+        return f"{name} has not earned its pass yet, and silence never counts as one{said}"
     return None

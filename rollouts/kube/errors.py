@@ -6,7 +6,6 @@ KubeError
 |   +-- ApiTimeout            no answer within the deadline; the write MAY have happened
 |   +-- TooManyRequests       429; ``retry_after`` seconds when the server said so
 |   +-- Conflict              409 on a write: somebody else wrote first; read again, plan again
-|   +-- NotLeader             nothing was sent: this process does not hold the lease
 +-- RefusedError              the same request will be refused again
     +-- NotFound              404 of an object
     +-- KindNotServed         404 of a whole kind: its CRD is not installed
@@ -31,7 +30,6 @@ __all__ = [
     "KubeError",
     "NotConfigured",
     "NotFound",
-    "NotLeader",
     "RefusedError",
     "RetryableError",
     "TooManyRequests",
@@ -68,10 +66,6 @@ class TooManyRequests(RetryableError):
 
 class Conflict(RetryableError):
     """The object changed since it was read (resourceVersion, or a ``test`` of a JSON patch)."""
-
-
-class NotLeader(RetryableError):
-    """The write was not sent, because this process does not hold the lease (any more)."""
 
 
 class RefusedError(KubeError):

@@ -1,7 +1,8 @@
 """Fuzzes the body scanner and the splice against a slow reference: ``python -m rollouts.picker.fuzz``.
 
 The reference decodes the whole body with the standard library, walks the top-level object member by member
-and replaces the last ``model`` value. Every input is fed in random chunks; the two must agree on whether
+and replaces the last ``model`` value. Every input is fed in random chunks, with strings of any length or none
+taken for long; the two must agree on whether
 the body is acceptable, on the model, and on every byte of the result.
 """
 
@@ -16,7 +17,7 @@ from typing import Any, NoReturn
 
 import click
 
-from rollouts.picker.body import MAX_DEPTH, MAX_TOKEN, BodyError, BodyScanner, Kind
+from rollouts.picker.body import LONG, MAX_DEPTH, MAX_TOKEN, BodyError, BodyScanner, Kind
 from rollouts.picker.splicing import splice
 
 __all__ = ["Mismatch", "check", "fuzz", "generate", "main", "reference"]
@@ -82,9 +83,9 @@ def _skip(text: str, pos: int) -> int:
     return pos
 
 
-def scan(chunks: list[bytes], new: bytes) -> tuple[str | None, bytes] | None:
+def scan(chunks: list[bytes], new: bytes, *, long: int = LONG) -> tuple[str | None, bytes] | None:
     """The same answer as ``reference``, by way of the product's code."""
-    scanner = BodyScanner(frozenset({"model"}))
+    scanner = BodyScanner(frozenset({"model"}), long=long)
     try:
         for chunk in chunks:
             scanner.feed(chunk)
@@ -106,7 +107,7 @@ def check(body: bytes, rng: random.Random) -> bool:
         chunks.append(body[pos : pos + size])
         pos += size
     theirs = reference(body, NEW)
-    ours = scan(chunks, NEW)
+    ours = scan(chunks, NEW, long=rng.choice((0, 2, 4, LONG)))
     if ours != theirs:
         raise Mismatch(body, ours, theirs)
     return theirs is not None

@@ -102,11 +102,27 @@ def _fields(data: bytes, pos: int, end: int) -> Iterator[tuple[int, int, int, in
 def _headers(data: bytes, start: int, end: int) -> Headers:
     """``HeaderMap``: the first value of a repeated name wins, but cookies are joined (RFC 9113 8.2.3).
 
-    This is ``_fields`` written out twice, because it is the hottest loop of a short request.
+    This is ``_fields`` written out twice, because it is the hottest loop of a short request, and once more for
+    a header as Envoy writes nearly all: a name and a raw value, all lengths below 128.
     """
     found: Headers = {}
     pos = start
     while pos < end:
+        if data[pos] == 0x0A and data[pos + 2] == 0x0A and (size := data[pos + 1]) < 0x80:
+            middle = pos + 4 + data[pos + 3]
+            stop = pos + 2 + size
+            if (
+                middle + 1 < stop <= end
+                and data[middle] == 0x1A
+                and data[middle + 1] == stop - middle - 2 < 0x80
+            ):
+                name = data[pos + 4 : middle]
+                if name not in found:
+                    found[name] = data[middle + 2 : stop]
+                elif name == b"cookie":
+                    found[name] += b"; " + data[middle + 2 : stop]
+                pos = stop
+                continue
         if data[pos] != 0x0A:  # anything but HeaderMap.headers
             for _, _, _, after in _fields(data, pos, end):
                 pos = after
@@ -200,12 +216,14 @@ def _plain_body(data: bytes) -> Incoming | None:
     if size >= 0x80:
         size, pos = _varint(data, pos - 1)
     end = pos + size
-    rest = data[end:]
-    if end > len(data) or rest not in (b"", b"\x10\x01"):
+    left = len(data) - end
+    if left == 2:
+        if data[end] != 0x10 or data[end + 1] != 1:
+            return None
+    elif left:
         return None
-    if data[0] == 0x22:
-        return RequestBody(data[pos:end], rest != b"")
-    return ResponseBody(data[pos:end], rest != b"")
+    kind = RequestBody if data[0] == 0x22 else ResponseBody
+    return kind(data[pos:end], left == 2)
 
 
 def _decode(data: bytes) -> Incoming | None:
@@ -372,15 +390,20 @@ def encode(reply: Outgoing) -> bytes:
 
 def _streamed_body(reply: BodyReply) -> bytes:
     """BodyResponse.response.body_mutation.streamed_response, with one copy of the body."""
-    head, tail = b"", b"\x10\x01" if reply.end_of_stream else b""
-    if reply.body:
-        head = b"\x0a" + _size(len(reply.body))
-    size = len(head) + len(reply.body) + len(tail)
-    for tag in (b"\x1a", b"\x1a", b"\x0a", b"\x1a" if reply.side == 0 else b"\x22"):
+    tail = b"\x10\x01" if reply.end_of_stream else b""
+    return b"".join((_streamed_head(reply.side, len(reply.body), len(tail)), reply.body, tail))
+
+
+@functools.lru_cache(maxsize=4096)
+def _streamed_head(side: int, body: int, tail: int) -> bytes:
+    """What comes before ``body`` bytes and a tail. Cached: events of a stream come in a few lengths."""
+    head = b"\x0a" + _size(body) if body else b""
+    size = len(head) + body + tail
+    for tag in (b"\x1a", b"\x1a", b"\x0a", b"\x1a" if side == 0 else b"\x22"):
         length = tag + _size(size)
         head = length + head
         size += len(length)
-    return b"".join((head, reply.body, tail))
+    return head
 
 
 def _immediate(reply: ImmediateReply) -> bytes:

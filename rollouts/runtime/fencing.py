@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
-from rollouts.kube.client import KubeClient, ListPage, PatchKind, Resource, WatchEvent
+from rollouts.kube.client import KubeClient
 from rollouts.kube.errors import ApiTimeout, Conflict, RefusedError, RetryableError, TooManyRequests
+from rollouts.kube.wrapping import Call, WrappedClient
 from rollouts.runtime.clock import Clock, Monotonic
-from rollouts.runtime.objects import Object
 
 __all__ = ["FencedClient", "NotLeading", "WriteFence"]
 
@@ -103,94 +102,16 @@ class WriteFence:
                 self._settled_at = Monotonic(self._clock.monotonic() + self._settle)
 
 
-class FencedClient:
-    """A ``KubeClient`` whose writes pass the fence; reads and watches always pass."""
+class FencedClient(WrappedClient):
+    """A ``KubeClient`` whose writes pass the fence; reads and watches always pass.
 
-    def __init__(self, client: KubeClient, fence: WriteFence) -> None:
-        self._client = client
+    Writes raise NotLeading besides the client's errors.
+    """
+
+    def __init__(self, inner: KubeClient, fence: WriteFence) -> None:
+        super().__init__(inner)
         self._fence = fence
 
-    async def get(self, resource: Resource, namespace: str | None, name: str) -> Object:
-        """Unfenced."""
-        return await self._client.get(resource, namespace, name)
-
-    async def list_page(
-        self,
-        resource: Resource,
-        namespace: str | None,
-        *,
-        limit: int = 500,
-        continue_token: str = "",
-        label_selector: str = "",
-    ) -> ListPage:
-        """Unfenced."""
-        return await self._client.list_page(
-            resource, namespace, limit=limit, continue_token=continue_token, label_selector=label_selector
-        )
-
-    def watch(
-        self,
-        resource: Resource,
-        namespace: str | None,
-        *,
-        resource_version: str,
-        timeout_seconds: int,
-        label_selector: str = "",
-    ) -> AsyncIterator[WatchEvent]:
-        """Unfenced."""
-        return self._client.watch(
-            resource,
-            namespace,
-            resource_version=resource_version,
-            timeout_seconds=timeout_seconds,
-            label_selector=label_selector,
-        )
-
-    async def create(
-        self, resource: Resource, namespace: str | None, obj: Mapping[str, Any], *, dry_run: bool = False
-    ) -> Object:
-        """Fenced. Raises NotLeading besides the client's errors."""
-        async with self._fence.writing():
-            return await self._client.create(resource, namespace, obj, dry_run=dry_run)
-
-    async def patch(
-        self,
-        resource: Resource,
-        namespace: str | None,
-        name: str,
-        patch: Any,
-        *,
-        kind: PatchKind,
-        subresource: str = "",
-        force: bool = False,
-        dry_run: bool = False,
-    ) -> Object:
-        """Fenced. Raises NotLeading besides the client's errors."""
-        async with self._fence.writing():
-            return await self._client.patch(
-                resource,
-                namespace,
-                name,
-                patch,
-                kind=kind,
-                subresource=subresource,
-                force=force,
-                dry_run=dry_run,
-            )
-
-    async def delete(
-        self,
-        resource: Resource,
-        namespace: str | None,
-        name: str,
-        *,
-        uid: str = "",
-        resource_version: str = "",
-    ) -> None:
-        """Fenced. Raises NotLeading besides the client's errors."""
-        async with self._fence.writing():
-            await self._client.delete(resource, namespace, name, uid=uid, resource_version=resource_version)
-
-    async def discover(self) -> tuple[Resource, ...]:
-        """Unfenced."""
-        return await self._client.discover()
+    def around(self, call: Call) -> AbstractAsyncContextManager[None]:
+        """The fence, around a write."""
+        return self._fence.writing() if call.writes else nullcontext()

@@ -1,0 +1,221 @@
+"""The evidence of attempts: raw counters in, verdicts out, one process per AnalysisRun with comparisons.
+
+The process lives in memory and is written to the run's status every two minutes and with each change of a verdict.
+What a restart loses are the scrapes since then: counters are cumulative, so they come back as one longer interval.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+import structlog
+
+from rollouts.analysis.comparing import Compared, evidence_spec, interval_of, judge_all
+from rollouts.analysis.evidence import (
+    Arm,
+    CheckpointError,
+    EvidenceProcess,
+    EvidenceSpec,
+    Exclusion,
+    Mark,
+    PodSample,
+    Scrape,
+    restore,
+    save,
+)
+from rollouts.analysis.gatesfile import GatesError
+from rollouts.analysis.logical import Wanted, wanted_of
+from rollouts.analysis.sources.base import Place, QueryRefused, RawPod, Source, SourceError
+from rollouts.analysis.types import ComparisonResult, Phase, RunSpec, RunStatus
+from rollouts.runtime.clock import Clock, Monotonic
+from rollouts.runtime.objects import ObjectKey
+
+__all__ = ["Comparer", "compared_phase"]
+
+_log = structlog.get_logger(__name__)
+
+CHECKPOINT_EVERY = timedelta(seconds=120)
+_DEADLINE = 15.0
+"""Seconds that one scrape of an arm may take, whatever its source allows itself."""
+
+
+@dataclass(slots=True)
+class _Attempt:
+    process: EvidenceProcess
+    spec: EvidenceSpec
+    offset: float
+    """Wall seconds at monotonic zero: jumps of the wall clock do not reach the evidence."""
+    scraped: Monotonic | None = None
+    refusal: str = ""
+
+
+class Comparer:
+    """Keeps the evidence processes of running attempts."""
+
+    def __init__(self, sources: Mapping[str, Source], clock: Clock) -> None:
+        self._sources = sources
+        self._clock = clock
+        self._attempts: dict[ObjectKey, _Attempt] = {}
+
+    def forget(self, key: ObjectKey) -> None:
+        """The run is over or gone."""
+        self._attempts.pop(key, None)
+
+    def wait(self, key: ObjectKey, run: RunSpec) -> float:
+        """Seconds until the next scrape; 0 when it is due."""
+        attempt = self._attempts.get(key)
+        if attempt is None or attempt.scraped is None:
+            return 0.0
+        elapsed = self._clock.monotonic() - attempt.scraped
+        return max(0.0, interval_of(run.comparisons).total_seconds() - elapsed)
+
+    async def compare(self, key: ObjectKey, run: RunSpec, status: RunStatus) -> RunStatus:
+        """Scrape both arms and judge; the status to store, which is the old one while nothing new is to be said."""
+        try:
+            attempt = self._attempt(key, run, status)
+        except (GatesError, ValueError) as error:
+            return replace(status, phase=Phase.ERROR, message=f"the comparisons cannot be judged: {error}")
+        now = self._clock.now()
+        at = attempt.offset + self._clock.monotonic()
+        attempt.scraped = self._clock.monotonic()
+        process = attempt.process
+        process.schedule(_marks(run), _exclusions(run))
+        pods = await self._scrape(key.namespace, run, attempt)
+        process.observe(Scrape(at=at, pods=pods))
+        found = judge_all(process, run.comparisons, _marks(run), status.gates, at)
+        if not self._worth_storing(run, status, found, now):
+            return status
+        try:
+            checkpoint = save(process)
+        except CheckpointError as error:
+            _log.warning("checkpoint_too_large", run=str(key), reason=str(error))
+            checkpoint = ""
+        if found.failure is not None:
+            text, asks = found.failure
+            status = replace(
+                status, phase=Phase.FAILED, decision=asks, completed_at=now.replace(microsecond=0)
+            )
+        return replace(
+            status,
+            comparisons=found.results,
+            gates=found.gates,
+            checkpoint=checkpoint,
+            judged_at=now.replace(microsecond=0),
+            message=(text if found.failure is not None else attempt.refusal)[:1024],
+        )
+
+    def _attempt(self, key: ObjectKey, run: RunSpec, status: RunStatus) -> _Attempt:
+        spec = evidence_spec(run.comparisons, run.false_abort_rate)
+        known = self._attempts.get(key)
+        if known is not None and known.spec == spec:
+            return known
+        process = EvidenceProcess(spec)
+        if status.checkpoint:
+            try:
+                process = restore(spec, status.checkpoint)
+            except CheckpointError as error:
+                _log.warning("evidence_starts_again", run=str(key), reason=str(error))
+        offset = self._clock.now().timestamp() - self._clock.monotonic()
+        self._attempts[key] = _Attempt(process=process, spec=spec, offset=offset)
+        return self._attempts[key]
+
+    def _worth_storing(self, run: RunSpec, status: RunStatus, found: Compared, now: datetime) -> bool:
+        """A changed verdict at once, figures every two minutes (or four intervals, where those are shorter)."""
+
+        def verdicts(results: tuple[ComparisonResult, ...]) -> list[tuple[str, str, str]]:
+            return [(result.name, result.verdict, result.reason) for result in results]
+
+        if found.failure is not None or status.judged_at is None:
+            return True
+        if verdicts(found.results) != verdicts(status.comparisons):
+            return True
+        if [(g.step, g.verdict) for g in found.gates] != [(g.step, g.verdict) for g in status.gates]:
+            return True
+        age = min(CHECKPOINT_EVERY, 4 * interval_of(run.comparisons))
+        return now - status.judged_at >= age or now < status.judged_at
+
+    # --- collecting ---
+
+    async def _scrape(self, namespace: str, run: RunSpec, attempt: _Attempt) -> tuple[PodSample, ...]:
+        """One sample per pod and arm; a source that says nothing leaves its pods missing."""
+        wanted = wanted_of(attempt.spec)
+        names = sorted({item.source for item in run.comparisons})
+        arms = [(Arm.STABLE, run.stable), (Arm.CANARY, run.canary)]
+        asked = [
+            self._ask(name, Place(namespace=namespace, arm=ref), arm, wanted, attempt)
+            for name in names
+            for arm, ref in arms
+            if ref is not None
+        ]
+        merged: dict[tuple[Arm, str], PodSample] = {}
+        for samples in await asyncio.gather(*asked):
+            for sample in samples:
+                key = (sample.arm, sample.pod)
+                merged[key] = _joined(merged[key], sample) if key in merged else sample
+        return tuple(merged[key] for key in sorted(merged))
+
+    async def _ask(
+        self, name: str, place: Place, arm: Arm, wanted: Wanted, attempt: _Attempt
+    ) -> list[PodSample]:
+        source = self._sources.get(name)
+        if source is None:
+            attempt.refusal = f"no source is called {name}"
+            return []
+        try:
+            async with asyncio.timeout(_DEADLINE):
+                found: Mapping[str, RawPod] = await source.raw(
+                    wanted.raw_names(source.dialect), place, self._clock.now()
+                )
+        except (SourceError, TimeoutError) as error:
+            why = str(error) or f"source {name} does not answer"
+            attempt.refusal = why if isinstance(error, QueryRefused) else attempt.refusal
+            _log.info("arm_not_scraped", source=name, arm=place.arm.name, reason=why)
+            return []
+        attempt.refusal = ""
+        return [
+            wanted.sample(raw.sample, source.dialect, arm, pod, raw.started)
+            for pod, raw in sorted(found.items())
+        ]
+
+
+def compared_phase(run: RunSpec, status: RunStatus) -> RunStatus:
+    """The run's phase, comparisons included: they end with the attempt, and their background gate has to be earned."""
+    if not run.comparisons or status.phase in (Phase.FAILED, Phase.INCONCLUSIVE, Phase.ERROR):
+        return status
+    background = [gate for gate in status.gates if gate.step is None]
+    needed = any(not item.steps and not item.dry_run for item in run.comparisons)
+    earned = not needed or any(gate.verdict == "Pass" for gate in background)
+    told = "; ".join(text for text in (status.message, _summary(status)) if text)[:1024]
+    if run.terminate:
+        return replace(status, phase=Phase.SUCCESSFUL, earned=status.earned and earned)
+    return replace(
+        status, phase=Phase.RUNNING, completed_at=None, message=told, earned=status.earned and earned
+    )
+
+
+def _summary(status: RunStatus) -> str:
+    return "; ".join(f"{item.name} {item.effect or 'no estimate yet'}" for item in status.comparisons)
+
+
+def _marks(run: RunSpec) -> tuple[Mark, ...]:
+    return tuple(Mark(at=m.at.timestamp(), step=m.step, weight=m.weight) for m in run.marks)
+
+
+def _exclusions(run: RunSpec) -> tuple[Exclusion, ...]:
+    return tuple(
+        Exclusion(start=start.timestamp(), end=end.timestamp()) for start, end in run.exclude if start <= end
+    )
+
+
+def _joined(left: PodSample, right: PodSample) -> PodSample:
+    """One pod as two sources see it."""
+    return replace(
+        left,
+        counters={**right.counters, **left.counters},
+        gauges={**right.gauges, **left.gauges},
+        histograms={**right.histograms, **left.histograms},
+        started=left.started if left.started is not None else right.started,
+    )
