@@ -1,4 +1,4 @@
-"""The lease fence, and the count of requests."""
+"""The lease fence around the count of requests, as the controller wears them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from rollouts.kube.client import PatchKind, Resource
-from rollouts.kube.errors import NotFound, NotLeader, RetryableError
-from rollouts.kube.writeguard import GuardedClient, RequestRecord
+from rollouts.kube.counting import CountingClient, RequestRecord
+from rollouts.kube.errors import NotFound, RetryableError
 from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
+from rollouts.lab.testing.clock import Timeline, VirtualClock
+from rollouts.runtime.fencing import FencedClient, NotLeading, WriteFence
 
 MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 BODY: dict[str, Any] = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}}
@@ -21,21 +23,24 @@ BODY: dict[str, Any] = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"n
 class Fence:
     """A lease that a test can take away, and what was counted."""
 
-    open: bool = True
     seconds: float = 0.0
     records: list[RequestRecord] = field(default_factory=list)
     api: MemoryApi = field(default_factory=MemoryApi)
+    fence: WriteFence = field(default_factory=lambda: WriteFence(VirtualClock(Timeline())))
 
-    def client(self) -> GuardedClient:
+    def __post_init__(self) -> None:
+        self.fence.open_for_ever()
+
+    def client(self) -> FencedClient:
         def tick() -> float:
             self.seconds += 0.5
             return self.seconds
 
         inner = MemoryKubeClient(self.api)
-        return GuardedClient(inner, lambda: self.open, on_request=self.records.append, monotonic=tick)
+        return FencedClient(CountingClient(inner, self.records.append, monotonic=tick), self.fence)
 
 
-Write = Callable[[GuardedClient], Awaitable[Any]]
+Write = Callable[[FencedClient], Awaitable[Any]]
 WRITES: dict[str, Write] = {
     "create": lambda c: c.create(MAPS, "default", {**BODY, "metadata": {"name": "d"}}),
     "create, dry run": lambda c: c.create(MAPS, "default", {**BODY, "metadata": {"name": "d"}}, dry_run=True),
@@ -50,9 +55,9 @@ async def test_without_the_lease_nothing_is_sent_and_nothing_counted(write: Writ
     fence = Fence()
     await MemoryKubeClient(fence.api).create(MAPS, "default", BODY)
     before = fence.api.revision
-    fence.open = False
+    fence.fence.close()
 
-    with pytest.raises(NotLeader, match="lease") as caught:
+    with pytest.raises(NotLeading, match="lease") as caught:
         await write(fence.client())
 
     assert isinstance(caught.value, RetryableError)
@@ -71,7 +76,8 @@ async def test_with_the_lease_a_write_passes_and_is_counted(write: Write) -> Non
 
 
 async def test_reading_needs_no_lease() -> None:
-    fence = Fence(open=False)
+    fence = Fence()
+    fence.fence.close()
     client = fence.client()
     with pytest.raises(NotFound):
         await client.get(MAPS, "default", "c")
@@ -92,9 +98,9 @@ async def test_the_lease_is_asked_before_each_write() -> None:
     fence = Fence()
     client = fence.client()
     await client.create(MAPS, "default", BODY)
-    fence.open = False
+    fence.fence.close()
 
-    with pytest.raises(NotLeader):
+    with pytest.raises(NotLeading):
         await client.delete(MAPS, "default", "c")
     assert (await client.get(MAPS, "default", "c"))["metadata"]["name"] == "c"
 
