@@ -85,6 +85,8 @@ class Field(NamedTuple):
 
     def text(self) -> str:
         """The decoded string, or a scalar as it is written. Lone surrogates become U+FFFD."""
+        if self.kind is Kind.STRING and self.raw.isascii() and "\\" not in self.raw:
+            return self.raw[1:-1]
         source = self.raw.encode("latin-1").decode("utf-8")
         if self.kind is not Kind.STRING:
             return source
@@ -260,15 +262,17 @@ class BodyScanner:
         return pos + 1
 
     def _value(self, text: str, pos: int) -> int:
-        if self._stack[-1] == "[":
-            end = _INTEGERS.match(text, pos).end()  # type: ignore[union-attr]  # matches the empty string
-            if end > pos:
-                self._state = _State.VALUE
-                pos = end
-        pos = _WS.match(text, pos).end()  # type: ignore[union-attr]  # matches the empty string
-        if pos == len(text):
-            return pos
         char = text[pos]
+        if char not in '"{[':
+            if self._stack[-1] == "[":
+                end = _INTEGERS.match(text, pos).end()  # type: ignore[union-attr]  # matches the empty string
+                if end > pos:
+                    self._state = _State.VALUE
+                    pos = end
+            pos = _WS.match(text, pos).end()  # type: ignore[union-attr]  # matches the empty string
+            if pos == len(text):
+                return pos
+            char = text[pos]
         wanted = self._key if len(self._stack) == 1 else ""
         if char == '"':
             self._begin_string(pos, capture=wanted != "")

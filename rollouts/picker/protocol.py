@@ -14,6 +14,7 @@ The rules, from Envoy's ``external_processor.proto`` and proposal 004 of the Gat
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 
 from rollouts.picker.body import BodyError, BodyScanner, Field, Kind
 from rollouts.picker.endpoints import SUBSET_KEY, SUBSET_NAMESPACE, parse_subset
+from rollouts.picker.held import HeldBody
 from rollouts.picker.measure import Ending, ResponseMeter
 from rollouts.picker.messages import (
     BodyMode,
@@ -43,7 +45,7 @@ from rollouts.picker.messages import (
 from rollouts.picker.messages import Protocol as Modes
 from rollouts.picker.ports import BufferBudget, Observer, Routing
 from rollouts.picker.prefix import BLOCK, MAX_BLOCKS
-from rollouts.picker.refusals import OVERLOADED, bad_request, immediate, too_large
+from rollouts.picker.refusals import bad_request, immediate, too_large
 from rollouts.picker.restore import NameRestorer
 from rollouts.picker.routing import PROMPTS, Decision, Refusal, Request
 from rollouts.picker.splicing import splice
@@ -60,13 +62,13 @@ __all__ = [
 DESTINATION = b"x-gateway-destination-endpoint"
 
 # What only the picker may say, and what was meant for the picker alone.
-_STRIPPED = (
+_STRIPPED = frozenset((
     b"x-gateway-destination-endpoint-served",
     b"x-gateway-destination-endpoint-subset",
     b"x-gateway-inference-objective",
     b"x-gateway-inference-fairness-id",
     b"x-gateway-model-name-rewrite",
-)
+))  # fmt: skip
 
 
 _MAX_LAST, _TAIL = 16_384, 512
@@ -98,13 +100,26 @@ class _Answer(NamedTuple):
     field: Field | None  # the model value to replace
 
 
+class _Routed(NamedTuple):
+    """The part of a reply that routes the request, in the order of ``HeadersReply`` and ``BufferedReply``."""
+
+    set_headers: tuple[tuple[bytes, bytes], ...]
+    remove_headers: tuple[bytes, ...]
+    clear_route_cache: bool
+    endpoint: bytes
+
+
+@functools.lru_cache(maxsize=1024)
+def _json(name: str) -> bytes:
+    """A name as it stands in the body. Cached: a split has a handful of targets."""
+    return json.dumps(name, ensure_ascii=False).encode("utf-8", "replace")
+
+
 class Exchange:
     """The life of one HTTP request. ``receive`` gives the replies; ``closing``: end the stream after them."""
 
     __slots__ = (
         "_answer",
-        "_budget",
-        "_chunks",
         "_headers",
         "_held",
         "_meter",
@@ -121,11 +136,9 @@ class Exchange:
     def __init__(self, routing: Routing, observer: Observer, budget: BufferBudget) -> None:
         self._routing = routing
         self._observer = observer
-        self._budget = budget
         self._headers: Headers = {}
         self._modes = Modes()
-        self._chunks: deque[bytes] = deque()
-        self._held = 0
+        self._held = HeldBody(budget)
         self._scanner: BodyScanner | None = None
         self._subset: object = None
         self._answer: _Answer | None = None
@@ -146,7 +159,7 @@ class Exchange:
 
     def disconnect(self, now: float) -> None:
         """The stream is over, whoever ended it. Safe to call more than once."""
-        self._release()
+        self._held.release()
         if self._meter is not None:
             self._report(Ending.ABORTED, now)
         self.state = State.DONE
@@ -160,7 +173,9 @@ class Exchange:
         if message.end_of_stream or mode in (BodyMode.NONE, BodyMode.STREAMED, BodyMode.GRPC):
             # No body, or none that may be held back: a pod is all there is to choose.
             self.state = State.ANSWERED if message.end_of_stream else State.UNBUFFERED
-            return self._decide(Request(self._headers, subset=parse_subset(self._subset)), None, now)
+            request = Request(self._headers, subset=parse_subset(self._subset))
+            refused = self._decide(request, None, now)
+            return refused or (HeadersReply(Side.REQUEST, *self._routed(None)),)
         self._scanner = BodyScanner(self._routing.body_fields)
         self.state = State.REQUEST_BODY
         return (HeadersReply(Side.REQUEST),) if mode is not BodyMode.FULL_DUPLEX_STREAMED else ()
@@ -174,14 +189,8 @@ class Exchange:
         assert self._scanner is not None  # set on entering this state
         if message.metadata:
             self._hint(message.metadata)
-        size = len(message.body)
-        if self._held + size > self._budget.body_limit:
-            return self._refuse(too_large(self._budget.body_limit))
-        if self._budget.used + size > self._budget.total_limit:
-            return self._refuse(OVERLOADED)
-        self._held += size
-        self._budget.used += size
-        self._chunks.append(message.body)
+        if (refusal := self._held.add(message.body)) is not None:
+            return self._refuse(refusal)
         try:
             self._scanner.feed(message.body)
         except BodyError as error:
@@ -190,7 +199,7 @@ class Exchange:
             return self._body_complete(now, trailers=False)
         if self._modes.request_body is BodyMode.FULL_DUPLEX_STREAMED:
             return ()
-        return self._refuse(too_large(self._held))  # BUFFERED_PARTIAL: Envoy's buffer was too small
+        return self._refuse(too_large(self._held.size))  # BUFFERED_PARTIAL: Envoy's buffer was too small
 
     def _on_trailers(self, message: RequestTrailers, now: float) -> Iterable[Outgoing]:
         return self._body_complete(now, trailers=True)
@@ -204,11 +213,10 @@ class Exchange:
             return self._refuse(bad_request(str(error)))
         self._scanner = None
         self.state = State.ANSWERED
-        replies = self._decide(request, field, now)
-        if self._answer is None:
-            return replies
+        if refused := self._decide(request, field, now):
+            return refused
         if self._modes.request_body is BodyMode.FULL_DUPLEX_STREAMED:
-            return self._stream(replies, trailers=trailers)
+            return self._stream(trailers=trailers)
         return self._buffered()
 
     def _read(self, scanner: BodyScanner) -> tuple[Request, Field]:
@@ -218,22 +226,11 @@ class Exchange:
             raise BodyError('the request needs a "model" that is a string')
         prompt = next((fields[name].start for name in PROMPTS if name in fields), None)
         wanted = {name: field.text() for name, field in fields.items() if name != "model" and field.raw}
-        begin = b"" if prompt is None else self._bytes(prompt, BLOCK * MAX_BLOCKS)
+        begin = b"" if prompt is None else self._held.read(prompt, BLOCK * MAX_BLOCKS)
         return Request(self._headers, model.text(), wanted, begin, parse_subset(self._subset)), model
 
-    def _bytes(self, start: int, size: int) -> bytes:
-        """Bytes of the body from ``start`` on; from one chunk and the next are enough for a hash."""
-        found = b""
-        for chunk in self._chunks:
-            if start < len(chunk):
-                found += chunk[start : start + size - len(found)]
-                if len(found) >= size:
-                    break
-            start = max(0, start - len(chunk))
-        return found
-
     def _decide(self, request: Request, field: Field | None, now: float) -> tuple[Outgoing, ...]:
-        """The header reply of a decision, or the refusal."""
+        """The refusal, or nothing when there is a decision, which is kept."""
         outcome = self._routing.route(request, now)
         if isinstance(outcome, Refusal):
             return self._refuse(outcome)
@@ -244,27 +241,32 @@ class Exchange:
         if outcome.restored:
             self._restorer = NameRestorer(outcome.model, outcome.target)
         self.closing = not (outcome.measured or outcome.restored)
-        address = outcome.endpoint.address.encode()
-        stripped = tuple(name for name in _STRIPPED if name in self._headers)
-        return (HeadersReply(Side.REQUEST, ((DESTINATION, address),), stripped, True, address),)
+        return ()
 
-    def _stream(self, replies: tuple[Outgoing, ...], *, trailers: bool) -> Iterator[Outgoing]:
+    def _routed(self, length: int | None) -> _Routed:
+        """What the decision does to the headers; ``length`` of a body that has a known one."""
+        assert self._answer is not None  # the callers checked
+        address = self._answer.decision.endpoint.address.encode()
+        headers: tuple[tuple[bytes, bytes], ...] = ((DESTINATION, address),)
+        if length is not None:
+            headers = (*headers, (b"content-length", b"%d" % length))
+        stripped = (
+            () if _STRIPPED.isdisjoint(self._headers) else tuple(sorted(_STRIPPED & self._headers.keys()))
+        )
+        return _Routed(headers, stripped, True, address)
+
+    def _stream(self, *, trailers: bool) -> Iterator[Outgoing]:
         """Headers, body, trailers of a full-duplex request. Bytes are let go of as they are sent."""
-        assert self._answer is not None  # the caller checked
-        field = self._answer.field
-        start, end, new = (0, 0, b"") if field is None else (field.start, field.end, self._new_value())
-        length = self._held - (end - start) + len(new)
-        head = replies[0]
-        assert isinstance(head, HeadersReply)  # of _decide
-        if length and not trailers:  # HTTP/1.1 has trailers only where there is no content-length
-            head = head._replace(set_headers=(*head.set_headers, (b"content-length", b"%d" % length)))
-        yield head
-        pieces = splice(self._chunks, start, end, new)
+        start, end, new = self._change()
+        length = self._held.size - (end - start) + len(new)
+        # HTTP/1.1 has trailers only where there is no content-length.
+        yield HeadersReply(Side.REQUEST, *self._routed(None if trailers or not length else length))
+        pieces = splice(self._held.chunks, start, end, new)
         previous = next(pieces)
         for piece in pieces:
             yield BodyReply(Side.REQUEST, previous, False)
             previous = piece
-        self._release()
+        self._held.release()
         if self.closing and len(previous) > _MAX_LAST:
             yield BodyReply(Side.REQUEST, previous[:-_TAIL], False)
             previous = previous[-_TAIL:]
@@ -274,39 +276,28 @@ class Exchange:
 
     def _buffered(self) -> Iterable[Outgoing]:
         """The reply to a buffered body: in this mode it may still change the headers."""
-        assert self._answer is not None  # the caller checked
-        address = self._answer.decision.endpoint.address.encode()
-        headers: tuple[tuple[bytes, bytes], ...] = ((DESTINATION, address),)
-        stripped = tuple(name for name in _STRIPPED if name in self._headers)
-        body = None
-        if self._answer.field is not None:
-            field = self._answer.field
-            parts = splice(self._chunks, field.start, field.end, self._new_value())
-            body = b"".join(parts)
-            headers = (*headers, (b"content-length", b"%d" % len(body)))
-        self._release()
-        return (BufferedReply(Side.REQUEST, body, headers, stripped, True, address),)
+        start, end, new = self._change()
+        body = b"".join(splice(self._held.chunks, start, end, new)) if new else None
+        self._held.release()
+        return (BufferedReply(Side.REQUEST, body, *self._routed(None if body is None else len(body))),)
 
-    def _new_value(self) -> bytes:
+    def _change(self) -> tuple[int, int, bytes]:
+        """(start, end, what to put there) of the change to the body; nothing in place of nothing for none."""
         assert self._answer is not None  # the callers checked
-        return json.dumps(self._answer.decision.target, ensure_ascii=False).encode("utf-8", "replace")
+        field = self._answer.field
+        return (0, 0, b"") if field is None else (field.start, field.end, _json(self._answer.decision.target))
 
     def _refuse(self, refusal: Refusal) -> tuple[Outgoing, ...]:
         self._observer.refused(refusal)
-        self._release()
+        self._held.release()
         self.state = State.DONE
         self.closing = True
         return (immediate(refusal),)
 
-    def _release(self) -> None:
-        self._budget.used -= self._held
-        self._held = 0
-        self._chunks.clear()
-
     # --- the response -----------------------------------------------------------------------------
 
     def _on_response_headers(self, message: ResponseHeaders, now: float) -> Iterable[Outgoing]:
-        self._release()  # a local reply may come before the request body has ended
+        self._held.release()  # a local reply may come before the request body has ended
         self._scanner = None
         if self.state is State.START:
             self._modes = message.protocol
