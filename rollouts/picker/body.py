@@ -15,15 +15,15 @@ nesting is limited to ``MAX_DEPTH`` and a number to ``MAX_TOKEN`` characters.
 from __future__ import annotations
 
 import codecs
-import json
 import re
 from enum import Enum
 from json.decoder import scanstring  # type: ignore[attr-defined]  # the C scanner of the stdlib decoder
-from typing import NamedTuple
 
 from pydantic_core import from_json
 
-__all__ = ["LONG", "MAX_DEPTH", "MAX_TOKEN", "BodyError", "BodyScanner", "Field", "Kind"]
+from rollouts.picker.members import BodyError, Field, Kind
+
+__all__ = ["LONG", "MAX_DEPTH", "MAX_TOKEN", "BodyScanner"]
 
 MAX_DEPTH = 512
 """Chat requests with tool schemas reach about 20; vLLM's own parser gives up near 1000."""
@@ -56,42 +56,6 @@ _SIMPLE_MEMBER = re.compile(
 )
 # Prompts may be arrays of token ids: swallow a run of them in one step.
 _INTEGERS = re.compile(r"(?:(?:[1-9][0-9]*+|0),[ \t\n\r]*+)*+")
-
-
-class BodyError(ValueError):
-    """The body is not a JSON object that this picker accepts. The message says why."""
-
-
-class Kind(Enum):
-    """JSON types, as far as they matter here."""
-
-    STRING = "string"
-    SCALAR = "number, true, false or null"
-    CONTAINER = "object or array"
-
-
-class Field(NamedTuple):
-    """A wanted top-level member: offsets in bytes of its value, quotes included, end exclusive.
-
-    ``raw`` is the value's source text, one character per byte, empty for containers and when ``clipped``.
-    ``end`` of a container is its start.
-    """
-
-    kind: Kind
-    start: int
-    end: int
-    raw: str
-    clipped: bool = False
-
-    def text(self) -> str:
-        """The decoded string, or a scalar as it is written. Lone surrogates become U+FFFD."""
-        if self.kind is Kind.STRING and self.raw.isascii() and "\\" not in self.raw:
-            return self.raw[1:-1]
-        source = self.raw.encode("latin-1").decode("utf-8")
-        if self.kind is not Kind.STRING:
-            return source
-        value: str = json.loads(source)
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class _State(Enum):

@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 
 import click
 
-from rollouts.picker.body import LONG, MAX_DEPTH, MAX_TOKEN, BodyError, BodyScanner, Kind
+from rollouts.picker.body import LONG, MAX_DEPTH, MAX_TOKEN, BodyScanner
+from rollouts.picker.members import BodyError, Kind
 from rollouts.picker.splicing import splice
 
 __all__ = ["Mismatch", "check", "fuzz", "generate", "main", "reference"]

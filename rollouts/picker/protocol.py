@@ -21,10 +21,11 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import Any, NamedTuple
 
-from rollouts.picker.body import BodyError, BodyScanner, Field, Kind
+from rollouts.picker.body import BodyScanner
 from rollouts.picker.endpoints import SUBSET_KEY, SUBSET_NAMESPACE, parse_subset
 from rollouts.picker.held import HeldBody
 from rollouts.picker.measure import Ending, ResponseMeter
+from rollouts.picker.members import BodyError, Field, Kind
 from rollouts.picker.messages import (
     BodyMode,
     BodyReply,

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from collections import deque
 
-from rollouts.picker.body import BodyError, BodyScanner, Kind
+from rollouts.picker.body import BodyScanner
+from rollouts.picker.members import BodyError, Kind
 from rollouts.picker.splicing import splice
 
 __all__ = ["MAX_HELD", "NameRestorer"]

@@ -1,6 +1,6 @@
 """The gRPC shell: one coroutine per stream between Envoy and an ``Exchange``.
 
-Messages are handed over as raw bytes: ``wire`` reads and writes them, so no generated class is built for
+Messages are handed over as raw bytes: ``wire`` reads and ``encoding`` writes them, so no generated class is built for
 them. The loop of a stream holds no state of its own, and whatever goes wrong in one stays in it.
 
 The method is registered as one that returns a single message at its end, and writes the others itself: this
@@ -22,9 +22,10 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from rollouts.picker.encoding import encode
 from rollouts.picker.ports import BufferBudget, Observer, Routing
 from rollouts.picker.protocol import Exchange, ProtocolError
-from rollouts.picker.wire import WireError, decode, encode
+from rollouts.picker.wire import WireError, decode
 
 __all__ = ["EXT_PROC_SERVICE", "HEALTH_NAMES", "LIVENESS", "PickerServer", "ServerConfig"]
 

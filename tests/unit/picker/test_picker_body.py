@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rollouts.picker import body as body_module
 from rollouts.picker import fuzz
-from rollouts.picker.body import MAX_CAPTURE, MAX_DEPTH, BodyError, BodyScanner, Kind
+from rollouts.picker.body import LONG, MAX_CAPTURE, MAX_DEPTH, BodyScanner
+from rollouts.picker.members import BodyError, Kind
 from rollouts.picker.splicing import MAX_CHUNK, splice
 
 WANTED = frozenset({"model", "user", "messages"})
@@ -166,6 +168,49 @@ def test_a_large_body_is_linear_in_one_byte_chunks_and_leaves_in_small_pieces() 
     body = b'{"model":"a","prompt":"' + b"\\u00e9\\\\" * 20_000 + b'"}'
     assert rewrite(body, "bb", 1) == body.replace(b'"a"', b'"bb"')
     assert max(map(len, splice(deque([body]), 0, 0, b""))) == MAX_CHUNK
+
+
+TEXT = "A line of text.\\n" * 400
+LONG_STRINGS = {
+    "it ends close to the end": (TEXT, "}", True),
+    "much follows it": (TEXT, ', "tools": "' + "x" * 9000 + '"}', True),
+    "quotes in it, one at its end": (TEXT + 'a \\"word\\"', "}", True),
+    "what looks like its end is escaped": (TEXT + '\\"}', "}", True),
+    "a backslash before its end": (TEXT + "\\\\", "}", True),
+    "letters beyond ASCII": (TEXT + "é€😀" * 500, "}", True),
+    "half a surrogate pair": (TEXT + "\\ud800", "}", True),
+    "a control character": (TEXT + "\t", "}", False),
+    "an escape that does not exist": (TEXT + "\\x", "}", False),
+    "an escape that is too short": (TEXT + "\\u12", "}", False),
+    "it does not end": (TEXT, None, False),
+    "an escape cut off at the end": (TEXT + "\\", None, False),
+}
+
+
+@pytest.mark.parametrize("size", [1 << 20, 7000, 4096, 4095])
+@pytest.mark.parametrize("sentence", LONG_STRINGS)
+def test_a_long_string_is_judged_like_a_short_one(sentence: str, size: int) -> None:
+    text, after, good = LONG_STRINGS[sentence]
+    body = f'{{"model":"a","prompt":"{text}' + ("" if after is None else f'"{after}')
+    chunks = [body.encode()[at : at + size] for at in range(0, len(body.encode()), size)]
+
+    assert len(text) > LONG
+    assert (fuzz.scan(chunks, b'"b"') is not None) is good
+    assert fuzz.scan(chunks, b'"b"') == fuzz.reference(body.encode(), b'"b"')
+
+
+def test_guesses_are_bounded_per_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    guesses = []
+
+    def count(text: str) -> object:
+        guesses.append(text)
+        return json.loads(text)
+
+    monkeypatch.setattr(body_module, "from_json", count)
+    strings = ",".join(f'"{"x" * LONG}"' for _ in range(200))
+    scan(b'{"model":"a","messages":[' + strings.encode() + b"]}")
+
+    assert len(guesses) == 3
 
 
 def test_short_fuzz_run_with_its_corpus() -> None:

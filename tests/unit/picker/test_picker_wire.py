@@ -9,7 +9,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollouts.picker import wire
+from rollouts.picker import encoding, wire
 from rollouts.picker.messages import (
     BodyMode,
     BodyReply,
@@ -119,20 +119,60 @@ def test_metadata_is_read(tree: Any, key: str) -> None:
     assert wire.metadata_value(got.metadata, b"nowhere", b"k") is None
 
 
+@pytest.mark.parametrize("name", [1, 2, 60, 127, 128])
+@pytest.mark.parametrize("value", [0, 1, 61, 62, 63, 64, 122, 123, 124, 127, 128, 200])
+def test_headers_of_every_length_are_read(name: int, value: int) -> None:
+    headers = {b"n" * name: b"v" * value, b"last": b"x"}
+
+    got = wire.decode(request_headers(headers, True).SerializeToString())
+
+    assert isinstance(got, RequestHeaders)
+    assert got.headers == headers
+
+
+BROKEN_HEADERS = {
+    "a header that is longer than its map": b"\x0a\x09\x0a\x01a\x1a\x09v",
+    "a header with a value that is longer than the map": b"\x0a\x0e\x0a\x01a\x1a\x09v",
+    "a value that is longer than its header": b"\x0a\x06\x0a\x01a\x1a\x09v" + b"\x0a\x06\x0a\x01b\x1a\x01v",
+    "a name that is longer than its header": b"\x0a\x06\x0a\x7fa\x1a\x01v",
+    "a field that a header does not have": b"\x0a\x06\x0a\x01a\x22\x01v",
+    "a header that is cut off": b"\x0a\x06\x0a",
+}
+
+
+@pytest.mark.parametrize("sentence", BROKEN_HEADERS)
+def test_a_broken_header_is_refused(sentence: str) -> None:
+    headers = BROKEN_HEADERS[sentence]
+    part = b"\x0a" + bytes((len(headers),)) + headers
+
+    with pytest.raises(wire.WireError):
+        wire.decode(b"\x12" + bytes((len(part),)) + part)
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 127, 128, 16_350, 16_384, 62_000])
+@pytest.mark.parametrize("end", [False, True])
+def test_streamed_bodies_of_every_length_are_written(size: int, end: bool) -> None:
+    for side in Side:
+        message = ext_proc.ProcessingResponse.FromString(encoding.encode(BodyReply(side, b"x" * size, end)))
+        body = message.request_body if side is Side.REQUEST else message.response_body
+        streamed = body.response.body_mutation.streamed_response
+        assert (len(streamed.body), streamed.end_of_stream) == (size, end)
+
+
 def test_metadata_that_is_nested_without_end_is_refused() -> None:
     data = b"\x1a\x00"
     for _ in range(200):
         data = (
             b"\x32"
-            + wire._size(len(data) + 1 + len(wire._size(len(data))))
+            + encoding._size(len(data) + 1 + len(encoding._size(len(data))))
             + b"\x0a"
-            + wire._size(len(data))
+            + encoding._size(len(data))
             + data
         )
-    entry = b"\x0a\x01k\x12" + wire._size(len(data)) + data
-    struct = b"\x0a" + wire._size(len(entry)) + entry
-    outer = b"\x0a\x01s\x12" + wire._size(len(struct)) + struct
-    metadata = b"\x0a" + wire._size(len(outer)) + outer
+    entry = b"\x0a\x01k\x12" + encoding._size(len(data)) + data
+    struct = b"\x0a" + encoding._size(len(entry)) + entry
+    outer = b"\x0a\x01s\x12" + encoding._size(len(struct)) + struct
+    metadata = b"\x0a" + encoding._size(len(outer)) + outer
 
     with pytest.raises(wire.WireError, match="deep"):
         wire.metadata_value(metadata, b"s", b"k")
@@ -200,10 +240,10 @@ def test_header_and_buffered_replies_are_written(
     side: Side, pairs: Any, remove: Any, clear: bool, endpoint: bytes, body: bytes | None
 ) -> None:
     header = ext_proc.ProcessingResponse.FromString(
-        wire.encode(HeadersReply(side, pairs, remove, clear, endpoint))
+        encoding.encode(HeadersReply(side, pairs, remove, clear, endpoint))
     )
     buffered = ext_proc.ProcessingResponse.FromString(
-        wire.encode(BufferedReply(side, body, pairs, remove, clear, endpoint))
+        encoding.encode(BufferedReply(side, body, pairs, remove, clear, endpoint))
     )
 
     assert header.WhichOneof("response") == ["request_headers", "response_headers"][side]
@@ -219,7 +259,7 @@ def test_header_and_buffered_replies_are_written(
 @given(side=st.sampled_from(Side), body=BODIES, eos=st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_streamed_bodies_are_written(side: Side, body: bytes, eos: bool) -> None:
-    message = ext_proc.ProcessingResponse.FromString(wire.encode(BodyReply(side, body, eos)))
+    message = ext_proc.ProcessingResponse.FromString(encoding.encode(BodyReply(side, body, eos)))
 
     part = (message.request_body, message.response_body)[side]
     streamed = part.response.body_mutation.streamed_response
@@ -230,10 +270,10 @@ def test_streamed_bodies_are_written(side: Side, body: bytes, eos: bool) -> None
 
 def test_trailers_and_immediate_replies_are_written() -> None:
     for side, field in ((Side.REQUEST, "request_trailers"), (Side.RESPONSE, "response_trailers")):
-        message = ext_proc.ProcessingResponse.FromString(wire.encode(TrailersReply(side)))
+        message = ext_proc.ProcessingResponse.FromString(encoding.encode(TrailersReply(side)))
         assert message.WhichOneof("response") == field
     refusal = ext_proc.ProcessingResponse.FromString(
-        wire.encode(ImmediateReply(503, b"no endpoint", b"why", ((b"x", b"y"),)))
+        encoding.encode(ImmediateReply(503, b"no endpoint", b"why", ((b"x", b"y"),)))
     ).immediate_response
 
     assert (refusal.status.code, refusal.body, refusal.details) == (503, b"no endpoint", "why")

@@ -1,0 +1,41 @@
+"""A request body that is held back: its limits, and what can be read of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from rollouts.picker.held import HeldBody
+from rollouts.picker.ports import BufferBudget
+
+READS = {
+    "from one chunk": (1, 2, b"bc"),
+    "over a border": (2, 4, b"cdef"),
+    "from a later chunk": (5, 2, b"fg"),
+    "up to the end": (7, 100, b"hi"),
+    "beyond the end": (9, 5, b""),
+}
+
+
+@pytest.mark.parametrize("sentence", READS)
+def test_bytes_are_read(sentence: str) -> None:
+    start, size, want = READS[sentence]
+    held = HeldBody(BufferBudget())
+    for chunk in (b"abc", b"", b"def", b"ghi"):
+        assert held.add(chunk) is None
+
+    assert held.read(start, size) == want
+
+
+def test_one_body_and_all_of_them_are_limited_and_release_gives_back_once() -> None:
+    budget = BufferBudget(body_limit=4, total_limit=6)
+    first, second = HeldBody(budget), HeldBody(budget)
+
+    assert first.add(b"1234") is None
+    refusals = [first.add(b"5"), second.add(b"123")]
+    assert [refusal.status for refusal in refusals if refusal] == [413, 503]
+    assert (budget.used, second.size) == (4, 0)
+
+    first.release()
+    first.release()
+    assert budget.used == 0
+    assert second.add(b"123") is None
