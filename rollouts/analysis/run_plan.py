@@ -48,7 +48,8 @@ def plan_run(
     now = now.replace(microsecond=0)
     if status.phase.terminal:
         return RunPlan(due=(), status=status, requeue_after=None)
-    started = status.started_at or now
+    # A start in the future was noted before the clock was set back: the run begins at the new time.
+    started = min(status.started_at or now, now)
     before = {result.name: result for result in status.metrics}
     results = tuple(
         _advance(metric, before.get(metric.name) or MetricResult(name=metric.name), run, taken or {})
@@ -70,7 +71,7 @@ def plan_run(
     )
     if phase.terminal:
         return RunPlan(due=(), status=status, requeue_after=None)
-    moments = {metric.name: _next(metric, result, started) for metric, result in _open(run, results)}
+    moments = {metric.name: _next(metric, result, started, now) for metric, result in _open(run, results)}
     due = tuple(metric for metric, _ in _open(run, results) if moments[metric.name] <= now)
     later = [moment - now for moment in moments.values() if moment > now]
     return RunPlan(due=due, status=status, requeue_after=min(later, default=None))
@@ -99,12 +100,18 @@ def _advance(
     return replace(result, phase=phase, message=message[:512])
 
 
-def _next(metric: MetricSpec, result: MetricResult, started: datetime) -> datetime:
-    """When the metric is measured next: anchored to the start, so that slow sources do not make it drift."""
+def _next(metric: MetricSpec, result: MetricResult, started: datetime, now: datetime) -> datetime:
+    """When the metric is measured next: anchored to the start, so that slow sources do not make it drift.
+
+    A last measurement in the future means that the clock was set back: how long ago it was is unknown, and
+    waiting until the old time comes again would leave the canary unjudged. The metric is due at once.
+    """
     first = started + metric.initial_delay
     last = result.measurements[-1] if result.measurements else None
     if last is None:
         return first
+    if last.at > now:
+        return now
     interval = metric.interval
     if last.phase is Phase.ERROR:
         return last.at + (min(ERROR_RETRY, interval) if interval else ERROR_RETRY)

@@ -222,3 +222,42 @@ def test_only_the_newest_measurements_are_kept_and_all_are_counted():
 
     assert (len(status.metrics[0].measurements), status.metrics[0].successful) == (10, 50)
     assert replace(status.metrics[0], measurements=()).count == 50
+
+
+BACK = {
+    "a metric on an interval": {"interval": timedelta(seconds=30)},
+    "a metric without an interval that has no verdict yet": {},
+}
+
+
+@pytest.mark.parametrize("last", [1.0, "error"], ids=["after a value", "after an error"])
+@pytest.mark.parametrize("fields", BACK.values(), ids=BACK.keys())
+def test_a_clock_set_back_makes_a_metric_due_at_once_instead_of_waiting_for_the_old_time(
+    fields: dict[str, Any], last: Any
+) -> None:
+    run = run_of(metric(count=5, error_limit=9, **fields))
+    first = plan_run(run, RunStatus(), START)
+    error = Measurement(phase=Phase.ERROR, at=START, message="source is down")
+    taken = error if last == "error" else judge_value(run.metrics[0], last, START)
+    before = plan_run(run, first.status, START, {"m": taken}).status
+    back = START - timedelta(hours=1)
+
+    planned = plan_run(run, before, back)
+    after = plan_run(run, planned.status, back, {"m": judge_value(run.metrics[0], 1.0, back)})
+
+    assert [item.name for item in planned.due] == ["m"]
+    assert after.due == (), "measured at the new time, it waits its turn again"
+    assert after.requeue_after is not None
+    assert after.requeue_after <= timedelta(seconds=30)
+
+
+def test_a_clock_set_back_before_the_first_measurement_keeps_the_initial_delay_and_no_more() -> None:
+    run = run_of(metric(initial_delay=timedelta(seconds=60)))
+    before = plan_run(run, RunStatus(), START).status
+    back = START - timedelta(hours=1)
+
+    planned = plan_run(run, before, back)
+    later = plan_run(run, planned.status, back + timedelta(seconds=60))
+
+    assert planned.requeue_after == timedelta(seconds=60)
+    assert [item.name for item in later.due] == ["m"]
