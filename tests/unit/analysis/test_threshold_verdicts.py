@@ -235,7 +235,7 @@ BACK = {
 def test_a_clock_set_back_makes_a_metric_due_at_once_instead_of_waiting_for_the_old_time(
     fields: dict[str, Any], last: Any
 ) -> None:
-    run = run_of(metric(count=5, error_limit=9, **fields))
+    run = run_of(metric(count=5, **fields))
     first = plan_run(run, RunStatus(), START)
     error = Measurement(phase=Phase.ERROR, at=START, message="source is down")
     taken = error if last == "error" else judge_value(run.metrics[0], last, START)
