@@ -13,9 +13,10 @@ from envoy.config.core.v3 import base_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from envoy.service.ext_proc.v3 import external_processor_pb2_grpc as ext_proc_grpc
 
-from rollouts.lab.gateway.service import POOLS_V1, POOLS_V1ALPHA2
+from rollouts.lab.controlplane import create_ready_pod, set_pod_ready
+from rollouts.lab.gateway.service import POOLS_V1, POOLS_V1ALPHA2, SERVICES
 from rollouts.lab.processes import free_port
-from rollouts.lab.testing.dataplane import DataPlane, backend
+from rollouts.lab.testing.dataplane import NAMESPACE, DataPlane, backend
 from rollouts.lab.testing.polling import eventually
 
 Messages = AsyncIterator[ext_proc.ProcessingRequest]
@@ -215,6 +216,39 @@ async def test_a_picker_can_be_added_and_taken_away_while_it_runs(
         return len({await ask(http, dataplane.url) for _ in range(8)}) == 2
 
     await eventually(both)
+
+
+@pytest.mark.parametrize(("mode", "status"), [("FailClose", 500), ("FailOpen", 200)])
+async def test_a_picker_is_found_by_its_service_and_its_ready_pods(
+    dataplane: DataPlane,
+    http: aiohttp.ClientSession,
+    start_picker: StartPicker,
+    mode: str,
+    status: int,
+) -> None:
+    """As in a cluster: the pool names the Service, its selector the Pods, a Pod the port."""
+    labels = {"app": "epp"}
+    spec = {"selector": labels, "ports": [{"name": "grpc", "port": 9002, "targetPort": "grpc"}]}
+    await dataplane.create(SERVICES, "v1-picker", {"spec": spec})
+    pods = await dataplane.add_pool("v1", pods=2, failure_mode=mode)
+    await dataplane.route(backend("v1", 1))
+    picker = FakePicker(lambda: f"{pods[1].spec.address}:8000")
+    port = int((await start_picker(picker)).rpartition(":")[2])
+    assert (await ask(http, dataplane.url))[0] == status
+
+    await create_ready_pod(
+        dataplane.client, NAMESPACE, "epp-0", labels=labels, ip="127.0.0.1", ports={"grpc": port}
+    )
+    await eventually(lambda: _asked(http, dataplane.url, picker))
+    assert {await ask(http, dataplane.url) for _ in range(8)} == {(200, "v1-1")}
+
+    await set_pod_ready(dataplane.client, NAMESPACE, "epp-0", ready=False, ip="127.0.0.1")
+
+    async def left_alone() -> bool:
+        calls = picker.calls
+        return (await ask(http, dataplane.url))[0] == status and picker.calls == calls
+
+    await eventually(left_alone)
 
 
 async def _asked(http: aiohttp.ClientSession, url: str, picker: FakePicker) -> bool:

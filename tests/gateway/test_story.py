@@ -1,4 +1,4 @@
-"""The stories of the demos, as a person starts them: real Envoy, simulated pods, controller and pickers as processes."""
+"""The stories of the demos, as a person starts them: real Envoy, simulated pods, the rest as processes."""
 
 from __future__ import annotations
 
