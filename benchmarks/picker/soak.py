@@ -197,7 +197,7 @@ async def soak(minutes: float, rate: float, seed: int, directory: Path) -> dict[
 
 async def own_refusals(lab: Lab) -> float:
     """Requests that the picker answered itself with a 5xx, by its own count."""
-    async with aiohttp.ClientSession() as session, session.get(lab.pickers.metrics_url(SERVICE)) as answer:
+    async with aiohttp.ClientSession() as session, session.get(lab.pickers.metrics_urls[SERVICE]) as answer:
         lines = (await answer.text()).splitlines()
     ours = (line for line in lines if line.startswith("inference_picker_requests_total") and 'pod=""' in line)
     return sum(float(line.rsplit(" ", 1)[1]) for line in ours if 'code="5' in line)

@@ -23,6 +23,12 @@ _DIRECTORY = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "i
 _STATE = "lab.json"
 _CONTROL_PLANES = click.Choice(["auto", "memory", "real"])
 _UP_SECONDS = 120.0
+_PICKERS = click.option(
+    "--pickers/--no-pickers",
+    default=True,
+    show_default=True,
+    help="Run our endpoint pickers for the pools; without them the gateway balances the pods itself.",
+)
 
 
 @click.group()
@@ -34,16 +40,19 @@ def lab() -> None:
 @click.argument("story", type=click.Choice(["base-model", "lora"]))
 @click.option("--bad", is_flag=True, help="Make the canary worse, so that it is aborted.")
 @click.option("--control-plane", type=_CONTROL_PLANES, default="memory", show_default=True)
-def demo(story: str, bad: bool, control_plane: str) -> None:
+@_PICKERS
+def demo(story: str, bad: bool, control_plane: str, pickers: bool) -> None:
     """Tell a scripted story on real Envoy traffic. Exit status 0 when it ends as promised."""
     from rollouts.lab.telling import StoryFailed, story_directory
 
+    if story == "lora" and not pickers:
+        raise click.UsageError("adapters are split by the endpoint picker: lora needs --pickers")
     directory = story_directory()
     directory.mkdir(parents=True, exist_ok=True)
     configure_logs_to(directory / "lab.log")
     console = Console(highlight=False)
     try:
-        asyncio.run(_tell(story, directory, console, bad=bad, control_plane=control_plane))
+        asyncio.run(_tell(story, directory, console, bad=bad, control_plane=control_plane, pickers=pickers))
     except StoryFailed as failure:
         console.print(f"the story failed: {failure}", style="bold red")
         sys.exit(1)
@@ -57,7 +66,9 @@ def configure_logs_to(path: Path) -> None:
     structlog.configure(logger_factory=structlog.WriteLoggerFactory(file=path.open("a", encoding="utf-8")))
 
 
-async def _tell(story: str, directory: Path, console: Console, *, bad: bool, control_plane: str) -> None:
+async def _tell(
+    story: str, directory: Path, console: Console, *, bad: bool, control_plane: str, pickers: bool
+) -> None:
     from rollouts.lab.controlplane import Choice
     from rollouts.lab.environment import Lab, base_model_pods
     from rollouts.lab.story import tell_base_model
@@ -65,15 +76,21 @@ async def _tell(story: str, directory: Path, console: Console, *, bad: bool, con
 
     tell = {"base-model": tell_base_model, "lora": tell_lora}[story]
     pods = base_model_pods(canary=0) if story == "lora" else base_model_pods()
-    async with Lab(directory, choice=Choice(control_plane), pods=pods, say=console.print) as running:
+    async with Lab(
+        directory, choice=Choice(control_plane), pods=pods, pickers=pickers, say=console.print
+    ) as running:
         await tell(running, console, bad=bad)
 
 
 @lab.command()
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 @click.option("--control-plane", type=_CONTROL_PLANES, default="memory", show_default=True)
-def up(output: str, control_plane: str) -> None:
-    """Start a lab that stays: base-model pools, gateway and route, the controller, traffic left to you."""
+@_PICKERS
+def up(output: str, control_plane: str, pickers: bool) -> None:
+    """Start a lab that stays: the examples' pools, models, gateway and route, pickers and controller.
+
+    Rollouts and traffic are left to you.
+    """
     if _running() is not None:
         raise click.ClickException(
             f"a lab is running already: `rollouts lab down` first (state in {_DIRECTORY})"
@@ -82,7 +99,7 @@ def up(output: str, control_plane: str) -> None:
     _DIRECTORY.mkdir(parents=True)
     log = (_DIRECTORY / "lab.log").open("ab")
     process = subprocess.Popen(
-        [sys.executable, "-m", "rollouts.lab.daemon", str(_DIRECTORY), control_plane],
+        [sys.executable, "-m", "rollouts.lab.daemon", str(_DIRECTORY), control_plane, *_flag(pickers)],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
@@ -145,6 +162,10 @@ def set_knobs(pod: str, knobs: tuple[str, ...]) -> None:
     click.echo(answer.text)
 
 
+def _flag(pickers: bool) -> list[str]:
+    return [] if pickers else ["--no-pickers"]
+
+
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -166,18 +187,21 @@ def _running() -> dict[str, object] | None:
 
 
 def _describe(state: dict[str, object]) -> str:
-    pods = state["pods"]
+    pods, pickers = state["pods"], state["pickers"]
     assert isinstance(pods, dict)
+    assert isinstance(pickers, dict)
     lines = [
         f"API server   {state['controlPlane']}",
         f"kubeconfig   {state['kubeconfig']}",
         f"gateway      {state['gateway']}",
         f"metrics      {state['metrics']}",
+        *(f"picker       {name} {url}" for name, url in pickers.items()),
         f"logs         {state['logs']}",
         "pods         " + "\n             ".join(f"{name} {url}" for name, url in pods.items()),
         "",
         f"export KUBECONFIG={state['kubeconfig']}",
         "kubectl apply --server-side -f examples/base-model/rollout-demo.yaml",
+        "kubectl apply --server-side -f examples/lora/rollout-demo.yaml    # curl with model travelhelper",
         f"curl {state['gateway']}/v1/chat/completions -H 'content-type: application/json' "
         '-d \'{"model":"mymodel","messages":[{"role":"user","content":"hello"}]}\'',
     ]

@@ -15,12 +15,12 @@ from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, read_object
 __all__ = ["main"]
 
 
-async def _run(directory: Path, choice: Choice) -> None:
+async def _run(directory: Path, choice: Choice, *, pickers: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Lab(directory, choice=choice, pods=base_model_pods()) as lab:
+    async with Lab(directory, choice=choice, pods=base_model_pods(), pickers=pickers) as lab:
         folder = EXAMPLES / "base-model"
         await lab.apply(read_objects(folder / "pools.yaml", folder / "gateway.yaml", folder / "route.yaml"))
         await lab.apply(read_objects(EXAMPLES / "lora" / "model.yaml"))
@@ -33,7 +33,8 @@ async def _run(directory: Path, choice: Choice) -> None:
             "kubeconfig": str(lab.kubeconfig),
             "gateway": url,
             "metrics": f"{lab.metrics_url}/metrics",
-            "sources": {"pods": "built in"},
+            "sources": {"pods": "built in", "picker": "built in"},
+            "pickers": lab.pickers.metrics_urls if pickers else {},
             "logs": str(directory),
             "pods": {name: pod.url for name, pod in lab.fleet.pods.items()},
         }
@@ -45,8 +46,8 @@ async def _run(directory: Path, choice: Choice) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run a lab in ``arguments[0]`` on the control plane ``arguments[1]``."""
-    asyncio.run(_run(Path(arguments[0]), Choice(arguments[1])))
+    """Run a lab in ``arguments[0]`` on the control plane ``arguments[1]``; ``--no-pickers`` may follow."""
+    asyncio.run(_run(Path(arguments[0]), Choice(arguments[1]), pickers="--no-pickers" not in arguments[2:]))
 
 
 if __name__ == "__main__":

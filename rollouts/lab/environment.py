@@ -98,10 +98,12 @@ class Lab:
         *,
         choice: Choice = Choice.MEMORY,
         pods: Iterable[PodSpec] = (),
+        pickers: bool = True,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.directory = directory
         self.pods = list(pods)
+        self.with_pickers = pickers
         self.fleet = Fleet(self.pods)
         self.control_plane = ControlPlane(directory, choice=choice, say=say)
         self._say = say
@@ -212,8 +214,11 @@ class Lab:
     async def start_pickers(self) -> None:
         """Start our endpoint pickers for the pools that are there and those that come; wait for the former.
 
-        Raises ProcessStartError.
+        A lab made with ``pickers=False`` gets ``add_picker_services`` instead. Raises ProcessStartError.
         """
+        if not self.with_pickers:
+            await self.add_picker_services()
+            return
         assert self._kubelet is not None, "the lab was not started"
         self._pickers = Pickers(
             self.client,
@@ -227,8 +232,9 @@ class Lab:
 
     @property
     def pickers(self) -> Pickers:
-        """The endpoint pickers."""
-        assert self._pickers is not None, "no pickers were started"
+        """The endpoint pickers. Raises LookupError when none were started."""
+        if self._pickers is None:
+            raise LookupError("no pickers run: make the lab with pickers, and call start_pickers()")
         return self._pickers
 
     async def stop(self) -> None:

@@ -136,12 +136,13 @@ class Pickers:
         """The processes, by the name of their Service."""
         return {service: running.process for (_, service), running in self._running.items()}
 
-    def metrics_url(self, service: str) -> str:
-        """Metrics page of the picker behind a Service. Raises LookupError."""
-        for (_, name), running in self._running.items():
-            if name == service:
-                return f"http://{running.pod.address}:{running.pod.ports['metrics']}/metrics"
-        raise LookupError(f"no picker runs behind Service {service}")
+    @property
+    def metrics_urls(self) -> dict[str, str]:
+        """Metrics pages, by the name of the picker's Service."""
+        return {
+            service: f"http://{running.pod.address}:{running.pod.ports['metrics']}/metrics"
+            for (_, service), running in self._running.items()
+        }
 
     async def start(self) -> None:
         """Follow the pools. Raises ProcessStartError or KubeError for those that are there already."""

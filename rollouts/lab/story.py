@@ -58,9 +58,8 @@ async def _set_the_stage(lab: Lab, teller: Teller, *, bad: bool) -> str:
     await lab.start_pickers()
     url = await lab.gateway.wait_for_gateway()
     await lab.start_controller("--no-leader-elect")
-    teller.stage(
-        lab, url, f"{len(lab.pods)} simulated vLLM pods behind endpoint pickers, {_RATE:g} requests/s"
-    )
+    behind = "behind endpoint pickers" if lab.with_pickers else "balanced by the gateway"
+    teller.stage(lab, url, f"{len(lab.pods)} simulated vLLM pods {behind}, {_RATE:g} requests/s")
     for pod in lab.pods:
         if pod.labels["release"] == "deepseek-r1" and bad:
             await set_knobs(lab, pod.name, _BAD)

@@ -107,7 +107,7 @@ async def _set_the_stage(lab: Lab, teller: Teller) -> str:
     await asyncio.gather(lab.start_pickers(), lab.start_controller("--no-leader-elect"))
     await _answered(url)
     teller.stage(lab, url, f"{len(lab.pods)} simulated vLLM pods, each with {' and '.join(ADAPTERS)}")
-    teller.line(f"picker       Envoy ext_proc, metrics at {lab.pickers.metrics_url(_SERVICE)}")
+    teller.line(f"picker       Envoy ext_proc, metrics at {lab.pickers.metrics_urls[_SERVICE]}")
     teller.line(
         f"clients      {_RATE:g} requests/s of {_SESSIONS} sessions (x-session-id), one more client without"
     )

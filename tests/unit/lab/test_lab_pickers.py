@@ -118,8 +118,8 @@ async def test_pickers_come_and_go_with_the_pools_and_are_restarted(cluster: Clu
     port = stored["metadata"]["annotations"]["inferencerollouts.dev/metrics-port"]
 
     assert service["spec"]["selector"].items() <= stored["metadata"]["labels"].items()
-    assert pickers.metrics_url("epp") == f"http://{stored['status']['podIP']}:{port}/metrics"
-    async with aiohttp.ClientSession() as http, http.get(pickers.metrics_url("epp")) as answer:
+    assert pickers.metrics_urls["epp"] == f"http://{stored['status']['podIP']}:{port}/metrics"
+    async with aiohttp.ClientSession() as http, http.get(pickers.metrics_urls["epp"]) as answer:
         assert answer.status == 200
 
     first = pickers.processes["epp"].pid
@@ -134,8 +134,7 @@ async def test_pickers_come_and_go_with_the_pools_and_are_restarted(cluster: Clu
     with pytest.raises(ProcessLookupError):
         os.kill(second, 0)
     assert not pickers.processes
-    with pytest.raises(LookupError):
-        pickers.metrics_url("epp")
+    assert pickers.metrics_urls == {}
 
 
 @pytest.mark.slow
