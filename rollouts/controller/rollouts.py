@@ -88,4 +88,7 @@ class RolloutReconciler:
         gathered = replace(gathered, observation=shown, rollout=dict(gathered.rollout))
         decided = plan(shown, self._clock.now())
         quiet = replace(decided, actions=())
-        await self._performer.perform(gathered, quiet)
+        try:
+            await self._performer.perform(gathered, quiet)
+        except NotFound:
+            _log.info("refusal_not_shown", namespace=key.namespace, rollout=key.name, reason="it is gone")

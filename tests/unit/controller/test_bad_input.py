@@ -7,13 +7,16 @@ stay where it was.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from rollouts.controller import kinds
-from rollouts.kube.client import PatchKind
+from rollouts.kube.client import KubeClient, PatchKind
+from rollouts.kube.errors import Invalid
+from rollouts.kube.wrapping import Call, Verb, WrappedClient
 from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.testing.clock import virtual_time
 from rollouts.lab.testing.faults.cluster import NAMESPACE, Cluster
@@ -264,3 +267,51 @@ def test_a_status_that_somebody_scribbled_on_is_written_anew():
     )
 
     assert status(simulation, "mymodel")["stable"]["name"] == "mymodel-pool-v2"
+
+
+class Vanishing(WrappedClient):
+    """Refuses the first write of a route, and the Rollout is gone before anybody can be told."""
+
+    def __init__(self, inner: KubeClient, vanish: Callable[[], None]) -> None:
+        super().__init__(inner)
+        self._vanish = vanish
+
+    @asynccontextmanager
+    async def around(self, call: Call) -> AsyncIterator[None]:
+        if call.verb is Verb.PATCH and call.plural == kinds.HTTP_ROUTE.plural:
+            self._vanish()
+            raise Invalid("weights are frozen by policy", status=422)
+        yield
+
+
+def test_a_rollout_that_is_gone_before_its_refusal_can_be_shown_is_no_bug():
+    def setup(cluster: Cluster) -> None:
+        base_objects(cluster, rollout_object())
+
+    def vanish() -> None:
+        cluster = made[0].cluster
+        where = (kinds.ROLLOUT, NAMESPACE, "mymodel")
+        stripped = {"metadata": {"finalizers": None}}
+        cluster.api.patch(*where, stripped, content_type=PatchKind.MERGE.value, manager="kubectl")
+        cluster.api.delete(*where)
+
+    class Refusing(Assembler):
+        def __call__(self, client, clock, caches, source):
+            return super().__call__(Vanishing(client, vanish), clock, caches, source)
+
+    scenario = Scenario(
+        name="vanished",
+        setup=setup,
+        moves=(),
+        goal=lambda s: s.cluster.get(kinds.ROLLOUT, "mymodel") is None,
+    )
+    made: list[Simulation] = []
+
+    async def whole() -> bool:
+        made.append(Simulation(scenario, CLEAN, Refusing()))
+        return (await made[0].run()).converged
+
+    with virtual_time() as loop:
+        assert loop.run_until_complete(whole())
+
+    assert made[0].history.problems == []
