@@ -45,6 +45,7 @@ __all__ = [
 DEFAULT_INTERVAL = timedelta(seconds=30)
 
 _OPEN_WORDS = 480
+_NOTHING = "nothing that is compared has been exposed yet; silence never passes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,19 +98,33 @@ def judge_all(
         started = _opened(process, marks, step)
         if started is None:
             continue
-        mine = [
-            i
-            for i, item in enumerate(comparisons)
-            if (step in item.steps if step is not None else not item.steps)
-        ]
+        mine = [i for i, item in enumerate(comparisons) if _reads(step, item) and _counts(process, i, item)]
+        if not mine:
+            gates.append(GateState(step=step, verdict=Verdict.UNDECIDED.value, message=_NOTHING))
+            continue
         verdicts = {i: judge(process, i, started, now) for i in mine}
         latest |= verdicts
         gates.append(passed.get(step) or _gate(step, process, verdicts, reports))
     results = tuple(
-        _result(process, index, item, reports[index], _verdict(index, latest, harmed, shown))
+        _result(
+            process,
+            index,
+            item,
+            reports[index],
+            _verdict(index, latest, harmed, shown, seen=any(process.tests[index].requests)),
+        )
         for index, item in enumerate(comparisons)
     )
     return Compared(results=results, gates=tuple(gates), failure=_failure(comparisons, results, gates, shown))
+
+
+def _reads(step: int | None, item: Comparison) -> bool:
+    return step in item.steps if step is not None else not item.steps
+
+
+def _counts(process: EvidenceProcess, index: int, item: Comparison) -> bool:
+    """Optional metrics count once either arm exposes them."""
+    return not item.optional or any(process.tests[index].requests)
 
 
 def _opened(process: EvidenceProcess, marks: Sequence[Mark], step: int | None) -> float | None:
@@ -119,7 +134,7 @@ def _opened(process: EvidenceProcess, marks: Sequence[Mark], step: int | None) -
 
 
 def _verdict(
-    index: int, latest: Mapping[int, GateVerdict], harmed: Harm | None, shown: Harm | None
+    index: int, latest: Mapping[int, GateVerdict], harmed: Harm | None, shown: Harm | None, *, seen: bool
 ) -> GateVerdict:
     if shown is not None:
         if index in shown.blame:
@@ -127,7 +142,8 @@ def _verdict(
         return GateVerdict(verdict=Verdict.INCONCLUSIVE, reason=Reason.OTHER_METRIC)
     if harmed is not None and harmed.held is not None and index in harmed.blame:
         return GateVerdict(verdict=Verdict.INCONCLUSIVE, reason=harmed.held)
-    return latest.get(index) or GateVerdict(verdict=Verdict.UNDECIDED, reason=Reason.COLLECTING)
+    silent = GateVerdict(verdict=Verdict.UNDECIDED, reason=Reason.COLLECTING if seen else Reason.NO_DATA)
+    return latest.get(index) or silent
 
 
 def _gate(

@@ -129,7 +129,7 @@ def _fill(metric: MetricSpec, values: Mapping[str, str]) -> MetricSpec:
     elif isinstance(what, MeasureSpec):
         what = replace(what, name=_substitute(what.name, values), of=_substitute(what.of, values))
     elif isinstance(what, CompareSpec):
-        what = CompareSpec(compare=_substitute(what.compare, values))
+        what = replace(what, compare=_substitute(what.compare, values))
     return replace(
         metric,
         what=what,

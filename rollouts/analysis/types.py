@@ -120,10 +120,12 @@ class MeasureSpec:
 class CompareSpec:
     """Canary against stable; judged by the evidence process, not by measurements.
 
-    ``compare`` is the canonical JSON of the form, as ``gatesfile.parse_compare`` reads it.
+    ``compare`` is the canonical JSON of the form, as ``gatesfile.parse_compare`` reads it. ``optional``: left out of
+    gates as long as neither arm exposes it.
     """
 
     compare: str = "{}"
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +222,7 @@ class Comparison:
     interval: timedelta | None = None
     on_fail: OnFail = OnFail.ABORT
     dry_run: bool = False
+    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

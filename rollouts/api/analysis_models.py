@@ -212,6 +212,8 @@ class RunComparison(ApiModel):
     """What shown harm does to the rollout."""
     dry_run: bool = False
     """Compare and show, but never decide."""
+    optional: bool = False
+    """Left out of gates as long as neither arm exposes it; `preset: default` is made of such."""
 
 
 class RunExclude(ApiModel):

@@ -44,9 +44,16 @@ def gate_view(run: Mapping[str, Any]) -> GateView:
         outcome=_outcome(status),
         message=_text(status.get("message")),
         may_pass=status.get("earned") is True,
-        steps=_steps(status),
+        steps={step: verdict for step, verdict in _verdicts(status) if step is not None},
+        background=next((verdict for step, verdict in _verdicts(status) if step is None), None),
         steps_hash=_text(_dict(run.get("spec")).get("stepsHash")),
+        marked=_marked(_dict(run.get("spec"))),
     )
+
+
+def _marked(spec: Mapping[str, Any]) -> frozenset[int]:
+    steps = (_dict(mark).get("step") for mark in _list(spec.get("marks")))
+    return frozenset(step for step in steps if isinstance(step, int))
 
 
 _VERDICTS = {
@@ -56,15 +63,13 @@ _VERDICTS = {
 }
 
 
-def _steps(status: Mapping[str, Any]) -> dict[int, StepVerdict]:
-    """What the attempt's evidence says to the gates of steps; a Fail is told by the run's phase."""
-    found = {}
+def _verdicts(status: Mapping[str, Any]) -> Iterator[tuple[int | None, StepVerdict]]:
+    """What the attempt's evidence says to gates, by step; a Fail is told by the run's phase."""
     for item in map(_dict, _list(status.get("gates"))):
         step = item.get("step")
-        if isinstance(step, int) and not isinstance(step, bool):
+        if step is None or (isinstance(step, int) and not isinstance(step, bool)):
             outcome = _VERDICTS.get(_text(item.get("verdict")), GateOutcome.RUNNING)
-            found[step] = StepVerdict(outcome=outcome, message=_text(item.get("message")))
-    return found
+            yield step, StepVerdict(outcome=outcome, message=_text(item.get("message")))
 
 
 def gate_summaries(run: Mapping[str, Any]) -> Iterator[GateSummary]:

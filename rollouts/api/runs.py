@@ -237,6 +237,7 @@ def _comparison_json(item: Comparison) -> Json:
         "interval": None if item.interval is None else format_duration(item.interval),
         "onFail": item.on_fail.value,
         "dryRun": item.dry_run or None,
+        "optional": item.optional or None,
     }
     return {name: value for name, value in full.items() if value is not None}
 
@@ -256,6 +257,7 @@ def _comparison_of(model: RunComparison) -> Comparison:
         interval=_duration(model.interval),
         on_fail=OnFail(model.on_fail),
         dry_run=model.dry_run,
+        optional=model.optional,
     )
 
 

@@ -65,15 +65,15 @@ class Gates:
 
     def compared(self, parsed: ParsedRollout) -> ComparedGates:
         """Which gates read the attempt's evidence."""
-        steps, only, any_of = set[int](), set[int](), False
+        steps, only, background = set[int](), set[int](), False
         for step, resolved in self._resolved(parsed):
             kinds_of = {isinstance(metric.what, CompareSpec) for metric in resolved.metrics}
-            any_of |= True in kinds_of
+            background |= step is None and True in kinds_of
             if step is not None and True in kinds_of:
                 steps.add(step)
                 if kinds_of == {True}:
                     only.add(step)
-        return ComparedGates(steps=frozenset(steps), only=frozenset(only), any=any_of)
+        return ComparedGates(steps=frozenset(steps), only=frozenset(only), background=background)
 
     def _resolved(self, parsed: ParsedRollout) -> Iterator[tuple[int | None, Resolved]]:
         """Every gate of the spec by its step, the background's (None) last."""
@@ -219,7 +219,7 @@ class Gates:
 
 
 def _default_metric(preset: str) -> MetricSpec:
-    return MetricSpec(name=preset, what=CompareSpec(compare=json.dumps({"preset": preset})))
+    return MetricSpec(name=preset, what=CompareSpec(compare=json.dumps({"preset": preset}), optional=True))
 
 
 _DEFAULT = tuple(_default_metric(preset) for preset in (*DEFAULT_PRESETS, "e2e"))
@@ -237,6 +237,7 @@ def _comparison(metric: MetricSpec, what: CompareSpec, *, final: bool) -> Compar
         interval=metric.interval,
         on_fail=metric.on_fail,
         dry_run=metric.dry_run,
+        optional=what.optional,
     )
 
 

@@ -56,11 +56,11 @@ class ShareSource(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedGates:
-    """Which gates read the attempt's evidence: steps, those that measure nothing else, and whether any does."""
+    """Which gates read the attempt's evidence: steps, those that measure nothing else, and the background's."""
 
     steps: frozenset[int]
     only: frozenset[int]
-    any: bool
+    background: bool
 
 
 class GateProblems(Protocol):
@@ -152,7 +152,8 @@ class Gatherer:
             ),
             compared=gates.steps,
             only_compared=gates.only,
-            compares=gates.any,
+            compares=bool(gates.steps) or gates.background,
+            background_compares=gates.background,
             share=self._shares.view(key, parsed, models.spec if models is not None else None),
         )
         return Gathered(

@@ -6,7 +6,7 @@ from rollouts.engine.actions import EventType
 from rollouts.engine.commands import Command, CommandAction, MalformedCommand, parse_command
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import abort
-from rollouts.engine.evidence import evidence_gate, reads_evidence
+from rollouts.engine.evidence import awaited_background, evidence_gate, reads_evidence
 from rollouts.engine.naming import background_run, step_run
 from rollouts.engine.observation import GateOutcome
 from rollouts.engine.starting import complete_split, start_attempt
@@ -124,6 +124,11 @@ def _override_gates(draft: Draft) -> str:
     compared = verdict is not None and verdict.outcome in judged
     if compared:
         names.append(reading)
+    awaited = awaited_background(draft)
+    whole = background_run(draft.obs.name, draft.status)
+    if awaited is not None and awaited.outcome in judged:
+        names.append(whole)
+    compared |= reads_evidence(draft) and whole in names
     new = tuple(name for name in names if name not in draft.status.overrides)
     draft.set(overrides=(*draft.status.overrides, *new)[-16:])
     index = draft.status.current_step

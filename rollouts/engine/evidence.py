@@ -8,9 +8,16 @@ from __future__ import annotations
 
 from rollouts.engine.draft import Draft
 from rollouts.engine.naming import background_run
-from rollouts.engine.observation import GateView, StepVerdict
+from rollouts.engine.observation import GateOutcome, GateView, StepVerdict
 
-__all__ = ["evidence_gate", "evidence_of", "is_stale", "reads_evidence"]
+__all__ = [
+    "awaited_background",
+    "evidence_gate",
+    "evidence_of",
+    "is_overridden",
+    "is_stale",
+    "reads_evidence",
+]
 
 
 def evidence_of(draft: Draft) -> GateView | None:
@@ -36,3 +43,23 @@ def evidence_gate(draft: Draft) -> tuple[str, StepVerdict | None]:
     if gate is None or not reads_evidence(draft) or is_stale(draft, gate):
         return name, None
     return name, gate.steps.get(step)
+
+
+def is_overridden(draft: Draft) -> bool:
+    """Whether a person went on against the attempt's evidence as a whole: it gates nothing any more."""
+    return background_run(draft.obs.name, draft.status) in draft.status.overrides
+
+
+def awaited_background(draft: Draft) -> StepVerdict | None:
+    """What keeps the attempt from leaving its last step: the background's comparisons have not passed.
+
+    At 100 % stable serves nobody, so what has not been shown before can never be.
+    """
+    last = draft.status.current_step == len(draft.spec.canary.steps) - 1
+    if not last or not draft.obs.background_compares or is_overridden(draft):
+        return None
+    gate = evidence_of(draft)
+    verdict = gate.background if gate is not None else None
+    if verdict is None:
+        return StepVerdict(outcome=GateOutcome.RUNNING, message="comparing the canary with stable")
+    return None if verdict.outcome is GateOutcome.PASSED else verdict

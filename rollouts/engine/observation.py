@@ -166,6 +166,10 @@ class GateView:
     """Runs with comparisons: verdicts for the gates of steps that have opened."""
     steps_hash: str = ""
     """Runs with comparisons: the list of steps that its gates belong to."""
+    background: StepVerdict | None = None
+    """Runs with comparisons: the verdict for the background's gate, once it has opened."""
+    marked: frozenset[int] = frozenset()
+    """Steps whose beginning the run was told of."""
 
 
 class JobOutcome(Enum):
@@ -212,6 +216,8 @@ class Observation:
     """Those of them that measure nothing else, so that they need no run of their own."""
     compares: bool = False
     """Whether any gate, the background's included, reads the attempt's evidence."""
+    background_compares: bool = False
+    """Whether the background's gate does."""
     summaries: tuple[GateSummary, ...] = ()
     """Verdicts of this attempt's runs in words, for ``status.analysis``."""
     share: ShareView | None = None

@@ -17,7 +17,13 @@ from rollouts.engine.actions import (
 from rollouts.engine.converging import converge, step_weight
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import promote
-from rollouts.engine.evidence import evidence_gate, is_stale, reads_evidence
+from rollouts.engine.evidence import (
+    awaited_background,
+    evidence_gate,
+    is_overridden,
+    is_stale,
+    reads_evidence,
+)
 from rollouts.engine.naming import background_run, job_name, step_run
 from rollouts.engine.observation import GateOutcome, GateView, JobOutcome
 from rollouts.engine.share import MIN_WINDOW, observed_weight, refutes
@@ -41,6 +47,8 @@ __all__ = ["UNREADY_GRACE", "deadline_missed", "note_unpaused", "progress"]
 
 UNREADY_GRACE = timedelta(seconds=10)
 """How long a carrying canary may have no Ready endpoint before its weight goes to 0 (design rule 3)."""
+
+_AWAITING = "AwaitingAnalysis"
 
 PAUSED_BY_SPEC = "PausedBySpec"
 
@@ -162,6 +170,17 @@ def _background(draft: Draft) -> None:
             draft.actions.append(run)
     elif run_view.outcome is GateOutcome.RUNNING and is_stale(draft, run_view):
         draft.actions.append(UpdateRun(name=name, revision=status.canary, attempt=status.attempt))
+    elif run_view.outcome is GateOutcome.RUNNING and status.current_step not in run_view.marked:
+        _mark(draft, name)
+
+
+def _mark(draft: Draft, name: str) -> None:
+    """Tell the attempt's run that a step has begun: its gate opens, and its weight is in force."""
+    status, weight = draft.status, step_weight(draft.status, draft.spec)
+    if draft.obs.compares and status.step_started_at is not None:
+        draft.actions.append(
+            MarkRun(name=name, at=status.step_started_at, step=status.current_step, weight=weight)
+        )
 
 
 def _judge_gates(draft: Draft) -> None:
@@ -178,10 +197,12 @@ def _judge_gates(draft: Draft) -> None:
             )
             draft.hold(HoldReason.GATE_INCONCLUSIVE, message)
     name, verdict = evidence_gate(draft)
+    verdict = verdict or awaited_background(draft)
     if (
         verdict is not None
         and verdict.outcome is GateOutcome.INCONCLUSIVE
         and name not in draft.status.overrides
+        and not is_overridden(draft)
     ):
         message = (
             f"{draft.where()} is inconclusive: {verdict.message} `promote` overrides it, "
@@ -205,6 +226,8 @@ def deadline_missed(draft: Draft) -> str | None:
     """
     status, limit = draft.status, draft.spec.canary.progress_deadline
     if status.started_at is None or status.hold is not None or draft.spec.paused or status.canary is None:
+        return None
+    if draft.obs.status.reason == _AWAITING:
         return None
     if status.pulled and status.unready_since is not None:
         start = status.unready_since
@@ -304,6 +327,11 @@ def _in_force(draft: Draft) -> bool:
 
 
 def _advance(draft: Draft, message: str) -> None:
+    awaited = awaited_background(draft)
+    if awaited is not None:
+        text = f"{message}; waiting for the background analysis: {awaited.message}"
+        draft.move(Phase.PROGRESSING, _resumed(draft), _AWAITING, text)
+        return
     observed = draft.status.weight.observed
     mark = background_run(draft.obs.name, draft.status)
     draft.enter_step(draft.status.current_step + 1)
@@ -375,7 +403,7 @@ def _measured_gate(draft: Draft, canary: Revision) -> tuple[bool, str]:
 def _compared_gate(draft: Draft) -> tuple[bool, str]:
     """What the attempt's evidence says to this step; a person may have overridden it."""
     name, verdict = evidence_gate(draft)
-    if name in draft.status.overrides:
+    if name in draft.status.overrides or is_overridden(draft):
         return True, "overridden"
     if verdict is None:
         return False, "comparing the canary with stable"
@@ -417,7 +445,7 @@ def _finish(draft: Draft) -> None:
         return
     if not status.skip_gates and (waiting := _unearned(draft)) is not None:
         message = f"all steps done; {waiting}"
-        draft.move(Phase.PROGRESSING, _resumed(draft), "AwaitingAnalysis", message)
+        draft.move(Phase.PROGRESSING, _resumed(draft), _AWAITING, message)
         return
     promote(draft)
 

@@ -188,6 +188,11 @@ class CountTest:
         return self._rate.dispersion.tau2(1.0)
 
     @property
+    def settled_log_tau2(self) -> float:
+        """The same as far as it is settled, for what is said to be impossible."""
+        return self._rate.dispersion.settled_tau2(1.0)
+
+    @property
     def phi(self) -> float:
         """Overdispersion in use."""
         return self._phi

@@ -48,6 +48,7 @@ class Dispersion:
     """
 
     __slots__ = (
+        "_chance",
         "_phi",
         "_pods",
         "_prior",
@@ -69,6 +70,7 @@ class Dispersion:
         self.observations = [0, 0, 0]
         self._phi: float | None = None
         self._tau: tuple[float, int] | None = None
+        self._chance = 0.0
 
     def add(self, scores: Iterable[tuple[str, float, float]]) -> None:
         """Take in one interval: (pod, S, V) for each pod that was seen."""
@@ -150,7 +152,18 @@ class Dispersion:
         mean = (weight * prior + max(pods - 1, 0) * estimate) / freedom
         return mean * (1.0 + 2.0 / freedom) if pods else mean
 
+    def settled_tau2(self, slope: float) -> float:
+        """`tau2` once it is known well enough to call something impossible by it; before that the prior.
+
+        Well enough: chance alone moves a pod's shift by no more than twice the prior's variance.
+        """
+        if self._tau is None:
+            self._tau = self._estimate()
+        prior = (slope * self._prior.tau) ** 2
+        return min(self.tau2(slope), prior) if self._chance > 2.0 * prior else self.tau2(slope)
+
     def _estimate(self) -> tuple[float, int]:
+        self._chance = 0.0
         pods = [pod for pod in self._pods.values() if pod[_INFO] > 0.0]
         if len(pods) < 2:
             return 0.0, 0
@@ -162,7 +175,7 @@ class Dispersion:
         shifts = [pod[_SCORE] / pod[_INFO] for pod in pods]
         mean = sum(shifts) / k
         variance = sum([(shift - mean) ** 2 for shift in shifts]) / (k - 1)
-        chance = self.phi * sum([1.0 / pod[_INFO] for pod in pods]) / k
+        chance = self._chance = self.phi * sum([1.0 / pod[_INFO] for pod in pods]) / k
         stretch = ((k - 1) / k) ** 2 if self.contrast else 1.0
         return max(variance - chance, 0.0) * stretch, k
 

@@ -214,7 +214,7 @@ def _impossible(process: EvidenceProcess, index: int) -> bool:
     if isinstance(test, CountTest) and _below_floor(test, metric):
         return False
     level = math.log(process.spec.pass_at)
-    return not provable(metric.tolerance, level, test.log_tau2, test.exposure.spread)
+    return not provable(metric.tolerance, level, test.settled_log_tau2, test.exposure.spread)
 
 
 def _below_floor(test: CountTest, metric: CompareMetric) -> bool:

@@ -186,6 +186,11 @@ class GaugeTest:
         return self._level.dispersion.tau2(self._slope) / self._slope**2
 
     @property
+    def settled_log_tau2(self) -> float:
+        """The same as far as it is settled, for what is said to be impossible."""
+        return self._level.dispersion.settled_tau2(self._slope) / self._slope**2
+
+    @property
     def phi(self) -> float:
         """Overdispersion in use."""
         return self._level.dispersion.phi

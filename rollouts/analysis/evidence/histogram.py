@@ -369,6 +369,14 @@ class HistogramTest:
         return self._body.dispersion.tau2(slope) / slope**2
 
     @property
+    def settled_log_tau2(self) -> float:
+        """The same as far as it is settled, for what is said to be impossible."""
+        if self._coarse:
+            return self._mean.dispersion.settled_tau2(1.0)
+        slope = max(self._shape.slope, _MIN_SLOPE)
+        return self._body.dispersion.settled_tau2(slope) / slope**2
+
+    @property
     def phi(self) -> float:
         """Overdispersion in use."""
         return self._noise[3 if self._coarse else 0][0]

@@ -324,6 +324,11 @@ class World:
         self, action: str, *, revision: str | None = None, step: int | None = None, tag: str = ""
     ) -> None:
         """Write a command annotation and settle."""
+        self.tell(action, revision=revision, step=step)
+        self.settle()
+
+    def tell(self, action: str, *, revision: str | None = None, step: int | None = None) -> None:
+        """Write a command annotation."""
         current = self.status.canary or self.status.stable
         bound = revision if revision is not None else (current.hash if current else "")
         self.said += 1
@@ -331,7 +336,6 @@ class World:
         self.command = (
             f'{{"action":"{action}","revision":"{bound}"{at},"at":"{self.now.isoformat()}#{self.said}"}}'
         )
-        self.settle()
 
     def judge(self, outcome: GateOutcome, *, containing: str = "", message: str = "p95 4.1 s > 2 s") -> None:
         """Give every running gate whose name contains the text a verdict, and settle."""

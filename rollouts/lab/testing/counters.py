@@ -1,0 +1,132 @@
+"""A source of raw counters that grow as a model server's would, in virtual time: what compare gates read in tests."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+from rollouts.analysis.exposition import HistogramSample, PodSample
+from rollouts.analysis.logical import PODS, Dialect
+from rollouts.analysis.sources.base import Place, QueryRefused, RawPod, SourceUnavailable
+from rollouts.analysis.types import MeasureSpec, Value
+from rollouts.runtime.clock import Clock
+
+__all__ = ["GrowingCounters"]
+
+_BOUNDS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, math.inf)
+_SIGMA = 0.7
+_STEP = 5.0
+"""Virtual seconds that counters grow by at a time."""
+
+
+class _Pod:
+    def __init__(self) -> None:
+        self.requests = 0
+        self.errors = 0
+        self.buckets = [0] * len(_BOUNDS)
+        self.sum = 0.0
+
+
+class GrowingCounters:
+    """``Source`` whose pods count requests: ``slower`` and ``errors`` are the canary's, ``silent`` pods do not answer.
+
+    ``canary`` and ``stable`` name the arms; ``share`` tells the canary's share of ``rate`` requests a second. Latency
+    is lognormal with a median of 0.4 s.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        stable: str,
+        canary: str,
+        pods: tuple[int, int] = (8, 4),
+        share: Callable[[], float] = lambda: 0.1,
+        rate: float = 20.0,
+        seed: int = 1,
+    ) -> None:
+        self.slower = 0.0
+        self.errors = 0.0
+        self.silent: set[str] = set()
+        self.down = False
+        self._clock = clock
+        self._random = random.Random(seed)
+        self._rate = rate
+        self._share = share
+        self._pods = {
+            (arm, f"{arm}-{index}"): _Pod()
+            for arm, count in ((stable, pods[0]), (canary, pods[1]))
+            for index in range(count)
+        }
+        self._canary = canary
+        self._grown_to = 0.0
+
+    @property
+    def dialect(self) -> Dialect:
+        """See ``Source.dialect``."""
+        return PODS
+
+    async def query(self, promql: str, at: datetime) -> Value:
+        """See ``Source.query``: not in these tests."""
+        raise QueryRefused("no PromQL here")
+
+    async def measure(self, spec: MeasureSpec, place: Place, at: datetime) -> Value:
+        """See ``Source.measure``: healthy."""
+        return 0.01
+
+    async def raw(self, names: frozenset[str], place: Place, at: datetime) -> Mapping[str, RawPod]:
+        """See ``Source.raw``."""
+        if self.down:
+            raise SourceUnavailable("nobody answers")
+        self._grow()
+        return {
+            name: RawPod(_page(pod))
+            for (arm, name), pod in self._pods.items()
+            if arm == place.arm.name and name not in self.silent
+        }
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+    def reset(self, pod: str) -> None:
+        """The pod's process starts again: its counters begin at 0."""
+        for key in self._pods:
+            if key[1] == pod:
+                self._pods[key] = _Pod()
+
+    def _grow(self) -> None:
+        now = self._clock.monotonic()
+        while self._grown_to + _STEP <= now:
+            self._grown_to += _STEP
+            share, counts = self._share(), Counter(arm for arm, _ in self._pods)
+            for (arm, _), pod in self._pods.items():
+                bad = arm == self._canary
+                rate = self._rate * (share if bad else 1.0 - share) / counts[arm]
+                self._serve(pod, rate, self.slower if bad else 0.0, max(0.002, self.errors if bad else 0.0))
+
+    def _serve(self, pod: _Pod, rate: float, slower: float, errors: float) -> None:
+        # The fraction is drawn, so that small shares are right in the long run.
+        for _ in range(int(rate * _STEP + self._random.random())):
+            seconds = 0.4 * (1 + slower) * math.exp(self._random.gauss(0.0, _SIGMA))
+            pod.requests += 1
+            pod.errors += self._random.random() < errors
+            pod.sum += seconds
+            for index, bound in enumerate(_BOUNDS):
+                pod.buckets[index] += seconds <= bound
+
+
+def _page(pod: _Pod) -> PodSample:
+    ttft = HistogramSample(
+        buckets=dict(zip(_BOUNDS, map(float, pod.buckets), strict=True)),
+        sum=pod.sum,
+        count=float(pod.requests),
+    )
+    ok = {"handler": "/v1/completions", "status": "2xx"}
+    bad = {**ok, "status": "5xx"}
+    series = {
+        "http_requests_total": [(ok, float(pod.requests - pod.errors)), (bad, float(pod.errors))],
+    }
+    return PodSample(series=series, histograms={"vllm:time_to_first_token_seconds": ttft})

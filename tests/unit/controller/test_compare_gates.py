@@ -1,0 +1,260 @@
+"""Compare gates at the assembled controller, in virtual time: one evidence process for the whole attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from rollouts.analysis.sources.base import Source
+from rollouts.controller import kinds
+from rollouts.controller.assembly import Parts, assemble
+from rollouts.controller.caches import Caches
+from rollouts.controller.metrics import ControllerMetrics
+from rollouts.controller.shares import NoShares
+from rollouts.lab.testing.clock import virtual_time
+from rollouts.lab.testing.counters import GrowingCounters
+from rollouts.lab.testing.faults.cluster import NAMESPACE
+from rollouts.lab.testing.faults.moves import at_step, command, edit_steps, phase, reason
+from rollouts.lab.testing.faults.objects import CANARY, STABLE, base_objects, rollout_object
+from rollouts.lab.testing.faults.process import Assembler
+from rollouts.lab.testing.faults.simulation import CLEAN, Condition, FaultPlan, Move, Scenario, Simulation
+from rollouts.lab.testing.faults.transport import FaultyClient, WriteFault
+from rollouts.runtime.clock import Clock
+from rollouts.runtime.objects import ObjectKey
+
+Object = dict[str, Any]
+
+
+def compare(preset: str, name: str = "", **form: Any) -> Object:
+    return {"name": name or preset, "compare": {"preset": preset, **form}}
+
+
+def gate(*metrics: Object) -> Object:
+    return {"analysis": {"metrics": list(metrics)}}
+
+
+class WithCounters(Assembler):
+    """The controller over growing counters, which outlive its processes as pods do."""
+
+    def __init__(self, **shape: Any) -> None:
+        super().__init__()
+        self.shape = shape
+        self.counters: GrowingCounters | None = None
+
+    def share(self) -> float:
+        """The canary's share by the route, which the gateway obeys."""
+        route = self.caches.routes.get(ObjectKey(NAMESPACE, "inference-route"))
+        assert route is not None
+        weights = {ref["name"]: ref["weight"] for ref in route["spec"]["rules"][0]["backendRefs"]}
+        return weights[CANARY] / sum(weights.values())
+
+    def __call__(self, client: FaultyClient, clock: Clock, caches: Caches, source: Source) -> Parts:
+        self.caches = caches
+        if self.counters is None:
+            self.counters = GrowingCounters(
+                clock, stable=STABLE, canary=CANARY, share=self.share, **self.shape
+            )
+        return assemble(
+            client,
+            clock,
+            caches=caches,
+            sources={"default": self.counters},
+            shares=NoShares(),
+            adapters=self.adapters,
+            metrics=ControllerMetrics(),
+        )
+
+
+def run(
+    rollout: Object,
+    goal: Condition,
+    *moves: Move,
+    plan: FaultPlan = CLEAN,
+    assembler: WithCounters | None = None,
+) -> Simulation:
+    scenario = Scenario(
+        name="compare",
+        setup=lambda cluster: base_objects(cluster, rollout),
+        moves=moves,
+        goal=goal,
+        measured=True,
+    )
+    made: list[Simulation] = []
+
+    async def whole() -> bool:
+        made.append(Simulation(scenario, plan, assembler or WithCounters()))
+        return (await made[0].run()).converged
+
+    with virtual_time() as loop:
+        assert loop.run_until_complete(whole()), (made[0].status, made[0].history.problems)
+    assert made[0].history.problems == []
+    return made[0]
+
+
+def harm(assembler: WithCounters, **change: float) -> Callable[[Simulation], None]:
+    def act(_: Simulation) -> None:
+        assert assembler.counters is not None
+        for name, value in change.items():
+            setattr(assembler.counters, name, value)
+
+    return act
+
+
+def evidence_run(simulation: Simulation) -> Object:
+    runs = [item for item in simulation.cluster.all(kinds.ANALYSIS_RUN) if "comparisons" in item["spec"]]
+    assert len(runs) == 1
+    return runs[0]
+
+
+def healthy(simulation: Simulation) -> bool:
+    status = simulation.status
+    return status.get("phase") == "Healthy" and (status.get("stable") or {}).get("name") == CANARY
+
+
+STEPS = [
+    {"setWeight": 10},
+    gate(compare("error-rate"), compare("ttft")),
+    {"setWeight": 50},
+    gate(compare("error-rate"), compare("ttft", tolerance="50%")),
+]
+
+
+def test_a_healthy_canary_is_promoted_by_one_run_that_every_gate_reads():
+    simulation = run(rollout_object(STEPS), healthy)
+
+    spec = evidence_run(simulation)["spec"]
+    forms = [(item["name"], item["steps"], item["compare"]["require"]) for item in spec["comparisons"]]
+    assert forms == [
+        ("error-rate", [1], "NoHarm"),
+        ("ttft", [1], "NoHarm"),
+        ("error-rate-2", [3], "WithinTolerance"),
+        ("ttft-2", [3], "WithinTolerance"),
+    ]
+    marks = [(mark["step"], mark["weight"]) for mark in spec["marks"]]
+    assert marks == [(0, 10), (1, 10), (2, 50), (3, 50), (4, 100)]
+    gates = {item["step"]: item["verdict"] for item in evidence_run(simulation)["status"]["gates"]}
+    assert gates == {1: "Pass", 3: "Pass"}
+
+
+def test_a_slower_canary_is_aborted_with_the_figures_in_words():
+    assembler = WithCounters()
+    simulation = run(
+        rollout_object(STEPS),
+        phase("Aborted"),
+        Move(when=at_step(0), act=harm(assembler, slower=0.5)),
+        assembler=assembler,
+    )
+    message = simulation.status["message"]
+    assert "ttft: the canary is shown to be worse than stable" in message
+    assert "abort at 20" in message
+    found = evidence_run(simulation)["status"]
+    assert (found["phase"], found["decision"]) == ("Failed", "Abort")
+    blamed = [item["name"] for item in found["comparisons"] if item["verdict"] == "Fail"]
+    assert "ttft" in blamed
+    assert all(name.startswith("ttft") for name in blamed)
+    assert found["comparisons"][1]["figures"]["effect"] == pytest.approx(0.5, abs=0.3)
+
+
+def test_harm_aborts_in_a_pause_too_since_the_process_runs_through_all_steps():
+    assembler = WithCounters()
+    steps = [{"setWeight": 10}, {"pause": {}}, gate(compare("error-rate"))]
+    run(
+        rollout_object(steps),
+        phase("Aborted"),
+        Move(when=at_step(1), act=harm(assembler, errors=0.2), after=400),
+        assembler=assembler,
+    )
+
+
+def test_on_fail_pause_holds_and_promote_goes_on():
+    assembler = WithCounters()
+    bad = {**compare("error-rate"), "onFail": "Pause"}
+    simulation = run(
+        rollout_object([{"setWeight": 10}, gate(bad)]),
+        healthy,
+        Move(when=at_step(1), act=harm(assembler, errors=0.2)),
+        Move(when=reason("GateFailed"), act=command("promote"), after=20),
+        assembler=assembler,
+    )
+    assert simulation.status["history"][-1]["outcome"] == "Promoted"
+
+
+@pytest.mark.parametrize("change", [{"down": True}, {"silent": {f"{CANARY}-{i}" for i in range(4)}}])
+def test_silence_never_passes_and_never_aborts(change):
+    assembler = WithCounters()
+    simulation = run(
+        rollout_object([{"setWeight": 10}, gate(compare("error-rate", maxDuration="10m"))]),
+        reason("GateInconclusive"),
+        Move(when=at_step(0), act=harm(assembler, **change)),
+        assembler=assembler,
+    )
+    assert simulation.status["phase"] == "Paused"
+    assert (
+        "nothing passes on silence" in str(evidence_run(simulation)["status"]["comparisons"])
+        or ("too many scrapes are missing" in str(evidence_run(simulation)["status"]["comparisons"]))
+        or "undecided at the end" in simulation.status["message"]
+    )
+
+
+def test_a_gate_of_one_pod_says_at_once_what_it_cannot_prove():
+    assembler = WithCounters(pods=(4, 1))
+    simulation = run(
+        rollout_object([{"setWeight": 10}, gate(compare("ttft", tolerance="3%"))]),
+        reason("GateInconclusive"),
+        assembler=assembler,
+    )
+    message = simulation.status["message"]
+    assert "can never be proven" in message
+    assert "set tolerance to at least" in message
+
+
+def test_the_preset_default_alone_is_a_background_that_has_to_be_earned_by_what_the_pods_expose():
+    background = rollout_object(
+        [{"setWeight": 10}, {"pause": {"duration": "30s"}}, {"setWeight": 50}],
+        canary={"analysis": {"preset": "default"}},
+    )
+    waited: list[float] = []
+
+    def note(simulation: Simulation) -> None:
+        waited.append(simulation.clock.monotonic())
+
+    simulation = run(background, healthy, Move(when=reason("AwaitingAnalysis"), act=note))
+    found = evidence_run(simulation)
+    names = [item["name"] for item in found["spec"]["comparisons"]]
+    assert names == ["error-rate", "ttft", "time-per-output-token", "e2e"]
+    assert all("steps" not in item for item in found["spec"]["comparisons"])
+    assert [gate["verdict"] for gate in found["status"]["gates"]] == ["Pass"]
+    assert waited  # 100 % was in force long before the proof was there
+    verdicts = {item["name"]: item["reason"] for item in found["status"]["comparisons"]}
+    assert verdicts["time-per-output-token"] == "NoData"  # not exposed, so nobody waits for it
+
+
+def test_a_gate_may_measure_and_compare():
+    threshold = {"name": "errors", "measure": {"preset": "error-rate"}, "successCondition": "result < 0.05"}
+    simulation = run(
+        rollout_object([{"setWeight": 10}, gate(threshold, compare("error-rate"))]),
+        healthy,
+    )
+    names = sorted(item["metadata"]["name"] for item in simulation.cluster.all(kinds.ANALYSIS_RUN))
+    assert len(names) == 2
+
+
+def test_edited_steps_tell_the_run_its_new_gates():
+    edited = [{"setWeight": 10}, gate(compare("error-rate", minDwell="1m")), {"setWeight": 60}]
+    simulation = run(
+        rollout_object(STEPS),
+        healthy,
+        Move(when=at_step(1), act=edit_steps(edited), after=60),
+    )
+    spec = evidence_run(simulation)["spec"]
+    assert [(item["name"], item["steps"]) for item in spec["comparisons"]] == [("error-rate", [1])]
+
+
+def test_a_restart_goes_on_from_the_checkpoint():
+    assembler = WithCounters()
+    plan = FaultPlan(name="crash", writes={14: WriteFault.CRASH_AFTER}, exact=False)
+    simulation = run(rollout_object(STEPS), healthy, plan=plan, assembler=assembler)
+    assert simulation.epoch == 2
+    assert evidence_run(simulation)["status"]["gates"][-1]["verdict"] == "Pass"
