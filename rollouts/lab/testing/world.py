@@ -18,11 +18,13 @@ from rollouts.engine.actions import (
     CreateRun,
     DesiredTraffic,
     EmitEvent,
+    MarkRun,
     Plan,
     ReleaseTraffic,
     ReleaseTrafficMode,
     SetFinalizer,
     TerminateRun,
+    UpdateRun,
     WriteTraffic,
 )
 from rollouts.engine.observation import (
@@ -146,6 +148,9 @@ class World:
     pool_blockers: tuple[Blocker, ...] = ()
     target_blocker: Blocker | None = None
     share: ShareView | None = None
+    compared: frozenset[int] = frozenset()
+    only_compared: frozenset[int] = frozenset()
+    background_compares: bool = False
     served: bool = True
     verdict: Callable[[str], GateOutcome] = field(default=lambda name: GateOutcome.RUNNING)
     """What a newly created run says."""
@@ -188,6 +193,10 @@ class World:
             gates=dict(self.gates),
             jobs=dict(self.jobs),
             share=self.share,
+            compared=self.compared,
+            only_compared=self.only_compared,
+            compares=bool(self.compared) or self.background_compares,
+            background_compares=self.background_compares,
         )
 
     def _traffic(self) -> TrafficView:
@@ -249,7 +258,17 @@ class World:
             case WriteTraffic():
                 self._write(action)
             case CreateRun(name=name):
-                self.gates.setdefault(name, GateView(name=name, outcome=self.verdict(name)))
+                made = GateView(
+                    name=name,
+                    outcome=self.verdict(name),
+                    steps_hash=self.status.steps_hash if self.compared or self.background_compares else "",
+                    marked=frozenset({self.status.current_step}),
+                )
+                self.gates.setdefault(name, made)
+            case MarkRun(name=name, step=step):
+                self.gates[name] = replace(self.gates[name], marked=self.gates[name].marked | {step})
+            case UpdateRun(name=name):
+                self.gates[name] = replace(self.gates[name], steps_hash=self.status.steps_hash, steps={})
             case CreateJob(name=name):
                 self.jobs.setdefault(name, JobOutcome.RUNNING)
             case TerminateRun(name=name):
