@@ -30,7 +30,7 @@ from importlib import metadata
 from pathlib import Path
 
 from benchmarks.picker.driver import Result, measure
-from tools.gopickers.build import PICKERS, built
+from tools.gopickers.build import PICKERS, GoPickerError, built
 from tools.gopickers.serving import serve_beside
 
 HERE = Path(__file__).parent
@@ -146,12 +146,21 @@ async def subjects(stack: AsyncExitStack, options: argparse.Namespace) -> list[S
         name, address, pid = entry.split("=")
         found.append(Subject(name=name, address=address, pid=int(pid), stays=True))
     if options.go:
-        there = [one for one in PICKERS if built(one)]
-        if missing := [one.name for one in PICKERS if one not in there]:
-            print(f"NOT MEASURED, not built: {', '.join(missing)} (python -m tools.gopickers build)")
-        for one in await stack.enter_async_context(serve_beside(there, folder)):
-            found.append(Subject(name=one.picker.name, address=one.address, pid=one.pid, stays=True))
+        found += await go_subjects(stack, folder)
     return found
+
+
+async def go_subjects(stack: AsyncExitStack, folder: Path) -> list[Subject]:
+    """The Go pickers that are built. Says loudly which are not there, and why."""
+    there = [one for one in PICKERS if built(one)]
+    if missing := [one.name for one in PICKERS if one not in there]:
+        print(f"NOT MEASURED, not built: {', '.join(missing)} (python -m tools.gopickers build)")
+    try:
+        served = await stack.enter_async_context(serve_beside(there, folder)) if there else []
+    except GoPickerError as error:
+        print(f"NOT MEASURED: {error}")
+        return []
+    return [Subject(name=one.picker.name, address=one.address, pid=one.pid, stays=True) for one in served]
 
 
 async def cell(
