@@ -160,8 +160,26 @@ def _command(draft: Draft) -> bool:
     obey_command(draft)
     changed = _acted(before, draft.status)
     if changed:
+        _show_obeyed(draft)
         draft.wake(timedelta(seconds=1))
     return changed
+
+
+def _show_obeyed(draft: Draft) -> None:
+    """What is true now that a command moved an attempt on or held it: the next plan is a second away.
+
+    Starts, aborts and retries say so themselves.
+    """
+    status, before = draft.status, draft.obs.status.phase
+    running = status.canary is not None and status.started_at is not None and status.aborted is None
+    if not running or before not in (Phase.PROGRESSING, Phase.PAUSED) or status.last_command is None:
+        return
+    if status.hold is not None:
+        draft.move(Phase.PAUSED, Trigger.HOLD, status.hold.value, status.hold_message)
+    elif not draft.spec.paused:
+        trigger = Trigger.RELEASED if before is Phase.PAUSED else Trigger.WAIT
+        message = f"{status.last_command.message}; now {draft.where()}"
+        draft.move(Phase.PROGRESSING, trigger, "Resumed", message)
 
 
 def _acted(before: RolloutStatus, after: RolloutStatus) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from fractions import Fraction
 
@@ -347,3 +348,63 @@ def test_a_malformed_command_is_rejected_in_status():
 def test_who_sent_a_command_is_kept_as_a_claim():
     assert parse_command('{"action":"abort","revision":"12345678","by":"ada"}').by == "ada"
     assert parse_command('{"action":"abort","revision":"12345678","by":7}').by == ""
+
+
+TOLD = {
+    "promote of a pause names the next step": (
+        at_pause,
+        "promote",
+        Phase.PROGRESSING,
+        "left step 2; now step 3/4 (set weight 50%)",
+    ),
+    "promote over a gate": (
+        gate_inconclusive,
+        "promote",
+        Phase.PROGRESSING,
+        "gate overridden: demo",
+    ),
+    "promote of the last pause": (
+        lambda: at_pause(weight(10), pause()),
+        "promote",
+        Phase.PROGRESSING,
+        "left step 2; now after step 2/2",
+    ),
+    "pause while a weight is put in force": (setting_weight, "pause", Phase.PAUSED, "paused by command"),
+    "resume": (held, "resume", Phase.PROGRESSING, "going on; now step 2/4"),
+}
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_the_plan_that_obeys_a_command_says_what_is_true_after_it(case):
+    make, action, phase, message = TOLD[case]
+    world = make()
+    world.tell(action)
+
+    world.step()
+
+    assert world.status.phase is phase
+    assert world.status.message.startswith(message)
+
+
+def test_a_command_leaves_the_message_of_a_hold_that_it_does_not_lift():
+    world = at_pause()
+    world.spec = replace(world.spec, paused=True)
+    world.settle()
+    before = world.status.message
+    world.tell("promote")
+
+    world.step()
+
+    assert (world.status.phase, world.status.message) == (Phase.PAUSED, before)
+
+
+@pytest.mark.parametrize("make", [waiting, invalid])
+def test_a_command_outside_the_steps_leaves_phase_and_message_to_the_next_plan(make):
+    world = make()
+    before = world.status
+    world.tell("pause")
+
+    world.step()
+
+    assert (world.status.phase, world.status.message) == (before.phase, before.message)
+    assert world.status.hold is HoldReason.COMMAND
