@@ -13,6 +13,7 @@ from rollouts.picker.messages import (
     HeadersReply,
     ImmediateReply,
     Outgoing,
+    Side,
     TrailersReply,
 )
 
@@ -76,11 +77,16 @@ def _message(number: int, common: bytes, endpoint: bytes) -> bytes:
     return out + _endpoint_metadata(endpoint) if endpoint else out
 
 
+_UNCHANGED = HeadersReply(Side.RESPONSE)
+
+
 def encode(reply: Outgoing) -> bytes:
     """The serialized ``ProcessingResponse`` of one reply."""
     if isinstance(reply, BodyReply):
         return _streamed_body(reply)
     if isinstance(reply, HeadersReply):
+        if reply == _UNCHANGED:
+            return b"\x12\x00"
         return _message(1 + reply.side, _common(reply), reply.endpoint)
     if isinstance(reply, BufferedReply):
         return _message(3 + reply.side, _common(reply), reply.endpoint)

@@ -140,6 +140,7 @@ class PickerMetrics:
         self._series: dict[tuple[str, str, str, str], float | None] = {}  # labels -> when the pod went
         self._children: dict[tuple[Counter | Histogram, tuple[str, ...]], Any] = {}
         self._dispatched: dict[tuple[str, str, str, str], Any] = {}  # a short cut past the labels
+        self._known: dict[tuple[str, str, str, str], tuple[str, str, str, str]] = {}  # names to labels
         self._requests = self._counter("requests_total", "Requests by outcome", (*_LABELS, "code"))
         self._errors = self._counter("request_errors_total", "Measured requests that failed")
         self._aborts = self._counter("aborts_total", "Measured requests whose response was cut short")
@@ -215,7 +216,13 @@ class PickerMetrics:
 
     def _labels(self, decision: Decision) -> tuple[str, str, str, str]:
         endpoint = decision.endpoint
-        labels = (self._model(decision.model), self._target(decision.target), endpoint.pool, endpoint.pod)
+        names = (decision.model, decision.target, endpoint.pool, endpoint.pod)
+        labels = self._known.get(names)
+        if labels is None:
+            if len(self._known) >= 10_000:
+                self._known.clear()
+            labels = (self._model(decision.model), self._target(decision.target), *names[2:])
+            self._known[names] = labels
         self._series[labels] = None
         return labels
 
@@ -239,6 +246,7 @@ class PickerMetrics:
     def forget(self, now: float) -> None:
         """Drop the series of pods that have been gone for a while. Call it now and then."""
         self._dispatched.clear()  # names of clients come and go
+        self._known.clear()
         alive = {(endpoint.pool, endpoint.pod) for endpoint in self._router.snapshot.endpoints}
         for labels, gone in list(self._series.items()):
             if labels[2:] in alive:
