@@ -16,6 +16,7 @@ from rollouts.controller.app import Controller
 from rollouts.controller.settings import Settings, SettingsError, read_config, source_option
 from rollouts.kube.http import open_client
 from rollouts.runtime.clock import SystemClock
+from rollouts.runtime.garbage import relax_collection
 from rollouts.runtime.health import parse_address
 from rollouts.runtime.supervisor import PartEnded
 
@@ -81,6 +82,7 @@ def controller(
             settings = read_config(config_file, settings)
     except (SettingsError, ValueError) as error:
         raise click.UsageError(str(error)) from None
+    relax_collection()
     sys.exit(asyncio.run(_run(settings)))
 
 

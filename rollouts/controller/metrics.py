@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from rollouts.engine.types import Phase, RolloutStatus, Weight
+from rollouts.engine.types import Phase, RolloutStatus, Weight, WeightStatus
 
 __all__ = ["ControllerMetrics"]
 
@@ -16,6 +16,7 @@ class ControllerMetrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
+        self._shown: dict[tuple[str, str], tuple[Phase, WeightStatus, int]] = {}
         self.reconcile_seconds = Histogram(
             "rollouts_reconcile_seconds",
             "Time of one reconcile.",
@@ -68,7 +69,11 @@ class ControllerMetrics:
         self.leader = Gauge("rollouts_leader", "1 while this replica leads.", registry=self.registry)
 
     def show(self, namespace: str, name: str, status: RolloutStatus) -> None:
-        """Publish what a Rollout's status says."""
+        """Publish what a Rollout's status says; most plans change nothing of it."""
+        said = (status.phase, status.weight, status.current_step)
+        if self._shown.get((namespace, name)) == said:
+            return
+        self._shown[namespace, name] = said
         for phase in Phase:
             if phase is not Phase.NEW:
                 self.phase.labels(namespace, name, phase.value).set(1 if phase is status.phase else 0)
@@ -84,6 +89,7 @@ class ControllerMetrics:
 
     def forget(self, namespace: str, name: str) -> None:
         """Drop the series of a deleted Rollout."""
+        self._shown.pop((namespace, name), None)
         for phase in Phase:
             self._drop(self.phase, namespace, name, phase.value)
         for kind in ("desired", "applied", "observed"):

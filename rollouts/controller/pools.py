@@ -70,7 +70,7 @@ class PickerPod:
 
 
 def _dict(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _port(value: Any, default: int) -> int:

@@ -90,6 +90,8 @@ class ConnectionPool:
                 # No compression: nothing that inflates, and a cluster's network does not need it.
                 "Accept-Encoding": "identity",
             },
+            # An API server sets no cookies; the default jar is asked before each request nevertheless.
+            cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
         )
 

@@ -53,9 +53,9 @@ class Order(Enum):
     UNKNOWN = None
 
 
-def _metadata(obj: Mapping[str, Any]) -> Mapping[str, Any]:
-    metadata = obj.get("metadata") if isinstance(obj, Mapping) else None
-    if not isinstance(metadata, Mapping):
+def _metadata(obj: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = obj.get("metadata") if isinstance(obj, dict) else None
+    if not isinstance(metadata, dict):
         raise MalformedObject("the object has no metadata map")
     return metadata
 
@@ -115,10 +115,20 @@ def compact(value: Any) -> Any:
     Each watch event is parsed on its own and brings its own copy of every key; interned, a cache of many
     like objects takes less than half the memory. Raises RecursionError on absurdly deep input.
     """
-    if isinstance(value, dict):
-        return {sys.intern(key) if type(key) is str else key: compact(inner) for key, inner in value.items()}
-    if isinstance(value, list):
+    kind = type(value)
+    if kind is dict:
+        made = {}
+        for key, inner in value.items():
+            # Leaves are most of an object: they are worth no call of their own.
+            leaf = type(inner)
+            if leaf is str:
+                inner = sys.intern(inner) if len(inner) < _INTERN_BELOW else inner
+            elif leaf is dict or leaf is list:
+                inner = compact(inner)
+            made[sys.intern(key) if type(key) is str else key] = inner
+        return made
+    if kind is list:
         return [compact(inner) for inner in value]
-    if type(value) is str and len(value) < _INTERN_BELOW:
+    if kind is str and len(value) < _INTERN_BELOW:
         return sys.intern(value)
     return value
