@@ -65,11 +65,13 @@ def _spans(epochs: Sequence[Epoch]) -> list[tuple[Epoch, float]]:
 
 
 def wrong_models(seen: Iterable[Seen], epochs: Sequence[Epoch], *, stable: str, canary: str) -> list[Seen]:
-    """Good answers by a model that no weights of the time allow, or, for another name, by another model."""
+    """Whole answers by a model that no weights of the time allow, or, for another name, by another model."""
     spans = _spans(epochs)
-    return [
-        one for one in seen if one.status == 200 and one.model not in _allowed(one, spans, stable, canary)
-    ]
+    return [one for one in seen if _is_good(one) and one.model not in _allowed(one, spans, stable, canary)]
+
+
+def _is_good(one: Seen) -> bool:
+    return one.status == 200 and one.whole
 
 
 def _allowed(one: Seen, spans: Sequence[tuple[Epoch, float]], stable: str, canary: str) -> set[str]:
@@ -94,7 +96,7 @@ def flipped_sessions(seen: Iterable[Seen], epochs: Sequence[Epoch], *, canary: s
     on_canary: dict[str, float] = {}
     for one in seen:
         weight = _weight_during(one, spans)
-        if not one.session or one.status != 200 or one.asked != SPLIT or weight is None:
+        if not one.session or not _is_good(one) or one.asked != SPLIT or weight is None:
             continue
         if one.model == canary:
             on_canary[one.session] = min(on_canary.get(one.session, math.inf), weight)
@@ -133,7 +135,7 @@ def share_without_session(seen: Iterable[Seen], epoch: Epoch, end: float, *, can
     models = [
         one.model
         for one in seen
-        if one.asked == SPLIT and not one.session and one.status == 200
+        if one.asked == SPLIT and not one.session and _is_good(one)
         if epoch.since + LAG <= one.sent and one.ended <= end
     ]
     return models.count(canary), len(models)

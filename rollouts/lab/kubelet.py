@@ -31,7 +31,10 @@ class PodClient(KubeClient, PodRemover, Protocol):  # type: ignore[misc]  # two 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabPod:
-    """A process of the lab as a pod: Ready while ``probe``, a URL, answers 200."""
+    """A process of the lab as a pod: Ready while ``probe``, a URL, answers 200.
+
+    It takes ``failure_threshold`` failed probes in a row until it is not Ready.
+    """
 
     namespace: str
     name: str
@@ -40,6 +43,7 @@ class LabPod:
     probe: str
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
+    failure_threshold: int = 1
 
 
 def _simulated(spec: PodSpec) -> LabPod:
@@ -112,10 +116,12 @@ class Kubelet:
     async def _follow(self, pod: LabPod) -> None:
         timeout = aiohttp.ClientTimeout(total=_PROBE_TIMEOUT)
         written: bool | None = None
+        failures = 0
         async with aiohttp.ClientSession(timeout=timeout) as session:
             while True:
-                ready = await _healthy(session, pod)
+                failures = 0 if await _healthy(session, pod) else failures + 1
                 self.probes += 1
+                ready = failures == 0 if written is not True else failures < pod.failure_threshold
                 if ready is not written and await self._write(pod, ready):
                     written = ready
                 await asyncio.sleep(self._period)

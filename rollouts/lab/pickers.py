@@ -208,6 +208,7 @@ class Pickers:
             probe=f"http://{address}:{ports['metrics']}/readyz",
             labels=labels,
             annotations={METRICS_PORT_ANNOTATION: str(ports["metrics"])},
+            failure_threshold=3,
         )
         running = _Running(wanted, pod, self._command(wanted, pod), self._directory / f"{pod.name}.log")
         self._running[key] = running

@@ -251,6 +251,52 @@ async def test_a_picker_is_found_by_its_service_and_its_ready_pods(
     await eventually(left_alone)
 
 
+class SlowPicker(FakePicker):
+    """Answers when it is told to."""
+
+    def __init__(self, choose: Callable[[], str]) -> None:
+        super().__init__(choose)
+        self.go_on = asyncio.Event()
+
+    async def Process(  # the name is given by the protocol
+        self, requests: Messages, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[ext_proc.ProcessingResponse]:
+        async for response in super().Process(requests, context):
+            await self.go_on.wait()
+            yield response
+
+
+async def test_a_picker_that_leaves_its_service_finishes_what_it_has_begun(
+    dataplane: DataPlane, http: aiohttp.ClientSession, start_picker: StartPicker
+) -> None:
+    """A rolling update of the picker: the endpoint goes, the streams on it stay."""
+    labels = {"app": "epp"}
+    spec = {"selector": labels, "ports": [{"name": "grpc", "port": 9002, "targetPort": "grpc"}]}
+    await dataplane.create(SERVICES, "v1-picker", {"spec": spec})
+    (pod,) = await dataplane.add_pool("v1")
+    picker = SlowPicker(lambda: f"{pod.spec.address}:8000")
+    port = int((await start_picker(picker)).rpartition(":")[2])
+    await create_ready_pod(
+        dataplane.client, NAMESPACE, "epp-0", labels=labels, ip="127.0.0.1", ports={"grpc": port}
+    )
+    await dataplane.route(backend("v1", 1))
+    picker.go_on.set()
+    await eventually(lambda: _asked(http, dataplane.url, picker))
+    picker.go_on.clear()
+    calls = picker.calls
+    running = asyncio.create_task(ask(http, dataplane.url))
+    await eventually(lambda: picker.calls > calls)
+    await set_pod_ready(dataplane.client, NAMESPACE, "epp-0", ready=False, ip="127.0.0.1")
+
+    async def refused() -> bool:
+        return (await ask(http, dataplane.url))[0] == 500
+
+    await eventually(refused)
+    picker.go_on.set()
+
+    assert await running == (200, "v1-0")
+
+
 async def _asked(http: aiohttp.ClientSession, url: str, picker: FakePicker) -> bool:
     await ask(http, url)
     return picker.calls > 0

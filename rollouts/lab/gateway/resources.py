@@ -74,12 +74,12 @@ def render(plan: Plan, *, address: str = "127.0.0.1") -> Snapshot:
         )
         for listener in plan.listeners
     }
+    assigned: list[Cluster | Picker] = [cluster for cluster in plan.clusters if not _strict(cluster)]
+    assigned += pickers.values()
     return Snapshot(
         resources={
             CLUSTER: _serialize(clusters.items()),
-            ENDPOINTS: _serialize(
-                (name, _assignment(cluster)) for name, cluster in by_name.items() if not _strict(cluster)
-            ),
+            ENDPOINTS: _serialize((item.name, _assignment(item)) for item in assigned),
             LISTENER: _serialize((item.name, _listener(item, address)) for item in plan.listeners),
             ROUTES: _serialize(routes.items()),
         }
@@ -167,14 +167,16 @@ def _picker_cluster(picker: Picker) -> cluster_pb2.Cluster:
     )
     message = cluster_pb2.Cluster(
         name=picker.name,
-        type=cluster_pb2.Cluster.STATIC,
+        # By EDS: a change of the cluster itself would reset the streams that are open on it.
+        type=cluster_pb2.Cluster.EDS,
         connect_timeout=_CONNECT_TIMEOUT,
-        load_assignment=_assignment(picker),
+        ignore_health_on_host_removal=True,
         # In full-duplex mode Envoy can fail open only before it has sent a piece of the body, and a refused
         # connection is noticed later than that. A picker known to be down fails at once, in time.
         health_checks=[_tcp_check()],
         common_lb_config=cluster_pb2.Cluster.CommonLbConfig(healthy_panic_threshold={"value": 0}),
     )
+    message.eds_cluster_config.eds_config.CopyFrom(_ads())
     message.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(_any(options))
     return message
 

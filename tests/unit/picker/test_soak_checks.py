@@ -40,6 +40,7 @@ def seen(sent: float = 10, model: str = "v1", **fields: Any) -> Seen:
         ("an adapter asked for by its own name", seen(80, "v1", asked="v1"), False),
         ("another than the one asked for", seen(10, "v2", asked="v1"), True),
         ("errors have no model", seen(10, "", status=503), False),
+        ("nor has an answer that was cut off", seen(10, "", whole=False), False),
     ],
 )
 def test_the_model_must_be_one_that_the_weights_allow(sentence: str, one: Seen, wrong: bool) -> None:
