@@ -6,7 +6,7 @@ STAMP := $(VENV)/.stamp-$(shell cat requirements/dev.lock pyproject.toml | cksum
 CONTROL_PLANE ?= memory
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-lora test test-fast coverage lint generate controlplane bench clean
+.PHONY: help setup demo demo-lora demo-analysis test test-fast coverage lint generate controlplane bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,10 @@ demo: $(STAMP) ## a good and a bad base-model rollout on real Envoy, about two m
 demo-lora: $(STAMP) ## a good and a bad LoRA adapter, split by the endpoint picker
 	$(BIN)/rollouts lab demo lora --control-plane $(CONTROL_PLANE)
 	$(BIN)/rollouts lab demo lora --bad --control-plane $(CONTROL_PLANE)
+
+demo-analysis: $(STAMP) ## a good and a bad canary compared with stable, no limit set anywhere
+	$(BIN)/rollouts lab demo analysis --control-plane $(CONTROL_PLANE)
+	$(BIN)/rollouts lab demo analysis --bad --control-plane $(CONTROL_PLANE)
 
 controlplane: $(STAMP) ## build kube-apiserver and etcd from pinned Go modules (once, minutes)
 	$(BIN)/python -m rollouts.lab.controlplane build

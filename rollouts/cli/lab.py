@@ -37,7 +37,7 @@ def lab() -> None:
 
 
 @lab.command()
-@click.argument("story", type=click.Choice(["base-model", "lora"]))
+@click.argument("story", type=click.Choice(["base-model", "lora", "analysis"]))
 @click.option("--bad", is_flag=True, help="Make the canary worse, so that it is aborted.")
 @click.option("--control-plane", type=_CONTROL_PLANES, default="memory", show_default=True)
 @_PICKERS
@@ -71,10 +71,10 @@ async def _tell(
 ) -> None:
     from rollouts.lab.controlplane import Choice
     from rollouts.lab.environment import Lab, base_model_pods
-    from rollouts.lab.story import tell_base_model
+    from rollouts.lab.story import tell_analysis, tell_base_model
     from rollouts.lab.story_lora import tell_lora
 
-    tell = {"base-model": tell_base_model, "lora": tell_lora}[story]
+    tell = {"base-model": tell_base_model, "lora": tell_lora, "analysis": tell_analysis}[story]
     pods = base_model_pods(canary=0) if story == "lora" else base_model_pods()
     async with Lab(
         directory, choice=Choice(control_plane), pods=pods, pickers=pickers, say=console.print

@@ -35,6 +35,12 @@ _RUN_ICONS = {
     "Inconclusive": ("?", "yellow"),
     "Running": ("◌", "cyan"),
 }
+_VERDICT_ICONS = {
+    "Pass": ("✔", "green"),
+    "Fail": ("✖", "red"),
+    "Inconclusive": ("?", "yellow"),
+    "Undecided": ("◌", "cyan"),
+}
 
 
 _PIPE_WIDTH = 240
@@ -145,9 +151,12 @@ def _tree(parsed: ParsedRollout, runs: list[dict[str, Any]]) -> Tree:
         run = by_name.get(step_run(parsed.name, status, index)) if isinstance(step, AnalysisStep) else None
         if run is not None:
             _add_run(node, run)
-    background = by_name.get(background_run(parsed.name, status))
-    if background is not None:
-        _add_run(tree.add(Text("background analysis")), background)
+    first = background_run(parsed.name, status)
+    for name, background in sorted(by_name.items()):
+        if name == first or name.startswith(f"{first}-r"):
+            compares = "comparisons" in (background.get("spec") or {})
+            label = "evidence of the attempt" if compares else "background analysis"
+            _add_run(tree.add(Text(label)), background)
     return tree
 
 
@@ -168,6 +177,9 @@ def _add_run(node: Tree, run: Mapping[str, Any]) -> None:
     branch = node.add(Text(f"{icon} {run['metadata']['name']} {status.get('phase', 'Pending')}", style=style))
     for result in status.get("metricResults") or []:
         icon, style = _RUN_ICONS.get(result.get("phase", ""), ("•", "dim"))
+        branch.add(Text(f"{icon} {result.get('message') or result.get('name')}", style=style))
+    for result in status.get("comparisons") or []:
+        icon, style = _VERDICT_ICONS.get(result.get("verdict", ""), ("•", "dim"))
         branch.add(Text(f"{icon} {result.get('message') or result.get('name')}", style=style))
 
 

@@ -190,7 +190,7 @@ def compared_phase(run: RunSpec, status: RunStatus) -> RunStatus:
     earned = not needed or any(gate.verdict == "Pass" for gate in background)
     told = "; ".join(text for text in (status.message, _summary(status)) if text)[:1024]
     if run.terminate:
-        return replace(status, phase=Phase.SUCCESSFUL, earned=status.earned and earned)
+        return replace(status, phase=Phase.SUCCESSFUL, message=told, earned=status.earned and earned)
     return replace(
         status, phase=Phase.RUNNING, completed_at=None, message=told, earned=status.earned and earned
     )

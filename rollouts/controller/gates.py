@@ -244,12 +244,12 @@ def _comparison(metric: MetricSpec, what: CompareSpec, *, final: bool) -> Compar
 def _named(merged: Mapping[tuple[Comparison, bool], list[int]]) -> list[Comparison]:
     """Steps filled in (none: the background's), and names made unique: gates may compare on different terms."""
     found: list[Comparison] = []
-    taken: set[str] = set()
     for (item, _), steps in merged.items():
-        name, number = item.name, 2
+        where = f"step-{steps[0] + 1}" if steps else "background"
+        taken = {other.name for other in found}
+        name = item.name if item.name not in taken else f"{item.name}-{where}"
         while name in taken:
-            name, number = f"{item.name}-{number}", number + 1
-        taken.add(name)
+            name += "-again"
         found.append(replace(item, name=name, steps=tuple(steps)))
     return found
 

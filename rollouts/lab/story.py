@@ -1,4 +1,4 @@
-"""The scripted story of the base-model scenario: what ``rollouts lab demo base-model`` shows."""
+"""The scripted stories of the base-model scenario: thresholds (``demo base-model``), comparison (``demo analysis``)."""
 
 from __future__ import annotations
 
@@ -6,22 +6,49 @@ import asyncio
 import contextlib
 import copy
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 
+from rollouts.controller import kinds
 from rollouts.engine.types import Phase, RolloutStatus
 from rollouts.lab.environment import EXAMPLES, Lab, read_objects
-from rollouts.lab.telling import StoryFailed, Teller, follow, kubectl, set_knobs
+from rollouts.lab.telling import NAMESPACE, StoryFailed, Teller, follow, kubectl, set_knobs
 from rollouts.lab.traffic import Result, Traffic, TrafficSpec
 
-__all__ = ["tell_base_model"]
+__all__ = ["tell_analysis", "tell_base_model"]
 
 NAME = "mymodel"
-_RATE = 50.0
-_LONGEST = 150.0
-_BAD = {"errors": "30%", "ttft": "+60%"}
+_CANARY_POD = "deepseek-r1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plot:
+    """What differs between two stories of one scenario. ``bad`` are the knobs of a bad canary's pods."""
+
+    title: str
+    rollout: str
+    bad: Mapping[str, str]
+    rate: float
+    longest: float
+
+
+_BASE_MODEL = _Plot(
+    title="base model",
+    rollout="rollout-demo.yaml",
+    bad={"errors": "30%", "ttft": "+60%"},
+    rate=50.0,
+    longest=150.0,
+)
+_ANALYSIS = _Plot(
+    title="canary against stable",
+    rollout="rollout-analysis-demo.yaml",
+    bad={"ttft": "+50%"},
+    rate=80.0,
+    longest=240.0,
+)
 
 
 async def tell_base_model(lab: Lab, console: Console, *, bad: bool) -> None:
@@ -29,22 +56,36 @@ async def tell_base_model(lab: Lab, console: Console, *, bad: bool) -> None:
 
     Raises StoryFailed when the end is not the promised one.
     """
-    teller = Teller(console, time.monotonic())
-    teller.heading("base model, bad canary" if bad else "base model, good canary")
-    url = await _set_the_stage(lab, teller, bad=bad)
-    async with _traffic(url) as traffic:
+    await _tell(lab, Teller(console, time.monotonic()), _BASE_MODEL, bad=bad)
+
+
+async def tell_analysis(lab: Lab, console: Console, *, bad: bool) -> None:
+    """The same under compare gates: no limit is set anywhere, and a canary 50 % slower is found.
+
+    Raises StoryFailed when the end is not the promised one.
+    """
+    await _tell(lab, Teller(console, time.monotonic()), _ANALYSIS, bad=bad)
+
+
+async def _tell(lab: Lab, teller: Teller, plot: _Plot, *, bad: bool) -> None:
+    teller.heading(f"{plot.title}, {'bad' if bad else 'good'} canary")
+    url = await _set_the_stage(lab, teller, plot, bad=bad)
+    async with _traffic(url, plot) as traffic:
 
         def seen(since: float) -> str:
             canary, total = traffic.window(since).share(_is_canary)
             return f"{100 * canary / total:.1f}% of {total} answered by v2" if total else "no traffic"
 
-        await lab.apply([_rollout("mymodel-pool-v1")])
-        await follow(lab, teller, NAME, seen=seen, until=lambda s: s.phase is Phase.HEALTHY, longest=_LONGEST)
+        await lab.apply([_rollout(plot, "mymodel-pool-v1")])
+        await follow(
+            lab, teller, NAME, seen=seen, until=lambda s: s.phase is Phase.HEALTHY, longest=plot.longest
+        )
         teller.line("$ git diff")
         teller.line("-     pool: {name: mymodel-pool-v1}", "red")
         teller.line("+     pool: {name: mymodel-pool-v2}", "green")
-        await lab.apply([_rollout("mymodel-pool-v2")])
-        status = await follow(lab, teller, NAME, seen=seen, until=_over, longest=_LONGEST)
+        await lab.apply([_rollout(plot, "mymodel-pool-v2")])
+        status = await follow(lab, teller, NAME, seen=seen, until=_over, longest=plot.longest)
+        await _words(lab, teller)
         await _close(lab, teller, traffic, status, bad=bad)
 
 
@@ -52,37 +93,46 @@ def _over(status: RolloutStatus) -> bool:
     return status.attempt > 0 and status.phase in (Phase.HEALTHY, Phase.ABORTED)
 
 
-async def _set_the_stage(lab: Lab, teller: Teller, *, bad: bool) -> str:
+async def _set_the_stage(lab: Lab, teller: Teller, plot: _Plot, *, bad: bool) -> str:
     folder = EXAMPLES / "base-model"
     await lab.apply(read_objects(folder / "pools.yaml", folder / "gateway.yaml", folder / "route.yaml"))
     await lab.start_pickers()
     url = await lab.gateway.wait_for_gateway()
     await lab.start_controller("--no-leader-elect")
     behind = "behind endpoint pickers" if lab.with_pickers else "balanced by the gateway"
-    teller.stage(lab, url, f"{len(lab.pods)} simulated vLLM pods {behind}, {_RATE:g} requests/s")
+    teller.stage(lab, url, f"{len(lab.pods)} simulated vLLM pods {behind}, {plot.rate:g} requests/s")
     for pod in lab.pods:
-        if pod.labels["release"] == "deepseek-r1" and bad:
-            await set_knobs(lab, pod.name, _BAD)
+        if pod.labels["release"] == _CANARY_POD and bad:
+            await set_knobs(lab, pod.name, plot.bad)
     if bad:
-        teller.line(f"knobs        v2 pods: errors {_BAD['errors']}, TTFT {_BAD['ttft']}", "red")
+        teller.line(f"knobs        v2 pods: {', '.join(f'{k} {v}' for k, v in plot.bad.items())}", "red")
     return url
 
 
-def _rollout(target: str) -> dict[str, Any]:
-    rollout = copy.deepcopy(read_objects(EXAMPLES / "base-model" / "rollout-demo.yaml")[0])
+async def _words(lab: Lab, teller: Teller) -> None:
+    """What the comparisons of the attempt say, as a person reads them."""
+    for run in (await lab.client.list_page(kinds.ANALYSIS_RUN, NAMESPACE)).items:
+        for item in (run.get("status") or {}).get("comparisons") or []:
+            teller.line(f"{item['verdict']:<13}{item['message']}")
+
+
+def _rollout(plot: _Plot, target: str) -> dict[str, Any]:
+    rollout = copy.deepcopy(read_objects(EXAMPLES / "base-model" / plot.rollout)[0])
     rollout["spec"]["target"]["pool"]["name"] = target
     return rollout
 
 
 @contextlib.asynccontextmanager
-async def _traffic(url: str) -> AsyncIterator[Traffic]:
-    traffic = Traffic(TrafficSpec(url=url, model=NAME, rate=_RATE, seconds=_LONGEST + 60, streamed=0.3))
+async def _traffic(url: str, plot: _Plot) -> AsyncIterator[Traffic]:
+    traffic = Traffic(
+        TrafficSpec(url=url, model=NAME, rate=plot.rate, seconds=plot.longest + 60, streamed=0.3)
+    )
     async with traffic:
         yield traffic
 
 
 def _is_canary(result: Result) -> bool:
-    return result.pod.startswith("deepseek-r1")
+    return result.pod.startswith(_CANARY_POD)
 
 
 async def _close(lab: Lab, teller: Teller, traffic: Traffic, status: RolloutStatus, *, bad: bool) -> None:

@@ -147,8 +147,8 @@ class CountTest:
         base = self._mantel_bases[start] if start >= 0 else (0.0, 0.0, 0.0)
         up, down, pairs = (a - b for a, b in zip(self._mantel, base, strict=True))
         n_c, n_s = self.exposure.canary.total, self.exposure.stable.total
-        if n_c <= 0 or n_s <= 0:
-            return None
+        if n_c <= 0 or n_s <= 0 or sum(self.errors) <= 0:
+            return None  # without a single event there is no ratio to estimate
         share = n_c / (n_c + n_s)
         if up <= 0 or down <= 0:
             up, down = up + 0.5 * (1 - share), down + 0.5 * share

@@ -129,8 +129,8 @@ def test_a_healthy_canary_is_promoted_by_one_run_that_every_gate_reads():
     assert forms == [
         ("error-rate", [1], "NoHarm"),
         ("ttft", [1], "NoHarm"),
-        ("error-rate-2", [3], "WithinTolerance"),
-        ("ttft-2", [3], "WithinTolerance"),
+        ("error-rate-step-4", [3], "WithinTolerance"),
+        ("ttft-step-4", [3], "WithinTolerance"),
     ]
     marks = [(mark["step"], mark["weight"]) for mark in spec["marks"]]
     assert marks == [(0, 10), (1, 10), (2, 50), (3, 50), (4, 100)]
