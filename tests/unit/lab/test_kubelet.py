@@ -9,7 +9,7 @@ import pytest
 
 from rollouts.kube.errors import NotFound
 from rollouts.lab.controlplane.pods import PODS
-from rollouts.lab.kubelet import Kubelet
+from rollouts.lab.kubelet import Kubelet, LabPod
 from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
 from rollouts.lab.testing.polling import eventually
 from rollouts.lab.vllm import PodSpec, SimulatedPod
@@ -83,3 +83,32 @@ async def test_a_removed_pod_has_no_object(
 
     with pytest.raises(NotFound):
         await kube.get(PODS, "default", "p")
+
+
+async def test_a_pod_may_fail_some_probes_before_it_is_not_ready(
+    start_pod: StartPod, kube: MemoryKubeClient, kubelet: Kubelet
+) -> None:
+    pod = await start_pod(name="p", address="127.77.255.4", port=8000)
+    named = LabPod(
+        namespace="default",
+        name="p",
+        address=pod.spec.address,
+        ports={"grpc": 9002},
+        probe=f"{pod.url}/health",
+        annotations={"a": "b"},
+        failure_threshold=1_000_000,
+    )
+    await kubelet.add(named)
+
+    async def ready() -> bool:
+        return await condition(kube, "p") == "True"
+
+    await eventually(ready)
+    stored = await kube.get(PODS, "default", "p")
+    pod.crash()
+    probes = kubelet.probes
+    await eventually(lambda: kubelet.probes > probes + 5)
+
+    assert await ready()
+    assert stored["metadata"]["annotations"] == {"a": "b"}
+    assert stored["spec"]["containers"][0]["ports"] == [{"name": "grpc", "containerPort": 9002}]
