@@ -7,7 +7,7 @@ its verdicts say nothing until it was told the new list.
 from __future__ import annotations
 
 from rollouts.engine.draft import Draft
-from rollouts.engine.naming import background_run
+from rollouts.engine.naming import background_run, renewed_background
 from rollouts.engine.observation import GateOutcome, GateView, StepVerdict
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "is_overridden",
     "is_stale",
     "reads_evidence",
+    "renewed_run",
 ]
 
 
@@ -48,6 +49,23 @@ def evidence_gate(draft: Draft) -> tuple[str, StepVerdict | None]:
 def is_overridden(draft: Draft) -> bool:
     """Whether a person went on against the attempt's evidence as a whole: it gates nothing any more."""
     return background_run(draft.obs.name, draft.status) in draft.status.overrides
+
+
+def renewed_run(draft: Draft) -> str | None:
+    """Name of the background run that goes on judging after a person overrode an inconclusive one, else None.
+
+    As Argo Rollouts does when a rollout resumes from an inconclusive analysis. A run that failed and asked for a
+    person (``onFail: Pause``) was judged: that judgement stays overridden. Comparisons are not begun anew
+    either: one evidence per attempt is what bounds its false aborts.
+    """
+    name, number = background_run(draft.obs.name, draft.status), 1
+    while name in draft.status.overrides:
+        gate = draft.obs.gates.get(name)
+        if gate is None or gate.outcome is not GateOutcome.INCONCLUSIVE:
+            break
+        number += 1
+        name = renewed_background(draft.obs.name, draft.status, number)
+    return None if number == 1 or draft.obs.compares else name
 
 
 def awaited_background(draft: Draft) -> StepVerdict | None:

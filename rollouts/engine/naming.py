@@ -6,7 +6,7 @@ import hashlib
 
 from rollouts.engine.types import RolloutStatus
 
-__all__ = ["background_run", "job_name", "step_run"]
+__all__ = ["background_run", "job_name", "renewed_background", "step_run"]
 
 _LONGEST_BASE = 200
 _LONGEST_JOB_BASE = 30
@@ -28,6 +28,11 @@ def _base(rollout: str, status: RolloutStatus, limit: int = _LONGEST_BASE) -> st
 def background_run(rollout: str, status: RolloutStatus) -> str:
     """``<rollout>-<hash8>-<attempt>``: the run that lives as long as the attempt."""
     return _base(rollout, status)
+
+
+def renewed_background(rollout: str, status: RolloutStatus, number: int) -> str:
+    """The ``number``-th background run of an attempt, from 2: the one before was overridden."""
+    return f"{_base(rollout, status)}-r{number}"
 
 
 def step_run(rollout: str, status: RolloutStatus, index: int) -> str:

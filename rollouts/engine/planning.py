@@ -17,6 +17,7 @@ from rollouts.engine.conditions import set_conditions
 from rollouts.engine.converging import converge
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import abort, drop_canary, settle_aborted, terminate_runs
+from rollouts.engine.evidence import renewed_run
 from rollouts.engine.finalizing import finalize, keep_finalizer
 from rollouts.engine.mending import mended
 from rollouts.engine.naming import background_run, job_name, step_run
@@ -128,6 +129,7 @@ def _abort_triggers(draft: Draft) -> bool:
         return False
     relevant = {
         background_run(obs.name, status),
+        renewed_run(draft),
         step_run(obs.name, status, status.current_step),
     }
     for name, gate in sorted(obs.gates.items()):

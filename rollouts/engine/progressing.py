@@ -23,6 +23,7 @@ from rollouts.engine.evidence import (
     is_overridden,
     is_stale,
     reads_evidence,
+    renewed_run,
 )
 from rollouts.engine.naming import background_run, job_name, step_run
 from rollouts.engine.observation import GateOutcome, GateView, JobOutcome
@@ -153,8 +154,9 @@ def _background(draft: Draft) -> None:
     analysis, status = draft.spec.canary.analysis, draft.status
     name = background_run(draft.obs.name, status)
     current = step_run(draft.obs.name, status, status.current_step)
+    renewed = None if status.skip_gates else renewed_run(draft)
     for other, gate in sorted(draft.obs.gates.items()):
-        if gate.outcome is GateOutcome.RUNNING and other not in (name, current):
+        if gate.outcome is GateOutcome.RUNNING and other not in (name, current, renewed):
             draft.actions.append(TerminateRun(name=other))
     measures = analysis is not None and status.current_step >= analysis.starting_step
     run_view = draft.obs.gates.get(name)
@@ -164,11 +166,14 @@ def _background(draft: Draft) -> None:
         return
     if not (measures or draft.obs.compares) or status.canary is None:
         return
+    missing = name if run_view is None else renewed
+    carries = (status.weight.applied or ZERO) > ZERO
+    if missing is not None and missing not in draft.obs.gates and carries:
+        run = CreateRun(name=missing, step=None, revision=status.canary, attempt=status.attempt)
+        draft.actions.append(run)
     if run_view is None:
-        if (status.weight.applied or ZERO) > ZERO:
-            run = CreateRun(name=name, step=None, revision=status.canary, attempt=status.attempt)
-            draft.actions.append(run)
-    elif run_view.outcome is GateOutcome.RUNNING and is_stale(draft, run_view):
+        return
+    if run_view.outcome is GateOutcome.RUNNING and is_stale(draft, run_view):
         draft.actions.append(UpdateRun(name=name, revision=status.canary, attempt=status.attempt))
     elif run_view.outcome is GateOutcome.RUNNING and status.current_step not in run_view.marked:
         _mark(draft, name)
@@ -215,6 +220,7 @@ def _concerns_now(draft: Draft, name: str) -> bool:
     status = draft.status
     return name in (
         background_run(draft.obs.name, status),
+        renewed_run(draft),
         step_run(draft.obs.name, status, status.current_step),
     )
 

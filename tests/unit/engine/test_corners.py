@@ -8,10 +8,11 @@ from fractions import Fraction
 
 import pytest
 
-from rollouts.engine.actions import DesiredTraffic
+from rollouts.engine.actions import CreateRun, DesiredTraffic
 from rollouts.engine.converging import rule_share
 from rollouts.engine.naming import background_run
 from rollouts.engine.observation import Blocker, GateOutcome, GateView, Problem, RuleView, ShareView
+from rollouts.engine.planning import plan
 from rollouts.engine.share import refutes
 from rollouts.engine.steps import required_endpoints
 from rollouts.engine.transitions import TRANSITIONS, IllegalTransition, Trigger, check, mermaid
@@ -84,6 +85,66 @@ def test_an_overridden_background_run_does_not_keep_the_promotion_back():
     world.say("promote")
 
     assert (world.status.phase, world.status.stable.identity) == (Phase.HEALTHY, V2)
+
+
+def overridden_background(outcome: GateOutcome) -> tuple[World, str]:
+    """A promoted rollout whose background run had ended so, in the pause after the next weight; that run's name."""
+    world = running(weight(10), pause(600), weight(50), pause(), analysis=background())
+    world.judge(outcome)
+    world.say("promote")
+    return world, background_run("demo", world.status)
+
+
+def test_an_overridden_inconclusive_background_run_is_followed_by_one_that_goes_on_judging():
+    world, first = overridden_background(GateOutcome.INCONCLUSIVE)
+
+    assert {name: gate.outcome for name, gate in world.gates.items()} == {
+        first: GateOutcome.INCONCLUSIVE,
+        f"{first}-r2": GateOutcome.RUNNING,
+    }
+    assert world.status.hold is None
+
+    world.judge(GateOutcome.ABORT)
+
+    assert (world.status.phase, world.share_of(V2)) == (Phase.ABORTED, 0)
+
+
+def test_the_second_background_run_may_be_inconclusive_too_and_is_followed_by_a_third():
+    world, first = overridden_background(GateOutcome.INCONCLUSIVE)
+    world.judge(GateOutcome.INCONCLUSIVE)
+
+    assert world.status.hold is HoldReason.GATE_INCONCLUSIVE
+    assert f"{first}-r2 is inconclusive" in world.status.message
+
+    world.say("promote")
+
+    assert world.gates[f"{first}-r3"].outcome is GateOutcome.RUNNING
+
+
+def test_a_failed_background_run_stays_overridden():
+    world, first = overridden_background(GateOutcome.PAUSE)
+    world.advance(600)
+
+    assert set(world.gates) == {first}
+    assert world.status.hold is None
+
+
+def test_comparisons_are_not_begun_anew():
+    world = running(weight(10), pause(600), weight(50), pause(), analysis=background())
+    world.judge(GateOutcome.INCONCLUSIVE)
+    world.tell("promote")
+    world.step()
+
+    decided = plan(replace(world.observe(), compares=True), world.now)
+
+    assert [action for action in decided.actions if isinstance(action, CreateRun)] == []
+
+
+def test_promote_full_ends_the_second_background_run_too():
+    world, first = overridden_background(GateOutcome.INCONCLUSIVE)
+    world.say("promoteFull")
+
+    assert (world.status.phase, world.gates[f"{first}-r2"].outcome) == (Phase.HEALTHY, GateOutcome.PASSED)
 
 
 def test_promote_leaves_an_analysis_step_and_records_the_override():
