@@ -45,7 +45,7 @@ from rollouts.picker.messages import (
 )
 from rollouts.picker.messages import Protocol as Modes
 from rollouts.picker.ports import BufferBudget, Observer, Routing
-from rollouts.picker.prefix import BLOCK, MAX_BLOCKS
+from rollouts.picker.prefix import MAX_PREFIX
 from rollouts.picker.refusals import bad_request, immediate, too_large
 from rollouts.picker.restore import NameRestorer
 from rollouts.picker.routing import PROMPTS, Decision, Refusal, Request
@@ -227,7 +227,7 @@ class Exchange:
             raise BodyError('the request needs a "model" that is a string')
         prompt = next((fields[name].start for name in PROMPTS if name in fields), None)
         wanted = {name: field.text() for name, field in fields.items() if name != "model" and field.raw}
-        begin = b"" if prompt is None else self._held.read(prompt, BLOCK * MAX_BLOCKS)
+        begin = b"" if prompt is None else self._held.read(prompt, MAX_PREFIX)
         return Request(self._headers, model.text(), wanted, begin, parse_subset(self._subset)), model
 
     def _decide(self, request: Request, field: Field | None, now: float) -> tuple[Outgoing, ...]:

@@ -19,6 +19,10 @@ def splice(
     ``start == end`` with an empty ``new`` changes nothing. Chunks are taken off the deque as they are used
     up, so that a large body is not held twice. An empty body gives one empty piece.
     """
+    if len(chunks) == 1 and len(chunks[0]) + len(new) <= limit:
+        chunk = chunks.popleft()
+        yield b"".join((chunk[:start], new, chunk[end:])) if new or start < end else chunk
+        return
     held: list[bytes] = []
     count = 0
     emitted = False

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from rollouts.picker.endpoints import Endpoint
-from rollouts.picker.prefix import BLOCK, PrefixIndex, block_hashes
+from rollouts.picker.prefix import BLOCK, MAX_PREFIX, PrefixIndex, block_hashes
 from rollouts.picker.schedule import Load, PodState, ScheduleConfig, Scheduler
 from rollouts.picker.scrape import ScrapeConfig, parse_metrics, parse_models, wait_for
 
@@ -92,6 +92,14 @@ def test_prefixes_match_from_the_start_and_per_model() -> None:
     assert index.match(block_hashes("other", b"x" * BLOCK * 4)) == {}
     assert index.match(block_hashes("m", b"y" + b"x" * BLOCK * 4)) == {}
     assert block_hashes("m", b"x" * (BLOCK - 1)) == ()
+
+
+def test_long_prompts_have_few_blocks_and_the_rest_of_them_is_not_looked_at() -> None:
+    prompt = b"x" * MAX_PREFIX
+
+    assert len(block_hashes("m", prompt)) == 10
+    assert block_hashes("m", prompt + b"y" * 9000) == block_hashes("m", prompt)
+    assert block_hashes("m", prompt[:-1]) == block_hashes("m", prompt)[:-1]
 
 
 def test_a_new_pod_is_let_in_by_degrees_and_an_old_one_at_once() -> None:
