@@ -24,7 +24,9 @@ __all__ = [
 
 Query = Annotated[str, Field(min_length=1, max_length=4096)]
 Expression = Annotated[str, Field(min_length=1, max_length=1024)]
-Ratio = Annotated[float | int | str, Field(json_schema_extra={"x-kubernetes-int-or-string": True})]
+Ratio = Annotated[float | int | str, Field(json_schema_extra={"x-anything": True})]
+"""A fraction (0.15) or a percentage ("15%"). OpenAPI has no "number or string" that a CRD may use, so the schema lets
+anything in and the controller says what is wrong."""
 Count = Annotated[int, Field(ge=0, le=100_000)]
 Limit = Annotated[int, Field(ge=-1, le=100_000)]
 

@@ -50,6 +50,9 @@ def structural_schema(model: type[BaseModel]) -> Json:
 
 def _convert(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Json:
     name, node = _resolve(node, definitions)
+    if node.get("x-anything"):
+        kept = {key: node[key] for key in ("description",) if node.get(key)}
+        return {"x-kubernetes-preserve-unknown-fields": True, **kept}
     if node.get("x-kubernetes-int-or-string"):
         return _int_or_string(node)
     result: Json = {key: node[key] for key in _KEPT if key in node and node[key] is not None}

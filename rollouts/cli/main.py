@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, str] = {
     "picker-manifest": "rollouts.cli.picker_manifest:picker_manifest",
     "picker-check": "rollouts.picker.command:picker_check",
     "plan": "rollouts.cli.analysis_commands:plan_command",
+    "record": "rollouts.cli.record:record",
     "backtest": "rollouts.cli.analysis_commands:backtest_command",
 }
 """Command name to ``module:attribute``. Add a command here."""

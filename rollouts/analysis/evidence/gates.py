@@ -248,7 +248,7 @@ def report(process: EvidenceProcess, index: int) -> MetricReport:
         canary_requests=canary,
         stable_requests=stable,
         minutes_to_abort=max(abort_multiple - 1.0, 0.0) * elapsed if elapsed else math.inf,
-        minutes_to_pass=max(pass_multiple - 1.0, 0.0) * elapsed if elapsed else math.inf,
+        minutes_to_pass=_minutes_to_pass(test.proof(), log_pass, pass_multiple, elapsed),
         smallest_ever=smallest_provable(log_abort, tau2, spread),
         smallest_in_an_hour=detectable(pace, hour, log_abort),
         smallest_with_twice_the_pods=smallest_provable(
@@ -260,6 +260,15 @@ def report(process: EvidenceProcess, index: int) -> MetricReport:
         pod_sd=math.sqrt(tau2),
         cautions=_cautions(process, index),
     )
+
+
+def _minutes_to_pass(proof: float, log_pass: float, multiple: float, elapsed: float) -> float:
+    """The forecast of the test, or, where rates below the floor leave it none, the pace of the proof so far."""
+    if not elapsed:
+        return math.inf
+    if math.isinf(multiple) and proof > 1.0:
+        multiple = log_pass / math.log(proof)
+    return max(multiple - 1.0, 0.0) * elapsed
 
 
 def _cautions(process: EvidenceProcess, index: int) -> tuple[str, ...]:

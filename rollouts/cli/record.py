@@ -1,0 +1,279 @@
+"""``rollouts record``: raw counters of a live rollout, or of the past from Prometheus, as a recording."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import click
+
+from rollouts.analysis.evidence import Arm, CompareMetric, EvidenceSpec, Exclusion, Mark, PodSample
+from rollouts.analysis.gatesfile import PRESETS
+from rollouts.analysis.logical import Wanted, wanted_of
+from rollouts.analysis.recording import exclusion_line, header_line, mark_line, sample_line
+from rollouts.analysis.sources.base import Place, Source, SourceError
+from rollouts.analysis.sources.scraper import PodScraper
+from rollouts.analysis.types import ArmRef
+from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.api.runs import parse_run
+from rollouts.api.scalars import parse_duration
+from rollouts.cli.connect import EXIT_CODES, connection_options, default_namespace, fetch, with_client
+from rollouts.controller import kinds
+from rollouts.controller.assembly import open_sources
+from rollouts.controller.caches import Caches
+from rollouts.controller.settings import SettingsError, source_option
+from rollouts.engine.naming import background_run
+from rollouts.engine.types import FULL, AdapterTraffic, Identity, Phase, RolloutStatus
+from rollouts.kube.client import KubeClient
+from rollouts.runtime.clock import Clock, SystemClock
+from rollouts.runtime.objects import ObjectKey
+
+__all__ = ["record"]
+
+_MOST_SCRAPES = 5760
+"""Two days at 30 seconds: a recording is a file that people send around."""
+_OVER = (Phase.HEALTHY, Phase.ABORTED, Phase.INVALID)
+
+
+def _duration(_: click.Context, parameter: click.Parameter, text: str | None) -> timedelta | None:
+    try:
+        return None if text is None else parse_duration(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param=parameter) from None
+
+
+@click.command("record", epilog=EXIT_CODES)
+@click.argument("name")
+@connection_options
+@click.option("-f", "--file", "path", type=click.Path(dir_okay=False, path_type=Path), required=True)
+@click.option("--interval", default="30s", show_default=True, callback=_duration, help="Between two scrapes.")
+@click.option("--duration", default="1h", show_default=True, callback=_duration, help="At most this long.")
+@click.option("--since", callback=_duration, help="The past instead: from this long ago, from --source.")
+@click.option(
+    "--source", metavar="NAME=URL", help="A Prometheus-compatible server; without it the pods themselves."
+)
+def record(
+    name: str,
+    namespace: str | None,
+    kubeconfig: str | None,
+    context: str | None,
+    path: Path,
+    interval: timedelta,
+    duration: timedelta,
+    since: timedelta | None,
+    source: str | None,
+) -> None:
+    """Record NAME's raw counters for `rollouts backtest`: until its end, --duration or Ctrl-C.
+
+    t = 0 is the start of the attempt; what was before it is history. The past comes from the pods of today: what
+    Prometheus knows of pods that are gone is not looked for.
+    """
+    if since is not None and source is None:
+        raise click.UsageError("--since reads the past: name a Prometheus with --source default=URL")
+    if interval < timedelta(seconds=1) or (since or duration) / interval > _MOST_SCRAPES:
+        raise click.UsageError(f"at most {_MOST_SCRAPES} scrapes, one second apart: take a longer --interval")
+    try:
+        configured = dict([source_option(source)]) if source else {}
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from None
+    where = namespace or default_namespace(kubeconfig, context)
+
+    async def work(client: KubeClient) -> _Tape:
+        clock = SystemClock()
+        await fetch(client, where, name)
+        async with _watching(client, clock, where) as caches:
+            scraper = PodScraper(clock)
+            sources = open_sources(configured, caches, scraper, clock)
+            recorder = _Recorder(caches, sources, next(iter(configured), "pods"), ObjectKey(where, name))
+            try:
+                if since is not None:
+                    await recorder.past(datetime.now(UTC), since, interval)
+                else:
+                    await recorder.live(clock, interval, duration)
+            finally:
+                for one in sources.values():
+                    await one.close()
+            return recorder.tape
+
+    tape = with_client(kubeconfig, context, work)
+    lines = tape.lines(interval.total_seconds())
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    click.echo(f"{path}: {len(tape.samples)} samples of {tape.scrapes} scrapes, {len(tape.marks)} steps")
+    if not tape.samples:
+        raise click.ClickException(f"no pod answered: {tape.problem or 'there is none'}")
+
+
+@contextlib.asynccontextmanager
+async def _watching(client: KubeClient, clock: Clock, namespace: str) -> AsyncIterator[Caches]:
+    """The controller's own caches, filled and kept current."""
+    caches = Caches(client, clock, namespace=namespace, cluster_templates=False)
+    tasks = [asyncio.create_task(reflector.run()) for reflector in caches.reflectors]
+    try:
+        await caches.wait_for_sync()
+        yield caches
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@dataclass(slots=True)
+class _Tape:
+    """What was recorded, in seconds since 1970 until it is written."""
+
+    samples: list[tuple[float, PodSample]] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    exclusions: list[Exclusion] = field(default_factory=list)
+    scrapes: int = 0
+    started: float | None = None
+    problem: str = ""
+
+    def lines(self, interval: float) -> list[str]:
+        """The recording; its t = 0 is the start of the attempt, else the end of what was recorded."""
+        times = [at for at, _ in self.samples]
+        zero = self.started if self.started is not None else max(times, default=0.0)
+        rows = [
+            (at - zero, 1, sample_line(round(at - zero, 3), _shifted(sample, zero)))
+            for at, sample in self.samples
+        ]
+        for mark in self.marks:
+            moved = Mark(at=round(mark.at - zero, 3), step=mark.step, weight=mark.weight)
+            rows.append((moved.at, 0, mark_line(moved)))
+        for gap in self.exclusions:
+            moved_gap = Exclusion(start=gap.start - zero, end=gap.end - zero)
+            rows.append((moved_gap.end, 0, exclusion_line(moved_gap.end, moved_gap)))
+        return [header_line(interval), *(line for _, _, line in sorted(rows, key=lambda row: row[:2]))]
+
+
+def _shifted(sample: PodSample, zero: float) -> PodSample:
+    if sample.started is None:
+        return sample
+    return PodSample(
+        arm=sample.arm,
+        pod=sample.pod,
+        counters=sample.counters,
+        gauges=sample.gauges,
+        histograms=sample.histograms,
+        started=round(sample.started - zero, 3),
+    )
+
+
+def _everything() -> Wanted:
+    """All logical series there are."""
+    series = {preset.series: name for name, preset in PRESETS.items()}
+    metrics = tuple(
+        CompareMetric(name=name, series=one, margin=0.0, tolerance=1.0) for one, name in series.items()
+    )
+    return wanted_of(EvidenceSpec(metrics=metrics))
+
+
+class _Recorder:
+    def __init__(self, caches: Caches, sources: dict[str, Source], source: str, key: ObjectKey) -> None:
+        self.tape = _Tape()
+        self._caches = caches
+        self._sources = sources
+        self._source = source
+        self._key = key
+        self._wanted = _everything()
+
+    async def live(self, clock: Clock, interval: timedelta, duration: timedelta) -> None:
+        """Scrape until the attempt that is seen has ended, or the time is over. Ctrl-C keeps what there is."""
+        end, running = clock.monotonic() + duration.total_seconds(), False
+        try:
+            while True:
+                parsed = self._rollout()
+                if parsed is None:
+                    return
+                await self._scrape(parsed, datetime.now(UTC))
+                running |= parsed.status.canary is not None
+                over = running and parsed.status.phase in _OVER
+                if over or clock.monotonic() + interval.total_seconds() > end:
+                    return
+                await clock.sleep(interval.total_seconds())
+        except asyncio.CancelledError:
+            return
+        finally:
+            self._gaps()
+
+    async def past(self, now: datetime, since: timedelta, interval: timedelta) -> None:
+        """Ask for every moment of the past in turn."""
+        parsed = self._rollout()
+        at = now - since
+        while parsed is not None and at <= now:
+            await self._scrape(parsed, at)
+            at += interval
+        self._gaps()
+
+    def _rollout(self) -> ParsedRollout | None:
+        obj = self._caches.rollouts.get(self._key)
+        return None if obj is None else parse_rollout(obj)
+
+    async def _scrape(self, parsed: ParsedRollout, at: datetime) -> None:
+        self._note(parsed.status)
+        self.tape.scrapes += 1
+        for arm, identity in self._arms(parsed.status, at):
+            ref = self._ref(parsed, identity)
+            source = (
+                self._sources["picker"]
+                if ref.pool and self._source == "pods"
+                else self._sources[self._source]
+            )
+            place = Place(namespace=self._key.namespace, arm=ref)
+            try:
+                pods = await source.raw(self._wanted.raw_names(source.dialect), place, at)
+            except SourceError as error:
+                self.tape.problem = str(error)
+                continue
+            for pod, raw in sorted(pods.items()):
+                sample = self._wanted.sample(raw.sample, source.dialect, arm, pod, raw.started)
+                self.tape.samples.append((at.timestamp(), sample))
+
+    @staticmethod
+    def _arms(status: RolloutStatus, at: datetime) -> list[tuple[Arm, Identity]]:
+        """Before the attempt everything is stable."""
+        arms = [(Arm.STABLE, status.stable.identity)] if status.stable is not None else []
+        begun = status.started_at is not None and at >= status.started_at
+        if status.canary is not None and begun:
+            arms.append((Arm.CANARY, status.canary.identity))
+        return arms
+
+    def _ref(self, parsed: ParsedRollout, identity: Identity) -> ArmRef:
+        traffic = parsed.spec.traffic if parsed.spec is not None else None
+        if isinstance(traffic, AdapterTraffic):
+            groups = [traffic.pool_group] if traffic.pool_group else [pool.group for pool in kinds.POOLS]
+            found = [g for g in groups if self._caches.pool(g, self._key.namespace, traffic.pool_name)]
+            return ArmRef(
+                kind=identity.kind,
+                group=(found or groups)[0],
+                name=identity.name,
+                pool=traffic.pool_name,
+                model=traffic.model_name,
+            )
+        return ArmRef(kind=identity.kind, group=identity.group, name=identity.name)
+
+    def _note(self, status: RolloutStatus) -> None:
+        if status.started_at is None or status.canary is None:
+            return
+        self.tape.started = status.started_at.timestamp()
+        weight = (status.weight.applied or 0) / FULL
+        last = self.tape.marks[-1] if self.tape.marks else None
+        begun = status.step_started_at or status.started_at
+        if last is None or (last.step, last.weight) != (status.current_step, weight):
+            at = max(begun.timestamp(), last.at if last is not None else 0.0)
+            self.tape.marks.append(Mark(at=at, step=status.current_step, weight=weight))
+
+    def _gaps(self) -> None:
+        """Times that the attempt's own evidence leaves out."""
+        parsed = self._rollout()
+        if parsed is None:
+            return
+        run = self._caches.runs.get(
+            ObjectKey(self._key.namespace, background_run(parsed.name, parsed.status))
+        )
+        spec = parse_run(run).spec if run is not None else None
+        for start, end in spec.exclude if spec is not None else ():
+            self.tape.exclusions.append(Exclusion(start=start.timestamp(), end=end.timestamp()))
