@@ -1,0 +1,163 @@
+"""`rollouts record` against an API server and model servers over HTTP; what it writes can be replayed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from rollouts.api.crds import all_crds
+from rollouts.cli.main import main
+from rollouts.controller import kinds
+from rollouts.kube.client import PatchKind
+from rollouts.lab.controlplane import minimal
+from rollouts.lab.controlplane.upstream import CRDS
+from rollouts.lab.kubeconfig import write_kubeconfig
+from rollouts.lab.memoryapi import MemoryApi
+from rollouts.lab.memoryapi.server import MemoryApiServer
+from rollouts.lab.vllm import Fleet, PodSpec
+
+GROUP = kinds.POOL_X.group
+STATUS: dict[str, Any] = {
+    "phase": "Progressing",
+    "observedGeneration": 1,
+    "stable": {"kind": "InferencePool", "group": GROUP, "name": "v1", "hash": "1" * 64},
+    "canary": {"kind": "InferencePool", "group": GROUP, "name": "v2", "hash": "2" * 64},
+    "attempt": 1,
+    "currentStep": 1,
+    "stepCount": 2,
+    "startedAt": "2026-01-01T00:00:00Z",
+    "stepStartedAt": "2026-01-01T00:01:00Z",
+    "weight": {"desired": 10, "applied": 10},
+}
+
+
+class Stage:
+    """A memory API server and two pools of simulated pods, in a thread of their own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.api = MemoryApi()
+        for crd in (*all_crds(), *minimal.GATEWAY, *minimal.INFERENCE_ALPHA):
+            self.api.create(CRDS, None, crd, manager="test")
+        self.kubeconfig = directory / "kubeconfig"
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        self.fleet = Fleet(
+            PodSpec(name=f"{pool}-0", address=f"127.0.11.{number}") for number, pool in ((1, "v1"), (2, "v2"))
+        )
+        self.server = MemoryApiServer(self.api)
+        self.run(self.server.start())
+        self.run(self.fleet.start())
+        write_kubeconfig(self.kubeconfig, server=self.server.url)
+        for number, pool in ((1, "v1"), (2, "v2")):
+            self.pool(pool, f"127.0.11.{number}")
+        self.rollout()
+
+    def run(self, work: Any) -> None:
+        asyncio.run_coroutine_threadsafe(work, self.loop).result(10)
+
+    def stop(self) -> None:
+        self.run(self.fleet.stop())
+        self.run(self.server.stop())
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+
+    def pool(self, name: str, address: str) -> None:
+        pool = {
+            "apiVersion": kinds.POOL_X.api_version,
+            "kind": "InferencePool",
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {"targetPortNumber": 8000, "selector": {"release": name}, "extensionRef": {"name": "p"}},
+        }
+        self.api.create(kinds.POOL_X, "default", pool, manager="test")
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": f"{name}-0", "namespace": "default", "labels": {"release": name}},
+            "spec": {"containers": [{"name": "vllm", "image": "vllm"}]},
+        }
+        self.api.create(kinds.POD, "default", pod, manager="test")
+        ready = {"podIP": address, "conditions": [{"type": "Ready", "status": "True"}]}
+        self.status(kinds.POD, f"{name}-0", ready)
+
+    def rollout(self) -> None:
+        rollout = {
+            "apiVersion": "inferencerollouts.dev/v1alpha1",
+            "kind": "Rollout",
+            "metadata": {"name": "demo", "namespace": "default"},
+            "spec": {
+                "target": {"pool": {"name": "v2"}},
+                "traffic": {"httpRoutes": [{"name": "route"}]},
+                "strategy": {"canary": {"steps": [{"setWeight": 10}, {"pause": {}}]}},
+            },
+        }
+        self.api.create(kinds.ROLLOUT, "default", rollout, manager="test")
+        self.status(kinds.ROLLOUT, "demo", STATUS)
+
+    def status(self, resource: Any, name: str, status: dict[str, Any]) -> None:
+        self.api.patch(
+            resource,
+            "default",
+            name,
+            {"status": status},
+            content_type=PatchKind.MERGE.value,
+            subresource="status",
+            manager="test",
+        )
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    made = Stage(tmp_path)
+    yield made
+    made.stop()
+
+
+def invoke(stage: Stage, *arguments: str) -> Any:
+    options = ["--kubeconfig", str(stage.kubeconfig), "-n", "default"]
+    return CliRunner().invoke(main, ["record", *arguments, *options])
+
+
+def test_a_live_rollout_is_recorded_and_can_be_replayed(stage: Stage, tmp_path: Path) -> None:
+    file, gates = tmp_path / "live.jsonl", tmp_path / "gates.yaml"
+    result = invoke(stage, "demo", "-f", str(file), "--interval", "1s", "--duration", "2s")
+    assert result.exit_code == 0, result.output
+
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert lines[0] == {"kind": "Recording", "version": 1, "interval": 1.0}
+    steps = [line for line in lines if line.get("event") == "step"]
+    assert [(line["t"], line["step"], line["weight"]) for line in steps] == [(60, 1, 10)]
+    samples = [line for line in lines if "arm" in line]
+    assert {(line["arm"], line["pod"]) for line in samples} == {("stable", "v1-0"), ("canary", "v2-0")}
+    assert all("requests" in line["counters"] and "ttft" in line["histograms"] for line in samples)
+    assert [line["t"] for line in samples] == sorted(line["t"] for line in samples)
+
+    gates.write_text("metrics: [{name: ttft, compare: {preset: ttft}}]\n")
+    replayed = CliRunner().invoke(main, ["backtest", str(file), "--gates", str(gates), "-o", "json"])
+    assert replayed.exit_code == 0, replayed.output
+    assert [gate["name"] for gate in json.loads(replayed.output)["gates"]] == ["ttft"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["nothing", "-f", "x.jsonl"], 2, "there is no Rollout nothing"),
+        (["demo", "-f", "x.jsonl", "--since", "1h"], 2, "name a Prometheus"),
+        (["demo", "-f", "x.jsonl", "--interval", "10ms"], 2, "take a longer --interval"),
+        (["demo", "-f", "x.jsonl", "--interval", "soon"], 2, "soon"),
+        (["demo", "-f", "x.jsonl", "--source", "thanos"], 2, "write NAME=URL"),
+    ],
+    ids=["no such Rollout", "the past without a source", "too often", "no duration", "no URL"],
+)
+def test_wrong_usage_is_told(stage: Stage, arguments, code, words) -> None:
+    result = invoke(stage, *arguments)
+    assert result.exit_code == code
+    assert words in result.output
