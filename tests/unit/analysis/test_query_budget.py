@@ -1,0 +1,87 @@
+"""The query budget of a namespace, in virtual time."""
+
+from __future__ import annotations
+
+import pytest
+
+from rollouts.analysis.sources.base import SourceUnavailable
+from rollouts.analysis.sources.budget import BudgetExceeded, QueryBudget
+from rollouts.lab.testing.clock import Timeline, VirtualClock
+
+SERVERS = frozenset({"default", "thanos"})
+
+
+@pytest.fixture
+def timeline() -> Timeline:
+    return Timeline()
+
+
+def budget_of(timeline: Timeline, per_minute: int = 6) -> QueryBudget:
+    return QueryBudget(VirtualClock(timeline), per_minute, SERVERS)
+
+
+def spent(budget: QueryBudget, namespace: str, tries: int, source: str = "default") -> int:
+    """How many of so many queries are let through."""
+    allowed = 0
+    for _ in range(tries):
+        try:
+            budget.spend(source, namespace)
+        except BudgetExceeded:
+            continue
+        allowed += 1
+    return allowed
+
+
+def test_a_minutes_worth_may_be_sent_at_once_and_then_the_budget_fills_evenly(timeline: Timeline) -> None:
+    budget = budget_of(timeline)
+
+    first = spent(budget, "a", 10)
+    timeline.advance(10.0)
+    second = spent(budget, "a", 10)
+    timeline.advance(3600.0)
+
+    assert (first, second, spent(budget, "a", 10)) == (6, 1, 6)
+
+
+def test_refused_queries_do_not_cost_anything(timeline: Timeline) -> None:
+    budget = budget_of(timeline)
+    spent(budget, "a", 1000)
+    timeline.advance(20.0)
+
+    assert spent(budget, "a", 10) == 2
+
+
+def test_one_namespace_takes_nothing_from_another_one(timeline: Timeline) -> None:
+    budget = budget_of(timeline)
+    spent(budget, "greedy", 100)
+
+    assert spent(budget, "modest", 3) == 3
+
+
+def test_all_servers_share_the_budget_and_pods_and_pickers_cost_nothing(timeline: Timeline) -> None:
+    budget = budget_of(timeline)
+
+    assert spent(budget, "a", 100, source="pods") == 100
+    assert spent(budget, "a", 4, source="thanos") + spent(budget, "a", 4, source="default") == 6
+
+
+def test_nought_is_no_limit(timeline: Timeline) -> None:
+    assert spent(budget_of(timeline, per_minute=0), "a", 5000) == 5000
+
+
+def test_the_message_names_the_budget_and_the_way_out(timeline: Timeline) -> None:
+    budget = budget_of(timeline, per_minute=1)
+    budget.spend("default", "team-a")
+
+    with pytest.raises(
+        SourceUnavailable, match="namespace team-a .* budget of 1 a minute.*--queries-per-minute"
+    ):
+        budget.spend("default", "team-a")
+
+
+def test_many_namespaces_do_not_grow_it_without_end(timeline: Timeline) -> None:
+    budget = budget_of(timeline)
+    for number in range(10_050):
+        budget.spend("default", f"team-{number}")
+
+    assert len(budget._buckets) == 10_000
