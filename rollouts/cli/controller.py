@@ -11,6 +11,7 @@ from dataclasses import replace
 import click
 import structlog
 
+from rollouts.analysis.sources.budget import QUERIES_PER_MINUTE
 from rollouts.cli.logs import configure_logs
 from rollouts.controller.app import Controller
 from rollouts.controller.settings import Settings, SettingsError, read_config, source_option
@@ -44,6 +45,13 @@ _log = structlog.get_logger(__name__)
     help="Watch ClusterAnalysisTemplates, which needs a ClusterRole.",
 )
 @click.option("--workers", default=8, show_default=True, type=click.IntRange(1, 64))
+@click.option(
+    "--queries-per-minute",
+    default=QUERIES_PER_MINUTE,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Queries of one namespace to all sources together; 0 is no limit.",
+)
 @click.option("--log-format", type=click.Choice(["auto", "json", "text"]), default="auto", show_default=True)
 def controller(
     kubeconfig: str | None,
@@ -57,6 +65,7 @@ def controller(
     leader_elect: bool,
     cluster_templates: bool,
     workers: int,
+    queries_per_minute: int,
     log_format: str,
 ) -> None:
     """Run the controller until SIGTERM or SIGINT.
@@ -73,6 +82,7 @@ def controller(
         leader_elect=leader_elect,
         cluster_templates=cluster_templates,
         workers=workers,
+        queries_per_minute=queries_per_minute,
     )
     try:
         for address in (health_address, metrics_address):

@@ -10,7 +10,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.controller.adapters import AdapterWatch
-from rollouts.controller.assembly import Parts, assemble, open_sources, share_counter
+from rollouts.controller.assembly import Parts, assemble, open_sources, query_budget, share_counter
 from rollouts.controller.caches import Caches
 from rollouts.controller.housekeeping import prune_runs
 from rollouts.controller.metrics import ControllerMetrics
@@ -68,6 +68,7 @@ class Controller:
             shares=share_counter(self.caches, self._scraper, clock),
             adapters=self.adapters,
             metrics=self.metrics,
+            budget=query_budget(self._sources, clock, settings.queries_per_minute),
             gitops_managers=settings.gitops_managers,
         )
         self._writer = fenced

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rollouts.analysis.sources.base import Endpoint, Endpoints, Source
+from rollouts.analysis.sources.budget import QUERIES_PER_MINUTE, QueryBudget
 from rollouts.analysis.sources.picker import PickerSource
 from rollouts.analysis.sources.pods import PodsSource
 from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
@@ -27,7 +28,15 @@ from rollouts.engine.actions import WriteTraffic
 from rollouts.kube.client import KubeClient
 from rollouts.runtime.clock import Clock
 
-__all__ = ["Parts", "assemble", "open_sources", "picker_endpoints", "pool_endpoints", "share_counter"]
+__all__ = [
+    "Parts",
+    "assemble",
+    "open_sources",
+    "picker_endpoints",
+    "pool_endpoints",
+    "query_budget",
+    "share_counter",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +105,14 @@ def open_sources(
     return sources
 
 
+def query_budget(
+    sources: Mapping[str, Source], clock: Clock, per_minute: int = QUERIES_PER_MINUTE
+) -> QueryBudget:
+    """The budget of each namespace over all configured servers."""
+    servers = frozenset(name for name, source in sources.items() if isinstance(source, PrometheusSource))
+    return QueryBudget(clock, per_minute, servers)
+
+
 def assemble(
     client: KubeClient,
     clock: Clock,
@@ -105,6 +122,7 @@ def assemble(
     shares: ShareSource,
     adapters: AdapterPods,
     metrics: ControllerMetrics | None = None,
+    budget: QueryBudget | None = None,
     gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
     on_traffic_write: Callable[[WriteTraffic], None] = lambda _: None,
 ) -> Parts:
@@ -124,7 +142,7 @@ def assemble(
     return Parts(
         caches=caches,
         rollouts=RolloutReconciler(gatherer, performer, clock, metrics, dialects),
-        runs=RunReconciler(client, caches, sources, clock),
+        runs=RunReconciler(client, caches, sources, clock, budget or query_budget(sources, clock)),
         metrics=metrics,
         sources=sources,
     )

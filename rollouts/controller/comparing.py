@@ -29,6 +29,7 @@ from rollouts.analysis.evidence import (
 from rollouts.analysis.gatesfile import GatesError
 from rollouts.analysis.logical import Wanted, wanted_of
 from rollouts.analysis.sources.base import Place, QueryRefused, RawPod, Source, SourceError
+from rollouts.analysis.sources.budget import QueryBudget
 from rollouts.analysis.types import ComparisonResult, Phase, RunSpec, RunStatus
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
@@ -55,8 +56,9 @@ class _Attempt:
 class Comparer:
     """Keeps the evidence processes of running attempts."""
 
-    def __init__(self, sources: Mapping[str, Source], clock: Clock) -> None:
+    def __init__(self, sources: Mapping[str, Source], clock: Clock, budget: QueryBudget) -> None:
         self._sources = sources
+        self._budget = budget
         self._clock = clock
         self._attempts: dict[ObjectKey, _Attempt] = {}
 
@@ -165,6 +167,7 @@ class Comparer:
             attempt.refusal = f"no source is called {name}"
             return []
         try:
+            self._budget.spend(name, place.namespace)
             async with asyncio.timeout(_DEADLINE):
                 found: Mapping[str, RawPod] = await source.raw(
                     wanted.raw_names(source.dialect), place, self._clock.now()

@@ -11,6 +11,7 @@ import structlog
 
 from rollouts.analysis.run_plan import plan_run
 from rollouts.analysis.sources.base import Place, QueryRefused, Source, SourceError
+from rollouts.analysis.sources.budget import QueryBudget
 from rollouts.analysis.types import (
     Arm,
     Measurement,
@@ -44,13 +45,19 @@ class RunReconciler:
     """Brings one AnalysisRun forward. It reads nothing of the Rollout: the run stands by itself."""
 
     def __init__(
-        self, client: KubeClient, caches: Caches, sources: Mapping[str, Source], clock: Clock
+        self,
+        client: KubeClient,
+        caches: Caches,
+        sources: Mapping[str, Source],
+        clock: Clock,
+        budget: QueryBudget,
     ) -> None:
         self._client = client
         self._caches = caches
         self._sources = sources
         self._clock = clock
-        self._comparer = Comparer(sources, clock)
+        self._budget = budget
+        self._comparer = Comparer(sources, clock, budget)
 
     async def reconcile(self, key: ObjectKey) -> float | None:
         """Measure what is due; the seconds until the next measurement, None when the run has ended."""
@@ -111,6 +118,7 @@ class RunReconciler:
             text = f"no source is called {metric.source}; configured are {known}"
             return Measurement(phase=Phase.ERROR, at=at, message=text)
         try:
+            self._budget.spend(metric.source, namespace)
             async with asyncio.timeout(MEASURE_DEADLINE):
                 return judge_value(metric, await self._ask(source, namespace, run, metric, at), at)
         except SourceError as error:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from rollouts.analysis.sources.budget import QUERIES_PER_MINUTE
 from rollouts.analysis.sources.prometheus import PrometheusConfig
 from rollouts.api.scalars import parse_duration
 from rollouts.controller.adapters import AdapterSettings
@@ -65,6 +66,8 @@ class Settings:
     cluster_templates: bool = True
     adapters: AdapterSettings = field(default_factory=AdapterSettings)
     workers: int = 8
+    queries_per_minute: int = QUERIES_PER_MINUTE
+    """Queries of one namespace to all configured servers; 0 is no limit."""
 
 
 def source_option(text: str) -> tuple[str, PrometheusConfig]:

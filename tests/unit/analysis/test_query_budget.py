@@ -74,7 +74,7 @@ def test_the_message_names_the_budget_and_the_way_out(timeline: Timeline) -> Non
     budget.spend("default", "team-a")
 
     with pytest.raises(
-        SourceUnavailable, match="namespace team-a .* budget of 1 a minute.*--queries-per-minute"
+        SourceUnavailable, match=r"namespace team-a .* budget of 1 a minute.*--queries-per-minute"
     ):
         budget.spend("default", "team-a")
 

@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 
+from rollouts.analysis.sources.budget import QueryBudget
 from rollouts.controller import kinds
+from rollouts.controller.assembly import assemble
 from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import Invalid
 from rollouts.kube.wrapping import Call, Verb, WrappedClient
 from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.testing.clock import virtual_time
 from rollouts.lab.testing.faults.cluster import NAMESPACE, Cluster
-from rollouts.lab.testing.faults.process import Assembler
+from rollouts.lab.testing.faults.process import Assembler, NoShares
 from rollouts.lab.testing.faults.scenarios import base_objects, rollout_object
 from rollouts.lab.testing.faults.simulation import CLEAN, Move, Scenario, Simulation
 from rollouts.lab.testing.faults.source import Answer
@@ -315,3 +317,35 @@ def test_a_rollout_that_is_gone_before_its_refusal_can_be_shown_is_no_bug():
         assert loop.run_until_complete(whole())
 
     assert made[0].history.problems == []
+
+
+def test_a_namespace_over_its_query_budget_gets_errors_that_name_it_and_never_a_pass():
+    class Frugal(Assembler):
+        def __call__(self, client, clock, caches, source):
+            return assemble(
+                client,
+                clock,
+                caches=caches,
+                sources={"default": source},
+                shares=NoShares(),
+                adapters=self.adapters,
+                budget=QueryBudget(clock, 1, frozenset({"default"})),
+            )
+
+    scenario = Scenario(
+        name="over budget",
+        setup=lambda cluster: base_objects(cluster, rollout_object()),
+        moves=(),
+        goal=lambda s: s.status.get("reason") == "GateInconclusive",
+    )
+    made: list[Simulation] = []
+
+    async def whole() -> bool:
+        made.append(Simulation(scenario, CLEAN, Frugal()))
+        return (await made[0].run()).converged
+
+    with virtual_time() as loop:
+        assert loop.run_until_complete(whole()), made[0].status
+
+    assert "query budget of 1 a minute" in made[0].status["message"]
+    assert made[0].status["weight"]["applied"] == 10
