@@ -27,7 +27,7 @@ from rollouts.analysis.evidence import (
     judge,
     report,
 )
-from rollouts.analysis.evidence.words import describe_effect
+from rollouts.analysis.evidence.words import brief, describe_effect
 from rollouts.analysis.gatesfile import parse_compare
 from rollouts.analysis.types import Comparison, ComparisonResult, GateState, OnFail
 
@@ -156,7 +156,7 @@ def _gate(
     order = (Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.UNDECIDED, Verdict.PASS)
     worst = min((item.verdict for item in verdicts.values()), key=order.index)
     words = [
-        describe(process.spec.metrics[index], reports[index], verdict)
+        brief(process.spec.metrics[index], reports[index], verdict)
         for index, verdict in verdicts.items()
         if verdict.verdict is worst
     ]
@@ -171,6 +171,7 @@ def _result(
         verdict=verdict.verdict.value,
         reason=verdict.reason.value,
         words=describe(process.spec.metrics[index], shown, verdict),
+        brief=brief(process.spec.metrics[index], shown, verdict),
         effect=describe_effect(shown.effect) if shown.effect is not None else "",
         evidence=(
             f"harm {_short(shown.harm_total)} of {shown.abort_at:g}, "
@@ -189,7 +190,7 @@ def _failure(
     """Harm, or a gate that its ``onUndecided: Fail`` ends; an Alert is told and decides nothing."""
     if shown is not None:
         asked = {comparisons[index].on_fail for index in shown.blame}
-        text = " ".join(results[index].words for index in shown.blame)
+        text = " ".join(results[index].brief for index in shown.blame)
     else:
         failed = [gate for gate in gates if gate.verdict == Verdict.FAIL]
         if not failed:

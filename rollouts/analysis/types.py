@@ -236,12 +236,13 @@ class RunMark:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonResult:
-    """One comparison so far: verdict and reason in words of the engine, sentences, and all figures."""
+    """One comparison so far: verdict and reason in words of the engine, sentences (``brief``: two), all figures."""
 
     name: str
     verdict: str
     reason: str
     words: str = ""
+    brief: str = ""
     effect: str = ""
     evidence: str = ""
     figures: Mapping[str, float] = field(default_factory=dict)

@@ -6,7 +6,7 @@ from rollouts.analysis.evidence.effect import Effect
 from rollouts.analysis.evidence.gates import GateVerdict, MetricReport, Reason, Verdict
 from rollouts.analysis.evidence.model import CompareMetric, Direction
 
-__all__ = ["describe", "describe_effect", "percent"]
+__all__ = ["brief", "describe", "describe_effect", "percent"]
 
 _WAITING = {
     Reason.COLLECTING: "not decided yet",
@@ -39,7 +39,13 @@ def describe_effect(effect: Effect | None) -> str:
 
 
 def describe(metric: CompareMetric, report: MetricReport, gate: GateVerdict) -> str:
-    """One metric in two or three sentences."""
+    """One metric in a few sentences: what holds, the figures, the outlook, what weakens it."""
+    parts = (brief(metric, report, gate), _outlook(report, gate), *_sentences(report))
+    return " ".join(part for part in parts if part)
+
+
+def brief(metric: CompareMetric, report: MetricReport, gate: GateVerdict) -> str:
+    """One metric in two sentences: what holds, and the figures."""
     lead = f"{metric.name}: {_headline(metric, report, gate)}"
     seen = f"{report.canary_requests:,.0f} canary and {report.stable_requests:,.0f} stable requests"
     figures = (
@@ -48,7 +54,7 @@ def describe(metric: CompareMetric, report: MetricReport, gate: GateVerdict) -> 
         f"of being within {percent(metric.tolerance)} {_evidence(report.proof)} "
         f"(pass at {report.pass_at:.3g}); {seen}."
     )
-    return " ".join(part for part in (lead, figures, _outlook(report, gate), *_sentences(report)) if part)
+    return f"{lead} {figures}"
 
 
 def _headline(metric: CompareMetric, report: MetricReport, gate: GateVerdict) -> str:
