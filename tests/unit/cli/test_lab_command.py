@@ -1,0 +1,83 @@
+"""`rollouts lab` before anything is started: what it refuses, what it prints of a running lab."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from rollouts.cli import lab
+from rollouts.cli.main import main
+
+STATE: dict[str, Any] = {
+    "pid": os.getpid(),
+    "controlPlane": "in-memory",
+    "kubeconfig": "/k",
+    "gateway": "http://127.0.0.1:8080",
+    "metrics": "http://127.0.0.1:1/metrics",
+    "pickers": {"epp": "http://127.0.3.1:2/metrics"},
+    "logs": "/logs",
+    "pods": {"qwen-0": "http://127.0.1.10:8000"},
+}
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(lab, "_DIRECTORY", tmp_path)
+    file = tmp_path / "lab.json"
+    file.write_text(json.dumps(STATE))
+    return file
+
+
+def test_adapters_cannot_be_shown_without_pickers() -> None:
+    result = CliRunner().invoke(main, ["lab", "demo", "lora", "--no-pickers"])
+
+    assert result.exit_code == 2
+    assert "lora needs --pickers" in result.output
+
+
+def test_a_running_lab_is_not_started_twice(state: Path) -> None:
+    result = CliRunner().invoke(main, ["lab", "up"])
+
+    assert result.exit_code == 1
+    assert "rollouts lab down" in result.output
+
+
+def test_a_lab_says_where_its_pickers_and_pods_are(state: Path) -> None:
+    text = lab._describe(STATE)
+
+    assert "picker       epp http://127.0.3.1:2/metrics" in text
+    assert "qwen-0 http://127.0.1.10:8000" in text
+    assert "examples/lora/rollout-demo.yaml" in text
+
+
+@pytest.mark.parametrize(
+    ("sentence", "arguments", "status", "words"),
+    [
+        (
+            "a pod that is not there",
+            ("set", "other", "errors=5%"),
+            1,
+            "there is no pod other; there are qwen-0",
+        ),
+        ("a knob without a value", ("set", "qwen-0", "errors"), 2, "write KNOB=VALUE"),
+    ],
+)
+def test_knobs_are_checked_before_a_pod_is_asked(
+    state: Path, sentence: str, arguments: tuple[str, ...], status: int, words: str
+) -> None:
+    result = CliRunner().invoke(main, ["lab", *arguments])
+
+    assert result.exit_code == status, sentence
+    assert words in result.output, sentence
+
+
+def test_without_a_lab_there_is_nothing_to_stop_or_set(state: Path) -> None:
+    state.unlink()
+
+    assert CliRunner().invoke(main, ["lab", "down"]).output == "no lab is running\n"
+    assert "rollouts lab up" in CliRunner().invoke(main, ["lab", "set", "qwen-0", "errors=5%"]).output
