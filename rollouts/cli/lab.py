@@ -43,6 +43,7 @@ def lab() -> None:
 @_PICKERS
 def demo(story: str, bad: bool, control_plane: str, pickers: bool) -> None:
     """Tell a scripted story on real Envoy traffic. Exit status 0 when it ends as promised."""
+    from rollouts.lab.processes import ProcessStartError
     from rollouts.lab.telling import StoryFailed, story_directory
 
     if story == "lora" and not pickers:
@@ -53,8 +54,8 @@ def demo(story: str, bad: bool, control_plane: str, pickers: bool) -> None:
     console = Console(highlight=False)
     try:
         asyncio.run(_tell(story, directory, console, bad=bad, control_plane=control_plane, pickers=pickers))
-    except StoryFailed as failure:
-        console.print(f"the story failed: {failure}", style="bold red")
+    except (StoryFailed, ProcessStartError) as failure:
+        console.print(f"the story failed: {failure}", style="bold red", markup=False)
         sys.exit(1)
 
 

@@ -96,9 +96,8 @@ def _over(status: RolloutStatus) -> bool:
 async def _set_the_stage(lab: Lab, teller: Teller, plot: _Plot, *, bad: bool) -> str:
     folder = EXAMPLES / "base-model"
     await lab.apply(read_objects(folder / "pools.yaml", folder / "gateway.yaml", folder / "route.yaml"))
-    await lab.start_pickers()
     url = await lab.gateway.wait_for_gateway()
-    await lab.start_controller("--no-leader-elect")
+    await asyncio.gather(lab.start_pickers(), lab.start_controller("--no-leader-elect"))
     behind = "behind endpoint pickers" if lab.with_pickers else "balanced by the gateway"
     teller.stage(lab, url, f"{len(lab.pods)} simulated vLLM pods {behind}, {plot.rate:g} requests/s")
     for pod in lab.pods:
