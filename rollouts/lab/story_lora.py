@@ -58,10 +58,11 @@ class _Stage:
 
     def seen(self, _: float) -> str:
         """What clients saw at the weight that has just ended."""
+        if len(self.weights) < 2:
+            return "no change of the weights yet"  # the status was faster than our watch
         (since, weight), (until, _next) = self.weights[-2:]
-        since = max(
-            since, self.sticky_since
-        )  # until then requests of sessions were split in the same sequence
+        # Until the key was known, requests of sessions were split in the same sequence.
+        since = max(since, self.sticky_since)
         if self.bad and math.isfinite(self.failed_at):
             until = min(until, self.failed_at)
         sessions = count_sessions(self.traffic.results, self.sticky_since, canary=CANARY)
