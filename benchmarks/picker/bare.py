@@ -1,7 +1,9 @@
 """The floor: the same gRPC messages as a picker's, without a picker. One process, one port.
 
 It answers the request's end with a header reply and the body as it came, and echoes responses. ``leave``
-ends the stream once the request is answered, as the picker does for a response that nobody measures.
+ends the stream once the request is answered, as the picker does for a response that nobody measures: then the
+end of a long body goes out in a short message of its own, and as there the last message leaves together with
+the status, for which the method is registered as one that returns a single message.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import grpc
 import grpc.aio
 
 PIECE = 62_000
+MAX_LAST, TAIL = 16_384, 512
 
 
 def varint(number: int) -> bytes:
@@ -65,37 +68,44 @@ def payload(message: bytes) -> bytes:
     return message[pos + 1 : end]
 
 
+def cut(body: bytes, leave: bool) -> list[bytes]:
+    """The pieces in which a body goes out."""
+    pieces = [body[at : at + PIECE] for at in range(0, len(body), PIECE)]
+    if leave and len(pieces[-1]) > MAX_LAST:
+        pieces[-1:] = [pieces[-1][:-TAIL], pieces[-1][-TAIL:]]
+    return pieces
+
+
 async def serve(port: int, leave: bool) -> None:
     """Serve until terminated."""
 
-    async def process(_: object, context: grpc.aio.ServicerContext) -> None:
+    async def process(_: object, context: grpc.aio.ServicerContext) -> bytes:
         held = []
-        while True:
-            message = await context.read()
-            if message is grpc.aio.EOF:
-                return
+        while (message := await context.read()) is not grpc.aio.EOF:
             kind, last = message[0], message.endswith(b"\x10\x01")
             if kind == 0x22:
                 held.append(payload(message))
                 if not last:
                     continue
-                body = b"".join(held)
                 await context.write(HEADER_REPLY)
-                for at in range(0, len(body), PIECE):
-                    await context.write(body_reply(b"\x1a", body[at : at + PIECE], at + PIECE >= len(body)))
+                *pieces, final = cut(b"".join(held), leave)
+                for piece in pieces:
+                    await context.write(body_reply(b"\x1a", piece, False))
                 if leave:
-                    return
+                    return body_reply(b"\x1a", final, True)
+                await context.write(body_reply(b"\x1a", final, True))
             elif kind == 0x1A:
-                await context.write(b"\x12\x00")
                 if message.endswith(b"\x18\x01"):
-                    return
+                    return b"\x12\x00"
+                await context.write(b"\x12\x00")
             elif kind == 0x2A:
-                await context.write(body_reply(b"\x22", payload(message), last))
                 if last:
-                    return
+                    return body_reply(b"\x22", payload(message), True)
+                await context.write(body_reply(b"\x22", payload(message), False))
+        return b""
 
     class Handler(grpc.GenericRpcHandler):
-        handler = grpc.stream_stream_rpc_method_handler(process)
+        handler = grpc.stream_unary_rpc_method_handler(process)
 
         def service(self, _: object) -> grpc.RpcMethodHandler:
             return self.handler
