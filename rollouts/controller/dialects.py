@@ -28,7 +28,7 @@ Object = Mapping[str, Any]
 
 _PROBE_NAME = "inference-rollouts-dialect-probe"
 _FRESH = 600.0
-"""Seconds after which the API server is asked again: a CRD may have been upgraded."""
+"""Seconds after which an API server that did not say is asked again."""
 
 
 def _probe(resource: Resource, namespace: str) -> dict[str, Any]:
@@ -112,8 +112,8 @@ class Dialects:
         if resource is None:
             return
         known = self._probed.get(resource.group)
-        if known is not None and self._clock.monotonic() - known[0] < _FRESH:
-            return
+        if known is not None and (known[1] is not None or self._clock.monotonic() - known[0] < _FRESH):
+            return  # an answer stands until the next start: nothing is asked at rest
         try:
             field, problem = await self._ask(resource, namespace)
         except KindNotServed:

@@ -30,6 +30,11 @@ class FakeAdapters:
         self.on_change: Callable[[ObjectKey], None] = lambda _: None
         self._followed: dict[ObjectKey, list[str]] = {}
 
+    @property
+    def followers(self) -> list[ObjectKey]:
+        """Who follows pods at the moment."""
+        return list(self._followed)
+
     def follow(
         self, follower: ObjectKey, endpoints: Iterable[Endpoint], port: int, prove: Iterable[str]
     ) -> None:

@@ -7,11 +7,18 @@ from typing import Any
 from rollouts.controller import kinds
 from rollouts.kube.client import Resource
 from rollouts.lab.testing.faults.cluster import Cluster
-from rollouts.lab.testing.faults.history import History
+from rollouts.lab.testing.faults.history import History, Record
 
-__all__ = ["differences", "end_state", "route_weights", "weights_of"]
+__all__ = ["CARRIERS", "differences", "end_state", "is_carrier", "route_weights", "weights_of"]
 
 Object = dict[str, Any]
+
+CARRIERS = (
+    (kinds.HTTP_ROUTE, "inference-route"),
+    (kinds.INFERENCE_MODEL, "loramodel"),
+    (kinds.REWRITE_X, "loramodel"),
+)
+"""The traffic objects of the workloads, by name."""
 
 _MASKED = frozenset(
     {
@@ -53,6 +60,10 @@ def end_state(cluster: Cluster) -> dict[str, Any]:
     for route in _good(cluster, kinds.HTTP_ROUTE):
         labels = route["metadata"].get("labels") or {}
         found[f"route {route['metadata']['name']}"] = {"rules": route["spec"]["rules"], "labels": labels}
+    for resource in (kinds.INFERENCE_MODEL, kinds.REWRITE_X):
+        for model in _good(cluster, resource):
+            labels = model["metadata"].get("labels") or {}
+            found[f"model {model['metadata']['name']}"] = {"spec": model["spec"], "labels": labels}
     for run in _good(cluster, kinds.ANALYSIS_RUN):
         found[f"run {run['metadata']['name']}"] = (run.get("status") or {}).get("phase")
     for job in _good(cluster, kinds.JOB):
@@ -64,18 +75,28 @@ def _good(cluster: Cluster, resource: Resource) -> list[Object]:
     return [obj for obj in cluster.all(resource) if not obj["metadata"]["name"].startswith("zz-hostile")]
 
 
-def weights_of(route: Object) -> tuple[tuple[tuple[str, int], ...], ...]:
-    """Weights of each rule by backend name; 1 where omitted."""
-    rules = (route.get("spec") or {}).get("rules") or []
+def weights_of(carrier: Object) -> tuple[tuple[tuple[str, int], ...], ...]:
+    """Weights of each rule by the name of its backend or adapter; 1 where omitted. A model object is one rule."""
+    spec = carrier.get("spec") or {}
+    if "targetModels" in spec:
+        return (tuple((str(item["name"]), int(item.get("weight", 1))) for item in spec["targetModels"]),)
     return tuple(
-        tuple((str(ref.get("name")), int(ref.get("weight", 1))) for ref in rule.get("backendRefs") or [])
-        for rule in rules
+        tuple(
+            (str(ref.get("name") or ref.get("modelRewrite")), int(ref.get("weight", 1)))
+            for ref in rule.get("backendRefs") or rule.get("targets") or []
+        )
+        for rule in spec.get("rules") or []
     )
 
 
+def is_carrier(record: Record) -> bool:
+    """Whether the record is of an object that carries the weights of ``mymodel``."""
+    return any(record.of(resource) and record.change.name == name for resource, name in CARRIERS)
+
+
 def route_weights(history: History) -> tuple[Any, ...]:
-    """Weights after each of the controller's route writes."""
-    return tuple(weights_of(record.after) for record in history.ours(kinds.HTTP_ROUTE))
+    """Weights after each of the controller's writes of traffic."""
+    return tuple(weights_of(record.after) for record in history.records if record.ours and is_carrier(record))
 
 
 def differences(clean: Any, other: Any, path: str = "") -> list[str]:

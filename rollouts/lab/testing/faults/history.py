@@ -67,6 +67,8 @@ class History:
     problems: list[str] = field(default_factory=list)
     answers: list[tuple[int, Answer]] = field(default_factory=list)
     """What the metric source began to say before which record; healthy before the first."""
+    adapters: list[tuple[float, bool]] = field(default_factory=list)
+    """From which second on every pod has the canary's adapter, or one lacks it; every pod before the first."""
     staleness: float = 0.0
     """Seconds by which the plan lets the controller's picture of other objects lag."""
     quiet_from: float | None = None

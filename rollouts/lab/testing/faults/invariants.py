@@ -15,9 +15,8 @@ from fractions import Fraction
 from typing import Any
 
 from rollouts.controller import kinds
-from rollouts.lab.testing.faults.endstate import differences, weights_of
+from rollouts.lab.testing.faults.endstate import CARRIERS, differences, is_carrier, weights_of
 from rollouts.lab.testing.faults.history import History, Record
-from rollouts.lab.testing.faults.objects import ROUTE
 from rollouts.lab.testing.faults.replay import Replay, ready_pods, share
 from rollouts.lab.testing.faults.simulation import Run
 from rollouts.lab.testing.faults.source import Answer
@@ -38,6 +37,7 @@ class Invariant(Enum):
     WEIGHTS = "1 weights are in bounds, never all zero, and the canary's share is one that the steps name"
     EARNED = "2 weight rises only when every gate before the step has passed or was overridden by a person"
     ENDPOINTS = "3 weight rises only with enough Ready canary endpoints"
+    PROVEN = "3b an attempt starts only while every Ready pod has shown that it serves the adapter"
     ABORTED = "4 after an abort the next route write is 100 % stable, and no later one raises that revision"
     EPOCHS = "5 the epochs of the controller's writes never interleave"
     MONOTONE = "6 observedGeneration, attempt and history never go back"
@@ -76,7 +76,7 @@ def _route_writes(history: History) -> Iterator[tuple[Replay, Record]]:
     """The controller's route writes, each with the cluster's state just before it."""
     replay = Replay()
     for record in history.records:
-        if record.ours and record.of(kinds.HTTP_ROUTE) and record.change.name == ROUTE and record.after:
+        if record.ours and is_carrier(record) and record.after:
             yield replay, record
         replay.take(record)
 
@@ -139,6 +139,15 @@ def _endpoints(run: Run) -> Iterator[str]:
         most = ready_pods(run.history, replay, record.seconds)
         if most < needed:
             yield f"raised to {float(raised):.2%} at {record.seconds:g} s with {most} of {needed} endpoints"
+
+
+def _proven(run: Run) -> Iterator[str]:
+    for record, before, after in _statuses(run.history):
+        if before.get("startedAt") or not after.get("startedAt"):
+            continue
+        said = [everywhere for since, everywhere in run.history.adapters if since <= record.seconds]
+        if said and not said[-1]:
+            yield f"started at {record.seconds:g} s while a Ready pod lacks the adapter"
 
 
 def _aborted(run: Run) -> Iterator[str]:
@@ -251,7 +260,7 @@ def _same_end(run: Run, clean: Run) -> Iterator[str]:
     yield from differences(clean.end, run.end)
     if run.weights != clean.weights:
         yield f"route writes {_brief(run.weights)} instead of {_brief(clean.weights)}"
-    for resource in (kinds.ANALYSIS_RUN, kinds.JOB, kinds.HTTP_ROUTE):
+    for resource in (kinds.ANALYSIS_RUN, kinds.JOB, *(resource for resource, _ in CARRIERS)):
         for verb in ("ADDED", "DELETED"):
             counts = [
                 sum(r.change.type.value == verb for r in each.history.ours(resource)) for each in (run, clean)
@@ -308,6 +317,7 @@ _CHECKERS: dict[Invariant, Callable[[Run], Iterator[str]]] = {
     Invariant.WEIGHTS: _weights,
     Invariant.EARNED: _earned,
     Invariant.ENDPOINTS: _endpoints,
+    Invariant.PROVEN: _proven,
     Invariant.ABORTED: _aborted,
     Invariant.EPOCHS: _epochs,
     Invariant.MONOTONE: _monotone,

@@ -8,13 +8,14 @@ from typing import Any
 
 from rollouts.controller import kinds
 from rollouts.kube.client import Resource
-from rollouts.lab.testing.faults.objects import ROUTE, pool_object
+from rollouts.lab.testing.faults.objects import ADAPTER_OF, MODEL, ROUTE, pool_object
 from rollouts.lab.testing.faults.simulation import Act, Condition, Simulation
 from rollouts.lab.testing.faults.source import Answer
 
 __all__ = [
     "answer",
     "at_step",
+    "begun",
     "command",
     "delete",
     "edit_spec",
@@ -25,10 +26,12 @@ __all__ = [
     "has_job",
     "healthy_on",
     "jump",
+    "lose_adapter",
     "overwrite_route",
     "phase",
     "reason",
     "recreate_pool",
+    "regain_adapter",
     "retarget",
     "scale",
 ]
@@ -56,7 +59,10 @@ def retarget(name: str) -> Act:
     """The one line that changes in Git."""
 
     def change(spec: Object) -> None:
-        spec["target"]["pool"]["name"] = name
+        if "adapter" in spec["target"]:
+            spec["target"]["adapter"]["name"] = ADAPTER_OF.get(name, name)
+        else:
+            spec["target"]["pool"]["name"] = name
 
     return edit_spec(change)
 
@@ -71,17 +77,46 @@ def edit_steps(steps: list[Object]) -> Act:
 
 
 def overwrite_route(weights: dict[str, int], manager: str) -> Act:
-    """Somebody else writes the route's weights."""
+    """Somebody else writes the weights of the traffic object; the names of pools stand for their adapters."""
 
     def act(sim: Simulation) -> None:
         route = sim.cluster.get(kinds.HTTP_ROUTE, ROUTE)
-        if route is None:
-            return
-        rules = copy.deepcopy(route["spec"]["rules"])
-        for rule in rules:
-            for ref in rule["backendRefs"]:
-                ref["weight"] = weights.get(ref["name"], 0)
-        sim.cluster.merge(kinds.HTTP_ROUTE, ROUTE, {"spec": {"rules": rules}}, manager=manager)
+        model = sim.cluster.get(kinds.INFERENCE_MODEL, MODEL)
+        if route is not None:
+            rules = copy.deepcopy(route["spec"]["rules"])
+            for rule in rules:
+                for ref in rule["backendRefs"]:
+                    ref["weight"] = weights.get(ref["name"], 0)
+            sim.cluster.merge(kinds.HTTP_ROUTE, ROUTE, {"spec": {"rules": rules}}, manager=manager)
+        if model is not None:
+            targets = [
+                {"name": ADAPTER_OF.get(name, name), "weight": weight}
+                for name, weight in weights.items()
+                if weight
+            ]
+            sim.cluster.merge(
+                kinds.INFERENCE_MODEL, MODEL, {"spec": {"targetModels": targets}}, manager=manager
+            )
+
+    return act
+
+
+def lose_adapter(pod: str, name: str) -> Act:
+    """A pod lacks the adapter: it restarted, or the server evicted it."""
+
+    def act(sim: Simulation) -> None:
+        sim.adapters.lost[pod].add(name)
+        sim.note_adapters(everywhere=False)
+
+    return act
+
+
+def regain_adapter(pod: str, name: str) -> Act:
+    """Somebody loaded it there again."""
+
+    def act(sim: Simulation) -> None:
+        sim.adapters.lost[pod].discard(name)
+        sim.note_adapters(everywhere=True)
 
     return act
 
@@ -142,6 +177,11 @@ def jump(seconds: float) -> Act:
 def phase(*phases: str) -> Condition:
     """The Rollout is in one of these phases."""
     return lambda sim: sim.status.get("phase") in phases
+
+
+def begun(_: Simulation) -> bool:
+    """At once."""
+    return True
 
 
 def has_job(sim: Simulation) -> bool:

@@ -10,17 +10,22 @@ from rollouts.kube.client import Resource
 from rollouts.lab.testing.faults.cluster import NAMESPACE, POOL_GROUP, Cluster
 
 __all__ = [
+    "ADAPTER_OF",
     "CANARY",
     "GATE",
     "GUARD",
+    "MODEL",
     "RELEASES",
     "ROUTE",
     "STABLE",
     "STEPS",
     "TEMPLATE",
     "THIRD",
+    "adapter_rollout",
     "base_objects",
+    "model_object",
     "pool_object",
+    "rewrite_object",
     "rollout_object",
 ]
 
@@ -28,6 +33,9 @@ Object = dict[str, Any]
 
 ROUTE = "inference-route"
 STABLE, CANARY, THIRD = "mymodel-pool-v1", "mymodel-pool-v2", "mymodel-pool-v3"
+MODEL = "loramodel"
+ADAPTER_OF = {STABLE: "travel-helper-v1", CANARY: "travel-helper-v2", THIRD: "travel-helper-v3"}
+"""Adapters of the same roles as the pools: all of them on the pods of STABLE."""
 RELEASES = {STABLE: "qwen", CANARY: "deepseek-r1", THIRD: "llama"}
 _GATEWAYS = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
 
@@ -123,6 +131,55 @@ def rollout_object(
             "traffic": {"httpRoutes": [{"name": ROUTE, **fields.pop("route", {})}]},
             "strategy": {"canary": canary},
             **fields,
+        },
+    }
+
+
+def adapter_rollout(
+    steps: list[Object] | None = None, *, kind: str = "inferenceModel", role: str = CANARY, **fields: Any
+) -> Object:
+    """A Rollout between the adapters of the same roles."""
+    found = rollout_object(steps, **fields)
+    found["spec"]["target"] = {"adapter": {"name": ADAPTER_OF[role]}}
+    found["spec"]["traffic"] = {
+        kind: {"name": MODEL, "modelName": "travelhelper", "poolRef": {"name": STABLE}}
+    }
+    return found
+
+
+def model_object(weights: dict[str, int]) -> Object:
+    """The adopted InferenceModel."""
+    targets = [{"name": ADAPTER_OF[role], "weight": weight} for role, weight in weights.items()]
+    return {
+        "apiVersion": kinds.INFERENCE_MODEL.api_version,
+        "kind": "InferenceModel",
+        "metadata": {
+            "name": MODEL,
+            "namespace": NAMESPACE,
+            "annotations": {"inferencerollouts.dev/managed-by": "mymodel"},
+        },
+        "spec": {
+            "modelName": "travelhelper",
+            "criticality": "Critical",
+            "poolRef": {"name": STABLE},
+            "targetModels": targets,
+        },
+    }
+
+
+def rewrite_object(weights: dict[str, int]) -> Object:
+    """The adopted InferenceModelRewrite, beside a rule that is not ours."""
+    targets = [{"modelRewrite": ADAPTER_OF[role], "weight": weight} for role, weight in weights.items()]
+    found = model_object(weights)
+    return {
+        **found,
+        "apiVersion": kinds.REWRITE_X.api_version,
+        "kind": kinds.REWRITE_X.kind,
+        "spec": {
+            "poolRef": {"name": STABLE},
+            "rules": [
+                {"matches": [{"model": {"type": "Exact", "value": "travelhelper"}}], "targets": targets}
+            ],
         },
     }
 

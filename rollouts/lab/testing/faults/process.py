@@ -38,7 +38,7 @@ class Assembler:
             client,
             clock,
             caches=caches,
-            sources={"default": source},
+            sources={"default": source, "picker": source},
             shares=NoShares(),
             adapters=self.adapters,
             metrics=ControllerMetrics(),

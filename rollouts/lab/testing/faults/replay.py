@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from rollouts.controller import kinds
-from rollouts.lab.testing.faults.endstate import weights_of
+from rollouts.lab.testing.faults.endstate import is_carrier, weights_of
 from rollouts.lab.testing.faults.history import History, Record
 
 __all__ = ["Replay", "ready_pods", "share"]
@@ -41,7 +41,7 @@ class Replay:
             self._follow_attempt()
         elif record.of(kinds.ANALYSIS_RUN):
             self.runs[name] = record.after
-        elif record.of(kinds.HTTP_ROUTE) and record.ours and self.canary_name:
+        elif is_carrier(record) and record.ours and self.canary_name:
             reached = [share(dict(rule), self.canary_name) for rule in weights_of(record.after)]
             self.restored_up_to = max([self.restored_up_to, *reached])
 
@@ -64,8 +64,17 @@ class Replay:
 
     @property
     def canary_name(self) -> str:
-        """Name of the canary's pool; empty without one."""
+        """Name of the canary, a pool or an adapter; empty without one."""
         return str((self.status.get("canary") or {}).get("name", ""))
+
+    @property
+    def canary_pool(self) -> str:
+        """The pool whose pods serve the canary."""
+        model = (self.rollout.get("spec") or {}).get("traffic", {})
+        for kind in ("inferenceModel", "inferenceModelRewrite"):
+            if kind in model:
+                return str(model[kind]["poolRef"]["name"])
+        return self.canary_name
 
     def canary_field(self, name: str, default: Any) -> Any:
         """A field of ``spec.strategy.canary``."""
@@ -137,7 +146,7 @@ def _phase(run: Object) -> str:
 
 def ready_pods(history: History, replay: Replay, seconds: float) -> int:
     """The most Ready canary pods at any moment that a picture of the allowed staleness may show."""
-    release = _release(history, replay.canary_name)
+    release = _release(history, replay.canary_pool)
     ready: set[str] = set()
     most = 0
     for record in history.records:

@@ -6,9 +6,11 @@ import copy
 from typing import Any
 
 from rollouts.controller import kinds
+from rollouts.lab.testing.faults.cluster import Cluster
 from rollouts.lab.testing.faults.moves import (
     answer,
     at_step,
+    begun,
     command,
     delete,
     edit_steps,
@@ -17,13 +19,16 @@ from rollouts.lab.testing.faults.moves import (
     gone,
     has_job,
     healthy_on,
+    lose_adapter,
     overwrite_route,
     phase,
     reason,
+    regain_adapter,
     retarget,
     scale,
 )
 from rollouts.lab.testing.faults.objects import (
+    ADAPTER_OF,
     CANARY,
     GATE,
     GUARD,
@@ -32,7 +37,10 @@ from rollouts.lab.testing.faults.objects import (
     STEPS,
     TEMPLATE,
     THIRD,
+    adapter_rollout,
     base_objects,
+    model_object,
+    rewrite_object,
     rollout_object,
 )
 from rollouts.lab.testing.faults.simulation import Condition, Move, Scenario
@@ -252,6 +260,95 @@ def _outside() -> list[Scenario]:
     return [argocd, lowered, raised, flap, pool_gone, deadline]
 
 
+def _adapter_scenario(
+    name: str,
+    rollout: Object,
+    moves: list[Move],
+    goal: Condition,
+    *,
+    weights: dict[str, int] | None = None,
+    rewrite: bool = False,
+    core: bool = False,
+) -> Scenario:
+    """Adapters on the pods of the stable pool; ``weights`` None: the model object is ours to make."""
+
+    def setup(cluster: Cluster) -> None:
+        if weights is not None and rewrite:
+            cluster.create(kinds.REWRITE_X, rewrite_object(weights))
+        elif weights is not None:
+            cluster.create(kinds.INFERENCE_MODEL, model_object(weights))
+        base_objects(cluster, copy.deepcopy(rollout), route=False)
+
+    return Scenario(
+        name=name,
+        setup=setup,
+        moves=tuple(moves),
+        goal=goal,
+        core=core,
+        measured="analysis" in repr(rollout["spec"]["strategy"]),
+    )
+
+
+def _adapters() -> list[Scenario]:
+    """Weights between adapters in InferenceModel and InferenceModelRewrite."""
+    v1, v2 = ADAPTER_OF[STABLE], ADAPTER_OF[CANARY]
+    split = {STABLE: 90, CANARY: 10}
+    promote = _adapter_scenario(
+        "adapter: adopted at 90/10, promoted",
+        adapter_rollout([*STEPS, {"pause": {}}]),
+        [Move(when=at_step(5), act=command("promote"), after=7)],
+        healthy_on(v2),
+        weights=split,
+        core=True,
+    )
+    gate_abort = _adapter_scenario(
+        "adapter: gate failure aborts",
+        adapter_rollout(GATED),
+        [Move(when=at_step(1), act=answer(Answer.BAD), after=3)],
+        phase("Aborted"),
+        weights=split,
+        core=True,
+    )
+    managed = _adapter_scenario(
+        "adapter: managed model, second target",
+        adapter_rollout(SHORT, role=STABLE),
+        [Move(when=healthy_on(v1), act=retarget(CANARY), after=5)],
+        healthy_on(v2),
+    )
+    rewrite = _adapter_scenario(
+        "adapter: rewrite, third target in the middle",
+        adapter_rollout(WAITING, kind="inferenceModelRewrite"),
+        [
+            Move(when=at_step(1), act=retarget(THIRD), after=5),
+            Move(when=at_step(1), act=command("promote", tag="t2"), after=15),
+        ],
+        healthy_on(ADAPTER_OF[THIRD]),
+        weights={STABLE: 100},
+        rewrite=True,
+    )
+    argocd = _adapter_scenario(
+        "adapter: argocd resets the model",
+        adapter_rollout(WAITING),
+        [
+            Move(when=at_step(1), act=overwrite_route({STABLE: 100}, "argocd-controller"), after=5),
+            Move(when=at_step(1), act=command("promote"), after=20),
+        ],
+        healthy_on(v2),
+        weights={STABLE: 100},
+    )
+    missing = _adapter_scenario(
+        "adapter: missing on a pod for a while",
+        adapter_rollout(SHORT),
+        [
+            Move(when=begun, act=lose_adapter("qwen-2", v2)),
+            Move(when=phase("WaitingForTarget"), act=regain_adapter("qwen-2", v2), after=40),
+        ],
+        healthy_on(v2),
+        weights={STABLE: 100},
+    )
+    return [promote, gate_abort, managed, rewrite, argocd, missing]
+
+
 SCENARIOS: dict[str, Scenario] = {
-    scenario.name: scenario for scenario in (*_straight(), *_people(), *_outside())
+    scenario.name: scenario for scenario in (*_straight(), *_people(), *_outside(), *_adapters())
 }

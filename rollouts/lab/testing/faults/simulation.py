@@ -9,6 +9,7 @@ from typing import Any
 
 from rollouts.controller import kinds
 from rollouts.lab.memoryapi import Change
+from rollouts.lab.testing.adapters import FakeAdapters
 from rollouts.lab.testing.clock import VirtualClock, virtual_time
 from rollouts.lab.testing.faults.cluster import CONTROLLER, Cluster
 from rollouts.lab.testing.faults.endstate import end_state, route_weights
@@ -184,6 +185,17 @@ class Simulation:
         rollout = self.cluster.get(kinds.ROLLOUT, "mymodel")
         found: Object = (rollout or {}).get("status") or {}
         return found
+
+    @property
+    def adapters(self) -> FakeAdapters:
+        """What the pods serve; scenarios change it."""
+        return self._assembler.adapters
+
+    def note_adapters(self, *, everywhere: bool) -> None:
+        """The pods' adapters changed: the history knows since when, and followers look again."""
+        self.history.adapters.append((self.clock.monotonic(), everywhere))
+        for key in self.adapters.followers:
+            self.adapters.on_change(key)
 
     def say(self, answer: Answer) -> None:
         """From now on the metric source says this; the history knows since when it says nothing useful."""
