@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -46,14 +47,24 @@ _VERSION = {
 class MemoryApiServer:
     """Serves ``api`` on 127.0.0.1. ``port`` 0 takes a free one; with ``token``, requests must carry it.
 
-    An async context manager; ``url`` is known once it has started.
+    ``on_request`` hears of each request as it arrives: a log for tests. An async context manager; ``url`` is
+    known once it has started.
     """
 
-    def __init__(self, api: MemoryApi, *, port: int = 0, token: str = "", clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        api: MemoryApi,
+        *,
+        port: int = 0,
+        token: str = "",
+        clock: Clock | None = None,
+        on_request: Callable[[web.Request], None] = lambda _: None,
+    ) -> None:
         self.api = api
         self.url = ""
         self._port = port
         self._token = token
+        self._on_request = on_request
         self._clock = clock or SystemClock()
         self._runner: web.AppRunner | None = None
 
@@ -84,6 +95,7 @@ class MemoryApiServer:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         target: Target | None = None
+        self._on_request(request)
         try:
             if self._token and request.headers.get("Authorization") != f"Bearer {self._token}":
                 raise Forbidden("Unauthorized", status=401)
