@@ -18,6 +18,7 @@ __all__ = ["backtest_command", "plan_command"]
 
 _MAX_RECORDING = 1024 * 1024 * 1024
 _MAX_YAML = 1024 * 1024
+_MAX_VALUES = 100_000
 
 
 class BadInput(click.ClickException):
@@ -26,13 +27,29 @@ class BadInput(click.ClickException):
     exit_code = 2
 
 
-class _NoAliasLoader(yaml.SafeLoader):
-    """Aliases can blow a small file up to gigabytes; nothing here needs them."""
+class _Loader(yaml.SafeLoader):
+    """Aliases are shared, not copied, and bounded below; merge keys copy, and could double again and again."""
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not supported")
-        return super().compose_node(parent, index)
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise yaml.YAMLError("merge keys (<<) are not supported: write the fields out")
+        super().flatten_mapping(node)
+
+
+def _expanded(value: Any, known: dict[int, int], above: set[int]) -> int:
+    """Values of a document when each alias is written out, in one visit per value; raises YAMLError."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) in above:
+        raise yaml.YAMLError("an alias (*name) contains itself")
+    if id(value) not in known:
+        above.add(id(value))
+        children = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum([_expanded(child, known, above) for child in children])
+        above.remove(id(value))
+    if known[id(value)] > _MAX_VALUES:
+        raise yaml.YAMLError(f"aliases (*name) make more than {_MAX_VALUES} values")
+    return known[id(value)]
 
 
 def load_documents(path: Path) -> list[Any]:
@@ -40,7 +57,9 @@ def load_documents(path: Path) -> list[Any]:
     try:
         if path.stat().st_size > _MAX_YAML:
             raise BadInput(f"{path}: larger than {_MAX_YAML} bytes")
-        return [d for d in yaml.load_all(path.read_text("utf-8"), Loader=_NoAliasLoader) if d is not None]
+        loaded = [d for d in yaml.load_all(path.read_text("utf-8"), Loader=_Loader) if d is not None]
+        _expanded(loaded, {}, set())
+        return loaded
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise BadInput(f"{path}: {error}") from error
 

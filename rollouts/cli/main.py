@@ -24,6 +24,8 @@ COMMANDS: Mapping[str, str] = {
     "picker": "rollouts.picker.command:picker",
     "picker-manifest": "rollouts.cli.picker_manifest:picker_manifest",
     "picker-check": "rollouts.picker.command:picker_check",
+    "explain": "rollouts.cli.explain:explain",
+    "lint": "rollouts.cli.lint:lint",
     "plan": "rollouts.cli.analysis_commands:plan_command",
     "record": "rollouts.cli.record:record",
     "backtest": "rollouts.cli.analysis_commands:backtest_command",

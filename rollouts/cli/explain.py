@@ -1,0 +1,171 @@
+"""``rollouts explain``: why a Rollout is where it is, what comes next, and what would move it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.cli.connect import (
+    EXIT_CODES,
+    connection_options,
+    default_namespace,
+    fetch,
+    fetch_runs,
+    with_client,
+)
+from rollouts.engine.naming import background_run, step_run
+from rollouts.engine.steps import describe, format_seconds, weight_at
+from rollouts.engine.types import (
+    AnalysisStep,
+    HoldReason,
+    JobStep,
+    PauseStep,
+    Phase,
+    Step,
+    WeightStep,
+    format_weight,
+)
+from rollouts.kube.client import KubeClient
+
+__all__ = ["explain", "explanation"]
+
+_HELD: Mapping[HoldReason, str] = {
+    HoldReason.COMMAND: "`resume` releases it.",
+    HoldReason.MANUAL_OVERRIDE: "`resume` goes on with the step's weight, `abort` gives all traffic to stable.",
+    HoldReason.CONTENDED: "Stop the other writer of the weights (the Events name it), then `resume`.",
+    HoldReason.SPLIT_AT_START: "`promote` completes the split that was found, `abort` gives it back to stable.",
+    HoldReason.AMBIGUOUS_START: "Set `spec.stableHint` to the version that is stable.",
+    HoldReason.GATE_FAILED: "`promote` overrides the gate, `abort` gives all traffic to stable.",
+    HoldReason.GATE_INCONCLUSIVE: "`promote` overrides the gate, `abort` gives all traffic to stable.",
+    HoldReason.DEADLINE: "Repair what keeps the step from ending, then `resume`; or `abort`.",
+}
+
+
+def explanation(obj: Mapping[str, Any], runs: list[dict[str, Any]], now: datetime) -> list[tuple[str, str]]:
+    """(heading, sentence) pairs in reading order."""
+    parsed = parse_rollout(obj)
+    lines = [("Where", _where(parsed))]
+    if parsed.status.observed_generation < parsed.generation:
+        lines.append(("But", "the newest spec is not looked at yet: is the controller running?"))
+    if parsed.status.message:
+        lines.append(("Why", parsed.status.message))
+    lines += [("Why", problem.message) for problem in parsed.problems]
+    lines += [("Judged", sentence) for sentence in _judged(parsed, runs)]
+    lines += [("Next", sentence) for sentence in _next(parsed)]
+    lines += [("Moves it", sentence) for sentence in _moves(parsed, now)]
+    return lines
+
+
+def _where(parsed: ParsedRollout) -> str:
+    status = parsed.status
+    name = f"{parsed.namespace}/{parsed.name}"
+    if status.phase is Phase.NEW:
+        return f"{name} has not been looked at by a controller."
+    stable = status.stable.label if status.stable else "nothing yet"
+    if status.canary is None:
+        return f"{name} is {status.phase.value}: {stable} is stable and serves."
+    step = min(status.current_step + 1, status.step_count)
+    return (
+        f"{name} is {status.phase.value} at step {step} of {status.step_count}, attempt {status.attempt}: "
+        f"canary {status.canary.label} has {format_weight(status.weight.applied)}, stable is {stable}."
+    )
+
+
+def _current(parsed: ParsedRollout) -> tuple[tuple[Step, ...], int]:
+    return (parsed.spec.canary.steps if parsed.spec else ()), parsed.status.current_step
+
+
+def _judged(parsed: ParsedRollout, runs: list[dict[str, Any]]) -> Iterator[str]:
+    """What the runs of this attempt say."""
+    status = parsed.status
+    if status.canary is None:
+        return
+    first = background_run(parsed.name, status)
+    wanted = {first, step_run(parsed.name, status, status.current_step)}
+    for run in runs:
+        name = run["metadata"]["name"]
+        if name not in wanted and not name.startswith(f"{first}-r"):
+            continue
+        found = run.get("status") or {}
+        for result in (*(found.get("metricResults") or []), *(found.get("comparisons") or [])):
+            yield str(result.get("message") or f"{result.get('name')}: nothing measured yet")
+
+
+def _next(parsed: ParsedRollout) -> Iterator[str]:
+    status = parsed.status
+    if status.phase is Phase.ABORTED:
+        yield "Nothing: an abort is final for this revision until the spec changes or `retry`."
+        return
+    if status.canary is None or parsed.spec is None:
+        yield "Nothing, until `spec.target` names another version."
+        return
+    steps, index = _current(parsed)
+    for number in range(index + 1, len(steps)):
+        yield f"step {number + 1}: {describe(steps[number])}"
+    bake = parsed.spec.canary.bake
+    if bake.total_seconds() > 0:
+        yield f"all traffic on the canary for {format_seconds(bake)} (bake)"
+    yield f"promotion: {status.canary.label} becomes stable"
+
+
+def _moves(parsed: ParsedRollout, now: datetime) -> Iterator[str]:
+    status = parsed.status
+    if status.hold is not None:
+        yield _HELD[status.hold]
+    elif status.phase is Phase.ABORTED:
+        yield "Revert the commit, push a fix (a new target or `target.revision`), or `retry`."
+    elif status.phase is Phase.INVALID or parsed.problems:
+        yield "Correct what the message names; `rollouts lint FILE` checks a file before it is applied."
+    elif status.phase is Phase.WAITING:
+        yield "The target itself: what the message names must exist and be Ready. `abort` gives the target up."
+    elif parsed.spec is not None and parsed.spec.paused:
+        yield "`spec.paused` is true: set it to false in Git."
+    elif status.canary is not None:
+        yield _step_moves(parsed, now)
+
+
+def _step_moves(parsed: ParsedRollout, now: datetime) -> str:
+    steps, index = _current(parsed)
+    match steps[index] if index < len(steps) else None:
+        case PauseStep(duration=None):
+            return "`promote` leaves the pause; it has no end of its own."
+        case PauseStep(duration=duration) if duration is not None:
+            begun = parsed.status.step_started_at
+            left = duration if begun is None else begun + duration - now
+            seconds = max(left.total_seconds(), 0.0)
+            return f"Time: about {seconds:.0f} s are left; `promote` leaves the pause now."
+        case AnalysisStep():
+            return "The verdicts above; `promote` overrides the gate and is recorded."
+        case JobStep():
+            return "The end of the Job; `promote` overrides it and is recorded."
+        case WeightStep():
+            weight = format_weight(weight_at(steps, index))
+            return (
+                f"Enough Ready canary endpoints for {weight}, the gateway's acceptance of the weight, and an "
+                "observed share that agrees with it."
+            )
+        case None:
+            return "Time (bake) and then the swap of stable."
+        case _:
+            return "The gateway's acceptance of the route."
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("name")
+@connection_options
+def explain(name: str, namespace: str | None, kubeconfig: str | None, context: str | None) -> None:
+    """Say why Rollout NAME is where it is, what comes next and what would move it."""
+    where = namespace or default_namespace(kubeconfig, context)
+
+    async def work(client: KubeClient) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        return await fetch(client, where, name), await fetch_runs(client, where, name)
+
+    obj, runs = with_client(kubeconfig, context, work)
+    told = ""
+    for heading, sentence in explanation(obj, runs, datetime.now(UTC)):
+        click.echo(f"{heading if heading != told else '':<10}{sentence}")
+        told = heading

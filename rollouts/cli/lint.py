@@ -1,0 +1,205 @@
+"""``rollouts lint``: what the API server and the controller would say about files, without a cluster."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rollouts.analysis.gatesfile import GatesError
+from rollouts.analysis.planning import Traffic, plan_rollout, planned_gates
+from rollouts.analysis.templates import Gate, Template, metric_problems, resolve
+from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.api.runs import gate_of, parse_template
+from rollouts.cli.analysis_commands import load_documents
+from rollouts.controller.kinds import GROUP, VERSION
+from rollouts.engine.steps import weight_at
+from rollouts.engine.types import AdapterTraffic, AnalysisStep, JobStep, PauseStep
+
+__all__ = ["Finding", "Severity", "lint", "lint_documents"]
+
+_API_VERSION = f"{GROUP}/{VERSION}"
+_TEMPLATES = ("AnalysisTemplate", "ClusterAnalysisTemplate")
+_BUILT_IN = dict.fromkeys(("namespace", "rollout", "canary", "stable"), "x")
+"""Arguments that every template may use; their values do not matter here."""
+_CERTIFYING = 500
+"""Hundredths of a percent: proofs use the data from weight 5 % on."""
+
+
+class Severity(Enum):
+    """A problem is refused by the API server or the controller; a hint works, but perhaps not as meant."""
+
+    PROBLEM = "problem"
+    HINT = "hint"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing to look at. ``where`` is ``Kind/name``."""
+
+    severity: Severity
+    where: str
+    text: str
+
+
+def _problem(where: str, text: str) -> Finding:
+    return Finding(severity=Severity.PROBLEM, where=where, text=text)
+
+
+def _hint(where: str, text: str) -> Finding:
+    return Finding(severity=Severity.HINT, where=where, text=text)
+
+
+def lint_documents(documents: list[Any], traffic: Traffic | None = None) -> list[Finding]:
+    """Findings of all Rollouts and templates among the documents; other kinds are left alone.
+
+    ``traffic`` None: whether a gate can prove its tolerance is not looked at.
+    """
+    ours = [one for one in documents if isinstance(one, Mapping) and _is_ours(one)]
+    templates: dict[tuple[bool, str], Template] = {}
+    findings: list[Finding] = []
+    for obj in ours:
+        if obj.get("kind") in _TEMPLATES:
+            findings += _template(obj, templates)
+    for obj in ours:
+        if obj.get("kind") == "Rollout":
+            findings += _rollout(obj, templates)
+            if traffic is not None:
+                findings += _unprovable(obj, ours, traffic)
+    return findings
+
+
+def _is_ours(obj: Mapping[str, Any]) -> bool:
+    return str(obj.get("apiVersion", "")).split("/")[0] == GROUP
+
+
+def _where(obj: Mapping[str, Any]) -> str:
+    meta = obj.get("metadata")
+    name = meta.get("name") if isinstance(meta, Mapping) else None
+    return f"{obj.get('kind')}/{name or '(no name)'}"
+
+
+def _head(obj: Mapping[str, Any]) -> Iterator[Finding]:
+    if obj.get("apiVersion") != _API_VERSION:
+        yield _problem(_where(obj), f"apiVersion is {obj.get('apiVersion')}: write {_API_VERSION}")
+    if _where(obj).endswith("(no name)"):
+        yield _problem(_where(obj), "metadata.name is missing: give it one")
+
+
+def _template(obj: Mapping[str, Any], known: dict[tuple[bool, str], Template]) -> Iterator[Finding]:
+    yield from _head(obj)
+    parsed = parse_template(obj)
+    if isinstance(parsed, str):
+        yield _problem(_where(obj), parsed)
+        return
+    known[obj.get("kind") == "ClusterAnalysisTemplate", parsed.name] = parsed
+    # Arguments without a value are filled by the Rollout that uses the template: only the rest is judged here.
+    sources = frozenset(metric.source for metric in parsed.metrics)
+    for reason, text in metric_problems(list(parsed.metrics), sources):
+        if reason != "ArgumentMissing":
+            yield _problem(_where(obj), text)
+
+
+def _rollout(obj: Mapping[str, Any], templates: Mapping[tuple[bool, str], Template]) -> Iterator[Finding]:
+    yield from _head(obj)
+    parsed, where = parse_rollout(obj), _where(obj)
+    for problem in parsed.problems:
+        yield _problem(where, problem.message)
+    if parsed.model is None or parsed.problems:
+        return
+    canary = parsed.model.strategy.canary
+    gates = [(f"step {i + 1}", step.analysis) for i, step in enumerate(canary.steps) if step.analysis]
+    gates += [("background analysis", canary.analysis)] if canary.analysis else []
+    for place, model in gates:
+        yield from _gate(where, place, gate_of(model), templates)
+    yield from _steps(where, parsed)
+
+
+def _gate(
+    where: str, place: str, gate: Gate, templates: Mapping[tuple[bool, str], Template]
+) -> Iterator[Finding]:
+    used = [templates[name] for name in gate.templates if name in templates]
+    metrics = [*gate.metrics, *(metric for template in used for metric in template.metrics)]
+    resolved = resolve(gate, templates, _BUILT_IN, frozenset(metric.source for metric in metrics))
+    for reason, text in resolved.problems:
+        if reason == "TemplateMissing":
+            name = text.split(" does not exist")[0]
+            yield _hint(where, f"{place}: {name} is not in these files: it must exist in the cluster")
+        elif reason != "ArgumentUnknown" or len(used) == len(gate.templates):
+            yield _problem(where, f"{place}: {text}")
+
+
+def _steps(where: str, parsed: ParsedRollout) -> Iterator[Finding]:
+    if parsed.spec is None:
+        return
+    canary = parsed.spec.canary
+    steps = canary.steps
+    if canary.analysis is None and not any(isinstance(s, AnalysisStep | JobStep) for s in steps):
+        yield _hint(
+            where, "nothing judges the canary: add an analysis step, or `analysis: {preset: default}`"
+        )
+    for index, step in enumerate(steps):
+        if isinstance(step, PauseStep) and step.duration is None:
+            yield _hint(where, f"step {index + 1} never ends by itself: it waits for `promote`")
+        if isinstance(step, AnalysisStep) and weight_at(steps, index) == 0:
+            yield _hint(where, f"step {index + 1} analyses a canary without traffic: set a weight before it")
+    judged = [index for index, step in enumerate(steps) if isinstance(step, AnalysisStep)]
+    if judged and 0 < weight_at(steps, judged[-1]) < _CERTIFYING:
+        yield _hint(
+            where,
+            f"step {judged[-1] + 1} is the last gate, below weight 5 %: a comparison cannot prove its tolerance "
+            "there, as proofs use the data from 5 % on",
+        )
+
+
+def _unprovable(obj: Mapping[str, Any], ours: list[Mapping[str, Any]], traffic: Traffic) -> Iterator[Finding]:
+    parsed = parse_rollout(obj)
+    if parsed.spec is None or parsed.problems:
+        return
+    named = {_where(one).partition("/")[2]: one for one in ours if one.get("kind") in _TEMPLATES}
+    try:
+        gates = planned_gates(obj, named)
+    except GatesError:
+        return  # a template that is not here: already told
+    coupled = isinstance(parsed.spec.traffic, AdapterTraffic)
+    traffic = Traffic(
+        rate=traffic.rate,
+        stable_pods=traffic.stable_pods,
+        canary_pods=traffic.canary_pods,
+        coupled=coupled,
+    )
+    for plan in plan_rollout(gates, traffic):
+        if plan.gate.metric.require.value == "WithinTolerance" and plan.minutes_to_pass == float("inf"):
+            yield _hint(_where(obj), plan.words)
+
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command("lint")
+@click.argument("files", nargs=-1, required=True, type=_FILE)
+@click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=20.0, show_default=True)
+@click.option("--stable-pods", type=click.IntRange(min=1), help="Also say what gates cannot prove.")
+@click.option("--canary-pods", type=click.IntRange(min=1), help="Else what the weight asks for.")
+def lint(files: tuple[Path, ...], rate: float, stable_pods: int | None, canary_pods: int | None) -> None:
+    """Check Rollouts and templates in FILES without a cluster, by the controller's own rules.
+
+    Exit status: 0 fine or hints only, 2 problems.
+    """
+    documents = [document for path in files for document in load_documents(path)]
+    traffic = Traffic(rate=rate, stable_pods=stable_pods, canary_pods=canary_pods) if stable_pods else None
+    findings = lint_documents(documents, traffic)
+    for finding in findings:
+        click.echo(f"{finding.severity.value}: {finding.where}: {finding.text}")
+    count = sum(isinstance(one, Mapping) and _is_ours(one) for one in documents)
+    bad = sum(finding.severity is Severity.PROBLEM for finding in findings)
+    if not count:
+        click.echo(f"problem: no object of {_API_VERSION} in these files")
+    click.echo(f"{count} objects, {bad} problems, {len(findings) - bad} hints")
+    if bad or not count:
+        sys.exit(2)

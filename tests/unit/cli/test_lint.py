@@ -1,0 +1,162 @@
+"""Files checked without a cluster, as a person types it."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from rollouts.analysis.planning import Traffic
+from rollouts.cli.lint import Severity, lint_documents
+from rollouts.cli.main import main
+
+ROOT = Path(__file__).parents[3]
+API = "inferencerollouts.dev/v1alpha1"
+FEW = Traffic(rate=20.0, stable_pods=4, canary_pods=1)
+
+
+def rollout(*steps: dict[str, Any], **canary: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": API,
+        "kind": "Rollout",
+        "metadata": {"name": "demo"},
+        "spec": {
+            "target": {"pool": {"name": "v2"}},
+            "traffic": {"httpRoutes": [{"name": "route"}]},
+            "strategy": {"canary": {"steps": list(steps), **canary}},
+        },
+    }
+
+
+def gate(**compare: Any) -> dict[str, Any]:
+    return {"analysis": {"metrics": [{"name": "m", "compare": {"preset": "ttft", **compare}}]}}
+
+
+def threshold(**more: Any) -> dict[str, Any]:
+    return {"name": "m", "measure": {"preset": "ttft"}, "successCondition": "result < 2.0", **more}
+
+
+def template(metric: dict[str, Any], name: str = "t", **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": API,
+        "kind": "AnalysisTemplate",
+        "metadata": {"name": name},
+        "spec": {"metrics": [metric], **spec},
+    }
+
+
+def uses(name: str) -> dict[str, Any]:
+    return {"analysis": {"templates": [{"templateName": name}]}}
+
+
+TEN = {"setWeight": 10}
+OLD = {**rollout(TEN, gate()), "apiVersion": "inferencerollouts.dev/v1"}
+NAMELESS = {**rollout(TEN, gate()), "metadata": {}}
+PROBLEMS = {
+    "a weight over 100": ([rollout({"setWeight": 150}, gate())], "150"),
+    "a falling weight": ([rollout(TEN, {"setWeight": 5}, gate())], "must not fall"),
+    "an unknown preset": ([rollout(TEN, gate(preset="tftt"))], "tftt"),
+    "an old version": ([OLD], "write inferencerollouts.dev/v1alpha1"),
+    "no name": ([NAMELESS], "metadata.name is missing"),
+    "no spec": ([{"apiVersion": API, "kind": "Rollout", "metadata": {"name": "x"}}], "spec is missing"),
+    "a condition that cannot be read": (
+        [template(threshold(successCondition="result <"))],
+        "successCondition",
+    ),
+    "a template that needs an argument": (
+        [template(threshold(), args=[{"name": "limit"}]), rollout(TEN, uses("t"))],
+        "needs the argument limit",
+    ),
+}
+HINTS = {
+    "nothing judges": ([rollout(TEN)], "nothing judges the canary"),
+    "a pause without end": ([rollout(TEN, gate(), {"pause": {}})], "step 3 never ends by itself"),
+    "a canary without traffic": ([rollout(gate(), TEN, gate())], "step 1 analyses a canary without traffic"),
+    "a last gate at 1 %": ([rollout({"setWeight": 1}, gate())], "below weight 5 %"),
+    "a template elsewhere": ([rollout(TEN, uses("far"))], "far is not in these files"),
+    "a tolerance that few pods cannot prove": (
+        [rollout(TEN, gate(tolerance="5%"))],
+        "can never prove",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_what_would_be_refused_is_a_problem(name):
+    documents, part = PROBLEMS[name]
+
+    found = [one.text for one in lint_documents(documents) if one.severity is Severity.PROBLEM]
+
+    assert any(part in text for text in found), found
+
+
+@pytest.mark.parametrize("name", HINTS)
+def test_what_may_not_be_meant_is_a_hint(name):
+    documents, part = HINTS[name]
+
+    found = lint_documents(documents, FEW)
+
+    assert [one for one in found if one.severity is Severity.PROBLEM] == []
+    assert any(part in one.text for one in found), found
+
+
+def test_a_sound_rollout_with_its_template_has_nothing_to_say():
+    documents = [template(threshold()), rollout(TEN, uses("t"), gate(tolerance="40%"))]
+
+    assert lint_documents(documents, Traffic(rate=20.0, stable_pods=18, canary_pods=2)) == []
+
+
+def test_other_kinds_and_odd_documents_are_left_alone():
+    assert lint_documents([{"kind": "Deployment", "apiVersion": "apps/v1"}, "text", 3, {}]) == []
+
+
+def test_the_order_of_documents_does_not_matter():
+    documents = [template(threshold(), args=[{"name": "limit"}]), rollout(TEN, uses("t"))]
+
+    assert set(lint_documents(documents)) == set(lint_documents(copy.deepcopy(documents[::-1])))
+
+
+def run(tmp_path: Path, text: str) -> Result:
+    (tmp_path / "file.yaml").write_text(text)
+    return CliRunner().invoke(main, ["lint", str(tmp_path / "file.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("document", "code"),
+    [(rollout(TEN, gate()), 0), (rollout(TEN), 0), (rollout({"setWeight": 150}), 2), ({"kind": "Pod"}, 2)],
+    ids=["fine", "hints only", "a problem", "nothing of ours"],
+)
+def test_the_exit_status_is_2_on_problems_alone(tmp_path, document, code):
+    assert run(tmp_path, yaml.safe_dump(document)).exit_code == code
+
+
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (BOMB, "more than 100000 values"),
+        ("a: &a [*a]\n", "contains itself"),
+        ("a: &a {x: 1}\nb:\n  <<: *a\n", "merge keys"),
+        ("a: [", "file.yaml"),
+    ],
+    ids=["aliases that double", "a cycle", "a merge key", "no YAML"],
+)
+def test_files_that_blow_up_are_refused(tmp_path, text, part):
+    result = run(tmp_path, text)
+
+    assert result.exit_code == 2
+    assert part in result.output
+
+
+SHIPPED = sorted([*ROOT.glob("examples/*/rollout*.yaml"), *ROOT.glob("analysis/*.yaml")])
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_what_we_ship_has_no_problems(path):
+    assert CliRunner().invoke(main, ["lint", str(path)]).exit_code == 0
