@@ -203,13 +203,20 @@ async def own_refusals(lab: Lab) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in ours if 'code="5' in line)
 
 
+def minima(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The lowest point of each minute: between two trims (every 30 s) large bodies come and go."""
+    each = round(60 / SAMPLE)
+    return [min(points[at : at + each], key=lambda point: point[1]) for at in range(0, len(points), each)]
+
+
 def report(run: Soak, refusals: float, minutes: float) -> dict[str, Any]:
     """Figures and failures of an ended soak."""
     seen = run.load.seen
     wrong = wrong_models(seen, run.epochs, stable=STABLE, canary=CANARY)
     flipped = flipped_sessions(seen, run.epochs, canary=CANARY)
     errors = our_errors(seen, run.killed)
-    settled = run.memory[len(run.memory) // 2 :]
+    floors = minima(run.memory)
+    settled = floors[len(floors) // 2 :]
     per_minute = 60 * slope(settled)
     grown = per_minute * minutes / 2 / settled[0][1] if math.isfinite(per_minute) else 0.0
     failures = [f"wrong model: {one}" for one in wrong[:5]] + [
@@ -235,7 +242,7 @@ def report(run: Soak, refusals: float, minutes: float) -> dict[str, Any]:
         "errorsOfOurs": len(errors),
         "errorsOfKilledPods": {str(status): count for status, count in sorted(excused.items())},
         "pickerRefusals5xx": refusals,
-        "memoryMBEachMinute": [round(mb, 1) for _, mb in run.memory[:: int(60 / SAMPLE)]],
+        "lowestMemoryMBOfEachMinute": [round(mb, 1) for _, mb in floors],
         "memorySlopeOfSecondHalfMBPerMinute": round(per_minute, 4),
         "lagSeconds": LAG,
         "failures": failures,
