@@ -38,7 +38,7 @@ from rollouts.engine.actions import (
     UpdateRun,
     WriteTraffic,
 )
-from rollouts.engine.types import Identity, format_weight
+from rollouts.engine.types import HoldReason, Identity, format_weight
 from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import AlreadyExists, Conflict, Invalid, NotFound
 from rollouts.runtime.objects import ObjectKey
@@ -49,6 +49,9 @@ __all__ = ["AdapterLoader", "Performer", "RunBuilder", "TrafficRefused", "merge_
 _log = structlog.get_logger(__name__)
 
 Object = dict[str, Any]
+
+_OBEYS = (HoldReason.MANUAL_OVERRIDE, HoldReason.CONTENDED)
+"""Holds that come from what somebody else wrote to the traffic object."""
 
 
 class TrafficRefused(Exception):
@@ -134,6 +137,8 @@ class Performer:
             if not isinstance(action, EmitEvent):
                 events += await self._act(gathered, action)
         parsed = gathered.parsed
+        if plan.status.hold in _OBEYS and plan.status.hold is not parsed.status.hold:
+            await self._demand_fresh_traffic(gathered)
         if not parsed.deleting and (plan.status != parsed.status or parsed.unreadable_status):
             await self._store_status(gathered, write_status(plan.status))
         for event in events:
@@ -229,6 +234,20 @@ class Performer:
         if version != gathered.rollout["metadata"].get("resourceVersion"):
             self._caches.rollouts.record_write(live)
             raise Conflict("the Rollout changed since it was read")
+
+    async def _demand_fresh_traffic(self, gathered: Gathered) -> None:
+        """Raise Conflict unless the traffic object is the one that was planned on.
+
+        Kinds are watched apart: after a restart the Rollout may be newer in the cache than its traffic object, and
+        what is then seen there is no foreign write but our own past.
+        """
+        carrier, raw = gathered.carrier, gathered.traffic_object
+        if carrier is None or raw is None:
+            return
+        live = await self._client.get(carrier.resource, carrier.namespace, carrier.name)
+        if live["metadata"].get("resourceVersion") != raw["metadata"].get("resourceVersion"):
+            self._caches.by_resource()[carrier.resource].record_write(live)
+            raise Conflict(f"{carrier.resource.kind} {carrier.name} changed since it was read")
 
     async def _release(self, gathered: Gathered, action: ReleaseTraffic) -> None:
         raw, carrier = gathered.traffic_object, gathered.carrier

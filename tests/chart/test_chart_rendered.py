@@ -53,10 +53,10 @@ analysisruns.inferencerollouts.dev: create delete list patch watch
 analysisruns/status.inferencerollouts.dev: patch
 analysistemplates.inferencerollouts.dev: list watch
 events: create
-httproutes.gateway.networking.k8s.io: create delete list patch watch
-inferencemodelrewrites.inference.networking.x-k8s.io: create delete list patch watch
-inferencemodelrewrites.llm-d.ai: create delete list patch watch
-inferencemodels.inference.networking.x-k8s.io: create delete list patch watch
+httproutes.gateway.networking.k8s.io: create delete get list patch watch
+inferencemodelrewrites.inference.networking.x-k8s.io: create delete get list patch watch
+inferencemodelrewrites.llm-d.ai: create delete get list patch watch
+inferencemodels.inference.networking.x-k8s.io: create delete get list patch watch
 inferencepools.inference.networking.k8s.io: list watch
 inferencepools.inference.networking.x-k8s.io: list watch
 jobs.batch: list watch
