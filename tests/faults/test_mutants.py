@@ -16,7 +16,7 @@ import pytest
 
 from rollouts.analysis import verdicts
 from rollouts.analysis.types import Measurement, Phase
-from rollouts.controller import observing, performing
+from rollouts.controller import adapter_views, observing, performing
 from rollouts.controller.performing import Performer
 from rollouts.controller.rollouts import RolloutReconciler
 from rollouts.engine import converging, ending, planning, progressing
@@ -35,6 +35,8 @@ GATE_ABORT = "gate failure aborts"
 FLAP = "canary pods gone for half a minute"
 ARGOCD = "argocd resets the route twice"
 RETRY = "abort by command, then retry"
+MISSING = "adapter: missing on a pod for a while"
+ADAPTER_ARGOCD = "adapter: argocd resets the model"
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,26 @@ def _trusts_types(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(observing, "gate_view", view)
 
 
+def _pods_not_asked(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(adapter_views, "_missing", lambda *_: [])
+
+
+def _trusts_old_traffic(patch: pytest.MonkeyPatch) -> None:
+    async def nothing(self: Any, gathered: Any) -> None:
+        return None
+
+    patch.setattr(Performer, "_demand_fresh_traffic", nothing)
+
+
 MUTANTS = [
+    Mutant("the pods are not asked for the adapter", _pods_not_asked, Invariant.PROVEN, MISSING),
+    Mutant(
+        "our own past is taken for a person's write",
+        _trusts_old_traffic,
+        Invariant.CONVERGED,
+        ADAPTER_ARGOCD,
+        fault=FaultClass.STALE,
+    ),
     Mutant("all weights are zero", _weights_both_zero, Invariant.WEIGHTS),
     Mutant("each weight is one too many", _weight_off_by_one, Invariant.WEIGHTS),
     Mutant("a gate passes without a run", _gate_passes_unseen, Invariant.EARNED),
