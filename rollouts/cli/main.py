@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, str] = {
     "picker-check": "rollouts.picker.command:picker_check",
     "explain": "rollouts.cli.explain:explain",
     "lint": "rollouts.cli.lint:lint",
+    "doctor": "rollouts.cli.doctor:doctor",
     "plan": "rollouts.cli.analysis_commands:plan_command",
     "record": "rollouts.cli.record:record",
     "backtest": "rollouts.cli.analysis_commands:backtest_command",

@@ -1,0 +1,274 @@
+"""``rollouts doctor``: what is missing in the cluster, around a Rollout, and in the GitOps set-up. It only reads."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from typing import Any
+
+import click
+
+from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.cli.connect import connection_options, default_namespace, fetch, with_client
+from rollouts.cli.doctor_gitops import application_checks, configmap_checks, object_checks, pool_checks
+from rollouts.cli.findings import Check, Level, bad, fine, warn
+from rollouts.controller import kinds
+from rollouts.controller.pools import read_pool
+from rollouts.engine.types import HttpRouteTraffic, TrafficMode
+from rollouts.kube.client import KubeClient, Resource
+from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
+from rollouts.traffic.writes import CONSENT_ANNOTATION
+
+__all__ = ["diagnose", "doctor"]
+
+_OURS = (kinds.ROLLOUT, kinds.ANALYSIS_RUN, kinds.ANALYSIS_TEMPLATE, kinds.CLUSTER_ANALYSIS_TEMPLATE)
+_ARGO_ROLLOUT = Resource("argoproj.io", "v1alpha1", "rollouts", "Rollout")
+_APPLICATION = Resource("argoproj.io", "v1alpha1", "applications", "Application")
+_CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
+_ACCESS = Resource(
+    "authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", namespaced=False
+)
+_NEEDED = (
+    ("watch", kinds.ROLLOUT, ""),
+    ("patch", kinds.ROLLOUT, "status"),
+    ("create", kinds.ANALYSIS_RUN, ""),
+    ("patch", kinds.ANALYSIS_RUN, "status"),
+    ("watch", kinds.ANALYSIS_TEMPLATE, ""),
+    ("patch", kinds.HTTP_ROUTE, ""),
+    ("watch", kinds.POD, ""),
+    ("create", kinds.EVENT, ""),
+)
+"""What every rollout of base models needs; the chart's role has all of it."""
+_PAGES = 20
+
+Object = dict[str, Any]
+
+
+async def _list(client: KubeClient, resource: Resource, namespace: str | None) -> list[Object] | None:
+    """All objects, at most 20 pages; None where the kind is not served or may not be read."""
+    items: list[Object] = []
+    token = ""
+    try:
+        for _ in range(_PAGES):
+            page = await client.list_page(resource, namespace, continue_token=token)
+            items, token = items + page.items, page.continue_token
+            if not token:
+                break
+    except (KindNotServed, Forbidden):
+        return None
+    return items
+
+
+async def _served(client: KubeClient, resource: Resource, namespace: str) -> bool:
+    try:
+        await client.list_page(resource, namespace, limit=1)
+    except KindNotServed:
+        return False
+    except Forbidden:
+        return True
+    return True
+
+
+async def _get(client: KubeClient, resource: Resource, namespace: str, name: str) -> Object | None:
+    try:
+        return await client.get(resource, namespace, name)
+    except (NotFound, KindNotServed, Forbidden):
+        return None
+
+
+async def diagnose(
+    client: KubeClient, namespace: str, name: str | None, account: str | None, argocd: str
+) -> list[Check]:
+    """Every finding. ``account`` is ``namespace/name`` of the controller's service account, if it is checked."""
+    checks = [check async for check in _kinds(client, namespace)]
+    if account is not None:
+        checks += [check async for check in _rights(client, namespace, account)]
+    if not await _served(client, kinds.ROLLOUT, namespace):
+        return checks
+    if name is not None:
+        objects = [await fetch(client, namespace, name)]
+    else:
+        objects = await _list(client, kinds.ROLLOUT, namespace) or []
+    rollouts = [parse_rollout(obj) for obj in objects]
+    for parsed in rollouts:
+        checks += [check async for check in _rollout(client, parsed)]
+    return checks + [check async for check in _argocd(client, rollouts, argocd)]
+
+
+async def _kinds(client: KubeClient, namespace: str) -> AsyncIterator[Check]:
+    missing = [kind.kind for kind in _OURS if not await _served(client, kind, namespace)]
+    if missing:
+        yield bad(
+            f"CRDs are missing: {', '.join(missing)}", "rollouts crds | kubectl apply --server-side -f -"
+        )
+    else:
+        yield fine("the CRDs of inferencerollouts.dev are installed")
+    if not await _served(client, kinds.HTTP_ROUTE, namespace):
+        yield warn(
+            "the cluster serves no HTTPRoute: pools cannot be split", "install the Gateway API and a gateway"
+        )
+    if not any([await _served(client, pool, namespace) for pool in kinds.POOLS]):
+        yield bad("the cluster serves no InferencePool", "install the Gateway API Inference Extension")
+    if await _served(client, _ARGO_ROLLOUT, namespace):
+        yield warn(
+            "Argo Rollouts is installed too: `kubectl get rollouts` may show its Rollouts",
+            "use our short names iro, iat, icat, iar, or rollouts.inferencerollouts.dev",
+        )
+
+
+async def _rights(client: KubeClient, namespace: str, account: str) -> AsyncIterator[Check]:
+    user = f"system:serviceaccount:{account.replace('/', ':')}"
+    lacking = []
+    for verb, resource, subresource in _NEEDED:
+        wanted = {
+            "namespace": namespace,
+            "verb": verb,
+            "group": resource.group,
+            "resource": resource.plural,
+            "subresource": subresource,
+        }
+        review = {"apiVersion": _ACCESS.api_version, "kind": _ACCESS.kind}
+        try:
+            answer = await client.create(
+                _ACCESS, None, {**review, "spec": {"user": user, "resourceAttributes": wanted}}
+            )
+        except (KindNotServed, Forbidden):
+            yield warn("the controller's rights cannot be asked for", "ask as a cluster administrator")
+            return
+        if not (answer.get("status") or {}).get("allowed"):
+            lacking.append(f"{verb} {resource.plural}{'/' if subresource else ''}{subresource}")
+    if lacking:
+        yield bad(f"{account} may not {', '.join(lacking)} in {namespace}", "install the roles of the chart")
+    else:
+        yield fine(f"{account} has the rights that rollouts need in {namespace}")
+
+
+async def _rollout(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[Check]:
+    where = f"Rollout {parsed.name}"
+    for problem in parsed.problems:
+        yield bad(f"{where}: {problem.message}", "correct the spec")
+    if parsed.spec is None:
+        return
+    if parsed.status.observed_generation < parsed.generation:
+        yield warn(f"{where}: no controller has looked at its newest spec", "see whether the controller runs")
+    async for check in _traffic(client, parsed):
+        yield check
+    names = {
+        revision.identity.name
+        for revision in (parsed.status.stable, parsed.status.canary)
+        if revision is not None and revision.identity.kind == kinds.POOL_V1.kind
+    }
+    traffic = parsed.spec.traffic
+    if isinstance(traffic, HttpRouteTraffic):
+        names.add(parsed.spec.target.name)
+    elif traffic.pool_name:
+        names.add(traffic.pool_name)
+    for name in sorted(names):
+        async for check in _pool(client, parsed.namespace, name):
+            yield check
+
+
+async def _traffic(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[Check]:
+    assert parsed.spec is not None
+    traffic = parsed.spec.traffic
+    if isinstance(traffic, HttpRouteTraffic):
+        resources: tuple[Resource, ...] = (kinds.HTTP_ROUTE,)
+        managed = traffic.mode is TrafficMode.MANAGED
+    else:
+        rewrite = traffic.kind.value == "InferenceModelRewrite"
+        resources = kinds.REWRITES if rewrite else (kinds.INFERENCE_MODEL,)
+        managed = False
+    found = [await _get(client, one, parsed.namespace, traffic.name) for one in resources]
+    obj = next((one for one in found if one is not None), None)
+    where = f"{resources[0].kind} {traffic.name}"
+    if obj is None:
+        if isinstance(traffic, HttpRouteTraffic) and not managed:
+            yield bad(f"{where} does not exist", "create it, or give the Rollout a template for it")
+        return
+    meta = obj.get("metadata") or {}
+    ours = (meta.get("labels") or {}).get("inferencerollouts.dev/rollout") == parsed.name
+    managed = managed or ours
+    consent = (meta.get("annotations") or {}).get(CONSENT_ANNOTATION)
+    if not ours and consent != parsed.name:
+        yield bad(
+            f"{where} does not consent to be managed by {parsed.name}"
+            + (f" (it names {consent})" if consent else ""),
+            f"annotate it with {CONSENT_ANNOTATION}: {parsed.name}",
+        )
+    else:
+        yield fine(f"{where} belongs to Rollout {parsed.name}")
+    adapter = not isinstance(traffic, HttpRouteTraffic)
+    for check in object_checks(where, obj, managed=managed, model_object=adapter):
+        yield check
+
+
+async def _pool(client: KubeClient, namespace: str, name: str) -> AsyncIterator[Check]:
+    found = [await _get(client, one, namespace, name) for one in kinds.POOLS]
+    obj = next((one for one in found if one is not None), None)
+    if obj is None:
+        yield bad(f"InferencePool {name} does not exist", "create it; the rollout waits for it")
+        return
+    picker = read_pool(obj).picker
+    if picker is None:
+        yield bad(
+            f"InferencePool {name} names no endpoint picker", "set its endpointPickerRef / extensionRef"
+        )
+    elif await _get(client, kinds.SERVICE, namespace, picker.name) is None:
+        yield bad(
+            f"InferencePool {name}: its picker Service {picker.name} does not exist",
+            f"rollouts picker-manifest {name} | kubectl apply -f -, or `pickers` of the chart",
+        )
+    else:
+        yield fine(f"InferencePool {name} and its picker Service {picker.name} exist")
+    for check in pool_checks(f"InferencePool {name}", obj):
+        yield check
+
+
+async def _argocd(client: KubeClient, rollouts: list[ParsedRollout], namespace: str) -> AsyncIterator[Check]:
+    applications = await _list(client, _APPLICATION, None)
+    if applications is None:
+        return
+    adopted = frozenset(
+        (parsed.namespace, parsed.spec.traffic.name)
+        for parsed in rollouts
+        if parsed.spec is not None
+        and isinstance(parsed.spec.traffic, HttpRouteTraffic)
+        and parsed.spec.traffic.mode is TrafficMode.ADOPTED
+    )
+    for application in applications:
+        for check in application_checks(application, adopted):
+            yield check
+    configmap = await _get(client, _CONFIG_MAP, namespace, "argocd-cm")
+    if configmap is not None:
+        for check in configmap_checks(configmap, adopted=bool(adopted)):
+            yield check
+
+
+@click.command(
+    epilog="Exit status: 0 nothing is missing, 1 problems, 2 no such Rollout, 3 no answer of the API server."
+)
+@click.argument("name", required=False)
+@connection_options
+@click.option("--account", metavar="NS/NAME", help="The controller's service account, to check its rights.")
+@click.option("--argocd-namespace", default="argocd", show_default=True, help="Where argocd-cm is.")
+def doctor(
+    name: str | None,
+    namespace: str | None,
+    kubeconfig: str | None,
+    context: str | None,
+    account: str | None,
+    argocd_namespace: str,
+) -> None:
+    """Say what is missing in the cluster and the GitOps set-up, for NAME or all Rollouts of the namespace."""
+    if account is not None and account.count("/") != 1:
+        raise click.UsageError("--account: write NAMESPACE/NAME")
+    where = namespace or default_namespace(kubeconfig, context)
+    checks = with_client(
+        kubeconfig, context, lambda client: diagnose(client, where, name, account, argocd_namespace)
+    )
+    for check in checks:
+        click.echo(f"{check.level.value + ':':<9} {check.text}")
+        if check.fix:
+            click.echo(f"{'':<9}   -> {check.fix}")
+    if any(check.level is Level.BAD for check in checks):
+        sys.exit(1)
