@@ -39,6 +39,8 @@ __all__ = ["Comparer", "compared_phase"]
 _log = structlog.get_logger(__name__)
 
 CHECKPOINT_EVERY = timedelta(seconds=120)
+_PAST = timedelta(minutes=60)
+_HISTORY = 120
 _DEADLINE = 15.0
 """Seconds that one scrape of an arm may take, whatever its source allows itself."""
 
@@ -77,7 +79,7 @@ class Comparer:
     async def compare(self, key: ObjectKey, run: RunSpec, status: RunStatus) -> RunStatus:
         """Scrape both arms and judge; the status to store, which is the old one while nothing new is to be said."""
         try:
-            attempt = self._attempt(key, run, status)
+            attempt = await self._attempt(key, run, status)
         except (GatesError, ValueError) as error:
             return replace(status, phase=Phase.ERROR, message=f"the comparisons cannot be judged: {error}")
         now = self._clock.now()
@@ -109,7 +111,7 @@ class Comparer:
             message=(text if found.failure is not None else attempt.refusal)[:1024],
         )
 
-    def _attempt(self, key: ObjectKey, run: RunSpec, status: RunStatus) -> _Attempt:
+    async def _attempt(self, key: ObjectKey, run: RunSpec, status: RunStatus) -> _Attempt:
         spec = evidence_spec(run.comparisons, run.false_abort_rate)
         known = self._attempts.get(key)
         if known is not None and known.spec == spec:
@@ -121,8 +123,47 @@ class Comparer:
             except CheckpointError as error:
                 _log.warning("evidence_starts_again", run=str(key), reason=str(error))
         offset = self._clock.now().timestamp() - self._clock.monotonic()
-        self._attempts[key] = _Attempt(process=process, spec=spec, offset=offset)
-        return self._attempts[key]
+        attempt = self._attempts[key] = _Attempt(process=process, spec=spec, offset=offset)
+        if not status.checkpoint:
+            await self._remember(key.namespace, run, attempt)
+        return attempt
+
+    async def _remember(self, namespace: str, run: RunSpec, attempt: _Attempt) -> None:
+        """What the stable pods did before the rollout, where a source knows the past: noise is learned from it.
+
+        At most an hour and ``_HISTORY`` moments; a source that is slow or silent gives less, which is only a caution.
+        """
+        names = sorted(
+            name
+            for name in {item.source for item in run.comparisons}
+            if name in self._sources and self._sources[name].remembers
+        )
+        if not names or run.stable is None or not run.marks:
+            return
+        step = interval_of(run.comparisons)
+        first = run.marks[0].at
+        moments = [first - step * number for number in range(min(_HISTORY, int(_PAST / step)), 0, -1)]
+        place, wanted = Place(namespace=namespace, arm=run.stable), wanted_of(attempt.spec)
+        slots = asyncio.Semaphore(4)
+
+        async def at(moment: datetime) -> Scrape:
+            async with slots:
+                samples = [
+                    sample
+                    for name in names
+                    for sample in await self._ask(name, place, Arm.STABLE, wanted, attempt, moment)
+                ]
+            return Scrape(at=moment.timestamp(), pods=tuple(samples))
+
+        try:
+            async with asyncio.timeout(_DEADLINE):
+                past = await asyncio.gather(*(at(moment) for moment in moments))
+        except TimeoutError:
+            _log.info("history_not_read", rollout=run.rollout, reason="too slow")
+            return
+        for scrape in past:
+            if scrape.pods:
+                attempt.process.observe(scrape)
 
     def _worth_storing(self, run: RunSpec, status: RunStatus, found: Compared, now: datetime) -> bool:
         """A changed verdict at once, figures every two minutes (or four intervals, where those are shorter)."""
@@ -160,7 +201,13 @@ class Comparer:
         return tuple(merged[key] for key in sorted(merged))
 
     async def _ask(
-        self, name: str, place: Place, arm: Arm, wanted: Wanted, attempt: _Attempt
+        self,
+        name: str,
+        place: Place,
+        arm: Arm,
+        wanted: Wanted,
+        attempt: _Attempt,
+        at: datetime | None = None,
     ) -> list[PodSample]:
         source = self._sources.get(name)
         if source is None:
@@ -170,7 +217,7 @@ class Comparer:
             self._budget.spend(name, place.namespace)
             async with asyncio.timeout(_DEADLINE):
                 found: Mapping[str, RawPod] = await source.raw(
-                    wanted.raw_names(source.dialect), place, self._clock.now()
+                    wanted.raw_names(source.dialect), place, at or self._clock.now()
                 )
         except (SourceError, TimeoutError) as error:
             why = str(error) or f"source {name} does not answer"

@@ -1,7 +1,9 @@
 """Adapters on the pods: loaded where they are missing, unloaded when their time is over.
 
 Only adapters with a source are ours to load. What is stable or a candidate is kept on every Ready pod, new ones
-included; what lost is taken off after the rollback window, so that going back within it needs no loading.
+included; what lost is taken off after the rollback window, so that going back within it needs no loading. An unload follows
+the stored record and the live weights, never this plan's intent: a crash before the record is written would leave
+requests with an adapter that is gone.
 """
 
 from __future__ import annotations
@@ -25,11 +27,19 @@ def serve_adapters(draft: Draft) -> None:
         view = draft.obs.pools.get(identity)
         if identity.source and view is not None and view.lacking:
             draft.actions.append(LoadAdapter(identity=identity))
-    arms = {identity.arm for identity in present}
+    arms = {identity.arm for identity in present} | _in_use(draft)
     for entry in draft.status.history:
         if entry.revision.identity.arm not in arms:
             _retire(draft, entry, arms)
     _name_missing(draft)
+
+
+def _in_use(draft: Draft) -> set[Identity]:
+    """What the stored record names, and what the live traffic object sends requests to."""
+    stored = (draft.obs.status.stable, draft.obs.status.canary)
+    named = {revision.identity.arm for revision in stored if revision is not None}
+    rules = draft.obs.traffic.rules if draft.obs.traffic is not None else ()
+    return named | {arm for rule in rules for arm, weight in rule.entries.items() if weight > 0}
 
 
 def _retire(draft: Draft, entry: HistoryEntry, arms: set[Identity]) -> None:

@@ -97,6 +97,11 @@ class Source(Protocol):
         """How this source names the logical series of comparisons."""
         ...
 
+    @property
+    def remembers(self) -> bool:
+        """Whether ``raw`` knows the past."""
+        ...
+
     async def raw(self, names: frozenset[str], place: Place, at: datetime) -> Mapping[str, RawPod]:
         """Cumulative counters of every pod of an arm that answers, by pod name, as they stand at a moment."""
         ...

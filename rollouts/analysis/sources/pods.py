@@ -107,6 +107,11 @@ class PodsSource:
         """See ``Source.dialect``."""
         return PODS
 
+    @property
+    def remembers(self) -> bool:
+        """See ``Source.remembers``."""
+        return False
+
     async def raw(self, names: frozenset[str], place: Place, at: datetime) -> Mapping[str, RawPod]:
         """See ``Source.raw``: every Ready pod of the arm is asked now; one that does not answer is missing."""
         refuse_adapter(place)

@@ -185,6 +185,11 @@ class PrometheusSource:
         """See ``Source.dialect``."""
         return PODS
 
+    @property
+    def remembers(self) -> bool:
+        """See ``Source.remembers``."""
+        return True
+
     async def raw(self, names: frozenset[str], place: Place, at: datetime) -> Mapping[str, RawPod]:
         """See ``Source.raw``: raw samples by one instant query, no ``rate()``, so that counts stay whole.
 

@@ -27,6 +27,8 @@ class FakeAdapters:
         """Adapters that are listed and answer no request."""
         self.calls: list[tuple[str, str, str]] = []
         """(what, pod, adapter) of every load and unload."""
+        self.on_call: Callable[[str, str, str], None] = lambda what, pod, adapter: None
+        """Told of every entry of ``calls``, before it takes effect."""
         self.on_change: Callable[[ObjectKey], None] = lambda _: None
         self._followed: dict[ObjectKey, list[str]] = {}
 
@@ -53,7 +55,7 @@ class FakeAdapters:
         """See ``AdapterPods``."""
         for state in self.serving(follower, adapter).states:
             if state.listed is False:
-                self.calls.append(("load", state.pod, adapter))
+                self._note("load", state.pod, adapter)
                 self.loaded[state.pod].add(adapter)
                 self.lost[state.pod].discard(adapter)
                 self.on_change(follower)
@@ -62,10 +64,18 @@ class FakeAdapters:
         """See ``AdapterPods``."""
         for state in self.serving(follower, adapter).states:
             if state.listed:
-                self.calls.append(("unload", state.pod, adapter))
+                self._note("unload", state.pod, adapter)
                 self.loaded[state.pod].discard(adapter)
                 self.lost[state.pod].add(adapter)
                 self.on_change(follower)
+
+    def serves(self, pod: str, adapter: str) -> bool:
+        """Whether the pod really answers requests for the adapter."""
+        return self._state(pod, adapter).proven
+
+    def _note(self, what: str, pod: str, adapter: str) -> None:
+        self.calls.append((what, pod, adapter))
+        self.on_call(what, pod, adapter)
 
     def _state(self, pod: str, adapter: str) -> PodState:
         if pod in self.silent:

@@ -17,6 +17,7 @@ from rollouts.runtime.clock import Clock
 __all__ = ["GrowingCounters"]
 
 _BOUNDS = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, math.inf)
+_SHARES = (0.01, 0.03, 0.25, 0.62, 0.82, 0.91, 0.99, 1.0, 1.0)
 _SIGMA = 0.7
 _STEP = 5.0
 """Virtual seconds that counters grow by at a time."""
@@ -52,6 +53,9 @@ class GrowingCounters:
         self.errors = 0.0
         self.silent: set[str] = set()
         self.down = False
+        self.remembers = False
+        self.asked_about: list[datetime] = []
+        """Moments in the past that were asked about."""
         self._clock = clock
         self._random = random.Random(seed)
         self._rate = rate
@@ -81,12 +85,28 @@ class GrowingCounters:
         """See ``Source.raw``."""
         if self.down:
             raise SourceUnavailable("nobody answers")
+        ago = (self._clock.now() - at).total_seconds()
+        if ago > 1.0:
+            self.asked_about.append(at)
+            return self._past(place.arm.name, at)
         self._grow()
         return {
             name: RawPod(_page(pod))
             for (arm, name), pod in self._pods.items()
             if arm == place.arm.name and name not in self.silent
         }
+
+    def _past(self, arm: str, at: datetime) -> dict[str, RawPod]:
+        """Counters that grew evenly up to now; histories of their own are no concern here."""
+        found = {}
+        for owner, name in self._pods:
+            if owner == arm:
+                early = _Pod()
+                early.requests = max(0, round(at.timestamp()) % 100_000)
+                early.buckets = [round(early.requests * share) for share in _SHARES]
+                early.sum = early.requests * 0.5
+                found[name] = RawPod(_page(early))
+        return found
 
     async def close(self) -> None:
         """Nothing to release."""

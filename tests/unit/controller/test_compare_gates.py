@@ -16,7 +16,7 @@ from rollouts.controller.shares import NoShares
 from rollouts.lab.testing.clock import virtual_time
 from rollouts.lab.testing.counters import GrowingCounters
 from rollouts.lab.testing.faults.cluster import NAMESPACE
-from rollouts.lab.testing.faults.moves import at_step, command, edit_steps, phase, reason
+from rollouts.lab.testing.faults.moves import at_step, begun, command, edit_steps, phase, reason
 from rollouts.lab.testing.faults.objects import CANARY, STABLE, base_objects, rollout_object
 from rollouts.lab.testing.faults.process import Assembler
 from rollouts.lab.testing.faults.simulation import CLEAN, Condition, FaultPlan, Move, Scenario, Simulation
@@ -258,3 +258,19 @@ def test_a_restart_goes_on_from_the_checkpoint():
     simulation = run(rollout_object(STEPS), healthy, plan=plan, assembler=assembler)
     assert simulation.epoch == 2
     assert evidence_run(simulation)["status"]["gates"][-1]["verdict"] == "Pass"
+
+
+def test_a_source_that_knows_the_past_is_asked_about_the_stable_pods_once():
+    assembler = WithCounters()
+    simulation = run(
+        rollout_object(STEPS),
+        healthy,
+        Move(when=begun, act=harm(assembler, remembers=True)),
+        assembler=assembler,
+    )
+    assert assembler.counters is not None
+    asked = assembler.counters.asked_about
+    assert len(asked) == 120
+    assert (max(asked) - min(asked)).total_seconds() == 119 * 30
+    words = str(evidence_run(simulation)["status"]["comparisons"])
+    assert "no history of the stable pods" not in words

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,7 @@ from rollouts.lab.memoryapi import Change
 from rollouts.lab.testing.faults.cluster import CONTROLLER
 from rollouts.lab.testing.faults.source import Answer
 
-__all__ = ["History", "Record", "Request"]
+__all__ = ["AdapterCall", "History", "Record", "Request"]
 
 Object = dict[str, Any]
 
@@ -26,6 +26,8 @@ class Record:
     epoch: int
     seconds: float
     now: datetime
+    proven: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Of a model object: by adapter that it names, the pods that really served it at that moment."""
 
     @property
     def ours(self) -> bool:
@@ -58,6 +60,18 @@ class Request:
     failed: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterCall:
+    """A load or an unload that reached a pod, after so many records."""
+
+    what: str
+    pod: str
+    adapter: str
+    records: int
+    seconds: float
+    now: datetime
+
+
 @dataclass(slots=True)
 class History:
     """Everything that happened, in order. ``problems`` are what the driver itself found wrong."""
@@ -67,8 +81,8 @@ class History:
     problems: list[str] = field(default_factory=list)
     answers: list[tuple[int, Answer]] = field(default_factory=list)
     """What the metric source began to say before which record; healthy before the first."""
-    adapters: list[tuple[float, bool]] = field(default_factory=list)
-    """From which second on every pod has the canary's adapter, or one lacks it; every pod before the first."""
+    calls: list[AdapterCall] = field(default_factory=list)
+    """What pods were asked to load and unload."""
     staleness: float = 0.0
     """Seconds by which the plan lets the controller's picture of other objects lag."""
     quiet_from: float | None = None

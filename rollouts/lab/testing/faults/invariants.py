@@ -15,9 +15,10 @@ from fractions import Fraction
 from typing import Any
 
 from rollouts.controller import kinds
+from rollouts.lab.testing.faults.adapter_oracle import early_unloads, remade_objects, unproven_weights
 from rollouts.lab.testing.faults.endstate import CARRIERS, differences, is_carrier, weights_of
 from rollouts.lab.testing.faults.history import History, Record
-from rollouts.lab.testing.faults.replay import Replay, ready_pods, share
+from rollouts.lab.testing.faults.replay import Replay, ready_pictures, share
 from rollouts.lab.testing.faults.simulation import Run
 from rollouts.lab.testing.faults.source import Answer
 
@@ -37,7 +38,9 @@ class Invariant(Enum):
     WEIGHTS = "1 weights are in bounds, never all zero, and the canary's share is one that the steps name"
     EARNED = "2 weight rises only when every gate before the step has passed or was overridden by a person"
     ENDPOINTS = "3 weight rises only with enough Ready canary endpoints"
-    PROVEN = "3b an attempt starts only while every Ready pod has shown that it serves the adapter"
+    PROVEN = "3b an adapter gets its first weight when every Ready pod of the pool really serves it"
+    KEPT = "3c no adapter is unloaded that is stable, a canary, carries weight or may come back"
+    ADOPTED = "3d an adopted traffic object that was deleted is waited for, never made again"
     ABORTED = "4 after an abort the next route write is 100 % stable, and no later one raises that revision"
     EPOCHS = "5 the epochs of the controller's writes never interleave"
     MONOTONE = "6 observedGeneration, attempt and history never go back"
@@ -88,7 +91,8 @@ def _weights(run: Run) -> Iterator[str]:
             values = [weight for _, weight in rule]
             if not rule:
                 continue
-            if any(not 0 <= value <= 1_000_000 for value in values) or not sum(values):
+            least = 0 if record.of(kinds.HTTP_ROUTE) else 1  # model objects leave an arm without weight out
+            if any(not least <= value <= 1_000_000 for value in values) or not sum(values):
                 yield f"rule {rule} at {record.seconds:g} s"
             found = share(dict(rule), replay.canary_name)
             if replay.canary_name and found not in allowed:
@@ -136,18 +140,23 @@ def _endpoints(run: Run) -> Iterator[str]:
         ratio = Fraction(replay.canary_field("endpointRatio", 0.5)).limit_denominator(1000)
         at_start = replay.status.get("stableEndpointsAtStart", 0)
         needed = max(1, math.ceil(raised * at_start * ratio))
-        most = ready_pods(run.history, replay, record.seconds)
+        pictures = ready_pictures(run.history, replay, record.seconds)
+        serving = record.proven.get(replay.canary_name)
+        most = max(len(ready if serving is None else ready & serving) for ready in pictures)
         if most < needed:
             yield f"raised to {float(raised):.2%} at {record.seconds:g} s with {most} of {needed} endpoints"
 
 
 def _proven(run: Run) -> Iterator[str]:
-    for record, before, after in _statuses(run.history):
-        if before.get("startedAt") or not after.get("startedAt"):
-            continue
-        said = [everywhere for since, everywhere in run.history.adapters if since <= record.seconds]
-        if said and not said[-1]:
-            yield f"started at {record.seconds:g} s while a Ready pod lacks the adapter"
+    return unproven_weights(run.history, _route_writes(run.history))
+
+
+def _kept(run: Run) -> Iterator[str]:
+    return early_unloads(run.history)
+
+
+def _adopted(run: Run) -> Iterator[str]:
+    return remade_objects(run.history)
 
 
 def _aborted(run: Run) -> Iterator[str]:
@@ -281,6 +290,9 @@ def _quiet(run: Run) -> Iterator[str]:
     for request in run.history.requests:
         if request.seconds > since and request.verb != "get":
             yield f"{request.verb} {request.plural} {request.name} at rest, at {request.seconds:g} s"
+    for call in run.history.calls:
+        if call.seconds > since:
+            yield f"{call.what} {call.adapter} on {call.pod} at rest, at {call.seconds:g} s"
 
 
 def _no_bugs(run: Run) -> Iterator[str]:
@@ -318,6 +330,8 @@ _CHECKERS: dict[Invariant, Callable[[Run], Iterator[str]]] = {
     Invariant.EARNED: _earned,
     Invariant.ENDPOINTS: _endpoints,
     Invariant.PROVEN: _proven,
+    Invariant.KEPT: _kept,
+    Invariant.ADOPTED: _adopted,
     Invariant.ABORTED: _aborted,
     Invariant.EPOCHS: _epochs,
     Invariant.MONOTONE: _monotone,

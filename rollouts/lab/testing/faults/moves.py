@@ -8,15 +8,18 @@ from typing import Any
 
 from rollouts.controller import kinds
 from rollouts.kube.client import Resource
-from rollouts.lab.testing.faults.objects import ADAPTER_OF, MODEL, ROUTE, pool_object
+from rollouts.lab.testing.faults.objects import ADAPTER_OF, MODEL, ROUTE, model_object, pool_object
 from rollouts.lab.testing.faults.simulation import Act, Condition, Simulation
 from rollouts.lab.testing.faults.source import Answer
 
 __all__ = [
+    "add_model",
     "answer",
     "at_step",
     "begun",
+    "both",
     "command",
+    "condition_says",
     "delete",
     "edit_spec",
     "edit_steps",
@@ -32,8 +35,11 @@ __all__ = [
     "reason",
     "recreate_pool",
     "regain_adapter",
+    "restart_pods",
+    "retarget_adapter",
     "retarget",
     "scale",
+    "unloaded",
 ]
 
 Object = dict[str, Any]
@@ -101,12 +107,22 @@ def overwrite_route(weights: dict[str, int], manager: str) -> Act:
     return act
 
 
+def add_model(weights: dict[str, int]) -> Act:
+    """Git has the adopted InferenceModel again; nothing happens when it is there."""
+
+    def act(sim: Simulation) -> None:
+        if sim.cluster.get(kinds.INFERENCE_MODEL, MODEL) is None:
+            sim.cluster.create(kinds.INFERENCE_MODEL, model_object(weights), manager="argocd-controller")
+
+    return act
+
+
 def lose_adapter(pod: str, name: str) -> Act:
     """A pod lacks the adapter: it restarted, or the server evicted it."""
 
     def act(sim: Simulation) -> None:
         sim.adapters.lost[pod].add(name)
-        sim.note_adapters(everywhere=False)
+        sim.note_adapters()
 
     return act
 
@@ -116,9 +132,47 @@ def regain_adapter(pod: str, name: str) -> Act:
 
     def act(sim: Simulation) -> None:
         sim.adapters.lost[pod].discard(name)
-        sim.note_adapters(everywhere=True)
+        sim.note_adapters()
 
     return act
+
+
+def restart_pods(release: str, ready: int) -> Act:
+    """Every pod of a release is made again: adapters that were loaded at run time are gone."""
+
+    def act(sim: Simulation) -> None:
+        sim.cluster.scale(release, 0)
+        for pod in [pod for pod in sim.adapters.loaded if pod.startswith(f"{release}-")]:
+            del sim.adapters.loaded[pod]
+        sim.cluster.scale(release, ready)
+        sim.note_adapters()
+
+    return act
+
+
+def retarget_adapter(name: str, source: str = "") -> Act:
+    """Another adapter; ``source`` is the path that pods load it from, empty for none."""
+
+    def change(spec: Object) -> None:
+        # A merge patch keeps what it does not name.
+        spec["target"]["adapter"] = {"name": name, "source": {"path": source} if source else None}
+
+    return edit_spec(change)
+
+
+def unloaded(name: str) -> Condition:
+    """No pod has an adapter that was loaded there."""
+    return lambda sim: all(name not in names for names in sim.adapters.loaded.values())
+
+
+def both(*conditions: Condition) -> Condition:
+    """All of them hold."""
+    return lambda sim: all(condition(sim) for condition in conditions)
+
+
+def condition_says(text: str) -> Condition:
+    """A condition of the Rollout has this reason."""
+    return lambda sim: any(item.get("reason") == text for item in sim.status.get("conditions") or [])
 
 
 def command(action: str, *, tag: str = "t1") -> Act:

@@ -14,17 +14,20 @@ from typing import Any
 from rollouts.controller import kinds
 from rollouts.lab.testing.faults.hostile import HOSTILE
 from rollouts.lab.testing.faults.moves import (
+    add_model,
     answer,
     delete,
     edit_steps,
     gateway,
     jump,
+    lose_adapter,
     overwrite_route,
     recreate_pool,
+    regain_adapter,
     retarget,
     scale,
 )
-from rollouts.lab.testing.faults.objects import CANARY, RELEASES, STABLE, STEPS, THIRD
+from rollouts.lab.testing.faults.objects import ADAPTER_OF, CANARY, MODEL, RELEASES, STABLE, STEPS, THIRD
 from rollouts.lab.testing.faults.simulation import Act, Disturbance, FaultPlan, Run, Scenario, Storm
 from rollouts.lab.testing.faults.source import Answer
 from rollouts.lab.testing.faults.transport import Delivery, WriteFault
@@ -48,13 +51,13 @@ class FaultClass(Enum):
 
 
 def _crashes(clean: Run) -> Iterator[FaultPlan]:
-    for number in range(clean.writes):
+    for number in range(0, clean.writes, clean.scenario.stride):
         for fault in (WriteFault.CRASH_BEFORE, WriteFault.CRASH_AFTER):
             yield FaultPlan(name=f"{fault.value}, write {number}", writes={number: fault})
 
 
 def _stale(clean: Run) -> Iterator[FaultPlan]:
-    for number in range(0, clean.writes, 2):
+    for number in range(0, clean.writes, 2 * clean.scenario.stride):
         for lag in (1, 3):
             yield FaultPlan(
                 name=f"crash after write {number}, cache {lag} events behind",
@@ -64,15 +67,17 @@ def _stale(clean: Run) -> Iterator[FaultPlan]:
 
 
 def _events(clean: Run) -> Iterator[FaultPlan]:
-    for number in range(clean.events):
+    stride = clean.scenario.stride
+    for number in range(0, clean.events, stride):
         yield FaultPlan(
             name=f"event {number} dropped", delivery=Delivery(dropped=frozenset({number})), exact=False
         )
-    for number in range(0, clean.events, 3):
+    for number in range(0, clean.events, 3 * stride):
         yield FaultPlan(name=f"event {number} repeated", delivery=Delivery(duplicated=frozenset({number})))
     if not clean.scenario.core:
         return
-    for kind in (kinds.ROLLOUT, kinds.HTTP_ROUTE, kinds.ANALYSIS_RUN, kinds.POD):
+    carrier = kinds.INFERENCE_MODEL if clean.scenario.adapters else kinds.HTTP_ROUTE
+    for kind in (kinds.ROLLOUT, carrier, kinds.ANALYSIS_RUN, kinds.POD):
         for seconds in (3.0, 40.0):
             delivery = Delivery(delays=((kind.plural, seconds),))
             yield FaultPlan(name=f"{kind.plural} {seconds:g} s late", delivery=delivery, exact=False)
@@ -83,13 +88,14 @@ def _events(clean: Run) -> Iterator[FaultPlan]:
 
 
 def _errors(clean: Run) -> Iterator[FaultPlan]:
-    for number in range(clean.writes):
+    stride = clean.scenario.stride
+    for number in range(0, clean.writes, stride):
         fault = (
             WriteFault.TIMEOUT_AFTER,
             WriteFault.CONFLICT,
             WriteFault.TIMEOUT_AFTER,
             WriteFault.THROTTLED,
-        )[number % 4]
+        )[number // stride % 4]
         yield FaultPlan(name=f"{fault.value}, write {number}", writes={number: fault})
 
 
@@ -102,7 +108,7 @@ def _storms(clean: Run) -> Iterator[FaultPlan]:
         WriteFault.TIMEOUT_AFTER,
     )
     for fault in faults:
-        for start in range(1, clean.writes, max(1, clean.writes // 3)):
+        for start in range(1, clean.writes, max(1, clean.writes * clean.scenario.stride // 3)):
             storm = Storm(start=start, fault=fault, seconds=60.0, reads=fault is WriteFault.SERVER_ERROR)
             yield FaultPlan(name=f"{fault.value} for 60 s from write {start}", storm=storm, exact=False)
 
@@ -135,14 +141,30 @@ def _edits(clean: Run) -> Iterator[FaultPlan]:
         "back to stable": (retarget(STABLE), None),
         "back to stable for 20 s": (retarget(STABLE), retarget(CANARY)),
     }
-    for start in range(1, clean.writes, 3):
+    for start in range(1, clean.writes, 3 * clean.scenario.stride):
         for name, (act, undo) in edits.items():
             yield _disturbed(name, start, act, undo, 20.0)
 
 
-def _outside(clean: Run) -> Iterator[FaultPlan]:
+def _adapters_outside() -> dict[str, tuple[Act, Act | None, float]]:
+    """What happens to pods that serve both arms, to their adapters, and to the model object."""
+    release, adapter = RELEASES[STABLE], ADAPTER_OF[CANARY]
+    pod = f"{release}-1"
+    return {
+        "pods unready 30 s": (scale(release, 0, 4), scale(release, 4), 30.0),
+        "a pod more for 30 s": (scale(release, 5), scale(release, 4), 30.0),
+        "adapter off a pod for 30 s": (lose_adapter(pod, adapter), regain_adapter(pod, adapter), 30.0),
+        "pool gone 15 s": (delete(kinds.POOL_X, STABLE), recreate_pool(STABLE), 15.0),
+        "model gone 60 s": (delete(kinds.INFERENCE_MODEL, MODEL), add_model({STABLE: 100}), 60.0),
+        "argocd resets": (overwrite_route({STABLE: 100}, "argocd-controller"), None, 0.0),
+        "a person lowers": (overwrite_route({STABLE: 98, CANARY: 2}, "kubectl-edit"), None, 0.0),
+        "a person raises": (overwrite_route({STABLE: 1, CANARY: 99}, "kubectl-edit"), None, 0.0),
+    }
+
+
+def _pools_outside() -> dict[str, tuple[Act, Act | None, float]]:
     release, stable = RELEASES[CANARY], RELEASES[STABLE]
-    acts: dict[str, tuple[Act, Act | None, float]] = {
+    return {
         "canary unready 5 s": (scale(release, 0, 2), scale(release, 2), 5.0),
         "canary unready 30 s": (scale(release, 0, 2), scale(release, 2), 30.0),
         "stable unready 30 s": (scale(stable, 0, 4), scale(stable, 4), 30.0),
@@ -152,7 +174,11 @@ def _outside(clean: Run) -> Iterator[FaultPlan]:
         "a person raises": (overwrite_route({STABLE: 1, CANARY: 99}, "kubectl-edit"), None, 0.0),
         "gateway silent 60 s": (gateway(works=False), gateway(works=True), 60.0),
     }
-    for start in range(1, clean.writes, 3):
+
+
+def _outside(clean: Run) -> Iterator[FaultPlan]:
+    acts = _adapters_outside() if clean.scenario.adapters else _pools_outside()
+    for start in range(1, clean.writes, 3 * clean.scenario.stride):
         for name, (act, undo, seconds) in acts.items():
             yield _disturbed(name, start, act, undo, seconds)
 

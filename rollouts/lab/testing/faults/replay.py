@@ -10,7 +10,7 @@ from rollouts.controller import kinds
 from rollouts.lab.testing.faults.endstate import is_carrier, weights_of
 from rollouts.lab.testing.faults.history import History, Record
 
-__all__ = ["Replay", "ready_pods", "share"]
+__all__ = ["Replay", "ready_pictures", "share"]
 
 Object = dict[str, Any]
 _ROLLOUT = "mymodel"
@@ -144,25 +144,28 @@ def _phase(run: Object) -> str:
     return str((run.get("status") or {}).get("phase", ""))
 
 
-def ready_pods(history: History, replay: Replay, seconds: float) -> int:
-    """The most Ready canary pods at any moment that a picture of the allowed staleness may show."""
+def ready_pictures(history: History, replay: Replay, seconds: float) -> list[frozenset[str]]:
+    """The Ready pods of the canary's pool at every moment that a picture of the allowed staleness may show.
+
+    Not the moments before the first process, when the pods were being made.
+    """
     release = _release(history, replay.canary_pool)
     ready: set[str] = set()
-    most = 0
+    pictures: list[frozenset[str]] = []
     for record in history.records:
         if record.seconds > seconds:
             break
         if not record.of(kinds.POD):
             continue
-        if record.seconds >= seconds - history.staleness:
-            most = max(most, len(ready))
+        if record.epoch and record.seconds >= seconds - history.staleness:
+            pictures.append(frozenset(ready))
         conditions = (record.after.get("status") or {}).get("conditions") or []
         up = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
         if up and (record.after["metadata"].get("labels") or {}).get("release") == release:
             ready.add(record.change.name)
         else:
             ready.discard(record.change.name)
-    return max(most, len(ready))
+    return [*pictures, frozenset(ready)]
 
 
 def _release(history: History, pool: str) -> str:

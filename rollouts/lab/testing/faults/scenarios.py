@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from rollouts.controller import kinds
+from rollouts.lab.testing.faults.adapter_scenarios import ADAPTER_SCENARIOS
 from rollouts.lab.testing.faults.cluster import Cluster
 from rollouts.lab.testing.faults.moves import (
     answer,
@@ -286,6 +287,8 @@ def _adapter_scenario(
         goal=goal,
         core=core,
         measured="analysis" in repr(rollout["spec"]["strategy"]),
+        adapters=True,
+        stride=2,
     )
 
 
@@ -307,7 +310,6 @@ def _adapters() -> list[Scenario]:
         [Move(when=at_step(1), act=answer(Answer.BAD), after=3)],
         phase("Aborted"),
         weights=split,
-        core=True,
     )
     managed = _adapter_scenario(
         "adapter: managed model, second target",
@@ -350,5 +352,6 @@ def _adapters() -> list[Scenario]:
 
 
 SCENARIOS: dict[str, Scenario] = {
-    scenario.name: scenario for scenario in (*_straight(), *_people(), *_outside(), *_adapters())
+    scenario.name: scenario
+    for scenario in (*_straight(), *_people(), *_outside(), *_adapters(), *ADAPTER_SCENARIOS)
 }

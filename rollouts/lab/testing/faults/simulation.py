@@ -12,8 +12,8 @@ from rollouts.lab.memoryapi import Change
 from rollouts.lab.testing.adapters import FakeAdapters
 from rollouts.lab.testing.clock import VirtualClock, virtual_time
 from rollouts.lab.testing.faults.cluster import CONTROLLER, Cluster
-from rollouts.lab.testing.faults.endstate import end_state, route_weights
-from rollouts.lab.testing.faults.history import History, Record
+from rollouts.lab.testing.faults.endstate import end_state, route_weights, weights_of
+from rollouts.lab.testing.faults.history import AdapterCall, History, Record
 from rollouts.lab.testing.faults.hostile import open_schema, plant
 from rollouts.lab.testing.faults.process import Assembler, Process
 from rollouts.lab.testing.faults.source import Answer, ScriptedSource
@@ -47,6 +47,7 @@ every deadline and patience of the scenarios."""
 RESTART = 2.0
 """Seconds from a crash to the next process: a lease that was handed over."""
 MAX_RECONCILES = 4000
+_MODELS = (kinds.INFERENCE_MODEL.plural, kinds.REWRITE_X.plural)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +71,11 @@ class Scenario:
     """Meets every class of faults; the others meet the classes that depend on their own writes."""
     measured: bool = False
     """Has analysis from the start."""
+    adapters: bool = False
+    """Rolls adapters on the pods of one pool, not pools."""
+    stride: int = 1
+    """Enumerators meet each ``stride``-th write and event. Crashes before and after each second write still meet
+    every gap between two writes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +174,7 @@ class Simulation:
         self.process: Process | None = None
         self.move = 0
         self._assembler = assembler
+        assembler.adapters.on_call = self._called
         self._start_at: float = 0.0
         self._move_due: float | None = None
         self._next_resync = RESYNC
@@ -191,9 +198,8 @@ class Simulation:
         """What the pods serve; scenarios change it."""
         return self._assembler.adapters
 
-    def note_adapters(self, *, everywhere: bool) -> None:
-        """The pods' adapters changed: the history knows since when, and followers look again."""
-        self.history.adapters.append((self.clock.monotonic(), everywhere))
+    def note_adapters(self) -> None:
+        """The pods' adapters changed: followers look again."""
         for key in self.adapters.followers:
             self.adapters.on_change(key)
 
@@ -222,11 +228,15 @@ class Simulation:
             plan=self.plan,
             history=self.history,
             converged=converged,
-            end=end_state(self.cluster),
+            end=end_state(self.cluster) | self._loaded(),
             weights=route_weights(self.history),
             writes=self.client.writes,
             events=self.feed.events,
         )
+
+    def _loaded(self) -> dict[str, list[str]]:
+        """Adapters loaded at run time, by pod."""
+        return {f"pod {pod}": sorted(names) for pod, names in self.adapters.loaded.items() if names}
 
     def _held(self) -> bool:
         return self.status.get("phase") == "Paused"
@@ -250,9 +260,14 @@ class Simulation:
 
     def _record(self, change: Change) -> None:
         seconds = self.clock.monotonic() if self.epoch else 0.0
-        self.history.records.append(
-            Record(change=change, epoch=self.epoch, seconds=seconds, now=self.clock.now())
+        record = Record(
+            change=change,
+            epoch=self.epoch,
+            seconds=seconds,
+            now=self.clock.now(),
+            proven=self._proven(change),
         )
+        self.history.records.append(record)
         decides = _decides(change)
         if decides:
             self._last_decision = seconds
@@ -260,6 +275,25 @@ class Simulation:
         late = self.history.quiet_from is not None and change.manager == CONTROLLER
         if late and (decides or not self._held()):
             self.history.problems.append(f"written at rest: {change.plural} {change.name}")
+
+    def _proven(self, change: Change) -> dict[str, frozenset[str]]:
+        """By adapter that a model object names, the pods that serve it; empty for anything else."""
+        if change.plural not in _MODELS:
+            return {}
+        names = {name for rule in weights_of(change.obj) for name, _ in rule}
+        pods = [pod["metadata"]["name"] for pod in self.cluster.all(kinds.POD)]
+        return {name: frozenset(pod for pod in pods if self.adapters.serves(pod, name)) for name in names}
+
+    def _called(self, what: str, pod: str, adapter: str) -> None:
+        call = AdapterCall(
+            what=what,
+            pod=pod,
+            adapter=adapter,
+            records=len(self.history.records),
+            seconds=self.clock.monotonic(),
+            now=self.clock.now(),
+        )
+        self.history.calls.append(call)
 
     def _boot(self, lag: int, catch_up: float) -> None:
         self.epoch += 1

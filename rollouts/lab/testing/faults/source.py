@@ -63,6 +63,11 @@ class ScriptedSource:
         """See ``Source.dialect``."""
         return PODS
 
+    @property
+    def remembers(self) -> bool:
+        """See ``Source.remembers``."""
+        return False
+
     async def raw(self, names: frozenset[str], place: Place, at: datetime) -> Mapping[str, RawPod]:
         """See ``Source.raw``: no pod answers."""
         await self._say()
