@@ -138,6 +138,22 @@ def test_get_json_and_yaml_say_the_same(server):
     assert (shown["phase"], shown["weight"]["applied"], shown["step"]) == ("Paused", 10.0, 1)
 
 
+def test_explain_tells_what_moves_it(server):
+    server.store(paused())
+    result = server.call("explain", "demo")
+
+    assert result.exit_code == 0
+    assert "Moves it  `promote` leaves the pause" in result.output
+
+
+def test_doctor_ends_with_1_when_something_is_missing(server):
+    server.store(paused())
+    result = server.call("doctor", "demo")
+
+    assert result.exit_code == 1
+    assert "problem:  HTTPRoute route does not exist\n            -> create it" in result.output
+
+
 @pytest.mark.parametrize(("make", "code"), [(paused, 0), (aborted, 1)])
 def test_status_says_by_its_exit_status_how_it_stands(server, make, code):
     server.store(make())
