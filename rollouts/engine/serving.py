@@ -1,9 +1,9 @@
 """Adapters on the pods: loaded where they are missing, unloaded when their time is over.
 
 Only adapters with a source are ours to load. What is stable or a candidate is kept on every Ready pod, new ones
-included; what lost is taken off after the rollback window, so that going back within it needs no loading. An unload follows
-the stored record and the live weights, never this plan's intent: a crash before the record is written would leave
-requests with an adapter that is gone.
+included; what lost is taken off after the rollback window, so that going back within it needs no loading. An
+unload follows the stored record and the live weights, never this plan's intent: a crash before the record is
+written would leave requests with an adapter that is gone.
 """
 
 from __future__ import annotations

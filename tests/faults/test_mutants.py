@@ -19,14 +19,14 @@ from rollouts.analysis.types import Measurement, Phase
 from rollouts.controller import adapter_views, observing, performing
 from rollouts.controller.performing import Performer
 from rollouts.controller.rollouts import RolloutReconciler
-from rollouts.engine import converging, ending, planning, progressing
-from rollouts.engine.actions import CreateRun, TerminateRun
-from rollouts.engine.types import Weight
+from rollouts.engine import converging, ending, planning, progressing, serving
+from rollouts.engine.actions import CreateRun, TerminateRun, UnloadAdapter
+from rollouts.engine.types import TrafficMode, Weight
 from rollouts.lab.testing.faults.invariants import Invariant, check
 from rollouts.lab.testing.faults.plans import FaultClass, enumerate_plans
 from rollouts.lab.testing.faults.scenarios import SCENARIOS
 from rollouts.lab.testing.faults.simulation import CLEAN, Run, simulate
-from rollouts.traffic import httproute
+from rollouts.traffic import httproute, inference_model
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -36,7 +36,11 @@ FLAP = "canary pods gone for half a minute"
 ARGOCD = "argocd resets the route twice"
 RETRY = "abort by command, then retry"
 MISSING = "adapter: missing on a pod for a while"
+WINDOW = "adapter: unloaded when the rollback window is over, and not before"
+LEFT = "adapter: aborted, left and unloaded"
 ADAPTER_ARGOCD = "adapter: argocd resets the model"
+DELETED = "adapter: adopted model deleted, and added to Git a minute later"
+ADAPTER_ABORT = "adapter: gate failure aborts"
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,28 @@ def _foreign_writes_kept(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def _unloaded_at_once(patch: pytest.MonkeyPatch) -> None:
+    def retire(draft: Any, entry: Any, arms: set[Any]) -> None:
+        identity = entry.revision.identity
+        if identity.source and draft.obs.pools[identity].loaded:
+            draft.actions.append(UnloadAdapter(identity=identity))
+
+    patch.setattr(serving, "_retire", retire)
+
+
+def _unloaded_before_it_is_stored(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(serving, "_in_use", lambda draft: set())
+
+
+def _adopted_made_again(patch: pytest.MonkeyPatch) -> None:
+    real = converging._recreate
+    patch.setattr(
+        converging,
+        "_recreate",
+        lambda draft, traffic, desired: real(draft, replace(traffic, mode=TrafficMode.MANAGED), desired),
+    )
+
+
 # --- bugs of the shell -----------------------------------------------------------------------------
 
 
@@ -132,6 +158,29 @@ def _weights_both_zero(patch: pytest.MonkeyPatch) -> None:
 def _weight_off_by_one(patch: pytest.MonkeyPatch) -> None:
     real = httproute.split
     patch.setattr(httproute, "split", lambda *args: {key: value + 1 for key, value in real(*args).items()})
+
+
+def _pods_not_asked(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(adapter_views, "_missing", lambda *_: [])
+
+
+def _trusts_old_traffic(patch: pytest.MonkeyPatch) -> None:
+    async def nothing(self: Any, gathered: Any) -> None:
+        return None
+
+    patch.setattr(Performer, "_demand_fresh_traffic", nothing)
+
+
+def _zero_is_an_entry(patch: pytest.MonkeyPatch) -> None:
+    """What has no weight stays in targetModels, as in an HTTPRoute."""
+    real = inference_model.retarget
+
+    def retarget(entries: Any, key: str, model: str, desired: Any) -> list[dict[str, Any]]:
+        found = real(entries, key, model, desired)
+        named = {item[key] for item in found}
+        return found + [{**item, "weight": 0} for item in entries if item[key] not in named]
+
+    patch.setattr(inference_model, "retarget", retarget)
 
 
 def _history_lost(patch: pytest.MonkeyPatch) -> None:
@@ -209,18 +258,17 @@ def _trusts_types(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(observing, "gate_view", view)
 
 
-def _pods_not_asked(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(adapter_views, "_missing", lambda *_: [])
-
-
-def _trusts_old_traffic(patch: pytest.MonkeyPatch) -> None:
-    async def nothing(self: Any, gathered: Any) -> None:
-        return None
-
-    patch.setattr(Performer, "_demand_fresh_traffic", nothing)
-
-
 MUTANTS = [
+    Mutant("all weights are zero", _weights_both_zero, Invariant.WEIGHTS),
+    Mutant("each weight is one too many", _weight_off_by_one, Invariant.WEIGHTS),
+    Mutant(
+        "an adapter without weight is an entry",
+        _zero_is_an_entry,
+        Invariant.WEIGHTS,
+        ADAPTER_ABORT,
+        fault=FaultClass.HOSTILE,  # its schemas admit what the real one refuses
+        containing="a run of ours",
+    ),
     Mutant("the pods are not asked for the adapter", _pods_not_asked, Invariant.PROVEN, MISSING),
     Mutant(
         "our own past is taken for a person's write",
@@ -229,8 +277,9 @@ MUTANTS = [
         ADAPTER_ARGOCD,
         fault=FaultClass.STALE,
     ),
-    Mutant("all weights are zero", _weights_both_zero, Invariant.WEIGHTS),
-    Mutant("each weight is one too many", _weight_off_by_one, Invariant.WEIGHTS),
+    Mutant("the loser is unloaded at once", _unloaded_at_once, Invariant.KEPT, WINDOW),
+    Mutant("unloaded before its end is stored", _unloaded_before_it_is_stored, Invariant.KEPT, LEFT),
+    Mutant("an adopted model is made again", _adopted_made_again, Invariant.ADOPTED, DELETED),
     Mutant("a gate passes without a run", _gate_passes_unseen, Invariant.EARNED),
     Mutant(
         "endpoints are not counted",

@@ -144,6 +144,34 @@ def test_what_lost_is_taken_off_after_the_rollback_window(entry, loaded, unloads
     assert [action.identity for action in of(UnloadAdapter, decided)] == ([gone] if unloads else [])
 
 
+def test_nothing_is_taken_off_before_its_end_is_stored():
+    """Were the plan's intent enough, a crash before the record is written would leave the arm without its adapter."""
+    left = replace(running(), canary=revision_of(adapter("v0", "/adapters/v0"), ""))
+    gone = adapter("v0", "/adapters/v0")
+    observed = observe(view(OLD), view(NEW), view(gone, loaded=True), status=left)
+    assert observed.spec is not None
+    observed = replace(observed, spec=replace(observed.spec, rollback_window=timedelta(0)))
+
+    dropped = plan(observed, START)
+    assert gone not in {
+        revision.identity for revision in (dropped.status.stable, dropped.status.canary) if revision
+    }
+    assert of(UnloadAdapter, dropped) == []
+
+    stored = plan(replace(observed, status=dropped.status), START)
+    assert [action.identity for action in of(UnloadAdapter, stored)] == [gone]
+
+
+def test_nothing_is_taken_off_while_the_live_object_sends_it_requests():
+    gone = ENDED.revision.identity
+    status = replace(running(), history=(replace(ENDED, stable_until=START - timedelta(hours=2)),))
+    observed = observe(view(OLD), view(NEW), view(gone, loaded=True), status=status)
+    entries = {OLD.arm: 80, NEW.arm: 10, gone.arm: 10}
+    foreign = replace(observed.traffic, rules=(RuleView(name="0", entries=entries),))  # type: ignore[type-var]
+    assert of(UnloadAdapter, plan(replace(observed, traffic=foreign), START)) == []
+    assert [action.identity for action in of(UnloadAdapter, plan(observed, START))] == [gone]
+
+
 def test_what_lost_within_the_window_wakes_the_rollout_at_its_end():
     gone = ENDED.revision.identity
     status = RolloutStatus(

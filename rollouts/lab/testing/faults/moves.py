@@ -36,8 +36,8 @@ __all__ = [
     "recreate_pool",
     "regain_adapter",
     "restart_pods",
-    "retarget_adapter",
     "retarget",
+    "retarget_adapter",
     "scale",
     "unloaded",
 ]

@@ -1,0 +1,152 @@
+"""Workloads: rollouts of adapters whose pods, sources and model objects change on the way."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from rollouts.controller import kinds
+from rollouts.lab.testing.faults.cluster import Cluster
+from rollouts.lab.testing.faults.moves import (
+    add_model,
+    at_step,
+    both,
+    command,
+    condition_says,
+    delete,
+    healthy_on,
+    lose_adapter,
+    overwrite_route,
+    phase,
+    reason,
+    restart_pods,
+    retarget_adapter,
+    scale,
+    unloaded,
+)
+from rollouts.lab.testing.faults.objects import (
+    ADAPTER_OF,
+    CANARY,
+    MODEL,
+    RELEASES,
+    STABLE,
+    adapter_rollout,
+    base_objects,
+    model_object,
+)
+from rollouts.lab.testing.faults.simulation import Condition, Move, Scenario
+
+__all__ = ["ADAPTER_SCENARIOS"]
+
+Object = dict[str, Any]
+
+_WAITING: list[Object] = [{"setWeight": 10}, {"pause": {}}, {"setWeight": 50}]
+_V2 = ADAPTER_OF[CANARY]
+_PODS = RELEASES[STABLE]
+_LOADED = "travel-helper-v9"
+_PATH = "/adapters/v9"
+
+
+def _scenario(
+    name: str, rollout: Object, moves: list[Move], goal: Condition, *, managed: bool = False
+) -> Scenario:
+    def setup(cluster: Cluster) -> None:
+        if not managed:
+            cluster.create(kinds.INFERENCE_MODEL, model_object({STABLE: 100}))
+        base_objects(cluster, copy.deepcopy(rollout), route=False)
+
+    return Scenario(
+        name=f"adapter: {name}", setup=setup, moves=tuple(moves), goal=goal, adapters=True, stride=2
+    )
+
+
+def _from_source(**fields: Any) -> Object:
+    """The target is on no pod and is loaded from its source."""
+    found = adapter_rollout(_WAITING, **fields)
+    found["spec"]["target"]["adapter"] = {"name": _LOADED, "source": {"path": _PATH}}
+    return found
+
+
+def _loading() -> list[Scenario]:
+    """Adapters with a source."""
+    lost = _scenario(
+        "loaded from its source, pods lost in the middle",
+        _from_source(),
+        [
+            Move(when=at_step(1), act=scale(_PODS, 3), after=5),
+            Move(when=at_step(1), act=restart_pods(_PODS, 4), after=20),
+            Move(when=at_step(1), act=command("promote"), after=20),
+        ],
+        healthy_on(_LOADED),
+    )
+    window = _scenario(
+        "unloaded when the rollback window is over, and not before",
+        _from_source(rollbackWindow={"duration": "10m"}),
+        [
+            Move(when=healthy_on(_LOADED), act=retarget_adapter(_V2), after=5),
+            Move(when=at_step(1), act=command("promote"), after=5),
+            Move(when=healthy_on(_V2), act=retarget_adapter(_LOADED, _PATH), after=300),
+            Move(when=healthy_on(_LOADED), act=retarget_adapter(_V2), after=290),
+        ],
+        both(healthy_on(_V2), unloaded(_LOADED)),
+        managed=True,
+    )
+    at_once = _scenario(
+        "aborted, left and unloaded",
+        _from_source(),
+        [
+            Move(when=at_step(1), act=command("abort"), after=5),
+            Move(when=phase("Aborted"), act=retarget_adapter(ADAPTER_OF[STABLE]), after=20),
+        ],
+        both(healthy_on(ADAPTER_OF[STABLE]), unloaded(_LOADED)),
+    )
+    return [lost, window, at_once]
+
+
+def _people() -> list[Scenario]:
+    """Commands, other writers, pods."""
+    retry = _scenario(
+        "abort by command, then retry",
+        adapter_rollout(_WAITING),
+        [
+            Move(when=at_step(1), act=command("abort"), after=5),
+            Move(when=phase("Aborted"), act=command("retry", tag="t2"), after=20),
+            Move(when=at_step(1), act=command("promote", tag="t3"), after=5),
+        ],
+        healthy_on(_V2),
+    )
+    lowered = _scenario(
+        "a person lowers the canary, then resumes",
+        adapter_rollout(_WAITING),
+        [
+            Move(when=at_step(1), act=overwrite_route({STABLE: 97, CANARY: 3}, "kubectl-edit"), after=5),
+            Move(when=reason("ManualOverride"), act=command("resume"), after=40),
+            Move(when=at_step(1), act=command("promote", tag="t2"), after=20),
+        ],
+        healthy_on(_V2),
+    )
+    deleted = _scenario(
+        "adopted model deleted, and added to Git a minute later",
+        adapter_rollout(_WAITING),
+        [
+            Move(when=at_step(1), act=delete(kinds.INFERENCE_MODEL, MODEL), after=5),
+            Move(when=condition_says("RouteMissing"), act=add_model({STABLE: 100}), after=60),
+            Move(when=at_step(1), act=command("promote"), after=20),
+        ],
+        healthy_on(_V2),
+    )
+    flap = _scenario(
+        "pods flap, one lacks the adapter",
+        adapter_rollout(_WAITING),
+        [
+            Move(when=at_step(1), act=scale(_PODS, 0, 4), after=5),
+            Move(when=reason("CanaryNotReady"), act=scale(_PODS, 4), after=20),
+            Move(when=at_step(1), act=lose_adapter(f"{_PODS}-1", _V2), after=20),
+            Move(when=at_step(1), act=command("promote"), after=20),
+        ],
+        healthy_on(_V2),
+    )
+    return [retry, lowered, deleted, flap]
+
+
+ADAPTER_SCENARIOS = (*_loading(), *_people())
