@@ -1,0 +1,87 @@
+"""Restarts of the controller in the middle of a comparison change no figure: the checkpoint holds everything."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import pytest
+
+from rollouts.analysis.comparing import Comparison
+from rollouts.analysis.sources.budget import QueryBudget
+from rollouts.analysis.types import ArmRef, OnFail, Phase, RunMark, RunSpec, RunStatus
+from rollouts.controller.comparing import Comparer
+from rollouts.lab.testing.clock import VirtualClock, virtual_time
+from rollouts.lab.testing.counters import GrowingCounters
+from rollouts.runtime.objects import ObjectKey
+
+KEY = ObjectKey("default", "mymodel-0-1")
+SCRAPES = 60
+
+
+def arm(name: str) -> ArmRef:
+    return ArmRef(kind="InferencePool", group="inference.networking.k8s.io", name=name)
+
+
+def comparison(preset: str) -> Comparison:
+    return Comparison(
+        name=preset,
+        compare=json.dumps({"preset": preset, "require": "WithinTolerance"}),
+        source="default",
+        interval=None,
+        on_fail=OnFail.ABORT,
+        dry_run=False,
+        optional=False,
+        steps=(1,),
+    )
+
+
+def stored(slower: float, *, restart: bool) -> list[tuple[int, RunStatus]]:
+    """Every status that would be written, by scrape; with ``restart`` a new process follows each of them."""
+
+    async def attempt() -> list[tuple[int, RunStatus]]:
+        clock, status, found = VirtualClock(), RunStatus(), list[tuple[int, RunStatus]]()
+        source = GrowingCounters(clock, stable="v1", canary="v2", share=lambda: 0.3)
+        source.slower = slower
+        budget = QueryBudget(clock, per_minute=1_000, sources=frozenset())
+        spec = RunSpec(
+            rollout="mymodel",
+            attempt=1,
+            step=None,
+            canary=arm("v2"),
+            stable=arm("v1"),
+            metrics=(),
+            comparisons=(comparison("error-rate"), comparison("ttft")),
+            metrics_from=0,
+            false_abort_rate=0.05,
+            marks=(
+                RunMark(at=clock.now(), step=0, weight=0.3),
+                RunMark(at=clock.now() + timedelta(seconds=60), step=1, weight=0.3),
+            ),
+            steps_hash="",
+        )
+        comparer = Comparer({"default": source}, clock, budget)
+        for index in range(SCRAPES):
+            before, status = status, await comparer.compare(KEY, spec, status)
+            if status is not before:
+                found.append((index, status))
+                if restart:
+                    comparer = Comparer({"default": source}, clock, budget)
+            if status.phase is Phase.FAILED:
+                break
+            await clock.sleep(30)
+        return found
+
+    with virtual_time() as loop:
+        return loop.run_until_complete(attempt())
+
+
+@pytest.mark.parametrize(
+    ("slower", "verdicts"),
+    [(0.0, ["Pass", "Pass"]), (0.3, ["Inconclusive", "Fail"])],
+    ids=["healthy", "slower"],
+)
+def test_a_restart_at_every_write_changes_no_figure(slower: float, verdicts: list[str]) -> None:
+    through = stored(slower, restart=False)
+    assert [item.verdict for item in through[-1][1].comparisons] == verdicts
+    assert stored(slower, restart=True) == through
