@@ -110,7 +110,7 @@ def parse_gates(
     if isinstance(plain, Mapping):
         if "falseAbortRate" in plain:
             given.append(parse_fraction(plain["falseAbortRate"], "falseAbortRate"))
-        plain = plain.get("metrics")
+        plain = _with_defaults(plain.get("metrics"), plain.get("args"))
     if not isinstance(plain, Sequence) or isinstance(plain, str) or not 1 <= len(plain) <= _MAX_METRICS:
         raise GatesError(f"a gates file holds a list `metrics` of 1 to {_MAX_METRICS} metrics")
     metrics: list[CompareMetric] = []
@@ -140,6 +140,24 @@ def parse_gates(
     except ValueError as error:
         raise GatesError(str(error)) from error
     return Gates(spec=spec, skipped=tuple(skipped))
+
+
+def _with_defaults(metrics: Any, args: Any) -> Any:
+    """An AnalysisTemplate's metrics with the defaults of its arguments; ``{{args.x}}`` without one stays."""
+    defaults = {
+        f"{{{{args.{item['name']}}}}}": str(item["value"])
+        for item in (args if isinstance(args, list) else [])
+        if isinstance(item, Mapping) and "name" in item and item.get("value") is not None
+    }
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, str):
+            return defaults.get(value.replace(" ", ""), value)
+        if isinstance(value, Mapping):
+            return {key: fill(item) for key, item in value.items()}
+        return [fill(item) for item in value] if isinstance(value, list) else value
+
+    return fill(metrics) if defaults else metrics
 
 
 def _expand(name: str, compare: Mapping[str, Any], require: Require) -> list[CompareMetric]:

@@ -213,7 +213,7 @@ class _Recorder:
         return None if obj is None else parse_rollout(obj)
 
     async def _scrape(self, parsed: ParsedRollout, at: datetime) -> None:
-        self._note(parsed.status)
+        self._note(parsed.status, at)
         self.tape.scrapes += 1
         for arm, identity in self._arms(parsed.status, at):
             ref = self._ref(parsed, identity)
@@ -255,16 +255,19 @@ class _Recorder:
             )
         return ArmRef(kind=identity.kind, group=identity.group, name=identity.name)
 
-    def _note(self, status: RolloutStatus) -> None:
+    def _note(self, status: RolloutStatus, now: datetime) -> None:
         if status.started_at is None or status.canary is None:
             return
         self.tape.started = status.started_at.timestamp()
         weight = (status.weight.applied or 0) / FULL
         last = self.tape.marks[-1] if self.tape.marks else None
-        begun = status.step_started_at or status.started_at
-        if last is None or (last.step, last.weight) != (status.current_step, weight):
-            at = max(begun.timestamp(), last.at if last is not None else 0.0)
-            self.tape.marks.append(Mark(at=at, step=status.current_step, weight=weight))
+        if last is not None and (last.step, last.weight) == (status.current_step, weight):
+            return
+        # A step begins when the status says; a weight that changes within one (an abort) when it is seen.
+        new_step = last is None or last.step != status.current_step
+        begun = (status.step_started_at or status.started_at) if new_step else now
+        at = max(begun.timestamp(), last.at if last is not None else 0.0)
+        self.tape.marks.append(Mark(at=at, step=status.current_step, weight=weight))
 
     def _gaps(self) -> None:
         """Times that the attempt's own evidence leaves out."""

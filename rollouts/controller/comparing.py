@@ -96,7 +96,7 @@ class Comparer:
             checkpoint = save(process)
         except CheckpointError as error:
             _log.warning("checkpoint_too_large", run=str(key), reason=str(error))
-            checkpoint = ""
+            checkpoint = status.checkpoint  # the last good one: what came since is one long interval to it
         if found.failure is not None:
             text, asks = found.failure
             status = replace(

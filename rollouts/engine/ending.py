@@ -33,7 +33,7 @@ def abort(draft: Draft, reason: str, why: str) -> None:
     if draft.status.started_at is None:
         at = "before any traffic"
     message = (
-        f"Aborted {canary.label} {at}: {why}. {stable.label} serves; the spec still asks for "
+        f"Aborted {canary.label} {at}: {why.rstrip('. ')}. {stable.label} serves; the spec still asks for "
         f"{canary.identity.name}: revert or push a fix, or `rollouts retry {draft.obs.name}`"
     )
     draft.record(canary, Outcome.ABORTED, f"{reason}: {why}")

@@ -34,7 +34,7 @@ def percent(value: float) -> str:
 def describe_effect(effect: Effect | None) -> str:
     """The change with its interval."""
     if effect is None:
-        return "no estimate yet"
+        return "not seen yet"
     return f"{percent(effect.estimate)} (between {percent(effect.low)} and {percent(effect.high)})"
 
 
