@@ -52,6 +52,8 @@ class GrowingCounters:
         self.slower = 0.0
         self.errors = 0.0
         self.silent: set[str] = set()
+        self.flickering: set[str] = set()
+        """Pods that answer every third time only."""
         self.down = False
         self.remembers = False
         self.asked_about: list[datetime] = []
@@ -93,8 +95,11 @@ class GrowingCounters:
         return {
             name: RawPod(_page(pod))
             for (arm, name), pod in self._pods.items()
-            if arm == place.arm.name and name not in self.silent
+            if arm == place.arm.name and name not in self.silent and not self._out(name)
         }
+
+    def _out(self, pod: str) -> bool:
+        return pod in self.flickering and round(self._clock.monotonic() / 30.0) % 3 != 0
 
     def _past(self, arm: str, at: datetime) -> dict[str, RawPod]:
         """Counters that grew evenly up to now; histories of their own are no concern here."""

@@ -191,11 +191,32 @@ def test_silence_never_passes_and_never_aborts(change):
         assembler=assembler,
     )
     assert simulation.status["phase"] == "Paused"
-    assert (
-        "nothing passes on silence" in str(evidence_run(simulation)["status"]["comparisons"])
-        or ("too many scrapes are missing" in str(evidence_run(simulation)["status"]["comparisons"]))
-        or "undecided at the end" in simulation.status["message"]
+    (compared,) = evidence_run(simulation)["status"]["comparisons"]
+    assert compared["verdict"] == "Inconclusive"
+    assert "undecided at the end of its time" in compared["message"]
+    assert "effect" not in compared
+    assert compared["figures"]["canaryRequests"] == 0
+
+
+def test_many_missing_scrapes_hold_the_gate_and_say_so():
+    assembler = WithCounters()
+    away = {f"{CANARY}-{i}" for i in range(2)}
+    seen: list[str] = []
+
+    def held(simulation: Simulation) -> bool:
+        said = str(evidence_run(simulation)["status"].get("comparisons"))
+        if "ScrapesMissing" in said and simulation.status["currentStep"] == 1:
+            seen.append(said)
+        return bool(seen)
+
+    run(
+        rollout_object([{"setWeight": 10}, gate(compare("error-rate", require="NoHarm", minDwell="15m"))]),
+        healthy,
+        Move(when=at_step(1), act=harm(assembler, flickering=away), after=60),
+        Move(when=held, act=harm(assembler, flickering=set())),
+        assembler=assembler,
     )
+    assert "held: too many scrapes are missing" in seen[0]
 
 
 def test_a_gate_of_one_pod_says_at_once_what_it_cannot_prove():
