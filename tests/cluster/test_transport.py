@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -40,6 +41,7 @@ from rollouts.lab.controlplane import (
 )
 from rollouts.lab.controlplane.pods import PODS
 from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
+from rollouts.lab.testing.polling import eventually
 
 Object = dict[str, Any]
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
@@ -759,7 +761,13 @@ async def test_a_service_account_may_do_what_its_role_says(
     await kube.create(Resource(group, "v1", "rolebindings", "RoleBinding"), namespace, binding)
     someone = as_service_account(namespace, "someone")
 
-    assert (await someone.list_page(CONFIG_MAPS, namespace)).items == []
+    async def granted() -> bool:
+        # The API server's authorizer learns of a new binding by its own watch.
+        with contextlib.suppress(Forbidden):
+            return (await someone.list_page(CONFIG_MAPS, namespace)).items == []
+        return False
+
+    await eventually(granted)
     with pytest.raises(Forbidden):
         await someone.list_page(PODS, namespace)
     with pytest.raises(Forbidden):
