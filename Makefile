@@ -45,7 +45,7 @@ lint: $(STAMP) ## style, types, layers, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.generate --check
 
-test-fast: $(STAMP) ## the part without slow, cluster and gateway tests, under a minute
+test-fast: $(STAMP) ## the part without slow, cluster and gateway tests, about a minute and a half
 	$(BIN)/python -m pytest -m "not slow and not cluster and not gateway"
 
 coverage: $(STAMP) ## every branch of the engine
