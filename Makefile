@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp-$(shell cat requirements/dev.lock pyproject.toml | cksum | cut -d' ' -f1)
 CONTROL_PLANE ?= memory
+# One process per core, four at most: each starts a kube-apiserver of its own.
+PROCESSES ?= auto
+PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-lora demo-analysis test test-fast coverage lint generate controlplane bench clean
@@ -45,15 +48,15 @@ lint: $(STAMP) ## style, types, layers, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.generate --check
 
-test-fast: $(STAMP) ## the part without slow, cluster and gateway tests, about a minute and a half
-	$(BIN)/python -m pytest -m "not slow and not cluster and not gateway"
+test-fast: $(STAMP) ## the part without slow, cluster and gateway tests, under a minute
+	$(PYTEST) -m "not slow and not cluster and not gateway"
 
 coverage: $(STAMP) ## every branch of the engine
 	$(BIN)/coverage run --branch --source=rollouts/engine -m pytest -q -m "not slow" tests/unit/engine tests/property/test_engine_property.py
 	$(BIN)/coverage report --skip-covered --show-missing --fail-under=100
 
 test: lint coverage ## everything that CI runs
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 bench: $(STAMP) ## aborts, scale, picker and a short study of the statistics; the better part of an hour
 	$(BIN)/python -m benchmarks.controller.aborts

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import resource
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -34,7 +35,8 @@ def main() -> None:
             for scenario in chosen:
                 outcomes = list(_runs(pool, scenario, runs, arguments))
                 print(_row(summarize(scenario, outcomes)), flush=True)
-    print(f"\n{time.monotonic() - began:.0f} s")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"\n{time.monotonic() - began:.0f} s, {used.ru_utime + used.ru_stime:.0f} s of CPU")
 
 
 def _runs(

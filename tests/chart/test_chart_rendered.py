@@ -31,6 +31,7 @@ EVERYTHING = {
     "replicas": 2,
     "clusterTemplates": True,
     "jobs": {"enabled": True},
+    "queriesPerMinute": 3_000_000,
     "networkPolicy": {"enabled": True, "metricsFrom": [{"podSelector": {}}]},
     "image": {"pullSecrets": ["registry"]},
     "sources": {
@@ -269,6 +270,12 @@ def test_the_controller_starts_with_the_arguments_of_the_chart(
     assert settings.cluster_templates is True
     assert settings.leader_elect is True
     assert set(settings.sources) == {"default", "eu"}
+    assert settings.queries_per_minute == 3_000_000
+
+
+def test_the_default_query_budget_is_that_of_the_command() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert values["queriesPerMinute"] == Settings().queries_per_minute
 
 
 def test_sources_become_the_configuration_file_and_mounted_secrets(render: Render, tmp_path: Path) -> None:
@@ -327,6 +334,7 @@ def test_a_disruption_budget_never_blocks_a_single_replica(
 
 BAD_VALUES = {
     "a misspelt value": {"replica": 2},
+    "a query budget below nothing": {"queriesPerMinute": -1},
     "three replicas of one leader": {"replicas": 3},
     "a built-in source name": {"sources": {"pods": {"url": "http://p"}}},
     "a source without URL": {"sources": {"default": {}}},
