@@ -39,6 +39,7 @@ from benchmarks.picker.soakload import Load
 from rollouts.controller import kinds
 from rollouts.kube.client import PatchKind
 from rollouts.lab.environment import ADAPTERS, EXAMPLES, Lab, read_objects
+from rollouts.lab.loopback import loopback
 from rollouts.lab.vllm import PodSpec
 
 STABLE, CANARY = ADAPTERS
@@ -149,7 +150,7 @@ def pods(count: int = 4) -> list[PodSpec]:
     return [
         PodSpec(
             name=f"soak-{index}",
-            address=f"127.0.7.{10 + index}",
+            address=loopback(7, 10 + index),
             labels={"app": "custom-serving", "release": "qwen"},
             adapters=ADAPTERS,
             max_model_len=1_000_000,

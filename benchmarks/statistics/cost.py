@@ -22,6 +22,7 @@ from rollouts.analysis.evidence.model import (
 from rollouts.analysis.evidence.process import EvidenceProcess
 from rollouts.analysis.exposition import parse_exposition
 from rollouts.analysis.logical import PODS, wanted_of
+from rollouts.lab.loopback import loopback
 from rollouts.lab.vllm import Fleet, PodSpec
 
 _LATENCIES = ("ttft", "time_per_output_token", "queue_time", "inter_token_latency")
@@ -97,7 +98,7 @@ def main() -> None:
 
 
 async def _page() -> bytes:
-    pod = PodSpec(name="p", address="127.0.12.1")
+    pod = PodSpec(name="p", address=loopback(12, 1))
     async with Fleet([pod]) as fleet, aiohttp.ClientSession() as session:
         url = fleet.pods["p"].url
         async with session.get(f"{url}/metrics") as answer:

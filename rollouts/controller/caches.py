@@ -145,6 +145,8 @@ class Caches:
             resource.group: Store(indexes={_POOL_REF: _model_by_pool}, keep_managed_fields=True)
             for resource in kinds.REWRITES
         }
+        # Each plan asks for the same few pools; the store's object is another one after each change.
+        self._read_pools: dict[tuple[str, str, str], tuple[Object, Pool]] = {}
         self._client = client
         self._clock = clock
         self._namespace = namespace
@@ -195,9 +197,15 @@ class Caches:
 
     def pool(self, group: str, namespace: str, name: str) -> Pool | None:
         """An InferencePool, or None when it does not exist."""
-        store = self.pools.get(group)
+        store, place = self.pools.get(group), (group, namespace, name)
         obj = store.get(ObjectKey(namespace, name)) if store is not None else None
-        return read_pool(obj) if obj is not None else None
+        if obj is None:
+            self._read_pools.pop(place, None)
+            return None
+        known = self._read_pools.get(place)
+        if known is None or known[0] is not obj:
+            known = self._read_pools[place] = (obj, read_pool(obj))
+        return known[1]
 
     def endpoints(self, pool: Pool) -> list[Endpoint]:
         """The pool's pods that have an IP, by name."""

@@ -31,7 +31,7 @@ from rollouts.engine.types import (
     TargetKind,
     TrafficMode,
 )
-from rollouts.runtime.objects import ObjectKey
+from rollouts.runtime.objects import ObjectKey, version_of
 from rollouts.traffic import httproute
 
 __all__ = ["DEFAULT_GITOPS_MANAGERS", "ComparedGates", "GateProblems", "Gathered", "Gatherer", "ShareSource"]
@@ -77,11 +77,15 @@ class GateProblems(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gathered:
-    """An observation and the raw objects that its actions will need."""
+    """An observation and the raw objects that its actions will need.
+
+    ``rollout`` follows our own writes of it; ``planned_version`` is the resourceVersion that was planned on.
+    """
 
     observation: Observation
     parsed: ParsedRollout
     rollout: dict[str, Any]
+    planned_version: str
     traffic_object: dict[str, Any] | None
     carrier: Carrier | None
 
@@ -160,6 +164,7 @@ class Gatherer:
             observation=observation,
             parsed=parsed,
             rollout=rollout,
+            planned_version=version_of(rollout),
             traffic_object=raw,
             carrier=carrier,
         )

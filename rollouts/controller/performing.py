@@ -130,8 +130,11 @@ class Performer:
         self._loader = loader
         self._on_traffic_write = on_traffic_write
 
-    async def perform(self, gathered: Gathered, plan: Plan) -> None:
-        """All actions, then the status, then Events. Raises KubeError and TrafficRefused."""
+    async def perform(self, gathered: Gathered, plan: Plan, *, again: bool = True) -> None:
+        """All actions, then the status, then Events. Raises KubeError and TrafficRefused.
+
+        ``again`` False: the stored status is no reason to plan again.
+        """
         events = [action for action in plan.actions if isinstance(action, EmitEvent)]
         for action in plan.actions:
             if not isinstance(action, EmitEvent):
@@ -140,7 +143,7 @@ class Performer:
         if plan.status.hold in _OBEYS and plan.status.hold is not parsed.status.hold:
             await self._demand_fresh_traffic(gathered)
         if not parsed.deleting and (plan.status != parsed.status or parsed.unreadable_status):
-            await self._store_status(gathered, write_status(plan.status))
+            await self._store_status(gathered, write_status(plan.status), tell=again)
         for event in events:
             await self._events.emit(gathered.rollout, event)
 
@@ -224,8 +227,13 @@ class Performer:
         )
 
     async def _demand_fresh(self, gathered: Gathered) -> None:
-        """Raise Conflict unless the API server's Rollout is the very one that was planned on."""
+        """Raise Conflict unless the API server's Rollout is the very one that was planned on.
+
+        A write of this plan that carried its resourceVersion has proved that already.
+        """
         parsed = gathered.parsed
+        if gathered.rollout["metadata"].get("resourceVersion") != gathered.planned_version:
+            return
         try:
             live = await self._client.get(kinds.ROLLOUT, parsed.namespace, parsed.name)
         except NotFound:
@@ -275,7 +283,7 @@ class Performer:
         )
         self._took(gathered, stored)
 
-    async def _store_status(self, gathered: Gathered, status: Object) -> None:
+    async def _store_status(self, gathered: Gathered, status: Object, *, tell: bool) -> None:
         meta = gathered.rollout["metadata"]
         patch = merge_patch(gathered.rollout.get("status") or {}, status)
         if not patch:
@@ -289,12 +297,12 @@ class Performer:
             kind=PatchKind.MERGE,
             subresource="status",
         )
-        self._took(gathered, stored)
+        self._took(gathered, stored, tell=tell)
 
-    def _took(self, gathered: Gathered, stored: Object) -> None:
+    def _took(self, gathered: Gathered, stored: Object, *, tell: bool = True) -> None:
         """Go on from what the server stored, in this plan and in the cache."""
         gathered.rollout["metadata"] = stored["metadata"]
-        self._caches.rollouts.record_write(stored)
+        self._caches.rollouts.record_write(stored, tell=tell)
 
     # --- runs and jobs ---
 

@@ -50,7 +50,7 @@ class _Count:
     step: datetime | None
     since: Monotonic
     counting_since: Monotonic | None = None
-    last: dict[tuple[str, str], float] = field(default_factory=dict)
+    last: dict[tuple[str, str], tuple[Monotonic, float]] = field(default_factory=dict)
     totals: dict[str, float] = field(default_factory=lambda: {"canary": 0.0, "stable": 0.0})
 
 
@@ -83,7 +83,8 @@ class ShareCounter:
         followed: list[PodHistory] = []
         for arm, identity in (("canary", status.canary.identity), ("stable", status.stable.identity)):
             histories, total = self._follow(parsed, identity, spec)
-            self._take(count, arm, histories, total, now)
+            for history in histories:
+                self._take(count, arm, history, total)
             followed += histories
         if count.counting_since is None:
             silent = all(history.error for history in followed) and now - count.since > _ALL_SILENT
@@ -130,20 +131,23 @@ class ShareCounter:
         return self._scraper.follow(endpoints, PICKER_REQUESTS, _WINDOW, only=only), _picked
 
     @staticmethod
-    def _take(count: _Count, arm: str, histories: list[PodHistory], total_of: Total, now: Monotonic) -> None:
-        for history in histories:
-            if history.latest is None or history.latest[0] < count.since:
+    def _take(count: _Count, arm: str, history: PodHistory, total_of: Total) -> None:
+        """Count what the pod's samples since the last look say; its first one is the baseline.
+
+        A pod is sampled every second, and looked at only when its Rollout is planned: what counts is when a
+        sample was taken.
+        """
+        place = (arm, history.endpoint.pod)
+        seen = count.last.get(place)
+        for at, sample in history.since(count.since if seen is None else seen[0]):
+            total = total_of(sample)
+            if total is None or (seen is not None and at <= seen[0]):
                 continue
-            total = total_of(history.latest[1])
-            if total is None:
-                continue
-            place = (arm, history.endpoint.pod)
-            last = count.last.get(place)
-            if last is not None:
-                count.totals[arm] += total - last if total >= last else total
+            if seen is not None:
+                count.totals[arm] += total - seen[1] if total >= seen[1] else total
             elif count.counting_since is None:
-                count.counting_since = now
-            count.last[place] = total
+                count.counting_since = at
+            seen = count.last[place] = (at, total)
 
 
 def _picked(sample: PodSample) -> float:

@@ -54,7 +54,7 @@ class Draft:
     def __init__(self, obs: Observation, now: datetime) -> None:
         self.obs = obs
         self.now = now.replace(microsecond=0)
-        self.status: RolloutStatus = replace(obs.status, observed_generation=obs.generation)
+        self.status: RolloutStatus = obs.status
         self.actions: list[Action] = []
         self.wake_after: timedelta | None = None
         self.traffic_problem: tuple[str, str] | None = None
@@ -63,6 +63,7 @@ class Draft:
         """Reason and message for the TargetReady condition."""
         self.contended: str = ""
         """Who wrote our weights, when that has just been seen."""
+        self.set(observed_generation=obs.generation)
 
     @property
     def spec(self) -> RolloutSpec:
@@ -83,8 +84,9 @@ class Draft:
         return any(isinstance(action, WriteTraffic) for action in self.actions)
 
     def set(self, **changes: Any) -> None:
-        """Change status fields."""
-        self.status = replace(self.status, **changes)
+        """Change status fields. Most plans find them as they are to be, and a copy costs more than a look."""
+        if any(getattr(self.status, name) != value for name, value in changes.items()):
+            self.status = replace(self.status, **changes)
 
     def move(self, phase: Phase, trigger: Trigger, reason: str, message: str) -> None:
         """Enter or stay in a phase; raises IllegalTransition when the table does not list the move."""

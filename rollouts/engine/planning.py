@@ -54,7 +54,9 @@ def plan(obs: Observation, now: datetime) -> Plan:
 
     Raises ``transitions.IllegalTransition`` when the engine itself is wrong.
     """
-    obs = replace(obs, status=mended(obs.status))
+    status = mended(obs.status)
+    if status is not obs.status:
+        obs = replace(obs, status=status)
     draft = Draft(obs, now)
     if obs.deleting:
         finalize(draft)
@@ -186,7 +188,7 @@ def _show_obeyed(draft: Draft) -> None:
 
 def _acted(before: RolloutStatus, after: RolloutStatus) -> bool:
     """Whether the command changed more than its own record."""
-    return replace(after, last_command=before.last_command) != before
+    return after is not before and replace(after, last_command=before.last_command) != before
 
 
 def _problems(draft: Draft) -> bool:

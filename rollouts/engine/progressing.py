@@ -57,6 +57,8 @@ _SHOWN_STEP = 50
 """Hundredths of a percent: half a percentage point."""
 
 _SHARE_RECHECK = timedelta(seconds=5)
+_SAMPLING = timedelta(seconds=1)
+"""How long the first sample of request counters may take to come."""
 
 
 def progress(draft: Draft) -> None:
@@ -314,7 +316,8 @@ def _in_force(draft: Draft) -> bool:
         return False
     share = draft.obs.share
     if share is not None and share.seconds < MIN_WINDOW:
-        draft.wake(timedelta(seconds=MIN_WINDOW - share.seconds))
+        first_sample = timedelta(0) if share.seconds else _SAMPLING
+        draft.wake(timedelta(seconds=MIN_WINDOW - share.seconds) + first_sample)
         message = f"{draft.where()}: {format_weight(weight)} set, counting requests"
         draft.move(Phase.PROGRESSING, _resumed(draft), "ObservingShare", message)
         return False

@@ -15,11 +15,13 @@ from importlib.metadata import version
 from typing import Any
 
 import aiohttp
+import structlog
 from multidict import CIMultiDict
 
 from rollouts.kube.client import PatchKind
 from rollouts.kube.credentials import Credentials
 from rollouts.kube.errors import ApiTimeout, ApiUnavailable, Invalid, KubeError
+from rollouts.kube.pruning import DEEPEST, prune_json
 from rollouts.kube.statuses import error_from_answer
 
 __all__ = [
@@ -33,10 +35,12 @@ __all__ = [
 ]
 
 Object = dict[str, Any]
+_log = structlog.get_logger(__name__)
 _JSON = "application/json"
 _NO_LIMIT = aiohttp.ClientTimeout(total=None)
 # A page of 500 objects at etcd's limit of 1.5 MiB each would be ten times this; nobody stores those.
 _MAX_BODY = 64 * 1024 * 1024
+_IN_ONE_PIECE = 65_536
 # Seconds of silence, then between probes, and probes: a dead peer is noticed within a minute.
 _KEEPALIVE = (30, 10, 3)
 _GOODBYE_SECONDS = 1.0
@@ -166,8 +170,8 @@ class Connection:
                 request.method,
                 self.credentials.host + request.path,
                 params={key: value for key, value in request.params.items() if value},
-                # A stream is sent in pieces; aiohttp warns of large bodies that are not.
-                data=None if data is None else io.BytesIO(data),
+                # A stream is sent in pieces, which costs more than it gains for all but the largest bodies.
+                data=io.BytesIO(data) if data is not None and len(data) > _IN_ONE_PIECE else data,
                 headers=self._headers(request, token),
                 ssl=self.credentials.tls(),
                 server_hostname=self.credentials.server_name,
@@ -211,9 +215,18 @@ async def error_of(response: aiohttp.ClientResponse, *, guarded: bool = False) -
 
 
 def parse_object(body: bytes) -> Object:
-    """A JSON object. Raises ApiUnavailable: a proxy's page, or an answer that was cut off."""
+    """A JSON object, without what is nested too deep for any field that is read.
+
+    Raises ApiUnavailable: a proxy's page, or an answer that was cut off.
+    """
     try:
-        parsed = json.loads(body)
+        try:
+            parsed = json.loads(body)
+        except RecursionError:
+            _log.warning(
+                "json_pruned", size=len(body), reason=f"an object nests deeper than {DEEPEST} levels"
+            )
+            parsed = json.loads(prune_json(body))
     except (ValueError, RecursionError) as error:
         raise ApiUnavailable(f"the answer is not JSON: {error}") from None
     if not isinstance(parsed, dict):

@@ -23,6 +23,7 @@ from rollouts.kube.http import HttpKubeClient, open_client
 from rollouts.lab.controlplane import Choice, ControlPlane, install_crds, install_upstream_crds
 from rollouts.lab.gateway.service import POOLS_V1, POOLS_V1ALPHA2, LabGateway
 from rollouts.lab.kubelet import Kubelet
+from rollouts.lab.loopback import loopback
 from rollouts.lab.pickers import SERVICES, Pickers, picker_service, wanted_pickers
 from rollouts.lab.processes import ChildProcess, free_port
 from rollouts.lab.vllm import Fleet, PodSpec
@@ -56,7 +57,7 @@ def base_model_pods(stable: int = 3, canary: int = 2) -> list[PodSpec]:
             specs.append(
                 PodSpec(
                     name=f"{release}-{index}",
-                    address=f"127.0.{block}.{10 + index}",
+                    address=loopback(block, 10 + index),
                     labels={"app": "custom-serving", "release": release},
                     model=model,
                     adapters=ADAPTERS if release == "qwen" else {},

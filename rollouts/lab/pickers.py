@@ -23,6 +23,7 @@ from rollouts.kube.errors import AlreadyExists, KubeError, NotFound
 from rollouts.lab.controlplane.pods import PODS
 from rollouts.lab.gateway.service import POOLS_V1, POOLS_V1ALPHA2
 from rollouts.lab.kubelet import Kubelet, LabPod, PodClient
+from rollouts.lab.loopback import loopback
 from rollouts.lab.processes import ChildProcess, ProcessStartError, free_port
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.reflector import Reflector, ReflectorConfig
@@ -37,7 +38,7 @@ Key = tuple[str, str]
 """Namespace and name of a picker's Service."""
 
 SERVICES = Resource("", "v1", "services", "Service")
-_BLOCK = "127.0.3"
+_BLOCK = 3
 _GRACE = 5.0
 _RESTART_SECONDS = 0.5
 _POLL = 0.05
@@ -198,7 +199,7 @@ class Pickers:
         if not labels:
             log.info("picker_not_started", service=wanted.service, reason="its Service selects no pods")
             return
-        address = f"{_BLOCK}.{next(self._numbers)}"
+        address = loopback(_BLOCK, next(self._numbers))
         ports = {"grpc": free_port(address), "metrics": free_port(address)}
         pod = LabPod(
             namespace=wanted.namespace,

@@ -162,10 +162,11 @@ class Store:
         self._put(key, obj)
         return self._notify() > 0
 
-    def record_write(self, obj: Object) -> bool:
+    def record_write(self, obj: Object, *, tell: bool = True) -> bool:
         """Take the answer to one of our own writes, so that the next plan sees it before the watch does.
 
-        Ignored when the object was deleted, or written by someone else, since.
+        Ignored when the object was deleted, or written by someone else, since. ``tell`` False: the subscribers
+        are not told; the writer knows that the write gives them nothing to do.
         Answers whether anything changed.
         """
         key = self._admissible_key(obj)
@@ -175,7 +176,7 @@ class Store:
         if stored is not None and not self._supersedes(obj, stored):
             return False
         self._put(key, obj)
-        return self._notify() > 0
+        return self._notify(tell=tell) > 0
 
     def remove(self, obj: Object) -> bool:
         """Take a deleted object from the watch. Answers whether anything changed."""
@@ -272,15 +273,15 @@ class Store:
         for index in self._indexes.values():
             index.file(key, None)
 
-    def _notify(self) -> int:
+    def _notify(self, *, tell: bool = True) -> int:
         """Tell the subscribers, once the store is whole again; answers the number of changed keys."""
         changed, self._changed = self._changed, {}
-        for key in changed:
+        for key in changed if tell else ():
             for subscriber in self._subscribers:
                 _call(subscriber, key)
         for index in self._indexes.values():
             touched, index.touched = index.touched, {}
-            for value in touched:
+            for value in touched if tell else ():
                 for index_subscriber in index.subscribers:
                     _call(index_subscriber, value)
         return len(changed)

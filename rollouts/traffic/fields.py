@@ -10,7 +10,17 @@ from rollouts.engine.observation import Claim
 from rollouts.engine.types import TrafficMode
 from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL
 
-__all__ = ["claim_of", "covers", "last_writer", "list_of", "map_of", "metadata_of", "text_of", "weight_of"]
+__all__ = [
+    "claim_of",
+    "covers",
+    "last_writer",
+    "list_of",
+    "map_of",
+    "metadata_of",
+    "nested_deeper",
+    "text_of",
+    "weight_of",
+]
 
 _WEIGHT_LIMIT = 10**9
 """Above every legal weight: a number beyond it is as good as none."""
@@ -29,6 +39,19 @@ def list_of(value: Any) -> Sequence[Any]:
 def text_of(value: Any) -> str:
     """``value`` when it is a string, else the empty one."""
     return value if isinstance(value, str) else ""
+
+
+def nested_deeper(value: Any, limit: int) -> bool:
+    """Whether maps and lists are nested in each other more than ``limit`` levels deep, ``value`` being the first."""
+    level = [value]
+    for _ in range(limit + 1):
+        containers = [item for item in level if isinstance(item, dict | list)]
+        if not containers:
+            return False
+        level = [
+            inner for item in containers for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return True
 
 
 def metadata_of(obj: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -26,7 +26,7 @@ from rollouts.traffic.backends import (
     rule_name,
     rules_of,
 )
-from rollouts.traffic.fields import covers, map_of, metadata_of, text_of, weight_of
+from rollouts.traffic.fields import covers, map_of, metadata_of, nested_deeper, text_of, weight_of
 from rollouts.traffic.headers import header_rules
 from rollouts.traffic.reading import KIND, Reader, view
 from rollouts.traffic.weights import WeightTooLarge, split
@@ -37,6 +37,9 @@ __all__ = ["KIND", "POOL_GROUPS", "Reader", "Target", "release", "render", "temp
 Object = Mapping[str, Any]
 
 API_VERSION = "gateway.networking.k8s.io/v1"
+
+_DEEPEST = 32
+"""Three times the depth of the deepest field of an HTTPRoute's spec."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +229,12 @@ def release(route: Object, *, delete: bool) -> JsonPatch | None:
 
 def template_problems(template: Object) -> tuple[Problem, ...]:
     """What is wrong with a Managed route's template beyond what a server-side dry run finds."""
+    if nested_deeper(template, _DEEPEST):
+        message = (
+            f"traffic.httpRoutes[0].template is nested deeper than {_DEEPEST} levels: no field of HTTPRoute is, "
+            "correct the indentation"
+        )
+        return (Problem(reason="TemplateInvalid", message=message),)
     rules = rules_of(template)
     if not any(not map_of(rule).get("backendRefs") for rule in rules):
         return (

@@ -18,6 +18,7 @@ from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import create_ready_pod, install_crds, install_upstream_crds
 from rollouts.lab.controlplane.upstream import Upstream
+from rollouts.lab.loopback import loopback
 from rollouts.lab.testing.polling import eventually
 from rollouts.lab.vllm import Fleet, PodSpec
 from rollouts.runtime.clock import SystemClock
@@ -45,7 +46,7 @@ PICKER = {
 def pods(*adapters: str) -> list[PodSpec]:
     loaded = {name: f"/adapters/{name}" for name in adapters}
     return [
-        PodSpec(name=f"vllm-{i}", address=f"127.0.10.{i + 1}", labels={"app": "vllm"}, adapters=loaded)
+        PodSpec(name=f"vllm-{i}", address=loopback(10, i + 1), labels={"app": "vllm"}, adapters=loaded)
         for i in range(2)
     ]
 

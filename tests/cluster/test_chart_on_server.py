@@ -19,6 +19,7 @@ from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import Forbidden, NotFound
 from rollouts.lab.controlplane import create_ready_pod, install_crds, install_upstream_crds
 from rollouts.lab.helm import built_helm, render_chart
+from rollouts.lab.loopback import loopback
 from rollouts.lab.testing.polling import eventually
 from rollouts.lab.testing.stubgateway import stub_gateway
 from rollouts.runtime.clock import SystemClock
@@ -155,7 +156,7 @@ async def pools(kube, namespace: str) -> None:
         service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": f"{name}-picker"}}
         await kube.create(kinds.POOL_X, namespace, pool)
         await kube.create(kinds.SERVICE, namespace, {**service, "spec": {"ports": [{"port": 9002}]}})
-        address = f"127.0.19.{number + 1}"
+        address = loopback(19, number + 1)
         await create_ready_pod(kube, namespace, f"{name}-0", labels={"release": name}, ip=address)
 
 

@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -17,8 +18,10 @@ from rollouts.controller import kinds
 from rollouts.controller.app import Controller
 from rollouts.controller.settings import Settings
 from rollouts.kube.client import PatchKind
+from rollouts.kube.connection import Request
 from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import create_ready_pod, install_crds, install_upstream_crds
+from rollouts.lab.loopback import loopback
 from rollouts.lab.testing.polling import eventually
 from rollouts.lab.testing.stubgateway import stub_gateway
 from rollouts.runtime.clock import SystemClock
@@ -57,7 +60,7 @@ async def world(kube: HttpKubeClient, namespace: str) -> AsyncIterator[str]:
         }
         await kube.create(kinds.POOL_X, namespace, pool)
         await kube.create(kinds.SERVICE, namespace, service)
-        address = f"127.0.9.{number + 1}"
+        address = loopback(18, number + 1)
         await create_ready_pod(kube, namespace, f"{name}-0", labels={"release": name}, ip=address)
     await kube.create(kinds.HTTP_ROUTE, namespace, route())
     async with stub_gateway(kube.with_field_manager("gateway"), namespace):
@@ -283,3 +286,47 @@ async def test_a_resync_at_rest_writes_nothing(kube, world):
         quiet = [await look_again() for _ in range(5)]
 
         assert quiet == [True] * 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verbatim(Request):
+    """A request whose body no encoder of ours could write."""
+
+    text: bytes
+
+    @property
+    def data(self) -> bytes:
+        return self.text
+
+
+async def create_nested(kube: HttpKubeClient, namespace: str, name: str, depth: int) -> None:
+    """A Rollout whose route template nests ``depth`` levels, which an API server takes up to 10,000."""
+    made = rollout(template={"parentRefs": [{"name": "gateway"}], "rules": [{"deep": "HERE"}]})
+    made["metadata"]["name"] = name
+    made["spec"]["traffic"]["httpRoutes"][0]["name"] = name
+    deep = b'{"a":' * depth + b"1" + b"}" * depth
+    text = json.dumps(made).encode().replace(b'"HERE"', deep)
+    path = kinds.ROLLOUT.path(namespace)
+    await kube._connection.answer(Verbatim(method="POST", path=path, body={}, text=text))
+
+
+async def test_objects_nested_without_end_hold_up_no_other_and_are_told_so(kube, world):
+    look = Look(kube, world)
+    for depth in (40, 300, 900, 3_000):
+        await create_nested(kube, world, f"deep-{depth}", depth)
+    await kube.create(kinds.ROLLOUT, world, rollout())
+
+    async def told(name: str) -> bool:
+        found = await kube.get(kinds.ROLLOUT, world, name)
+        status = found.get("status") or {}
+        return status.get("phase") == "Invalid" and "nested deeper than 32 levels" in status["message"]
+
+    async with controller(kube, world):
+        await eventually(lambda: look.phase("Paused"), timeout=40)
+        for depth in (40, 300, 900, 3_000):
+            await eventually(lambda depth=depth: told(f"deep-{depth}"), timeout=20)
+        await create_nested(kube, world, "late", 9_000)
+        await eventually(lambda: told("late"), timeout=20)
+
+        await look.command("abort")
+        await eventually(lambda: look.phase("Aborted"), timeout=20)

@@ -13,6 +13,7 @@ from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import create_ready_pod, install_upstream_crds
 from rollouts.lab.gateway import LabGateway
 from rollouts.lab.gateway.service import GATEWAYS, HTTP_ROUTES, POOLS_V1, POOLS_V1ALPHA2
+from rollouts.lab.loopback import loopback
 from rollouts.lab.testing.polling import eventually
 from rollouts.lab.vllm import Fleet, PodSpec
 
@@ -55,7 +56,7 @@ async def test_weights_and_status_then_silence(
 ) -> None:
     await install_upstream_crds(kube)
     last = 1 if group == POOLS_V1.group else 3
-    specs = [PodSpec(name=f"v{n}", address=f"127.78.{last}.{n}", speed=20.0) for n in (1, 2)]
+    specs = [PodSpec(name=f"v{n}", address=loopback(30 + last, n), speed=20.0) for n in (1, 2)]
     for spec in specs:
         await add_version(kube, namespace, spec, group)
     listener = {"name": "llm-gw", "port": 8080, "protocol": "HTTP"}
@@ -78,7 +79,7 @@ async def test_weights_and_status_then_silence(
             before, writes = await versions(kube, namespace, group), lab.status_writes
             # Something to look at again, that changes nothing: the gateway has to find nothing to write.
             reconciled = lab.reconciled
-            await create_ready_pod(kube, namespace, "bystander", labels={}, ip="127.78.9.9")
+            await create_ready_pod(kube, namespace, "bystander", labels={}, ip=loopback(39, 9))
             await eventually(lambda: lab.reconciled > reconciled)
 
             assert await versions(kube, namespace, group) == before

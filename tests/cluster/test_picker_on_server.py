@@ -16,6 +16,7 @@ from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import Forbidden
 from rollouts.lab.controlplane import create_ready_pod, install_crds, install_upstream_crds
 from rollouts.lab.helm import built_helm, render_chart
+from rollouts.lab.loopback import loopback
 from rollouts.lab.testing.polling import eventually
 from rollouts.picker.main import Picker, PickerConfig
 from rollouts.picker.objects import PoolName
@@ -92,7 +93,7 @@ async def scenario(kube, namespace: str) -> None:
             resource = resources.get(item["kind"], kinds.ROLLOUT)
             await kube.create(resource, namespace, item)
     labels = {"app": "custom-serving", "release": "qwen"}
-    await create_ready_pod(kube, namespace, "qwen-0", labels=labels, ip="127.0.23.1")
+    await create_ready_pod(kube, namespace, "qwen-0", labels=labels, ip=loopback(23, 1))
 
 
 def config(namespace: str) -> PickerConfig:

@@ -55,6 +55,14 @@ class PodHistory:
         if not self.samples or now - self.samples[-1][0] >= self.spacing * 0.9:
             self.samples.append((now, sample))
 
+    def since(self, moment: Monotonic) -> list[tuple[Monotonic, PodSample]]:
+        """Kept samples from ``moment`` on, and the newest."""
+        found = [kept for kept in self.samples if kept[0] >= moment]
+        newest = self.latest
+        if newest is not None and newest[0] >= moment and (not found or newest[0] > found[-1][0]):
+            found.append(newest)
+        return found
+
     def within(self, now: Monotonic, window: float) -> list[PodSample]:
         """Samples of the window, with the last one before it as baseline, and the newest."""
         found = [(at, sample) for at, sample in self.samples if at >= now - window]

@@ -15,6 +15,7 @@ from rollouts.kube.errors import NotFound
 from rollouts.lab.controlplane import create_ready_pod, install_crds, minimal, set_pod_ready
 from rollouts.lab.gateway import CONTROLLER_NAME, PICKER_ANNOTATION, LabGateway
 from rollouts.lab.gateway.service import GATEWAYS, HTTP_ROUTES, POOLS_V1, POOLS_V1ALPHA2
+from rollouts.lab.loopback import loopback
 from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
 from rollouts.lab.testing.polling import eventually
 from rollouts.lab.vllm import Fleet, PodSpec, SimulatedPod
@@ -89,7 +90,7 @@ class DataPlane:
     async def add_pod(self, name: str, labels: Mapping[str, str], **fields: Any) -> SimulatedPod:
         """A simulated pod and its object, Ready."""
         number = next(_ADDRESSES)
-        address = f"127.77.{number // 250}.{number % 250 + 1}"
+        address = loopback(100 + number // 250, number % 250 + 1)
         spec = PodSpec(**{"name": name, "address": address, "labels": labels, "speed": 20.0, **fields})
         pod = await self.fleet.add(spec)
         await create_ready_pod(self.client, NAMESPACE, name, labels=labels, ip=address)

@@ -19,6 +19,7 @@ from rollouts.kube.client import PatchKind
 from rollouts.lab.controlplane import minimal
 from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.kubeconfig import write_kubeconfig
+from rollouts.lab.loopback import loopback
 from rollouts.lab.memoryapi import MemoryApi
 from rollouts.lab.memoryapi.server import MemoryApiServer
 from rollouts.lab.vllm import Fleet, PodSpec
@@ -50,14 +51,14 @@ class Stage:
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
         self.fleet = Fleet(
-            PodSpec(name=f"{pool}-0", address=f"127.0.11.{number}") for number, pool in ((1, "v1"), (2, "v2"))
+            PodSpec(name=f"{pool}-0", address=loopback(11, number)) for number, pool in ((1, "v1"), (2, "v2"))
         )
         self.server = MemoryApiServer(self.api)
         self.run(self.server.start())
         self.run(self.fleet.start())
         write_kubeconfig(self.kubeconfig, server=self.server.url)
         for number, pool in ((1, "v1"), (2, "v2")):
-            self.pool(pool, f"127.0.11.{number}")
+            self.pool(pool, loopback(11, number))
         self.rollout()
 
     def run(self, work: Any) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from rollouts.controller.adapters import AdapterSettings, AdapterWatch
 from rollouts.controller.pools import Endpoint
+from rollouts.lab.loopback import loopback
 from rollouts.lab.testing.polling import eventually
 from rollouts.lab.vllm import Fleet, Knobs, LoraLoad, PodSpec
 from rollouts.runtime.clock import SystemClock
@@ -22,7 +23,7 @@ PORT = 8000
 def spec(index: int, *adapters: str, **fields: object) -> PodSpec:
     return PodSpec(
         name=f"pod-{index}",
-        address=f"127.0.9.{index + 1}",
+        address=loopback(9, index + 1),
         port=PORT,
         adapters={name: f"/adapters/{name}" for name in adapters},
         **fields,  # type: ignore[arg-type]

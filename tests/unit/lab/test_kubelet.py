@@ -10,6 +10,7 @@ import pytest
 from rollouts.kube.errors import NotFound
 from rollouts.lab.controlplane.pods import PODS
 from rollouts.lab.kubelet import Kubelet, LabPod
+from rollouts.lab.loopback import loopback
 from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
 from rollouts.lab.testing.polling import eventually
 from rollouts.lab.vllm import PodSpec, SimulatedPod
@@ -39,7 +40,7 @@ async def condition(kube: MemoryKubeClient, name: str) -> str:
 async def test_the_ready_condition_follows_health(
     start_pod: StartPod, kube: MemoryKubeClient, kubelet: Kubelet
 ) -> None:
-    pod = await start_pod(name="p", address="127.77.255.1", port=8000, labels={"release": "a"})
+    pod = await start_pod(name="p", address=loopback(25, 1), port=8000, labels={"release": "a"})
     await kubelet.add(pod.spec)
 
     async def is_now(word: str) -> bool:
@@ -53,14 +54,14 @@ async def test_the_ready_condition_follows_health(
     stored = await kube.get(PODS, "default", "p")
 
     assert stored["metadata"]["labels"] == {"release": "a"}
-    assert stored["status"]["podIP"] == "127.77.255.1"
+    assert stored["status"]["podIP"] == loopback(25, 1)
     assert stored["status"]["startTime"]
 
 
 async def test_nothing_is_written_while_nothing_changes(
     start_pod: StartPod, kube: MemoryKubeClient, kubelet: Kubelet
 ) -> None:
-    pod = await start_pod(name="p", address="127.77.255.2", port=8000)
+    pod = await start_pod(name="p", address=loopback(25, 2), port=8000)
     await kubelet.add(pod.spec)
 
     async def ready() -> bool:
@@ -77,7 +78,7 @@ async def test_nothing_is_written_while_nothing_changes(
 async def test_a_removed_pod_has_no_object(
     start_pod: StartPod, kube: MemoryKubeClient, kubelet: Kubelet
 ) -> None:
-    spec = PodSpec(name="p", address="127.77.255.3")
+    spec = PodSpec(name="p", address=loopback(25, 3))
     await kubelet.add(spec)
     await kubelet.remove(spec)
 
@@ -88,7 +89,7 @@ async def test_a_removed_pod_has_no_object(
 async def test_a_pod_may_fail_some_probes_before_it_is_not_ready(
     start_pod: StartPod, kube: MemoryKubeClient, kubelet: Kubelet
 ) -> None:
-    pod = await start_pod(name="p", address="127.77.255.4", port=8000)
+    pod = await start_pod(name="p", address=loopback(25, 4), port=8000)
     named = LabPod(
         namespace="default",
         name="p",

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from rollouts.lab.loopback import loopback
 from rollouts.lab.processes import ChildProcess
 from rollouts.lab.testing.polling import eventually
 from rollouts.lab.vllm import LatencyProfile, PodSpec, pod_spec_from_json, pod_spec_to_json
@@ -72,7 +73,7 @@ def test_a_pod_specification_survives_the_way_to_a_child_process() -> None:
 
 
 async def test_pods_can_be_hosted_by_a_child_process(client: aiohttp.ClientSession, tmp_path: Path) -> None:
-    specs = [PodSpec(name=f"p{n}", address=f"127.77.254.{n}", adapters={"v1": "/v1"}) for n in (1, 2)]
+    specs = [PodSpec(name=f"p{n}", address=loopback(24, n), adapters={"v1": "/v1"}) for n in (1, 2)]
     pods = tmp_path / "pods.json"
     pods.write_text(json.dumps([pod_spec_to_json(spec) for spec in specs]))
     command = [sys.executable, "-m", "rollouts.lab.vllm", str(pods)]

@@ -1,0 +1,154 @@
+"""The observed share: what both arms' pods counted since the weight was applied, whenever one looks."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from rollouts.analysis.exposition import parse_exposition
+from rollouts.analysis.sources.base import Endpoint
+from rollouts.analysis.sources.pods import REQUEST_NAMES
+from rollouts.analysis.sources.scraper import PodScraper
+from rollouts.analysis.types import ArmRef
+from rollouts.api.parsing import parse_rollout
+from rollouts.controller.shares import ShareCounter
+from rollouts.engine.observation import ShareView
+from rollouts.lab.testing.clock import EPOCH, Timeline, VirtualClock
+from rollouts.lab.testing.faults.objects import CANARY, NAMESPACE, STABLE, rollout_object
+from rollouts.runtime.clock import Monotonic
+from rollouts.runtime.objects import ObjectKey
+
+KEY = ObjectKey(NAMESPACE, "mymodel")
+
+
+class Pods:
+    """Two arms of pods whose counters are what the test says, and a counter that looks at them."""
+
+    def __init__(self, *, per_arm: int = 1) -> None:
+        self.timeline = Timeline()
+        self.clock = VirtualClock(self.timeline)
+        self.scraper = PodScraper(self.clock)
+        self.per_arm = per_arm
+        self.counter = ShareCounter(self.scraper, self.endpoints, self.endpoints, self.clock)
+        self.step_started = 0
+
+    def endpoints(self, namespace: str, arm: ArmRef) -> list[Endpoint]:
+        return [Endpoint(pod=f"{arm.name}-{n}", ip=f"{arm.name}.{n}", port=8000) for n in range(self.per_arm)]
+
+    def scrape(self, *, stable: float, canary: float, pod: int = 0) -> None:
+        """One pod of each arm is sampled now."""
+        for arm, value in ((STABLE, stable), (CANARY, canary)):
+            (history,) = self.scraper.follow(
+                [Endpoint(pod=f"{arm}-{pod}", ip=f"{arm}.{pod}", port=8000)], REQUEST_NAMES, 24.0
+            )
+            page = f'vllm:request_success_total{{finished_reason="stop"}} {value}\n'
+            history.keep(Monotonic(self.timeline.now), parse_exposition(page.encode(), REQUEST_NAMES))
+
+    def silence(self) -> None:
+        """No pod answers."""
+        for arm in (STABLE, CANARY):
+            endpoints = self.endpoints(NAMESPACE, ArmRef(kind="InferencePool", group="", name=arm))
+            for history in self.scraper.follow(endpoints, REQUEST_NAMES, 24.0):
+                history.error = "no answer"
+
+    def view(self) -> ShareView | None:
+        revision = {"kind": "InferencePool", "group": "inference.networking.x-k8s.io", "hash": "1" * 64}
+        started = (EPOCH + timedelta(seconds=self.step_started)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        status: dict[str, Any] = {
+            "phase": "Progressing",
+            "stable": {**revision, "name": STABLE},
+            "canary": {**revision, "name": CANARY, "hash": "2" * 64},
+            "currentStep": 0,
+            "startedAt": started,
+            "stepStartedAt": started,
+            "weight": {"desired": 10, "applied": 10},
+        }
+        rollout = rollout_object([{"setWeight": 10}, {"pause": {}}]) | {"status": status}
+        return self.counter.view(KEY, parse_rollout(rollout))
+
+
+def test_it_counts_from_the_first_sample_of_the_weight_not_from_the_first_look() -> None:
+    """A Rollout is looked at every few seconds, its pods are sampled every second."""
+    pods = Pods()
+    assert pods.view() == ShareView(canary=0, stable=0, seconds=0.0)
+    for second in range(1, 6):
+        pods.timeline.advance(1)
+        pods.scrape(stable=100 + 9 * second, canary=second)
+
+    assert pods.view() == ShareView(canary=4, stable=36, seconds=4.0)
+
+
+def test_what_was_counted_before_the_weight_is_the_baseline() -> None:
+    pods = Pods()
+    pods.scrape(stable=1000, canary=500)
+    pods.timeline.advance(1)
+    pods.view()
+    pods.timeline.advance(1)
+    pods.scrape(stable=1010, canary=501)
+    pods.view()
+    pods.timeline.advance(1)
+    pods.scrape(stable=1019, canary=502)
+
+    assert pods.view() == ShareView(canary=1, stable=9, seconds=1.0)
+
+
+def test_no_request_is_counted_twice_however_often_one_looks() -> None:
+    pods = Pods()
+    pods.view()
+    for second in range(1, 40):
+        pods.timeline.advance(1)
+        pods.scrape(stable=9 * second, canary=second)
+        pods.view()
+        pods.view()
+
+    assert pods.view() == ShareView(canary=38, stable=342, seconds=38.0)
+
+
+def test_a_counter_that_falls_was_reset_between_two_looks() -> None:
+    pods = Pods()
+    pods.view()
+    for stable, canary in ((100, 10), (110, 11), (3, 1), (12, 2)):
+        pods.timeline.advance(1)
+        pods.scrape(stable=stable, canary=canary)
+
+    assert pods.view() == ShareView(canary=1 + 1 + 1, stable=10 + 3 + 9, seconds=3.0)
+
+
+def test_a_pod_that_comes_later_has_a_baseline_of_its_own() -> None:
+    pods = Pods(per_arm=2)
+    pods.view()
+    for second in range(1, 5):
+        pods.timeline.advance(1)
+        pods.scrape(stable=10 * second, canary=second)
+        if second > 2:
+            pods.scrape(stable=5000 + second, canary=700 + second, pod=1)
+
+    assert pods.view() == ShareView(canary=3 + 1, stable=30 + 1, seconds=3.0)
+
+
+def test_a_new_step_counts_anew() -> None:
+    pods = Pods()
+    pods.view()
+    for second in range(1, 4):
+        pods.timeline.advance(1)
+        pods.scrape(stable=9 * second, canary=second)
+    assert pods.view() == ShareView(canary=2, stable=18, seconds=2.0)
+
+    pods.step_started = 3
+    pods.view()
+    pods.timeline.advance(1)
+    pods.scrape(stable=40, canary=10)
+
+    assert pods.view() == ShareView(canary=7, stable=13, seconds=1.0)
+
+
+@pytest.mark.parametrize(("silent_for", "known"), [(1.0, True), (3.0, False)])
+def test_pods_that_do_not_answer_hold_nothing_up_for_long(silent_for: float, known: bool) -> None:
+    pods = Pods()
+    pods.view()
+    pods.silence()
+    pods.timeline.advance(silent_for)
+
+    assert (pods.view() is not None) is known
