@@ -130,29 +130,29 @@ class Performer:
         self._loader = loader
         self._on_traffic_write = on_traffic_write
 
-    async def perform(self, gathered: Gathered, plan: Plan, *, again: bool = True) -> None:
+    async def perform(self, gathered: Gathered, plan: Plan, *, heed: bool = True) -> None:
         """All actions, then the status, then Events. Raises KubeError and TrafficRefused.
 
-        ``again`` False: the stored status is no reason to plan again.
+        ``heed`` False: the traffic and the status that are stored are no reason to plan again.
         """
         events = [action for action in plan.actions if isinstance(action, EmitEvent)]
         for action in plan.actions:
             if not isinstance(action, EmitEvent):
-                events += await self._act(gathered, action)
+                events += await self._act(gathered, action, heed=heed)
         parsed = gathered.parsed
         if plan.status.hold in _OBEYS and plan.status.hold is not parsed.status.hold:
             await self._demand_fresh_traffic(gathered)
         if not parsed.deleting and (plan.status != parsed.status or parsed.unreadable_status):
-            await self._store_status(gathered, write_status(plan.status), tell=again)
+            await self._store_status(gathered, write_status(plan.status), heed=heed)
         for event in events:
             await self._events.emit(gathered.rollout, event)
 
-    async def _act(self, gathered: Gathered, action: Action) -> list[EmitEvent]:
+    async def _act(self, gathered: Gathered, action: Action, *, heed: bool) -> list[EmitEvent]:
         match action:
             case WriteTraffic():
-                return await self._write_traffic(gathered, action)
+                return await self._write_traffic(gathered, action, heed=heed)
             case SetFinalizer():
-                await self._set_finalizer(gathered, present=action.present)
+                await self._set_finalizer(gathered, present=action.present, heed=heed)
             case ReleaseTraffic():
                 await self._release(gathered, action)
             case CreateRun():
@@ -183,7 +183,9 @@ class Performer:
 
     # --- traffic ---
 
-    async def _write_traffic(self, gathered: Gathered, action: WriteTraffic) -> list[EmitEvent]:
+    async def _write_traffic(
+        self, gathered: Gathered, action: WriteTraffic, *, heed: bool
+    ) -> list[EmitEvent]:
         carrier = gathered.carrier
         assert carrier is not None
         raw = gathered.traffic_object if action.resource_version else None
@@ -193,13 +195,14 @@ class Performer:
         if write is None:
             return []
         await self._demand_fresh(gathered)
+        store, key = self._caches.by_resource()[carrier.resource], ObjectKey(carrier.namespace, carrier.name)
         try:
-            stored = await self._send(carrier, write)
+            with store.writing(key) as record:
+                record(await self._send(carrier, write), tell=heed)
         except Invalid as error:
             raise TrafficRefused(
                 "RouteInvalid", f"{carrier.rendered_from}: the API server refuses it: {error}"
             ) from None
-        self._caches.by_resource()[carrier.resource].record_write(stored)
         self._on_traffic_write(action)
         weight = format_weight(action.desired.weight)
         arm = action.desired.canary.name if action.desired.canary is not None else "the canary"
@@ -271,38 +274,32 @@ class Performer:
 
     # --- the Rollout itself ---
 
-    async def _set_finalizer(self, gathered: Gathered, *, present: bool) -> None:
+    async def _set_finalizer(self, gathered: Gathered, *, present: bool, heed: bool) -> None:
         meta = gathered.rollout["metadata"]
         others = [item for item in meta.get("finalizers") or [] if item != FINALIZER]
         wanted = [*others, FINALIZER] if present else others
         if wanted == (meta.get("finalizers") or []):
             return
         body = {"metadata": {"finalizers": wanted, "resourceVersion": meta["resourceVersion"]}}
-        stored = await self._client.patch(
-            kinds.ROLLOUT, gathered.parsed.namespace, gathered.parsed.name, body, kind=PatchKind.MERGE
-        )
-        self._took(gathered, stored)
+        await self._patch_rollout(gathered, body, "", heed=heed)
 
-    async def _store_status(self, gathered: Gathered, status: Object, *, tell: bool) -> None:
+    async def _store_status(self, gathered: Gathered, status: Object, *, heed: bool) -> None:
         meta = gathered.rollout["metadata"]
         patch = merge_patch(gathered.rollout.get("status") or {}, status)
         if not patch:
             return
         body = {"metadata": {"resourceVersion": meta["resourceVersion"]}, "status": patch}
-        stored = await self._client.patch(
-            kinds.ROLLOUT,
-            gathered.parsed.namespace,
-            gathered.parsed.name,
-            body,
-            kind=PatchKind.MERGE,
-            subresource="status",
-        )
-        self._took(gathered, stored, tell=tell)
+        await self._patch_rollout(gathered, body, "status", heed=heed)
 
-    def _took(self, gathered: Gathered, stored: Object, *, tell: bool = True) -> None:
-        """Go on from what the server stored, in this plan and in the cache."""
-        gathered.rollout["metadata"] = stored["metadata"]
-        self._caches.rollouts.record_write(stored, tell=tell)
+    async def _patch_rollout(self, gathered: Gathered, body: Object, subresource: str, *, heed: bool) -> None:
+        """Patch, and go on from what the server stored, in this plan and in the cache."""
+        key = ObjectKey(gathered.parsed.namespace, gathered.parsed.name)
+        with self._caches.rollouts.writing(key) as record:
+            stored = await self._client.patch(
+                kinds.ROLLOUT, *key, body, kind=PatchKind.MERGE, subresource=subresource
+            )
+            gathered.rollout["metadata"] = stored["metadata"]
+            record(stored, tell=heed)
 
     # --- runs and jobs ---
 

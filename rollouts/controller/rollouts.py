@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import structlog
 
@@ -11,7 +12,7 @@ from rollouts.controller.dialects import Dialects
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.observing import Gatherer
 from rollouts.controller.performing import Performer, TrafficRefused
-from rollouts.engine.actions import EmitEvent, Plan
+from rollouts.engine.actions import Action, EmitEvent, Plan, SetFinalizer, WriteReason, WriteTraffic
 from rollouts.engine.observation import Observation, Problem
 from rollouts.engine.planning import plan
 from rollouts.engine.types import AdapterTraffic, AdapterTrafficKind
@@ -22,6 +23,9 @@ from rollouts.runtime.objects import ObjectKey
 __all__ = ["RolloutReconciler"]
 
 _log = structlog.get_logger(__name__)
+
+GATEWAY_REPORT = timedelta(seconds=1)
+"""How long a gateway may take to report a new weight before its silence is shown; its report itself is seen at once."""
 
 _WHAT_IS_OBSERVED = ("stable", "canary", "attempt", "history")
 """Fields of the status that decide what is gathered: pools, routes' entries, runs."""
@@ -64,9 +68,9 @@ class RolloutReconciler:
         gathered = replace(gathered, rollout=dict(gathered.rollout))
         now = self._clock.now()
         decided = plan(gathered.observation, now)
-        rest = _rest(gathered.observation, decided, now)
+        following = _next(gathered.observation, decided, now)
         try:
-            await self._performer.perform(gathered, decided, again=rest is None)
+            await self._performer.perform(gathered, decided, heed=following.heed)
         except NotFound as gone:
             # Deleted while it was being planned: look again, the caches will have heard of it by then.
             raise Conflict(f"planned on an object that is gone: {gone}") from None
@@ -77,8 +81,7 @@ class RolloutReconciler:
             if isinstance(action, EmitEvent) and action.reason == "WeightRestored":
                 self._metrics.foreign_writes.labels(key.namespace, key.name).inc()
         self._metrics.show(key.namespace, key.name, decided.status)
-        wait = (rest or decided).requeue_after
-        return None if wait is None else wait.total_seconds()
+        return None if following.wait is None else following.wait.total_seconds()
 
     async def _show_refusal(
         self, known: tuple[Problem, ...], key: ObjectKey, refusal: TrafficRefused
@@ -99,17 +102,32 @@ class RolloutReconciler:
             _log.info("refusal_not_shown", namespace=key.namespace, rollout=key.name, reason="it is gone")
 
 
-def _rest(observation: Observation, decided: Plan, now: datetime) -> Plan | None:
-    """The plan after this one, when that has nothing to do; None where only a new look can tell.
+class _Next(NamedTuple):
+    """When to plan again: when what was stored is heard of (``heed``), a change comes, or ``wait`` is over."""
 
-    A status that was just written is otherwise gathered and planned on once more, for nothing: half of all plans.
-    Only where the plan touched nothing but the status, and the status still speaks of the same versions: then all
-    that was observed holds for the next plan, too.
-    """
-    before, after = observation.status, decided.status
+    heed: bool
+    wait: timedelta | None
+
+
+def _next(observation: Observation, decided: Plan, now: datetime) -> _Next:
+    """To heed our own writes is always right, and mostly for nothing: half of all plans would find nothing to do."""
+    before, after, heeded = observation.status, decided.status, _Next(True, decided.requeue_after)
+    if _awaits_gateway(decided.actions):
+        return _Next(False, min(GATEWAY_REPORT, decided.requeue_after or GATEWAY_REPORT))
     if before == after or not all(isinstance(action, EmitEvent) for action in decided.actions):
-        return None
+        return heeded
     if any(getattr(before, name) != getattr(after, name) for name in _WHAT_IS_OBSERVED):
-        return None
+        return heeded
+    # Nothing but the status was touched, and it still speaks of the same versions: what was observed still holds.
     following = plan(replace(observation, status=after), now)
-    return following if not following.actions and following.status == after else None
+    if following.actions or following.status != after:
+        return heeded
+    return _Next(False, following.requeue_after)
+
+
+def _awaits_gateway(actions: tuple[Action, ...]) -> bool:
+    """Whether the next word is the gateway's: a step's weight was written, and what guards it."""
+    written = [action for action in actions if not isinstance(action, EmitEvent | SetFinalizer)]
+    return bool(written) and all(
+        isinstance(action, WriteTraffic) and action.reason is WriteReason.STEP for action in written
+    )

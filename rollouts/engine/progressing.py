@@ -264,11 +264,17 @@ def _waiting_for_traffic(draft: Draft) -> None:
         draft.move(Phase.PROGRESSING, _resumed(draft), "CanaryNotReady", message)
         return
     problem = draft.traffic_problem or draft.target_problem
-    weight = format_weight(step_weight(draft.status, draft.spec))
     if problem is not None:
         draft.move(Phase.PROGRESSING, _resumed(draft), problem[0], f"{draft.where()}: {problem[1]}")
     else:
-        draft.move(Phase.PROGRESSING, _resumed(draft), "SettingWeight", f"{draft.where()}: writing {weight}")
+        _putting_in_force(draft)
+
+
+def _putting_in_force(draft: Draft) -> None:
+    """From the intent to the first count of requests: one thing to a person, and one write of the status."""
+    weight = format_weight(step_weight(draft.status, draft.spec))
+    message = f"{draft.where()}: putting {weight} in force and counting requests"
+    draft.move(Phase.PROGRESSING, _resumed(draft), "SettingWeight", message)
 
 
 def _resumed(draft: Draft) -> Trigger:
@@ -318,8 +324,7 @@ def _in_force(draft: Draft) -> bool:
     if share is not None and share.seconds < MIN_WINDOW:
         first_sample = timedelta(0) if share.seconds else _SAMPLING
         draft.wake(timedelta(seconds=MIN_WINDOW - share.seconds) + first_sample)
-        message = f"{draft.where()}: {format_weight(weight)} set, counting requests"
-        draft.move(Phase.PROGRESSING, _resumed(draft), "ObservingShare", message)
+        _putting_in_force(draft)
         return False
     _observe(draft)
     if refutes(share, weight):

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, ValuesView
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -36,11 +37,20 @@ from rollouts.runtime.objects import (
     version_of,
 )
 
-__all__ = ["IndexFunction", "IndexSubscriber", "Replacement", "Store", "Subscriber"]
+__all__ = ["IndexFunction", "IndexSubscriber", "RecordWrite", "Replacement", "Store", "Subscriber"]
 
 IndexFunction = Callable[[Object], Iterable[Hashable]]
 Subscriber = Callable[[ObjectKey], None]
 IndexSubscriber = Callable[[Hashable], None]
+
+
+class RecordWrite(Protocol):
+    """Takes the answer to a write; ``tell`` False: the subscribers have nothing to do about it."""
+
+    def __call__(self, obj: Object, *, tell: bool = True) -> None:
+        """See ``Store.writing``."""
+        ...
+
 
 # Deleted UIDs are remembered to recognise events that arrive after the delete. They can only be as late as
 # one of our own requests or a replayed watch, so a few thousand are plenty (and 200 kB).
@@ -108,6 +118,7 @@ class Store:
         self._subscribers: list[Subscriber] = []
         self._tombstones: OrderedDict[str, None] = OrderedDict()
         self._changed: dict[ObjectKey, None] = {}
+        self._held: dict[ObjectKey, bool] = {}  # being written by us -> whether there is something to tell
 
     # Reading
 
@@ -162,11 +173,32 @@ class Store:
         self._put(key, obj)
         return self._notify() > 0
 
-    def record_write(self, obj: Object, *, tell: bool = True) -> bool:
+    @contextmanager
+    def writing(self, key: ObjectKey) -> Iterator[RecordWrite]:
+        """Around a write of ours of ``key``: call the result with the server's answer, as ``record_write``.
+
+        ``tell`` False there: the subscribers hear nothing of this write, neither from the answer nor from its echo
+        on the watch, which may come before the answer; of what others wrote meanwhile they do. Until the write is
+        over, or failed, nothing is told of this key.
+        """
+        self._held.setdefault(key, False)
+
+        def record(obj: Object, *, tell: bool = True) -> None:
+            self.record_write(obj)
+            present = self._objects.get(key)
+            if not tell and present is not None and not self._differs(obj, present):
+                self._held[key] = False
+
+        try:
+            yield record
+        finally:
+            if self._held.pop(key, False):
+                self._tell(key)
+
+    def record_write(self, obj: Object) -> bool:
         """Take the answer to one of our own writes, so that the next plan sees it before the watch does.
 
-        Ignored when the object was deleted, or written by someone else, since. ``tell`` False: the subscribers
-        are not told; the writer knows that the write gives them nothing to do.
+        Ignored when the object was deleted, or written by someone else, since.
         Answers whether anything changed.
         """
         key = self._admissible_key(obj)
@@ -176,7 +208,7 @@ class Store:
         if stored is not None and not self._supersedes(obj, stored):
             return False
         self._put(key, obj)
-        return self._notify(tell=tell) > 0
+        return self._notify() > 0
 
     def remove(self, obj: Object) -> bool:
         """Take a deleted object from the watch. Answers whether anything changed."""
@@ -273,15 +305,21 @@ class Store:
         for index in self._indexes.values():
             index.file(key, None)
 
-    def _notify(self, *, tell: bool = True) -> int:
+    def _tell(self, key: ObjectKey) -> None:
+        for subscriber in self._subscribers:
+            _call(subscriber, key)
+
+    def _notify(self) -> int:
         """Tell the subscribers, once the store is whole again; answers the number of changed keys."""
         changed, self._changed = self._changed, {}
-        for key in changed if tell else ():
-            for subscriber in self._subscribers:
-                _call(subscriber, key)
+        for key in changed:
+            if key in self._held:
+                self._held[key] = True
+            else:
+                self._tell(key)
         for index in self._indexes.values():
             touched, index.touched = index.touched, {}
-            for value in touched if tell else ():
+            for value in touched:
                 for index_subscriber in index.subscribers:
                     _call(index_subscriber, value)
         return len(changed)

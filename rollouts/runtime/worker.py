@@ -156,10 +156,8 @@ class WorkerPool(Generic[K]):
         if requeue is not None and not math.isfinite(requeue):
             raise ValueError(f"reconcile asked to be called again in {requeue} seconds")
         self._queue.forget(key)
-        if requeue is None:
-            return Outcome.DONE
-        self._queue.add_after(key, requeue)
-        return Outcome.REQUEUED
+        self._queue.set_due(key, requeue)
+        return Outcome.DONE if requeue is None else Outcome.REQUEUED
 
     def _retry_later(self, key: K, error: BaseException, *, at_least: float = 0.0) -> None:
         seconds = self._queue.add_failed(key, self._config.retry, at_least=at_least)

@@ -3,7 +3,8 @@
 - A key is in the queue at most once, however often it is added.
 - A key is never handed to two workers: added while it runs, it is queued again when it is done.
 - First in, first out: a hot key goes to the tail each time, so it delays the others by one turn at most.
-- ``add_after`` keeps the earliest time per key; a failed key comes back after its own back-off.
+- ``add_after`` keeps the earliest time per key; a failed key comes back after its own back-off. Unlike there,
+  ``set_due`` replaces that time: a reconcile that answers "in an hour" knows better than the one before it.
 
 ``QueueMachine`` is the pure part (``now`` is an argument); ``WorkQueue`` adds waiting, and nothing else.
 """
@@ -101,6 +102,11 @@ class QueueMachine(Generic[K]):
             self._heap = [entry for entry in self._heap if self._due.get(entry[2]) == entry[0]]
             heapq.heapify(self._heap)
         return True
+
+    def set_due(self, key: K, seconds: float | None, now: Monotonic) -> bool:
+        """Queue ``key`` in ``seconds``, whatever was planned for it before; None: when it is added."""
+        self._due.pop(key, None)
+        return seconds is None or self.add_after(key, seconds, now)
 
     def add_failed(self, key: K, policy: BackoffPolicy, now: Monotonic, *, at_least: float = 0.0) -> float:
         """Count a failure of ``key`` and queue it after its back-off; answers the seconds."""
@@ -216,6 +222,14 @@ class WorkQueue(Generic[K]):
         """Queue ``key`` in ``seconds``; the earliest of several such calls wins."""
         self._admit(key, seconds)
 
+    def set_due(self, key: K, seconds: float | None) -> None:
+        """Queue ``key`` in ``seconds`` and not earlier, unless it is added; None takes back what was planned.
+
+        For a worker that has just looked: what it asks for now is newer than all it asked for before.
+        """
+        if not self._closed:
+            self._admitted(key, self._machine.set_due(key, seconds, self._clock.monotonic()))
+
     def add_failed(self, key: K, policy: BackoffPolicy, *, at_least: float = 0.0) -> float:
         """Queue a failed ``key`` after its back-off, in ``at_least`` seconds or more; answers the delay."""
         if self._closed:
@@ -285,9 +299,11 @@ class WorkQueue(Generic[K]):
         return self._machine.stats(self._clock.monotonic())
 
     def _admit(self, key: K, seconds: float) -> None:
-        if self._closed:
-            return
-        if not self._machine.add_after(key, seconds, self._clock.monotonic()):
+        if not self._closed:
+            self._admitted(key, self._machine.add_after(key, seconds, self._clock.monotonic()))
+
+    def _admitted(self, key: K, admitted: bool) -> None:
+        if not admitted:
             _log.error("queue_full", key=str(key), hint="keys are dropped until the backlog shrinks")
         self._wake()
 

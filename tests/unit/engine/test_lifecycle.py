@@ -324,7 +324,7 @@ def test_a_share_that_was_counted_for_too_short_a_time_is_not_looked_at():
     world = World(spec=spec(weight(10), pause()), share=ShareView(canary=0, stable=9, seconds=1))
     world.settle()
 
-    assert (world.status.current_step, world.status.reason) == (0, "ObservingShare")
+    assert (world.status.current_step, world.status.reason) == (0, "SettingWeight")
 
 
 def test_a_timed_pause_ends_by_itself_and_not_earlier():

@@ -392,3 +392,77 @@ def test_ten_thousand_objects_are_cheap(report: Callable[[str], None]) -> None:
     assert found == 10_000
     assert used < 45_000_000, f"{used / 1e6:.0f} MB"
     assert seconds < 0.5
+
+
+ECHO, ANSWER, OTHER = make(rv="5"), make(rv="5"), make(rv="6")
+
+
+@pytest.mark.parametrize(
+    ("seen_before", "seen_after", "tell", "told"),
+    [
+        ([], [ECHO], True, 1),
+        ([ANSWER, ANSWER], [ECHO], True, 1),
+        ([], [ECHO], False, 0),
+        ([ECHO], [], True, 1),
+        ([ECHO], [], False, 0),
+        ([make(rv="4")], [ECHO], False, 0),
+        ([OTHER], [], False, 1),
+        ([ECHO, OTHER], [], False, 1),
+        ([], [OTHER], False, 1),
+        ([make("b", uid="u9", rv="7")], [], False, 1),
+    ],
+    ids=[
+        "the answer, then its echo",
+        "the echo twice",
+        "the same, and nobody needs to know",
+        "the echo first",
+        "the echo first, and nobody needs to know",
+        "what the write was put on top of",
+        "somebody's later write before the answer",
+        "the echo and somebody's later write",
+        "somebody's later write after the answer",
+        "another object",
+    ],
+)
+def test_of_a_write_of_ours_the_subscribers_hear_what_there_is_to_do(
+    store: Store, heard: list[str], seen_before: list[Any], seen_after: list[Any], tell: bool, told: int
+) -> None:
+    store.apply(make(rv="3"))
+    heard.clear()
+    with store.writing(KEY) as record:
+        for obj in seen_before:
+            store.apply(obj)
+        record(ANSWER, tell=tell)
+    for obj in seen_after:
+        store.apply(obj)
+
+    assert len(heard) == told
+    assert rv_of(store) == max("5", *(rv for obj in (*seen_before, *seen_after) if (rv := rv_of_a(obj))))
+
+
+def rv_of_a(obj: Any) -> str:
+    return str(obj["metadata"]["resourceVersion"]) if obj["metadata"]["name"] == "a" else ""
+
+
+def test_a_write_that_changed_nothing_is_not_told(store: Store, heard: list[str]) -> None:
+    store.apply(make(rv="5"))
+    heard.clear()
+    with store.writing(KEY) as record:
+        record(ANSWER)
+
+    assert heard == []
+
+
+def test_a_write_that_failed_hides_nothing(store: Store, heard: list[str]) -> None:
+    store.apply(make(rv="3"))
+    heard.clear()
+
+    def failing() -> None:
+        with store.writing(KEY):
+            store.apply(make(rv="5"))
+            assert heard == []
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        failing()
+    assert heard == ["ns/a"]

@@ -291,3 +291,29 @@ async def test_a_thousand_keys_are_cheap(
 
     report(f"1,000 keys: {seconds / 20_000 * 1e6:.1f} us per key and turn")
     assert seconds < 2
+
+
+@pytest.mark.parametrize(
+    ("earlier", "newest", "comes"),
+    [(5.0, 60.0, 60.0), (60.0, 5.0, 5.0), (5.0, None, None), (5.0, 5.0, 5.0), (None, 7.0, 7.0)],
+    ids=["later", "earlier", "taken back", "the same", "the first"],
+)
+def test_what_a_worker_asks_for_replaces_what_it_asked_for_before(
+    machine: QueueMachine[str], earlier: float | None, newest: float | None, comes: float | None
+) -> None:
+    machine.set_due("a", earlier, at(0))
+    machine.set_due("a", newest, at(0))
+
+    assert machine.next_due() == comes
+    if comes is not None:
+        assert machine.take(at(comes - 0.1)) is None
+        assert machine.take(at(comes)) == "a"
+        machine.done("a")
+    assert machine.take(at(1000)) is None
+
+
+def test_what_was_added_is_not_taken_back(machine: QueueMachine[str]) -> None:
+    machine.add("a", at(0))
+    machine.set_due("a", None, at(0))
+
+    assert machine.take(at(0)) == "a"
