@@ -17,7 +17,7 @@ from rollouts.analysis.logical import Wanted, wanted_of
 from rollouts.analysis.recording import exclusion_line, header_line, mark_line, sample_line
 from rollouts.analysis.sources.base import Place, Source, SourceError
 from rollouts.analysis.sources.scraper import PodScraper
-from rollouts.analysis.types import ArmRef
+from rollouts.analysis.types import ArmRef, RunSpec
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.api.runs import parse_run
 from rollouts.api.scalars import parse_duration
@@ -53,6 +53,7 @@ def _duration(_: click.Context, parameter: click.Parameter, text: str | None) ->
 @click.option("--interval", default="30s", show_default=True, callback=_duration, help="Between two scrapes.")
 @click.option("--duration", default="1h", show_default=True, callback=_duration, help="At most this long.")
 @click.option("--since", callback=_duration, help="The past instead: from this long ago, from --source.")
+@click.option("--until", callback=_duration, help="End of the past, this long ago; now, unless said.")
 @click.option(
     "--source", metavar="NAME=URL", help="A Prometheus-compatible server; without it the pods themselves."
 )
@@ -65,15 +66,20 @@ def record(
     interval: timedelta,
     duration: timedelta,
     since: timedelta | None,
+    until: timedelta | None,
     source: str | None,
 ) -> None:
     """Record NAME's raw counters for `rollouts backtest`: until its end, --duration or Ctrl-C.
 
-    t = 0 is the start of the attempt; what was before it is history. The past comes from the pods of today: what
-    Prometheus knows of pods that are gone is not looked for.
+    t = 0 is the start of the attempt; what was before it is history. Of the past, the newest AnalysisRun with
+    comparisons tells arms, steps and exclusions, also when its attempt is over; without one, only the present
+    step is known. The past comes from the pods of today: what Prometheus knows of pods that are gone is not
+    looked for.
     """
     if since is not None and source is None:
         raise click.UsageError("--since reads the past: name a Prometheus with --source default=URL")
+    if until is not None and (since is None or until >= since):
+        raise click.UsageError("--until ends the past that --since begins: it has to be shorter ago")
     if interval < timedelta(seconds=1) or (since or duration) / interval > _MOST_SCRAPES:
         raise click.UsageError(f"at most {_MOST_SCRAPES} scrapes, one second apart: take a longer --interval")
     try:
@@ -91,7 +97,8 @@ def record(
             recorder = _Recorder(caches, sources, next(iter(configured), "pods"), ObjectKey(where, name))
             try:
                 if since is not None:
-                    await recorder.past(datetime.now(UTC), since, interval)
+                    now = datetime.now(UTC)
+                    await recorder.past(now - since, now - (until or timedelta(0)), interval)
                 else:
                     await recorder.live(clock, interval, duration)
             finally:
@@ -171,6 +178,12 @@ def _everything() -> Wanted:
     return wanted_of(EvidenceSpec(metrics=metrics))
 
 
+def _arms_of(run: RunSpec, at: datetime) -> list[tuple[Arm, ArmRef]]:
+    """Before the first weight everything is stable."""
+    arms = [(Arm.STABLE, run.stable), (Arm.CANARY, run.canary if at >= run.marks[0].at else None)]
+    return [(arm, ref) for arm, ref in arms if ref is not None]
+
+
 class _Recorder:
     def __init__(self, caches: Caches, sources: dict[str, Source], source: str, key: ObjectKey) -> None:
         self.tape = _Tape()
@@ -188,7 +201,9 @@ class _Recorder:
                 parsed = self._rollout()
                 if parsed is None:
                     return
-                await self._scrape(parsed, datetime.now(UTC))
+                now = datetime.now(UTC)
+                self._note(parsed.status, now)
+                await self._scrape(self._refs(parsed, now), now)
                 running |= parsed.status.canary is not None
                 over = running and parsed.status.phase in _OVER
                 if over or clock.monotonic() + interval.total_seconds() > end:
@@ -199,24 +214,45 @@ class _Recorder:
         finally:
             self._gaps()
 
-    async def past(self, now: datetime, since: timedelta, interval: timedelta) -> None:
+    async def past(self, start: datetime, end: datetime, interval: timedelta) -> None:
         """Ask for every moment of the past in turn."""
-        parsed = self._rollout()
-        at = now - since
-        while parsed is not None and at <= now:
-            await self._scrape(parsed, at)
+        parsed, run = self._rollout(), self._last_run()
+        if parsed is None:
+            return
+        at = start
+        while at <= end:
+            if run is None:
+                self._note(parsed.status, at)
+            await self._scrape(self._refs(parsed, at) if run is None else _arms_of(run, at), at)
             at += interval
-        self._gaps()
+        if run is None:
+            self._gaps()
+            return
+        self.tape.started = run.marks[0].at.timestamp()
+        for mark in run.marks:
+            if mark.at <= end:
+                self.tape.marks.append(Mark(at=mark.at.timestamp(), step=mark.step, weight=mark.weight))
+        self._exclude(run)
+
+    def _last_run(self) -> RunSpec | None:
+        """The evidence of the newest attempt that compared anything."""
+        runs = sorted(
+            self._caches.runs.by_index("owner", (self._key.namespace, self._key.name)),
+            key=lambda run: str(run["metadata"].get("creationTimestamp", "")),
+        )
+        specs = [spec for run in runs if (spec := parse_run(run).spec) is not None]
+        return next((spec for spec in reversed(specs) if spec.comparisons and spec.marks), None)
 
     def _rollout(self) -> ParsedRollout | None:
         obj = self._caches.rollouts.get(self._key)
         return None if obj is None else parse_rollout(obj)
 
-    async def _scrape(self, parsed: ParsedRollout, at: datetime) -> None:
-        self._note(parsed.status, at)
+    def _refs(self, parsed: ParsedRollout, at: datetime) -> list[tuple[Arm, ArmRef]]:
+        return [(arm, self._ref(parsed, identity)) for arm, identity in self._arms(parsed.status, at)]
+
+    async def _scrape(self, arms: list[tuple[Arm, ArmRef]], at: datetime) -> None:
         self.tape.scrapes += 1
-        for arm, identity in self._arms(parsed.status, at):
-            ref = self._ref(parsed, identity)
+        for arm, ref in arms:
             source = (
                 self._sources["picker"]
                 if ref.pool and self._source == "pods"
@@ -278,5 +314,9 @@ class _Recorder:
             ObjectKey(self._key.namespace, background_run(parsed.name, parsed.status))
         )
         spec = parse_run(run).spec if run is not None else None
-        for start, end in spec.exclude if spec is not None else ():
+        if spec is not None:
+            self._exclude(spec)
+
+    def _exclude(self, spec: RunSpec) -> None:
+        for start, end in spec.exclude:
             self.tape.exclusions.append(Exclusion(start=start.timestamp(), end=end.timestamp()))

@@ -6,13 +6,16 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from click.testing import CliRunner
 
 from rollouts.api.crds import all_crds
+from rollouts.api.scalars import format_time
 from rollouts.cli.main import main
 from rollouts.controller import kinds
 from rollouts.kube.client import PatchKind
@@ -162,3 +165,112 @@ def test_wrong_usage_is_told(stage: Stage, arguments, code, words) -> None:
     result = invoke(stage, *arguments)
     assert result.exit_code == code
     assert words in result.output
+
+
+class Past:
+    """A Prometheus that remembers a request counter of each pod: one request a second since 1970."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[float, str]] = []
+        self._runner: web.AppRunner | None = None
+        self.url = ""
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_route("*", "/api/v1/query", self._answer)
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def stop(self) -> None:
+        assert self._runner is not None
+        await self._runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        asked = {**request.query, **await request.post()}
+        at, query = float(str(asked["time"])), str(asked["query"])
+        pods = [pod for pod in ("v1-0", "v2-0") if pod in query]
+        self.asked += [(at, pod) for pod in pods]
+        labels = {"__name__": "vllm:request_success_total", "finished_reason": "stop"}
+        result = [{"metric": {**labels, "pod": pod}, "value": [at, str(round(at))]} for pod in pods]
+        return web.json_response({"status": "success", "data": {"resultType": "vector", "result": result}})
+
+
+def evidence_of_an_attempt_that_is_over(stage: Stage, begun: datetime) -> None:
+    """Its run has two weights and a polluted minute; the Rollout is at rest on the new version."""
+    pool = {"kind": "InferencePool", "group": GROUP}
+    run = {
+        "apiVersion": kinds.ANALYSIS_RUN.api_version,
+        "kind": "AnalysisRun",
+        "metadata": {
+            "name": "demo-22222222-1",
+            "namespace": "default",
+            "ownerReferences": [
+                {
+                    "apiVersion": kinds.ROLLOUT.api_version,
+                    "kind": "Rollout",
+                    "name": "demo",
+                    "uid": "u",
+                    "controller": True,
+                }
+            ],
+        },
+        "spec": {
+            "rollout": "demo",
+            "attempt": 1,
+            "stable": {**pool, "name": "v1"},
+            "canary": {**pool, "name": "v2"},
+            "metrics": [],
+            "comparisons": [{"name": "errors", "source": "default", "compare": {"preset": "error-rate"}}],
+            "marks": [
+                {"at": format_time(begun), "step": 0, "weight": 10},
+                {"at": format_time(begun + timedelta(minutes=4)), "step": 2, "weight": 50},
+            ],
+            "exclude": [
+                {
+                    "from": format_time(begun + timedelta(minutes=1)),
+                    "to": format_time(begun + timedelta(minutes=2)),
+                }
+            ],
+        },
+    }
+    stage.api.create(kinds.ANALYSIS_RUN, "default", run, manager="test")
+    healthy = {"phase": "Healthy", "canary": None, "weight": None, "startedAt": None, "stepStartedAt": None}
+    stage.status(
+        kinds.ROLLOUT, "demo", {**healthy, "stable": {**STATUS["stable"], "name": "v2", "hash": "2" * 64}}
+    )
+
+
+def test_an_attempt_that_is_over_is_recorded_with_every_step(stage: Stage, tmp_path: Path) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    evidence_of_an_attempt_that_is_over(stage, now - timedelta(minutes=20))
+    past, file = Past(), tmp_path / "past.jsonl"
+    stage.run(past.start())
+    try:
+        source = ["--source", f"default={past.url}", "--interval", "60s", "--since", "25m", "--until", "10m"]
+        result = invoke(stage, "demo", "-f", str(file), *source)
+    finally:
+        stage.run(past.stop())
+    assert result.exit_code == 0, result.output
+
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    steps = [line for line in lines if line.get("event") == "step"]
+    assert [(line["t"], line["step"], line["weight"]) for line in steps] == [(0, 0, 10), (240, 2, 50)]
+    excluded = [(line["from"], line["to"]) for line in lines if line.get("event") == "exclude"]
+    assert excluded == [(60, 120)]
+    samples = [line for line in lines if "arm" in line]
+    assert {(line["arm"], line["pod"]) for line in samples} == {("stable", "v1-0"), ("canary", "v2-0")}
+    assert {line["arm"] for line in samples if line["t"] < 0} == {"stable"}
+    times = sorted({line["t"] for line in samples})
+    assert (len(times), 600 <= times[-1] < 660) == (16, True)
+    assert all(now.timestamp() - at >= 599 for at, _ in past.asked)
+
+
+@pytest.mark.parametrize("arguments", [["--until", "1h"], ["--since", "1h", "--until", "2h"]])
+def test_an_end_of_the_past_needs_a_beginning_before_it(stage: Stage, arguments: list[str]) -> None:
+    result = invoke(stage, "demo", "-f", "x.jsonl", "--source", "default=http://127.0.0.1:9", *arguments)
+
+    assert result.exit_code == 2
+    assert "--until ends the past" in result.output
