@@ -78,6 +78,7 @@ PICKER = Dialect(
         "ttft": _names("inference_picker_ttft_seconds"),
         "time_per_output_token": _names("inference_picker_time_per_output_token_seconds"),
         "e2e": _names("inference_picker_e2e_seconds"),
+        "prompt_tokens": _names("inference_picker_prompt_tokens"),
     }
 )
 """What our endpoint picker measured: answers with a code only, the others are load."""

@@ -99,6 +99,8 @@ _E2E = (
     240,
     480,
 )
+_TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000)
+"""Of prompts; as in vLLM (vllm:request_prompt_tokens)."""
 
 
 class _Shares(Collector):
@@ -148,6 +150,9 @@ class PickerMetrics:
         self._ttft = self._histogram("ttft_seconds", "Dispatch to the first event of a stream", _TTFT)
         self._per_token = self._histogram("time_per_output_token_seconds", "Streams only", _PER_TOKEN)
         self._e2e = self._histogram("e2e_seconds", "Dispatch to the end of the response", _E2E)
+        self._prompt = self._histogram(
+            "prompt_tokens", "Tokens of the prompt, where the answer says", _TOKENS
+        )
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = _LABELS) -> Counter:
         return Counter(f"inference_picker_{name}", text, labels, registry=self.registry)
@@ -196,6 +201,7 @@ class PickerMetrics:
             (self._ttft, measurement.ttft),
             (self._per_token, measurement.time_per_output_token),
             (self._e2e, measurement.e2e),
+            (self._prompt, measurement.prompt_tokens or None),
         ):
             if value is not None:
                 self._child(histogram, labels).observe(value)

@@ -106,3 +106,14 @@ def test_a_picker_counts_measured_answers_only():
     )
     sample = read(page, CountSeries(errors="errors", of="requests"), PICKER)
     assert sample.counters == {"errors": 3, "requests": 40}  # type: ignore[attr-defined]
+
+
+def test_prompts_of_two_adapters_are_compared_by_what_the_picker_saw():
+    """vLLM's own histogram of prompts never carries the adapter."""
+    page = (
+        "# HELP x y\n# TYPE inference_picker_prompt_tokens histogram\n"
+        'inference_picker_prompt_tokens_bucket{le="100.0"} 3\ninference_picker_prompt_tokens_bucket{le="+Inf"} 4\n'
+        "inference_picker_prompt_tokens_count 4\ninference_picker_prompt_tokens_sum 700\n"
+    )
+    sample = read(page, CountSeries(errors="errors", of="requests"), PICKER)
+    assert sample.histograms["prompt_tokens"].cumulative == (3.0, 4.0)  # type: ignore[attr-defined]

@@ -159,6 +159,8 @@ def test_every_figure_of_a_measured_request(objects: Any) -> None:
     assert sample(metrics, "time_per_output_token_seconds_sum", **labels) == 4 / 3
     assert sample(metrics, "tokens_total", **labels, kind="prompt") == 7
     assert sample(metrics, "tokens_total", **labels, kind="completion") == 5
+    assert sample(metrics, "prompt_tokens_count", **labels) == 1
+    assert sample(metrics, "prompt_tokens_sum", **labels) == 7
 
 
 def test_configured_weight_stands_beside_observed_share(objects: Any) -> None:
