@@ -17,10 +17,14 @@ __all__ = ["PRESETS", "REQUESTS", "Preset", "Selector", "natural_stat", "series_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selector:
-    """A series name and the label values that count; ``any_of`` maps a label to its accepted values."""
+    """A series name and the label values that count.
+
+    ``any_of`` maps a label to the values that do, ``none_of`` to those that do not.
+    """
 
     name: str
     any_of: Mapping[str, tuple[str, ...]] | None = None
+    none_of: Mapping[str, tuple[str, ...]] | None = None
     prefix: tuple[str, str] | None = None
     """(label, prefix): the label's value begins with it."""
     present: str = ""
@@ -31,6 +35,8 @@ class Selector:
         if self.prefix is not None and not labels.get(self.prefix[0], "").startswith(self.prefix[1]):
             return False
         if self.present and not labels.get(self.present):
+            return False
+        if any(labels.get(key) in values for key, values in (self.none_of or {}).items()):
             return False
         return all(labels.get(key) in values for key, values in (self.any_of or {}).items())
 
@@ -49,10 +55,22 @@ def _names(*names: str) -> tuple[tuple[Selector, ...], ...]:
     return tuple((Selector(name=name),) for name in names)
 
 
-_V1 = ("handler", "/v1/")
+_NO_CLIENTS = {
+    "method": ("GET", "HEAD", "OPTIONS"),
+    "handler": ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
+}
+"""What endpoint pickers, probes and we ask of each pod evenly: counted, it would be half of an idle canary's load."""
+
+
+def _http(**any_of: tuple[str, ...]) -> Selector:
+    """Requests of clients in the HTTP layer of a vLLM pod."""
+    return Selector(
+        name="http_requests_total", any_of=any_of, none_of=_NO_CLIENTS, prefix=("handler", "/v1/")
+    )
+
 
 REQUESTS = (
-    (Selector(name="http_requests_total", prefix=_V1),),
+    (_http(),),
     (Selector(name="vllm:request_success_total"),),
     (Selector(name="sglang:num_requests_total"),),
 )
@@ -91,7 +109,7 @@ PRESETS: dict[str, Preset] = {
     "error-rate": Preset(
         kind=MeasureKind.COUNTER,
         alternatives=(
-            (Selector(name="http_requests_total", any_of={"status": ("5xx",)}, prefix=_V1),),
+            (_http(status=("5xx",)),),
             (Selector(name="sglang:num_aborted_requests_total"),),
         ),
         of=REQUESTS,

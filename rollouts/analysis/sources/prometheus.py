@@ -275,6 +275,8 @@ def _matcher(selector: Selector, endpoints: list[Endpoint], label: str) -> str:
     parts = [f'{label}=~"{_escape("|".join(_quote_regex(value) for value in values))}"']
     for key, accepted in (selector.any_of or {}).items():
         parts.append(f'{key}=~"{_escape("|".join(_quote_regex(value) for value in accepted))}"')
+    for key, refused in (selector.none_of or {}).items():
+        parts.append(f'{key}!~"{_escape("|".join(_quote_regex(value) for value in refused))}"')
     if selector.prefix is not None:
         parts.append(f'{selector.prefix[0]}=~"{_escape(_quote_regex(selector.prefix[1]))}.*"')
     return "{" + ",".join(parts) + "}"

@@ -242,6 +242,14 @@ def test_pod_names_are_quoted_in_the_queries_of_measures():
     assert text == 'histogram_quantile(0.95, sum by (le) (increase(ttft_bucket{pod=~"a\\"b\\\\.c"}[120s])))'
 
 
+def test_the_load_in_promql_is_that_of_clients_too():
+    measure = MeasureSpec(kind=MeasureKind.PRESET, name="requests", window=timedelta(minutes=1))
+    text = measure_query(measure, [Endpoint(pod="p", ip="10.0.0.1", port=8000)], "pod")
+
+    assert 'method!~"GET|HEAD|OPTIONS",handler!~"/v1/load_lora_adapter|/v1/unload_lora_adapter"' in text
+    assert 'handler=~"/v1/.*"' in text
+
+
 # --- pages of pods ---------------------------------------------------------------------------------
 
 

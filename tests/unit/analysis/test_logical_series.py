@@ -76,9 +76,19 @@ def test_gauges_by_whichever_name_the_pod_exposes(case):
 OK = 'http_requests_total{handler="/v1/completions",status="2xx"} 90\n'
 BAD = 'http_requests_total{handler="/v1/completions",status="5xx"} 7\n'
 OTHER = 'http_requests_total{handler="/metrics",status="5xx"} 500\n'
+POLLS = """http_requests_total{handler="/v1/models",method="GET",status="2xx"} 4000
+http_requests_total{handler="/v1/models",method="GET",status="5xx"} 3
+http_requests_total{handler="/v1/unload_lora_adapter",method="POST",status="2xx"} 2
+"""
 FINISHED = 'vllm:request_success_total{finished_reason="%s"} %d\n'
 COUNTS = {
     "errors of the HTTP layer": (OK + BAD + OTHER, "errors", {"errors": 7, "requests": 97}),
+    "who lists the models is no client": (OK + BAD + POLLS, "errors", {"errors": 7, "requests": 97}),
+    "a pod that only was asked for its models": (
+        "# HELP x y\n" + POLLS,
+        "errors",
+        {"errors": 0, "requests": 0},
+    ),
     "no error so far is 0 errors": (OK, "errors", {"errors": 0, "requests": 90}),
     "aborted by the engine": (OK + FINISHED % ("abort", 4), "aborted", {"aborted": 4, "requests": 90}),
     "cut off by length": (OK + FINISHED % ("length", 11), "length", {"length": 11, "requests": 90}),

@@ -43,7 +43,10 @@ class Pods:
             (history,) = self.scraper.follow(
                 [Endpoint(pod=f"{arm}-{pod}", ip=f"{arm}.{pod}", port=8000)], REQUEST_NAMES, 24.0
             )
-            page = f'vllm:request_success_total{{finished_reason="stop"}} {value}\n'
+            page = f'http_requests_total{{handler="/v1/completions",method="POST",status="2xx"}} {value}\n'
+            page += (
+                f'http_requests_total{{handler="/v1/models",method="GET",status="2xx"}} {self.timeline.now}\n'
+            )
             history.keep(Monotonic(self.timeline.now), parse_exposition(page.encode(), REQUEST_NAMES))
 
     def silence(self) -> None:
