@@ -23,7 +23,8 @@ from rollouts.analysis.types import (
     RunStatus,
 )
 from rollouts.analysis.verdicts import judge_value
-from rollouts.api.runs import ParsedRun, parse_run, write_run_status
+from rollouts.api.run_results import write_run_status
+from rollouts.api.runs import ParsedRun, parse_run
 from rollouts.controller import kinds
 from rollouts.controller.caches import Caches
 from rollouts.controller.comparing import Comparer, compared_phase

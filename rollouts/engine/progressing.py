@@ -5,28 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-from rollouts.engine.actions import (
-    CreateJob,
-    CreateRun,
-    EventType,
-    MarkRun,
-    TerminateRun,
-    UpdateRun,
-    WriteReason,
-)
+from rollouts.engine.actions import CreateJob, EventType, MarkRun, WriteReason
 from rollouts.engine.converging import converge, step_weight
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import promote
-from rollouts.engine.evidence import (
-    awaited_background,
-    evidence_gate,
-    is_overridden,
-    is_stale,
-    reads_evidence,
-    renewed_run,
-)
-from rollouts.engine.naming import background_run, job_name, step_run
-from rollouts.engine.observation import GateOutcome, GateView, JobOutcome
+from rollouts.engine.evidence import awaited_background
+from rollouts.engine.gating import accompany, judge_gates, step_gate, unearned
+from rollouts.engine.naming import background_run, job_name
+from rollouts.engine.observation import GateOutcome, JobOutcome
 from rollouts.engine.share import MIN_WINDOW, observed_weight, refutes
 from rollouts.engine.steps import describe, format_seconds, landing, steps_hash
 from rollouts.engine.transitions import Trigger
@@ -35,11 +21,9 @@ from rollouts.engine.types import (
     ZERO,
     AnalysisStep,
     HeaderRouteStep,
-    HoldReason,
     JobStep,
     PauseStep,
     Phase,
-    Revision,
     WeightStep,
     format_weight,
 )
@@ -66,9 +50,9 @@ def progress(draft: Draft) -> None:
     if _relanded(draft):
         return
     _watch_endpoints(draft)
-    _background(draft)
+    accompany(draft)
     if draft.status.hold is None:
-        _judge_gates(draft)
+        judge_gates(draft)
     held = _held(draft)
     settled = converge(
         draft, WriteReason.PULL if draft.status.pulled else WriteReason.STEP, may_raise=not held
@@ -149,82 +133,6 @@ def _watch_endpoints(draft: Draft) -> None:
             )
     else:
         draft.wake_at(since + UNREADY_GRACE)
-
-
-def _background(draft: Draft) -> None:
-    """Start the background run at its step, mark the steps in it, end runs of steps that are over."""
-    analysis, status = draft.spec.canary.analysis, draft.status
-    name = background_run(draft.obs.name, status)
-    current = step_run(draft.obs.name, status, status.current_step)
-    renewed = None if status.skip_gates else renewed_run(draft)
-    for other, gate in sorted(draft.obs.gates.items()):
-        if gate.outcome is GateOutcome.RUNNING and other not in (name, current, renewed):
-            draft.actions.append(TerminateRun(name=other))
-    measures = analysis is not None and status.current_step >= analysis.starting_step
-    run_view = draft.obs.gates.get(name)
-    if status.skip_gates:
-        if run_view is not None and run_view.outcome is GateOutcome.RUNNING:
-            draft.actions.append(TerminateRun(name=name))
-        return
-    if not (measures or draft.obs.compares) or status.canary is None:
-        return
-    missing = name if run_view is None else renewed
-    carries = (status.weight.applied or ZERO) > ZERO
-    if missing is not None and missing not in draft.obs.gates and carries:
-        run = CreateRun(name=missing, step=None, revision=status.canary, attempt=status.attempt)
-        draft.actions.append(run)
-    if run_view is None:
-        return
-    if run_view.outcome is GateOutcome.RUNNING and is_stale(draft, run_view):
-        draft.actions.append(UpdateRun(name=name, revision=status.canary, attempt=status.attempt))
-    elif run_view.outcome is GateOutcome.RUNNING and status.current_step not in run_view.marked:
-        _mark(draft, name)
-
-
-def _mark(draft: Draft, name: str) -> None:
-    """Tell the attempt's run that a step has begun: its gate opens, and its weight is in force."""
-    status, weight = draft.status, step_weight(draft.status, draft.spec)
-    if draft.obs.compares and status.step_started_at is not None:
-        draft.actions.append(
-            MarkRun(name=name, at=status.step_started_at, step=status.current_step, weight=weight)
-        )
-
-
-def _judge_gates(draft: Draft) -> None:
-    """Gates that ask for a person hold the rollout, unless a person has overridden them already."""
-    for name, gate in sorted(draft.obs.gates.items()):
-        if name in draft.status.overrides or not _concerns_now(draft, name):
-            continue
-        if gate.outcome is GateOutcome.PAUSE:
-            message = f"{name} failed: {gate.message}; `promote` overrides it, `abort` goes back to stable"
-            draft.hold(HoldReason.GATE_FAILED, message)
-        elif gate.outcome is GateOutcome.INCONCLUSIVE:
-            message = (
-                f"{name} is inconclusive: {gate.message}; `promote` overrides it, `abort` goes back to stable"
-            )
-            draft.hold(HoldReason.GATE_INCONCLUSIVE, message)
-    name, verdict = evidence_gate(draft)
-    verdict = verdict or awaited_background(draft)
-    if (
-        verdict is not None
-        and verdict.outcome is GateOutcome.INCONCLUSIVE
-        and name not in draft.status.overrides
-        and not is_overridden(draft)
-    ):
-        message = (
-            f"{draft.where()} is inconclusive: {verdict.message} `promote` overrides it, "
-            "`abort` goes back to stable"
-        )
-        draft.hold(HoldReason.GATE_INCONCLUSIVE, message)
-
-
-def _concerns_now(draft: Draft, name: str) -> bool:
-    status = draft.status
-    return name in (
-        background_run(draft.obs.name, status),
-        renewed_run(draft),
-        step_run(draft.obs.name, status, status.current_step),
-    )
 
 
 def deadline_missed(draft: Draft) -> str | None:
@@ -383,51 +291,11 @@ def _pause(draft: Draft, step: PauseStep) -> None:
 
 def _analyse(draft: Draft) -> None:
     _observe(draft)
-    status = draft.status
-    assert status.canary is not None
-    parts = [_measured_gate(draft, status.canary)] if _measures(draft) else []
-    if reads_evidence(draft):
-        parts.append(_compared_gate(draft))
-    waiting = [message for passed, message in parts if not passed]
-    if waiting:
-        message = f"{draft.where()}: {'; '.join(waiting)}"
-        draft.move(Phase.PROGRESSING, _resumed(draft), "Analysing", message)
+    passed, told = step_gate(draft)
+    if not passed:
+        draft.move(Phase.PROGRESSING, _resumed(draft), "Analysing", f"{draft.where()}: {told}")
         return
-    told = "; ".join(message for _, message in parts if message)
     _advance(draft, f"{draft.where()} passed{f': {told}' if told else ''}")
-
-
-def _measures(draft: Draft) -> bool:
-    return draft.status.current_step not in draft.obs.only_compared
-
-
-def _measured_gate(draft: Draft, canary: Revision) -> tuple[bool, str]:
-    """The step's own run: made when it is not there. Whether it passed, and what it says."""
-    status = draft.status
-    name = step_run(draft.obs.name, status, status.current_step)
-    gate = draft.obs.gates.get(name)
-    if gate is None:
-        run = CreateRun(name=name, step=status.current_step, revision=canary, attempt=status.attempt)
-        draft.actions.append(run)
-    elif gate.outcome is GateOutcome.PASSED:
-        return True, gate.message
-    return False, _gate_message(gate, name)
-
-
-def _compared_gate(draft: Draft) -> tuple[bool, str]:
-    """What the attempt's evidence says to this step; a person may have overridden it."""
-    name, verdict = evidence_gate(draft)
-    if name in draft.status.overrides or is_overridden(draft):
-        return True, "overridden"
-    if verdict is None:
-        return False, "comparing the canary with stable"
-    return verdict.outcome is GateOutcome.PASSED, verdict.message
-
-
-def _gate_message(gate: GateView | None, name: str) -> str:
-    if gate is None:
-        return f"starting {name}"
-    return gate.message or f"{name} is {gate.outcome.value.lower()}"
 
 
 def _run_job(draft: Draft) -> None:
@@ -457,22 +325,8 @@ def _finish(draft: Draft) -> None:
         message = f"{describe(None)}: baking at 100% until {bake_end:%Y-%m-%dT%H:%M:%SZ}"
         draft.move(Phase.PROGRESSING, _resumed(draft), "Baking", message)
         return
-    if not status.skip_gates and (waiting := _unearned(draft)) is not None:
+    if not status.skip_gates and (waiting := unearned(draft)) is not None:
         message = f"all steps done; {waiting}"
         draft.move(Phase.PROGRESSING, _resumed(draft), _AWAITING, message)
         return
     promote(draft)
-
-
-def _unearned(draft: Draft) -> str | None:
-    """Why the background run has not earned its pass yet; None when nothing is in the way."""
-    if draft.spec.canary.analysis is None:
-        return None
-    name = background_run(draft.obs.name, draft.status)
-    if name in draft.status.overrides:
-        return None
-    gate = draft.obs.gates.get(name)
-    if gate is None or (gate.outcome is GateOutcome.RUNNING and not gate.may_pass):
-        said = f": {gate.message}" if gate is not None and gate.message else ""
-        return f"{name} has not earned its pass yet, and silence never counts as one{said}"
-    return None
