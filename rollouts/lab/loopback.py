@@ -11,17 +11,17 @@ import socket
 
 __all__ = ["loopback"]
 
-_LOCK_PORT = 8001
 _NETWORKS = 64
 
 
 @functools.cache
 def _taken() -> int:
-    """The second octet that is this process's: a bound address says so to all others until the process ends."""
+    """The second octet that is this process's: a bound name says so to all others until the process ends."""
     for second in range(_NETWORKS):
-        lock = socket.socket()
+        lock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            lock.bind((f"127.{second}.255.254", _LOCK_PORT))
+            # An abstract name, unix(7): of the network namespace, as the loopback device is, and no file.
+            lock.bind(f"\0inference-rollouts/127.{second}")
         except OSError:
             lock.close()
         else:

@@ -20,11 +20,12 @@ def other() -> tuple[subprocess.Popen[str], str]:
 
 
 def test_each_process_has_addresses_of_its_own() -> None:
+    ours = loopback(1, 10)
     (one, first), (two, second) = other(), other()
     one.communicate("\n")
     two.communicate("\n")
 
-    assert len({first, second, loopback(1, 10)}) == 3
+    assert len({first, second, ours}) == 3
     assert all(address.startswith("127.") and address.endswith(".1.10") for address in (first, second))
 
 
