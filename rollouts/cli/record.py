@@ -216,10 +216,10 @@ class _Recorder:
 
     async def past(self, start: datetime, end: datetime, interval: timedelta) -> None:
         """Ask for every moment of the past in turn."""
-        parsed, run = self._rollout(), self._last_run()
+        parsed, (run, over) = self._rollout(), self._last_run()
         if parsed is None:
             return
-        at = start
+        at, end = start, min(end, over or end)
         while at <= end:
             if run is None:
                 self._note(parsed.status, at)
@@ -234,14 +234,16 @@ class _Recorder:
                 self.tape.marks.append(Mark(at=mark.at.timestamp(), step=mark.step, weight=mark.weight))
         self._exclude(run)
 
-    def _last_run(self) -> RunSpec | None:
-        """The evidence of the newest attempt that compared anything."""
+    def _last_run(self) -> tuple[RunSpec | None, datetime | None]:
+        """The evidence of the newest attempt that compared anything, and when that was over."""
         runs = sorted(
             self._caches.runs.by_index("owner", (self._key.namespace, self._key.name)),
             key=lambda run: str(run["metadata"].get("creationTimestamp", "")),
         )
-        specs = [spec for run in runs if (spec := parse_run(run).spec) is not None]
-        return next((spec for spec in reversed(specs) if spec.comparisons and spec.marks), None)
+        for run in reversed([parse_run(run) for run in runs]):
+            if run.spec is not None and run.spec.comparisons and run.spec.marks:
+                return run.spec, run.status.completed_at
+        return None, None
 
     def _rollout(self) -> ParsedRollout | None:
         obj = self._caches.rollouts.get(self._key)

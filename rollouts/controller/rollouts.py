@@ -76,7 +76,8 @@ class RolloutReconciler:
             raise Conflict(f"planned on an object that is gone: {gone}") from None
         except TrafficRefused as refusal:
             await self._show_refusal(gathered.observation.problems, key, refusal)
-            return REFUSED_RECHECK
+            wake = decided.requeue_after  # a deadline may come before another try is worth it
+            return REFUSED_RECHECK if wake is None else min(REFUSED_RECHECK, wake.total_seconds())
         for action in decided.actions:
             if isinstance(action, EmitEvent) and action.reason == "WeightRestored":
                 self._metrics.foreign_writes.labels(key.namespace, key.name).inc()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 from rollouts.analysis.exposition import PodSample
 from rollouts.analysis.sources.base import Endpoints, Place
@@ -28,6 +29,8 @@ __all__ = ["NoShares", "ShareCounter"]
 Total = Callable[[PodSample], float | None]
 
 _WINDOW = 24.0
+_HURRY = 10.0
+"""Seconds for which pods are sampled every second, whatever longer windows others ask of them; views renew it."""
 _ALL_SILENT = 2.0
 """Seconds after which pods none of which answers are believed not to."""
 _GIVE_UP = 15.0
@@ -44,14 +47,38 @@ class NoShares:
         return None
 
 
+class _Reading(NamedTuple):
+    """A pod's counter at a moment."""
+
+    at: Monotonic
+    arm: str
+    place: tuple[str, str]
+    total: float
+
+
 @dataclass(slots=True)
 class _Count:
+    """Requests per arm, both over the same time: from when the second of them was heard of."""
+
     weight: Weight
     step: datetime | None
     since: Monotonic
     counting_since: Monotonic | None = None
     last: dict[tuple[str, str], tuple[Monotonic, float]] = field(default_factory=dict)
+    seen: dict[str, Monotonic] = field(default_factory=dict)
+    """When an arm was last heard of."""
     totals: dict[str, float] = field(default_factory=lambda: {"canary": 0.0, "stable": 0.0})
+
+    def take(self, reading: _Reading) -> None:
+        """The next reading in time; a pod's first one is its baseline, and a fall is a reset."""
+        before = self.last.get(reading.place)
+        self.last[reading.place] = (reading.at, reading.total)
+        self.seen[reading.arm] = reading.at
+        if self.counting_since is None:
+            self.counting_since = reading.at if len(self.seen) == len(self.totals) else None
+        elif before is not None and before[0] >= self.counting_since:
+            grown = reading.total - before[1]
+            self.totals[reading.arm] += grown if grown >= 0 else reading.total
 
 
 class ShareCounter:
@@ -81,11 +108,14 @@ class ShareCounter:
                 weight=status.weight.applied, step=status.step_started_at, since=now
             )
         followed: list[PodHistory] = []
+        readings: list[_Reading] = []
         for arm, identity in (("canary", status.canary.identity), ("stable", status.stable.identity)):
             histories, total = self._follow(parsed, identity, spec)
             for history in histories:
-                self._take(count, arm, history, total)
+                readings += _unread(count, arm, history, total)
             followed += histories
+        for reading in sorted(readings):
+            count.take(reading)
         if count.counting_since is None:
             silent = all(history.error for history in followed) and now - count.since > _ALL_SILENT
             if silent or now - count.since > _GIVE_UP:
@@ -94,7 +124,7 @@ class ShareCounter:
         return ShareView(
             canary=round(count.totals["canary"]),
             stable=round(count.totals["stable"]),
-            seconds=now - count.counting_since,
+            seconds=max(0.0, min(count.seen.values()) - count.counting_since),
         )
 
     @staticmethod
@@ -118,7 +148,7 @@ class ShareCounter:
         if spec is None:
             arm = ArmRef(kind=identity.kind, group=identity.group, name=identity.name)
             endpoints = self._pods(namespace, arm)
-            return self._scraper.follow(endpoints, REQUEST_NAMES, _WINDOW), request_total
+            return self._scraper.follow(endpoints, REQUEST_NAMES, _WINDOW, hurry=_HURRY), request_total
         arm = ArmRef(
             kind=identity.kind,
             group=spec.pool_group,
@@ -128,26 +158,23 @@ class ShareCounter:
         )
         only = labels_of(Place(namespace=namespace, arm=arm))
         endpoints = self._pickers(namespace, arm)
-        return self._scraper.follow(endpoints, PICKER_REQUESTS, _WINDOW, only=only), _picked
+        return self._scraper.follow(endpoints, PICKER_REQUESTS, _WINDOW, only=only, hurry=_HURRY), _picked
 
-    @staticmethod
-    def _take(count: _Count, arm: str, history: PodHistory, total_of: Total) -> None:
-        """Count what the pod's samples since the last look say; its first one is the baseline.
 
-        A pod is sampled every second, and looked at only when its Rollout is planned: what counts is when a
-        sample was taken.
-        """
-        place = (arm, history.endpoint.pod)
-        seen = count.last.get(place)
-        for at, sample in history.since(count.since if seen is None else seen[0]):
-            total = total_of(sample)
-            if total is None or (seen is not None and at <= seen[0]):
-                continue
-            if seen is not None:
-                count.totals[arm] += total - seen[1] if total >= seen[1] else total
-            elif count.counting_since is None:
-                count.counting_since = at
-            seen = count.last[place] = (at, total)
+def _unread(count: _Count, arm: str, history: PodHistory, total_of: Total) -> list[_Reading]:
+    """What the pod's samples say that were taken since the weight was applied, or since the last look.
+
+    A pod is sampled every second, and looked at only when its Rollout is planned: what counts is when a sample
+    was taken.
+    """
+    place = (arm, history.endpoint.pod)
+    seen = count.last.get(place)
+    totals = (
+        (at, total_of(sample))
+        for at, sample in history.since(count.since if seen is None else seen[0])
+        if seen is None or at > seen[0]
+    )
+    return [_Reading(at, arm, place, total) for at, total in totals if total is not None]
 
 
 def _picked(sample: PodSample) -> float:

@@ -195,7 +195,9 @@ def _problems(draft: Draft) -> bool:
     if not draft.obs.problems:
         return False
     _invalid(draft)
-    if draft.status.stable is not None:
+    # A template that is known to be wrong is written for an abort only: else traffic stays where it is.
+    broken = any(problem.reason == "TemplateInvalid" for problem in draft.obs.problems)
+    if draft.status.stable is not None and (draft.status.aborted is not None or not broken):
         converge(draft, may_raise=False)
     return True
 

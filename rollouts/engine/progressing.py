@@ -41,8 +41,8 @@ _SHOWN_STEP = 50
 """Hundredths of a percent: half a percentage point."""
 
 _SHARE_RECHECK = timedelta(seconds=5)
-_SAMPLING = timedelta(seconds=1)
-"""How long the first sample of request counters may take to come."""
+_SAMPLING = timedelta(seconds=1.5)
+"""How late the first sample of request counters may come, and how old the newest may be when it is looked at."""
 
 
 def progress(draft: Draft) -> None:

@@ -20,7 +20,7 @@ _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?+|[\[\]{}]', re.DOTALL)
 def prune_json(text: bytes, deepest: int = DEEPEST) -> bytes:
     """``text`` with null in place of each object and list inside ``deepest`` others; linear in its length.
 
-    What is no JSON before is none afterwards.
+    Nothing is checked of what is left out.
     """
     kept: list[bytes] = []
     level = copied = 0

@@ -24,7 +24,7 @@ _TIMEOUT = 3.0
 _FRESH = 0.9
 """Seconds within which a second asker gets the first one's sample."""
 _PARALLEL = 32
-_SAMPLES = 40
+_SAMPLES = 48
 _FORGET = 300.0
 """Seconds after which a pod that nobody asks about is forgotten."""
 
@@ -40,19 +40,19 @@ class PodHistory:
     samples: deque[tuple[Monotonic, PodSample]] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
     asked: Monotonic = _NEVER
     tried: Monotonic = _NEVER
+    hurried_until: Monotonic = _NEVER
     latest: tuple[Monotonic, PodSample] | None = None
     error: str = ""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    @property
-    def spacing(self) -> float:
-        """Seconds between kept samples."""
-        return max(1.0, self.window / 24)
+    def spacing(self, now: Monotonic) -> float:
+        """Seconds between kept samples: a second while somebody is in a hurry."""
+        return 1.0 if now < self.hurried_until else max(1.0, self.window / 24)
 
     def keep(self, now: Monotonic, sample: PodSample) -> None:
         """Take a sample; between two kept ones at least ``spacing`` passes."""
         self.latest, self.error = (now, sample), ""
-        if not self.samples or now - self.samples[-1][0] >= self.spacing * 0.9:
+        if not self.samples or now - self.samples[-1][0] >= self.spacing(now) * 0.9:
             self.samples.append((now, sample))
 
     def since(self, moment: Monotonic) -> list[tuple[Monotonic, PodSample]]:
@@ -95,10 +95,12 @@ class PodScraper:
         window: float,
         *,
         only: frozenset[tuple[str, str]] = frozenset(),
+        hurry: float = 0.0,
     ) -> list[PodHistory]:
         """Histories of these pods, sampled for ``names`` over ``window`` seconds from now on.
 
-        ``only`` keeps the series that have these (label, value) pairs.
+        ``only`` keeps the series that have these (label, value) pairs. For ``hurry`` seconds from now on they are
+        sampled every second, however long a window others asked for.
         """
         now, found = self._clock.monotonic(), []
         for endpoint in endpoints:
@@ -107,6 +109,7 @@ class PodScraper:
             if history.endpoint.pod != endpoint.pod:  # the address went to another pod
                 history = self._pods[key] = PodHistory(endpoint=endpoint, only=only)
             history.asked = now
+            history.hurried_until = Monotonic(max(history.hurried_until, now + hurry))
             if not history.names >= set(names):
                 history.names |= set(names)
                 history.samples.clear()
@@ -143,7 +146,7 @@ class PodScraper:
             for key, history in list(self._pods.items()):
                 if now - history.asked > _FORGET:
                     del self._pods[key]
-            due = [history for history in self._pods.values() if now - history.tried >= history.spacing]
+            due = [history for history in self._pods.values() if now - history.tried >= history.spacing(now)]
             await self.refresh(due)
             await self._clock.sleep(0.5)
 

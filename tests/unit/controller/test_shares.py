@@ -37,9 +37,11 @@ class Pods:
     def endpoints(self, namespace: str, arm: ArmRef) -> list[Endpoint]:
         return [Endpoint(pod=f"{arm.name}-{n}", ip=f"{arm.name}.{n}", port=8000) for n in range(self.per_arm)]
 
-    def scrape(self, *, stable: float, canary: float, pod: int = 0) -> None:
-        """One pod of each arm is sampled now."""
+    def scrape(self, *, stable: float | None = None, canary: float | None = None, pod: int = 0) -> None:
+        """One pod of each arm that is given is sampled now."""
         for arm, value in ((STABLE, stable), (CANARY, canary)):
+            if value is None:
+                continue
             (history,) = self.scraper.follow(
                 [Endpoint(pod=f"{arm}-{pod}", ip=f"{arm}.{pod}", port=8000)], REQUEST_NAMES, 24.0
             )
@@ -145,6 +147,49 @@ def test_a_new_step_counts_anew() -> None:
     pods.scrape(stable=40, canary=10)
 
     assert pods.view() == ShareView(canary=7, stable=13, seconds=1.0)
+
+
+def test_both_arms_are_counted_over_the_same_time_however_often_each_is_sampled() -> None:
+    """One arm is sampled every second, the other one every five, because somebody measures over minutes there."""
+    pods = Pods()
+    pods.view()
+    for second in range(1, 11):
+        pods.timeline.advance(1)
+        pods.scrape(stable=9 * second, canary=second if second in (4, 9) else None)
+
+    assert pods.view() == ShareView(canary=5, stable=9 * 6, seconds=5.0)
+
+
+def test_a_single_sample_of_each_arm_says_nothing_yet() -> None:
+    pods = Pods()
+    pods.view()
+    pods.timeline.advance(1)
+    pods.scrape(stable=900, canary=100)
+    pods.timeline.advance(5)
+
+    assert pods.view() == ShareView(canary=0, stable=0, seconds=0.0)
+
+
+def test_an_arm_that_is_never_heard_of_holds_nothing_up_and_refutes_nothing() -> None:
+    pods = Pods()
+    for second in range(20):
+        pods.timeline.advance(1)
+        pods.scrape(stable=9 * second)
+        seen = pods.view()
+
+    assert seen is None
+
+
+def test_whoever_counts_has_the_pods_sampled_every_second_for_a_while() -> None:
+    pods = Pods()
+    endpoints = pods.endpoints(NAMESPACE, ArmRef(kind="InferencePool", group="", name=CANARY))
+    (history,) = pods.scraper.follow(endpoints, REQUEST_NAMES, 120.0)
+    before = history.spacing(Monotonic(pods.timeline.now))
+    pods.view()
+    hurried = history.spacing(Monotonic(pods.timeline.now))
+    pods.timeline.advance(30)
+
+    assert (before, hurried, history.spacing(Monotonic(pods.timeline.now))) == (5.0, 1.0, 5.0)
 
 
 @pytest.mark.parametrize(("silent_for", "known"), [(1.0, True), (3.0, False)])

@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 
 from rollouts.engine.actions import ExcludeInterval
-from rollouts.engine.observation import Claim, GateOutcome
+from rollouts.engine.observation import Claim, GateOutcome, Problem
 from rollouts.engine.types import HoldReason, Phase, TrafficMode
 from rollouts.lab.testing.world import World, background, pause, pool, spec, weight
 
@@ -217,3 +217,18 @@ def test_an_edited_template_is_written_without_moving_weight():
     world.settle()
 
     assert world.weights == [1000, 1000]
+
+
+def test_a_template_that_is_known_to_be_wrong_is_not_written_but_aborts_are():
+    world = World(spec=spec(weight(10), pause(), mode=TrafficMode.MANAGED), claim=Claim.OURS)
+    world.settle()
+    world.structure_current = False
+    world.problems = (Problem(reason="TemplateInvalid", message="every rule has backendRefs"),)
+    written = len(world.weights)
+    world.settle()
+
+    assert (world.status.phase, len(world.weights)) == (Phase.INVALID, written)
+
+    world.say("abort")
+
+    assert world.share_of(V2) == 0
