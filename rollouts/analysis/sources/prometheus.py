@@ -11,7 +11,7 @@ import asyncio
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -271,12 +271,12 @@ def _quote_regex(text: str) -> str:
 
 
 def _matcher(selector: Selector, endpoints: list[Endpoint], label: str) -> str:
-    values = [f"{e.ip}:{e.port}" if label == "instance" else e.pod for e in endpoints]
-    parts = [f'{label}=~"{_escape("|".join(_quote_regex(value) for value in values))}"']
-    for key, accepted in (selector.any_of or {}).items():
-        parts.append(f'{key}=~"{_escape("|".join(_quote_regex(value) for value in accepted))}"')
-    for key, refused in (selector.none_of or {}).items():
-        parts.append(f'{key}!~"{_escape("|".join(_quote_regex(value) for value in refused))}"')
+    def among(values: Iterable[str]) -> str:
+        return f'"{_escape("|".join(_quote_regex(value) for value in values))}"'
+
+    parts = [f"{label}=~{among(f'{e.ip}:{e.port}' if label == 'instance' else e.pod for e in endpoints)}"]
+    parts += [f"{key}=~{among(accepted)}" for key, accepted in (selector.any_of or {}).items()]
+    parts += [f"{key}!~{among(refused)}" for key, refused in (selector.none_of or {}).items()]
     if selector.prefix is not None:
         parts.append(f'{selector.prefix[0]}=~"{_escape(_quote_regex(selector.prefix[1]))}.*"')
     return "{" + ",".join(parts) + "}"

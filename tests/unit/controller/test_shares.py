@@ -51,6 +51,12 @@ class Pods:
             )
             history.keep(Monotonic(self.timeline.now), parse_exposition(page.encode(), REQUEST_NAMES))
 
+    def serve(self, seconds: int, *, already: float = 0) -> None:
+        """Ten requests a second, one of them to the canary, and a sample of both arms each second."""
+        for second in range(1, seconds + 1):
+            self.timeline.advance(1)
+            self.scrape(stable=already + 9 * second, canary=second)
+
     def silence(self) -> None:
         """No pod answers."""
         for arm in (STABLE, CANARY):
@@ -78,9 +84,7 @@ def test_it_counts_from_the_first_sample_of_the_weight_not_from_the_first_look()
     """A Rollout is looked at every few seconds, its pods are sampled every second."""
     pods = Pods()
     assert pods.view() == ShareView(canary=0, stable=0, seconds=0.0)
-    for second in range(1, 6):
-        pods.timeline.advance(1)
-        pods.scrape(stable=100 + 9 * second, canary=second)
+    pods.serve(5, already=100)
 
     assert pods.view() == ShareView(canary=4, stable=36, seconds=4.0)
 
@@ -136,9 +140,7 @@ def test_a_pod_that_comes_later_has_a_baseline_of_its_own() -> None:
 def test_a_new_step_counts_anew() -> None:
     pods = Pods()
     pods.view()
-    for second in range(1, 4):
-        pods.timeline.advance(1)
-        pods.scrape(stable=9 * second, canary=second)
+    pods.serve(3)
     assert pods.view() == ShareView(canary=2, stable=18, seconds=2.0)
 
     pods.step_started = 3
