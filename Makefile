@@ -9,7 +9,7 @@ PROCESSES ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-lora demo-analysis test test-fast coverage lint generate controlplane bench clean
+.PHONY: help setup demo demo-lora demo-analysis test test-fast test-full coverage lint generate controlplane bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -49,14 +49,17 @@ lint: $(STAMP) ## style, types, layers, generated files
 	$(BIN)/python -m tools.generate --check
 
 test-fast: $(STAMP) ## the part without slow, cluster and gateway tests, under a minute
-	$(PYTEST) -m "not slow and not cluster and not gateway"
+	$(PYTEST) -m "not slow and not cluster and not gateway and not full"
 
 coverage: $(STAMP) ## every branch of the engine
 	$(BIN)/coverage run --branch --source=rollouts/engine -m pytest -q -m "not slow" tests/unit/engine tests/property/test_engine_property.py
 	$(BIN)/coverage report --skip-covered --show-missing --fail-under=100
 
 test: lint coverage ## everything that CI runs
-	$(PYTEST)
+	$(PYTEST) -m "not full"
+
+test-full: $(STAMP) ## what takes too long for CI: long fuzz, soak and edit runs
+	$(PYTEST) -m full
 
 bench: $(STAMP) ## aborts, scale, picker and a short study of the statistics; the better part of an hour
 	$(BIN)/python -m benchmarks.controller.aborts
