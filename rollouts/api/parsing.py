@@ -15,6 +15,7 @@ from rollouts.api.rollout_models import AdapterTrafficModel, RolloutSpecModel, S
 from rollouts.api.rules import check_spec
 from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.api.status import read_status
+from rollouts.engine.finalizing import RELEASE_ANNOTATION
 from rollouts.engine.observation import Problem
 from rollouts.engine.types import (
     AdapterTraffic,
@@ -68,6 +69,9 @@ class ParsedRollout:
     deleting: bool
     has_finalizer: bool
     command: str
+    on_delete: OnDelete
+    """As far as it can be read, where ``spec`` is None."""
+    release_now: bool
     model: RolloutSpecModel | None
     spec: RolloutSpec | None
     problems: tuple[Problem, ...]
@@ -113,7 +117,8 @@ def parse_rollout(obj: Mapping[str, Any], cache: SpecCache | None = None) -> Par
     meta = obj.get("metadata")
     meta = meta if isinstance(meta, Mapping) else {}
     annotations, finalizers = meta.get("annotations"), meta.get("finalizers")
-    command = annotations.get(COMMAND_ANNOTATION, "") if isinstance(annotations, Mapping) else ""
+    annotations = annotations if isinstance(annotations, Mapping) else {}
+    command = annotations.get(COMMAND_ANNOTATION, "")
     if cache is not None:
         model, spec, problems = cache.spec(meta, obj.get("spec"))
     else:
@@ -129,12 +134,23 @@ def parse_rollout(obj: Mapping[str, Any], cache: SpecCache | None = None) -> Par
         deleting=bool(meta.get("deletionTimestamp")),
         has_finalizer=isinstance(finalizers, list) and FINALIZER in finalizers,
         command=command if isinstance(command, str) else "",
+        on_delete=spec.on_delete if spec is not None else _on_delete(obj.get("spec")),
+        release_now=annotations.get(RELEASE_ANNOTATION) == "now",
         model=model,
         spec=spec,
         problems=problems,
         status=status,
         unreadable_status=unreadable,
     )
+
+
+def _on_delete(spec: Any) -> OnDelete:
+    """What deleting a Rollout does whose spec cannot be read: what it says of that, else back to stable."""
+    said = spec.get("onDelete") if isinstance(spec, Mapping) else None
+    try:
+        return OnDelete(said)
+    except ValueError:
+        return OnDelete.RESTORE_STABLE
 
 
 def _convert(model: RolloutSpecModel) -> RolloutSpec | None:

@@ -23,7 +23,12 @@ def _name(value: Any) -> Iterator[str]:
 
 
 def traffic_names(obj: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(kind, name) of the traffic objects of a Rollout."""
+    """(kind, name) of the traffic objects of a Rollout: those that it names, and those that it has to give back."""
+    for record in _list(_dict(obj.get("status")).get("wayBack")):
+        kind = _dict(record).get("kind")
+        for name in _name(record):
+            if isinstance(kind, str):
+                yield kind, name
     traffic = _dict(_dict(obj.get("spec")).get("traffic"))
     for route in _list(traffic.get("httpRoutes")):
         for name in _name(route):

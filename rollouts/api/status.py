@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any, TypeVar
 
 from rollouts.api.scalars import format_time, parse_time, parse_weight, weight_json
+from rollouts.api.way_back import read_way_back, write_way_back
 from rollouts.engine.types import (
     AbortRecord,
     CommandRecord,
@@ -30,6 +31,7 @@ from rollouts.engine.types import (
     WeightStatus,
     format_weight,
 )
+from rollouts.engine.wayback import RECORDS
 
 __all__ = ["read_status", "write_status"]
 
@@ -71,6 +73,7 @@ def write_status(status: RolloutStatus) -> Json:
         "overrides": list(status.overrides),
         "skipGates": status.skip_gates,
         "adoptedSplit": status.adopted_split,
+        "wayBack": [write_way_back(record) for record in status.way_back],
         "trafficUID": status.traffic_uid,
         "trafficAdopted": status.traffic_adopted,
         "restores": [format_time(moment) for moment in status.restores],
@@ -124,7 +127,12 @@ def _write_revision(revision: Revision | None) -> Json | None:
 
 
 def _write_weight(weight: WeightStatus) -> Json:
-    values = {"desired": weight.desired, "applied": weight.applied, "observed": weight.observed}
+    values = {
+        "desired": weight.desired,
+        "applied": weight.applied,
+        "observed": weight.observed,
+        "written": weight.written,
+    }
     return {name: weight_json(value) for name, value in values.items() if value is not None}
 
 
@@ -290,6 +298,7 @@ def read_status(data: Any) -> tuple[RolloutStatus, tuple[str, ...]]:
             desired=weight.take("desired", parse_weight, None),
             applied=weight.take("applied", parse_weight, None),
             observed=weight.take("observed", parse_weight, None),
+            written=weight.take("written", parse_weight, None),
         ),
         weight_cap=r.take("weightCap", parse_weight, None),
         stable_endpoints_at_start=r.number("stableEndpointsAtStart"),
@@ -300,6 +309,7 @@ def read_status(data: Any) -> tuple[RolloutStatus, tuple[str, ...]]:
         overrides=r.items("overrides", _text),
         skip_gates=r.flag("skipGates"),
         adopted_split=r.flag("adoptedSplit"),
+        way_back=r.items("wayBack", read_way_back, limit=RECORDS),
         traffic_uid=r.text("trafficUID"),
         traffic_adopted=r.flag("trafficAdopted"),
         restores=r.items("restores", parse_time),

@@ -59,9 +59,11 @@ class WeightModel(ApiModel):
     desired: IntOrPercent | None = None
     """What the current step asks for."""
     applied: IntOrPercent | None = None
-    """What was last written."""
+    """What the traffic object says."""
     observed: IntOrPercent | None = None
     """What the pods' request counters show."""
+    written: IntOrPercent | None = None
+    """What the controller wrote last, where the traffic object says something else."""
 
 
 class HoldModel(ApiModel):
@@ -111,7 +113,7 @@ class CommandModel(ApiModel):
     action: Short = ""
     """What was asked."""
     result: Short
-    """Done or Rejected."""
+    """Done, Rejected or, for an abort whose traffic is not back yet, InProgress."""
     message: Long = ""
     """What was done, or why not."""
     at: Time
@@ -133,6 +135,42 @@ class HistoryModel(ArmModel):
     """Why."""
     stable_until: Time | None = None
     """When it stopped being stable."""
+
+
+class EntryModel(ApiModel):
+    """One entry of a traffic object."""
+
+    kind: Short
+    """InferencePool or Adapter."""
+    name: Short
+    """Name."""
+    group: Short = ""
+    """API group of the pool."""
+    namespace: Short = ""
+    """Namespace, where it is not the traffic object's."""
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Port, where one is written."""
+
+
+class WayBackModel(ApiModel):
+    """What giving a canary's weight back to stable needs, without the spec."""
+
+    kind: Short
+    """Kind of the traffic object."""
+    group: Short = ""
+    """Its API group."""
+    name: Short
+    """Its name."""
+    mode: Short
+    """Managed or Adopted."""
+    stable: EntryModel
+    """Entry that gets the traffic."""
+    canary: EntryModel
+    """Entry that loses it."""
+    share: IntOrPercent = 100
+    """Part of a rule that both had together, beside entries of others."""
+    spared: Annotated[list[Annotated[str, Field(max_length=16)]], Field(max_length=16)] = Field(default=[])
+    """Fingerprints of rules that sent requests to the canary before: not ours."""
 
 
 class RolloutStatusModel(ApiModel):
@@ -186,6 +224,8 @@ class RolloutStatusModel(ApiModel):
     """Steps are skipped: `promote --full`, or the rollback window."""
     adopted_split: bool = False
     """Taken over with traffic on both arms."""
+    way_back: Annotated[list[WayBackModel], Field(max_length=16)] = Field(default=[])
+    """Where the canary has weight, or may have, and who gets it back: the record that every abort goes by."""
     traffic_uid: Annotated[Short, Field(alias="trafficUID")] = ""
     """UID of the traffic object that was last seen."""
     traffic_adopted: bool = False

@@ -12,6 +12,7 @@ from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.cli.connect import connection_options, default_namespace, fetch, with_client
 from rollouts.cli.doctor_gitops import application_checks, configmap_checks, object_checks, pool_checks
 from rollouts.cli.findings import Check, Level, bad, fine, warn
+from rollouts.cli.explain import deletion
 from rollouts.controller import kinds
 from rollouts.controller.pools import read_pool
 from rollouts.engine.types import HttpRouteTraffic, TrafficMode
@@ -145,11 +146,13 @@ async def _rights(client: KubeClient, namespace: str, account: str) -> AsyncIter
 
 async def _rollout(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[Check]:
     where = f"Rollout {parsed.name}"
+    if parsed.deleting:
+        yield warn(f"{where}: {deletion(parsed)}", "see whether the controller runs")
     for problem in parsed.problems:
         yield bad(f"{where}: {problem.message}", "correct the spec")
     if parsed.spec is None:
         return
-    if parsed.status.observed_generation < parsed.generation:
+    if parsed.status.observed_generation < parsed.generation and not parsed.deleting:
         yield warn(f"{where}: no controller has looked at its newest spec", "see whether the controller runs")
     async for check in _traffic(client, parsed):
         yield check

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.api.parsing import FINALIZER, ParsedRollout, parse_rollout
 from rollouts.cli.connect import (
     EXIT_CODES,
     connection_options,
@@ -17,6 +17,7 @@ from rollouts.cli.connect import (
     fetch_runs,
     with_client,
 )
+from rollouts.engine.finalizing import RELEASE_ANNOTATION
 from rollouts.engine.naming import background_run, step_run
 from rollouts.engine.steps import describe, format_seconds, weight_at
 from rollouts.engine.types import (
@@ -31,7 +32,7 @@ from rollouts.engine.types import (
 )
 from rollouts.kube.client import KubeClient
 
-__all__ = ["explain", "explanation"]
+__all__ = ["deletion", "explain", "explanation"]
 
 _HELD: Mapping[HoldReason, str] = {
     HoldReason.COMMAND: "`resume` releases it.",
@@ -49,6 +50,8 @@ def explanation(obj: Mapping[str, Any], runs: list[dict[str, Any]], now: datetim
     """(heading, sentence) pairs in reading order."""
     parsed = parse_rollout(obj)
     lines = [("Where", _where(parsed))]
+    if parsed.deleting:
+        lines.append(("But", deletion(parsed)))
     if parsed.status.observed_generation < parsed.generation:
         lines.append(("But", "the newest spec is not looked at yet: is the controller running?"))
     if parsed.status.message:
@@ -60,6 +63,15 @@ def explanation(obj: Mapping[str, Any], runs: list[dict[str, Any]], now: datetim
     return lines
 
 
+def deletion(parsed: ParsedRollout) -> str:
+    """What a Rollout that is being deleted waits for, and the ways out where no controller comes."""
+    return (
+        f"it is being deleted and waits until a controller has given the traffic back (finalizer {FINALIZER}): "
+        "start the controller. Without one, set the traffic object to 100 % stable by hand, then take the "
+        f"finalizer off; a controller that is refused lets go with the annotation {RELEASE_ANNOTATION}: now"
+    )
+
+
 def _where(parsed: ParsedRollout) -> str:
     status = parsed.status
     name = f"{parsed.namespace}/{parsed.name}"
@@ -67,7 +79,8 @@ def _where(parsed: ParsedRollout) -> str:
         return f"{name} has not been looked at by a controller."
     stable = status.stable.label if status.stable else "nothing yet"
     if status.canary is None:
-        return f"{name} is {status.phase.value}: {stable} is stable and serves."
+        serves = " and serves" if status.phase is Phase.HEALTHY else ""
+        return f"{name} is {status.phase.value}: {stable} is stable{serves}."
     step = min(status.current_step + 1, status.step_count)
     return (
         f"{name} is {status.phase.value} at step {step} of {status.step_count}, attempt {status.attempt}: "

@@ -56,13 +56,14 @@ async def _send(client: KubeClient, namespace: str, name: str, action: str) -> C
     raw = _raw(await fetch(client, namespace, name), action)
     body = {"metadata": {"annotations": {COMMAND_ANNOTATION: raw}}}
     await client.patch(kinds.ROLLOUT, namespace, name, body, kind=PatchKind.MERGE)
-    deadline = time.monotonic() + _WAIT
+    deadline, seen = time.monotonic() + _WAIT, None
     while time.monotonic() < deadline:
         last = parse_rollout(await fetch(client, namespace, name)).status.last_command
-        if last is not None and last.raw == raw:
-            return last
+        seen = last if last is not None and last.raw == raw else seen
+        if seen is not None and seen.result is not CommandResult.IN_PROGRESS:
+            return seen
         await asyncio.sleep(_POLL)
-    return None
+    return seen
 
 
 def _command(
@@ -73,9 +74,12 @@ def _command(
     if last is None:
         click.echo(f"the controller has not answered within {_WAIT:g} s: is it running?", err=True)
         sys.exit(4)
-    click.echo(f"{name}: {action} {last.result.value.lower()}: {last.message}")
+    result = "in progress" if last.result is CommandResult.IN_PROGRESS else last.result.value.lower()
+    click.echo(f"{name}: {action} {result}: {last.message}")
     if last.result is CommandResult.REJECTED:
         sys.exit(1)
+    if last.result is CommandResult.IN_PROGRESS:
+        sys.exit(4)
 
 
 @click.command(epilog=EXIT_CODES)

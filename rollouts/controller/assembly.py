@@ -24,7 +24,7 @@ from rollouts.controller.performing import Performer
 from rollouts.controller.rollouts import RolloutReconciler
 from rollouts.controller.runs import RunReconciler
 from rollouts.controller.shares import ShareCounter
-from rollouts.engine.actions import WriteTraffic
+from rollouts.engine.actions import WriteReason
 from rollouts.kube.client import KubeClient
 from rollouts.runtime.clock import Clock
 
@@ -124,16 +124,16 @@ def assemble(
     metrics: ControllerMetrics | None = None,
     budget: QueryBudget | None = None,
     gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
-    on_traffic_write: Callable[[WriteTraffic], None] = lambda _: None,
+    on_traffic_write: Callable[[WriteReason], None] = lambda _: None,
 ) -> Parts:
     """The reconcilers over ``caches``; ``client`` is the one that writes (behind the fence)."""
     metrics = metrics or ControllerMetrics()
     gates = Gates(caches, frozenset(sources))
     events = EventRecorder(client, clock)
 
-    def written(action: WriteTraffic) -> None:
-        metrics.traffic_writes.labels(action.reason.value).inc()
-        on_traffic_write(action)
+    def written(reason: WriteReason) -> None:
+        metrics.traffic_writes.labels(reason.value).inc()
+        on_traffic_write(reason)
 
     dialects = Dialects(client, caches, clock)
     views = AdapterViews(caches, adapters, dialects)

@@ -173,6 +173,10 @@ class Caches:
             **{resource: self.rewrites[resource.group] for resource in kinds.REWRITES},
         }
 
+    def carriers(self, kind: str) -> list[tuple[Resource, Store]]:
+        """Where objects of a kind that carries weights are kept; several groups may have one."""
+        return [(resource, store) for resource, store in self.by_resource().items() if resource.kind == kind]
+
     def _reflect(self, resource: Resource, store: Store) -> Reflector:
         namespace = self._namespace if resource.namespaced else None
         return Reflector(self._client, resource, store, self._clock, namespace=namespace)

@@ -14,11 +14,14 @@ from typing import Any
 from rollouts.controller import kinds
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import TrafficView
+from rollouts.engine.types import Identity, TrafficMode, WayBack
 from rollouts.kube.client import Resource
-from rollouts.traffic import httproute, inference_model, inference_model_rewrite
-from rollouts.traffic.inference_model_rewrite import Dialect
+from rollouts.traffic import httproute, inference_model, inference_model_rewrite, wayback
+from rollouts.traffic.backends import chosen_rules
+from rollouts.traffic.fields import map_of
+from rollouts.traffic.inference_model_rewrite import Dialect, chosen_models
 from rollouts.traffic.reading import Reader
-from rollouts.traffic.targets import ModelTarget
+from rollouts.traffic.targets import ModelTarget, mode_of
 from rollouts.traffic.writes import JsonPatch, Refusal, Write
 
 __all__ = ["Carrier", "ModelCarrier", "RewriteCarrier", "RouteCarrier"]
@@ -55,6 +58,26 @@ class Carrier(ABC):
     def render(self, raw: Object | None, desired: DesiredTraffic) -> Write | Refusal | None:
         """The write that brings the object to ``desired``; None when it says so already."""
 
+    def way_back(self, raw: Object | None, stable: Identity, canary: Identity) -> WayBack:
+        """The record that giving the canary's weight back needs, as the live object is now."""
+        record = WayBack(
+            kind=self.resource.kind,
+            group=self.resource.group,
+            name=self.name,
+            mode=self.mode(raw),
+            stable=wayback.entry_of(stable),
+            canary=wayback.entry_of(canary),
+        )
+        return wayback.propose(raw, record, self.chosen(raw, (stable, canary)))
+
+    @abstractmethod
+    def mode(self, raw: Object | None) -> TrafficMode:
+        """Who makes the object."""
+
+    def chosen(self, raw: Object | None, arms: tuple[Identity, ...]) -> list[int] | None:
+        """Indices of the rules that are ours to weigh; None: every rule there is."""
+        return None
+
     @abstractmethod
     def release(self, raw: Object, *, delete: bool) -> JsonPatch | None:
         """Give a Managed object up; None: delete it."""
@@ -72,6 +95,15 @@ class RouteCarrier(Carrier):
         """See ``Carrier``."""
         managed = self.target.template is not None
         return "traffic.httpRoutes[0].template" if managed else super().rendered_from
+
+    def mode(self, raw: Object | None) -> TrafficMode:
+        """See ``Carrier``."""
+        return self.target.spec.mode
+
+    def chosen(self, raw: Object | None, arms: tuple[Identity, ...]) -> list[int] | None:
+        """See ``Carrier``."""
+        spec = map_of((raw or {}).get("spec"))
+        return chosen_rules(spec, self.target.spec, self.target.template, arms)
 
     def view(self, raw: Object | None, reader: Reader) -> TrafficView:
         """See ``Carrier``."""
@@ -93,6 +125,10 @@ class ModelCarrier(Carrier):
     target: ModelTarget
     resource: Resource = kinds.INFERENCE_MODEL
 
+    def mode(self, raw: Object | None) -> TrafficMode:
+        """See ``Carrier``."""
+        return mode_of(raw, self.target.rollout)
+
     def view(self, raw: Object | None, reader: Reader) -> TrafficView:
         """See ``Carrier``."""
         return inference_model.view(raw, self.target.spec, reader)
@@ -113,6 +149,14 @@ class RewriteCarrier(Carrier):
     target: ModelTarget
     resource: Resource
     dialect: Dialect
+
+    def mode(self, raw: Object | None) -> TrafficMode:
+        """See ``Carrier``."""
+        return mode_of(raw, self.target.rollout)
+
+    def chosen(self, raw: Object | None, arms: tuple[Identity, ...]) -> list[int] | None:
+        """See ``Carrier``."""
+        return chosen_models(raw or {}, self.target.spec.model_name)
 
     def view(self, raw: Object | None, reader: Reader) -> TrafficView:
         """See ``Carrier``."""

@@ -66,6 +66,12 @@ class ControllerMetrics:
             ["namespace", "rollout"],
             registry=self.registry,
         )
+        self.refused = Gauge(
+            "rollouts_traffic_refused",
+            "1 while the API server refuses the write of the traffic object that a Rollout needs.",
+            ["namespace", "rollout"],
+            registry=self.registry,
+        )
         self.leader = Gauge("rollouts_leader", "1 while this replica leads.", registry=self.registry)
 
     def show(self, namespace: str, name: str, status: RolloutStatus) -> None:
@@ -87,6 +93,10 @@ class ControllerMetrics:
                 self.weight.labels(namespace, name, kind).set(weight / 10_000)
         self.step.labels(namespace, name).set(status.current_step)
 
+    def accepted(self, namespace: str, name: str) -> None:
+        """Nothing is refused any more."""
+        self._drop(self.refused, namespace, name)
+
     def forget(self, namespace: str, name: str) -> None:
         """Drop the series of a deleted Rollout."""
         self._shown.pop((namespace, name), None)
@@ -96,6 +106,7 @@ class ControllerMetrics:
             self._drop(self.weight, namespace, name, kind)
         self._drop(self.step, namespace, name)
         self._drop(self.foreign_writes, namespace, name)
+        self._drop(self.refused, namespace, name)
 
     @staticmethod
     def _drop(metric: Gauge | Counter, *labels: str) -> None:

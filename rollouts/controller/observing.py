@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from rollouts.api.parsing import ParsedRollout, SpecCache, parse_rollout
 from rollouts.api.run_status import gate_summaries, gate_view
@@ -21,6 +22,7 @@ from rollouts.engine.observation import (
     Problem,
     ShareView,
     TrafficView,
+    WayView,
 )
 from rollouts.engine.types import (
     AdapterTraffic,
@@ -30,11 +32,21 @@ from rollouts.engine.types import (
     RolloutStatus,
     TargetKind,
     TrafficMode,
+    WayBack,
 )
+from rollouts.kube.client import Resource
 from rollouts.runtime.objects import ObjectKey, version_of
-from rollouts.traffic import httproute
+from rollouts.traffic import httproute, wayback
 
-__all__ = ["DEFAULT_GITOPS_MANAGERS", "ComparedGates", "GateProblems", "Gathered", "Gatherer", "ShareSource"]
+__all__ = [
+    "DEFAULT_GITOPS_MANAGERS",
+    "ComparedGates",
+    "GateProblems",
+    "Gathered",
+    "Gatherer",
+    "ShareSource",
+    "WayObject",
+]
 
 DEFAULT_GITOPS_MANAGERS = ("argocd-controller", "kustomize-controller", "helm-controller")
 
@@ -75,6 +87,20 @@ class GateProblems(Protocol):
         ...
 
 
+class Carried(NamedTuple):
+    """The spec's traffic object, and who reads and writes it."""
+
+    raw: dict[str, Any] | None
+    carrier: Carrier | None
+
+
+class WayObject(NamedTuple):
+    """The object of a recorded way back; ``raw`` None: it does not exist."""
+
+    resource: Resource
+    raw: dict[str, Any] | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gathered:
     """An observation and the raw objects that its actions will need.
@@ -88,6 +114,8 @@ class Gathered:
     planned_version: str
     traffic_object: dict[str, Any] | None
     carrier: Carrier | None
+    ways: Mapping[WayBack, WayObject]
+    """Where the object of each recorded way back lives, and what it says now."""
 
 
 class Gatherer:
@@ -129,6 +157,8 @@ class Gatherer:
                 problems += self._adapters.problems(parsed, target)
         raw, carrier = self._carrier(parsed, models, problems)
         traffic = self._traffic(parsed, target, raw, carrier)
+        proposed = self._proposed(parsed, target, traffic, Carried(raw, carrier))
+        ways = {record: self._way(parsed, record) for record in (*status.way_back, *proposed.values())}
         runs = self._caches.runs.by_index("owner", (key.namespace, key.name))
         current = background_run(parsed.name, status) if status.canary is not None else None
         observation = Observation(
@@ -141,6 +171,10 @@ class Gatherer:
             deleting=parsed.deleting,
             has_finalizer=parsed.has_finalizer,
             command=parsed.command,
+            on_delete=parsed.on_delete,
+            release_now=parsed.release_now,
+            ways={record: self._way_view(parsed, record, found.raw) for record, found in ways.items()},
+            proposed=proposed,
             target=target,
             target_blocker=blocker,
             traffic=traffic,
@@ -167,6 +201,7 @@ class Gatherer:
             planned_version=version_of(rollout),
             traffic_object=raw,
             carrier=carrier,
+            ways=ways,
         )
 
     # --- target ---
@@ -313,6 +348,44 @@ class Gatherer:
         rivals = self._caches.rollouts_of_route(parsed.namespace, view.kind, view.name)
         oldest = rivals[0]["metadata"]["name"] if rivals else parsed.name
         return view if oldest == parsed.name else replace(view, claim=Claim.OTHER, claimed_by=oldest)
+
+    # --- the way back ---
+
+    @staticmethod
+    def _proposed(
+        parsed: ParsedRollout, target: Identity | None, traffic: TrafficView | None, found: Carried
+    ) -> dict[tuple[Identity, Identity], WayBack]:
+        """The way back that the spec's traffic object needs for the canary, and for a target that is to become it.
+
+        At first sight any arm with an entry may be found to be stable.
+        """
+        if found.carrier is None or traffic is None:
+            return {}
+        stable, canary = parsed.status.stable, parsed.status.canary
+        stables = {entry for rule in traffic.rules for entry in rule.entries}
+        if stable is not None:
+            stables = {stable.identity.arm}
+        canaries = {arm.arm for arm in (target, canary.identity if canary is not None else None) if arm}
+        return {
+            (one, other): found.carrier.way_back(found.raw, one, other)
+            for one in stables
+            for other in canaries
+            if one != other
+        }
+
+    def _way(self, parsed: ParsedRollout, record: WayBack) -> WayObject:
+        """The object that a record is about, by kind and name."""
+        key = ObjectKey(parsed.namespace, record.name)
+        for resource, store in self._caches.carriers(record.kind):
+            if resource.group == record.group:
+                return WayObject(resource, store.get(key))
+        return WayObject(kinds.HTTP_ROUTE, None)
+
+    def _way_view(self, parsed: ParsedRollout, record: WayBack, raw: dict[str, Any] | None) -> WayView:
+        def exists(name: str) -> bool:
+            return self._caches.rollouts.get(ObjectKey(parsed.namespace, name)) is not None
+
+        return wayback.view(raw, record, parsed.name, exists)
 
     # --- jobs ---
 

@@ -17,7 +17,6 @@ from rollouts.api.scalars import format_time, weight_json
 from rollouts.api.status import write_status
 from rollouts.controller import kinds
 from rollouts.controller.caches import Caches
-from rollouts.controller.carriers import Carrier
 from rollouts.controller.events import EventRecorder
 from rollouts.controller.observing import Gathered
 from rollouts.engine.actions import (
@@ -32,16 +31,27 @@ from rollouts.engine.actions import (
     Plan,
     ReleaseTraffic,
     ReleaseTrafficMode,
+    ReturnTraffic,
     SetFinalizer,
     TerminateRun,
     UnloadAdapter,
     UpdateRun,
+    WriteReason,
     WriteTraffic,
 )
-from rollouts.engine.types import HoldReason, Identity, format_weight
-from rollouts.kube.client import KubeClient, PatchKind
-from rollouts.kube.errors import AlreadyExists, Conflict, Invalid, NotFound
+from rollouts.engine.types import HoldReason, Identity, WayBack, Weight, format_weight
+from rollouts.kube.client import KubeClient, PatchKind, Resource
+from rollouts.kube.errors import (
+    AlreadyExists,
+    ApiUnavailable,
+    Conflict,
+    Forbidden,
+    Invalid,
+    KubeError,
+    NotFound,
+)
 from rollouts.runtime.objects import ObjectKey
+from rollouts.traffic import wayback
 from rollouts.traffic.writes import Apply, Refusal, Write
 
 __all__ = ["AdapterLoader", "Performer", "RunBuilder", "TrafficRefused", "merge_patch"]
@@ -55,11 +65,15 @@ _OBEYS = (HoldReason.MANUAL_OVERRIDE, HoldReason.CONTENDED)
 
 
 class TrafficRefused(Exception):
-    """The traffic object cannot be brought to what the plan asks: terminal for this spec."""
+    """The traffic object cannot be brought to what the plan asks; the message has the server's words.
 
-    def __init__(self, reason: str, message: str) -> None:
+    ``by_spec``: it is the Rollout's spec that a person has to change. Else the same write may succeed later.
+    """
+
+    def __init__(self, reason: str, message: str, *, by_spec: bool = True) -> None:
         super().__init__(message)
         self.reason = reason
+        self.by_spec = by_spec
 
 
 class RunBuilder(Protocol):
@@ -97,6 +111,35 @@ class AdapterLoader(Protocol):
         ...
 
 
+def _lets_go(plan: Plan) -> bool:
+    """Whether the plan takes the finalizer off: a Rollout that is being deleted is gone after that."""
+    return any(isinstance(action, SetFinalizer) and not action.present for action in plan.actions)
+
+
+_UNDECLARED = ("field not declared in schema", "failed to create typed patch object")
+"""What kube-apiserver says, with code 500, of a server-side apply with a field that the CRD lacks."""
+
+_POLICIES = ("ValidatingAdmissionPolicy", "admission webhook")
+"""What refuses a sound object for now, with whatever code: no fault of the spec."""
+
+
+def _refusal(error: KubeError, rendered_from: str, *, applied: bool) -> TrafficRefused | None:
+    """The refusal that an error means; None for what is worth an immediate retry.
+
+    A 500 is shown, too: its words are the only cause that anybody gets to see, and it is retried all the same.
+    """
+    words = str(error)
+    undeclared = any(text in words for text in _UNDECLARED)
+    if isinstance(error, ApiUnavailable) and error.status != 500:
+        return None
+    by_policy = any(text in words for text in _POLICIES)
+    if applied and not by_policy and (isinstance(error, Invalid) or undeclared):
+        return TrafficRefused("RouteInvalid", f"{rendered_from}: the API server refuses it: {words}")
+    return TrafficRefused(
+        "TrafficRefused", f"{rendered_from}: the API server refuses the write: {words}", by_spec=False
+    )
+
+
 def merge_patch(old: Any, new: Any) -> Any:
     """The JSON merge patch (RFC 7396) from ``old`` to ``new``; an empty dict when they are equal."""
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
@@ -121,7 +164,7 @@ class Performer:
         builder: RunBuilder,
         loader: AdapterLoader,
         *,
-        on_traffic_write: Callable[[WriteTraffic], None] = lambda _: None,
+        on_traffic_write: Callable[[WriteReason], None] = lambda _: None,
     ) -> None:
         self._client = client
         self._caches = caches
@@ -142,7 +185,8 @@ class Performer:
         parsed = gathered.parsed
         if plan.status.hold in _OBEYS and plan.status.hold is not parsed.status.hold:
             await self._demand_fresh_traffic(gathered)
-        if not parsed.deleting and (plan.status != parsed.status or parsed.unreadable_status):
+        changed = plan.status != parsed.status or bool(parsed.unreadable_status)
+        if changed and not (parsed.deleting and _lets_go(plan)):
             await self._store_status(gathered, write_status(plan.status), heed=heed)
         for event in events:
             await self._events.emit(gathered.rollout, event)
@@ -151,6 +195,8 @@ class Performer:
         match action:
             case WriteTraffic():
                 return await self._write_traffic(gathered, action, heed=heed)
+            case ReturnTraffic():
+                return await self._return_traffic(gathered, action, heed=heed)
             case SetFinalizer():
                 await self._set_finalizer(gathered, present=action.present, heed=heed)
             case ReleaseTraffic():
@@ -194,45 +240,78 @@ class Performer:
             raise TrafficRefused(write.reason, write.message)
         if write is None:
             return []
+        carried = (carrier.resource, ObjectKey(carrier.namespace, carrier.name))
         await self._demand_fresh(gathered)
-        store, key = self._caches.by_resource()[carrier.resource], ObjectKey(carrier.namespace, carrier.name)
-        try:
-            with store.writing(key) as record:
-                record(await self._send(carrier, write), tell=heed)
-        except Invalid as error:
-            raise TrafficRefused(
-                "RouteInvalid", f"{carrier.rendered_from}: the API server refuses it: {error}"
-            ) from None
-        self._on_traffic_write(action)
-        weight = format_weight(action.desired.weight)
+        await self._send(*carried, write, carrier.rendered_from, heed=heed)
         arm = action.desired.canary.name if action.desired.canary is not None else "the canary"
+        return self._written(gathered, *carried, action.reason, arm, action.desired.weight)
+
+    async def _return_traffic(
+        self, gathered: Gathered, action: ReturnTraffic, *, heed: bool
+    ) -> list[EmitEvent]:
+        """Lower the canary by the stored record: neither spec nor template has a part in it."""
+        record = action.record
+        found, key = gathered.ways[record], ObjectKey(gathered.parsed.namespace, record.name)
+        write = wayback.render(found.raw, record, action.limit) if found.raw is not None else None
+        if write is None:
+            return []
+        await self._demand_fresh(gathered, whatever_spec=True)
+        await self._send(found.resource, key, write, f"{record.kind} {record.name}", heed=heed)
+        return self._written(gathered, found.resource, key, action.reason, record.canary.name, action.limit)
+
+    def _written(
+        self,
+        gathered: Gathered,
+        resource: Resource,
+        key: ObjectKey,
+        reason: WriteReason,
+        arm: str,
+        weight: Weight,
+    ) -> list[EmitEvent]:
+        """The write is stored: count it, log it, and say it."""
+        self._on_traffic_write(reason)
+        shown = format_weight(weight)
         _log.info(
             "traffic_written",
-            namespace=carrier.namespace,
+            namespace=key.namespace,
             rollout=gathered.parsed.name,
-            weight=weight,
-            reason=action.reason.value,
+            weight=shown,
+            reason=reason.value,
         )
-        message = f"{carrier.resource.kind} {carrier.name}: {arm} {weight}"
-        return [EmitEvent(type=EventType.NORMAL, reason=action.reason.value, message=message)]
+        message = f"{resource.kind} {key.name}: {arm} {shown}"
+        return [EmitEvent(type=EventType.NORMAL, reason=reason.value, message=message)]
 
-    async def _send(self, carrier: Carrier, write: Write) -> Object:
+    async def _send(
+        self,
+        resource: Resource,
+        key: ObjectKey,
+        write: Write,
+        rendered_from: str,
+        *,
+        heed: bool,
+    ) -> None:
+        """Store a write of a traffic object. Raises TrafficRefused when the server will not have it."""
         kind, body = (
             (PatchKind.APPLY, write.body) if isinstance(write, Apply) else (PatchKind.JSON, write.operations)
         )
-        return await self._client.patch(
-            carrier.resource,
-            carrier.namespace,
-            carrier.name,
-            body,
-            kind=kind,
-            force=isinstance(write, Apply),
-        )
+        store = self._caches.by_resource()[resource]
+        try:
+            with store.writing(key) as record:
+                stored = await self._client.patch(
+                    resource, *key, body, kind=kind, force=isinstance(write, Apply)
+                )
+                record(stored, tell=heed)
+        except (Invalid, Forbidden, ApiUnavailable) as error:
+            refusal = _refusal(error, rendered_from, applied=isinstance(write, Apply))
+            if refusal is None:
+                raise
+            raise refusal from None
 
-    async def _demand_fresh(self, gathered: Gathered) -> None:
+    async def _demand_fresh(self, gathered: Gathered, *, whatever_spec: bool = False) -> None:
         """Raise Conflict unless the API server's Rollout is the very one that was planned on.
 
-        A write of this plan that carried its resourceVersion has proved that already.
+        A write of this plan that carried its resourceVersion has proved that already. ``whatever_spec``: only the
+        status counts, so that somebody who edits the Rollout again and again does not hold up an abort.
         """
         parsed = gathered.parsed
         if gathered.rollout["metadata"].get("resourceVersion") != gathered.planned_version:
@@ -241,9 +320,11 @@ class Performer:
             live = await self._client.get(kinds.ROLLOUT, parsed.namespace, parsed.name)
         except NotFound:
             raise Conflict("the Rollout is gone") from None
-        version = live["metadata"].get("resourceVersion")
-        if version != gathered.rollout["metadata"].get("resourceVersion"):
-            self._caches.rollouts.record_write(live)
+        if live["metadata"].get("resourceVersion") == gathered.rollout["metadata"].get("resourceVersion"):
+            return
+        self._caches.rollouts.record_write(live)
+        same = live["metadata"].get("uid") == gathered.rollout["metadata"].get("uid")
+        if not (whatever_spec and same and live.get("status") == gathered.rollout.get("status")):
             raise Conflict("the Rollout changed since it was read")
 
     async def _demand_fresh_traffic(self, gathered: Gathered) -> None:
@@ -261,6 +342,9 @@ class Performer:
             raise Conflict(f"{carrier.resource.kind} {carrier.name} changed since it was read")
 
     async def _release(self, gathered: Gathered, action: ReleaseTraffic) -> None:
+        if action.record is not None:
+            await self._release_recorded(gathered, action, action.record)
+            return
         raw, carrier = gathered.traffic_object, gathered.carrier
         assert raw is not None
         assert carrier is not None
@@ -271,6 +355,17 @@ class Performer:
             return
         stored = await self._client.patch(*place, patch.operations, kind=PatchKind.JSON)
         self._caches.by_resource()[carrier.resource].record_write(stored)
+
+    async def _release_recorded(self, gathered: Gathered, action: ReleaseTraffic, way: WayBack) -> None:
+        """Give up an object that no readable spec names any more."""
+        resource, raw = gathered.ways[way]
+        place = (resource, gathered.parsed.namespace, way.name)
+        if action.mode is ReleaseTrafficMode.DELETE:
+            await self._client.delete(*place, resource_version=action.resource_version)
+        elif raw is not None:
+            patch = wayback.release(raw).operations
+            stored = await self._client.patch(*place, patch, kind=PatchKind.JSON)
+            self._caches.by_resource()[resource].record_write(stored)
 
     # --- the Rollout itself ---
 

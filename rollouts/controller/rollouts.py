@@ -13,7 +13,7 @@ from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.observing import Gatherer
 from rollouts.controller.performing import Performer, TrafficRefused
 from rollouts.engine.actions import Action, EmitEvent, Plan, SetFinalizer, WriteReason, WriteTraffic
-from rollouts.engine.observation import Observation, Problem
+from rollouts.engine.observation import Observation, Problem, Refused
 from rollouts.engine.planning import plan
 from rollouts.engine.types import AdapterTraffic, AdapterTrafficKind
 from rollouts.kube.errors import Conflict, NotFound
@@ -31,7 +31,11 @@ _WHAT_IS_OBSERVED = ("stable", "canary", "attempt", "history")
 """Fields of the status that decide what is gathered: pools, routes' entries, runs."""
 
 REFUSED_RECHECK = 60.0
-"""Seconds until a refused write is tried again; a change of the objects involved comes sooner."""
+"""Seconds until a write is tried again that was refused for what the spec says; a change of it comes sooner."""
+
+BLOCKED_RECHECK = 5.0
+"""Seconds until a write is tried again that something else refused: a policy, an admission webhook, a failing server.
+Writes towards stable have a shorter time of their own (``engine.wayback.REFUSED_RETRY``)."""
 
 
 class RolloutReconciler:
@@ -75,9 +79,13 @@ class RolloutReconciler:
             # Deleted while it was being planned: look again, the caches will have heard of it by then.
             raise Conflict(f"planned on an object that is gone: {gone}") from None
         except TrafficRefused as refusal:
-            await self._show_refusal(gathered.observation.problems, key, refusal)
-            wake = decided.requeue_after  # a deadline may come before another try is worth it
-            return REFUSED_RECHECK if wake is None else min(REFUSED_RECHECK, wake.total_seconds())
+            self._metrics.refused.labels(key.namespace, key.name).set(1)
+            shown = await self._show_refusal(gathered.observation.problems, key, refusal)
+            waits = [plan.requeue_after for plan in (decided, shown) if plan is not None]
+            recheck = REFUSED_RECHECK if refusal.by_spec else BLOCKED_RECHECK
+            # A deadline may come before another try is worth it, and what is to go back is tried at once.
+            return min([recheck, *(wait.total_seconds() for wait in waits if wait is not None)])
+        self._metrics.accepted(key.namespace, key.name)
         for action in decided.actions:
             if isinstance(action, EmitEvent) and action.reason == "WeightRestored":
                 self._metrics.foreign_writes.labels(key.namespace, key.name).inc()
@@ -86,21 +94,28 @@ class RolloutReconciler:
 
     async def _show_refusal(
         self, known: tuple[Problem, ...], key: ObjectKey, refusal: TrafficRefused
-    ) -> None:
-        """Plan again with the refusal as a problem of the spec: it is shown, and nothing else happens."""
+    ) -> Plan | None:
+        """Plan again with the refusal: it is shown, and what else was decided happens; that plan.
+
+        What the traffic object says did not change, so nothing is said that the refused plan would have said.
+        """
         gathered = self._gatherer.gather(key)
         if gathered is None:
-            return
+            return None
         _log.warning("write_refused", namespace=key.namespace, rollout=key.name, reason=refusal.reason)
         problem = Problem(reason=refusal.reason, message=str(refusal))
-        shown = replace(gathered.observation, problems=(*known, problem))
+        shown = replace(
+            gathered.observation,
+            refused=Refused(reason=refusal.reason, message=str(refusal)),
+            problems=(*known, problem) if refusal.by_spec else gathered.observation.problems,
+        )
         gathered = replace(gathered, observation=shown, rollout=dict(gathered.rollout))
         decided = plan(shown, self._clock.now())
-        quiet = replace(decided, actions=())
         try:
-            await self._performer.perform(gathered, quiet)
+            await self._performer.perform(gathered, decided)
         except NotFound:
             _log.info("refusal_not_shown", namespace=key.namespace, rollout=key.name, reason="it is gone")
+        return decided
 
 
 class _Next(NamedTuple):

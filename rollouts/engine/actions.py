@@ -11,6 +11,7 @@ from rollouts.engine.types import (
     Identity,
     Revision,
     RolloutStatus,
+    WayBack,
     Weight,
 )
 
@@ -27,6 +28,7 @@ __all__ = [
     "Plan",
     "ReleaseTraffic",
     "ReleaseTrafficMode",
+    "ReturnTraffic",
     "SetFinalizer",
     "TerminateRun",
     "UnloadAdapter",
@@ -74,6 +76,19 @@ class WriteTraffic:
     reason: WriteReason
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReturnTraffic:
+    """Lower the canary to ``limit`` in every rule where it has more: weights only, by the stored record.
+
+    Needs neither the spec nor a template. Guarded by ``resource_version``; counts as the plan's traffic write.
+    """
+
+    record: WayBack
+    limit: Weight
+    resource_version: str
+    reason: WriteReason
+
+
 class ReleaseTrafficMode(Enum):
     """What happens to the traffic object when the Rollout goes."""
 
@@ -83,10 +98,11 @@ class ReleaseTrafficMode(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseTraffic:
-    """Give a Managed traffic object up: drop our label, or delete it."""
+    """Give a Managed traffic object up: drop our label, or delete it. ``record`` names it where no spec does."""
 
     mode: ReleaseTrafficMode
     resource_version: str
+    record: WayBack | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +197,7 @@ class EmitEvent:
 
 Action = (
     WriteTraffic
+    | ReturnTraffic
     | ReleaseTraffic
     | CreateRun
     | TerminateRun

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rollouts.engine.actions import EventType
 from rollouts.engine.commands import Command, CommandAction, MalformedCommand, parse_command
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import abort
 from rollouts.engine.evidence import awaited_background, evidence_gate, reads_evidence
 from rollouts.engine.naming import background_run, step_run
-from rollouts.engine.observation import GateOutcome
+from rollouts.engine.observation import Claim, GateOutcome
 from rollouts.engine.starting import complete_split, start_attempt
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.types import (
@@ -21,10 +23,14 @@ from rollouts.engine.types import (
     Revision,
     WeightStep,
 )
+from rollouts.engine.wayback import is_back
 
-__all__ = ["obey_command"]
+__all__ = ["finish_abort_command", "obey_command"]
 
 _MAX_STORED = 1024
+_BACK = "all traffic goes to stable"
+_CLAIMLESS = (CommandAction.ABORT, CommandAction.PAUSE)
+"""What may be asked for whatever the spec says and whosever the traffic object is."""
 
 
 class _Rejected(Exception):
@@ -43,6 +49,8 @@ def obey_command(draft: Draft) -> None:
         action, by = command.action.value, command.by[:253]
         message = _apply(draft, command)
         result = CommandResult.DONE
+        if command.action is CommandAction.ABORT and not is_back(draft):
+            result, message = CommandResult.IN_PROGRESS, _not_back(draft)
     except (MalformedCommand, _Rejected) as refusal:
         message, result = str(refusal), CommandResult.REJECTED
     draft.set(
@@ -50,12 +58,34 @@ def obey_command(draft: Draft) -> None:
             raw=raw, action=action, result=result, message=message, at=draft.now, by=by
         )
     )
-    done = result is CommandResult.DONE
+    _announce(draft)
+
+
+def finish_abort_command(draft: Draft) -> None:
+    """An abort is done when the traffic object says so, not when it was decided."""
+    last = draft.status.last_command
+    if last is None or last.result is not CommandResult.IN_PROGRESS:
+        return
+    if is_back(draft):
+        draft.set(last_command=replace(last, result=CommandResult.DONE, message=_BACK, at=draft.now))
+        _announce(draft)
+    else:
+        draft.set(last_command=replace(last, message=_not_back(draft)))
+
+
+def _announce(draft: Draft) -> None:
+    last = draft.status.last_command
+    assert last is not None
     draft.event(
-        EventType.NORMAL if done else EventType.WARNING,
-        "CommandDone" if done else "CommandRejected",
-        f"{action or 'command'}{f' by {by}' if by else ''}: {message}",
+        EventType.NORMAL if last.result is CommandResult.DONE else EventType.WARNING,
+        f"Command{last.result.value}",
+        f"{last.action or 'command'}{f' by {last.by}' if last.by else ''}: {last.message}",
     )
+
+
+def _not_back(draft: Draft) -> str:
+    why = draft.traffic_problem[1] if draft.traffic_problem is not None else "more objects are to be written"
+    return f"the abort is decided, the canary still has traffic: {why}"
 
 
 def _apply(draft: Draft, command: Command) -> str:
@@ -69,8 +99,12 @@ def _apply(draft: Draft, command: Command) -> str:
         raise _Rejected(
             f"it was meant for step {command.step + 1}, the rollout is at {draft.status.current_step + 1}"
         )
-    if draft.obs.problems and command.action not in (CommandAction.ABORT, CommandAction.PAUSE):
-        raise _Rejected("the spec is invalid: fix it first")
+    if command.action not in _CLAIMLESS:
+        if draft.obs.problems:
+            raise _Rejected("the spec is invalid: fix it first")
+        traffic = draft.obs.traffic
+        if traffic is not None and traffic.claim is Claim.OTHER:
+            raise _Rejected(f"{traffic.kind} {traffic.name} belongs to Rollout {traffic.claimed_by}")
     return _ACTIONS[command.action](draft)
 
 
@@ -156,7 +190,7 @@ def _abort(draft: Draft) -> str:
     if draft.status.canary is None:
         raise _Rejected("the target is stable: there is nothing to abort; revert in Git to go back")
     abort(draft, "AbortedByCommand", "aborted by command")
-    return "all traffic goes to stable"
+    return _BACK
 
 
 def _retry(draft: Draft) -> str:

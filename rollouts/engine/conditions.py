@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rollouts.engine.draft import Draft
+from rollouts.engine.starting import nobody_serves
 from rollouts.engine.types import Condition, Phase
 
 __all__ = ["set_conditions"]
@@ -15,20 +16,14 @@ def set_conditions(draft: Draft) -> None:
     """All conditions, in a fixed order; the transition time moves only with the status."""
     status, spec_problems = draft.status, draft.obs.problems
     phase, reason, message = status.phase, status.reason or "Unknown", status.message
+    dead = nobody_serves(draft)
+    # kstatus reads Reconciling before Stalled: a rollout that nobody serves is not "in progress".
+    busy, stuck = phase in _BUSY and dead is None, phase in _STUCK or dead is not None
+    why = dead or (reason, message)
     rows: list[tuple[str, bool, str, str]] = [
-        ("Ready", phase is Phase.HEALTHY, reason, message),
-        (
-            "Reconciling",
-            phase in _BUSY,
-            reason if phase in _BUSY else "Settled",
-            message if phase in _BUSY else "",
-        ),
-        (
-            "Stalled",
-            phase in _STUCK,
-            reason if phase in _STUCK else "NotStalled",
-            message if phase in _STUCK else "",
-        ),
+        ("Ready", phase is Phase.HEALTHY and dead is None, *why),
+        ("Reconciling", busy, reason if busy else "Settled", message if busy else ""),
+        ("Stalled", stuck, why[0] if stuck else "NotStalled", why[1] if stuck else ""),
         _row("TargetReady", draft.target_problem, "Ready"),
         _row("TrafficApplied", draft.traffic_problem, "Applied"),
         (

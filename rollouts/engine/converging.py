@@ -42,13 +42,24 @@ from rollouts.engine.types import (
     Weight,
     format_weight,
 )
+from rollouts.engine.wayback import is_recorded, record_way
 
-__all__ = ["converge", "desired_traffic", "no_rules", "retired_arms", "rule_share", "step_weight"]
+__all__ = [
+    "FROZEN",
+    "converge",
+    "desired_traffic",
+    "no_rules",
+    "retired_arms",
+    "rule_share",
+    "show_live",
+    "step_weight",
+]
 
 RESTORE_LIMIT = 5
 RESTORE_WINDOW = timedelta(minutes=10)
 
-_FROZEN = (HoldReason.MANUAL_OVERRIDE, HoldReason.CONTENDED)
+FROZEN = (HoldReason.MANUAL_OVERRIDE, HoldReason.CONTENDED)
+"""Holds at a weight that somebody else wrote."""
 
 
 # --- what the status asks for ----------------------------------------------------------------------
@@ -58,7 +69,7 @@ def step_weight(status: RolloutStatus, spec: RolloutSpec) -> Weight:
     """The canary weight of the current step, after caps, pulls and overrides."""
     if status.aborted is not None or status.pulled or status.started_at is None:
         return ZERO
-    if status.hold in _FROZEN:
+    if status.hold in FROZEN:
         return status.weight.desired or ZERO
     weight = weight_at(spec.canary.steps, status.current_step)
     if status.skip_gates:
@@ -172,7 +183,7 @@ def converge(draft: Draft, reason: WriteReason = WriteReason.STEP, *, may_raise:
     ``may_raise`` False (paused, held, invalid) allows only moves towards stable.
     """
     traffic, desired = draft.obs.traffic, desired_traffic(draft, draft.status)
-    if traffic is None or draft.writes_traffic:
+    if traffic is None or draft.writes_traffic or draft.returning:
         return False
     if desired is None:
         return True
@@ -187,11 +198,38 @@ def converge(draft: Draft, reason: WriteReason = WriteReason.STEP, *, may_raise:
         return True
     if _foreign(draft, traffic, desired) and _obey_or_limit(draft, traffic, desired):
         return True
-    if not _allowed(draft, traffic, desired, may_raise=may_raise):
-        return False
-    _announce_foreign(draft, traffic, desired)
-    _write(draft, desired, traffic.resource_version, reason)
+    if _allowed(draft, traffic, desired, may_raise=may_raise) and not _refused(draft):
+        _announce_foreign(draft, traffic, desired)
+        _write(draft, desired, traffic.resource_version, reason)
     return False
+
+
+def _refused(draft: Draft) -> bool:
+    """Whether this write has just been refused: its words are shown in place of another try."""
+    if draft.obs.refused is None:
+        return False
+    draft.traffic_problem = (draft.obs.refused.reason, draft.obs.refused.message)
+    return True
+
+
+def show_live(draft: Draft) -> None:
+    """What is not written is not said: ``applied`` is what the object has, in the rule that is furthest off."""
+    canary, asked = draft.status.canary, draft.status.weight.desired or ZERO
+    if draft.writes_traffic or draft.status.stable is None:
+        return
+    ways = (draft.obs.ways.get(record) for record in draft.status.way_back)
+    shares = [view.share for view in ways if view is not None and view.exists]
+    traffic = draft.obs.traffic
+    if canary is None:
+        # The weight in status is the share of the target, which is stable where there is no canary.
+        shares = [Weight(FULL - share) for share in shares]
+    elif traffic is not None and traffic.exists:
+        arms = DesiredTraffic(
+            stable=draft.status.stable.identity.arm, canary=canary.identity.arm, weight=asked
+        )
+        shares += _shares(traffic, arms)
+    if shares:
+        draft.show_applied(max(shares, key=lambda share: abs(share - asked)))
 
 
 def _git_lists(draft: Draft, traffic: TrafficView) -> bool:
@@ -210,7 +248,7 @@ def no_rules(traffic: TrafficView) -> str:
 
 def _note_applied(draft: Draft, desired: DesiredTraffic) -> None:
     weight = desired.weight if desired.canary is not None else FULL
-    draft.set(weight=replace(draft.status.weight, desired=weight, applied=weight))
+    draft.note_written(weight)
 
 
 def _watch_uid(draft: Draft, traffic: TrafficView) -> None:
@@ -232,7 +270,10 @@ def _recreate(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> bo
         )
         return False
     weight = desired.weight
-    if desired.canary is not None and weight > ZERO and draft.obs.ready(desired.canary) == 0:
+    if _refused(draft):
+        return False
+    canary = desired.canary
+    if canary is not None and (draft.obs.ready(canary) == 0 or not is_recorded(draft, canary)):
         weight = ZERO
     _write(draft, replace(desired, weight=weight), "", WriteReason.SETTLE)
     return False
@@ -245,7 +286,7 @@ def _shares(traffic: TrafficView, desired: DesiredTraffic) -> list[Weight]:
 
 def _foreign(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> bool:
     """Whether somebody else changed the weights since our last write."""
-    applied = draft.status.weight.applied
+    applied = draft.status.weight.ours
     if applied is None or traffic.written_by_us:
         return False
     was = replace(desired, weight=applied if desired.canary is not None else ZERO)
@@ -279,7 +320,7 @@ def _obey_or_limit(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) 
 
 def _freeze(draft: Draft, hold: HoldReason, weight: Weight, message: str) -> bool:
     draft.hold(hold, message)
-    draft.set(weight=replace(draft.status.weight, desired=weight, applied=weight))
+    draft.note_written(weight)
     draft.contended = message
     return True
 
@@ -307,7 +348,12 @@ def _towards_stable(rule: RuleView, desired: DesiredTraffic) -> bool:
 
 def _may_raise(draft: Draft, desired: DesiredTraffic) -> bool:
     assert desired.canary is not None
+    record_way(draft, desired.canary)
     before = desired_traffic(draft, draft.obs.status)
+    if not is_recorded(draft, desired.canary):
+        # The way back must be stored before there is anything to give back.
+        draft.wake(timedelta(seconds=1))
+        return False
     if before is None or (before.canary, before.stable, before.weight) != (
         desired.canary,
         desired.stable,
@@ -335,7 +381,7 @@ def _announce_foreign(draft: Draft, traffic: TrafficView, desired: DesiredTraffi
     if not _foreign(draft, traffic, desired):
         return
     who = traffic.last_writer or "an unknown field manager"
-    draft.contended = f"{who} changed the weights; restoring {format_weight(draft.status.weight.applied)}"
+    draft.contended = f"{who} changed the weights; restoring {format_weight(draft.status.weight.ours)}"
     draft.event(EventType.WARNING, "WeightRestored", draft.contended)
     shares = _shares(traffic, desired)
     if desired.canary is not None and shares and min(shares) < desired.weight:

@@ -13,6 +13,7 @@ from rollouts.engine.actions import (
     EventType,
     Plan,
     ReleaseTraffic,
+    ReturnTraffic,
     SetFinalizer,
     WriteTraffic,
 )
@@ -28,6 +29,7 @@ from rollouts.engine.types import (
     RolloutSpec,
     RolloutStatus,
     Step,
+    Weight,
     WeightStatus,
     WeightStep,
 )
@@ -39,7 +41,16 @@ HISTORY_LIMIT = 10
 
 
 _ALARMS = frozenset(
-    {"NotEnoughEndpoints", "ShareMismatch", "StableNotReady", "StablePoolMissing", "RouteMissing", "Baking"}
+    {
+        "NotEnoughEndpoints",
+        "ShareMismatch",
+        "StableNotReady",
+        "StablePoolMissing",
+        "RouteMissing",
+        "Baking",
+        "AbortBlockedByClaim",
+        "TrafficRefused",
+    }
 )
 """Reasons worth an Event although the phase stays; steps and writes have Events of their own."""
 
@@ -63,6 +74,8 @@ class Draft:
         """Reason and message for the TargetReady condition."""
         self.contended: str = ""
         """Who wrote our weights, when that has just been seen."""
+        self.returning = False
+        """A canary that is to have no weight still has some: no other write of traffic until that is done."""
         self.set(observed_generation=obs.generation)
 
     @property
@@ -81,12 +94,22 @@ class Draft:
     @property
     def writes_traffic(self) -> bool:
         """Whether the plan already holds its one traffic write."""
-        return any(isinstance(action, WriteTraffic) for action in self.actions)
+        return any(isinstance(action, WriteTraffic | ReturnTraffic) for action in self.actions)
 
     def set(self, **changes: Any) -> None:
         """Change status fields. Most plans find them as they are to be, and a copy costs more than a look."""
         if any(getattr(self.status, name) != value for name, value in changes.items()):
             self.status = replace(self.status, **changes)
+
+    def note_written(self, weight: Weight) -> None:
+        """The traffic object says what we want, or will once the plan's write is stored."""
+        self.set(weight=replace(self.status.weight, desired=weight, applied=weight, written=None))
+
+    def show_applied(self, weight: Weight) -> None:
+        """The traffic object says something else than we wrote."""
+        ours = self.status.weight.ours
+        written = None if ours == weight else ours
+        self.set(weight=replace(self.status.weight, applied=weight, written=written))
 
     def move(self, phase: Phase, trigger: Trigger, reason: str, message: str) -> None:
         """Enter or stay in a phase; raises IllegalTransition when the table does not list the move."""
@@ -114,6 +137,9 @@ class Draft:
 
     def where(self) -> str:
         """The step in words: ``step 2/6 (set weight 10%)``. People count from 1."""
+        if self.obs.spec is None:
+            count = self.status.step_count
+            return f"step {min(self.status.current_step + 1, count)}/{count}"
         count = len(self.spec.canary.steps)
         if self.status.current_step >= count:
             return f"after step {count}/{count}"
@@ -185,7 +211,7 @@ def _rank(action: Action) -> int:
     match action:
         case SetFinalizer(present=True):
             return 0
-        case WriteTraffic() | ReleaseTraffic():
+        case WriteTraffic() | ReturnTraffic() | ReleaseTraffic():
             return 1
         case SetFinalizer():
             return 3

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rollouts.engine.actions import EventType, TerminateRun, WriteReason
-from rollouts.engine.converging import converge
+from rollouts.engine.actions import EventType, TerminateRun
 from rollouts.engine.draft import HISTORY_LIMIT, Draft
 from rollouts.engine.observation import GateOutcome
 from rollouts.engine.transitions import Trigger
@@ -20,8 +19,9 @@ from rollouts.engine.types import (
     WeightStatus,
     format_weight,
 )
+from rollouts.engine.wayback import return_canaries
 
-__all__ = ["abort", "drop_canary", "promote", "settle_aborted", "terminate_runs"]
+__all__ = ["abort", "drop_canary", "promote", "show_aborted", "terminate_runs"]
 
 
 def abort(draft: Draft, reason: str, why: str) -> None:
@@ -32,10 +32,7 @@ def abort(draft: Draft, reason: str, why: str) -> None:
     at = f"at {draft.where()}, weight {format_weight(draft.status.weight.applied)}"
     if draft.status.started_at is None:
         at = "before any traffic"
-    message = (
-        f"Aborted {canary.label} {at}: {why.rstrip('. ')}. {stable.label} serves; the spec still asks for "
-        f"{canary.identity.name}: revert or push a fix, or `rollouts retry {draft.obs.name}`"
-    )
+    message = f"Aborted {canary.label} {at}: {why.rstrip('. ')}"
     draft.record(canary, Outcome.ABORTED, f"{reason}: {why}")
     draft.set(
         aborted=AbortRecord(
@@ -48,21 +45,31 @@ def abort(draft: Draft, reason: str, why: str) -> None:
         unready_since=None,
         skip_gates=False,
     )
-    draft.move(Phase.ABORTED, Trigger.ABORT, reason, message)
     terminate_runs(draft)
-    if draft.obs.status.started_at is not None:
-        converge(draft, WriteReason.ABORT)
-    settle_aborted(draft)
+    return_canaries(draft)
+    show_aborted(draft, Trigger.ABORT)
+    if draft.status.reason != reason:
+        draft.event(EventType.WARNING, reason, message)
 
 
-def settle_aborted(draft: Draft) -> None:
-    """Say plainly when an aborted canary still carries traffic because stable cannot take it."""
-    record = draft.status.aborted
+def show_aborted(draft: Draft, trigger: Trigger) -> None:
+    """The abort in words; plainly first what keeps an aborted canary from losing its traffic."""
+    record, canary, stable = draft.status.aborted, draft.status.canary, draft.status.stable
     assert record is not None
-    message = record.message
+    assert canary is not None
+    assert stable is not None
+    wants = f"the spec still asks for {canary.identity.name}"
+    if draft.obs.spec is None:
+        wants = "the spec cannot be read"
+    if draft.obs.problems:
+        wants += f" ({draft.obs.problems[0].message})"
+    way_out = f"{wants}: revert or push a fix, or `rollouts retry {draft.obs.name}`"
     if draft.traffic_problem is not None:
-        message = f"{draft.traffic_problem[1]}. {message}"
-    draft.set(message=message)
+        reason, problem = draft.traffic_problem
+        draft.move(Phase.ABORTED, trigger, reason, f"{problem}. {record.message}; {way_out}")
+    else:
+        message = f"{record.message}. {stable.label} serves; {way_out}"
+        draft.move(Phase.ABORTED, trigger, record.reason, message)
 
 
 def promote(draft: Draft) -> None:
@@ -83,6 +90,7 @@ def promote(draft: Draft) -> None:
         step_count=steps,
         weight=WeightStatus(desired=FULL, applied=FULL),
         attempt=draft.status.attempt,
+        way_back=(),
     )
     draft.move(Phase.HEALTHY, Trigger.STEPS_DONE, "Promoted", message)
     terminate_runs(draft)
@@ -111,7 +119,7 @@ def drop_canary(draft: Draft, outcome: Outcome, why: str) -> None:
     if draft.status.aborted is None:
         draft.record(canary, outcome, why)
     carried = draft.obs.status.started_at is not None
-    applied = draft.status.weight.applied if carried else None
+    applied = draft.status.weight.ours if carried else None
     draft.event(EventType.NORMAL, "CanaryDropped", f"{canary.label} dropped: {why}")
     draft.clear_attempt(aborted=None, weight=WeightStatus(desired=ZERO, applied=applied))
     terminate_runs(draft)

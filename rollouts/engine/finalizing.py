@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from rollouts.engine.actions import (
+    EventType,
     ReleaseTraffic,
     ReleaseTrafficMode,
     SetFinalizer,
     WriteReason,
-    WriteTraffic,
 )
 from rollouts.engine.converging import desired_traffic, rule_share
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import terminate_runs
-from rollouts.engine.observation import Claim, TrafficView
+from rollouts.engine.observation import Claim
 from rollouts.engine.types import FULL, ZERO, OnDelete, TrafficMode
+from rollouts.engine.wayback import carries, give_back, keep_record
 
-__all__ = ["finalize", "keep_finalizer"]
+__all__ = ["RELEASE_ANNOTATION", "finalize", "keep_finalizer"]
+
+RELEASE_ANNOTATION = "inferencerollouts.dev/release"
+"""``now``: take the finalizer off, whatever the traffic object says."""
 
 
 def finalize(draft: Draft) -> None:
@@ -25,38 +27,71 @@ def finalize(draft: Draft) -> None:
     if not draft.obs.has_finalizer:
         return
     terminate_runs(draft)
-    traffic = draft.obs.traffic
-    if draft.obs.spec is None or traffic is None or not traffic.exists or traffic.claim is Claim.OTHER:
+    keep_record(draft)
+    if draft.obs.release_now:
+        _let_go(draft, "released by annotation; the traffic object stays as it is")
+    elif not _restore(draft) and not _release(draft):
         draft.actions.append(SetFinalizer(present=False))
-        return
-    if _restore(draft, traffic) or _release(draft, traffic):
-        return
+
+
+def _let_go(draft: Draft, why: str) -> None:
+    """Take the finalizer off although a canary may still have traffic."""
     draft.actions.append(SetFinalizer(present=False))
+    draft.event(EventType.WARNING, "TrafficNotRestored", f"the Rollout goes: {why}")
 
 
-def _restore(draft: Draft, traffic: TrafficView) -> bool:
-    """RestoreStable: 100 % stable, unless stable has no endpoint that could take it."""
-    if draft.spec.on_delete is not OnDelete.RESTORE_STABLE or draft.status.stable is None:
+def _restore(draft: Draft) -> bool:
+    """RestoreStable: 100 % stable, unless stable has no endpoint that could take it. True: not done yet."""
+    if draft.obs.on_delete is not OnDelete.RESTORE_STABLE or draft.status.stable is None:
         return False
-    desired = desired_traffic(draft, draft.status)
-    if desired is None or draft.obs.ready(desired.stable) == 0:
+    records = draft.status.way_back
+    if give_back(draft, records, WriteReason.ABORT):
         return False
-    desired = replace(desired, weight=ZERO, header_routes=())
-    if all(rule_share(rule, desired) in (ZERO, None) for rule in traffic.rules):
-        return False
-    draft.actions.append(
-        WriteTraffic(desired=desired, resource_version=traffic.resource_version, reason=WriteReason.ABORT)
+    if draft.traffic_problem is None:
+        return True
+    reason, problem = draft.traffic_problem
+    if reason != draft.obs.status.reason:
+        draft.event(EventType.WARNING, reason, problem)
+    if reason == "StableNotReady" or _belongs_to_another(draft):
+        _let_go(draft, problem)
+        return True
+    # Only a refusal is left: it keeps the Rollout until it ends, or until a person lets go.
+    message = (
+        f"{problem}. It is tried again; annotate {RELEASE_ANNOTATION}: now to delete the Rollout all the same"
     )
+    draft.set(reason=reason, message=message)
     return True
 
 
-def _release(draft: Draft, traffic: TrafficView) -> bool:
-    if traffic.mode is not TrafficMode.MANAGED or traffic.claim is not Claim.OURS or traffic.deleting:
-        return False
-    delete = draft.spec.on_delete is OnDelete.DELETE_TRAFFIC
+def _belongs_to_another(draft: Draft) -> bool:
+    views = (draft.obs.ways.get(record) for record in draft.status.way_back)
+    return any(carries(view) and view is not None and view.claim is Claim.OTHER for view in views)
+
+
+def _release(draft: Draft) -> bool:
+    """Drop our label, or delete the object; True while there is something to release."""
+    delete = draft.obs.on_delete is OnDelete.DELETE_TRAFFIC
     mode = ReleaseTrafficMode.DELETE if delete else ReleaseTrafficMode.DROP_LABEL
-    draft.actions.append(ReleaseTraffic(mode=mode, resource_version=traffic.resource_version))
-    return True
+    traffic = draft.obs.traffic
+    if traffic is not None:
+        held = traffic.exists and traffic.claim is Claim.OURS and not traffic.deleting
+        if held and traffic.mode is TrafficMode.MANAGED:
+            draft.actions.append(ReleaseTraffic(mode=mode, resource_version=traffic.resource_version))
+            return True
+        return False
+    for record in draft.status.way_back:
+        view = draft.obs.ways.get(record)
+        if (
+            view is not None
+            and view.exists
+            and view.claim is Claim.OURS
+            and record.mode is TrafficMode.MANAGED
+        ):
+            draft.actions.append(
+                ReleaseTraffic(mode=mode, resource_version=view.resource_version, record=record)
+            )
+            return True
+    return False
 
 
 def keep_finalizer(draft: Draft) -> None:
@@ -64,13 +99,11 @@ def keep_finalizer(draft: Draft) -> None:
 
     It is added together with the write that needs it (``converging``) and taken away here.
     """
-    if draft.obs.spec is None:
-        return
-    wanted = draft.spec.on_delete is OnDelete.DELETE_TRAFFIC
+    wanted = draft.obs.on_delete is OnDelete.DELETE_TRAFFIC
     if wanted and not draft.obs.has_finalizer and not any(isinstance(a, SetFinalizer) for a in draft.actions):
         draft.actions.insert(0, SetFinalizer(present=True))
-    if wanted or not draft.obs.has_finalizer or draft.writes_traffic:
-        return
+    if wanted or not draft.obs.has_finalizer or draft.writes_traffic or draft.obs.refused is not None:
+        return  # the write that is tried again needs it
     if not _split(draft):
         draft.actions.append(SetFinalizer(present=False))
 
@@ -78,9 +111,13 @@ def keep_finalizer(draft: Draft) -> None:
 def _split(draft: Draft) -> bool:
     """Whether both arms carry weight, or are about to."""
     status, traffic = draft.status, draft.obs.traffic
+    if any(carries(draft.obs.ways.get(record)) for record in status.way_back):
+        return True
     if status.canary is not None and ZERO < (status.weight.desired or ZERO) < FULL:
         return True
+    if draft.obs.spec is None or traffic is None or not traffic.exists:
+        return False
     desired = desired_traffic(draft, status)
-    if desired is None or traffic is None or not traffic.exists:
+    if desired is None:
         return False
     return any(ZERO < (rule_share(rule, desired) or ZERO) < FULL for rule in traffic.rules)

@@ -21,6 +21,8 @@ def mended(status: RolloutStatus) -> RolloutStatus:
     if status.stable is None:
         # Without a stable version this is a Rollout that nobody has looked at, whatever else is said.
         status = replace(status, canary=None, aborted=None, started_at=None)
+    if status.canary is None and status.aborted is not None:
+        status = replace(status, aborted=None)  # nothing is left that it could be about
     split, tied = HoldReason.SPLIT_AT_START, HoldReason.AMBIGUOUS_START
     known = status.stable is not None
     if (status.hold is tied and known) or (status.hold is split and (not known or status.canary is not None)):

@@ -12,12 +12,16 @@ from datetime import datetime
 from enum import Enum
 
 from rollouts.engine.types import (
+    ZERO,
     GateSummary,
     HeaderRouteStep,
     Identity,
+    OnDelete,
     RolloutSpec,
     RolloutStatus,
     TrafficMode,
+    WayBack,
+    Weight,
 )
 
 __all__ = [
@@ -30,10 +34,12 @@ __all__ = [
     "ParentsView",
     "PoolView",
     "Problem",
+    "Refused",
     "RuleView",
     "ShareView",
     "StepVerdict",
     "TrafficView",
+    "WayView",
 ]
 
 
@@ -108,6 +114,28 @@ class TrafficView:
     written_by_us: bool = False
     written_by_gitops: bool = False
     deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WayView:
+    """A live object with a recorded way back. ``share`` is the highest that the canary has in any of its rules."""
+
+    exists: bool
+    resource_version: str = ""
+    share: Weight = ZERO
+    pinned: bool = False
+    """A rule of a setHeaderRoute step still sends requests to the canary."""
+    claim: Claim = Claim.UNCLAIMED
+    claimed_by: str = ""
+    """OTHER: an existing Rollout. An object that names one that does not exist counts as unclaimed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """The API server has just refused a write of the traffic object; ``message`` has its words."""
+
+    reason: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +224,10 @@ class Observation:
     problems: tuple[Problem, ...] = ()
     deleting: bool = False
     has_finalizer: bool = False
+    on_delete: OnDelete = OnDelete.RESTORE_STABLE
+    """As far as it can be read: ``spec`` may be None."""
+    release_now: bool = False
+    """A person wants the finalizer gone, whatever the traffic object says."""
     command: str = ""
     """The raw command annotation, empty when there is none."""
     target: Identity | None = None
@@ -203,6 +235,12 @@ class Observation:
     target_blocker: Blocker | None = None
     traffic: TrafficView | None = None
     """None when the kind of traffic object is not served."""
+    ways: Mapping[WayBack, WayView] = field(default_factory=dict)
+    """The live object of every recorded way back, and of the proposed ones."""
+    proposed: Mapping[tuple[Identity, Identity], WayBack] = field(default_factory=dict)
+    """By (stable, canary), as they are or may become: the way back that the spec's traffic object needs now."""
+    refused: Refused | None = None
+    """The plan that was just made could not be carried out: the same write would be refused again."""
     pools: Mapping[Identity, PoolView] = field(default_factory=dict)
     """At least the target, stable and canary arms that status and spec name."""
     blockers: tuple[Blocker, ...] = ()

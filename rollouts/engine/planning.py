@@ -11,31 +11,37 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from rollouts.engine.actions import Plan
-from rollouts.engine.commanding import obey_command
+from rollouts.engine.actions import Plan, WriteReason
+from rollouts.engine.commanding import finish_abort_command, obey_command
 from rollouts.engine.conditions import set_conditions
-from rollouts.engine.converging import converge
+from rollouts.engine.converging import FROZEN, converge, show_live
 from rollouts.engine.draft import Draft
-from rollouts.engine.ending import abort, drop_canary, settle_aborted, terminate_runs
+from rollouts.engine.ending import abort, drop_canary, show_aborted, terminate_runs
 from rollouts.engine.evidence import renewed_run
 from rollouts.engine.finalizing import finalize, keep_finalizer
 from rollouts.engine.mending import mended
 from rollouts.engine.naming import background_run, job_name, step_run
 from rollouts.engine.observation import Claim, GateOutcome, JobOutcome, Observation
-from rollouts.engine.progressing import deadline_missed, note_unpaused, progress
+from rollouts.engine.progressing import deadline_missed, note_unpaused, progress, watch_endpoints
 from rollouts.engine.revision import revision_of, target_identity
 from rollouts.engine.serving import serve_adapters
-from rollouts.engine.starting import first_install, serve_stable, start_attempt, wait_for_target
+from rollouts.engine.starting import (
+    first_install,
+    nobody_serves,
+    serve_stable,
+    start_attempt,
+    wait_for_target,
+)
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.types import (
     HoldReason,
-    JobStep,
     OnDeadline,
     Outcome,
     Phase,
     RolloutStatus,
     TrafficMode,
 )
+from rollouts.engine.wayback import give_back, keep_record, return_canaries
 
 __all__ = ["plan"]
 
@@ -60,8 +66,8 @@ def plan(obs: Observation, now: datetime) -> Plan:
     draft = Draft(obs, now)
     if obs.deleting:
         finalize(draft)
-        draft.status = obs.status
         return draft.plan()
+    keep_record(draft)
     for stage in _STAGES:
         if stage(draft):
             break
@@ -69,10 +75,18 @@ def plan(obs: Observation, now: datetime) -> Plan:
         progress(draft)
     if draft.status.canary is not None:
         draft.set(analysis=obs.summaries[:_SUMMARIES])
+    show_live(draft)
     serve_adapters(draft)
     keep_finalizer(draft)
     set_conditions(draft)
     return draft.plan()
+
+
+def _return(draft: Draft) -> bool:
+    """Lower what is to have no weight, whatever the spec, the template and their claims say by now."""
+    return_canaries(draft)
+    finish_abort_command(draft)
+    return False
 
 
 def _unreadable(draft: Draft) -> bool:
@@ -113,7 +127,7 @@ def _claimed_by_other(draft: Draft) -> bool:
 def _retarget(draft: Draft) -> bool:
     """The spec no longer asks for the canary: drop it, stable stays (design rule 7)."""
     canary, stable = draft.status.canary, draft.status.stable
-    if canary is None or stable is None:
+    if canary is None or stable is None or draft.obs.spec is None:
         return False
     target = target_identity(draft.obs, draft.spec)
     wanted = revision_of(target, draft.spec.target.revision) if target is not None else None
@@ -138,14 +152,16 @@ def _abort_triggers(draft: Draft) -> bool:
         if name in relevant and gate.outcome is GateOutcome.ABORT and not status.skip_gates:
             abort(draft, "GateFailed", gate.message or f"{name} failed")
             return True
-    if isinstance(draft.step, JobStep):
-        name = job_name(obs.name, status, status.current_step)
-        if obs.jobs.get(name) is JobOutcome.FAILED:
-            abort(draft, "JobFailed", f"Job {name} failed")
-            return True
+    name = job_name(obs.name, status, status.current_step)
+    if obs.jobs.get(name) is JobOutcome.FAILED:
+        abort(draft, "JobFailed", f"Job {name} failed")
+        return True
     if not obs.exists(status.canary.identity):
         abort(draft, "CanaryPoolDeleted", f"{status.canary.identity.name} does not exist any more")
         return True
+    watch_endpoints(draft)
+    if obs.spec is None:
+        return False  # how long a step may take is not known
     note_unpaused(draft)
     missed = deadline_missed(draft)
     if missed is None:
@@ -180,7 +196,7 @@ def _show_obeyed(draft: Draft) -> None:
         return
     if status.hold is not None:
         draft.move(Phase.PAUSED, Trigger.HOLD, status.hold.value, status.hold_message)
-    elif not draft.spec.paused:
+    elif draft.obs.spec is not None and not draft.spec.paused:
         trigger = Trigger.RELEASED if before is Phase.PAUSED else Trigger.WAIT
         message = f"{status.last_command.message}; now {draft.where()}"
         draft.move(Phase.PROGRESSING, trigger, "Resumed", message)
@@ -195,10 +211,6 @@ def _problems(draft: Draft) -> bool:
     if not draft.obs.problems:
         return False
     _invalid(draft)
-    # A template that is known to be wrong is written for an abort only: else traffic stays where it is.
-    broken = any(problem.reason == "TemplateInvalid" for problem in draft.obs.problems)
-    if draft.status.stable is not None and (draft.status.aborted is not None or not broken):
-        converge(draft, may_raise=False)
     return True
 
 
@@ -207,6 +219,14 @@ def _invalid(draft: Draft) -> None:
     reason = problems[0].reason if problems else "Unreadable"
     message = "; ".join(problem.message for problem in problems) or "the spec cannot be read"
     draft.move(Phase.INVALID, Trigger.SPEC_INVALID, reason, message)
+    _keep_down(draft)
+
+
+def _keep_down(draft: Draft) -> None:
+    """While nothing may be rendered, somebody else's rise of the canary is still taken back."""
+    asked = draft.status.weight.desired
+    if asked is not None and draft.status.started_at is not None and draft.status.hold not in FROZEN:
+        give_back(draft, draft.status.way_back, WriteReason.RESTORE, asked)
 
 
 def _first(draft: Draft) -> bool:
@@ -271,11 +291,7 @@ def _healthy(draft: Draft) -> None:
             message = draft.obs.status.message
     else:
         reason, message = "TargetIsStable", f"{stable.label} is stable"
-    if not draft.obs.exists(stable.identity):
-        reason, message = "StablePoolMissing", f"STABLE {stable.identity.name} DOES NOT EXIST: bring it back"
-        draft.target_problem = (reason, message)
-    elif reason == "StablePoolMissing":
-        reason = "TargetIsStable"
+    draft.target_problem = nobody_serves(draft)
     if traffic is not None and not traffic.exists and traffic.mode is TrafficMode.ADOPTED:
         missing = f"{traffic.kind} {traffic.name} does not exist: add it to Git"
         draft.traffic_problem = ("RouteMissing", missing)
@@ -286,14 +302,14 @@ def _healthy(draft: Draft) -> None:
 
 
 def _aborted(draft: Draft) -> bool:
-    record = draft.status.aborted
-    if record is None:
+    if draft.status.aborted is None:
         return False
-    trigger = Trigger.SPEC_VALID if draft.obs.status.phase is Phase.INVALID else Trigger.ABORT
-    draft.move(Phase.ABORTED, trigger, record.reason, record.message)
     terminate_runs(draft)
-    converge(draft, may_raise=False)
-    settle_aborted(draft)
+    traffic = draft.obs.traffic
+    ours = traffic is not None and (not traffic.exists or traffic.claim in (Claim.OURS, Claim.CONSENTED))
+    if ours and draft.obs.spec is not None and not draft.obs.problems:
+        converge(draft, may_raise=False)
+    show_aborted(draft, Trigger.SPEC_VALID if draft.obs.status.phase is Phase.INVALID else Trigger.ABORT)
     return True
 
 
@@ -313,15 +329,16 @@ def _waiting(draft: Draft) -> bool:
 
 
 _STAGES: tuple[Callable[[Draft], bool], ...] = (
-    _unreadable,
-    _claimed_by_other,
     _retarget,
     _abort_triggers,
     _command,
+    _return,
+    _aborted,
+    _unreadable,
+    _claimed_by_other,
     _problems,
     _first,
     _split_at_start,
     _target,
-    _aborted,
     _waiting,
 )

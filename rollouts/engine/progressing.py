@@ -28,7 +28,7 @@ from rollouts.engine.types import (
     format_weight,
 )
 
-__all__ = ["UNREADY_GRACE", "deadline_missed", "note_unpaused", "progress"]
+__all__ = ["UNREADY_GRACE", "deadline_missed", "note_unpaused", "progress", "watch_endpoints"]
 
 UNREADY_GRACE = timedelta(seconds=10)
 """How long a carrying canary may have no Ready endpoint before its weight goes to 0 (design rule 3)."""
@@ -49,7 +49,6 @@ def progress(draft: Draft) -> None:
     """One round of the current step."""
     if _relanded(draft):
         return
-    _watch_endpoints(draft)
     accompany(draft)
     if draft.status.hold is None:
         judge_gates(draft)
@@ -75,7 +74,7 @@ def _relanded(draft: Draft) -> bool:
     if new == draft.status.steps_hash:
         return False
     current = (
-        step_weight(draft.status, draft.spec) if draft.status.hold else (draft.status.weight.applied or ZERO)
+        step_weight(draft.status, draft.spec) if draft.status.hold else (draft.status.weight.ours or ZERO)
     )
     found = landing(steps, current)
     draft.set(steps_hash=new, step_count=len(steps))
@@ -111,7 +110,7 @@ def _held(draft: Draft) -> tuple[str, str] | None:
     return None
 
 
-def _watch_endpoints(draft: Draft) -> None:
+def watch_endpoints(draft: Draft) -> None:
     """A carrying canary without Ready endpoints goes to 0 after ten seconds; the step is kept."""
     canary = draft.status.canary
     assert canary is not None

@@ -23,8 +23,16 @@ from rollouts.engine.types import (
     TrafficMode,
     WeightStatus,
 )
+from rollouts.engine.wayback import record_way
 
-__all__ = ["complete_split", "first_install", "serve_stable", "start_attempt", "wait_for_target"]
+__all__ = [
+    "complete_split",
+    "first_install",
+    "nobody_serves",
+    "serve_stable",
+    "start_attempt",
+    "wait_for_target",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +139,27 @@ def complete_split(draft: Draft) -> None:
 
 
 def serve_stable(draft: Draft, reason: str, message: str) -> None:
-    """Healthy: the target is stable and has all traffic, or is being given it."""
+    """Healthy: the target is stable and has all traffic, or is being given it. Not while it cannot serve."""
     draft.set(weight=replace(draft.status.weight, desired=FULL, observed=None))
-    draft.move(Phase.HEALTHY, Trigger.TARGET_IS_STABLE, reason, message)
     converge(draft)
-    if draft.traffic_problem is not None:
-        draft.set(message=draft.traffic_problem[1])
+    problem = nobody_serves(draft) or draft.traffic_problem
+    if problem is not None:
+        draft.move(Phase.WAITING, Trigger.NOT_SERVING, *problem)
+    else:
+        draft.move(Phase.HEALTHY, Trigger.TARGET_IS_STABLE, reason, message)
+
+
+def nobody_serves(draft: Draft) -> tuple[str, str] | None:
+    """Reason and message when no version that has traffic can answer; None while one can, or none is known."""
+    stable, canary = draft.status.stable, draft.status.canary
+    if stable is None or draft.obs.ready(stable.identity) > 0:
+        return None
+    if canary is not None and draft.status.weight.applied and draft.obs.ready(canary.identity) > 0:
+        return None
+    name = stable.identity.name
+    if not draft.obs.exists(stable.identity):
+        return "StablePoolMissing", f"STABLE {name} DOES NOT EXIST: NOBODY SERVES; bring it back"
+    return "StableNotReady", f"STABLE {name} HAS NO READY ENDPOINT: NOBODY SERVES until it has one"
 
 
 def start_attempt(
@@ -154,6 +177,7 @@ def start_attempt(
         skip_gates=quick,
         weight=WeightStatus(desired=None if split else ZERO, applied=None if split else ZERO),
     )
+    record_way(draft, wanted.identity.arm)
     if draft.spec.paused:
         message = "spec.paused holds the start: set it to false to go on"
         draft.move(Phase.WAITING, trigger, "PausedBySpec", message)
@@ -182,7 +206,8 @@ def wait_for_target(draft: Draft, trigger: Trigger = Trigger.NEW_TARGET) -> None
         draft.move(Phase.WAITING, trigger, blocker.reason, f"{canary.label} waits: {blocker.message}")
         converge(draft, may_raise=False)
         return
-    converge(draft, may_raise=False)  # takes the weight of a canary that was dropped
+    converge(draft, may_raise=False)  # brings what else the object says up to date
+    record_way(draft, canary.identity.arm)
     draft.set(
         started_at=draft.now,
         stable_endpoints_at_start=draft.obs.ready(stable.identity),

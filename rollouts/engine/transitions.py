@@ -35,6 +35,7 @@ class Trigger(Enum):
     SPEC_INVALID = "spec or claim invalid"
     SPEC_VALID = "spec valid again"
     TRAFFIC_MISSING = "traffic object missing"
+    NOT_SERVING = "nobody serves, or traffic is not on stable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition((_NEW, _HEALTHY, _PROGRESSING, _PAUSED, _ABORTED), _WAITING, (Trigger.NEW_TARGET,)),
     Transition((_ABORTED,), _WAITING, (Trigger.RETRY,)),
     Transition((_NEW, _HEALTHY), _WAITING, (Trigger.TRAFFIC_MISSING,)),
+    Transition((_NEW, _HEALTHY, _PROGRESSING, _PAUSED, _ABORTED), _WAITING, (Trigger.NOT_SERVING,)),
     Transition((_NEW, _HEALTHY, _PAUSED, _WAITING, _ABORTED), _PROGRESSING, (Trigger.TARGET_READY,)),
     Transition((_PAUSED,), _PROGRESSING, (Trigger.RELEASED,)),
     Transition((_PROGRESSING,), _PAUSED, (Trigger.PAUSE_STEP, Trigger.HOLD)),
@@ -75,7 +77,13 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(
         (_INVALID,),
         _WAITING,
-        (Trigger.SPEC_VALID, Trigger.NEW_TARGET, Trigger.RETRY, Trigger.TRAFFIC_MISSING),
+        (
+            Trigger.SPEC_VALID,
+            Trigger.NEW_TARGET,
+            Trigger.RETRY,
+            Trigger.TRAFFIC_MISSING,
+            Trigger.NOT_SERVING,
+        ),
     ),
     Transition((_INVALID,), _ABORTED, (Trigger.SPEC_VALID, Trigger.ABORT)),
 )

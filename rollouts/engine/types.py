@@ -24,6 +24,7 @@ __all__ = [
     "CommandRecord",
     "CommandResult",
     "Condition",
+    "EntryRef",
     "GateSummary",
     "HeaderMatch",
     "HeaderMatchType",
@@ -47,6 +48,7 @@ __all__ = [
     "Target",
     "TargetKind",
     "TrafficMode",
+    "WayBack",
     "Weight",
     "WeightStatus",
     "WeightStep",
@@ -329,18 +331,61 @@ class CommandResult(Enum):
 
     DONE = "Done"
     REJECTED = "Rejected"
+    IN_PROGRESS = "InProgress"
+    """An abort that is decided, while the traffic object still sends requests to the canary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightStatus:
-    """Share of ``spec.target``: ``desired`` by the step, ``applied`` as written, ``observed`` as measured.
+    """Share of ``spec.target``: ``desired`` by the step, ``applied`` in the traffic object, ``observed`` as measured.
 
     It is the canary's share while there is one, and 100 % once the target is stable.
     """
 
     desired: Weight | None = None
     applied: Weight | None = None
+    """What the stored object says, whoever wrote it."""
     observed: Weight | None = None
+    written: Weight | None = None
+    """What we wrote last, where the object says something else by now."""
+
+    @property
+    def ours(self) -> Weight | None:
+        """What we wrote last: what differs from it in the object was written by somebody else."""
+        return self.applied if self.written is None else self.written
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryRef:
+    """One entry of a traffic object in full: a backendRef, or an adapter of a model object (``name`` alone).
+
+    ``namespace`` empty is the namespace of the traffic object; ``port`` None where none is written.
+    """
+
+    kind: str
+    name: str
+    group: str = ""
+    namespace: str = ""
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WayBack:
+    """What giving a traffic object's canary weight back to stable needs, without the spec (design rule 6).
+
+    Stored before the canary gets its first weight. Rules are told by their entries, never by index, name or UID,
+    since all of these can be edited. ``share`` is the part of its rule that both arms had together, beside
+    entries of others. ``spared`` are fingerprints of rules that sent requests to the canary before us: not ours.
+    """
+
+    kind: str
+    group: str
+    name: str
+    mode: TrafficMode
+    stable: EntryRef
+    canary: EntryRef
+    share: Weight = FULL
+    spared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -438,6 +483,8 @@ class RolloutStatus:
     """``promoteFull`` or the rollback window: steps and bake are skipped, readiness never."""
     adopted_split: bool = False
     """First seen with live traffic on both arms: the first write is the first step's weight."""
+    way_back: tuple[WayBack, ...] = ()
+    """One per traffic object and canary that has weight, or may have; the newest last."""
     traffic_uid: str = ""
     traffic_adopted: bool = False
     """The traffic object is somebody else's: when it is gone it is waited for, not made again."""

@@ -31,7 +31,7 @@ from rollouts.traffic.targets import (
 from rollouts.traffic.weights import WeightTooLarge
 from rollouts.traffic.writes import Apply, Refusal, Write
 
-__all__ = ["KIND", "Dialect", "ModelTarget", "TargetField", "release", "render", "view"]
+__all__ = ["KIND", "Dialect", "ModelTarget", "TargetField", "chosen_models", "release", "render", "view"]
 
 Object = Mapping[str, Any]
 
@@ -65,7 +65,8 @@ def _models(rule: Any) -> list[str]:
     return [text_of(model.get("value")) if model.get("type") in exact else "" for model in matches]
 
 
-def _chosen(obj: Object, model: str) -> list[int]:
+def chosen_models(obj: Object, model: str) -> list[int]:
+    """Indices of the rules that match the model's name and nothing else."""
     return [index for index, rule in enumerate(_rules(obj)) if set(_models(rule)) == {model}]
 
 
@@ -73,7 +74,7 @@ def view(obj: Object | None, spec: AdapterTraffic, dialect: Dialect, reader: Rea
     """The engine's view of the live object; None means that it does not exist. Never raises."""
     if obj is None:
         return TrafficView(kind=KIND, name=spec.name, mode=TrafficMode.MANAGED)
-    rules = [map_of(_rules(obj)[index]) for index in _chosen(obj, spec.model_name)]
+    rules = [map_of(_rules(obj)[index]) for index in chosen_models(obj, spec.model_name)]
     entries = [weights_of(list_of(rule.get(dialect.field.value)), _KEY, spec.model_name) for rule in rules]
     return view_targets(obj, spec, entries, "rules", reader)
 
@@ -94,7 +95,7 @@ def render(
 def _adopted(
     obj: Object, spec: AdapterTraffic, dialect: Dialect, desired: DesiredTraffic
 ) -> Write | Refusal | None:
-    chosen, field = _chosen(obj, spec.model_name), dialect.field.value
+    chosen, field = chosen_models(obj, spec.model_name), dialect.field.value
     if not chosen:
         return Refusal(
             reason="RuleMissing",
@@ -119,7 +120,7 @@ def _managed(
     spec, field = target.spec, dialect.field.value
     live = _rules(obj) if obj is not None else ()
     entries = next(
-        (list_of(map_of(live[index]).get(field)) for index in _chosen(obj or {}, spec.model_name)), ()
+        (list_of(map_of(live[index]).get(field)) for index in chosen_models(obj or {}, spec.model_name)), ()
     )
     wanted = retarget(entries, _KEY, spec.model_name, desired)
     matches = [{"model": {"type": "Exact", "value": spec.model_name}}]

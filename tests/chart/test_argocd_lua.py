@@ -222,6 +222,22 @@ def test_every_phase_has_a_health(phase: Phase) -> None:
     assert run_lua(lua(ROLLOUT / "health.lua"), obj=obj)["status"] == "Progressing"
 
 
+@pytest.mark.parametrize("gone", ["pool", "pods"])
+@pytest.mark.parametrize("state", ["healthy", "at a pause", "waiting"])
+def test_a_rollout_that_nobody_serves_is_degraded_whatever_its_phase(state: str, gone: str) -> None:
+    world = WORLDS[state]()
+    for name in list(world.pools):
+        if gone == "pool" and (world.status.stable is None or name == world.status.stable.identity):
+            del world.pools[name]
+        else:
+            world.pools[name] = 0
+    world.settle()
+    found = run_lua(lua(ROLLOUT / "health.lua"), obj=rollout(world))
+
+    assert found["status"] == "Degraded"
+    assert "NOBODY SERVES" in found["message"]
+
+
 def test_an_old_page_cannot_promote_a_newer_step() -> None:
     world = World(spec=spec(weight(10), pause(), weight(20), pause(), weight(50)))
     world.settle()

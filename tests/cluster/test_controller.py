@@ -17,8 +17,9 @@ from rollouts.api.parsing import COMMAND_ANNOTATION
 from rollouts.controller import kinds
 from rollouts.controller.app import Controller
 from rollouts.controller.settings import Settings
-from rollouts.kube.client import PatchKind
+from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.connection import Request
+from rollouts.kube.errors import KubeError
 from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import create_ready_pod, install_crds, install_upstream_crds
 from rollouts.lab.loopback import loopback
@@ -330,3 +331,168 @@ async def test_objects_nested_without_end_hold_up_no_other_and_are_told_so(kube,
 
         await look.command("abort")
         await eventually(lambda: look.phase("Aborted"), timeout=20)
+
+
+# --- the way back ----------------------------------------------------------------------------------
+
+OPEN_RULE: Object = {"matches": [{"path": {"type": "PathPrefix", "value": "/made"}}]}
+_POLICIES = "admissionregistration.k8s.io"
+POLICY = Resource(
+    _POLICIES, "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", namespaced=False
+)
+BINDING = Resource(
+    _POLICIES, "v1", "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding", namespaced=False
+)
+
+
+async def half_way(kube: HttpKubeClient, namespace: str, look: Look) -> None:
+    """A Managed route at 50 %, in a pause."""
+    made = rollout(
+        {"setWeight": 50}, {"pause": {}}, template={"parentRefs": [{"name": "gateway"}], "rules": [OPEN_RULE]}
+    )
+    made["spec"]["target"]["pool"]["name"] = "v1"
+    await kube.create(kinds.ROLLOUT, namespace, made)
+    await eventually(lambda: look.phase("Healthy"), timeout=20)
+    target = {"spec": {"target": {"pool": {"name": "v2"}}}}
+    await kube.patch(kinds.ROLLOUT, namespace, "demo", target, kind=PatchKind.MERGE)
+    await eventually(lambda: look.phase("Paused"), timeout=40)
+    assert await look.weights("made") == [50, 50]
+
+
+async def edit(kube: HttpKubeClient, namespace: str, *path: str, value: Any) -> None:
+    operation = {"op": "add", "path": "/spec/" + "/".join(path), "value": value}
+    await kube.patch(kinds.ROLLOUT, namespace, "demo", [operation], kind=PatchKind.JSON)
+
+
+async def said(look: Look, *words: str) -> bool:
+    status = await look.status()
+    return all(word in status.get("message", "") for word in words)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        pytest.param(
+            ("traffic", "httpRoutes", "0", "template", "rules", "0", "retry"),
+            {"attempts": 2},
+            ("retry",),
+            id="a field that the CRD lacks",
+        ),
+        pytest.param(
+            ("traffic", "httpRoutes", "0", "template", "rules", "0", "matches"),
+            [{"path": {"type": "Nonsense", "value": "/"}}],
+            ("Nonsense",),
+            id="a template that breaks its schema",
+        ),
+        pytest.param(
+            ("strategy", "canary", "steps", "-"),
+            {"job": {"spec": {"note": "x" * 300_000}}},
+            ("larger than",),
+            id="a spec that is not looked at",
+        ),
+    ],
+)
+async def test_no_edit_that_the_server_takes_holds_up_an_abort(kube, world, path, value, words):
+    look = Look(kube, world)
+    async with controller(kube, world):
+        await half_way(kube, world, look)
+        await edit(kube, world, *path, value=value)
+        await eventually(lambda: said(look, *words), timeout=20)
+
+        assert await look.weights("made") == [50, 50]
+
+        await look.command("abort")
+        await eventually(lambda: look.phase("Aborted"), timeout=20)
+        status = await look.status()
+
+        assert await look.weights("made") == [100, 0]
+        assert (status["weight"]["applied"], status["lastCommand"]["result"]) == (0, "Done")
+
+
+async def freeze(kube: HttpKubeClient, namespace: str) -> None:
+    """A policy under which no HTTPRoute of the namespace may be changed; returns once it is in force."""
+    name = f"frozen-{namespace}"
+    rule = {
+        "apiGroups": [kinds.HTTP_ROUTE.group],
+        "apiVersions": ["v1"],
+        "operations": ["UPDATE"],
+        "resources": ["httproutes"],
+    }
+    policy = {
+        "apiVersion": f"{_POLICIES}/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": name},
+        "spec": {
+            "matchConstraints": {"resourceRules": [rule]},
+            "validations": [{"expression": "false", "message": "routes are frozen until Monday"}],
+        },
+    }
+    here = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+    binding = {
+        "apiVersion": f"{_POLICIES}/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": name},
+        "spec": {"policyName": name, "validationActions": ["Deny"], "matchResources": here},
+    }
+    await kube.create(POLICY, None, policy)
+    await kube.create(BINDING, None, binding)
+
+    async def refuses() -> bool:
+        touch = {"metadata": {"annotations": {"touched": "yes"}}}
+        try:
+            await kube.patch(kinds.HTTP_ROUTE, namespace, "made", touch, kind=PatchKind.MERGE, dry_run=True)
+        except KubeError:
+            return True
+        return False
+
+    await eventually(refuses, timeout=30)
+
+
+async def test_an_abort_that_a_policy_refuses_is_said_to_be_refused_and_done_when_it_is(kube, world):
+    look = Look(kube, world)
+    async with controller(kube, world):
+        await half_way(kube, world, look)
+        await freeze(kube, world)
+        await look.command("abort")
+        await eventually(lambda: said(look, "routes are frozen until Monday"), timeout=20)
+        status = await look.status()
+
+        assert await look.weights("made") == [50, 50]
+        assert (status["phase"], status["reason"], status["weight"]["applied"]) == (
+            "Aborted",
+            "TrafficRefused",
+            50,
+        )
+        assert status["lastCommand"]["result"] == "InProgress"
+        conditions = {item["type"]: item["status"] for item in status["conditions"]}
+        assert (conditions["TrafficApplied"], conditions["Ready"]) == ("False", "False")
+        assert await look.events("TrafficRefused")
+
+        await kube.delete(BINDING, None, f"frozen-{world}")
+
+        async def done() -> bool:
+            return (await look.status())["lastCommand"]["result"] == "Done"
+
+        await eventually(done, timeout=30)
+        assert await look.weights("made") == [100, 0]
+
+
+async def test_a_refused_restore_keeps_the_deleted_rollout_until_a_person_lets_it_go(kube, world):
+    look = Look(kube, world)
+    async with controller(kube, world):
+        await half_way(kube, world, look)
+        await freeze(kube, world)
+        await kube.delete(kinds.ROLLOUT, world, "demo")
+        await eventually(
+            lambda: said(look, "frozen until Monday", "inferencerollouts.dev/release: now"), timeout=20
+        )
+
+        release = {"metadata": {"annotations": {"inferencerollouts.dev/release": "now"}}}
+        await kube.patch(kinds.ROLLOUT, world, "demo", release, kind=PatchKind.MERGE)
+
+        async def gone() -> bool:
+            return not (await kube.list_page(kinds.ROLLOUT, world)).items
+
+        await eventually(gone, timeout=20)
+        assert await look.weights("made") == [50, 50]
+        await kube.delete(BINDING, None, f"frozen-{world}")

@@ -19,9 +19,9 @@ from rollouts.analysis.types import Measurement, Phase
 from rollouts.controller import adapter_views, observing, performing
 from rollouts.controller.performing import Performer
 from rollouts.controller.rollouts import RolloutReconciler
-from rollouts.engine import converging, ending, planning, progressing, serving
-from rollouts.engine.actions import CreateRun, TerminateRun, UnloadAdapter
-from rollouts.engine.types import TrafficMode, Weight
+from rollouts.engine import converging, ending, planning, progressing, serving, wayback
+from rollouts.engine.actions import CreateRun, TerminateRun, UnloadAdapter, WriteReason
+from rollouts.engine.types import ZERO, TrafficMode, Weight
 from rollouts.lab.testing.faults.invariants import Invariant, check
 from rollouts.lab.testing.faults.plans import FaultClass, enumerate_plans
 from rollouts.lab.testing.faults.scenarios import SCENARIOS
@@ -71,18 +71,17 @@ def _inconclusive_passes(patch: pytest.MonkeyPatch) -> None:
 
 def _endpoints_unseen(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(converging, "required_endpoints", lambda *_: 0)
-    patch.setattr(progressing, "_watch_endpoints", lambda draft: None)
+    patch.setattr(planning, "watch_endpoints", lambda draft: None)
 
 
 def _abort_leaves_half(patch: pytest.MonkeyPatch) -> None:
-    real = converging.step_weight
+    real = wayback.give_back
 
-    def half(status: Any, spec: Any) -> Weight:
-        if status.aborted is None:
-            return real(status, spec)
-        return Weight(real(replace(status, aborted=None), spec) // 2)
+    def half(draft: Any, records: Any, reason: Any, limit: Weight = ZERO) -> bool:
+        asked = draft.obs.status.weight.desired or ZERO
+        return real(draft, records, reason, Weight(asked // 2) if reason is WriteReason.ABORT else limit)
 
-    patch.setattr(converging, "step_weight", half)
+    patch.setattr(wayback, "give_back", half)
 
 
 def _abort_forgotten(patch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from rollouts.api.status import read_status, write_status
-from rollouts.engine import converging, transitions
-from rollouts.engine.actions import Plan, WriteTraffic
-from rollouts.engine.observation import Blocker, Claim, GateOutcome, GateView, JobOutcome, Problem, ShareView
+from rollouts.engine import commanding, converging, planning, transitions, wayback
+from rollouts.engine.actions import Plan, ReturnTraffic, WriteTraffic
+from rollouts.engine.observation import (
+    Blocker,
+    Claim,
+    GateOutcome,
+    GateView,
+    JobOutcome,
+    Problem,
+    Refused,
+    ShareView,
+)
 from rollouts.engine.planning import plan
 from rollouts.engine.revision import revision_of
 from rollouts.engine.steps import required_endpoints
@@ -32,6 +41,7 @@ from rollouts.engine.types import (
     AbortRecord,
     CommandRecord,
     CommandResult,
+    EntryRef,
     GateSummary,
     HeaderMatch,
     HeaderRouteStep,
@@ -43,10 +53,22 @@ from rollouts.engine.types import (
     Phase,
     RolloutStatus,
     TrafficMode,
+    WayBack,
     Weight,
     WeightStatus,
 )
-from rollouts.lab.testing.world import START, World, analysis, background, job, pause, pool, spec, weight
+from rollouts.lab.testing.world import (
+    GROUP,
+    START,
+    World,
+    analysis,
+    background,
+    job,
+    pause,
+    pool,
+    spec,
+    weight,
+)
 
 MORE = int(os.environ.get("ENGINE_EXAMPLES", "150"))
 """Examples of the slow runs; a nightly run sets more."""
@@ -128,6 +150,21 @@ records = st.builds(
 )
 
 
+ways = st.builds(
+    lambda arms, spared: WayBack(
+        kind="HTTPRoute",
+        group="gateway.networking.k8s.io",
+        name="route",
+        mode=TrafficMode.ADOPTED,
+        stable=EntryRef(kind="InferencePool", group=GROUP, name=arms[0].name, port=8000),
+        canary=EntryRef(kind="InferencePool", group=GROUP, name=arms[1].name),
+        spared=spared,
+    ),
+    st.permutations(POOLS),
+    st.sampled_from([(), ("0123abcd",)]),
+)
+
+
 def statuses() -> st.SearchStrategy[RolloutStatus]:
     """Any status, whether or not the engine could have written it."""
     return st.builds(
@@ -150,6 +187,7 @@ def statuses() -> st.SearchStrategy[RolloutStatus]:
             desired=st.none() | weights,
             applied=st.none() | weights,
             observed=st.none() | weights,
+            written=st.none() | weights,
         ),
         weight_cap=st.none() | weights,
         stable_endpoints_at_start=st.integers(0, 5),
@@ -160,6 +198,7 @@ def statuses() -> st.SearchStrategy[RolloutStatus]:
         overrides=st.sampled_from([(), ("demo-x-1",)]),
         skip_gates=st.booleans(),
         adopted_split=st.booleans(),
+        way_back=st.lists(ways, max_size=3, unique=True).map(tuple),
         traffic_uid=st.sampled_from(["", "uid-1", "another"]),
         restores=st.lists(moments, max_size=5).map(tuple),
         analysis=st.sampled_from([(), (GateSummary(run="r", metric="m", verdict="Running"),)]),
@@ -199,6 +238,13 @@ def judge(world: World, decided: Plan) -> None:
     for action in decided.actions:
         if isinstance(action, WriteTraffic):
             judge_write(world, action, after)
+        if isinstance(action, ReturnTraffic):
+            stable = after.stable or before.stable
+            assert stable is not None
+            assert obs.ready(stable.identity) > 0, "given to a stable version that cannot serve"
+            assert obs.ways[action.record].claim is not Claim.OTHER, (
+                "written although it names another Rollout"
+            )
     if obs.problems and not world.deleting and after.phase is not Phase.ABORTED:
         assert after.phase is Phase.INVALID
 
@@ -215,6 +261,40 @@ def judge_write(world: World, write: WriteTraffic, after: RolloutStatus) -> None
     needed = required_endpoints(desired.weight, after.stable_endpoints_at_start, ratio_of(world))
     if any(share_in(rule, write) < Fraction(desired.weight, FULL) for rule in world.rules):
         assert obs.ready(desired.canary) >= needed, "raised without the endpoints that the weight needs"
+
+
+def judge_truth(world: World) -> None:
+    """After a plan was carried out, the status says what the stored traffic object says."""
+    status = world.status
+    if (
+        world.deleting
+        or status.canary is None
+        or status.stable is None
+        or not world.rules
+        or not world.served
+    ):
+        return
+    stable, canary = status.stable.identity, status.canary.identity
+    shares = []
+    for entries in world.rules:
+        joint = entries.get(stable, 0) + entries.get(canary, 0)
+        if joint:
+            shares.append(Weight(round(Fraction(entries.get(canary, 0), joint) * FULL)))
+    if shares and status.weight.applied is not None and len(set(shares)) == 1 and canary_alone(world):
+        said, live = status.weight.applied, shares[0]
+        assert abs(said - live) <= 1, f"the status says {said}, the route {live}"
+    last = status.last_command
+    if status.aborted is not None and last is not None and last.action == "abort":
+        carrying = any(shares)
+        assert not (carrying and last.result is CommandResult.DONE and last.at == status.aborted.at)
+
+
+def canary_alone(world: World) -> bool:
+    """Whether only the two present arms have weight: retired ones count into the share that steps set."""
+    present = {arm.identity for arm in (world.status.stable, world.status.canary) if arm is not None}
+    return all(
+        weight == 0 for rule in world.rules or [] for arm, weight in rule.items() if arm not in present
+    )
 
 
 def ratio_of(world: World) -> float:
@@ -236,7 +316,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(first=specs(), split=st.sampled_from([(100, 0), (90, 10), (50, 50), (0, 100)]))
     def begin(self, first: Any, split: tuple[int, int]) -> None:
         managed = first.traffic.mode is TrafficMode.MANAGED
-        self.mode = first.traffic.mode
+        self.mode, self.readable = first.traffic.mode, first
         self.world = World(
             spec=first,
             rules=None if managed else [{POOLS[0]: split[0], POOLS[1]: split[1]}],
@@ -255,6 +335,7 @@ class Machine(RuleBasedStateMachine):
         judge(self.world, decided)
         before = self.world.status
         self.world.step()
+        judge_truth(self.world)
         if crash:
             self.world.status = before
 
@@ -279,6 +360,8 @@ class Machine(RuleBasedStateMachine):
             return
         world.pools, world.problems, world.blockers = dict.fromkeys(POOLS, 4), (), ()
         world.programmed, world.share = True, None
+        world.refuses = None
+        world.spec = world.spec or self.readable
         world.claim = Claim.OURS if self.mode is TrafficMode.MANAGED else Claim.CONSENTED
         self.route_comes_back()
         self.gates_are_judged(GateOutcome.PASSED)
@@ -354,6 +437,39 @@ class Machine(RuleBasedStateMachine):
     def spec_problem(self, wrong: bool) -> None:
         self.world.problems = PROBLEM if wrong else ()
 
+    @rule(refused=st.sampled_from([False, False, True]))
+    def writes_are_refused(self, refused: bool) -> None:
+        said = Refused(reason="TrafficRefused", message="admission webhook denied the request")
+        self.world.refuses = said if refused else None
+
+    @rule(readable=st.sampled_from([True, True, False]))
+    def spec_becomes_unreadable(self, readable: bool) -> None:
+        if self.world.spec is not None:
+            self.readable = self.world.spec
+        self.world.spec = self.readable if readable else None
+        self.world.problems = () if readable else PROBLEM
+        self.world.generation += 1
+
+    @rule(refused=st.booleans())
+    def abort_while_nothing_helps(self, refused: bool) -> None:
+        """Whatever is wrong with spec, template and claim: stable is Ready, so an abort is done or says why not."""
+        world, canary, stable = self.world, self.world.status.canary, self.world.status.stable
+        if canary is None or stable is None or world.deleting or not world.rules or not world.served:
+            return
+        if world.claim is Claim.OTHER or world.status.hold is HoldReason.SPLIT_AT_START:
+            return
+        world.pools[stable.identity] = 4
+        world.refuses = Refused(reason="TrafficRefused", message="frozen") if refused else None
+        world.said += 1
+        world.command = commands(world, "abort", fitting=True, step=None)
+        self.look()
+        self.look()
+        status = world.status
+        promoted = status.stable is not None and status.stable.identity == canary.identity
+        if not refused and not promoted:
+            held = any(entries.get(canary.identity, 0) for entries in world.rules)
+            assert not held, "an abort is held up by what a user can edit"
+
     @rule(blocked=st.booleans())
     def blocked(self, blocked: bool) -> None:
         self.world.blockers = BLOCKER if blocked else ()
@@ -378,6 +494,7 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         self.world.settle(ROUNDS)
+        self.world.refuses = None
         self.world.deleting = True
         for _ in range(6):
             self.look()
@@ -460,6 +577,21 @@ def test_from_any_status_planning_comes_to_rest_at_length(world: World) -> None:
 def _abort_keeps_weight(patch: pytest.MonkeyPatch) -> None:
     real = converging.step_weight
     patch.setattr(converging, "step_weight", lambda status, spec: real(replace(status, aborted=None), spec))
+    patch.setattr(wayback, "_is_due", lambda draft, record: draft.status.aborted is None)
+
+
+def _abort_waits_for_a_spec(patch: pytest.MonkeyPatch) -> None:
+    """As it was before there was a record: what cannot be read comes first."""
+    stages = [stage for stage in planning._STAGES if stage is not planning._unreadable]
+    patch.setattr(planning, "_STAGES", (planning._unreadable, *stages))
+
+
+def _refusal_is_not_said(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(planning, "show_live", lambda draft: None)
+
+
+def _done_when_decided(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(commanding, "is_back", lambda draft: True)
 
 
 def _endpoints_unseen(patch: pytest.MonkeyPatch) -> None:
@@ -481,6 +613,9 @@ def _row_missing(patch: pytest.MonkeyPatch) -> None:
     ("plant", "error"),
     [
         (_abort_keeps_weight, AssertionError),
+        (_abort_waits_for_a_spec, AssertionError),
+        (_refusal_is_not_said, AssertionError),
+        (_done_when_decided, AssertionError),
         (_endpoints_unseen, AssertionError),
         (_never_settled, AssertionError),
         (_row_missing, transitions.IllegalTransition),

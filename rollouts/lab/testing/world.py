@@ -22,6 +22,7 @@ from rollouts.engine.actions import (
     Plan,
     ReleaseTraffic,
     ReleaseTrafficMode,
+    ReturnTraffic,
     SetFinalizer,
     TerminateRun,
     UpdateRun,
@@ -37,9 +38,11 @@ from rollouts.engine.observation import (
     ParentsView,
     PoolView,
     Problem,
+    Refused,
     RuleView,
     ShareView,
     TrafficView,
+    WayView,
 )
 from rollouts.engine.planning import plan
 from rollouts.engine.types import (
@@ -48,10 +51,12 @@ from rollouts.engine.types import (
     AnalysisStep,
     BackgroundAnalysis,
     CanaryStrategy,
+    EntryRef,
     HeaderRouteStep,
     HttpRouteTraffic,
     Identity,
     JobStep,
+    OnDelete,
     PauseStep,
     RolloutSpec,
     RolloutStatus,
@@ -59,6 +64,7 @@ from rollouts.engine.types import (
     Target,
     TargetKind,
     TrafficMode,
+    WayBack,
     Weight,
     WeightStep,
 )
@@ -73,6 +79,10 @@ OURS = "inference-rollouts"
 def pool(name: str) -> Identity:
     """Identity of an InferencePool."""
     return Identity(kind="InferencePool", group=GROUP, name=name)
+
+
+def _entry(identity: Identity) -> EntryRef:
+    return EntryRef(kind=identity.kind, group=identity.group, name=identity.name)
 
 
 def weight(percent: float) -> WeightStep:
@@ -152,9 +162,14 @@ class World:
     only_compared: frozenset[int] = frozenset()
     background_compares: bool = False
     served: bool = True
+    refuses: Refused | None = None
+    """What the API server says to every write of the traffic object."""
+    release_now: bool = False
+    on_delete: OnDelete | None = None
+    """What can be read of a spec that is None."""
     verdict: Callable[[str], GateOutcome] = field(default=lambda name: GateOutcome.RUNNING)
     """What a newly created run says."""
-    writes: list[WriteTraffic] = field(default_factory=list)
+    writes: list[WriteTraffic | ReturnTraffic] = field(default_factory=list)
     weights: list[Weight] = field(default_factory=list)
     """The canary's weight after every traffic write."""
     events: list[EmitEvent] = field(default_factory=list)
@@ -186,6 +201,14 @@ class World:
             has_finalizer=self.finalizer,
             command=self.command,
             target=target,
+            on_delete=self.spec.on_delete
+            if self.spec is not None
+            else self.on_delete or OnDelete.RESTORE_STABLE,
+            release_now=self.release_now,
+            ways={
+                record: self._way(record) for record in (*self.status.way_back, *self._proposed().values())
+            },
+            proposed=self._proposed(),
             target_blocker=self.target_blocker,
             traffic=self._traffic() if self.served else None,
             pools=self._pools(),
@@ -197,6 +220,42 @@ class World:
             only_compared=self.only_compared,
             compares=bool(self.compared) or self.background_compares,
             background_compares=self.background_compares,
+        )
+
+    def _proposed(self) -> dict[tuple[Identity, Identity], WayBack]:
+        """The way back that the route needs between any two versions."""
+        if not self.served or self.spec is None:
+            return {}
+        arms = {pool(self.spec.target.name), *(arm for rule in self.rules or [] for arm in rule)}
+        arms |= {arm.identity for arm in (self.status.stable, self.status.canary) if arm is not None}
+        return {
+            (stable, canary): WayBack(
+                kind="HTTPRoute",
+                group="gateway.networking.k8s.io",
+                name="route",
+                mode=self.mode,
+                stable=_entry(stable),
+                canary=_entry(canary),
+            )
+            for stable in arms
+            for canary in arms - {stable}
+        }
+
+    def _way(self, record: WayBack) -> WayView:
+        if self.rules is None:
+            return WayView(exists=False)
+        canary, stable = pool(record.canary.name), pool(record.stable.name)
+        shares = [
+            Fraction(rule.get(canary, 0), (rule.get(canary, 0) + rule.get(stable, 0)) or 1)
+            for rule in self.rules
+        ]
+        return WayView(
+            exists=True,
+            resource_version=str(self.version),
+            share=Weight(max((round(share * FULL) for share in shares), default=0)),
+            pinned=bool(self.header_routes),
+            claim=self.claim,
+            claimed_by=self.claimed_by,
         )
 
     def _traffic(self) -> TrafficView:
@@ -243,20 +302,28 @@ class World:
     # --- what the controller would do ---
 
     def step(self) -> Plan:
-        """Observe, plan, apply."""
+        """Observe, plan, apply; a refused write is planned again with the refusal, as the controller does."""
         decided = plan(self.observe(), self.now)
-        writes = [action for action in decided.actions if isinstance(action, WriteTraffic)]
-        assert len(writes) <= 1, "at most one traffic write per plan"
+        if self.refuses is not None and self._writes(decided):
+            decided = plan(replace(self.observe(), refused=self.refuses), self.now)
+            assert not self._writes(decided), "a refused write is not planned again at once"
+        assert len(self._writes(decided)) <= 1, "at most one traffic write per plan"
         for action in decided.actions:
             self.perform(action)
         self.status = decided.status
         return decided
+
+    @staticmethod
+    def _writes(decided: Plan) -> list[WriteTraffic | ReturnTraffic]:
+        return [action for action in decided.actions if isinstance(action, WriteTraffic | ReturnTraffic)]
 
     def perform(self, action: Action) -> None:
         """Carry one action out."""
         match action:
             case WriteTraffic():
                 self._write(action)
+            case ReturnTraffic():
+                self._return(action)
             case CreateRun(name=name):
                 made = GateView(
                     name=name,
@@ -300,6 +367,21 @@ class World:
         self.version += 1
         self.writes.append(action)
         self.weights.append(desired.weight)
+
+    def _return(self, action: ReturnTraffic) -> None:
+        """What the patch of the record does: weights of the two arms, nothing else."""
+        assert self.rules is not None
+        canary, stable = pool(action.record.canary.name), pool(action.record.stable.name)
+        for rule in self.rules:
+            joint = rule.get(canary, 0) + rule.get(stable, 0)
+            if rule.get(canary, 0) * FULL > action.limit * joint:
+                left = joint * action.limit // FULL
+                rule.update({canary: left, stable: joint - left})
+        self.header_routes = () if action.limit == ZERO else self.header_routes
+        self.writer = OURS
+        self.version += 1
+        self.writes.append(action)
+        self.weights.append(action.limit)
 
     @property
     def _drops(self) -> bool:

@@ -494,8 +494,8 @@ def test_an_abort_writes_traffic_before_anything_else():
         world.gates[name] = replace(world.gates[name], outcome=GateOutcome.ABORT)
     decided = world.step()
 
-    assert type(decided.actions[0]).__name__ == "WriteTraffic"
-    assert decided.actions[0].desired.weight == 0
+    assert type(decided.actions[0]).__name__ == "ReturnTraffic"
+    assert decided.actions[0].limit == 0
 
 
 def test_an_abort_is_terminal_for_the_hash():
@@ -757,7 +757,7 @@ def test_an_invalid_spec_does_not_keep_a_failed_gate_from_aborting():
     world.settle()
     world.judge(GateOutcome.ABORT)
 
-    assert (world.status.phase, world.share_of(V2)) == (Phase.INVALID, 0)
+    assert (world.status.phase, world.share_of(V2)) == (Phase.ABORTED, 0)
     assert world.status.aborted is not None
 
 

@@ -18,4 +18,11 @@ local states = {
 }
 hs.status = states[st.phase] or "Unknown"
 hs.message = st.message or st.phase
+for _, c in ipairs(st.conditions or {}) do
+  -- Nobody serves, or a person has to act: in whichever phase that is, it is no progress.
+  if c.type == "Stalled" and c.status == "True" then
+    hs.status = "Degraded"
+    hs.message = c.message or hs.message
+  end
+end
 return hs

@@ -1,0 +1,174 @@
+"""The way back to stable: decided from what is stored, before the spec is looked at (design rule 6).
+
+A record of every traffic object that may carry canary weight is stored before the first weight is written.
+Aborting, pulling and dropping a canary and deleting the Rollout lower its weight by that record, so that nothing
+that a user can edit in the Rollout, and no template that the API server refuses, holds them up.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from rollouts.engine.actions import ReturnTraffic, WriteReason
+from rollouts.engine.draft import Draft
+from rollouts.engine.observation import Claim, WayView
+from rollouts.engine.types import FULL, ZERO, Identity, WayBack, Weight
+
+__all__ = [
+    "RECORDS",
+    "REFUSED_RETRY",
+    "carries",
+    "give_back",
+    "is_back",
+    "is_recorded",
+    "keep_record",
+    "record_way",
+    "return_canaries",
+]
+
+RECORDS = 8
+"""Ways back in status. A record is below 1 KiB, and one per canary and object is all that an attempt needs: more are
+only left over where an object could not be written for several targets."""
+
+REFUSED_RETRY = timedelta(seconds=2)
+"""A refused write towards stable is tried again this often: users lose requests meanwhile."""
+
+
+def _same_way(one: WayBack, other: WayBack) -> bool:
+    """Whether two records are about the same object and canary."""
+    return (one.kind, one.group, one.name, one.canary.kind, one.canary.group, one.canary.name) == (
+        other.kind,
+        other.group,
+        other.name,
+        other.canary.kind,
+        other.canary.group,
+        other.canary.name,
+    )
+
+
+def _is_of(record: WayBack, identity: Identity) -> bool:
+    return (record.canary.kind, record.canary.group, record.canary.name) == (
+        identity.kind,
+        identity.group,
+        identity.name,
+    )
+
+
+def _proposed(draft: Draft, canary: Identity) -> WayBack | None:
+    stable = draft.status.stable
+    return None if stable is None else draft.obs.proposed.get((stable.identity.arm, canary))
+
+
+def is_recorded(draft: Draft, arm: Identity) -> bool:
+    """Whether the way back of an arm in the spec's traffic object is stored already."""
+    proposed = _proposed(draft, arm)
+    return proposed is None or any(_same_way(record, proposed) for record in draft.obs.status.way_back)
+
+
+def record_way(draft: Draft, arm: Identity) -> None:
+    """Have the way back of an arm stored. One of an arm that carries stays: it says what was before that came."""
+    proposed = _proposed(draft, arm)
+    if proposed is None or proposed in draft.status.way_back:
+        return
+    others, known = list[WayBack](), False
+    for record in draft.status.way_back:
+        same = _same_way(record, proposed)
+        known |= same and carries(draft.obs.ways.get(record))
+        if not same:
+            others.append(record)
+    if not known:
+        draft.set(way_back=(*others, proposed)[-RECORDS:])
+
+
+def keep_record(draft: Draft) -> None:
+    """Record a carrying canary that has no record (a status of an older version); forget what is settled."""
+    canary = draft.status.canary
+    carrying = canary is not None and (draft.status.started_at is not None or draft.status.adopted_split)
+    if canary is not None and carrying and not is_recorded(draft, canary.identity.arm):
+        record_way(draft, canary.identity.arm)
+    kept = tuple(
+        record
+        for record in draft.status.way_back
+        if (canary is not None and _is_of(record, canary.identity.arm)) or not _is_settled(draft, record)
+    )
+    draft.set(way_back=kept)
+
+
+def _is_settled(draft: Draft, record: WayBack) -> bool:
+    view = draft.obs.ways.get(record)
+    return view is not None and view.exists and view.share <= ZERO and not view.pinned
+
+
+def _is_due(draft: Draft, record: WayBack) -> bool:
+    """Whether the status asks for no canary weight under this record."""
+    status = draft.status
+    if status.stable is not None and _is_of(record, status.stable.identity.arm):
+        return False  # promoted meanwhile
+    if status.canary is None or not _is_of(record, status.canary.identity.arm):
+        return True
+    if status.started_at is None:
+        return status.aborted is not None or not status.adopted_split
+    return status.aborted is not None or status.pulled
+
+
+def return_canaries(draft: Draft) -> None:
+    """Lower every canary that the status asks no weight for; says what keeps it back."""
+    due = tuple(record for record in draft.status.way_back if _is_due(draft, record))
+    status = draft.status
+    if status.aborted is not None:
+        reason = WriteReason.ABORT
+    else:
+        reason = WriteReason.PULL if status.pulled else WriteReason.SETTLE
+    give_back(draft, due, reason)
+
+
+def is_back(draft: Draft) -> bool:
+    """Whether no canary that is to have no weight has any once this plan is carried out."""
+    due = [record for record in draft.status.way_back if _is_due(draft, record)]
+    left = [record for record in due if carries(draft.obs.ways.get(record))]
+    planned = [action.record for action in draft.actions if isinstance(action, ReturnTraffic)]
+    return all(record in planned for record in left)
+
+
+def carries(view: WayView | None, limit: Weight = ZERO) -> bool:
+    """Whether a live object gives the canary more than ``limit``."""
+    return view is not None and view.exists and (view.share > limit or (limit <= ZERO and view.pinned))
+
+
+def give_back(draft: Draft, records: tuple[WayBack, ...], reason: WriteReason, limit: Weight = ZERO) -> bool:
+    """Plan the next write that lowers a canary to ``limit``; True when none has more.
+
+    False: a write is planned, or ``draft.traffic_problem`` says what keeps it back. ``draft.returning`` then keeps
+    other writes of traffic away.
+    """
+    for record in records:
+        view = draft.obs.ways.get(record)
+        if view is not None and carries(view, limit):
+            draft.returning = True
+            if not draft.writes_traffic:
+                _give_back_one(draft, record, view, reason, limit)
+            return False
+    return True
+
+
+def _give_back_one(draft: Draft, record: WayBack, view: WayView, reason: WriteReason, limit: Weight) -> None:
+    stable, what = draft.status.stable, f"{record.kind} {record.name}"
+    if view.claim is Claim.OTHER:
+        draft.traffic_problem = (
+            "AbortBlockedByClaim",
+            f"{what} STILL GIVES {record.canary.name} WEIGHT and names Rollout {view.claimed_by}: nothing is "
+            f"written until it names {draft.obs.name} again, or that Rollout is gone",
+        )
+    elif stable is None or draft.obs.ready(stable.identity) == 0:
+        draft.traffic_problem = (
+            "StableNotReady",
+            f"STABLE {record.stable.name} HAS NO READY ENDPOINT: weights stay as they are until it has one",
+        )
+    elif draft.obs.refused is not None:
+        draft.traffic_problem = (draft.obs.refused.reason, draft.obs.refused.message)
+        draft.wake(REFUSED_RETRY)
+    else:
+        draft.actions.append(
+            ReturnTraffic(record=record, limit=limit, resource_version=view.resource_version, reason=reason)
+        )
+        draft.note_written(limit if draft.status.canary is not None else FULL)
