@@ -263,7 +263,7 @@ def judge_write(world: World, write: WriteTraffic, after: RolloutStatus) -> None
         assert obs.ready(desired.canary) >= needed, "raised without the endpoints that the weight needs"
 
 
-def judge_truth(world: World) -> None:
+def judge_truth(world: World, before: RolloutStatus) -> None:
     """After a plan was carried out, the status says what the stored traffic object says."""
     status = world.status
     if (
@@ -284,9 +284,8 @@ def judge_truth(world: World) -> None:
         said, live = status.weight.applied, shares[0]
         assert abs(said - live) <= 1, f"the status says {said}, the route {live}"
     last = status.last_command
-    if status.aborted is not None and last is not None and last.action == "abort":
-        carrying = any(shares)
-        assert not (carrying and last.result is CommandResult.DONE and last.at == status.aborted.at)
+    if last is not None and last != before.last_command and last.action == "abort":
+        assert not (any(shares) and last.result is CommandResult.DONE), "done, and the canary has traffic"
 
 
 def canary_alone(world: World) -> bool:
@@ -335,7 +334,7 @@ class Machine(RuleBasedStateMachine):
         judge(self.world, decided)
         before = self.world.status
         self.world.step()
-        judge_truth(self.world)
+        judge_truth(self.world, before)
         if crash:
             self.world.status = before
 
