@@ -16,7 +16,7 @@ from rollouts.api.parsing import FINALIZER, ParsedRollout
 from rollouts.api.scalars import format_time, weight_json
 from rollouts.api.status import write_status
 from rollouts.controller import kinds
-from rollouts.controller.caches import Caches
+from rollouts.controller.caches import Caches, owner_of
 from rollouts.controller.carriers import Carrier
 from rollouts.controller.events import EventRecorder
 from rollouts.controller.observing import Gathered
@@ -39,7 +39,7 @@ from rollouts.engine.actions import (
     WriteTraffic,
 )
 from rollouts.engine.types import HoldReason, Identity, format_weight
-from rollouts.kube.client import KubeClient, PatchKind
+from rollouts.kube.client import KubeClient, PatchKind, Resource
 from rollouts.kube.errors import AlreadyExists, Conflict, Invalid, NotFound
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.writes import Apply, Refusal, Write
@@ -303,16 +303,36 @@ class Performer:
 
     # --- runs and jobs ---
 
-    async def _create(self, resource: Any, gathered: Gathered, body: Object) -> None:
+    async def _create(self, resource: Resource, gathered: Gathered, body: Object) -> None:
         try:
             stored = await self._client.create(resource, gathered.parsed.namespace, body)
         except AlreadyExists:
+            await self._demand_ours(resource, gathered, body["metadata"]["name"])
             return
         except Invalid as error:
             raise TrafficRefused(
                 "GateInvalid", f"{resource.kind} {body['metadata']['name']}: {error}"
             ) from None
         self._caches.by_resource()[resource].record_write(stored)
+
+    async def _demand_ours(self, resource: Resource, gathered: Gathered, name: str) -> None:
+        """Raise Conflict where the object that exists belongs to another: the next plan gives ours another name."""
+        parsed = gathered.parsed
+        try:
+            live = await self._client.get(resource, parsed.namespace, name)
+        except NotFound:
+            raise Conflict(f"{resource.kind} {name} is gone again") from None
+        self._caches.by_resource()[resource].record_write(live)
+        if owner_of(live, kinds.ROLLOUT.kind) == (parsed.name, parsed.uid):
+            return
+        message = (
+            f"{resource.kind} {name} exists and is not owned by this Rollout (UID {parsed.uid}): what it says does not "
+            "count, a run under another name is made; delete it if nobody needs it"
+        )
+        await self._events.emit(
+            gathered.rollout, EmitEvent(type=EventType.WARNING, reason="NameTaken", message=message)
+        )
+        raise Conflict(message)
 
     async def _patch_run(self, gathered: Gathered, name: str, body: Object) -> None:
         try:

@@ -141,8 +141,11 @@ class Look:
         return await self.weights() == list(wanted)
 
     async def command(self, action: str) -> None:
-        revision = (await self.status())["canary"]["hash"]
-        raw = json.dumps({"action": action, "revision": revision, "at": uuid.uuid4().hex})
+        status = await self.status()
+        revision, attempt = status["canary"]["hash"], status["attempt"]
+        raw = json.dumps(
+            {"action": action, "revision": revision, "attempt": attempt, "at": uuid.uuid4().hex}
+        )
         body = {"metadata": {"annotations": {COMMAND_ANNOTATION: raw}}}
         await self.kube.patch(kinds.ROLLOUT, self.namespace, "demo", body, kind=PatchKind.MERGE)
 

@@ -16,10 +16,11 @@ import pytest
 
 from rollouts.analysis import verdicts
 from rollouts.analysis.types import Measurement, Phase
-from rollouts.controller import adapter_views, observing, performing
+from rollouts.controller import adapter_views, caches, observing, performing
+from rollouts.controller.caches import Caches
 from rollouts.controller.performing import Performer
 from rollouts.controller.rollouts import RolloutReconciler
-from rollouts.engine import converging, ending, planning, progressing, serving
+from rollouts.engine import commanding, converging, ending, naming, planning, progressing, serving
 from rollouts.engine.actions import CreateRun, TerminateRun, UnloadAdapter
 from rollouts.engine.types import TrafficMode, Weight
 from rollouts.lab.testing.faults.invariants import Invariant, check
@@ -41,6 +42,8 @@ LEFT = "adapter: aborted, left and unloaded"
 ADAPTER_ARGOCD = "adapter: argocd resets the model"
 DELETED = "adapter: adopted model deleted, and added to Git a minute later"
 ADAPTER_ABORT = "adapter: gate failure aborts"
+OLD_COMMAND = "old promoteFull applied again by Git, two attempts later"
+MADE_ANEW = "made anew under its name, beside its old runs"
 
 
 @dataclass(frozen=True)
@@ -258,6 +261,29 @@ def _trusts_types(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(observing, "gate_view", view)
 
 
+def _old_commands_obeyed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(commanding, "_demand_attempt", lambda status, command: None)
+
+
+def _namesakes_are_one(patch: pytest.MonkeyPatch) -> None:
+    """Runs are named after, and found by, their Rollout's name."""
+    real = caches.owner_of
+
+    def by_name(obj: Any, kind: str) -> Any:
+        found = real(obj, kind)
+        return found and (found[0], "")
+
+    async def taken_for_ours(self: Any, *_: Any) -> None:
+        return None
+
+    patch.setattr(naming.Owner, "digits", property(lambda self: ""))
+    patch.setattr(caches, "owner_of", by_name)
+    patch.setattr(Performer, "_demand_ours", taken_for_ours)
+    for owned in (Caches.owned_runs, Caches.owned_jobs):
+        patch.setattr(Caches, owned.__name__, lambda self, key, uid, owned=owned: owned(self, key, ""))
+    patch.setattr(Caches, "taken_names", lambda self, key, uid: frozenset())
+
+
 MUTANTS = [
     Mutant("all weights are zero", _weights_both_zero, Invariant.WEIGHTS),
     Mutant("each weight is one too many", _weight_off_by_one, Invariant.WEIGHTS),
@@ -280,6 +306,8 @@ MUTANTS = [
     Mutant("the loser is unloaded at once", _unloaded_at_once, Invariant.KEPT, WINDOW),
     Mutant("unloaded before its end is stored", _unloaded_before_it_is_stored, Invariant.KEPT, LEFT),
     Mutant("an adopted model is made again", _adopted_made_again, Invariant.ADOPTED, DELETED),
+    Mutant("an old command is obeyed", _old_commands_obeyed, Invariant.EARNED, OLD_COMMAND),
+    Mutant("a namesake's verdict counts", _namesakes_are_one, Invariant.EARNED, MADE_ANEW),
     Mutant("a gate passes without a run", _gate_passes_unseen, Invariant.EARNED),
     Mutant(
         "endpoints are not counted",

@@ -123,7 +123,7 @@ def _earned(run: Run) -> Iterator[str]:
     """Gates that lie before the current step, from where the steps were last edited, have a recorded pass."""
     for replay, record in _route_writes(run.history):
         raised = _rises(replay, record)
-        if raised is None or raised <= replay.restored_up_to or replay.status.get("skipGates"):
+        if raised is None or raised <= replay.restored_up_to or replay.skips_gates():
             continue
         for index in replay.gates_before_current_step():
             if not replay.gate_passed(index):

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+from rollouts.api.parsing import COMMAND_ANNOTATION
 from rollouts.controller import kinds
 from rollouts.kube.client import Resource
 from rollouts.lab.testing.faults.objects import ADAPTER_OF, MODEL, ROUTE, model_object, pool_object
@@ -30,6 +31,8 @@ __all__ = [
     "healthy_on",
     "jump",
     "lose_adapter",
+    "make_anew",
+    "old_command",
     "overwrite_route",
     "phase",
     "reason",
@@ -178,6 +181,28 @@ def condition_says(text: str) -> Condition:
 def command(action: str, *, tag: str = "t1") -> Act:
     """Write the command annotation."""
     return lambda sim: sim.cluster.command(action, tag=tag)
+
+
+def old_command(action: str) -> Act:
+    """Git applies the annotation of an earlier attempt again: of a time long past, and without an attempt."""
+
+    def act(sim: Simulation) -> None:
+        revision = (sim.status.get("canary") or {}).get("hash", "")
+        raw = f'{{"action":"{action}","revision":"{revision}","at":"2029-01-01T00:00:00Z","by":"ann"}}'
+        patch = {"metadata": {"annotations": {COMMAND_ANNOTATION: raw}}}
+        sim.cluster.merge(kinds.ROLLOUT, "mymodel", patch, manager="argocd-controller")
+
+    return act
+
+
+def make_anew(rollout: Object) -> Act:
+    """A Rollout of the same name as one that was deleted."""
+
+    def act(sim: Simulation) -> None:
+        if sim.cluster.get(kinds.ROLLOUT, "mymodel") is None:
+            sim.cluster.create(kinds.ROLLOUT, copy.deepcopy(rollout))
+
+    return act
 
 
 def answer(what: Answer) -> Act:

@@ -21,6 +21,8 @@ from rollouts.lab.testing.faults.moves import (
     has_job,
     healthy_on,
     lose_adapter,
+    make_anew,
+    old_command,
     overwrite_route,
     phase,
     reason,
@@ -195,7 +197,42 @@ def _people() -> list[Scenario]:
         [Move(when=at_step(1), act=delete(kinds.ROLLOUT, "mymodel"), after=15)],
         gone,
     )
-    return [retry, hold, third, revert, edited, invalid, deleted]
+    again = _scenario(
+        "old promoteFull applied again by Git, two attempts later",
+        rollout_object([{"setWeight": 10}, {"pause": {}}, {"analysis": GATE}, {"setWeight": 50}]),
+        [
+            Move(when=at_step(1), act=command("abort"), after=5),
+            Move(when=phase("Aborted"), act=command("retry", tag="t2"), after=20),
+            Move(when=at_step(1), act=command("abort", tag="t3"), after=5),
+            Move(when=phase("Aborted"), act=command("retry", tag="t4"), after=20),
+            Move(when=at_step(1), act=answer(Answer.BAD), after=2),
+            Move(when=at_step(1), act=old_command("promoteFull"), after=3),
+            Move(when=at_step(1), act=command("promote", tag="t5"), after=10),
+        ],
+        phase("Aborted"),
+    )
+    return [retry, hold, third, revert, edited, invalid, deleted, again, _made_anew()]
+
+
+def _made_anew() -> Scenario:
+    """Deleted after its gate has passed, and made anew under its name, while its runs are still there."""
+    rollout = rollout_object([*GATED[:2], {"pause": {"duration": "60s"}}, {"setWeight": 50}])
+
+    def setup(cluster: Cluster) -> None:
+        cluster.collects_garbage = False
+        base_objects(cluster, copy.deepcopy(rollout))
+
+    return Scenario(
+        name="made anew under its name, beside its old runs",
+        setup=setup,
+        moves=(
+            Move(when=at_step(2), act=delete(kinds.ROLLOUT, "mymodel"), after=15),
+            Move(when=gone, act=answer(Answer.BAD)),
+            Move(when=gone, act=make_anew(rollout), after=30),
+        ),
+        goal=phase("Aborted"),
+        measured=True,
+    )
 
 
 def _outside() -> list[Scenario]:
