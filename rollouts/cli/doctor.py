@@ -17,7 +17,7 @@ from rollouts.controller.pools import read_pool
 from rollouts.engine.types import HttpRouteTraffic, TrafficMode
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
-from rollouts.traffic.writes import CONSENT_ANNOTATION
+from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, label_value
 
 __all__ = ["diagnose", "doctor"]
 
@@ -186,7 +186,7 @@ async def _traffic(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
             yield bad(f"{where} does not exist", "create it, or give the Rollout a template for it")
         return
     meta = obj.get("metadata") or {}
-    ours = (meta.get("labels") or {}).get("inferencerollouts.dev/rollout") == parsed.name
+    ours = (meta.get("labels") or {}).get(ROLLOUT_LABEL) == label_value(parsed.name)
     managed = managed or ours
     consent = (meta.get("annotations") or {}).get(CONSENT_ANNOTATION)
     if not ours and consent != parsed.name:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from rollouts.api.analysis_models import RUN_LIST_LIMITS
 from rollouts.api.parsing import FINALIZER, ParsedRollout
 from rollouts.api.scalars import format_time, weight_json
 from rollouts.api.status import write_status
@@ -50,6 +51,9 @@ _log = structlog.get_logger(__name__)
 
 Object = dict[str, Any]
 
+FOREVER = "9999-12-31T23:59:59Z"
+"""End of the exclusion that fills the list: where somebody overwrote the weights that often, what is measured from
+then on is not judged, so that gates wait for a person; nothing that was excluded comes back."""
 _OBEYS = (HoldReason.MANUAL_OVERRIDE, HoldReason.CONTENDED)
 """Holds that come from what somebody else wrote to the traffic object."""
 
@@ -162,7 +166,8 @@ class Performer:
                 await self._create(kinds.JOB, gathered, self._builder.build_job(gathered, action))
             case UpdateRun():
                 spec = self._builder.build_run(gathered, _create_of(action))["spec"]
-                await self._patch_run(gathered, action.name, {"spec": _regated(spec)})
+                regated = _regated(spec) | {"stepsHash": gathered.parsed.status.steps_hash}
+                await self._patch_run(gathered, action.name, {"spec": regated})
             case TerminateRun():
                 await self._patch_run(gathered, action.name, {"spec": {"terminate": True}})
             case MarkRun():
@@ -178,7 +183,7 @@ class Performer:
                 self._loader.unload(gathered.parsed, identity)
             case ExcludeInterval():
                 interval = {"from": format_time(action.start), "to": format_time(action.end)}
-                await self._append(gathered, action.name, "exclude", interval)
+                await self._append(gathered, action.name, "exclude", interval, last={"to": FOREVER})
         return []
 
     # --- traffic ---
@@ -343,16 +348,24 @@ class Performer:
             return
         self._caches.runs.record_write(stored)
 
-    async def _append(self, gathered: Gathered, name: str, field: str, item: Object) -> None:
-        """Append to a bounded list of the run's spec; the resourceVersion keeps an item from getting lost."""
+    async def _append(
+        self, gathered: Gathered, name: str, field: str, item: Object, *, last: Object | None = None
+    ) -> None:
+        """Append to a bounded list of the run's spec; the resourceVersion keeps an item from getting lost.
+
+        What is there stays as it is. ``last`` says what the item that fills the list says instead.
+        """
         run = self._caches.runs.get(ObjectKey(gathered.parsed.namespace, name))
         if run is None:
             return
         present = (run.get("spec") or {}).get(field) or []
-        if item in present:
+        limit = RUN_LIST_LIMITS[field]
+        if item in present or len(present) >= limit:
             return
+        if len(present) == limit - 1:
+            item = {**item, **(last or {})}
         body = {
             "metadata": {"resourceVersion": run["metadata"]["resourceVersion"]},
-            "spec": {field: [*present, item][-64:]},
+            "spec": {field: [*present, item]},
         }
         await self._patch_run(gathered, name, body)

@@ -30,7 +30,7 @@ from rollouts.traffic.fields import covers, map_of, metadata_of, nested_deeper, 
 from rollouts.traffic.headers import header_rules
 from rollouts.traffic.reading import KIND, Reader, view
 from rollouts.traffic.weights import WeightTooLarge, split
-from rollouts.traffic.writes import ROLLOUT_LABEL, Apply, JsonPatch, Refusal, Write
+from rollouts.traffic.writes import ROLLOUT_LABEL, Apply, JsonPatch, Refusal, Write, label_value
 
 __all__ = ["KIND", "POOL_GROUPS", "Reader", "Target", "release", "render", "template_problems", "view"]
 
@@ -94,11 +94,11 @@ def _render_managed(route: Object | None, target: Target, desired: DesiredTraffi
     meta: dict[str, Any] = {
         "name": target.spec.name,
         "namespace": target.namespace,
-        "labels": {ROLLOUT_LABEL: target.rollout},
+        "labels": {ROLLOUT_LABEL: label_value(target.rollout)},
     }
     if route is not None:
         label = map_of(metadata_of(route).get("labels")).get(ROLLOUT_LABEL)
-        if label == target.rollout and covers(live, spec):
+        if label == label_value(target.rollout) and covers(live, spec):
             return None
         meta["resourceVersion"] = text_of(metadata_of(route).get("resourceVersion"))
     return Apply(body={"apiVersion": API_VERSION, "kind": KIND, "metadata": meta, "spec": spec})

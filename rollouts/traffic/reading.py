@@ -12,7 +12,7 @@ from rollouts.traffic.backends import chosen_rules, pools_of, rule_name, rules_o
 from rollouts.traffic.fields import claim_of, last_writer, map_of, metadata_of, text_of
 from rollouts.traffic.headers import read_header_routes
 from rollouts.traffic.parents import parents_view
-from rollouts.traffic.writes import APPLIED_BY, ROLLOUT_LABEL
+from rollouts.traffic.writes import APPLIED_BY, ROLLOUT_LABEL, label_value
 
 __all__ = ["KIND", "Reader", "view"]
 
@@ -69,4 +69,4 @@ def _structure_current(route: Object, spec: HttpRouteTraffic, template: Object |
     if spec.mode is TrafficMode.ADOPTED:
         return True
     label = map_of(metadata_of(route).get("labels")).get(ROLLOUT_LABEL)
-    return label == rollout and same_structure(map_of(route.get("spec")), template or {})
+    return label == label_value(rollout) and same_structure(map_of(route.get("spec")), template or {})

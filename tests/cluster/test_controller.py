@@ -143,9 +143,7 @@ class Look:
     async def command(self, action: str) -> None:
         status = await self.status()
         revision, attempt = status["canary"]["hash"], status["attempt"]
-        raw = json.dumps(
-            {"action": action, "revision": revision, "attempt": attempt, "at": uuid.uuid4().hex}
-        )
+        raw = json.dumps({"action": action, "revision": revision, "attempt": attempt, "at": uuid.uuid4().hex})
         body = {"metadata": {"annotations": {COMMAND_ANNOTATION: raw}}}
         await self.kube.patch(kinds.ROLLOUT, self.namespace, "demo", body, kind=PatchKind.MERGE)
 

@@ -43,6 +43,7 @@ ADAPTER_ARGOCD = "adapter: argocd resets the model"
 DELETED = "adapter: adopted model deleted, and added to Git a minute later"
 ADAPTER_ABORT = "adapter: gate failure aborts"
 OLD_COMMAND = "old promoteFull applied again by Git, two attempts later"
+SQUATTED = "somebody else's run has the name of ours"
 MADE_ANEW = "made anew under its name, beside its old runs"
 
 
@@ -284,6 +285,16 @@ def _namesakes_are_one(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Caches, "taken_names", lambda self, key, uid: frozenset())
 
 
+def _taken_names_unseen(patch: pytest.MonkeyPatch) -> None:
+    """What exists under our name is taken for ours, as far as creating it goes."""
+
+    async def taken_for_ours(self: Any, *_: Any) -> None:
+        return None
+
+    patch.setattr(Performer, "_demand_ours", taken_for_ours)
+    patch.setattr(Caches, "taken_names", lambda self, key, uid: frozenset())
+
+
 MUTANTS = [
     Mutant("all weights are zero", _weights_both_zero, Invariant.WEIGHTS),
     Mutant("each weight is one too many", _weight_off_by_one, Invariant.WEIGHTS),
@@ -307,6 +318,7 @@ MUTANTS = [
     Mutant("unloaded before its end is stored", _unloaded_before_it_is_stored, Invariant.KEPT, LEFT),
     Mutant("an adopted model is made again", _adopted_made_again, Invariant.ADOPTED, DELETED),
     Mutant("an old command is obeyed", _old_commands_obeyed, Invariant.EARNED, OLD_COMMAND),
+    Mutant("a name that others have is not seen", _taken_names_unseen, Invariant.CONVERGED, SQUATTED),
     Mutant("a namesake's verdict counts", _namesakes_are_one, Invariant.EARNED, MADE_ANEW),
     Mutant("a gate passes without a run", _gate_passes_unseen, Invariant.EARNED),
     Mutant(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import Claim, TrafficView
-from rollouts.engine.types import HttpRouteTraffic, TrafficMode
-from rollouts.lab.testing.routes import adopted, managed, pool, ref, route, service_ref, template
-from rollouts.traffic.httproute import Reader, view
-from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL
+from rollouts.engine.types import ZERO, HttpRouteTraffic, TrafficMode
+from rollouts.lab.testing.routes import adopted, managed, pool, ref, route, service_ref, target, template
+from rollouts.traffic.httproute import Reader, render, view
+from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, Apply, label_value
 
 V1 = "inference.networking.k8s.io"
 
@@ -170,6 +173,25 @@ def test_claim(mode: TrafficMode, label: Any, consent: str | None, wanted: tuple
     spec = managed() if mode is TrafficMode.MANAGED else adopted()
     seen = look(live, spec, template())
     assert (seen.claim, seen.claimed_by) == wanted
+
+
+@pytest.mark.parametrize("name", ["a" * 63, "a" * 64, "a.b-" * 50 + "c"])
+def test_a_name_that_no_label_can_hold_claims_by_a_shorter_one(name: str) -> None:
+    value = label_value(name)
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?", value)
+    assert value == name or value != label_value(name + "x")
+    live = route([ref("v1", 1)], metadata={"labels": {ROLLOUT_LABEL: value}})
+    seen = view(live, managed(), template(), Reader(rollout=name, arms=(pool("v1"),)))
+    assert (seen.claim, seen.claimed_by, seen.structure_current) == (Claim.OURS, name, True)
+    stranger = view(live, managed(), template(), Reader(rollout=name + "x", arms=(pool("v1"),)))
+    assert stranger.claim is Claim.OTHER
+
+
+def test_what_is_written_with_a_long_name_is_what_is_read() -> None:
+    where = replace(target(managed(), template()), rollout="a" * 100)
+    write = render(None, where, DesiredTraffic(stable=pool("v1"), canary=None, weight=ZERO))
+    assert isinstance(write, Apply)
+    assert write.body["metadata"]["labels"] == {ROLLOUT_LABEL: label_value("a" * 100)}
 
 
 # --- writers ---

@@ -6,8 +6,9 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from rollouts.api.parsing import COMMAND_ANNOTATION
+from rollouts.api.parsing import COMMAND_ANNOTATION, parse_rollout
 from rollouts.controller import kinds
+from rollouts.engine.naming import Owner, step_run
 from rollouts.kube.client import Resource
 from rollouts.lab.testing.faults.objects import ADAPTER_OF, MODEL, ROUTE, model_object, pool_object
 from rollouts.lab.testing.faults.simulation import Act, Condition, Simulation
@@ -42,6 +43,7 @@ __all__ = [
     "retarget",
     "retarget_adapter",
     "scale",
+    "squat",
     "unloaded",
 ]
 
@@ -201,6 +203,31 @@ def make_anew(rollout: Object) -> Act:
     def act(sim: Simulation) -> None:
         if sim.cluster.get(kinds.ROLLOUT, "mymodel") is None:
             sim.cluster.create(kinds.ROLLOUT, copy.deepcopy(rollout))
+
+    return act
+
+
+def squat(resource: Resource) -> Act:
+    """Somebody makes a successful run under the name that the next gate's will have."""
+
+    def act(sim: Simulation) -> None:
+        rollout = sim.cluster.get(kinds.ROLLOUT, "mymodel")
+        if rollout is None:
+            return
+        parsed = parse_rollout(rollout)
+        name = step_run(
+            Owner(name=parsed.name, uid=parsed.uid), parsed.status, parsed.status.current_step + 1
+        )
+        if parsed.status.canary is None or sim.cluster.get(resource, name) is not None:
+            return
+        obj = {
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "metadata": {"name": name, "namespace": rollout["metadata"]["namespace"]},
+            "spec": {"rollout": "mymodel", "attempt": parsed.status.attempt, "metrics": []},
+        }
+        sim.cluster.create(resource, obj, manager="kubectl-create")
+        sim.cluster.write_status(resource, name, {"phase": "Successful"}, manager="kubectl-edit")
 
     return act
 

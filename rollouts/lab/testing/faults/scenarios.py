@@ -29,6 +29,7 @@ from rollouts.lab.testing.faults.moves import (
     regain_adapter,
     retarget,
     scale,
+    squat,
 )
 from rollouts.lab.testing.faults.objects import (
     ADAPTER_OF,
@@ -211,7 +212,7 @@ def _people() -> list[Scenario]:
         ],
         phase("Aborted"),
     )
-    return [retry, hold, third, revert, edited, invalid, deleted, again, _made_anew()]
+    return [retry, hold, third, revert, edited, invalid, deleted, again, _made_anew(), _squatted()]
 
 
 def _made_anew() -> Scenario:
@@ -232,6 +233,19 @@ def _made_anew() -> Scenario:
         ),
         goal=phase("Aborted"),
         measured=True,
+    )
+
+
+def _squatted() -> Scenario:
+    """Somebody else's object has the name of the gate's run; it says what they like."""
+    return _scenario(
+        "somebody else's run has the name of ours",
+        rollout_object([{"setWeight": 10}, {"analysis": GATE}, {"setWeight": 50}]),
+        [
+            Move(when=at_step(0), act=answer(Answer.BAD)),
+            Move(when=at_step(0), act=squat(kinds.ANALYSIS_RUN)),
+        ],
+        phase("Aborted"),
     )
 
 
