@@ -112,3 +112,22 @@ async def test_a_run_that_was_told_to_end_is_not_told_to_go_on(kube, namespace):
             await kube.patch(
                 kinds.ANALYSIS_RUN, namespace, "run", {"spec": {"terminate": value}}, kind=PatchKind.MERGE
             )
+
+
+async def test_lists_may_be_filled_to_the_brim(kube, namespace):
+    """The rules stay within the API server's budget when they are evaluated, too."""
+    marks = [mark(0, at=f"2027-01-01T00:{n:02d}:00.123456Z", weight="12.34%") for n in range(60)]
+    gaps = [{**gap(0), "to": f"2027-01-01T{n // 60:02d}:{n % 60:02d}:00.123456Z"} for n in range(254)]
+
+    def almost(spec: Object) -> None:
+        spec["marks"].extend(marks)
+        spec["exclude"].extend(gaps)
+
+    spec = (await change(kube, namespace, almost))["spec"]
+    body = {"spec": {"marks": [*spec["marks"], mark(5)], "exclude": [*spec["exclude"], gap(5)]}}
+    with pytest.raises(Invalid, match="only be appended to"):
+        await kube.patch(kinds.ANALYSIS_RUN, namespace, "run", body, kind=PatchKind.MERGE)
+    body["spec"]["marks"][-1]["at"] = "2028-01-01T00:00:00Z"
+    stored = await kube.patch(kinds.ANALYSIS_RUN, namespace, "run", body, kind=PatchKind.MERGE)
+
+    assert [len(stored["spec"][name]) for name in ("marks", "exclude")] == [63, 256]
