@@ -27,7 +27,7 @@ from rollouts.lab.testing.faults.invariants import Invariant, check
 from rollouts.lab.testing.faults.plans import FaultClass, enumerate_plans
 from rollouts.lab.testing.faults.scenarios import SCENARIOS
 from rollouts.lab.testing.faults.simulation import CLEAN, Run, simulate
-from rollouts.traffic import httproute, inference_model
+from rollouts.traffic import backends, httproute, inference_model, parents
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -44,6 +44,7 @@ DELETED = "adapter: adopted model deleted, and added to Git a minute later"
 ADAPTER_ABORT = "adapter: gate failure aborts"
 OLD_COMMAND = "old promoteFull applied again by Git, two attempts later"
 SQUATTED = "somebody else's run has the name of ours"
+ELSEWHERE = "another tenant's pool of the same name in the route"
 MADE_ANEW = "made anew under its name, beside its old runs"
 
 
@@ -295,7 +296,32 @@ def _taken_names_unseen(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Caches, "taken_names", lambda self, key, uid: frozenset())
 
 
+def _namespaces_unseen(patch: pytest.MonkeyPatch) -> None:
+    """A backendRef is known by its name."""
+    real = backends.pool_of
+
+    def pool_of(ref: Any, namespace: str) -> Any:
+        return real({**ref, "namespace": namespace} if isinstance(ref, dict) else ref, namespace)
+
+    for module in (backends, httproute):
+        patch.setattr(module, "pool_of", pool_of)
+
+
+def _generation_demanded(patch: pytest.MonkeyPatch) -> None:
+    def is_old(condition: Any, generation: Any) -> bool:
+        return bool(condition.get("observedGeneration") != generation)
+
+    patch.setattr(parents, "_is_old", is_old)
+
+
+def _gone_controllers_heard(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(parents, "_living", lambda entries, generation: entries)
+
+
 MUTANTS = [
+    Mutant("a namesake elsewhere gets weight", _namespaces_unseen, Invariant.WEIGHTS, ELSEWHERE),
+    Mutant("observedGeneration is demanded", _generation_demanded, Invariant.CONVERGED),
+    Mutant("controllers that are gone are heard", _gone_controllers_heard, Invariant.CONVERGED),
     Mutant("all weights are zero", _weights_both_zero, Invariant.WEIGHTS),
     Mutant("each weight is one too many", _weight_off_by_one, Invariant.WEIGHTS),
     Mutant(

@@ -153,9 +153,19 @@ class Cluster:
                     self.delete(resource, obj["metadata"]["name"], manager="garbage-collector")
 
     def _report(self, route: Object) -> None:
-        """Accepted and ResolvedRefs at the current generation, on every parent."""
+        """Accepted and ResolvedRefs on every parent, as gateways do it: the entry of a controller that was there before
+        is left behind, and the living one says of one condition only which generation it is about."""
         generation = route["metadata"]["generation"]
-        parents = [
+        old = {"status": "False", "reason": "Pending", "observedGeneration": 10**6, "message": "gone"}
+        gone = [
+            {
+                "parentRef": parent,
+                "controllerName": "example.com/gone",
+                "conditions": [{"type": "Accepted", "lastTransitionTime": "2029-01-01T00:00:00Z", **old}],
+            }
+            for parent in (route.get("spec") or {}).get("parentRefs") or []
+        ]
+        parents = gone + [
             {
                 "parentRef": parent,
                 "controllerName": "example.com/gateway",
@@ -164,7 +174,7 @@ class Cluster:
                         "type": name,
                         "status": "True",
                         "reason": name,
-                        "observedGeneration": generation,
+                        "observedGeneration": generation if name == "Accepted" else 0,
                         "lastTransitionTime": "2030-01-01T00:00:00Z",
                         "message": "",
                     }

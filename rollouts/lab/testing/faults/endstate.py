@@ -91,17 +91,25 @@ def _good(cluster: Cluster, resource: Resource) -> list[Object]:
 
 
 def weights_of(carrier: Object) -> tuple[tuple[tuple[str, int], ...], ...]:
-    """Weights of each rule by the name of its backend or adapter; 1 where omitted. A model object is one rule."""
+    """Weights of each rule by the name of its backend or adapter; 1 where omitted. A model object is one rule.
+
+    A backend of another namespace is called ``namespace/name``.
+    """
     spec = carrier.get("spec") or {}
     if "targetModels" in spec:
         return (tuple((str(item["name"]), int(item.get("weight", 1))) for item in spec["targetModels"]),)
     return tuple(
         tuple(
-            (str(ref.get("name") or ref.get("modelRewrite")), int(ref.get("weight", 1)))
+            (_backend_name(ref), int(ref.get("weight", 1)))
             for ref in rule.get("backendRefs") or rule.get("targets") or []
         )
         for rule in spec.get("rules") or []
     )
+
+
+def _backend_name(ref: Object) -> str:
+    name = str(ref.get("name") or ref.get("modelRewrite"))
+    return f"{ref['namespace']}/{name}" if "namespace" in ref else name
 
 
 def is_carrier(record: Record) -> bool:

@@ -97,7 +97,7 @@ def overwrite_route(weights: dict[str, int], manager: str) -> Act:
             rules = copy.deepcopy(route["spec"]["rules"])
             for rule in rules:
                 for ref in rule["backendRefs"]:
-                    ref["weight"] = weights.get(ref["name"], 0)
+                    ref["weight"] = weights.get(ref["name"], 0) if "namespace" not in ref else 0
             sim.cluster.merge(kinds.HTTP_ROUTE, ROUTE, {"spec": {"rules": rules}}, manager=manager)
         if model is not None:
             targets = [

@@ -37,6 +37,7 @@ from rollouts.lab.testing.faults.objects import (
     GATE,
     GUARD,
     RELEASES,
+    ROUTE,
     STABLE,
     STEPS,
     TEMPLATE,
@@ -212,7 +213,19 @@ def _people() -> list[Scenario]:
         ],
         phase("Aborted"),
     )
-    return [retry, hold, third, revert, edited, invalid, deleted, again, _made_anew(), _squatted()]
+    return [
+        retry,
+        hold,
+        third,
+        revert,
+        edited,
+        invalid,
+        deleted,
+        again,
+        _made_anew(),
+        _squatted(),
+        _elsewhere(),
+    ]
 
 
 def _made_anew() -> Scenario:
@@ -246,6 +259,24 @@ def _squatted() -> Scenario:
             Move(when=at_step(0), act=squat(kinds.ANALYSIS_RUN)),
         ],
         phase("Aborted"),
+    )
+
+
+def _elsewhere() -> Scenario:
+    """Before ours the route lists another tenant's pool of the canary's name."""
+
+    def setup(cluster: Cluster) -> None:
+        base_objects(cluster, rollout_object(SHORT))
+        rules = copy.deepcopy((cluster.get(kinds.HTTP_ROUTE, ROUTE) or {})["spec"]["rules"])
+        refs = rules[0]["backendRefs"]
+        refs.insert(0, {**refs[1], "namespace": "tenant-b"})
+        cluster.merge(kinds.HTTP_ROUTE, ROUTE, {"spec": {"rules": rules}})
+
+    return Scenario(
+        name="another tenant's pool of the same name in the route",
+        setup=setup,
+        moves=(),
+        goal=healthy_on(CANARY),
     )
 
 
