@@ -346,6 +346,14 @@ class Performer:
             )
         except NotFound:
             return
+        except Invalid as error:
+            # Whatever somebody did to the run, its gate waits; traffic, and an abort above all, must not.
+            message = (
+                f"AnalysisRun {name} does not take what it was to be told, so that its gate may wait: {error}"
+            )
+            event = EmitEvent(type=EventType.WARNING, reason="RunRefused", message=message)
+            await self._events.emit(gathered.rollout, event)
+            return
         self._caches.runs.record_write(stored)
 
     async def _append(

@@ -331,3 +331,27 @@ async def test_objects_nested_without_end_hold_up_no_other_and_are_told_so(kube,
 
         await look.command("abort")
         await eventually(lambda: look.phase("Aborted"), timeout=20)
+
+
+async def test_what_somebody_did_to_a_run_holds_a_gate_up_and_never_an_abort(kube, world):
+    """A mark of the far future keeps ours from being appended."""
+    gate = {"metrics": [{"name": "ttft", "compare": {"preset": "ttft"}}]}
+    made = rollout({"setWeight": 10}, {"pause": {}}, {"setWeight": 20}, {"analysis": gate}, {"setWeight": 50})
+    await kube.create(kinds.ROLLOUT, world, made)
+    look = Look(kube, world)
+    async with controller(kube, world):
+
+        async def marked() -> Object | None:
+            runs = (await kube.list_page(kinds.ANALYSIS_RUN, world)).items
+            whole = [run for run in runs if run["spec"].get("marks")]
+            return whole[0] if whole and await look.phase("Paused") else None
+
+        run = await eventually(marked, timeout=40)
+        marks = [*run["spec"]["marks"], {"at": "9999-01-01T00:00:00Z", "step": 64, "weight": 1}]
+        body = {"spec": {"marks": marks}}
+        await kube.patch(kinds.ANALYSIS_RUN, world, run["metadata"]["name"], body, kind=PatchKind.MERGE)
+        await look.command("promote")
+        await eventually(lambda: look.events("RunRefused"), timeout=20)
+        await look.command("abort")
+        await eventually(lambda: look.phase("Aborted"), timeout=20)
+        await eventually(lambda: look.has_weights(100, 0), timeout=20)
