@@ -8,6 +8,7 @@ from typing import Any
 from rollouts.controller import kinds
 from rollouts.lab.testing.faults.adapter_scenarios import ADAPTER_SCENARIOS
 from rollouts.lab.testing.faults.cluster import Cluster
+from rollouts.lab.testing.faults.identity_scenarios import IDENTITY_SCENARIOS
 from rollouts.lab.testing.faults.moves import (
     answer,
     at_step,
@@ -21,15 +22,12 @@ from rollouts.lab.testing.faults.moves import (
     has_job,
     healthy_on,
     lose_adapter,
-    make_anew,
-    old_command,
     overwrite_route,
     phase,
     reason,
     regain_adapter,
     retarget,
     scale,
-    squat,
 )
 from rollouts.lab.testing.faults.objects import (
     ADAPTER_OF,
@@ -37,7 +35,6 @@ from rollouts.lab.testing.faults.objects import (
     GATE,
     GUARD,
     RELEASES,
-    ROUTE,
     STABLE,
     STEPS,
     TEMPLATE,
@@ -199,85 +196,7 @@ def _people() -> list[Scenario]:
         [Move(when=at_step(1), act=delete(kinds.ROLLOUT, "mymodel"), after=15)],
         gone,
     )
-    again = _scenario(
-        "old promoteFull applied again by Git, two attempts later",
-        rollout_object([{"setWeight": 10}, {"pause": {}}, {"analysis": GATE}, {"setWeight": 50}]),
-        [
-            Move(when=at_step(1), act=command("abort"), after=5),
-            Move(when=phase("Aborted"), act=command("retry", tag="t2"), after=20),
-            Move(when=at_step(1), act=command("abort", tag="t3"), after=5),
-            Move(when=phase("Aborted"), act=command("retry", tag="t4"), after=20),
-            Move(when=at_step(1), act=answer(Answer.BAD), after=2),
-            Move(when=at_step(1), act=old_command("promoteFull"), after=3),
-            Move(when=at_step(1), act=command("promote", tag="t5"), after=10),
-        ],
-        phase("Aborted"),
-    )
-    return [
-        retry,
-        hold,
-        third,
-        revert,
-        edited,
-        invalid,
-        deleted,
-        again,
-        _made_anew(),
-        _squatted(),
-        _elsewhere(),
-    ]
-
-
-def _made_anew() -> Scenario:
-    """Deleted after its gate has passed, and made anew under its name, while its runs are still there."""
-    rollout = rollout_object([*GATED[:2], {"pause": {"duration": "60s"}}, {"setWeight": 50}])
-
-    def setup(cluster: Cluster) -> None:
-        cluster.collects_garbage = False
-        base_objects(cluster, copy.deepcopy(rollout))
-
-    return Scenario(
-        name="made anew under its name, beside its old runs",
-        setup=setup,
-        moves=(
-            Move(when=at_step(2), act=delete(kinds.ROLLOUT, "mymodel"), after=15),
-            Move(when=gone, act=answer(Answer.BAD)),
-            Move(when=gone, act=make_anew(rollout), after=30),
-        ),
-        goal=phase("Aborted"),
-        measured=True,
-    )
-
-
-def _squatted() -> Scenario:
-    """Somebody else's object has the name of the gate's run; it says what they like."""
-    return _scenario(
-        "somebody else's run has the name of ours",
-        rollout_object([{"setWeight": 10}, {"analysis": GATE}, {"setWeight": 50}]),
-        [
-            Move(when=at_step(0), act=answer(Answer.BAD)),
-            Move(when=at_step(0), act=squat(kinds.ANALYSIS_RUN)),
-        ],
-        phase("Aborted"),
-    )
-
-
-def _elsewhere() -> Scenario:
-    """Before ours the route lists another tenant's pool of the canary's name."""
-
-    def setup(cluster: Cluster) -> None:
-        base_objects(cluster, rollout_object(SHORT))
-        rules = copy.deepcopy((cluster.get(kinds.HTTP_ROUTE, ROUTE) or {})["spec"]["rules"])
-        refs = rules[0]["backendRefs"]
-        refs.insert(0, {**refs[1], "namespace": "tenant-b"})
-        cluster.merge(kinds.HTTP_ROUTE, ROUTE, {"spec": {"rules": rules}})
-
-    return Scenario(
-        name="another tenant's pool of the same name in the route",
-        setup=setup,
-        moves=(),
-        goal=healthy_on(CANARY),
-    )
+    return [retry, hold, third, revert, edited, invalid, deleted]
 
 
 def _outside() -> list[Scenario]:
@@ -435,5 +354,12 @@ def _adapters() -> list[Scenario]:
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
-    for scenario in (*_straight(), *_people(), *_outside(), *_adapters(), *ADAPTER_SCENARIOS)
+    for scenario in (
+        *_straight(),
+        *_people(),
+        *_outside(),
+        *_adapters(),
+        *ADAPTER_SCENARIOS,
+        *IDENTITY_SCENARIOS,
+    )
 }
