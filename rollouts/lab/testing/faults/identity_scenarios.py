@@ -47,6 +47,7 @@ def _made_anew() -> Scenario:
         ),
         goal=phase("Aborted"),
         measured=True,
+        stride=2,
     )
 
 
@@ -57,6 +58,7 @@ def _gated(name: str, steps: list[Object], *moves: Move, goal: Condition) -> Sce
         moves=moves,
         goal=goal,
         measured=True,
+        stride=2,
     )
 
 
@@ -103,6 +105,7 @@ def _elsewhere() -> Scenario:
         setup=setup,
         moves=(),
         goal=healthy_on(CANARY),
+        stride=2,
     )
 
 
