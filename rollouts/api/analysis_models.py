@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from rollouts.api.base import ApiModel
-from rollouts.api.scalars import Duration, IntOrPercent, Name, Text
+from rollouts.api.scalars import Duration, IntOrPercent, Moment, Name, Text, bounds
 
 __all__ = [
+    "RUN_LIST_LIMITS",
     "AnalysisArg",
     "AnalysisRunSpec",
     "AnalysisTemplateSpec",
@@ -24,9 +25,22 @@ __all__ = [
 
 Query = Annotated[str, Field(min_length=1, max_length=4096)]
 Expression = Annotated[str, Field(min_length=1, max_length=1024)]
-Ratio = Annotated[float | int | str, Field(json_schema_extra={"x-anything": True})]
-"""A fraction (0.15) or a percentage ("15%"). OpenAPI has no "number or string" that a CRD may use, so the schema lets
-anything in and the controller says what is wrong."""
+Ratio = Annotated[
+    float | int | str,
+    Field(
+        json_schema_extra={
+            "x-number-or-string": True,
+            "pattern": r"^([0-9]{1,6}(\.[0-9]{1,6})?%?|.*[{][{] *args[.].+)$",
+            "maxLength": 128,
+            "minimum": 0,
+            "maximum": 1_000_000,
+        }
+    ),
+]
+"""A fraction (0.15) or a percentage ("15%"), in a template also an argument."""
+RUN_LIST_LIMITS = {"marks": 64, "exclude": 256}
+"""Lengths of what a Rollout appends to a run: twice the steps that there can be, and an overwritten weight every
+twelve seconds for an hour."""
 Count = Annotated[int, Field(ge=0, le=100_000)]
 Limit = Annotated[int, Field(ge=-1, le=100_000)]
 
@@ -97,7 +111,7 @@ class CompareModel(ApiModel):
     """When an undecided gate applies `onUndecided`."""
     on_undecided: Literal["Hold", "PromoteIfNoHarm", "Fail"] = "Hold"
     """What an undecided gate does at its `maxDuration`."""
-    weight: Annotated[float | int, Field(ge=0, le=1000)] | None = None
+    weight: Annotated[float | int, bounds(0, 1000)] | None = None
     """Weight of this metric's evidence among all; without it half goes to error rates and half to the rest."""
 
 
@@ -189,7 +203,7 @@ class RunArm(ApiModel):
 class RunMark(ApiModel):
     """A step of the rollout, for the record and for late regressions."""
 
-    at: Text
+    at: Moment
     """When."""
     step: Annotated[int, Field(ge=0, le=64)]
     """0-based step."""
@@ -221,9 +235,9 @@ class RunComparison(ApiModel):
 class RunExclude(ApiModel):
     """An interval that is not judged, because somebody else moved the weights in it."""
 
-    from_: Annotated[str, Field(alias="from", max_length=253)]
+    from_: Annotated[Moment, Field(alias="from")]
     """Beginning."""
-    to: Text
+    to: Moment
     """End."""
 
 
@@ -252,9 +266,9 @@ class AnalysisRunSpec(ApiModel):
     """End the run as it stands. What has not passed does not pass by this."""
     false_abort_rate: Annotated[float, Field(gt=0, le=0.5)] = 0.05
     """Bound on aborting a healthy canary, over all gates, steps and looks."""
-    marks: Annotated[list[RunMark], Field(max_length=64)] = []
+    marks: Annotated[list[RunMark], Field(max_length=RUN_LIST_LIMITS["marks"])] = []
     """Steps, appended by the rollout."""
-    exclude: Annotated[list[RunExclude], Field(max_length=256)] = []
+    exclude: Annotated[list[RunExclude], Field(max_length=RUN_LIST_LIMITS["exclude"])] = []
     """Intervals that do not count, appended by the rollout."""
 
 

@@ -40,6 +40,33 @@ _WEIGHT = (
 
 _DURATION = "string(self.duration).matches('^([0-9]+|([0-9]{1,7}(\\\\.[0-9]{1,3})?(ms|s|m|h|d))+)$')"
 
+_SHARE = (
+    "type(self.weight) == int ? self.weight >= 0 && self.weight <= 100 : "
+    "string(self.weight).matches('^(100(\\\\.0{1,2})?|[0-9]{1,2}(\\\\.[0-9]{1,2})?)%$')"
+)
+
+
+def _kept(field: str, *, unless: str = "false") -> str:
+    new, old = f"self.{field}", f"oldSelf.{field}"
+    return f"{unless} || (has({new}) ? has({old}) && {new} == {old} : !has({old}))"
+
+
+def _appended(field: str, *, after: str = "") -> str:
+    """Nothing of the old list is missing; ``after``: what is new is not before what is old, by this field."""
+    kept = f"oldSelf.{field}.all(x, x in self.{field})"
+    late = f"!oldSelf.{field}.exists(y, y.{after} > x.{after})"
+    if after:
+        kept += f" && self.{field}.all(x, x in oldSelf.{field} || {late})"
+    return f"!has(oldSelf.{field}) || (has(self.{field}) && size(self.{field}) >= size(oldSelf.{field}) && {kept})"
+
+
+_FIXED = ("rollout", "attempt", "step", "canary", "stable")
+_GATES = ("metrics", "metricsFrom", "comparisons", "falseAbortRate")
+_OTHER_STEPS = (
+    "(has(self.stepsHash) && has(oldSelf.stepsHash) && self.stepsHash != '' && "
+    "self.stepsHash != oldSelf.stepsHash)"
+)
+
 CEL_RULES: dict[str, tuple[CelRule, ...]] = {
     "TargetModel": (
         CelRule(_one("pool", "adapter"), "exactly one of pool and adapter must be set"),
@@ -150,6 +177,33 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
             _one_text("preset", "histogram", "counter*", "gauge"),
             "exactly one of preset, histogram, counter and gauge must be set",
         ),
+    ),
+    "RunMark": (
+        CelRule(_SHARE, 'weight must be a whole number from 0 to 100, or a percentage as "0.5%"'),
+        CelRule("timestamp(self.at) == timestamp(self.at)", "at must be a time"),
+    ),
+    "RunExclude": (
+        CelRule(
+            "timestamp(self.from) <= timestamp(self.to) || timestamp(self.from) > timestamp(self.to)",
+            "from and to must be times",
+        ),
+    ),
+    "AnalysisRunSpec": (
+        *(CelRule(_kept(field), f"{field} of a run cannot be changed") for field in _FIXED),
+        *(
+            CelRule(
+                _kept(field, unless=_OTHER_STEPS),
+                f"{field} of a run can only be changed with stepsHash, by the Rollout whose steps were edited",
+            )
+            for field in _GATES
+        ),
+        CelRule(_appended("marks", after="at"), "marks of a run can only be appended to"),
+        CelRule(_appended("exclude"), "exclude of a run can only be appended to"),
+        CelRule(
+            "!has(oldSelf.terminate) || !oldSelf.terminate || (has(self.terminate) && self.terminate)",
+            "a run that was told to end cannot be told to go on",
+        ),
+        CelRule("has(self.stepsHash) || !has(oldSelf.stepsHash)", "stepsHash of a run cannot be taken away"),
     ),
     "RolloutSpecModel": (
         CelRule(

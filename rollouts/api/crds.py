@@ -50,9 +50,8 @@ def structural_schema(model: type[BaseModel]) -> Json:
 
 def _convert(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Json:
     name, node = _resolve(node, definitions)
-    if node.get("x-anything"):
-        kept = {key: node[key] for key in ("description",) if node.get(key)}
-        return {"x-kubernetes-preserve-unknown-fields": True, **kept}
+    if node.get("x-number-or-string"):
+        return _number_or_string(node)
     if node.get("x-kubernetes-int-or-string"):
         return _int_or_string(node)
     result: Json = {key: node[key] for key in _KEPT if key in node and node[key] is not None}
@@ -125,12 +124,23 @@ def _one_of(options: list[Mapping[str, Any]], definitions: Mapping[str, Any]) ->
         return {**bounds, "type": "number"}
     if types <= {"number", "integer", "string"}:
         return {"x-kubernetes-int-or-string": True}
-    return {"x-kubernetes-preserve-unknown-fields": True, "x-any": True}
+    # An object or a short form of it: only the object has a type that CEL can look into.
+    return next(
+        dict(option) for option in options if _resolve(option, definitions)[1].get("type") == "object"
+    )
 
 
 def _int_or_string(node: Mapping[str, Any]) -> Json:
     kept = {key: node[key] for key in ("description", "default") if node.get(key) is not None}
     return {"x-kubernetes-int-or-string": True, "maxLength": 32, **kept}
+
+
+def _number_or_string(node: Mapping[str, Any]) -> Json:
+    """OpenAPI has no "number or string" that a CRD may name a type for; bounds without a type judge each its own."""
+    kept = ("description", "pattern", "maxLength", "minimum", "maximum")
+    neither = {"maxItems": 0, "maxProperties": 0, "not": {"enum": [True, False, [], {}]}}
+    bounds = {key: node[key] for key in kept if node.get(key) is not None}
+    return {"x-kubernetes-preserve-unknown-fields": True, **bounds, **neither}
 
 
 def _without_defaults(schema: Json) -> Json:

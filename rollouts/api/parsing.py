@@ -40,14 +40,17 @@ from rollouts.engine.types import (
     TrafficMode,
     WeightStep,
 )
+from rollouts.traffic.fields import nested_deeper
 
 __all__ = ["COMMAND_ANNOTATION", "FINALIZER", "ParsedRollout", "SpecCache", "parse_rollout"]
 
 COMMAND_ANNOTATION = "inferencerollouts.dev/command"
 FINALIZER = "inferencerollouts.dev/restore-traffic"
 
-_SPEC_BYTES = 262_144
-"""Canonical JSON of a spec that is looked at: 32 steps of 16 metrics of 4 KiB never occur together."""
+_SPEC_BYTES = 3 * 1024 * 1024
+"""JSON of a spec that is looked at: what an API server takes in one request, so that none of its objects is larger."""
+_DEEPEST = 64
+"""Nesting of what a spec holds for others (a Job's spec, a route's template): twice that of any of their fields."""
 
 _MAX_PROBLEMS = 8
 
@@ -168,8 +171,9 @@ def _convert(model: RolloutSpecModel) -> RolloutSpec | None:
 def _read_model(spec: Any) -> tuple[RolloutSpecModel | None, tuple[Problem, ...]]:
     if not isinstance(spec, Mapping):
         return None, (Problem(reason="SpecInvalid", message="spec is missing or not an object: write one"),)
+    deep = nested_deeper(spec, _DEEPEST)
     try:
-        if len(json.dumps(spec)) > _SPEC_BYTES:
+        if not deep and len(json.dumps(spec)) > _SPEC_BYTES:
             return None, (Problem(reason="SpecInvalid", message=f"spec is larger than {_SPEC_BYTES} bytes"),)
         model = RolloutSpecModel.model_validate(dict(spec))
     except ValidationError as error:
@@ -177,6 +181,11 @@ def _read_model(spec: Any) -> tuple[RolloutSpecModel | None, tuple[Problem, ...]
     except (ValueError, TypeError, RecursionError):
         return None, (Problem(reason="SpecInvalid", message="spec cannot be read: it is nested too deeply"),)
     found = [Problem(reason="SpecInvalid", message=f"{path} {text}") for path, text in check_spec(model)]
+    if deep:
+        message = (
+            f"spec is nested deeper than {_DEEPEST} levels, which nothing that it may hold is: check its Jobs"
+        )
+        found.append(Problem(reason="SpecInvalid", message=f"{message} and the route's template"))
     return model, tuple(found[:_MAX_PROBLEMS])
 
 
@@ -194,6 +203,9 @@ def _shape_problems(error: ValidationError) -> tuple[Problem, ...]:
 
 
 def _fingerprint(value: Any) -> str:
+    """Of a form as the user wrote it; what is nested too deeply to be written out is told by its kind alone."""
+    if nested_deeper(value, _DEEPEST):
+        return "too-deep"
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from rollouts.api.analysis_models import GateModel
 from rollouts.api.base import ApiModel
-from rollouts.api.scalars import Duration, IntOrPercent, Name, Text
+from rollouts.api.scalars import Duration, IntOrPercent, Name, Text, bounds
 
 __all__ = [
     "AdapterTargetModel",
@@ -171,7 +171,7 @@ class BackgroundModel(GateModel):
 
     starting_step: Annotated[int, Field(ge=0, le=32)] = 0
     """0-based step from which it measures."""
-    false_abort_rate: Annotated[float | int, Field(gt=0, le=0.5)] = 0.05
+    false_abort_rate: Annotated[float | int, bounds(0, 0.5, above=True)] = 0.05
     """Bound on aborting a healthy canary, over the whole attempt."""
 
 
@@ -197,7 +197,7 @@ class CanaryModel(ApiModel):
     """Analysis that accompanies all steps."""
     sticky: StickyModel | None = None
     """Key of an adapter split. Only with `target.adapter`: two pools are split by the gateway."""
-    endpoint_ratio: Annotated[float | int, Field(ge=0, le=10)] = 0.5
+    endpoint_ratio: Annotated[float | int, bounds(0, 10)] = 0.5
     """Weight w needs max(1, ceil(w x stable's Ready endpoints x this)) Ready canary endpoints."""
     bake: Duration = "0s"
     """Time at 100 % before the canary becomes stable."""

@@ -15,8 +15,10 @@ __all__ = [
     "DURATION_PATTERN",
     "Duration",
     "IntOrPercent",
+    "Moment",
     "Name",
     "Text",
+    "bounds",
     "format_duration",
     "format_time",
     "parse_duration",
@@ -37,7 +39,9 @@ _SECONDS = {
     "h": Fraction(3600),
     "d": Fraction(86_400),
 }
-_LONGEST = timedelta(days=366)
+_LONGEST = timedelta(days=3660)
+"""Ten years: what is longer waits for as good as ever, and a moment that far ahead still has a date."""
+_LONGEST_TEXT = 64
 _WEIGHT = re.compile(r"^([0-9]{1,3})(\.[0-9]{1,2})?%$")
 _RATIO = re.compile(r"^[0-9]{1,6}(\.[0-9]{1,6})?%?$")
 
@@ -45,21 +49,40 @@ Name = Annotated[str, Field(min_length=1, max_length=253)]
 Text = Annotated[str, Field(max_length=253)]
 Duration = Annotated[str, Field(pattern=DURATION_PATTERN, max_length=32)]
 IntOrPercent = Annotated[int | str, Field(json_schema_extra={"x-kubernetes-int-or-string": True})]
+Moment = Annotated[
+    str,
+    Field(max_length=32, pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,6})?Z$"),
+]
+"""RFC 3339 in UTC, as ``format_time`` writes it. Whether there is such a day, CEL says."""
+
+
+def bounds(low: float, high: float, *, above: bool = False) -> Any:
+    """Bounds of a number that may be whole or not; ``above``: ``low`` itself is too low.
+
+    Said twice, since pydantic leaves the bounds of "float or int" out of the JSON schema.
+    """
+    extra: dict[str, Any] = {"exclusiveMinimum" if above else "minimum": low, "maximum": high}
+    if above:
+        return Field(gt=low, le=high, json_schema_extra=extra)
+    return Field(ge=low, le=high, json_schema_extra=extra)
 
 
 def parse_duration(text: str | int) -> timedelta:
-    """``"1h30m"``, ``"45s"``; a plain number is seconds. Raises ValueError, also beyond a year."""
+    """``"1h30m"``, ``"45s"``; a plain number is seconds. Longer than ten years is taken for ten. Raises ValueError.
+
+    Whatever the CRDs admit is read: they bound the length of the text, not its sum.
+    """
     if isinstance(text, int) and not isinstance(text, bool):
         seconds = Fraction(text)
-    elif isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 9:
+    elif isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= _LONGEST_TEXT:
         seconds = Fraction(int(text))
-    elif isinstance(text, str) and re.fullmatch(DURATION_PATTERN, text):
+    elif isinstance(text, str) and len(text) <= _LONGEST_TEXT and re.fullmatch(DURATION_PATTERN, text):
         seconds = sum((Fraction(n) * _SECONDS[unit] for n, unit in _PART.findall(text)), Fraction(0))
     else:
         raise ValueError(f"{text!r:.40} is not a duration such as 90s, 10m or 1h30m")
-    if not 0 <= seconds <= _LONGEST.total_seconds():
-        raise ValueError(f"{text!r:.40} is not between 0 and {_LONGEST.days} days")
-    return timedelta(microseconds=int(seconds * 1_000_000))
+    if seconds < 0:
+        raise ValueError(f"{text!r:.40} is negative")
+    return min(timedelta(microseconds=int(min(seconds, Fraction(10**12)) * 1_000_000)), _LONGEST)
 
 
 def format_duration(value: timedelta) -> str:

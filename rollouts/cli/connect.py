@@ -12,6 +12,7 @@ import click
 import yaml
 
 from rollouts.controller import kinds
+from rollouts.controller.caches import owner_of
 from rollouts.kube.client import KubeClient
 from rollouts.kube.errors import Forbidden, KindNotServed, KubeError, NotFound
 
@@ -92,8 +93,10 @@ async def fetch(client: KubeClient, namespace: str, name: str) -> dict[str, Any]
         raise _Missing(f"there is no Rollout {name} in namespace {namespace}") from None
 
 
-async def fetch_runs(client: KubeClient, namespace: str, name: str) -> list[dict[str, Any]]:
-    """The AnalysisRuns of a Rollout, oldest first."""
-    page = await client.list_page(kinds.ANALYSIS_RUN, namespace)
-    owned = [run for run in page.items if (run.get("spec") or {}).get("rollout") == name]
+async def fetch_runs(client: KubeClient, rollout: dict[str, Any]) -> list[dict[str, Any]]:
+    """The AnalysisRuns that a Rollout owns, oldest first; not those of a namesake that was there before it."""
+    meta = rollout["metadata"]
+    page = await client.list_page(kinds.ANALYSIS_RUN, meta["namespace"])
+    ours = (meta["name"], meta.get("uid"))
+    owned = [run for run in page.items if owner_of(run, kinds.ROLLOUT.kind) == ours]
     return sorted(owned, key=lambda run: str(run["metadata"].get("creationTimestamp", "")))

@@ -11,14 +11,14 @@ import click
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.cli.connect import connection_options, default_namespace, fetch, with_client
 from rollouts.cli.doctor_gitops import application_checks, configmap_checks, object_checks, pool_checks
-from rollouts.cli.findings import Check, Level, bad, fine, warn
 from rollouts.cli.explain import deletion
+from rollouts.cli.findings import Check, Level, bad, fine, warn
 from rollouts.controller import kinds
 from rollouts.controller.pools import read_pool
 from rollouts.engine.types import HttpRouteTraffic, TrafficMode
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
-from rollouts.traffic.writes import CONSENT_ANNOTATION
+from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, label_value
 
 __all__ = ["diagnose", "doctor"]
 
@@ -189,7 +189,7 @@ async def _traffic(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
             yield bad(f"{where} does not exist", "create it, or give the Rollout a template for it")
         return
     meta = obj.get("metadata") or {}
-    ours = (meta.get("labels") or {}).get("inferencerollouts.dev/rollout") == parsed.name
+    ours = (meta.get("labels") or {}).get(ROLLOUT_LABEL) == label_value(parsed.name)
     managed = managed or ours
     consent = (meta.get("annotations") or {}).get(CONSENT_ANNOTATION)
     if not ours and consent != parsed.name:

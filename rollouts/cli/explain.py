@@ -18,7 +18,7 @@ from rollouts.cli.connect import (
     with_client,
 )
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
-from rollouts.engine.naming import background_run, step_run
+from rollouts.engine.naming import Owner, is_background, step_run
 from rollouts.engine.steps import describe, format_seconds, weight_at
 from rollouts.engine.types import (
     AnalysisStep,
@@ -97,11 +97,12 @@ def _judged(parsed: ParsedRollout, runs: list[dict[str, Any]]) -> Iterator[str]:
     status = parsed.status
     if status.canary is None:
         return
-    first = background_run(parsed.name, status)
-    wanted = {first, step_run(parsed.name, status, status.current_step)}
+    names = frozenset(run["metadata"]["name"] for run in runs)
+    owner = Owner(name=parsed.name, uid=parsed.uid, present=names)
+    current = step_run(owner, status, status.current_step)
     for run in runs:
         name = run["metadata"]["name"]
-        if name not in wanted and not name.startswith(f"{first}-r"):
+        if name != current and not is_background(name, owner, status):
             continue
         found = run.get("status") or {}
         for result in (*(found.get("metricResults") or []), *(found.get("comparisons") or [])):
@@ -175,7 +176,8 @@ def explain(name: str, namespace: str | None, kubeconfig: str | None, context: s
     where = namespace or default_namespace(kubeconfig, context)
 
     async def work(client: KubeClient) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        return await fetch(client, where, name), await fetch_runs(client, where, name)
+        rollout = await fetch(client, where, name)
+        return rollout, await fetch_runs(client, rollout)
 
     obj, runs = with_client(kubeconfig, context, work)
     told = ""

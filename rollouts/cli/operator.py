@@ -53,7 +53,8 @@ def get(
         if name is None:
             page = await client.list_page(kinds.ROLLOUT, None if all_namespaces else where)
             return page.items, []
-        return [await fetch(client, where, name)], await fetch_runs(client, where, name)
+        rollout = await fetch(client, where, name)
+        return [rollout], await fetch_runs(client, rollout)
 
     objects, runs = with_client(kubeconfig, context, work)
     if output in ("json", "yaml"):
@@ -89,7 +90,7 @@ def watch(
             deadline = time.monotonic() + limit
             while time.monotonic() < deadline:
                 obj = await fetch(client, where, name)
-                live.update(rollout_view(obj, await fetch_runs(client, where, name)))
+                live.update(rollout_view(obj, await fetch_runs(client, obj)))
                 await asyncio.sleep(_POLL)
 
     try:

@@ -26,7 +26,7 @@ from rollouts.controller import kinds
 from rollouts.controller.assembly import open_sources
 from rollouts.controller.caches import Caches
 from rollouts.controller.settings import SettingsError, source_option
-from rollouts.engine.naming import background_run
+from rollouts.engine.naming import Owner, background_run
 from rollouts.engine.types import FULL, AdapterTraffic, Identity, Phase, RolloutStatus
 from rollouts.kube.client import KubeClient
 from rollouts.runtime.clock import Clock, SystemClock
@@ -236,8 +236,9 @@ class _Recorder:
 
     def _last_run(self) -> tuple[RunSpec | None, datetime | None]:
         """The evidence of the newest attempt that compared anything, and when that was over."""
+        parsed = self._rollout()
         runs = sorted(
-            self._caches.runs.by_index("owner", (self._key.namespace, self._key.name)),
+            self._caches.owned_runs(self._key, parsed.uid) if parsed is not None else [],
             key=lambda run: str(run["metadata"].get("creationTimestamp", "")),
         )
         for run in reversed([parse_run(run) for run in runs]):
@@ -312,9 +313,9 @@ class _Recorder:
         parsed = self._rollout()
         if parsed is None:
             return
-        run = self._caches.runs.get(
-            ObjectKey(self._key.namespace, background_run(parsed.name, parsed.status))
-        )
+        runs = {run["metadata"]["name"]: run for run in self._caches.owned_runs(self._key, parsed.uid)}
+        owner = Owner(name=parsed.name, uid=parsed.uid, present=frozenset(runs))
+        run = runs.get(background_run(owner, parsed.status))
         spec = parse_run(run).spec if run is not None else None
         if spec is not None:
             self._exclude(spec)

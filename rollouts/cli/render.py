@@ -12,7 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
-from rollouts.engine.naming import background_run, step_run
+from rollouts.engine.naming import Owner, is_background, step_run
 from rollouts.engine.steps import describe
 from rollouts.engine.types import AnalysisStep, Phase, RolloutStatus, format_weight
 
@@ -146,14 +146,14 @@ def _header(parsed: ParsedRollout) -> Table:
 def _tree(parsed: ParsedRollout, runs: list[dict[str, Any]]) -> Tree:
     status, tree = parsed.status, Tree(Text("Steps", style="bold"))
     by_name = {run["metadata"]["name"]: run for run in runs}
+    owner = Owner(name=parsed.name, uid=parsed.uid, present=frozenset(by_name))
     for index, step in enumerate(parsed.spec.canary.steps if parsed.spec else ()):
         node = tree.add(_step_line(status, index, describe(step)))
-        run = by_name.get(step_run(parsed.name, status, index)) if isinstance(step, AnalysisStep) else None
+        run = by_name.get(step_run(owner, status, index)) if isinstance(step, AnalysisStep) else None
         if run is not None:
             _add_run(node, run)
-    first = background_run(parsed.name, status)
     for name, background in sorted(by_name.items()):
-        if name == first or name.startswith(f"{first}-r"):
+        if is_background(name, owner, status):
             compares = "comparisons" in (background.get("spec") or {})
             label = "evidence of the attempt" if compares else "background analysis"
             _add_run(tree.add(Text(label)), background)

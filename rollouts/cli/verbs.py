@@ -1,4 +1,4 @@
-"""``promote``, ``abort``, ``retry``, ``pause``, ``resume``: one annotation, bound to revision and step.
+"""``promote``, ``abort``, ``retry``, ``pause``, ``resume``: one annotation, bound to revision, attempt and step.
 
 The command waits until the controller has looked at it and says how it ended.
 """
@@ -37,6 +37,7 @@ def _raw(obj: dict[str, Any], action: str) -> str:
         {
             "action": action,
             "revision": revision.hash,
+            "attempt": parsed.status.attempt,
             "step": parsed.status.current_step,
             "at": f"{stamp}#{uuid.uuid4().hex[:8]}",
             "by": _user(),

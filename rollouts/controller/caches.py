@@ -17,15 +17,17 @@ from rollouts.controller.pools import (
     read_picker_pod,
     read_pool,
 )
+from rollouts.engine.naming import UID_DIGITS
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import Object, ObjectKey
 from rollouts.runtime.reflector import Reflector
 from rollouts.runtime.store import Store
 
-__all__ = ["Caches", "owner_name"]
+__all__ = ["Caches", "owner_of"]
 
 _OWNER = "owner"
+_NAME_END = "nameEnd"
 _LABEL = "label"
 _ROUTE = "route"
 _POOL_SELECTOR = "selector"
@@ -35,13 +37,14 @@ _TEMPLATE = "template"
 _POOL_REF = "poolRef"
 
 
-def owner_name(obj: Mapping[str, Any], kind: str) -> str | None:
-    """Name of the controlling owner of ``kind``; None when there is none."""
+def owner_of(obj: Mapping[str, Any], kind: str) -> tuple[str, str] | None:
+    """Name and UID of the controlling owner of ``kind`` (of our group); None when there is none."""
     references = (obj.get("metadata") or {}).get("ownerReferences") or []
     for reference in references:
-        if reference.get("controller") and reference.get("kind") == kind:
-            name = reference.get("name")
-            return name if isinstance(name, str) else None
+        ours = str(reference.get("apiVersion", "")).startswith(f"{kinds.GROUP}/")
+        if ours and reference.get("controller") and reference.get("kind") == kind:
+            name, uid = reference.get("name"), reference.get("uid")
+            return (name, uid) if isinstance(name, str) and isinstance(uid, str) else None
     return None
 
 
@@ -50,8 +53,12 @@ def _namespace(obj: Object) -> str:
 
 
 def _by_owner(obj: Object) -> Iterable[Hashable]:
-    owner = owner_name(obj, "Rollout")
-    return [(_namespace(obj), owner)] if owner else []
+    owner = owner_of(obj, "Rollout")
+    return [(_namespace(obj), *owner)] if owner else []
+
+
+def _by_name_end(obj: Object) -> Iterable[Hashable]:
+    return [(_namespace(obj), obj["metadata"]["name"][-UID_DIGITS:])]
 
 
 def _by_label(obj: Object) -> Iterable[Hashable]:
@@ -129,7 +136,7 @@ class Caches:
         self.rollouts = Store(
             indexes={_ROUTE: _rollout_by_route, _POOL: _rollout_by_pool, _TEMPLATE: _rollout_by_template}
         )
-        self.runs = Store(indexes={_OWNER: _by_owner})
+        self.runs = Store(indexes={_OWNER: _by_owner, _NAME_END: _by_name_end})
         self.templates = Store()
         self.cluster_templates = Store()
         self.routes = Store(keep_managed_fields=True)
@@ -139,7 +146,7 @@ class Caches:
         }
         self.pods = Store(indexes={_LABEL: _by_label}, transform=_trim_pod)
         self.services = Store(transform=_trim_service)
-        self.jobs = Store(indexes={_OWNER: _by_owner})
+        self.jobs = Store(indexes={_OWNER: _by_owner, _NAME_END: _by_name_end})
         self.models = Store(indexes={_POOL_REF: _model_by_pool}, keep_managed_fields=True)
         self.rewrites = {
             resource.group: Store(indexes={_POOL_REF: _model_by_pool}, keep_managed_fields=True)
@@ -234,6 +241,22 @@ class Caches:
         pods = (self.pods.get(key) for key in sorted(frozenset.intersection(*sets)))
         return [pod for pod in pods if pod is not None]
 
+    def owned_runs(self, key: ObjectKey, uid: str) -> list[Object]:
+        """AnalysisRuns of the Rollout that has this key and UID."""
+        return self.runs.by_index(_OWNER, (*key, uid))
+
+    def owned_jobs(self, key: ObjectKey, uid: str) -> list[Object]:
+        """Jobs of the Rollout that has this key and UID."""
+        return self.jobs.by_index(_OWNER, (*key, uid))
+
+    def taken_names(self, key: ObjectKey, uid: str) -> frozenset[str]:
+        """Names that end as those of the Rollout's runs and Jobs do, of objects that are not its own."""
+        found: frozenset[ObjectKey] = frozenset()
+        for store in (self.runs, self.jobs):
+            like_ours = store.keys_by_index(_NAME_END, (key.namespace, uid[:UID_DIGITS]))
+            found |= like_ours - store.keys_by_index(_OWNER, (*key, uid))
+        return frozenset(other.name for other in found)
+
     def model_objects(self, namespace: str, pool: str) -> list[Object]:
         """InferenceModels and InferenceModelRewrites whose poolRef names the pool."""
         stores = (self.models, *self.rewrites.values())
@@ -267,7 +290,7 @@ class Caches:
                 enqueue(key)
 
         def owned(value: Hashable) -> None:
-            namespace, name = cast("tuple[str, str]", value)
+            namespace, name, _ = cast("tuple[str, str, str]", value)
             enqueue(ObjectKey(namespace, name))
 
         def by_pool(key: ObjectKey) -> None:

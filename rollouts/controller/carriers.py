@@ -103,7 +103,7 @@ class RouteCarrier(Carrier):
     def chosen(self, raw: Object | None, arms: tuple[Identity, ...]) -> list[int] | None:
         """See ``Carrier``."""
         spec = map_of((raw or {}).get("spec"))
-        return chosen_rules(spec, self.target.spec, self.target.template, arms)
+        return chosen_rules(spec, self.target.spec, self.target.template, arms, self.namespace)
 
     def view(self, raw: Object | None, reader: Reader) -> TrafficView:
         """See ``Carrier``."""

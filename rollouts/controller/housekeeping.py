@@ -9,7 +9,7 @@ import structlog
 from rollouts.api.parsing import parse_rollout
 from rollouts.controller import kinds
 from rollouts.controller.caches import Caches
-from rollouts.engine.naming import background_run
+from rollouts.engine.naming import Owner, is_of_attempt
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.kube.errors import KubeError, NotFound
 
@@ -29,10 +29,12 @@ async def prune_runs(client: KubeClient, caches: Caches) -> int:
         if rollout is None:
             continue
         parsed = parse_rollout(rollout)
-        current = background_run(parsed.name, parsed.status)
-        for resource, store in ((kinds.ANALYSIS_RUN, caches.runs), (kinds.JOB, caches.jobs)):
-            owned = store.by_index("owner", (key.namespace, key.name))
-            old = [obj for obj in owned if not obj["metadata"]["name"].startswith(current)]
+        owner = Owner(name=parsed.name, uid=parsed.uid)
+        for resource, owned in (
+            (kinds.ANALYSIS_RUN, caches.owned_runs(key, parsed.uid)),
+            (kinds.JOB, caches.owned_jobs(key, parsed.uid)),
+        ):
+            old = [obj for obj in owned if not is_of_attempt(obj["metadata"]["name"], owner, parsed.status)]
             old.sort(key=lambda obj: str(obj["metadata"].get("creationTimestamp", "")))
             for obj in old[: max(0, len(old) - KEPT_RUNS)]:
                 deleted += await _delete(client, resource, obj)

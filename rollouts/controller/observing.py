@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -12,7 +12,7 @@ from rollouts.controller import kinds
 from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity, model_names
 from rollouts.controller.caches import Caches
 from rollouts.controller.carriers import Carrier, RouteCarrier
-from rollouts.engine.naming import background_run
+from rollouts.engine.naming import Owner, is_of_attempt
 from rollouts.engine.observation import (
     Blocker,
     Claim,
@@ -26,6 +26,7 @@ from rollouts.engine.observation import (
 )
 from rollouts.engine.types import (
     AdapterTraffic,
+    GateSummary,
     HttpRouteTraffic,
     Identity,
     RolloutSpec,
@@ -37,6 +38,7 @@ from rollouts.engine.types import (
 from rollouts.kube.client import Resource
 from rollouts.runtime.objects import ObjectKey, version_of
 from rollouts.traffic import httproute, wayback
+from rollouts.traffic.writes import label_value
 
 __all__ = [
     "DEFAULT_GITOPS_MANAGERS",
@@ -159,11 +161,11 @@ class Gatherer:
         traffic = self._traffic(parsed, target, raw, carrier)
         proposed = self._proposed(parsed, target, traffic, Carried(raw, carrier))
         ways = {record: self._way(parsed, record) for record in (*status.way_back, *proposed.values())}
-        runs = self._caches.runs.by_index("owner", (key.namespace, key.name))
-        current = background_run(parsed.name, status) if status.canary is not None else None
+        runs = self._caches.owned_runs(key, parsed.uid)
         observation = Observation(
             namespace=key.namespace,
             name=key.name,
+            uid=parsed.uid,
             generation=parsed.generation,
             status=status,
             spec=spec,
@@ -181,13 +183,9 @@ class Gatherer:
             pools=self._pools(parsed, target, models),
             blockers=() if spec is None else self._blockers(parsed, spec, target, models),
             gates={gate.name: gate for gate in map(gate_view, runs)},
-            jobs=self._jobs(key),
-            summaries=tuple(
-                line
-                for run in runs
-                if current is not None and run["metadata"]["name"].startswith(current)
-                for line in gate_summaries(run)
-            ),
+            jobs=self._jobs(key, parsed.uid),
+            taken_names=self._caches.taken_names(key, parsed.uid),
+            summaries=tuple(_summaries(parsed, runs)),
             compared=gates.steps,
             only_compared=gates.only,
             compares=bool(gates.steps) or gates.background,
@@ -382,16 +380,19 @@ class Gatherer:
         return WayObject(kinds.HTTP_ROUTE, None)
 
     def _way_view(self, parsed: ParsedRollout, record: WayBack, raw: dict[str, Any] | None) -> WayView:
-        def exists(name: str) -> bool:
-            return self._caches.rollouts.get(ObjectKey(parsed.namespace, name)) is not None
+        def exists(named: str) -> bool:
+            if self._caches.rollouts.get(ObjectKey(parsed.namespace, named)) is not None:
+                return True
+            names = (key.name for key in self._caches.rollouts if key.namespace == parsed.namespace)
+            return any(label_value(name) == named for name in names)  # a label holds a long name shortened
 
         return wayback.view(raw, record, parsed.name, exists)
 
     # --- jobs ---
 
-    def _jobs(self, key: ObjectKey) -> dict[str, JobOutcome]:
+    def _jobs(self, key: ObjectKey, uid: str) -> dict[str, JobOutcome]:
         found = {}
-        for job in self._caches.jobs.by_index("owner", (key.namespace, key.name)):
+        for job in self._caches.owned_jobs(key, uid):
             conditions = (job.get("status") or {}).get("conditions") or []
             true = {item.get("type") for item in conditions if item.get("status") == "True"}
             outcome = JobOutcome.RUNNING
@@ -401,3 +402,13 @@ class Gatherer:
                 outcome = JobOutcome.SUCCEEDED
             found[job["metadata"]["name"]] = outcome
         return found
+
+
+def _summaries(parsed: ParsedRollout, runs: list[dict[str, Any]]) -> Iterator[GateSummary]:
+    """Verdicts of the current attempt's runs, in words."""
+    if parsed.status.canary is None:
+        return
+    owner = Owner(name=parsed.name, uid=parsed.uid)
+    for run in runs:
+        if is_of_attempt(run["metadata"]["name"], owner, parsed.status):
+            yield from gate_summaries(run)

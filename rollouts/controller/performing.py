@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 import structlog
 
+from rollouts.api.analysis_models import RUN_LIST_LIMITS
 from rollouts.api.parsing import FINALIZER, ParsedRollout
 from rollouts.api.scalars import format_time, weight_json
 from rollouts.api.status import write_status
 from rollouts.controller import kinds
-from rollouts.controller.caches import Caches
+from rollouts.controller.caches import Caches, owner_of
 from rollouts.controller.events import EventRecorder
 from rollouts.controller.observing import Gathered
 from rollouts.engine.actions import (
@@ -60,6 +61,9 @@ _log = structlog.get_logger(__name__)
 
 Object = dict[str, Any]
 
+FOREVER = "9999-12-31T23:59:59Z"
+"""End of the exclusion that fills the list: where somebody overwrote the weights that often, what is measured from
+then on is not judged, so that gates wait for a person; nothing that was excluded comes back."""
 _OBEYS = (HoldReason.MANUAL_OVERRIDE, HoldReason.CONTENDED)
 """Holds that come from what somebody else wrote to the traffic object."""
 
@@ -208,7 +212,8 @@ class Performer:
                 await self._create(kinds.JOB, gathered, self._builder.build_job(gathered, action))
             case UpdateRun():
                 spec = self._builder.build_run(gathered, _create_of(action))["spec"]
-                await self._patch_run(gathered, action.name, {"spec": _regated(spec)})
+                regated = _regated(spec) | {"stepsHash": gathered.parsed.status.steps_hash}
+                await self._patch_run(gathered, action.name, {"spec": regated})
             case TerminateRun():
                 await self._patch_run(gathered, action.name, {"spec": {"terminate": True}})
             case MarkRun():
@@ -224,7 +229,7 @@ class Performer:
                 self._loader.unload(gathered.parsed, identity)
             case ExcludeInterval():
                 interval = {"from": format_time(action.start), "to": format_time(action.end)}
-                await self._append(gathered, action.name, "exclude", interval)
+                await self._append(gathered, action.name, "exclude", interval, last={"to": FOREVER})
         return []
 
     # --- traffic ---
@@ -398,16 +403,36 @@ class Performer:
 
     # --- runs and jobs ---
 
-    async def _create(self, resource: Any, gathered: Gathered, body: Object) -> None:
+    async def _create(self, resource: Resource, gathered: Gathered, body: Object) -> None:
         try:
             stored = await self._client.create(resource, gathered.parsed.namespace, body)
         except AlreadyExists:
+            await self._demand_ours(resource, gathered, body["metadata"]["name"])
             return
         except Invalid as error:
             raise TrafficRefused(
                 "GateInvalid", f"{resource.kind} {body['metadata']['name']}: {error}"
             ) from None
         self._caches.by_resource()[resource].record_write(stored)
+
+    async def _demand_ours(self, resource: Resource, gathered: Gathered, name: str) -> None:
+        """Raise Conflict where the object that exists belongs to another: the next plan gives ours another name."""
+        parsed = gathered.parsed
+        try:
+            live = await self._client.get(resource, parsed.namespace, name)
+        except NotFound:
+            raise Conflict(f"{resource.kind} {name} is gone again") from None
+        self._caches.by_resource()[resource].record_write(live)
+        if owner_of(live, kinds.ROLLOUT.kind) == (parsed.name, parsed.uid):
+            return
+        message = (
+            f"{resource.kind} {name} exists and is not owned by this Rollout (UID {parsed.uid}): what it says does not "
+            "count, a run under another name is made; delete it if nobody needs it"
+        )
+        await self._events.emit(
+            gathered.rollout, EmitEvent(type=EventType.WARNING, reason="NameTaken", message=message)
+        )
+        raise Conflict(message)
 
     async def _patch_run(self, gathered: Gathered, name: str, body: Object) -> None:
         try:
@@ -416,18 +441,34 @@ class Performer:
             )
         except NotFound:
             return
+        except Invalid as error:
+            # Whatever somebody did to the run, its gate waits; traffic, and an abort above all, must not.
+            message = (
+                f"AnalysisRun {name} does not take what it was to be told, so that its gate may wait: {error}"
+            )
+            event = EmitEvent(type=EventType.WARNING, reason="RunRefused", message=message)
+            await self._events.emit(gathered.rollout, event)
+            return
         self._caches.runs.record_write(stored)
 
-    async def _append(self, gathered: Gathered, name: str, field: str, item: Object) -> None:
-        """Append to a bounded list of the run's spec; the resourceVersion keeps an item from getting lost."""
+    async def _append(
+        self, gathered: Gathered, name: str, field: str, item: Object, *, last: Object | None = None
+    ) -> None:
+        """Append to a bounded list of the run's spec; the resourceVersion keeps an item from getting lost.
+
+        What is there stays as it is. ``last`` says what the item that fills the list says instead.
+        """
         run = self._caches.runs.get(ObjectKey(gathered.parsed.namespace, name))
         if run is None:
             return
         present = (run.get("spec") or {}).get(field) or []
-        if item in present:
+        limit = RUN_LIST_LIMITS[field]
+        if item in present or len(present) >= limit:
             return
+        if len(present) == limit - 1:
+            item = {**item, **(last or {})}
         body = {
             "metadata": {"resourceVersion": run["metadata"]["resourceVersion"]},
-            "spec": {field: [*present, item][-64:]},
+            "spec": {field: [*present, item]},
         }
         await self._patch_run(gathered, name, body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 
 from rollouts.engine.actions import EventType
 from rollouts.engine.commands import Command, CommandAction, MalformedCommand, parse_command
@@ -21,6 +22,7 @@ from rollouts.engine.types import (
     JobStep,
     PauseStep,
     Revision,
+    RolloutStatus,
     WeightStep,
 )
 from rollouts.engine.wayback import is_back
@@ -31,6 +33,13 @@ _MAX_STORED = 1024
 _BACK = "all traffic goes to stable"
 _CLAIMLESS = (CommandAction.ABORT, CommandAction.PAUSE)
 """What may be asked for whatever the spec says and whosever the traffic object is."""
+_DATED = (CommandAction.PROMOTE, CommandAction.PROMOTE_FULL, CommandAction.RETRY)
+"""Actions that raise weight, so that an old one must not act again."""
+_VERBS = {
+    CommandAction.PROMOTE: "promote",
+    CommandAction.PROMOTE_FULL: "promote --full",
+    CommandAction.RETRY: "retry",
+}
 
 
 class _Rejected(Exception):
@@ -95,6 +104,7 @@ def _apply(draft: Draft, command: Command) -> str:
             f"it was meant for revision {command.revision[:8]}, the current one is "
             f"{revision.short if revision else 'none'}"
         )
+    _demand_attempt(draft.status, command)
     if command.step is not None and command.step != draft.status.current_step:
         raise _Rejected(
             f"it was meant for step {command.step + 1}, the rollout is at {draft.status.current_step + 1}"
@@ -106,6 +116,37 @@ def _apply(draft: Draft, command: Command) -> str:
         if traffic is not None and traffic.claim is Claim.OTHER:
             raise _Rejected(f"{traffic.kind} {traffic.name} belongs to Rollout {traffic.claimed_by}")
     return _ACTIONS[command.action](draft)
+
+
+def _demand_attempt(status: RolloutStatus, command: Command) -> None:
+    """Refuse what was meant for another attempt: Git applies an old annotation again whenever it syncs.
+
+    An abort without an attempt is taken at any time: it is never held up.
+    """
+    if command.attempt is not None:
+        if command.attempt != status.attempt:
+            raise _Rejected(f"it was meant for attempt {command.attempt}, this is attempt {status.attempt}")
+        return
+    if command.action not in _DATED:
+        return
+    began = _began(status)
+    if command.at is None or began is None or command.at <= began:
+        since = (
+            f"{began:%Y-%m-%dT%H:%M:%SZ}, when attempt {status.attempt} began" if began else "its beginning"
+        )
+        raise _Rejected(
+            f"it names no attempt and no time `at` after {since}: it may be an old one that was applied again; "
+            f'say "attempt":{status.attempt}, as `rollouts {_VERBS[command.action]}` does'
+        )
+
+
+def _began(status: RolloutStatus) -> datetime | None:
+    """When the attempt began to carry weight; where none did, when it was aborted, or the Rollout first seen."""
+    if status.started_at is not None:
+        return status.started_at
+    if status.aborted is not None:
+        return status.aborted.at
+    return min((condition.last_transition for condition in status.conditions), default=None)
 
 
 def _canary(draft: Draft) -> Revision:
@@ -137,7 +178,7 @@ def _promote(draft: Draft) -> str:
         raise _Rejected(f"it is held ({hold.value}): `resume` first, or `abort`")
     index, step = draft.status.current_step, draft.step
     if isinstance(step, AnalysisStep):
-        name = step_run(draft.obs.name, draft.status, index)
+        name = step_run(draft.obs.owner, draft.status, index)
         names = (name, evidence_gate(draft)[0]) if reads_evidence(draft) else (name,)
         draft.set(overrides=(*draft.status.overrides, *names)[-16:])
     if isinstance(step, AnalysisStep | JobStep | PauseStep):
@@ -159,14 +200,14 @@ def _override_gates(draft: Draft) -> str:
     if compared:
         names.append(reading)
     awaited = awaited_background(draft)
-    whole = background_run(draft.obs.name, draft.status)
+    whole = background_run(draft.obs.owner, draft.status)
     if awaited is not None and awaited.outcome in judged:
         names.append(whole)
     compared |= reads_evidence(draft) and whole in names
     new = tuple(name for name in names if name not in draft.status.overrides)
     draft.set(overrides=(*draft.status.overrides, *new)[-16:])
     index = draft.status.current_step
-    step_gate = step_run(draft.obs.name, draft.status, index)
+    step_gate = step_run(draft.obs.owner, draft.status, index)
     _release(draft)
     if isinstance(draft.step, JobStep) or step_gate in new or compared:
         draft.enter_step(index + 1)
@@ -178,7 +219,7 @@ def _promote_full(draft: Draft) -> str:
         return _promote(draft)
     _canary(draft)
     _refuse_unstarted(draft, "promoteFull")
-    name = background_run(draft.obs.name, draft.status)
+    name = background_run(draft.obs.owner, draft.status)
     draft.set(hold=None, hold_message="", skip_gates=True, overrides=(*draft.status.overrides, name)[-16:])
     draft.enter_step(len(draft.spec.canary.steps))
     return "all remaining steps and gates are skipped, readiness is not"

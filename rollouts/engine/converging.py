@@ -389,7 +389,7 @@ def _announce_foreign(draft: Draft, traffic: TrafficView, desired: DesiredTraffi
         draft.set(restores=(*recent, draft.now)[-RESTORE_LIMIT:])
     if draft.status.canary is not None and draft.status.started_at is not None:
         start = traffic.last_written_at or draft.status.step_started_at or draft.now
-        name = background_run(draft.obs.name, draft.status)
+        name = background_run(draft.obs.owner, draft.status)
         if name in draft.obs.gates:
             draft.actions.append(ExcludeInterval(name=name, start=min(start, draft.now), end=draft.now))
 

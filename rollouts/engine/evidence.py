@@ -23,7 +23,7 @@ __all__ = [
 
 def evidence_of(draft: Draft) -> GateView | None:
     """The attempt's run."""
-    return draft.obs.gates.get(background_run(draft.obs.name, draft.status))
+    return draft.obs.gates.get(background_run(draft.obs.owner, draft.status))
 
 
 def is_stale(draft: Draft, gate: GateView) -> bool:
@@ -39,7 +39,7 @@ def reads_evidence(draft: Draft) -> bool:
 def evidence_gate(draft: Draft) -> tuple[str, StepVerdict | None]:
     """Name of the current step's reading, for overrides, and what the evidence says to it so far."""
     step = draft.status.current_step
-    name = f"{background_run(draft.obs.name, draft.status)}-{step}"
+    name = f"{background_run(draft.obs.owner, draft.status)}-{step}"
     gate = evidence_of(draft)
     if gate is None or not reads_evidence(draft) or is_stale(draft, gate):
         return name, None
@@ -48,7 +48,7 @@ def evidence_gate(draft: Draft) -> tuple[str, StepVerdict | None]:
 
 def is_overridden(draft: Draft) -> bool:
     """Whether a person went on against the attempt's evidence as a whole: it gates nothing any more."""
-    return background_run(draft.obs.name, draft.status) in draft.status.overrides
+    return background_run(draft.obs.owner, draft.status) in draft.status.overrides
 
 
 def renewed_run(draft: Draft) -> str | None:
@@ -58,13 +58,13 @@ def renewed_run(draft: Draft) -> str | None:
     person (``onFail: Pause``) was judged: that judgement stays overridden. Comparisons are not begun anew
     either: one evidence per attempt is what bounds its false aborts.
     """
-    name, number = background_run(draft.obs.name, draft.status), 1
+    name, number = background_run(draft.obs.owner, draft.status), 1
     while name in draft.status.overrides:
         gate = draft.obs.gates.get(name)
         if gate is None or gate.outcome is not GateOutcome.INCONCLUSIVE:
             break
         number += 1
-        name = renewed_background(draft.obs.name, draft.status, number)
+        name = renewed_background(draft.obs.owner, draft.status, number)
     return None if number == 1 or draft.obs.compares else name
 
 

@@ -23,8 +23,8 @@ __all__ = ["accompany", "judge_gates", "step_gate", "unearned"]
 def accompany(draft: Draft) -> None:
     """Start the background run at its step, mark the steps in it, end runs of steps that are over."""
     analysis, status = draft.spec.canary.analysis, draft.status
-    name = background_run(draft.obs.name, status)
-    current = step_run(draft.obs.name, status, status.current_step)
+    name = background_run(draft.obs.owner, status)
+    current = step_run(draft.obs.owner, status, status.current_step)
     renewed = None if status.skip_gates else renewed_run(draft)
     for other, gate in sorted(draft.obs.gates.items()):
         if gate.outcome is GateOutcome.RUNNING and other not in (name, current, renewed):
@@ -90,9 +90,9 @@ def judge_gates(draft: Draft) -> None:
 def _concerns_now(draft: Draft, name: str) -> bool:
     status = draft.status
     return name in (
-        background_run(draft.obs.name, status),
+        background_run(draft.obs.owner, status),
         renewed_run(draft),
-        step_run(draft.obs.name, status, status.current_step),
+        step_run(draft.obs.owner, status, status.current_step),
     )
 
 
@@ -113,7 +113,7 @@ def _measures(draft: Draft) -> bool:
 def _measured_gate(draft: Draft, canary: Revision) -> tuple[bool, str]:
     """The step's own run: made when it is not there. Whether it passed, and what it says."""
     status = draft.status
-    name = step_run(draft.obs.name, status, status.current_step)
+    name = step_run(draft.obs.owner, status, status.current_step)
     gate = draft.obs.gates.get(name)
     if gate is None:
         run = CreateRun(name=name, step=status.current_step, revision=canary, attempt=status.attempt)
@@ -143,7 +143,7 @@ def unearned(draft: Draft) -> str | None:
     """Why the background run has not earned its pass yet; None when nothing is in the way."""
     if draft.spec.canary.analysis is None:
         return None
-    name = background_run(draft.obs.name, draft.status)
+    name = background_run(draft.obs.owner, draft.status)
     if name in draft.status.overrides:
         return None
     gate = draft.obs.gates.get(name)

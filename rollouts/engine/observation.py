@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
+from rollouts.engine.naming import Owner
 from rollouts.engine.types import (
     ZERO,
     GateSummary,
@@ -221,6 +222,8 @@ class Observation:
     status: RolloutStatus
     spec: RolloutSpec | None
     """None when it cannot be read at all; ``problems`` then says why."""
+    uid: str = ""
+    """UID of the Rollout: a namesake made later is another one."""
     problems: tuple[Problem, ...] = ()
     deleting: bool = False
     has_finalizer: bool = False
@@ -246,8 +249,11 @@ class Observation:
     blockers: tuple[Blocker, ...] = ()
     """Keep a *new* attempt from starting: missing adapters, a pool rollout in progress, ..."""
     gates: Mapping[str, GateView] = field(default_factory=dict)
-    """AnalysisRuns by name."""
+    """AnalysisRuns that the Rollout's UID owns, by name."""
     jobs: Mapping[str, JobOutcome] = field(default_factory=dict)
+    """Jobs that it owns, by name."""
+    taken_names: frozenset[str] = frozenset()
+    """Names like those of our runs and Jobs that objects of others have."""
     compared: frozenset[int] = frozenset()
     """Steps whose gate reads the attempt's evidence."""
     only_compared: frozenset[int] = frozenset()
@@ -260,6 +266,12 @@ class Observation:
     """Verdicts of this attempt's runs in words, for ``status.analysis``."""
     share: ShareView | None = None
     """None when nothing can be measured (no counters): that never blocks."""
+
+    @property
+    def owner(self) -> Owner:
+        """For the names of runs and Jobs."""
+        present = frozenset(self.gates) | frozenset(self.jobs)
+        return Owner(name=self.name, uid=self.uid, present=present, taken=self.taken_names)
 
     def ready(self, identity: Identity) -> int:
         """Ready endpoints of an arm, 0 when it does not exist."""

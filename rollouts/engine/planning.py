@@ -144,15 +144,15 @@ def _abort_triggers(draft: Draft) -> bool:
     if status.canary is None or status.aborted is not None or status.started_at is None:
         return False
     relevant = {
-        background_run(obs.name, status),
+        background_run(obs.owner, status),
         renewed_run(draft),
-        step_run(obs.name, status, status.current_step),
+        step_run(obs.owner, status, status.current_step),
     }
     for name, gate in sorted(obs.gates.items()):
         if name in relevant and gate.outcome is GateOutcome.ABORT and not status.skip_gates:
             abort(draft, "GateFailed", gate.message or f"{name} failed")
             return True
-    name = job_name(obs.name, status, status.current_step)
+    name = job_name(obs.owner, status, status.current_step)
     if obs.jobs.get(name) is JobOutcome.FAILED:
         abort(draft, "JobFailed", f"Job {name} failed")
         return True

@@ -254,7 +254,7 @@ def _advance(draft: Draft, message: str) -> None:
         draft.move(Phase.PROGRESSING, _resumed(draft), _AWAITING, text)
         return
     observed = draft.status.weight.observed
-    mark = background_run(draft.obs.name, draft.status)
+    mark = background_run(draft.obs.owner, draft.status)
     draft.enter_step(draft.status.current_step + 1)
     draft.set(weight=replace(draft.status.weight, observed=observed))
     draft.event(EventType.NORMAL, "StepCompleted", message)
@@ -299,7 +299,7 @@ def _analyse(draft: Draft) -> None:
 
 def _run_job(draft: Draft) -> None:
     _observe(draft)
-    name = job_name(draft.obs.name, draft.status, draft.status.current_step)
+    name = job_name(draft.obs.owner, draft.status, draft.status.current_step)
     outcome = draft.obs.jobs.get(name)
     if outcome is JobOutcome.SUCCEEDED:
         _advance(draft, f"{draft.where()} succeeded")

@@ -30,11 +30,17 @@ DEFAULT_PORT = 8000
 """Gateways take the port from the pool; it is written out because GitOps tools show defaults as drift."""
 
 
-def pool_of(ref: Any) -> Identity | None:
-    """The InferencePool that a backendRef names; None for every other backend."""
+def pool_of(ref: Any, namespace: str) -> Identity | None:
+    """The InferencePool of ``namespace``, the route's own, that a backendRef names; None for every other backend.
+
+    A pool of the same name in another namespace is another pool (Gateway API, BackendObjectReference: without
+    ``namespace`` the route's own is meant): its entry is foreign, whatever a ReferenceGrant allows.
+    """
     ref = map_of(ref)
     group, name = ref.get("group"), ref.get("name")
     if ref.get("kind") != POOL_KIND or group not in POOL_GROUPS or not isinstance(name, str):
+        return None
+    if ref.get("namespace") not in (None, "", namespace):
         return None
     return Identity(kind=POOL_KIND, group=str(group), name=name)
 
@@ -55,11 +61,11 @@ def rules_of(spec: Any) -> Sequence[Any]:
     return list_of(map_of(spec).get("rules"))
 
 
-def pools_of(rule: Any) -> dict[Identity, int]:
-    """Weight of each pool in the rule, in the order written; several entries of one pool are added up."""
+def pools_of(rule: Any, namespace: str) -> dict[Identity, int]:
+    """Weight of each pool of ``namespace`` in the rule, in the order written; entries of one pool are added up."""
     found: dict[Identity, int] = {}
     for ref in backend_refs(rule):
-        identity = pool_of(ref)
+        identity = pool_of(ref, namespace)
         if identity is not None:
             found[identity] = found.get(identity, 0) + weight_of(ref)
     return found
@@ -88,8 +94,9 @@ def chosen_rules(
     spec: HttpRouteTraffic,
     template: Mapping[str, Any] | None,
     arms: Collection[Identity],
+    namespace: str,
 ) -> list[int]:
-    """Indices of the rules that are ours to weigh in ``live``, the spec of the route.
+    """Indices of the rules that are ours to weigh in ``live``, the spec of the route in ``namespace``.
 
     Managed: the rules that the template leaves open. Adopted, and Managed while the live object is not yet
     what the template says: ``ruleNames``, else the rules that reference an arm, else all with pools.
@@ -101,6 +108,6 @@ def chosen_rules(
         return [index for index, rule in pairs if not map_of(rule).get("backendRefs")]
     if spec.rule_names:
         return [index for index in plain if map_of(rules[index]).get("name") in spec.rule_names]
-    pools = {index: pools_of(rules[index]) for index in plain}
+    pools = {index: pools_of(rules[index], namespace) for index in plain}
     ours = [index for index in plain if any(arm in pools[index] for arm in arms)]
     return ours or [index for index in plain if pools[index]]

@@ -8,7 +8,7 @@ from typing import Any
 
 from rollouts.engine.observation import Claim
 from rollouts.engine.types import TrafficMode
-from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL
+from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, label_value
 
 __all__ = [
     "claim_of",
@@ -77,9 +77,10 @@ def claim_of(obj: Mapping[str, Any], mode: TrafficMode, rollout: str) -> tuple[C
     named = label if mode is TrafficMode.MANAGED and label else consent or label
     if not isinstance(named, str) or not named:
         return Claim.UNCLAIMED, ""
-    if named != rollout:
+    if named not in (rollout, label_value(rollout)):
         return Claim.OTHER, named
-    return (Claim.OURS if mode is TrafficMode.MANAGED and label == rollout else Claim.CONSENTED), named
+    ours = mode is TrafficMode.MANAGED and label == label_value(rollout)
+    return (Claim.OURS if ours else Claim.CONSENTED), rollout
 
 
 def last_writer(obj: Mapping[str, Any], field: str, ours: str) -> tuple[str, datetime | None]:

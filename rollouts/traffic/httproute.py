@@ -30,7 +30,7 @@ from rollouts.traffic.fields import covers, map_of, metadata_of, nested_deeper, 
 from rollouts.traffic.headers import header_rules
 from rollouts.traffic.reading import KIND, Reader, view
 from rollouts.traffic.weights import WeightTooLarge, split
-from rollouts.traffic.writes import ROLLOUT_LABEL, Apply, JsonPatch, Refusal, Write
+from rollouts.traffic.writes import ROLLOUT_LABEL, Apply, JsonPatch, Refusal, Write, label_value
 
 __all__ = ["KIND", "POOL_GROUPS", "Reader", "Target", "release", "render", "template_problems", "view"]
 
@@ -82,8 +82,8 @@ def _render_managed(route: Object | None, target: Target, desired: DesiredTraffi
     template = target.template or {}
     open_rules = rules_of(template)
     live = map_of((route or {}).get("spec"))
-    ours = chosen_rules(live, target.spec, template, _ours(desired))
-    refs = _managed_refs([rules_of(live)[index] for index in ours], desired)
+    ours = chosen_rules(live, target.spec, template, _ours(desired), target.namespace)
+    refs = _managed_refs([rules_of(live)[index] for index in ours], target, desired)
     rules: list[dict[str, Any]] = []
     if desired.canary is not None:
         port = refs[0]["port"]
@@ -94,21 +94,21 @@ def _render_managed(route: Object | None, target: Target, desired: DesiredTraffi
     meta: dict[str, Any] = {
         "name": target.spec.name,
         "namespace": target.namespace,
-        "labels": {ROLLOUT_LABEL: target.rollout},
+        "labels": {ROLLOUT_LABEL: label_value(target.rollout)},
     }
     if route is not None:
         label = map_of(metadata_of(route).get("labels")).get(ROLLOUT_LABEL)
-        if label == target.rollout and covers(live, spec):
+        if label == label_value(target.rollout) and covers(live, spec):
             return None
         meta["resourceVersion"] = text_of(metadata_of(route).get("resourceVersion"))
     return Apply(body={"apiVersion": API_VERSION, "kind": KIND, "metadata": meta, "spec": spec})
 
 
-def _managed_refs(live: Sequence[Any], desired: DesiredTraffic) -> list[dict[str, Any]]:
+def _managed_refs(live: Sequence[Any], target: Target, desired: DesiredTraffic) -> list[dict[str, Any]]:
     """backendRefs of an open rule: stable, the canary from its first weight on, kept arms at 0."""
-    listed = {identity for rule in live for identity in pools_of(rule)}
+    listed = {identity for rule in live for identity in pools_of(rule, target.namespace)}
     weights = split({}, frozenset(), desired.stable, desired.canary, desired.weight)
-    ports = [_port(refs, desired) for refs in map(backend_refs, live)]
+    ports = [_port(refs, target, desired) for refs in map(backend_refs, live)]
     port = next((port for port in ports if port is not None), DEFAULT_PORT)
     refs = [backend_ref(desired.stable, weights[desired.stable], port)]
     if desired.canary is not None and (desired.weight > ZERO or desired.canary in listed):
@@ -116,15 +116,16 @@ def _managed_refs(live: Sequence[Any], desired: DesiredTraffic) -> list[dict[str
     return refs + [backend_ref(arm, 0, port) for arm in desired.keep if arm in listed]
 
 
-def _port(refs: Sequence[Any], desired: DesiredTraffic) -> int | None:
+def _port(refs: Sequence[Any], target: Target, desired: DesiredTraffic) -> int | None:
     """The port of an entry of ours, the stable one's first; None where none is written."""
-    ours = sorted((ref for ref in refs if pool_of(ref) in _ours(desired)), key=_is_not(desired.stable))
+    pools = [(pool_of(ref, target.namespace), ref) for ref in refs]
+    ours = [
+        ref
+        for pool, ref in sorted(pools, key=lambda item: item[0] != desired.stable)
+        if pool in _ours(desired)
+    ]
     ports = [map_of(ref).get("port") for ref in ours]
     return next((port for port in ports if isinstance(port, int) and not isinstance(port, bool)), None)
-
-
-def _is_not(identity: Identity) -> Any:
-    return lambda ref: pool_of(ref) != identity
 
 
 # --- Adopted ---------------------------------------------------------------------------------------
@@ -142,8 +143,8 @@ def _render_adopted(route: Object | None, target: Target, desired: DesiredTraffi
     live = map_of(route.get("spec"))
     arms = [desired.stable] if desired.canary is None else [desired.stable, desired.canary]
     changes: list[dict[str, Any]] = []
-    for index in chosen_rules(live, spec, None, arms):
-        patch = _rule_patch(index, rules_of(live)[index], spec, desired)
+    for index in chosen_rules(live, spec, None, arms, target.namespace):
+        patch = _rule_patch(index, rules_of(live)[index], target, desired)
         if isinstance(patch, Refusal):
             return patch
         changes += patch
@@ -151,25 +152,27 @@ def _render_adopted(route: Object | None, target: Target, desired: DesiredTraffi
 
 
 def _rule_patch(
-    index: int, rule: Any, spec: HttpRouteTraffic, desired: DesiredTraffic
+    index: int, rule: Any, target: Target, desired: DesiredTraffic
 ) -> list[dict[str, Any]] | Refusal:
-    refs, ours = backend_refs(rule), _ours(desired)
+    refs, ours, spec = backend_refs(rule), _ours(desired), target.spec
     entries = {place: weight_of(ref) for place, ref in enumerate(refs)}
-    mine = {place: identity for place, ref in enumerate(refs) if (identity := pool_of(ref)) in ours}
+    pools = [pool_of(ref, target.namespace) for ref in refs]
+    mine = {place: identity for place, identity in enumerate(pools) if identity in ours}
     # Of several entries for one pool the first carries its weight, the others go to 0.
     places = {identity: place for place, identity in reversed(mine.items())}
     missing = [arm for arm in _needed(desired) if arm not in places]
     if missing and not spec.add_backend:
-        return _backend_missing(rule, index, spec, missing[0], _port(refs, desired))
+        return _backend_missing(rule, index, target, missing[0], _port(refs, target, desired))
     added = {len(refs) + offset: arm for offset, arm in enumerate(missing)}
     places |= {arm: place for place, arm in added.items()}
     canary = places.get(desired.canary) if desired.canary is not None else None
     weights = split(entries, frozenset(mine), places[desired.stable], canary, desired.weight)
+    port = _port(refs, target, desired)
     base, operations = f"/spec/rules/{index}/backendRefs", list[dict[str, Any]]()
     for place, ref in enumerate(refs):
         if weights[place] != entries[place] or (place in mine and "weight" not in map_of(ref)):
             operations += [_same_name(base, place, ref), _set_weight(base, place, weights[place])]
-    operations += _additions(base, refs, {arm: weights[place] for place, arm in added.items()}, desired)
+    operations += _additions(base, refs, {arm: weights[place] for place, arm in added.items()}, port)
     if spec.add_backend:
         for place in sorted((at for at, arm in mine.items() if arm in desired.drop), reverse=True):
             operations += [_same_name(base, place, refs[place]), {"op": "remove", "path": f"{base}/{place}"}]
@@ -192,24 +195,21 @@ def _set_weight(base: str, place: int, value: int) -> dict[str, Any]:
 
 
 def _additions(
-    base: str, refs: Sequence[Any], arms: Mapping[Identity, int], desired: DesiredTraffic
+    base: str, refs: Sequence[Any], arms: Mapping[Identity, int], port: int | None
 ) -> list[dict[str, Any]]:
-    port = _port(refs, desired)
     new = [backend_ref(arm, weight, port) for arm, weight in arms.items()]
     if new and not refs:
         return [{"op": "add", "path": base, "value": new}]
     return [{"op": "add", "path": f"{base}/-", "value": ref} for ref in new]
 
 
-def _backend_missing(
-    rule: Any, index: int, spec: HttpRouteTraffic, arm: Identity, port: int | None
-) -> Refusal:
+def _backend_missing(rule: Any, index: int, target: Target, arm: Identity, port: int | None) -> Refusal:
     ref = backend_ref(arm, 0, port)
     flow = ", ".join(f"{key}: {value}" for key, value in ref.items())
     return Refusal(
         reason="BackendMissing",
-        message=f"rule {rule_name(rule, index)} of HTTPRoute {spec.name} lists no {POOL_KIND} {arm.name}: "
-        f"add to its backendRefs in Git: - {{{flow}}}",
+        message=f"rule {rule_name(rule, index)} of HTTPRoute {target.spec.name} lists no {POOL_KIND} {arm.name} of "
+        f"namespace {target.namespace}: add to its backendRefs in Git: - {{{flow}}}",
     )
 
 

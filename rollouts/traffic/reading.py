@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rollouts.engine.observation import ParentsView, RuleView, TrafficView
+from rollouts.engine.observation import RuleView, TrafficView
 from rollouts.engine.types import HttpRouteTraffic, Identity, TrafficMode
 from rollouts.traffic.backends import chosen_rules, pools_of, rule_name, rules_of, same_structure
-from rollouts.traffic.fields import claim_of, last_writer, list_of, map_of, metadata_of, text_of
+from rollouts.traffic.fields import claim_of, last_writer, map_of, metadata_of, text_of
 from rollouts.traffic.headers import read_header_routes
-from rollouts.traffic.writes import APPLIED_BY, ROLLOUT_LABEL
+from rollouts.traffic.parents import parents_view
+from rollouts.traffic.writes import APPLIED_BY, ROLLOUT_LABEL, label_value
 
 __all__ = ["KIND", "Reader", "view"]
 
 KIND = "HTTPRoute"
-_MESSAGE = 200
 
 Object = Mapping[str, Any]
 
@@ -38,7 +38,7 @@ def view(
     if route is None:
         return TrafficView(kind=KIND, name=spec.name, mode=spec.mode)
     meta, live = metadata_of(route), map_of(route.get("spec"))
-    rules = rules_of(live)
+    rules, namespace = rules_of(live), text_of(meta.get("namespace"))
     claim, claimed_by = claim_of(route, spec.mode, reader.rollout)
     writer, written_at = last_writer(route, "rules", reader.field_manager)
     return TrafficView(
@@ -51,12 +51,12 @@ def view(
         claim=claim,
         claimed_by=claimed_by,
         rules=tuple(
-            RuleView(name=rule_name(rules[index], index), entries=pools_of(rules[index]))
-            for index in chosen_rules(live, spec, template, reader.arms)
+            RuleView(name=rule_name(rules[index], index), entries=pools_of(rules[index], namespace))
+            for index in chosen_rules(live, spec, template, reader.arms, namespace)
         ),
         header_routes=read_header_routes(rules, rules_of(template)),
         structure_current=_structure_current(route, spec, template, reader.rollout),
-        parents=_parents(route),
+        parents=parents_view(route),
         last_writer=writer,
         last_written_at=written_at,
         written_by_us=writer == reader.field_manager,
@@ -69,49 +69,4 @@ def _structure_current(route: Object, spec: HttpRouteTraffic, template: Object |
     if spec.mode is TrafficMode.ADOPTED:
         return True
     label = map_of(metadata_of(route).get("labels")).get(ROLLOUT_LABEL)
-    return label == rollout and same_structure(map_of(route.get("spec")), template or {})
-
-
-# --- parents ---------------------------------------------------------------------------------------
-
-
-def _parents(route: Object) -> ParentsView:
-    """Accepted and ResolvedRefs at the current generation on every parent that the route names."""
-    wanted = list_of(map_of(route.get("spec")).get("parentRefs"))
-    reported = [map_of(parent) for parent in list_of(map_of(route.get("status")).get("parents"))]
-    if not wanted:
-        return _missing("the HTTPRoute names no parentRefs: no gateway serves it")
-    for item in wanted:
-        ref = map_of(item)
-        name = f"{text_of(ref.get('kind')) or 'Gateway'} {text_of(ref.get('name'))}"
-        statuses = [status for status in reported if _same_parent(map_of(status.get("parentRef")), ref)]
-        if not statuses:
-            return _missing(f"{name} has not reported on the HTTPRoute yet")
-        for status in statuses:
-            problem = _parent_problem(status, metadata_of(route).get("generation"))
-            if problem:
-                return _missing(f"{name}: {problem}")
-    return ParentsView(programmed=True)
-
-
-def _missing(message: str) -> ParentsView:
-    return ParentsView(programmed=False, message=message)
-
-
-def _same_parent(left: Object, right: Object) -> bool:
-    return all(left.get(key) == right.get(key) for key in ("name", "sectionName", "port")) and (
-        left.get("namespace") in (None, right.get("namespace")) or right.get("namespace") is None
-    )
-
-
-def _parent_problem(status: Object, generation: Any) -> str:
-    conditions = [map_of(item) for item in list_of(status.get("conditions"))]
-    for name in ("Accepted", "ResolvedRefs"):
-        condition = next((item for item in conditions if item.get("type") == name), None)
-        if condition is None:
-            return f"{name} is not reported yet"
-        if condition.get("observedGeneration") != generation:
-            return f"{name} is not yet reported for the current generation"
-        if condition.get("status") != "True":
-            return f"{name} is {condition.get('status')}: {text_of(condition.get('message'))[:_MESSAGE]}"
-    return ""
+    return label == label_value(rollout) and same_structure(map_of(route.get("spec")), template or {})

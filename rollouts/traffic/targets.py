@@ -16,7 +16,7 @@ from rollouts.engine.types import AdapterTraffic, Identity, TrafficMode
 from rollouts.traffic.fields import claim_of, last_writer, map_of, metadata_of, text_of, weight_of
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.weights import split
-from rollouts.traffic.writes import ROLLOUT_LABEL, JsonPatch
+from rollouts.traffic.writes import ROLLOUT_LABEL, JsonPatch, label_value
 
 __all__ = [
     "ADAPTER_KIND",
@@ -57,7 +57,7 @@ def mode_of(obj: Object | None, rollout: str) -> TrafficMode:
     """Managed when it does not exist or carries our label, else Adopted."""
     if obj is None:
         return TrafficMode.MANAGED
-    ours = map_of(metadata_of(obj).get("labels")).get(ROLLOUT_LABEL) == rollout
+    ours = map_of(metadata_of(obj).get("labels")).get(ROLLOUT_LABEL) == label_value(rollout)
     return TrafficMode.MANAGED if ours else TrafficMode.ADOPTED
 
 
@@ -122,7 +122,7 @@ def managed_metadata(obj: Object | None, target: ModelTarget) -> dict[str, Any]:
     meta: dict[str, Any] = {
         "name": target.spec.name,
         "namespace": target.namespace,
-        "labels": {ROLLOUT_LABEL: target.rollout},
+        "labels": {ROLLOUT_LABEL: label_value(target.rollout)},
     }
     if obj is not None:
         meta["resourceVersion"] = text_of(metadata_of(obj).get("resourceVersion"))

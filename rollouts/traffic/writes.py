@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["APPLIED_BY", "CONSENT_ANNOTATION", "ROLLOUT_LABEL", "Apply", "JsonPatch", "Refusal", "Write"]
+__all__ = [
+    "APPLIED_BY",
+    "CONSENT_ANNOTATION",
+    "ROLLOUT_LABEL",
+    "Apply",
+    "JsonPatch",
+    "Refusal",
+    "Write",
+    "label_value",
+]
 
 ROLLOUT_LABEL = "inferencerollouts.dev/rollout"
 """On Managed objects: the Rollout that writes it. Instead of an ownerReference, so that garbage collection
@@ -41,3 +51,14 @@ class Refusal:
 
 
 Write = Apply | JsonPatch
+
+_LONGEST_LABEL = 63
+"""Characters of a label's value (Kubernetes: the name of a Rollout may have 253)."""
+
+
+def label_value(rollout: str) -> str:
+    """What ``ROLLOUT_LABEL`` says of a Rollout: its name, a longer one shortened and ended by its hash."""
+    if len(rollout) <= _LONGEST_LABEL:
+        return rollout
+    digest = hashlib.sha256(rollout.encode()).hexdigest()[:8]
+    return f"{rollout[: _LONGEST_LABEL - len(digest) - 1].rstrip('-.')}-{digest}"

@@ -192,7 +192,7 @@ def test_the_engine_does_what_is_offered_and_rejects_what_is_greyed_out(state: s
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_each_action_writes_its_own_command_bound_to_revision_and_step(action: str) -> None:
+def test_each_action_writes_its_own_command_bound_to_revision_attempt_and_step(action: str) -> None:
     world = at_pause()
     obj = rollout(world)
     changed = run_lua(lua(ROLLOUT / "actions" / action / "action.lua"), obj=obj)
@@ -202,6 +202,7 @@ def test_each_action_writes_its_own_command_bound_to_revision_and_step(action: s
     assert world.status.canary is not None
     assert command.revision == world.status.canary.hash
     assert command.step == world.status.current_step == 1
+    assert command.attempt == world.status.attempt == 1
     assert f'"at":"{NOW}"' in raw
     assert changed == obj
 

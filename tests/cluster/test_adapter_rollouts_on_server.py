@@ -137,7 +137,7 @@ async def reaches(kube: HttpKubeClient, namespace: str, *phases: str) -> Object:
 
 
 async def promote(kube: HttpKubeClient, namespace: str, revision: str) -> None:
-    raw = f'{{"action":"promote","revision":"{revision}","at":"now"}}'
+    raw = f'{{"action":"promote","revision":"{revision}","attempt":1,"at":"now"}}'
     body = {"metadata": {"annotations": {"inferencerollouts.dev/command": raw}}}
     await kube.patch(kinds.ROLLOUT, namespace, "travelhelper", body, kind=PatchKind.MERGE)
 

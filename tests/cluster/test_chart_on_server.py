@@ -163,7 +163,12 @@ async def pools(kube, namespace: str) -> None:
 async def command(kube, namespace: str, action: str) -> None:
     found = await kube.get(kinds.ROLLOUT, namespace, "demo")
     raw = json.dumps(
-        {"action": action, "revision": found["status"]["canary"]["hash"], "at": uuid.uuid4().hex}
+        {
+            "action": action,
+            "revision": found["status"]["canary"]["hash"],
+            "attempt": found["status"]["attempt"],
+            "at": uuid.uuid4().hex,
+        }
     )
     body = {"metadata": {"annotations": {COMMAND_ANNOTATION: raw}}}
     await kube.patch(kinds.ROLLOUT, namespace, "demo", body, kind=PatchKind.MERGE)

@@ -142,8 +142,9 @@ class Look:
         return await self.weights() == list(wanted)
 
     async def command(self, action: str) -> None:
-        revision = (await self.status())["canary"]["hash"]
-        raw = json.dumps({"action": action, "revision": revision, "at": uuid.uuid4().hex})
+        status = await self.status()
+        revision, attempt = status["canary"]["hash"], status["attempt"]
+        raw = json.dumps({"action": action, "revision": revision, "attempt": attempt, "at": uuid.uuid4().hex})
         body = {"metadata": {"annotations": {COMMAND_ANNOTATION: raw}}}
         await self.kube.patch(kinds.ROLLOUT, self.namespace, "demo", body, kind=PatchKind.MERGE)
 
@@ -386,9 +387,9 @@ async def said(look: Look, *words: str) -> bool:
         ),
         pytest.param(
             ("strategy", "canary", "steps", "-"),
-            {"job": {"spec": {"note": "x" * 300_000}}},
-            ("larger than",),
-            id="a spec that is not looked at",
+            {"setWeight": 10},
+            ("must not fall",),
+            id="steps that fall",
         ),
     ],
 )
@@ -496,3 +497,27 @@ async def test_a_refused_restore_keeps_the_deleted_rollout_until_a_person_lets_i
         await eventually(gone, timeout=20)
         assert await look.weights("made") == [50, 50]
         await kube.delete(BINDING, None, f"frozen-{world}")
+
+
+async def test_what_somebody_did_to_a_run_holds_a_gate_up_and_never_an_abort(kube, world):
+    """A mark of the far future keeps ours from being appended."""
+    gate = {"metrics": [{"name": "ttft", "compare": {"preset": "ttft"}}]}
+    made = rollout({"setWeight": 10}, {"pause": {}}, {"setWeight": 20}, {"analysis": gate}, {"setWeight": 50})
+    await kube.create(kinds.ROLLOUT, world, made)
+    look = Look(kube, world)
+    async with controller(kube, world):
+
+        async def marked() -> Object | None:
+            runs = (await kube.list_page(kinds.ANALYSIS_RUN, world)).items
+            whole = [run for run in runs if run["spec"].get("marks")]
+            return whole[0] if whole and await look.phase("Paused") else None
+
+        run = await eventually(marked, timeout=40)
+        marks = [*run["spec"]["marks"], {"at": "9999-01-01T00:00:00Z", "step": 64, "weight": 1}]
+        body = {"spec": {"marks": marks}}
+        await kube.patch(kinds.ANALYSIS_RUN, world, run["metadata"]["name"], body, kind=PatchKind.MERGE)
+        await look.command("promote")
+        await eventually(lambda: look.events("RunRefused"), timeout=20)
+        await look.command("abort")
+        await eventually(lambda: look.phase("Aborted"), timeout=20)
+        await eventually(lambda: look.has_weights(100, 0), timeout=20)

@@ -16,17 +16,18 @@ import pytest
 
 from rollouts.analysis import verdicts
 from rollouts.analysis.types import Measurement, Phase
-from rollouts.controller import adapter_views, observing, performing
+from rollouts.controller import adapter_views, caches, observing, performing
+from rollouts.controller.caches import Caches
 from rollouts.controller.performing import Performer
 from rollouts.controller.rollouts import RolloutReconciler
-from rollouts.engine import converging, ending, planning, progressing, serving, wayback
+from rollouts.engine import commanding, converging, ending, naming, planning, progressing, serving, wayback
 from rollouts.engine.actions import CreateRun, TerminateRun, UnloadAdapter, WriteReason
 from rollouts.engine.types import ZERO, TrafficMode, Weight
 from rollouts.lab.testing.faults.invariants import Invariant, check
 from rollouts.lab.testing.faults.plans import FaultClass, enumerate_plans
 from rollouts.lab.testing.faults.scenarios import SCENARIOS
 from rollouts.lab.testing.faults.simulation import CLEAN, Run, simulate
-from rollouts.traffic import httproute, inference_model
+from rollouts.traffic import backends, httproute, inference_model, parents
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -41,6 +42,10 @@ LEFT = "adapter: aborted, left and unloaded"
 ADAPTER_ARGOCD = "adapter: argocd resets the model"
 DELETED = "adapter: adopted model deleted, and added to Git a minute later"
 ADAPTER_ABORT = "adapter: gate failure aborts"
+OLD_COMMAND = "old promoteFull applied again by Git, two attempts later"
+SQUATTED = "somebody else's run has the name of ours"
+ELSEWHERE = "another tenant's pool of the same name in the route"
+MADE_ANEW = "made anew under its name, beside its old runs"
 
 
 @dataclass(frozen=True)
@@ -257,7 +262,65 @@ def _trusts_types(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(observing, "gate_view", view)
 
 
+def _old_commands_obeyed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(commanding, "_demand_attempt", lambda status, command: None)
+
+
+def _namesakes_are_one(patch: pytest.MonkeyPatch) -> None:
+    """Runs are named after, and found by, their Rollout's name."""
+    real = caches.owner_of
+
+    def by_name(obj: Any, kind: str) -> Any:
+        found = real(obj, kind)
+        return found and (found[0], "")
+
+    async def taken_for_ours(self: Any, *_: Any) -> None:
+        return None
+
+    patch.setattr(naming.Owner, "digits", property(lambda self: ""))
+    patch.setattr(caches, "owner_of", by_name)
+    patch.setattr(Performer, "_demand_ours", taken_for_ours)
+    for owned in (Caches.owned_runs, Caches.owned_jobs):
+        patch.setattr(Caches, owned.__name__, lambda self, key, uid, owned=owned: owned(self, key, ""))
+    patch.setattr(Caches, "taken_names", lambda self, key, uid: frozenset())
+
+
+def _taken_names_unseen(patch: pytest.MonkeyPatch) -> None:
+    """What exists under our name is taken for ours, as far as creating it goes."""
+
+    async def taken_for_ours(self: Any, *_: Any) -> None:
+        return None
+
+    patch.setattr(Performer, "_demand_ours", taken_for_ours)
+    patch.setattr(Caches, "taken_names", lambda self, key, uid: frozenset())
+
+
+def _namespaces_unseen(patch: pytest.MonkeyPatch) -> None:
+    """A backendRef is known by its name."""
+    real = backends.pool_of
+
+    def pool_of(ref: Any, namespace: str) -> Any:
+        return real({**ref, "namespace": namespace} if isinstance(ref, dict) else ref, namespace)
+
+    for module in (backends, httproute):
+        patch.setattr(module, "pool_of", pool_of)
+
+
+def _generation_demanded(patch: pytest.MonkeyPatch) -> None:
+    def is_old(condition: Any, generation: Any) -> bool:
+        return bool(condition.get("observedGeneration") != generation)
+
+    patch.setattr(parents, "_is_old", is_old)
+
+
+def _gone_controllers_heard(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(parents, "_living", lambda entries, generation: entries)
+
+
 MUTANTS = [
+    Mutant("a namesake elsewhere gets weight", _namespaces_unseen, Invariant.WEIGHTS, ELSEWHERE),
+    Mutant("observedGeneration is demanded", _generation_demanded, Invariant.CONVERGED),
+    Mutant("controllers that are gone are heard", _gone_controllers_heard, Invariant.CONVERGED),
     Mutant("all weights are zero", _weights_both_zero, Invariant.WEIGHTS),
     Mutant("each weight is one too many", _weight_off_by_one, Invariant.WEIGHTS),
     Mutant(
@@ -279,6 +342,9 @@ MUTANTS = [
     Mutant("the loser is unloaded at once", _unloaded_at_once, Invariant.KEPT, WINDOW),
     Mutant("unloaded before its end is stored", _unloaded_before_it_is_stored, Invariant.KEPT, LEFT),
     Mutant("an adopted model is made again", _adopted_made_again, Invariant.ADOPTED, DELETED),
+    Mutant("an old command is obeyed", _old_commands_obeyed, Invariant.EARNED, OLD_COMMAND),
+    Mutant("a name that others have is not seen", _taken_names_unseen, Invariant.CONVERGED, SQUATTED),
+    Mutant("a namesake's verdict counts", _namesakes_are_one, Invariant.EARNED, MADE_ANEW),
     Mutant("a gate passes without a run", _gate_passes_unseen, Invariant.EARNED),
     Mutant(
         "endpoints are not counted",

@@ -220,6 +220,7 @@ def commands(world: World, action: str, *, fitting: bool, step: int | None) -> s
     current = world.status.canary or world.status.stable
     revision = current.hash if current is not None and fitting else "f" * 64
     at = f',"step":{step}' if step is not None else ""
+    at += f',"attempt":{world.status.attempt if fitting else 99}'
     return f'{{"action":"{action}","revision":"{revision}"{at},"at":"{world.said}"}}'
 
 

@@ -31,6 +31,8 @@ from rollouts.traffic.writes import Apply, JsonPatch, Refusal
 WEIGHTS = st.integers(0, FULL).map(Weight)
 SMALL = st.integers(0, 100)
 NAMES = ("v1", "v2", "v0", "other", "shadow")
+NAMESPACES = st.sampled_from(["default", "tenant-b"])
+"""The route's own, written out, and another one, whose pools of the same names are foreign."""
 
 
 @st.composite
@@ -48,19 +50,20 @@ def desires(draw: st.DrawFn) -> DesiredTraffic:
 
 def entries() -> st.SearchStrategy[dict[str, Any]]:
     pools = st.builds(ref, st.sampled_from(NAMES), st.one_of(st.none(), SMALL), st.sampled_from([None, 8000]))
-    return st.one_of(pools, st.builds(service_ref, st.sampled_from(NAMES), SMALL))
+    elsewhere = st.builds(lambda entry, namespace: {**entry, "namespace": namespace}, pools, NAMESPACES)
+    return st.one_of(pools, elsewhere, st.builds(service_ref, st.sampled_from(NAMES), SMALL))
 
 
 RULES = st.lists(st.lists(entries(), max_size=5), min_size=1, max_size=3)
 
 
-def foreign_of(rule: Any, desired: DesiredTraffic) -> list[tuple[str, str, int]]:
+def foreign_of(rule: Any, desired: DesiredTraffic) -> list[tuple[str, str, str, int]]:
     ours = {desired.stable.name, *(arm.name for arm in (*desired.keep, *desired.drop))}
     ours |= {desired.canary.name} if desired.canary is not None else set()
     return [
-        (item["kind"], item["name"], item.get("weight", 1))
+        (item["kind"], item.get("namespace", ""), item["name"], item.get("weight", 1))
         for item in rule["backendRefs"]
-        if item["kind"] == "Service" or item["name"] not in ours
+        if item["kind"] == "Service" or item["name"] not in ours or item.get("namespace") == "tenant-b"
     ]
 
 
@@ -147,11 +150,11 @@ def test_an_adopted_route_says_what_is_asked_and_foreign_entries_keep_their_shar
             continue
         assert total(new) > 0
         was, now = foreign_of(old, desired), foreign_of(new, desired)
-        assert [item[:2] for item in was] == [item[:2] for item in now]
-        ours_before = total(old) - sum(item[2] for item in was)
+        assert [item[:3] for item in was] == [item[:3] for item in now]
+        ours_before = total(old) - sum(item[3] for item in was)
         if ours_before:
-            assert [Fraction(item[2], total(old)) for item in was] == [
-                Fraction(item[2], total(new)) for item in now
+            assert [Fraction(item[3], total(old)) for item in was] == [
+                Fraction(item[3], total(new)) for item in now
             ]
         assert {key: value for key, value in old.items() if key != "backendRefs"} == {
             key: value for key, value in new.items() if key != "backendRefs"

@@ -115,7 +115,8 @@ def _type_ok(value: Any, schema: Schema) -> bool:
 
 
 def _scalar_errors(value: Any, schema: Schema, path: str) -> Iterator[str]:
-    if "enum" in schema and value not in schema["enum"]:
+    # True equals 1 in Python, and not in JSON.
+    if "enum" in schema and (type(value), value) not in [(type(item), item) for item in schema["enum"]]:
         wanted = ", ".join(f'"{item}"' for item in schema["enum"])
         yield f'{path}: Unsupported value: "{value}": supported values: {wanted}'
     if isinstance(value, str):

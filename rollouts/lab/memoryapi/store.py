@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
+from uuid import UUID, uuid5
 
 from rollouts.kube.client import ListPage, Resource, WatchType
 from rollouts.kube.errors import AlreadyExists, Gone, Invalid, NotFound
@@ -29,6 +30,9 @@ from rollouts.lab.memoryapi.wire import thaw, wire_copy
 from rollouts.runtime.clock import Clock, SystemClock
 
 __all__ = ["APPLY", "LIMITS", "STRATEGIC", "MemoryApi"]
+
+_UIDS = UUID(int=0)
+"""UIDs are the same in each run, and differ from their first character on, as those of an API server do."""
 
 Object = dict[str, Any]
 LIMITS = (
@@ -319,7 +323,7 @@ class MemoryApi:
         if kind.status_subresource:
             new.pop("status", None)
         self._counter += 1
-        metadata["uid"] = f"00000000-0000-4000-8000-{self._counter:012x}"
+        metadata["uid"] = str(uuid5(_UIDS, str(self._counter)))
         metadata["creationTimestamp"] = self._now()
         if kind.counts_generations:
             metadata["generation"] = 1

@@ -429,13 +429,14 @@ class World:
         self.settle()
 
     def tell(self, action: str, *, revision: str | None = None, step: int | None = None) -> None:
-        """Write a command annotation."""
+        """Write a command annotation, bound to the attempt as our clients do."""
         current = self.status.canary or self.status.stable
         bound = revision if revision is not None else (current.hash if current else "")
         self.said += 1
         at = f',"step":{step}' if step is not None else ""
         self.command = (
-            f'{{"action":"{action}","revision":"{bound}"{at},"at":"{self.now.isoformat()}#{self.said}"}}'
+            f'{{"action":"{action}","revision":"{bound}","attempt":{self.status.attempt}{at},'
+            f'"at":"{self.now.isoformat()}#{self.said}"}}'
         )
 
     def judge(self, outcome: GateOutcome, *, containing: str = "", message: str = "p95 4.1 s > 2 s") -> None:

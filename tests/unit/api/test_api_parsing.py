@@ -125,9 +125,34 @@ def test_a_spec_nested_without_end_is_a_problem():
 
 
 def test_a_huge_spec_is_a_problem():
-    parsed = parse_rollout({**GOOD, "spec": {**GOOD["spec"], "extra": "x" * 300_000}})
+    parsed = parse_rollout({**GOOD, "spec": {**GOOD["spec"], "extra": "x" * 3_200_000}})
 
     assert "larger than" in parsed.problems[0].message
+
+
+def test_a_spec_as_large_as_an_api_server_takes_is_read():
+    metric = {"name": "m", "query": "x" * 4096, "successCondition": "result < 1"}
+    step = {"analysis": {"metrics": [{**metric, "name": f"m{number}"} for number in range(16)]}}
+    parsed = parse_rollout(
+        put(GOOD, ("spec", "strategy", "canary", "steps"), [{"setWeight": 1}, *[step] * 31])
+    )
+
+    assert (parsed.problems, parsed.spec is not None) == ((), True)
+
+
+@pytest.mark.parametrize("depth", [100, 5000])
+def test_what_is_nested_too_deeply_is_named_and_the_rest_is_read(depth):
+    deep: Any = {}
+    for _ in range(depth):
+        deep = {"a": deep}
+    route = [{"name": "route", "template": {"parentRefs": [], "rules": [], "deep": deep}}]
+    steps = [{"setWeight": 10}, {"job": {"spec": deep}}]
+    spec = {**GOOD["spec"], "traffic": {"httpRoutes": route}, "strategy": {"canary": {"steps": steps}}}
+    parsed = parse_rollout({**GOOD, "spec": spec})
+
+    assert ["nested deeper than" in problem.message for problem in parsed.problems] == [True]
+    assert parsed.spec is not None
+    assert parsed.spec.canary.steps[0] == types.WeightStep(weight=Weight(1000))
 
 
 def test_unknown_fields_are_tolerated():
@@ -264,12 +289,21 @@ def test_durations(text, seconds):
     assert parse_duration(format_duration(parse_duration(text))) == timedelta(seconds=seconds)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "soon", "-5s", "10 m", "1y", "9999999d", "5m5", True, None, 1.5, "٣s", "1e3s"]
-)
+@pytest.mark.parametrize("text", ["", "soon", "-5s", "10 m", "1y", "5m5", True, None, 1.5, "٣s", "1e3s"])
 def test_what_is_no_duration(text):
-    with pytest.raises(ValueError, match=r"duration|days"):
+    with pytest.raises(ValueError, match="duration"):
         parse_duration(text)
+
+
+@pytest.mark.parametrize("text", ["99999h", "9999999d" * 4, 2**63, "9" * 32])
+def test_a_duration_beyond_ten_years_is_ten_years(text):
+    assert parse_duration(text) == timedelta(days=3660)
+
+
+@pytest.mark.parametrize("value", [-1, "1" * 65, "1s" * 40])
+def test_durations_that_no_crd_admits(value):
+    with pytest.raises(ValueError, match=r"duration|negative"):
+        parse_duration(value)
 
 
 @pytest.mark.parametrize(

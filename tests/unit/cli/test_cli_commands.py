@@ -208,3 +208,4 @@ def test_a_verb_is_bound_to_revision_and_step_and_tells_how_it_ended(server, res
     assert answer.exit_code == code
     assert f"promote {result.lower()}: m" in answer.output
     assert (seen["action"], seen["revision"], seen["step"]) == ("promote", world.status.canary.hash, 1)
+    assert seen["attempt"] == world.status.attempt == 1

@@ -9,7 +9,7 @@ import pytest
 
 from rollouts.api.status import write_status
 from rollouts.cli.explain import explanation
-from rollouts.engine.naming import background_run
+from rollouts.engine.naming import Owner, background_run
 from rollouts.lab.testing.world import START, World, analysis, pause, spec, weight
 
 STEPS = [{"setWeight": 10}, {"pause": {}}, {"setWeight": 50}]
@@ -99,7 +99,10 @@ def test_the_verdicts_of_this_attempt_are_told_and_no_others():
     world = settled(weight(10), pause())
     runs = [
         {"metadata": {"name": name}, "status": {"comparisons": [{"name": "ttft", "message": message}]}}
-        for name, message in ((background_run("demo", world.status), "ttft is fine"), ("demo-old-1", "old"))
+        for name, message in (
+            (background_run(Owner(name="demo"), world.status), "ttft is fine"),
+            ("demo-old-1", "old"),
+        )
     ]
 
     assert told(rollout(world), "Judged", runs) == "ttft is fine"

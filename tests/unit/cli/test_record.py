@@ -212,7 +212,7 @@ def evidence_of_an_attempt_that_is_over(stage: Stage, begun: datetime) -> None:
                     "apiVersion": kinds.ROLLOUT.api_version,
                     "kind": "Rollout",
                     "name": "demo",
-                    "uid": "u",
+                    "uid": stage.api.get(kinds.ROLLOUT, "default", "demo")["metadata"]["uid"],
                     "controller": True,
                 }
             ],

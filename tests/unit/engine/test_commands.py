@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 from fractions import Fraction
@@ -329,6 +330,8 @@ def test_time_under_spec_paused_does_not_count_against_the_deadline():
         ('{"action":"promote","revision":"123"}', "names no revision"),
         ('{"action":"promote","revision":"12345678","step":"1"}', "not a whole number"),
         ('{"action":"promote","revision":"12345678","step":true}', "not a whole number"),
+        ('{"action":"promote","revision":"12345678","attempt":"1"}', "attempt is not a whole number"),
+        ('{"action":"promote","revision":"12345678","attempt":true}', "attempt is not a whole number"),
     ],
 )
 def test_malformed_commands_say_why(raw, why):
@@ -408,3 +411,97 @@ def test_a_command_outside_the_steps_leaves_phase_and_message_to_the_next_plan(m
 
     assert (world.status.phase, world.status.message) == (before.phase, before.message)
     assert world.status.hold is HoldReason.COMMAND
+
+
+# --- the attempt ---
+
+
+def raw(world: World, action: str, **fields) -> str:
+    current = world.status.canary or world.status.stable
+    return json.dumps({"action": action, "revision": current.hash, **fields})
+
+
+def obey(world: World, text: str):
+    world.command = text
+    world.settle()
+    return world.status.last_command.result
+
+
+DATED = {"promote": at_pause, "promoteFull": at_pause, "retry": aborted}
+OTHERS = {"abort": at_pause, "pause": at_pause, "resume": held}
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_a_command_for_another_attempt_is_rejected(action, shift):
+    world = (DATED | OTHERS)[action]()
+    attempt = world.status.attempt + shift
+
+    assert obey(world, raw(world, action, attempt=attempt, at="2027-01-01T00:00:00Z")) is REJECTED
+    assert f"meant for attempt {attempt}" in world.status.last_command.message
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_a_command_for_this_attempt_needs_no_time(action):
+    world = (DATED | OTHERS)[action]()
+
+    assert obey(world, raw(world, action, attempt=world.status.attempt)) is DONE
+
+
+@pytest.mark.parametrize("action", DATED)
+@pytest.mark.parametrize("at", [None, 7, "", "now", "2027-01-01T00:00:00", "9" * 50, "START", "BEFORE"])
+def test_without_an_attempt_it_needs_a_time_after_the_beginning(action, at):
+    world = DATED[action]()
+    began = world.status.started_at
+    times = {"START": began.isoformat(), "BEFORE": (began - timedelta(days=1)).isoformat()}
+
+    assert obey(world, raw(world, action, at=times.get(at, at))) is REJECTED
+    assert '"attempt":1' in world.status.last_command.message
+
+
+@pytest.mark.parametrize("action", DATED)
+def test_a_later_time_will_do_without_an_attempt(action):
+    world = DATED[action]()
+    later = world.status.started_at + timedelta(seconds=1)
+
+    assert obey(world, raw(world, action, at=f"{later.isoformat()}#3")) is DONE
+
+
+@pytest.mark.parametrize("action", OTHERS)
+@pytest.mark.parametrize("fields", [{}, {"at": "2020-01-01T00:00:00Z"}, {"at": 7}])
+def test_what_lowers_or_holds_never_looks_at_the_time(action, fields):
+    world = OTHERS[action]()
+
+    assert obey(world, raw(world, action, **fields)) is DONE
+
+
+def test_a_retry_of_what_was_aborted_before_it_carried_weight_is_dated_by_that():
+    world = waiting()
+    world.say("abort")
+    assert world.status.started_at is None
+
+    assert obey(world, raw(world, "retry", at=world.status.aborted.at.isoformat())) is REJECTED
+    later = world.status.aborted.at + timedelta(seconds=1)
+    assert obey(world, raw(world, "retry", at=later.isoformat())) is DONE
+
+
+def test_the_promotion_of_a_split_is_dated_by_when_it_was_first_seen():
+    world = World(spec=spec(weight(10), pause(), target="v2"), rules=[{V1: 10, V2: 90}])
+    world.settle()
+    assert world.status.hold is HoldReason.SPLIT_AT_START
+    first = min(condition.last_transition for condition in world.status.conditions)
+
+    assert obey(world, raw(world, "promote", at=first.isoformat())) is REJECTED
+    assert obey(world, raw(world, "promote", at=(first + timedelta(seconds=1)).isoformat())) is DONE
+
+
+def test_an_old_promote_full_that_git_applies_again_skips_no_gate_two_attempts_later():
+    world = at_pause(weight(10), analysis(), weight(50), pause())
+    old = raw(world, "promoteFull", at=(world.now + timedelta(seconds=1)).isoformat())
+    for _ in range(2):
+        world.say("abort")
+        world.advance(60)
+        world.say("retry")
+
+    assert obey(world, old) is REJECTED
+    assert (world.status.attempt, world.status.current_step) == (3, 1)

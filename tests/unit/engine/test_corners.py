@@ -10,7 +10,7 @@ import pytest
 
 from rollouts.engine.actions import CreateRun, DesiredTraffic
 from rollouts.engine.converging import rule_share
-from rollouts.engine.naming import background_run
+from rollouts.engine.naming import Owner, background_run
 from rollouts.engine.observation import Blocker, GateOutcome, GateView, Problem, RuleView, ShareView
 from rollouts.engine.planning import plan
 from rollouts.engine.share import refutes
@@ -66,7 +66,7 @@ def test_promote_full_completes_a_split_at_start():
 
 def test_promote_full_ends_the_background_run():
     world = running(weight(10), pause(), weight(50), pause(), analysis=background())
-    name = background_run("demo", world.status)
+    name = background_run(Owner(name="demo"), world.status)
 
     assert world.gates[name].outcome is GateOutcome.RUNNING
 
@@ -92,7 +92,7 @@ def overridden_background(outcome: GateOutcome) -> tuple[World, str]:
     world = running(weight(10), pause(600), weight(50), pause(), analysis=background())
     world.judge(outcome)
     world.say("promote")
-    return world, background_run("demo", world.status)
+    return world, background_run(Owner(name="demo"), world.status)
 
 
 def test_an_overridden_inconclusive_background_run_is_followed_by_one_that_goes_on_judging():
@@ -408,7 +408,7 @@ def test_the_observed_share_refutes_a_weight(at, canary, stable, refuted):
 
 def test_long_names_are_shortened_and_stay_apart():
     status = RolloutStatus()
-    names = {background_run("a" * 250 + end, status) for end in "xy"}
+    names = {background_run(Owner(name="a" * 250 + end), status) for end in "xy"}
 
     assert len(names) == 2
     assert all(len(name) <= 220 for name in names)

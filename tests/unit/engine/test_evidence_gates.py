@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rollouts.engine.naming import background_run
+from rollouts.engine.naming import Owner, background_run
 from rollouts.engine.observation import GateOutcome, GateView, StepVerdict
 from rollouts.engine.types import HoldReason, Outcome, Phase
 from rollouts.lab.testing.world import World, analysis, background, pause, pool, spec, weight
@@ -29,7 +29,7 @@ def world(*steps: Any, only: bool = True, **fields: Any) -> World:
 
 
 def evidence(found: World) -> GateView:
-    return found.gates[background_run("demo", found.status)]
+    return found.gates[background_run(Owner(name="demo"), found.status)]
 
 
 def say(found: World, *, step: int | None, outcome: GateOutcome, message: str = "ttft +3 %") -> None:
@@ -46,7 +46,7 @@ def say(found: World, *, step: int | None, outcome: GateOutcome, message: str = 
 
 def test_a_comparing_gate_makes_no_run_of_its_own_and_passes_by_the_attempts():
     found = world(weight(10), analysis(), weight(50))
-    assert list(found.gates) == [background_run("demo", found.status)]
+    assert list(found.gates) == [background_run(Owner(name="demo"), found.status)]
     assert found.status.message == "step 2/3 (analysis): comparing the canary with stable"
 
     say(found, step=1, outcome=GateOutcome.RUNNING, message="ttft: not decided yet.")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import Claim, TrafficView
-from rollouts.engine.types import HttpRouteTraffic, TrafficMode
-from rollouts.lab.testing.routes import adopted, managed, pool, ref, route, service_ref, template
-from rollouts.traffic.httproute import Reader, view
-from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL
+from rollouts.engine.types import ZERO, HttpRouteTraffic, TrafficMode
+from rollouts.lab.testing.routes import adopted, managed, pool, ref, route, service_ref, target, template
+from rollouts.traffic.httproute import Reader, render, view
+from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, Apply, label_value
 
 V1 = "inference.networking.k8s.io"
 
@@ -75,6 +78,21 @@ CHOICES = {
         [("0", {"v1": 5, "v2": 1})],
     ),
     "services are not pools": (route([ref("v1", 2), service_ref("v2", 1)]), adopted(), [("0", {"v1": 2})]),
+    "a pool of another namespace is another pool": (
+        route([ref("v1", 2), {**ref("v2", 7), "namespace": "tenant-b"}]),
+        adopted(),
+        [("0", {"v1": 2})],
+    ),
+    "a namespace that is written out is the route's own": (
+        route([ref("v1", 2), {**ref("v2", 7), "namespace": "default"}]),
+        adopted(),
+        [("0", {"v1": 2, "v2": 7})],
+    ),
+    "a rule that references an arm's namesake only is not ours": (
+        route([{**ref("v1", 9), "namespace": "tenant-b"}], [ref("v2", 3)]),
+        adopted(),
+        [("1", {"v2": 3})],
+    ),
     "header rules of ours are not weighed": (
         route({"name": "rollout-header-testers-0", "backendRefs": [ref("v2", 1)]}, [ref("v1", 1)]),
         adopted(),
@@ -157,6 +175,25 @@ def test_claim(mode: TrafficMode, label: Any, consent: str | None, wanted: tuple
     assert (seen.claim, seen.claimed_by) == wanted
 
 
+@pytest.mark.parametrize("name", ["a" * 63, "a" * 64, "a.b-" * 50 + "c"])
+def test_a_name_that_no_label_can_hold_claims_by_a_shorter_one(name: str) -> None:
+    value = label_value(name)
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?", value)
+    assert value == name or value != label_value(name + "x")
+    live = route([ref("v1", 1)], metadata={"labels": {ROLLOUT_LABEL: value}})
+    seen = view(live, managed(), template(), Reader(rollout=name, arms=(pool("v1"),)))
+    assert (seen.claim, seen.claimed_by, seen.structure_current) == (Claim.OURS, name, True)
+    stranger = view(live, managed(), template(), Reader(rollout=name + "x", arms=(pool("v1"),)))
+    assert stranger.claim is Claim.OTHER
+
+
+def test_what_is_written_with_a_long_name_is_what_is_read() -> None:
+    where = replace(target(managed(), template()), rollout="a" * 100)
+    write = render(None, where, DesiredTraffic(stable=pool("v1"), canary=None, weight=ZERO))
+    assert isinstance(write, Apply)
+    assert write.body["metadata"]["labels"] == {ROLLOUT_LABEL: label_value("a" * 100)}
+
+
 # --- writers ---
 
 
@@ -223,7 +260,16 @@ def parent(*conditions: dict[str, Any], **reference: Any) -> dict[str, Any]:
     return {"parentRef": {"name": "gateway", **reference}, "conditions": list(conditions)}
 
 
+def by(controller: str, *conditions: dict[str, Any]) -> dict[str, Any]:
+    return {**parent(*conditions), "controllerName": controller}
+
+
+def unaware(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key != "observedGeneration"}
+
+
 ACCEPTED, RESOLVED = condition("Accepted"), condition("ResolvedRefs")
+GOOD = (ACCEPTED, RESOLVED)
 PARENTS = {
     "every condition is met": ([parent(ACCEPTED, RESOLVED)], ""),
     "defaults are written out": (
@@ -235,9 +281,13 @@ PARENTS = {
         [{"parentRef": {"name": "other"}, "conditions": [ACCEPTED, RESOLVED]}],
         "Gateway gateway has not reported on the HTTPRoute yet",
     ),
-    "another listener has looked": (
-        [parent(ACCEPTED, RESOLVED, sectionName="web")],
-        "Gateway gateway has not reported on the HTTPRoute yet",
+    "every listener reports for itself": (
+        [parent(ACCEPTED, RESOLVED, sectionName="web"), parent(ACCEPTED, RESOLVED, sectionName="api")],
+        "",
+    ),
+    "one listener refuses": (
+        [parent(ACCEPTED, RESOLVED, sectionName="web"), parent(ACCEPTED, sectionName="api")],
+        "Gateway gateway: ResolvedRefs is not reported yet",
     ),
     "not accepted": (
         [parent(condition("Accepted", "False", message="no such listener"), RESOLVED)],
@@ -260,6 +310,45 @@ PARENTS = {
         [parent(ACCEPTED, RESOLVED), parent(condition("Accepted", "False", message="no"), RESOLVED)],
         "Gateway gateway: Accepted is False: no",
     ),
+    "a Gateway of the same name elsewhere has looked": (
+        [parent(ACCEPTED, RESOLVED, namespace="tenant-b")],
+        "Gateway gateway has not reported on the HTTPRoute yet",
+    ),
+    "another kind of the same name has looked": (
+        [parent(ACCEPTED, RESOLVED, group="", kind="Service")],
+        "Gateway gateway has not reported on the HTTPRoute yet",
+    ),
+    "empty section and port mean the whole": ([parent(ACCEPTED, RESOLVED, sectionName="", port=0)], ""),
+    "no generation is ever reported": ([parent(*map(unaware, (ACCEPTED, RESOLVED)))], ""),
+    "generation 0 is reported": ([parent(condition("Accepted", generation=0), RESOLVED)], ""),
+    "no generation is reported, and it refuses": (
+        [parent(unaware(condition("Accepted", "False", message="no")), RESOLVED)],
+        "Gateway gateway: Accepted is False: no",
+    ),
+    "one of its conditions is old": (
+        [parent(ACCEPTED, condition("ResolvedRefs", generation=2))],
+        "Gateway gateway: ResolvedRefs is not yet reported for the current generation",
+    ),
+    "a controller that is gone refused": (
+        [
+            by("gone", condition("Accepted", "False", 2), condition("ResolvedRefs", "False", 2)),
+            by("new", *GOOD),
+        ],
+        "",
+    ),
+    "a controller that is gone said nothing": ([by("gone"), by("new", *GOOD)], ""),
+    "only a controller that is gone has looked": (
+        [by("gone", condition("Accepted", generation=2), condition("ResolvedRefs", generation=2))],
+        "Gateway gateway (gone): Accepted is not yet reported for the current generation",
+    ),
+    "a living controller beside it is half-way": (
+        [by("gone", condition("Accepted", generation=2)), by("new", ACCEPTED)],
+        "Gateway gateway (new): ResolvedRefs is not reported yet",
+    ),
+    "the second of two living controllers refuses": (
+        [by("a", *GOOD), by("b", condition("Accepted", "False", message="no"), RESOLVED)],
+        "Gateway gateway (b): Accepted is False: no",
+    ),
     "a hostile type": ([parent({"type": []}, ACCEPTED, RESOLVED)], ""),
 }
 
@@ -278,6 +367,15 @@ def test_every_parent_must_have_accepted() -> None:
         status={"parents": [parent(ACCEPTED, RESOLVED)]},
     )
     assert look(live).parents.message == "Gateway second has not reported on the HTTPRoute yet"
+
+
+def test_a_listener_of_a_gateway_does_not_speak_for_the_whole_of_it_when_the_route_names_both() -> None:
+    live = route(
+        [ref("v1", 1)],
+        spec={"parentRefs": [{"name": "gateway", "sectionName": "web"}, {"name": "gateway"}]},
+        status={"parents": [parent(ACCEPTED, RESOLVED, sectionName="web")]},
+    )
+    assert look(live).parents.message == "Gateway gateway has not reported on the HTTPRoute yet"
 
 
 def test_a_route_without_parents_is_served_by_nobody() -> None:

@@ -44,6 +44,8 @@ class Cluster:
         self.clock = clock
         self.api = MemoryApi(clock=clock)
         self.gateway_works = True
+        self.collects_garbage = True
+        """Whether what a deleted Rollout owned goes with it; a real collector takes its time."""
         self._reacted_to = -1
         for crd in installed_crds():
             self.api.create(_CRD, None, reshape(crd), manager=USER)
@@ -96,7 +98,8 @@ class Cluster:
         rollout = self.get(kinds.ROLLOUT, "mymodel") or {}
         status = rollout.get("status") or {}
         revision = (status.get("canary") or status.get("stable") or {}).get("hash", "")
-        raw = f'{{"action":"{action}","revision":"{revision}","at":"{tag}","by":"ann"}}'
+        attempt = status.get("attempt", 0)
+        raw = f'{{"action":"{action}","revision":"{revision}","attempt":{attempt},"at":"{tag}","by":"ann"}}'
         self.merge(kinds.ROLLOUT, "mymodel", {"metadata": {"annotations": {COMMAND_ANNOTATION: raw}}})
 
     # --- pods ---
@@ -137,18 +140,32 @@ class Cluster:
         if self.gateway_works:
             for route in self.all(kinds.HTTP_ROUTE):
                 self._report(route)
+        if self.collects_garbage:
+            self._collect_garbage()
+        self._reacted_to = self.api.revision
+
+    def _collect_garbage(self) -> None:
         rollouts = {obj["metadata"]["uid"] for obj in self.all(kinds.ROLLOUT)}
         for resource in (kinds.ANALYSIS_RUN, kinds.JOB):
             for obj in self.all(resource):
                 owners = obj["metadata"].get("ownerReferences") or []
                 if owners and not any(owner["uid"] in rollouts for owner in owners):
                     self.delete(resource, obj["metadata"]["name"], manager="garbage-collector")
-        self._reacted_to = self.api.revision
 
     def _report(self, route: Object) -> None:
-        """Accepted and ResolvedRefs at the current generation, on every parent."""
+        """Accepted and ResolvedRefs on every parent, as gateways do it: the entry of a controller that was there before
+        is left behind, and the living one says of one condition only which generation it is about."""
         generation = route["metadata"]["generation"]
-        parents = [
+        old = {"status": "False", "reason": "Pending", "observedGeneration": 10**6, "message": "gone"}
+        gone = [
+            {
+                "parentRef": parent,
+                "controllerName": "example.com/gone",
+                "conditions": [{"type": "Accepted", "lastTransitionTime": "2029-01-01T00:00:00Z", **old}],
+            }
+            for parent in (route.get("spec") or {}).get("parentRefs") or []
+        ]
+        parents = gone + [
             {
                 "parentRef": parent,
                 "controllerName": "example.com/gateway",
@@ -157,7 +174,7 @@ class Cluster:
                         "type": name,
                         "status": "True",
                         "reason": name,
-                        "observedGeneration": generation,
+                        "observedGeneration": generation if name == "Accepted" else 0,
                         "lastTransitionTime": "2030-01-01T00:00:00Z",
                         "message": "",
                     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rollouts.controller import kinds
+from rollouts.engine.naming import UID_DIGITS
 from rollouts.kube.client import Resource
 from rollouts.lab.testing.faults.cluster import Cluster
 from rollouts.lab.testing.faults.history import History, Record
@@ -68,7 +69,21 @@ def end_state(cluster: Cluster) -> dict[str, Any]:
         found[f"run {run['metadata']['name']}"] = (run.get("status") or {}).get("phase")
     for job in _good(cluster, kinds.JOB):
         found[f"job {job['metadata']['name']}"] = "there"
-    return found
+    ends = [f"-{rollout['metadata']['uid'][:UID_DIGITS]}" for rollout in _good(cluster, kinds.ROLLOUT)]
+    masked: dict[str, Any] = _mask_ends(found, ends)
+    return masked
+
+
+def _mask_ends(value: Any, ends: list[str]) -> Any:
+    """A Rollout that was made in the middle has the UID of that moment, and names end in it."""
+    if isinstance(value, dict):
+        return {_mask_ends(key, ends): _mask_ends(item, ends) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_mask_ends(item, ends) for item in value]
+    if isinstance(value, str):
+        for end in ends:
+            value = f"{value.removesuffix(end)}-uid" if value.endswith(end) else value
+    return value
 
 
 def _good(cluster: Cluster, resource: Resource) -> list[Object]:
@@ -76,17 +91,25 @@ def _good(cluster: Cluster, resource: Resource) -> list[Object]:
 
 
 def weights_of(carrier: Object) -> tuple[tuple[tuple[str, int], ...], ...]:
-    """Weights of each rule by the name of its backend or adapter; 1 where omitted. A model object is one rule."""
+    """Weights of each rule by the name of its backend or adapter; 1 where omitted. A model object is one rule.
+
+    A backend of another namespace is called ``namespace/name``.
+    """
     spec = carrier.get("spec") or {}
     if "targetModels" in spec:
         return (tuple((str(item["name"]), int(item.get("weight", 1))) for item in spec["targetModels"]),)
     return tuple(
         tuple(
-            (str(ref.get("name") or ref.get("modelRewrite")), int(ref.get("weight", 1)))
+            (_backend_name(ref), int(ref.get("weight", 1)))
             for ref in rule.get("backendRefs") or rule.get("targets") or []
         )
         for rule in spec.get("rules") or []
     )
+
+
+def _backend_name(ref: Object) -> str:
+    name = str(ref.get("name") or ref.get("modelRewrite"))
+    return f"{ref['namespace']}/{name}" if "namespace" in ref else name
 
 
 def is_carrier(record: Record) -> bool:

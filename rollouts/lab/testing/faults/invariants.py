@@ -35,7 +35,9 @@ _CLOCK_GRAIN = timedelta(seconds=1)
 class Invariant(Enum):
     """What is asserted."""
 
-    WEIGHTS = "1 weights are in bounds, never all zero, and the canary's share is one that the steps name"
+    WEIGHTS = (
+        "1 weights are in bounds, never all zero, the canary's share is one of the steps', others keep theirs"
+    )
     EARNED = "2 weight rises only when every gate before the step has passed or was overridden by a person"
     ENDPOINTS = "3 weight rises only with enough Ready canary endpoints"
     PROVEN = "3b an adapter gets its first weight when every Ready pod of the pool really serves it"
@@ -97,6 +99,9 @@ def _weights(run: Run) -> Iterator[str]:
             found = share(dict(rule), replay.canary_name)
             if replay.canary_name and found not in allowed:
                 yield f"canary share {found} of {rule} is none of {sorted(map(float, allowed))}"
+            foreign = [[entry for entry in entries if "/" in entry[0]] for entries in (before, rule)]
+            if before and foreign[0] != foreign[1]:
+                yield f"entries of others {foreign[0]} became {foreign[1]} at {record.seconds:g} s"
             total = sum(weight for _, weight in before)
             if total and sum(values) % total and total % sum(values):
                 yield f"joint weight of {before} became {rule}"
@@ -123,7 +128,7 @@ def _earned(run: Run) -> Iterator[str]:
     """Gates that lie before the current step, from where the steps were last edited, have a recorded pass."""
     for replay, record in _route_writes(run.history):
         raised = _rises(replay, record)
-        if raised is None or raised <= replay.restored_up_to or replay.status.get("skipGates"):
+        if raised is None or raised <= replay.restored_up_to or replay.skips_gates():
             continue
         for index in replay.gates_before_current_step():
             if not replay.gate_passed(index):

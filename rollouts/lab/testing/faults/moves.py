@@ -6,7 +6,9 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+from rollouts.api.parsing import COMMAND_ANNOTATION, parse_rollout
 from rollouts.controller import kinds
+from rollouts.engine.naming import Owner, step_run
 from rollouts.kube.client import Resource
 from rollouts.lab.testing.faults.objects import ADAPTER_OF, MODEL, ROUTE, model_object, pool_object
 from rollouts.lab.testing.faults.simulation import Act, Condition, Simulation
@@ -30,6 +32,8 @@ __all__ = [
     "healthy_on",
     "jump",
     "lose_adapter",
+    "make_anew",
+    "old_command",
     "overwrite_route",
     "phase",
     "reason",
@@ -39,6 +43,7 @@ __all__ = [
     "retarget",
     "retarget_adapter",
     "scale",
+    "squat",
     "unloaded",
 ]
 
@@ -92,7 +97,7 @@ def overwrite_route(weights: dict[str, int], manager: str) -> Act:
             rules = copy.deepcopy(route["spec"]["rules"])
             for rule in rules:
                 for ref in rule["backendRefs"]:
-                    ref["weight"] = weights.get(ref["name"], 0)
+                    ref["weight"] = weights.get(ref["name"], 0) if "namespace" not in ref else 0
             sim.cluster.merge(kinds.HTTP_ROUTE, ROUTE, {"spec": {"rules": rules}}, manager=manager)
         if model is not None:
             targets = [
@@ -178,6 +183,53 @@ def condition_says(text: str) -> Condition:
 def command(action: str, *, tag: str = "t1") -> Act:
     """Write the command annotation."""
     return lambda sim: sim.cluster.command(action, tag=tag)
+
+
+def old_command(action: str) -> Act:
+    """Git applies the annotation of an earlier attempt again: of a time long past, and without an attempt."""
+
+    def act(sim: Simulation) -> None:
+        revision = (sim.status.get("canary") or {}).get("hash", "")
+        raw = f'{{"action":"{action}","revision":"{revision}","at":"2029-01-01T00:00:00Z","by":"ann"}}'
+        patch = {"metadata": {"annotations": {COMMAND_ANNOTATION: raw}}}
+        sim.cluster.merge(kinds.ROLLOUT, "mymodel", patch, manager="argocd-controller")
+
+    return act
+
+
+def make_anew(rollout: Object) -> Act:
+    """A Rollout of the same name as one that was deleted."""
+
+    def act(sim: Simulation) -> None:
+        if sim.cluster.get(kinds.ROLLOUT, "mymodel") is None:
+            sim.cluster.create(kinds.ROLLOUT, copy.deepcopy(rollout))
+
+    return act
+
+
+def squat(resource: Resource) -> Act:
+    """Somebody makes a successful run under the name that the next gate's will have."""
+
+    def act(sim: Simulation) -> None:
+        rollout = sim.cluster.get(kinds.ROLLOUT, "mymodel")
+        if rollout is None:
+            return
+        parsed = parse_rollout(rollout)
+        name = step_run(
+            Owner(name=parsed.name, uid=parsed.uid), parsed.status, parsed.status.current_step + 1
+        )
+        if parsed.status.canary is None or sim.cluster.get(resource, name) is not None:
+            return
+        obj = {
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "metadata": {"name": name, "namespace": rollout["metadata"]["namespace"]},
+            "spec": {"rollout": "mymodel", "attempt": parsed.status.attempt, "metrics": []},
+        }
+        sim.cluster.create(resource, obj, manager="kubectl-create")
+        sim.cluster.write_status(resource, name, {"phase": "Successful"}, manager="kubectl-edit")
+
+    return act
 
 
 def answer(what: Answer) -> Act:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
@@ -32,13 +33,17 @@ class Replay:
         """The highest share that the present attempt's controller writes ever reached: going back is no rise."""
         self._landing: tuple[Any, int] = (None, 0)
         self._attempt: Any = None
+        self._skipped_in_time = False
 
     def take(self, record: Record) -> None:
         """Fold one record in."""
         name = record.change.name
         if record.of(kinds.ROLLOUT) and name == _ROLLOUT:
+            skipped = self.status.get("skipGates")
             self.rollout = record.after
             self._follow_attempt()
+            if not skipped and self.status.get("skipGates"):
+                self._skipped_in_time = self._commanded_now()
         elif record.of(kinds.ANALYSIS_RUN):
             self.runs[name] = record.after
         elif is_carrier(record) and record.ours and self.canary_name:
@@ -55,6 +60,14 @@ class Replay:
         elif steps_hash != self._landing[0]:
             # The steps were edited: gates behind the place where it goes on are those of a list that is gone.
             self._landing = (steps_hash, self.status.get("currentStep", 0))
+
+    def _commanded_now(self) -> bool:
+        """Whether the last command names the present attempt, or was given after it began."""
+        raw = json.loads((self.status.get("lastCommand") or {}).get("raw") or "{}")
+        began = str(self.status.get("startedAt") or "")
+        if raw.get("action") != "promoteFull":  # `promote` in the bake
+            return True
+        return raw.get("attempt", 0) == self.status.get("attempt") or str(raw.get("at")) > began > ""
 
     @property
     def status(self) -> Object:
@@ -110,17 +123,39 @@ class Replay:
             for name, run in self.runs.items()
             if (run.get("spec") or {}).get("step") == index
             and (run.get("spec") or {}).get("attempt") == attempt
+            and self._owns(run)
             and f"-{revision[:8]}-" in name
-            and name.endswith(str(self.status.get("stepsHash", ""))[:6])
+            and f"-{str(self.status.get('stepsHash', ''))[:6]}-" in name
         ]
 
     def guard_failed(self) -> bool:
         """Whether the background run of the present attempt has failed and nobody overrode it."""
         if not self.canary_name:
             return False
-        name = f"{_ROLLOUT}-{self.status['canary']['hash'][:8]}-{self.status['attempt']}"
-        failed = _phase(self.runs.get(name, {})) == "Failed"
-        return failed and name not in self.status.get("overrides", ())
+        return any(
+            _phase(run) == "Failed" and name not in self.status.get("overrides", ())
+            for name, run in self.runs.items()
+            if self._accompanies(run)
+        )
+
+    def _accompanies(self, run: Object) -> bool:
+        spec = run.get("spec") or {}
+        canary = (spec.get("canary") or {}).get("name")
+        return (
+            self._owns(run)
+            and "step" not in spec
+            and (spec.get("attempt"), canary) == (self.status.get("attempt"), self.canary_name)
+        )
+
+    def _owns(self, run: Object) -> bool:
+        """A namesake's run says nothing about this Rollout."""
+        owners = (run.get("metadata") or {}).get("ownerReferences") or []
+        uid = (self.rollout.get("metadata") or {}).get("uid")
+        return any(owner.get("uid") == uid for owner in owners if isinstance(owner, dict))
+
+    def skips_gates(self) -> bool:
+        """Whether a person asked, of this very attempt, to skip its gates."""
+        return bool(self.status.get("skipGates")) and self._skipped_in_time
 
     def abort_decided(self) -> bool:
         """Whether the present revision is recorded as aborted, or one of its gates failed with that effect."""
