@@ -15,6 +15,7 @@ from rollouts.engine.actions import Plan
 from rollouts.engine.commanding import obey_command
 from rollouts.engine.conditions import set_conditions
 from rollouts.engine.converging import converge
+from rollouts.engine.deadlines import keep_clocks, missed_target
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import abort, drop_canary, settle_aborted, terminate_runs
 from rollouts.engine.evidence import renewed_run
@@ -70,6 +71,7 @@ def plan(obs: Observation, now: datetime) -> Plan:
     if draft.status.canary is not None:
         draft.set(analysis=obs.summaries[:_SUMMARIES])
     serve_adapters(draft)
+    keep_clocks(draft)
     keep_finalizer(draft)
     set_conditions(draft)
     return draft.plan()
@@ -316,6 +318,7 @@ _STAGES: tuple[Callable[[Draft], bool], ...] = (
     _unreadable,
     _claimed_by_other,
     _retarget,
+    missed_target,
     _abort_triggers,
     _command,
     _problems,

@@ -9,6 +9,7 @@ from rollouts.engine.converging import converge, no_rules
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Blocker, RuleView
 from rollouts.engine.revision import revision_of
+from rollouts.engine.serving import content_blocker, unserved
 from rollouts.engine.steps import first_weight, required_endpoints, steps_hash
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.types import (
@@ -24,7 +25,14 @@ from rollouts.engine.types import (
     WeightStatus,
 )
 
-__all__ = ["complete_split", "first_install", "serve_stable", "start_attempt", "wait_for_target"]
+__all__ = [
+    "complete_split",
+    "first_install",
+    "serve_stable",
+    "start_attempt",
+    "start_blocker",
+    "wait_for_target",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,12 @@ def _hinted(draft: Draft, arms: _Arms, target: Identity) -> Identity | None:
 
 
 def _first_stable(draft: Draft, wanted: Revision, arms: _Arms) -> None:
+    blocker = unserved(draft, wanted.identity)
+    if blocker is not None:
+        draft.target_problem = (blocker.reason, blocker.message)
+        message = f"{wanted.label} cannot be called stable: {blocker.message}"
+        draft.move(Phase.WAITING, Trigger.NEW_TARGET, blocker.reason, message)
+        return
     draft.set(stable=wanted)
     others = tuple(arm for arm in arms.carrying if arm != wanted.identity.arm)
     if others:
@@ -176,7 +190,7 @@ def wait_for_target(draft: Draft, trigger: Trigger = Trigger.NEW_TARGET) -> None
     canary, stable = draft.status.canary, draft.status.stable
     assert canary is not None
     assert stable is not None
-    blocker = _blocker(draft, canary)
+    blocker = start_blocker(draft, canary)
     if blocker is not None:
         draft.target_problem = (blocker.reason, blocker.message)
         draft.move(Phase.WAITING, trigger, blocker.reason, f"{canary.label} waits: {blocker.message}")
@@ -199,7 +213,8 @@ def wait_for_target(draft: Draft, trigger: Trigger = Trigger.NEW_TARGET) -> None
     )
 
 
-def _blocker(draft: Draft, canary: Revision) -> Blocker | None:
+def start_blocker(draft: Draft, canary: Revision) -> Blocker | None:
+    """What a target still lacks before it may take its first weight; None when it lacks nothing."""
     obs, identity = draft.obs, canary.identity
     pool = obs.pools.get(identity)
     if pool is None or not pool.exists:
@@ -211,7 +226,7 @@ def _blocker(draft: Draft, canary: Revision) -> Blocker | None:
         )
     for blocker in (*pool.blockers, *obs.blockers):
         return blocker
-    missing = _unlisted(draft, identity)
+    missing = content_blocker(draft, identity) or _unlisted(draft, identity)
     if missing is not None:
         return missing
     assert draft.status.stable is not None

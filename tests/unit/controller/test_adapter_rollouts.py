@@ -264,7 +264,7 @@ def test_the_loser_is_unloaded_after_the_rollback_window_and_not_before():
 
     def retarget(simulation: Simulation) -> None:
         spec = copy.deepcopy(first["spec"])
-        spec["target"]["adapter"] = {"name": V2}
+        spec["target"]["adapter"] = {"name": V2, "source": None}  # a merge patch keeps what it does not name
         simulation.cluster.merge(kinds.ROLLOUT, "mymodel", {"spec": spec})
 
     promoted: list[float] = []
