@@ -1,8 +1,8 @@
 """What a pod's name for an adapter stands for: a name says nothing about the weights behind it.
 
 vLLM's ``GET /v1/models`` lists the base model (``parent`` null) and every loaded adapter (``parent`` is the base),
-each with a ``root``: for an adapter the path that it was loaded from. Old versions gave the base model's name as root of
-every adapter: they do not say. A pod serves an adapter with a source when it lists the name under that root.
+each with a ``root``: for an adapter the path that it was loaded from. Old versions gave the base model's name as root
+of every adapter: they do not say. A pod serves an adapter with a source when it lists the name under that root.
 """
 
 from __future__ import annotations

@@ -16,10 +16,11 @@ import pytest
 
 from rollouts.analysis import verdicts
 from rollouts.analysis.types import Measurement, Phase
-from rollouts.controller import adapter_views, observing, performing
+from rollouts.controller import adapter_content, adapter_views, observing, performing
+from rollouts.controller.adapter_content import Held
 from rollouts.controller.performing import Performer
 from rollouts.controller.rollouts import RolloutReconciler
-from rollouts.engine import converging, ending, planning, progressing, serving
+from rollouts.engine import converging, deadlines, ending, planning, progressing, serving
 from rollouts.engine.actions import CreateRun, TerminateRun, UnloadAdapter
 from rollouts.engine.types import TrafficMode, Weight
 from rollouts.lab.testing.faults.invariants import Invariant, check
@@ -41,6 +42,12 @@ LEFT = "adapter: aborted, left and unloaded"
 ADAPTER_ARGOCD = "adapter: argocd resets the model"
 DELETED = "adapter: adopted model deleted, and added to Git a minute later"
 ADAPTER_ABORT = "adapter: gate failure aborts"
+SAME_NAME = "adapter: aborted, then a fix under the same name"
+IN_FLIGHT = "adapter: same name while in-flight requests remain"
+RESTART = "adapter: a pod restarts with the aborted content"
+BAKING = "adapter: pods restart with other content while it bakes"
+NEVER = "target never Ready"
+LATE = "target Ready after a long pause"
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,7 @@ def _foreign_writes_kept(patch: pytest.MonkeyPatch) -> None:
 
 
 def _unloaded_at_once(patch: pytest.MonkeyPatch) -> None:
-    def retire(draft: Any, entry: Any, arms: set[Any]) -> None:
+    def retire(draft: Any, entry: Any, kept: set[Any]) -> None:
         identity = entry.revision.identity
         if identity.source and draft.obs.pools[identity].loaded:
             draft.actions.append(UnloadAdapter(identity=identity))
@@ -135,7 +142,8 @@ def _unloaded_at_once(patch: pytest.MonkeyPatch) -> None:
 
 
 def _unloaded_before_it_is_stored(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(serving, "_in_use", lambda draft: set())
+    patch.setattr(serving, "_stored", lambda draft: set())
+    patch.setattr(serving, "_carrying", lambda draft: set())
 
 
 def _adopted_made_again(patch: pytest.MonkeyPatch) -> None:
@@ -161,7 +169,34 @@ def _weight_off_by_one(patch: pytest.MonkeyPatch) -> None:
 
 
 def _pods_not_asked(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(adapter_views, "_missing", lambda *_: [])
+    patch.setattr(adapter_views, "missing", lambda *_: [])
+
+
+def _names_are_trusted(patch: pytest.MonkeyPatch) -> None:
+    """Whatever a pod has under the name is the adapter, as if lists had no roots, and stays for the window."""
+    patch.setattr(adapter_content, "_held", lambda *_: Held.RIGHT)
+    patch.setattr(serving, "_retire", lambda *_: None)
+
+
+def _requests_are_cut(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(adapter_views, "_is_idle", lambda state: True)
+
+
+def _replaced_under_weight(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(serving, "_carrying", lambda draft: set())
+
+
+def _promoted_unconfirmed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(progressing, "unserved", lambda *_: None)
+
+
+def _target_waited_for_ever(patch: pytest.MonkeyPatch) -> None:
+    stages = [stage for stage in planning._STAGES if stage is not planning.missed_target]
+    patch.setattr(planning, "_STAGES", tuple(stages))
+
+
+def _pauses_count(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(deadlines, "standing", lambda draft: "")
 
 
 def _trusts_old_traffic(patch: pytest.MonkeyPatch) -> None:
@@ -279,6 +314,12 @@ MUTANTS = [
     ),
     Mutant("the loser is unloaded at once", _unloaded_at_once, Invariant.KEPT, WINDOW),
     Mutant("unloaded before its end is stored", _unloaded_before_it_is_stored, Invariant.KEPT, LEFT),
+    Mutant("a name is taken for its content", _names_are_trusted, Invariant.CONTENT, SAME_NAME),
+    Mutant("an unload cuts requests off", _requests_are_cut, Invariant.KEPT, IN_FLIGHT),
+    Mutant("content is replaced under live weight", _replaced_under_weight, Invariant.KEPT, RESTART),
+    Mutant("promoted when no pod confirms it", _promoted_unconfirmed, Invariant.CONTENT, BAKING),
+    Mutant("a target is waited for for ever", _target_waited_for_ever, Invariant.CONVERGED, NEVER),
+    Mutant("pauses count against the target", _pauses_count, Invariant.CONVERGED, LATE),
     Mutant("an adopted model is made again", _adopted_made_again, Invariant.ADOPTED, DELETED),
     Mutant("a gate passes without a run", _gate_passes_unseen, Invariant.EARNED),
     Mutant(

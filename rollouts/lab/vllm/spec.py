@@ -51,7 +51,8 @@ def pod_spec_from_json(document: Mapping[str, Any]) -> PodSpec:
     fields = dict(document)
     knobs = apply_knobs(Knobs(), fields.pop("knobs", {}))
     latency = LatencyProfile(**fields.pop("latency", {}))
-    return PodSpec(**fields, knobs=knobs, latency=latency)
+    paths = tuple(fields.pop("adapter_paths", ()))
+    return PodSpec(**fields, knobs=knobs, latency=latency, adapter_paths=paths)
 
 
 def pod_spec_to_json(spec: PodSpec) -> dict[str, Any]:
