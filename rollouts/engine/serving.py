@@ -98,9 +98,7 @@ def content_blocker(draft: Draft, identity: Identity) -> Blocker | None:
 
 def unserved(draft: Draft, identity: Identity) -> Blocker | None:
     """Why a name with a source cannot be called stable: no Ready pod confirms that it serves that source."""
-    view = draft.obs.pools.get(identity)
-    if view is None or not view.exists:
-        return None
+    view = draft.obs.pools.get(identity, PoolView(identity=identity, exists=False))
     if view.mismatched:
         return Blocker(reason="AdapterContentMismatch", message=_strangers(identity, view))
     if view.confirmed or not identity.source:
