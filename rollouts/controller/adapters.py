@@ -284,7 +284,7 @@ class AdapterWatch:
         status, page = await self._ask(pod, "GET", "/metrics", None, _LIST_TIMEOUT)
         for adapter in adapters:
             # A server without metrics counts nothing: only the time for requests on their way is waited for.
-            busy = status is None or (status == 200 and has_requests(page.encode(), adapter))
+            busy = status != 404 and (status != 200 or has_requests(page.encode(), adapter))
             if busy:
                 pod.quiet.pop(adapter, None)
             else:

@@ -260,3 +260,18 @@ async def test_a_target_deadline_of_null_is_no_default(
     parsed = parse_rollout(stored)
     assert parsed.spec is not None
     assert parsed.spec.canary.target_deadline == limit
+
+
+async def test_a_merge_patch_cannot_say_null_so_zero_means_the_same(
+    kube: HttpKubeClient, namespace: str
+) -> None:
+    obj = good()
+    obj["spec"]["strategy"]["canary"]["targetDeadline"] = "30m"
+    await kube.create(kinds.ROLLOUT, namespace, obj)
+    for said, kept, limit in ((None, "2h", timedelta(hours=2)), ("0s", "0s", None)):
+        patch = {"spec": {"strategy": {"canary": {"targetDeadline": said}}}}
+        stored = await kube.patch(kinds.ROLLOUT, namespace, "demo", patch, kind=PatchKind.MERGE)
+        assert stored["spec"]["strategy"]["canary"]["targetDeadline"] == kept
+        parsed = parse_rollout(stored)
+        assert parsed.spec is not None
+        assert parsed.spec.canary.target_deadline == limit
