@@ -153,7 +153,8 @@ def has_requests(page: bytes, adapter: str) -> bool:
 
     ``vllm:lora_requests_info`` keeps a series per combination ever seen; its value is a time, and the newest one is
     current. It goes stale when the engine rests, so a pod without any request has none for the adapter. Pods that
-    count nothing show nothing. An unreadable page shows requests: better wait than cut.
+    count nothing show nothing. An unreadable page shows requests: better wait than cut. Not seen: a request that has
+    produced nothing yet because all LoRA slots are taken; vLLM lists it only from its first token on.
     """
     try:
         sample = parse_exposition(page, (_LORAS, *_COUNTS))

@@ -42,11 +42,15 @@ def serve_adapters(draft: Draft) -> None:
 
 
 def _present(draft: Draft) -> list[Identity]:
-    """What is to be on every Ready pod: both arms, or the first target, which is stable once a pod has it."""
+    """What is to be on every Ready pod: both arms, or the first target, which is stable once a pod has it.
+
+    Nothing is loaded for a Rollout that may not write its traffic object.
+    """
     revisions = (draft.status.stable, draft.status.canary)
     found = [revision.identity for revision in revisions if revision is not None]
     target = draft.obs.target
-    return found if found or target is None else [target]
+    waits = draft.status.phase is Phase.WAITING
+    return found if found or target is None or not waits else [target]
 
 
 def _stored(draft: Draft) -> set[Identity]:

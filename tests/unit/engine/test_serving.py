@@ -397,5 +397,13 @@ def test_a_first_target_is_stable_once_a_pod_has_it_and_is_loaded_until_then():
     assert plan(there, START).status.phase is Phase.HEALTHY
 
 
+def test_nothing_is_loaded_for_a_rollout_whose_traffic_object_is_anothers():
+    observed = observe(view(NEW, lacking=("pod-0",), ready=0, confirmed=False))
+    theirs = replace(observed.traffic, claim=Claim.OTHER, claimed_by="other")  # type: ignore[type-var]
+    decided = plan(replace(observed, traffic=theirs), START)
+    assert decided.status.reason == "ClaimedByOther"
+    assert of(LoadAdapter, decided) == []
+
+
 def test_nobody_loads_anything_for_a_target_that_cannot_be_resolved():
     assert of(LoadAdapter, plan(replace(observe(), target=None), START)) == []
