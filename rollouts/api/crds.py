@@ -38,6 +38,7 @@ _KEPT = (
     "minItems",
     "maxItems",
     "pattern",
+    "nullable",
 )
 _MAP_KEYS = {"conditions": ["type"]}
 

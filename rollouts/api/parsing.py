@@ -235,6 +235,7 @@ def _engine_spec(model: RolloutSpecModel) -> RolloutSpec:
             bake=parse_duration(canary.bake),
             progress_deadline=parse_duration(canary.progress_deadline),
             on_deadline=OnDeadline(canary.on_deadline),
+            target_deadline=parse_duration(canary.target_deadline or "0s") or None,
         ),
         rollback_window=parse_duration(model.rollback_window.duration if model.rollback_window else "0s"),
         stable_hint=model.stable_hint,
@@ -252,7 +253,13 @@ def _target(model: RolloutSpecModel) -> Target:
         )
     assert target.adapter is not None
     source = target.adapter.source.path if target.adapter.source else ""
-    return Target(kind=TargetKind.ADAPTER, name=target.adapter.name, source=source, revision=target.revision)
+    return Target(
+        kind=TargetKind.ADAPTER,
+        name=target.adapter.name,
+        source=source,
+        revision=target.revision,
+        must_differ=target.adapter.probe is not None and target.adapter.probe.must_differ,
+    )
 
 
 def _traffic(model: RolloutSpecModel) -> HttpRouteTraffic | AdapterTraffic:

@@ -48,6 +48,13 @@ class AdapterSourceModel(ApiModel):
     """Path on the model servers, under a prefix that the administrator allows."""
 
 
+class AdapterProbeModel(ApiModel):
+    """The short request that every pod answers before an adapter gets traffic, and its base as well."""
+
+    must_differ: bool = False
+    """Refuse an adapter that answers as its base does; otherwise that is a warning, `AdapterWithoutEffect`."""
+
+
 class AdapterTargetModel(ApiModel):
     """A LoRA adapter."""
 
@@ -55,6 +62,8 @@ class AdapterTargetModel(ApiModel):
     """Name under which the model servers list the adapter."""
     source: AdapterSourceModel | None = None
     """Load it at runtime on every pod; without it the adapter is expected to be there."""
+    probe: AdapterProbeModel | None = None
+    """What the answer to the probe has to show."""
 
 
 class TargetModel(ApiModel):
@@ -205,6 +214,9 @@ class CanaryModel(ApiModel):
     """Time that one step may take to come into force, not counting pauses and analysis."""
     on_deadline: Literal["Abort", "Pause"] = "Abort"
     """What a missed deadline does."""
+    target_deadline: Annotated[Duration | None, Field(json_schema_extra={"nullable": True})] = "2h"
+    """Time that a new target may take to become Ready, from when it was first seen and not counting pauses; then it is
+    aborted. `null`, or `0s` where a tool drops nulls: never."""
 
 
 class StrategyModel(ApiModel):

@@ -41,6 +41,7 @@ def check_spec(spec: RolloutSpecModel) -> Iterator[Finding]:
     for name, value in (
         ("strategy.canary.bake", spec.strategy.canary.bake),
         ("strategy.canary.progressDeadline", spec.strategy.canary.progress_deadline),
+        ("strategy.canary.targetDeadline", spec.strategy.canary.target_deadline or "0s"),
         ("rollbackWindow.duration", spec.rollback_window.duration if spec.rollback_window else "0s"),
     ):
         yield from _check_duration(value, f"spec.{name}")

@@ -28,6 +28,7 @@ from rollouts.engine.types import (
     Revision,
     RevisionHash,
     RolloutStatus,
+    TargetWait,
     WeightStatus,
     format_weight,
 )
@@ -68,6 +69,8 @@ def write_status(status: RolloutStatus) -> Json:
         "weightCap": None if status.weight_cap is None else weight_json(status.weight_cap),
         "stableEndpointsAtStart": status.stable_endpoints_at_start,
         "unreadySince": _write_time(status.unready_since),
+        "targetWait": _write_wait(status.target_wait),
+        "standingSince": _write_time(status.standing_since),
         "pulled": status.pulled,
         "hold": _write_hold(status),
         "overrides": list(status.overrides),
@@ -134,6 +137,10 @@ def _write_weight(weight: WeightStatus) -> Json:
         "written": weight.written,
     }
     return {name: weight_json(value) for name, value in values.items() if value is not None}
+
+
+def _write_wait(wait: TargetWait | None) -> Json | None:
+    return None if wait is None else {"target": wait.target, "since": format_time(wait.since)}
 
 
 def _write_hold(status: RolloutStatus) -> Json | None:
@@ -303,6 +310,8 @@ def read_status(data: Any) -> tuple[RolloutStatus, tuple[str, ...]]:
         weight_cap=r.take("weightCap", parse_weight, None),
         stable_endpoints_at_start=r.number("stableEndpointsAtStart"),
         unready_since=r.time("unreadySince"),
+        target_wait=r.take("targetWait", _read_wait, None),
+        standing_since=r.time("standingSince"),
         pulled=r.flag("pulled"),
         hold=hold.take("reason", HoldReason, None),
         hold_message=hold.text("message"),
@@ -356,6 +365,11 @@ def _read_revision(value: Any) -> Revision:
     return Revision(
         identity=_read_identity(data), revision=_optional(data, "revision"), hash=RevisionHash(digest)
     )
+
+
+def _read_wait(value: Any) -> TargetWait:
+    data = _object(value)
+    return TargetWait(target=_text(data["target"]), since=parse_time(data["since"]))
 
 
 def _read_summary(value: Any) -> GateSummary:

@@ -173,6 +173,15 @@ class WayBackModel(ApiModel):
     """Fingerprints of rules that sent requests to the canary before: not ours."""
 
 
+class TargetWaitModel(ApiModel):
+    """The clock of `targetDeadline`."""
+
+    target: Short
+    """Fingerprint of what the spec asks for."""
+    since: Time
+    """When it was first seen, later by the time that the clock stood."""
+
+
 class RolloutStatusModel(ApiModel):
     """Written by the controller only."""
 
@@ -214,6 +223,10 @@ class RolloutStatusModel(ApiModel):
     """Ready endpoints of stable when the attempt began."""
     unready_since: Time | None = None
     """Since when a carrying canary has had no Ready endpoint."""
+    target_wait: TargetWaitModel | None = None
+    """While a new target is waited for."""
+    standing_since: Time | None = None
+    """Since when no deadline runs, in a pause for example."""
     pulled: bool = False
     """The canary lost its endpoints and was set to 0; its step is kept."""
     hold: HoldModel | None = None

@@ -8,7 +8,9 @@ from typing import Any, Protocol
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.controller import kinds
-from rollouts.controller.adapters import AdapterSettings, Serving
+from rollouts.controller.adapter_blockers import missing, some_names
+from rollouts.controller.adapter_content import Held, PodState, Serving
+from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.caches import Caches
 from rollouts.controller.carriers import Carrier, ModelCarrier, RewriteCarrier
 from rollouts.controller.dialects import Dialects
@@ -18,20 +20,19 @@ from rollouts.engine.types import (
     AdapterTraffic,
     AdapterTrafficKind,
     Identity,
-    Revision,
     RolloutSpec,
     RolloutStatus,
     Target,
 )
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.inference_model_rewrite import TargetField
+from rollouts.traffic.reading import Reader
 from rollouts.traffic.targets import ADAPTER_KIND, ModelTarget
 
 __all__ = ["AdapterPods", "AdapterViews", "ModelTraffic", "adapter_identity", "model_names"]
 
 Object = Mapping[str, Any]
 
-_SHOWN = 4
 _IN_PROGRESS = ("Progressing", "Paused")
 
 
@@ -46,9 +47,14 @@ class AdapterPods(Protocol):
     settings: AdapterSettings
 
     def follow(
-        self, follower: ObjectKey, endpoints: Iterable[Endpoint], port: int, prove: Iterable[str]
+        self,
+        follower: ObjectKey,
+        endpoints: Iterable[Endpoint],
+        port: int,
+        prove: Iterable[str],
+        drain: Iterable[str] = (),
     ) -> None:
-        """Keep asking these Ready pods, and prove these adapters."""
+        """Keep asking these Ready pods, prove some adapters, and watch others' last requests end."""
         ...
 
     def drop(self, follower: ObjectKey) -> None:
@@ -63,8 +69,8 @@ class AdapterPods(Protocol):
         """Load on the pods that lack it, in the background."""
         ...
 
-    def unload(self, follower: ObjectKey, adapter: str) -> None:
-        """Take off the pods that list it, in the background."""
+    def unload(self, follower: ObjectKey, adapter: str, pods: Iterable[str] | None = None) -> None:
+        """Take off the pods that list it, or those of ``pods`` that do, in the background."""
         ...
 
 
@@ -80,12 +86,6 @@ class ModelTraffic:
 
 def _map(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _names(names: Iterable[str]) -> str:
-    found = list(names)
-    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return ", ".join(found[:_SHOWN]) + more
 
 
 class AdapterViews:
@@ -162,7 +162,7 @@ class AdapterViews:
         """What a person has to change about the target."""
         found = []
         if target.source and not self._watch.settings.allows(target.source):
-            allowed = _names(self._watch.settings.prefixes) or "none is configured"
+            allowed = some_names(self._watch.settings.prefixes) or "none is configured"
             message = (
                 f"target.adapter.source.path {target.source!r} is not under a prefix that the administrator "
                 f"allows ({allowed}): choose another path, or add its prefix to the controller's adapters.prefixes"
@@ -187,31 +187,53 @@ class AdapterViews:
         key, pool = ObjectKey(parsed.namespace, parsed.name), traffic.pool
         if pool is None:
             self._watch.drop(key)
-            return _by_arm({arm: self._without_pool(arm, traffic) for arm in arms})
+            missing_pool = {arm: self._without_pool(arm, traffic) for arm in arms}
+            return _by_arm(missing_pool, parsed.status, target)
         ready = [endpoint for endpoint in self._caches.endpoints(pool) if endpoint.ready]
-        candidate = _candidate(parsed.status, target)
-        sources = {target.source, *(entry.revision.identity.source for entry in parsed.status.history)}
-        if candidate is not None or any(sources):
-            prove = () if candidate is None else (candidate.name,)
-            self._watch.follow(key, ready, pool.port, prove)
+        candidates, stable = _candidates(parsed.status, target), parsed.status.stable
+        ended = [entry.revision.identity for entry in parsed.status.history]
+        asked = (target, *ended) if stable is None else (target, stable.identity, *ended)
+        if candidates or any(identity.source for identity in asked):
+            drain = {identity.name for identity in ended if identity.source} - _carrying(parsed, traffic)
+            prove = {identity.name for identity in candidates}
+            self._watch.follow(key, ready, pool.port, prove, drain)
         else:
             self._watch.drop(key)
         views = {}
         for arm in arms:
-            serving = self._watch.serving(key, arm.name)
-            if arm == candidate:
+            serving = self._serving(parsed, arm, ended)
+            if arm in candidates:
                 views[arm] = self._candidate(parsed, traffic, pool, arm, serving)
-            else:
-                # Only a pod that says so lacks what is stable: an abort must not wait for an answer.
-                count = serving.possible if serving.states else len(ready)
-                views[arm] = PoolView(
-                    identity=arm,
-                    exists=True,
-                    ready_endpoints=count,
-                    lacking=serving.lacking,
-                    loaded=serving.loaded and not self._needed_elsewhere(parsed, arm),
-                )
-        return _by_arm(views)
+                continue
+            # Only a pod that says so lacks what is stable: an abort must not wait for an answer.
+            views[arm] = replace(
+                self._held(parsed, arm, serving),
+                ready_endpoints=serving.possible if serving.states else len(ready),
+            )
+        return _by_arm(views, parsed.status, target)
+
+    def _serving(self, parsed: ParsedRollout, arm: Identity, ended: Iterable[Identity]) -> Serving:
+        """The pods of the pool, judged by this arm's content: its source, or nothing that was loaded for another."""
+        status = parsed.status
+        known = [revision.identity for revision in (status.stable, status.canary) if revision is not None]
+        others = [item.source for item in (*known, *ended) if item.name == arm.name and item != arm]
+        serving = self._watch.serving(ObjectKey(parsed.namespace, parsed.name), arm.name)
+        return serving.of(arm.source, filter(None, others))
+
+    def _held(self, parsed: ParsedRollout, arm: Identity, serving: Serving) -> PoolView:
+        """What the pods say of an adapter's content, whoever asks."""
+        said = [state for state in serving.states if state.listed is not None]
+        unsure = not arm.source or not said or any(state.held is Held.UNSAID for state in said)
+        return PoolView(
+            identity=arm,
+            exists=True,
+            lacking=serving.lacking,
+            loaded=serving.loaded and not self._needed_elsewhere(parsed, arm),
+            mismatched=tuple(f"{state.pod} has {state.root}" for state in serving.mismatched),
+            confirmed=True if arm.source and serving.holding else None if unsure else False,
+            without_effect=tuple(state.pod for state in serving.holding if state.differs is False),
+            uncompared=tuple(state.pod for state in serving.holding if state.differs is None),
+        )
 
     @staticmethod
     def _without_pool(arm: Identity, traffic: ModelTraffic) -> PoolView:
@@ -224,14 +246,12 @@ class AdapterViews:
     def _candidate(
         self, parsed: ParsedRollout, traffic: ModelTraffic, pool: Pool, arm: Identity, serving: Serving
     ) -> PoolView:
-        blockers = [*self._picker(parsed, traffic, pool), *_missing(arm, serving)]
-        return PoolView(
-            identity=arm,
-            exists=True,
-            ready_endpoints=serving.proven,
+        blockers = [*self._picker(parsed, traffic, pool), *missing(arm, serving)]
+        # Traffic knows names only: while one pod has other content under it, no request is sure of the right one.
+        return replace(
+            self._held(parsed, arm, serving),
+            ready_endpoints=0 if serving.mismatched else serving.proven,
             blockers=tuple(blockers),
-            lacking=serving.lacking,
-            loaded=serving.loaded and not self._needed_elsewhere(parsed, arm),
         )
 
     def _picker(self, parsed: ParsedRollout, traffic: ModelTraffic, pool: Pool) -> list[Blocker]:
@@ -250,8 +270,8 @@ class AdapterViews:
         if not why:
             return []
         message = (
-            f"{_names(pod.pod for pod in foreign)} behind Service {pool.picker.name} is not our endpoint picker, and "
-            f"{why}: install ours with `rollouts picker-manifest {pool.name}`"
+            f"{some_names(pod.pod for pod in foreign)} behind Service {pool.picker.name} is not our endpoint picker, "
+            f"and {why}: install ours with `rollouts picker-manifest {pool.name}`"
         )
         return [Blocker(reason="PickerDialect", message=message)]
 
@@ -309,25 +329,46 @@ class AdapterViews:
             self._watch.load(ObjectKey(parsed.namespace, parsed.name), identity.name, identity.source)
 
     def unload(self, parsed: ParsedRollout, identity: Identity) -> None:
-        """Take an adapter off the pods."""
-        self._watch.unload(ObjectKey(parsed.namespace, parsed.name), identity.name)
+        """Take an adapter off the pods that hold this content of it, where no request for it runs any more."""
+        key = ObjectKey(parsed.namespace, parsed.name)
+        holding = self._watch.serving(key, identity.name).of(identity.source).holding
+        self._watch.unload(key, identity.name, [state.pod for state in holding if _is_idle(state)])
 
     def forget(self, key: ObjectKey) -> None:
         """The Rollout is gone."""
         self._watch.drop(key)
 
 
-def _by_arm(views: dict[Identity, PoolView]) -> dict[Identity, PoolView]:
-    """The views under their arms as well: traffic objects do not know sources."""
-    return {**{identity.arm: view for identity, view in views.items()}, **views}
+def _is_idle(state: PodState) -> bool:
+    return not state.in_flight
 
 
-def _candidate(status: RolloutStatus, target: Identity) -> Identity | None:
-    """The adapter that has to show that it is served: a canary, or a target that is not stable."""
-    canary: Revision | None = status.canary
-    if canary is not None:
-        return canary.identity
-    return None if status.stable is not None and status.stable.identity.arm == target.arm else target
+def _by_arm(
+    views: Mapping[Identity, PoolView], status: RolloutStatus, target: Identity
+) -> dict[Identity, PoolView]:
+    """The views under their arms as well: traffic objects do not know sources.
+
+    Of several sources of one name, traffic means the one that is stable, else the canary, else the target.
+    """
+    known = [revision.identity for revision in (status.canary, status.stable) if revision is not None]
+    by_arm = {identity.arm: view for identity, view in views.items()}
+    by_arm |= {identity.arm: views[identity] for identity in (target, *known) if identity in views}
+    return {**views, **by_arm}
+
+
+def _candidates(status: RolloutStatus, target: Identity) -> tuple[Identity, ...]:
+    """The adapters that have to show that they are served: a canary, and a target that is not stable."""
+    stable = status.stable.identity.arm if status.stable is not None else None
+    canary = (status.canary.identity,) if status.canary is not None else ()
+    return tuple(dict.fromkeys(identity for identity in (*canary, target) if identity.arm != stable))
+
+
+def _carrying(parsed: ParsedRollout, traffic: ModelTraffic) -> set[str]:
+    """Names that the live object sends requests to."""
+    if traffic.carrier is None:
+        return set()
+    rules = traffic.carrier.view(traffic.raw, Reader(rollout=parsed.name, arms=())).rules
+    return {arm.name for rule in rules for arm, weight in rule.entries.items() if weight > 0}
 
 
 def model_names(obj: Object) -> set[str]:
@@ -343,28 +384,3 @@ def model_names(obj: Object) -> set[str]:
             if isinstance(value, str):
                 names.add(value)
     return names
-
-
-def _missing(arm: Identity, serving: Serving) -> list[Blocker]:
-    """Pods that do not serve the candidate yet, by name."""
-    total = len(serving.states)
-    if serving.lacking:
-        failed = [f"{state.pod}: {state.problem}" for state in serving.states if state.problem]
-        what = (
-            f"being loaded from {arm.source}"
-            if arm.source
-            else "load it there, or give target.adapter.source"
-        )
-        message = (
-            f"adapter {arm.name} is missing on {len(serving.lacking)} of {total} Ready pods "
-            f"({_names(serving.lacking)}): {what}{'; ' + failed[0] if failed else ''}"
-        )
-        return [Blocker(reason="AdapterMissing", message=message)]
-    if serving.unproven:
-        problem = next((state.problem for state in serving.unproven if state.problem), "asking")
-        message = (
-            f"adapter {arm.name} has not answered a probe on {len(serving.unproven)} of {total} Ready pods "
-            f"({_names(state.pod for state in serving.unproven)}): {problem}"
-        )
-        return [Blocker(reason="AdapterUnproven", message=message)]
-    return []

@@ -3,7 +3,8 @@
 Protocol (vLLM's OpenAI-compatible server): ``GET /v1/models`` lists the base model and every adapter that is loaded;
 ``POST /v1/load_lora_adapter`` ``{lora_name, lora_path}`` and ``POST /v1/unload_lora_adapter`` ``{lora_name}`` change
 the list at run time. A load that succeeds proves little (an adapter of the wrong shape loads and fails later), so an
-adapter counts as served by a pod only after one request of one token was answered.
+adapter counts as served by a pod only after a short request was answered. The base is asked the same, at temperature 0:
+an adapter that answers alike may have no effect. What a name stands for is ``adapter_content``'s to say.
 
 What is known lives in memory only: after a restart the pods are asked again.
 """
@@ -11,7 +12,6 @@ What is known lives in memory only: after a restart the pods are asked again.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,14 @@ from typing import Any
 import aiohttp
 import structlog
 
+from rollouts.controller.adapter_content import (
+    Model,
+    PodState,
+    Serving,
+    answer_text,
+    has_requests,
+    read_models,
+)
 from rollouts.controller.pools import Endpoint
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
@@ -38,6 +46,10 @@ _LIST_TIMEOUT = 5.0
 _PROBE_TIMEOUT = 30.0
 _LOAD_TIMEOUT = 120.0
 _BODY_LIMIT = 1024 * 1024
+_PROBE_TOKENS = 16
+"""Enough for two models to part ways, and nothing to a pod."""
+_QUIET = 3.0
+"""Seconds without a request before an adapter is taken off: those on their way from the gateway arrive in between."""
 _PARALLEL = 32
 _NEVER = Monotonic(float("-inf"))
 
@@ -60,56 +72,18 @@ class AdapterSettings:
         return any(path.startswith(prefix.rstrip("/") + "/") for prefix in self.prefixes)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PodState:
-    """One pod and one adapter. ``listed`` None: the pod has not said yet; ``problem`` says why, if known."""
-
-    pod: str
-    listed: bool | None
-    proven: bool
-    problem: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """One adapter on all Ready pods of a pool."""
-
-    states: tuple[PodState, ...]
-
-    @property
-    def lacking(self) -> tuple[str, ...]:
-        """Pods that answered and do not list the adapter."""
-        return tuple(state.pod for state in self.states if state.listed is False)
-
-    @property
-    def unproven(self) -> tuple[PodState, ...]:
-        """Pods that may serve it but have not shown it."""
-        return tuple(s for s in self.states if s.listed is not False and not s.proven)
-
-    @property
-    def proven(self) -> int:
-        """Pods that list it and answered a probe."""
-        return sum(state.proven for state in self.states)
-
-    @property
-    def possible(self) -> int:
-        """Pods that are not known to lack it."""
-        return sum(state.listed is not False for state in self.states)
-
-    @property
-    def loaded(self) -> bool:
-        """Whether any pod lists it."""
-        return any(state.listed for state in self.states)
-
-
 @dataclass(slots=True)
 class _Pod:
     endpoint: Endpoint
     port: int
-    models: frozenset[str] | None = None
+    models: dict[str, Model] | None = None
     error: str = ""
     looked: Monotonic = _NEVER
-    proven: set[str] = field(default_factory=set)
+    proven: dict[str, Model] = field(default_factory=dict)
+    """What answered a probe, as it was listed then: other content under the name has to show itself again."""
+    differs: dict[str, bool] = field(default_factory=dict)
+    quiet: dict[str, Monotonic] = field(default_factory=dict)
+    """Since when an adapter that is to be taken off has had no request."""
     failed: dict[tuple[str, str], tuple[Monotonic, str]] = field(default_factory=dict)
     """(what, adapter) -> when it failed last, and why."""
     busy: set[str] = field(default_factory=set)
@@ -119,6 +93,7 @@ class _Pod:
 class _Want:
     pods: tuple[tuple[str, ...], ...]
     prove: frozenset[str]
+    drain: frozenset[str]
 
 
 class AdapterWatch:
@@ -140,9 +115,17 @@ class AdapterWatch:
     # --- what callers ask ---
 
     def follow(
-        self, follower: ObjectKey, endpoints: Iterable[Endpoint], port: int, prove: Iterable[str]
+        self,
+        follower: ObjectKey,
+        endpoints: Iterable[Endpoint],
+        port: int,
+        prove: Iterable[str],
+        drain: Iterable[str] = (),
     ) -> None:
-        """Keep asking these Ready pods for their models, and prove these adapters where they are listed."""
+        """Keep asking these Ready pods for their models, and prove these adapters where they are listed.
+
+        ``drain``: adapters that get no more traffic; whether requests for them still run is asked, too.
+        """
         keys = []
         for endpoint in endpoints:
             # Another start of the pod is another process: nothing that was loaded is there any more.
@@ -150,7 +133,7 @@ class AdapterWatch:
             keys.append(key)
             if key not in self._pods:
                 self._pods[key] = _Pod(endpoint=endpoint, port=port)
-        self._wants[follower] = _Want(pods=tuple(keys), prove=frozenset(prove))
+        self._wants[follower] = _Want(pods=tuple(keys), prove=frozenset(prove), drain=frozenset(drain))
         self._forget_unwanted()
 
     def drop(self, follower: ObjectKey) -> None:
@@ -162,15 +145,17 @@ class AdapterWatch:
         """What is known of an adapter on the pods that ``follower`` follows."""
         want = self._wants.get(follower)
         pods = [self._pods[key] for key in want.pods] if want is not None else []
-        return Serving(tuple(_state(pod, adapter) for pod in pods))
+        now = self._clock.monotonic()
+        return Serving(tuple(_state(pod, adapter, now) for pod in pods))
 
     def load(self, follower: ObjectKey, adapter: str, path: str) -> None:
         """Load the adapter on the pods that lack it, in the background; refused paths are the caller's duty."""
         self._change(follower, adapter, "load", {"lora_name": adapter, "lora_path": path}, listed=False)
 
-    def unload(self, follower: ObjectKey, adapter: str) -> None:
-        """Take the adapter off the pods that list it, in the background."""
-        self._change(follower, adapter, "unload", {"lora_name": adapter}, listed=True)
+    def unload(self, follower: ObjectKey, adapter: str, pods: Iterable[str] | None = None) -> None:
+        """Take the adapter off the pods that list it, or those of ``pods`` that do, in the background."""
+        only = None if pods is None else frozenset(pods)
+        self._change(follower, adapter, "unload", {"lora_name": adapter}, listed=True, only=only)
 
     # --- the loop ---
 
@@ -195,11 +180,14 @@ class AdapterWatch:
             self._session = None
 
     def _interval(self, key: tuple[str, ...], pod: _Pod) -> float:
-        wanted = self._to_prove(key)
-        return _BUSY_INTERVAL if pod.models is None or wanted - pod.proven else _IDLE_INTERVAL
+        if pod.models is None or self._wanted(key, lambda want: want.prove) - pod.proven.keys():
+            return _BUSY_INTERVAL
+        now = self._clock.monotonic()
+        ends = self._wanted(key, lambda want: want.drain) & pod.models.keys()
+        return _IDLE_INTERVAL if all(_is_quiet(pod, name, now) for name in ends) else _BUSY_INTERVAL
 
-    def _to_prove(self, key: tuple[str, ...]) -> set[str]:
-        return {name for want in self._wants.values() if key in want.pods for name in want.prove}
+    def _wanted(self, key: tuple[str, ...], names: Callable[[_Want], frozenset[str]]) -> set[str]:
+        return {name for want in self._wants.values() if key in want.pods for name in names(want)}
 
     def _forget_unwanted(self) -> None:
         wanted = {key for want in self._wants.values() for key in want.pods}
@@ -225,36 +213,82 @@ class AdapterWatch:
                 self.on_change(follower)
 
     async def _look(self, key: tuple[str, ...], pod: _Pod) -> None:
-        before = (pod.models, pod.error, frozenset(pod.proven), tuple(pod.failed))
+        before = self._known(pod)
         status, body = await self._ask(pod, "GET", "/v1/models", None, _LIST_TIMEOUT)
         pod.looked = self._clock.monotonic()
-        models = _model_names(body) if status == 200 else None
+        models = read_models(body) if status == 200 else None
         if models is None:
             # The last answer stands: a pod that does not answer us may still answer the gateway.
             pod.error = body if status is None else f"/v1/models answers {status}"
         else:
             pod.models, pod.error = models, ""
-            pod.proven &= models
-            for adapter in sorted((self._to_prove(key) & models) - pod.proven):
-                await self._prove(pod, adapter)
-        if before != (pod.models, pod.error, frozenset(pod.proven), tuple(pod.failed)):
+            for adapter in [name for name, shown in pod.proven.items() if models.get(name) != shown]:
+                del pod.proven[adapter]
+                pod.differs.pop(adapter, None)
+            for adapter in sorted(self._wanted(key, lambda want: want.prove) & models.keys()):
+                await self._prove(pod, adapter, models[adapter])
+            await self._drain(pod, self._wanted(key, lambda want: want.drain) & models.keys())
+        if before != self._known(pod):
             self._changed(key)
 
-    async def _prove(self, pod: _Pod, adapter: str) -> None:
-        if self._recently_failed(pod, "probe", adapter):
+    def _known(self, pod: _Pod) -> tuple[object, ...]:
+        now = self._clock.monotonic()
+        quiet = frozenset(name for name in pod.quiet if _is_quiet(pod, name, now))
+        told = tuple((what, why) for what, (_, why) in sorted(pod.failed.items()))
+        return dict(pod.models or {}), pod.error, frozenset(pod.proven), dict(pod.differs), told, quiet
+
+    async def _prove(self, pod: _Pod, adapter: str, model: Model) -> None:
+        """One short request; then the same to its base, to see whether the adapter makes a difference."""
+        base = model.parent or _base_of(pod, adapter)
+        compared = adapter in pod.differs or not base
+        what = "compare" if adapter in pod.proven else "probe"
+        if (adapter in pod.proven and compared) or self._recently_failed(pod, what, adapter):
             return
-        one = {"model": adapter, "max_tokens": 1}
-        chat = {**one, "messages": [{"role": "user", "content": "Hi"}]}
-        answers = []
-        for path, request in (("/v1/completions", {**one, "prompt": "Hi"}), ("/v1/chat/completions", chat)):
-            status, text = await self._ask(pod, "POST", path, request, _PROBE_TIMEOUT)
-            if status == 200:
-                pod.proven.add(adapter)
-                pod.failed.pop(("probe", adapter), None)
-                _log.info("adapter_proven", pod=pod.endpoint.pod, adapter=adapter)
-                return
-            answers.append(f"{path} answers {status}" if status is not None else text)
-        pod.failed["probe", adapter] = (self._clock.monotonic(), answers[0])
+        answer, path, problem = await self._probe(pod, adapter)
+        if answer is None:
+            pod.failed[what, adapter] = (self._clock.monotonic(), problem)
+            return
+        if adapter not in pod.proven:
+            _log.info("adapter_proven", pod=pod.endpoint.pod, adapter=adapter, root=model.root)
+        pod.proven[adapter] = model
+        pod.failed.pop(("probe", adapter), None)
+        other, _, problem = (
+            (None, "", "no base model is listed") if not base else await self._probe(pod, base, path)
+        )
+        if other is None or not (answer or other):
+            problem = problem or "neither answer has any text"
+            pod.failed["compare", adapter] = (self._clock.monotonic(), problem)
+            return
+        pod.failed.pop(("compare", adapter), None)
+        pod.differs[adapter] = answer != other
+
+    async def _probe(self, pod: _Pod, model: str, only: str = "") -> tuple[str | None, str, str]:
+        """Text, path and problem: of completions, else of chat completions; ``only`` asks this path alone."""
+        short = {"model": model, "max_tokens": _PROBE_TOKENS, "temperature": 0}
+        chat = {**short, "messages": [{"role": "user", "content": "Hi"}]}
+        problems = []
+        for path, request in (("/v1/completions", {**short, "prompt": "Hi"}), ("/v1/chat/completions", chat)):
+            if only in ("", path):
+                status, text = await self._ask(pod, "POST", path, request, _PROBE_TIMEOUT)
+                if status == 200:
+                    return answer_text(text), path, ""
+                problems.append(f"{path} answers {status}" if status is not None else text)
+        return None, "", problems[0]
+
+    async def _drain(self, pod: _Pod, adapters: set[str]) -> None:
+        """Note since when the adapters that are to be taken off have had no request."""
+        for adapter in [name for name in pod.quiet if name not in adapters]:
+            del pod.quiet[adapter]
+        if not adapters:
+            return
+        status, page = await self._ask(pod, "GET", "/metrics", None, _LIST_TIMEOUT)
+        for adapter in adapters:
+            # A server without metrics counts nothing: only the time for requests on their way is waited for.
+            busy = status != 404 and (status != 200 or has_requests(page.encode(), adapter))
+            if busy:
+                pod.quiet.pop(adapter, None)
+            else:
+                pod.quiet.setdefault(adapter, self._clock.monotonic())
 
     def _recently_failed(self, pod: _Pod, what: str, adapter: str) -> bool:
         last = pod.failed.get((what, adapter))
@@ -263,12 +297,20 @@ class AdapterWatch:
     # --- loading ---
 
     def _change(
-        self, follower: ObjectKey, adapter: str, what: str, request: dict[str, str], *, listed: bool
+        self,
+        follower: ObjectKey,
+        adapter: str,
+        what: str,
+        request: dict[str, str],
+        *,
+        listed: bool,
+        only: frozenset[str] | None = None,
     ) -> None:
         want = self._wants.get(follower)
         for key in want.pods if want is not None else ():
             pod = self._pods[key]
             due = pod.models is not None and (adapter in pod.models) is listed
+            due = due and (only is None or pod.endpoint.pod in only)
             if due and f"{what} {adapter}" not in pod.busy and not self._recently_failed(pod, what, adapter):
                 self._spawn(pod, f"{what} {adapter}", self._send(key, pod, adapter, what, request))
 
@@ -324,7 +366,18 @@ class AdapterWatch:
         return self._session
 
 
-def _state(pod: _Pod, adapter: str) -> PodState:
+def _is_quiet(pod: _Pod, adapter: str, now: Monotonic) -> bool:
+    since = pod.quiet.get(adapter)
+    return since is not None and now - since >= _QUIET
+
+
+def _base_of(pod: _Pod, adapter: str) -> str:
+    """The base model where an adapter's entry does not name it: the first one without a parent."""
+    models = pod.models or {}
+    return next((name for name, model in models.items() if not model.parent and name != adapter), "")
+
+
+def _state(pod: _Pod, adapter: str, now: Monotonic) -> PodState:
     listed = None if pod.models is None else adapter in pod.models
     problems = [pod.failed[what, adapter][1] for what in ("load", "probe") if (what, adapter) in pod.failed]
     if listed and problems:
@@ -334,17 +387,7 @@ def _state(pod: _Pod, adapter: str) -> PodState:
         listed=listed,
         proven=bool(listed) and adapter in pod.proven,
         problem=(problems or [pod.error])[0],
+        root=pod.models[adapter].root if pod.models is not None and listed else "",
+        in_flight=not _is_quiet(pod, adapter, now),
+        differs=pod.differs.get(adapter),
     )
-
-
-def _model_names(body: str) -> frozenset[str] | None:
-    """Names in an answer of ``/v1/models``; None when it is not one."""
-    try:
-        data = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    entries = data.get("data") if isinstance(data, dict) else None
-    if not isinstance(entries, list):
-        return None
-    names = (entry.get("id") for entry in entries if isinstance(entry, dict))
-    return frozenset(name for name in names if isinstance(name, str))

@@ -180,7 +180,7 @@ class Gatherer:
             target=target,
             target_blocker=blocker,
             traffic=traffic,
-            pools=self._pools(parsed, target, models),
+            pools=self._pools(parsed, target, models, traffic),
             blockers=() if spec is None else self._blockers(parsed, spec, target, models),
             gates={gate.name: gate for gate in map(gate_view, runs)},
             jobs=self._jobs(key, parsed.uid),
@@ -235,13 +235,20 @@ class Gatherer:
     # --- arms ---
 
     def _pools(
-        self, parsed: ParsedRollout, target: Identity | None, models: ModelTraffic | None
+        self,
+        parsed: ParsedRollout,
+        target: Identity | None,
+        models: ModelTraffic | None,
+        traffic: TrafficView | None,
     ) -> dict[Identity, PoolView]:
         status = parsed.status
         arms = {arm.identity for arm in (status.stable, status.canary) if arm is not None}
         arms |= {entry.revision.identity for entry in status.history}
         if target is not None:
             arms.add(target)
+        if status.stable is None and traffic is not None:
+            # One of these is about to be called stable, and counted.
+            arms |= {arm for rule in traffic.rules for arm in rule.entries}
         if parsed.spec is not None and parsed.spec.stable_hint and target is not None:
             arms.add(replace(target, name=parsed.spec.stable_hint, source=""))
         if models is not None and target is not None:

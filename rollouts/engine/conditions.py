@@ -24,7 +24,7 @@ def set_conditions(draft: Draft) -> None:
         ("Ready", phase is Phase.HEALTHY and dead is None, *why),
         ("Reconciling", busy, reason if busy else "Settled", message if busy else ""),
         ("Stalled", stuck, why[0] if stuck else "NotStalled", why[1] if stuck else ""),
-        _row("TargetReady", draft.target_problem, "Ready"),
+        _row("TargetReady", draft.target_problem, *(draft.target_note or ("Ready",))),
         _row("TrafficApplied", draft.traffic_problem, "Applied"),
         (
             "TrafficContended",
@@ -41,8 +41,8 @@ def set_conditions(draft: Draft) -> None:
     draft.set(conditions=tuple(_condition(draft, *row) for row in rows))
 
 
-def _row(name: str, problem: tuple[str, str] | None, fine: str) -> tuple[str, bool, str, str]:
-    return (name, False, *problem) if problem is not None else (name, True, fine, "")
+def _row(name: str, problem: tuple[str, str] | None, fine: str, note: str = "") -> tuple[str, bool, str, str]:
+    return (name, False, *problem) if problem is not None else (name, True, fine, note)
 
 
 def _condition(draft: Draft, name: str, true: bool, reason: str, message: str) -> Condition:

@@ -72,6 +72,8 @@ class Draft:
         """Reason and message for the TrafficApplied condition."""
         self.target_problem: tuple[str, str] | None = None
         """Reason and message for the TargetReady condition."""
+        self.target_note: tuple[str, str] | None = None
+        """What TargetReady says although it is True: reason and message of a warning."""
         self.contended: str = ""
         """Who wrote our weights, when that has just been seen."""
         self.returning = False

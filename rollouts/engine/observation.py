@@ -152,6 +152,14 @@ class PoolView:
     """Adapters: Ready pods of the pool that say that they do not have it."""
     loaded: bool = False
     """Adapters: whether a pod has it that nobody else needs there."""
+    mismatched: tuple[str, ...] = ()
+    """Adapters: Ready pods that have something else under its name, in words."""
+    confirmed: bool | None = None
+    """Adapters with a source: whether a Ready pod's list says that it has it; None while no pod has said."""
+    without_effect: tuple[str, ...] = ()
+    """Adapters: Ready pods on which it answers as its base does."""
+    uncompared: tuple[str, ...] = ()
+    """Adapters: Ready pods on which it has not been compared with its base."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from rollouts.engine.actions import Plan, WriteReason
 from rollouts.engine.commanding import finish_abort_command, obey_command
 from rollouts.engine.conditions import set_conditions
 from rollouts.engine.converging import FROZEN, converge, show_live
+from rollouts.engine.deadlines import keep_clocks, missed_target
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import abort, drop_canary, show_aborted, terminate_runs
 from rollouts.engine.evidence import renewed_run
@@ -77,6 +78,7 @@ def plan(obs: Observation, now: datetime) -> Plan:
         draft.set(analysis=obs.summaries[:_SUMMARIES])
     show_live(draft)
     serve_adapters(draft)
+    keep_clocks(draft)
     keep_finalizer(draft)
     set_conditions(draft)
     return draft.plan()
@@ -330,6 +332,7 @@ def _waiting(draft: Draft) -> bool:
 
 _STAGES: tuple[Callable[[Draft], bool], ...] = (
     _retarget,
+    missed_target,
     _abort_triggers,
     _command,
     _return,

@@ -7,12 +7,14 @@ from datetime import timedelta
 
 from rollouts.engine.actions import CreateJob, EventType, MarkRun, WriteReason
 from rollouts.engine.converging import converge, step_weight
+from rollouts.engine.deadlines import standing
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import promote
 from rollouts.engine.evidence import awaited_background
 from rollouts.engine.gating import accompany, judge_gates, step_gate, unearned
 from rollouts.engine.naming import background_run, job_name
 from rollouts.engine.observation import GateOutcome, JobOutcome
+from rollouts.engine.serving import content_blocker, unserved
 from rollouts.engine.share import MIN_WINDOW, observed_weight, refutes
 from rollouts.engine.steps import describe, format_seconds, landing, steps_hash
 from rollouts.engine.transitions import Trigger
@@ -137,10 +139,10 @@ def watch_endpoints(draft: Draft) -> None:
 def deadline_missed(draft: Draft) -> str | None:
     """Why ``progressDeadline`` is over, in words; None while it is not.
 
-    The clock runs from the first weight, per step, and not during pauses, analysis, jobs and holds.
+    The clock runs from the first weight, per step, and not during pauses, analysis and jobs, nor while clocks stand.
     """
     status, limit = draft.status, draft.spec.canary.progress_deadline
-    if status.started_at is None or status.hold is not None or draft.spec.paused or status.canary is None:
+    if status.started_at is None or status.canary is None or standing(draft):
         return None
     if draft.obs.status.reason == _AWAITING:
         return None
@@ -327,5 +329,12 @@ def _finish(draft: Draft) -> None:
     if not status.skip_gates and (waiting := unearned(draft)) is not None:
         message = f"all steps done; {waiting}"
         draft.move(Phase.PROGRESSING, _resumed(draft), _AWAITING, message)
+        return
+    assert status.canary is not None
+    identity = status.canary.identity
+    if (blocker := unserved(draft, identity) or content_blocker(draft, identity)) is not None:
+        draft.target_problem = (blocker.reason, blocker.message)
+        message = f"all steps done, but not promoted: {blocker.message}"
+        draft.move(Phase.PROGRESSING, _resumed(draft), blocker.reason, message)
         return
     promote(draft)

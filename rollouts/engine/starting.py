@@ -9,6 +9,7 @@ from rollouts.engine.converging import converge, no_rules
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Blocker, RuleView
 from rollouts.engine.revision import revision_of
+from rollouts.engine.serving import content_blocker, strangers, unserved
 from rollouts.engine.steps import first_weight, required_endpoints, steps_hash
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.types import (
@@ -31,6 +32,7 @@ __all__ = [
     "nobody_serves",
     "serve_stable",
     "start_attempt",
+    "start_blocker",
     "wait_for_target",
 ]
 
@@ -113,6 +115,12 @@ def _hinted(draft: Draft, arms: _Arms, target: Identity) -> Identity | None:
 
 
 def _first_stable(draft: Draft, wanted: Revision, arms: _Arms) -> None:
+    blocker = unserved(draft, wanted.identity)
+    if blocker is not None:
+        draft.target_problem = (blocker.reason, blocker.message)
+        message = f"{wanted.label} cannot be called stable: {blocker.message}"
+        draft.move(Phase.WAITING, Trigger.NEW_TARGET, blocker.reason, message)
+        return
     draft.set(stable=wanted)
     others = tuple(arm for arm in arms.carrying if arm != wanted.identity.arm)
     if others:
@@ -156,7 +164,13 @@ def nobody_serves(draft: Draft) -> tuple[str, str] | None:
         return None
     if canary is not None and draft.status.weight.applied and draft.obs.ready(canary.identity) > 0:
         return None
-    name = stable.identity.name
+    name, view = stable.identity.name, draft.obs.pools.get(stable.identity)
+    if view is not None and view.mismatched:
+        why = strangers(stable.identity, view)
+        return (
+            "AdapterContentMismatch",
+            f"NO READY POD SERVES STABLE {stable.label} FROM {stable.identity.source}: {why}",
+        )
     if not draft.obs.exists(stable.identity):
         return "StablePoolMissing", f"STABLE {name} DOES NOT EXIST: NOBODY SERVES; bring it back"
     return "StableNotReady", f"STABLE {name} HAS NO READY ENDPOINT: NOBODY SERVES until it has one"
@@ -200,7 +214,7 @@ def wait_for_target(draft: Draft, trigger: Trigger = Trigger.NEW_TARGET) -> None
     canary, stable = draft.status.canary, draft.status.stable
     assert canary is not None
     assert stable is not None
-    blocker = _blocker(draft, canary)
+    blocker = start_blocker(draft, canary)
     if blocker is not None:
         draft.target_problem = (blocker.reason, blocker.message)
         draft.move(Phase.WAITING, trigger, blocker.reason, f"{canary.label} waits: {blocker.message}")
@@ -224,7 +238,8 @@ def wait_for_target(draft: Draft, trigger: Trigger = Trigger.NEW_TARGET) -> None
     )
 
 
-def _blocker(draft: Draft, canary: Revision) -> Blocker | None:
+def start_blocker(draft: Draft, canary: Revision) -> Blocker | None:
+    """What a target still lacks before it may take its first weight; None when it lacks nothing."""
     obs, identity = draft.obs, canary.identity
     pool = obs.pools.get(identity)
     if pool is None or not pool.exists:
@@ -236,7 +251,7 @@ def _blocker(draft: Draft, canary: Revision) -> Blocker | None:
         )
     for blocker in (*pool.blockers, *obs.blockers):
         return blocker
-    missing = _unlisted(draft, identity)
+    missing = content_blocker(draft, identity) or _unlisted(draft, identity)
     if missing is not None:
         return missing
     assert draft.status.stable is not None

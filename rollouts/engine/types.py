@@ -47,6 +47,7 @@ __all__ = [
     "Sticky",
     "Target",
     "TargetKind",
+    "TargetWait",
     "TrafficMode",
     "WayBack",
     "Weight",
@@ -110,6 +111,8 @@ class Target:
     group: str = ""
     source: str = ""
     revision: str = ""
+    must_differ: bool = False
+    """Adapters: one that answers the probe as its base does is refused, not only warned of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,6 +276,8 @@ class CanaryStrategy:
     bake: timedelta = timedelta(0)
     progress_deadline: timedelta = timedelta(minutes=30)
     on_deadline: OnDeadline = OnDeadline.ABORT
+    target_deadline: timedelta | None = timedelta(hours=2)
+    """Time that a new target may take to become Ready; None for any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -425,6 +430,17 @@ class HistoryEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TargetWait:
+    """The clock of ``targetDeadline``. ``target`` is a fingerprint of what the spec asks for.
+
+    ``since`` is when it was first seen, later by the time that the clock stood.
+    """
+
+    target: str
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GateSummary:
     """One line of ``status.analysis``."""
 
@@ -473,6 +489,10 @@ class RolloutStatus:
     stable_endpoints_at_start: int = 0
     unready_since: datetime | None = None
     """Since when a carrying canary has had no Ready endpoint."""
+    target_wait: TargetWait | None = None
+    """While a new target is waited for."""
+    standing_since: datetime | None = None
+    """Since when no deadline runs (``deadlines.standing``)."""
     pulled: bool = False
     """The carrying canary lost its endpoints for too long and was set to 0; the step is kept."""
     hold: HoldReason | None = None

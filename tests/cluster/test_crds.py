@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -236,3 +237,41 @@ async def test_templates_and_runs_are_accepted(kube, namespace):
     assert (await kube.create(kinds.ANALYSIS_RUN, namespace, run))["spec"]["metrics"][0][
         "source"
     ] == "default"
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "limit"),
+    [
+        ({}, "2h", timedelta(hours=2)),
+        ({"targetDeadline": "30m"}, "30m", timedelta(minutes=30)),
+        ({"targetDeadline": None}, None, None),
+        ({"targetDeadline": "0s"}, "0s", None),
+    ],
+    ids=["left out", "a time", "null", "zero"],
+)
+async def test_a_target_deadline_of_null_is_no_default(
+    kube: HttpKubeClient, namespace: str, given: Object, kept: str | None, limit: timedelta | None
+) -> None:
+    obj = good()
+    obj["spec"]["strategy"]["canary"] |= given
+    stored = await kube.create(kinds.ROLLOUT, namespace, obj)
+    canary = stored["spec"]["strategy"]["canary"]
+    assert ("targetDeadline" in canary, canary.get("targetDeadline")) == (True, kept)
+    parsed = parse_rollout(stored)
+    assert parsed.spec is not None
+    assert parsed.spec.canary.target_deadline == limit
+
+
+async def test_a_merge_patch_cannot_say_null_so_zero_means_the_same(
+    kube: HttpKubeClient, namespace: str
+) -> None:
+    obj = good()
+    obj["spec"]["strategy"]["canary"]["targetDeadline"] = "30m"
+    await kube.create(kinds.ROLLOUT, namespace, obj)
+    for said, kept, limit in ((None, "2h", timedelta(hours=2)), ("0s", "0s", None)):
+        patch = {"spec": {"strategy": {"canary": {"targetDeadline": said}}}}
+        stored = await kube.patch(kinds.ROLLOUT, namespace, "demo", patch, kind=PatchKind.MERGE)
+        assert stored["spec"]["strategy"]["canary"]["targetDeadline"] == kept
+        parsed = parse_rollout(stored)
+        assert parsed.spec is not None
+        assert parsed.spec.canary.target_deadline == limit

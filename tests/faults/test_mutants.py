@@ -16,11 +16,22 @@ import pytest
 
 from rollouts.analysis import verdicts
 from rollouts.analysis.types import Measurement, Phase
-from rollouts.controller import adapter_views, caches, observing, performing
+from rollouts.controller import adapter_content, adapter_views, caches, observing, performing
+from rollouts.controller.adapter_content import Held
 from rollouts.controller.caches import Caches
 from rollouts.controller.performing import Performer
 from rollouts.controller.rollouts import RolloutReconciler
-from rollouts.engine import commanding, converging, ending, naming, planning, progressing, serving, wayback
+from rollouts.engine import (
+    commanding,
+    converging,
+    deadlines,
+    ending,
+    naming,
+    planning,
+    progressing,
+    serving,
+    wayback,
+)
 from rollouts.engine.actions import CreateRun, TerminateRun, UnloadAdapter, WriteReason
 from rollouts.engine.types import ZERO, TrafficMode, Weight
 from rollouts.lab.testing.faults.invariants import Invariant, check
@@ -46,6 +57,12 @@ OLD_COMMAND = "old promoteFull applied again by Git, two attempts later"
 SQUATTED = "somebody else's run has the name of ours"
 ELSEWHERE = "another tenant's pool of the same name in the route"
 MADE_ANEW = "made anew under its name, beside its old runs"
+SAME_NAME = "adapter: aborted, then a fix under the same name"
+IN_FLIGHT = "adapter: same name while in-flight requests remain"
+RESTART = "adapter: a pod restarts with the aborted content"
+BAKING = "adapter: pods restart with other content while it bakes"
+NEVER = "target never Ready"
+LATE = "target Ready after a long pause"
 
 
 @dataclass(frozen=True)
@@ -130,7 +147,7 @@ def _foreign_writes_kept(patch: pytest.MonkeyPatch) -> None:
 
 
 def _unloaded_at_once(patch: pytest.MonkeyPatch) -> None:
-    def retire(draft: Any, entry: Any, arms: set[Any]) -> None:
+    def retire(draft: Any, entry: Any, kept: set[Any]) -> None:
         identity = entry.revision.identity
         if identity.source and draft.obs.pools[identity].loaded:
             draft.actions.append(UnloadAdapter(identity=identity))
@@ -139,7 +156,8 @@ def _unloaded_at_once(patch: pytest.MonkeyPatch) -> None:
 
 
 def _unloaded_before_it_is_stored(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(serving, "_in_use", lambda draft: set())
+    patch.setattr(serving, "_stored", lambda draft: set())
+    patch.setattr(serving, "_carrying", lambda draft: set())
 
 
 def _adopted_made_again(patch: pytest.MonkeyPatch) -> None:
@@ -165,7 +183,34 @@ def _weight_off_by_one(patch: pytest.MonkeyPatch) -> None:
 
 
 def _pods_not_asked(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(adapter_views, "_missing", lambda *_: [])
+    patch.setattr(adapter_views, "missing", lambda *_: [])
+
+
+def _names_are_trusted(patch: pytest.MonkeyPatch) -> None:
+    """Whatever a pod has under the name is the adapter, as if lists had no roots, and stays for the window."""
+    patch.setattr(adapter_content, "_held", lambda *_: Held.RIGHT)
+    patch.setattr(serving, "_retire", lambda *_: None)
+
+
+def _requests_are_cut(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(adapter_views, "_is_idle", lambda state: True)
+
+
+def _replaced_under_weight(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(serving, "_carrying", lambda draft: set())
+
+
+def _promoted_unconfirmed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(progressing, "unserved", lambda *_: None)
+
+
+def _target_waited_for_ever(patch: pytest.MonkeyPatch) -> None:
+    stages = [stage for stage in planning._STAGES if stage is not planning.missed_target]
+    patch.setattr(planning, "_STAGES", tuple(stages))
+
+
+def _pauses_count(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(deadlines, "standing", lambda draft: "")
 
 
 def _trusts_old_traffic(patch: pytest.MonkeyPatch) -> None:
@@ -341,6 +386,12 @@ MUTANTS = [
     ),
     Mutant("the loser is unloaded at once", _unloaded_at_once, Invariant.KEPT, WINDOW),
     Mutant("unloaded before its end is stored", _unloaded_before_it_is_stored, Invariant.KEPT, LEFT),
+    Mutant("a name is taken for its content", _names_are_trusted, Invariant.CONTENT, SAME_NAME),
+    Mutant("an unload cuts requests off", _requests_are_cut, Invariant.KEPT, IN_FLIGHT),
+    Mutant("content is replaced under live weight", _replaced_under_weight, Invariant.KEPT, RESTART),
+    Mutant("promoted when no pod confirms it", _promoted_unconfirmed, Invariant.CONTENT, BAKING),
+    Mutant("a target is waited for for ever", _target_waited_for_ever, Invariant.CONVERGED, NEVER),
+    Mutant("pauses count against the target", _pauses_count, Invariant.CONVERGED, LATE),
     Mutant("an adopted model is made again", _adopted_made_again, Invariant.ADOPTED, DELETED),
     Mutant("an old command is obeyed", _old_commands_obeyed, Invariant.EARNED, OLD_COMMAND),
     Mutant("a name that others have is not seen", _taken_names_unseen, Invariant.CONVERGED, SQUATTED),

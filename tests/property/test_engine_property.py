@@ -52,6 +52,7 @@ from rollouts.engine.types import (
     Outcome,
     Phase,
     RolloutStatus,
+    TargetWait,
     TrafficMode,
     WayBack,
     Weight,
@@ -120,6 +121,7 @@ def specs(draw: st.DrawFn, modes: tuple[TrafficMode, ...] = tuple(TrafficMode)) 
         stable_hint=draw(st.sampled_from(["", "v1", "v3"])),
         rollback_window=draw(st.sampled_from([timedelta(0), timedelta(hours=1)])),
         progress_deadline=timedelta(minutes=5),
+        target_deadline=draw(st.sampled_from([None, timedelta(minutes=10)])),
     )
 
 
@@ -192,6 +194,8 @@ def statuses() -> st.SearchStrategy[RolloutStatus]:
         weight_cap=st.none() | weights,
         stable_endpoints_at_start=st.integers(0, 5),
         unready_since=st.none() | moments,
+        target_wait=st.none() | st.builds(TargetWait, target=st.sampled_from(["", "abc"]), since=moments),
+        standing_since=st.none() | moments,
         pulled=st.booleans(),
         hold=st.none() | st.sampled_from(HoldReason),
         hold_message=st.sampled_from(["", "held"]),

@@ -116,7 +116,14 @@ def spec(
     """A spec; keyword arguments of CanaryStrategy and RolloutSpec are sorted out by name."""
     canary_fields = {
         name: fields.pop(name)
-        for name in ("analysis", "bake", "progress_deadline", "on_deadline", "endpoint_ratio")
+        for name in (
+            "analysis",
+            "bake",
+            "progress_deadline",
+            "on_deadline",
+            "endpoint_ratio",
+            "target_deadline",
+        )
         if name in fields
     }
     revision = fields.pop("revision", "")

@@ -21,6 +21,8 @@ class Adapters:
         self._root = spec.model
         self._max_model_len = spec.max_model_len
         self._paths = dict(spec.adapters)
+        self._known = frozenset(spec.adapter_paths)
+        self._without_effect = set[str]()
 
     def resolve(self, name: str) -> str:
         """The model that serves ``name``: the base for an empty one. Raises ApiError 404."""
@@ -35,6 +37,11 @@ class Adapters:
             f"The model `{name[:200]}` does not exist. Valid aliases: {self._base}.",
             "model",
         )
+
+    def content(self, name: str) -> str:
+        """What a served name stands for: answers depend on it, not on the name."""
+        path = self._paths.get(name, "")
+        return path if path and path not in self._without_effect else self._base
 
     def cards(self, created: int) -> list[dict[str, Any]]:
         """Entries of ``/v1/models``: the base without parent, adapters with it."""
@@ -66,10 +73,12 @@ class Adapters:
             return ApiError(
                 500, "InternalServerError", f"LoRA rank of '{name[:200]}' is above max_lora_rank."
             )
-        if knobs.lora_load is LoraLoad.MISSING:
+        if knobs.lora_load is LoraLoad.MISSING or (self._known and path not in self._known):
             return ApiError(
-                404, "NotFoundError", f"Loading lora {name[:200]} failed: no adapter at {path[:200]}"
+                404, "NotFoundError", f"Loading lora {name[:200]} failed: No adapter found for {path[:200]}"
             )
+        if knobs.lora_load is LoraLoad.NO_EFFECT:
+            self._without_effect.add(path)
         return f"Success: LoRA adapter '{name}' added successfully."
 
     def _loaded(

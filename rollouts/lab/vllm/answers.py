@@ -35,6 +35,7 @@ class Answer(ABC):
         completion: Completion,
         *,
         model: str,
+        content: str,
         request_id: str,
         headers: bytes,
         done: Callable[[int, int], None],
@@ -45,8 +46,8 @@ class Answer(ABC):
         kind = "text_completion" if not completion.chat else self.chat_kind
         self._head: dict[str, object] = {"id": f"{prefix}-{request_id}", "object": kind}
         self._head |= {"created": int(time.time()), "model": model}
-        # The same model answers the same request alike, another adapter answers differently.
-        self._random = random.Random(zlib.crc32(f"{model}/{completion.prompt_tokens}".encode()))
+        # The same weights answer the same request alike under whatever name, others answer differently.
+        self._random = random.Random(zlib.crc32(f"{content}/{completion.prompt_tokens}".encode()))
         self._tokens = 0
 
     @abstractmethod

@@ -34,6 +34,8 @@ class LoraLoad(Enum):
     """500, as for a rank above the server's limit; the adapter is not listed."""
     MISSING = "missing"
     """404, as for a path without an adapter."""
+    NO_EFFECT = "noeffect"
+    """Loaded, and it answers as its base does: one that was never trained, its B matrices zero."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +122,7 @@ def _lora_load(value: Any) -> LoraLoad:
     try:
         return LoraLoad(str(value).lower())
     except ValueError:
-        raise KnobError(f"{value!r} is not one of ok, fail, missing") from None
+        raise KnobError(f"{value!r} is not one of ok, fail, missing, noEffect") from None
 
 
 _READERS = {

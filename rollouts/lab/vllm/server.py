@@ -127,6 +127,7 @@ class VllmServer:
             exchange,
             completion,
             model=model,
+            content=self.adapters.content(model),
             request_id=request.headers.get("x-request-id") or uuid.uuid4().hex,
             headers=self._headers,
             done=lambda status, size: self._count(exchange, status, time.perf_counter() - began, size),

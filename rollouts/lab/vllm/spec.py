@@ -17,7 +17,8 @@ class PodSpec:
     """One pod. ``address`` is any 127/8 address: Linux answers on all of them without set-up.
 
     ``served_model`` is the first ``--served-model-name``, the only model name in the metrics; ``adapters``
-    maps the names loaded at start to their paths. ``max_queued`` 0 is no limit, ``api_key`` empty none.
+    maps the names loaded at start to their paths. ``adapter_paths`` are where adapters can be loaded from at run
+    time; empty: anywhere. ``max_queued`` 0 is no limit, ``api_key`` empty none.
     """
 
     name: str
@@ -28,6 +29,7 @@ class PodSpec:
     served_model: str = "mymodel"
     model: str = "lab/simulated"
     adapters: Mapping[str, str] = field(default_factory=dict)
+    adapter_paths: tuple[str, ...] = ()
     max_loras: int = 4
     runtime_lora: bool = True
     max_num_seqs: int = 128
@@ -49,7 +51,8 @@ def pod_spec_from_json(document: Mapping[str, Any]) -> PodSpec:
     fields = dict(document)
     knobs = apply_knobs(Knobs(), fields.pop("knobs", {}))
     latency = LatencyProfile(**fields.pop("latency", {}))
-    return PodSpec(**fields, knobs=knobs, latency=latency)
+    paths = tuple(fields.pop("adapter_paths", ()))
+    return PodSpec(**fields, knobs=knobs, latency=latency, adapter_paths=paths)
 
 
 def pod_spec_to_json(spec: PodSpec) -> dict[str, Any]:

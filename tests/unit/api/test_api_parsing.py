@@ -356,3 +356,38 @@ def test_every_field_says_what_it_means(model):
 
     assert silent == []
     assert model.__doc__
+
+
+@pytest.mark.parametrize(
+    ("given", "limit"),
+    [
+        ({}, timedelta(hours=2)),
+        ({"targetDeadline": "30m"}, timedelta(minutes=30)),
+        ({"targetDeadline": None}, None),
+        ({"targetDeadline": "0s"}, None),
+    ],
+    ids=["left out", "a time", "null", "zero"],
+)
+def test_a_target_deadline_of_null_is_not_one_that_was_left_out(given, limit):
+    obj = copy.deepcopy(GOOD)
+    obj["spec"]["strategy"]["canary"] |= given
+    parsed = parse_rollout(obj)
+    assert parsed.spec is not None
+    assert (parsed.spec.canary.target_deadline, parsed.problems) == (limit, ())
+
+
+def test_a_target_deadline_that_is_no_time_is_named():
+    obj = copy.deepcopy(GOOD)
+    obj["spec"]["strategy"]["canary"]["targetDeadline"] = "soon"
+    (problem,) = parse_rollout(obj).problems
+    assert problem.message.startswith("spec.strategy.canary.targetDeadline ")
+
+
+@pytest.mark.parametrize(("probe", "asked"), [({}, False), ({"mustDiffer": True}, True), (None, False)])
+def test_what_the_probe_has_to_show(probe, asked):
+    obj = copy.deepcopy(GOOD)
+    obj["spec"]["target"] = {"adapter": {"name": "v2", **({} if probe is None else {"probe": probe})}}
+    obj["spec"]["traffic"] = {"inferenceModel": {"name": "m"}}
+    spec = parse_rollout(obj).spec
+    assert spec is not None
+    assert spec.target.must_differ is asked

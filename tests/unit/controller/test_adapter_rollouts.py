@@ -264,7 +264,7 @@ def test_the_loser_is_unloaded_after_the_rollback_window_and_not_before():
 
     def retarget(simulation: Simulation) -> None:
         spec = copy.deepcopy(first["spec"])
-        spec["target"]["adapter"] = {"name": V2}
+        spec["target"]["adapter"] = {"name": V2, "source": None}  # a merge patch keeps what it does not name
         simulation.cluster.merge(kinds.ROLLOUT, "mymodel", {"spec": spec})
 
     promoted: list[float] = []
@@ -434,3 +434,164 @@ def test_a_rewrite_dialect_that_the_installed_picker_cannot_honour_is_reported(m
         picker_pod(cluster, ours=True)
 
     assert run(ours, stable_is(V2), PROMOTE).status["phase"] == "Healthy"
+
+
+# --- one name, several contents --------------------------------------------------------------------
+
+V9, BAD, FIXED = "travel-helper-v9", "/adapters/v9-bad", "/adapters/v9-fixed"
+
+
+def from_source(path: str = BAD, **fields: Any) -> Object:
+    return rollout(target={"name": V9, "source": {"path": path}}, **fields)
+
+
+def asks_for(path: str | None) -> Callable[[Simulation], None]:
+    """Git says the same name from another path, or without one."""
+
+    def act(simulation: Simulation) -> None:
+        source = None if path is None else {"path": path}
+        target = {"adapter": {"name": V9, "source": source}}
+        simulation.cluster.merge(kinds.ROLLOUT, "mymodel", {"spec": {"target": target}})
+
+    return act
+
+
+ABORT = Move(when=at_step(1), act=command("abort"), after=5)
+
+
+def second_attempt(simulation: Simulation) -> bool:
+    return simulation.status.get("attempt") == 2 and at_step(1)(simulation)
+
+
+def roots(assembler: Assembler) -> set[str]:
+    return {assembler.adapters.root(f"qwen-{index}", V9) for index in range(4)}
+
+
+def test_a_fix_under_the_name_of_an_aborted_adapter_replaces_its_weights_within_the_rollback_window():
+    assembler = Assembler()
+    at_first_weight: list[set[str]] = []
+
+    def promote(simulation: Simulation) -> None:
+        at_first_weight.append(roots(assembler))
+        command("promote", tag="t2")(simulation)
+
+    simulation = run(
+        setup((kinds.ROLLOUT, from_source(rollbackWindow={"duration": "24h"})), ADOPTED),
+        stable_is(V9),
+        ABORT,
+        Move(when=phase("Aborted"), act=asks_for(FIXED), after=60),
+        Move(when=second_attempt, act=promote, after=5),
+        assembler=assembler,
+    )
+    assert at_first_weight == [{FIXED}]
+    assert simulation.status["stable"]["source"] == FIXED
+    pods = [f"qwen-{index}" for index in range(4)]
+    assert [what for what, _, _ in assembler.adapters.calls] == ["load"] * 4 + ["unload"] * 4 + ["load"] * 4
+    assert {pod for what, pod, _ in assembler.adapters.calls if what == "unload"} == set(pods)
+
+
+def test_requests_in_flight_hold_the_replacement_up_and_are_named():
+    assembler = Assembler()
+    assembler.adapters.in_flight["qwen-2"].add(V9)
+    simulation = run(
+        setup((kinds.ROLLOUT, from_source()), ADOPTED),
+        lambda sim: (
+            sim.status.get("reason") == "AdapterContentMismatch" and "qwen-2" in sim.status["message"]
+        ),
+        ABORT,
+        Move(when=phase("Aborted"), act=asks_for(FIXED), after=60),
+        assembler=assembler,
+    )
+    assert "1 of 4 Ready pods (qwen-2) list adapter" in simulation.status["message"]
+    assert "requests for it may still run on qwen-2" in simulation.status["message"]
+    assert ("unload", "qwen-2", V9) not in assembler.adapters.calls
+
+
+def test_content_that_is_not_ours_is_named_and_left_alone():
+    assembler = Assembler()
+    for index in range(4):
+        assembler.adapters.hold(f"qwen-{index}", V9, "/adapters/of-somebody")
+    simulation = run(
+        setup((kinds.ROLLOUT, from_source()), ADOPTED), phase("WaitingForTarget"), assembler=assembler
+    )
+    assert simulation.status["reason"] == "AdapterContentMismatch"
+    assert "from /adapters/of-somebody, not from /adapters/v9-bad" in simulation.status["message"]
+    assert assembler.adapters.calls == []
+    assert history(simulation) == []
+
+
+def test_what_an_aborted_attempt_left_is_not_taken_for_an_adapter_without_a_source():
+    assembler = Assembler()
+    simulation = run(
+        setup((kinds.ROLLOUT, from_source(rollbackWindow={"duration": "24h"})), ADOPTED),
+        lambda sim: sim.status.get("reason") == "AdapterMissing",
+        ABORT,
+        Move(when=phase("Aborted"), act=asks_for(None), after=60),
+        assembler=assembler,
+    )
+    assert [call[0] for call in assembler.adapters.calls] == ["load"] * 4 + ["unload"] * 4
+    assert targets(simulation) == {V1: 100}
+
+
+def test_a_name_without_a_root_is_no_proof_of_a_source():
+    assembler = Assembler()
+    assembler.adapters.rootless = True
+    simulation = run(
+        setup((kinds.ROLLOUT, from_source()), ADOPTED),
+        lambda sim: sim.status.get("reason") == "AdapterUnproven",
+        assembler=assembler,
+    )
+    assert "lists it without a root" in simulation.status["message"]
+    assert history(simulation) == []
+
+
+def test_an_adapter_without_effect_goes_on_with_a_warning_or_is_refused():
+    def prepared() -> Assembler:
+        return with_adapters(lambda a: a.adapters.ineffective.add(BAD))
+
+    warned = run(setup((kinds.ROLLOUT, from_source()), ADOPTED), at_step(1), assembler=prepared())
+    assert "AdapterWithoutEffect" in str(warned.status["conditions"])
+
+    target = {"name": V9, "source": {"path": BAD}, "probe": {"mustDiffer": True}}
+    refused = run(
+        setup((kinds.ROLLOUT, rollout(target=target)), ADOPTED),
+        lambda sim: sim.status.get("reason") == "AdapterWithoutEffect",
+        assembler=prepared(),
+    )
+    assert refused.status["phase"] == "WaitingForTarget"
+    assert history(refused) == []
+
+
+def test_the_first_target_is_not_called_stable_while_pods_have_other_content_under_its_name():
+    assembler = Assembler()
+    for index in range(4):
+        assembler.adapters.hold(f"qwen-{index}", V9, "/adapters/of-somebody")
+    serving = (kinds.INFERENCE_MODEL, model((V9, 100), annotations=CONSENT))
+    simulation = run(
+        setup((kinds.ROLLOUT, from_source()), serving), phase("WaitingForTarget"), assembler=assembler
+    )
+    assert "stable" not in simulation.status
+    assert "qwen-0 has /adapters/of-somebody" in simulation.status["message"]
+    assert targets(simulation) == {V9: 100}
+
+
+def test_an_adapter_that_another_rollout_names_is_not_taken_off():
+    other = from_source()
+    other["metadata"]["name"] = "other"
+    other["spec"]["traffic"]["inferenceModel"]["name"] = "othermodel"
+    assembler = Assembler()
+    simulation = run(
+        setup((kinds.ROLLOUT, from_source()), ADOPTED, (kinds.ROLLOUT, other)),
+        lambda sim: sim.status.get("reason") == "AdapterContentMismatch",
+        ABORT,
+        Move(when=phase("Aborted"), act=asks_for(FIXED), after=60),
+        assembler=assembler,
+    )
+    assert "or other Rollout needs it" in simulation.status["message"]
+    assert not [call for call in assembler.adapters.calls if call[0] == "unload"]
+
+
+def test_stable_is_counted_when_the_first_attempt_starts_with_the_first_look():
+    """Both arms are on the pods already: the attempt starts in the plan that names stable."""
+    simulation = run(setup((kinds.ROLLOUT, rollout()), ADOPTED), at_step(1))
+    assert simulation.status["stableEndpointsAtStart"] == 4

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+import aiohttp
 import pytest
 
 from rollouts.controller.adapters import AdapterSettings, AdapterWatch
@@ -161,3 +162,66 @@ PATHS = {
 def test_only_paths_under_an_allowed_prefix_may_be_loaded(path):
     assert AdapterSettings(prefixes=("/adapters/",)).allows(path) is PATHS[path]
     assert not AdapterSettings().allows(path)
+
+
+# --- content ---------------------------------------------------------------------------------------
+
+
+async def test_the_path_behind_a_name_is_known_and_other_content_has_to_prove_itself_again():
+    pod = spec(0, "v2")
+    async with Fleet([pod]) as fleet, watching() as watch:
+        watch.follow(ROLLOUT, endpoints(pod), PORT, ["v2", "other"])
+        await eventually(lambda: watch.serving(ROLLOUT, "v2").of("/adapters/v2").proven == 1)
+        assert watch.serving(ROLLOUT, "v2").of("/adapters/v2-fixed").mismatched[0].root == "/adapters/v2"
+
+        watch.unload(ROLLOUT, "v2", [])
+        assert watch.serving(ROLLOUT, "v2").lacking == ()
+        server = fleet.pods["pod-0"].server
+        assert server is not None
+        server.adapters.drop("v2")
+        await eventually(lambda: watch.serving(ROLLOUT, "v2").lacking == ("pod-0",))
+        watch.load(ROLLOUT, "v2", "/adapters/v2-fixed")
+        await eventually(lambda: watch.serving(ROLLOUT, "v2").of("/adapters/v2-fixed").proven == 1)
+
+
+async def test_a_path_without_an_adapter_is_told_apart_from_one_with_it():
+    pod = spec(0, adapter_paths=("/adapters/v2",))
+    async with Fleet([pod]), watching() as watch:
+        watch.follow(ROLLOUT, endpoints(pod), PORT, ["v2"])
+        await eventually(lambda: watch.serving(ROLLOUT, "v2").lacking == ("pod-0",))
+        watch.load(ROLLOUT, "v2", "/adapters/typo")
+        await eventually(lambda: watch.serving(ROLLOUT, "v2").states[0].problem != "")
+        assert watch.serving(ROLLOUT, "v2").states[0].problem == "/v1/load_lora_adapter answers 404"
+
+
+@pytest.mark.parametrize(
+    ("outcome", "differs"), [(LoraLoad.OK, True), (LoraLoad.NO_EFFECT, False)], ids=["trained", "B is zero"]
+)
+async def test_the_base_is_asked_the_same_and_equal_answers_are_seen(outcome, differs):
+    pod = spec(0, knobs=Knobs(lora_load=outcome))
+    async with Fleet([pod]), watching() as watch:
+        watch.follow(ROLLOUT, endpoints(pod), PORT, ["v2"])
+        await eventually(lambda: watch.serving(ROLLOUT, "v2").lacking == ("pod-0",))
+        watch.load(ROLLOUT, "v2", "/adapters/v2")
+        await eventually(lambda: watch.serving(ROLLOUT, "v2").states[0].differs is not None)
+        assert watch.serving(ROLLOUT, "v2").states[0].differs is differs
+
+
+async def test_an_adapter_is_in_flight_until_its_last_request_ended_a_few_seconds_ago():
+    pod = spec(0, "v2", speed=0.05)
+    url = f"http://{pod.address}:{PORT}/v1/completions"
+    request = {"model": "v2", "prompt": "a", "max_tokens": 200, "ignore_eos": True}
+
+    async def ask() -> int:
+        async with aiohttp.ClientSession() as client, client.post(url, json=request) as answer:
+            await answer.read()
+            return answer.status
+
+    async with Fleet([pod]), watching() as watch:
+        running = asyncio.create_task(ask())
+        watch.follow(ROLLOUT, endpoints(pod), PORT, [], ["v2"])
+        await eventually(lambda: watch.serving(ROLLOUT, "v2").states[0].listed is True)
+        assert watch.serving(ROLLOUT, "v2").states[0].in_flight
+        await eventually(lambda: not watch.serving(ROLLOUT, "v2").states[0].in_flight, timeout=30)
+        assert running.done()
+        assert running.result() == 200

@@ -14,6 +14,8 @@ from rollouts.engine.planning import plan
 from rollouts.engine.revision import revision_of
 from rollouts.engine.steps import steps_hash
 from rollouts.engine.types import (
+    FULL,
+    AbortRecord,
     AdapterTraffic,
     AdapterTrafficKind,
     CanaryStrategy,
@@ -27,6 +29,7 @@ from rollouts.engine.types import (
     TargetKind,
     TrafficMode,
     Weight,
+    WeightStatus,
     WeightStep,
 )
 from rollouts.lab.testing.world import START
@@ -72,9 +75,23 @@ def observe(*views: PoolView, status: RolloutStatus | None = None, **fields: Any
 
 
 def view(
-    identity: Identity, *, ready: int = 3, lacking: tuple[str, ...] = (), loaded: bool = True
+    identity: Identity,
+    *,
+    ready: int = 3,
+    lacking: tuple[str, ...] = (),
+    loaded: bool = True,
+    confirmed: bool | None = True,
+    **fields: Any,
 ) -> PoolView:
-    return PoolView(identity=identity, exists=True, ready_endpoints=ready, lacking=lacking, loaded=loaded)
+    return PoolView(
+        identity=identity,
+        exists=True,
+        ready_endpoints=ready,
+        lacking=lacking,
+        loaded=loaded,
+        confirmed=confirmed,
+        **fields,
+    )
 
 
 def of(kind: type, decided: Plan) -> list[Any]:
@@ -205,3 +222,188 @@ def test_a_worse_problem_of_the_target_is_what_the_condition_says():
     decided = plan(observed, START)
     condition = next(item for item in decided.status.conditions if item.type == "TargetReady")
     assert condition.reason == "NotEnoughEndpoints"
+
+
+# --- one name, several contents --------------------------------------------------------------------
+
+BAD, FIXED = adapter("v9", "/adapters/v9-bad"), adapter("v9", "/adapters/v9-fixed")
+ABORTED = HistoryEntry(revision=revision_of(BAD, ""), attempt=1, outcome=Outcome.ABORTED, at=START)
+STRANGERS = ("pod-0 has /adapters/v9-bad",)
+
+
+def fixing(status: RolloutStatus, *views: PoolView, source: str = FIXED.source, **fields: Any) -> Observation:
+    """Git asks for v9 from another path, within the rollback window of the one that was aborted."""
+    observed = observe(view(OLD), *views, status=status)
+    assert observed.spec is not None
+    target = Target(kind=TargetKind.ADAPTER, name="v9", source=source, **fields)
+    return replace(observed, target=adapter("v9", source), spec=replace(observed.spec, target=target))
+
+
+def aborted_status() -> RolloutStatus:
+    record = AbortRecord(hash=revision_of(BAD, "").hash, step=0, at=START, reason="GateFailed", message="no")
+    status = replace(running(), canary=revision_of(BAD, ""), aborted=record, phase=Phase.ABORTED)
+    return replace(status, started_at=START, history=(ABORTED,))
+
+
+def test_a_fix_under_the_same_name_waits_until_the_end_of_the_first_one_is_stored():
+    """Both have one name: what the pods were asked so far was about the aborted one."""
+    observed = fixing(aborted_status(), view(BAD), view(FIXED))
+    decided = plan(observed, START)
+    assert decided.status.phase is Phase.WAITING
+    assert decided.status.canary == revision_of(FIXED, "")
+    assert "is written down first" in decided.status.message
+    assert of(UnloadAdapter, decided) == []
+
+    stored = plan(replace(observed, status=decided.status), START)
+    assert stored.status.phase is Phase.PROGRESSING
+
+
+def waiting_status() -> RolloutStatus:
+    return plan(fixing(aborted_status(), view(BAD), view(FIXED)), START).status
+
+
+def test_the_aborted_content_is_taken_off_within_the_rollback_window_when_another_of_its_name_is_wanted():
+    observed = fixing(
+        waiting_status(), view(BAD), view(FIXED, ready=0, mismatched=STRANGERS, confirmed=False)
+    )
+    assert [action.identity for action in of(UnloadAdapter, plan(observed, START))] == [BAD]
+
+
+def test_content_is_not_taken_off_while_its_name_carries_weight():
+    observed = fixing(
+        waiting_status(), view(BAD), view(FIXED, ready=0, mismatched=STRANGERS, confirmed=False)
+    )
+    rules = (RuleView(name="0", entries={OLD.arm: 90, BAD.arm: 10}),)
+    observed = replace(observed, traffic=replace(observed.traffic, rules=rules))  # type: ignore[type-var]
+    assert of(UnloadAdapter, plan(observed, START)) == []
+
+
+def condition_of(decided: Plan) -> tuple[str, str, str]:
+    found = next(item for item in decided.status.conditions if item.type == "TargetReady")
+    return found.status, found.reason, found.message
+
+
+def test_an_adapter_without_effect_is_a_warning_that_is_told_once():
+    observed = observe(view(OLD), view(NEW, without_effect=("pod-0",)), status=running())
+    decided = plan(observed, START)
+    status, reason, message = condition_of(decided)
+    assert (status, reason) == ("True", "AdapterWithoutEffect")
+    assert "answers a short prompt as its base does on pod-0" in message
+    assert [e.reason for e in of(EmitEvent, decided)].count("AdapterWithoutEffect") == 1
+
+    again = plan(replace(observed, status=decided.status), START)
+    assert "AdapterWithoutEffect" not in [e.reason for e in of(EmitEvent, again)]
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason", "words"),
+    [
+        ({"without_effect": ("pod-0",)}, "AdapterWithoutEffect", "answers a short prompt as its base does"),
+        ({"uncompared": ("pod-1",)}, "AdapterUnproven", "has not been compared with its base on pod-1"),
+    ],
+    ids=["equal answers", "not compared"],
+)
+def test_must_differ_refuses(seen, reason, words):
+    observed = fixing(waiting_status(), view(BAD), view(FIXED, **seen), must_differ=True)
+    decided = plan(observed, START)
+    assert (decided.status.phase, decided.status.reason) == (Phase.WAITING, reason)
+    assert words in decided.status.message
+
+
+def test_must_differ_passes_what_differs():
+    observed = fixing(waiting_status(), view(BAD), view(FIXED), must_differ=True)
+    assert plan(observed, START).status.phase is Phase.PROGRESSING
+
+
+def at_the_end(**fields: Any) -> Observation:
+    status = replace(running(), current_step=1, weight=WeightStatus(desired=FULL, applied=FULL))
+    observed = observe(view(OLD), view(NEW, **fields), status=replace(status, bake_started_at=START))
+    traffic = replace(observed.traffic, rules=(RuleView(name="0", entries={NEW.arm: 100}),))  # type: ignore[type-var]
+    return replace(observed, traffic=traffic)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"mismatched": STRANGERS, "ready": 0, "confirmed": False}, "AdapterContentMismatch"),
+        ({"lacking": ("pod-0",), "ready": 0, "confirmed": False}, "AdapterMissing"),
+        ({"ready": 0, "confirmed": None}, "AdapterMissing"),
+    ],
+    ids=["other content", "nowhere", "nobody says"],
+)
+def test_nothing_is_promoted_that_no_ready_pod_confirms(fields, reason):
+    decided = plan(at_the_end(**fields), START)
+    assert decided.status.stable == revision_of(OLD, "")
+    assert (decided.status.phase, decided.status.reason) == (Phase.PROGRESSING, reason)
+    assert "all steps done, but not promoted" in decided.status.message
+    assert plan(at_the_end(), START).status.stable == revision_of(NEW, "")
+
+
+def healthy(*views: PoolView, **fields: Any) -> Observation:
+    status = RolloutStatus(phase=Phase.HEALTHY, reason="Promoted", stable=revision_of(NEW, ""), **fields)
+    observed = observe(*views, status=status)
+    traffic = replace(observed.traffic, rules=(RuleView(name="0", entries={NEW.arm: 100}),))  # type: ignore[type-var]
+    return replace(observed, traffic=traffic)
+
+
+def test_a_stable_version_that_no_pod_confirms_is_not_said_to_serve_and_heals():
+    other = tuple(f"pod-{index} has /adapters/else" for index in range(6))
+    observed = healthy(view(NEW, ready=0, mismatched=other, confirmed=False))
+    decided = plan(observed, START)
+    assert decided.status.reason == "AdapterContentMismatch"
+    assert decided.status.message.startswith("NO READY POD SERVES STABLE v2")
+    assert (
+        "pod-3 has /adapters/else and 2 more under the name of v2 from /adapters/v2" in decided.status.message
+    )
+    assert condition_of(decided)[:2] == ("False", "AdapterContentMismatch")
+
+    healed = plan(replace(healthy(view(NEW)), status=decided.status), START)
+    assert (healed.status.reason, healed.status.message) == (
+        "TargetIsStable",
+        f"{revision_of(NEW, '').label} is stable",
+    )
+    assert condition_of(healed)[:2] == ("True", "Ready")
+
+
+def test_one_pod_with_other_content_under_stables_name_is_named_while_the_others_serve():
+    decided = plan(healthy(view(NEW, mismatched=("pod-0 has /else",)), message="v2 is stable"), START)
+    assert decided.status.message == "v2 is stable"
+    assert condition_of(decided)[:2] == ("False", "AdapterContentMismatch")
+    assert [e.reason for e in of(EmitEvent, decided)] == ["AdapterContentMismatch"]
+
+
+def test_content_without_a_source_is_named_by_its_name_alone():
+    plain = adapter("v2")
+    status = replace(running(), canary=revision_of(plain, ""))
+    spec = replace(observe().spec, target=Target(kind=TargetKind.ADAPTER, name="v2"))  # type: ignore[type-var]
+    seen = view(plain, mismatched=("pod-0 has /adapters/v2-bad",), ready=0, confirmed=None)
+    observed = replace(observe(view(OLD), seen, status=status, spec=spec), target=plain)
+    assert "under the name of v2: requests" in condition_of(plan(observed, START))[2]
+
+
+def test_a_first_target_is_stable_once_a_pod_has_it_and_is_loaded_until_then():
+    observed = observe(view(NEW, lacking=("pod-0",), ready=0, confirmed=False))
+    traffic = replace(observed.traffic, rules=(RuleView(name="0", entries={NEW.arm: 100}),))  # type: ignore[type-var]
+    observed = replace(observed, traffic=traffic)
+    decided = plan(observed, START)
+    assert (decided.status.phase, decided.status.stable) == (Phase.WAITING, None)
+    assert (
+        "no Ready pod says that it has v2 from /adapters/v2: it is being loaded on pod-0"
+        in decided.status.message
+    )
+    assert [action.identity for action in of(LoadAdapter, decided)] == [NEW]
+
+    there = replace(observed, status=decided.status, pools={NEW: view(NEW), NEW.arm: view(NEW)})
+    assert plan(there, START).status.phase is Phase.HEALTHY
+
+
+def test_nothing_is_loaded_for_a_rollout_whose_traffic_object_is_anothers():
+    observed = observe(view(NEW, lacking=("pod-0",), ready=0, confirmed=False))
+    theirs = replace(observed.traffic, claim=Claim.OTHER, claimed_by="other")  # type: ignore[type-var]
+    decided = plan(replace(observed, traffic=theirs), START)
+    assert decided.status.reason == "ClaimedByOther"
+    assert of(LoadAdapter, decided) == []
+
+
+def test_nobody_loads_anything_for_a_target_that_cannot_be_resolved():
+    assert of(LoadAdapter, plan(replace(observe(), target=None), START)) == []

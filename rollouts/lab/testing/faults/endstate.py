@@ -7,6 +7,7 @@ from typing import Any
 from rollouts.controller import kinds
 from rollouts.engine.naming import UID_DIGITS
 from rollouts.kube.client import Resource
+from rollouts.kube.errors import KindNotServed
 from rollouts.lab.testing.faults.cluster import Cluster
 from rollouts.lab.testing.faults.history import History, Record
 
@@ -17,7 +18,7 @@ Object = dict[str, Any]
 CARRIERS = (
     (kinds.HTTP_ROUTE, "inference-route"),
     (kinds.INFERENCE_MODEL, "loramodel"),
-    (kinds.REWRITE_X, "loramodel"),
+    *((resource, "loramodel") for resource in kinds.REWRITES),
 )
 """The traffic objects of the workloads, by name."""
 
@@ -33,6 +34,8 @@ _MASKED = frozenset(
         "bakeStartedAt",
         "trafficUID",
         "unreadySince",
+        "since",
+        "standingSince",
         "evidence",
         "raw",
     }
@@ -61,7 +64,7 @@ def end_state(cluster: Cluster) -> dict[str, Any]:
     for route in _good(cluster, kinds.HTTP_ROUTE):
         labels = route["metadata"].get("labels") or {}
         found[f"route {route['metadata']['name']}"] = {"rules": route["spec"]["rules"], "labels": labels}
-    for resource in (kinds.INFERENCE_MODEL, kinds.REWRITE_X):
+    for resource in (kinds.INFERENCE_MODEL, *kinds.REWRITES):
         for model in _good(cluster, resource):
             labels = model["metadata"].get("labels") or {}
             found[f"model {model['metadata']['name']}"] = {"spec": model["spec"], "labels": labels}
@@ -87,7 +90,11 @@ def _mask_ends(value: Any, ends: list[str]) -> Any:
 
 
 def _good(cluster: Cluster, resource: Resource) -> list[Object]:
-    return [obj for obj in cluster.all(resource) if not obj["metadata"]["name"].startswith("zz-hostile")]
+    try:
+        found = cluster.all(resource)
+    except KindNotServed:
+        return []
+    return [obj for obj in found if not obj["metadata"]["name"].startswith("zz-hostile")]
 
 
 def weights_of(carrier: Object) -> tuple[tuple[tuple[str, int], ...], ...]:
@@ -101,7 +108,7 @@ def weights_of(carrier: Object) -> tuple[tuple[tuple[str, int], ...], ...]:
     return tuple(
         tuple(
             (_backend_name(ref), int(ref.get("weight", 1)))
-            for ref in rule.get("backendRefs") or rule.get("targets") or []
+            for ref in rule.get("backendRefs") or rule.get("targets") or rule.get("split") or []
         )
         for rule in spec.get("rules") or []
     )

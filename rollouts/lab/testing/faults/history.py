@@ -26,8 +26,15 @@ class Record:
     epoch: int
     seconds: float
     now: datetime
-    proven: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Of a model object: by adapter that it names, the pods that really served it at that moment."""
+    contents: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Of a model object or a Rollout: by adapter that it names, the pods that answered for it, and its path there."""
+
+    def serving(self, adapter: str, source: str) -> frozenset[str] | None:
+        """Pods that really served the adapter from ``source`` at that moment; None where nobody was asked."""
+        if adapter not in self.contents:
+            return None
+        roots = self.contents[adapter].items()
+        return frozenset(pod for pod, root in roots if source in ("", root))
 
     @property
     def ours(self) -> bool:
@@ -67,6 +74,10 @@ class AdapterCall:
     what: str
     pod: str
     adapter: str
+    root: str
+    """Of an unload: the path that was behind the name."""
+    in_flight: bool
+    """Whether requests for it were running there."""
     records: int
     seconds: float
     now: datetime

@@ -15,7 +15,12 @@ from fractions import Fraction
 from typing import Any
 
 from rollouts.controller import kinds
-from rollouts.lab.testing.faults.adapter_oracle import early_unloads, remade_objects, unproven_weights
+from rollouts.lab.testing.faults.adapter_oracle import (
+    early_unloads,
+    remade_objects,
+    unconfirmed_sources,
+    unproven_weights,
+)
 from rollouts.lab.testing.faults.endstate import CARRIERS, differences, is_carrier, weights_of
 from rollouts.lab.testing.faults.history import History, Record
 from rollouts.lab.testing.faults.replay import Replay, ready_pictures, share
@@ -41,8 +46,9 @@ class Invariant(Enum):
     EARNED = "2 weight rises only when every gate before the step has passed or was overridden by a person"
     ENDPOINTS = "3 weight rises only with enough Ready canary endpoints"
     PROVEN = "3b an adapter gets its first weight when every Ready pod of the pool really serves it"
-    KEPT = "3c no adapter is unloaded that is stable, a canary, carries weight or may come back"
+    KEPT = "3c no adapter is unloaded that is stable, a canary, carries weight, answers requests or may come back"
     ADOPTED = "3d an adopted traffic object that was deleted is waited for, never made again"
+    CONTENT = "3e no weight rises and nothing becomes stable for a source that the Ready pods do not confirm"
     ABORTED = "4 after an abort the next route write is 100 % stable, and no later one raises that revision"
     EPOCHS = "5 the epochs of the controller's writes never interleave"
     MONOTONE = "6 observedGeneration, attempt and history never go back"
@@ -146,7 +152,7 @@ def _endpoints(run: Run) -> Iterator[str]:
         at_start = replay.status.get("stableEndpointsAtStart", 0)
         needed = max(1, math.ceil(raised * at_start * ratio))
         pictures = ready_pictures(run.history, replay, record.seconds)
-        serving = record.proven.get(replay.canary_name)
+        serving = record.serving(replay.canary_name, replay.canary_source)
         most = max(len(ready if serving is None else ready & serving) for ready in pictures)
         if most < needed:
             yield f"raised to {float(raised):.2%} at {record.seconds:g} s with {most} of {needed} endpoints"
@@ -158,6 +164,10 @@ def _proven(run: Run) -> Iterator[str]:
 
 def _kept(run: Run) -> Iterator[str]:
     return early_unloads(run.history)
+
+
+def _content(run: Run) -> Iterator[str]:
+    return unconfirmed_sources(run.history)
 
 
 def _adopted(run: Run) -> Iterator[str]:
@@ -337,6 +347,7 @@ _CHECKERS: dict[Invariant, Callable[[Run], Iterator[str]]] = {
     Invariant.PROVEN: _proven,
     Invariant.KEPT: _kept,
     Invariant.ADOPTED: _adopted,
+    Invariant.CONTENT: _content,
     Invariant.ABORTED: _aborted,
     Invariant.EPOCHS: _epochs,
     Invariant.MONOTONE: _monotone,

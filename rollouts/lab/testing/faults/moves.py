@@ -10,7 +10,7 @@ from rollouts.api.parsing import COMMAND_ANNOTATION, parse_rollout
 from rollouts.controller import kinds
 from rollouts.engine.naming import Owner, step_run
 from rollouts.kube.client import Resource
-from rollouts.lab.testing.faults.objects import ADAPTER_OF, MODEL, ROUTE, model_object, pool_object
+from rollouts.lab.testing.faults.objects import ADAPTER_OF, MODEL, ROUTE, carried, carrier_object, pool_object
 from rollouts.lab.testing.faults.simulation import Act, Condition, Simulation
 from rollouts.lab.testing.faults.source import Answer
 
@@ -23,6 +23,7 @@ __all__ = [
     "command",
     "condition_says",
     "delete",
+    "delete_model",
     "edit_spec",
     "edit_steps",
     "finish_job",
@@ -30,6 +31,7 @@ __all__ = [
     "gone",
     "has_job",
     "healthy_on",
+    "hold_other",
     "jump",
     "lose_adapter",
     "make_anew",
@@ -43,7 +45,9 @@ __all__ = [
     "retarget",
     "retarget_adapter",
     "scale",
+    "serves_from",
     "squat",
+    "stream",
     "unloaded",
 ]
 
@@ -92,32 +96,57 @@ def overwrite_route(weights: dict[str, int], manager: str) -> Act:
 
     def act(sim: Simulation) -> None:
         route = sim.cluster.get(kinds.HTTP_ROUTE, ROUTE)
-        model = sim.cluster.get(kinds.INFERENCE_MODEL, MODEL)
+        carrier = sim.scenario.carrier
         if route is not None:
             rules = copy.deepcopy(route["spec"]["rules"])
             for rule in rules:
                 for ref in rule["backendRefs"]:
                     ref["weight"] = weights.get(ref["name"], 0) if "namespace" not in ref else 0
             sim.cluster.merge(kinds.HTTP_ROUTE, ROUTE, {"spec": {"rules": rules}}, manager=manager)
-        if model is not None:
-            targets = [
-                {"name": ADAPTER_OF.get(name, name), "weight": weight}
-                for name, weight in weights.items()
-                if weight
-            ]
-            sim.cluster.merge(
-                kinds.INFERENCE_MODEL, MODEL, {"spec": {"targetModels": targets}}, manager=manager
-            )
+        if sim.scenario.adapters:
+            sim.cluster.merge(carrier.resource, MODEL, {"spec": carried(carrier, weights)}, manager=manager)
 
     return act
 
 
 def add_model(weights: dict[str, int]) -> Act:
-    """Git has the adopted InferenceModel again; nothing happens when it is there."""
+    """Git has the adopted model object again; nothing happens when it is there."""
 
     def act(sim: Simulation) -> None:
-        if sim.cluster.get(kinds.INFERENCE_MODEL, MODEL) is None:
-            sim.cluster.create(kinds.INFERENCE_MODEL, model_object(weights), manager="argocd-controller")
+        carrier = sim.scenario.carrier
+        if sim.cluster.get(carrier.resource, MODEL) is None:
+            sim.cluster.create(
+                carrier.resource, carrier_object(carrier, weights), manager="argocd-controller"
+            )
+
+    return act
+
+
+def delete_model(sim: Simulation) -> None:
+    """Somebody deletes the model object."""
+    sim.cluster.delete(sim.scenario.carrier.resource, MODEL)
+
+
+def hold_other(name: str, path: str, *pods: str) -> Act:
+    """Pods come back from a restart with other content under the adapter's name."""
+
+    def act(sim: Simulation) -> None:
+        for pod in pods:
+            sim.adapters.hold(pod, name, path)
+        sim.note_adapters()
+
+    return act
+
+
+def stream(name: str, *pods: str) -> Act:
+    """Requests for the adapter run on these pods, and on no others."""
+
+    def act(sim: Simulation) -> None:
+        for running in sim.adapters.in_flight.values():
+            running.discard(name)
+        for pod in pods:
+            sim.adapters.in_flight[pod].add(name)
+        sim.note_adapters()
 
     return act
 
@@ -163,6 +192,15 @@ def retarget_adapter(name: str, source: str = "") -> Act:
         spec["target"]["adapter"] = {"name": name, "source": {"path": source} if source else None}
 
     return edit_spec(change)
+
+
+def serves_from(name: str, source: str) -> Condition:
+    """The adapter is stable, and it is the one from this path."""
+
+    def holds(sim: Simulation) -> bool:
+        return healthy_on(name)(sim) and (sim.status.get("stable") or {}).get("source") == source
+
+    return holds
 
 
 def unloaded(name: str) -> Condition:

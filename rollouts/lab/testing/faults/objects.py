@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from enum import Enum
 from typing import Any
 
 from rollouts.controller import kinds
 from rollouts.kube.client import Resource
+from rollouts.lab.controlplane import minimal
 from rollouts.lab.testing.faults.cluster import NAMESPACE, POOL_GROUP, Cluster
 
 __all__ = [
@@ -21,11 +23,12 @@ __all__ = [
     "STEPS",
     "TEMPLATE",
     "THIRD",
+    "Carrier",
     "adapter_rollout",
     "base_objects",
-    "model_object",
+    "carried",
+    "carrier_object",
     "pool_object",
-    "rewrite_object",
     "rollout_object",
 ]
 
@@ -38,6 +41,37 @@ ADAPTER_OF = {STABLE: "travel-helper-v1", CANARY: "travel-helper-v2", THIRD: "tr
 """Adapters of the same roles as the pools: all of them on the pods of STABLE."""
 RELEASES = {STABLE: "qwen", CANARY: "deepseek-r1", THIRD: "llama"}
 _GATEWAYS = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
+
+
+class Carrier(Enum):
+    """The object that carries weights between adapters: its spec field, resource, and what it calls its list."""
+
+    MODEL = ("inferenceModel", kinds.INFERENCE_MODEL, "targetModels")
+    TARGETS = ("inferenceModelRewrite", kinds.REWRITE_X, "targets")
+    SPLIT = ("inferenceModelRewrite", kinds.REWRITE_X, "split")
+    LLM_D = ("inferenceModelRewrite", kinds.REWRITE_LLMD, "targets")
+
+    @property
+    def field(self) -> str:
+        """Field of ``spec.traffic``."""
+        return self.value[0]
+
+    @property
+    def resource(self) -> Resource:
+        """Where the object lives."""
+        return self.value[1]
+
+    @property
+    def targets(self) -> str:
+        """The list's name."""
+        return self.value[2]
+
+    def reshape(self, crd: Object) -> Object:
+        """A CRD as a cluster has it that serves rewrites in this dialect only."""
+        if self is Carrier.MODEL or crd["spec"]["names"]["kind"] != kinds.REWRITE_X.kind:
+            return crd
+        return minimal.rewrite_crd(self.resource.group, self.targets)
+
 
 GATE: Object = {
     "metrics": [
@@ -136,52 +170,44 @@ def rollout_object(
 
 
 def adapter_rollout(
-    steps: list[Object] | None = None, *, kind: str = "inferenceModel", role: str = CANARY, **fields: Any
+    steps: list[Object] | None = None, *, carrier: Carrier = Carrier.MODEL, role: str = CANARY, **fields: Any
 ) -> Object:
     """A Rollout between the adapters of the same roles."""
     found = rollout_object(steps, **fields)
     found["spec"]["target"] = {"adapter": {"name": ADAPTER_OF[role]}}
     found["spec"]["traffic"] = {
-        kind: {"name": MODEL, "modelName": "travelhelper", "poolRef": {"name": STABLE}}
+        carrier.field: {"name": MODEL, "modelName": "travelhelper", "poolRef": {"name": STABLE}}
     }
     return found
 
 
-def model_object(weights: dict[str, int]) -> Object:
-    """The adopted InferenceModel."""
-    targets = [{"name": ADAPTER_OF[role], "weight": weight} for role, weight in weights.items()]
+def carrier_object(carrier: Carrier, weights: dict[str, int]) -> Object:
+    """The adopted model object; weights by the role of the adapter."""
+    spec: Object = {"poolRef": {"name": STABLE}}
+    if carrier is Carrier.MODEL:
+        spec |= {"modelName": "travelhelper", "criticality": "Critical"}
     return {
-        "apiVersion": kinds.INFERENCE_MODEL.api_version,
-        "kind": "InferenceModel",
+        "apiVersion": carrier.resource.api_version,
+        "kind": carrier.resource.kind,
         "metadata": {
             "name": MODEL,
             "namespace": NAMESPACE,
             "annotations": {"inferencerollouts.dev/managed-by": "mymodel"},
         },
-        "spec": {
-            "modelName": "travelhelper",
-            "criticality": "Critical",
-            "poolRef": {"name": STABLE},
-            "targetModels": targets,
-        },
+        "spec": spec | carried(carrier, weights),
     }
 
 
-def rewrite_object(weights: dict[str, int]) -> Object:
-    """The adopted InferenceModelRewrite, beside a rule that is not ours."""
-    targets = [{"modelRewrite": ADAPTER_OF[role], "weight": weight} for role, weight in weights.items()]
-    found = model_object(weights)
-    return {
-        **found,
-        "apiVersion": kinds.REWRITE_X.api_version,
-        "kind": kinds.REWRITE_X.kind,
-        "spec": {
-            "poolRef": {"name": STABLE},
-            "rules": [
-                {"matches": [{"model": {"type": "Exact", "value": "travelhelper"}}], "targets": targets}
-            ],
-        },
-    }
+def carried(carrier: Carrier, weights: dict[str, int]) -> Object:
+    """The part of a model object's spec that says the weights."""
+    key = "name" if carrier is Carrier.MODEL else "modelRewrite"
+    targets = [
+        {key: ADAPTER_OF.get(role, role), "weight": weight} for role, weight in weights.items() if weight
+    ]
+    if carrier is Carrier.MODEL:
+        return {carrier.targets: targets}
+    matches = [{"model": {"type": "Exact", "value": "travelhelper"}}]
+    return {"rules": [{"matches": matches, carrier.targets: targets}]}
 
 
 def base_objects(cluster: Cluster, rollout: Object, *, route: bool = True) -> None:

@@ -17,6 +17,7 @@ from rollouts.lab.testing.faults.moves import (
     add_model,
     answer,
     delete,
+    delete_model,
     edit_steps,
     gateway,
     jump,
@@ -27,7 +28,7 @@ from rollouts.lab.testing.faults.moves import (
     retarget,
     scale,
 )
-from rollouts.lab.testing.faults.objects import ADAPTER_OF, CANARY, MODEL, RELEASES, STABLE, STEPS, THIRD
+from rollouts.lab.testing.faults.objects import ADAPTER_OF, CANARY, RELEASES, STABLE, STEPS, THIRD
 from rollouts.lab.testing.faults.simulation import Act, Disturbance, FaultPlan, Run, Scenario, Storm
 from rollouts.lab.testing.faults.source import Answer
 from rollouts.lab.testing.faults.transport import Delivery, WriteFault
@@ -76,7 +77,7 @@ def _events(clean: Run) -> Iterator[FaultPlan]:
         yield FaultPlan(name=f"event {number} repeated", delivery=Delivery(duplicated=frozenset({number})))
     if not clean.scenario.core:
         return
-    carrier = kinds.INFERENCE_MODEL if clean.scenario.adapters else kinds.HTTP_ROUTE
+    carrier = clean.scenario.carrier.resource if clean.scenario.adapters else kinds.HTTP_ROUTE
     for kind in (kinds.ROLLOUT, carrier, kinds.ANALYSIS_RUN, kinds.POD):
         for seconds in (3.0, 40.0):
             delivery = Delivery(delays=((kind.plural, seconds),))
@@ -155,7 +156,7 @@ def _adapters_outside() -> dict[str, tuple[Act, Act | None, float]]:
         "a pod more for 30 s": (scale(release, 5), scale(release, 4), 30.0),
         "adapter off a pod for 30 s": (lose_adapter(pod, adapter), regain_adapter(pod, adapter), 30.0),
         "pool gone 15 s": (delete(kinds.POOL_X, STABLE), recreate_pool(STABLE), 15.0),
-        "model gone 60 s": (delete(kinds.INFERENCE_MODEL, MODEL), add_model({STABLE: 100}), 60.0),
+        "model gone 60 s": (delete_model, add_model({STABLE: 100}), 60.0),
         "argocd resets": (overwrite_route({STABLE: 100}, "argocd-controller"), None, 0.0),
         "a person lowers": (overwrite_route({STABLE: 98, CANARY: 2}, "kubectl-edit"), None, 0.0),
         "a person raises": (overwrite_route({STABLE: 1, CANARY: 99}, "kubectl-edit"), None, 0.0),

@@ -81,6 +81,11 @@ class Replay:
         return str((self.status.get("canary") or {}).get("name", ""))
 
     @property
+    def canary_source(self) -> str:
+        """Where the canary was loaded from; empty for pools and for adapters that were there."""
+        return str((self.status.get("canary") or {}).get("source", ""))
+
+    @property
     def canary_pool(self) -> str:
         """The pool whose pods serve the canary."""
         model = (self.rollout.get("spec") or {}).get("traffic", {})

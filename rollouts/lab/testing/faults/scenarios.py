@@ -13,6 +13,7 @@ from rollouts.lab.testing.faults.moves import (
     answer,
     at_step,
     begun,
+    both,
     command,
     delete,
     edit_steps,
@@ -39,10 +40,10 @@ from rollouts.lab.testing.faults.objects import (
     STEPS,
     TEMPLATE,
     THIRD,
+    Carrier,
     adapter_rollout,
     base_objects,
-    model_object,
-    rewrite_object,
+    carrier_object,
     rollout_object,
 )
 from rollouts.lab.testing.faults.simulation import Condition, Move, Scenario
@@ -73,10 +74,18 @@ def _scenario(
     *,
     route: bool = True,
     core: bool = False,
+    unready: str = "",
 ) -> Scenario:
+    """Pools and a route; the pods of the pool ``unready`` are not Ready at first."""
+
+    def setup(cluster: Cluster) -> None:
+        base_objects(cluster, copy.deepcopy(rollout), route=route)
+        if unready:
+            cluster.scale(RELEASES[unready], 0, unready=2)
+
     return Scenario(
         name=name,
-        setup=lambda cluster: base_objects(cluster, copy.deepcopy(rollout), route=route),
+        setup=setup,
         moves=tuple(moves),
         goal=goal,
         core=core,
@@ -259,7 +268,25 @@ def _outside() -> list[Scenario]:
         ],
         phase("Aborted"),
     )
-    return [argocd, lowered, raised, flap, pool_gone, deadline]
+    never = _scenario(
+        "target never Ready",
+        rollout_object(WAITING, canary={"targetDeadline": "5m"}),
+        [],
+        both(phase("Aborted"), reason("TargetDeadlineExceeded")),
+        unready=CANARY,
+    )
+    late = _scenario(
+        "target Ready after a long pause",
+        rollout_object(SHORT, canary={"targetDeadline": "3m"}),
+        [
+            Move(when=phase("WaitingForTarget"), act=command("pause"), after=60),
+            Move(when=reason("PausedByCommand"), act=command("resume", tag="t2"), after=300),
+            Move(when=phase("WaitingForTarget"), act=scale(release, 2), after=60),
+        ],
+        healthy_on(CANARY),
+        unready=CANARY,
+    )
+    return [argocd, lowered, raised, flap, pool_gone, deadline, never, late]
 
 
 def _adapter_scenario(
@@ -269,16 +296,14 @@ def _adapter_scenario(
     goal: Condition,
     *,
     weights: dict[str, int] | None = None,
-    rewrite: bool = False,
+    carrier: Carrier = Carrier.MODEL,
     core: bool = False,
 ) -> Scenario:
     """Adapters on the pods of the stable pool; ``weights`` None: the model object is ours to make."""
 
     def setup(cluster: Cluster) -> None:
-        if weights is not None and rewrite:
-            cluster.create(kinds.REWRITE_X, rewrite_object(weights))
-        elif weights is not None:
-            cluster.create(kinds.INFERENCE_MODEL, model_object(weights))
+        if weights is not None:
+            cluster.create(carrier.resource, carrier_object(carrier, weights))
         base_objects(cluster, copy.deepcopy(rollout), route=False)
 
     return Scenario(
@@ -289,6 +314,7 @@ def _adapter_scenario(
         core=core,
         measured="analysis" in repr(rollout["spec"]["strategy"]),
         adapters=True,
+        carrier=carrier,
         stride=2,
     )
 
@@ -314,20 +340,21 @@ def _adapters() -> list[Scenario]:
     )
     managed = _adapter_scenario(
         "adapter: managed model, second target",
-        adapter_rollout(SHORT, role=STABLE),
+        adapter_rollout(SHORT, role=STABLE, carrier=Carrier.LLM_D),
         [Move(when=healthy_on(v1), act=retarget(CANARY), after=5)],
         healthy_on(v2),
+        carrier=Carrier.LLM_D,
     )
     rewrite = _adapter_scenario(
         "adapter: rewrite, third target in the middle",
-        adapter_rollout(WAITING, kind="inferenceModelRewrite"),
+        adapter_rollout(WAITING, carrier=Carrier.TARGETS),
         [
             Move(when=at_step(1), act=retarget(THIRD), after=5),
             Move(when=at_step(1), act=command("promote", tag="t2"), after=15),
         ],
         healthy_on(ADAPTER_OF[THIRD]),
         weights={STABLE: 100},
-        rewrite=True,
+        carrier=Carrier.TARGETS,
     )
     argocd = _adapter_scenario(
         "adapter: argocd resets the model",
@@ -341,13 +368,14 @@ def _adapters() -> list[Scenario]:
     )
     missing = _adapter_scenario(
         "adapter: missing on a pod for a while",
-        adapter_rollout(SHORT),
+        adapter_rollout(SHORT, carrier=Carrier.SPLIT),
         [
             Move(when=begun, act=lose_adapter("qwen-2", v2)),
             Move(when=phase("WaitingForTarget"), act=regain_adapter("qwen-2", v2), after=40),
         ],
         healthy_on(v2),
         weights={STABLE: 100},
+        carrier=Carrier.SPLIT,
     )
     return [promote, gate_abort, managed, rewrite, argocd, missing]
 

@@ -15,6 +15,7 @@ from rollouts.lab.testing.faults.cluster import CONTROLLER, Cluster
 from rollouts.lab.testing.faults.endstate import end_state, route_weights, weights_of
 from rollouts.lab.testing.faults.history import AdapterCall, History, Record
 from rollouts.lab.testing.faults.hostile import open_schema, plant
+from rollouts.lab.testing.faults.objects import Carrier
 from rollouts.lab.testing.faults.process import Assembler, Process
 from rollouts.lab.testing.faults.source import Answer, ScriptedSource
 from rollouts.lab.testing.faults.transport import Crash, Delivery, FaultyClient, Feed, WriteFault
@@ -73,6 +74,8 @@ class Scenario:
     """Has analysis from the start."""
     adapters: bool = False
     """Rolls adapters on the pods of one pool, not pools."""
+    carrier: Carrier = Carrier.MODEL
+    """What carries the adapters' weights."""
     stride: int = 1
     """Enumerators meet each ``stride``-th write and event. Crashes before and after each second write still meet
     every gap between two writes."""
@@ -162,7 +165,7 @@ class Simulation:
         self.scenario = scenario
         self.plan = plan
         self.clock = VirtualClock()
-        self.cluster = Cluster(self.clock, reshape=open_schema) if plan.hostile else Cluster(self.clock)
+        self.cluster = Cluster(self.clock, reshape=self._crd)
         self.history = History(staleness=plan.delivery.staleness + (plan.catch_up if plan.lag else 0.0))
         self.client = FaultyClient(self.cluster.api, self.clock, self.history)
         self.client.choose = self._choose
@@ -183,6 +186,10 @@ class Simulation:
         self._last_decision = 0.0
         self._open = list(plan.disturbances)
         self._undo: list[tuple[float, Callable[[Simulation], None]]] = []
+
+    def _crd(self, crd: Object) -> Object:
+        shaped = self.scenario.carrier.reshape(crd)
+        return open_schema(shaped) if self.plan.hostile else shaped
 
     # --- what moves and goals look at ---
 
@@ -254,7 +261,7 @@ class Simulation:
             kinds.SERVICE,
             kinds.JOB,
             kinds.INFERENCE_MODEL,
-            kinds.REWRITE_X,
+            *kinds.REWRITES,
         )
         return dict.fromkeys(watched)
 
@@ -265,7 +272,7 @@ class Simulation:
             epoch=self.epoch,
             seconds=seconds,
             now=self.clock.now(),
-            proven=self._proven(change),
+            contents=self._contents(change),
         )
         self.history.records.append(record)
         decides = _decides(change)
@@ -276,19 +283,28 @@ class Simulation:
         if late and (decides or not self._held()):
             self.history.problems.append(f"written at rest: {change.plural} {change.name}")
 
-    def _proven(self, change: Change) -> dict[str, frozenset[str]]:
-        """By adapter that a model object names, the pods that serve it; empty for anything else."""
-        if change.plural not in _MODELS:
+    def _contents(self, change: Change) -> dict[str, dict[str, str]]:
+        """By adapter that a model object or a Rollout's status names, what pods have under that name."""
+        if change.plural in _MODELS:
+            names = {name for rule in weights_of(change.obj) for name, _ in rule}
+        elif change.plural == kinds.ROLLOUT.plural and self.scenario.adapters:
+            status = change.obj.get("status") or {}
+            names = {str(status[role]["name"]) for role in ("stable", "canary") if status.get(role)}
+        else:
             return {}
-        names = {name for rule in weights_of(change.obj) for name, _ in rule}
         pods = [pod["metadata"]["name"] for pod in self.cluster.all(kinds.POD)]
-        return {name: frozenset(pod for pod in pods if self.adapters.serves(pod, name)) for name in names}
+        return {
+            name: {pod: self.adapters.root(pod, name) for pod in pods if self.adapters.serves(pod, name)}
+            for name in names
+        }
 
     def _called(self, what: str, pod: str, adapter: str) -> None:
         call = AdapterCall(
             what=what,
             pod=pod,
             adapter=adapter,
+            root=self.adapters.root(pod, adapter),
+            in_flight=adapter in self.adapters.in_flight[pod],
             records=len(self.history.records),
             seconds=self.clock.monotonic(),
             now=self.clock.now(),
