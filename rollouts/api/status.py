@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from rollouts.api.scalars import format_time, parse_time, parse_weight, weight_json
 from rollouts.engine.types import (
     AbortRecord,
+    ArmCrashes,
     CommandRecord,
     CommandResult,
     Condition,
@@ -67,6 +68,11 @@ def write_status(status: RolloutStatus) -> Json:
         "stableEndpointsAtStart": status.stable_endpoints_at_start,
         "unreadySince": _write_time(status.unready_since),
         "pulled": status.pulled,
+        "pulls": status.pulls,
+        "readySince": _write_time(status.ready_since),
+        "crashes": _compact(
+            {"canary": _write_crashes(status.canary_crashes), "stable": _write_crashes(status.stable_crashes)}
+        ),
         "hold": _write_hold(status),
         "overrides": list(status.overrides),
         "skipGates": status.skip_gates,
@@ -126,6 +132,10 @@ def _write_revision(revision: Revision | None) -> Json | None:
 def _write_weight(weight: WeightStatus) -> Json:
     values = {"desired": weight.desired, "applied": weight.applied, "observed": weight.observed}
     return {name: weight_json(value) for name, value in values.items() if value is not None}
+
+
+def _write_crashes(crashes: ArmCrashes) -> Json:
+    return _compact({"count": crashes.count, "restarts": crashes.restarts, "at": _write_time(crashes.at)})
 
 
 def _write_hold(status: RolloutStatus) -> Json | None:
@@ -272,6 +282,7 @@ def read_status(data: Any) -> tuple[RolloutStatus, tuple[str, ...]]:
     r = _Reader(data, "status", bad)
     hold = _Reader(r.data.get("hold"), "status.hold", bad)
     weight = _Reader(r.data.get("weight"), "status.weight", bad)
+    crashes = _Reader(r.data.get("crashes"), "status.crashes", bad)
     status = RolloutStatus(
         phase=_read_phase(r),
         reason=r.text("reason"),
@@ -295,6 +306,10 @@ def read_status(data: Any) -> tuple[RolloutStatus, tuple[str, ...]]:
         stable_endpoints_at_start=r.number("stableEndpointsAtStart"),
         unready_since=r.time("unreadySince"),
         pulled=r.flag("pulled"),
+        pulls=r.number("pulls"),
+        ready_since=r.time("readySince"),
+        canary_crashes=crashes.take("canary", _read_crashes, ArmCrashes()),
+        stable_crashes=crashes.take("stable", _read_crashes, ArmCrashes()),
         hold=hold.take("reason", HoldReason, None),
         hold_message=hold.text("message"),
         overrides=r.items("overrides", _text),
@@ -392,6 +407,16 @@ def _read_history(value: Any) -> HistoryEntry:
         at=parse_time(data["at"]),
         message=_optional(data, "message"),
         stable_until=None if until is None else parse_time(until),
+    )
+
+
+def _read_crashes(value: Any) -> ArmCrashes:
+    data = _object(value)
+    at = data.get("at")
+    return ArmCrashes(
+        count=_number(data.get("count", 0)),
+        restarts=_number(data.get("restarts", 0)),
+        at=None if at is None else parse_time(at),
     )
 
 

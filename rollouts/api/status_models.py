@@ -64,6 +64,26 @@ class WeightModel(ApiModel):
     """What the pods' request counters show."""
 
 
+class ArmCrashesModel(ApiModel):
+    """Crashes of one version's pods."""
+
+    count: Number = 0
+    """Crashes in this attempt; pods that crash within 10 s of each other count once."""
+    restarts: Number = 0
+    """Restarts of the present pods at the last look."""
+    at: Time | None = None
+    """The last crash that counted."""
+
+
+class CrashesModel(ApiModel):
+    """Crashes of both versions' pods: a canary that crashes more than stable can explain is aborted."""
+
+    canary: ArmCrashesModel | None = None
+    """The canary's."""
+    stable: ArmCrashesModel | None = None
+    """Stable's."""
+
+
 class HoldModel(ApiModel):
     """Why the rollout does not go on by itself."""
 
@@ -177,7 +197,13 @@ class RolloutStatusModel(ApiModel):
     unready_since: Time | None = None
     """Since when a carrying canary has had no Ready endpoint."""
     pulled: bool = False
-    """The canary lost its endpoints and was set to 0; its step is kept."""
+    """The canary could not serve and was set to 0; its step is kept."""
+    pulls: Number = 0
+    """How often that happened in this attempt; from the second time on its weight comes back later each time."""
+    ready_since: Time | None = None
+    """Since when a canary that was set to 0 can serve again."""
+    crashes: CrashesModel | None = None
+    """Crashes of both versions' pods in this attempt."""
     hold: HoldModel | None = None
     """Why the rollout does not go on by itself."""
     overrides: Annotated[list[Short], Field(max_length=64)] = Field(default=[])

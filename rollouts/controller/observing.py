@@ -11,6 +11,8 @@ from rollouts.controller import kinds
 from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity, model_names
 from rollouts.controller.caches import Caches
 from rollouts.controller.carriers import Carrier, RouteCarrier
+from rollouts.controller.crashes import CrashSource, KubeletCrashes
+from rollouts.controller.pickers import Gateway, PickerPaths, gateways_of
 from rollouts.engine.naming import background_run
 from rollouts.engine.observation import (
     Blocker,
@@ -90,6 +92,14 @@ class Gathered:
     carrier: Carrier | None
 
 
+def _parents(raw: dict[str, Any] | None, carrier: Carrier | None, namespace: str) -> frozenset[Gateway]:
+    """The gateways of the route as it is, and as its template will have them; none for model objects."""
+    if not isinstance(carrier, RouteCarrier):
+        return frozenset()
+    template = carrier.target.template
+    return gateways_of((raw or {}).get("spec"), namespace) | gateways_of(template, namespace)
+
+
 class Gatherer:
     """Builds Observations. ``gitops_managers`` are field managers whose writes are never obeyed."""
 
@@ -101,7 +111,11 @@ class Gatherer:
         adapters: AdapterViews,
         *,
         gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
+        paths: PickerPaths | None = None,
+        crashes: CrashSource | None = None,
     ) -> None:
+        self._paths = paths or PickerPaths(caches)
+        self._crashes = crashes or KubeletCrashes()
         self._caches = caches
         self._shares = shares
         self._gates = gates
@@ -114,6 +128,8 @@ class Gatherer:
         rollout = self._caches.rollouts.get(key)
         if rollout is None:
             self._adapters.forget(key)
+            self._paths.forget(key)
+            self._crashes.drop(key)
             return None
         parsed = parse_rollout(rollout, self._specs)
         spec, status = parsed.spec, parsed.status
@@ -144,7 +160,7 @@ class Gatherer:
             target=target,
             target_blocker=blocker,
             traffic=traffic,
-            pools=self._pools(parsed, target, models),
+            pools=self._pools(parsed, target, models, _parents(raw, carrier, parsed.namespace)),
             blockers=() if spec is None else self._blockers(parsed, spec, target, models),
             gates={gate.name: gate for gate in map(gate_view, runs)},
             jobs=self._jobs(key),
@@ -202,7 +218,11 @@ class Gatherer:
     # --- arms ---
 
     def _pools(
-        self, parsed: ParsedRollout, target: Identity | None, models: ModelTraffic | None
+        self,
+        parsed: ParsedRollout,
+        target: Identity | None,
+        models: ModelTraffic | None,
+        gateways: frozenset[Gateway],
     ) -> dict[Identity, PoolView]:
         status = parsed.status
         arms = {arm.identity for arm in (status.stable, status.canary) if arm is not None}
@@ -211,23 +231,46 @@ class Gatherer:
             arms.add(target)
         if parsed.spec is not None and parsed.spec.stable_hint and target is not None:
             arms.add(replace(target, name=parsed.spec.stable_hint, source=""))
+        key = ObjectKey(parsed.namespace, parsed.name)
+        candidate = status.canary.identity if status.canary is not None else target
         if models is not None and target is not None:
-            return self._adapters.arms(parsed, models, target, arms)
-        return {identity: self._pool(parsed.namespace, identity) for identity in arms}
+            adapters = self._adapters.arms(parsed, models, target, arms)
+            return self._paths.of_adapters(key, adapters, candidate, models.pool)
+        views = {identity: self._pool(parsed.namespace, identity) for identity in arms}
+        stable = status.stable.identity if status.stable is not None else None
+        views = self._paths.of_pools(key, views, candidate, stable, gateways)
+        return self._with_crashes(key, views, status)
+
+    def _with_crashes(
+        self, key: ObjectKey, views: dict[Identity, PoolView], status: RolloutStatus
+    ) -> dict[Identity, PoolView]:
+        """How the pods of a running attempt's arms live."""
+        pools = [
+            self._caches.pool(arm.identity.group, key.namespace, arm.identity.name)
+            if arm is not None
+            else None
+            for arm in (status.canary, status.stable)
+        ]
+        canary, stable = pools
+        if canary is None or stable is None or status.aborted is not None:
+            self._crashes.drop(key)
+            return views
+        assert status.canary is not None
+        assert status.stable is not None
+        ours, theirs = self._crashes.views(
+            key, self._caches.endpoints(canary), self._caches.endpoints(stable), (canary.port, stable.port)
+        )
+        found = {status.canary.identity: ours, status.stable.identity: theirs}
+        return {
+            arm: replace(view, crashes=found[arm]) if arm in found else view for arm, view in views.items()
+        }
 
     def _pool(self, namespace: str, identity: Identity) -> PoolView:
         pool = self._caches.pool(identity.group, namespace, identity.name)
         if pool is None:
             return PoolView(identity=identity, exists=False)
-        blockers: tuple[Blocker, ...] = ()
-        if pool.picker is not None and ObjectKey(namespace, pool.picker.name) not in self._caches.services:
-            message = (
-                f"InferencePool {pool.name} names the endpoint picker Service {pool.picker.name}, which does not "
-                f"exist: install it with the chart's `pickers`, or `rollouts picker-manifest {pool.name}`"
-            )
-            blockers = (Blocker(reason="PickerMissing", message=message),)
         ready = sum(endpoint.ready for endpoint in self._caches.endpoints(pool))
-        return PoolView(identity=identity, exists=True, ready_endpoints=ready, blockers=blockers)
+        return PoolView(identity=identity, exists=True, ready_endpoints=ready)
 
     def _blockers(
         self,

@@ -29,7 +29,7 @@ def set_conditions(draft: Draft) -> None:
             reason if phase in _STUCK else "NotStalled",
             message if phase in _STUCK else "",
         ),
-        _row("TargetReady", draft.target_problem, "Ready"),
+        _row("TargetReady", draft.target_problem, "Ready", draft.target_note),
         _row("TrafficApplied", draft.traffic_problem, "Applied"),
         (
             "TrafficContended",
@@ -46,8 +46,8 @@ def set_conditions(draft: Draft) -> None:
     draft.set(conditions=tuple(_condition(draft, *row) for row in rows))
 
 
-def _row(name: str, problem: tuple[str, str] | None, fine: str) -> tuple[str, bool, str, str]:
-    return (name, False, *problem) if problem is not None else (name, True, fine, "")
+def _row(name: str, problem: tuple[str, str] | None, fine: str, note: str = "") -> tuple[str, bool, str, str]:
+    return (name, False, *problem) if problem is not None else (name, True, fine, note)
 
 
 def _condition(draft: Draft, name: str, true: bool, reason: str, message: str) -> Condition:

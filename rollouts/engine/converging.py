@@ -24,6 +24,7 @@ from rollouts.engine.actions import (
     WriteReason,
     WriteTraffic,
 )
+from rollouts.engine.carrying import path_problem
 from rollouts.engine.draft import Draft
 from rollouts.engine.naming import background_run
 from rollouts.engine.observation import Claim, Observation, RuleView, TrafficView
@@ -234,6 +235,8 @@ def _recreate(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> bo
     weight = desired.weight
     if desired.canary is not None and weight > ZERO and draft.obs.ready(desired.canary) == 0:
         weight = ZERO
+    if desired.canary is not None and path_problem(draft, desired.canary) is not None:
+        weight = ZERO
     _write(draft, replace(desired, weight=weight), "", WriteReason.SETTLE)
     return False
 
@@ -315,6 +318,10 @@ def _may_raise(draft: Draft, desired: DesiredTraffic) -> bool:
     ):
         # The step that asks for more must be stored before it takes effect.
         draft.wake(timedelta(seconds=1))
+        return False
+    problem = path_problem(draft, desired.canary)
+    if problem is not None:
+        draft.target_problem = (problem.reason, problem.message)
         return False
     needed = required_endpoints(
         desired.weight, draft.status.stable_endpoints_at_start, draft.spec.canary.endpoint_ratio

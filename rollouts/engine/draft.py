@@ -20,6 +20,7 @@ from rollouts.engine.observation import Observation
 from rollouts.engine.steps import describe
 from rollouts.engine.transitions import Trigger, check
 from rollouts.engine.types import (
+    ArmCrashes,
     HistoryEntry,
     HoldReason,
     Outcome,
@@ -40,6 +41,7 @@ HISTORY_LIMIT = 10
 
 _ALARMS = frozenset(
     {"NotEnoughEndpoints", "ShareMismatch", "StableNotReady", "StablePoolMissing", "RouteMissing", "Baking"}
+    | {"PickerMissing", "PickerNotReady", "PoolRefused"}
 )
 """Reasons worth an Event although the phase stays; steps and writes have Events of their own."""
 
@@ -61,6 +63,8 @@ class Draft:
         """Reason and message for the TrafficApplied condition."""
         self.target_problem: tuple[str, str] | None = None
         """Reason and message for the TargetReady condition."""
+        self.target_note: str = ""
+        """What a Ready target takes on trust."""
         self.contended: str = ""
         """Who wrote our weights, when that has just been seen."""
         self.set(observed_generation=obs.generation)
@@ -161,6 +165,10 @@ class Draft:
             "stable_endpoints_at_start": 0,
             "unready_since": None,
             "pulled": False,
+            "pulls": 0,
+            "ready_since": None,
+            "canary_crashes": ArmCrashes(),
+            "stable_crashes": ArmCrashes(),
             "hold": None,
             "hold_message": "",
             "overrides": (),

@@ -23,11 +23,13 @@ from rollouts.engine.types import (
 __all__ = [
     "Blocker",
     "Claim",
+    "CrashView",
     "GateOutcome",
     "GateView",
     "JobOutcome",
     "Observation",
     "ParentsView",
+    "PathView",
     "PoolView",
     "Problem",
     "RuleView",
@@ -111,6 +113,29 @@ class TrafficView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PathView:
+    """What lies between the gateway and an arm's pods: its endpoint picker, and what gateways say of its pool."""
+
+    problems: tuple[Blocker, ...] = ()
+    """PickerMissing, PickerNotReady, PoolRefused: no request arrives, whatever the weight."""
+    picker_down: bool = False
+    """The picker that no other arm of the Rollout uses has no Ready pod."""
+    note: str = ""
+    """What is taken on trust."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrashView:
+    """How the processes of an arm's pods live. Two adapters on the same pods have nothing to tell apart: defaults."""
+
+    pods: int = 0
+    restarts: int = 0
+    """Restarts of the present pods' containers and processes, ever."""
+    refusing: bool = False
+    """Every pod refuses connections and answered before, while a pod of the other arm answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolView:
     """One arm's endpoints. For an adapter: the Ready pods of the pool that serve it."""
 
@@ -123,6 +148,8 @@ class PoolView:
     """Adapters: Ready pods of the pool that say that they do not have it."""
     loaded: bool = False
     """Adapters: whether a pod has it that nobody else needs there."""
+    path: PathView = field(default_factory=PathView)
+    crashes: CrashView = field(default_factory=CrashView)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from rollouts.engine.actions import Plan
+from rollouts.engine.carrying import note_trust
 from rollouts.engine.commanding import obey_command
 from rollouts.engine.conditions import set_conditions
 from rollouts.engine.converging import converge
+from rollouts.engine.crashes import crashing
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import abort, drop_canary, settle_aborted, terminate_runs
 from rollouts.engine.evidence import renewed_run
@@ -71,6 +73,7 @@ def plan(obs: Observation, now: datetime) -> Plan:
         draft.set(analysis=obs.summaries[:_SUMMARIES])
     serve_adapters(draft)
     keep_finalizer(draft)
+    note_trust(draft)
     set_conditions(draft)
     return draft.plan()
 
@@ -145,6 +148,9 @@ def _abort_triggers(draft: Draft) -> bool:
             return True
     if not obs.exists(status.canary.identity):
         abort(draft, "CanaryPoolDeleted", f"{status.canary.identity.name} does not exist any more")
+        return True
+    if (crashed := crashing(draft)) is not None:
+        abort(draft, "CanaryCrashed", crashed)
         return True
     note_unpaused(draft)
     missed = deadline_missed(draft)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from rollouts.engine.actions import CreateJob, EventType, MarkRun, WriteReason
+from rollouts.engine.carrying import pulled_because, watch_canary
 from rollouts.engine.converging import converge, step_weight
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import promote
@@ -28,10 +29,7 @@ from rollouts.engine.types import (
     format_weight,
 )
 
-__all__ = ["UNREADY_GRACE", "deadline_missed", "note_unpaused", "progress"]
-
-UNREADY_GRACE = timedelta(seconds=10)
-"""How long a carrying canary may have no Ready endpoint before its weight goes to 0 (design rule 3)."""
+__all__ = ["deadline_missed", "note_unpaused", "progress"]
 
 _AWAITING = "AwaitingAnalysis"
 
@@ -49,7 +47,7 @@ def progress(draft: Draft) -> None:
     """One round of the current step."""
     if _relanded(draft):
         return
-    _watch_endpoints(draft)
+    watch_canary(draft)
     accompany(draft)
     if draft.status.hold is None:
         judge_gates(draft)
@@ -111,30 +109,6 @@ def _held(draft: Draft) -> tuple[str, str] | None:
     return None
 
 
-def _watch_endpoints(draft: Draft) -> None:
-    """A carrying canary without Ready endpoints goes to 0 after ten seconds; the step is kept."""
-    canary = draft.status.canary
-    assert canary is not None
-    if draft.obs.ready(canary.identity) > 0:
-        if draft.status.unready_since is not None or draft.status.pulled:
-            draft.set(unready_since=None, pulled=False)
-        return
-    if not draft.status.pulled and (draft.status.weight.applied or ZERO) == ZERO:
-        return
-    since = draft.status.unready_since or draft.now
-    draft.set(unready_since=since)
-    if draft.now - since >= UNREADY_GRACE:
-        if not draft.status.pulled:
-            draft.set(pulled=True)
-            draft.event(
-                EventType.WARNING,
-                "CanaryNotReady",
-                f"{canary.label} has had no Ready endpoint for {UNREADY_GRACE.seconds} s: weight goes to 0",
-            )
-    else:
-        draft.wake_at(since + UNREADY_GRACE)
-
-
 def deadline_missed(draft: Draft) -> str | None:
     """Why ``progressDeadline`` is over, in words; None while it is not.
 
@@ -147,7 +121,7 @@ def deadline_missed(draft: Draft) -> str | None:
         return None
     if status.pulled and status.unready_since is not None:
         start = status.unready_since
-        what = f"{status.canary.identity.name} has had no Ready endpoint for {format_seconds(limit)}"
+        what = f"{status.canary.identity.name} could not serve for {format_seconds(limit)}: {pulled_because(draft)[1]}"
     elif isinstance(draft.step, WeightStep | HeaderRouteStep) or (
         draft.step is None and status.bake_started_at is None
     ):
@@ -168,8 +142,8 @@ def deadline_missed(draft: Draft) -> str | None:
 def _waiting_for_traffic(draft: Draft) -> None:
     """The write is under way, or something keeps it back: say what."""
     if draft.status.pulled:
-        message = f"{draft.where()}: the canary has no Ready endpoint, its weight is 0 until it has one"
-        draft.move(Phase.PROGRESSING, _resumed(draft), "CanaryNotReady", message)
+        reason, why = pulled_because(draft)
+        draft.move(Phase.PROGRESSING, _resumed(draft), reason, f"{draft.where()}: {why}")
         return
     problem = draft.traffic_problem or draft.target_problem
     if problem is not None:

@@ -19,6 +19,7 @@ __all__ = [
     "AdapterTraffic",
     "AdapterTrafficKind",
     "AnalysisStep",
+    "ArmCrashes",
     "BackgroundAnalysis",
     "CanaryStrategy",
     "CommandRecord",
@@ -403,6 +404,17 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArmCrashes:
+    """Crashes of one arm's pods in the attempt."""
+
+    count: int = 0
+    restarts: int = 0
+    """The pods' restarts at the last look, from which the next crash is told."""
+    at: datetime | None = None
+    """The last one that counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutStatus:
     """``status``: everything that must survive a restart, and what people read."""
 
@@ -429,7 +441,13 @@ class RolloutStatus:
     unready_since: datetime | None = None
     """Since when a carrying canary has had no Ready endpoint."""
     pulled: bool = False
-    """The carrying canary lost its endpoints for too long and was set to 0; the step is kept."""
+    """The carrying canary could not serve for too long and was set to 0; the step is kept."""
+    pulls: int = 0
+    """How often that happened in this attempt: each return needs longer."""
+    ready_since: datetime | None = None
+    """Since when a pulled canary can serve again."""
+    canary_crashes: ArmCrashes = field(default_factory=ArmCrashes)
+    stable_crashes: ArmCrashes = field(default_factory=ArmCrashes)
     hold: HoldReason | None = None
     hold_message: str = ""
     overrides: tuple[str, ...] = ()

@@ -17,7 +17,10 @@ import pytest
 from rollouts.analysis import verdicts
 from rollouts.analysis.types import Measurement, Phase
 from rollouts.controller import adapter_views, observing, performing
+from rollouts.controller.caches import Caches
 from rollouts.controller.performing import Performer
+from rollouts.controller.pickers import PickerPaths
+from rollouts.controller.pools import PickerPod
 from rollouts.controller.rollouts import RolloutReconciler
 from rollouts.engine import converging, ending, planning, progressing, serving
 from rollouts.engine.actions import CreateRun, TerminateRun, UnloadAdapter
@@ -41,6 +44,9 @@ LEFT = "adapter: aborted, left and unloaded"
 ADAPTER_ARGOCD = "adapter: argocd resets the model"
 DELETED = "adapter: adopted model deleted, and added to Git a minute later"
 ADAPTER_ABORT = "adapter: gate failure aborts"
+PICKER_DIES = "path: picker pod dies mid-canary, and comes back"
+PICKER_LATE = "path: picker not Ready at first"
+CRASH_LOOP = "path: canary crash-loops"
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def _inconclusive_passes(patch: pytest.MonkeyPatch) -> None:
 
 def _endpoints_unseen(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(converging, "required_endpoints", lambda *_: 0)
-    patch.setattr(progressing, "_watch_endpoints", lambda draft: None)
+    patch.setattr(progressing, "watch_canary", lambda draft: None)
 
 
 def _abort_leaves_half(patch: pytest.MonkeyPatch) -> None:
@@ -258,7 +264,30 @@ def _trusts_types(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(observing, "gate_view", view)
 
 
+def _picker_unseen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PickerPaths, "_picker_problem", lambda *_: None)
+
+
+def _crashes_unseen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(planning, "crashing", lambda draft: None)
+
+
+def _service_is_enough(patch: pytest.MonkeyPatch) -> None:
+    """What was: the Service exists, whether or not a pod is behind it."""
+    patch.setattr(Caches, "picker_pods", lambda self, pool: [PickerPod(pod="p", ip="", metrics_port=9090)])
+
+
 MUTANTS = [
+    Mutant("pickers are not looked at", _picker_unseen, Invariant.PATH, PICKER_DIES),
+    Mutant("a picker is ready when its Service exists", _service_is_enough, Invariant.PATH, PICKER_LATE),
+    Mutant(
+        "a dead picker keeps its weight",
+        _picker_unseen,
+        Invariant.PATH,
+        fault=FaultClass.OUTSIDE,
+        containing="canary picker never Ready again",
+    ),
+    Mutant("crashes are not counted", _crashes_unseen, Invariant.CONVERGED, CRASH_LOOP),
     Mutant("all weights are zero", _weights_both_zero, Invariant.WEIGHTS),
     Mutant("each weight is one too many", _weight_off_by_one, Invariant.WEIGHTS),
     Mutant(

@@ -30,11 +30,13 @@ from rollouts.engine.actions import (
 from rollouts.engine.observation import (
     Blocker,
     Claim,
+    CrashView,
     GateOutcome,
     GateView,
     JobOutcome,
     Observation,
     ParentsView,
+    PathView,
     PoolView,
     Problem,
     RuleView,
@@ -146,6 +148,8 @@ class World:
     problems: tuple[Problem, ...] = ()
     blockers: tuple[Blocker, ...] = ()
     pool_blockers: tuple[Blocker, ...] = ()
+    paths: dict[Identity, PathView] = field(default_factory=dict)
+    crashes: dict[Identity, CrashView] = field(default_factory=dict)
     target_blocker: Blocker | None = None
     share: ShareView | None = None
     compared: frozenset[int] = frozenset()
@@ -236,6 +240,8 @@ class World:
                 exists=identity in self.pools,
                 ready_endpoints=self.pools.get(identity, 0),
                 blockers=self.pool_blockers if identity == pool("v2") else (),
+                path=self.paths.get(identity, PathView()),
+                crashes=self.crashes.get(identity, CrashView()),
             )
             for identity in names
         }

@@ -18,6 +18,7 @@ from rollouts.controller import kinds
 from rollouts.lab.testing.faults.adapter_oracle import early_unloads, remade_objects, unproven_weights
 from rollouts.lab.testing.faults.endstate import CARRIERS, differences, is_carrier, weights_of
 from rollouts.lab.testing.faults.history import History, Record
+from rollouts.lab.testing.faults.path_oracle import dead_ends, left_on_dead_ends
 from rollouts.lab.testing.faults.replay import Replay, ready_pictures, share
 from rollouts.lab.testing.faults.simulation import Run
 from rollouts.lab.testing.faults.source import Answer
@@ -41,6 +42,7 @@ class Invariant(Enum):
     PROVEN = "3b an adapter gets its first weight when every Ready pod of the pool really serves it"
     KEPT = "3c no adapter is unloaded that is stable, a canary, carries weight or may come back"
     ADOPTED = "3d an adopted traffic object that was deleted is waited for, never made again"
+    PATH = "3e no weight rises towards, or is left on, a pool whose picker has no Ready pod"
     ABORTED = "4 after an abort the next route write is 100 % stable, and no later one raises that revision"
     EPOCHS = "5 the epochs of the controller's writes never interleave"
     MONOTONE = "6 observedGeneration, attempt and history never go back"
@@ -157,6 +159,21 @@ def _kept(run: Run) -> Iterator[str]:
 
 def _adopted(run: Run) -> Iterator[str]:
     return remade_objects(run.history)
+
+
+def _path(run: Run) -> Iterator[str]:
+    if run.scenario.adapters:  # one picker serves both arms
+        return
+    yield from dead_ends(
+        run.history,
+        (
+            (replay, record, raised)
+            for replay, record in _route_writes(run.history)
+            if (raised := _rises(replay, record)) is not None
+        ),
+    )
+    hold = (((run.end.get("rollout mymodel") or {}).get("status") or {}).get("hold") or {}).get("reason")
+    yield from left_on_dead_ends(run.history, held=hold in ("ManualOverride", "TrafficContended"))
 
 
 def _aborted(run: Run) -> Iterator[str]:
@@ -332,6 +349,7 @@ _CHECKERS: dict[Invariant, Callable[[Run], Iterator[str]]] = {
     Invariant.PROVEN: _proven,
     Invariant.KEPT: _kept,
     Invariant.ADOPTED: _adopted,
+    Invariant.PATH: _path,
     Invariant.ABORTED: _aborted,
     Invariant.EPOCHS: _epochs,
     Invariant.MONOTONE: _monotone,

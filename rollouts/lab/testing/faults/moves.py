@@ -20,6 +20,7 @@ __all__ = [
     "both",
     "command",
     "condition_says",
+    "crash_pods",
     "delete",
     "edit_spec",
     "edit_steps",
@@ -32,6 +33,7 @@ __all__ = [
     "lose_adapter",
     "overwrite_route",
     "phase",
+    "picker",
     "reason",
     "recreate_pool",
     "regain_adapter",
@@ -188,6 +190,16 @@ def answer(what: Answer) -> Act:
 def scale(release: str, ready: int, unready: int = 0) -> Act:
     """Pods of a release: so many Ready, so many not."""
     return lambda sim: sim.cluster.scale(release, ready, unready=unready)
+
+
+def picker(pool: str, *, ready: bool) -> Act:
+    """The pod behind a pool's picker Service is Ready, or not."""
+    return lambda sim: sim.cluster.set_picker(pool, ready=ready)
+
+
+def crash_pods(release: str) -> Act:
+    """Every pod of a release crashes once and is back at once."""
+    return lambda sim: sim.cluster.crash(release)
 
 
 def delete(resource: Resource, name: str) -> Act:
