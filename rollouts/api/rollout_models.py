@@ -205,6 +205,9 @@ class CanaryModel(ApiModel):
     """Time that one step may take to come into force, not counting pauses and analysis."""
     on_deadline: Literal["Abort", "Pause"] = "Abort"
     """What a missed deadline does."""
+    path_probe: Literal["Off", "Report", "Require"] = "Report"
+    """Managed routes: before the first weight a few requests through the gateway reach the canary by a rule of
+    their own, which is then removed. Report warns once of 5xx and goes on; Require holds until they succeed."""
 
 
 class StrategyModel(ApiModel):

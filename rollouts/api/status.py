@@ -25,6 +25,8 @@ from rollouts.engine.types import (
     Identity,
     Outcome,
     Phase,
+    ProbeRecord,
+    ProbeVerdict,
     Revision,
     RevisionHash,
     RolloutStatus,
@@ -70,6 +72,7 @@ def write_status(status: RolloutStatus) -> Json:
         "pulled": status.pulled,
         "pulls": status.pulls,
         "readySince": _write_time(status.ready_since),
+        "probe": _write_probe(status.probe),
         "crashes": _compact(
             {"canary": _write_crashes(status.canary_crashes), "stable": _write_crashes(status.stable_crashes)}
         ),
@@ -136,6 +139,19 @@ def _write_weight(weight: WeightStatus) -> Json:
 
 def _write_crashes(crashes: ArmCrashes) -> Json:
     return _compact({"count": crashes.count, "restarts": crashes.restarts, "at": _write_time(crashes.at)})
+
+
+def _write_probe(probe: ProbeRecord | None) -> Json | None:
+    if probe is None:
+        return None
+    return _compact(
+        {
+            "since": format_time(probe.since),
+            "token": probe.token,
+            "verdict": probe.verdict.value if probe.verdict is not None else None,
+            "message": probe.message[:MESSAGE_LIMIT],
+        }
+    )
 
 
 def _write_hold(status: RolloutStatus) -> Json | None:
@@ -308,6 +324,7 @@ def read_status(data: Any) -> tuple[RolloutStatus, tuple[str, ...]]:
         pulled=r.flag("pulled"),
         pulls=r.number("pulls"),
         ready_since=r.time("readySince"),
+        probe=r.take("probe", _read_probe, None),
         canary_crashes=crashes.take("canary", _read_crashes, ArmCrashes()),
         stable_crashes=crashes.take("stable", _read_crashes, ArmCrashes()),
         hold=hold.take("reason", HoldReason, None),
@@ -407,6 +424,17 @@ def _read_history(value: Any) -> HistoryEntry:
         at=parse_time(data["at"]),
         message=_optional(data, "message"),
         stable_until=None if until is None else parse_time(until),
+    )
+
+
+def _read_probe(value: Any) -> ProbeRecord:
+    data = _object(value)
+    verdict = data.get("verdict")
+    return ProbeRecord(
+        since=parse_time(data["since"]),
+        token=_optional(data, "token"),
+        verdict=None if verdict is None else ProbeVerdict(verdict),
+        message=_optional(data, "message"),
     )
 
 

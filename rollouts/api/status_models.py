@@ -64,6 +64,19 @@ class WeightModel(ApiModel):
     """What the pods' request counters show."""
 
 
+class ProbeModel(ApiModel):
+    """A few requests through the gateway to the canary, before it has weight."""
+
+    since: Time
+    """When it began."""
+    token: Short = ""
+    """Header value of the rule that is in the route while the probe is open."""
+    verdict: Short = ""
+    """Passed, Failed or NotJudged; absent while it is open."""
+    message: Long = ""
+    """What was found, and the likely cause."""
+
+
 class ArmCrashesModel(ApiModel):
     """Crashes of one version's pods."""
 
@@ -202,6 +215,8 @@ class RolloutStatusModel(ApiModel):
     """How often that happened in this attempt; from the second time on its weight comes back later each time."""
     ready_since: Time | None = None
     """Since when a canary that was set to 0 can serve again."""
+    probe: ProbeModel | None = None
+    """The probe of the path before the first weight."""
     crashes: CrashesModel | None = None
     """Crashes of both versions' pods in this attempt."""
     hold: HoldModel | None = None

@@ -16,6 +16,7 @@ from rollouts.controller.crashes import CrashWatch
 from rollouts.controller.housekeeping import prune_runs
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.picker_health import PickerHealthWatch
+from rollouts.controller.probes import Prober
 from rollouts.controller.settings import Settings
 from rollouts.kube.client import KubeClient
 from rollouts.kube.counting import CountingClient, RequestRecord
@@ -64,6 +65,7 @@ class Controller:
         self.adapters = AdapterWatch(clock, settings.adapters)
         self.health = PickerHealthWatch(clock)
         self.crashes = CrashWatch(self._scraper, clock)
+        self.prober = Prober(fenced, self._scraper, clock, settings.path_probe)
         self.parts: Parts = assemble(
             fenced,
             clock,
@@ -76,6 +78,7 @@ class Controller:
             gitops_managers=settings.gitops_managers,
             health=self.health,
             crashes=self.crashes,
+            probes=self.prober,
         )
         self._writer = fenced
         self._rollout_queue: WorkQueue[ObjectKey] = WorkQueue(clock)
@@ -102,6 +105,7 @@ class Controller:
         supervisor.add("adapters", self.adapters.run)
         supervisor.add("picker-health", self.health.run)
         supervisor.add("crashes", self.crashes.run)
+        supervisor.add("prober", self.prober.run)
         for reflector in reflectors:
             supervisor.add(reflector.name, reflector.run)
         supervisor.add("controller", self._lead, stop=self._stop_leading, grace=20.0)
@@ -145,7 +149,7 @@ class Controller:
             self._pool("analysisrun", self._run_queue, self.parts.runs.reconcile),
         ]
         self.caches.on_rollout_change(self._rollout_queue.add)
-        for watch in (self.adapters, self.health, self.crashes):
+        for watch in (self.adapters, self.health, self.crashes, self.prober):
             watch.on_change = self._rollout_queue.add
         self.caches.runs.subscribe(self._run_queue.add)
         self.resync()

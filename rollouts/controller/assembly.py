@@ -23,6 +23,7 @@ from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.observing import DEFAULT_GITOPS_MANAGERS, Gatherer, ShareSource
 from rollouts.controller.performing import Performer
 from rollouts.controller.pickers import PickerHealth, PickerPaths
+from rollouts.controller.probes import PathProbes
 from rollouts.controller.rollouts import RolloutReconciler
 from rollouts.controller.runs import RunReconciler
 from rollouts.controller.shares import ShareCounter
@@ -129,6 +130,7 @@ def assemble(
     on_traffic_write: Callable[[WriteTraffic], None] = lambda _: None,
     health: PickerHealth | None = None,
     crashes: CrashSource | None = None,
+    probes: PathProbes | None = None,
 ) -> Parts:
     """The reconcilers over ``caches``; ``client`` is the one that writes (behind the fence)."""
     metrics = metrics or ControllerMetrics()
@@ -149,6 +151,7 @@ def assemble(
         gitops_managers=gitops_managers,
         paths=PickerPaths(caches, health),
         crashes=crashes,
+        probes=probes,
     )
     performer = Performer(client, caches, events, gates, views, on_traffic_write=written)
     return Parts(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from rollouts.analysis.sources.base import Endpoint as ScrapedEndpoint
 from rollouts.api.parsing import ParsedRollout, SpecCache, parse_rollout
 from rollouts.api.run_status import gate_summaries, gate_view
 from rollouts.controller import kinds
@@ -13,6 +14,7 @@ from rollouts.controller.caches import Caches
 from rollouts.controller.carriers import Carrier, RouteCarrier
 from rollouts.controller.crashes import CrashSource, KubeletCrashes
 from rollouts.controller.pickers import Gateway, PickerPaths, gateways_of
+from rollouts.controller.probes import CanaryPods, PathProbes
 from rollouts.engine.naming import background_run
 from rollouts.engine.observation import (
     Blocker,
@@ -20,6 +22,7 @@ from rollouts.engine.observation import (
     JobOutcome,
     Observation,
     PoolView,
+    ProbeView,
     Problem,
     ShareView,
     TrafficView,
@@ -113,7 +116,9 @@ class Gatherer:
         gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
         paths: PickerPaths | None = None,
         crashes: CrashSource | None = None,
+        probes: PathProbes | None = None,
     ) -> None:
+        self._probes = probes
         self._paths = paths or PickerPaths(caches)
         self._crashes = crashes or KubeletCrashes()
         self._caches = caches
@@ -130,6 +135,8 @@ class Gatherer:
             self._adapters.forget(key)
             self._paths.forget(key)
             self._crashes.drop(key)
+            if self._probes is not None:
+                self._probes.drop(key)
             return None
         parsed = parse_rollout(rollout, self._specs)
         spec, status = parsed.spec, parsed.status
@@ -175,6 +182,7 @@ class Gatherer:
             compares=bool(gates.steps) or gates.background,
             background_compares=gates.background,
             share=self._shares.view(key, parsed, models.spec if models is not None else None),
+            probe=self._probe(key, parsed, carrier, traffic),
         )
         return Gathered(
             observation=observation,
@@ -240,6 +248,26 @@ class Gatherer:
         stable = status.stable.identity if status.stable is not None else None
         views = self._paths.of_pools(key, views, candidate, stable, gateways)
         return self._with_crashes(key, views, status)
+
+    def _probe(
+        self, key: ObjectKey, parsed: ParsedRollout, carrier: Carrier | None, traffic: TrafficView | None
+    ) -> ProbeView | None:
+        """What is known of the probe of a Managed route's path."""
+        canary = parsed.status.canary
+        template = carrier.target.template if isinstance(carrier, RouteCarrier) else None
+        if self._probes is None or template is None or traffic is None or canary is None:
+            return None
+        pool = self._caches.pool(canary.identity.group, key.namespace, canary.identity.name)
+        if pool is None:
+            return None
+        endpoints = [
+            ScrapedEndpoint(pod=found.pod, ip=found.ip, port=pool.port)
+            for found in self._caches.endpoints(pool)
+            if found.ready
+        ]
+        picker = f"Service {pool.picker.name}" if pool.picker is not None else pool.picker_kind or "none"
+        pods = CanaryPods(pool=pool.name, picker=picker, endpoints=endpoints)
+        return self._probes.view(key, parsed, template, traffic, pods)
 
     def _with_crashes(
         self, key: ObjectKey, views: dict[Identity, PoolView], status: RolloutStatus

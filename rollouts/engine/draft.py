@@ -167,6 +167,7 @@ class Draft:
             "pulled": False,
             "pulls": 0,
             "ready_since": None,
+            "probe": None,
             "canary_crashes": ArmCrashes(),
             "stable_crashes": ArmCrashes(),
             "hold": None,

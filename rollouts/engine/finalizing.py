@@ -42,7 +42,7 @@ def _restore(draft: Draft, traffic: TrafficView) -> bool:
     if desired is None or draft.obs.ready(desired.stable) == 0:
         return False
     desired = replace(desired, weight=ZERO, header_routes=())
-    if all(rule_share(rule, desired) in (ZERO, None) for rule in traffic.rules):
+    if not traffic.header_routes and all(rule_share(r, desired) in (ZERO, None) for r in traffic.rules):
         return False
     draft.actions.append(
         WriteTraffic(desired=desired, resource_version=traffic.resource_version, reason=WriteReason.ABORT)
@@ -76,9 +76,11 @@ def keep_finalizer(draft: Draft) -> None:
 
 
 def _split(draft: Draft) -> bool:
-    """Whether both arms carry weight, or are about to."""
+    """Whether both arms carry weight, or are about to, or a rule of ours leads past the weights."""
     status, traffic = draft.status, draft.obs.traffic
     if status.canary is not None and ZERO < (status.weight.desired or ZERO) < FULL:
+        return True
+    if traffic is not None and traffic.header_routes:
         return True
     desired = desired_traffic(draft, status)
     if desired is None or traffic is None or not traffic.exists:

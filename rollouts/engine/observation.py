@@ -15,6 +15,7 @@ from rollouts.engine.types import (
     GateSummary,
     HeaderRouteStep,
     Identity,
+    ProbeVerdict,
     RolloutSpec,
     RolloutStatus,
     TrafficMode,
@@ -31,6 +32,7 @@ __all__ = [
     "ParentsView",
     "PathView",
     "PoolView",
+    "ProbeView",
     "Problem",
     "RuleView",
     "ShareView",
@@ -161,6 +163,20 @@ class ShareView:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeView:
+    """What the shell knows of the probe of the path."""
+
+    offered: str = ""
+    """A secret for the rule of a probe that may begin; empty while it is not known whom to ask."""
+    impossible: str = ""
+    """Why nobody can be asked, when that is known."""
+    token: str = ""
+    """The secret that the verdict belongs to."""
+    verdict: ProbeVerdict | None = None
+    message: str = ""
+
+
 class GateOutcome(Enum):
     """What an AnalysisRun says so far, its ``onFail`` already applied."""
 
@@ -249,6 +265,8 @@ class Observation:
     """Verdicts of this attempt's runs in words, for ``status.analysis``."""
     share: ShareView | None = None
     """None when nothing can be measured (no counters): that never blocks."""
+    probe: ProbeView | None = None
+    """None where nobody probes paths."""
 
     def ready(self, identity: Identity) -> int:
         """Ready endpoints of an arm, 0 when it does not exist."""

@@ -14,6 +14,7 @@ from rollouts.engine.evidence import awaited_background
 from rollouts.engine.gating import accompany, judge_gates, step_gate, unearned
 from rollouts.engine.naming import background_run, job_name
 from rollouts.engine.observation import GateOutcome, JobOutcome
+from rollouts.engine.probing import probe_open, probe_path, probing
 from rollouts.engine.share import MIN_WINDOW, observed_weight, refutes
 from rollouts.engine.steps import describe, format_seconds, landing, steps_hash
 from rollouts.engine.transitions import Trigger
@@ -52,18 +53,30 @@ def progress(draft: Draft) -> None:
     if draft.status.hold is None:
         judge_gates(draft)
     held = _held(draft)
-    settled = converge(
-        draft, WriteReason.PULL if draft.status.pulled else WriteReason.STEP, may_raise=not held
-    )
+    looking = not held and probe_path(draft)
+    settled = converge(draft, _write_reason(draft), may_raise=not held and not looking)
     held = _held(draft)  # converging may have found a manual override
     if held:
         draft.move(Phase.PAUSED, Trigger.HOLD, *held)
         _observe(draft)
         return
+    if probe_open(draft.status):
+        reason, what = probing(draft.status)
+        draft.move(Phase.PROGRESSING, _resumed(draft), reason, f"{draft.where()}: {what}")
+        return
+    if looking:
+        _putting_in_force(draft)
+        return
     if not settled or draft.status.pulled:
         _waiting_for_traffic(draft)
         return
     _execute(draft)
+
+
+def _write_reason(draft: Draft) -> WriteReason:
+    if draft.status.pulled:
+        return WriteReason.PULL
+    return WriteReason.PROBE if probe_open(draft.status) else WriteReason.STEP
 
 
 def _relanded(draft: Draft) -> bool:

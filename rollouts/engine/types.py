@@ -37,8 +37,11 @@ __all__ = [
     "OnDeadline",
     "OnDelete",
     "Outcome",
+    "PathProbe",
     "PauseStep",
     "Phase",
+    "ProbeRecord",
+    "ProbeVerdict",
     "Revision",
     "RevisionHash",
     "RolloutSpec",
@@ -261,6 +264,22 @@ class OnDelete(Enum):
     DELETE_TRAFFIC = "DeleteTraffic"
 
 
+class PathProbe(Enum):
+    """``strategy.canary.pathProbe``: what a few requests of ours before the first weight may do."""
+
+    OFF = "Off"
+    REPORT = "Report"
+    REQUIRE = "Require"
+
+
+class ProbeVerdict(Enum):
+    """How a probe of the path ended."""
+
+    PASSED = "Passed"
+    FAILED = "Failed"
+    NOT_JUDGED = "NotJudged"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CanaryStrategy:
     """``strategy.canary``."""
@@ -272,6 +291,7 @@ class CanaryStrategy:
     bake: timedelta = timedelta(0)
     progress_deadline: timedelta = timedelta(minutes=30)
     on_deadline: OnDeadline = OnDeadline.ABORT
+    path_probe: PathProbe = PathProbe.REPORT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -415,6 +435,17 @@ class ArmCrashes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeRecord:
+    """The probe of the path in this attempt; open while there is no verdict."""
+
+    since: datetime
+    token: str = ""
+    """The header value of the rule in the route; empty before and after."""
+    verdict: ProbeVerdict | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutStatus:
     """``status``: everything that must survive a restart, and what people read."""
 
@@ -446,6 +477,7 @@ class RolloutStatus:
     """How often that happened in this attempt: each return needs longer."""
     ready_since: datetime | None = None
     """Since when a pulled canary can serve again."""
+    probe: ProbeRecord | None = None
     canary_crashes: ArmCrashes = field(default_factory=ArmCrashes)
     stable_crashes: ArmCrashes = field(default_factory=ArmCrashes)
     hold: HoldReason | None = None

@@ -22,7 +22,7 @@ from rollouts.controller.performing import Performer
 from rollouts.controller.pickers import PickerPaths
 from rollouts.controller.pools import PickerPod
 from rollouts.controller.rollouts import RolloutReconciler
-from rollouts.engine import converging, ending, planning, progressing, serving
+from rollouts.engine import converging, ending, finalizing, planning, probing, progressing, serving
 from rollouts.engine.actions import CreateRun, TerminateRun, UnloadAdapter
 from rollouts.engine.types import TrafficMode, Weight
 from rollouts.lab.testing.faults.invariants import Invariant, check
@@ -47,6 +47,8 @@ ADAPTER_ABORT = "adapter: gate failure aborts"
 PICKER_DIES = "path: picker pod dies mid-canary, and comes back"
 PICKER_LATE = "path: picker not Ready at first"
 CRASH_LOOP = "path: canary crash-loops"
+MANAGED = "managed route with header route, second target"
+PROBE_DELETED = "path: rollout deleted while it is probed"
 
 
 @dataclass(frozen=True)
@@ -277,7 +279,35 @@ def _service_is_enough(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Caches, "picker_pods", lambda self, pool: [PickerPod(pod="p", ip="", metrics_port=9090)])
 
 
+def _probe_rule_stays(patch: pytest.MonkeyPatch) -> None:
+    """The rule goes when the attempt ends, not when the probe does."""
+    real = probing.probe_routes
+
+    def routes(status: Any) -> Any:
+        record = status.probe and replace(status.probe, verdict=None, token=status.probe.token or "kept")
+        return real(replace(status, probe=record))
+
+    patch.setattr(converging, "probe_routes", routes)
+
+
+def _probe_rule_outlives_the_rollout(patch: pytest.MonkeyPatch) -> None:
+    real = finalizing.finalize
+
+    def finalize(draft: Any) -> None:
+        draft.obs = replace(draft.obs, traffic=replace(draft.obs.traffic, header_routes=()))
+        real(draft)
+
+    patch.setattr(planning, "finalize", finalize)
+
+
 MUTANTS = [
+    Mutant("a probe's rule stays", _probe_rule_stays, Invariant.PROBED, MANAGED),
+    Mutant(
+        "a deleted Rollout leaves its probe's rule",
+        _probe_rule_outlives_the_rollout,
+        Invariant.PROBED,
+        PROBE_DELETED,
+    ),
     Mutant("pickers are not looked at", _picker_unseen, Invariant.PATH, PICKER_DIES),
     Mutant("a picker is ready when its Service exists", _service_is_enough, Invariant.PATH, PICKER_LATE),
     Mutant(

@@ -38,6 +38,7 @@ from rollouts.engine.observation import (
     ParentsView,
     PathView,
     PoolView,
+    ProbeView,
     Problem,
     RuleView,
     ShareView,
@@ -108,7 +109,7 @@ def spec(
     """A spec; keyword arguments of CanaryStrategy and RolloutSpec are sorted out by name."""
     canary_fields = {
         name: fields.pop(name)
-        for name in ("analysis", "bake", "progress_deadline", "on_deadline", "endpoint_ratio")
+        for name in ("analysis", "bake", "progress_deadline", "on_deadline", "endpoint_ratio", "path_probe")
         if name in fields
     }
     revision = fields.pop("revision", "")
@@ -148,6 +149,7 @@ class World:
     problems: tuple[Problem, ...] = ()
     blockers: tuple[Blocker, ...] = ()
     pool_blockers: tuple[Blocker, ...] = ()
+    probe: ProbeView | None = None
     paths: dict[Identity, PathView] = field(default_factory=dict)
     crashes: dict[Identity, CrashView] = field(default_factory=dict)
     target_blocker: Blocker | None = None
@@ -197,6 +199,7 @@ class World:
             gates=dict(self.gates),
             jobs=dict(self.jobs),
             share=self.share,
+            probe=self.probe,
             compared=self.compared,
             only_compared=self.only_compared,
             compares=bool(self.compared) or self.background_compares,

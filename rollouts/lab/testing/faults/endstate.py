@@ -25,7 +25,9 @@ _MASKED = frozenset(
         "at",
         "lastTransitionTime",
         "message",
+        "readySince",
         "restores",
+        "since",
         "stableUntil",
         "startedAt",
         "stepStartedAt",
@@ -75,8 +77,11 @@ def _good(cluster: Cluster, resource: Resource) -> list[Object]:
     return [obj for obj in cluster.all(resource) if not obj["metadata"]["name"].startswith("zz-hostile")]
 
 
-def weights_of(carrier: Object) -> tuple[tuple[tuple[str, int], ...], ...]:
-    """Weights of each rule by the name of its backend or adapter; 1 where omitted. A model object is one rule."""
+def weights_of(carrier: Object, *, marked: bool = True) -> tuple[tuple[tuple[str, int], ...], ...]:
+    """Weights of each rule by the name of its backend or adapter; 1 where omitted. A model object is one rule.
+
+    ``marked`` False leaves out rules of ours for marked requests: what they send to the canary is no weight.
+    """
     spec = carrier.get("spec") or {}
     if "targetModels" in spec:
         return (tuple((str(item["name"]), int(item.get("weight", 1))) for item in spec["targetModels"]),)
@@ -86,6 +91,7 @@ def weights_of(carrier: Object) -> tuple[tuple[tuple[str, int], ...], ...]:
             for ref in rule.get("backendRefs") or rule.get("targets") or []
         )
         for rule in spec.get("rules") or []
+        if marked or not str(rule.get("name", "")).startswith("rollout-header-")
     )
 
 

@@ -18,7 +18,7 @@ from rollouts.controller import kinds
 from rollouts.lab.testing.faults.adapter_oracle import early_unloads, remade_objects, unproven_weights
 from rollouts.lab.testing.faults.endstate import CARRIERS, differences, is_carrier, weights_of
 from rollouts.lab.testing.faults.history import History, Record
-from rollouts.lab.testing.faults.path_oracle import dead_ends, left_on_dead_ends
+from rollouts.lab.testing.faults.path_oracle import dead_ends, left_on_dead_ends, probe_rules
 from rollouts.lab.testing.faults.replay import Replay, ready_pictures, share
 from rollouts.lab.testing.faults.simulation import Run
 from rollouts.lab.testing.faults.source import Answer
@@ -43,6 +43,7 @@ class Invariant(Enum):
     KEPT = "3c no adapter is unloaded that is stable, a canary, carries weight or may come back"
     ADOPTED = "3d an adopted traffic object that was deleted is waited for, never made again"
     PATH = "3e no weight rises towards, or is left on, a pool whose picker has no Ready pod"
+    PROBED = "3f the rule of a probe is in a route only before the first weight, and in none at the end"
     ABORTED = "4 after an abort the next route write is 100 % stable, and no later one raises that revision"
     EPOCHS = "5 the epochs of the controller's writes never interleave"
     MONOTONE = "6 observedGeneration, attempt and history never go back"
@@ -113,10 +114,12 @@ def _rises(replay: Replay, record: Record) -> Fraction | None:
     if not replay.canary_name:
         return None
     new = max(
-        (share(dict(rule), replay.canary_name) for rule in weights_of(record.after)), default=Fraction(0)
+        (share(dict(rule), replay.canary_name) for rule in weights_of(record.after, marked=False)),
+        default=Fraction(0),
     )
     old = max(
-        (share(dict(rule), replay.canary_name) for rule in weights_of(record.before)), default=Fraction(0)
+        (share(dict(rule), replay.canary_name) for rule in weights_of(record.before, marked=False)),
+        default=Fraction(0),
     )
     return new if new > old else None
 
@@ -174,6 +177,10 @@ def _path(run: Run) -> Iterator[str]:
     )
     hold = (((run.end.get("rollout mymodel") or {}).get("status") or {}).get("hold") or {}).get("reason")
     yield from left_on_dead_ends(run.history, held=hold in ("ManualOverride", "TrafficContended"))
+
+
+def _probed(run: Run) -> Iterator[str]:
+    return probe_rules(run.history, waits=_final_reason(run) == "PathProbeFailed")
 
 
 def _aborted(run: Run) -> Iterator[str]:
@@ -342,6 +349,11 @@ def _final_phase(run: Run) -> str:
     return str((rollout.get("status") or {}).get("phase", ""))
 
 
+def _final_reason(run: Run) -> str:
+    rollout = run.end.get("rollout mymodel") or {}
+    return str((rollout.get("status") or {}).get("reason", ""))
+
+
 _CHECKERS: dict[Invariant, Callable[[Run], Iterator[str]]] = {
     Invariant.WEIGHTS: _weights,
     Invariant.EARNED: _earned,
@@ -350,6 +362,7 @@ _CHECKERS: dict[Invariant, Callable[[Run], Iterator[str]]] = {
     Invariant.KEPT: _kept,
     Invariant.ADOPTED: _adopted,
     Invariant.PATH: _path,
+    Invariant.PROBED: _probed,
     Invariant.ABORTED: _aborted,
     Invariant.EPOCHS: _epochs,
     Invariant.MONOTONE: _monotone,

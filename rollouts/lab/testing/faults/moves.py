@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rollouts.controller import kinds
+from rollouts.engine.types import ProbeVerdict
 from rollouts.kube.client import Resource
 from rollouts.lab.testing.faults.objects import ADAPTER_OF, MODEL, ROUTE, model_object, pool_object
 from rollouts.lab.testing.faults.simulation import Act, Condition, Simulation
@@ -34,6 +35,7 @@ __all__ = [
     "overwrite_route",
     "phase",
     "picker",
+    "probes",
     "reason",
     "recreate_pool",
     "regain_adapter",
@@ -195,6 +197,11 @@ def scale(release: str, ready: int, unready: int = 0) -> Act:
 def picker(pool: str, *, ready: bool) -> Act:
     """The pod behind a pool's picker Service is Ready, or not."""
     return lambda sim: sim.cluster.set_picker(pool, ready=ready)
+
+
+def probes(verdict: ProbeVerdict | None) -> Act:
+    """From now on probes of the path come to this."""
+    return lambda sim: sim.answer_probes(verdict)
 
 
 def crash_pods(release: str) -> Act:

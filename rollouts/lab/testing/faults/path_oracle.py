@@ -11,7 +11,7 @@ from rollouts.lab.testing.faults.endstate import is_carrier, weights_of
 from rollouts.lab.testing.faults.history import History, Record
 from rollouts.lab.testing.faults.replay import Replay, share
 
-__all__ = ["dead_ends", "left_on_dead_ends"]
+__all__ = ["dead_ends", "left_on_dead_ends", "probe_rules"]
 
 Object = dict[str, Any]
 
@@ -74,3 +74,24 @@ def left_on_dead_ends(history: History, *, held: bool) -> Iterator[str]:
     shares = [share(dict(rule), replay.canary_name) for rule in weights_of(last.after)]
     if states and not states[-1][2] and any(shares):
         yield f"{replay.canary_name} is left with weight, and its picker has no Ready pod"
+
+
+def probe_rules(history: History, *, waits: bool) -> Iterator[str]:
+    """Routes in which a probe's rule stands beside weight of the canary, or is left when nothing moves any more."""
+    replay, last = Replay(), None
+    for record in history.records:
+        if is_carrier(record):
+            last = record
+            shares = [
+                share(dict(rule), replay.canary_name) for rule in weights_of(record.after, marked=False)
+            ]
+            if record.ours and _probes(record.after) and replay.canary_name and any(shares):
+                yield f"a probe's rule beside weight at {record.seconds:g} s"
+        replay.take(record)
+    if last is not None and _probes(last.after) and not waits:
+        yield "a probe's rule is left in the route"
+
+
+def _probes(route: Object) -> bool:
+    rules = (route.get("spec") or {}).get("rules") or []
+    return any("inference-rollouts-probe" in str(rule.get("name", "")) for rule in rules)

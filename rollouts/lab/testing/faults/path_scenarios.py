@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from rollouts.controller import kinds
+from rollouts.engine.types import ProbeVerdict
 from rollouts.lab.testing.faults.cluster import Cluster
 from rollouts.lab.testing.faults.moves import (
     at_step,
@@ -13,16 +14,27 @@ from rollouts.lab.testing.faults.moves import (
     command,
     crash_pods,
     delete,
+    gone,
     healthy_on,
     phase,
     picker,
+    probes,
     reason,
+    retarget,
 )
-from rollouts.lab.testing.faults.objects import CANARY, RELEASES, base_objects, rollout_object
+from rollouts.lab.testing.faults.objects import (
+    CANARY,
+    RELEASES,
+    STABLE,
+    TEMPLATE,
+    base_objects,
+    rollout_object,
+)
 from rollouts.lab.testing.faults.simulation import Condition, Move, Scenario
 
 __all__ = ["PATH_SCENARIOS"]
 
+_NEXT = Move(when=healthy_on(STABLE), act=retarget(CANARY), after=5)
 _WAITING: list[dict[str, Any]] = [{"setWeight": 10}, {"pause": {}}, {"setWeight": 50}]
 
 
@@ -33,7 +45,44 @@ def _scenario(name: str, moves: list[Move], goal: Condition) -> Scenario:
     return Scenario(name=f"path: {name}", setup=setup, moves=tuple(moves), goal=goal, stride=2)
 
 
+def _managed(name: str, moves: list[Move], goal: Condition, **canary: Any) -> Scenario:
+    """A Managed route, whose path is probed before the second target's first weight."""
+    rollout = rollout_object(
+        [{"setWeight": 20}, {"pause": {"duration": "10s"}}],
+        target=STABLE,
+        route={"template": TEMPLATE},
+        canary=canary,
+    )
+
+    def setup(cluster: Cluster) -> None:
+        base_objects(cluster, copy.deepcopy(rollout), route=False)
+
+    return Scenario(name=f"path: {name}", setup=setup, moves=tuple(moves), goal=goal, stride=2)
+
+
 PATH_SCENARIOS = (
+    _managed(
+        "probe fails, and is reported",
+        [Move(when=begun, act=probes(ProbeVerdict.FAILED)), _NEXT],
+        healthy_on(CANARY),
+    ),
+    _managed("probe gets no answer", [Move(when=begun, act=probes(None)), _NEXT], healthy_on(CANARY)),
+    _managed(
+        "required probe never passes",
+        [Move(when=begun, act=probes(ProbeVerdict.FAILED)), _NEXT],
+        phase("Aborted"),
+        pathProbe="Require",
+    ),
+    _managed(
+        "rollout deleted while it is probed",
+        [
+            Move(when=begun, act=probes(ProbeVerdict.FAILED)),
+            _NEXT,
+            Move(when=reason("PathProbeFailed"), act=delete(kinds.ROLLOUT, "mymodel"), after=7),
+        ],
+        gone,
+        pathProbe="Require",
+    ),
     _scenario(
         "picker pod dies mid-canary, and comes back",
         [
