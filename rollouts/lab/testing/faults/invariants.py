@@ -90,7 +90,8 @@ def _route_writes(history: History) -> Iterator[tuple[Replay, Record]]:
 def _weights(run: Run) -> Iterator[str]:
     for replay, record in _route_writes(run.history):
         allowed = replay.allowed_shares()
-        for rule, before in zip(weights_of(record.after), _padded(record.before), strict=False):
+        after = weights_of(record.after, marked=False)
+        for rule, before in zip(after, _padded(record.before), strict=False):
             values = [weight for _, weight in rule]
             if not rule:
                 continue
@@ -106,7 +107,7 @@ def _weights(run: Run) -> Iterator[str]:
 
 
 def _padded(route: Object) -> tuple[tuple[tuple[str, int], ...], ...]:
-    return weights_of(route) + ((),) * 16
+    return weights_of(route, marked=False) + ((),) * 16
 
 
 def _rises(replay: Replay, record: Record) -> Fraction | None:
