@@ -21,8 +21,9 @@ from rollouts.controller.events import EventRecorder
 from rollouts.controller.gates import Gates
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.observing import DEFAULT_GITOPS_MANAGERS, Gatherer, ShareSource
+from rollouts.controller.path_views import PathViews
 from rollouts.controller.performing import Performer
-from rollouts.controller.pickers import PickerHealth, PickerPaths
+from rollouts.controller.pickers import PickerHealth
 from rollouts.controller.probes import PathProbes
 from rollouts.controller.rollouts import RolloutReconciler
 from rollouts.controller.runs import RunReconciler
@@ -149,9 +150,7 @@ def assemble(
         gates,
         views,
         gitops_managers=gitops_managers,
-        paths=PickerPaths(caches, health),
-        crashes=crashes,
-        probes=probes,
+        paths=PathViews(caches, health=health, crashes=crashes, probes=probes),
     )
     performer = Performer(client, caches, events, gates, views, on_traffic_write=written)
     return Parts(

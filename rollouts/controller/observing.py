@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from rollouts.analysis.sources.base import Endpoint as ScrapedEndpoint
 from rollouts.api.parsing import ParsedRollout, SpecCache, parse_rollout
 from rollouts.api.run_status import gate_summaries, gate_view
 from rollouts.controller import kinds
 from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity, model_names
 from rollouts.controller.caches import Caches
 from rollouts.controller.carriers import Carrier, RouteCarrier
-from rollouts.controller.crashes import CrashSource, KubeletCrashes
-from rollouts.controller.pickers import Gateway, PickerPaths, gateways_of
-from rollouts.controller.probes import CanaryPods, PathProbes
+from rollouts.controller.path_views import PathViews
 from rollouts.engine.naming import background_run
 from rollouts.engine.observation import (
     Blocker,
@@ -22,7 +19,6 @@ from rollouts.engine.observation import (
     JobOutcome,
     Observation,
     PoolView,
-    ProbeView,
     Problem,
     ShareView,
     TrafficView,
@@ -95,14 +91,6 @@ class Gathered:
     carrier: Carrier | None
 
 
-def _parents(raw: dict[str, Any] | None, carrier: Carrier | None, namespace: str) -> frozenset[Gateway]:
-    """The gateways of the route as it is, and as its template will have them; none for model objects."""
-    if not isinstance(carrier, RouteCarrier):
-        return frozenset()
-    template = carrier.target.template
-    return gateways_of((raw or {}).get("spec"), namespace) | gateways_of(template, namespace)
-
-
 class Gatherer:
     """Builds Observations. ``gitops_managers`` are field managers whose writes are never obeyed."""
 
@@ -114,13 +102,9 @@ class Gatherer:
         adapters: AdapterViews,
         *,
         gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
-        paths: PickerPaths | None = None,
-        crashes: CrashSource | None = None,
-        probes: PathProbes | None = None,
+        paths: PathViews | None = None,
     ) -> None:
-        self._probes = probes
-        self._paths = paths or PickerPaths(caches)
-        self._crashes = crashes or KubeletCrashes()
+        self._paths = paths or PathViews(caches)
         self._caches = caches
         self._shares = shares
         self._gates = gates
@@ -134,9 +118,6 @@ class Gatherer:
         if rollout is None:
             self._adapters.forget(key)
             self._paths.forget(key)
-            self._crashes.drop(key)
-            if self._probes is not None:
-                self._probes.drop(key)
             return None
         parsed = parse_rollout(rollout, self._specs)
         spec, status = parsed.spec, parsed.status
@@ -167,7 +148,7 @@ class Gatherer:
             target=target,
             target_blocker=blocker,
             traffic=traffic,
-            pools=self._pools(parsed, target, models, _parents(raw, carrier, parsed.namespace)),
+            pools=self._pools(parsed, target, models, raw, carrier),
             blockers=() if spec is None else self._blockers(parsed, spec, target, models),
             gates={gate.name: gate for gate in map(gate_view, runs)},
             jobs=self._jobs(key),
@@ -182,7 +163,7 @@ class Gatherer:
             compares=bool(gates.steps) or gates.background,
             background_compares=gates.background,
             share=self._shares.view(key, parsed, models.spec if models is not None else None),
-            probe=self._probe(key, parsed, carrier, traffic),
+            probe=self._paths.probe(parsed, carrier, traffic),
         )
         return Gathered(
             observation=observation,
@@ -230,7 +211,8 @@ class Gatherer:
         parsed: ParsedRollout,
         target: Identity | None,
         models: ModelTraffic | None,
-        gateways: frozenset[Gateway],
+        raw: dict[str, Any] | None,
+        carrier: Carrier | None,
     ) -> dict[Identity, PoolView]:
         status = parsed.status
         arms = {arm.identity for arm in (status.stable, status.canary) if arm is not None}
@@ -239,59 +221,11 @@ class Gatherer:
             arms.add(target)
         if parsed.spec is not None and parsed.spec.stable_hint and target is not None:
             arms.add(replace(target, name=parsed.spec.stable_hint, source=""))
-        key = ObjectKey(parsed.namespace, parsed.name)
-        candidate = status.canary.identity if status.canary is not None else target
         if models is not None and target is not None:
             adapters = self._adapters.arms(parsed, models, target, arms)
-            return self._paths.of_adapters(key, adapters, candidate, models.pool)
+            return self._paths.adapters(parsed, adapters, target, models.pool)
         views = {identity: self._pool(parsed.namespace, identity) for identity in arms}
-        stable = status.stable.identity if status.stable is not None else None
-        views = self._paths.of_pools(key, views, candidate, stable, gateways)
-        return self._with_crashes(key, views, status)
-
-    def _probe(
-        self, key: ObjectKey, parsed: ParsedRollout, carrier: Carrier | None, traffic: TrafficView | None
-    ) -> ProbeView | None:
-        """What is known of the probe of a Managed route's path."""
-        canary = parsed.status.canary
-        template = carrier.target.template if isinstance(carrier, RouteCarrier) else None
-        if self._probes is None or template is None or traffic is None or canary is None:
-            return None
-        pool = self._caches.pool(canary.identity.group, key.namespace, canary.identity.name)
-        if pool is None:
-            return None
-        endpoints = [
-            ScrapedEndpoint(pod=found.pod, ip=found.ip, port=pool.port)
-            for found in self._caches.endpoints(pool)
-            if found.ready
-        ]
-        picker = f"Service {pool.picker.name}" if pool.picker is not None else pool.picker_kind or "none"
-        pods = CanaryPods(pool=pool.name, picker=picker, endpoints=endpoints)
-        return self._probes.view(key, parsed, template, traffic, pods)
-
-    def _with_crashes(
-        self, key: ObjectKey, views: dict[Identity, PoolView], status: RolloutStatus
-    ) -> dict[Identity, PoolView]:
-        """How the pods of a running attempt's arms live."""
-        pools = [
-            self._caches.pool(arm.identity.group, key.namespace, arm.identity.name)
-            if arm is not None
-            else None
-            for arm in (status.canary, status.stable)
-        ]
-        canary, stable = pools
-        if canary is None or stable is None or status.aborted is not None:
-            self._crashes.drop(key)
-            return views
-        assert status.canary is not None
-        assert status.stable is not None
-        ours, theirs = self._crashes.views(
-            key, self._caches.endpoints(canary), self._caches.endpoints(stable), (canary.port, stable.port)
-        )
-        found = {status.canary.identity: ours, status.stable.identity: theirs}
-        return {
-            arm: replace(view, crashes=found[arm]) if arm in found else view for arm, view in views.items()
-        }
+        return self._paths.pools(parsed, views, target, raw, carrier)
 
     def _pool(self, namespace: str, identity: Identity) -> PoolView:
         pool = self._caches.pool(identity.group, namespace, identity.name)
