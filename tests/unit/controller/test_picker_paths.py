@@ -111,6 +111,21 @@ def test_a_picker_that_both_arms_use_is_a_problem_that_pulls_nobody() -> None:
     assert (stage.reasons(), stage.path().picker_down) == (["PickerNotReady"], False)
 
 
+@pytest.mark.parametrize("mode", ["FailClose", "FailOpen"])
+def test_adapters_wait_for_their_one_picker_and_are_never_pulled_for_it(mode: str) -> None:
+    """Nobody but a picker honours their weights, so failing open does not help; and it serves both arms."""
+    stage = Stage()
+    stage.put(pool_object("v2", failureMode=mode), pod_object("v2-epp-0", {"app": "v2-epp"}, ready=False))
+    arms = [Identity(kind="Adapter", group="", name=name, source=f"/adapters/{name}") for name in ("a", "b")]
+    views = {key: PoolView(identity=arm, exists=True) for arm in arms for key in (arm, arm.arm)}
+    found = PickerPaths(stage.caches).of_adapters(KEY, views, arms[1], read_pool(pool_object("v2")))
+
+    for key in (arms[1], arms[1].arm):
+        assert [problem.reason for problem in found[key].path.problems] == ["PickerNotReady"]
+        assert not found[key].path.picker_down
+    assert found[arms[0]].path == PathView()
+
+
 def test_fail_open_excuses_a_dead_picker() -> None:
     stage = Stage()
     stage.put(
