@@ -223,5 +223,10 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
             "has(self.traffic.httpRoutes[0].template))",
             "setHeaderRoute needs a Managed route (traffic.httpRoutes[0].template)",
         ),
+        CelRule(
+            "!has(self.strategy.canary.pathProbe) || self.strategy.canary.pathProbe != 'Require' || "
+            "(has(self.traffic.httpRoutes) && has(self.traffic.httpRoutes[0].template))",
+            "pathProbe Require needs a Managed route (traffic.httpRoutes[0].template)",
+        ),
     ),
 }

@@ -217,6 +217,9 @@ class CanaryModel(ApiModel):
     target_deadline: Annotated[Duration | None, Field(json_schema_extra={"nullable": True})] = "2h"
     """Time that a new target may take to become Ready, from when it was first seen and not counting pauses; then it is
     aborted. `null`, or `0s` where a tool drops nulls: never."""
+    path_probe: Literal["Off", "Report", "Require"] = "Report"
+    """Managed routes: before the first weight a few requests through the gateway reach the canary by a rule of
+    their own, which is then removed. Report warns once of 5xx and goes on; Require holds until they succeed."""
 
 
 class StrategyModel(ApiModel):

@@ -32,6 +32,11 @@ def check_spec(spec: RolloutSpecModel) -> Iterator[Finding]:
     for index, step in enumerate(steps):
         yield from _check_step(step, f"spec.strategy.canary.steps[{index}]", managed=managed)
     yield from _check_order(steps)
+    if spec.strategy.canary.path_probe == "Require" and not managed:
+        yield (
+            "spec.strategy.canary.pathProbe",
+            "Require needs a Managed route (traffic.httpRoutes[0].template): an Adopted one gets no rules of ours",
+        )
     background = spec.strategy.canary.analysis
     if background is not None:
         path = "spec.strategy.canary.analysis"

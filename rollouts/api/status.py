@@ -16,6 +16,7 @@ from rollouts.api.scalars import format_time, parse_time, parse_weight, weight_j
 from rollouts.api.way_back import read_way_back, write_way_back
 from rollouts.engine.types import (
     AbortRecord,
+    ArmCrashes,
     CommandRecord,
     CommandResult,
     Condition,
@@ -25,6 +26,8 @@ from rollouts.engine.types import (
     Identity,
     Outcome,
     Phase,
+    ProbeRecord,
+    ProbeVerdict,
     Revision,
     RevisionHash,
     RolloutStatus,
@@ -72,6 +75,12 @@ def write_status(status: RolloutStatus) -> Json:
         "targetWait": _write_wait(status.target_wait),
         "standingSince": _write_time(status.standing_since),
         "pulled": status.pulled,
+        "pulls": status.pulls,
+        "readySince": _write_time(status.ready_since),
+        "probe": _write_probe(status.probe),
+        "crashes": _compact(
+            {"canary": _write_crashes(status.canary_crashes), "stable": _write_crashes(status.stable_crashes)}
+        ),
         "hold": _write_hold(status),
         "overrides": list(status.overrides),
         "skipGates": status.skip_gates,
@@ -141,6 +150,23 @@ def _write_weight(weight: WeightStatus) -> Json:
 
 def _write_wait(wait: TargetWait | None) -> Json | None:
     return None if wait is None else {"target": wait.target, "since": format_time(wait.since)}
+
+
+def _write_crashes(crashes: ArmCrashes) -> Json:
+    return _compact({"count": crashes.count, "restarts": crashes.restarts, "at": _write_time(crashes.at)})
+
+
+def _write_probe(probe: ProbeRecord | None) -> Json | None:
+    if probe is None:
+        return None
+    return _compact(
+        {
+            "since": format_time(probe.since),
+            "token": probe.token,
+            "verdict": probe.verdict.value if probe.verdict is not None else None,
+            "message": probe.message[:MESSAGE_LIMIT],
+        }
+    )
 
 
 def _write_hold(status: RolloutStatus) -> Json | None:
@@ -287,6 +313,7 @@ def read_status(data: Any) -> tuple[RolloutStatus, tuple[str, ...]]:
     r = _Reader(data, "status", bad)
     hold = _Reader(r.data.get("hold"), "status.hold", bad)
     weight = _Reader(r.data.get("weight"), "status.weight", bad)
+    crashes = _Reader(r.data.get("crashes"), "status.crashes", bad)
     status = RolloutStatus(
         phase=_read_phase(r),
         reason=r.text("reason"),
@@ -313,6 +340,11 @@ def read_status(data: Any) -> tuple[RolloutStatus, tuple[str, ...]]:
         target_wait=r.take("targetWait", _read_wait, None),
         standing_since=r.time("standingSince"),
         pulled=r.flag("pulled"),
+        pulls=r.number("pulls"),
+        ready_since=r.time("readySince"),
+        probe=r.take("probe", _read_probe, None),
+        canary_crashes=crashes.take("canary", _read_crashes, ArmCrashes()),
+        stable_crashes=crashes.take("stable", _read_crashes, ArmCrashes()),
         hold=hold.take("reason", HoldReason, None),
         hold_message=hold.text("message"),
         overrides=r.items("overrides", _text),
@@ -416,6 +448,27 @@ def _read_history(value: Any) -> HistoryEntry:
         at=parse_time(data["at"]),
         message=_optional(data, "message"),
         stable_until=None if until is None else parse_time(until),
+    )
+
+
+def _read_probe(value: Any) -> ProbeRecord:
+    data = _object(value)
+    verdict = data.get("verdict")
+    return ProbeRecord(
+        since=parse_time(data["since"]),
+        token=_optional(data, "token"),
+        verdict=None if verdict is None else ProbeVerdict(verdict),
+        message=_optional(data, "message"),
+    )
+
+
+def _read_crashes(value: Any) -> ArmCrashes:
+    data = _object(value)
+    at = data.get("at")
+    return ArmCrashes(
+        count=_number(data.get("count", 0)),
+        restarts=_number(data.get("restarts", 0)),
+        at=None if at is None else parse_time(at),
     )
 
 

@@ -66,6 +66,39 @@ class WeightModel(ApiModel):
     """What the controller wrote last, where the traffic object says something else."""
 
 
+class ProbeModel(ApiModel):
+    """A few requests through the gateway to the canary, before it has weight."""
+
+    since: Time
+    """When it began."""
+    token: Short = ""
+    """Header value of the rule that is in the route while the probe is open."""
+    verdict: Short = ""
+    """Passed, Failed or NotJudged; absent while it is open."""
+    message: Long = ""
+    """What was found, and the likely cause."""
+
+
+class ArmCrashesModel(ApiModel):
+    """Crashes of one version's pods."""
+
+    count: Number = 0
+    """Crashes in this attempt; pods that crash within 10 s of each other count once."""
+    restarts: Number = 0
+    """Restarts of the present pods at the last look."""
+    at: Time | None = None
+    """The last crash that counted."""
+
+
+class CrashesModel(ApiModel):
+    """Crashes of both versions' pods: a canary that crashes more than stable can explain is aborted."""
+
+    canary: ArmCrashesModel | None = None
+    """The canary's."""
+    stable: ArmCrashesModel | None = None
+    """Stable's."""
+
+
 class HoldModel(ApiModel):
     """Why the rollout does not go on by itself."""
 
@@ -228,7 +261,15 @@ class RolloutStatusModel(ApiModel):
     standing_since: Time | None = None
     """Since when no deadline runs, in a pause for example."""
     pulled: bool = False
-    """The canary lost its endpoints and was set to 0; its step is kept."""
+    """The canary could not serve and was set to 0; its step is kept."""
+    pulls: Number = 0
+    """How often that happened in this attempt; from the second time on its weight comes back later each time."""
+    ready_since: Time | None = None
+    """Since when a canary that was set to 0 can serve again."""
+    probe: ProbeModel | None = None
+    """The probe of the path before the first weight."""
+    crashes: CrashesModel | None = None
+    """Crashes of both versions' pods in this attempt."""
     hold: HoldModel | None = None
     """Why the rollout does not go on by itself."""
     overrides: Annotated[list[Short], Field(max_length=64)] = Field(default=[])

@@ -11,9 +11,11 @@ import click
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.cli.connect import connection_options, default_namespace, fetch, with_client
 from rollouts.cli.doctor_gitops import application_checks, configmap_checks, object_checks, pool_checks
+from rollouts.cli.doctor_path import picker_checks, refusal_checks
 from rollouts.cli.explain import deletion
 from rollouts.cli.findings import Check, Level, bad, fine, warn
 from rollouts.controller import kinds
+from rollouts.controller.pickers import Gateway, gateways_of
 from rollouts.controller.pools import read_pool
 from rollouts.engine.types import HttpRouteTraffic, TrafficMode
 from rollouts.kube.client import KubeClient, Resource
@@ -166,8 +168,12 @@ async def _rollout(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
         names.add(parsed.spec.target.name)
     elif traffic.pool_name:
         names.add(traffic.pool_name)
+    gateways = frozenset[Gateway]()
+    if isinstance(traffic, HttpRouteTraffic):
+        route = await _get(client, kinds.HTTP_ROUTE, parsed.namespace, traffic.name)
+        gateways = gateways_of((route or {}).get("spec"), parsed.namespace)
     for name in sorted(names):
-        async for check in _pool(client, parsed.namespace, name):
+        async for check in _pool(client, parsed.namespace, name, gateways):
             yield check
 
 
@@ -205,24 +211,21 @@ async def _traffic(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
         yield check
 
 
-async def _pool(client: KubeClient, namespace: str, name: str) -> AsyncIterator[Check]:
+async def _pool(
+    client: KubeClient, namespace: str, name: str, gateways: frozenset[Gateway]
+) -> AsyncIterator[Check]:
     found = [await _get(client, one, namespace, name) for one in kinds.POOLS]
     obj = next((one for one in found if one is not None), None)
     if obj is None:
         yield bad(f"InferencePool {name} does not exist", "create it; the rollout waits for it")
         return
-    picker = read_pool(obj).picker
-    if picker is None:
-        yield bad(
-            f"InferencePool {name} names no endpoint picker", "set its endpointPickerRef / extensionRef"
-        )
-    elif await _get(client, kinds.SERVICE, namespace, picker.name) is None:
-        yield bad(
-            f"InferencePool {name}: its picker Service {picker.name} does not exist",
-            f"rollouts picker-manifest {name} | kubectl apply -f -, or `pickers` of the chart",
-        )
-    else:
-        yield fine(f"InferencePool {name} and its picker Service {picker.name} exist")
+    pool = read_pool(obj)
+    service = None
+    if pool.picker is not None:
+        service = await _get(client, kinds.SERVICE, namespace, pool.picker.name)
+    pods = await _list(client, kinds.POD, namespace) if service is not None else None
+    for check in (*picker_checks(pool, service, pods), *refusal_checks(pool, gateways)):
+        yield check
     for check in pool_checks(f"InferencePool {name}", obj):
         yield check
 

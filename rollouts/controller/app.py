@@ -12,8 +12,11 @@ from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.controller.adapters import AdapterWatch
 from rollouts.controller.assembly import Parts, assemble, open_sources, query_budget, share_counter
 from rollouts.controller.caches import Caches
+from rollouts.controller.crashes import CrashWatch
 from rollouts.controller.housekeeping import prune_runs
 from rollouts.controller.metrics import ControllerMetrics
+from rollouts.controller.picker_health import PickerHealthWatch
+from rollouts.controller.probes import Prober
 from rollouts.controller.settings import Settings
 from rollouts.kube.client import KubeClient
 from rollouts.kube.counting import CountingClient, RequestRecord
@@ -60,6 +63,9 @@ class Controller:
         self._scraper = PodScraper(clock)
         self._sources = open_sources(settings.sources, self.caches, self._scraper, clock)
         self.adapters = AdapterWatch(clock, settings.adapters)
+        self.health = PickerHealthWatch(clock)
+        self.crashes = CrashWatch(self._scraper, clock)
+        self.prober = Prober(fenced, self._scraper, clock, settings.path_probe)
         self.parts: Parts = assemble(
             fenced,
             clock,
@@ -70,6 +76,9 @@ class Controller:
             metrics=self.metrics,
             budget=query_budget(self._sources, clock, settings.queries_per_minute),
             gitops_managers=settings.gitops_managers,
+            health=self.health,
+            crashes=self.crashes,
+            probes=self.prober,
         )
         self._writer = fenced
         self._rollout_queue: WorkQueue[ObjectKey] = WorkQueue(clock)
@@ -94,6 +103,9 @@ class Controller:
         supervisor.add("metrics", HttpServer(parse_address(self.settings.metrics_address), metrics).run)
         supervisor.add("scraper", self._scraper.run)
         supervisor.add("adapters", self.adapters.run)
+        supervisor.add("picker-health", self.health.run)
+        supervisor.add("crashes", self.crashes.run)
+        supervisor.add("prober", self.prober.run)
         for reflector in reflectors:
             supervisor.add(reflector.name, reflector.run)
         supervisor.add("controller", self._lead, stop=self._stop_leading, grace=20.0)
@@ -137,7 +149,8 @@ class Controller:
             self._pool("analysisrun", self._run_queue, self.parts.runs.reconcile),
         ]
         self.caches.on_rollout_change(self._rollout_queue.add)
-        self.adapters.on_change = self._rollout_queue.add
+        for watch in (self.adapters, self.health, self.crashes, self.prober):
+            watch.on_change = self._rollout_queue.add
         self.caches.runs.subscribe(self._run_queue.add)
         self.resync()
         scheduler = self._housekeeping()

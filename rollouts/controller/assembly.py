@@ -15,12 +15,16 @@ from rollouts.analysis.types import ArmRef
 from rollouts.api.scalars import parse_time
 from rollouts.controller.adapter_views import AdapterPods, AdapterViews
 from rollouts.controller.caches import Caches
+from rollouts.controller.crashes import CrashSource
 from rollouts.controller.dialects import Dialects
 from rollouts.controller.events import EventRecorder
 from rollouts.controller.gates import Gates
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.observing import DEFAULT_GITOPS_MANAGERS, Gatherer, ShareSource
+from rollouts.controller.path_views import PathViews
 from rollouts.controller.performing import Performer
+from rollouts.controller.pickers import PickerHealth
+from rollouts.controller.probes import PathProbes
 from rollouts.controller.rollouts import RolloutReconciler
 from rollouts.controller.runs import RunReconciler
 from rollouts.controller.shares import ShareCounter
@@ -125,6 +129,9 @@ def assemble(
     budget: QueryBudget | None = None,
     gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
     on_traffic_write: Callable[[WriteReason], None] = lambda _: None,
+    health: PickerHealth | None = None,
+    crashes: CrashSource | None = None,
+    probes: PathProbes | None = None,
 ) -> Parts:
     """The reconcilers over ``caches``; ``client`` is the one that writes (behind the fence)."""
     metrics = metrics or ControllerMetrics()
@@ -137,7 +144,14 @@ def assemble(
 
     dialects = Dialects(client, caches, clock)
     views = AdapterViews(caches, adapters, dialects)
-    gatherer = Gatherer(caches, shares, gates, views, gitops_managers=gitops_managers)
+    gatherer = Gatherer(
+        caches,
+        shares,
+        gates,
+        views,
+        gitops_managers=gitops_managers,
+        paths=PathViews(caches, health=health, crashes=crashes, probes=probes),
+    )
     performer = Performer(client, caches, events, gates, views, on_traffic_write=written)
     return Parts(
         caches=caches,

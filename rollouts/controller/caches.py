@@ -8,6 +8,7 @@ from typing import Any, cast
 from rollouts.api.references import pool_names, template_names, traffic_names
 from rollouts.controller import kinds
 from rollouts.controller.pools import (
+    HEALTH_PORTS,
     METRICS_PORT_ANNOTATION,
     Endpoint,
     PickerPod,
@@ -35,6 +36,7 @@ _PICKER = "picker"
 _POOL = "pool"
 _TEMPLATE = "template"
 _POOL_REF = "poolRef"
+_SERVICE_SELECTOR = "serviceSelector"
 
 
 def owner_of(obj: Mapping[str, Any], kind: str) -> tuple[str, str] | None:
@@ -76,6 +78,11 @@ def _pool_by_picker(obj: Object) -> Iterable[Hashable]:
     return [(pool.namespace, pool.picker.name)] if pool.picker is not None else []
 
 
+def _service_by_selector(obj: Object) -> Iterable[Hashable]:
+    pairs = sorted(obj["spec"]["selector"].items())
+    return [(_namespace(obj), *pairs[0])] if pairs else []
+
+
 def _rollout_by_route(obj: Object) -> Iterable[Hashable]:
     return [(_namespace(obj), kind, name) for kind, name in traffic_names(obj)]
 
@@ -103,7 +110,7 @@ def _trim_pod(pod: Object) -> Object:
     port = (meta.get("annotations") or {}).get(METRICS_PORT_ANNOTATION)
     if port is not None:
         trimmed["annotations"] = {METRICS_PORT_ANNOTATION: port}
-    return {
+    found: dict[str, Any] = {
         "metadata": trimmed,
         "status": {
             "podIP": status.get("podIP"),
@@ -111,6 +118,32 @@ def _trim_pod(pod: Object) -> Object:
             "conditions": [c for c in status.get("conditions") or [] if c.get("type") == "Ready"],
         },
     }
+    crashed = [{"restartCount": c["restartCount"]} for c in _containers(status) if c.get("restartCount")]
+    if crashed:  # most pods never do
+        found["status"]["containerStatuses"] = crashed
+    ports = [port for container in _ported(pod) for port in container if port.get("name") in HEALTH_PORTS]
+    if ports:
+        found["spec"] = {"containers": [{"ports": ports}]}
+    return found
+
+
+def _containers(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    statuses = status.get("containerStatuses")
+    return [item for item in statuses if isinstance(item, Mapping)] if isinstance(statuses, list) else []
+
+
+def _ported(pod: Object) -> list[list[Mapping[str, Any]]]:
+    """The declared ports of each container."""
+    spec = pod.get("spec")
+    containers = spec.get("containers") if isinstance(spec, Mapping) else None
+    ports = [
+        item.get("ports")
+        for item in (containers if isinstance(containers, list) else [])
+        if isinstance(item, Mapping)
+    ]
+    return [
+        [port for port in found if isinstance(port, Mapping)] for found in ports if isinstance(found, list)
+    ]
 
 
 def _trim_service(service: Object) -> Object:
@@ -145,7 +178,7 @@ class Caches:
             for resource in kinds.POOLS
         }
         self.pods = Store(indexes={_LABEL: _by_label}, transform=_trim_pod)
-        self.services = Store(transform=_trim_service)
+        self.services = Store(indexes={_SERVICE_SELECTOR: _service_by_selector}, transform=_trim_service)
         self.jobs = Store(indexes={_OWNER: _by_owner, _NAME_END: _by_name_end})
         self.models = Store(indexes={_POOL_REF: _model_by_pool}, keep_managed_fields=True)
         self.rewrites = {
@@ -297,10 +330,14 @@ class Caches:
             for rollout in self.rollouts_of_pool(key.namespace, key.name):
                 enqueue(rollout)
 
+        by_service = self._service_changed(by_pool)
+
         def pod_label(value: Hashable) -> None:
             for store in self.pools.values():
                 for key in store.keys_by_index(_POOL_SELECTOR, value):
                     by_pool(key)
+            for key in self.services.keys_by_index(_SERVICE_SELECTOR, value):
+                by_service(key)
 
         def carrier(kind: str) -> Callable[[ObjectKey], None]:
             return lambda key: by_index(_ROUTE, (key.namespace, kind, key.name))
@@ -316,7 +353,7 @@ class Caches:
         self.jobs.subscribe_index(_OWNER, owned)
         self.templates.subscribe(lambda key: by_index(_TEMPLATE, (key.namespace, key.name)))
         self.cluster_templates.subscribe(lambda key: by_index(_TEMPLATE, ("", key.name)))
-        self.services.subscribe(self._service_changed(by_pool))
+        self.services.subscribe(by_service)
 
     def _service_changed(self, by_pool: Callable[[ObjectKey], None]) -> Callable[[ObjectKey], None]:
         def changed(key: ObjectKey) -> None:

@@ -9,6 +9,7 @@ __all__ = [
     "ANALYSIS_TEMPLATE",
     "CLUSTER_ANALYSIS_TEMPLATE",
     "EVENT",
+    "GATEWAY",
     "GROUP",
     "HTTP_ROUTE",
     "INFERENCE_MODEL",
@@ -36,6 +37,7 @@ CLUSTER_ANALYSIS_TEMPLATE = Resource(
 )
 
 HTTP_ROUTE = Resource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
+GATEWAY = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
 POOL_V1 = Resource("inference.networking.k8s.io", "v1", "inferencepools", "InferencePool")
 POOL_X = Resource("inference.networking.x-k8s.io", "v1alpha2", "inferencepools", "InferencePool")
 POOLS = (POOL_V1, POOL_X)

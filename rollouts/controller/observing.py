@@ -12,6 +12,7 @@ from rollouts.controller import kinds
 from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity, model_names
 from rollouts.controller.caches import Caches
 from rollouts.controller.carriers import Carrier, RouteCarrier
+from rollouts.controller.path_views import PathViews
 from rollouts.engine.naming import Owner, is_of_attempt
 from rollouts.engine.observation import (
     Blocker,
@@ -131,7 +132,9 @@ class Gatherer:
         adapters: AdapterViews,
         *,
         gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
+        paths: PathViews | None = None,
     ) -> None:
+        self._paths = paths or PathViews(caches)
         self._caches = caches
         self._shares = shares
         self._gates = gates
@@ -144,6 +147,7 @@ class Gatherer:
         rollout = self._caches.rollouts.get(key)
         if rollout is None:
             self._adapters.forget(key)
+            self._paths.forget(key)
             return None
         parsed = parse_rollout(rollout, self._specs)
         spec, status = parsed.spec, parsed.status
@@ -180,7 +184,7 @@ class Gatherer:
             target=target,
             target_blocker=blocker,
             traffic=traffic,
-            pools=self._pools(parsed, target, models, traffic),
+            pools=self._pools(parsed, target, models, traffic, raw, carrier),
             blockers=() if spec is None else self._blockers(parsed, spec, target, models),
             gates={gate.name: gate for gate in map(gate_view, runs)},
             jobs=self._jobs(key, parsed.uid),
@@ -191,6 +195,7 @@ class Gatherer:
             compares=bool(gates.steps) or gates.background,
             background_compares=gates.background,
             share=self._shares.view(key, parsed, models.spec if models is not None else None),
+            probe=self._paths.probe(parsed, carrier, traffic),
         )
         return Gathered(
             observation=observation,
@@ -240,6 +245,8 @@ class Gatherer:
         target: Identity | None,
         models: ModelTraffic | None,
         traffic: TrafficView | None,
+        raw: dict[str, Any] | None,
+        carrier: Carrier | None,
     ) -> dict[Identity, PoolView]:
         status = parsed.status
         arms = {arm.identity for arm in (status.stable, status.canary) if arm is not None}
@@ -252,22 +259,17 @@ class Gatherer:
         if parsed.spec is not None and parsed.spec.stable_hint and target is not None:
             arms.add(replace(target, name=parsed.spec.stable_hint, source=""))
         if models is not None and target is not None:
-            return self._adapters.arms(parsed, models, target, arms)
-        return {identity: self._pool(parsed.namespace, identity) for identity in arms}
+            adapters = self._adapters.arms(parsed, models, target, arms)
+            return self._paths.adapters(parsed, adapters, target, models.pool)
+        views = {identity: self._pool(parsed.namespace, identity) for identity in arms}
+        return self._paths.pools(parsed, views, target, raw, carrier)
 
     def _pool(self, namespace: str, identity: Identity) -> PoolView:
         pool = self._caches.pool(identity.group, namespace, identity.name)
         if pool is None:
             return PoolView(identity=identity, exists=False)
-        blockers: tuple[Blocker, ...] = ()
-        if pool.picker is not None and ObjectKey(namespace, pool.picker.name) not in self._caches.services:
-            message = (
-                f"InferencePool {pool.name} names the endpoint picker Service {pool.picker.name}, which does not "
-                f"exist: install it with the chart's `pickers`, or `rollouts picker-manifest {pool.name}`"
-            )
-            blockers = (Blocker(reason="PickerMissing", message=message),)
         ready = sum(endpoint.ready for endpoint in self._caches.endpoints(pool))
-        return PoolView(identity=identity, exists=True, ready_endpoints=ready, blockers=blockers)
+        return PoolView(identity=identity, exists=True, ready_endpoints=ready)
 
     def _blockers(
         self,

@@ -6,6 +6,7 @@ The file is YAML::
       default: {url: http://prometheus:9090, podLabel: pod, timeout: 10s, bearerTokenFile: /etc/...}
     gitopsManagers: [argocd-controller, kustomize-controller, helm-controller]
     adapters: {prefixes: [/adapters], apiKeyFile: /etc/...}
+    pathProbe: {enabled: true, allow: [10.0.0.0/8]}
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +25,7 @@ from rollouts.analysis.sources.budget import QUERIES_PER_MINUTE
 from rollouts.analysis.sources.prometheus import PrometheusConfig
 from rollouts.api.scalars import parse_duration
 from rollouts.controller.adapters import AdapterSettings
+from rollouts.controller.gateway_address import ProbeSettings
 from rollouts.controller.observing import DEFAULT_GITOPS_MANAGERS
 
 __all__ = ["RESERVED_SOURCES", "Settings", "SettingsError", "read_config", "source_option"]
@@ -65,6 +68,7 @@ class Settings:
     leader_elect: bool = True
     cluster_templates: bool = True
     adapters: AdapterSettings = field(default_factory=AdapterSettings)
+    path_probe: ProbeSettings = field(default_factory=ProbeSettings)
     workers: int = 8
     queries_per_minute: int = QUERIES_PER_MINUTE
     """Queries of one namespace to all configured servers; 0 is no limit."""
@@ -102,7 +106,7 @@ def read_config(path: str, settings: Settings) -> Settings:
         raise SettingsError(f"{path}: cannot be read: {type(error).__name__}") from None
     if not isinstance(data, Mapping):
         raise SettingsError(f"{path}: must be a mapping with sources and gitopsManagers")
-    unknown = set(data) - {"sources", "gitopsManagers", "adapters"}
+    unknown = set(data) - {"sources", "gitopsManagers", "adapters", "pathProbe"}
     if unknown:
         raise SettingsError(f"{path}: unknown: {', '.join(sorted(map(str, unknown)))}")
     sources = dict(_sources(path, data.get("sources") or {}))
@@ -114,7 +118,24 @@ def read_config(path: str, settings: Settings) -> Settings:
         sources={**sources, **settings.sources},
         gitops_managers=tuple(managers),
         adapters=_adapters(path, data.get("adapters") or {}),
+        path_probe=_path_probe(path, data.get("pathProbe") or {}),
     )
+
+
+def _path_probe(path: str, data: Any) -> ProbeSettings:
+    """``pathProbe``: whether, and to which networks, the controller may connect for probes of the path."""
+    if not isinstance(data, Mapping) or set(data) - {"enabled", "allow"}:
+        raise SettingsError(f"{path}: pathProbe must be a mapping with enabled and allow")
+    enabled, allow = data.get("enabled", True), data.get("allow") or []
+    if not isinstance(enabled, bool):
+        raise SettingsError(f"{path}: pathProbe.enabled must be true or false")
+    try:
+        networks = tuple(ip_network(item) for item in allow) if isinstance(allow, list) else None
+    except (ValueError, TypeError):
+        networks = None
+    if networks is None:
+        raise SettingsError(f"{path}: pathProbe.allow must be a list of networks, as in 10.0.0.0/8")
+    return ProbeSettings(enabled=enabled, allow=networks)
 
 
 def _adapters(path: str, data: Any) -> AdapterSettings:

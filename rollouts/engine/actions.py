@@ -63,6 +63,7 @@ class WriteReason(Enum):
     STEP = "WeightSet"
     ABORT = "RolledBack"
     PULL = "CanaryNotReady"
+    PROBE = "PathProbed"
     RESTORE = "WeightRestored"
     SETTLE = "TrafficSettled"
 

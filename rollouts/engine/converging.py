@@ -24,9 +24,11 @@ from rollouts.engine.actions import (
     WriteReason,
     WriteTraffic,
 )
+from rollouts.engine.carrying import path_problem
 from rollouts.engine.draft import Draft
 from rollouts.engine.naming import background_run
 from rollouts.engine.observation import Claim, Observation, RuleView, TrafficView
+from rollouts.engine.probing import probe_open, probe_routes
 from rollouts.engine.steps import header_routes_at, required_endpoints, weight_at
 from rollouts.engine.types import (
     FULL,
@@ -67,7 +69,7 @@ FROZEN = (HoldReason.MANUAL_OVERRIDE, HoldReason.CONTENDED)
 
 def step_weight(status: RolloutStatus, spec: RolloutSpec) -> Weight:
     """The canary weight of the current step, after caps, pulls and overrides."""
-    if status.aborted is not None or status.pulled or status.started_at is None:
+    if status.aborted is not None or status.pulled or status.started_at is None or probe_open(status):
         return ZERO
     if status.hold in FROZEN:
         return status.weight.desired or ZERO
@@ -121,8 +123,15 @@ def desired_traffic(draft: Draft, status: RolloutStatus) -> DesiredTraffic | Non
         weight=weight,
         keep=tuple(keep),
         drop=tuple(drop),
-        header_routes=header_routes_at(draft.spec.canary.steps, status.current_step)
-        if active and not status.skip_gates and not status.pulled
+        header_routes=(
+            *(
+                header_routes_at(draft.spec.canary.steps, status.current_step)
+                if not status.skip_gates
+                else ()
+            ),
+            *probe_routes(status),
+        )
+        if active and not status.pulled
         else (),
     )
 
@@ -275,6 +284,8 @@ def _recreate(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> bo
     canary = desired.canary
     if canary is not None and (draft.obs.ready(canary) == 0 or not is_recorded(draft, canary)):
         weight = ZERO
+    if desired.canary is not None and path_problem(draft, desired.canary) is not None:
+        weight = ZERO
     _write(draft, replace(desired, weight=weight), "", WriteReason.SETTLE)
     return False
 
@@ -362,6 +373,10 @@ def _may_raise(draft: Draft, desired: DesiredTraffic) -> bool:
         # The step that asks for more must be stored before it takes effect.
         draft.wake(timedelta(seconds=1))
         return False
+    problem = path_problem(draft, desired.canary)
+    if problem is not None:
+        draft.target_problem = (problem.reason, problem.message)
+        return False
     needed = required_endpoints(
         desired.weight, draft.status.stable_endpoints_at_start, draft.spec.canary.endpoint_ratio
     )
@@ -395,7 +410,7 @@ def _announce_foreign(draft: Draft, traffic: TrafficView, desired: DesiredTraffi
 
 
 def _write(draft: Draft, desired: DesiredTraffic, resource_version: str, reason: WriteReason) -> None:
-    partial = ZERO < desired.weight < FULL
+    partial = ZERO < desired.weight < FULL or bool(desired.header_routes)
     if (partial or draft.spec.on_delete is OnDelete.DELETE_TRAFFIC) and not draft.obs.has_finalizer:
         draft.actions.append(SetFinalizer(present=True))
     draft.actions.append(WriteTraffic(desired=desired, resource_version=resource_version, reason=reason))

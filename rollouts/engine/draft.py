@@ -21,6 +21,7 @@ from rollouts.engine.observation import Observation
 from rollouts.engine.steps import describe
 from rollouts.engine.transitions import Trigger, check
 from rollouts.engine.types import (
+    ArmCrashes,
     HistoryEntry,
     HoldReason,
     Outcome,
@@ -50,6 +51,9 @@ _ALARMS = frozenset(
         "Baking",
         "AbortBlockedByClaim",
         "TrafficRefused",
+        "PickerMissing",
+        "PickerNotReady",
+        "PoolRefused",
     }
 )
 """Reasons worth an Event although the phase stays; steps and writes have Events of their own."""
@@ -189,6 +193,11 @@ class Draft:
             "stable_endpoints_at_start": 0,
             "unready_since": None,
             "pulled": False,
+            "pulls": 0,
+            "ready_since": None,
+            "probe": None,
+            "canary_crashes": ArmCrashes(),
+            "stable_crashes": ArmCrashes(),
             "hold": None,
             "hold_message": "",
             "overrides": (),

@@ -109,11 +109,13 @@ def keep_finalizer(draft: Draft) -> None:
 
 
 def _split(draft: Draft) -> bool:
-    """Whether both arms carry weight, or are about to."""
+    """Whether both arms carry weight, or are about to, or a rule of ours leads past the weights."""
     status, traffic = draft.status, draft.obs.traffic
     if any(carries(draft.obs.ways.get(record)) for record in status.way_back):
         return True
     if status.canary is not None and ZERO < (status.weight.desired or ZERO) < FULL:
+        return True
+    if traffic is not None and traffic.header_routes:
         return True
     if draft.obs.spec is None or traffic is None or not traffic.exists:
         return False

@@ -18,6 +18,7 @@ from rollouts.engine.types import (
     HeaderRouteStep,
     Identity,
     OnDelete,
+    ProbeVerdict,
     RolloutSpec,
     RolloutStatus,
     TrafficMode,
@@ -28,12 +29,15 @@ from rollouts.engine.types import (
 __all__ = [
     "Blocker",
     "Claim",
+    "CrashView",
     "GateOutcome",
     "GateView",
     "JobOutcome",
     "Observation",
     "ParentsView",
+    "PathView",
     "PoolView",
+    "ProbeView",
     "Problem",
     "Refused",
     "RuleView",
@@ -140,6 +144,29 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PathView:
+    """What lies between the gateway and an arm's pods: its endpoint picker, and what gateways say of its pool."""
+
+    problems: tuple[Blocker, ...] = ()
+    """PickerMissing, PickerNotReady, PoolRefused: no request arrives, whatever the weight."""
+    picker_down: bool = False
+    """The picker that no other arm of the Rollout uses has no Ready pod."""
+    note: str = ""
+    """What is taken on trust."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrashView:
+    """How the processes of an arm's pods live. Two adapters on the same pods have nothing to tell apart: defaults."""
+
+    pods: int = 0
+    restarts: int = 0
+    """Restarts of the present pods' containers and processes, ever."""
+    refusing: bool = False
+    """Every pod refuses connections and answered before, while a pod of the other arm answers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolView:
     """One arm's endpoints. For an adapter: the Ready pods of the pool that serve it."""
 
@@ -160,6 +187,8 @@ class PoolView:
     """Adapters: Ready pods on which it answers as its base does."""
     uncompared: tuple[str, ...] = ()
     """Adapters: Ready pods on which it has not been compared with its base."""
+    path: PathView = field(default_factory=PathView)
+    crashes: CrashView = field(default_factory=CrashView)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +198,20 @@ class ShareView:
     canary: int
     stable: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeView:
+    """What the shell knows of the probe of the path."""
+
+    offered: str = ""
+    """A secret for the rule of a probe that may begin; empty while it is not known whom to ask."""
+    impossible: str = ""
+    """Why nobody can be asked, when that is known."""
+    token: str = ""
+    """The secret that the verdict belongs to."""
+    verdict: ProbeVerdict | None = None
+    message: str = ""
 
 
 class GateOutcome(Enum):
@@ -274,6 +317,8 @@ class Observation:
     """Verdicts of this attempt's runs in words, for ``status.analysis``."""
     share: ShareView | None = None
     """None when nothing can be measured (no counters): that never blocks."""
+    probe: ProbeView | None = None
+    """None where nobody probes paths."""
 
     @property
     def owner(self) -> Owner:

@@ -12,9 +12,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from rollouts.engine.actions import Plan, WriteReason
+from rollouts.engine.carrying import note_trust, watch_canary
 from rollouts.engine.commanding import finish_abort_command, obey_command
 from rollouts.engine.conditions import set_conditions
 from rollouts.engine.converging import FROZEN, converge, show_live
+from rollouts.engine.crashes import crashing
 from rollouts.engine.deadlines import keep_clocks, missed_target
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import abort, drop_canary, show_aborted, terminate_runs
@@ -23,7 +25,7 @@ from rollouts.engine.finalizing import finalize, keep_finalizer
 from rollouts.engine.mending import mended
 from rollouts.engine.naming import background_run, job_name, step_run
 from rollouts.engine.observation import Claim, GateOutcome, JobOutcome, Observation
-from rollouts.engine.progressing import deadline_missed, note_unpaused, progress, watch_endpoints
+from rollouts.engine.progressing import deadline_missed, note_unpaused, progress
 from rollouts.engine.revision import revision_of, target_identity
 from rollouts.engine.serving import serve_adapters
 from rollouts.engine.starting import (
@@ -80,6 +82,7 @@ def plan(obs: Observation, now: datetime) -> Plan:
     serve_adapters(draft)
     keep_clocks(draft)
     keep_finalizer(draft)
+    note_trust(draft)
     set_conditions(draft)
     return draft.plan()
 
@@ -161,7 +164,10 @@ def _abort_triggers(draft: Draft) -> bool:
     if not obs.exists(status.canary.identity):
         abort(draft, "CanaryPoolDeleted", f"{status.canary.identity.name} does not exist any more")
         return True
-    watch_endpoints(draft)
+    if (crashed := crashing(draft)) is not None:
+        abort(draft, "CanaryCrashed", crashed)
+        return True
+    watch_canary(draft)
     if obs.spec is None:
         return False  # how long a step may take is not known
     note_unpaused(draft)

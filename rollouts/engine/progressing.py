@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from rollouts.engine.actions import CreateJob, EventType, MarkRun, WriteReason
+from rollouts.engine.carrying import pulled_because
 from rollouts.engine.converging import converge, step_weight
 from rollouts.engine.deadlines import standing
 from rollouts.engine.draft import Draft
@@ -14,6 +15,7 @@ from rollouts.engine.evidence import awaited_background
 from rollouts.engine.gating import accompany, judge_gates, step_gate, unearned
 from rollouts.engine.naming import background_run, job_name
 from rollouts.engine.observation import GateOutcome, JobOutcome
+from rollouts.engine.probing import probe_open, probe_path, probing
 from rollouts.engine.serving import content_blocker, unserved
 from rollouts.engine.share import MIN_WINDOW, observed_weight, refutes
 from rollouts.engine.steps import describe, format_seconds, landing, steps_hash
@@ -30,10 +32,7 @@ from rollouts.engine.types import (
     format_weight,
 )
 
-__all__ = ["UNREADY_GRACE", "deadline_missed", "note_unpaused", "progress", "watch_endpoints"]
-
-UNREADY_GRACE = timedelta(seconds=10)
-"""How long a carrying canary may have no Ready endpoint before its weight goes to 0 (design rule 3)."""
+__all__ = ["deadline_missed", "note_unpaused", "progress"]
 
 _AWAITING = "AwaitingAnalysis"
 
@@ -55,18 +54,30 @@ def progress(draft: Draft) -> None:
     if draft.status.hold is None:
         judge_gates(draft)
     held = _held(draft)
-    settled = converge(
-        draft, WriteReason.PULL if draft.status.pulled else WriteReason.STEP, may_raise=not held
-    )
+    looking = not held and probe_path(draft)
+    settled = converge(draft, _write_reason(draft), may_raise=not held and not looking)
     held = _held(draft)  # converging may have found a manual override
     if held:
         draft.move(Phase.PAUSED, Trigger.HOLD, *held)
         _observe(draft)
         return
+    if probe_open(draft.status):
+        reason, what = probing(draft.status)
+        draft.move(Phase.PROGRESSING, _resumed(draft), reason, f"{draft.where()}: {what}")
+        return
+    if looking:
+        _putting_in_force(draft)
+        return
     if not settled or draft.status.pulled:
         _waiting_for_traffic(draft)
         return
     _execute(draft)
+
+
+def _write_reason(draft: Draft) -> WriteReason:
+    if draft.status.pulled:
+        return WriteReason.PULL
+    return WriteReason.PROBE if probe_open(draft.status) else WriteReason.STEP
 
 
 def _relanded(draft: Draft) -> bool:
@@ -112,30 +123,6 @@ def _held(draft: Draft) -> tuple[str, str] | None:
     return None
 
 
-def watch_endpoints(draft: Draft) -> None:
-    """A carrying canary without Ready endpoints goes to 0 after ten seconds; the step is kept."""
-    canary = draft.status.canary
-    assert canary is not None
-    if draft.obs.ready(canary.identity) > 0:
-        if draft.status.unready_since is not None or draft.status.pulled:
-            draft.set(unready_since=None, pulled=False)
-        return
-    if not draft.status.pulled and (draft.status.weight.applied or ZERO) == ZERO:
-        return
-    since = draft.status.unready_since or draft.now
-    draft.set(unready_since=since)
-    if draft.now - since >= UNREADY_GRACE:
-        if not draft.status.pulled:
-            draft.set(pulled=True)
-            draft.event(
-                EventType.WARNING,
-                "CanaryNotReady",
-                f"{canary.label} has had no Ready endpoint for {UNREADY_GRACE.seconds} s: weight goes to 0",
-            )
-    else:
-        draft.wake_at(since + UNREADY_GRACE)
-
-
 def deadline_missed(draft: Draft) -> str | None:
     """Why ``progressDeadline`` is over, in words; None while it is not.
 
@@ -148,7 +135,7 @@ def deadline_missed(draft: Draft) -> str | None:
         return None
     if status.pulled and status.unready_since is not None:
         start = status.unready_since
-        what = f"{status.canary.identity.name} has had no Ready endpoint for {format_seconds(limit)}"
+        what = f"{status.canary.identity.name} could not serve for {format_seconds(limit)}: {pulled_because(draft)[1]}"
     elif isinstance(draft.step, WeightStep | HeaderRouteStep) or (
         draft.step is None and status.bake_started_at is None
     ):
@@ -169,8 +156,8 @@ def deadline_missed(draft: Draft) -> str | None:
 def _waiting_for_traffic(draft: Draft) -> None:
     """The write is under way, or something keeps it back: say what."""
     if draft.status.pulled:
-        message = f"{draft.where()}: the canary has no Ready endpoint, its weight is 0 until it has one"
-        draft.move(Phase.PROGRESSING, _resumed(draft), "CanaryNotReady", message)
+        reason, why = pulled_because(draft)
+        draft.move(Phase.PROGRESSING, _resumed(draft), reason, f"{draft.where()}: {why}")
         return
     problem = draft.traffic_problem or draft.target_problem
     if problem is not None:

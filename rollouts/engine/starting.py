@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from rollouts.engine.converging import converge, no_rules
+from rollouts.engine.crashes import crashes_at_start
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Blocker, RuleView
 from rollouts.engine.revision import revision_of
@@ -222,7 +223,10 @@ def wait_for_target(draft: Draft, trigger: Trigger = Trigger.NEW_TARGET) -> None
         return
     converge(draft, may_raise=False)  # brings what else the object says up to date
     record_way(draft, canary.identity.arm)
+    canary_crashes, stable_crashes = crashes_at_start(draft)
     draft.set(
+        canary_crashes=canary_crashes,
+        stable_crashes=stable_crashes,
         started_at=draft.now,
         stable_endpoints_at_start=draft.obs.ready(stable.identity),
         steps_hash=steps_hash(draft.spec.canary.steps),
@@ -249,7 +253,7 @@ def start_blocker(draft: Draft, canary: Revision) -> Blocker | None:
             reason="PoolMissing",
             message=f"{identity.kind} {identity.name} does not exist: create it, the rollout then starts",
         )
-    for blocker in (*pool.blockers, *obs.blockers):
+    for blocker in (*pool.blockers, *pool.path.problems, *obs.blockers):
         return blocker
     missing = content_blocker(draft, identity) or _unlisted(draft, identity)
     if missing is not None:

@@ -30,7 +30,7 @@ class Trigger(Enum):
     HOLD = "held: by command, spec, gate, override or deadline"
     RELEASED = "promote, resume or pause over"
     STEPS_DONE = "all steps done and baked"
-    ABORT = "gate failed, deadline, command or canary pool deleted"
+    ABORT = "gate failed, crashes, deadline, command or canary pool deleted"
     RETRY = "retry"
     SPEC_INVALID = "spec or claim invalid"
     SPEC_VALID = "spec valid again"

@@ -19,6 +19,7 @@ __all__ = [
     "AdapterTraffic",
     "AdapterTrafficKind",
     "AnalysisStep",
+    "ArmCrashes",
     "BackgroundAnalysis",
     "CanaryStrategy",
     "CommandRecord",
@@ -37,8 +38,11 @@ __all__ = [
     "OnDeadline",
     "OnDelete",
     "Outcome",
+    "PathProbe",
     "PauseStep",
     "Phase",
+    "ProbeRecord",
+    "ProbeVerdict",
     "Revision",
     "RevisionHash",
     "RolloutSpec",
@@ -265,6 +269,22 @@ class OnDelete(Enum):
     DELETE_TRAFFIC = "DeleteTraffic"
 
 
+class PathProbe(Enum):
+    """``strategy.canary.pathProbe``: what a few requests of ours before the first weight may do."""
+
+    OFF = "Off"
+    REPORT = "Report"
+    REQUIRE = "Require"
+
+
+class ProbeVerdict(Enum):
+    """How a probe of the path ended."""
+
+    PASSED = "Passed"
+    FAILED = "Failed"
+    NOT_JUDGED = "NotJudged"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CanaryStrategy:
     """``strategy.canary``."""
@@ -278,6 +298,7 @@ class CanaryStrategy:
     on_deadline: OnDeadline = OnDeadline.ABORT
     target_deadline: timedelta | None = timedelta(hours=2)
     """Time that a new target may take to become Ready; None for any."""
+    path_probe: PathProbe = PathProbe.REPORT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -464,6 +485,28 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArmCrashes:
+    """Crashes of one arm's pods in the attempt."""
+
+    count: int = 0
+    restarts: int = 0
+    """The pods' restarts at the last look, from which the next crash is told."""
+    at: datetime | None = None
+    """The last one that counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeRecord:
+    """The probe of the path in this attempt; open while there is no verdict."""
+
+    since: datetime
+    token: str = ""
+    """The header value of the rule in the route; empty before and after."""
+    verdict: ProbeVerdict | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutStatus:
     """``status``: everything that must survive a restart, and what people read."""
 
@@ -494,7 +537,14 @@ class RolloutStatus:
     standing_since: datetime | None = None
     """Since when no deadline runs (``deadlines.standing``)."""
     pulled: bool = False
-    """The carrying canary lost its endpoints for too long and was set to 0; the step is kept."""
+    """The carrying canary could not serve for too long and was set to 0; the step is kept."""
+    pulls: int = 0
+    """How often that happened in this attempt: each return needs longer."""
+    ready_since: datetime | None = None
+    """Since when a pulled canary can serve again."""
+    probe: ProbeRecord | None = None
+    canary_crashes: ArmCrashes = field(default_factory=ArmCrashes)
+    stable_crashes: ArmCrashes = field(default_factory=ArmCrashes)
     hold: HoldReason | None = None
     hold_message: str = ""
     overrides: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rollouts.engine.probing import PROBE_ROUTE
 from rollouts.engine.types import HeaderMatch, HeaderMatchType, HeaderRouteStep
 from rollouts.traffic.fields import list_of, map_of, text_of
 
@@ -28,19 +29,25 @@ def is_header_rule(rule: Any) -> bool:
 def header_rules(
     template_rules: Sequence[Any], routes: Sequence[HeaderRouteStep], backend: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """A copy of each open rule of the template per route, with its headers added and ``backend`` alone."""
+    """A copy of each open rule of the template per route, with its headers added and ``backend`` alone.
+
+    The probe's is one rule with one match, the first of each: an HTTPRoute has room for 16 rules.
+    """
     for route in routes:
         ours = [_write(match) for match in route.match]
         for index, rule in enumerate(template_rules):
             rule = map_of(rule)
             if rule.get("backendRefs"):
                 continue
+            written = list_of(rule.get("matches")) or [_ANY_PATH]
             matches = [
                 {**map_of(match), "headers": [*ours, *list_of(map_of(match).get("headers"))]}
-                for match in list_of(rule.get("matches")) or [_ANY_PATH]
+                for match in (written[:1] if route.name == PROBE_ROUTE else written)
             ]
             name = {"name": f"{_PREFIX}{route.name}-{index}"}
             yield {**rule, **name, "matches": matches, "backendRefs": [dict(backend)]}
+            if route.name == PROBE_ROUTE:
+                break
 
 
 def read_header_routes(rules: Sequence[Any], template_rules: Sequence[Any]) -> tuple[HeaderRouteStep, ...]:

@@ -207,20 +207,30 @@ def _is_like(entry: Any, ref: EntryRef, namespace: str) -> bool:
 def render(obj: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
     """The patch that lowers the canary to ``limit`` wherever it has more; None where it has not.
 
-    Touches weights of our two arms alone; a rule that lost stable's entry gets the recorded one back. Rules of
-    setHeaderRoute steps are the canary's alone, so they go with the last of its weight only.
+    Touches weights of our two arms alone; a rule that lost stable's entry gets the recorded one back. Header rules of
+    ours are the canary's alone: they are taken out with the last of its weight.
     """
-    operations: list[dict[str, Any]] = []
+    operations, removals = list[dict[str, Any]](), list[dict[str, Any]]()
     for rule, roles in _carrying(obj, record):
-        if is_header_rule(rule.rule) and limit > ZERO:
-            continue
-        if roles.share > Fraction(limit, FULL):
+        if is_header_rule(rule.rule):
+            removals = [*_removal(rule), *removals] if limit <= ZERO else []
+        elif roles.share > Fraction(limit, FULL):
             stable, canary = _lowered(roles, record, limit)
             if record.kind == "HTTPRoute":
                 operations += _weights(rule, roles, record, stable, canary)
             else:
                 operations += _list(rule, roles, record, stable, canary)
+    operations += removals
     return guarded(obj, *operations) if operations else None
+
+
+def _removal(rule: _Rule) -> list[dict[str, Any]]:
+    """Take a whole rule out; later ones first, since each moves those behind it."""
+    path = rule.path.rsplit("/", 1)[0]
+    return [
+        {"op": "test", "path": f"{path}/name", "value": rule.rule.get("name")},
+        {"op": "remove", "path": path},
+    ]
 
 
 def _lowered(roles: _Roles, record: WayBack, limit: Weight) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import subprocess
 from collections.abc import Callable
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rollouts.api.crds import crd_files
 from rollouts.cli.main import main
 from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.caches import Caches
+from rollouts.controller.gateway_address import ProbeSettings
 from rollouts.controller.settings import Settings, read_config
 from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
 from rollouts.picker.watching import RESOURCES
@@ -54,6 +56,7 @@ analysisruns.inferencerollouts.dev: create delete list patch watch
 analysisruns/status.inferencerollouts.dev: patch
 analysistemplates.inferencerollouts.dev: list watch
 events: create
+gateways.gateway.networking.k8s.io: get
 httproutes.gateway.networking.k8s.io: create delete get list patch watch
 inferencemodelrewrites.inference.networking.x-k8s.io: create delete get list patch watch
 inferencemodelrewrites.llm-d.ai: create delete get list patch watch
@@ -314,6 +317,19 @@ def test_adapters_become_the_configuration_file_and_a_mounted_key(render: Render
     assert "/etc/inference-rollouts/adapters" in {
         m["mountPath"] for m in pod["containers"][0]["volumeMounts"]
     }
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_probes_of_the_path_are_configured_and_cost_one_right(
+    render: Render, tmp_path: Path, enabled: bool
+) -> None:
+    objects = render({"pathProbe": {"enabled": enabled, "allow": ["10.0.0.0/8"]}})
+    file = tmp_path / "config.yaml"
+    file.write_text(one(objects, "ConfigMap", "r-inference-rollouts")["data"]["config.yaml"])
+    settings = read_config(str(file), Settings())
+
+    assert settings.path_probe == ProbeSettings(enabled=enabled, allow=(ip_network("10.0.0.0/8"),))
+    assert ("gateways" in rights(one(objects, "Role", "r-inference-rollouts"))) is enabled
 
 
 def test_a_new_configuration_makes_new_pods(render: Render) -> None:

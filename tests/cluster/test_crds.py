@@ -131,6 +131,10 @@ BAD: dict[str, tuple[Callable[[Object], None], str]] = {
         steps({"analysis": {"metrics": [{"name": "m", "query": "up", "source": "pods"}]}}),
         "knows no PromQL",
     ),
+    "a required probe on an Adopted route": (
+        put("Require", "strategy", "canary", "pathProbe"),
+        "pathProbe",
+    ),
     "a header route on an Adopted route": (steps({"setHeaderRoute": HEADER}), "Managed"),
     "a header value of two kinds": (
         managed(

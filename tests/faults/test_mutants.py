@@ -20,14 +20,18 @@ from rollouts.controller import adapter_content, adapter_views, caches, observin
 from rollouts.controller.adapter_content import Held
 from rollouts.controller.caches import Caches
 from rollouts.controller.performing import Performer
+from rollouts.controller.pickers import PickerPaths
+from rollouts.controller.pools import PickerPod
 from rollouts.controller.rollouts import RolloutReconciler
 from rollouts.engine import (
     commanding,
     converging,
     deadlines,
     ending,
+    finalizing,
     naming,
     planning,
+    probing,
     progressing,
     serving,
     wayback,
@@ -63,6 +67,11 @@ RESTART = "adapter: a pod restarts with the aborted content"
 BAKING = "adapter: pods restart with other content while it bakes"
 NEVER = "target never Ready"
 LATE = "target Ready after a long pause"
+PICKER_DIES = "path: picker pod dies mid-canary, and comes back"
+PICKER_LATE = "path: picker not Ready at first"
+CRASH_LOOP = "path: canary crash-loops"
+MANAGED = "managed route with header route, second target"
+PROBE_DELETED = "path: rollout deleted while it is probed"
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,7 @@ def _inconclusive_passes(patch: pytest.MonkeyPatch) -> None:
 
 def _endpoints_unseen(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(converging, "required_endpoints", lambda *_: 0)
-    patch.setattr(planning, "watch_endpoints", lambda draft: None)
+    patch.setattr(planning, "watch_canary", lambda draft: None)
 
 
 def _abort_leaves_half(patch: pytest.MonkeyPatch) -> None:
@@ -362,10 +371,61 @@ def _gone_controllers_heard(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(parents, "_living", lambda entries, generation: entries)
 
 
+def _picker_unseen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PickerPaths, "_picker_problem", lambda *_: None)
+
+
+def _crashes_unseen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(planning, "crashing", lambda draft: None)
+
+
+def _service_is_enough(patch: pytest.MonkeyPatch) -> None:
+    """What was: the Service exists, whether or not a pod is behind it."""
+    patch.setattr(Caches, "picker_pods", lambda self, pool: [PickerPod(pod="p", ip="", metrics_port=9090)])
+
+
+def _probe_rule_stays(patch: pytest.MonkeyPatch) -> None:
+    """The rule goes when the attempt ends, not when the probe does."""
+    real = probing.probe_routes
+
+    def routes(status: Any) -> Any:
+        record = status.probe and replace(status.probe, verdict=None, token=status.probe.token or "kept")
+        return real(replace(status, probe=record))
+
+    patch.setattr(converging, "probe_routes", routes)
+
+
+def _probe_rule_outlives_the_rollout(patch: pytest.MonkeyPatch) -> None:
+    real = finalizing.finalize
+
+    def finalize(draft: Any) -> None:
+        draft.obs = replace(draft.obs, traffic=replace(draft.obs.traffic, header_routes=()))
+        real(draft)
+
+    patch.setattr(planning, "finalize", finalize)
+
+
 MUTANTS = [
     Mutant("a namesake elsewhere gets weight", _namespaces_unseen, Invariant.WEIGHTS, ELSEWHERE),
     Mutant("observedGeneration is demanded", _generation_demanded, Invariant.CONVERGED),
     Mutant("controllers that are gone are heard", _gone_controllers_heard, Invariant.CONVERGED),
+    Mutant("a probe's rule stays", _probe_rule_stays, Invariant.PROBED, MANAGED),
+    Mutant(
+        "a deleted Rollout leaves its probe's rule",
+        _probe_rule_outlives_the_rollout,
+        Invariant.PROBED,
+        PROBE_DELETED,
+    ),
+    Mutant("pickers are not looked at", _picker_unseen, Invariant.PATH, PICKER_DIES),
+    Mutant("a picker is ready when its Service exists", _service_is_enough, Invariant.PATH, PICKER_LATE),
+    Mutant(
+        "a dead picker keeps its weight",
+        _picker_unseen,
+        Invariant.PATH,
+        fault=FaultClass.OUTSIDE,
+        containing="canary picker never Ready again",
+    ),
+    Mutant("crashes are not counted", _crashes_unseen, Invariant.CONVERGED, CRASH_LOOP),
     Mutant("all weights are zero", _weights_both_zero, Invariant.WEIGHTS),
     Mutant("each weight is one too many", _weight_off_by_one, Invariant.WEIGHTS),
     Mutant(

@@ -25,9 +25,11 @@ from rollouts.engine.actions import Plan, ReturnTraffic, WriteTraffic
 from rollouts.engine.observation import (
     Blocker,
     Claim,
+    CrashView,
     GateOutcome,
     GateView,
     JobOutcome,
+    PathView,
     Problem,
     Refused,
     ShareView,
@@ -39,6 +41,7 @@ from rollouts.engine.types import (
     FULL,
     ZERO,
     AbortRecord,
+    ArmCrashes,
     CommandRecord,
     CommandResult,
     EntryRef,
@@ -165,6 +168,13 @@ ways = st.builds(
     st.permutations(POOLS),
     st.sampled_from([(), ("0123abcd",)]),
 )
+paths = st.builds(
+    PathView,
+    problems=st.sampled_from([(), (Blocker(reason="PickerNotReady", message="no pod is Ready"),)]),
+    picker_down=st.booleans(),
+)
+lives = st.builds(CrashView, pods=st.integers(0, 4), restarts=st.integers(0, 9), refusing=st.booleans())
+crashes = st.builds(ArmCrashes, count=st.integers(0, 9), restarts=st.integers(0, 9), at=st.none() | moments)
 
 
 def statuses() -> st.SearchStrategy[RolloutStatus]:
@@ -197,6 +207,10 @@ def statuses() -> st.SearchStrategy[RolloutStatus]:
         target_wait=st.none() | st.builds(TargetWait, target=st.sampled_from(["", "abc"]), since=moments),
         standing_since=st.none() | moments,
         pulled=st.booleans(),
+        pulls=st.integers(0, 9),
+        ready_since=st.none() | moments,
+        canary_crashes=crashes,
+        stable_crashes=crashes,
         hold=st.none() | st.sampled_from(HoldReason),
         hold_message=st.sampled_from(["", "held"]),
         overrides=st.sampled_from([(), ("demo-x-1",)]),
@@ -266,6 +280,7 @@ def judge_write(world: World, write: WriteTraffic, after: RolloutStatus) -> None
     needed = required_endpoints(desired.weight, after.stable_endpoints_at_start, ratio_of(world))
     if any(share_in(rule, write) < Fraction(desired.weight, FULL) for rule in world.rules):
         assert obs.ready(desired.canary) >= needed, "raised without the endpoints that the weight needs"
+        assert not obs.pools[desired.canary].path.problems, "raised towards a picker that is not there"
 
 
 def judge_truth(world: World, before: RolloutStatus) -> None:
@@ -363,6 +378,7 @@ class Machine(RuleBasedStateMachine):
         if world.deleting:
             return
         world.pools, world.problems, world.blockers = dict.fromkeys(POOLS, 4), (), ()
+        world.paths, world.crashes = {}, {}
         world.programmed, world.share = True, None
         world.refuses = None
         world.spec = world.spec or self.readable
@@ -378,6 +394,14 @@ class Machine(RuleBasedStateMachine):
     def canary_loses_endpoints(self, count: int) -> None:
         if self.world.status.canary is not None:
             self.world.pools[self.world.status.canary.identity] = count
+
+    @rule(which=st.sampled_from(POOLS), path=paths)
+    def path_changes(self, which: Any, path: PathView) -> None:
+        self.world.paths[which] = path
+
+    @rule(which=st.sampled_from(POOLS), life=lives)
+    def pods_crash(self, which: Any, life: CrashView) -> None:
+        self.world.crashes[which] = life
 
     @rule(new=specs())
     def spec_edited(self, new: Any) -> None:
@@ -538,6 +562,8 @@ def worlds(draw: st.DrawFn) -> World:
         writer=draw(st.sampled_from(["inference-rollouts", "kubectl-edit", ""])),
         gitops=draw(st.booleans()),
         structure_current=draw(st.booleans()),
+        paths=draw(st.dictionaries(st.sampled_from(POOLS), paths)),
+        crashes=draw(st.dictionaries(st.sampled_from(POOLS), lives)),
     )
     world.now = START
     world.said = draw(st.integers(0, 5))

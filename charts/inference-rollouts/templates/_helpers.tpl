@@ -73,6 +73,11 @@ apply of a new object needs create beside patch. There is no verb on Secrets, an
 - apiGroups: [gateway.networking.k8s.io]
   resources: [httproutes]
   verbs: [get, list, watch, create, patch, delete]
+{{- if .Values.pathProbe.enabled }}
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [gateways]
+  verbs: [get]
+{{- end }}
 - apiGroups: [inference.networking.k8s.io, inference.networking.x-k8s.io]
   resources: [inferencepools]
   verbs: [list, watch]
@@ -96,6 +101,9 @@ apply of a new object needs create beside patch. There is no verb on Secrets, an
 {{/* The controller's configuration file. Credentials are paths of files that the pod mounts. */}}
 {{- define "inference-rollouts.config" -}}
 gitopsManagers: {{ toJson .Values.gitopsManagers }}
+pathProbe:
+  enabled: {{ .Values.pathProbe.enabled }}
+  allow: {{ toJson .Values.pathProbe.allow }}
 adapters:
   prefixes: {{ toJson .Values.adapters.prefixes }}
   {{- if .Values.adapters.apiKeySecret.name }}

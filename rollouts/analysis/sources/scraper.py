@@ -15,9 +15,12 @@ from rollouts.analysis.exposition import MAX_BYTES, ExpositionError, PodSample, 
 from rollouts.analysis.sources.base import Endpoint
 from rollouts.runtime.clock import Clock, Monotonic
 
-__all__ = ["PodHistory", "PodScraper"]
+__all__ = ["START_TIME", "PodHistory", "PodScraper"]
 
 _log = structlog.get_logger(__name__)
+
+START_TIME = "process_start_time_seconds"
+"""Gauge of the Prometheus client libraries: another value is another process."""
 
 _NEVER = Monotonic(float("-inf"))
 _TIMEOUT = 3.0
@@ -43,6 +46,10 @@ class PodHistory:
     hurried_until: Monotonic = _NEVER
     latest: tuple[Monotonic, PodSample] | None = None
     error: str = ""
+    refused: bool = False
+    """The last try found nobody listening."""
+    restarts: int = 0
+    """Restarts of the process that the samples showed, since the history began."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def spacing(self, now: Monotonic) -> float:
@@ -51,7 +58,9 @@ class PodHistory:
 
     def keep(self, now: Monotonic, sample: PodSample) -> None:
         """Take a sample; between two kept ones at least ``spacing`` passes."""
-        self.latest, self.error = (now, sample), ""
+        if self.latest is not None and _restarted(self.latest[1], sample):
+            self.restarts += 1
+        self.latest, self.error, self.refused = (now, sample), "", False
         if not self.samples or now - self.samples[-1][0] >= self.spacing(now) * 0.9:
             self.samples.append((now, sample))
 
@@ -76,6 +85,21 @@ class PodHistory:
         """Seconds of the window that the samples span."""
         inside = [at for at, _ in self.samples if at >= now - window * 1.5]
         return float(self.latest[0] - inside[0]) if inside and self.latest is not None else 0.0
+
+
+def _restarted(before: PodSample, after: PodSample) -> bool:
+    """Whether another process answers: it says so, or a counter fell."""
+    started, starts = before.total(START_TIME), after.total(START_TIME)
+    if started is not None and starts is not None:
+        return abs(starts - started) > 1.0
+    counters = [name for name in before.series if name.endswith("_total") and name in after.series]
+    return any((after.total(name) or 0.0) < (before.total(name) or 0.0) for name in counters)
+
+
+def _refused(error: Exception) -> bool:
+    return isinstance(error, aiohttp.ClientConnectorError) and isinstance(
+        error.os_error, ConnectionRefusedError
+    )
 
 
 class PodScraper:
@@ -161,9 +185,10 @@ class PodScraper:
                     body = await self._fetch(history.endpoint)
                 history.keep(self._clock.monotonic(), parse_exposition(body, history.names, history.only))
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                history.refused = _refused(error)
                 history.error = f"no answer from its metrics port ({type(error).__name__})"
             except ExpositionError as error:
-                history.error = str(error)
+                history.error, history.refused = str(error), False
 
     async def _fetch(self, endpoint: Endpoint) -> bytes:
         session = self._open()

@@ -31,12 +31,15 @@ from rollouts.engine.actions import (
 from rollouts.engine.observation import (
     Blocker,
     Claim,
+    CrashView,
     GateOutcome,
     GateView,
     JobOutcome,
     Observation,
     ParentsView,
+    PathView,
     PoolView,
+    ProbeView,
     Problem,
     Refused,
     RuleView,
@@ -123,6 +126,7 @@ def spec(
             "on_deadline",
             "endpoint_ratio",
             "target_deadline",
+            "path_probe",
         )
         if name in fields
     }
@@ -163,6 +167,9 @@ class World:
     problems: tuple[Problem, ...] = ()
     blockers: tuple[Blocker, ...] = ()
     pool_blockers: tuple[Blocker, ...] = ()
+    probe: ProbeView | None = None
+    paths: dict[Identity, PathView] = field(default_factory=dict)
+    crashes: dict[Identity, CrashView] = field(default_factory=dict)
     target_blocker: Blocker | None = None
     share: ShareView | None = None
     compared: frozenset[int] = frozenset()
@@ -223,6 +230,7 @@ class World:
             gates=dict(self.gates),
             jobs=dict(self.jobs),
             share=self.share,
+            probe=self.probe,
             compared=self.compared,
             only_compared=self.only_compared,
             compares=bool(self.compared) or self.background_compares,
@@ -302,6 +310,8 @@ class World:
                 exists=identity in self.pools,
                 ready_endpoints=self.pools.get(identity, 0),
                 blockers=self.pool_blockers if identity == pool("v2") else (),
+                path=self.paths.get(identity, PathView()),
+                crashes=self.crashes.get(identity, CrashView()),
             )
             for identity in names
         }

@@ -188,6 +188,9 @@ identities = st.builds(
     types.Identity, kind=texts, group=st.text(max_size=9), name=texts, source=st.text(max_size=9)
 )
 revisions = st.builds(types.Revision, identity=identities, revision=st.text(max_size=9), hash=hashes)
+arm_crashes = st.builds(
+    types.ArmCrashes, count=st.integers(0, 99), restarts=st.integers(0, 99), at=st.none() | moments
+)
 statuses = st.builds(
     types.RolloutStatus,
     phase=st.sampled_from([phase for phase in Phase if phase is not Phase.NEW]),
@@ -213,6 +216,10 @@ statuses = st.builds(
     stable_endpoints_at_start=st.integers(0, 100),
     unready_since=st.none() | moments,
     pulled=st.booleans(),
+    pulls=st.integers(0, 9),
+    ready_since=st.none() | moments,
+    canary_crashes=arm_crashes,
+    stable_crashes=arm_crashes,
     overrides=st.lists(texts, max_size=3).map(tuple),
     skip_gates=st.booleans(),
     adopted_split=st.booleans(),
@@ -380,7 +387,7 @@ def test_a_target_deadline_that_is_no_time_is_named():
     obj = copy.deepcopy(GOOD)
     obj["spec"]["strategy"]["canary"]["targetDeadline"] = "soon"
     (problem,) = parse_rollout(obj).problems
-    assert problem.message.startswith("spec.strategy.canary.targetDeadline ")
+    assert problem.message.startswith("spec.strategy.canary.targetDeadline")
 
 
 @pytest.mark.parametrize(("probe", "asked"), [({}, False), ({"mustDiffer": True}, True), (None, False)])

@@ -114,6 +114,26 @@ def managed_and_tracked(cluster: Cluster) -> None:
     route_of(cluster)["annotations"].update(TRACKED)
 
 
+def picker_pod(cluster: Cluster, *, ready: bool, **ref: Any) -> None:
+    cluster.objects[kinds.SERVICE]["picker"]["spec"] = {"selector": {"app": "picker"}}
+    cluster.objects[kinds.POOL_X]["v2"]["spec"]["extensionRef"].update(ref)
+    condition = {"type": "Ready", "status": "True" if ready else "False"}
+    pod = cluster.add(kinds.POD, "picker-0", status={"podIP": "127.0.0.9", "conditions": [condition]})
+    pod["metadata"]["labels"] = {"app": "picker"}
+
+
+def refused(cluster: Cluster) -> None:
+    cluster.objects[kinds.HTTP_ROUTE]["route"]["spec"] = {"parentRefs": [{"name": "gw"}]}
+    condition = {
+        "type": "Accepted",
+        "status": "False",
+        "reason": "NotSupportedByGateway",
+        "message": "weights",
+    }
+    parent = {"parentRef": {"name": "gw"}, "conditions": [condition]}
+    cluster.objects[kinds.POOL_X]["v2"]["status"] = {"parent": [parent]}
+
+
 MANAGERS = [{"kind": "HTTPRoute", "managedFieldsManagers": ["x"]}]
 CASES: dict[str, tuple[Callable[[Cluster], Any], Level, str]] = {
     "a CRD is missing": (
@@ -133,6 +153,21 @@ CASES: dict[str, tuple[Callable[[Cluster], Any], Level, str]] = {
     "no route": (lambda c: c.objects[kinds.HTTP_ROUTE].clear(), Level.BAD, "HTTPRoute route does not exist"),
     "no pool": (lambda c: c.objects[kinds.POOL_X].clear(), Level.BAD, "InferencePool v2 does not exist"),
     "no picker Service": (lambda c: c.objects[kinds.SERVICE].clear(), Level.BAD, "picker Service picker"),
+    "no Ready pod behind the picker Service": (
+        lambda c: picker_pod(c, ready=False),
+        Level.BAD,
+        "no pod behind its picker Service picker is Ready (1 pods)",
+    ),
+    "the same, and the gateway fails open": (
+        lambda c: picker_pod(c, ready=False, failureMode="FailOpen"),
+        Level.WARN,
+        "FailOpen serves without it",
+    ),
+    "a gateway that refuses the pool": (
+        lambda c: refused(c),
+        Level.BAD,
+        "Gateway gw says Accepted=False (NotSupportedByGateway: weights)",
+    ),
     "a managed route in Git": (managed_and_tracked, Level.BAD, "Argo CD applies it too"),
     "an adopted route under Flux": (
         lambda c: route_of(c)["labels"].update(FLUX),
@@ -195,6 +230,25 @@ async def test_a_sound_cluster_has_nothing_to_repair(change):
 
     assert {check.level for check in found} == {Level.FINE}
     assert {review["user"] for review in cluster.reviews} == {"system:serviceaccount:system:controller"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: picker_pod(c, ready=True), "1 of 1 pods behind it are Ready"),
+        (lambda c: picker_pod(c, ready=True, kind="WasmPlugin"), "is a WasmPlugin, not a Service"),
+        (lambda c: None, "selects no pods: that one serves is taken on trust"),
+    ],
+    ids=["a Ready pod", "another kind", "no selector"],
+)
+async def test_what_is_taken_on_trust_is_said(change, said):
+    cluster = sound()
+    change(cluster)
+
+    found = await diagnose(cluster, "default", "demo", None, "argocd")
+
+    assert {check.level for check in found} == {Level.FINE}
+    assert any(said in check.text for check in found), found
 
 
 async def test_rights_that_the_controller_lacks_are_named():

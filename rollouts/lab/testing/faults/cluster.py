@@ -9,6 +9,7 @@ from typing import Any
 from rollouts.api.crds import all_crds
 from rollouts.api.parsing import COMMAND_ANNOTATION
 from rollouts.controller import kinds
+from rollouts.controller.pools import METRICS_PORT_ANNOTATION
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import NotFound
 from rollouts.lab.controlplane import minimal
@@ -130,6 +131,37 @@ class Cluster:
     def _set_ready(self, name: str, *, ready: bool) -> None:
         condition = {"type": "Ready", "status": "True" if ready else "False"}
         self.write_status(kinds.POD, name, {"conditions": [condition]}, manager="kubelet")
+
+    def crash(self, release: str) -> None:
+        """Every container of a release dies and is started again, as the kubelet counts it; Ready stays."""
+        for pod in self.all(kinds.POD):
+            name = pod["metadata"]["name"]
+            if name.startswith(f"{release}-"):
+                known = (pod.get("status") or {}).get("containerStatuses") or [{}]
+                count = known[0].get("restartCount", 0) + 1
+                statuses = [
+                    {"name": "vllm", "image": "vllm", "imageID": "", "ready": True, "restartCount": count}
+                ]
+                self.write_status(kinds.POD, name, {"containerStatuses": statuses}, manager="kubelet")
+
+    def set_picker(self, pool: str, *, ready: bool) -> None:
+        """Make the one pod behind a pool's picker Service, or change whether it is Ready."""
+        name = f"{pool}-epp-0"
+        if self.get(kinds.POD, name) is None:
+            pod: Object = {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {
+                    "name": name,
+                    "namespace": NAMESPACE,
+                    "labels": {"app": f"{pool}-epp"},
+                    "annotations": {METRICS_PORT_ANNOTATION: "9090"},
+                },
+                "spec": {"containers": [{"name": "epp", "image": "epp"}]},
+            }
+            self.create(kinds.POD, pod, manager="kubelet")
+            self.write_status(kinds.POD, name, {"podIP": "127.0.2.1"}, manager="kubelet")
+        self._set_ready(name, ready=ready)
 
     # --- the gateway and the garbage collector ---
 

@@ -27,14 +27,15 @@ _MASKED = frozenset(
         "at",
         "lastTransitionTime",
         "message",
+        "readySince",
         "restores",
+        "since",
         "stableUntil",
         "startedAt",
         "stepStartedAt",
         "bakeStartedAt",
         "trafficUID",
         "unreadySince",
-        "since",
         "standingSince",
         "evidence",
         "raw",
@@ -97,10 +98,11 @@ def _good(cluster: Cluster, resource: Resource) -> list[Object]:
     return [obj for obj in found if not obj["metadata"]["name"].startswith("zz-hostile")]
 
 
-def weights_of(carrier: Object) -> tuple[tuple[tuple[str, int], ...], ...]:
+def weights_of(carrier: Object, *, marked: bool = True) -> tuple[tuple[tuple[str, int], ...], ...]:
     """Weights of each rule by the name of its backend or adapter; 1 where omitted. A model object is one rule.
 
     A backend of another namespace is called ``namespace/name``.
+    ``marked`` False leaves out rules of ours for marked requests: what they send to the canary is no weight.
     """
     spec = carrier.get("spec") or {}
     if "targetModels" in spec:
@@ -111,6 +113,7 @@ def weights_of(carrier: Object) -> tuple[tuple[tuple[str, int], ...], ...]:
             for ref in rule.get("backendRefs") or rule.get("targets") or rule.get("split") or []
         )
         for rule in spec.get("rules") or []
+        if marked or not str(rule.get("name", "")).startswith("rollout-header-")
     )
 
 

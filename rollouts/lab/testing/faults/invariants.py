@@ -23,6 +23,7 @@ from rollouts.lab.testing.faults.adapter_oracle import (
 )
 from rollouts.lab.testing.faults.endstate import CARRIERS, differences, is_carrier, weights_of
 from rollouts.lab.testing.faults.history import History, Record
+from rollouts.lab.testing.faults.path_oracle import dead_ends, left_on_dead_ends, probe_rules
 from rollouts.lab.testing.faults.replay import Replay, ready_pictures, share
 from rollouts.lab.testing.faults.simulation import Run
 from rollouts.lab.testing.faults.source import Answer
@@ -49,6 +50,8 @@ class Invariant(Enum):
     KEPT = "3c no adapter is unloaded that is stable, a canary, carries weight, answers requests or may come back"
     ADOPTED = "3d an adopted traffic object that was deleted is waited for, never made again"
     CONTENT = "3e no weight rises and nothing becomes stable for a source that the Ready pods do not confirm"
+    PATH = "3f no weight rises towards, or is left on, a pool whose picker has no Ready pod"
+    PROBED = "3g the rule of a probe is in a route only before the first weight, and in none at the end"
     ABORTED = "4 after an abort the next route write is 100 % stable, and no later one raises that revision"
     EPOCHS = "5 the epochs of the controller's writes never interleave"
     MONOTONE = "6 observedGeneration, attempt and history never go back"
@@ -95,7 +98,8 @@ def _route_writes(history: History) -> Iterator[tuple[Replay, Record]]:
 def _weights(run: Run) -> Iterator[str]:
     for replay, record in _route_writes(run.history):
         allowed = replay.allowed_shares()
-        for rule, before in zip(weights_of(record.after), _padded(record.before), strict=False):
+        after = weights_of(record.after, marked=False)
+        for rule, before in zip(after, _padded(record.before), strict=False):
             values = [weight for _, weight in rule]
             if not rule:
                 continue
@@ -114,7 +118,7 @@ def _weights(run: Run) -> Iterator[str]:
 
 
 def _padded(route: Object) -> tuple[tuple[tuple[str, int], ...], ...]:
-    return weights_of(route) + ((),) * 16
+    return weights_of(route, marked=False) + ((),) * 16
 
 
 def _rises(replay: Replay, record: Record) -> Fraction | None:
@@ -122,10 +126,12 @@ def _rises(replay: Replay, record: Record) -> Fraction | None:
     if not replay.canary_name:
         return None
     new = max(
-        (share(dict(rule), replay.canary_name) for rule in weights_of(record.after)), default=Fraction(0)
+        (share(dict(rule), replay.canary_name) for rule in weights_of(record.after, marked=False)),
+        default=Fraction(0),
     )
     old = max(
-        (share(dict(rule), replay.canary_name) for rule in weights_of(record.before)), default=Fraction(0)
+        (share(dict(rule), replay.canary_name) for rule in weights_of(record.before, marked=False)),
+        default=Fraction(0),
     )
     return new if new > old else None
 
@@ -172,6 +178,25 @@ def _content(run: Run) -> Iterator[str]:
 
 def _adopted(run: Run) -> Iterator[str]:
     return remade_objects(run.history)
+
+
+def _path(run: Run) -> Iterator[str]:
+    if run.scenario.adapters:  # one picker serves both arms
+        return
+    yield from dead_ends(
+        run.history,
+        (
+            (replay, record, raised)
+            for replay, record in _route_writes(run.history)
+            if (raised := _rises(replay, record)) is not None
+        ),
+    )
+    hold = (((run.end.get("rollout mymodel") or {}).get("status") or {}).get("hold") or {}).get("reason")
+    yield from left_on_dead_ends(run.history, held=hold in ("ManualOverride", "TrafficContended"))
+
+
+def _probed(run: Run) -> Iterator[str]:
+    return probe_rules(run.history, waits=_final_reason(run) == "PathProbeFailed")
 
 
 def _aborted(run: Run) -> Iterator[str]:
@@ -340,6 +365,11 @@ def _final_phase(run: Run) -> str:
     return str((rollout.get("status") or {}).get("phase", ""))
 
 
+def _final_reason(run: Run) -> str:
+    rollout = run.end.get("rollout mymodel") or {}
+    return str((rollout.get("status") or {}).get("reason", ""))
+
+
 _CHECKERS: dict[Invariant, Callable[[Run], Iterator[str]]] = {
     Invariant.WEIGHTS: _weights,
     Invariant.EARNED: _earned,
@@ -348,6 +378,8 @@ _CHECKERS: dict[Invariant, Callable[[Run], Iterator[str]]] = {
     Invariant.KEPT: _kept,
     Invariant.ADOPTED: _adopted,
     Invariant.CONTENT: _content,
+    Invariant.PATH: _path,
+    Invariant.PROBED: _probed,
     Invariant.ABORTED: _aborted,
     Invariant.EPOCHS: _epochs,
     Invariant.MONOTONE: _monotone,

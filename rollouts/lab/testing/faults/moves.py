@@ -9,6 +9,7 @@ from typing import Any
 from rollouts.api.parsing import COMMAND_ANNOTATION, parse_rollout
 from rollouts.controller import kinds
 from rollouts.engine.naming import Owner, step_run
+from rollouts.engine.types import ProbeVerdict
 from rollouts.kube.client import Resource
 from rollouts.lab.testing.faults.objects import ADAPTER_OF, MODEL, ROUTE, carried, carrier_object, pool_object
 from rollouts.lab.testing.faults.simulation import Act, Condition, Simulation
@@ -22,6 +23,7 @@ __all__ = [
     "both",
     "command",
     "condition_says",
+    "crash_pods",
     "delete",
     "delete_model",
     "edit_spec",
@@ -38,6 +40,8 @@ __all__ = [
     "old_command",
     "overwrite_route",
     "phase",
+    "picker",
+    "probes",
     "reason",
     "recreate_pool",
     "regain_adapter",
@@ -278,6 +282,21 @@ def answer(what: Answer) -> Act:
 def scale(release: str, ready: int, unready: int = 0) -> Act:
     """Pods of a release: so many Ready, so many not."""
     return lambda sim: sim.cluster.scale(release, ready, unready=unready)
+
+
+def picker(pool: str, *, ready: bool) -> Act:
+    """The pod behind a pool's picker Service is Ready, or not."""
+    return lambda sim: sim.cluster.set_picker(pool, ready=ready)
+
+
+def probes(verdict: ProbeVerdict | None) -> Act:
+    """From now on probes of the path come to this."""
+    return lambda sim: sim.answer_probes(verdict)
+
+
+def crash_pods(release: str) -> Act:
+    """Every pod of a release crashes once and is back at once."""
+    return lambda sim: sim.cluster.crash(release)
 
 
 def delete(resource: Resource, name: str) -> Act:

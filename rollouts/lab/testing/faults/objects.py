@@ -225,9 +225,10 @@ def base_objects(cluster: Cluster, rollout: Object, *, route: bool = True) -> No
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": {"name": f"{name}-epp", "namespace": NAMESPACE},
-            "spec": {"ports": [{"port": 9002}]},
+            "spec": {"selector": {"app": f"{name}-epp"}, "ports": [{"port": 9002}]},
         }
         cluster.create(kinds.SERVICE, service)
+        cluster.set_picker(name, ready=True)
         cluster.scale(release, 4 if name == STABLE else 2)
     if route:
         cluster.create(kinds.HTTP_ROUTE, _route())

@@ -16,6 +16,7 @@ from rollouts.lab.testing.faults.hostile import HOSTILE
 from rollouts.lab.testing.faults.moves import (
     add_model,
     answer,
+    crash_pods,
     delete,
     delete_model,
     edit_steps,
@@ -23,13 +24,22 @@ from rollouts.lab.testing.faults.moves import (
     jump,
     lose_adapter,
     overwrite_route,
+    picker,
     recreate_pool,
     regain_adapter,
     retarget,
     scale,
 )
 from rollouts.lab.testing.faults.objects import ADAPTER_OF, CANARY, RELEASES, STABLE, STEPS, THIRD
-from rollouts.lab.testing.faults.simulation import Act, Disturbance, FaultPlan, Run, Scenario, Storm
+from rollouts.lab.testing.faults.simulation import (
+    Act,
+    Disturbance,
+    FaultPlan,
+    Run,
+    Scenario,
+    Simulation,
+    Storm,
+)
 from rollouts.lab.testing.faults.source import Answer
 from rollouts.lab.testing.faults.transport import Delivery, WriteFault
 
@@ -163,12 +173,26 @@ def _adapters_outside() -> dict[str, tuple[Act, Act | None, float]]:
     }
 
 
+def _pickers(*, ready: bool) -> Act:
+    """Both arms' pickers at once."""
+
+    def act(sim: Simulation) -> None:
+        for pool in (STABLE, CANARY):
+            picker(pool, ready=ready)(sim)
+
+    return act
+
+
 def _pools_outside() -> dict[str, tuple[Act, Act | None, float]]:
     release, stable = RELEASES[CANARY], RELEASES[STABLE]
     return {
         "canary unready 5 s": (scale(release, 0, 2), scale(release, 2), 5.0),
         "canary unready 30 s": (scale(release, 0, 2), scale(release, 2), 30.0),
         "stable unready 30 s": (scale(stable, 0, 4), scale(stable, 4), 30.0),
+        "canary picker unready 30 s": (picker(CANARY, ready=False), picker(CANARY, ready=True), 30.0),
+        "canary picker never Ready again": (picker(CANARY, ready=False), None, 0.0),
+        "both pickers unready 30 s": (_pickers(ready=False), _pickers(ready=True), 30.0),
+        "canary crashes once": (crash_pods(release), None, 0.0),
         "canary pool gone 15 s": (delete(kinds.POOL_X, CANARY), recreate_pool(CANARY), 15.0),
         "stable pool gone 15 s": (delete(kinds.POOL_X, STABLE), recreate_pool(STABLE), 15.0),
         "argocd resets": (overwrite_route({STABLE: 100}, "argocd-controller"), None, 0.0),

@@ -14,6 +14,7 @@ from rollouts.lab.testing.adapters import FakeAdapters
 from rollouts.lab.testing.faults.cluster import NAMESPACE
 from rollouts.lab.testing.faults.history import History
 from rollouts.lab.testing.faults.transport import FaultyClient, Feed
+from rollouts.lab.testing.probes import FakeProbes
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
 
@@ -31,6 +32,7 @@ class Assembler:
 
     def __init__(self) -> None:
         self.adapters = FakeAdapters(ADAPTERS)
+        self.probes = FakeProbes()
 
     def __call__(self, client: FaultyClient, clock: Clock, caches: Caches, source: Source) -> Parts:
         """The parts of a process."""
@@ -42,6 +44,7 @@ class Assembler:
             shares=NoShares(),
             adapters=self.adapters,
             metrics=ControllerMetrics(),
+            probes=self.probes,
         )
 
 
@@ -68,6 +71,7 @@ class Process:
         self.caches = Caches(client, clock, namespace=NAMESPACE)
         self.parts = assembler(client, clock, self.caches, source)
         assembler.adapters.on_change = lambda key: self._add((_ROLLOUT, key))
+        assembler.probes.on_change = lambda key: self._add((_ROLLOUT, key))
         self.caches.on_rollout_change(lambda key: self._add((_ROLLOUT, key)))
         self.caches.runs.subscribe(lambda key: self._add((_RUN, key)))
         feed.connect(self.caches, lag=lag, catch_up=catch_up)

@@ -47,7 +47,7 @@ class Replay:
         elif record.of(kinds.ANALYSIS_RUN):
             self.runs[name] = record.after
         elif is_carrier(record) and record.ours and self.canary_name:
-            reached = [share(dict(rule), self.canary_name) for rule in weights_of(record.after)]
+            reached = [share(dict(rule), self.canary_name) for rule in weights_of(record.after, marked=False)]
             self.restored_up_to = max([self.restored_up_to, *reached])
 
     def _follow_attempt(self) -> None:

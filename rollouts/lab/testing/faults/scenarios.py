@@ -46,6 +46,7 @@ from rollouts.lab.testing.faults.objects import (
     carrier_object,
     rollout_object,
 )
+from rollouts.lab.testing.faults.path_scenarios import PATH_SCENARIOS
 from rollouts.lab.testing.faults.simulation import Condition, Move, Scenario
 from rollouts.lab.testing.faults.source import Answer
 
@@ -386,6 +387,7 @@ SCENARIOS: dict[str, Scenario] = {
         *_straight(),
         *_people(),
         *_outside(),
+        *PATH_SCENARIOS,
         *_adapters(),
         *ADAPTER_SCENARIOS,
         *IDENTITY_SCENARIOS,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rollouts.controller import kinds
+from rollouts.engine.types import ProbeVerdict
 from rollouts.lab.memoryapi import Change
 from rollouts.lab.testing.adapters import FakeAdapters
 from rollouts.lab.testing.clock import VirtualClock, virtual_time
@@ -204,6 +205,12 @@ class Simulation:
     def adapters(self) -> FakeAdapters:
         """What the pods serve; scenarios change it."""
         return self._assembler.adapters
+
+    def answer_probes(self, verdict: ProbeVerdict | None) -> None:
+        """From now on probes of the path come to this; whoever waits for one looks again."""
+        self._assembler.probes.verdict = verdict
+        if self.process is not None:
+            self.process.enqueue_all()
 
     def note_adapters(self) -> None:
         """The pods' adapters changed: followers look again."""

@@ -1,0 +1,64 @@
+"""What ``doctor`` says of the way from a gateway to a pool's pods: the picker behind its Service, and refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from rollouts.cli.findings import Check, bad, fine, warn
+from rollouts.controller.pickers import Gateway, picker_trust, refusal
+from rollouts.controller.pools import Pool, pod_endpoint
+
+__all__ = ["picker_checks", "refusal_checks"]
+
+Object = Mapping[str, Any]
+
+
+def picker_checks(pool: Pool, service: Object | None, pods: Iterable[Object] | None) -> Iterator[Check]:
+    """The picker that the pool names. ``pods`` None: they may not be read."""
+    where = f"InferencePool {pool.name}"
+    if pool.picker is None:
+        trust = picker_trust(pool)
+        if trust:
+            yield fine(f"{where}: {trust}")
+        else:
+            yield bad(f"{where} names no endpoint picker", "set its endpointPickerRef / extensionRef")
+        return
+    named = f"its picker Service {pool.picker.name}"
+    if service is None:
+        yield bad(
+            f"{where}: {named} does not exist",
+            f"rollouts picker-manifest {pool.name} | kubectl apply -f -, or `pickers` of the chart",
+        )
+        return
+    selector = (service.get("spec") or {}).get("selector") or {}
+    if not selector or pods is None:
+        why = "its pods may not be read" if selector else "it selects no pods"
+        yield fine(f"{where} and {named} exist; {why}: that one serves is taken on trust")
+        return
+    behind = [
+        pod for pod in pods if selector.items() <= ((pod.get("metadata") or {}).get("labels") or {}).items()
+    ]
+    ready = [found.pod for pod in behind if (found := pod_endpoint(pod)) is not None and found.ready]
+    if ready:
+        yield fine(f"{where} and {named} exist, {len(ready)} of {len(behind)} pods behind it are Ready")
+        return
+    text = f"{where}: no pod behind {named} is Ready ({len(behind)} pods)"
+    if pool.fail_open:
+        yield warn(f"{text}; failureMode FailOpen serves without it", "see why they are not Ready")
+    else:
+        yield bad(
+            f"{text}: gateways answer requests to it, and some all requests of the rule, with an error",
+            f"see why they are not Ready, or install ours: rollouts picker-manifest {pool.name}",
+        )
+
+
+def refusal_checks(pool: Pool, gateways: Iterable[Gateway]) -> Iterator[Check]:
+    """A gateway of the route that refuses the pool."""
+    refused = refusal(pool, gateways)
+    if refused is not None:
+        yield bad(
+            f"InferencePool {pool.name}: {refused.kind} {refused.name} says {refused.condition}=False "
+            f"({refused.reason}: {refused.message[:200]})",
+            "see the gateway's documentation of InferencePool, and its log",
+        )
