@@ -207,6 +207,7 @@ def _engine_spec(model: RolloutSpecModel) -> RolloutSpec:
             bake=parse_duration(canary.bake),
             progress_deadline=parse_duration(canary.progress_deadline),
             on_deadline=OnDeadline(canary.on_deadline),
+            allow_no_traffic=canary.allow_no_traffic,
         ),
         rollback_window=parse_duration(model.rollback_window.duration if model.rollback_window else "0s"),
         stable_hint=model.stable_hint,

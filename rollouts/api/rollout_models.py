@@ -205,6 +205,8 @@ class CanaryModel(ApiModel):
     """Time that one step may take to come into force, not counting pauses and analysis."""
     on_deadline: Literal["Abort", "Pause"] = "Abort"
     """What a missed deadline does."""
+    allow_no_traffic: bool = False
+    """Let weight rise although no request was counted at the canary since the last rise."""
 
 
 class StrategyModel(ApiModel):

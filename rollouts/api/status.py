@@ -23,6 +23,7 @@ from rollouts.engine.types import (
     HoldReason,
     Identity,
     Outcome,
+    PathStatus,
     Phase,
     Revision,
     RevisionHash,
@@ -64,6 +65,7 @@ def write_status(status: RolloutStatus) -> Json:
         "weight": _write_weight(status.weight),
         "weightText": format_weight(status.weight.applied),
         "weightCap": None if status.weight_cap is None else weight_json(status.weight_cap),
+        "path": _write_path(status.path),
         "stableEndpointsAtStart": status.stable_endpoints_at_start,
         "unreadySince": _write_time(status.unready_since),
         "pulled": status.pulled,
@@ -144,6 +146,17 @@ def _write_summary(item: GateSummary) -> Json:
             "evidence": item.evidence,
         }
     )
+
+
+def _write_path(path: PathStatus) -> Json:
+    ceiling = None if path.ceiling is None else weight_json(path.ceiling)
+    full = {
+        "ceiling": ceiling,
+        "undoneAt": _write_time(path.undone_at),
+        "requestsBefore": path.requests_before,
+        "undone": path.undone,
+    }
+    return _compact(full, keep=("ceiling",))
 
 
 def _write_abort(record: AbortRecord | None) -> Json | None:
@@ -272,6 +285,7 @@ def read_status(data: Any) -> tuple[RolloutStatus, tuple[str, ...]]:
     r = _Reader(data, "status", bad)
     hold = _Reader(r.data.get("hold"), "status.hold", bad)
     weight = _Reader(r.data.get("weight"), "status.weight", bad)
+    path = _Reader(r.data.get("path"), "status.path", bad)
     status = RolloutStatus(
         phase=_read_phase(r),
         reason=r.text("reason"),
@@ -292,6 +306,12 @@ def read_status(data: Any) -> tuple[RolloutStatus, tuple[str, ...]]:
             observed=weight.take("observed", parse_weight, None),
         ),
         weight_cap=r.take("weightCap", parse_weight, None),
+        path=PathStatus(
+            ceiling=path.take("ceiling", parse_weight, None),
+            undone_at=path.time("undoneAt"),
+            requests_before=path.number("requestsBefore"),
+            undone=path.flag("undone"),
+        ),
         stable_endpoints_at_start=r.number("stableEndpointsAtStart"),
         unready_since=r.time("unreadySince"),
         pulled=r.flag("pulled"),

@@ -59,13 +59,16 @@ class Controller:
         )
         self._scraper = PodScraper(clock)
         self._sources = open_sources(settings.sources, self.caches, self._scraper, clock)
+        self._shares = share_counter(
+            self.caches, self._scraper, clock, sources=self._sources, propagation=settings.propagation
+        )
         self.adapters = AdapterWatch(clock, settings.adapters)
         self.parts: Parts = assemble(
             fenced,
             clock,
             caches=self.caches,
             sources=self._sources,
-            shares=share_counter(self.caches, self._scraper, clock),
+            shares=self._shares,
             adapters=self.adapters,
             metrics=self.metrics,
             budget=query_budget(self._sources, clock, settings.queries_per_minute),
@@ -93,6 +96,7 @@ class Controller:
         metrics = metrics_routes(self.metrics.registry)
         supervisor.add("metrics", HttpServer(parse_address(self.settings.metrics_address), metrics).run)
         supervisor.add("scraper", self._scraper.run)
+        supervisor.add("shares", self._shares.run)
         supervisor.add("adapters", self.adapters.run)
         for reflector in reflectors:
             supervisor.add(reflector.name, reflector.run)

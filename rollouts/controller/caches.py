@@ -22,11 +22,13 @@ from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import Object, ObjectKey
 from rollouts.runtime.reflector import Reflector
 from rollouts.runtime.store import Store
+from rollouts.traffic.mirrors import mirrors_of
 
 __all__ = ["Caches", "owner_name"]
 
 _OWNER = "owner"
 _LABEL = "label"
+_MIRROR = "mirror"
 _ROUTE = "route"
 _POOL_SELECTOR = "selector"
 _PICKER = "picker"
@@ -52,6 +54,10 @@ def _namespace(obj: Object) -> str:
 def _by_owner(obj: Object) -> Iterable[Hashable]:
     owner = owner_name(obj, "Rollout")
     return [(_namespace(obj), owner)] if owner else []
+
+
+def _by_mirror(obj: Object) -> Iterable[Hashable]:
+    return [_namespace(obj)] if mirrors_of(obj.get("spec")) else []
 
 
 def _by_label(obj: Object) -> Iterable[Hashable]:
@@ -132,7 +138,7 @@ class Caches:
         self.runs = Store(indexes={_OWNER: _by_owner})
         self.templates = Store()
         self.cluster_templates = Store()
-        self.routes = Store(keep_managed_fields=True)
+        self.routes = Store(indexes={_MIRROR: _by_mirror}, keep_managed_fields=True)
         self.pools = {
             resource.group: Store(indexes={_POOL_SELECTOR: _pool_by_selector, _PICKER: _pool_by_picker})
             for resource in kinds.POOLS
@@ -229,6 +235,10 @@ class Caches:
         sets = [self.pods.keys_by_index(_LABEL, (namespace, *pair)) for pair in selector]
         pods = (self.pods.get(key) for key in sorted(frozenset.intersection(*sets)))
         return [pod for pod in pods if pod is not None]
+
+    def mirroring_routes(self, namespace: str) -> list[Object]:
+        """HTTPRoutes that send copies of requests somewhere."""
+        return self.routes.by_index(_MIRROR, namespace)
 
     def model_objects(self, namespace: str, pool: str) -> list[Object]:
         """InferenceModels and InferenceModelRewrites whose poolRef names the pool."""

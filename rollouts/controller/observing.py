@@ -11,6 +11,7 @@ from rollouts.controller import kinds
 from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity, model_names
 from rollouts.controller.caches import Caches
 from rollouts.controller.carriers import Carrier, RouteCarrier
+from rollouts.controller.mirroring import mirrored_arms
 from rollouts.engine.naming import background_run
 from rollouts.engine.observation import (
     Blocker,
@@ -33,6 +34,7 @@ from rollouts.engine.types import (
 )
 from rollouts.runtime.objects import ObjectKey, version_of
 from rollouts.traffic import httproute
+from rollouts.traffic.mirrors import keeps_sessions
 
 __all__ = ["DEFAULT_GITOPS_MANAGERS", "ComparedGates", "GateProblems", "Gathered", "Gatherer", "ShareSource"]
 
@@ -301,6 +303,12 @@ class Gatherer:
             gitops_managers=self._gitops_managers,
         )
         view = carrier.view(raw, reader)
+        if raw is not None and isinstance(carrier, RouteCarrier):
+            view = replace(
+                view,
+                mirrored=mirrored_arms(self._caches, parsed.namespace, raw, reader.arms),
+                sessions=keeps_sessions(raw.get("spec")),
+            )
         if raw is None and status.traffic_adopted:
             view = replace(view, mode=TrafficMode.ADOPTED)
         return self._settle_claim(parsed, view)

@@ -6,6 +6,7 @@ The file is YAML::
       default: {url: http://prometheus:9090, podLabel: pod, timeout: 10s, bearerTokenFile: /etc/...}
     gitopsManagers: [argocd-controller, kustomize-controller, helm-controller]
     adapters: {prefixes: [/adapters], apiKeyFile: /etc/...}
+    propagation: 2m
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rollouts.analysis.sources.prometheus import PrometheusConfig
 from rollouts.api.scalars import parse_duration
 from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.observing import DEFAULT_GITOPS_MANAGERS
+from rollouts.controller.shares import PROPAGATION
 
 __all__ = ["RESERVED_SOURCES", "Settings", "SettingsError", "read_config", "source_option"]
 
@@ -66,6 +68,8 @@ class Settings:
     cluster_templates: bool = True
     adapters: AdapterSettings = field(default_factory=AdapterSettings)
     workers: int = 8
+    propagation: float = PROPAGATION
+    """Seconds that the gateways may take to put a weight in force: then a canary without requests is an alarm."""
     queries_per_minute: int = QUERIES_PER_MINUTE
     """Queries of one namespace to all configured servers; 0 is no limit."""
 
@@ -102,7 +106,7 @@ def read_config(path: str, settings: Settings) -> Settings:
         raise SettingsError(f"{path}: cannot be read: {type(error).__name__}") from None
     if not isinstance(data, Mapping):
         raise SettingsError(f"{path}: must be a mapping with sources and gitopsManagers")
-    unknown = set(data) - {"sources", "gitopsManagers", "adapters"}
+    unknown = set(data) - {"sources", "gitopsManagers", "adapters", "propagation"}
     if unknown:
         raise SettingsError(f"{path}: unknown: {', '.join(sorted(map(str, unknown)))}")
     sources = dict(_sources(path, data.get("sources") or {}))
@@ -114,7 +118,17 @@ def read_config(path: str, settings: Settings) -> Settings:
         sources={**sources, **settings.sources},
         gitops_managers=tuple(managers),
         adapters=_adapters(path, data.get("adapters") or {}),
+        propagation=_propagation(path, data.get("propagation")),
     )
+
+
+def _propagation(path: str, value: Any) -> float:
+    if value is None:
+        return PROPAGATION
+    try:
+        return parse_duration(value).total_seconds()
+    except (ValueError, TypeError) as error:
+        raise SettingsError(f"{path}: propagation: {error}") from None
 
 
 def _adapters(path: str, data: Any) -> AdapterSettings:

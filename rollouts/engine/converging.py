@@ -55,7 +55,7 @@ _FROZEN = (HoldReason.MANUAL_OVERRIDE, HoldReason.CONTENDED)
 
 
 def step_weight(status: RolloutStatus, spec: RolloutSpec) -> Weight:
-    """The canary weight of the current step, after caps, pulls and overrides."""
+    """The canary weight of the current step, after caps, ceilings, pulls and overrides."""
     if status.aborted is not None or status.pulled or status.started_at is None:
         return ZERO
     if status.hold in _FROZEN:
@@ -65,6 +65,8 @@ def step_weight(status: RolloutStatus, spec: RolloutSpec) -> Weight:
         weight = FULL
     if status.weight_cap is not None:
         weight = min(weight, status.weight_cap)
+    if status.path.ceiling is not None:
+        weight = min(weight, status.path.ceiling)
     return weight
 
 

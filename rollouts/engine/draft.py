@@ -23,6 +23,7 @@ from rollouts.engine.types import (
     HistoryEntry,
     HoldReason,
     Outcome,
+    PathStatus,
     Phase,
     Revision,
     RolloutSpec,
@@ -39,7 +40,16 @@ HISTORY_LIMIT = 10
 
 
 _ALARMS = frozenset(
-    {"NotEnoughEndpoints", "ShareMismatch", "StableNotReady", "StablePoolMissing", "RouteMissing", "Baking"}
+    {
+        "NotEnoughEndpoints",
+        "ShareMismatch",
+        "NoTraffic",
+        "ShareUnmeasured",
+        "StableNotReady",
+        "StablePoolMissing",
+        "RouteMissing",
+        "Baking",
+    }
 )
 """Reasons worth an Event although the phase stays; steps and writes have Events of their own."""
 
@@ -158,6 +168,7 @@ class Draft:
             "bake_started_at": None,
             "weight": WeightStatus(),
             "weight_cap": None,
+            "path": PathStatus(),
             "stable_endpoints_at_start": 0,
             "unready_since": None,
             "pulled": False,

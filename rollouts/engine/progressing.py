@@ -13,7 +13,7 @@ from rollouts.engine.evidence import awaited_background
 from rollouts.engine.gating import accompany, judge_gates, step_gate, unearned
 from rollouts.engine.naming import background_run, job_name
 from rollouts.engine.observation import GateOutcome, JobOutcome
-from rollouts.engine.share import MIN_WINDOW, observed_weight, refutes
+from rollouts.engine.share import MIN_WINDOW, observed_weight
 from rollouts.engine.steps import describe, format_seconds, landing, steps_hash
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.types import (
@@ -26,6 +26,15 @@ from rollouts.engine.types import (
     Phase,
     WeightStep,
     format_weight,
+)
+from rollouts.engine.watching import (
+    STANDING,
+    keep_looking,
+    mirrored,
+    note_rise,
+    share_problem,
+    waiting,
+    watch,
 )
 
 __all__ = ["UNREADY_GRACE", "deadline_missed", "note_unpaused", "progress"]
@@ -53,10 +62,14 @@ def progress(draft: Draft) -> None:
     accompany(draft)
     if draft.status.hold is None:
         judge_gates(draft)
+    if watch(draft):
+        return
     held = _held(draft)
     settled = converge(
         draft, WriteReason.PULL if draft.status.pulled else WriteReason.STEP, may_raise=not held
     )
+    note_rise(draft)
+    keep_looking(draft)
     held = _held(draft)  # converging may have found a manual override
     if held:
         draft.move(Phase.PAUSED, Trigger.HOLD, *held)
@@ -64,6 +77,11 @@ def progress(draft: Draft) -> None:
         return
     if not settled or draft.status.pulled:
         _waiting_for_traffic(draft)
+        return
+    late = waiting(draft)
+    if late is not None:
+        _observe(draft)
+        draft.move(Phase.PROGRESSING, _resumed(draft), *late)
         return
     _execute(draft)
 
@@ -138,12 +156,13 @@ def _watch_endpoints(draft: Draft) -> None:
 def deadline_missed(draft: Draft) -> str | None:
     """Why ``progressDeadline`` is over, in words; None while it is not.
 
-    The clock runs from the first weight, per step, and not during pauses, analysis, jobs and holds.
+    The clock runs from the first weight, per step, and not during pauses, analysis, jobs, holds and for want of
+    traffic.
     """
     status, limit = draft.status, draft.spec.canary.progress_deadline
     if status.started_at is None or status.hold is not None or draft.spec.paused or status.canary is None:
         return None
-    if draft.obs.status.reason == _AWAITING:
+    if draft.obs.status.reason == _AWAITING or draft.obs.status.reason in STANDING:
         return None
     if status.pulled and status.unready_since is not None:
         start = status.unready_since
@@ -194,7 +213,8 @@ def _resumed(draft: Draft) -> Trigger:
 
 def _observe(draft: Draft) -> None:
     """Show the observed share; small movements are not worth a status write (and its echo) each."""
-    seen, shown = observed_weight(draft.obs.share), draft.status.weight.observed
+    copied = mirrored(draft)
+    seen, shown = None if copied else observed_weight(draft.obs.share), draft.status.weight.observed
     if seen is None or (shown is not None and abs(seen - shown) <= max(_SHOWN_STEP, shown // 10)):
         return
     draft.set(weight=replace(draft.status.weight, observed=seen))
@@ -229,18 +249,15 @@ def _in_force(draft: Draft) -> bool:
         draft.move(Phase.PROGRESSING, _resumed(draft), "WaitingForGateway", message)
         return False
     share = draft.obs.share
-    if share is not None and share.seconds < MIN_WINDOW:
+    if share is not None and weight > ZERO and share.seconds < MIN_WINDOW and not mirrored(draft):
         first_sample = timedelta(0) if share.seconds else _SAMPLING
         draft.wake(timedelta(seconds=MIN_WINDOW - share.seconds) + first_sample)
         _putting_in_force(draft)
         return False
     _observe(draft)
-    if refutes(share, weight):
-        seen = format_weight(observed_weight(share))
-        message = (
-            f"{draft.where()}: the weight is {format_weight(weight)}, but the pods' request counters show "
-            f"{seen}: does the gateway honour weights between InferencePools?"
-        )
+    problem = share_problem(draft)
+    if problem is not None:
+        message = f"{draft.where()}: {problem}"
         draft.traffic_problem = ("ShareMismatch", message)
         draft.wake(_SHARE_RECHECK)
         draft.move(Phase.PROGRESSING, _resumed(draft), "ShareMismatch", message)

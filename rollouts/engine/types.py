@@ -36,6 +36,7 @@ __all__ = [
     "OnDeadline",
     "OnDelete",
     "Outcome",
+    "PathStatus",
     "PauseStep",
     "Phase",
     "Revision",
@@ -271,6 +272,8 @@ class CanaryStrategy:
     bake: timedelta = timedelta(0)
     progress_deadline: timedelta = timedelta(minutes=30)
     on_deadline: OnDeadline = OnDeadline.ABORT
+    allow_no_traffic: bool = False
+    """Weight may rise although no request was counted at the canary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -341,6 +344,21 @@ class WeightStatus:
     desired: Weight | None = None
     applied: Weight | None = None
     observed: Weight | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathStatus:
+    """What the watch over the path from clients to the canary must not forget (design rule 4)."""
+
+    ceiling: Weight | None = None
+    """No higher weight than this: no canary request was counted under it yet, the share refutes it, or a write
+    above it was undone."""
+    undone_at: datetime | None = None
+    """When a rise was undone because requests stopped; None once it is known whose fault that was."""
+    requests_before: int = 0
+    """Requests of both arms in ten minutes, before the rise that was undone."""
+    undone: bool = False
+    """A rise of this attempt was undone: that happens once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -425,6 +443,7 @@ class RolloutStatus:
     weight: WeightStatus = field(default_factory=WeightStatus)
     weight_cap: Weight | None = None
     """Set when steps were edited: an edit never raises weight, so its landing step is capped at this."""
+    path: PathStatus = field(default_factory=PathStatus)
     stable_endpoints_at_start: int = 0
     unready_since: datetime | None = None
     """Since when a carrying canary has had no Ready endpoint."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -14,7 +13,8 @@ from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.analysis.types import ArmRef
 from rollouts.api.parsing import parse_rollout
 from rollouts.controller.shares import ShareCounter
-from rollouts.engine.observation import ShareView
+from rollouts.engine.observation import ShareCount, ShareView
+from rollouts.engine.types import Weight
 from rollouts.lab.testing.clock import EPOCH, Timeline, VirtualClock
 from rollouts.lab.testing.faults.objects import CANARY, NAMESPACE, STABLE, rollout_object
 from rollouts.runtime.clock import Monotonic
@@ -32,7 +32,7 @@ class Pods:
         self.scraper = PodScraper(self.clock)
         self.per_arm = per_arm
         self.counter = ShareCounter(self.scraper, self.endpoints, self.endpoints, self.clock)
-        self.step_started = 0
+        self.weight = 10
 
     def endpoints(self, namespace: str, arm: ArmRef) -> list[Endpoint]:
         return [Endpoint(pod=f"{arm.name}-{n}", ip=f"{arm.name}.{n}", port=8000) for n in range(self.per_arm)]
@@ -66,7 +66,7 @@ class Pods:
 
     def view(self) -> ShareView | None:
         revision = {"kind": "InferencePool", "group": "inference.networking.x-k8s.io", "hash": "1" * 64}
-        started = (EPOCH + timedelta(seconds=self.step_started)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        started = EPOCH.strftime("%Y-%m-%dT%H:%M:%SZ")
         status: dict[str, Any] = {
             "phase": "Progressing",
             "stable": {**revision, "name": STABLE},
@@ -74,7 +74,7 @@ class Pods:
             "currentStep": 0,
             "startedAt": started,
             "stepStartedAt": started,
-            "weight": {"desired": 10, "applied": 10},
+            "weight": {"desired": self.weight, "applied": self.weight},
         }
         rollout = rollout_object([{"setWeight": 10}, {"pause": {}}]) | {"status": status}
         return self.counter.view(KEY, parse_rollout(rollout))
@@ -137,18 +137,21 @@ def test_a_pod_that_comes_later_has_a_baseline_of_its_own() -> None:
     assert pods.view() == ShareView(canary=3 + 1, stable=30 + 1, seconds=3.0)
 
 
-def test_a_new_step_counts_anew() -> None:
+def test_a_new_weight_counts_anew_and_what_was_before_is_kept() -> None:
     pods = Pods()
     pods.view()
     pods.serve(3)
     assert pods.view() == ShareView(canary=2, stable=18, seconds=2.0)
 
-    pods.step_started = 3
+    pods.weight = 50
     pods.view()
     pods.timeline.advance(1)
     pods.scrape(stable=40, canary=10)
+    seen = pods.view()
 
-    assert pods.view() == ShareView(canary=7, stable=13, seconds=1.0)
+    assert seen is not None
+    assert (seen.canary, seen.stable, seen.seconds) == (7, 13, 1.0)
+    assert seen.earlier == (ShareCount(weight=Weight(1000), canary=2, stable=18),)
 
 
 def test_both_arms_are_counted_over_the_same_time_however_often_each_is_sampled() -> None:

@@ -25,7 +25,10 @@ _MASKED = frozenset(
         "at",
         "lastTransitionTime",
         "message",
+        "observed",
+        "requestsBefore",
         "restores",
+        "undoneAt",
         "stableUntil",
         "startedAt",
         "stepStartedAt",
@@ -83,7 +86,7 @@ def weights_of(carrier: Object) -> tuple[tuple[tuple[str, int], ...], ...]:
     return tuple(
         tuple(
             (str(ref.get("name") or ref.get("modelRewrite")), int(ref.get("weight", 1)))
-            for ref in rule.get("backendRefs") or rule.get("targets") or []
+            for ref in rule.get("backendRefs") or rule.get("targets") or rule.get("split") or []
         )
         for rule in spec.get("rules") or []
     )

@@ -28,6 +28,8 @@ class Record:
     now: datetime
     proven: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Of a model object: by adapter that it names, the pods that really served it at that moment."""
+    served: Mapping[str, float] = field(default_factory=dict)
+    """Requests that reached each backend until then."""
 
     @property
     def ours(self) -> bool:

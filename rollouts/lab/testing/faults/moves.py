@@ -18,6 +18,7 @@ __all__ = [
     "at_step",
     "begun",
     "both",
+    "clients",
     "command",
     "condition_says",
     "delete",
@@ -46,6 +47,11 @@ Object = dict[str, Any]
 
 
 # --- acts ------------------------------------------------------------------------------------------
+
+
+def clients(**changes: Any) -> Act:
+    """Requests, or what becomes of them, change (see ``Clients``)."""
+    return lambda sim: sim.clients.change(sim.clock.monotonic(), **changes)
 
 
 def edit_spec(change: Callable[[Object], None]) -> Act:

@@ -44,6 +44,7 @@ from rollouts.lab.testing.faults.objects import (
     rewrite_object,
     rollout_object,
 )
+from rollouts.lab.testing.faults.path_scenarios import PATH_SCENARIOS
 from rollouts.lab.testing.faults.simulation import Condition, Move, Scenario
 from rollouts.lab.testing.faults.source import Answer
 
@@ -353,5 +354,12 @@ def _adapters() -> list[Scenario]:
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
-    for scenario in (*_straight(), *_people(), *_outside(), *_adapters(), *ADAPTER_SCENARIOS)
+    for scenario in (
+        *_straight(),
+        *_people(),
+        *_outside(),
+        *_adapters(),
+        *ADAPTER_SCENARIOS,
+        *PATH_SCENARIOS,
+    )
 }

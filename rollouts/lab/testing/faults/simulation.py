@@ -12,7 +12,7 @@ from rollouts.lab.memoryapi import Change
 from rollouts.lab.testing.adapters import FakeAdapters
 from rollouts.lab.testing.clock import VirtualClock, virtual_time
 from rollouts.lab.testing.faults.cluster import CONTROLLER, Cluster
-from rollouts.lab.testing.faults.endstate import end_state, route_weights, weights_of
+from rollouts.lab.testing.faults.endstate import end_state, is_carrier, route_weights, weights_of
 from rollouts.lab.testing.faults.history import AdapterCall, History, Record
 from rollouts.lab.testing.faults.hostile import open_schema, plant
 from rollouts.lab.testing.faults.process import Assembler, Process
@@ -174,6 +174,7 @@ class Simulation:
         self.process: Process | None = None
         self.move = 0
         self._assembler = assembler
+        self.clients = assembler.clients
         assembler.adapters.on_call = self._called
         self._start_at: float = 0.0
         self._move_due: float | None = None
@@ -266,8 +267,11 @@ class Simulation:
             seconds=seconds,
             now=self.clock.now(),
             proven=self._proven(change),
+            served=self.clients.served(seconds),
         )
         self.history.records.append(record)
+        if is_carrier(record):
+            self.clients.take(record)
         decides = _decides(change)
         if decides:
             self._last_decision = seconds
