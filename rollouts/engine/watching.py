@@ -102,12 +102,13 @@ def _applied(draft: Draft) -> Weight:
 def share_problem(draft: Draft) -> str | None:
     """How the requests that arrived, or the pickers, contradict the weight; None when they do not."""
     share, weight = _countable(draft), _applied(draft)
-    if share is None or weight == ZERO:
+    if share is None or weight == ZERO or not _written(draft, weight):
         return None
     if _by_picker(draft):
         return _not_loaded(draft, share, weight)
     traffic = draft.obs.traffic
-    if traffic is None or traffic.sessions or not share.complete or share.seconds < MIN_WINDOW:
+    assert traffic is not None
+    if traffic.sessions or not share.complete or share.seconds < MIN_WINDOW:
         return None
     side = refuted_side(share, weight)
     if side == 0 or (side > 0 and traffic.header_routes):  # testers come on top of the split
@@ -118,11 +119,24 @@ def share_problem(draft: Draft) -> str | None:
     )
 
 
+def _written(draft: Draft, weight: Weight) -> bool:
+    """Whether the stored object says the weight: a write whose answer was lost is newer than the status."""
+    canary, stable, traffic = draft.status.canary, draft.status.stable, draft.obs.traffic
+    if traffic is None or canary is None or stable is None:
+        return False
+    for rule in traffic.rules:
+        mine, other = (rule.entries.get(arm.identity.arm, 0) for arm in (canary, stable))
+        if abs(mine * FULL - weight * (mine + other)) > mine + other:  # a hundredth of a percent is rounding
+            return False
+    return bool(traffic.rules)
+
+
 def _not_loaded(draft: Draft, share: ShareView, weight: Weight) -> str | None:
     """Our own picker splits exactly, and stickily: it is asked, not counted."""
     if share.loaded is None or abs(share.loaded - weight) <= 1:
         return None
-    kind = draft.obs.traffic.kind if draft.obs.traffic is not None else "the model object"
+    assert draft.obs.traffic is not None
+    kind = draft.obs.traffic.kind
     return (
         f"the weight is {format_weight(weight)}, but the endpoint picker has loaded "
         f"{format_weight(share.loaded)}: does it watch {kind}s of this namespace?"
@@ -150,14 +164,14 @@ def path_alarm(draft: Draft) -> Waiting | None:
 def _not_programmed(draft: Draft) -> Waiting | None:
     share, weight, traffic = _countable(draft), _applied(draft), draft.obs.traffic
     canary = draft.status.canary
-    if share is None or traffic is None or canary is None or weight == ZERO or _by_picker(draft):
+    assert canary is not None
+    if share is None or traffic is None or weight == ZERO or _by_picker(draft):
         return None
     if share.canary or not share.complete or share.seconds < share.propagation or traffic.sessions:
         return None
     if expected_canary(share, weight) < _MUST_SHOW or not traffic.parents.programmed or draft.status.pulled:
         return None
-    listed = traffic.rules and all(rule.entries.get(canary.identity.arm, 0) > 0 for rule in traffic.rules)
-    if not listed or draft.obs.ready(canary.identity) == 0:
+    if not _written(draft, weight) or draft.obs.ready(canary.identity) == 0:
         return None
     return "ShareNotProgrammed", (
         f"the weight has been {format_weight(weight)} for {round(share.seconds)} s, and none of {share.stable} "

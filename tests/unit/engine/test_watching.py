@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from fractions import Fraction
+from math import inf
 from typing import Any
 
 import pytest
 
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import GateOutcome, PathView, ShareCount, ShareView
-from rollouts.engine.share import came_back, fell
+from rollouts.engine.share import came_back, fell, recent_window, refuted_side
 from rollouts.engine.types import (
     AdapterTraffic,
     AdapterTrafficKind,
@@ -244,6 +245,19 @@ def test_sessions_and_half_of_the_pods_refute_nothing(fields: dict[str, Any]) ->
     assert world.status.reason == "PauseStep"
 
 
+def test_a_write_whose_answer_was_lost_is_not_undone_by_the_older_status() -> None:
+    """The live object says 10 % already, and so do the requests; the status still says 1 %."""
+    world = World(spec=spec(weight(1), pause(0), weight(10), pause()))
+    while world.share_of(V2) != Fraction(1, 10):
+        before = world.status
+        world.step()
+    world.status, world.share = before, shared(100, 900)
+    writes = len(world.writes)
+    world.settle()
+
+    assert (len(world.writes), world.share_of(V2)) == (writes, Fraction(1, 10))
+
+
 def test_no_traffic_object_contradicts_nothing() -> None:
     world = at_ten(share=shared(900, 100))
     world.served = False
@@ -455,7 +469,7 @@ def test_a_failed_gate_of_a_mirrored_arm_asks_a_person() -> None:
         (Weight(1001), True, True),
         (None, True, True),
         (Weight(500), True, False),
-        (Weight(500), False, False),
+        (Weight(500), False, True),
     ],
 )
 def test_the_split_of_our_picker_is_what_it_says_it_has_loaded(
@@ -472,3 +486,21 @@ def test_the_split_of_our_picker_is_what_it_says_it_has_loaded(
 
     assert (share_problem(draft) is None) is fits
     assert path_alarm(draft) is None
+
+
+# --- arithmetic ------------------------------------------------------------------------------------
+
+
+def test_the_window_in_which_a_fall_shows_depends_on_the_rate_before() -> None:
+    assert recent_window(0, 600.0) == inf
+    assert recent_window(100, 600.0) == pytest.approx(120.0)
+    assert recent_window(60_000, 600.0) == pytest.approx(5.0)
+
+
+def test_a_weight_of_which_nothing_is_too_much_adds_nothing_to_the_evidence() -> None:
+    earlier = (
+        ShareCount(weight=Weight(5000), canary=50, stable=50),
+        ShareCount(weight=TEN, canary=900, stable=100),
+    )
+
+    assert refuted_side(shared(0, 1, earlier=earlier), TEN) == 1

@@ -114,5 +114,5 @@ class Process:
     def _retry(self, item: Item, initial: float, maximum: float, at_least: float) -> None:
         """The worker's back-off, without its jitter: every run takes the same path."""
         failures = self._failures[item] = self._failures.get(item, 0) + 1
-        wait = max(at_least, min(maximum, initial * 2.0 ** (failures - 1)))
+        wait = max(at_least, min(maximum, initial * 2.0 ** min(failures - 1, 16)))
         self._due[item] = self._clock.monotonic() + wait
