@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from rollouts.analysis.exposition import parse_exposition
-from rollouts.analysis.sources.base import Endpoint
+from rollouts.analysis.sources.base import Endpoint, Place, RawPod
 from rollouts.analysis.sources.pods import REQUEST_NAMES
 from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.analysis.types import ArmRef
@@ -205,3 +206,58 @@ def test_pods_that_do_not_answer_hold_nothing_up_for_long(silent_for: float, kno
     pods.timeline.advance(silent_for)
 
     assert (pods.view() is not None) is known
+
+
+class Server:
+    """A Prometheus that has scraped the pods which the controller cannot reach."""
+
+    def __init__(self, pods: Pods) -> None:
+        self._pods = pods
+
+    async def raw(self, names: frozenset[str], place: Place, at: Any) -> dict[str, RawPod]:
+        seconds, share = self._pods.timeline.now, 9 if place.arm.name == STABLE else 1
+        page = (
+            f'http_requests_total{{handler="/v1/completions",method="POST",status="2xx"}} {share * seconds}\n'
+        )
+        return {f"{place.arm.name}-0": RawPod(parse_exposition(page.encode(), names))}
+
+
+def test_where_pods_cannot_be_scraped_the_server_counts() -> None:
+    pods = Pods()
+    pods.counter = ShareCounter(
+        pods.scraper,
+        pods.endpoints,
+        pods.endpoints,
+        pods.clock,
+        server=Server(pods),  # type: ignore[arg-type]  # only raw is asked
+    )
+    for _ in range(4):
+        pods.view()
+        pods.silence()
+        pods.timeline.advance(3)
+    seen = []
+    for _ in range(4):
+        asyncio.run(pods.counter.ask_server())
+        pods.timeline.advance(15)
+        seen.append(pods.view())
+
+    counted = seen[-1]
+    assert counted is not None
+    assert (counted.canary, counted.stable, counted.complete) == (45, 405, True)
+
+
+def test_a_pod_that_does_not_answer_makes_the_counts_lower_bounds() -> None:
+    pods = Pods(per_arm=2)
+    pods.view()
+    for second in range(1, 6):
+        pods.timeline.advance(1)
+        pods.scrape(stable=9 * second, canary=second)
+        pods.scrape(stable=9 * second, pod=1)
+    (mute,) = pods.scraper.follow(
+        [Endpoint(pod=f"{CANARY}-1", ip=f"{CANARY}.1", port=8000)], REQUEST_NAMES, 24.0
+    )
+    mute.error = "no answer"
+    seen = pods.view()
+
+    assert seen is not None
+    assert (seen.canary, seen.stable, seen.complete) == (4, 72, False)
