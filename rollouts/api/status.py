@@ -155,6 +155,7 @@ def _write_path(path: PathStatus) -> Json:
         "undoneAt": _write_time(path.undone_at),
         "requestsBefore": path.requests_before,
         "undone": path.undone,
+        "alarm": path.alarm[:MESSAGE_LIMIT],
     }
     return _compact(full, keep=("ceiling",))
 
@@ -311,6 +312,7 @@ def read_status(data: Any) -> tuple[RolloutStatus, tuple[str, ...]]:
             undone_at=path.time("undoneAt"),
             requests_before=path.number("requestsBefore"),
             undone=path.flag("undone"),
+            alarm=path.text("alarm"),
         ),
         stable_endpoints_at_start=r.number("stableEndpointsAtStart"),
         unready_since=r.time("unreadySince"),

@@ -359,6 +359,9 @@ class PathStatus:
     """Requests of both arms in ten minutes, before the rise that was undone."""
     undone: bool = False
     """A rise of this attempt was undone: that happens once."""
+    alarm: str = ""
+    """``Reason: why`` of an abort that was decided by what was counted; stored before it is written, since a new
+    process has counted nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

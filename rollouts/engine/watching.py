@@ -147,7 +147,22 @@ def _not_loaded(draft: Draft, share: ShareView, weight: Weight) -> str | None:
 
 
 def path_alarm(draft: Draft) -> Waiting | None:
-    """Why the attempt ends now: the split is not programmed, or a rise broke the path."""
+    """Why the attempt ends now: the split is not programmed, or a rise broke the path.
+
+    What was counted is gone after a crash, so the reason is stored first and obeyed in the next plan.
+    """
+    stored = draft.obs.status.path.alarm
+    if stored:
+        reason, _, why = stored.partition(": ")
+        return reason, why
+    found = _found(draft)
+    if found is not None:
+        draft.set(path=replace(draft.status.path, alarm=f"{found[0]}: {found[1]}"))
+        draft.wake(timedelta(seconds=1))
+    return None
+
+
+def _found(draft: Draft) -> Waiting | None:
     path, share = draft.status.path, draft.obs.share
     if path.undone_at is not None and share is not None:
         soon = draft.now - path.undone_at <= BREAKS_WITHIN

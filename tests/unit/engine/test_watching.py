@@ -322,8 +322,25 @@ def test_it_takes_all_of_it_to_call_a_split_not_programmed(change: dict[str, Any
     for name, value in change.items():
         setattr(world, name, value)
     world.step()
+    world.step()
 
     assert world.status.phase is not Phase.ABORTED
+
+
+def test_the_reason_is_stored_before_it_aborts() -> None:
+    """A crash after the abort's write must not forget it: a new process has counted nothing."""
+    world = at_ten(share=shared(0, 400))
+    writes = len(world.writes)
+    world.step()
+    assert (len(world.writes), world.status.phase) == (writes, Phase.PAUSED)
+
+    world.share = None
+    world.step()
+    assert (world.status.phase, world.status.reason, world.share_of(V2)) == (
+        Phase.ABORTED,
+        "ShareNotProgrammed",
+        0,
+    )
 
 
 # --- a path that broke -----------------------------------------------------------------------------
@@ -486,6 +503,7 @@ def test_the_split_of_our_picker_is_what_it_says_it_has_loaded(
 
     assert (share_problem(draft) is None) is fits
     assert path_alarm(draft) is None
+    assert draft.status.path.alarm == ""
 
 
 # --- arithmetic ------------------------------------------------------------------------------------
