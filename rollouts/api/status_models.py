@@ -75,7 +75,7 @@ class PathModel(ApiModel):
     """Requests in ten minutes before that rise."""
     undone: bool = False
     """A rise of this attempt was undone; it happens once."""
-    alarm: str = ""
+    alarm: Long = ""
     """Why the attempt is about to be aborted by what was counted."""
 
 

@@ -24,6 +24,7 @@ _MASKED = frozenset(
     {
         "at",
         "lastTransitionTime",
+        "alarm",
         "message",
         "observed",
         "requestsBefore",
