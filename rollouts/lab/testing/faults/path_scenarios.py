@@ -18,7 +18,14 @@ SHORT: list[Object] = [{"setWeight": 1}, {"pause": {"duration": "30s"}}, {"setWe
 
 
 def _scenario(
-    name: str, steps: list[Object], moves: list[Move], goal: Condition, *, core: bool = False, **canary: Any
+    name: str,
+    steps: list[Object],
+    moves: list[Move],
+    goal: Condition,
+    *,
+    core: bool = False,
+    counted: bool = False,
+    **canary: Any,
 ) -> Scenario:
     rollout = rollout_object(steps, canary=canary)
     return Scenario(
@@ -28,6 +35,7 @@ def _scenario(
         goal=goal,
         core=core,
         measured="analysis" in repr(steps),
+        counted=counted,
     )
 
 
@@ -80,7 +88,7 @@ PATH_SCENARIOS: tuple[Scenario, ...] = (
         SHORT,
         [Move(when=begun, act=clients(breaks_above=Fraction(1, 20)))],
         _aborted_by("PathBroken"),
-        core=True,
+        counted=True,
     ),
     _scenario(
         "clients stop by themselves after a rise",
@@ -90,5 +98,6 @@ PATH_SCENARIOS: tuple[Scenario, ...] = (
             Move(when=reason("WriteUndone"), act=clients(rate=20.0), after=200),
         ],
         healthy_on(CANARY),
+        counted=True,
     ),
 )

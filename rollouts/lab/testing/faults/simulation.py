@@ -73,6 +73,8 @@ class Scenario:
     """Has analysis from the start."""
     adapters: bool = False
     """Rolls adapters on the pods of one pool, not pools."""
+    counted: bool = False
+    """Turns on what one process counted before a rise: meets no faults, since a crash ends elsewhere, rightly."""
     stride: int = 1
     """Enumerators meet each ``stride``-th write and event. Crashes before and after each second write still meet
     every gap between two writes."""
