@@ -65,7 +65,10 @@ def objects(index: int) -> list[dict[str, Any]]:
                 "traffic": {"httpRoutes": [{"name": name}]},
                 "allowMissingModels": True,
                 "strategy": {
-                    "canary": {"steps": [{"setWeight": 10}, {"pause": {}}, {"setWeight": 50}, {"pause": {}}]}
+                    "canary": {
+                        "allowNoTraffic": True,
+                        "steps": [{"setWeight": 10}, {"pause": {}}, {"setWeight": 50}, {"pause": {}}],
+                    }
                 },
             },
         },

@@ -238,6 +238,7 @@ def _engine_spec(model: RolloutSpecModel) -> RolloutSpec:
             on_deadline=OnDeadline(canary.on_deadline),
             target_deadline=parse_duration(canary.target_deadline or "0s") or None,
             path_probe=PathProbe(canary.path_probe),
+            allow_no_traffic=canary.allow_no_traffic,
         ),
         rollback_window=parse_duration(model.rollback_window.duration if model.rollback_window else "0s"),
         stable_hint=model.stable_hint,

@@ -220,6 +220,8 @@ class CanaryModel(ApiModel):
     path_probe: Literal["Off", "Report", "Require"] = "Report"
     """Managed routes: before the first weight a few requests through the gateway reach the canary by a rule of
     their own, which is then removed. Report warns once of 5xx and goes on; Require holds until they succeed."""
+    allow_no_traffic: bool = False
+    """Let weight rise although no request was counted at the canary since the last rise."""
 
 
 class StrategyModel(ApiModel):

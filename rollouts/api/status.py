@@ -25,6 +25,7 @@ from rollouts.engine.types import (
     HoldReason,
     Identity,
     Outcome,
+    PathStatus,
     Phase,
     ProbeRecord,
     ProbeVerdict,
@@ -70,6 +71,7 @@ def write_status(status: RolloutStatus) -> Json:
         "weight": _write_weight(status.weight),
         "weightText": format_weight(status.weight.applied),
         "weightCap": None if status.weight_cap is None else weight_json(status.weight_cap),
+        "path": _write_path(status.path),
         "stableEndpointsAtStart": status.stable_endpoints_at_start,
         "unreadySince": _write_time(status.unready_since),
         "targetWait": _write_wait(status.target_wait),
@@ -185,6 +187,18 @@ def _write_summary(item: GateSummary) -> Json:
             "evidence": item.evidence,
         }
     )
+
+
+def _write_path(path: PathStatus) -> Json:
+    ceiling = None if path.ceiling is None else weight_json(path.ceiling)
+    full = {
+        "ceiling": ceiling,
+        "undoneAt": _write_time(path.undone_at),
+        "requestsBefore": path.requests_before,
+        "undone": path.undone,
+        "alarm": path.alarm[:MESSAGE_LIMIT],
+    }
+    return _compact(full, keep=("ceiling",))
 
 
 def _write_abort(record: AbortRecord | None) -> Json | None:
@@ -314,6 +328,7 @@ def read_status(data: Any) -> tuple[RolloutStatus, tuple[str, ...]]:
     hold = _Reader(r.data.get("hold"), "status.hold", bad)
     weight = _Reader(r.data.get("weight"), "status.weight", bad)
     crashes = _Reader(r.data.get("crashes"), "status.crashes", bad)
+    path = _Reader(r.data.get("path"), "status.path", bad)
     status = RolloutStatus(
         phase=_read_phase(r),
         reason=r.text("reason"),
@@ -335,6 +350,13 @@ def read_status(data: Any) -> tuple[RolloutStatus, tuple[str, ...]]:
             written=weight.take("written", parse_weight, None),
         ),
         weight_cap=r.take("weightCap", parse_weight, None),
+        path=PathStatus(
+            ceiling=path.take("ceiling", parse_weight, None),
+            undone_at=path.time("undoneAt"),
+            requests_before=path.number("requestsBefore"),
+            undone=path.flag("undone"),
+            alarm=path.text("alarm"),
+        ),
         stable_endpoints_at_start=r.number("stableEndpointsAtStart"),
         unready_since=r.time("unreadySince"),
         target_wait=r.take("targetWait", _read_wait, None),

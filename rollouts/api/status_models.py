@@ -99,6 +99,21 @@ class CrashesModel(ApiModel):
     """Stable's."""
 
 
+class PathModel(ApiModel):
+    """What the watch over the path to the canary must not forget."""
+
+    ceiling: IntOrPercent | None = None
+    """No higher weight than this, until a canary request was counted under it."""
+    undone_at: Time | None = None
+    """When a rise was undone because requests of both versions stopped."""
+    requests_before: Number = 0
+    """Requests in ten minutes before that rise."""
+    undone: bool = False
+    """A rise of this attempt was undone; it happens once."""
+    alarm: Long = ""
+    """Why the attempt is about to be aborted by what was counted."""
+
+
 class HoldModel(ApiModel):
     """Why the rollout does not go on by itself."""
 
@@ -252,6 +267,8 @@ class RolloutStatusModel(ApiModel):
     """Applied weight for people."""
     weight_cap: IntOrPercent | None = None
     """Upper bound after the steps were edited: an edit never raises the weight."""
+    path: PathModel | None = None
+    """What the watch over the path to the canary must not forget."""
     stable_endpoints_at_start: Number = 0
     """Ready endpoints of stable when the attempt began."""
     unready_since: Time | None = None

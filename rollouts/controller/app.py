@@ -62,6 +62,9 @@ class Controller:
         )
         self._scraper = PodScraper(clock)
         self._sources = open_sources(settings.sources, self.caches, self._scraper, clock)
+        self._shares = share_counter(
+            self.caches, self._scraper, clock, sources=self._sources, propagation=settings.propagation
+        )
         self.adapters = AdapterWatch(clock, settings.adapters)
         self.health = PickerHealthWatch(clock)
         self.crashes = CrashWatch(self._scraper, clock)
@@ -71,7 +74,7 @@ class Controller:
             clock,
             caches=self.caches,
             sources=self._sources,
-            shares=share_counter(self.caches, self._scraper, clock),
+            shares=self._shares,
             adapters=self.adapters,
             metrics=self.metrics,
             budget=query_budget(self._sources, clock, settings.queries_per_minute),
@@ -102,6 +105,7 @@ class Controller:
         metrics = metrics_routes(self.metrics.registry)
         supervisor.add("metrics", HttpServer(parse_address(self.settings.metrics_address), metrics).run)
         supervisor.add("scraper", self._scraper.run)
+        supervisor.add("shares", self._shares.run)
         supervisor.add("adapters", self.adapters.run)
         supervisor.add("picker-health", self.health.run)
         supervisor.add("crashes", self.crashes.run)

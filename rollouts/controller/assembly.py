@@ -27,7 +27,7 @@ from rollouts.controller.pickers import PickerHealth
 from rollouts.controller.probes import PathProbes
 from rollouts.controller.rollouts import RolloutReconciler
 from rollouts.controller.runs import RunReconciler
-from rollouts.controller.shares import ShareCounter
+from rollouts.controller.shares import PROPAGATION, ShareCounter
 from rollouts.engine.actions import WriteReason
 from rollouts.kube.client import KubeClient
 from rollouts.runtime.clock import Clock
@@ -162,6 +162,21 @@ def assemble(
     )
 
 
-def share_counter(caches: Caches, scraper: PodScraper, clock: Clock) -> ShareCounter:
-    """A share counter over the caches' pools and pickers."""
-    return ShareCounter(scraper, pool_endpoints(caches), picker_endpoints(caches), clock)
+def share_counter(
+    caches: Caches,
+    scraper: PodScraper,
+    clock: Clock,
+    *,
+    sources: Mapping[str, Source] | None = None,
+    propagation: float = PROPAGATION,
+) -> ShareCounter:
+    """A share counter over the caches' pools and pickers; the Prometheus source ``default`` where pods are silent."""
+    server = (sources or {}).get("default")
+    return ShareCounter(
+        scraper,
+        pool_endpoints(caches),
+        picker_endpoints(caches),
+        clock,
+        server=server if isinstance(server, PrometheusSource) else None,
+        propagation=propagation,
+    )

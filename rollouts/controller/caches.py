@@ -24,12 +24,14 @@ from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import Object, ObjectKey
 from rollouts.runtime.reflector import Reflector
 from rollouts.runtime.store import Store
+from rollouts.traffic.mirrors import mirrors_of
 
 __all__ = ["Caches", "owner_of"]
 
 _OWNER = "owner"
 _NAME_END = "nameEnd"
 _LABEL = "label"
+_MIRROR = "mirror"
 _ROUTE = "route"
 _POOL_SELECTOR = "selector"
 _PICKER = "picker"
@@ -61,6 +63,10 @@ def _by_owner(obj: Object) -> Iterable[Hashable]:
 
 def _by_name_end(obj: Object) -> Iterable[Hashable]:
     return [(_namespace(obj), obj["metadata"]["name"][-UID_DIGITS:])]
+
+
+def _by_mirror(obj: Object) -> Iterable[Hashable]:
+    return [_namespace(obj)] if mirrors_of(obj.get("spec")) else []
 
 
 def _by_label(obj: Object) -> Iterable[Hashable]:
@@ -172,7 +178,7 @@ class Caches:
         self.runs = Store(indexes={_OWNER: _by_owner, _NAME_END: _by_name_end})
         self.templates = Store()
         self.cluster_templates = Store()
-        self.routes = Store(keep_managed_fields=True)
+        self.routes = Store(indexes={_MIRROR: _by_mirror}, keep_managed_fields=True)
         self.pools = {
             resource.group: Store(indexes={_POOL_SELECTOR: _pool_by_selector, _PICKER: _pool_by_picker})
             for resource in kinds.POOLS
@@ -289,6 +295,10 @@ class Caches:
             like_ours = store.keys_by_index(_NAME_END, (key.namespace, uid[:UID_DIGITS]))
             found |= like_ours - store.keys_by_index(_OWNER, (*key, uid))
         return frozenset(other.name for other in found)
+
+    def mirroring_routes(self, namespace: str) -> list[Object]:
+        """HTTPRoutes that send copies of requests somewhere."""
+        return self.routes.by_index(_MIRROR, namespace)
 
     def model_objects(self, namespace: str, pool: str) -> list[Object]:
         """InferenceModels and InferenceModelRewrites whose poolRef names the pool."""

@@ -12,6 +12,7 @@ from rollouts.controller import kinds
 from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity, model_names
 from rollouts.controller.caches import Caches
 from rollouts.controller.carriers import Carrier, RouteCarrier
+from rollouts.controller.mirroring import mirrored_arms
 from rollouts.controller.path_views import PathViews
 from rollouts.engine.naming import Owner, is_of_attempt
 from rollouts.engine.observation import (
@@ -39,6 +40,7 @@ from rollouts.engine.types import (
 from rollouts.kube.client import Resource
 from rollouts.runtime.objects import ObjectKey, version_of
 from rollouts.traffic import httproute, wayback
+from rollouts.traffic.mirrors import keeps_sessions
 from rollouts.traffic.writes import label_value
 
 __all__ = [
@@ -343,6 +345,12 @@ class Gatherer:
             gitops_managers=self._gitops_managers,
         )
         view = carrier.view(raw, reader)
+        if raw is not None and isinstance(carrier, RouteCarrier):
+            view = replace(
+                view,
+                mirrored=mirrored_arms(self._caches, parsed.namespace, raw, reader.arms),
+                sessions=keeps_sessions(raw.get("spec")),
+            )
         if raw is None and status.traffic_adopted:
             view = replace(view, mode=TrafficMode.ADOPTED)
         return self._settle_claim(parsed, view)

@@ -7,6 +7,7 @@ The file is YAML::
     gitopsManagers: [argocd-controller, kustomize-controller, helm-controller]
     adapters: {prefixes: [/adapters], apiKeyFile: /etc/...}
     pathProbe: {enabled: true, allow: [10.0.0.0/8]}
+    propagation: 2m
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from rollouts.api.scalars import parse_duration
 from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.gateway_address import ProbeSettings
 from rollouts.controller.observing import DEFAULT_GITOPS_MANAGERS
+from rollouts.controller.shares import PROPAGATION
 
 __all__ = ["RESERVED_SOURCES", "Settings", "SettingsError", "read_config", "source_option"]
 
@@ -70,6 +72,8 @@ class Settings:
     adapters: AdapterSettings = field(default_factory=AdapterSettings)
     path_probe: ProbeSettings = field(default_factory=ProbeSettings)
     workers: int = 8
+    propagation: float = PROPAGATION
+    """Seconds that the gateways may take to put a weight in force: then a canary without requests is an alarm."""
     queries_per_minute: int = QUERIES_PER_MINUTE
     """Queries of one namespace to all configured servers; 0 is no limit."""
 
@@ -106,7 +110,7 @@ def read_config(path: str, settings: Settings) -> Settings:
         raise SettingsError(f"{path}: cannot be read: {type(error).__name__}") from None
     if not isinstance(data, Mapping):
         raise SettingsError(f"{path}: must be a mapping with sources and gitopsManagers")
-    unknown = set(data) - {"sources", "gitopsManagers", "adapters", "pathProbe"}
+    unknown = set(data) - {"sources", "gitopsManagers", "adapters", "pathProbe", "propagation"}
     if unknown:
         raise SettingsError(f"{path}: unknown: {', '.join(sorted(map(str, unknown)))}")
     sources = dict(_sources(path, data.get("sources") or {}))
@@ -119,7 +123,17 @@ def read_config(path: str, settings: Settings) -> Settings:
         gitops_managers=tuple(managers),
         adapters=_adapters(path, data.get("adapters") or {}),
         path_probe=_path_probe(path, data.get("pathProbe") or {}),
+        propagation=_propagation(path, data.get("propagation")),
     )
+
+
+def _propagation(path: str, value: Any) -> float:
+    if value is None:
+        return PROPAGATION
+    try:
+        return parse_duration(value).total_seconds()
+    except (ValueError, TypeError) as error:
+        raise SettingsError(f"{path}: propagation: {error}") from None
 
 
 def _path_probe(path: str, data: Any) -> ProbeSettings:

@@ -1,44 +1,56 @@
-"""The observed share: requests that both arms' pods counted since the weight was applied.
+"""The observed share: requests that arrived at both arms since the weight was applied.
 
 Counters are read from the pods themselves, so that what the gateway really does is compared with what the route
-asks; between two adapters on the same pods the endpoint picker's counters tell. Nothing here survives a restart:
-counting then begins anew, which only delays the comparison.
+asks; where pods cannot be scraped, from the Prometheus source ``default``. Between two adapters on the same pods the
+endpoint pickers' counters tell. Nothing here survives a restart: counting then begins anew, which only delays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import NamedTuple
+
+import structlog
 
 from rollouts.analysis.exposition import PodSample
-from rollouts.analysis.sources.base import Endpoints, Place
+from rollouts.analysis.sources.base import Endpoint, Endpoints, Place, Source, SourceError
 from rollouts.analysis.sources.picker import PICKER_REQUESTS, labels_of, picker_requests
-from rollouts.analysis.sources.pods import REQUEST_NAMES, request_total
 from rollouts.analysis.sources.scraper import PodHistory, PodScraper
 from rollouts.analysis.types import ArmRef
 from rollouts.api.parsing import ParsedRollout
+from rollouts.controller.arrivals import ARRIVAL_NAMES, CANARY, STABLE, Arrivals, Reading, pod_counts
 from rollouts.engine.observation import ShareView
-from rollouts.engine.types import ZERO, AdapterTraffic, Identity, Weight, WeightStep
+from rollouts.engine.types import FULL, ZERO, AdapterTraffic, Identity, Weight
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
 
-__all__ = ["NoShares", "ShareCounter"]
+__all__ = ["PROPAGATION", "NoShares", "ShareCounter"]
 
-Total = Callable[[PodSample], float | None]
+_log = structlog.get_logger(__name__)
 
-_WINDOW = 24.0
+PROPAGATION = 120.0
+"""Seconds that a gateway may take to put a weight in force; Istio and Envoy Gateway took less than one."""
+
+_PACES = ((30.0, 1.0), (150.0, 5.0))
+"""Seconds since a change of weight, and between the samples of a pod until then: a step waits for the first ones, the
+alarms look at the first two minutes. Later one a minute is enough."""
 _HURRY = 10.0
-"""Seconds for which pods are sampled every second, whatever longer windows others ask of them; views renew it."""
+"""Seconds for which one look asks for that."""
 _ALL_SILENT = 2.0
 """Seconds after which pods none of which answers are believed not to."""
 _GIVE_UP = 15.0
 """Seconds without a single readable counter after which the share counts as not measurable."""
+_ASK_SERVER = 15.0
+"""Seconds between two questions to a Prometheus server, which itself scrapes every 15 to 60 seconds."""
+_FORGET = 300.0
+
+_LOADED = "inference_picker_configured_weight"
+
+Counts = Callable[[PodSample], tuple[float, float, float | None] | None]
 
 
 class NoShares:
-    """Counts nothing: the share never blocks a step."""
+    """Counts nothing: no weight rises, unless the Rollout allows that."""
 
     def view(
         self, key: ObjectKey, parsed: ParsedRollout, spec: AdapterTraffic | None = None
@@ -47,136 +59,235 @@ class NoShares:
         return None
 
 
-class _Reading(NamedTuple):
-    """A pod's counter at a moment."""
-
-    at: Monotonic
-    arm: str
-    place: tuple[str, str]
-    total: float
-
-
 @dataclass(slots=True)
 class _Count:
-    """Requests per arm, both over the same time: from when the second of them was heard of."""
+    """One attempt of one Rollout."""
 
-    weight: Weight
-    step: datetime | None
+    attempt: tuple[str, int]
+    arrivals: Arrivals
     since: Monotonic
-    counting_since: Monotonic | None = None
-    last: dict[tuple[str, str], tuple[Monotonic, float]] = field(default_factory=dict)
-    seen: dict[str, Monotonic] = field(default_factory=dict)
-    """When an arm was last heard of."""
-    totals: dict[str, float] = field(default_factory=lambda: {"canary": 0.0, "stable": 0.0})
-
-    def take(self, reading: _Reading) -> None:
-        """The next reading in time; a pod's first one is its baseline, and a fall is a reset."""
-        before = self.last.get(reading.place)
-        self.last[reading.place] = (reading.at, reading.total)
-        self.seen[reading.arm] = reading.at
-        if self.counting_since is None:
-            self.counting_since = reading.at if len(self.seen) == len(self.totals) else None
-        elif before is not None and before[0] >= self.counting_since:
-            grown = reading.total - before[1]
-            self.totals[reading.arm] += grown if grown >= 0 else reading.total
+    entered: Monotonic
+    """When the present weight was first seen."""
+    looked: Monotonic
+    incomplete_since: Monotonic | None = None
+    places: dict[str, Place] = field(default_factory=dict)
+    by_server: bool = False
+    """The pods cannot be read: from now on the server is asked, and only it."""
+    asked: Monotonic | None = None
+    heard: Monotonic | None = None
+    """When the server last told."""
 
 
 class ShareCounter:
-    """Counts for Rollouts that put a weight in force; others cost nothing."""
+    """Counts for Rollouts with a canary; others cost nothing. ``run`` asks ``server`` for those that need it."""
 
-    def __init__(self, scraper: PodScraper, pods: Endpoints, pickers: Endpoints, clock: Clock) -> None:
+    def __init__(
+        self,
+        scraper: PodScraper,
+        pods: Endpoints,
+        pickers: Endpoints,
+        clock: Clock,
+        *,
+        server: Source | None = None,
+        propagation: float = PROPAGATION,
+    ) -> None:
         self._scraper = scraper
         self._pods = pods
         self._pickers = pickers
         self._clock = clock
+        self._server = server
+        self._propagation = propagation
         self._counts: dict[ObjectKey, _Count] = {}
 
     def view(
         self, key: ObjectKey, parsed: ParsedRollout, spec: AdapterTraffic | None = None
     ) -> ShareView | None:
         """Requests so far; None where there is nothing to count, or nothing that could be counted."""
-        if not self._concerns(parsed):
+        status, now = parsed.status, self._clock.monotonic()
+        if (
+            parsed.spec is None
+            or status.canary is None
+            or status.stable is None
+            or status.aborted is not None
+        ):
             self._counts.pop(key, None)
             return None
-        status, now = parsed.status, self._clock.monotonic()
-        assert status.weight.applied is not None
-        assert status.stable is not None
-        assert status.canary is not None
+        attempt = (status.canary.hash, status.attempt)
         count = self._counts.get(key)
-        if count is None or (count.weight, count.step) != (status.weight.applied, status.step_started_at):
+        if count is None or count.attempt != attempt:
             count = self._counts[key] = _Count(
-                weight=status.weight.applied, step=status.step_started_at, since=now
+                attempt=attempt, arrivals=Arrivals(now), since=now, entered=now, looked=now
             )
-        followed: list[PodHistory] = []
-        readings: list[_Reading] = []
-        for arm, identity in (("canary", status.canary.identity), ("stable", status.stable.identity)):
-            histories, total = self._follow(parsed, identity, spec)
-            for history in histories:
-                readings += _unread(count, arm, history, total)
-            followed += histories
-        for reading in sorted(readings):
-            count.take(reading)
-        if count.counting_since is None:
-            silent = all(history.error for history in followed) and now - count.since > _ALL_SILENT
-            if silent or now - count.since > _GIVE_UP:
-                return None
-            return ShareView(canary=0, stable=0, seconds=0.0)
+        count.looked = now
+        weight = status.weight.applied or ZERO
+        if weight != count.arrivals.weight:
+            count.entered = now
+        arms = {CANARY: status.canary.identity, STABLE: status.stable.identity}
+        followed = {arm: self._follow(count, parsed, arm, identity, spec) for arm, identity in arms.items()}
+        if not count.by_server:
+            self._take(count, followed, pod_counts if spec is None else _picked, now)
+        count.arrivals.enter(weight)
+        loaded = None if spec is None else _loaded(followed, weight)
+        return self._seen(count, followed, now, loaded)
+
+    def _seen(
+        self,
+        count: _Count,
+        followed: Mapping[str, list[PodHistory]],
+        now: Monotonic,
+        loaded: Weight | None,
+    ) -> ShareView | None:
+        arrivals = count.arrivals
+        every = [history for histories in followed.values() for history in histories]
+        failing = any(history.error for history in every)
+        count.incomplete_since = (count.incomplete_since or now) if failing else None
+        if self._mute(count, every, now):
+            count.by_server = self._server is not None and loaded is None and not count.by_server
+            if count.by_server:
+                count.arrivals, count.since = Arrivals(now, weight=arrivals.weight), now
+            return None
+        present = arrivals.present()
         return ShareView(
-            canary=round(count.totals["canary"]),
-            stable=round(count.totals["stable"]),
-            seconds=max(0.0, min(count.seen.values()) - count.counting_since),
+            canary=present.canary,
+            stable=present.stable,
+            seconds=arrivals.seconds,
+            complete=count.by_server or not failing,
+            earlier=arrivals.earlier(),
+            propagation=self._propagation,
+            loaded=loaded,
+            path=arrivals.path(),
         )
 
     @staticmethod
-    def _concerns(parsed: ParsedRollout) -> bool:
-        """Only a weight step (or the last 100 %) that is being put in force looks at the share."""
-        status, spec = parsed.status, parsed.spec
-        if spec is None or status.canary is None or status.stable is None or status.started_at is None:
-            return False
-        if status.aborted is not None or (status.weight.applied or ZERO) == ZERO or status.hold is not None:
-            return False
-        steps = spec.canary.steps
-        if status.current_step >= len(steps):
-            return status.bake_started_at is None
-        return isinstance(steps[status.current_step], WeightStep)
+    def _mute(count: _Count, every: list[PodHistory], now: Monotonic) -> bool:
+        """Whether nothing can be counted, by whom it should be."""
+        waited = now - (count.heard or count.since)
+        if count.by_server:
+            return waited > _GIVE_UP + 3 * _ASK_SERVER
+        if count.arrivals.counting_since is None:
+            silent = all(history.error for history in every) and waited > _ALL_SILENT
+            return silent or waited > _GIVE_UP
+        failing = now - count.incomplete_since if count.incomplete_since is not None else 0.0
+        return failing > _GIVE_UP and all(history.error for history in every)
 
     def _follow(
-        self, parsed: ParsedRollout, identity: Identity, spec: AdapterTraffic | None
-    ) -> tuple[list[PodHistory], Total]:
-        """Counters of an arm: of its own pods, or of the pickers that choose between adapters."""
-        namespace = parsed.namespace
+        self,
+        count: _Count,
+        parsed: ParsedRollout,
+        arm: str,
+        identity: Identity,
+        spec: AdapterTraffic | None,
+    ) -> list[PodHistory]:
+        """Pages of an arm: of its own pods, or of the pickers that choose between adapters."""
+        namespace, age = parsed.namespace, self._clock.monotonic() - count.entered
+        pace = next((pace for until, pace in _PACES if age <= until), 0.0)
+        hurry = _HURRY if pace else 0.0
         if spec is None:
-            arm = ArmRef(kind=identity.kind, group=identity.group, name=identity.name)
-            endpoints = self._pods(namespace, arm)
-            return self._scraper.follow(endpoints, REQUEST_NAMES, _WINDOW, hurry=_HURRY), request_total
-        arm = ArmRef(
+            ref = ArmRef(kind=identity.kind, group=identity.group, name=identity.name)
+            count.places[arm] = Place(namespace=namespace, arm=ref)
+            endpoints = self._pods(namespace, ref)
+            return self._scraper.follow(endpoints, ARRIVAL_NAMES, 0.0, hurry=hurry, pace=pace)
+        ref = ArmRef(
             kind=identity.kind,
             group=spec.pool_group,
             name=identity.name,
             pool=spec.pool_name,
             model=spec.model_name,
         )
-        only = labels_of(Place(namespace=namespace, arm=arm))
-        endpoints = self._pickers(namespace, arm)
-        return self._scraper.follow(endpoints, PICKER_REQUESTS, _WINDOW, only=only, hurry=_HURRY), _picked
+        only = labels_of(Place(namespace=namespace, arm=ref))
+        endpoints = self._pickers(namespace, ref)
+        names = PICKER_REQUESTS | {_LOADED}
+        return self._scraper.follow(endpoints, names, 0.0, only=only, hurry=hurry, pace=pace)
+
+    @staticmethod
+    def _take(
+        count: _Count, followed: Mapping[str, list[PodHistory]], counts: Counts, now: Monotonic
+    ) -> None:
+        """Count what the samples say that were taken since the last look.
+
+        A pod that does not answer is left out for the time being; what came to it is counted when it answers again.
+        """
+        readings, until = [], now
+        for arm, histories in followed.items():
+            for history in histories:
+                readings += _unread(count, arm, history, counts)
+                if not history.error:
+                    latest = history.latest
+                    until = min(until, latest[0] if latest is not None else count.since)
+        count.arrivals.take(readings, until)
+
+    # --- by a server ---
+
+    async def run(self) -> None:
+        """Ask the server for the arms whose pods cannot be read, until cancelled."""
+        while True:
+            await self.ask_server()
+            await self._clock.sleep(1.0)
+
+    async def ask_server(self) -> None:
+        """Ask for every Rollout whose turn it is."""
+        now = self._clock.monotonic()
+        for key, count in list(self._counts.items()):
+            if now - count.looked > _FORGET:
+                del self._counts[key]
+            elif count.by_server and (count.asked is None or now - count.asked >= _ASK_SERVER):
+                count.asked = now
+                await self._ask(count)
+
+    async def _ask(self, count: _Count) -> None:
+        assert self._server is not None
+        readings: list[Reading] = []
+        try:
+            for arm, place in count.places.items():
+                pages = await self._server.raw(ARRIVAL_NAMES, place, self._clock.now())
+                for pod, page in pages.items():
+                    found = pod_counts(page.sample)
+                    if found is not None:
+                        readings.append(Reading(self._clock.monotonic(), arm, pod, *found))
+        except SourceError as error:
+            _log.info("share_not_read", reason=type(error).__name__)
+            return
+        if {reading.arm for reading in readings} == set(count.places):
+            count.heard = self._clock.monotonic()
+            count.arrivals.take(readings, count.heard)
 
 
-def _unread(count: _Count, arm: str, history: PodHistory, total_of: Total) -> list[_Reading]:
-    """What the pod's samples say that were taken since the weight was applied, or since the last look.
+def _unread(count: _Count, arm: str, history: PodHistory, counts: Counts) -> list[Reading]:
+    """What the pod's samples say that were taken since the attempt began, or since the last look.
 
     A pod is sampled every second, and looked at only when its Rollout is planned: what counts is when a sample
     was taken.
     """
-    place = (arm, history.endpoint.pod)
-    seen = count.last.get(place)
-    totals = (
-        (at, total_of(sample))
-        for at, sample in history.since(count.since if seen is None else seen[0])
-        if seen is None or at > seen[0]
-    )
-    return [_Reading(at, arm, place, total) for at, total in totals if total is not None]
+    endpoint: Endpoint = history.endpoint
+    seen = count.arrivals.last_seen(arm, endpoint.pod)
+    found = [(at, counts(sample)) for at, sample in history.since(count.since if seen is None else seen)]
+    return [
+        Reading(at, arm, endpoint.pod, *values)
+        for at, values in found
+        if values is not None and (seen is None or at > seen)
+    ]
 
 
-def _picked(sample: PodSample) -> float:
+def _picked(sample: PodSample) -> tuple[float, float, None]:
     """A picker that never sent a request to the adapter shows no series of it."""
-    return picker_requests(sample) or 0.0
+    return picker_requests(sample) or 0.0, 0.0, None
+
+
+def _loaded(followed: Mapping[str, list[PodHistory]], weight: Weight) -> Weight | None:
+    """The canary's part of the two arms' weights that the pickers have loaded; None where none says so.
+
+    Of several replicas the one that is farthest from ``weight``. Other targets of the model keep their part, and a
+    target without weight is not listed.
+    """
+    listed: dict[str, dict[str, float]] = {}
+    for arm, histories in followed.items():
+        for history in histories:
+            if history.latest is not None and not history.error:
+                share = history.latest[1].total(_LOADED)
+                listed.setdefault(history.endpoint.pod, {})[arm] = share or 0.0
+    shares = [
+        Weight(round(arms.get(CANARY, 0.0) / total * FULL))
+        for arms in listed.values()
+        if (total := sum(arms.values())) > 0
+    ]
+    return max(shares, key=lambda share: abs(share - weight), default=None)

@@ -193,7 +193,7 @@ def _promote(draft: Draft) -> str:
 
 def _override_gates(draft: Draft) -> str:
     """Leave a failed or inconclusive gate: a recorded override, never a pass."""
-    judged = (GateOutcome.PAUSE, GateOutcome.INCONCLUSIVE)
+    judged = (GateOutcome.PAUSE, GateOutcome.INCONCLUSIVE, GateOutcome.ABORT)
     names = sorted(name for name, gate in draft.obs.gates.items() if gate.outcome in judged)
     reading, verdict = evidence_gate(draft)
     compared = verdict is not None and verdict.outcome in judged

@@ -68,7 +68,7 @@ FROZEN = (HoldReason.MANUAL_OVERRIDE, HoldReason.CONTENDED)
 
 
 def step_weight(status: RolloutStatus, spec: RolloutSpec) -> Weight:
-    """The canary weight of the current step, after caps, pulls and overrides."""
+    """The canary weight of the current step, after caps, ceilings, pulls and overrides."""
     if status.aborted is not None or status.pulled or status.started_at is None or probe_open(status):
         return ZERO
     if status.hold in FROZEN:
@@ -78,6 +78,8 @@ def step_weight(status: RolloutStatus, spec: RolloutSpec) -> Weight:
         weight = FULL
     if status.weight_cap is not None:
         weight = min(weight, status.weight_cap)
+    if status.path.ceiling is not None:
+        weight = min(weight, status.path.ceiling)
     return weight
 
 

@@ -20,6 +20,7 @@ from rollouts.engine.revision import revision_of, target_identity
 from rollouts.engine.starting import start_blocker
 from rollouts.engine.steps import format_seconds
 from rollouts.engine.types import HeaderRouteStep, Identity, Phase, TargetWait, WeightStep
+from rollouts.engine.watching import STANDING
 
 __all__ = ["keep_clocks", "missed_target", "standing"]
 
@@ -36,6 +37,8 @@ def standing(draft: Draft) -> str:
         return status.hold.value
     if draft.spec.paused:
         return "PausedBySpec"
+    if status.phase is Phase.PROGRESSING and status.reason in STANDING:
+        return status.reason
     if status.started_at is None and status.stable is not None:
         return next((blocker.reason for blocker in draft.obs.blockers if blocker.reason in _TURNS), "")
     return ""

@@ -16,6 +16,7 @@ from rollouts.engine.evidence import (
 from rollouts.engine.naming import background_run, step_run
 from rollouts.engine.observation import GateOutcome, GateView
 from rollouts.engine.types import ZERO, HoldReason, Revision
+from rollouts.engine.watching import mirrored
 
 __all__ = ["accompany", "judge_gates", "step_gate", "unearned"]
 
@@ -64,7 +65,13 @@ def judge_gates(draft: Draft) -> None:
     for name, gate in sorted(draft.obs.gates.items()):
         if name in draft.status.overrides or not _concerns_now(draft, name):
             continue
-        if gate.outcome is GateOutcome.PAUSE:
+        if gate.outcome is GateOutcome.ABORT:  # elsewhere it has aborted before
+            message = (
+                f"{name} failed: {gate.message}; a RequestMirror filter copies requests to {mirrored(draft)}, so that "
+                "these figures may be those of copies; `promote` overrides it, `abort` goes back to stable"
+            )
+            draft.hold(HoldReason.GATE_FAILED, message)
+        elif gate.outcome is GateOutcome.PAUSE:
             message = f"{name} failed: {gate.message}; `promote` overrides it, `abort` goes back to stable"
             draft.hold(HoldReason.GATE_FAILED, message)
         elif gate.outcome is GateOutcome.INCONCLUSIVE:

@@ -40,7 +40,9 @@ __all__ = [
     "ProbeView",
     "Problem",
     "Refused",
+    "RiseView",
     "RuleView",
+    "ShareCount",
     "ShareView",
     "StepVerdict",
     "TrafficView",
@@ -119,6 +121,10 @@ class TrafficView:
     written_by_us: bool = False
     written_by_gitops: bool = False
     deleting: bool = False
+    mirrored: frozenset[Identity] = frozenset()
+    """Arms that a RequestMirror filter of the object copies requests to."""
+    sessions: bool = False
+    """Whether one of the rules keeps sessions where they are (``sessionPersistence``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,12 +198,48 @@ class PoolView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ShareCount:
+    """Requests that arrived at each arm under one weight of the canary."""
+
+    weight: Weight
+    canary: int
+    stable: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RiseView:
+    """Requests of both arms before the last rise of weight and at the end of the time since, for ``PathBroken``."""
+
+    weight_before: Weight
+    before: int
+    """Requests of both arms in the ``before_seconds`` (at most ten minutes) before the rise."""
+    canary_before: int
+    before_seconds: float
+    recent: int
+    """Requests of both arms in the last ``recent_seconds``, all of them after the rise."""
+    canary_recent: int
+    recent_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShareView:
-    """Requests that each arm's pods counted since the weight was applied, over ``seconds``."""
+    """Requests that arrived at each arm since the weight was applied, over ``seconds``.
+
+    A request counts when it arrives, not when it has been answered.
+    """
 
     canary: int
     stable: int
     seconds: float
+    complete: bool = True
+    """False: a pod of the arms cannot be read now, so that the counts are lower bounds."""
+    earlier: tuple[ShareCount, ...] = ()
+    """Counts under the earlier weights of the attempt."""
+    propagation: float = 120.0
+    """Seconds that the gateway may take to put a weight in force."""
+    loaded: Weight | None = None
+    """Adapters: the canary's weight that the endpoint pickers say they have loaded."""
+    path: RiseView | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,7 +358,7 @@ class Observation:
     summaries: tuple[GateSummary, ...] = ()
     """Verdicts of this attempt's runs in words, for ``status.analysis``."""
     share: ShareView | None = None
-    """None when nothing can be measured (no counters): that never blocks."""
+    """None when nothing can be counted: then no weight rises, unless ``allowNoTraffic`` waives that."""
     probe: ProbeView | None = None
     """None where nobody probes paths."""
 

@@ -44,6 +44,7 @@ from rollouts.engine.types import (
     RolloutStatus,
     TrafficMode,
 )
+from rollouts.engine.watching import mirrored, path_alarm
 from rollouts.engine.wayback import give_back, keep_record, return_canaries
 
 __all__ = ["plan"]
@@ -154,9 +155,17 @@ def _abort_triggers(draft: Draft) -> bool:
         step_run(obs.owner, status, status.current_step),
     }
     for name, gate in sorted(obs.gates.items()):
-        if name in relevant and gate.outcome is GateOutcome.ABORT and not status.skip_gates:
+        if (
+            name in relevant
+            and gate.outcome is GateOutcome.ABORT
+            and not (status.skip_gates or mirrored(draft))
+        ):
             abort(draft, "GateFailed", gate.message or f"{name} failed")
             return True
+    broken = path_alarm(draft)
+    if broken is not None:
+        abort(draft, *broken)
+        return True
     name = job_name(obs.owner, status, status.current_step)
     if obs.jobs.get(name) is JobOutcome.FAILED:
         abort(draft, "JobFailed", f"Job {name} failed")

@@ -17,7 +17,7 @@ from rollouts.engine.naming import background_run, job_name
 from rollouts.engine.observation import GateOutcome, JobOutcome
 from rollouts.engine.probing import probe_open, probe_path, probing
 from rollouts.engine.serving import content_blocker, unserved
-from rollouts.engine.share import MIN_WINDOW, observed_weight, refutes
+from rollouts.engine.share import MIN_WINDOW, observed_weight
 from rollouts.engine.steps import describe, format_seconds, landing, steps_hash
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.types import (
@@ -30,6 +30,14 @@ from rollouts.engine.types import (
     Phase,
     WeightStep,
     format_weight,
+)
+from rollouts.engine.watching import (
+    keep_looking,
+    mirrored,
+    note_rise,
+    share_problem,
+    waiting,
+    watch,
 )
 
 __all__ = ["deadline_missed", "note_unpaused", "progress"]
@@ -53,9 +61,13 @@ def progress(draft: Draft) -> None:
     accompany(draft)
     if draft.status.hold is None:
         judge_gates(draft)
+    if watch(draft):
+        return
     held = _held(draft)
     looking = not held and probe_path(draft)
     settled = converge(draft, _write_reason(draft), may_raise=not held and not looking)
+    note_rise(draft)
+    keep_looking(draft)
     held = _held(draft)  # converging may have found a manual override
     if held:
         draft.move(Phase.PAUSED, Trigger.HOLD, *held)
@@ -70,6 +82,11 @@ def progress(draft: Draft) -> None:
         return
     if not settled or draft.status.pulled:
         _waiting_for_traffic(draft)
+        return
+    late = waiting(draft)
+    if late is not None:
+        _observe(draft)
+        draft.move(Phase.PROGRESSING, _resumed(draft), *late)
         return
     _execute(draft)
 
@@ -182,7 +199,8 @@ def _resumed(draft: Draft) -> Trigger:
 
 def _observe(draft: Draft) -> None:
     """Show the observed share; small movements are not worth a status write (and its echo) each."""
-    seen, shown = observed_weight(draft.obs.share), draft.status.weight.observed
+    copied = mirrored(draft)
+    seen, shown = None if copied else observed_weight(draft.obs.share), draft.status.weight.observed
     if seen is None or (shown is not None and abs(seen - shown) <= max(_SHOWN_STEP, shown // 10)):
         return
     draft.set(weight=replace(draft.status.weight, observed=seen))
@@ -217,18 +235,15 @@ def _in_force(draft: Draft) -> bool:
         draft.move(Phase.PROGRESSING, _resumed(draft), "WaitingForGateway", message)
         return False
     share = draft.obs.share
-    if share is not None and share.seconds < MIN_WINDOW:
+    if share is not None and weight > ZERO and share.seconds < MIN_WINDOW and not mirrored(draft):
         first_sample = timedelta(0) if share.seconds else _SAMPLING
         draft.wake(timedelta(seconds=MIN_WINDOW - share.seconds) + first_sample)
         _putting_in_force(draft)
         return False
     _observe(draft)
-    if refutes(share, weight):
-        seen = format_weight(observed_weight(share))
-        message = (
-            f"{draft.where()}: the weight is {format_weight(weight)}, but the pods' request counters show "
-            f"{seen}: does the gateway honour weights between InferencePools?"
-        )
+    problem = share_problem(draft)
+    if problem is not None:
+        message = f"{draft.where()}: {problem}"
         draft.traffic_problem = ("ShareMismatch", message)
         draft.wake(_SHARE_RECHECK)
         draft.move(Phase.PROGRESSING, _resumed(draft), "ShareMismatch", message)

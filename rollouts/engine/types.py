@@ -39,6 +39,7 @@ __all__ = [
     "OnDelete",
     "Outcome",
     "PathProbe",
+    "PathStatus",
     "PauseStep",
     "Phase",
     "ProbeRecord",
@@ -299,6 +300,8 @@ class CanaryStrategy:
     target_deadline: timedelta | None = timedelta(hours=2)
     """Time that a new target may take to become Ready; None for any."""
     path_probe: PathProbe = PathProbe.REPORT
+    allow_no_traffic: bool = False
+    """Weight may rise although no request was counted at the canary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -412,6 +415,24 @@ class WayBack:
     canary: EntryRef
     share: Weight = FULL
     spared: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathStatus:
+    """What the watch over the path from clients to the canary must not forget (design rule 4)."""
+
+    ceiling: Weight | None = None
+    """No higher weight than this: no canary request was counted under it yet, the share refutes it, or a write
+    above it was undone."""
+    undone_at: datetime | None = None
+    """When a rise was undone because requests stopped; None once it is known whose fault that was."""
+    requests_before: int = 0
+    """Requests of both arms in ten minutes, before the rise that was undone."""
+    undone: bool = False
+    """A rise of this attempt was undone: that happens once."""
+    alarm: str = ""
+    """``Reason: why`` of an abort that was decided by what was counted; stored before it is written, since a new
+    process has counted nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -529,6 +550,7 @@ class RolloutStatus:
     weight: WeightStatus = field(default_factory=WeightStatus)
     weight_cap: Weight | None = None
     """Set when steps were edited: an edit never raises weight, so its landing step is capped at this."""
+    path: PathStatus = field(default_factory=PathStatus)
     stable_endpoints_at_start: int = 0
     unready_since: datetime | None = None
     """Since when a carrying canary has had no Ready endpoint."""

@@ -61,7 +61,7 @@ def rollout(kind: str, *, managed: bool, source: str = "") -> Object:
         "spec": {
             "target": {"adapter": adapter},
             "traffic": {kind: traffic},
-            "strategy": {"canary": {"steps": [{"setWeight": 10}, {"pause": {}}]}},
+            "strategy": {"canary": {"allowNoTraffic": True, "steps": [{"setWeight": 10}, {"pause": {}}]}},
             **({"stableHint": V1} if managed else {}),
         },
     }

@@ -93,7 +93,12 @@ def rollout(*steps: Object, template: Object | None = None, **fields: Any) -> Ob
         "spec": {
             "target": {"pool": {"name": "v2"}},
             "traffic": {"httpRoutes": [traffic]},
-            "strategy": {"canary": {"steps": list(steps) or [{"setWeight": 10}, {"pause": {}}]}},
+            "strategy": {
+                "canary": {
+                    "allowNoTraffic": True,  # no model server answers here
+                    "steps": list(steps) or [{"setWeight": 10}, {"pause": {}}],
+                }
+            },
             **fields,
         },
     }

@@ -34,6 +34,7 @@ from rollouts.engine import (
     probing,
     progressing,
     serving,
+    watching,
     wayback,
 )
 from rollouts.engine.actions import CreateRun, TerminateRun, UnloadAdapter, WriteReason
@@ -56,6 +57,9 @@ WINDOW = "adapter: unloaded when the rollback window is over, and not before"
 LEFT = "adapter: aborted, left and unloaded"
 ADAPTER_ARGOCD = "adapter: argocd resets the model"
 DELETED = "adapter: adopted model deleted, and added to Git a minute later"
+UNCOUNTED = "no traffic until somebody sends some"
+UNSPLIT = "split silently not programmed"
+BROKEN = "a rise breaks the path"
 ADAPTER_ABORT = "adapter: gate failure aborts"
 OLD_COMMAND = "old promoteFull applied again by Git, two attempts later"
 SQUATTED = "somebody else's run has the name of ours"
@@ -103,6 +107,18 @@ def _inconclusive_passes(patch: pytest.MonkeyPatch) -> None:
 def _endpoints_unseen(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(converging, "required_endpoints", lambda *_: 0)
     patch.setattr(planning, "watch_canary", lambda draft: None)
+
+
+def _rises_unseen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(progressing, "note_rise", lambda draft: None)
+
+
+def _never_programmed_unseen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(watching, "_not_programmed", lambda draft: None)
+
+
+def _broken_unseen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(watching, "fell", lambda path: False)
 
 
 def _abort_leaves_half(patch: pytest.MonkeyPatch) -> None:
@@ -262,7 +278,15 @@ def _generation_lost(patch: pytest.MonkeyPatch) -> None:
 
 def _writes_what_is_there(patch: pytest.MonkeyPatch) -> None:
     """The whole status is sent each time, whether or not it changed."""
-    patch.setattr(performing, "merge_patch", lambda old, new: new)
+    real = performing.merge_patch
+
+    def whole(old: Any, new: Any) -> Any:
+        least = real(old, new)
+        if not isinstance(new, dict) or "phase" not in new:
+            return least
+        return {**new, **{name: None for name, value in least.items() if value is None}}
+
+    patch.setattr(performing, "merge_patch", whole)
 
 
 def _run_name_of_the_process(patch: pytest.MonkeyPatch) -> None:
@@ -464,6 +488,11 @@ MUTANTS = [
         fault=FaultClass.OUTSIDE,
         containing="canary unready 30 s",
     ),
+    Mutant("nobody waits for a request", _rises_unseen, Invariant.COUNTED, UNCOUNTED),
+    Mutant(
+        "a split that is not programmed is not seen", _never_programmed_unseen, Invariant.CONVERGED, UNSPLIT
+    ),
+    Mutant("a broken path is not undone", _broken_unseen, Invariant.CONVERGED, BROKEN),
     Mutant("an abort leaves half the weight", _abort_leaves_half, Invariant.ABORTED, GATE_ABORT),
     Mutant("a failed gate does not abort", _abort_forgotten, Invariant.CONVERGED, GATE_ABORT),
     Mutant("history is dropped at the end", _history_lost, Invariant.MONOTONE, RETRY),

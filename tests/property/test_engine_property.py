@@ -32,6 +32,7 @@ from rollouts.engine.observation import (
     PathView,
     Problem,
     Refused,
+    RiseView,
     ShareView,
 )
 from rollouts.engine.planning import plan
@@ -53,6 +54,7 @@ from rollouts.engine.types import (
     OnDeadline,
     OnDelete,
     Outcome,
+    PathStatus,
     Phase,
     RolloutStatus,
     TargetWait,
@@ -64,6 +66,7 @@ from rollouts.engine.types import (
 from rollouts.lab.testing.world import (
     GROUP,
     START,
+    Honest,
     World,
     analysis,
     background,
@@ -125,6 +128,7 @@ def specs(draw: st.DrawFn, modes: tuple[TrafficMode, ...] = tuple(TrafficMode)) 
         rollback_window=draw(st.sampled_from([timedelta(0), timedelta(hours=1)])),
         progress_deadline=timedelta(minutes=5),
         target_deadline=draw(st.sampled_from([None, timedelta(minutes=10)])),
+        allow_no_traffic=draw(st.sampled_from([False, False, True])),
     )
 
 
@@ -202,6 +206,13 @@ def statuses() -> st.SearchStrategy[RolloutStatus]:
             written=st.none() | weights,
         ),
         weight_cap=st.none() | weights,
+        path=st.builds(
+            PathStatus,
+            ceiling=st.none() | weights,
+            undone_at=st.none() | moments,
+            requests_before=st.sampled_from([0, 12_000]),
+            undone=st.booleans(),
+        ),
         stable_endpoints_at_start=st.integers(0, 5),
         unready_since=st.none() | moments,
         target_wait=st.none() | st.builds(TargetWait, target=st.sampled_from(["", "abc"]), since=moments),
@@ -226,6 +237,16 @@ def statuses() -> st.SearchStrategy[RolloutStatus]:
     )
 
 
+rises = st.builds(
+    RiseView,
+    weight_before=weights,
+    before=st.sampled_from([0, 100, 2000]),
+    canary_before=st.sampled_from([0, 20]),
+    before_seconds=st.sampled_from([0.0, 60.0, 600.0]),
+    recent=st.sampled_from([5, 90]),
+    canary_recent=st.sampled_from([0, 2]),
+    recent_seconds=st.sampled_from([5.0, 120.0]),
+)
 rules_of_a_route = st.none() | st.lists(
     st.dictionaries(st.sampled_from(POOLS), st.sampled_from([0, 1, 10, 90, 100]), min_size=1),
     min_size=0,
@@ -277,6 +298,10 @@ def judge_write(world: World, write: WriteTraffic, after: RolloutStatus) -> None
         assert desired.weight == ZERO, "an aborted revision gets no traffic"
     if world.rules is None or desired.canary is None or desired.weight == ZERO:
         return
+    ceiling = world.status.path.ceiling
+    frozen = after.hold in (HoldReason.MANUAL_OVERRIDE, HoldReason.CONTENDED)
+    if ceiling is not None and not frozen and world.status.canary == after.canary:
+        assert desired.weight <= ceiling, "above what was counted, before that is stored"
     needed = required_endpoints(desired.weight, after.stable_endpoints_at_start, ratio_of(world))
     if any(share_in(rule, write) < Fraction(desired.weight, FULL) for rule in world.rules):
         assert obs.ready(desired.canary) >= needed, "raised without the endpoints that the weight needs"
@@ -379,7 +404,7 @@ class Machine(RuleBasedStateMachine):
             return
         world.pools, world.problems, world.blockers = dict.fromkeys(POOLS, 4), (), ()
         world.paths, world.crashes = {}, {}
-        world.programmed, world.share = True, None
+        world.programmed, world.share, world.mirrored = True, Honest.SPLIT, frozenset()
         world.refuses = None
         world.spec = world.spec or self.readable
         world.claim = Claim.OURS if self.mode is TrafficMode.MANAGED else Claim.CONSENTED
@@ -509,6 +534,21 @@ class Machine(RuleBasedStateMachine):
     @rule(canary=st.sampled_from([0, 10, 500]), stable=st.sampled_from([0, 100, 900]), counted=st.booleans())
     def requests_counted(self, canary: int, stable: int, counted: bool) -> None:
         self.world.share = ShareView(canary=canary, stable=stable, seconds=60.0) if counted else None
+
+    @rule(path=rises, seconds=st.sampled_from([10.0, 130.0]), complete=st.booleans())
+    def requests_stop(self, path: RiseView, seconds: float, complete: bool) -> None:
+        self.world.share = ShareView(
+            canary=path.canary_recent,
+            stable=path.recent - path.canary_recent,
+            seconds=seconds,
+            complete=complete,
+            path=path,
+        )
+
+    @rule(mirrored=st.booleans(), sessions=st.booleans())
+    def requests_are_copied_or_sticky(self, mirrored: bool, sessions: bool) -> None:
+        self.world.mirrored = frozenset(POOLS[1:2]) if mirrored else frozenset()
+        self.world.sessions = sessions
 
     @rule(claim=st.sampled_from([Claim.OURS, Claim.CONSENTED, Claim.OTHER, Claim.UNCLAIMED]))
     def claim_changes(self, claim: Claim) -> None:

@@ -27,7 +27,9 @@ _TIMEOUT = 3.0
 _FRESH = 0.9
 """Seconds within which a second asker gets the first one's sample."""
 _PARALLEL = 32
-_SAMPLES = 48
+_SAMPLES = 64
+_IDLE = 60.0
+"""Seconds between samples where nobody measures over a window: counters are cumulative."""
 _FORGET = 300.0
 """Seconds after which a pod that nobody asks about is forgotten."""
 
@@ -44,6 +46,8 @@ class PodHistory:
     asked: Monotonic = _NEVER
     tried: Monotonic = _NEVER
     hurried_until: Monotonic = _NEVER
+    pace: float = 1.0
+    """Seconds between samples while somebody is in a hurry."""
     latest: tuple[Monotonic, PodSample] | None = None
     error: str = ""
     refused: bool = False
@@ -53,8 +57,9 @@ class PodHistory:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def spacing(self, now: Monotonic) -> float:
-        """Seconds between kept samples: a second while somebody is in a hurry."""
-        return 1.0 if now < self.hurried_until else max(1.0, self.window / 24)
+        """Seconds between kept samples."""
+        usual = max(1.0, self.window / 24) if self.window else _IDLE
+        return min(self.pace, usual) if now < self.hurried_until else usual
 
     def keep(self, now: Monotonic, sample: PodSample) -> None:
         """Take a sample; between two kept ones at least ``spacing`` passes."""
@@ -120,11 +125,13 @@ class PodScraper:
         *,
         only: frozenset[tuple[str, str]] = frozenset(),
         hurry: float = 0.0,
+        pace: float = 1.0,
     ) -> list[PodHistory]:
         """Histories of these pods, sampled for ``names`` over ``window`` seconds from now on.
 
         ``only`` keeps the series that have these (label, value) pairs. For ``hurry`` seconds from now on they are
-        sampled every second, however long a window others asked for.
+        sampled every ``pace`` seconds, however long a window others asked for. A window of 0 asks for a sample now and
+        then.
         """
         now, found = self._clock.monotonic(), []
         for endpoint in endpoints:
@@ -133,6 +140,8 @@ class PodScraper:
             if history.endpoint.pod != endpoint.pod:  # the address went to another pod
                 history = self._pods[key] = PodHistory(endpoint=endpoint, only=only)
             history.asked = now
+            if hurry:
+                history.pace = pace if now >= history.hurried_until else min(pace, history.pace)
             history.hurried_until = Monotonic(max(history.hurried_until, now + hurry))
             if not history.names >= set(names):
                 history.names |= set(names)

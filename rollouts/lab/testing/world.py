@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from fractions import Fraction
 from typing import Any
 
@@ -72,7 +73,19 @@ from rollouts.engine.types import (
     WeightStep,
 )
 
-__all__ = ["GROUP", "START", "World", "analysis", "background", "job", "pause", "pool", "spec", "weight"]
+__all__ = [
+    "GROUP",
+    "START",
+    "Honest",
+    "World",
+    "analysis",
+    "background",
+    "job",
+    "pause",
+    "pool",
+    "spec",
+    "weight",
+]
 
 GROUP = "inference.networking.x-k8s.io"
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -127,6 +140,7 @@ def spec(
             "endpoint_ratio",
             "target_deadline",
             "path_probe",
+            "allow_no_traffic",
         )
         if name in fields
     }
@@ -137,6 +151,12 @@ def spec(
         canary=CanaryStrategy(steps=steps or (weight(10), weight(50)), **canary_fields),
         **fields,
     )
+
+
+class Honest(Enum):
+    """A share that is not scripted."""
+
+    SPLIT = "as the weight says"
 
 
 @dataclass
@@ -171,7 +191,10 @@ class World:
     paths: dict[Identity, PathView] = field(default_factory=dict)
     crashes: dict[Identity, CrashView] = field(default_factory=dict)
     target_blocker: Blocker | None = None
-    share: ShareView | None = None
+    share: ShareView | Honest | None = Honest.SPLIT
+    """What was counted; ``Honest.SPLIT``: 1,000 requests, split as the weight says. None: nobody can count."""
+    mirrored: frozenset[Identity] = frozenset()
+    sessions: bool = False
     compared: frozenset[int] = frozenset()
     only_compared: frozenset[int] = frozenset()
     background_compares: bool = False
@@ -229,7 +252,7 @@ class World:
             blockers=self.blockers,
             gates=dict(self.gates),
             jobs=dict(self.jobs),
-            share=self.share,
+            share=self._share(),
             probe=self.probe,
             compared=self.compared,
             only_compared=self.only_compared,
@@ -273,6 +296,12 @@ class World:
             claimed_by=self.claimed_by,
         )
 
+    def _share(self) -> ShareView | None:
+        if not isinstance(self.share, Honest):
+            return self.share
+        canary = (self.status.weight.applied or ZERO) * 1000 // FULL
+        return ShareView(canary=canary, stable=1000 - canary, seconds=60.0)
+
     def _traffic(self) -> TrafficView:
         if self.rules is None:
             return TrafficView(kind="HTTPRoute", name="route", mode=self.mode)
@@ -296,6 +325,8 @@ class World:
             last_writer=self.writer,
             written_by_us=self.writer == OURS,
             written_by_gitops=self.gitops and self.writer != OURS,
+            mirrored=self.mirrored,
+            sessions=self.sessions,
         )
 
     def _pools(self) -> dict[Identity, PoolView]:

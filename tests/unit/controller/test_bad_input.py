@@ -21,8 +21,9 @@ from rollouts.kube.errors import Invalid
 from rollouts.kube.wrapping import Call, Verb, WrappedClient
 from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.testing.clock import virtual_time
+from rollouts.lab.testing.faults.clients import CountedShares
 from rollouts.lab.testing.faults.cluster import NAMESPACE, Cluster
-from rollouts.lab.testing.faults.process import Assembler, NoShares
+from rollouts.lab.testing.faults.process import Assembler
 from rollouts.lab.testing.faults.scenarios import base_objects, rollout_object
 from rollouts.lab.testing.faults.simulation import CLEAN, Move, Scenario, Simulation
 from rollouts.lab.testing.faults.source import Answer
@@ -327,7 +328,7 @@ def test_a_namespace_over_its_query_budget_gets_errors_that_name_it_and_never_a_
                 clock,
                 caches=caches,
                 sources={"default": source},
-                shares=NoShares(),
+                shares=CountedShares(clock, self.clients),
                 adapters=self.adapters,
                 budget=QueryBudget(clock, 1, frozenset({"default"})),
             )

@@ -12,9 +12,9 @@ from rollouts.controller import kinds
 from rollouts.controller.assembly import Parts, assemble
 from rollouts.controller.caches import Caches
 from rollouts.controller.metrics import ControllerMetrics
-from rollouts.controller.shares import NoShares
 from rollouts.lab.testing.clock import virtual_time
 from rollouts.lab.testing.counters import GrowingCounters
+from rollouts.lab.testing.faults.clients import CountedShares
 from rollouts.lab.testing.faults.cluster import NAMESPACE
 from rollouts.lab.testing.faults.moves import at_step, begun, command, edit_steps, phase, reason
 from rollouts.lab.testing.faults.objects import CANARY, STABLE, base_objects, rollout_object
@@ -61,7 +61,7 @@ class WithCounters(Assembler):
             clock,
             caches=caches,
             sources={"default": self.counters},
-            shares=NoShares(),
+            shares=CountedShares(clock, self.clients),
             adapters=self.adapters,
             metrics=ControllerMetrics(),
         )

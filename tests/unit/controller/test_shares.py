@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import asyncio
 from typing import Any
 
 import pytest
 
 from rollouts.analysis.exposition import parse_exposition
-from rollouts.analysis.sources.base import Endpoint
+from rollouts.analysis.sources.base import Endpoint, Place, RawPod
 from rollouts.analysis.sources.pods import REQUEST_NAMES
 from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.analysis.types import ArmRef
 from rollouts.api.parsing import parse_rollout
 from rollouts.controller.shares import ShareCounter
-from rollouts.engine.observation import ShareView
+from rollouts.engine.observation import ShareCount, ShareView
+from rollouts.engine.types import Weight
 from rollouts.lab.testing.clock import EPOCH, Timeline, VirtualClock
 from rollouts.lab.testing.faults.objects import CANARY, NAMESPACE, STABLE, rollout_object
 from rollouts.runtime.clock import Monotonic
@@ -32,7 +33,7 @@ class Pods:
         self.scraper = PodScraper(self.clock)
         self.per_arm = per_arm
         self.counter = ShareCounter(self.scraper, self.endpoints, self.endpoints, self.clock)
-        self.step_started = 0
+        self.weight = 10
 
     def endpoints(self, namespace: str, arm: ArmRef) -> list[Endpoint]:
         return [Endpoint(pod=f"{arm.name}-{n}", ip=f"{arm.name}.{n}", port=8000) for n in range(self.per_arm)]
@@ -66,7 +67,7 @@ class Pods:
 
     def view(self) -> ShareView | None:
         revision = {"kind": "InferencePool", "group": "inference.networking.x-k8s.io", "hash": "1" * 64}
-        started = (EPOCH + timedelta(seconds=self.step_started)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        started = EPOCH.strftime("%Y-%m-%dT%H:%M:%SZ")
         status: dict[str, Any] = {
             "phase": "Progressing",
             "stable": {**revision, "name": STABLE},
@@ -74,7 +75,7 @@ class Pods:
             "currentStep": 0,
             "startedAt": started,
             "stepStartedAt": started,
-            "weight": {"desired": 10, "applied": 10},
+            "weight": {"desired": self.weight, "applied": self.weight},
         }
         rollout = rollout_object([{"setWeight": 10}, {"pause": {}}]) | {"status": status}
         return self.counter.view(KEY, parse_rollout(rollout))
@@ -137,18 +138,21 @@ def test_a_pod_that_comes_later_has_a_baseline_of_its_own() -> None:
     assert pods.view() == ShareView(canary=3 + 1, stable=30 + 1, seconds=3.0)
 
 
-def test_a_new_step_counts_anew() -> None:
+def test_a_new_weight_counts_anew_and_what_was_before_is_kept() -> None:
     pods = Pods()
     pods.view()
     pods.serve(3)
     assert pods.view() == ShareView(canary=2, stable=18, seconds=2.0)
 
-    pods.step_started = 3
+    pods.weight = 50
     pods.view()
     pods.timeline.advance(1)
     pods.scrape(stable=40, canary=10)
+    seen = pods.view()
 
-    assert pods.view() == ShareView(canary=7, stable=13, seconds=1.0)
+    assert seen is not None
+    assert (seen.canary, seen.stable, seen.seconds) == (7, 13, 1.0)
+    assert seen.earlier == (ShareCount(weight=Weight(1000), canary=2, stable=18),)
 
 
 def test_both_arms_are_counted_over_the_same_time_however_often_each_is_sampled() -> None:
@@ -202,3 +206,58 @@ def test_pods_that_do_not_answer_hold_nothing_up_for_long(silent_for: float, kno
     pods.timeline.advance(silent_for)
 
     assert (pods.view() is not None) is known
+
+
+class Server:
+    """A Prometheus that has scraped the pods which the controller cannot reach."""
+
+    def __init__(self, pods: Pods) -> None:
+        self._pods = pods
+
+    async def raw(self, names: frozenset[str], place: Place, at: Any) -> dict[str, RawPod]:
+        seconds, share = self._pods.timeline.now, 9 if place.arm.name == STABLE else 1
+        page = (
+            f'http_requests_total{{handler="/v1/completions",method="POST",status="2xx"}} {share * seconds}\n'
+        )
+        return {f"{place.arm.name}-0": RawPod(parse_exposition(page.encode(), names))}
+
+
+def test_where_pods_cannot_be_scraped_the_server_counts() -> None:
+    pods = Pods()
+    pods.counter = ShareCounter(
+        pods.scraper,
+        pods.endpoints,
+        pods.endpoints,
+        pods.clock,
+        server=Server(pods),  # type: ignore[arg-type]  # only raw is asked
+    )
+    for _ in range(4):
+        pods.view()
+        pods.silence()
+        pods.timeline.advance(3)
+    seen = []
+    for _ in range(4):
+        asyncio.run(pods.counter.ask_server())
+        pods.timeline.advance(15)
+        seen.append(pods.view())
+
+    counted = seen[-1]
+    assert counted is not None
+    assert (counted.canary, counted.stable, counted.complete) == (45, 405, True)
+
+
+def test_a_pod_that_does_not_answer_makes_the_counts_lower_bounds() -> None:
+    pods = Pods(per_arm=2)
+    pods.view()
+    for second in range(1, 6):
+        pods.timeline.advance(1)
+        pods.scrape(stable=9 * second, canary=second)
+        pods.scrape(stable=9 * second, pod=1)
+    (mute,) = pods.scraper.follow(
+        [Endpoint(pod=f"{CANARY}-1", ip=f"{CANARY}.1", port=8000)], REQUEST_NAMES, 24.0
+    )
+    mute.error = "no answer"
+    seen = pods.view()
+
+    assert seen is not None
+    assert (seen.canary, seen.stable, seen.complete) == (4, 72, False)

@@ -28,6 +28,8 @@ class Record:
     now: datetime
     contents: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Of a model object or a Rollout: by adapter that it names, the pods that answered for it, and its path there."""
+    served: Mapping[str, float] = field(default_factory=dict)
+    """Requests that reached each backend until then."""
 
     def serving(self, adapter: str, source: str) -> frozenset[str] | None:
         """Pods that really served the adapter from ``source`` at that moment; None where nobody was asked."""

@@ -61,6 +61,7 @@ class Invariant(Enum):
     BUDGET = "10 requests stay within their budget"
     GARBAGE = "6f while the source says nothing useful, no measurement counts as successful"
     CONVERGED = "11 the goal is reached"
+    COUNTED = "13 weight rises only when a request reached the canary since the last rise"
     NO_BUGS = "12 no reconcile raises what is not a transport error"
 
 
@@ -147,6 +148,25 @@ def _earned(run: Run) -> Iterator[str]:
                 yield f"raised to {float(raised):.2%} at {record.seconds:g} s without gate {index + 1}"
         if replay.guard_failed():
             yield f"raised to {float(raised):.2%} at {record.seconds:g} s after the background run failed"
+
+
+def _counted(run: Run) -> Iterator[str]:
+    """What really reached the canary, not what was counted: the controller may know less, never more."""
+    attempt: Any = None
+    reached, served = Fraction(0), 0.0
+    for replay, record in _route_writes(run.history):
+        status, name = replay.status, replay.canary_name
+        now = ((status.get("canary") or {}).get("hash"), status.get("attempt"))
+        if now != attempt:
+            attempt, reached = now, Fraction(0)
+        raised = _rises(replay, record)
+        if raised is None or raised <= reached:
+            continue
+        waived = status.get("skipGates") or replay.canary_field("allowNoTraffic", False)
+        so_far = record.served.get(name, 0.0)
+        if reached and not waived and so_far - served < 0.5:  # counts are rounded
+            yield f"raised to {float(raised):.2%} at {record.seconds:g} s with {so_far - served:.2f} requests since"
+        reached, served = raised, so_far
 
 
 def _endpoints(run: Run) -> Iterator[str]:
@@ -374,6 +394,7 @@ _CHECKERS: dict[Invariant, Callable[[Run], Iterator[str]]] = {
     Invariant.WEIGHTS: _weights,
     Invariant.EARNED: _earned,
     Invariant.ENDPOINTS: _endpoints,
+    Invariant.COUNTED: _counted,
     Invariant.PROVEN: _proven,
     Invariant.KEPT: _kept,
     Invariant.ADOPTED: _adopted,

@@ -21,6 +21,7 @@ __all__ = [
     "at_step",
     "begun",
     "both",
+    "clients",
     "command",
     "condition_says",
     "crash_pods",
@@ -59,6 +60,11 @@ Object = dict[str, Any]
 
 
 # --- acts ------------------------------------------------------------------------------------------
+
+
+def clients(**changes: Any) -> Act:
+    """Requests, or what becomes of them, change (see ``Clients``)."""
+    return lambda sim: sim.clients.change(sim.clock.monotonic(), **changes)
 
 
 def edit_spec(change: Callable[[Object], None]) -> Act:

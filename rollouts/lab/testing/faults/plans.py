@@ -238,6 +238,8 @@ _CORE_ONLY = (FaultClass.CLOCK, FaultClass.EDITS, FaultClass.OUTSIDE, FaultClass
 
 def applies(fault: FaultClass, scenario: Scenario) -> bool:
     """Whether the class has plans for the scenario."""
+    if scenario.counted:
+        return False
     if fault is FaultClass.GARBAGE:
         return scenario.measured
     return scenario.core or fault not in _CORE_ONLY

@@ -8,9 +8,9 @@ from rollouts.analysis.sources.base import Source
 from rollouts.controller.assembly import Parts, assemble
 from rollouts.controller.caches import Caches
 from rollouts.controller.metrics import ControllerMetrics
-from rollouts.controller.shares import NoShares
 from rollouts.kube.errors import RetryableError, TooManyRequests
 from rollouts.lab.testing.adapters import FakeAdapters
+from rollouts.lab.testing.faults.clients import Clients, CountedShares
 from rollouts.lab.testing.faults.cluster import NAMESPACE
 from rollouts.lab.testing.faults.history import History
 from rollouts.lab.testing.faults.transport import FaultyClient, Feed
@@ -28,11 +28,12 @@ Item = tuple[str, ObjectKey]
 
 
 class Assembler:
-    """How a process is put together; a mutant overrides it. ``adapters`` outlives processes, as pods do."""
+    """How a process is put together; a mutant overrides it. ``adapters`` and ``clients`` outlive processes."""
 
     def __init__(self) -> None:
         self.adapters = FakeAdapters(ADAPTERS)
         self.probes = FakeProbes()
+        self.clients = Clients()
 
     def __call__(self, client: FaultyClient, clock: Clock, caches: Caches, source: Source) -> Parts:
         """The parts of a process."""
@@ -41,7 +42,7 @@ class Assembler:
             clock,
             caches=caches,
             sources={"default": source, "picker": source},
-            shares=NoShares(),
+            shares=CountedShares(clock, self.clients),
             adapters=self.adapters,
             metrics=ControllerMetrics(),
             probes=self.probes,
@@ -117,5 +118,5 @@ class Process:
     def _retry(self, item: Item, initial: float, maximum: float, at_least: float) -> None:
         """The worker's back-off, without its jitter: every run takes the same path."""
         failures = self._failures[item] = self._failures.get(item, 0) + 1
-        wait = max(at_least, min(maximum, initial * 2.0 ** (failures - 1)))
+        wait = max(at_least, min(maximum, initial * 2.0 ** min(failures - 1, 16)))
         self._due[item] = self._clock.monotonic() + wait

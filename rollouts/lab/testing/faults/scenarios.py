@@ -47,6 +47,7 @@ from rollouts.lab.testing.faults.objects import (
     rollout_object,
 )
 from rollouts.lab.testing.faults.path_scenarios import PATH_SCENARIOS
+from rollouts.lab.testing.faults.share_scenarios import SHARE_SCENARIOS
 from rollouts.lab.testing.faults.simulation import Condition, Move, Scenario
 from rollouts.lab.testing.faults.source import Answer
 
@@ -391,5 +392,6 @@ SCENARIOS: dict[str, Scenario] = {
         *_adapters(),
         *ADAPTER_SCENARIOS,
         *IDENTITY_SCENARIOS,
+        *SHARE_SCENARIOS,
     )
 }

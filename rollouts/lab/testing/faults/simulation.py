@@ -13,7 +13,7 @@ from rollouts.lab.memoryapi import Change
 from rollouts.lab.testing.adapters import FakeAdapters
 from rollouts.lab.testing.clock import VirtualClock, virtual_time
 from rollouts.lab.testing.faults.cluster import CONTROLLER, Cluster
-from rollouts.lab.testing.faults.endstate import end_state, route_weights, weights_of
+from rollouts.lab.testing.faults.endstate import end_state, is_carrier, route_weights, weights_of
 from rollouts.lab.testing.faults.history import AdapterCall, History, Record
 from rollouts.lab.testing.faults.hostile import open_schema, plant
 from rollouts.lab.testing.faults.objects import Carrier
@@ -77,6 +77,8 @@ class Scenario:
     """Rolls adapters on the pods of one pool, not pools."""
     carrier: Carrier = Carrier.MODEL
     """What carries the adapters' weights."""
+    counted: bool = False
+    """Turns on what one process counted before a rise: meets no faults, since a crash ends elsewhere, rightly."""
     stride: int = 1
     """Enumerators meet each ``stride``-th write and event. Crashes before and after each second write still meet
     every gap between two writes."""
@@ -178,6 +180,7 @@ class Simulation:
         self.process: Process | None = None
         self.move = 0
         self._assembler = assembler
+        self.clients = assembler.clients
         assembler.adapters.on_call = self._called
         self._start_at: float = 0.0
         self._move_due: float | None = None
@@ -280,8 +283,11 @@ class Simulation:
             seconds=seconds,
             now=self.clock.now(),
             contents=self._contents(change),
+            served=self.clients.served(seconds),
         )
         self.history.records.append(record)
+        if is_carrier(record):
+            self.clients.take(record)
         decides = _decides(change)
         if decides:
             self._last_decision = seconds
