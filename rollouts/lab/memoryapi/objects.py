@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from rollouts.kube.errors import Conflict, Invalid
+from rollouts.kube.statuses import error_from_status
 from rollouts.lab.memoryapi.kinds import Kind
 from rollouts.lab.memoryapi.schema import apply_defaults, prune, validate
+from rollouts.lab.memoryapi.wire import wire_copy
 
 __all__ = [
     "InvalidObject",
     "check_body",
+    "check_declared",
     "check_preconditions",
     "check_update",
     "conform",
@@ -66,6 +69,20 @@ def check_body(kind: Kind, version: str, namespace: str, obj: Any) -> None:
         )
     for field in ("labels", "annotations"):
         check_strings(kind, metadata, field)
+
+
+def check_declared(kind: Kind, version: str, config: Object) -> None:
+    """Server-side apply prunes nothing: a field that the schema lacks is an error, and of code 500 at that."""
+    schema = kind.schemas.get(version)
+    undeclared = prune(wire_copy(config), schema) if schema else []
+    if undeclared:
+        metadata = config["metadata"]
+        name = "/".join(filter(None, (metadata.get("namespace", ""), metadata["name"])))
+        fields = [f".{path}: field not declared in schema" for path in undeclared]
+        text = fields[0] if len(fields) == 1 else "errors:\n" + "\n".join(f"  {field}" for field in fields)
+        subject = f"{name}; {kind.group}/{version}, Kind={kind.name}"
+        message = f"failed to create typed patch object ({subject}): {text}"
+        raise error_from_status(500, {"message": message, "reason": "InternalError"})
 
 
 def check_strings(kind: Kind, metadata: Object, field: str) -> None:

@@ -14,6 +14,7 @@ from rollouts.lab.memoryapi.history import Change, Subscription
 from rollouts.lab.memoryapi.kinds import Kind, Registry
 from rollouts.lab.memoryapi.objects import (
     check_body,
+    check_declared,
     check_preconditions,
     check_update,
     conform,
@@ -356,6 +357,7 @@ class MemoryApi:
         check_body(where.kind, where.version, where.namespace, config)
         if config["metadata"].get("managedFields"):
             raise Invalid("metadata.managedFields must be nil", status=400)
+        check_declared(where.kind, where.version, config)
         stored = self._storage.find(where)
         if stored is None and (where.subresource or config["metadata"].get("resourceVersion")):
             raise NotFound(f'{qualified(where.kind)} "{where.name}" not found', status=404)

@@ -6,7 +6,7 @@ from typing import Any
 
 from rollouts.controller import kinds
 from rollouts.kube.client import Resource
-from rollouts.lab.testing.faults.cluster import Cluster
+from rollouts.lab.testing.faults.cluster import NAMESPACE, Cluster
 from rollouts.lab.testing.faults.history import History, Record
 
 __all__ = ["CARRIERS", "differences", "end_state", "is_carrier", "route_weights", "weights_of"]
@@ -76,14 +76,18 @@ def _good(cluster: Cluster, resource: Resource) -> list[Object]:
 
 
 def weights_of(carrier: Object) -> tuple[tuple[tuple[str, int], ...], ...]:
-    """Weights of each rule by the name of its backend or adapter; 1 where omitted. A model object is one rule."""
+    """Weights of each rule by the name of its backend or adapter; 1 where omitted. A model object is one rule.
+
+    Backends of other namespaces are nobody's arms, whatever their names are.
+    """
     spec = carrier.get("spec") or {}
     if "targetModels" in spec:
         return (tuple((str(item["name"]), int(item.get("weight", 1))) for item in spec["targetModels"]),)
     return tuple(
         tuple(
             (str(ref.get("name") or ref.get("modelRewrite")), int(ref.get("weight", 1)))
-            for ref in rule.get("backendRefs") or rule.get("targets") or []
+            for ref in rule.get("backendRefs") or rule.get("targets") or rule.get("split") or []
+            if ref.get("namespace", NAMESPACE) == NAMESPACE
         )
         for rule in spec.get("rules") or []
     )

@@ -8,6 +8,7 @@ from typing import Any
 from rollouts.controller import kinds
 from rollouts.lab.testing.faults.adapter_scenarios import ADAPTER_SCENARIOS
 from rollouts.lab.testing.faults.cluster import Cluster
+from rollouts.lab.testing.faults.edited import EDITED
 from rollouts.lab.testing.faults.moves import (
     answer,
     at_step,
@@ -353,5 +354,5 @@ def _adapters() -> list[Scenario]:
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
-    for scenario in (*_straight(), *_people(), *_outside(), *_adapters(), *ADAPTER_SCENARIOS)
+    for scenario in (*_straight(), *_people(), *_outside(), *_adapters(), *ADAPTER_SCENARIOS, *EDITED)
 }
