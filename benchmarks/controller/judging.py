@@ -266,13 +266,9 @@ def _wrong(history: History, event: Event, pictures: list[Event]) -> str:
     applied = (status.get("weight") or {}).get("applied")
     arm = (_canary(status) or status.get("stable") or {}).get("name", "")
     oldest = event.seconds - STALE - _held_up(history, event.seconds - STALE)
-    replaced = [picture.seconds for picture in pictures[1:]]
+    until = [*(picture.seconds for picture in pictures[1:]), event.seconds]
     # A picture counts as long as it was the stored one at some moment since ``oldest``.
-    seen = [
-        picture
-        for picture, until in zip(pictures, [*replaced, event.seconds], strict=True)
-        if until >= oldest
-    ]
+    seen = [picture for picture, end in zip(pictures, until, strict=False) if end >= oldest]
     if applied is None or not arm or not seen or any(picture.gone for picture in seen):
         return ""
     said = Fraction(str(applied).rstrip("%")) / 100

@@ -103,3 +103,7 @@ def test_a_raise_after_the_abort_and_a_rule_that_nobody_serves_are_named() -> No
 
     assert judge(raised) == ["r: raised after the abort at 200.0 s: [{'v1': 90, 'v2': 10}]"]
     assert judge(empty) == ["r: nobody serves a rule of HTTPRoute at 100.0 s"]
+
+
+def test_a_rollout_without_a_traffic_object_is_judged_too() -> None:
+    assert judge(History(events=[rollout(1, 0, 10), rollout(2, 1, 10, gone=True)], end=500.0)) == []

@@ -22,6 +22,7 @@ from rollouts.lab.testing.faults.objects import (
     backend_ref,
     base_objects,
     model_object,
+    rewrite_object,
     rollout_object,
 )
 from rollouts.lab.testing.faults.simulation import Act, FaultPlan, Move, Run, Scenario, Simulation
@@ -53,6 +54,8 @@ def _rollout(kind: Kind) -> Object:
     guarded = {"analysis": {**GUARD, "startingStep": 0}}
     if kind is Kind.MODEL:
         return adapter_rollout(STEPS, canary=guarded)
+    if kind is Kind.REWRITE:
+        return adapter_rollout(STEPS, kind="inferenceModelRewrite", canary=guarded)
     template = {"template": {"parentRefs": PARENTS, "rules": copy.deepcopy(RULES)}}
     route = template if kind is Kind.MANAGED else {"ruleNames": ["live", "chat"]}
     target = STABLE if kind is Kind.MANAGED else CANARY
@@ -79,6 +82,8 @@ def _scenario(kind: Kind) -> Scenario:
             cluster.create(kinds.HTTP_ROUTE, _adopted_route())
         elif kind is Kind.MODEL:
             cluster.create(kinds.INFERENCE_MODEL, model_object({STABLE: 100}))
+        elif kind is Kind.REWRITE:
+            cluster.create(kinds.REWRITE_X, rewrite_object({STABLE: 100}))
         base_objects(cluster, _rollout(kind), route=False)
 
     # Deleted at the end, so that the clean run ends without a person.
@@ -92,7 +97,7 @@ def _scenario(kind: Kind) -> Scenario:
         moves=moves,
         goal=lambda sim: sim.cluster.get(kinds.ROLLOUT, "mymodel") is None,
         measured=True,
-        adapters=kind is Kind.MODEL,
+        adapters=kind in (Kind.MODEL, Kind.REWRITE),
         edited=True,
     )
 
@@ -120,7 +125,7 @@ ENDINGS: dict[str, Act] = {
 
 def edit_plans(clean: Run) -> Iterator[FaultPlan]:
     """Each edit in each pause, followed by each ending ten seconds later."""
-    kind = next(kind for kind in Kind if clean.scenario.name.endswith(kind.value))
+    kind = next(kind for kind in Kind if clean.scenario.name == f"edited: {kind.value}")
     for step in PAUSES:
         for edit in EDITS:
             if kind not in edit.kinds:

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
 from rollouts.controller import kinds
 from rollouts.kube.client import Resource
 from rollouts.lab.testing.faults.cluster import NAMESPACE, Cluster
+from rollouts.lab.testing.faults.endstate import CARRIERS
 from rollouts.lab.testing.faults.moves import edit_spec, edit_steps, retarget
 from rollouts.lab.testing.faults.objects import (
     CANARY,
     GATE,
-    MODEL,
-    ROUTE,
     STABLE,
     THIRD,
     backend_ref,
@@ -51,9 +50,11 @@ class Kind(Enum):
     MANAGED = "Managed route"
     ADOPTED = "Adopted route"
     MODEL = "InferenceModel"
+    REWRITE = "InferenceModelRewrite"
 
 
 _ROUTES = (Kind.MANAGED, Kind.ADOPTED)
+_CONSENTING = (Kind.ADOPTED, Kind.MODEL, Kind.REWRITE)
 _EVERY = tuple(Kind)
 
 
@@ -65,6 +66,8 @@ class Edit:
     act: Act
     kinds: tuple[Kind, ...] = _EVERY
     blocked: str = ""
+    older: bool = False
+    """Objects like that may be stored from before a CRD was tightened, whether or not the present one takes them."""
 
 
 # --- edits of the Rollout --------------------------------------------------------------------------
@@ -100,13 +103,13 @@ _UNKNOWN: Object = {"analysis": {"templates": [{"templateName": "no"}]}}
 _SPEC = [
     Edit(name="fewer steps", act=edit_steps([{"setWeight": 5}, {"pause": {}}])),
     Edit(name="a gate more", act=edit_steps([*STEPS, {"analysis": GATE}])),
-    Edit(name="a deadline nobody can read", act=_canary(progressDeadline="9999h")),
-    Edit(name="a ratio nobody can read", act=_canary(endpointRatio=17)),
+    Edit(name="a deadline nobody can read", act=_canary(progressDeadline="9999h"), older=True),
+    Edit(name="a ratio nobody can read", act=_canary(endpointRatio=17), older=True),
     Edit(
         name="a step with an unknown template",
         act=edit_steps([{"analysis": {"templates": [{"templateName": "no"}]}}]),
     ),
-    Edit(name="a spec of 300 KiB", act=edit_spec(_grow)),
+    Edit(name="a spec of 300 KiB", act=edit_spec(_grow), older=True),
     Edit(name="paused by the spec", act=edit_spec(lambda spec: spec.update(paused=True))),
 ]
 
@@ -162,7 +165,7 @@ def _on_carrier(change: Change, *, first: Act | None = None) -> Act:
     def act(sim: Simulation) -> None:
         if first is not None:
             first(sim)
-        for resource, name in ((kinds.HTTP_ROUTE, ROUTE), (kinds.INFERENCE_MODEL, MODEL)):
+        for resource, name in CARRIERS:
             found = sim.cluster.get(resource, name)
             if found is not None:
                 change(found)
@@ -240,17 +243,17 @@ _CLAIMS = [
     Edit(
         name="claim: consent removed",
         act=_on_carrier(_claim("consent", None)),
-        kinds=(Kind.ADOPTED, Kind.MODEL),
+        kinds=_CONSENTING,
     ),
     Edit(
         name="claim: consent to a Rollout that is not there",
         act=_on_carrier(_claim("consent", "nobody")),
-        kinds=(Kind.ADOPTED, Kind.MODEL),
+        kinds=_CONSENTING,
     ),
     Edit(
         name="claim: consent to another Rollout",
         act=_on_carrier(_claim("consent", _OTHER), first=_make_other),
-        kinds=(Kind.ADOPTED, Kind.MODEL),
+        kinds=_CONSENTING,
         blocked="AbortBlockedByClaim",
     ),
 ]
@@ -267,7 +270,7 @@ _BY_HAND = [
 
 
 def _only(edits: list[Edit], *of: Kind) -> list[Edit]:
-    return [Edit(name=edit.name, act=edit.act, kinds=of, blocked=edit.blocked) for edit in edits]
+    return [replace(edit, kinds=of) for edit in edits]
 
 
 EDITS: tuple[Edit, ...] = (
