@@ -296,6 +296,7 @@ class Actor:
         resource = kinds.ROLLOUT if of_rollout else self._workload.carrier
         if await self._change(resource, change):
             self._counts["edits"] += 1
+            self._history.edits[self._name] = name
             if name.endswith("another"):
                 self._history.blocked.add(self._name)
         else:

@@ -92,7 +92,7 @@ def report(history: History, counts: dict[str, int]) -> list[str]:
         )
     print(f"  {len(history.events)} stored objects judged, {len(violations)} violations")
     for text in violations:
-        print(f"  VIOLATION {text}")
+        print(f"  VIOLATION {text} (edit: {history.edits.get(text.partition(':')[0], 'none')})")
     return violations
 
 

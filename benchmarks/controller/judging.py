@@ -45,6 +45,8 @@ class History:
     outages: list[tuple[float, float]] = field(default_factory=list)
     blocked: set[str] = field(default_factory=set)
     """Names of routes that somebody gave to another Rollout that exists: they must not be written."""
+    edits: dict[str, str] = field(default_factory=dict)
+    """What was edited of which Rollout: for people who read violations."""
     end: float = 0.0
 
     def of(self, name: str) -> list[Event]:

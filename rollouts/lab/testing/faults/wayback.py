@@ -21,7 +21,7 @@ from rollouts.lab.testing.faults.objects import RELEASES, STABLE
 from rollouts.lab.testing.faults.replay import Replay
 from rollouts.lab.testing.faults.simulation import RESTART, Run
 from rollouts.lab.testing.faults.transport import WriteFault
-from rollouts.lab.testing.faults.truth import ROLLOUT, condition, lag_of, shares_of, stored_traffic
+from rollouts.lab.testing.faults.truth import ROLLOUT, lag_of, shares_of, stored_traffic
 
 __all__ = ["hushed_refusals", "open_ways_back"]
 
@@ -93,7 +93,8 @@ class _Story:
 
     def _note(self, record: Record) -> None:
         rollout = self._replay.rollout
-        if is_carrier(record) and not record.ours:
+        made_by_people = any(record.of(pool) for pool in kinds.POOLS) or is_carrier(record)
+        if made_by_people and not record.ours:
             self.pushes.append(record.seconds)
         elif record.of(kinds.POD):
             self._count(record)
@@ -254,18 +255,20 @@ def _excused(story: _Story, due: _Due, seconds: float) -> bool:
         return True  # rule 6: weights are kept until one is Ready
     if not moment.rollout:
         return False
-    status = moment.rollout.get("status") or {}
-    reasons = {
-        str(item.get("reason")) for item in status.get("conditions") or [] if item.get("status") == "False"
-    }
-    if plan.blocked and plan.blocked in reasons | {status.get("reason")}:
+    if plan.blocked and plan.blocked in _alarms(story.run, moment.rollout, due.seconds):
         return True
-    refused = story.refused()
-    return (bool(refused) and seconds - refused[-1] <= WITHIN) or _refused_at(refused, seconds)
+    return any(seconds - RETRIED_WITHIN <= at <= seconds for at in story.refused())
 
 
-def _refused_at(refused: list[float], seconds: float) -> bool:
-    return any(seconds - RETRIED_WITHIN <= moment <= seconds for moment in refused)
+def _alarms(run: Run, rollout: Object, since: float) -> set[str]:
+    """Reasons that the status gives now, and those of Events since then."""
+    status = rollout.get("status") or {}
+    events = [item for item in run.history.of(kinds.EVENT) if item.seconds >= since]
+    return {
+        str(status.get("reason")),
+        *(str(item.get("reason")) for item in status.get("conditions") or []),
+        *(str(item.after.get("reason")) for item in events),
+    }
 
 
 def hushed_refusals(run: Run) -> Iterator[str]:
@@ -305,8 +308,8 @@ def _told(run: Run, words: str, since: float) -> bool:
             continue
         if record.of(kinds.EVENT) and words in str(record.after.get("message") or record.after.get("note")):
             return True
-        if record.of(kinds.ROLLOUT) and words in str(
-            condition(record.after, "TrafficApplied").get("message")
-        ):
+        status = record.after.get("status") or {}
+        said = [status.get("message"), *(item.get("message") for item in status.get("conditions") or [])]
+        if record.of(kinds.ROLLOUT) and any(words in str(text) for text in said):
             return True
     return False
