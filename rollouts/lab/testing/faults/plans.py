@@ -106,7 +106,8 @@ def _errors(clean: Run) -> Iterator[FaultPlan]:
 def _refused(clean: Run) -> Iterator[FaultPlan]:
     """Each traffic write, once, for a minute, for ten, for ever; every kind of refusal meets every length."""
     lengths = {0.0: "once", 60.0: "for a minute", 600.0: "for ten minutes", math.inf: "for ever"}
-    for number in range(len(clean.weights) + 1):  # one more: what a refusal adds, or a release at the end
+    # One more: what a refusal adds, or a release at the end.
+    for number in range(0, len(clean.weights) + 1, clean.scenario.stride):
         for offset, (seconds, words) in enumerate(lengths.items()):
             fault = REFUSALS[(number + offset) % len(REFUSALS)]
             refusal = Refusal(fault=fault, start=number, seconds=seconds)
