@@ -453,7 +453,8 @@ class Simulation:
 
     def _refusal(self, seconds: float, resource: Any) -> WriteFault | None:
         refusal = self.plan.refusal
-        if refusal is None or all(resource != carrier for carrier, _ in CARRIERS):
+        # A probe of the rewrite's dialect is a write of another name.
+        if refusal is None or (resource, self.history.requests[-1].name) not in CARRIERS:
             return None
         number, self._traffic_writes = self._traffic_writes, self._traffic_writes + 1
         if number < refusal.start:

@@ -15,7 +15,7 @@ from typing import Any
 
 from rollouts.api.parsing import COMMAND_ANNOTATION
 from rollouts.controller import kinds
-from rollouts.lab.testing.faults.endstate import is_carrier, weights_of
+from rollouts.lab.testing.faults.endstate import CARRIERS, is_carrier, weights_of
 from rollouts.lab.testing.faults.history import Record
 from rollouts.lab.testing.faults.objects import RELEASES, STABLE
 from rollouts.lab.testing.faults.replay import Replay
@@ -162,8 +162,9 @@ class _Story:
         return [item.seconds for item in self._asked()]
 
     def _asked(self) -> list[Any]:
-        plurals = (kinds.HTTP_ROUTE.plural, kinds.INFERENCE_MODEL.plural, kinds.REWRITE_X.plural)
-        return [item for item in self.run.history.requests if item.plural in plurals and item.verb != "get"]
+        places = {(resource.plural, name) for resource, name in CARRIERS}
+        asked = self.run.history.requests
+        return [item for item in asked if (item.plural, item.name) in places and item.verb != "get"]
 
     def void(self, due: _Due, until: float) -> bool:
         """Whether the arm may carry again: it was promoted, or a new attempt with it began."""
