@@ -9,7 +9,7 @@ PROCESSES ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-lora demo-analysis test test-fast test-full coverage lint generate controlplane bench clean
+.PHONY: help setup demo demo-lora demo-analysis test test-fast test-full coverage lint generate controlplane edits bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -60,6 +60,9 @@ test: lint coverage ## everything that CI runs
 
 test-full: $(STAMP) ## what takes too long for CI: long fuzz, soak and edit runs
 	$(PYTEST) -m full
+
+edits: $(STAMP) ## ten minutes of kills, freezes, edits and refusals against a real kube-apiserver, judged by the history
+	$(BIN)/python -m benchmarks.controller.edits
 
 bench: $(STAMP) ## aborts, scale, picker and a short study of the statistics; the better part of an hour
 	$(BIN)/python -m benchmarks.controller.aborts

@@ -30,6 +30,14 @@ _PICKERS = click.option(
     help="Run our endpoint pickers for the pools; without them the gateway balances the pods itself.",
 )
 
+_LIKE = click.option(
+    "--gateway-like",
+    type=click.Choice(["standard", "istio", "ai-gateway", "kgateway"]),
+    default="standard",
+    show_default=True,
+    help="What the gateway makes of two weighted pools in one rule, as another gateway was seen to do.",
+)
+
 
 @click.group()
 def lab() -> None:
@@ -37,7 +45,7 @@ def lab() -> None:
 
 
 @lab.command()
-@click.argument("story", type=click.Choice(["base-model", "lora", "analysis"]))
+@click.argument("story", type=click.Choice(["base-model", "lora", "analysis", "one-picker", "no-split"]))
 @click.option("--bad", is_flag=True, help="Make the canary worse, so that it is aborted.")
 @click.option("--control-plane", type=_CONTROL_PLANES, default="memory", show_default=True)
 @_PICKERS
@@ -72,13 +80,27 @@ async def _tell(
 ) -> None:
     from rollouts.lab.controlplane import Choice
     from rollouts.lab.environment import Lab, base_model_pods
+    from rollouts.lab.gateway.likeness import GatewayLike
     from rollouts.lab.story import tell_analysis, tell_base_model
     from rollouts.lab.story_lora import tell_lora
+    from rollouts.lab.story_peers import PLAYED, tell_no_split, tell_one_picker
 
-    tell = {"base-model": tell_base_model, "lora": tell_lora, "analysis": tell_analysis}[story]
+    tell = {
+        "base-model": tell_base_model,
+        "lora": tell_lora,
+        "analysis": tell_analysis,
+        "one-picker": tell_one_picker,
+        "no-split": tell_no_split,
+    }[story]
+    like = PLAYED.get(story, GatewayLike.STANDARD)
     pods = base_model_pods(canary=0) if story == "lora" else base_model_pods()
     async with Lab(
-        directory, choice=Choice(control_plane), pods=pods, pickers=pickers, say=console.print
+        directory,
+        choice=Choice(control_plane),
+        pods=pods,
+        pickers=pickers,
+        gateway_like=like,
+        say=console.print,
     ) as running:
         await tell(running, console, bad=bad)
 
@@ -87,7 +109,8 @@ async def _tell(
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 @click.option("--control-plane", type=_CONTROL_PLANES, default="memory", show_default=True)
 @_PICKERS
-def up(output: str, control_plane: str, pickers: bool) -> None:
+@_LIKE
+def up(output: str, control_plane: str, pickers: bool, gateway_like: str) -> None:
     """Start a lab that stays: the examples' pools, models, gateway and route, pickers and controller.
 
     Rollouts and traffic are left to you.
@@ -100,7 +123,15 @@ def up(output: str, control_plane: str, pickers: bool) -> None:
     _DIRECTORY.mkdir(parents=True)
     log = (_DIRECTORY / "lab.log").open("ab")
     process = subprocess.Popen(
-        [sys.executable, "-m", "rollouts.lab.daemon", str(_DIRECTORY), control_plane, *_flag(pickers)],
+        [
+            sys.executable,
+            "-m",
+            "rollouts.lab.daemon",
+            str(_DIRECTORY),
+            control_plane,
+            gateway_like,
+            *_flag(pickers),
+        ],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,

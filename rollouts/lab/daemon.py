@@ -11,16 +11,18 @@ from pathlib import Path
 
 from rollouts.lab.controlplane import Choice
 from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, read_objects
+from rollouts.lab.gateway.likeness import GatewayLike
 
 __all__ = ["main"]
 
 
-async def _run(directory: Path, choice: Choice, *, pickers: bool) -> None:
+async def _run(directory: Path, choice: Choice, *, pickers: bool, like: GatewayLike) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Lab(directory, choice=choice, pods=base_model_pods(), pickers=pickers) as lab:
+    made = Lab(directory, choice=choice, pods=base_model_pods(), pickers=pickers, gateway_like=like)
+    async with made as lab:
         folder = EXAMPLES / "base-model"
         await lab.apply(read_objects(folder / "pools.yaml", folder / "gateway.yaml", folder / "route.yaml"))
         await lab.apply(read_objects(EXAMPLES / "lora" / "model.yaml"))
@@ -46,8 +48,12 @@ async def _run(directory: Path, choice: Choice, *, pickers: bool) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run a lab in ``arguments[0]`` on the control plane ``arguments[1]``; ``--no-pickers`` may follow."""
-    asyncio.run(_run(Path(arguments[0]), Choice(arguments[1]), pickers="--no-pickers" not in arguments[2:]))
+    """Run a lab in ``arguments[0]`` on the control plane ``arguments[1]`` with a gateway like ``arguments[2]``.
+
+    ``--no-pickers`` may follow.
+    """
+    directory, choice, like = Path(arguments[0]), Choice(arguments[1]), GatewayLike(arguments[2])
+    asyncio.run(_run(directory, choice, pickers="--no-pickers" not in arguments[3:], like=like))
 
 
 if __name__ == "__main__":

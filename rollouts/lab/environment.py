@@ -21,6 +21,7 @@ from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import AlreadyExists, KindNotServed, KubeError
 from rollouts.kube.http import HttpKubeClient, open_client
 from rollouts.lab.controlplane import Choice, ControlPlane, install_crds, install_upstream_crds
+from rollouts.lab.gateway.likeness import GatewayLike
 from rollouts.lab.gateway.service import POOLS_V1, POOLS_V1ALPHA2, LabGateway
 from rollouts.lab.kubelet import Kubelet
 from rollouts.lab.loopback import loopback
@@ -100,11 +101,13 @@ class Lab:
         choice: Choice = Choice.MEMORY,
         pods: Iterable[PodSpec] = (),
         pickers: bool = True,
+        gateway_like: GatewayLike = GatewayLike.STANDARD,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.directory = directory
         self.pods = list(pods)
         self.with_pickers = pickers
+        self.gateway_like = gateway_like
         self.fleet = Fleet(self.pods)
         self.control_plane = ControlPlane(directory, choice=choice, say=say)
         self._say = say
@@ -158,6 +161,7 @@ class Lab:
             self.client.with_field_manager("lab-gateway"),
             directory=self.directory / "envoy",
             namespace=_NAMESPACE,
+            like=self.gateway_like,
         )
         await self._gateway.start()
 

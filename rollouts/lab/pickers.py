@@ -167,6 +167,20 @@ class Pickers:
             except TimeoutError:
                 raise running.process.failure(f"not Ready after {timeout:g} s") from None
 
+    async def put_down(self, service: str) -> None:
+        """End one picker's process and leave it down; its Pod stays and is not Ready soon. Raises LookupError."""
+        await self._of(service).stop()
+
+    async def bring_back(self, service: str) -> None:
+        """Start the process of a picker that was put down. Raises LookupError."""
+        await self._of(service).start()
+
+    def _of(self, service: str) -> _Running:
+        found = [running for (_, name), running in self._running.items() if name == service]
+        if not found:
+            raise LookupError(f"no picker behind Service {service}: there are {', '.join(self.processes)}")
+        return found[0]
+
     async def stop(self) -> None:
         """Stop following and end all processes; the objects stay."""
         for task in self._tasks:

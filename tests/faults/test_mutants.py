@@ -7,6 +7,7 @@ that the bug breaks: then it is the checker that is broken.
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -16,7 +17,7 @@ import pytest
 
 from rollouts.analysis import verdicts
 from rollouts.analysis.types import Measurement, Phase
-from rollouts.controller import adapter_content, adapter_views, caches, observing, performing
+from rollouts.controller import adapter_content, adapter_views, caches, kinds, observing, performing
 from rollouts.controller.adapter_content import Held
 from rollouts.controller.caches import Caches
 from rollouts.controller.performing import Performer
@@ -43,6 +44,7 @@ from rollouts.lab.testing.faults.invariants import Invariant, check
 from rollouts.lab.testing.faults.plans import FaultClass, enumerate_plans
 from rollouts.lab.testing.faults.scenarios import SCENARIOS
 from rollouts.lab.testing.faults.simulation import CLEAN, Run, simulate
+from rollouts.lab.testing.faults.transport import FaultyClient
 from rollouts.traffic import backends, httproute, inference_model, parents
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -192,6 +194,49 @@ def _adopted_made_again(patch: pytest.MonkeyPatch) -> None:
         "_recreate",
         lambda draft, traffic, desired: real(draft, replace(traffic, mode=TrafficMode.MANAGED), desired),
     )
+
+
+# --- bugs of what is told and taken back -----------------------------------------------------------
+
+
+def _told_not_written(patch: pytest.MonkeyPatch) -> None:
+    """Traffic writes are taken for done without a request."""
+
+    async def send(self: Any, carrier: Any, write: Any) -> Any:
+        return await self._client.get(carrier.resource, carrier.namespace, carrier.name)
+
+    patch.setattr(Performer, "_send", send)
+
+
+def _way_back_lost(patch: pytest.MonkeyPatch) -> None:
+    """Once a run has failed, the traffic object takes no write any more, and nobody hears of it."""
+    real = FaultyClient.patch
+
+    async def lost(self: Any, resource: Any, namespace: Any, name: str, body: Any, **how: Any) -> Any:
+        runs = self._inner.api.list_page(kinds.ANALYSIS_RUN, None).items
+        failed = any((run.get("status") or {}).get("phase") == "Failed" for run in runs)
+        if failed and resource == kinds.HTTP_ROUTE:
+            return self._inner.api.get(resource, namespace, name)
+        return await real(self, resource, namespace, name, body, **how)
+
+    patch.setattr(FaultyClient, "patch", lost)
+
+
+def _gives_up_when_refused(patch: pytest.MonkeyPatch) -> None:
+    """After one refusal the traffic object is not written any more."""
+    real = Performer._send
+    refused: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    async def send(self: Any, carrier: Any, write: Any) -> Any:
+        if self in refused:
+            return await self._client.get(carrier.resource, carrier.namespace, carrier.name)
+        try:
+            return await real(self, carrier, write)
+        except Exception:
+            refused.add(self)
+            raise
+
+    patch.setattr(Performer, "_send", send)
 
 
 # --- bugs of the shell -----------------------------------------------------------------------------
@@ -516,6 +561,16 @@ MUTANTS = [
         Invariant.GARBAGE,
         fault=FaultClass.GARBAGE,
         containing="not a number",
+    ),
+    Mutant("a write is told of, not made", _told_not_written, Invariant.TRUTH),
+    Mutant("a way back gets lost", _way_back_lost, Invariant.RESTORED, GATE_ABORT),
+    Mutant(
+        "a refused write is given up",
+        _gives_up_when_refused,
+        Invariant.TOLD,
+        GATE_ABORT,
+        fault=FaultClass.REFUSED,
+        containing="for ten minutes",
     ),
     Mutant(
         "a run is taken to be well formed",

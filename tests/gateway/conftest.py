@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import aiohttp
+import grpc
 import pytest
+from envoy.service.ext_proc.v3 import external_processor_pb2_grpc as ext_proc_grpc
 
 from rollouts.lab.gateway.envoy import EnvoyNotInstalledError, find_envoy
 from rollouts.lab.testing.dataplane import DataPlane
+from rollouts.lab.testing.fakepicker import FakePicker
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,3 +37,20 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
     connector = aiohttp.TCPConnector(limit=32)
     async with aiohttp.ClientSession(connector=connector) as session:
         yield session
+
+
+@pytest.fixture
+async def start_picker() -> AsyncIterator[Callable[[FakePicker], object]]:
+    servers: list[grpc.aio.Server] = []
+
+    async def start(picker: FakePicker) -> str:
+        server = grpc.aio.server()
+        ext_proc_grpc.add_ExternalProcessorServicer_to_server(picker, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        servers.append(server)
+        return f"127.0.0.1:{port}"
+
+    yield start
+    for server in servers:
+        await server.stop(grace=0)

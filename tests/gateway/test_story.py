@@ -84,3 +84,20 @@ async def test_a_bad_adapter_is_aborted_and_everybody_is_back_within_two_seconds
     assert re.search(r"Aborted travel-helper-v2 .* error", text)
     assert '[{"name":"travel-helper-v1","weight":100}]' in text or "kubectl is not installed here" in text
     assert "the bad canary was aborted" in text
+
+
+@pytest.mark.full
+async def test_where_one_picker_serves_a_whole_rule_the_canarys_is_waited_for(tmp_path):
+    text = await tell(tmp_path, "one-picker")
+
+    assert "WaitingForTarget" in text
+    assert "no request failed, and the canary was promoted" in text
+
+
+@pytest.mark.full
+@pytest.mark.timeout(420)
+async def test_a_split_that_is_never_programmed_is_found_and_taken_back(tmp_path):
+    text = await tell(tmp_path, "no-split")
+
+    assert "ShareNotProgrammed" in text
+    assert "the split was found not to be programmed, and all is stable's again" in text

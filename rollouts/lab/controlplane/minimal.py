@@ -83,13 +83,35 @@ _LLM_D_GROUP = "llm-d.ai"
 _HOSTS = ("Hostnames", ".spec.hostnames")
 _OBJECTIVE = _spec({"priority": {"type": "integer"}, "poolRef": _OPEN}, "poolRef")
 
+_BACKEND = {
+    "name": _STRING,
+    "group": _STRING,
+    "kind": _STRING,
+    "namespace": _STRING,
+    "port": {"type": "integer", "minimum": 1, "maximum": 65535},
+    "weight": {"type": "integer", "minimum": 0, "maximum": 1_000_000, "default": 1},
+    "filters": _list(_OPEN),
+}
+_PATH = {"type": {"type": "string", "enum": ["Exact", "PathPrefix", "RegularExpression"]}, "value": _STRING}
+# Rules are closed, as upstream's are: people put fields of newer channels there, and a real server refuses them.
+_ROUTE_RULE: Object = {
+    "type": "object",
+    "properties": {
+        "name": _STRING,
+        "matches": _list({**_OPEN, "properties": {"path": {"type": "object", "properties": _PATH}}}),
+        "filters": _list(_OPEN),
+        "backendRefs": _list({"type": "object", "properties": _BACKEND, "required": ["name"]}),
+        "timeouts": {"type": "object", "properties": {"request": _STRING, "backendRequest": _STRING}},
+    },
+}
+
 GATEWAY: tuple[Object, ...] = (
     _crd(_GATEWAY_GROUP, "GatewayClass", _OPEN, versions=("v1",), plural="gatewayclasses", namespaced=False),
     _crd(_GATEWAY_GROUP, "Gateway", _OPEN, versions=("v1", "v1beta1")),
     _crd(
         _GATEWAY_GROUP,
         "HTTPRoute",
-        _spec({"parentRefs": _list(_OPEN), "hostnames": _list(_STRING), "rules": _list(_OPEN)}),
+        _spec({"parentRefs": _list(_OPEN), "hostnames": _list(_STRING), "rules": _list(_ROUTE_RULE)}),
         versions=("v1", "v1beta1"),
         columns=(_HOSTS,),
     ),

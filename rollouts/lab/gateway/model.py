@@ -116,6 +116,8 @@ class Cluster:
     name: str
     endpoints: tuple[Endpoint, ...] = ()
     picker: Picker | None = None
+    binding: bool = True
+    """Whether only the picker may say where a request goes, unless it fails open; else pods are a fallback."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

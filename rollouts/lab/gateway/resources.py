@@ -136,7 +136,7 @@ def _backend_cluster(cluster: Cluster) -> cluster_pb2.Cluster:
 
 def _strict(cluster: Cluster) -> bool:
     """Whether only the picker may say where a request goes."""
-    return cluster.picker is not None and not cluster.picker.fail_open
+    return cluster.picker is not None and not cluster.picker.fail_open and cluster.binding
 
 
 def _header_first() -> cluster_pb2.LoadBalancingPolicy:

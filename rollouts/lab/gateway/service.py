@@ -15,7 +15,9 @@ from rollouts.kube.errors import RefusedError, RetryableError
 from rollouts.lab.gateway.backends import POOL_GROUPS
 from rollouts.lab.gateway.envoy import EnvoyProcess
 from rollouts.lab.gateway.httproute import GATEWAY_GROUP
+from rollouts.lab.gateway.likeness import GatewayLike, played
 from rollouts.lab.gateway.listeners import requested_ports
+from rollouts.lab.gateway.model import Plan
 from rollouts.lab.gateway.resources import render
 from rollouts.lab.gateway.status import gateway_patch, pool_patch, route_patch
 from rollouts.lab.gateway.translate import Translation, World, translate
@@ -46,7 +48,7 @@ class LabGateway:
     """A Gateway API implementation for one machine, of any GatewayClass, on loopback only.
 
     A Gateway's listener gets the port it asks for when that is free, else another one; ``urls`` tells.
-    ``directory`` takes Envoy's bootstrap and log.
+    ``directory`` takes Envoy's bootstrap and log; ``like`` names another gateway whose behaviour is played.
     """
 
     def __init__(
@@ -57,10 +59,13 @@ class LabGateway:
         namespace: str | None = None,
         clock: Clock | None = None,
         address: str = "127.0.0.1",
+        like: GatewayLike = GatewayLike.STANDARD,
     ) -> None:
         self._client = client
         self._clock = clock or SystemClock()
         self._address = address
+        self._like = like
+        self._published = Plan()
         self._directory = directory
         self._stores = {resource: Store() for resource in _WATCHED}
         self._reflectors = [
@@ -151,7 +156,9 @@ class LabGateway:
         translation = translate(self._world())
         rejected = ""
         try:
-            await self._ads.publish(render(translation.plan, address=self._address))
+            plan = played(self._like, translation.plan, self._published)
+            await self._ads.publish(render(plan, address=self._address))
+            self._published = plan
         except ConfigRejectedError as error:
             rejected = str(error)
         await self._write_status(translation, rejected)

@@ -7,13 +7,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from rollouts.kube.errors import Conflict, Invalid
+from rollouts.kube.statuses import error_from_status
 from rollouts.lab.memoryapi.kinds import Kind
+from rollouts.lab.memoryapi.metadata import metadata_errors
 from rollouts.lab.memoryapi.schema import apply_defaults, prune, validate
+from rollouts.lab.memoryapi.transitions import has_rules, transition_errors
+from rollouts.lab.memoryapi.typed import typed_errors
 
 __all__ = [
     "InvalidObject",
     "check_body",
     "check_preconditions",
+    "check_typed",
     "check_update",
     "conform",
     "qualified",
@@ -58,7 +63,9 @@ def check_body(kind: Kind, version: str, namespace: str, obj: Any) -> None:
     if not kind.namespaced:
         del metadata["namespace"]
     name = metadata.get("name")
-    if not isinstance(name, str) or len(name) > _LONGEST_NAME or not _NAME.match(name):
+    if kind.custom and isinstance(name, str | None):
+        pass  # ``conform`` judges it, with everything else that is wrong
+    elif not isinstance(name, str) or len(name) > _LONGEST_NAME or not _NAME.match(name):
         raise Invalid(
             f'{kind.name} "{name}" is invalid: metadata.name: Invalid value: a lowercase RFC 1123 subdomain '
             f"of at most {_LONGEST_NAME} characters is needed",
@@ -66,6 +73,20 @@ def check_body(kind: Kind, version: str, namespace: str, obj: Any) -> None:
         )
     for field in ("labels", "annotations"):
         check_strings(kind, metadata, field)
+
+
+def check_typed(kind: Kind, version: str, config: Any) -> None:
+    """Server-side apply prunes nothing: what the schema does not declare is an error, of code 500 and no reason."""
+    schema = kind.schemas.get(version)
+    if not schema or not isinstance(config, dict) or not isinstance(config.get("metadata"), dict):
+        return
+    # Of several it is chance which one a real server names.
+    error = next(typed_errors(config, schema), None)
+    if error is not None:
+        metadata = config["metadata"]
+        subject = f"{metadata.get('namespace', '')}/{metadata.get('name', '')}"
+        text = f"failed to create typed patch object ({subject}; {kind.group}/{version}, Kind={kind.name}): {error}"
+        raise error_from_status(500, {"message": text})
 
 
 def check_strings(kind: Kind, metadata: Object, field: str) -> None:
@@ -129,19 +150,56 @@ def check_update(kind: Kind, old: Object, new: Object, *, subresource: str) -> O
 
 def conform(kind: Kind, version: str, obj: Object, *, old: Object, strict: bool) -> None:
     """Prune, default and validate what differs from ``old``, in place. Raises Invalid with field paths."""
-    schema = kind.schemas.get(version)
-    if not schema:
-        return
-    dropped = prune(obj, schema, old=old)
-    if dropped and strict:
-        fields = ", ".join(f'unknown field "{path}"' for path in dropped)
-        raise Invalid(f"strict decoding error: {fields}", status=400)
-    apply_defaults(obj, schema, old)
-    errors = validate(obj, schema, old)
+    schema = kind.schemas.get(version) or {}
+    if schema:
+        dropped = prune(obj, schema, old=old)
+        if dropped and strict:
+            _refuse_unknown(kind, version, dropped, new=not old)
+        apply_defaults(obj, schema, old)
+    errors = list(metadata_errors(obj["metadata"], old.get("metadata") or {}, named=kind.custom))
+    if schema:
+        errors += validate(obj, schema, old)
+        if any(_blocking(error) for error in errors):
+            errors += [_RULES_UNCHECKED] if _ruled(kind, version) else []
+        elif old:
+            errors += transition_errors(obj, old, schema)
     if errors:
         text = errors[0] if len(errors) == 1 else f"[{', '.join(errors)}]"
-        subject = f'{kind.name}.{kind.group} "{obj["metadata"]["name"]}"'
+        subject = f'{_kind_group(kind)} "{obj["metadata"].get("name") or ""}"'
         raise InvalidObject(f"{subject} is invalid: {text}", tuple(errors))
+
+
+def _refuse_unknown(kind: Kind, version: str, dropped: list[str], *, new: bool) -> None:
+    """``fieldValidation=Strict``: of a new object 400, of the result of a patch 422."""
+    text = "strict decoding error: " + ", ".join(f'unknown field "{path}"' for path in dropped)
+    if new:
+        message = f'{kind.name} in version "{version}" cannot be handled as a {kind.name}: {text}'
+        raise Invalid(message, status=400)
+    cause = f"patch: Invalid value: {text}"
+    raise InvalidObject(f' "" is invalid: {cause}', (cause,))
+
+
+_RULES_UNCHECKED = (
+    "<nil>: Invalid value: null: some validation rules were not checked because the object was invalid; correct the "
+    "existing errors to complete validation"
+)
+
+
+def _blocking(error: str) -> bool:
+    """Whether CEL rules are not evaluated after this error (apiextensions, ``hasBlockingErr``)."""
+    words = error.partition(": ")[2]
+    return words.startswith(("Unsupported value", "Required value", "Too long", "Too many")) or (
+        " must be of type " in words
+    )
+
+
+def _ruled(kind: Kind, version: str) -> bool:
+    """Whether the kind's schema has CEL rules at all. Only invalid objects ask."""
+    return has_rules(kind.schemas.get(version))
+
+
+def _kind_group(kind: Kind) -> str:
+    return f"{kind.name}.{kind.group}" if kind.group else kind.name
 
 
 def _without(obj: Mapping[str, Any], *fields: str) -> Object:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rollouts.kube.errors import Conflict
 
-__all__ = ["Apply", "Operation", "Owner", "Writer", "after_apply", "after_update", "render"]
+__all__ = ["Apply", "ApplyConflict", "Operation", "Owner", "Writer", "after_apply", "after_update", "render"]
 
 Path = tuple[str, ...]
 Object = dict[str, Any]
@@ -195,16 +195,27 @@ def _remove(obj: Any, path: Path) -> None:
         del obj[path[0]]
 
 
-def _conflict(writers: list[tuple[Owner, frozenset[Path]]]) -> Conflict:
+class ApplyConflict(Conflict):
+    """Other managers own what an apply would change; ``causes`` has (message, field) of each field."""
+
+    def __init__(self, message: str, causes: tuple[tuple[str, str], ...]) -> None:
+        super().__init__(message, status=409)
+        self.causes = causes
+
+
+def _conflict(writers: list[tuple[Owner, frozenset[Path]]]) -> ApplyConflict:
     parts: list[str] = []
-    count = 0
+    causes: list[tuple[str, str]] = []
     for owner, paths in writers:
-        count += len(paths)
-        fields = " ".join(f".{'.'.join(path)}" for path in sorted(paths))
+        fields = [f".{'.'.join(path)}" for path in sorted(paths)]
         how = "" if owner.writer.operation is Operation.APPLY else f" using {owner.writer.api_version}"
-        parts.append(f'conflicts with "{owner.writer.manager}"{how}: {fields}')
-    noun = "conflict" if count == 1 else "conflicts"
-    return Conflict(f"Apply failed with {count} {noun}: {'; '.join(parts)}", status=409)
+        whom = f'with "{owner.writer.manager}"{how}'
+        causes += [(f"conflict {whom}", field) for field in fields]
+        parts.append(f"conflicts {whom}:" + "".join(f"\n- {field}" for field in fields))
+    if len(causes) == 1:
+        text, field = causes[0]
+        return ApplyConflict(f"Apply failed with 1 conflict: {text}: {field}", tuple(causes))
+    return ApplyConflict(f"Apply failed with {len(causes)} conflicts: {chr(10).join(parts)}", tuple(causes))
 
 
 def after_apply(

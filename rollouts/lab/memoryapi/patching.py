@@ -7,7 +7,7 @@ from typing import Any
 
 from rollouts.kube.errors import Conflict, Invalid
 
-__all__ = ["PatchOutdated", "json_patch", "merge_patch", "strategic_merge_patch"]
+__all__ = ["PatchOutdated", "PatchRefused", "json_patch", "merge_patch", "strategic_merge_patch"]
 
 # kube-apiserver refuses longer JSON patches (maxJSONPatchOperations).
 _MAX_OPERATIONS = 10_000
@@ -29,6 +29,10 @@ _MISSING = object()
 
 class PatchOutdated(Conflict):
     """A JSON patch with a ``test`` does not apply. A real server answers 422, and so do we over HTTP."""
+
+
+class PatchRefused(Invalid):
+    """A JSON patch without a ``test`` does not apply."""
 
 
 def _refuse(message: str) -> Invalid:
@@ -134,7 +138,8 @@ def json_patch(doc: dict[str, Any], operations: Any) -> dict[str, Any]:
         try:
             _apply_one(doc, operation)
         except Invalid as error:
-            raise PatchOutdated(str(error), status=422) if guarded else error from None
+            refusal = PatchOutdated if guarded else PatchRefused
+            raise refusal(str(error), status=422) from None
     return doc
 
 

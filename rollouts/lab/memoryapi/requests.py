@@ -12,8 +12,11 @@ import yaml
 
 from rollouts.kube.client import Resource
 from rollouts.kube.errors import AlreadyExists, Conflict, Invalid, KindNotServed, KubeError, NotFound
+from rollouts.lab.memoryapi.admission import PolicyDenied, PolicyForbids
 from rollouts.lab.memoryapi.kinds import Kind
 from rollouts.lab.memoryapi.objects import InvalidObject
+from rollouts.lab.memoryapi.ownership import ApplyConflict
+from rollouts.lab.memoryapi.patching import PatchOutdated, PatchRefused
 from rollouts.lab.memoryapi.store import MemoryApi
 
 __all__ = ["Target", "manager_of", "parse_body", "status_of", "target_of", "wants_table"]
@@ -27,6 +30,7 @@ _REASONS = {
     405: "MethodNotAllowed",
     409: "Conflict",
     410: "Expired",
+    413: "RequestEntityTooLarge",
     415: "UnsupportedMediaType",
     422: "Invalid",
 }
@@ -105,30 +109,59 @@ def wants_table(accept: str) -> bool:
 def status_of(error: KubeError, target: Target | None) -> Object:
     """The Status object of a refusal."""
     code = error.status or 500
-    reason = _REASONS.get(code, "InternalError")
-    if isinstance(error, AlreadyExists):
-        reason = "AlreadyExists"
     status: Object = {
         "kind": "Status",
         "apiVersion": "v1",
         "metadata": {},
         "status": "Failure",
-        "message": str(error),
-        "reason": reason,
+        "message": _PATCH_REFUSED if isinstance(error, PatchOutdated | PatchRefused) else str(error),
         "code": code,
     }
-    if isinstance(error, InvalidObject) and target:
-        status["details"] = {
-            "name": target.name,
-            "group": target.resource.group,
-            "kind": target.kind.name,
-            "causes": [_cause(text) for text in error.causes],
-        }
-    elif target and target.name and isinstance(error, NotFound | AlreadyExists | Conflict) and code != 422:
-        status["details"] = {"name": target.name, "group": target.resource.group, "kind": target.kind.plural}
+    reason = "AlreadyExists" if isinstance(error, AlreadyExists) else _REASONS.get(code, "")
+    if reason:
+        status["reason"] = reason
+    details = _details(error, target, code)
+    if details:
+        status["details"] = details
     return status
+
+
+_PATCH_REFUSED = "the server rejected our request due to an error in our request"
+_NAMED = (NotFound, AlreadyExists, Conflict)
+
+
+def _details(error: KubeError, target: Target | None, code: int) -> Object:
+    if isinstance(error, ApplyConflict):
+        causes = [
+            {"reason": "FieldManagerConflict", "message": text, "field": field}
+            for text, field in error.causes
+        ]
+        return {"causes": causes}
+    if target is None:
+        return {}
+    named = {"name": target.name, "group": target.resource.group}
+    if isinstance(error, InvalidObject):
+        return {**named, "kind": target.kind.name, "causes": [_cause(text) for text in error.causes]}
+    if isinstance(error, PolicyDenied | PolicyForbids):
+        text = str(error).partition(" is forbidden: ")[2]
+        return {**named, "kind": target.kind.plural, "causes": [{"message": text}]}
+    if target.name and isinstance(error, _NAMED) and code != 422:
+        return {**named, "kind": target.kind.plural}
+    return {}
+
+
+_CAUSES = (
+    ("Unsupported value", "FieldValueNotSupported"),
+    ("Required value", "FieldValueRequired"),
+    ("Too long", "FieldValueTooLong"),
+    ("Too many", "FieldValueTooMany"),
+    ("Duplicate value", "FieldValueDuplicate"),
+)
 
 
 def _cause(text: str) -> Object:
     field, _, message = text.partition(": ")
-    return {"reason": "FieldValueInvalid", "field": field, "message": message}
+    reason = next((reason for words, reason in _CAUSES if message.startswith(words)), "FieldValueInvalid")
+    if " must be of type " in message:
+        reason = "FieldValueTypeInvalid"
+    return {"reason": reason, "field": field, "message": message}

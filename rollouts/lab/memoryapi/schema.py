@@ -1,6 +1,6 @@
 """Structural schemas of CRDs: defaults, pruning, validation (Kubernetes docs, "CustomResourceDefinitions").
 
-CEL rules (``x-kubernetes-validations``) and formats are not evaluated.
+CEL rules (``x-kubernetes-validations``) are those of ``transitions``; formats are not judged.
 """
 
 from __future__ import annotations
@@ -114,6 +114,11 @@ def _type_ok(value: Any, schema: Schema) -> bool:
     return isinstance(value, _TYPES[kind])
 
 
+def _json_type(value: Any) -> str:
+    names = ((bool, "boolean"), (str, "string"), (int, "integer"), (float, "number"), (list, "array"))
+    return next((name for kind, name in names if isinstance(value, kind)), "object")
+
+
 def _scalar_errors(value: Any, schema: Schema, path: str) -> Iterator[str]:
     # True equals 1 in Python, and not in JSON.
     if "enum" in schema and (type(value), value) not in [(type(item), item) for item in schema["enum"]]:
@@ -121,11 +126,12 @@ def _scalar_errors(value: Any, schema: Schema, path: str) -> Iterator[str]:
         yield f'{path}: Unsupported value: "{value}": supported values: {wanted}'
     if isinstance(value, str):
         if len(value) < schema.get("minLength", 0):
-            yield f'{path}: Invalid value: "{value}": should be at least {schema["minLength"]} chars long'
+            least = f"should be at least {schema['minLength']} chars long"
+            yield f'{path}: Invalid value: "{value}": {path} in body {least}'
         if len(value) > schema.get("maxLength", len(value)):
-            yield f"{path}: Too long: may not be more than {schema['maxLength']} characters"
+            yield f"{path}: Too long: may not be more than {schema['maxLength']} bytes"
         if "pattern" in schema and not _pattern(schema["pattern"]).search(value):
-            yield f"{path}: Invalid value: \"{value}\": should match '{schema['pattern']}'"
+            yield f"{path}: Invalid value: \"{value}\": {path} in body should match '{schema['pattern']}'"
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield from _number_errors(value, schema, path)
 
@@ -133,9 +139,9 @@ def _scalar_errors(value: Any, schema: Schema, path: str) -> Iterator[str]:
 def _number_errors(value: float, schema: Schema, path: str) -> Iterator[str]:
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and (value < low or (value == low and schema.get("exclusiveMinimum"))):
-        yield f"{path}: Invalid value: {value}: should be greater than or equal to {low}"
+        yield f"{path}: Invalid value: {value}: {path} in body should be greater than or equal to {low}"
     if high is not None and (value > high or (value == high and schema.get("exclusiveMaximum"))):
-        yield f"{path}: Invalid value: {value}: should be less than or equal to {high}"
+        yield f"{path}: Invalid value: {value}: {path} in body should be less than or equal to {high}"
 
 
 def _object_errors(value: dict[str, Any], schema: Schema, path: str, old: Any) -> Iterator[str]:
@@ -156,7 +162,7 @@ def _object_errors(value: dict[str, Any], schema: Schema, path: str, old: Any) -
 
 def _list_errors(value: list[Any], schema: Schema, path: str, old: Any) -> Iterator[str]:
     if len(value) < schema.get("minItems", 0):
-        yield f"{path}: Invalid value: should have at least {schema['minItems']} items"
+        yield f"{path}: Invalid value: {len(value)}: {path} in body should have at least {schema['minItems']} items"
     if len(value) > schema.get("maxItems", len(value)):
         yield f"{path}: Too many: {len(value)}: must have at most {schema['maxItems']} items"
     keys = schema.get("x-kubernetes-list-map-keys")
@@ -192,11 +198,11 @@ def _errors(value: Any, schema: Schema, path: str, old: Any = _NEW) -> Iterator[
         return
     if value is None:
         if not schema.get("nullable") and "type" in schema:
-            yield f'{path}: Invalid value: "null": must be of type {schema["type"]}: "null"'
+            yield f'{path}: Invalid value: "null": {path} in body must be of type {schema["type"]}: "null"'
         return
     if not _type_ok(value, schema):
-        wanted = schema.get("type", "integer or string")
-        yield f'{path}: Invalid value: "{type(value).__name__}": must be of type {wanted}'
+        wanted, got = schema.get("type", "integer or string"), _json_type(value)
+        yield f'{path}: Invalid value: "{got}": {path} in body must be of type {wanted}: "{got}"'
         return
     if isinstance(value, dict):
         yield from _object_errors(value, schema, path, old)

@@ -109,7 +109,7 @@ class MemoryApiServer:
                 return web.Response(status=404, text="404 page not found\n")
             return web.json_response(status_of(error, target), status=error.status or 500)
         except web.HTTPRequestEntityTooLarge:
-            too_large = Invalid(f"the request body is over {_MAX_BODY} bytes", status=413)
+            too_large = Invalid(f"Request entity too large: limit is {_MAX_BODY}", status=413)
             return web.json_response(status_of(too_large, target), status=413)
 
     # Documents

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from rollouts.kube.client import WatchType
+from rollouts.kube.statuses import error_from_status
 from rollouts.lab.memoryapi.history import Change, History
 from rollouts.lab.memoryapi.kinds import Kind
 from rollouts.lab.memoryapi.ownership import Owner, render
@@ -16,6 +18,8 @@ from rollouts.lab.memoryapi.wire import freeze, thaw
 __all__ = ["Storage", "Stored", "Where"]
 
 Object = dict[str, Any]
+_LARGEST = 1536 * 1024
+"""etcd's --max-request-bytes by default."""
 StorageKey = tuple[str, str]
 
 
@@ -84,6 +88,8 @@ class Storage:
             return Stored(new, freeze(new), owners)
         new["metadata"]["resourceVersion"] = str(self.revision + 1)
         kept = Stored(new, freeze(new), owners)
+        if len(kept.frozen) > _LARGEST and len(json.dumps(new)) > _LARGEST:  # the quick copy is no JSON
+            raise error_from_status(500, {"message": "etcdserver: request is too large"})
         self._objects.setdefault(where.kind.storage_key, {})[where.namespace, where.name] = kept
         self._publish(where, WatchType.MODIFIED if old else WatchType.ADDED, kept, old)
         return kept

@@ -9,13 +9,16 @@ from uuid import UUID, uuid5
 
 from rollouts.kube.client import ListPage, Resource, WatchType
 from rollouts.kube.errors import AlreadyExists, Gone, Invalid, NotFound
+from rollouts.lab.memoryapi.admission import Policy
 from rollouts.lab.memoryapi.builtins import fill_in, to_stored_version, to_version
 from rollouts.lab.memoryapi.crds import establish, is_crd
 from rollouts.lab.memoryapi.history import Change, Subscription
 from rollouts.lab.memoryapi.kinds import Kind, Registry
 from rollouts.lab.memoryapi.objects import (
+    InvalidObject,
     check_body,
     check_preconditions,
+    check_typed,
     check_update,
     conform,
     qualified,
@@ -36,8 +39,9 @@ _UIDS = UUID(int=0)
 
 Object = dict[str, Any]
 LIMITS = (
-    "in-memory API server: no CEL rules, no RBAC, no admission webhooks, no garbage collection, "
-    "lists are atomic in server-side apply, nothing survives the process"
+    "in-memory API server: no CEL rules but those on changes, no RBAC, no admission but policies that tests set, "
+    "no garbage collection, lists are atomic in server-side apply, built-in kinds have no schema, nothing survives "
+    "the process"
 )
 APPLY = "application/apply-patch+yaml"
 STRATEGIC = "application/strategic-merge-patch+json"
@@ -64,6 +68,8 @@ class MemoryApi:
         self._clock = clock or SystemClock()
         self._storage = Storage(history_limit=history_limit)
         self._registry = Registry()
+        self.policies: list[Policy] = []
+        """What refuses writes, as an admission policy does; tests and the lab set it."""
         self._counter = 0
         self._cursors: OrderedDict[str, tuple[int, list[bytes]]] = OrderedDict()
         namespaces = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
@@ -330,6 +336,7 @@ class MemoryApi:
         owners = after_update((), {}, new, self._writer(where, operation))
         conform(kind, where.version, new, old={}, strict=where.strict)
         fill_in(kind, new)
+        self._admit(where, new)
         new = to_stored_version(kind, new)
         self._serve(where, new)
         return self._out(where, self._storage.put(where, new, owners, old=None))
@@ -338,8 +345,9 @@ class MemoryApi:
         revision = str(new["metadata"].get("resourceVersion") or "")
         check_preconditions(where.kind, where.name, stored.obj, resource_version=revision)
         if new["metadata"].get("uid", uid := stored.obj["metadata"]["uid"]) != uid:
-            subject = f'{where.kind.name} "{where.name}"'
-            raise Invalid(f"{subject} is invalid: metadata.uid: field is immutable", status=422)
+            cause = f'metadata.uid: Invalid value: "{new["metadata"]["uid"]}": field is immutable'
+            subject = f'{where.kind.name}.{where.kind.group} "{where.name}"'
+            raise InvalidObject(f"{subject} is invalid: {cause}", (cause, cause))  # twice, as the real one
 
     def _update(self, where: Where, stored: Stored, new: Object) -> Object:
         check_body(where.kind, where.version, where.namespace, new)
@@ -357,6 +365,7 @@ class MemoryApi:
     def _apply(self, where: Where, config: Any, *, force: bool) -> Object:
         if isinstance(config, dict) and isinstance(config.get("metadata"), dict):
             config["metadata"].setdefault("name", where.name)
+        check_typed(where.kind, where.version, config)
         check_body(where.kind, where.version, where.namespace, config)
         if config["metadata"].get("managedFields"):
             raise Invalid("metadata.managedFields must be nil", status=400)
@@ -385,11 +394,19 @@ class MemoryApi:
         metadata = new["metadata"]
         if spec_changed(where.kind, old, new):
             metadata["generation"] = metadata.get("generation", 0) + 1
+        if not where.subresource:
+            self._admit(where, new)
         new = to_stored_version(where.kind, new)
         self._serve(where, new)
         if "deletionTimestamp" in metadata and not metadata.get("finalizers"):
             return self._drop(where, stored)
         return self._out(where, self._storage.put(where, new, owners, old=stored))
+
+    def _admit(self, where: Where, new: Object) -> None:
+        for policy in self.policies:
+            refusal = policy.refusal(where.kind, new)
+            if refusal is not None:
+                raise refusal
 
     def _drop(self, where: Where, stored: Stored) -> Object:
         if not where.dry_run:

@@ -14,6 +14,7 @@ from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import NotFound
 from rollouts.lab.controlplane import create_ready_pod, install_crds, minimal, set_pod_ready
 from rollouts.lab.gateway import CONTROLLER_NAME, PICKER_ANNOTATION, LabGateway
+from rollouts.lab.gateway.likeness import GatewayLike
 from rollouts.lab.gateway.service import GATEWAYS, HTTP_ROUTES, POOLS_V1, POOLS_V1ALPHA2
 from rollouts.lab.loopback import loopback
 from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
@@ -37,11 +38,13 @@ def backend(pool: str, weight: int, group: str = POOLS_V1ALPHA2.group) -> Object
 class DataPlane:
     """Use as an async context manager; ``url`` is where requests go."""
 
-    def __init__(self, directory: Path, *, port: int = 8080) -> None:
+    def __init__(
+        self, directory: Path, *, port: int = 8080, like: GatewayLike = GatewayLike.STANDARD
+    ) -> None:
         self._port = port
         self.client = MemoryKubeClient(MemoryApi())
         self.fleet = Fleet(())
-        self.gateway = LabGateway(self.client, directory=directory)
+        self.gateway = LabGateway(self.client, directory=directory, like=like)
         self.url = ""
 
     async def __aenter__(self) -> DataPlane:

@@ -67,6 +67,8 @@ class Request:
     plural: str
     name: str
     failed: bool = False
+    refused: bool = False
+    """Failed, and the same request will be refused again for as long as nothing changes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

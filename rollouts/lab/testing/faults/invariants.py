@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from enum import Enum
 from fractions import Fraction
+from itertools import islice
 from typing import Any
 
 from rollouts.controller import kinds
@@ -27,6 +28,8 @@ from rollouts.lab.testing.faults.path_oracle import dead_ends, left_on_dead_ends
 from rollouts.lab.testing.faults.replay import Replay, ready_pictures, share
 from rollouts.lab.testing.faults.simulation import Run
 from rollouts.lab.testing.faults.source import Answer
+from rollouts.lab.testing.faults.truth import condition, untrue_statuses
+from rollouts.lab.testing.faults.wayback import hushed_refusals, open_ways_back
 
 __all__ = ["Invariant", "Violation", "check"]
 
@@ -35,6 +38,8 @@ Object = dict[str, Any]
 REQUESTS_PER_10_SECONDS = 120
 """Budget of one Rollout with its runs: a plan costs at most about ten requests, Events included."""
 RETRIES_PER_SECOND = 5
+MOST_OF_A_KIND = 5
+"""Violations of one invariant that a run reports: a person reads the first ones."""
 _CLOCK_GRAIN = timedelta(seconds=1)
 
 
@@ -63,6 +68,11 @@ class Invariant(Enum):
     CONVERGED = "11 the goal is reached"
     COUNTED = "13 weight rises only when a request reached the canary since the last rise"
     NO_BUGS = "12 no reconcile raises what is not a transport error"
+    TRUTH = (
+        "13 a status says of weights what the stored traffic object says, and a command is Done when it is so"
+    )
+    RESTORED = "14 a way back that is due is gone within seconds, whatever else was edited"
+    TOLD = "15 a refused traffic write is told of in the server's words and tried again within seconds"
 
 
 class Violation(Exception):
@@ -78,7 +88,7 @@ def check(run: Run, clean: Run | None = None) -> list[Violation]:
     """All violations of one run; ``clean`` is the undisturbed run of the same scenario."""
     found: list[Violation] = []
     for invariant, checker in _CHECKERS.items():
-        found += [Violation(invariant, text) for text in checker(run)]
+        found += [Violation(invariant, text) for text in islice(checker(run), MOST_OF_A_KIND)]
     if clean is not None and run.plan.exact and run.converged:
         found += [Violation(Invariant.SAME_END, text) for text in _same_end(run, clean)]
     return found
@@ -111,9 +121,9 @@ def _weights(run: Run) -> Iterator[str]:
             if replay.canary_name and found not in allowed:
                 yield f"canary share {found} of {rule} is none of {sorted(map(float, allowed))}"
             foreign = [[entry for entry in entries if "/" in entry[0]] for entries in (before, rule)]
-            if before and foreign[0] != foreign[1]:
+            if before and foreign[0] != foreign[1] and not run.plan.moves:
                 yield f"entries of others {foreign[0]} became {foreign[1]} at {record.seconds:g} s"
-            total = sum(weight for _, weight in before)
+            total = 0 if run.plan.moves else sum(weight for _, weight in before)  # rules may be others now
             if total and sum(values) % total and total % sum(values):
                 yield f"joint weight of {before} became {rule}"
 
@@ -343,16 +353,24 @@ def _brief(weights: tuple[Any, ...]) -> str:
 
 
 def _quiet(run: Run) -> Iterator[str]:
-    yield from (text for text in run.history.problems if text.startswith("written at rest"))
     since, phase = run.history.quiet_from, _final_phase(run)
+    if _refused_for_ever(run) and phase == "Progressing":  # the attempt goes on, its runs with it
+        return
+    yield from (text for text in run.history.problems if text.startswith("written at rest"))
     if since is None or phase == "Paused":  # a person is waited for: runs go on measuring
         return
     for request in run.history.requests:
-        if request.seconds > since and request.verb != "get":
+        # What the server refuses is tried again for ever, and told of for as long.
+        tried = request.refused or (_refused_for_ever(run) and request.plural == kinds.EVENT.plural)
+        if request.seconds > since and request.verb != "get" and not tried:
             yield f"{request.verb} {request.plural} {request.name} at rest, at {request.seconds:g} s"
     for call in run.history.calls:
         if call.seconds > since:
             yield f"{call.what} {call.adapter} on {call.pod} at rest, at {call.seconds:g} s"
+
+
+def _refused_for_ever(run: Run) -> bool:
+    return run.plan.refusal is not None and math.isinf(run.plan.refusal.seconds)
 
 
 def _no_bugs(run: Run) -> Iterator[str]:
@@ -376,7 +394,8 @@ def _budget(run: Run) -> Iterator[str]:
 
 def _converged(run: Run) -> Iterator[str]:
     status = (run.end.get("rollout mymodel") or {}).get("status") or {}
-    if not run.converged or _final_phase(run) == "Progressing":
+    held = _refused_for_ever(run) and condition({"status": status}, "TrafficApplied").get("status") == "False"
+    if not run.converged or (_final_phase(run) == "Progressing" and not held):
         yield f"not at rest: {status.get('phase')} {status.get('reason')} step {status.get('step')}"
 
 
@@ -410,4 +429,7 @@ _CHECKERS: dict[Invariant, Callable[[Run], Iterator[str]]] = {
     Invariant.BUDGET: _budget,
     Invariant.CONVERGED: _converged,
     Invariant.NO_BUGS: _no_bugs,
+    Invariant.TRUTH: untrue_statuses,
+    Invariant.RESTORED: open_ways_back,
+    Invariant.TOLD: hushed_refusals,
 }

@@ -17,6 +17,7 @@ __all__ = [
     "GATE",
     "GUARD",
     "MODEL",
+    "PARENTS",
     "RELEASES",
     "ROUTE",
     "STABLE",
@@ -25,6 +26,7 @@ __all__ = [
     "THIRD",
     "Carrier",
     "adapter_rollout",
+    "backend_ref",
     "base_objects",
     "carried",
     "carrier_object",
@@ -129,12 +131,13 @@ def pool_object(name: str) -> Object:
     }
 
 
-def _ref(name: str, weight: int) -> Object:
+def backend_ref(name: str, weight: int) -> Object:
+    """An entry of a rule for a pool."""
     return {"group": POOL_GROUP, "kind": "InferencePool", "name": name, "port": 8000, "weight": weight}
 
 
 def _route() -> Object:
-    refs = [_ref(STABLE, 100), _ref(CANARY, 0), _ref(THIRD, 0)]
+    refs = [backend_ref(STABLE, 100), backend_ref(CANARY, 0), backend_ref(THIRD, 0)]
     return {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",

@@ -7,11 +7,13 @@ beginning, the middle and the end of each scenario.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
 
 from rollouts.controller import kinds
+from rollouts.lab.testing.faults.edited import edit_plans
 from rollouts.lab.testing.faults.hostile import HOSTILE
 from rollouts.lab.testing.faults.moves import (
     add_model,
@@ -35,13 +37,14 @@ from rollouts.lab.testing.faults.simulation import (
     Act,
     Disturbance,
     FaultPlan,
+    Refusal,
     Run,
     Scenario,
     Simulation,
     Storm,
 )
 from rollouts.lab.testing.faults.source import Answer
-from rollouts.lab.testing.faults.transport import Delivery, WriteFault
+from rollouts.lab.testing.faults.transport import REFUSALS, Delivery, WriteFault
 
 __all__ = ["FaultClass", "applies", "enumerate_plans"]
 
@@ -53,12 +56,14 @@ class FaultClass(Enum):
     STALE = "F2 restart on a cache that lags"
     EVENTS = "F3 watch events dropped, repeated, late, merged"
     ERRORS = "F4 one write refused or unanswered"
+    REFUSED = "F4b traffic writes are refused"
     STORM = "F5 a minute of errors"
     GARBAGE = "F6 the metric source says nothing useful"
     CLOCK = "F8 the wall clock jumps"
     EDITS = "F9 the spec changes"
     OUTSIDE = "F10 pods, pools and routes change"
     HOSTILE = "F11 hostile objects beside a good one"
+    EDITED = "F12 every edit that the API takes, then a way back"
 
 
 def _crashes(clean: Run) -> Iterator[FaultPlan]:
@@ -108,6 +113,18 @@ def _errors(clean: Run) -> Iterator[FaultPlan]:
             WriteFault.THROTTLED,
         )[number // stride % 4]
         yield FaultPlan(name=f"{fault.value}, write {number}", writes={number: fault})
+
+
+def _refused(clean: Run) -> Iterator[FaultPlan]:
+    """Each traffic write, once, for a minute, for ten, for ever; every kind of refusal meets every length."""
+    lengths = {0.0: "once", 60.0: "for a minute", 600.0: "for ten minutes", math.inf: "for ever"}
+    # One more: what a refusal adds, or a release at the end.
+    for number in range(0, len(clean.weights) + 1, clean.scenario.stride):
+        for offset, (seconds, words) in enumerate(lengths.items()):
+            fault = REFUSALS[(number + offset) % len(REFUSALS)]
+            refusal = Refusal(fault=fault, start=number, seconds=seconds)
+            name = f"{fault.value}, {words}, from traffic write {number}"
+            yield FaultPlan(name=name, refusal=refusal, exact=False)
 
 
 def _storms(clean: Run) -> Iterator[FaultPlan]:
@@ -224,12 +241,14 @@ _ENUMERATORS: dict[FaultClass, Callable[[Run], Iterator[FaultPlan]]] = {
     FaultClass.STALE: _stale,
     FaultClass.EVENTS: _events,
     FaultClass.ERRORS: _errors,
+    FaultClass.REFUSED: _refused,
     FaultClass.STORM: _storms,
     FaultClass.GARBAGE: _garbage,
     FaultClass.CLOCK: _clock,
     FaultClass.EDITS: _edits,
     FaultClass.OUTSIDE: _outside,
     FaultClass.HOSTILE: _hostile,
+    FaultClass.EDITED: edit_plans,
 }
 
 
@@ -240,6 +259,8 @@ def applies(fault: FaultClass, scenario: Scenario) -> bool:
     """Whether the class has plans for the scenario."""
     if scenario.counted:
         return False
+    if scenario.edited or fault is FaultClass.EDITED:
+        return scenario.edited and fault is FaultClass.EDITED
     if fault is FaultClass.GARBAGE:
         return scenario.measured
     return scenario.core or fault not in _CORE_ONLY

@@ -8,6 +8,7 @@ from typing import Any
 from rollouts.controller import kinds
 from rollouts.lab.testing.faults.adapter_scenarios import ADAPTER_SCENARIOS
 from rollouts.lab.testing.faults.cluster import Cluster
+from rollouts.lab.testing.faults.edited import EDITED
 from rollouts.lab.testing.faults.identity_scenarios import IDENTITY_SCENARIOS
 from rollouts.lab.testing.faults.moves import (
     answer,
@@ -393,5 +394,6 @@ SCENARIOS: dict[str, Scenario] = {
         *ADAPTER_SCENARIOS,
         *IDENTITY_SCENARIOS,
         *SHARE_SCENARIOS,
+        *EDITED,
     )
 }

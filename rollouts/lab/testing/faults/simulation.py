@@ -13,7 +13,7 @@ from rollouts.lab.memoryapi import Change
 from rollouts.lab.testing.adapters import FakeAdapters
 from rollouts.lab.testing.clock import VirtualClock, virtual_time
 from rollouts.lab.testing.faults.cluster import CONTROLLER, Cluster
-from rollouts.lab.testing.faults.endstate import end_state, is_carrier, route_weights, weights_of
+from rollouts.lab.testing.faults.endstate import CARRIERS, end_state, is_carrier, route_weights, weights_of
 from rollouts.lab.testing.faults.history import AdapterCall, History, Record
 from rollouts.lab.testing.faults.hostile import open_schema, plant
 from rollouts.lab.testing.faults.objects import Carrier
@@ -27,6 +27,7 @@ __all__ = [
     "Disturbance",
     "FaultPlan",
     "Move",
+    "Refusal",
     "Run",
     "Scenario",
     "Simulation",
@@ -79,6 +80,8 @@ class Scenario:
     """What carries the adapters' weights."""
     counted: bool = False
     """Turns on what one process counted before a rise: meets no faults, since a crash ends elsewhere, rightly."""
+    edited: bool = False
+    """Meets the class of edits, and that one alone."""
     stride: int = 1
     """Enumerators meet each ``stride``-th write and event. Crashes before and after each second write still meet
     every gap between two writes."""
@@ -107,12 +110,25 @@ class Storm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """From the controller's ``start``-th request on that would change a traffic object, all of those are refused.
+
+    ``seconds``: for how long; 0 refuses the one request, infinity all of them.
+    """
+
+    fault: WriteFault
+    start: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FaultPlan:
     """One way to disturb a scenario."""
 
     name: str
     writes: Mapping[int, WriteFault] = field(default_factory=dict)
     storm: Storm | None = None
+    refusal: Refusal | None = None
     lag: int = 0
     """Watch events by which the cache of a restarted process lags behind, for ``catch_up`` seconds."""
     catch_up: float = 3.0
@@ -120,6 +136,10 @@ class FaultPlan:
     disturbances: tuple[Disturbance, ...] = ()
     hostile: tuple[str, ...] = ()
     """Objects of ``hostile.HOSTILE`` that are stored beside the scenario's own."""
+    moves: tuple[Move, ...] = ()
+    """What happens in place of the scenario's own moves; the goal is then to be at rest."""
+    blocked: str = ""
+    """The one reason for which the way back may stay open, in the words of the status; empty for none."""
     exact: bool = True
     """Whether the end state and the weights written must equal those of the clean run."""
 
@@ -186,8 +206,11 @@ class Simulation:
         self._move_due: float | None = None
         self._next_resync = RESYNC
         self._storm_since: float | None = None
+        self._refused_since: float | None = None
+        self._traffic_writes = 0
         self._requests = 0
         self._last_decision = 0.0
+        self._moves = plan.moves or scenario.moves
         self._open = list(plan.disturbances)
         self._undo: list[tuple[float, Callable[[Simulation], None]]] = []
 
@@ -359,8 +382,8 @@ class Simulation:
         return False
 
     def _finished(self) -> bool:
-        idle = not self._undo and self.move == len(self.scenario.moves) and self._storm_over()
-        return idle and self.scenario.goal(self)
+        idle = not self._undo and self.move == len(self._moves) and self._storm_over()
+        return idle and not self.plan.moves and self.scenario.goal(self)
 
     def _linger(self) -> float:
         """What was never delivered is only healed by the next list."""
@@ -423,7 +446,7 @@ class Simulation:
         await self.clock.sleep(math.ceil(wait * 1000) / 1000)
 
     def _advance_script(self) -> bool:
-        moves = self.scenario.moves
+        moves = self._moves
         if self.move >= len(moves):
             return False
         move, now = moves[self.move], self.clock.monotonic()
@@ -454,8 +477,22 @@ class Simulation:
                 undo(self)
 
     def _choose(self, number: int, seconds: float, resource: Any) -> WriteFault | None:
-        found = self.plan.writes.get(number)
+        found = self.plan.writes.get(number) or self._refusal(seconds, resource)
         return found if found is not None else self._storm(seconds)
+
+    def _refusal(self, seconds: float, resource: Any) -> WriteFault | None:
+        refusal = self.plan.refusal
+        # A probe of the rewrite's dialect is a write of another name.
+        if refusal is None or (resource, self.history.requests[-1].name) not in CARRIERS:
+            return None
+        number, self._traffic_writes = self._traffic_writes, self._traffic_writes + 1
+        if number < refusal.start:
+            return None
+        if self._refused_since is None:
+            self._refused_since = seconds
+        elif seconds - self._refused_since >= refusal.seconds:
+            return None
+        return refusal.fault
 
     def _choose_event(self, number: int, seconds: float, resource: Any) -> WriteFault | None:
         return self._storm(seconds)
@@ -477,6 +514,10 @@ class Simulation:
         return None if self._requests % storm.spare == 0 else storm.fault
 
     def _storm_over(self) -> bool:
+        refusal = self.plan.refusal
+        if refusal is not None and self._refused_since is not None:
+            for_ever = math.isinf(refusal.seconds)
+            return for_ever or self.clock.monotonic() - self._refused_since >= refusal.seconds
         storm = self.plan.storm
         if storm is None or self._storm_since is None:
             return True

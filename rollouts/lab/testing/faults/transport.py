@@ -15,15 +15,19 @@ from rollouts.kube.errors import (
     ApiTimeout,
     ApiUnavailable,
     Conflict,
+    Forbidden,
+    Invalid,
     KindNotServed,
     KubeError,
     TooManyRequests,
 )
 from rollouts.lab.memoryapi import Change, MemoryApi, MemoryKubeClient
+from rollouts.lab.testing.faults.cluster import NAMESPACE
 from rollouts.lab.testing.faults.history import History, Request
+from rollouts.lab.testing.faults.refusals import Refused, refusal
 from rollouts.runtime.clock import Clock
 
-__all__ = ["Crash", "Delivery", "FaultyClient", "Feed", "WriteFault"]
+__all__ = ["REFUSALS", "Crash", "Delivery", "FaultyClient", "Feed", "WriteFault"]
 
 Object = dict[str, Any]
 
@@ -42,12 +46,25 @@ class WriteFault(Enum):
     SERVER_ERROR = "500"
     TIMEOUT_BEFORE = "time-out, not stored"
     TIMEOUT_AFTER = "time-out, stored"
+    REFUSED_FIELD = Refused.FIELD.value
+    REFUSED_POLICY = Refused.POLICY.value
+    REFUSED_WEBHOOK = Refused.WEBHOOK.value
+    REFUSED_RBAC = Refused.RBAC.value
+    REFUSED_UNDECLARED = Refused.UNDECLARED.value
 
     @property
     def commits(self) -> bool:
         """Whether the write reaches the server."""
         return self in (WriteFault.CRASH_AFTER, WriteFault.TIMEOUT_AFTER)
 
+    @property
+    def refuses(self) -> bool:
+        """Whether the server understood the write and does not want it."""
+        return self in REFUSALS
+
+
+REFUSALS = tuple(WriteFault(why.value) for why in Refused)
+"""The faults after which the same write is refused again."""
 
 _ERRORS: dict[WriteFault, Callable[[], KubeError]] = {
     WriteFault.CONFLICT: lambda: Conflict("the object has been modified", status=409),
@@ -70,6 +87,7 @@ class FaultyClient:
         self.choose_event: Chooser = lambda number, seconds, resource: None
         self.choose_read: Chooser = lambda number, seconds, resource: None
         self._inner = MemoryKubeClient(api)
+        self._asked = kinds.EVENT
         self._clock = clock
         self._history = history
 
@@ -107,17 +125,22 @@ class FaultyClient:
         """See ``KubeClient.patch``."""
         self._note("patch", resource, name)
         fault = self._before(resource)
+        request = self._history.requests[-1]
         if fault is None or fault.commits:
-            stored = await self._inner.patch(
-                resource,
-                namespace,
-                name,
-                patch,
-                kind=kind,
-                subresource=subresource,
-                force=force,
-                dry_run=dry_run,
-            )
+            try:
+                stored = await self._inner.patch(
+                    resource,
+                    namespace,
+                    name,
+                    patch,
+                    kind=kind,
+                    subresource=subresource,
+                    force=force,
+                    dry_run=dry_run,
+                )
+            except (Invalid, Forbidden, ApiUnavailable):
+                request.refused = True
+                raise
         self._after(fault)
         return stored
 
@@ -174,6 +197,7 @@ class FaultyClient:
         return await self._inner.discover()
 
     def _note(self, verb: str, resource: Resource, name: str) -> None:
+        self._asked = resource
         self._history.requests.append(Request(self._clock.monotonic(), verb, resource.plural, name))
 
     def _before(self, resource: Resource) -> WriteFault | None:
@@ -195,8 +219,12 @@ class FaultyClient:
             raise self._error(fault)
 
     def _error(self, fault: WriteFault) -> KubeError:
-        self._history.requests[-1].failed = True
-        return _ERRORS[fault]()
+        request = self._history.requests[-1]
+        request.failed = True
+        if not fault.refuses:
+            return _ERRORS[fault]()
+        request.refused = True
+        return refusal(Refused(fault.value), self._asked, NAMESPACE, request.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,129 @@
+"""What other gateways make of a rule with two weighted InferencePools, as they were seen in November 2026.
+
+Each turns the plan of a gateway that does it right into what clients got there; statuses stay as they are, which is
+the point: none of these said so.
+
+- Istio (istio#61594): the picker of the last pool with a weight above 0 serves the whole rule. Requests drawn for
+  another pool go to its pods round robin; with that picker dead every request of the rule fails.
+- Envoy AI Gateway (ai-gateway#2657): a rule with two weighted pools keeps everything of its Gateway from being
+  published; what was served before is served on.
+- kgateway on Envoy (kgateway#11667): 503 for the whole rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from rollouts.lab.gateway.model import Cluster, Listener, Plan, Route, WeightedBackend
+
+__all__ = ["GatewayLike", "played"]
+
+_REFUSING = Cluster(name="refused/weighted-pools")
+
+
+class GatewayLike(Enum):
+    """Whose behaviour the lab's gateway plays."""
+
+    STANDARD = "standard"
+    ISTIO = "istio"
+    AI_GATEWAY = "ai-gateway"
+    KGATEWAY = "kgateway"
+
+
+def played(like: GatewayLike, plan: Plan, before: Plan) -> Plan:
+    """What is published for ``plan`` where ``before`` is what was published last."""
+    return _PLAYED[like](plan, before)
+
+
+def _standard(plan: Plan, before: Plan) -> Plan:
+    return plan
+
+
+def _pools(route: Route) -> list[WeightedBackend]:
+    """Pools with a weight above 0, in the order of the rule."""
+    return [backend for backend in route.backends if backend.cluster.startswith("pool/") and backend.weight]
+
+
+def _split(route: Route) -> bool:
+    return len({backend.cluster for backend in _pools(route)}) > 1
+
+
+def _changed(plan: Plan, change: Callable[[Route], Route]) -> Plan:
+    listeners = [
+        replace(
+            listener,
+            hosts=tuple(replace(host, routes=tuple(map(change, host.routes))) for host in listener.hosts),
+        )
+        for listener in plan.listeners
+    ]
+    return replace(plan, listeners=tuple(listeners))
+
+
+# --- Istio -----------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _OnePickerPerRule:
+    clusters: dict[str, Cluster]
+
+    def serve(self, route: Route) -> Route:
+        """The route with the last pool's picker before each of its backends."""
+        pools = [self.clusters[item.cluster] for item in _pools(route) if item.cluster in self.clusters]
+        if not _split(route) or not pools or pools[-1].picker is None:
+            return route
+        return replace(route, backends=tuple(self._lent(item, pools[-1]) for item in route.backends))
+
+    def _lent(self, backend: WeightedBackend, last: Cluster) -> WeightedBackend:
+        cluster = self.clusters.get(backend.cluster)
+        if cluster is None or not backend.cluster.startswith("pool/"):
+            return backend
+        assert last.picker is not None
+        name = f"{cluster.name}/by/{last.picker.name}"
+        self.clusters[name] = replace(cluster, name=name, picker=last.picker, binding=False)
+        return replace(backend, cluster=name)
+
+
+def _istio(plan: Plan, before: Plan) -> Plan:
+    rules = _OnePickerPerRule({cluster.name: cluster for cluster in plan.clusters})
+    served = _changed(plan, rules.serve)
+    return replace(served, clusters=tuple(rules.clusters[name] for name in sorted(rules.clusters)))
+
+
+# --- Envoy AI Gateway ------------------------------------------------------------------------------
+
+
+def _ai_gateway(plan: Plan, before: Plan) -> Plan:
+    frozen = {listener.name: listener for listener in before.listeners}
+    listeners = tuple(_as_it_was(listener, frozen) for listener in plan.listeners)
+    # What was published goes on following the pods of its pools.
+    clusters = {cluster.name: cluster for cluster in (*before.clusters, *plan.clusters)}
+    return Plan(listeners=listeners, clusters=tuple(clusters[name] for name in sorted(clusters)))
+
+
+def _as_it_was(listener: Listener, frozen: dict[str, Listener]) -> Listener:
+    if not any(_split(route) for host in listener.hosts for route in host.routes):
+        return listener
+    return frozen.get(listener.name, replace(listener, hosts=()))
+
+
+# --- kgateway --------------------------------------------------------------------------------------
+
+
+def _refused(route: Route) -> Route:
+    if not _split(route):
+        return route
+    return replace(route, backends=(WeightedBackend(cluster=_REFUSING.name, weight=1),))
+
+
+def _kgateway(plan: Plan, before: Plan) -> Plan:
+    return replace(_changed(plan, _refused), clusters=(*plan.clusters, _REFUSING))
+
+
+_PLAYED: dict[GatewayLike, Callable[[Plan, Plan], Plan]] = {
+    GatewayLike.STANDARD: _standard,
+    GatewayLike.ISTIO: _istio,
+    GatewayLike.AI_GATEWAY: _ai_gateway,
+    GatewayLike.KGATEWAY: _kgateway,
+}

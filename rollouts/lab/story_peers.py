@@ -1,0 +1,167 @@
+"""Two stories on gateways that do not do what weights say: ``demo one-picker`` and ``demo no-split``.
+
+Both end well for clients. Where one picker serves a whole rule, the canary waits until its own is Ready, and no
+request fails. Where a split is never programmed, that is found at the first weight, and everything is stable's again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+
+from rollouts.controller import kinds
+from rollouts.engine.types import Phase, RolloutStatus
+from rollouts.kube.client import PatchKind
+from rollouts.lab.environment import EXAMPLES, Lab, read_objects
+from rollouts.lab.gateway.likeness import GatewayLike
+from rollouts.lab.telling import NAMESPACE, StoryFailed, Teller, follow
+from rollouts.lab.traffic import Result, Traffic, TrafficSpec, Window
+
+__all__ = ["PLAYED", "tell_no_split", "tell_one_picker"]
+
+PLAYED = {"one-picker": GatewayLike.ISTIO, "no-split": GatewayLike.AI_GATEWAY}
+"""What the lab's gateway plays in each story."""
+
+NAME = "mymodel"
+_V1, _V2 = "mymodel-pool-v1", "mymodel-pool-v2"
+_CANARY_PICKER = "mymodel-v2-ext-proc"
+_CANARY_POD = "deepseek-r1"
+_RATE = 20.0
+_WAITED = 15.0
+"""Seconds that the canary's picker stays down: several looks of the controller, many requests."""
+_LONGEST = 240.0
+"""Seconds to the end of a story: a split that is not programmed is aborted two minutes after its write."""
+
+
+async def tell_one_picker(lab: Lab, console: Console, *, bad: bool) -> None:
+    """The last pool's picker serves the whole rule, as on Istio, and the canary's is down when the target changes.
+
+    Raises StoryFailed when a request fails or the rollout does not wait for the picker.
+    """
+    teller = Teller(console, time.monotonic())
+    teller.heading("one picker serves a whole rule, and the canary's is down")
+    url = await _set_the_stage(lab, teller)
+    async with _traffic(url) as traffic:
+        await _begin(lab, teller, traffic)
+        await lab.pickers.put_down(_CANARY_PICKER)
+        teller.line(f"the picker {_CANARY_PICKER} is stopped, then the target changes", "yellow")
+        began = time.monotonic()
+        await _retarget(lab)
+        waiting = await _follow(
+            lab, teller, traffic, lambda status: status.phase is Phase.WAITING or _over(status)
+        )
+        await asyncio.sleep(_WAITED)
+        if waiting.phase is not Phase.WAITING:
+            raise StoryFailed(f"it did not wait for the picker: {waiting.phase.value}: {waiting.message}")
+        _demand_no_failure(traffic.window(began), "while the canary's picker is down")
+        if "picker" not in f"{waiting.reason} {waiting.message}".lower():
+            raise StoryFailed(f"it waits, but not for the picker: {waiting.reason}: {waiting.message}")
+        teller.line("the picker is started again", "yellow")
+        await lab.pickers.bring_back(_CANARY_PICKER)
+        status = await _follow(lab, teller, traffic, _over)
+        await asyncio.sleep(1.5)
+        _demand_no_failure(traffic.window(began), "in the whole rollout")
+    if status.phase is not Phase.HEALTHY:
+        raise StoryFailed(f"the rollout ended {status.phase.value}: {status.message}")
+    teller.line("no request failed, and the canary was promoted", "bold green")
+
+
+async def tell_no_split(lab: Lab, console: Console, *, bad: bool) -> None:
+    """Two weighted pools are never programmed, as on Envoy AI Gateway, and the route's status says that all is well.
+
+    Raises StoryFailed when the rollout goes on, or a request fails.
+    """
+    teller = Teller(console, time.monotonic())
+    teller.heading("a split that the gateway does not program")
+    url = await _set_the_stage(lab, teller)
+    async with _traffic(url) as traffic:
+        await _begin(lab, teller, traffic)
+        began = time.monotonic()
+        await _retarget(lab)
+        status = await _follow(lab, teller, traffic, _over)
+        await asyncio.sleep(1.5)
+        whole = traffic.window(began)
+        _demand_no_failure(whole, "in the whole rollout")
+    said = status.aborted.reason if status.aborted is not None else ""
+    if (
+        status.phase is not Phase.ABORTED
+        or "ShareNotProgrammed" not in f"{status.reason} {said} {status.message}"
+    ):
+        raise StoryFailed(f"the rollout ended {status.phase.value} {status.reason}: {status.message}")
+    canary, total = whole.share(_is_canary)
+    if canary:
+        raise StoryFailed(f"{canary} of {total} requests reached v2, which the gateway never programmed")
+    route = await lab.client.get(kinds.HTTP_ROUTE, NAMESPACE, "inference-route")
+    weights = {ref["name"]: ref["weight"] for ref in route["spec"]["rules"][0]["backendRefs"]}
+    if weights.get(_V2) != 0:
+        raise StoryFailed(f"the route still says {weights}")
+    teller.line("the split was found not to be programmed, and all is stable's again", "bold green")
+
+
+# --- the parts of both -----------------------------------------------------------------------------
+
+
+async def _set_the_stage(lab: Lab, teller: Teller) -> str:
+    folder = EXAMPLES / "base-model"
+    await lab.apply(read_objects(folder / "pools.yaml", folder / "gateway.yaml", folder / "route.yaml"))
+    url = await lab.gateway.wait_for_gateway()
+    await asyncio.gather(lab.start_pickers(), lab.start_controller("--no-leader-elect"))
+    teller.stage(lab, url, f"as {lab.gateway_like.value} does it, {_RATE:g} requests/s")
+    return url
+
+
+def _traffic(url: str) -> Traffic:
+    return Traffic(TrafficSpec(url=url, model=NAME, rate=_RATE, seconds=2 * _LONGEST, streamed=0.3))
+
+
+def _rollout(target: str) -> dict[str, Any]:
+    rollout = copy.deepcopy(read_objects(EXAMPLES / "base-model" / "rollout-demo.yaml")[0])
+    steps = [
+        {"setWeight": 10},
+        {"pause": {"duration": "5s"}},
+        {"setWeight": 50},
+        {"pause": {"duration": "5s"}},
+    ]
+    rollout["spec"]["strategy"]["canary"] = {"progressDeadline": "10m", "steps": steps}
+    rollout["spec"]["target"]["pool"]["name"] = target
+    return rollout
+
+
+async def _begin(lab: Lab, teller: Teller, traffic: Traffic) -> None:
+    await lab.apply([_rollout(_V1)])
+    await _follow(lab, teller, traffic, lambda status: status.phase is Phase.HEALTHY)
+
+
+async def _retarget(lab: Lab) -> None:
+    body = {"spec": {"target": {"pool": {"name": _V2}}}}
+    await lab.client.patch(kinds.ROLLOUT, NAMESPACE, NAME, body, kind=PatchKind.MERGE)
+
+
+async def _follow(
+    lab: Lab, teller: Teller, traffic: Traffic, until: Callable[[RolloutStatus], bool]
+) -> RolloutStatus:
+    def seen(since: float) -> str:
+        window = traffic.window(since)
+        canary, total = window.share(_is_canary)
+        return f"{100 * canary / total:.1f}% of {total} answered by v2" if total else "no traffic"
+
+    return await follow(lab, teller, NAME, seen=seen, until=until, longest=_LONGEST)
+
+
+def _over(status: RolloutStatus) -> bool:
+    return status.attempt > 0 and status.phase in (Phase.HEALTHY, Phase.ABORTED)
+
+
+def _is_canary(result: Result) -> bool:
+    return result.pod.startswith(_CANARY_POD)
+
+
+def _demand_no_failure(window: Window, when: str) -> None:
+    failed = [result for result in window.results if result.failed]
+    if failed:
+        raise StoryFailed(f"{len(failed)} of {len(window.results)} requests failed {when}")
