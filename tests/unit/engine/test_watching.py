@@ -14,6 +14,7 @@ from rollouts.engine.draft import Draft
 from rollouts.engine.observation import GateOutcome, RiseView, ShareCount, ShareView
 from rollouts.engine.share import came_back, fell, recent_window, refuted_side
 from rollouts.engine.types import (
+    FULL,
     AdapterTraffic,
     AdapterTrafficKind,
     HeaderMatch,
