@@ -44,7 +44,7 @@ from rollouts.engine.types import (
     Weight,
     format_weight,
 )
-from rollouts.engine.wayback import is_recorded, live_shares, record_way
+from rollouts.engine.wayback import given_by_others, is_recorded, live_shares, record_way
 
 __all__ = [
     "FROZEN",
@@ -241,13 +241,13 @@ def _refused(draft: Draft) -> bool:
 def show_live(draft: Draft) -> None:
     """What is not written is not said: ``applied`` is what the object has, in the rule that is furthest off."""
     canary, asked = draft.status.canary, draft.status.weight.desired or ZERO
-    if draft.writes_traffic or draft.status.stable is None:
+    given = given_by_others(draft)
+    if given is None or draft.status.stable is None:
         return
     traffic, shares = draft.obs.traffic, list[Weight]()
     if canary is not None and traffic is not None and traffic.exists:
-        arms = DesiredTraffic(
-            stable=draft.status.stable.identity.arm, canary=canary.identity.arm, weight=asked
-        )
+        stable = draft.status.stable.identity.arm
+        arms = DesiredTraffic(stable=stable, canary=canary.identity.arm, weight=asked, drop=given)
         shares = _shares(traffic, arms)
     if canary is None or not shares or draft.status.aborted is not None:
         # No spec says which rules are ours, or none of them may have anything left.

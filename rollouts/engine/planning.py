@@ -200,7 +200,7 @@ def _command(draft: Draft) -> bool:
     if changed:
         _show_obeyed(draft)
         draft.wake(timedelta(seconds=1))
-    return changed
+    return changed and not draft.obs.problems  # those are said whatever else happened
 
 
 def _show_obeyed(draft: Draft) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from rollouts.engine.actions import ReturnTraffic, WriteReason
+from rollouts.engine.actions import ReturnTraffic, WriteReason, WriteTraffic
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Claim, WayView
 from rollouts.engine.types import FULL, ZERO, Identity, WayBack, Weight
@@ -19,6 +19,7 @@ __all__ = [
     "REFUSED_RETRY",
     "carries",
     "give_back",
+    "given_by_others",
     "is_back",
     "is_recorded",
     "keep_record",
@@ -123,6 +124,20 @@ def return_canaries(draft: Draft) -> None:
     give_back(draft, due, reason)
 
 
+def given_by_others(draft: Draft) -> tuple[Identity, ...] | None:
+    """Arms of the past whose weight this plan gives to stable; None when it writes the present canary's."""
+    canary, found = draft.status.canary, list[Identity]()
+    for action in draft.actions:
+        if isinstance(action, WriteTraffic):
+            return None
+        if isinstance(action, ReturnTraffic):
+            entry = action.record.canary
+            if canary is None or _is_of(action.record, canary.identity.arm):
+                return None
+            found.append(Identity(kind=entry.kind, group=entry.group, name=entry.name))
+    return tuple(found)
+
+
 def live_shares(draft: Draft, canary: Identity | None) -> list[Weight]:
     """What the recorded objects give the canary; without one, what they still give to canaries of the past."""
     records = (r for r in draft.status.way_back if canary is None or _is_of(r, canary))
@@ -179,4 +194,6 @@ def _give_back_one(draft: Draft, record: WayBack, view: WayView, reason: WriteRe
         draft.actions.append(
             ReturnTraffic(record=record, limit=limit, resource_version=view.resource_version, reason=reason)
         )
-        draft.note_written(limit if draft.status.canary is not None else FULL)
+        canary = draft.status.canary
+        if canary is None or _is_of(record, canary.identity.arm):
+            draft.note_written(limit if canary is not None else FULL)
