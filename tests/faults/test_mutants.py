@@ -29,7 +29,6 @@ from rollouts.engine import (
     converging,
     deadlines,
     ending,
-    finalizing,
     naming,
     planning,
     probing,
@@ -45,7 +44,8 @@ from rollouts.lab.testing.faults.plans import FaultClass, enumerate_plans
 from rollouts.lab.testing.faults.scenarios import SCENARIOS
 from rollouts.lab.testing.faults.simulation import CLEAN, Run, simulate
 from rollouts.lab.testing.faults.transport import FaultyClient
-from rollouts.traffic import backends, httproute, inference_model, parents
+from rollouts.traffic import backends, httproute, parents
+from rollouts.traffic import wayback as way_back
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -202,8 +202,8 @@ def _adopted_made_again(patch: pytest.MonkeyPatch) -> None:
 def _told_not_written(patch: pytest.MonkeyPatch) -> None:
     """Traffic writes are taken for done without a request."""
 
-    async def send(self: Any, carrier: Any, write: Any) -> Any:
-        return await self._client.get(carrier.resource, carrier.namespace, carrier.name)
+    async def send(*_: Any, **how: Any) -> None:
+        return None
 
     patch.setattr(Performer, "_send", send)
 
@@ -227,11 +227,11 @@ def _gives_up_when_refused(patch: pytest.MonkeyPatch) -> None:
     real = Performer._send
     refused: weakref.WeakSet[Any] = weakref.WeakSet()
 
-    async def send(self: Any, carrier: Any, write: Any) -> Any:
+    async def send(self: Any, *what: Any, **how: Any) -> None:
         if self in refused:
-            return await self._client.get(carrier.resource, carrier.namespace, carrier.name)
+            return
         try:
-            return await real(self, carrier, write)
+            await real(self, *what, **how)
         except Exception:
             refused.add(self)
             raise
@@ -292,14 +292,14 @@ def _trusts_old_traffic(patch: pytest.MonkeyPatch) -> None:
 
 def _zero_is_an_entry(patch: pytest.MonkeyPatch) -> None:
     """What has no weight stays in targetModels, as in an HTTPRoute."""
-    real = inference_model.retarget
+    real = way_back._list
 
-    def retarget(entries: Any, key: str, model: str, desired: Any) -> list[dict[str, Any]]:
-        found = real(entries, key, model, desired)
-        named = {item[key] for item in found}
-        return found + [{**item, "weight": 0} for item in entries if item[key] not in named]
+    def listed(rule: Any, roles: Any, record: Any, stable: int, canary: int) -> list[dict[str, Any]]:
+        operations = real(rule, roles, record, stable, canary)
+        operations[-1]["value"].append({"name": record.canary.name, "weight": 0})
+        return operations
 
-    patch.setattr(inference_model, "retarget", retarget)
+    patch.setattr(way_back, "_list", listed)
 
 
 def _history_lost(patch: pytest.MonkeyPatch) -> None:
@@ -465,13 +465,11 @@ def _probe_rule_stays(patch: pytest.MonkeyPatch) -> None:
 
 
 def _probe_rule_outlives_the_rollout(patch: pytest.MonkeyPatch) -> None:
-    real = finalizing.finalize
-
-    def finalize(draft: Any) -> None:
-        draft.obs = replace(draft.obs, traffic=replace(draft.obs.traffic, header_routes=()))
-        real(draft)
-
-    patch.setattr(planning, "finalize", finalize)
+    """Only weights go back: a header rule of ours is forgotten."""
+    real = wayback.carries
+    patch.setattr(
+        wayback, "carries", lambda view, limit=ZERO: real(view and replace(view, pinned=False), limit)
+    )
 
 
 MUTANTS = [
