@@ -503,9 +503,15 @@ class Machine(RuleBasedStateMachine):
         self.world.problems = () if readable else PROBLEM
         self.world.generation += 1
 
-    @rule(refused=st.booleans())
-    def abort_while_nothing_helps(self, refused: bool) -> None:
+    @rule(refused=st.booleans(), well=st.booleans(), readable=st.booleans())
+    def abort_while_nothing_helps(self, refused: bool, well: bool, readable: bool) -> None:
         """Whatever is wrong with spec, template and claim: stable is Ready, so an abort is done or says why not."""
+        for _ in range(10 if well else 0):
+            self.goes_well_for_a_while(seconds=31, rounds=1)
+            if (self.world.status.weight.applied or ZERO) > ZERO and self.world.status.canary is not None:
+                break
+        if not readable:
+            self.spec_becomes_unreadable(readable=False)
         world, canary, stable = self.world, self.world.status.canary, self.world.status.stable
         if canary is None or stable is None or world.deleting or not world.rules or not world.served:
             return
