@@ -42,6 +42,12 @@ LEASE_NAME = "inference-rollouts"
 _RESYNC_SECONDS = 300
 _PRUNE_SECONDS = 60
 _STATS_SECONDS = 5
+_NAMESPACES_AT_ONCE = 4
+"""Namespaces that can have all their reconciles waiting for something slow before others wait for them."""
+
+
+def _namespace_of(key: ObjectKey) -> str:
+    return key.namespace
 
 
 class Controller:
@@ -72,11 +78,15 @@ class Controller:
             gitops_managers=settings.gitops_managers,
         )
         self._writer = fenced
-        self._rollout_queue: WorkQueue[ObjectKey] = WorkQueue(clock)
-        self._run_queue: WorkQueue[ObjectKey] = WorkQueue(clock)
+        self._rollout_queue = self._queue()
+        self._run_queue = self._queue()
         self._stopping = asyncio.Event()
         self._elector: LeaderElector | None = None
         self.leading = False
+
+    def _queue(self) -> WorkQueue[ObjectKey]:
+        """Namespaces take turns, and one has ``workers`` reconciles at a time, a quarter of all."""
+        return WorkQueue(self._clock, tenant=_namespace_of, most=self.settings.workers)
 
     def stop(self) -> None:
         """Ask ``run`` to end: finish what is being written, hand the lease over."""
@@ -166,7 +176,7 @@ class Controller:
             queue,
             reconcile,
             self._clock,
-            config=WorkerConfig(workers=self.settings.workers),
+            config=WorkerConfig(workers=self.settings.workers * _NAMESPACES_AT_ONCE),
             observe=observe,
         )
 
