@@ -12,6 +12,7 @@ from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.controller.adapters import AdapterWatch
 from rollouts.controller.assembly import Parts, assemble, open_sources, query_budget, share_counter
 from rollouts.controller.caches import Caches
+from rollouts.controller.conditions import SandboxedConditions
 from rollouts.controller.housekeeping import prune_runs
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.settings import Settings
@@ -66,6 +67,7 @@ class Controller:
         self._scraper = PodScraper(clock)
         self._sources = open_sources(settings.sources, self.caches, self._scraper, clock)
         self.adapters = AdapterWatch(clock, settings.adapters)
+        self._conditions = SandboxedConditions()
         self.parts: Parts = assemble(
             fenced,
             clock,
@@ -75,6 +77,7 @@ class Controller:
             adapters=self.adapters,
             metrics=self.metrics,
             budget=query_budget(self._sources, clock, settings.queries_per_minute),
+            conditions=self._conditions,
             gitops_managers=settings.gitops_managers,
         )
         self._writer = fenced
@@ -110,6 +113,7 @@ class Controller:
         try:
             await supervisor.run(self._stopping)
         finally:
+            await self._conditions.close()
             for source in self._sources.values():
                 await source.close()
 
@@ -148,6 +152,7 @@ class Controller:
         ]
         self.caches.on_rollout_change(self._rollout_queue.add)
         self.adapters.on_change = self._rollout_queue.add
+        self._conditions.on_change = self._rollout_queue.add
         self.caches.runs.subscribe(self._run_queue.add)
         self.resync()
         scheduler = self._housekeeping()

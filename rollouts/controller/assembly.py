@@ -15,6 +15,7 @@ from rollouts.analysis.types import ArmRef
 from rollouts.api.scalars import parse_time
 from rollouts.controller.adapter_views import AdapterPods, AdapterViews
 from rollouts.controller.caches import Caches
+from rollouts.controller.conditions import Conditions, InlineConditions
 from rollouts.controller.dialects import Dialects
 from rollouts.controller.events import EventRecorder
 from rollouts.controller.gates import Gates
@@ -123,12 +124,14 @@ def assemble(
     adapters: AdapterPods,
     metrics: ControllerMetrics | None = None,
     budget: QueryBudget | None = None,
+    conditions: Conditions | None = None,
     gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
     on_traffic_write: Callable[[WriteTraffic], None] = lambda _: None,
 ) -> Parts:
     """The reconcilers over ``caches``; ``client`` is the one that writes (behind the fence)."""
     metrics = metrics or ControllerMetrics()
-    gates = Gates(caches, frozenset(sources))
+    conditions = conditions or InlineConditions()
+    gates = Gates(caches, frozenset(sources), conditions)
     events = EventRecorder(client, clock)
 
     def written(action: WriteTraffic) -> None:
@@ -142,7 +145,9 @@ def assemble(
     return Parts(
         caches=caches,
         rollouts=RolloutReconciler(gatherer, performer, clock, metrics, dialects),
-        runs=RunReconciler(client, caches, sources, clock, budget or query_budget(sources, clock)),
+        runs=RunReconciler(
+            client, caches, sources, clock, budget or query_budget(sources, clock), conditions
+        ),
         metrics=metrics,
         sources=sources,
     )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import structlog
 
 from rollouts.controller.dialects import Dialects
+from rollouts.controller.gates import UNCHECKED_REASON
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.observing import Gatherer
 from rollouts.controller.performing import Performer, TrafficRefused
@@ -68,6 +69,8 @@ class RolloutReconciler:
         gathered = replace(gathered, rollout=dict(gathered.rollout))
         now = self._clock.now()
         decided = plan(gathered.observation, now)
+        if _unchecked(gathered.observation) and not decided.actions:
+            return None  # named again when its conditions are known; an abort, which acts, waits for nothing
         following = _next(gathered.observation, decided, now)
         try:
             await self._performer.perform(gathered, decided, heed=following.heed)
@@ -101,6 +104,10 @@ class RolloutReconciler:
             await self._performer.perform(gathered, quiet)
         except NotFound:
             _log.info("refusal_not_shown", namespace=key.namespace, rollout=key.name, reason="it is gone")
+
+
+def _unchecked(observation: Observation) -> bool:
+    return any(problem.reason == UNCHECKED_REASON for problem in observation.problems)
 
 
 class _Next(NamedTuple):

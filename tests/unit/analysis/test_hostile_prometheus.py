@@ -18,7 +18,7 @@ from rollouts.analysis.exposition import ExpositionError, HistogramSample, parse
 from rollouts.analysis.histogram import add_increase, counter_increase, quantile
 from rollouts.analysis.sources.base import Endpoint, QueryRefused, SourceError, SourceUnavailable
 from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource, measure_query
-from rollouts.analysis.templates import Argument, Gate, Template, resolve
+from rollouts.analysis.templates import Argument, Gate, Template, left_over, resolve
 from rollouts.analysis.types import Labelled, MeasureKind, MeasureSpec, MetricSpec, QuerySpec, Stat
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -293,3 +293,52 @@ def test_pods_with_other_bounds_are_added_on_the_common_ones():
     add_increase(merged, two)
 
     assert merged.buckets == {2.0: 10.0, math.inf: 10.0}
+
+
+LONG_LIST = "[" + ",".join("1" * 200) + "]"
+EXPENSIVE = {
+    "871 characters of nested literals": f"{LONG_LIST}.all(a, {LONG_LIST}.all(b, a == b || true)) || result < 1",
+    "a comment between the dot and the macro": "result. // x\n".join(["", *["all(a, true) && result"] * 3])
+    + " < 1",
+    "two lists of macros in one": "result.map(a, result.map(b, result.filter(c, true))) == []",
+    "macros of the library's own": "result.reduce(a, b, 0, result.reduce(c, d, 0, result.min() + c)) < 1",
+    "a wide map": "{" + ",".join(f'"{n}": 1' for n in range(40)) + '}["1"] < result',
+    "a ladder of conditionals": "result < 1 ? " * 30 + "true" + " : false" * 30,
+    "a ladder of calls": "double(" * 30 + "result" + ")" * 30 + " < 1.0",
+}
+
+
+@pytest.mark.parametrize("case", EXPENSIVE)
+def test_what_would_cost_too_much_is_refused_by_its_syntax_tree(case):
+    begun = time.process_time()
+
+    assert condition_problem(EXPENSIVE[case])
+    assert time.process_time() - begun < 0.5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'result < 1.0 || "a.all(b.exists(c.map(" == ""',
+        "result.all(r, r.value < 1.0) && result.exists(r, r.value > 0.0)",
+        "result < 1.0 // .all( .map( .filter(\n|| false",
+    ],
+)
+def test_what_only_looks_like_macros_is_none(text):
+    assert condition_problem(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("{{" * 50_000, []),
+        ("{{args.a}} and {{ b }}", ["{{args.a}}", "{{ b }}"]),
+        ("}} {{x", []),
+        ("{{\n}}", ["{{\n}}"]),
+    ],
+)
+def test_references_that_are_left_over_are_found_in_linear_time(text, want):
+    begun = time.process_time()
+
+    assert list(left_over(text)) == want
+    assert time.process_time() - begun < 0.1

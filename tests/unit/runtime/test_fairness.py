@@ -44,7 +44,7 @@ def test_keys_that_take_long_leave_workers_to_the_others():
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from("push pop release".split()), st.sampled_from("abc")), max_size=80),
+    st.lists(st.tuples(st.sampled_from(["push", "pop", "release"]), st.sampled_from("abc")), max_size=80),
     st.integers(1, 3),
 )
 def test_a_line_hands_out_each_item_once_in_order_and_within_the_limit(moves, most):
