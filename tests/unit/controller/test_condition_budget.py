@@ -71,7 +71,7 @@ async def test_an_expensive_condition_is_ended_remembered_and_holds_up_nobody(co
     with pytest.raises(ConditionError, match="CPU"):
         await conditions.holds("a", QUADRATIC, SERIES)
 
-    assert waited < 1.0
+    assert waited < 2.0
     assert time.monotonic() - begun < 0.01
     assert "CPU" in str(conditions.problem(KEY, QUADRATIC))
 
