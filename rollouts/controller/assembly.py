@@ -59,7 +59,13 @@ def pool_endpoints(caches: Caches) -> Endpoints:
         if pool is None:
             return []
         return [
-            Endpoint(pod=found.pod, ip=found.ip, port=pool.port, started=_seconds(found.started))
+            Endpoint(
+                pod=found.pod,
+                ip=found.ip,
+                port=pool.port,
+                started=_seconds(found.started),
+                namespace=namespace,
+            )
             for found in caches.endpoints(pool)
             if found.ready
         ]
@@ -83,7 +89,7 @@ def picker_endpoints(caches: Caches) -> Endpoints:
         if pool is None:
             return []
         return [
-            Endpoint(pod=found.pod, ip=found.ip, port=found.metrics_port)
+            Endpoint(pod=found.pod, ip=found.ip, port=found.metrics_port, namespace=namespace)
             for found in caches.picker_pods(pool)
             if found.metrics_port is not None
         ]

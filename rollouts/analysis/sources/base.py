@@ -49,6 +49,8 @@ class Endpoint:
     port: int
     started: float | None = None
     """When the pod started, in seconds since 1970, where that is known."""
+    namespace: str = ""
+    """Whose pod it is: who shares connections and time with whom."""
 
 
 class Endpoints(Protocol):
