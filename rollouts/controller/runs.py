@@ -154,7 +154,7 @@ class RunReconciler:
     async def _ask(source: Source, namespace: str, run: RunSpec, metric: MetricSpec, at: datetime) -> Any:
         what = metric.what
         if isinstance(what, QuerySpec):
-            return await source.query(what.promql, at)
+            return await source.query(what.promql, at, namespace)
         assert isinstance(what, MeasureSpec)
         arm = run.canary if what.arm is Arm.CANARY else run.stable
         if arm is None:

@@ -51,7 +51,7 @@ class Sandbox:
     ``wall`` bounds a request in seconds where its CPU time does not: a child that was stopped, a machine that is full.
     """
 
-    def __init__(self, module: str, *, processes: int = 2, wall: float = 10.0) -> None:
+    def __init__(self, module: str, *, processes: int = 2, wall: float = 20.0) -> None:
         self._module = module
         self._wall = wall
         self._slots = FairSlots(processes, 1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -112,6 +114,56 @@ async def test_a_bad_answer_is_an_error_in_time_that_repeats_nothing(prometheus,
 
     assert SECRET not in str(failure.value)
     assert time.monotonic() - begun < 4
+
+
+async def drip_headers(request: web.Request) -> web.StreamResponse:
+    assert request.transport is not None
+    request.transport.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    while not request.transport.is_closing():
+        request.transport.write(b"x")
+        await asyncio.sleep(0.1)
+    raise ConnectionResetError
+
+
+@pytest.mark.parametrize("handler", [drip, drip_headers])
+async def test_a_server_that_drips_gets_its_thread_back_at_the_deadline(prometheus, handler):
+    source = await prometheus(handler)
+    asked = [asyncio.create_task(source.query("up", NOW, f"team-{n % 8}")) for n in range(24)]
+    ended = await asyncio.gather(*asked, return_exceptions=True)
+    begun = time.monotonic()
+    while any(one.name.startswith("prometheus-p") and busy(one) for one in threading.enumerate()):  # noqa: ASYNC110 - threads set no event
+        await asyncio.sleep(0)
+
+    assert {type(error) for error in ended} == {SourceUnavailable}
+    assert time.monotonic() - begun < 1.0
+
+
+def busy(thread: threading.Thread) -> bool:
+    """Whether a thread of a pool is reading from a socket."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None:
+        if frame.f_code.co_name == "request":
+            return True
+        frame = frame.f_back
+    return False
+
+
+async def test_one_namespace_cannot_hold_all_threads_of_a_source(prometheus):
+    async def slow_or_not(request: web.Request) -> web.StreamResponse:
+        return await (drip if "slow" in request.query["query"] else answer(vector("1")))(request)
+
+    source = await prometheus(slow_or_not)
+    greedy = [asyncio.create_task(source.query("slow", NOW, "greedy")) for _ in range(40)]
+    await asyncio.sleep(0)
+    begun = time.monotonic()
+    for _ in range(5):
+        await source.query("up", NOW, "modest")
+    waited = time.monotonic() - begun
+    for task in greedy:
+        task.cancel()
+    await asyncio.gather(*greedy, return_exceptions=True)
+
+    assert waited < 1.0
 
 
 async def test_a_server_that_is_down_is_an_error():
