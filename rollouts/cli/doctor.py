@@ -17,6 +17,9 @@ from rollouts.controller.pools import read_pool
 from rollouts.engine.types import HttpRouteTraffic, TrafficMode
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
+from rollouts.kube.kubeconfig import ContextChoice
+from rollouts.kube.paging import list_all
+from rollouts.terminal import say
 from rollouts.traffic.writes import CONSENT_ANNOTATION
 
 __all__ = ["diagnose", "doctor"]
@@ -39,24 +42,16 @@ _NEEDED = (
     ("create", kinds.EVENT, ""),
 )
 """What every rollout of base models needs; the chart's role has all of it."""
-_PAGES = 20
 
 Object = dict[str, Any]
 
 
 async def _list(client: KubeClient, resource: Resource, namespace: str | None) -> list[Object] | None:
-    """All objects, at most 20 pages; None where the kind is not served or may not be read."""
-    items: list[Object] = []
-    token = ""
+    """All objects; None where the kind is not served or may not be read."""
     try:
-        for _ in range(_PAGES):
-            page = await client.list_page(resource, namespace, continue_token=token)
-            items, token = items + page.items, page.continue_token
-            if not token:
-                break
+        return await list_all(client, resource, namespace)
     except (KindNotServed, Forbidden):
         return None
-    return items
 
 
 async def _served(client: KubeClient, resource: Resource, namespace: str) -> bool:
@@ -255,7 +250,7 @@ def doctor(
     name: str | None,
     namespace: str | None,
     kubeconfig: str | None,
-    context: str | None,
+    context: ContextChoice,
     account: str | None,
     argocd_namespace: str,
 ) -> None:
@@ -267,8 +262,8 @@ def doctor(
         kubeconfig, context, lambda client: diagnose(client, where, name, account, argocd_namespace)
     )
     for check in checks:
-        click.echo(f"{check.level.value + ':':<9} {check.text}")
+        say(f"{check.level.value + ':':<9} {check.text}")
         if check.fix:
-            click.echo(f"{'':<9}   -> {check.fix}")
+            say(f"{'':<9}   -> {check.fix}")
     if any(check.level is Level.BAD for check in checks):
         sys.exit(1)

@@ -8,12 +8,12 @@ import sys
 from pathlib import Path
 
 import click
-import rich
 
 from rollouts.picker.conformance.report import check_picker, render
 from rollouts.picker.filesource import ObjectsUnreadable
 from rollouts.picker.main import run
 from rollouts.picker.routing import Unready
+from rollouts.terminal import console, document, printable, say
 
 __all__ = ["picker", "picker_check"]
 
@@ -86,7 +86,7 @@ def picker(
     try:
         run(pools=pools, objects=objects, kubeconfig=kubeconfig, options=options)
     except (ValueError, OSError, ObjectsUnreadable) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(str(error))) from error
 
 
 @click.command("picker-check")
@@ -103,10 +103,10 @@ def picker_check(address: str, model: str, tls: bool, timeout: float, output: st
     try:
         results = asyncio.run(check_picker(address, model=model, tls=tls, timeout=timeout))
     except OSError as error:
-        raise click.ClickException(f"cannot reach {address}: {error}") from error
+        raise click.ClickException(printable(f"cannot reach {address}: {error}")) from error
     if output == "json":
-        click.echo(json.dumps([result.as_dict() for result in results], indent=1))
+        document(json.dumps([result.as_dict() for result in results], indent=1))
     else:
-        rich.print(render(results))
-        click.echo(f"{sum(result.passed for result in results)} of {len(results)} cases are right")
+        console().print(render(results))
+        say(f"{sum(result.passed for result in results)} of {len(results)} cases are right")
     sys.exit(0 if all(result.passed for result in results) else 1)
