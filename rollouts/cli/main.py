@@ -56,9 +56,12 @@ class _Lazy(click.Group):
         """What a command fails with may quote an object: it is printed like everything else."""
         try:
             return super().invoke(ctx)
+        except click.UsageError:
+            raise  # quotes what the user typed
         except click.ClickException as error:
-            error.message = printable_lines(error.message)
-            raise
+            told = click.ClickException(printable_lines(error.message))
+            told.exit_code = error.exit_code
+            raise told from error
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
