@@ -97,13 +97,21 @@ async def _attack(port: int, pid: int, *, clients: int, size: int, timeout: floa
         )
 
 
-def measure(*, clients: int = 10, size: int = 60_000_000, limit: int = 512 << 20, timeout: float = 20.0) -> Uploads:
+def measure(
+    *, clients: int = 10, size: int = 60_000_000, limit: int = 512 << 20, timeout: float = 20.0
+) -> Uploads:
     """Run the attack against a picker process of its own."""
     port, metrics = _free_port(), _free_port()
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "rollouts.picker", "--pool=default/mymodel-pool-v1", f"--objects={OBJECTS}"),
+                *(
+                    sys.executable,
+                    "-m",
+                    "rollouts.picker",
+                    "--pool=default/mymodel-pool-v1",
+                    f"--objects={OBJECTS}",
+                ),
                 *("--no-secure-serving", "--no-scrape", f"--grpc-address=127.0.0.1:{port}"),
                 *(f"--metrics-address=127.0.0.1:{metrics}", f"--memory-limit={limit}"),
                 *(f"--request-timeout={timeout}", "--drain-grace=0"),

@@ -11,6 +11,7 @@ import click
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.cli.connect import connection_options, default_namespace, fetch, with_client
 from rollouts.cli.doctor_gitops import application_checks, configmap_checks, object_checks, pool_checks
+from rollouts.cli.doctor_pickers import exposure_checks
 from rollouts.cli.findings import Check, Level, bad, fine, warn
 from rollouts.controller import kinds
 from rollouts.controller.pools import read_pool
@@ -28,6 +29,7 @@ _OURS = (kinds.ROLLOUT, kinds.ANALYSIS_RUN, kinds.ANALYSIS_TEMPLATE, kinds.CLUST
 _ARGO_ROLLOUT = Resource("argoproj.io", "v1alpha1", "rollouts", "Rollout")
 _APPLICATION = Resource("argoproj.io", "v1alpha1", "applications", "Application")
 _CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
+_NETWORK_POLICY = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 _ACCESS = Resource(
     "authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", namespaced=False
 )
@@ -208,13 +210,16 @@ async def _pool(client: KubeClient, namespace: str, name: str) -> AsyncIterator[
         yield bad(
             f"InferencePool {name} names no endpoint picker", "set its endpointPickerRef / extensionRef"
         )
-    elif await _get(client, kinds.SERVICE, namespace, picker.name) is None:
+    elif (service := await _get(client, kinds.SERVICE, namespace, picker.name)) is None:
         yield bad(
             f"InferencePool {name}: its picker Service {picker.name} does not exist",
             f"rollouts picker-manifest {name} | kubectl apply -f -, or `pickers` of the chart",
         )
     else:
         yield fine(f"InferencePool {name} and its picker Service {picker.name} exist")
+        pods = await _list(client, kinds.POD, namespace) or []
+        for check in exposure_checks(service, pods, await _list(client, _NETWORK_POLICY, namespace)):
+            yield check
     for check in pool_checks(f"InferencePool {name}", obj):
         yield check
 

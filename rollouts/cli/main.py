@@ -59,9 +59,8 @@ class _Lazy(click.Group):
         except click.UsageError:
             raise  # quotes what the user typed
         except click.ClickException as error:
-            told = click.ClickException(printable_lines(error.message))
-            told.exit_code = error.exit_code
-            raise told from error
+            same = type("Told", (click.ClickException,), {"exit_code": error.exit_code})
+            raise same(printable_lines(error.message)) from error
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

@@ -58,6 +58,8 @@ class Endpoint:
     ip: str
     ready: bool
     started: str = ""
+    pool: str = ""
+    """The pool through which it was found: it decides what the pod is sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

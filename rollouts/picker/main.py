@@ -159,7 +159,9 @@ class Picker:
 def _credentials(config: PickerConfig) -> Any:
     if not config.secure_serving:
         if config.client_ca is not None:
-            raise ValueError("--client-ca asks for certificates, which needs TLS: leave --no-secure-serving out")
+            raise ValueError(
+                "--client-ca asks for certificates, which needs TLS: leave --no-secure-serving out"
+            )
         return None
     if config.certificates is not None:
         return credentials_from_files(config.certificates, config.client_ca)

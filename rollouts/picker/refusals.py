@@ -9,7 +9,12 @@ from rollouts.picker.routing import Refusal
 
 __all__ = ["OVERLOADED", "bad_request", "immediate", "too_large", "too_slow"]
 
-_ERROR_TYPES = {400: "BadRequestError", 408: "RequestTimeoutError", 413: "BadRequestError", 429: "RateLimitError"}
+_ERROR_TYPES = {
+    400: "BadRequestError",
+    408: "RequestTimeoutError",
+    413: "BadRequestError",
+    429: "RateLimitError",
+}
 OVERLOADED = Refusal(
     503, "buffers-full", "the endpoint picker holds too many large requests: try again later"
 )

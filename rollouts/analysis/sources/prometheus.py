@@ -32,6 +32,7 @@ from urllib3.util.retry import Retry
 from rollouts.analysis.exposition import PodSample, add_series
 from rollouts.analysis.logical import PODS, Dialect
 from rollouts.analysis.presets import Selector, natural_stat, series_of
+from rollouts.analysis.promql import QueryNotRewritten, enforce_label
 from rollouts.analysis.sources.base import (
     Endpoint,
     Endpoints,
@@ -73,6 +74,8 @@ class PrometheusConfig:
     password_file: str = ""
     pod_label: str = "pod"
     """Label that tells pods apart: a name in ``pod``, or ``instance`` as IP:port."""
+    enforced_label: str = ""
+    """Label that every series of every query has to carry with the Rollout's namespace; empty: none."""
 
 
 _MAX_RAW = 50_000
@@ -187,6 +190,8 @@ class PrometheusSource:
         return await self._query(promql, at, MAX_SERIES, namespace)
 
     async def _query(self, promql: str, at: datetime, limit: int, namespace: str) -> Value:
+        if self._config.enforced_label:
+            promql = self._limited(promql, namespace)
         session = BoundedSession(self._config)
         async with self._slots.hold(namespace):
             loop = asyncio.get_running_loop()
@@ -202,6 +207,18 @@ class PrometheusSource:
                 if not call.done():
                     session.cut()  # or the thread would read on for as long as the server likes
         return _value(data, at, limit)
+
+    def _limited(self, promql: str, namespace: str) -> str:
+        """The query over the namespace's own series. Raises QueryRefused."""
+        if not namespace:
+            raise QueryRefused(f"source {self._name} answers for a namespace only, and none is known")
+        try:
+            return enforce_label(promql, self._config.enforced_label, namespace)
+        except QueryNotRewritten as error:
+            raise QueryRefused(
+                f"source {self._name} limits queries to namespace {namespace}, and cannot do so with this one: "
+                f"{error}: write it in another way"
+            ) from None
 
     def _ask(self, session: BoundedSession, promql: str, at: datetime) -> Any:
         with session:
