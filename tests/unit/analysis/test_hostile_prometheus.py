@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from rollouts.analysis.conditions import ConditionError, condition_problem, evaluate
+from rollouts.analysis.conditions import ConditionError, condition_problem, evaluate, plain_comparison
 from rollouts.analysis.exposition import ExpositionError, HistogramSample, parse_exposition
 from rollouts.analysis.histogram import add_increase, counter_increase, quantile
 from rollouts.analysis.sources.base import Endpoint, QueryRefused, SourceError, SourceUnavailable
@@ -394,3 +396,35 @@ def test_references_that_are_left_over_are_found_in_linear_time(text, want):
 
     assert list(left_over(text)) == want
     assert time.process_time() - begun < 0.1
+
+
+@given(
+    st.sampled_from(["<", "<=", ">", ">=", "==", "!="]),
+    st.integers(-(10**6), 10**6).map(str) | st.decimals(-1000, 1000, places=3).map(str),
+    st.floats(-2000, 2000) | st.integers(-1000, 1000).map(float),
+    st.sampled_from(["", " ", "  "]),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_plain_comparison_says_what_cel_says(compare, limit, value, space):
+    text = f"{space}result{space}{compare}{space}{limit}"
+    plain = plain_comparison(text)
+
+    assert plain is not None
+    assert plain(value) == evaluate(text, value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "result",
+        "result < x",
+        "result < 1 || true",
+        "1 < result",
+        "result < 1e5",
+        "result<" + "1" * 16,
+        "!result",
+        "",
+    ],
+)
+def test_what_is_more_than_a_plain_comparison_is_left_to_cel(text):
+    assert plain_comparison(text) is None

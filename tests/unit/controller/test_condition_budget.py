@@ -28,7 +28,7 @@ async def conditions():
 async def test_a_condition_is_unchecked_first_and_its_object_is_named_when_it_is_known(conditions):
     named: asyncio.Queue[ObjectKey] = asyncio.Queue()
     conditions.on_change = named.put_nowait
-    texts = ["result < 1.0", "result <", "other < 1.0"]
+    texts = ["result < 1.0 || false", "result <", "other < 1.0"]
 
     before = [conditions.problem(KEY, text) for text in texts]
     async with asyncio.timeout(30):
@@ -44,7 +44,13 @@ async def test_a_condition_is_unchecked_first_and_its_object_is_named_when_it_is
 @pytest.mark.parametrize("value", [1.5, SERIES, (Labelled(value=0.25, labels=()),)])
 @pytest.mark.parametrize(
     "text",
-    ["result < 2.0", "result.all(r, r.value <= 1.0)", 'result.exists(r, r.labels.pod == "p3")', "result"],
+    [
+        "result < 2.0",
+        "result < 2.0 || false",
+        "result.all(r, r.value <= 1.0)",
+        'result.exists(r, r.labels.pod == "p3")',
+        "result",
+    ],
 )
 async def test_the_process_says_what_evaluating_here_says(conditions, text, value):
     async def said(by: InlineConditions | SandboxedConditions) -> bool | str:
@@ -58,11 +64,11 @@ async def test_the_process_says_what_evaluating_here_says(conditions, text, valu
 
 @pytest.mark.slow
 async def test_an_expensive_condition_is_ended_remembered_and_holds_up_nobody(conditions):
-    await conditions.holds("b", "result < 2.0", 1.0)
+    await conditions.holds("b", "result < 2.0 || false", 1.0)
     expensive = asyncio.create_task(conditions.holds("a", QUADRATIC, SERIES))
     begun = time.monotonic()
     await asyncio.sleep(0)
-    assert await conditions.holds("b", "result < 2.0", 1.0)
+    assert await conditions.holds("b", "result < 2.0 || false", 1.0)
     waited = time.monotonic() - begun
     with pytest.raises(ConditionError, match="CPU"):
         await expensive
@@ -91,3 +97,10 @@ async def test_the_event_loop_is_free_while_conditions_are_checked(conditions):
 
     assert spent < 0.2
     assert worst < 0.3
+
+
+async def test_a_plain_comparison_is_known_at_once_and_needs_no_process(conditions):
+    assert conditions.problem(KEY, "result < 0.05") is None
+    assert await conditions.holds("a", "result < 0.05", 0.01)
+    assert not await conditions.holds("a", "result < 0.05", 0.5)
+    assert conditions._sandbox.started == 0
