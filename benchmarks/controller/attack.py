@@ -8,7 +8,7 @@ time from the command, or from the first bad answer, to 100 % stable in the stor
 - ``conditions``: Rollouts of 128 long conditions each, replaced each second
 - ``pages``: 24 pods with metrics pages of one endless line, of 4 MB, and of 49,000 series
 - ``drip``: queries and pages that are answered a byte a second
-- ``flood``: 200 Rollouts touched as fast as the API server takes it
+- ``flood``: 200 Rollouts, touched 50 times a second; more would time the in-memory API server, which has no fairness
 
 All servers listen on 127.0.0.0/8; each attack lasts 30 seconds at most.
 """
@@ -33,7 +33,15 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from benchmarks.controller.attack_objects import MALLORY, edited, flooding, hostile_pods, hostile_runs, team
+from benchmarks.controller.attack_objects import (
+    MALLORY,
+    edited,
+    flooding,
+    hostile_pods,
+    hostile_runs,
+    small,
+    team,
+)
 from rollouts.api.crds import all_crds
 from rollouts.api.parsing import COMMAND_ANNOTATION
 from rollouts.controller import kinds
@@ -52,6 +60,7 @@ from rollouts.runtime.reflector import Reflector
 from rollouts.runtime.store import Store
 
 TARGET = 2.0
+_TOUCHES = 50
 _QUADRATIC = "result.all(a, result.all(b, a.value == b.value || true)) && false"
 _ENDLESS = b'vllm:request_success_total{finished_reason="' + b"a" * 200_000
 _MANY = b"".join(b'vllm:request_success_total{finished_reason="r%d"} 1\n' % n for n in range(49_000))
@@ -237,13 +246,14 @@ async def _dripping(field: Field) -> None:
 
 
 async def _flood(field: Field) -> None:
-    rollouts = [{**one, "metadata": {"name": f"f{number}"}} for number, one in enumerate(flooding(1) * 200)]
+    rollouts = [{**one, "metadata": {"name": f"f{number}"}} for number, one in enumerate([small()] * 200)]
     await _apply(field.client, rollouts)
     end, turn = time.monotonic() + 30, 0
     while time.monotonic() < end:
         body = {"metadata": {"annotations": {"touched": str(turn)}}}
         await field.client.patch(kinds.ROLLOUT, MALLORY, f"f{turn % 200}", body, kind=PatchKind.MERGE)
         turn += 1
+        await asyncio.sleep(1 / _TOUCHES)
     await asyncio.Event().wait()
 
 

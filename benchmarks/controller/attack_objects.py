@@ -6,7 +6,7 @@ from typing import Any
 
 from rollouts.controller import kinds
 
-__all__ = ["MALLORY", "edited", "flooding", "hostile_pods", "hostile_runs", "team"]
+__all__ = ["MALLORY", "edited", "flooding", "hostile_pods", "hostile_runs", "small", "team"]
 
 Object = dict[str, Any]
 
@@ -128,6 +128,11 @@ def flooding(count: int) -> list[Object]:
         steps = [{"setWeight": 10}, *[{"analysis": {"metrics": gates}}] * 8]
         rollouts.append(_rollout([], steps, name=f"flood-{number}"))
     return rollouts
+
+
+def small() -> Object:
+    """A Rollout as people write it."""
+    return _rollout([])
 
 
 def edited(rollout: Object, turn: int) -> Object:
