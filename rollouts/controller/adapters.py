@@ -22,6 +22,7 @@ import structlog
 from rollouts.controller.adapter_keys import ModelServerKey, authorization
 from rollouts.controller.pools import Endpoint
 from rollouts.runtime.clock import Clock, Monotonic
+from rollouts.runtime.fairness import FairSlots
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["AdapterSettings", "AdapterWatch", "PodState", "Serving"]
@@ -39,6 +40,7 @@ _PROBE_TIMEOUT = 30.0
 _LOAD_TIMEOUT = 120.0
 _BODY_LIMIT = 1024 * 1024
 _PARALLEL = 32
+_OF_ONE_NAMESPACE = 8
 _NEVER = Monotonic(float("-inf"))
 
 
@@ -137,7 +139,7 @@ class AdapterWatch:
         self._pods: dict[tuple[str, ...], _Pod] = {}
         self._wants: dict[ObjectKey, _Want] = {}
         self._session: aiohttp.ClientSession | None = None
-        self._slots = asyncio.Semaphore(_PARALLEL)
+        self._slots = FairSlots(_PARALLEL, _OF_ONE_NAMESPACE)
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- what callers ask ---
@@ -300,7 +302,7 @@ class AdapterWatch:
         try:
             async with (
                 asyncio.timeout(timeout),
-                self._slots,
+                self._slots.hold(pod.namespace),
                 self._open().request(
                     method, url, json=request, headers=self._headers(pod), allow_redirects=False
                 ) as response,

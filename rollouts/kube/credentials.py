@@ -134,7 +134,8 @@ async def load_credentials(
     """
     choice = as_choice(context)
     configuration = Configuration()
-    where = "the pod" if _in_cluster(kubeconfig, choice) else str(kubeconfig_paths(kubeconfig)[0])
+    files = os.pathsep.join(map(str, kubeconfig_paths(kubeconfig)))
+    where = "the pod" if _in_cluster(kubeconfig, choice) else files
     try:
         if _in_cluster(kubeconfig, choice):
             kubernetes_config.load_incluster_config(client_configuration=configuration)
