@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from rollouts.analysis.conditions import ConditionError, condition_problem, evaluate, plain_comparison
 from rollouts.analysis.exposition import ExpositionError, HistogramSample, parse_exposition
 from rollouts.analysis.histogram import add_increase, counter_increase, quantile
-from rollouts.analysis.sources.base import Endpoint, QueryRefused, SourceError, SourceUnavailable
+from rollouts.analysis.sources.base import Endpoint, Place, QueryRefused, SourceError, SourceUnavailable
 from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource, measure_query
 from rollouts.analysis.templates import Argument, Gate, Template, left_over, resolve
-from rollouts.analysis.types import Labelled, MeasureKind, MeasureSpec, MetricSpec, QuerySpec, Stat
+from rollouts.analysis.types import ArmRef, Labelled, MeasureKind, MeasureSpec, MetricSpec, QuerySpec, Stat
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECRET = "do-not-repeat-this"
@@ -428,3 +428,36 @@ def test_a_plain_comparison_says_what_cel_says(compare, limit, value, space):
 )
 def test_what_is_more_than_a_plain_comparison_is_left_to_cel(text):
     assert plain_comparison(text) is None
+
+
+async def test_a_source_with_an_enforced_label_asks_for_the_namespace_only():
+    asked: list[str] = []
+
+    async def handler(request: web.Request) -> web.Response:
+        asked.append(request.query["query"])
+        return web.json_response(vector())
+
+    app = web.Application()
+    app.router.add_get("/api/v1/query", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    pods = [Endpoint(pod="p0", ip="10.0.0.1", port=8000)]
+    source = PrometheusSource("p", PrometheusConfig(url=url, enforced_label="ns"), lambda *_: pods)
+    place = Place(namespace="team-a", arm=ArmRef(kind="InferencePool", group="g", name="v1"))
+    spec = MeasureSpec(kind=MeasureKind.PRESET, name="ttft", stat=Stat.P95, window=timedelta(minutes=2))
+    try:
+        await source.query("sum(rate(up[5m]))", NOW, "team-a")
+        await source.measure(spec, place, NOW)
+        await source.raw(frozenset({"vllm:e2e_request_latency_seconds"}), place, NOW)
+        for query, namespace in (("up", ""), ("info(up)", "team-a")):
+            with pytest.raises(QueryRefused):
+                await source.query(query, NOW, namespace)
+    finally:
+        await source.close()
+        await runner.cleanup()
+
+    assert len(asked) == 3
+    for query in asked:
+        assert query.count('{ns="team-a"') == query.count("{") > 0
