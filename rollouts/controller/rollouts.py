@@ -69,7 +69,7 @@ class RolloutReconciler:
         gathered = replace(gathered, rollout=dict(gathered.rollout))
         now = self._clock.now()
         decided = plan(gathered.observation, now)
-        if _unchecked(gathered.observation) and not decided.actions:
+        if _unchecked(gathered.observation) and all(isinstance(one, EmitEvent) for one in decided.actions):
             return None  # named again when its conditions are known; an abort, which acts, waits for nothing
         following = _next(gathered.observation, decided, now)
         try:
