@@ -9,7 +9,7 @@ PROCESSES ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-lora demo-analysis test test-fast test-full coverage lint generate controlplane edits bench clean
+.PHONY: help setup demo demo-lora demo-analysis test test-fast test-full coverage lint generate controlplane edits bench attack clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -69,6 +69,10 @@ bench: $(STAMP) ## aborts, scale, picker and a short study of the statistics; th
 	$(BIN)/python -m benchmarks.controller.scale
 	$(BIN)/python -m benchmarks.picker.run
 	$(BIN)/python -m benchmarks.statistics
+
+attack: $(STAMP) ## one tenant attacks, the aborts of twenty others are timed; five minutes
+	$(BIN)/python -m benchmarks.controller.attack
+	$(BIN)/python -m benchmarks.picker.uploads
 
 clean: ## remove the virtual environment and build products
 	rm -rf $(VENV) build *.egg-info

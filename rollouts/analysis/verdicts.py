@@ -8,6 +8,7 @@ metric without a good measurement cannot be Successful; terminating a run ends i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -25,7 +26,16 @@ from rollouts.analysis.types import (
     Value,
 )
 
-__all__ = ["KEPT", "add_measurement", "judge_value", "metric_phase", "run_phase", "wanted_count"]
+__all__ = [
+    "KEPT",
+    "Evaluate",
+    "add_measurement",
+    "asked_of",
+    "judge_value",
+    "metric_phase",
+    "run_phase",
+    "wanted_count",
+]
 
 KEPT = 10
 """Newest measurements kept per metric."""
@@ -53,7 +63,21 @@ def has_data(value: Value | None) -> bool:
     return math.isfinite(value)
 
 
-def judge_value(metric: MetricSpec, value: Value | None, at: datetime) -> Measurement:
+Evaluate = Callable[[str, Value], bool]
+"""The truth of a condition for a value; raises ConditionError."""
+
+
+def asked_of(metric: MetricSpec, value: Value | None) -> tuple[tuple[str, ...], Value | None]:
+    """The conditions that ``judge_value`` will ask for, and of which value; none of silence."""
+    if not has_data(value) or value is None:
+        return (), None
+    texts = (metric.failure_condition, metric.success_condition)
+    return tuple(text for text in texts if text), _unwrap(value)
+
+
+def judge_value(
+    metric: MetricSpec, value: Value | None, at: datetime, evaluate: Evaluate = evaluate
+) -> Measurement:
     """One measurement's phase from its value: the four cases of the two conditions, and no data."""
     if not has_data(value) or value is None:
         return _judge_silence(metric, at)

@@ -20,6 +20,7 @@ from rollouts.cli.analysis_commands import load_documents
 from rollouts.controller.kinds import GROUP, VERSION
 from rollouts.engine.steps import weight_at
 from rollouts.engine.types import AdapterTraffic, AnalysisStep, JobStep, PauseStep
+from rollouts.terminal import say
 
 __all__ = ["Finding", "Severity", "lint", "lint_documents"]
 
@@ -195,11 +196,11 @@ def lint(files: tuple[Path, ...], rate: float, stable_pods: int | None, canary_p
     traffic = Traffic(rate=rate, stable_pods=stable_pods, canary_pods=canary_pods) if stable_pods else None
     findings = lint_documents(documents, traffic)
     for finding in findings:
-        click.echo(f"{finding.severity.value}: {finding.where}: {finding.text}")
+        say(f"{finding.severity.value}: {finding.where}: {finding.text}")
     count = sum(isinstance(one, Mapping) and _is_ours(one) for one in documents)
     bad = sum(finding.severity is Severity.PROBLEM for finding in findings)
     if not count:
-        click.echo(f"problem: no object of {_API_VERSION} in these files")
-    click.echo(f"{count} objects, {bad} problems, {len(findings) - bad} hints")
+        say(f"problem: no object of {_API_VERSION} in these files")
+    say(f"{count} objects, {bad} problems, {len(findings) - bad} hints")
     if bad or not count:
         sys.exit(2)

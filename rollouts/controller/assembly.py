@@ -15,6 +15,7 @@ from rollouts.analysis.types import ArmRef
 from rollouts.api.scalars import parse_time
 from rollouts.controller.adapter_views import AdapterPods, AdapterViews
 from rollouts.controller.caches import Caches
+from rollouts.controller.conditions import Conditions, InlineConditions
 from rollouts.controller.crashes import CrashSource
 from rollouts.controller.dialects import Dialects
 from rollouts.controller.events import EventRecorder
@@ -62,7 +63,13 @@ def pool_endpoints(caches: Caches) -> Endpoints:
         if pool is None:
             return []
         return [
-            Endpoint(pod=found.pod, ip=found.ip, port=pool.port, started=_seconds(found.started))
+            Endpoint(
+                pod=found.pod,
+                ip=found.ip,
+                port=pool.port,
+                started=_seconds(found.started),
+                namespace=namespace,
+            )
             for found in caches.endpoints(pool)
             if found.ready
         ]
@@ -86,7 +93,7 @@ def picker_endpoints(caches: Caches) -> Endpoints:
         if pool is None:
             return []
         return [
-            Endpoint(pod=found.pod, ip=found.ip, port=found.metrics_port)
+            Endpoint(pod=found.pod, ip=found.ip, port=found.metrics_port, namespace=namespace)
             for found in caches.picker_pods(pool)
             if found.metrics_port is not None
         ]
@@ -127,6 +134,7 @@ def assemble(
     adapters: AdapterPods,
     metrics: ControllerMetrics | None = None,
     budget: QueryBudget | None = None,
+    conditions: Conditions | None = None,
     gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
     on_traffic_write: Callable[[WriteReason], None] = lambda _: None,
     health: PickerHealth | None = None,
@@ -135,7 +143,8 @@ def assemble(
 ) -> Parts:
     """The reconcilers over ``caches``; ``client`` is the one that writes (behind the fence)."""
     metrics = metrics or ControllerMetrics()
-    gates = Gates(caches, frozenset(sources))
+    conditions = conditions or InlineConditions()
+    gates = Gates(caches, frozenset(sources), conditions)
     events = EventRecorder(client, clock)
 
     def written(reason: WriteReason) -> None:
@@ -156,7 +165,9 @@ def assemble(
     return Parts(
         caches=caches,
         rollouts=RolloutReconciler(gatherer, performer, clock, metrics, dialects),
-        runs=RunReconciler(client, caches, sources, clock, budget or query_budget(sources, clock)),
+        runs=RunReconciler(
+            client, caches, sources, clock, budget or query_budget(sources, clock), conditions
+        ),
         metrics=metrics,
         sources=sources,
     )

@@ -23,13 +23,17 @@ from rollouts.api.parsing import ParsedRollout
 from rollouts.api.runs import gate_of, parse_template, run_spec_json
 from rollouts.controller import kinds
 from rollouts.controller.caches import Caches
+from rollouts.controller.conditions import UNCHECKED, Conditions, InlineConditions
 from rollouts.controller.observing import ComparedGates, Gathered
 from rollouts.engine.actions import CreateJob, CreateRun
 from rollouts.engine.observation import Problem
 from rollouts.engine.types import FULL, ZERO, AdapterTraffic, Revision, RolloutStatus, TargetKind
 from rollouts.runtime.objects import ObjectKey
 
-__all__ = ["Gates"]
+__all__ = ["UNCHECKED_REASON", "Gates"]
+
+UNCHECKED_REASON = "ConditionUnchecked"
+"""A problem that ends by itself within a moment: nothing is shown of it."""
 
 PICKER = "picker"
 """The built-in source of adapter rollouts: what the endpoint pickers measured."""
@@ -48,9 +52,10 @@ _NOT_WATCHED = (
 class Gates:
     """Resolves the gates of Rollouts against the templates in the caches. ``sources`` are configured names."""
 
-    def __init__(self, caches: Caches, sources: frozenset[str]) -> None:
+    def __init__(self, caches: Caches, sources: frozenset[str], conditions: Conditions | None = None) -> None:
         self._caches = caches
         self._sources = sources
+        self._conditions = conditions or InlineConditions()
 
     def problems(self, parsed: ParsedRollout) -> tuple[Problem, ...]:
         """What keeps any gate of the spec from being started."""
@@ -61,7 +66,12 @@ class Gates:
         if len(comparisons) > _MAX_COMPARISONS:
             text = f"the gates compare {len(comparisons)} different things, at most {_MAX_COMPARISONS} are possible"
             found["TooManyMetrics", f"{text}: let gates share their metrics"] = None
-        return tuple(Problem(reason=reason, message=message) for reason, message in list(found)[:8])
+        # What is not known yet comes first: it must not be cut off.
+        ordered = sorted(found, key=lambda item: not item[1].endswith(UNCHECKED))
+        return tuple(
+            Problem(reason=UNCHECKED_REASON if message.endswith(UNCHECKED) else reason, message=message)
+            for reason, message in ordered[:8]
+        )
 
     def compared(self, parsed: ParsedRollout) -> ComparedGates:
         """Which gates read the attempt's evidence."""
@@ -111,7 +121,12 @@ class Gates:
         if model.preset == "default":
             gate = replace(gate, metrics=(*gate.metrics, *_DEFAULT))
         templates, broken = self._templates(parsed.namespace, gate)
-        resolved = resolve(gate, templates, self._built_in(parsed), self._sources)
+        key = ObjectKey(parsed.namespace, parsed.name)
+
+        def check(text: str) -> str | None:
+            return self._conditions.problem(key, text)
+
+        resolved = resolve(gate, templates, self._built_in(parsed), self._sources, check)
         if parsed.spec is not None and parsed.spec.target.kind is TargetKind.ADAPTER:
             # A model server's own figures never carry the adapter.
             resolved = replace(resolved, metrics=tuple(map(_by_picker, resolved.metrics)))

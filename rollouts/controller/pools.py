@@ -87,6 +87,8 @@ class Endpoint:
     ready: bool
     started: str = ""
     restarts: int = 0
+    pool: str = ""
+    """The pool through which it was found: it decides what the pod is sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,7 +66,7 @@ class PodsSource:
         self._endpoints = endpoints
         self._clock = clock
 
-    async def query(self, promql: str, at: datetime) -> Value:
+    async def query(self, promql: str, at: datetime, namespace: str = "") -> Value:
         """See ``Source.query``: pods know no PromQL."""
         raise QueryRefused("the source `pods` knows no PromQL: use measure, or a Prometheus source")
 

@@ -1,17 +1,20 @@
 """A Prometheus-compatible server, through ``prometheus-api-client`` on a bounded session.
 
-The administrator names the server, authors of Rollouts only give queries. Bounds: time (connect, read, total),
-bytes, no redirects, no proxies from the environment, no retries inside (the run plan retries), nothing of an answer
-is quoted in a message, and every call runs in a small thread pool so that a slow server blocks nobody.
+The administrator names the server, authors of Rollouts only give queries. Bounds: time of the whole answer (at its
+end the connection is shut down, however slowly the server drips), bytes, no redirects, no proxies from the
+environment, no retries inside (the run plan retries), nothing of an answer is quoted in a message. Every call runs in
+a thread of the source's own pool, of which one namespace has a quarter at most.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import re
+import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,11 +24,15 @@ from typing import Any
 import requests
 from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.retry import Retry
 
 from rollouts.analysis.exposition import PodSample, add_series
 from rollouts.analysis.logical import PODS, Dialect
 from rollouts.analysis.presets import Selector, natural_stat, series_of
+from rollouts.analysis.promql import QueryNotRewritten, enforce_label
 from rollouts.analysis.sources.base import (
     Endpoint,
     Endpoints,
@@ -37,6 +44,7 @@ from rollouts.analysis.sources.base import (
     refuse_adapter,
 )
 from rollouts.analysis.types import Labelled, MeasureKind, MeasureSpec, Stat, Value
+from rollouts.runtime.fairness import FairSlots
 
 __all__ = ["BoundedSession", "PrometheusConfig", "PrometheusSource", "measure_query"]
 
@@ -44,6 +52,8 @@ MAX_BYTES = 1024 * 1024
 """A verdict needs a handful of series; a megabyte is a query that forgot to aggregate."""
 
 MAX_SERIES = 1000
+_THREADS = 16
+_OF_ONE_NAMESPACE = 4
 _STALE = timedelta(minutes=5)
 """Prometheus itself looks back five minutes; older samples are no data."""
 
@@ -64,23 +74,76 @@ class PrometheusConfig:
     password_file: str = ""
     pod_label: str = "pod"
     """Label that tells pods apart: a name in ``pod``, or ``instance`` as IP:port."""
+    enforced_label: str = ""
+    """Label that every series of every query has to carry with the Rollout's namespace; empty: none."""
 
 
 _MAX_RAW = 50_000
 """Series of one arm: two dozen buckets of ten histograms on two hundred pods."""
 
 
+class _CuttingAdapter(HTTPAdapter):
+    """Tells its session of each socket, from before the TLS handshake on."""
+
+    def __init__(self, opened: Callable[[socket.socket], None]) -> None:
+        class Plain(HTTPConnection):
+            def _new_conn(self) -> socket.socket:
+                made = super()._new_conn()
+                opened(made)
+                return made
+
+        class Secure(HTTPSConnection):
+            def _new_conn(self) -> socket.socket:
+                made = super()._new_conn()
+                opened(made)
+                return made
+
+        plain = type("PlainPool", (HTTPConnectionPool,), {"ConnectionCls": Plain})
+        secure = type("SecurePool", (HTTPSConnectionPool,), {"ConnectionCls": Secure})
+        super().__init__()
+        self.poolmanager.pool_classes_by_scheme = {"http": plain, "https": secure}
+
+
 class BoundedSession(requests.Session):
-    """A session that reads at most ``MAX_BYTES`` within a total time, and follows no redirect."""
+    """A session that reads at most ``MAX_BYTES`` within a total time, and follows no redirect.
+
+    A timeout of ``requests`` is that of one read, and starts anew with each byte: ``cut``, from another thread, is
+    what ends a request whose time is over.
+    """
 
     def __init__(self, config: PrometheusConfig) -> None:
-        super().__init__()
         self._config = config
+        self._sockets: list[socket.socket] = []
+        self._cut = False
+        super().__init__()
         self.trust_env = False
         self.max_redirects = 0
         self.verify = config.ca_file or True
         if config.cert_file:
             self.cert = (config.cert_file, config.key_file) if config.key_file else config.cert_file
+
+    def mount(self, prefix: str, adapter: Any) -> None:
+        """As requests; whatever adapter is asked for (the client library mounts one of its own), ours it is."""
+        super().mount(prefix, _CuttingAdapter(self._opened))
+
+    def _opened(self, made: socket.socket) -> None:
+        # A duplicate: TLS takes the descriptor of the first one over. They are ends of the same connection.
+        self._sockets.append(made.dup())
+        if self._cut:
+            self.cut()
+
+    def cut(self) -> None:
+        """Shut the connection down: whoever reads from it fails at once."""
+        self._cut = True
+        for one in self._sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close all connections."""
+        super().close()
+        while self._sockets:
+            self._sockets.pop().close()
 
     def request(self, method: str, url: str, **kwargs: Any) -> requests.Response:  # type: ignore[override]  # requests spells out its keyword arguments
         """As requests, bounded. Raises requests.RequestException."""
@@ -119,26 +182,46 @@ class PrometheusSource:
         self._name = name
         self._config = config
         self._endpoints = endpoints
-        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix=f"prometheus-{name}")
+        self._pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix=f"prometheus-{name}")
+        self._slots = FairSlots(_THREADS, _OF_ONE_NAMESPACE)
 
-    async def query(self, promql: str, at: datetime) -> Value:
+    async def query(self, promql: str, at: datetime, namespace: str = "") -> Value:
         """See ``Source.query``."""
-        return await self._query(promql, at, MAX_SERIES)
+        return await self._query(promql, at, MAX_SERIES, namespace)
 
-    async def _query(self, promql: str, at: datetime, limit: int) -> Value:
-        loop = asyncio.get_running_loop()
-        call = loop.run_in_executor(self._pool, self._ask, promql, at)
-        try:
-            async with asyncio.timeout(self._config.timeout + 2.0):
-                data = await asyncio.shield(call)
-        except TimeoutError:
-            raise SourceUnavailable(
-                f"source {self._name}: no answer within {self._config.timeout:g} s"
-            ) from None
+    async def _query(self, promql: str, at: datetime, limit: int, namespace: str) -> Value:
+        if self._config.enforced_label:
+            promql = self._limited(promql, namespace)
+        session = BoundedSession(self._config)
+        async with self._slots.hold(namespace):
+            loop = asyncio.get_running_loop()
+            call = loop.run_in_executor(self._pool, self._ask, session, promql, at)
+            try:
+                async with asyncio.timeout(self._config.timeout):
+                    data = await asyncio.shield(call)
+            except TimeoutError:
+                raise SourceUnavailable(
+                    f"source {self._name}: no whole answer within {self._config.timeout:g} s"
+                ) from None
+            finally:
+                if not call.done():
+                    session.cut()  # or the thread would read on for as long as the server likes
         return _value(data, at, limit)
 
-    def _ask(self, promql: str, at: datetime) -> Any:
-        with BoundedSession(self._config) as session:
+    def _limited(self, promql: str, namespace: str) -> str:
+        """The query over the namespace's own series. Raises QueryRefused."""
+        if not namespace:
+            raise QueryRefused(f"source {self._name} answers for a namespace only, and none is known")
+        try:
+            return enforce_label(promql, self._config.enforced_label, namespace)
+        except QueryNotRewritten as error:
+            raise QueryRefused(
+                f"source {self._name} limits queries to namespace {namespace}, and cannot do so with this one: "
+                f"{error}: write it in another way"
+            ) from None
+
+    def _ask(self, session: BoundedSession, promql: str, at: datetime) -> Any:
+        with session:
             connect = PrometheusConnect(
                 url=self._config.url.rstrip("/"), session=session, retry=Retry(total=0)
             )
@@ -175,7 +258,8 @@ class PrometheusSource:
         endpoints = self._endpoints(place.namespace, place.arm)
         if not endpoints:
             return math.nan
-        value = await self.query(measure_query(spec, endpoints, self._config.pod_label), at)
+        promql = measure_query(spec, endpoints, self._config.pod_label)
+        value = await self.query(promql, at, place.namespace)
         if isinstance(value, tuple):
             return value[0].value if len(value) == 1 else math.nan
         return value
@@ -199,7 +283,9 @@ class PrometheusSource:
         endpoints = self._endpoints(place.namespace, place.arm)
         if not endpoints:
             return {}
-        value = await self._query(raw_query(names, endpoints, self._config.pod_label), at, _MAX_RAW)
+        value = await self._query(
+            raw_query(names, endpoints, self._config.pod_label), at, _MAX_RAW, place.namespace
+        )
         if not isinstance(value, tuple):
             raise SourceUnavailable(f"source {self._name}: the answer is no vector")
         by_address = {

@@ -75,7 +75,7 @@ class GrowingCounters:
         """See ``Source.dialect``."""
         return PODS
 
-    async def query(self, promql: str, at: datetime) -> Value:
+    async def query(self, promql: str, at: datetime, namespace: str = "") -> Value:
         """See ``Source.query``: not in these tests."""
         raise QueryRefused("no PromQL here")
 
