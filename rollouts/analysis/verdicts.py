@@ -34,6 +34,9 @@ NO_DATA_PATIENCE = timedelta(minutes=10)
 """How long ``noData: Wait`` waits for a first good value, beyond five intervals, before it is inconclusive."""
 
 
+_NO_CONDITION = "neither successCondition nor failureCondition is set: no value can be judged"
+
+
 def format_value(value: Value | None) -> str:
     """A result in words."""
     if value is None:
@@ -57,6 +60,9 @@ def judge_value(metric: MetricSpec, value: Value | None, at: datetime) -> Measur
     """One measurement's phase from its value: the four cases of the two conditions, and no data."""
     if not has_data(value) or value is None:
         return _judge_silence(metric, at)
+    if not metric.success_condition and not metric.failure_condition:
+        # Admission refuses it; a run that was stored before, or by hand, must not pass by it.
+        return Measurement(phase=Phase.ERROR, at=at, value=value, message=_NO_CONDITION)
     single = _unwrap(value)
     try:
         failed = bool(metric.failure_condition) and evaluate(metric.failure_condition, single)
@@ -91,10 +97,14 @@ def _judge_silence(metric: MetricSpec, at: datetime) -> Measurement:
 
 
 def wanted_count(metric: MetricSpec, run: RunSpec) -> int:
-    """Measurements after which the metric is decided; 0 for never (background with an interval)."""
+    """Measurements after which the metric is decided; 0 for never.
+
+    Never: in the background with an interval, or until ``consecutiveSuccessLimit`` ends it.
+    """
     if metric.count:
         return metric.count
-    return 0 if metric.interval is not None and run.endless else 1
+    open_end = run.endless or metric.consecutive_success_limit > 1
+    return 0 if metric.interval is not None and open_end else 1
 
 
 def add_measurement(metric: MetricSpec, result: MetricResult, taken: Measurement) -> MetricResult:

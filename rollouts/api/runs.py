@@ -37,6 +37,7 @@ from rollouts.api.analysis_models import (
     MetricModel,
     RunComparison,
 )
+from rollouts.api.rules import check_metric
 from rollouts.api.run_results import read_run_status
 from rollouts.api.scalars import (
     format_duration,
@@ -182,6 +183,9 @@ def parse_template(obj: Mapping[str, Any]) -> Template | str:
     name = str((obj.get("metadata") or {}).get("name", ""))
     try:
         model = AnalysisTemplateSpec.model_validate(obj.get("spec"))
+        for index, metric in enumerate(model.metrics):
+            for path, text in check_metric(metric, f"metrics[{index}]"):
+                return f"template {name}: {path} {text}"
         return Template(
             name=name,
             metrics=tuple(metric_of(metric) for metric in model.metrics),

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from rollouts.analysis.deciding import can_stop
 from rollouts.analysis.gatesfile import GatesError
 from rollouts.analysis.planning import Traffic, plan_rollout, planned_gates
 from rollouts.analysis.templates import Gate, Template, metric_problems, resolve
@@ -132,6 +133,12 @@ def _gate(
             yield _hint(where, f"{place}: {name} is not in these files: it must exist in the cluster")
         elif reason != "ArgumentUnknown" or len(used) == len(gate.templates):
             yield _problem(where, f"{place}: {text}")
+    if resolved.metrics and not any(map(can_stop, resolved.metrics)):
+        yield _hint(
+            where,
+            f"{place}: nothing in it can stop the rollout (dryRun, onFail: Alert, failureLimit as high as count, or "
+            "comparisons that only inform)",
+        )
 
 
 def _steps(where: str, parsed: ParsedRollout) -> Iterator[Finding]:

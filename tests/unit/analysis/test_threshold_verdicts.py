@@ -30,6 +30,8 @@ PASS, FAIL, ODD, ERROR = Phase.SUCCESSFUL, Phase.FAILED, Phase.INCONCLUSIVE, Pha
 
 
 def metric(name: str = "m", **fields: Any) -> MetricSpec:
+    if not {"success_condition", "failure_condition"} & fields.keys():
+        fields["success_condition"] = "result < 100.0"
     return MetricSpec(name=name, what=MeasureSpec(kind=MeasureKind.PRESET, name="ttft"), **fields)
 
 
@@ -62,7 +64,7 @@ def play(run: RunSpec, values: dict[str, list[Any]], *, every: float = 10.0, rou
 @pytest.mark.parametrize(
     ("success", "failure", "value", "want"),
     [
-        ("", "", 1.0, PASS),
+        ("", "", 1.0, ERROR),
         ("result < 2.0", "", 1.0, PASS),
         ("result < 2.0", "", 3.0, FAIL),
         ("", "result > 2.0", 3.0, FAIL),

@@ -40,6 +40,10 @@ def threshold(**more: Any) -> dict[str, Any]:
     return {"name": "m", "measure": {"preset": "ttft"}, "successCondition": "result < 2.0", **more}
 
 
+def inline(**metric: Any) -> dict[str, Any]:
+    return {"analysis": {"metrics": [{"name": "m", **metric}]}}
+
+
 def template(metric: dict[str, Any], name: str = "t", **spec: Any) -> dict[str, Any]:
     return {
         "apiVersion": API,
@@ -67,12 +71,41 @@ PROBLEMS = {
         [template(threshold(successCondition="result <"))],
         "successCondition",
     ),
+    "a gate without a condition": (
+        [rollout(TEN, inline(measure={"preset": "error-rate"}))],
+        "needs successCondition or failureCondition",
+    ),
+    "a template without a condition": (
+        [template({"name": "m", "query": "vector(1)"})],
+        "needs successCondition or failureCondition",
+    ),
+    "a condition that looks at nothing": (
+        [rollout(TEN, inline(query="vector(1)", successCondition="1 < 2"))],
+        "must look at result",
+    ),
+    "more failures tolerated than measured": (
+        [template(threshold(interval="10s", count=3, failureLimit=4))],
+        "must not be above count 3",
+    ),
+    "more successes wanted than measured": (
+        [template(threshold(interval="10s", count=3, consecutiveSuccessLimit=4))],
+        "could never pass",
+    ),
+    "both conditions the same": (
+        [template(threshold(failureCondition="result < 2.0"))],
+        "no value could pass",
+    ),
     "a template that needs an argument": (
         [template(threshold(), args=[{"name": "limit"}]), rollout(TEN, uses("t"))],
         "needs the argument limit",
     ),
 }
 HINTS = {
+    "a gate that only informs": ([rollout(TEN, gate(preset="e2e"))], "nothing in it can stop the rollout"),
+    "a gate that tolerates every failure": (
+        [template(threshold(interval="10s", count=3, failureLimit=3)), rollout(TEN, uses("t"))],
+        "nothing in it can stop the rollout",
+    ),
     "nothing judges": ([rollout(TEN)], "nothing judges the canary"),
     "a pause without end": ([rollout(TEN, gate(), {"pause": {}})], "step 3 never ends by itself"),
     "a canary without traffic": ([rollout(gate(), TEN, gate())], "step 1 analyses a canary without traffic"),

@@ -103,7 +103,7 @@ CASES: dict[str, tuple[Callable[[Object], None], str, str, tuple[str, ...]]] = {
         ("successCondition", "not valid CEL"),
     ),
     "CEL over a name that does not exist": (
-        gate(measure={"preset": "ttft"}, successCondition="latency < 2.0"),
+        gate(measure={"preset": "ttft"}, successCondition="result < latency"),
         "Invalid",
         "SpecValid",
         ("undeclared reference to 'latency'",),
@@ -115,7 +115,7 @@ CASES: dict[str, tuple[Callable[[Object], None], str, str, tuple[str, ...]]] = {
         ("no source is called thanos", "configured are"),
     ),
     "an unknown preset": (
-        gate(measure={"preset": "speed"}),
+        gate(measure={"preset": "speed"}, successCondition="result < 2.0"),
         "Invalid",
         "SpecValid",
         ("there is no preset speed", "ttft"),
