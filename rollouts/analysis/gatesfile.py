@@ -17,6 +17,7 @@ from rollouts.analysis.evidence.model import (
     EvidenceSpec,
     GaugeSeries,
     HistogramSeries,
+    LostSeries,
     OnUndecided,
     Require,
     Series,
@@ -27,6 +28,7 @@ __all__ = [
     "PRESETS",
     "Gates",
     "GatesError",
+    "default_form",
     "parse_compare",
     "parse_duration",
     "parse_fraction",
@@ -80,6 +82,9 @@ PRESETS: Mapping[str, Preset] = {
     "prompt-tokens": _histogram("prompt_tokens", advisory=True),
     "output-tokens": _histogram("output_tokens", advisory=True),
     "error-rate": _share("errors"),
+    "lost-rate": Preset(
+        LostSeries(errors="lost", of="answered", finished="finished", in_flight="in_flight", longest="e2e")
+    ),
     "preemptions": _share("preemptions"),
     "aborted": _share("aborted"),
     "length": _share("length", advisory=True),
@@ -87,8 +92,11 @@ PRESETS: Mapping[str, Preset] = {
 }
 """Logical series of each preset; sources map them to the metric names of a serving stack."""
 
-DEFAULT_PRESETS = ("error-rate", "ttft", "time-per-output-token")
-"""What `preset: default` stands for."""
+DEFAULT_PRESETS = ("error-rate", "lost-rate", "ttft", "time-per-output-token")
+"""What `preset: default` stands for; `optional` in gates: left out where nothing of it is exposed."""
+
+_DEFAULT_FORMS: Mapping[str, Mapping[str, str]] = {"lost-rate": {"require": "NoHarm"}}
+"""That a rate of zero is below a floor takes thousands of requests: proof is left to the metrics that have figures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +105,8 @@ class Gates:
 
     spec: EvidenceSpec
     skipped: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
+    """Metrics of `preset: default`: left out where neither arm exposes them, or they cannot be told."""
 
 
 def parse_gates(
@@ -115,6 +125,7 @@ def parse_gates(
         raise GatesError(f"a gates file holds a list `metrics` of 1 to {_MAX_METRICS} metrics")
     metrics: list[CompareMetric] = []
     skipped = []
+    optional = set[str]()
     for position, row in enumerate(plain):
         if not isinstance(row, Mapping):
             raise GatesError(f"metrics[{position}] must be a mapping")
@@ -130,7 +141,9 @@ def parse_gates(
             for part in (row, compare)
             if "falseAbortRate" in part
         ]
-        metrics += _expand(name, compare, require)
+        expanded = _expand(name, compare, require)
+        optional |= {one.name for one in expanded} if compare.get("preset") == "default" else set()
+        metrics += expanded
     if not metrics:
         raise GatesError("no metric of the compare form: nothing can be judged against stable")
     try:
@@ -139,7 +152,7 @@ def parse_gates(
         )
     except ValueError as error:
         raise GatesError(str(error)) from error
-    return Gates(spec=spec, skipped=tuple(skipped))
+    return Gates(spec=spec, skipped=tuple(skipped), optional=frozenset(optional))
 
 
 def _with_defaults(metrics: Any, args: Any) -> Any:
@@ -164,9 +177,17 @@ def _expand(name: str, compare: Mapping[str, Any], require: Require) -> list[Com
     if compare.get("preset") != "default":
         return [parse_compare(name, compare, require=require)]
     return [
-        replace(parse_compare(preset, {**compare, "preset": preset}, require=require), name=preset)
+        replace(
+            parse_compare(preset, {**default_form(preset), **compare, "preset": preset}, require=require),
+            name=preset,
+        )
         for preset in DEFAULT_PRESETS
     ]
+
+
+def default_form(preset: str) -> dict[str, str]:
+    """The compare form of one metric of `preset: default`."""
+    return {"preset": preset, **_DEFAULT_FORMS.get(preset, {})}
 
 
 def parse_compare(

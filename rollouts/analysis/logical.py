@@ -18,9 +18,10 @@ from rollouts.analysis.evidence import (
     GaugeSeries,
     HistogramSample,
     HistogramSeries,
+    LostSeries,
     PodSample,
 )
-from rollouts.analysis.presets import PRESETS, REQUESTS, Selector
+from rollouts.analysis.presets import ANSWERED, PRESETS, REQUESTS, Selector
 
 __all__ = ["PICKER", "PODS", "Dialect", "Wanted", "wanted_of"]
 
@@ -46,9 +47,21 @@ class Dialect:
         return self.series.get(name) or _names(name)
 
 
+_BADLY = ("abort", "error")
+_FINISHED = Selector(name="vllm:request_success_total", none_of={"finished_reason": _BADLY})
+_FAILED = Selector(name="vllm:request_success_total", any_of={"finished_reason": _BADLY}, sign=-1)
+_IN_FLIGHT = (
+    (Selector(name="vllm:num_requests_running"), Selector(name="vllm:num_requests_waiting")),
+    (Selector(name="sglang:num_running_reqs"), Selector(name="sglang:num_queue_reqs")),
+)
+
 PODS = Dialect(
     {
         "requests": REQUESTS,
+        "answered": (ANSWERED,),
+        # Counted once per request, where request_success_total counts each of its `n` choices.
+        "finished": ((Selector(name="vllm:request_params_n_count"), _FAILED), (_FINISHED,)),
+        "in_flight": _IN_FLIGHT,
         "errors": PRESETS["error-rate"].alternatives,
         "preemptions": PRESETS["preemptions"].alternatives,
         "aborted": (*_finished("abort"), *_names("sglang:num_aborted_requests_total")),
@@ -73,6 +86,14 @@ _MEASURED = ((Selector(name="inference_picker_requests_total", present="code"),)
 PICKER = Dialect(
     {
         "requests": _MEASURED,
+        "answered": _MEASURED,
+        "finished": (
+            (
+                *_MEASURED[0],
+                Selector(name="inference_picker_request_errors_total", sign=-1),
+                Selector(name="inference_picker_aborts_total", sign=-1),
+            ),
+        ),
         "errors": _names("inference_picker_request_errors_total"),
         "aborted": _names("inference_picker_aborts_total"),
         "ttft": _names("inference_picker_ttft_seconds"),
@@ -129,6 +150,11 @@ def wanted_of(spec: EvidenceSpec) -> Wanted:
     gauges, of = set[str](), dict[str, str]()
     for metric in spec.metrics:
         match metric.series:
+            case LostSeries(of=total, finished=finished, in_flight=flying, longest=longest):
+                counters |= {total, finished}
+                histograms.add(longest)
+                gauges.add(flying)
+                of[total] = finished  # the HTTP layer counts from the first answer on, the engine from 0
             case CountSeries(errors=errors, of=total):
                 counters |= {errors, total}
                 of[errors] = total
@@ -148,9 +174,9 @@ def _present(pairs: Iterable[tuple[str, float | None]]) -> dict[str, float]:
 def _total(raw: exposition.PodSample, groups: Groups) -> float | None:
     for group in groups:
         exposed = [selector for selector in group if selector.name in raw.series]
-        if exposed:
+        if exposed and group[0].name in raw.series:
             return sum(
-                value
+                selector.sign * value
                 for selector in exposed
                 for labels, value in raw.series[selector.name]
                 if selector.picks(labels)

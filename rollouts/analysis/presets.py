@@ -12,7 +12,16 @@ from dataclasses import dataclass
 
 from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat
 
-__all__ = ["PRESETS", "REQUESTS", "Preset", "Selector", "natural_stat", "series_of", "wanted_names"]
+__all__ = [
+    "ANSWERED",
+    "PRESETS",
+    "REQUESTS",
+    "Preset",
+    "Selector",
+    "natural_stat",
+    "series_of",
+    "wanted_names",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +38,8 @@ class Selector:
     """(label, prefix): the label's value begins with it."""
     present: str = ""
     """A label that must not be empty."""
+    sign: int = 1
+    """-1: what it counts is taken off."""
 
     def picks(self, labels: Mapping[str, str]) -> bool:
         """Whether a label set counts."""
@@ -68,6 +79,23 @@ def _http(**any_of: tuple[str, ...]) -> Selector:
         name="http_requests_total", any_of=any_of, none_of=_NO_CLIENTS, prefix=("handler", "/v1/")
     )
 
+
+_GENERATING = (
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/audio/transcriptions",
+    "/v1/audio/translations",
+)
+ANSWERED = (
+    Selector(
+        name="http_requests_total",
+        any_of={"status": ("2xx", "5xx"), "handler": _GENERATING},
+        none_of=_NO_CLIENTS,
+    ),
+)
+"""Requests for generations that ended with 2xx or 5xx; what is refused as 4xx is the client's doing."""
 
 REQUESTS = (
     (_http(),),

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from rollouts.analysis.conditions import condition_problem
+from rollouts.analysis.gatesfile import PRESETS as COMPARED
 from rollouts.analysis.gatesfile import GatesError, parse_compare
 from rollouts.analysis.presets import PRESETS
 from rollouts.analysis.types import CompareSpec, MeasureKind, MeasureSpec, MetricSpec, QuerySpec
@@ -167,6 +168,12 @@ def _compare_problems(name: str, what: CompareSpec) -> Iterator[tuple[str, str]]
         yield "CompareInvalid", str(error)
 
 
+def _no_preset(name: str, known: Iterable[str]) -> str:
+    """Why a measure has no such preset."""
+    compared = f": it only compares, as in compare: {{preset: {name}}}" if name in COMPARED else ""
+    return f"there is no preset {name} to measure{compared}; there are {', '.join(sorted(known))}"
+
+
 def _problems_of(metric: MetricSpec, sources: frozenset[str]) -> Iterator[tuple[str, str]]:
     what = metric.what
     texts = [metric.success_condition, metric.failure_condition]
@@ -175,8 +182,7 @@ def _problems_of(metric: MetricSpec, sources: frozenset[str]) -> Iterator[tuple[
     elif isinstance(what, MeasureSpec):
         texts += [what.name, what.of]
         if what.kind is MeasureKind.PRESET and what.name not in PRESETS:
-            known = ", ".join(sorted(PRESETS))
-            yield "PresetUnknown", f"metric {metric.name}: there is no preset {what.name}; there are {known}"
+            yield "PresetUnknown", f"metric {metric.name}: {_no_preset(what.name, PRESETS)}"
     elif isinstance(what, CompareSpec):
         texts.append(what.compare)
         yield from _compare_problems(metric.name, what)

@@ -75,10 +75,10 @@ def _seconds(text: str) -> float | None:
 
 
 def picker_endpoints(caches: Caches) -> Endpoints:
-    """Metrics pages of the endpoint pickers that serve an adapter's pool."""
+    """Metrics pages of the endpoint pickers that serve an arm's pool."""
 
     def endpoints(namespace: str, arm: ArmRef) -> list[Endpoint]:
-        pool = caches.pool(arm.group, namespace, arm.pool)
+        pool = caches.pool(arm.group, namespace, arm.pool or arm.name)
         if pool is None:
             return []
         return [

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from rollouts.analysis.gatesfile import DEFAULT_PRESETS
+from rollouts.analysis.gatesfile import DEFAULT_PRESETS, default_form
 from rollouts.analysis.templates import Gate, Resolved, Template, resolve
 from rollouts.analysis.types import (
     ArmRef,
@@ -219,7 +219,7 @@ class Gates:
 
 
 def _default_metric(preset: str) -> MetricSpec:
-    return MetricSpec(name=preset, what=CompareSpec(compare=json.dumps({"preset": preset}), optional=True))
+    return MetricSpec(name=preset, what=CompareSpec(compare=json.dumps(default_form(preset)), optional=True))
 
 
 _DEFAULT = tuple(_default_metric(preset) for preset in (*DEFAULT_PRESETS, "e2e"))

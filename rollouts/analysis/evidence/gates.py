@@ -170,7 +170,7 @@ def _waiting(process: EvidenceProcess, index: int, started: float, now: float) -
     """Everything a pass needs besides proof of tolerance."""
     metric, test, guards = process.spec.metrics[index], process.tests[index], process.guards
     canary, stable = test.requests
-    until = process.judged_until
+    until = process.heard_until
     if until is None or canary <= 0 or stable <= 0:
         few = not isinstance(test, CountTest) and guards.canary_pods > 0 and guards.stable_pods < 2
         return Reason.FEW_STABLE_PODS if few else Reason.NO_DATA

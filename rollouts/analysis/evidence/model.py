@@ -18,6 +18,7 @@ __all__ = [
     "GaugeSeries",
     "HistogramSample",
     "HistogramSeries",
+    "LostSeries",
     "Mark",
     "OnUndecided",
     "PodSample",
@@ -109,6 +110,16 @@ class CountSeries:
 
     errors: str
     of: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostSeries(CountSeries):
+    """What was asked for and not finished: `of` less `finished`, and what has been `in_flight` for longer than the
+    `longest` answer of stable. `errors` names what comes out."""
+
+    finished: str
+    in_flight: str
+    longest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
