@@ -278,6 +278,8 @@ class RunSpec:
     marks: tuple[RunMark, ...] = ()
     exclude: tuple[tuple[datetime, datetime], ...] = ()
     steps_hash: str = ""
+    since: datetime | None = None
+    """When the traffic that is judged began: the step's weight, or the first one of the attempt."""
 
     @property
     def measuring(self) -> bool:

@@ -56,10 +56,13 @@ def has_data(value: Value | None) -> bool:
     return math.isfinite(value)
 
 
-def judge_value(metric: MetricSpec, value: Value | None, at: datetime) -> Measurement:
-    """One measurement's phase from its value: the four cases of the two conditions, and no data."""
+def judge_value(metric: MetricSpec, value: Value | None, at: datetime, why: str = "") -> Measurement:
+    """One measurement's phase from its value: the four cases of the two conditions, and no data.
+
+    ``why``: in words, where it is known why there is no data.
+    """
     if not has_data(value) or value is None:
-        return _judge_silence(metric, at)
+        return _judge_silence(metric, at, why)
     if not metric.success_condition and not metric.failure_condition:
         # Admission refuses it; a run that was stored before, or by hand, must not pass by it.
         return Measurement(phase=Phase.ERROR, at=at, value=value, message=_NO_CONDITION)
@@ -86,14 +89,15 @@ def _unwrap(value: Value) -> Value:
     return value
 
 
-def _judge_silence(metric: MetricSpec, at: datetime) -> Measurement:
+def _judge_silence(metric: MetricSpec, at: datetime, why: str) -> Measurement:
     phases = {
         NoData.WAIT: Phase.PENDING,
         NoData.INCONCLUSIVE: Phase.INCONCLUSIVE,
         NoData.FAIL: Phase.FAILED,
         NoData.PASS: Phase.SUCCESSFUL,
     }
-    return Measurement(phase=phases[metric.no_data], at=at, message="no data", no_data=True)
+    text = f"no data: {why}" if why else "no data"
+    return Measurement(phase=phases[metric.no_data], at=at, message=text, no_data=True)
 
 
 def wanted_count(metric: MetricSpec, run: RunSpec) -> int:
@@ -174,7 +178,7 @@ def _comparison(metric: MetricSpec) -> str:
 def _last_value(result: MetricResult, *phases: Phase) -> str:
     for taken in reversed(result.measurements):
         if not phases or taken.phase in phases:
-            return format_value(taken.value) if not taken.no_data else "no data"
+            return format_value(taken.value) if not taken.no_data else taken.message or "no data"
     return "no value"
 
 

@@ -254,6 +254,8 @@ class AnalysisRunSpec(ApiModel):
     """Bound on aborting a healthy canary, over all gates, steps and looks."""
     marks: Annotated[list[RunMark], Field(max_length=64)] = []
     """Steps, appended by the rollout."""
+    since: Text | None = None
+    """When the weight that is judged came into force; windows that reach back behind it are no data."""
     exclude: Annotated[list[RunExclude], Field(max_length=256)] = []
     """Intervals that do not count, appended by the rollout."""
 

@@ -211,6 +211,8 @@ def run_spec_json(spec: RunSpec) -> Json:
     }
     if spec.step is not None:
         result["step"] = spec.step
+    if spec.since is not None:
+        result["since"] = format_time(spec.since)
     if spec.comparisons:
         result["comparisons"] = [_comparison_json(item) for item in spec.comparisons]
         result["falseAbortRate"] = spec.false_abort_rate
@@ -291,6 +293,7 @@ def parse_run(obj: Mapping[str, Any]) -> ParsedRun:
             ),
             exclude=tuple((parse_time(item.from_), parse_time(item.to)) for item in model.exclude),
             steps_hash=model.steps_hash,
+            since=None if model.since is None else parse_time(model.since),
         )
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]

@@ -125,7 +125,8 @@ def _write_revision(revision: Revision | None) -> Json | None:
 
 def _write_weight(weight: WeightStatus) -> Json:
     values = {"desired": weight.desired, "applied": weight.applied, "observed": weight.observed}
-    return {name: weight_json(value) for name, value in values.items() if value is not None}
+    found: Json = {name: weight_json(value) for name, value in values.items() if value is not None}
+    return found if weight.since is None else {**found, "since": format_time(weight.since)}
 
 
 def _write_hold(status: RolloutStatus) -> Json | None:
@@ -290,6 +291,7 @@ def read_status(data: Any) -> tuple[RolloutStatus, tuple[str, ...]]:
             desired=weight.take("desired", parse_weight, None),
             applied=weight.take("applied", parse_weight, None),
             observed=weight.take("observed", parse_weight, None),
+            since=weight.time("since"),
         ),
         weight_cap=r.take("weightCap", parse_weight, None),
         stable_endpoints_at_start=r.number("stableEndpointsAtStart"),

@@ -62,6 +62,8 @@ class WeightModel(ApiModel):
     """What was last written."""
     observed: IntOrPercent | None = None
     """What the pods' request counters show."""
+    since: Time | None = None
+    """When `applied` was last changed: gates measure nothing from before."""
 
 
 class HoldModel(ApiModel):

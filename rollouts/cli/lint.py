@@ -18,6 +18,7 @@ from rollouts.analysis.templates import Gate, Template, metric_problems, resolve
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.api.runs import gate_of, parse_template
 from rollouts.cli.analysis_commands import load_documents
+from rollouts.cli.lint_windows import too_long
 from rollouts.controller.kinds import GROUP, VERSION
 from rollouts.engine.steps import weight_at
 from rollouts.engine.types import AdapterTraffic, AnalysisStep, JobStep, PauseStep
@@ -118,6 +119,10 @@ def _rollout(obj: Mapping[str, Any], templates: Mapping[tuple[bool, str], Templa
     gates += [("background analysis", canary.analysis)] if canary.analysis else []
     for place, model in gates:
         yield from _gate(where, place, gate_of(model), templates)
+        used = [templates[name] for name in gate_of(model).templates if name in templates]
+        metrics = (*gate_of(model).metrics, *(metric for template in used for metric in template.metrics))
+        for text in too_long(parsed, place, metrics):
+            yield _problem(where, f"{place}: {text}")
     yield from _steps(where, parsed)
 
 

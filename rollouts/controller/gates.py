@@ -175,6 +175,7 @@ class Gates:
             else _RATE,
             marks=_first_mark(parsed.status),
             steps_hash=parsed.status.steps_hash,
+            since=parsed.status.weight.since or parsed.status.step_started_at,
         )
         return {
             "apiVersion": f"{kinds.GROUP}/{kinds.VERSION}",

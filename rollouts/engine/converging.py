@@ -210,7 +210,7 @@ def no_rules(traffic: TrafficView) -> str:
 
 def _note_applied(draft: Draft, desired: DesiredTraffic) -> None:
     weight = desired.weight if desired.canary is not None else FULL
-    draft.set(weight=replace(draft.status.weight, desired=weight, applied=weight))
+    draft.set(weight=draft.status.weight.put(weight, draft.now))
 
 
 def _watch_uid(draft: Draft, traffic: TrafficView) -> None:
@@ -279,7 +279,7 @@ def _obey_or_limit(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) 
 
 def _freeze(draft: Draft, hold: HoldReason, weight: Weight, message: str) -> bool:
     draft.hold(hold, message)
-    draft.set(weight=replace(draft.status.weight, desired=weight, applied=weight))
+    draft.set(weight=draft.status.weight.put(weight, draft.now))
     draft.contended = message
     return True
 

@@ -7,7 +7,7 @@ Times are timezone-aware ``datetime`` in UTC. Weights are integers in hundredths
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import NewType
@@ -341,6 +341,13 @@ class WeightStatus:
     desired: Weight | None = None
     applied: Weight | None = None
     observed: Weight | None = None
+    since: datetime | None = None
+    """When ``applied`` was last changed: what was measured before was another weight's traffic."""
+
+    def put(self, weight: Weight, now: datetime) -> WeightStatus:
+        """This weight is asked for and in force."""
+        since = self.since if weight == self.applied else now
+        return replace(self, desired=weight, applied=weight, since=since)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

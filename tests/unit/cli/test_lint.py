@@ -95,6 +95,28 @@ PROBLEMS = {
         [template(threshold(failureCondition="result < 2.0"))],
         "no value could pass",
     ),
+    "a window that no traffic fills": (
+        [rollout(TEN, inline(**{**threshold(measure={"preset": "ttft", "window": "1h"}), "name": "m"}))],
+        "looks back 3600 s, but there are only 600 s",
+    ),
+    "a query that looks back too far": (
+        [rollout(TEN, inline(query="rate(x[5m] offset 20m)", successCondition="result < 1"))],
+        "looks back 1500 s",
+    ),
+    "a window that is judged too early": (
+        [rollout(TEN, {"pause": {"duration": "1m"}}, inline(**{**threshold(noData="Fail"), "name": "m"}))],
+        "looks back 120 s, but there are only 60 s",
+    ),
+    "a background window longer than the attempt": (
+        [
+            rollout(
+                TEN,
+                {"pause": {"duration": "10m"}},
+                analysis={"metrics": [threshold(interval="1m", measure={"preset": "ttft", "window": "1h"})]},
+            )
+        ],
+        "background analysis: metric m looks back 3600 s",
+    ),
     "a template that needs an argument": (
         [template(threshold(), args=[{"name": "limit"}]), rollout(TEN, uses("t"))],
         "needs the argument limit",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from rollouts.analysis.sources.base import Source
+from rollouts.api.scalars import parse_time
 from rollouts.controller import kinds
 from rollouts.controller.assembly import Parts, assemble
 from rollouts.controller.caches import Caches
@@ -344,3 +346,19 @@ def test_clients_that_cancel_by_design_do_so_in_both_arms(judged):
 
     found = {item["name"]: item for item in evidence_run(simulation)["status"]["comparisons"]}
     assert found["lost-rate"]["figures"]["canaryRequests"] > 0
+
+
+def test_a_gate_waits_until_its_window_holds_nothing_but_its_own_weight():
+    measured = {
+        "name": "ttft",
+        "measure": {"preset": "ttft", "window": "1m"},
+        "successCondition": "result < 2.0",
+    }
+    steps = [{"setWeight": 30}, gate(measured), {"setWeight": 60}, gate(measured)]
+
+    simulation = run(rollout_object(steps), healthy)
+
+    runs = [item for item in simulation.cluster.all(kinds.ANALYSIS_RUN) if "step" in item["spec"]]
+    waited = [parse_time(item["status"]["completedAt"]) - parse_time(item["spec"]["since"]) for item in runs]
+    assert len(waited) == 2
+    assert all(timedelta(minutes=1) <= one <= timedelta(minutes=1, seconds=15) for one in waited)
