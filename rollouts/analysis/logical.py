@@ -21,11 +21,10 @@ from rollouts.analysis.evidence import (
     LostSeries,
     PodSample,
 )
-from rollouts.analysis.presets import ANSWERED, PRESETS, REQUESTS, Selector
+from rollouts.analysis.presets import ANSWERED, PRESETS, REQUESTS, Over, Selector
+from rollouts.analysis.reading import Groups, read
 
 __all__ = ["PICKER", "PODS", "Dialect", "Wanted", "wanted_of"]
-
-Groups = tuple[tuple[Selector, ...], ...]
 
 
 def _names(*names: str) -> Groups:
@@ -45,6 +44,10 @@ class Dialect:
     def groups(self, name: str) -> Groups:
         """The alternatives of a logical name, or the series of that very name."""
         return self.series.get(name) or _names(name)
+
+    def gauges(self, name: str) -> Groups:
+        """As ``groups``, of a gauge: one of which nothing is known is averaged over the engines of a process."""
+        return self.series.get(name) or ((Selector(name=name, over=Over.MEAN),),)
 
 
 _BADLY = ("abort", "error")
@@ -125,7 +128,7 @@ class Wanted:
         self, raw: exposition.PodSample, dialect: Dialect, arm: Arm, pod: str, started: float | None
     ) -> PodSample:
         """One pod's page in logical names; what it does not expose is absent."""
-        counters = _present((name, _total(raw, dialect.groups(name))) for name in self.counters)
+        counters = _present((name, read(raw, dialect.groups(name))) for name in self.counters)
         for name, of in self.of.items():
             if name not in counters and of in counters:
                 counters[name] = 0.0  # a labelled counter appears with its first event
@@ -133,7 +136,7 @@ class Wanted:
             arm=arm,
             pod=pod,
             counters=counters,
-            gauges=_present((name, _total(raw, dialect.groups(name))) for name in self.gauges),
+            gauges=_present((name, read(raw, dialect.gauges(name))) for name in self.gauges),
             histograms={
                 name: found
                 for name in sorted(self.histograms)
@@ -169,19 +172,6 @@ def wanted_of(spec: EvidenceSpec) -> Wanted:
 
 def _present(pairs: Iterable[tuple[str, float | None]]) -> dict[str, float]:
     return {name: value for name, value in sorted(pairs) if value is not None and math.isfinite(value)}
-
-
-def _total(raw: exposition.PodSample, groups: Groups) -> float | None:
-    for group in groups:
-        exposed = [selector for selector in group if selector.name in raw.series]
-        if exposed and group[0].name in raw.series:
-            return sum(
-                selector.sign * value
-                for selector in exposed
-                for labels, value in raw.series[selector.name]
-                if selector.picks(labels)
-            )
-    return None
 
 
 def _histogram(raw: exposition.PodSample, groups: Groups) -> HistogramSample | None:

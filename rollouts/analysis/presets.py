@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat
 
@@ -16,12 +17,20 @@ __all__ = [
     "ANSWERED",
     "PRESETS",
     "REQUESTS",
+    "Over",
     "Preset",
     "Selector",
     "natural_stat",
     "series_of",
     "wanted_names",
 ]
+
+
+class Over(Enum):
+    """What several series of one process make: the engines behind one port, the reasons of a queue."""
+
+    SUM = "sum"
+    MEAN = "mean"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +49,7 @@ class Selector:
     """A label that must not be empty."""
     sign: int = 1
     """-1: what it counts is taken off."""
+    over: Over = Over.SUM
 
     def picks(self, labels: Mapping[str, str]) -> bool:
         """Whether a label set counts."""
@@ -64,6 +74,10 @@ class Preset:
 
 def _names(*names: str) -> tuple[tuple[Selector, ...], ...]:
     return tuple((Selector(name=name),) for name in names)
+
+
+def _shares(*names: str) -> tuple[tuple[Selector, ...], ...]:
+    return tuple((Selector(name=name, over=Over.MEAN),) for name in names)
 
 
 _NO_CLIENTS = {
@@ -152,7 +166,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "kv-cache": Preset(
         kind=MeasureKind.GAUGE,
-        alternatives=_names("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage"),
+        alternatives=_shares("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage"),
         stat=Stat.LAST,
     ),
     "waiting": Preset(
@@ -174,13 +188,23 @@ def natural_stat(measure: MeasureSpec) -> Stat:
     return Stat.RATIO if measure.of else _NATURAL[measure.kind]
 
 
+def _over(gauge: str) -> Over:
+    """Of a gauge by its name: what the presets know of it; what nobody knows is averaged."""
+    known = (selector for preset in PRESETS.values() for group in preset.alternatives for selector in group)
+    return next((selector.over for selector in known if selector.name == gauge), Over.MEAN)
+
+
 def series_of(measure: MeasureSpec) -> Preset:
     """The series behind a measure, preset or named. Raises KeyError for an unknown preset."""
     if measure.kind is MeasureKind.PRESET:
         return PRESETS[measure.name]
     of = ((Selector(name=measure.of),),) if measure.of else ()
+    over = _over(measure.name) if measure.kind is MeasureKind.GAUGE else Over.SUM
     return Preset(
-        kind=measure.kind, alternatives=((Selector(name=measure.name),),), of=of, stat=natural_stat(measure)
+        kind=measure.kind,
+        alternatives=((Selector(name=measure.name, over=over),),),
+        of=of,
+        stat=natural_stat(measure),
     )
 
 

@@ -142,7 +142,8 @@ class MetricSpec:
     count: int = 0
     failure_limit: int = 0
     inconclusive_limit: int = 0
-    consecutive_error_limit: int = 4
+    consecutive_error_limit: int | None = None
+    error_timeout: timedelta = timedelta(hours=1)
     consecutive_success_limit: int = 0
     dry_run: bool = False
     no_data: NoData = NoData.WAIT
@@ -186,6 +187,8 @@ class MetricResult:
     consecutive_error: int = 0
     consecutive_success: int = 0
     no_data_since: datetime | None = None
+    error_since: datetime | None = None
+    """Since when every measurement has been an error."""
     measurements: tuple[Measurement, ...] = ()
 
     @property

@@ -116,7 +116,8 @@ def add_measurement(metric: MetricSpec, result: MetricResult, taken: Measurement
     phase = taken.phase
     kept = (*result.measurements, taken)[-KEPT:]
     silent_since = (result.no_data_since or taken.at) if taken.no_data else None
-    result = replace(result, measurements=kept, no_data_since=silent_since)
+    failing_since = (result.error_since or taken.at) if phase is Phase.ERROR else None
+    result = replace(result, measurements=kept, no_data_since=silent_since, error_since=failing_since)
     if phase is Phase.ERROR:
         return replace(
             result,
@@ -149,9 +150,16 @@ def metric_phase(metric: MetricSpec, result: MetricResult, run: RunSpec) -> tupl
         return Phase.FAILED, _limit_text(metric, result, "failed", result.failed, seen)
     if metric.inconclusive_limit >= 0 and result.inconclusive > metric.inconclusive_limit:
         return Phase.INCONCLUSIVE, _limit_text(metric, result, "were inconclusive", result.inconclusive, seen)
-    if result.consecutive_error > metric.consecutive_error_limit:
-        last = result.measurements[-1].message if result.measurements else ""
-        return Phase.ERROR, f"{metric.name}: {result.consecutive_error} errors in a row: {last}"
+    if result.error_since is not None and result.measurements:
+        last, limit = result.measurements[-1], metric.consecutive_error_limit
+        told = f"{metric.name}: {result.consecutive_error} errors in a row: {last.message}"
+        if limit is not None and result.consecutive_error > limit:
+            return Phase.ERROR, told
+        if last.at - result.error_since >= metric.error_timeout:
+            return (
+                Phase.INCONCLUSIVE,
+                f"{told} (for {metric.error_timeout.total_seconds():g} s, errorTimeout)",
+            )
     if metric.consecutive_success_limit and result.consecutive_success >= metric.consecutive_success_limit:
         return Phase.SUCCESSFUL, _passed_text(metric, result)
     wanted = wanted_count(metric, run)
@@ -194,7 +202,10 @@ def _passed_text(metric: MetricSpec, result: MetricResult) -> str:
 
 
 def _running_text(metric: MetricSpec, result: MetricResult) -> str:
-    return f"{metric.name} = {_last_value(result)}: {result.successful} passed, {result.failed} failed so far"
+    counts = f"{result.successful} passed, {result.failed} failed so far"
+    if result.error_since is not None:
+        return f"{metric.name}: held by an error: {result.measurements[-1].message}; {counts}"
+    return f"{metric.name} = {_last_value(result)}: {counts}"
 
 
 _ORDER = (Phase.SUCCESSFUL, Phase.INCONCLUSIVE, Phase.ERROR, Phase.FAILED)

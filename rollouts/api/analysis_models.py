@@ -128,8 +128,10 @@ class MetricModel(ApiModel):
     """Failed measurements that are tolerated."""
     inconclusive_limit: Limit = 0
     """Inconclusive measurements that are tolerated."""
-    consecutive_error_limit: Count = 4
-    """Errors in a row that are tolerated."""
+    consecutive_error_limit: Count | None = None
+    """Errors in a row that are tolerated; without it as many as come within `errorTimeout`."""
+    error_timeout: Duration = "1h"
+    """Time of nothing but errors after which the metric is inconclusive; before that they hold the gate and pass by."""
     consecutive_success_limit: Count = 0
     """Successes in a row that end the metric early; 0 is off."""
     dry_run: bool = False

@@ -153,7 +153,11 @@ def check_metric(metric: MetricModel, path: str) -> Iterator[Finding]:
     yield from _check_limits(metric, path)
     if metric.query is not None and metric.source == "pods":
         yield f"{path}.source", "is pods, which knows no PromQL: use measure, or a Prometheus source"
-    for name, value in (("interval", metric.interval), ("initialDelay", metric.initial_delay)):
+    for name, value in (
+        ("interval", metric.interval),
+        ("initialDelay", metric.initial_delay),
+        ("errorTimeout", metric.error_timeout),
+    ):
         if value is not None:
             yield from _check_duration(value, f"{path}.{name}")
 

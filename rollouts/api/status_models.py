@@ -244,6 +244,8 @@ class MetricResultModel(ApiModel):
     """Successes in a row."""
     no_data_since: Time | None = None
     """Since when there has been no data."""
+    error_since: Time | None = None
+    """Since when every measurement has been an error."""
     measurements: Annotated[list[MeasurementModel], Field(max_length=10)] = Field(default=[])
     """The newest measurements."""
 

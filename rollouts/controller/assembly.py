@@ -57,10 +57,18 @@ def pool_endpoints(caches: Caches) -> Endpoints:
         pool = caches.pool(arm.group, namespace, arm.pool or arm.name)
         if pool is None:
             return []
+        several = len(pool.ports) > 1
         return [
-            Endpoint(pod=found.pod, ip=found.ip, port=pool.port, started=_seconds(found.started))
+            Endpoint(
+                pod=f"{found.pod}:{port}" if several else found.pod,
+                ip=found.ip,
+                port=port,
+                started=_seconds(found.started),
+                of=found.pod if several else "",
+            )
             for found in caches.endpoints(pool)
             if found.ready
+            for port in pool.ports or (pool.port,)
         ]
 
     return endpoints

@@ -41,6 +41,7 @@ _FIELDS = {
     "usernameFile": "username_file",
     "passwordFile": "password_file",
     "podLabel": "pod_label",
+    "namespaceLabel": "namespace_label",
 }
 
 

@@ -49,6 +49,13 @@ class Endpoint:
     port: int
     started: float | None = None
     """When the pod started, in seconds since 1970, where that is known."""
+    of: str = ""
+    """The pod's own name, where its pool has several ports: ``pod`` then names the process behind this one."""
+
+    @property
+    def owner(self) -> str:
+        """The name of the pod."""
+        return self.of or self.pod
 
 
 class Endpoints(Protocol):

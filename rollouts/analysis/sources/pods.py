@@ -10,7 +10,8 @@ from datetime import datetime
 from rollouts.analysis.exposition import HistogramSample, PodSample
 from rollouts.analysis.histogram import add_increase, counter_increase, mean, quantile
 from rollouts.analysis.logical import PODS, Dialect
-from rollouts.analysis.presets import REQUESTS, Preset, Selector, natural_stat, series_of, wanted_names
+from rollouts.analysis.presets import REQUESTS, Preset, natural_stat, series_of, wanted_names
+from rollouts.analysis.reading import Groups, read
 from rollouts.analysis.sources.base import (
     Endpoints,
     Place,
@@ -30,25 +31,8 @@ _QUANTILES = {Stat.P50: 0.5, Stat.P90: 0.9, Stat.P95: 0.95, Stat.P99: 0.99}
 REQUEST_NAMES = frozenset(selector.name for group in REQUESTS for selector in group)
 
 
-def _select(sample: PodSample, group: tuple[Selector, ...]) -> float | None:
-    """Sum of the selected series of one pod; None when it exposes none of the names."""
-    exposed = [selector for selector in group if selector.name in sample.series]
-    if not exposed:
-        return None
-    return sum(
-        value
-        for selector in exposed
-        for labels, value in sample.series[selector.name]
-        if selector.picks(labels)
-    )
-
-
-def _first(sample: PodSample, groups: tuple[tuple[Selector, ...], ...]) -> float | None:
-    for group in groups:
-        value = _select(sample, group)
-        if value is not None:
-            return value
-    return None
+def _first(sample: PodSample, groups: Groups) -> float | None:
+    return read(sample, groups)
 
 
 def request_total(sample: PodSample) -> float | None:
@@ -153,9 +137,6 @@ def _histogram(pods: list[list[PodSample]], preset: Preset, stat: Stat) -> float
     if stat in _QUANTILES:
         return quantile(_QUANTILES[stat], merged)
     return mean(merged) if stat is Stat.MEAN else math.nan
-
-
-Groups = tuple[tuple[Selector, ...], ...]
 
 
 def _increase(pods: list[list[PodSample]], groups: Groups, of: Groups = ()) -> float | None:

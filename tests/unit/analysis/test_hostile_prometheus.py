@@ -17,7 +17,8 @@ from rollouts.analysis.conditions import ConditionError, condition_problem, eval
 from rollouts.analysis.exposition import ExpositionError, HistogramSample, parse_exposition
 from rollouts.analysis.histogram import add_increase, counter_increase, quantile
 from rollouts.analysis.sources.base import Endpoint, QueryRefused, SourceError, SourceUnavailable
-from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource, measure_query
+from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
+from rollouts.analysis.sources.promql import Where, measure_query
 from rollouts.analysis.templates import Argument, Gate, Template, resolve
 from rollouts.analysis.types import Labelled, MeasureKind, MeasureSpec, MetricSpec, QuerySpec, Stat
 
@@ -235,16 +236,20 @@ def test_a_plain_argument_is_put_in():
     assert resolved.metrics[0].success_condition == "result < 2.0"
 
 
+def where(*endpoints: Endpoint) -> Where:
+    return Where(namespace='ns"1', pod_label="pod", namespace_label="namespace", per_job=(("j", endpoints),))
+
+
 def test_pod_names_are_quoted_in_the_queries_of_measures():
     measure = MeasureSpec(kind=MeasureKind.HISTOGRAM, name="ttft", stat=Stat.P95, window=timedelta(minutes=2))
-    text = measure_query(measure, [Endpoint(pod='a"b.c', ip="10.0.0.1", port=8000)], "pod")
+    text = measure_query(measure, where(Endpoint(pod='a"b.c', ip="10.0.0.1", port=8000)))
 
-    assert text == 'histogram_quantile(0.95, sum by (le) (increase(ttft_bucket{pod=~"a\\"b\\\\.c"}[120s])))'
+    assert 'increase(ttft_bucket{pod=~"a\\"b\\\\.c",namespace="ns\\"1",job="j"}[120s])' in text
 
 
 def test_the_load_in_promql_is_that_of_clients_too():
     measure = MeasureSpec(kind=MeasureKind.PRESET, name="requests", window=timedelta(minutes=1))
-    text = measure_query(measure, [Endpoint(pod="p", ip="10.0.0.1", port=8000)], "pod")
+    text = measure_query(measure, where(Endpoint(pod="p", ip="10.0.0.1", port=8000)))
 
     assert 'method!~"GET|HEAD|OPTIONS",handler!~"/v1/load_lora_adapter|/v1/unload_lora_adapter"' in text
     assert 'handler=~"/v1/.*"' in text
