@@ -78,7 +78,12 @@ async def _tell(
     tell = {"base-model": tell_base_model, "lora": tell_lora, "analysis": tell_analysis}[story]
     pods = base_model_pods(canary=0) if story == "lora" else base_model_pods()
     async with Lab(
-        directory, choice=Choice(control_plane), pods=pods, pickers=pickers, say=console.print
+        directory,
+        choice=Choice(control_plane),
+        pods=pods,
+        pickers=pickers,
+        prometheus=story == "analysis" and _prometheus_there(console),
+        say=console.print,
     ) as running:
         await tell(running, console, bad=bad)
 
@@ -86,8 +91,14 @@ async def _tell(
 @lab.command()
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 @click.option("--control-plane", type=_CONTROL_PLANES, default="memory", show_default=True)
+@click.option(
+    "--prometheus/--no-prometheus",
+    default=False,
+    show_default=True,
+    help="Run a real Prometheus (Debian's package, downloaded once) as the source `default`.",
+)
 @_PICKERS
-def up(output: str, control_plane: str, pickers: bool) -> None:
+def up(output: str, control_plane: str, prometheus: bool, pickers: bool) -> None:
     """Start a lab that stays: the examples' pools, models, gateway and route, pickers and controller.
 
     Rollouts and traffic are left to you.
@@ -96,11 +107,20 @@ def up(output: str, control_plane: str, pickers: bool) -> None:
         raise click.ClickException(
             f"a lab is running already: `rollouts lab down` first (state in {_DIRECTORY})"
         )
+    if prometheus:
+        _need_prometheus()
     shutil.rmtree(_DIRECTORY, ignore_errors=True)
     _DIRECTORY.mkdir(parents=True)
     log = (_DIRECTORY / "lab.log").open("ab")
     process = subprocess.Popen(
-        [sys.executable, "-m", "rollouts.lab.daemon", str(_DIRECTORY), control_plane, *_flag(pickers)],
+        [
+            sys.executable,
+            "-m",
+            "rollouts.lab.daemon",
+            str(_DIRECTORY),
+            control_plane,
+            *_flags(pickers, prometheus),
+        ],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
@@ -163,8 +183,29 @@ def set_knobs(pod: str, knobs: tuple[str, ...]) -> None:
     click.echo(answer.text)
 
 
-def _flag(pickers: bool) -> list[str]:
-    return [] if pickers else ["--no-pickers"]
+def _flags(pickers: bool, prometheus: bool) -> list[str]:
+    return [*([] if pickers else ["--no-pickers"]), *(["--prometheus"] if prometheus else [])]
+
+
+def _need_prometheus() -> None:
+    from rollouts.lab.prometheus import PrometheusMissingError, find_prometheus
+
+    try:
+        find_prometheus()
+    except PrometheusMissingError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _prometheus_there(console: Console) -> bool:
+    """Whether the story can be told through a real Prometheus; said either way."""
+    from rollouts.lab.prometheus import PrometheusMissingError, find_prometheus
+
+    try:
+        console.print(f"measured through {find_prometheus()}")
+    except PrometheusMissingError as error:
+        console.print(f"measured at the pods themselves: {error}")
+        return False
+    return True
 
 
 def _alive(pid: int) -> bool:
@@ -190,13 +231,16 @@ def _running() -> dict[str, object] | None:
 def _describe(state: dict[str, object]) -> str:
     pods, pickers = state["pods"], state["pickers"]
     assert isinstance(pods, dict)
+    sources = state["sources"]
     assert isinstance(pickers, dict)
+    assert isinstance(sources, dict)
     lines = [
         f"API server   {state['controlPlane']}",
         f"kubeconfig   {state['kubeconfig']}",
         f"gateway      {state['gateway']}",
         f"metrics      {state['metrics']}",
         *(f"picker       {name} {url}" for name, url in pickers.items()),
+        *(f"prometheus   {url}" for name, url in sources.items() if name == "default"),
         f"logs         {state['logs']}",
         "pods         " + "\n             ".join(f"{name} {url}" for name, url in pods.items()),
         "",

@@ -15,12 +15,14 @@ from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, read_object
 __all__ = ["main"]
 
 
-async def _run(directory: Path, choice: Choice, *, pickers: bool) -> None:
+async def _run(directory: Path, choice: Choice, *, pickers: bool, prometheus: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Lab(directory, choice=choice, pods=base_model_pods(), pickers=pickers) as lab:
+    async with Lab(
+        directory, choice=choice, pods=base_model_pods(), pickers=pickers, prometheus=prometheus
+    ) as lab:
         folder = EXAMPLES / "base-model"
         await lab.apply(read_objects(folder / "pools.yaml", folder / "gateway.yaml", folder / "route.yaml"))
         await lab.apply(read_objects(EXAMPLES / "lora" / "model.yaml"))
@@ -33,7 +35,11 @@ async def _run(directory: Path, choice: Choice, *, pickers: bool) -> None:
             "kubeconfig": str(lab.kubeconfig),
             "gateway": url,
             "metrics": f"{lab.metrics_url}/metrics",
-            "sources": {"pods": "built in", "picker": "built in"},
+            "sources": {
+                "pods": "built in",
+                "picker": "built in",
+                **({} if lab.prometheus is None else {"default": lab.prometheus.url}),
+            },
             "pickers": lab.pickers.metrics_urls if pickers else {},
             "logs": str(directory),
             "pods": {name: pod.url for name, pod in lab.fleet.pods.items()},
@@ -46,8 +52,18 @@ async def _run(directory: Path, choice: Choice, *, pickers: bool) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Run a lab in ``arguments[0]`` on the control plane ``arguments[1]``; ``--no-pickers`` may follow."""
-    asyncio.run(_run(Path(arguments[0]), Choice(arguments[1]), pickers="--no-pickers" not in arguments[2:]))
+    """Run a lab in ``arguments[0]`` on the control plane ``arguments[1]``.
+
+    ``--no-pickers`` and ``--prometheus`` may follow.
+    """
+    flags = arguments[2:]
+    lab = _run(
+        Path(arguments[0]),
+        Choice(arguments[1]),
+        pickers="--no-pickers" not in flags,
+        prometheus="--prometheus" in flags,
+    )
+    asyncio.run(lab)
 
 
 if __name__ == "__main__":
