@@ -33,6 +33,7 @@ __all__ = [
     "parse_duration",
     "parse_fraction",
     "parse_gates",
+    "with_arguments",
 ]
 
 _MAX_METRICS = 16
@@ -44,7 +45,10 @@ _COUNT_MARGIN = 0.10
 _COUNT_TOLERANCE = 2.0
 _GAUGE_MARGIN = 0.10
 _GAUGE_TOLERANCE = 0.25
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+_DURATION = re.compile(r"(?:\d{1,7}(?:\.\d{1,3})?(?:ms|s|m|h|d))+")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+"""As the CRDs take them, in any order."""
 _KEYS = {
     "preset", "histogram", "counter", "gauge", "direction", "margin", "tolerance", "require", "minDwell",
     "minRequests", "warmUp", "maxDuration", "onUndecided", "weight", "falseAbortRate", "floor",
@@ -120,7 +124,7 @@ def parse_gates(
     if isinstance(plain, Mapping):
         if "falseAbortRate" in plain:
             given.append(parse_fraction(plain["falseAbortRate"], "falseAbortRate"))
-        plain = _with_defaults(plain.get("metrics"), plain.get("args"))
+        plain = with_arguments(plain.get("metrics"), plain.get("args"))
     if not isinstance(plain, Sequence) or isinstance(plain, str) or not 1 <= len(plain) <= _MAX_METRICS:
         raise GatesError(f"a gates file holds a list `metrics` of 1 to {_MAX_METRICS} metrics")
     metrics: list[CompareMetric] = []
@@ -155,11 +159,12 @@ def parse_gates(
     return Gates(spec=spec, skipped=tuple(skipped), optional=frozenset(optional))
 
 
-def _with_defaults(metrics: Any, args: Any) -> Any:
-    """An AnalysisTemplate's metrics with the defaults of its arguments; ``{{args.x}}`` without one stays."""
+def with_arguments(metrics: Any, *args: Any) -> Any:
+    """An AnalysisTemplate's metrics with its arguments: defaults, then what is given; ``{{args.x}}`` without stays."""
     defaults = {
         f"{{{{args.{item['name']}}}}}": str(item["value"])
-        for item in (args if isinstance(args, list) else [])
+        for listed in args
+        for item in (listed if isinstance(listed, list) else [])
         if isinstance(item, Mapping) and "name" in item and item.get("value") is not None
     }
 
@@ -285,11 +290,12 @@ def parse_duration(value: object, what: str) -> float:
     """Seconds from a number or from text such as 30s, 5m, 1h30m."""
     if not isinstance(value, str):
         return _positive(value, what)
-    found = _DURATION.fullmatch(value.strip()) if value.strip() else None
-    if found is None:
+    text = value.strip()
+    if text.isdecimal() and len(text) <= 7:
+        return float(text)
+    if _DURATION.fullmatch(text) is None:
         raise GatesError(f"{what} must be a duration such as 30s, 5m or 1h, got {value!r}")
-    hours, minutes, seconds = (float(part) if part else 0.0 for part in found.groups())
-    return hours * 3600 + minutes * 60 + seconds
+    return sum(float(count) * _UNITS[unit] for count, unit in _DURATION_PART.findall(text))
 
 
 def _seconds(plain: Mapping[str, Any], key: str, default: float, where: str) -> float:

@@ -15,6 +15,7 @@ from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat
 
 __all__ = [
     "ANSWERED",
+    "PICKER_MEASURES",
     "PRESETS",
     "REQUESTS",
     "Over",
@@ -175,6 +176,9 @@ PRESETS: dict[str, Preset] = {
         stat=Stat.LAST,
     ),
 }
+
+PICKER_MEASURES = frozenset({"aborted", "e2e", "error-rate", "requests", "tpot", "ttft"})
+"""Presets that our endpoint pickers measure (``sources.picker``): they see answers, not the model server."""
 
 _NATURAL = {MeasureKind.HISTOGRAM: Stat.P95, MeasureKind.COUNTER: Stat.RATE, MeasureKind.GAUGE: Stat.LAST}
 

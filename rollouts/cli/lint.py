@@ -118,7 +118,9 @@ def _rollout(obj: Mapping[str, Any], templates: Mapping[tuple[bool, str], Templa
     gates = [(f"step {i + 1}", step.analysis) for i, step in enumerate(canary.steps) if step.analysis]
     gates += [("background analysis", canary.analysis)] if canary.analysis else []
     for place, model in gates:
-        yield from _gate(where, place, gate_of(model), templates)
+        yield from _gate(
+            where, place, gate_of(model), templates, adapter=parsed.model.target.adapter is not None
+        )
         used = [templates[name] for name in gate_of(model).templates if name in templates]
         metrics = (*gate_of(model).metrics, *(metric for template in used for metric in template.metrics))
         for text in too_long(parsed, place, metrics):
@@ -127,11 +129,17 @@ def _rollout(obj: Mapping[str, Any], templates: Mapping[tuple[bool, str], Templa
 
 
 def _gate(
-    where: str, place: str, gate: Gate, templates: Mapping[tuple[bool, str], Template]
+    where: str, place: str, gate: Gate, templates: Mapping[tuple[bool, str], Template], *, adapter: bool
 ) -> Iterator[Finding]:
     used = [templates[name] for name in gate.templates if name in templates]
     metrics = [*gate.metrics, *(metric for template in used for metric in template.metrics)]
-    resolved = resolve(gate, templates, _BUILT_IN, frozenset(metric.source for metric in metrics))
+    resolved = resolve(
+        gate,
+        templates,
+        _BUILT_IN,
+        frozenset({"picker", *(metric.source for metric in metrics)}),
+        adapter=adapter,
+    )
     for reason, text in resolved.problems:
         if reason == "TemplateMissing":
             name = text.split(" does not exist")[0]
@@ -186,7 +194,7 @@ def _unprovable(obj: Mapping[str, Any], ours: list[Mapping[str, Any]], traffic: 
         coupled=coupled,
     )
     for plan in plan_rollout(gates, traffic):
-        if plan.gate.metric.require.value == "WithinTolerance" and plan.minutes_to_pass == float("inf"):
+        if plan.minutes_to_pass == float("inf"):
             yield _hint(_where(obj), plan.words)
 
 

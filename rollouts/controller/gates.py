@@ -14,7 +14,6 @@ from rollouts.analysis.types import (
     CompareSpec,
     Comparison,
     MetricSpec,
-    QuerySpec,
     RunMark,
     RunSpec,
 )
@@ -30,9 +29,6 @@ from rollouts.engine.types import FULL, ZERO, AdapterTraffic, Revision, RolloutS
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["Gates"]
-
-PICKER = "picker"
-"""The built-in source of adapter rollouts: what the endpoint pickers measured."""
 
 _LABEL = "inferencerollouts.dev/rollout-name"
 _STEP_LABEL = "inferencerollouts.dev/step"
@@ -111,10 +107,8 @@ class Gates:
         if model.preset == "default":
             gate = replace(gate, metrics=(*gate.metrics, *_DEFAULT))
         templates, broken = self._templates(parsed.namespace, gate)
-        resolved = resolve(gate, templates, self._built_in(parsed), self._sources)
-        if parsed.spec is not None and parsed.spec.target.kind is TargetKind.ADAPTER:
-            # A model server's own figures never carry the adapter.
-            resolved = replace(resolved, metrics=tuple(map(_by_picker, resolved.metrics)))
+        adapter = parsed.spec is not None and parsed.spec.target.kind is TargetKind.ADAPTER
+        resolved = resolve(gate, templates, self._built_in(parsed), self._sources, adapter=adapter)
         if not broken:
             return resolved
         # A template that cannot be read is there: its own problem replaces "does not exist".
@@ -261,11 +255,6 @@ def _first_mark(status: RolloutStatus) -> tuple[RunMark, ...]:
         return ()
     weight = (status.weight.applied or ZERO) / FULL
     return (RunMark(at=status.step_started_at, step=status.current_step, weight=weight),)
-
-
-def _by_picker(metric: MetricSpec) -> MetricSpec:
-    picked = metric.source == "default" and not isinstance(metric.what, QuerySpec)
-    return replace(metric, source=PICKER) if picked else metric
 
 
 def _arm(gathered: Gathered, revision: Revision) -> ArmRef:

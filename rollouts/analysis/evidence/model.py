@@ -25,6 +25,7 @@ __all__ = [
     "Require",
     "Scrape",
     "Series",
+    "comparable",
 ]
 
 
@@ -138,6 +139,17 @@ class GaugeSeries:
 
 
 Series = CountSeries | HistogramSeries | GaugeSeries
+
+LEAST_STABLE_PODS = 2
+
+
+def comparable(series: Series, stable_pods: int, *, coupled: bool) -> bool:
+    """Whether so many stable pods can be compared with: process, gates and plan all ask here.
+
+    A slow version looks like a slow pod where there is one stable pod; events are counted all the same, and two
+    adapters on the same pods are held against each other inside each pod.
+    """
+    return coupled or isinstance(series, CountSeries) or stable_pods >= LEAST_STABLE_PODS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

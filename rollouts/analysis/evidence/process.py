@@ -37,6 +37,7 @@ from rollouts.analysis.evidence.model import (
     Exclusion,
     Mark,
     Scrape,
+    comparable,
 )
 from rollouts.analysis.evidence.noise import Context
 from rollouts.analysis.evidence.packing import dump_interval, load_interval
@@ -165,7 +166,7 @@ class EvidenceProcess:
 
     def _for(self, index: int, context: Context) -> Context:
         """With a single stable pod only counts are judged: lasting pod differences cannot be seen."""
-        if not isinstance(self.tests[index], CountTest) and self._pods[0] < 2 and not context.coupled:
+        if not comparable(self.spec.metrics[index].series, self._pods[0], coupled=context.coupled):
             return Context(seconds=context.seconds, judge=False)
         return context
 

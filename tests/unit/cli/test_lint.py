@@ -36,6 +36,13 @@ def gate(**compare: Any) -> dict[str, Any]:
     return {"analysis": {"metrics": [{"name": "m", "compare": {"preset": "ttft", **compare}}]}}
 
 
+def adapted(*steps: dict[str, Any]) -> dict[str, Any]:
+    obj = rollout(*steps)
+    model = {"name": "m", "modelName": "travelhelper", "poolRef": {"name": "p"}}
+    obj["spec"] |= {"target": {"adapter": {"name": "a2"}}, "traffic": {"inferenceModel": model}}
+    return obj
+
+
 def threshold(**more: Any) -> dict[str, Any]:
     return {"name": "m", "measure": {"preset": "ttft"}, "successCondition": "result < 2.0", **more}
 
@@ -94,6 +101,14 @@ PROBLEMS = {
     "both conditions the same": (
         [template(threshold(failureCondition="result < 2.0"))],
         "no value could pass",
+    ),
+    "an adapter's queue time, which pickers do not see": (
+        [adapted(TEN, inline(**{**threshold(measure={"preset": "queue-time"}), "name": "m"}))],
+        "there is no preset queue-time to measure",
+    ),
+    "what only compares, measured": (
+        [rollout(TEN, inline(**{**threshold(measure={"preset": "lost-rate"}), "name": "m"}))],
+        "compare: {preset: lost-rate}",
     ),
     "a window that no traffic fills": (
         [rollout(TEN, inline(**{**threshold(measure={"preset": "ttft", "window": "1h"}), "name": "m"}))],
@@ -163,6 +178,12 @@ def test_a_sound_rollout_with_its_template_has_nothing_to_say():
     documents = [template(threshold()), rollout(TEN, uses("t"), gate(tolerance="40%"))]
 
     assert lint_documents(documents, Traffic(rate=20.0, stable_pods=18, canary_pods=2)) == []
+
+
+def test_what_pickers_measure_of_an_adapter_is_no_problem():
+    measured = inline(**{**threshold(measure={"preset": "aborted"}), "name": "m"})
+
+    assert [one for one in lint_documents([adapted(TEN, measured)]) if one.severity is Severity.PROBLEM] == []
 
 
 def test_other_kinds_and_odd_documents_are_left_alone():
