@@ -131,35 +131,42 @@ async def test_every_preset_and_template_parses_and_gives_a_number(prometheus, f
 
 
 async def test_twins_in_two_namespaces_and_two_jobs_for_one_pod(prometheus, fleet, ask: Ask):
-    twin = fleet.pods["stable-0"]
+    twin, canary = fleet.pods["stable-0"], fleet.pods["canary-0"]
     other = ((f"{twin.spec.address}:{twin.spec.port}", {"pod": "canary-0", "namespace": "other"}),)
-    prometheus.scrape(
-        [
-            Job(name="pods", targets=targets(fleet)),
-            Job(name="service", targets=targets(fleet, endpoint="http")),
-            Job(name="twin", targets=other),
-        ]
-    )
+    pods, twins = Job(name="pods", targets=targets(fleet)), Job(name="twin", targets=other)
+    service = Job(name="service", targets=targets(fleet, endpoint="http"))
+    prometheus.scrape([pods, twins])
     await prometheus.start()
     found = source(prometheus, fleet)
+    jobs = 'count(group by (job) (vllm:num_requests_running{pod="canary-0",namespace="default"}))'
+
+    async def scraped_twice() -> bool:
+        return await found.query(jobs, now()) == 2.0
+
+    async def theirs() -> bool:
+        raw = await found.raw(NAMES, place("canary", "other"), now())
+        return raw["canary-0"].sample.total("vllm:request_params_n_count") == 50
+
+    async def moved() -> bool:
+        try:
+            return not await found.raw(NAMES, place("canary"), now())
+        except SourceUnavailable:
+            return True
+
     try:
         await full_window(found, place("canary"))
-        await asyncio.gather(ask(twin.url, 50), ask(fleet.pods["canary-0"].url, 20))
+        assert await found.raw(NAMES, place("canary"), now())  # read from the job `pods` from now on
+        prometheus.scrape([pods, service, twins])
+        await prometheus.reload()
+        await eventually(scraped_twice, timeout=30, every=0.2)
+        await asyncio.gather(ask(twin.url, 50), ask(canary.url, 20))
         await until(found, preset("requests", window=8.0), place("canary"), 20 / 8)
         raw = await found.raw(NAMES, place("canary"), now())
         assert raw["canary-0"].sample.total("vllm:request_params_n_count") == 20
-        theirs = await found.raw(NAMES, place("canary", "other"), now())
-        assert theirs["canary-0"].sample.total("vllm:request_params_n_count") == 50
+        await eventually(theirs, timeout=30, every=0.2)
         # Its job goes away: the other one may be a scrape behind, so the pod is left out once.
-        prometheus.scrape([Job(name="service", targets=targets(fleet, endpoint="http"))])
+        prometheus.scrape([service])
         await prometheus.reload()
-
-        async def moved() -> bool:
-            try:
-                return not await found.raw(NAMES, place("canary"), now())
-            except SourceUnavailable:
-                return True
-
         await eventually(moved, timeout=30, every=0.2)
         again = await found.raw(NAMES, place("canary"), now())
         assert again["canary-0"].sample.total("vllm:request_params_n_count") == 20
