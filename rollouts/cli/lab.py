@@ -231,7 +231,7 @@ def _running() -> dict[str, object] | None:
 def _describe(state: dict[str, object]) -> str:
     pods, pickers = state["pods"], state["pickers"]
     assert isinstance(pods, dict)
-    sources = state["sources"]
+    sources = state.get("sources", {})
     assert isinstance(pickers, dict)
     assert isinstance(sources, dict)
     lines = [
