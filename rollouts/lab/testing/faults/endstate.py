@@ -26,6 +26,7 @@ _MASKED = frozenset(
         "lastTransitionTime",
         "message",
         "restores",
+        "since",
         "stableUntil",
         "startedAt",
         "stepStartedAt",
