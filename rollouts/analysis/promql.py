@@ -16,7 +16,7 @@ from dataclasses import dataclass
 __all__ = ["QueryNotRewritten", "enforce_label"]
 
 MAX_LENGTH = 16_384
-"""Characters; a user's query has at most 4,096, our own name the pods of an arm."""
+"""Characters; a user's query has at most 4,096, and our own queries are not rewritten."""
 
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r\n]++|\#[^\n]*+)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from rollouts.analysis.conditions import condition_problem
+from rollouts.analysis.gatesfile import PRESETS as COMPARED
 from rollouts.analysis.gatesfile import GatesError, parse_compare
-from rollouts.analysis.presets import PRESETS
+from rollouts.analysis.presets import PICKER_MEASURES, PRESETS
 from rollouts.analysis.types import CompareSpec, MeasureKind, MeasureSpec, MetricSpec, QuerySpec
 
 __all__ = ["Argument", "Gate", "Resolved", "Template", "metric_problems", "resolve"]
@@ -22,6 +23,7 @@ __all__ = ["Argument", "Gate", "Resolved", "Template", "metric_problems", "resol
 _REFERENCE = re.compile(r"\{\{\s*args\.([a-z0-9][-a-z0-9]*)\s*\}\}")
 _PLAIN = re.compile(r"[A-Za-z0-9_:.\-]{0,253}")
 _MAX_METRICS = 16
+_PICKER = "picker"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +70,14 @@ def resolve(
     built_in: Mapping[str, str],
     sources: frozenset[str],
     check: Check = condition_problem,
+    *,
+    adapter: bool = False,
 ) -> Resolved:
     """Metrics of a gate, arguments filled in.
 
     ``built_in`` are arguments that every template may use (namespace, rollout, canary, stable). ``sources`` are
-    the configured names. ``check`` looks at the conditions.
+    the configured names. ``check`` looks at the conditions. Of an ``adapter`` the endpoint pickers tell: a model
+    server's own figures never carry it.
     """
     metrics: list[MetricSpec] = []
     problems: list[tuple[str, str]] = []
@@ -90,8 +95,15 @@ def resolve(
     problems += _unknown_arguments(gate, templates)
     own = {argument.name: argument.value for argument in gate.args if argument.value is not None}
     metrics += [_fill(metric, {**built_in, **own}) for metric in gate.metrics]
+    if adapter:
+        metrics = [_by_picker(metric) for metric in metrics]
     problems += list(metric_problems(metrics, sources, check))
     return Resolved(metrics=tuple(metrics), problems=tuple(problems))
+
+
+def _by_picker(metric: MetricSpec) -> MetricSpec:
+    picked = metric.source == "default" and not isinstance(metric.what, QuerySpec)
+    return replace(metric, source=_PICKER) if picked else metric
 
 
 def _values(
@@ -181,6 +193,12 @@ def _compare_problems(name: str, what: CompareSpec) -> Iterator[tuple[str, str]]
         yield "CompareInvalid", str(error)
 
 
+def _no_preset(name: str, known: Iterable[str]) -> str:
+    """Why a measure has no such preset."""
+    compared = f": it only compares, as in compare: {{preset: {name}}}" if name in COMPARED else ""
+    return f"there is no preset {name} to measure{compared}; there are {', '.join(sorted(known))}"
+
+
 def _problems_of(metric: MetricSpec, sources: frozenset[str], check: Check) -> Iterator[tuple[str, str]]:
     what = metric.what
     texts = [metric.success_condition, metric.failure_condition]
@@ -188,9 +206,9 @@ def _problems_of(metric: MetricSpec, sources: frozenset[str], check: Check) -> I
         texts.append(what.promql)
     elif isinstance(what, MeasureSpec):
         texts += [what.name, what.of]
-        if what.kind is MeasureKind.PRESET and what.name not in PRESETS:
-            known = ", ".join(sorted(PRESETS))
-            yield "PresetUnknown", f"metric {metric.name}: there is no preset {what.name}; there are {known}"
+        known = PICKER_MEASURES if metric.source == _PICKER else PRESETS.keys()
+        if what.kind is MeasureKind.PRESET and what.name not in known:
+            yield "PresetUnknown", f"metric {metric.name}: {_no_preset(what.name, known)}"
     elif isinstance(what, CompareSpec):
         texts.append(what.compare)
         yield from _compare_problems(metric.name, what)

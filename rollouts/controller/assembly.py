@@ -12,7 +12,6 @@ from rollouts.analysis.sources.pods import PodsSource
 from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
 from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.analysis.types import ArmRef
-from rollouts.api.scalars import parse_time
 from rollouts.controller.adapter_views import AdapterPods, AdapterViews
 from rollouts.controller.caches import Caches
 from rollouts.controller.conditions import Conditions, InlineConditions
@@ -22,6 +21,7 @@ from rollouts.controller.events import EventRecorder
 from rollouts.controller.gates import Gates
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.observing import DEFAULT_GITOPS_MANAGERS, Gatherer, ShareSource
+from rollouts.controller.pages import metrics_pages
 from rollouts.controller.path_views import PathViews
 from rollouts.controller.performing import Performer
 from rollouts.controller.pickers import PickerHealth
@@ -62,34 +62,17 @@ def pool_endpoints(caches: Caches) -> Endpoints:
         pool = caches.pool(arm.group, namespace, arm.pool or arm.name)
         if pool is None:
             return []
-        return [
-            Endpoint(
-                pod=found.pod,
-                ip=found.ip,
-                port=pool.port,
-                started=_seconds(found.started),
-                namespace=namespace,
-            )
-            for found in caches.endpoints(pool)
-            if found.ready
-        ]
+        ready = [found for found in caches.endpoints(pool) if found.ready]
+        return metrics_pages(ready, pool.processes, namespace)
 
     return endpoints
 
 
-def _seconds(text: str) -> float | None:
-    """A time as the API server writes it, in seconds since 1970; None where there is none."""
-    try:
-        return parse_time(text).timestamp() if text else None
-    except ValueError:
-        return None
-
-
 def picker_endpoints(caches: Caches) -> Endpoints:
-    """Metrics pages of the endpoint pickers that serve an adapter's pool."""
+    """Metrics pages of the endpoint pickers that serve an arm's pool."""
 
     def endpoints(namespace: str, arm: ArmRef) -> list[Endpoint]:
-        pool = caches.pool(arm.group, namespace, arm.pool)
+        pool = caches.pool(arm.group, namespace, arm.pool or arm.name)
         if pool is None:
             return []
         return [

@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from rollouts.analysis.gatesfile import DEFAULT_PRESETS
+from rollouts.analysis.gatesfile import DEFAULT_PRESETS, default_form
 from rollouts.analysis.templates import Gate, Resolved, Template, resolve
 from rollouts.analysis.types import (
     ArmRef,
     CompareSpec,
     Comparison,
     MetricSpec,
-    QuerySpec,
     RunMark,
     RunSpec,
 )
@@ -34,9 +33,6 @@ __all__ = ["UNCHECKED_REASON", "Gates"]
 
 UNCHECKED_REASON = "ConditionUnchecked"
 """A problem that ends by itself within a moment: nothing is shown of it."""
-
-PICKER = "picker"
-"""The built-in source of adapter rollouts: what the endpoint pickers measured."""
 
 _LABEL = "inferencerollouts.dev/rollout-name"
 _STEP_LABEL = "inferencerollouts.dev/step"
@@ -122,14 +118,12 @@ class Gates:
             gate = replace(gate, metrics=(*gate.metrics, *_DEFAULT))
         templates, broken = self._templates(parsed.namespace, gate)
         key = ObjectKey(parsed.namespace, parsed.name)
+        adapter = parsed.spec is not None and parsed.spec.target.kind is TargetKind.ADAPTER
 
         def check(text: str) -> str | None:
             return self._conditions.problem(key, text)
 
-        resolved = resolve(gate, templates, self._built_in(parsed), self._sources, check)
-        if parsed.spec is not None and parsed.spec.target.kind is TargetKind.ADAPTER:
-            # A model server's own figures never carry the adapter.
-            resolved = replace(resolved, metrics=tuple(map(_by_picker, resolved.metrics)))
+        resolved = resolve(gate, templates, self._built_in(parsed), self._sources, check, adapter=adapter)
         if not broken:
             return resolved
         # A template that cannot be read is there: its own problem replaces "does not exist".
@@ -190,6 +184,7 @@ class Gates:
             else _RATE,
             marks=_first_mark(parsed.status),
             steps_hash=parsed.status.steps_hash,
+            since=parsed.status.weight.since or parsed.status.step_started_at,
         )
         return {
             "apiVersion": f"{kinds.GROUP}/{kinds.VERSION}",
@@ -234,7 +229,7 @@ class Gates:
 
 
 def _default_metric(preset: str) -> MetricSpec:
-    return MetricSpec(name=preset, what=CompareSpec(compare=json.dumps({"preset": preset}), optional=True))
+    return MetricSpec(name=preset, what=CompareSpec(compare=json.dumps(default_form(preset)), optional=True))
 
 
 _DEFAULT = tuple(_default_metric(preset) for preset in (*DEFAULT_PRESETS, "e2e"))
@@ -275,11 +270,6 @@ def _first_mark(status: RolloutStatus) -> tuple[RunMark, ...]:
         return ()
     weight = (status.weight.applied or ZERO) / FULL
     return (RunMark(at=status.step_started_at, step=status.current_step, weight=weight),)
-
-
-def _by_picker(metric: MetricSpec) -> MetricSpec:
-    picked = metric.source == "default" and not isinstance(metric.what, QuerySpec)
-    return replace(metric, source=PICKER) if picked else metric
 
 
 def _arm(gathered: Gathered, revision: Revision) -> ArmRef:

@@ -25,6 +25,7 @@ from rollouts.analysis.types import (
     Value,
 )
 from rollouts.analysis.verdicts import asked_of, judge_value
+from rollouts.analysis.windows import too_early
 from rollouts.api.run_results import write_run_status
 from rollouts.api.runs import ParsedRun, parse_run
 from rollouts.controller import kinds
@@ -123,6 +124,9 @@ class RunReconciler:
             known = ", ".join(sorted(self._sources))
             text = f"no source is called {metric.source}; configured are {known}"
             return Measurement(phase=Phase.ERROR, at=at, message=text)
+        early = too_early(run, metric, at)
+        if early:
+            return judge_value(metric, None, at, why=early)
         try:
             self._budget.spend(metric.source, namespace)
             async with asyncio.timeout(MEASURE_DEADLINE):

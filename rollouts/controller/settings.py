@@ -53,6 +53,7 @@ _FIELDS = {
     "passwordFile": "password_file",
     "podLabel": "pod_label",
     "enforcedLabel": "enforced_label",
+    "namespaceLabel": "namespace_label",
 }
 
 

@@ -51,6 +51,13 @@ class Endpoint:
     """When the pod started, in seconds since 1970, where that is known."""
     namespace: str = ""
     """Whose pod it is: who shares connections and time with whom."""
+    of: str = ""
+    """The pod's own name, where its pool has several ports: ``pod`` then names the process behind this one."""
+
+    @property
+    def owner(self) -> str:
+        """The name of the pod."""
+        return self.of or self.pod
 
 
 class Endpoints(Protocol):

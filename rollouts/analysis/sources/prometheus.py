@@ -14,7 +14,7 @@ import math
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -31,7 +31,7 @@ from urllib3.util.retry import Retry
 
 from rollouts.analysis.exposition import PodSample, add_series
 from rollouts.analysis.logical import PODS, Dialect
-from rollouts.analysis.presets import Selector, natural_stat, series_of
+from rollouts.analysis.presets import series_of, wanted_names
 from rollouts.analysis.promql import QueryNotRewritten, enforce_label
 from rollouts.analysis.sources.base import (
     Endpoint,
@@ -43,10 +43,11 @@ from rollouts.analysis.sources.base import (
     SourceUnavailable,
     refuse_adapter,
 )
-from rollouts.analysis.types import Labelled, MeasureKind, MeasureSpec, Stat, Value
+from rollouts.analysis.sources.promql import PerJob, Where, job_query, measure_query, raw_query
+from rollouts.analysis.types import Labelled, MeasureSpec, Value
 from rollouts.runtime.fairness import FairSlots
 
-__all__ = ["BoundedSession", "PrometheusConfig", "PrometheusSource", "measure_query"]
+__all__ = ["BoundedSession", "PrometheusConfig", "PrometheusSource"]
 
 MAX_BYTES = 1024 * 1024
 """A verdict needs a handful of series; a megabyte is a query that forgot to aggregate."""
@@ -56,8 +57,6 @@ _THREADS = 16
 _OF_ONE_NAMESPACE = 4
 _STALE = timedelta(minutes=5)
 """Prometheus itself looks back five minutes; older samples are no data."""
-
-_QUANTILES = {Stat.P50: 0.5, Stat.P90: 0.9, Stat.P95: 0.95, Stat.P99: 0.99}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +75,8 @@ class PrometheusConfig:
     """Label that tells pods apart: a name in ``pod``, or ``instance`` as IP:port."""
     enforced_label: str = ""
     """Label that every series of every query has to carry with the Rollout's namespace; empty: none."""
+    namespace_label: str = "namespace"
+    """Label with the pod's namespace, always matched; empty where the server holds one namespace only."""
 
 
 _MAX_RAW = 50_000
@@ -102,6 +103,24 @@ class _CuttingAdapter(HTTPAdapter):
         secure = type("SecurePool", (HTTPSConnectionPool,), {"ConnectionCls": Secure})
         super().__init__()
         self.poolmanager.pool_classes_by_scheme = {"http": plain, "https": secure}
+
+
+_PAGE = 16
+"""Pods per raw query: forty of them with the series of `preset: default` are a megabyte."""
+
+_LONG = 4000
+"""Characters of a query from which on it is posted: some proxies take no hundreds of pods by name in a URL."""
+
+_MAX_JOBS = 20_000
+
+
+class BoundedJobs(dict[tuple[str, str], str]):
+    """The scrape job that each pod is read from; the pods longest known go first when there are too many."""
+
+    def __setitem__(self, key: tuple[str, str], job: str) -> None:
+        super().__setitem__(key, job)
+        while len(self) > _MAX_JOBS:
+            del self[next(iter(self))]
 
 
 class BoundedSession(requests.Session):
@@ -148,6 +167,8 @@ class BoundedSession(requests.Session):
     def request(self, method: str, url: str, **kwargs: Any) -> requests.Response:  # type: ignore[override]  # requests spells out its keyword arguments
         """As requests, bounded. Raises requests.RequestException."""
         deadline = time.monotonic() + self._config.timeout
+        if method == "POST":
+            kwargs["data"] = kwargs.pop("params", None)
         kwargs.update(stream=True, allow_redirects=False, timeout=self._config.timeout)
         kwargs["headers"] = {**(kwargs.get("headers") or {}), **self._credentials()}
         response = super().request(method, url, **kwargs)
@@ -184,14 +205,15 @@ class PrometheusSource:
         self._endpoints = endpoints
         self._pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix=f"prometheus-{name}")
         self._slots = FairSlots(_THREADS, _OF_ONE_NAMESPACE)
+        self._jobs: BoundedJobs = BoundedJobs()
 
     async def query(self, promql: str, at: datetime, namespace: str = "") -> Value:
         """See ``Source.query``."""
+        if self._config.enforced_label:
+            promql = self._limited(promql, namespace)
         return await self._query(promql, at, MAX_SERIES, namespace)
 
     async def _query(self, promql: str, at: datetime, limit: int, namespace: str) -> Value:
-        if self._config.enforced_label:
-            promql = self._limited(promql, namespace)
         session = BoundedSession(self._config)
         async with self._slots.hold(namespace):
             loop = asyncio.get_running_loop()
@@ -221,9 +243,10 @@ class PrometheusSource:
             ) from None
 
     def _ask(self, session: BoundedSession, promql: str, at: datetime) -> Any:
+        method = "POST" if len(promql) > _LONG else "GET"
         with session:
             connect = PrometheusConnect(
-                url=self._config.url.rstrip("/"), session=session, retry=Retry(total=0)
+                url=self._config.url.rstrip("/"), session=session, retry=Retry(total=0), method=method
             )
             try:
                 return connect.custom_query(promql, params={"time": f"{at.timestamp():.3f}"})
@@ -258,11 +281,42 @@ class PrometheusSource:
         endpoints = self._endpoints(place.namespace, place.arm)
         if not endpoints:
             return math.nan
-        promql = measure_query(spec, endpoints, self._config.pod_label)
-        value = await self.query(promql, at, place.namespace)
+        where = self._where(place, ((None, tuple(endpoints)),))
+        held = await self._query(
+            job_query(wanted_names(series_of(spec)), where), at, _MAX_RAW, place.namespace
+        )
+        per_job = self._chosen(held if isinstance(held, tuple) else (), where, endpoints)
+        if not per_job:
+            return math.nan
+        value = await self._query(
+            measure_query(spec, self._where(place, per_job)), at, MAX_SERIES, place.namespace
+        )
         if isinstance(value, tuple):
             return value[0].value if len(value) == 1 else math.nan
         return value
+
+    def _where(self, place: Place, per_job: PerJob) -> Where:
+        return Where(
+            namespace=place.namespace,
+            pod_label=self._config.pod_label,
+            namespace_label=self._config.namespace_label,
+            per_job=per_job,
+            enforced_label=self._config.enforced_label,
+        )
+
+    def _chosen(self, held: tuple[Labelled, ...], where: Where, endpoints: list[Endpoint]) -> PerJob:
+        """One scrape job for each pod: the one that holds most of its series, else the first by name."""
+        best: dict[str, tuple[float, str]] = {}
+        for item in held:
+            labels = dict(item.labels)
+            pod, mine = labels.get(where.pod_label, ""), (-item.value, labels.get("job", ""))
+            best[pod] = min(best.get(pod, mine), mine)
+        found: dict[str, list[Endpoint]] = {}
+        for endpoint in endpoints:
+            job = best.get(where.name(endpoint))
+            if job is not None:
+                found.setdefault(job[1], []).append(endpoint)
+        return tuple((job, tuple(found[job])) for job in sorted(found))
 
     @property
     def dialect(self) -> Dialect:
@@ -283,23 +337,52 @@ class PrometheusSource:
         endpoints = self._endpoints(place.namespace, place.arm)
         if not endpoints:
             return {}
-        value = await self._query(
-            raw_query(names, endpoints, self._config.pod_label), at, _MAX_RAW, place.namespace
-        )
+        chunks = [endpoints[first : first + _PAGE] for first in range(0, len(endpoints), _PAGE)]
+        pages: dict[str, RawPod] = {}
+        for found in await asyncio.gather(*(self._page(names, place, chunk, at) for chunk in chunks)):
+            pages |= found
+        if not pages:
+            raise SourceUnavailable(
+                f"source {self._name} holds nothing of the {len(endpoints)} pods of {place.arm.name}: it does not "
+                f"scrape them, or names them by other labels than {self._config.namespace_label or 'no namespace'} "
+                f"and {self._config.pod_label} (namespaceLabel, podLabel)"
+            )
+        return pages
+
+    async def _page(
+        self, names: frozenset[str], place: Place, endpoints: list[Endpoint], at: datetime
+    ) -> dict[str, RawPod]:
+        """Some pods' series. A pod that changed its scrape job is left out once: its counters may stand lower there."""
+        where = self._where(place, ((None, tuple(endpoints)),))
+        value = await self._query(raw_query(names, where), at, _MAX_RAW, place.namespace)
         if not isinstance(value, tuple):
             raise SourceUnavailable(f"source {self._name}: the answer is no vector")
-        by_address = {
-            f"{e.ip}:{e.port}" if self._config.pod_label == "instance" else e.pod: e for e in endpoints
-        }
-        pages: dict[str, PodSample] = {}
+        by_name = {where.name(endpoint): endpoint for endpoint in endpoints}
+        by_address = {f"{endpoint.ip}:{endpoint.port}": endpoint for endpoint in endpoints}
+        held: dict[Endpoint, dict[str, list[tuple[dict[str, str], float]]]] = {}
         for item in value:
             labels = dict(item.labels)
-            endpoint = by_address.get(labels.get(self._config.pod_label, ""))
+            endpoint = by_name.get(labels.get(where.pod_label, ""))
+            if endpoint is not None and endpoint.of:  # one of several processes: told by its address
+                endpoint = by_address.get(labels.get("instance", ""))
             if endpoint is not None:
-                sample = pages.setdefault(endpoint.pod, PodSample())
-                add_series(sample, labels.pop("__name__", ""), labels, item.value, names)
-        started = {endpoint.pod: endpoint.started for endpoint in endpoints}
-        return {pod: RawPod(sample, started[pod]) for pod, sample in pages.items()}
+                held.setdefault(endpoint, {}).setdefault(labels.get("job", ""), []).append(
+                    (labels, item.value)
+                )
+        pages = {}
+        for endpoint, jobs in held.items():
+            key = (place.namespace, endpoint.pod)
+            job = self._jobs.get(key)
+            if job is None or job not in jobs:
+                moved, job = job is not None, min(jobs, key=lambda name: (-len(jobs[name]), name))
+                self._jobs[key] = job
+                if moved:
+                    continue
+            sample = PodSample()
+            for labels, number in jobs[job]:
+                add_series(sample, labels.pop("__name__", ""), labels, number, names)
+            pages[endpoint.pod] = RawPod(sample, endpoint.started)
+        return pages
 
     async def close(self) -> None:
         """See ``Source.close``."""
@@ -343,66 +426,3 @@ def _value(data: Any, at: datetime, limit: int) -> Value:
     if len(series) == 1 and not series[0].labels:
         return series[0].value
     return tuple(series)
-
-
-# --- measures in PromQL ----------------------------------------------------------------------------
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def _quote_regex(text: str) -> str:
-    return re.sub(r"([.+*?()\[\]{}^$|\\])", r"\\\1", text)
-
-
-def _matcher(selector: Selector, endpoints: list[Endpoint], label: str) -> str:
-    def among(values: Iterable[str]) -> str:
-        return f'"{_escape("|".join(_quote_regex(value) for value in values))}"'
-
-    parts = [f"{label}=~{among(f'{e.ip}:{e.port}' if label == 'instance' else e.pod for e in endpoints)}"]
-    parts += [f"{key}=~{among(accepted)}" for key, accepted in (selector.any_of or {}).items()]
-    parts += [f"{key}!~{among(refused)}" for key, refused in (selector.none_of or {}).items()]
-    if selector.prefix is not None:
-        parts.append(f'{selector.prefix[0]}=~"{_escape(_quote_regex(selector.prefix[1]))}.*"')
-    return "{" + ",".join(parts) + "}"
-
-
-def raw_query(names: frozenset[str], endpoints: list[Endpoint], label: str) -> str:
-    """Every wanted series of the named pods, histograms by their three parts."""
-    wanted = "|".join(sorted(_quote_regex(name) for name in names))
-    pods = _matcher(Selector(name=""), endpoints, label)[1:-1]
-    return f'{{__name__=~"({_escape(wanted)})(_bucket|_sum|_count)?",{pods}}}'
-
-
-def measure_query(spec: MeasureSpec, endpoints: list[Endpoint], label: str) -> str:
-    """The PromQL of a measure over the named pods; alternatives are joined by ``or``."""
-    preset, stat = series_of(spec), natural_stat(spec)
-    window = f"[{max(1, round(spec.window.total_seconds()))}s]"
-
-    def increase(selector: Selector, suffix: str = "") -> str:
-        return f"increase({selector.name}{suffix}{_matcher(selector, endpoints, label)}{window})"
-
-    def either(groups: tuple[tuple[Selector, ...], ...], form: str) -> str:
-        return " or ".join(form.format(increase(group[0])) for group in groups)
-
-    if preset.kind is MeasureKind.GAUGE:
-        over = "avg_over_time" if stat is Stat.MEAN else "last_over_time"
-        return " or ".join(
-            f"avg({over}({g[0].name}{_matcher(g[0], endpoints, label)}{window}))" for g in preset.alternatives
-        )
-    if preset.kind is MeasureKind.HISTOGRAM:
-        if stat is Stat.MEAN:
-            return " or ".join(
-                f"sum({increase(g[0], '_sum')}) / sum({increase(g[0], '_count')})"
-                for g in preset.alternatives
-            )
-        q = _QUANTILES.get(stat, 0.95)
-        return " or ".join(
-            f"histogram_quantile({q}, sum by (le) ({increase(g[0], '_bucket')}))" for g in preset.alternatives
-        )
-    if stat is Stat.RATIO:
-        errors, of = either(preset.alternatives, "sum({})"), either(preset.of, "sum({})")
-        return f"(({errors}) or vector(0)) / ({of})"
-    seconds = max(1, round(spec.window.total_seconds()))
-    return f"({either(preset.alternatives, 'sum({})')}) / {seconds}"

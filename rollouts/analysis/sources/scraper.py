@@ -49,7 +49,7 @@ class PodHistory:
     only: frozenset[tuple[str, str]] = frozenset()
     names: set[str] = field(default_factory=set)
     window: float = 0.0
-    samples: deque[tuple[Monotonic, PodSample]] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
+    samples: deque[tuple[Monotonic, PodSample]] = field(default_factory=deque)
     asked: Monotonic = _NEVER
     tried: Monotonic = _NEVER
     hurried_until: Monotonic = _NEVER
@@ -75,6 +75,20 @@ class PodHistory:
         self.latest, self.error, self.refused = (now, sample), "", False
         if not self.samples or now - self.samples[-1][0] >= self.spacing(now) * 0.9:
             self.samples.append((now, sample))
+        while len(self.samples) > 1 and self.samples[1][0] < now - self._looked_back_on:
+            self.samples.popleft()
+        if len(self.samples) > _SAMPLES:
+            self._thin()
+
+    @property
+    def _looked_back_on(self) -> float:
+        """Seconds; who asks for no window reads what was sampled between two looks, however far apart."""
+        return self.window * 1.5 if self.window else 3 * _IDLE
+
+    def _thin(self) -> None:
+        """Drop the sample that is missed least: whoever was in a hurry must not shorten what others look back on."""
+        times = [at for at, _ in self.samples]
+        del self.samples[min(range(1, len(times) - 1), key=lambda i: times[i + 1] - times[i - 1])]
 
     def since(self, moment: Monotonic) -> list[tuple[Monotonic, PodSample]]:
         """Kept samples from ``moment`` on, and the newest."""
@@ -85,18 +99,13 @@ class PodHistory:
         return found
 
     def within(self, now: Monotonic, window: float) -> list[PodSample]:
-        """Samples of the window, with the last one before it as baseline, and the newest."""
-        found = [(at, sample) for at, sample in self.samples if at >= now - window]
-        before = [(at, sample) for at, sample in self.samples if at < now - window]
-        chosen = [*before[-1:], *found]
-        if self.latest is not None and (not chosen or self.latest[0] > chosen[-1][0]):
-            chosen.append(self.latest)
-        return [sample for _, sample in chosen]
+        """Samples of the window, the first of them as baseline: one from before it may be another weight's."""
+        return [sample for _, sample in self.since(Monotonic(now - window))]
 
     def covered(self, now: Monotonic, window: float) -> float:
         """Seconds of the window that the samples span."""
-        inside = [at for at, _ in self.samples if at >= now - window * 1.5]
-        return float(self.latest[0] - inside[0]) if inside and self.latest is not None else 0.0
+        inside = self.since(Monotonic(now - window))
+        return float(inside[-1][0] - inside[0][0]) if inside else 0.0
 
 
 def _restarted(before: PodSample, after: PodSample) -> bool:
@@ -146,7 +155,7 @@ class PodScraper:
         for endpoint in endpoints:
             key = (endpoint.ip, endpoint.port, only)
             history = self._pods.setdefault(key, PodHistory(endpoint=endpoint, only=only))
-            if history.endpoint.pod != endpoint.pod:  # the address went to another pod
+            if history.endpoint.owner != endpoint.owner:  # the address went to another pod
                 history = self._pods[key] = PodHistory(endpoint=endpoint, only=only)
             history.asked = now
             if hurry:

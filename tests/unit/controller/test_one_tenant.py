@@ -15,9 +15,9 @@ from benchmarks.controller.attack import ATTACKS, TARGET, measure
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 def test_others_abort_within_two_seconds_while_one_tenant_attacks():
-    outcomes = asyncio.run(measure(attacks=["cel", "pages"], teams=4, head_start=2.0))
+    outcomes = asyncio.run(measure(attacks=["cel"], teams=4, head_start=2.0))
 
-    assert [outcome.attack for outcome in outcomes] == ["cel", "pages"]
+    assert [outcome.attack for outcome in outcomes] == ["cel"]
     assert {outcome.attack: outcome.worst for outcome in outcomes if outcome.worst > TARGET} == {}
 
 

@@ -11,8 +11,9 @@ from rollouts.analysis.conditions import condition_problem
 from rollouts.controller.assembly import assemble
 from rollouts.controller.conditions import UNCHECKED, InlineConditions
 from rollouts.lab.testing.clock import virtual_time
+from rollouts.lab.testing.faults.clients import CountedShares
 from rollouts.lab.testing.faults.cluster import Cluster
-from rollouts.lab.testing.faults.process import Assembler, NoShares
+from rollouts.lab.testing.faults.process import Assembler
 from rollouts.lab.testing.faults.scenarios import base_objects, rollout_object
 from rollouts.lab.testing.faults.simulation import CLEAN, Scenario, Simulation
 from rollouts.lab.testing.faults.source import Answer
@@ -51,8 +52,9 @@ class LateAssembler(Assembler):
             clock,
             caches=caches,
             sources={"default": source, "picker": source},
-            shares=NoShares(),
+            shares=CountedShares(clock, self.clients),
             adapters=self.adapters,
+            probes=self.probes,
             conditions=Late(clock, self, self._seconds),
         )
 
