@@ -85,6 +85,9 @@ class Arrivals:
     _kept: deque[Totals] = field(default_factory=deque)
     _mark: Totals | None = None
     """Totals when the present weight came into force."""
+    _confirmed: Totals | None = None
+    """Totals when the present weight was last known to be in force. What came after that, until another one is heard
+    of, may have come under either: a write whose answer or status was lost is heard of late."""
     _before: tuple[Weight, Totals, Totals] | None = None
     """The weight before, and totals up to ten minutes before the present one came into force, and then."""
     _earlier: dict[Weight, tuple[float, float]] = field(default_factory=dict)
@@ -134,18 +137,19 @@ class Arrivals:
 
     def enter(self, weight: Weight) -> None:
         """From now on arrivals count under this weight."""
+        mark, now = self._mark, self._now()
         if weight == self.weight:
+            self._confirmed = now if mark is not None else None
             return
-        mark = self._mark
         if mark is not None:
-            now = self._now()
+            end = self._confirmed or mark
             if self.weight > ZERO:
                 canary, stable = self._earlier.get(self.weight, (0.0, 0.0))
-                seen = (canary + now.canary - mark.canary, stable + now.stable - mark.stable)
+                seen = (canary + end.canary - mark.canary, stable + end.stable - mark.stable)
                 self._earlier[self.weight] = seen
-            first = next((kept for kept in self._kept if kept.at >= now.at - BEFORE_WINDOW), now)
-            self._before = (self.weight, first, now)
-            self._mark = now
+            first = next((kept for kept in self._kept if kept.at >= end.at - BEFORE_WINDOW), end)
+            self._before = (self.weight, min(first, end), end)
+            self._mark = self._confirmed = now
         self.weight = weight
 
     # --- what is seen ---

@@ -28,6 +28,7 @@ from rollouts.engine.observation import (
 )
 from rollouts.engine.types import (
     AdapterTraffic,
+    AdapterTrafficKind,
     GateSummary,
     HttpRouteTraffic,
     Identity,
@@ -123,6 +124,15 @@ class Gathered:
     """Where the object of each recorded way back lives, and what it says now."""
 
 
+def _recorded_model(status: RolloutStatus) -> AdapterTraffic | None:
+    """The model object of an adapter rollout by its way back; the object itself says its model and its pool."""
+    names = {kind.value for kind in AdapterTrafficKind}
+    record = next((record for record in status.way_back if record.kind in names), None)
+    if record is None:
+        return None
+    return AdapterTraffic(kind=AdapterTrafficKind(record.kind), name=record.name, model_name="")
+
+
 class Gatherer:
     """Builds Observations. ``gitops_managers`` are field managers whose writes are never obeyed."""
 
@@ -158,7 +168,10 @@ class Gatherer:
         if parsed.model is not None and not problems:
             problems += self._gates.problems(parsed)
         gates = self._gates.compared(parsed)
-        models = None
+        models, stored = None, None
+        if spec is None and (recorded := _recorded_model(status)) is not None:
+            # What cannot be read names no pool: the recorded object does, and its pods are to be counted.
+            stored = self._adapters.traffic(parsed, recorded, [])
         if spec is not None and isinstance(spec.traffic, AdapterTraffic):
             models = self._adapters.traffic(parsed, spec.traffic, problems)
             if target is not None:
@@ -186,7 +199,7 @@ class Gatherer:
             target=target,
             target_blocker=blocker,
             traffic=traffic,
-            pools=self._pools(parsed, target, models, traffic, raw, carrier),
+            pools=self._pools(parsed, target, models or stored, traffic, raw, carrier),
             blockers=() if spec is None else self._blockers(parsed, spec, target, models),
             gates={gate.name: gate for gate in map(gate_view, runs)},
             jobs=self._jobs(key, parsed.uid),
@@ -260,9 +273,11 @@ class Gatherer:
             arms |= {arm for rule in traffic.rules for arm in rule.entries}
         if parsed.spec is not None and parsed.spec.stable_hint and target is not None:
             arms.add(replace(target, name=parsed.spec.stable_hint, source=""))
-        if models is not None and target is not None:
-            adapters = self._adapters.arms(parsed, models, target, arms)
-            return self._paths.adapters(parsed, adapters, target, models.pool)
+        running = status.canary or status.stable
+        wanted = target or (running.identity if running is not None else None)
+        if models is not None and wanted is not None:
+            adapters = self._adapters.arms(parsed, models, wanted, arms)
+            return self._paths.adapters(parsed, adapters, wanted, models.pool)
         views = {identity: self._pool(parsed.namespace, identity) for identity in arms}
         return self._paths.pools(parsed, views, target, raw, carrier)
 

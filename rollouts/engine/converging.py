@@ -44,7 +44,7 @@ from rollouts.engine.types import (
     Weight,
     format_weight,
 )
-from rollouts.engine.wayback import is_recorded, record_way
+from rollouts.engine.wayback import is_recorded, live_shares, record_way
 
 __all__ = [
     "FROZEN",
@@ -209,10 +209,25 @@ def converge(draft: Draft, reason: WriteReason = WriteReason.STEP, *, may_raise:
         return True
     if _foreign(draft, traffic, desired) and _obey_or_limit(draft, traffic, desired):
         return True
+    if _pinned(draft, traffic, desired):
+        return False
     if _allowed(draft, traffic, desired, may_raise=may_raise) and not _refused(draft):
         _announce_foreign(draft, traffic, desired)
         _write(draft, desired, traffic.resource_version, reason)
     return False
+
+
+def _pinned(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> bool:
+    """Whether applying the template would give back what was just taken: a rule of its own names the canary."""
+    out = draft.status.aborted is not None or draft.status.pulled
+    if not out or desired.canary is None or desired.canary not in traffic.pins:
+        return False
+    draft.traffic_problem = (
+        "TemplatePinsCanary",
+        f"a rule of the template sends requests to {desired.canary.name} whatever its weight: the template is not "
+        "applied while that must not have any; take that backendRef out",
+    )
+    return True
 
 
 def _refused(draft: Draft) -> bool:
@@ -228,19 +243,21 @@ def show_live(draft: Draft) -> None:
     canary, asked = draft.status.canary, draft.status.weight.desired or ZERO
     if draft.writes_traffic or draft.status.stable is None:
         return
-    ways = (draft.obs.ways.get(record) for record in draft.status.way_back)
-    shares = [view.share for view in ways if view is not None and view.exists]
-    traffic = draft.obs.traffic
-    if canary is None:
-        # The weight in status is the share of the target, which is stable where there is no canary.
-        shares = [Weight(FULL - share) for share in shares]
-    elif traffic is not None and traffic.exists:
+    traffic, shares = draft.obs.traffic, list[Weight]()
+    if canary is not None and traffic is not None and traffic.exists:
         arms = DesiredTraffic(
             stable=draft.status.stable.identity.arm, canary=canary.identity.arm, weight=asked
         )
-        shares += _shares(traffic, arms)
+        shares = _shares(traffic, arms)
+    if canary is None or not shares or draft.status.aborted is not None:
+        # No spec says which rules are ours, or none of them may have anything left.
+        left = live_shares(draft, canary.identity.arm if canary is not None else None)
+        # The weight in status is the share of the target, which is stable where there is no canary.
+        shares += left if canary is not None else [Weight(FULL - share) for share in left]
     if shares:
-        draft.show_applied(max(shares, key=lambda share: abs(share - asked)))
+        furthest = max(shares, key=lambda share: abs(share - asked))
+        differ = min(shares) != max(shares)  # nothing and all are said of every rule only
+        draft.show_applied(Weight(min(max(furthest, 1), FULL - 1)) if differ else furthest)
 
 
 def _git_lists(draft: Draft, traffic: TrafficView) -> bool:

@@ -52,20 +52,15 @@ def _restore(draft: Draft) -> bool:
     reason, problem = draft.traffic_problem
     if reason != draft.obs.status.reason:
         draft.event(EventType.WARNING, reason, problem)
-    if reason == "StableNotReady" or _belongs_to_another(draft):
+    if reason == "StableNotReady":
         _let_go(draft, problem)
         return True
-    # Only a refusal is left: it keeps the Rollout until it ends, or until a person lets go.
+    # A refusal, or a claim of another Rollout: it keeps this one until it ends, or until a person lets go.
     message = (
         f"{problem}. It is tried again; annotate {RELEASE_ANNOTATION}: now to delete the Rollout all the same"
     )
     draft.set(reason=reason, message=message)
     return True
-
-
-def _belongs_to_another(draft: Draft) -> bool:
-    views = (draft.obs.ways.get(record) for record in draft.status.way_back)
-    return any(carries(view) and view is not None and view.claim is Claim.OTHER for view in views)
 
 
 def _release(draft: Draft) -> bool:

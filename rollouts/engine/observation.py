@@ -113,6 +113,8 @@ class TrafficView:
     header_routes: tuple[HeaderRouteStep, ...] = ()
     structure_current: bool = True
     """Managed: everything but weights equals what the template renders to. Adopted: always True."""
+    pins: frozenset[Identity] = frozenset()
+    """Managed: arms that rules of the template itself send requests to."""
     parents: ParentsView = field(default_factory=lambda: ParentsView(programmed=True))
     last_writer: str = ""
     """Field manager that last changed the weights; empty when unknown."""

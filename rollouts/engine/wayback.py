@@ -22,6 +22,7 @@ __all__ = [
     "is_back",
     "is_recorded",
     "keep_record",
+    "live_shares",
     "record_way",
     "return_canaries",
 ]
@@ -120,6 +121,13 @@ def return_canaries(draft: Draft) -> None:
     else:
         reason = WriteReason.PULL if status.pulled else WriteReason.SETTLE
     give_back(draft, due, reason)
+
+
+def live_shares(draft: Draft, canary: Identity | None) -> list[Weight]:
+    """What the recorded objects give the canary; without one, what they still give to canaries of the past."""
+    records = (r for r in draft.status.way_back if canary is None or _is_of(r, canary))
+    views = (draft.obs.ways.get(record) for record in records)
+    return [view.share for view in views if view is not None and view.exists]
 
 
 def is_back(draft: Draft) -> bool:

@@ -56,6 +56,7 @@ def view(
         ),
         header_routes=read_header_routes(rules, rules_of(template)),
         structure_current=_structure_current(route, spec, template, reader.rollout),
+        pins=_pins(template, namespace),
         parents=parents_view(route),
         last_writer=writer,
         last_written_at=written_at,
@@ -63,6 +64,11 @@ def view(
         written_by_gitops=writer in reader.gitops_managers,
         deleting=bool(meta.get("deletionTimestamp")),
     )
+
+
+def _pins(template: Object | None, namespace: str) -> frozenset[Identity]:
+    found = (pools_of(rule, namespace) for rule in rules_of(template))
+    return frozenset(arm for pools in found for arm, weight in pools.items() if weight > 0)
 
 
 def _structure_current(route: Object, spec: HttpRouteTraffic, template: Object | None, rollout: str) -> bool:

@@ -130,6 +130,7 @@ class Counter:
 
     def look(self, *readings: Reading, until: float | None = None) -> ShareCount:
         self.arrivals.take(readings, Monotonic(self.now if until is None else until))
+        self.arrivals.enter(self.arrivals.weight)  # each look says which weight is in force
         return self.arrivals.present()
 
     def read(
@@ -185,6 +186,21 @@ def test_weights_that_come_again_are_counted_together() -> None:
         ShareCount(weight=TEN, canary=1, stable=9),
         ShareCount(weight=HALF, canary=1, stable=9),
     )
+
+
+def test_what_came_before_a_new_weight_was_heard_of_counts_under_neither() -> None:
+    """The write was stored, its answer and the status were lost: the old weight's share is not that of the new one."""
+    counter = Counter()
+    counter.read((0, 0), (0, 0))
+    counter.read((9, 0), (1, 0))
+    counter.now += 1
+    at = Monotonic(counter.now)
+    counter.arrivals.take([Reading(at, STABLE, "s", 9, 0), Reading(at, CANARY, "c", 201, 0)], at)
+    counter.arrivals.enter(HALF)
+    counter.read((19, 0), (211, 0))
+
+    assert counter.arrivals.earlier() == (ShareCount(weight=TEN, canary=1, stable=9),)
+    assert counter.arrivals.present() == ShareCount(weight=HALF, canary=10, stable=10)
 
 
 def test_the_path_compares_ten_minutes_before_a_rise_with_the_newest_requests() -> None:

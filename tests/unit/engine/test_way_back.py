@@ -352,13 +352,20 @@ def test_a_person_may_let_a_refused_restore_go():
     assert (world.finalizer, world.events[-1].reason) == (False, "TrafficNotRestored")
 
 
-@pytest.mark.parametrize("lost", ["endpoints", "claim", "route"])
+def test_a_deleted_rollout_whose_object_is_anothers_says_so_and_stays():
+    world = running()
+    world.claim, world.claimed_by = Claim.OTHER, "another"
+    deleted(world)
+
+    assert (world.finalizer, world.status.reason) == (True, "AbortBlockedByClaim")
+    assert "inferencerollouts.dev/release: now" in world.status.message
+
+
+@pytest.mark.parametrize("lost", ["endpoints", "route"])
 def test_what_cannot_come_back_lets_a_deleted_rollout_go_at_once(lost):
     world = running()
     if lost == "endpoints":
         world.pools[V1] = 0
-    elif lost == "claim":
-        world.claim, world.claimed_by = Claim.OTHER, "another"
     else:
         world.rules = None
     world.settle()

@@ -11,7 +11,7 @@ from rollouts.api.parsing import COMMAND_ANNOTATION
 from rollouts.controller import kinds
 from rollouts.controller.pools import METRICS_PORT_ANNOTATION
 from rollouts.kube.client import PatchKind, Resource
-from rollouts.kube.errors import NotFound
+from rollouts.kube.errors import KindNotServed, NotFound
 from rollouts.lab.controlplane import minimal
 from rollouts.lab.memoryapi import MemoryApi
 from rollouts.runtime.clock import Clock
@@ -57,7 +57,7 @@ class Cluster:
         """One object, or None."""
         try:
             return self.api.get(resource, NAMESPACE, name)
-        except NotFound:
+        except (NotFound, KindNotServed):
             return None
 
     def all(self, resource: Resource) -> list[Object]:

@@ -9,7 +9,7 @@ from typing import Any
 from rollouts.api.parsing import COMMAND_ANNOTATION
 from rollouts.controller import kinds
 from rollouts.lab.testing.faults.cluster import NAMESPACE, Cluster
-from rollouts.lab.testing.faults.edits import CONSENT, EDITS, RULES, STEPS, Kind
+from rollouts.lab.testing.faults.edits import CONSENT, EDITS, RULES, STEPS, Kind, older_crd
 from rollouts.lab.testing.faults.moves import answer, at_step, begun, command, delete, retarget
 from rollouts.lab.testing.faults.objects import (
     CANARY,
@@ -100,6 +100,7 @@ def _scenario(kind: Kind) -> Scenario:
         adapters=kind in (Kind.MODEL, Kind.REWRITE),
         carrier=Carrier.TARGETS if kind is Kind.REWRITE else Carrier.MODEL,
         edited=True,
+        reshape=older_crd,
     )
 
 

@@ -28,7 +28,7 @@ from rollouts.lab.testing.faults.objects import (
 )
 from rollouts.lab.testing.faults.simulation import Act, Simulation
 
-__all__ = ["CONSENT", "EDITS", "RULES", "STEPS", "Edit", "Kind"]
+__all__ = ["CONSENT", "EDITS", "RULES", "STEPS", "Edit", "Kind", "older_crd"]
 
 Object = dict[str, Any]
 Change = Callable[[Object], Any]
@@ -70,6 +70,19 @@ class Edit:
     """Objects like that may be stored from before a CRD was tightened, whether or not the present one takes them."""
 
 
+def older_crd(crd: Object) -> Object:
+    """The CRD of Rollouts from before some bounds were set: what it takes can be stored and not be read."""
+    if crd["metadata"]["name"] != f"{kinds.ROLLOUT.plural}.{kinds.GROUP}":
+        return crd
+    crd = copy.deepcopy(crd)
+    for version in crd["spec"]["versions"]:
+        spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+        canary = spec["strategy"]["properties"]["canary"]["properties"]
+        canary["progressDeadline"] = {"type": "string"}
+        canary["endpointRatio"] = {"x-kubernetes-preserve-unknown-fields": True}
+    return crd
+
+
 # --- edits of the Rollout --------------------------------------------------------------------------
 
 
@@ -103,7 +116,7 @@ _UNKNOWN: Object = {"analysis": {"templates": [{"templateName": "no"}]}}
 _SPEC = [
     Edit(name="fewer steps", act=edit_steps([{"setWeight": 5}, {"pause": {}}])),
     Edit(name="a gate more", act=edit_steps([*STEPS, {"analysis": GATE}])),
-    Edit(name="a deadline nobody can read", act=_canary(progressDeadline="9999h"), older=True),
+    Edit(name="a deadline nobody can read", act=_canary(progressDeadline="soon"), older=True),
     Edit(name="a ratio nobody can read", act=_canary(endpointRatio=17), older=True),
     Edit(
         name="a step with an unknown template",

@@ -226,7 +226,9 @@ def _path(run: Run) -> Iterator[str]:
 
 
 def _probed(run: Run) -> Iterator[str]:
-    return probe_rules(run.history, waits=_final_reason(run) == "PathProbeFailed")
+    refusal = run.plan.refusal
+    forever = refusal is not None and math.isinf(refusal.seconds)  # then TOLD asks for the reason
+    return probe_rules(run.history, waits=forever or _final_reason(run) == "PathProbeFailed")
 
 
 def _aborted(run: Run) -> Iterator[str]:

@@ -63,7 +63,7 @@ SHARE_SCENARIOS: tuple[Scenario, ...] = (
         SHORT,
         [
             Move(when=begun, act=clients(rate=0.0)),
-            Move(when=reason("NoTraffic"), act=clients(rate=20.0), after=900),
+            Move(when=reason("NoTraffic"), act=clients(rate=20.0), after=400),
         ],
         healthy_on(CANARY),
     ),
@@ -79,7 +79,7 @@ SHARE_SCENARIOS: tuple[Scenario, ...] = (
         SHORT,
         [
             Move(when=begun, act=clients(countable=False)),
-            Move(when=reason("ShareUnmeasured"), act=clients(countable=True), after=900),
+            Move(when=reason("ShareUnmeasured"), act=clients(countable=True), after=400),
         ],
         healthy_on(CANARY),
     ),

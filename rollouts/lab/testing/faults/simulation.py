@@ -82,6 +82,8 @@ class Scenario:
     """Turns on what one process counted before a rise: meets no faults, since a crash ends elsewhere, rightly."""
     edited: bool = False
     """Meets the class of edits, and that one alone."""
+    reshape: Callable[[Object], Object] | None = None
+    """What is changed of every CRD before it is installed."""
     stride: int = 1
     """Enumerators meet each ``stride``-th write and event. Crashes before and after each second write still meet
     every gap between two writes."""
@@ -216,6 +218,8 @@ class Simulation:
 
     def _crd(self, crd: Object) -> Object:
         shaped = self.scenario.carrier.reshape(crd)
+        if self.scenario.reshape is not None:
+            shaped = self.scenario.reshape(shaped)
         return open_schema(shaped) if self.plan.hostile else shaped
 
     # --- what moves and goals look at ---

@@ -28,11 +28,11 @@ _GRAIN = Fraction(1, 10_000)
 
 
 def shares_of(carrier: Object, names: Iterable[str]) -> Shares:
-    """In each rule with a weight: the joint share of ``names``."""
+    """In each rule with a weight: the joint share of ``names`` among entries of the own namespace."""
     wanted = frozenset(names)
     found = []
     for rule in weights_of(carrier):
-        joint = sum(weight for _, weight in rule)
+        joint = sum(weight for name, weight in rule if "/" not in name)
         if joint:
             found.append(Fraction(sum(weight for name, weight in rule if name in wanted), joint))
     return tuple(found)
