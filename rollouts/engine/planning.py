@@ -70,6 +70,7 @@ def plan(obs: Observation, now: datetime) -> Plan:
     draft = Draft(obs, now)
     if obs.deleting:
         finalize(draft)
+        set_conditions(draft)
         return draft.plan()
     keep_record(draft)
     for stage in _STAGES:

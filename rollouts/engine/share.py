@@ -96,9 +96,19 @@ def refutes(share: ShareView | None, weight: Weight) -> bool:
 
 
 def refuted_side(share: ShareView, weight: Weight) -> int:
-    """-1: the canary gets too little for its weights, 1: too much, 0: neither is shown."""
+    """-1: the canary gets too little for its weights, 1: too much, 0: neither is shown.
+
+    What was counted under earlier weights adds up with what is counted now, but speaks alone against nothing: a
+    controller that was late in hearing of a write has counted some of it under the wrong weight, once and for all.
+    """
     present = ShareCount(weight=weight, canary=share.canary, stable=share.stable)
-    return _side((present,)) or (_side((*share.earlier, present)) if share.earlier else 0)
+    alone = _side((present,))
+    if alone or not share.earlier or not present.canary + present.stable:
+        return alone
+    low, high = _band(weight)
+    seen = present.canary / (present.canary + present.stable)
+    together = _side((*share.earlier, present))
+    return together if (together < 0 and seen < low) or (together > 0 and seen > high) else 0
 
 
 def _band(weight: Weight) -> tuple[float, float]:

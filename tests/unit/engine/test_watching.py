@@ -14,6 +14,7 @@ from rollouts.engine.draft import Draft
 from rollouts.engine.observation import GateOutcome, RiseView, ShareCount, ShareView
 from rollouts.engine.share import came_back, fell, recent_window, refuted_side
 from rollouts.engine.types import (
+    FULL,
     AdapterTraffic,
     AdapterTrafficKind,
     HeaderMatch,
@@ -515,10 +516,19 @@ def test_the_window_in_which_a_fall_shows_depends_on_the_rate_before() -> None:
     assert recent_window(60_000, 600.0) == pytest.approx(5.0)
 
 
+def test_what_was_counted_before_speaks_alone_against_nothing() -> None:
+    """Counted under 10 % by a controller that had not heard of 100 % yet: now it is as it should be."""
+    late = (ShareCount(weight=TEN, canary=60, stable=0),)
+
+    assert refuted_side(shared(500, 0, earlier=late), FULL) == 0
+    assert refuted_side(shared(0, 0, earlier=late), TEN) == 0
+    assert refuted_side(shared(30, 70, earlier=late), TEN) == 1
+
+
 def test_a_weight_of_which_nothing_is_too_much_adds_nothing_to_the_evidence() -> None:
     earlier = (
         ShareCount(weight=Weight(5000), canary=50, stable=50),
         ShareCount(weight=TEN, canary=900, stable=100),
     )
 
-    assert refuted_side(shared(0, 1, earlier=earlier), TEN) == 1
+    assert refuted_side(shared(1, 1, earlier=earlier), TEN) == 1
