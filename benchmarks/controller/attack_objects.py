@@ -89,7 +89,6 @@ def _run(name: str, metrics: list[Object]) -> Object:
         "rollout": "nobody",
         "metrics": metrics,
         "canary": {"kind": "InferencePool", "group": kinds.POOL_V1.group, "name": "v2"},
-        "endless": True,
     }
     meta = {"name": name}
     return {
