@@ -9,7 +9,7 @@ PROCESSES ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-lora demo-analysis test test-fast test-full coverage lint generate controlplane edits bench clean
+.PHONY: help setup demo demo-lora demo-analysis test test-fast test-full coverage lint generate controlplane edits bench attack clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -48,8 +48,8 @@ lint: $(STAMP) ## style, types, layers, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.generate --check
 
-test-fast: $(STAMP) ## the part without slow, cluster and gateway tests, under a minute
-	$(PYTEST) -m "not slow and not cluster and not gateway and not full"
+test-fast: $(STAMP) ## the part without slow, cluster, gateway and prometheus tests, under a minute
+	$(PYTEST) -m "not slow and not cluster and not gateway and not prometheus and not full"
 
 coverage: $(STAMP) ## every branch of the engine
 	$(BIN)/coverage run --branch --source=rollouts/engine -m pytest -q -m "not slow" tests/unit/engine tests/property/test_engine_property.py
@@ -69,6 +69,10 @@ bench: $(STAMP) ## aborts, scale, picker and a short study of the statistics; th
 	$(BIN)/python -m benchmarks.controller.scale
 	$(BIN)/python -m benchmarks.picker.run
 	$(BIN)/python -m benchmarks.statistics
+
+attack: $(STAMP) ## one tenant attacks, the aborts of twenty others are timed; five minutes
+	$(BIN)/python -m benchmarks.controller.attack
+	$(BIN)/python -m benchmarks.picker.uploads
 
 clean: ## remove the virtual environment and build products
 	rm -rf $(VENV) build *.egg-info

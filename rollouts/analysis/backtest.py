@@ -1,10 +1,11 @@
 """Replay a recording through compare gates with the production engine, beside what simpler rules would do."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rollouts.analysis.evidence.effect import Effect
 from rollouts.analysis.evidence.gates import GateVerdict, MetricReport, Reason, Verdict, harm, judge, report
+from rollouts.analysis.evidence.model import LostSeries
 from rollouts.analysis.evidence.process import EvidenceProcess
 from rollouts.analysis.evidence.words import describe
 from rollouts.analysis.gatesfile import Gates
@@ -95,6 +96,7 @@ def backtest(recording: Recording, gates: Gates) -> BacktestResult:
     The first Fail of the whole, or the Pass of every gate, ends judging. Fail names each gate with at least
     half of the evidence, the others are Inconclusive. Exclusions count wherever they stand in the recording.
     """
+    gates = _exposed(recording, gates)
     judge_all = _Replay(gates)
     rivals = Rivals(gates.spec, recording.exclusions)
     process = judge_all.process
@@ -110,6 +112,21 @@ def backtest(recording: Recording, gates: Gates) -> BacktestResult:
         rivals=rivals.decisions(),
         skipped=gates.skipped,
     )
+
+
+def _exposed(recording: Recording, gates: Gates) -> Gates:
+    """Without what `preset: default` asks for and the recording never says: what was lost, in most of them."""
+    spoken = {name for scrape in recording.scrapes for pod in scrape.pods for name in pod.counters}
+    metrics = tuple(
+        metric
+        for metric in gates.spec.metrics
+        if not (
+            metric.name in gates.optional
+            and isinstance(metric.series, LostSeries)
+            and metric.series.of not in spoken
+        )
+    )
+    return replace(gates, spec=replace(gates.spec, metrics=metrics)) if metrics else gates
 
 
 class _Replay:

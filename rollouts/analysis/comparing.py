@@ -18,6 +18,7 @@ from rollouts.analysis.evidence import (
     EvidenceSpec,
     GateVerdict,
     Harm,
+    LostTest,
     Mark,
     MetricReport,
     Reason,
@@ -123,8 +124,9 @@ def _reads(step: int | None, item: Comparison) -> bool:
 
 
 def _counts(process: EvidenceProcess, index: int, item: Comparison) -> bool:
-    """Optional metrics count once either arm exposes them."""
-    return not item.optional or any(process.tests[index].requests)
+    """Optional metrics count once either arm exposes them, and as long as they can be told."""
+    test = process.tests[index]
+    return not item.optional or (any(test.requests) and not (isinstance(test, LostTest) and test.warning))
 
 
 def _opened(process: EvidenceProcess, marks: Sequence[Mark], step: int | None) -> float | None:

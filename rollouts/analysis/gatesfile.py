@@ -17,6 +17,7 @@ from rollouts.analysis.evidence.model import (
     EvidenceSpec,
     GaugeSeries,
     HistogramSeries,
+    LostSeries,
     OnUndecided,
     Require,
     Series,
@@ -27,10 +28,12 @@ __all__ = [
     "PRESETS",
     "Gates",
     "GatesError",
+    "default_form",
     "parse_compare",
     "parse_duration",
     "parse_fraction",
     "parse_gates",
+    "with_arguments",
 ]
 
 _MAX_METRICS = 16
@@ -42,7 +45,10 @@ _COUNT_MARGIN = 0.10
 _COUNT_TOLERANCE = 2.0
 _GAUGE_MARGIN = 0.10
 _GAUGE_TOLERANCE = 0.25
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?")
+_DURATION = re.compile(r"(?:\d{1,7}(?:\.\d{1,3})?(?:ms|s|m|h|d))+")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+"""As the CRDs take them, in any order."""
 _KEYS = {
     "preset", "histogram", "counter", "gauge", "direction", "margin", "tolerance", "require", "minDwell",
     "minRequests", "warmUp", "maxDuration", "onUndecided", "weight", "falseAbortRate", "floor",
@@ -80,6 +86,9 @@ PRESETS: Mapping[str, Preset] = {
     "prompt-tokens": _histogram("prompt_tokens", advisory=True),
     "output-tokens": _histogram("output_tokens", advisory=True),
     "error-rate": _share("errors"),
+    "lost-rate": Preset(
+        LostSeries(errors="lost", of="answered", finished="finished", in_flight="in_flight", longest="e2e")
+    ),
     "preemptions": _share("preemptions"),
     "aborted": _share("aborted"),
     "length": _share("length", advisory=True),
@@ -87,8 +96,11 @@ PRESETS: Mapping[str, Preset] = {
 }
 """Logical series of each preset; sources map them to the metric names of a serving stack."""
 
-DEFAULT_PRESETS = ("error-rate", "ttft", "time-per-output-token")
-"""What `preset: default` stands for."""
+DEFAULT_PRESETS = ("error-rate", "lost-rate", "ttft", "time-per-output-token")
+"""What `preset: default` stands for; `optional` in gates: left out where nothing of it is exposed."""
+
+_DEFAULT_FORMS: Mapping[str, Mapping[str, str]] = {"lost-rate": {"require": "NoHarm"}}
+"""That a rate of zero is below a floor takes thousands of requests: proof is left to the metrics that have figures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +109,8 @@ class Gates:
 
     spec: EvidenceSpec
     skipped: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
+    """Metrics of `preset: default`: left out where neither arm exposes them, or they cannot be told."""
 
 
 def parse_gates(
@@ -110,11 +124,12 @@ def parse_gates(
     if isinstance(plain, Mapping):
         if "falseAbortRate" in plain:
             given.append(parse_fraction(plain["falseAbortRate"], "falseAbortRate"))
-        plain = _with_defaults(plain.get("metrics"), plain.get("args"))
+        plain = with_arguments(plain.get("metrics"), plain.get("args"))
     if not isinstance(plain, Sequence) or isinstance(plain, str) or not 1 <= len(plain) <= _MAX_METRICS:
         raise GatesError(f"a gates file holds a list `metrics` of 1 to {_MAX_METRICS} metrics")
     metrics: list[CompareMetric] = []
     skipped = []
+    optional = set[str]()
     for position, row in enumerate(plain):
         if not isinstance(row, Mapping):
             raise GatesError(f"metrics[{position}] must be a mapping")
@@ -130,7 +145,9 @@ def parse_gates(
             for part in (row, compare)
             if "falseAbortRate" in part
         ]
-        metrics += _expand(name, compare, require)
+        expanded = _expand(name, compare, require)
+        optional |= {one.name for one in expanded} if compare.get("preset") == "default" else set()
+        metrics += expanded
     if not metrics:
         raise GatesError("no metric of the compare form: nothing can be judged against stable")
     try:
@@ -139,14 +156,15 @@ def parse_gates(
         )
     except ValueError as error:
         raise GatesError(str(error)) from error
-    return Gates(spec=spec, skipped=tuple(skipped))
+    return Gates(spec=spec, skipped=tuple(skipped), optional=frozenset(optional))
 
 
-def _with_defaults(metrics: Any, args: Any) -> Any:
-    """An AnalysisTemplate's metrics with the defaults of its arguments; ``{{args.x}}`` without one stays."""
+def with_arguments(metrics: Any, *args: Any) -> Any:
+    """An AnalysisTemplate's metrics with its arguments: defaults, then what is given; ``{{args.x}}`` without stays."""
     defaults = {
         f"{{{{args.{item['name']}}}}}": str(item["value"])
-        for item in (args if isinstance(args, list) else [])
+        for listed in args
+        for item in (listed if isinstance(listed, list) else [])
         if isinstance(item, Mapping) and "name" in item and item.get("value") is not None
     }
 
@@ -164,9 +182,17 @@ def _expand(name: str, compare: Mapping[str, Any], require: Require) -> list[Com
     if compare.get("preset") != "default":
         return [parse_compare(name, compare, require=require)]
     return [
-        replace(parse_compare(preset, {**compare, "preset": preset}, require=require), name=preset)
+        replace(
+            parse_compare(preset, {**default_form(preset), **compare, "preset": preset}, require=require),
+            name=preset,
+        )
         for preset in DEFAULT_PRESETS
     ]
+
+
+def default_form(preset: str) -> dict[str, str]:
+    """The compare form of one metric of `preset: default`."""
+    return {"preset": preset, **_DEFAULT_FORMS.get(preset, {})}
 
 
 def parse_compare(
@@ -264,11 +290,12 @@ def parse_duration(value: object, what: str) -> float:
     """Seconds from a number or from text such as 30s, 5m, 1h30m."""
     if not isinstance(value, str):
         return _positive(value, what)
-    found = _DURATION.fullmatch(value.strip()) if value.strip() else None
-    if found is None:
+    text = value.strip()
+    if text.isdecimal() and len(text) <= 7:
+        return float(text)
+    if _DURATION.fullmatch(text) is None:
         raise GatesError(f"{what} must be a duration such as 30s, 5m or 1h, got {value!r}")
-    hours, minutes, seconds = (float(part) if part else 0.0 for part in found.groups())
-    return hours * 3600 + minutes * 60 + seconds
+    return sum(float(count) * _UNITS[unit] for count, unit in _DURATION_PART.findall(text))
 
 
 def _seconds(plain: Mapping[str, Any], key: str, default: float, where: str) -> float:

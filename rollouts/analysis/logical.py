@@ -18,13 +18,13 @@ from rollouts.analysis.evidence import (
     GaugeSeries,
     HistogramSample,
     HistogramSeries,
+    LostSeries,
     PodSample,
 )
-from rollouts.analysis.presets import PRESETS, REQUESTS, Selector
+from rollouts.analysis.presets import ANSWERED, PRESETS, REQUESTS, Over, Selector
+from rollouts.analysis.reading import Groups, read
 
 __all__ = ["PICKER", "PODS", "Dialect", "Wanted", "wanted_of"]
-
-Groups = tuple[tuple[Selector, ...], ...]
 
 
 def _names(*names: str) -> Groups:
@@ -45,10 +45,26 @@ class Dialect:
         """The alternatives of a logical name, or the series of that very name."""
         return self.series.get(name) or _names(name)
 
+    def gauges(self, name: str) -> Groups:
+        """As ``groups``, of a gauge: one of which nothing is known is averaged over the engines of a process."""
+        return self.series.get(name) or ((Selector(name=name, over=Over.MEAN),),)
+
+
+_BADLY = ("abort", "error")
+_FINISHED = Selector(name="vllm:request_success_total", none_of={"finished_reason": _BADLY})
+_FAILED = Selector(name="vllm:request_success_total", any_of={"finished_reason": _BADLY}, sign=-1)
+_IN_FLIGHT = (
+    (Selector(name="vllm:num_requests_running"), Selector(name="vllm:num_requests_waiting")),
+    (Selector(name="sglang:num_running_reqs"), Selector(name="sglang:num_queue_reqs")),
+)
 
 PODS = Dialect(
     {
         "requests": REQUESTS,
+        "answered": (ANSWERED,),
+        # Counted once per request, where request_success_total counts each of its `n` choices.
+        "finished": ((Selector(name="vllm:request_params_n_count"), _FAILED), (_FINISHED,)),
+        "in_flight": _IN_FLIGHT,
         "errors": PRESETS["error-rate"].alternatives,
         "preemptions": PRESETS["preemptions"].alternatives,
         "aborted": (*_finished("abort"), *_names("sglang:num_aborted_requests_total")),
@@ -73,6 +89,14 @@ _MEASURED = ((Selector(name="inference_picker_requests_total", present="code"),)
 PICKER = Dialect(
     {
         "requests": _MEASURED,
+        "answered": _MEASURED,
+        "finished": (
+            (
+                *_MEASURED[0],
+                Selector(name="inference_picker_request_errors_total", sign=-1),
+                Selector(name="inference_picker_aborts_total", sign=-1),
+            ),
+        ),
         "errors": _names("inference_picker_request_errors_total"),
         "aborted": _names("inference_picker_aborts_total"),
         "ttft": _names("inference_picker_ttft_seconds"),
@@ -104,7 +128,7 @@ class Wanted:
         self, raw: exposition.PodSample, dialect: Dialect, arm: Arm, pod: str, started: float | None
     ) -> PodSample:
         """One pod's page in logical names; what it does not expose is absent."""
-        counters = _present((name, _total(raw, dialect.groups(name))) for name in self.counters)
+        counters = _present((name, read(raw, dialect.groups(name))) for name in self.counters)
         for name, of in self.of.items():
             if name not in counters and of in counters:
                 counters[name] = 0.0  # a labelled counter appears with its first event
@@ -112,7 +136,7 @@ class Wanted:
             arm=arm,
             pod=pod,
             counters=counters,
-            gauges=_present((name, _total(raw, dialect.groups(name))) for name in self.gauges),
+            gauges=_present((name, read(raw, dialect.gauges(name))) for name in self.gauges),
             histograms={
                 name: found
                 for name in sorted(self.histograms)
@@ -129,6 +153,11 @@ def wanted_of(spec: EvidenceSpec) -> Wanted:
     gauges, of = set[str](), dict[str, str]()
     for metric in spec.metrics:
         match metric.series:
+            case LostSeries(of=total, finished=finished, in_flight=flying, longest=longest):
+                counters |= {total, finished}
+                histograms.add(longest)
+                gauges.add(flying)
+                of[total] = finished  # the HTTP layer counts from the first answer on, the engine from 0
             case CountSeries(errors=errors, of=total):
                 counters |= {errors, total}
                 of[errors] = total
@@ -143,19 +172,6 @@ def wanted_of(spec: EvidenceSpec) -> Wanted:
 
 def _present(pairs: Iterable[tuple[str, float | None]]) -> dict[str, float]:
     return {name: value for name, value in sorted(pairs) if value is not None and math.isfinite(value)}
-
-
-def _total(raw: exposition.PodSample, groups: Groups) -> float | None:
-    for group in groups:
-        exposed = [selector for selector in group if selector.name in raw.series]
-        if exposed:
-            return sum(
-                value
-                for selector in exposed
-                for labels, value in raw.series[selector.name]
-                if selector.picks(labels)
-            )
-    return None
 
 
 def _histogram(raw: exposition.PodSample, groups: Groups) -> HistogramSample | None:

@@ -27,10 +27,11 @@ from rollouts.analysis.evidence.model import (
     GaugeSeries,
     HistogramSeries,
     Require,
+    comparable,
 )
 from rollouts.analysis.evidence.process import EvidenceProcess
-from rollouts.analysis.evidence.words import percent
-from rollouts.analysis.gatesfile import GatesError, parse_gates
+from rollouts.analysis.evidence.words import SINGLE_POD, percent
+from rollouts.analysis.gatesfile import GatesError, parse_gates, with_arguments
 from rollouts.analysis.recording import Recording, RecordingError, parse_share
 
 __all__ = ["GatePlan", "PlannedGate", "Traffic", "plan_gate", "plan_rollout", "planned_gates", "traffic_of"]
@@ -96,12 +97,15 @@ class GatePlan:
     smallest_ever: float
     smallest_in_an_hour: float
     smallest_with_twice_the_pods: float
+    comparable: bool = True
 
     @property
     def words(self) -> str:
         """One gate in two sentences."""
         metric = self.gate.metric
         where = "background" if self.gate.step is None else f"step {self.gate.step + 1}"
+        if not self.comparable:
+            return f"{where} at {self.gate.weight:.3g} of the traffic, {metric.name}: never decided: {SINGLE_POD}."
         passes = (
             f"passes a healthy canary after about {self.minutes_to_pass:.0f} min"
             if self.minutes_to_pass < math.inf
@@ -201,7 +205,9 @@ def planned_gates(rollout: Mapping[str, Any], templates: Mapping[str, Any]) -> l
     background = canary.get("analysis")
     if isinstance(background, Mapping):
         heaviest = max((weight for weight in weights if weight < 1), default=0.0)
-        found += _gates(background, templates, None, heaviest, Require.NO_HARM)
+        # As the controller has it: where no step compares, the background is the last gate.
+        require = Require.NO_HARM if last is not None else Require.WITHIN_TOLERANCE
+        found += _gates(background, templates, None, heaviest, require)
     return found
 
 
@@ -235,7 +241,8 @@ def _gates(
         name = reference.get("templateName") if isinstance(reference, Mapping) else None
         if not isinstance(name, str) or name not in templates:
             raise GatesError(f"AnalysisTemplate {name!r} is not in the file; add it as another document")
-        rows += _dig(templates[name], "spec").get("metrics") or []
+        found = _dig(templates[name], "spec")
+        rows += with_arguments(found.get("metrics"), found.get("args"), analysis.get("args")) or []
     if not any(isinstance(row, Mapping) and "compare" in row for row in rows):
         return []
     plain: dict[str, Any] = {"metrics": rows}
@@ -253,6 +260,16 @@ def plan_rollout(gates: Sequence[PlannedGate], traffic: Traffic) -> tuple[GatePl
 def plan_gate(gate: PlannedGate, traffic: Traffic) -> GatePlan:
     """Expected times of one gate at its own weight, as if it began there."""
     metric, weight = gate.metric, gate.weight
+    if not comparable(metric.series, traffic.stable_pods, coupled=traffic.coupled):
+        return GatePlan(
+            gate=gate,
+            minutes_to_pass=math.inf,
+            harm=tuple((size, math.inf) for size in (0.1, 0.2, 0.5)),
+            smallest_ever=math.inf,
+            smallest_in_an_hour=math.inf,
+            smallest_with_twice_the_pods=math.inf,
+            comparable=False,
+        )
     match metric.series:
         case CountSeries():
             pace = _count_pace(traffic, weight)

@@ -9,10 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat
 
-__all__ = ["PRESETS", "REQUESTS", "Preset", "Selector", "natural_stat", "series_of", "wanted_names"]
+__all__ = [
+    "ANSWERED",
+    "PICKER_MEASURES",
+    "PRESETS",
+    "REQUESTS",
+    "Over",
+    "Preset",
+    "Selector",
+    "natural_stat",
+    "series_of",
+    "wanted_names",
+]
+
+
+class Over(Enum):
+    """What several series of one process make: the engines behind one port, the reasons of a queue."""
+
+    SUM = "sum"
+    MEAN = "mean"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +48,9 @@ class Selector:
     """(label, prefix): the label's value begins with it."""
     present: str = ""
     """A label that must not be empty."""
+    sign: int = 1
+    """-1: what it counts is taken off."""
+    over: Over = Over.SUM
 
     def picks(self, labels: Mapping[str, str]) -> bool:
         """Whether a label set counts."""
@@ -55,6 +77,10 @@ def _names(*names: str) -> tuple[tuple[Selector, ...], ...]:
     return tuple((Selector(name=name),) for name in names)
 
 
+def _shares(*names: str) -> tuple[tuple[Selector, ...], ...]:
+    return tuple((Selector(name=name, over=Over.MEAN),) for name in names)
+
+
 _NO_CLIENTS = {
     "method": ("GET", "HEAD", "OPTIONS"),
     "handler": ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
@@ -68,6 +94,23 @@ def _http(**any_of: tuple[str, ...]) -> Selector:
         name="http_requests_total", any_of=any_of, none_of=_NO_CLIENTS, prefix=("handler", "/v1/")
     )
 
+
+_GENERATING = (
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/audio/transcriptions",
+    "/v1/audio/translations",
+)
+ANSWERED = (
+    Selector(
+        name="http_requests_total",
+        any_of={"status": ("2xx", "5xx"), "handler": _GENERATING},
+        none_of=_NO_CLIENTS,
+    ),
+)
+"""Requests for generations that ended with 2xx or 5xx; what is refused as 4xx is the client's doing."""
 
 REQUESTS = (
     (_http(),),
@@ -124,7 +167,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "kv-cache": Preset(
         kind=MeasureKind.GAUGE,
-        alternatives=_names("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage"),
+        alternatives=_shares("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage"),
         stat=Stat.LAST,
     ),
     "waiting": Preset(
@@ -133,6 +176,9 @@ PRESETS: dict[str, Preset] = {
         stat=Stat.LAST,
     ),
 }
+
+PICKER_MEASURES = frozenset({"aborted", "e2e", "error-rate", "requests", "tpot", "ttft"})
+"""Presets that our endpoint pickers measure (``sources.picker``): they see answers, not the model server."""
 
 _NATURAL = {MeasureKind.HISTOGRAM: Stat.P95, MeasureKind.COUNTER: Stat.RATE, MeasureKind.GAUGE: Stat.LAST}
 
@@ -146,13 +192,23 @@ def natural_stat(measure: MeasureSpec) -> Stat:
     return Stat.RATIO if measure.of else _NATURAL[measure.kind]
 
 
+def _over(gauge: str) -> Over:
+    """Of a gauge by its name: what the presets know of it; what nobody knows is averaged."""
+    known = (selector for preset in PRESETS.values() for group in preset.alternatives for selector in group)
+    return next((selector.over for selector in known if selector.name == gauge), Over.MEAN)
+
+
 def series_of(measure: MeasureSpec) -> Preset:
     """The series behind a measure, preset or named. Raises KeyError for an unknown preset."""
     if measure.kind is MeasureKind.PRESET:
         return PRESETS[measure.name]
     of = ((Selector(name=measure.of),),) if measure.of else ()
+    over = _over(measure.name) if measure.kind is MeasureKind.GAUGE else Over.SUM
     return Preset(
-        kind=measure.kind, alternatives=((Selector(name=measure.name),),), of=of, stat=natural_stat(measure)
+        kind=measure.kind,
+        alternatives=((Selector(name=measure.name, over=over),),),
+        of=of,
+        stat=natural_stat(measure),
     )
 
 

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 from rollouts.analysis.evidence.collect import Collector, Interval, PodIncrement
-from rollouts.analysis.evidence.model import CountSeries, EvidenceSpec, Exclusion, HistogramSeries, Scrape
+from rollouts.analysis.evidence.model import (
+    CountSeries,
+    EvidenceSpec,
+    Exclusion,
+    HistogramSeries,
+    LostSeries,
+    Scrape,
+)
 from rollouts.analysis.evidence.scores import ridits
 
 __all__ = ["RivalDecision", "Rivals", "histogram_quantile"]
@@ -81,7 +88,9 @@ class Rivals:
         self._kinds = [
             metric.series
             for metric in spec.metrics
-            if not metric.advisory and isinstance(metric.series, CountSeries | HistogramSeries)
+            if not metric.advisory
+            and isinstance(metric.series, CountSeries | HistogramSeries)
+            and not isinstance(metric.series, LostSeries)
         ]
         self._collector = Collector(spec, [(series, 0.0) for series in self._kinds], pod_limit=1 << 16)
         self._exclusions = tuple(exclusions)

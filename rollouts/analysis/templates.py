@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from rollouts.analysis.conditions import condition_problem
+from rollouts.analysis.gatesfile import PRESETS as COMPARED
 from rollouts.analysis.gatesfile import GatesError, parse_compare
-from rollouts.analysis.presets import PRESETS
+from rollouts.analysis.presets import PICKER_MEASURES, PRESETS
 from rollouts.analysis.types import CompareSpec, MeasureKind, MeasureSpec, MetricSpec, QuerySpec
 
 __all__ = ["Argument", "Gate", "Resolved", "Template", "metric_problems", "resolve"]
 
 _REFERENCE = re.compile(r"\{\{\s*args\.([a-z0-9][-a-z0-9]*)\s*\}\}")
-_ANY_BRACES = re.compile(r"\{\{.*?\}\}")
 _PLAIN = re.compile(r"[A-Za-z0-9_:.\-]{0,253}")
 _MAX_METRICS = 16
+_PICKER = "picker"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,16 +60,24 @@ class Resolved:
     problems: tuple[tuple[str, str], ...]
 
 
+Check = Callable[[str], str | None]
+"""What is wrong with a condition, None when nothing is."""
+
+
 def resolve(
     gate: Gate,
     templates: Mapping[tuple[bool, str], Template],
     built_in: Mapping[str, str],
     sources: frozenset[str],
+    check: Check = condition_problem,
+    *,
+    adapter: bool = False,
 ) -> Resolved:
     """Metrics of a gate, arguments filled in.
 
     ``built_in`` are arguments that every template may use (namespace, rollout, canary, stable). ``sources`` are
-    the configured names.
+    the configured names. ``check`` looks at the conditions. Of an ``adapter`` the endpoint pickers tell: a model
+    server's own figures never carry it.
     """
     metrics: list[MetricSpec] = []
     problems: list[tuple[str, str]] = []
@@ -86,8 +95,15 @@ def resolve(
     problems += _unknown_arguments(gate, templates)
     own = {argument.name: argument.value for argument in gate.args if argument.value is not None}
     metrics += [_fill(metric, {**built_in, **own}) for metric in gate.metrics]
-    problems += list(metric_problems(metrics, sources))
+    if adapter:
+        metrics = [_by_picker(metric) for metric in metrics]
+    problems += list(metric_problems(metrics, sources, check))
     return Resolved(metrics=tuple(metrics), problems=tuple(problems))
+
+
+def _by_picker(metric: MetricSpec) -> MetricSpec:
+    picked = metric.source == "default" and not isinstance(metric.what, QuerySpec)
+    return replace(metric, source=_PICKER) if picked else metric
 
 
 def _values(
@@ -147,7 +163,17 @@ def _substitute(text: str, values: Mapping[str, str]) -> str:
     return _REFERENCE.sub(value, text)
 
 
-def metric_problems(metrics: list[MetricSpec], sources: frozenset[str]) -> Iterator[tuple[str, str]]:
+def left_over(text: str) -> Iterator[str]:
+    """``{{...}}`` in order. By two searches, which are linear: a lazy expression tries again at each opening."""
+    start = text.find("{{")
+    while start >= 0 and (end := text.find("}}", start)) >= 0:
+        yield text[start : end + 2]
+        start = text.find("{{", end + 2)
+
+
+def metric_problems(
+    metrics: list[MetricSpec], sources: frozenset[str], check: Check = condition_problem
+) -> Iterator[tuple[str, str]]:
     """What keeps metrics from being measured: left-over arguments, conditions, sources, presets, names."""
     names = [metric.name for metric in metrics]
     for name in sorted({name for name in names if names.count(name) > 1}):
@@ -155,11 +181,11 @@ def metric_problems(metrics: list[MetricSpec], sources: frozenset[str]) -> Itera
     if len(metrics) > _MAX_METRICS:
         yield "TooManyMetrics", f"a gate has at most {_MAX_METRICS} metrics, this one has {len(metrics)}"
     for metric in metrics:
-        yield from _problems_of(metric, sources)
+        yield from _problems_of(metric, sources, check)
 
 
 def _compare_problems(name: str, what: CompareSpec) -> Iterator[tuple[str, str]]:
-    if _ANY_BRACES.search(what.compare):
+    if any(left_over(what.compare)):
         return
     try:
         parse_compare(name, json.loads(what.compare))
@@ -167,21 +193,27 @@ def _compare_problems(name: str, what: CompareSpec) -> Iterator[tuple[str, str]]
         yield "CompareInvalid", str(error)
 
 
-def _problems_of(metric: MetricSpec, sources: frozenset[str]) -> Iterator[tuple[str, str]]:
+def _no_preset(name: str, known: Iterable[str]) -> str:
+    """Why a measure has no such preset."""
+    compared = f": it only compares, as in compare: {{preset: {name}}}" if name in COMPARED else ""
+    return f"there is no preset {name} to measure{compared}; there are {', '.join(sorted(known))}"
+
+
+def _problems_of(metric: MetricSpec, sources: frozenset[str], check: Check) -> Iterator[tuple[str, str]]:
     what = metric.what
     texts = [metric.success_condition, metric.failure_condition]
     if isinstance(what, QuerySpec):
         texts.append(what.promql)
     elif isinstance(what, MeasureSpec):
         texts += [what.name, what.of]
-        if what.kind is MeasureKind.PRESET and what.name not in PRESETS:
-            known = ", ".join(sorted(PRESETS))
-            yield "PresetUnknown", f"metric {metric.name}: there is no preset {what.name}; there are {known}"
+        known = PICKER_MEASURES if metric.source == _PICKER else PRESETS.keys()
+        if what.kind is MeasureKind.PRESET and what.name not in known:
+            yield "PresetUnknown", f"metric {metric.name}: {_no_preset(what.name, known)}"
     elif isinstance(what, CompareSpec):
         texts.append(what.compare)
         yield from _compare_problems(metric.name, what)
     for text in texts:
-        for left in _ANY_BRACES.findall(text):
+        for left in left_over(text):
             yield (
                 "ArgumentMissing",
                 f"metric {metric.name}: {left[:60]} has no value, or one that is no plain name, number or duration",
@@ -195,6 +227,6 @@ def _problems_of(metric: MetricSpec, sources: frozenset[str]) -> Iterator[tuple[
         ("successCondition", metric.success_condition),
         ("failureCondition", metric.failure_condition),
     ):
-        problem = condition_problem(text) if text and not _ANY_BRACES.search(text) else None
+        problem = check(text) if text and not any(left_over(text)) else None
         if problem is not None:
             yield "ConditionInvalid", f"metric {metric.name}: {field}: {problem}"

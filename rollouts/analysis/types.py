@@ -142,7 +142,8 @@ class MetricSpec:
     count: int = 0
     failure_limit: int = 0
     inconclusive_limit: int = 0
-    consecutive_error_limit: int = 4
+    consecutive_error_limit: int | None = None
+    error_timeout: timedelta = timedelta(hours=1)
     consecutive_success_limit: int = 0
     dry_run: bool = False
     no_data: NoData = NoData.WAIT
@@ -186,6 +187,8 @@ class MetricResult:
     consecutive_error: int = 0
     consecutive_success: int = 0
     no_data_since: datetime | None = None
+    error_since: datetime | None = None
+    """Since when every measurement has been an error."""
     measurements: tuple[Measurement, ...] = ()
 
     @property
@@ -278,6 +281,8 @@ class RunSpec:
     marks: tuple[RunMark, ...] = ()
     exclude: tuple[tuple[datetime, datetime], ...] = ()
     steps_hash: str = ""
+    since: datetime | None = None
+    """When the traffic that is judged began: the step's weight, or the first one of the attempt."""
 
     @property
     def measuring(self) -> bool:

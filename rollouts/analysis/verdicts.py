@@ -8,6 +8,7 @@ metric without a good measurement cannot be Successful; terminating a run ends i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -25,13 +26,25 @@ from rollouts.analysis.types import (
     Value,
 )
 
-__all__ = ["KEPT", "add_measurement", "judge_value", "metric_phase", "run_phase", "wanted_count"]
+__all__ = [
+    "KEPT",
+    "Evaluate",
+    "add_measurement",
+    "asked_of",
+    "judge_value",
+    "metric_phase",
+    "run_phase",
+    "wanted_count",
+]
 
 KEPT = 10
 """Newest measurements kept per metric."""
 
 NO_DATA_PATIENCE = timedelta(minutes=10)
 """How long ``noData: Wait`` waits for a first good value, beyond five intervals, before it is inconclusive."""
+
+
+_NO_CONDITION = "neither successCondition nor failureCondition is set: no value can be judged"
 
 
 def format_value(value: Value | None) -> str:
@@ -53,10 +66,35 @@ def has_data(value: Value | None) -> bool:
     return math.isfinite(value)
 
 
-def judge_value(metric: MetricSpec, value: Value | None, at: datetime) -> Measurement:
-    """One measurement's phase from its value: the four cases of the two conditions, and no data."""
+Evaluate = Callable[[str, Value], bool]
+"""The truth of a condition for a value; raises ConditionError."""
+
+
+def asked_of(metric: MetricSpec, value: Value | None) -> tuple[tuple[str, ...], Value | None]:
+    """The conditions that ``judge_value`` will ask for, and of which value; none of silence."""
     if not has_data(value) or value is None:
-        return _judge_silence(metric, at)
+        return (), None
+    texts = (metric.failure_condition, metric.success_condition)
+    return tuple(text for text in texts if text), _unwrap(value)
+
+
+def judge_value(
+    metric: MetricSpec,
+    value: Value | None,
+    at: datetime,
+    evaluate: Evaluate = evaluate,
+    *,
+    why: str = "",
+) -> Measurement:
+    """One measurement's phase from its value: the four cases of the two conditions, and no data.
+
+    ``why``: in words, where it is known why there is no data.
+    """
+    if not has_data(value) or value is None:
+        return _judge_silence(metric, at, why)
+    if not metric.success_condition and not metric.failure_condition:
+        # Admission refuses it; a run that was stored before, or by hand, must not pass by it.
+        return Measurement(phase=Phase.ERROR, at=at, value=value, message=_NO_CONDITION)
     single = _unwrap(value)
     try:
         failed = bool(metric.failure_condition) and evaluate(metric.failure_condition, single)
@@ -80,21 +118,26 @@ def _unwrap(value: Value) -> Value:
     return value
 
 
-def _judge_silence(metric: MetricSpec, at: datetime) -> Measurement:
+def _judge_silence(metric: MetricSpec, at: datetime, why: str) -> Measurement:
     phases = {
         NoData.WAIT: Phase.PENDING,
         NoData.INCONCLUSIVE: Phase.INCONCLUSIVE,
         NoData.FAIL: Phase.FAILED,
         NoData.PASS: Phase.SUCCESSFUL,
     }
-    return Measurement(phase=phases[metric.no_data], at=at, message="no data", no_data=True)
+    text = f"no data: {why}" if why else "no data"
+    return Measurement(phase=phases[metric.no_data], at=at, message=text, no_data=True)
 
 
 def wanted_count(metric: MetricSpec, run: RunSpec) -> int:
-    """Measurements after which the metric is decided; 0 for never (background with an interval)."""
+    """Measurements after which the metric is decided; 0 for never.
+
+    Never: in the background with an interval, or until ``consecutiveSuccessLimit`` ends it.
+    """
     if metric.count:
         return metric.count
-    return 0 if metric.interval is not None and run.endless else 1
+    open_end = run.endless or metric.consecutive_success_limit > 1
+    return 0 if metric.interval is not None and open_end else 1
 
 
 def add_measurement(metric: MetricSpec, result: MetricResult, taken: Measurement) -> MetricResult:
@@ -102,7 +145,8 @@ def add_measurement(metric: MetricSpec, result: MetricResult, taken: Measurement
     phase = taken.phase
     kept = (*result.measurements, taken)[-KEPT:]
     silent_since = (result.no_data_since or taken.at) if taken.no_data else None
-    result = replace(result, measurements=kept, no_data_since=silent_since)
+    failing_since = (result.error_since or taken.at) if phase is Phase.ERROR else None
+    result = replace(result, measurements=kept, no_data_since=silent_since, error_since=failing_since)
     if phase is Phase.ERROR:
         return replace(
             result,
@@ -135,9 +179,16 @@ def metric_phase(metric: MetricSpec, result: MetricResult, run: RunSpec) -> tupl
         return Phase.FAILED, _limit_text(metric, result, "failed", result.failed, seen)
     if metric.inconclusive_limit >= 0 and result.inconclusive > metric.inconclusive_limit:
         return Phase.INCONCLUSIVE, _limit_text(metric, result, "were inconclusive", result.inconclusive, seen)
-    if result.consecutive_error > metric.consecutive_error_limit:
-        last = result.measurements[-1].message if result.measurements else ""
-        return Phase.ERROR, f"{metric.name}: {result.consecutive_error} errors in a row: {last}"
+    if result.error_since is not None and result.measurements:
+        last, limit = result.measurements[-1], metric.consecutive_error_limit
+        told = f"{metric.name}: {result.consecutive_error} errors in a row: {last.message}"
+        if limit is not None and result.consecutive_error > limit:
+            return Phase.ERROR, told
+        if last.at - result.error_since >= metric.error_timeout:
+            return (
+                Phase.INCONCLUSIVE,
+                f"{told} (for {metric.error_timeout.total_seconds():g} s, errorTimeout)",
+            )
     if metric.consecutive_success_limit and result.consecutive_success >= metric.consecutive_success_limit:
         return Phase.SUCCESSFUL, _passed_text(metric, result)
     wanted = wanted_count(metric, run)
@@ -164,7 +215,7 @@ def _comparison(metric: MetricSpec) -> str:
 def _last_value(result: MetricResult, *phases: Phase) -> str:
     for taken in reversed(result.measurements):
         if not phases or taken.phase in phases:
-            return format_value(taken.value) if not taken.no_data else "no data"
+            return format_value(taken.value) if not taken.no_data else taken.message or "no data"
     return "no value"
 
 
@@ -180,7 +231,10 @@ def _passed_text(metric: MetricSpec, result: MetricResult) -> str:
 
 
 def _running_text(metric: MetricSpec, result: MetricResult) -> str:
-    return f"{metric.name} = {_last_value(result)}: {result.successful} passed, {result.failed} failed so far"
+    counts = f"{result.successful} passed, {result.failed} failed so far"
+    if result.error_since is not None:
+        return f"{metric.name}: held by an error: {result.measurements[-1].message}; {counts}"
+    return f"{metric.name} = {_last_value(result)}: {counts}"
 
 
 _ORDER = (Phase.SUCCESSFUL, Phase.INCONCLUSIVE, Phase.ERROR, Phase.FAILED)

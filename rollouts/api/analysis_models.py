@@ -142,8 +142,10 @@ class MetricModel(ApiModel):
     """Failed measurements that are tolerated."""
     inconclusive_limit: Limit = 0
     """Inconclusive measurements that are tolerated."""
-    consecutive_error_limit: Count = 4
-    """Errors in a row that are tolerated."""
+    consecutive_error_limit: Count | None = None
+    """Errors in a row that are tolerated; without it as many as come within `errorTimeout`."""
+    error_timeout: Duration = "1h"
+    """Time of nothing but errors after which the metric is inconclusive; before that they hold the gate and pass by."""
     consecutive_success_limit: Count = 0
     """Successes in a row that end the metric early; 0 is off."""
     dry_run: bool = False
@@ -268,6 +270,8 @@ class AnalysisRunSpec(ApiModel):
     """Bound on aborting a healthy canary, over all gates, steps and looks."""
     marks: Annotated[list[RunMark], Field(max_length=RUN_LIST_LIMITS["marks"])] = []
     """Steps, appended by the rollout."""
+    since: Moment | None = None
+    """When the weight that is judged came into force; windows that reach back behind it are no data."""
     exclude: Annotated[list[RunExclude], Field(max_length=RUN_LIST_LIMITS["exclude"])] = []
     """Intervals that do not count, appended by the rollout."""
 

@@ -33,6 +33,16 @@ def _one_text(*fields: str) -> str:
     return "[" + ", ".join(parts) + "].exists_one(x, x)"
 
 
+def _looks(condition: str) -> str:
+    """The condition, where there is one, reads the result."""
+    return f"(!has(self.{condition}) || self.{condition}.contains('result'))"
+
+
+def _at_most_count(limit: str) -> str:
+    """The limit is within the measurements that are taken; count 0 is none given."""
+    return f"(!has(self.count) || self.count == 0 || !has(self.{limit}) || self.{limit} <= self.count)"
+
+
 _WEIGHT = (
     "!has(self.setWeight) || (type(self.setWeight) == int ? self.setWeight >= 0 && self.setWeight <= 100 : "
     "string(self.setWeight).matches('^(100(\\\\.0{1,2})?|[0-9]{1,2}(\\\\.[0-9]{1,2})?)%$'))"
@@ -60,7 +70,7 @@ def _appended(field: str, *, after: str = "") -> str:
     return f"!has(oldSelf.{field}) || (has(self.{field}) && size(self.{field}) >= size(oldSelf.{field}) && {kept})"
 
 
-_FIXED = ("rollout", "attempt", "step", "canary", "stable")
+_FIXED = ("rollout", "attempt", "step", "canary", "stable", "since")
 _GATES = ("metrics", "metricsFrom", "comparisons", "falseAbortRate")
 _OTHER_STEPS = (
     "(has(self.stepsHash) && has(oldSelf.stepsHash) && self.stepsHash != '' && "
@@ -165,6 +175,31 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
             "!has(self.compare) || (!has(self.successCondition) && !has(self.failureCondition))",
             "compare takes no conditions: it has verdicts of its own",
         ),
+        CelRule(
+            "has(self.compare) || has(self.successCondition) || has(self.failureCondition)",
+            "a query or measure needs successCondition or failureCondition: without one every value would pass",
+        ),
+        CelRule(
+            f"{_looks('successCondition')} && {_looks('failureCondition')}",
+            "a condition must look at result, as in result < 2.0: this one says the same of every value",
+        ),
+        CelRule(
+            "!has(self.successCondition) || !has(self.failureCondition) || "
+            "self.successCondition != self.failureCondition",
+            "successCondition and failureCondition are the same: no value could pass",
+        ),
+        CelRule(
+            f"{_at_most_count('failureLimit')} && {_at_most_count('inconclusiveLimit')}",
+            "failureLimit and inconclusiveLimit must not be above count; -1 is without limit",
+        ),
+        CelRule(
+            _at_most_count("consecutiveSuccessLimit"),
+            "consecutiveSuccessLimit is above count: the metric could never pass",
+        ),
+        CelRule(
+            "!has(self.consecutiveSuccessLimit) || self.consecutiveSuccessLimit < 2 || has(self.interval)",
+            "interval is needed with a consecutiveSuccessLimit above 1",
+        ),
     ),
     "MeasureModel": (
         CelRule(
@@ -197,6 +232,7 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
             )
             for field in _GATES
         ),
+        CelRule("!has(self.since) || timestamp(self.since) == timestamp(self.since)", "since must be a time"),
         CelRule(_appended("marks", after="at"), "marks of a run can only be appended to"),
         CelRule(_appended("exclude"), "exclude of a run can only be appended to"),
         CelRule(

@@ -152,13 +152,50 @@ def check_metric(metric: MetricModel, path: str) -> Iterator[Finding]:
             yield f"{path}.compare", "exactly one of preset, histogram, counter and gauge must be set"
         if metric.success_condition or metric.failure_condition:
             yield f"{path}.compare", "takes no conditions: it has verdicts of its own"
+    else:
+        yield from _check_conditions(metric, path)
     if metric.count is not None and metric.count > 1 and metric.interval is None:
         yield f"{path}.interval", f"is needed with count {metric.count}"
+    yield from _check_limits(metric, path)
     if metric.query is not None and metric.source == "pods":
         yield f"{path}.source", "is pods, which knows no PromQL: use measure, or a Prometheus source"
-    for name, value in (("interval", metric.interval), ("initialDelay", metric.initial_delay)):
+    for name, value in (
+        ("interval", metric.interval),
+        ("initialDelay", metric.initial_delay),
+        ("errorTimeout", metric.error_timeout),
+    ):
         if value is not None:
             yield from _check_duration(value, f"{path}.{name}")
+
+
+def _check_conditions(metric: MetricModel, path: str) -> Iterator[Finding]:
+    """What makes a threshold say the same whatever is measured."""
+    given = {"successCondition": metric.success_condition, "failureCondition": metric.failure_condition}
+    if not any(given.values()):
+        yield path, "needs successCondition or failureCondition: without one every value would pass"
+    for name, text in given.items():
+        if text and "result" not in text:
+            yield f"{path}.{name}", "must look at result, as in result < 2.0: it says the same of every value"
+    if metric.success_condition and metric.success_condition == metric.failure_condition:
+        yield f"{path}.failureCondition", "is the same as successCondition: no value could pass"
+
+
+def _check_limits(metric: MetricModel, path: str) -> Iterator[Finding]:
+    """Limits that the measurements can never reach, as Argo Rollouts refuses them."""
+    if metric.count:
+        for name, limit in (
+            ("failureLimit", metric.failure_limit),
+            ("inconclusiveLimit", metric.inconclusive_limit),
+        ):
+            if limit > metric.count:
+                yield f"{path}.{name}", f"must not be above count {metric.count}; -1 is without limit"
+        if metric.consecutive_success_limit > metric.count:
+            yield (
+                f"{path}.consecutiveSuccessLimit",
+                f"is above count {metric.count}: the metric could never pass",
+            )
+    if metric.consecutive_success_limit > 1 and metric.interval is None:
+        yield f"{path}.interval", f"is needed with consecutiveSuccessLimit {metric.consecutive_success_limit}"
 
 
 def _check_duration(value: str | int, path: str) -> Iterator[Finding]:

@@ -102,6 +102,8 @@ def _write_result(result: MetricResult) -> Json:
     }
     if result.no_data_since is not None:
         found["noDataSince"] = format_time(result.no_data_since)
+    if result.error_since is not None:
+        found["errorSince"] = format_time(result.error_since)
     return found
 
 
@@ -153,7 +155,7 @@ def _count(data: Mapping[str, Any], name: str) -> int:
 
 
 def _read_result(data: Mapping[str, Any]) -> MetricResult:
-    since = data.get("noDataSince")
+    since, failing = data.get("noDataSince"), data.get("errorSince")
     return MetricResult(
         name=str(data["name"]),
         phase=Phase(data["phase"]),
@@ -165,6 +167,7 @@ def _read_result(data: Mapping[str, Any]) -> MetricResult:
         consecutive_error=_count(data, "consecutiveError"),
         consecutive_success=_count(data, "consecutiveSuccess"),
         no_data_since=None if since is None else parse_time(since),
+        error_since=None if failing is None else parse_time(failing),
         measurements=tuple(_read_measurement(item) for item in data.get("measurements") or []),
     )
 

@@ -37,6 +37,7 @@ from rollouts.api.analysis_models import (
     MetricModel,
     RunComparison,
 )
+from rollouts.api.rules import check_metric
 from rollouts.api.run_results import read_run_status
 from rollouts.api.scalars import (
     format_duration,
@@ -83,6 +84,7 @@ def metric_of(model: MetricModel) -> MetricSpec:
         failure_limit=model.failure_limit,
         inconclusive_limit=model.inconclusive_limit,
         consecutive_error_limit=model.consecutive_error_limit,
+        error_timeout=parse_duration(model.error_timeout),
         consecutive_success_limit=model.consecutive_success_limit,
         dry_run=model.dry_run,
         no_data=NoData(model.no_data),
@@ -142,6 +144,7 @@ def metric_json(metric: MetricSpec) -> Json:
         "failureLimit": metric.failure_limit,
         "inconclusiveLimit": metric.inconclusive_limit,
         "consecutiveErrorLimit": metric.consecutive_error_limit,
+        "errorTimeout": format_duration(metric.error_timeout),
         "consecutiveSuccessLimit": metric.consecutive_success_limit,
         "dryRun": metric.dry_run,
         "noData": metric.no_data.value,
@@ -182,6 +185,9 @@ def parse_template(obj: Mapping[str, Any]) -> Template | str:
     name = str((obj.get("metadata") or {}).get("name", ""))
     try:
         model = AnalysisTemplateSpec.model_validate(obj.get("spec"))
+        for index, metric in enumerate(model.metrics):
+            for path, text in check_metric(metric, f"metrics[{index}]"):
+                return f"template {name}: {path} {text}"
         return Template(
             name=name,
             metrics=tuple(metric_of(metric) for metric in model.metrics),
@@ -207,6 +213,8 @@ def run_spec_json(spec: RunSpec) -> Json:
     }
     if spec.step is not None:
         result["step"] = spec.step
+    if spec.since is not None:
+        result["since"] = format_time(spec.since)
     if spec.comparisons:
         result["comparisons"] = [_comparison_json(item) for item in spec.comparisons]
         result["falseAbortRate"] = spec.false_abort_rate
@@ -287,6 +295,7 @@ def parse_run(obj: Mapping[str, Any]) -> ParsedRun:
             ),
             exclude=tuple((parse_time(item.from_), parse_time(item.to)) for item in model.exclude),
             steps_hash=model.steps_hash,
+            since=None if model.since is None else parse_time(model.since),
         )
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]

@@ -147,7 +147,8 @@ def _write_weight(weight: WeightStatus) -> Json:
         "observed": weight.observed,
         "written": weight.written,
     }
-    return {name: weight_json(value) for name, value in values.items() if value is not None}
+    found: Json = {name: weight_json(value) for name, value in values.items() if value is not None}
+    return found if weight.since is None else {**found, "since": format_time(weight.since)}
 
 
 def _write_wait(wait: TargetWait | None) -> Json | None:
@@ -348,6 +349,7 @@ def read_status(data: Any) -> tuple[RolloutStatus, tuple[str, ...]]:
             applied=weight.take("applied", parse_weight, None),
             observed=weight.take("observed", parse_weight, None),
             written=weight.take("written", parse_weight, None),
+            since=weight.time("since"),
         ),
         weight_cap=r.take("weightCap", parse_weight, None),
         path=PathStatus(

@@ -62,6 +62,8 @@ class WeightModel(ApiModel):
     """What the traffic object says."""
     observed: IntOrPercent | None = None
     """What the pods' request counters show."""
+    since: Time | None = None
+    """When `applied` was last changed by the controller: gates measure nothing from before."""
     written: IntOrPercent | None = None
     """What the controller wrote last, where the traffic object says something else."""
 
@@ -353,6 +355,8 @@ class MetricResultModel(ApiModel):
     """Successes in a row."""
     no_data_since: Time | None = None
     """Since when there has been no data."""
+    error_since: Time | None = None
+    """Since when every measurement has been an error."""
     measurements: Annotated[list[MeasurementModel], Field(max_length=10)] = Field(default=[])
     """The newest measurements."""
 

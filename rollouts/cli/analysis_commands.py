@@ -13,6 +13,7 @@ from rollouts.analysis.evidence.model import EvidenceSpec
 from rollouts.analysis.gatesfile import Gates, GatesError, parse_gates
 from rollouts.analysis.planning import Traffic, plan_rollout, planned_gates, traffic_of
 from rollouts.analysis.recording import Recording, RecordingError, read_recording
+from rollouts.terminal import document, say
 
 __all__ = ["backtest_command", "plan_command"]
 
@@ -98,9 +99,10 @@ def backtest_command(recording: Path, gates_file: Path, output: str) -> None:
     loaded = load_recording(recording)
     result = backtest(loaded, load_gates(gates_file, loaded.interval))
     if output == "json":
-        click.echo(json.dumps(result.to_json(), allow_nan=False))
+        document(json.dumps(result.to_json(), allow_nan=False))
     else:
-        click.echo(_text(result))
+        for line in _lines(result):
+            say(line)
 
 
 _RULES = {
@@ -110,7 +112,7 @@ _RULES = {
 }
 
 
-def _text(result: BacktestResult) -> str:
+def _lines(result: BacktestResult) -> list[str]:
     lines = []
     for gate in result.gates:
         when = "" if gate.decided_at is None else f" at minute {gate.decided_at / 60:.1f}"
@@ -120,7 +122,7 @@ def _text(result: BacktestResult) -> str:
     for rival in result.rivals:
         told = "pass" if rival.aborted_at is None else f"abort at minute {rival.aborted_at / 60:.1f}"
         lines.append(f"  {_RULES[rival.rule]}: {told}")
-    return "\n".join(lines)
+    return lines
 
 
 @click.command("plan")
@@ -159,13 +161,13 @@ def plan_command(
     except (GatesError, RecordingError, KeyError, TypeError) as error:
         raise BadInput(f"{file}: {error}") from error
     if output == "json":
-        click.echo(json.dumps({"gates": [plan.to_json() for plan in plans]}, allow_nan=False))
+        document(json.dumps({"gates": [plan.to_json() for plan in plans]}, allow_nan=False))
         return
     noise = "the recording" if traffic.from_history else "priors; --history of the stable pods makes it exact"
     pods = f"{traffic.stable_pods} stable pods"
-    click.echo(f"{traffic.rate:.3g} requests per second, {pods}; noise from {noise}.")
+    say(f"{traffic.rate:.3g} requests per second, {pods}; noise from {noise}.")
     for plan in plans:
-        click.echo(plan.words)
+        say(plan.words)
 
 
 def _traffic(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import functools
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import yaml
 
 from rollouts.controller import kinds
 from rollouts.controller.caches import owner_of
 from rollouts.kube.client import KubeClient
-from rollouts.kube.errors import Forbidden, KindNotServed, KubeError, NotFound
+from rollouts.kube.credentials import context_namespace
+from rollouts.kube.errors import Forbidden, KindNotServed, KubeError, NotConfigured, NotFound
+from rollouts.kube.kubeconfig import ContextChoice
+from rollouts.kube.paging import list_all
 
 __all__ = ["EXIT_CODES", "connection_options", "default_namespace", "fetch", "fetch_runs", "with_client"]
 
@@ -31,33 +32,40 @@ Exit status:
 
 
 def connection_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``-n``, ``--kubeconfig``, ``--context``."""
+    """``-n``, ``--kubeconfig``, and ``context``: what ``--context``, ``--cluster`` and ``--user`` choose."""
+
+    @functools.wraps(command)
+    def called(*args: Any, cluster: str | None, user: str | None, context: str | None, **kwargs: Any) -> Any:
+        choice = ContextChoice(context=context, cluster=cluster, user=user)
+        return command(*args, context=choice, **kwargs)
+
+    result: Callable[..., Any] = called
     for option in (
+        click.option("--user", help="User of the kubeconfig, in place of the context's."),
+        click.option("--cluster", help="Cluster of the kubeconfig, in place of the context's."),
         click.option("--context", help="Context of the kubeconfig."),
         click.option(
             "--kubeconfig", help="Kubeconfig file; else $KUBECONFIG, the pod's account, ~/.kube/config."
         ),
         click.option("-n", "--namespace", help="Namespace; else the context's."),
     ):
-        command = option(command)
-    return command
+        result = option(result)
+    return result
 
 
-def default_namespace(kubeconfig: str | None, context: str | None) -> str:
-    """The namespace of the context, ``default`` where it names none."""
-    path = kubeconfig or os.environ.get("KUBECONFIG", "").split(os.pathsep)[0] or "~/.kube/config"
+def default_namespace(kubeconfig: str | None, context: ContextChoice | str | None) -> str:
+    """The namespace of the context, ``default`` where it names none; ends the command where there is no context."""
     try:
-        data = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
-        name = context or data.get("current-context")
-        for item in data.get("contexts") or []:
-            if item.get("name") == name:
-                return str((item.get("context") or {}).get("namespace") or "default")
-    except (OSError, yaml.YAMLError, AttributeError):
-        return "default"
-    return "default"
+        return context_namespace(kubeconfig, context)
+    except NotConfigured as error:
+        raise _Unreachable(str(error)) from None
 
 
-def with_client(kubeconfig: str | None, context: str | None, work: Callable[[KubeClient], Awaitable[T]]) -> T:
+def with_client(
+    kubeconfig: str | None,
+    context: ContextChoice | str | None,
+    work: Callable[[KubeClient], Awaitable[T]],
+) -> T:
     """Run ``work`` with a client; transport errors end the command with a sentence."""
     from rollouts.kube.http import open_client
 
@@ -96,7 +104,7 @@ async def fetch(client: KubeClient, namespace: str, name: str) -> dict[str, Any]
 async def fetch_runs(client: KubeClient, rollout: dict[str, Any]) -> list[dict[str, Any]]:
     """The AnalysisRuns that a Rollout owns, oldest first; not those of a namesake that was there before it."""
     meta = rollout["metadata"]
-    page = await client.list_page(kinds.ANALYSIS_RUN, meta["namespace"])
+    found = await list_all(client, kinds.ANALYSIS_RUN, meta["namespace"])
     ours = (meta["name"], meta.get("uid"))
-    owned = [run for run in page.items if owner_of(run, kinds.ROLLOUT.kind) == ours]
+    owned = [run for run in found if owner_of(run, kinds.ROLLOUT.kind) == ours]
     return sorted(owned, key=lambda run: str(run["metadata"].get("creationTimestamp", "")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from rollouts.api.crds import crd_files
+from rollouts.terminal import document
 
 __all__ = ["crds"]
 
@@ -12,4 +13,4 @@ __all__ = ["crds"]
 @click.command()
 def crds() -> None:
     """Print the CRDs, ready for `kubectl apply --server-side -f -`."""
-    click.echo("---\n".join(text for _, text in crd_files()), nl=False)
+    document("---\n".join(text for _, text in crd_files()), nl=False)

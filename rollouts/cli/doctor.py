@@ -12,6 +12,7 @@ from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.cli.connect import connection_options, default_namespace, fetch, with_client
 from rollouts.cli.doctor_gitops import application_checks, configmap_checks, object_checks, pool_checks
 from rollouts.cli.doctor_path import picker_checks, refusal_checks
+from rollouts.cli.doctor_pickers import exposure_checks
 from rollouts.cli.explain import deletion
 from rollouts.cli.findings import Check, Level, bad, fine, warn
 from rollouts.controller import kinds
@@ -20,6 +21,9 @@ from rollouts.controller.pools import read_pool
 from rollouts.engine.types import HttpRouteTraffic, TrafficMode
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
+from rollouts.kube.kubeconfig import ContextChoice
+from rollouts.kube.paging import list_all
+from rollouts.terminal import say
 from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, label_value
 
 __all__ = ["diagnose", "doctor"]
@@ -28,6 +32,7 @@ _OURS = (kinds.ROLLOUT, kinds.ANALYSIS_RUN, kinds.ANALYSIS_TEMPLATE, kinds.CLUST
 _ARGO_ROLLOUT = Resource("argoproj.io", "v1alpha1", "rollouts", "Rollout")
 _APPLICATION = Resource("argoproj.io", "v1alpha1", "applications", "Application")
 _CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
+_NETWORK_POLICY = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 _ACCESS = Resource(
     "authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", namespaced=False
 )
@@ -42,24 +47,16 @@ _NEEDED = (
     ("create", kinds.EVENT, ""),
 )
 """What every rollout of base models needs; the chart's role has all of it."""
-_PAGES = 20
 
 Object = dict[str, Any]
 
 
 async def _list(client: KubeClient, resource: Resource, namespace: str | None) -> list[Object] | None:
-    """All objects, at most 20 pages; None where the kind is not served or may not be read."""
-    items: list[Object] = []
-    token = ""
+    """All objects; None where the kind is not served or may not be read."""
     try:
-        for _ in range(_PAGES):
-            page = await client.list_page(resource, namespace, continue_token=token)
-            items, token = items + page.items, page.continue_token
-            if not token:
-                break
+        return await list_all(client, resource, namespace)
     except (KindNotServed, Forbidden):
         return None
-    return items
 
 
 async def _served(client: KubeClient, resource: Resource, namespace: str) -> bool:
@@ -226,6 +223,9 @@ async def _pool(
     pods = await _list(client, kinds.POD, namespace) if service is not None else None
     for check in (*picker_checks(pool, service, pods), *refusal_checks(pool, gateways)):
         yield check
+    if service is not None and pods is not None:
+        for check in exposure_checks(service, pods, await _list(client, _NETWORK_POLICY, namespace)):
+            yield check
     for check in pool_checks(f"InferencePool {name}", obj):
         yield check
 
@@ -261,7 +261,7 @@ def doctor(
     name: str | None,
     namespace: str | None,
     kubeconfig: str | None,
-    context: str | None,
+    context: ContextChoice,
     account: str | None,
     argocd_namespace: str,
 ) -> None:
@@ -273,8 +273,8 @@ def doctor(
         kubeconfig, context, lambda client: diagnose(client, where, name, account, argocd_namespace)
     )
     for check in checks:
-        click.echo(f"{check.level.value + ':':<9} {check.text}")
+        say(f"{check.level.value + ':':<9} {check.text}")
         if check.fix:
-            click.echo(f"{'':<9}   -> {check.fix}")
+            say(f"{'':<9}   -> {check.fix}")
     if any(check.level is Level.BAD for check in checks):
         sys.exit(1)

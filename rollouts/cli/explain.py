@@ -31,6 +31,8 @@ from rollouts.engine.types import (
     format_weight,
 )
 from rollouts.kube.client import KubeClient
+from rollouts.kube.kubeconfig import ContextChoice
+from rollouts.terminal import say, shown
 
 __all__ = ["deletion", "explain", "explanation"]
 
@@ -48,7 +50,7 @@ _HELD: Mapping[HoldReason, str] = {
 
 def explanation(obj: Mapping[str, Any], runs: list[dict[str, Any]], now: datetime) -> list[tuple[str, str]]:
     """(heading, sentence) pairs in reading order."""
-    parsed = parse_rollout(obj)
+    parsed, runs = parse_rollout(shown(obj)), shown(runs)
     lines = [("Where", _where(parsed))]
     if parsed.deleting:
         lines.append(("But", deletion(parsed)))
@@ -171,7 +173,7 @@ def _step_moves(parsed: ParsedRollout, now: datetime) -> str:
 @click.command(epilog=EXIT_CODES)
 @click.argument("name")
 @connection_options
-def explain(name: str, namespace: str | None, kubeconfig: str | None, context: str | None) -> None:
+def explain(name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice) -> None:
     """Say why Rollout NAME is where it is, what comes next and what would move it."""
     where = namespace or default_namespace(kubeconfig, context)
 
@@ -182,5 +184,5 @@ def explain(name: str, namespace: str | None, kubeconfig: str | None, context: s
     obj, runs = with_client(kubeconfig, context, work)
     told = ""
     for heading, sentence in explanation(obj, runs, datetime.now(UTC)):
-        click.echo(f"{heading if heading != told else '':<10}{sentence}")
+        say(f"{heading if heading != told else '':<10}{sentence}")
         told = heading

@@ -100,6 +100,7 @@ async def _tell(
         pods=pods,
         pickers=pickers,
         gateway_like=like,
+        prometheus=story == "analysis" and _prometheus_there(console),
         say=console.print,
     ) as running:
         await tell(running, console, bad=bad)
@@ -108,9 +109,15 @@ async def _tell(
 @lab.command()
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
 @click.option("--control-plane", type=_CONTROL_PLANES, default="memory", show_default=True)
+@click.option(
+    "--prometheus/--no-prometheus",
+    default=False,
+    show_default=True,
+    help="Run a real Prometheus (Debian's package, downloaded once) as the source `default`.",
+)
 @_PICKERS
 @_LIKE
-def up(output: str, control_plane: str, pickers: bool, gateway_like: str) -> None:
+def up(output: str, control_plane: str, prometheus: bool, pickers: bool, gateway_like: str) -> None:
     """Start a lab that stays: the examples' pools, models, gateway and route, pickers and controller.
 
     Rollouts and traffic are left to you.
@@ -119,6 +126,8 @@ def up(output: str, control_plane: str, pickers: bool, gateway_like: str) -> Non
         raise click.ClickException(
             f"a lab is running already: `rollouts lab down` first (state in {_DIRECTORY})"
         )
+    if prometheus:
+        _need_prometheus()
     shutil.rmtree(_DIRECTORY, ignore_errors=True)
     _DIRECTORY.mkdir(parents=True)
     log = (_DIRECTORY / "lab.log").open("ab")
@@ -130,7 +139,7 @@ def up(output: str, control_plane: str, pickers: bool, gateway_like: str) -> Non
             str(_DIRECTORY),
             control_plane,
             gateway_like,
-            *_flag(pickers),
+            *_flags(pickers, prometheus),
         ],
         stdin=subprocess.DEVNULL,
         stdout=log,
@@ -194,8 +203,29 @@ def set_knobs(pod: str, knobs: tuple[str, ...]) -> None:
     click.echo(answer.text)
 
 
-def _flag(pickers: bool) -> list[str]:
-    return [] if pickers else ["--no-pickers"]
+def _flags(pickers: bool, prometheus: bool) -> list[str]:
+    return [*([] if pickers else ["--no-pickers"]), *(["--prometheus"] if prometheus else [])]
+
+
+def _need_prometheus() -> None:
+    from rollouts.lab.prometheus import PrometheusMissingError, find_prometheus
+
+    try:
+        find_prometheus()
+    except PrometheusMissingError as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _prometheus_there(console: Console) -> bool:
+    """Whether the story can be told through a real Prometheus; said either way."""
+    from rollouts.lab.prometheus import PrometheusMissingError, find_prometheus
+
+    try:
+        console.print(f"measured through {find_prometheus()}")
+    except PrometheusMissingError as error:
+        console.print(f"measured at the pods themselves: {error}")
+        return False
+    return True
 
 
 def _alive(pid: int) -> bool:
@@ -221,13 +251,16 @@ def _running() -> dict[str, object] | None:
 def _describe(state: dict[str, object]) -> str:
     pods, pickers = state["pods"], state["pickers"]
     assert isinstance(pods, dict)
+    sources = state.get("sources", {})
     assert isinstance(pickers, dict)
+    assert isinstance(sources, dict)
     lines = [
         f"API server   {state['controlPlane']}",
         f"kubeconfig   {state['kubeconfig']}",
         f"gateway      {state['gateway']}",
         f"metrics      {state['metrics']}",
         *(f"picker       {name} {url}" for name, url in pickers.items()),
+        *(f"prometheus   {url}" for name, url in sources.items() if name == "default"),
         f"logs         {state['logs']}",
         "pods         " + "\n             ".join(f"{name} {url}" for name, url in pods.items()),
         "",

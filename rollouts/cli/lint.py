@@ -11,15 +11,18 @@ from typing import Any
 
 import click
 
+from rollouts.analysis.deciding import can_stop
 from rollouts.analysis.gatesfile import GatesError
 from rollouts.analysis.planning import Traffic, plan_rollout, planned_gates
 from rollouts.analysis.templates import Gate, Template, metric_problems, resolve
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.api.runs import gate_of, parse_template
 from rollouts.cli.analysis_commands import load_documents
+from rollouts.cli.lint_windows import too_long
 from rollouts.controller.kinds import GROUP, VERSION
 from rollouts.engine.steps import weight_at
 from rollouts.engine.types import AdapterTraffic, AnalysisStep, JobStep, PauseStep
+from rollouts.terminal import say
 
 __all__ = ["Finding", "Severity", "lint", "lint_documents"]
 
@@ -116,22 +119,40 @@ def _rollout(obj: Mapping[str, Any], templates: Mapping[tuple[bool, str], Templa
     gates = [(f"step {i + 1}", step.analysis) for i, step in enumerate(canary.steps) if step.analysis]
     gates += [("background analysis", canary.analysis)] if canary.analysis else []
     for place, model in gates:
-        yield from _gate(where, place, gate_of(model), templates)
+        yield from _gate(
+            where, place, gate_of(model), templates, adapter=parsed.model.target.adapter is not None
+        )
+        used = [templates[name] for name in gate_of(model).templates if name in templates]
+        metrics = (*gate_of(model).metrics, *(metric for template in used for metric in template.metrics))
+        for text in too_long(parsed, place, metrics):
+            yield _problem(where, f"{place}: {text}")
     yield from _steps(where, parsed)
 
 
 def _gate(
-    where: str, place: str, gate: Gate, templates: Mapping[tuple[bool, str], Template]
+    where: str, place: str, gate: Gate, templates: Mapping[tuple[bool, str], Template], *, adapter: bool
 ) -> Iterator[Finding]:
     used = [templates[name] for name in gate.templates if name in templates]
     metrics = [*gate.metrics, *(metric for template in used for metric in template.metrics)]
-    resolved = resolve(gate, templates, _BUILT_IN, frozenset(metric.source for metric in metrics))
+    resolved = resolve(
+        gate,
+        templates,
+        _BUILT_IN,
+        frozenset({"picker", *(metric.source for metric in metrics)}),
+        adapter=adapter,
+    )
     for reason, text in resolved.problems:
         if reason == "TemplateMissing":
             name = text.split(" does not exist")[0]
             yield _hint(where, f"{place}: {name} is not in these files: it must exist in the cluster")
         elif reason != "ArgumentUnknown" or len(used) == len(gate.templates):
             yield _problem(where, f"{place}: {text}")
+    if resolved.metrics and not any(map(can_stop, resolved.metrics)):
+        yield _hint(
+            where,
+            f"{place}: nothing in it can stop the rollout (dryRun, onFail: Alert, failureLimit as high as count, or "
+            "comparisons that only inform)",
+        )
 
 
 def _steps(where: str, parsed: ParsedRollout) -> Iterator[Finding]:
@@ -174,7 +195,7 @@ def _unprovable(obj: Mapping[str, Any], ours: list[Mapping[str, Any]], traffic: 
         coupled=coupled,
     )
     for plan in plan_rollout(gates, traffic):
-        if plan.gate.metric.require.value == "WithinTolerance" and plan.minutes_to_pass == float("inf"):
+        if plan.minutes_to_pass == float("inf"):
             yield _hint(_where(obj), plan.words)
 
 
@@ -195,11 +216,11 @@ def lint(files: tuple[Path, ...], rate: float, stable_pods: int | None, canary_p
     traffic = Traffic(rate=rate, stable_pods=stable_pods, canary_pods=canary_pods) if stable_pods else None
     findings = lint_documents(documents, traffic)
     for finding in findings:
-        click.echo(f"{finding.severity.value}: {finding.where}: {finding.text}")
+        say(f"{finding.severity.value}: {finding.where}: {finding.text}")
     count = sum(isinstance(one, Mapping) and _is_ours(one) for one in documents)
     bad = sum(finding.severity is Severity.PROBLEM for finding in findings)
     if not count:
-        click.echo(f"problem: no object of {_API_VERSION} in these files")
-    click.echo(f"{count} objects, {bad} problems, {len(findings) - bad} hints")
+        say(f"problem: no object of {_API_VERSION} in these files")
+    say(f"{count} objects, {bad} problems, {len(findings) - bad} hints")
     if bad or not count:
         sys.exit(2)

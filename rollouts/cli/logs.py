@@ -7,7 +7,14 @@ import sys
 
 import structlog
 
+from rollouts.terminal import printable
+
 __all__ = ["configure_logs"]
+
+
+def _printable(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Values come from objects and servers; a terminal would obey what stands in them. JSON escapes by itself."""
+    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
 def configure_logs(form: str = "auto") -> None:
@@ -27,8 +34,7 @@ def configure_logs(form: str = "auto") -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    if not text:
-        processors.append(structlog.processors.format_exc_info)
+    processors.append(_printable if text else structlog.processors.format_exc_info)
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from typing import Any
 
 import click
+
+from rollouts.terminal import printable_lines
 
 __all__ = ["COMMANDS", "main"]
 
@@ -48,6 +51,16 @@ class _Lazy(click.Group):
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """What a command fails with may quote an object: it is printed like everything else."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError:
+            raise  # quotes what the user typed
+        except click.ClickException as error:
+            same = type("Told", (click.ClickException,), {"exit_code": error.exit_code})
+            raise same(printable_lines(error.message)) from error
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})

@@ -22,10 +22,13 @@ from rollouts.cli.connect import (
     fetch_runs,
     with_client,
 )
-from rollouts.cli.render import console, rollout_table, rollout_view, summary
+from rollouts.cli.render import rollout_table, rollout_view, summary
 from rollouts.controller import kinds
 from rollouts.engine.types import Phase
 from rollouts.kube.client import KubeClient
+from rollouts.kube.kubeconfig import ContextChoice
+from rollouts.kube.paging import list_all
+from rollouts.terminal import console, document, say
 
 __all__ = ["get", "status", "watch"]
 
@@ -42,17 +45,16 @@ def get(
     name: str | None,
     namespace: str | None,
     kubeconfig: str | None,
-    context: str | None,
+    context: ContextChoice,
     all_namespaces: bool,
     output: str,
 ) -> None:
     """Show all Rollouts as a table, or one in full."""
-    where = namespace or default_namespace(kubeconfig, context)
+    where = "" if all_namespaces and name is None else namespace or default_namespace(kubeconfig, context)
 
     async def work(client: KubeClient) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         if name is None:
-            page = await client.list_page(kinds.ROLLOUT, None if all_namespaces else where)
-            return page.items, []
+            return await list_all(client, kinds.ROLLOUT, None if all_namespaces else where), []
         rollout = await fetch(client, where, name)
         return [rollout], await fetch_runs(client, rollout)
 
@@ -60,7 +62,7 @@ def get(
     if output in ("json", "yaml"):
         data: Any = [summary(obj) for obj in objects]
         data = data[0] if name is not None else data
-        click.echo(
+        document(
             json.dumps(data, indent=2) if output == "json" else yaml.safe_dump(data, sort_keys=False),
             nl=output == "json",
         )
@@ -69,9 +71,9 @@ def get(
     if name is not None:
         screen.print(rollout_view(objects[0], runs))
     elif objects:
-        screen.print(rollout_table(objects, wide=output == "wide"))
+        screen.print(rollout_table(objects, wide=output == "wide", namespaces=all_namespaces))
     else:
-        screen.print(f"No Rollouts in {'any namespace' if all_namespaces else f'namespace {where}'}.")
+        say(f"No Rollouts in {'any namespace' if all_namespaces else f'namespace {where}'}.")
 
 
 @click.command(epilog=EXIT_CODES)
@@ -79,7 +81,7 @@ def get(
 @connection_options
 @click.option("--timeout", metavar="DURATION", help="Stop watching after this time.")
 def watch(
-    name: str, namespace: str | None, kubeconfig: str | None, context: str | None, timeout: str | None
+    name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice, timeout: str | None
 ) -> None:
     """Show one Rollout live, until interrupted."""
     where = namespace or default_namespace(kubeconfig, context)
@@ -120,7 +122,7 @@ def status(
     name: str,
     namespace: str | None,
     kubeconfig: str | None,
-    context: str | None,
+    context: ContextChoice,
     follow: bool,
     timeout: str | None,
     output: str,
@@ -136,7 +138,7 @@ def status(
             shown = summary(obj)
             line = f"{shown['phase'] or 'New'}: {shown['message']}"
             if line != told and output == "text":
-                click.echo(line)
+                say(line)
                 told = line
             over = shown["observed"] and parse_rollout(obj).status.phase in _ENDED
             if over or not follow:
@@ -147,9 +149,9 @@ def status(
 
     shown, over = with_client(kubeconfig, context, work)
     if output == "json":
-        click.echo(json.dumps(shown, indent=2))
+        document(json.dumps(shown, indent=2))
     if shown["phase"] in ("Aborted", "Invalid") and shown["observed"]:
         sys.exit(1)
     if follow and not over:
-        click.echo(f"not over within {timeout}", err=True)
+        say(f"not over within {timeout}", err=True)
         sys.exit(4)

@@ -15,8 +15,10 @@ from rollouts.controller import kinds
 from rollouts.controller.pools import Pool, read_pool
 from rollouts.kube.client import KubeClient
 from rollouts.kube.errors import KindNotServed, NotFound
+from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.picker.filesource import ObjectsUnreadable, load_objects
 from rollouts.picker.routing import Unready
+from rollouts.terminal import document
 
 __all__ = ["picker_manifest"]
 
@@ -50,7 +52,7 @@ def picker_manifest(
     pool: str,
     namespace: str | None,
     kubeconfig: str | None,
-    context: str | None,
+    context: ContextChoice,
     objects: Path | None,
     image: str | None,
     replicas: int,
@@ -64,14 +66,15 @@ def picker_manifest(
     Service, Deployment, ServiceAccount, Role and RoleBinding, and a PodDisruptionBudget for several replicas:
     the same as the chart's value `pickers`. Exit status 2 when there is no such pool or it names no picker.
     """
-    where = namespace or default_namespace(kubeconfig, context)
+    offline = objects is not None
+    where = namespace or ("default" if offline else default_namespace(kubeconfig, context))
     found = (
         _from_files(objects, namespace, pool)
         if objects is not None
         else read_pool(with_client(kubeconfig, context, lambda client: _from_cluster(client, where, pool)))
     )
     what = _installation(found, where, image=image, replicas=replicas, unready=unready)
-    click.echo(yaml.safe_dump_all(picker_objects(what), sort_keys=False), nl=False)
+    document(yaml.safe_dump_all(picker_objects(what), sort_keys=False), nl=False)
 
 
 async def _from_cluster(client: KubeClient, namespace: str, name: str) -> dict[str, Any]:

@@ -134,6 +134,14 @@ def _container(what: PickerInstallation) -> Object:
             f"--metrics-address=0.0.0.0:{METRICS_PORT}",
             f"--health-address=0.0.0.0:{HEALTH_PORT}",
             f"--unready={what.unready}",
+            "--memory-limit=$(MEMORY_LIMIT)",
+        ],
+        # The kubelet fills in the limit below: what the picker holds of unfinished requests is a part of it.
+        "env": [
+            {
+                "name": "MEMORY_LIMIT",
+                "valueFrom": {"resourceFieldRef": {"containerName": "picker", "resource": "limits.memory"}},
+            }
         ],
         "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],
         # Gateways hear of the end of an endpoint a little later than the pod does.

@@ -29,8 +29,10 @@ from rollouts.controller.settings import SettingsError, source_option
 from rollouts.engine.naming import Owner, background_run
 from rollouts.engine.types import FULL, AdapterTraffic, Identity, Phase, RolloutStatus
 from rollouts.kube.client import KubeClient
+from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.runtime.clock import Clock, SystemClock
 from rollouts.runtime.objects import ObjectKey
+from rollouts.terminal import say
 
 __all__ = ["record"]
 
@@ -61,7 +63,7 @@ def record(
     name: str,
     namespace: str | None,
     kubeconfig: str | None,
-    context: str | None,
+    context: ContextChoice,
     path: Path,
     interval: timedelta,
     duration: timedelta,
@@ -109,7 +111,7 @@ def record(
     tape = with_client(kubeconfig, context, work)
     lines = tape.lines(interval.total_seconds())
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    click.echo(f"{path}: {len(tape.samples)} samples of {tape.scrapes} scrapes, {len(tape.marks)} steps")
+    say(f"{path}: {len(tape.samples)} samples of {tape.scrapes} scrapes, {len(tape.marks)} steps")
     if not tape.samples:
         raise click.ClickException(f"no pod answered: {tape.problem or 'there is none'}")
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -15,8 +14,9 @@ from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.engine.naming import Owner, is_background, step_run
 from rollouts.engine.steps import describe
 from rollouts.engine.types import AnalysisStep, Phase, RolloutStatus, format_weight
+from rollouts.terminal import shown
 
-__all__ = ["ICONS", "console", "rollout_table", "rollout_view", "summary"]
+__all__ = ["ICONS", "rollout_table", "rollout_view", "summary"]
 
 ICONS = {
     Phase.HEALTHY: ("✔", "green"),
@@ -41,14 +41,6 @@ _VERDICT_ICONS = {
     "Inconclusive": ("?", "yellow"),
     "Undecided": ("◌", "cyan"),
 }
-
-
-_PIPE_WIDTH = 240
-
-
-def console() -> Console:
-    """A console as wide as the terminal; wide enough not to wrap when the output goes into a pipe."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def _step_text(status: RolloutStatus) -> str:
@@ -85,17 +77,18 @@ def summary(obj: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def rollout_table(objects: list[dict[str, Any]], *, wide: bool) -> Table:
-    """What ``kubectl get rollouts`` prints."""
+def rollout_table(objects: list[dict[str, Any]], *, wide: bool, namespaces: bool = False) -> Table:
+    """What ``kubectl get rollouts`` prints; of several ``namespaces`` with theirs."""
     table = Table(box=None, pad_edge=False, header_style="", show_edge=False)
-    names = ["NAME", "PHASE", "STEP", "WEIGHT", "STABLE", "CANARY"]
+    names = [*(["NAMESPACE"] if namespaces else []), "NAME", "PHASE", "STEP", "WEIGHT", "STABLE", "CANARY"]
     for name in [*names, *(["OBSERVED", "ATTEMPT"] if wide else []), "MESSAGE"]:
         table.add_column(name, no_wrap=name != "MESSAGE")
     for obj in objects:
-        parsed = parse_rollout(obj)
+        parsed = parse_rollout(shown(obj))
         status = parsed.status
         icon, style = ICONS[status.phase]
         row: list[str | Text] = [
+            *([parsed.namespace] if namespaces else []),
             parsed.name,
             Text(f"{icon} {status.phase.value or 'New'}", style=style),
             _step_text(status),
@@ -111,7 +104,7 @@ def rollout_table(objects: list[dict[str, Any]], *, wide: bool) -> Table:
 
 def rollout_view(obj: Mapping[str, Any], runs: list[dict[str, Any]]) -> RenderableType:
     """One Rollout in full: header, steps with their runs, history."""
-    parsed = parse_rollout(obj)
+    parsed, runs = parse_rollout(shown(obj)), shown(runs)
     return Group(_header(parsed), Text(), _tree(parsed, runs), *_problems(parsed), *_history(parsed.status))
 
 

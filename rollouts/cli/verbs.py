@@ -20,6 +20,8 @@ from rollouts.cli.connect import EXIT_CODES, connection_options, default_namespa
 from rollouts.controller import kinds
 from rollouts.engine.types import CommandRecord, CommandResult
 from rollouts.kube.client import KubeClient, PatchKind
+from rollouts.kube.kubeconfig import ContextChoice
+from rollouts.terminal import say
 
 __all__ = ["abort", "pause", "promote", "resume", "retry"]
 
@@ -31,7 +33,9 @@ def _raw(obj: dict[str, Any], action: str) -> str:
     parsed = parse_rollout(obj)
     revision = parsed.status.canary or parsed.status.stable
     if revision is None:
-        raise click.ClickException(f"Rollout {parsed.name} has no revision yet: nothing to {action}")
+        raise click.ClickException(
+            f"Rollout {parsed.namespace}/{parsed.name} has no revision yet: nothing to {action}"
+        )
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return json.dumps(
         {
@@ -68,15 +72,19 @@ async def _send(client: KubeClient, namespace: str, name: str, action: str) -> C
 
 
 def _command(
-    action: str, name: str, namespace: str | None, kubeconfig: str | None, context: str | None
+    action: str, name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice
 ) -> None:
     where = namespace or default_namespace(kubeconfig, context)
     last = with_client(kubeconfig, context, lambda client: _send(client, where, name, action))
     if last is None:
-        click.echo(f"the controller has not answered within {_WAIT:g} s: is it running?", err=True)
+        say(
+            f"{where}/{name}: {action} was sent, and the controller has not answered within {_WAIT:g} s: is it "
+            "running?",
+            err=True,
+        )
         sys.exit(4)
     result = "in progress" if last.result is CommandResult.IN_PROGRESS else last.result.value.lower()
-    click.echo(f"{name}: {action} {result}: {last.message}")
+    say(f"{where}/{name}: {action} {result}: {last.message}")
     if last.result is CommandResult.REJECTED:
         sys.exit(1)
     if last.result is CommandResult.IN_PROGRESS:
@@ -88,7 +96,7 @@ def _command(
 @connection_options
 @click.option("--full", is_flag=True, help="Skip all remaining pauses and gates; never readiness.")
 def promote(
-    name: str, namespace: str | None, kubeconfig: str | None, context: str | None, full: bool
+    name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice, full: bool
 ) -> None:
     """Leave the current pause or gate."""
     _command("promoteFull" if full else "promote", name, namespace, kubeconfig, context)
@@ -97,7 +105,7 @@ def promote(
 @click.command(epilog=EXIT_CODES)
 @click.argument("name")
 @connection_options
-def abort(name: str, namespace: str | None, kubeconfig: str | None, context: str | None) -> None:
+def abort(name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice) -> None:
     """Give all traffic to stable; terminal for this revision until `retry`."""
     _command("abort", name, namespace, kubeconfig, context)
 
@@ -105,7 +113,7 @@ def abort(name: str, namespace: str | None, kubeconfig: str | None, context: str
 @click.command(epilog=EXIT_CODES)
 @click.argument("name")
 @connection_options
-def retry(name: str, namespace: str | None, kubeconfig: str | None, context: str | None) -> None:
+def retry(name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice) -> None:
     """Start a new attempt at an aborted revision."""
     _command("retry", name, namespace, kubeconfig, context)
 
@@ -113,7 +121,7 @@ def retry(name: str, namespace: str | None, kubeconfig: str | None, context: str
 @click.command(epilog=EXIT_CODES)
 @click.argument("name")
 @connection_options
-def pause(name: str, namespace: str | None, kubeconfig: str | None, context: str | None) -> None:
+def pause(name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice) -> None:
     """Hold the steps; analysis and aborts go on."""
     _command("pause", name, namespace, kubeconfig, context)
 
@@ -121,6 +129,6 @@ def pause(name: str, namespace: str | None, kubeconfig: str | None, context: str
 @click.command(epilog=EXIT_CODES)
 @click.argument("name")
 @connection_options
-def resume(name: str, namespace: str | None, kubeconfig: str | None, context: str | None) -> None:
+def resume(name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice) -> None:
     """Release what `pause`, a manual override or a missed deadline holds."""
     _command("resume", name, namespace, kubeconfig, context)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -28,8 +27,10 @@ from rollouts.controller.adapter_content import (
     has_requests,
     read_models,
 )
+from rollouts.controller.adapter_keys import ModelServerKey, authorization
 from rollouts.controller.pools import Endpoint
 from rollouts.runtime.clock import Clock, Monotonic
+from rollouts.runtime.fairness import FairSlots
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["AdapterSettings", "AdapterWatch", "PodState", "Serving"]
@@ -51,6 +52,7 @@ _PROBE_TOKENS = 16
 _QUIET = 3.0
 """Seconds without a request before an adapter is taken off: those on their way from the gateway arrive in between."""
 _PARALLEL = 32
+_OF_ONE_NAMESPACE = 8
 _NEVER = Monotonic(float("-inf"))
 
 
@@ -58,11 +60,13 @@ _NEVER = Monotonic(float("-inf"))
 class AdapterSettings:
     """What the administrator allows. ``prefixes``: folders that adapters may be loaded from.
 
-    ``api_key_file`` holds the key that the model servers ask for; it is read anew for each request.
+    ``api_keys`` are the keys that model servers ask for, by namespace and pool; ``api_key_file`` is the one of all,
+    where one namespace is watched.
     """
 
     prefixes: tuple[str, ...] = ()
     api_key_file: str = ""
+    api_keys: tuple[ModelServerKey, ...] = ()
 
     def allows(self, path: str) -> bool:
         """Whether a path lies under an allowed prefix, whatever tricks it is written with."""
@@ -74,6 +78,7 @@ class AdapterSettings:
 
 @dataclass(slots=True)
 class _Pod:
+    namespace: str
     endpoint: Endpoint
     port: int
     models: dict[str, Model] | None = None
@@ -109,7 +114,7 @@ class AdapterWatch:
         self._pods: dict[tuple[str, ...], _Pod] = {}
         self._wants: dict[ObjectKey, _Want] = {}
         self._session: aiohttp.ClientSession | None = None
-        self._slots = asyncio.Semaphore(_PARALLEL)
+        self._slots = FairSlots(_PARALLEL, _OF_ONE_NAMESPACE)
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- what callers ask ---
@@ -129,10 +134,10 @@ class AdapterWatch:
         keys = []
         for endpoint in endpoints:
             # Another start of the pod is another process: nothing that was loaded is there any more.
-            key = (follower.namespace, endpoint.pod, endpoint.ip, str(port), endpoint.started)
+            key = (follower.namespace, endpoint.pool, endpoint.pod, endpoint.ip, str(port), endpoint.started)
             keys.append(key)
             if key not in self._pods:
-                self._pods[key] = _Pod(endpoint=endpoint, port=port)
+                self._pods[key] = _Pod(namespace=follower.namespace, endpoint=endpoint, port=port)
         self._wants[follower] = _Want(pods=tuple(keys), prove=frozenset(prove), drain=frozenset(drain))
         self._forget_unwanted()
 
@@ -339,9 +344,9 @@ class AdapterWatch:
         try:
             async with (
                 asyncio.timeout(timeout),
-                self._slots,
+                self._slots.hold(pod.namespace),
                 self._open().request(
-                    method, url, json=request, headers=self._headers(), allow_redirects=False
+                    method, url, json=request, headers=self._headers(pod), allow_redirects=False
                 ) as response,
             ):
                 body = b""
@@ -353,11 +358,9 @@ class AdapterWatch:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return None, f"{path} gives no answer ({type(error).__name__})"
 
-    def _headers(self) -> dict[str, str]:
-        if not self.settings.api_key_file:
-            return {}
-        key = Path(self.settings.api_key_file).read_text(encoding="utf-8").strip()
-        return {"Authorization": f"Bearer {key}"}
+    def _headers(self, pod: _Pod) -> dict[str, str]:
+        settings = self.settings
+        return authorization(settings.api_keys, settings.api_key_file, pod.namespace, pod.endpoint.pool)
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:

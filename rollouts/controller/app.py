@@ -12,6 +12,7 @@ from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.controller.adapters import AdapterWatch
 from rollouts.controller.assembly import Parts, assemble, open_sources, query_budget, share_counter
 from rollouts.controller.caches import Caches
+from rollouts.controller.conditions import SandboxedConditions
 from rollouts.controller.crashes import CrashWatch
 from rollouts.controller.housekeeping import prune_runs
 from rollouts.controller.metrics import ControllerMetrics
@@ -45,6 +46,12 @@ LEASE_NAME = "inference-rollouts"
 _RESYNC_SECONDS = 300
 _PRUNE_SECONDS = 60
 _STATS_SECONDS = 5
+_NAMESPACES_AT_ONCE = 4
+"""Namespaces that can have all their reconciles waiting for something slow before others wait for them."""
+
+
+def _namespace_of(key: ObjectKey) -> str:
+    return key.namespace
 
 
 class Controller:
@@ -69,6 +76,7 @@ class Controller:
         self.health = PickerHealthWatch(clock)
         self.crashes = CrashWatch(self._scraper, clock)
         self.prober = Prober(fenced, self._scraper, clock, settings.path_probe)
+        self._conditions = SandboxedConditions()
         self.parts: Parts = assemble(
             fenced,
             clock,
@@ -78,17 +86,22 @@ class Controller:
             adapters=self.adapters,
             metrics=self.metrics,
             budget=query_budget(self._sources, clock, settings.queries_per_minute),
+            conditions=self._conditions,
             gitops_managers=settings.gitops_managers,
             health=self.health,
             crashes=self.crashes,
             probes=self.prober,
         )
         self._writer = fenced
-        self._rollout_queue: WorkQueue[ObjectKey] = WorkQueue(clock)
-        self._run_queue: WorkQueue[ObjectKey] = WorkQueue(clock)
+        self._rollout_queue = self._queue()
+        self._run_queue = self._queue()
         self._stopping = asyncio.Event()
         self._elector: LeaderElector | None = None
         self.leading = False
+
+    def _queue(self) -> WorkQueue[ObjectKey]:
+        """Namespaces take turns, and one has ``workers`` reconciles at a time, a quarter of all."""
+        return WorkQueue(self._clock, tenant=_namespace_of, most=self.settings.workers)
 
     def stop(self) -> None:
         """Ask ``run`` to end: finish what is being written, hand the lease over."""
@@ -116,6 +129,7 @@ class Controller:
         try:
             await supervisor.run(self._stopping)
         finally:
+            await self._conditions.close()
             for source in self._sources.values():
                 await source.close()
 
@@ -155,6 +169,8 @@ class Controller:
         self.caches.on_rollout_change(self._rollout_queue.add)
         for watch in (self.adapters, self.health, self.crashes, self.prober):
             watch.on_change = self._rollout_queue.add
+        self.adapters.on_change = self._rollout_queue.add
+        self._conditions.on_change = self._rollout_queue.add
         self.caches.runs.subscribe(self._run_queue.add)
         self.resync()
         scheduler = self._housekeeping()
@@ -183,7 +199,7 @@ class Controller:
             queue,
             reconcile,
             self._clock,
-            config=WorkerConfig(workers=self.settings.workers),
+            config=WorkerConfig(workers=self.settings.workers * _NAMESPACES_AT_ONCE),
             observe=observe,
         )
 

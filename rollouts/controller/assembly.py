@@ -12,15 +12,16 @@ from rollouts.analysis.sources.pods import PodsSource
 from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
 from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.analysis.types import ArmRef
-from rollouts.api.scalars import parse_time
 from rollouts.controller.adapter_views import AdapterPods, AdapterViews
 from rollouts.controller.caches import Caches
+from rollouts.controller.conditions import Conditions, InlineConditions
 from rollouts.controller.crashes import CrashSource
 from rollouts.controller.dialects import Dialects
 from rollouts.controller.events import EventRecorder
 from rollouts.controller.gates import Gates
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.observing import DEFAULT_GITOPS_MANAGERS, Gatherer, ShareSource
+from rollouts.controller.pages import metrics_pages
 from rollouts.controller.path_views import PathViews
 from rollouts.controller.performing import Performer
 from rollouts.controller.pickers import PickerHealth
@@ -61,32 +62,21 @@ def pool_endpoints(caches: Caches) -> Endpoints:
         pool = caches.pool(arm.group, namespace, arm.pool or arm.name)
         if pool is None:
             return []
-        return [
-            Endpoint(pod=found.pod, ip=found.ip, port=pool.port, started=_seconds(found.started))
-            for found in caches.endpoints(pool)
-            if found.ready
-        ]
+        ready = [found for found in caches.endpoints(pool) if found.ready]
+        return metrics_pages(ready, pool.processes, namespace)
 
     return endpoints
 
 
-def _seconds(text: str) -> float | None:
-    """A time as the API server writes it, in seconds since 1970; None where there is none."""
-    try:
-        return parse_time(text).timestamp() if text else None
-    except ValueError:
-        return None
-
-
 def picker_endpoints(caches: Caches) -> Endpoints:
-    """Metrics pages of the endpoint pickers that serve an adapter's pool."""
+    """Metrics pages of the endpoint pickers that serve an arm's pool."""
 
     def endpoints(namespace: str, arm: ArmRef) -> list[Endpoint]:
-        pool = caches.pool(arm.group, namespace, arm.pool)
+        pool = caches.pool(arm.group, namespace, arm.pool or arm.name)
         if pool is None:
             return []
         return [
-            Endpoint(pod=found.pod, ip=found.ip, port=found.metrics_port)
+            Endpoint(pod=found.pod, ip=found.ip, port=found.metrics_port, namespace=namespace)
             for found in caches.picker_pods(pool)
             if found.metrics_port is not None
         ]
@@ -127,6 +117,7 @@ def assemble(
     adapters: AdapterPods,
     metrics: ControllerMetrics | None = None,
     budget: QueryBudget | None = None,
+    conditions: Conditions | None = None,
     gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
     on_traffic_write: Callable[[WriteReason], None] = lambda _: None,
     health: PickerHealth | None = None,
@@ -135,7 +126,8 @@ def assemble(
 ) -> Parts:
     """The reconcilers over ``caches``; ``client`` is the one that writes (behind the fence)."""
     metrics = metrics or ControllerMetrics()
-    gates = Gates(caches, frozenset(sources))
+    conditions = conditions or InlineConditions()
+    gates = Gates(caches, frozenset(sources), conditions)
     events = EventRecorder(client, clock)
 
     def written(reason: WriteReason) -> None:
@@ -156,7 +148,9 @@ def assemble(
     return Parts(
         caches=caches,
         rollouts=RolloutReconciler(gatherer, performer, clock, metrics, dialects),
-        runs=RunReconciler(client, caches, sources, clock, budget or query_budget(sources, clock)),
+        runs=RunReconciler(
+            client, caches, sources, clock, budget or query_budget(sources, clock), conditions
+        ),
         metrics=metrics,
         sources=sources,
     )

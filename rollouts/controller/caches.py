@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from rollouts.api.references import pool_names, template_names, traffic_names
@@ -260,7 +261,7 @@ class Caches:
     def endpoints(self, pool: Pool) -> list[Endpoint]:
         """The pool's pods that have an IP, by name."""
         found = (pod_endpoint(pod) for pod in self._selected(pool.namespace, pool.selector))
-        return [endpoint for endpoint in found if endpoint is not None]
+        return [replace(endpoint, pool=pool.name) for endpoint in found if endpoint is not None]
 
     def picker_pods(self, pool: Pool) -> list[PickerPod]:
         """Ready pods behind the Service of the pool's endpoint picker, by name."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -28,9 +28,9 @@ from rollouts.analysis.evidence import (
 )
 from rollouts.analysis.gatesfile import GatesError
 from rollouts.analysis.logical import Wanted, wanted_of
-from rollouts.analysis.sources.base import Place, QueryRefused, RawPod, Source, SourceError
+from rollouts.analysis.sources.base import Place, RawPod, Source, SourceError
 from rollouts.analysis.sources.budget import QueryBudget
-from rollouts.analysis.types import ComparisonResult, Phase, RunSpec, RunStatus
+from rollouts.analysis.types import ComparisonResult, GateState, Phase, RunSpec, RunStatus
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
 
@@ -52,7 +52,9 @@ class _Attempt:
     offset: float
     """Wall seconds at monotonic zero: jumps of the wall clock do not reach the evidence."""
     scraped: Monotonic | None = None
-    refusal: str = ""
+    trouble: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Why a source said nothing of an arm at the last look."""
+    told: str = ""
 
 
 class Comparer:
@@ -90,8 +92,12 @@ class Comparer:
         pods = await self._scrape(key.namespace, run, attempt)
         process.observe(Scrape(at=at, pods=pods))
         found = judge_all(process, run.comparisons, _marks(run), status.gates, at)
-        if not self._worth_storing(run, status, found, now):
+        trouble = "; ".join(dict.fromkeys(attempt.trouble.values()))[:256]
+        if trouble == attempt.told and not self._worth_storing(run, status, found, now):
             return status
+        attempt.told = trouble
+        if trouble:
+            found = replace(found, gates=tuple(_held(gate, trouble) for gate in found.gates))
         try:
             checkpoint = save(process)
         except CheckpointError as error:
@@ -108,7 +114,7 @@ class Comparer:
             gates=found.gates,
             checkpoint=checkpoint,
             judged_at=now.replace(microsecond=0),
-            message=(text if found.failure is not None else attempt.refusal)[:1024],
+            message=(text if found.failure is not None else trouble)[:1024],
         )
 
     async def _attempt(self, key: ObjectKey, run: RunSpec, status: RunStatus) -> _Attempt:
@@ -211,7 +217,7 @@ class Comparer:
     ) -> list[PodSample]:
         source = self._sources.get(name)
         if source is None:
-            attempt.refusal = f"no source is called {name}"
+            attempt.trouble[name, arm.value] = f"no source is called {name}"
             return []
         try:
             self._budget.spend(name, place.namespace)
@@ -221,14 +227,23 @@ class Comparer:
                 )
         except (SourceError, TimeoutError) as error:
             why = str(error) or f"source {name} does not answer"
-            attempt.refusal = why if isinstance(error, QueryRefused) else attempt.refusal
+            if at is None:
+                attempt.trouble[name, arm.value] = why
             _log.info("arm_not_scraped", source=name, arm=place.arm.name, reason=why)
             return []
-        attempt.refusal = ""
+        if at is None:
+            attempt.trouble.pop((name, arm.value), None)
         return [
             wanted.sample(raw.sample, source.dialect, arm, pod, raw.started)
             for pod, raw in sorted(found.items())
         ]
+
+
+def _held(gate: GateState, trouble: str) -> GateState:
+    """An open gate says what keeps its figures back."""
+    if gate.verdict in ("Pass", "Fail"):
+        return gate
+    return replace(gate, message=f"{trouble}; {gate.message}")
 
 
 def compared_phase(run: RunSpec, status: RunStatus) -> RunStatus:

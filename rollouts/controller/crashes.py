@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rollouts.analysis.sources.base import Endpoint as Scraped
 from rollouts.analysis.sources.pods import REQUEST_NAMES
 from rollouts.analysis.sources.scraper import START_TIME, PodHistory, PodScraper
+from rollouts.controller.pages import metrics_pages
 from rollouts.controller.pools import Endpoint
 from rollouts.engine.observation import CrashView
 from rollouts.runtime.clock import Clock, Monotonic
@@ -41,9 +41,9 @@ class CrashSource(Protocol):
         follower: ObjectKey,
         canary: Sequence[Endpoint],
         stable: Sequence[Endpoint],
-        ports: tuple[int, int],
+        ports: tuple[Sequence[int], Sequence[int]],
     ) -> tuple[CrashView, CrashView]:
-        """Of all pods of the canary and of stable, Ready or not, with the ports of their pools."""
+        """Of all pods of the canary and of stable, Ready or not, with the ports of their pools' processes."""
         ...
 
     def drop(self, follower: ObjectKey) -> None:
@@ -59,7 +59,7 @@ class KubeletCrashes:
         follower: ObjectKey,
         canary: Sequence[Endpoint],
         stable: Sequence[Endpoint],
-        ports: tuple[int, int],
+        ports: tuple[Sequence[int], Sequence[int]],
     ) -> tuple[CrashView, CrashView]:
         """See ``CrashSource.views``."""
         both = [
@@ -97,15 +97,15 @@ class CrashWatch:
         follower: ObjectKey,
         canary: Sequence[Endpoint],
         stable: Sequence[Endpoint],
-        ports: tuple[int, int],
+        ports: tuple[Sequence[int], Sequence[int]],
     ) -> tuple[CrashView, CrashView]:
         """See ``CrashSource.views``."""
         known = self._followed.get(follower)
         suspect = not any(pod.ready for pod in canary) or (known is not None and _silent(known.canary))
         hurry = _HURRY if suspect else 0.0
         followed = _Followed(
-            canary=self._follow(canary, ports[0], hurry),
-            stable=self._follow(stable, ports[1], hurry),
+            canary=self._follow(follower, canary, ports[0], hurry),
+            stable=self._follow(follower, stable, ports[1], hurry),
             renewed=self._clock.monotonic(),
         )
         followed.told = self._state(followed)
@@ -140,8 +140,10 @@ class CrashWatch:
         endpoints = [history.endpoint for history in (*followed.canary, *followed.stable)]
         self._scraper.follow(endpoints, _NAMES, _WINDOW, hurry=hurry)
 
-    def _follow(self, pods: Sequence[Endpoint], port: int, hurry: float) -> list[PodHistory]:
-        endpoints = [Scraped(pod=pod.pod, ip=pod.ip, port=port) for pod in pods]
+    def _follow(
+        self, follower: ObjectKey, pods: Sequence[Endpoint], ports: Sequence[int], hurry: float
+    ) -> list[PodHistory]:
+        endpoints = metrics_pages(pods, ports, follower.namespace)
         return self._scraper.follow(endpoints, _NAMES, _WINDOW, hurry=hurry)
 
     def _state(self, followed: _Followed) -> tuple[bool, int]:
@@ -162,5 +164,9 @@ def _refusing(followed: _Followed, now: Monotonic) -> bool:
 
 
 def _restarts(pods: Sequence[Endpoint], histories: list[PodHistory]) -> int:
-    """Per pod the greater count: one crash shows in both."""
-    return sum(max(pod.restarts, history.restarts) for pod, history in zip(pods, histories, strict=True))
+    """Per pod the greatest count: one crash shows in the kubelet's, and on the page of each of its processes."""
+    shown: dict[str, int] = {}
+    for history in histories:
+        pod = history.endpoint.owner
+        shown[pod] = max(shown.get(pod, 0), history.restarts)
+    return sum(max(pod.restarts, shown.get(pod.pod, 0)) for pod in pods)

@@ -7,14 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from rollouts.analysis.gatesfile import DEFAULT_PRESETS
+from rollouts.analysis.gatesfile import DEFAULT_PRESETS, default_form
 from rollouts.analysis.templates import Gate, Resolved, Template, resolve
 from rollouts.analysis.types import (
     ArmRef,
     CompareSpec,
     Comparison,
     MetricSpec,
-    QuerySpec,
     RunMark,
     RunSpec,
 )
@@ -23,16 +22,17 @@ from rollouts.api.parsing import ParsedRollout
 from rollouts.api.runs import gate_of, parse_template, run_spec_json
 from rollouts.controller import kinds
 from rollouts.controller.caches import Caches
+from rollouts.controller.conditions import UNCHECKED, Conditions, InlineConditions
 from rollouts.controller.observing import ComparedGates, Gathered
 from rollouts.engine.actions import CreateJob, CreateRun
 from rollouts.engine.observation import Problem
 from rollouts.engine.types import FULL, ZERO, AdapterTraffic, Revision, RolloutStatus, TargetKind
 from rollouts.runtime.objects import ObjectKey
 
-__all__ = ["Gates"]
+__all__ = ["UNCHECKED_REASON", "Gates"]
 
-PICKER = "picker"
-"""The built-in source of adapter rollouts: what the endpoint pickers measured."""
+UNCHECKED_REASON = "ConditionUnchecked"
+"""A problem that ends by itself within a moment: nothing is shown of it."""
 
 _LABEL = "inferencerollouts.dev/rollout-name"
 _STEP_LABEL = "inferencerollouts.dev/step"
@@ -48,9 +48,10 @@ _NOT_WATCHED = (
 class Gates:
     """Resolves the gates of Rollouts against the templates in the caches. ``sources`` are configured names."""
 
-    def __init__(self, caches: Caches, sources: frozenset[str]) -> None:
+    def __init__(self, caches: Caches, sources: frozenset[str], conditions: Conditions | None = None) -> None:
         self._caches = caches
         self._sources = sources
+        self._conditions = conditions or InlineConditions()
 
     def problems(self, parsed: ParsedRollout) -> tuple[Problem, ...]:
         """What keeps any gate of the spec from being started."""
@@ -61,7 +62,12 @@ class Gates:
         if len(comparisons) > _MAX_COMPARISONS:
             text = f"the gates compare {len(comparisons)} different things, at most {_MAX_COMPARISONS} are possible"
             found["TooManyMetrics", f"{text}: let gates share their metrics"] = None
-        return tuple(Problem(reason=reason, message=message) for reason, message in list(found)[:8])
+        # What is not known yet comes first: it must not be cut off.
+        ordered = sorted(found, key=lambda item: not item[1].endswith(UNCHECKED))
+        return tuple(
+            Problem(reason=UNCHECKED_REASON if message.endswith(UNCHECKED) else reason, message=message)
+            for reason, message in ordered[:8]
+        )
 
     def compared(self, parsed: ParsedRollout) -> ComparedGates:
         """Which gates read the attempt's evidence."""
@@ -111,10 +117,13 @@ class Gates:
         if model.preset == "default":
             gate = replace(gate, metrics=(*gate.metrics, *_DEFAULT))
         templates, broken = self._templates(parsed.namespace, gate)
-        resolved = resolve(gate, templates, self._built_in(parsed), self._sources)
-        if parsed.spec is not None and parsed.spec.target.kind is TargetKind.ADAPTER:
-            # A model server's own figures never carry the adapter.
-            resolved = replace(resolved, metrics=tuple(map(_by_picker, resolved.metrics)))
+        key = ObjectKey(parsed.namespace, parsed.name)
+        adapter = parsed.spec is not None and parsed.spec.target.kind is TargetKind.ADAPTER
+
+        def check(text: str) -> str | None:
+            return self._conditions.problem(key, text)
+
+        resolved = resolve(gate, templates, self._built_in(parsed), self._sources, check, adapter=adapter)
         if not broken:
             return resolved
         # A template that cannot be read is there: its own problem replaces "does not exist".
@@ -175,6 +184,7 @@ class Gates:
             else _RATE,
             marks=_first_mark(parsed.status),
             steps_hash=parsed.status.steps_hash,
+            since=parsed.status.weight.since or parsed.status.step_started_at,
         )
         return {
             "apiVersion": f"{kinds.GROUP}/{kinds.VERSION}",
@@ -219,7 +229,7 @@ class Gates:
 
 
 def _default_metric(preset: str) -> MetricSpec:
-    return MetricSpec(name=preset, what=CompareSpec(compare=json.dumps({"preset": preset}), optional=True))
+    return MetricSpec(name=preset, what=CompareSpec(compare=json.dumps(default_form(preset)), optional=True))
 
 
 _DEFAULT = tuple(_default_metric(preset) for preset in (*DEFAULT_PRESETS, "e2e"))
@@ -260,11 +270,6 @@ def _first_mark(status: RolloutStatus) -> tuple[RunMark, ...]:
         return ()
     weight = (status.weight.applied or ZERO) / FULL
     return (RunMark(at=status.step_started_at, step=status.current_step, weight=weight),)
-
-
-def _by_picker(metric: MetricSpec) -> MetricSpec:
-    picked = metric.source == "default" and not isinstance(metric.what, QuerySpec)
-    return replace(metric, source=PICKER) if picked else metric
 
 
 def _arm(gathered: Gathered, revision: Revision) -> ArmRef:

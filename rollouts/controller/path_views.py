@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from rollouts.analysis.sources.base import Endpoint as ScrapedEndpoint
 from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.caches import Caches
 from rollouts.controller.carriers import Carrier, RouteCarrier
 from rollouts.controller.crashes import CrashSource, KubeletCrashes
+from rollouts.controller.pages import metrics_pages
 from rollouts.controller.pickers import Gateway, PickerHealth, PickerPaths, gateways_of
 from rollouts.controller.pools import Pool
 from rollouts.controller.probes import CanaryPods, PathProbes
@@ -88,11 +88,8 @@ class PathViews:
         pool = self._caches.pool(canary.identity.group, key.namespace, canary.identity.name)
         if pool is None:
             return None
-        endpoints = [
-            ScrapedEndpoint(pod=found.pod, ip=found.ip, port=pool.port)
-            for found in self._caches.endpoints(pool)
-            if found.ready
-        ]
+        ready = [found for found in self._caches.endpoints(pool) if found.ready]
+        endpoints = metrics_pages(ready, pool.processes, key.namespace)
         picker = f"Service {pool.picker.name}" if pool.picker is not None else pool.picker_kind or "none"
         pods = CanaryPods(pool=pool.name, picker=picker, endpoints=endpoints)
         return self._probes.view(key, parsed, template, traffic, pods)
@@ -114,7 +111,10 @@ class PathViews:
         assert status.canary is not None
         assert status.stable is not None
         ours, theirs = self._crashes.views(
-            key, self._caches.endpoints(canary), self._caches.endpoints(stable), (canary.port, stable.port)
+            key,
+            self._caches.endpoints(canary),
+            self._caches.endpoints(stable),
+            (canary.processes, stable.processes),
         )
         found = {status.canary.identity: ours, status.stable.identity: theirs}
         return {

@@ -34,6 +34,8 @@ HEALTH_PORTS = ("health", "grpc")
 Object = Mapping[str, Any]
 
 _DEFAULT_PICKER_PORT = 9002
+_MAX_PORTS = 8
+"""As many as InferencePool v1 allows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +71,17 @@ class Pool:
     selector: tuple[tuple[str, str], ...]
     port: int
     picker: PickerRef | None
+    ports: tuple[int, ...] = ()
+    """Every target port, ``port`` first; each is a process of the pod, with a metrics page of its own."""
     picker_kind: str = ""
     fail_open: bool = False
     """``failureMode: FailOpen``: the gateway serves without the picker when that does not answer."""
     refusals: tuple[ParentRefusal, ...] = ()
+
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """The ports of a pod's processes, at least one."""
+        return self.ports or (self.port,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +96,8 @@ class Endpoint:
     ready: bool
     started: str = ""
     restarts: int = 0
+    pool: str = ""
+    """The pool through which it was found: it decides what the pod is sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,20 +130,25 @@ def read_pool(obj: Object) -> Pool:
     if "matchLabels" in selector:
         selector = _dict(selector["matchLabels"])
     labels = tuple(sorted((k, v) for k, v in selector.items() if isinstance(k, str) and isinstance(v, str)))
-    ports = spec.get("targetPorts")
-    first = (
-        _dict(ports[0]).get("number") if isinstance(ports, list) and ports else spec.get("targetPortNumber")
+    listed = spec.get("targetPorts")
+    numbers = (
+        [_dict(item).get("number") for item in listed[:_MAX_PORTS]]
+        if isinstance(listed, list) and listed
+        else [spec.get("targetPortNumber")]
     )
+    first = _port(numbers[0], 8000)
+    more = (_port(number, first) for number in numbers[1:])
     return Pool(
         group=group,
         namespace=str(meta.get("namespace", "")),
         name=str(meta.get("name", "")),
         selector=labels,
-        port=_port(first, 8000),
+        port=first,
         picker=_picker(spec),
         picker_kind=_picker_kind(spec),
         fail_open=_picker_ref(spec).get("failureMode") == "FailOpen",
         refusals=_refusals(obj),
+        ports=tuple(dict.fromkeys((first, *more))),
     )
 
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import structlog
 
 from rollouts.controller.dialects import Dialects
+from rollouts.controller.gates import UNCHECKED_REASON
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.observing import Gatherer
 from rollouts.controller.performing import Performer, TrafficRefused
@@ -72,6 +73,8 @@ class RolloutReconciler:
         gathered = replace(gathered, rollout=dict(gathered.rollout))
         now = self._clock.now()
         decided = plan(gathered.observation, now)
+        if _unchecked(gathered.observation) and all(isinstance(one, EmitEvent) for one in decided.actions):
+            return None  # named again when its conditions are known; an abort, which acts, waits for nothing
         following = _next(gathered.observation, decided, now)
         try:
             await self._performer.perform(gathered, decided, heed=following.heed)
@@ -116,6 +119,10 @@ class RolloutReconciler:
         except NotFound:
             _log.info("refusal_not_shown", namespace=key.namespace, rollout=key.name, reason="it is gone")
         return decided
+
+
+def _unchecked(observation: Observation) -> bool:
+    return any(problem.reason == UNCHECKED_REASON for problem in observation.problems)
 
 
 class _Next(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 
+from rollouts.analysis.conditions import ConditionError
 from rollouts.analysis.run_plan import plan_run
 from rollouts.analysis.sources.base import Place, QueryRefused, Source, SourceError
 from rollouts.analysis.sources.budget import QueryBudget
@@ -21,13 +22,16 @@ from rollouts.analysis.types import (
     QuerySpec,
     RunSpec,
     RunStatus,
+    Value,
 )
-from rollouts.analysis.verdicts import judge_value
+from rollouts.analysis.verdicts import asked_of, judge_value
+from rollouts.analysis.windows import too_early
 from rollouts.api.run_results import write_run_status
 from rollouts.api.runs import ParsedRun, parse_run
 from rollouts.controller import kinds
 from rollouts.controller.caches import Caches
 from rollouts.controller.comparing import Comparer, compared_phase
+from rollouts.controller.conditions import Conditions
 from rollouts.controller.performing import merge_patch
 from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import NotFound
@@ -52,12 +56,14 @@ class RunReconciler:
         sources: Mapping[str, Source],
         clock: Clock,
         budget: QueryBudget,
+        conditions: Conditions,
     ) -> None:
         self._client = client
         self._caches = caches
         self._sources = sources
         self._clock = clock
         self._budget = budget
+        self._conditions = conditions
         self._comparer = Comparer(sources, clock, budget)
 
     async def reconcile(self, key: ObjectKey) -> float | None:
@@ -118,10 +124,13 @@ class RunReconciler:
             known = ", ".join(sorted(self._sources))
             text = f"no source is called {metric.source}; configured are {known}"
             return Measurement(phase=Phase.ERROR, at=at, message=text)
+        early = too_early(run, metric, at)
+        if early:
+            return judge_value(metric, None, at, why=early)
         try:
             self._budget.spend(metric.source, namespace)
             async with asyncio.timeout(MEASURE_DEADLINE):
-                return judge_value(metric, await self._ask(source, namespace, run, metric, at), at)
+                value = await self._ask(source, namespace, run, metric, at)
         except SourceError as error:
             level = "query_refused" if isinstance(error, QueryRefused) else "source_unavailable"
             _log.info(level, namespace=namespace, metric=metric.name, source=metric.source, reason=str(error))
@@ -129,12 +138,27 @@ class RunReconciler:
         except TimeoutError:
             text = f"source {metric.source}: no value within {MEASURE_DEADLINE:g} s"
             return Measurement(phase=Phase.ERROR, at=at, message=text)
+        return await self._judge(namespace, metric, value, at)
+
+    async def _judge(
+        self, namespace: str, metric: MetricSpec, value: Value | None, at: datetime
+    ) -> Measurement:
+        """The conditions are the author's text: they are asked for first, elsewhere, then the table is read."""
+        texts, single = asked_of(metric, value)
+        truths: dict[str, bool] = {}
+        for text in texts:
+            assert single is not None  # silence asks for nothing
+            try:
+                truths[text] = await self._conditions.holds(namespace, text, single)
+            except ConditionError as error:
+                return Measurement(phase=Phase.ERROR, at=at, value=value, message=str(error))
+        return judge_value(metric, value, at, lambda text, _: truths[text])
 
     @staticmethod
     async def _ask(source: Source, namespace: str, run: RunSpec, metric: MetricSpec, at: datetime) -> Any:
         what = metric.what
         if isinstance(what, QuerySpec):
-            return await source.query(what.promql, at)
+            return await source.query(what.promql, at, namespace)
         assert isinstance(what, MeasureSpec)
         arm = run.canary if what.arm is Arm.CANARY else run.stable
         if arm is None:

@@ -3,9 +3,13 @@
 The file is YAML::
 
     sources:
-      default: {url: http://prometheus:9090, podLabel: pod, timeout: 10s, bearerTokenFile: /etc/...}
+      default: {url: http://prometheus:9090, podLabel: pod, timeout: 10s, bearerTokenFile: /etc/...,
+                enforcedLabel: namespace}
     gitopsManagers: [argocd-controller, kustomize-controller, helm-controller]
-    adapters: {prefixes: [/adapters], apiKeyFile: /etc/...}
+    adapters:
+      prefixes: [/adapters]
+      apiKeys:
+      - {namespace: team-a, pool: mymodel-pool-v1, file: /etc/...}
     pathProbe: {enabled: true, allow: [10.0.0.0/8]}
     propagation: 2m
 """
@@ -25,6 +29,7 @@ import yaml
 from rollouts.analysis.sources.budget import QUERIES_PER_MINUTE
 from rollouts.analysis.sources.prometheus import PrometheusConfig
 from rollouts.api.scalars import parse_duration
+from rollouts.controller.adapter_keys import ModelServerKey
 from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.gateway_address import ProbeSettings
 from rollouts.controller.observing import DEFAULT_GITOPS_MANAGERS
@@ -34,6 +39,7 @@ __all__ = ["RESERVED_SOURCES", "Settings", "SettingsError", "read_config", "sour
 
 RESERVED_SOURCES = frozenset({"pods", "picker"})
 _NAME = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
+_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,127}")
 _FILE_LIMIT = 1024 * 1024
 
 _FIELDS = {
@@ -46,6 +52,8 @@ _FIELDS = {
     "usernameFile": "username_file",
     "passwordFile": "password_file",
     "podLabel": "pod_label",
+    "enforcedLabel": "enforced_label",
+    "namespaceLabel": "namespace_label",
 }
 
 
@@ -94,6 +102,8 @@ def _checked(name: str, config: PrometheusConfig) -> tuple[str, PrometheusConfig
     parts = urlsplit(config.url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise SettingsError(f"source {name}: the URL must be http:// or https:// with a host")
+    if config.enforced_label and not _LABEL.fullmatch(config.enforced_label):
+        raise SettingsError(f"source {name}: enforcedLabel must be the name of a label, as in namespace")
     if parts.username or parts.password:
         raise SettingsError(f"source {name}: no credentials in the URL: name files that hold them")
     return name, config
@@ -117,13 +127,19 @@ def read_config(path: str, settings: Settings) -> Settings:
     managers = data.get("gitopsManagers", list(settings.gitops_managers))
     if not isinstance(managers, list) or not all(isinstance(item, str) for item in managers):
         raise SettingsError(f"{path}: gitopsManagers must be a list of field managers")
+    adapters = _adapters(path, data.get("adapters") or {})
+    if adapters.api_key_file and settings.namespace is None:
+        raise SettingsError(
+            f"{path}: adapters.apiKeyFile would go to the pods of every namespace: with --all-namespaces list "
+            "adapters.apiKeys, each with its namespace"
+        )
     return replace(
         settings,
         sources={**sources, **settings.sources},
         gitops_managers=tuple(managers),
-        adapters=_adapters(path, data.get("adapters") or {}),
         path_probe=_path_probe(path, data.get("pathProbe") or {}),
         propagation=_propagation(path, data.get("propagation")),
+        adapters=adapters,
     )
 
 
@@ -154,8 +170,8 @@ def _path_probe(path: str, data: Any) -> ProbeSettings:
 
 def _adapters(path: str, data: Any) -> AdapterSettings:
     """``adapters``: prefixes are absolute folders of the model servers' file systems."""
-    if not isinstance(data, Mapping) or set(data) - {"prefixes", "apiKeyFile"}:
-        raise SettingsError(f"{path}: adapters must be a mapping with prefixes and apiKeyFile")
+    if not isinstance(data, Mapping) or set(data) - {"prefixes", "apiKeyFile", "apiKeys"}:
+        raise SettingsError(f"{path}: adapters must be a mapping with prefixes, apiKeys and apiKeyFile")
     prefixes, key_file = data.get("prefixes") or [], data.get("apiKeyFile") or ""
     if not isinstance(prefixes, list) or not all(
         isinstance(item, str) and item.startswith("/") and item.strip("/") for item in prefixes
@@ -163,7 +179,26 @@ def _adapters(path: str, data: Any) -> AdapterSettings:
         raise SettingsError(f"{path}: adapters.prefixes must be a list of absolute folders, not /")
     if not isinstance(key_file, str):
         raise SettingsError(f"{path}: adapters.apiKeyFile must be a path")
-    return AdapterSettings(prefixes=tuple(prefixes), api_key_file=key_file)
+    keys = _keys(path, data.get("apiKeys") or [])
+    return AdapterSettings(prefixes=tuple(prefixes), api_key_file=key_file, api_keys=keys)
+
+
+def _keys(path: str, data: Any) -> tuple[ModelServerKey, ...]:
+    """``adapters.apiKeys``: one key for each namespace and pool."""
+    where = f"{path}: adapters.apiKeys"
+    if not isinstance(data, list):
+        raise SettingsError(f"{where} must be a list of namespace, pool and file")
+    found: dict[tuple[str, str], ModelServerKey] = {}
+    for entry in data:
+        if not isinstance(entry, Mapping) or set(entry) - {"namespace", "pool", "file"}:
+            raise SettingsError(f"{where}: an entry has namespace, pool (else all of the namespace) and file")
+        namespace, pool, file = (entry.get(name) or "" for name in ("namespace", "pool", "file"))
+        if not all(isinstance(item, str) for item in (namespace, pool, file)) or not namespace or not file:
+            raise SettingsError(f"{where}: an entry needs a namespace and a file")
+        if (namespace, pool) in found:
+            raise SettingsError(f"{where}: namespace {namespace} has two keys for {pool or 'all its pools'}")
+        found[namespace, pool] = ModelServerKey(namespace=namespace, pool=pool, file=file)
+    return tuple(found.values())
 
 
 def _sources(path: str, data: Any) -> list[tuple[str, PrometheusConfig]]:

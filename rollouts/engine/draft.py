@@ -112,7 +112,7 @@ class Draft:
 
     def note_written(self, weight: Weight) -> None:
         """The traffic object says what we want, or will once the plan's write is stored."""
-        self.set(weight=replace(self.status.weight, desired=weight, applied=weight, written=None))
+        self.set(weight=self.status.weight.put(weight, self.now))
 
     def show_applied(self, weight: Weight) -> None:
         """The traffic object says something else than we wrote."""

@@ -7,7 +7,7 @@ Times are timezone-aware ``datetime`` in UTC. Weights are integers in hundredths
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import NewType
@@ -377,11 +377,18 @@ class WeightStatus:
     observed: Weight | None = None
     written: Weight | None = None
     """What we wrote last, where the object says something else by now."""
+    since: datetime | None = None
+    """When the weight that we ask for came into force: what was measured before was another weight's traffic."""
 
     @property
     def ours(self) -> Weight | None:
         """What we wrote last: what differs from it in the object was written by somebody else."""
         return self.applied if self.written is None else self.written
+
+    def put(self, weight: Weight, now: datetime) -> WeightStatus:
+        """This weight is asked for and in force."""
+        since = self.since if weight == self.applied else now
+        return replace(self, desired=weight, applied=weight, written=None, since=since)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

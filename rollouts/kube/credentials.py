@@ -1,7 +1,7 @@
 """Where the API server is and how we log in: ``kubernetes.aio.config`` does the work, we ask it again.
 
-It reads kubeconfig files, mounted ServiceAccount tokens, exec plugins and OIDC; none of its own request
-code is used.
+It reads mounted ServiceAccount tokens, exec plugins and OIDC; none of its own request code is used. Which context of
+which files counts is ours (``kubeconfig``): its merge lets the last file set the current context, kubectl's the first.
 """
 
 from __future__ import annotations
@@ -11,24 +11,29 @@ import os
 import ssl
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import structlog
 import yaml
 from kubernetes.aio import config as _untyped_config
 from kubernetes.aio.client.configuration import Configuration
+from kubernetes.aio.config.kube_config import KubeConfigLoader as _UntypedLoader
 
 from rollouts.kube.errors import NotConfigured
+from rollouts.kube.kubeconfig import ContextChoice, kubeconfig_paths, resolve
 
-__all__ = ["Credentials", "load_credentials"]
+__all__ = ["Credentials", "as_choice", "context_namespace", "load_credentials"]
 
 kubernetes_config: Any = _untyped_config
+KubeConfigLoader: Any = _UntypedLoader
 _log = structlog.get_logger(__name__)
 # Mounted tokens are rotated well before they expire; exec plugins say when theirs does.
 _REFRESH_SECONDS = 60.0
 # What reading a kubeconfig raises, besides the library's own exception, when the file is not one.
 _UNUSABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError)
 _IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
+_POD_NAMESPACE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 
 class Credentials:
@@ -98,33 +103,49 @@ def _tls_context(configuration: Any) -> ssl.SSLContext:
     return context
 
 
-def _source(kubeconfig: str | None, context: str | None) -> str | None:
-    """Path of the kubeconfig to use; None for the mounted ServiceAccount."""
-    path = kubeconfig or os.environ.get("KUBECONFIG")
-    if path:
-        return path
-    if not context and os.environ.get(_IN_CLUSTER):
-        return None
-    return os.path.expanduser("~/.kube/config")
+def _in_cluster(kubeconfig: str | None, choice: ContextChoice) -> bool:
+    """Whether the mounted ServiceAccount is used: in a pod, and no file or context is named."""
+    named = kubeconfig or os.environ.get("KUBECONFIG") or choice != ContextChoice()
+    return not named and bool(os.environ.get(_IN_CLUSTER))
 
 
-async def load_credentials(kubeconfig: str | None = None, context: str | None = None) -> Credentials:
+def as_choice(context: ContextChoice | str | None) -> ContextChoice:
+    """A context by its name alone, or a whole choice."""
+    return context if isinstance(context, ContextChoice) else ContextChoice(context=context)
+
+
+def context_namespace(kubeconfig: str | None = None, context: ContextChoice | str | None = None) -> str:
+    """The namespace that commands work in: the context's, or in a pod the pod's. Raises NotConfigured."""
+    choice = as_choice(context)
+    if not _in_cluster(kubeconfig, choice):
+        return resolve(kubeconfig, choice).namespace
+    try:
+        return Path(_POD_NAMESPACE).read_text(encoding="utf-8").strip() or "default"
+    except OSError:
+        return "default"
+
+
+async def load_credentials(
+    kubeconfig: str | None = None, context: ContextChoice | str | None = None
+) -> Credentials:
     """``kubeconfig``, else $KUBECONFIG, else the pod's ServiceAccount, else ~/.kube/config.
 
     Raises NotConfigured, naming what was tried.
     """
-    path = _source(kubeconfig, context)
+    choice = as_choice(context)
     configuration = Configuration()
+    files = os.pathsep.join(map(str, kubeconfig_paths(kubeconfig)))
+    where = "the pod" if _in_cluster(kubeconfig, choice) else files
     try:
-        if path is None:
+        if _in_cluster(kubeconfig, choice):
             kubernetes_config.load_incluster_config(client_configuration=configuration)
             return Credentials(configuration, _in_cluster_reload(configuration))
-        loader = await kubernetes_config.load_kube_config(
-            config_file=path, context=context, client_configuration=configuration, persist_config=False
-        )
+        resolved = resolve(kubeconfig, choice)
+        loader = KubeConfigLoader(config_dict=resolved.config, active_context=resolved.context)
+        await loader.load_and_set(configuration)
     except (*_UNUSABLE, kubernetes_config.ConfigException) as error:
         raise NotConfigured(
-            f"no usable API server configuration in {path or 'the pod'}: {error}; "
+            f"no usable API server configuration in {where}: {error}; "
             "give --kubeconfig, set KUBECONFIG, or run in a pod with a ServiceAccount"
         ) from error
 

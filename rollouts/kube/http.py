@@ -33,6 +33,7 @@ from rollouts.kube.discovery import (
     resources_of_list,
 )
 from rollouts.kube.errors import ApiTimeout, ApiUnavailable, Invalid, KubeError
+from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.kube.lines import LineSplitter
 from rollouts.kube.statuses import error_from_status
 
@@ -242,7 +243,7 @@ class HttpKubeClient:
 
 async def open_client(
     kubeconfig: str | None = None,
-    context: str | None = None,
+    context: ContextChoice | str | None = None,
     *,
     field_manager: str = "inference-rollouts",
     deadline: float = 10.0,

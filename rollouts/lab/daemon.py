@@ -16,12 +16,21 @@ from rollouts.lab.gateway.likeness import GatewayLike
 __all__ = ["main"]
 
 
-async def _run(directory: Path, choice: Choice, *, pickers: bool, like: GatewayLike) -> None:
+async def _run(
+    directory: Path, choice: Choice, *, pickers: bool, prometheus: bool, like: GatewayLike
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    made = Lab(directory, choice=choice, pods=base_model_pods(), pickers=pickers, gateway_like=like)
+    made = Lab(
+        directory,
+        choice=choice,
+        pods=base_model_pods(),
+        pickers=pickers,
+        prometheus=prometheus,
+        gateway_like=like,
+    )
     async with made as lab:
         folder = EXAMPLES / "base-model"
         await lab.apply(read_objects(folder / "pools.yaml", folder / "gateway.yaml", folder / "route.yaml"))
@@ -35,7 +44,11 @@ async def _run(directory: Path, choice: Choice, *, pickers: bool, like: GatewayL
             "kubeconfig": str(lab.kubeconfig),
             "gateway": url,
             "metrics": f"{lab.metrics_url}/metrics",
-            "sources": {"pods": "built in", "picker": "built in"},
+            "sources": {
+                "pods": "built in",
+                "picker": "built in",
+                **({} if lab.prometheus is None else {"default": lab.prometheus.url}),
+            },
             "pickers": lab.pickers.metrics_urls if pickers else {},
             "logs": str(directory),
             "pods": {name: pod.url for name, pod in lab.fleet.pods.items()},
@@ -50,10 +63,18 @@ async def _run(directory: Path, choice: Choice, *, pickers: bool, like: GatewayL
 def main(arguments: list[str]) -> None:
     """Run a lab in ``arguments[0]`` on the control plane ``arguments[1]`` with a gateway like ``arguments[2]``.
 
-    ``--no-pickers`` may follow.
+    ``--no-pickers`` and ``--prometheus`` may follow.
     """
     directory, choice, like = Path(arguments[0]), Choice(arguments[1]), GatewayLike(arguments[2])
-    asyncio.run(_run(directory, choice, pickers="--no-pickers" not in arguments[3:], like=like))
+    flags = arguments[3:]
+    lab = _run(
+        directory,
+        choice,
+        pickers="--no-pickers" not in flags,
+        prometheus="--prometheus" in flags,
+        like=like,
+    )
+    asyncio.run(lab)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from rollouts.lab.kubelet import Kubelet
 from rollouts.lab.loopback import loopback
 from rollouts.lab.pickers import SERVICES, Pickers, picker_service, wanted_pickers
 from rollouts.lab.processes import ChildProcess, free_port
+from rollouts.lab.prometheus import Job, Prometheus
 from rollouts.lab.vllm import Fleet, PodSpec
 
 __all__ = ["ADAPTERS", "EXAMPLES", "Lab", "LabError", "apply_objects", "base_model_pods", "read_objects"]
@@ -68,6 +69,14 @@ def base_model_pods(stable: int = 3, canary: int = 2) -> list[PodSpec]:
     return specs
 
 
+def _scrape_job(pods: Iterable[PodSpec]) -> Job:
+    """As a PodMonitor would label them."""
+    return Job(
+        name="vllm",
+        targets=tuple((f"{p.address}:{p.port}", {"pod": p.name, "namespace": _NAMESPACE}) for p in pods),
+    )
+
+
 def read_objects(*paths: Path) -> list[Object]:
     """All objects of YAML files. Raises LabError where one is missing."""
     found: list[Object] = []
@@ -102,6 +111,7 @@ class Lab:
         pods: Iterable[PodSpec] = (),
         pickers: bool = True,
         gateway_like: GatewayLike = GatewayLike.STANDARD,
+        prometheus: bool = False,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.directory = directory
@@ -116,6 +126,8 @@ class Lab:
         self._kubelet: Kubelet | None = None
         self._controller: ChildProcess | None = None
         self._pickers: Pickers | None = None
+        self.prometheus = Prometheus(directory / "prometheus") if prometheus else None
+        """Scrapes the pods, and is the controller's source ``default``."""
         self.health_url = ""
         self.metrics_url = ""
 
@@ -164,6 +176,9 @@ class Lab:
             like=self.gateway_like,
         )
         await self._gateway.start()
+        if self.prometheus is not None:
+            self.prometheus.scrape([_scrape_job(self.pods)])
+            await self.prometheus.start()
 
     async def start_controller(self, *arguments: str) -> None:
         """Start ``rollouts controller`` as a process and wait until it is ready. Raises ProcessStartError."""
@@ -172,6 +187,8 @@ class Lab:
         command = [sys.executable, "-m", "rollouts.cli", "controller", "--kubeconfig", str(self.kubeconfig)]
         command += ["--namespace", _NAMESPACE, "--health-address", f"127.0.0.1:{health}"]
         command += ["--metrics-address", f"127.0.0.1:{metrics}", *arguments]
+        if self.prometheus is not None:
+            command += ["--source", f"default={self.prometheus.url}"]
         self._controller = ChildProcess("controller", command, log_path=self.directory / "controller.log")
         await self._controller.start()
         await self._wait_ready(self._controller)
@@ -247,6 +264,8 @@ class Lab:
         await self.stop_controller()
         if self._pickers is not None:
             await self._pickers.stop()
+        if self.prometheus is not None:
+            await self.prometheus.stop()
         if self._gateway is not None:
             await self._gateway.stop()
         if self._kubelet is not None:

@@ -6,14 +6,17 @@ import asyncio
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
-import rich
 
 from rollouts.picker.conformance.report import check_picker, render
 from rollouts.picker.filesource import ObjectsUnreadable
 from rollouts.picker.main import run
+from rollouts.picker.memory import DEFAULT_LIMIT, budget_of
+from rollouts.picker.memory import memory_limit as cgroup_limit
 from rollouts.picker.routing import Unready
+from rollouts.terminal import console, document, printable, say
 
 __all__ = ["picker", "picker_check"]
 
@@ -43,6 +46,24 @@ __all__ = ["picker", "picker_check"]
     help="Folder with tls.crt and tls.key, read again when they change; without it self-signed.",
 )
 @click.option(
+    "--client-ca",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="PEM file: only clients with a certificate of these authorities may connect. Read again when it changes.",
+)
+@click.option(
+    "--memory-limit",
+    type=click.IntRange(min=1),
+    metavar="BYTES",
+    help="Memory of the container, of which a part holds unfinished requests; else the cgroup's limit, else 512 MiB.",
+)
+@click.option(
+    "--request-timeout",
+    default=120.0,
+    show_default=True,
+    type=click.FloatRange(min=1.0),
+    help="Seconds in which a request has to be complete; then it is answered 408.",
+)
+@click.option(
     "--unready",
     type=click.Choice([policy.value for policy in Unready]),
     default=Unready.SPILL.value,
@@ -66,13 +87,18 @@ def picker(
     health_address: str,
     secure_serving: bool,
     cert_path: Path | None,
+    client_ca: Path | None,
+    memory_limit: int | None,
+    request_timeout: float,
     unready: str,
     restore_model_name: bool,
     scrape: bool,
     drain_grace: float,
 ) -> None:
     """Serve the endpoint-picker protocol (Envoy ext_proc) for one or more InferencePools."""
-    options = {
+    options: dict[str, Any] = {
+        "client_ca": client_ca,
+        "request_timeout": request_timeout,
         "grpc_address": grpc_address,
         "metrics_address": metrics_address,
         "health_address": health_address,
@@ -84,9 +110,10 @@ def picker(
         "drain_grace": drain_grace,
     }
     try:
+        options["budget"] = budget_of(memory_limit or cgroup_limit() or DEFAULT_LIMIT)
         run(pools=pools, objects=objects, kubeconfig=kubeconfig, options=options)
     except (ValueError, OSError, ObjectsUnreadable) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(str(error))) from error
 
 
 @click.command("picker-check")
@@ -103,10 +130,10 @@ def picker_check(address: str, model: str, tls: bool, timeout: float, output: st
     try:
         results = asyncio.run(check_picker(address, model=model, tls=tls, timeout=timeout))
     except OSError as error:
-        raise click.ClickException(f"cannot reach {address}: {error}") from error
+        raise click.ClickException(printable(f"cannot reach {address}: {error}")) from error
     if output == "json":
-        click.echo(json.dumps([result.as_dict() for result in results], indent=1))
+        document(json.dumps([result.as_dict() for result in results], indent=1))
     else:
-        rich.print(render(results))
-        click.echo(f"{sum(result.passed for result in results)} of {len(results)} cases are right")
+        console().print(render(results))
+        say(f"{sum(result.passed for result in results)} of {len(results)} cases are right")
     sys.exit(0 if all(result.passed for result in results) else 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,33 +48,61 @@ def self_signed_pair(name: str = "inference-picker", *, days: int = 3650) -> tup
     return private, certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def self_signed_credentials() -> Any:
-    """gRPC server credentials with a certificate made now."""
-    return grpc.ssl_server_credentials([self_signed_pair()])
+Pair = tuple[bytes, bytes]
 
 
-def credentials_from_files(folder: Path) -> Any:
+def self_signed_credentials(client_ca: Path | None = None) -> Any:
+    """gRPC server credentials with a certificate made now; see ``credentials_from_files`` for ``client_ca``."""
+    pair = self_signed_pair()
+    if client_ca is None:
+        return grpc.ssl_server_credentials([pair])
+    return _watched(lambda: pair, client_ca)
+
+
+def credentials_from_files(folder: Path, client_ca: Path | None = None) -> Any:
     """gRPC server credentials from ``tls.key`` and ``tls.crt``, the names in a Kubernetes TLS secret.
 
-    New connections get the files' present content; a pair that cannot be read leaves the last one in use.
-    Raises OSError when there is none to begin with.
+    With ``client_ca``, a PEM file, only clients with a certificate of one of its authorities may connect. New
+    connections get the files' present content; what cannot be read leaves the last content in use. Raises OSError
+    when there is none to begin with.
     """
-    last = _read_pair(folder)
+    return _watched(lambda: _read_pair(folder), client_ca)
+
+
+def _watched(read_pair: Callable[[], Pair], client_ca: Path | None) -> Any:
+    def read() -> tuple[Pair, bytes | None]:
+        return read_pair(), None if client_ca is None else _read_authorities(client_ca)
+
+    last = read()
 
     def fetch() -> Any:
         nonlocal last
         try:
-            pair = _read_pair(folder)
+            found = read()
         except OSError as error:
-            _log.warning("certificate_unreadable", folder=str(folder), error=str(error))
+            _log.warning("certificate_unreadable", error=str(error))
             return None
-        if pair == last:
+        if found == last:
             return None  # keep what is there
-        last = pair
-        _log.info("certificate_reloaded", folder=str(folder))
-        return grpc.ssl_server_certificate_configuration([pair])
+        last = found
+        _log.info("certificate_reloaded")
+        return grpc.ssl_server_certificate_configuration([found[0]], root_certificates=found[1])
 
-    return grpc.dynamic_ssl_server_credentials(grpc.ssl_server_certificate_configuration([last]), fetch)
+    initial = grpc.ssl_server_certificate_configuration([last[0]], root_certificates=last[1])
+    return grpc.dynamic_ssl_server_credentials(
+        initial, fetch, require_client_authentication=client_ca is not None
+    )
+
+
+def _read_authorities(path: Path) -> bytes:
+    """Raises OSError for a file without a certificate: gRPC would then trust whom it likes."""
+    pem = path.read_bytes()
+    try:
+        if x509.load_pem_x509_certificates(pem):
+            return pem
+    except ValueError:
+        pass
+    raise OSError(f"{path} holds no PEM certificate of an authority")
 
 
 def _read_pair(folder: Path) -> tuple[bytes, bytes]:

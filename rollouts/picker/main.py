@@ -58,6 +58,8 @@ class PickerConfig:
     scrape: bool = True
     drain_grace: float = 30.0
     budget: BufferBudget = field(default_factory=BufferBudget)
+    request_timeout: float = 120.0
+    client_ca: Path | None = None
 
 
 class Picker:
@@ -75,6 +77,7 @@ class Picker:
                 address=config.grpc_address,
                 health_address=config.health_address,
                 drain_grace=config.drain_grace,
+                request_timeout=config.request_timeout,
             ),
             credentials=_credentials(config),
             budget=config.budget,
@@ -155,10 +158,14 @@ class Picker:
 
 def _credentials(config: PickerConfig) -> Any:
     if not config.secure_serving:
+        if config.client_ca is not None:
+            raise ValueError(
+                "--client-ca asks for certificates, which needs TLS: leave --no-secure-serving out"
+            )
         return None
     if config.certificates is not None:
-        return credentials_from_files(config.certificates)
-    return self_signed_credentials()
+        return credentials_from_files(config.certificates, config.client_ca)
+    return self_signed_credentials(config.client_ca)
 
 
 async def serve(config: PickerConfig) -> None:

@@ -42,13 +42,14 @@ class Observer(Protocol):
 class BufferBudget:
     """Bytes of request bodies held at the moment by all streams, and per stream at most.
 
-    64 MiB is what the largest multimodal requests have; eight of them fit, so that a burst ends in 503
-    rather than in the kernel's out-of-memory killer.
+    64 MiB is what the largest multimodal requests have; three of them fit, so that a burst ends in 503 rather than
+    in the kernel's out-of-memory killer: ``memory`` makes the total a part of the container's limit, this is the one
+    of 512 MiB.
     """
 
     __slots__ = ("body_limit", "total_limit", "used")
 
-    def __init__(self, *, body_limit: int = 64 << 20, total_limit: int = 512 << 20) -> None:
+    def __init__(self, *, body_limit: int = 64 << 20, total_limit: int = 192 << 20) -> None:
         self.body_limit = body_limit
         self.total_limit = total_limit
         self.used = 0

@@ -46,7 +46,7 @@ from rollouts.picker.messages import (
 from rollouts.picker.messages import Protocol as Modes
 from rollouts.picker.ports import BufferBudget, Observer, Routing
 from rollouts.picker.prefix import MAX_PREFIX
-from rollouts.picker.refusals import bad_request, immediate, too_large
+from rollouts.picker.refusals import bad_request, immediate, too_large, too_slow
 from rollouts.picker.restore import NameRestorer
 from rollouts.picker.routing import PROMPTS, Decision, Refusal, Request
 from rollouts.picker.splicing import splice
@@ -92,6 +92,9 @@ class State(Enum):
     ANSWERED = "request answered, waiting for the response"
     RESPONDING = "response passes by"
     DONE = "nothing left to say"
+
+
+_INCOMPLETE = (State.START, State.REQUEST_BODY)
 
 
 class _Answer(NamedTuple):
@@ -157,6 +160,18 @@ class Exchange:
         if handler is None:
             raise ProtocolError(f"{type(message).__name__} while {self.state.value}")
         return handler(self, message, now)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the request is not yet complete, and may be holding memory."""
+        return self.state in _INCOMPLETE
+
+    def expire(self, seconds: float) -> Iterable[Outgoing]:
+        """The request's time is over: the refusal, and the end of the stream. Nothing before a request began."""
+        if self.state is not State.REQUEST_BODY:
+            self.closing = True
+            return ()
+        return self._refuse(too_slow(seconds))
 
     def disconnect(self, now: float) -> None:
         """The stream is over, whoever ended it. Safe to call more than once."""

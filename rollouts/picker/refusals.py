@@ -7,9 +7,14 @@ import json
 from rollouts.picker.messages import ImmediateReply
 from rollouts.picker.routing import Refusal
 
-__all__ = ["OVERLOADED", "bad_request", "immediate", "too_large"]
+__all__ = ["OVERLOADED", "bad_request", "immediate", "too_large", "too_slow"]
 
-_ERROR_TYPES = {400: "BadRequestError", 413: "BadRequestError", 429: "RateLimitError"}
+_ERROR_TYPES = {
+    400: "BadRequestError",
+    408: "RequestTimeoutError",
+    413: "BadRequestError",
+    429: "RateLimitError",
+}
 OVERLOADED = Refusal(
     503, "buffers-full", "the endpoint picker holds too many large requests: try again later"
 )
@@ -23,6 +28,11 @@ def bad_request(text: str) -> Refusal:
 def too_large(limit: int) -> Refusal:
     """The body is longer than ``limit`` bytes."""
     return Refusal(413, "body-too-large", f"the request body is larger than {limit} bytes")
+
+
+def too_slow(seconds: float) -> Refusal:
+    """The request is not complete in time (RFC 9110, section 15.5.9)."""
+    return Refusal(408, "request-timeout", f"the request body was not complete within {seconds:g} seconds")
 
 
 def immediate(refusal: Refusal) -> ImmediateReply:

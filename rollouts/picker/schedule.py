@@ -209,7 +209,12 @@ class Scheduler:
 
 
 def _adapter_score(pod: PodState, model: str, now: float) -> float:
-    """1 for a pod that has the adapter at work, 0.8 for one with a free slot, else 0."""
+    """1 for a pod that has the adapter at work, 0.8 for one with a free slot, else 0.
+
+    A pod without adapters has none to keep warm: else whoever had the base model last would get all of it.
+    """
+    if not pod.load.max_adapters and not pod.load.active_adapters:
+        return 0.0
     if model in pod.load.active_adapters or now - pod.recent.get(model, -1e9) < _RESIDENT:
         return 1.0
     return 0.8 if len(pod.load.active_adapters) < pod.load.max_adapters else 0.0

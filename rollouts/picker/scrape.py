@@ -8,26 +8,29 @@ server time.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import dataclass
 
+from rollouts.exposition_lines import read_line
 from rollouts.picker.schedule import Load
 
 __all__ = ["ScrapeConfig", "parse_metrics", "parse_models", "wait_for"]
 
-_SAMPLE = re.compile(
-    r"^(vllm:num_requests_running|vllm:num_requests_waiting|vllm:kv_cache_usage_perc"
+_LINE = re.compile(
+    r"^(?:vllm:num_requests_running|vllm:num_requests_waiting|vllm:kv_cache_usage_perc"
     r"|vllm:gpu_cache_usage_perc|vllm:lora_requests_info|sglang:num_running_reqs|sglang:num_queue_reqs"
-    r"|sglang:token_usage)(?:\{([^\n]*)\})? ([^ \n]+)",
+    r"|sglang:token_usage)[ {][^\n]*+",
     re.MULTILINE,
 )
-_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _RUNNING = ("vllm:num_requests_running", "sglang:num_running_reqs")
 _WAITING = ("vllm:num_requests_waiting", "sglang:num_queue_reqs")
 _KV = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", "sglang:token_usage")
 
 MAX_SAMPLES = 10_000
+_MAX_NUMBER = 64
+"""Digits are read in quadratic time; no double needs more than 25."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,10 +62,11 @@ def parse_metrics(text: str, models: frozenset[str] | None) -> Load:
     """
     running = waiting = kv = 0.0
     newest, adapters, slots = -1.0, "", 0
-    for number, match in enumerate(_SAMPLE.finditer(text)):
-        if number >= MAX_SAMPLES:
-            break
-        name, labels, value = match[1], match[2] or "", _number(match[3])
+    for found in itertools.islice(_LINE.finditer(text), MAX_SAMPLES):
+        sample = read_line(found.group())
+        if sample is None:
+            continue
+        name, value = sample.name, _number(sample.value)
         if name in _RUNNING:
             running += value
         elif name in _WAITING:
@@ -70,9 +74,8 @@ def parse_metrics(text: str, models: frozenset[str] | None) -> Load:
         elif name in _KV:
             kv = max(kv, value)
         elif value > newest:
-            pairs = dict(_LABEL.findall(labels))
-            newest, adapters = value, pairs.get("running_lora_adapters", "")
-            slots = int(_number(pairs.get("max_lora", "0")))
+            newest, adapters = value, sample.labels.get("running_lora_adapters", "")
+            slots = int(_number(sample.labels.get("max_lora", "0")))
     return Load(
         running=int(running),
         waiting=int(waiting),
@@ -85,7 +88,7 @@ def parse_metrics(text: str, models: frozenset[str] | None) -> Load:
 
 def _number(text: str) -> float:
     try:
-        value = float(text)
+        value = float(text) if len(text) <= _MAX_NUMBER else 0.0
     except ValueError:
         return 0.0
     return value if 0.0 <= value < 1e15 else 0.0  # also false for NaN

@@ -17,6 +17,8 @@ __all__ = ["Scraper"]
 
 _TICK = 0.05
 _PARALLEL = 32
+_REST = 50
+"""Times what reading a page took until it is read again: a pod's page costs two percent of a core at most."""
 _log = structlog.get_logger(__name__)
 
 
@@ -28,6 +30,8 @@ class _Target:
     models_due: float = 0.0
     models: frozenset[str] | None = None
     failures: int = 0
+    cost: float = 0.0
+    """CPU seconds that reading its page took."""
     running: bool = False
 
 
@@ -56,7 +60,8 @@ class Scraper:
         for endpoint in endpoints:
             target = self._targets.setdefault(endpoint.address, _Target())
             early = not target.failures and self._scheduler.busy(endpoint.address)
-            if target.running or now < target.due - (self._config.idle - self._config.busy) * early:
+            sooner = min(self._config.idle - self._config.busy, self._config.idle - target.cost * _REST)
+            if target.running or now < target.due - max(0.0, sooner) * early:
                 continue
             target.running = True
             task = asyncio.create_task(self._scrape(endpoint, target))
@@ -74,7 +79,9 @@ class Scraper:
                 before = self._scheduler.dispatched(address)
                 text = (await self._get(address, "/metrics")).decode("utf-8", "replace")
             missed = max(0, self._scheduler.dispatched(address) - before)
+            begun = time.thread_time()
             load = parse_metrics(text, target.models)
+            target.cost = time.thread_time() - begun
             self._scheduler.observe(address, load, time.monotonic(), missed=missed)
             target.failures = 0
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
@@ -85,7 +92,8 @@ class Scraper:
                 _log.warning("scrape_failed", pod=endpoint.pod, address=address, error=repr(error)[:200])
         finally:
             busy = self._scheduler.busy(address)
-            target.due = time.monotonic() + wait_for(self._config, busy=busy, failures=target.failures)
+            wait = wait_for(self._config, busy=busy, failures=target.failures)
+            target.due = time.monotonic() + max(wait, target.cost * _REST)
             target.running = False
 
     async def _models(self, address: str) -> frozenset[str] | None:

@@ -42,13 +42,16 @@ _log = structlog.get_logger(__name__)
 class ServerConfig:
     """``max_message``: bytes of one gRPC message; Envoy sends at most its buffer limit, 1 MiB by default.
 
-    ``health_address``, when given, serves gRPC health once more, without TLS, for the probes of a kubelet.
+    ``request_timeout``: seconds in which a request body that is held back has to be complete; a client that sends
+    64 MiB at 1 MiB a second makes it. ``health_address``, when given, serves gRPC health once more, without
+    TLS, for the probes of a kubelet.
     """
 
     address: str = "127.0.0.1:9002"
     health_address: str = ""
     max_message: int = 8 << 20
     drain_grace: float = 30.0
+    request_timeout: float = 120.0
 
 
 class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
@@ -141,20 +144,29 @@ class PickerServer:
     async def _process(self, _: Any, context: Any) -> bytes:
         exchange = Exchange(self._routing, self._observer, self._budget)
         read, write, clock, eof = context.read, context.write, time.monotonic, grpc.aio.EOF
+        limit = self._config.request_timeout
+        timeout = asyncio.timeout(limit)
         try:
-            while (data := await read()) is not eof:
-                message = decode(data)
-                if message is None:
-                    continue
-                last = b""
-                for reply in exchange.receive(message, clock()):
+            async with timeout:
+                while (data := await read()) is not eof:
+                    message = decode(data)
+                    if message is None:
+                        continue
+                    replies = exchange.receive(message, clock())
+                    if not exchange.waiting:
+                        timeout.reschedule(None)
+                    last = b""
+                    for reply in replies:
+                        if last:
+                            await write(last)
+                        last = encode(reply)
+                    if exchange.closing:
+                        return last
                     if last:
                         await write(last)
-                    last = encode(reply)
-                if exchange.closing:
-                    return last
-                if last:
-                    await write(last)
+        except TimeoutError:
+            _log.info("request_timed_out", state=exchange.state.name, seconds=limit)
+            return b"".join(encode(reply) for reply in exchange.expire(limit))  # one reply, or none
         except (WireError, ProtocolError) as error:
             _log.warning("stream_refused", state=exchange.state.name, error=str(error)[:300])
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error)[:300])

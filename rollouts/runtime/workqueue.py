@@ -3,6 +3,8 @@
 - A key is in the queue at most once, however often it is added.
 - A key is never handed to two workers: added while it runs, it is queued again when it is done.
 - First in, first out: a hot key goes to the tail each time, so it delays the others by one turn at most.
+- Tenants take turns (``fairness``), and one has at most ``most`` keys in workers' hands: thousands of keys of one
+  delay those of another by a turn, and keys that take long cannot hold every worker.
 - ``add_after`` keeps the earliest time per key; a failed key comes back after its own back-off. Unlike there,
   ``set_due`` replaces that time: a reconcile that answers "in an hour" knows better than the one before it.
 
@@ -15,7 +17,7 @@ import asyncio
 import heapq
 import random
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -23,6 +25,7 @@ import structlog
 
 from rollouts.runtime.backoff import BackoffPolicy
 from rollouts.runtime.clock import Clock, Monotonic
+from rollouts.runtime.fairness import FairLine
 
 __all__ = ["QueueClosed", "QueueMachine", "QueueStats", "WorkQueue"]
 
@@ -33,6 +36,11 @@ K = TypeVar("K", bound=Hashable)
 DEFAULT_CAPACITY = 100_000
 
 _log = structlog.get_logger(__name__)
+
+
+def _nobody(_key: Hashable) -> Hashable:
+    """All keys belong together."""
+    return ""
 
 
 class QueueClosed(Exception):
@@ -60,10 +68,17 @@ class QueueStats:
 class QueueMachine(Generic[K]):
     """The queue without waiting: the caller says what time it is. Not thread-safe."""
 
-    def __init__(self, *, rng: random.Random | None = None, capacity: int = DEFAULT_CAPACITY) -> None:
+    def __init__(
+        self,
+        *,
+        rng: random.Random | None = None,
+        capacity: int = DEFAULT_CAPACITY,
+        tenant: Callable[[K], Hashable] = _nobody,
+        most: int | None = None,
+    ) -> None:
         self._rng = rng or random.Random()
         self._capacity = capacity
-        self._ready: deque[K] = deque()
+        self._ready: FairLine[K] = FairLine(tenant, most)
         self._dirty: dict[K, Monotonic] = {}  # waiting for a worker, or to be re-queued -> since when
         self._running: dict[K, Monotonic] = {}  # handed out -> since when
         self._due: dict[K, Monotonic] = {}  # delayed -> when it becomes dirty
@@ -82,7 +97,7 @@ class QueueMachine(Generic[K]):
         self._adds += 1
         self._dirty[key] = now
         if key not in self._running:
-            self._ready.append(key)
+            self._ready.push(key)
         return True
 
     def add_after(self, key: K, seconds: float, now: Monotonic) -> bool:
@@ -128,9 +143,9 @@ class QueueMachine(Generic[K]):
     def take(self, now: Monotonic) -> K | None:
         """Hand out the next key, or None when none is ready. ``done`` must follow."""
         self._wake_due(now)
-        if not self._ready:
+        key = self._ready.pop()
+        if key is None:
             return None
-        key = self._ready.popleft()
         waited = now - self._dirty.pop(key)
         self._running[key] = now
         self._taken += 1
@@ -141,8 +156,9 @@ class QueueMachine(Generic[K]):
     def done(self, key: K) -> None:
         """The worker has finished with ``key``."""
         del self._running[key]
+        self._ready.release(key)
         if key in self._dirty:
-            self._ready.append(key)
+            self._ready.push(key)
 
     def next_due(self) -> Monotonic | None:
         """When the earliest delayed key becomes ready, None when there is none."""
@@ -153,7 +169,7 @@ class QueueMachine(Generic[K]):
     def has_ready(self, now: Monotonic) -> bool:
         """Whether ``take`` would hand out a key."""
         self._wake_due(now)
-        return bool(self._ready)
+        return self._ready.ready()
 
     @property
     def running(self) -> frozenset[K]:
@@ -174,7 +190,7 @@ class QueueMachine(Generic[K]):
             delayed=len(self._due),
             running=len(self._running),
             failing=len(self._failures),
-            oldest_age=now - self._dirty[self._ready[0]] if self._ready else 0.0,
+            oldest_age=max((now - self._dirty[key] for key in self._ready.heads()), default=0.0),
             longest_running=now - min(self._running.values()) if self._running else 0.0,
             adds=self._adds,
             retries=self._retries,
@@ -203,10 +219,16 @@ class WorkQueue(Generic[K]):
     """The queue that workers await. All methods belong to one event loop."""
 
     def __init__(
-        self, clock: Clock, *, rng: random.Random | None = None, capacity: int = DEFAULT_CAPACITY
+        self,
+        clock: Clock,
+        *,
+        rng: random.Random | None = None,
+        capacity: int = DEFAULT_CAPACITY,
+        tenant: Callable[[K], Hashable] = _nobody,
+        most: int | None = None,
     ) -> None:
         self._clock = clock
-        self._machine: QueueMachine[K] = QueueMachine(rng=rng, capacity=capacity)
+        self._machine: QueueMachine[K] = QueueMachine(rng=rng, capacity=capacity, tenant=tenant, most=most)
         self._getters: deque[asyncio.Future[None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = Monotonic(0.0)

@@ -332,6 +332,39 @@ def test_probes_of_the_path_are_configured_and_cost_one_right(
     assert ("gateways" in rights(one(objects, "Role", "r-inference-rollouts"))) is enabled
 
 
+def test_keys_of_model_servers_are_mounted_and_bound_to_their_place(render: Render, tmp_path: Path) -> None:
+    entries = [
+        {"namespace": "a", "secret": {"name": "a-vllm", "key": "token"}},
+        {"namespace": "b", "pool": "p", "secret": {"name": "b-vllm", "key": "key"}},
+    ]
+    objects = render({"adapters": {"apiKeys": entries}, "watch": {"allNamespaces": True}})
+    file = tmp_path / "config.yaml"
+    file.write_text(one(objects, "ConfigMap", "r-inference-rollouts")["data"]["config.yaml"])
+    keys = read_config(str(file), Settings(namespace=None)).adapters.api_keys
+    pod = one(objects, "Deployment", "r-inference-rollouts")["spec"]["template"]["spec"]
+    paths = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    secrets = {paths[v["name"]]: v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v}
+
+    assert [(key.namespace, key.pool) for key in keys] == [("a", ""), ("b", "p")]
+    assert [secrets[str(Path(key.file).parent)] for key in keys] == ["a-vllm", "b-vllm"]
+    assert [Path(key.file).name for key in keys] == ["token", "key"]
+
+
+def test_one_key_for_every_namespace_is_refused(attempt: Any) -> None:
+    done = attempt({"adapters": {"apiKeySecret": {"name": "vllm"}}, "watch": {"allNamespaces": True}})
+
+    assert done.returncode != 0
+    assert "adapters.apiKeys" in done.stderr
+
+
+def test_a_source_may_enforce_a_label(render: Render, tmp_path: Path) -> None:
+    objects = render({"sources": {"default": {"url": "http://p:9090", "enforcedLabel": "namespace"}}})
+    file = tmp_path / "config.yaml"
+    file.write_text(one(objects, "ConfigMap", "r-inference-rollouts")["data"]["config.yaml"])
+
+    assert read_config(str(file), Settings()).sources["default"].enforced_label == "namespace"
+
+
 def test_a_new_configuration_makes_new_pods(render: Render) -> None:
     def checksum(values: dict[str, Any]) -> str:
         template = one(render(values), "Deployment", "r-inference-rollouts")["spec"]["template"]

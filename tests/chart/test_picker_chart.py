@@ -10,6 +10,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from rollouts.cli.doctor_pickers import exposure_checks
+from rollouts.cli.findings import Level
 from rollouts.cli.main import main
 from rollouts.picker.server import HEALTH_NAMES, LIVENESS
 
@@ -123,8 +125,57 @@ def test_the_arguments_of_the_pods_are_taken_by_the_command(monkeypatch: pytest.
     started: list[dict[str, Any]] = []
     monkeypatch.setattr("rollouts.picker.command.run", lambda **settings: started.append(settings))
     (container,) = manifest("mymodel-pool-v1")["Deployment"]["spec"]["template"]["spec"]["containers"]
-    result = CliRunner().invoke(main, container["args"])
+    (variable,) = container["env"]
+    assert variable["valueFrom"]["resourceFieldRef"]["resource"] == "limits.memory"
+    # As the kubelet fills it in: the container's limit in bytes.
+    arguments = [one.replace(f"$({variable['name']})", str(512 << 20)) for one in container["args"]]
+    result = CliRunner().invoke(main, arguments)
 
     assert result.exit_code == 0, result.output
+    assert started[0]["options"]["budget"].total_limit == 192 << 20
     assert started[0]["pools"] == ("serving/mymodel-pool-v1",)
     assert started[0]["options"]["health_address"] == "0.0.0.0:9003"
+
+
+def test_pickers_ask_for_certificates_where_an_authority_is_given(render: Render) -> None:
+    pod = chart(render, clientCaSecret={"name": "gateways", "key": "ca.crt"})["Deployment"]["spec"][
+        "template"
+    ]["spec"]
+    (container,) = pod["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+
+    assert f"--client-ca={mounts['client-ca']}/ca.crt" in container["args"]
+    assert {"name": "client-ca", "secret": {"secretName": "gateways", "defaultMode": 0o440}} in pod["volumes"]
+
+
+def test_a_network_policy_lets_the_named_gateways_and_the_controller_reach_the_pickers(
+    render: Render,
+) -> None:
+    gateways = [{"namespaceSelector": {"matchLabels": {"team": "gateway"}}}]
+    values = {
+        "pickers": [{"pool": "mymodel-pool-v1", "service": "epp"}],
+        "networkPolicy": {
+            "metricsFrom": [{"podSelector": {}}],
+            "pickers": {"enabled": True, "gatewaysFrom": gateways},
+        },
+    }
+    objects = render(values)
+    (policy,) = [item for item in objects if item["kind"] == "NetworkPolicy"]
+    (deployment,) = [
+        item for item in objects if item["kind"] == "Deployment" and item["metadata"]["name"] == "epp"
+    ]
+    pod = deployment["spec"]["template"]
+
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    rules = {rule["ports"][0]["port"]: rule.get("from") for rule in policy["spec"]["ingress"]}
+    assert rules["grpc"] == gateways
+    assert rules["health"] is None
+    assert len(rules["metrics"]) == 2
+    (said,) = exposure_checks({"metadata": {"name": "epp"}, "spec": _service_of(objects)}, [pod], [policy])
+    assert said.level is Level.FINE
+
+
+def _service_of(objects: list[Object]) -> Object:
+    (service,) = [item for item in objects if item["kind"] == "Service" and item["metadata"]["name"] == "epp"]
+    spec: Object = service["spec"]
+    return spec

@@ -72,6 +72,7 @@ def managed(*items: Object) -> Callable[[Object], None]:
     return change
 
 
+QUERY = {"name": "m", "query": "up", "successCondition": "result < 2.0"}
 HEADER = {"name": "testers", "match": [{"headerName": "x-canary", "headerValue": {"exact": "yes"}}]}
 
 GOOD: dict[str, Callable[[Object], None]] = {
@@ -125,6 +126,32 @@ BAD: dict[str, tuple[Callable[[Object], None], str]] = {
     ),
     "a count without an interval": (
         steps({"analysis": {"metrics": [{"name": "m", "measure": {"preset": "ttft"}, "count": 3}]}}),
+        "interval",
+    ),
+    "a gate without a condition": (
+        steps({"analysis": {"metrics": [{"name": "m", "measure": {"preset": "ttft"}}]}}),
+        "successCondition or failureCondition",
+    ),
+    "a condition that looks at nothing": (
+        steps({"analysis": {"metrics": [{"name": "m", "query": "up", "successCondition": "1 < 2"}]}}),
+        "must look at result",
+    ),
+    "both conditions the same": (
+        steps({"analysis": {"metrics": [{**QUERY, "failureCondition": QUERY["successCondition"]}]}}),
+        "no value could pass",
+    ),
+    "more failures tolerated than measured": (
+        steps({"analysis": {"metrics": [{**QUERY, "interval": "1s", "count": 3, "failureLimit": 4}]}}),
+        "failureLimit",
+    ),
+    "more successes wanted than measured": (
+        steps(
+            {"analysis": {"metrics": [{**QUERY, "interval": "1s", "count": 2, "consecutiveSuccessLimit": 3}]}}
+        ),
+        "could never pass",
+    ),
+    "successes in a row without an interval": (
+        steps({"analysis": {"metrics": [{**QUERY, "consecutiveSuccessLimit": 3}]}}),
         "interval",
     ),
     "PromQL for the pods": (

@@ -43,6 +43,7 @@ SPEC: Object = {
     "comparisons": [{"name": "ttft", "compare": {"preset": "ttft", "tolerance": 0.15}}],
     "falseAbortRate": 0.05,
     "stepsHash": "abc",
+    "since": AT.format(0),
     "marks": [mark(0), mark(1, weight="0.5%")],
     "exclude": [gap(2)],
 }
@@ -90,6 +91,8 @@ REFUSED: dict[str, Callable[[Object], None]] = {
     "a mark before the others": lambda spec: spec["marks"].append(mark(2, at="2025-01-01T00:00:00Z")),
     "another weight of a mark": lambda spec: spec["marks"][0].update(weight=11),
     "an exclusion less": lambda spec: spec["exclude"].clear(),
+    "an earlier beginning of its weight": lambda spec: spec.update(since="2025-01-01T00:00:00Z"),
+    "no beginning of its weight": lambda spec: spec.pop("since"),
     "a longer exclusion": lambda spec: spec["exclude"][0].update(to=AT.format(9)),
 }
 

@@ -100,7 +100,7 @@ def _gate_passes_unseen(patch: pytest.MonkeyPatch) -> None:
 
 
 def _inconclusive_passes(patch: pytest.MonkeyPatch) -> None:
-    def judge(metric: Any, at: Any) -> Measurement:
+    def judge(metric: Any, at: Any, why: str) -> Measurement:
         return Measurement(phase=Phase.SUCCESSFUL, at=at, message="no data")
 
     patch.setattr(verdicts, "_judge_silence", judge)

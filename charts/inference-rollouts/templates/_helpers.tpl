@@ -106,7 +106,16 @@ pathProbe:
   allow: {{ toJson .Values.pathProbe.allow }}
 adapters:
   prefixes: {{ toJson .Values.adapters.prefixes }}
+  {{- with .Values.adapters.apiKeys }}
+  apiKeys:
+  {{- range $index, $entry := . }}
+  - {namespace: {{ $entry.namespace | quote }}, pool: {{ $entry.pool | default "" | quote }}, file: /etc/inference-rollouts/adapter-keys/{{ $index }}/{{ $entry.secret.key }}}
+  {{- end }}
+  {{- end }}
   {{- if .Values.adapters.apiKeySecret.name }}
+  {{- if .Values.watch.allNamespaces }}
+  {{- fail "adapters.apiKeySecret would go to the pods of every namespace: with watch.allNamespaces list adapters.apiKeys, each with its namespace" }}
+  {{- end }}
   apiKeyFile: /etc/inference-rollouts/adapters/{{ .Values.adapters.apiKeySecret.key }}
   {{- end }}
 sources:
@@ -118,6 +127,9 @@ sources:
     {{- end }}
     {{- with $source.podLabel }}
     podLabel: {{ . | quote }}
+    {{- end }}
+    {{- with $source.enforcedLabel }}
+    enforcedLabel: {{ . | quote }}
     {{- end }}
     {{- with $source.secret }}
     {{- $folder := printf "/etc/inference-rollouts/sources/%s" $name }}

@@ -15,6 +15,7 @@ from rollouts.analysis.evidence.gates import (
     judge,
     report,
 )
+from rollouts.analysis.evidence.lost import LostTest
 from rollouts.analysis.evidence.model import (
     Arm,
     CompareMetric,
@@ -25,6 +26,7 @@ from rollouts.analysis.evidence.model import (
     GaugeSeries,
     HistogramSample,
     HistogramSeries,
+    LostSeries,
     Mark,
     OnUndecided,
     PodSample,
@@ -48,6 +50,8 @@ __all__ = [
     "Harm",
     "HistogramSample",
     "HistogramSeries",
+    "LostSeries",
+    "LostTest",
     "Mark",
     "MetricReport",
     "OnUndecided",

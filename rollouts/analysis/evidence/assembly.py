@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from rollouts.analysis.evidence.counts import CountTest
 from rollouts.analysis.evidence.gauges import GaugeTest
 from rollouts.analysis.evidence.histogram import HistogramTest
+from rollouts.analysis.evidence.lost import LostTest
 from rollouts.analysis.evidence.model import (
     CompareMetric,
     CountSeries,
@@ -13,10 +14,11 @@ from rollouts.analysis.evidence.model import (
     EvidenceSpec,
     GaugeSeries,
     HistogramSeries,
+    LostSeries,
     Series,
 )
 
-__all__ = ["MetricTest", "build_test", "metric_weights", "mix_metrics", "room", "series_of"]
+__all__ = ["MetricTest", "build_test", "metric_weights", "mix_metrics", "room", "series_of", "sleeping"]
 
 MetricTest = CountTest | HistogramTest | GaugeTest
 
@@ -30,10 +32,26 @@ def room(metrics: int) -> tuple[int, int]:
     return min(32, pods), max(6, min(_MAX_RESTARTS, 112 // metrics))
 
 
-def metric_weights(metrics: Sequence[CompareMetric]) -> tuple[float, ...]:
-    """Shares of the evidence, adding up to 1: half for event rates, half for the rest, unless given."""
+def sleeping(metrics: Sequence[CompareMetric]) -> tuple[bool, ...]:
+    """Metrics without a share of the evidence until they have something to say: what was lost, where nobody
+    weighed it and others judge, too. So nothing costs the others anything where nothing was lost."""
+    lost = [isinstance(m.series, LostSeries) and m.weight is None and not m.advisory for m in metrics]
+    others = any(
+        not asleep and not m.advisory and m.weight != 0.0 for asleep, m in zip(lost, metrics, strict=True)
+    )
+    return tuple(asleep and others for asleep in lost)
+
+
+def metric_weights(metrics: Sequence[CompareMetric], *, awake: bool = False) -> tuple[float, ...]:
+    """Shares of the evidence, adding up to 1: half for event rates, half for the rest, unless given.
+
+    ``awake``: with a share for those that slept.
+    """
     counts = [isinstance(m.series, CountSeries) for m in metrics]
-    judged = [not m.advisory and m.weight != 0.0 for m in metrics]
+    asleep = [not awake and sleeps for sleeps in sleeping(metrics)]
+    judged = [
+        not m.advisory and m.weight != 0.0 and not sleeps for m, sleeps in zip(metrics, asleep, strict=True)
+    ]
     classes = {
         kind: sum(1 for c, j in zip(counts, judged, strict=True) if j and c is kind) for kind in (True, False)
     }
@@ -48,6 +66,8 @@ def metric_weights(metrics: Sequence[CompareMetric]) -> tuple[float, ...]:
 def build_test(metric: CompareMetric) -> MetricTest:
     """The test for a metric's kind of series."""
     match metric.series:
+        case LostSeries():
+            return LostTest(metric)
         case CountSeries():
             return CountTest(metric)
         case HistogramSeries():

@@ -11,39 +11,47 @@ import math
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
 from typing import Any
 
+from rollouts.analysis.evidence import ledger
 from rollouts.analysis.evidence.model import (
     Arm,
     CountSeries,
     EvidenceSpec,
     GaugeSeries,
-    HistogramSample,
     HistogramSeries,
+    LostSeries,
     PodSample,
     Scrape,
     Series,
 )
+from rollouts.analysis.evidence.vectors import (
+    LARGEST,
+    MAX_BUCKETS,
+    Vector,
+    at_bounds,
+    difference,
+    pack_vector,
+    thinned,
+    unpack_vector,
+    whole,
+    zeros,
+)
 
-__all__ = ["Collector", "Interval", "PodIncrement", "SeriesInterval", "whole"]
+__all__ = ["Collector", "Interval", "PodIncrement", "SeriesInterval"]
 
 FOLDED = "+folded"
 _FORGET_AFTER = 300.0
 _MISSING_MEMORY = 150.0
-_MAX_BUCKETS = 64
-_LARGEST = 2.0**53
-"""Above it a double no longer counts by ones: no counter of requests, so the value is missing."""
 _ARMS = (Arm.STABLE, Arm.CANARY)
-
-Vector = list[float]
 
 
 @dataclass(frozen=True, slots=True)
 class PodIncrement:
     """What one pod added in an interval. `members` > 1: a fold of that many pods.
 
-    values: counts [errors, total]; histogram [bucket_0 .. bucket_n, sum or NaN]; gauge [value].
+    values: counts [errors, total]; lost [lost, total, finished beyond answered]; histogram [bucket_0 .. bucket_n,
+    sum or NaN]; gauge [value].
     """
 
     pod: str
@@ -97,6 +105,8 @@ class Collector:
         self._interval = spec.interval
         self._series = tuple(series)
         self._limit = pod_limit
+        self._longest = next((one.longest for one, _ in series if isinstance(one, LostSeries)), "")
+        self._patience = math.nan
         self._pods: dict[Arm, dict[str, _Pod]] = {arm: {} for arm in _ARMS}
         self._bounds: list[tuple[float, ...]] = [() for _ in series]
         self._at: float | None = None
@@ -124,9 +134,18 @@ class Collector:
         for arm in _ARMS:
             for name, (sample, members, vectors) in present[arm].items():
                 self._advance(arm, name, sample, members, vectors, previous, scrape.at, result)
+        if self._longest:  # after the readings: patience is known before what it judges
+            self._patience = self._waited(ledger.longest_answer(scrape, self._longest))
         if previous is None:
             return None
         return Interval(previous, scrape.at, result, list(self._bounds), gone)
+
+    def _waited(self, longest: float) -> float:
+        """Seconds after which a request is taken not to end: at least two looks; NaN as long as nobody knows."""
+        if math.isnan(longest):
+            return self._patience
+        known = 0.0 if math.isnan(self._patience) else self._patience
+        return max(known, longest, 2.0 * self._interval)
 
     # -- reading ------------------------------------------------------------------------------------------
 
@@ -185,7 +204,7 @@ class Collector:
                 if bounds == common:
                     continue
                 if not common:
-                    common = bounds if len(bounds) <= _MAX_BUCKETS else _thin(bounds)
+                    common = bounds if len(bounds) <= MAX_BUCKETS else thinned(bounds)
                 elif not set(common) <= set(bounds):
                     common = tuple(bound for bound in common if bound in set(bounds))
             if common != self._bounds[index]:
@@ -205,15 +224,22 @@ class Collector:
 
     def _vector(self, index: int, sample: PodSample) -> Vector | None:
         series = self._series[index][0]
+        if isinstance(series, LostSeries):
+            total = sample.counters.get(series.of, math.nan)
+            finished = sample.counters.get(series.finished, math.nan)
+            if not (0.0 <= total <= LARGEST and 0.0 <= finished <= LARGEST):
+                return None
+            flying = sample.gauges.get(series.in_flight, math.nan)
+            return [total, finished, flying if abs(flying) <= LARGEST else math.nan]
         if isinstance(series, CountSeries):
             errors = sample.counters.get(series.errors, math.nan)
             total = sample.counters.get(series.of, math.nan)
-            return [errors, total] if 0.0 <= errors <= _LARGEST and 0.0 <= total <= _LARGEST else None
+            return [errors, total] if 0.0 <= errors <= LARGEST and 0.0 <= total <= LARGEST else None
         if isinstance(series, GaugeSeries):
             value = sample.gauges.get(series.name, math.nan)
-            return [value] if abs(value) <= _LARGEST else None
+            return [value] if abs(value) <= LARGEST else None
         histogram = sample.histograms.get(series.name)
-        return None if histogram is None else _at_bounds(histogram, self._bounds[index])
+        return None if histogram is None else at_bounds(histogram, self._bounds[index])
 
     # -- differences --------------------------------------------------------------------------------------
 
@@ -232,7 +258,9 @@ class Collector:
         if pod is None:
             pod = self._pods[arm][name] = self._admit(arm, sample, previous, now)
             if pod.last is not None:
-                pod.vectors = [_zero(vector, s) for vector, (s, _) in zip(vectors, self._series, strict=True)]
+                pod.vectors = [
+                    zeros(vector, s, pod.last) for vector, (s, _) in zip(vectors, self._series, strict=True)
+                ]
         pod.members = members
         contiguous = pod.last is not None and pod.last == previous
         reset = False
@@ -241,12 +269,20 @@ class Collector:
             old = pod.vectors[index] if pod.vectors else None
             if new is None:
                 continue
-            if isinstance(series, GaugeSeries):
+            if isinstance(series, LostSeries):
+                if old is None:
+                    vectors[index] = ledger.begin(new, now)
+                    continue
+                vectors[index], values, fell = ledger.advance(old, new, now, self._patience)
+                reset = reset or fell
+                if not contiguous:
+                    continue
+            elif isinstance(series, GaugeSeries):
                 values = new
             elif old is None or not contiguous:
                 continue
             else:
-                values, fell = _difference(old, new, isinstance(series, HistogramSeries))
+                values, fell = difference(old, new, isinstance(series, HistogramSeries))
                 reset = reset or fell
             if pod.born is not None and now - pod.born < warm_up + self._interval * 0.5:
                 continue
@@ -306,11 +342,14 @@ class Collector:
             for arm in _ARMS
         ]
         bounds = [["inf" if math.isinf(b) else b for b in row] for row in self._bounds]
-        return [self._at, self._accepted, bounds, per_arm, pods]
+        patience = "inf" if math.isinf(self._patience) else whole(self._patience)
+        return [self._at, self._accepted, bounds, per_arm, pods, patience]
 
     def load(self, raw: Any) -> None:
         """Inverse of `dump`."""
-        self._at, self._accepted, bounds, per_arm, pods = raw
+        self._at, self._accepted, bounds, per_arm, pods, *later = raw
+        (patience,) = later or [None]  # states from before there was one
+        self._patience = math.nan if patience is None else float(patience)
         self._bounds = [tuple(math.inf if b == "inf" else b for b in row) for row in bounds]
         for value, born, fold, restarts, missing in per_arm:
             arm = Arm(value)
@@ -319,81 +358,9 @@ class Collector:
         for value, name, born, seen, last, members, vectors in pods:
             pod = _Pod(born, seen)
             pod.last, pod.members = last, members
-            pod.vectors = [_unpack(v) for v in vectors]
+            pod.vectors = [unpack_vector(v) for v in vectors]
             self._pods[Arm(value)][name] = pod
 
 
-def _zero(vector: Vector | None, series: Series) -> Vector | None:
-    return None if vector is None or isinstance(series, GaugeSeries) else [0.0] * len(vector)
-
-
-def _difference(old: Vector, new: Vector, histogram: bool) -> tuple[Vector, bool]:
-    """Increments of a counter vector, and whether it was reset; cumulative buckets become counts."""
-    if len(old) != len(new):
-        return [0.0] * len(new), False
-    width = len(new) - 1 if histogram else len(new)
-    fell = any(n < o for n, o in zip(new[:width], old, strict=False))
-    rise = list(new) if fell else [n - o for n, o in zip(new, old, strict=True)]
-    if not histogram:
-        rise[0] = min(rise[0], rise[1])
-        return rise, fell
-    counts = []
-    below = 0.0
-    for value in rise[:-1]:
-        counts.append(value - below if value > below else 0.0)
-        below = max(below, value)
-    counts.append(rise[-1])
-    return counts, fell
-
-
-def _at_bounds(histogram: HistogramSample, bounds: tuple[float, ...]) -> Vector | None:
-    """Cumulative counts at the common bounds, then the sum (NaN without one); None when unusable."""
-    cumulative = histogram.cumulative
-    if not bounds or bounds[-1] != math.inf or not cumulative or not 0.0 <= cumulative[-1] <= _LARGEST:
-        return None
-    total = histogram.sum if histogram.sum is not None and abs(histogram.sum) <= _LARGEST else math.nan
-    if histogram.bounds == bounds:
-        values = list(cumulative)
-    else:
-        place = dict(zip(histogram.bounds, cumulative, strict=True))
-        values = [place[bound] for bound in bounds]
-    if not all(0.0 <= value <= _LARGEST for value in values):
-        return None
-    values.append(total)
-    return values
-
-
-def _thin(bounds: tuple[float, ...]) -> tuple[float, ...]:
-    """At most 64 bounds, evenly picked, the last kept."""
-    step = -(-len(bounds) // _MAX_BUCKETS)
-    return tuple(reversed(bounds[::-1][::step]))
-
-
 def _packed(pod: _Pod, series: Sequence[tuple[Series, float]]) -> list[Any]:
-    return [_pack(vector, one) for vector, (one, _) in zip(pod.vectors, series, strict=False)]
-
-
-def whole(value: float) -> float | int | None:
-    """A number as short as JSON can write it exactly: whole numbers without a fraction, NaN as null."""
-    if math.isnan(value):
-        return None
-    return int(value) if value == int(value) and abs(value) < 2**53 else value
-
-
-def _pack(vector: Vector | None, series: Series) -> list[Any] | None:
-    """Cumulative buckets travel as counts, which are shorter, marked by a leading text."""
-    if vector is None:
-        return None
-    plain = [whole(value) for value in vector]
-    if isinstance(series, HistogramSeries) and all(isinstance(value, int) for value in plain[:-1]):
-        counts = [int(after - before) for before, after in pairwise([0.0, *vector[:-1]])]
-        return ["counts", *counts, plain[-1]]
-    return plain
-
-
-def _unpack(vector: list[Any] | None) -> Vector | None:
-    if vector is None:
-        return None
-    if vector[0] == "counts":
-        vector = [*accumulate(vector[1:-1]), vector[-1]]
-    return [math.nan if value is None else float(value) for value in vector]
+    return [pack_vector(vector, one) for vector, (one, _) in zip(pod.vectors, series, strict=False)]

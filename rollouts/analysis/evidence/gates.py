@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from rollouts.analysis.evidence.counts import CountTest
 from rollouts.analysis.evidence.effect import Effect, detectable, provable, smallest_provable
 from rollouts.analysis.evidence.gauges import GaugeTest
-from rollouts.analysis.evidence.model import CompareMetric, OnUndecided, Require
+from rollouts.analysis.evidence.model import CompareMetric, OnUndecided, Require, comparable
 from rollouts.analysis.evidence.process import EvidenceProcess
 
 __all__ = ["GateVerdict", "Harm", "MetricReport", "Reason", "Verdict", "harm", "judge", "report"]
@@ -170,9 +170,10 @@ def _waiting(process: EvidenceProcess, index: int, started: float, now: float) -
     """Everything a pass needs besides proof of tolerance."""
     metric, test, guards = process.spec.metrics[index], process.tests[index], process.guards
     canary, stable = test.requests
-    until = process.judged_until
+    until = process.heard_until
+    enough = comparable(metric.series, guards.stable_pods, coupled=test.exposure.coupled)
     if until is None or canary <= 0 or stable <= 0:
-        few = not isinstance(test, CountTest) and guards.canary_pods > 0 and guards.stable_pods < 2
+        few = guards.canary_pods > 0 and not enough
         return Reason.FEW_STABLE_PODS if few else Reason.NO_DATA
     if now - until > _SILENT_INTERVALS * process.spec.interval:
         return Reason.NO_DATA
@@ -180,11 +181,10 @@ def _waiting(process: EvidenceProcess, index: int, started: float, now: float) -
         return Reason.SCRAPES_MISSING
     if test.warning:
         return Reason.UNUSABLE
-    if not isinstance(test, CountTest):
-        if guards.stable_pods < 2:
-            return Reason.FEW_STABLE_PODS
-        if guards.mix_evidence >= _MIX_DIFFERS:
-            return Reason.PROMPT_MIX_DIFFERS
+    if not enough:
+        return Reason.FEW_STABLE_PODS
+    if not isinstance(test, CountTest) and guards.mix_evidence >= _MIX_DIFFERS:
+        return Reason.PROMPT_MIX_DIFFERS
     if process.evidence >= NO_HARM_BELOW:
         return Reason.HARM_SUSPECTED
     if now - started < metric.min_dwell:

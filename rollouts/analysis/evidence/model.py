@@ -18,12 +18,14 @@ __all__ = [
     "GaugeSeries",
     "HistogramSample",
     "HistogramSeries",
+    "LostSeries",
     "Mark",
     "OnUndecided",
     "PodSample",
     "Require",
     "Scrape",
     "Series",
+    "comparable",
 ]
 
 
@@ -112,6 +114,16 @@ class CountSeries:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LostSeries(CountSeries):
+    """What was asked for and not finished: `of` less `finished`, and what has been `in_flight` for longer than the
+    `longest` answer of stable. `errors` names what comes out."""
+
+    finished: str
+    in_flight: str
+    longest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HistogramSeries:
     """A histogram of per-request values. `coarse`: the buckets are known to be too wide, so use sum/count."""
 
@@ -127,6 +139,17 @@ class GaugeSeries:
 
 
 Series = CountSeries | HistogramSeries | GaugeSeries
+
+LEAST_STABLE_PODS = 2
+
+
+def comparable(series: Series, stable_pods: int, *, coupled: bool) -> bool:
+    """Whether so many stable pods can be compared with: process, gates and plan all ask here.
+
+    A slow version looks like a slow pod where there is one stable pod; events are counted all the same, and two
+    adapters on the same pods are held against each other inside each pod.
+    """
+    return coupled or isinstance(series, CountSeries) or stable_pods >= LEAST_STABLE_PODS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@ from array import array
 from collections.abc import Iterable
 from typing import Any
 
-from rollouts.analysis.evidence.collect import Interval, PodIncrement, SeriesInterval, whole
+from rollouts.analysis.evidence.collect import Interval, PodIncrement, SeriesInterval
+from rollouts.analysis.evidence.vectors import whole
 
 __all__ = ["dump_interval", "load_interval", "pack", "single", "unpack"]
 

@@ -7,6 +7,9 @@ healthy canary ever reaches 1/rate is at most the rate (Ville 1939).
 Late regressions: an e-process that began at minute 0 remembers the good half hour. Half of the stake starts
 with the attempt; at each weight step and every ten minutes a fifth of what is left starts anew, and what has
 not started yet is worth its stake. When all slots are taken the oldest restart is cashed in.
+
+What was lost has no share at first (see `sleeping`). The interval after the first loss of either arm is a restart
+in which it has one: a stake that was not yet placed is bet on what was known before, which keeps the bound.
 """
 
 import math
@@ -21,17 +24,20 @@ from rollouts.analysis.evidence.assembly import (
     mix_metrics,
     room,
     series_of,
+    sleeping,
 )
 from rollouts.analysis.evidence.collect import Collector, Interval, PodIncrement, SeriesInterval
 from rollouts.analysis.evidence.counts import CountTest
 from rollouts.analysis.evidence.gauges import GaugeTest
 from rollouts.analysis.evidence.histogram import HistogramTest
+from rollouts.analysis.evidence.lost import LostTest
 from rollouts.analysis.evidence.model import (
     Arm,
     EvidenceSpec,
     Exclusion,
     Mark,
     Scrape,
+    comparable,
 )
 from rollouts.analysis.evidence.noise import Context
 from rollouts.analysis.evidence.packing import dump_interval, load_interval
@@ -53,6 +59,7 @@ class Start:
 
     at: float
     share: float
+    awake: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +88,11 @@ class EvidenceProcess:
         self.spec = spec
         self.tests: tuple[MetricTest, ...] = tuple(build_test(metric) for metric in spec.metrics)
         self.weights = metric_weights(spec.metrics)
+        self._woken = metric_weights(spec.metrics, awake=True)
+        self._sleeping = sleeping(spec.metrics)
+        self._awake = False
         self._mix = tuple(HistogramTest(metric) for metric in mix_metrics(spec.mix_histogram))
-        limit, self._slots = room(len(spec.metrics))
+        limit, self._slots = room(len(spec.metrics) - sum(self._sleeping))
         if pod_limit is not None:
             limit = pod_limit
         self._collector = Collector(spec, series_of(spec), limit)
@@ -91,6 +101,8 @@ class EvidenceProcess:
         self._exclusions: tuple[Exclusion, ...] = ()
         self.began: float | None = None
         self.judged_until: float | None = None
+        self.heard_until: float | None = None
+        """End of the last interval in which the canary was heard of."""
         self.history_seconds = 0.0
         self.judged_seconds = 0.0
         self._starts: list[Start] = []
@@ -154,7 +166,7 @@ class EvidenceProcess:
 
     def _for(self, index: int, context: Context) -> Context:
         """With a single stable pod only counts are judged: lasting pod differences cannot be seen."""
-        if not isinstance(self.tests[index], CountTest) and self._pods[0] < 2 and not context.coupled:
+        if not comparable(self.spec.metrics[index].series, self._pods[0], coupled=context.coupled):
             return Context(seconds=context.seconds, judge=False)
         return context
 
@@ -176,6 +188,8 @@ class EvidenceProcess:
             keep = math.exp(-seconds / _LOAD_MEMORY)
             now = (n_c, self._pods[1], n_s, self._pods[0])
             self._load = [keep * a + b for a, b in zip(self._load, now, strict=True)]
+        if n_c > 0 or self._lost_by_canary(interval):
+            self.heard_until = interval.end
         ratio, slack = self._unequal_load()
         return Context(
             seconds=seconds,
@@ -211,14 +225,27 @@ class EvidenceProcess:
         return SeriesInterval([_one(r) for r in first.stable], [_one(r) for r in first.canary])
 
     def _astray(self, interval: Interval, n_c: float, n_s: float) -> bool:
-        """Realised share more than three times off every weight in force, with enough requests to tell."""
+        """Realised share more than three times off every weight in force, with enough requests to tell.
+
+        Too few are not astray where the canary lost some: they came, and did not end.
+        """
         weights = self._weights_during(interval)
         if not weights or n_c + n_s <= 0:
             return False
         low, high = min(weights) / _ROUTING_FACTOR, max(weights) * _ROUTING_FACTOR
         expected = min(weights) * (n_c + n_s)
         share = n_c / (n_c + n_s)
-        return (share > high and n_c >= 20) or (share < low and expected >= 20)
+        return (share > high and n_c >= 20) or (
+            share < low and expected >= 20 and not self._lost_by_canary(interval)
+        )
+
+    def _lost_by_canary(self, interval: Interval) -> bool:
+        return any(
+            row.values[0] > 0
+            for test, rows in zip(self.tests, interval.series, strict=False)
+            if isinstance(test, LostTest)
+            for row in rows.canary
+        )
 
     def _weights_during(self, interval: Interval) -> list[float]:
         before = [mark.weight for mark in self._marks if mark.at <= interval.start]
@@ -243,7 +270,7 @@ class EvidenceProcess:
             return
         last = self._starts[-1].at if self._starts else self.began
         due = interval.start - last >= (60.0 if stepped else _RESTART_EVERY)
-        if not due:
+        if not (self._wakes() or due):
             return
         if len(self._starts) >= self._slots:
             self._cash += self._starts[0].share * self._combined(0)
@@ -252,19 +279,31 @@ class EvidenceProcess:
                 test.retire()
         stake = _STAKE_NEXT * self._cash
         self._cash -= stake
-        self._starts.append(Start(interval.start, stake))
+        self._starts.append(Start(interval.start, stake, self._awake))
         for test in self.tests:
             test.restart()
 
-    def _combined(self, start: int) -> float:
-        return math.fsum(
-            [w * test.evidence(start) for w, test in zip(self.weights, self.tests, strict=True) if w]
+    def _wakes(self) -> bool:
+        """Whether a metric without a share has seen something since the last interval."""
+        if self._awake:
+            return False
+        self._awake = any(
+            asleep and isinstance(test, LostTest) and test.seen
+            for asleep, test in zip(self._sleeping, self.tests, strict=True)
         )
+        return self._awake
+
+    def _combined(self, start: int) -> float:
+        weights = self._woken if self._starts[start].awake else self.weights
+        return math.fsum([w * test.evidence(start) for w, test in zip(weights, self.tests, strict=True) if w])
 
     # -- output -------------------------------------------------------------------------------------------
 
     def _totals(self) -> tuple[list[float], float]:
         """Contribution of each metric, and the largest start's evidence."""
+        if self._cache is None and self._awake:
+            parts = [self._part(index) for index in range(len(self.tests))]
+            self._cache = parts, math.fsum(parts)
         if self._cache is None:
             shares = [(-1, _STAKE_FIRST), *((i, s.share) for i, s in enumerate(self._starts))]
             parts = [
@@ -275,6 +314,17 @@ class EvidenceProcess:
             ]
             self._cache = parts, math.fsum(parts)
         return self._cache
+
+    def _part(self, index: int) -> float:
+        """What metric `index` holds once the starts do not share alike."""
+        test, early, late = self.tests[index], self.weights[index], self._woken[index]
+        first = early * _STAKE_FIRST * test.evidence(-1) if early else 0.0
+        starts = [
+            (late if start.awake else early) * start.share * test.evidence(number)
+            for number, start in enumerate(self._starts)
+            if (late if start.awake else early)
+        ]
+        return first + late * self._cash + math.fsum(starts)
 
     @property
     def evidence(self) -> float:
@@ -329,7 +379,9 @@ class EvidenceProcess:
             "mix": [test.dump() for test in self._mix],
             "pending": pending,
             "times": [self.began, self.judged_until, self.history_seconds, self.judged_seconds],
-            "starts": [[start.at, start.share] for start in self._starts],
+            "starts": [[s.at, s.share, True] if s.awake else [s.at, s.share] for s in self._starts],
+            "awake": self._awake,
+            "heard": self.heard_until,
             "stake": [self._cash, self._marked, self._misrouted],
             "load": [self._load, list(self._pods)],
             "marks": [[at, counts] for at, counts in self.requests_at_mark],
@@ -342,7 +394,9 @@ class EvidenceProcess:
             test.load(dumped)
         self._pending = None if raw["pending"] is None else load_interval(raw["pending"])
         self.began, self.judged_until, self.history_seconds, self.judged_seconds = raw["times"]
-        self._starts = [Start(at, share) for at, share in raw["starts"]]
+        self._starts = [Start(*start) for start in raw["starts"]]
+        self._awake = raw.get("awake", False)
+        self.heard_until = raw.get("heard", self.judged_until)
         self._cash, self._marked, self._misrouted = raw["stake"]
         load, pods = raw["load"]
         self._load = list(load)
@@ -356,7 +410,7 @@ def _total(rows: Sequence[PodIncrement]) -> float:
 
 
 def _last(row: PodIncrement) -> PodIncrement:
-    return PodIncrement(row.pod, row.members, [row.values[-1]])
+    return PodIncrement(row.pod, row.members, [row.values[1]])
 
 
 def _bucket_total(row: PodIncrement) -> PodIncrement:

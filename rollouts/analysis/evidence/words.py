@@ -6,7 +6,13 @@ from rollouts.analysis.evidence.effect import Effect
 from rollouts.analysis.evidence.gates import GateVerdict, MetricReport, Reason, Verdict
 from rollouts.analysis.evidence.model import CompareMetric, Direction
 
-__all__ = ["brief", "describe", "describe_effect", "percent"]
+__all__ = ["SINGLE_POD", "brief", "describe", "describe_effect", "percent"]
+
+SINGLE_POD = (
+    "with a single stable pod a slow version cannot be told from a slow pod: run a second stable pod, give a limit of "
+    "your own (measure with a successCondition), or judge errors and what was lost alone"
+)
+"""What a first trial with one GPU per pool is told."""
 
 _WAITING = {
     Reason.COLLECTING: "not decided yet",
@@ -16,7 +22,7 @@ _WAITING = {
     Reason.NO_DATA: "no usable figures: nothing passes on silence",
     Reason.SCRAPES_MISSING: "held: too many scrapes are missing",
     Reason.PROMPT_MIX_DIFFERS: "held: the arms receive different prompts",
-    Reason.FEW_STABLE_PODS: "held: fewer than two stable pods to compare with",
+    Reason.FEW_STABLE_PODS: f"held: {SINGLE_POD}",
     Reason.UNUSABLE: "held: this metric cannot be compared",
     Reason.OTHER_METRIC: "judging ended: another metric is harmed",
     Reason.MAX_DURATION: "undecided at the end of its time",

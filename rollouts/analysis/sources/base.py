@@ -49,6 +49,15 @@ class Endpoint:
     port: int
     started: float | None = None
     """When the pod started, in seconds since 1970, where that is known."""
+    namespace: str = ""
+    """Whose pod it is: who shares connections and time with whom."""
+    of: str = ""
+    """The pod's own name, where its pool has several ports: ``pod`` then names the process behind this one."""
+
+    @property
+    def owner(self) -> str:
+        """The name of the pod."""
+        return self.of or self.pod
 
 
 class Endpoints(Protocol):
@@ -84,8 +93,8 @@ def refuse_adapter(place: Place) -> None:
 class Source(Protocol):
     """A named source. All methods raise SourceError only."""
 
-    async def query(self, promql: str, at: datetime) -> Value:
-        """Evaluate PromQL at a moment. Raises QueryRefused where the source knows no PromQL."""
+    async def query(self, promql: str, at: datetime, namespace: str = "") -> Value:
+        """Evaluate PromQL of a namespace at a moment. Raises QueryRefused where the source knows no PromQL."""
         ...
 
     async def measure(self, spec: MeasureSpec, place: Place, at: datetime) -> Value:

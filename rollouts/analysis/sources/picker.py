@@ -1,7 +1,8 @@
-"""The source ``picker``: statistics of one adapter from our endpoint pickers' metrics, summed over replicas.
+"""The source ``picker``: statistics of one adapter or pool from our endpoint pickers' metrics, summed over replicas.
 
 A model server aggregates its adapters under the base model, so only the picker, which chose the adapter and saw the
-answer, can tell them apart. ``code=""`` marks requests whose answer was not measured: they are load, not evidence.
+answer, can tell them apart; and of a pool it sees what the model server counts as a success. ``code=""`` marks
+requests whose answer was not measured: they are load, not evidence.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ PICKER_REQUESTS = frozenset({f"{_PREFIX}requests_total"})
 
 
 def labels_of(place: Place) -> frozenset[tuple[str, str]]:
-    """The labels under which a picker counts one adapter's requests."""
+    """The labels under which a picker counts one adapter's, or one pool's, requests."""
+    if place.arm.kind != ADAPTER_KIND:
+        return frozenset({("pool", place.arm.name)})
     return frozenset({("model", place.arm.model), ("target_model", place.arm.name)})
 
 
@@ -88,7 +91,7 @@ def _merged(left: PodSample, right: PodSample) -> PodSample:
 
 
 class PickerSource(PodsSource):
-    """Measures adapters; a pool has no figures of its own here."""
+    """Measures what went through our endpoint pickers."""
 
     def _preset(self, spec: MeasureSpec) -> Preset:
         if spec.kind is not MeasureKind.PRESET:
@@ -104,8 +107,6 @@ class PickerSource(PodsSource):
         return natural_stat(spec)
 
     def _follow(self, place: Place, names: set[str], window: float) -> list[PodHistory]:
-        if place.arm.kind != ADAPTER_KIND:
-            raise QueryRefused("the source `picker` measures adapters: a pool is measured by `pods`")
         endpoints = self._endpoints(place.namespace, place.arm)
         return self._scraper.follow(endpoints, names, window, only=labels_of(place))
 
@@ -119,8 +120,6 @@ class PickerSource(PodsSource):
 
         A replica that does not answer would look like a reset of every counter, so then nothing is said.
         """
-        if place.arm.kind != ADAPTER_KIND:
-            raise QueryRefused("the source `picker` measures adapters: a pool is measured by `pods`")
         endpoints = self._endpoints(place.namespace, place.arm)
         only = labels_of(place)
         pages = await asyncio.gather(
@@ -137,4 +136,4 @@ class PickerSource(PodsSource):
         return {pod: RawPod(sample) for pod, sample in found.items()}
 
     def _nobody(self, place: Place) -> str:
-        return f"no endpoint picker of pool {place.arm.pool} answers"
+        return f"no endpoint picker of pool {place.arm.pool or place.arm.name} answers"

@@ -10,7 +10,8 @@ from datetime import datetime
 from rollouts.analysis.exposition import HistogramSample, PodSample
 from rollouts.analysis.histogram import add_increase, counter_increase, mean, quantile
 from rollouts.analysis.logical import PODS, Dialect
-from rollouts.analysis.presets import REQUESTS, Preset, Selector, natural_stat, series_of, wanted_names
+from rollouts.analysis.presets import REQUESTS, Preset, natural_stat, series_of, wanted_names
+from rollouts.analysis.reading import Groups, read
 from rollouts.analysis.sources.base import (
     Endpoints,
     Place,
@@ -21,36 +22,17 @@ from rollouts.analysis.sources.base import (
 )
 from rollouts.analysis.sources.scraper import PodHistory, PodScraper
 from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat, Value
+from rollouts.analysis.windows import covers
 from rollouts.runtime.clock import Clock
 
 __all__ = ["REQUEST_NAMES", "PodsSource", "request_total"]
 
 _QUANTILES = {Stat.P50: 0.5, Stat.P90: 0.9, Stat.P95: 0.95, Stat.P99: 0.99}
-_COVERED = 0.5
-"""Part of the window that samples must span before a statistic of it is given."""
-
 REQUEST_NAMES = frozenset(selector.name for group in REQUESTS for selector in group)
 
 
-def _select(sample: PodSample, group: tuple[Selector, ...]) -> float | None:
-    """Sum of the selected series of one pod; None when it exposes none of the names."""
-    exposed = [selector for selector in group if selector.name in sample.series]
-    if not exposed:
-        return None
-    return sum(
-        value
-        for selector in exposed
-        for labels, value in sample.series[selector.name]
-        if selector.picks(labels)
-    )
-
-
-def _first(sample: PodSample, groups: tuple[tuple[Selector, ...], ...]) -> float | None:
-    for group in groups:
-        value = _select(sample, group)
-        if value is not None:
-            return value
-    return None
+def _first(sample: PodSample, groups: Groups) -> float | None:
+    return read(sample, groups)
 
 
 def request_total(sample: PodSample) -> float | None:
@@ -66,7 +48,7 @@ class PodsSource:
         self._endpoints = endpoints
         self._clock = clock
 
-    async def query(self, promql: str, at: datetime) -> Value:
+    async def query(self, promql: str, at: datetime, namespace: str = "") -> Value:
         """See ``Source.query``: pods know no PromQL."""
         raise QueryRefused("the source `pods` knows no PromQL: use measure, or a Prometheus source")
 
@@ -81,14 +63,19 @@ class PodsSource:
         if not answering:
             raise SourceUnavailable(f"{self._nobody(place)}: {histories[0].error}")
         now = self._clock.monotonic()
-        if preset.kind is MeasureKind.GAUGE:
-            return _gauge(answering, preset, stat)
-        if max(history.covered(now, window) for history in answering) < window * _COVERED:
+        if preset.kind is MeasureKind.GAUGE and stat is Stat.LAST:
+            return _gauge(
+                [[history.latest[1]] for history in answering if history.latest is not None], preset
+            )
+        spanned = max(history.covered(now, window) for history in answering)
+        if not covers(spec, spanned):
             return math.nan
         samples = [history.within(now, window) for history in answering]
+        if preset.kind is MeasureKind.GAUGE:
+            return _gauge(samples, preset)
         if preset.kind is MeasureKind.HISTOGRAM:
             return _histogram(samples, preset, stat)
-        return _counter(samples, preset, stat, window)
+        return _counter(samples, preset, stat, spanned)
 
     def _preset(self, spec: MeasureSpec) -> Preset:
         return series_of(spec)
@@ -128,13 +115,11 @@ class PodsSource:
         await self._scraper.close()
 
 
-def _gauge(histories: list[PodHistory], preset: Preset, stat: Stat) -> float:
-    """Mean over the pods of the latest value (``last``), or of the mean over the kept samples."""
+def _gauge(pods: list[list[PodSample]], preset: Preset) -> float:
+    """Mean over the pods of each one's mean over its samples."""
     values = []
-    for history in histories:
-        assert history.latest is not None
-        chosen = [history.latest[1]] if stat is Stat.LAST else [sample for _, sample in history.samples]
-        found = [value for value in (_first(s, preset.alternatives) for s in chosen) if value is not None]
+    for samples in pods:
+        found = [value for value in (_first(s, preset.alternatives) for s in samples) if value is not None]
         if found:
             values.append(sum(found) / len(found))
     return sum(values) / len(values) if values else math.nan
@@ -154,9 +139,6 @@ def _histogram(pods: list[list[PodSample]], preset: Preset, stat: Stat) -> float
     return mean(merged) if stat is Stat.MEAN else math.nan
 
 
-Groups = tuple[tuple[Selector, ...], ...]
-
-
 def _increase(pods: list[list[PodSample]], groups: Groups, of: Groups = ()) -> float | None:
     """Growth over the samples. A labelled series appears with its first event: beside ``of`` no series is 0."""
     total, seen = 0.0, False
@@ -173,11 +155,11 @@ def _increase(pods: list[list[PodSample]], groups: Groups, of: Groups = ()) -> f
     return total if seen else None
 
 
-def _counter(pods: list[list[PodSample]], preset: Preset, stat: Stat, window: float) -> float:
+def _counter(pods: list[list[PodSample]], preset: Preset, stat: Stat, seconds: float) -> float:
     grown = _increase(pods, preset.alternatives, preset.of)
     if stat is Stat.RATIO:
         of = _increase(pods, preset.of)
         if of is None or of <= 0:
             return math.nan
         return (grown or 0.0) / of
-    return math.nan if grown is None else grown / window
+    return math.nan if grown is None else grown / seconds

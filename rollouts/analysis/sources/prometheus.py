@@ -1,17 +1,20 @@
 """A Prometheus-compatible server, through ``prometheus-api-client`` on a bounded session.
 
-The administrator names the server, authors of Rollouts only give queries. Bounds: time (connect, read, total),
-bytes, no redirects, no proxies from the environment, no retries inside (the run plan retries), nothing of an answer
-is quoted in a message, and every call runs in a small thread pool so that a slow server blocks nobody.
+The administrator names the server, authors of Rollouts only give queries. Bounds: time of the whole answer (at its
+end the connection is shut down, however slowly the server drips), bytes, no redirects, no proxies from the
+environment, no retries inside (the run plan retries), nothing of an answer is quoted in a message. Every call runs in
+a thread of the source's own pool, of which one namespace has a quarter at most.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import re
+import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,11 +24,15 @@ from typing import Any
 import requests
 from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.retry import Retry
 
 from rollouts.analysis.exposition import PodSample, add_series
 from rollouts.analysis.logical import PODS, Dialect
-from rollouts.analysis.presets import Selector, natural_stat, series_of
+from rollouts.analysis.presets import series_of, wanted_names
+from rollouts.analysis.promql import QueryNotRewritten, enforce_label
 from rollouts.analysis.sources.base import (
     Endpoint,
     Endpoints,
@@ -36,18 +43,20 @@ from rollouts.analysis.sources.base import (
     SourceUnavailable,
     refuse_adapter,
 )
-from rollouts.analysis.types import Labelled, MeasureKind, MeasureSpec, Stat, Value
+from rollouts.analysis.sources.promql import PerJob, Where, job_query, measure_query, raw_query
+from rollouts.analysis.types import Labelled, MeasureSpec, Value
+from rollouts.runtime.fairness import FairSlots
 
-__all__ = ["BoundedSession", "PrometheusConfig", "PrometheusSource", "measure_query"]
+__all__ = ["BoundedSession", "PrometheusConfig", "PrometheusSource"]
 
 MAX_BYTES = 1024 * 1024
 """A verdict needs a handful of series; a megabyte is a query that forgot to aggregate."""
 
 MAX_SERIES = 1000
+_THREADS = 16
+_OF_ONE_NAMESPACE = 4
 _STALE = timedelta(minutes=5)
 """Prometheus itself looks back five minutes; older samples are no data."""
-
-_QUANTILES = {Stat.P50: 0.5, Stat.P90: 0.9, Stat.P95: 0.95, Stat.P99: 0.99}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,27 +73,102 @@ class PrometheusConfig:
     password_file: str = ""
     pod_label: str = "pod"
     """Label that tells pods apart: a name in ``pod``, or ``instance`` as IP:port."""
+    enforced_label: str = ""
+    """Label that every series of every query has to carry with the Rollout's namespace; empty: none."""
+    namespace_label: str = "namespace"
+    """Label with the pod's namespace, always matched; empty where the server holds one namespace only."""
 
 
 _MAX_RAW = 50_000
 """Series of one arm: two dozen buckets of ten histograms on two hundred pods."""
 
 
+class _CuttingAdapter(HTTPAdapter):
+    """Tells its session of each socket, from before the TLS handshake on."""
+
+    def __init__(self, opened: Callable[[socket.socket], None]) -> None:
+        class Plain(HTTPConnection):
+            def _new_conn(self) -> socket.socket:
+                made = super()._new_conn()
+                opened(made)
+                return made
+
+        class Secure(HTTPSConnection):
+            def _new_conn(self) -> socket.socket:
+                made = super()._new_conn()
+                opened(made)
+                return made
+
+        plain = type("PlainPool", (HTTPConnectionPool,), {"ConnectionCls": Plain})
+        secure = type("SecurePool", (HTTPSConnectionPool,), {"ConnectionCls": Secure})
+        super().__init__()
+        self.poolmanager.pool_classes_by_scheme = {"http": plain, "https": secure}
+
+
+_PAGE = 16
+"""Pods per raw query: forty of them with the series of `preset: default` are a megabyte."""
+
+_LONG = 4000
+"""Characters of a query from which on it is posted: some proxies take no hundreds of pods by name in a URL."""
+
+_MAX_JOBS = 20_000
+
+
+class BoundedJobs(dict[tuple[str, str], str]):
+    """The scrape job that each pod is read from; the pods longest known go first when there are too many."""
+
+    def __setitem__(self, key: tuple[str, str], job: str) -> None:
+        super().__setitem__(key, job)
+        while len(self) > _MAX_JOBS:
+            del self[next(iter(self))]
+
+
 class BoundedSession(requests.Session):
-    """A session that reads at most ``MAX_BYTES`` within a total time, and follows no redirect."""
+    """A session that reads at most ``MAX_BYTES`` within a total time, and follows no redirect.
+
+    A timeout of ``requests`` is that of one read, and starts anew with each byte: ``cut``, from another thread, is
+    what ends a request whose time is over.
+    """
 
     def __init__(self, config: PrometheusConfig) -> None:
-        super().__init__()
         self._config = config
+        self._sockets: list[socket.socket] = []
+        self._cut = False
+        super().__init__()
         self.trust_env = False
         self.max_redirects = 0
         self.verify = config.ca_file or True
         if config.cert_file:
             self.cert = (config.cert_file, config.key_file) if config.key_file else config.cert_file
 
+    def mount(self, prefix: str, adapter: Any) -> None:
+        """As requests; whatever adapter is asked for (the client library mounts one of its own), ours it is."""
+        super().mount(prefix, _CuttingAdapter(self._opened))
+
+    def _opened(self, made: socket.socket) -> None:
+        # A duplicate: TLS takes the descriptor of the first one over. They are ends of the same connection.
+        self._sockets.append(made.dup())
+        if self._cut:
+            self.cut()
+
+    def cut(self) -> None:
+        """Shut the connection down: whoever reads from it fails at once."""
+        self._cut = True
+        for one in self._sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close all connections."""
+        super().close()
+        while self._sockets:
+            self._sockets.pop().close()
+
     def request(self, method: str, url: str, **kwargs: Any) -> requests.Response:  # type: ignore[override]  # requests spells out its keyword arguments
         """As requests, bounded. Raises requests.RequestException."""
         deadline = time.monotonic() + self._config.timeout
+        if method == "POST":
+            kwargs["data"] = kwargs.pop("params", None)
         kwargs.update(stream=True, allow_redirects=False, timeout=self._config.timeout)
         kwargs["headers"] = {**(kwargs.get("headers") or {}), **self._credentials()}
         response = super().request(method, url, **kwargs)
@@ -119,28 +203,50 @@ class PrometheusSource:
         self._name = name
         self._config = config
         self._endpoints = endpoints
-        self._pool = ThreadPoolExecutor(max_workers=4, thread_name_prefix=f"prometheus-{name}")
+        self._pool = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix=f"prometheus-{name}")
+        self._slots = FairSlots(_THREADS, _OF_ONE_NAMESPACE)
+        self._jobs: BoundedJobs = BoundedJobs()
 
-    async def query(self, promql: str, at: datetime) -> Value:
+    async def query(self, promql: str, at: datetime, namespace: str = "") -> Value:
         """See ``Source.query``."""
-        return await self._query(promql, at, MAX_SERIES)
+        if self._config.enforced_label:
+            promql = self._limited(promql, namespace)
+        return await self._query(promql, at, MAX_SERIES, namespace)
 
-    async def _query(self, promql: str, at: datetime, limit: int) -> Value:
-        loop = asyncio.get_running_loop()
-        call = loop.run_in_executor(self._pool, self._ask, promql, at)
-        try:
-            async with asyncio.timeout(self._config.timeout + 2.0):
-                data = await asyncio.shield(call)
-        except TimeoutError:
-            raise SourceUnavailable(
-                f"source {self._name}: no answer within {self._config.timeout:g} s"
-            ) from None
+    async def _query(self, promql: str, at: datetime, limit: int, namespace: str) -> Value:
+        session = BoundedSession(self._config)
+        async with self._slots.hold(namespace):
+            loop = asyncio.get_running_loop()
+            call = loop.run_in_executor(self._pool, self._ask, session, promql, at)
+            try:
+                async with asyncio.timeout(self._config.timeout):
+                    data = await asyncio.shield(call)
+            except TimeoutError:
+                raise SourceUnavailable(
+                    f"source {self._name}: no whole answer within {self._config.timeout:g} s"
+                ) from None
+            finally:
+                if not call.done():
+                    session.cut()  # or the thread would read on for as long as the server likes
         return _value(data, at, limit)
 
-    def _ask(self, promql: str, at: datetime) -> Any:
-        with BoundedSession(self._config) as session:
+    def _limited(self, promql: str, namespace: str) -> str:
+        """The query over the namespace's own series. Raises QueryRefused."""
+        if not namespace:
+            raise QueryRefused(f"source {self._name} answers for a namespace only, and none is known")
+        try:
+            return enforce_label(promql, self._config.enforced_label, namespace)
+        except QueryNotRewritten as error:
+            raise QueryRefused(
+                f"source {self._name} limits queries to namespace {namespace}, and cannot do so with this one: "
+                f"{error}: write it in another way"
+            ) from None
+
+    def _ask(self, session: BoundedSession, promql: str, at: datetime) -> Any:
+        method = "POST" if len(promql) > _LONG else "GET"
+        with session:
             connect = PrometheusConnect(
-                url=self._config.url.rstrip("/"), session=session, retry=Retry(total=0)
+                url=self._config.url.rstrip("/"), session=session, retry=Retry(total=0), method=method
             )
             try:
                 return connect.custom_query(promql, params={"time": f"{at.timestamp():.3f}"})
@@ -175,10 +281,42 @@ class PrometheusSource:
         endpoints = self._endpoints(place.namespace, place.arm)
         if not endpoints:
             return math.nan
-        value = await self.query(measure_query(spec, endpoints, self._config.pod_label), at)
+        where = self._where(place, ((None, tuple(endpoints)),))
+        held = await self._query(
+            job_query(wanted_names(series_of(spec)), where), at, _MAX_RAW, place.namespace
+        )
+        per_job = self._chosen(held if isinstance(held, tuple) else (), where, endpoints)
+        if not per_job:
+            return math.nan
+        value = await self._query(
+            measure_query(spec, self._where(place, per_job)), at, MAX_SERIES, place.namespace
+        )
         if isinstance(value, tuple):
             return value[0].value if len(value) == 1 else math.nan
         return value
+
+    def _where(self, place: Place, per_job: PerJob) -> Where:
+        return Where(
+            namespace=place.namespace,
+            pod_label=self._config.pod_label,
+            namespace_label=self._config.namespace_label,
+            per_job=per_job,
+            enforced_label=self._config.enforced_label,
+        )
+
+    def _chosen(self, held: tuple[Labelled, ...], where: Where, endpoints: list[Endpoint]) -> PerJob:
+        """One scrape job for each pod: the one that holds most of its series, else the first by name."""
+        best: dict[str, tuple[float, str]] = {}
+        for item in held:
+            labels = dict(item.labels)
+            pod, mine = labels.get(where.pod_label, ""), (-item.value, labels.get("job", ""))
+            best[pod] = min(best.get(pod, mine), mine)
+        found: dict[str, list[Endpoint]] = {}
+        for endpoint in endpoints:
+            job = best.get(where.name(endpoint))
+            if job is not None:
+                found.setdefault(job[1], []).append(endpoint)
+        return tuple((job, tuple(found[job])) for job in sorted(found))
 
     @property
     def dialect(self) -> Dialect:
@@ -199,21 +337,52 @@ class PrometheusSource:
         endpoints = self._endpoints(place.namespace, place.arm)
         if not endpoints:
             return {}
-        value = await self._query(raw_query(names, endpoints, self._config.pod_label), at, _MAX_RAW)
+        chunks = [endpoints[first : first + _PAGE] for first in range(0, len(endpoints), _PAGE)]
+        pages: dict[str, RawPod] = {}
+        for found in await asyncio.gather(*(self._page(names, place, chunk, at) for chunk in chunks)):
+            pages |= found
+        if not pages:
+            raise SourceUnavailable(
+                f"source {self._name} holds nothing of the {len(endpoints)} pods of {place.arm.name}: it does not "
+                f"scrape them, or names them by other labels than {self._config.namespace_label or 'no namespace'} "
+                f"and {self._config.pod_label} (namespaceLabel, podLabel)"
+            )
+        return pages
+
+    async def _page(
+        self, names: frozenset[str], place: Place, endpoints: list[Endpoint], at: datetime
+    ) -> dict[str, RawPod]:
+        """Some pods' series. A pod that changed its scrape job is left out once: its counters may stand lower there."""
+        where = self._where(place, ((None, tuple(endpoints)),))
+        value = await self._query(raw_query(names, where), at, _MAX_RAW, place.namespace)
         if not isinstance(value, tuple):
             raise SourceUnavailable(f"source {self._name}: the answer is no vector")
-        by_address = {
-            f"{e.ip}:{e.port}" if self._config.pod_label == "instance" else e.pod: e for e in endpoints
-        }
-        pages: dict[str, PodSample] = {}
+        by_name = {where.name(endpoint): endpoint for endpoint in endpoints}
+        by_address = {f"{endpoint.ip}:{endpoint.port}": endpoint for endpoint in endpoints}
+        held: dict[Endpoint, dict[str, list[tuple[dict[str, str], float]]]] = {}
         for item in value:
             labels = dict(item.labels)
-            endpoint = by_address.get(labels.get(self._config.pod_label, ""))
+            endpoint = by_name.get(labels.get(where.pod_label, ""))
+            if endpoint is not None and endpoint.of:  # one of several processes: told by its address
+                endpoint = by_address.get(labels.get("instance", ""))
             if endpoint is not None:
-                sample = pages.setdefault(endpoint.pod, PodSample())
-                add_series(sample, labels.pop("__name__", ""), labels, item.value, names)
-        started = {endpoint.pod: endpoint.started for endpoint in endpoints}
-        return {pod: RawPod(sample, started[pod]) for pod, sample in pages.items()}
+                held.setdefault(endpoint, {}).setdefault(labels.get("job", ""), []).append(
+                    (labels, item.value)
+                )
+        pages = {}
+        for endpoint, jobs in held.items():
+            key = (place.namespace, endpoint.pod)
+            job = self._jobs.get(key)
+            if job is None or job not in jobs:
+                moved, job = job is not None, min(jobs, key=lambda name: (-len(jobs[name]), name))
+                self._jobs[key] = job
+                if moved:
+                    continue
+            sample = PodSample()
+            for labels, number in jobs[job]:
+                add_series(sample, labels.pop("__name__", ""), labels, number, names)
+            pages[endpoint.pod] = RawPod(sample, endpoint.started)
+        return pages
 
     async def close(self) -> None:
         """See ``Source.close``."""
@@ -257,66 +426,3 @@ def _value(data: Any, at: datetime, limit: int) -> Value:
     if len(series) == 1 and not series[0].labels:
         return series[0].value
     return tuple(series)
-
-
-# --- measures in PromQL ----------------------------------------------------------------------------
-
-
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def _quote_regex(text: str) -> str:
-    return re.sub(r"([.+*?()\[\]{}^$|\\])", r"\\\1", text)
-
-
-def _matcher(selector: Selector, endpoints: list[Endpoint], label: str) -> str:
-    def among(values: Iterable[str]) -> str:
-        return f'"{_escape("|".join(_quote_regex(value) for value in values))}"'
-
-    parts = [f"{label}=~{among(f'{e.ip}:{e.port}' if label == 'instance' else e.pod for e in endpoints)}"]
-    parts += [f"{key}=~{among(accepted)}" for key, accepted in (selector.any_of or {}).items()]
-    parts += [f"{key}!~{among(refused)}" for key, refused in (selector.none_of or {}).items()]
-    if selector.prefix is not None:
-        parts.append(f'{selector.prefix[0]}=~"{_escape(_quote_regex(selector.prefix[1]))}.*"')
-    return "{" + ",".join(parts) + "}"
-
-
-def raw_query(names: frozenset[str], endpoints: list[Endpoint], label: str) -> str:
-    """Every wanted series of the named pods, histograms by their three parts."""
-    wanted = "|".join(sorted(_quote_regex(name) for name in names))
-    pods = _matcher(Selector(name=""), endpoints, label)[1:-1]
-    return f'{{__name__=~"({_escape(wanted)})(_bucket|_sum|_count)?",{pods}}}'
-
-
-def measure_query(spec: MeasureSpec, endpoints: list[Endpoint], label: str) -> str:
-    """The PromQL of a measure over the named pods; alternatives are joined by ``or``."""
-    preset, stat = series_of(spec), natural_stat(spec)
-    window = f"[{max(1, round(spec.window.total_seconds()))}s]"
-
-    def increase(selector: Selector, suffix: str = "") -> str:
-        return f"increase({selector.name}{suffix}{_matcher(selector, endpoints, label)}{window})"
-
-    def either(groups: tuple[tuple[Selector, ...], ...], form: str) -> str:
-        return " or ".join(form.format(increase(group[0])) for group in groups)
-
-    if preset.kind is MeasureKind.GAUGE:
-        over = "avg_over_time" if stat is Stat.MEAN else "last_over_time"
-        return " or ".join(
-            f"avg({over}({g[0].name}{_matcher(g[0], endpoints, label)}{window}))" for g in preset.alternatives
-        )
-    if preset.kind is MeasureKind.HISTOGRAM:
-        if stat is Stat.MEAN:
-            return " or ".join(
-                f"sum({increase(g[0], '_sum')}) / sum({increase(g[0], '_count')})"
-                for g in preset.alternatives
-            )
-        q = _QUANTILES.get(stat, 0.95)
-        return " or ".join(
-            f"histogram_quantile({q}, sum by (le) ({increase(g[0], '_bucket')}))" for g in preset.alternatives
-        )
-    if stat is Stat.RATIO:
-        errors, of = either(preset.alternatives, "sum({})"), either(preset.of, "sum({})")
-        return f"(({errors}) or vector(0)) / ({of})"
-    seconds = max(1, round(spec.window.total_seconds()))
-    return f"({either(preset.alternatives, 'sum({})')}) / {seconds}"

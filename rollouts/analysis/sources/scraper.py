@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -11,9 +12,11 @@ from dataclasses import dataclass, field
 import aiohttp
 import structlog
 
-from rollouts.analysis.exposition import MAX_BYTES, ExpositionError, PodSample, parse_exposition, parse_groups
+from rollouts.analysis.exposition import MAX_BYTES, ExpositionError, PodSample, parse_groups
 from rollouts.analysis.sources.base import Endpoint
+from rollouts.analysis.sources.budget import ReadingTime
 from rollouts.runtime.clock import Clock, Monotonic
+from rollouts.runtime.fairness import FairSlots
 
 __all__ = ["START_TIME", "PodHistory", "PodScraper"]
 
@@ -27,6 +30,10 @@ _TIMEOUT = 3.0
 _FRESH = 0.9
 """Seconds within which a second asker gets the first one's sample."""
 _PARALLEL = 32
+_OF_ONE_NAMESPACE = 8
+"""Connections of the 32 that one namespace's pods may hold, each for three seconds at most."""
+_INLINE_BYTES = 256 * 1024
+"""A longer page is read in a thread, where the event loop gets its turns; a vLLM pod's has 60 KB."""
 _SAMPLES = 64
 _IDLE = 60.0
 """Seconds between samples where nobody measures over a window: counters are cumulative."""
@@ -42,7 +49,7 @@ class PodHistory:
     only: frozenset[tuple[str, str]] = frozenset()
     names: set[str] = field(default_factory=set)
     window: float = 0.0
-    samples: deque[tuple[Monotonic, PodSample]] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
+    samples: deque[tuple[Monotonic, PodSample]] = field(default_factory=deque)
     asked: Monotonic = _NEVER
     tried: Monotonic = _NEVER
     hurried_until: Monotonic = _NEVER
@@ -68,6 +75,20 @@ class PodHistory:
         self.latest, self.error, self.refused = (now, sample), "", False
         if not self.samples or now - self.samples[-1][0] >= self.spacing(now) * 0.9:
             self.samples.append((now, sample))
+        while len(self.samples) > 1 and self.samples[1][0] < now - self._looked_back_on:
+            self.samples.popleft()
+        if len(self.samples) > _SAMPLES:
+            self._thin()
+
+    @property
+    def _looked_back_on(self) -> float:
+        """Seconds; who asks for no window reads what was sampled between two looks, however far apart."""
+        return self.window * 1.5 if self.window else 3 * _IDLE
+
+    def _thin(self) -> None:
+        """Drop the sample that is missed least: whoever was in a hurry must not shorten what others look back on."""
+        times = [at for at, _ in self.samples]
+        del self.samples[min(range(1, len(times) - 1), key=lambda i: times[i + 1] - times[i - 1])]
 
     def since(self, moment: Monotonic) -> list[tuple[Monotonic, PodSample]]:
         """Kept samples from ``moment`` on, and the newest."""
@@ -78,18 +99,13 @@ class PodHistory:
         return found
 
     def within(self, now: Monotonic, window: float) -> list[PodSample]:
-        """Samples of the window, with the last one before it as baseline, and the newest."""
-        found = [(at, sample) for at, sample in self.samples if at >= now - window]
-        before = [(at, sample) for at, sample in self.samples if at < now - window]
-        chosen = [*before[-1:], *found]
-        if self.latest is not None and (not chosen or self.latest[0] > chosen[-1][0]):
-            chosen.append(self.latest)
-        return [sample for _, sample in chosen]
+        """Samples of the window, the first of them as baseline: one from before it may be another weight's."""
+        return [sample for _, sample in self.since(Monotonic(now - window))]
 
     def covered(self, now: Monotonic, window: float) -> float:
         """Seconds of the window that the samples span."""
-        inside = [at for at, _ in self.samples if at >= now - window * 1.5]
-        return float(self.latest[0] - inside[0]) if inside and self.latest is not None else 0.0
+        inside = self.since(Monotonic(now - window))
+        return float(inside[-1][0] - inside[0][0]) if inside else 0.0
 
 
 def _restarted(before: PodSample, after: PodSample) -> bool:
@@ -115,7 +131,9 @@ class PodScraper:
         self._path = path
         self._pods: dict[tuple[str, int, frozenset[tuple[str, str]]], PodHistory] = {}
         self._session: aiohttp.ClientSession | None = None
-        self._slots = asyncio.Semaphore(_PARALLEL)
+        self._slots = FairSlots(_PARALLEL, _OF_ONE_NAMESPACE)
+        self._time = ReadingTime(clock)
+        self._scrapes: set[asyncio.Task[None]] = set()
 
     def follow(
         self,
@@ -137,7 +155,7 @@ class PodScraper:
         for endpoint in endpoints:
             key = (endpoint.ip, endpoint.port, only)
             history = self._pods.setdefault(key, PodHistory(endpoint=endpoint, only=only))
-            if history.endpoint.pod != endpoint.pod:  # the address went to another pod
+            if history.endpoint.owner != endpoint.owner:  # the address went to another pod
                 history = self._pods[key] = PodHistory(endpoint=endpoint, only=only)
             history.asked = now
             if hurry:
@@ -165,9 +183,7 @@ class PodScraper:
     ) -> dict[str, PodSample] | None:
         """One page, now, and nothing kept; by the values of the label ``by``. None: no usable answer."""
         try:
-            async with self._slots:
-                body = await self._fetch(endpoint)
-            return parse_groups(body, names, only=only, by=by)
+            return await self._page(endpoint, names, only, by)
         except (aiohttp.ClientError, TimeoutError, OSError, ExpositionError) as error:
             _log.info("pod_not_read", pod=endpoint.pod, reason=type(error).__name__)
             return None
@@ -179,8 +195,12 @@ class PodScraper:
             for key, history in list(self._pods.items()):
                 if now - history.asked > _FORGET:
                     del self._pods[key]
-            due = [history for history in self._pods.values() if now - history.tried >= history.spacing(now)]
-            await self.refresh(due)
+            for history in self._pods.values():
+                # Not waited for: pods that drip their answers must not hold up those of others.
+                if not history.lock.locked() and now - history.tried >= history.spacing(now):
+                    task = asyncio.get_running_loop().create_task(self._scrape(history))
+                    self._scrapes.add(task)
+                    task.add_done_callback(self._scrapes.discard)
             await self._clock.sleep(0.5)
 
     async def _scrape(self, history: PodHistory) -> None:
@@ -190,14 +210,43 @@ class PodScraper:
                 return
             history.tried = now
             try:
-                async with self._slots:
-                    body = await self._fetch(history.endpoint)
-                history.keep(self._clock.monotonic(), parse_exposition(body, history.names, history.only))
+                pages = await self._page(history.endpoint, history.names, history.only, "")
+                history.keep(self._clock.monotonic(), pages.get("", PodSample()))
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 history.refused = _refused(error)
                 history.error = f"no answer from its metrics port ({type(error).__name__})"
             except ExpositionError as error:
                 history.error, history.refused = str(error), False
+
+    async def _page(
+        self, endpoint: Endpoint, names: Collection[str], only: frozenset[tuple[str, str]], by: str
+    ) -> dict[str, PodSample]:
+        """Fetch and read one page, within what its namespace may take of connections and time."""
+        async with self._slots.hold(endpoint.namespace):
+            self._time.check(endpoint.namespace)
+            body = await self._fetch(endpoint)
+            begun = time.thread_time()
+            if len(body) <= _INLINE_BYTES:
+                pages = parse_groups(body, names, only=only, by=by)
+                self._time.spend(endpoint.namespace, time.thread_time() - begun)
+                return pages
+            return await asyncio.to_thread(
+                self._read_apart, endpoint.namespace, body, frozenset(names), only, by
+            )
+
+    def _read_apart(
+        self,
+        namespace: str,
+        body: bytes,
+        names: frozenset[str],
+        only: frozenset[tuple[str, str]],
+        by: str,
+    ) -> dict[str, PodSample]:
+        begun = time.thread_time()
+        try:
+            return parse_groups(body, names, only=only, by=by)
+        finally:
+            self._time.spend(namespace, time.thread_time() - begun)
 
     async def _fetch(self, endpoint: Endpoint) -> bytes:
         session = self._open()
@@ -222,6 +271,9 @@ class PodScraper:
 
     async def close(self) -> None:
         """Close the connections."""
+        for task in self._scrapes:
+            task.cancel()
+        await asyncio.gather(*self._scrapes, return_exceptions=True)
         if self._session is not None:
             with contextlib.suppress(aiohttp.ClientError):
                 await self._session.close()

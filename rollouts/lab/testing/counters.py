@@ -27,6 +27,9 @@ class _Pod:
     def __init__(self) -> None:
         self.requests = 0
         self.errors = 0
+        self.finished = 0
+        self.flying: list[float] = []
+        """When the requests came that hang."""
         self.buckets = [0] * len(_BOUNDS)
         self.sum = 0.0
 
@@ -34,8 +37,8 @@ class _Pod:
 class GrowingCounters:
     """``Source`` whose pods count requests: ``slower`` and ``errors`` are the canary's, ``silent`` pods do not answer.
 
-    ``canary`` and ``stable`` name the arms; ``share`` tells the canary's share of ``rate`` requests a second. Latency
-    is lognormal with a median of 0.4 s.
+    What users lose: ``hanging``, ``refused``, ``cancelled``. ``canary`` and ``stable`` name the arms; ``share`` tells
+    the canary's share of ``rate`` requests a second. Latency is lognormal with a median of 0.4 s.
     """
 
     def __init__(
@@ -51,6 +54,13 @@ class GrowingCounters:
     ) -> None:
         self.slower = 0.0
         self.errors = 0.0
+        self.refused = 0.0
+        """Share of the canary's streams that begin with 200 and end with an error event."""
+        self.cancelled = 0.0
+        """Share of requests that clients of both arms end before they are answered."""
+        self.hanging = False
+        """The canary's requests never end; clients leave after ``give_up`` seconds."""
+        self.give_up = math.inf
         self.silent: set[str] = set()
         self.flickering: set[str] = set()
         """Pods that answer every third time only."""
@@ -75,7 +85,7 @@ class GrowingCounters:
         """See ``Source.dialect``."""
         return PODS
 
-    async def query(self, promql: str, at: datetime) -> Value:
+    async def query(self, promql: str, at: datetime, namespace: str = "") -> Value:
         """See ``Source.query``: not in these tests."""
         raise QueryRefused("no PromQL here")
 
@@ -108,6 +118,7 @@ class GrowingCounters:
             if owner == arm:
                 early = _Pod()
                 early.requests = max(0, round(at.timestamp()) % 100_000)
+                early.finished = early.requests
                 early.buckets = [round(early.requests * share) for share in _SHARES]
                 early.sum = early.requests * 0.5
                 found[name] = RawPod(_page(early))
@@ -130,14 +141,28 @@ class GrowingCounters:
             for (arm, _), pod in self._pods.items():
                 bad = arm == self._canary
                 rate = self._rate * (share if bad else 1.0 - share) / counts[arm]
-                self._serve(pod, rate, self.slower if bad else 0.0, max(0.002, self.errors if bad else 0.0))
+                if bad and self.hanging:
+                    self._hang(pod, rate)
+                    continue
+                self._serve(pod, rate, bad)
 
-    def _serve(self, pod: _Pod, rate: float, slower: float, errors: float) -> None:
+    def _hang(self, pod: _Pod, rate: float) -> None:
+        """A request is counted when it ends: as 2xx, when its client leaves."""
+        left = [came for came in pod.flying if self._grown_to - came >= self.give_up]
+        pod.requests += len(left)
+        pod.flying = pod.flying[len(left) :]
+        pod.flying += [self._grown_to] * int(rate * _STEP + self._random.random())
+
+    def _serve(self, pod: _Pod, rate: float, bad: bool) -> None:
+        slower, errors = (self.slower, max(0.002, self.errors)) if bad else (0.0, 0.002)
         # The fraction is drawn, so that small shares are right in the long run.
         for _ in range(int(rate * _STEP + self._random.random())):
             seconds = 0.4 * (1 + slower) * math.exp(self._random.gauss(0.0, _SIGMA))
             pod.requests += 1
-            pod.errors += self._random.random() < errors
+            failed = self._random.random() < errors
+            pod.errors += failed
+            lost = self.cancelled + (self.refused if bad else 0.0)
+            pod.finished += not (failed or (lost and self._random.random() < lost))
             pod.sum += seconds
             for index, bound in enumerate(_BOUNDS):
                 pod.buckets[index] += seconds <= bound
@@ -153,5 +178,12 @@ def _page(pod: _Pod) -> PodSample:
     bad = {**ok, "status": "5xx"}
     series = {
         "http_requests_total": [(ok, float(pod.requests - pod.errors)), (bad, float(pod.errors))],
+        "vllm:request_params_n_count": [({"engine": "0"}, float(pod.finished))],
+        "vllm:num_requests_running": [({"engine": "0"}, float(len(pod.flying)))],
     }
-    return PodSample(series=series, histograms={"vllm:time_to_first_token_seconds": ttft})
+    done = float(pod.finished)
+    e2e = HistogramSample(buckets={2.5: done // 2, 5.0: done, math.inf: done}, sum=done * 2.5, count=done)
+    return PodSample(
+        series=series,
+        histograms={"vllm:time_to_first_token_seconds": ttft, "vllm:e2e_request_latency_seconds": e2e},
+    )

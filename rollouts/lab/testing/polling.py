@@ -12,12 +12,14 @@ __all__ = ["eventually"]
 T = TypeVar("T")
 
 
-async def eventually(look: Callable[[], T | Awaitable[T]], *, timeout: float = 10.0) -> T:
-    """The first true result of ``look``, which is called every few milliseconds. Raises TimeoutError."""
+async def eventually(
+    look: Callable[[], T | Awaitable[T]], *, timeout: float = 10.0, every: float = 0.005
+) -> T:
+    """The first true result of ``look``, which is called ``every`` so many seconds. Raises TimeoutError."""
     async with asyncio.timeout(timeout):
         while True:
             found = look()
             result: T = await found if inspect.isawaitable(found) else found
             if result:
                 return result
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(every)

@@ -25,8 +25,8 @@ _WORKERS = 3
 
 
 @asynccontextmanager
-async def stub_gateway(client: KubeClient, namespace: str) -> AsyncIterator[None]:
-    """Report the routes of a namespace as programmed while the block runs."""
+async def stub_gateway(client: KubeClient, namespace: str | None) -> AsyncIterator[None]:
+    """Report the routes of a namespace, or of all, as programmed while the block runs."""
     store = Store()
     changed: asyncio.Queue[ObjectKey] = asyncio.Queue()
     store.subscribe(changed.put_nowait)

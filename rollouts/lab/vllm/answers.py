@@ -15,6 +15,7 @@ from typing import ClassVar
 
 from rollouts.lab.vllm.engine import Finish
 from rollouts.lab.vllm.http import Exchange
+from rollouts.lab.vllm.knobs import Knobs
 from rollouts.lab.vllm.requests import ApiError, Completion, compact_json, error_body
 
 __all__ = ["Answer", "PlainAnswer", "StreamedAnswer"]
@@ -101,12 +102,15 @@ class PlainAnswer(Answer):
 
 
 class StreamedAnswer(Answer):
-    """Server-sent events, one per token."""
+    """Server-sent events: one per token, unless tokens are merged, as under load."""
 
     chat_kind = "chat.completion.chunk"
 
-    def begin(self) -> None:
+    def begin(self, knobs: Knobs) -> None:
         """Send the head, before there is any token."""
+        self._merge, self._empty = knobs.merge, knobs.empty_text
+        self._unsent: str | None = None
+        self._half = ""
         self._exchange.start("text/event-stream; charset=utf-8", self._headers)
         self._event_head = b"data: " + compact_json(self._head)[:-1] + b","
 
@@ -115,22 +119,45 @@ class StreamedAnswer(Answer):
         if not self._tokens and self._completion.chat:
             self._send({"role": "assistant", "content": ""}, None)
         for _ in range(count):
-            text = self._word() if not self._tokens else f" {self._word()}"
+            text = self._half + (self._word() if not self._tokens else f" {self._word()}")
             self._tokens += 1
-            self._send({"content": text}, None)
+            if self._empty and not self._half and self._random.random() < self._empty:
+                # Half of a character: the text comes with the token that completes it.
+                self._half, text = text, ""
+            else:
+                self._half = ""
+            self._unsent = text if self._unsent is None else self._unsent + text
+            if not (self._merge and self._random.random() < self._merge):
+                self._flush()
 
     def end(self, finish: Finish) -> None:
         """Send the end, or the error inside a stream that a proxy takes for a success."""
         if finish is Finish.ERROR:
-            self._exchange.send(b"data: " + compact_json(error_body(self._failure())) + b"\n\n")
-        else:
-            self._send({}, finish.value)
-            if self._completion.include_usage:
-                usage = compact_json({"choices": [], "usage": self._usage()})
-                self._exchange.send(self._event_head + usage[1:] + b"\n\n")
+            self.fail(self._failure())
+            return
+        if self._half:
+            self._unsent = (self._unsent or "") + self._half
+        self._flush()
+        self._send({}, finish.value)
+        if self._completion.include_usage:
+            usage = compact_json({"choices": [], "usage": self._usage()})
+            self._exchange.send(self._event_head + usage[1:] + b"\n\n")
+        self._close()
+
+    def fail(self, error: ApiError) -> None:
+        """Send the error inside the stream."""
+        self._exchange.send(b"data: " + compact_json(error_body(error)) + b"\n\n")
+        self._close()
+
+    def _close(self) -> None:
         self._exchange.send(b"data: [DONE]\n\n")
         self._exchange.finish()
         self._done(200, 0)
+
+    def _flush(self) -> None:
+        if self._unsent is not None:
+            self._send({"content": self._unsent}, None)
+            self._unsent = None
 
     def _send(self, delta: dict[str, str], finish: str | None) -> None:
         choice: dict[str, object] = {"index": 0}

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum
 
-from rollouts.lab.vllm.knobs import Knobs
+from rollouts.lab.vllm.knobs import Hang, Knobs
 from rollouts.lab.vllm.latency import LatencyModel
 from rollouts.lab.vllm.metrics import VllmMetrics
 
@@ -97,7 +97,8 @@ class Engine:
         max_queued: int,
         kv_tokens: int,
     ) -> None:
-        self.knobs = Knobs()
+        self._knobs = Knobs()
+        self._hanging: dict[Generation, Callable[[], None]] = {}
         self._metrics = metrics
         self._latency = latency
         self._max_num_seqs = max_num_seqs
@@ -108,6 +109,19 @@ class Engine:
         self._waiting: deque[Generation] = deque()
         self._running: dict[Generation, None] = {}
         self._adapters: dict[str, int] = {}
+
+    @property
+    def knobs(self) -> Knobs:
+        """What was set. What hung goes on when it no longer has to."""
+        return self._knobs
+
+    @knobs.setter
+    def knobs(self, knobs: Knobs) -> None:
+        self._knobs = knobs
+        for generation, go_on in list(self._hanging.items()):
+            if not self._hangs(generation):
+                del self._hanging[generation]
+                go_on()
 
     @property
     def latency(self) -> LatencyModel:
@@ -122,7 +136,7 @@ class Engine:
     def submit(self, generation: Generation, *, failing: bool) -> bool:
         """Queue it; False when the queue limit refuses it. ``failing``: it will end with ERROR."""
         if self._max_queued and self._without_output() >= self._max_queued:
-            self._metrics.rejections["max_num_queued_reqs"].inc()
+            self.refuse()
             return False
         loop = asyncio.get_running_loop()
         generation.arrived = loop.time()
@@ -136,6 +150,7 @@ class Engine:
 
     def abort(self, generation: Generation) -> None:
         """The client is gone."""
+        self._hanging.pop(generation, None)
         if generation.timer is not None:
             generation.timer.cancel()
             generation.timer = None
@@ -147,6 +162,21 @@ class Engine:
             self._waiting.remove(generation)
         self._schedule()
 
+    def refuse(self) -> None:
+        """A request that the queue limit refuses."""
+        self._metrics.rejections["max_num_queued_reqs"].inc()
+
+    def _hangs(self, generation: Generation) -> bool:
+        return self._knobs.hang is not Hang.OFF and self._knobs.concerns(generation.model)
+
+    def _held(self, generation: Generation, go_on: Callable[[], None]) -> bool:
+        """Whether the generation stays as it is until the knob lets it go on."""
+        if self._hangs(generation):
+            generation.timer = None
+            self._hanging[generation] = go_on
+            return True
+        return False
+
     def count_failure(self) -> None:
         """A request that fails before it gets a first token."""
         self._metrics.success[Finish.ERROR.value].inc()
@@ -156,12 +186,15 @@ class Engine:
         for generation in (*self._running, *self._waiting):
             if generation.timer is not None:
                 generation.timer.cancel()
+        self._hanging.clear()
         self._running.clear()
         self._waiting.clear()
         self._adapters.clear()
 
     def update_gauges(self) -> None:
-        """Bring the gauges up to date; called before a scrape."""
+        """Bring the gauges up to date; called before a scrape. They come from the engine, unless it stopped."""
+        if self._knobs.hang is Hang.ENGINE:
+            return
         deferred = sum(1 for generation in self._waiting if self._deferred(generation))
         waiting = len(self._waiting) + self.knobs.waiting
         self._metrics.running.set(len(self._running))
@@ -226,6 +259,8 @@ class Engine:
                 self._metrics.note_adapters(tuple(self._adapters))
 
     def _first_token(self, generation: Generation) -> None:
+        if self._held(generation, lambda: self._first_token(generation)):
+            return
         if generation.failing:
             self._end(generation, Finish.ERROR)
             return
@@ -249,6 +284,8 @@ class Engine:
             generation.timer = loop.call_later(remaining, self._all_tokens, generation)
 
     def _next_token(self, generation: Generation, before: float) -> None:
+        if self._held(generation, lambda: self._next_token(generation, before)):
+            return
         loop = asyncio.get_running_loop()
         now = loop.time()
         self._metrics.itl.observe(now - before)
@@ -261,6 +298,8 @@ class Engine:
 
     def _all_tokens(self, generation: Generation) -> None:
         """The rest of an answer that is not streamed: nobody sees its single tokens, so they come at once."""
+        if self._held(generation, lambda: self._all_tokens(generation)):
+            return
         rest = generation.until - generation.tokens
         elapsed = asyncio.get_running_loop().time() - generation.first_token_at
         self._metrics.itl.observe(elapsed / rest, rest)

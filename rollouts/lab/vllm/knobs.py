@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any
 
-__all__ = ["ErrorKind", "KnobError", "Knobs", "LoraLoad", "apply_knobs", "knobs_to_json", "seconds"]
+__all__ = ["ErrorKind", "Hang", "KnobError", "Knobs", "LoraLoad", "apply_knobs", "knobs_to_json", "seconds"]
 
 
 class KnobError(ValueError):
@@ -24,6 +24,16 @@ class ErrorKind(Enum):
     HTTP_500 = "500"
     SSE = "sse"
     """An error event inside a stream that began with 200; requests without streaming get a 500."""
+
+
+class Hang(Enum):
+    """Whether requests end. ``/health`` answers 200 all the while, and the pod is Ready."""
+
+    OFF = "off"
+    REQUESTS = "requests"
+    """What is in flight and what comes never ends; the gauges tell how many there are."""
+    ENGINE = "engine"
+    """The engine's process stopped: nothing of it is counted any more, so that its gauges stay as they were."""
 
 
 class LoraLoad(Enum):
@@ -42,7 +52,9 @@ class LoraLoad(Enum):
 class Knobs:
     """State of the knobs. Factors multiply; ``queue_seconds`` is added before a request is scheduled.
 
-    With ``model`` only requests of that model or adapter are slower and fail.
+    With ``model`` only requests of that model or adapter are slower, fail, hang or are refused. ``refuse`` is the
+    share that is refused at the queue limit: 503, of a stream 200 and an error event. Of the tokens of a stream
+    ``merge`` come together with the next, and ``empty_text`` have no text yet, which comes with the next.
     """
 
     model: str = ""
@@ -50,6 +62,10 @@ class Knobs:
     tpot: float = 1.0
     errors: float = 0.0
     error_kind: ErrorKind = ErrorKind.HTTP_500
+    refuse: float = 0.0
+    hang: Hang = Hang.OFF
+    merge: float = 0.0
+    empty_text: float = 0.0
     queue_seconds: float = 0.0
     waiting: int = 0
     kv_cache: float = 0.0
@@ -118,6 +134,14 @@ def _error_kind(value: Any) -> ErrorKind:
         raise KnobError(f"{value!r} is not one of 500, sse") from None
 
 
+def _hang(value: Any) -> Hang:
+    text = {"true": "requests", "false": "off"}.get(str(value).lower(), str(value).lower())
+    try:
+        return Hang(text)
+    except ValueError:
+        raise KnobError(f"{value!r} is not one of off, requests, engine") from None
+
+
 def _lora_load(value: Any) -> LoraLoad:
     try:
         return LoraLoad(str(value).lower())
@@ -131,6 +155,10 @@ _READERS = {
     "tpot": ("tpot", _factor),
     "errors": ("errors", _share),
     "errorKind": ("error_kind", _error_kind),
+    "refuse": ("refuse", _share),
+    "hang": ("hang", _hang),
+    "merge": ("merge", _share),
+    "emptyText": ("empty_text", _share),
     "queue": ("queue_seconds", seconds),
     "waiting": ("waiting", lambda value: int(_bounded(_number(value), 0, 100_000))),
     "kvCache": ("kv_cache", _share),

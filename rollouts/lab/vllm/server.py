@@ -27,6 +27,10 @@ _BLOCK_TOKENS = 128
 _UNCOUNTED = frozenset({"/health", "/metrics", "/load", "/ping", "/version", "/v1/load_lora_adapter"})
 
 
+def _busy() -> ApiError:
+    return ApiError(503, "ServiceUnavailableError", "The engine is currently busy. Try again later.")
+
+
 class VllmServer:
     """State of one server process: it starts with empty counters, and they die with it."""
 
@@ -132,6 +136,9 @@ class VllmServer:
             headers=self._headers,
             done=lambda status, size: self._count(exchange, status, time.perf_counter() - began, size),
         )
+        if knobs.concerns(model) and latency.happens(knobs.refuse):
+            self._refuse(answer)
+            return
         if failing and knobs.error_kind is ErrorKind.HTTP_500 and completion.stream:
             # A stream begins with 200 before any token: to answer 500 it must fail before that.
             self.engine.count_failure()
@@ -149,10 +156,18 @@ class VllmServer:
             on_end=answer.end,
         )
         if not self.engine.submit(generation, failing=failing):
-            raise ApiError(503, "ServiceUnavailableError", "The engine is currently busy. Try again later.")
+            raise _busy()
         exchange.on_close = lambda: self._client_left(exchange, generation, began)
         if isinstance(answer, StreamedAnswer):
-            answer.begin()
+            answer.begin(knobs)
+
+    def _refuse(self, answer: PlainAnswer | StreamedAnswer) -> None:
+        """At the queue limit: 503, but a stream may have begun with 200 by then (measured on 0.32)."""
+        self.engine.refuse()
+        if isinstance(answer, PlainAnswer):
+            raise _busy()
+        answer.begin(self.engine.knobs)
+        answer.fail(_busy())
 
     def _client_left(self, exchange: Exchange, generation: Generation, began: float) -> None:
         self.engine.abort(generation)

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from rich.table import Table
+from rich.text import Text
 
 from rollouts.picker.conformance.cases import Case, load_cases
 from rollouts.picker.conformance.checks import judge
@@ -89,7 +90,7 @@ def render(results: Iterable[CaseResult]) -> Table:
     """A table for people: what was tried, how it went, and why it matters where it went wrong."""
     table = Table("case", "result", "what happened, and why it matters")
     for result in results:
-        verdict = "[green]ok[/]" if result.passed else "[red]wrong[/]"
+        verdict = Text("ok", style="green") if result.passed else Text("wrong", style="red")
         note = "" if result.passed else f"{result.problem}\n{result.reason} ({result.source})"
         table.add_row(result.name, verdict, note)
     return table

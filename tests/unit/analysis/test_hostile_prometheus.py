@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -12,14 +14,17 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from rollouts.analysis.conditions import ConditionError, condition_problem, evaluate
+from rollouts.analysis.conditions import ConditionError, condition_problem, evaluate, plain_comparison
 from rollouts.analysis.exposition import ExpositionError, HistogramSample, parse_exposition
 from rollouts.analysis.histogram import add_increase, counter_increase, quantile
-from rollouts.analysis.sources.base import Endpoint, QueryRefused, SourceError, SourceUnavailable
-from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource, measure_query
-from rollouts.analysis.templates import Argument, Gate, Template, resolve
-from rollouts.analysis.types import Labelled, MeasureKind, MeasureSpec, MetricSpec, QuerySpec, Stat
+from rollouts.analysis.sources.base import Endpoint, Place, QueryRefused, SourceError, SourceUnavailable
+from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
+from rollouts.analysis.sources.promql import Where, measure_query
+from rollouts.analysis.templates import Argument, Gate, Template, left_over, resolve
+from rollouts.analysis.types import ArmRef, Labelled, MeasureKind, MeasureSpec, MetricSpec, QuerySpec, Stat
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECRET = "do-not-repeat-this"
@@ -112,6 +117,56 @@ async def test_a_bad_answer_is_an_error_in_time_that_repeats_nothing(prometheus,
 
     assert SECRET not in str(failure.value)
     assert time.monotonic() - begun < 4
+
+
+async def drip_headers(request: web.Request) -> web.StreamResponse:
+    assert request.transport is not None
+    request.transport.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    while not request.transport.is_closing():
+        request.transport.write(b"x")
+        await asyncio.sleep(0.1)
+    raise ConnectionResetError
+
+
+@pytest.mark.parametrize("handler", [drip, drip_headers])
+async def test_a_server_that_drips_gets_its_thread_back_at_the_deadline(prometheus, handler):
+    source = await prometheus(handler)
+    asked = [asyncio.create_task(source.query("up", NOW, f"team-{n % 8}")) for n in range(24)]
+    ended = await asyncio.gather(*asked, return_exceptions=True)
+    begun = time.monotonic()
+    while any(one.name.startswith("prometheus-p") and busy(one) for one in threading.enumerate()):  # noqa: ASYNC110 - threads set no event
+        await asyncio.sleep(0)
+
+    assert {type(error) for error in ended} == {SourceUnavailable}
+    assert time.monotonic() - begun < 1.0
+
+
+def busy(thread: threading.Thread) -> bool:
+    """Whether a thread of a pool is reading from a socket."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None:
+        if frame.f_code.co_name == "request":
+            return True
+        frame = frame.f_back
+    return False
+
+
+async def test_one_namespace_cannot_hold_all_threads_of_a_source(prometheus):
+    async def slow_or_not(request: web.Request) -> web.StreamResponse:
+        return await (drip if "slow" in request.query["query"] else answer(vector("1")))(request)
+
+    source = await prometheus(slow_or_not)
+    greedy = [asyncio.create_task(source.query("slow", NOW, "greedy")) for _ in range(40)]
+    await asyncio.sleep(0)
+    begun = time.monotonic()
+    for _ in range(5):
+        await source.query("up", NOW, "modest")
+    waited = time.monotonic() - begun
+    for task in greedy:
+        task.cancel()
+    await asyncio.gather(*greedy, return_exceptions=True)
+
+    assert waited < 1.0
 
 
 async def test_a_server_that_is_down_is_an_error():
@@ -235,16 +290,20 @@ def test_a_plain_argument_is_put_in():
     assert resolved.metrics[0].success_condition == "result < 2.0"
 
 
+def where(*endpoints: Endpoint) -> Where:
+    return Where(namespace='ns"1', pod_label="pod", namespace_label="namespace", per_job=(("j", endpoints),))
+
+
 def test_pod_names_are_quoted_in_the_queries_of_measures():
     measure = MeasureSpec(kind=MeasureKind.HISTOGRAM, name="ttft", stat=Stat.P95, window=timedelta(minutes=2))
-    text = measure_query(measure, [Endpoint(pod='a"b.c', ip="10.0.0.1", port=8000)], "pod")
+    text = measure_query(measure, where(Endpoint(pod='a"b.c', ip="10.0.0.1", port=8000)))
 
-    assert text == 'histogram_quantile(0.95, sum by (le) (increase(ttft_bucket{pod=~"a\\"b\\\\.c"}[120s])))'
+    assert 'increase(ttft_bucket{pod=~"a\\"b\\\\.c",namespace="ns\\"1",job="j"}[120s])' in text
 
 
 def test_the_load_in_promql_is_that_of_clients_too():
     measure = MeasureSpec(kind=MeasureKind.PRESET, name="requests", window=timedelta(minutes=1))
-    text = measure_query(measure, [Endpoint(pod="p", ip="10.0.0.1", port=8000)], "pod")
+    text = measure_query(measure, where(Endpoint(pod="p", ip="10.0.0.1", port=8000)))
 
     assert 'method!~"GET|HEAD|OPTIONS",handler!~"/v1/load_lora_adapter|/v1/unload_lora_adapter"' in text
     assert 'handler=~"/v1/.*"' in text
@@ -293,3 +352,124 @@ def test_pods_with_other_bounds_are_added_on_the_common_ones():
     add_increase(merged, two)
 
     assert merged.buckets == {2.0: 10.0, math.inf: 10.0}
+
+
+LONG_LIST = "[" + ",".join("1" * 200) + "]"
+EXPENSIVE = {
+    "871 characters of nested literals": f"{LONG_LIST}.all(a, {LONG_LIST}.all(b, a == b || true)) || result < 1",
+    "a comment between the dot and the macro": "result. // x\n".join(["", *["all(a, true) && result"] * 3])
+    + " < 1",
+    "two lists of macros in one": "result.map(a, result.map(b, result.filter(c, true))) == []",
+    "macros of the library's own": "result.reduce(a, b, 0, result.reduce(c, d, 0, result.min() + c)) < 1",
+    "a wide map": "{" + ",".join(f'"{n}": 1' for n in range(40)) + '}["1"] < result',
+    "a ladder of conditionals": "result < 1 ? " * 30 + "true" + " : false" * 30,
+    "a ladder of calls": "double(" * 30 + "result" + ")" * 30 + " < 1.0",
+}
+
+
+@pytest.mark.parametrize("case", EXPENSIVE)
+def test_what_would_cost_too_much_is_refused_by_its_syntax_tree(case):
+    begun = time.process_time()
+
+    assert condition_problem(EXPENSIVE[case])
+    assert time.process_time() - begun < 0.5
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'result < 1.0 || "a.all(b.exists(c.map(" == ""',
+        "result.all(r, r.value < 1.0) && result.exists(r, r.value > 0.0)",
+        "result < 1.0 // .all( .map( .filter(\n|| false",
+    ],
+)
+def test_what_only_looks_like_macros_is_none(text):
+    assert condition_problem(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "want"),
+    [
+        ("{{" * 50_000, []),
+        ("{{args.a}} and {{ b }}", ["{{args.a}}", "{{ b }}"]),
+        ("}} {{x", []),
+        ("{{\n}}", ["{{\n}}"]),
+    ],
+)
+def test_references_that_are_left_over_are_found_in_linear_time(text, want):
+    begun = time.process_time()
+
+    assert list(left_over(text)) == want
+    assert time.process_time() - begun < 0.1
+
+
+@given(
+    st.sampled_from(["<", "<=", ">", ">=", "==", "!="]),
+    st.integers(-(10**6), 10**6).map(str) | st.decimals(-1000, 1000, places=3).map(str),
+    st.floats(-2000, 2000) | st.integers(-1000, 1000).map(float),
+    st.sampled_from(["", " ", "  "]),
+)
+@settings(max_examples=150, deadline=None)
+def test_a_plain_comparison_says_what_cel_says(compare, limit, value, space):
+    text = f"{space}result{space}{compare}{space}{limit}"
+    plain = plain_comparison(text)
+
+    assert plain is not None
+    assert plain(value) == evaluate(text, value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "result",
+        "result < x",
+        "result < 1 || true",
+        "1 < result",
+        "result < 1e5",
+        "result<" + "1" * 16,
+        "!result",
+        "",
+    ],
+)
+def test_what_is_more_than_a_plain_comparison_is_left_to_cel(text):
+    assert plain_comparison(text) is None
+
+
+async def test_a_source_with_an_enforced_label_asks_for_the_namespace_only():
+    asked: list[str] = []
+
+    def name(number: int) -> str:
+        return f"mymodel-v2-7d9c6f5b8-{number:05d}"
+
+    async def handler(request: web.Request) -> web.Response:
+        asked.append((await request.post()).get("query") or request.query["query"])
+        answers = vector(*["1"] * 100)
+        for item in answers["data"]["result"]:
+            item["metric"]["pod"] = name(int(item["metric"]["pod"][1:]))
+        return web.json_response(answers)
+
+    app = web.Application()
+    app.router.add_route("*", "/api/v1/query", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    pods = [Endpoint(pod=name(number), ip="10.0.0.1", port=8000) for number in range(100)]
+    source = PrometheusSource("p", PrometheusConfig(url=url, enforced_label="ns"), lambda *_: pods)
+    place = Place(namespace="team-a", arm=ArmRef(kind="InferencePool", group="g", name="v1"))
+    spec = MeasureSpec(kind=MeasureKind.PRESET, name="ttft", stat=Stat.P95, window=timedelta(minutes=2))
+    try:
+        await source.query("sum(rate(up[5m]))", NOW, "team-a")
+        await source.measure(spec, place, NOW)
+        await source.raw(frozenset({"vllm:e2e_request_latency_seconds"}), place, NOW)
+        for query, namespace in (("up", ""), ("info(up)", "team-a")):
+            with pytest.raises(QueryRefused):
+                await source.query(query, NOW, namespace)
+    finally:
+        await source.close()
+        await runner.cleanup()
+
+    assert len(asked) == 1 + 2 + 7  # the jobs before a measure; raw samples in pages of 16 pods
+    assert max(map(len, asked)) > 16_384
+    for query in asked:
+        assert query.count('ns="team-a"') == query.count("{") > 0

@@ -159,8 +159,25 @@ async def test_what_a_picker_does_not_measure_is_refused_with_what_it_does():
     async with pickers(base()) as (source, _):
         with pytest.raises(QueryRefused, match="no preset kv-cache; it has aborted, e2e, error-rate"):
             await source.measure(preset("kv-cache"), place(), NOW)
-        with pytest.raises(QueryRefused, match="a pool is measured by `pods`"):
-            await source.measure(preset("ttft"), place(kind="InferencePool"), NOW)
+
+
+def pool(name: str) -> Place:
+    return Place(namespace="default", arm=ArmRef(kind="InferencePool", group=GROUP, name=name))
+
+
+async def test_a_pool_is_all_that_went_to_its_pods():
+    page = base()
+    async with pickers(page) as (source, timeline):
+        await source.measure(preset("error-rate"), pool("pool"), NOW)
+        timeline.advance(9.0)
+        page.ok["v1"] += 30
+        page.ok["v2"] += 10
+        page.errors["v2"] = 4
+        assert await source.measure(preset("error-rate"), pool("pool"), NOW) == pytest.approx(0.1)
+        assert math.isnan(float(await source.measure(preset("error-rate"), pool("other"), NOW)))  # type: ignore[arg-type]
+        raw = await source.raw(frozenset({"inference_picker_requests_total"}), pool("pool"), NOW)
+    assert list(raw) == ["vllm-0"]
+    assert raw["vllm-0"].sample.total("inference_picker_requests_total") == 1140
 
 
 async def test_no_picker_is_no_figure_and_a_broken_one_is_an_error():

@@ -30,6 +30,8 @@ PASS, FAIL, ODD, ERROR = Phase.SUCCESSFUL, Phase.FAILED, Phase.INCONCLUSIVE, Pha
 
 
 def metric(name: str = "m", **fields: Any) -> MetricSpec:
+    if not {"success_condition", "failure_condition"} & fields.keys():
+        fields["success_condition"] = "result < 100.0"
     return MetricSpec(name=name, what=MeasureSpec(kind=MeasureKind.PRESET, name="ttft"), **fields)
 
 
@@ -62,7 +64,7 @@ def play(run: RunSpec, values: dict[str, list[Any]], *, every: float = 10.0, rou
 @pytest.mark.parametrize(
     ("success", "failure", "value", "want"),
     [
-        ("", "", 1.0, PASS),
+        ("", "", 1.0, ERROR),
         ("result < 2.0", "", 1.0, PASS),
         ("result < 2.0", "", 3.0, FAIL),
         ("", "result > 2.0", 3.0, FAIL),
@@ -113,7 +115,7 @@ RUNS: dict[str, tuple[dict[str, Any], list[Any], Phase]] = {
         FAIL,
     ),
     "errors do not count": ({"interval": SECONDS, "count": 2}, [1.0, "error", "error", 1.0], PASS),
-    "five errors in a row are an error": ({"interval": SECONDS, "count": 9}, [1.0, *["error"] * 5], ERROR),
+    "five errors in a row pass by": ({"interval": SECONDS, "count": 9}, [1.0, *["error"] * 5], Phase.RUNNING),
     "four are not": ({"interval": SECONDS, "count": 2}, [1.0, *["error"] * 4, 1.0], PASS),
     "enough successes in a row end it early": (
         {"interval": SECONDS, "count": 9, "consecutive_success_limit": 2, "failure_limit": 5},
@@ -261,3 +263,30 @@ def test_a_clock_set_back_before_the_first_measurement_keeps_the_initial_delay_a
 
     assert planned.requeue_after == timedelta(seconds=60)
     assert [item.name for item in later.due] == ["m"]
+
+
+def test_an_outage_holds_and_the_gate_goes_on_by_itself():
+    run = run_of(metric(interval=SECONDS, count=3))
+    outage = ["error"] * 40
+
+    during = play(run, {"m": [1.0, *outage]})
+    after = play(run, {"m": [1.0, *outage, 1.0, 1.0]})
+
+    assert during.phase is Phase.RUNNING
+    assert "held by an error: source is down" in during.message
+    assert after.phase is Phase.SUCCESSFUL
+
+
+def test_nothing_but_errors_for_an_hour_is_inconclusive():
+    ended = play(run_of(metric(interval=SECONDS, count=3)), {"m": ["error"] * 500}, rounds=500)
+
+    assert ended.phase is Phase.INCONCLUSIVE
+    assert ended.metrics[0].error == 361
+    assert "source is down (for 3600 s, errorTimeout)" in ended.message
+
+
+def test_a_limit_that_somebody_set_still_ends_in_error():
+    ended = play(run_of(metric(interval=SECONDS, consecutive_error_limit=2)), {"m": ["error"] * 10})
+
+    assert ended.phase is Phase.ERROR
+    assert ended.metrics[0].error == 3

@@ -209,3 +209,42 @@ def test_a_verb_is_bound_to_revision_and_step_and_tells_how_it_ended(server, res
     assert f"promote {result.lower()}: m" in answer.output
     assert (seen["action"], seen["revision"], seen["step"]) == ("promote", world.status.canary.hash, 1)
     assert seen["attempt"] == world.status.attempt == 1
+
+
+def test_a_table_shows_every_rollout_however_many_pages(server):
+    for number in range(1203):
+        copy = {**ROLLOUT, "metadata": {"name": f"r{number}", "namespace": f"team-{number % 3}"}}
+        server.api.create(kinds.ROLLOUT, copy["metadata"]["namespace"], copy, manager="test")
+
+    one, every = server.call("get", "-n", "team-1", "-o", "json"), server.call("get", "-A")
+
+    assert len(json.loads(one.output)) == 401
+    lines = every.output.splitlines()
+    assert lines[0].split()[:2] == ["NAMESPACE", "NAME"]
+    assert len([line for line in lines if line.startswith("team-")]) == 1203
+
+
+def test_a_verb_acts_in_the_namespace_of_the_merged_context_and_says_so(server, tmp_path, monkeypatch):
+    world = paused()
+    for namespace in ("default", "team-b"):
+        copy = {**ROLLOUT, "metadata": {"name": "demo", "namespace": namespace}}
+        server.api.create(kinds.ROLLOUT, namespace, copy, manager="test")
+        status = {"status": write_status(world.status)}
+        place = (kinds.ROLLOUT, namespace, "demo", status)
+        server.api.patch(*place, content_type=PatchKind.MERGE.value, subresource="status", manager="test")
+    second = yaml.safe_load(server.kubeconfig.read_text())
+    name = second.pop("current-context")
+    second["contexts"][0]["context"]["namespace"] = "team-b"
+    (tmp_path / "a").write_text(yaml.safe_dump({"kind": "Config", "current-context": name, "contexts": []}))
+    (tmp_path / "b").write_text(yaml.safe_dump(second))
+    monkeypatch.setenv("KUBECONFIG", f"{tmp_path / 'a'}:{tmp_path / 'missing'}:{tmp_path / 'b'}")
+    monkeypatch.setattr("rollouts.cli.verbs._WAIT", 0.1)
+
+    result = CliRunner().invoke(main, ["pause", "demo"])
+
+    def command(namespace: str) -> object:
+        return server.api.get(kinds.ROLLOUT, namespace, "demo")["metadata"].get("annotations")
+
+    assert "team-b/demo: pause" in result.output
+    assert command("team-b")
+    assert not command("default")

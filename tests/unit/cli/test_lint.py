@@ -36,8 +36,19 @@ def gate(**compare: Any) -> dict[str, Any]:
     return {"analysis": {"metrics": [{"name": "m", "compare": {"preset": "ttft", **compare}}]}}
 
 
+def adapted(*steps: dict[str, Any]) -> dict[str, Any]:
+    obj = rollout(*steps)
+    model = {"name": "m", "modelName": "travelhelper", "poolRef": {"name": "p"}}
+    obj["spec"] |= {"target": {"adapter": {"name": "a2"}}, "traffic": {"inferenceModel": model}}
+    return obj
+
+
 def threshold(**more: Any) -> dict[str, Any]:
     return {"name": "m", "measure": {"preset": "ttft"}, "successCondition": "result < 2.0", **more}
+
+
+def inline(**metric: Any) -> dict[str, Any]:
+    return {"analysis": {"metrics": [{"name": "m", **metric}]}}
 
 
 def template(metric: dict[str, Any], name: str = "t", **spec: Any) -> dict[str, Any]:
@@ -67,12 +78,71 @@ PROBLEMS = {
         [template(threshold(successCondition="result <"))],
         "successCondition",
     ),
+    "a gate without a condition": (
+        [rollout(TEN, inline(measure={"preset": "error-rate"}))],
+        "needs successCondition or failureCondition",
+    ),
+    "a template without a condition": (
+        [template({"name": "m", "query": "vector(1)"})],
+        "needs successCondition or failureCondition",
+    ),
+    "a condition that looks at nothing": (
+        [rollout(TEN, inline(query="vector(1)", successCondition="1 < 2"))],
+        "must look at result",
+    ),
+    "more failures tolerated than measured": (
+        [template(threshold(interval="10s", count=3, failureLimit=4))],
+        "must not be above count 3",
+    ),
+    "more successes wanted than measured": (
+        [template(threshold(interval="10s", count=3, consecutiveSuccessLimit=4))],
+        "could never pass",
+    ),
+    "both conditions the same": (
+        [template(threshold(failureCondition="result < 2.0"))],
+        "no value could pass",
+    ),
+    "an adapter's queue time, which pickers do not see": (
+        [adapted(TEN, inline(**{**threshold(measure={"preset": "queue-time"}), "name": "m"}))],
+        "there is no preset queue-time to measure",
+    ),
+    "what only compares, measured": (
+        [rollout(TEN, inline(**{**threshold(measure={"preset": "lost-rate"}), "name": "m"}))],
+        "compare: {preset: lost-rate}",
+    ),
+    "a window that no traffic fills": (
+        [rollout(TEN, inline(**{**threshold(measure={"preset": "ttft", "window": "1h"}), "name": "m"}))],
+        "looks back 3600 s, but there are only 600 s",
+    ),
+    "a query that looks back too far": (
+        [rollout(TEN, inline(query="rate(x[5m] offset 20m)", successCondition="result < 1"))],
+        "looks back 1500 s",
+    ),
+    "a window that is judged too early": (
+        [rollout(TEN, {"pause": {"duration": "1m"}}, inline(**{**threshold(noData="Fail"), "name": "m"}))],
+        "looks back 120 s, but there are only 60 s",
+    ),
+    "a background window longer than the attempt": (
+        [
+            rollout(
+                TEN,
+                {"pause": {"duration": "10m"}},
+                analysis={"metrics": [threshold(interval="1m", measure={"preset": "ttft", "window": "1h"})]},
+            )
+        ],
+        "background analysis: metric m looks back 3600 s",
+    ),
     "a template that needs an argument": (
         [template(threshold(), args=[{"name": "limit"}]), rollout(TEN, uses("t"))],
         "needs the argument limit",
     ),
 }
 HINTS = {
+    "a gate that only informs": ([rollout(TEN, gate(preset="e2e"))], "nothing in it can stop the rollout"),
+    "a gate that tolerates every failure": (
+        [template(threshold(interval="10s", count=3, failureLimit=3)), rollout(TEN, uses("t"))],
+        "nothing in it can stop the rollout",
+    ),
     "nothing judges": ([rollout(TEN)], "nothing judges the canary"),
     "a pause without end": ([rollout(TEN, gate(), {"pause": {}})], "step 3 never ends by itself"),
     "a canary without traffic": ([rollout(gate(), TEN, gate())], "step 1 analyses a canary without traffic"),
@@ -108,6 +178,12 @@ def test_a_sound_rollout_with_its_template_has_nothing_to_say():
     documents = [template(threshold()), rollout(TEN, uses("t"), gate(tolerance="40%"))]
 
     assert lint_documents(documents, Traffic(rate=20.0, stable_pods=18, canary_pods=2)) == []
+
+
+def test_what_pickers_measure_of_an_adapter_is_no_problem():
+    measured = inline(**{**threshold(measure={"preset": "aborted"}), "name": "m"})
+
+    assert [one for one in lint_documents([adapted(TEN, measured)]) if one.severity is Severity.PROBLEM] == []
 
 
 def test_other_kinds_and_odd_documents_are_left_alone():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from rollouts.analysis.sources.base import Source
+from rollouts.api.scalars import parse_time
 from rollouts.controller import kinds
 from rollouts.controller.assembly import Parts, assemble
 from rollouts.controller.caches import Caches
@@ -244,7 +246,7 @@ def test_the_preset_default_alone_is_a_background_that_has_to_be_earned_by_what_
     simulation = run(background, healthy, Move(when=reason("AwaitingAnalysis"), act=note))
     found = evidence_run(simulation)
     names = [item["name"] for item in found["spec"]["comparisons"]]
-    assert names == ["error-rate", "ttft", "time-per-output-token", "e2e"]
+    assert names == ["error-rate", "lost-rate", "ttft", "time-per-output-token", "e2e"]
     assert all("steps" not in item for item in found["spec"]["comparisons"])
     assert [gate["verdict"] for gate in found["status"]["gates"]] == ["Pass"]
     assert waited  # 100 % was in force long before the proof was there
@@ -295,3 +297,68 @@ def test_a_source_that_knows_the_past_is_asked_about_the_stable_pods_once():
     assert (max(asked) - min(asked)).total_seconds() == 119 * 30
     words = str(evidence_run(simulation)["status"]["comparisons"])
     assert "no history of the stable pods" not in words
+
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "hangs, clients leave after 8 s": {"hanging": True, "give_up": 8.0},
+    "hangs, nobody leaves": {"hanging": True},
+    "refuses half of its streams under 200": {"refused": 0.5},
+}
+JUDGED: dict[str, Object] = {
+    "a step": rollout_object([{"setWeight": 10}, {"analysis": {"preset": "default"}}, {"setWeight": 50}]),
+    "the background": rollout_object(
+        [
+            {"setWeight": 10},
+            {"pause": {"duration": "15m"}},
+            {"setWeight": 50},
+            {"pause": {"duration": "15m"}},
+        ],
+        canary={"analysis": {"preset": "default"}},
+    ),
+}
+
+
+@pytest.mark.parametrize("judged", JUDGED)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("after", [0, 240], ids=["from the start", "after four minutes"])
+def test_a_canary_that_loses_requests_is_aborted_and_never_promoted(loss, judged, after):
+    assembler = WithCounters()
+    simulation = run(
+        JUDGED[judged],
+        phase("Aborted"),
+        Move(when=begun, act=harm(assembler, **LOSSES[loss]), after=after),
+        assembler=assembler,
+    )
+    assert "lost-rate" in simulation.status["message"]
+    assert simulation.status["weight"]["applied"] == 0
+
+
+@pytest.mark.parametrize("judged", JUDGED)
+def test_clients_that_cancel_by_design_do_so_in_both_arms(judged):
+    assembler = WithCounters()
+
+    simulation = run(
+        JUDGED[judged],
+        healthy,
+        Move(when=begun, act=harm(assembler, cancelled=0.3)),
+        assembler=assembler,
+    )
+
+    found = {item["name"]: item for item in evidence_run(simulation)["status"]["comparisons"]}
+    assert found["lost-rate"]["figures"]["canaryRequests"] > 0
+
+
+def test_a_gate_waits_until_its_window_holds_nothing_but_its_own_weight():
+    measured = {
+        "name": "ttft",
+        "measure": {"preset": "ttft", "window": "1m"},
+        "successCondition": "result < 2.0",
+    }
+    steps = [{"setWeight": 30}, gate(measured), {"setWeight": 60}, gate(measured)]
+
+    simulation = run(rollout_object(steps), healthy)
+
+    runs = [item for item in simulation.cluster.all(kinds.ANALYSIS_RUN) if "step" in item["spec"]]
+    waited = [parse_time(item["status"]["completedAt"]) - parse_time(item["spec"]["since"]) for item in runs]
+    assert len(waited) == 2
+    assert all(timedelta(minutes=1) <= one <= timedelta(minutes=1, seconds=15) for one in waited)

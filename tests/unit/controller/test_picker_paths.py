@@ -12,6 +12,7 @@ from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.controller import kinds
 from rollouts.controller.caches import Caches
 from rollouts.controller.crashes import CrashWatch
+from rollouts.controller.pages import metrics_pages
 from rollouts.controller.picker_health import Answer, PickerHealthWatch, ask
 from rollouts.controller.pickers import PickerPaths, gateways_of
 from rollouts.controller.pools import Endpoint, PickerPod, health_port, pod_endpoint, read_pool
@@ -340,7 +341,7 @@ async def test_a_canary_that_refuses_connections_is_told_and_its_restart_counted
     async def look() -> tuple[bool, int]:
         await scraper.refresh(list(scraper._pods.values()))
         pods = [[Endpoint(pod=name, ip="127.0.0.1", ready=True)] for name in ("c", "s")]
-        ours, theirs = watch.views(KEY, pods[0], pods[1], (canary.port, stable.port))
+        ours, theirs = watch.views(KEY, pods[0], pods[1], ((canary.port,), (stable.port,)))
         assert not theirs.refusing
         return ours.refusing, ours.restarts
 
@@ -369,6 +370,49 @@ async def test_a_canary_that_refuses_connections_is_told_and_its_restart_counted
     assert serving == (False, 0)
 
 
+async def test_pods_with_several_processes_crash_once_and_refuse_when_all_of_them_do() -> None:
+    """Whoever else follows the pages (the share, gates) names them alike, or each would forget what the other saw."""
+    pages, clock = [Page(), Page(), Page()], SystemClock()
+    scraper = PodScraper(clock)
+    watch = CrashWatch(scraper, clock)
+    canary, stable = [[Endpoint(pod=name, ip="127.0.0.1", ready=True)] for name in ("c", "s")]
+    ports = [page.port for page in pages]
+
+    async def look() -> tuple[int, bool, int]:
+        scraper.follow(metrics_pages(canary, ports[:2], "default"), {"http_requests_total"}, 0.0)
+        await scraper.refresh(list(scraper._pods.values()))
+        ours, _ = watch.views(KEY, canary, stable, (ports[:2], ports[2:]))
+        return ours.pods, ours.refusing, ours.restarts
+
+    async def say(expected: tuple[int, bool, int]) -> bool:
+        return await look() == expected
+
+    async def one_is_silent() -> bool:
+        await look()
+        return any(history.refused for history in scraper._pods.values())
+
+    for page in pages:
+        await page.open()
+    await look()
+    serving = await look()
+    await pages[0].close()
+    await eventually(one_is_silent)
+    one_gone = await look()
+    await pages[1].close()
+    await eventually(lambda: say((1, True, 0)))
+    for page in pages[:2]:
+        page.started += 60
+        await page.open()
+    await eventually(lambda: say((1, False, 1)))
+    slots = {(history.endpoint.namespace, history.endpoint.owner) for history in scraper._pods.values()}
+    await scraper.close()
+    for page in pages:
+        await page.close()
+
+    assert serving == one_gone == (1, False, 0)
+    assert slots == {("default", "c"), ("default", "s")}
+
+
 async def test_followers_are_told_when_the_canary_begins_to_refuse() -> None:
     canary, stable, clock = Page(), Page(), SystemClock()
     scraper = PodScraper(clock)
@@ -384,7 +428,7 @@ async def test_followers_are_told_when_the_canary_begins_to_refuse() -> None:
         return bool(told)
 
     try:
-        watch.views(KEY, pods[0], pods[1], (canary.port, stable.port))
+        watch.views(KEY, pods[0], pods[1], ((canary.port,), (stable.port,)))
         before = await heard()
         await canary.close()
         await eventually(heard)
@@ -405,9 +449,9 @@ async def test_a_canary_that_never_answered_or_both_arms_gone_prove_nothing() ->
 
     async def look() -> bool:
         await scraper.refresh(list(scraper._pods.values()))
-        return watch.views(KEY, pods[0], pods[1], (canary.port, stable.port))[0].refusing
+        return watch.views(KEY, pods[0], pods[1], ((canary.port,), (stable.port,)))[0].refusing
 
-    watch.views(KEY, pods[0], pods[1], (canary.port, stable.port))
+    watch.views(KEY, pods[0], pods[1], ((canary.port,), (stable.port,)))
     await stable.open()
     never_answered = await look()
     await stable.close()

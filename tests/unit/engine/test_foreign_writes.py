@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from fractions import Fraction
 
 import pytest
 
 from rollouts.engine.actions import ExcludeInterval
 from rollouts.engine.observation import Claim, GateOutcome, Problem
-from rollouts.engine.types import HoldReason, Phase, TrafficMode
+from rollouts.engine.types import HoldReason, Phase, TrafficMode, Weight
 from rollouts.lab.testing.world import World, background, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")
@@ -232,3 +233,22 @@ def test_a_template_that_is_known_to_be_wrong_is_not_written_but_aborts_are():
     world.say("abort")
 
     assert world.share_of(V2) == 0
+
+
+def test_a_weight_is_in_force_since_it_was_written_or_restored_and_plans_in_between_forget_nothing():
+    world = World(spec=spec(weight(10), pause()))
+    world.settle()
+    since = [world.status.weight.since]
+    world.advance(60)
+    since.append(world.status.weight.since)
+    world.overwrite({V1: 50, V2: 50})
+    world.claim = Claim.UNCLAIMED  # nothing is written: it is only shown
+    world.advance(60)
+    shown = world.status.weight
+    world.claim = Claim.OURS
+    world.advance(60)
+    since.append(world.status.weight.since)
+
+    assert (shown.applied, shown.since) == (Weight(5000), since[0])
+    assert since[:2] == [world.now - timedelta(seconds=180)] * 2
+    assert since[2] == world.now

@@ -275,3 +275,63 @@ def test_plans_that_cannot_be_made_say_why(tmp_path, plain, options, words):
     result = CliRunner().invoke(plan_command, [str(path), *options])
     assert result.exit_code == 2
     assert words in result.output
+
+
+def planned(canary: dict, *documents: dict) -> list:
+    rollout = {"spec": {"strategy": {"canary": canary}}}
+    return planned_gates(rollout, {d["metadata"]["name"]: d for d in documents})
+
+
+ONE_POD = Traffic(rate=2.0, stable_pods=1, canary_pods=1)
+
+
+def test_a_plan_for_one_stable_pod_promises_nothing_that_the_gate_holds_back():
+    gates = planned({"steps": [{"setWeight": 10}, {"analysis": {"preset": "default"}}]})
+    plans = {plan.gate.metric.name: plan for plan in plan_rollout(gates, ONE_POD)}
+
+    assert plans["ttft"].minutes_to_pass == float("inf")
+    assert "run a second stable pod" in plans["ttft"].words
+    assert plans["error-rate"].comparable
+    # The same by the engine that judges.
+    one = Scenario(name="one", stable=1, canary=1, minutes=40, history_minutes=10)
+    recording = Recording(interval=30.0, scrapes=tuple(scrapes(one, 3)), marks=one.marks)
+    judged = backtest(recording, parse_gates(GATES))
+    gates_by_name = {gate.report.name: gate for gate in judged.gates}
+    assert gates_by_name["ttft"].gate.reason is Reason.FEW_STABLE_PODS
+    assert "run a second stable pod" in gates_by_name["ttft"].words
+    assert gates_by_name["errors"].gate.reason is not Reason.FEW_STABLE_PODS
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("500ms", 0.5), ("1d", 86_400.0), ("1h30m", 5400.0), ("90", 90.0)]
+)
+def test_durations_are_those_of_the_cluster(value, seconds):
+    gates = parse_gates([{"name": "t", "compare": {"preset": "ttft", "minDwell": value}}])
+
+    assert gates.spec.metrics[0].min_dwell == seconds
+
+
+def test_arguments_are_filled_in_where_a_plan_reads_templates():
+    template = {
+        "metadata": {"name": "t"},
+        "spec": {
+            "args": [{"name": "tol", "value": "0.5"}],
+            "metrics": [{"name": "m", "compare": {"preset": "ttft", "tolerance": "{{args.tol}}"}}],
+        },
+    }
+    gate = {"templates": [{"templateName": "t"}], "args": [{"name": "tol", "value": "0.2"}]}
+
+    found = planned({"steps": [{"setWeight": 10}, {"analysis": gate}]}, template)
+
+    assert found[0].metric.tolerance == 0.2
+
+
+def test_a_background_alone_is_the_last_gate():
+    found = planned(
+        {
+            "steps": [{"setWeight": 10}, {"pause": {"duration": "10m"}}],
+            "analysis": {"metrics": [{"name": "ttft", "compare": {"preset": "ttft"}}]},
+        }
+    )
+
+    assert found[0].metric.require.value == "WithinTolerance"

@@ -14,7 +14,7 @@ from rollouts.lab.loopback import loopback
 from rollouts.lab.processes import ChildProcess
 from rollouts.lab.testing.polling import eventually
 from rollouts.lab.vllm import LatencyProfile, PodSpec, pod_spec_from_json, pod_spec_to_json
-from rollouts.lab.vllm.knobs import ErrorKind, KnobError, Knobs, apply_knobs, knobs_to_json
+from rollouts.lab.vllm.knobs import ErrorKind, Hang, KnobError, Knobs, apply_knobs, knobs_to_json
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,11 @@ from rollouts.lab.vllm.knobs import ErrorKind, KnobError, Knobs, apply_knobs, kn
         ({"queue": "2s", "waiting": 7}, Knobs(queue_seconds=2.0, waiting=7)),
         ({"ready": "false"}, Knobs(ready=False)),
         ({"model": "v2", "errors": "40%"}, Knobs(model="v2", errors=0.4)),
+        ({"hang": "true", "refuse": "20%"}, Knobs(hang=Hang.REQUESTS, refuse=0.2)),
+        (
+            {"hang": "engine", "merge": 0.3, "emptyText": "5%"},
+            Knobs(hang=Hang.ENGINE, merge=0.3, empty_text=0.05),
+        ),
     ],
 )
 def test_values_are_read_as_people_write_them(changes: dict[str, Any], expected: Knobs) -> None:
@@ -45,6 +50,7 @@ def test_values_are_read_as_people_write_them(changes: dict[str, Any], expected:
         ({"ttft": "fast"}, "ttft: 'fast' is not a number"),
         ({"ready": 1}, "ready: 1 is not true or false"),
         ({"errorKind": "418"}, "errorKind: '418' is not one of 500, sse"),
+        ({"hang": "often"}, "hang: 'often' is not one of off, requests, engine"),
         ({"loraLoad": None}, "loraLoad: None is not one of"),
         ({"model": 3}, "model: 3 is not a model name"),
         ({"model": "m" * 254}, "is not a model name"),

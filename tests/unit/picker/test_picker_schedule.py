@@ -202,3 +202,21 @@ def test_only_busy_pods_are_scraped_fast() -> None:
     assert wait_for(config, busy=False, failures=0) == config.idle
     waits = [wait_for(config, busy=True, failures=count) for count in (1, 2, 3, 50)]
     assert waits == [0.5, 1.0, 2.0, config.idle]
+
+
+def test_a_base_model_without_adapters_takes_turns_among_idle_pods() -> None:
+    scheduler, now = Scheduler(), 1000.0
+    pods = [Endpoint(f"10.0.0.{i}:8000", f"10.0.0.{i}", 8000, f"p{i}", "pool", 1.0) for i in range(1, 9)]
+    scheduler.sync(pods, now, 5000.0)
+    for pod in pods:
+        scheduler.observe(pod.address, Load(models=frozenset({"base"})), now)
+    seen = dict.fromkeys((pod.pod for pod in pods), 0)
+
+    for number in range(80):
+        now += 0.25
+        candidates = scheduler.serving(scheduler.candidates(None), "base")
+        chosen = scheduler.choose(candidates, "base", (number,), now)
+        seen[chosen.pod] += 1
+        scheduler.observe(chosen.address, Load(models=frozenset({"base"})), now + 0.1)
+
+    assert set(seen.values()) == {10}

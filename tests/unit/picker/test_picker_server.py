@@ -14,7 +14,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from rollouts.picker.credentials import credentials_from_files, self_signed_pair
+from rollouts.picker.credentials import credentials_from_files, self_signed_credentials, self_signed_pair
 from rollouts.picker.filesource import FileSource, ObjectsUnreadable, load_objects
 from rollouts.picker.main import Picker, PickerConfig
 from rollouts.picker.objects import PoolName
@@ -277,3 +277,84 @@ def test_a_file_that_is_no_yaml_is_reported(tmp_path: Path, content: str) -> Non
 def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ObjectsUnreadable, match="check --objects"):
         FileSource(tmp_path / "nothing.yaml", Seen()).load()
+
+
+async def test_a_request_that_does_not_end_is_told_and_its_memory_given_back(
+    tmp_path: Path, objects: Any
+) -> None:
+    file = tmp_path / "objects.yaml"
+    write(file, objects.pool(), objects.pod("127.0.0.1"), objects.model({"v1": 100}))
+    addresses = {"grpc_address": "127.0.0.1:0", "metrics_address": "127.0.0.1:0"}
+    config = PickerConfig(
+        pools=(PoolName("default", "pool"),),
+        objects=file,
+        secure_serving=False,
+        scrape=False,
+        request_timeout=0.5,
+        drain_grace=0.5,
+        **addresses,
+    )
+    running = Picker(config)
+    await running.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{running.server.port}") as channel:
+            head, tail = request()
+            tail.request_body.end_of_stream = False
+            silent = external_processor_pb2_grpc.ExternalProcessorStub(channel).Process()
+            slow, whole = await asyncio.gather(
+                exchange(channel, [head, tail]), exchange(channel, request()), return_exceptions=True
+            )
+            unsaid = await silent.read()
+        used = running.server._budget.used
+    finally:
+        await running.stop()
+
+    assert [reply.immediate_response.status.code for reply in slow] == [408]
+    assert [reply.WhichOneof("response") for reply in whole] == ["request_headers", "request_body"]
+    assert unsaid is grpc.aio.EOF or unsaid.WhichOneof("response") is None
+    assert used == 0
+    assert running.server.failures == 0
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_with_an_authority_only_its_clients_may_connect(
+    tmp_path: Path, objects: Any, known: bool
+) -> None:
+    file = tmp_path / "objects.yaml"
+    write(file, objects.pool(), objects.pod("127.0.0.1"), objects.model({"v1": 100}))
+    key, certificate = self_signed_pair("gateway")
+    serving = self_signed_pair("localhost")
+    (tmp_path / "ca.crt").write_bytes(certificate)
+    for name, content in zip(("tls.key", "tls.crt"), serving, strict=True):
+        (tmp_path / name).write_bytes(content)
+    config = PickerConfig(
+        pools=(PoolName("default", "pool"),),
+        objects=file,
+        grpc_address="127.0.0.1:0",
+        metrics_address="127.0.0.1:0",
+        scrape=False,
+        drain_grace=0.5,
+        certificates=tmp_path,
+        client_ca=tmp_path / "ca.crt",
+    )
+    running = Picker(config)
+    await running.start()
+    mine = (key, certificate) if known else (None, None)
+    trust = grpc.ssl_channel_credentials(serving[1], *mine)
+    try:
+        async with grpc.aio.secure_channel(f"localhost:{running.server.port}", trust) as channel:
+            answered = await asyncio.gather(exchange(channel, request()), return_exceptions=True)
+    finally:
+        await running.stop()
+
+    assert isinstance(answered[0], list) is known
+    if not known:
+        assert isinstance(answered[0], grpc.aio.AioRpcError)
+
+
+@pytest.mark.parametrize("content", [b"", b"no certificate"])
+async def test_an_authority_that_is_none_ends_the_start(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "ca.crt").write_bytes(content)
+
+    with pytest.raises(OSError, match="no PEM certificate"):
+        self_signed_credentials(tmp_path / "ca.crt")

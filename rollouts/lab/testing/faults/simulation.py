@@ -478,6 +478,7 @@ class Simulation:
         for due, undo in list(self._undo):
             if now >= due:
                 self._undo.remove((due, undo))
+                self._last_decision = now  # what was held by it goes on from here
                 undo(self)
 
     def _choose(self, number: int, seconds: float, resource: Any) -> WriteFault | None:

@@ -50,7 +50,7 @@ class ScriptedSource:
         self.answer = Answer.HEALTHY
         self._clock = clock
 
-    async def query(self, promql: str, at: datetime) -> Value:
+    async def query(self, promql: str, at: datetime, namespace: str = "") -> Value:
         """See ``Source.query``."""
         return await self._say()
 

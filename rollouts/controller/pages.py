@@ -1,0 +1,36 @@
+"""The metrics pages of pods: one per port of their pool, each a process with counters of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rollouts.analysis.sources.base import Endpoint as Page
+from rollouts.api.scalars import parse_time
+from rollouts.controller.pools import Endpoint
+
+__all__ = ["metrics_pages"]
+
+
+def metrics_pages(pods: Iterable[Endpoint], ports: Sequence[int], namespace: str) -> list[Page]:
+    """Every page of the pods, in their order. Whoever reads pages has them from here: a page has one name."""
+    several = len(ports) > 1
+    return [
+        Page(
+            pod=f"{found.pod}:{port}" if several else found.pod,
+            ip=found.ip,
+            port=port,
+            started=_seconds(found.started),
+            namespace=namespace,
+            of=found.pod if several else "",
+        )
+        for found in pods
+        for port in ports
+    ]
+
+
+def _seconds(text: str) -> float | None:
+    """A time as the API server writes it, in seconds since 1970; None where there is none."""
+    try:
+        return parse_time(text).timestamp() if text else None
+    except ValueError:
+        return None

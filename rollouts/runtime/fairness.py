@@ -1,0 +1,123 @@
+"""Sharing between tenants: whoever asks for much waits behind themselves, not in front of the others.
+
+``FairLine`` is pure: first in, first out within a tenant, tenants in turn (round robin, as in the deficit-free case
+of Shreedhar and Varghese, SIGCOMM 1995), and at most ``most`` items of one tenant handed out at a time. ``FairSlots``
+is a semaphore in that order, for connections and processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+__all__ = ["FairLine", "FairSlots"]
+
+T = TypeVar("T")
+
+
+class FairLine(Generic[T]):
+    """Items waiting for their turn. ``most`` None: no limit on what one tenant has out. No tenant is None."""
+
+    def __init__(self, tenant: Callable[[T], Hashable], most: int | None = None) -> None:
+        self._tenant = tenant
+        self._most = most
+        self._lines: OrderedDict[Hashable, deque[T]] = OrderedDict()
+        self._out: Counter[Hashable] = Counter()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def push(self, item: T) -> None:
+        """Put an item at the end of its tenant's line."""
+        self._lines.setdefault(self._tenant(item), deque()).append(item)
+        self._size += 1
+
+    def pop(self) -> T | None:
+        """The next item of the tenant whose turn it is; None when none may go. ``release`` must follow."""
+        tenant = self._next()
+        if tenant is None:
+            return None
+        item = self._lines[tenant].popleft()
+        if self._lines[tenant]:
+            self._lines.move_to_end(tenant)
+        else:
+            del self._lines[tenant]
+        self._size -= 1
+        self._out[tenant] += 1
+        return item
+
+    def ready(self) -> bool:
+        """Whether ``pop`` would hand something out."""
+        return self._next() is not None
+
+    def release(self, item: T) -> None:
+        """What was handed out has come back."""
+        tenant = self._tenant(item)
+        self._out[tenant] -= 1
+        if not self._out[tenant]:
+            del self._out[tenant]
+
+    def heads(self) -> Iterator[T]:
+        """The first item of each line."""
+        return (line[0] for line in self._lines.values())
+
+    def clear(self) -> None:
+        """Drop all that wait; what is out stays out."""
+        self._lines.clear()
+        self._size = 0
+
+    def _next(self) -> Hashable | None:
+        # Passes over tenants at their limit only: as many as there are workers, divided by the limit.
+        for tenant in self._lines:
+            if self._most is None or self._out[tenant] < self._most:
+                return tenant
+        return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiter:
+    tenant: Hashable
+    turn: asyncio.Future[None]
+
+
+class FairSlots:
+    """``total`` slots, of which one tenant holds ``per_tenant`` at most."""
+
+    def __init__(self, total: int, per_tenant: int) -> None:
+        self._free = total
+        self._line: FairLine[_Waiter] = FairLine(lambda waiter: waiter.tenant, per_tenant)
+
+    @asynccontextmanager
+    async def hold(self, tenant: Hashable) -> AsyncIterator[None]:
+        """Wait for a slot and hold it."""
+        waiter = _Waiter(tenant, asyncio.get_running_loop().create_future())
+        self._line.push(waiter)
+        self._hand_out()
+        try:
+            await waiter.turn
+        except asyncio.CancelledError:
+            if waiter.turn.done() and not waiter.turn.cancelled():
+                self._give_back(waiter)  # the turn came together with the cancellation
+            raise
+        try:
+            yield
+        finally:
+            self._give_back(waiter)
+
+    def _give_back(self, waiter: _Waiter) -> None:
+        self._free += 1
+        self._line.release(waiter)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        while self._free and (waiter := self._line.pop()) is not None:
+            if waiter.turn.done():  # cancelled while it waited
+                self._line.release(waiter)
+                continue
+            self._free -= 1
+            waiter.turn.set_result(None)

@@ -1,0 +1,279 @@
+"""Measures and comparisons against a real Prometheus with real scrapes, beside what the pods themselves say."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import aiohttp
+import pytest
+import yaml
+from aiohttp import web
+
+from rollouts.analysis.gatesfile import parse_gates
+from rollouts.analysis.logical import PODS, wanted_of
+from rollouts.analysis.presets import PRESETS
+from rollouts.analysis.sources.base import Endpoint, Place, SourceUnavailable
+from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
+from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec, Stat
+from rollouts.api.runs import parse_template
+from rollouts.lab.prometheus import Job, Prometheus
+from rollouts.lab.testing.polling import eventually
+from rollouts.lab.vllm import Fleet
+from tests.prometheus.conftest import Ask
+
+ROOT = Path(__file__).resolve().parents[2]
+WINDOW = 8.0
+NAMES = wanted_of(parse_gates([{"name": "all", "compare": {"preset": "default"}}]).spec).raw_names(PODS)
+
+
+def preset(name: str, stat: Stat | None = None, window: float = WINDOW) -> MeasureSpec:
+    return MeasureSpec(kind=MeasureKind.PRESET, name=name, stat=stat, window=timedelta(seconds=window))
+
+
+def place(arm: str, namespace: str = "default") -> Place:
+    return Place(namespace=namespace, arm=ArmRef(kind="InferencePool", group="g", name=arm))
+
+
+def targets(fleet: Fleet, **labels: str) -> tuple[tuple[str, dict[str, str]], ...]:
+    return tuple(
+        (f"{pod.spec.address}:{pod.spec.port}", {"pod": name, "namespace": "default", **labels})
+        for name, pod in fleet.pods.items()
+    )
+
+
+def source(server: Prometheus, fleet: Fleet, **config: str) -> PrometheusSource:
+    def endpoints(_: str, arm: ArmRef) -> list[Endpoint]:
+        return [
+            Endpoint(pod=name, ip=pod.spec.address, port=pod.spec.port)
+            for name, pod in fleet.pods.items()
+            if name.startswith(arm.name)
+        ]
+
+    return PrometheusSource("p", PrometheusConfig(url=server.url, **config), endpoints)  # type: ignore[arg-type]
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def until(found: PrometheusSource, spec: MeasureSpec, where: Place, expected: float) -> None:
+    """Wait for the measure to say so: scrapes come every second."""
+
+    async def says() -> bool:
+        value = await found.measure(spec, where, now())
+        return isinstance(value, float) and value == pytest.approx(expected, rel=0.25, abs=0.01)
+
+    await eventually(says, timeout=40, every=0.2)
+
+
+async def full_window(found: PrometheusSource, where: Place) -> None:
+    async def says() -> bool:
+        value = await found.measure(preset("kv-cache", Stat.MEAN), where, now())
+        return isinstance(value, float) and math.isfinite(value)
+
+    await eventually(says, timeout=40, every=0.2)
+
+
+async def test_part_of_a_window_is_no_data_and_births_count_from_zero(prometheus, fleet, ask: Ask):
+    prometheus.scrape([Job(name="pods", targets=targets(fleet))])
+    await prometheus.start()
+    found = source(prometheus, fleet)
+    canary = fleet.pods["canary-0"]
+    try:
+        early = await found.measure(preset("error-rate"), place("canary"), now())
+        assert isinstance(early, float)
+        assert math.isnan(early)  # nothing was there when the window began
+        await full_window(found, place("canary"))
+        async with aiohttp.ClientSession() as session:
+            await session.post(f"{canary.url}/lab/knobs", json={"errors": "100%"})
+        await ask(
+            canary.url, 10
+        )  # a series of 5xx that was not there before: no increase() sees its first value
+        async with aiohttp.ClientSession() as session:
+            await session.post(f"{canary.url}/lab/knobs", json={"errors": 0})
+        await ask(canary.url, 30)
+        await until(found, preset("error-rate", window=8.0), place("canary"), 0.25)
+        await until(found, preset("requests", window=8.0), place("canary"), 40 / 8)
+        stable = await found.measure(preset("error-rate"), place("stable"), now())
+        assert isinstance(stable, float)
+        assert math.isnan(stable)  # no requests, no rate
+    finally:
+        await found.close()
+
+
+async def test_every_preset_and_template_parses_and_gives_a_number(prometheus, fleet, ask: Ask):
+    prometheus.scrape([Job(name="pods", targets=targets(fleet))])
+    await prometheus.start()
+    found = source(prometheus, fleet)
+    try:
+        await full_window(found, place("canary"))
+        await ask(fleet.pods["canary-0"].url, 40)
+        await until(found, preset("requests", window=8.0), place("canary"), 5.0)
+        for name, known in PRESETS.items():
+            stats = [None, Stat.MEAN] if known.kind is not MeasureKind.COUNTER else [None]
+            for stat in stats:
+                value = await found.measure(preset(name, stat, 8.0), place("canary"), now())
+                assert isinstance(value, float), name
+                assert value >= 0, (name, stat)
+        for path in sorted((ROOT / "analysis").glob("*.yaml")):
+            template = parse_template(yaml.safe_load(path.read_text(encoding="utf-8")))
+            assert not isinstance(template, str)
+            for metric in template.metrics:
+                if isinstance(metric.what, MeasureSpec):
+                    assert isinstance(await found.measure(metric.what, place("canary"), now()), float)
+        raw = await found.raw(NAMES, place("canary"), now())
+        assert raw["canary-0"].sample.total("vllm:request_params_n_count") == 40
+    finally:
+        await found.close()
+
+
+async def test_twins_in_two_namespaces_and_two_jobs_for_one_pod(prometheus, fleet, ask: Ask):
+    twin, canary = fleet.pods["stable-0"], fleet.pods["canary-0"]
+    other = ((f"{twin.spec.address}:{twin.spec.port}", {"pod": "canary-0", "namespace": "other"}),)
+    pods, twins = Job(name="pods", targets=targets(fleet)), Job(name="twin", targets=other)
+    service = Job(name="service", targets=targets(fleet, endpoint="http"))
+    prometheus.scrape([pods, twins])
+    await prometheus.start()
+    found = source(prometheus, fleet)
+    jobs = 'count(group by (job) (vllm:num_requests_running{pod="canary-0",namespace="default"}))'
+
+    async def scraped_twice() -> bool:
+        return await found.query(jobs, now()) == 2.0
+
+    async def theirs() -> bool:
+        raw = await found.raw(NAMES, place("canary", "other"), now())
+        return raw["canary-0"].sample.total("vllm:request_params_n_count") == 50
+
+    try:
+        await full_window(found, place("canary"))
+        prometheus.scrape([pods, service, twins])
+        await prometheus.reload()
+        await eventually(scraped_twice, timeout=30, every=0.2)
+        await asyncio.gather(ask(twin.url, 50), ask(canary.url, 20))
+        await until(found, preset("requests", window=8.0), place("canary"), 20 / 8)
+        raw = await found.raw(NAMES, place("canary"), now())
+        assert raw["canary-0"].sample.total("vllm:request_params_n_count") == 20
+        await eventually(theirs, timeout=30, every=0.2)
+    finally:
+        await found.close()
+
+
+RELABELLED = {
+    "exported names": (
+        {"pod_label": "exported_pod", "namespace_label": "exported_namespace"},
+        {
+            "exported_pod": "{name}",
+            "exported_namespace": "default",
+            "pod": "exporter",
+            "namespace": "monitoring",
+        },
+    ),
+    "addresses": ({"pod_label": "instance"}, {}),
+    "addresses without a namespace": (
+        {"pod_label": "instance", "namespace_label": ""},
+        {"namespace": "monitoring"},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RELABELLED)
+async def test_relabelled_names(prometheus, fleet, ask: Ask, case):
+    config, labels = RELABELLED[case]
+    scraped = tuple(
+        (target, {**own, **{key: text.format(name=own["pod"]) for key, text in labels.items()}})
+        for target, own in targets(fleet)
+    )
+    prometheus.scrape([Job(name="pods", targets=scraped)])
+    await prometheus.start()
+    found, wrong = source(prometheus, fleet, **config), source(prometheus, fleet, pod_label="pod_name")
+    try:
+        await ask(fleet.pods["canary-0"].url, 20)
+
+        async def counted() -> bool:
+            try:
+                raw = await found.raw(NAMES, place("canary"), now())
+            except SourceUnavailable:
+                return False
+            return raw["canary-0"].sample.total("vllm:request_params_n_count") == 20
+
+        await eventually(counted, timeout=30, every=0.2)
+        with pytest.raises(SourceUnavailable, match=r"holds nothing of the 1 pods of canary.*podLabel"):
+            await wrong.raw(NAMES, place("canary"), now())
+    finally:
+        await found.close()
+        await wrong.close()
+
+
+async def test_an_outage_is_an_error_and_what_was_scraped_is_there_afterwards(prometheus, fleet, ask: Ask):
+    prometheus.scrape([Job(name="pods", targets=targets(fleet))])
+    await prometheus.start()
+    found = source(prometheus, fleet)
+    try:
+        await full_window(found, place("canary"))
+        await ask(fleet.pods["canary-0"].url, 20)
+        await until(found, preset("requests", window=8.0), place("canary"), 20 / 8)
+        await prometheus.stop()
+        with pytest.raises(SourceUnavailable, match="source p"):
+            await found.measure(preset("requests"), place("canary"), now())
+        await prometheus.start()
+        await until(found, preset("requests", window=20.0), place("canary"), 20 / 20)
+        raw = await found.raw(NAMES, place("canary"), now())
+        assert raw["canary-0"].sample.total("vllm:request_params_n_count") == 20
+    finally:
+        await found.close()
+
+
+async def test_two_hundred_pods_of_an_arm_are_read_whole(prometheus, fleet, ask: Ask):
+    pod = fleet.pods["canary-0"]
+    await ask(pod.url, 5)
+    async with aiohttp.ClientSession() as session, session.get(f"{pod.url}/metrics") as answer:
+        page = await answer.text()
+    app = web.Application()
+
+    async def expose(_: web.Request) -> web.Response:
+        return web.Response(text=page)
+
+    app.router.add_get("/{pod}", expose)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    names = [f"vllm-deepseek-r1-distill-qwen-7b-{number:03}" for number in range(200)]
+    many = Prometheus(prometheus.directory, interval="5s")
+    many.scrape(
+        [
+            Job(
+                name="pods",
+                targets=tuple(
+                    (f"{host}:{port}", {"pod": name, "namespace": "default", "__metrics_path__": f"/{name}"})
+                    for name in names
+                ),
+            )
+        ]
+    )
+    found = PrometheusSource(
+        "p",
+        PrometheusConfig(url=many.url),
+        lambda *_: [Endpoint(pod=name, ip=str(host), port=int(port)) for name in names],
+    )
+    try:
+        await many.start()
+
+        async def whole() -> bool:
+            try:
+                raw = await found.raw(NAMES, place("stable"), now())
+            except SourceUnavailable:
+                return False
+            return len(raw) == 200
+
+        await eventually(whole, timeout=50, every=0.5)
+        raw = await found.raw(NAMES, place("stable"), now())
+        assert {item.sample.total("vllm:request_params_n_count") for item in raw.values()} == {5.0}
+        assert await found.measure(preset("kv-cache"), place("stable"), now()) == pytest.approx(0.0, abs=0.2)
+    finally:
+        await found.close()
+        await many.stop()
+        await runner.cleanup()

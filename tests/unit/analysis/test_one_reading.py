@@ -1,0 +1,98 @@
+"""One reading of a page, from every source: several engines behind a port, several ports of a pod."""
+
+from __future__ import annotations
+
+import pytest
+
+from rollouts.analysis.evidence.model import Arm, CompareMetric, EvidenceSpec, GaugeSeries
+from rollouts.analysis.exposition import parse_exposition
+from rollouts.analysis.logical import PODS, wanted_of
+from rollouts.analysis.presets import PRESETS, series_of, wanted_names
+from rollouts.analysis.reading import read
+from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec
+from rollouts.controller.assembly import pool_endpoints
+from rollouts.controller.pools import Endpoint, Pool, read_pool
+
+ENGINES = range(8)
+
+
+def page(name: str, value: float) -> bytes:
+    lines = "".join(f'{name}{{engine="{engine}",model_name="m"}} {value}\n' for engine in ENGINES)
+    return f"# TYPE {name} gauge\n{lines}".encode()
+
+
+@pytest.mark.parametrize(
+    ("preset", "name", "expected"),
+    [
+        ("kv-cache", "vllm:kv_cache_usage_perc", 0.3),
+        ("kv-cache", "vllm:gpu_cache_usage_perc", 0.3),
+        ("waiting", "vllm:num_requests_waiting", 2.4),
+        ("preemptions", "vllm:num_preemptions_total", 2.4),
+    ],
+)
+def test_engines_are_added_up_or_averaged_as_is_right_for_each(preset, name, expected):
+    found = read(
+        parse_exposition(page(name, 0.3), wanted_names(PRESETS[preset])), PRESETS[preset].alternatives
+    )
+
+    assert found == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("vllm:num_requests_waiting", 16.0), ("my_load", 2.0)])
+def test_a_gauge_by_name_is_read_as_the_presets_read_it_and_else_averaged(name, expected):
+    preset = series_of(MeasureSpec(kind=MeasureKind.GAUGE, name=name))
+
+    assert read(parse_exposition(page(name, 2.0), {name}), preset.alternatives) == expected
+
+
+def test_comparisons_read_gauges_alike():
+    metric = CompareMetric(name="kv", series=GaugeSeries(name="kv_cache"), margin=0.1, tolerance=0.5)
+    wanted = wanted_of(EvidenceSpec(metrics=(metric,)))
+    sample = parse_exposition(page("vllm:kv_cache_usage_perc", 0.3), wanted.raw_names(PODS))
+
+    assert wanted.sample(sample, PODS, Arm.CANARY, "p", None).gauges["kv_cache"] == pytest.approx(0.3)
+
+
+def pool(*ports: object) -> Pool:
+    spec = {"selector": {"matchLabels": {"app": "x"}}, "targetPorts": [{"number": port} for port in ports]}
+    api = "inference.networking.k8s.io/v1"
+    return read_pool({"apiVersion": api, "metadata": {"name": "dp", "namespace": "ns"}, "spec": spec})
+
+
+class OnePool:
+    """The pool and its pods, as the caches hold them."""
+
+    def __init__(self, found: Pool) -> None:
+        self.found = found
+
+    def pool(self, *_: str) -> Pool:
+        return self.found
+
+    def endpoints(self, _: Pool) -> list[Endpoint]:
+        return [Endpoint(pod="a", ip="10.0.0.1", ready=True), Endpoint(pod="b", ip="10.0.0.2", ready=False)]
+
+
+def test_every_target_port_is_a_process_of_its_pod():
+    arm = ArmRef(kind="InferencePool", group="g", name="dp")
+    found = pool_endpoints(OnePool(pool(8000, 8001, 8002)))("ns", arm)  # type: ignore[arg-type]
+
+    assert [(one.pod, one.owner, one.port) for one in found] == [
+        ("a:8000", "a", 8000),
+        ("a:8001", "a", 8001),
+        ("a:8002", "a", 8002),
+    ]
+    assert [one.pod for one in pool_endpoints(OnePool(pool(8000)))("ns", arm)] == ["a"]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("ports", "expected"),
+    [
+        ((8000, 8001), (8000, 8001)),
+        ((8000, 8000), (8000,)),
+        ((), (8000,)),
+        (("x", 8001), (8000, 8001)),
+        ((9000, None), (9000,)),
+    ],
+)
+def test_ports_are_read_from_anything(ports, expected):
+    assert (pool(*ports).ports, pool(*ports).port) == (expected, expected[0])

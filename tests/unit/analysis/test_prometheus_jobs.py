@@ -1,0 +1,88 @@
+"""One scrape job per pod, as a server with several would answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import pytest
+from aiohttp import web
+
+from rollouts.analysis.sources.base import Endpoint, Place, SourceUnavailable
+from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
+from rollouts.analysis.types import ArmRef
+
+NAMES = frozenset({"http_requests_total"})
+PLACE = Place(namespace="default", arm=ArmRef(kind="InferencePool", group="g", name="canary"))
+NOW = datetime.now(UTC)
+
+
+class Server:
+    """Answers every query with the counter of pod `p`, by scrape job."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, float] = {}
+        self.queries: list[str] = []
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.queries.append((await request.post()).get("query") or request.query["query"])
+        found = [
+            {
+                "metric": {"__name__": "http_requests_total", "pod": "p", "namespace": "default", "job": job},
+                "value": [NOW.timestamp(), str(value)],
+            }
+            for job, value in self.jobs.items()
+        ]
+        return web.json_response({"status": "success", "data": {"resultType": "vector", "result": found}})
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[tuple[Server, PrometheusSource]]:
+    scripted = Server()
+    app = web.Application()
+    app.router.add_route("*", "/api/v1/query", scripted.answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    source = PrometheusSource(
+        "s", PrometheusConfig(url=url), lambda *_: [Endpoint(pod="p", ip="10.0.0.1", port=8000)]
+    )
+    yield scripted, source
+    await source.close()
+    await runner.cleanup()
+
+
+async def total(source: PrometheusSource) -> float | None:
+    try:
+        found = await source.raw(NAMES, PLACE, NOW)
+    except SourceUnavailable:
+        return None
+    return found["p"].sample.total("http_requests_total")
+
+
+async def test_two_jobs_hold_the_counts_of_a_pod_twice_and_one_is_read(server):
+    scripted, source = server
+    scripted.jobs = {"pods": 100.0, "service": 98.0}
+
+    assert await total(source) == 100.0
+    scripted.jobs = {"service": 99.0, "pods": 110.0}
+    assert await total(source) == 110.0
+
+
+async def test_a_pod_that_changes_its_job_is_left_out_once_so_that_nothing_looks_like_a_reset(server):
+    scripted, source = server
+    scripted.jobs = {"pods": 100.0}
+    assert await total(source) == 100.0
+
+    scripted.jobs = {"service": 98.0}
+
+    assert await total(source) is None
+    assert await total(source) == 98.0
+
+
+async def test_the_namespace_is_always_matched(server):
+    scripted, source = server
+    await total(source)
+
+    assert 'namespace="default"' in scripted.queries[0]
