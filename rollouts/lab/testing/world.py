@@ -179,6 +179,7 @@ class World:
     uid: str = "uid-1"
     programmed: bool = True
     structure_current: bool = True
+    pins: frozenset[Identity] = frozenset()
     header_routes: tuple[HeaderRouteStep, ...] = ()
     finalizer: bool = False
     deleting: bool = False
@@ -319,6 +320,7 @@ class World:
             ),
             header_routes=self.header_routes,
             structure_current=self.structure_current,
+            pins=self.pins,
             parents=ParentsView(
                 programmed=self.programmed, message="" if self.programmed else "not Accepted yet"
             ),

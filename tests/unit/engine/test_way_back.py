@@ -10,7 +10,16 @@ import pytest
 
 from rollouts.engine.actions import EmitEvent, ReleaseTraffic, ReturnTraffic
 from rollouts.engine.observation import Claim, GateOutcome, Problem, Refused
-from rollouts.engine.types import FULL, ZERO, CommandResult, OnDelete, Phase, TrafficMode, Weight
+from rollouts.engine.types import (
+    FULL,
+    ZERO,
+    CommandResult,
+    HeaderRouteStep,
+    OnDelete,
+    Phase,
+    TrafficMode,
+    Weight,
+)
 from rollouts.lab.testing.world import World, analysis, pause, pool, spec, weight
 
 V1, V2, V3 = pool("v1"), pool("v2"), pool("v3")
@@ -87,6 +96,22 @@ def test_what_was_given_back_is_forgotten_with_its_canary():
     world.edit(spec(weight(50), pause(), target="v1"))
 
     assert (world.share_of(V2), world.status.way_back) == (0, ())
+
+
+def test_a_record_of_an_arm_that_carries_stays_and_another_attempt_makes_it_anew():
+    world = World(spec=spec(weight(50), pause(), weight(60), pause()))
+    world.settle()
+    (fresh,) = world.status.way_back
+    old = replace(fresh, spared=("0123abcd",))
+    world.status = replace(world.status, way_back=(old,))
+    world.say("promote")
+
+    assert (world.share_of(V2), world.status.way_back) == (Fraction(3, 5), (old,))
+
+    world.say("abort")
+    world.say("retry")
+
+    assert world.status.way_back == (fresh,)
 
 
 # --- nothing holds it up ---------------------------------------------------------------------------
@@ -172,6 +197,23 @@ def test_a_person_who_lowered_the_canary_is_obeyed_even_if_the_spec_was_invalid_
     world.settle()
 
     assert (world.status.reason, world.share_of(V2)) == ("ManualOverride", Fraction(3, 100))
+
+
+def test_a_template_that_pins_the_canary_is_not_applied_against_an_abort():
+    world = World(
+        spec=spec(weight(50), pause(), mode=TrafficMode.MANAGED), rules=[{V1: 100, V2: 0}], claim=Claim.OURS
+    )
+    world.settle()
+    world.pins, world.structure_current = frozenset({V2}), False
+    world.say("abort")
+
+    assert (world.share_of(V2), world.status.reason) == (0, "TemplatePinsCanary")
+    assert "take that backendRef out" in world.status.message
+
+    world.pins = frozenset()
+    world.settle()
+
+    assert (world.structure_current, world.status.reason) == (True, "AbortedByCommand")
 
 
 def test_an_object_that_names_another_rollout_is_not_written_and_the_alarm_stays_until_it_is_back():
@@ -273,6 +315,22 @@ def test_a_refused_rise_is_said_and_the_weight_shown_is_the_stored_one():
 
     assert (world.status.phase, world.status.reason) == (Phase.PROGRESSING, "TrafficRefused")
     assert (world.status.weight.applied, world.share_of(V2)) == (ZERO, 0)
+
+
+def test_a_managed_route_that_is_gone_and_refused_is_said():
+    world = World(
+        spec=spec(weight(50), pause(), mode=TrafficMode.MANAGED), rules=[{V1: 100, V2: 0}], claim=Claim.OURS
+    )
+    world.settle()
+    world.rules, world.refuses = None, REFUSED
+    world.settle()
+
+    assert (world.rules, world.status.reason) == (None, "TrafficRefused")
+
+    world.refuses = None
+    world.settle()
+
+    assert world.share_of(V2) == Fraction(1, 2)
 
 
 # --- nobody serves ---------------------------------------------------------------------------------
@@ -399,3 +457,27 @@ def test_a_managed_object_is_given_up_by_its_record_where_no_spec_names_it(mode)
     released = [action for action in decided.actions if isinstance(action, ReleaseTraffic)]
     assert [action.record.canary.name for action in released if action.record] == ["v2"]
     assert not any(isinstance(action, ReturnTraffic) for action in decided.actions)
+
+
+def test_an_object_that_is_not_ours_is_not_given_up():
+    world = running()
+    unreadable(world)
+    world.served, world.on_delete, world.deleting = False, OnDelete.KEEP_TRAFFIC, True
+    world.step()
+
+    assert (world.finalizer, world.claim) == (False, Claim.CONSENTED)
+
+
+def test_the_finalizer_stands_while_a_rule_of_ours_leads_past_the_weights():
+    world = World(spec=spec(target="v1"), header_routes=(HeaderRouteStep(name="testers", match=()),))
+    world.finalizer, world.problems = True, UNREADABLE
+    world.settle()
+
+    assert world.finalizer is True
+
+
+def test_a_split_that_was_found_needs_no_finalizer():
+    world = World(spec=spec(target="v2"), rules=[{V1: 10, V2: 90}], finalizer=True)
+    world.settle()
+
+    assert (world.status.reason, world.finalizer) == ("SplitAtStart", False)

@@ -181,7 +181,9 @@ def _people() -> list[Scenario]:
     revert = _scenario(
         "revert in the middle",
         rollout_object(WAITING, canary={"analysis": GUARD}),
-        [Move(when=at_step(1), act=retarget(STABLE), after=30)],
+        [
+            Move(when=at_step(1), act=retarget(STABLE), after=75)
+        ],  # the guard has measured whole windows by then
         healthy_on(STABLE),
         core=True,
     )
