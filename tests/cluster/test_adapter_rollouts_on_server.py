@@ -39,7 +39,7 @@ PICKER = {
     "apiVersion": "v1",
     "kind": "Service",
     "metadata": {"name": "picker", "annotations": {"inferencerollouts.dev/metrics-port": "9090"}},
-    "spec": {"ports": [{"port": 9002}], "selector": {"app": "picker"}},
+    "spec": {"ports": [{"port": 9002}]},
 }
 
 

@@ -112,7 +112,7 @@ async def test_a_leader_that_was_stopped_past_its_lease_wakes_and_writes_nothing
     first = await eventually(stage.holder, timeout=PATIENCE)
     new = await stage.start("new")
     await eventually(lambda: stage.logged(new, "caches_synced"), timeout=PATIENCE)
-    base_objects(stage.cluster, rollout_object(STEPS))
+    base_objects(stage.cluster, rollout_object(STEPS, canary={"allowNoTraffic": True}))
     route = f"/{kinds.HTTP_ROUTE.plural}/"
     await eventually(lambda: any(route in what for what in stage.audit.of("old")), timeout=PATIENCE)
 

@@ -1,7 +1,7 @@
 """Answers of the completion endpoints: plain JSON, or server-sent events as vLLM sends them.
 
-Stream: a role chunk with the first output (chat only), content chunks, the finish chunk, usage when it
-was asked for, ``[DONE]``. The head of a stream goes out before any token, so its 200 says nothing.
+Stream: a role chunk with the first output (chat only), content chunks of which the last says why it ended,
+usage when it was asked for, ``[DONE]``. The head of a stream goes out before any token, so its 200 says nothing.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Answer(ABC):
         self._tokens = 0
 
     @abstractmethod
-    def token(self, count: int) -> None:
-        """``count`` more tokens."""
+    def token(self, count: int, last: bool) -> None:
+        """``count`` more tokens, with the ``last`` one among them or not."""
 
     @abstractmethod
     def end(self, finish: Finish) -> None:
@@ -79,7 +79,7 @@ class PlainAnswer(Answer):
 
     chat_kind = "chat.completion"
 
-    def token(self, count: int) -> None:
+    def token(self, count: int, last: bool) -> None:
         """Count them; the text is made at the end."""
         self._tokens += count
 
@@ -114,8 +114,8 @@ class StreamedAnswer(Answer):
         self._exchange.start("text/event-stream; charset=utf-8", self._headers)
         self._event_head = b"data: " + compact_json(self._head)[:-1] + b","
 
-    def token(self, count: int) -> None:
-        """Send one event per token, after the role."""
+    def token(self, count: int, last: bool) -> None:
+        """Send one event per token, after the role; the last one waits for the reason of the end."""
         if not self._tokens and self._completion.chat:
             self._send({"role": "assistant", "content": ""}, None)
         for _ in range(count):
@@ -127,7 +127,7 @@ class StreamedAnswer(Answer):
             else:
                 self._half = ""
             self._unsent = text if self._unsent is None else self._unsent + text
-            if not (self._merge and self._random.random() < self._merge):
+            if not last and not (self._merge and self._random.random() < self._merge):
                 self._flush()
 
     def end(self, finish: Finish) -> None:
@@ -135,10 +135,7 @@ class StreamedAnswer(Answer):
         if finish is Finish.ERROR:
             self.fail(self._failure())
             return
-        if self._half:
-            self._unsent = (self._unsent or "") + self._half
-        self._flush()
-        self._send({}, finish.value)
+        self._send({"content": (self._unsent or "") + self._half}, finish.value)
         if self._completion.include_usage:
             usage = compact_json({"choices": [], "usage": self._usage()})
             self._exchange.send(self._event_head + usage[1:] + b"\n\n")

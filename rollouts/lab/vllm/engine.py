@@ -28,7 +28,7 @@ class Finish(Enum):
 
 
 class Generation:
-    """One request in the engine. ``on_token(n)`` is told of each new token when streamed."""
+    """One request in the engine. ``on_token(n, last)`` is told of new tokens."""
 
     __slots__ = (
         "adapter",
@@ -60,7 +60,7 @@ class Generation:
         ignore_eos: bool,
         natural_tokens: int,
         streamed: bool,
-        on_token: Callable[[int], None],
+        on_token: Callable[[int, bool], None],
         on_end: Callable[[Finish], None],
     ) -> None:
         self.model = model
@@ -311,7 +311,7 @@ class Engine:
         generation.tokens += tokens
         self._kv_used += tokens
         self._metrics.generation_tokens.inc(tokens)
-        generation.on_token(tokens)
+        generation.on_token(tokens, generation.tokens >= generation.until)
 
     def _end(self, generation: Generation, finish: Finish) -> None:
         generation.timer = None

@@ -122,15 +122,15 @@ async def test_a_chat_stream_has_role_content_finish_usage_and_done(
         "stream_options": {"include_usage": True},
     }
     status, text = await call(client, "POST", pod.url + CHAT, body, x_request_id="abc")
-    role, *content, finish, usage, done = events(text)
+    role, *content, usage, done = events(text)
 
     assert status == 200
     assert role["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert [chunk["choices"][0]["delta"].keys() for chunk in content] == [{"content"}] * 3
-    assert finish["choices"][0]["finish_reason"] == "length"
+    assert [chunk["choices"][0]["finish_reason"] for chunk in content] == [None, None, "length"]
     assert usage["usage"]["completion_tokens"] == 3
     assert done == "[DONE]"
-    assert {(chunk["id"], chunk["model"]) for chunk in (role, *content, finish, usage)} == {
+    assert {(chunk["id"], chunk["model"]) for chunk in (role, *content, usage)} == {
         ("chatcmpl-abc", "travel-helper-v1")
     }
 

@@ -182,7 +182,7 @@ def _people() -> list[Scenario]:
         "revert in the middle",
         rollout_object(WAITING, canary={"analysis": GUARD}),
         [
-            Move(when=at_step(1), act=retarget(STABLE), after=75)
+            Move(when=at_step(1), act=retarget(STABLE), after=67)
         ],  # the guard has measured whole windows by then
         healthy_on(STABLE),
         core=True,

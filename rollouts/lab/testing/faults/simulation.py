@@ -164,6 +164,12 @@ class Run:
 CLEAN = FaultPlan(name="clean")
 
 
+def _named(status: Any) -> set[str]:
+    """The arms that a Rollout's status names; whoever scribbles on it may leave anything there."""
+    arms = [status.get(role) for role in ("stable", "canary")] if isinstance(status, dict) else []
+    return {str(arm["name"]) for arm in arms if isinstance(arm, dict) and "name" in arm}
+
+
 def _decides(change: Change) -> bool:
     """Whether the write says more than what is being measured."""
     if change.plural in (kinds.ANALYSIS_RUN.plural, kinds.EVENT.plural):
@@ -328,8 +334,7 @@ class Simulation:
         if change.plural in _MODELS:
             names = {name for rule in weights_of(change.obj) for name, _ in rule}
         elif change.plural == kinds.ROLLOUT.plural and self.scenario.adapters:
-            status = change.obj.get("status") or {}
-            names = {str(status[role]["name"]) for role in ("stable", "canary") if status.get(role)}
+            names = _named(change.obj.get("status"))
         else:
             return {}
         pods = [pod["metadata"]["name"] for pod in self.cluster.all(kinds.POD)]

@@ -285,10 +285,17 @@ def hushed_refusals(run: Run) -> Iterator[str]:
         due = next((item for item in story.dues if item.seconds <= moment), None)
         back = due is not None and not story.void(due, moment) and bool(_left(run, due, moment))
         patience = (RETRIED_WITHIN if back else RAISED_WITHIN) + lag_of(run)
-        if moment + patience > story.end or any(moment < later <= moment + patience for later in asked):
+        if moment + patience > story.end or _tried_again(moment, patience, refused, asked):
             continue
         if back or _still_wanted(story, run, moment + patience):
             yield f"refused at {moment:g} s and not tried again within {patience:g} s"
+
+
+def _tried_again(moment: float, patience: float, refused: list[float], asked: list[float]) -> bool:
+    """Whether more was asked than refused at this very moment, or anything within ``patience`` seconds."""
+    return asked.count(moment) > refused.count(moment) or any(
+        moment < later <= moment + patience for later in asked
+    )
 
 
 def _still_wanted(story: _Story, run: Run, seconds: float) -> bool:
