@@ -79,7 +79,8 @@ class Process:
         self.enqueue_all()
 
     def _add(self, item: Item) -> None:
-        self._due[item] = self._clock.monotonic()
+        # Whoever waits already keeps its place, as in the worker's queue: a slow neighbour must not pass it twice.
+        self._due[item] = min(self._due.get(item, math.inf), self._clock.monotonic())
 
     def enqueue_all(self) -> None:
         """Every key is due now, as after a start and at each resync."""
