@@ -159,17 +159,25 @@ class Pickers:
         """Wait until every picker's Pod is Ready. Raises ProcessStartError, with the end of its log."""
         for running in list(self._running.values()):
             try:
-                async with asyncio.timeout(timeout):
-                    while True:
-                        if await self._is_ready(running.pod):
-                            break
-                        await asyncio.sleep(_POLL)
+                await self._until(running, ready=True, timeout=timeout)
             except TimeoutError:
                 raise running.process.failure(f"not Ready after {timeout:g} s") from None
 
+    async def _until(self, running: _Running, *, ready: bool, timeout: float) -> None:
+        async with asyncio.timeout(timeout):
+            while True:
+                if await self._is_ready(running.pod) is ready:
+                    return
+                await asyncio.sleep(_POLL)
+
     async def put_down(self, service: str) -> None:
-        """End one picker's process and leave it down; its Pod stays and is not Ready soon. Raises LookupError."""
-        await self._of(service).stop()
+        """End one picker's process and leave it down, until its Pod, which stays, says so.
+
+        Raises LookupError for a Service that has no picker, TimeoutError when the Pod stays Ready.
+        """
+        running = self._of(service)
+        await running.stop()
+        await self._until(running, ready=False, timeout=30.0)
 
     async def bring_back(self, service: str) -> None:
         """Start the process of a picker that was put down. Raises LookupError."""
