@@ -38,8 +38,12 @@ async def sample(http: aiohttp.ClientSession, url: str, count: int) -> Counter[t
 
 
 def exists(pid: int) -> bool:
-    """Whether there is a process of this id."""
-    return Path(f"/proc/{pid}").exists()
+    """Whether a process of this id runs; one that only waits to be reaped has ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def tail(hits: int, count: int, share: float) -> float:
