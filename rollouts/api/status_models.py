@@ -274,7 +274,7 @@ class RolloutStatusModel(ApiModel):
     stable_endpoints_at_start: Number = 0
     """Ready endpoints of stable when the attempt began."""
     unready_since: Time | None = None
-    """Since when a carrying canary has had no Ready endpoint."""
+    """Since when the canary cannot serve; of one that was set to 0, until it gets its weight back."""
     target_wait: TargetWaitModel | None = None
     """While a new target is waited for."""
     standing_since: Time | None = None
@@ -284,7 +284,7 @@ class RolloutStatusModel(ApiModel):
     pulls: Number = 0
     """How often that happened in this attempt; from the second time on its weight comes back later each time."""
     ready_since: Time | None = None
-    """Since when a canary that was set to 0 can serve again."""
+    """Since when it can serve again while that is too new for weight."""
     probe: ProbeModel | None = None
     """The probe of the path before the first weight."""
     crashes: CrashesModel | None = None

@@ -166,7 +166,6 @@ class Draft:
             step_started_at=self.now,
             weight_cap=None if lifts_cap else self.status.weight_cap,
             bake_started_at=None,
-            unready_since=None,
             weight=replace(self.status.weight, observed=None),
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from rollouts.engine.carrying import settling
 from rollouts.engine.converging import converge, no_rules
 from rollouts.engine.crashes import crashes_at_start
 from rollouts.engine.draft import Draft
@@ -215,7 +216,8 @@ def wait_for_target(draft: Draft, trigger: Trigger = Trigger.NEW_TARGET) -> None
     canary, stable = draft.status.canary, draft.status.stable
     assert canary is not None
     assert stable is not None
-    blocker = start_blocker(draft, canary)
+    unheard = settling(draft, canary)
+    blocker = start_blocker(draft, canary) or unheard
     if blocker is not None:
         draft.target_problem = (blocker.reason, blocker.message)
         draft.move(Phase.WAITING, trigger, blocker.reason, f"{canary.label} waits: {blocker.message}")

@@ -560,7 +560,7 @@ class RolloutStatus:
     path: PathStatus = field(default_factory=PathStatus)
     stable_endpoints_at_start: int = 0
     unready_since: datetime | None = None
-    """Since when a carrying canary has had no Ready endpoint."""
+    """Since when the canary cannot serve; of one that was pulled, until it gets its weight back."""
     target_wait: TargetWait | None = None
     """While a new target is waited for."""
     standing_since: datetime | None = None
@@ -570,7 +570,7 @@ class RolloutStatus:
     pulls: int = 0
     """How often that happened in this attempt: each return needs longer."""
     ready_since: datetime | None = None
-    """Since when a pulled canary can serve again."""
+    """Since when it can serve again, while that is too new for weight (``carrying``)."""
     probe: ProbeRecord | None = None
     canary_crashes: ArmCrashes = field(default_factory=ArmCrashes)
     stable_crashes: ArmCrashes = field(default_factory=ArmCrashes)

@@ -25,6 +25,7 @@ from rollouts.controller.pickers import PickerPaths
 from rollouts.controller.pools import PickerPod
 from rollouts.controller.rollouts import RolloutReconciler
 from rollouts.engine import (
+    carrying,
     commanding,
     converging,
     deadlines,
@@ -559,6 +560,12 @@ MUTANTS = [
         Invariant.GARBAGE,
         fault=FaultClass.GARBAGE,
         containing="not a number",
+    ),
+    Mutant(
+        "weight follows a picker before a gateway can know of it",
+        lambda patch: patch.setattr(carrying, "SETTLE", timedelta(0)),
+        Invariant.PATH,
+        "path: picker pod dies mid-canary, and comes back",
     ),
     Mutant("a write is told of, not made", _told_not_written, Invariant.TRUTH),
     Mutant("a way back gets lost", _way_back_lost, Invariant.RESTORED, GATE_ABORT),

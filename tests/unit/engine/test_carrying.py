@@ -46,7 +46,60 @@ def test_no_attempt_starts_towards_a_picker_without_a_ready_pod(path):
     world.paths.clear()
     world.settle()
 
+    assert (world.share_of(V2), world.status.reason) == (0, "TargetSettling")  # gateways hear later than we do
+
+    world.advance(3)
+
     assert world.share_of(V2) == Fraction(1, 100)
+
+
+def test_a_target_that_never_lacked_anything_starts_at_once():
+    world = World(spec=spec(weight(1), pause()))
+    world.settle()
+
+    assert world.share_of(V2) == Fraction(1, 100)
+
+
+@pytest.mark.parametrize("trouble", ["picker", "pods"])
+def test_what_comes_and_goes_while_a_target_is_waited_for_begins_the_seconds_anew(trouble):
+    world = World(spec=spec(weight(1), pause()))
+
+    def down(is_down):
+        if trouble == "pods":
+            world.pools[V2] = 0 if is_down else 4
+        else:
+            world.paths = {V2: OWN} if is_down else {}
+
+    for _ in range(3):
+        down(True)
+        world.settle()
+        world.advance(1)
+        down(False)
+        world.settle()
+        world.advance(2)
+
+        assert world.weights == []
+
+    world.advance(1)
+
+    assert world.share_of(V2) == Fraction(1, 100)
+
+
+@pytest.mark.parametrize("down_for", [1, 30])
+def test_after_an_outage_no_step_rises_before_gateways_can_have_heard(down_for):
+    """Also where it was shorter than its grace, so that nothing was pulled, and a person goes on meanwhile."""
+    world = running(weight(10), pause(), weight(50), pause())
+    world.paths[V2] = OWN
+    world.advance(down_for)
+    world.paths.clear()
+    world.say("promote")
+    world.advance(2)
+
+    assert world.share_of(V2) <= TENTH
+
+    world.advance(2)
+
+    assert world.share_of(V2) == Fraction(1, 2)
 
 
 def test_no_weight_rises_while_the_shared_picker_is_down_and_none_is_pulled():
@@ -79,6 +132,10 @@ def test_a_canary_whose_own_picker_is_down_goes_to_zero_after_two_seconds_and_ke
 
     world.paths.clear()
     world.settle()
+
+    assert world.share_of(V2) == 0
+
+    world.advance(3)
 
     assert world.share_of(V2) == TENTH
 
@@ -144,7 +201,7 @@ def test_each_return_needs_longer():
             seconds += 5
         waited.append(seconds)
 
-    assert waited == [0, 30, 60, 120]
+    assert waited == [5, 30, 60, 120]  # in looks of 5 s; the first is SETTLE
     assert return_delay(40) == LAST_DELAY
 
 
@@ -156,6 +213,7 @@ def test_trouble_during_the_delay_begins_it_anew():
         world.advance(10)
         world.pools[V2] = 4
         world.settle()
+        world.advance(3)
     world.advance(20)
     world.pools[V2] = 0
     world.settle()

@@ -284,6 +284,7 @@ def test_pausing_before_the_start_holds_the_start():
     assert (world.status.phase, world.writes) == (Phase.PAUSED, [])
 
     world.say("resume")
+    world.advance(3)
 
     assert world.status.stable.identity == V2
 

@@ -347,7 +347,7 @@ def test_a_canary_without_weight_may_be_without_endpoints():
     world.pools[V2] = 0
     world.advance(60)
 
-    assert (world.status.phase, world.status.unready_since) == (Phase.PAUSED, None)
+    assert (world.status.phase, world.status.pulls) == (Phase.PAUSED, 0)
 
 
 def test_a_run_of_a_step_that_is_over_is_ended():

@@ -62,6 +62,8 @@ def test_a_target_that_is_ready_when_the_controller_comes_back_too_late_is_start
     world = waiting()
     world.pools[pool("v2")] = 4
     world.advance(86_400)
+    assert world.status.phase is Phase.WAITING  # for the seconds that gateways get to hear of its pods
+    world.advance(3)
     assert world.status.phase is Phase.PAUSED
     assert world.status.weight.applied == 1000
 

@@ -269,6 +269,7 @@ def test_a_carrying_canary_without_endpoints_goes_to_zero_after_ten_seconds_and_
 
     world.pools[V2] = 4
     world.settle()
+    world.advance(3)
 
     assert world.share_of(V2) == Fraction(1, 10)
 
@@ -645,6 +646,7 @@ def test_within_the_rollback_window_steps_are_skipped_but_not_readiness():
 
     world.pools[V1] = 4
     world.settle()
+    world.advance(3)
 
     assert (world.share_of(V1), world.status.phase) == (1, Phase.HEALTHY)
 

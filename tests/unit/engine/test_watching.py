@@ -102,6 +102,7 @@ def test_the_deadline_stands_while_there_is_no_traffic_and_runs_anew_when_there_
     world.advance(5)
     world.pools[V2] = 4
     world.advance(5)
+    world.advance(3)
     assert (world.status.phase, world.share_of(V2)) == (Phase.PAUSED, Fraction(1, 2))
 
 
@@ -181,6 +182,7 @@ def test_a_pull_and_its_end_need_no_new_request_to_come_back_to_where_it_was() -
 
     world.pools[V2] = 4
     world.settle()
+    world.advance(3)
     assert world.share_of(V2) == Fraction(1, 10)
 
 
