@@ -17,7 +17,7 @@ PAIRS = [
 ]
 
 THINNED = (FaultClass.EDITED, FaultClass.REFUSED)
-"""The two largest classes, enumerated as products: `make test` judges two plans of three, `make test-full` the third."""
+"""The two largest classes, made as products: `make test` judges two plans of three, `make test-full` the third."""
 
 
 @functools.cache

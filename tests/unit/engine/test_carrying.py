@@ -46,7 +46,10 @@ def test_no_attempt_starts_towards_a_picker_without_a_ready_pod(path):
     world.paths.clear()
     world.settle()
 
-    assert (world.share_of(V2), world.status.reason) == (0, "TargetSettling")  # gateways hear later than we do
+    assert (world.share_of(V2), world.status.reason) == (
+        0,
+        "TargetSettling",
+    )  # gateways hear later than we do
 
     world.advance(3)
 
