@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,8 @@ _CANARY_POD = "deepseek-r1"
 _RATE = 20.0
 _WAITED = 15.0
 """Seconds that the canary's picker stays down: several looks of the controller, many requests."""
+_GOOD_FOR = 2.0
+"""Seconds without a failed request after which a story begins to count."""
 _LONGEST = 240.0
 """Seconds to the end of a story: a split that is not programmed is aborted two minutes after its write."""
 
@@ -135,6 +138,14 @@ def _rollout(target: str) -> dict[str, Any]:
 async def _begin(lab: Lab, teller: Teller, traffic: Traffic) -> None:
     await lab.apply([_rollout(_V1)])
     await _follow(lab, teller, traffic, lambda status: status.phase is Phase.HEALTHY)
+    async with asyncio.timeout(_LONGEST):
+        # Healthy says that stable has all traffic; the gateway answers 500 until it reached stable's picker.
+        while not _all_good(traffic.window(time.monotonic() - _GOOD_FOR)):
+            await asyncio.sleep(_GOOD_FOR / 4)
+
+
+def _all_good(window: Window) -> bool:
+    return len(window) > 0 and window.failed == 0
 
 
 async def _retarget(lab: Lab) -> None:
@@ -164,4 +175,10 @@ def _is_canary(result: Result) -> bool:
 def _demand_no_failure(window: Window, when: str) -> None:
     failed = [result for result in window.results if result.failed]
     if failed:
-        raise StoryFailed(f"{len(failed)} of {len(window.results)} requests failed {when}")
+        began = min(result.sent_at for result in window.results)
+        what = Counter(f"{result.status} {result.error}".strip() for result in failed).most_common(3)
+        said = "; ".join(f"{count} times {text}" for text, count in what)
+        raise StoryFailed(
+            f"{len(failed)} of {len(window.results)} requests failed {when}, the first "
+            f"{min(result.sent_at for result in failed) - began:.1f} s after the change of the target: {said}"
+        )
