@@ -138,14 +138,14 @@ def _rollout(target: str) -> dict[str, Any]:
 async def _begin(lab: Lab, teller: Teller, traffic: Traffic) -> None:
     await lab.apply([_rollout(_V1)])
     await _follow(lab, teller, traffic, lambda status: status.phase is Phase.HEALTHY)
-    async with asyncio.timeout(_LONGEST):
-        # Healthy says that stable has all traffic; the gateway answers 500 until it reached stable's picker.
-        while not _all_good(traffic.window(time.monotonic() - _GOOD_FOR)):
-            await asyncio.sleep(_GOOD_FOR / 4)
-
-
-def _all_good(window: Window) -> bool:
-    return len(window) > 0 and window.failed == 0
+    # Healthy says that stable has all traffic; the gateway answers 500 until it reached stable's picker.
+    deadline = time.monotonic() + _LONGEST
+    while time.monotonic() < deadline:
+        window = traffic.window(time.monotonic() - _GOOD_FOR)
+        if len(window) > 0 and window.failed == 0:
+            return
+        await asyncio.sleep(_GOOD_FOR / 4)
+    raise StoryFailed("stable does not serve")
 
 
 async def _retarget(lab: Lab) -> None:
