@@ -24,8 +24,8 @@ from rollouts.engine.types import Phase, RolloutStatus
 from rollouts.kube.client import PatchKind
 from rollouts.lab.controlplane import Choice
 from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, read_objects
-from rollouts.lab.testing.polling import eventually
 from rollouts.lab.traffic import Traffic, TrafficSpec
+from tests.kit.polling import eventually
 
 RATE = 100.0
 

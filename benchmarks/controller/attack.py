@@ -52,12 +52,12 @@ from rollouts.lab.controlplane.upstream import install_crds, install_upstream_cr
 from rollouts.lab.environment import apply_objects
 from rollouts.lab.loopback import loopback
 from rollouts.lab.processes import ChildProcess, free_port
-from rollouts.lab.testing.polling import eventually
-from rollouts.lab.testing.stubgateway import stub_gateway
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
 from rollouts.runtime.reflector import Reflector
 from rollouts.runtime.store import Store
+from tests.kit.polling import eventually
+from tests.kit.stubgateway import stub_gateway
 
 TARGET = 2.0
 _TOUCHES = 50

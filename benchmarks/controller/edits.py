@@ -27,7 +27,7 @@ from benchmarks.controller.judging import History, judge, ways_back
 from benchmarks.controller.recording import recorded
 from rollouts.lab.controlplane import Choice
 from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, read_objects
-from rollouts.lab.testing.stubgateway import stub_gateway
+from tests.kit.stubgateway import stub_gateway
 
 __all__ = ["run"]
 

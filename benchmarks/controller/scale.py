@@ -21,8 +21,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from rollouts.controller import kinds
 from rollouts.lab.controlplane import Choice
 from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, read_objects
-from rollouts.lab.testing.polling import eventually
-from rollouts.lab.testing.stubgateway import stub_gateway
+from tests.kit.polling import eventually
+from tests.kit.stubgateway import stub_gateway
 
 TICKS = os.sysconf("SC_CLK_TCK")
 REST_SECONDS = 60.0

@@ -56,6 +56,7 @@ def demo(story: str, bad: bool, control_plane: str, pickers: bool) -> None:
 
     if story == "lora" and not pickers:
         raise click.UsageError("adapters are split by the endpoint picker: lora needs --pickers")
+    _need_envoy()
     directory = story_directory()
     directory.mkdir(parents=True, exist_ok=True)
     configure_logs_to(directory / "lab.log")
@@ -126,6 +127,7 @@ def up(output: str, control_plane: str, prometheus: bool, pickers: bool, gateway
         raise click.ClickException(
             f"a lab is running already: `rollouts lab down` first (state in {_DIRECTORY})"
         )
+    _need_envoy()
     if prometheus:
         _need_prometheus()
     shutil.rmtree(_DIRECTORY, ignore_errors=True)
@@ -205,6 +207,15 @@ def set_knobs(pod: str, knobs: tuple[str, ...]) -> None:
 
 def _flags(pickers: bool, prometheus: bool) -> list[str]:
     return [*([] if pickers else ["--no-pickers"]), *(["--prometheus"] if prometheus else [])]
+
+
+def _need_envoy() -> None:
+    from rollouts.lab.gateway.envoy import EnvoyNotInstalledError, find_envoy
+
+    try:
+        find_envoy()
+    except EnvoyNotInstalledError as error:
+        raise click.ClickException(str(error)) from None
 
 
 def _need_prometheus() -> None:

@@ -36,6 +36,9 @@ COMMANDS: Mapping[str, str] = {
 }
 """Command name to ``module:attribute``. Add a command here."""
 
+_EXTRAS = "'inference-rollouts[lab]', or '[check]' for picker-check alone"
+"""Where what a plain installation lacks comes from."""
+
 
 class _Lazy(click.Group):
     """Imports a command's module when it is called or listed: ``rollouts get`` must not load gRPC."""
@@ -58,6 +61,10 @@ class _Lazy(click.Group):
             return super().invoke(ctx)
         except click.UsageError:
             raise  # quotes what the user typed
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "envoy":
+                raise
+            raise click.ClickException(f"Envoy's messages are not installed: pip install {_EXTRAS}") from None
         except click.ClickException as error:
             same = type("Told", (click.ClickException,), {"exit_code": error.exit_code})
             raise same(printable_lines(error.message)) from error

@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 
-from rollouts.picker.conformance.report import check_picker, render
 from rollouts.picker.filesource import ObjectsUnreadable
 from rollouts.picker.main import run
 from rollouts.picker.memory import DEFAULT_LIMIT, budget_of
@@ -127,6 +126,8 @@ def picker_check(address: str, model: str, tls: bool, timeout: float, output: st
 
     The picker must have at least one ready pod. The exit code is 1 when any case goes wrong.
     """
+    from rollouts.picker.conformance.report import check_picker, render  # Envoy's messages: the extra `check`
+
     try:
         results = asyncio.run(check_picker(address, model=model, tls=tls, timeout=timeout))
     except OSError as error:

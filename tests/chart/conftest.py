@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rollouts.lab.helm import build_helm, built_helm, template_chart
+from tests.kit.helm import build_helm, built_helm, template_chart
 
 _IN_CI = os.environ.get("CI") == "true"
 
@@ -32,7 +32,7 @@ def helm() -> Path:
     if found is None and _IN_CI:
         pytest.fail("CI must have a helm")
     if found is None:
-        pytest.skip("no helm: `python -m rollouts.lab.helm` builds one (Go, three minutes once)")
+        pytest.skip("no helm: `python -m tests.kit.helm` builds one (Go, three minutes once)")
     return found
 
 

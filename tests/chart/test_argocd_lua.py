@@ -12,8 +12,8 @@ import yaml
 from rollouts.api.status import write_status
 from rollouts.engine.commands import CommandAction, parse_command
 from rollouts.engine.types import CommandResult, Phase, RolloutStatus
-from rollouts.lab.testing.argocd import NOW, LuaFailed, run_lua
-from rollouts.lab.testing.world import World, pause, pool, spec, weight
+from tests.kit.argocd import NOW, LuaFailed, run_lua
+from tests.kit.world import World, pause, pool, spec, weight
 
 ARGOCD = Path(__file__).resolve().parents[2] / "charts" / "inference-rollouts" / "argocd"
 SCRIPTS = ARGOCD / "resource_customizations"

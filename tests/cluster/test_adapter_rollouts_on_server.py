@@ -19,10 +19,10 @@ from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import create_ready_pod, install_crds, install_upstream_crds
 from rollouts.lab.controlplane.upstream import Upstream
 from rollouts.lab.loopback import loopback
-from rollouts.lab.testing.polling import eventually
 from rollouts.lab.vllm import Fleet, PodSpec
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
+from tests.kit.polling import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

@@ -17,7 +17,7 @@ from rollouts.controller import kinds
 from rollouts.kube.errors import Invalid, KubeError
 from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import install_crds
-from rollouts.lab.testing.admission import written
+from tests.kit.admission import written
 
 pytestmark = [pytest.mark.cluster]
 

@@ -18,12 +18,12 @@ from rollouts.controller.settings import Settings
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import Forbidden, NotFound
 from rollouts.lab.controlplane import create_ready_pod, install_crds, install_upstream_crds
-from rollouts.lab.helm import built_helm, render_chart
 from rollouts.lab.loopback import loopback
-from rollouts.lab.testing.polling import eventually
-from rollouts.lab.testing.stubgateway import stub_gateway
 from rollouts.runtime.clock import SystemClock
 from rollouts.traffic.fields import covers
+from tests.kit.helm import built_helm, render_chart
+from tests.kit.polling import eventually
+from tests.kit.stubgateway import stub_gateway
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -60,7 +60,7 @@ EVERYTHING = {
 def helm() -> Path:
     found = built_helm()
     if found is None:
-        pytest.skip("no helm: `python -m rollouts.lab.helm` builds one (Go, three minutes once)")
+        pytest.skip("no helm: `python -m tests.kit.helm` builds one (Go, three minutes once)")
     return found
 
 

@@ -23,9 +23,9 @@ from rollouts.kube.errors import KubeError
 from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import create_ready_pod, install_crds, install_upstream_crds
 from rollouts.lab.loopback import loopback
-from rollouts.lab.testing.polling import eventually
-from rollouts.lab.testing.stubgateway import stub_gateway
 from rollouts.runtime.clock import SystemClock
+from tests.kit.polling import eventually
+from tests.kit.stubgateway import stub_gateway
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

@@ -13,11 +13,11 @@ from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import KubeError
 from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import install_crds, install_upstream_crds
-from rollouts.lab.testing.clock import VirtualClock
-from rollouts.lab.testing.faults.cluster import NAMESPACE, Cluster
-from rollouts.lab.testing.faults.edited import EDITED
-from rollouts.lab.testing.faults.edits import EDITS, Edit, Kind
-from rollouts.lab.testing.faults.objects import CANARY
+from tests.kit.clock import VirtualClock
+from tests.kit.faults.cluster import NAMESPACE, Cluster
+from tests.kit.faults.edited import EDITED
+from tests.kit.faults.edits import EDITS, Edit, Kind
+from tests.kit.faults.objects import CANARY
 
 Object = dict[str, Any]
 

@@ -14,8 +14,8 @@ from rollouts.lab.controlplane import create_ready_pod, install_upstream_crds
 from rollouts.lab.gateway import LabGateway
 from rollouts.lab.gateway.service import GATEWAYS, HTTP_ROUTES, POOLS_V1, POOLS_V1ALPHA2
 from rollouts.lab.loopback import loopback
-from rollouts.lab.testing.polling import eventually
 from rollouts.lab.vllm import Fleet, PodSpec
+from tests.kit.polling import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.gateway, pytest.mark.slow]
 Object = dict[str, Any]

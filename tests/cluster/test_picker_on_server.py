@@ -15,12 +15,12 @@ from rollouts.controller import kinds
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import Forbidden
 from rollouts.lab.controlplane import create_ready_pod, install_crds, install_upstream_crds
-from rollouts.lab.helm import built_helm, render_chart
 from rollouts.lab.loopback import loopback
-from rollouts.lab.testing.polling import eventually
 from rollouts.picker.main import Picker, PickerConfig
 from rollouts.picker.objects import PoolName
 from rollouts.traffic.fields import covers
+from tests.kit.helm import built_helm, render_chart
+from tests.kit.polling import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -51,7 +51,7 @@ def from_manifest(namespace: str) -> list[Object]:
 def from_chart(namespace: str) -> list[Object]:
     helm = built_helm()
     if helm is None:
-        pytest.skip("no helm: `python -m rollouts.lab.helm` builds one (Go, three minutes once)")
+        pytest.skip("no helm: `python -m tests.kit.helm` builds one (Go, three minutes once)")
     values = {"pickers": [{"pool": "mymodel-pool-v1", "service": "mymodel-v1-ext-proc"}]}
     names = {"mymodel-v1-ext-proc", "r-inference-rollouts-picker"}
     rendered = render_chart(helm, values, namespace=namespace)

@@ -28,7 +28,7 @@ from rollouts.lab.kubeconfig import write_kubeconfig
 from rollouts.lab.memoryapi import MemoryApi
 from rollouts.lab.memoryapi.admission import Policy
 from rollouts.lab.memoryapi.server import MemoryApiServer
-from rollouts.lab.testing.polling import eventually
+from tests.kit.polling import eventually
 
 Object = dict[str, Any]
 

@@ -10,7 +10,6 @@ import pytest
 
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.http import HttpKubeClient
-from rollouts.lab.testing.polling import eventually
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.election import LeaderElector, Leadership, unique_identity
 from rollouts.runtime.fencing import WriteFence
@@ -18,6 +17,7 @@ from rollouts.runtime.lease import LEASES, VACANT, LeaseConfig
 from rollouts.runtime.objects import ObjectKey, Order, compare_versions, version_of
 from rollouts.runtime.reflector import Reflector, ReflectorConfig
 from rollouts.runtime.store import Store
+from tests.kit.polling import eventually
 
 pytestmark = pytest.mark.cluster
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")

@@ -22,11 +22,11 @@ from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import Conflict
 from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import install_upstream_crds
-from rollouts.lab.testing.routes import adopted, desired, managed, ref, service_ref, target, template
 from rollouts.traffic import httproute, inference_model
 from rollouts.traffic.httproute import Reader
 from rollouts.traffic.targets import ModelTarget, adapter
 from rollouts.traffic.writes import APPLIED_BY, Apply, JsonPatch, Refusal
+from tests.kit.routes import adopted, desired, managed, ref, service_ref, target, template
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 

@@ -41,7 +41,7 @@ from rollouts.lab.controlplane import (
 )
 from rollouts.lab.controlplane.pods import PODS
 from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
-from rollouts.lab.testing.polling import eventually
+from tests.kit.polling import eventually
 
 Object = dict[str, Any]
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from rollouts.lab.testing.faults.invariants import check
-from rollouts.lab.testing.faults.plans import FaultClass, applies, enumerate_plans
-from rollouts.lab.testing.faults.scenarios import SCENARIOS
-from rollouts.lab.testing.faults.simulation import FaultPlan, Run, simulate
+from tests.kit.faults.invariants import check
+from tests.kit.faults.plans import FaultClass, applies, enumerate_plans
+from tests.kit.faults.scenarios import SCENARIOS
+from tests.kit.faults.simulation import FaultPlan, Run, simulate
 
 PAIRS = [
     (fault, name) for fault in FaultClass for name, scenario in SCENARIOS.items() if applies(fault, scenario)

@@ -40,13 +40,13 @@ from rollouts.engine import (
 )
 from rollouts.engine.actions import CreateRun, TerminateRun, UnloadAdapter, WriteReason
 from rollouts.engine.types import ZERO, TrafficMode, Weight
-from rollouts.lab.testing.faults.invariants import Invariant, check
-from rollouts.lab.testing.faults.plans import FaultClass, enumerate_plans
-from rollouts.lab.testing.faults.scenarios import SCENARIOS
-from rollouts.lab.testing.faults.simulation import CLEAN, Run, simulate
-from rollouts.lab.testing.faults.transport import FaultyClient
 from rollouts.traffic import backends, httproute, parents
 from rollouts.traffic import wayback as way_back
+from tests.kit.faults.invariants import Invariant, check
+from tests.kit.faults.plans import FaultClass, enumerate_plans
+from tests.kit.faults.scenarios import SCENARIOS
+from tests.kit.faults.simulation import CLEAN, Run, simulate
+from tests.kit.faults.transport import FaultyClient
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 

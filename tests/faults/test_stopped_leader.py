@@ -19,11 +19,11 @@ from rollouts.controller.app import LEASE_NAME
 from rollouts.lab.kubeconfig import write_kubeconfig
 from rollouts.lab.memoryapi.server import MemoryApiServer
 from rollouts.lab.processes import ChildProcess, free_port
-from rollouts.lab.testing.faults.cluster import Cluster
-from rollouts.lab.testing.faults.objects import base_objects, rollout_object
-from rollouts.lab.testing.polling import eventually
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.lease import LEASES, VACANT
+from tests.kit.faults.cluster import Cluster
+from tests.kit.faults.objects import base_objects, rollout_object
+from tests.kit.polling import eventually
 
 # Two real processes and a real lease of 15 s: as fast as the machine lets them.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]

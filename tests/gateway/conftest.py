@@ -11,8 +11,8 @@ import pytest
 from envoy.service.ext_proc.v3 import external_processor_pb2_grpc as ext_proc_grpc
 
 from rollouts.lab.gateway.envoy import EnvoyNotInstalledError, find_envoy
-from rollouts.lab.testing.dataplane import DataPlane
-from rollouts.lab.testing.fakepicker import FakePicker
+from tests.kit.dataplane import DataPlane
+from tests.kit.fakepicker import FakePicker
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from rollouts.lab.gateway.likeness import GatewayLike
 from rollouts.lab.processes import free_port
-from rollouts.lab.testing.dataplane import DataPlane, backend
-from rollouts.lab.testing.fakepicker import FakePicker, ask
+from tests.kit.dataplane import DataPlane, backend
+from tests.kit.fakepicker import FakePicker, ask
 
 StartPicker = Callable[[FakePicker], "asyncio.Future[str]"]
 Like = Callable[[GatewayLike], AbstractAsyncContextManager[DataPlane]]

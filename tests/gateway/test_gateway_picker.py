@@ -15,9 +15,9 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from rollouts.lab.controlplane import create_ready_pod, set_pod_ready
 from rollouts.lab.gateway.service import POOLS_V1, POOLS_V1ALPHA2, SERVICES
 from rollouts.lab.processes import free_port
-from rollouts.lab.testing.dataplane import NAMESPACE, DataPlane, backend
-from rollouts.lab.testing.fakepicker import FakePicker, ask
-from rollouts.lab.testing.polling import eventually
+from tests.kit.dataplane import NAMESPACE, DataPlane, backend
+from tests.kit.fakepicker import FakePicker, ask
+from tests.kit.polling import eventually
 
 Messages = AsyncIterator[ext_proc.ProcessingRequest]
 StartPicker = Callable[[FakePicker], "asyncio.Future[str]"]

@@ -18,9 +18,9 @@ import pytest
 
 from rollouts.lab.gateway import CONTROLLER_NAME
 from rollouts.lab.gateway.service import GATEWAYS, POOLS_V1, POOLS_V1ALPHA2
-from rollouts.lab.testing.dataplane import NAMESPACE, DataPlane, backend
-from rollouts.lab.testing.polling import eventually
 from rollouts.lab.traffic import Traffic, TrafficSpec
+from tests.kit.dataplane import NAMESPACE, DataPlane, backend
+from tests.kit.polling import eventually
 
 BODY = {"model": "mymodel", "prompt": "hello", "max_tokens": 1}
 
@@ -329,7 +329,7 @@ async def test_no_envoy_is_left_behind(tmp_path: Path) -> None:
 def test_no_envoy_outlives_a_killed_lab(tmp_path: Path) -> None:
     code = f"""
 import asyncio, pathlib
-from rollouts.lab.testing.dataplane import DataPlane
+from tests.kit.dataplane import DataPlane
 async def main():
     async with DataPlane(pathlib.Path({str(tmp_path)!r})) as plane:
         print("pid", plane.gateway.envoy.pid, flush=True)

@@ -14,11 +14,11 @@ import aiohttp
 import pytest
 
 from rollouts.kube.client import PatchKind, Resource
-from rollouts.lab.testing.dataplane import NAMESPACE, DataPlane, backend
-from rollouts.lab.testing.polling import eventually
 from rollouts.picker.conformance.report import check_picker
 from rollouts.picker.main import Picker, PickerConfig
 from rollouts.picker.objects import PoolName
+from tests.kit.dataplane import NAMESPACE, DataPlane, backend
+from tests.kit.polling import eventually
 
 MODELS = Resource("inference.networking.x-k8s.io", "v1alpha2", "inferencemodels", "InferenceModel")
 ROLLOUT = {

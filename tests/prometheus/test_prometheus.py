@@ -20,8 +20,8 @@ from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSou
 from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec, Stat
 from rollouts.api.runs import parse_template
 from rollouts.lab.prometheus import Job, Prometheus
-from rollouts.lab.testing.polling import eventually
 from rollouts.lab.vllm import Fleet
+from tests.kit.polling import eventually
 from tests.prometheus.conftest import Ask
 
 ROOT = Path(__file__).resolve().parents[2]

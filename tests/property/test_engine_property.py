@@ -63,7 +63,7 @@ from rollouts.engine.types import (
     Weight,
     WeightStatus,
 )
-from rollouts.lab.testing.world import (
+from tests.kit.world import (
     GROUP,
     START,
     Honest,

@@ -26,9 +26,9 @@ from rollouts.cli.lint import lint_documents
 from rollouts.cli.logs import configure_logs
 from rollouts.cli.main import main
 from rollouts.cli.render import rollout_table, rollout_view
-from rollouts.lab.testing.world import World, analysis, pause, spec, weight
 from rollouts.picker.conformance.report import CaseResult, render
 from rollouts.terminal import console, printable, say, shown
+from tests.kit.world import World, analysis, pause, spec, weight
 
 NASTY = (
     "[/red]",

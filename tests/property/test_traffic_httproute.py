@@ -13,7 +13,10 @@ from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.converging import rule_share
 from rollouts.engine.observation import TrafficView
 from rollouts.engine.types import FULL, HeaderMatch, HeaderMatchType, HeaderRouteStep, TrafficMode, Weight
-from rollouts.lab.testing.routes import (
+from rollouts.traffic.httproute import Reader, Target, render, view
+from rollouts.traffic.weights import MAX_WEIGHT, WeightTooLarge, split
+from rollouts.traffic.writes import Apply, JsonPatch, Refusal
+from tests.kit.routes import (
     adopted,
     after,
     managed,
@@ -24,9 +27,6 @@ from rollouts.lab.testing.routes import (
     target,
     template,
 )
-from rollouts.traffic.httproute import Reader, Target, render, view
-from rollouts.traffic.weights import MAX_WEIGHT, WeightTooLarge, split
-from rollouts.traffic.writes import Apply, JsonPatch, Refusal
 
 WEIGHTS = st.integers(0, FULL).map(Weight)
 SMALL = st.integers(0, 100)

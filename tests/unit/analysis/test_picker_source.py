@@ -14,7 +14,7 @@ from rollouts.analysis.sources.base import Endpoint, Place, QueryRefused, Source
 from rollouts.analysis.sources.picker import PickerSource
 from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.analysis.types import Arm, ArmRef, MeasureKind, MeasureSpec, Stat
-from rollouts.lab.testing.clock import Timeline, VirtualClock
+from tests.kit.clock import Timeline, VirtualClock
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GROUP = "inference.networking.x-k8s.io"

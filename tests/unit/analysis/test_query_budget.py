@@ -6,7 +6,7 @@ import pytest
 
 from rollouts.analysis.sources.base import SourceUnavailable
 from rollouts.analysis.sources.budget import BudgetExceeded, QueryBudget
-from rollouts.lab.testing.clock import Timeline, VirtualClock
+from tests.kit.clock import Timeline, VirtualClock
 
 SERVERS = frozenset({"default", "thanos"})
 

@@ -24,7 +24,7 @@ from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.kubeconfig import write_kubeconfig
 from rollouts.lab.memoryapi import MemoryApi
 from rollouts.lab.memoryapi.server import MemoryApiServer
-from rollouts.lab.testing.world import World, analysis, pause, spec, weight
+from tests.kit.world import World, analysis, pause, spec, weight
 
 ROLLOUT: dict[str, Any] = {
     "apiVersion": "inferencerollouts.dev/v1alpha1",

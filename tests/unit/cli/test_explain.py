@@ -10,7 +10,7 @@ import pytest
 from rollouts.api.status import write_status
 from rollouts.cli.explain import explanation
 from rollouts.engine.naming import Owner, background_run
-from rollouts.lab.testing.world import START, World, analysis, pause, spec, weight
+from tests.kit.world import START, World, analysis, pause, spec, weight
 
 STEPS = [{"setWeight": 10}, {"pause": {}}, {"setWeight": 50}]
 

@@ -16,8 +16,8 @@ from rollouts.lab.controlplane import minimal
 from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.kubeconfig import write_kubeconfig
 from rollouts.lab.memoryapi import MemoryApi
-from rollouts.lab.testing.threads import ApiInThread
 from rollouts.picker.watching import RESOURCES
+from tests.kit.threads import ApiInThread
 
 X, V1 = kinds.POOL_X.api_version, kinds.POOL_V1.api_version
 

@@ -13,9 +13,9 @@ from rollouts.controller.adapter_keys import ModelServerKey, authorization
 from rollouts.controller.adapters import AdapterSettings, AdapterWatch
 from rollouts.controller.pools import Endpoint
 from rollouts.controller.settings import Settings, SettingsError, read_config
-from rollouts.lab.testing.polling import eventually
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
+from tests.kit.polling import eventually
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import pytest
 from rollouts.controller import kinds
 from rollouts.kube.client import Resource
 from rollouts.lab.controlplane import minimal
-from rollouts.lab.testing.clock import virtual_time
-from rollouts.lab.testing.faults import cluster as cluster_module
-from rollouts.lab.testing.faults.cluster import NAMESPACE, Cluster, installed_crds
-from rollouts.lab.testing.faults.moves import at_step, command, phase
-from rollouts.lab.testing.faults.objects import STABLE, base_objects, rollout_object
-from rollouts.lab.testing.faults.process import Assembler
-from rollouts.lab.testing.faults.simulation import CLEAN, Condition, Move, Scenario, Simulation
+from tests.kit.clock import virtual_time
+from tests.kit.faults import cluster as cluster_module
+from tests.kit.faults.cluster import NAMESPACE, Cluster, installed_crds
+from tests.kit.faults.moves import at_step, command, phase
+from tests.kit.faults.objects import STABLE, base_objects, rollout_object
+from tests.kit.faults.process import Assembler
+from tests.kit.faults.simulation import CLEAN, Condition, Move, Scenario, Simulation
 
 Object = dict[str, Any]
 CRDS = installed_crds()

@@ -12,10 +12,10 @@ import pytest
 from rollouts.controller.adapters import AdapterSettings, AdapterWatch
 from rollouts.controller.pools import Endpoint
 from rollouts.lab.loopback import loopback
-from rollouts.lab.testing.polling import eventually
 from rollouts.lab.vllm import Fleet, Knobs, LoraLoad, PodSpec
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
+from tests.kit.polling import eventually
 
 ROLLOUT = ObjectKey("default", "travelhelper")
 PORT = 8000

@@ -20,13 +20,13 @@ from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import Invalid
 from rollouts.kube.wrapping import Call, Verb, WrappedClient
 from rollouts.lab.controlplane.upstream import CRDS
-from rollouts.lab.testing.clock import virtual_time
-from rollouts.lab.testing.faults.clients import CountedShares
-from rollouts.lab.testing.faults.cluster import NAMESPACE, Cluster
-from rollouts.lab.testing.faults.process import Assembler
-from rollouts.lab.testing.faults.scenarios import base_objects, rollout_object
-from rollouts.lab.testing.faults.simulation import CLEAN, Move, Scenario, Simulation
-from rollouts.lab.testing.faults.source import Answer
+from tests.kit.clock import virtual_time
+from tests.kit.faults.clients import CountedShares
+from tests.kit.faults.cluster import NAMESPACE, Cluster
+from tests.kit.faults.process import Assembler
+from tests.kit.faults.scenarios import base_objects, rollout_object
+from tests.kit.faults.simulation import CLEAN, Move, Scenario, Simulation
+from tests.kit.faults.source import Answer
 
 Object = dict[str, Any]
 GATE = {"metrics": [{"name": "m", "measure": {"preset": "ttft"}, "successCondition": "result < 2.0"}]}

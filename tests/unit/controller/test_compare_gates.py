@@ -14,17 +14,17 @@ from rollouts.controller import kinds
 from rollouts.controller.assembly import Parts, assemble
 from rollouts.controller.caches import Caches
 from rollouts.controller.metrics import ControllerMetrics
-from rollouts.lab.testing.clock import virtual_time
-from rollouts.lab.testing.counters import GrowingCounters
-from rollouts.lab.testing.faults.clients import CountedShares
-from rollouts.lab.testing.faults.cluster import NAMESPACE
-from rollouts.lab.testing.faults.moves import at_step, begun, command, edit_steps, phase, reason
-from rollouts.lab.testing.faults.objects import CANARY, STABLE, base_objects, rollout_object
-from rollouts.lab.testing.faults.process import Assembler
-from rollouts.lab.testing.faults.simulation import CLEAN, Condition, FaultPlan, Move, Scenario, Simulation
-from rollouts.lab.testing.faults.transport import FaultyClient, WriteFault
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
+from tests.kit.clock import virtual_time
+from tests.kit.counters import GrowingCounters
+from tests.kit.faults.clients import CountedShares
+from tests.kit.faults.cluster import NAMESPACE
+from tests.kit.faults.moves import at_step, begun, command, edit_steps, phase, reason
+from tests.kit.faults.objects import CANARY, STABLE, base_objects, rollout_object
+from tests.kit.faults.process import Assembler
+from tests.kit.faults.simulation import CLEAN, Condition, FaultPlan, Move, Scenario, Simulation
+from tests.kit.faults.transport import FaultyClient, WriteFault
 
 Object = dict[str, Any]
 

@@ -11,9 +11,9 @@ from rollouts.analysis.comparing import Comparison
 from rollouts.analysis.sources.budget import QueryBudget
 from rollouts.analysis.types import ArmRef, OnFail, Phase, RunMark, RunSpec, RunStatus
 from rollouts.controller.comparing import Comparer
-from rollouts.lab.testing.clock import VirtualClock, virtual_time
-from rollouts.lab.testing.counters import GrowingCounters
 from rollouts.runtime.objects import ObjectKey
+from tests.kit.clock import VirtualClock, virtual_time
+from tests.kit.counters import GrowingCounters
 
 KEY = ObjectKey("default", "mymodel-0-1")
 SCRAPES = 60

@@ -9,11 +9,11 @@ import pytest
 from rollouts.controller import kinds
 from rollouts.controller.mirroring import mirrored_arms
 from rollouts.engine.types import Identity
-from rollouts.lab.testing.clock import virtual_time
-from rollouts.lab.testing.faults.moves import phase
-from rollouts.lab.testing.faults.objects import CANARY, ROUTE, STABLE, base_objects, rollout_object
-from rollouts.lab.testing.faults.process import Assembler
-from rollouts.lab.testing.faults.simulation import CLEAN, Scenario, Simulation
+from tests.kit.clock import virtual_time
+from tests.kit.faults.moves import phase
+from tests.kit.faults.objects import CANARY, ROUTE, STABLE, base_objects, rollout_object
+from tests.kit.faults.process import Assembler
+from tests.kit.faults.simulation import CLEAN, Scenario, Simulation
 
 POOLS = {
     name: Identity(kind="InferencePool", group=kinds.POOL_X.group, name=name) for name in (STABLE, CANARY)

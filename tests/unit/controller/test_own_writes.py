@@ -8,12 +8,12 @@ import pytest
 
 from rollouts.controller import kinds
 from rollouts.engine.types import Phase
-from rollouts.lab.testing.clock import virtual_time
-from rollouts.lab.testing.faults.moves import phase
-from rollouts.lab.testing.faults.objects import base_objects, rollout_object
-from rollouts.lab.testing.faults.process import Assembler
-from rollouts.lab.testing.faults.simulation import CLEAN, FaultPlan, Scenario, Simulation
-from rollouts.lab.testing.faults.transport import Delivery
+from tests.kit.clock import virtual_time
+from tests.kit.faults.moves import phase
+from tests.kit.faults.objects import base_objects, rollout_object
+from tests.kit.faults.process import Assembler
+from tests.kit.faults.simulation import CLEAN, FaultPlan, Scenario, Simulation
+from tests.kit.faults.transport import Delivery
 
 
 def to_the_first_pause(plan: FaultPlan) -> Simulation:

@@ -19,11 +19,11 @@ from rollouts.controller.pools import Endpoint, PickerPod, health_port, pod_endp
 from rollouts.engine.observation import PathView, PoolView
 from rollouts.engine.types import Identity
 from rollouts.lab.processes import free_port
-from rollouts.lab.testing.clock import Timeline, VirtualClock
-from rollouts.lab.testing.polling import eventually
 from rollouts.picker.server import PickerServer, ServerConfig
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
+from tests.kit.clock import Timeline, VirtualClock
+from tests.kit.polling import eventually
 
 Object = dict[str, Any]
 KEY = ObjectKey("default", "demo")

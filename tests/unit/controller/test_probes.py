@@ -23,12 +23,12 @@ from rollouts.engine.observation import ParentsView, ProbeView, TrafficView
 from rollouts.engine.probing import PROBE_HEADER, PROBE_ROUTE
 from rollouts.engine.types import HeaderMatch, HeaderRouteStep, ProbeVerdict, TrafficMode
 from rollouts.kube.errors import Forbidden, NotFound
-from rollouts.lab.testing.faults.objects import CANARY, NAMESPACE, STABLE, TEMPLATE, rollout_object
-from rollouts.lab.testing.polling import eventually
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic import httproute
 from rollouts.traffic.probe import ProbeRequest, probe_request
+from tests.kit.faults.objects import CANARY, NAMESPACE, STABLE, TEMPLATE, rollout_object
+from tests.kit.polling import eventually
 
 Object = dict[str, Any]
 KEY = ObjectKey(NAMESPACE, "mymodel")

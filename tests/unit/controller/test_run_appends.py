@@ -9,11 +9,11 @@ import pytest
 from rollouts.api.analysis_models import RUN_LIST_LIMITS
 from rollouts.api.runs import parse_run
 from rollouts.controller import kinds
-from rollouts.lab.testing.clock import virtual_time
-from rollouts.lab.testing.faults.moves import at_step, command, healthy_on, overwrite_route
-from rollouts.lab.testing.faults.objects import CANARY, STABLE, base_objects, rollout_object
-from rollouts.lab.testing.faults.process import Assembler
-from rollouts.lab.testing.faults.simulation import CLEAN, Move, Scenario, Simulation
+from tests.kit.clock import virtual_time
+from tests.kit.faults.moves import at_step, command, healthy_on, overwrite_route
+from tests.kit.faults.objects import CANARY, STABLE, base_objects, rollout_object
+from tests.kit.faults.process import Assembler
+from tests.kit.faults.simulation import CLEAN, Move, Scenario, Simulation
 
 COMPARE = {"metrics": [{"name": "ttft", "compare": {"preset": "ttft"}}]}
 

@@ -16,10 +16,10 @@ from rollouts.api.parsing import parse_rollout
 from rollouts.controller.shares import ShareCounter
 from rollouts.engine.observation import ShareCount, ShareView
 from rollouts.engine.types import Weight
-from rollouts.lab.testing.clock import EPOCH, Timeline, VirtualClock
-from rollouts.lab.testing.faults.objects import CANARY, NAMESPACE, STABLE, rollout_object
 from rollouts.runtime.clock import Monotonic
 from rollouts.runtime.objects import ObjectKey
+from tests.kit.clock import EPOCH, Timeline, VirtualClock
+from tests.kit.faults.objects import CANARY, NAMESPACE, STABLE, rollout_object
 
 KEY = ObjectKey(NAMESPACE, "mymodel")
 

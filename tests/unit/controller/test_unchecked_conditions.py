@@ -10,15 +10,15 @@ import pytest
 from rollouts.analysis.conditions import condition_problem
 from rollouts.controller.assembly import assemble
 from rollouts.controller.conditions import UNCHECKED, InlineConditions
-from rollouts.lab.testing.clock import virtual_time
-from rollouts.lab.testing.faults.clients import CountedShares
-from rollouts.lab.testing.faults.cluster import Cluster
-from rollouts.lab.testing.faults.process import Assembler
-from rollouts.lab.testing.faults.scenarios import base_objects, rollout_object
-from rollouts.lab.testing.faults.simulation import CLEAN, Scenario, Simulation
-from rollouts.lab.testing.faults.source import Answer
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
+from tests.kit.clock import virtual_time
+from tests.kit.faults.clients import CountedShares
+from tests.kit.faults.cluster import Cluster
+from tests.kit.faults.process import Assembler
+from tests.kit.faults.scenarios import base_objects, rollout_object
+from tests.kit.faults.simulation import CLEAN, Scenario, Simulation
+from tests.kit.faults.source import Answer
 
 
 class Late(InlineConditions):

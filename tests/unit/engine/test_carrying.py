@@ -11,7 +11,7 @@ from rollouts.engine.carrying import LAST_DELAY, return_delay
 from rollouts.engine.crashes import ODDS, RATE, crash_evidence
 from rollouts.engine.observation import Blocker, Claim, CrashView, PathView
 from rollouts.engine.types import Phase, TrafficMode
-from rollouts.lab.testing.world import World, pause, pool, spec, weight
+from tests.kit.world import World, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")
 DOWN = Blocker(reason="PickerNotReady", message="no pod behind Service v2-epp is Ready")

@@ -12,7 +12,7 @@ import pytest
 from rollouts.engine.commands import MAX_RAW, MalformedCommand, parse_command
 from rollouts.engine.observation import GateOutcome, Problem
 from rollouts.engine.types import CommandResult, HoldReason, Phase
-from rollouts.lab.testing.world import World, analysis, background, pause, pool, spec, weight
+from tests.kit.world import World, analysis, background, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")
 DONE, REJECTED = CommandResult.DONE, CommandResult.REJECTED

@@ -27,7 +27,7 @@ from rollouts.engine.types import (
     Weight,
     format_weight,
 )
-from rollouts.lab.testing.world import World, analysis, background, pause, pool, spec, weight
+from tests.kit.world import World, analysis, background, pause, pool, spec, weight
 
 V1, V2, V3 = pool("v1"), pool("v2"), pool("v3")
 

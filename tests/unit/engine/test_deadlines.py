@@ -9,7 +9,7 @@ import pytest
 
 from rollouts.engine.observation import Blocker
 from rollouts.engine.types import ZERO, Phase
-from rollouts.lab.testing.world import START, World, pause, pool, spec, weight
+from tests.kit.world import START, World, pause, pool, spec, weight
 
 TEN = timedelta(minutes=10)
 

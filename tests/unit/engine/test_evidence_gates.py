@@ -10,7 +10,7 @@ import pytest
 from rollouts.engine.naming import Owner, background_run
 from rollouts.engine.observation import GateOutcome, GateView, StepVerdict
 from rollouts.engine.types import HoldReason, Outcome, Phase
-from rollouts.lab.testing.world import World, analysis, background, pause, pool, spec, weight
+from tests.kit.world import World, analysis, background, pause, pool, spec, weight
 
 
 def world(*steps: Any, only: bool = True, **fields: Any) -> World:

@@ -10,7 +10,7 @@ import pytest
 from rollouts.engine.actions import ExcludeInterval
 from rollouts.engine.observation import Claim, GateOutcome, Problem
 from rollouts.engine.types import HoldReason, Phase, TrafficMode, Weight
-from rollouts.lab.testing.world import World, background, pause, pool, spec, weight
+from tests.kit.world import World, background, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")
 

@@ -19,7 +19,7 @@ from rollouts.engine.types import (
     Phase,
     TrafficMode,
 )
-from rollouts.lab.testing.world import World, analysis, background, job, pause, pool, spec, weight
+from tests.kit.world import World, analysis, background, job, pause, pool, spec, weight
 
 V1, V2, V3 = pool("v1"), pool("v2"), pool("v3")
 

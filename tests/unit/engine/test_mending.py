@@ -9,7 +9,7 @@ import pytest
 from rollouts.engine.mending import mended
 from rollouts.engine.revision import revision_of
 from rollouts.engine.types import AbortRecord, HoldReason, Phase, RolloutStatus
-from rollouts.lab.testing.world import START, World, pause, pool, spec, weight
+from tests.kit.world import START, World, pause, pool, spec, weight
 
 STABLE, CANARY = (revision_of(pool(name), "") for name in ("v1", "v2"))
 ABORT = AbortRecord(hash=CANARY.hash, step=0, at=START, reason="GateFailed", message="x")

@@ -20,7 +20,7 @@ from rollouts.engine.naming import (
 from rollouts.engine.observation import GateOutcome, GateView, Observation
 from rollouts.engine.planning import plan
 from rollouts.engine.types import RolloutStatus
-from rollouts.lab.testing.world import World, analysis, background, job, pause, spec, weight
+from tests.kit.world import World, analysis, background, job, pause, spec, weight
 
 UID = "5f3a9c21-0000-4000-8000-000000000001"
 DEMO = Owner(name="demo", uid=UID)

@@ -10,7 +10,7 @@ import pytest
 from rollouts.engine.observation import Claim, ProbeView
 from rollouts.engine.probing import PROBE_HEADER, PROBE_ROUTE
 from rollouts.engine.types import PathProbe, Phase, ProbeVerdict, TrafficMode
-from rollouts.lab.testing.world import World, pause, pool, spec, weight
+from tests.kit.world import World, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")
 SECRET = "5eec4e7"

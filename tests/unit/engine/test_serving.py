@@ -32,7 +32,7 @@ from rollouts.engine.types import (
     WeightStatus,
     WeightStep,
 )
-from rollouts.lab.testing.world import START
+from tests.kit.world import START
 
 
 def adapter(name: str, source: str = "") -> Identity:

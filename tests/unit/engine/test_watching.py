@@ -24,7 +24,7 @@ from rollouts.engine.types import (
     Weight,
 )
 from rollouts.engine.watching import path_alarm, share_problem
-from rollouts.lab.testing.world import Honest, World, analysis, pause, pool, spec, weight
+from tests.kit.world import Honest, World, analysis, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")
 TEN = Weight(1000)

@@ -20,7 +20,7 @@ from rollouts.engine.types import (
     TrafficMode,
     Weight,
 )
-from rollouts.lab.testing.world import World, analysis, pause, pool, spec, weight
+from tests.kit.world import World, analysis, pause, pool, spec, weight
 
 V1, V2, V3 = pool("v1"), pool("v2"), pool("v3")
 UNREADABLE = (

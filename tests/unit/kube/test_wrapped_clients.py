@@ -12,8 +12,8 @@ from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.counting import CountingClient, RequestRecord
 from rollouts.kube.errors import NotFound, RetryableError
 from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
-from rollouts.lab.testing.clock import Timeline, VirtualClock
 from rollouts.runtime.fencing import FencedClient, NotLeading, WriteFence
+from tests.kit.clock import Timeline, VirtualClock
 
 MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 BODY: dict[str, Any] = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}}

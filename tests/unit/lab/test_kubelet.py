@@ -12,8 +12,8 @@ from rollouts.lab.controlplane.pods import PODS
 from rollouts.lab.kubelet import Kubelet, LabPod
 from rollouts.lab.loopback import loopback
 from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
-from rollouts.lab.testing.polling import eventually
 from rollouts.lab.vllm import PodSpec, SimulatedPod
+from tests.kit.polling import eventually
 
 StartPod = Callable[..., Awaitable[SimulatedPod]]
 Object = dict[str, Any]

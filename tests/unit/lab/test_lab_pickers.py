@@ -22,7 +22,7 @@ from rollouts.lab.kubelet import Kubelet
 from rollouts.lab.memoryapi import MemoryApi
 from rollouts.lab.memoryapi.server import MemoryApiServer
 from rollouts.lab.pickers import SERVICES, Pickers, wanted_pickers
-from rollouts.lab.testing.polling import eventually
+from tests.kit.polling import eventually
 
 Object = dict[str, Any]
 X = POOLS_V1ALPHA2.api_version

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from rollouts.lab.processes import ChildProcess, free_port, port_is_free
-from rollouts.lab.testing.polling import eventually
+from tests.kit.polling import eventually
 
 FOREVER = "import signal; print('up', flush=True); signal.pause()"
 

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from rollouts.lab.loraclients import Answer, SteadyClient, count_sessions, exact_share
-from rollouts.lab.testing.polling import eventually
 from rollouts.lab.traffic import Result
 from rollouts.lab.vllm import SimulatedPod
+from tests.kit.polling import eventually
 
 StartPod = Callable[..., Awaitable[SimulatedPod]]
 

@@ -11,9 +11,9 @@ import aiohttp
 import pytest
 
 from rollouts.lab.processes import free_port
-from rollouts.lab.testing.polling import eventually
 from rollouts.lab.traffic import Result, Traffic, TrafficSpec, Window
 from rollouts.lab.vllm import SimulatedPod
+from tests.kit.polling import eventually
 
 StartPod = Callable[..., Awaitable[SimulatedPod]]
 

@@ -11,8 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from rollouts.lab.testing.polling import eventually
 from rollouts.lab.vllm import SimulatedPod
+from tests.kit.polling import eventually
 
 StartPod = Callable[..., Awaitable[SimulatedPod]]
 

@@ -13,8 +13,8 @@ from rollouts.analysis.evidence.model import Arm, PodSample
 from rollouts.analysis.exposition import parse_exposition
 from rollouts.analysis.gatesfile import parse_gates
 from rollouts.analysis.logical import PODS, wanted_of
-from rollouts.lab.testing.polling import eventually
 from rollouts.lab.vllm import SimulatedPod
+from tests.kit.polling import eventually
 from tests.unit.lab.conftest import StartPod
 
 BODY = {

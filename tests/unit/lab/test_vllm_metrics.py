@@ -12,8 +12,8 @@ import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from rollouts.lab.testing.polling import eventually
 from rollouts.lab.vllm import SimulatedPod
+from tests.kit.polling import eventually
 
 StartPod = Callable[..., Awaitable[SimulatedPod]]
 

@@ -10,7 +10,7 @@ import pytest
 from rollouts.kube.client import PatchKind, Resource, WatchType
 from rollouts.kube.errors import Gone, Invalid, KindNotServed, NotFound
 from rollouts.lab.memoryapi import Change, MemoryApi, MemoryKubeClient
-from rollouts.lab.testing.clock import Timeline, VirtualClock, virtual_time
+from tests.kit.clock import Timeline, VirtualClock, virtual_time
 
 MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollouts.picker import body as body_module
-from rollouts.picker import fuzz
 from rollouts.picker.body import LONG, MAX_CAPTURE, MAX_DEPTH, BodyScanner
 from rollouts.picker.members import BodyError, Kind
 from rollouts.picker.splicing import MAX_CHUNK, splice
+from tests.kit import picker_fuzz
 
 WANTED = frozenset({"model", "user", "messages"})
 CORPUS = Path(__file__).parent / "corpus"
@@ -195,8 +195,8 @@ def test_a_long_string_is_judged_like_a_short_one(sentence: str, size: int) -> N
     chunks = [body.encode()[at : at + size] for at in range(0, len(body.encode()), size)]
 
     assert len(text) > LONG
-    assert (fuzz.scan(chunks, b'"b"') is not None) is good
-    assert fuzz.scan(chunks, b'"b"') == fuzz.reference(body.encode(), b'"b"')
+    assert (picker_fuzz.scan(chunks, b'"b"') is not None) is good
+    assert picker_fuzz.scan(chunks, b'"b"') == picker_fuzz.reference(body.encode(), b'"b"')
 
 
 def test_guesses_are_bounded_per_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,15 +217,15 @@ def test_short_fuzz_run_with_its_corpus() -> None:
     rng = random.Random(7)
     cases = sorted(CORPUS.glob("*.json"))
 
-    accepted, refused = fuzz.fuzz(6_000, seed=7)
+    accepted, refused = picker_fuzz.fuzz(6_000, seed=7)
 
     assert len(cases) >= 10
-    assert any(fuzz.check(path.read_bytes(), rng) for path in cases)
+    assert any(picker_fuzz.check(path.read_bytes(), rng) for path in cases)
     assert min(accepted, refused) > 1_000
 
 
 def test_the_fuzzer_reports_a_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuzz, "reference", lambda body, new: None)
+    monkeypatch.setattr(picker_fuzz, "reference", lambda body, new: None)
 
-    with pytest.raises(fuzz.Mismatch, match="scanner"):
-        fuzz.check(b'{"model":"a"}', random.Random(1))
+    with pytest.raises(picker_fuzz.Mismatch, match="scanner"):
+        picker_fuzz.check(b'{"model":"a"}', random.Random(1))

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from rollouts.lab.testing.polling import eventually
 from rollouts.picker.endpoints import Endpoint
 from rollouts.picker.schedule import Scheduler
 from rollouts.picker.scrape import ScrapeConfig
 from rollouts.picker.scraper import Scraper
+from tests.kit.polling import eventually
 
 
 class FakePod:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from rollouts.lab.testing.clock import VirtualClock, VirtualTimeLoop
+from tests.kit.clock import VirtualClock, VirtualTimeLoop
 
 
 def pytest_asyncio_loop_factories(

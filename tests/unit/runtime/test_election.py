@@ -12,12 +12,12 @@ import pytest
 
 from rollouts.kube.client import KubeClient, PatchKind, Resource
 from rollouts.kube.errors import ApiTimeout, ApiUnavailable
-from rollouts.lab.testing.failover import ROUTES
-from rollouts.lab.testing.network import FakeApiServer, Network, SimulatedClient
-from rollouts.lab.testing.processes import Process, World
 from rollouts.runtime.election import LeaderElector, Leadership, unique_identity
 from rollouts.runtime.fencing import FencedClient, NotLeading, WriteFence
 from rollouts.runtime.lease import LEASES, LeaseConfig
+from tests.kit.failover import ROUTES
+from tests.kit.network import FakeApiServer, Network, SimulatedClient
+from tests.kit.processes import Process, World
 
 CONFIG = LeaseConfig(namespace="ns", name="controller")
 Work = Callable[["Candidate", Leadership], Awaitable[None]]

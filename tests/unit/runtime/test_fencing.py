@@ -8,9 +8,9 @@ import pytest
 
 from rollouts.kube.client import KubeClient, ListPage, PatchKind, Resource
 from rollouts.kube.errors import ApiTimeout, ApiUnavailable, Conflict, Forbidden, KubeError, RetryableError
-from rollouts.lab.testing.clock import VirtualClock
 from rollouts.runtime.clock import Monotonic
 from rollouts.runtime.fencing import FencedClient, NotLeading, WriteFence
+from tests.kit.clock import VirtualClock
 
 ROUTES = Resource(group="g", version="v1", plural="routes", kind="Route")
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from rollouts.lab.testing.clock import EPOCH
 from rollouts.runtime.clock import Monotonic
 from rollouts.runtime.lease import (
     VACANT,
@@ -17,6 +16,7 @@ from rollouts.runtime.lease import (
     LeaseStep,
     Role,
 )
+from tests.kit.clock import EPOCH
 
 CONFIG = LeaseConfig(namespace="ns", name="controller")
 

@@ -12,12 +12,12 @@ from datetime import datetime
 
 import pytest
 
-from rollouts.lab.testing.failover import Failovers, Parts, violations
-from rollouts.lab.testing.network import Write
 from rollouts.runtime.clock import Monotonic
 from rollouts.runtime.election import LeaderElector
 from rollouts.runtime.fencing import WriteFence
 from rollouts.runtime.lease import LeaseConfig, LeaseMachine, LeaseRecord, LeaseStep
+from tests.kit.failover import Failovers, Parts, violations
+from tests.kit.network import Write
 
 SEEDS = range(10)
 PER_SEED = 100

@@ -13,10 +13,10 @@ import pytest
 
 from rollouts.kube.client import KubeClient, ListPage, Resource, WatchEvent, WatchType
 from rollouts.kube.errors import ApiUnavailable, Gone, KindNotServed, TooManyRequests
-from rollouts.lab.testing.clock import VirtualClock
 from rollouts.runtime.objects import ObjectKey
 from rollouts.runtime.reflector import Reflector, ReflectorConfig, SyncState
 from rollouts.runtime.store import Store
+from tests.kit.clock import VirtualClock
 
 POOLS = Resource(
     group="inference.networking.k8s.io", version="v1", plural="inferencepools", kind="InferencePool"

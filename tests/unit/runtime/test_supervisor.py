@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from rollouts.lab.testing.clock import VirtualClock
 from rollouts.runtime.supervisor import LoopMonitor, PartEnded, Supervisor
+from tests.kit.clock import VirtualClock
 
 
 class Parts:

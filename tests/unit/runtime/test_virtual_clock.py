@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from rollouts.lab.testing.clock import EPOCH, VirtualClock, VirtualDeadlock, virtual_time
+from tests.kit.clock import EPOCH, VirtualClock, VirtualDeadlock, virtual_time
 
 
 async def _hours(
@@ -69,7 +69,7 @@ def test_timeouts_fire_in_virtual_time() -> None:
 
 
 def test_a_deadlock_is_an_error_and_not_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rollouts.lab.testing.clock.DEADLOCK_SECONDS", 0.01)
+    monkeypatch.setattr("tests.kit.clock.DEADLOCK_SECONDS", 0.01)
 
     with virtual_time() as loop, pytest.raises(VirtualDeadlock, match="wait for each other"):
         loop.run_until_complete(asyncio.Event().wait())

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from rollouts.kube.errors import ApiTimeout, Conflict, Forbidden, TooManyRequests
-from rollouts.lab.testing.clock import VirtualClock
 from rollouts.runtime.worker import Outcome, WorkerConfig, WorkerPool
 from rollouts.runtime.workqueue import WorkQueue
+from tests.kit.clock import VirtualClock
 
 Reconcile = Callable[[str], Awaitable[float | None]]
 

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from rollouts.lab.testing.clock import VirtualClock
 from rollouts.runtime.backoff import BackoffPolicy
 from rollouts.runtime.clock import Monotonic
 from rollouts.runtime.workqueue import QueueClosed, QueueMachine, WorkQueue
+from tests.kit.clock import VirtualClock
 
 EXACT = BackoffPolicy(initial=1, maximum=8, jitter=0)
 

@@ -10,12 +10,12 @@ import pytest
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import Claim, TrafficView
 from rollouts.engine.types import FULL, AdapterTraffic, AdapterTrafficKind, TrafficMode, Weight
-from rollouts.lab.testing.routes import PatchFailed, apply_patch
 from rollouts.traffic import inference_model, inference_model_rewrite
 from rollouts.traffic.inference_model_rewrite import Dialect, TargetField
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.targets import ModelTarget, adapter, release
 from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, Apply, JsonPatch, Refusal
+from tests.kit.routes import PatchFailed, apply_patch
 
 Object = dict[str, Any]
 READER = Reader(rollout="demo", arms=(), gitops_managers=("argocd-controller",))

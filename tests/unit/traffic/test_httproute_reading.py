@@ -12,9 +12,9 @@ import pytest
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import Claim, TrafficView
 from rollouts.engine.types import ZERO, HttpRouteTraffic, TrafficMode
-from rollouts.lab.testing.routes import adopted, managed, pool, ref, route, service_ref, target, template
 from rollouts.traffic.httproute import Reader, render, view
 from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, Apply, label_value
+from tests.kit.routes import adopted, managed, pool, ref, route, service_ref, target, template
 
 V1 = "inference.networking.k8s.io"
 

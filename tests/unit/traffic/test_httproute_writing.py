@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from rollouts.engine.types import HeaderMatch, HeaderMatchType, HeaderRouteStep
-from rollouts.lab.testing.routes import (
+from rollouts.traffic.httproute import Reader, release, render, template_problems, view
+from rollouts.traffic.writes import ROLLOUT_LABEL, Apply, JsonPatch, Refusal
+from tests.kit.routes import (
     PatchFailed,
     adopted,
     after,
@@ -20,8 +22,6 @@ from rollouts.lab.testing.routes import (
     target,
     template,
 )
-from rollouts.traffic.httproute import Reader, release, render, template_problems, view
-from rollouts.traffic.writes import ROLLOUT_LABEL, Apply, JsonPatch, Refusal
 
 ADOPTED = target(adopted())
 ADDING = target(adopted(add_backend=True))

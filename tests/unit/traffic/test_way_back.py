@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from rollouts.engine.observation import Claim
 from rollouts.engine.types import FULL, ZERO, EntryRef, TrafficMode, WayBack, Weight
-from rollouts.lab.testing.routes import apply_patch, pool, ref, route, service_ref
 from rollouts.traffic import wayback
+from tests.kit.routes import apply_patch, pool, ref, route, service_ref
 
 Object = dict[str, Any]
 V1_GROUP = "inference.networking.k8s.io"

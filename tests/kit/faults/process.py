@@ -1,0 +1,123 @@
+"""One controller process in virtual time: fresh memory, the assembled reconcilers, and what is due when."""
+
+from __future__ import annotations
+
+import math
+
+from rollouts.analysis.sources.base import Source
+from rollouts.controller.assembly import Parts, assemble
+from rollouts.controller.caches import Caches
+from rollouts.controller.metrics import ControllerMetrics
+from rollouts.kube.errors import RetryableError, TooManyRequests
+from rollouts.runtime.clock import Clock
+from rollouts.runtime.objects import ObjectKey
+from tests.kit.adapters import FakeAdapters
+from tests.kit.faults.clients import Clients, CountedShares
+from tests.kit.faults.cluster import NAMESPACE
+from tests.kit.faults.history import History
+from tests.kit.faults.transport import FaultyClient, Feed
+from tests.kit.probes import FakeProbes
+
+__all__ = ["Assembler", "Process"]
+
+ADAPTERS = ("travel-helper-v1", "travel-helper-v2", "travel-helper-v3")
+"""On every simulated pod."""
+
+_ROLLOUT, _RUN = "rollout", "analysisrun"
+Item = tuple[str, ObjectKey]
+
+
+class Assembler:
+    """How a process is put together; a mutant overrides it. ``adapters`` and ``clients`` outlive processes."""
+
+    def __init__(self) -> None:
+        self.adapters = FakeAdapters(ADAPTERS)
+        self.probes = FakeProbes()
+        self.clients = Clients()
+
+    def __call__(self, client: FaultyClient, clock: Clock, caches: Caches, source: Source) -> Parts:
+        """The parts of a process."""
+        return assemble(
+            client,
+            clock,
+            caches=caches,
+            sources={"default": source, "picker": source},
+            shares=CountedShares(clock, self.clients),
+            adapters=self.adapters,
+            metrics=ControllerMetrics(),
+            probes=self.probes,
+        )
+
+
+class Process:
+    """Work queues without threads: keys and the time from which on they are due, retried as the worker does."""
+
+    def __init__(
+        self,
+        client: FaultyClient,
+        clock: Clock,
+        feed: Feed,
+        source: Source,
+        history: History,
+        assembler: Assembler,
+        *,
+        lag: int = 0,
+        catch_up: float = 0.0,
+    ) -> None:
+        self._clock = clock
+        self._history = history
+        self._due: dict[Item, float] = {}
+        self._failures: dict[Item, int] = {}
+        self._feed = feed
+        self.caches = Caches(client, clock, namespace=NAMESPACE)
+        self.parts = assembler(client, clock, self.caches, source)
+        assembler.adapters.on_change = lambda key: self._add((_ROLLOUT, key))
+        assembler.probes.on_change = lambda key: self._add((_ROLLOUT, key))
+        self.caches.on_rollout_change(lambda key: self._add((_ROLLOUT, key)))
+        self.caches.runs.subscribe(lambda key: self._add((_RUN, key)))
+        feed.connect(self.caches, lag=lag, catch_up=catch_up)
+        self.enqueue_all()
+
+    def _add(self, item: Item) -> None:
+        # Whoever waits already keeps its place, as in the worker's queue: a slow neighbour must not pass it twice.
+        self._due[item] = min(self._due.get(item, math.inf), self._clock.monotonic())
+
+    def enqueue_all(self) -> None:
+        """Every key is due now, as after a start and at each resync."""
+        for key in self.caches.rollouts:
+            self._add((_ROLLOUT, key))
+        for key in self.caches.runs:
+            self._add((_RUN, key))
+
+    def next_due(self) -> float:
+        """When the next key is due; infinity for never."""
+        return min(self._due.values(), default=math.inf)
+
+    async def reconcile_one(self) -> bool:
+        """Reconcile the key that has been due longest; False when none is due."""
+        now = self._clock.monotonic()
+        item = min(self._due, key=lambda item: (self._due[item], item), default=None)
+        if item is None or self._due[item] > now:
+            return False
+        del self._due[item]
+        kind, key = item
+        reconciler = self.parts.rollouts if kind == _ROLLOUT else self.parts.runs
+        try:
+            wait = await reconciler.reconcile(key)
+        except RetryableError as error:
+            self._retry(item, 0.25, 5.0, error.retry_after if isinstance(error, TooManyRequests) else 0.0)
+            return True
+        except Exception as error:
+            self._history.problems.append(f"bug while reconciling {kind} {key}: {error!r}")
+            self._retry(item, 1.0, 60.0, 0.0)
+            return True
+        self._failures.pop(item, None)
+        if wait is not None:
+            self._due[item] = min(self._due.get(item, math.inf), self._clock.monotonic() + wait)
+        return True
+
+    def _retry(self, item: Item, initial: float, maximum: float, at_least: float) -> None:
+        """The worker's back-off, without its jitter: every run takes the same path."""
+        failures = self._failures[item] = self._failures.get(item, 0) + 1
+        wait = max(at_least, min(maximum, initial * 2.0 ** min(failures - 1, 16)))
+        self._due[item] = self._clock.monotonic() + wait
