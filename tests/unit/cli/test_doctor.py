@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rollouts.cli.doctor import diagnose
 from rollouts.cli.findings import Level
+from rollouts.cli.gitops_ignored import ignore_key
 from rollouts.controller import kinds
 from rollouts.kube.client import ListPage, Resource
 from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
@@ -19,6 +22,8 @@ APPLICATION = Resource("argoproj.io", "v1alpha1", "applications", "Application")
 CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
 WEIGHTS = "resource.customizations.ignoreDifferences.gateway.networking.k8s.io_HTTPRoute"
 TRACKED = {"argocd.argoproj.io/tracking-id": "app:x"}
+CHART = Path(__file__).parents[3] / "charts" / "inference-rollouts"
+CONSENT = {"inferencerollouts.dev/managed-by": "demo"}
 FLUX = {"kustomize.toolkit.fluxcd.io/name": "apps"}
 
 
@@ -102,6 +107,30 @@ def application(cluster: Cluster, *options: str, **spec: Any) -> None:
         spec={"syncPolicy": {"syncOptions": list(options)}, **spec},
         status={"resources": [{"kind": "HTTPRoute", "namespace": "default", "name": "route"}]},
     )
+
+
+def in_git(cluster: Cluster, resource: Resource, traffic: str, spec: dict[str, Any]) -> None:
+    """An adapter Rollout whose model object is in Git, applied by Argo CD with all that routes need."""
+    cluster.add(resource, "model", spec=spec)["metadata"]["annotations"] |= {
+        "inferencerollouts.dev/managed-by": "demo",
+        **TRACKED,
+    }
+    cluster.objects[kinds.ROLLOUT]["demo"]["spec"] |= {
+        "target": {"adapter": {"name": "a2"}},
+        "traffic": {traffic: {"name": "model", "modelName": "m", "poolRef": {"name": "v2"}}},
+    }
+    cluster.objects[kinds.POOL_X]["v2"]["metadata"]["annotations"]["argocd.argoproj.io/sync-options"] = (
+        "Prune=false"
+    )
+    application(cluster, "ApplyOutOfSyncOnly=true")
+    held = {"group": resource.group, "kind": resource.kind, "namespace": "default", "name": "model"}
+    cluster.objects[APPLICATION]["app"]["status"]["resources"] = [held]
+
+
+def shipped_cm() -> dict[str, str]:
+    """argocd-cm with the chart's snippet merged."""
+    text = (CHART / "argocd" / "argocd-cm-snippet.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text)["data"])
 
 
 def argocd_cm(cluster: Cluster, **data: str) -> None:
@@ -196,7 +225,20 @@ CASES: dict[str, tuple[Callable[[Cluster], Any], Level, str]] = {
         "managedFieldsManagers silently freezes",
     ),
     "argocd-cm without health": (argocd_cm, Level.WARN, "does not know the health"),
-    "argocd-cm that compares weights": (argocd_cm, Level.WARN, "compares the weights"),
+    "argocd-cm that compares weights": (argocd_cm, Level.BAD, "compares the weights"),
+    "an Application alone that compares weights": (
+        lambda c: application(c, "ApplyOutOfSyncOnly=true"),
+        Level.BAD,
+        "compares the weights of HTTPRoute route",
+    ),
+    "an InferenceModel in Git under Flux": (
+        lambda c: (
+            in_git(c, kinds.INFERENCE_MODEL, "inferenceModel", {}),
+            c.objects[kinds.INFERENCE_MODEL]["model"]["metadata"].update(annotations=CONSENT, labels=FLUX),
+        ),
+        Level.BAD,
+        "InferenceModel model: Flux undoes the weights",
+    ),
     "argocd-cm that freezes silently": (
         lambda c: argocd_cm(c, **{WEIGHTS: "managedFieldsManagers: [x]"}),
         Level.BAD,
@@ -249,6 +291,43 @@ async def test_what_is_taken_on_trust_is_said(change, said):
 
     assert {check.level for check in found} == {Level.FINE}
     assert any(said in check.text for check in found), found
+
+
+@pytest.mark.parametrize(
+    ("resource", "traffic"),
+    [
+        (kinds.INFERENCE_MODEL, "inferenceModel"),
+        (kinds.REWRITE_X, "inferenceModelRewrite"),
+        (kinds.REWRITE_LLMD, "inferenceModelRewrite"),
+    ],
+    ids=["InferenceModel", "rewrite", "rewrite of llm-d"],
+)
+async def test_a_model_object_in_git_needs_its_ignore_rule_and_is_sound_with_it(resource, traffic):
+    cluster = sound()
+    in_git(cluster, resource, traffic, {})
+    cluster.add(CONFIG_MAP, "argocd-cm", data=shipped_cm())
+    good = await diagnose(cluster, "default", "demo", None, "argocd")
+    del cluster.objects[CONFIG_MAP]["argocd-cm"]["data"][ignore_key(resource)]
+    bad = await diagnose(cluster, "default", "demo", None, "argocd")
+
+    assert {check.level for check in good} == {Level.FINE}, good
+    assert [check.text for check in bad if check.level is not Level.FINE] == [
+        f"Application app compares the weights of {resource.kind} model: it shows OutOfSync, and self-heal "
+        "resets them"
+    ]
+
+
+async def test_a_rule_of_the_application_itself_is_as_good():
+    cluster = sound()
+    rule = {"group": kinds.HTTP_ROUTE.group, "kind": "HTTPRoute"}
+    expressions = [".spec.rules[]?.backendRefs[]?.weight"]
+    application(
+        cluster, "ApplyOutOfSyncOnly=true", ignoreDifferences=[{**rule, "jqPathExpressions": expressions}]
+    )
+
+    found = await diagnose(cluster, "default", "demo", None, "argocd")
+
+    assert {check.level for check in found} == {Level.FINE}, found
 
 
 async def test_rights_that_the_controller_lacks_are_named():
