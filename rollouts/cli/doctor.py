@@ -20,6 +20,7 @@ from rollouts.cli.doctor_gitops import (
 )
 from rollouts.cli.doctor_path import picker_checks, refusal_checks
 from rollouts.cli.doctor_pickers import exposure_checks
+from rollouts.cli.doctor_released import released_checks
 from rollouts.cli.explain import deletion
 from rollouts.cli.findings import Check, Level, bad, fine, warn
 from rollouts.controller import kinds
@@ -99,6 +100,8 @@ async def diagnose(
     rollouts = [parse_rollout(obj) for obj in objects]
     for parsed in rollouts:
         checks += [check async for check in _rollout(client, parsed)]
+    if name is None:
+        checks += [check async for check in _released(client, namespace, [one.name for one in rollouts])]
     return checks + [check async for check in _argocd(client, rollouts, argocd)]
 
 
@@ -231,6 +234,19 @@ async def _traffic(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
         yield fine(f"{where} belongs to Rollout {parsed.name}")
     for check in object_checks(where, obj, managed=found.managed):
         yield check
+
+
+async def _released(client: KubeClient, namespace: str, rollouts: list[str]) -> AsyncIterator[Check]:
+    """Traffic objects whose Rollout is gone."""
+    pools = [
+        obj["metadata"]["name"]
+        for resource in kinds.POOLS
+        for obj in await _list(client, resource, namespace) or []
+    ]
+    for resource in (kinds.HTTP_ROUTE, kinds.INFERENCE_MODEL, *kinds.REWRITES):
+        for obj in await _list(client, resource, namespace) or []:
+            for check in released_checks(resource.kind, obj, rollouts, pools):
+                yield check
 
 
 async def _pool(

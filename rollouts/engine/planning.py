@@ -110,7 +110,10 @@ def _claimed_by_other(draft: Draft) -> bool:
         return False
     what = f"{traffic.kind} {traffic.name}"
     if traffic.claim is Claim.OTHER:
-        message = f"{what} belongs to Rollout {traffic.claimed_by}: delete that, or use another object"
+        message = (
+            f"{what} belongs to Rollout {traffic.claimed_by}: delete that, or use another object. Where that Rollout "
+            f"is gone, annotate it with inferencerollouts.dev/managed-by: {draft.obs.name} to hand it over"
+        )
         reason = "ClaimedByOther"
     elif not traffic.exists:
         return False

@@ -16,6 +16,7 @@ from rollouts.cli.gitops_ignored import ignore_key
 from rollouts.controller import kinds
 from rollouts.kube.client import ListPage, Resource
 from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
+from rollouts.traffic.writes import label_value
 
 ARGO_ROLLOUTS = Resource("argoproj.io", "v1alpha1", "rollouts", "Rollout")
 APPLICATION = Resource("argoproj.io", "v1alpha1", "applications", "Application")
@@ -163,6 +164,16 @@ def refused(cluster: Cluster) -> None:
     cluster.objects[kinds.POOL_X]["v2"]["status"] = {"parent": [parent]}
 
 
+def released(cluster: Cluster, weights: dict[str, int]) -> None:
+    """A route that a Rollout left behind, with these weights."""
+    refs = [
+        {"group": kinds.POOL_X.group, "kind": "InferencePool", "name": name, "weight": weight}
+        for name, weight in weights.items()
+    ]
+    left = cluster.add(kinds.HTTP_ROUTE, "left", spec={"rules": [{"backendRefs": refs}]})
+    left["metadata"]["annotations"]["inferencerollouts.dev/managed-by"] = "away"
+
+
 MANAGERS = [{"kind": "HTTPRoute", "managedFieldsManagers": ["x"]}]
 CASES: dict[str, tuple[Callable[[Cluster], Any], Level, str]] = {
     "a CRD is missing": (
@@ -243,6 +254,23 @@ CASES: dict[str, tuple[Callable[[Cluster], Any], Level, str]] = {
         lambda c: argocd_cm(c, **{WEIGHTS: "managedFieldsManagers: [x]"}),
         Level.BAD,
         "argocd-cm: managedFieldsManagers",
+    ),
+    "a route whose Rollout and pool are gone": (
+        lambda c: released(c, {"gone": 90, "v2": 10}),
+        Level.BAD,
+        "HTTPRoute left: its Rollout away is gone, and it sends requests to gone, which does not exist",
+    ),
+    "a route whose Rollout is gone": (
+        lambda c: released(c, {"gone": 0, "v2": 100}),
+        Level.WARN,
+        "HTTPRoute left: its Rollout away is gone; it stays with the weights that it has",
+    ),
+    "a model object whose Rollout and pool are gone": (
+        lambda c: c.add(kinds.INFERENCE_MODEL, "left", spec={"poolRef": {"name": "gone"}})["metadata"].update(
+            annotations={"inferencerollouts.dev/managed-by": "away"}
+        ),
+        Level.BAD,
+        "InferenceModel left: its Rollout away is gone, and it sends requests to gone",
     ),
     "a spec with a problem": (
         lambda c: c.objects[kinds.ROLLOUT]["demo"]["spec"].pop("target"),
@@ -339,6 +367,19 @@ async def test_rights_that_the_controller_lacks_are_named():
     assert [check.text for check in found if check.level is Level.BAD] == [
         "system/controller may not patch httproutes in default"
     ]
+
+
+@pytest.mark.parametrize("name", ["demo", "d" * 100], ids=["short", "long"])
+async def test_the_traffic_object_of_a_rollout_that_is_there_is_not_left_behind(name):
+    cluster = sound()
+    managed(cluster)
+    cluster.add(kinds.ROLLOUT, name, spec=cluster.objects[kinds.ROLLOUT].pop("demo")["spec"])
+    route_of(cluster)["labels"]["inferencerollouts.dev/rollout"] = label_value(name)
+    route_of(cluster)["annotations"]["inferencerollouts.dev/managed-by"] = "the one before"
+
+    found = await diagnose(cluster, "default", None, None, "argocd")
+
+    assert {check.level for check in found} == {Level.FINE}, found
 
 
 async def test_an_application_that_holds_other_routes_is_left_alone():
