@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from rollouts.analysis.types import Phase as RunPhase
+from rollouts.analysis.types import RunStatus
+from rollouts.api.run_results import write_run_status
 from rollouts.api.status import write_status
 from rollouts.engine.commands import CommandAction, parse_command
 from rollouts.engine.types import CommandResult, Phase, RolloutStatus
 from rollouts.lab.testing.argocd import NOW, LuaFailed, run_lua
+from rollouts.lab.testing.kstatus import Kstatus, kstatus
 from rollouts.lab.testing.world import World, pause, pool, spec, weight
 
 ARGOCD = Path(__file__).resolve().parents[2] / "charts" / "inference-rollouts" / "argocd"
@@ -237,6 +242,65 @@ def test_a_rollout_that_nobody_serves_is_degraded_whatever_its_phase(state: str,
 
     assert found["status"] == "Degraded"
     assert "NOBODY SERVES" in found["message"]
+
+
+@pytest.mark.parametrize(
+    ("state", "wanted"),
+    [
+        ("healthy", Kstatus.CURRENT),
+        ("aborted", Kstatus.FAILED),
+        ("at a pause", Kstatus.IN_PROGRESS),
+        ("held", Kstatus.IN_PROGRESS),
+        ("waiting", Kstatus.IN_PROGRESS),
+        ("split at start", Kstatus.IN_PROGRESS),
+    ],
+)
+def test_kstatus_agrees_with_the_phase_and_fails_what_nobody_serves(state: str, wanted: Kstatus) -> None:
+    world = WORLDS[state]()
+    before = kstatus(rollout(world))
+    for name in list(world.pools):
+        world.pools[name] = 0
+    world.settle()
+
+    assert before is wanted
+    assert kstatus(rollout(world)) is Kstatus.FAILED
+
+
+RUN_AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("phase", "wanted", "health"),
+    [
+        (RunPhase.PENDING, Kstatus.IN_PROGRESS, "Progressing"),
+        (RunPhase.RUNNING, Kstatus.IN_PROGRESS, "Progressing"),
+        (RunPhase.SUCCESSFUL, Kstatus.CURRENT, "Healthy"),
+        (RunPhase.FAILED, Kstatus.FAILED, "Degraded"),
+        (RunPhase.ERROR, Kstatus.FAILED, "Degraded"),
+        (RunPhase.INCONCLUSIVE, Kstatus.FAILED, "Unknown"),
+    ],
+    ids=lambda value: getattr(value, "value", str(value)),
+)
+def test_a_run_is_to_kstatus_what_its_phase_says(phase: RunPhase, wanted: Kstatus, health: str) -> None:
+    ended = RUN_AT + timedelta(minutes=5) if phase.terminal else None
+    status = RunStatus(phase=phase, message="so it is", started_at=RUN_AT, completed_at=ended)
+    obj = {"metadata": {"generation": 3}, "status": write_run_status(status)}
+    moved = {
+        item["type"]: item["lastTransitionTime"]
+        for item in obj["status"]["conditions"]
+        if item["lastTransitionTime"] != "2026-01-01T00:00:00Z"
+    }
+
+    assert kstatus(obj) is wanted
+    script = lua(SCRIPTS / "inferencerollouts.dev" / "AnalysisRun" / "health.lua")
+    assert run_lua(script, obj=obj)["status"] == health
+    assert set(moved) == (
+        {"Reconciling", "Ready" if wanted is Kstatus.CURRENT else "Stalled"} if ended else set()
+    )
+
+
+def test_every_phase_of_a_run_was_looked_at() -> None:
+    assert len(RunPhase) == 6
 
 
 def test_an_old_page_cannot_promote_a_newer_step() -> None:
