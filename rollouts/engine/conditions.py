@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rollouts.engine.actions import EmitEvent, EventType
 from rollouts.engine.draft import Draft
+from rollouts.engine.observation import Claim
 from rollouts.engine.starting import nobody_serves
 from rollouts.engine.types import Condition, Phase
 
@@ -27,7 +28,7 @@ def set_conditions(draft: Draft) -> None:
         ("Reconciling", busy, reason if busy else "Settled", message if busy else ""),
         ("Stalled", stuck, why[0] if stuck else "NotStalled", why[1] if stuck else ""),
         _row("TargetReady", draft.target_problem, *(draft.target_note or ("Ready",))),
-        _row("TrafficApplied", draft.traffic_problem, "Applied"),
+        _row("TrafficApplied", draft.traffic_problem or _claimed(draft), "Applied"),
         (
             "TrafficContended",
             bool(draft.contended),
@@ -41,6 +42,14 @@ def set_conditions(draft: Draft) -> None:
     else:
         rows.append(("SpecValid", True, "Valid", ""))
     draft.set(conditions=tuple(_condition(draft, *row) for row in rows))
+
+
+def _claimed(draft: Draft) -> tuple[str, str] | None:
+    """Whose the traffic object is when it is not ours: also said while an abort or a problem is what people read."""
+    traffic = draft.obs.traffic
+    if traffic is None or traffic.claim is not Claim.OTHER:
+        return None
+    return "ClaimedByOther", f"{traffic.kind} {traffic.name} belongs to Rollout {traffic.claimed_by}"
 
 
 def _warn_once(draft: Draft, dead: tuple[str, str] | None) -> None:
