@@ -15,7 +15,9 @@ from rollouts.cli.doctor_gitops import (
     Adopted,
     application_checks,
     configmap_checks,
+    live_wave_checks,
     object_checks,
+    operation_checks,
     pool_checks,
 )
 from rollouts.cli.doctor_path import picker_checks, refusal_checks
@@ -98,8 +100,9 @@ async def diagnose(
     else:
         objects = await _list(client, kinds.ROLLOUT, namespace) or []
     rollouts = [parse_rollout(obj) for obj in objects]
-    for parsed in rollouts:
+    for parsed, obj in zip(rollouts, objects, strict=True):
         checks += [check async for check in _rollout(client, parsed)]
+        checks += [check async for check in _waves(client, parsed, obj)]
     if name is None:
         checks += [check async for check in _released(client, namespace, [one.name for one in rollouts])]
     return checks + [check async for check in _argocd(client, rollouts, argocd)]
@@ -236,6 +239,23 @@ async def _traffic(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
         yield check
 
 
+async def _waves(client: KubeClient, parsed: ParsedRollout, obj: Object) -> AsyncIterator[Check]:
+    """Sync waves of the Rollout and of what it needs."""
+    if parsed.spec is None:
+        return
+    needed = list[tuple[str, Object]]()
+    found = await _carried(client, parsed)
+    if found.obj is not None and not found.managed:
+        needed.append((f"{found.resource.kind} {parsed.spec.traffic.name}", found.obj))
+    names = {parsed.spec.target.name, getattr(parsed.spec.traffic, "pool_name", "")} - {""}
+    for resource in kinds.POOLS:
+        for name in sorted(names):
+            pool = await _get(client, resource, parsed.namespace, name)
+            needed += [(f"InferencePool {name}", pool)] if pool is not None else []
+    for check in live_wave_checks(obj, needed):
+        yield check
+
+
 async def _released(client: KubeClient, namespace: str, rollouts: list[str]) -> AsyncIterator[Check]:
     """Traffic objects whose Rollout is gone."""
     pools = [
@@ -283,8 +303,11 @@ async def _argocd(client: KubeClient, rollouts: list[ParsedRollout], namespace: 
             name = parsed.spec.traffic.name
             adopted.add(Adopted(group=group, kind=kind, namespace=parsed.namespace, name=name))
     configmap = await _get(client, _CONFIG_MAP, namespace, "argocd-cm")
+    names = frozenset((parsed.namespace, parsed.name) for parsed in rollouts)
     for application in applications:
         for check in application_checks(application, frozenset(adopted), configmap):
+            yield check
+        for check in operation_checks(application, names):
             yield check
     if configmap is not None:
         for check in configmap_checks(configmap):

@@ -7,14 +7,24 @@ so two writers cannot share one by field ownership.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from rollouts.cli.findings import Check, bad, fine, warn
 from rollouts.cli.gitops_ignored import IGNORED, IgnoredWeights, ignore_key, rules_for
+from rollouts.cli.waves import WAVE_ANNOTATION, wave_of
+from rollouts.controller.kinds import GROUP
 
-__all__ = ["Adopted", "application_checks", "configmap_checks", "object_checks", "pool_checks"]
+__all__ = [
+    "Adopted",
+    "application_checks",
+    "configmap_checks",
+    "live_wave_checks",
+    "object_checks",
+    "operation_checks",
+    "pool_checks",
+]
 
 _TRACKING = ("argocd.argoproj.io/tracking-id", "argocd.argoproj.io/installation-id")
 _FLUX_NAME = "kustomize.toolkit.fluxcd.io/name"
@@ -105,6 +115,46 @@ def application_checks(
         for ignored in IGNORED:
             if (ignored.resource.group, ignored.resource.kind) == (one.group, one.kind):
                 yield from _ignore_checks(where, one, ignored, application, configmap)
+
+
+_WAITING = "waiting for healthy state of"
+"""How Argo CD begins the message of an operation that waits between waves (gitops-engine, pkg/sync)."""
+
+
+def operation_checks(application: Object, rollouts: frozenset[tuple[str, str]]) -> Iterator[Check]:
+    """A sync that waits for a Rollout, (namespace, name): it blocks every later commit, the reverting one, too."""
+    status = application.get("status") or {}
+    state = status.get("operationState") or {}
+    held = {
+        (item.get("namespace", ""), item.get("name"))
+        for item in status.get("resources") or []
+        if isinstance(item, Mapping) and (item.get("group"), item.get("kind")) == (GROUP, "Rollout")
+    }
+    message, name = str(state.get("message", "")), (application.get("metadata") or {}).get("name")
+    if state.get("phase") != "Running" or not held & rollouts or _WAITING not in message:
+        return
+    if f"{GROUP}/Rollout/" in message or " more " in message:
+        yield bad(
+            f"Application {name}: its sync has been open since {state.get('startedAt')}: {message}; newer commits "
+            "wait behind it, the one that reverts, too",
+            f"argocd app terminate-op {name}; give the Rollout the last sync wave (`rollouts lint DIR` finds it)",
+        )
+
+
+def live_wave_checks(rollout: Object, needed: Iterable[tuple[str, Object]]) -> Iterator[Check]:
+    """Waves of live objects: what a Rollout needs, with how it is called, in a later wave than the Rollout's."""
+    wave = wave_of(rollout)
+    for where, obj in needed:
+        if wave_of(obj) > wave:
+            yield bad(
+                f"{where} is in sync wave {wave_of(obj)}, after its Rollout {_meta_name(rollout)} in {wave}: a sync of "
+                "both never ends",
+                f'annotate the Rollout with {WAVE_ANNOTATION}: "{wave_of(obj) + 1}" in Git',
+            )
+
+
+def _meta_name(obj: Object) -> str:
+    return str((obj.get("metadata") or {}).get("name"))
 
 
 def _holds(application: Object, one: Adopted) -> bool:

@@ -174,6 +174,20 @@ def released(cluster: Cluster, weights: dict[str, int]) -> None:
     left["metadata"]["annotations"]["inferencerollouts.dev/managed-by"] = "away"
 
 
+def wave(number: int) -> dict[str, str]:
+    return {"argocd.argoproj.io/sync-wave": str(number)}
+
+
+def syncing(cluster: Cluster, message: str, phase: str = "Running") -> None:
+    """An Application in the middle of a sync, which holds the Rollout and no route."""
+    application(cluster)
+    held = {"group": kinds.GROUP, "kind": "Rollout", "namespace": "default", "name": "demo"}
+    cluster.objects[APPLICATION]["app"]["status"] = {
+        "resources": [held],
+        "operationState": {"phase": phase, "startedAt": "2026-01-01T00:00:00Z", "message": message},
+    }
+
+
 MANAGERS = [{"kind": "HTTPRoute", "managedFieldsManagers": ["x"]}]
 CASES: dict[str, tuple[Callable[[Cluster], Any], Level, str]] = {
     "a CRD is missing": (
@@ -272,6 +286,26 @@ CASES: dict[str, tuple[Callable[[Cluster], Any], Level, str]] = {
         Level.BAD,
         "InferenceModel left: its Rollout away is gone, and it sends requests to gone",
     ),
+    "a sync that waits for a Rollout": (
+        lambda c: syncing(c, "waiting for healthy state of inferencerollouts.dev/Rollout/demo"),
+        Level.BAD,
+        "its sync has been open since 2026-01-01T00:00:00Z: waiting for healthy state",
+    ),
+    "a sync that waits for a Rollout among others": (
+        lambda c: syncing(c, "waiting for healthy state of apps/Deployment/x and 2 more resources"),
+        Level.BAD,
+        "newer commits wait behind it",
+    ),
+    "a pool in a later wave": (
+        lambda c: c.objects[kinds.POOL_X]["v2"]["metadata"]["annotations"].update(wave(1)),
+        Level.BAD,
+        "InferencePool v2 is in sync wave 1, after its Rollout demo in 0",
+    ),
+    "a route in a later wave": (
+        lambda c: route_of(c)["annotations"].update(wave(1)),
+        Level.BAD,
+        "HTTPRoute route is in sync wave 1",
+    ),
     "a spec with a problem": (
         lambda c: c.objects[kinds.ROLLOUT]["demo"]["spec"].pop("target"),
         Level.BAD,
@@ -343,6 +377,24 @@ async def test_a_model_object_in_git_needs_its_ignore_rule_and_is_sound_with_it(
         f"Application app compares the weights of {resource.kind} model: it shows OutOfSync, and self-heal "
         "resets them"
     ]
+
+
+@pytest.mark.parametrize(
+    ("phase", "message"),
+    [
+        ("Succeeded", "waiting for healthy state of inferencerollouts.dev/Rollout/demo"),
+        ("Running", "waiting for healthy state of apps/Deployment/x"),
+    ],
+)
+async def test_a_sync_that_goes_on_is_left_alone(phase, message):
+    cluster = sound()
+    syncing(cluster, message, phase)
+    cluster.objects[kinds.ROLLOUT]["demo"]["metadata"]["annotations"] = wave(2)
+    route_of(cluster)["annotations"].update(wave(2))
+
+    found = await diagnose(cluster, "default", None, None, "argocd")
+
+    assert {check.level for check in found} == {Level.FINE}, found
 
 
 async def test_a_rule_of_the_application_itself_is_as_good():
