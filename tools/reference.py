@@ -50,12 +50,18 @@ def _kind(crd: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+_SAID = " Default: "
+
+
 def _rows(schema: Mapping[str, Any], path: str) -> Iterator[str]:
     required = schema.get("required", [])
     for name, field in schema.get("properties", {}).items():
         where = f"{path}.{name}"
         default = field.get("default", "required" if name in required else "")
         about = " ".join(str(field.get("description", "")).split()).replace("|", "\\|")
+        if _SAID in about:  # inside lists the schema has none, and the description says what absence means
+            about, _, said = about.partition(_SAID)
+            default = said.removesuffix(".")
         yield f"| `{where.partition('.')[2]}` | {_type(field)} | {_shown(default)} | {about} |"
         yield from _rows(field, where)
         if field.get("type") == "array":

@@ -144,15 +144,37 @@ def _number_or_string(node: Mapping[str, Any]) -> Json:
     return {"x-kubernetes-preserve-unknown-fields": True, **bounds, **neither}
 
 
-def _without_defaults(schema: Json) -> Json:
-    """A status schema: what the server filled in, the controller would take out again, for ever."""
+def _without_defaults(schema: Json, *, said: bool = False) -> Json:
+    """A schema that fills nothing in; ``said``: descriptions tell what an absent field means instead.
+
+    In a status: what the server filled in, the controller would take out again, for ever.
+    """
     result = {key: value for key, value in schema.items() if key != "default"}
+    if said and "default" in schema:
+        shown = schema["default"]
+        text = str(shown).lower() if isinstance(shown, bool) else shown
+        result["description"] = f"{result.get('description', '')} Default: {text}.".strip()
     if "properties" in result:
         result["properties"] = {
-            name: _without_defaults(field) for name, field in result["properties"].items()
+            name: _without_defaults(field, said=said) for name, field in result["properties"].items()
         }
     if "items" in result:
-        result["items"] = _without_defaults(result["items"])
+        result["items"] = _without_defaults(result["items"], said=said)
+    return result
+
+
+def _without_defaults_in_lists(schema: Json, *, inside: bool = False) -> Json:
+    """A spec's schema. Lists are atomic, so that whoever applies one owns all of it: a field that the server added to
+    an item is a difference to Git that nobody made, each further apply writes the object again, and another
+    manager's conflicts. Such defaults are the models'."""
+    if inside:
+        return _without_defaults(schema, said=True)
+    result = dict(schema)
+    if "properties" in result:
+        fields = result["properties"].items()
+        result["properties"] = {name: _without_defaults_in_lists(field) for name, field in fields}
+    if "items" in result:
+        result["items"] = _without_defaults_in_lists(result["items"], inside=True)
     return result
 
 
@@ -207,7 +229,7 @@ def _kind(
         "apiVersion": {"type": "string", "description": "Version of this schema."},
         "kind": {"type": "string", "description": f"Always {kind}."},
         "metadata": {"type": "object"},
-        "spec": structural_schema(spec),
+        "spec": _without_defaults_in_lists(structural_schema(spec)),
     }
     version: Json = {
         "name": VERSION,

@@ -35,6 +35,7 @@ def write_run_status(status: RunStatus) -> Json:
     }
     if status.started_at is not None:
         result["startedAt"] = format_time(status.started_at)
+    result["conditions"] = _conditions(status)
     if status.completed_at is not None:
         result["completedAt"] = format_time(status.completed_at)
     if status.decision is not None:
@@ -45,6 +46,30 @@ def write_run_status(status: RunStatus) -> Json:
         result["comparisons"] = [_write_comparison(item) for item in status.comparisons]
         result["gates"] = [_write_gate(gate) for gate in status.gates]
     return result
+
+
+def _conditions(status: RunStatus) -> list[Json]:
+    """Ready, Reconciling and Stalled, as kstatus reads them (sigs.k8s.io/cli-utils, pkg/kstatus): a run that ended
+    without success is Failed there. Each changes once at most, when the run ends."""
+    begun = status.started_at or status.completed_at
+    if begun is None:
+        return []
+    ended, passed = status.phase.terminal, status.phase is Phase.SUCCESSFUL
+    rows = (
+        ("Ready", False, passed),
+        ("Reconciling", True, not ended),
+        ("Stalled", False, ended and not passed),
+    )
+    return [
+        {
+            "type": kind,
+            "status": "True" if now else "False",
+            "reason": status.phase.value,
+            "message": status.message[:1024] if now else "",
+            "lastTransitionTime": format_time((status.completed_at or begun) if now is not before else begun),
+        }
+        for kind, before, now in rows
+    ]
 
 
 def _write_comparison(item: ComparisonResult) -> Json:

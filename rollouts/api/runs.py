@@ -112,8 +112,8 @@ def _what(model: MetricModel) -> QuerySpec | MeasureSpec | CompareSpec:
 
 
 def _canonical(compare: CompareModel) -> str:
-    """The compare form as JSON, without what was left out: defaults are the engine's."""
-    plain = compare.model_dump(by_alias=True, exclude_none=True, exclude_unset=True)
+    """The compare form as JSON, defaults written out: no schema fills in what a list leaves out."""
+    plain = compare.model_dump(by_alias=True, exclude_none=True)
     return json.dumps({name: value for name, value in plain.items() if value != ""}, sort_keys=True)
 
 

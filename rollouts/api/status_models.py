@@ -439,6 +439,8 @@ class AnalysisRunStatusModel(ApiModel):
     """When the run ended."""
     decision: Short = ""
     """What a Failed run asks the rollout to do: Abort or Pause."""
+    conditions: Annotated[list[ConditionModel], Field(max_length=16)] = []
+    """For tools that wait: Ready when it passed, Reconciling while it runs, Stalled when it ended otherwise."""
     earned: bool = False
     """Every metric that counts has a good measurement."""
     metric_results: Annotated[list[MetricResultModel], Field(max_length=16)] = Field(default=[])

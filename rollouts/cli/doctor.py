@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.cli.connect import connection_options, default_namespace, fetch, with_client
-from rollouts.cli.doctor_gitops import application_checks, configmap_checks, object_checks, pool_checks
+from rollouts.cli.doctor_gitops import (
+    Adopted,
+    application_checks,
+    configmap_checks,
+    live_wave_checks,
+    object_checks,
+    operation_checks,
+    pool_checks,
+)
 from rollouts.cli.doctor_path import picker_checks, refusal_checks
 from rollouts.cli.doctor_pickers import exposure_checks
+from rollouts.cli.doctor_released import released_checks
 from rollouts.cli.explain import deletion
 from rollouts.cli.findings import Check, Level, bad, fine, warn
 from rollouts.controller import kinds
@@ -90,8 +100,11 @@ async def diagnose(
     else:
         objects = await _list(client, kinds.ROLLOUT, namespace) or []
     rollouts = [parse_rollout(obj) for obj in objects]
-    for parsed in rollouts:
+    for parsed, obj in zip(rollouts, objects, strict=True):
         checks += [check async for check in _rollout(client, parsed)]
+        checks += [check async for check in _waves(client, parsed, obj)]
+    if name is None:
+        checks += [check async for check in _released(client, namespace, [one.name for one in rollouts])]
     return checks + [check async for check in _argocd(client, rollouts, argocd)]
 
 
@@ -174,28 +187,47 @@ async def _rollout(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
             yield check
 
 
-async def _traffic(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[Check]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Carried:
+    """The traffic object of a Rollout, if it exists."""
+
+    resource: Resource
+    obj: Object | None
+    managed: bool
+
+
+async def _carried(client: KubeClient, parsed: ParsedRollout) -> _Carried:
     assert parsed.spec is not None
     traffic = parsed.spec.traffic
+    managed = isinstance(traffic, HttpRouteTraffic) and traffic.mode is TrafficMode.MANAGED
     if isinstance(traffic, HttpRouteTraffic):
         resources: tuple[Resource, ...] = (kinds.HTTP_ROUTE,)
-        managed = traffic.mode is TrafficMode.MANAGED
     else:
         rewrite = traffic.kind.value == "InferenceModelRewrite"
         resources = kinds.REWRITES if rewrite else (kinds.INFERENCE_MODEL,)
-        managed = False
-    found = [await _get(client, one, parsed.namespace, traffic.name) for one in resources]
-    obj = next((one for one in found if one is not None), None)
-    where = f"{resources[0].kind} {traffic.name}"
+    for resource in resources:
+        obj = await _get(client, resource, parsed.namespace, traffic.name)
+        if obj is not None:
+            return _Carried(resource=resource, obj=obj, managed=managed or _is_ours(obj, parsed.name))
+    return _Carried(resource=resources[0], obj=None, managed=managed)
+
+
+def _is_ours(obj: Object, rollout: str) -> bool:
+    labels = (obj.get("metadata") or {}).get("labels") or {}
+    return bool(labels.get(ROLLOUT_LABEL) == label_value(rollout))
+
+
+async def _traffic(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[Check]:
+    assert parsed.spec is not None
+    traffic = parsed.spec.traffic
+    found = await _carried(client, parsed)
+    obj, where = found.obj, f"{found.resource.kind} {traffic.name}"
     if obj is None:
-        if isinstance(traffic, HttpRouteTraffic) and not managed:
+        if isinstance(traffic, HttpRouteTraffic) and not found.managed:
             yield bad(f"{where} does not exist", "create it, or give the Rollout a template for it")
         return
-    meta = obj.get("metadata") or {}
-    ours = (meta.get("labels") or {}).get(ROLLOUT_LABEL) == label_value(parsed.name)
-    managed = managed or ours
-    consent = (meta.get("annotations") or {}).get(CONSENT_ANNOTATION)
-    if not ours and consent != parsed.name:
+    consent = ((obj.get("metadata") or {}).get("annotations") or {}).get(CONSENT_ANNOTATION)
+    if not _is_ours(obj, parsed.name) and consent != parsed.name:
         yield bad(
             f"{where} does not consent to be managed by {parsed.name}"
             + (f" (it names {consent})" if consent else ""),
@@ -203,9 +235,38 @@ async def _traffic(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
         )
     else:
         yield fine(f"{where} belongs to Rollout {parsed.name}")
-    adapter = not isinstance(traffic, HttpRouteTraffic)
-    for check in object_checks(where, obj, managed=managed, model_object=adapter):
+    for check in object_checks(where, obj, managed=found.managed):
         yield check
+
+
+async def _waves(client: KubeClient, parsed: ParsedRollout, obj: Object) -> AsyncIterator[Check]:
+    """Sync waves of the Rollout and of what it needs."""
+    if parsed.spec is None:
+        return
+    needed = list[tuple[str, Object]]()
+    found = await _carried(client, parsed)
+    if found.obj is not None and not found.managed:
+        needed.append((f"{found.resource.kind} {parsed.spec.traffic.name}", found.obj))
+    names = {parsed.spec.target.name, getattr(parsed.spec.traffic, "pool_name", "")} - {""}
+    for resource in kinds.POOLS:
+        for name in sorted(names):
+            pool = await _get(client, resource, parsed.namespace, name)
+            needed += [(f"InferencePool {name}", pool)] if pool is not None else []
+    for check in live_wave_checks(obj, needed):
+        yield check
+
+
+async def _released(client: KubeClient, namespace: str, rollouts: list[str]) -> AsyncIterator[Check]:
+    """Traffic objects whose Rollout is gone."""
+    pools = [
+        obj["metadata"]["name"]
+        for resource in kinds.POOLS
+        for obj in await _list(client, resource, namespace) or []
+    ]
+    for resource in (kinds.HTTP_ROUTE, kinds.INFERENCE_MODEL, *kinds.REWRITES):
+        for obj in await _list(client, resource, namespace) or []:
+            for check in released_checks(resource.kind, obj, rollouts, pools):
+                yield check
 
 
 async def _pool(
@@ -234,19 +295,22 @@ async def _argocd(client: KubeClient, rollouts: list[ParsedRollout], namespace: 
     applications = await _list(client, _APPLICATION, None)
     if applications is None:
         return
-    adopted = frozenset(
-        (parsed.namespace, parsed.spec.traffic.name)
-        for parsed in rollouts
-        if parsed.spec is not None
-        and isinstance(parsed.spec.traffic, HttpRouteTraffic)
-        and parsed.spec.traffic.mode is TrafficMode.ADOPTED
-    )
-    for application in applications:
-        for check in application_checks(application, adopted):
-            yield check
+    adopted = set[Adopted]()
+    for parsed in rollouts:
+        found = await _carried(client, parsed) if parsed.spec is not None else None
+        if parsed.spec is not None and found is not None and found.obj is not None and not found.managed:
+            group, kind = found.resource.group, found.resource.kind
+            name = parsed.spec.traffic.name
+            adopted.add(Adopted(group=group, kind=kind, namespace=parsed.namespace, name=name))
     configmap = await _get(client, _CONFIG_MAP, namespace, "argocd-cm")
+    names = frozenset((parsed.namespace, parsed.name) for parsed in rollouts)
+    for application in applications:
+        for check in application_checks(application, frozenset(adopted), configmap):
+            yield check
+        for check in operation_checks(application, names):
+            yield check
     if configmap is not None:
-        for check in configmap_checks(configmap, adopted=bool(adopted)):
+        for check in configmap_checks(configmap):
             yield check
 
 

@@ -1,18 +1,30 @@
 """What Argo CD and Flux settings do to weights that the controller writes: checks over raw objects.
 
 Sources: Argo CD documentation "Diffing Customization", "Sync Options" and "Resource Health"; the documentation of
-Flux's kustomize-controller (``kustomize.toolkit.fluxcd.io/ssa`` and ``/prune``). Lists of an HTTPRoute are atomic, so
-two writers cannot share one by field ownership.
+Flux's kustomize-controller (``kustomize.toolkit.fluxcd.io/ssa`` and ``/prune``). Lists of traffic objects are atomic,
+so two writers cannot share one by field ownership.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from rollouts.cli.findings import Check, Level, bad, fine, warn
+from rollouts.cli.findings import Check, bad, fine, warn
+from rollouts.cli.gitops_ignored import IGNORED, IgnoredWeights, ignore_key, rules_for
+from rollouts.cli.waves import WAVE_ANNOTATION, wave_of
+from rollouts.controller.kinds import GROUP
 
-__all__ = ["application_checks", "configmap_checks", "object_checks", "pool_checks"]
+__all__ = [
+    "Adopted",
+    "application_checks",
+    "configmap_checks",
+    "live_wave_checks",
+    "object_checks",
+    "operation_checks",
+    "pool_checks",
+]
 
 _TRACKING = ("argocd.argoproj.io/tracking-id", "argocd.argoproj.io/installation-id")
 _FLUX_NAME = "kustomize.toolkit.fluxcd.io/name"
@@ -22,6 +34,16 @@ _SYNC_OPTIONS = "argocd.argoproj.io/sync-options"
 _HEALTH_KEY = "resource.customizations.health.inferencerollouts.dev_Rollout"
 
 Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted:
+    """A traffic object of somebody else's whose weights a Rollout moves."""
+
+    group: str
+    kind: str
+    namespace: str
+    name: str
 
 
 def _meta(obj: Object, field: str) -> Mapping[str, Any]:
@@ -37,7 +59,7 @@ def _by_flux(obj: Object) -> bool:
     return _FLUX_NAME in _meta(obj, "labels")
 
 
-def object_checks(where: str, obj: Object, *, managed: bool, model_object: bool) -> Iterator[Check]:
+def object_checks(where: str, obj: Object, *, managed: bool) -> Iterator[Check]:
     """The traffic object itself: does a GitOps tool apply it too?"""
     if not (_by_argocd(obj) or _by_flux(obj)):
         return
@@ -47,15 +69,10 @@ def object_checks(where: str, obj: Object, *, managed: bool, model_object: bool)
             f"{where}: the controller owns it, yet {tool} applies it too",
             "take it out of Git, after a commit that keeps it from being pruned (Prune=false)",
         )
-    elif model_object:
-        yield warn(
-            f"{where}: {tool} applies it; self-heal on a list of targets that we own is unsupported",
-            "take it out of Git and let the Rollout manage it, or turn self-heal off for it",
-        )
     elif _by_flux(obj) and _meta(obj, "annotations").get(_FLUX_SSA) not in ("IfNotPresent", "Ignore"):
         yield bad(
             f"{where}: Flux undoes the weights at each reconciliation",
-            f"annotate it with {_FLUX_SSA}: IfNotPresent, or give the Rollout a template (Managed)",
+            f"annotate it with {_FLUX_SSA}: IfNotPresent, or let the Rollout make it (Managed)",
         )
 
 
@@ -74,15 +91,12 @@ def pool_checks(where: str, obj: Object) -> Iterator[Check]:
         )
 
 
-def application_checks(application: Object, adopted: frozenset[tuple[str, str]]) -> Iterator[Check]:
-    """An Argo CD Application; ``adopted`` are (namespace, name) of HTTPRoutes whose weights we write."""
-    resources = (application.get("status") or {}).get("resources") or []
-    held = {
-        (str(one.get("namespace", "")), str(one.get("name", "")))
-        for one in resources
-        if isinstance(one, Mapping) and one.get("kind") == "HTTPRoute"
-    }
-    if not held & adopted:
+def application_checks(
+    application: Object, adopted: frozenset[Adopted], configmap: Object | None
+) -> Iterator[Check]:
+    """An Argo CD Application that applies objects whose weights we write. ``configmap`` is ``argocd-cm``."""
+    held = [one for one in sorted(adopted, key=str) if _holds(application, one)]
+    if not held:
         return
     where = f"Application {(application.get('metadata') or {}).get('name')}"
     policy = (application.get("spec") or {}).get("syncPolicy") or {}
@@ -94,40 +108,90 @@ def application_checks(application: Object, adopted: frozenset[tuple[str, str]])
         )
     if "RespectIgnoreDifferences=true" in options:
         yield bad(
-            f"{where}: RespectIgnoreDifferences freezes all later edits of the route in Git",
+            f"{where}: RespectIgnoreDifferences freezes all later edits of lists of weights in Git",
             "remove it; ignoreDifferences with ApplyOutOfSyncOnly=true is enough",
         )
-    for rule in (application.get("spec") or {}).get("ignoreDifferences") or []:
-        if (
-            isinstance(rule, Mapping)
-            and rule.get("kind") == "HTTPRoute"
-            and rule.get("managedFieldsManagers")
-        ):
+    for one in held:
+        for ignored in IGNORED:
+            if (ignored.resource.group, ignored.resource.kind) == (one.group, one.kind):
+                yield from _ignore_checks(where, one, ignored, application, configmap)
+
+
+_WAITING = "waiting for healthy state of"
+"""How Argo CD begins the message of an operation that waits between waves (gitops-engine, pkg/sync)."""
+
+
+def operation_checks(application: Object, rollouts: frozenset[tuple[str, str]]) -> Iterator[Check]:
+    """A sync that waits for a Rollout, (namespace, name): it blocks every later commit, the reverting one, too."""
+    status = application.get("status") or {}
+    state = status.get("operationState") or {}
+    held = {
+        (item.get("namespace", ""), item.get("name"))
+        for item in status.get("resources") or []
+        if isinstance(item, Mapping) and (item.get("group"), item.get("kind")) == (GROUP, "Rollout")
+    }
+    message, name = str(state.get("message", "")), (application.get("metadata") or {}).get("name")
+    if state.get("phase") != "Running" or not held & rollouts or _WAITING not in message:
+        return
+    if f"{GROUP}/Rollout/" in message or " more " in message:
+        yield bad(
+            f"Application {name}: its sync has been open since {state.get('startedAt')}: {message}; newer commits "
+            "wait behind it, the one that reverts, too",
+            f"argocd app terminate-op {name}; give the Rollout the last sync wave (`rollouts lint DIR` finds it)",
+        )
+
+
+def live_wave_checks(rollout: Object, needed: Iterable[tuple[str, Object]]) -> Iterator[Check]:
+    """Waves of live objects: what a Rollout needs, with how it is called, in a later wave than the Rollout's."""
+    wave = wave_of(rollout)
+    for where, obj in needed:
+        if wave_of(obj) > wave:
             yield bad(
-                f"{where}: managedFieldsManagers silently freezes all later edits of the route in Git",
-                "use the jqPathExpressions of argocd-cm-snippet.yaml",
+                f"{where} is in sync wave {wave_of(obj)}, after its Rollout {_meta_name(rollout)} in {wave}: a sync of "
+                "both never ends",
+                f'annotate the Rollout with {WAVE_ANNOTATION}: "{wave_of(obj) + 1}" in Git',
             )
 
 
-def configmap_checks(configmap: Object, *, adopted: bool) -> Iterator[Check]:
-    """``argocd-cm``: health of Rollouts, and ignored weights where a route in Git is adopted."""
-    data = configmap.get("data") or {}
-    if _HEALTH_KEY in data:
+def _meta_name(obj: Object) -> str:
+    return str((obj.get("metadata") or {}).get("name"))
+
+
+def _holds(application: Object, one: Adopted) -> bool:
+    resources = (application.get("status") or {}).get("resources") or []
+    return any(
+        isinstance(item, Mapping)
+        and (item.get("kind"), item.get("namespace", ""), item.get("name"))
+        == (one.kind, one.namespace, one.name)
+        and item.get("group", one.group) == one.group
+        for item in resources
+    )
+
+
+def _ignore_checks(
+    where: str, one: Adopted, ignored: IgnoredWeights, application: Object, configmap: Object | None
+) -> Iterator[Check]:
+    """Whether a rule covers the weights, and none freezes Git's own edits."""
+    rules = list(rules_for(ignored, configmap, application))
+    for place, text in rules:
+        if "managedFieldsManagers" in text:
+            yield bad(
+                f"{place}: managedFieldsManagers silently freezes all later edits of {one.kind}s in Git",
+                "use the jqPathExpressions of argocd-cm-snippet.yaml",
+            )
+    if not any(field in text for _, text in rules for field in ignored.fields):
+        yield bad(
+            f"{where} compares the weights of {one.kind} {one.name}: it shows OutOfSync, and self-heal resets them",
+            f"merge {ignore_key(ignored.resource)} of the chart's argocd/argocd-cm-snippet.yaml into argocd-cm",
+        )
+
+
+def configmap_checks(configmap: Object) -> Iterator[Check]:
+    """``argocd-cm``: health of Rollouts."""
+    if _HEALTH_KEY in (configmap.get("data") or {}):
         yield fine("Argo CD knows the health of Rollouts")
     else:
         yield warn(
             "Argo CD does not know the health of Rollouts: it shows them Healthy at once",
             "merge argocd/argocd-cm-snippet.yaml of the chart into argocd-cm",
-        )
-    key = "resource.customizations.ignoreDifferences.gateway.networking.k8s.io_HTTPRoute"
-    if adopted and key not in data:
-        yield warn(
-            "Argo CD compares the weights of adopted routes: they show OutOfSync, and self-heal resets them",
-            "merge the ignoreDifferences of argocd/argocd-cm-snippet.yaml into argocd-cm",
-        )
-    if adopted and "managedFieldsManagers" in str(data.get(key, "")):
-        yield Check(
-            level=Level.BAD,
-            text="argocd-cm: managedFieldsManagers silently freezes all later edits of routes in Git",
-            fix="use the jqPathExpressions of argocd-cm-snippet.yaml",
         )

@@ -19,6 +19,7 @@ from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.api.runs import gate_of, parse_template
 from rollouts.cli.analysis_commands import load_documents
 from rollouts.cli.lint_windows import too_long
+from rollouts.cli.waves import wave_findings
 from rollouts.controller.kinds import GROUP, VERSION
 from rollouts.engine.steps import weight_at
 from rollouts.engine.types import AdapterTraffic, AnalysisStep, JobStep, PauseStep
@@ -74,7 +75,14 @@ def lint_documents(documents: list[Any], traffic: Traffic | None = None) -> list
             findings += _rollout(obj, templates)
             if traffic is not None:
                 findings += _unprovable(obj, ours, traffic)
-    return findings
+    return findings + list(_waves(documents))
+
+
+def _waves(documents: list[Any]) -> Iterator[Finding]:
+    """Sync waves in which a Rollout waits for what comes after it; the files are taken for one Application."""
+    for found in wave_findings([one for one in documents if isinstance(one, Mapping)]):
+        make = _problem if found.deadlock else _hint
+        yield make(f"Rollout/{found.rollout}", found.text)
 
 
 def _is_ours(obj: Mapping[str, Any]) -> bool:
@@ -199,7 +207,18 @@ def _unprovable(obj: Mapping[str, Any], ours: list[Mapping[str, Any]], traffic: 
             yield _hint(_where(obj), plan.words)
 
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, path_type=Path)
+_ENDINGS = (".yaml", ".yml", ".json")
+
+
+def _files(path: Path) -> list[Path]:
+    """A file, or what is in a folder and below it; hidden ones left out."""
+    if not path.is_dir():
+        return [path]
+    found = (file for file in path.rglob("*") if file.suffix in _ENDINGS and file.is_file())
+    return sorted(
+        file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
 
 
 @click.command("lint")
@@ -208,11 +227,13 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--stable-pods", type=click.IntRange(min=1), help="Also say what gates cannot prove.")
 @click.option("--canary-pods", type=click.IntRange(min=1), help="Else what the weight asks for.")
 def lint(files: tuple[Path, ...], rate: float, stable_pods: int | None, canary_pods: int | None) -> None:
-    """Check Rollouts and templates in FILES without a cluster, by the controller's own rules.
+    """Check Rollouts and templates in FILES, or folders, without a cluster, by the controller's own rules.
+
+    The files are taken together: templates that Rollouts name, and Argo CD's sync waves.
 
     Exit status: 0 fine or hints only, 2 problems.
     """
-    documents = [document for path in files for document in load_documents(path)]
+    documents = [document for path in files for file in _files(path) for document in load_documents(file)]
     traffic = Traffic(rate=rate, stable_pods=stable_pods, canary_pods=canary_pods) if stable_pods else None
     findings = lint_documents(documents, traffic)
     for finding in findings:

@@ -21,6 +21,7 @@ from rollouts.traffic.backends import chosen_rules
 from rollouts.traffic.fields import map_of
 from rollouts.traffic.inference_model_rewrite import Dialect, chosen_models
 from rollouts.traffic.reading import Reader
+from rollouts.traffic.releasing import release
 from rollouts.traffic.targets import ModelTarget, mode_of
 from rollouts.traffic.writes import JsonPatch, Refusal, Write
 
@@ -78,9 +79,9 @@ class Carrier(ABC):
         """Indices of the rules that are ours to weigh; None: every rule there is."""
         return None
 
-    @abstractmethod
-    def release(self, raw: Object, *, delete: bool) -> JsonPatch | None:
-        """Give a Managed object up; None: delete it."""
+    def release(self, raw: Object) -> JsonPatch:
+        """Give a Managed object up."""
+        return release(raw, self.target.rollout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +114,6 @@ class RouteCarrier(Carrier):
         """See ``Carrier``."""
         return httproute.render(raw, self.target, desired)
 
-    def release(self, raw: Object, *, delete: bool) -> JsonPatch | None:
-        """See ``Carrier``."""
-        return httproute.release(raw, delete=delete)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCarrier(Carrier):
@@ -136,10 +133,6 @@ class ModelCarrier(Carrier):
     def render(self, raw: Object | None, desired: DesiredTraffic) -> Write | Refusal | None:
         """See ``Carrier``."""
         return inference_model.render(raw, self.target, desired)
-
-    def release(self, raw: Object, *, delete: bool) -> JsonPatch | None:
-        """See ``Carrier``."""
-        return inference_model.release(raw, delete=delete)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +158,3 @@ class RewriteCarrier(Carrier):
     def render(self, raw: Object | None, desired: DesiredTraffic) -> Write | Refusal | None:
         """See ``Carrier``."""
         return inference_model_rewrite.render(raw, self.target, self.dialect, desired)
-
-    def release(self, raw: Object, *, delete: bool) -> JsonPatch | None:
-        """See ``Carrier``."""
-        return inference_model_rewrite.release(raw, delete=delete)

@@ -53,6 +53,7 @@ from rollouts.kube.errors import (
 )
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic import wayback
+from rollouts.traffic.releasing import release
 from rollouts.traffic.writes import Apply, Refusal, Write
 
 __all__ = ["AdapterLoader", "Performer", "RunBuilder", "TrafficRefused", "merge_patch"]
@@ -353,12 +354,12 @@ class Performer:
         raw, carrier = gathered.traffic_object, gathered.carrier
         assert raw is not None
         assert carrier is not None
-        patch = carrier.release(raw, delete=action.mode is ReleaseTrafficMode.DELETE)
         place = (carrier.resource, carrier.namespace, carrier.name)
-        if patch is None:
+        if action.mode is ReleaseTrafficMode.DELETE:
             await self._client.delete(*place, resource_version=action.resource_version)
             return
-        stored = await self._client.patch(*place, patch.operations, kind=PatchKind.JSON)
+        patch = carrier.release(raw).operations
+        stored = await self._client.patch(*place, patch, kind=PatchKind.JSON)
         self._caches.by_resource()[carrier.resource].record_write(stored)
 
     async def _release_recorded(self, gathered: Gathered, action: ReleaseTraffic, way: WayBack) -> None:
@@ -368,7 +369,7 @@ class Performer:
         if action.mode is ReleaseTrafficMode.DELETE:
             await self._client.delete(*place, resource_version=action.resource_version)
         elif raw is not None:
-            patch = wayback.release(raw).operations
+            patch = release(raw, gathered.parsed.name).operations
             stored = await self._client.patch(*place, patch, kind=PatchKind.JSON)
             self._caches.by_resource()[resource].record_write(stored)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from rollouts.engine.actions import EmitEvent, EventType
 from rollouts.engine.draft import Draft
+from rollouts.engine.observation import Claim
 from rollouts.engine.starting import nobody_serves
 from rollouts.engine.types import Condition, Phase
 
@@ -17,6 +19,7 @@ def set_conditions(draft: Draft) -> None:
     status, spec_problems = draft.status, draft.obs.problems
     phase, reason, message = status.phase, status.reason or "Unknown", status.message
     dead = nobody_serves(draft)
+    _warn_once(draft, dead)
     # kstatus reads Reconciling before Stalled: a rollout that nobody serves is not "in progress".
     busy, stuck = phase in _BUSY and dead is None, phase in _STUCK or dead is not None
     why = dead or (reason, message)
@@ -25,7 +28,7 @@ def set_conditions(draft: Draft) -> None:
         ("Reconciling", busy, reason if busy else "Settled", message if busy else ""),
         ("Stalled", stuck, why[0] if stuck else "NotStalled", why[1] if stuck else ""),
         _row("TargetReady", draft.target_problem, *(draft.target_note or ("Ready",))),
-        _row("TrafficApplied", draft.traffic_problem, "Applied"),
+        _row("TrafficApplied", draft.traffic_problem or _claimed(draft), "Applied"),
         (
             "TrafficContended",
             bool(draft.contended),
@@ -39,6 +42,26 @@ def set_conditions(draft: Draft) -> None:
     else:
         rows.append(("SpecValid", True, "Valid", ""))
     draft.set(conditions=tuple(_condition(draft, *row) for row in rows))
+
+
+def _claimed(draft: Draft) -> tuple[str, str] | None:
+    """Whose the traffic object is when it is not ours: also said while an abort or a problem is what people read."""
+    traffic = draft.obs.traffic
+    if traffic is None or traffic.claim is not Claim.OTHER:
+        return None
+    return "ClaimedByOther", f"{traffic.kind} {traffic.name} belongs to Rollout {traffic.claimed_by}"
+
+
+def _warn_once(draft: Draft, dead: tuple[str, str] | None) -> None:
+    """That nobody serves is an Event in every phase, once: an aborted or paused rollout keeps its own reason."""
+    told = any(
+        old.type == "Stalled" and old.status == "True" and dead is not None and old.reason == dead[0]
+        for old in draft.obs.status.conditions
+    )
+    if dead is None or told or draft.obs.deleting:
+        return
+    if not any(isinstance(action, EmitEvent) and action.reason == dead[0] for action in draft.actions):
+        draft.event(EventType.WARNING, *dead)
 
 
 def _row(name: str, problem: tuple[str, str] | None, fine: str, note: str = "") -> tuple[str, bool, str, str]:

@@ -62,6 +62,19 @@ _ALARMS = frozenset(
 """Reasons worth an Event although the phase stays; steps and writes have Events of their own."""
 
 
+_WARNINGS = frozenset(
+    {
+        "StableNotReady",
+        "StablePoolMissing",
+        "AdapterContentMismatch",
+        "AbortBlockedByClaim",
+        "TrafficRefused",
+        "RouteMissing",
+    }
+)
+"""Reasons that are a person's to act on, in whichever phase they come."""
+
+
 class Draft:
     """Status, actions and wake-up time being put together.
 
@@ -127,7 +140,7 @@ class Draft:
         changed = before.phase is not phase or (before.reason != reason and reason in _ALARMS)
         self.set(phase=phase, reason=reason, message=message)
         if changed:
-            bad = phase in (Phase.ABORTED, Phase.INVALID)
+            bad = phase in (Phase.ABORTED, Phase.INVALID) or reason in _WARNINGS
             self.event(EventType.WARNING if bad else EventType.NORMAL, reason, message)
 
     def event(self, kind: EventType, reason: str, message: str) -> None:

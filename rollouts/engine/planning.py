@@ -26,6 +26,7 @@ from rollouts.engine.mending import mended
 from rollouts.engine.naming import background_run, job_name, step_run
 from rollouts.engine.observation import Claim, GateOutcome, JobOutcome, Observation
 from rollouts.engine.progressing import deadline_missed, note_unpaused, progress
+from rollouts.engine.rejections import plain_message, show_rejection
 from rollouts.engine.revision import revision_of, target_identity
 from rollouts.engine.serving import serve_adapters
 from rollouts.engine.starting import (
@@ -68,6 +69,7 @@ def plan(obs: Observation, now: datetime) -> Plan:
     if status is not obs.status:
         obs = replace(obs, status=status)
     draft = Draft(obs, now)
+    draft.set(message=plain_message(status))
     if obs.deleting:
         finalize(draft)
         set_conditions(draft)
@@ -86,6 +88,7 @@ def plan(obs: Observation, now: datetime) -> Plan:
     keep_finalizer(draft)
     note_trust(draft)
     set_conditions(draft)
+    show_rejection(draft)
     return draft.plan()
 
 
@@ -110,7 +113,10 @@ def _claimed_by_other(draft: Draft) -> bool:
         return False
     what = f"{traffic.kind} {traffic.name}"
     if traffic.claim is Claim.OTHER:
-        message = f"{what} belongs to Rollout {traffic.claimed_by}: delete that, or use another object"
+        message = (
+            f"{what} belongs to Rollout {traffic.claimed_by}: delete that, or use another object. Where that Rollout "
+            f"is gone, annotate it with inferencerollouts.dev/managed-by: {draft.obs.name} to hand it over"
+        )
         reason = "ClaimedByOther"
     elif not traffic.exists:
         return False
@@ -306,7 +312,7 @@ def _healthy(draft: Draft) -> None:
     if draft.obs.status.phase is Phase.HEALTHY:
         reason, message = draft.obs.status.reason, f"{stable.label} is stable"
         if reason == "Promoted":
-            message = draft.obs.status.message
+            message = plain_message(draft.obs.status)
     else:
         reason, message = "TargetIsStable", f"{stable.label} is stable"
     draft.target_problem = nobody_serves(draft)

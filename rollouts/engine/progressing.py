@@ -16,6 +16,7 @@ from rollouts.engine.gating import accompany, judge_gates, step_gate, unearned
 from rollouts.engine.naming import background_run, job_name
 from rollouts.engine.observation import GateOutcome, JobOutcome
 from rollouts.engine.probing import probe_open, probe_path, probing
+from rollouts.engine.rejections import plain_message
 from rollouts.engine.serving import content_blocker, unserved
 from rollouts.engine.share import MIN_WINDOW, observed_weight
 from rollouts.engine.steps import describe, format_seconds, landing, steps_hash
@@ -159,9 +160,7 @@ def deadline_missed(draft: Draft) -> str | None:
         if status.step_started_at is None:
             return None
         start = status.step_started_at
-        what = (
-            f"{draft.where()} has not come into force for {format_seconds(limit)}: {draft.obs.status.message}"
-        )
+        what = f"{draft.where()} has not come into force for {format_seconds(limit)}: {plain_message(draft.obs.status)}"
     else:
         return None
     if draft.now - start >= limit:

@@ -101,8 +101,10 @@ def content_blocker(draft: Draft, identity: Identity) -> Blocker | None:
 
 
 def unserved(draft: Draft, identity: Identity) -> Blocker | None:
-    """Why a name with a source cannot be called stable: no Ready pod confirms that it serves that source."""
+    """Why a name cannot be called stable: its pool is not there, or no Ready pod confirms that it serves its source."""
     view = draft.obs.pools.get(identity, PoolView(identity=identity, exists=False))
+    if not view.exists and view.blockers:
+        return view.blockers[0]
     if view.mismatched:
         return Blocker(reason="AdapterContentMismatch", message=strangers(identity, view))
     if view.confirmed or not identity.source:

@@ -32,7 +32,7 @@ from rollouts.traffic.reading import KIND, Reader, view
 from rollouts.traffic.weights import WeightTooLarge, split
 from rollouts.traffic.writes import ROLLOUT_LABEL, Apply, JsonPatch, Refusal, Write, label_value
 
-__all__ = ["KIND", "POOL_GROUPS", "Reader", "Target", "release", "render", "template_problems", "view"]
+__all__ = ["KIND", "POOL_GROUPS", "Reader", "Target", "render", "template_problems", "view"]
 
 Object = Mapping[str, Any]
 
@@ -214,17 +214,6 @@ def _backend_missing(rule: Any, index: int, target: Target, arm: Identity, port:
 
 
 # --- the end, and the template ---------------------------------------------------------------------
-
-
-def release(route: Object, *, delete: bool) -> JsonPatch | None:
-    """Give a Managed route up: a patch that drops our label; None when the route is to be deleted."""
-    if delete:
-        return None
-    operations = [_guard(route)]
-    if ROLLOUT_LABEL in map_of(metadata_of(route).get("labels")):
-        label = ROLLOUT_LABEL.replace("~", "~0").replace("/", "~1")
-        operations.append({"op": "remove", "path": f"/metadata/labels/{label}"})
-    return JsonPatch(operations=operations)
 
 
 def template_problems(template: Object) -> tuple[Problem, ...]:

@@ -20,7 +20,6 @@ from rollouts.traffic.targets import (
     managed_metadata,
     mode_of,
     pool_ref,
-    release,
     retarget,
     view_targets,
     weights_of,
@@ -28,7 +27,7 @@ from rollouts.traffic.targets import (
 from rollouts.traffic.weights import WeightTooLarge
 from rollouts.traffic.writes import Apply, Refusal, Write
 
-__all__ = ["API_VERSION", "KIND", "ModelTarget", "release", "render", "view"]
+__all__ = ["API_VERSION", "KIND", "ModelTarget", "render", "view"]
 
 Object = Mapping[str, Any]
 

@@ -23,7 +23,6 @@ from rollouts.traffic.targets import (
     managed_metadata,
     mode_of,
     pool_ref,
-    release,
     retarget,
     view_targets,
     weights_of,
@@ -31,7 +30,7 @@ from rollouts.traffic.targets import (
 from rollouts.traffic.weights import WeightTooLarge
 from rollouts.traffic.writes import Apply, Refusal, Write
 
-__all__ = ["KIND", "Dialect", "ModelTarget", "TargetField", "chosen_models", "release", "render", "view"]
+__all__ = ["KIND", "Dialect", "ModelTarget", "TargetField", "chosen_models", "render", "view"]
 
 Object = Mapping[str, Any]
 

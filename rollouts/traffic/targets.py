@@ -27,7 +27,6 @@ __all__ = [
     "managed_metadata",
     "mode_of",
     "pool_ref",
-    "release",
     "retarget",
     "view_targets",
     "weights_of",
@@ -140,13 +139,3 @@ def guarded(obj: Object, *operations: dict[str, Any]) -> JsonPatch:
     version = text_of(metadata_of(obj).get("resourceVersion"))
     guard = {"op": "test", "path": "/metadata/resourceVersion", "value": version}
     return JsonPatch(operations=[guard, *operations])
-
-
-def release(obj: Object, *, delete: bool) -> JsonPatch | None:
-    """Give a Managed object up: a patch that drops our label; None when it is to be deleted."""
-    if delete:
-        return None
-    if ROLLOUT_LABEL not in map_of(metadata_of(obj).get("labels")):
-        return guarded(obj)
-    label = ROLLOUT_LABEL.replace("~", "~0").replace("/", "~1")
-    return guarded(obj, {"op": "remove", "path": f"/metadata/labels/{label}"})

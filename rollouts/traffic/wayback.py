@@ -21,9 +21,9 @@ from rollouts.traffic.fields import claim_of, list_of, map_of, metadata_of, text
 from rollouts.traffic.headers import is_header_rule
 from rollouts.traffic.targets import guarded
 from rollouts.traffic.weights import MAX_WEIGHT
-from rollouts.traffic.writes import ROLLOUT_LABEL, JsonPatch
+from rollouts.traffic.writes import JsonPatch
 
-__all__ = ["entry_of", "propose", "release", "render", "view"]
+__all__ = ["entry_of", "propose", "render", "view"]
 
 Object = Mapping[str, Any]
 
@@ -299,11 +299,3 @@ def _list(rule: _Rule, roles: _Roles, record: WayBack, stable: int, canary: int)
         operations.append({"op": "test", "path": f"{parent}/matches", "value": rule.rule["matches"]})
     operations.append({"op": "add", "path": rule.path, "value": entries})
     return operations
-
-
-def release(obj: Object) -> JsonPatch:
-    """Give a Managed object up: drop our label, whatever its kind."""
-    if ROLLOUT_LABEL not in map_of(metadata_of(obj).get("labels")):
-        return guarded(obj)
-    label = ROLLOUT_LABEL.replace("~", "~0").replace("/", "~1")
-    return guarded(obj, {"op": "remove", "path": f"/metadata/labels/{label}"})

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from rollouts.analysis.types import Phase as RunPhase
+from rollouts.analysis.types import RunStatus
+from rollouts.api.run_results import write_run_status
 from rollouts.api.status import write_status
 from rollouts.engine.commands import CommandAction, parse_command
-from rollouts.engine.types import CommandResult, Phase, RolloutStatus
+from rollouts.engine.observation import Claim, GateOutcome, Problem, Refused
+from rollouts.engine.types import (
+    AnalysisStep,
+    CommandResult,
+    HoldReason,
+    JobStep,
+    OnDeadline,
+    PauseStep,
+    Phase,
+    RolloutStatus,
+    Step,
+    WeightStep,
+)
 from tests.kit.argocd import NOW, LuaFailed, run_lua
-from tests.kit.world import World, pause, pool, spec, weight
+from tests.kit.kstatus import Kstatus, kstatus
+from tests.kit.world import World, analysis, job, pause, pool, spec, weight
 
 ARGOCD = Path(__file__).resolve().parents[2] / "charts" / "inference-rollouts" / "argocd"
 SCRIPTS = ARGOCD / "resource_customizations"
@@ -105,10 +122,26 @@ def test_action(case: dict[str, Any]) -> None:
 # --- the engine at the other end ---
 
 
+def step_json(step: Step) -> dict[str, Any]:
+    match step:
+        case WeightStep(weight=weight_):
+            return {"setWeight": weight_ / 100}
+        case PauseStep():
+            return {"pause": {}}
+        case AnalysisStep():
+            return {"analysis": {"preset": "default"}}
+        case JobStep():
+            return {"job": {"spec": {}}}
+        case _:
+            return {"setHeaderRoute": {"name": step.name}}
+
+
 def rollout(world: World) -> dict[str, Any]:
+    meta: dict[str, Any] = {"name": "demo", "generation": world.generation}
+    steps = world.spec.canary.steps if world.spec is not None else ()
     return {
-        "metadata": {"name": "demo", "generation": world.generation},
-        "spec": {},
+        "metadata": meta | ({"deletionTimestamp": NOW} if world.deleting else {}),
+        "spec": {"strategy": {"canary": {"steps": [step_json(step) for step in steps]}}},
         "status": write_status(world.status),
     }
 
@@ -164,31 +197,188 @@ def healthy() -> World:
     return world
 
 
-WORLDS = {
+def at(*steps: Step, **fields: Any) -> Callable[[], World]:
+    """A rollout as it comes to rest with these steps after the first weight."""
+
+    def make() -> World:
+        world = World(spec=spec(weight(10), *steps, weight(50), **fields))
+        world.settle()
+        return world
+
+    return make
+
+
+def in_force() -> World:
+    """A weight that the gateway has not taken yet."""
+    world = World(spec=spec(weight(10), pause()), programmed=False)
+    world.settle()
+    return world
+
+
+def late() -> World:
+    world = World(spec=spec(weight(10), pause(), on_deadline=OnDeadline.PAUSE), programmed=False)
+    world.settle()
+    world.advance(31 * 60)
+    return world
+
+
+def judged(outcome: GateOutcome) -> Callable[[], World]:
+    def make() -> World:
+        world = World(spec=spec(weight(10), analysis(), weight(50)), verdict=lambda _: outcome)
+        world.settle()
+        return world
+
+    return make
+
+
+def baking() -> World:
+    world = World(spec=spec(weight(10), bake=timedelta(hours=1)))
+    world.settle()
+    return world
+
+
+def lowered() -> World:
+    """A person took weight off the canary."""
+    world = at_pause()
+    assert world.rules is not None
+    world.rules = [{pool("v1"): 95, pool("v2"): 5}]
+    world.writer, world.version = "kubectl-edit", world.version + 1
+    world.settle()
+    return world
+
+
+def contended() -> World:
+    """A GitOps tool resets the weights again and again."""
+    world = at_pause()
+    for _ in range(7):
+        world.rules = [{pool("v1"): 100, pool("v2"): 0}]
+        world.writer, world.gitops, world.version = "argocd-controller", True, world.version + 1
+        world.advance(1)
+    return world
+
+
+def tied() -> World:
+    world = World(spec=spec(weight(10)), rules=[{pool("v1"): 50, pool("v2"): 50}])
+    world.settle()
+    return world
+
+
+def with_problem(make: Callable[[], World]) -> Callable[[], World]:
+    def changed() -> World:
+        world = make()
+        world.problems = (Problem(reason="Bad", message="bad"),)
+        world.settle()
+        return world
+
+    return changed
+
+
+def claimed(make: Callable[[], World]) -> Callable[[], World]:
+    def changed() -> World:
+        world = make()
+        world.claim, world.claimed_by = Claim.OTHER, "other"
+        world.settle()
+        return world
+
+    return changed
+
+
+def leaving() -> World:
+    world = at_pause()
+    world.deleting, world.refuses = True, Refused(reason="TrafficRefused", message="no")
+    world.settle()
+    return world
+
+
+WORLDS: dict[str, Callable[[], World]] = {
     "waiting": waiting,
     "at a pause": at_pause,
     "held": held,
     "aborted": aborted,
     "split at start": split,
     "healthy": healthy,
+    "never looked at": lambda: World(spec=spec(weight(10))),
+    "paused by spec": at(pause(), paused=True),
+    "a weight not in force": in_force,
+    "a missed deadline": late,
+    "at a gate": at(analysis()),
+    "a gate that failed": judged(GateOutcome.PAUSE),
+    "a gate without an answer": judged(GateOutcome.INCONCLUSIVE),
+    "at a job": at(job()),
+    "baking": baking,
+    "lowered by hand": lowered,
+    "contended": contended,
+    "tied": tied,
+    "invalid": with_problem(at_pause),
+    "invalid and held": with_problem(held),
+    "invalid and aborted": with_problem(aborted),
+    "invalid and waiting": with_problem(waiting),
+    "claimed by another": claimed(at_pause),
+    "claimed by another, held": claimed(held),
+    "claimed by another, aborted": claimed(aborted),
+    "being deleted": leaving,
 }
+
+
+def test_every_hold_and_every_phase_is_among_the_worlds() -> None:
+    found = [make().status for make in WORLDS.values()]
+
+    assert {status.hold for status in found} == {None, *HoldReason}
+    assert {status.phase for status in found} == set(Phase)
 
 
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("state", WORLDS)
 def test_the_engine_does_what_is_offered_and_rejects_what_is_greyed_out(state: str, action: str) -> None:
     world = WORLDS[state]()
-    wanted = CommandResult.DONE if action in offered(world) else CommandResult.REJECTED
+    enabled = action in offered(world)
+    before = world.status.last_command
+    if world.status.canary is None and world.status.stable is None:
+        assert not enabled
+        return
     click(world, action)
     last = world.status.last_command
+    if state == "being deleted":
+        assert (enabled, last) == (False, before)
+        return
     assert last is not None
-    if (state, action) == ("held", "promote"):
-        # Offered, since a failed gate is held too and promote leaves that one: the controller says `resume`.
-        assert last.result is CommandResult.REJECTED
-        assert "resume" in last.message
-    else:
-        assert last.result is wanted, last.message
+    assert (last.result is not CommandResult.REJECTED) is enabled, last.message
     assert last.by == "argocd"
+
+
+def test_a_rejected_command_is_said_where_people_look_and_passes_by() -> None:
+    world = in_force()
+    plain = world.status.message
+    click(world, "promote")
+    shown = world.status.message
+    world.settle()
+    again = world.status.message
+    world.advance(11 * 60)
+
+    assert shown == again
+    assert shown.startswith(plain)
+    assert "[promote was rejected: there is no pause or gate to leave" in shown
+    assert "rejected" not in world.status.message
+
+
+def test_an_obeyed_command_takes_the_rejection_of_the_one_before_away() -> None:
+    world = held()
+    click(world, "promote")
+    assert "promote was rejected" in world.status.message
+    click(world, "resume")
+
+    assert "rejected" not in world.status.message
+
+
+def test_a_rejection_is_not_kept_in_what_is_said_later() -> None:
+    world = healthy()
+    assert world.status.reason == "Promoted"
+    click(world, "retry")
+    world.advance(60)
+    assert world.status.message.count("was rejected") == 1
+    world.advance(11 * 60)
+
+    assert "rejected" not in world.status.message
 
 
 @pytest.mark.parametrize("action", ACTIONS)
@@ -237,6 +427,65 @@ def test_a_rollout_that_nobody_serves_is_degraded_whatever_its_phase(state: str,
 
     assert found["status"] == "Degraded"
     assert "NOBODY SERVES" in found["message"]
+
+
+@pytest.mark.parametrize(
+    ("state", "wanted"),
+    [
+        ("healthy", Kstatus.CURRENT),
+        ("aborted", Kstatus.FAILED),
+        ("at a pause", Kstatus.IN_PROGRESS),
+        ("held", Kstatus.IN_PROGRESS),
+        ("waiting", Kstatus.IN_PROGRESS),
+        ("split at start", Kstatus.IN_PROGRESS),
+    ],
+)
+def test_kstatus_agrees_with_the_phase_and_fails_what_nobody_serves(state: str, wanted: Kstatus) -> None:
+    world = WORLDS[state]()
+    before = kstatus(rollout(world))
+    for name in list(world.pools):
+        world.pools[name] = 0
+    world.settle()
+
+    assert before is wanted
+    assert kstatus(rollout(world)) is Kstatus.FAILED
+
+
+RUN_AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("phase", "wanted", "health"),
+    [
+        (RunPhase.PENDING, Kstatus.IN_PROGRESS, "Progressing"),
+        (RunPhase.RUNNING, Kstatus.IN_PROGRESS, "Progressing"),
+        (RunPhase.SUCCESSFUL, Kstatus.CURRENT, "Healthy"),
+        (RunPhase.FAILED, Kstatus.FAILED, "Degraded"),
+        (RunPhase.ERROR, Kstatus.FAILED, "Degraded"),
+        (RunPhase.INCONCLUSIVE, Kstatus.FAILED, "Unknown"),
+    ],
+    ids=lambda value: getattr(value, "value", str(value)),
+)
+def test_a_run_is_to_kstatus_what_its_phase_says(phase: RunPhase, wanted: Kstatus, health: str) -> None:
+    ended = RUN_AT + timedelta(minutes=5) if phase.terminal else None
+    status = RunStatus(phase=phase, message="so it is", started_at=RUN_AT, completed_at=ended)
+    obj = {"metadata": {"generation": 3}, "status": write_run_status(status)}
+    moved = {
+        item["type"]: item["lastTransitionTime"]
+        for item in obj["status"]["conditions"]
+        if item["lastTransitionTime"] != "2026-01-01T00:00:00Z"
+    }
+
+    assert kstatus(obj) is wanted
+    script = lua(SCRIPTS / "inferencerollouts.dev" / "AnalysisRun" / "health.lua")
+    assert run_lua(script, obj=obj)["status"] == health
+    assert set(moved) == (
+        {"Reconciling", "Ready" if wanted is Kstatus.CURRENT else "Stalled"} if ended else set()
+    )
+
+
+def test_every_phase_of_a_run_was_looked_at() -> None:
+    assert len(RunPhase) == 6
 
 
 def test_an_old_page_cannot_promote_a_newer_step() -> None:

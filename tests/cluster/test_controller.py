@@ -24,6 +24,7 @@ from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import create_ready_pod, install_crds, install_upstream_crds
 from rollouts.lab.loopback import loopback
 from rollouts.runtime.clock import SystemClock
+from tests.kit.argodiff import MANAGER, merged_differences, server_side_differences
 from tests.kit.polling import eventually
 from tests.kit.stubgateway import stub_gateway
 
@@ -197,6 +198,45 @@ async def test_a_sync_by_another_field_manager_in_mid_canary_is_restored(kube, w
     )
 
 
+async def test_in_every_phase_git_and_the_cluster_are_the_same_to_argocd(kube, world):
+    look, argo = Look(kube, world), kube.with_field_manager(MANAGER)
+    template = {
+        "parentRefs": [{"name": "gateway"}],
+        "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": "/made"}}]}],
+    }
+
+    async def commit(target: str, phase: str) -> Object:
+        """What is in Git from now on, synced; then the phase that comes of it."""
+        git = rollout(template=template)
+        git["spec"]["target"]["pool"]["name"] = target
+        if phase == "Invalid":
+            git["spec"]["strategy"]["canary"]["steps"] = [{"setWeight": 20}, {"setWeight": 10}]
+        await argo.patch(kinds.ROLLOUT, world, "demo", git, kind=PatchKind.APPLY, force=True)
+        await eventually(lambda: look.phase(phase), timeout=40)
+        return git
+
+    async def differences(git: Object) -> list[str]:
+        live = await kube.get(kinds.ROLLOUT, world, "demo")
+        merged = list(merged_differences(git["spec"], live["spec"], "spec"))
+        return merged + await server_side_differences(kube, kinds.ROLLOUT, world, git)
+
+    found: dict[str, list[str]] = {}
+    async with controller(kube, world):
+        for target, phase in (
+            ("v1", "Healthy"),
+            ("none", "WaitingForTarget"),
+            ("v2", "Paused"),
+            ("v2", "Invalid"),
+        ):
+            found[phase] = await differences(await commit(target, phase))
+        await commit("v2", "Paused")
+        await look.command("abort")
+        found["Aborted"] = await differences(await commit("v2", "Aborted"))
+
+    assert set(found) == {"Healthy", "WaitingForTarget", "Paused", "Invalid", "Aborted"}
+    assert {phase: paths for phase, paths in found.items() if paths} == {}
+
+
 async def test_a_managed_route_has_a_label_and_no_owner_and_outlives_its_rollout(kube, world):
     look = Look(kube, world)
     template = {
@@ -228,6 +268,18 @@ async def test_a_managed_route_has_a_label_and_no_owner_and_outlives_its_rollout
     shares = {ref["name"]: ref["weight"] for ref in found["spec"]["rules"][0]["backendRefs"]}
     assert (shares["v1"], shares.get("v2", 0)) == (100, 0)
     assert "inferencerollouts.dev/rollout" not in (found["metadata"].get("labels") or {})
+    assert found["metadata"]["annotations"] == {"inferencerollouts.dev/managed-by": "demo"}
+
+    made["spec"]["target"]["pool"]["name"] = "v2"
+    await kube.create(kinds.ROLLOUT, world, made)  # as `git revert` of the deletion, or a new installation
+    async with controller(kube, world):
+        await eventually(lambda: look.phase("Paused"), timeout=40)
+        status = await look.status()
+        found = await kube.get(kinds.HTTP_ROUTE, world, "made")
+
+    assert (status["stable"]["name"], status["canary"]["name"]) == ("v1", "v2")
+    assert found["metadata"]["labels"]["inferencerollouts.dev/rollout"] == "demo"
+    assert await look.weights("made") == [90, 10]
 
 
 async def test_a_template_that_the_server_refuses_is_shown_and_nothing_is_made(kube, world):

@@ -265,9 +265,7 @@ async def test_templates_and_runs_are_accepted(kube, namespace):
     }
 
     assert (await kube.create(kinds.ANALYSIS_TEMPLATE, namespace, template))["metadata"]["uid"]
-    assert (await kube.create(kinds.ANALYSIS_RUN, namespace, run))["spec"]["metrics"][0][
-        "source"
-    ] == "default"
+    assert (await kube.create(kinds.ANALYSIS_RUN, namespace, run))["spec"]["metrics"] == metrics
 
 
 @pytest.mark.parametrize(

@@ -395,7 +395,7 @@ class World:
             case ReleaseTraffic(mode=ReleaseTrafficMode.DELETE):
                 self.rules = None
             case ReleaseTraffic():
-                self.claim = Claim.UNCLAIMED
+                self.claim = Claim.CONSENTED
             case EmitEvent():
                 self.events.append(action)
             case _:

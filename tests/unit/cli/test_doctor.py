@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rollouts.cli.doctor import diagnose
 from rollouts.cli.findings import Level
+from rollouts.cli.gitops_ignored import ignore_key
 from rollouts.controller import kinds
 from rollouts.kube.client import ListPage, Resource
 from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
+from rollouts.traffic.writes import label_value
 
 ARGO_ROLLOUTS = Resource("argoproj.io", "v1alpha1", "rollouts", "Rollout")
 APPLICATION = Resource("argoproj.io", "v1alpha1", "applications", "Application")
 CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
 WEIGHTS = "resource.customizations.ignoreDifferences.gateway.networking.k8s.io_HTTPRoute"
 TRACKED = {"argocd.argoproj.io/tracking-id": "app:x"}
+CHART = Path(__file__).parents[3] / "charts" / "inference-rollouts"
+CONSENT = {"inferencerollouts.dev/managed-by": "demo"}
 FLUX = {"kustomize.toolkit.fluxcd.io/name": "apps"}
 
 
@@ -104,6 +110,30 @@ def application(cluster: Cluster, *options: str, **spec: Any) -> None:
     )
 
 
+def in_git(cluster: Cluster, resource: Resource, traffic: str, spec: dict[str, Any]) -> None:
+    """An adapter Rollout whose model object is in Git, applied by Argo CD with all that routes need."""
+    cluster.add(resource, "model", spec=spec)["metadata"]["annotations"] |= {
+        "inferencerollouts.dev/managed-by": "demo",
+        **TRACKED,
+    }
+    cluster.objects[kinds.ROLLOUT]["demo"]["spec"] |= {
+        "target": {"adapter": {"name": "a2"}},
+        "traffic": {traffic: {"name": "model", "modelName": "m", "poolRef": {"name": "v2"}}},
+    }
+    cluster.objects[kinds.POOL_X]["v2"]["metadata"]["annotations"]["argocd.argoproj.io/sync-options"] = (
+        "Prune=false"
+    )
+    application(cluster, "ApplyOutOfSyncOnly=true")
+    held = {"group": resource.group, "kind": resource.kind, "namespace": "default", "name": "model"}
+    cluster.objects[APPLICATION]["app"]["status"]["resources"] = [held]
+
+
+def shipped_cm() -> dict[str, str]:
+    """argocd-cm with the chart's snippet merged."""
+    text = (CHART / "argocd" / "argocd-cm-snippet.yaml").read_text(encoding="utf-8")
+    return dict(yaml.safe_load(text)["data"])
+
+
 def argocd_cm(cluster: Cluster, **data: str) -> None:
     application(cluster, "ApplyOutOfSyncOnly=true")
     cluster.add(CONFIG_MAP, "argocd-cm", data=data)
@@ -132,6 +162,30 @@ def refused(cluster: Cluster) -> None:
     }
     parent = {"parentRef": {"name": "gw"}, "conditions": [condition]}
     cluster.objects[kinds.POOL_X]["v2"]["status"] = {"parent": [parent]}
+
+
+def released(cluster: Cluster, weights: dict[str, int]) -> None:
+    """A route that a Rollout left behind, with these weights."""
+    refs = [
+        {"group": kinds.POOL_X.group, "kind": "InferencePool", "name": name, "weight": weight}
+        for name, weight in weights.items()
+    ]
+    left = cluster.add(kinds.HTTP_ROUTE, "left", spec={"rules": [{"backendRefs": refs}]})
+    left["metadata"]["annotations"]["inferencerollouts.dev/managed-by"] = "away"
+
+
+def wave(number: int) -> dict[str, str]:
+    return {"argocd.argoproj.io/sync-wave": str(number)}
+
+
+def syncing(cluster: Cluster, message: str, phase: str = "Running") -> None:
+    """An Application in the middle of a sync, which holds the Rollout and no route."""
+    application(cluster)
+    held = {"group": kinds.GROUP, "kind": "Rollout", "namespace": "default", "name": "demo"}
+    cluster.objects[APPLICATION]["app"]["status"] = {
+        "resources": [held],
+        "operationState": {"phase": phase, "startedAt": "2026-01-01T00:00:00Z", "message": message},
+    }
 
 
 MANAGERS = [{"kind": "HTTPRoute", "managedFieldsManagers": ["x"]}]
@@ -196,11 +250,61 @@ CASES: dict[str, tuple[Callable[[Cluster], Any], Level, str]] = {
         "managedFieldsManagers silently freezes",
     ),
     "argocd-cm without health": (argocd_cm, Level.WARN, "does not know the health"),
-    "argocd-cm that compares weights": (argocd_cm, Level.WARN, "compares the weights"),
+    "argocd-cm that compares weights": (argocd_cm, Level.BAD, "compares the weights"),
+    "an Application alone that compares weights": (
+        lambda c: application(c, "ApplyOutOfSyncOnly=true"),
+        Level.BAD,
+        "compares the weights of HTTPRoute route",
+    ),
+    "an InferenceModel in Git under Flux": (
+        lambda c: (
+            in_git(c, kinds.INFERENCE_MODEL, "inferenceModel", {}),
+            c.objects[kinds.INFERENCE_MODEL]["model"]["metadata"].update(annotations=CONSENT, labels=FLUX),
+        ),
+        Level.BAD,
+        "InferenceModel model: Flux undoes the weights",
+    ),
     "argocd-cm that freezes silently": (
         lambda c: argocd_cm(c, **{WEIGHTS: "managedFieldsManagers: [x]"}),
         Level.BAD,
         "argocd-cm: managedFieldsManagers",
+    ),
+    "a route whose Rollout and pool are gone": (
+        lambda c: released(c, {"gone": 90, "v2": 10}),
+        Level.BAD,
+        "HTTPRoute left: its Rollout away is gone, and it sends requests to gone, which does not exist",
+    ),
+    "a route whose Rollout is gone": (
+        lambda c: released(c, {"gone": 0, "v2": 100}),
+        Level.WARN,
+        "HTTPRoute left: its Rollout away is gone; it stays with the weights that it has",
+    ),
+    "a model object whose Rollout and pool are gone": (
+        lambda c: c.add(kinds.INFERENCE_MODEL, "left", spec={"poolRef": {"name": "gone"}})["metadata"].update(
+            annotations={"inferencerollouts.dev/managed-by": "away"}
+        ),
+        Level.BAD,
+        "InferenceModel left: its Rollout away is gone, and it sends requests to gone",
+    ),
+    "a sync that waits for a Rollout": (
+        lambda c: syncing(c, "waiting for healthy state of inferencerollouts.dev/Rollout/demo"),
+        Level.BAD,
+        "its sync has been open since 2026-01-01T00:00:00Z: waiting for healthy state",
+    ),
+    "a sync that waits for a Rollout among others": (
+        lambda c: syncing(c, "waiting for healthy state of apps/Deployment/x and 2 more resources"),
+        Level.BAD,
+        "newer commits wait behind it",
+    ),
+    "a pool in a later wave": (
+        lambda c: c.objects[kinds.POOL_X]["v2"]["metadata"]["annotations"].update(wave(1)),
+        Level.BAD,
+        "InferencePool v2 is in sync wave 1, after its Rollout demo in 0",
+    ),
+    "a route in a later wave": (
+        lambda c: route_of(c)["annotations"].update(wave(1)),
+        Level.BAD,
+        "HTTPRoute route is in sync wave 1",
     ),
     "a spec with a problem": (
         lambda c: c.objects[kinds.ROLLOUT]["demo"]["spec"].pop("target"),
@@ -251,6 +355,61 @@ async def test_what_is_taken_on_trust_is_said(change, said):
     assert any(said in check.text for check in found), found
 
 
+@pytest.mark.parametrize(
+    ("resource", "traffic"),
+    [
+        (kinds.INFERENCE_MODEL, "inferenceModel"),
+        (kinds.REWRITE_X, "inferenceModelRewrite"),
+        (kinds.REWRITE_LLMD, "inferenceModelRewrite"),
+    ],
+    ids=["InferenceModel", "rewrite", "rewrite of llm-d"],
+)
+async def test_a_model_object_in_git_needs_its_ignore_rule_and_is_sound_with_it(resource, traffic):
+    cluster = sound()
+    in_git(cluster, resource, traffic, {})
+    cluster.add(CONFIG_MAP, "argocd-cm", data=shipped_cm())
+    good = await diagnose(cluster, "default", "demo", None, "argocd")
+    del cluster.objects[CONFIG_MAP]["argocd-cm"]["data"][ignore_key(resource)]
+    bad = await diagnose(cluster, "default", "demo", None, "argocd")
+
+    assert {check.level for check in good} == {Level.FINE}, good
+    assert [check.text for check in bad if check.level is not Level.FINE] == [
+        f"Application app compares the weights of {resource.kind} model: it shows OutOfSync, and self-heal "
+        "resets them"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("phase", "message"),
+    [
+        ("Succeeded", "waiting for healthy state of inferencerollouts.dev/Rollout/demo"),
+        ("Running", "waiting for healthy state of apps/Deployment/x"),
+    ],
+)
+async def test_a_sync_that_goes_on_is_left_alone(phase, message):
+    cluster = sound()
+    syncing(cluster, message, phase)
+    cluster.objects[kinds.ROLLOUT]["demo"]["metadata"]["annotations"] = wave(2)
+    route_of(cluster)["annotations"].update(wave(2))
+
+    found = await diagnose(cluster, "default", None, None, "argocd")
+
+    assert {check.level for check in found} == {Level.FINE}, found
+
+
+async def test_a_rule_of_the_application_itself_is_as_good():
+    cluster = sound()
+    rule = {"group": kinds.HTTP_ROUTE.group, "kind": "HTTPRoute"}
+    expressions = [".spec.rules[]?.backendRefs[]?.weight"]
+    application(
+        cluster, "ApplyOutOfSyncOnly=true", ignoreDifferences=[{**rule, "jqPathExpressions": expressions}]
+    )
+
+    found = await diagnose(cluster, "default", "demo", None, "argocd")
+
+    assert {check.level for check in found} == {Level.FINE}, found
+
+
 async def test_rights_that_the_controller_lacks_are_named():
     cluster = sound()
     cluster.denied = {"httproutes"}
@@ -260,6 +419,19 @@ async def test_rights_that_the_controller_lacks_are_named():
     assert [check.text for check in found if check.level is Level.BAD] == [
         "system/controller may not patch httproutes in default"
     ]
+
+
+@pytest.mark.parametrize("name", ["demo", "d" * 100], ids=["short", "long"])
+async def test_the_traffic_object_of_a_rollout_that_is_there_is_not_left_behind(name):
+    cluster = sound()
+    managed(cluster)
+    cluster.add(kinds.ROLLOUT, name, spec=cluster.objects[kinds.ROLLOUT].pop("demo")["spec"])
+    route_of(cluster)["labels"]["inferencerollouts.dev/rollout"] = label_value(name)
+    route_of(cluster)["annotations"]["inferencerollouts.dev/managed-by"] = "the one before"
+
+    found = await diagnose(cluster, "default", None, None, "argocd")
+
+    assert {check.level for check in found} == {Level.FINE}, found
 
 
 async def test_an_application_that_holds_other_routes_is_left_alone():

@@ -701,8 +701,8 @@ def test_the_finalizer_exists_only_while_both_arms_carry_weight():
     ("on_delete", "mode", "share", "exists", "claim"),
     [
         (OnDelete.RESTORE_STABLE, TrafficMode.ADOPTED, 0, True, Claim.CONSENTED),
-        (OnDelete.RESTORE_STABLE, TrafficMode.MANAGED, 0, True, Claim.UNCLAIMED),
-        (OnDelete.KEEP_TRAFFIC, TrafficMode.MANAGED, Fraction(1, 10), True, Claim.UNCLAIMED),
+        (OnDelete.RESTORE_STABLE, TrafficMode.MANAGED, 0, True, Claim.CONSENTED),
+        (OnDelete.KEEP_TRAFFIC, TrafficMode.MANAGED, Fraction(1, 10), True, Claim.CONSENTED),
         (OnDelete.DELETE_TRAFFIC, TrafficMode.MANAGED, None, False, Claim.OURS),
     ],
 )

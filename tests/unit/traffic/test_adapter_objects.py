@@ -13,7 +13,7 @@ from rollouts.engine.types import FULL, AdapterTraffic, AdapterTrafficKind, Traf
 from rollouts.traffic import inference_model, inference_model_rewrite
 from rollouts.traffic.inference_model_rewrite import Dialect, TargetField
 from rollouts.traffic.reading import Reader
-from rollouts.traffic.targets import ModelTarget, adapter, release
+from rollouts.traffic.targets import ModelTarget, adapter
 from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, Apply, JsonPatch, Refusal
 from tests.kit.routes import PatchFailed, apply_patch
 
@@ -288,20 +288,6 @@ def test_a_managed_rewrite_is_made_in_the_dialect_that_is_served(dialect: Dialec
 
 
 # --- both ---
-
-
-def test_release_drops_our_label_only() -> None:
-    live = model(("a1", 1), managed=True)
-    patch = release(live, delete=False)
-    assert patch is not None
-    stored = apply_patch(live, patch.operations)
-    assert stored["metadata"]["labels"] == {}
-    assert stored["spec"] == live["spec"]
-    assert release(live, delete=True) is None
-    unlabelled = model(("a1", 1))
-    patch = release(unlabelled, delete=False)
-    assert patch is not None
-    assert apply_patch(unlabelled, patch.operations) == unlabelled
 
 
 HOSTILE: list[Any] = [

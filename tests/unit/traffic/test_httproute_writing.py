@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rollouts.engine.types import HeaderMatch, HeaderMatchType, HeaderRouteStep
-from rollouts.traffic.httproute import Reader, release, render, template_problems, view
+from rollouts.traffic.httproute import Reader, render, template_problems, view
 from rollouts.traffic.writes import ROLLOUT_LABEL, Apply, JsonPatch, Refusal
 from tests.kit.routes import (
     PatchFailed,
@@ -405,29 +405,7 @@ def test_a_header_route_that_ended_takes_its_rule_along() -> None:
     assert len(second.body["spec"]["rules"]) == 1
 
 
-# --- the end, and the template ---
-
-
-def test_release_drops_the_label_and_nothing_else() -> None:
-    live = managed_route(ref("v1", 100))
-    live["metadata"]["labels"]["team"] = "a"
-    patch = release(live, delete=False)
-    assert patch is not None
-    stored = apply_patch(live, patch.operations)
-    assert stored["metadata"].pop("labels") == {"team": "a"}
-    live["metadata"].pop("labels")
-    assert stored == live
-
-
-def test_release_of_a_route_without_label_is_a_test_only() -> None:
-    live = route([ref("v1", 100)])
-    patch = release(live, delete=False)
-    assert patch is not None
-    assert apply_patch(live, patch.operations) == live
-
-
-def test_release_by_deletion_is_no_patch() -> None:
-    assert release(managed_route(ref("v1", 1)), delete=True) is None
+# --- the template ---
 
 
 TEMPLATES: dict[str, tuple[dict[str, Any], str]] = {

@@ -1,0 +1,73 @@
+"""What a GitOps tool must not compare: the weights that the controller writes into adopted objects, by kind.
+
+One table for the settings that the chart ships (``tools/argocd_snippets.py``) and for what ``doctor`` asks for.
+Argo CD compiles each expression as ``del(EXPRESSION)`` and applies it to the live object and to Git's alike (Argo CD
+documentation, "Diffing Customization"). Each one holds only where the object names its Rollout, so that other objects
+of the kind are compared as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rollouts.controller import kinds
+from rollouts.kube.client import Resource
+from rollouts.traffic.writes import CONSENT_ANNOTATION
+
+__all__ = ["IGNORED", "IgnoredWeights", "ignore_key", "rules_for"]
+
+_CONSENT = f'select(.metadata.annotations["{CONSENT_ANNOTATION}"] != null)'
+_PREFIX = "resource.customizations.ignoreDifferences"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IgnoredWeights:
+    """The weights of one kind. ``fields`` are what a rule has to name to cover them: any of them will do."""
+
+    resource: Resource
+    paths: tuple[str, ...]
+    fields: tuple[str, ...]
+
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        """``jqPathExpressions``, one per path."""
+        return tuple(f"{_CONSENT} | {path}" for path in self.paths)
+
+
+def _rewrite(resource: Resource) -> IgnoredWeights:
+    # Weight 0 is illegal in both: an arm without weight leaves the list, so that the list is ignored and not a weight.
+    paths = (".spec.rules[]?.targets", ".spec.rules[]?.split")
+    return IgnoredWeights(resource=resource, paths=paths, fields=("targets", "split"))
+
+
+IGNORED: tuple[IgnoredWeights, ...] = (
+    IgnoredWeights(
+        resource=kinds.HTTP_ROUTE, paths=(".spec.rules[]?.backendRefs[]?.weight",), fields=("weight",)
+    ),
+    IgnoredWeights(resource=kinds.INFERENCE_MODEL, paths=(".spec.targetModels",), fields=("targetModels",)),
+    *(_rewrite(resource) for resource in kinds.REWRITES),
+)
+"""Every kind whose weights a Rollout moves in an object of somebody else's."""
+
+
+def ignore_key(resource: Resource) -> str:
+    """Key of a kind's rule in ``argocd-cm``."""
+    return f"{_PREFIX}.{resource.group}_{resource.kind}"
+
+
+def rules_for(
+    ignored: IgnoredWeights, configmap: Mapping[str, Any] | None, application: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """(where it is written, text) of each rule for the kind: in ``argocd-cm``, and in one Application."""
+    data = (configmap or {}).get("data") or {}
+    for key in (ignore_key(ignored.resource), f"{_PREFIX}.all"):
+        if key in data:
+            yield "argocd-cm", str(data[key])
+    name = f"Application {(application.get('metadata') or {}).get('name')}"
+    for rule in (application.get("spec") or {}).get("ignoreDifferences") or []:
+        if not isinstance(rule, Mapping) or rule.get("kind") not in (ignored.resource.kind, "*"):
+            continue
+        if rule.get("group", "") in (ignored.resource.group, "*", ""):
+            yield name, str({key: value for key, value in rule.items() if key not in ("kind", "group")})

@@ -1,0 +1,137 @@
+"""Sync waves of Argo CD: what a Rollout needs must not come in a later one.
+
+Between waves Argo CD waits until everything of the earlier one is Healthy (documentation "Sync Phases and Waves"). A
+Rollout waits for its pool; in an earlier wave than the pool both wait for ever, and the commit that would undo it
+waits behind them. Objects without the annotation are in wave 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rollouts.traffic.fields import list_of, map_of, metadata_of, text_of
+
+__all__ = ["HOOK_ANNOTATION", "WAVE_ANNOTATION", "WaveFinding", "wave_findings", "wave_of"]
+
+WAVE_ANNOTATION = "argocd.argoproj.io/sync-wave"
+HOOK_ANNOTATION = "argocd.argoproj.io/hook"
+
+_TRAFFIC = {
+    "httpRoutes": "HTTPRoute",
+    "inferenceModel": "InferenceModel",
+    "inferenceModelRewrite": "InferenceModelRewrite",
+}
+_WORKLOADS = ("Deployment", "StatefulSet", "LeaderWorkerSet", "ReplicaSet", "Pod")
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaveFinding:
+    """``deadlock``: the sync can never end. Else it stays open for as long as the canary takes."""
+
+    rollout: str
+    deadlock: bool
+    text: str
+
+
+def wave_of(obj: Object) -> int:
+    """The object's wave; what is no number counts as 0, as in Argo CD."""
+    text = text_of(map_of(metadata_of(obj).get("annotations")).get(WAVE_ANNOTATION)).strip()
+    sign, digits = (-1, text[1:]) if text.startswith("-") else (1, text)
+    return sign * int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else 0
+
+
+def _name(obj: Object) -> str:
+    return text_of(metadata_of(obj).get("name"))
+
+
+def _label(obj: Object) -> str:
+    return f"{obj.get('kind')}/{_name(obj)}"
+
+
+def wave_findings(objects: Sequence[Object]) -> Iterator[WaveFinding]:
+    """What the waves of objects that are synced together do to the Rollouts among them."""
+    for rollout in objects:
+        if not str(rollout.get("apiVersion", "")).startswith("inferencerollouts.dev/"):
+            continue
+        if rollout.get("kind") == "Rollout":
+            yield from _of_rollout(rollout, objects)
+
+
+def _of_rollout(rollout: Object, objects: Sequence[Object]) -> Iterator[WaveFinding]:
+    wave, needed = wave_of(rollout), list(_needed(rollout, objects))
+    for other in needed:
+        if wave_of(other) > wave:
+            text = (
+                f"it is in sync wave {wave}, and {_label(other)}, which it needs, in {wave_of(other)}: Argo CD waits "
+                "for the Rollout before it applies that, for ever, and so does the commit that reverts it. Give "
+                f'the Rollout the last wave ({WAVE_ANNOTATION}: "{wave_of(other) + 1}")'
+            )
+            yield WaveFinding(rollout=_name(rollout), deadlock=True, text=text)
+    later = [other for other in objects if wave_of(other) > wave and other not in needed]
+    if later and later != [rollout]:
+        text = (
+            f"{', '.join(sorted(map(_label, later))[:4])} in a later sync wave than the Rollout ({wave}): every sync "
+            "stays open until the canary ends, and the commit that fixes it waits behind. Put the Rollout last"
+        )
+        yield WaveFinding(rollout=_name(rollout), deadlock=False, text=text)
+    hooks = [
+        other
+        for other in objects
+        if "PostSync" in text_of(map_of(metadata_of(other).get("annotations")).get(HOOK_ANNOTATION))
+    ]
+    if hooks:
+        text = (
+            f"PostSync hook {_label(hooks[0])} waits until the canary ends, and newer commits behind it: take the hook "
+            "out, or out of this Application"
+        )
+        yield WaveFinding(rollout=_name(rollout), deadlock=False, text=text)
+
+
+def _needed(rollout: Object, objects: Sequence[Object]) -> Iterator[Object]:
+    """What the Rollout cannot be Healthy without: pools, their pods and pickers, its traffic object, its templates."""
+    spec = map_of(rollout.get("spec"))
+    pools = {text_of(map_of(map_of(spec.get("target")).get("pool")).get("name"))}
+    carriers = set[tuple[str, str]]()
+    for field, kind in _TRAFFIC.items():
+        value = map_of(spec.get("traffic")).get(field)
+        for item in map(map_of, list_of(value) or [value]):
+            if text_of(item.get("name")) and not item.get("template"):
+                carriers.add((kind, text_of(item.get("name"))))
+            pools.add(text_of(map_of(item.get("poolRef")).get("name")))
+    templates = set(_templates(spec))
+    selectors, services = list[Object](), set[str]()
+    for obj in objects:
+        if obj.get("kind") == "InferencePool" and _name(obj) in pools:
+            found = map_of(obj.get("spec"))
+            selector = map_of(found.get("selector"))
+            selectors.append(map_of(selector.get("matchLabels")) or selector)
+            services.add(_name({"metadata": found.get("extensionRef") or found.get("endpointPickerRef")}))
+            yield obj
+            continue
+        template = "Template" in str(obj.get("kind")) and _name(obj) in templates
+        if template or (obj.get("kind"), _name(obj)) in carriers:
+            yield obj
+    for obj in objects:
+        runs = obj.get("kind") in _WORKLOADS and any(_selects(one, obj) for one in selectors)
+        if runs or (obj.get("kind") == "Service" and _name(obj) in services - {""}):
+            yield obj
+
+
+def _templates(spec: Object) -> Iterator[str]:
+    canary = map_of(map_of(spec.get("strategy")).get("canary"))
+    gates = [map_of(step).get("analysis") for step in list_of(canary.get("steps"))]
+    for gate in (*gates, canary.get("analysis")):
+        for ref in list_of(map_of(gate).get("templates")):
+            yield text_of(map_of(ref).get("templateName"))
+
+
+def _selects(selector: Object, workload: Object) -> bool:
+    spec = map_of(workload.get("spec"))
+    group = map_of(map_of(spec.get("leaderWorkerTemplate")).get("workerTemplate"))
+    template = workload if workload.get("kind") == "Pod" else map_of(spec.get("template")) or group
+    labels = map_of(metadata_of(template).get("labels"))
+    return bool(selector) and all(labels.get(key) == value for key, value in selector.items())

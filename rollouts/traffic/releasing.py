@@ -1,0 +1,33 @@
+"""Giving a Managed traffic object up: its label goes, the consent stays, whatever its kind.
+
+The consent names the Rollout that had it, so that one that comes back under that name (`git revert`, a new
+installation) takes the object over with the weights that it has, and nobody else does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rollouts.traffic.fields import map_of, metadata_of
+from rollouts.traffic.targets import guarded
+from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, JsonPatch
+
+__all__ = ["release"]
+
+
+def release(obj: Mapping[str, Any], rollout: str) -> JsonPatch:
+    """A patch of this version of the object: no label of ours any more, consent to ``rollout``."""
+    meta, operations = metadata_of(obj), list[dict[str, Any]]()
+    if ROLLOUT_LABEL in map_of(meta.get("labels")):
+        operations.append({"op": "remove", "path": f"/metadata/labels/{_pointer(ROLLOUT_LABEL)}"})
+        if not map_of(meta.get("annotations")):
+            operations.append({"op": "add", "path": "/metadata/annotations", "value": {}})
+        path = f"/metadata/annotations/{_pointer(CONSENT_ANNOTATION)}"
+        operations.append({"op": "add", "path": path, "value": rollout})
+    return guarded(obj, *operations)
+
+
+def _pointer(name: str) -> str:
+    """A name as one part of a JSON pointer (RFC 6901)."""
+    return name.replace("~", "~0").replace("/", "~1")

@@ -1,0 +1,58 @@
+"""Lists are atomic: a default inside one is a difference to Git that nobody made. Absent is what the code says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import yaml
+
+from rollouts.analysis.types import CompareSpec
+from rollouts.api.analysis_models import CompareModel, MetricModel
+from rollouts.api.crds import all_crds, crd_files
+from rollouts.api.runs import metric_of
+
+Object = Mapping[str, Any]
+
+
+def defaults(schema: Object, path: str = "", *, listed: bool = False) -> Iterator[tuple[str, bool]]:
+    """(path, whether it is inside a list) of each default."""
+    if "default" in schema:
+        yield path, listed
+    for name, field in schema.get("properties", {}).items():
+        yield from defaults(field, f"{path}.{name}", listed=listed)
+    for name in ("items", "additionalProperties"):
+        if isinstance(schema.get(name), Mapping):
+            yield from defaults(schema[name], f"{path}[]", listed=True)
+
+
+@pytest.mark.parametrize("crd", all_crds(), ids=lambda crd: crd["spec"]["names"]["kind"])
+def test_no_schema_has_a_default_inside_a_list(crd: Object) -> None:
+    (version,) = crd["spec"]["versions"]
+
+    assert [path for path, listed in defaults(version["schema"]["openAPIV3Schema"]) if listed] == []
+
+
+def test_defaults_of_what_is_no_list_are_kept() -> None:
+    rollout = all_crds()[0]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+
+    assert (".spec.strategy.canary.progressDeadline", False) in set(defaults(rollout))
+
+
+def test_the_description_says_what_is_meant_where_a_field_is_left_out() -> None:
+    text = dict(crd_files())["analysistemplates.inferencerollouts.dev.yaml"]
+    schema = yaml.safe_load(text)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    compare = schema["properties"]["spec"]["properties"]["metrics"]["items"]["properties"]["compare"]
+
+    assert compare["properties"]["maxDuration"]["description"].endswith("Default: 1h.")
+
+
+def test_a_comparison_means_the_same_whether_its_defaults_are_written_out_or_not() -> None:
+    terse = MetricModel.model_validate({"name": "m", "compare": {"preset": "ttft"}})
+    full = CompareModel(preset="ttft").model_dump(by_alias=True, exclude_none=True)
+    spelled = MetricModel.model_validate({"name": "m", "compare": full})
+
+    assert metric_of(terse).what == metric_of(spelled).what
+    assert isinstance(metric_of(terse).what, CompareSpec)
+    assert '"maxDuration": "1h"' in metric_of(terse).what.compare

@@ -1,0 +1,79 @@
+"""When nobody serves, a Warning says so once, in whichever phase that comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from rollouts.engine.actions import EventType
+from rollouts.engine.observation import Blocker, PoolView
+from rollouts.engine.planning import plan
+from rollouts.engine.types import Phase
+from tests.kit.world import START, World, pause, pool, spec, weight
+
+
+def at_pause() -> World:
+    world = World(spec=spec(weight(10), pause(), weight(50)))
+    world.settle()
+    return world
+
+
+def waiting() -> World:
+    world = World(spec=spec(weight(10), pause()))
+    world.pools[pool("v2")] = 0
+    world.settle()
+    return world
+
+
+def aborted() -> World:
+    world = at_pause()
+    assert world.status.canary is not None
+    world.command = f'{{"action":"abort","revision":"{world.status.canary.hash}"}}'
+    world.settle()
+    return world
+
+
+def settled() -> World:
+    world = World(spec=spec(weight(10), target="v1"))
+    world.settle()
+    return world
+
+
+def warnings(world: World) -> list[str]:
+    return [event.reason for event in world.events if event.type is EventType.WARNING]
+
+
+@pytest.mark.parametrize("make", [at_pause, waiting, aborted, settled])
+@pytest.mark.parametrize("gone", ["StablePoolMissing", "StableNotReady"])
+def test_one_warning_and_another_when_it_comes_again(make: Callable[[], World], gone: str) -> None:
+    world = make()
+    world.events.clear()
+    before = dict(world.pools)
+    for _ in range(2):
+        if gone == "StablePoolMissing":
+            del world.pools[pool("v1")]
+        if pool("v2") in world.pools:
+            world.pools[pool("v2")] = 0
+        world.pools |= {} if gone == "StablePoolMissing" else {pool("v1"): 0}
+        world.settle()
+        world.advance(60)
+        assert warnings(world).count(gone) == 1, world.events
+        world.events.clear()
+        world.pools |= before
+        world.settle()
+        world.events.clear()
+
+
+def test_a_first_target_without_its_pool_waits_and_is_not_called_stable() -> None:
+    world = World(spec=spec(weight(10), target="v1"))
+    observed = world.observe()
+    blocker = Blocker(reason="PoolMissing", message="InferencePool p does not exist: create it")
+    view = PoolView(identity=pool("v1"), exists=False, blockers=(blocker,))
+    missing = {**observed.pools, pool("v1"): view}
+    planned = plan(replace(observed, pools=missing), START)
+
+    assert planned.status.stable is None
+    assert (planned.status.phase, planned.status.reason) == (Phase.WAITING, "PoolMissing")
+    assert not [action for action in planned.actions if "Traffic" in type(action).__name__]
