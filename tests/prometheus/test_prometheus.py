@@ -59,14 +59,26 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-async def until(found: PrometheusSource, spec: MeasureSpec, where: Place, expected: float) -> None:
-    """Wait for the measure to say so: scrapes come every second."""
+async def scraped(found: PrometheusSource, since: datetime) -> datetime:
+    """A moment at which every target's last scrape began after ``since``.
 
-    async def says() -> bool:
-        value = await found.measure(spec, where, now())
-        return isinstance(value, float) and value == pytest.approx(expected, rel=0.25, abs=0.01)
+    Each target is scraped at times of its own, so that at one moment two of them, or two jobs of one pod, tell of
+    different times. What is asked of the server at the moment returned holds all that happened before ``since``.
+    """
 
-    await eventually(says, timeout=40, every=0.2)
+    async def all_newer() -> datetime | None:
+        at = now()
+        oldest = await found.query("min(timestamp(up))", at)
+        return at if isinstance(oldest, float) and oldest > since.timestamp() else None
+
+    at = await eventually(all_newer, timeout=40, every=0.1)
+    assert at is not None
+    return at
+
+
+def about(expected: float) -> object:
+    """``increase`` extrapolates to the edges of its window: up to a scrape's interval on either side."""
+    return pytest.approx(expected, rel=0.25, abs=0.01)
 
 
 async def full_window(found: PrometheusSource, where: Place) -> None:
@@ -95,9 +107,10 @@ async def test_part_of_a_window_is_no_data_and_births_count_from_zero(prometheus
         async with aiohttp.ClientSession() as session:
             await session.post(f"{canary.url}/lab/knobs", json={"errors": 0})
         await ask(canary.url, 30)
-        await until(found, preset("error-rate", window=8.0), place("canary"), 0.25)
-        await until(found, preset("requests", window=8.0), place("canary"), 40 / 8)
-        stable = await found.measure(preset("error-rate"), place("stable"), now())
+        at = await scraped(found, now())
+        assert await found.measure(preset("error-rate"), place("canary"), at) == about(0.25)
+        assert await found.measure(preset("requests"), place("canary"), at) == about(40 / WINDOW)
+        stable = await found.measure(preset("error-rate"), place("stable"), at)
         assert isinstance(stable, float)
         assert math.isnan(stable)  # no requests, no rate
     finally:
@@ -111,11 +124,12 @@ async def test_every_preset_and_template_parses_and_gives_a_number(prometheus, f
     try:
         await full_window(found, place("canary"))
         await ask(fleet.pods["canary-0"].url, 40)
-        await until(found, preset("requests", window=8.0), place("canary"), 5.0)
+        at = await scraped(found, now())
+        assert await found.measure(preset("requests"), place("canary"), at) == about(40 / WINDOW)
         for name, known in PRESETS.items():
             stats = [None, Stat.MEAN] if known.kind is not MeasureKind.COUNTER else [None]
             for stat in stats:
-                value = await found.measure(preset(name, stat, 8.0), place("canary"), now())
+                value = await found.measure(preset(name, stat), place("canary"), at)
                 assert isinstance(value, float), name
                 assert value >= 0, (name, stat)
         for path in sorted((ROOT / "analysis").glob("*.yaml")):
@@ -123,8 +137,8 @@ async def test_every_preset_and_template_parses_and_gives_a_number(prometheus, f
             assert not isinstance(template, str)
             for metric in template.metrics:
                 if isinstance(metric.what, MeasureSpec):
-                    assert isinstance(await found.measure(metric.what, place("canary"), now()), float)
-        raw = await found.raw(NAMES, place("canary"), now())
+                    assert isinstance(await found.measure(metric.what, place("canary"), at), float)
+        raw = await found.raw(NAMES, place("canary"), at)
         assert raw["canary-0"].sample.total("vllm:request_params_n_count") == 40
     finally:
         await found.close()
@@ -143,20 +157,18 @@ async def test_twins_in_two_namespaces_and_two_jobs_for_one_pod(prometheus, flee
     async def scraped_twice() -> bool:
         return await found.query(jobs, now()) == 2.0
 
-    async def theirs() -> bool:
-        raw = await found.raw(NAMES, place("canary", "other"), now())
-        return raw["canary-0"].sample.total("vllm:request_params_n_count") == 50
-
     try:
         await full_window(found, place("canary"))
         prometheus.scrape([pods, service, twins])
         await prometheus.reload()
         await eventually(scraped_twice, timeout=30, every=0.2)
         await asyncio.gather(ask(twin.url, 50), ask(canary.url, 20))
-        await until(found, preset("requests", window=8.0), place("canary"), 20 / 8)
-        raw = await found.raw(NAMES, place("canary"), now())
+        at = await scraped(found, now())
+        assert await found.measure(preset("requests"), place("canary"), at) == about(20 / WINDOW)
+        raw = await found.raw(NAMES, place("canary"), at)
         assert raw["canary-0"].sample.total("vllm:request_params_n_count") == 20
-        await eventually(theirs, timeout=30, every=0.2)
+        theirs = await found.raw(NAMES, place("canary", "other"), at)
+        assert theirs["canary-0"].sample.total("vllm:request_params_n_count") == 50
     finally:
         await found.close()
 
@@ -214,13 +226,17 @@ async def test_an_outage_is_an_error_and_what_was_scraped_is_there_afterwards(pr
     try:
         await full_window(found, place("canary"))
         await ask(fleet.pods["canary-0"].url, 20)
-        await until(found, preset("requests", window=8.0), place("canary"), 20 / 8)
+        asked = now()
+        at = await scraped(found, asked)
+        assert await found.measure(preset("requests"), place("canary"), at) == about(20 / WINDOW)
         await prometheus.stop()
         with pytest.raises(SourceUnavailable, match="source p"):
             await found.measure(preset("requests"), place("canary"), now())
         await prometheus.start()
-        await until(found, preset("requests", window=20.0), place("canary"), 20 / 20)
-        raw = await found.raw(NAMES, place("canary"), now())
+        later = asked + timedelta(seconds=14)  # a window that begins before the requests and holds the outage
+        at = await scraped(found, later)
+        assert await found.measure(preset("requests", window=20.0), place("canary"), later) == about(20 / 20)
+        raw = await found.raw(NAMES, place("canary"), at)
         assert raw["canary-0"].sample.total("vllm:request_params_n_count") == 20
     finally:
         await found.close()
