@@ -87,7 +87,14 @@ PRESETS: Mapping[str, Preset] = {
     "output-tokens": _histogram("output_tokens", advisory=True),
     "error-rate": _share("errors"),
     "lost-rate": Preset(
-        LostSeries(errors="lost", of="answered", finished="finished", in_flight="in_flight", longest="e2e")
+        LostSeries(
+            errors="lost",
+            of="answered",
+            finished="finished",
+            in_flight="in_flight",
+            longest="e2e",
+            progress="tokens",
+        )
     ),
     "preemptions": _share("preemptions"),
     "aborted": _share("aborted"),

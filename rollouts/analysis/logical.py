@@ -57,6 +57,10 @@ _IN_FLIGHT = (
     (Selector(name="vllm:num_requests_running"), Selector(name="vllm:num_requests_waiting")),
     (Selector(name="sglang:num_running_reqs"), Selector(name="sglang:num_queue_reqs")),
 )
+_TOKENS = (
+    (Selector(name="vllm:generation_tokens_total"), Selector(name="vllm:prompt_tokens_total")),
+    (Selector(name="sglang:generation_tokens_total"), Selector(name="sglang:prompt_tokens_total")),
+)
 
 PODS = Dialect(
     {
@@ -65,6 +69,7 @@ PODS = Dialect(
         # Counted once per request, where request_success_total counts each of its `n` choices.
         "finished": ((Selector(name="vllm:request_params_n_count"), _FAILED), (_FINISHED,)),
         "in_flight": _IN_FLIGHT,
+        "tokens": _TOKENS,
         "errors": PRESETS["error-rate"].alternatives,
         "preemptions": PRESETS["preemptions"].alternatives,
         "aborted": (*_finished("abort"), *_names("sglang:num_aborted_requests_total")),
@@ -153,8 +158,10 @@ def wanted_of(spec: EvidenceSpec) -> Wanted:
     gauges, of = set[str](), dict[str, str]()
     for metric in spec.metrics:
         match metric.series:
-            case LostSeries(of=total, finished=finished, in_flight=flying, longest=longest):
-                counters |= {total, finished}
+            case LostSeries(
+                of=total, finished=finished, in_flight=flying, longest=longest, progress=progress
+            ):
+                counters |= {total, finished, progress}
                 histograms.add(longest)
                 gauges.add(flying)
                 of[total] = finished  # the HTTP layer counts from the first answer on, the engine from 0

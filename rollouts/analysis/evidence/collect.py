@@ -25,6 +25,7 @@ from rollouts.analysis.evidence.model import (
     Scrape,
     Series,
 )
+from rollouts.analysis.evidence.standstill import Standstill
 from rollouts.analysis.evidence.vectors import (
     LARGEST,
     MAX_BUCKETS,
@@ -91,6 +92,10 @@ class _Pod:
         self.vectors: list[Vector | None] = []
 
 
+_Present = dict[Arm, dict[str, tuple[PodSample, int, list[Vector | None]]]]
+"""What a scrape holds: per arm and pod the sample, how many pods it stands for, and its values per series."""
+
+
 class Collector:
     """Turns scrapes into intervals; keeps the last sample of each pod.
 
@@ -105,7 +110,10 @@ class Collector:
         self._interval = spec.interval
         self._series = tuple(series)
         self._limit = pod_limit
-        self._longest = next((one.longest for one, _ in series if isinstance(one, LostSeries)), "")
+        self._lost = next(
+            ((index, one) for index, (one, _) in enumerate(series) if isinstance(one, LostSeries)), None
+        )
+        self._standstill = Standstill()
         self._patience = math.nan
         self._pods: dict[Arm, dict[str, _Pod]] = {arm: {} for arm in _ARMS}
         self._bounds: list[tuple[float, ...]] = [() for _ in series]
@@ -116,8 +124,21 @@ class Collector:
         self.restarts: dict[Arm, int] = dict.fromkeys(_ARMS, 0)
         self.missing: dict[Arm, float] = dict.fromkeys(_ARMS, 0.0)
 
-    def observe(self, scrape: Scrape) -> Interval | None:
-        """Take in one evaluation time; the interval that it ends, or None when it cannot be judged."""
+    @property
+    def accepted(self) -> float | None:
+        """The evaluation time that began the present interval."""
+        return self._accepted
+
+    @property
+    def canary_stands(self) -> bool:
+        """Whether the canary's engines stood still in the last interval."""
+        return self._standstill.canary_stands
+
+    def observe(self, scrape: Scrape, odds: float = 0.0) -> Interval | None:
+        """Take in one evaluation time; the interval that it ends, or None when it cannot be judged.
+
+        ``odds``: requests that the canary should have had for each one of stable's; 0 where nobody knows.
+        """
         if self._at is not None and scrape.at <= self._at:
             return None
         known = {arm: set(self._pods[arm]) for arm in _ARMS}
@@ -131,14 +152,31 @@ class Collector:
             return None
         previous, self._accepted = self._accepted, scrape.at
         result = [SeriesInterval() for _ in self._series]
+        self._reckon(present, odds)
         for arm in _ARMS:
             for name, (sample, members, vectors) in present[arm].items():
                 self._advance(arm, name, sample, members, vectors, previous, scrape.at, result)
-        if self._longest:  # after the readings: patience is known before what it judges
-            self._patience = self._waited(ledger.longest_answer(scrape, self._longest))
+        if self._lost is not None:  # after the readings: patience is known before what it judges
+            self._patience = self._waited(ledger.longest_answer(scrape, self._lost[1].longest))
         if previous is None:
             return None
         return Interval(previous, scrape.at, result, list(self._bounds), gone)
+
+    def _reckon(self, present: _Present, odds: float) -> None:
+        """What waits in pods that stand still is added to what their gauges say is in flight."""
+        if self._lost is None:
+            return
+        index, series = self._lost
+        pages: dict[Arm, dict[str, Vector]] = {arm: {} for arm in _ARMS}
+        for arm in _ARMS:
+            for name, (sample, _, vectors) in present[arm].items():
+                vector = vectors[index]
+                if vector is not None:
+                    pages[arm][name] = [*vector, sample.counters.get(series.progress, math.nan)]
+        for (arm, name), held in self._standstill.reckon(pages, odds).items():
+            vector = present[arm][name][2][index]
+            assert vector is not None
+            vector[2] += held
 
     def _waited(self, longest: float) -> float:
         """Seconds after which a request is taken not to end: at least two looks; NaN as long as nobody knows."""
@@ -149,9 +187,9 @@ class Collector:
 
     # -- reading ------------------------------------------------------------------------------------------
 
-    def _read(self, scrape: Scrape) -> dict[Arm, dict[str, tuple[PodSample, int, list[Vector | None]]]]:
+    def _read(self, scrape: Scrape) -> _Present:
         self._intersect(scrape.pods)
-        found: dict[Arm, dict[str, tuple[PodSample, int, list[Vector | None]]]] = {arm: {} for arm in _ARMS}
+        found: _Present = {arm: {} for arm in _ARMS}
         spare: dict[Arm, list[tuple[PodSample, list[Vector | None]]]] = {arm: [] for arm in _ARMS}
         for sample in scrape.pods:
             arm = sample.arm
@@ -273,7 +311,9 @@ class Collector:
                 if old is None:
                     vectors[index] = ledger.begin(new, now)
                     continue
-                vectors[index], values, fell = ledger.advance(old, new, now, self._patience)
+                vectors[index], values, fell = ledger.advance(
+                    old, new, now, self._standstill.patience(arm, name, self._patience)
+                )
                 reset = reset or fell
                 if not contiguous:
                     continue
@@ -343,12 +383,14 @@ class Collector:
         ]
         bounds = [["inf" if math.isinf(b) else b for b in row] for row in self._bounds]
         patience = "inf" if math.isinf(self._patience) else whole(self._patience)
-        return [self._at, self._accepted, bounds, per_arm, pods, patience]
+        return [self._at, self._accepted, bounds, per_arm, pods, patience, self._standstill.dump()]
 
     def load(self, raw: Any) -> None:
         """Inverse of `dump`."""
         self._at, self._accepted, bounds, per_arm, pods, *later = raw
-        (patience,) = later or [None]  # states from before there was one
+        patience, *still = later or [None]  # states from before there was one
+        if still:
+            self._standstill.load(still[0])
         self._patience = math.nan if patience is None else float(patience)
         self._bounds = [tuple(math.inf if b == "inf" else b for b in row) for row in bounds]
         for value, born, fold, restarts, missing in per_arm:

@@ -17,6 +17,8 @@ _HOLD_MISSING = 0.3
 _STOP_MISSING = 0.5
 _MIX_DIFFERS = 20.0
 _SILENT_INTERVALS = 10
+_SILENT_REQUESTS = 20.0
+"""Canary requests expected without one: by chance that happens once in 5e8 (Poisson, exp(-20))."""
 _DISPLAY_ALPHA = 0.05
 
 
@@ -46,6 +48,7 @@ class Reason(enum.StrEnum):
     SCRAPES_MISSING = "ScrapesMissing"
     PROMPT_MIX_DIFFERS = "PromptMixDiffers"
     FEW_STABLE_PODS = "FewStablePods"
+    STANDS_STILL = "StandsStill"
     UNUSABLE = "Unusable"
     OTHER_METRIC = "OtherMetric"
 
@@ -175,7 +178,9 @@ def _waiting(process: EvidenceProcess, index: int, started: float, now: float) -
     if until is None or canary <= 0 or stable <= 0:
         few = guards.canary_pods > 0 and not enough
         return Reason.FEW_STABLE_PODS if few else Reason.NO_DATA
-    if now - until > _SILENT_INTERVALS * process.spec.interval:
+    if guards.canary_stands:
+        return Reason.STANDS_STILL
+    if now - until > _SILENT_INTERVALS * process.spec.interval or process.unheard >= _SILENT_REQUESTS:
         return Reason.NO_DATA
     if guards.missing > _HOLD_MISSING:
         return Reason.SCRAPES_MISSING

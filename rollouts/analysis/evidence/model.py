@@ -116,11 +116,12 @@ class CountSeries:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LostSeries(CountSeries):
     """What was asked for and not finished: `of` less `finished`, and what has been `in_flight` for longer than the
-    `longest` answer of stable. `errors` names what comes out."""
+    `longest` answer of stable. `errors` names what comes out. `progress` grows while an engine works."""
 
     finished: str
     in_flight: str
     longest: str
+    progress: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

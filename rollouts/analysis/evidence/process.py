@@ -68,7 +68,8 @@ class Guards:
 
     `missing` is the larger recent share of missing scrapes of the arms, `load_ratio` requests per canary pod
     over requests per stable pod, `mix_evidence` the evidence that prompts differ between the arms,
-    `misrouted` the number of intervals dropped because the realised share was more than three times off.
+    `misrouted` the number of intervals dropped because the realised share was more than three times off;
+    `canary_stands`: requests are in flight on the canary, and its engines generate nothing.
     """
 
     missing: float
@@ -78,6 +79,7 @@ class Guards:
     canary_pods: int
     misrouted: int
     restarts: int
+    canary_stands: bool
     history: bool
 
 
@@ -103,6 +105,8 @@ class EvidenceProcess:
         self.judged_until: float | None = None
         self.heard_until: float | None = None
         """End of the last interval in which the canary was heard of."""
+        self.unheard = 0.0
+        """Canary requests that the weight lets expect since it was last heard of, a lower bound."""
         self.history_seconds = 0.0
         self.judged_seconds = 0.0
         self._starts: list[Start] = []
@@ -123,7 +127,7 @@ class EvidenceProcess:
 
     def observe(self, scrape: Scrape) -> bool:
         """Take in one evaluation time. The interval before the one it ends is judged now; True if one was."""
-        interval = self._collector.observe(scrape)
+        interval = self._collector.observe(scrape, self._odds(scrape.at))
         if interval is None:
             return False
         ready, self._pending = self._pending, interval
@@ -139,6 +143,14 @@ class EvidenceProcess:
             return False
         self._absorb(ready)
         return True
+
+    def _odds(self, now: float) -> float:
+        """Requests that the canary should have had since the last scrape for each of stable's; 0: not known."""
+        since = self._collector.accepted
+        if since is None or any(e.start < now and since < e.end for e in self._exclusions):
+            return 0.0
+        weight = min(self._weights_during(since, now), default=0.0)
+        return weight / (1.0 - weight) if weight < 1.0 else 0.0
 
     # -- one interval -------------------------------------------------------------------------------------
 
@@ -179,6 +191,9 @@ class EvidenceProcess:
             return Context(seconds=seconds, judge=False)
         n_s, n_c = _total(stable), _total(canary)
         self._pods = (sum(r.members for r in stable), sum(r.members for r in canary))
+        heard = n_c > 0 or self._lost_by_canary(interval)
+        weight = min(self._weights_during(interval.start, interval.end), default=0.0)
+        self.unheard = 0.0 if heard else self.unheard + weight * n_s
         if self._astray(interval, n_c, n_s):
             self._misrouted += 1
             return None
@@ -188,7 +203,7 @@ class EvidenceProcess:
             keep = math.exp(-seconds / _LOAD_MEMORY)
             now = (n_c, self._pods[1], n_s, self._pods[0])
             self._load = [keep * a + b for a, b in zip(self._load, now, strict=True)]
-        if n_c > 0 or self._lost_by_canary(interval):
+        if heard:
             self.heard_until = interval.end
         ratio, slack = self._unequal_load()
         return Context(
@@ -229,7 +244,7 @@ class EvidenceProcess:
 
         Too few are not astray where the canary lost some: they came, and did not end.
         """
-        weights = self._weights_during(interval)
+        weights = self._weights_during(interval.start, interval.end)
         if not weights or n_c + n_s <= 0:
             return False
         low, high = min(weights) / _ROUTING_FACTOR, max(weights) * _ROUTING_FACTOR
@@ -247,13 +262,13 @@ class EvidenceProcess:
             for row in rows.canary
         )
 
-    def _weights_during(self, interval: Interval) -> list[float]:
-        before = [mark.weight for mark in self._marks if mark.at <= interval.start]
-        inside = [mark.weight for mark in self._marks if interval.start < mark.at < interval.end]
+    def _weights_during(self, start: float, end: float) -> list[float]:
+        before = [mark.weight for mark in self._marks if mark.at <= start]
+        inside = [mark.weight for mark in self._marks if start < mark.at < end]
         return [*before[-1:], *inside]
 
     def _certifies(self, interval: Interval) -> bool:
-        weights = self._weights_during(interval)
+        weights = self._weights_during(interval.start, interval.end)
         return not weights or min(weights) >= self.spec.certify_from_weight - 1e-9
 
     # -- restarts -----------------------------------------------------------------------------------------
@@ -365,6 +380,7 @@ class EvidenceProcess:
             canary_pods=self._pods[1],
             misrouted=self._misrouted,
             restarts=self._collector.restarts[Arm.CANARY],
+            canary_stands=self._collector.canary_stands,
             history=self.history_seconds >= 600.0,
         )
 
@@ -382,6 +398,7 @@ class EvidenceProcess:
             "starts": [[s.at, s.share, True] if s.awake else [s.at, s.share] for s in self._starts],
             "awake": self._awake,
             "heard": self.heard_until,
+            "unheard": self.unheard,
             "stake": [self._cash, self._marked, self._misrouted],
             "load": [self._load, list(self._pods)],
             "marks": [[at, counts] for at, counts in self.requests_at_mark],
@@ -397,6 +414,7 @@ class EvidenceProcess:
         self._starts = [Start(*start) for start in raw["starts"]]
         self._awake = raw.get("awake", False)
         self.heard_until = raw.get("heard", self.judged_until)
+        self.unheard = raw.get("unheard", 0.0)
         self._cash, self._marked, self._misrouted = raw["stake"]
         load, pods = raw["load"]
         self._load = list(load)

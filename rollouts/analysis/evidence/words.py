@@ -23,6 +23,7 @@ _WAITING = {
     Reason.SCRAPES_MISSING: "held: too many scrapes are missing",
     Reason.PROMPT_MIX_DIFFERS: "held: the arms receive different prompts",
     Reason.FEW_STABLE_PODS: f"held: {SINGLE_POD}",
+    Reason.STANDS_STILL: "held: requests are in flight on the canary, and its engines generate no token",
     Reason.UNUSABLE: "held: this metric cannot be compared",
     Reason.OTHER_METRIC: "judging ended: another metric is harmed",
     Reason.MAX_DURATION: "undecided at the end of its time",

@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.statistics.losses import GATES, SCENARIOS, Losses, recording_of
@@ -176,6 +176,7 @@ def pod_day(seed: int, *, cancels: float, slow: float) -> list[tuple[float, list
     return rows
 
 
+@settings(deadline=None)  # a simulated hour, beside whatever else the machine does
 @given(st.integers(0, 10_000), st.sampled_from([0.0, 0.3]), st.sampled_from([1.0, 30.0]))
 def test_the_ledger_never_says_more_than_was_lost_or_late(seed, cancels, slow):
     patience = 600.0  # nothing takes longer here
