@@ -1,7 +1,8 @@
-"""A command that was Rejected, where people look: at the end of ``status.message``, for a while."""
+"""A command that was Rejected, where people look: at the end of ``status.message``, for ten minutes or more."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from rollouts.engine.draft import Draft
@@ -30,9 +31,14 @@ def plain_message(status: RolloutStatus) -> str:
 
 
 def show_rejection(draft: Draft) -> None:
-    """Put the last command's rejection behind the message that the plan came to, until its time is over."""
-    text, last = _rejection(draft.status), draft.status.last_command
-    if not text or last is None or draft.now >= last.at + REJECTION_SHOWN:
+    """Put the last command's rejection behind the message that the plan came to, until its time is over.
+
+    That its time is over is no reason to write: it goes with the next change of the status.
+    """
+    text, last, stored = _rejection(draft.status), draft.status.last_command, draft.obs.status
+    if not text or last is None:
+        return
+    changes = replace(draft.status, message=stored.message) != stored
+    if draft.now >= last.at + REJECTION_SHOWN and (changes or not stored.message.endswith(text)):
         return
     draft.set(message=f"{draft.status.message[:_REST]}{text}")
-    draft.wake_at(last.at + REJECTION_SHOWN)

@@ -125,9 +125,9 @@ def test_lines_print_data_on_one_line(texts):
             say(f"{heading:<10}{sentence}")
         for finding in lint_documents([rollout(texts)]):
             say(f"{finding.where}: {finding.text}")
-        for check in object_checks(texts[0], rollout(texts), managed=False, model_object=False):
+        for check in object_checks(texts[0], rollout(texts), managed=False):
             say(f"{check.text} {check.fix}")
-        for check in application_checks(rollout(texts), frozenset()):
+        for check in application_checks(rollout(texts), frozenset(), None):
             say(f"{check.text} {check.fix}")
         for text in texts:
             say(text)

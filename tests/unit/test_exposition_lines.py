@@ -16,7 +16,9 @@ from rollouts.picker.measure import Ending, ResponseMeter
 from rollouts.picker.scrape import parse_metrics
 
 NAMES = st.from_regex(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,20}", fullmatch=True)
-KEYS = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,10}", fullmatch=True)
+KEYS = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,10}", fullmatch=True).filter(
+    lambda key: not key.startswith("__")
+)  # reserved
 TEXTS = st.text(
     alphabet=st.characters(exclude_characters="\r\n", exclude_categories=["Cs", "Cc", "Zl", "Zp"]),
     max_size=20,
