@@ -49,6 +49,7 @@ class Reason(enum.StrEnum):
     PROMPT_MIX_DIFFERS = "PromptMixDiffers"
     FEW_STABLE_PODS = "FewStablePods"
     STANDS_STILL = "StandsStill"
+    SILENT = "Silent"
     UNUSABLE = "Unusable"
     OTHER_METRIC = "OtherMetric"
 
@@ -175,12 +176,14 @@ def _waiting(process: EvidenceProcess, index: int, started: float, now: float) -
     canary, stable = test.requests
     until = process.heard_until
     enough = comparable(metric.series, guards.stable_pods, coupled=test.exposure.coupled)
+    if process.unheard >= _SILENT_REQUESTS:
+        return Reason.SILENT
     if until is None or canary <= 0 or stable <= 0:
         few = guards.canary_pods > 0 and not enough
         return Reason.FEW_STABLE_PODS if few else Reason.NO_DATA
     if guards.canary_stands:
         return Reason.STANDS_STILL
-    if now - until > _SILENT_INTERVALS * process.spec.interval or process.unheard >= _SILENT_REQUESTS:
+    if now - until > _SILENT_INTERVALS * process.spec.interval:
         return Reason.NO_DATA
     if guards.missing > _HOLD_MISSING:
         return Reason.SCRAPES_MISSING

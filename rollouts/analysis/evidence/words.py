@@ -24,6 +24,10 @@ _WAITING = {
     Reason.PROMPT_MIX_DIFFERS: "held: the arms receive different prompts",
     Reason.FEW_STABLE_PODS: f"held: {SINGLE_POD}",
     Reason.STANDS_STILL: "held: requests are in flight on the canary, and its engines generate no token",
+    Reason.SILENT: (
+        "held: by the weight twenty canary requests and more were due, and none was counted: its engines stand still, "
+        "or the gateway sends it nothing; ask one of its pods, and `abort` if it does not answer"
+    ),
     Reason.UNUSABLE: "held: this metric cannot be compared",
     Reason.OTHER_METRIC: "judging ended: another metric is harmed",
     Reason.MAX_DURATION: "undecided at the end of its time",

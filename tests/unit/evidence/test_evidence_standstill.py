@@ -53,7 +53,7 @@ def test_what_cannot_be_told_from_a_gateway_that_sends_nothing_neither_aborts_no
         process.observe(scrape)
         if scrape.at >= 600.0 + 120.0:  # twenty expected after 20 s, one interval late
             verdict = judge(process, 0, 0.0, scrape.at)
-            assert (verdict.verdict, verdict.reason) == (Verdict.UNDECIDED, Reason.NO_DATA)
+            assert (verdict.verdict, verdict.reason) == (Verdict.UNDECIDED, Reason.SILENT)
 
 
 def test_no_gate_passes_while_the_canary_stands_still():
