@@ -10,7 +10,8 @@ __all__ = ["SINGLE_POD", "brief", "describe", "describe_effect", "percent"]
 
 SINGLE_POD = (
     "with a single stable pod a slow version cannot be told from a slow pod: run a second stable pod, give a limit of "
-    "your own (measure with a successCondition), or judge errors and what was lost alone"
+    "your own (measure with a successCondition), or let errors and what was lost decide alone (onUndecided: "
+    "PromoteIfNoHarm beside error-rate and lost-rate)"
 )
 """What a first trial with one GPU per pool is told."""
 
@@ -82,6 +83,8 @@ def _headline(metric: CompareMetric, report: MetricReport, gate: GateVerdict) ->
             return "shown for information; it decides nothing."
         case Reason.CANNOT_PROVE:
             return _cannot_prove(metric, report)
+        case Reason.FEW_STABLE_PODS if gate.verdict is Verdict.PASS:
+            return "not compared, with a single stable pod: errors and what was lost show no harm, as the gate asks."
         case _ if gate.verdict is Verdict.PASS:
             return "undecided, and no harm: promoted as the gate asks."
         case _:
