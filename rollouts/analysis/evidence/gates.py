@@ -16,7 +16,7 @@ from rollouts.analysis.evidence.model import (
 )
 from rollouts.analysis.evidence.process import EvidenceProcess
 
-__all__ = ["GateVerdict", "Harm", "MetricReport", "Reason", "Verdict", "harm", "judge", "report"]
+__all__ = ["GateVerdict", "Harm", "MetricReport", "Reason", "Verdict", "harm", "judge", "report", "silent"]
 
 NO_HARM_BELOW = 5.0
 _HOLD_MISSING = 0.3
@@ -193,13 +193,18 @@ def _obstacle(process: EvidenceProcess, index: int, started: float, now: float) 
     return waiting if waiting is not None else Reason.COLLECTING
 
 
+def silent(process: EvidenceProcess) -> bool:
+    """Whether requests of the canary were due by its weight, and none was counted."""
+    return process.unheard >= _SILENT_REQUESTS
+
+
 def _waiting(process: EvidenceProcess, index: int, started: float, now: float) -> Reason | None:
     """Everything a pass needs besides proof of tolerance."""
     metric, test, guards = process.spec.metrics[index], process.tests[index], process.guards
     canary, stable = test.requests
     until = process.heard_until
     enough = comparable(metric.series, guards.stable_pods, coupled=test.exposure.coupled)
-    if process.unheard >= _SILENT_REQUESTS:
+    if silent(process):
         return Reason.SILENT
     if until is None or canary <= 0 or stable <= 0:
         few = guards.canary_pods > 0 and not enough

@@ -6,7 +6,7 @@ from rollouts.analysis.evidence.effect import Effect
 from rollouts.analysis.evidence.gates import GateVerdict, MetricReport, Reason, Verdict
 from rollouts.analysis.evidence.model import CompareMetric, Direction
 
-__all__ = ["SINGLE_POD", "brief", "describe", "describe_effect", "percent"]
+__all__ = ["SILENT_CANARY", "SINGLE_POD", "brief", "describe", "describe_effect", "percent"]
 
 SINGLE_POD = (
     "with a single stable pod a slow version cannot be told from a slow pod: run a second stable pod, give a limit of "
@@ -14,6 +14,12 @@ SINGLE_POD = (
     "PromoteIfNoHarm beside error-rate and lost-rate)"
 )
 """What a first trial with one GPU per pool is told."""
+
+SILENT_CANARY = (
+    "by the weight twenty canary requests and more were due, and none was counted: its engines stand still, or the "
+    "gateway sends it nothing; ask one of its pods, and `abort` if it does not answer"
+)
+"""What is said of a canary that is not heard of."""
 
 _WAITING = {
     Reason.COLLECTING: "not decided yet",
@@ -25,10 +31,7 @@ _WAITING = {
     Reason.PROMPT_MIX_DIFFERS: "held: the arms receive different prompts",
     Reason.FEW_STABLE_PODS: f"held: {SINGLE_POD}",
     Reason.STANDS_STILL: "held: requests are in flight on the canary, and its engines generate no token",
-    Reason.SILENT: (
-        "held: by the weight twenty canary requests and more were due, and none was counted: its engines stand still, "
-        "or the gateway sends it nothing; ask one of its pods, and `abort` if it does not answer"
-    ),
+    Reason.SILENT: f"held: {SILENT_CANARY}",
     Reason.UNUSABLE: "held: this metric cannot be compared",
     Reason.OTHER_METRIC: "judging ended: another metric is harmed",
     Reason.MAX_DURATION: "undecided at the end of its time",
