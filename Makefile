@@ -9,7 +9,7 @@ PROCESSES ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-lora demo-analysis test test-fast test-full coverage lint generate controlplane edits bench attack clean
+.PHONY: help setup demo demo-lora demo-analysis demo-hang test test-fast test-full coverage lint generate controlplane edits bench attack clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,10 @@ demo-lora: $(STAMP) ## a good and a bad LoRA adapter, split by the endpoint pick
 demo-analysis: $(STAMP) ## a good and a bad canary compared with stable, no limit set anywhere
 	$(BIN)/rollouts lab demo analysis --control-plane $(CONTROL_PLANE)
 	$(BIN)/rollouts lab demo analysis --bad --control-plane $(CONTROL_PLANE)
+
+demo-hang: $(STAMP) ## a canary whose engines stop behind healthy pods; clients leave, then clients stay
+	$(BIN)/rollouts lab demo analysis --hang leave --control-plane $(CONTROL_PLANE)
+	$(BIN)/rollouts lab demo analysis --hang stay --control-plane $(CONTROL_PLANE)
 
 controlplane: $(STAMP) ## build kube-apiserver and etcd from pinned Go modules (once, minutes)
 	$(BIN)/python -m rollouts.lab.controlplane build

@@ -27,8 +27,9 @@ from rollouts.analysis.evidence import (
     harm,
     judge,
     report,
+    silent,
 )
-from rollouts.analysis.evidence.words import brief, describe_effect
+from rollouts.analysis.evidence.words import SILENT_CANARY, brief, describe_effect
 from rollouts.analysis.gatesfile import parse_compare
 from rollouts.analysis.types import Comparison, ComparisonResult, GateState, OnFail
 
@@ -101,7 +102,8 @@ def judge_all(
             continue
         mine = [i for i, item in enumerate(comparisons) if _reads(step, item) and _counts(process, i, item)]
         if not mine:
-            gates.append(GateState(step=step, verdict=Verdict.UNDECIDED.value, message=_NOTHING))
+            message = SILENT_CANARY if silent(process) else _NOTHING
+            gates.append(GateState(step=step, verdict=Verdict.UNDECIDED.value, message=message))
             continue
         verdicts = {i: judge(process, i, started, now) for i in mine}
         latest |= verdicts

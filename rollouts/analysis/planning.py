@@ -26,8 +26,10 @@ from rollouts.analysis.evidence.model import (
     EvidenceSpec,
     GaugeSeries,
     HistogramSeries,
+    OnUndecided,
     Require,
     comparable,
+    judged_with_one_pod,
 )
 from rollouts.analysis.evidence.process import EvidenceProcess
 from rollouts.analysis.evidence.words import SINGLE_POD, percent
@@ -105,7 +107,7 @@ class GatePlan:
         metric = self.gate.metric
         where = "background" if self.gate.step is None else f"step {self.gate.step + 1}"
         if not self.comparable:
-            return f"{where} at {self.gate.weight:.3g} of the traffic, {metric.name}: never decided: {SINGLE_POD}."
+            return f"{where} at {self.gate.weight:.3g} of the traffic, {metric.name}: {self._not_compared()}."
         passes = (
             f"passes a healthy canary after about {self.minutes_to_pass:.0f} min"
             if self.minutes_to_pass < math.inf
@@ -121,6 +123,17 @@ class GatePlan:
             f"{percent(self.smallest_in_an_hour)}, with twice the canary pods "
             f"{percent(self.smallest_with_twice_the_pods)}."
         )
+
+    def _not_compared(self) -> str:
+        """What `evidence.gates.judge` does with it."""
+        metric = self.gate.metric
+        if self.minutes_to_pass < math.inf:
+            return (
+                f"not compared with a single stable pod; passes after about {self.minutes_to_pass:.0f} min when errors "
+                "and what was lost show no harm"
+            )
+        ends = "fails" if metric.on_undecided is OnUndecided.FAIL else "waits for a person (`promote`)"
+        return f"never passes, {ends} after {metric.min_dwell / 60.0:.0f} min: {SINGLE_POD}"
 
     def to_json(self) -> dict[str, object]:
         """Plain values; infinite becomes null."""
@@ -260,10 +273,14 @@ def plan_rollout(gates: Sequence[PlannedGate], traffic: Traffic) -> tuple[GatePl
 def plan_gate(gate: PlannedGate, traffic: Traffic) -> GatePlan:
     """Expected times of one gate at its own weight, as if it began there."""
     metric, weight = gate.metric, gate.weight
+    waiting = max(metric.min_dwell / 60.0, metric.min_requests / (60.0 * traffic.rate * weight))
     if not comparable(metric.series, traffic.stable_pods, coupled=traffic.coupled):
+        weaker = metric.on_undecided is OnUndecided.PROMOTE_IF_NO_HARM and judged_with_one_pod(
+            gate.spec.metrics
+        )
         return GatePlan(
             gate=gate,
-            minutes_to_pass=math.inf,
+            minutes_to_pass=waiting if weaker else math.inf,
             harm=tuple((size, math.inf) for size in (0.1, 0.2, 0.5)),
             smallest_ever=math.inf,
             smallest_in_an_hour=math.inf,
@@ -276,7 +293,6 @@ def plan_gate(gate: PlannedGate, traffic: Traffic) -> GatePlan:
         case HistogramSeries() | GaugeSeries():
             pace = _latency_pace(traffic, weight)
     log_abort, log_pass = math.log(gate.spec.abort_at), math.log(gate.spec.pass_at)
-    waiting = max(metric.min_dwell / 60.0, metric.min_requests / (60.0 * traffic.rate * weight))
     passing = waiting
     if metric.require is Require.WITHIN_TOLERANCE:
         passing = max(waiting, _minutes_to_pass(metric, traffic, weight, pace, log_pass))

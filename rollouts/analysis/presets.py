@@ -71,6 +71,8 @@ class Preset:
     of: tuple[tuple[Selector, ...], ...] = ()
     alternatives: tuple[tuple[Selector, ...], ...]
     stat: Stat
+    finished: tuple[tuple[Selector, ...], ...] = ()
+    """Without growth here a share of 0 says nothing: what ended was given up. Not exposed: not asked."""
 
 
 def _names(*names: str) -> tuple[tuple[Selector, ...], ...]:
@@ -157,6 +159,8 @@ PRESETS: dict[str, Preset] = {
         ),
         of=REQUESTS,
         stat=Stat.RATIO,
+        # A hung engine fails nobody: its HTTP layer counts each client that leaves as 2xx.
+        finished=((Selector(name="vllm:request_success_total"),),),
     ),
     "requests": Preset(kind=MeasureKind.COUNTER, alternatives=REQUESTS, stat=Stat.RATE),
     "preemptions": Preset(
@@ -214,4 +218,5 @@ def series_of(measure: MeasureSpec) -> Preset:
 
 def wanted_names(preset: Preset) -> set[str]:
     """All series names that the preset may read."""
-    return {selector.name for group in (*preset.alternatives, *preset.of) for selector in group}
+    groups = (*preset.alternatives, *preset.of, *preset.finished)
+    return {selector.name for group in groups for selector in group}

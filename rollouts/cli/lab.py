@@ -47,9 +47,15 @@ def lab() -> None:
 @lab.command()
 @click.argument("story", type=click.Choice(["base-model", "lora", "analysis", "one-picker", "no-split"]))
 @click.option("--bad", is_flag=True, help="Make the canary worse, so that it is aborted.")
+@click.option(
+    "--hang",
+    type=click.Choice(["leave", "stay"]),
+    help="Of `analysis`: the canary's engines stop in mid-canary, behind pods that stay healthy; clients leave after "
+    "eight seconds, or stay.",
+)
 @click.option("--control-plane", type=_CONTROL_PLANES, default="memory", show_default=True)
 @_PICKERS
-def demo(story: str, bad: bool, control_plane: str, pickers: bool) -> None:
+def demo(story: str, bad: bool, hang: str | None, control_plane: str, pickers: bool) -> None:
     """Tell a scripted story on real Envoy traffic. Exit status 0 when it ends as promised."""
     from rollouts.lab.processes import ProcessStartError
     from rollouts.lab.telling import StoryFailed, story_directory
@@ -57,12 +63,16 @@ def demo(story: str, bad: bool, control_plane: str, pickers: bool) -> None:
     if story == "lora" and not pickers:
         raise click.UsageError("adapters are split by the endpoint picker: lora needs --pickers")
     _need_envoy()
+    if hang and (story != "analysis" or bad):
+        raise click.UsageError("--hang is an ending of `analysis`, in place of --bad")
     directory = story_directory()
     directory.mkdir(parents=True, exist_ok=True)
     configure_logs_to(directory / "lab.log")
     console = Console(highlight=False)
     try:
-        asyncio.run(_tell(story, directory, console, bad=bad, control_plane=control_plane, pickers=pickers))
+        asyncio.run(
+            _tell(story, directory, console, bad=bad, hang=hang, control_plane=control_plane, pickers=pickers)
+        )
     except (StoryFailed, ProcessStartError) as failure:
         console.print(f"the story failed: {failure}", style="bold red", markup=False)
         sys.exit(1)
@@ -77,12 +87,19 @@ def configure_logs_to(path: Path) -> None:
 
 
 async def _tell(
-    story: str, directory: Path, console: Console, *, bad: bool, control_plane: str, pickers: bool
+    story: str,
+    directory: Path,
+    console: Console,
+    *,
+    bad: bool,
+    hang: str | None,
+    control_plane: str,
+    pickers: bool,
 ) -> None:
     from rollouts.lab.controlplane import Choice
     from rollouts.lab.environment import Lab, base_model_pods
     from rollouts.lab.gateway.likeness import GatewayLike
-    from rollouts.lab.story import tell_analysis, tell_base_model
+    from rollouts.lab.story import Clients, tell_analysis, tell_base_model, tell_hang
     from rollouts.lab.story_lora import tell_lora
     from rollouts.lab.story_peers import PLAYED, tell_no_split, tell_one_picker
 
@@ -104,7 +121,10 @@ async def _tell(
         prometheus=story == "analysis" and _prometheus_there(console),
         say=console.print,
     ) as running:
-        await tell(running, console, bad=bad)
+        if hang is not None:
+            await tell_hang(running, console, clients=Clients(hang))
+        else:
+            await tell(running, console, bad=bad)
 
 
 @lab.command()

@@ -1,4 +1,8 @@
-"""The scripted stories of the base-model scenario: thresholds (``demo base-model``), comparison (``demo analysis``)."""
+"""The scripted stories of the base-model scenario: thresholds (``demo base-model``), comparison (``demo analysis``).
+
+A third ending of the comparison: the canary's engines stop in mid-canary, as with SIGSTOP, while the pods stay Ready
+and their pages go on answering (``demo analysis --hang``).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ import contextlib
 import copy
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
 
 from rich.console import Console
@@ -15,13 +20,25 @@ from rich.console import Console
 from rollouts.controller import kinds
 from rollouts.engine.types import Phase, RolloutStatus
 from rollouts.lab.environment import EXAMPLES, Lab, read_objects
-from rollouts.lab.telling import NAMESPACE, StoryFailed, Teller, follow, kubectl, set_knobs
+from rollouts.lab.telling import NAMESPACE, StoryFailed, Teller, follow, kubectl, own_command, set_knobs
 from rollouts.lab.traffic import Result, Traffic, TrafficSpec
+from tests.kit.polling import eventually
 
-__all__ = ["tell_analysis", "tell_base_model"]
+__all__ = ["Clients", "tell_analysis", "tell_base_model", "tell_hang"]
 
 NAME = "mymodel"
 _CANARY_POD = "deepseek-r1"
+_BEFORE_HANG = 30
+"""Good answers of the canary before its engines stop."""
+
+
+class Clients(Enum):
+    """What clients do who get no answer."""
+
+    LEAVE = "leave"
+    """They give up after eight seconds; vLLM counts them as 2xx."""
+    STAY = "stay"
+    """They wait for ever; nothing of them is counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +50,12 @@ class _Plot:
     bad: Mapping[str, str]
     rate: float
     longest: float
+    patience: float = 30.0
+    """Seconds after which a client leaves."""
+    tokens: int = 16
+    """Of an answer; a hundred take two seconds."""
+    hang: bool = False
+    """The canary's engines stop in mid-canary."""
 
 
 _BASE_MODEL = _Plot(
@@ -67,6 +90,26 @@ async def tell_analysis(lab: Lab, console: Console, *, bad: bool) -> None:
     await _tell(lab, Teller(console, time.monotonic()), _ANALYSIS, bad=bad)
 
 
+_HANG = _Plot(
+    title="an engine that stops",
+    rollout="rollout-hang-demo.yaml",
+    bad={"hang": "engine"},
+    rate=30.0,
+    longest=200.0,
+    tokens=96,
+    hang=True,
+)
+
+
+async def tell_hang(lab: Lab, console: Console, *, clients: Clients) -> None:
+    """The engines of the canary's pods stop while it carries 10 %; nothing answers 5xx, and it is found all the same.
+
+    Raises StoryFailed when the end is not the promised one.
+    """
+    plot = replace(_HANG, patience=8.0 if clients is Clients.LEAVE else 3600.0)
+    await _tell(lab, Teller(console, time.monotonic()), plot, bad=True)
+
+
 async def _tell(lab: Lab, teller: Teller, plot: _Plot, *, bad: bool) -> None:
     teller.heading(f"{plot.title}, {'bad' if bad else 'good'} canary")
     url = await _set_the_stage(lab, teller, plot, bad=bad)
@@ -84,13 +127,41 @@ async def _tell(lab: Lab, teller: Teller, plot: _Plot, *, bad: bool) -> None:
         teller.line("-     pool: {name: mymodel-pool-v1}", "red")
         teller.line("+     pool: {name: mymodel-pool-v2}", "green")
         await lab.apply([_rollout(plot, "mymodel-pool-v2")])
+        if plot.hang:
+            await follow(lab, teller, NAME, seen=seen, until=_carries, longest=plot.longest)
+            await _stop_engines(lab, teller, plot, traffic)
         status = await follow(lab, teller, NAME, seen=seen, until=_over, longest=plot.longest)
         await _words(lab, teller)
+        if plot.hang:
+            await own_command(lab, teller, f"explain {NAME}")
         await _close(lab, teller, traffic, status, bad=bad)
 
 
 def _over(status: RolloutStatus) -> bool:
     return status.attempt > 0 and status.phase in (Phase.HEALTHY, Phase.ABORTED)
+
+
+def _carries(status: RolloutStatus) -> bool:
+    return status.attempt > 0 and bool(status.weight.applied) and status.phase is Phase.PROGRESSING
+
+
+async def _stop_engines(lab: Lab, teller: Teller, plot: _Plot, traffic: Traffic) -> None:
+    """Once the canary has answered some requests well: a gate that saw nothing would hold for that alone."""
+    since = time.monotonic()
+    await eventually(
+        lambda: traffic.window(since).share(_is_canary)[0] >= _BEFORE_HANG, timeout=60.0, every=0.1
+    )
+    for pod in _canary_pods(lab):
+        await set_knobs(lab, pod, plot.bad)
+        teller.line(f"$ kill -STOP <engine of {pod}>", "red")
+    leave = f"leave after {plot.patience:g} s" if plot.patience < plot.longest else "wait"
+    teller.line(
+        f"             /health answers 200, /metrics answers, no request ends; clients {leave}", "red"
+    )
+
+
+def _canary_pods(lab: Lab) -> list[str]:
+    return [pod.name for pod in lab.pods if pod.labels["release"] == _CANARY_POD]
 
 
 async def _set_the_stage(lab: Lab, teller: Teller, plot: _Plot, *, bad: bool) -> str:
@@ -100,10 +171,9 @@ async def _set_the_stage(lab: Lab, teller: Teller, plot: _Plot, *, bad: bool) ->
     await asyncio.gather(lab.start_pickers(), lab.start_controller("--no-leader-elect"))
     behind = "behind endpoint pickers" if lab.with_pickers else "balanced by the gateway"
     teller.stage(lab, url, f"{len(lab.pods)} simulated vLLM pods {behind}, {plot.rate:g} requests/s")
-    for pod in lab.pods:
-        if pod.labels["release"] == _CANARY_POD and bad:
-            await set_knobs(lab, pod.name, plot.bad)
-    if bad:
+    if bad and not plot.hang:
+        for pod in _canary_pods(lab):
+            await set_knobs(lab, pod, plot.bad)
         teller.line(f"knobs        v2 pods: {', '.join(f'{k} {v}' for k, v in plot.bad.items())}", "red")
     return url
 
@@ -124,7 +194,15 @@ def _rollout(plot: _Plot, target: str) -> dict[str, Any]:
 @contextlib.asynccontextmanager
 async def _traffic(url: str, plot: _Plot) -> AsyncIterator[Traffic]:
     traffic = Traffic(
-        TrafficSpec(url=url, model=NAME, rate=plot.rate, seconds=plot.longest + 60, streamed=0.3)
+        TrafficSpec(
+            url=url,
+            model=NAME,
+            rate=plot.rate,
+            seconds=plot.longest + 60,
+            streamed=0.3,
+            max_tokens=plot.tokens,
+            timeout=plot.patience,
+        )
     )
     async with traffic:
         yield traffic

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +22,16 @@ from rollouts.engine.types import Phase, RolloutStatus, format_weight
 from rollouts.kube.errors import KubeError
 from rollouts.lab.environment import Lab
 
-__all__ = ["NAMESPACE", "StoryFailed", "Teller", "follow", "kubectl", "set_knobs", "story_directory"]
+__all__ = [
+    "NAMESPACE",
+    "StoryFailed",
+    "Teller",
+    "follow",
+    "kubectl",
+    "own_command",
+    "set_knobs",
+    "story_directory",
+]
 
 NAMESPACE = "default"
 _POLL = 0.15
@@ -123,11 +134,19 @@ async def kubectl(lab: Lab, teller: Teller, command: str) -> None:
     if binary is None:
         teller.line("(kubectl is not installed here)", "dim")
         return
+    await _run(lab, teller, binary, *command.split())
+
+
+async def own_command(lab: Lab, teller: Teller, command: str) -> None:
+    """Run one of our own commands."""
+    teller.line(f"$ kubectl rollouts {command}")
+    await _run(lab, teller, sys.executable, "-m", "rollouts.cli", *command.split())
+
+
+async def _run(lab: Lab, teller: Teller, *command: str) -> None:
     process = await asyncio.create_subprocess_exec(
-        binary,
-        "--kubeconfig",
-        str(lab.kubeconfig),
-        *command.split(),
+        *command,
+        env={**os.environ, "KUBECONFIG": str(lab.kubeconfig)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

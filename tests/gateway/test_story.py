@@ -102,3 +102,24 @@ async def test_a_split_that_is_never_programmed_is_found_and_taken_back(tmp_path
 
     assert "ShareNotProgrammed" in text
     assert "the split was found not to be programmed, and all is stable's again" in text
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("clients", ["leave", "stay"])
+async def test_engines_that_stop_behind_healthy_pods_are_found_by_what_users_lost(tmp_path, clients):
+    text = await tell(tmp_path, "analysis", "--hang", clients)
+
+    stopped = re.search(r"^ *([0-9.]+)s +\$ kill -STOP <engine of deepseek-r1-1>", text, re.MULTILINE)
+    aborted = re.search(
+        r"^ *([0-9.]+)s +Aborted .*lost-rate: the canary is shown to be worse", text, re.MULTILINE
+    )
+    assert stopped is not None
+    assert aborted is not None
+    assert float(aborted.group(1)) - float(stopped.group(1)) <= 120
+    assert re.search(r"Fail +lost-rate: ", text)
+    assert not re.search(r"Fail +error-rate: ", text)  # no pod ever answered 5xx
+    assert re.search(
+        r"^Judged .*^ +lost-rate: the canary is shown to be worse", text, re.MULTILINE | re.DOTALL
+    )
+    assert re.search(r"clients now see 0 of \d+ answered by v2", text)
+    assert "the bad canary was aborted" in text

@@ -22,7 +22,7 @@ from rollouts.api.runs import parse_template
 from rollouts.lab.prometheus import Job, Prometheus
 from rollouts.lab.vllm import Fleet
 from tests.kit.polling import eventually
-from tests.prometheus.conftest import Ask
+from tests.prometheus.conftest import BODY, Ask
 
 ROOT = Path(__file__).resolve().parents[2]
 WINDOW = 8.0
@@ -293,3 +293,27 @@ async def test_two_hundred_pods_of_an_arm_are_read_whole(prometheus, fleet, ask:
         await found.close()
         await many.stop()
         await runner.cleanup()
+
+
+async def test_no_errors_say_nothing_where_nothing_was_finished(prometheus, fleet, ask: Ask):
+    """A hung engine fails nobody: its HTTP layer counts each client that leaves as 2xx."""
+    prometheus.scrape([Job(name="pods", targets=targets(fleet))])
+    await prometheus.start()
+    found, hung, good = source(prometheus, fleet), fleet.pods["canary-0"], fleet.pods["stable-0"]
+    try:
+        await full_window(found, place("canary"))
+        timeout = aiohttp.ClientTimeout(total=0.3)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            await session.post(f"{hung.url}/lab/knobs", json={"hang": "engine"})
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    await session.post(f"{hung.url}/v1/chat/completions", json=BODY)
+        await ask(good.url, 3)
+        at = await scraped(found, now())
+        assert await found.measure(preset("requests"), place("canary"), at) == about(3 / WINDOW)
+        lost = await found.measure(preset("error-rate"), place("canary"), at)
+        assert isinstance(lost, float)
+        assert math.isnan(lost)
+        assert await found.measure(preset("error-rate"), place("stable"), at) == 0.0
+    finally:
+        await found.close()

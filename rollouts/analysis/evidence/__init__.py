@@ -14,6 +14,7 @@ from rollouts.analysis.evidence.gates import (
     harm,
     judge,
     report,
+    silent,
 )
 from rollouts.analysis.evidence.lost import LostTest
 from rollouts.analysis.evidence.model import (
@@ -66,4 +67,5 @@ __all__ = [
     "report",
     "restore",
     "save",
+    "silent",
 ]

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from rollouts.analysis.evidence.counts import CountTest
 from rollouts.analysis.evidence.effect import Effect, detectable, provable, smallest_provable
 from rollouts.analysis.evidence.gauges import GaugeTest
-from rollouts.analysis.evidence.model import CompareMetric, OnUndecided, Require, comparable
+from rollouts.analysis.evidence.model import (
+    CompareMetric,
+    OnUndecided,
+    Require,
+    comparable,
+    judged_with_one_pod,
+)
 from rollouts.analysis.evidence.process import EvidenceProcess
 
-__all__ = ["GateVerdict", "Harm", "MetricReport", "Reason", "Verdict", "harm", "judge", "report"]
+__all__ = ["GateVerdict", "Harm", "MetricReport", "Reason", "Verdict", "harm", "judge", "report", "silent"]
 
 NO_HARM_BELOW = 5.0
 _HOLD_MISSING = 0.3
@@ -49,6 +55,7 @@ class Reason(enum.StrEnum):
     PROMPT_MIX_DIFFERS = "PromptMixDiffers"
     FEW_STABLE_PODS = "FewStablePods"
     STANDS_STILL = "StandsStill"
+    SILENT = "Silent"
     UNUSABLE = "Unusable"
     OTHER_METRIC = "OtherMetric"
 
@@ -126,7 +133,8 @@ def harm(process: EvidenceProcess) -> Harm | None:
 def judge(process: EvidenceProcess, index: int, started: float, now: float) -> GateVerdict:
     """The gate of metric `index` that opened at `started`; the harm of the whole is not its business.
 
-    `minDwell` and `minRequests` hold back only a pass, `maxDuration` and CannotProve apply `onUndecided`.
+    `minDwell` and `minRequests` hold back only a pass; `maxDuration`, CannotProve, and a single stable pod once the
+    dwell is over, apply `onUndecided`.
     """
     metric = process.spec.metrics[index]
     if metric.advisory or metric.weight == 0.0:
@@ -136,7 +144,13 @@ def judge(process: EvidenceProcess, index: int, started: float, now: float) -> G
         reason = Reason.NO_HARM if metric.require is Require.NO_HARM else Reason.WITHIN_TOLERANCE
         return GateVerdict(verdict=Verdict.PASS, reason=reason)
     expired = metric.max_duration is not None and now - started >= metric.max_duration
-    if not expired and obstacle is not Reason.CANNOT_PROVE:
+    # Only where it was never compared: a second stable pod that is away for a moment comes back.
+    alone = (
+        obstacle is Reason.FEW_STABLE_PODS
+        and now - started >= metric.min_dwell
+        and not process.tests[index].exposure.intervals
+    )
+    if not (expired or alone or obstacle is Reason.CANNOT_PROVE):
         return GateVerdict(verdict=Verdict.UNDECIDED, reason=obstacle)
     return _undecided(process, index, started, now, Reason.MAX_DURATION if expired else obstacle)
 
@@ -147,6 +161,10 @@ def _undecided(
     metric = process.spec.metrics[index]
     if metric.on_undecided is OnUndecided.FAIL:
         return GateVerdict(verdict=Verdict.FAIL, reason=reason)
+    if metric.on_undecided is OnUndecided.PROMOTE_IF_NO_HARM and reason is Reason.FEW_STABLE_PODS:
+        passed = process.evidence < 1.0 and _counts_are_good(process, started, now)
+        verdict = Verdict.PASS if passed else Verdict.UNDECIDED
+        return GateVerdict(verdict=verdict, reason=reason)
     if metric.on_undecided is OnUndecided.PROMOTE_IF_NO_HARM:
         waiting = _waiting(process, index, started, now)
         if waiting is None and process.evidence < 1.0:
@@ -154,6 +172,12 @@ def _undecided(
         if reason is Reason.CANNOT_PROVE:
             return GateVerdict(verdict=Verdict.UNDECIDED, reason=reason)
     return GateVerdict(verdict=Verdict.INCONCLUSIVE, reason=reason)
+
+
+def _counts_are_good(process: EvidenceProcess, started: float, now: float) -> bool:
+    """What can be judged beside a single stable pod, errors and what was lost, shows no harm: the weaker answer."""
+    judged = judged_with_one_pod(process.spec.metrics)
+    return bool(judged) and all(_waiting(process, index, started, now) is None for index in judged)
 
 
 def _obstacle(process: EvidenceProcess, index: int, started: float, now: float) -> Reason | None:
@@ -169,18 +193,25 @@ def _obstacle(process: EvidenceProcess, index: int, started: float, now: float) 
     return waiting if waiting is not None else Reason.COLLECTING
 
 
+def silent(process: EvidenceProcess) -> bool:
+    """Whether requests of the canary were due by its weight, and none was counted."""
+    return process.unheard >= _SILENT_REQUESTS
+
+
 def _waiting(process: EvidenceProcess, index: int, started: float, now: float) -> Reason | None:
     """Everything a pass needs besides proof of tolerance."""
     metric, test, guards = process.spec.metrics[index], process.tests[index], process.guards
     canary, stable = test.requests
     until = process.heard_until
     enough = comparable(metric.series, guards.stable_pods, coupled=test.exposure.coupled)
+    if silent(process):
+        return Reason.SILENT
     if until is None or canary <= 0 or stable <= 0:
         few = guards.canary_pods > 0 and not enough
         return Reason.FEW_STABLE_PODS if few else Reason.NO_DATA
     if guards.canary_stands:
         return Reason.STANDS_STILL
-    if now - until > _SILENT_INTERVALS * process.spec.interval or process.unheard >= _SILENT_REQUESTS:
+    if now - until > _SILENT_INTERVALS * process.spec.interval:
         return Reason.NO_DATA
     if guards.missing > _HOLD_MISSING:
         return Reason.SCRAPES_MISSING

@@ -26,6 +26,7 @@ __all__ = [
     "Scrape",
     "Series",
     "comparable",
+    "judged_with_one_pod",
 ]
 
 
@@ -151,6 +152,15 @@ def comparable(series: Series, stable_pods: int, *, coupled: bool) -> bool:
     adapters on the same pods are held against each other inside each pod.
     """
     return coupled or isinstance(series, CountSeries) or stable_pods >= LEAST_STABLE_PODS
+
+
+def judged_with_one_pod(metrics: "tuple[CompareMetric, ...]") -> tuple[int, ...]:
+    """Metrics (indices) that decide for the others where there is a single stable pod: gates and plan both ask here."""
+    return tuple(
+        index
+        for index, metric in enumerate(metrics)
+        if isinstance(metric.series, CountSeries) and not metric.advisory and metric.weight != 0.0
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

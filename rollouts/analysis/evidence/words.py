@@ -6,13 +6,20 @@ from rollouts.analysis.evidence.effect import Effect
 from rollouts.analysis.evidence.gates import GateVerdict, MetricReport, Reason, Verdict
 from rollouts.analysis.evidence.model import CompareMetric, Direction
 
-__all__ = ["SINGLE_POD", "brief", "describe", "describe_effect", "percent"]
+__all__ = ["SILENT_CANARY", "SINGLE_POD", "brief", "describe", "describe_effect", "percent"]
 
 SINGLE_POD = (
     "with a single stable pod a slow version cannot be told from a slow pod: run a second stable pod, give a limit of "
-    "your own (measure with a successCondition), or judge errors and what was lost alone"
+    "your own (measure with a successCondition), or let errors and what was lost decide alone (onUndecided: "
+    "PromoteIfNoHarm beside error-rate and lost-rate)"
 )
 """What a first trial with one GPU per pool is told."""
+
+SILENT_CANARY = (
+    "by the weight twenty canary requests and more were due, and none was counted: its engines stand still, or the "
+    "gateway sends it nothing; ask one of its pods, and `abort` if it does not answer"
+)
+"""What is said of a canary that is not heard of."""
 
 _WAITING = {
     Reason.COLLECTING: "not decided yet",
@@ -24,6 +31,7 @@ _WAITING = {
     Reason.PROMPT_MIX_DIFFERS: "held: the arms receive different prompts",
     Reason.FEW_STABLE_PODS: f"held: {SINGLE_POD}",
     Reason.STANDS_STILL: "held: requests are in flight on the canary, and its engines generate no token",
+    Reason.SILENT: f"held: {SILENT_CANARY}",
     Reason.UNUSABLE: "held: this metric cannot be compared",
     Reason.OTHER_METRIC: "judging ended: another metric is harmed",
     Reason.MAX_DURATION: "undecided at the end of its time",
@@ -78,6 +86,8 @@ def _headline(metric: CompareMetric, report: MetricReport, gate: GateVerdict) ->
             return "shown for information; it decides nothing."
         case Reason.CANNOT_PROVE:
             return _cannot_prove(metric, report)
+        case Reason.FEW_STABLE_PODS if gate.verdict is Verdict.PASS:
+            return "not compared, with a single stable pod: errors and what was lost show no harm, as the gate asks."
         case _ if gate.verdict is Verdict.PASS:
             return "undecided, and no harm: promoted as the gate asks."
         case _:

@@ -161,5 +161,7 @@ def _counter(pods: list[list[PodSample]], preset: Preset, stat: Stat, seconds: f
         of = _increase(pods, preset.of)
         if of is None or of <= 0:
             return math.nan
+        if not grown and preset.finished and _increase(pods, preset.finished) == 0.0:
+            return math.nan
         return (grown or 0.0) / of
     return math.nan if grown is None else grown / seconds

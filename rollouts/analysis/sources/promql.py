@@ -164,7 +164,10 @@ class _Builder:
 
     def counter(self, stat: Stat) -> str:
         if stat is Stat.RATIO:
-            return (
-                f"(({self.either(self.preset.alternatives)}) or vector(0)) / ({self.either(self.preset.of)})"
-            )
+            events = f"({self.either(self.preset.alternatives)}) or vector(0)"
+            share = f"({events}) / ({self.either(self.preset.of)})"
+            if not self.preset.finished:
+                return share
+            nothing = f"(({self.either(self.preset.finished)}) == 0) and on () (({events}) == 0)"
+            return f"({share}) unless on () ({nothing})"
         return f"({self.either(self.preset.alternatives)}) / {self.seconds}"

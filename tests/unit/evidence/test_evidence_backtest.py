@@ -1,6 +1,7 @@
 """Backtest and plan, through the library and through the commands."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -300,6 +301,31 @@ def test_a_plan_for_one_stable_pod_promises_nothing_that_the_gate_holds_back():
     assert gates_by_name["ttft"].gate.reason is Reason.FEW_STABLE_PODS
     assert "run a second stable pod" in gates_by_name["ttft"].words
     assert gates_by_name["errors"].gate.reason is not Reason.FEW_STABLE_PODS
+
+
+@pytest.mark.parametrize(
+    ("undecided", "words", "verdict"),
+    [
+        ("Hold", "never passes, waits for a person", "Inconclusive"),
+        ("Fail", "never passes, fails", "Fail"),
+        ("PromoteIfNoHarm", "passes after about 5 min when errors and what was lost show no harm", "Pass"),
+    ],
+)
+def test_a_plan_for_one_stable_pod_says_how_the_gate_ends(undecided, words, verdict):
+    rows = [
+        {"name": "errors", "compare": {"preset": "error-rate", "require": "NoHarm"}},
+        {"name": "ttft", "compare": {"preset": "ttft", "require": "NoHarm", "onUndecided": undecided}},
+    ]
+    gates = planned({"steps": [{"setWeight": 10}, {"analysis": {"metrics": rows}}]})
+    plans = {plan.gate.metric.name: plan for plan in plan_rollout(gates, replace(ONE_POD, rate=20.0))}
+    one = Scenario(name="one", stable=1, canary=1, minutes=20, history_minutes=10)
+    recording = Recording(interval=30.0, scrapes=tuple(scrapes(one, 3)), marks=one.marks)
+    judged = {gate.report.name: gate for gate in backtest(recording, parse_gates(rows)).gates}
+
+    assert words in plans["ttft"].words
+    assert judged["ttft"].gate.verdict.value == verdict
+    if verdict == "Pass":
+        assert judged["ttft"].decided_at == pytest.approx(plans["ttft"].minutes_to_pass * 60, abs=60)
 
 
 @pytest.mark.parametrize(

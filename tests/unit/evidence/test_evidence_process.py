@@ -8,7 +8,7 @@ import pytest
 
 from rollouts.analysis.evidence import checkpoint
 from rollouts.analysis.evidence.assembly import metric_weights
-from rollouts.analysis.evidence.gates import Reason, Verdict, harm, judge, report
+from rollouts.analysis.evidence.gates import GateVerdict, Reason, Verdict, harm, judge, report
 from rollouts.analysis.evidence.model import (
     Arm,
     CompareMetric,
@@ -300,6 +300,39 @@ def test_a_single_stable_pod_holds_latency_but_still_judges_errors(fleet):
     assert judge(process, 0, 0.0, 360.0).reason is Reason.FEW_STABLE_PODS
     play(process, pods, 10, canary_errors=0.2)
     assert harm(process).blame == (1,)
+
+
+@pytest.mark.parametrize(
+    ("undecided", "errors", "verdict"),
+    [
+        (OnUndecided.HOLD, 0.0, Verdict.INCONCLUSIVE),
+        (OnUndecided.FAIL, 0.0, Verdict.FAIL),
+        (OnUndecided.PROMOTE_IF_NO_HARM, 0.0, Verdict.PASS),
+        (OnUndecided.PROMOTE_IF_NO_HARM, 0.02, Verdict.UNDECIDED),
+    ],
+)
+def test_a_gate_beside_a_single_stable_pod_ends_after_its_dwell_as_it_asks(fleet, undecided, errors, verdict):
+    spec = EvidenceSpec(metrics=(replace(TTFT, on_undecided=undecided), ERRORS))
+    process, pods = started(fleet, spec, stable=1)
+    play(process, pods, 12, canary_errors=errors)
+    assert judge(process, 0, 300.0, 599.0).verdict is Verdict.UNDECIDED  # its dwell is not over
+    assert judge(process, 0, 0.0, 360.0) == GateVerdict(verdict=verdict, reason=Reason.FEW_STABLE_PODS)
+
+
+def test_a_weaker_answer_needs_something_that_can_be_judged(fleet):
+    spec = EvidenceSpec(metrics=(replace(TTFT, on_undecided=OnUndecided.PROMOTE_IF_NO_HARM),))
+    process, pods = started(fleet, spec, stable=1)
+    play(process, pods, 12)
+    assert judge(process, 0, 0.0, 360.0).verdict is Verdict.UNDECIDED
+
+
+def test_a_second_stable_pod_that_is_away_ends_no_gate(fleet):
+    process, pods = started(fleet, stable=2)
+    play(process, pods, 6)
+    del pods.state[next(key for key in pods.state if key[0] is Arm.STABLE)]
+    play(process, pods, 20)
+    verdict = judge(process, 0, 0.0, 780.0)
+    assert verdict == GateVerdict(verdict=Verdict.UNDECIDED, reason=Reason.FEW_STABLE_PODS)
 
 
 def test_a_loaded_canary_is_judged_beyond_what_load_explains(fleet):

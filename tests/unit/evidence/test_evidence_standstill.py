@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from benchmarks.statistics.losses import GATES, SCENARIOS, Losses, recording_of
 from rollouts.analysis.backtest import backtest
+from rollouts.analysis.comparing import Comparison, evidence_spec, judge_all
 from rollouts.analysis.evidence.checkpoint import restore, save
 from rollouts.analysis.evidence.gates import Reason, Verdict, judge
 from rollouts.analysis.evidence.model import Arm
 from rollouts.analysis.evidence.process import EvidenceProcess
 from rollouts.analysis.evidence.standstill import PATIENCE, Standstill
+from rollouts.analysis.evidence.words import SILENT_CANARY
 from rollouts.analysis.gatesfile import parse_gates
 from rollouts.analysis.recording import Recording
 
@@ -53,7 +55,24 @@ def test_what_cannot_be_told_from_a_gateway_that_sends_nothing_neither_aborts_no
         process.observe(scrape)
         if scrape.at >= 600.0 + 120.0:  # twenty expected after 20 s, one interval late
             verdict = judge(process, 0, 0.0, scrape.at)
-            assert (verdict.verdict, verdict.reason) == (Verdict.UNDECIDED, Reason.NO_DATA)
+            assert (verdict.verdict, verdict.reason) == (Verdict.UNDECIDED, Reason.SILENT)
+
+
+def test_a_gate_of_the_preset_says_that_requests_were_due_where_none_was_ever_counted():
+    """What `preset: default` brings counts once it is exposed: it is exposed, and every interval was left out."""
+    found = recording_of(
+        replace(BY_NAME["hang with frozen gauges, before the first request"], minutes=5, rate=20.0), 3
+    )
+    item = Comparison(name="lost-rate", compare='{"preset": "lost-rate"}', steps=(0,), optional=True)
+    spec = evidence_spec((item,), 0.05)
+    process = EvidenceProcess(spec)
+    process.schedule(found.marks, ())
+    for scrape in found.scrapes:
+        process.observe(scrape)
+    compared = judge_all(process, (item,), found.marks, (), found.scrapes[-1].at)
+
+    assert process.guards.misrouted > 0
+    assert [(gate.verdict, gate.message) for gate in compared.gates] == [("Undecided", SILENT_CANARY)]
 
 
 def test_no_gate_passes_while_the_canary_stands_still():

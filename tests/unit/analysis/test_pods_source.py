@@ -1,0 +1,73 @@
+"""Measures of model servers' own pages, scraped over HTTP in virtual time."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from aiohttp import web
+
+from rollouts.analysis.sources.base import Endpoint, Place
+from rollouts.analysis.sources.pods import PodsSource
+from rollouts.analysis.sources.scraper import PodScraper
+from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec
+from tests.kit.clock import Timeline, VirtualClock
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+PLACE = Place(namespace="default", arm=ArmRef(kind="InferencePool", group="g", name="canary"))
+ERROR_RATE = MeasureSpec(kind=MeasureKind.PRESET, name="error-rate", window=timedelta(seconds=10))
+CHAT = 'handler="/v1/chat/completions",method="POST"'
+
+
+def page(ok: int, failed: int, finished: int | None) -> str:
+    lines = [f'http_requests_total{{{CHAT},status="2xx"}} {ok}']
+    lines += [f'http_requests_total{{{CHAT},status="5xx"}} {failed}'] if failed else []
+    if finished is not None:
+        lines.append(f'vllm:request_success_total{{finished_reason="stop"}} {finished}')
+        lines.append('vllm:request_success_total{finished_reason="abort"} 0')
+    return "\n".join(lines) + "\n"
+
+
+async def error_rate(before: str, after: str) -> float:
+    """Over ten seconds in which the page changes so."""
+    shown = [before]
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=shown[0])
+
+    app = web.Application()
+    app.router.add_get("/metrics", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    timeline = Timeline()
+    clock = VirtualClock(timeline)
+    source = PodsSource(PodScraper(clock), lambda *_: [Endpoint(pod="c", ip=host, port=port)], clock)
+    try:
+        assert math.isnan(float(await source.measure(ERROR_RATE, PLACE, NOW)))  # type: ignore[arg-type]
+        timeline.advance(9.0)
+        shown[0] = after
+        return float(await source.measure(ERROR_RATE, PLACE, NOW))  # type: ignore[arg-type]
+    finally:
+        await source.close()
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        (page(140, 0, 140), 0.0),
+        (page(140, 0, 101), 0.0),  # some leave: what was lost is for a comparison to judge
+        (page(140, 0, 100), math.nan),  # a hung engine: all who left are counted as 2xx
+        (page(130, 10, 100), 0.25),  # nothing finished, and it failed: that is known
+        (page(100, 0, 100), math.nan),  # nothing ended at all
+    ],
+)
+async def test_no_errors_say_nothing_where_nothing_was_finished(after, expected):
+    assert await error_rate(page(100, 0, 100), after) == pytest.approx(expected, nan_ok=True)
+
+
+async def test_a_server_that_does_not_say_what_it_finished_is_read_by_its_answers():
+    assert await error_rate(page(100, 0, None), page(140, 0, None)) == 0.0
