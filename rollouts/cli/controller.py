@@ -100,8 +100,16 @@ async def _run(settings: Settings) -> int:
     client = await open_client(settings.kubeconfig)
     running = Controller(client, settings, SystemClock())
     loop = asyncio.get_running_loop()
+    leaving = set[asyncio.Task[None]]()
+
+    def leave() -> None:
+        """At the first signal what is being deleted is let go; at the second nothing is waited for."""
+        if leaving:
+            running.stop()
+        leaving.add(loop.create_task(running.leave()))
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, running.stop)
+        loop.add_signal_handler(number, leave)
     code = 0
     try:
         await running.run()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from rollouts.analysis.sources.scraper import PodScraper
+from rollouts.api.parsing import FINALIZER
 from rollouts.controller.adapters import AdapterWatch
 from rollouts.controller.assembly import Parts, assemble, open_sources, query_budget, share_counter
 from rollouts.controller.caches import Caches
@@ -38,11 +40,16 @@ from rollouts.runtime.supervisor import LoopMonitor, Supervisor
 from rollouts.runtime.worker import Outcome, WorkerConfig, WorkerPool
 from rollouts.runtime.workqueue import WorkQueue
 
-__all__ = ["Controller"]
+__all__ = ["LEASE_NAME", "Controller", "lease_name"]
 
 _log = structlog.get_logger(__name__)
 
 LEASE_NAME = "inference-rollouts"
+_LEAVE_SECONDS = 8.0
+"""Beside the ten seconds that running work may take it stays below the thirty that a Pod has to end."""
+_DELETION_MAY_FOLLOW_SECONDS = 3.0
+"""Whoever deletes a namespace deletes its Pods and its Rollouts within a second or two, in any order."""
+_LEAVE_POLL_SECONDS = 0.2
 _RESYNC_SECONDS = 300
 _PRUNE_SECONDS = 60
 _STATS_SECONDS = 5
@@ -52,6 +59,15 @@ _NAMESPACES_AT_ONCE = 4
 
 def _namespace_of(key: ObjectKey) -> str:
     return key.namespace
+
+
+def lease_name(settings: Settings) -> str:
+    """One lease per set of Rollouts: controllers of other namespaces keep theirs beside it and do not wait for it.
+
+    Who watches the lease's own namespace, or all of them, has the plain name.
+    """
+    watched = settings.namespace
+    return LEASE_NAME if watched in (None, settings.lease_namespace) else f"{LEASE_NAME}-{watched}"
 
 
 class Controller:
@@ -107,6 +123,29 @@ class Controller:
         """Ask ``run`` to end: finish what is being written, hand the lease over."""
         self._stopping.set()
 
+    async def leave(self) -> None:
+        """Stop, but not before Rollouts that are being deleted were let go.
+
+        Where controller and Rollouts are deleted together (their namespace, one release), nobody else would do it: a
+        Rollout that gives traffic back is waited for, and for a moment one that may be deleted any time now.
+        """
+        begun = self._clock.monotonic()
+        while self.leading and not self._stopping.is_set():
+            waited = self._clock.monotonic() - begun
+            held = list(self._held_rollouts())
+            deleted = any(one["metadata"].get("deletionTimestamp") for one in held)
+            if not held or waited >= (_LEAVE_SECONDS if deleted else _DELETION_MAY_FOLLOW_SECONDS):
+                break
+            await self._clock.sleep(_LEAVE_POLL_SECONDS)
+        self.stop()
+
+    def _held_rollouts(self) -> Iterator[dict[str, Any]]:
+        """Rollouts that a deletion would have to wait for us with."""
+        for key in self.caches.rollouts:
+            rollout = self.caches.rollouts.get(key)
+            if rollout is not None and FINALIZER in (rollout["metadata"].get("finalizers") or []):
+                yield rollout
+
     async def run(self) -> None:
         """Run until stopped. Raises PartEnded when a part ends before that (its cause may be LeaseLost)."""
         supervisor = Supervisor()
@@ -154,7 +193,7 @@ class Controller:
             self._fence.open_for_ever()
             await self._work(Leadership(epoch=0, stopping=self._stopping))
             return
-        config = LeaseConfig(namespace=self.settings.lease_namespace, name=LEASE_NAME)
+        config = LeaseConfig(namespace=self.settings.lease_namespace, name=lease_name(self.settings))
         self._elector = LeaderElector(self._client, config, unique_identity(), self._clock, self._fence)
         await self._elector.run(self._work)
 

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from rollouts.api.crds import crd_files
 from rollouts.cli.main import main
 from rollouts.controller.adapters import AdapterSettings
+from rollouts.controller.app import lease_name
 from rollouts.controller.caches import Caches
 from rollouts.controller.gateway_address import ProbeSettings
 from rollouts.controller.settings import Settings, read_config
@@ -142,10 +143,18 @@ def test_controller_and_picker_may_watch_just_what_they_watch(render: Render) ->
     assert picker == {(item.group, item.plural) for item in RESOURCES}
 
 
-def test_the_lease_is_written_by_name_only(render: Render) -> None:
-    role = one(render({"watch": {"namespace": "models"}}), "Role", "r-inference-rollouts-lease")
+@pytest.mark.parametrize(
+    ("watch", "watched"),
+    [({}, "serving"), ({"namespace": "models"}, "models"), ({"allNamespaces": True}, None)],
+    ids=["its own namespace", "another", "all"],
+)
+def test_the_lease_is_written_by_the_name_that_the_controller_uses(
+    render: Render, watch: dict[str, Any], watched: str | None
+) -> None:
+    role = one(render({"watch": watch}), "Role", "r-inference-rollouts-lease")
+    name = lease_name(Settings(namespace=watched, lease_namespace="serving"))
     assert rights(role) == (
-        "\nleases.coordination.k8s.io [inference-rollouts]: get patch\nleases.coordination.k8s.io: create\n"
+        f"\nleases.coordination.k8s.io [{name}]: get patch\nleases.coordination.k8s.io: create\n"
     )
     assert role["metadata"]["namespace"] == "serving"
 

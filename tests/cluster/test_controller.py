@@ -298,6 +298,22 @@ async def test_a_template_that_the_server_refuses_is_shown_and_nothing_is_made(k
     assert [item["metadata"]["name"] for item in routes.items] == ["route"]
 
 
+async def test_a_controller_that_is_asked_to_stop_first_lets_go_what_is_being_deleted(kube, world):
+    """As in a namespace that is deleted with both: nobody else would take the finalizer off."""
+    look = Look(kube, world)
+    await kube.create(kinds.ROLLOUT, world, rollout())
+    async with controller(kube, world) as running:
+        await eventually(lambda: look.phase("Paused"), timeout=40)
+        held = (await kube.get(kinds.ROLLOUT, world, "demo"))["metadata"]["finalizers"]
+        leaving = asyncio.create_task(running.leave())
+        await kube.delete(kinds.ROLLOUT, world, "demo")
+        await leaving
+
+    assert held == ["inferencerollouts.dev/restore-traffic"]
+    assert (await kube.list_page(kinds.ROLLOUT, world)).items == []
+    assert await look.weights() == [100, 0]
+
+
 async def test_the_lease_is_handed_over_and_the_next_controller_goes_on(kube, world):
     look = Look(kube, world)
     await kube.create(kinds.ROLLOUT, world, rollout())

@@ -32,7 +32,7 @@ RESOURCES = {
         Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway"),
     )
 }
-OTHERS = {"Application", "Kustomization"}
+OTHERS = {"Application", "Kustomization", "Provider", "Alert"}
 """Kinds of Argo CD and Flux, whose CRDs are not here."""
 
 

@@ -14,6 +14,15 @@
 {{- .Values.watch.namespace | default .Release.Namespace -}}
 {{- end -}}
 
+{{- /* One lease per watched namespace: releases in one namespace that watch different ones do not wait for each other. */}}
+{{- define "inference-rollouts.lease" -}}
+{{- if or .Values.watch.allNamespaces (eq (include "inference-rollouts.namespace" .) .Release.Namespace) -}}
+inference-rollouts
+{{- else -}}
+inference-rollouts-{{ include "inference-rollouts.namespace" . }}
+{{- end -}}
+{{- end -}}
+
 {{- define "inference-rollouts.image" -}}
 {{- with .Values.image -}}
 {{- if .digest -}}

@@ -1,0 +1,19 @@
+"""Two controllers with one lease namespace: one lease per set of Rollouts."""
+
+from __future__ import annotations
+
+from rollouts.controller.app import LEASE_NAME, lease_name
+from rollouts.controller.settings import Settings
+
+
+def name(watched: str | None) -> str:
+    return lease_name(Settings(namespace=watched, lease_namespace="ops"))
+
+
+def test_controllers_of_different_namespaces_do_not_wait_for_each_other() -> None:
+    assert len({name("team-a"), name("team-b"), name("ops")}) == 3
+
+
+def test_replicas_that_watch_the_same_share_a_lease() -> None:
+    assert name("team-a") == name("team-a")
+    assert name("ops") == name(None) == LEASE_NAME
