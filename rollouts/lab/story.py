@@ -20,9 +20,17 @@ from rich.console import Console
 from rollouts.controller import kinds
 from rollouts.engine.types import Phase, RolloutStatus
 from rollouts.lab.environment import EXAMPLES, Lab, read_objects
-from rollouts.lab.telling import NAMESPACE, StoryFailed, Teller, follow, kubectl, own_command, set_knobs
+from rollouts.lab.telling import (
+    NAMESPACE,
+    StoryFailed,
+    Teller,
+    follow,
+    kubectl,
+    own_command,
+    set_knobs,
+    until,
+)
 from rollouts.lab.traffic import Result, Traffic, TrafficSpec
-from tests.kit.polling import eventually
 
 __all__ = ["Clients", "tell_analysis", "tell_base_model", "tell_hang"]
 
@@ -148,8 +156,11 @@ def _carries(status: RolloutStatus) -> bool:
 async def _stop_engines(lab: Lab, teller: Teller, plot: _Plot, traffic: Traffic) -> None:
     """Once the canary has answered some requests well: a gate that saw nothing would hold for that alone."""
     since = time.monotonic()
-    await eventually(
-        lambda: traffic.window(since).share(_is_canary)[0] >= _BEFORE_HANG, timeout=60.0, every=0.1
+    await until(
+        lambda: traffic.window(since).share(_is_canary)[0] >= _BEFORE_HANG,
+        longest=60.0,
+        every=0.1,
+        what="the canary answers nobody",
     )
     for pod in _canary_pods(lab):
         await set_knobs(lab, pod, plot.bad)

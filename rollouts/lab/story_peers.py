@@ -20,7 +20,7 @@ from rollouts.engine.types import Phase, RolloutStatus
 from rollouts.kube.client import PatchKind
 from rollouts.lab.environment import EXAMPLES, Lab, read_objects
 from rollouts.lab.gateway.likeness import GatewayLike
-from rollouts.lab.telling import NAMESPACE, StoryFailed, Teller, follow
+from rollouts.lab.telling import NAMESPACE, StoryFailed, Teller, follow, until
 from rollouts.lab.traffic import Result, Traffic, TrafficSpec, Window
 
 __all__ = ["PLAYED", "tell_no_split", "tell_one_picker"]
@@ -139,13 +139,16 @@ async def _begin(lab: Lab, teller: Teller, traffic: Traffic) -> None:
     await lab.apply([_rollout(_V1)])
     await _follow(lab, teller, traffic, lambda status: status.phase is Phase.HEALTHY)
     # Healthy says that stable has all traffic; the gateway answers 500 until it reached stable's picker.
-    deadline = time.monotonic() + _LONGEST
-    while time.monotonic() < deadline:
-        window = traffic.window(time.monotonic() - _GOOD_FOR)
-        if len(window) > 0 and window.failed == 0:
-            return
-        await asyncio.sleep(_GOOD_FOR / 4)
-    raise StoryFailed("stable does not serve")
+    await until(
+        lambda: _all_good(traffic.window(time.monotonic() - _GOOD_FOR)),
+        longest=_LONGEST,
+        every=_GOOD_FOR / 4,
+        what="stable does not serve",
+    )
+
+
+def _all_good(window: Window) -> bool:
+    return len(window) > 0 and window.failed == 0
 
 
 async def _retarget(lab: Lab) -> None:

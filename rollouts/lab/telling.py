@@ -73,6 +73,15 @@ class Teller:
         self.line(f"logs         {lab.directory}")
 
 
+async def until(look: Callable[[], bool], *, longest: float, every: float, what: str) -> None:
+    """Come back when ``look`` is true. Raises StoryFailed with ``what`` after ``longest`` seconds."""
+    deadline = time.monotonic() + longest
+    while not look():
+        if time.monotonic() > deadline:
+            raise StoryFailed(what)
+        await asyncio.sleep(every)
+
+
 async def follow(
     lab: Lab,
     teller: Teller,
