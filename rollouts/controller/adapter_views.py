@@ -14,7 +14,6 @@ from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.caches import Caches
 from rollouts.controller.carriers import Carrier, ModelCarrier, RewriteCarrier
 from rollouts.controller.dialects import Dialects
-from rollouts.controller.pools import Endpoint, Pool
 from rollouts.engine.observation import Blocker, PoolView, Problem
 from rollouts.engine.types import (
     AdapterTraffic,
@@ -24,12 +23,16 @@ from rollouts.engine.types import (
     RolloutStatus,
     Target,
 )
+from rollouts.objects.fields import map_of
+from rollouts.objects.models import model_names, pool_of_model
+from rollouts.objects.pods import Pod
+from rollouts.objects.pools import Pool
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.inference_model_rewrite import TargetField
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.targets import ADAPTER_KIND, ModelTarget
 
-__all__ = ["AdapterPods", "AdapterViews", "ModelTraffic", "adapter_identity", "model_names"]
+__all__ = ["AdapterPods", "AdapterViews", "ModelTraffic", "adapter_identity"]
 
 Object = Mapping[str, Any]
 
@@ -49,7 +52,7 @@ class AdapterPods(Protocol):
     def follow(
         self,
         follower: ObjectKey,
-        endpoints: Iterable[Endpoint],
+        endpoints: Iterable[Pod],
         port: int,
         prove: Iterable[str],
         drain: Iterable[str] = (),
@@ -82,10 +85,6 @@ class ModelTraffic:
     raw: dict[str, Any] | None
     carrier: Carrier | None
     pool: Pool | None
-
-
-def _map(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 class AdapterViews:
@@ -130,12 +129,11 @@ class AdapterViews:
         self, spec: AdapterTraffic, raw: dict[str, Any] | None, namespace: str, problems: list[Problem]
     ) -> ModelTraffic:
         """Model name and pool: as the spec says, else as the object says."""
-        live = _map(_map(raw).get("spec"))
-        ref = _map(live.get("poolRef"))
-        named = model_names(_map(raw))
+        ref = pool_of_model(map_of(raw))
+        named = model_names(map_of(raw))
         model = spec.model_name or (named.pop() if len(named) == 1 else "")
-        pool_name = spec.pool_name or str(ref.get("name") or "")
-        group = spec.pool_group or (str(ref.get("group") or "") if pool_name == ref.get("name") else "")
+        pool_name = spec.pool_name or ref.name
+        group = spec.pool_group or (ref.group if pool_name == ref.name else "")
         for field, value in (("modelName", model), ("poolRef", pool_name)):
             if not value:
                 message = (
@@ -270,7 +268,7 @@ class AdapterViews:
         if not why:
             return []
         message = (
-            f"{some_names(pod.pod for pod in foreign)} behind Service {pool.picker.name} is not our endpoint picker, "
+            f"{some_names(pod.name for pod in foreign)} behind Service {pool.picker.name} is not our endpoint picker, "
             f"and {why}: install ours with `rollouts picker-manifest {pool.name}`"
         )
         return [Blocker(reason="PickerDialect", message=message)]
@@ -293,10 +291,10 @@ class AdapterViews:
         for key in self._caches.rollouts:
             if key.namespace != parsed.namespace or key.name == parsed.name:
                 continue
-            obj = _map(self._caches.rollouts.get(key))
-            target = _map(_map(_map(obj.get("spec")).get("target")).get("adapter"))
-            status = _map(obj.get("status"))
-            arms = (target, _map(status.get("stable")), _map(status.get("canary")))
+            obj = map_of(self._caches.rollouts.get(key))
+            target = map_of(map_of(map_of(obj.get("spec")).get("target")).get("adapter"))
+            status = map_of(obj.get("status"))
+            arms = (target, map_of(status.get("stable")), map_of(status.get("canary")))
             if any(item.get("name") == arm.name for item in arms):
                 return True
         return False
@@ -308,9 +306,9 @@ class AdapterViews:
     ) -> tuple[Blocker, ...]:
         """A pool Rollout in progress that moves this pool's traffic (design rule 10)."""
         for key in sorted(self._caches.rollouts_of_pool(parsed.namespace, traffic.spec.pool_name)):
-            obj = _map(self._caches.rollouts.get(key))
-            status = _map(obj.get("status"))
-            arms = [_map(status.get(name)) for name in ("stable", "canary")]
+            obj = map_of(self._caches.rollouts.get(key))
+            status = map_of(obj.get("status"))
+            arms = [map_of(status.get(name)) for name in ("stable", "canary")]
             moving = status.get("phase") in _IN_PROGRESS and status.get("canary")
             if moving and any(
                 arm.get("kind") == "InferencePool" and arm.get("name") == traffic.spec.pool_name
@@ -369,18 +367,3 @@ def _carrying(parsed: ParsedRollout, traffic: ModelTraffic) -> set[str]:
         return set()
     rules = traffic.carrier.view(traffic.raw, Reader(rollout=parsed.name, arms=())).rules
     return {arm.name for rule in rules for arm, weight in rule.entries.items() if weight > 0}
-
-
-def model_names(obj: Object) -> set[str]:
-    """Model names that clients may ask for by an InferenceModel or an InferenceModelRewrite."""
-    spec, names = _map(obj.get("spec")), set[str]()
-    if isinstance(spec.get("modelName"), str):
-        names.add(spec["modelName"])
-    rules = spec.get("rules")
-    for rule in rules if isinstance(rules, list) else []:
-        matches = _map(rule).get("matches")
-        for match in matches if isinstance(matches, list) else []:
-            value = _map(_map(match).get("model")).get("value")
-            if isinstance(value, str):
-                names.add(value)
-    return names

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any, cast
 
 from rollouts.api.references import pool_names, template_names, traffic_names
 from rollouts.controller import kinds
-from rollouts.controller.pools import (
-    HEALTH_PORTS,
-    METRICS_PORT_ANNOTATION,
-    Endpoint,
-    PickerPod,
-    Pool,
-    metrics_port,
-    pod_endpoint,
-    read_picker_pod,
-    read_pool,
-)
 from rollouts.engine.naming import UID_DIGITS
 from rollouts.kube.client import KubeClient, Resource
+from rollouts.objects.models import pool_of_model
+from rollouts.objects.pods import (
+    HEALTH_PORTS,
+    METRICS_PORT_ANNOTATION,
+    PickerPod,
+    Pod,
+    metrics_port,
+    read_picker_pod,
+    read_pod,
+)
+from rollouts.objects.pools import Pool, read_pool
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import Object, ObjectKey
 from rollouts.runtime.reflector import Reflector
@@ -99,10 +98,8 @@ def _rollout_by_pool(obj: Object) -> Iterable[Hashable]:
 
 
 def _model_by_pool(obj: Object) -> Iterable[Hashable]:
-    spec = obj.get("spec")
-    ref = spec.get("poolRef") if isinstance(spec, Mapping) else None
-    name = ref.get("name") if isinstance(ref, Mapping) else None
-    return [(_namespace(obj), name)] if isinstance(name, str) else []
+    name = pool_of_model(obj).name
+    return [(_namespace(obj), name)] if name else []
 
 
 def _rollout_by_template(obj: Object) -> Iterable[Hashable]:
@@ -258,10 +255,10 @@ class Caches:
             known = self._read_pools[place] = (obj, read_pool(obj))
         return known[1]
 
-    def endpoints(self, pool: Pool) -> list[Endpoint]:
+    def endpoints(self, pool: Pool) -> list[Pod]:
         """The pool's pods that have an IP, by name."""
-        found = (pod_endpoint(pod) for pod in self._selected(pool.namespace, pool.selector))
-        return [replace(endpoint, pool=pool.name) for endpoint in found if endpoint is not None]
+        found = (read_pod(pod, pool.name) for pod in self._selected(pool.namespace, pool.selector))
+        return [pod for pod in found if pod is not None]
 
     def picker_pods(self, pool: Pool) -> list[PickerPod]:
         """Ready pods behind the Service of the pool's endpoint picker, by name."""

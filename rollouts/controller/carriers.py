@@ -16,9 +16,9 @@ from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import TrafficView
 from rollouts.engine.types import Identity, TrafficMode, WayBack
 from rollouts.kube.client import Resource
+from rollouts.objects.fields import map_of
 from rollouts.traffic import httproute, inference_model, inference_model_rewrite, wayback
 from rollouts.traffic.backends import chosen_rules
-from rollouts.traffic.fields import map_of
 from rollouts.traffic.inference_model_rewrite import Dialect, chosen_models
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.targets import ModelTarget, mode_of

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from rollouts.api.parsing import ParsedRollout, SpecCache, parse_rollout
 from rollouts.api.run_status import gate_summaries, gate_view
 from rollouts.controller import kinds
-from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity, model_names
+from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity
 from rollouts.controller.caches import Caches
 from rollouts.controller.carriers import Carrier, RouteCarrier
 from rollouts.controller.mirroring import mirrored_arms
@@ -39,6 +39,8 @@ from rollouts.engine.types import (
     WayBack,
 )
 from rollouts.kube.client import Resource
+from rollouts.objects.models import model_names
+from rollouts.objects.pools import POOL_KIND
 from rollouts.runtime.objects import ObjectKey, version_of
 from rollouts.traffic import httproute, wayback
 from rollouts.traffic.mirrors import keeps_sessions
@@ -55,8 +57,6 @@ __all__ = [
 ]
 
 DEFAULT_GITOPS_MANAGERS = ("argocd-controller", "kustomize-controller", "helm-controller")
-
-POOL_KIND = "InferencePool"
 
 
 class ShareSource(Protocol):

@@ -11,10 +11,10 @@ from rollouts.controller.carriers import Carrier, RouteCarrier
 from rollouts.controller.crashes import CrashSource, KubeletCrashes
 from rollouts.controller.pages import metrics_pages
 from rollouts.controller.pickers import Gateway, PickerHealth, PickerPaths, gateways_of
-from rollouts.controller.pools import Pool
 from rollouts.controller.probes import CanaryPods, PathProbes
 from rollouts.engine.observation import PoolView, ProbeView, TrafficView
 from rollouts.engine.types import Identity, RolloutStatus
+from rollouts.objects.pools import Pool
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["PathViews"]

@@ -13,7 +13,8 @@ from typing import Any
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import RuleView, TrafficView
 from rollouts.engine.types import AdapterTraffic, Identity, TrafficMode
-from rollouts.traffic.fields import claim_of, last_writer, map_of, metadata_of, text_of, weight_of
+from rollouts.objects.fields import map_of, metadata_of, text_of
+from rollouts.traffic.fields import claim_of, last_writer, weight_of
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.weights import split
 from rollouts.traffic.writes import ROLLOUT_LABEL, JsonPatch, label_value

@@ -16,8 +16,9 @@ from typing import Any
 
 from rollouts.engine.observation import Claim, WayView
 from rollouts.engine.types import FULL, ZERO, EntryRef, Identity, WayBack, Weight
-from rollouts.traffic.backends import POOL_GROUPS, POOL_KIND
-from rollouts.traffic.fields import claim_of, list_of, map_of, metadata_of, text_of, weight_of
+from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
+from rollouts.objects.pools import POOL_GROUPS, POOL_KIND
+from rollouts.traffic.fields import claim_of, weight_of
 from rollouts.traffic.headers import is_header_rule
 from rollouts.traffic.targets import guarded
 from rollouts.traffic.weights import MAX_WEIGHT
