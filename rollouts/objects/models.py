@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rollouts.objects.fields import list_of, map_of, text_at, text_of
+from rollouts.units import entry_weight
 
 __all__ = [
     "MODEL_GROUP",
@@ -24,7 +25,6 @@ __all__ = [
     "model_rule",
     "pool_of_model",
     "rewrite_rules",
-    "weight_of",
 ]
 
 MODEL_KIND, REWRITE_KIND = "InferenceModel", "InferenceModelRewrite"
@@ -43,10 +43,10 @@ class Split(NamedTuple):
     entries: Sequence[Any]
     key: str
 
-    def weights(self) -> Iterable[tuple[str, int | None]]:
-        """Name and weight of each entry; the name empty, or the weight None, where the entry says nothing legal."""
+    def weights(self) -> Iterable[tuple[str, int]]:
+        """Name and weight of each entry; the name is empty where the entry has none."""
         for entry in map(map_of, self.entries):
-            yield text_of(entry.get(self.key)), weight_of(entry)
+            yield text_of(entry.get(self.key)), entry_weight(entry.get("weight"))
 
 
 class ModelRule(NamedTuple):
@@ -64,18 +64,6 @@ class PoolOfModel(NamedTuple):
 
     name: str
     group: str
-
-
-def weight_of(entry: Any) -> int | None:
-    """Weight of an entry of a route's or a model's list: 1 when omitted, None when it is no weight at all.
-
-    1 is the default of a backendRef (Gateway API). A model's list has none: all entries give a weight or none does
-    (Inference Extension), which is 1 each as well.
-    """
-    value = map_of(entry).get("weight")
-    if value is None:
-        return 1
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def pool_of_model(obj: Object) -> PoolOfModel:

@@ -8,9 +8,9 @@ from typing import Any
 
 from rollouts.engine.observation import Claim
 from rollouts.engine.types import TrafficMode
-from rollouts.objects import models
 from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
 from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, label_value
+from rollouts.units import entry_weight
 
 __all__ = [
     "claim_of",
@@ -19,9 +19,6 @@ __all__ = [
     "nested_deeper",
     "weight_of",
 ]
-
-_WEIGHT_LIMIT = 10**9
-"""Above every legal weight: a number beyond it is as good as none."""
 
 
 def nested_deeper(value: Any, limit: int) -> bool:
@@ -38,9 +35,8 @@ def nested_deeper(value: Any, limit: int) -> bool:
 
 
 def weight_of(entry: Any) -> int:
-    """Weight of an entry, for arithmetic: 1 as well where it is no weight at all."""
-    value = models.weight_of(entry)
-    return value if value is not None and 0 <= value <= _WEIGHT_LIMIT else 1
+    """Weight of an entry, by the one reading of weights (``units.entry_weight``)."""
+    return entry_weight(map_of(entry).get("weight"))
 
 
 def claim_of(obj: Mapping[str, Any], mode: TrafficMode, rollout: str) -> tuple[Claim, str]:
