@@ -9,19 +9,20 @@ from typing import Any
 import click
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.carriers import kind_of
 from rollouts.cli.connect import connection_options, default_namespace, fetch, with_client
 from rollouts.cli.doctor_gitops import application_checks, configmap_checks, object_checks, pool_checks
 from rollouts.cli.doctor_path import picker_checks, refusal_checks
 from rollouts.cli.doctor_pickers import exposure_checks
 from rollouts.cli.explain import deletion
 from rollouts.cli.findings import Check, Level, bad, fine, warn
-from rollouts.controller import kinds
 from rollouts.controller.pickers import Gateway, gateways_of
 from rollouts.engine.types import HttpRouteTraffic, TrafficMode
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.kube.paging import list_all
+from rollouts.objects import kinds
 from rollouts.objects.pools import read_pool
 from rollouts.terminal import say
 from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, label_value
@@ -177,13 +178,10 @@ async def _rollout(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
 async def _traffic(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[Check]:
     assert parsed.spec is not None
     traffic = parsed.spec.traffic
-    if isinstance(traffic, HttpRouteTraffic):
-        resources: tuple[Resource, ...] = (kinds.HTTP_ROUTE,)
-        managed = traffic.mode is TrafficMode.MANAGED
-    else:
-        rewrite = traffic.kind.value == "InferenceModelRewrite"
-        resources = kinds.REWRITES if rewrite else (kinds.INFERENCE_MODEL,)
-        managed = False
+    kind = kind_of(traffic.kind)
+    assert kind is not None
+    resources = kind.resources
+    managed = isinstance(traffic, HttpRouteTraffic) and traffic.mode is TrafficMode.MANAGED
     found = [await _get(client, one, parsed.namespace, traffic.name) for one in resources]
     obj = next((one for one in found if one is not None), None)
     where = f"{resources[0].kind} {traffic.name}"

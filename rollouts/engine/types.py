@@ -19,7 +19,6 @@ __all__ = [
     "ZERO",
     "AbortRecord",
     "AdapterTraffic",
-    "AdapterTrafficKind",
     "AnalysisStep",
     "ArmCrashes",
     "BackgroundAnalysis",
@@ -208,6 +207,7 @@ class TrafficMode(Enum):
 class HttpRouteTraffic:
     """``traffic.httpRoutes[0]``. Managed when a template is given. ``fingerprint`` covers the template."""
 
+    kind: str = "HTTPRoute"
     name: str
     mode: TrafficMode
     rule_names: tuple[str, ...] = ()
@@ -215,18 +215,11 @@ class HttpRouteTraffic:
     fingerprint: str = ""
 
 
-class AdapterTrafficKind(Enum):
-    """Objects that carry adapter weights."""
-
-    INFERENCE_MODEL = "InferenceModel"
-    INFERENCE_MODEL_REWRITE = "InferenceModelRewrite"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterTraffic:
-    """``traffic.inferenceModel`` or ``traffic.inferenceModelRewrite``."""
+    """The model object that ``traffic`` names. ``kind`` is its kind in the API: any that splits adapters."""
 
-    kind: AdapterTrafficKind
+    kind: str
     name: str
     model_name: str
     pool_name: str = ""

@@ -12,11 +12,11 @@ from typing import Any
 
 from rich.console import Console
 
-from rollouts.controller import kinds
 from rollouts.engine.types import Phase, RolloutStatus
 from rollouts.lab.environment import EXAMPLES, Lab, read_objects
 from rollouts.lab.telling import NAMESPACE, StoryFailed, Teller, follow, kubectl, set_knobs
 from rollouts.lab.traffic import Result, Traffic, TrafficSpec
+from rollouts.objects import kinds
 
 __all__ = ["tell_analysis", "tell_base_model"]
 

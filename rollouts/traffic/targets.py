@@ -101,7 +101,7 @@ def view_targets(
     claim, claimed_by = claim_of(obj, mode, reader.rollout)
     writer, written_at = last_writer(obj, field, reader.field_manager)
     return TrafficView(
-        kind=spec.kind.value,
+        kind=spec.kind,
         name=spec.name,
         mode=mode,
         exists=True,

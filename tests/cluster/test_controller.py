@@ -14,7 +14,6 @@ import pytest
 
 from rollouts.api.crds import all_crds
 from rollouts.api.parsing import COMMAND_ANNOTATION
-from rollouts.controller import kinds
 from rollouts.controller.app import Controller
 from rollouts.controller.settings import Settings
 from rollouts.kube.client import PatchKind, Resource
@@ -23,6 +22,7 @@ from rollouts.kube.errors import KubeError
 from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import create_ready_pod, install_crds, install_upstream_crds
 from rollouts.lab.loopback import loopback
+from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
 from tests.kit.polling import eventually
 from tests.kit.stubgateway import stub_gateway

@@ -17,7 +17,7 @@ import pytest
 
 from rollouts.analysis import verdicts
 from rollouts.analysis.types import Measurement, Phase
-from rollouts.controller import adapter_content, adapter_views, caches, kinds, observing, performing
+from rollouts.controller import adapter_content, adapter_views, caches, observing, performing
 from rollouts.controller.adapter_content import Held
 from rollouts.controller.caches import Caches
 from rollouts.controller.performing import Performer
@@ -38,6 +38,7 @@ from rollouts.engine import (
 )
 from rollouts.engine.actions import CreateRun, TerminateRun, UnloadAdapter, WriteReason
 from rollouts.engine.types import ZERO, TrafficMode, Weight
+from rollouts.objects import kinds
 from rollouts.objects.pods import PickerPod
 from rollouts.traffic import backends, httproute, parents
 from rollouts.traffic import wayback as way_back

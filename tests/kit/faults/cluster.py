@@ -8,11 +8,11 @@ from typing import Any
 
 from rollouts.api.crds import all_crds
 from rollouts.api.parsing import COMMAND_ANNOTATION
-from rollouts.controller import kinds
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import KindNotServed, NotFound
 from rollouts.lab.controlplane import minimal
 from rollouts.lab.memoryapi import MemoryApi
+from rollouts.objects import kinds
 from rollouts.objects.pods import METRICS_PORT_ANNOTATION
 from rollouts.runtime.clock import Clock
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from rollouts.controller import kinds
 from rollouts.engine.naming import UID_DIGITS
 from rollouts.kube.client import Resource
 from rollouts.kube.errors import KindNotServed
+from rollouts.objects import kinds
 from tests.kit.faults.cluster import Cluster
 from tests.kit.faults.history import History, Record
 

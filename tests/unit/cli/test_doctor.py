@@ -10,9 +10,9 @@ import pytest
 
 from rollouts.cli.doctor import diagnose
 from rollouts.cli.findings import Level
-from rollouts.controller import kinds
 from rollouts.kube.client import ListPage, Resource
 from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
+from rollouts.objects import kinds
 
 ARGO_ROLLOUTS = Resource("argoproj.io", "v1alpha1", "rollouts", "Rollout")
 APPLICATION = Resource("argoproj.io", "v1alpha1", "applications", "Application")

@@ -9,7 +9,6 @@ import pytest
 from aiohttp import web
 
 from rollouts.analysis.sources.scraper import PodScraper
-from rollouts.controller import kinds
 from rollouts.controller.caches import Caches
 from rollouts.controller.crashes import CrashWatch
 from rollouts.controller.pages import metrics_pages
@@ -18,6 +17,7 @@ from rollouts.controller.pickers import PickerPaths, gateways_of
 from rollouts.engine.observation import PathView, PoolView
 from rollouts.engine.types import Identity
 from rollouts.lab.processes import free_port
+from rollouts.objects import kinds
 from rollouts.objects.pods import PickerPod, Pod, health_port, read_pod
 from rollouts.objects.pools import read_pool
 from rollouts.picker.server import PickerServer, ServerConfig
