@@ -59,6 +59,10 @@ class TrafficKind(ABC):
     """The API groups that may serve it, the one that counts first."""
     verbs: ClassVar[tuple[str, ...]] = ("get", "list", "watch", "create", "patch", "delete")
     """What the controller does with it: the chart's role."""
+    asked_for: ClassVar[tuple[str, ...]] = ()
+    """Those of them that ``doctor`` asks for, whichever Rollouts there are."""
+    unserved: ClassVar[tuple[str, str]] = ("", "")
+    """What ``doctor`` says where the cluster does not serve it, and what to do; empty: nothing."""
     indexes: ClassVar[Mapping[str, Index]] = {}
     """Of its store."""
     has_dialects: ClassVar[bool] = False

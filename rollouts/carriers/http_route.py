@@ -39,6 +39,11 @@ class _HttpRoutes(TrafficKind):
     model = Annotated[list[HttpRouteModel], Field(min_length=1, max_length=1)]
     target = TargetKind.POOL
     resources = (kinds.HTTP_ROUTE,)
+    asked_for = ("patch",)
+    unserved = (
+        "the cluster serves no HTTPRoute: pools cannot be split",
+        "install the Gateway API and a gateway",
+    )
     indexes: ClassVar = {MIRROR: _by_mirror}
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
-from rollouts.carriers import kind_of
+from rollouts.carriers import TRAFFIC_KINDS, kind_of
 from rollouts.cli.connect import connection_options, default_namespace, fetch, with_client
 from rollouts.cli.doctor_gitops import application_checks, configmap_checks, object_checks, pool_checks
 from rollouts.cli.doctor_path import picker_checks, refusal_checks
@@ -43,7 +43,12 @@ _NEEDED = (
     ("create", kinds.ANALYSIS_RUN, ""),
     ("patch", kinds.ANALYSIS_RUN, "status"),
     ("watch", kinds.ANALYSIS_TEMPLATE, ""),
-    ("patch", kinds.HTTP_ROUTE, ""),
+    *(
+        (verb, resource, "")
+        for kind in TRAFFIC_KINDS
+        for resource in kind.resources
+        for verb in kind.asked_for
+    ),
     ("watch", kinds.POD, ""),
     ("create", kinds.EVENT, ""),
 )
@@ -104,10 +109,9 @@ async def _kinds(client: KubeClient, namespace: str) -> AsyncIterator[Check]:
         )
     else:
         yield fine("the CRDs of inferencerollouts.dev are installed")
-    if not await _served(client, kinds.HTTP_ROUTE, namespace):
-        yield warn(
-            "the cluster serves no HTTPRoute: pools cannot be split", "install the Gateway API and a gateway"
-        )
+    for kind in TRAFFIC_KINDS:
+        if kind.unserved[0] and not any([await _served(client, one, namespace) for one in kind.resources]):
+            yield warn(*kind.unserved)
     if not any([await _served(client, pool, namespace) for pool in kinds.POOLS]):
         yield bad("the cluster serves no InferencePool", "install the Gateway API Inference Extension")
     if await _served(client, _ARGO_ROLLOUT, namespace):

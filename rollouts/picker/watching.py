@@ -20,7 +20,14 @@ from rollouts.runtime.store import Store
 
 __all__ = ["RESOURCES", "WatchSource", "connect"]
 
-RESOURCES = (*kinds.POOLS, kinds.POD, kinds.INFERENCE_MODEL, *kinds.REWRITES, kinds.ROLLOUT)
+RESOURCES = (
+    *kinds.POOLS,
+    kinds.POD,
+    kinds.INFERENCE_MODEL,
+    kinds.REWRITE_X,
+    kinds.REWRITE_LLMD,
+    kinds.ROLLOUT,
+)
 """Every kind that is read, in every dialect."""
 
 _SETTLE = 0.02
