@@ -19,12 +19,14 @@ from rollouts.carriers.base import Carrier, Object, Place, TrafficKind
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import TrafficView
 from rollouts.engine.types import AdapterTraffic
+from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.objects.fields import list_of, map_of
 from rollouts.objects.resource import Resource
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.targets import ModelTarget, guarded, retarget, view_targets, weights_of
 from rollouts.traffic.wayback import EntryList
 from rollouts.traffic.writes import JsonPatch, Refusal, Write
+from tests.kit.crds import crd
 
 __all__ = ["RESOURCE"]
 
@@ -73,28 +75,6 @@ class _ShareCarrier(AdapterCarrier):
         return None if _shares(raw) == wanted else patch
 
 
-def _crd() -> dict[str, Any]:
-    open_object = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    schema = {"type": "object", "properties": {"spec": open_object, "status": open_object}}
-    version = {
-        "name": RESOURCE.version,
-        "served": True,
-        "storage": True,
-        "schema": {"openAPIV3Schema": schema},
-    }
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{RESOURCE.plural}.{RESOURCE.group}"},
-        "spec": {
-            "group": RESOURCE.group,
-            "scope": "Namespaced",
-            "names": {"kind": RESOURCE.kind, "plural": RESOURCE.plural, "listKind": f"{RESOURCE.kind}List"},
-            "versions": [version],
-        },
-    }
-
-
 def _drive() -> dict[str, Any]:
     """Three stories: promoted; aborted; aborted after the spec was made unreadable, by the way back alone."""
     # Only now: these modules read the list of kinds when they are imported.
@@ -121,7 +101,7 @@ def _drive() -> dict[str, Any]:
     }
 
     def setup(cluster: clusters.Cluster) -> None:
-        cluster.api.create(clusters._CRD, None, _crd(), manager=clusters.USER)
+        cluster.api.create(CRDS, None, crd(RESOURCE), manager=clusters.USER)
         cluster.create(RESOURCE, share)
         rollout = adapter_rollout(steps)
         rollout["spec"]["traffic"] = {MODEL_SHARE.field: {"name": MODEL}}
