@@ -23,9 +23,9 @@ from rollouts.analysis.exposition import ExpositionError, parse_exposition
 from rollouts.lab.controlplane import Choice, ControlPlane
 from rollouts.lab.loopback import loopback
 from rollouts.lab.vllm import Fleet, PodSpec
-from rollouts.picker.encoding import encode
-from rollouts.picker.messages import BodyReply, Side
-from rollouts.picker.wire import decode
+from rollouts.picker.core.encoding import encode
+from rollouts.picker.core.messages import BodyReply, Side
+from rollouts.picker.core.wire import decode
 
 _NAMES = (
     "vllm:time_to_first_token_seconds",

@@ -16,8 +16,8 @@ from rollouts.kube.errors import KindNotServed, NotFound
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.objects import kinds
 from rollouts.objects.pools import Pool, read_pool
+from rollouts.picker.core.routing import Unready
 from rollouts.picker.filesource import ObjectsUnreadable, load_objects
-from rollouts.picker.routing import Unready
 from rollouts.terminal import document
 
 __all__ = ["picker_manifest"]

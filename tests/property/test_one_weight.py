@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rollouts.picker.objects import PoolName, read_snapshot
+from rollouts.picker.core.objects import PoolName, read_snapshot
 from rollouts.traffic.targets import weights_of
 
 API = "inference.networking.x-k8s.io/v1alpha2"

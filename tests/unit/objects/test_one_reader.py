@@ -8,7 +8,7 @@ import pytest
 
 from rollouts.objects.pods import read_pod
 from rollouts.objects.pools import read_pool
-from rollouts.picker.objects import PoolName, read_snapshot
+from rollouts.picker.core.objects import PoolName, read_snapshot
 
 V1, ALPHA = "inference.networking.k8s.io/v1", "inference.networking.x-k8s.io/v1alpha2"
 NAME = PoolName("ns", "p")

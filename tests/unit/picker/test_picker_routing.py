@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollouts.picker.endpoints import parse_subset
-from rollouts.picker.objects import PoolName, read_snapshot
-from rollouts.picker.routing import Decision, Refusal, Request, Router, Unready
-from rollouts.picker.schedule import Load, Scheduler
+from rollouts.picker.core.endpoints import parse_subset
+from rollouts.picker.core.objects import PoolName, read_snapshot
+from rollouts.picker.core.routing import Decision, Refusal, Request, Router, Unready
+from rollouts.picker.core.schedule import Load, Scheduler
 
 POOL = PoolName("default", "pool")
 SPLIT = {"v1": 90, "v2": 10}

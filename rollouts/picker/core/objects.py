@@ -24,10 +24,10 @@ from rollouts.objects.models import (
     rewrite_rules,
 )
 from rollouts.objects.pools import POOL_GROUPS, POOL_KIND, Pool, read_pool
-from rollouts.picker.endpoints import Endpoint, endpoints_of
-from rollouts.picker.policies import ModelPolicy, policies_of
-from rollouts.picker.rules import Criticality, Precedence, Rule, RuleBook
-from rollouts.picker.split import Target
+from rollouts.picker.core.endpoints import Endpoint, endpoints_of
+from rollouts.picker.core.policies import ModelPolicy, policies_of
+from rollouts.picker.core.rules import Criticality, Precedence, Rule, RuleBook
+from rollouts.picker.core.split import Target
 
 __all__ = ["ROLLOUT_GROUP", "PoolName", "Snapshot", "read_snapshot"]
 
