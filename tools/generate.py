@@ -10,6 +10,7 @@ from rollouts.api.crds import crd_files
 from rollouts.engine.transitions import mermaid
 from tools.argocd_snippets import argocd_snippets
 from tools.chart_crds import chart_crds
+from tools.chart_rules import chart_rules
 from tools.reference import reference
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,6 +36,7 @@ def _reference() -> Iterator[tuple[Path, str]]:
 GENERATORS: tuple[Callable[[], Iterator[tuple[Path, str]]], ...] = (
     _crds,
     chart_crds,
+    chart_rules,
     argocd_snippets,
     _state_machine,
     _reference,

@@ -19,12 +19,12 @@ from typing import Any
 
 from rollouts.api.parsing import COMMAND_ANNOTATION
 from rollouts.api.status import read_status
-from rollouts.controller import kinds
 from rollouts.engine.types import Phase, RolloutStatus
 from rollouts.kube.client import PatchKind
 from rollouts.lab.controlplane import Choice
 from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, read_objects
 from rollouts.lab.traffic import Traffic, TrafficSpec
+from rollouts.objects import kinds
 from tests.kit.polling import eventually
 
 RATE = 100.0

@@ -44,7 +44,6 @@ from benchmarks.controller.attack_objects import (
 )
 from rollouts.api.crds import all_crds
 from rollouts.api.parsing import COMMAND_ANNOTATION
-from rollouts.controller import kinds
 from rollouts.kube.client import KubeClient, PatchKind, Resource
 from rollouts.kube.errors import KubeError
 from rollouts.kube.http import HttpKubeClient, open_client
@@ -52,6 +51,7 @@ from rollouts.lab.controlplane.upstream import install_crds, install_upstream_cr
 from rollouts.lab.environment import apply_objects
 from rollouts.lab.loopback import loopback
 from rollouts.lab.processes import ChildProcess, free_port
+from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
 from rollouts.runtime.reflector import Reflector

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rollouts.controller import kinds
+from rollouts.objects import kinds
 
 __all__ = ["MALLORY", "edited", "flooding", "hostile_pods", "hostile_runs", "small", "team"]
 

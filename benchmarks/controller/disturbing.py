@@ -15,8 +15,9 @@ from typing import Any
 from aiohttp import web
 
 from benchmarks.controller.judging import History
-from rollouts.kube.client import KubeClient, Resource
+from rollouts.kube.client import KubeClient
 from rollouts.kube.errors import KubeError, NotFound
+from rollouts.lab.controlplane.upstream import POLICIES, POLICY_BINDINGS
 from rollouts.lab.environment import Lab
 from rollouts.lab.processes import ChildProcess, free_port
 
@@ -25,17 +26,6 @@ __all__ = ["Controllers", "Freezer", "Verdicts"]
 Now = Callable[[], float]
 TAKEOVER = 20.0
 """Seconds from a leader's death to its successor's first plan: a lease, and its start."""
-_ADMISSION = "admissionregistration.k8s.io"
-_POLICIES = Resource(
-    _ADMISSION, "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", namespaced=False
-)
-_BINDINGS = Resource(
-    _ADMISSION,
-    "v1",
-    "validatingadmissionpolicybindings",
-    "ValidatingAdmissionPolicyBinding",
-    namespaced=False,
-)
 
 
 class Verdicts:
@@ -144,8 +134,8 @@ def _policy(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         )
     ]
     policy = {
-        "apiVersion": _POLICIES.api_version,
-        "kind": _POLICIES.kind,
+        "apiVersion": POLICIES.api_version,
+        "kind": POLICIES.kind,
         "metadata": {"name": name},
         "spec": {
             "failurePolicy": "Fail",
@@ -154,8 +144,8 @@ def _policy(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         },
     }
     binding = {
-        "apiVersion": _BINDINGS.api_version,
-        "kind": _BINDINGS.kind,
+        "apiVersion": POLICY_BINDINGS.api_version,
+        "kind": POLICY_BINDINGS.kind,
         "metadata": {"name": name},
         "spec": {"policyName": name, "validationActions": ["Deny"]},
     }
@@ -179,13 +169,13 @@ class Freezer:
     ) -> None:
         """Bind the policy for some seconds, some seconds apart."""
         policy, binding = _policy(self.NAME)
-        await self._client.create(_POLICIES, None, policy)
+        await self._client.create(POLICIES, None, policy)
         while now() < until:
             await asyncio.sleep(chance.uniform(20, 60))
             if now() >= until:
                 return
             begin = now()
-            await self._client.create(_BINDINGS, None, binding)
+            await self._client.create(POLICY_BINDINGS, None, binding)
             counts["freezes of traffic"] += 1
             await asyncio.sleep(chance.uniform(5, 25))
             await self._unbind()
@@ -194,7 +184,7 @@ class Freezer:
     async def _unbind(self) -> None:
         while True:
             try:
-                await self._client.delete(_BINDINGS, None, self.NAME)
+                await self._client.delete(POLICY_BINDINGS, None, self.NAME)
             except NotFound:
                 return
             except KubeError:

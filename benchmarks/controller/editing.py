@@ -14,9 +14,9 @@ from typing import Any
 
 from benchmarks.controller.disturbing import Verdicts
 from benchmarks.controller.judging import COMMAND, History
-from rollouts.controller import kinds
 from rollouts.kube.client import KubeClient, PatchKind, Resource
 from rollouts.kube.errors import KubeError, NotFound
+from rollouts.objects import kinds
 
 __all__ = ["Actor", "Kind", "Workload"]
 

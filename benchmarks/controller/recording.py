@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from benchmarks.controller.judging import Event, History
-from rollouts.controller import kinds
 from rollouts.kube.client import KubeClient, Resource, WatchType
 from rollouts.kube.errors import KubeError
+from rollouts.objects import kinds
 
 __all__ = ["recorded"]
 

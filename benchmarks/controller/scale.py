@@ -18,9 +18,9 @@ from typing import Any
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-from rollouts.controller import kinds
 from rollouts.lab.controlplane import Choice
 from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, read_objects
+from rollouts.objects import kinds
 from tests.kit.polling import eventually
 from tests.kit.stubgateway import stub_gateway
 

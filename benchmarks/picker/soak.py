@@ -36,11 +36,11 @@ from benchmarks.picker.soakchecks import (
     wrong_models,
 )
 from benchmarks.picker.soakload import Load
-from rollouts.controller import kinds
 from rollouts.kube.client import PatchKind
 from rollouts.lab.environment import ADAPTERS, EXAMPLES, Lab, read_objects
 from rollouts.lab.loopback import loopback
 from rollouts.lab.vllm import PodSpec
+from rollouts.objects import kinds
 
 STABLE, CANARY = ADAPTERS
 SERVICE = "mymodel-v1-ext-proc"

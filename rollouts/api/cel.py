@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from rollouts.carriers import TRAFFIC_KINDS, fields_for
+
 __all__ = ["CEL_RULES", "CelRule"]
 
 
@@ -77,6 +79,8 @@ _OTHER_STEPS = (
     "self.stepsHash != oldSelf.stepsHash)"
 )
 
+ONE_KIND = f"exactly one of {', '.join(fields_for()[:-1])} and {fields_for()[-1]} must be set"
+
 CEL_RULES: dict[str, tuple[CelRule, ...]] = {
     "TargetModel": (
         CelRule(_one("pool", "adapter"), "exactly one of pool and adapter must be set"),
@@ -86,30 +90,17 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
         ),
     ),
     "TrafficModel": (
+        CelRule(_one(*fields_for()), ONE_KIND),
         CelRule(
-            _one("httpRoutes", "inferenceModel", "inferenceModelRewrite"),
-            "exactly one of httpRoutes, inferenceModel and inferenceModelRewrite must be set",
-        ),
-        CelRule(
-            "has(self.httpRoutes) == has(oldSelf.httpRoutes) && "
-            "has(self.inferenceModel) == has(oldSelf.inferenceModel) && "
-            "has(self.inferenceModelRewrite) == has(oldSelf.inferenceModelRewrite)",
+            " && ".join(f"has(self.{field}) == has(oldSelf.{field})" for field in fields_for()),
             "the kind of traffic cannot be changed: make a new Rollout",
         ),
-        CelRule(
-            "!has(self.httpRoutes) || !has(oldSelf.httpRoutes) || "
-            "self.httpRoutes[0].name == oldSelf.httpRoutes[0].name",
-            "the name of the traffic object cannot be changed: make a new Rollout",
-        ),
-        CelRule(
-            "!has(self.inferenceModel) || !has(oldSelf.inferenceModel) || "
-            "self.inferenceModel.name == oldSelf.inferenceModel.name",
-            "the name of the traffic object cannot be changed: make a new Rollout",
-        ),
-        CelRule(
-            "!has(self.inferenceModelRewrite) || !has(oldSelf.inferenceModelRewrite) || "
-            "self.inferenceModelRewrite.name == oldSelf.inferenceModelRewrite.name",
-            "the name of the traffic object cannot be changed: make a new Rollout",
+        *(
+            CelRule(
+                f"!has(self.{kind.field}) || !has(oldSelf.{kind.field}) || self.{kind.named} == oldSelf.{kind.named}",
+                "the name of the traffic object cannot be changed: make a new Rollout",
+            )
+            for kind in TRAFFIC_KINDS
         ),
     ),
     "HttpRouteModel": (

@@ -11,22 +11,20 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rollouts.api.rollout_models import AdapterTrafficModel, RolloutSpecModel, StepModel
+from rollouts.api.rollout_models import RolloutSpecModel, StepModel
 from rollouts.api.rules import check_spec
 from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.api.status import read_status
+from rollouts.carriers import given
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
 from rollouts.engine.observation import Problem
 from rollouts.engine.types import (
-    AdapterTraffic,
-    AdapterTrafficKind,
     AnalysisStep,
     BackgroundAnalysis,
     CanaryStrategy,
     HeaderMatch,
     HeaderMatchType,
     HeaderRouteStep,
-    HttpRouteTraffic,
     JobStep,
     OnDeadline,
     OnDelete,
@@ -38,7 +36,6 @@ from rollouts.engine.types import (
     Sticky,
     Target,
     TargetKind,
-    TrafficMode,
     WeightStep,
 )
 from rollouts.traffic.fields import nested_deeper
@@ -159,9 +156,8 @@ def _on_delete(spec: Any) -> OnDelete:
 
 def _convert(model: RolloutSpecModel) -> RolloutSpec | None:
     """The engine's spec; None where a broken rule leaves nothing that the engine's types could say."""
-    target, traffic = model.target, model.traffic
-    kinds = (traffic.http_routes, traffic.inference_model, traffic.inference_model_rewrite)
-    if (target.pool is None) == (target.adapter is None) or sum(kind is not None for kind in kinds) != 1:
+    target = model.target
+    if (target.pool is None) == (target.adapter is None) or len(given(model.traffic)) != 1:
         return None
     try:
         return _engine_spec(model)
@@ -214,9 +210,10 @@ def _fingerprint(value: Any) -> str:
 def _engine_spec(model: RolloutSpecModel) -> RolloutSpec:
     canary = model.strategy.canary
     background = canary.analysis
+    ((kind, traffic),) = given(model.traffic)
     return RolloutSpec(
         target=_target(model),
-        traffic=_traffic(model),
+        traffic=kind.read(traffic, _fingerprint),
         canary=CanaryStrategy(
             steps=tuple(_step(step) for step in canary.steps),
             analysis=None
@@ -262,35 +259,6 @@ def _target(model: RolloutSpecModel) -> Target:
         source=source,
         revision=target.revision,
         must_differ=target.adapter.probe is not None and target.adapter.probe.must_differ,
-    )
-
-
-def _traffic(model: RolloutSpecModel) -> HttpRouteTraffic | AdapterTraffic:
-    traffic = model.traffic
-    if traffic.http_routes:
-        route = traffic.http_routes[0]
-        managed = route.template is not None
-        return HttpRouteTraffic(
-            name=route.name,
-            mode=TrafficMode.MANAGED if managed else TrafficMode.ADOPTED,
-            rule_names=tuple(route.rule_names),
-            add_backend=route.add_backend,
-            fingerprint=_fingerprint(route.template) if managed else "",
-        )
-    if traffic.inference_model is not None:
-        return _adapter_traffic(AdapterTrafficKind.INFERENCE_MODEL, traffic.inference_model)
-    assert traffic.inference_model_rewrite is not None
-    return _adapter_traffic(AdapterTrafficKind.INFERENCE_MODEL_REWRITE, traffic.inference_model_rewrite)
-
-
-def _adapter_traffic(kind: AdapterTrafficKind, model: AdapterTrafficModel) -> AdapterTraffic:
-    pool = model.pool_ref
-    return AdapterTraffic(
-        kind=kind,
-        name=model.name,
-        model_name=model.model_name,
-        pool_name=pool.name if pool else "",
-        pool_group=pool.group if pool else "",
     )
 
 

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from rollouts.api.analysis_models import GateModel
 from rollouts.api.base import ApiModel
 from rollouts.api.scalars import Duration, IntOrPercent, Name, Text, bounds
+from rollouts.api.traffic_models import PoolRefModel, Preserved
+from rollouts.carriers import TRAFFIC_KINDS
 
 __all__ = [
     "AdapterTargetModel",
-    "AdapterTrafficModel",
     "BackgroundModel",
     "CanaryModel",
     "HeaderMatchModel",
     "HeaderRouteModel",
-    "HttpRouteModel",
     "JobModel",
     "PauseModel",
-    "PoolRefModel",
     "RolloutSpecModel",
     "StepModel",
     "StickyModel",
@@ -28,17 +27,6 @@ __all__ = [
     "TargetModel",
     "TrafficModel",
 ]
-
-Preserved = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
-
-
-class PoolRefModel(ApiModel):
-    """An InferencePool in the Rollout's namespace."""
-
-    name: Name
-    """Name of the InferencePool."""
-    group: Literal["inference.networking.k8s.io", "inference.networking.x-k8s.io", ""] = ""
-    """API group; without it the one group that has the name."""
 
 
 class AdapterSourceModel(ApiModel):
@@ -77,40 +65,22 @@ class TargetModel(ApiModel):
     """Free text that changes the revision hash and nothing else: the way to retry through Git."""
 
 
-class HttpRouteModel(ApiModel):
-    """The HTTPRoute whose weights move."""
+if TYPE_CHECKING:
 
-    name: Name
-    """Name of the HTTPRoute, in the Rollout's namespace."""
-    rule_names: Annotated[list[Name], Field(max_length=16)] = []
-    """Rules to weigh, by name; without it all rules that reference one of the two pools."""
-    template: Preserved | None = None
-    """Spec of the HTTPRoute, pool rules without backendRefs. Present: Managed, the controller makes and owns
-    the route. Absent: Adopted, the route is somebody else's and only our weights are touched."""
-    add_backend: bool = False
-    """Adopted routes: add the new pool's entry where Git does not list it, and remove it again later."""
+    class TrafficModel(ApiModel):
+        """Where the weights live; its fields are those of ``TRAFFIC_KINDS``, for ``carriers.given`` to tell."""
 
-
-class AdapterTrafficModel(ApiModel):
-    """The model object whose adapter weights move."""
-
-    name: Name
-    """Name of the object."""
-    model_name: Text = ""
-    """Model name that clients ask for."""
-    pool_ref: PoolRefModel | None = None
-    """The pool that serves the adapters."""
-
-
-class TrafficModel(ApiModel):
-    """Where the weights live. Exactly one of the three; kind and names cannot be changed."""
-
-    http_routes: Annotated[list[HttpRouteModel], Field(min_length=1, max_length=1)] | None = None
-    """The HTTPRoute (one for now)."""
-    inference_model: AdapterTrafficModel | None = None
-    """An InferenceModel (inference.networking.x-k8s.io/v1alpha2)."""
-    inference_model_rewrite: AdapterTrafficModel | None = None
-    """An InferenceModelRewrite, in whichever dialect the cluster serves."""
+else:
+    TrafficModel = create_model(
+        "TrafficModel",
+        __base__=ApiModel,
+        __doc__="Where the weights live. Exactly one of them; kind and names cannot be changed.",
+        __module__=__name__,
+        **{
+            kind.attribute: (kind.model | None, Field(default=None, description=kind.help))
+            for kind in TRAFFIC_KINDS
+        },
+    )
 
 
 class PauseModel(ApiModel):

@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rollouts.api.analysis_models import GateModel, MetricModel
+from rollouts.api.cel import ONE_KIND
 from rollouts.api.rollout_models import RolloutSpecModel, StepModel
 from rollouts.api.scalars import parse_duration, parse_weight
+from rollouts.carriers import fields_for, given
+from rollouts.engine.types import TargetKind
 
 __all__ = ["check_gate", "check_metric", "check_spec"]
 
@@ -28,7 +31,7 @@ def check_spec(spec: RolloutSpecModel) -> Iterator[Finding]:
     yield from _check_target(spec)
     yield from _check_traffic(spec)
     steps = spec.strategy.canary.steps
-    managed = any(route.template is not None for route in spec.traffic.http_routes or [])
+    managed = any(kind.managed(value) for kind, value in given(spec.traffic))
     for index, step in enumerate(steps):
         yield from _check_step(step, f"spec.strategy.canary.steps[{index}]", managed=managed)
     yield from _check_order(steps)
@@ -64,23 +67,18 @@ def _check_target(spec: RolloutSpecModel) -> Iterator[Finding]:
 
 
 def _check_traffic(spec: RolloutSpecModel) -> Iterator[Finding]:
-    traffic, target = spec.traffic, spec.target
-    if _count(traffic.http_routes, traffic.inference_model, traffic.inference_model_rewrite) != 1:
-        yield (
-            "spec.traffic",
-            "exactly one of httpRoutes, inferenceModel and inferenceModelRewrite must be set",
-        )
+    found, target = given(spec.traffic), spec.target
+    if len(found) != 1:
+        yield "spec.traffic", ONE_KIND
         return
-    if target.pool is not None and not traffic.http_routes:
-        yield "spec.traffic", "a pool target needs httpRoutes: pools are split by the gateway"
-    if target.adapter is not None and traffic.http_routes:
-        yield "spec.traffic", "an adapter target needs inferenceModel or inferenceModelRewrite"
-    for route in traffic.http_routes or []:
-        if route.template is not None and route.add_backend:
-            yield (
-                "spec.traffic.httpRoutes[0].addBackend",
-                "is for Adopted routes: leave it out with a template",
-            )
+    ((kind, value),) = found
+    if target.pool is not None and kind.target is not TargetKind.POOL:
+        fields = " or ".join(fields_for(TargetKind.POOL))
+        yield "spec.traffic", f"a pool target needs {fields}: pools are split by the gateway"
+    if target.adapter is not None and kind.target is not TargetKind.ADAPTER:
+        yield "spec.traffic", f"an adapter target needs {' or '.join(fields_for(TargetKind.ADAPTER))}"
+    for path, text in kind.findings(value):
+        yield f"spec.traffic.{path}", text
 
 
 def _check_step(step: StepModel, path: str, *, managed: bool) -> Iterator[Finding]:

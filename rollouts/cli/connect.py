@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 import click
 
-from rollouts.controller import kinds
 from rollouts.controller.caches import owner_of
 from rollouts.kube.client import KubeClient
 from rollouts.kube.credentials import context_namespace
 from rollouts.kube.errors import Forbidden, KindNotServed, KubeError, NotConfigured, NotFound
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.kube.paging import list_all
+from rollouts.objects import kinds
 
 __all__ = ["EXIT_CODES", "connection_options", "default_namespace", "fetch", "fetch_runs", "with_client"]
 

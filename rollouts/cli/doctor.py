@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.carriers import TRAFFIC_KINDS, kind_of
 from rollouts.cli.connect import connection_options, default_namespace, fetch, with_client
 from rollouts.cli.doctor_gitops import (
     Adopted,
@@ -25,14 +26,14 @@ from rollouts.cli.doctor_pickers import exposure_checks
 from rollouts.cli.doctor_released import released_checks
 from rollouts.cli.explain import deletion
 from rollouts.cli.findings import Check, Level, bad, fine, warn
-from rollouts.controller import kinds
 from rollouts.controller.pickers import Gateway, gateways_of
-from rollouts.controller.pools import read_pool
 from rollouts.engine.types import HttpRouteTraffic, TrafficMode
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.kube.paging import list_all
+from rollouts.objects import kinds
+from rollouts.objects.pools import read_pool
 from rollouts.terminal import say
 from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, label_value
 
@@ -52,7 +53,12 @@ _NEEDED = (
     ("create", kinds.ANALYSIS_RUN, ""),
     ("patch", kinds.ANALYSIS_RUN, "status"),
     ("watch", kinds.ANALYSIS_TEMPLATE, ""),
-    ("patch", kinds.HTTP_ROUTE, ""),
+    *(
+        (verb, resource, "")
+        for kind in TRAFFIC_KINDS
+        for resource in kind.resources
+        for verb in kind.asked_for
+    ),
     ("watch", kinds.POD, ""),
     ("create", kinds.EVENT, ""),
 )
@@ -116,10 +122,9 @@ async def _kinds(client: KubeClient, namespace: str) -> AsyncIterator[Check]:
         )
     else:
         yield fine("the CRDs of inferencerollouts.dev are installed")
-    if not await _served(client, kinds.HTTP_ROUTE, namespace):
-        yield warn(
-            "the cluster serves no HTTPRoute: pools cannot be split", "install the Gateway API and a gateway"
-        )
+    for kind in TRAFFIC_KINDS:
+        if kind.unserved[0] and not any([await _served(client, one, namespace) for one in kind.resources]):
+            yield warn(*kind.unserved)
     if not any([await _served(client, pool, namespace) for pool in kinds.POOLS]):
         yield bad("the cluster serves no InferencePool", "install the Gateway API Inference Extension")
     if await _served(client, _ARGO_ROLLOUT, namespace):
@@ -199,17 +204,14 @@ class _Carried:
 async def _carried(client: KubeClient, parsed: ParsedRollout) -> _Carried:
     assert parsed.spec is not None
     traffic = parsed.spec.traffic
+    kind = kind_of(traffic.kind)
+    assert kind is not None
     managed = isinstance(traffic, HttpRouteTraffic) and traffic.mode is TrafficMode.MANAGED
-    if isinstance(traffic, HttpRouteTraffic):
-        resources: tuple[Resource, ...] = (kinds.HTTP_ROUTE,)
-    else:
-        rewrite = traffic.kind.value == "InferenceModelRewrite"
-        resources = kinds.REWRITES if rewrite else (kinds.INFERENCE_MODEL,)
-    for resource in resources:
+    for resource in kind.resources:
         obj = await _get(client, resource, parsed.namespace, traffic.name)
         if obj is not None:
             return _Carried(resource=resource, obj=obj, managed=managed or _is_ours(obj, parsed.name))
-    return _Carried(resource=resources[0], obj=None, managed=managed)
+    return _Carried(resource=kind.resources[0], obj=None, managed=managed)
 
 
 def _is_ours(obj: Object, rollout: str) -> bool:

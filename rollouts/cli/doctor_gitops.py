@@ -14,7 +14,7 @@ from typing import Any
 from rollouts.cli.findings import Check, bad, fine, warn
 from rollouts.cli.gitops_ignored import IGNORED, IgnoredWeights, ignore_key, rules_for
 from rollouts.cli.waves import WAVE_ANNOTATION, wave_of
-from rollouts.controller.kinds import GROUP
+from rollouts.objects.kinds import GROUP
 
 __all__ = [
     "Adopted",

@@ -7,7 +7,8 @@ from typing import Any
 
 from rollouts.cli.findings import Check, bad, fine, warn
 from rollouts.controller.pickers import Gateway, picker_trust, refusal
-from rollouts.controller.pools import Pool, pod_endpoint
+from rollouts.objects.pods import read_pod
+from rollouts.objects.pools import Pool
 
 __all__ = ["picker_checks", "refusal_checks"]
 
@@ -39,7 +40,7 @@ def picker_checks(pool: Pool, service: Object | None, pods: Iterable[Object] | N
     behind = [
         pod for pod in pods if selector.items() <= ((pod.get("metadata") or {}).get("labels") or {}).items()
     ]
-    ready = [found.pod for pod in behind if (found := pod_endpoint(pod)) is not None and found.ready]
+    ready = [found.name for pod in behind if (found := read_pod(pod)) is not None and found.ready]
     if ready:
         yield fine(f"{where} and {named} exist, {len(ready)} of {len(behind)} pods behind it are Ready")
         return

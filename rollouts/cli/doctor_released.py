@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from rollouts.cli.findings import Check, bad, warn
+from rollouts.objects.fields import map_of, metadata_of, text_of
 from rollouts.traffic.backends import pools_of, rules_of
-from rollouts.traffic.fields import map_of, metadata_of, text_of
 from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, label_value
 
 __all__ = ["released_checks"]

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rollouts.controller import kinds
 from rollouts.kube.client import Resource
+from rollouts.objects import kinds
 from rollouts.traffic.writes import CONSENT_ANNOTATION
 
 __all__ = ["IGNORED", "IgnoredWeights", "ignore_key", "rules_for"]

@@ -20,9 +20,9 @@ from rollouts.api.runs import gate_of, parse_template
 from rollouts.cli.analysis_commands import load_documents
 from rollouts.cli.lint_windows import too_long
 from rollouts.cli.waves import wave_findings
-from rollouts.controller.kinds import GROUP, VERSION
 from rollouts.engine.steps import weight_at
 from rollouts.engine.types import AdapterTraffic, AnalysisStep, JobStep, PauseStep
+from rollouts.objects.kinds import GROUP, VERSION
 from rollouts.terminal import say
 
 __all__ = ["Finding", "Severity", "lint", "lint_documents"]

@@ -23,11 +23,11 @@ from rollouts.cli.connect import (
     with_client,
 )
 from rollouts.cli.render import rollout_table, rollout_view, summary
-from rollouts.controller import kinds
 from rollouts.engine.types import Phase
 from rollouts.kube.client import KubeClient
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.kube.paging import list_all
+from rollouts.objects import kinds
 from rollouts.terminal import console, document, say
 
 __all__ = ["get", "status", "watch"]

@@ -11,13 +11,13 @@ import yaml
 
 from rollouts.cli.connect import connection_options, default_namespace, with_client
 from rollouts.cli.picker_objects import PickerInstallation, picker_objects
-from rollouts.controller import kinds
-from rollouts.controller.pools import Pool, read_pool
 from rollouts.kube.client import KubeClient
 from rollouts.kube.errors import KindNotServed, NotFound
 from rollouts.kube.kubeconfig import ContextChoice
+from rollouts.objects import kinds
+from rollouts.objects.pools import Pool, read_pool
+from rollouts.picker.core.routing import Unready
 from rollouts.picker.filesource import ObjectsUnreadable, load_objects
-from rollouts.picker.routing import Unready
 from rollouts.terminal import document
 
 __all__ = ["picker_manifest"]

@@ -22,7 +22,6 @@ from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.api.runs import parse_run
 from rollouts.api.scalars import parse_duration
 from rollouts.cli.connect import EXIT_CODES, connection_options, default_namespace, fetch, with_client
-from rollouts.controller import kinds
 from rollouts.controller.assembly import open_sources
 from rollouts.controller.caches import Caches
 from rollouts.controller.settings import SettingsError, source_option
@@ -30,6 +29,7 @@ from rollouts.engine.naming import Owner, background_run
 from rollouts.engine.types import FULL, AdapterTraffic, Identity, Phase, RolloutStatus
 from rollouts.kube.client import KubeClient
 from rollouts.kube.kubeconfig import ContextChoice
+from rollouts.objects import kinds
 from rollouts.runtime.clock import Clock, SystemClock
 from rollouts.runtime.objects import ObjectKey
 from rollouts.terminal import say

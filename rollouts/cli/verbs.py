@@ -17,10 +17,10 @@ import click
 
 from rollouts.api.parsing import COMMAND_ANNOTATION, parse_rollout
 from rollouts.cli.connect import EXIT_CODES, connection_options, default_namespace, fetch, with_client
-from rollouts.controller import kinds
 from rollouts.engine.types import CommandRecord, CommandResult
 from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.kubeconfig import ContextChoice
+from rollouts.objects import kinds
 from rollouts.terminal import say
 
 __all__ = ["abort", "pause", "promote", "resume", "retry"]

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rollouts.traffic.fields import list_of, map_of, metadata_of, text_of
+from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
 
 __all__ = ["HOOK_ANNOTATION", "WAVE_ANNOTATION", "WaveFinding", "wave_findings", "wave_of"]
 

@@ -7,29 +7,29 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from rollouts.api.parsing import ParsedRollout
-from rollouts.controller import kinds
+from rollouts.carriers import Carrier, Place, TrafficKind, kind_of
 from rollouts.controller.adapter_blockers import missing, some_names
 from rollouts.controller.adapter_content import Held, PodState, Serving
 from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.caches import Caches
-from rollouts.controller.carriers import Carrier, ModelCarrier, RewriteCarrier
 from rollouts.controller.dialects import Dialects
-from rollouts.controller.pools import Endpoint, Pool
 from rollouts.engine.observation import Blocker, PoolView, Problem
 from rollouts.engine.types import (
     AdapterTraffic,
-    AdapterTrafficKind,
     Identity,
     RolloutSpec,
     RolloutStatus,
     Target,
 )
+from rollouts.objects import kinds
+from rollouts.objects.fields import map_of
+from rollouts.objects.pods import Pod
+from rollouts.objects.pools import Pool
 from rollouts.runtime.objects import ObjectKey
-from rollouts.traffic.inference_model_rewrite import TargetField
 from rollouts.traffic.reading import Reader
-from rollouts.traffic.targets import ADAPTER_KIND, ModelTarget
+from rollouts.traffic.targets import ADAPTER_KIND
 
-__all__ = ["AdapterPods", "AdapterViews", "ModelTraffic", "adapter_identity", "model_names"]
+__all__ = ["AdapterPods", "AdapterViews", "ModelTraffic", "adapter_identity"]
 
 Object = Mapping[str, Any]
 
@@ -49,7 +49,7 @@ class AdapterPods(Protocol):
     def follow(
         self,
         follower: ObjectKey,
-        endpoints: Iterable[Endpoint],
+        endpoints: Iterable[Pod],
         port: int,
         prove: Iterable[str],
         drain: Iterable[str] = (),
@@ -84,10 +84,6 @@ class ModelTraffic:
     pool: Pool | None
 
 
-def _map(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 class AdapterViews:
     """Turns caches and what the pods say into the engine's views."""
 
@@ -100,47 +96,41 @@ class AdapterViews:
 
     def traffic(self, parsed: ParsedRollout, spec: AdapterTraffic, problems: list[Problem]) -> ModelTraffic:
         """The model object; what keeps it from being used is appended to ``problems``."""
-        key = ObjectKey(parsed.namespace, spec.name)
-        if spec.kind is AdapterTrafficKind.INFERENCE_MODEL:
-            served = self._caches.served(kinds.INFERENCE_MODEL)
-            raw = self._caches.models.get(key)
-            found = self._complete(spec, raw, parsed.namespace, problems)
-            target = ModelTarget(rollout=parsed.name, namespace=parsed.namespace, spec=found.spec)
-            return replace(found, carrier=ModelCarrier(target=target) if served else None)
-        resource = self._dialects.resource_of(parsed.namespace, spec.name)
-        raw = self._caches.rewrites[resource.group].get(key) if resource is not None else None
-        found = self._complete(spec, raw, parsed.namespace, problems)
+        kind = kind_of(spec.kind)
+        assert kind is not None
+        resource, raw = self._dialects.find(kind, ObjectKey(parsed.namespace, spec.name))
+        found = self._complete(kind, spec, raw, parsed.namespace, problems)
         if resource is None:
             return found
-        dialect = self._dialects.dialect(resource)
-        if dialect is None:
-            why = self._dialects.problem(resource) or "the API server has not been asked yet"
-            problems.append(
-                Problem(
-                    reason="DialectUnknown",
-                    message=f"InferenceModelRewrite of {resource.group}: cannot tell what its rules call their "
-                    f"targets: {why}",
+        place = Place(rollout=parsed.name, namespace=parsed.namespace, resource=resource)
+        if kind.has_dialects:
+            place = replace(place, dialect=self._dialects.dialect(resource))
+            if place.dialect is None:
+                why = self._dialects.problem(resource) or "the API server has not been asked yet"
+                message = (
+                    f"{kind.kind} of {resource.group}: cannot tell what its rules call their targets: {why}"
                 )
-            )
-            return found
-        target = ModelTarget(rollout=parsed.name, namespace=parsed.namespace, spec=found.spec)
-        return replace(found, carrier=RewriteCarrier(target=target, resource=resource, dialect=dialect))
+                problems.append(Problem(reason="DialectUnknown", message=message))
+                return found
+        return replace(found, carrier=kind.carrier(place, found.spec, None))
 
     def _complete(
-        self, spec: AdapterTraffic, raw: dict[str, Any] | None, namespace: str, problems: list[Problem]
+        self,
+        kind: TrafficKind,
+        spec: AdapterTraffic,
+        raw: dict[str, Any] | None,
+        namespace: str,
+        problems: list[Problem],
     ) -> ModelTraffic:
         """Model name and pool: as the spec says, else as the object says."""
-        live = _map(_map(raw).get("spec"))
-        ref = _map(live.get("poolRef"))
-        named = model_names(_map(raw))
+        ref = kind.pool_of(map_of(raw))
+        named = kind.model_names(map_of(raw))
         model = spec.model_name or (named.pop() if len(named) == 1 else "")
-        pool_name = spec.pool_name or str(ref.get("name") or "")
-        group = spec.pool_group or (str(ref.get("group") or "") if pool_name == ref.get("name") else "")
+        pool_name = spec.pool_name or ref.name
+        group = spec.pool_group or (ref.group if pool_name == ref.name else "")
         for field, value in (("modelName", model), ("poolRef", pool_name)):
             if not value:
-                message = (
-                    f"traffic: {spec.kind.value} {spec.name} does not say its {field}: set it in the Rollout"
-                )
+                message = f"traffic: {spec.kind} {spec.name} does not say its {field}: set it in the Rollout"
                 problems.append(Problem(reason="SpecInvalid", message=message))
         pool = self._pool(namespace, pool_name, group)
         full = replace(
@@ -270,7 +260,7 @@ class AdapterViews:
         if not why:
             return []
         message = (
-            f"{some_names(pod.pod for pod in foreign)} behind Service {pool.picker.name} is not our endpoint picker, "
+            f"{some_names(pod.name for pod in foreign)} behind Service {pool.picker.name} is not our endpoint picker, "
             f"and {why}: install ours with `rollouts picker-manifest {pool.name}`"
         )
         return [Blocker(reason="PickerDialect", message=message)]
@@ -278,25 +268,19 @@ class AdapterViews:
     def _not_honoured(self, traffic: ModelTraffic, pool: Pool) -> str:
         """Why no released picker of the Inference Extension would move traffic; empty when one would."""
         carrier = traffic.carrier
-        if isinstance(carrier, RewriteCarrier):
-            if carrier.dialect.field is TargetField.SPLIT:
-                return "no released picker reads the `split` of InferenceModelRewrite v1.2"
-            preferred = self._dialects.groups()[0]
-            if carrier.resource != preferred:
-                return f"pickers read only {preferred.group} where both groups of InferenceModelRewrite are served"
-        elif pool.group == kinds.POOL_V1.group:
-            return "pickers for InferencePool v1 do not read InferenceModel"
-        return ""
+        return (
+            carrier.not_honoured(pool, self._dialects.groups(carrier.kind)[0]) if carrier is not None else ""
+        )
 
     def _needed_elsewhere(self, parsed: ParsedRollout, arm: Identity) -> bool:
         """Whether another Rollout of the namespace names an adapter of this name."""
         for key in self._caches.rollouts:
             if key.namespace != parsed.namespace or key.name == parsed.name:
                 continue
-            obj = _map(self._caches.rollouts.get(key))
-            target = _map(_map(_map(obj.get("spec")).get("target")).get("adapter"))
-            status = _map(obj.get("status"))
-            arms = (target, _map(status.get("stable")), _map(status.get("canary")))
+            obj = map_of(self._caches.rollouts.get(key))
+            target = map_of(map_of(map_of(obj.get("spec")).get("target")).get("adapter"))
+            status = map_of(obj.get("status"))
+            arms = (target, map_of(status.get("stable")), map_of(status.get("canary")))
             if any(item.get("name") == arm.name for item in arms):
                 return True
         return False
@@ -308,9 +292,9 @@ class AdapterViews:
     ) -> tuple[Blocker, ...]:
         """A pool Rollout in progress that moves this pool's traffic (design rule 10)."""
         for key in sorted(self._caches.rollouts_of_pool(parsed.namespace, traffic.spec.pool_name)):
-            obj = _map(self._caches.rollouts.get(key))
-            status = _map(obj.get("status"))
-            arms = [_map(status.get(name)) for name in ("stable", "canary")]
+            obj = map_of(self._caches.rollouts.get(key))
+            status = map_of(obj.get("status"))
+            arms = [map_of(status.get(name)) for name in ("stable", "canary")]
             moving = status.get("phase") in _IN_PROGRESS and status.get("canary")
             if moving and any(
                 arm.get("kind") == "InferencePool" and arm.get("name") == traffic.spec.pool_name
@@ -369,18 +353,3 @@ def _carrying(parsed: ParsedRollout, traffic: ModelTraffic) -> set[str]:
         return set()
     rules = traffic.carrier.view(traffic.raw, Reader(rollout=parsed.name, arms=())).rules
     return {arm.name for rule in rules for arm, weight in rule.entries.items() if weight > 0}
-
-
-def model_names(obj: Object) -> set[str]:
-    """Model names that clients may ask for by an InferenceModel or an InferenceModelRewrite."""
-    spec, names = _map(obj.get("spec")), set[str]()
-    if isinstance(spec.get("modelName"), str):
-        names.add(spec["modelName"])
-    rules = spec.get("rules")
-    for rule in rules if isinstance(rules, list) else []:
-        matches = _map(rule).get("matches")
-        for match in matches if isinstance(matches, list) else []:
-            value = _map(_map(match).get("model")).get("value")
-            if isinstance(value, str):
-                names.add(value)
-    return names

@@ -28,7 +28,7 @@ from rollouts.controller.adapter_content import (
     read_models,
 )
 from rollouts.controller.adapter_keys import ModelServerKey, authorization
-from rollouts.controller.pools import Endpoint
+from rollouts.objects.pods import Pod
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.fairness import FairSlots
 from rollouts.runtime.objects import ObjectKey
@@ -79,7 +79,7 @@ class AdapterSettings:
 @dataclass(slots=True)
 class _Pod:
     namespace: str
-    endpoint: Endpoint
+    endpoint: Pod
     port: int
     models: dict[str, Model] | None = None
     error: str = ""
@@ -122,7 +122,7 @@ class AdapterWatch:
     def follow(
         self,
         follower: ObjectKey,
-        endpoints: Iterable[Endpoint],
+        endpoints: Iterable[Pod],
         port: int,
         prove: Iterable[str],
         drain: Iterable[str] = (),
@@ -134,7 +134,7 @@ class AdapterWatch:
         keys = []
         for endpoint in endpoints:
             # Another start of the pod is another process: nothing that was loaded is there any more.
-            key = (follower.namespace, endpoint.pool, endpoint.pod, endpoint.ip, str(port), endpoint.started)
+            key = (follower.namespace, endpoint.pool, endpoint.name, endpoint.ip, str(port), endpoint.started)
             keys.append(key)
             if key not in self._pods:
                 self._pods[key] = _Pod(namespace=follower.namespace, endpoint=endpoint, port=port)
@@ -208,7 +208,7 @@ class AdapterWatch:
             self._tasks.discard(done)
             pod.busy.discard(what)
             if not done.cancelled() and done.exception() is not None:
-                _log.error("adapter_task_failed", what=what, pod=pod.endpoint.pod, exc_info=done.exception())
+                _log.error("adapter_task_failed", what=what, pod=pod.endpoint.name, exc_info=done.exception())
 
         task.add_done_callback(ended)
 
@@ -254,7 +254,7 @@ class AdapterWatch:
             pod.failed[what, adapter] = (self._clock.monotonic(), problem)
             return
         if adapter not in pod.proven:
-            _log.info("adapter_proven", pod=pod.endpoint.pod, adapter=adapter, root=model.root)
+            _log.info("adapter_proven", pod=pod.endpoint.name, adapter=adapter, root=model.root)
         pod.proven[adapter] = model
         pod.failed.pop(("probe", adapter), None)
         other, _, problem = (
@@ -315,7 +315,7 @@ class AdapterWatch:
         for key in want.pods if want is not None else ():
             pod = self._pods[key]
             due = pod.models is not None and (adapter in pod.models) is listed
-            due = due and (only is None or pod.endpoint.pod in only)
+            due = due and (only is None or pod.endpoint.name in only)
             if due and f"{what} {adapter}" not in pod.busy and not self._recently_failed(pod, what, adapter):
                 self._spawn(pod, f"{what} {adapter}", self._send(key, pod, adapter, what, request))
 
@@ -324,7 +324,7 @@ class AdapterWatch:
     ) -> None:
         path = f"/v1/{what}_lora_adapter"
         status, text = await self._ask(pod, "POST", path, request, _LOAD_TIMEOUT)
-        _log.info("adapter_changed", what=what, pod=pod.endpoint.pod, adapter=adapter, status=status)
+        _log.info("adapter_changed", what=what, pod=pod.endpoint.name, adapter=adapter, status=status)
         if status == 200 or (what == "unload" and status == 404):
             pod.failed.pop((what, adapter), None)
         else:
@@ -386,7 +386,7 @@ def _state(pod: _Pod, adapter: str, now: Monotonic) -> PodState:
     if listed and problems:
         problems = [pod.failed["probe", adapter][1]] if ("probe", adapter) in pod.failed else []
     return PodState(
-        pod=pod.endpoint.pod,
+        pod=pod.endpoint.name,
         listed=listed,
         proven=bool(listed) and adapter in pod.proven,
         problem=(problems or [pod.error])[0],

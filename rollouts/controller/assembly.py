@@ -76,7 +76,7 @@ def picker_endpoints(caches: Caches) -> Endpoints:
         if pool is None:
             return []
         return [
-            Endpoint(pod=found.pod, ip=found.ip, port=found.metrics_port, namespace=namespace)
+            Endpoint(pod=found.name, ip=found.ip, port=found.metrics_port, namespace=namespace)
             for found in caches.picker_pods(pool)
             if found.metrics_port is not None
         ]

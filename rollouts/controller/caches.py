@@ -3,42 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any, cast
 
 from rollouts.api.references import pool_names, template_names, traffic_names
-from rollouts.controller import kinds
-from rollouts.controller.pools import (
-    HEALTH_PORTS,
-    METRICS_PORT_ANNOTATION,
-    Endpoint,
-    PickerPod,
-    Pool,
-    metrics_port,
-    pod_endpoint,
-    read_picker_pod,
-    read_pool,
-)
+from rollouts.carriers import TRAFFIC_KINDS, TrafficKind
+from rollouts.carriers.base import POOL_REF
+from rollouts.carriers.http_route import MIRROR
 from rollouts.engine.naming import UID_DIGITS
 from rollouts.kube.client import KubeClient, Resource
+from rollouts.objects import kinds
+from rollouts.objects.pods import (
+    HEALTH_PORTS,
+    METRICS_PORT_ANNOTATION,
+    PickerPod,
+    Pod,
+    metrics_port,
+    read_picker_pod,
+    read_pod,
+)
+from rollouts.objects.pools import Pool, read_pool
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import Object, ObjectKey
 from rollouts.runtime.reflector import Reflector
 from rollouts.runtime.store import Store
-from rollouts.traffic.mirrors import mirrors_of
 
 __all__ = ["Caches", "owner_of"]
 
 _OWNER = "owner"
 _NAME_END = "nameEnd"
 _LABEL = "label"
-_MIRROR = "mirror"
 _ROUTE = "route"
 _POOL_SELECTOR = "selector"
 _PICKER = "picker"
 _POOL = "pool"
 _TEMPLATE = "template"
-_POOL_REF = "poolRef"
 _SERVICE_SELECTOR = "serviceSelector"
 
 
@@ -64,10 +62,6 @@ def _by_owner(obj: Object) -> Iterable[Hashable]:
 
 def _by_name_end(obj: Object) -> Iterable[Hashable]:
     return [(_namespace(obj), obj["metadata"]["name"][-UID_DIGITS:])]
-
-
-def _by_mirror(obj: Object) -> Iterable[Hashable]:
-    return [_namespace(obj)] if mirrors_of(obj.get("spec")) else []
 
 
 def _by_label(obj: Object) -> Iterable[Hashable]:
@@ -96,13 +90,6 @@ def _rollout_by_route(obj: Object) -> Iterable[Hashable]:
 
 def _rollout_by_pool(obj: Object) -> Iterable[Hashable]:
     return [(_namespace(obj), name) for name in pool_names(obj)]
-
-
-def _model_by_pool(obj: Object) -> Iterable[Hashable]:
-    spec = obj.get("spec")
-    ref = spec.get("poolRef") if isinstance(spec, Mapping) else None
-    name = ref.get("name") if isinstance(ref, Mapping) else None
-    return [(_namespace(obj), name)] if isinstance(name, str) else []
 
 
 def _rollout_by_template(obj: Object) -> Iterable[Hashable]:
@@ -179,7 +166,11 @@ class Caches:
         self.runs = Store(indexes={_OWNER: _by_owner, _NAME_END: _by_name_end})
         self.templates = Store()
         self.cluster_templates = Store()
-        self.routes = Store(indexes={_MIRROR: _by_mirror}, keep_managed_fields=True)
+        self.traffic = {
+            resource: Store(indexes=dict(kind.indexes), keep_managed_fields=True)
+            for kind in TRAFFIC_KINDS
+            for resource in kind.resources
+        }
         self.pools = {
             resource.group: Store(indexes={_POOL_SELECTOR: _pool_by_selector, _PICKER: _pool_by_picker})
             for resource in kinds.POOLS
@@ -187,11 +178,6 @@ class Caches:
         self.pods = Store(indexes={_LABEL: _by_label}, transform=_trim_pod)
         self.services = Store(indexes={_SERVICE_SELECTOR: _service_by_selector}, transform=_trim_service)
         self.jobs = Store(indexes={_OWNER: _by_owner, _NAME_END: _by_name_end})
-        self.models = Store(indexes={_POOL_REF: _model_by_pool}, keep_managed_fields=True)
-        self.rewrites = {
-            resource.group: Store(indexes={_POOL_REF: _model_by_pool}, keep_managed_fields=True)
-            for resource in kinds.REWRITES
-        }
         # Each plan asks for the same few pools; the store's object is another one after each change.
         self._read_pools: dict[tuple[str, str, str], tuple[Object, Pool]] = {}
         self._client = client
@@ -210,19 +196,18 @@ class Caches:
             kinds.ANALYSIS_RUN: self.runs,
             kinds.ANALYSIS_TEMPLATE: self.templates,
             kinds.CLUSTER_ANALYSIS_TEMPLATE: self.cluster_templates,
-            kinds.HTTP_ROUTE: self.routes,
+            **self.traffic,
             kinds.POOL_V1: self.pools[kinds.POOL_V1.group],
             kinds.POOL_X: self.pools[kinds.POOL_X.group],
             kinds.POD: self.pods,
             kinds.SERVICE: self.services,
             kinds.JOB: self.jobs,
-            kinds.INFERENCE_MODEL: self.models,
-            **{resource: self.rewrites[resource.group] for resource in kinds.REWRITES},
         }
 
-    def carriers(self, kind: str) -> list[tuple[Resource, Store]]:
-        """Where objects of a kind that carries weights are kept; several groups may have one."""
-        return [(resource, store) for resource, store in self.by_resource().items() if resource.kind == kind]
+    @property
+    def routes(self) -> Store:
+        """HTTPRoutes."""
+        return self.traffic[kinds.HTTP_ROUTE]
 
     def _reflect(self, resource: Resource, store: Store) -> Reflector:
         namespace = self._namespace if resource.namespaced else None
@@ -258,10 +243,10 @@ class Caches:
             known = self._read_pools[place] = (obj, read_pool(obj))
         return known[1]
 
-    def endpoints(self, pool: Pool) -> list[Endpoint]:
+    def endpoints(self, pool: Pool) -> list[Pod]:
         """The pool's pods that have an IP, by name."""
-        found = (pod_endpoint(pod) for pod in self._selected(pool.namespace, pool.selector))
-        return [replace(endpoint, pool=pool.name) for endpoint in found if endpoint is not None]
+        found = (read_pod(pod, pool.name) for pod in self._selected(pool.namespace, pool.selector))
+        return [pod for pod in found if pod is not None]
 
     def picker_pods(self, pool: Pool) -> list[PickerPod]:
         """Ready pods behind the Service of the pool's endpoint picker, by name."""
@@ -299,24 +284,25 @@ class Caches:
 
     def mirroring_routes(self, namespace: str) -> list[Object]:
         """HTTPRoutes that send copies of requests somewhere."""
-        return self.routes.by_index(_MIRROR, namespace)
+        return self.routes.by_index(MIRROR, namespace)
 
     def model_objects(self, namespace: str, pool: str) -> list[Object]:
-        """InferenceModels and InferenceModelRewrites whose poolRef names the pool."""
-        stores = (self.models, *self.rewrites.values())
-        return [obj for store in stores for obj in store.by_index(_POOL_REF, (namespace, pool))]
+        """Objects that split adapters of the pool."""
+        stores = (store for _, store in self._by_pool())
+        return [obj for store in stores for obj in store.by_index(POOL_REF, (namespace, pool))]
 
     def rollouts_of_pool(self, namespace: str, pool: str) -> frozenset[ObjectKey]:
         """Rollouts that a change of the pool's pods may concern: by name, or by the model object that they roll."""
         found = set(self.rollouts.keys_by_index(_POOL, (namespace, pool)))
-        for kind, store in self._model_stores():
-            for key in store.keys_by_index(_POOL_REF, (namespace, pool)):
-                found |= self.rollouts.keys_by_index(_ROUTE, (namespace, kind, key.name))
+        for kind, store in self._by_pool():
+            for key in store.keys_by_index(POOL_REF, (namespace, pool)):
+                found |= self.rollouts.keys_by_index(_ROUTE, (namespace, kind.kind, key.name))
         return frozenset(found)
 
-    def _model_stores(self) -> list[tuple[str, Store]]:
-        rewrites = [(kinds.REWRITE_X.kind, store) for store in self.rewrites.values()]
-        return [(kinds.INFERENCE_MODEL.kind, self.models), *rewrites]
+    def _by_pool(self) -> list[tuple[TrafficKind, Store]]:
+        """The stores of what names the pool that it splits."""
+        split = (kind for kind in TRAFFIC_KINDS if POOL_REF in kind.indexes)
+        return [(kind, self.traffic[resource]) for kind in split for resource in kind.resources]
 
     def rollouts_of_route(self, namespace: str, kind: str, name: str) -> list[Object]:
         """Rollouts that name this traffic object, oldest first."""
@@ -354,9 +340,8 @@ class Caches:
             return lambda key: by_index(_ROUTE, (key.namespace, kind, key.name))
 
         self.rollouts.subscribe(enqueue)
-        self.routes.subscribe(carrier(kinds.HTTP_ROUTE.kind))
-        for kind, models in self._model_stores():
-            models.subscribe(carrier(kind))
+        for resource, objects in self.traffic.items():
+            objects.subscribe(carrier(resource.kind))
         for store in self.pools.values():
             store.subscribe(by_pool)
         self.pods.subscribe_index(_LABEL, pod_label)

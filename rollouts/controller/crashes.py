@@ -14,8 +14,8 @@ from typing import Protocol
 from rollouts.analysis.sources.pods import REQUEST_NAMES
 from rollouts.analysis.sources.scraper import START_TIME, PodHistory, PodScraper
 from rollouts.controller.pages import metrics_pages
-from rollouts.controller.pools import Endpoint
 from rollouts.engine.observation import CrashView
+from rollouts.objects.pods import Pod
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
 
@@ -39,8 +39,8 @@ class CrashSource(Protocol):
     def views(
         self,
         follower: ObjectKey,
-        canary: Sequence[Endpoint],
-        stable: Sequence[Endpoint],
+        canary: Sequence[Pod],
+        stable: Sequence[Pod],
         ports: tuple[Sequence[int], Sequence[int]],
     ) -> tuple[CrashView, CrashView]:
         """Of all pods of the canary and of stable, Ready or not, with the ports of their pools' processes."""
@@ -57,8 +57,8 @@ class KubeletCrashes:
     def views(
         self,
         follower: ObjectKey,
-        canary: Sequence[Endpoint],
-        stable: Sequence[Endpoint],
+        canary: Sequence[Pod],
+        stable: Sequence[Pod],
         ports: tuple[Sequence[int], Sequence[int]],
     ) -> tuple[CrashView, CrashView]:
         """See ``CrashSource.views``."""
@@ -95,8 +95,8 @@ class CrashWatch:
     def views(
         self,
         follower: ObjectKey,
-        canary: Sequence[Endpoint],
-        stable: Sequence[Endpoint],
+        canary: Sequence[Pod],
+        stable: Sequence[Pod],
         ports: tuple[Sequence[int], Sequence[int]],
     ) -> tuple[CrashView, CrashView]:
         """See ``CrashSource.views``."""
@@ -141,7 +141,7 @@ class CrashWatch:
         self._scraper.follow(endpoints, _NAMES, _WINDOW, hurry=hurry)
 
     def _follow(
-        self, follower: ObjectKey, pods: Sequence[Endpoint], ports: Sequence[int], hurry: float
+        self, follower: ObjectKey, pods: Sequence[Pod], ports: Sequence[int], hurry: float
     ) -> list[PodHistory]:
         endpoints = metrics_pages(pods, ports, follower.namespace)
         return self._scraper.follow(endpoints, _NAMES, _WINDOW, hurry=hurry)
@@ -163,10 +163,10 @@ def _refusing(followed: _Followed, now: Monotonic) -> bool:
     )
 
 
-def _restarts(pods: Sequence[Endpoint], histories: list[PodHistory]) -> int:
+def _restarts(pods: Sequence[Pod], histories: list[PodHistory]) -> int:
     """Per pod the greatest count: one crash shows in the kubelet's, and on the page of each of its processes."""
     shown: dict[str, int] = {}
     for history in histories:
         pod = history.endpoint.owner
         shown[pod] = max(shown.get(pod, 0), history.restarts)
-    return sum(max(pod.restarts, shown.get(pod.pod, 0)) for pod in pods)
+    return sum(max(pod.restarts, shown.get(pod.name, 0)) for pod in pods)

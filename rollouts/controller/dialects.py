@@ -12,10 +12,11 @@ from typing import Any
 
 import structlog
 
-from rollouts.controller import kinds
+from rollouts.carriers import TrafficKind
 from rollouts.controller.caches import Caches
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.kube.errors import AlreadyExists, Forbidden, Invalid, KindNotServed
+from rollouts.objects import kinds
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.inference_model_rewrite import Dialect, TargetField
@@ -68,36 +69,37 @@ class Dialects:
         self._client = client
         self._caches = caches
         self._clock = clock
-        self._absent: dict[str, Monotonic] = {}
+        self._absent: dict[Resource, Monotonic] = {}
         self._probed: dict[str, tuple[Monotonic, TargetField | None, str]] = {}
 
-    def groups(self) -> tuple[Resource, ...]:
-        """Groups that are served, the one that pickers prefer first."""
+    def groups(self, kind: TrafficKind) -> tuple[Resource, ...]:
+        """Groups of the kind that are served, the one that counts first."""
         return tuple(
             resource
-            for resource in kinds.REWRITES
+            for resource in kind.resources
             if self._caches.served(resource) and not self._is_absent(resource)
         )
 
     def _is_absent(self, resource: Resource) -> bool:
         """Whether the server said so lately; the caches may not have heard of it yet."""
-        since = self._absent.get(resource.group)
+        since = self._absent.get(resource)
         return since is not None and self._clock.monotonic() - since < _FRESH
 
-    def resource_of(self, namespace: str, name: str) -> Resource | None:
-        """Where the object of that name lives; without it the preferred group. None: no group is served."""
-        served = self.groups()
+    def find(self, kind: TrafficKind, key: ObjectKey) -> tuple[Resource | None, dict[str, Any] | None]:
+        """Where the object lives, and the object; without it the group that counts. None: no group is served."""
+        served = self.groups(kind)
         for resource in served:
-            if self._caches.rewrites[resource.group].get(ObjectKey(namespace, name)) is not None:
-                return resource
-        return served[0] if served else None
+            raw = self._caches.traffic[resource].get(key)
+            if raw is not None:
+                return resource, raw
+        return (served[0] if served else None), None
 
     def dialect(self, resource: Resource) -> Dialect | None:
         """The dialect of a group; None while nothing stored and no probe says it."""
         known = self._probed.get(resource.group)
         field = known[1] if known is not None else None
         if field is None:
-            stored = (_field_of(obj) for obj in self._caches.rewrites[resource.group].values())
+            stored = (_field_of(obj) for obj in self._caches.traffic[resource].values())
             field = next(filter(None, stored), None)
         return None if field is None else Dialect(api_version=resource.api_version, field=field)
 
@@ -106,9 +108,9 @@ class Dialects:
         known = self._probed.get(resource.group)
         return known[2] if known is not None else ""
 
-    async def learn(self, namespace: str, name: str) -> None:
+    async def learn(self, kind: TrafficKind, namespace: str, name: str) -> None:
         """Ask the API server unless a recent answer is there. Raises KubeError that a retry may cure."""
-        resource = self.resource_of(namespace, name)
+        resource, _ = self.find(kind, ObjectKey(namespace, name))
         if resource is None:
             return
         known = self._probed.get(resource.group)
@@ -117,8 +119,8 @@ class Dialects:
         try:
             field, problem = await self._ask(resource, namespace)
         except KindNotServed:
-            self._absent[resource.group] = self._clock.monotonic()
-            await self.learn(namespace, name)
+            self._absent[resource] = self._clock.monotonic()
+            await self.learn(kind, namespace, name)
             return
         self._probed[resource.group] = (self._clock.monotonic(), field, problem)
         _log.info(

@@ -8,10 +8,10 @@ from typing import Any
 
 import structlog
 
-from rollouts.controller import kinds
 from rollouts.engine.actions import EmitEvent
 from rollouts.kube.client import KubeClient
 from rollouts.kube.errors import KubeError
+from rollouts.objects import kinds
 from rollouts.runtime.clock import Clock, Monotonic
 
 __all__ = ["EventRecorder"]

@@ -20,13 +20,13 @@ from rollouts.analysis.types import (
 from rollouts.api.analysis_models import GateModel
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.runs import gate_of, parse_template, run_spec_json
-from rollouts.controller import kinds
 from rollouts.controller.caches import Caches
 from rollouts.controller.conditions import UNCHECKED, Conditions, InlineConditions
 from rollouts.controller.observing import ComparedGates, Gathered
 from rollouts.engine.actions import CreateJob, CreateRun
 from rollouts.engine.observation import Problem
 from rollouts.engine.types import FULL, ZERO, AdapterTraffic, Revision, RolloutStatus, TargetKind
+from rollouts.objects import kinds
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["UNCHECKED_REASON", "Gates"]

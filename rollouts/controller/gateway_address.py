@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rollouts.controller import kinds
 from rollouts.kube.client import KubeClient
 from rollouts.kube.errors import KubeError
-from rollouts.traffic.fields import list_of, map_of, text_of
+from rollouts.objects import kinds
+from rollouts.objects.fields import list_of, map_of, text_of
 
 __all__ = ["Address", "ProbeSettings", "Unreachable", "find_address"]
 

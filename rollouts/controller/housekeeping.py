@@ -7,11 +7,11 @@ from typing import Any
 import structlog
 
 from rollouts.api.parsing import parse_rollout
-from rollouts.controller import kinds
 from rollouts.controller.caches import Caches
 from rollouts.engine.naming import Owner, is_of_attempt
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.kube.errors import KubeError, NotFound
+from rollouts.objects import kinds
 
 __all__ = ["KEPT_RUNS", "prune_runs"]
 

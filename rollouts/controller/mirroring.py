@@ -36,6 +36,6 @@ def _reaches(caches: Caches, namespace: str, mirror: Mirror, arm: Identity) -> b
     selector = service["spec"]["selector"]
     if not selector or not pool.selector:
         return False
-    pods = (caches.pods.get(ObjectKey(namespace, endpoint.pod)) for endpoint in caches.endpoints(pool))
+    pods = (caches.pods.get(ObjectKey(namespace, endpoint.name)) for endpoint in caches.endpoints(pool))
     labels = [dict(pool.selector), *(pod["metadata"].get("labels") or {} for pod in pods if pod is not None)]
     return any(selector.items() <= found.items() for found in labels)

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple, Protocol
 
 from rollouts.api.parsing import ParsedRollout, SpecCache, parse_rollout
 from rollouts.api.run_status import gate_summaries, gate_view
-from rollouts.controller import kinds
-from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity, model_names
+from rollouts.carriers import TRAFFIC_KINDS, Carrier, Place, given, kind_of
+from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity
 from rollouts.controller.caches import Caches
-from rollouts.controller.carriers import Carrier, RouteCarrier
 from rollouts.controller.mirroring import mirrored_arms
 from rollouts.controller.path_views import PathViews
 from rollouts.engine.naming import Owner, is_of_attempt
@@ -28,7 +27,6 @@ from rollouts.engine.observation import (
 )
 from rollouts.engine.types import (
     AdapterTraffic,
-    AdapterTrafficKind,
     GateSummary,
     HttpRouteTraffic,
     Identity,
@@ -39,9 +37,13 @@ from rollouts.engine.types import (
     WayBack,
 )
 from rollouts.kube.client import Resource
+from rollouts.objects import kinds
+from rollouts.objects.models import model_names
+from rollouts.objects.pools import POOL_KIND
 from rollouts.runtime.objects import ObjectKey, version_of
-from rollouts.traffic import httproute, wayback
+from rollouts.traffic import wayback
 from rollouts.traffic.mirrors import keeps_sessions
+from rollouts.traffic.reading import Reader
 from rollouts.traffic.writes import label_value
 
 __all__ = [
@@ -55,8 +57,6 @@ __all__ = [
 ]
 
 DEFAULT_GITOPS_MANAGERS = ("argocd-controller", "kustomize-controller", "helm-controller")
-
-POOL_KIND = "InferencePool"
 
 
 class ShareSource(Protocol):
@@ -126,11 +126,11 @@ class Gathered:
 
 def _recorded_model(status: RolloutStatus) -> AdapterTraffic | None:
     """The model object of an adapter rollout by its way back; the object itself says its model and its pool."""
-    names = {kind.value for kind in AdapterTrafficKind}
-    record = next((record for record in status.way_back if record.kind in names), None)
+    split = {kind.kind for kind in TRAFFIC_KINDS if kind.target is TargetKind.ADAPTER}
+    record = next((record for record in status.way_back if record.kind in split), None)
     if record is None:
         return None
-    return AdapterTraffic(kind=AdapterTrafficKind(record.kind), name=record.name, model_name="")
+    return AdapterTraffic(kind=record.kind, name=record.name, model_name="")
 
 
 class Gatherer:
@@ -330,18 +330,19 @@ class Gatherer:
         spec = parsed.spec
         if spec is None or not isinstance(spec.traffic, HttpRouteTraffic):
             return None, None
-        template = None
-        if parsed.model is not None and parsed.model.traffic.http_routes:
-            template = parsed.model.traffic.http_routes[0].template
+        kind, template = kind_of(spec.traffic.kind), None
+        assert kind is not None
+        if parsed.model is not None:
+            template = next((one.template(value) for one, value in given(parsed.model.traffic)), None)
         if template is not None:
-            problems += httproute.template_problems(template)
-        raw = self._caches.routes.get(ObjectKey(parsed.namespace, spec.traffic.name))
-        if raw is None and not self._caches.served(kinds.HTTP_ROUTE):
-            return None, None
-        target = httproute.Target(
-            rollout=parsed.name, namespace=parsed.namespace, spec=spec.traffic, template=template
-        )
-        return raw, RouteCarrier(target=target)
+            problems += kind.template_problems(template)
+        key = ObjectKey(parsed.namespace, spec.traffic.name)
+        for resource in kind.resources:
+            raw = self._caches.traffic[resource].get(key)
+            if raw is not None or self._caches.served(resource):
+                place = Place(rollout=parsed.name, namespace=parsed.namespace, resource=resource)
+                return raw, kind.carrier(place, spec.traffic, template)
+        return None, None
 
     def _traffic(
         self,
@@ -354,13 +355,13 @@ class Gatherer:
             return None
         status = parsed.status
         arms = [arm.identity.arm for arm in (status.stable, status.canary) if arm is not None]
-        reader = httproute.Reader(
+        reader = Reader(
             rollout=parsed.name,
             arms=(*arms, *([target.arm] if target is not None else [])),
             gitops_managers=self._gitops_managers,
         )
         view = carrier.view(raw, reader)
-        if raw is not None and isinstance(carrier, RouteCarrier):
+        if raw is not None and carrier.resource == kinds.HTTP_ROUTE:
             view = replace(
                 view,
                 mirrored=mirrored_arms(self._caches, parsed.namespace, raw, reader.arms),
@@ -406,8 +407,8 @@ class Gatherer:
     def _way(self, parsed: ParsedRollout, record: WayBack) -> WayObject:
         """The object that a record is about, by kind and name."""
         key = ObjectKey(parsed.namespace, record.name)
-        for resource, store in self._caches.carriers(record.kind):
-            if resource.group == record.group:
+        for resource, store in self._caches.traffic.items():
+            if (resource.kind, resource.group) == (record.kind, record.group):
                 return WayObject(resource, store.get(key))
         return WayObject(kinds.HTTP_ROUTE, None)
 
@@ -418,7 +419,8 @@ class Gatherer:
             names = (key.name for key in self._caches.rollouts if key.namespace == parsed.namespace)
             return any(label_value(name) == named for name in names)  # a label holds a long name shortened
 
-        return wayback.view(raw, record, parsed.name, exists)
+        kind = kind_of(record.kind)
+        return wayback.view(raw, record, parsed.name, exists, kind.lists if kind is not None else None)
 
     # --- jobs ---
 

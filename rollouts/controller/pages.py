@@ -6,22 +6,22 @@ from collections.abc import Iterable, Sequence
 
 from rollouts.analysis.sources.base import Endpoint as Page
 from rollouts.api.scalars import parse_time
-from rollouts.controller.pools import Endpoint
+from rollouts.objects.pods import Pod
 
 __all__ = ["metrics_pages"]
 
 
-def metrics_pages(pods: Iterable[Endpoint], ports: Sequence[int], namespace: str) -> list[Page]:
+def metrics_pages(pods: Iterable[Pod], ports: Sequence[int], namespace: str) -> list[Page]:
     """Every page of the pods, in their order. Whoever reads pages has them from here: a page has one name."""
     several = len(ports) > 1
     return [
         Page(
-            pod=f"{found.pod}:{port}" if several else found.pod,
+            pod=f"{found.name}:{port}" if several else found.name,
             ip=found.ip,
             port=port,
             started=_seconds(found.started),
             namespace=namespace,
-            of=found.pod if several else "",
+            of=found.name if several else "",
         )
         for found in pods
         for port in ports

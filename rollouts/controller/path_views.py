@@ -6,15 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 from rollouts.api.parsing import ParsedRollout
+from rollouts.carriers import Carrier
 from rollouts.controller.caches import Caches
-from rollouts.controller.carriers import Carrier, RouteCarrier
 from rollouts.controller.crashes import CrashSource, KubeletCrashes
 from rollouts.controller.pages import metrics_pages
 from rollouts.controller.pickers import Gateway, PickerHealth, PickerPaths, gateways_of
-from rollouts.controller.pools import Pool
 from rollouts.controller.probes import CanaryPods, PathProbes
 from rollouts.engine.observation import PoolView, ProbeView, TrafficView
 from rollouts.engine.types import Identity, RolloutStatus
+from rollouts.objects import kinds
+from rollouts.objects.pools import Pool
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["PathViews"]
@@ -22,9 +23,9 @@ __all__ = ["PathViews"]
 
 def _parents(raw: dict[str, Any] | None, carrier: Carrier | None, namespace: str) -> frozenset[Gateway]:
     """The gateways of the route as it is, and as its template will have them; none for model objects."""
-    if not isinstance(carrier, RouteCarrier):
+    if carrier is None or carrier.resource != kinds.HTTP_ROUTE:
         return frozenset()
-    template = carrier.target.template
+    template = carrier.route
     return gateways_of((raw or {}).get("spec"), namespace) | gateways_of(template, namespace)
 
 
@@ -82,7 +83,7 @@ class PathViews:
     ) -> ProbeView | None:
         """What is known of the probe of a Managed route's path."""
         key, canary = ObjectKey(parsed.namespace, parsed.name), parsed.status.canary
-        template = carrier.target.template if isinstance(carrier, RouteCarrier) else None
+        template = carrier.route if carrier is not None else None
         if self._probes is None or template is None or traffic is None or canary is None:
             return None
         pool = self._caches.pool(canary.identity.group, key.namespace, canary.identity.name)

@@ -16,7 +16,7 @@ from rollouts.api.analysis_models import RUN_LIST_LIMITS
 from rollouts.api.parsing import FINALIZER, ParsedRollout
 from rollouts.api.scalars import format_time, weight_json
 from rollouts.api.status import write_status
-from rollouts.controller import kinds
+from rollouts.carriers import kind_of
 from rollouts.controller.caches import Caches, owner_of
 from rollouts.controller.events import EventRecorder
 from rollouts.controller.observing import Gathered
@@ -51,6 +51,7 @@ from rollouts.kube.errors import (
     KubeError,
     NotFound,
 )
+from rollouts.objects import kinds
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic import wayback
 from rollouts.traffic.releasing import release
@@ -258,7 +259,9 @@ class Performer:
         """Lower the canary by the stored record: neither spec nor template has a part in it."""
         record = action.record
         found, key = gathered.ways[record], ObjectKey(gathered.parsed.namespace, record.name)
-        write = wayback.render(found.raw, record, action.limit) if found.raw is not None else None
+        kind = kind_of(record.kind)
+        lists = kind.lists if kind is not None else None
+        write = wayback.render(found.raw, record, action.limit, lists) if found.raw is not None else None
         if write is None:
             return []
         await self._demand_fresh(gathered, whatever_spec=True)

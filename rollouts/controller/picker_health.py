@@ -19,7 +19,7 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from rollouts.controller.pools import PickerPod
+from rollouts.objects.pods import PickerPod
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from rollouts.controller.caches import Caches
-from rollouts.controller.pools import ParentRefusal, PickerPod, Pool
 from rollouts.engine.observation import Blocker, PathView, PoolView
 from rollouts.engine.types import Identity
+from rollouts.objects.pods import PickerPod
+from rollouts.objects.pools import ParentRefusal, Pool
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = [
@@ -196,6 +197,6 @@ class PickerPaths:
         why = self._health.refused(follower, service, pods)
         if not why:
             return None
-        names = ", ".join(pod.pod for pod in pods[:_SHOWN])
+        names = ", ".join(pod.name for pod in pods[:_SHOWN])
         message = f"the endpoint picker of InferencePool {pool.name} ({names}) {why}: see its log"
         return Blocker(reason="PickerNotReady", message=message)

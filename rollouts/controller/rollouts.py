@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import structlog
 
+from rollouts.carriers import kind_of
 from rollouts.controller.dialects import Dialects
 from rollouts.controller.gates import UNCHECKED_REASON
 from rollouts.controller.metrics import ControllerMetrics
@@ -16,7 +17,6 @@ from rollouts.controller.performing import Performer, TrafficRefused
 from rollouts.engine.actions import Action, EmitEvent, Plan, SetFinalizer, WriteReason, WriteTraffic
 from rollouts.engine.observation import Observation, Problem, Refused
 from rollouts.engine.planning import plan
-from rollouts.engine.types import AdapterTraffic, AdapterTrafficKind
 from rollouts.kube.errors import Conflict, NotFound
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
@@ -66,8 +66,9 @@ class RolloutReconciler:
             self._metrics.forget(key.namespace, key.name)
             return None
         traffic = gathered.parsed.spec.traffic if gathered.parsed.spec is not None else None
-        if isinstance(traffic, AdapterTraffic) and traffic.kind is AdapterTrafficKind.INFERENCE_MODEL_REWRITE:
-            await self._dialects.learn(key.namespace, traffic.name)
+        kind = kind_of(traffic.kind) if traffic is not None else None
+        if traffic is not None and kind is not None and kind.has_dialects:
+            await self._dialects.learn(kind, key.namespace, traffic.name)
             gathered = self._gatherer.gather(key) or gathered
         # The rollout dict in hand is replaced key by key as writes succeed; the cache's stays untouched.
         gathered = replace(gathered, rollout=dict(gathered.rollout))

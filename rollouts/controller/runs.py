@@ -28,13 +28,13 @@ from rollouts.analysis.verdicts import asked_of, judge_value
 from rollouts.analysis.windows import too_early
 from rollouts.api.run_results import write_run_status
 from rollouts.api.runs import ParsedRun, parse_run
-from rollouts.controller import kinds
 from rollouts.controller.caches import Caches
 from rollouts.controller.comparing import Comparer, compared_phase
 from rollouts.controller.conditions import Conditions
 from rollouts.controller.performing import merge_patch
 from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import NotFound
+from rollouts.objects import kinds
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
 

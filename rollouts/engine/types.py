@@ -12,12 +12,13 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import NewType
 
+from rollouts.units import FULL, ZERO, Weight
+
 __all__ = [
     "FULL",
     "ZERO",
     "AbortRecord",
     "AdapterTraffic",
-    "AdapterTrafficKind",
     "AnalysisStep",
     "ArmCrashes",
     "BackgroundAnalysis",
@@ -62,12 +63,6 @@ __all__ = [
 ]
 
 RevisionHash = NewType("RevisionHash", str)
-
-Weight = NewType("Weight", int)
-"""Share of the canary in hundredths of a percent: 0 to 10,000."""
-
-ZERO = Weight(0)
-FULL = Weight(10_000)
 
 
 def format_weight(weight: Weight | None) -> str:
@@ -212,6 +207,7 @@ class TrafficMode(Enum):
 class HttpRouteTraffic:
     """``traffic.httpRoutes[0]``. Managed when a template is given. ``fingerprint`` covers the template."""
 
+    kind: str = "HTTPRoute"
     name: str
     mode: TrafficMode
     rule_names: tuple[str, ...] = ()
@@ -219,18 +215,11 @@ class HttpRouteTraffic:
     fingerprint: str = ""
 
 
-class AdapterTrafficKind(Enum):
-    """Objects that carry adapter weights."""
-
-    INFERENCE_MODEL = "InferenceModel"
-    INFERENCE_MODEL_REWRITE = "InferenceModelRewrite"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterTraffic:
-    """``traffic.inferenceModel`` or ``traffic.inferenceModelRewrite``."""
+    """The model object that ``traffic`` names. ``kind`` is its kind in the API: any that splits adapters."""
 
-    kind: AdapterTrafficKind
+    kind: str
     name: str
     model_name: str
     pool_name: str = ""

@@ -17,7 +17,6 @@ from typing import Any
 
 import structlog
 
-from rollouts.controller.pools import METRICS_PORT_ANNOTATION, read_pool
 from rollouts.kube.client import Resource
 from rollouts.kube.errors import AlreadyExists, KubeError, NotFound
 from rollouts.lab.controlplane.pods import PODS
@@ -25,6 +24,8 @@ from rollouts.lab.gateway.service import POOLS_V1, POOLS_V1ALPHA2
 from rollouts.lab.kubelet import Kubelet, LabPod, PodClient
 from rollouts.lab.loopback import loopback
 from rollouts.lab.processes import ChildProcess, ProcessStartError, free_port
+from rollouts.objects.pods import METRICS_PORT_ANNOTATION
+from rollouts.objects.pools import read_pool
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.reflector import Reflector, ReflectorConfig
 from rollouts.runtime.store import Store

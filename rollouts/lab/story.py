@@ -17,7 +17,6 @@ from typing import Any
 
 from rich.console import Console
 
-from rollouts.controller import kinds
 from rollouts.engine.types import Phase, RolloutStatus
 from rollouts.lab.environment import EXAMPLES, Lab, read_objects
 from rollouts.lab.telling import (
@@ -31,6 +30,7 @@ from rollouts.lab.telling import (
     until,
 )
 from rollouts.lab.traffic import Result, Traffic, TrafficSpec
+from rollouts.objects import kinds
 
 __all__ = ["Clients", "tell_analysis", "tell_base_model", "tell_hang"]
 

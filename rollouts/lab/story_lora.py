@@ -13,13 +13,13 @@ from typing import Any
 import aiohttp
 from rich.console import Console
 
-from rollouts.controller import kinds
 from rollouts.engine.types import Phase, RolloutStatus
 from rollouts.kube.client import Resource
 from rollouts.lab.environment import ADAPTERS, EXAMPLES, Lab, read_objects
 from rollouts.lab.loraclients import SteadyClient, count_sessions, exact_share
 from rollouts.lab.telling import NAMESPACE, StoryFailed, Teller, follow, kubectl, set_knobs
 from rollouts.lab.traffic import Traffic, TrafficSpec
+from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.reflector import Reflector
 from rollouts.runtime.store import Store

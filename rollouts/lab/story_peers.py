@@ -15,13 +15,13 @@ from typing import Any
 
 from rich.console import Console
 
-from rollouts.controller import kinds
 from rollouts.engine.types import Phase, RolloutStatus
 from rollouts.kube.client import PatchKind
 from rollouts.lab.environment import EXAMPLES, Lab, read_objects
 from rollouts.lab.gateway.likeness import GatewayLike
 from rollouts.lab.telling import NAMESPACE, StoryFailed, Teller, follow, until
 from rollouts.lab.traffic import Result, Traffic, TrafficSpec, Window
+from rollouts.objects import kinds
 
 __all__ = ["PLAYED", "tell_no_split", "tell_one_picker"]
 

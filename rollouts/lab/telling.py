@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.text import Text
 
 from rollouts.api.status import read_status
-from rollouts.controller import kinds
 from rollouts.engine.types import Phase, RolloutStatus, format_weight
 from rollouts.kube.errors import KubeError
 from rollouts.lab.environment import Lab
+from rollouts.objects import kinds
 
 __all__ = [
     "NAMESPACE",

@@ -10,11 +10,11 @@ from typing import Any
 
 import click
 
+from rollouts.picker.core.routing import Unready
 from rollouts.picker.filesource import ObjectsUnreadable
 from rollouts.picker.main import run
 from rollouts.picker.memory import DEFAULT_LIMIT, budget_of
 from rollouts.picker.memory import memory_limit as cgroup_limit
-from rollouts.picker.routing import Unready
 from rollouts.terminal import console, document, printable, say
 
 __all__ = ["picker", "picker_check"]

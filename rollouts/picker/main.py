@@ -16,14 +16,14 @@ import structlog
 
 from rollouts.kube.client import KubeClient
 from rollouts.picker.allocator import keep_freed_memory, release_freed_memory
+from rollouts.picker.core.objects import PoolName, read_snapshot
+from rollouts.picker.core.ports import BufferBudget
+from rollouts.picker.core.routing import Router, Unready
+from rollouts.picker.core.schedule import Scheduler
 from rollouts.picker.credentials import credentials_from_files, self_signed_credentials
 from rollouts.picker.exposition import MetricsServer
 from rollouts.picker.filesource import FileSource
 from rollouts.picker.metrics import PickerMetrics
-from rollouts.picker.objects import PoolName, read_snapshot
-from rollouts.picker.ports import BufferBudget
-from rollouts.picker.routing import Router, Unready
-from rollouts.picker.schedule import Scheduler
 from rollouts.picker.scraper import Scraper
 from rollouts.picker.server import PickerServer, ServerConfig
 

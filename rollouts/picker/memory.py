@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rollouts.picker.ports import BufferBudget
+from rollouts.picker.core.ports import BufferBudget
 
 __all__ = ["DEFAULT_LIMIT", "budget_of", "memory_limit"]
 

@@ -17,8 +17,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from rollouts.picker.measure import Ending, Measurement
-from rollouts.picker.routing import Decision, Refusal, Router
+from rollouts.picker.core.measure import Ending, Measurement
+from rollouts.picker.core.routing import Decision, Refusal, Router
 
 __all__ = ["MAX_MODELS", "PickerMetrics"]
 

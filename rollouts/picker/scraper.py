@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import aiohttp
 import structlog
 
-from rollouts.picker.endpoints import Endpoint
-from rollouts.picker.schedule import Scheduler
-from rollouts.picker.scrape import ScrapeConfig, parse_metrics, parse_models, wait_for
+from rollouts.picker.core.endpoints import Endpoint
+from rollouts.picker.core.schedule import Scheduler
+from rollouts.picker.core.scrape import ScrapeConfig, parse_metrics, parse_models, wait_for
 
 __all__ = ["Scraper"]
 

@@ -22,10 +22,10 @@ import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from rollouts.picker.encoding import encode
-from rollouts.picker.ports import BufferBudget, Observer, Routing
-from rollouts.picker.protocol import Exchange, ProtocolError
-from rollouts.picker.wire import WireError, decode
+from rollouts.picker.core.encoding import encode
+from rollouts.picker.core.ports import BufferBudget, Observer, Routing
+from rollouts.picker.core.protocol import Exchange, ProtocolError
+from rollouts.picker.core.wire import WireError, decode
 
 __all__ = ["EXT_PROC_SERVICE", "HEALTH_NAMES", "LIVENESS", "PickerServer", "ServerConfig"]
 

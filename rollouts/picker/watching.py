@@ -12,6 +12,7 @@ from typing import Any
 
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.kube.http import open_client
+from rollouts.objects import kinds
 from rollouts.runtime.clock import Clock, SystemClock
 from rollouts.runtime.objects import ObjectKey
 from rollouts.runtime.reflector import Reflector
@@ -20,13 +21,12 @@ from rollouts.runtime.store import Store
 __all__ = ["RESOURCES", "WatchSource", "connect"]
 
 RESOURCES = (
-    Resource("inference.networking.k8s.io", "v1", "inferencepools", "InferencePool"),
-    Resource("inference.networking.x-k8s.io", "v1alpha2", "inferencepools", "InferencePool"),
-    Resource("", "v1", "pods", "Pod"),
-    Resource("inference.networking.x-k8s.io", "v1alpha2", "inferencemodels", "InferenceModel"),
-    Resource("inference.networking.x-k8s.io", "v1alpha2", "inferencemodelrewrites", "InferenceModelRewrite"),
-    Resource("llm-d.ai", "v1alpha2", "inferencemodelrewrites", "InferenceModelRewrite"),
-    Resource("inferencerollouts.dev", "v1alpha1", "rollouts", "Rollout"),
+    *kinds.POOLS,
+    kinds.POD,
+    kinds.INFERENCE_MODEL,
+    kinds.REWRITE_X,
+    kinds.REWRITE_LLMD,
+    kinds.ROLLOUT,
 )
 """Every kind that is read, in every dialect."""
 

@@ -6,13 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rollouts.engine.types import HttpRouteTraffic, Identity, TrafficMode
-from rollouts.traffic.fields import covers, list_of, map_of, text_of, weight_of
+from rollouts.objects.fields import list_of, map_of, text_of
+from rollouts.objects.pools import POOL_GROUPS, POOL_KIND
+from rollouts.traffic.fields import covers, weight_of
 from rollouts.traffic.headers import is_header_rule
 
 __all__ = [
     "DEFAULT_PORT",
-    "POOL_GROUPS",
-    "POOL_KIND",
     "backend_ref",
     "backend_refs",
     "chosen_rules",
@@ -24,8 +24,6 @@ __all__ = [
     "same_structure",
 ]
 
-POOL_KIND = "InferencePool"
-POOL_GROUPS = ("inference.networking.k8s.io", "inference.networking.x-k8s.io")
 DEFAULT_PORT = 8000
 """Gateways take the port from the pool; it is written out because GitOps tools show defaults as drift."""
 

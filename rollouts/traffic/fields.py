@@ -1,44 +1,24 @@
-"""Reading raw objects without trusting them: a wrong type reads as absent, nothing raises."""
+"""What every traffic object has: weights, a claim, a last writer. A wrong type reads as absent, nothing raises."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from rollouts.engine.observation import Claim
 from rollouts.engine.types import TrafficMode
+from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
 from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, label_value
+from rollouts.units import entry_weight
 
 __all__ = [
     "claim_of",
     "covers",
     "last_writer",
-    "list_of",
-    "map_of",
-    "metadata_of",
     "nested_deeper",
-    "text_of",
     "weight_of",
 ]
-
-_WEIGHT_LIMIT = 10**9
-"""Above every legal weight: a number beyond it is as good as none."""
-
-
-def map_of(value: Any) -> Mapping[str, Any]:
-    """``value`` when it is a map, else an empty one."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def list_of(value: Any) -> Sequence[Any]:
-    """``value`` when it is a list, else an empty one."""
-    return value if isinstance(value, list) else ()
-
-
-def text_of(value: Any) -> str:
-    """``value`` when it is a string, else the empty one."""
-    return value if isinstance(value, str) else ""
 
 
 def nested_deeper(value: Any, limit: int) -> bool:
@@ -54,16 +34,9 @@ def nested_deeper(value: Any, limit: int) -> bool:
     return True
 
 
-def metadata_of(obj: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The object's metadata."""
-    return map_of(obj.get("metadata"))
-
-
 def weight_of(entry: Any) -> int:
-    """Weight of an entry; 1 when omitted or no weight at all (the default of Gateway API)."""
-    value = map_of(entry).get("weight", 1)
-    legal = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _WEIGHT_LIMIT
-    return value if legal else 1
+    """Weight of an entry, by the one reading of weights (``units.entry_weight``)."""
+    return entry_weight(map_of(entry).get("weight"))
 
 
 def claim_of(obj: Mapping[str, Any], mode: TrafficMode, rollout: str) -> tuple[Claim, str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from rollouts.engine.probing import PROBE_ROUTE
 from rollouts.engine.types import HeaderMatch, HeaderMatchType, HeaderRouteStep
-from rollouts.traffic.fields import list_of, map_of, text_of
+from rollouts.objects.fields import list_of, map_of, text_of
 
 __all__ = ["header_rules", "is_header_rule", "read_header_routes"]
 

@@ -14,10 +14,10 @@ from typing import Any
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import Problem
 from rollouts.engine.types import ZERO, HttpRouteTraffic, Identity, TrafficMode
+from rollouts.objects.fields import map_of, metadata_of, text_of
+from rollouts.objects.pools import POOL_KIND
 from rollouts.traffic.backends import (
     DEFAULT_PORT,
-    POOL_GROUPS,
-    POOL_KIND,
     backend_ref,
     backend_refs,
     chosen_rules,
@@ -26,13 +26,13 @@ from rollouts.traffic.backends import (
     rule_name,
     rules_of,
 )
-from rollouts.traffic.fields import covers, map_of, metadata_of, nested_deeper, text_of, weight_of
+from rollouts.traffic.fields import covers, nested_deeper, weight_of
 from rollouts.traffic.headers import header_rules
 from rollouts.traffic.reading import KIND, Reader, view
 from rollouts.traffic.weights import WeightTooLarge, split
 from rollouts.traffic.writes import ROLLOUT_LABEL, Apply, JsonPatch, Refusal, Write, label_value
 
-__all__ = ["KIND", "POOL_GROUPS", "Reader", "Target", "render", "template_problems", "view"]
+__all__ = ["KIND", "Reader", "Target", "render", "template_problems", "view"]
 
 Object = Mapping[str, Any]
 

@@ -12,7 +12,9 @@ from typing import Any
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import TrafficView
 from rollouts.engine.types import AdapterTraffic, TrafficMode
-from rollouts.traffic.fields import list_of, map_of
+from rollouts.objects.fields import list_of, map_of
+from rollouts.objects.models import MODEL_GROUP
+from rollouts.objects.models import MODEL_KIND as KIND
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.targets import (
     ModelTarget,
@@ -31,8 +33,7 @@ __all__ = ["API_VERSION", "KIND", "ModelTarget", "render", "view"]
 
 Object = Mapping[str, Any]
 
-KIND = "InferenceModel"
-API_VERSION = "inference.networking.x-k8s.io/v1alpha2"
+API_VERSION = f"{MODEL_GROUP}/v1alpha2"
 _LIST = "targetModels"
 _KEY = "name"
 

@@ -15,7 +15,9 @@ from typing import Any
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import TrafficView
 from rollouts.engine.types import AdapterTraffic, TrafficMode
-from rollouts.traffic.fields import list_of, map_of, text_of
+from rollouts.objects.fields import list_of, map_of
+from rollouts.objects.models import REWRITE_KIND as KIND
+from rollouts.objects.models import rewrite_rules
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.targets import (
     ModelTarget,
@@ -34,7 +36,6 @@ __all__ = ["KIND", "Dialect", "ModelTarget", "TargetField", "chosen_models", "re
 
 Object = Mapping[str, Any]
 
-KIND = "InferenceModelRewrite"
 _KEY = "modelRewrite"
 
 
@@ -57,16 +58,9 @@ def _rules(obj: Object) -> Sequence[Any]:
     return list_of(map_of(obj.get("spec")).get("rules"))
 
 
-def _models(rule: Any) -> list[str]:
-    """Exact model names that the rule matches; "" stands for anything else."""
-    matches = [map_of(map_of(match).get("model")) for match in list_of(map_of(rule).get("matches"))]
-    exact = ("Exact", None)
-    return [text_of(model.get("value")) if model.get("type") in exact else "" for model in matches]
-
-
 def chosen_models(obj: Object, model: str) -> list[int]:
     """Indices of the rules that match the model's name and nothing else."""
-    return [index for index, rule in enumerate(_rules(obj)) if set(_models(rule)) == {model}]
+    return [index for index, rule in enumerate(rewrite_rules(obj)) if set(rule.models) == {model}]
 
 
 def view(obj: Object | None, spec: AdapterTraffic, dialect: Dialect, reader: Reader) -> TrafficView:

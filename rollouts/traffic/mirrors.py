@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rollouts.objects.fields import list_of, map_of, text_of
 from rollouts.traffic.backends import backend_refs, rules_of
-from rollouts.traffic.fields import list_of, map_of, text_of
 
 __all__ = ["Mirror", "keeps_sessions", "mirrors_of"]
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rollouts.engine.observation import ParentsView
-from rollouts.traffic.fields import list_of, map_of, metadata_of, text_of
+from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
 
 __all__ = ["parents_view"]
 

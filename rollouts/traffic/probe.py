@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rollouts.objects.fields import list_of, map_of, text_of
 from rollouts.traffic.backends import rules_of
-from rollouts.traffic.fields import list_of, map_of, text_of
 
 __all__ = ["MODELS_PATH", "ProbeRequest", "probe_request"]
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from rollouts.engine.observation import RuleView, TrafficView
 from rollouts.engine.types import HttpRouteTraffic, Identity, TrafficMode
+from rollouts.objects.fields import map_of, metadata_of, text_of
 from rollouts.traffic.backends import chosen_rules, pools_of, rule_name, rules_of, same_structure
-from rollouts.traffic.fields import claim_of, last_writer, map_of, metadata_of, text_of
+from rollouts.traffic.fields import claim_of, last_writer
 from rollouts.traffic.headers import read_header_routes
 from rollouts.traffic.parents import parents_view
 from rollouts.traffic.writes import APPLIED_BY, ROLLOUT_LABEL, label_value

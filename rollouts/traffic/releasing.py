@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rollouts.traffic.fields import map_of, metadata_of
+from rollouts.objects.fields import map_of, metadata_of
 from rollouts.traffic.targets import guarded
 from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, JsonPatch
 

@@ -13,7 +13,9 @@ from typing import Any
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import RuleView, TrafficView
 from rollouts.engine.types import AdapterTraffic, Identity, TrafficMode
-from rollouts.traffic.fields import claim_of, last_writer, map_of, metadata_of, text_of, weight_of
+from rollouts.objects.fields import map_of, metadata_of, text_of
+from rollouts.objects.models import Split
+from rollouts.traffic.fields import claim_of, last_writer
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.weights import split
 from rollouts.traffic.writes import ROLLOUT_LABEL, JsonPatch, label_value
@@ -63,10 +65,9 @@ def mode_of(obj: Object | None, rollout: str) -> TrafficMode:
 def weights_of(entries: Sequence[Any], key: str, model: str) -> dict[Identity, int]:
     """Weight of each target in the order written; ``key`` is the field with its name."""
     found: dict[Identity, int] = {}
-    for entry in map(map_of, entries):
-        name = text_of(entry.get(key))
+    for name, weight in Split(entries, key).weights():
         if name:
-            found[adapter(name)] = found.get(adapter(name), 0) + weight_of(entry)
+            found[adapter(name)] = found.get(adapter(name), 0) + weight
     return found or {adapter(model): 1}
 
 
@@ -99,7 +100,7 @@ def view_targets(
     claim, claimed_by = claim_of(obj, mode, reader.rollout)
     writer, written_at = last_writer(obj, field, reader.field_manager)
     return TrafficView(
-        kind=spec.kind.value,
+        kind=spec.kind,
         name=spec.name,
         mode=mode,
         exists=True,

@@ -16,14 +16,15 @@ from typing import Any
 
 from rollouts.engine.observation import Claim, WayView
 from rollouts.engine.types import FULL, ZERO, EntryRef, Identity, WayBack, Weight
-from rollouts.traffic.backends import POOL_GROUPS, POOL_KIND
-from rollouts.traffic.fields import claim_of, list_of, map_of, metadata_of, text_of, weight_of
+from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
+from rollouts.objects.pools import POOL_GROUPS, POOL_KIND
+from rollouts.traffic.fields import claim_of, weight_of
 from rollouts.traffic.headers import is_header_rule
 from rollouts.traffic.targets import guarded
 from rollouts.traffic.weights import MAX_WEIGHT
 from rollouts.traffic.writes import JsonPatch
 
-__all__ = ["entry_of", "propose", "render", "view"]
+__all__ = ["EntryList", "Lists", "entry_of", "lists_of", "propose", "render", "view"]
 
 Object = Mapping[str, Any]
 
@@ -36,12 +37,21 @@ _DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class _Rule:
-    """One list of weighted entries: its JSON pointer, the entries, and what else its rule says."""
+class EntryList:
+    """One list of weighted entries: its JSON pointer, the entries, and what else its rule says.
+
+    ``key`` is the field of an entry that names its target, where weight 0 is illegal and an arm without weight leaves
+    the list; empty where entries stay (backendRefs).
+    """
 
     path: str
     entries: Sequence[Any]
     rule: Mapping[str, Any]
+    key: str = ""
+
+
+Lists = Callable[[Object], list[EntryList]]
+"""How the lists of a kind are found; ``lists_of`` knows those of HTTPRoutes and of model objects."""
 
 
 # --- what a record says -----------------------------------------------------------------------------
@@ -52,7 +62,9 @@ def entry_of(identity: Identity, port: int | None = None) -> EntryRef:
     return EntryRef(kind=identity.kind, name=identity.name, group=identity.group, port=port)
 
 
-def propose(obj: Object | None, record: WayBack, chosen: Collection[int] | None) -> WayBack:
+def propose(
+    obj: Object | None, record: WayBack, chosen: Collection[int] | None, lists: Lists | None = None
+) -> WayBack:
     """``record`` completed from the live object: ports, our part of the rules, and the rules that are not ours.
 
     ``chosen`` are the indices of the rules that are ours to weigh; None: all that there are.
@@ -60,7 +72,7 @@ def propose(obj: Object | None, record: WayBack, chosen: Collection[int] | None)
     if obj is None:
         return record
     share, spared, port = ZERO, list[str](), None
-    for index, rule in enumerate(_rules(obj)):
+    for index, rule in enumerate((lists or lists_of)(obj)):
         if is_header_rule(rule.rule):
             continue
         roles = _Roles(rule.entries, record, _namespace(obj))
@@ -84,14 +96,20 @@ def propose(obj: Object | None, record: WayBack, chosen: Collection[int] | None)
 # --- what the live object says ----------------------------------------------------------------------
 
 
-def view(obj: Object | None, record: WayBack, rollout: str, exists: Callable[[str], bool]) -> WayView:
+def view(
+    obj: Object | None,
+    record: WayBack,
+    rollout: str,
+    exists: Callable[[str], bool],
+    lists: Lists | None = None,
+) -> WayView:
     """The engine's view. ``exists`` tells whether a Rollout of that name is there. Never raises."""
     if obj is None:
         return WayView(exists=False)
     claim, named = claim_of(obj, record.mode, rollout)
     if claim is Claim.OTHER and not exists(named):
         claim, named = Claim.UNCLAIMED, ""
-    carrying = list(_carrying(obj, record))
+    carrying = list(_carrying(obj, record, lists))
     return WayView(
         exists=True,
         resource_version=text_of(metadata_of(obj).get("resourceVersion")),
@@ -138,29 +156,31 @@ class _Roles:
         return Fraction(self.canary_weight, self.ours)
 
 
-def _carrying(obj: Object, record: WayBack) -> Iterator[tuple[_Rule, _Roles]]:
+def _carrying(obj: Object, record: WayBack, lists: Lists | None) -> Iterator[tuple[EntryList, _Roles]]:
     """Rules of ours in which the canary has weight."""
     namespace = _namespace(obj)
-    for rule in _rules(obj):
+    for rule in (lists or lists_of)(obj):
         roles = _Roles(rule.entries, record, namespace)
         if roles.canary_weight and _fingerprint(rule.rule) not in record.spared:
             yield rule, roles
 
 
-def _rules(obj: Object) -> list[_Rule]:
+def lists_of(obj: Object) -> list[EntryList]:
+    """The lists of an HTTPRoute, an InferenceModel or an InferenceModelRewrite, told by their fields. Never raises."""
     spec = map_of(obj.get("spec"))
     if "modelName" in spec:
         # Without a list the name that clients ask for is the one target.
         entries = list_of(spec.get("targetModels")) or [{"name": spec["modelName"], "weight": 1}]
-        return [_Rule("/spec/targetModels", entries, {})]
+        return [EntryList("/spec/targetModels", entries, {}, "name")]
     found = []
     for index, rule in enumerate(map(map_of, list_of(spec.get("rules")))):
         for field in ("backendRefs", "targets", "split"):
             if field in rule:
-                found.append(_Rule(f"/spec/rules/{index}/{field}", list_of(rule[field]), rule))
+                key = "" if field == "backendRefs" else "modelRewrite"
+                found.append(EntryList(f"/spec/rules/{index}/{field}", list_of(rule[field]), rule, key))
                 break
         else:
-            found.append(_Rule(f"/spec/rules/{index}/backendRefs", (), rule))
+            found.append(EntryList(f"/spec/rules/{index}/backendRefs", (), rule))
     return found
 
 
@@ -204,27 +224,25 @@ def _is_like(entry: Any, ref: EntryRef, namespace: str) -> bool:
 # --- the write ---------------------------------------------------------------------------------------
 
 
-def render(obj: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
+def render(obj: Object, record: WayBack, limit: Weight, lists: Lists | None = None) -> JsonPatch | None:
     """The patch that lowers the canary to ``limit`` wherever it has more; None where it has not.
 
     Touches weights of our two arms alone; a rule that lost stable's entry gets the recorded one back. Header rules of
     ours are the canary's alone: they are taken out with the last of its weight.
     """
     operations, removals = list[dict[str, Any]](), list[dict[str, Any]]()
-    for rule, roles in _carrying(obj, record):
+    for rule, roles in _carrying(obj, record, lists):
         if is_header_rule(rule.rule):
             removals = [*_removal(rule), *removals] if limit <= ZERO else []
         elif roles.share > Fraction(limit, FULL):
             stable, canary = _lowered(roles, record, limit)
-            if record.kind == "HTTPRoute":
-                operations += _weights(rule, roles, record, stable, canary)
-            else:
-                operations += _list(rule, roles, record, stable, canary)
+            write = _list if rule.key else _weights
+            operations += write(rule, roles, record, stable, canary)
     operations += removals
     return guarded(obj, *operations) if operations else None
 
 
-def _removal(rule: _Rule) -> list[dict[str, Any]]:
+def _removal(rule: EntryList) -> list[dict[str, Any]]:
     """Take a whole rule out; later ones first, since each moves those behind it."""
     path = rule.path.rsplit("/", 1)[0]
     return [
@@ -243,7 +261,9 @@ def _lowered(roles: _Roles, record: WayBack, limit: Weight) -> tuple[int, int]:
     return joint - canary, canary
 
 
-def _weights(rule: _Rule, roles: _Roles, record: WayBack, stable: int, canary: int) -> list[dict[str, Any]]:
+def _weights(
+    rule: EntryList, roles: _Roles, record: WayBack, stable: int, canary: int
+) -> list[dict[str, Any]]:
     """Operations on the weights of backendRefs, each behind a test of the entry's name."""
     wanted = dict.fromkeys((*roles.stable, *roles.canary), 0)
     wanted[roles.canary[0]] = canary
@@ -280,7 +300,7 @@ def _stable_ref(record: WayBack, neighbour: Mapping[str, Any]) -> dict[str, Any]
     return ref if port is None else {**ref, "port": port}
 
 
-def _list(rule: _Rule, roles: _Roles, record: WayBack, stable: int, canary: int) -> list[dict[str, Any]]:
+def _list(rule: EntryList, roles: _Roles, record: WayBack, stable: int, canary: int) -> list[dict[str, Any]]:
     """The list of a model object anew: weight 0 is illegal there, an arm without weight is left out."""
     first = {**dict.fromkeys(roles.stable[:1], stable), **dict.fromkeys(roles.canary[:1], canary)}
     mine = {*roles.stable, *roles.canary}
@@ -291,8 +311,7 @@ def _list(rule: _Rule, roles: _Roles, record: WayBack, stable: int, canary: int)
         if place not in mine or first.get(place)
     ]
     if not roles.stable:
-        key = "name" if record.kind == "InferenceModel" else "modelRewrite"
-        entries.append({key: record.stable.name, "weight": stable})
+        entries.append({rule.key: record.stable.name, "weight": stable})
     operations: list[dict[str, Any]] = []
     if "matches" in rule.rule:
         parent = rule.path.rsplit("/", 1)[0]

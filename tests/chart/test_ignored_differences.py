@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from rollouts.cli.gitops_ignored import IGNORED, ignore_key
-from rollouts.controller import kinds
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.types import FULL, AdapterTraffic, AdapterTrafficKind, Identity, Weight
 from rollouts.kube.client import Resource
+from rollouts.objects import kinds
 from rollouts.traffic import httproute, inference_model, inference_model_rewrite
 from rollouts.traffic.inference_model_rewrite import Dialect, TargetField
 from rollouts.traffic.targets import ModelTarget, adapter

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rollouts.controller.kinds import GROUP, ROLLOUT
+from rollouts.objects.kinds import GROUP, ROLLOUT
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "inference-rollouts"
 DATA: dict[str, str] = yaml.safe_load((CHART / "argocd/notifications-cm-snippet.yaml").read_text("utf-8"))[

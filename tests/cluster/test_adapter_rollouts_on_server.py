@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from rollouts.api.crds import all_crds
-from rollouts.controller import kinds
 from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.app import Controller
 from rollouts.controller.settings import Settings
@@ -20,6 +19,7 @@ from rollouts.lab.controlplane import create_ready_pod, install_crds, install_up
 from rollouts.lab.controlplane.upstream import Upstream
 from rollouts.lab.loopback import loopback
 from rollouts.lab.vllm import Fleet, PodSpec
+from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
 from tests.kit.polling import eventually

@@ -13,10 +13,10 @@ import pytest
 from rollouts.api.crds import all_crds
 from rollouts.api.parsing import parse_rollout
 from rollouts.api.runs import parse_run, parse_template
-from rollouts.controller import kinds
 from rollouts.kube.errors import Invalid, KubeError
 from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import install_crds
+from rollouts.objects import kinds
 from tests.kit.admission import written
 
 pytestmark = [pytest.mark.cluster]

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from rollouts.api.crds import all_crds
-from rollouts.controller import kinds
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.lab.controlplane import install_crds, install_upstream_crds
+from rollouts.objects import kinds
 from tests.kit.argodiff import merged_differences, server_side_differences
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

@@ -12,13 +12,13 @@ import pytest
 
 from rollouts.api.crds import all_crds
 from rollouts.api.parsing import COMMAND_ANNOTATION
-from rollouts.controller import kinds
 from rollouts.controller.app import Controller
 from rollouts.controller.settings import Settings
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import Forbidden, NotFound
 from rollouts.lab.controlplane import create_ready_pod, install_crds, install_upstream_crds
 from rollouts.lab.loopback import loopback
+from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
 from rollouts.traffic.fields import covers
 from tests.kit.helm import built_helm, render_chart

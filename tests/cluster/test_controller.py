@@ -14,15 +14,16 @@ import pytest
 
 from rollouts.api.crds import all_crds
 from rollouts.api.parsing import COMMAND_ANNOTATION
-from rollouts.controller import kinds
 from rollouts.controller.app import Controller
 from rollouts.controller.settings import Settings
-from rollouts.kube.client import PatchKind, Resource
+from rollouts.kube.client import PatchKind
 from rollouts.kube.connection import Request
 from rollouts.kube.errors import KubeError
 from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import create_ready_pod, install_crds, install_upstream_crds
+from rollouts.lab.controlplane.upstream import POLICIES, POLICY_BINDINGS
 from rollouts.lab.loopback import loopback
+from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
 from tests.kit.argodiff import MANAGER, merged_differences, server_side_differences
 from tests.kit.polling import eventually
@@ -410,13 +411,6 @@ async def test_objects_nested_without_end_hold_up_no_other_and_are_told_so(kube,
 # --- the way back ----------------------------------------------------------------------------------
 
 OPEN_RULE: Object = {"matches": [{"path": {"type": "PathPrefix", "value": "/made"}}]}
-_POLICIES = "admissionregistration.k8s.io"
-POLICY = Resource(
-    _POLICIES, "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", namespaced=False
-)
-BINDING = Resource(
-    _POLICIES, "v1", "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding", namespaced=False
-)
 
 
 async def half_way(kube: HttpKubeClient, namespace: str, look: Look) -> None:
@@ -493,7 +487,7 @@ async def freeze(kube: HttpKubeClient, namespace: str) -> None:
         "resources": ["httproutes"],
     }
     policy = {
-        "apiVersion": f"{_POLICIES}/v1",
+        "apiVersion": POLICIES.api_version,
         "kind": "ValidatingAdmissionPolicy",
         "metadata": {"name": name},
         "spec": {
@@ -503,13 +497,13 @@ async def freeze(kube: HttpKubeClient, namespace: str) -> None:
     }
     here = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
     binding = {
-        "apiVersion": f"{_POLICIES}/v1",
+        "apiVersion": POLICIES.api_version,
         "kind": "ValidatingAdmissionPolicyBinding",
         "metadata": {"name": name},
         "spec": {"policyName": name, "validationActions": ["Deny"], "matchResources": here},
     }
-    await kube.create(POLICY, None, policy)
-    await kube.create(BINDING, None, binding)
+    await kube.create(POLICIES, None, policy)
+    await kube.create(POLICY_BINDINGS, None, binding)
 
     async def refuses() -> bool:
         touch = {"metadata": {"annotations": {"touched": "yes"}}}
@@ -542,7 +536,7 @@ async def test_an_abort_that_a_policy_refuses_is_said_to_be_refused_and_done_whe
         assert (conditions["TrafficApplied"], conditions["Ready"]) == ("False", "False")
         assert await look.events("TrafficRefused")
 
-        await kube.delete(BINDING, None, f"frozen-{world}")
+        await kube.delete(POLICY_BINDINGS, None, f"frozen-{world}")
 
         async def done() -> bool:
             return (await look.status())["lastCommand"]["result"] == "Done"
@@ -569,7 +563,7 @@ async def test_a_refused_restore_keeps_the_deleted_rollout_until_a_person_lets_i
 
         await eventually(gone, timeout=20)
         assert await look.weights("made") == [50, 50]
-        await kube.delete(BINDING, None, f"frozen-{world}")
+        await kube.delete(POLICY_BINDINGS, None, f"frozen-{world}")
 
 
 async def test_what_somebody_did_to_a_run_holds_a_gate_up_and_never_an_abort(kube, world):

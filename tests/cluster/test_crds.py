@@ -11,11 +11,11 @@ import pytest
 
 from rollouts.api.crds import all_crds
 from rollouts.api.parsing import parse_rollout
-from rollouts.controller import kinds
 from rollouts.kube.client import PatchKind
 from rollouts.kube.errors import Invalid
 from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import install_crds
+from rollouts.objects import kinds
 
 pytestmark = [pytest.mark.cluster]
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from rollouts.api.crds import all_crds
-from rollouts.controller import kinds
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import KubeError
 from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import install_crds, install_upstream_crds
+from rollouts.objects import kinds
 from tests.kit.clock import VirtualClock
 from tests.kit.faults.cluster import NAMESPACE, Cluster
 from tests.kit.faults.edited import EDITED

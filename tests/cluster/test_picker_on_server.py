@@ -11,13 +11,13 @@ from click.testing import CliRunner
 
 from rollouts.api.crds import all_crds
 from rollouts.cli.main import main
-from rollouts.controller import kinds
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import Forbidden
 from rollouts.lab.controlplane import create_ready_pod, install_crds, install_upstream_crds
 from rollouts.lab.loopback import loopback
+from rollouts.objects import kinds
+from rollouts.picker.core.objects import PoolName
 from rollouts.picker.main import Picker, PickerConfig
-from rollouts.picker.objects import PoolName
 from rollouts.traffic.fields import covers
 from tests.kit.helm import built_helm, render_chart
 from tests.kit.polling import eventually

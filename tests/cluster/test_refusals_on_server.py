@@ -23,11 +23,12 @@ from rollouts.kube.credentials import load_credentials
 from rollouts.kube.errors import Forbidden, Invalid
 from rollouts.kube.http import HttpKubeClient, open_client
 from rollouts.lab.controlplane import ControlPlane, Upstream, install_crds
-from rollouts.lab.controlplane.upstream import upstream_crds
+from rollouts.lab.controlplane.upstream import POLICIES, POLICY_BINDINGS, upstream_crds
 from rollouts.lab.kubeconfig import write_kubeconfig
 from rollouts.lab.memoryapi import MemoryApi
 from rollouts.lab.memoryapi.admission import Policy
 from rollouts.lab.memoryapi.server import MemoryApiServer
+from tests.kit.crds import crd
 from tests.kit.polling import eventually
 
 Object = dict[str, Any]
@@ -35,94 +36,58 @@ Object = dict[str, Any]
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120)]
 
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
-_ADMISSION = "admissionregistration.k8s.io"
-POLICIES = Resource(
-    _ADMISSION, "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", namespaced=False
-)
-BINDINGS = Resource(
-    _ADMISSION,
-    "v1",
-    "validatingadmissionpolicybindings",
-    "ValidatingAdmissionPolicyBinding",
-    namespaced=False,
-)
 ROUTES = Resource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
 GADGETS = Resource("refusals.test", "v1", "gadgets", "Gadget")
 _TEXT: Object = {"type": "string"}
-GADGET_CRD: Object = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "gadgets.refusals.test"},
-    "spec": {
-        "group": "refusals.test",
-        "scope": "Namespaced",
-        "names": {"plural": "gadgets", "kind": "Gadget"},
-        "versions": [
-            {
-                "name": "v1",
-                "served": True,
-                "storage": True,
-                "subresources": {"status": {}},
-                "schema": {
-                    "openAPIV3Schema": {
-                        "type": "object",
-                        "properties": {
-                            "spec": {
-                                "type": "object",
-                                "required": ["size"],
-                                "properties": {
-                                    "size": {"type": "integer", "minimum": 1, "maximum": 9},
-                                    "share": {"type": "number", "minimum": 0},
-                                    "color": {"type": "string", "enum": ["red", "blue"]},
-                                    "code": {
-                                        "type": "string",
-                                        "pattern": "^[a-z]+$",
-                                        "maxLength": 5,
-                                        "minLength": 2,
-                                    },
-                                    "on": {"type": "boolean"},
-                                    "fixed": {
-                                        "type": "string",
-                                        "x-kubernetes-validations": [
-                                            {"rule": "self == oldSelf", "message": "fixed is immutable"}
-                                        ],
-                                    },
-                                    "parts": {
-                                        "type": "array",
-                                        "maxItems": 2,
-                                        "minItems": 1,
-                                        "items": {
-                                            "type": "object",
-                                            "required": ["name"],
-                                            "properties": {"name": _TEXT, "count": {"type": "integer"}},
-                                        },
-                                    },
-                                    "tags": {
-                                        "type": "array",
-                                        "x-kubernetes-list-type": "map",
-                                        "x-kubernetes-list-map-keys": ["key"],
-                                        "items": {
-                                            "type": "object",
-                                            "required": ["key"],
-                                            "properties": {"key": _TEXT, "value": _TEXT},
-                                        },
-                                    },
-                                    "names": {
-                                        "type": "array",
-                                        "x-kubernetes-list-type": "set",
-                                        "items": _TEXT,
-                                    },
-                                    "sizes": {"type": "object", "additionalProperties": {"type": "integer"}},
-                                },
-                            },
-                            "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
-                        },
-                    }
+GADGET_CRD = crd(
+    GADGETS,
+    {
+        "type": "object",
+        "required": ["size"],
+        "properties": {
+            "size": {"type": "integer", "minimum": 1, "maximum": 9},
+            "share": {"type": "number", "minimum": 0},
+            "color": {"type": "string", "enum": ["red", "blue"]},
+            "code": {
+                "type": "string",
+                "pattern": "^[a-z]+$",
+                "maxLength": 5,
+                "minLength": 2,
+            },
+            "on": {"type": "boolean"},
+            "fixed": {
+                "type": "string",
+                "x-kubernetes-validations": [{"rule": "self == oldSelf", "message": "fixed is immutable"}],
+            },
+            "parts": {
+                "type": "array",
+                "maxItems": 2,
+                "minItems": 1,
+                "items": {
+                    "type": "object",
+                    "required": ["name"],
+                    "properties": {"name": _TEXT, "count": {"type": "integer"}},
                 },
-            }
-        ],
+            },
+            "tags": {
+                "type": "array",
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["key"],
+                "items": {
+                    "type": "object",
+                    "required": ["key"],
+                    "properties": {"key": _TEXT, "value": _TEXT},
+                },
+            },
+            "names": {
+                "type": "array",
+                "x-kubernetes-list-type": "set",
+                "items": _TEXT,
+            },
+            "sizes": {"type": "object", "additionalProperties": {"type": "integer"}},
+        },
     },
-}
+)
 
 
 def gadget(name: str = "g", *, metadata: Object | None = None, **spec: Any) -> Object:
@@ -612,8 +577,8 @@ def policy(name: str, namespace: str, reason: str) -> tuple[Object, Object]:
         },
     }
     bound = {
-        "apiVersion": BINDINGS.api_version,
-        "kind": BINDINGS.kind,
+        "apiVersion": POLICY_BINDINGS.api_version,
+        "kind": POLICY_BINDINGS.kind,
         "metadata": {"name": name},
         "spec": {"policyName": name, "validationActions": ["Deny"]},
     }
@@ -628,7 +593,7 @@ async def test_both_servers_refuse_by_policy_alike(
     theirs, ours = await real.fresh(gadget()), await memory.fresh(gadget())
     made, bound = policy(name, theirs, reason)
     await real.client.create(POLICIES, None, made)
-    await real.client.create(BINDINGS, None, bound)
+    await real.client.create(POLICY_BINDINGS, None, bound)
     api.policies.append(
         Policy(
             name=name, binding=name, message="gadgets are frozen", plural="gadgets", forbidden=bool(reason)

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from rollouts.api.crds import all_crds
-from rollouts.controller import kinds
 from rollouts.kube.client import Resource
 from rollouts.lab.controlplane import install_crds, install_upstream_crds
+from rollouts.objects import kinds
 from rollouts.traffic.fields import covers
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

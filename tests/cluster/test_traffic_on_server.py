@@ -7,12 +7,10 @@ from typing import Any
 
 import pytest
 
-from rollouts.controller import kinds
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.converging import rule_share
 from rollouts.engine.types import (
     AdapterTraffic,
-    AdapterTrafficKind,
     HeaderMatch,
     HeaderMatchType,
     HeaderRouteStep,
@@ -22,6 +20,8 @@ from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import Conflict
 from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import install_upstream_crds
+from rollouts.objects import kinds
+from rollouts.objects.models import MODEL_KIND
 from rollouts.traffic import httproute, inference_model
 from rollouts.traffic.httproute import Reader
 from rollouts.traffic.targets import ModelTarget, adapter
@@ -139,9 +139,7 @@ async def test_a_write_planned_on_an_old_version_conflicts(kube, ours, namespace
 
 
 async def test_an_inference_model_made_and_adopted(kube, ours, namespace):
-    spec = AdapterTraffic(
-        kind=AdapterTrafficKind.INFERENCE_MODEL, name="lora", model_name="travelhelper", pool_name="pool"
-    )
+    spec = AdapterTraffic(kind=MODEL_KIND, name="lora", model_name="travelhelper", pool_name="pool")
     where = ModelTarget(rollout="demo", namespace=namespace, spec=spec)
     live = None
     for percent, names in ((0, ["a1"]), (10, ["a1", "a2"]), (100, ["a2"])):

@@ -41,6 +41,7 @@ from rollouts.lab.controlplane import (
 )
 from rollouts.lab.controlplane.pods import PODS
 from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
+from tests.kit.crds import OPEN, crd
 from tests.kit.polling import eventually
 
 Object = dict[str, Any]
@@ -50,50 +51,24 @@ EVENTS = Resource("", "v1", "events", "Event")
 NEW_EVENTS = Resource("events.k8s.io", "v1", "events", "Event")
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 WIDGETS = Resource("transport.test", "v1", "widgets", "Widget")
-_OPEN = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-WIDGET_CRD: Object = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "widgets.transport.test"},
-    "spec": {
-        "group": "transport.test",
-        "scope": "Namespaced",
-        "names": {"plural": "widgets", "kind": "Widget"},
-        "versions": [
-            {
-                "name": "v1",
-                "served": True,
-                "storage": True,
-                "subresources": {"status": {}},
-                "schema": {
-                    "openAPIV3Schema": {
-                        "type": "object",
-                        "properties": {
-                            "spec": {
-                                "type": "object",
-                                "required": ["size"],
-                                "properties": {
-                                    "size": {"type": "integer", "minimum": 0, "maximum": 100},
-                                    "color": {"type": "string", "enum": ["red", "blue"], "default": "red"},
-                                    "parts": {"type": "array", "items": _OPEN},
-                                    "share": {"x-kubernetes-int-or-string": True},
-                                    "options": _OPEN,
-                                    "never": {
-                                        "type": "string",
-                                        "x-kubernetes-validations": [
-                                            {"rule": "self != 'never'", "message": "never say never"}
-                                        ],
-                                    },
-                                },
-                            },
-                            "status": _OPEN,
-                        },
-                    }
-                },
-            }
-        ],
+WIDGET_CRD = crd(
+    WIDGETS,
+    {
+        "type": "object",
+        "required": ["size"],
+        "properties": {
+            "size": {"type": "integer", "minimum": 0, "maximum": 100},
+            "color": {"type": "string", "enum": ["red", "blue"], "default": "red"},
+            "parts": {"type": "array", "items": OPEN},
+            "share": {"x-kubernetes-int-or-string": True},
+            "options": OPEN,
+            "never": {
+                "type": "string",
+                "x-kubernetes-validations": [{"rule": "self != 'never'", "message": "never say never"}],
+            },
+        },
     },
-}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,12 +17,11 @@ import pytest
 
 from rollouts.analysis import verdicts
 from rollouts.analysis.types import Measurement, Phase
-from rollouts.controller import adapter_content, adapter_views, caches, kinds, observing, performing
+from rollouts.controller import adapter_content, adapter_views, caches, observing, performing
 from rollouts.controller.adapter_content import Held
 from rollouts.controller.caches import Caches
 from rollouts.controller.performing import Performer
 from rollouts.controller.pickers import PickerPaths
-from rollouts.controller.pools import PickerPod
 from rollouts.controller.rollouts import RolloutReconciler
 from rollouts.engine import (
     carrying,
@@ -40,6 +39,8 @@ from rollouts.engine import (
 )
 from rollouts.engine.actions import CreateRun, TerminateRun, UnloadAdapter, WriteReason
 from rollouts.engine.types import ZERO, TrafficMode, Weight
+from rollouts.objects import kinds
+from rollouts.objects.pods import PickerPod
 from rollouts.traffic import backends, httproute, parents
 from rollouts.traffic import wayback as way_back
 from tests.kit.faults.invariants import Invariant, check
@@ -451,7 +452,7 @@ def _crashes_unseen(patch: pytest.MonkeyPatch) -> None:
 
 def _service_is_enough(patch: pytest.MonkeyPatch) -> None:
     """What was: the Service exists, whether or not a pod is behind it."""
-    patch.setattr(Caches, "picker_pods", lambda self, pool: [PickerPod(pod="p", ip="", metrics_port=9090)])
+    patch.setattr(Caches, "picker_pods", lambda self, pool: [PickerPod(name="p", ip="", metrics_port=9090)])
 
 
 def _probe_rule_stays(patch: pytest.MonkeyPatch) -> None:

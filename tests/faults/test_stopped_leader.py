@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from rollouts.controller import kinds
 from rollouts.controller.app import LEASE_NAME
 from rollouts.lab.kubeconfig import write_kubeconfig
 from rollouts.lab.memoryapi.server import MemoryApiServer
 from rollouts.lab.processes import ChildProcess, free_port
+from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.lease import LEASES, VACANT
 from tests.kit.faults.cluster import Cluster

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from rollouts.controller import kinds
 from rollouts.kube.client import PatchKind
 from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, read_objects
 from rollouts.lab.gateway.service import GATEWAYS
 from rollouts.lab.processes import free_port
+from rollouts.objects import kinds
 from tests.kit.polling import eventually
 
 pytestmark = [pytest.mark.gateway, pytest.mark.slow, pytest.mark.timeout(120)]

@@ -15,8 +15,8 @@ import pytest
 
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.picker.conformance.report import check_picker
+from rollouts.picker.core.objects import PoolName
 from rollouts.picker.main import Picker, PickerConfig
-from rollouts.picker.objects import PoolName
 from tests.kit.dataplane import NAMESPACE, DataPlane, backend
 from tests.kit.polling import eventually
 

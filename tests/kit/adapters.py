@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from rollouts.controller.adapter_content import PodState, Serving, same_path
 from rollouts.controller.adapters import AdapterSettings
-from rollouts.controller.pools import Endpoint
+from rollouts.objects.pods import Pod
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["FakeAdapters"]
@@ -55,13 +55,13 @@ class FakeAdapters:
     def follow(
         self,
         follower: ObjectKey,
-        endpoints: Iterable[Endpoint],
+        endpoints: Iterable[Pod],
         port: int,
         prove: Iterable[str],
         drain: Iterable[str] = (),
     ) -> None:
         """See ``AdapterPods``."""
-        self._followed[follower] = [endpoint.pod for endpoint in endpoints]
+        self._followed[follower] = [endpoint.name for endpoint in endpoints]
 
     def drop(self, follower: ObjectKey) -> None:
         """See ``AdapterPods``."""

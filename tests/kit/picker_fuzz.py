@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 
 import click
 
-from rollouts.picker.body import LONG, MAX_DEPTH, MAX_TOKEN, BodyScanner
-from rollouts.picker.members import BodyError, Kind
-from rollouts.picker.splicing import splice
+from rollouts.picker.core.body import LONG, MAX_DEPTH, MAX_TOKEN, BodyScanner
+from rollouts.picker.core.members import BodyError, Kind
+from rollouts.picker.core.splicing import splice
 
 __all__ = ["Mismatch", "check", "fuzz", "generate", "main", "reference"]
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import structlog
 
-from rollouts.controller import kinds
 from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import KubeError
+from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
 from rollouts.runtime.reflector import Reflector

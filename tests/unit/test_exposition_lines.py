@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from rollouts.analysis.exposition import ExpositionError, parse_exposition
 from rollouts.exposition_lines import MAX_LINE, read_line
-from rollouts.picker.measure import Ending, ResponseMeter
-from rollouts.picker.scrape import parse_metrics
+from rollouts.picker.core.measure import Ending, ResponseMeter
+from rollouts.picker.core.scrape import parse_metrics
 
 NAMES = st.from_regex(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,20}", fullmatch=True)
 KEYS = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,10}", fullmatch=True).filter(

@@ -9,8 +9,8 @@ from pathlib import Path
 import yaml
 
 from rollouts.picker.conformance.report import CaseResult, check_picker
+from rollouts.picker.core.objects import PoolName
 from rollouts.picker.main import Picker, PickerConfig
-from rollouts.picker.objects import PoolName
 from tools.gopickers.build import PICKERS, GoPicker, built
 from tools.gopickers.serving import MODEL, serve_beside
 

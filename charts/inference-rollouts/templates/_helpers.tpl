@@ -79,9 +79,7 @@ apply of a new object needs create beside patch. There is no verb on Secrets, an
 - apiGroups: [inferencerollouts.dev]
   resources: [analysistemplates]
   verbs: [list, watch]
-- apiGroups: [gateway.networking.k8s.io]
-  resources: [httproutes]
-  verbs: [get, list, watch, create, patch, delete]
+{{ include "inference-rollouts.trafficRules" . }}
 {{- if .Values.pathProbe.enabled }}
 - apiGroups: [gateway.networking.k8s.io]
   resources: [gateways]
@@ -90,12 +88,6 @@ apply of a new object needs create beside patch. There is no verb on Secrets, an
 - apiGroups: [inference.networking.k8s.io, inference.networking.x-k8s.io]
   resources: [inferencepools]
   verbs: [list, watch]
-- apiGroups: [inference.networking.x-k8s.io]
-  resources: [inferencemodels]
-  verbs: [get, list, watch, create, patch, delete]
-- apiGroups: [inference.networking.x-k8s.io, llm-d.ai]
-  resources: [inferencemodelrewrites]
-  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods, services]
   verbs: [list, watch]

@@ -19,11 +19,31 @@ from rollouts.kube.errors import KindNotServed, NotFound
 from rollouts.lab.controlplane import minimal
 from rollouts.lab.controlplane.errors import ControlPlaneError
 
-__all__ = ["CRDS", "EVERYTHING", "Upstream", "install_crds", "install_upstream_crds", "upstream_crds"]
+__all__ = [
+    "CRDS",
+    "EVERYTHING",
+    "POLICIES",
+    "POLICY_BINDINGS",
+    "Upstream",
+    "install_crds",
+    "install_upstream_crds",
+    "upstream_crds",
+]
 
 Object = dict[str, Any]
 CRDS = Resource(
     "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
+)
+_ADMISSION = "admissionregistration.k8s.io"
+POLICIES = Resource(
+    _ADMISSION, "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", namespaced=False
+)
+POLICY_BINDINGS = Resource(
+    _ADMISSION,
+    "v1",
+    "validatingadmissionpolicybindings",
+    "ValidatingAdmissionPolicyBinding",
+    namespaced=False,
 )
 _log = structlog.get_logger(__name__)
 _EXTENSION = "sigs.k8s.io/gateway-api-inference-extension"

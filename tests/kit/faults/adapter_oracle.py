@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Any
 
-from rollouts.controller import kinds
 from rollouts.kube.client import WatchType
+from rollouts.objects import kinds
 from tests.kit.faults.endstate import is_carrier, weights_of
 from tests.kit.faults.history import AdapterCall, History, Record
 from tests.kit.faults.replay import Replay, ready_pictures, share

@@ -8,12 +8,13 @@ from typing import Any
 
 from rollouts.api.crds import all_crds
 from rollouts.api.parsing import COMMAND_ANNOTATION
-from rollouts.controller import kinds
-from rollouts.controller.pools import METRICS_PORT_ANNOTATION
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import KindNotServed, NotFound
 from rollouts.lab.controlplane import minimal
+from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.memoryapi import MemoryApi
+from rollouts.objects import kinds
+from rollouts.objects.pods import METRICS_PORT_ANNOTATION
 from rollouts.runtime.clock import Clock
 
 __all__ = ["CONTROLLER", "GATEWAY", "NAMESPACE", "POOL_GROUP", "USER", "Cluster", "installed_crds"]
@@ -25,10 +26,6 @@ CONTROLLER = "inference-rollouts"
 GATEWAY = "envoy-gateway"
 USER = "kubectl"
 POOL_GROUP = kinds.POOL_X.group
-
-_CRD = Resource(
-    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
-)
 
 
 @functools.cache
@@ -49,7 +46,7 @@ class Cluster:
         """Whether what a deleted Rollout owned goes with it; a real collector takes its time."""
         self._reacted_to = -1
         for crd in installed_crds():
-            self.api.create(_CRD, None, reshape(crd), manager=USER)
+            self.api.create(CRDS, None, reshape(crd), manager=USER)
 
     # --- reading ---
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rollouts.api.parsing import COMMAND_ANNOTATION
-from rollouts.controller import kinds
+from rollouts.objects import kinds
 from tests.kit.faults.cluster import NAMESPACE, Cluster
 from tests.kit.faults.edits import CONSENT, EDITS, RULES, STEPS, Kind, older_crd
 from tests.kit.faults.moves import answer, at_step, begun, command, delete, retarget

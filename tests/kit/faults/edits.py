@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from rollouts.controller import kinds
 from rollouts.kube.client import Resource
+from rollouts.objects import kinds
 from tests.kit.faults.cluster import NAMESPACE, Cluster
 from tests.kit.faults.endstate import CARRIERS
 from tests.kit.faults.moves import edit_spec, edit_steps, retarget

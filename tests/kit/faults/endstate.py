@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from rollouts.controller import kinds
+from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.engine.naming import UID_DIGITS
+from rollouts.engine.types import TargetKind
 from rollouts.kube.client import Resource
 from rollouts.kube.errors import KindNotServed
+from rollouts.objects import kinds
 from tests.kit.faults.cluster import Cluster
 from tests.kit.faults.history import History, Record
 
@@ -15,10 +17,10 @@ __all__ = ["CARRIERS", "differences", "end_state", "is_carrier", "route_weights"
 
 Object = dict[str, Any]
 
-CARRIERS = (
-    (kinds.HTTP_ROUTE, "inference-route"),
-    (kinds.INFERENCE_MODEL, "loramodel"),
-    *((resource, "loramodel") for resource in kinds.REWRITES),
+CARRIERS = tuple(
+    (resource, "inference-route" if kind.target is TargetKind.POOL else "loramodel")
+    for kind in TRAFFIC_KINDS
+    for resource in kind.resources
 )
 """The traffic objects of the workloads, by name."""
 
@@ -109,8 +111,8 @@ def weights_of(carrier: Object, *, marked: bool = True) -> tuple[tuple[tuple[str
     ``marked`` False leaves out rules of ours for marked requests: what they send to the canary is no weight.
     """
     spec = carrier.get("spec") or {}
-    if "targetModels" in spec:
-        return (tuple((str(item["name"]), int(item.get("weight", 1))) for item in spec["targetModels"]),)
+    for one in (spec[field] for field in ("targetModels", "shares") if field in spec):
+        return (tuple((str(item["name"]), int(item.get("weight", 1))) for item in one),)
     return tuple(
         tuple(
             (_backend_name(ref), int(ref.get("weight", 1)))

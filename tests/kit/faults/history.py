@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from rollouts.controller import kinds
 from rollouts.kube.client import Resource, WatchType
 from rollouts.lab.memoryapi import Change
+from rollouts.objects import kinds
 from tests.kit.faults.cluster import CONTROLLER
 from tests.kit.faults.source import Answer
 

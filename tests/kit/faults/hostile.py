@@ -8,8 +8,8 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-from rollouts.controller import kinds
 from rollouts.kube.client import Resource
+from rollouts.objects import kinds
 from tests.kit.faults.cluster import NAMESPACE, POOL_GROUP, Cluster
 from tests.kit.faults.objects import ROUTE, rollout_object
 

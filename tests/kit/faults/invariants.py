@@ -15,7 +15,7 @@ from fractions import Fraction
 from itertools import islice
 from typing import Any
 
-from rollouts.controller import kinds
+from rollouts.objects import kinds
 from tests.kit.faults.adapter_oracle import (
     early_unloads,
     remade_objects,

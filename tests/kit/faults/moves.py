@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from rollouts.api.parsing import COMMAND_ANNOTATION, parse_rollout
-from rollouts.controller import kinds
 from rollouts.engine.naming import Owner, step_run
 from rollouts.engine.types import ProbeVerdict
 from rollouts.kube.client import Resource
+from rollouts.objects import kinds
 from tests.kit.faults.objects import ADAPTER_OF, MODEL, ROUTE, carried, carrier_object, pool_object
 from tests.kit.faults.simulation import Act, Condition, Simulation
 from tests.kit.faults.source import Answer

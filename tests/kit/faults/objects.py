@@ -6,9 +6,9 @@ import copy
 from enum import Enum
 from typing import Any
 
-from rollouts.controller import kinds
 from rollouts.kube.client import Resource
 from rollouts.lab.controlplane import minimal
+from rollouts.objects import kinds
 from tests.kit.faults.cluster import NAMESPACE, POOL_GROUP, Cluster
 
 __all__ = [

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any
 
-from rollouts.controller import kinds
+from rollouts.objects import kinds
 from tests.kit.faults.edited import edit_plans
 from tests.kit.faults.hostile import HOSTILE
 from tests.kit.faults.moves import (

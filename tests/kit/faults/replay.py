@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from rollouts.controller import kinds
+from rollouts.objects import kinds
 from tests.kit.faults.endstate import is_carrier, weights_of
 from tests.kit.faults.history import History, Record
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from rollouts.controller import kinds
+from rollouts.objects import kinds
 from tests.kit.faults.adapter_scenarios import ADAPTER_SCENARIOS
 from tests.kit.faults.cluster import Cluster
 from tests.kit.faults.edited import EDITED

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rollouts.controller import kinds
 from rollouts.engine.types import ProbeVerdict
 from rollouts.lab.memoryapi import Change
+from rollouts.objects import kinds
 from tests.kit.adapters import FakeAdapters
 from tests.kit.clock import VirtualClock, virtual_time
 from tests.kit.faults.cluster import CONTROLLER, Cluster

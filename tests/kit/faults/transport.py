@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from rollouts.controller import kinds
 from rollouts.controller.caches import Caches
 from rollouts.kube.client import ListPage, PatchKind, Resource, WatchEvent, WatchType
 from rollouts.kube.errors import (
@@ -22,6 +21,7 @@ from rollouts.kube.errors import (
     TooManyRequests,
 )
 from rollouts.lab.memoryapi import Change, MemoryApi, MemoryKubeClient
+from rollouts.objects import kinds
 from rollouts.runtime.clock import Clock
 from tests.kit.faults.cluster import NAMESPACE
 from tests.kit.faults.history import History, Request

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from rollouts.controller import kinds
+from rollouts.objects import kinds
 from tests.kit.faults.endstate import is_carrier, weights_of
 from tests.kit.faults.history import History, Record
 from tests.kit.faults.simulation import RESYNC, Run

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollouts.api.parsing import COMMAND_ANNOTATION
-from rollouts.controller import kinds
+from rollouts.objects import kinds
 from tests.kit.faults.endstate import CARRIERS, is_carrier, weights_of
 from tests.kit.faults.history import Record
 from tests.kit.faults.objects import RELEASES, STABLE

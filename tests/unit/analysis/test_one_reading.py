@@ -11,7 +11,8 @@ from rollouts.analysis.presets import PRESETS, series_of, wanted_names
 from rollouts.analysis.reading import read
 from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec
 from rollouts.controller.assembly import pool_endpoints
-from rollouts.controller.pools import Endpoint, Pool, read_pool
+from rollouts.objects.pods import Pod
+from rollouts.objects.pools import Pool, read_pool
 
 ENGINES = range(8)
 
@@ -68,8 +69,8 @@ class OnePool:
     def pool(self, *_: str) -> Pool:
         return self.found
 
-    def endpoints(self, _: Pool) -> list[Endpoint]:
-        return [Endpoint(pod="a", ip="10.0.0.1", ready=True), Endpoint(pod="b", ip="10.0.0.2", ready=False)]
+    def endpoints(self, _: Pool) -> list[Pod]:
+        return [Pod(name="a", ip="10.0.0.1", ready=True), Pod(name="b", ip="10.0.0.2", ready=False)]
 
 
 def test_every_target_port_is_a_process_of_its_pod():
@@ -90,9 +91,9 @@ def test_every_target_port_is_a_process_of_its_pod():
         ((8000, 8001), (8000, 8001)),
         ((8000, 8000), (8000,)),
         ((), (8000,)),
-        (("x", 8001), (8000, 8001)),
+        (("x", 8001), (8001,)),
         ((9000, None), (9000,)),
     ],
 )
 def test_ports_are_read_from_anything(ports, expected):
-    assert (pool(*ports).ports, pool(*ports).port) == (expected, expected[0])
+    assert (pool(*ports).processes, pool(*ports).port) == (expected, expected[0])

@@ -18,12 +18,12 @@ from rollouts.api.crds import all_crds, crd_files
 from rollouts.api.parsing import COMMAND_ANNOTATION
 from rollouts.api.status import write_status
 from rollouts.cli.main import COMMANDS, main
-from rollouts.controller import kinds
 from rollouts.kube.client import PatchKind
 from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.kubeconfig import write_kubeconfig
 from rollouts.lab.memoryapi import MemoryApi
 from rollouts.lab.memoryapi.server import MemoryApiServer
+from rollouts.objects import kinds
 from tests.kit.world import World, analysis, pause, spec, weight
 
 ROLLOUT: dict[str, Any] = {

@@ -13,9 +13,9 @@ import yaml
 from rollouts.cli.doctor import diagnose
 from rollouts.cli.findings import Level
 from rollouts.cli.gitops_ignored import ignore_key
-from rollouts.controller import kinds
 from rollouts.kube.client import ListPage, Resource
 from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
+from rollouts.objects import kinds
 from rollouts.traffic.writes import label_value
 
 ARGO_ROLLOUTS = Resource("argoproj.io", "v1alpha1", "rollouts", "Rollout")

@@ -11,11 +11,11 @@ from click.testing import CliRunner, Result
 
 from rollouts.cli.main import main
 from rollouts.cli.picker_objects import PickerInstallation, picker_objects
-from rollouts.controller import kinds
 from rollouts.lab.controlplane import minimal
 from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.kubeconfig import write_kubeconfig
 from rollouts.lab.memoryapi import MemoryApi
+from rollouts.objects import kinds
 from rollouts.picker.watching import RESOURCES
 from tests.kit.threads import ApiInThread
 

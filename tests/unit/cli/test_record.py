@@ -17,7 +17,6 @@ from click.testing import CliRunner
 from rollouts.api.crds import all_crds
 from rollouts.api.scalars import format_time
 from rollouts.cli.main import main
-from rollouts.controller import kinds
 from rollouts.kube.client import PatchKind
 from rollouts.lab.controlplane import minimal
 from rollouts.lab.controlplane.upstream import CRDS
@@ -26,6 +25,7 @@ from rollouts.lab.loopback import loopback
 from rollouts.lab.memoryapi import MemoryApi
 from rollouts.lab.memoryapi.server import MemoryApiServer
 from rollouts.lab.vllm import Fleet, PodSpec
+from rollouts.objects import kinds
 
 GROUP = kinds.POOL_X.group
 STATUS: dict[str, Any] = {

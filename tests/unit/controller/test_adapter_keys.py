@@ -11,8 +11,8 @@ from aiohttp import web
 
 from rollouts.controller.adapter_keys import ModelServerKey, authorization
 from rollouts.controller.adapters import AdapterSettings, AdapterWatch
-from rollouts.controller.pools import Endpoint
 from rollouts.controller.settings import Settings, SettingsError, read_config
+from rollouts.objects.pods import Pod
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
 from tests.kit.polling import eventually
@@ -57,7 +57,7 @@ async def test_a_pod_of_another_namespace_is_asked_without_the_key(keys):
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     port = runner.addresses[0][1]
     watch = AdapterWatch(SystemClock(), AdapterSettings(api_keys=keys))
-    pod = Endpoint(pod="p", ip="127.0.0.1", ready=True, pool="pool-1")
+    pod = Pod(name="p", ip="127.0.0.1", ready=True, pool="pool-1")
     for namespace in ("team-b", "stranger"):
         watch.follow(ObjectKey(namespace, "r"), [pod], port, [])
     try:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from rollouts.controller import kinds
 from rollouts.kube.client import Resource
 from rollouts.lab.controlplane import minimal
+from rollouts.objects import kinds
 from tests.kit.clock import virtual_time
 from tests.kit.faults import cluster as cluster_module
 from tests.kit.faults.cluster import NAMESPACE, Cluster, installed_crds

@@ -10,9 +10,9 @@ import aiohttp
 import pytest
 
 from rollouts.controller.adapters import AdapterSettings, AdapterWatch
-from rollouts.controller.pools import Endpoint
 from rollouts.lab.loopback import loopback
 from rollouts.lab.vllm import Fleet, Knobs, LoraLoad, PodSpec
+from rollouts.objects.pods import Pod
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
 from tests.kit.polling import eventually
@@ -31,8 +31,8 @@ def spec(index: int, *adapters: str, **fields: object) -> PodSpec:
     )
 
 
-def endpoints(*specs: PodSpec, started: str = "") -> list[Endpoint]:
-    return [Endpoint(pod=item.name, ip=item.address, ready=True, started=started) for item in specs]
+def endpoints(*specs: PodSpec, started: str = "") -> list[Pod]:
+    return [Pod(name=item.name, ip=item.address, ready=True, started=started) for item in specs]
 
 
 @contextlib.asynccontextmanager

@@ -10,10 +10,10 @@ import pytest
 
 from rollouts.analysis.sources.base import Source
 from rollouts.api.scalars import parse_time
-from rollouts.controller import kinds
 from rollouts.controller.assembly import Parts, assemble
 from rollouts.controller.caches import Caches
 from rollouts.controller.metrics import ControllerMetrics
+from rollouts.objects import kinds
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
 from tests.kit.clock import virtual_time

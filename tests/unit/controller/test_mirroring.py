@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from rollouts.controller import kinds
 from rollouts.controller.mirroring import mirrored_arms
 from rollouts.engine.types import Identity
+from rollouts.objects import kinds
 from tests.kit.clock import virtual_time
 from tests.kit.faults.moves import phase
 from tests.kit.faults.objects import CANARY, ROUTE, STABLE, base_objects, rollout_object

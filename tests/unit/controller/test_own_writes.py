@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from rollouts.controller import kinds
 from rollouts.engine.types import Phase
+from rollouts.objects import kinds
 from tests.kit.clock import virtual_time
 from tests.kit.faults.moves import phase
 from tests.kit.faults.objects import base_objects, rollout_object

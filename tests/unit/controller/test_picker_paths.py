@@ -9,16 +9,17 @@ import pytest
 from aiohttp import web
 
 from rollouts.analysis.sources.scraper import PodScraper
-from rollouts.controller import kinds
 from rollouts.controller.caches import Caches
 from rollouts.controller.crashes import CrashWatch
 from rollouts.controller.pages import metrics_pages
 from rollouts.controller.picker_health import Answer, PickerHealthWatch, ask
 from rollouts.controller.pickers import PickerPaths, gateways_of
-from rollouts.controller.pools import Endpoint, PickerPod, health_port, pod_endpoint, read_pool
 from rollouts.engine.observation import PathView, PoolView
 from rollouts.engine.types import Identity
 from rollouts.lab.processes import free_port
+from rollouts.objects import kinds
+from rollouts.objects.pods import PickerPod, Pod, health_port, read_pod
+from rollouts.objects.pools import read_pool
 from rollouts.picker.server import PickerServer, ServerConfig
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
@@ -218,7 +219,7 @@ def test_hostile_pods_are_trimmed_and_read(mangled: Any) -> None:
 
     kept = stage.caches.pods.get(ObjectKey("default", "odd"))
     assert kept is not None
-    endpoint = pod_endpoint(kept)
+    endpoint = read_pod(kept)
     assert endpoint is not None
     assert (endpoint.restarts, health_port(kept)) == (0, None)
 
@@ -282,7 +283,7 @@ async def test_only_pickers_that_are_ours_and_all_down_count() -> None:
 
     def pod(port: int | None, *, ours: bool = True) -> PickerPod:
         return PickerPod(
-            pod=f"p{port}", ip="127.0.0.1", metrics_port=9090 if ours else None, health_port=port
+            name=f"p{port}", ip="127.0.0.1", metrics_port=9090 if ours else None, health_port=port
         )
 
     down, gone = pod(server.port), pod(free_port("127.0.0.1"))
@@ -340,7 +341,7 @@ async def test_a_canary_that_refuses_connections_is_told_and_its_restart_counted
 
     async def look() -> tuple[bool, int]:
         await scraper.refresh(list(scraper._pods.values()))
-        pods = [[Endpoint(pod=name, ip="127.0.0.1", ready=True)] for name in ("c", "s")]
+        pods = [[Pod(name=name, ip="127.0.0.1", ready=True)] for name in ("c", "s")]
         ours, theirs = watch.views(KEY, pods[0], pods[1], ((canary.port,), (stable.port,)))
         assert not theirs.refusing
         return ours.refusing, ours.restarts
@@ -375,7 +376,7 @@ async def test_pods_with_several_processes_crash_once_and_refuse_when_all_of_the
     pages, clock = [Page(), Page(), Page()], SystemClock()
     scraper = PodScraper(clock)
     watch = CrashWatch(scraper, clock)
-    canary, stable = [[Endpoint(pod=name, ip="127.0.0.1", ready=True)] for name in ("c", "s")]
+    canary, stable = [[Pod(name=name, ip="127.0.0.1", ready=True)] for name in ("c", "s")]
     ports = [page.port for page in pages]
 
     async def look() -> tuple[int, bool, int]:
@@ -418,7 +419,7 @@ async def test_followers_are_told_when_the_canary_begins_to_refuse() -> None:
     scraper = PodScraper(clock)
     watch, told = CrashWatch(scraper, clock), list[ObjectKey]()
     watch.on_change = told.append
-    pods = [[Endpoint(pod=name, ip="127.0.0.1", ready=True)] for name in ("c", "s")]
+    pods = [[Pod(name=name, ip="127.0.0.1", ready=True)] for name in ("c", "s")]
     await canary.open()
     await stable.open()
     running = asyncio.create_task(watch.run())
@@ -445,7 +446,7 @@ async def test_a_canary_that_never_answered_or_both_arms_gone_prove_nothing() ->
     canary, stable, clock = Page(), Page(), SystemClock()
     scraper = PodScraper(clock)
     watch = CrashWatch(scraper, clock)
-    pods = [[Endpoint(pod=name, ip="127.0.0.1", ready=True)] for name in ("c", "s")]
+    pods = [[Pod(name=name, ip="127.0.0.1", ready=True)] for name in ("c", "s")]
 
     async def look() -> bool:
         await scraper.refresh(list(scraper._pods.values()))

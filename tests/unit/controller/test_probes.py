@@ -15,7 +15,6 @@ from aiohttp import web
 from rollouts.analysis.sources.base import Endpoint
 from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.api.parsing import parse_rollout
-from rollouts.controller import kinds
 from rollouts.controller.gateway_address import Address, ProbeSettings, Unreachable, find_address
 from rollouts.controller.probes import CanaryPods, Prober, judge
 from rollouts.controller.settings import Settings, SettingsError, read_config
@@ -23,6 +22,7 @@ from rollouts.engine.observation import ParentsView, ProbeView, TrafficView
 from rollouts.engine.probing import PROBE_HEADER, PROBE_ROUTE
 from rollouts.engine.types import HeaderMatch, HeaderRouteStep, ProbeVerdict, TrafficMode
 from rollouts.kube.errors import Forbidden, NotFound
+from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic import httproute

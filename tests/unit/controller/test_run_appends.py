@@ -8,7 +8,7 @@ import pytest
 
 from rollouts.api.analysis_models import RUN_LIST_LIMITS
 from rollouts.api.runs import parse_run
-from rollouts.controller import kinds
+from rollouts.objects import kinds
 from tests.kit.clock import virtual_time
 from tests.kit.faults.moves import at_step, command, healthy_on, overwrite_route
 from tests.kit.faults.objects import CANARY, STABLE, base_objects, rollout_object

@@ -17,7 +17,6 @@ from rollouts.engine.types import (
     FULL,
     AbortRecord,
     AdapterTraffic,
-    AdapterTrafficKind,
     CanaryStrategy,
     HistoryEntry,
     Identity,
@@ -32,6 +31,7 @@ from rollouts.engine.types import (
     WeightStatus,
     WeightStep,
 )
+from rollouts.objects.models import MODEL_KIND
 from tests.kit.world import START
 
 
@@ -46,9 +46,7 @@ OLD, NEW = adapter("v1", "/adapters/v1"), adapter("v2", "/adapters/v2")
 def observe(*views: PoolView, status: RolloutStatus | None = None, **fields: Any) -> Observation:
     spec = RolloutSpec(
         target=Target(kind=TargetKind.ADAPTER, name="v2", source="/adapters/v2"),
-        traffic=AdapterTraffic(
-            kind=AdapterTrafficKind.INFERENCE_MODEL, name="m", model_name="m", pool_name="pool"
-        ),
+        traffic=AdapterTraffic(kind=MODEL_KIND, name="m", model_name="m", pool_name="pool"),
         canary=CanaryStrategy(steps=STEPS),
         rollback_window=timedelta(hours=1),
     )

@@ -16,7 +16,6 @@ from rollouts.engine.share import came_back, fell, recent_window, refuted_side
 from rollouts.engine.types import (
     FULL,
     AdapterTraffic,
-    AdapterTrafficKind,
     HeaderMatch,
     HeaderRouteStep,
     HoldReason,
@@ -24,6 +23,7 @@ from rollouts.engine.types import (
     Weight,
 )
 from rollouts.engine.watching import path_alarm, share_problem
+from rollouts.objects.models import MODEL_KIND
 from tests.kit.world import Honest, World, analysis, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")
@@ -496,9 +496,7 @@ def test_the_split_of_our_picker_is_what_it_says_it_has_loaded(
     loaded: Weight | None, served: bool, fits: bool
 ) -> None:
     """Sticky sessions may all be stable's: requests that the canary did not get say nothing."""
-    traffic = AdapterTraffic(
-        kind=AdapterTrafficKind.INFERENCE_MODEL, name="route", model_name="m", pool_name="p"
-    )
+    traffic = AdapterTraffic(kind=MODEL_KIND, name="route", model_name="m", pool_name="p")
     world = at_ten(share=shared(0, 5000, loaded=loaded))
     world.served = served
     assert world.spec is not None

@@ -9,14 +9,12 @@ import pytest
 
 from rollouts.kube.client import PatchKind, Resource, WatchType
 from rollouts.kube.errors import Gone, Invalid, KindNotServed, NotFound
+from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.memoryapi import Change, MemoryApi, MemoryKubeClient
 from tests.kit.clock import Timeline, VirtualClock, virtual_time
 
 MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
-CRDS = Resource(
-    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
-)
 THINGS = Resource("store.test", "v1", "things", "Thing")
 
 

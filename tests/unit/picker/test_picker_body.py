@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollouts.picker import body as body_module
-from rollouts.picker.body import LONG, MAX_CAPTURE, MAX_DEPTH, BodyScanner
-from rollouts.picker.members import BodyError, Kind
-from rollouts.picker.splicing import MAX_CHUNK, splice
+from rollouts.picker.core import body as body_module
+from rollouts.picker.core.body import LONG, MAX_CAPTURE, MAX_DEPTH, BodyScanner
+from rollouts.picker.core.members import BodyError, Kind
+from rollouts.picker.core.splicing import MAX_CHUNK, splice
 from tests.kit import picker_fuzz
 
 WANTED = frozenset({"model", "user", "messages"})

@@ -17,8 +17,8 @@ from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 from rollouts.picker.command import picker_check
 from rollouts.picker.conformance.cases import load_cases
 from rollouts.picker.conformance.report import check_picker
+from rollouts.picker.core.objects import PoolName
 from rollouts.picker.main import Picker, PickerConfig
-from rollouts.picker.objects import PoolName
 
 
 @asynccontextmanager

@@ -11,8 +11,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from rollouts.lab.processes import free_port
+from rollouts.picker.core.objects import PoolName
 from rollouts.picker.main import Picker, PickerConfig
-from rollouts.picker.objects import PoolName
 
 POOL = """
 apiVersion: inference.networking.x-k8s.io/v1alpha2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rollouts.picker.held import HeldBody
-from rollouts.picker.ports import BufferBudget
+from rollouts.picker.core.held import HeldBody
+from rollouts.picker.core.ports import BufferBudget
 
 READS = {
     "from one chunk": (1, 2, b"bc"),

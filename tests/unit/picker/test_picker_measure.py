@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollouts.picker.endpoints import Endpoint
-from rollouts.picker.measure import MAX_LINE, Ending, Measurement, ResponseMeter, TokenCount
+from rollouts.picker.core.endpoints import Endpoint
+from rollouts.picker.core.measure import MAX_LINE, Ending, Measurement, ResponseMeter, TokenCount
+from rollouts.picker.core.objects import PoolName, read_snapshot
+from rollouts.picker.core.routing import Decision, Refusal, Request, Router
+from rollouts.picker.core.schedule import Scheduler
 from rollouts.picker.metrics import MAX_MODELS, PickerMetrics
-from rollouts.picker.objects import PoolName, read_snapshot
-from rollouts.picker.routing import Decision, Refusal, Request, Router
-from rollouts.picker.schedule import Scheduler
 
 SSE = b"text/event-stream; charset=utf-8"
 ROLE = b'data: {"choices":[{"delta":{"role":"assistant","content":""}}],"usage":null}\n\n'

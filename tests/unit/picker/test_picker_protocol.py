@@ -9,9 +9,9 @@ from envoy.config.core.v3 import base_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollouts.picker.endpoints import Endpoint
-from rollouts.picker.measure import Ending, Measurement
-from rollouts.picker.messages import (
+from rollouts.picker.core.endpoints import Endpoint
+from rollouts.picker.core.measure import Ending, Measurement
+from rollouts.picker.core.messages import (
     BodyMode,
     BodyReply,
     BufferedReply,
@@ -29,10 +29,10 @@ from rollouts.picker.messages import (
     Side,
     TrailersReply,
 )
-from rollouts.picker.ports import BufferBudget
-from rollouts.picker.protocol import TRANSITIONS, Exchange, ProtocolError, State
-from rollouts.picker.routing import Decision, Refusal, Request
-from rollouts.picker.splicing import MAX_CHUNK
+from rollouts.picker.core.ports import BufferBudget
+from rollouts.picker.core.protocol import TRANSITIONS, Exchange, ProtocolError, State
+from rollouts.picker.core.routing import Decision, Refusal, Request
+from rollouts.picker.core.splicing import MAX_CHUNK
 
 POD = Endpoint("10.0.0.1:8000", "10.0.0.1", 8000, "pod-0", "pool")
 BODY = b'{"model":"travelhelper","messages":[]}'

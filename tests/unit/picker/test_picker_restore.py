@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollouts.picker.restore import MAX_HELD, NameRestorer
+from rollouts.picker.core.restore import MAX_HELD, NameRestorer
 
 EVENT = b'data: {"id":"1","model":"v2","choices":[{"delta":{"content":"\\"model\\":\\"v2\\" v2"}}]}\r\n\r\n'
 WANT = EVENT.replace(b'"model":"v2"', b'"model":"travelhelper"', 1)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollouts.picker.endpoints import parse_subset
-from rollouts.picker.objects import PoolName, read_snapshot
-from rollouts.picker.routing import Decision, Refusal, Request, Router, Unready
-from rollouts.picker.schedule import Load, Scheduler
+from rollouts.picker.core.endpoints import parse_subset
+from rollouts.picker.core.objects import PoolName, read_snapshot
+from rollouts.picker.core.routing import Decision, Refusal, Request, Router, Unready
+from rollouts.picker.core.schedule import Load, Scheduler
 
 POOL = PoolName("default", "pool")
 SPLIT = {"v1": 90, "v2": 10}
@@ -52,7 +52,7 @@ def test_every_dialect_splits_exactly(objects: Any, dialect: str) -> None:
     ("sentence", "weights", "want"),
     [
         ("no weights share evenly", {"v1": None, "v2": None}, {"v1": 50, "v2": 50}),
-        ("where only some have weights the others get nothing", {"v1": 1, "v2": None}, {"v1": 100}),
+        ("an omitted weight is 1, as in every gateway", {"v1": 3, "v2": None}, {"v1": 75, "v2": 25}),
         ("one target gets all", {"v2": 100}, {"v2": 100}),
         ("a zero gets nothing", {"v1": 0, "v2": 3}, {"v2": 100}),
         ("without targets the name stays", {}, {"travelhelper": 100}),

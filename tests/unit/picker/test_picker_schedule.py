@@ -4,10 +4,10 @@ from collections import Counter
 
 import pytest
 
-from rollouts.picker.endpoints import Endpoint
-from rollouts.picker.prefix import BLOCK, MAX_PREFIX, PrefixIndex, block_hashes
-from rollouts.picker.schedule import Load, PodState, ScheduleConfig, Scheduler
-from rollouts.picker.scrape import ScrapeConfig, parse_metrics, parse_models, wait_for
+from rollouts.picker.core.endpoints import Endpoint
+from rollouts.picker.core.prefix import BLOCK, MAX_PREFIX, PrefixIndex, block_hashes
+from rollouts.picker.core.schedule import Load, PodState, ScheduleConfig, Scheduler
+from rollouts.picker.core.scrape import ScrapeConfig, parse_metrics, parse_models, wait_for
 
 A, B, C = (Endpoint(f"10.0.0.{n}:8000", f"10.0.0.{n}", 8000, f"pod-{n}", "pool", 1.0) for n in (1, 2, 3))
 

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from rollouts.picker.endpoints import Endpoint
-from rollouts.picker.schedule import Scheduler
-from rollouts.picker.scrape import ScrapeConfig
+from rollouts.picker.core.endpoints import Endpoint
+from rollouts.picker.core.schedule import Scheduler
+from rollouts.picker.core.scrape import ScrapeConfig
 from rollouts.picker.scraper import Scraper
 from tests.kit.polling import eventually
 

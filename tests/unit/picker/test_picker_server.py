@@ -14,11 +14,11 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from rollouts.picker.core.objects import PoolName
+from rollouts.picker.core.routing import Request
 from rollouts.picker.credentials import credentials_from_files, self_signed_credentials, self_signed_pair
 from rollouts.picker.filesource import FileSource, ObjectsUnreadable, load_objects
 from rollouts.picker.main import Picker, PickerConfig
-from rollouts.picker.objects import PoolName
-from rollouts.picker.routing import Request
 
 BODY = b'{"model":"travelhelper","messages":[]}'
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollouts.picker.split import Diffusion, Target, sticky
+from rollouts.picker.core.split import Diffusion, Target, sticky
 
 WEIGHTS = st.integers(1, 1_000_000)
 

@@ -12,9 +12,9 @@ from rollouts.kube.client import ListPage, PatchKind, WatchEvent
 from rollouts.kube.errors import ApiUnavailable
 from rollouts.lab.controlplane import create_ready_pod, install_crds, minimal, set_pod_ready
 from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
+from rollouts.picker.core.objects import PoolName
+from rollouts.picker.core.routing import Decision, Request
 from rollouts.picker.main import Picker, PickerConfig
-from rollouts.picker.objects import PoolName
-from rollouts.picker.routing import Decision, Request
 from rollouts.picker.watching import RESOURCES
 from tests.kit.polling import eventually
 

@@ -9,8 +9,8 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollouts.picker import encoding, wire
-from rollouts.picker.messages import (
+from rollouts.picker.core import encoding, wire
+from rollouts.picker.core.messages import (
     BodyMode,
     BodyReply,
     BufferedReply,

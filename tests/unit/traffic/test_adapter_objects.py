@@ -9,7 +9,8 @@ import pytest
 
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import Claim, TrafficView
-from rollouts.engine.types import FULL, AdapterTraffic, AdapterTrafficKind, TrafficMode, Weight
+from rollouts.engine.types import FULL, AdapterTraffic, TrafficMode, Weight
+from rollouts.objects.models import MODEL_KIND, REWRITE_KIND
 from rollouts.traffic import inference_model, inference_model_rewrite
 from rollouts.traffic.inference_model_rewrite import Dialect, TargetField
 from rollouts.traffic.reading import Reader
@@ -24,11 +25,11 @@ SPLIT = Dialect(api_version="inference.networking.x-k8s.io/v1alpha2", field=Targ
 LLM_D = Dialect(api_version="llm-d.ai/v1alpha2", field=TargetField.TARGETS)
 
 
-def traffic(kind: AdapterTrafficKind = AdapterTrafficKind.INFERENCE_MODEL) -> AdapterTraffic:
+def traffic(kind: str = MODEL_KIND) -> AdapterTraffic:
     return AdapterTraffic(kind=kind, name="loramodel", model_name="travelhelper", pool_name="pool")
 
 
-def target(kind: AdapterTrafficKind = AdapterTrafficKind.INFERENCE_MODEL) -> ModelTarget:
+def target(kind: str = MODEL_KIND) -> ModelTarget:
     return ModelTarget(rollout="demo", namespace="default", spec=traffic(kind))
 
 
@@ -215,15 +216,13 @@ def test_an_object_that_does_not_exist_will_be_managed(kind: str) -> None:
     if kind == "InferenceModel":
         seen = inference_model.view(None, traffic(), READER)
     else:
-        seen = inference_model_rewrite.view(
-            None, traffic(AdapterTrafficKind.INFERENCE_MODEL_REWRITE), TARGETS, READER
-        )
+        seen = inference_model_rewrite.view(None, traffic(REWRITE_KIND), TARGETS, READER)
     assert (seen.kind, seen.exists, seen.mode) == (kind, False, TrafficMode.MANAGED)
 
 
 # --- InferenceModelRewrite ---
 
-REWRITE = target(AdapterTrafficKind.INFERENCE_MODEL_REWRITE)
+REWRITE = target(REWRITE_KIND)
 
 
 @pytest.mark.parametrize("dialect", [TARGETS, SPLIT, LLM_D])

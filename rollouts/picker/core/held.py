@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from rollouts.picker.ports import BufferBudget
-from rollouts.picker.refusals import OVERLOADED, too_large
-from rollouts.picker.routing import Refusal
+from rollouts.picker.core.ports import BufferBudget
+from rollouts.picker.core.refusals import OVERLOADED, too_large
+from rollouts.picker.core.routing import Refusal
 
 __all__ = ["HeldBody"]
 

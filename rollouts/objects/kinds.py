@@ -1,8 +1,10 @@
-"""The API resources that the controller reads and writes."""
+"""The API resources that controller, picker and commands read and write."""
 
 from __future__ import annotations
 
-from rollouts.kube.client import Resource
+from rollouts.objects.models import MODEL_GROUP, MODEL_KIND, REWRITE_GROUPS, REWRITE_KIND
+from rollouts.objects.pools import POOL_GROUPS, POOL_KIND
+from rollouts.objects.resource import Resource
 
 __all__ = [
     "ANALYSIS_RUN",
@@ -38,15 +40,13 @@ CLUSTER_ANALYSIS_TEMPLATE = Resource(
 
 HTTP_ROUTE = Resource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
 GATEWAY = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
-POOL_V1 = Resource("inference.networking.k8s.io", "v1", "inferencepools", "InferencePool")
-POOL_X = Resource("inference.networking.x-k8s.io", "v1alpha2", "inferencepools", "InferencePool")
+POOL_V1 = Resource(POOL_GROUPS[0], "v1", "inferencepools", POOL_KIND)
+POOL_X = Resource(POOL_GROUPS[1], "v1alpha2", "inferencepools", POOL_KIND)
 POOLS = (POOL_V1, POOL_X)
-INFERENCE_MODEL = Resource("inference.networking.x-k8s.io", "v1alpha2", "inferencemodels", "InferenceModel")
-REWRITE_X = Resource(
-    "inference.networking.x-k8s.io", "v1alpha2", "inferencemodelrewrites", "InferenceModelRewrite"
+INFERENCE_MODEL = Resource(MODEL_GROUP, "v1alpha2", "inferencemodels", MODEL_KIND)
+REWRITES = REWRITE_LLMD, REWRITE_X = tuple(
+    Resource(group, "v1alpha2", "inferencemodelrewrites", REWRITE_KIND) for group in REWRITE_GROUPS
 )
-REWRITE_LLMD = Resource("llm-d.ai", "v1alpha2", "inferencemodelrewrites", "InferenceModelRewrite")
-REWRITES = (REWRITE_LLMD, REWRITE_X)
 """The groups of InferenceModelRewrite, the one that pickers prefer first."""
 
 POD = Resource("", "v1", "pods", "Pod")

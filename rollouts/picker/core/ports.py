@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from rollouts.picker.measure import Measurement
-from rollouts.picker.routing import Decision, Refusal, Request
+from rollouts.picker.core.measure import Measurement
+from rollouts.picker.core.routing import Decision, Refusal, Request
 
 __all__ = ["BufferBudget", "Observer", "Routing"]
 

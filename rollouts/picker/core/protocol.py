@@ -21,12 +21,12 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from typing import Any, NamedTuple
 
-from rollouts.picker.body import BodyScanner
-from rollouts.picker.endpoints import SUBSET_KEY, SUBSET_NAMESPACE, parse_subset
-from rollouts.picker.held import HeldBody
-from rollouts.picker.measure import Ending, ResponseMeter
-from rollouts.picker.members import BodyError, Field, Kind
-from rollouts.picker.messages import (
+from rollouts.picker.core.body import BodyScanner
+from rollouts.picker.core.endpoints import SUBSET_KEY, SUBSET_NAMESPACE, parse_subset
+from rollouts.picker.core.held import HeldBody
+from rollouts.picker.core.measure import Ending, ResponseMeter
+from rollouts.picker.core.members import BodyError, Field, Kind
+from rollouts.picker.core.messages import (
     BodyMode,
     BodyReply,
     BufferedReply,
@@ -43,14 +43,14 @@ from rollouts.picker.messages import (
     Side,
     TrailersReply,
 )
-from rollouts.picker.messages import Protocol as Modes
-from rollouts.picker.ports import BufferBudget, Observer, Routing
-from rollouts.picker.prefix import MAX_PREFIX
-from rollouts.picker.refusals import bad_request, immediate, too_large, too_slow
-from rollouts.picker.restore import NameRestorer
-from rollouts.picker.routing import PROMPTS, Decision, Refusal, Request
-from rollouts.picker.splicing import splice
-from rollouts.picker.wire import metadata_value
+from rollouts.picker.core.messages import Protocol as Modes
+from rollouts.picker.core.ports import BufferBudget, Observer, Routing
+from rollouts.picker.core.prefix import MAX_PREFIX
+from rollouts.picker.core.refusals import bad_request, immediate, too_large, too_slow
+from rollouts.picker.core.restore import NameRestorer
+from rollouts.picker.core.routing import PROMPTS, Decision, Refusal, Request
+from rollouts.picker.core.splicing import splice
+from rollouts.picker.core.wire import metadata_value
 
 __all__ = [
     "DESTINATION",

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 from collections import deque
 
-from rollouts.picker.body import BodyScanner
-from rollouts.picker.members import BodyError, Kind
-from rollouts.picker.splicing import splice
+from rollouts.picker.core.body import BodyScanner
+from rollouts.picker.core.members import BodyError, Kind
+from rollouts.picker.core.splicing import splice
 
 __all__ = ["MAX_HELD", "NameRestorer"]
 

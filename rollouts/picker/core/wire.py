@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rollouts.picker.messages import (
+from rollouts.picker.core.messages import (
     BodyMode,
     Headers,
     Incoming,

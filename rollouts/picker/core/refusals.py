@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from rollouts.picker.messages import ImmediateReply
-from rollouts.picker.routing import Refusal
+from rollouts.picker.core.messages import ImmediateReply
+from rollouts.picker.core.routing import Refusal
 
 __all__ = ["OVERLOADED", "bad_request", "immediate", "too_large", "too_slow"]
 

@@ -1,15 +1,51 @@
-"""Reads untrusted raw objects without ever raising: what has the wrong type is not there."""
+"""Fields of raw objects that nobody vouches for: what has the wrong type is not there, nothing raises."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["dict_at", "int_at", "items_at", "seconds_at", "text_at"]
+__all__ = [
+    "dict_at",
+    "int_at",
+    "items_at",
+    "list_of",
+    "map_of",
+    "metadata_of",
+    "port_of",
+    "seconds_at",
+    "text_at",
+    "text_of",
+]
 
 MAX_ITEMS = 1000
 """Members of a list that are looked at; every list we read is far shorter by its schema."""
+
+
+def map_of(value: Any) -> Mapping[str, Any]:
+    """``value`` when it is a map, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def list_of(value: Any) -> Sequence[Any]:
+    """``value`` when it is a list, else an empty one."""
+    return value if isinstance(value, list) else ()
+
+
+def text_of(value: Any) -> str:
+    """``value`` when it is a string, else the empty one."""
+    return value if isinstance(value, str) else ""
+
+
+def metadata_of(obj: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The object's metadata."""
+    return map_of(obj.get("metadata"))
+
+
+def port_of(value: Any) -> int | None:
+    """``value`` when it is the number of a TCP port."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 65536 else None
 
 
 def _at(obj: Mapping[str, Any], path: tuple[str, ...]) -> Any:
@@ -23,8 +59,7 @@ def _at(obj: Mapping[str, Any], path: tuple[str, ...]) -> Any:
 
 def dict_at(obj: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
     """The map at a path, or an empty one."""
-    value = _at(obj, path)
-    return value if isinstance(value, Mapping) else {}
+    return map_of(_at(obj, path))
 
 
 def items_at(obj: Mapping[str, Any], *path: str) -> list[Mapping[str, Any]]:
@@ -37,8 +72,7 @@ def items_at(obj: Mapping[str, Any], *path: str) -> list[Mapping[str, Any]]:
 
 def text_at(obj: Mapping[str, Any], *path: str) -> str:
     """The string at a path, or an empty one."""
-    value = _at(obj, path)
-    return value if isinstance(value, str) else ""
+    return text_of(_at(obj, path))
 
 
 def int_at(obj: Mapping[str, Any], *path: str) -> int | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from rollouts.picker.reading import dict_at, items_at, text_at
+from rollouts.objects.fields import dict_at, items_at, text_at
 
 __all__ = ["ALL_MODELS", "PIN_HEADER", "KeySource", "ModelPolicy", "StickyKey", "policies_of"]
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from rollouts.picker.endpoints import Endpoint, Subset
-from rollouts.picker.prefix import PrefixIndex
+from rollouts.picker.core.endpoints import Endpoint, Subset
+from rollouts.picker.core.prefix import PrefixIndex
 
 __all__ = ["Load", "PodState", "ScheduleConfig", "Scheduler"]
 

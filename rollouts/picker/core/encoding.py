@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 
-from rollouts.picker.messages import (
+from rollouts.picker.core.messages import (
     BodyReply,
     BufferedReply,
     HeadersReply,

@@ -10,16 +10,16 @@ from __future__ import annotations
 import functools
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from rollouts.picker.reading import dict_at, items_at, seconds_at, text_at
+from rollouts.objects.fields import dict_at, text_at
+from rollouts.objects.pods import ready_since
+from rollouts.objects.pools import Pool
 
 __all__ = [
     "SUBSET_KEY",
     "SUBSET_NAMESPACE",
     "Endpoint",
-    "Pool",
     "Subset",
     "endpoints_of",
     "join_host_port",
@@ -33,24 +33,6 @@ MAX_SUBSET = 10_000
 """Entries of a subset hint that are looked at: more than any pool has pods."""
 
 _ACTIVE_PORTS = ("llm-d.ai/active-ports", "inference.networking.k8s.io/active-ports")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pool:
-    """An InferencePool of either version. ``selector`` is a plain label map, ``ports`` has no duplicates."""
-
-    namespace: str
-    name: str
-    selector: Mapping[str, str]
-    ports: tuple[int, ...]
-
-    def selects(self, pod: Mapping[str, Any]) -> bool:
-        """Whether the pod is in the namespace and carries all labels. An empty selector selects nothing."""
-        namespace = text_at(pod, "metadata", "namespace") or "default"
-        if not self.selector or namespace != self.namespace:
-            return False
-        labels = dict_at(pod, "metadata", "labels")
-        return all(labels.get(name) == value for name, value in self.selector.items())
 
 
 class Endpoint(NamedTuple):
@@ -125,25 +107,18 @@ def endpoints_of(pool: Pool, pods: list[Mapping[str, Any]]) -> tuple[Endpoint, .
     """The endpoints of all Ready pods that the pool selects, by address."""
     found = {}
     for pod in pods:
-        since = _ready_since(pod)
+        namespace = text_at(pod, "metadata", "namespace") or "default"
+        if namespace != pool.namespace or not pool.selects(dict_at(pod, "metadata", "labels")):
+            continue
+        since = ready_since(pod)
         host = _canonical(text_at(pod, "status", "podIP"))
-        if since is None or not host or not pool.selects(pod):
+        if since is None or not host:
             continue
         for port in _active_ports(pod, pool.ports):
             address = join_host_port(host, port)
             name = text_at(pod, "metadata", "name")
             found[address] = Endpoint(address, host, port, name, pool.name, since)
     return tuple(found[address] for address in sorted(found))
-
-
-def _ready_since(pod: Mapping[str, Any]) -> float | None:
-    """Unix time of the Ready condition, 0 when it does not say; None when the pod takes no traffic."""
-    if dict_at(pod, "metadata").get("deletionTimestamp") is not None:
-        return None
-    for condition in items_at(pod, "status", "conditions"):
-        if condition.get("type") == "Ready":
-            return seconds_at(condition, "lastTransitionTime") if condition.get("status") == "True" else None
-    return None
 
 
 def _active_ports(pod: Mapping[str, Any], ports: tuple[int, ...]) -> tuple[int, ...]:

@@ -21,7 +21,7 @@ from json.decoder import scanstring  # type: ignore[attr-defined]  # the C scann
 
 from pydantic_core import from_json
 
-from rollouts.picker.members import BodyError, Field, Kind
+from rollouts.picker.core.members import BodyError, Field, Kind
 
 __all__ = ["LONG", "MAX_DEPTH", "MAX_TOKEN", "BodyScanner"]
 

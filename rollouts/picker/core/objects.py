@@ -9,23 +9,30 @@ measurement need. A hostile or broken object is left out and named in ``problems
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rollouts.picker.endpoints import Endpoint, Pool, endpoints_of
-from rollouts.picker.policies import ModelPolicy, policies_of
-from rollouts.picker.reading import dict_at, int_at, items_at, seconds_at, text_at
-from rollouts.picker.rules import Criticality, Precedence, Rule, RuleBook
-from rollouts.picker.split import Target
+from rollouts.objects.fields import seconds_at, text_at
+from rollouts.objects.models import (
+    MODEL_GROUP,
+    MODEL_KIND,
+    REWRITE_GROUPS,
+    REWRITE_KIND,
+    Split,
+    model_rule,
+    pool_of_model,
+    rewrite_rules,
+)
+from rollouts.objects.pools import POOL_GROUPS, POOL_KIND, Pool, read_pool
+from rollouts.picker.core.endpoints import Endpoint, endpoints_of
+from rollouts.picker.core.policies import ModelPolicy, policies_of
+from rollouts.picker.core.rules import Criticality, Precedence, Rule, RuleBook
+from rollouts.picker.core.split import Target
 
-__all__ = ["POOL_GROUPS", "REWRITE_GROUPS", "ROLLOUT_GROUP", "PoolName", "Snapshot", "read_snapshot"]
+__all__ = ["ROLLOUT_GROUP", "PoolName", "Snapshot", "read_snapshot"]
 
-POOL_GROUPS = ("inference.networking.k8s.io", "inference.networking.x-k8s.io")
-REWRITE_GROUPS = ("inference.networking.x-k8s.io", "llm-d.ai")
-MODEL_GROUP = "inference.networking.x-k8s.io"
 ROLLOUT_GROUP = "inferencerollouts.dev"
 
-MAX_WEIGHT = 1_000_000  # of the CRD schemas
 MAX_TARGETS = 100  # the schema of InferenceModel has 10, the one of rewrites no maximum
 MAX_NAME = 256  # of modelName
 
@@ -98,10 +105,10 @@ def _pools(wanted: set[PoolName], maps: list[Mapping[str, Any]], problems: list[
     for group in POOL_GROUPS:
         for obj in maps:
             name = PoolName(_namespace(obj), text_at(obj, "metadata", "name"))
-            if not _is(obj, "InferencePool", (group,)) or name not in wanted or name in found:
+            if not _is(obj, POOL_KIND, (group,)) or name not in wanted or name in found:
                 continue
-            pool = _pool(obj, name)
-            if pool is None:
+            pool = replace(read_pool(obj), namespace=name.namespace)
+            if not pool.selector or not pool.ports:
                 problems.append(f"{_label(obj)}: needs a selector and a target port; fix its spec")
             else:
                 found[name] = pool
@@ -109,25 +116,11 @@ def _pools(wanted: set[PoolName], maps: list[Mapping[str, Any]], problems: list[
     return [found[name] for name in sorted(found)]
 
 
-def _pool(obj: Mapping[str, Any], name: PoolName) -> Pool | None:
-    selector = dict_at(obj, "spec", "selector")
-    labels = selector.get("matchLabels", selector)
-    single = int_at(obj, "spec", "targetPortNumber")
-    listed = [int_at(port, "number") for port in items_at(obj, "spec", "targetPorts")]
-    numbers = listed or [single]
-    ports = tuple(dict.fromkeys(port for port in numbers if port is not None and 0 < port < 65536))
-    if not isinstance(labels, Mapping) or not labels or not ports:
-        return None
-    if not all(isinstance(key, str) and isinstance(value, str) for key, value in labels.items()):
-        return None
-    return Pool(namespace=name.namespace, name=name.name, selector=dict(labels), ports=ports)
-
-
 def _rules(obj: Mapping[str, Any], wanted: set[PoolName], problems: list[str]) -> Iterator[Rule]:
-    is_model = _is(obj, "InferenceModel", (MODEL_GROUP,))
-    if not is_model and not _is(obj, "InferenceModelRewrite", REWRITE_GROUPS):
+    is_model = _is(obj, MODEL_KIND, (MODEL_GROUP,))
+    if not is_model and not _is(obj, REWRITE_KIND, REWRITE_GROUPS):
         return
-    if PoolName(_namespace(obj), text_at(obj, "spec", "poolRef", "name")) not in wanted:
+    if PoolName(_namespace(obj), pool_of_model(obj).name) not in wanted:
         return
     try:
         yield from _model_rules(obj) if is_model else _rewrite_rules(obj)
@@ -147,7 +140,8 @@ def _precedence(obj: Mapping[str, Any], *, generic: bool, index: int) -> Precede
 
 
 def _model_rules(obj: Mapping[str, Any]) -> list[Rule]:
-    model = text_at(obj, "spec", "modelName")
+    rule = model_rule(obj)
+    model = rule.models[0]
     if not model or len(model) > MAX_NAME:
         raise ValueError(f"spec.modelName must be a string of 1 to {MAX_NAME} characters")
     stated = text_at(obj, "spec", "criticality")
@@ -155,7 +149,7 @@ def _model_rules(obj: Mapping[str, Any]) -> list[Rule]:
     return [
         Rule(
             model=model,
-            targets=_targets(items_at(obj, "spec", "targetModels"), "name"),
+            targets=_targets(rule.split),
             precedence=_precedence(obj, generic=False, index=0),
             criticality=known.get(stated, Criticality.STANDARD),
         )
@@ -164,37 +158,25 @@ def _model_rules(obj: Mapping[str, Any]) -> list[Rule]:
 
 def _rewrite_rules(obj: Mapping[str, Any]) -> list[Rule]:
     found = []
-    for index, entry in enumerate(items_at(obj, "spec", "rules")):
-        targets = _targets(items_at(entry, "targets") or items_at(entry, "split"), "modelRewrite")
-        matches = items_at(entry, "matches")
-        for match in matches or [{}]:
-            model = text_at(match, "model", "value")
-            if matches and (not model or (text_at(match, "model", "type") or "Exact") != "Exact"):
+    for index, rule in enumerate(rewrite_rules(obj)):
+        targets = _targets(rule.split)
+        order = _precedence(obj, generic=not rule.models, index=index)
+        for model in rule.models or ("",):
+            if rule.models and not model:
                 raise ValueError(f"rule {index}: a match needs model.value, of type Exact")
-            order = _precedence(obj, generic=not matches, index=index)
             found.append(Rule(model=model, targets=targets, precedence=order))
     return found
 
 
-def _targets(entries: list[Mapping[str, Any]], name_field: str) -> tuple[Target, ...]:
-    """Names with weights: even where none is given, 0 where only others have one.
-
-    Entries of the same name are added up.
-    """
-    if len(entries) > MAX_TARGETS:
+def _targets(split: Split) -> tuple[Target, ...]:
+    """Names with weights, as the controller reads them; entries of the same name are added up."""
+    if len(split.entries) > MAX_TARGETS:
         raise ValueError(f"more than {MAX_TARGETS} targets")
-    even = all(entry.get("weight") is None for entry in entries)
     found: dict[str, int] = {}
-    for entry in entries:
-        name = text_at(entry, name_field)
-        weight = 1 if even else int_at(entry, "weight")
-        if weight is None and entry.get("weight") is None:
-            weight = 0
+    for name, weight in split.weights():
         if not name or len(name) > MAX_NAME:
-            raise ValueError(f"a target needs a {name_field} of 1 to {MAX_NAME} characters")
-        if weight is None or not 0 <= weight <= MAX_WEIGHT:
-            raise ValueError(f"the weight of target {name[:60]!r} is not an integer from 0 to {MAX_WEIGHT}")
+            raise ValueError(f"a target needs a {split.key} of 1 to {MAX_NAME} characters")
         found[name] = found.get(name, 0) + weight
-    if entries and not any(found.values()):
+    if split.entries and not any(found.values()):
         raise ValueError("all weights are 0")
     return tuple(Target(name, weight) for name, weight in found.items())

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 
 from rollouts.exposition_lines import read_line
-from rollouts.picker.schedule import Load
+from rollouts.picker.core.schedule import Load
 
 __all__ = ["ScrapeConfig", "parse_metrics", "parse_models", "wait_for"]
 

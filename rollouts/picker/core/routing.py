@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple
 
-from rollouts.picker.endpoints import Endpoint, Subset
-from rollouts.picker.messages import Headers
-from rollouts.picker.objects import Snapshot
-from rollouts.picker.policies import ALL_MODELS, PIN_HEADER, KeySource, ModelPolicy, StickyKey
-from rollouts.picker.prefix import block_hashes
-from rollouts.picker.rules import Criticality, Rule
-from rollouts.picker.schedule import PodState, Scheduler
-from rollouts.picker.split import Diffusion, sticky
+from rollouts.picker.core.endpoints import Endpoint, Subset
+from rollouts.picker.core.messages import Headers
+from rollouts.picker.core.objects import Snapshot
+from rollouts.picker.core.policies import ALL_MODELS, PIN_HEADER, KeySource, ModelPolicy, StickyKey
+from rollouts.picker.core.prefix import block_hashes
+from rollouts.picker.core.rules import Criticality, Rule
+from rollouts.picker.core.schedule import PodState, Scheduler
+from rollouts.picker.core.split import Diffusion, sticky
 
 __all__ = ["PROMPTS", "Decision", "Refusal", "Request", "Router", "Unready"]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from rollouts.picker.split import Target
+from rollouts.picker.core.split import Target
 
 __all__ = ["Criticality", "Precedence", "Rule", "RuleBook"]
 

@@ -1,0 +1,12 @@
+{{- /* Generated from rollouts/carriers by `make generate`. */}}
+{{- define "inference-rollouts.trafficRules" -}}
+- apiGroups: [gateway.networking.k8s.io]
+  resources: [httproutes]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [inference.networking.x-k8s.io]
+  resources: [inferencemodels]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [inference.networking.x-k8s.io, llm-d.ai]
+  resources: [inferencemodelrewrites]
+  verbs: [get, list, watch, create, patch, delete]
+{{- end -}}

@@ -1,0 +1,201 @@
+"""What is particular to one kind of object that carries weights: what a Rollout says of it, how it is read and written.
+
+A new kind is a file with a ``TrafficKind`` and a ``Carrier``, and its line in ``TRAFFIC_KINDS``. Whatever asks per kind
+iterates over that list: the schema of ``spec.traffic`` and its rules, caches and their indexes, the gatherer, the way
+back, ``doctor``, the chart's roles.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic.alias_generators import to_snake
+
+from rollouts.engine.actions import DesiredTraffic
+from rollouts.engine.observation import Problem, TrafficView
+from rollouts.engine.types import AdapterTraffic, HttpRouteTraffic, Identity, TargetKind, TrafficMode, WayBack
+from rollouts.objects.fields import map_of, text_of
+from rollouts.objects.models import PoolOfModel, model_names, pool_of_model
+from rollouts.objects.pools import Pool
+from rollouts.objects.resource import Resource
+from rollouts.traffic import wayback
+from rollouts.traffic.inference_model_rewrite import Dialect
+from rollouts.traffic.reading import Reader
+from rollouts.traffic.releasing import release
+from rollouts.traffic.wayback import EntryList
+from rollouts.traffic.writes import JsonPatch, Refusal, Write
+
+__all__ = ["POOL_REF", "Carrier", "Place", "TrafficKind"]
+
+Object = Mapping[str, Any]
+Index = Callable[[dict[str, Any]], Iterable[Hashable]]
+
+POOL_REF = "poolRef"
+"""Index of the objects that name a pool, by (namespace, name)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where one traffic object of one Rollout is: the resource that is served, and what it calls its lists."""
+
+    rollout: str
+    namespace: str
+    resource: Resource
+    dialect: Dialect | None = None
+
+
+class TrafficKind(ABC):
+    """One kind. ``model`` is the pydantic type of ``spec.traffic.<field>``, ``help`` its description."""
+
+    kind: ClassVar[str]
+    field: ClassVar[str]
+    help: ClassVar[str]
+    model: ClassVar[Any]
+    target: ClassVar[TargetKind]
+    """The target that it splits."""
+    resources: ClassVar[tuple[Resource, ...]]
+    """The API groups that may serve it, the one that counts first."""
+    verbs: ClassVar[tuple[str, ...]] = ("get", "list", "watch", "create", "patch", "delete")
+    """What the controller does with it: the chart's role."""
+    asked_for: ClassVar[tuple[str, ...]] = ()
+    """Those of them that ``doctor`` asks for, whichever Rollouts there are."""
+    unserved: ClassVar[tuple[str, str]] = ("", "")
+    """What ``doctor`` says where the cluster does not serve it, and what to do; empty: nothing."""
+    indexes: ClassVar[Mapping[str, Index]] = {}
+    """Of its store."""
+    has_dialects: ClassVar[bool] = False
+    """Whether the API server has to be asked what a version calls its lists (``controller.dialects``)."""
+
+    @property
+    def attribute(self) -> str:
+        """The field's name in the model of ``spec.traffic``."""
+        return to_snake(self.field)
+
+    @property
+    def named(self) -> str:
+        """Where below ``spec.traffic`` the object's name is."""
+        return f"{self.field}.name"
+
+    # --- what a raw Rollout says: cheap, and tolerant of any object ---
+
+    def said(self, traffic: Object) -> list[Object]:
+        """The entries for this kind in a raw ``spec.traffic``."""
+        return [map_of(traffic.get(self.field))]
+
+    def pools(self, traffic: Object) -> Iterator[str]:
+        """Names of the pools that the entries name."""
+        for entry in self.said(traffic):
+            name = text_of(map_of(entry.get("poolRef")).get("name"))
+            if name:
+                yield name
+
+    # --- what its model says ---
+
+    def managed(self, model: Any) -> bool:
+        """Whether the object is made by the controller from the spec, with rules of ours in it."""
+        return False
+
+    def findings(self, model: Any) -> Iterator[tuple[str, str]]:
+        """Rules that the model breaks: the path below ``spec.traffic``, and what to do."""
+        yield from ()
+
+    def template(self, model: Any) -> dict[str, Any] | None:
+        """The template that the object is rendered from."""
+        return None
+
+    def template_problems(self, template: Object) -> Sequence[Problem]:
+        """What keeps a template from being rendered."""
+        return ()
+
+    @abstractmethod
+    def read(self, model: Any, fingerprint: Callable[[Any], str]) -> HttpRouteTraffic | AdapterTraffic:
+        """The engine's view of the field."""
+
+    # --- what the object says ---
+
+    def model_names(self, obj: Object) -> set[str]:
+        """Model names that clients may ask for by it."""
+        return model_names(obj)
+
+    def pool_of(self, obj: Object) -> PoolOfModel:
+        """The pool that serves what it splits."""
+        return pool_of_model(obj)
+
+    def lists(self, obj: Object) -> list[EntryList]:
+        """Its lists of weighted entries, for the way back. Never raises."""
+        return wayback.lists_of(obj)
+
+    @abstractmethod
+    def carrier(self, place: Place, spec: Any, template: Object | None) -> Carrier:
+        """Who reads and writes the object; ``spec`` is what ``read`` answered, completed from the object."""
+
+
+class Carrier(ABC):
+    """One traffic object of one Rollout. ``raw`` is the object as the API server gave it; None: it does not exist."""
+
+    resource: Resource
+    kind: TrafficKind
+    target: Any
+    """Rollout, namespace and spec; of the type that the kind's renderer takes."""
+
+    @property
+    def namespace(self) -> str:
+        """The object's namespace."""
+        return str(self.target.namespace)
+
+    @property
+    def name(self) -> str:
+        """The object's name."""
+        return str(self.target.spec.name)
+
+    @property
+    def rendered_from(self) -> str:
+        """What a person corrects when the API server refuses the object."""
+        return f"{self.resource.kind} {self.name}"
+
+    @property
+    def route(self) -> Object | None:
+        """The template of a Managed route, to which rules of ours may be added; None for everything else."""
+        return None
+
+    @abstractmethod
+    def view(self, raw: Object | None, reader: Reader) -> TrafficView:
+        """The engine's view. Never raises."""
+
+    @abstractmethod
+    def render(self, raw: Object | None, desired: DesiredTraffic) -> Write | Refusal | None:
+        """The write that brings the object to ``desired``; None when it says so already."""
+
+    def way_back(self, raw: Object | None, stable: Identity, canary: Identity) -> WayBack:
+        """The record that giving the canary's weight back needs, as the live object is now."""
+        record = WayBack(
+            kind=self.resource.kind,
+            group=self.resource.group,
+            name=self.name,
+            mode=self.mode(raw),
+            stable=wayback.entry_of(stable),
+            canary=wayback.entry_of(canary),
+        )
+        return wayback.propose(raw, record, self.chosen(raw, (stable, canary)), self.kind.lists)
+
+    @abstractmethod
+    def mode(self, raw: Object | None) -> TrafficMode:
+        """Who makes the object."""
+
+    def chosen(self, raw: Object | None, arms: tuple[Identity, ...]) -> list[int] | None:
+        """Indices of the rules that are ours to weigh; None: every rule there is."""
+        return None
+
+    def not_honoured(self, pool: Pool, preferred: Resource) -> str:
+        """Why no released picker of others would move traffic of the pool by it; empty when one would.
+
+        ``preferred`` is the served group of the kind that counts.
+        """
+        return ""
+
+    def release(self, raw: Object) -> JsonPatch:
+        """Give a Managed object up."""
+        return release(raw, self.target.rollout)

@@ -1,0 +1,125 @@
+"""HTTPRoute: weights between InferencePools."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from rollouts.api.traffic_models import HttpRouteModel
+from rollouts.carriers.base import Carrier, Object, Place, TrafficKind
+from rollouts.engine.actions import DesiredTraffic
+from rollouts.engine.observation import Problem, TrafficView
+from rollouts.engine.types import HttpRouteTraffic, Identity, TargetKind, TrafficMode
+from rollouts.objects import kinds
+from rollouts.objects.fields import list_of, map_of, metadata_of
+from rollouts.objects.resource import Resource
+from rollouts.traffic import httproute
+from rollouts.traffic.backends import chosen_rules
+from rollouts.traffic.mirrors import mirrors_of
+from rollouts.traffic.reading import Reader
+from rollouts.traffic.writes import Refusal, Write
+
+__all__ = ["HTTP_ROUTE", "MIRROR"]
+
+MIRROR = "mirror"
+"""Index of the routes that send copies of requests somewhere, by namespace."""
+
+
+def _by_mirror(obj: dict[str, Any]) -> Iterable[Hashable]:
+    return [str(metadata_of(obj).get("namespace", ""))] if mirrors_of(obj.get("spec")) else []
+
+
+class _HttpRoutes(TrafficKind):
+    kind = kinds.HTTP_ROUTE.kind
+    field = "httpRoutes"
+    help = "The HTTPRoute (one for now)."
+    model = Annotated[list[HttpRouteModel], Field(min_length=1, max_length=1)]
+    target = TargetKind.POOL
+    resources = (kinds.HTTP_ROUTE,)
+    asked_for = ("patch",)
+    unserved = (
+        "the cluster serves no HTTPRoute: pools cannot be split",
+        "install the Gateway API and a gateway",
+    )
+    indexes: ClassVar = {MIRROR: _by_mirror}
+
+    @property
+    def named(self) -> str:
+        return f"{self.field}[0].name"
+
+    def said(self, traffic: Object) -> list[Object]:
+        return [map_of(route) for route in list_of(traffic.get(self.field))]
+
+    def pools(self, traffic: Object) -> Iterator[str]:
+        yield from ()  # the target is the pool
+
+    def managed(self, model: list[HttpRouteModel]) -> bool:
+        return any(route.template is not None for route in model)
+
+    def findings(self, model: list[HttpRouteModel]) -> Iterator[tuple[str, str]]:
+        for route in model:
+            if route.template is not None and route.add_backend:
+                yield "httpRoutes[0].addBackend", "is for Adopted routes: leave it out with a template"
+
+    def template(self, model: list[HttpRouteModel]) -> dict[str, Any] | None:
+        return model[0].template
+
+    def template_problems(self, template: Object) -> Sequence[Problem]:
+        return httproute.template_problems(template)
+
+    def read(self, model: list[HttpRouteModel], fingerprint: Callable[[Any], str]) -> HttpRouteTraffic:
+        route = model[0]
+        managed = route.template is not None
+        return HttpRouteTraffic(
+            name=route.name,
+            mode=TrafficMode.MANAGED if managed else TrafficMode.ADOPTED,
+            rule_names=tuple(route.rule_names),
+            add_backend=route.add_backend,
+            fingerprint=fingerprint(route.template) if managed else "",
+        )
+
+    def carrier(self, place: Place, spec: HttpRouteTraffic, template: Mapping[str, Any] | None) -> Carrier:
+        return _RouteCarrier(
+            target=httproute.Target(
+                rollout=place.rollout,
+                namespace=place.namespace,
+                spec=spec,
+                template=dict(template) if template is not None else None,
+            ),
+            resource=place.resource,
+        )
+
+
+HTTP_ROUTE = _HttpRoutes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RouteCarrier(Carrier):
+    target: httproute.Target
+    resource: Resource
+    kind: TrafficKind = HTTP_ROUTE
+
+    @property
+    def rendered_from(self) -> str:
+        managed = self.target.template is not None
+        return "traffic.httpRoutes[0].template" if managed else super().rendered_from
+
+    @property
+    def route(self) -> Object | None:
+        return self.target.template
+
+    def mode(self, raw: Object | None) -> TrafficMode:
+        return self.target.spec.mode
+
+    def chosen(self, raw: Object | None, arms: tuple[Identity, ...]) -> list[int] | None:
+        spec = map_of((raw or {}).get("spec"))
+        return chosen_rules(spec, self.target.spec, self.target.template, arms, self.namespace)
+
+    def view(self, raw: Object | None, reader: Reader) -> TrafficView:
+        return httproute.view(raw, self.target.spec, self.target.template, reader)
+
+    def render(self, raw: Object | None, desired: DesiredTraffic) -> Write | Refusal | None:
+        return httproute.render(raw, self.target, desired)

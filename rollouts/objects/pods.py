@@ -1,0 +1,130 @@
+"""Pods: what serves of a pool, and what is behind the Service of its endpoint picker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rollouts.objects.fields import items_at, list_of, map_of, metadata_of, port_of, seconds_at, text_of
+
+__all__ = [
+    "HEALTH_PORTS",
+    "METRICS_PORT_ANNOTATION",
+    "PickerPod",
+    "Pod",
+    "health_port",
+    "metrics_port",
+    "read_picker_pod",
+    "read_pod",
+    "ready_since",
+]
+
+METRICS_PORT_ANNOTATION = "inferencerollouts.dev/metrics-port"
+"""On the Service or on the pods of our endpoint pickers: where their metrics are."""
+
+HEALTH_PORTS = ("health", "grpc")
+"""Names of container ports of our pickers that serve gRPC health, the one without TLS first."""
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """A pod that has an IP. Ready: its condition says so, and no deletion is under way.
+
+    ``started`` is its start time as written by the API server, or empty. ``restarts`` are those of its containers,
+    by the kubelet's count.
+    """
+
+    name: str
+    ip: str
+    ready: bool
+    started: str = ""
+    restarts: int = 0
+    pool: str = ""
+    """The pool through which it was found: it decides what the pod is sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PickerPod:
+    """A Ready pod behind a picker's Service. ``metrics_port`` None: not an endpoint picker of ours.
+
+    ``health_port`` serves gRPC health: the container port of that name, else the one named ``grpc``.
+    """
+
+    name: str
+    ip: str
+    metrics_port: int | None
+    health_port: int | None = None
+
+
+def read_pod(obj: Object, pool: str = "") -> Pod | None:
+    """Read a pod; None while it has no IP."""
+    meta, status = metadata_of(obj), map_of(obj.get("status"))
+    ip, name = text_of(status.get("podIP")), meta.get("name")
+    if not ip or not isinstance(name, str):
+        return None
+    return Pod(
+        name=name,
+        ip=ip,
+        ready=_ready(obj) is not None,
+        started=text_of(status.get("startTime")),
+        restarts=_restarts(status),
+        pool=pool,
+    )
+
+
+def _ready(obj: Object) -> Object | None:
+    """Its Ready condition; None while it takes no traffic."""
+    if metadata_of(obj).get("deletionTimestamp"):
+        return None
+    for condition in items_at(obj, "status", "conditions"):
+        if condition.get("type") == "Ready":
+            return condition if condition.get("status") == "True" else None
+    return None
+
+
+def ready_since(obj: Object) -> float | None:
+    """Unix time of its Ready condition, 0 when that does not say; None while it takes no traffic."""
+    condition = _ready(obj)
+    return None if condition is None else seconds_at(condition, "lastTransitionTime")
+
+
+def _restarts(status: Object) -> int:
+    """Restarts of all containers of a pod, as the kubelet counts them."""
+    counts = [map_of(item).get("restartCount") for item in list_of(status.get("containerStatuses"))]
+    return sum(
+        count for count in counts if isinstance(count, int) and not isinstance(count, bool) and count > 0
+    )
+
+
+def health_port(pod: Object) -> int | None:
+    """The container port named ``health``, else the one named ``grpc``; None where neither is declared."""
+    found: dict[str, int] = {}
+    for container in items_at(pod, "spec", "containers"):
+        for port in items_at(container, "ports"):
+            number = port_of(port.get("containerPort"))
+            if number is not None and port.get("name") in HEALTH_PORTS:
+                found[port["name"]] = number
+    return next((found[name] for name in HEALTH_PORTS if name in found), None)
+
+
+def metrics_port(obj: Object) -> int | None:
+    """The annotation of a picker's Service or pod; None without it, or where it is no port."""
+    text = map_of(metadata_of(obj).get("annotations")).get(METRICS_PORT_ANNOTATION)
+    return port_of(int(text)) if isinstance(text, str) and text.isdecimal() and len(text) <= 5 else None
+
+
+def read_picker_pod(pod: Object, default_port: int | None) -> PickerPod | None:
+    """A pod behind a picker's Service, whose annotation gives ``default_port``; None while it is not Ready."""
+    found = read_pod(pod)
+    if found is None or not found.ready:
+        return None
+    port = metrics_port(pod)
+    return PickerPod(
+        name=found.name,
+        ip=found.ip,
+        metrics_port=port if port is not None else default_port,
+        health_port=health_port(pod),
+    )

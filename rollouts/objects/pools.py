@@ -1,0 +1,149 @@
+"""InferencePools, read from raw objects of either API group.
+
+Field names: InferencePool v1 (``selector.matchLabels``, ``targetPorts``, ``endpointPickerRef``) and v1alpha2
+(``selector`` as a plain map, ``targetPortNumber``, ``extensionRef``) of the Gateway API Inference Extension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rollouts.objects.fields import dict_at, items_at, list_of, map_of, metadata_of, port_of, text_at, text_of
+
+__all__ = ["POOL_GROUPS", "POOL_KIND", "ParentRefusal", "PickerRef", "Pool", "read_pool"]
+
+POOL_KIND = "InferencePool"
+POOL_GROUPS = ("inference.networking.k8s.io", "inference.networking.x-k8s.io")
+"""The groups that serve InferencePools, the newer one first."""
+
+Object = Mapping[str, Any]
+
+_DEFAULT_PORT = 8000
+"""The model server's port where a pool cannot be read: vLLM's own."""
+_DEFAULT_PICKER_PORT = 9002
+"""The schema's default of ``extensionRef.portNumber`` and ``endpointPickerRef.port``."""
+_MAX_PORTS = 8
+"""As many as InferencePool v1 allows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PickerRef:
+    """The Service of the endpoint picker that a pool names."""
+
+    name: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParentRefusal:
+    """A parent (a Gateway, mostly) that says Accepted=False or ResolvedRefs=False of a pool."""
+
+    kind: str
+    namespace: str
+    name: str
+    condition: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """An InferencePool. ``selector`` is empty, and selects nothing, when it cannot be read.
+
+    ``picker`` is None where the pool names none, or one that is no Service: ``picker_kind`` then says what it is.
+    """
+
+    group: str = ""
+    namespace: str = ""
+    name: str
+    selector: tuple[tuple[str, str], ...]
+    ports: tuple[int, ...]
+    """Every target port in order, without duplicates; each is a process of the pod, with a metrics page of its own."""
+    picker: PickerRef | None = None
+    picker_kind: str = ""
+    fail_open: bool = False
+    """``failureMode: FailOpen``: the gateway serves without the picker when that does not answer."""
+    refusals: tuple[ParentRefusal, ...] = ()
+
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """The ports of a pod's processes, at least one."""
+        return self.ports or (_DEFAULT_PORT,)
+
+    @property
+    def port(self) -> int:
+        """Where a pod is asked about itself."""
+        return self.processes[0]
+
+    def selects(self, labels: Mapping[str, Any]) -> bool:
+        """Whether a pod with these labels is one of the pool's."""
+        return bool(self.selector) and all(labels.get(name) == value for name, value in self.selector)
+
+
+def read_pool(obj: Object) -> Pool:
+    """Read an InferencePool; wrong types read as absent, never raise."""
+    group, slash, _ = text_at(obj, "apiVersion").partition("/")
+    spec = map_of(obj.get("spec"))
+    ref = map_of(spec.get("endpointPickerRef") or spec.get("extensionRef"))
+    return Pool(
+        group=group if slash else "",
+        namespace=str(metadata_of(obj).get("namespace", "")),
+        name=str(metadata_of(obj).get("name", "")),
+        selector=_selector(spec),
+        ports=_ports(spec),
+        picker=_picker(ref),
+        picker_kind=str(ref.get("kind", "Service")) if ref.get("name") else "",
+        fail_open=ref.get("failureMode") == "FailOpen",
+        refusals=_refusals(obj),
+    )
+
+
+def _selector(spec: Object) -> tuple[tuple[str, str], ...]:
+    """Sorted labels; none where one of them is no text: what is left of a selector would select more than it says."""
+    selector = map_of(spec.get("selector"))
+    labels = map_of(selector.get("matchLabels", selector))
+    if not all(isinstance(key, str) and isinstance(value, str) for key, value in labels.items()):
+        return ()
+    return tuple(sorted(labels.items()))
+
+
+def _ports(spec: Object) -> tuple[int, ...]:
+    listed = [entry.get("number") for entry in items_at(spec, "targetPorts")[:_MAX_PORTS]]
+    numbers = map(port_of, listed or [spec.get("targetPortNumber")])
+    return tuple(dict.fromkeys(number for number in numbers if number is not None))
+
+
+def _picker(ref: Object) -> PickerRef | None:
+    name = text_of(ref.get("name"))
+    if not name or ref.get("kind", "Service") != "Service":
+        return None
+    number = port_of(dict_at(ref, "port").get("number", ref.get("portNumber")))
+    return PickerRef(name=name, port=number or _DEFAULT_PICKER_PORT)
+
+
+def _refusals(obj: Object) -> tuple[ParentRefusal, ...]:
+    """What parents refuse: ``status.parents`` of v1, ``status.parent`` of v1alpha2.
+
+    Unknown is no refusal, nor is the placeholder that CRDs put there by default (kind Status, reason Pending).
+    """
+    status, meta = map_of(obj.get("status")), metadata_of(obj)
+    found = []
+    for parent in map(map_of, list_of(status.get("parents") or status.get("parent"))):
+        ref = map_of(parent.get("parentRef"))
+        for item in map(map_of, list_of(parent.get("conditions"))):
+            named = item.get("type") in ("Accepted", "ResolvedRefs") and isinstance(ref.get("name"), str)
+            if not named or item.get("status") != "False" or item.get("reason") == "Pending":
+                continue
+            found.append(
+                ParentRefusal(
+                    kind=str(ref.get("kind") or "Gateway"),
+                    namespace=str(ref.get("namespace") or meta.get("namespace", "")),
+                    name=ref["name"],
+                    condition=str(item.get("type")),
+                    reason=str(item.get("reason") or ""),
+                    message=str(item.get("message") or ""),
+                )
+            )
+    return tuple(found)

@@ -1,0 +1,30 @@
+"""The chart's rights on traffic objects, from the kinds that carry weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from rollouts.carriers import TRAFFIC_KINDS
+
+__all__ = ["chart_rules"]
+
+_PATH = (
+    Path(__file__).resolve().parent.parent
+    / "charts"
+    / "inference-rollouts"
+    / "templates"
+    / "_trafficrules.tpl"
+)
+
+
+def chart_rules() -> Iterator[tuple[Path, str]]:
+    """The template that the role includes."""
+    lines = ["{{- /* Generated from rollouts/carriers by `make generate`. */}}"]
+    lines.append('{{- define "inference-rollouts.trafficRules" -}}')
+    for kind in TRAFFIC_KINDS:
+        groups = sorted(resource.group for resource in kind.resources)
+        lines.append(f"- apiGroups: [{', '.join(groups)}]")
+        lines.append(f"  resources: [{kind.resources[0].plural}]")
+        lines.append(f"  verbs: [{', '.join(kind.verbs)}]")
+    yield _PATH, "\n".join(lines) + "\n{{- end -}}\n"
