@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rollouts.api.base import ApiModel
 from rollouts.api.rollout_models import AdapterTrafficModel, RolloutSpecModel, StepModel
 from rollouts.api.rules import check_spec
 from rollouts.api.scalars import parse_duration, parse_weight
@@ -211,6 +212,11 @@ def _fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _given(model: ApiModel) -> dict[str, Any]:
+    """What the user set: a field that a later version adds with a default changes no fingerprint."""
+    return model.model_dump(by_alias=True, exclude_defaults=True)
+
+
 def _engine_spec(model: RolloutSpecModel) -> RolloutSpec:
     canary = model.strategy.canary
     background = canary.analysis
@@ -222,7 +228,7 @@ def _engine_spec(model: RolloutSpecModel) -> RolloutSpec:
             analysis=None
             if background is None
             else BackgroundAnalysis(
-                fingerprint=_fingerprint(background.model_dump()), starting_step=background.starting_step
+                fingerprint=_fingerprint(_given(background)), starting_step=background.starting_step
             ),
             sticky=None
             if canary.sticky is None
@@ -301,7 +307,7 @@ def _step(step: StepModel) -> Step:
         duration = step.pause.duration
         return PauseStep(duration=None if duration is None else parse_duration(duration))
     if step.analysis is not None:
-        return AnalysisStep(fingerprint=_fingerprint(step.analysis.model_dump()))
+        return AnalysisStep(fingerprint=_fingerprint(_given(step.analysis)))
     if step.job is not None:
         return JobStep(fingerprint=_fingerprint(step.job.spec))
     assert step.set_header_route is not None

@@ -256,7 +256,7 @@ class RolloutStatusModel(ApiModel):
     step: Short = ""
     """Step for people, counted from 1."""
     steps_hash: Short = ""
-    """Hash of the steps that are being executed."""
+    """Hash of the steps that are being executed, after the version of its algorithm."""
     step_started_at: Time | None = None
     """When the current step began."""
     started_at: Time | None = None

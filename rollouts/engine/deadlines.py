@@ -8,8 +8,6 @@ every moment that a deadline counts from is moved by the time that it stood, in 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -17,6 +15,7 @@ from rollouts.engine.draft import Draft
 from rollouts.engine.ending import abort
 from rollouts.engine.observation import Blocker
 from rollouts.engine.revision import revision_of, target_identity
+from rollouts.engine.stamps import is_foreign, is_same, stamp
 from rollouts.engine.starting import start_blocker
 from rollouts.engine.steps import format_seconds
 from rollouts.engine.types import HeaderRouteStep, Identity, Phase, TargetWait, WeightStep
@@ -88,9 +87,9 @@ def missed_target(draft: Draft) -> bool:
         return False
     asked = _fingerprint(draft)
     wait = draft.status.target_wait
-    if wait is None or wait.target != asked:
+    if wait is None or not (is_same(wait.target, asked) or is_foreign(wait.target)):
         wait = TargetWait(target=asked, since=draft.now)
-        draft.set(target_wait=wait)
+    draft.set(target_wait=replace(wait, target=asked))
     limit = draft.spec.canary.target_deadline
     if limit is None or standing(draft) or draft.obs.status.phase not in _WAITING:
         return False
@@ -138,6 +137,4 @@ def _resolve(draft: Draft) -> None:
 
 def _fingerprint(draft: Draft) -> str:
     """What the clock was started for. Discovery may change what it resolves to, but not what is asked for."""
-    target = draft.spec.target
-    text = json.dumps([target.kind.value, target.group, target.name, target.source, target.revision])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return stamp(replace(draft.spec.target, must_differ=False))

@@ -137,10 +137,9 @@ def _retarget(draft: Draft) -> bool:
     if canary is None or stable is None or draft.obs.spec is None:
         return False
     target = target_identity(draft.obs, draft.spec)
-    wanted = revision_of(target, draft.spec.target.revision) if target is not None else None
     if target == stable.identity:
         drop_canary(draft, Outcome.WITHDRAWN, f"the spec went back to {stable.label}")
-    elif wanted is None or wanted.hash != canary.hash:
+    elif (target, draft.spec.target.revision) != (canary.identity, canary.revision):
         drop_canary(draft, Outcome.SUPERSEDED, f"the spec asks for {draft.spec.target.name}")
     return False
 

@@ -18,6 +18,7 @@ from rollouts.engine.observation import GateOutcome, JobOutcome
 from rollouts.engine.probing import probe_open, probe_path, probing
 from rollouts.engine.serving import content_blocker, unserved
 from rollouts.engine.share import MIN_WINDOW, observed_weight
+from rollouts.engine.stamps import is_foreign, is_same, restamped
 from rollouts.engine.steps import describe, format_seconds, landing, steps_hash
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.types import (
@@ -100,8 +101,11 @@ def _write_reason(draft: Draft) -> WriteReason:
 def _relanded(draft: Draft) -> bool:
     """Steps were edited: go on at the first step at or above the current weight, its gates run again."""
     steps = draft.spec.canary.steps
-    new = steps_hash(steps)
-    if new == draft.status.steps_hash:
+    stored, new = draft.status.steps_hash, steps_hash(steps)
+    if is_same(stored, new):
+        return False
+    if is_foreign(stored) and len(steps) == draft.status.step_count:
+        draft.set(steps_hash=restamped(stored, new))
         return False
     current = (
         step_weight(draft.status, draft.spec) if draft.status.hold else (draft.status.weight.ours or ZERO)

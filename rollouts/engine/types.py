@@ -480,7 +480,7 @@ class HistoryEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetWait:
-    """The clock of ``targetDeadline``. ``target`` is a fingerprint of what the spec asks for.
+    """The clock of ``targetDeadline``. ``target`` is a stamp (``stamps.py``) of what the spec asks for.
 
     ``since`` is when it was first seen, later by the time that the clock stood.
     """
