@@ -29,18 +29,13 @@ _TURNS = frozenset({"PoolInRollout"})
 _WAITING = (Phase.WAITING, Phase.PAUSED, Phase.INVALID)
 
 
-def standing(draft: Draft) -> str:
-    """Why no deadline runs at the moment; empty while they do."""
+def standing(draft: Draft) -> bool:
+    """Whether no deadline runs at the moment."""
     status = draft.status
-    if status.hold is not None:
-        return status.hold.value
-    if draft.spec.paused:
-        return "PausedBySpec"
-    if status.phase is Phase.PROGRESSING and status.reason in STANDING:
-        return status.reason
-    if status.started_at is None and status.stable is not None:
-        return next((blocker.reason for blocker in draft.obs.blockers if blocker.reason in _TURNS), "")
-    return ""
+    if status.hold is not None or draft.spec.paused or status.waiting_for in STANDING:
+        return True
+    new = status.started_at is None and status.stable is not None
+    return new and any(blocker.reason in _TURNS for blocker in draft.obs.blockers)
 
 
 def keep_clocks(draft: Draft) -> None:

@@ -30,7 +30,9 @@ from rollouts.engine.types import (
     Revision,
     RolloutSpec,
     RolloutStatus,
+    SettledBy,
     Step,
+    WaitingFor,
     Weight,
     WeightStatus,
     WeightStep,
@@ -83,6 +85,8 @@ class Draft:
         """What TargetReady says although it is True: reason and message of a warning."""
         self.contended: str = ""
         """Who wrote our weights, when that has just been seen."""
+        self.refuted = False
+        """The share refutes the weight: said in this plan."""
         self.returning = False
         """A canary that is to have no weight still has some: no other write of traffic until that is done."""
         self.set(observed_generation=obs.generation)
@@ -120,12 +124,21 @@ class Draft:
         written = None if ours == weight else ours
         self.set(weight=replace(self.status.weight, applied=weight, written=written))
 
-    def move(self, phase: Phase, trigger: Trigger, reason: str, message: str) -> None:
+    def move(
+        self,
+        phase: Phase,
+        trigger: Trigger,
+        reason: str,
+        message: str,
+        *,
+        waiting_for: WaitingFor | None = None,
+        settled_by: SettledBy | None = None,
+    ) -> None:
         """Enter or stay in a phase; raises IllegalTransition when the table does not list the move."""
         check(self.obs.status.phase, phase, trigger)
         before = self.obs.status
         changed = before.phase is not phase or (before.reason != reason and reason in _ALARMS)
-        self.set(phase=phase, reason=reason, message=message)
+        self.set(phase=phase, reason=reason, message=message, waiting_for=waiting_for, settled_by=settled_by)
         if changed:
             bad = phase in (Phase.ABORTED, Phase.INVALID)
             self.event(EventType.WARNING if bad else EventType.NORMAL, reason, message)

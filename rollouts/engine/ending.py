@@ -16,6 +16,7 @@ from rollouts.engine.types import (
     Outcome,
     Phase,
     Revision,
+    SettledBy,
     WeightStatus,
     format_weight,
 )
@@ -48,7 +49,9 @@ def abort(draft: Draft, reason: str, why: str) -> None:
     terminate_runs(draft)
     return_canaries(draft)
     show_aborted(draft, Trigger.ABORT)
-    if draft.status.reason != reason:
+    if (
+        draft.traffic_problem is not None and draft.traffic_problem[0] != reason
+    ):  # the move has told of that one
         draft.event(EventType.WARNING, reason, message)
 
 
@@ -92,7 +95,7 @@ def promote(draft: Draft) -> None:
         attempt=draft.status.attempt,
         way_back=(),
     )
-    draft.move(Phase.HEALTHY, Trigger.STEPS_DONE, "Promoted", message)
+    draft.move(Phase.HEALTHY, Trigger.STEPS_DONE, "Promoted", message, settled_by=SettledBy.PROMOTED)
     terminate_runs(draft)
 
 

@@ -42,7 +42,9 @@ from rollouts.engine.types import (
     Outcome,
     Phase,
     RolloutStatus,
+    SettledBy,
     TrafficMode,
+    WaitingFor,
 )
 from rollouts.engine.watching import mirrored, path_alarm
 from rollouts.engine.wayback import give_back, keep_record, return_canaries
@@ -85,6 +87,7 @@ def plan(obs: Observation, now: datetime) -> Plan:
     keep_clocks(draft)
     keep_finalizer(draft)
     note_trust(draft)
+    draft.set(path=replace(draft.status.path, refuted=draft.refuted))
     set_conditions(draft)
     return draft.plan()
 
@@ -302,12 +305,10 @@ def _healthy(draft: Draft) -> None:
     stable, traffic = draft.status.stable, draft.obs.traffic
     assert stable is not None
     terminate_runs(draft)
-    if draft.obs.status.phase is Phase.HEALTHY:
-        reason, message = draft.obs.status.reason, f"{stable.label} is stable"
-        if reason == "Promoted":
-            message = draft.obs.status.message
-    else:
-        reason, message = "TargetIsStable", f"{stable.label} is stable"
+    settled_by = draft.obs.status.settled_by if draft.obs.status.phase is Phase.HEALTHY else None
+    reason, message = settled_by.value if settled_by else "TargetIsStable", f"{stable.label} is stable"
+    if settled_by is SettledBy.PROMOTED:
+        message = draft.obs.status.message
     draft.target_problem = nobody_serves(draft)
     if traffic is not None and not traffic.exists and traffic.mode is TrafficMode.ADOPTED:
         missing = f"{traffic.kind} {traffic.name} does not exist: add it to Git"
@@ -315,7 +316,7 @@ def _healthy(draft: Draft) -> None:
         if draft.obs.status.phase in (Phase.NEW, Phase.HEALTHY, Phase.WAITING, Phase.INVALID):
             draft.move(Phase.WAITING, Trigger.TRAFFIC_MISSING, "RouteMissing", missing)
             return
-    serve_stable(draft, reason, message)
+    serve_stable(draft, reason, message, settled_by)
 
 
 def _aborted(draft: Draft) -> bool:
@@ -336,7 +337,8 @@ def _waiting(draft: Draft) -> bool:
     if draft.status.hold is HoldReason.COMMAND or draft.spec.paused:
         message = draft.status.hold_message or "spec.paused holds the start: set it to false to go on"
         reason = draft.status.hold.value if draft.status.hold else "PausedBySpec"
-        draft.move(Phase.PAUSED, Trigger.HOLD, reason, message)
+        by_spec = None if draft.status.hold else WaitingFor.SPEC
+        draft.move(Phase.PAUSED, Trigger.HOLD, reason, message, waiting_for=by_spec)
         converge(draft, may_raise=False)
         return True
     draft.wake(RECHECK)

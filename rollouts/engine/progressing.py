@@ -29,10 +29,12 @@ from rollouts.engine.types import (
     JobStep,
     PauseStep,
     Phase,
+    WaitingFor,
     WeightStep,
     format_weight,
 )
 from rollouts.engine.watching import (
+    UNCOUNTED,
     keep_looking,
     mirrored,
     note_rise,
@@ -44,8 +46,6 @@ from rollouts.engine.watching import (
 __all__ = ["deadline_missed", "note_unpaused", "progress"]
 
 _AWAITING = "AwaitingAnalysis"
-
-PAUSED_BY_SPEC = "PausedBySpec"
 
 _SHOWN_STEP = 50
 """Hundredths of a percent: half a percentage point."""
@@ -71,7 +71,8 @@ def progress(draft: Draft) -> None:
     keep_looking(draft)
     held = _held(draft)  # converging may have found a manual override
     if held:
-        draft.move(Phase.PAUSED, Trigger.HOLD, *held)
+        by_spec = WaitingFor.SPEC if draft.status.hold is None else None
+        draft.move(Phase.PAUSED, Trigger.HOLD, *held, waiting_for=by_spec)
         _observe(draft)
         return
     if probe_open(draft.status):
@@ -87,7 +88,7 @@ def progress(draft: Draft) -> None:
     late = waiting(draft)
     if late is not None:
         _observe(draft)
-        draft.move(Phase.PROGRESSING, _resumed(draft), *late)
+        draft.move(Phase.PROGRESSING, _resumed(draft), *late, waiting_for=UNCOUNTED.get(late[0]))
         return
     _execute(draft)
 
@@ -128,7 +129,7 @@ def _relanded(draft: Draft) -> bool:
 
 def note_unpaused(draft: Draft) -> None:
     """``spec.paused`` was lifted: like any hold, it does not count against the step's clock."""
-    lifted = draft.obs.status.reason == PAUSED_BY_SPEC and not draft.spec.paused
+    lifted = draft.obs.status.waiting_for is WaitingFor.SPEC and not draft.spec.paused
     if lifted and not isinstance(draft.step, PauseStep):
         draft.set(step_started_at=draft.now)
 
@@ -152,7 +153,7 @@ def deadline_missed(draft: Draft) -> str | None:
     status, limit = draft.status, draft.spec.canary.progress_deadline
     if status.started_at is None or status.canary is None or standing(draft):
         return None
-    if draft.obs.status.reason == _AWAITING:
+    if draft.obs.status.waiting_for is WaitingFor.ANALYSIS:
         return None
     if status.pulled and status.unready_since is not None:
         start = status.unready_since
@@ -249,6 +250,7 @@ def _in_force(draft: Draft) -> bool:
     if problem is not None:
         message = f"{draft.where()}: {problem}"
         draft.traffic_problem = ("ShareMismatch", message)
+        draft.refuted = True
         draft.wake(_SHARE_RECHECK)
         draft.move(Phase.PROGRESSING, _resumed(draft), "ShareMismatch", message)
         return False
@@ -259,7 +261,7 @@ def _advance(draft: Draft, message: str) -> None:
     awaited = awaited_background(draft)
     if awaited is not None:
         text = f"{message}; waiting for the background analysis: {awaited.message}"
-        draft.move(Phase.PROGRESSING, _resumed(draft), _AWAITING, text)
+        draft.move(Phase.PROGRESSING, _resumed(draft), _AWAITING, text, waiting_for=WaitingFor.ANALYSIS)
         return
     observed = draft.status.weight.observed
     mark = background_run(draft.obs.owner, draft.status)
@@ -334,7 +336,7 @@ def _finish(draft: Draft) -> None:
         return
     if not status.skip_gates and (waiting := unearned(draft)) is not None:
         message = f"all steps done; {waiting}"
-        draft.move(Phase.PROGRESSING, _resumed(draft), _AWAITING, message)
+        draft.move(Phase.PROGRESSING, _resumed(draft), _AWAITING, message, waiting_for=WaitingFor.ANALYSIS)
         return
     assert status.canary is not None
     identity = status.canary.identity

@@ -22,7 +22,9 @@ from rollouts.engine.types import (
     Outcome,
     Phase,
     Revision,
+    SettledBy,
     TrafficMode,
+    WaitingFor,
     WeightStatus,
 )
 from rollouts.engine.wayback import record_way
@@ -133,7 +135,7 @@ def _first_stable(draft: Draft, wanted: Revision, arms: _Arms) -> None:
         draft.set(hold=HoldReason.SPLIT_AT_START, hold_message=message)
         draft.move(Phase.PAUSED, Trigger.SPLIT_AT_START, "SplitAtStart", message)
         return
-    serve_stable(draft, "Initialized", f"{wanted.label} is stable")
+    serve_stable(draft, "Initialized", f"{wanted.label} is stable", SettledBy.INITIALIZED)
 
 
 def complete_split(draft: Draft) -> None:
@@ -147,7 +149,7 @@ def complete_split(draft: Draft) -> None:
     draft.set(hold=None, hold_message="")
 
 
-def serve_stable(draft: Draft, reason: str, message: str) -> None:
+def serve_stable(draft: Draft, reason: str, message: str, settled_by: SettledBy | None = None) -> None:
     """Healthy: the target is stable and has all traffic, or is being given it. Not while it cannot serve."""
     draft.set(weight=replace(draft.status.weight, desired=FULL, observed=None))
     converge(draft)
@@ -155,7 +157,7 @@ def serve_stable(draft: Draft, reason: str, message: str) -> None:
     if problem is not None:
         draft.move(Phase.WAITING, Trigger.NOT_SERVING, *problem)
     else:
-        draft.move(Phase.HEALTHY, Trigger.TARGET_IS_STABLE, reason, message)
+        draft.move(Phase.HEALTHY, Trigger.TARGET_IS_STABLE, reason, message, settled_by=settled_by)
 
 
 def nobody_serves(draft: Draft) -> tuple[str, str] | None:
@@ -195,7 +197,7 @@ def start_attempt(
     record_way(draft, wanted.identity.arm)
     if draft.spec.paused:
         message = "spec.paused holds the start: set it to false to go on"
-        draft.move(Phase.WAITING, trigger, "PausedBySpec", message)
+        draft.move(Phase.WAITING, trigger, "PausedBySpec", message, waiting_for=WaitingFor.SPEC)
         converge(draft, may_raise=False)
         return
     wait_for_target(draft, trigger)

@@ -38,6 +38,7 @@ __all__ = [
     "OnDeadline",
     "OnDelete",
     "Outcome",
+    "PathAlarm",
     "PathProbe",
     "PathStatus",
     "PauseStep",
@@ -48,12 +49,14 @@ __all__ = [
     "RevisionHash",
     "RolloutSpec",
     "RolloutStatus",
+    "SettledBy",
     "Step",
     "Sticky",
     "Target",
     "TargetKind",
     "TargetWait",
     "TrafficMode",
+    "WaitingFor",
     "WayBack",
     "Weight",
     "WeightStatus",
@@ -346,6 +349,33 @@ class HoldReason(Enum):
     DEADLINE = "ProgressDeadlineExceeded"
 
 
+class WaitingFor(Enum):
+    """What an attempt waits for that decides something later: which clocks stand, and which begin anew."""
+
+    REQUESTS = "Requests"
+    """One request at the canary."""
+    COUNTS = "Counts"
+    """Somebody who can count requests."""
+    ANALYSIS = "Analysis"
+    """A background analysis that has not passed, or not measured, yet."""
+    SPEC = "Spec"
+    """``spec.paused`` to be lifted."""
+
+
+class SettledBy(Enum):
+    """How a Healthy Rollout came to its stable version, where that is still said of it."""
+
+    INITIALIZED = "Initialized"
+    PROMOTED = "Promoted"
+
+
+class PathAlarm(Enum):
+    """What the watch over the path has found out, and the attempt is about to be aborted for."""
+
+    NOT_PROGRAMMED = "ShareNotProgrammed"
+    BROKEN = "PathBroken"
+
+
 class Outcome(Enum):
     """How a candidate's time ended, for the history."""
 
@@ -440,6 +470,9 @@ class PathStatus:
     alarm: str = ""
     """``Reason: why`` of an abort that was decided by what was counted; stored before it is written, since a new
     process has counted nothing."""
+    alarm_kind: PathAlarm | None = None
+    refuted: bool = False
+    """The last plan said that the share refutes the weight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -540,7 +573,10 @@ class RolloutStatus:
 
     phase: Phase = Phase.NEW
     reason: str = ""
+    """For people, as ``message``: nothing is decided by it."""
     message: str = ""
+    waiting_for: WaitingFor | None = None
+    settled_by: SettledBy | None = None
     observed_generation: int = 0
     stable: Revision | None = None
     canary: Revision | None = None
