@@ -19,7 +19,7 @@ _WAITING = {
     "PausedBySpec": WaitingFor.SPEC,
 }
 _SETTLED = {"Initialized": SettledBy.INITIALIZED, "Promoted": SettledBy.PROMOTED}
-_ALARMS = {kind.value: kind for kind in PathAlarm}
+_ALARMS: dict[str, PathAlarm] = {kind.value: kind for kind in PathAlarm}
 
 
 def understood(status: RolloutStatus) -> RolloutStatus:

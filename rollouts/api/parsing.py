@@ -18,6 +18,7 @@ from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.api.status import read_status
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
 from rollouts.engine.observation import Problem
+from rollouts.engine.reasons import Reason
 from rollouts.engine.types import (
     AdapterTraffic,
     AdapterTrafficKind,
@@ -172,22 +173,30 @@ def _convert(model: RolloutSpecModel) -> RolloutSpec | None:
 
 def _read_model(spec: Any) -> tuple[RolloutSpecModel | None, tuple[Problem, ...]]:
     if not isinstance(spec, Mapping):
-        return None, (Problem(reason="SpecInvalid", message="spec is missing or not an object: write one"),)
+        return None, (
+            Problem(reason=Reason.SPEC_INVALID, message="spec is missing or not an object: write one"),
+        )
     deep = nested_deeper(spec, _DEEPEST)
     try:
         if not deep and len(json.dumps(spec)) > _SPEC_BYTES:
-            return None, (Problem(reason="SpecInvalid", message=f"spec is larger than {_SPEC_BYTES} bytes"),)
+            return None, (
+                Problem(reason=Reason.SPEC_INVALID, message=f"spec is larger than {_SPEC_BYTES} bytes"),
+            )
         model = RolloutSpecModel.model_validate(dict(spec))
     except ValidationError as error:
         return None, _shape_problems(error)
     except (ValueError, TypeError, RecursionError):
-        return None, (Problem(reason="SpecInvalid", message="spec cannot be read: it is nested too deeply"),)
-    found = [Problem(reason="SpecInvalid", message=f"{path} {text}") for path, text in check_spec(model)]
+        return None, (
+            Problem(reason=Reason.SPEC_INVALID, message="spec cannot be read: it is nested too deeply"),
+        )
+    found = [
+        Problem(reason=Reason.SPEC_INVALID, message=f"{path} {text}") for path, text in check_spec(model)
+    ]
     if deep:
         message = (
             f"spec is nested deeper than {_DEEPEST} levels, which nothing that it may hold is: check its Jobs"
         )
-        found.append(Problem(reason="SpecInvalid", message=f"{message} and the route's template"))
+        found.append(Problem(reason=Reason.SPEC_INVALID, message=f"{message} and the route's template"))
     return model, tuple(found[:_MAX_PROBLEMS])
 
 
@@ -197,7 +206,7 @@ def _shape_problems(error: ValidationError) -> tuple[Problem, ...]:
         path = "spec"
         for part in item["loc"]:
             path += f"[{part}]" if isinstance(part, int) else f".{part}"
-        problems.append(Problem(reason="SpecInvalid", message=f"{path}: {item['msg']}"))
+        problems.append(Problem(reason=Reason.SPEC_INVALID, message=f"{path}: {item['msg']}"))
     return tuple(problems)
 
 

@@ -16,6 +16,7 @@ from rollouts.controller.carriers import Carrier, ModelCarrier, RewriteCarrier
 from rollouts.controller.dialects import Dialects
 from rollouts.controller.pools import Endpoint, Pool
 from rollouts.engine.observation import Blocker, PoolView, Problem
+from rollouts.engine.reasons import Reason
 from rollouts.engine.types import (
     AdapterTraffic,
     AdapterTrafficKind,
@@ -117,7 +118,7 @@ class AdapterViews:
             why = self._dialects.problem(resource) or "the API server has not been asked yet"
             problems.append(
                 Problem(
-                    reason="DialectUnknown",
+                    reason=Reason.DIALECT_UNKNOWN,
                     message=f"InferenceModelRewrite of {resource.group}: cannot tell what its rules call their "
                     f"targets: {why}",
                 )
@@ -141,7 +142,7 @@ class AdapterViews:
                 message = (
                     f"traffic: {spec.kind.value} {spec.name} does not say its {field}: set it in the Rollout"
                 )
-                problems.append(Problem(reason="SpecInvalid", message=message))
+                problems.append(Problem(reason=Reason.SPEC_INVALID, message=message))
         pool = self._pool(namespace, pool_name, group)
         full = replace(
             spec,
@@ -167,7 +168,7 @@ class AdapterViews:
                 f"target.adapter.source.path {target.source!r} is not under a prefix that the administrator "
                 f"allows ({allowed}): choose another path, or add its prefix to the controller's adapters.prefixes"
             )
-            found.append(Problem(reason="SourceNotAllowed", message=message))
+            found.append(Problem(reason=Reason.SOURCE_NOT_ALLOWED, message=message))
         stable = parsed.status.stable
         if stable is not None and stable.identity != target and stable.identity.arm == target.arm:
             message = (
@@ -175,7 +176,7 @@ class AdapterViews:
                 f"{stable.identity.source or 'no source'}: pods and weights tell adapters apart by name only, "
                 "so give the new one a name of its own"
             )
-            found.append(Problem(reason="AdapterNameTaken", message=message))
+            found.append(Problem(reason=Reason.ADAPTER_NAME_TAKEN, message=message))
         return found
 
     # --- arms ---
@@ -240,7 +241,7 @@ class AdapterViews:
         name = traffic.spec.pool_name
         message = f"InferencePool {name} does not exist: create it, the rollout then starts by itself"
         return PoolView(
-            identity=arm, exists=False, blockers=(Blocker(reason="PoolMissing", message=message),)
+            identity=arm, exists=False, blockers=(Blocker(reason=Reason.POOL_MISSING, message=message),)
         )
 
     def _candidate(
@@ -263,7 +264,7 @@ class AdapterViews:
                 f"names ({name}) does not exist: install it with the chart's `pickers`, or "
                 f"`rollouts picker-manifest {pool.name}`"
             )
-            return [Blocker(reason="PickerMissing", message=message)]
+            return [Blocker(reason=Reason.PICKER_MISSING, message=message)]
         pods = self._caches.picker_pods(pool)
         foreign = [pod for pod in pods if pod.metrics_port is None]
         why = self._not_honoured(traffic, pool) if foreign else ""
@@ -273,7 +274,7 @@ class AdapterViews:
             f"{some_names(pod.pod for pod in foreign)} behind Service {pool.picker.name} is not our endpoint picker, "
             f"and {why}: install ours with `rollouts picker-manifest {pool.name}`"
         )
-        return [Blocker(reason="PickerDialect", message=message)]
+        return [Blocker(reason=Reason.PICKER_DIALECT, message=message)]
 
     def _not_honoured(self, traffic: ModelTraffic, pool: Pool) -> str:
         """Why no released picker of the Inference Extension would move traffic; empty when one would."""
@@ -320,7 +321,7 @@ class AdapterViews:
                     f"Rollout {key.name} is moving traffic of InferencePool {traffic.spec.pool_name}: "
                     "this one starts when that has ended"
                 )
-                return (Blocker(reason="PoolInRollout", message=message),)
+                return (Blocker(reason=Reason.POOL_IN_ROLLOUT, message=message),)
         return ()
 
     def load(self, parsed: ParsedRollout, identity: Identity) -> None:

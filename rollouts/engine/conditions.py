@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rollouts.engine.draft import Draft
+from rollouts.engine.draft import Draft, Said
+from rollouts.engine.reasons import Reason
 from rollouts.engine.starting import nobody_serves
 from rollouts.engine.types import Condition, Phase
 
@@ -15,21 +16,21 @@ _STUCK = (Phase.ABORTED, Phase.INVALID)
 def set_conditions(draft: Draft) -> None:
     """All conditions, in a fixed order; the transition time moves only with the status."""
     status, spec_problems = draft.status, draft.obs.problems
-    phase, reason, message = status.phase, status.reason or "Unknown", status.message
+    phase, reason, message = status.phase, status.reason or Reason.UNKNOWN, status.message
     dead = nobody_serves(draft)
     # kstatus reads Reconciling before Stalled: a rollout that nobody serves is not "in progress".
     busy, stuck = phase in _BUSY and dead is None, phase in _STUCK or dead is not None
     why = dead or (reason, message)
     rows: list[tuple[str, bool, str, str]] = [
         ("Ready", phase is Phase.HEALTHY and dead is None, *why),
-        ("Reconciling", busy, reason if busy else "Settled", message if busy else ""),
-        ("Stalled", stuck, why[0] if stuck else "NotStalled", why[1] if stuck else ""),
-        _row("TargetReady", draft.target_problem, *(draft.target_note or ("Ready",))),
-        _row("TrafficApplied", draft.traffic_problem, "Applied"),
+        ("Reconciling", busy, reason if busy else Reason.SETTLED, message if busy else ""),
+        ("Stalled", stuck, why[0] if stuck else Reason.NOT_STALLED, why[1] if stuck else ""),
+        _row("TargetReady", draft.target_problem, *(draft.target_note or (Reason.READY,))),
+        _row("TrafficApplied", draft.traffic_problem, Reason.APPLIED),
         (
             "TrafficContended",
             bool(draft.contended),
-            "ForeignWrite" if draft.contended else "None",
+            Reason.FOREIGN_WRITE if draft.contended else Reason.NONE,
             draft.contended,
         ),
     ]
@@ -37,11 +38,11 @@ def set_conditions(draft: Draft) -> None:
         text = "; ".join(problem.message for problem in spec_problems)
         rows.append(("SpecValid", False, spec_problems[0].reason, text))
     else:
-        rows.append(("SpecValid", True, "Valid", ""))
+        rows.append(("SpecValid", True, Reason.VALID, ""))
     draft.set(conditions=tuple(_condition(draft, *row) for row in rows))
 
 
-def _row(name: str, problem: tuple[str, str] | None, fine: str, note: str = "") -> tuple[str, bool, str, str]:
+def _row(name: str, problem: Said | None, fine: Reason, note: str = "") -> tuple[str, bool, str, str]:
     return (name, False, *problem) if problem is not None else (name, True, fine, note)
 
 

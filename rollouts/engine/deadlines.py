@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import abort
 from rollouts.engine.observation import Blocker
+from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import revision_of, target_identity
 from rollouts.engine.stamps import is_foreign, is_same, stamp
 from rollouts.engine.starting import start_blocker
@@ -23,7 +24,7 @@ from rollouts.engine.watching import STANDING
 
 __all__ = ["keep_clocks", "missed_target", "standing"]
 
-_TURNS = frozenset({"PoolInRollout"})
+_TURNS = frozenset({Reason.POOL_IN_ROLLOUT})
 """Blockers that are another Rollout's turn: nothing that the target could do about them."""
 
 _WAITING = (Phase.WAITING, Phase.PAUSED, Phase.INVALID)
@@ -99,7 +100,7 @@ def _give_up(draft: Draft, why: str) -> None:
     if draft.status.canary is None:
         _resolve(draft)
     draft.set(target_wait=None)
-    abort(draft, "TargetDeadlineExceeded", why)
+    abort(draft, Reason.TARGET_DEADLINE_EXCEEDED, why)
 
 
 def _waits_for(draft: Draft) -> Blocker | None:
@@ -115,7 +116,7 @@ def _waits_for(draft: Draft) -> Blocker | None:
     if target is not None:
         return start_blocker(draft, revision_of(target, draft.spec.target.revision))
     return draft.obs.target_blocker or Blocker(
-        reason="PoolMissing", message=f"{draft.spec.target.name} does not exist"
+        reason=Reason.POOL_MISSING, message=f"{draft.spec.target.name} does not exist"
     )
 
 

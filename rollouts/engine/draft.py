@@ -18,6 +18,7 @@ from rollouts.engine.actions import (
     WriteTraffic,
 )
 from rollouts.engine.observation import Observation
+from rollouts.engine.reasons import Printed, Reason
 from rollouts.engine.steps import describe
 from rollouts.engine.transitions import Trigger, check
 from rollouts.engine.types import (
@@ -38,7 +39,10 @@ from rollouts.engine.types import (
     WeightStep,
 )
 
-__all__ = ["HISTORY_LIMIT", "Draft"]
+__all__ = ["HISTORY_LIMIT", "Draft", "Said"]
+
+Said = tuple[Reason, str]
+"""A reason and what is said of it."""
 
 HISTORY_LIMIT = 10
 """Ended candidates kept in status: a status must stay far below the 1.5 MiB that etcd takes."""
@@ -46,19 +50,19 @@ HISTORY_LIMIT = 10
 
 _ALARMS = frozenset(
     {
-        "NotEnoughEndpoints",
-        "ShareMismatch",
-        "NoTraffic",
-        "ShareUnmeasured",
-        "StableNotReady",
-        "StablePoolMissing",
-        "RouteMissing",
-        "Baking",
-        "AbortBlockedByClaim",
-        "TrafficRefused",
-        "PickerMissing",
-        "PickerNotReady",
-        "PoolRefused",
+        Reason.NOT_ENOUGH_ENDPOINTS,
+        Reason.SHARE_MISMATCH,
+        Reason.NO_TRAFFIC,
+        Reason.SHARE_UNMEASURED,
+        Reason.STABLE_NOT_READY,
+        Reason.STABLE_POOL_MISSING,
+        Reason.ROUTE_MISSING,
+        Reason.BAKING,
+        Reason.ABORT_BLOCKED_BY_CLAIM,
+        Reason.TRAFFIC_REFUSED,
+        Reason.PICKER_MISSING,
+        Reason.PICKER_NOT_READY,
+        Reason.POOL_REFUSED,
     }
 )
 """Reasons worth an Event although the phase stays; steps and writes have Events of their own."""
@@ -77,11 +81,11 @@ class Draft:
         self.status: RolloutStatus = obs.status
         self.actions: list[Action] = []
         self.wake_after: timedelta | None = None
-        self.traffic_problem: tuple[str, str] | None = None
+        self.traffic_problem: Said | None = None
         """Reason and message for the TrafficApplied condition."""
-        self.target_problem: tuple[str, str] | None = None
+        self.target_problem: Said | None = None
         """Reason and message for the TargetReady condition."""
-        self.target_note: tuple[str, str] | None = None
+        self.target_note: Said | None = None
         """What TargetReady says although it is True: reason and message of a warning."""
         self.contended: str = ""
         """Who wrote our weights, when that has just been seen."""
@@ -128,7 +132,7 @@ class Draft:
         self,
         phase: Phase,
         trigger: Trigger,
-        reason: str,
+        reason: Reason | Printed,
         message: str,
         *,
         waiting_for: WaitingFor | None = None,
@@ -138,12 +142,14 @@ class Draft:
         check(self.obs.status.phase, phase, trigger)
         before = self.obs.status
         changed = before.phase is not phase or (before.reason != reason and reason in _ALARMS)
-        self.set(phase=phase, reason=reason, message=message, waiting_for=waiting_for, settled_by=settled_by)
+        self.set(
+            phase=phase, reason=str(reason), message=message, waiting_for=waiting_for, settled_by=settled_by
+        )
         if changed:
             bad = phase in (Phase.ABORTED, Phase.INVALID)
             self.event(EventType.WARNING if bad else EventType.NORMAL, reason, message)
 
-    def event(self, kind: EventType, reason: str, message: str) -> None:
+    def event(self, kind: EventType, reason: Reason | Printed, message: str) -> None:
         """Record a Kubernetes Event."""
         self.actions.append(EmitEvent(type=kind, reason=reason, message=message))
 

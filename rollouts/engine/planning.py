@@ -26,6 +26,7 @@ from rollouts.engine.mending import mended
 from rollouts.engine.naming import background_run, job_name, step_run
 from rollouts.engine.observation import Claim, GateOutcome, JobOutcome, Observation
 from rollouts.engine.progressing import deadline_missed, note_unpaused, progress
+from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import revision_of, target_identity
 from rollouts.engine.serving import serve_adapters
 from rollouts.engine.starting import (
@@ -114,17 +115,17 @@ def _claimed_by_other(draft: Draft) -> bool:
     what = f"{traffic.kind} {traffic.name}"
     if traffic.claim is Claim.OTHER:
         message = f"{what} belongs to Rollout {traffic.claimed_by}: delete that, or use another object"
-        reason = "ClaimedByOther"
+        reason = Reason.CLAIMED_BY_OTHER
     elif not traffic.exists:
         return False
     elif traffic.mode is TrafficMode.MANAGED:
-        reason = "RouteConflict"
+        reason = Reason.ROUTE_CONFLICT
         message = (
             f"{what} exists and is not ours: nothing is written. To hand it over, annotate it with "
             f"inferencerollouts.dev/managed-by: {draft.obs.name}"
         )
     else:
-        reason = "RouteNotConsented"
+        reason = Reason.ROUTE_NOT_CONSENTED
         message = (
             f"{what} does not consent: nothing is written. Annotate it in Git with "
             f"inferencerollouts.dev/managed-by: {draft.obs.name}"
@@ -163,7 +164,7 @@ def _abort_triggers(draft: Draft) -> bool:
             and gate.outcome is GateOutcome.ABORT
             and not (status.skip_gates or mirrored(draft))
         ):
-            abort(draft, "GateFailed", gate.message or f"{name} failed")
+            abort(draft, Reason.GATE_FAILED, gate.message or f"{name} failed")
             return True
     broken = path_alarm(draft)
     if broken is not None:
@@ -171,13 +172,13 @@ def _abort_triggers(draft: Draft) -> bool:
         return True
     name = job_name(obs.owner, status, status.current_step)
     if obs.jobs.get(name) is JobOutcome.FAILED:
-        abort(draft, "JobFailed", f"Job {name} failed")
+        abort(draft, Reason.JOB_FAILED, f"Job {name} failed")
         return True
     if not obs.exists(status.canary.identity):
-        abort(draft, "CanaryPoolDeleted", f"{status.canary.identity.name} does not exist any more")
+        abort(draft, Reason.CANARY_POOL_DELETED, f"{status.canary.identity.name} does not exist any more")
         return True
     if (crashed := crashing(draft)) is not None:
-        abort(draft, "CanaryCrashed", crashed)
+        abort(draft, Reason.CANARY_CRASHED, crashed)
         return True
     watch_canary(draft)
     if obs.spec is None:
@@ -187,7 +188,7 @@ def _abort_triggers(draft: Draft) -> bool:
     if missed is None:
         return False
     if draft.spec.canary.on_deadline is OnDeadline.ABORT:
-        abort(draft, "ProgressDeadlineExceeded", missed)
+        abort(draft, Reason.PROGRESS_DEADLINE_EXCEEDED, missed)
         return True
     draft.hold(
         HoldReason.DEADLINE, f"{missed}; `promote` or `resume` gives it another deadline, `abort` ends it"
@@ -219,7 +220,7 @@ def _show_obeyed(draft: Draft) -> None:
     elif draft.obs.spec is not None and not draft.spec.paused:
         trigger = Trigger.RELEASED if before is Phase.PAUSED else Trigger.WAIT
         message = f"{status.last_command.message}; now {draft.where()}"
-        draft.move(Phase.PROGRESSING, trigger, "Resumed", message)
+        draft.move(Phase.PROGRESSING, trigger, Reason.RESUMED, message)
 
 
 def _acted(before: RolloutStatus, after: RolloutStatus) -> bool:
@@ -236,7 +237,7 @@ def _problems(draft: Draft) -> bool:
 
 def _invalid(draft: Draft) -> None:
     problems = draft.obs.problems
-    reason = problems[0].reason if problems else "Unreadable"
+    reason = problems[0].reason if problems else Reason.UNREADABLE
     message = "; ".join(problem.message for problem in problems) or "the spec cannot be read"
     draft.move(Phase.INVALID, Trigger.SPEC_INVALID, reason, message)
     _keep_down(draft)
@@ -265,7 +266,7 @@ def _first(draft: Draft) -> bool:
 def _unresolved(draft: Draft) -> None:
     """The target cannot be resolved: its pool does not exist in any API group, or in two."""
     blocker = draft.obs.target_blocker
-    reason = blocker.reason if blocker else "PoolMissing"
+    reason = blocker.reason if blocker else Reason.POOL_MISSING
     message = blocker.message if blocker else f"{draft.spec.target.name} does not exist: create it"
     draft.target_problem = (reason, message)
     draft.wake(RECHECK)
@@ -281,7 +282,7 @@ def _split_at_start(draft: Draft) -> bool:
         # The spec moved on before anybody promoted: look at live traffic afresh, for the new target.
         draft.set(stable=None, hold=None, hold_message="")
         return _first(draft)
-    draft.move(Phase.PAUSED, Trigger.SPLIT_AT_START, "SplitAtStart", draft.status.hold_message)
+    draft.move(Phase.PAUSED, Trigger.SPLIT_AT_START, Reason.SPLIT_AT_START, draft.status.hold_message)
     return True
 
 
@@ -306,15 +307,15 @@ def _healthy(draft: Draft) -> None:
     assert stable is not None
     terminate_runs(draft)
     settled_by = draft.obs.status.settled_by if draft.obs.status.phase is Phase.HEALTHY else None
-    reason, message = settled_by.value if settled_by else "TargetIsStable", f"{stable.label} is stable"
+    reason, message = settled_by.value if settled_by else Reason.TARGET_IS_STABLE, f"{stable.label} is stable"
     if settled_by is SettledBy.PROMOTED:
         message = draft.obs.status.message
     draft.target_problem = nobody_serves(draft)
     if traffic is not None and not traffic.exists and traffic.mode is TrafficMode.ADOPTED:
         missing = f"{traffic.kind} {traffic.name} does not exist: add it to Git"
-        draft.traffic_problem = ("RouteMissing", missing)
+        draft.traffic_problem = (Reason.ROUTE_MISSING, missing)
         if draft.obs.status.phase in (Phase.NEW, Phase.HEALTHY, Phase.WAITING, Phase.INVALID):
-            draft.move(Phase.WAITING, Trigger.TRAFFIC_MISSING, "RouteMissing", missing)
+            draft.move(Phase.WAITING, Trigger.TRAFFIC_MISSING, Reason.ROUTE_MISSING, missing)
             return
     serve_stable(draft, reason, message, settled_by)
 
@@ -336,7 +337,7 @@ def _waiting(draft: Draft) -> bool:
         return False
     if draft.status.hold is HoldReason.COMMAND or draft.spec.paused:
         message = draft.status.hold_message or "spec.paused holds the start: set it to false to go on"
-        reason = draft.status.hold.value if draft.status.hold else "PausedBySpec"
+        reason = draft.status.hold.value if draft.status.hold else Reason.PAUSED_BY_SPEC
         by_spec = None if draft.status.hold else WaitingFor.SPEC
         draft.move(Phase.PAUSED, Trigger.HOLD, reason, message, waiting_for=by_spec)
         converge(draft, may_raise=False)

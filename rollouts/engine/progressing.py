@@ -9,13 +9,14 @@ from rollouts.engine.actions import CreateJob, EventType, MarkRun, WriteReason
 from rollouts.engine.carrying import pulled_because
 from rollouts.engine.converging import converge, step_weight
 from rollouts.engine.deadlines import standing
-from rollouts.engine.draft import Draft
+from rollouts.engine.draft import Draft, Said
 from rollouts.engine.ending import promote
 from rollouts.engine.evidence import awaited_background
 from rollouts.engine.gating import accompany, judge_gates, step_gate, unearned
 from rollouts.engine.naming import background_run, job_name
 from rollouts.engine.observation import GateOutcome, JobOutcome
 from rollouts.engine.probing import probe_open, probe_path, probing
+from rollouts.engine.reasons import Reason
 from rollouts.engine.serving import content_blocker, unserved
 from rollouts.engine.share import MIN_WINDOW, observed_weight
 from rollouts.engine.stamps import is_foreign, is_same, restamped
@@ -45,7 +46,7 @@ from rollouts.engine.watching import (
 
 __all__ = ["deadline_missed", "note_unpaused", "progress"]
 
-_AWAITING = "AwaitingAnalysis"
+_AWAITING = Reason.AWAITING_ANALYSIS
 
 _SHOWN_STEP = 50
 """Hundredths of a percent: half a percentage point."""
@@ -121,7 +122,7 @@ def _relanded(draft: Draft) -> bool:
         draft.enter_step(found.index)
         draft.set(weight_cap=found.cap)
     message = f"the steps changed: going on at {draft.where()}, weight stays at most {format_weight(current)}"
-    draft.event(EventType.NORMAL, "StepsChanged", message)
+    draft.event(EventType.NORMAL, Reason.STEPS_CHANGED, message)
     draft.set(message=message)
     draft.wake(timedelta(seconds=1))
     return True
@@ -134,12 +135,12 @@ def note_unpaused(draft: Draft) -> None:
         draft.set(step_started_at=draft.now)
 
 
-def _held(draft: Draft) -> tuple[str, str] | None:
+def _held(draft: Draft) -> Said | None:
     if draft.status.hold is not None:
         return draft.status.hold.value, draft.status.hold_message
     if draft.spec.paused:
         return (
-            "PausedBySpec",
+            Reason.PAUSED_BY_SPEC,
             "spec.paused holds the steps; analysis and aborts go on: set it to false to go on",
         )
     return None
@@ -192,7 +193,7 @@ def _putting_in_force(draft: Draft) -> None:
     """From the intent to the first count of requests: one thing to a person, and one write of the status."""
     weight = format_weight(step_weight(draft.status, draft.spec))
     message = f"{draft.where()}: putting {weight} in force and counting requests"
-    draft.move(Phase.PROGRESSING, _resumed(draft), "SettingWeight", message)
+    draft.move(Phase.PROGRESSING, _resumed(draft), Reason.SETTING_WEIGHT, message)
 
 
 def _resumed(draft: Draft) -> Trigger:
@@ -236,8 +237,8 @@ def _in_force(draft: Draft) -> bool:
     weight = step_weight(draft.status, draft.spec)
     if not traffic.parents.programmed:
         message = f"{draft.where()}: {traffic.parents.message}"
-        draft.traffic_problem = ("NotProgrammed", traffic.parents.message)
-        draft.move(Phase.PROGRESSING, _resumed(draft), "WaitingForGateway", message)
+        draft.traffic_problem = (Reason.NOT_PROGRAMMED, traffic.parents.message)
+        draft.move(Phase.PROGRESSING, _resumed(draft), Reason.WAITING_FOR_GATEWAY, message)
         return False
     share = draft.obs.share
     if share is not None and weight > ZERO and share.seconds < MIN_WINDOW and not mirrored(draft):
@@ -249,10 +250,10 @@ def _in_force(draft: Draft) -> bool:
     problem = share_problem(draft)
     if problem is not None:
         message = f"{draft.where()}: {problem}"
-        draft.traffic_problem = ("ShareMismatch", message)
+        draft.traffic_problem = (Reason.SHARE_MISMATCH, message)
         draft.refuted = True
         draft.wake(_SHARE_RECHECK)
-        draft.move(Phase.PROGRESSING, _resumed(draft), "ShareMismatch", message)
+        draft.move(Phase.PROGRESSING, _resumed(draft), Reason.SHARE_MISMATCH, message)
         return False
     return True
 
@@ -267,12 +268,12 @@ def _advance(draft: Draft, message: str) -> None:
     mark = background_run(draft.obs.owner, draft.status)
     draft.enter_step(draft.status.current_step + 1)
     draft.set(weight=replace(draft.status.weight, observed=observed))
-    draft.event(EventType.NORMAL, "StepCompleted", message)
+    draft.event(EventType.NORMAL, Reason.STEP_COMPLETED, message)
     gate = draft.obs.gates.get(mark)
     if gate is not None and gate.outcome is GateOutcome.RUNNING:
         weight = step_weight(draft.status, draft.spec)
         draft.actions.append(MarkRun(name=mark, at=draft.now, step=draft.status.current_step, weight=weight))
-    reason = "Resumed" if draft.obs.status.phase is Phase.PAUSED else "StepCompleted"
+    reason = Reason.RESUMED if draft.obs.status.phase is Phase.PAUSED else Reason.STEP_COMPLETED
     step = draft.step
     if isinstance(step, PauseStep) and (step.duration is None or step.duration > timedelta(0)):
         # Nothing but time or a person stands between: no need for another look.
@@ -287,7 +288,7 @@ def _pause(draft: Draft, step: PauseStep) -> None:
     start = draft.status.step_started_at or draft.now
     if step.duration is None:
         message = f"{draft.where()}: `rollouts promote {draft.obs.name}` goes on"
-        draft.move(Phase.PAUSED, Trigger.PAUSE_STEP, "PauseStep", message)
+        draft.move(Phase.PAUSED, Trigger.PAUSE_STEP, Reason.PAUSE_STEP, message)
         return
     end = start + step.duration
     if draft.now >= end:
@@ -295,14 +296,14 @@ def _pause(draft: Draft, step: PauseStep) -> None:
         return
     draft.wake_at(end)
     message = f"{draft.where()} until {end:%Y-%m-%dT%H:%M:%SZ}"
-    draft.move(Phase.PAUSED, Trigger.PAUSE_STEP, "PauseStep", message)
+    draft.move(Phase.PAUSED, Trigger.PAUSE_STEP, Reason.PAUSE_STEP, message)
 
 
 def _analyse(draft: Draft) -> None:
     _observe(draft)
     passed, told = step_gate(draft)
     if not passed:
-        draft.move(Phase.PROGRESSING, _resumed(draft), "Analysing", f"{draft.where()}: {told}")
+        draft.move(Phase.PROGRESSING, _resumed(draft), Reason.ANALYSING, f"{draft.where()}: {told}")
         return
     _advance(draft, f"{draft.where()} passed{f': {told}' if told else ''}")
 
@@ -317,7 +318,7 @@ def _run_job(draft: Draft) -> None:
     if outcome is None:
         draft.actions.append(CreateJob(name=name, step=draft.status.current_step))
     message = f"{draft.where()}: Job {name} is running"
-    draft.move(Phase.PROGRESSING, _resumed(draft), "JobRunning", message)
+    draft.move(Phase.PROGRESSING, _resumed(draft), Reason.JOB_RUNNING, message)
 
 
 def _finish(draft: Draft) -> None:
@@ -332,7 +333,7 @@ def _finish(draft: Draft) -> None:
     if not status.skip_gates and draft.now < bake_end:
         draft.wake_at(bake_end)
         message = f"{describe(None)}: baking at 100% until {bake_end:%Y-%m-%dT%H:%M:%SZ}"
-        draft.move(Phase.PROGRESSING, _resumed(draft), "Baking", message)
+        draft.move(Phase.PROGRESSING, _resumed(draft), Reason.BAKING, message)
         return
     if not status.skip_gates and (waiting := unearned(draft)) is not None:
         message = f"all steps done; {waiting}"

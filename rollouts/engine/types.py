@@ -12,6 +12,8 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import NewType
 
+from rollouts.engine.reasons import Reason
+
 __all__ = [
     "FULL",
     "ZERO",
@@ -339,14 +341,14 @@ class Phase(Enum):
 class HoldReason(Enum):
     """Why a Rollout does not move although it could. Kept in status until something lifts it."""
 
-    COMMAND = "PausedByCommand"
-    MANUAL_OVERRIDE = "ManualOverride"
-    CONTENDED = "TrafficContended"
-    SPLIT_AT_START = "SplitAtStart"
-    AMBIGUOUS_START = "AmbiguousStart"
-    GATE_FAILED = "GateFailed"
-    GATE_INCONCLUSIVE = "GateInconclusive"
-    DEADLINE = "ProgressDeadlineExceeded"
+    COMMAND = Reason.PAUSED_BY_COMMAND
+    MANUAL_OVERRIDE = Reason.MANUAL_OVERRIDE
+    CONTENDED = Reason.TRAFFIC_CONTENDED
+    SPLIT_AT_START = Reason.SPLIT_AT_START
+    AMBIGUOUS_START = Reason.AMBIGUOUS_START
+    GATE_FAILED = Reason.GATE_FAILED
+    GATE_INCONCLUSIVE = Reason.GATE_INCONCLUSIVE
+    DEADLINE = Reason.PROGRESS_DEADLINE_EXCEEDED
 
 
 class WaitingFor(Enum):
@@ -365,15 +367,15 @@ class WaitingFor(Enum):
 class SettledBy(Enum):
     """How a Healthy Rollout came to its stable version, where that is still said of it."""
 
-    INITIALIZED = "Initialized"
-    PROMOTED = "Promoted"
+    INITIALIZED = Reason.INITIALIZED
+    PROMOTED = Reason.PROMOTED
 
 
 class PathAlarm(Enum):
     """What the watch over the path has found out, and the attempt is about to be aborted for."""
 
-    NOT_PROGRAMMED = "ShareNotProgrammed"
-    BROKEN = "PathBroken"
+    NOT_PROGRAMMED = Reason.SHARE_NOT_PROGRAMMED
+    BROKEN = Reason.PATH_BROKEN
 
 
 class Outcome(Enum):

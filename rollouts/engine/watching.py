@@ -20,8 +20,9 @@ from math import floor, log10
 
 from rollouts.engine.actions import EventType
 from rollouts.engine.converging import step_weight
-from rollouts.engine.draft import Draft
+from rollouts.engine.draft import Draft, Said
 from rollouts.engine.observation import ShareView
+from rollouts.engine.reasons import Reason
 from rollouts.engine.share import (
     BEFORE_WINDOW,
     MIN_WINDOW,
@@ -49,7 +50,6 @@ from rollouts.engine.types import (
 __all__ = [
     "STANDING",
     "UNCOUNTED",
-    "Waiting",
     "keep_looking",
     "mirrored",
     "note_rise",
@@ -59,7 +59,7 @@ __all__ = [
     "watch",
 ]
 
-NO_TRAFFIC, UNMEASURED, MISMATCH = "NoTraffic", "ShareUnmeasured", "ShareMismatch"
+NO_TRAFFIC, UNMEASURED, MISMATCH = Reason.NO_TRAFFIC, Reason.SHARE_UNMEASURED, Reason.SHARE_MISMATCH
 
 UNCOUNTED = {NO_TRAFFIC: WaitingFor.REQUESTS, UNMEASURED: WaitingFor.COUNTS}
 STANDING = frozenset(UNCOUNTED.values())
@@ -73,9 +73,6 @@ BREAKS_WITHIN = timedelta(minutes=2)
 """How long a fall counts as the doing of a rise, and how long requests may take to return when it is undone."""
 ADAPTER = "Adapter"
 _SOON, _LATER = timedelta(seconds=5), timedelta(seconds=60)
-
-Waiting = tuple[str, str]
-"""A reason and what is said of it."""
 
 
 # --- what can be counted ---------------------------------------------------------------------------
@@ -154,7 +151,7 @@ def _not_loaded(draft: Draft, share: ShareView, weight: Weight) -> str | None:
 # --- alarms ----------------------------------------------------------------------------------------
 
 
-def path_alarm(draft: Draft) -> Waiting | None:
+def path_alarm(draft: Draft) -> Said | None:
     """Why the attempt ends now: the split is not programmed, or a rise broke the path.
 
     What was counted is gone after a crash, so the reason is stored first and obeyed in the next plan.
@@ -279,7 +276,7 @@ def _undo(draft: Draft, share: ShareView) -> None:
     )
     draft.event(
         EventType.WARNING,
-        "WriteUndone",
+        Reason.WRITE_UNDONE,
         f"{path.recent} requests of both versions in the last {path.recent_seconds:.0f} s, {before} in ten minutes "
         f"before the weight rose to {format_weight(_applied(draft))}: it goes back to "
         f"{format_weight(path.weight_before)}",
@@ -303,13 +300,13 @@ def _await_return(draft: Draft) -> None:
     message = (
         "requests did not come back when the rise was undone: it was not its doing, the step is tried again"
     )
-    draft.event(EventType.NORMAL, "StepTriedAgain", message)
+    draft.event(EventType.NORMAL, Reason.STEP_TRIED_AGAIN, message)
 
 
 # --- waiting ---------------------------------------------------------------------------------------
 
 
-def waiting(draft: Draft) -> Waiting | None:
+def waiting(draft: Draft) -> Said | None:
     """Why the weight that the step asks for is not written yet; None when nothing keeps it back."""
     status = draft.status
     if status.path.ceiling is None:
@@ -321,7 +318,7 @@ def waiting(draft: Draft) -> Waiting | None:
     stays = format_weight(status.path.ceiling)
     rises = f"{draft.where()}: the weight stays {stays} and rises to {format_weight(asked)}"
     if status.path.undone_at is not None:
-        return "WriteUndone", (
+        return Reason.WRITE_UNDONE, (
             f"{rises} no more if requests come back now: they stopped when it rose; otherwise it is tried again "
             f"{format_seconds(BREAKS_WITHIN)} after it was undone"
         )
@@ -333,7 +330,7 @@ def waiting(draft: Draft) -> Waiting | None:
     return reason, f"{rises} when {why}"
 
 
-def _uncounted(draft: Draft) -> Waiting:
+def _uncounted(draft: Draft) -> Said:
     share, ways_out = _countable(draft), "or set strategy.canary.allowNoTraffic"
     copies, weight = mirrored(draft), _applied(draft)
     if copies:
