@@ -70,9 +70,9 @@ def keep_clocks(draft: Draft) -> None:
 
 
 def missed_target(draft: Draft) -> bool:
-    """``targetDeadline``: a new target that has not become Ready ends as any other attempt does (design section 13).
+    """A new target has not had longer than ``targetDeadline`` to become Ready, or ends as any other attempt does.
 
-    It counts from when the target was first seen, and only where a stable version serves.
+    It counts from when the target was first seen, and only where a stable version serves (design section 13).
     """
     if draft.obs.spec is None:
         return False  # how long it may take is not known

@@ -7,7 +7,7 @@ before anything that could raise a weight, and both need only what is stored in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -50,7 +50,7 @@ from rollouts.engine.types import (
 from rollouts.engine.watching import mirrored, path_alarm
 from rollouts.engine.wayback import give_back, keep_record, return_canaries
 
-__all__ = ["plan"]
+__all__ = ["plan", "stages"]
 
 _SUMMARIES = 32
 """Lines of ``status.analysis``."""
@@ -94,13 +94,14 @@ def plan(obs: Observation, now: datetime) -> Plan:
 
 
 def _return(draft: Draft) -> bool:
-    """Lower what is to have no weight, whatever the spec, the template and their claims say by now."""
+    """What is to have no weight has none, or is losing it, whatever spec, template and claims say by now."""
     return_canaries(draft)
     finish_abort_command(draft)
     return False
 
 
 def _unreadable(draft: Draft) -> bool:
+    """There is a spec."""
     if draft.obs.spec is not None:
         return False
     _invalid(draft)
@@ -108,7 +109,7 @@ def _unreadable(draft: Draft) -> bool:
 
 
 def _claimed_by_other(draft: Draft) -> bool:
-    """Whoever the traffic object names is the one who writes it (design rule 10)."""
+    """The traffic object names us, or nobody: who is named is the one who writes it (design rule 10)."""
     traffic = draft.obs.traffic
     if traffic is None or traffic.claim in (Claim.OURS, Claim.CONSENTED):
         return False
@@ -136,7 +137,7 @@ def _claimed_by_other(draft: Draft) -> bool:
 
 
 def _retarget(draft: Draft) -> bool:
-    """The spec no longer asks for the canary: drop it, stable stays (design rule 7)."""
+    """The canary, if there is one, is what the spec asks for: another one is dropped, stable stays (design rule 7)."""
     canary, stable = draft.status.canary, draft.status.stable
     if canary is None or stable is None or draft.obs.spec is None:
         return False
@@ -149,7 +150,7 @@ def _retarget(draft: Draft) -> bool:
 
 
 def _abort_triggers(draft: Draft) -> bool:
-    """Looked at before anything else about the canary, so that a crash after an abort's write repeats it."""
+    """The canary has no reason to be aborted. Before all else about it: a crash after an abort's write repeats it."""
     status, obs = draft.status, draft.obs
     if status.canary is None or status.aborted is not None or status.started_at is None:
         return False
@@ -197,6 +198,7 @@ def _abort_triggers(draft: Draft) -> bool:
 
 
 def _command(draft: Draft) -> bool:
+    """The last command has been obeyed or rejected; what it changed is stored before anything follows from it."""
     before = draft.status
     obey_command(draft)
     changed = _acted(before, draft.status)
@@ -229,6 +231,7 @@ def _acted(before: RolloutStatus, after: RolloutStatus) -> bool:
 
 
 def _problems(draft: Draft) -> bool:
+    """The spec can be executed."""
     if not draft.obs.problems:
         return False
     _invalid(draft)
@@ -251,7 +254,7 @@ def _keep_down(draft: Draft) -> None:
 
 
 def _first(draft: Draft) -> bool:
-    """Nothing stable is known yet."""
+    """A stable version is known."""
     if draft.status.stable is not None:
         return False
     draft.set(hold=None, hold_message="")  # what the last look held for may be over
@@ -275,6 +278,7 @@ def _unresolved(draft: Draft) -> None:
 
 
 def _split_at_start(draft: Draft) -> bool:
+    """Nobody has to say first which of the versions that were found is stable."""
     if draft.status.hold is not HoldReason.SPLIT_AT_START:
         return False
     target = target_identity(draft.obs, draft.spec)
@@ -287,7 +291,7 @@ def _split_at_start(draft: Draft) -> bool:
 
 
 def _target(draft: Draft) -> bool:
-    """No canary: the target is stable, or a new attempt begins."""
+    """There is a canary: without one the target is stable, or a new attempt begins."""
     stable = draft.status.stable
     assert stable is not None
     if draft.status.canary is not None:
@@ -321,6 +325,7 @@ def _healthy(draft: Draft) -> None:
 
 
 def _aborted(draft: Draft) -> bool:
+    """The attempt has not been aborted."""
     if draft.status.aborted is None:
         return False
     terminate_runs(draft)
@@ -333,6 +338,7 @@ def _aborted(draft: Draft) -> bool:
 
 
 def _waiting(draft: Draft) -> bool:
+    """The attempt has started: its target could take its first weight."""
     if draft.status.canary is None or draft.status.started_at is not None:
         return False
     if draft.status.hold is HoldReason.COMMAND or draft.spec.paused:
@@ -346,6 +352,12 @@ def _waiting(draft: Draft) -> bool:
     released = draft.obs.status.phase is Phase.PAUSED
     wait_for_target(draft, Trigger.RELEASED if released else Trigger.NEW_TARGET)
     return True
+
+
+def stages() -> Iterator[tuple[str, str]]:
+    """Name of each stage, in order, and what is ensured behind it."""
+    for stage in _STAGES:
+        yield stage.__name__.lstrip("_"), " ".join(str(stage.__doc__).split())
 
 
 _STAGES: tuple[Callable[[Draft], bool], ...] = (
@@ -363,3 +375,4 @@ _STAGES: tuple[Callable[[Draft], bool], ...] = (
     _target,
     _waiting,
 )
+"""Each ends the plan, or ensures for those behind it what its first line says."""
