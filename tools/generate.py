@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rollouts.api.crds import crd_files
-from rollouts.engine.transitions import mermaid
+from rollouts.engine.planning import stages
+from rollouts.engine.transitions import PERFORMERS, Trigger, mermaid
 from tools.argocd_snippets import argocd_snippets
 from tools.chart_crds import chart_crds
 from tools.chart_rules import chart_rules
@@ -24,7 +25,13 @@ def _crds() -> Iterator[tuple[Path, str]]:
 def _state_machine() -> Iterator[tuple[Path, str]]:
     text = (
         "# Phases of a Rollout\n\nGenerated from `rollouts/engine/transitions.py` by `make generate`.\n\n"
-        f"```mermaid\n{mermaid()}```\n"
+        f"```mermaid\n{mermaid()}```\n\n## Who performs a move\n\n| why | in `rollouts/engine` |\n|---|---|\n"
+        + "".join(
+            f"| {trigger.value} | {', '.join(f'`{name}`' for name in PERFORMERS[trigger])} |\n"
+            for trigger in Trigger
+        )
+        + "\n## Stages of a plan\n\nIn this order; each ends the plan, or ensures for those behind it:\n\n"
+        + "".join(f"1. `{name}`: {ensures}\n" for name, ensures in stages())
     )
     yield ROOT / "docs" / "state-machine.md", text
 

@@ -1,4 +1,4 @@
-"""docs/reference.md from the models: every field with its type, default and meaning, and the rules across fields."""
+"""docs/reference.md: every field with its type, default and meaning, the rules across fields, and all reasons."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rollouts.api.crds import all_crds
+from rollouts.engine.reasons import Reason
 
 __all__ = ["reference"]
 
@@ -26,7 +27,18 @@ def reference() -> str:
     ]
     for crd in all_crds():
         lines += _kind(crd)
+    lines += _reasons()
     return "\n".join(lines) + "\n"
+
+
+def _reasons() -> list[str]:
+    """What a status, a condition or an Event may give as its reason."""
+    rows = (
+        f"| `{reason.value}` | {reason.meaning} | {reason.remedy} |"
+        for reason in sorted(Reason, key=lambda reason: reason.value)
+    )
+    about = "Of statuses, conditions and Events. The message beside a reason has names and figures."
+    return ["## Reasons", "", about, "", "| reason | means | what to do |", "|---|---|---|", *rows, ""]
 
 
 def _kind(crd: Mapping[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rollouts.api.base import ApiModel
 from rollouts.api.rollout_models import RolloutSpecModel, StepModel
 from rollouts.api.rules import check_spec
 from rollouts.api.scalars import parse_duration, parse_weight
@@ -18,6 +19,7 @@ from rollouts.api.status import read_status
 from rollouts.carriers import given
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
 from rollouts.engine.observation import Problem
+from rollouts.engine.reasons import Reason
 from rollouts.engine.types import (
     AnalysisStep,
     BackgroundAnalysis,
@@ -167,22 +169,30 @@ def _convert(model: RolloutSpecModel) -> RolloutSpec | None:
 
 def _read_model(spec: Any) -> tuple[RolloutSpecModel | None, tuple[Problem, ...]]:
     if not isinstance(spec, Mapping):
-        return None, (Problem(reason="SpecInvalid", message="spec is missing or not an object: write one"),)
+        return None, (
+            Problem(reason=Reason.SPEC_INVALID, message="spec is missing or not an object: write one"),
+        )
     deep = nested_deeper(spec, _DEEPEST)
     try:
         if not deep and len(json.dumps(spec)) > _SPEC_BYTES:
-            return None, (Problem(reason="SpecInvalid", message=f"spec is larger than {_SPEC_BYTES} bytes"),)
+            return None, (
+                Problem(reason=Reason.SPEC_INVALID, message=f"spec is larger than {_SPEC_BYTES} bytes"),
+            )
         model = RolloutSpecModel.model_validate(dict(spec))
     except ValidationError as error:
         return None, _shape_problems(error)
     except (ValueError, TypeError, RecursionError):
-        return None, (Problem(reason="SpecInvalid", message="spec cannot be read: it is nested too deeply"),)
-    found = [Problem(reason="SpecInvalid", message=f"{path} {text}") for path, text in check_spec(model)]
+        return None, (
+            Problem(reason=Reason.SPEC_INVALID, message="spec cannot be read: it is nested too deeply"),
+        )
+    found = [
+        Problem(reason=Reason.SPEC_INVALID, message=f"{path} {text}") for path, text in check_spec(model)
+    ]
     if deep:
         message = (
             f"spec is nested deeper than {_DEEPEST} levels, which nothing that it may hold is: check its Jobs"
         )
-        found.append(Problem(reason="SpecInvalid", message=f"{message} and the route's template"))
+        found.append(Problem(reason=Reason.SPEC_INVALID, message=f"{message} and the route's template"))
     return model, tuple(found[:_MAX_PROBLEMS])
 
 
@@ -192,7 +202,7 @@ def _shape_problems(error: ValidationError) -> tuple[Problem, ...]:
         path = "spec"
         for part in item["loc"]:
             path += f"[{part}]" if isinstance(part, int) else f".{part}"
-        problems.append(Problem(reason="SpecInvalid", message=f"{path}: {item['msg']}"))
+        problems.append(Problem(reason=Reason.SPEC_INVALID, message=f"{path}: {item['msg']}"))
     return tuple(problems)
 
 
@@ -207,6 +217,11 @@ def _fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _given(model: ApiModel) -> dict[str, Any]:
+    """What the user set: a field that a later version adds with a default changes no fingerprint."""
+    return model.model_dump(by_alias=True, exclude_defaults=True)
+
+
 def _engine_spec(model: RolloutSpecModel) -> RolloutSpec:
     canary = model.strategy.canary
     background = canary.analysis
@@ -219,7 +234,7 @@ def _engine_spec(model: RolloutSpecModel) -> RolloutSpec:
             analysis=None
             if background is None
             else BackgroundAnalysis(
-                fingerprint=_fingerprint(background.model_dump()), starting_step=background.starting_step
+                fingerprint=_fingerprint(_given(background)), starting_step=background.starting_step
             ),
             sticky=None
             if canary.sticky is None
@@ -269,7 +284,7 @@ def _step(step: StepModel) -> Step:
         duration = step.pause.duration
         return PauseStep(duration=None if duration is None else parse_duration(duration))
     if step.analysis is not None:
-        return AnalysisStep(fingerprint=_fingerprint(step.analysis.model_dump()))
+        return AnalysisStep(fingerprint=_fingerprint(_given(step.analysis)))
     if step.job is not None:
         return JobStep(fingerprint=_fingerprint(step.job.spec))
     assert step.set_header_route is not None

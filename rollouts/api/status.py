@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, TypeVar
 
+from rollouts.api.former import understood
 from rollouts.api.scalars import format_time, parse_time, parse_weight, weight_json
 from rollouts.api.way_back import read_way_back, write_way_back
 from rollouts.engine.types import (
@@ -25,6 +26,7 @@ from rollouts.engine.types import (
     HoldReason,
     Identity,
     Outcome,
+    PathAlarm,
     PathStatus,
     Phase,
     ProbeRecord,
@@ -32,7 +34,9 @@ from rollouts.engine.types import (
     Revision,
     RevisionHash,
     RolloutStatus,
+    SettledBy,
     TargetWait,
+    WaitingFor,
     WeightStatus,
     format_weight,
 )
@@ -57,6 +61,8 @@ def write_status(status: RolloutStatus) -> Json:
         "phase": status.phase.value,
         "reason": status.reason,
         "message": status.message[:MESSAGE_LIMIT],
+        "waitingFor": status.waiting_for.value if status.waiting_for is not None else None,
+        "settledBy": status.settled_by.value if status.settled_by is not None else None,
         "observedGeneration": status.observed_generation,
         "stable": _write_revision(status.stable),
         "canary": _write_revision(status.canary),
@@ -198,6 +204,8 @@ def _write_path(path: PathStatus) -> Json:
         "requestsBefore": path.requests_before,
         "undone": path.undone,
         "alarm": path.alarm[:MESSAGE_LIMIT],
+        "alarmKind": path.alarm_kind.value if path.alarm_kind is not None else None,
+        "refuted": path.refuted,
     }
     return _compact(full, keep=("ceiling",))
 
@@ -334,6 +342,8 @@ def read_status(data: Any) -> tuple[RolloutStatus, tuple[str, ...]]:
         phase=_read_phase(r),
         reason=r.text("reason"),
         message=r.text("message"),
+        waiting_for=r.take("waitingFor", WaitingFor, None),
+        settled_by=r.take("settledBy", SettledBy, None),
         observed_generation=r.number("observedGeneration"),
         stable=r.take("stable", _read_revision, None),
         canary=r.take("canary", _read_revision, None),
@@ -358,6 +368,8 @@ def read_status(data: Any) -> tuple[RolloutStatus, tuple[str, ...]]:
             requests_before=path.number("requestsBefore"),
             undone=path.flag("undone"),
             alarm=path.text("alarm"),
+            alarm_kind=path.take("alarmKind", PathAlarm, None),
+            refuted=path.flag("refuted"),
         ),
         stable_endpoints_at_start=r.number("stableEndpointsAtStart"),
         unready_since=r.time("unreadySince"),
@@ -384,7 +396,7 @@ def read_status(data: Any) -> tuple[RolloutStatus, tuple[str, ...]]:
         history=r.items("history", _read_history),
         conditions=r.items("conditions", _read_condition),
     )
-    return status, tuple(bad)
+    return understood(status), tuple(bad)
 
 
 def _object(value: Any) -> Mapping[str, Any]:

@@ -114,6 +114,10 @@ class PathModel(ApiModel):
     """A rise of this attempt was undone; it happens once."""
     alarm: Long = ""
     """Why the attempt is about to be aborted by what was counted."""
+    alarm_kind: Short = ""
+    """ShareNotProgrammed or PathBroken, while there is an alarm."""
+    refuted: bool = False
+    """The last look said that the share refutes the weight."""
 
 
 class HoldModel(ApiModel):
@@ -238,9 +242,13 @@ class RolloutStatusModel(ApiModel):
     phase: Short = ""
     """Healthy, Progressing, Paused, WaitingForTarget, Aborted or Invalid."""
     reason: Short = ""
-    """Constant reason of the phase."""
+    """Constant reason of the phase, for people: nothing is decided by it."""
     message: Long = ""
     """What, why, and what now."""
+    waiting_for: Short = ""
+    """Requests, Counts, Analysis or Spec: what an attempt waits for, where that decides something later."""
+    settled_by: Short = ""
+    """Initialized or Promoted: how a Healthy Rollout came to its stable version."""
     observed_generation: Number = 0
     """Generation of the spec that this status is about."""
     stable: ArmModel | None = None
@@ -256,7 +264,7 @@ class RolloutStatusModel(ApiModel):
     step: Short = ""
     """Step for people, counted from 1."""
     steps_hash: Short = ""
-    """Hash of the steps that are being executed."""
+    """Hash of the steps that are being executed, after the version of its algorithm."""
     step_started_at: Time | None = None
     """When the current step began."""
     started_at: Time | None = None

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from rollouts.controller.adapter_content import Held, PodState, Serving
 from rollouts.engine.observation import Blocker
+from rollouts.engine.reasons import Reason
 from rollouts.engine.types import Identity
 
 __all__ = ["missing", "some_names"]
@@ -36,14 +37,14 @@ def missing(arm: Identity, serving: Serving) -> list[Blocker]:
             f"adapter {arm.name} is missing on {len(serving.lacking)} of {total} Ready pods "
             f"({some_names(serving.lacking)}): {what}{'; ' + failed[0] if failed else ''}"
         )
-        return [Blocker(reason="AdapterMissing", message=message)]
+        return [Blocker(reason=Reason.ADAPTER_MISSING, message=message)]
     if serving.unproven:
         problem = next((_unproven(state) for state in serving.unproven), "")
         message = (
             f"adapter {arm.name} has not answered a probe on {len(serving.unproven)} of {total} Ready pods "
             f"({some_names(state.pod for state in serving.unproven)}): {problem}"
         )
-        return [Blocker(reason="AdapterUnproven", message=message)]
+        return [Blocker(reason=Reason.ADAPTER_UNPROVEN, message=message)]
     return []
 
 
@@ -68,4 +69,4 @@ def _mismatch(arm: Identity, serving: Serving) -> Blocker:
         "what an ended attempt of this Rollout loaded is taken off once no weight, request or other Rollout needs it, "
         f"anything else has to be unloaded by whom it belongs to, or give the new adapter a name of its own{wait}"
     )
-    return Blocker(reason="AdapterContentMismatch", message=message)
+    return Blocker(reason=Reason.ADAPTER_CONTENT_MISMATCH, message=message)

@@ -14,6 +14,7 @@ from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.caches import Caches
 from rollouts.controller.dialects import Dialects
 from rollouts.engine.observation import Blocker, PoolView, Problem
+from rollouts.engine.reasons import Reason
 from rollouts.engine.types import (
     AdapterTraffic,
     Identity,
@@ -110,7 +111,7 @@ class AdapterViews:
                 message = (
                     f"{kind.kind} of {resource.group}: cannot tell what its rules call their targets: {why}"
                 )
-                problems.append(Problem(reason="DialectUnknown", message=message))
+                problems.append(Problem(reason=Reason.DIALECT_UNKNOWN, message=message))
                 return found
         return replace(found, carrier=kind.carrier(place, found.spec, None))
 
@@ -131,7 +132,7 @@ class AdapterViews:
         for field, value in (("modelName", model), ("poolRef", pool_name)):
             if not value:
                 message = f"traffic: {spec.kind} {spec.name} does not say its {field}: set it in the Rollout"
-                problems.append(Problem(reason="SpecInvalid", message=message))
+                problems.append(Problem(reason=Reason.SPEC_INVALID, message=message))
         pool = self._pool(namespace, pool_name, group)
         full = replace(
             spec,
@@ -157,7 +158,7 @@ class AdapterViews:
                 f"target.adapter.source.path {target.source!r} is not under a prefix that the administrator "
                 f"allows ({allowed}): choose another path, or add its prefix to the controller's adapters.prefixes"
             )
-            found.append(Problem(reason="SourceNotAllowed", message=message))
+            found.append(Problem(reason=Reason.SOURCE_NOT_ALLOWED, message=message))
         stable = parsed.status.stable
         if stable is not None and stable.identity != target and stable.identity.arm == target.arm:
             message = (
@@ -165,7 +166,7 @@ class AdapterViews:
                 f"{stable.identity.source or 'no source'}: pods and weights tell adapters apart by name only, "
                 "so give the new one a name of its own"
             )
-            found.append(Problem(reason="AdapterNameTaken", message=message))
+            found.append(Problem(reason=Reason.ADAPTER_NAME_TAKEN, message=message))
         return found
 
     # --- arms ---
@@ -230,7 +231,7 @@ class AdapterViews:
         name = traffic.spec.pool_name
         message = f"InferencePool {name} does not exist: create it, the rollout then starts by itself"
         return PoolView(
-            identity=arm, exists=False, blockers=(Blocker(reason="PoolMissing", message=message),)
+            identity=arm, exists=False, blockers=(Blocker(reason=Reason.POOL_MISSING, message=message),)
         )
 
     def _candidate(
@@ -253,7 +254,7 @@ class AdapterViews:
                 f"names ({name}) does not exist: install it with the chart's `pickers`, or "
                 f"`rollouts picker-manifest {pool.name}`"
             )
-            return [Blocker(reason="PickerMissing", message=message)]
+            return [Blocker(reason=Reason.PICKER_MISSING, message=message)]
         pods = self._caches.picker_pods(pool)
         foreign = [pod for pod in pods if pod.metrics_port is None]
         why = self._not_honoured(traffic, pool) if foreign else ""
@@ -263,7 +264,7 @@ class AdapterViews:
             f"{some_names(pod.name for pod in foreign)} behind Service {pool.picker.name} is not our endpoint picker, "
             f"and {why}: install ours with `rollouts picker-manifest {pool.name}`"
         )
-        return [Blocker(reason="PickerDialect", message=message)]
+        return [Blocker(reason=Reason.PICKER_DIALECT, message=message)]
 
     def _not_honoured(self, traffic: ModelTraffic, pool: Pool) -> str:
         """Why no released picker of the Inference Extension would move traffic; empty when one would."""
@@ -304,7 +305,7 @@ class AdapterViews:
                     f"Rollout {key.name} is moving traffic of InferencePool {traffic.spec.pool_name}: "
                     "this one starts when that has ended"
                 )
-                return (Blocker(reason="PoolInRollout", message=message),)
+                return (Blocker(reason=Reason.POOL_IN_ROLLOUT, message=message),)
         return ()
 
     def load(self, parsed: ParsedRollout, identity: Identity) -> None:

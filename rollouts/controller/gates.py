@@ -25,13 +25,14 @@ from rollouts.controller.conditions import UNCHECKED, Conditions, InlineConditio
 from rollouts.controller.observing import ComparedGates, Gathered
 from rollouts.engine.actions import CreateJob, CreateRun
 from rollouts.engine.observation import Problem
+from rollouts.engine.reasons import Reason
 from rollouts.engine.types import FULL, ZERO, AdapterTraffic, Revision, RolloutStatus, TargetKind
 from rollouts.objects import kinds
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["UNCHECKED_REASON", "Gates"]
 
-UNCHECKED_REASON = "ConditionUnchecked"
+UNCHECKED_REASON = Reason.CONDITION_UNCHECKED
 """A problem that ends by itself within a moment: nothing is shown of it."""
 
 _LABEL = "inferencerollouts.dev/rollout-name"
@@ -61,11 +62,13 @@ class Gates:
         comparisons = self._comparisons(parsed)
         if len(comparisons) > _MAX_COMPARISONS:
             text = f"the gates compare {len(comparisons)} different things, at most {_MAX_COMPARISONS} are possible"
-            found["TooManyMetrics", f"{text}: let gates share their metrics"] = None
+            found[Reason.TOO_MANY_METRICS, f"{text}: let gates share their metrics"] = None
         # What is not known yet comes first: it must not be cut off.
         ordered = sorted(found, key=lambda item: not item[1].endswith(UNCHECKED))
         return tuple(
-            Problem(reason=UNCHECKED_REASON if message.endswith(UNCHECKED) else reason, message=message)
+            Problem(
+                reason=UNCHECKED_REASON if message.endswith(UNCHECKED) else Reason(reason), message=message
+            )
             for reason, message in ordered[:8]
         )
 
@@ -113,7 +116,7 @@ class Gates:
         try:
             gate = gate_of(model)
         except ValueError as error:
-            return Resolved(metrics=(), problems=(("SpecInvalid", str(error)),))
+            return Resolved(metrics=(), problems=((Reason.SPEC_INVALID, str(error)),))
         if model.preset == "default":
             gate = replace(gate, metrics=(*gate.metrics, *_DEFAULT))
         templates, broken = self._templates(parsed.namespace, gate)
@@ -127,7 +130,7 @@ class Gates:
         if not broken:
             return resolved
         # A template that cannot be read is there: its own problem replaces "does not exist".
-        others = tuple(item for item in resolved.problems if item[0] != "TemplateMissing")
+        others = tuple(item for item in resolved.problems if item[0] != Reason.TEMPLATE_MISSING)
         return Resolved(metrics=(), problems=(*broken, *others))
 
     def _templates(
@@ -137,7 +140,7 @@ class Gates:
         broken: list[tuple[str, str]] = []
         for cluster, name in gate.templates:
             if cluster and not self._caches.watches_cluster_templates:
-                broken.append(("TemplateMissing", _NOT_WATCHED.format(name=name)))
+                broken.append((Reason.TEMPLATE_MISSING, _NOT_WATCHED.format(name=name)))
                 continue
             store = self._caches.cluster_templates if cluster else self._caches.templates
             obj = store.get(ObjectKey("" if cluster else namespace, name))
@@ -145,7 +148,7 @@ class Gates:
                 continue
             template = parse_template(obj)
             if isinstance(template, str):
-                broken.append(("TemplateInvalid", template))
+                broken.append((Reason.TEMPLATE_INVALID, template))
             else:
                 found[cluster, name] = template
         return found, tuple(broken)

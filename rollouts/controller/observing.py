@@ -25,6 +25,7 @@ from rollouts.engine.observation import (
     TrafficView,
     WayView,
 )
+from rollouts.engine.reasons import Reason
 from rollouts.engine.types import (
     AdapterTraffic,
     GateSummary,
@@ -238,12 +239,12 @@ class Gatherer:
         if found and not self._known(parsed.status, target.name):
             problems.append(
                 Problem(
-                    reason="AmbiguousTarget",
+                    reason=Reason.AMBIGUOUS_TARGET,
                     message=f"InferencePool {target.name} exists in {' and '.join(found)}: set target.pool.group",
                 )
             )
         return None, Blocker(
-            reason="PoolMissing",
+            reason=Reason.POOL_MISSING,
             message=f"InferencePool {target.name} does not exist in {' or '.join(groups)}: "
             "create it, the rollout then starts by itself",
         )
@@ -310,7 +311,7 @@ class Gatherer:
             f"{target.name} has no InferenceModel for {', '.join(sorted(missing))}, which {stable.identity.name} "
             "serves: add them, or set allowMissingModels"
         )
-        return (Blocker(reason="MissingModels", message=message),)
+        return (Blocker(reason=Reason.MISSING_MODELS, message=message),)
 
     def _models(self, namespace: str, pool: str) -> set[str]:
         """Names that clients may ask this pool for, by its model objects."""

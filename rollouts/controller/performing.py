@@ -40,6 +40,7 @@ from rollouts.engine.actions import (
     WriteReason,
     WriteTraffic,
 )
+from rollouts.engine.reasons import Reason
 from rollouts.engine.types import HoldReason, Identity, WayBack, Weight, format_weight
 from rollouts.kube.client import KubeClient, PatchKind, Resource
 from rollouts.kube.errors import (
@@ -76,7 +77,7 @@ class TrafficRefused(Exception):
     ``by_spec``: it is the Rollout's spec that a person has to change. Else the same write may succeed later.
     """
 
-    def __init__(self, reason: str, message: str, *, by_spec: bool = True) -> None:
+    def __init__(self, reason: Reason, message: str, *, by_spec: bool = True) -> None:
         super().__init__(message)
         self.reason = reason
         self.by_spec = by_spec
@@ -140,9 +141,9 @@ def _refusal(error: KubeError, rendered_from: str, *, applied: bool) -> TrafficR
         return None
     by_policy = any(text in words for text in _POLICIES)
     if applied and not by_policy and (isinstance(error, Invalid) or undeclared):
-        return TrafficRefused("RouteInvalid", f"{rendered_from}: the API server refuses it: {words}")
+        return TrafficRefused(Reason.ROUTE_INVALID, f"{rendered_from}: the API server refuses it: {words}")
     return TrafficRefused(
-        "TrafficRefused", f"{rendered_from}: the API server refuses the write: {words}", by_spec=False
+        Reason.TRAFFIC_REFUSED, f"{rendered_from}: the API server refuses the write: {words}", by_spec=False
     )
 
 
@@ -415,7 +416,7 @@ class Performer:
             return
         except Invalid as error:
             raise TrafficRefused(
-                "GateInvalid", f"{resource.kind} {body['metadata']['name']}: {error}"
+                Reason.GATE_INVALID, f"{resource.kind} {body['metadata']['name']}: {error}"
             ) from None
         self._caches.by_resource()[resource].record_write(stored)
 
@@ -434,7 +435,7 @@ class Performer:
             "count, a run under another name is made; delete it if nobody needs it"
         )
         await self._events.emit(
-            gathered.rollout, EmitEvent(type=EventType.WARNING, reason="NameTaken", message=message)
+            gathered.rollout, EmitEvent(type=EventType.WARNING, reason=Reason.NAME_TAKEN, message=message)
         )
         raise Conflict(message)
 
@@ -450,7 +451,7 @@ class Performer:
             message = (
                 f"AnalysisRun {name} does not take what it was to be told, so that its gate may wait: {error}"
             )
-            event = EmitEvent(type=EventType.WARNING, reason="RunRefused", message=message)
+            event = EmitEvent(type=EventType.WARNING, reason=Reason.RUN_REFUSED, message=message)
             await self._events.emit(gathered.rollout, event)
             return
         self._caches.runs.record_write(stored)

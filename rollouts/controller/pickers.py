@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from rollouts.controller.caches import Caches
 from rollouts.engine.observation import Blocker, PathView, PoolView
+from rollouts.engine.reasons import Reason
 from rollouts.engine.types import Identity
 from rollouts.objects.pods import PickerPod
 from rollouts.objects.pools import ParentRefusal, Pool
@@ -159,7 +160,7 @@ class PickerPaths:
                 f"{refused.kind} {refused.name} says {refused.condition}=False of InferencePool {pool.name} "
                 f"({refused.reason}: {refused.message[:_MESSAGE]}): requests to it would fail"
             )
-            problems.append(Blocker(reason="PoolRefused", message=message))
+            problems.append(Blocker(reason=Reason.POOL_REFUSED, message=message))
         down = problem is not None and not shared
         return PathView(problems=tuple(problems), picker_down=down, note=self._note(pool))
 
@@ -183,7 +184,7 @@ class PickerPaths:
                 f"InferencePool {pool.name} names the endpoint picker Service {service.name}, which does not "
                 f"exist: install it with the chart's `pickers`, or `rollouts picker-manifest {pool.name}`"
             )
-            return Blocker(reason="PickerMissing", message=message)
+            return Blocker(reason=Reason.PICKER_MISSING, message=message)
         if self._unselected(pool):
             return None
         pods = self._caches.picker_pods(pool)
@@ -193,10 +194,10 @@ class PickerPaths:
                 f"Ready: gateways would answer requests to {pool.name}, and some all requests of the rule, with an "
                 "error; see why its pods are not Ready"
             )
-            return Blocker(reason="PickerNotReady", message=message)
+            return Blocker(reason=Reason.PICKER_NOT_READY, message=message)
         why = self._health.refused(follower, service, pods)
         if not why:
             return None
         names = ", ".join(pod.name for pod in pods[:_SHOWN])
         message = f"the endpoint picker of InferencePool {pool.name} ({names}) {why}: see its log"
-        return Blocker(reason="PickerNotReady", message=message)
+        return Blocker(reason=Reason.PICKER_NOT_READY, message=message)

@@ -17,6 +17,7 @@ from rollouts.controller.performing import Performer, TrafficRefused
 from rollouts.engine.actions import Action, EmitEvent, Plan, SetFinalizer, WriteReason, WriteTraffic
 from rollouts.engine.observation import Observation, Problem, Refused
 from rollouts.engine.planning import plan
+from rollouts.engine.reasons import Reason
 from rollouts.kube.errors import Conflict, NotFound
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
@@ -91,7 +92,7 @@ class RolloutReconciler:
             return min([recheck, *(wait.total_seconds() for wait in waits if wait is not None)])
         self._metrics.accepted(key.namespace, key.name)
         for action in decided.actions:
-            if isinstance(action, EmitEvent) and action.reason == "WeightRestored":
+            if isinstance(action, EmitEvent) and action.reason == Reason.WEIGHT_RESTORED:
                 self._metrics.foreign_writes.labels(key.namespace, key.name).inc()
         self._metrics.show(key.namespace, key.name, decided.status)
         return None if following.wait is None else following.wait.total_seconds()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 
+from rollouts.engine.reasons import Printed, Reason
 from rollouts.engine.types import (
     HeaderRouteStep,
     Identity,
@@ -60,12 +61,12 @@ class DesiredTraffic:
 class WriteReason(Enum):
     """Why traffic is written: the reason of the Event and the label of the metric."""
 
-    STEP = "WeightSet"
-    ABORT = "RolledBack"
-    PULL = "CanaryNotReady"
-    PROBE = "PathProbed"
-    RESTORE = "WeightRestored"
-    SETTLE = "TrafficSettled"
+    STEP = Reason.WEIGHT_SET
+    ABORT = Reason.ROLLED_BACK
+    PULL = Reason.CANARY_NOT_READY
+    PROBE = Reason.PATH_PROBED
+    RESTORE = Reason.WEIGHT_RESTORED
+    SETTLE = Reason.TRAFFIC_SETTLED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +193,7 @@ class EmitEvent:
     """A Kubernetes Event on the Rollout. ``reason`` is a constant in UpperCamelCase."""
 
     type: EventType
-    reason: str
+    reason: Reason | Printed
     message: str
 
 

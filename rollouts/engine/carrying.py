@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from rollouts.engine.actions import EventType
-from rollouts.engine.draft import Draft
+from rollouts.engine.draft import Draft, Said
 from rollouts.engine.observation import Blocker
+from rollouts.engine.reasons import Reason
 from rollouts.engine.types import ZERO, Identity, Revision
 
 __all__ = [
@@ -53,7 +54,7 @@ _NO_GRACE = timedelta(0)
 class _Trouble:
     """Why a canary cannot carry traffic, and for how long that is tolerated."""
 
-    reason: str
+    reason: Reason
     grace: timedelta
     what: str
     """Said of the canary: ``has no Ready endpoint``."""
@@ -75,7 +76,7 @@ def path_problem(draft: Draft, arm: Identity) -> Blocker | None:
 
 def _unheard(label: str) -> Blocker:
     message = f"{label} could not serve until now: gateways get {SETTLE.seconds} s to hear that it can"
-    return Blocker(reason="TargetSettling", message=message)
+    return Blocker(reason=Reason.TARGET_SETTLING, message=message)
 
 
 def settling(draft: Draft, arm: Revision) -> Blocker | None:
@@ -105,7 +106,7 @@ def note_trust(draft: Draft) -> None:
     canary = draft.status.canary
     view = draft.obs.pools.get(canary.identity) if canary is not None else None
     if view is not None and view.path.note and draft.target_note is None:
-        draft.target_note = ("Ready", view.path.note)
+        draft.target_note = (Reason.READY, view.path.note)
 
 
 def return_delay(pulls: int) -> timedelta:
@@ -138,14 +139,14 @@ def _trouble(draft: Draft, canary: Identity) -> _Trouble | None:
     view = draft.obs.pools.get(canary)
     if view is not None and view.crashes.refusing:
         what = "refuses connections on all of its pods, while stable's answer"
-        return _Trouble("CanaryRefusesConnections", _NO_GRACE, what, what)
+        return _Trouble(Reason.CANARY_REFUSES_CONNECTIONS, _NO_GRACE, what, what)
     if view is not None and view.path.picker_down:
         what = "has an endpoint picker without a Ready pod"
         event = f"has had an endpoint picker without a Ready pod for {PICKER_GRACE.seconds} s"
-        return _Trouble("PickerNotReady", PICKER_GRACE, what, event)
+        return _Trouble(Reason.PICKER_NOT_READY, PICKER_GRACE, what, event)
     if draft.obs.ready(canary) == 0:
         event = f"has had no Ready endpoint for {UNREADY_GRACE.seconds} s"
-        return _Trouble("CanaryNotReady", UNREADY_GRACE, "has no Ready endpoint", event)
+        return _Trouble(Reason.CANARY_NOT_READY, UNREADY_GRACE, "has no Ready endpoint", event)
     return None
 
 
@@ -162,7 +163,7 @@ def _recover(draft: Draft) -> None:
         draft.set(unready_since=None, ready_since=None, pulled=False)
 
 
-def pulled_because(draft: Draft) -> tuple[str, str]:
+def pulled_because(draft: Draft) -> Said:
     """Reason and words for a canary whose weight was taken away."""
     canary, status = draft.status.canary, draft.status
     assert canary is not None
@@ -170,7 +171,7 @@ def pulled_because(draft: Draft) -> tuple[str, str]:
     if trouble is not None:
         return trouble.reason, f"the canary {trouble.what}, its weight is 0 until that is over"
     delay, times = return_delay(status.pulls).seconds, "once" if status.pulls < 2 else f"{status.pulls} times"
-    return "CanaryNotReady", (
+    return Reason.CANARY_NOT_READY, (
         f"the canary can serve again; it was taken out {times}, so it gets its weight back after {delay} s "
         "without trouble"
     )

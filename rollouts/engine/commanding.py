@@ -12,6 +12,7 @@ from rollouts.engine.ending import abort
 from rollouts.engine.evidence import awaited_background, evidence_gate, reads_evidence
 from rollouts.engine.naming import background_run, step_run
 from rollouts.engine.observation import Claim, GateOutcome
+from rollouts.engine.reasons import Reason
 from rollouts.engine.starting import complete_split, start_attempt
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.types import (
@@ -87,7 +88,7 @@ def _announce(draft: Draft) -> None:
     assert last is not None
     draft.event(
         EventType.NORMAL if last.result is CommandResult.DONE else EventType.WARNING,
-        f"Command{last.result.value}",
+        Reason(f"Command{last.result.value}"),
         f"{last.action or 'command'}{f' by {last.by}' if last.by else ''}: {last.message}",
     )
 
@@ -230,7 +231,7 @@ def _abort(draft: Draft) -> str:
         raise _Rejected("the revision is aborted already")
     if draft.status.canary is None:
         raise _Rejected("the target is stable: there is nothing to abort; revert in Git to go back")
-    abort(draft, "AbortedByCommand", "aborted by command")
+    abort(draft, Reason.ABORTED_BY_COMMAND, "aborted by command")
     return _BACK
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from rollouts.engine.actions import EmitEvent, EventType
-from rollouts.engine.draft import Draft
+from rollouts.engine.draft import Draft, Said
 from rollouts.engine.observation import Claim
+from rollouts.engine.reasons import Reason
 from rollouts.engine.starting import nobody_serves
 from rollouts.engine.types import Condition, Phase
 
@@ -17,7 +18,7 @@ _STUCK = (Phase.ABORTED, Phase.INVALID)
 def set_conditions(draft: Draft) -> None:
     """All conditions, in a fixed order; the transition time moves only with the status."""
     status, spec_problems = draft.status, draft.obs.problems
-    phase, reason, message = status.phase, status.reason or "Unknown", status.message
+    phase, reason, message = status.phase, status.reason or Reason.UNKNOWN, status.message
     dead = nobody_serves(draft)
     _warn_once(draft, dead)
     # kstatus reads Reconciling before Stalled: a rollout that nobody serves is not "in progress".
@@ -25,14 +26,14 @@ def set_conditions(draft: Draft) -> None:
     why = dead or (reason, message)
     rows: list[tuple[str, bool, str, str]] = [
         ("Ready", phase is Phase.HEALTHY and dead is None, *why),
-        ("Reconciling", busy, reason if busy else "Settled", message if busy else ""),
-        ("Stalled", stuck, why[0] if stuck else "NotStalled", why[1] if stuck else ""),
-        _row("TargetReady", draft.target_problem, *(draft.target_note or ("Ready",))),
-        _row("TrafficApplied", draft.traffic_problem or _claimed(draft), "Applied"),
+        ("Reconciling", busy, reason if busy else Reason.SETTLED, message if busy else ""),
+        ("Stalled", stuck, why[0] if stuck else Reason.NOT_STALLED, why[1] if stuck else ""),
+        _row("TargetReady", draft.target_problem, *(draft.target_note or (Reason.READY,))),
+        _row("TrafficApplied", draft.traffic_problem or _claimed(draft), Reason.APPLIED),
         (
             "TrafficContended",
             bool(draft.contended),
-            "ForeignWrite" if draft.contended else "None",
+            Reason.FOREIGN_WRITE if draft.contended else Reason.NONE,
             draft.contended,
         ),
     ]
@@ -40,19 +41,19 @@ def set_conditions(draft: Draft) -> None:
         text = "; ".join(problem.message for problem in spec_problems)
         rows.append(("SpecValid", False, spec_problems[0].reason, text))
     else:
-        rows.append(("SpecValid", True, "Valid", ""))
+        rows.append(("SpecValid", True, Reason.VALID, ""))
     draft.set(conditions=tuple(_condition(draft, *row) for row in rows))
 
 
-def _claimed(draft: Draft) -> tuple[str, str] | None:
+def _claimed(draft: Draft) -> Said | None:
     """Whose the traffic object is when it is not ours: also said while an abort or a problem is what people read."""
     traffic = draft.obs.traffic
     if traffic is None or traffic.claim is not Claim.OTHER:
         return None
-    return "ClaimedByOther", f"{traffic.kind} {traffic.name} belongs to Rollout {traffic.claimed_by}"
+    return Reason.CLAIMED_BY_OTHER, f"{traffic.kind} {traffic.name} belongs to Rollout {traffic.claimed_by}"
 
 
-def _warn_once(draft: Draft, dead: tuple[str, str] | None) -> None:
+def _warn_once(draft: Draft, dead: Said | None) -> None:
     """That nobody serves is an Event in every phase, once: an aborted or paused rollout keeps its own reason."""
     told = any(
         old.type == "Stalled" and old.status == "True" and dead is not None and old.reason == dead[0]
@@ -64,7 +65,7 @@ def _warn_once(draft: Draft, dead: tuple[str, str] | None) -> None:
         draft.event(EventType.WARNING, *dead)
 
 
-def _row(name: str, problem: tuple[str, str] | None, fine: str, note: str = "") -> tuple[str, bool, str, str]:
+def _row(name: str, problem: Said | None, fine: Reason, note: str = "") -> tuple[str, bool, str, str]:
     return (name, False, *problem) if problem is not None else (name, True, fine, note)
 
 

@@ -29,6 +29,7 @@ from rollouts.engine.draft import Draft
 from rollouts.engine.naming import background_run
 from rollouts.engine.observation import Claim, Observation, RuleView, TrafficView
 from rollouts.engine.probing import probe_open, probe_routes
+from rollouts.engine.reasons import Reason
 from rollouts.engine.steps import header_routes_at, required_endpoints, weight_at
 from rollouts.engine.types import (
     FULL,
@@ -201,7 +202,7 @@ def converge(draft: Draft, reason: WriteReason = WriteReason.STEP, *, may_raise:
     if not traffic.exists:
         return _recreate(draft, traffic, desired)
     if not traffic.rules and traffic.mode is TrafficMode.ADOPTED:
-        draft.traffic_problem = ("NoRules", no_rules(traffic))
+        draft.traffic_problem = (Reason.NO_RULES, no_rules(traffic))
         return False
     _watch_uid(draft, traffic)
     if _settled(traffic, desired, may_list=_git_lists(draft, traffic)):
@@ -223,7 +224,7 @@ def _pinned(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> bool
     if not out or desired.canary is None or desired.canary not in traffic.pins:
         return False
     draft.traffic_problem = (
-        "TemplatePinsCanary",
+        Reason.TEMPLATE_PINS_CANARY,
         f"a rule of the template sends requests to {desired.canary.name} whatever its weight: the template is not "
         "applied while that must not have any; take that backendRef out",
     )
@@ -293,7 +294,7 @@ def _watch_uid(draft: Draft, traffic: TrafficView) -> None:
 def _recreate(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> bool:
     if traffic.mode is TrafficMode.ADOPTED:
         draft.traffic_problem = (
-            "RouteMissing",
+            Reason.ROUTE_MISSING,
             f"{traffic.kind} {traffic.name} does not exist: add it to Git; traffic is untouched until then",
         )
         return False
@@ -363,7 +364,7 @@ def _allowed(draft: Draft, traffic: TrafficView, desired: DesiredTraffic, *, may
     falls = any(_towards_stable(rule, desired) for rule in traffic.rules)
     if falls and draft.obs.ready(desired.stable) == 0:
         draft.traffic_problem = (
-            "StableNotReady",
+            Reason.STABLE_NOT_READY,
             f"STABLE {desired.stable.name} HAS NO READY ENDPOINT: weights stay as they are until it has one",
         )
         return False
@@ -402,7 +403,7 @@ def _may_raise(draft: Draft, desired: DesiredTraffic) -> bool:
     ready = draft.obs.ready(desired.canary)
     if ready < needed:
         draft.target_problem = (
-            "NotEnoughEndpoints",
+            Reason.NOT_ENOUGH_ENDPOINTS,
             f"{desired.canary.name} has {ready} Ready endpoints; weight {format_weight(desired.weight)} "
             f"needs {needed}: scale it up, or lower endpointRatio",
         )
@@ -416,7 +417,7 @@ def _announce_foreign(draft: Draft, traffic: TrafficView, desired: DesiredTraffi
         return
     who = traffic.last_writer or "an unknown field manager"
     draft.contended = f"{who} changed the weights; restoring {format_weight(draft.status.weight.ours)}"
-    draft.event(EventType.WARNING, "WeightRestored", draft.contended)
+    draft.event(EventType.WARNING, Reason.WEIGHT_RESTORED, draft.contended)
     shares = _shares(traffic, desired)
     if desired.canary is not None and shares and min(shares) < desired.weight:
         recent = [at for at in draft.status.restores if draft.now - at < RESTORE_WINDOW]

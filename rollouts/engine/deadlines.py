@@ -8,15 +8,15 @@ every moment that a deadline counts from is moved by the time that it stood, in 
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import abort
 from rollouts.engine.observation import Blocker
+from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import revision_of, target_identity
+from rollouts.engine.stamps import is_foreign, is_same, stamp
 from rollouts.engine.starting import start_blocker
 from rollouts.engine.steps import format_seconds
 from rollouts.engine.types import HeaderRouteStep, Identity, Phase, TargetWait, WeightStep
@@ -24,24 +24,19 @@ from rollouts.engine.watching import STANDING
 
 __all__ = ["keep_clocks", "missed_target", "standing"]
 
-_TURNS = frozenset({"PoolInRollout"})
+_TURNS = frozenset({Reason.POOL_IN_ROLLOUT})
 """Blockers that are another Rollout's turn: nothing that the target could do about them."""
 
 _WAITING = (Phase.WAITING, Phase.PAUSED, Phase.INVALID)
 
 
-def standing(draft: Draft) -> str:
-    """Why no deadline runs at the moment; empty while they do."""
+def standing(draft: Draft) -> bool:
+    """Whether no deadline runs at the moment."""
     status = draft.status
-    if status.hold is not None:
-        return status.hold.value
-    if draft.spec.paused:
-        return "PausedBySpec"
-    if status.phase is Phase.PROGRESSING and status.reason in STANDING:
-        return status.reason
-    if status.started_at is None and status.stable is not None:
-        return next((blocker.reason for blocker in draft.obs.blockers if blocker.reason in _TURNS), "")
-    return ""
+    if status.hold is not None or draft.spec.paused or status.waiting_for in STANDING:
+        return True
+    new = status.started_at is None and status.stable is not None
+    return new and any(blocker.reason in _TURNS for blocker in draft.obs.blockers)
 
 
 def keep_clocks(draft: Draft) -> None:
@@ -75,9 +70,9 @@ def keep_clocks(draft: Draft) -> None:
 
 
 def missed_target(draft: Draft) -> bool:
-    """``targetDeadline``: a new target that has not become Ready ends as any other attempt does (design section 13).
+    """A new target has not had longer than ``targetDeadline`` to become Ready, or ends as any other attempt does.
 
-    It counts from when the target was first seen, and only where a stable version serves.
+    It counts from when the target was first seen, and only where a stable version serves (design section 13).
     """
     if draft.obs.spec is None:
         return False  # how long it may take is not known
@@ -88,9 +83,9 @@ def missed_target(draft: Draft) -> bool:
         return False
     asked = _fingerprint(draft)
     wait = draft.status.target_wait
-    if wait is None or wait.target != asked:
+    if wait is None or not (is_same(wait.target, asked) or is_foreign(wait.target)):
         wait = TargetWait(target=asked, since=draft.now)
-        draft.set(target_wait=wait)
+    draft.set(target_wait=replace(wait, target=asked))
     limit = draft.spec.canary.target_deadline
     if limit is None or standing(draft) or draft.obs.status.phase not in _WAITING:
         return False
@@ -105,7 +100,7 @@ def _give_up(draft: Draft, why: str) -> None:
     if draft.status.canary is None:
         _resolve(draft)
     draft.set(target_wait=None)
-    abort(draft, "TargetDeadlineExceeded", why)
+    abort(draft, Reason.TARGET_DEADLINE_EXCEEDED, why)
 
 
 def _waits_for(draft: Draft) -> Blocker | None:
@@ -121,7 +116,7 @@ def _waits_for(draft: Draft) -> Blocker | None:
     if target is not None:
         return start_blocker(draft, revision_of(target, draft.spec.target.revision))
     return draft.obs.target_blocker or Blocker(
-        reason="PoolMissing", message=f"{draft.spec.target.name} does not exist"
+        reason=Reason.POOL_MISSING, message=f"{draft.spec.target.name} does not exist"
     )
 
 
@@ -138,6 +133,4 @@ def _resolve(draft: Draft) -> None:
 
 def _fingerprint(draft: Draft) -> str:
     """What the clock was started for. Discovery may change what it resolves to, but not what is asked for."""
-    target = draft.spec.target
-    text = json.dumps([target.kind.value, target.group, target.name, target.source, target.revision])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return stamp(replace(draft.spec.target, must_differ=False))

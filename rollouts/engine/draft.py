@@ -18,6 +18,7 @@ from rollouts.engine.actions import (
     WriteTraffic,
 )
 from rollouts.engine.observation import Observation
+from rollouts.engine.reasons import Printed, Reason
 from rollouts.engine.steps import describe
 from rollouts.engine.transitions import Trigger, check
 from rollouts.engine.types import (
@@ -30,13 +31,18 @@ from rollouts.engine.types import (
     Revision,
     RolloutSpec,
     RolloutStatus,
+    SettledBy,
     Step,
+    WaitingFor,
     Weight,
     WeightStatus,
     WeightStep,
 )
 
-__all__ = ["HISTORY_LIMIT", "Draft"]
+__all__ = ["HISTORY_LIMIT", "Draft", "Said"]
+
+Said = tuple[Reason, str]
+"""A reason and what is said of it."""
 
 HISTORY_LIMIT = 10
 """Ended candidates kept in status: a status must stay far below the 1.5 MiB that etcd takes."""
@@ -44,19 +50,19 @@ HISTORY_LIMIT = 10
 
 _ALARMS = frozenset(
     {
-        "NotEnoughEndpoints",
-        "ShareMismatch",
-        "NoTraffic",
-        "ShareUnmeasured",
-        "StableNotReady",
-        "StablePoolMissing",
-        "RouteMissing",
-        "Baking",
-        "AbortBlockedByClaim",
-        "TrafficRefused",
-        "PickerMissing",
-        "PickerNotReady",
-        "PoolRefused",
+        Reason.NOT_ENOUGH_ENDPOINTS,
+        Reason.SHARE_MISMATCH,
+        Reason.NO_TRAFFIC,
+        Reason.SHARE_UNMEASURED,
+        Reason.STABLE_NOT_READY,
+        Reason.STABLE_POOL_MISSING,
+        Reason.ROUTE_MISSING,
+        Reason.BAKING,
+        Reason.ABORT_BLOCKED_BY_CLAIM,
+        Reason.TRAFFIC_REFUSED,
+        Reason.PICKER_MISSING,
+        Reason.PICKER_NOT_READY,
+        Reason.POOL_REFUSED,
     }
 )
 """Reasons worth an Event although the phase stays; steps and writes have Events of their own."""
@@ -64,12 +70,12 @@ _ALARMS = frozenset(
 
 _WARNINGS = frozenset(
     {
-        "StableNotReady",
-        "StablePoolMissing",
-        "AdapterContentMismatch",
-        "AbortBlockedByClaim",
-        "TrafficRefused",
-        "RouteMissing",
+        Reason.STABLE_NOT_READY,
+        Reason.STABLE_POOL_MISSING,
+        Reason.ADAPTER_CONTENT_MISMATCH,
+        Reason.ABORT_BLOCKED_BY_CLAIM,
+        Reason.TRAFFIC_REFUSED,
+        Reason.ROUTE_MISSING,
     }
 )
 """Reasons that are a person's to act on, in whichever phase they come."""
@@ -88,14 +94,16 @@ class Draft:
         self.status: RolloutStatus = obs.status
         self.actions: list[Action] = []
         self.wake_after: timedelta | None = None
-        self.traffic_problem: tuple[str, str] | None = None
+        self.traffic_problem: Said | None = None
         """Reason and message for the TrafficApplied condition."""
-        self.target_problem: tuple[str, str] | None = None
+        self.target_problem: Said | None = None
         """Reason and message for the TargetReady condition."""
-        self.target_note: tuple[str, str] | None = None
+        self.target_note: Said | None = None
         """What TargetReady says although it is True: reason and message of a warning."""
         self.contended: str = ""
         """Who wrote our weights, when that has just been seen."""
+        self.refuted = False
+        """The share refutes the weight: said in this plan."""
         self.returning = False
         """A canary that is to have no weight still has some: no other write of traffic until that is done."""
         self.set(observed_generation=obs.generation)
@@ -133,17 +141,28 @@ class Draft:
         written = None if ours == weight else ours
         self.set(weight=replace(self.status.weight, applied=weight, written=written))
 
-    def move(self, phase: Phase, trigger: Trigger, reason: str, message: str) -> None:
+    def move(
+        self,
+        phase: Phase,
+        trigger: Trigger,
+        reason: Reason | Printed,
+        message: str,
+        *,
+        waiting_for: WaitingFor | None = None,
+        settled_by: SettledBy | None = None,
+    ) -> None:
         """Enter or stay in a phase; raises IllegalTransition when the table does not list the move."""
         check(self.obs.status.phase, phase, trigger)
         before = self.obs.status
         changed = before.phase is not phase or (before.reason != reason and reason in _ALARMS)
-        self.set(phase=phase, reason=reason, message=message)
+        self.set(
+            phase=phase, reason=str(reason), message=message, waiting_for=waiting_for, settled_by=settled_by
+        )
         if changed:
             bad = phase in (Phase.ABORTED, Phase.INVALID) or reason in _WARNINGS
             self.event(EventType.WARNING if bad else EventType.NORMAL, reason, message)
 
-    def event(self, kind: EventType, reason: str, message: str) -> None:
+    def event(self, kind: EventType, reason: Reason | Printed, message: str) -> None:
         """Record a Kubernetes Event."""
         self.actions.append(EmitEvent(type=kind, reason=reason, message=message))
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from rollouts.engine.actions import EventType, TerminateRun
 from rollouts.engine.draft import HISTORY_LIMIT, Draft
 from rollouts.engine.observation import GateOutcome
+from rollouts.engine.reasons import Reason, printed
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.types import (
     FULL,
@@ -16,6 +17,7 @@ from rollouts.engine.types import (
     Outcome,
     Phase,
     Revision,
+    SettledBy,
     WeightStatus,
     format_weight,
 )
@@ -24,7 +26,7 @@ from rollouts.engine.wayback import return_canaries
 __all__ = ["abort", "drop_canary", "promote", "show_aborted", "terminate_runs"]
 
 
-def abort(draft: Draft, reason: str, why: str) -> None:
+def abort(draft: Draft, reason: Reason, why: str) -> None:
     """100 % stable with the very next write; terminal for the canary's hash (design rule 6)."""
     canary, stable = draft.status.canary, draft.status.stable
     assert canary is not None
@@ -36,7 +38,11 @@ def abort(draft: Draft, reason: str, why: str) -> None:
     draft.record(canary, Outcome.ABORTED, f"{reason}: {why}")
     draft.set(
         aborted=AbortRecord(
-            hash=canary.hash, step=draft.status.current_step, at=draft.now, reason=reason, message=message
+            hash=canary.hash,
+            step=draft.status.current_step,
+            at=draft.now,
+            reason=reason.value,
+            message=message,
         ),
         hold=None,
         hold_message="",
@@ -48,7 +54,9 @@ def abort(draft: Draft, reason: str, why: str) -> None:
     terminate_runs(draft)
     return_canaries(draft)
     show_aborted(draft, Trigger.ABORT)
-    if draft.status.reason != reason:
+    if (
+        draft.traffic_problem is not None and draft.traffic_problem[0] != reason
+    ):  # the move has told of that one
         draft.event(EventType.WARNING, reason, message)
 
 
@@ -69,7 +77,7 @@ def show_aborted(draft: Draft, trigger: Trigger) -> None:
         draft.move(Phase.ABORTED, trigger, reason, f"{problem}. {record.message}; {way_out}")
     else:
         message = f"{record.message}. {stable.label} serves; {way_out}"
-        draft.move(Phase.ABORTED, trigger, record.reason, message)
+        draft.move(Phase.ABORTED, trigger, printed(record.reason), message)
 
 
 def promote(draft: Draft) -> None:
@@ -92,7 +100,7 @@ def promote(draft: Draft) -> None:
         attempt=draft.status.attempt,
         way_back=(),
     )
-    draft.move(Phase.HEALTHY, Trigger.STEPS_DONE, "Promoted", message)
+    draft.move(Phase.HEALTHY, Trigger.STEPS_DONE, Reason.PROMOTED, message, settled_by=SettledBy.PROMOTED)
     terminate_runs(draft)
 
 
@@ -120,7 +128,7 @@ def drop_canary(draft: Draft, outcome: Outcome, why: str) -> None:
         draft.record(canary, outcome, why)
     carried = draft.obs.status.started_at is not None
     applied = draft.status.weight.ours if carried else None
-    draft.event(EventType.NORMAL, "CanaryDropped", f"{canary.label} dropped: {why}")
+    draft.event(EventType.NORMAL, Reason.CANARY_DROPPED, f"{canary.label} dropped: {why}")
     draft.clear_attempt(aborted=None, weight=WeightStatus(desired=ZERO, applied=applied))
     terminate_runs(draft)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from rollouts.engine.draft import Draft
 from rollouts.engine.naming import background_run, renewed_background
 from rollouts.engine.observation import GateOutcome, GateView, StepVerdict
+from rollouts.engine.stamps import digits
 
 __all__ = [
     "awaited_background",
@@ -28,7 +29,7 @@ def evidence_of(draft: Draft) -> GateView | None:
 
 def is_stale(draft: Draft, gate: GateView) -> bool:
     """Whether the run's gates belong to another list of steps."""
-    return bool(gate.steps_hash) and gate.steps_hash != draft.status.steps_hash
+    return bool(gate.steps_hash) and digits(gate.steps_hash) != digits(draft.status.steps_hash)
 
 
 def reads_evidence(draft: Draft) -> bool:

@@ -13,6 +13,7 @@ from rollouts.engine.converging import desired_traffic, rule_share
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import terminate_runs
 from rollouts.engine.observation import Claim
+from rollouts.engine.reasons import Reason
 from rollouts.engine.types import FULL, ZERO, OnDelete, TrafficMode
 from rollouts.engine.wayback import carries, give_back, keep_record
 
@@ -37,7 +38,7 @@ def finalize(draft: Draft) -> None:
 def _let_go(draft: Draft, why: str) -> None:
     """Take the finalizer off although a canary may still have traffic."""
     draft.actions.append(SetFinalizer(present=False))
-    draft.event(EventType.WARNING, "TrafficNotRestored", f"the Rollout goes: {why}")
+    draft.event(EventType.WARNING, Reason.TRAFFIC_NOT_RESTORED, f"the Rollout goes: {why}")
 
 
 def _restore(draft: Draft) -> bool:
@@ -52,14 +53,14 @@ def _restore(draft: Draft) -> bool:
     reason, problem = draft.traffic_problem
     if reason != draft.obs.status.reason:
         draft.event(EventType.WARNING, reason, problem)
-    if reason == "StableNotReady":
+    if reason == Reason.STABLE_NOT_READY:
         _let_go(draft, problem)
         return True
     # A refusal, or a claim of another Rollout: it keeps this one until it ends, or until a person lets go.
     message = (
         f"{problem}. It is tried again; annotate {RELEASE_ANNOTATION}: now to delete the Rollout all the same"
     )
-    draft.set(reason=reason, message=message)
+    draft.set(reason=reason.value, message=message)
     return True
 
 

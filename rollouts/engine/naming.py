@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rollouts.engine.stamps import digits
 from rollouts.engine.types import RolloutStatus
 
 __all__ = [
@@ -63,8 +64,8 @@ def _shorten(name: str, limit: int) -> str:
 
 def _base(owner: Owner, status: RolloutStatus, limit: int = _LONGEST_BASE) -> str:
     revision = status.canary or status.stable
-    digits = revision.short if revision is not None else "none"
-    return f"{_shorten(owner.name, limit)}-{digits}-{status.attempt}"
+    short = revision.short if revision is not None else "none"
+    return f"{_shorten(owner.name, limit)}-{short}-{status.attempt}"
 
 
 def _choose(owner: Owner, name: str, former: str) -> str:
@@ -99,13 +100,13 @@ def renewed_background(owner: Owner, status: RolloutStatus, number: int) -> str:
 
 def step_run(owner: Owner, status: RolloutStatus, index: int) -> str:
     """The run of an analysis step. The steps hash is part of it: edited steps run their gates again."""
-    name = f"{_base(owner, status)}-{index}-{status.steps_hash[:6]}"
+    name = f"{_base(owner, status)}-{index}-{digits(status.steps_hash)}"
     return _choose(owner, name, name)
 
 
 def job_name(owner: Owner, status: RolloutStatus, index: int) -> str:
     """The Job of a job step."""
-    end = f"{index}-{status.steps_hash[:6]}"
+    end = f"{index}-{digits(status.steps_hash)}"
     former = f"{_base(owner, status, _FORMER_JOB_BASE)}-{end}"
     return _choose(owner, f"{_base(owner, status, _LONGEST_JOB_BASE)}-{end}", former)
 

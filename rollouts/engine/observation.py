@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import Enum
 
 from rollouts.engine.naming import Owner
+from rollouts.engine.reasons import Reason
 from rollouts.engine.types import (
     ZERO,
     GateSummary,
@@ -54,7 +55,7 @@ __all__ = [
 class Problem:
     """Something in the spec that a person has to change. ``message`` says what, why and what to do."""
 
-    reason: str
+    reason: Reason
     message: str
 
 
@@ -62,7 +63,7 @@ class Problem:
 class Blocker:
     """Something outside the spec that a new attempt waits for (missing pool, picker, adapter, ...)."""
 
-    reason: str
+    reason: Reason
     message: str
 
 
@@ -147,7 +148,7 @@ class WayView:
 class Refused:
     """The API server has just refused a write of the traffic object; ``message`` has its words."""
 
-    reason: str
+    reason: Reason
     message: str
 
 

@@ -7,7 +7,7 @@ before anything that could raise a weight, and both need only what is stored in 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -26,6 +26,7 @@ from rollouts.engine.mending import mended
 from rollouts.engine.naming import background_run, job_name, step_run
 from rollouts.engine.observation import Claim, GateOutcome, JobOutcome, Observation
 from rollouts.engine.progressing import deadline_missed, note_unpaused, progress
+from rollouts.engine.reasons import Reason
 from rollouts.engine.rejections import plain_message, show_rejection
 from rollouts.engine.revision import revision_of, target_identity
 from rollouts.engine.serving import serve_adapters
@@ -43,12 +44,14 @@ from rollouts.engine.types import (
     Outcome,
     Phase,
     RolloutStatus,
+    SettledBy,
     TrafficMode,
+    WaitingFor,
 )
 from rollouts.engine.watching import mirrored, path_alarm
 from rollouts.engine.wayback import give_back, keep_record, return_canaries
 
-__all__ = ["plan"]
+__all__ = ["plan", "stages"]
 
 _SUMMARIES = 32
 """Lines of ``status.analysis``."""
@@ -87,19 +90,21 @@ def plan(obs: Observation, now: datetime) -> Plan:
     keep_clocks(draft)
     keep_finalizer(draft)
     note_trust(draft)
+    draft.set(path=replace(draft.status.path, refuted=draft.refuted))
     set_conditions(draft)
     show_rejection(draft)
     return draft.plan()
 
 
 def _return(draft: Draft) -> bool:
-    """Lower what is to have no weight, whatever the spec, the template and their claims say by now."""
+    """What is to have no weight has none, or is losing it, whatever spec, template and claims say by now."""
     return_canaries(draft)
     finish_abort_command(draft)
     return False
 
 
 def _unreadable(draft: Draft) -> bool:
+    """There is a spec."""
     if draft.obs.spec is not None:
         return False
     _invalid(draft)
@@ -107,7 +112,7 @@ def _unreadable(draft: Draft) -> bool:
 
 
 def _claimed_by_other(draft: Draft) -> bool:
-    """Whoever the traffic object names is the one who writes it (design rule 10)."""
+    """The traffic object names us, or nobody: who is named is the one who writes it (design rule 10)."""
     traffic = draft.obs.traffic
     if traffic is None or traffic.claim in (Claim.OURS, Claim.CONSENTED):
         return False
@@ -117,17 +122,17 @@ def _claimed_by_other(draft: Draft) -> bool:
             f"{what} belongs to Rollout {traffic.claimed_by}: delete that, or use another object. Where that Rollout "
             f"is gone, annotate it with inferencerollouts.dev/managed-by: {draft.obs.name} to hand it over"
         )
-        reason = "ClaimedByOther"
+        reason = Reason.CLAIMED_BY_OTHER
     elif not traffic.exists:
         return False
     elif traffic.mode is TrafficMode.MANAGED:
-        reason = "RouteConflict"
+        reason = Reason.ROUTE_CONFLICT
         message = (
             f"{what} exists and is not ours: nothing is written. To hand it over, annotate it with "
             f"inferencerollouts.dev/managed-by: {draft.obs.name}"
         )
     else:
-        reason = "RouteNotConsented"
+        reason = Reason.ROUTE_NOT_CONSENTED
         message = (
             f"{what} does not consent: nothing is written. Annotate it in Git with "
             f"inferencerollouts.dev/managed-by: {draft.obs.name}"
@@ -138,21 +143,20 @@ def _claimed_by_other(draft: Draft) -> bool:
 
 
 def _retarget(draft: Draft) -> bool:
-    """The spec no longer asks for the canary: drop it, stable stays (design rule 7)."""
+    """The canary, if there is one, is what the spec asks for: another one is dropped, stable stays (design rule 7)."""
     canary, stable = draft.status.canary, draft.status.stable
     if canary is None or stable is None or draft.obs.spec is None:
         return False
     target = target_identity(draft.obs, draft.spec)
-    wanted = revision_of(target, draft.spec.target.revision) if target is not None else None
     if target == stable.identity:
         drop_canary(draft, Outcome.WITHDRAWN, f"the spec went back to {stable.label}")
-    elif wanted is None or wanted.hash != canary.hash:
+    elif (target, draft.spec.target.revision) != (canary.identity, canary.revision):
         drop_canary(draft, Outcome.SUPERSEDED, f"the spec asks for {draft.spec.target.name}")
     return False
 
 
 def _abort_triggers(draft: Draft) -> bool:
-    """Looked at before anything else about the canary, so that a crash after an abort's write repeats it."""
+    """The canary has no reason to be aborted. Before all else about it: a crash after an abort's write repeats it."""
     status, obs = draft.status, draft.obs
     if status.canary is None or status.aborted is not None or status.started_at is None:
         return False
@@ -167,7 +171,7 @@ def _abort_triggers(draft: Draft) -> bool:
             and gate.outcome is GateOutcome.ABORT
             and not (status.skip_gates or mirrored(draft))
         ):
-            abort(draft, "GateFailed", gate.message or f"{name} failed")
+            abort(draft, Reason.GATE_FAILED, gate.message or f"{name} failed")
             return True
     broken = path_alarm(draft)
     if broken is not None:
@@ -175,13 +179,13 @@ def _abort_triggers(draft: Draft) -> bool:
         return True
     name = job_name(obs.owner, status, status.current_step)
     if obs.jobs.get(name) is JobOutcome.FAILED:
-        abort(draft, "JobFailed", f"Job {name} failed")
+        abort(draft, Reason.JOB_FAILED, f"Job {name} failed")
         return True
     if not obs.exists(status.canary.identity):
-        abort(draft, "CanaryPoolDeleted", f"{status.canary.identity.name} does not exist any more")
+        abort(draft, Reason.CANARY_POOL_DELETED, f"{status.canary.identity.name} does not exist any more")
         return True
     if (crashed := crashing(draft)) is not None:
-        abort(draft, "CanaryCrashed", crashed)
+        abort(draft, Reason.CANARY_CRASHED, crashed)
         return True
     watch_canary(draft)
     if obs.spec is None:
@@ -191,7 +195,7 @@ def _abort_triggers(draft: Draft) -> bool:
     if missed is None:
         return False
     if draft.spec.canary.on_deadline is OnDeadline.ABORT:
-        abort(draft, "ProgressDeadlineExceeded", missed)
+        abort(draft, Reason.PROGRESS_DEADLINE_EXCEEDED, missed)
         return True
     draft.hold(
         HoldReason.DEADLINE, f"{missed}; `promote` or `resume` gives it another deadline, `abort` ends it"
@@ -200,6 +204,7 @@ def _abort_triggers(draft: Draft) -> bool:
 
 
 def _command(draft: Draft) -> bool:
+    """The last command has been obeyed or rejected; what it changed is stored before anything follows from it."""
     before = draft.status
     obey_command(draft)
     changed = _acted(before, draft.status)
@@ -223,7 +228,7 @@ def _show_obeyed(draft: Draft) -> None:
     elif draft.obs.spec is not None and not draft.spec.paused:
         trigger = Trigger.RELEASED if before is Phase.PAUSED else Trigger.WAIT
         message = f"{status.last_command.message}; now {draft.where()}"
-        draft.move(Phase.PROGRESSING, trigger, "Resumed", message)
+        draft.move(Phase.PROGRESSING, trigger, Reason.RESUMED, message)
 
 
 def _acted(before: RolloutStatus, after: RolloutStatus) -> bool:
@@ -232,6 +237,7 @@ def _acted(before: RolloutStatus, after: RolloutStatus) -> bool:
 
 
 def _problems(draft: Draft) -> bool:
+    """The spec can be executed."""
     if not draft.obs.problems:
         return False
     _invalid(draft)
@@ -240,7 +246,7 @@ def _problems(draft: Draft) -> bool:
 
 def _invalid(draft: Draft) -> None:
     problems = draft.obs.problems
-    reason = problems[0].reason if problems else "Unreadable"
+    reason = problems[0].reason if problems else Reason.UNREADABLE
     message = "; ".join(problem.message for problem in problems) or "the spec cannot be read"
     draft.move(Phase.INVALID, Trigger.SPEC_INVALID, reason, message)
     _keep_down(draft)
@@ -254,7 +260,7 @@ def _keep_down(draft: Draft) -> None:
 
 
 def _first(draft: Draft) -> bool:
-    """Nothing stable is known yet."""
+    """A stable version is known."""
     if draft.status.stable is not None:
         return False
     draft.set(hold=None, hold_message="")  # what the last look held for may be over
@@ -269,7 +275,7 @@ def _first(draft: Draft) -> bool:
 def _unresolved(draft: Draft) -> None:
     """The target cannot be resolved: its pool does not exist in any API group, or in two."""
     blocker = draft.obs.target_blocker
-    reason = blocker.reason if blocker else "PoolMissing"
+    reason = blocker.reason if blocker else Reason.POOL_MISSING
     message = blocker.message if blocker else f"{draft.spec.target.name} does not exist: create it"
     draft.target_problem = (reason, message)
     draft.wake(RECHECK)
@@ -278,6 +284,7 @@ def _unresolved(draft: Draft) -> None:
 
 
 def _split_at_start(draft: Draft) -> bool:
+    """Nobody has to say first which of the versions that were found is stable."""
     if draft.status.hold is not HoldReason.SPLIT_AT_START:
         return False
     target = target_identity(draft.obs, draft.spec)
@@ -285,12 +292,12 @@ def _split_at_start(draft: Draft) -> bool:
         # The spec moved on before anybody promoted: look at live traffic afresh, for the new target.
         draft.set(stable=None, hold=None, hold_message="")
         return _first(draft)
-    draft.move(Phase.PAUSED, Trigger.SPLIT_AT_START, "SplitAtStart", draft.status.hold_message)
+    draft.move(Phase.PAUSED, Trigger.SPLIT_AT_START, Reason.SPLIT_AT_START, draft.status.hold_message)
     return True
 
 
 def _target(draft: Draft) -> bool:
-    """No canary: the target is stable, or a new attempt begins."""
+    """There is a canary: without one the target is stable, or a new attempt begins."""
     stable = draft.status.stable
     assert stable is not None
     if draft.status.canary is not None:
@@ -309,23 +316,22 @@ def _healthy(draft: Draft) -> None:
     stable, traffic = draft.status.stable, draft.obs.traffic
     assert stable is not None
     terminate_runs(draft)
-    if draft.obs.status.phase is Phase.HEALTHY:
-        reason, message = draft.obs.status.reason, f"{stable.label} is stable"
-        if reason == "Promoted":
-            message = plain_message(draft.obs.status)
-    else:
-        reason, message = "TargetIsStable", f"{stable.label} is stable"
+    settled_by = draft.obs.status.settled_by if draft.obs.status.phase is Phase.HEALTHY else None
+    reason, message = settled_by.value if settled_by else Reason.TARGET_IS_STABLE, f"{stable.label} is stable"
+    if settled_by is SettledBy.PROMOTED:
+        message = plain_message(draft.obs.status)
     draft.target_problem = nobody_serves(draft)
     if traffic is not None and not traffic.exists and traffic.mode is TrafficMode.ADOPTED:
         missing = f"{traffic.kind} {traffic.name} does not exist: add it to Git"
-        draft.traffic_problem = ("RouteMissing", missing)
+        draft.traffic_problem = (Reason.ROUTE_MISSING, missing)
         if draft.obs.status.phase in (Phase.NEW, Phase.HEALTHY, Phase.WAITING, Phase.INVALID):
-            draft.move(Phase.WAITING, Trigger.TRAFFIC_MISSING, "RouteMissing", missing)
+            draft.move(Phase.WAITING, Trigger.TRAFFIC_MISSING, Reason.ROUTE_MISSING, missing)
             return
-    serve_stable(draft, reason, message)
+    serve_stable(draft, reason, message, settled_by)
 
 
 def _aborted(draft: Draft) -> bool:
+    """The attempt has not been aborted."""
     if draft.status.aborted is None:
         return False
     terminate_runs(draft)
@@ -338,18 +344,26 @@ def _aborted(draft: Draft) -> bool:
 
 
 def _waiting(draft: Draft) -> bool:
+    """The attempt has started: its target could take its first weight."""
     if draft.status.canary is None or draft.status.started_at is not None:
         return False
     if draft.status.hold is HoldReason.COMMAND or draft.spec.paused:
         message = draft.status.hold_message or "spec.paused holds the start: set it to false to go on"
-        reason = draft.status.hold.value if draft.status.hold else "PausedBySpec"
-        draft.move(Phase.PAUSED, Trigger.HOLD, reason, message)
+        reason = draft.status.hold.value if draft.status.hold else Reason.PAUSED_BY_SPEC
+        by_spec = None if draft.status.hold else WaitingFor.SPEC
+        draft.move(Phase.PAUSED, Trigger.HOLD, reason, message, waiting_for=by_spec)
         converge(draft, may_raise=False)
         return True
     draft.wake(RECHECK)
     released = draft.obs.status.phase is Phase.PAUSED
     wait_for_target(draft, Trigger.RELEASED if released else Trigger.NEW_TARGET)
     return True
+
+
+def stages() -> Iterator[tuple[str, str]]:
+    """Name of each stage, in order, and what is ensured behind it."""
+    for stage in _STAGES:
+        yield stage.__name__.lstrip("_"), " ".join(str(stage.__doc__).split())
 
 
 _STAGES: tuple[Callable[[Draft], bool], ...] = (
@@ -367,3 +381,4 @@ _STAGES: tuple[Callable[[Draft], bool], ...] = (
     _target,
     _waiting,
 )
+"""Each ends the plan, or ensures for those behind it what its first line says."""

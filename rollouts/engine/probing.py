@@ -11,8 +11,9 @@ from dataclasses import replace
 from datetime import timedelta
 
 from rollouts.engine.actions import EventType
-from rollouts.engine.draft import Draft
+from rollouts.engine.draft import Draft, Said
 from rollouts.engine.observation import ProbeView
+from rollouts.engine.reasons import Reason
 from rollouts.engine.steps import weight_at
 from rollouts.engine.types import (
     ZERO,
@@ -49,15 +50,15 @@ def probe_routes(status: RolloutStatus) -> tuple[HeaderRouteStep, ...]:
     return (HeaderRouteStep(name=PROBE_ROUTE, match=(match,)),)
 
 
-def probing(status: RolloutStatus) -> tuple[str, str]:
+def probing(status: RolloutStatus) -> Said:
     """Reason and words for a canary that waits for its probe."""
     said = status.probe.message if status.probe is not None else ""
     if said:
         return (
-            "PathProbeFailed",
+            Reason.PATH_PROBE_FAILED,
             f"the first weight waits for a probe of the path (pathProbe: Require): {said}",
         )
-    return "ProbingPath", "probing the path to the canary before its first weight"
+    return Reason.PROBING_PATH, "probing the path to the canary before its first weight"
 
 
 def probe_path(draft: Draft) -> bool:
@@ -120,7 +121,7 @@ def _take(
         _close(draft, verdict, view.message)
         return
     if record.message != view.message:
-        draft.event(EventType.WARNING, "PathProbeFailed", view.message)
+        draft.event(EventType.WARNING, Reason.PATH_PROBE_FAILED, view.message)
         draft.set(probe=replace(record, message=view.message))
     draft.wake(PATIENCE)
 
@@ -129,4 +130,4 @@ def _close(draft: Draft, verdict: ProbeVerdict, message: str) -> None:
     record = draft.status.probe or ProbeRecord(since=draft.now)
     draft.set(probe=replace(record, token="", verdict=verdict, message=message))
     if verdict is ProbeVerdict.FAILED:
-        draft.event(EventType.WARNING, "PathProbeFailed", message)
+        draft.event(EventType.WARNING, Reason.PATH_PROBE_FAILED, message)

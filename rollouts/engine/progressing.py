@@ -9,16 +9,18 @@ from rollouts.engine.actions import CreateJob, EventType, MarkRun, WriteReason
 from rollouts.engine.carrying import pulled_because
 from rollouts.engine.converging import converge, step_weight
 from rollouts.engine.deadlines import standing
-from rollouts.engine.draft import Draft
+from rollouts.engine.draft import Draft, Said
 from rollouts.engine.ending import promote
 from rollouts.engine.evidence import awaited_background
 from rollouts.engine.gating import accompany, judge_gates, step_gate, unearned
 from rollouts.engine.naming import background_run, job_name
 from rollouts.engine.observation import GateOutcome, JobOutcome
 from rollouts.engine.probing import probe_open, probe_path, probing
+from rollouts.engine.reasons import Reason
 from rollouts.engine.rejections import plain_message
 from rollouts.engine.serving import content_blocker, unserved
 from rollouts.engine.share import MIN_WINDOW, observed_weight
+from rollouts.engine.stamps import is_foreign, is_same, restamped
 from rollouts.engine.steps import describe, format_seconds, landing, steps_hash
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.types import (
@@ -29,10 +31,12 @@ from rollouts.engine.types import (
     JobStep,
     PauseStep,
     Phase,
+    WaitingFor,
     WeightStep,
     format_weight,
 )
 from rollouts.engine.watching import (
+    UNCOUNTED,
     keep_looking,
     mirrored,
     note_rise,
@@ -43,9 +47,7 @@ from rollouts.engine.watching import (
 
 __all__ = ["deadline_missed", "note_unpaused", "progress"]
 
-_AWAITING = "AwaitingAnalysis"
-
-PAUSED_BY_SPEC = "PausedBySpec"
+_AWAITING = Reason.AWAITING_ANALYSIS
 
 _SHOWN_STEP = 50
 """Hundredths of a percent: half a percentage point."""
@@ -71,7 +73,8 @@ def progress(draft: Draft) -> None:
     keep_looking(draft)
     held = _held(draft)  # converging may have found a manual override
     if held:
-        draft.move(Phase.PAUSED, Trigger.HOLD, *held)
+        by_spec = WaitingFor.SPEC if draft.status.hold is None else None
+        draft.move(Phase.PAUSED, Trigger.HOLD, *held, waiting_for=by_spec)
         _observe(draft)
         return
     if probe_open(draft.status):
@@ -87,7 +90,7 @@ def progress(draft: Draft) -> None:
     late = waiting(draft)
     if late is not None:
         _observe(draft)
-        draft.move(Phase.PROGRESSING, _resumed(draft), *late)
+        draft.move(Phase.PROGRESSING, _resumed(draft), *late, waiting_for=UNCOUNTED.get(late[0]))
         return
     _execute(draft)
 
@@ -101,8 +104,11 @@ def _write_reason(draft: Draft) -> WriteReason:
 def _relanded(draft: Draft) -> bool:
     """Steps were edited: go on at the first step at or above the current weight, its gates run again."""
     steps = draft.spec.canary.steps
-    new = steps_hash(steps)
-    if new == draft.status.steps_hash:
+    stored, new = draft.status.steps_hash, steps_hash(steps)
+    if is_same(stored, new):
+        return False
+    if is_foreign(stored) and len(steps) == draft.status.step_count:
+        draft.set(steps_hash=restamped(stored, new))
         return False
     current = (
         step_weight(draft.status, draft.spec) if draft.status.hold else (draft.status.weight.ours or ZERO)
@@ -117,7 +123,7 @@ def _relanded(draft: Draft) -> bool:
         draft.enter_step(found.index)
         draft.set(weight_cap=found.cap)
     message = f"the steps changed: going on at {draft.where()}, weight stays at most {format_weight(current)}"
-    draft.event(EventType.NORMAL, "StepsChanged", message)
+    draft.event(EventType.NORMAL, Reason.STEPS_CHANGED, message)
     draft.set(message=message)
     draft.wake(timedelta(seconds=1))
     return True
@@ -125,17 +131,17 @@ def _relanded(draft: Draft) -> bool:
 
 def note_unpaused(draft: Draft) -> None:
     """``spec.paused`` was lifted: like any hold, it does not count against the step's clock."""
-    lifted = draft.obs.status.reason == PAUSED_BY_SPEC and not draft.spec.paused
+    lifted = draft.obs.status.waiting_for is WaitingFor.SPEC and not draft.spec.paused
     if lifted and not isinstance(draft.step, PauseStep):
         draft.set(step_started_at=draft.now)
 
 
-def _held(draft: Draft) -> tuple[str, str] | None:
+def _held(draft: Draft) -> Said | None:
     if draft.status.hold is not None:
         return draft.status.hold.value, draft.status.hold_message
     if draft.spec.paused:
         return (
-            "PausedBySpec",
+            Reason.PAUSED_BY_SPEC,
             "spec.paused holds the steps; analysis and aborts go on: set it to false to go on",
         )
     return None
@@ -149,7 +155,7 @@ def deadline_missed(draft: Draft) -> str | None:
     status, limit = draft.status, draft.spec.canary.progress_deadline
     if status.started_at is None or status.canary is None or standing(draft):
         return None
-    if draft.obs.status.reason == _AWAITING:
+    if draft.obs.status.waiting_for is WaitingFor.ANALYSIS:
         return None
     if status.pulled and status.unready_since is not None:
         start = status.unready_since
@@ -186,7 +192,7 @@ def _putting_in_force(draft: Draft) -> None:
     """From the intent to the first count of requests: one thing to a person, and one write of the status."""
     weight = format_weight(step_weight(draft.status, draft.spec))
     message = f"{draft.where()}: putting {weight} in force and counting requests"
-    draft.move(Phase.PROGRESSING, _resumed(draft), "SettingWeight", message)
+    draft.move(Phase.PROGRESSING, _resumed(draft), Reason.SETTING_WEIGHT, message)
 
 
 def _resumed(draft: Draft) -> Trigger:
@@ -230,8 +236,8 @@ def _in_force(draft: Draft) -> bool:
     weight = step_weight(draft.status, draft.spec)
     if not traffic.parents.programmed:
         message = f"{draft.where()}: {traffic.parents.message}"
-        draft.traffic_problem = ("NotProgrammed", traffic.parents.message)
-        draft.move(Phase.PROGRESSING, _resumed(draft), "WaitingForGateway", message)
+        draft.traffic_problem = (Reason.NOT_PROGRAMMED, traffic.parents.message)
+        draft.move(Phase.PROGRESSING, _resumed(draft), Reason.WAITING_FOR_GATEWAY, message)
         return False
     share = draft.obs.share
     if share is not None and weight > ZERO and share.seconds < MIN_WINDOW and not mirrored(draft):
@@ -243,9 +249,10 @@ def _in_force(draft: Draft) -> bool:
     problem = share_problem(draft)
     if problem is not None:
         message = f"{draft.where()}: {problem}"
-        draft.traffic_problem = ("ShareMismatch", message)
+        draft.traffic_problem = (Reason.SHARE_MISMATCH, message)
+        draft.refuted = True
         draft.wake(_SHARE_RECHECK)
-        draft.move(Phase.PROGRESSING, _resumed(draft), "ShareMismatch", message)
+        draft.move(Phase.PROGRESSING, _resumed(draft), Reason.SHARE_MISMATCH, message)
         return False
     return True
 
@@ -254,18 +261,18 @@ def _advance(draft: Draft, message: str) -> None:
     awaited = awaited_background(draft)
     if awaited is not None:
         text = f"{message}; waiting for the background analysis: {awaited.message}"
-        draft.move(Phase.PROGRESSING, _resumed(draft), _AWAITING, text)
+        draft.move(Phase.PROGRESSING, _resumed(draft), _AWAITING, text, waiting_for=WaitingFor.ANALYSIS)
         return
     observed = draft.status.weight.observed
     mark = background_run(draft.obs.owner, draft.status)
     draft.enter_step(draft.status.current_step + 1)
     draft.set(weight=replace(draft.status.weight, observed=observed))
-    draft.event(EventType.NORMAL, "StepCompleted", message)
+    draft.event(EventType.NORMAL, Reason.STEP_COMPLETED, message)
     gate = draft.obs.gates.get(mark)
     if gate is not None and gate.outcome is GateOutcome.RUNNING:
         weight = step_weight(draft.status, draft.spec)
         draft.actions.append(MarkRun(name=mark, at=draft.now, step=draft.status.current_step, weight=weight))
-    reason = "Resumed" if draft.obs.status.phase is Phase.PAUSED else "StepCompleted"
+    reason = Reason.RESUMED if draft.obs.status.phase is Phase.PAUSED else Reason.STEP_COMPLETED
     step = draft.step
     if isinstance(step, PauseStep) and (step.duration is None or step.duration > timedelta(0)):
         # Nothing but time or a person stands between: no need for another look.
@@ -280,7 +287,7 @@ def _pause(draft: Draft, step: PauseStep) -> None:
     start = draft.status.step_started_at or draft.now
     if step.duration is None:
         message = f"{draft.where()}: `rollouts promote {draft.obs.name}` goes on"
-        draft.move(Phase.PAUSED, Trigger.PAUSE_STEP, "PauseStep", message)
+        draft.move(Phase.PAUSED, Trigger.PAUSE_STEP, Reason.PAUSE_STEP, message)
         return
     end = start + step.duration
     if draft.now >= end:
@@ -288,14 +295,14 @@ def _pause(draft: Draft, step: PauseStep) -> None:
         return
     draft.wake_at(end)
     message = f"{draft.where()} until {end:%Y-%m-%dT%H:%M:%SZ}"
-    draft.move(Phase.PAUSED, Trigger.PAUSE_STEP, "PauseStep", message)
+    draft.move(Phase.PAUSED, Trigger.PAUSE_STEP, Reason.PAUSE_STEP, message)
 
 
 def _analyse(draft: Draft) -> None:
     _observe(draft)
     passed, told = step_gate(draft)
     if not passed:
-        draft.move(Phase.PROGRESSING, _resumed(draft), "Analysing", f"{draft.where()}: {told}")
+        draft.move(Phase.PROGRESSING, _resumed(draft), Reason.ANALYSING, f"{draft.where()}: {told}")
         return
     _advance(draft, f"{draft.where()} passed{f': {told}' if told else ''}")
 
@@ -310,7 +317,7 @@ def _run_job(draft: Draft) -> None:
     if outcome is None:
         draft.actions.append(CreateJob(name=name, step=draft.status.current_step))
     message = f"{draft.where()}: Job {name} is running"
-    draft.move(Phase.PROGRESSING, _resumed(draft), "JobRunning", message)
+    draft.move(Phase.PROGRESSING, _resumed(draft), Reason.JOB_RUNNING, message)
 
 
 def _finish(draft: Draft) -> None:
@@ -325,11 +332,11 @@ def _finish(draft: Draft) -> None:
     if not status.skip_gates and draft.now < bake_end:
         draft.wake_at(bake_end)
         message = f"{describe(None)}: baking at 100% until {bake_end:%Y-%m-%dT%H:%M:%SZ}"
-        draft.move(Phase.PROGRESSING, _resumed(draft), "Baking", message)
+        draft.move(Phase.PROGRESSING, _resumed(draft), Reason.BAKING, message)
         return
     if not status.skip_gates and (waiting := unearned(draft)) is not None:
         message = f"all steps done; {waiting}"
-        draft.move(Phase.PROGRESSING, _resumed(draft), _AWAITING, message)
+        draft.move(Phase.PROGRESSING, _resumed(draft), _AWAITING, message, waiting_for=WaitingFor.ANALYSIS)
         return
     assert status.canary is not None
     identity = status.canary.identity

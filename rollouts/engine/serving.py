@@ -14,6 +14,7 @@ from datetime import timedelta
 from rollouts.engine.actions import EventType, LoadAdapter, UnloadAdapter
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Blocker, PoolView
+from rollouts.engine.reasons import Reason
 from rollouts.engine.types import HistoryEntry, Identity, Phase
 
 __all__ = ["content_blocker", "serve_adapters", "strangers", "unserved"]
@@ -86,17 +87,17 @@ def content_blocker(draft: Draft, identity: Identity) -> Blocker | None:
     if stored is not None and stored.identity != identity and stored.identity.arm == identity.arm:
         draft.wake(_SOON)
         message = f"the end of {stored.label} is written down first: it has the same name"
-        return Blocker(reason="AdapterContentMismatch", message=message)
+        return Blocker(reason=Reason.ADAPTER_CONTENT_MISMATCH, message=message)
     if view is None or not draft.spec.target.must_differ:
         return None
     if view.without_effect:
-        return Blocker(reason="AdapterWithoutEffect", message=_without_effect(identity, view))
+        return Blocker(reason=Reason.ADAPTER_WITHOUT_EFFECT, message=_without_effect(identity, view))
     if view.uncompared:
         message = (
             f"adapter {identity.name} has not been compared with its base on {_shown(view.uncompared)}: "
             "target.adapter.probe.mustDiffer asks for it"
         )
-        return Blocker(reason="AdapterUnproven", message=message)
+        return Blocker(reason=Reason.ADAPTER_UNPROVEN, message=message)
     return None
 
 
@@ -106,14 +107,14 @@ def unserved(draft: Draft, identity: Identity) -> Blocker | None:
     if not view.exists and view.blockers:
         return view.blockers[0]
     if view.mismatched:
-        return Blocker(reason="AdapterContentMismatch", message=strangers(identity, view))
+        return Blocker(reason=Reason.ADAPTER_CONTENT_MISMATCH, message=strangers(identity, view))
     if view.confirmed or not identity.source:
         return None
     message = (
         f"no Ready pod says that it has {identity.name} from {identity.source}"
         f"{f': it is being loaded on {_shown(view.lacking)}' if view.lacking else ''}"
     )
-    return Blocker(reason="AdapterMissing", message=message)
+    return Blocker(reason=Reason.ADAPTER_MISSING, message=message)
 
 
 def _shown(names: tuple[str, ...]) -> str:
@@ -147,12 +148,12 @@ def _name_missing(draft: Draft) -> None:
         f"{canary.identity.name} is not loaded on {_shown(view.lacking)}: they take none of its requests"
     )
     if draft.target_problem is None:
-        draft.target_problem = ("AdapterMissing", message)
-    if draft.target_problem[0] == "AdapterMissing":
-        _tell_once(draft, "AdapterMissing", message)
+        draft.target_problem = (Reason.ADAPTER_MISSING, message)
+    if draft.target_problem[0] == Reason.ADAPTER_MISSING:
+        _tell_once(draft, Reason.ADAPTER_MISSING, message)
 
 
-def _tell_once(draft: Draft, reason: str, message: str) -> None:
+def _tell_once(draft: Draft, reason: Reason, message: str) -> None:
     """An Event, unless the condition said so before."""
     told = any(
         old.type == "TargetReady" and old.reason == reason and old.message == message
@@ -169,8 +170,8 @@ def _name_effectless(draft: Draft) -> None:
     if canary is None or view is None or not view.without_effect or draft.target_problem is not None:
         return
     message = _without_effect(canary.identity, view)
-    draft.target_note = ("AdapterWithoutEffect", message)
-    _tell_once(draft, "AdapterWithoutEffect", message)
+    draft.target_note = (Reason.ADAPTER_WITHOUT_EFFECT, message)
+    _tell_once(draft, Reason.ADAPTER_WITHOUT_EFFECT, message)
 
 
 def _name_strangers(draft: Draft) -> None:
@@ -182,6 +183,6 @@ def _name_strangers(draft: Draft) -> None:
         if revision is None or view is None or not view.mismatched:
             continue
         message = strangers(revision.identity, view)
-        draft.target_problem = ("AdapterContentMismatch", message)
-        _tell_once(draft, "AdapterContentMismatch", message)
+        draft.target_problem = (Reason.ADAPTER_CONTENT_MISMATCH, message)
+        _tell_once(draft, Reason.ADAPTER_CONTENT_MISMATCH, message)
         return

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from rollouts.engine.carrying import settling
 from rollouts.engine.converging import converge, no_rules
 from rollouts.engine.crashes import crashes_at_start
-from rollouts.engine.draft import Draft
+from rollouts.engine.draft import Draft, Said
 from rollouts.engine.observation import Blocker, RuleView
+from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import revision_of
 from rollouts.engine.serving import content_blocker, strangers, unserved
 from rollouts.engine.steps import first_weight, required_endpoints, steps_hash
@@ -23,7 +24,9 @@ from rollouts.engine.types import (
     Outcome,
     Phase,
     Revision,
+    SettledBy,
     TrafficMode,
+    WaitingFor,
     WeightStatus,
 )
 from rollouts.engine.wayback import record_way
@@ -75,12 +78,12 @@ def first_install(draft: Draft, target: Identity) -> None:
             if traffic is not None
             else "the kind of the traffic object is not served: install its CRD"
         )
-        draft.traffic_problem = ("RouteMissing", message)
-        draft.move(Phase.WAITING, Trigger.TRAFFIC_MISSING, "RouteMissing", message)
+        draft.traffic_problem = (Reason.ROUTE_MISSING, message)
+        draft.move(Phase.WAITING, Trigger.TRAFFIC_MISSING, Reason.ROUTE_MISSING, message)
         return
     if traffic.mode is TrafficMode.ADOPTED and not traffic.rules:
-        draft.traffic_problem = ("NoRules", no_rules(traffic))
-        draft.move(Phase.WAITING, Trigger.TRAFFIC_MISSING, "NoRules", no_rules(traffic))
+        draft.traffic_problem = (Reason.NO_RULES, no_rules(traffic))
+        draft.move(Phase.WAITING, Trigger.TRAFFIC_MISSING, Reason.NO_RULES, no_rules(traffic))
         return
     arms = _live_arms(traffic.rules if traffic.exists else ())
     if arms.disagree:
@@ -88,7 +91,7 @@ def first_install(draft: Draft, target: Identity) -> None:
             f"the rules of {traffic.kind} {traffic.name} disagree on which version is stable: "
             "make their weights agree, or choose rules with ruleNames"
         )
-        draft.move(Phase.INVALID, Trigger.SPEC_INVALID, "RulesDisagree", message)
+        draft.move(Phase.INVALID, Trigger.SPEC_INVALID, Reason.RULES_DISAGREE, message)
         return
     heaviest = arms.heaviest or _hinted(draft, arms, target)
     if heaviest is None:
@@ -97,7 +100,7 @@ def first_install(draft: Draft, target: Identity) -> None:
             f"{names} carry the same weight: set stableHint to the one that is stable; nothing is written"
         )
         draft.set(hold=HoldReason.AMBIGUOUS_START, hold_message=message)
-        draft.move(Phase.PAUSED, Trigger.SPLIT_AT_START, "AmbiguousStart", message)
+        draft.move(Phase.PAUSED, Trigger.SPLIT_AT_START, Reason.AMBIGUOUS_START, message)
         return
     draft.set(traffic_uid=traffic.uid)
     if heaviest == target.arm:
@@ -132,9 +135,9 @@ def _first_stable(draft: Draft, wanted: Revision, arms: _Arms) -> None:
             f"`rollouts promote {draft.obs.name}` gives all of it to {wanted.identity.name}"
         )
         draft.set(hold=HoldReason.SPLIT_AT_START, hold_message=message)
-        draft.move(Phase.PAUSED, Trigger.SPLIT_AT_START, "SplitAtStart", message)
+        draft.move(Phase.PAUSED, Trigger.SPLIT_AT_START, Reason.SPLIT_AT_START, message)
         return
-    serve_stable(draft, "Initialized", f"{wanted.label} is stable")
+    serve_stable(draft, Reason.INITIALIZED, f"{wanted.label} is stable", SettledBy.INITIALIZED)
 
 
 def complete_split(draft: Draft) -> None:
@@ -148,7 +151,7 @@ def complete_split(draft: Draft) -> None:
     draft.set(hold=None, hold_message="")
 
 
-def serve_stable(draft: Draft, reason: str, message: str) -> None:
+def serve_stable(draft: Draft, reason: Reason, message: str, settled_by: SettledBy | None = None) -> None:
     """Healthy: the target is stable and has all traffic, or is being given it. Not while it cannot serve."""
     draft.set(weight=replace(draft.status.weight, desired=FULL, observed=None))
     converge(draft)
@@ -156,10 +159,10 @@ def serve_stable(draft: Draft, reason: str, message: str) -> None:
     if problem is not None:
         draft.move(Phase.WAITING, Trigger.NOT_SERVING, *problem)
     else:
-        draft.move(Phase.HEALTHY, Trigger.TARGET_IS_STABLE, reason, message)
+        draft.move(Phase.HEALTHY, Trigger.TARGET_IS_STABLE, reason, message, settled_by=settled_by)
 
 
-def nobody_serves(draft: Draft) -> tuple[str, str] | None:
+def nobody_serves(draft: Draft) -> Said | None:
     """Reason and message when no version that has traffic can answer; None while one can, or none is known."""
     stable, canary = draft.status.stable, draft.status.canary
     if stable is None or draft.obs.ready(stable.identity) > 0:
@@ -170,12 +173,12 @@ def nobody_serves(draft: Draft) -> tuple[str, str] | None:
     if view is not None and view.mismatched:
         why = strangers(stable.identity, view)
         return (
-            "AdapterContentMismatch",
+            Reason.ADAPTER_CONTENT_MISMATCH,
             f"NO READY POD SERVES STABLE {stable.label} FROM {stable.identity.source}: {why}",
         )
     if not draft.obs.exists(stable.identity):
-        return "StablePoolMissing", f"STABLE {name} DOES NOT EXIST: NOBODY SERVES; bring it back"
-    return "StableNotReady", f"STABLE {name} HAS NO READY ENDPOINT: NOBODY SERVES until it has one"
+        return Reason.STABLE_POOL_MISSING, f"STABLE {name} DOES NOT EXIST: NOBODY SERVES; bring it back"
+    return Reason.STABLE_NOT_READY, f"STABLE {name} HAS NO READY ENDPOINT: NOBODY SERVES until it has one"
 
 
 def start_attempt(
@@ -196,7 +199,7 @@ def start_attempt(
     record_way(draft, wanted.identity.arm)
     if draft.spec.paused:
         message = "spec.paused holds the start: set it to false to go on"
-        draft.move(Phase.WAITING, trigger, "PausedBySpec", message)
+        draft.move(Phase.WAITING, trigger, Reason.PAUSED_BY_SPEC, message, waiting_for=WaitingFor.SPEC)
         converge(draft, may_raise=False)
         return
     wait_for_target(draft, trigger)
@@ -239,7 +242,7 @@ def wait_for_target(draft: Draft, trigger: Trigger = Trigger.NEW_TARGET) -> None
     draft.move(
         Phase.PROGRESSING,
         Trigger.TARGET_READY,
-        "Started",
+        Reason.STARTED,
         f"attempt {draft.status.attempt} of {canary.label} started{skipped}",
     )
 
@@ -252,7 +255,7 @@ def start_blocker(draft: Draft, canary: Revision) -> Blocker | None:
         if pool is not None and pool.blockers:
             return pool.blockers[0]
         return Blocker(
-            reason="PoolMissing",
+            reason=Reason.POOL_MISSING,
             message=f"{identity.kind} {identity.name} does not exist: create it, the rollout then starts",
         )
     for blocker in (*pool.blockers, *pool.path.problems, *obs.blockers):
@@ -268,7 +271,7 @@ def start_blocker(draft: Draft, canary: Revision) -> Blocker | None:
     )
     if pool.ready_endpoints < needed:
         return Blocker(
-            reason="TargetNotReady",
+            reason=Reason.TARGET_NOT_READY,
             message=(
                 f"{identity.name} has {pool.ready_endpoints} Ready endpoints, "
                 f"the first weight needs {needed}: scale it up, or wait"
@@ -283,13 +286,15 @@ def _unlisted(draft: Draft, identity: Identity) -> Blocker | None:
     if traffic is None or not traffic.exists:
         if traffic is not None and traffic.mode is TrafficMode.MANAGED:
             return None
-        return Blocker(reason="RouteMissing", message="the traffic object does not exist: add it to Git")
+        return Blocker(
+            reason=Reason.ROUTE_MISSING, message="the traffic object does not exist: add it to Git"
+        )
     if not isinstance(spec, HttpRouteTraffic) or spec.mode is TrafficMode.MANAGED or spec.add_backend:
         return None
     for rule in traffic.rules:
         if identity.arm not in rule.entries:
             return Blocker(
-                reason="BackendMissing",
+                reason=Reason.BACKEND_MISSING,
                 message=(
                     f"rule {rule.name} of HTTPRoute {traffic.name} does not list the pool; add this to its "
                     "backendRefs in Git: "

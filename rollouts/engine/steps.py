@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from fractions import Fraction
 from math import ceil
 
+from rollouts.engine.stamps import stamp
 from rollouts.engine.types import (
     FULL,
     ZERO,
@@ -36,8 +36,8 @@ __all__ = [
 
 
 def steps_hash(steps: Sequence[Step]) -> str:
-    """Sixteen hex digits that change when any step changes."""
-    return hashlib.sha256(repr(tuple(steps)).encode()).hexdigest()[:16]
+    """A stamp (``stamps.py``) that changes when any step changes."""
+    return stamp(tuple(steps))
 
 
 def weight_at(steps: Sequence[Step], index: int) -> Weight:

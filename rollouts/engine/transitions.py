@@ -6,12 +6,13 @@ The state diagram of the documentation is generated from this table (``mermaid``
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 from rollouts.engine.types import Phase
 
-__all__ = ["TRANSITIONS", "IllegalTransition", "Transition", "Trigger", "check", "mermaid"]
+__all__ = ["PERFORMERS", "TRANSITIONS", "IllegalTransition", "Transition", "Trigger", "check", "mermaid"]
 
 
 class IllegalTransition(Exception):
@@ -45,6 +46,36 @@ class Transition:
     sources: tuple[Phase, ...]
     to: Phase
     triggers: tuple[Trigger, ...]
+
+
+PERFORMERS: Mapping[Trigger, tuple[str, ...]] = {
+    Trigger.TARGET_IS_STABLE: ("starting.serve_stable",),
+    Trigger.NEW_TARGET: (
+        "planning._unresolved",
+        "planning._waiting",
+        "starting._first_stable",
+        "starting.start_attempt",
+        "starting.wait_for_target",
+    ),
+    Trigger.SPLIT_AT_START: (
+        "planning._split_at_start",
+        "starting._first_stable",
+        "starting.first_install",
+    ),
+    Trigger.TARGET_READY: ("starting.wait_for_target",),
+    Trigger.WAIT: ("planning._show_obeyed", "progressing._resumed"),
+    Trigger.PAUSE_STEP: ("progressing._pause",),
+    Trigger.HOLD: ("planning._show_obeyed", "planning._waiting", "progressing.progress"),
+    Trigger.RELEASED: ("planning._show_obeyed", "planning._waiting", "progressing._resumed"),
+    Trigger.STEPS_DONE: ("ending.promote",),
+    Trigger.ABORT: ("ending.abort", "planning._aborted"),
+    Trigger.RETRY: ("commanding._retry",),
+    Trigger.SPEC_INVALID: ("planning._claimed_by_other", "planning._invalid", "starting.first_install"),
+    Trigger.SPEC_VALID: ("planning._aborted", "progressing._resumed"),
+    Trigger.TRAFFIC_MISSING: ("planning._healthy", "starting.first_install"),
+    Trigger.NOT_SERVING: ("starting.serve_stable",),
+}
+"""The functions of the engine that move a Rollout by a trigger; no other does."""
 
 
 _NEW, _HEALTHY, _PROGRESSING = Phase.NEW, Phase.HEALTHY, Phase.PROGRESSING

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import NewType
 
+from rollouts.engine.reasons import Reason
 from rollouts.units import FULL, ZERO, Weight
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "OnDeadline",
     "OnDelete",
     "Outcome",
+    "PathAlarm",
     "PathProbe",
     "PathStatus",
     "PauseStep",
@@ -49,12 +51,14 @@ __all__ = [
     "RevisionHash",
     "RolloutSpec",
     "RolloutStatus",
+    "SettledBy",
     "Step",
     "Sticky",
     "Target",
     "TargetKind",
     "TargetWait",
     "TrafficMode",
+    "WaitingFor",
     "WayBack",
     "Weight",
     "WeightStatus",
@@ -325,14 +329,41 @@ class Phase(Enum):
 class HoldReason(Enum):
     """Why a Rollout does not move although it could. Kept in status until something lifts it."""
 
-    COMMAND = "PausedByCommand"
-    MANUAL_OVERRIDE = "ManualOverride"
-    CONTENDED = "TrafficContended"
-    SPLIT_AT_START = "SplitAtStart"
-    AMBIGUOUS_START = "AmbiguousStart"
-    GATE_FAILED = "GateFailed"
-    GATE_INCONCLUSIVE = "GateInconclusive"
-    DEADLINE = "ProgressDeadlineExceeded"
+    COMMAND = Reason.PAUSED_BY_COMMAND
+    MANUAL_OVERRIDE = Reason.MANUAL_OVERRIDE
+    CONTENDED = Reason.TRAFFIC_CONTENDED
+    SPLIT_AT_START = Reason.SPLIT_AT_START
+    AMBIGUOUS_START = Reason.AMBIGUOUS_START
+    GATE_FAILED = Reason.GATE_FAILED
+    GATE_INCONCLUSIVE = Reason.GATE_INCONCLUSIVE
+    DEADLINE = Reason.PROGRESS_DEADLINE_EXCEEDED
+
+
+class WaitingFor(Enum):
+    """What an attempt waits for that decides something later: which clocks stand, and which begin anew."""
+
+    REQUESTS = "Requests"
+    """One request at the canary."""
+    COUNTS = "Counts"
+    """Somebody who can count requests."""
+    ANALYSIS = "Analysis"
+    """A background analysis that has not passed, or not measured, yet."""
+    SPEC = "Spec"
+    """``spec.paused`` to be lifted."""
+
+
+class SettledBy(Enum):
+    """How a Healthy Rollout came to its stable version, where that is still said of it."""
+
+    INITIALIZED = Reason.INITIALIZED
+    PROMOTED = Reason.PROMOTED
+
+
+class PathAlarm(Enum):
+    """What the watch over the path has found out, and the attempt is about to be aborted for."""
+
+    NOT_PROGRAMMED = Reason.SHARE_NOT_PROGRAMMED
+    BROKEN = Reason.PATH_BROKEN
 
 
 class Outcome(Enum):
@@ -429,6 +460,9 @@ class PathStatus:
     alarm: str = ""
     """``Reason: why`` of an abort that was decided by what was counted; stored before it is written, since a new
     process has counted nothing."""
+    alarm_kind: PathAlarm | None = None
+    refuted: bool = False
+    """The last plan said that the share refutes the weight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -469,7 +503,7 @@ class HistoryEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetWait:
-    """The clock of ``targetDeadline``. ``target`` is a fingerprint of what the spec asks for.
+    """The clock of ``targetDeadline``. ``target`` is a stamp (``stamps.py``) of what the spec asks for.
 
     ``since`` is when it was first seen, later by the time that the clock stood.
     """
@@ -529,7 +563,10 @@ class RolloutStatus:
 
     phase: Phase = Phase.NEW
     reason: str = ""
+    """For people, as ``message``: nothing is decided by it."""
     message: str = ""
+    waiting_for: WaitingFor | None = None
+    settled_by: SettledBy | None = None
     observed_generation: int = 0
     stable: Revision | None = None
     canary: Revision | None = None

@@ -20,8 +20,9 @@ from math import floor, log10
 
 from rollouts.engine.actions import EventType
 from rollouts.engine.converging import step_weight
-from rollouts.engine.draft import Draft
+from rollouts.engine.draft import Draft, Said
 from rollouts.engine.observation import ShareView
+from rollouts.engine.reasons import Reason
 from rollouts.engine.share import (
     BEFORE_WINDOW,
     MIN_WINDOW,
@@ -38,15 +39,17 @@ from rollouts.engine.types import (
     AdapterTraffic,
     AnalysisStep,
     JobStep,
+    PathAlarm,
     PathStatus,
     PauseStep,
+    WaitingFor,
     Weight,
     format_weight,
 )
 
 __all__ = [
     "STANDING",
-    "Waiting",
+    "UNCOUNTED",
     "keep_looking",
     "mirrored",
     "note_rise",
@@ -56,10 +59,11 @@ __all__ = [
     "watch",
 ]
 
-NO_TRAFFIC, UNMEASURED, MISMATCH = "NoTraffic", "ShareUnmeasured", "ShareMismatch"
+NO_TRAFFIC, UNMEASURED, MISMATCH = Reason.NO_TRAFFIC, Reason.SHARE_UNMEASURED, Reason.SHARE_MISMATCH
 
-STANDING = frozenset({NO_TRAFFIC, UNMEASURED})
-"""Reasons under which the step's deadline stands."""
+UNCOUNTED = {NO_TRAFFIC: WaitingFor.REQUESTS, UNMEASURED: WaitingFor.COUNTS}
+STANDING = frozenset(UNCOUNTED.values())
+"""What is waited for while the step's deadline stands."""
 
 _MUST_SHOW = 20.0
 """Canary requests expected without one seen: at a true share of w that happens once in 5e8 (exp(-20))."""
@@ -69,9 +73,6 @@ BREAKS_WITHIN = timedelta(minutes=2)
 """How long a fall counts as the doing of a rise, and how long requests may take to return when it is undone."""
 ADAPTER = "Adapter"
 _SOON, _LATER = timedelta(seconds=5), timedelta(seconds=60)
-
-Waiting = tuple[str, str]
-"""A reason and what is said of it."""
 
 
 # --- what can be counted ---------------------------------------------------------------------------
@@ -150,29 +151,29 @@ def _not_loaded(draft: Draft, share: ShareView, weight: Weight) -> str | None:
 # --- alarms ----------------------------------------------------------------------------------------
 
 
-def path_alarm(draft: Draft) -> Waiting | None:
+def path_alarm(draft: Draft) -> Said | None:
     """Why the attempt ends now: the split is not programmed, or a rise broke the path.
 
     What was counted is gone after a crash, so the reason is stored first and obeyed in the next plan.
     """
-    stored = draft.obs.status.path.alarm
-    if stored:
-        reason, _, why = stored.partition(": ")
-        return reason, why
+    stored = draft.obs.status.path
+    if stored.alarm_kind is not None:
+        return stored.alarm_kind.value, stored.alarm.partition(": ")[2]
     found = _found(draft)
     if found is not None:
-        draft.set(path=replace(draft.status.path, alarm=f"{found[0]}: {found[1]}"))
+        kind, why = found
+        draft.set(path=replace(draft.status.path, alarm=f"{kind.value}: {why}", alarm_kind=kind))
         draft.wake(timedelta(seconds=1))
     return None
 
 
-def _found(draft: Draft) -> Waiting | None:
+def _found(draft: Draft) -> tuple[PathAlarm, str] | None:
     path, share = draft.status.path, draft.obs.share
     if path.undone_at is not None and share is not None:
         soon = draft.now - path.undone_at <= BREAKS_WITHIN
         lowered = _applied(draft) <= (path.ceiling or ZERO)
         if soon and lowered and came_back(share, path.requests_before):
-            return "PathBroken", (
+            return PathAlarm.BROKEN, (
                 f"requests of both versions stopped after the weight rose above {format_weight(path.ceiling)} and came "
                 f"back when that was undone ({path.requests_before} in ten minutes before): look at the canary's "
                 "endpoint picker, its TLS and the gateway's log"
@@ -180,7 +181,7 @@ def _found(draft: Draft) -> Waiting | None:
     return _not_programmed(draft)
 
 
-def _not_programmed(draft: Draft) -> Waiting | None:
+def _not_programmed(draft: Draft) -> tuple[PathAlarm, str] | None:
     share, weight, traffic = _countable(draft), _applied(draft), draft.obs.traffic
     canary = draft.status.canary
     assert canary is not None
@@ -192,7 +193,7 @@ def _not_programmed(draft: Draft) -> Waiting | None:
         return None
     if not _written(draft, weight) or draft.obs.ready(canary.identity) == 0:
         return None
-    return "ShareNotProgrammed", (
+    return PathAlarm.NOT_PROGRAMMED, (
         f"the weight has been {format_weight(weight)} for {round(share.seconds)} s, and none of {share.stable} "
         f"requests reached {canary.identity.name} ({expected_canary(share, weight):.0f} expected), although the "
         f"gateway says that it took {traffic.kind} {traffic.name}: its log may say why, and not every gateway splits "
@@ -225,10 +226,10 @@ def _hold_refuted(draft: Draft) -> None:
         return
     if putting and step_weight(draft.status, draft.spec) == weight:
         return
-    told = any(condition.reason == MISMATCH for condition in draft.obs.status.conditions)
     draft.traffic_problem = (MISMATCH, problem)
+    draft.refuted = True
     draft.set(path=replace(draft.status.path, ceiling=min(weight, draft.status.path.ceiling or weight)))
-    if not told:
+    if not draft.obs.status.path.refuted:
         draft.event(EventType.WARNING, MISMATCH, f"{problem} No weight rises meanwhile")
 
 
@@ -243,7 +244,7 @@ def _may_lift(draft: Draft) -> bool:
 
 def _start_clock(draft: Draft) -> None:
     """What was waited for outside of the step does not count against its clock."""
-    if draft.obs.status.reason in STANDING and not isinstance(draft.step, PauseStep):
+    if draft.obs.status.waiting_for in STANDING and not isinstance(draft.step, PauseStep):
         draft.set(step_started_at=draft.now)
 
 
@@ -275,7 +276,7 @@ def _undo(draft: Draft, share: ShareView) -> None:
     )
     draft.event(
         EventType.WARNING,
-        "WriteUndone",
+        Reason.WRITE_UNDONE,
         f"{path.recent} requests of both versions in the last {path.recent_seconds:.0f} s, {before} in ten minutes "
         f"before the weight rose to {format_weight(_applied(draft))}: it goes back to "
         f"{format_weight(path.weight_before)}",
@@ -299,13 +300,13 @@ def _await_return(draft: Draft) -> None:
     message = (
         "requests did not come back when the rise was undone: it was not its doing, the step is tried again"
     )
-    draft.event(EventType.NORMAL, "StepTriedAgain", message)
+    draft.event(EventType.NORMAL, Reason.STEP_TRIED_AGAIN, message)
 
 
 # --- waiting ---------------------------------------------------------------------------------------
 
 
-def waiting(draft: Draft) -> Waiting | None:
+def waiting(draft: Draft) -> Said | None:
     """Why the weight that the step asks for is not written yet; None when nothing keeps it back."""
     status = draft.status
     if status.path.ceiling is None:
@@ -317,18 +318,19 @@ def waiting(draft: Draft) -> Waiting | None:
     stays = format_weight(status.path.ceiling)
     rises = f"{draft.where()}: the weight stays {stays} and rises to {format_weight(asked)}"
     if status.path.undone_at is not None:
-        return "WriteUndone", (
+        return Reason.WRITE_UNDONE, (
             f"{rises} no more if requests come back now: they stopped when it rose; otherwise it is tried again "
             f"{format_seconds(BREAKS_WITHIN)} after it was undone"
         )
     reason, why = _uncounted(draft)
-    if reason not in STANDING:
+    if reason not in UNCOUNTED:
         _start_clock(draft)
         draft.traffic_problem = (reason, why)
+        draft.refuted = True
     return reason, f"{rises} when {why}"
 
 
-def _uncounted(draft: Draft) -> Waiting:
+def _uncounted(draft: Draft) -> Said:
     share, ways_out = _countable(draft), "or set strategy.canary.allowNoTraffic"
     copies, weight = mirrored(draft), _applied(draft)
     if copies:

@@ -12,6 +12,7 @@ from datetime import timedelta
 from rollouts.engine.actions import ReturnTraffic, WriteReason, WriteTraffic
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Claim, WayView
+from rollouts.engine.reasons import Reason
 from rollouts.engine.types import FULL, ZERO, Identity, WayBack, Weight
 
 __all__ = [
@@ -178,13 +179,13 @@ def _give_back_one(draft: Draft, record: WayBack, view: WayView, reason: WriteRe
     stable, what = draft.status.stable, f"{record.kind} {record.name}"
     if view.claim is Claim.OTHER:
         draft.traffic_problem = (
-            "AbortBlockedByClaim",
+            Reason.ABORT_BLOCKED_BY_CLAIM,
             f"{what} STILL GIVES {record.canary.name} WEIGHT and names Rollout {view.claimed_by}: nothing is "
             f"written until it names {draft.obs.name} again, or that Rollout is gone",
         )
     elif stable is None or draft.obs.ready(stable.identity) == 0:
         draft.traffic_problem = (
-            "StableNotReady",
+            Reason.STABLE_NOT_READY,
             f"STABLE {record.stable.name} HAS NO READY ENDPOINT: weights stay as they are until it has one",
         )
     elif draft.obs.refused is not None:

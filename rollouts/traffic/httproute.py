@@ -13,6 +13,7 @@ from typing import Any
 
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import Problem
+from rollouts.engine.reasons import Reason
 from rollouts.engine.types import ZERO, HttpRouteTraffic, Identity, TrafficMode
 from rollouts.objects.fields import map_of, metadata_of, text_of
 from rollouts.objects.pools import POOL_KIND
@@ -60,7 +61,7 @@ def render(route: Object | None, target: Target, desired: DesiredTraffic) -> Wri
         return _render_adopted(route, target, desired)
     except WeightTooLarge as error:
         return Refusal(
-            reason="WeightTooLarge",
+            reason=Reason.WEIGHT_TOO_LARGE,
             message=f"HTTPRoute {target.spec.name}: {error}; use smaller weights in its rules",
         )
 
@@ -134,10 +135,12 @@ def _port(refs: Sequence[Any], target: Target, desired: DesiredTraffic) -> int |
 def _render_adopted(route: Object | None, target: Target, desired: DesiredTraffic) -> Write | Refusal | None:
     spec = target.spec
     if route is None:
-        return Refusal(reason="RouteMissing", message=f"HTTPRoute {spec.name} does not exist: add it to Git")
+        return Refusal(
+            reason=Reason.ROUTE_MISSING, message=f"HTTPRoute {spec.name} does not exist: add it to Git"
+        )
     if desired.header_routes:
         return Refusal(
-            reason="NotManaged",
+            reason=Reason.NOT_MANAGED,
             message="header routes need a Managed route: an Adopted one gets no rules of ours",
         )
     live = map_of(route.get("spec"))
@@ -207,7 +210,7 @@ def _backend_missing(rule: Any, index: int, target: Target, arm: Identity, port:
     ref = backend_ref(arm, 0, port)
     flow = ", ".join(f"{key}: {value}" for key, value in ref.items())
     return Refusal(
-        reason="BackendMissing",
+        reason=Reason.BACKEND_MISSING,
         message=f"rule {rule_name(rule, index)} of HTTPRoute {target.spec.name} lists no {POOL_KIND} {arm.name} of "
         f"namespace {target.namespace}: add to its backendRefs in Git: - {{{flow}}}",
     )
@@ -223,12 +226,12 @@ def template_problems(template: Object) -> tuple[Problem, ...]:
             f"traffic.httpRoutes[0].template is nested deeper than {_DEEPEST} levels: no field of HTTPRoute is, "
             "correct the indentation"
         )
-        return (Problem(reason="TemplateInvalid", message=message),)
+        return (Problem(reason=Reason.TEMPLATE_INVALID, message=message),)
     rules = rules_of(template)
     if not any(not map_of(rule).get("backendRefs") for rule in rules):
         return (
             Problem(
-                reason="TemplateInvalid",
+                reason=Reason.TEMPLATE_INVALID,
                 message="traffic.httpRoutes[0].template has no rule without backendRefs: "
                 "leave them out where the two pools are to be weighed",
             ),
@@ -236,7 +239,7 @@ def template_problems(template: Object) -> tuple[Problem, ...]:
     if not isinstance(template.get("parentRefs"), list) or not template["parentRefs"]:
         return (
             Problem(
-                reason="TemplateInvalid",
+                reason=Reason.TEMPLATE_INVALID,
                 message="traffic.httpRoutes[0].template names no parentRefs: no gateway would serve it",
             ),
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import TrafficView
+from rollouts.engine.reasons import Reason
 from rollouts.engine.types import AdapterTraffic, TrafficMode
 from rollouts.objects.fields import list_of, map_of
 from rollouts.objects.models import MODEL_GROUP
@@ -51,7 +52,7 @@ def render(obj: Object | None, target: ModelTarget, desired: DesiredTraffic) -> 
     spec, live = target.spec, map_of(map_of(obj).get("spec"))
     if obj is not None and live.get("modelName") != spec.model_name:
         return Refusal(
-            reason="ModelNameDiffers",
+            reason=Reason.MODEL_NAME_DIFFERS,
             message=f"{KIND} {spec.name} serves {str(live.get('modelName'))[:256]!r}, traffic names "
             f"{spec.model_name!r}: modelName is immutable, so correct traffic, or make another {KIND}",
         )
@@ -59,7 +60,9 @@ def render(obj: Object | None, target: ModelTarget, desired: DesiredTraffic) -> 
     try:
         wanted = retarget(entries, _KEY, spec.model_name, desired)
     except WeightTooLarge as error:
-        return Refusal(reason="WeightTooLarge", message=f"{KIND} {spec.name}: {error}; use smaller weights")
+        return Refusal(
+            reason=Reason.WEIGHT_TOO_LARGE, message=f"{KIND} {spec.name}: {error}; use smaller weights"
+        )
     if obj is not None and list(entries) == wanted:
         return None
     if obj is not None and mode_of(obj, target.rollout) is TrafficMode.ADOPTED:

@@ -14,6 +14,7 @@ from typing import Any
 
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import TrafficView
+from rollouts.engine.reasons import Reason
 from rollouts.engine.types import AdapterTraffic, TrafficMode
 from rollouts.objects.fields import list_of, map_of
 from rollouts.objects.models import REWRITE_KIND as KIND
@@ -82,7 +83,9 @@ def render(
             return _adopted(obj, spec, dialect, desired)
         return _managed(obj, target, dialect, desired)
     except WeightTooLarge as error:
-        return Refusal(reason="WeightTooLarge", message=f"{KIND} {spec.name}: {error}; use smaller weights")
+        return Refusal(
+            reason=Reason.WEIGHT_TOO_LARGE, message=f"{KIND} {spec.name}: {error}; use smaller weights"
+        )
 
 
 def _adopted(
@@ -91,7 +94,7 @@ def _adopted(
     chosen, field = chosen_models(obj, spec.model_name), dialect.field.value
     if not chosen:
         return Refusal(
-            reason="RuleMissing",
+            reason=Reason.RULE_MISSING,
             message=f"{KIND} {spec.name} has no rule for {spec.model_name!r} alone: add one with "
             f"matches: [{{model: {{type: Exact, value: {spec.model_name}}}}}] in Git",
         )

@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+from rollouts.engine.reasons import Reason
+
 __all__ = [
     "APPLIED_BY",
     "CONSENT_ANNOTATION",
@@ -46,7 +48,7 @@ class JsonPatch:
 class Refusal:
     """The object cannot express what is asked. ``message`` says what to do."""
 
-    reason: str
+    reason: Reason
     message: str
 
 

@@ -18,6 +18,7 @@ from rollouts.carriers.adapters import AdapterCarrier, AdapterKind
 from rollouts.carriers.base import Carrier, Object, Place, TrafficKind
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import TrafficView
+from rollouts.engine.reasons import Reason
 from rollouts.engine.types import AdapterTraffic
 from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.objects.fields import list_of, map_of
@@ -69,7 +70,7 @@ class _ShareCarrier(AdapterCarrier):
 
     def render(self, raw: Object | None, desired: DesiredTraffic) -> Write | Refusal | None:
         if raw is None:
-            return Refusal(reason="ModelShareMissing", message=f"ModelShare {self.name} is gone: create it")
+            return Refusal(reason=Reason.ROUTE_MISSING, message=f"ModelShare {self.name} is gone: create it")
         wanted = retarget(_shares(raw), "name", self.target.spec.model_name, desired)
         patch: JsonPatch = guarded(raw, {"op": "add", "path": "/spec/shares", "value": wanted})
         return None if _shares(raw) == wanted else patch

@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from rollouts.api.status import read_status, write_status
 from rollouts.engine import commanding, converging, planning, transitions, wayback
-from rollouts.engine.actions import Plan, ReturnTraffic, WriteTraffic
+from rollouts.engine.actions import EmitEvent, Plan, ReturnTraffic, WriteTraffic
 from rollouts.engine.observation import (
     Blocker,
     Claim,
@@ -57,8 +57,10 @@ from rollouts.engine.types import (
     PathStatus,
     Phase,
     RolloutStatus,
+    SettledBy,
     TargetWait,
     TrafficMode,
+    WaitingFor,
     WayBack,
     Weight,
     WeightStatus,
@@ -188,6 +190,8 @@ def statuses() -> st.SearchStrategy[RolloutStatus]:
         phase=st.sampled_from(Phase),
         reason=st.sampled_from(["", "Promoted", "StablePoolMissing", "PausedBySpec", "Analysing"]),
         message=st.just("as it was"),
+        waiting_for=st.none() | st.sampled_from(WaitingFor),
+        settled_by=st.none() | st.sampled_from(SettledBy),
         observed_generation=st.integers(0, 3),
         stable=st.none() | revisions,
         canary=st.none() | revisions,
@@ -212,6 +216,7 @@ def statuses() -> st.SearchStrategy[RolloutStatus]:
             undone_at=st.none() | moments,
             requests_before=st.sampled_from([0, 12_000]),
             undone=st.booleans(),
+            refuted=st.booleans(),
         ),
         stable_endpoints_at_start=st.integers(0, 5),
         unready_since=st.none() | moments,
@@ -287,6 +292,23 @@ def judge(world: World, decided: Plan) -> None:
             )
     if obs.problems and not world.deleting and after.phase is not Phase.ABORTED:
         assert after.phase is Phase.INVALID
+
+
+def judge_words(world: World, decided: Plan) -> None:
+    """No printed reason is state: with any other text in its place the same is decided."""
+    obs = world.observe()
+    conditions = tuple(replace(item, reason="Garbled") for item in obs.status.conditions)
+    garbled = replace(obs.status, reason="Garbled", conditions=conditions)
+    other = plan(replace(obs, status=garbled), world.now)
+
+    assert deeds(other) == deeds(decided)
+    assert other.status.reason in (decided.status.reason, "Garbled")
+
+
+def deeds(decided: Plan) -> tuple[Any, ...]:
+    """A plan without what it prints: an Event is told again when what is said has changed."""
+    actions = tuple(action for action in decided.actions if not isinstance(action, EmitEvent))
+    return actions, decided.requeue_after, replace(decided.status, reason="", conditions=())
 
 
 def judge_write(world: World, write: WriteTraffic, after: RolloutStatus) -> None:
@@ -377,6 +399,7 @@ class Machine(RuleBasedStateMachine):
     def look(self, *, crash: bool = False) -> None:
         decided = plan(self.world.observe(), self.world.now)
         judge(self.world, decided)
+        judge_words(self.world, decided)
         before = self.world.status
         self.world.step()
         judge_truth(self.world, before)
@@ -636,6 +659,7 @@ def comes_to_rest(world: World) -> None:
 @settings(QUICK, max_examples=200)
 @given(worlds())
 def test_from_any_status_planning_comes_to_rest(world: World) -> None:
+    judge_words(world, plan(world.observe(), world.now))
     comes_to_rest(world)
 
 

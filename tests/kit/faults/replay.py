@@ -130,7 +130,7 @@ class Replay:
             and (run.get("spec") or {}).get("attempt") == attempt
             and self._owns(run)
             and f"-{revision[:8]}-" in name
-            and f"-{str(self.status.get('stepsHash', ''))[:6]}-" in name
+            and f"-{str(self.status.get('stepsHash', '')).split(':')[-1][:6]}-" in name
         ]
 
     def guard_failed(self) -> bool:

@@ -24,6 +24,7 @@ from rollouts.engine.types import (
     Phase,
     RolloutSpec,
     RolloutStatus,
+    SettledBy,
     Target,
     TargetKind,
     TrafficMode,
@@ -338,7 +339,9 @@ def test_nothing_is_promoted_that_no_ready_pod_confirms(fields, reason):
 
 
 def healthy(*views: PoolView, **fields: Any) -> Observation:
-    status = RolloutStatus(phase=Phase.HEALTHY, reason="Promoted", stable=revision_of(NEW, ""), **fields)
+    status = RolloutStatus(
+        phase=Phase.HEALTHY, settled_by=SettledBy.PROMOTED, stable=revision_of(NEW, ""), **fields
+    )
     observed = observe(*views, status=status)
     traffic = replace(observed.traffic, rules=(RuleView(name="0", entries={NEW.arm: 100}),))  # type: ignore[type-var]
     return replace(observed, traffic=traffic)
