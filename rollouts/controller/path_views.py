@@ -76,7 +76,9 @@ class PathViews:
     ) -> dict[Identity, PoolView]:
         """Views of adapters with the candidate's path."""
         key = ObjectKey(parsed.namespace, parsed.name)
-        return self._paths.of_adapters(key, views, _candidate(parsed.status, target), pool)
+        status = parsed.status
+        stable = status.stable.identity if status.stable is not None else None
+        return self._paths.of_adapters(key, views, _candidate(status, target), stable, pool)
 
     def probe(
         self, parsed: ParsedRollout, carrier: Carrier | None, traffic: TrafficView | None

@@ -113,8 +113,11 @@ class PickerPaths:
         stable: Identity | None,
         gateways: frozenset[Gateway],
     ) -> dict[Identity, PoolView]:
-        """``views`` of InferencePools, the candidate's with its path. Stable's is what it would go back to anyway."""
-        found = dict(views)
+        """``views`` of InferencePools, the candidate's with its path. Stable's is what it would go back to anyway.
+
+        Of stable only is said that its picker has no Ready pod, for then nobody serves.
+        """
+        found = self._with_stable(views, stable, self._pool(follower.namespace, stable), fail_open=True)
         view = found.get(candidate) if candidate is not None else None
         pool = self._pool(follower.namespace, candidate)
         if candidate is None or view is None or pool is None or candidate == stable:
@@ -130,13 +133,14 @@ class PickerPaths:
         follower: ObjectKey,
         views: Mapping[Identity, PoolView],
         candidate: Identity | None,
+        stable: Identity | None,
         pool: Pool | None,
     ) -> dict[Identity, PoolView]:
         """``views`` of adapters, the candidate's with the path of their one pool. Its picker is both arms' own.
 
         No gateway weighs adapters but through the picker, so ``FailOpen`` excuses nothing here.
         """
-        found = dict(views)
+        found = self._with_stable(views, stable, pool, fail_open=False)
         if candidate is None or pool is None or candidate not in found:
             self._health.drop(follower)
             return found
@@ -144,6 +148,30 @@ class PickerPaths:
         path = PathView(problems=() if problem is None else (problem,), note=self._note(pool))
         for arm in {candidate, candidate.arm} & found.keys():
             found[arm] = replace(found[arm], path=path)
+        return found
+
+    def _with_stable(
+        self,
+        views: Mapping[Identity, PoolView],
+        stable: Identity | None,
+        pool: Pool | None,
+        *,
+        fail_open: bool,
+    ) -> dict[Identity, PoolView]:
+        """``views`` with stable's picker where it is known to be down; ``fail_open``: whether that may be excused.
+
+        A missing Service proves nothing of what serves already: some gateways bring a picker of their own.
+        """
+        found = dict(views)
+        if stable not in found or pool is None or pool.picker is None or (fail_open and pool.fail_open):
+            return found
+        service = ObjectKey(pool.namespace, pool.picker.name)
+        if (
+            service in self._caches.services
+            and not self._unselected(pool)
+            and not self._caches.picker_pods(pool)
+        ):
+            found[stable] = replace(found[stable], path=PathView(picker_down=True))
         return found
 
     def _pool(self, namespace: str, identity: Identity | None) -> Pool | None:

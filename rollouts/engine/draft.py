@@ -56,6 +56,7 @@ _ALARMS = frozenset(
         Reason.SHARE_UNMEASURED,
         Reason.STABLE_NOT_READY,
         Reason.STABLE_POOL_MISSING,
+        Reason.STABLE_PICKER_NOT_READY,
         Reason.ROUTE_MISSING,
         Reason.BAKING,
         Reason.ABORT_BLOCKED_BY_CLAIM,
@@ -72,6 +73,7 @@ _WARNINGS = frozenset(
     {
         Reason.STABLE_NOT_READY,
         Reason.STABLE_POOL_MISSING,
+        Reason.STABLE_PICKER_NOT_READY,
         Reason.ADAPTER_CONTENT_MISMATCH,
         Reason.ABORT_BLOCKED_BY_CLAIM,
         Reason.TRAFFIC_REFUSED,

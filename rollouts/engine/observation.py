@@ -159,7 +159,7 @@ class PathView:
     problems: tuple[Blocker, ...] = ()
     """PickerMissing, PickerNotReady, PoolRefused: no request arrives, whatever the weight."""
     picker_down: bool = False
-    """The picker that no other arm of the Rollout uses has no Ready pod."""
+    """A candidate's picker, that no other arm of the Rollout uses, has no Ready pod; or stable's has none."""
     note: str = ""
     """What is taken on trust."""
 

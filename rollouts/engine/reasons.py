@@ -393,6 +393,11 @@ class Reason(StrEnum):
         "STABLE HAS NO READY ENDPOINT: weights stay as they are.",
         "Bring its pods back; traffic then returns at once.",
     )
+    STABLE_PICKER_NOT_READY = (
+        "StablePickerNotReady",
+        "The endpoint picker of stable has no Ready pod, so gateways answer with an error.",
+        "Bring the picker back.",
+    )
     ABORT_BLOCKED_BY_CLAIM = (
         "AbortBlockedByClaim",
         "The canary keeps its weight because the object names another Rollout.",

@@ -165,11 +165,18 @@ def serve_stable(draft: Draft, reason: Reason, message: str, settled_by: Settled
 def nobody_serves(draft: Draft) -> Said | None:
     """Reason and message when no version that has traffic can answer; None while one can, or none is known."""
     stable, canary = draft.status.stable, draft.status.canary
-    if stable is None or draft.obs.ready(stable.identity) > 0:
-        return None
-    if canary is not None and draft.status.weight.applied and draft.obs.ready(canary.identity) > 0:
+    if stable is None:
         return None
     name, view = stable.identity.name, draft.obs.pools.get(stable.identity)
+    cut_off = view is not None and view.path.picker_down
+    if draft.obs.ready(stable.identity) > 0 and not cut_off:
+        return None
+    if canary is not None and draft.status.weight.applied and _answers(draft, canary.identity):
+        return None
+    if draft.obs.ready(stable.identity) > 0:
+        return Reason.STABLE_PICKER_NOT_READY, (
+            f"THE ENDPOINT PICKER OF STABLE {name} HAS NO READY POD: NOBODY SERVES until it has one"
+        )
     if view is not None and view.mismatched:
         why = strangers(stable.identity, view)
         return (
@@ -179,6 +186,11 @@ def nobody_serves(draft: Draft) -> Said | None:
     if not draft.obs.exists(stable.identity):
         return Reason.STABLE_POOL_MISSING, f"STABLE {name} DOES NOT EXIST: NOBODY SERVES; bring it back"
     return Reason.STABLE_NOT_READY, f"STABLE {name} HAS NO READY ENDPOINT: NOBODY SERVES until it has one"
+
+
+def _answers(draft: Draft, arm: Identity) -> bool:
+    view = draft.obs.pools.get(arm)
+    return view is not None and view.ready_endpoints > 0 and not view.path.picker_down
 
 
 def start_attempt(

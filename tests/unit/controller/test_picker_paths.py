@@ -114,18 +114,38 @@ def test_a_picker_that_both_arms_use_is_a_problem_that_pulls_nobody() -> None:
 
 
 @pytest.mark.parametrize("mode", ["FailClose", "FailOpen"])
+def test_of_stable_is_said_only_that_its_picker_has_no_ready_pod(mode: str) -> None:
+    stage = Stage()
+    stable = Identity(kind="InferencePool", group=X, name="v1")
+
+    def down() -> bool:
+        views = {stable: PoolView(identity=stable, exists=True, ready_endpoints=2)}
+        found = PickerPaths(stage.caches).of_pools(KEY, views, None, stable, frozenset())
+        return found[stable].path.picker_down
+
+    stage.put(pool_object("v1", failureMode=mode))
+    assert not down()
+
+    stage.put(pod_object("v1-epp-0", {"app": "v1-epp"}, ready=False))
+    assert down() is (mode == "FailClose")
+
+    stage.put(pool_object("v1", picker="nowhere"))  # a gateway may bring one of its own
+    assert not down()
+
+
+@pytest.mark.parametrize("mode", ["FailClose", "FailOpen"])
 def test_adapters_wait_for_their_one_picker_and_are_never_pulled_for_it(mode: str) -> None:
     """Nobody but a picker honours their weights, so failing open does not help; and it serves both arms."""
     stage = Stage()
     stage.put(pool_object("v2", failureMode=mode), pod_object("v2-epp-0", {"app": "v2-epp"}, ready=False))
     arms = [Identity(kind="Adapter", group="", name=name, source=f"/adapters/{name}") for name in ("a", "b")]
     views = {key: PoolView(identity=arm, exists=True) for arm in arms for key in (arm, arm.arm)}
-    found = PickerPaths(stage.caches).of_adapters(KEY, views, arms[1], read_pool(pool_object("v2")))
+    found = PickerPaths(stage.caches).of_adapters(KEY, views, arms[1], arms[0], read_pool(pool_object("v2")))
 
     for key in (arms[1], arms[1].arm):
         assert [problem.reason for problem in found[key].path.problems] == ["PickerNotReady"]
         assert not found[key].path.picker_down
-    assert found[arms[0]].path == PathView()
+    assert found[arms[0]].path == PathView(picker_down=True)  # then nobody serves
 
 
 def test_fail_open_excuses_a_dead_picker() -> None:

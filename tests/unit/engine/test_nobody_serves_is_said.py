@@ -8,10 +8,13 @@ from dataclasses import replace
 import pytest
 
 from rollouts.engine.actions import EventType
-from rollouts.engine.observation import Blocker, PoolView
+from rollouts.engine.observation import Blocker, PathView, PoolView
 from rollouts.engine.planning import plan
+from rollouts.engine.reasons import Reason
 from rollouts.engine.types import Phase
 from tests.kit.world import START, World, pause, pool, spec, weight
+
+DOWN = Blocker(reason=Reason.PICKER_NOT_READY, message="no pod behind Service v2-epp is Ready")
 
 
 def at_pause() -> World:
@@ -77,3 +80,31 @@ def test_a_first_target_without_its_pool_waits_and_is_not_called_stable() -> Non
     assert planned.status.stable is None
     assert (planned.status.phase, planned.status.reason) == (Phase.WAITING, "PoolMissing")
     assert not [action for action in planned.actions if "Traffic" in type(action).__name__]
+
+
+@pytest.mark.parametrize("make", [at_pause, waiting, aborted, settled])
+def test_a_stable_picker_without_a_ready_pod_is_said_in_every_phase(make: Callable[[], World]) -> None:
+    """Its pods are Ready, and the gateway answers with an error all the same."""
+    world = make()
+    world.events.clear()
+    if world.status.weight.applied and world.status.canary is not None:
+        world.paths[pool("v2")] = PathView(problems=(DOWN,), picker_down=True)
+    world.paths[pool("v1")] = PathView(picker_down=True)
+    world.settle()
+    ready = next(item for item in world.status.conditions if item.type == "Ready")
+
+    assert (ready.status, ready.reason) == ("False", "StablePickerNotReady")
+    assert warnings(world).count("StablePickerNotReady") == 1
+
+    world.paths.clear()
+    world.advance(5)
+
+    assert "StablePickerNotReady" not in {item.reason for item in world.status.conditions}
+
+
+def test_a_canary_with_a_picker_of_its_own_serves_while_stables_is_down() -> None:
+    world = at_pause()
+    world.paths[pool("v1")] = PathView(picker_down=True)
+    world.settle()
+
+    assert "StablePickerNotReady" not in warnings(world)
