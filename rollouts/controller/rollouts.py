@@ -14,6 +14,7 @@ from rollouts.controller.gates import UNCHECKED_REASON
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.observing import Gatherer
 from rollouts.controller.performing import Performer, TrafficRefused
+from rollouts.controller.unstored import STORE_EVERY, only_figures
 from rollouts.engine.actions import Action, EmitEvent, Plan, SetFinalizer, WriteReason, WriteTraffic
 from rollouts.engine.observation import Observation, Problem, Refused
 from rollouts.engine.planning import plan
@@ -56,6 +57,7 @@ class RolloutReconciler:
         self._clock = clock
         self._metrics = metrics
         self._dialects = dialects
+        self._stored_at: dict[ObjectKey, float] = {}
 
     async def reconcile(self, key: ObjectKey) -> float | None:
         """One plan; the seconds after which to look again, None when only a change is worth a look.
@@ -65,6 +67,7 @@ class RolloutReconciler:
         gathered = self._gatherer.gather(key)
         if gathered is None:
             self._metrics.forget(key.namespace, key.name)
+            self._stored_at.pop(key, None)
             return None
         traffic = gathered.parsed.spec.traffic if gathered.parsed.spec is not None else None
         kind = kind_of(traffic.kind) if traffic is not None else None
@@ -77,6 +80,8 @@ class RolloutReconciler:
         decided = plan(gathered.observation, now)
         if _unchecked(gathered.observation) and all(isinstance(one, EmitEvent) for one in decided.actions):
             return None  # named again when its conditions are known; an abort, which acts, waits for nothing
+        if (later := self._figures_later(key, gathered.observation, decided)) is not None:
+            return later
         following = _next(gathered.observation, decided, now)
         try:
             await self._performer.perform(gathered, decided, heed=following.heed)
@@ -90,12 +95,24 @@ class RolloutReconciler:
             recheck = REFUSED_RECHECK if refusal.by_spec else BLOCKED_RECHECK
             # A deadline may come before another try is worth it, and what is to go back is tried at once.
             return min([recheck, *(wait.total_seconds() for wait in waits if wait is not None)])
+        if decided.status != gathered.observation.status:
+            self._stored_at[key] = self._clock.monotonic()
         self._metrics.accepted(key.namespace, key.name)
         for action in decided.actions:
             if isinstance(action, EmitEvent) and action.reason == Reason.WEIGHT_RESTORED:
                 self._metrics.foreign_writes.labels(key.namespace, key.name).inc()
         self._metrics.show(key.namespace, key.name, decided.status)
         return None if following.wait is None else following.wait.total_seconds()
+
+    def _figures_later(self, key: ObjectKey, observation: Observation, decided: Plan) -> float | None:
+        """Seconds until a plan that only shows other figures is worth a write; None: it is, or it does more."""
+        since = self._stored_at.get(key)
+        if since is None or decided.actions or not only_figures(observation.status, decided.status):
+            return None
+        left = since + STORE_EVERY.total_seconds() - self._clock.monotonic()
+        if left <= 0:
+            return None
+        return left if decided.requeue_after is None else min(left, decided.requeue_after.total_seconds())
 
     async def _show_refusal(
         self, known: tuple[Problem, ...], key: ObjectKey, refusal: TrafficRefused

@@ -32,6 +32,7 @@ from rollouts.controller.caches import Caches
 from rollouts.controller.comparing import Comparer, compared_phase
 from rollouts.controller.conditions import Conditions
 from rollouts.controller.performing import merge_patch
+from rollouts.controller.unstored import Unstored
 from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import NotFound
 from rollouts.objects import kinds
@@ -65,22 +66,23 @@ class RunReconciler:
         self._budget = budget
         self._conditions = conditions
         self._comparer = Comparer(sources, clock, budget)
+        self._unstored = Unstored()
 
     async def reconcile(self, key: ObjectKey) -> float | None:
         """Measure what is due; the seconds until the next measurement, None when the run has ended."""
         raw = self._caches.runs.get(key)
         if raw is None or raw["metadata"].get("deletionTimestamp"):
-            self._comparer.forget(key)
+            self._forget(key)
             return None
         parsed = parse_run(raw)
         if parsed.status.phase.terminal:
-            self._comparer.forget(key)
+            self._forget(key)
             return None
         if parsed.spec is None:
             broken = RunStatus(phase=Phase.ERROR, message=parsed.problem, completed_at=self._clock.now())
             await self._store(raw, broken)
             return None
-        run, status = parsed.spec, parsed.status
+        run, status = parsed.spec, self._unstored.newest(key, raw, parsed.status)
         planned = plan_run(run, status, self._clock.now())
         if planned.due:
             taken = await self._measure(parsed, run, planned.due)
@@ -89,8 +91,18 @@ class RunReconciler:
         wait = None if waits is None else waits.total_seconds()
         if run.comparisons:
             status, wait = await self._compare(key, run, status, wait)
-        await self._store(raw, status)
+        later = self._unstored.keep(key, raw, parsed.status, status, self._clock.now())
+        if later is None:
+            await self._store(raw, status)
+            self._unstored.was_stored(key, self._clock.now())
+        elif wait is not None:
+            wait = min(wait, later)
         return None if wait is None else max(0.1, wait)
+
+    def _forget(self, key: ObjectKey) -> None:
+        """The run is over or gone."""
+        self._comparer.forget(key)
+        self._unstored.forget(key)
 
     async def _compare(
         self, key: ObjectKey, run: RunSpec, status: RunStatus, wait: float | None

@@ -120,7 +120,8 @@ def _claimed_by_other(draft: Draft) -> bool:
     if traffic.claim is Claim.OTHER:
         message = (
             f"{what} belongs to Rollout {traffic.claimed_by}: delete that, or use another object. Where that Rollout "
-            f"is gone, annotate it with inferencerollouts.dev/managed-by: {draft.obs.name} to hand it over"
+            "is gone, hand it over: take its label inferencerollouts.dev/rollout off, and annotate it with "
+            f"inferencerollouts.dev/managed-by: {draft.obs.name}"
         )
         reason = Reason.CLAIMED_BY_OTHER
     elif not traffic.exists:

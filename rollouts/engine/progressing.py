@@ -269,7 +269,7 @@ def _advance(draft: Draft, message: str) -> None:
     draft.set(weight=replace(draft.status.weight, observed=observed))
     draft.event(EventType.NORMAL, Reason.STEP_COMPLETED, message)
     gate = draft.obs.gates.get(mark)
-    if gate is not None and gate.outcome is GateOutcome.RUNNING:
+    if draft.obs.compares and gate is not None and gate.outcome is GateOutcome.RUNNING:
         weight = step_weight(draft.status, draft.spec)
         draft.actions.append(MarkRun(name=mark, at=draft.now, step=draft.status.current_step, weight=weight))
     reason = Reason.RESUMED if draft.obs.status.phase is Phase.PAUSED else Reason.STEP_COMPLETED

@@ -305,13 +305,16 @@ def _unlisted(draft: Draft, identity: Identity) -> Blocker | None:
         return None
     for rule in traffic.rules:
         if identity.arm not in rule.entries:
+            whole = [other.name for other in traffic.rules if identity.arm in other.entries]
+            named = ", ".join(name for name in whole if not name.isdigit())  # without a name it is an index
+            chosen = f", or choose the other rules: ruleNames: [{named}]" if named else ""
             return Blocker(
                 reason=Reason.BACKEND_MISSING,
                 message=(
                     f"rule {rule.name} of HTTPRoute {traffic.name} does not list the pool; add this to its "
                     "backendRefs in Git: "
                     f"{{group: {identity.group}, kind: InferencePool, name: {identity.name}, weight: 0}} "
-                    "(with the port of its neighbour), or set addBackend"
+                    f"(with the port of its neighbour), or set addBackend{chosen}"
                 ),
             )
     return None

@@ -8,7 +8,7 @@ by a JSON patch that tests the resourceVersion and the name of each entry it tou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rollouts.engine.actions import DesiredTraffic
@@ -149,7 +149,7 @@ def _render_adopted(route: Object | None, target: Target, desired: DesiredTraffi
     for index in chosen_rules(live, spec, None, arms, target.namespace):
         patch = _rule_patch(index, rules_of(live)[index], target, desired)
         if isinstance(patch, Refusal):
-            return patch
+            return replace(patch, message=patch.message + _rules_to_choose(rules_of(live), target, desired))
         changes += patch
     return JsonPatch(operations=[_guard(route), *changes]) if changes else None
 
@@ -204,6 +204,22 @@ def _additions(
     if new and not refs:
         return [{"op": "add", "path": base, "value": new}]
     return [{"op": "add", "path": f"{base}/-", "value": ref} for ref in new]
+
+
+def _rules_to_choose(rules: Sequence[Any], target: Target, desired: DesiredTraffic) -> str:
+    """The other way out of a missing entry: a rule that is meant as it is (it pins testers, say) is not weighed."""
+    if target.spec.rule_names:
+        return ""
+    needed = set(_needed(desired))
+    whole = [rule for rule in rules if needed <= set(pools_of(rule, target.namespace))]
+    names = [text_of(map_of(rule).get("name")) for rule in whole]
+    if not whole:
+        return ""
+    if not all(names):
+        return (
+            "; or, where it is meant as it is, name the rules that list both pools and set ruleNames to them"
+        )
+    return f"; or, where it is meant as it is, leave it out: ruleNames: [{', '.join(names)}]"
 
 
 def _backend_missing(rule: Any, index: int, target: Target, arm: Identity, port: int | None) -> Refusal:

@@ -1,4 +1,4 @@
-"""No difference that nobody made: what is shipped, applied again in each way, is as it was."""
+"""What users copy is accepted whole, and applied again in each way it is as it was: no difference that nobody made."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rollouts.api.crds import all_crds
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.lab.controlplane import install_crds, install_upstream_crds
 from rollouts.objects import kinds
+from rollouts.traffic.fields import covers
 from tests.kit.argodiff import merged_differences, server_side_differences
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -100,6 +101,10 @@ def shipped() -> list[Object]:
     return found
 
 
+def named(item: Object) -> str:
+    return f"{item['kind']}/{item['metadata']['name']}"
+
+
 def resource_of(item: Object) -> Resource:
     return RESOURCES[item["apiVersion"], item["kind"]]
 
@@ -116,9 +121,7 @@ async def apply(kube, namespace: str, manager: str) -> dict[str, Object]:
     for item in shipped():
         name, resource = item["metadata"]["name"], resource_of(item)
         body = copy.deepcopy(item)
-        found[f"{item['kind']}/{name}"] = await client.patch(
-            resource, namespace, name, body, kind=PatchKind.APPLY
-        )
+        found[named(item)] = await client.patch(resource, namespace, name, body, kind=PatchKind.APPLY)
     return found
 
 
@@ -126,7 +129,7 @@ async def differences(kube, namespace: str) -> list[str]:
     """What Argo CD would show OutOfSync, in either of its server-side modes."""
     found = []
     for item in shipped():
-        where, resource = f"{item['kind']}/{item['metadata']['name']}", resource_of(item)
+        where, resource = named(item), resource_of(item)
         live = await kube.get(resource, namespace, item["metadata"]["name"])
         paths = await server_side_differences(kube, resource, namespace, item)
         if resource.group == kinds.GROUP:
@@ -150,6 +153,7 @@ async def test_applied_twice_on_the_server_by_one_manager_and_by_two_it_is_uncha
     by_other = await apply(kube, namespace, "kustomize-controller")
 
     assert len(first) > 20
+    assert [item["metadata"]["name"] for item in shipped() if not covers(first[named(item)], item)] == []
     assert versions(again) == versions(first)
     assert {name: obj["spec"] for name, obj in by_other.items()} == {
         name: obj["spec"] for name, obj in first.items()

@@ -428,3 +428,45 @@ def test_template_with(what: str) -> None:
     problems = template_problems(body)
     assert [problem.reason for problem in problems] == (["TemplateInvalid"] if text else [])
     assert all(text in problem.message for problem in problems)
+
+
+def pinned(*names: str) -> dict[str, Any]:
+    """A weighted rule and one that pins testers to the new pool, each with its name."""
+    live = route([ref("v1", 100), ref("v2", 0)], [ref("v2", 1)])
+    for rule, name in zip(live["spec"]["rules"], names, strict=False):
+        rule["name"] = name
+    return live
+
+
+@pytest.mark.parametrize(
+    ("names", "advice"),
+    [
+        (("live", "pinned"), "or, where it is meant as it is, leave it out: ruleNames: [live]"),
+        ((), "name the rules that list both pools and set ruleNames to them"),
+    ],
+    ids=["named", "without names"],
+)
+def test_a_rule_that_pins_testers_is_not_only_to_be_given_both_pools(
+    names: tuple[str, ...], advice: str
+) -> None:
+    refusal = render(pinned(*names), target(adopted()), desired(10))
+
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason == "BackendMissing"
+    assert refusal.message.endswith(advice)
+
+
+def test_a_rule_that_was_chosen_by_name_is_to_be_given_both_pools() -> None:
+    refusal = render(pinned("live", "pinned"), target(adopted(rule_names=("pinned",))), desired(10))
+
+    assert isinstance(refusal, Refusal)
+    assert "ruleNames" not in refusal.message
+
+
+def test_with_rule_names_the_other_rule_is_left_alone() -> None:
+    live = pinned("live", "pinned")
+    write = render(live, target(adopted(rule_names=("live",))), desired(10))
+
+    assert isinstance(write, JsonPatch)
+    rules = after(live, write)["spec"]["rules"]
+    assert [[entry["weight"] for entry in rule["backendRefs"]] for rule in rules] == [[90, 10], [1]]
