@@ -13,9 +13,10 @@ import yaml
 
 from rollouts.cli.gitops_ignored import IGNORED, ignore_key
 from rollouts.engine.actions import DesiredTraffic
-from rollouts.engine.types import FULL, AdapterTraffic, AdapterTrafficKind, Identity, Weight
+from rollouts.engine.types import FULL, AdapterTraffic, Identity, Weight
 from rollouts.kube.client import Resource
 from rollouts.objects import kinds
+from rollouts.objects.models import MODEL_KIND, REWRITE_KIND
 from rollouts.traffic import httproute, inference_model, inference_model_rewrite
 from rollouts.traffic.inference_model_rewrite import Dialect, TargetField
 from rollouts.traffic.targets import ModelTarget, adapter
@@ -37,7 +38,7 @@ def desired(stable: Identity, canary: Identity) -> DesiredTraffic:
     return DesiredTraffic(stable=stable, canary=canary, weight=Weight(FULL // 4))
 
 
-def models(kind: AdapterTrafficKind) -> ModelTarget:
+def models(kind: str) -> ModelTarget:
     spec = AdapterTraffic(kind=kind, name="m", model_name="travelhelper", pool_name="pool")
     return ModelTarget(rollout="demo", namespace="default", spec=spec)
 
@@ -51,7 +52,7 @@ def moved_route() -> tuple[Object, Any]:
 def moved_model() -> tuple[Object, Any]:
     entries = [{"name": "a1", "weight": 100}]
     git = {"metadata": META, "spec": {"modelName": "travelhelper", "targetModels": entries}}
-    kind = models(AdapterTrafficKind.INFERENCE_MODEL)
+    kind = models(MODEL_KIND)
     return git, inference_model.render(git, kind, desired(adapter("a1"), adapter("a2")))
 
 
@@ -61,7 +62,7 @@ def moved_rewrite(version: str, field: TargetField, key: str) -> tuple[Object, A
         field.value: [{key: "a1", "weight": 100}],
     }
     git = {"metadata": META, "spec": {"poolRef": {"name": "pool"}, "rules": [rule]}}
-    kind = models(AdapterTrafficKind.INFERENCE_MODEL_REWRITE)
+    kind = models(REWRITE_KIND)
     dialect = Dialect(api_version=version, field=field)
     return git, inference_model_rewrite.render(git, kind, dialect, desired(adapter("a1"), adapter("a2")))
 
