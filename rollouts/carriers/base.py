@@ -64,6 +64,10 @@ class TrafficKind(ABC):
     """Those of them that ``doctor`` asks for, whichever Rollouts there are."""
     unserved: ClassVar[tuple[str, str]] = ("", "")
     """What ``doctor`` says where the cluster does not serve it, and what to do; empty: nothing."""
+    absent: ClassVar[str] = ""
+    """What to do, for ``doctor``, where the object does not exist and is not ours to make; empty: it may be missing."""
+    weights: ClassVar[tuple[str, ...]] = ()
+    """jq paths of what GitOps tools must not compare in an Adopted object; empty where it is never in Git."""
     indexes: ClassVar[Mapping[str, Index]] = {}
     """Of its store."""
     has_dialects: ClassVar[bool] = False

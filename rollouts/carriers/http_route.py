@@ -44,6 +44,8 @@ class _HttpRoutes(TrafficKind):
         "the cluster serves no HTTPRoute: pools cannot be split",
         "install the Gateway API and a gateway",
     )
+    absent = "create it, or give the Rollout a template for it"
+    weights = (".spec.rules[]?.backendRefs[]?.weight",)
     indexes: ClassVar = {MIRROR: _by_mirror}
 
     @property

@@ -25,6 +25,8 @@ class _InferenceModels(AdapterKind):
     field = "inferenceModel"
     help = "An InferenceModel (inference.networking.x-k8s.io/v1alpha2)."
     resources = (kinds.INFERENCE_MODEL,)
+    # Weight 0 is illegal: an arm without weight leaves the list, so that the list is ignored and not a weight.
+    weights = (".spec.targetModels",)
 
     def carrier(self, place: Place, spec: AdapterTraffic, template: Object | None) -> Carrier:
         target = ModelTarget(rollout=place.rollout, namespace=place.namespace, spec=spec)

@@ -26,6 +26,7 @@ class _InferenceModelRewrites(AdapterKind):
     field = "inferenceModelRewrite"
     help = "An InferenceModelRewrite, in whichever dialect the cluster serves."
     resources = kinds.REWRITES
+    weights = (".spec.rules[]?.targets", ".spec.rules[]?.split")  # whole lists, as those of InferenceModels
     has_dialects = True
 
     def carrier(self, place: Place, spec: AdapterTraffic, template: Object | None) -> Carrier:

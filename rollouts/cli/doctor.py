@@ -225,8 +225,9 @@ async def _traffic(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
     found = await _carried(client, parsed)
     obj, where = found.obj, f"{found.resource.kind} {traffic.name}"
     if obj is None:
-        if isinstance(traffic, HttpRouteTraffic) and not found.managed:
-            yield bad(f"{where} does not exist", "create it, or give the Rollout a template for it")
+        kind = kind_of(traffic.kind)
+        if kind is not None and kind.absent and not found.managed:
+            yield bad(f"{where} does not exist", kind.absent)
         return
     consent = ((obj.get("metadata") or {}).get("annotations") or {}).get(CONSENT_ANNOTATION)
     if not _is_ours(obj, parsed.name) and consent != parsed.name:
@@ -265,7 +266,7 @@ async def _released(client: KubeClient, namespace: str, rollouts: list[str]) -> 
         for resource in kinds.POOLS
         for obj in await _list(client, resource, namespace) or []
     ]
-    for resource in (kinds.HTTP_ROUTE, kinds.INFERENCE_MODEL, *kinds.REWRITES):
+    for resource in (one for kind in TRAFFIC_KINDS for one in kind.resources):
         for obj in await _list(client, resource, namespace) or []:
             for check in released_checks(resource.kind, obj, rollouts, pools):
                 yield check

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.kube.client import Resource
-from rollouts.objects import kinds
 from rollouts.traffic.writes import CONSENT_ANNOTATION
 
 __all__ = ["IGNORED", "IgnoredWeights", "ignore_key", "rules_for"]
@@ -24,11 +24,15 @@ _PREFIX = "resource.customizations.ignoreDifferences"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IgnoredWeights:
-    """The weights of one kind. ``fields`` are what a rule has to name to cover them: any of them will do."""
+    """The weights of one kind, by jq paths."""
 
     resource: Resource
     paths: tuple[str, ...]
-    fields: tuple[str, ...]
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What a rule has to name to cover them: any of them will do."""
+        return tuple(path.rsplit(".", 1)[1] for path in self.paths)
 
     @property
     def expressions(self) -> tuple[str, ...]:
@@ -36,18 +40,11 @@ class IgnoredWeights:
         return tuple(f"{_CONSENT} | {path}" for path in self.paths)
 
 
-def _rewrite(resource: Resource) -> IgnoredWeights:
-    # Weight 0 is illegal in both: an arm without weight leaves the list, so that the list is ignored and not a weight.
-    paths = (".spec.rules[]?.targets", ".spec.rules[]?.split")
-    return IgnoredWeights(resource=resource, paths=paths, fields=("targets", "split"))
-
-
-IGNORED: tuple[IgnoredWeights, ...] = (
-    IgnoredWeights(
-        resource=kinds.HTTP_ROUTE, paths=(".spec.rules[]?.backendRefs[]?.weight",), fields=("weight",)
-    ),
-    IgnoredWeights(resource=kinds.INFERENCE_MODEL, paths=(".spec.targetModels",), fields=("targetModels",)),
-    *(_rewrite(resource) for resource in kinds.REWRITES),
+IGNORED: tuple[IgnoredWeights, ...] = tuple(
+    IgnoredWeights(resource=resource, paths=kind.weights)
+    for kind in TRAFFIC_KINDS
+    for resource in kind.resources
+    if kind.weights
 )
 """Every kind whose weights a Rollout moves in an object of somebody else's."""
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from rollouts.analysis.exposition import ExpositionError, parse_exposition
+from rollouts.objects.fields import text_at
+from rollouts.objects.served import listed_models
 
 __all__ = ["Held", "Model", "PodState", "Serving", "answer_text", "has_requests", "read_models", "same_path"]
 
@@ -124,23 +126,13 @@ def _parts(path: str) -> tuple[bool, tuple[str, ...]]:
 
 def read_models(body: str) -> dict[str, Model] | None:
     """Entries of an answer of ``/v1/models`` by name; None when it is not one. Wrong types read as absent."""
-    try:
-        data = json.loads(body)
-    except (ValueError, RecursionError):
+    entries = listed_models(body)
+    if entries is None:
         return None
-    entries = data.get("data") if isinstance(data, dict) else None
-    if not isinstance(entries, list):
-        return None
-    found: dict[str, Model] = {}
-    for entry in entries:
-        if isinstance(entry, dict) and isinstance(entry.get("id"), str):
-            found[entry["id"]] = Model(root=_text(entry, "root"), parent=_text(entry, "parent"))
+    found = {
+        entry["id"]: Model(root=text_at(entry, "root"), parent=text_at(entry, "parent")) for entry in entries
+    }
     return {name: _plain(name, model, found) for name, model in found.items()}
-
-
-def _text(entry: Mapping[str, object], name: str) -> str:
-    value = entry.get(name)
-    return value if isinstance(value, str) else ""
 
 
 def _plain(name: str, model: Model, models: Mapping[str, Model]) -> Model:
@@ -179,5 +171,4 @@ def answer_text(body: str) -> str:
     first = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(first, dict):
         return ""
-    message = first.get("message")
-    return _text(first, "text") or (_text(message, "content") if isinstance(message, dict) else "")
+    return text_at(first, "text") or text_at(first, "message", "content")

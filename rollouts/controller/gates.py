@@ -165,7 +165,7 @@ class Gates:
     # --- objects ---
 
     def build_run(self, gathered: Gathered, action: CreateRun) -> dict[str, Any]:
-        """See ``RunBuilder.build_run``."""
+        """The AnalysisRun object for a gate."""
         parsed = gathered.parsed
         assert parsed.model is not None
         canary = parsed.model.strategy.canary
@@ -199,7 +199,7 @@ class Gates:
         }
 
     def build_job(self, gathered: Gathered, action: CreateJob) -> dict[str, Any]:
-        """See ``RunBuilder.build_job``. The end is the verdict, so a Job that says nothing is not retried."""
+        """The Job object for a job step. Its end is the verdict, so a Job that says nothing is not retried."""
         parsed = gathered.parsed
         assert parsed.model is not None
         job = parsed.model.strategy.canary.steps[action.step].job

@@ -8,17 +8,19 @@ cache). A Conflict anywhere discards the rest of the plan; the key is planned ag
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
 from rollouts.api.analysis_models import RUN_LIST_LIMITS
-from rollouts.api.parsing import FINALIZER, ParsedRollout
+from rollouts.api.parsing import FINALIZER
 from rollouts.api.scalars import format_time, weight_json
 from rollouts.api.status import write_status
 from rollouts.carriers import kind_of
+from rollouts.controller.adapter_views import AdapterViews
 from rollouts.controller.caches import Caches, owner_of
 from rollouts.controller.events import EventRecorder
+from rollouts.controller.gates import Gates
 from rollouts.controller.observing import Gathered
 from rollouts.engine.actions import (
     Action,
@@ -41,7 +43,7 @@ from rollouts.engine.actions import (
     WriteTraffic,
 )
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import HoldReason, Identity, WayBack, Weight, format_weight
+from rollouts.engine.types import HoldReason, WayBack, Weight, format_weight
 from rollouts.kube.client import KubeClient, PatchKind, Resource
 from rollouts.kube.errors import (
     AlreadyExists,
@@ -58,7 +60,7 @@ from rollouts.traffic import wayback
 from rollouts.traffic.releasing import release
 from rollouts.traffic.writes import Apply, Refusal, Write
 
-__all__ = ["AdapterLoader", "Performer", "RunBuilder", "TrafficRefused", "merge_patch"]
+__all__ = ["Performer", "TrafficRefused", "merge_patch"]
 
 _log = structlog.get_logger(__name__)
 
@@ -83,18 +85,6 @@ class TrafficRefused(Exception):
         self.by_spec = by_spec
 
 
-class RunBuilder(Protocol):
-    """Who knows how AnalysisRuns and Jobs of a Rollout look."""
-
-    def build_run(self, gathered: Gathered, action: CreateRun) -> Object:
-        """The AnalysisRun object for a gate."""
-        ...
-
-    def build_job(self, gathered: Gathered, action: CreateJob) -> Object:
-        """The Job object for a job step."""
-        ...
-
-
 def _create_of(action: UpdateRun) -> CreateRun:
     """The creation that would make the run as it is to be now."""
     return CreateRun(name=action.name, step=None, revision=action.revision, attempt=action.attempt)
@@ -104,18 +94,6 @@ def _regated(spec: Object) -> Object:
     """What an edit of the steps changes of a run: its gates. Marks and exclusions stay."""
     fields = ("metrics", "metricsFrom", "comparisons", "falseAbortRate", "stepsHash")
     return {name: spec.get(name) for name in fields}
-
-
-class AdapterLoader(Protocol):
-    """Who loads and unloads adapters on pods, in the background."""
-
-    def load(self, parsed: ParsedRollout, identity: Identity) -> None:
-        """Load an adapter on the pods that lack it."""
-        ...
-
-    def unload(self, parsed: ParsedRollout, identity: Identity) -> None:
-        """Take an adapter off the pods."""
-        ...
 
 
 def _lets_go(plan: Plan) -> bool:
@@ -168,8 +146,8 @@ class Performer:
         client: KubeClient,
         caches: Caches,
         events: EventRecorder,
-        builder: RunBuilder,
-        loader: AdapterLoader,
+        builder: Gates,
+        loader: AdapterViews,
         *,
         on_traffic_write: Callable[[WriteReason], None] = lambda _: None,
     ) -> None:

@@ -16,8 +16,11 @@ from rollouts.analysis.evidence.process import EvidenceProcess
 __all__ = ["MAX_CHECKPOINT", "CheckpointError", "restore", "save", "size"]
 
 VERSION = 1
+"""Of the format; another one is not continued, the evidence then begins anew and says so."""
 MAX_CHECKPOINT = 64 * 1024
+"""Bytes: a status lives in etcd, whose objects end at 1.5 MiB, and is sent with every write of it."""
 _MAX_PLAIN = 4 * 1024 * 1024
+"""Bytes after unpacking: a status is data of others, and 64 KiB may unpack to a thousand times as many."""
 
 
 class CheckpointError(ValueError):

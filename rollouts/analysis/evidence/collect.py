@@ -42,8 +42,11 @@ from rollouts.analysis.evidence.vectors import (
 __all__ = ["Collector", "Interval", "PodIncrement", "SeriesInterval"]
 
 FOLDED = "+folded"
+"""Where pods beyond the room of the state are summed; no pod has the name, since a plus is illegal in one."""
 _FORGET_AFTER = 300.0
+"""Seconds without a sample after which a pod is gone: ten intervals, longer than a rolling restart of the scraper."""
 _MISSING_MEMORY = 150.0
+"""Seconds: five intervals, so that one missed scrape is 18 % missing and no gate is held by it alone."""
 _ARMS = (Arm.STABLE, Arm.CANARY)
 
 

@@ -21,6 +21,7 @@ from rollouts.analysis.evidence.packing import pack, single, unpack
 __all__ = ["Dispersion", "DispersionPrior"]
 
 _BLOCKS = (1, 5, 20)
+"""Intervals: what bursts within half a minute, and over 2.5 and ten minutes, as queues and batches of clients do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +36,7 @@ class DispersionPrior:
 
 _SCORE, _INFO, _COUNT = 0, 1, 2
 _OPEN = (0, 3, 6)
+"""Where the open block of each length begins in a pod's row of sums: score, information, count."""
 _WIDTH = 9
 """A pod's sums: score, information, blocks of one interval; then open score, open information and closed blocks
 for each of the longer blocks."""

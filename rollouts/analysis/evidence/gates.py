@@ -19,13 +19,19 @@ from rollouts.analysis.evidence.process import EvidenceProcess
 __all__ = ["GateVerdict", "Harm", "MetricReport", "Reason", "Verdict", "harm", "judge", "report", "silent"]
 
 NO_HARM_BELOW = 5.0
+"""A healthy canary reaches it in one rollout of five at most (Ville): doubtful enough to wait, not to abort."""
 _HOLD_MISSING = 0.3
+"""Part of the pods: one of three that is away holds a pass; those that answer may be the fast ones."""
 _STOP_MISSING = 0.5
+"""Part of the pods from which on the few that are left say nothing of the arm: no abort on them either."""
 _MIX_DIFFERS = 20.0
+"""Evidence that prompts differ, at the default level of an abort: as sure of that as of harm."""
 _SILENT_INTERVALS = 10
+"""Five minutes at the default interval: longer than the warm-up and a scrape outage, shorter than most steps."""
 _SILENT_REQUESTS = 20.0
 """Canary requests expected without one: by chance that happens once in 5e8 (Poisson, exp(-20))."""
 _DISPLAY_ALPHA = 0.05
+"""Of the interval shown with the effect: 95 %, as readers expect; no decision reads it."""
 
 
 class Verdict(enum.StrEnum):

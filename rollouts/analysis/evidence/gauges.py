@@ -22,9 +22,13 @@ __all__ = ["GaugeTest"]
 
 _LOG_SHIFTS = tuple(math.log1p(shift) for shift in BODY_SHIFTS)
 _PRIOR = DispersionPrior(phi=1.5, tau=0.10)
+"""Levels wander for minutes (queues), and pods differ in them twice as much as in latency."""
 _BLOCK = 60.0
+"""Seconds: a gauge is a snapshot, so its samples depend on each other; means of a minute much less."""
 _MIN_BLOCKS = 6
+"""Six minutes: fewer means tell the level of an arm from its noise by luck."""
 _ENOUGH = 20.0
+"""Deviations of pods from which on their variance is known to a third: sqrt(2 / 20)."""
 
 
 class GaugeTest:

@@ -12,6 +12,7 @@ from rollouts.analysis.evidence.noise import Context
 __all__ = ["LostTest"]
 
 _SLACK = 10.0
+"""Requests: some that are answered in the moment of the scrape are finished already."""
 _SLACK_SHARE = 0.01
 """The engine counts an answer before the HTTP layer does: that much of what is finished may be ahead."""
 

@@ -143,6 +143,7 @@ class GaugeSeries:
 Series = CountSeries | HistogramSeries | GaugeSeries
 
 LEAST_STABLE_PODS = 2
+"""With one pod a slow version cannot be told from a slow pod, however long one waits."""
 
 
 def comparable(series: Series, stable_pods: int, *, coupled: bool) -> bool:

@@ -45,12 +45,19 @@ from rollouts.analysis.evidence.packing import dump_interval, load_interval
 __all__ = ["EvidenceProcess", "Guards", "Start"]
 
 _RESTART_EVERY = 600.0
+"""Seconds: a late regression is then found as fast as an early one, within some ten minutes."""
 _STAKE_FIRST = 0.5
+"""Of the whole stake: the attempt as a whole gives log 2 away for what restarts may find."""
 _STAKE_NEXT = 0.2
+"""Of what is left: the tenth restart still has 13 % of what the first had."""
 _LOAD_TOLERANCE = 1.2
+"""Load per pod over that of stable up to which latency is compared as it is: gateways balance no better."""
 _LOAD_ELASTICITY = 2.0
+"""Latency may grow with the square of the load: queueing below saturation grows no faster."""
 _LOAD_MEMORY = 600.0
+"""Seconds in which the ratio of loads is averaged: twenty intervals, so that chance is a few percent."""
 _ROUTING_FACTOR = 3.0
+"""Times off the weight: neither chance (20 requests are asked for) nor sessions explain more."""
 
 
 @dataclass(slots=True)

@@ -36,10 +36,14 @@ MAX_EXPONENT = 600.0
 """Evidence is capped at exp(600): far above any decision, far below the overflow of a double."""
 
 _FLOOR_RATIOS = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 300.0)
+"""Up to all requests failing where the floor is 0.3 %."""
 _MIN_SPREAD = 1e-3
+"""Variance of ranks below which all requests lie in one bucket."""
 _SHIFT = 0.1
+"""The shift by which slopes are measured: small against a bucket, large against rounding."""
 _LOG_SHIFT = math.log1p(_SHIFT)
 _MAX_HAZARD = 8.0
+"""Of a tail: steeper ones are made of a bucket that is nearly empty, and would bet everything on it."""
 
 
 def exp_capped(value: float) -> float:

@@ -9,7 +9,9 @@ from rollouts.analysis.evidence.scores import Tail, body_slope, choose_tail, shi
 __all__ = ["COARSE_BELOW", "Shape"]
 
 _MEMORY = 600.0
+"""Seconds: the shape follows the hour of the day, not the minute."""
 _ENOUGH = 100.0
+"""Requests from which on a tenth and a fiftieth of them are more than one."""
 COARSE_BELOW = 0.5
 """Buckets that keep less than half of the rank information (12 s^2) are coarse."""
 

@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 MAX_BUCKETS = 64
+"""vLLM's histograms have some twenty; as many of thirty-two pods still fit the checkpoint."""
 LARGEST = 2.0**53
 """Above it a double no longer counts by ones: no counter of requests, so the value is missing."""
 

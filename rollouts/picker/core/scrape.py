@@ -9,11 +9,11 @@ server time.
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from dataclasses import dataclass
 
 from rollouts.exposition_lines import read_line
+from rollouts.objects.served import listed_models
 from rollouts.picker.core.schedule import Load
 
 __all__ = ["ScrapeConfig", "parse_metrics", "parse_models", "wait_for"]
@@ -96,12 +96,5 @@ def _number(text: str) -> float:
 
 def parse_models(body: bytes) -> frozenset[str] | None:
     """The ids in an answer of ``/v1/models``; None when it is not one."""
-    try:
-        data = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    entries = data.get("data") if isinstance(data, dict) else None
-    if not isinstance(entries, list):
-        return None
-    names = (entry.get("id") for entry in entries[:1000] if isinstance(entry, dict))
-    return frozenset(name for name in names if isinstance(name, str))
+    entries = listed_models(body)
+    return None if entries is None else frozenset(entry["id"] for entry in entries)
