@@ -12,11 +12,12 @@ import itertools
 import json
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rollouts.exposition_lines import read_line
 from rollouts.picker.schedule import Load
 
-__all__ = ["ScrapeConfig", "parse_metrics", "parse_models", "wait_for"]
+__all__ = ["UNKNOWN", "ModelList", "ScrapeConfig", "parse_metrics", "parse_models", "wait_for"]
 
 _LINE = re.compile(
     r"^(?:vllm:num_requests_running|vllm:num_requests_waiting|vllm:kv_cache_usage_perc"
@@ -55,7 +56,17 @@ def wait_for(config: ScrapeConfig, *, busy: bool, failures: int) -> float:
     return config.busy if busy else config.idle
 
 
-def parse_metrics(text: str, models: frozenset[str] | None) -> Load:
+class ModelList(NamedTuple):
+    """The names in an answer of ``/v1/models``, and those of them that are adapters; None: not known."""
+
+    names: frozenset[str] | None = None
+    adapters: frozenset[str] = frozenset()
+
+
+UNKNOWN = ModelList()
+
+
+def parse_metrics(text: str, models: ModelList) -> Load:
     """The load in a Prometheus exposition. What is not there, or is no finite number, counts as 0.
 
     Several engines behind one pod are added up, the fullest cache counts.
@@ -82,7 +93,8 @@ def parse_metrics(text: str, models: frozenset[str] | None) -> Load:
         kv_usage=min(kv, 1.0),
         active_adapters=frozenset(filter(None, (name.strip() for name in adapters.split(",")))),
         max_adapters=slots,
-        models=models,
+        models=models.names,
+        adapters=models.adapters,
     )
 
 
@@ -94,14 +106,20 @@ def _number(text: str) -> float:
     return value if 0.0 <= value < 1e15 else 0.0  # also false for NaN
 
 
-def parse_models(body: bytes) -> frozenset[str] | None:
-    """The ids in an answer of ``/v1/models``; None when it is not one."""
+def parse_models(body: bytes) -> ModelList:
+    """The names in an answer of ``/v1/models``; nothing known when it is not one.
+
+    vLLM and SGLang give an adapter its base model as ``parent``, and a base model none.
+    """
     try:
         data = json.loads(body)
     except (ValueError, RecursionError):
-        return None
+        return UNKNOWN
     entries = data.get("data") if isinstance(data, dict) else None
     if not isinstance(entries, list):
-        return None
-    names = (entry.get("id") for entry in entries[:1000] if isinstance(entry, dict))
-    return frozenset(name for name in names if isinstance(name, str))
+        return UNKNOWN
+    cards = [card for card in entries[:1000] if isinstance(card, dict) and isinstance(card.get("id"), str)]
+    return ModelList(
+        names=frozenset(card["id"] for card in cards),
+        adapters=frozenset(card["id"] for card in cards if card.get("parent")),
+    )

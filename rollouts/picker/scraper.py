@@ -11,7 +11,7 @@ import structlog
 
 from rollouts.picker.endpoints import Endpoint
 from rollouts.picker.schedule import Scheduler
-from rollouts.picker.scrape import ScrapeConfig, parse_metrics, parse_models, wait_for
+from rollouts.picker.scrape import UNKNOWN, ModelList, ScrapeConfig, parse_metrics, parse_models, wait_for
 
 __all__ = ["Scraper"]
 
@@ -28,7 +28,7 @@ class _Target:
 
     due: float = 0.0
     models_due: float = 0.0
-    models: frozenset[str] | None = None
+    models: ModelList = UNKNOWN
     failures: int = 0
     cost: float = 0.0
     """CPU seconds that reading its page took."""
@@ -86,7 +86,7 @@ class Scraper:
             target.failures = 0
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             target.failures += 1
-            target.models = None  # a pod that restarts may have lost its adapters: ask again
+            target.models = UNKNOWN  # a pod that restarts may have lost its adapters: ask again
             target.models_due = 0.0
             if target.failures == 1:
                 _log.warning("scrape_failed", pod=endpoint.pod, address=address, error=repr(error)[:200])
@@ -96,12 +96,12 @@ class Scraper:
             target.due = time.monotonic() + max(wait, target.cost * _REST)
             target.running = False
 
-    async def _models(self, address: str) -> frozenset[str] | None:
-        """The model list; None when the pod does not tell, for example without an API key."""
+    async def _models(self, address: str) -> ModelList:
+        """The model list; nothing known when the pod does not tell, for example without an API key."""
         try:
             return parse_models(await self._get(address, "/v1/models"))
         except ValueError:
-            return None
+            return UNKNOWN
 
     async def _get(self, address: str, path: str) -> bytes:
         """The body of an answer 200, up to a limit. Raises ValueError for any other."""
