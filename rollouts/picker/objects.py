@@ -18,7 +18,15 @@ from rollouts.picker.reading import dict_at, int_at, items_at, seconds_at, text_
 from rollouts.picker.rules import Criticality, Precedence, Rule, RuleBook
 from rollouts.picker.split import Target
 
-__all__ = ["POOL_GROUPS", "REWRITE_GROUPS", "ROLLOUT_GROUP", "PoolName", "Snapshot", "read_snapshot"]
+__all__ = [
+    "POOL_GROUPS",
+    "REWRITE_GROUPS",
+    "ROLLOUT_GROUP",
+    "PoolName",
+    "Snapshot",
+    "pool_names",
+    "read_snapshot",
+]
 
 POOL_GROUPS = ("inference.networking.k8s.io", "inference.networking.x-k8s.io")
 REWRITE_GROUPS = ("inference.networking.x-k8s.io", "llm-d.ai")
@@ -77,6 +85,13 @@ def read_snapshot(names: Iterable[PoolName], objects: Iterable[object]) -> Snaps
         policies=policies_of(rollouts, {(name.namespace, name.name) for name in wanted}),
         problems=tuple(problems),
     )
+
+
+def pool_names(objects: Iterable[object]) -> tuple[PoolName, ...]:
+    """The names of all pools among the objects."""
+    maps = (obj for obj in objects if isinstance(obj, Mapping) and _is(obj, "InferencePool", POOL_GROUPS))
+    found = {PoolName(_namespace(obj), text_at(obj, "metadata", "name")) for obj in maps}
+    return tuple(sorted(name for name in found if name.name))
 
 
 def _is(obj: Mapping[str, Any], kind: str, groups: tuple[str, ...]) -> bool:

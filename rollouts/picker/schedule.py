@@ -231,12 +231,12 @@ class Scheduler:
                 + config.kv_cache * (1.0 - load.kv_usage)
                 + per_flight * (flight_top - flights[index])
             )
-            if adapter:
+            if adapter and (load.max_adapters or load.active_adapters):
                 score += config.adapter * _adapter_score(pod, adapter, now)
             if matched and (blocks := matched.get(pod.endpoint.address)):
                 room = 1.0 - (flights[index] - flight_low) / config.prefix_room
                 score += per_block * blocks * max(0.0, room)
-            if score > best + _TIE or (score > best - _TIE and pod.turn < chosen.turn):
+            if score > best - _TIE and (score > best + _TIE or pod.turn < chosen.turn):
                 best, chosen = score, pod
         return chosen
 
