@@ -17,11 +17,11 @@ The rules, from Envoy's ``external_processor.proto`` and proposal 004 of the Gat
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
+from rollouts.picker.answering import DESTINATION, NO_CHANGE, Answer, in_pieces
 from rollouts.picker.content import is_dialogue, is_upgrade
 from rollouts.picker.endpoints import SUBSET_KEY, SUBSET_NAMESPACE, parse_subset
 from rollouts.picker.measure import Ending, ResponseMeter
@@ -44,11 +44,10 @@ from rollouts.picker.messages import (
 )
 from rollouts.picker.messages import Protocol as Modes
 from rollouts.picker.ports import BufferBudget, Observer, Routing
-from rollouts.picker.reader import Change, RequestReader
+from rollouts.picker.reader import RequestReader
 from rollouts.picker.refusals import immediate, too_large, too_slow
 from rollouts.picker.restore import NameRestorer
-from rollouts.picker.routing import Decision, Refusal, Request
-from rollouts.picker.splicing import splice
+from rollouts.picker.routing import Refusal, Request
 from rollouts.picker.wire import metadata_value
 
 __all__ = [
@@ -58,22 +57,6 @@ __all__ = [
     "ProtocolError",
     "State",
 ]
-
-DESTINATION = b"x-gateway-destination-endpoint"
-
-# What only the picker may say, and what was meant for the picker alone.
-_STRIPPED = frozenset((
-    b"x-gateway-destination-endpoint-served",
-    b"x-gateway-destination-endpoint-subset",
-    b"x-gateway-inference-objective",
-    b"x-gateway-inference-fairness-id",
-    b"x-gateway-model-name-rewrite",
-))  # fmt: skip
-
-
-_MAX_LAST, _TAIL = 16_384, 512
-"""The end of a request that is left goes out with the end of the stream. Envoy reads both at once when they
-are short: beyond one HTTP/2 frame a short tail is cut off for that."""
 
 
 class ProtocolError(Exception):
@@ -94,26 +77,6 @@ class State(Enum):
 
 
 _INCOMPLETE = (State.START, State.REQUEST_BODY)
-
-
-class _Answer(NamedTuple):
-    """A decision with what it does to the request; ``plain``: the body is sent without its codings."""
-
-    decision: Decision
-    change: Change
-    plain: bool
-
-
-_NO_CHANGE = Change()
-
-
-class _Routed(NamedTuple):
-    """The part of a reply that routes the request, in the order of ``HeadersReply`` and ``BufferedReply``."""
-
-    set_headers: tuple[tuple[bytes, bytes], ...]
-    remove_headers: tuple[bytes, ...]
-    clear_route_cache: bool
-    endpoint: bytes
 
 
 class Exchange:
@@ -150,7 +113,7 @@ class Exchange:
         self._modes = Modes()
         self._reader: RequestReader | None = None
         self._subset: object = None
-        self._answer: _Answer | None = None
+        self._answer: Answer | None = None
         self._meter: ResponseMeter | None = None
         self._restorer: NameRestorer | None = None
         self._passing = False  # a full-duplex request body passes by: each chunk has to be given back
@@ -189,9 +152,9 @@ class Exchange:
         if self.state is State.REQUEST_BODY and self._reader is not None and not self._reader.held.size:
             self._release()
             return self._without_body(now)
-        if self.expects_response and self._answer is not None:
+        if self.expects_response:
             self._meter = None
-            self._observer.dispatched(self._answer.decision._replace(measured=False))
+            self._observer.dispatched(self._decided.decision._replace(measured=False))
         return ()
 
     def disconnect(self, now: float) -> None:
@@ -226,7 +189,7 @@ class Exchange:
         """No body, or none that may be held back: a pod is all there is to choose."""
         self.state = state
         refused = self._decide(Request(self._headers, subset=parse_subset(self._subset)), now, **how)
-        return refused or (HeadersReply(Side.REQUEST, *self._routed(None)),)
+        return refused or (self._decided.head(),)
 
     def _open_ended(self, now: float) -> tuple[Outgoing, ...]:
         replies = self._without_body(now, State.UNBUFFERED, measurable=False)
@@ -276,8 +239,8 @@ class Exchange:
         if refused := self._decide(request, now):
             return refused
         if self._modes.request_body is BodyMode.FULL_DUPLEX_STREAMED:
-            return self._stream(self._reader, trailers=trailers)
-        return self._buffered(self._reader)
+            return self._decided.streamed(self._reader, trailers=trailers, leaving=self.closing)
+        return (self._decided.buffered(self._reader),)
 
     def _pass_by(self, reader: RequestReader, now: float) -> Iterable[Outgoing]:
         """There is nothing to find in this body: no reason to hold the rest of it."""
@@ -288,15 +251,7 @@ class Exchange:
         self.state = State.UNBUFFERED
         self._passing = True
         self.closing = False
-        length = self._headers.get(b"content-length", b"")
-        head = HeadersReply(Side.REQUEST, *self._routed(int(length) if length.isdigit() else None))
-        return self._given_back(head, reader)
-
-    def _given_back(self, head: HeadersReply, reader: RequestReader) -> Iterator[Outgoing]:
-        yield head
-        for piece in splice(reader.chunks(plain=False), 0, 0, b""):
-            yield BodyReply(Side.REQUEST, piece, False)
-        self._release()
+        return self._decided.passing(reader)
 
     def _decide(self, request: Request, now: float, *, measurable: bool = True) -> tuple[Outgoing, ...]:
         """The refusal, or nothing when there is a decision, which is kept."""
@@ -307,13 +262,13 @@ class Exchange:
             # No proxy asks but something that wants a destination, and will show no response.
             outcome = outcome._replace(measured=False, restored=False)
         self._observer.dispatched(outcome)
-        change, plain = _NO_CHANGE, False
+        change, plain = NO_CHANGE, False
         if self._reader is not None and request.unread is None:
             if changed := outcome.target != outcome.model:
                 change = self._reader.change(outcome.target)
             # In one split all targets get the body in one form, or they could not be compared.
             plain = self._reader.decoded and (changed or outcome.split)
-        self._answer = _Answer(outcome, change, plain)
+        self._answer = Answer(outcome, self._headers, change, plain)
         if outcome.measured:
             self._meter = ResponseMeter(now)
         if outcome.restored:
@@ -321,51 +276,10 @@ class Exchange:
         self.closing = self._leaves()
         return ()
 
-    def _routed(self, length: int | None) -> _Routed:
-        """What the decision does to the headers; ``length`` of a body that has a known one."""
-        assert self._answer is not None  # the callers checked
-        address = self._answer.decision.endpoint.address.encode()
-        headers: tuple[tuple[bytes, bytes], ...] = ((DESTINATION, address),)
-        if length is not None:
-            headers = (*headers, (b"content-length", b"%d" % length))
-        removed = (
-            () if _STRIPPED.isdisjoint(self._headers) else tuple(sorted(_STRIPPED & self._headers.keys()))
-        )
-        if self._answer.plain:
-            removed = (*removed, b"content-encoding")
-        return _Routed(headers, removed, True, address)
-
-    def _stream(self, reader: RequestReader, *, trailers: bool) -> Iterator[Outgoing]:
-        """Headers, body, trailers of a full-duplex request. Bytes are let go of as they are sent."""
-        pieces, length = self._pieces(reader)
-        # HTTP/1.1 has trailers only where there is no content-length.
-        yield HeadersReply(Side.REQUEST, *self._routed(None if trailers or not length else length))
-        previous = next(pieces)
-        for piece in pieces:
-            yield BodyReply(Side.REQUEST, previous, False)
-            previous = piece
-        self._release()
-        if self.closing and len(previous) > _MAX_LAST:
-            yield BodyReply(Side.REQUEST, previous[:-_TAIL], False)
-            previous = previous[-_TAIL:]
-        yield BodyReply(Side.REQUEST, previous, not trailers)
-        if trailers:
-            yield TrailersReply(Side.REQUEST)
-
-    def _buffered(self, reader: RequestReader) -> Iterable[Outgoing]:
-        """The reply to a buffered body: in this mode it may still change the headers."""
-        assert self._answer is not None  # the caller checked
-        pieces, _ = self._pieces(reader)
-        body = b"".join(pieces) if self._answer.change.new or self._answer.plain else None
-        self._release()
-        return (BufferedReply(Side.REQUEST, body, *self._routed(None if body is None else len(body))),)
-
-    def _pieces(self, reader: RequestReader) -> tuple[Iterator[bytes], int]:
-        """The body to send, in pieces, and its length."""
-        assert self._answer is not None  # the callers checked
-        (start, end, new), plain = self._answer.change, self._answer.plain
-        size = reader.plain.size if plain else reader.held.size
-        return splice(reader.chunks(plain=plain), start, end, new), size - (end - start) + len(new)
+    @property
+    def _decided(self) -> Answer:
+        assert self._answer is not None  # the callers have decided
+        return self._answer
 
     def _refuse(self, refusal: Refusal) -> tuple[Outgoing, ...]:
         self._observer.refused(refusal)
@@ -404,12 +318,12 @@ class Exchange:
         if self._restorer is None:
             return (BodyReply(Side.RESPONSE, message.body, message.end_of_stream),)
         body = self._restorer.feed(message.body, end=message.end_of_stream)
-        return _in_pieces(Side.RESPONSE, body, end=message.end_of_stream)
+        return in_pieces(Side.RESPONSE, body, end=message.end_of_stream)
 
     def _on_response_trailers(self, message: ResponseTrailers, now: float) -> Iterable[Outgoing]:
         self._complete(now)
         if self._restorer is not None and (left := self._restorer.feed(b"", end=True)):
-            yield from _in_pieces(Side.RESPONSE, left, end=False)
+            yield from in_pieces(Side.RESPONSE, left, end=False)
         yield TrailersReply(Side.RESPONSE)
 
     def _complete(self, now: float, ending: Ending = Ending.COMPLETE) -> None:
@@ -420,10 +334,9 @@ class Exchange:
 
     def _report(self, ending: Ending, now: float) -> None:
         assert self._meter is not None  # the callers checked
-        assert self._answer is not None  # a meter comes with a decision
         measurement = self._meter.finish(ending, now)
         self._meter = None
-        self._observer.measured(self._answer.decision, measurement)
+        self._observer.measured(self._decided.decision, measurement)
 
     # --- what passes by ---------------------------------------------------------------------------
 
@@ -439,7 +352,7 @@ class Exchange:
             return ()
         if message.end_of_stream:
             self._passed()
-        return _in_pieces(Side.REQUEST, message.body, end=message.end_of_stream)
+        return in_pieces(Side.REQUEST, message.body, end=message.end_of_stream)
 
     def _pass_trailers(self, message: RequestTrailers, now: float) -> Iterable[Outgoing]:
         self.state = State.ANSWERED
@@ -459,14 +372,6 @@ class Exchange:
         """The request has ended."""
         self._passing = False
         self.closing = self._leaves()
-
-
-def _in_pieces(side: Side, body: bytes, *, end: bool) -> Iterator[Outgoing]:
-    """A chunk of any size; nothing for an empty one that is not the end."""
-    if body or end:
-        pieces = list(splice(deque([body]), 0, 0, b""))
-        for index, piece in enumerate(pieces):
-            yield BodyReply(side, piece, end and index == len(pieces) - 1)
 
 
 Handler = Callable[[Exchange, Any, float], Iterable[Outgoing]]  # each takes its own kind of message
