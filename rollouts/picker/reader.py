@@ -146,7 +146,10 @@ class RequestReader:
     def _not_read(self, error: BodyError) -> Refusal | None:
         """What is said to be JSON is refused when it is not; anything else just has no model that can be read."""
         if self._content is Content.JSON:
-            return bad_request(str(error))
+            begin = self.plain.read(0, 4)
+            coded = next((name for magic, name in _MAGIC.items() if begin.startswith(magic)), "")
+            hint = f"; it begins like {coded}, which no content-encoding says" if coded else ""
+            return bad_request(f"{error}{hint}")
         if self._content is Content.FORM:
             self._give_up(Unread(bad_request(str(error)), hidden=False))
             return None
@@ -262,6 +265,8 @@ class RequestReader:
             (self.held if plain else self.plain).release()
         return self.plain.chunks if plain else self.held.chunks
 
+
+_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 _ARTICLE = {Kind.SCALAR: "a number, true or false", Kind.CONTAINER: "an object or array"}
 

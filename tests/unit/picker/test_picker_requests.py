@@ -220,6 +220,8 @@ def test_a_rule_for_all_models_is_for_requests_without_one_too(
         (b'{"model":1}', "has to be a string"),
         (b'{"model":"' + b"x" * 5000 + b'"}', "too long for a name"),
         ('{"model":"a"}'.encode("utf-16-le")[:-1], "UTF-16-LE"),
+        (gzip.compress(BODY), "begins like gzip"),
+        (zstd.compress(BODY), "begins like zstd"),
     ],
     ids=lambda value: repr(value)[:40],
 )
