@@ -15,6 +15,7 @@ from rollouts.picker.filesource import ObjectsUnreadable
 from rollouts.picker.main import run
 from rollouts.picker.memory import DEFAULT_LIMIT, budget_of
 from rollouts.picker.memory import memory_limit as cgroup_limit
+from rollouts.picker.modelservers import ModelServers
 from rollouts.terminal import console, document, printable, say
 
 __all__ = ["picker", "picker_check"]
@@ -22,7 +23,11 @@ __all__ = ["picker", "picker_check"]
 
 @click.command()
 @click.option(
-    "--pool", "pools", multiple=True, required=True, metavar="NS/NAME", help="InferencePool to serve."
+    "--pool",
+    "pools",
+    multiple=True,
+    metavar="NS/NAME",
+    help="InferencePool to serve; with --objects all of them, unless some are named.",
 )
 @click.option("--kubeconfig", default="", help="Cluster to watch; without it the one this pod runs in.")
 @click.option(
@@ -75,6 +80,37 @@ __all__ = ["picker", "picker_check"]
     show_default=True,
     help="Put the model name that the client asked for back into the response. Costs a look at every chunk.",
 )
+@click.option(
+    "--keep-streams/--no-keep-streams",
+    default=False,
+    show_default=True,
+    help="See every response to its end, measured or not: for gateways that answer 500 when a picker leaves"
+    " after the request (agentgateway). Costs a message per chunk.",
+)
+@click.option(
+    "--model-server-scheme",
+    type=click.Choice(["http", "https"]),
+    default="http",
+    show_default=True,
+    help="How the pods are asked for metrics and models. What the gateway sends them is the gateway's matter.",
+)
+@click.option(
+    "--model-server-ca",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="PEM file: the authorities of the pods' certificates; else those of the system. Read again when it changes.",
+)
+@click.option(
+    "--model-server-name",
+    default="",
+    metavar="NAME",
+    help="The name in the pods' certificates, as they are called by address.",
+)
+@click.option("--model-server-insecure-skip-verify", is_flag=True, help="Take any certificate from the pods.")
+@click.option(
+    "--model-server-api-key-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File with the key that the pods ask for (vLLM's --api-key). Read again when it changes.",
+)
 @click.option("--scrape/--no-scrape", default=True, show_default=True, help="Read the pods' metrics.")
 @click.option("--drain-grace", default=30.0, show_default=True, help="Seconds for open streams at the end.")
 def picker(
@@ -91,10 +127,20 @@ def picker(
     request_timeout: float,
     unready: str,
     restore_model_name: bool,
+    keep_streams: bool,
+    model_server_scheme: str,
+    model_server_ca: Path | None,
+    model_server_name: str,
+    model_server_insecure_skip_verify: bool,
+    model_server_api_key_file: Path | None,
     scrape: bool,
     drain_grace: float,
 ) -> None:
     """Serve the endpoint-picker protocol (Envoy ext_proc) for one or more InferencePools."""
+    if not pools and objects is None:
+        raise click.UsageError(
+            "name the InferencePool to serve, --pool NS/NAME, or a file with pools, --objects FILE"
+        )
     options: dict[str, Any] = {
         "client_ca": client_ca,
         "request_timeout": request_timeout,
@@ -105,10 +151,18 @@ def picker(
         "certificates": cert_path,
         "unready": Unready(unready),
         "restore_model": restore_model_name,
+        "keep_streams": keep_streams,
         "scrape": scrape,
         "drain_grace": drain_grace,
     }
     try:
+        options["servers"] = ModelServers(
+            scheme=model_server_scheme,
+            ca=model_server_ca,
+            server_name=model_server_name,
+            verify=not model_server_insecure_skip_verify,
+            api_key_file=model_server_api_key_file,
+        )
         options["budget"] = budget_of(memory_limit or cgroup_limit() or DEFAULT_LIMIT)
         run(pools=pools, objects=objects, kubeconfig=kubeconfig, options=options)
     except (ValueError, OSError, ObjectsUnreadable) as error:

@@ -16,14 +16,15 @@ import structlog
 
 from rollouts.kube.client import KubeClient
 from rollouts.picker.allocator import keep_freed_memory, release_freed_memory
-from rollouts.picker.core.objects import PoolName, read_snapshot
+from rollouts.picker.core.objects import PoolName, pool_names, read_snapshot
 from rollouts.picker.core.ports import BufferBudget
 from rollouts.picker.core.routing import Router, Unready
 from rollouts.picker.core.schedule import Scheduler
 from rollouts.picker.credentials import credentials_from_files, self_signed_credentials
 from rollouts.picker.exposition import MetricsServer
-from rollouts.picker.filesource import FileSource
+from rollouts.picker.filesource import FileSource, ObjectsUnreadable
 from rollouts.picker.metrics import PickerMetrics
+from rollouts.picker.modelservers import ModelServers
 from rollouts.picker.scraper import Scraper
 from rollouts.picker.server import PickerServer, ServerConfig
 
@@ -43,7 +44,10 @@ class _Source(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PickerConfig:
-    """How to run. Exactly one of ``objects`` and a cluster (``kubeconfig``, "" for in-cluster) is used."""
+    """How to run. Exactly one of ``objects`` and a cluster (``kubeconfig``, "" for in-cluster) is used.
+
+    No ``pools``: all that are among the objects.
+    """
 
     pools: tuple[PoolName, ...]
     objects: Path | None = None
@@ -60,6 +64,8 @@ class PickerConfig:
     budget: BufferBudget = field(default_factory=BufferBudget)
     request_timeout: float = 120.0
     client_ca: Path | None = None
+    keep_streams: bool = False
+    servers: ModelServers = ModelServers()  # noqa: RUF009  # frozen, one default for all
 
 
 class Picker:
@@ -78,12 +84,13 @@ class Picker:
                 health_address=config.health_address,
                 drain_grace=config.drain_grace,
                 request_timeout=config.request_timeout,
+                keep_streams=config.keep_streams,
             ),
             credentials=_credentials(config),
             budget=config.budget,
         )
         self.exposition = MetricsServer(self.metrics, config.metrics_address, lambda: self.ready)
-        self._scraper = Scraper(self.router.scheduler)
+        self._scraper = Scraper(self.router.scheduler, servers=config.servers)
         self._problems: tuple[str, ...] = ()
         self._tasks: list[asyncio.Task[None]] = []
         self._announcement: asyncio.Future[None] | None = None
@@ -91,13 +98,15 @@ class Picker:
 
     def take(self, objects: Iterable[object]) -> None:
         """A new state of the cluster. It is serving once every pool has been seen."""
-        snapshot = read_snapshot(self._config.pools, objects)
+        objects = list(objects)
+        names = self._config.pools or pool_names(objects)
+        snapshot = read_snapshot(names, objects)
         self.router.update(snapshot, time.monotonic(), time.time())
         for problem in snapshot.problems:
             if problem not in self._problems:
                 _log.warning("object_ignored", problem=problem)
         self._problems = snapshot.problems
-        if not self.ready and len(snapshot.pools) == len(set(self._config.pools)):
+        if not self.ready and names and len(snapshot.pools) == len(set(names)):
             self.ready = True
             self._announcement = asyncio.ensure_future(self.server.set_ready(True))
 
@@ -116,6 +125,10 @@ class Picker:
         if self._config.objects is not None:
             source = FileSource(self._config.objects, self.take)
             source.load()
+            if not (self._config.pools or self.router.snapshot.pools):
+                raise ObjectsUnreadable(
+                    f"{self._config.objects} has no InferencePool that can be served: add one"
+                )
             return source
         # Imported late: the Kubernetes client costs half a second that a file does not need.
         from rollouts.picker.watching import WatchSource, connect

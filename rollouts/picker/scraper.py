@@ -11,7 +11,15 @@ import structlog
 
 from rollouts.picker.core.endpoints import Endpoint
 from rollouts.picker.core.schedule import Scheduler
-from rollouts.picker.core.scrape import ScrapeConfig, parse_metrics, parse_models, wait_for
+from rollouts.picker.core.scrape import (
+    UNKNOWN,
+    ModelList,
+    ScrapeConfig,
+    parse_metrics,
+    parse_models,
+    wait_for,
+)
+from rollouts.picker.modelservers import ModelServerClient, ModelServers, explain
 
 __all__ = ["Scraper"]
 
@@ -22,13 +30,17 @@ _REST = 50
 _log = structlog.get_logger(__name__)
 
 
+class _BadAnswer(ValueError):
+    """Not 200, or too long. Some errors of aiohttp are ValueErrors as well."""
+
+
 @dataclass(slots=True)
 class _Target:
     """When a pod is due, and what it said last."""
 
     due: float = 0.0
     models_due: float = 0.0
-    models: frozenset[str] | None = None
+    models: ModelList = UNKNOWN
     failures: int = 0
     cost: float = 0.0
     """CPU seconds that reading its page took."""
@@ -38,8 +50,15 @@ class _Target:
 class Scraper:
     """Keeps the scheduler's loads fresh. A pod that fails keeps its last figures until they are stale."""
 
-    def __init__(self, scheduler: Scheduler, config: ScrapeConfig | None = None) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        config: ScrapeConfig | None = None,
+        servers: ModelServers | None = None,
+    ) -> None:
         self._scheduler = scheduler
+        self._client = ModelServerClient(servers or ModelServers())
+        self._unlisted = ""
         self._config = config or ScrapeConfig()
         self._targets: dict[str, _Target] = {}
         self._slots = asyncio.Semaphore(_PARALLEL)
@@ -86,36 +105,42 @@ class Scraper:
             target.failures = 0
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             target.failures += 1
-            target.models = None  # a pod that restarts may have lost its adapters: ask again
+            target.models = UNKNOWN  # a pod that restarts may have lost its adapters: ask again
             target.models_due = 0.0
             if target.failures == 1:
-                _log.warning("scrape_failed", pod=endpoint.pod, address=address, error=repr(error)[:200])
+                said = explain(error, self._client.config.scheme)
+                _log.warning("scrape_failed", pod=endpoint.pod, address=address, error=said[:400])
         finally:
             busy = self._scheduler.busy(address)
             wait = wait_for(self._config, busy=busy, failures=target.failures)
             target.due = time.monotonic() + max(wait, target.cost * _REST)
             target.running = False
 
-    async def _models(self, address: str) -> frozenset[str] | None:
-        """The model list; None when the pod does not tell, for example without an API key."""
+    async def _models(self, address: str) -> ModelList:
+        """The model list; nothing known when the pod does not tell, for example without an API key."""
         try:
             return parse_models(await self._get(address, "/v1/models"))
-        except ValueError:
-            return None
+        except _BadAnswer as error:
+            said = explain(error, self._client.config.scheme)
+            if said != self._unlisted:  # once, not for each pod every few seconds
+                self._unlisted = said
+                _log.warning("models_unlisted", address=address, error=said[:400])
+            return UNKNOWN
 
     async def _get(self, address: str, path: str) -> bytes:
-        """The body of an answer 200, up to a limit. Raises ValueError for any other."""
+        """The body of an answer 200, up to a limit. Raises _BadAnswer for any other."""
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=self._config.timeout)
             self._session = aiohttp.ClientSession(timeout=timeout, trust_env=False)
-        async with self._session.get(f"http://{address}{path}", allow_redirects=False) as response:
+        client = self._client
+        async with self._session.get(client.url(address, path), **client.arguments()) as response:
             if response.status != 200:
-                raise ValueError(f"{path} answered {response.status}")
+                raise _BadAnswer(f"{path} answered {response.status}")
             body = b""
             async for block in response.content.iter_chunked(65_536):
                 body += block
                 if len(body) > self._config.max_bytes:
-                    raise ValueError(f"{path} answered more than {self._config.max_bytes} bytes")
+                    raise _BadAnswer(f"{path} answered more than {self._config.max_bytes} bytes")
             return body
 
     async def close(self) -> None:

@@ -34,6 +34,9 @@ LIVENESS = "liveness"
 HEALTH_NAMES = ("", "readiness", "inference-extension", EXT_PROC_SERVICE)
 """Names that probes of the various releases of the Inference Extension ask for, beside ``liveness``."""
 
+_RESET_FOLLOWS = 0.01
+"""Seconds: Envoy half-closes a stream whose client left and resets it in the same breath."""
+
 _METHOD = f"/{EXT_PROC_SERVICE}/Process"
 _log = structlog.get_logger(__name__)
 
@@ -43,7 +46,8 @@ class ServerConfig:
     """``max_message``: bytes of one gRPC message; Envoy sends at most its buffer limit, 1 MiB by default.
 
     ``request_timeout``: seconds in which a request body that is held back has to be complete; a client that sends
-    64 MiB at 1 MiB a second makes it. ``health_address``, when given, serves gRPC health once more, without
+    64 MiB at 1 MiB a second makes it. ``keep_streams``: see every response to its end, for gateways that take a stream
+    which ends early for a failure. ``health_address``, when given, serves gRPC health once more, without
     TLS, for the probes of a kubelet.
     """
 
@@ -52,6 +56,7 @@ class ServerConfig:
     max_message: int = 8 << 20
     drain_grace: float = 30.0
     request_timeout: float = 120.0
+    keep_streams: bool = False
 
 
 class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
@@ -142,7 +147,7 @@ class PickerServer:
             await self._health_server.stop(0)
 
     async def _process(self, _: Any, context: Any) -> bytes:
-        exchange = Exchange(self._routing, self._observer, self._budget)
+        exchange = Exchange(self._routing, self._observer, self._budget, keep=self._config.keep_streams)
         read, write, clock, eof = context.read, context.write, time.monotonic, grpc.aio.EOF
         limit = self._config.request_timeout
         timeout = asyncio.timeout(limit)
@@ -164,6 +169,11 @@ class PickerServer:
                         return last
                     if last:
                         await write(last)
+                # The other side half-closed first: one reply, or none. Without one grpc.aio sends an empty message
+                # along with the status, which changes nothing.
+                if exchange.expects_response:
+                    await asyncio.sleep(_RESET_FOLLOWS)
+                return b"".join(encode(reply) for reply in exchange.half_closed(clock()))
         except TimeoutError:
             _log.info("request_timed_out", state=exchange.state.name, seconds=limit)
             return b"".join(encode(reply) for reply in exchange.expire(limit))  # one reply, or none
@@ -178,6 +188,4 @@ class PickerServer:
             await context.abort(grpc.StatusCode.INTERNAL, "the endpoint picker failed; see its log")
         finally:
             exchange.disconnect(clock())
-        # The other side half-closed first. grpc.aio sends an empty message along with the status here; Envoy
-        # resets streams rather than half-closing them, and ignores what comes once it is done.
-        return b""
+        return b""  # not reached: abort raises

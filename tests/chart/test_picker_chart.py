@@ -148,6 +148,13 @@ def test_pickers_ask_for_certificates_where_an_authority_is_given(render: Render
     assert {"name": "client-ca", "secret": {"secretName": "gateways", "defaultMode": 0o440}} in pod["volumes"]
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_streams_are_kept_where_the_gateway_needs_it(render: Render, keep: bool) -> None:
+    pod = chart(render, keepStreams=keep)["Deployment"]["spec"]["template"]["spec"]
+
+    assert ("--keep-streams" in pod["containers"][0]["args"]) is keep
+
+
 def test_a_network_policy_lets_the_named_gateways_and_the_controller_reach_the_pickers(
     render: Render,
 ) -> None:

@@ -1,13 +1,14 @@
 """Fuzzes the body scanner and the splice against a slow reference: ``python -m tests.kit.picker_fuzz``.
 
-The reference decodes the whole body with the standard library, walks the top-level object member by member
+The reference decodes the whole body as ``json.loads`` of bytes does, walks the top-level object member by member
 and replaces the last ``model`` value. Every input is fed in random chunks, with strings of any length or none
-taken for long; the two must agree on whether
+taken for long, and in any encoding of JSON; the two must agree on whether
 the body is acceptable, on the model, and on every byte of the result.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import random
 import time
@@ -18,6 +19,7 @@ from typing import Any, NoReturn
 import click
 
 from rollouts.picker.core.body import LONG, MAX_DEPTH, MAX_TOKEN, BodyScanner
+from rollouts.picker.core.charset import NEEDED, transcoder_of
 from rollouts.picker.core.members import BodyError, Kind
 from rollouts.picker.core.splicing import splice
 
@@ -54,8 +56,9 @@ def _depth(value: Any) -> int:
 def reference(body: bytes, new: bytes) -> tuple[str | None, bytes] | None:
     """(the model or None when there is none, the body with its model replaced); None: not acceptable."""
     try:
-        text = body.decode("utf-8")
-        whole = json.loads(text, parse_constant=_refuse, parse_int=_number, parse_float=_number)
+        charset = json.detect_encoding(body)
+        text = body.decode(charset, "surrogatepass")
+        whole = json.loads(text, parse_int=_number, parse_float=_number)
     except (ValueError, RecursionError):
         return None
     if not isinstance(whole, dict) or _depth(whole) > MAX_DEPTH:
@@ -74,8 +77,24 @@ def reference(body: bytes, new: bytes) -> tuple[str | None, bytes] | None:
         pos = _skip(text, end)
         if text[pos] == ",":
             pos = _skip(text, pos + 1)
-    result = text[: span[0]].encode() + new + text[span[1] :].encode()
+    text = text[: span[0]] + new.decode() + text[span[1] :]
+    result = _like(body, charset, text)
     return model.encode("utf-16", "surrogatepass").decode("utf-16", "replace"), result
+
+
+def _like(body: bytes, charset: str, text: str) -> bytes:
+    """The text in the encoding of the body, with its byte order mark if it has one."""
+    for mark, name in _MARKED.get(charset, ()):
+        if body.startswith(mark):
+            return mark + text.encode(name, "surrogatepass")
+    return text.encode(charset, "surrogatepass")
+
+
+_MARKED = {
+    "utf-16": ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")),
+    "utf-32": ((codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be")),
+    "utf-8-sig": ((codecs.BOM_UTF8, "utf-8"),),
+}
 
 
 def _skip(text: str, pos: int) -> int:
@@ -87,16 +106,22 @@ def _skip(text: str, pos: int) -> int:
 def scan(chunks: list[bytes], new: bytes, *, long: int = LONG) -> tuple[str | None, bytes] | None:
     """The same answer as ``reference``, by way of the product's code."""
     scanner = BodyScanner(frozenset({"model"}), long=long)
+    transcoder = transcoder_of(b"".join(chunks)[:NEEDED])
     try:
         for chunk in chunks:
-            scanner.feed(chunk)
+            scanner.feed(chunk if transcoder is None else transcoder.feed(chunk))
         scanner.finish()
+        if transcoder is not None:
+            transcoder.finish()
     except BodyError:
         return None
     field = scanner.fields.get("model")
     if field is None or field.kind is not Kind.STRING:
         return None, b"".join(chunks)
-    return field.text(), b"".join(splice(deque(chunks), field.start, field.end, new, limit=7))
+    start, end = field.start, field.end
+    if transcoder is not None:
+        (start, end), new = transcoder.places(chunks, (start, end)), transcoder.encode(new)
+    return field.text(), b"".join(splice(deque(chunks), start, end, new, limit=7))
 
 
 def check(body: bytes, rng: random.Random) -> bool:
@@ -119,7 +144,31 @@ _STRINGS = (
     '"\\ud83d\\ude00"', '"\\ud800"',
     '"x\\n\\t\\/y"', '"travel-helper"', '"model\\\\"', '"{\\"model\\":1}"', '"\x7f"', '"Model"', '"user"',
 )  # fmt: skip
-_SCALARS = ("0", "-0", "1", "12", "-1.5e+10", "1E3", "0.0", "true", "false", "null", "123456789012345678901")
+_SCALARS = (
+    "NaN",
+    "-Infinity",
+    "Infinity",
+    "0",
+    "-0",
+    "1",
+    "12",
+    "-1.5e+10",
+    "1E3",
+    "0.0",
+    "true",
+    "false",
+    "null",
+    "123456789012345678901",
+)
+_CHARSETS = ("utf-8",) * 6 + (
+    "utf-8-sig",
+    "utf-16",
+    "utf-16-le",
+    "utf-16-be",
+    "utf-32",
+    "utf-32-le",
+    "utf-32-be",
+)
 _SPACE = ("", "", "", "", " ", "\n", "\t ", "\r\n")
 _NOISE = tuple(b'"\\{}[]:,x0-.eE+u \n\x00\x1f\xff\xc3\x80 ') + tuple(b'model"')
 _WRONG = (
@@ -128,8 +177,8 @@ _WRONG = (
     ".5",
     "-",
     "+1",
-    "NaN",
-    "Infinity",
+    "nan",
+    "+Infinity",
     "tru",
     "nul",
     "'a'",
@@ -166,7 +215,7 @@ def _object(rng: random.Random, depth: int, count: int) -> str:
 def generate(rng: random.Random) -> bytes:
     """One input: an object with many ``model`` keys; a third of them damaged by a few byte edits."""
     text = rng.choice(_SPACE) + _object(rng, 0, rng.randrange(1, 5)) + rng.choice(_SPACE)
-    body = text.encode("utf-8", "surrogatepass")
+    body = text.encode(rng.choice(_CHARSETS), "surrogatepass")
     if rng.random() < 0.33:
         damaged = bytearray(body)
         for _ in range(rng.randrange(1, 4)):

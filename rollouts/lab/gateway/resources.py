@@ -221,6 +221,8 @@ def _listener(listener: Listener, address: str) -> listener_pb2.Listener:
             hcm_pb2.HttpFilter(name="envoy.filters.http.router", typed_config=_any(router_pb2.Router())),
         ],
         strip_any_host_port=True,
+        # vLLM's /v1/realtime speaks WebSocket. Gateways of the Gateway API let it through without being asked.
+        upgrade_configs=[hcm_pb2.HttpConnectionManager.UpgradeConfig(upgrade_type="websocket")],
         early_header_mutation_extensions=[_no_client_destination()],
     )
     return listener_pb2.Listener(

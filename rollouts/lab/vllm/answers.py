@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
+from rollouts.lab.vllm.endpoints import DOCUMENTS
 from rollouts.lab.vllm.engine import Finish
 from rollouts.lab.vllm.http import Exchange
 from rollouts.lab.vllm.knobs import Knobs
@@ -96,7 +97,9 @@ class PlainAnswer(Answer):
             choice["message"] = {"role": "assistant", "content": text}
         else:
             choice["text"] = text
-        body = compact_json({**self._head, "choices": [choice], "usage": self._usage()})
+        document = {**self._head, "choices": [choice], "usage": self._usage()}
+        shaped = DOCUMENTS.get(self._exchange.request.path)
+        body = compact_json(document if shaped is None else shaped(document))
         self._exchange.reply(200, body, "application/json", self._headers)
         self._done(200, len(body))
 

@@ -80,6 +80,22 @@ class Exchange:
             self._write(b"0\r\n\r\n")
             self._end()
 
+    def switch(self, head: bytes, received: Callable[[bytes], None]) -> None:
+        """Answer with another protocol: ``head`` is the whole head, ``received`` gets what comes from then on."""
+        if not self.closed:
+            self._connection.received = received
+            self._write(head)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes of that protocol."""
+        if not self.closed:
+            self._write(data)
+
+    def leave(self) -> None:
+        """End that protocol, and with it the connection."""
+        self.closed = True
+        self._connection.transport.close()
+
     def abandon(self) -> None:
         """The client is gone."""
         if not self.closed:
@@ -117,6 +133,8 @@ class _Connection(asyncio.Protocol):
         self._head: _Head | None = None
         self._body: _BodyReader = lambda _: None
         self._continued = False
+        self.received: Callable[[bytes], None] | None = None
+        """What takes the bytes once the connection has switched to another protocol."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -130,6 +148,9 @@ class _Connection(asyncio.Protocol):
             self._current = None
 
     def data_received(self, data: bytes) -> None:
+        if self.received is not None:
+            self.received(data)
+            return
         self._buffer += data
         if self._current is None:
             self._next()

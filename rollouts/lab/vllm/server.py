@@ -9,6 +9,7 @@ from typing import Any
 
 from rollouts.lab.vllm.adapters import Adapters
 from rollouts.lab.vllm.answers import PlainAnswer, StreamedAnswer
+from rollouts.lab.vllm.endpoints import DIALECTS, POOLING, TOKENS, read_form, transcription
 from rollouts.lab.vllm.engine import Engine, Generation
 from rollouts.lab.vllm.exposition import CONTENT_TYPE, Registry
 from rollouts.lab.vllm.http import Exchange
@@ -16,6 +17,7 @@ from rollouts.lab.vllm.knobs import ErrorKind, KnobError, apply_knobs, knobs_to_
 from rollouts.lab.vllm.latency import LatencyModel
 from rollouts.lab.vllm.metrics import HttpMetrics, VllmMetrics
 from rollouts.lab.vllm.process import process_lines
+from rollouts.lab.vllm.realtime import serve_realtime
 from rollouts.lab.vllm.requests import ApiError, compact_json, error_body, parse_completion, parse_json
 from rollouts.lab.vllm.spec import PodSpec
 
@@ -25,6 +27,12 @@ _JSON = "application/json"
 _BLOCK_TOKENS = 128
 # Not counted by the HTTP layer of vLLM.
 _UNCOUNTED = frozenset({"/health", "/metrics", "/load", "/ping", "/version", "/v1/load_lora_adapter"})
+
+
+def _name(model: object) -> str:
+    if model is not None and not isinstance(model, str):
+        raise ApiError(400, "BadRequestError", "model: a string is needed", "model")
+    return model or ""
 
 
 def _busy() -> ApiError:
@@ -59,9 +67,15 @@ class VllmServer:
         self._headers = (
             f"x-inference-pod: {spec.name}\r\nx-inference-namespace: {spec.namespace}\r\n".encode()
         )
+        self._pooled = {**TOKENS, **(POOLING if spec.pooling else {})}
         self._routes: dict[str, dict[str, Callable[[Exchange], None]]] = {
             "/v1/chat/completions": {"POST": lambda exchange: self._complete(exchange, chat=True)},
             "/v1/completions": {"POST": lambda exchange: self._complete(exchange, chat=False)},
+            **{path: {"POST": lambda exchange: self._complete(exchange, chat=True)} for path in DIALECTS},
+            **{path: {"POST": self._pool} for path in self._pooled},
+            "/v1/audio/transcriptions": {"POST": self._transcribe},
+            "/v1/audio/translations": {"POST": self._transcribe},
+            "/v1/realtime": {"GET": lambda exchange: serve_realtime(exchange, self._headers)},
             "/v1/models": {"GET": self._models},
             "/health": {"GET": self._health},
             "/ping": {"GET": self._health, "POST": self._health},
@@ -122,6 +136,8 @@ class VllmServer:
     def _complete(self, exchange: Exchange, *, chat: bool) -> None:
         request, began = exchange.request, time.perf_counter()
         body = parse_json(request.body, request.headers.get("content-type", ""))
+        if request.path in DIALECTS:
+            body = DIALECTS[request.path](body)
         completion = parse_completion(body, chat=chat, max_model_len=self._spec.max_model_len)
         model = self.adapters.resolve(completion.model)
         knobs, latency = self.engine.knobs, self.engine.latency
@@ -168,6 +184,18 @@ class VllmServer:
             raise _busy()
         answer.begin(self.engine.knobs)
         answer.fail(_busy())
+
+    def _pool(self, exchange: Exchange) -> None:
+        request = exchange.request
+        body = parse_json(request.body, request.headers.get("content-type", ""))
+        model = self.adapters.resolve(_name(body.get("model")))
+        self._json(exchange, 200, self._pooled[request.path](body, model))
+
+    def _transcribe(self, exchange: Exchange) -> None:
+        request = exchange.request
+        fields, files = read_form(request.body, request.headers.get("content-type", ""))
+        self.adapters.resolve(fields.get("model", ""))
+        self._reply(exchange, 200, *transcription(fields, files))
 
     def _client_left(self, exchange: Exchange, generation: Generation, began: float) -> None:
         self.engine.abort(generation)

@@ -19,6 +19,7 @@ class PodSpec:
     ``served_model`` is the first ``--served-model-name``, the only model name in the metrics; ``adapters``
     maps the names loaded at start to their paths. ``adapter_paths`` are where adapters can be loaded from at run
     time; empty: anywhere. ``max_queued`` 0 is no limit, ``api_key`` empty none.
+    ``pooling``: serve embeddings, rerank and score beside completions; a real server has either, by its model.
     """
 
     name: str
@@ -37,6 +38,7 @@ class PodSpec:
     max_queued: int = 0
     kv_tokens: int = 65536
     api_key: str = ""
+    pooling: bool = True
     seed: int = 0
     speed: float = 1.0
     latency: LatencyProfile = LatencyProfile()  # noqa: RUF009  # frozen, one default for all

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import ipaddress
 import json
 from collections.abc import Mapping
@@ -44,6 +45,8 @@ async def _want(want: Mapping[str, Any], session: Session) -> bool:
         await _request(session, **argument)
         return True
     reply = await session.reply()
+    if kind == "either":
+        return await _either(reply, session, **argument)
     if kind == "refusal":
         _expect(reply, "immediate_response")
         if reply.immediate_response.status.code != argument:
@@ -60,6 +63,20 @@ async def _want(want: Mapping[str, Any], session: Session) -> bool:
     return True
 
 
+async def _either(reply: Any, session: Session, *, refusal: list[int], request: Mapping[str, Any]) -> bool:
+    """A refusal with one of the codes, or a request: both make sense, nothing else does."""
+    if reply is not None and reply.HasField("immediate_response"):
+        code = reply.immediate_response.status.code
+        if code not in refusal:
+            raise Failure(
+                f"refused with {code}, not one of {refusal}: {reply.immediate_response.body!r:.120}"
+            )
+        return False
+    session.give_back(reply)
+    await _request(session, **request)
+    return True
+
+
 def _expect(reply: Any, kind: str) -> None:
     got = "the end of the stream" if reply is None else reply.WhichOneof("response")
     if got == "immediate_response" != kind:
@@ -69,7 +86,7 @@ def _expect(reply: Any, kind: str) -> None:
 
 
 async def _request(
-    session: Session, *, body: bool = True, trailers: bool = False, exact: bool = False
+    session: Session, *, body: bool = True, trailers: bool = False, like: str = "json"
 ) -> None:
     head = await session.reply()
     _expect(head, "request_headers")
@@ -78,10 +95,7 @@ async def _request(
     if not body:
         return
     got = await _collect(session, trailers=trailers)
-    if exact:
-        _check_bytes(got, session)
-    else:
-        _check_json(got, session)
+    _CHECKS[like](got, session)
     length = headers.get("content-length")
     if length is not None and int(length) != len(got):
         raise Failure(f"content-length {length} for a body of {len(got)} bytes")
@@ -146,19 +160,48 @@ def _check_json(got: bytes, session: Session) -> None:
         raise Failure(f"more than the model changed: {got[:100]!r}")
 
 
+def _check_same(got: bytes, session: Session) -> None:
+    """Nothing changed, or nothing but that a coding was undone."""
+    sent = session.sent
+    if got != sent and not (
+        sent.startswith(b"\x1f\x8b") and _without_model(got) == _without_model(gzip.decompress(sent))
+    ):
+        raise Failure(f"the body changed: {got[:100]!r}")
+
+
+def _without_model(body: bytes) -> Any:
+    try:
+        return {**json.loads(body), "model": ""}
+    except ValueError:
+        raise Failure(f"the body is not the JSON that was sent: {body[:100]!r}") from None
+
+
+def _check_form(got: bytes, session: Session) -> None:
+    """All bytes but those of the field are as they were sent."""
+    _between(got, session)
+
+
 def _check_bytes(got: bytes, session: Session) -> None:
     """All bytes but the model value are as they were sent, and the value is a JSON string."""
-    ((start, end),) = session.spans
-    before, after = session.sent[:start], session.sent[end:]
-    if not got.startswith(before) or not got.endswith(after) or len(got) < len(before) + len(after):
-        raise Failure(f"more than the model changed: {got[:100]!r}")
-    value = got[len(before) : len(got) - len(after)]
+    value = _between(got, session)
     try:
         model = json.loads(value)
     except ValueError:
         model = None
     if not isinstance(model, str):
         raise Failure(f"the model became {value[:100]!r}")
+
+
+def _between(got: bytes, session: Session) -> bytes:
+    """What stands in place of the model. Raises Failure when anything else changed."""
+    ((start, end),) = session.spans
+    before, after = session.sent[:start], session.sent[end:]
+    if not got.startswith(before) or not got.endswith(after) or len(got) < len(before) + len(after):
+        raise Failure(f"more than the model changed: {got[:100]!r}")
+    return got[len(before) : len(got) - len(after)]
+
+
+_CHECKS = {"json": _check_json, "bytes": _check_bytes, "form": _check_form, "same": _check_same}
 
 
 async def _response_body(reply: Any, want: bytes, session: Session) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 __all__ = ["Failure", "Session"]
 
 _CHUNK = 65_536
-_MARK = "${MODEL}"
+_MARK = "${MODEL}"  # becomes a JSON string
+_NAME = "${NAME}"  # becomes the name as it is
 
 
 class Failure(AssertionError):
@@ -38,6 +40,7 @@ class Session:
         """The request body so far."""
         self.spans: list[tuple[int, int]] = []
         """Where in it the model value was put."""
+        self._returned: Any = None
         self._subset: Any = None  # Envoy forwards dynamic metadata with every message of the stream
 
     async def close(self) -> None:
@@ -49,7 +52,7 @@ class Session:
         if self._stream is not None:
             self._stream.cancel()
             self._stream = None
-        self.sent, self.spans, self._subset = b"", [], None
+        self.sent, self.spans, self._subset, self._returned = b"", [], None, None
 
     async def send(self, what: Mapping[str, Any]) -> None:
         """One message of a case; a body is cut into chunks as Envoy does. Nothing once the picker left."""
@@ -87,14 +90,17 @@ class Session:
         return [message]
 
     def _body(self, what: Mapping[str, Any]) -> list[Any]:
-        before, mark, after = what["body"].partition(_MARK)
-        data = before.encode()
-        if mark:
-            value = json.dumps(self._model).encode()
+        text, charset = what["body"], what.get("charset", "utf-8")
+        mark, value = (_NAME, self._model) if _NAME in text else (_MARK, json.dumps(self._model))
+        before, found, after = text.partition(mark)
+        data = before.encode(charset)
+        if found:
             start = len(self.sent) + len(data)
-            self.spans.append((start, start + len(value)))
-            data += value + after.encode()
+            self.spans.append((start, start + len(value.encode())))
+            data = (before + value + after).encode(charset)
         data += b"x" * what.get("fill", 0) + what.get("tail", "").encode()
+        if what.get("gzip"):
+            data = gzip.compress(data)
         self.sent += data
         messages = []
         for at in range(0, max(1, len(data)), _CHUNK):
@@ -104,8 +110,15 @@ class Session:
             messages.append(message)
         return messages
 
+    def give_back(self, reply: Any) -> None:
+        """The reply was looked at only: it comes again."""
+        self._returned = reply
+
     async def reply(self) -> Any:
         """The next reply; None when the picker has ended the stream cleanly. Raises Failure."""
+        if self._returned is not None:
+            reply, self._returned = self._returned, None
+            return reply
         try:
             reply = await self._next(self._timeout)
         except TimeoutError:
@@ -163,6 +176,7 @@ def _request_headers(what: Mapping[str, Any]) -> Any:
     }
     if method == "POST":
         values["content-type"] = "application/json"
+    values |= what.get("more", {})
     for name, value in values.items():
         message.request_headers.headers.headers.add(key=name, raw_value=value.encode())
     message.request_headers.end_of_stream = what.get("end", False)

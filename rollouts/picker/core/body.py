@@ -7,9 +7,10 @@ own decoder. Each chunk is scanned once, when it comes, so that a 64 MB body nev
 for long and a string of any length costs linear time. Where a long string probably ends is guessed, and proved
 by pydantic-core's parser, which is four times as fast as that routine but tells no positions.
 
-Choices where the RFC leaves room: of duplicate keys the last one counts, as in the decoders of Python and
-Go; the whole must be an object; it must be UTF-8 without a byte order mark; NaN and Infinity are refused;
-nesting is limited to ``MAX_DEPTH`` and a number to ``MAX_TOKEN`` characters.
+Choices where the RFC leaves room are those of Python's ``json.loads``, with which vLLM reads requests: of duplicate
+keys the last one counts, NaN and Infinity are numbers, surrogates may stand alone, even in UTF-8. Beyond that the whole
+must be an object; nesting is limited to ``MAX_DEPTH`` and a number to ``MAX_TOKEN`` characters. Other encodings than
+UTF-8 are for ``charset``.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ _WINDOW = 512
 _WS = re.compile(r"[ \t\n\r]*+")
 _MEMBER = re.compile(r'[ \t\n\r]*+"([^"\\\x00-\x1f]*+)"[ \t\n\r]*+:[ \t\n\r]*+')
 _AFTER = re.compile(r"[ \t\n\r]*+([,}\]])[ \t\n\r]*+")
-_NUMBER_OR_WORD = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?+[0-9]++)?+|true|false|null"
+_NUMBER_OR_WORD = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?+[0-9]++)?+|true|false|null|NaN|-?Infinity"
 # A scalar ends at a terminator that we see: "12" at the end of a chunk may yet become "123".
 _SCALAR = re.compile(rf"(?:{_NUMBER_OR_WORD})(?=[ \t\n\r,}}\]])")
 # Most members are a plain key and a short plain value: one match instead of four steps.
@@ -97,6 +98,7 @@ class BodyScanner:
         "_state",
         "_wanted",
         "fields",
+        "opened",
         "size",
     )
 
@@ -116,6 +118,7 @@ class BodyScanner:
         self._decoder: codecs.IncrementalDecoder | None = None
         self._split_char = False  # a UTF-8 sequence continues in the next chunk
         self.fields: dict[str, Field] = {}
+        self.opened = 0  # offset behind the opening brace
         self.size = 0
 
     def feed(self, chunk: bytes) -> None:
@@ -141,7 +144,7 @@ class BodyScanner:
 
     def _check_utf8(self, chunk: bytes) -> None:
         if self._decoder is None:
-            self._decoder = codecs.getincrementaldecoder("utf-8")()
+            self._decoder = codecs.getincrementaldecoder("utf-8")("surrogatepass")
         try:
             self._decoder.decode(chunk)
         except UnicodeDecodeError:
@@ -163,6 +166,7 @@ class BodyScanner:
             return pos
         if text[pos] != "{":
             raise BodyError("the body is not a JSON object")
+        self.opened = self._base + pos + 1
         return self._open(text, pos)
 
     def _open(self, text: str, pos: int) -> int:

@@ -38,7 +38,7 @@ class Field(NamedTuple):
         """The decoded string, or a scalar as it is written. Lone surrogates become U+FFFD."""
         if self.kind is Kind.STRING and self.raw.isascii() and "\\" not in self.raw:
             return self.raw[1:-1]
-        source = self.raw.encode("latin-1").decode("utf-8")
+        source = self.raw.encode("latin-1").decode("utf-8", "surrogatepass")
         if self.kind is not Kind.STRING:
             return source
         value: str = json.loads(source)

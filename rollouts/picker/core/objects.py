@@ -29,7 +29,7 @@ from rollouts.picker.core.policies import ModelPolicy, policies_of
 from rollouts.picker.core.rules import Criticality, Precedence, Rule, RuleBook
 from rollouts.picker.core.split import Target
 
-__all__ = ["ROLLOUT_GROUP", "PoolName", "Snapshot", "read_snapshot"]
+__all__ = ["ROLLOUT_GROUP", "PoolName", "Snapshot", "pool_names", "read_snapshot"]
 
 ROLLOUT_GROUP = "inferencerollouts.dev"
 
@@ -84,6 +84,13 @@ def read_snapshot(names: Iterable[PoolName], objects: Iterable[object]) -> Snaps
         policies=policies_of(rollouts, {(name.namespace, name.name) for name in wanted}),
         problems=tuple(problems),
     )
+
+
+def pool_names(objects: Iterable[object]) -> tuple[PoolName, ...]:
+    """The names of all pools among the objects."""
+    maps = (obj for obj in objects if isinstance(obj, Mapping) and _is(obj, "InferencePool", POOL_GROUPS))
+    found = {PoolName(_namespace(obj), text_at(obj, "metadata", "name")) for obj in maps}
+    return tuple(sorted(name for name in found if name.name))
 
 
 def _is(obj: Mapping[str, Any], kind: str, groups: tuple[str, ...]) -> bool:

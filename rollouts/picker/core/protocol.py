@@ -6,26 +6,25 @@ The rules, from Envoy's ``external_processor.proto`` and proposal 004 of the Gat
 - In full-duplex mode nothing is answered until the request body has ended; then the headers, then the body.
 - The end of a body comes with a chunk, or with the trailers. Envoy may repeat the last chunk
   (envoyproxy/envoy#46237): whatever comes after the end is not answered.
-- A request without a body is answered at its headers.
+- A request without a body is answered at its headers, and so is one that may wait for the response: an upgrade, gRPC.
+  What follows an upgrade is not the picker's; other bodies that it does not read pass by, chunk for chunk.
 - A stream may begin with, or jump to, the response: some other filter answered in the pod's place.
 - Ending the stream cleanly means "go on without me". This is how a response that nobody measures is left,
-  for full-duplex mode cannot be switched off half-way.
+  for full-duplex mode cannot be switched off half-way. Some gateways take it for a failure (agentgateway#3436):
+  ``keep`` shows them the whole exchange.
+- A peer that half-closes after the request wanted to know the destination and nothing else.
 """
 
 from __future__ import annotations
 
-import functools
-import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
-from rollouts.picker.core.body import BodyScanner
+from rollouts.picker.core.answering import DESTINATION, NO_CHANGE, Answer, in_pieces
+from rollouts.picker.core.content import is_dialogue, is_upgrade
 from rollouts.picker.core.endpoints import SUBSET_KEY, SUBSET_NAMESPACE, parse_subset
-from rollouts.picker.core.held import HeldBody
 from rollouts.picker.core.measure import Ending, ResponseMeter
-from rollouts.picker.core.members import BodyError, Field, Kind
 from rollouts.picker.core.messages import (
     BodyMode,
     BodyReply,
@@ -45,11 +44,10 @@ from rollouts.picker.core.messages import (
 )
 from rollouts.picker.core.messages import Protocol as Modes
 from rollouts.picker.core.ports import BufferBudget, Observer, Routing
-from rollouts.picker.core.prefix import MAX_PREFIX
-from rollouts.picker.core.refusals import bad_request, immediate, too_large, too_slow
+from rollouts.picker.core.reader import RequestReader
+from rollouts.picker.core.refusals import immediate, too_large, too_slow
 from rollouts.picker.core.restore import NameRestorer
-from rollouts.picker.core.routing import PROMPTS, Decision, Refusal, Request
-from rollouts.picker.core.splicing import splice
+from rollouts.picker.core.routing import Refusal, Request
 from rollouts.picker.core.wire import metadata_value
 
 __all__ = [
@@ -59,22 +57,6 @@ __all__ = [
     "ProtocolError",
     "State",
 ]
-
-DESTINATION = b"x-gateway-destination-endpoint"
-
-# What only the picker may say, and what was meant for the picker alone.
-_STRIPPED = frozenset((
-    b"x-gateway-destination-endpoint-served",
-    b"x-gateway-destination-endpoint-subset",
-    b"x-gateway-inference-objective",
-    b"x-gateway-inference-fairness-id",
-    b"x-gateway-model-name-rewrite",
-))  # fmt: skip
-
-
-_MAX_LAST, _TAIL = 16_384, 512
-"""The end of a request that is left goes out with the end of the stream. Envoy reads both at once when they
-are short: beyond one HTTP/2 frame a short tail is cut off for that."""
 
 
 class ProtocolError(Exception):
@@ -97,57 +79,44 @@ class State(Enum):
 _INCOMPLETE = (State.START, State.REQUEST_BODY)
 
 
-class _Answer(NamedTuple):
-    """A decision with what it does to the request."""
-
-    decision: Decision
-    field: Field | None  # the model value to replace
-
-
-class _Routed(NamedTuple):
-    """The part of a reply that routes the request, in the order of ``HeadersReply`` and ``BufferedReply``."""
-
-    set_headers: tuple[tuple[bytes, bytes], ...]
-    remove_headers: tuple[bytes, ...]
-    clear_route_cache: bool
-    endpoint: bytes
-
-
-@functools.lru_cache(maxsize=1024)
-def _json(name: str) -> bytes:
-    """A name as it stands in the body. Cached: a split has a handful of targets."""
-    return json.dumps(name, ensure_ascii=False).encode("utf-8", "replace")
-
-
 class Exchange:
-    """The life of one HTTP request. ``receive`` gives the replies; ``closing``: end the stream after them."""
+    """The life of one HTTP request. ``receive`` gives the replies; ``closing``: end the stream after them.
+
+    ``keep``: see the response whether it is needed or not.
+    """
 
     __slots__ = (
         "_answer",
+        "_budget",
         "_headers",
-        "_held",
+        "_keep",
         "_meter",
         "_modes",
         "_observer",
+        "_passing",
+        "_reader",
         "_restorer",
         "_routing",
-        "_scanner",
         "_subset",
         "closing",
         "state",
     )
 
-    def __init__(self, routing: Routing, observer: Observer, budget: BufferBudget) -> None:
+    def __init__(
+        self, routing: Routing, observer: Observer, budget: BufferBudget, *, keep: bool = False
+    ) -> None:
         self._routing = routing
         self._observer = observer
+        self._budget = budget
+        self._keep = keep
         self._headers: Headers = {}
         self._modes = Modes()
-        self._held = HeldBody(budget)
-        self._scanner: BodyScanner | None = None
+        self._reader: RequestReader | None = None
         self._subset: object = None
-        self._answer: _Answer | None = None
+        self._answer: Answer | None = None
         self._meter: ResponseMeter | None = None
         self._restorer: NameRestorer | None = None
+        self._passing = False  # a full-duplex request body passes by: each chunk has to be given back
         self.state = State.START
         self.closing = False
 
@@ -173,12 +142,32 @@ class Exchange:
             return ()
         return self._refuse(too_slow(seconds))
 
+    @property
+    def expects_response(self) -> bool:
+        """Whether a request is answered whose response is to be measured, and has not begun."""
+        return self.state is State.ANSWERED and self._meter is not None
+
+    def half_closed(self, now: float) -> Iterable[Outgoing]:
+        """The peer says that nothing more comes from it: it wanted the destination, and has no response to show."""
+        if self.state is State.REQUEST_BODY and self._reader is not None and not self._reader.held.size:
+            self._release()
+            return self._without_body(now)
+        if self.expects_response:
+            self._meter = None
+            self._observer.dispatched(self._decided.decision._replace(measured=False))
+        return ()
+
     def disconnect(self, now: float) -> None:
         """The stream is over, whoever ended it. Safe to call more than once."""
-        self._held.release()
+        self._release()
         if self._meter is not None:
             self._report(Ending.ABORTED, now)
         self.state = State.DONE
+
+    def _release(self) -> None:
+        if self._reader is not None:
+            self._reader.release()
+            self._reader = None
 
     # --- the request ------------------------------------------------------------------------------
 
@@ -186,15 +175,38 @@ class Exchange:
         self._headers, self._modes = message.headers, message.protocol
         self._hint(message.metadata)
         mode = self._modes.request_body
-        if message.end_of_stream or mode in (BodyMode.NONE, BodyMode.STREAMED, BodyMode.GRPC):
-            # No body, or none that may be held back: a pod is all there is to choose.
-            self.state = State.ANSWERED if message.end_of_stream else State.UNBUFFERED
-            request = Request(self._headers, subset=parse_subset(self._subset))
-            refused = self._decide(request, None, now)
-            return refused or (HeadersReply(Side.REQUEST, *self._routed(None)),)
-        self._scanner = BodyScanner(self._routing.body_fields)
+        if message.end_of_stream:
+            return self._without_body(now)
+        if mode in (BodyMode.NONE, BodyMode.STREAMED, BodyMode.GRPC):
+            return self._without_body(now, State.UNBUFFERED)
+        if is_upgrade(self._headers) or is_dialogue(self._headers):
+            return self._open_ended(now)
+        self._reader = RequestReader(self._headers, self._routing.body_fields, self._budget)
         self.state = State.REQUEST_BODY
         return (HeadersReply(Side.REQUEST),) if mode is not BodyMode.FULL_DUPLEX_STREAMED else ()
+
+    def _without_body(self, now: float, state: State = State.ANSWERED, **how: bool) -> tuple[Outgoing, ...]:
+        """No body, or none that may be held back: a pod is all there is to choose."""
+        self.state = state
+        refused = self._decide(Request(self._headers, subset=parse_subset(self._subset)), now, **how)
+        return refused or (self._decided.head(),)
+
+    def _open_ended(self, now: float) -> tuple[Outgoing, ...]:
+        replies = self._without_body(now, State.UNBUFFERED, measurable=False)
+        # What follows an upgrade comes after the response, when the picker is gone; a message may come at once.
+        stays = self._keep or not is_upgrade(self._headers)
+        if (
+            self.state is State.UNBUFFERED
+            and self._modes.request_body is BodyMode.FULL_DUPLEX_STREAMED
+            and stays
+        ):
+            self._passing = True
+            self.closing = False
+        return replies
+
+    def _leaves(self) -> bool:
+        """Whether the rest of the exchange can do without the picker."""
+        return not (self._keep or self._passing or self._meter is not None or self._restorer is not None)
 
     def _hint(self, metadata: bytes) -> None:
         hint = metadata_value(metadata, SUBSET_NAMESPACE, SUBSET_KEY) if metadata else None
@@ -202,110 +214,76 @@ class Exchange:
             self._subset = hint
 
     def _on_body(self, message: RequestBody, now: float) -> Iterable[Outgoing]:
-        assert self._scanner is not None  # set on entering this state
+        assert self._reader is not None  # set on entering this state
         if message.metadata:
             self._hint(message.metadata)
-        if (refusal := self._held.add(message.body)) is not None:
+        if (refusal := self._reader.feed(message.body)) is not None:
             return self._refuse(refusal)
-        try:
-            self._scanner.feed(message.body)
-        except BodyError as error:
-            return self._refuse(bad_request(str(error)))
         if message.end_of_stream:
             return self._body_complete(now, trailers=False)
-        if self._modes.request_body is BodyMode.FULL_DUPLEX_STREAMED:
-            return ()
-        return self._refuse(too_large(self._held.size))  # BUFFERED_PARTIAL: Envoy's buffer was too small
+        if self._modes.request_body is not BodyMode.FULL_DUPLEX_STREAMED:
+            return self._refuse(
+                too_large(self._reader.held.size)
+            )  # BUFFERED_PARTIAL: Envoy's buffer was too small
+        return self._pass_by(self._reader, now) if self._reader.unread is not None else ()
 
     def _on_trailers(self, message: RequestTrailers, now: float) -> Iterable[Outgoing]:
         return self._body_complete(now, trailers=True)
 
     def _body_complete(self, now: float, *, trailers: bool) -> Iterable[Outgoing]:
-        assert self._scanner is not None  # set on entering this state
-        try:
-            self._scanner.finish()
-            request, field = self._read(self._scanner)
-        except BodyError as error:
-            return self._refuse(bad_request(str(error)))
-        self._scanner = None
+        assert self._reader is not None  # set on entering this state
+        request = self._reader.finish(parse_subset(self._subset))
+        if isinstance(request, Refusal):
+            return self._refuse(request)
         self.state = State.ANSWERED
-        if refused := self._decide(request, field, now):
+        if refused := self._decide(request, now):
             return refused
         if self._modes.request_body is BodyMode.FULL_DUPLEX_STREAMED:
-            return self._stream(trailers=trailers)
-        return self._buffered()
+            return self._decided.streamed(self._reader, trailers=trailers, leaving=self.closing)
+        return (self._decided.buffered(self._reader),)
 
-    def _read(self, scanner: BodyScanner) -> tuple[Request, Field]:
-        fields = scanner.fields
-        model = fields.get("model")
-        if model is None or model.kind is not Kind.STRING or model.clipped:
-            raise BodyError('the request needs a "model" that is a string')
-        prompt = next((fields[name].start for name in PROMPTS if name in fields), None)
-        wanted = {name: field.text() for name, field in fields.items() if name != "model" and field.raw}
-        begin = b"" if prompt is None else self._held.read(prompt, MAX_PREFIX)
-        return Request(self._headers, model.text(), wanted, begin, parse_subset(self._subset)), model
+    def _pass_by(self, reader: RequestReader, now: float) -> Iterable[Outgoing]:
+        """There is nothing to find in this body: no reason to hold the rest of it."""
+        request = reader.finish(parse_subset(self._subset))
+        assert isinstance(request, Request)  # why it is not read is known
+        if refused := self._decide(request, now):
+            return refused
+        self.state = State.UNBUFFERED
+        self._passing = True
+        self.closing = False
+        return self._decided.passing(reader)
 
-    def _decide(self, request: Request, field: Field | None, now: float) -> tuple[Outgoing, ...]:
+    def _decide(self, request: Request, now: float, *, measurable: bool = True) -> tuple[Outgoing, ...]:
         """The refusal, or nothing when there is a decision, which is kept."""
         outcome = self._routing.route(request, now)
         if isinstance(outcome, Refusal):
             return self._refuse(outcome)
+        if not measurable or b":method" not in self._headers:
+            # No proxy asks but something that wants a destination, and will show no response.
+            outcome = outcome._replace(measured=False, restored=False)
         self._observer.dispatched(outcome)
-        self._answer = _Answer(outcome, field if outcome.target != outcome.model else None)
+        change, plain = NO_CHANGE, False
+        if self._reader is not None and request.unread is None:
+            if changed := outcome.target != outcome.model:
+                change = self._reader.change(outcome.target)
+            # In one split all targets get the body in one form, or they could not be compared.
+            plain = self._reader.decoded and (changed or outcome.split)
+        self._answer = Answer(outcome, self._headers, change, plain)
         if outcome.measured:
             self._meter = ResponseMeter(now)
         if outcome.restored:
             self._restorer = NameRestorer(outcome.model, outcome.target)
-        self.closing = not (outcome.measured or outcome.restored)
+        self.closing = self._leaves()
         return ()
 
-    def _routed(self, length: int | None) -> _Routed:
-        """What the decision does to the headers; ``length`` of a body that has a known one."""
-        assert self._answer is not None  # the callers checked
-        address = self._answer.decision.endpoint.address.encode()
-        headers: tuple[tuple[bytes, bytes], ...] = ((DESTINATION, address),)
-        if length is not None:
-            headers = (*headers, (b"content-length", b"%d" % length))
-        stripped = (
-            () if _STRIPPED.isdisjoint(self._headers) else tuple(sorted(_STRIPPED & self._headers.keys()))
-        )
-        return _Routed(headers, stripped, True, address)
-
-    def _stream(self, *, trailers: bool) -> Iterator[Outgoing]:
-        """Headers, body, trailers of a full-duplex request. Bytes are let go of as they are sent."""
-        start, end, new = self._change()
-        length = self._held.size - (end - start) + len(new)
-        # HTTP/1.1 has trailers only where there is no content-length.
-        yield HeadersReply(Side.REQUEST, *self._routed(None if trailers or not length else length))
-        pieces = splice(self._held.chunks, start, end, new)
-        previous = next(pieces)
-        for piece in pieces:
-            yield BodyReply(Side.REQUEST, previous, False)
-            previous = piece
-        self._held.release()
-        if self.closing and len(previous) > _MAX_LAST:
-            yield BodyReply(Side.REQUEST, previous[:-_TAIL], False)
-            previous = previous[-_TAIL:]
-        yield BodyReply(Side.REQUEST, previous, not trailers)
-        if trailers:
-            yield TrailersReply(Side.REQUEST)
-
-    def _buffered(self) -> Iterable[Outgoing]:
-        """The reply to a buffered body: in this mode it may still change the headers."""
-        start, end, new = self._change()
-        body = b"".join(splice(self._held.chunks, start, end, new)) if new else None
-        self._held.release()
-        return (BufferedReply(Side.REQUEST, body, *self._routed(None if body is None else len(body))),)
-
-    def _change(self) -> tuple[int, int, bytes]:
-        """(start, end, what to put there) of the change to the body; nothing in place of nothing for none."""
-        assert self._answer is not None  # the callers checked
-        field = self._answer.field
-        return (0, 0, b"") if field is None else (field.start, field.end, _json(self._answer.decision.target))
+    @property
+    def _decided(self) -> Answer:
+        assert self._answer is not None  # the callers have decided
+        return self._answer
 
     def _refuse(self, refusal: Refusal) -> tuple[Outgoing, ...]:
         self._observer.refused(refusal)
-        self._held.release()
+        self._release()
         self.state = State.DONE
         self.closing = True
         return (immediate(refusal),)
@@ -313,8 +291,7 @@ class Exchange:
     # --- the response -----------------------------------------------------------------------------
 
     def _on_response_headers(self, message: ResponseHeaders, now: float) -> Iterable[Outgoing]:
-        self._held.release()  # a local reply may come before the request body has ended
-        self._scanner = None
+        self._release()  # a local reply may come before the request body has ended
         if self.state is State.START:
             self._modes = message.protocol
         if self._meter is not None:
@@ -325,7 +302,7 @@ class Exchange:
             self._complete(now)
         elif self._modes.response_body is BodyMode.NONE:
             self._complete(now, Ending.HEADERS_ONLY)
-        self.closing = self.closing or (self._meter is None and self._restorer is None)
+        self.closing = self.closing or self._leaves()
         if self._restorer is None or self._modes.response_body is not BodyMode.FULL_DUPLEX_STREAMED:
             return (HeadersReply(Side.RESPONSE),)
         self._restorer.headers(message.headers.get(b"content-type", b""))
@@ -341,19 +318,12 @@ class Exchange:
         if self._restorer is None:
             return (BodyReply(Side.RESPONSE, message.body, message.end_of_stream),)
         body = self._restorer.feed(message.body, end=message.end_of_stream)
-        return self._restored(body, end=message.end_of_stream)
-
-    def _restored(self, body: bytes, *, end: bool) -> Iterator[Outgoing]:
-        """A chunk that may have grown, in pieces; nothing while all of it is held back."""
-        if body or end:
-            pieces = list(splice(deque([body]), 0, 0, b""))
-            for index, piece in enumerate(pieces):
-                yield BodyReply(Side.RESPONSE, piece, end and index == len(pieces) - 1)
+        return in_pieces(Side.RESPONSE, body, end=message.end_of_stream)
 
     def _on_response_trailers(self, message: ResponseTrailers, now: float) -> Iterable[Outgoing]:
         self._complete(now)
         if self._restorer is not None and (left := self._restorer.feed(b"", end=True)):
-            yield from self._restored(left, end=False)
+            yield from in_pieces(Side.RESPONSE, left, end=False)
         yield TrailersReply(Side.RESPONSE)
 
     def _complete(self, now: float, ending: Ending = Ending.COMPLETE) -> None:
@@ -364,10 +334,9 @@ class Exchange:
 
     def _report(self, ending: Ending, now: float) -> None:
         assert self._meter is not None  # the callers checked
-        assert self._answer is not None  # a meter comes with a decision
         measurement = self._meter.finish(ending, now)
         self._meter = None
-        self._observer.measured(self._answer.decision, measurement)
+        self._observer.measured(self._decided.decision, measurement)
 
     # --- what passes by ---------------------------------------------------------------------------
 
@@ -375,13 +344,34 @@ class Exchange:
         return ()
 
     def _pass_body(self, message: RequestBody, now: float) -> Iterable[Outgoing]:
-        if message.end_of_stream:
+        if message.end_of_stream and self.state is State.UNBUFFERED:
             self.state = State.ANSWERED
-        return (BufferedReply(Side.REQUEST),)
+        if self._modes.request_body is not BodyMode.FULL_DUPLEX_STREAMED:
+            return (BufferedReply(Side.REQUEST),)
+        if not self._passing:
+            return ()
+        if message.end_of_stream:
+            self._passed()
+        return in_pieces(Side.REQUEST, message.body, end=message.end_of_stream)
 
     def _pass_trailers(self, message: RequestTrailers, now: float) -> Iterable[Outgoing]:
         self.state = State.ANSWERED
+        self._passed()
         return (TrailersReply(Side.REQUEST),)
+
+    def _late_body(self, message: RequestBody, now: float) -> Iterable[Outgoing]:
+        return self._pass_body(message, now) if self._passing else ()
+
+    def _late_trailers(self, message: RequestTrailers, now: float) -> Iterable[Outgoing]:
+        if not self._passing:
+            return ()
+        self._passed()
+        return (TrailersReply(Side.REQUEST),)
+
+    def _passed(self) -> None:
+        """The request has ended."""
+        self._passing = False
+        self.closing = self._leaves()
 
 
 Handler = Callable[[Exchange, Any, float], Iterable[Outgoing]]  # each takes its own kind of message
@@ -398,8 +388,8 @@ TRANSITIONS: dict[tuple[State, type], Handler] = {
     (State.ANSWERED, RequestBody): Exchange._ignore,
     (State.ANSWERED, RequestTrailers): Exchange._pass_trailers,
     (State.ANSWERED, ResponseHeaders): Exchange._on_response_headers,
-    (State.RESPONDING, RequestBody): Exchange._ignore,
-    (State.RESPONDING, RequestTrailers): Exchange._ignore,
+    (State.RESPONDING, RequestBody): Exchange._late_body,
+    (State.RESPONDING, RequestTrailers): Exchange._late_trailers,
     (State.RESPONDING, ResponseBody): Exchange._on_response_body,
     (State.RESPONDING, ResponseTrailers): Exchange._on_response_trailers,
     **{

@@ -7,12 +7,13 @@ import json
 from rollouts.picker.core.messages import ImmediateReply
 from rollouts.picker.core.routing import Refusal
 
-__all__ = ["OVERLOADED", "bad_request", "immediate", "too_large", "too_slow"]
+__all__ = ["OVERLOADED", "bad_request", "immediate", "too_expanded", "too_large", "too_slow", "unsupported"]
 
 _ERROR_TYPES = {
     400: "BadRequestError",
     408: "RequestTimeoutError",
     413: "BadRequestError",
+    415: "UnsupportedMediaTypeError",
     429: "RateLimitError",
 }
 OVERLOADED = Refusal(
@@ -28,6 +29,16 @@ def bad_request(text: str) -> Refusal:
 def too_large(limit: int) -> Refusal:
     """The body is longer than ``limit`` bytes."""
     return Refusal(413, "body-too-large", f"the request body is larger than {limit} bytes")
+
+
+def too_expanded(text: str) -> Refusal:
+    """The body unfolds to more than is taken."""
+    return Refusal(413, "body-too-large", text)
+
+
+def unsupported(text: str) -> Refusal:
+    """The body is written in something that the picker cannot read, and has to."""
+    return Refusal(415, "unsupported-body", text)
 
 
 def too_slow(seconds: float) -> Refusal:

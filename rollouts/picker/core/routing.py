@@ -21,7 +21,7 @@ from rollouts.picker.core.rules import Criticality, Rule
 from rollouts.picker.core.schedule import PodState, Scheduler
 from rollouts.picker.core.split import Diffusion, sticky
 
-__all__ = ["PROMPTS", "Decision", "Refusal", "Request", "Router", "Unready"]
+__all__ = ["PROMPTS", "Decision", "Refusal", "Request", "Router", "Unread", "Unready"]
 
 _NO_POLICY = ModelPolicy()
 PROMPTS = ("messages", "prompt", "input")
@@ -36,29 +36,6 @@ class Unready(Enum):
     SHED = "shed"
 
 
-class Request(NamedTuple):
-    """A request, as far as it decides. ``model`` is empty for one without a body."""
-
-    headers: Headers
-    model: str = ""
-    fields: Mapping[str, str] = {}
-    prompt: bytes = b""
-    subset: Subset | None = None
-
-
-class Decision(NamedTuple):
-    """Where a request goes. ``target`` is the model name to send; it may equal ``model``.
-
-    ``restored``: the response is to carry ``model`` again.
-    """
-
-    model: str
-    target: str
-    endpoint: Endpoint
-    measured: bool
-    restored: bool = False
-
-
 class Refusal(NamedTuple):
     """An answer in place of the pod's: status, reason for logs, message for the client."""
 
@@ -67,6 +44,46 @@ class Refusal(NamedTuple):
     message: str
     model: str = ""
     target: str = ""
+
+
+class Unread(NamedTuple):
+    """Why a body cannot be read, or not be changed: the refusal for the case that a rule needs its model.
+
+    ``hidden``: it may hold a model all the same, so that any rule does; else it has none, and only a rule for all
+    models does.
+    """
+
+    refusal: Refusal
+    hidden: bool
+
+
+class Request(NamedTuple):
+    """A request, as far as it decides. ``model`` is empty for one that names none.
+
+    ``has_body``: only then there is a place for a model, and rules for all models apply to one without.
+    """
+
+    headers: Headers
+    model: str = ""
+    fields: Mapping[str, str] = {}
+    prompt: bytes = b""
+    subset: Subset | None = None
+    has_body: bool = False
+    unread: Unread | None = None
+
+
+class Decision(NamedTuple):
+    """Where a request goes. ``target`` is the model name to send; it may equal ``model``.
+
+    ``restored``: the response is to carry ``model`` again. ``split``: a rule chose the target.
+    """
+
+    model: str
+    target: str
+    endpoint: Endpoint
+    measured: bool
+    restored: bool = False
+    split: bool = False
 
 
 class Router:
@@ -119,7 +136,11 @@ class Router:
 
     def route(self, request: Request, now: float) -> Decision | Refusal:
         """Decide. The only effects are on the split, the schedule and the counts."""
-        rule = self._snapshot.rules.find(request.model) if request.model else None
+        rule = self._snapshot.rules.find(request.model) if request.model or request.has_body else None
+        if (unread := request.unread) is not None:
+            if (rule is not None and rule.targets) or (unread.hidden and self._splits):
+                return unread.refusal
+            rule = None
         policies = self._snapshot.policies
         policy = policies.get(request.model) or policies.get(ALL_MODELS, _NO_POLICY)
         candidates = self.scheduler.candidates(request.subset)
@@ -140,11 +161,13 @@ class Router:
             return Refusal(429, "rejected-saturated", text, request.model, target)
         hashes = block_hashes(target, request.prompt) if len(candidates) > 1 else ()
         endpoint = self.scheduler.choose(candidates, target, hashes, now)
+        split = False
         if rule is not None and rule.targets:
+            split = True
             self._counts.setdefault(rule.model, Counter())[target] += 1
         measured = self._measured(request.headers, policy.measured)
-        restored = self._restore_model and target != request.model
-        return Decision(request.model, target, endpoint, measured, restored)
+        restored = self._restore_model and bool(request.model) and target != request.model
+        return Decision(request.model, target, endpoint, measured, restored, split)
 
     def _target(self, rule: Rule, policy: ModelPolicy, request: Request) -> str:
         if policy.pinned_by_header:

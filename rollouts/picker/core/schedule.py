@@ -2,7 +2,12 @@
 
 Scores lie in 0..1. Weights follow that project's default profile (queue 2, KV cache 2, prefix 3), with LoRA
 affinity and own in-flight requests added. In flight are the requests that the last scrape saw running or
-waiting plus those dispatched since, so nothing has to be counted down and nothing can leak.
+waiting plus those dispatched since, so nothing has to be counted down and nothing can leak. Equal scores take
+turns: the pod that was chosen longest ago comes next, whatever the others do.
+
+A cached prefix saves a pod the more of its work the longer it is, but not its queue: what it counts shrinks with the
+requests that the pod has in flight beyond the least loaded one, so that a prefix which every request has in common,
+a system prompt, fills one pod only until load outweighs it, and is then cached on the next one, too.
 
 A new pod is not the emptiest and hence the best pod for everyone at once: during its slow start only a
 growing part of the requests may choose it at all.
@@ -21,7 +26,10 @@ __all__ = ["Load", "PodState", "ScheduleConfig", "Scheduler"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """What a pod's metrics and model list said. ``kv_usage`` is 0..1; ``models`` None: not known."""
+    """What a pod's metrics and model list said. ``kv_usage`` is 0..1; ``models`` None: not known.
+
+    ``adapters``: those of ``models`` that the list calls adapters, by their ``parent``.
+    """
 
     running: int = 0
     waiting: int = 0
@@ -29,6 +37,7 @@ class Load:
     active_adapters: frozenset[str] = frozenset()
     max_adapters: int = 0
     models: frozenset[str] | None = None
+    adapters: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +45,9 @@ class ScheduleConfig:
     """Weights of the scores, and thresholds. Times in seconds.
 
     ``saturated_waiting`` and ``saturated_kv`` are the shedding thresholds of the Inference Extension;
-    ``stale_after`` is the age at which a pod's figures say nothing any more.
+    ``stale_after`` is the age at which a pod's figures say nothing any more. ``prefix_room`` is how many requests
+    more than the least loaded pod one may have in flight until its cached prefix counts nothing: with the weights
+    here an idle pod wins from a third of it on, which are 8, a small batch that costs a model server next to no time.
     """
 
     queue: float = 2.0
@@ -44,6 +55,7 @@ class ScheduleConfig:
     prefix: float = 3.0
     adapter: float = 1.0
     in_flight: float = 2.0
+    prefix_room: float = 24.0
     slow_start: float = 30.0
     saturated_waiting: int = 5
     saturated_kv: float = 0.8
@@ -60,22 +72,32 @@ class PodState:
     scraped_at: float = -1e9
     dispatched: int = 0  # since the last scrape began
     credit: float = 0.0  # of the slow start
-    recent: dict[str, float] = field(default_factory=dict)  # adapter -> time of the last dispatch
+    turn: int = 0  # number of the last dispatch, among those of all pods
+    recent: dict[str, float] = field(default_factory=dict)  # adapter -> when it was last at work
 
     @property
     def in_flight(self) -> int:
         """Requests that the last scrape saw, and those dispatched since."""
         return self.load.running + self.load.waiting + self.dispatched
 
+    def work_on(self, adapter: str, now: float) -> None:
+        """The adapter is at work here, and so loaded for a while."""
+        if len(self.recent) > _MAX_ADAPTERS:
+            self.recent.clear()
+        self.recent[adapter] = now
+
 
 _RESIDENT = 60.0
-"""Seconds for which an adapter counts as loaded after our last request: the metric hides idle adapters."""
+"""Seconds for which an adapter counts as loaded after it was last at work: the metric hides idle adapters."""
+
+_MAX_ADAPTERS = 64
+"""More than any server holds."""
 
 
 class Scheduler:
     """Holds the pods' state and chooses among them. ``now`` is always monotonic seconds."""
 
-    __slots__ = ("_all", "_config", "_pods", "_started", "_turn", "_youngest", "prefixes")
+    __slots__ = ("_all", "_bases", "_config", "_pods", "_started", "_turn", "_youngest", "prefixes")
 
     def __init__(self, config: ScheduleConfig | None = None) -> None:
         self._config = config or ScheduleConfig()
@@ -83,6 +105,7 @@ class Scheduler:
         self._all: list[PodState] = []
         self._youngest = 0.0  # when the newest pod was first seen
         self._turn = 0
+        self._bases: frozenset[str] = frozenset()
         self._started = False
         self.prefixes = PrefixIndex()
 
@@ -111,8 +134,15 @@ class Scheduler:
     def observe(self, address: str, load: Load, now: float, *, missed: int = 0) -> None:
         """A scrape succeeded; ``missed`` requests were dispatched to the pod after it was sent."""
         pod = self._pods.get(address)
-        if pod is not None:
-            pod.load, pod.scraped_at, pod.dispatched = load, now, missed
+        if pod is None:
+            return
+        before = pod.load.models
+        pod.load, pod.scraped_at, pod.dispatched = load, now, missed
+        for adapter in load.active_adapters:
+            pod.work_on(adapter, now)
+        if load.models is not before:
+            loads = [pod.load for pod in self._all]
+            self._bases = frozenset().union(*(load.models - load.adapters for load in loads if load.models))
 
     def dispatched(self, address: str) -> int:
         """Requests sent to a pod since its last scrape began."""
@@ -157,10 +187,11 @@ class Scheduler:
         pod = candidates[0]
         if len(candidates) > 1:
             pod = self._best(self._grown(candidates, now), model, hashes, now)
+        self._turn += 1
+        pod.turn = self._turn
         pod.dispatched += 1
-        if len(pod.recent) > 64:  # more adapters than any server holds
-            pod.recent.clear()
-        pod.recent[model] = now
+        if model in pod.load.adapters:
+            pod.work_on(model, now)
         if hashes:
             self.prefixes.add(pod.endpoint.address, hashes)
         return pod.endpoint
@@ -188,33 +219,38 @@ class Scheduler:
         per_block = config.prefix / len(hashes) if hashes else 0.0
         queues = [pod.load.waiting for pod in pods]
         flights = [pod.load.running + pod.load.waiting + pod.dispatched for pod in pods]
-        queue_top, flight_top = max(queues), max(flights)
+        queue_top, flight_top, flight_low = max(queues), max(flights), min(flights)
         per_waiting = config.queue / ((queue_top - min(queues)) or 1)
-        per_flight = config.in_flight / ((flight_top - min(flights)) or 1)
-        self._turn = (self._turn + 1) % len(pods)
+        per_flight = config.in_flight / ((flight_top - flight_low) or 1)
+        adapter = model if model not in self._bases else ""
         best, chosen = -1.0, pods[0]
-        for index in range(-self._turn, len(pods) - self._turn):
-            pod = pods[index]
+        for index, pod in enumerate(pods):
+            load = pod.load
             score = (
                 per_waiting * (queue_top - queues[index])
-                + config.kv_cache * (1.0 - pod.load.kv_usage)
+                + config.kv_cache * (1.0 - load.kv_usage)
                 + per_flight * (flight_top - flights[index])
-                + config.adapter * _adapter_score(pod, model, now)
             )
-            if matched:
-                score += per_block * matched.get(pod.endpoint.address, 0)
-            if score > best + 1e-9:
+            if adapter and (load.max_adapters or load.active_adapters):
+                score += config.adapter * _adapter_score(pod, adapter, now)
+            if matched and (blocks := matched.get(pod.endpoint.address)):
+                room = 1.0 - (flights[index] - flight_low) / config.prefix_room
+                score += per_block * blocks * max(0.0, room)
+            if score > best - _TIE and (score > best + _TIE or pod.turn < chosen.turn):
                 best, chosen = score, pod
         return chosen
 
 
-def _adapter_score(pod: PodState, model: str, now: float) -> float:
+_TIE = 1e-9
+"""Scores closer than this are equal: sums of the same parts in another order differ by less."""
+
+
+def _adapter_score(pod: PodState, adapter: str, now: float) -> float:
     """1 for a pod that has the adapter at work, 0.8 for one with a free slot, else 0.
 
-    A pod without adapters has none to keep warm: else whoever had the base model last would get all of it.
+    Not for a base model, which is at work in every pod and takes no slot: whoever had it last would get all of it.
     """
-    if not pod.load.max_adapters and not pod.load.active_adapters:
-        return 0.0
-    if model in pod.load.active_adapters or now - pod.recent.get(model, -1e9) < _RESIDENT:
+    active = pod.load.active_adapters
+    if adapter in active or (adapter in pod.recent and now - pod.recent[adapter] < _RESIDENT):
         return 1.0
-    return 0.8 if len(pod.load.active_adapters) < pod.load.max_adapters else 0.0
+    return 0.8 if len(active) < pod.load.max_adapters else 0.0

@@ -11,12 +11,13 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rollouts.exposition_lines import read_line
 from rollouts.objects.served import listed_models
 from rollouts.picker.core.schedule import Load
 
-__all__ = ["ScrapeConfig", "parse_metrics", "parse_models", "wait_for"]
+__all__ = ["UNKNOWN", "ModelList", "ScrapeConfig", "parse_metrics", "parse_models", "wait_for"]
 
 _LINE = re.compile(
     r"^(?:vllm:num_requests_running|vllm:num_requests_waiting|vllm:kv_cache_usage_perc"
@@ -55,7 +56,17 @@ def wait_for(config: ScrapeConfig, *, busy: bool, failures: int) -> float:
     return config.busy if busy else config.idle
 
 
-def parse_metrics(text: str, models: frozenset[str] | None) -> Load:
+class ModelList(NamedTuple):
+    """The names in an answer of ``/v1/models``, and those of them that are adapters; None: not known."""
+
+    names: frozenset[str] | None = None
+    adapters: frozenset[str] = frozenset()
+
+
+UNKNOWN = ModelList()
+
+
+def parse_metrics(text: str, models: ModelList) -> Load:
     """The load in a Prometheus exposition. What is not there, or is no finite number, counts as 0.
 
     Several engines behind one pod are added up, the fullest cache counts.
@@ -82,7 +93,8 @@ def parse_metrics(text: str, models: frozenset[str] | None) -> Load:
         kv_usage=min(kv, 1.0),
         active_adapters=frozenset(filter(None, (name.strip() for name in adapters.split(",")))),
         max_adapters=slots,
-        models=models,
+        models=models.names,
+        adapters=models.adapters,
     )
 
 
@@ -94,7 +106,15 @@ def _number(text: str) -> float:
     return value if 0.0 <= value < 1e15 else 0.0  # also false for NaN
 
 
-def parse_models(body: bytes) -> frozenset[str] | None:
-    """The ids in an answer of ``/v1/models``; None when it is not one."""
-    entries = listed_models(body)
-    return None if entries is None else frozenset(entry["id"] for entry in entries)
+def parse_models(body: bytes) -> ModelList:
+    """The names in an answer of ``/v1/models``; nothing known when it is not one.
+
+    vLLM and SGLang give an adapter its base model as ``parent``, and a base model none.
+    """
+    cards = listed_models(body)
+    if cards is None:
+        return UNKNOWN
+    return ModelList(
+        names=frozenset(card["id"] for card in cards),
+        adapters=frozenset(card["id"] for card in cards if card.get("parent")),
+    )

@@ -16,8 +16,8 @@ def splice(
 ) -> Iterator[bytes]:
     """The chunks with bytes ``[start, end)`` replaced, in pieces of at most ``limit`` bytes.
 
-    ``start == end`` with an empty ``new`` changes nothing. Chunks are taken off the deque as they are used
-    up, so that a large body is not held twice. An empty body gives one empty piece.
+    ``start == end`` with an empty ``new`` changes nothing, else it inserts. Chunks are taken off the deque as they
+    are used up, so that a large body is not held twice. An empty body gives one empty piece.
     """
     if len(chunks) == 1 and len(chunks[0]) + len(new) <= limit:
         chunk = chunks.popleft()
@@ -43,14 +43,18 @@ def splice(
 
 def _replaced(chunks: deque[bytes], start: int, end: int, new: bytes) -> Iterator[bytes]:
     offset = 0
+    placed = False
     while chunks:
         chunk = chunks.popleft()
         after = offset + len(chunk)
-        if after <= start or offset >= end:
+        if after < start or (placed and offset >= end):
             yield chunk
         else:
             yield chunk[: max(0, start - offset)]
-            if start >= offset:
+            if not placed:
+                placed = True
                 yield new
             yield chunk[max(0, end - offset) :]
         offset = after
+    if not placed:
+        yield new

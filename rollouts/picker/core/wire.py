@@ -34,6 +34,8 @@ MAX_STRUCT_DEPTH = 16
 """A subset hint is two levels deep; metadata is set by operators but may copy client input."""
 
 _DEFAULT_PROTOCOL = Protocol()
+_JOINED = {b"cookie": b"; ", b"content-encoding": b", ", b"connection": b", ", b"upgrade": b", "}
+"""Headers that may come in several lines, and what stands between the values in one."""
 
 
 class WireError(ValueError):
@@ -90,7 +92,7 @@ def _fields(data: bytes, pos: int, end: int) -> Iterator[tuple[int, int, int, in
 
 
 def _headers(data: bytes, start: int, end: int) -> Headers:
-    """``HeaderMap``: the first value of a repeated name wins, but cookies are joined (RFC 9113 8.2.3).
+    """``HeaderMap``: the first value of a repeated name wins, but cookies (RFC 9113 8.2.3) and lists are joined.
 
     This is ``_fields`` written out twice, because it is the hottest loop of a short request, and once more for
     a header as Envoy writes nearly all: a name and a raw value, all lengths below 128.
@@ -109,8 +111,8 @@ def _headers(data: bytes, start: int, end: int) -> Headers:
                 name = data[pos + 4 : middle]
                 if name not in found:
                     found[name] = data[middle + 2 : stop]
-                elif name == b"cookie":
-                    found[name] += b"; " + data[middle + 2 : stop]
+                elif name in _JOINED:
+                    found[name] += _JOINED[name] + data[middle + 2 : stop]
                 pos = stop
                 continue
         if data[pos] != 0x0A:  # anything but HeaderMap.headers
@@ -143,8 +145,29 @@ def _headers(data: bytes, start: int, end: int) -> Headers:
             raise WireError("a header runs over its end")
         if name not in found:
             found[name] = value
-        elif name == b"cookie":
-            found[name] += b"; " + value
+        elif name in _JOINED:
+            found[name] += _JOINED[name] + value
+    if b":method" not in found and b":status" not in found:
+        return _headers_in_any_case(data, start, end)
+    return found
+
+
+def _headers_in_any_case(data: bytes, start: int, end: int) -> Headers:
+    """The same for what no proxy of HTTP/2 wrote: NGINX Gateway Fabric sends names as Go spells them."""
+    found: Headers = {}
+    for number, kind, begin, stop in _fields(data, start, end):
+        if number != 1 or kind != 2:
+            continue
+        name = value = b""
+        for part, _, at, after in _fields(data, begin, stop):
+            if part == 1:
+                name = data[at:after].lower()
+            elif after > at:
+                value = data[at:after]
+        if name not in found:
+            found[name] = value
+        elif name in _JOINED:
+            found[name] += _JOINED[name] + value
     return found
 
 

@@ -81,7 +81,7 @@ async def test_completion_codes(
 async def test_other_codes(
     client: aiohttp.ClientSession, start_pod: StartPod, method: str, path: str, status: int
 ) -> None:
-    pod = await start_pod()
+    pod = await start_pod(pooling=False)
     assert (await call(client, method, pod.url + path))[0] == status
 
 
@@ -326,3 +326,70 @@ async def test_only_the_model_of_the_knobs_is_slower(
 
     # 0.6 ms at twenty times the speed, and 200 times as much
     assert {model for model, seconds in times.items() if seconds > 0.05} == {touched}
+
+
+QUERY = {"query": "a", "documents": ["b", "c"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "found"),
+    [
+        ("/v1/responses", {"input": "hello", "max_output_tokens": 3}, ("output", 0, "content", 0, "type")),
+        ("/v1/responses", {"input": MESSAGES}, ("usage", "output_tokens")),
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 3}, ("content", 0, "text")),
+        ("/v1/embeddings", {"input": ["a", "b"]}, ("data", 1, "embedding", 7)),
+        ("/v1/rerank", QUERY, ("results", 1, "relevance_score")),
+        ("/v2/rerank", QUERY, ("usage", "total_tokens")),
+        ("/rerank", QUERY, ("results", 0, "document", "text")),
+        ("/score", {"text_1": "a", "text_2": ["b", "c"]}, ("data", 1, "score")),
+        ("/v1/score", {"text_1": ["a"], "text_2": "b"}, ("data", 0, "score")),
+        ("/tokenize", {"prompt": "hello there"}, ("tokens", 2)),
+        ("/tokenize", {"messages": MESSAGES}, ("count",)),
+    ],
+)
+async def test_the_other_paths_answer_for_models_that_are_there(
+    client: aiohttp.ClientSession, start_pod: StartPod, path: str, body: Any, found: tuple[str | int, ...]
+) -> None:
+    pod = await start_pod(adapters={"v1": "/v1"})
+
+    status, text = await call(client, "POST", f"{pod.url}{path}", {**body, "model": "v1"})
+    missing = await call(client, "POST", f"{pod.url}{path}", {**body, "model": "x"})
+    wrong = await call(client, "POST", f"{pod.url}{path}", {"model": "v1"})
+
+    value = json.loads(text)
+    for key in found:
+        value = value[key]
+    assert (status, missing[0], wrong[0]) == (200, 404, 400)
+    assert value is not None
+
+
+async def test_speech_to_text_is_asked_for_with_a_form(
+    client: aiohttp.ClientSession, start_pod: StartPod
+) -> None:
+    pod = await start_pod(adapters={"v1": "/v1"})
+
+    async def ask(**fields: Any) -> tuple[int, str]:
+        form = aiohttp.FormData()
+        for name, value in fields.items():
+            form.add_field(name, value, filename="a.wav" if isinstance(value, bytes) else None)
+        async with client.post(f"{pod.url}/v1/audio/transcriptions", data=form) as answer:
+            return answer.status, await answer.text()
+
+    status, text = await ask(model="v1", file=b"\x00\xff\r\n--")
+
+    assert (status, json.loads(text)["text"]) == (200, "6 bytes of sound")
+    assert await ask(model="v1", file=b"x", response_format="text") == (200, "1 bytes of sound")
+    assert [(await ask(model="x", file=b"x"))[0], (await ask(model="v1"))[0]] == [404, 400]
+    assert (await call(client, "POST", f"{pod.url}/v1/audio/translations", {"model": "v1"}))[0] == 400
+
+
+async def test_realtime_speaks_websocket(client: aiohttp.ClientSession, start_pod: StartPod) -> None:
+    pod = await start_pod()
+
+    async with client.ws_connect(f"{pod.url}/v1/realtime") as socket:
+        first = await socket.receive_json()
+        await socket.send_json({"type": "session.update"})
+        second = await socket.receive_json()
+
+    assert (first["type"], second["type"]) == ("session.created", "session.updated")
+    assert (await call(client, "GET", f"{pod.url}/v1/realtime"))[0] == 426

@@ -58,6 +58,10 @@ REWRITES = {
     "of duplicates the last counts": ('{"model":"x","model":"a"}', '{"model":"x","model":"b"}'),
     "an escaped key is the same key": ('{"mod\\u0065l":"a"}', '{"mod\\u0065l":"b"}'),
     "a value of escapes goes whole": ('{"model":"a\\"\\\\\\u00e9"}', '{"model":"b"}'),
+    "numbers that are none stay": (
+        '{"t":NaN,"model":"a","u":[-Infinity,Infinity]}',
+        '{"t":NaN,"model":"b","u":[-Infinity,Infinity]}',
+    ),
     "a last duplicate far away": ('{"model":"x","p":[[],[{}],"s"],"model":"a","q":0}', None),
 }
 
@@ -90,8 +94,9 @@ REFUSED = {
     "the wrong bracket": b'{"model":["a"}]',
     "single quotes": b"{'model':'a'}",
     "a bare key": b'{model:"a"}',
-    "NaN": b'{"model":"a","t":NaN}',
-    "Infinity": b'{"model":"a","t":-Infinity}',
+    "nan": b'{"model":"a","t":nan}',
+    "a positive Infinity": b'{"model":"a","t":+Infinity}',
+    "half of a word": b'{"model":"a","t":Na}',
     "a leading zero": b'{"model":"a","t":01}',
     "a leading zero in a run of integers": b'{"model":"a","t":[1,02,3]}',
     "a bare point": b'{"model":"a","t":1.}',
@@ -100,8 +105,6 @@ REFUSED = {
     "a bad unicode escape": b'{"model":"a\\u00zz"}',
     "bytes that are not UTF-8": b'{"model":"a","p":"\xff"}',
     "a cut UTF-8 character": b'{"model":"a","p":"\xc3"}',
-    "a byte order mark": b'\xef\xbb\xbf{"model":"a"}',
-    "UTF-16": '{"model":"a"}'.encode("utf-16"),
     "too deep": b'{"model":' + b"[" * MAX_DEPTH + b"]" * MAX_DEPTH + b"}",
     "an endless number": b'{"n":' + b"1" * 70_000,
 }
@@ -154,8 +157,6 @@ def test_splice_replaces_a_span_and_bounds_the_pieces(
 ) -> None:
     body = b"".join(pieces)
     start, end = sorted(min(at, len(body)) for at in cut)
-    if start == end:
-        new = b""
 
     got = list(splice(deque(pieces), start, end, new, limit=limit))
 

@@ -75,6 +75,12 @@ def unstreamed() -> Any:
     return reply
 
 
+def refused(code: int) -> Any:
+    reply = ext_proc.ProcessingResponse()
+    reply.immediate_response.status.code = code
+    return reply
+
+
 DEFECTS: dict[str, tuple[Callable[[bytes], list[Any]], str, str]] = {
     "answers differ between header and metadata": (
         lambda body: [head(metadata="127.0.0.2:8000"), tail(body)], "routes a request", "dynamic metadata",
@@ -99,6 +105,20 @@ DEFECTS: dict[str, tuple[Callable[[bytes], list[Any]], str, str]] = {
     "a second end is answered again": (
         lambda body: [head(), tail(body)], "survives a repeated end of the body", "nothing asked for",
     ),
+    "gzip is taken for broken JSON": (
+        lambda body: [refused(400)], "reads or refuses a body with gzip", "refused with 400",
+    ),
+    "a form changes beside its model": (
+        lambda body: [head(), tail(body.replace(b"RIFF", b""))],
+        "routes speech to text by the field of its form",
+        "more than the model changed",
+    ),
+    "a body that is no JSON changes": (
+        lambda body: [head(), tail(body + b"x")],
+        "passes on a body that is not JSON and is not said to be",
+        "the body changed",
+    ),
+    "an upgrade waits for a body": (lambda body: [head()], "routes an upgrade at its headers", "no reply within"),
 }  # fmt: skip
 
 

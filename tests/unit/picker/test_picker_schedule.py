@@ -1,13 +1,15 @@
 """Which pod wins, and how a new one is let in."""
 
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from rollouts.picker.core.endpoints import Endpoint
 from rollouts.picker.core.prefix import BLOCK, MAX_PREFIX, PrefixIndex, block_hashes
 from rollouts.picker.core.schedule import Load, PodState, ScheduleConfig, Scheduler
-from rollouts.picker.core.scrape import ScrapeConfig, parse_metrics, parse_models, wait_for
+from rollouts.picker.core.scrape import ModelList, ScrapeConfig, parse_metrics, parse_models, wait_for
 
 A, B, C = (Endpoint(f"10.0.0.{n}:8000", f"10.0.0.{n}", 8000, f"pod-{n}", "pool", 1.0) for n in (1, 2, 3))
 
@@ -178,20 +180,24 @@ vllm:lora_requests_info{max_lora="2",running_lora_adapters="v2",waiting_lora_ada
     ],
 )
 def test_metrics_are_read(sentence: str, text: str, want: Load) -> None:
-    assert parse_metrics(text, None) == want
+    assert parse_metrics(text, ModelList()) == want
 
 
 @pytest.mark.parametrize(
     ("body", "want"),
     [
-        (b'{"data":[{"id":"a"},{"id":"b"},{"x":1},3]}', frozenset({"a", "b"})),
-        (b'{"data":{}}', None),
-        (b"[]", None),
-        (b"nope", None),
-        (b"[" * 100_000, None),
+        (b'{"data":[{"id":"a"},{"id":"b"},{"x":1},3]}', ModelList(frozenset({"a", "b"}))),
+        (
+            b'{"data":[{"id":"mymodel","parent":null},{"id":"v1","parent":"mymodel"},{"id":[]}]}',
+            ModelList(frozenset({"mymodel", "v1"}), frozenset({"v1"})),
+        ),
+        (b'{"data":{}}', ModelList()),
+        (b"[]", ModelList()),
+        (b"nope", ModelList()),
+        (b"[" * 100_000, ModelList()),
     ],
 )
-def test_model_lists_are_read(body: bytes, want: frozenset[str] | None) -> None:
+def test_model_lists_are_read(body: bytes, want: ModelList) -> None:
     assert parse_models(body) == want
 
 
@@ -204,19 +210,95 @@ def test_only_busy_pods_are_scraped_fast() -> None:
     assert waits == [0.5, 1.0, 2.0, config.idle]
 
 
-def test_a_base_model_without_adapters_takes_turns_among_idle_pods() -> None:
-    scheduler, now = Scheduler(), 1000.0
-    pods = [Endpoint(f"10.0.0.{i}:8000", f"10.0.0.{i}", 8000, f"p{i}", "pool", 1.0) for i in range(1, 9)]
-    scheduler.sync(pods, now, 5000.0)
-    for pod in pods:
-        scheduler.observe(pod.address, Load(models=frozenset({"base"})), now)
-    seen = dict.fromkeys((pod.pod for pod in pods), 0)
+@pytest.mark.parametrize("count", [1, 4, 12])
+@pytest.mark.parametrize("slots", [0, 4], ids=["without adapters", "with adapter slots"])
+@pytest.mark.parametrize("known", [True, False], ids=["list known", "list not known"])
+def test_a_base_model_is_spread_evenly_over_idle_pods(count: int, slots: int, known: bool) -> None:
+    """Requests of different prompts, ``count`` in flight, on 8 pods whose figures are read after each."""
+    load = Load(models=frozenset({"base", "v1"}) if known else None, max_adapters=slots)
+    load = replace(load, adapters=frozenset({"v1"}) if known else frozenset())
+    pool = Pods(8, load)
 
-    for number in range(80):
-        now += 0.25
-        candidates = scheduler.serving(scheduler.candidates(None), "base")
-        chosen = scheduler.choose(candidates, "base", (number,), now)
-        seen[chosen.pod] += 1
-        scheduler.observe(chosen.address, Load(models=frozenset({"base"})), now + 0.1)
+    seen = pool.serve(160, count, prompt=lambda number: block_hashes("base", b"%08d" % number * BLOCK))
 
-    assert set(seen.values()) == {10}
+    assert seen == {f"p{number}": 20 for number in range(8)}
+
+
+def test_turns_are_taken_among_those_that_are_equal() -> None:
+    """A turn that passes over a busy pod is not its neighbour's."""
+    scheduler = make_scheduler(Load(), Load(running=5), Load(), endpoints=(A, B, C))
+
+    seen = Counter()
+    for _ in range(60):
+        chosen = pick(scheduler)
+        scheduler.observe(chosen.address, Load(), 1000.0)
+        seen[chosen] += 1
+
+    assert seen == {A: 30, C: 30}
+
+
+@pytest.mark.parametrize(
+    ("count", "least", "most"),
+    [(1, 200, 200), (4, 200, 200), (8, 200, 200), (64, 20, 60)],
+    ids=lambda value: str(value),
+)
+def test_a_prefix_in_common_wins_until_load_does(count: int, least: int, most: int) -> None:
+    """All requests have one beginning, as under one system prompt: the busiest of 8 pods gets so many of 200."""
+    pool = Pods(8, Load(models=frozenset({"base"})))
+    hashes = block_hashes("base", b"x" * BLOCK * 4)
+
+    seen = pool.serve(200, count, prompt=lambda number: hashes)
+
+    assert least <= max(seen.values()) <= most
+    assert count <= 8 or len(seen) == 8
+
+
+def test_without_figures_a_prefix_in_common_does_not_fill_one_pod() -> None:
+    """``--no-scrape``, or pods that answer no scrape: only what was dispatched is known."""
+    scheduler = make_scheduler(endpoints=(A, B, C))
+    hashes = block_hashes("m", b"x" * BLOCK * 4)
+
+    seen = Counter(scheduler.choose(both(scheduler), "m", hashes, 1000.0).pod for _ in range(90))
+
+    assert max(seen.values()) <= 40
+
+
+def test_an_adapter_stays_where_it_is_loaded_and_its_base_model_does_not() -> None:
+    listed = Load(models=frozenset({"base", "v1"}), adapters=frozenset({"v1"}), max_adapters=4)
+    pool = Pods(8, listed)
+
+    assert len(pool.serve(40, 1, model="v1")) == 1
+    assert len(pool.serve(40, 1, model="base")) == 8
+
+
+class Pods:
+    """Pods that serve at once, each request for as long as ``count`` later ones take to come."""
+
+    def __init__(self, pods: int, load: Load) -> None:
+        self.scheduler, self.load, self.now = Scheduler(), load, 1000.0
+        names = [Endpoint(f"10.0.0.{n}:8000", f"10.0.0.{n}", 8000, f"p{n}", "pool", 1.0) for n in range(pods)]
+        self.scheduler.sync(names, self.now, 5000.0)
+        for endpoint in names:
+            self.scheduler.observe(endpoint.address, load, self.now)
+
+    def serve(
+        self,
+        requests: int,
+        count: int,
+        *,
+        model: str = "base",
+        prompt: Callable[[int], tuple[int, ...]] = lambda number: (),
+    ) -> Counter[str]:
+        """Requests per pod with ``count`` in flight all the time."""
+        flying: deque[Endpoint] = deque()
+        seen: Counter[str] = Counter()
+        for number in range(requests):
+            self.now += 0.25
+            able = self.scheduler.serving(self.scheduler.candidates(None), model)
+            flying.append(self.scheduler.choose(able, model, prompt(number), self.now))
+            seen[flying[-1].pod] += 1
+            ended = flying.popleft() if len(flying) >= count else None
+            for endpoint in {*flying, ended} - {None}:
+                running = flying.count(endpoint)
+                self.scheduler.observe(endpoint.address, replace(self.load, running=running), self.now + 0.1)
+        return seen

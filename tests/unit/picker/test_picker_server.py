@@ -358,3 +358,69 @@ async def test_an_authority_that_is_none_ends_the_start(tmp_path: Path, content:
 
     with pytest.raises(OSError, match="no PEM certificate"):
         self_signed_credentials(tmp_path / "ca.crt")
+
+
+def shim(**headers: str) -> list[Any]:
+    """What NGINX Gateway Fabric sends: header names as Go spells them, no pseudo headers, the body in one piece."""
+    head, tail = request()
+    del head.request_headers.headers.headers[:]
+    for name, value in {"Content-Type": "application/json", **headers}.items():
+        head.request_headers.headers.headers.add(key=name, value=value)
+    return [head, tail]
+
+
+@pytest.mark.parametrize("sentence", ["a shim", "a proxy", "headers alone"])
+async def test_a_peer_that_half_closes_gets_its_destination_and_is_no_abort(
+    tmp_path: Path, picker: Picker, channel: Any, objects: Any, sentence: str
+) -> None:
+    raw = [objects.pool(), objects.pod("127.0.0.1"), objects.model({"v1": 50, "v2": 50})]
+    picker.take([*raw, objects.rollout(analysis={"preset": "default"})])
+    messages = shim(**({":method": "POST"} if sentence == "a proxy" else {}))
+    stream = external_processor_pb2_grpc.ExternalProcessorStub(channel).Process()
+    for message in messages[: 1 if sentence == "headers alone" else 2]:
+        await stream.write(message)
+    await stream.done_writing()
+
+    replies = [reply async for reply in stream]
+
+    assert (
+        replies[0].request_headers.response.header_mutation.set_headers[0].header.raw_value
+        == b"127.0.0.1:8000"
+    )
+    assert await stream.code() is grpc.StatusCode.OK
+    text = picker.metrics.expose("text/plain")[0].decode()
+    assert 'code="499"' not in text
+    assert (
+        len([line for line in text.splitlines() if line.startswith("inference_picker_requests_total{")]) == 1
+    )
+    assert picker.server.failures == 0
+
+
+async def test_kept_streams_end_with_the_response(tmp_path: Path, objects: Any) -> None:
+    """agentgateway answers 500 for a stream that ends before (agentgateway#3436)."""
+    write(tmp_path / "objects.yaml", objects.pool(), objects.pod("127.0.0.1"), objects.model({"v2": 1}))
+    config = PickerConfig(
+        pools=(PoolName("default", "pool"),), objects=tmp_path / "objects.yaml", grpc_address="127.0.0.1:0",
+        metrics_address="127.0.0.1:0", secure_serving=False, scrape=False, drain_grace=0.0, keep_streams=True,
+    )  # fmt: skip
+    running = Picker(config)
+    await running.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{running.server.port}") as opened:
+            stream = external_processor_pb2_grpc.ExternalProcessorStub(opened).Process()
+            for message in request():
+                await stream.write(message)
+            first = [await stream.read() for _ in range(2)]
+            head, body = ext_proc.ProcessingRequest(), ext_proc.ProcessingRequest()
+            head.response_headers.headers.headers.add(key=":status", raw_value=b"200")
+            body.response_body.body, body.response_body.end_of_stream = b"answer", True
+            await stream.write(head)
+            await stream.write(body)
+            rest = [await stream.read() for _ in range(2)]
+            assert await stream.read() is grpc.aio.EOF
+    finally:
+        await running.stop()
+
+    kinds = [reply.WhichOneof("response") for reply in (*first, *rest)]
+    assert kinds == ["request_headers", "request_body", "response_headers", "response_body"]
+    assert rest[1].response_body.response.body_mutation.streamed_response.body == b"answer"

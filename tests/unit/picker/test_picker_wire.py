@@ -66,6 +66,20 @@ def test_headers_are_read(
     assert wire.decode(message.SerializeToString()) == kind(headers, eos, b"", Protocol(*modes))
 
 
+def test_names_are_read_in_any_case_and_lists_in_several_lines() -> None:
+    """As NGINX Gateway Fabric writes them: Go's spelling, and no pseudo headers."""
+    message = request_headers({b"Content-Type": b"a/b"}, False, raw=True)
+    for name, value in [("Content-Encoding", b"gzip"), ("Content-Encoding", b"br"), ("X-Id", b"AbC")]:
+        message.request_headers.headers.headers.add(key=name, raw_value=value)
+
+    got = wire.decode(message.SerializeToString())
+
+    assert isinstance(got, RequestHeaders)
+    assert got.headers[b"content-type"] == b"a/b"
+    assert got.headers[b"x-id"] == b"AbC"
+    assert got.headers[b"content-encoding"] == b"gzip, br"
+
+
 def test_plain_values_are_read_and_cookies_joined_and_the_first_of_others_wins() -> None:
     message = request_headers({b"a": b"1"}, False, raw=False)
     for name, value in [("cookie", b"x=1"), ("cookie", b"y=2"), ("b", b"first"), ("b", b"second")]:
