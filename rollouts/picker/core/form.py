@@ -82,6 +82,7 @@ class FormScanner:
             self._parser.write(chunk)
         except FormParserError as error:
             raise BodyError(f"the body is no multipart form: {error}") from None
+        self._chunk = b""
         self._base += len(chunk)
 
     def encode(self, text: str) -> bytes:

@@ -50,6 +50,7 @@ class RequestReader:
         "_first",
         "_form",
         "_headers",
+        "_opened",
         "_scanner",
         "_transcoder",
         "_wanted",
@@ -70,6 +71,7 @@ class RequestReader:
         self._wanted = wanted
         self._scanner = self._form = self._transcoder = self._decoding = self._field = self.unread = None
         self._first = b""
+        self._opened = 0
         self._content = content_of(headers)
         self.held = self.plain = HeldBody(budget)
         if coding := headers.get(b"content-encoding"):
@@ -192,7 +194,8 @@ class RequestReader:
     def _json_request(self, subset: Subset | None) -> Request:
         if self._scanner is None:  # not a byte: what it is for is between client and pod
             return Request(self._headers, subset=subset)
-        fields = self._scanner.fields
+        fields, self._opened = self._scanner.fields, self._scanner.opened
+        self._scanner = None  # with the text that it has in hand
         model = self._model(fields.get("model"))
         prompt = next((fields[name].start for name in PROMPTS if name in fields), None)
         wanted = {name: field.text() for name, field in fields.items() if name != "model" and field.raw}
@@ -233,8 +236,7 @@ class RequestReader:
             return Change(place.start, place.end, self._form.encode(target))
         field, new = self._field, _json(target)
         if field is None:
-            assert self._scanner is not None  # a body without JSON is not changed
-            start = end = self._scanner.opened
+            start = end = self._opened
             empty = self.plain.read(self._raw(start)[0], _LOOK).strip(b" \t\r\n\0")[:1] == b"}"
             new = b'"model":%b%b' % (new, b"" if empty else b",")
         else:
