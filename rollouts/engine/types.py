@@ -12,6 +12,8 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import NewType
 
+from rollouts.units import FULL, ZERO, Weight
+
 __all__ = [
     "FULL",
     "ZERO",
@@ -62,12 +64,6 @@ __all__ = [
 ]
 
 RevisionHash = NewType("RevisionHash", str)
-
-Weight = NewType("Weight", int)
-"""Share of the canary in hundredths of a percent: 0 to 10,000."""
-
-ZERO = Weight(0)
-FULL = Weight(10_000)
 
 
 def format_weight(weight: Weight | None) -> str:

@@ -17,6 +17,7 @@ from rollouts.picker.policies import ModelPolicy, policies_of
 from rollouts.picker.reading import dict_at, int_at, items_at, seconds_at, text_at
 from rollouts.picker.rules import Criticality, Precedence, Rule, RuleBook
 from rollouts.picker.split import Target
+from rollouts.units import entry_weight
 
 __all__ = ["POOL_GROUPS", "REWRITE_GROUPS", "ROLLOUT_GROUP", "PoolName", "Snapshot", "read_snapshot"]
 
@@ -25,7 +26,6 @@ REWRITE_GROUPS = ("inference.networking.x-k8s.io", "llm-d.ai")
 MODEL_GROUP = "inference.networking.x-k8s.io"
 ROLLOUT_GROUP = "inferencerollouts.dev"
 
-MAX_WEIGHT = 1_000_000  # of the CRD schemas
 MAX_TARGETS = 100  # the schema of InferenceModel has 10, the one of rewrites no maximum
 MAX_NAME = 256  # of modelName
 
@@ -177,24 +177,15 @@ def _rewrite_rules(obj: Mapping[str, Any]) -> list[Rule]:
 
 
 def _targets(entries: list[Mapping[str, Any]], name_field: str) -> tuple[Target, ...]:
-    """Names with weights: even where none is given, 0 where only others have one.
-
-    Entries of the same name are added up.
-    """
+    """Names with weights, as the controller reads them; entries of the same name are added up."""
     if len(entries) > MAX_TARGETS:
         raise ValueError(f"more than {MAX_TARGETS} targets")
-    even = all(entry.get("weight") is None for entry in entries)
     found: dict[str, int] = {}
     for entry in entries:
         name = text_at(entry, name_field)
-        weight = 1 if even else int_at(entry, "weight")
-        if weight is None and entry.get("weight") is None:
-            weight = 0
         if not name or len(name) > MAX_NAME:
             raise ValueError(f"a target needs a {name_field} of 1 to {MAX_NAME} characters")
-        if weight is None or not 0 <= weight <= MAX_WEIGHT:
-            raise ValueError(f"the weight of target {name[:60]!r} is not an integer from 0 to {MAX_WEIGHT}")
-        found[name] = found.get(name, 0) + weight
+        found[name] = found.get(name, 0) + entry_weight(entry.get("weight"))
     if entries and not any(found.values()):
         raise ValueError("all weights are 0")
     return tuple(Target(name, weight) for name, weight in found.items())

@@ -9,6 +9,7 @@ from typing import Any
 from rollouts.engine.observation import Claim
 from rollouts.engine.types import TrafficMode
 from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, label_value
+from rollouts.units import entry_weight
 
 __all__ = [
     "claim_of",
@@ -21,9 +22,6 @@ __all__ = [
     "text_of",
     "weight_of",
 ]
-
-_WEIGHT_LIMIT = 10**9
-"""Above every legal weight: a number beyond it is as good as none."""
 
 
 def map_of(value: Any) -> Mapping[str, Any]:
@@ -60,10 +58,8 @@ def metadata_of(obj: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def weight_of(entry: Any) -> int:
-    """Weight of an entry; 1 when omitted or no weight at all (the default of Gateway API)."""
-    value = map_of(entry).get("weight", 1)
-    legal = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _WEIGHT_LIMIT
-    return value if legal else 1
+    """Weight of an entry, by the one reading of weights (``units.entry_weight``)."""
+    return entry_weight(map_of(entry).get("weight"))
 
 
 def claim_of(obj: Mapping[str, Any], mode: TrafficMode, rollout: str) -> tuple[Claim, str]:

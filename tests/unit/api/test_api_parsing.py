@@ -14,17 +14,11 @@ from pydantic import BaseModel
 
 from rollouts.api import analysis_models, rollout_models, status_models
 from rollouts.api.parsing import SpecCache, parse_rollout
-from rollouts.api.scalars import (
-    format_duration,
-    parse_duration,
-    parse_ratio,
-    parse_time,
-    parse_weight,
-    weight_json,
-)
+from rollouts.api.scalars import parse_time
 from rollouts.api.status import read_status, write_status
 from rollouts.engine import types
 from rollouts.engine.types import Phase, Weight
+from rollouts.units import format_duration, parse_duration, parse_fraction, parse_weight, weight_json
 
 GOOD: dict[str, Any] = {
     "apiVersion": "inferencerollouts.dev/v1alpha1",
@@ -322,21 +316,21 @@ def test_weights(value, hundredths):
     assert parse_weight(weight_json(Weight(hundredths))) == hundredths
 
 
-@pytest.mark.parametrize("value", [-1, 101, "100.5%", "0.005%", "half", True, None, 5.0, "5"])
+@pytest.mark.parametrize("value", [-1, 101, "100.5%", "5%\n", "0.005%", "half", True, None, 5.0, "5"])
 def test_what_is_no_weight(value):
     with pytest.raises(ValueError, match="weight"):
         parse_weight(value)
 
 
-@pytest.mark.parametrize(("value", "ratio"), [(0.05, 0.05), (2, 2.0), ("5%", 0.05), ("0.1", 0.1)])
-def test_ratios(value, ratio):
-    assert parse_ratio(value) == pytest.approx(ratio)
+@pytest.mark.parametrize(("value", "fraction"), [(0.05, 0.05), (2, 2.0), ("5%", 0.05), ("0.1", 0.1)])
+def test_fractions(value, fraction):
+    assert parse_fraction(value) == pytest.approx(fraction)
 
 
-@pytest.mark.parametrize("value", ["x", float("nan"), float("inf"), -0.1, None, True])
-def test_what_is_no_ratio(value):
+@pytest.mark.parametrize("value", ["x", float("nan"), float("inf"), -0.1, None, True, "5 %", "1e-3", "5%\n"])
+def test_what_is_no_fraction(value):
     with pytest.raises(ValueError, match="fraction"):
-        parse_ratio(value)
+        parse_fraction(value)
 
 
 @pytest.mark.parametrize("value", ["2026-01-01", "2026-01-01T00:00:00", 5, None, "x" * 50])

@@ -52,7 +52,7 @@ def test_every_dialect_splits_exactly(objects: Any, dialect: str) -> None:
     ("sentence", "weights", "want"),
     [
         ("no weights share evenly", {"v1": None, "v2": None}, {"v1": 50, "v2": 50}),
-        ("where only some have weights the others get nothing", {"v1": 1, "v2": None}, {"v1": 100}),
+        ("an omitted weight is 1, as in every gateway", {"v1": 3, "v2": None}, {"v1": 75, "v2": 25}),
         ("one target gets all", {"v2": 100}, {"v2": 100}),
         ("a zero gets nothing", {"v1": 0, "v2": 3}, {"v2": 100}),
         ("without targets the name stays", {}, {"travelhelper": 100}),
