@@ -5,18 +5,27 @@ from dataclasses import dataclass, replace
 
 from rollouts.analysis.evidence.effect import Effect
 from rollouts.analysis.evidence.gates import GateVerdict, MetricReport, Reason, Verdict, harm, judge, report
-from rollouts.analysis.evidence.model import LostSeries
+from rollouts.analysis.evidence.model import CountSeries, EvidenceSpec, Series
 from rollouts.analysis.evidence.process import EvidenceProcess
 from rollouts.analysis.evidence.words import describe
-from rollouts.analysis.gatesfile import Gates
 from rollouts.analysis.recording import Recording
 from rollouts.analysis.rivals import RivalDecision, Rivals
 
-__all__ = ["BacktestResult", "GateResult", "backtest"]
+__all__ = ["BacktestResult", "GateResult", "Replayed", "backtest"]
 
 _HELD = frozenset(
     {Reason.SCRAPES_MISSING, Reason.PROMPT_MIX_DIFFERS, Reason.FEW_STABLE_PODS, Reason.UNUSABLE}
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """What is replayed, and the names of metrics of other forms, which cannot be."""
+
+    spec: EvidenceSpec
+    skipped: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
+    """Metrics of `preset: default`: left out where neither arm exposes them, or they cannot be told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +99,7 @@ class BacktestResult:
         return {"gates": gates + unplayed, "rivals": rivals}
 
 
-def backtest(recording: Recording, gates: Gates) -> BacktestResult:
+def backtest(recording: Recording, gates: Replayed) -> BacktestResult:
     """Judge the recording as a live rollout would have been, one interval after the other.
 
     The first Fail of the whole, or the Pass of every gate, ends judging. Fail names each gate with at least
@@ -114,25 +123,26 @@ def backtest(recording: Recording, gates: Gates) -> BacktestResult:
     )
 
 
-def _exposed(recording: Recording, gates: Gates) -> Gates:
+def _exposed(recording: Recording, gates: Replayed) -> Replayed:
     """Without what `preset: default` asks for and the recording never says: what was lost, in most of them."""
-    spoken = {name for scrape in recording.scrapes for pod in scrape.pods for name in pod.counters}
+    pods = [pod for scrape in recording.scrapes for pod in scrape.pods]
+    spoken = {name for pod in pods for name in (*pod.counters, *pod.gauges, *pod.histograms)}
     metrics = tuple(
         metric
         for metric in gates.spec.metrics
-        if not (
-            metric.name in gates.optional
-            and isinstance(metric.series, LostSeries)
-            and metric.series.of not in spoken
-        )
+        if metric.name not in gates.optional or not spoken.isdisjoint(_told_by(metric.series))
     )
     return replace(gates, spec=replace(gates.spec, metrics=metrics)) if metrics else gates
+
+
+def _told_by(series: Series) -> tuple[str, ...]:
+    return (series.of,) if isinstance(series, CountSeries) else (series.name,)
 
 
 class _Replay:
     """Judging state of a backtest."""
 
-    def __init__(self, gates: Gates) -> None:
+    def __init__(self, gates: Replayed) -> None:
         self.process = EvidenceProcess(gates.spec)
         self.ended = False
         count = len(gates.spec.metrics)

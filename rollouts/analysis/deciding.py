@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-
-from rollouts.analysis.gatesfile import GatesError, parse_compare
+from rollouts.analysis.comparisons import GatesError, compare_metric
 from rollouts.analysis.types import CompareSpec, MetricSpec, OnFail
 
 __all__ = ["can_stop"]
@@ -16,7 +14,7 @@ def can_stop(metric: MetricSpec) -> bool:
         return False
     if isinstance(metric.what, CompareSpec):
         try:
-            found = parse_compare(metric.name, json.loads(metric.what.compare))
+            found = compare_metric(metric.name, metric.what.form)
         except GatesError:
             return True
         return not found.advisory and found.weight != 0.0

@@ -6,12 +6,10 @@ lengths add up, shares of something (KV-cache use) are averaged.
 
 from __future__ import annotations
 
+from rollouts.analysis.catalogue import Groups, Over, Selector
 from rollouts.analysis.exposition import PodSample
-from rollouts.analysis.presets import Over, Selector
 
-__all__ = ["Groups", "read"]
-
-Groups = tuple[tuple[Selector, ...], ...]
+__all__ = ["read"]
 
 
 def read(sample: PodSample, groups: Groups) -> float | None:

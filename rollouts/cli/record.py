@@ -11,8 +11,8 @@ from pathlib import Path
 
 import click
 
+from rollouts.analysis.catalogue import COMPARED
 from rollouts.analysis.evidence import Arm, CompareMetric, EvidenceSpec, Exclusion, Mark, PodSample
-from rollouts.analysis.gatesfile import PRESETS
 from rollouts.analysis.logical import Wanted, wanted_of
 from rollouts.analysis.recording import exclusion_line, header_line, mark_line, sample_line
 from rollouts.analysis.sources.base import Place, Source, SourceError
@@ -173,7 +173,7 @@ def _shifted(sample: PodSample, zero: float) -> PodSample:
 
 def _everything() -> Wanted:
     """All logical series there are."""
-    series = {preset.series: name for name, preset in PRESETS.items()}
+    series = {row.series: name for name, row in COMPARED.items() if row.series is not None}
     metrics = tuple(
         CompareMetric(name=name, series=one, margin=0.0, tolerance=1.0) for one, name in series.items()
     )
@@ -265,12 +265,12 @@ class _Recorder:
             )
             place = Place(namespace=self._key.namespace, arm=ref)
             try:
-                pods = await source.raw(self._wanted.raw_names(source.dialect), place, at)
+                pods = await source.raw(self._wanted.raw_names(source.offer), place, at)
             except SourceError as error:
                 self.tape.problem = str(error)
                 continue
             for pod, raw in sorted(pods.items()):
-                sample = self._wanted.sample(raw.sample, source.dialect, arm, pod, raw.started)
+                sample = self._wanted.sample(raw.sample, source.offer, arm, pod, raw.started)
                 self.tape.samples.append((at.timestamp(), sample))
 
     @staticmethod
