@@ -60,9 +60,8 @@ def _measured(row: Row) -> str:
 def _compared(row: Row) -> str:
     if row.series is None:
         return ""
-    margins = margins_of(row.series)
-    informs = ", informs only" if row.advisory else ""
-    return f"{margins.margin:g}, {margins.tolerance:g}{informs}"
+    margin, tolerance = margins_of(row.series)
+    return f"{margin:g}, {tolerance:g}{', informs only' if row.advisory else ''}"
 
 
 def _kind(crd: Mapping[str, Any]) -> list[str]:

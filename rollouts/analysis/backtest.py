@@ -11,7 +11,7 @@ from rollouts.analysis.evidence.words import describe
 from rollouts.analysis.recording import Recording
 from rollouts.analysis.rivals import RivalDecision, Rivals
 
-__all__ = ["BacktestResult", "GateResult", "Replayed", "backtest"]
+__all__ = ["BacktestResult", "GateResult", "Replayed", "backtest", "finite"]
 
 _HELD = frozenset(
     {Reason.SCRAPES_MISSING, Reason.PROMPT_MIX_DIFFERS, Reason.FEW_STABLE_PODS, Reason.UNUSABLE}
@@ -48,21 +48,21 @@ class GateResult:
             "evidence": {
                 "reason": self.gate.reason.value,
                 "words": self.words,
-                "harm": _finite(shown.harm),
-                "harmTotal": _finite(shown.harm_total),
+                "harm": finite(shown.harm),
+                "harmTotal": finite(shown.harm_total),
                 "abortAt": shown.abort_at,
-                "proof": _finite(shown.proof),
+                "proof": finite(shown.proof),
                 "passAt": shown.pass_at,
                 "requests": {"canary": shown.canary_requests, "stable": shown.stable_requests},
                 "effectSince": shown.effect_since,
                 "part": shown.part,
-                "minutesToAbort": _finite(shown.minutes_to_abort),
-                "minutesToPass": _finite(shown.minutes_to_pass),
-                "smallestProvable": _finite(shown.smallest_ever),
-                "smallestInAnHour": _finite(shown.smallest_in_an_hour),
+                "minutesToAbort": finite(shown.minutes_to_abort),
+                "minutesToPass": finite(shown.minutes_to_pass),
+                "smallestProvable": finite(shown.smallest_ever),
+                "smallestInAnHour": finite(shown.smallest_in_an_hour),
                 "limitedBy": shown.limited_by,
-                "overdispersion": _finite(shown.phi),
-                "podDeviation": _finite(shown.pod_sd),
+                "overdispersion": finite(shown.phi),
+                "podDeviation": finite(shown.pod_sd),
                 "cautions": list(shown.cautions),
             },
         }
@@ -209,8 +209,9 @@ class _Replay:
 def _effect(effect: Effect | None) -> dict[str, float | None] | None:
     if effect is None:
         return None
-    return {"estimate": _finite(effect.estimate), "low": _finite(effect.low), "high": _finite(effect.high)}
+    return {"estimate": finite(effect.estimate), "low": finite(effect.low), "high": finite(effect.high)}
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """What JSON can hold of a figure."""
     return value if math.isfinite(value) else None

@@ -1,7 +1,7 @@
 """The one catalogue of metrics: a row per logical series, a column per producer.
 
 Presets, margins, what a source offers, the CRDs' words and the reference's table come from here. A new model server is
-one more column (``_TENSORRT_LLM`` is the example), a new metric one more row.
+one more column (TensorRT-LLM is the example), a new metric one more row.
 
 vLLM's own metrics hold no error rate (failed requests never reach ``request_success_total``), so errors come from its
 HTTP layer, by status class; what fails inside a stream that began with 200 is not visible there.
@@ -10,8 +10,9 @@ HTTP layer, by status class; what fails inside a stream that began with 200 is n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any
 
 from rollouts.analysis.evidence.model import (
     CountSeries,
@@ -30,7 +31,6 @@ __all__ = [
     "PICKER",
     "SERVERS",
     "Groups",
-    "Margins",
     "Over",
     "Row",
     "Selector",
@@ -79,14 +79,6 @@ Groups = tuple[tuple[Selector, ...], ...]
 """Alternatives, newest name first: a page is read by the first whose first series it exposes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Margins:
-    """Growth that is not yet harm, and growth that a pass must rule out (fractions)."""
-
-    margin: float
-    tolerance: float
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
     """One logical series: what recordings, checkpoints and gates call it, and how it is judged.
@@ -107,75 +99,46 @@ class Row:
     """Compared for information: it never decides."""
     measured: bool = True
     """Whether a threshold can be set on its presets."""
+    over: Over = Over.SUM
 
 
-_LATENCY = Margins(0.0, 0.15)
+_LATENCY = (0.0, 0.15)
 """Measured at 20 req/s, 10 %, 2 + 18 pods: a margin of 2 % finds +20 % in 94 % of runs and 11 minutes, none in
 99 % and 6; trifles are kept out by the differences between pods in either case."""
-_COUNT = Margins(0.10, 2.0)
-_GAUGE = Margins(0.10, 0.25)
+_COUNT = (0.10, 2.0)
+_GAUGE = (0.10, 0.25)
 
 
-def margins_of(series: Series) -> Margins:
-    """Default margin and tolerance of a kind of series."""
-    match series:
-        case CountSeries():
-            return _COUNT
-        case HistogramSeries():
-            return _LATENCY
-        case GaugeSeries():
-            return _GAUGE
+def margins_of(series: Series) -> tuple[float, float]:
+    """Default margin (growth that is not yet harm) and tolerance (growth that a pass rules out), as fractions."""
+    if isinstance(series, CountSeries):
+        return _COUNT
+    return _GAUGE if isinstance(series, GaugeSeries) else _LATENCY
 
 
-def _histogram(
-    name: str, *presets: str, unit: str = "seconds", coarse: bool = False, advisory: bool = False
-) -> Row:
+def _histogram(name: str, *presets: str, unit: str = "seconds", coarse: bool = False, **more: Any) -> Row:
     """``coarse``: the buckets are too wide for quantiles, so that means are compared and measured."""
-    return Row(
-        name=name,
-        unit=unit,
-        kind=MeasureKind.HISTOGRAM,
-        stat=Stat.MEAN if coarse else Stat.P95,
-        presets=presets,
-        series=HistogramSeries(name=name, coarse=coarse),
-        advisory=advisory,
-    )
+    kind, stat = MeasureKind.HISTOGRAM, Stat.MEAN if coarse else Stat.P95
+    series = HistogramSeries(name=name, coarse=coarse)
+    return Row(name=name, unit=unit, kind=kind, stat=stat, presets=presets, series=series, **more)
 
 
-def _share(name: str, *presets: str, advisory: bool = False) -> Row:
-    return Row(
-        name=name,
-        unit="of requests",
-        kind=MeasureKind.COUNTER,
-        stat=Stat.RATIO,
-        presets=presets,
-        of="requests",
-        series=CountSeries(errors=name, of="requests"),
-        advisory=advisory,
+def _share(name: str, *presets: str, of: str = "requests", **more: Any) -> Row:
+    row = Row(
+        name=name, unit="of requests", kind=MeasureKind.COUNTER, stat=Stat.RATIO, presets=presets, of=of
     )
+    return replace(row, **{"series": CountSeries(errors=name, of=of), **more})
 
 
 def _total(name: str, *presets: str) -> Row:
     return Row(name=name, unit="requests", kind=MeasureKind.COUNTER, stat=Stat.RATE, presets=presets)
 
 
-def _gauge(name: str, *presets: str, unit: str, compared: bool = True) -> Row:
-    series = GaugeSeries(name=name) if compared else None
-    return Row(name=name, unit=unit, kind=MeasureKind.GAUGE, stat=Stat.LAST, presets=presets, series=series)
+def _gauge(name: str, *presets: str, unit: str, **more: Any) -> Row:
+    return Row(name=name, unit=unit, kind=MeasureKind.GAUGE, stat=Stat.LAST, presets=presets, **more)
 
 
-_LOST = Row(
-    name="lost",
-    unit="of requests",
-    kind=MeasureKind.COUNTER,
-    stat=Stat.RATIO,
-    presets=("lost-rate",),
-    of="answered",
-    series=LostSeries(
-        errors="lost", of="answered", finished="finished", in_flight="in_flight", longest="e2e"
-    ),
-    measured=False,
-)
+_LOST = LostSeries(errors="lost", of="answered", finished="finished", in_flight="in_flight", longest="e2e")
 """Made of the four that it names, with a running maximum: there is no threshold form."""
 
 CATALOGUE: Mapping[str, Row] = {
@@ -189,12 +152,12 @@ CATALOGUE: Mapping[str, Row] = {
         _histogram("prompt_tokens", "prompt-tokens", unit="tokens", advisory=True),
         _histogram("output_tokens", "output-tokens", unit="tokens", advisory=True),
         _share("errors", "error-rate"),
-        _LOST,
+        _share("lost", "lost-rate", of="answered", series=_LOST, measured=False),
         _share("preemptions", "preemptions"),
         _share("aborted", "aborted"),
         _share("length", "length", advisory=True),
-        _gauge("kv_cache", "kv-cache", unit="of the cache"),
-        _gauge("waiting", "waiting", unit="requests", compared=False),
+        _gauge("kv_cache", "kv-cache", unit="share", series=GaugeSeries(name="kv_cache"), over=Over.MEAN),
+        _gauge("waiting", "waiting", unit="requests"),
         _total("load", "requests"),
         _total("requests"),
         _total("answered"),
@@ -230,12 +193,25 @@ _NATURAL = {MeasureKind.HISTOGRAM: Stat.P95, MeasureKind.COUNTER: Stat.RATE, Mea
 # --- producers -------------------------------------------------------------------------------------
 
 
-def _names(*names: str, over: Over = Over.SUM) -> Groups:
-    return tuple((Selector(name=name, over=over),) for name in names)
+def _column(
+    prefix: str, /, *, picked: Mapping[str, Groups] | None = None, **names: str
+) -> Mapping[str, Groups]:
+    """Series by logical name: alternatives are separated by blanks, newest first, and ``+`` adds series up."""
+    return {
+        logical: tuple(
+            tuple(Selector(name=prefix + name, over=CATALOGUE[logical].over) for name in group.split("+"))
+            for group in text.split()
+        )
+        for logical, text in names.items()
+    } | dict(picked or {})
+
+
+def _one(name: str, **labels: Any) -> tuple[Selector, ...]:
+    return (Selector(name=name, **labels),)
 
 
 def _finished(name: str, reason: str) -> Groups:
-    return ((Selector(name=name, any_of={"finished_reason": (reason,)}),),)
+    return (_one(name, any_of={"finished_reason": (reason,)}),)
 
 
 _NO_CLIENTS = {
@@ -251,120 +227,96 @@ _GENERATING = (
     "/v1/audio/transcriptions",
     "/v1/audio/translations",
 )
-_BADLY = ("abort", "error")
-
-
-def _http(**any_of: tuple[str, ...]) -> Groups:
-    """Requests of clients in the HTTP layer of a vLLM pod."""
-    prefix = ("handler", "/v1/")
-    return ((Selector(name="http_requests_total", any_of=any_of, none_of=_NO_CLIENTS, prefix=prefix),),)
-
-
-_VLLM_ENDED = "vllm:request_success_total"
-_VLLM_REQUESTS = (*_http(), *_names(_VLLM_ENDED))
-
-_VLLM: Mapping[str, Groups] = {
-    "ttft": _names("vllm:time_to_first_token_seconds"),
-    "time_per_output_token": _names(
-        "vllm:request_time_per_output_token_seconds", "vllm:time_per_output_token_seconds"
-    ),
-    # The second is the name before vLLM 0.11.
-    "inter_token_latency": _names("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"),
-    "queue_time": _names("vllm:request_queue_time_seconds"),
-    "e2e": _names("vllm:e2e_request_latency_seconds"),
-    "prompt_tokens": _names("vllm:request_prompt_tokens"),
-    "output_tokens": _names("vllm:request_generation_tokens"),
-    "errors": _http(status=("5xx",)),
-    "preemptions": _names("vllm:num_preemptions_total"),
-    "aborted": _finished(_VLLM_ENDED, "abort"),
-    "length": _finished(_VLLM_ENDED, "length"),
-    "kv_cache": _names("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc", over=Over.MEAN),
-    "waiting": _names("vllm:num_requests_waiting"),
-    "load": _VLLM_REQUESTS,
-    "requests": _VLLM_REQUESTS,
-    # Generations that ended with 2xx or 5xx; what is refused as 4xx is the client's doing.
-    "answered": (
-        (
-            Selector(
-                name="http_requests_total",
-                any_of={"status": ("2xx", "5xx"), "handler": _GENERATING},
-                none_of=_NO_CLIENTS,
-            ),
-        ),
-    ),
-    # Counted once per request, where request_success_total counts each of its `n` choices.
-    "finished": (
-        (
-            Selector(name="vllm:request_params_n_count"),
-            Selector(name=_VLLM_ENDED, any_of={"finished_reason": _BADLY}, sign=-1),
-        ),
-        (Selector(name=_VLLM_ENDED, none_of={"finished_reason": _BADLY}),),
-    ),
-    "in_flight": ((Selector(name="vllm:num_requests_running"), Selector(name="vllm:num_requests_waiting")),),
-}
-"""vLLM 0.6 to 0.33."""
-
-_SGLANG: Mapping[str, Groups] = {
-    "ttft": _names("sglang:time_to_first_token_seconds"),
-    "time_per_output_token": _names("sglang:time_per_output_token_seconds"),
-    "inter_token_latency": _names("sglang:inter_token_latency_seconds"),
-    "queue_time": _names("sglang:queue_time_seconds"),
-    "e2e": _names("sglang:e2e_request_latency_seconds"),
-    "prompt_tokens": _names("sglang:prompt_tokens_histogram"),
-    "output_tokens": _names("sglang:generation_tokens_histogram"),
-    "errors": _names("sglang:num_aborted_requests_total"),
-    "preemptions": _names("sglang:num_retracted_requests_total"),
-    "aborted": _names("sglang:num_aborted_requests_total"),
-    "kv_cache": _names("sglang:token_usage", over=Over.MEAN),
-    "waiting": _names("sglang:num_queue_reqs"),
-    "load": _names("sglang:num_requests_total"),
-    "requests": _names("sglang:num_requests_total"),
-    "in_flight": ((Selector(name="sglang:num_running_reqs"), Selector(name="sglang:num_queue_reqs")),),
-}
-
-_TENSORRT_LLM: Mapping[str, Groups] = {
-    "ttft": _names("trtllm_time_to_first_token_seconds"),
-    "time_per_output_token": _names("trtllm_time_per_output_token_seconds"),
-    "queue_time": _names("trtllm_request_queue_time_seconds"),
-    "e2e": _names("trtllm_e2e_request_latency_seconds"),
-    "length": _finished("trtllm_request_success_total", "length"),
-    "kv_cache": _names("trtllm_kv_cache_utilization", over=Over.MEAN),
-    "waiting": _names("trtllm_num_requests_waiting"),
-    "in_flight": (
-        (Selector(name="trtllm_num_requests_running"), Selector(name="trtllm_num_requests_waiting")),
-    ),
-    "load": _names("trtllm_request_success_total"),
-    "requests": _names("trtllm_request_success_total"),
-}
-"""Names of ``tensorrt_llm/metrics/collector.py``, which ``trtllm-serve`` exposes at /prometheus/metrics: for Prometheus
-sources. Read from its text, not yet from a server. Its errors are counted apart from its successes, and a share needs a
-total that holds both, so there are none here."""
+_BADLY = {"finished_reason": ("abort", "error")}
+_ENDED, _HTTP = "vllm:request_success_total", "http_requests_total"
+_VLLM_REQUESTS = (_one(_HTTP, any_of={}, none_of=_NO_CLIENTS, prefix=("handler", "/v1/")), _one(_ENDED))
 
 SERVERS: Mapping[str, Mapping[str, Groups]] = {
-    "vLLM": _VLLM,
-    "SGLang": _SGLANG,
-    "TensorRT-LLM": _TENSORRT_LLM,
+    # 0.6 to 0.33: inter-token latency got its name with 0.11. `finished` is counted once per request, where
+    # request_success_total counts each of its `n` choices; what is refused as 4xx is the client's doing.
+    "vLLM": _column(
+        "vllm:",
+        ttft="time_to_first_token_seconds",
+        time_per_output_token="request_time_per_output_token_seconds time_per_output_token_seconds",
+        inter_token_latency="inter_token_latency_seconds time_per_output_token_seconds",
+        queue_time="request_queue_time_seconds",
+        e2e="e2e_request_latency_seconds",
+        prompt_tokens="request_prompt_tokens",
+        output_tokens="request_generation_tokens",
+        preemptions="num_preemptions_total",
+        kv_cache="kv_cache_usage_perc gpu_cache_usage_perc",
+        waiting="num_requests_waiting",
+        in_flight="num_requests_running+num_requests_waiting",
+        picked={
+            "errors": (
+                _one(_HTTP, any_of={"status": ("5xx",)}, none_of=_NO_CLIENTS, prefix=("handler", "/v1/")),
+            ),
+            "aborted": _finished(_ENDED, "abort"),
+            "length": _finished(_ENDED, "length"),
+            "load": _VLLM_REQUESTS,
+            "requests": _VLLM_REQUESTS,
+            "answered": (
+                _one(_HTTP, any_of={"status": ("2xx", "5xx"), "handler": _GENERATING}, none_of=_NO_CLIENTS),
+            ),
+            "finished": (
+                _one("vllm:request_params_n_count") + _one(_ENDED, any_of=_BADLY, sign=-1),
+                _one(_ENDED, none_of=_BADLY),
+            ),
+        },
+    ),
+    "SGLang": _column(
+        "sglang:",
+        ttft="time_to_first_token_seconds",
+        time_per_output_token="time_per_output_token_seconds",
+        inter_token_latency="inter_token_latency_seconds",
+        queue_time="queue_time_seconds",
+        e2e="e2e_request_latency_seconds",
+        prompt_tokens="prompt_tokens_histogram",
+        output_tokens="generation_tokens_histogram",
+        errors="num_aborted_requests_total",
+        preemptions="num_retracted_requests_total",
+        aborted="num_aborted_requests_total",
+        kv_cache="token_usage",
+        waiting="num_queue_reqs",
+        in_flight="num_running_reqs+num_queue_reqs",
+        load="num_requests_total",
+        requests="num_requests_total",
+    ),
+    # Names of tensorrt_llm/metrics/collector.py, read from its text and not yet from a server: trtllm-serve has them at
+    # /prometheus/metrics, so for Prometheus sources. Its errors are counted apart from its successes, and a share
+    # needs a total that holds both: there is none yet.
+    "TensorRT-LLM": _column(
+        "trtllm_",
+        ttft="time_to_first_token_seconds",
+        time_per_output_token="time_per_output_token_seconds",
+        queue_time="request_queue_time_seconds",
+        e2e="e2e_request_latency_seconds",
+        kv_cache="kv_cache_utilization",
+        waiting="num_requests_waiting",
+        in_flight="num_requests_running+num_requests_waiting",
+        load="request_success_total",
+        requests="request_success_total",
+        picked={"length": _finished("trtllm_request_success_total", "length")},
+    ),
 }
 """What model servers say of themselves. Earlier ones win where a page holds names of several."""
 
-_PICKED = Selector(name="inference_picker_requests_total", present="code")
+_MEASURED = _one("inference_picker_requests_total", present="code")
+_UNFINISHED = ("inference_picker_request_errors_total", "inference_picker_aborts_total")
 
-PICKER: Mapping[str, Groups] = {
-    "ttft": _names("inference_picker_ttft_seconds"),
-    "time_per_output_token": _names("inference_picker_time_per_output_token_seconds"),
-    "e2e": _names("inference_picker_e2e_seconds"),
-    "prompt_tokens": _names("inference_picker_prompt_tokens"),
-    "errors": _names("inference_picker_request_errors_total"),
-    "aborted": _names("inference_picker_aborts_total"),
-    "load": _names("inference_picker_requests_total"),
-    "requests": ((_PICKED,),),
-    "answered": ((_PICKED,),),
-    "finished": (
-        (
-            _PICKED,
-            Selector(name="inference_picker_request_errors_total", sign=-1),
-            Selector(name="inference_picker_aborts_total", sign=-1),
-        ),
-    ),
-}
+PICKER = _column(
+    "inference_picker_",
+    ttft="ttft_seconds",
+    time_per_output_token="time_per_output_token_seconds",
+    e2e="e2e_seconds",
+    prompt_tokens="prompt_tokens",
+    errors="request_errors_total",
+    aborted="aborts_total",
+    load="requests_total",
+    picked={
+        "requests": (_MEASURED,),
+        "answered": (_MEASURED,),
+        "finished": (_MEASURED + tuple(Selector(name=name, sign=-1) for name in _UNFINISHED),),
+    },
+)
 """What our endpoint picker measured: answers with a code only, the others are load."""

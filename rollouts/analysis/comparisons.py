@@ -18,7 +18,7 @@ from rollouts.analysis.evidence.model import (
     Series,
 )
 from rollouts.analysis.forms import CompareForm
-from rollouts.analysis.types import CompareSpec, Comparison, MetricSpec
+from rollouts.analysis.types import CompareSpec, Comparison, MetricSpec, OnFail
 from rollouts.units import parse_duration, parse_fraction
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "DEFAULT_METRICS",
     "FALSE_ABORT_RATE",
     "GatesError",
+    "can_stop",
     "compare_metric",
     "comparisons_of",
     "evidence_spec",
@@ -145,6 +146,20 @@ def compare_metric(name: str, form: CompareForm) -> CompareMetric:
         raise GatesError(str(error)) from error
 
 
+def can_stop(metric: MetricSpec) -> bool:
+    """Whether some value of the metric fails its gate; what cannot be read is taken to."""
+    if metric.dry_run or metric.on_fail is OnFail.ALERT:
+        return False
+    if isinstance(metric.what, CompareSpec):
+        try:
+            found = compare_metric(metric.name, metric.what.form)
+        except GatesError:
+            return True
+        return not found.advisory and found.weight != 0.0
+    tolerated = metric.failure_limit
+    return tolerated >= 0 and not (metric.count and tolerated >= metric.count)
+
+
 def _series(name: str, form: CompareForm) -> tuple[Series, bool]:
     """What is compared, and whether it only informs. Raises GatesError."""
     given = [field for field in ("preset", "histogram", "counter", "gauge") if getattr(form, field)]
@@ -169,12 +184,12 @@ def _series(name: str, form: CompareForm) -> tuple[Series, bool]:
 
 def _margins(name: str, form: CompareForm, series: Series) -> tuple[float, float]:
     """Margin and tolerance; a default margin makes room for a narrow tolerance. Raises GatesError."""
-    usual = margins_of(series)
+    usual_margin, usual_tolerance = margins_of(series)
     margin = _fraction(f"metric {name!r}: margin", form.margin)
     tolerance = _fraction(f"metric {name!r}: tolerance", form.tolerance)
     if tolerance is None:
-        tolerance = max(usual.tolerance, 2.0 * (margin or 0.0))
-    return (min(usual.margin, 0.5 * tolerance) if margin is None else margin), tolerance
+        tolerance = max(usual_tolerance, 2.0 * (margin or 0.0))
+    return (min(usual_margin, 0.5 * tolerance) if margin is None else margin), tolerance
 
 
 def _fraction(what: str, value: float | str | None) -> float | None:

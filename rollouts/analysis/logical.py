@@ -1,7 +1,9 @@
 """From the series that a stack exposes to the logical series that comparisons are written in.
 
 Producers name the same things differently (``catalogue``); of each logical series a pod is read by the first
-alternative that it exposes. What is no logical name is taken as the name of a series itself.
+alternative that it exposes. What is no logical name is taken as the name of a series itself. A
+server with several engines (data parallel ranks behind one port) has a series per engine: counters and queue lengths
+add up, shares of something (KV-cache use) are averaged, by every source alike.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from rollouts.analysis import exposition
-from rollouts.analysis.catalogue import Groups
+from rollouts.analysis.catalogue import Groups, Over, Selector
 from rollouts.analysis.evidence import (
     Arm,
     CountSeries,
@@ -23,9 +25,28 @@ from rollouts.analysis.evidence import (
     PodSample,
 )
 from rollouts.analysis.offers import Offer
-from rollouts.analysis.reading import read
 
-__all__ = ["Wanted", "wanted_of"]
+__all__ = ["Wanted", "read", "wanted_of"]
+
+
+def read(page: exposition.PodSample, groups: Groups) -> float | None:
+    """The value of the first alternative whose first name the page exposes; None when there is none."""
+    for group in groups:
+        if group[0].name in page.series:
+            return _value(page, group)
+    return None
+
+
+def _value(page: exposition.PodSample, group: tuple[Selector, ...]) -> float:
+    values = [
+        selector.sign * value
+        for selector in group
+        for labels, value in page.series.get(selector.name, ())
+        if selector.picks(labels)
+    ]
+    if group[0].over is Over.MEAN and values:
+        return sum(values) / len(values)
+    return sum(values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,10 +29,14 @@ __all__ = [
     "PICKER_OFFER",
     "POD_OFFER",
     "PROMETHEUS_OFFER",
+    "QUANTILES",
     "Offer",
     "Statistic",
     "parts_of",
 ]
+
+
+QUANTILES = {Stat.P50: 0.5, Stat.P90: 0.9, Stat.P95: 0.95, Stat.P99: 0.99}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rollouts.analysis.backtest import finite
 from rollouts.analysis.comparisons import evidence_spec
 from rollouts.analysis.evidence.counts import CountTest
 from rollouts.analysis.evidence.effect import (
@@ -128,11 +129,11 @@ class GatePlan:
             "weight": self.gate.weight,
             "name": self.gate.metric.name,
             "require": self.gate.metric.require.value,
-            "minutesToPass": _finite(self.minutes_to_pass),
-            "minutesToFind": [{"effect": size, "minutes": _finite(minutes)} for size, minutes in self.harm],
-            "smallestProvable": _finite(self.smallest_ever),
-            "smallestInAnHour": _finite(self.smallest_in_an_hour),
-            "smallestWithTwiceTheCanaryPods": _finite(self.smallest_with_twice_the_pods),
+            "minutesToPass": finite(self.minutes_to_pass),
+            "minutesToFind": [{"effect": size, "minutes": finite(minutes)} for size, minutes in self.harm],
+            "smallestProvable": finite(self.smallest_ever),
+            "smallestInAnHour": finite(self.smallest_in_an_hour),
+            "smallestWithTwiceTheCanaryPods": finite(self.smallest_with_twice_the_pods),
             "words": self.words,
         }
 
@@ -312,7 +313,3 @@ def _minutes_to_find(
     rho = math.exp(distance)
     needed = level * pace.phi * rho / (rho * distance - rho + 1)
     return needed / (60.0 * traffic.rate * weight * traffic.error_rate * (1 + size))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

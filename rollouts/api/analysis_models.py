@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -276,12 +276,3 @@ class AnalysisRunSpec(ApiModel):
     """When the weight that is judged came into force; windows that reach back behind it are no data."""
     exclude: Annotated[list[RunExclude], Field(max_length=RUN_LIST_LIMITS["exclude"])] = []
     """Intervals that do not count, appended by the rollout."""
-
-
-class AnalysisRunModel(ApiModel):
-    """An AnalysisRun as read from the API server."""
-
-    metadata: dict[str, Any] = {}
-    """Object metadata."""
-    spec: AnalysisRunSpec
-    """What is measured."""

@@ -11,8 +11,7 @@ from typing import Any
 
 import click
 
-from rollouts.analysis.comparisons import GatesError, compare_metric, comparisons_of, too_many
-from rollouts.analysis.deciding import can_stop
+from rollouts.analysis.comparisons import GatesError, can_stop, compare_metric, comparisons_of, too_many
 from rollouts.analysis.offers import ANY_OFFER, Offer
 from rollouts.analysis.planning import Traffic, plan_rollout
 from rollouts.analysis.templates import Gate, Resolved, Template, metric_problems

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from rollouts.cli.connect import EXIT_CODES, connection_options, default_namespa
 from rollouts.controller import kinds
 from rollouts.controller.assembly import open_sources
 from rollouts.controller.caches import Caches
+from rollouts.controller.gates import arm_ref
 from rollouts.controller.settings import SettingsError, source_option
 from rollouts.engine.naming import Owner, background_run
 from rollouts.engine.types import FULL, AdapterTraffic, Identity, Phase, RolloutStatus
@@ -159,16 +160,7 @@ class _Tape:
 
 
 def _shifted(sample: PodSample, zero: float) -> PodSample:
-    if sample.started is None:
-        return sample
-    return PodSample(
-        arm=sample.arm,
-        pod=sample.pod,
-        counters=sample.counters,
-        gauges=sample.gauges,
-        histograms=sample.histograms,
-        started=round(sample.started - zero, 3),
-    )
+    return sample if sample.started is None else replace(sample, started=round(sample.started - zero, 3))
 
 
 def _everything() -> Wanted:
@@ -287,14 +279,8 @@ class _Recorder:
         if isinstance(traffic, AdapterTraffic):
             groups = [traffic.pool_group] if traffic.pool_group else [pool.group for pool in kinds.POOLS]
             found = [g for g in groups if self._caches.pool(g, self._key.namespace, traffic.pool_name)]
-            return ArmRef(
-                kind=identity.kind,
-                group=(found or groups)[0],
-                name=identity.name,
-                pool=traffic.pool_name,
-                model=traffic.model_name,
-            )
-        return ArmRef(kind=identity.kind, group=identity.group, name=identity.name)
+            return arm_ref(identity, replace(traffic, pool_group=(found or groups)[0]))
+        return arm_ref(identity)
 
     def _note(self, status: RolloutStatus, now: datetime) -> None:
         if status.started_at is None or status.canary is None:

@@ -24,10 +24,10 @@ from rollouts.controller.conditions import UNCHECKED, Conditions, InlineConditio
 from rollouts.controller.observing import ComparedGates, Gathered
 from rollouts.engine.actions import CreateJob, CreateRun
 from rollouts.engine.observation import Problem
-from rollouts.engine.types import FULL, ZERO, AdapterTraffic, Revision, RolloutStatus, TargetKind
+from rollouts.engine.types import FULL, ZERO, AdapterTraffic, Identity, Revision, RolloutStatus, TargetKind
 from rollouts.runtime.objects import ObjectKey
 
-__all__ = ["UNCHECKED_REASON", "Gates"]
+__all__ = ["UNCHECKED_REASON", "Gates", "arm_ref"]
 
 UNCHECKED_REASON = "ConditionUnchecked"
 """A problem that ends by itself within a moment: nothing is shown of it."""
@@ -208,14 +208,13 @@ def _first_mark(status: RolloutStatus) -> tuple[RunMark, ...]:
 
 
 def _arm(gathered: Gathered, revision: Revision) -> ArmRef:
-    identity, carrier = revision.identity, gathered.carrier
-    spec = carrier.target.spec if carrier is not None else None
-    if isinstance(spec, AdapterTraffic):
-        return ArmRef(
-            kind=identity.kind,
-            group=spec.pool_group,
-            name=identity.name,
-            pool=spec.pool_name,
-            model=spec.model_name,
-        )
-    return ArmRef(kind=identity.kind, group=identity.group, name=identity.name)
+    spec = gathered.carrier.target.spec if gathered.carrier is not None else None
+    return arm_ref(revision.identity, spec if isinstance(spec, AdapterTraffic) else None)
+
+
+def arm_ref(identity: Identity, traffic: AdapterTraffic | None = None) -> ArmRef:
+    """An arm as runs name it; ``traffic`` is where an adapter's weights live."""
+    if traffic is None:
+        return ArmRef(kind=identity.kind, group=identity.group, name=identity.name)
+    pool, model = traffic.pool_name, traffic.model_name
+    return ArmRef(kind=identity.kind, group=traffic.pool_group, name=identity.name, pool=pool, model=model)

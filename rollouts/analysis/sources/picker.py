@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from rollouts.analysis.exposition import HistogramSample, PodSample
+from rollouts.analysis.logical import read
 from rollouts.analysis.offers import PICKER_OFFER, Offer
-from rollouts.analysis.reading import read
 from rollouts.analysis.sources.base import Place, RawPod, SourceUnavailable
 from rollouts.analysis.sources.pods import PodsSource
 from rollouts.analysis.sources.scraper import PodHistory

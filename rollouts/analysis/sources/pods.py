@@ -10,8 +10,8 @@ from datetime import datetime
 from rollouts.analysis.catalogue import Groups
 from rollouts.analysis.exposition import HistogramSample, PodSample
 from rollouts.analysis.histogram import add_increase, counter_increase, mean, quantile
-from rollouts.analysis.offers import POD_OFFER, Offer, Statistic
-from rollouts.analysis.reading import read
+from rollouts.analysis.logical import read
+from rollouts.analysis.offers import POD_OFFER, QUANTILES, Offer, Statistic
 from rollouts.analysis.sources.base import (
     Endpoints,
     Place,
@@ -28,7 +28,6 @@ from rollouts.runtime.clock import Clock
 
 __all__ = ["REQUEST_NAMES", "PodsSource", "request_total"]
 
-_QUANTILES = {Stat.P50: 0.5, Stat.P90: 0.9, Stat.P95: 0.95, Stat.P99: 0.99}
 _REQUESTS = POD_OFFER.groups("load")
 REQUEST_NAMES = frozenset(selector.name for group in _REQUESTS for selector in group)
 
@@ -126,8 +125,8 @@ def _histogram(pods: list[list[PodSample]], wanted: Statistic) -> float:
             if series:
                 add_increase(merged, series)
                 break
-    if wanted.stat in _QUANTILES:
-        return quantile(_QUANTILES[wanted.stat], merged)
+    if wanted.stat in QUANTILES:
+        return quantile(QUANTILES[wanted.stat], merged)
     return mean(merged) if wanted.stat is Stat.MEAN else math.nan
 
 

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from rollouts.analysis.catalogue import Groups, Over, Selector
-from rollouts.analysis.offers import Statistic
+from rollouts.analysis.offers import QUANTILES, Statistic
 from rollouts.analysis.sources.base import Endpoint
 from rollouts.analysis.types import MeasureKind, Stat
 
 __all__ = ["PerJob", "Where", "job_query", "measure_query", "raw_query"]
 
-_QUANTILES = {Stat.P50: 0.5, Stat.P90: 0.9, Stat.P95: 0.95, Stat.P99: 0.99}
 _ALWAYS = ("process_start_time_seconds", "vllm:num_requests_running", "sglang:num_running_reqs")
 """Exposed from a process' first scrape on, whatever it has served."""
 
@@ -158,7 +157,7 @@ class _Builder:
             return " or ".join(
                 f"sum({self.growth(g[0], '_sum')}) / sum({self.growth(g[0], '_count')})" for g in groups
             )
-        q = _QUANTILES.get(stat, 0.95)
+        q = QUANTILES.get(stat, 0.95)
         return " or ".join(
             f"histogram_quantile({q}, sum by (le) ({self.growth(g[0], '_bucket')}))" for g in groups
         )

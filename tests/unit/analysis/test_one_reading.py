@@ -6,9 +6,8 @@ import pytest
 
 from rollouts.analysis.evidence.model import Arm, CompareMetric, EvidenceSpec, GaugeSeries
 from rollouts.analysis.exposition import parse_exposition
-from rollouts.analysis.logical import wanted_of
+from rollouts.analysis.logical import read, wanted_of
 from rollouts.analysis.offers import POD_OFFER
-from rollouts.analysis.reading import read
 from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec
 from rollouts.controller.assembly import pool_endpoints
 from rollouts.controller.pools import Endpoint, Pool, read_pool

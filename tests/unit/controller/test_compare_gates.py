@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from rollouts.analysis.sources.base import Source
+from rollouts.api.parsing import parse_rollout
 from rollouts.api.scalars import parse_time
+from rollouts.cli.offline import gates_to_plan
 from rollouts.controller import kinds
 from rollouts.controller.assembly import Parts, assemble
 from rollouts.controller.caches import Caches
@@ -252,6 +254,31 @@ def test_the_preset_default_alone_is_a_background_that_has_to_be_earned_by_what_
     assert waited  # 100 % was in force long before the proof was there
     verdicts = {item["name"]: item["reason"] for item in found["status"]["comparisons"]}
     assert verdicts["time-per-output-token"] == "NoData"  # not exposed, so nobody waits for it
+
+
+PLANNED: dict[str, Object] = {
+    "gates of steps": rollout_object(STEPS),
+    "a background alone": rollout_object(
+        [{"setWeight": 10}, {"pause": {"duration": "10m"}}],
+        canary={"analysis": {"metrics": [compare("ttft")], "falseAbortRate": 0.1}},
+    ),
+    "a background beside gates": rollout_object(STEPS, canary={"analysis": {"preset": "default"}}),
+}
+
+
+@pytest.mark.parametrize("written", PLANNED)
+def test_what_is_planned_is_what_the_run_compares(written):
+    stored = evidence_run(run(PLANNED[written], healthy))["spec"]
+    gates = gates_to_plan(parse_rollout(PLANNED[written]), {})
+
+    compared = {
+        (item["name"], step, item["compare"]["require"])
+        for item in stored["comparisons"]
+        if item["compare"].get("preset") != "e2e"  # which only informs
+        for step in item.get("steps", [None])
+    }
+    assert {(gate.metric.name, gate.step, gate.metric.require.value) for gate in gates} == compared
+    assert {gate.spec.false_abort_rate for gate in gates} == {stored["falseAbortRate"]}
 
 
 def test_a_gate_may_measure_and_compare():

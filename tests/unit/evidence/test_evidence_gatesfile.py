@@ -1,25 +1,30 @@
 """Gates from plain data: defaults, units, and what is refused."""
 
+import base64
 import json
+import zlib
 from typing import Any
 
 import pytest
 
 from rollouts.analysis.catalogue import DEFAULT_PRESETS
-from rollouts.analysis.comparisons import GatesError, compare_metric
+from rollouts.analysis.comparisons import GatesError, compare_metric, evidence_spec
+from rollouts.analysis.evidence.checkpoint import save
 from rollouts.analysis.evidence.model import (
     CompareMetric,
     CountSeries,
     Direction,
+    EvidenceSpec,
     GaugeSeries,
     HistogramSeries,
     OnUndecided,
     Require,
 )
+from rollouts.analysis.evidence.process import EvidenceProcess
 from rollouts.api.analysis_models import CompareModel
 from rollouts.api.crds import structural_schema
 from rollouts.api.gates_file import parse_gates
-from rollouts.api.runs import compare_json, compare_of
+from rollouts.api.runs import compare_json, compare_of, parse_run, run_spec_json
 
 TTFT = {"name": "ttft", "compare": {"preset": "ttft"}}
 
@@ -111,6 +116,61 @@ def test_what_was_written_is_what_is_stored():
     assert json.dumps(compare_json(form)) == json.dumps(plain)
     stored = compare_of(CompareModel.model_validate(compare_json(form.requiring(Require.NO_HARM))))
     assert stored == form.requiring(Require.NO_HARM)
+
+
+STORED = [
+    {
+        "name": "ttft",
+        "source": "default",
+        "compare": {
+            "direction": "LowerIsBetter",
+            "margin": "2%",
+            "maxDuration": "1h",
+            "minDwell": "300s",
+            "minRequests": 200,
+            "onUndecided": "Hold",
+            "preset": "ttft",
+            "require": "NoHarm",
+            "tolerance": "0.2",
+            "warmUp": "2m",
+        },
+        "steps": [1, 3],
+        "onFail": "Abort",
+    },
+    {
+        "name": "own",
+        "source": "picker",
+        "compare": {
+            "counter": {"errors": "e", "of": "o"},
+            "maxDuration": "30m",
+            "require": "WithinTolerance",
+            "tolerance": 2,
+            "weight": 1,
+        },
+        "interval": "1m",
+        "onFail": "Pause",
+        "dryRun": True,
+        "optional": True,
+    },
+]
+
+
+def test_a_run_that_an_earlier_version_stored_is_continued_from_its_checkpoint():
+    """The digest is what the version before 2026-11-29 wrote into checkpoints of this run."""
+    stored = {"rollout": "demo", "attempt": 1, "metrics": [], "comparisons": STORED, "falseAbortRate": 0.1}
+
+    spec = parse_run({"metadata": {"name": "x"}, "spec": stored}).spec
+
+    assert spec is not None
+    assert json.dumps(run_spec_json(spec)["comparisons"]) == json.dumps(STORED)
+    assert (
+        json.loads(saved(evidence_spec(spec.comparisons, spec.false_abort_rate)))["spec"]
+        == "e7d10e63c5821036"
+    )
+
+
+def saved(spec: EvidenceSpec) -> bytes:
+    return zlib.decompress(base64.b64decode(save(EvidenceProcess(spec))))
 
 
 def test_a_gate_is_judged_alike_from_a_file_and_where_the_crd_fills_its_defaults_in():
