@@ -9,7 +9,6 @@ from datetime import timedelta
 from rollouts.analysis.catalogue import COMPARED, DEFAULT_PRESETS, margins_of
 from rollouts.analysis.evidence.model import (
     CompareMetric,
-    CountSeries,
     EvidenceSpec,
     GaugeSeries,
     HistogramSeries,
@@ -168,7 +167,7 @@ def _series(name: str, form: CompareForm) -> tuple[Series, bool]:
             f"metric {name!r}: compare needs exactly one of preset, histogram, counter, gauge, has {given}"
         )
     if form.counter is not None:
-        return CountSeries(errors=form.counter.errors, of=form.counter.of), False
+        return form.counter, False
     if form.histogram:
         return HistogramSeries(name=form.histogram), False
     if form.gauge:

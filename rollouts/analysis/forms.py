@@ -10,21 +10,14 @@ from rollouts.analysis.evidence.model import (
     MIN_DWELL,
     MIN_REQUESTS,
     WARM_UP,
+    CountSeries,
     Direction,
     OnUndecided,
     Require,
 )
 from rollouts.units import format_duration
 
-__all__ = ["COMPARE_DEFAULTS", "CompareForm", "CounterPair"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CounterPair:
-    """Two counters: events of a total."""
-
-    errors: str
-    of: str
+__all__ = ["COMPARE_DEFAULTS", "CompareForm"]
 
 
 def _seconds(value: float) -> str:
@@ -41,7 +34,7 @@ class CompareForm:
 
     preset: str = ""
     histogram: str = ""
-    counter: CounterPair | None = None
+    counter: CountSeries | None = None
     gauge: str = ""
     direction: Direction = Direction.LOWER
     margin: float | str | None = None
@@ -73,7 +66,7 @@ class CompareForm:
         pair = self.counter
         return replace(
             self,
-            counter=None if pair is None else CounterPair(errors=fill(pair.errors), of=fill(pair.of)),
+            counter=None if pair is None else CountSeries(errors=fill(pair.errors), of=fill(pair.of)),
             preset=fill(self.preset),
             histogram=fill(self.histogram),
             gauge=fill(self.gauge),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 
+from rollouts.analysis.evidence.model import Arm
 from rollouts.analysis.forms import CompareForm
 
 __all__ = [
@@ -68,13 +69,6 @@ class OnFail(Enum):
     ABORT = "Abort"
     PAUSE = "Pause"
     ALERT = "Alert"
-
-
-class Arm(Enum):
-    """Whose pods."""
-
-    CANARY = "canary"
-    STABLE = "stable"
 
 
 class Stat(Enum):

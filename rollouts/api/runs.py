@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
 from rollouts.analysis.comparisons import DEFAULT_METRICS, FALSE_ABORT_RATE
-from rollouts.analysis.evidence.model import Direction, OnUndecided, Require
-from rollouts.analysis.forms import CompareForm, CounterPair
+from rollouts.analysis.evidence.model import CountSeries, Direction, OnUndecided, Require
+from rollouts.analysis.forms import CompareForm
 from rollouts.analysis.templates import Argument, Gate, Template
 from rollouts.analysis.types import (
     Arm,
@@ -132,7 +132,7 @@ def compare_of(model: CompareModel) -> CompareForm:
 
 
 _COMPARE_VALUES: dict[str, Callable[[Any], Any]] = {
-    "counter": lambda pair: CounterPair(errors=pair.errors, of=pair.of),
+    "counter": lambda pair: CountSeries(errors=pair.errors, of=pair.of),
     "direction": lambda word: Direction(word.removesuffix("IsBetter").lower()),
     "require": Require,
     "on_undecided": OnUndecided,

@@ -158,21 +158,21 @@ def plan_command(
             raise BadInput(f"{file}: {template}")
         templates[key] = template
     try:
-        gates = gates_to_plan(parsed, templates)
+        gates, silent = gates_to_plan(parsed, templates)
         if not gates:
-            raise BadInput(f"{file}: the Rollout has no compare gates to plan")
+            raise BadInput("; ".join([f"{file}: the Rollout has no compare gates to plan", *silent]))
         traffic = _traffic(gates[0].spec, rate, stable_pods, canary_pods, history)
         plans = plan_rollout(gates, replace(traffic, coupled=is_adapter(parsed)))
     except (GatesError, RecordingError) as error:
         raise BadInput(f"{file}: {error}") from error
     if output == "json":
-        document(json.dumps({"gates": [plan.to_json() for plan in plans]}, allow_nan=False))
+        document(json.dumps({"gates": [plan.to_json() for plan in plans], "silent": silent}, allow_nan=False))
         return
     noise = "the recording" if traffic.from_history else "priors; --history of the stable pods makes it exact"
     pods = f"{traffic.stable_pods} stable pods"
     say(f"{traffic.rate:.3g} requests per second, {pods}; noise from {noise}.")
-    for plan in plans:
-        say(plan.words)
+    for text in (*(plan.words for plan in plans), *silent):
+        say(text)
 
 
 def _traffic(

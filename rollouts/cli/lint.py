@@ -11,11 +11,10 @@ from typing import Any
 
 import click
 
-from rollouts.analysis.comparisons import GatesError, can_stop, compare_metric, comparisons_of, too_many
-from rollouts.analysis.offers import ANY_OFFER, Offer
+from rollouts.analysis.comparisons import GatesError, can_stop, comparisons_of, too_many
+from rollouts.analysis.offers import ANY_OFFER
 from rollouts.analysis.planning import Traffic, plan_rollout
 from rollouts.analysis.templates import Gate, Resolved, Template, metric_problems
-from rollouts.analysis.types import CompareSpec, MetricSpec
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.cli.analysis_commands import load_documents
 from rollouts.cli.lint_windows import too_long
@@ -26,6 +25,7 @@ from rollouts.cli.offline import (
     is_adapter,
     offers_of,
     resolved_gates,
+    silence,
     template_of,
 )
 from rollouts.controller.kinds import GROUP, VERSION
@@ -127,12 +127,11 @@ def _rollout(obj: Mapping[str, Any], templates: Templates, traffic: Traffic | No
     for step, gate, resolved in gates:
         place = "background analysis" if step is None else f"step {step + 1}"
         yield from _gate(where, place, gate, resolved, templates)
-        for metric in resolved.metrics:
-            yield from _silent(where, place, metric, parsed)
         for text in too_long(parsed, place, resolved.metrics):
             yield _problem(where, f"{place}: {text}")
-    for text in too_many(comparisons_of((step, resolved.metrics) for step, _, resolved in gates)):
-        yield _problem(where, text)
+    comparisons = comparisons_of((step, resolved.metrics) for step, _, resolved in gates)
+    yield from (_problem(where, text) for text in too_many(comparisons))
+    yield from (_hint(where, text) for text in filter(None, (silence(item, parsed) for item in comparisons)))
     yield from _steps(where, parsed)
     yield from _unprovable(where, parsed, templates, traffic)
 
@@ -151,24 +150,6 @@ def _gate(where: str, place: str, gate: Gate, resolved: Resolved, templates: Tem
             f"{place}: nothing in it can stop the rollout (dryRun, onFail: Alert, failureLimit as high as count, or "
             "comparisons that only inform)",
         )
-
-
-def _silent(where: str, place: str, metric: MetricSpec, parsed: ParsedRollout) -> Iterator[Finding]:
-    """A comparison whose source never says anything: its gate would hold until its deadline."""
-    if not isinstance(metric.what, CompareSpec) or metric.what.optional:
-        return
-    offer: Offer = offers_of([metric])[metric.source]
-    try:
-        missing = offer.missing(compare_metric(metric.name, metric.what.form).series)
-    except GatesError:
-        return  # told as a problem
-    if is_adapter(parsed) and not offer.adapters:
-        text = "adapters share their pods: leave the source out, and the endpoint pickers are asked"
-    elif missing:
-        text = f"it has no {', '.join(missing)}"
-    else:
-        return
-    yield _hint(where, f"{place}: metric {metric.name}: the source {metric.source} never tells: {text}")
 
 
 def _steps(where: str, parsed: ParsedRollout) -> Iterator[Finding]:
@@ -199,7 +180,7 @@ def _unprovable(
 ) -> Iterator[Finding]:
     """Gates that can never show what they demand; without pods to reckon with, those that one canary pod never can."""
     try:
-        gates = gates_to_plan(parsed, templates)
+        gates, _ = gates_to_plan(parsed, templates)
     except GatesError:
         return  # already told
     reckoned = replace(traffic or _ONE_CANARY_POD, coupled=is_adapter(parsed))

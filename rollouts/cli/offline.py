@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from rollouts.analysis.comparisons import GatesError, comparisons_of
+from rollouts.analysis.comparisons import GatesError, comparisons_of, metric_of
 from rollouts.analysis.offers import PICKER_OFFER, POD_OFFER, PROMETHEUS_OFFER, Offer
 from rollouts.analysis.planning import PlannedGate, planned_gates
 from rollouts.analysis.templates import BUILT_IN, Gate, Resolved, Template, resolve
-from rollouts.analysis.types import MetricSpec
+from rollouts.analysis.types import Comparison, MetricSpec
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.runs import gate_of, gates_of, parse_template, rate_of
 from rollouts.engine.steps import weight_at
@@ -22,6 +22,7 @@ __all__ = [
     "is_adapter",
     "offers_of",
     "resolved_gates",
+    "silence",
     "template_of",
 ]
 
@@ -63,8 +64,22 @@ def resolved_gates(
         yield step, gate, resolve(gate, templates, BUILT_IN, offers_of(metrics), adapter=is_adapter(parsed))
 
 
-def gates_to_plan(parsed: ParsedRollout, templates: Templates) -> list[PlannedGate]:
-    """The compare gates of the attempt with the weights in force. Raises GatesError."""
+def silence(item: Comparison, parsed: ParsedRollout) -> str:
+    """Why the source of a comparison never tells anything of it: its gate would hold for good. Empty where it may."""
+    offer = _BUILT_IN.get(item.source, PROMETHEUS_OFFER)
+    try:
+        missing = [] if item.optional else offer.missing(metric_of(item).series)
+    except GatesError:
+        return ""  # refused anyway
+    if is_adapter(parsed) and not offer.adapters:
+        why = "adapters share their pods: leave the source out, and the endpoint pickers are asked"
+    else:
+        why = f"it has no {', '.join(missing)}" if missing else ""
+    return f"metric {item.name}: the source {item.source} never tells: {why}" if why else ""
+
+
+def gates_to_plan(parsed: ParsedRollout, templates: Templates) -> tuple[list[PlannedGate], list[str]]:
+    """The compare gates of the attempt with the weights in force, and what is silent for good. Raises GatesError."""
     for problem in parsed.problems:
         raise GatesError(problem.message)
     if parsed.model is None or parsed.spec is None:
@@ -77,4 +92,8 @@ def gates_to_plan(parsed: ParsedRollout, templates: Templates) -> list[PlannedGa
         gates.append((step, resolved.metrics))
     steps = parsed.spec.canary.steps
     weights = [weight_at(steps, index) / FULL for index in range(len(steps))]
-    return planned_gates(comparisons_of(gates), weights, rate_of(parsed.model.strategy.canary))
+    found = {item: silence(item, parsed) for item in comparisons_of(gates)}
+    telling = [item for item, why in found.items() if not why]
+    return planned_gates(telling, weights, rate_of(parsed.model.strategy.canary)), [
+        *filter(None, found.values())
+    ]

@@ -269,7 +269,7 @@ PLANNED: dict[str, Object] = {
 @pytest.mark.parametrize("written", PLANNED)
 def test_what_is_planned_is_what_the_run_compares(written):
     stored = evidence_run(run(PLANNED[written], healthy))["spec"]
-    gates = gates_to_plan(parse_rollout(PLANNED[written]), {})
+    gates, silent = gates_to_plan(parse_rollout(PLANNED[written]), {})
 
     compared = {
         (item["name"], step, item["compare"]["require"])
@@ -279,6 +279,7 @@ def test_what_is_planned_is_what_the_run_compares(written):
     }
     assert {(gate.metric.name, gate.step, gate.metric.require.value) for gate in gates} == compared
     assert {gate.spec.false_abort_rate for gate in gates} == {stored["falseAbortRate"]}
+    assert silent == []
 
 
 def test_a_gate_may_measure_and_compare():

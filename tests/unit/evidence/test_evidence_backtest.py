@@ -216,7 +216,7 @@ def template(name, *metrics, **spec):
 
 
 def planned_gates(obj, *templates) -> list[PlannedGate]:
-    return gates_to_plan(parse_rollout(obj), dict(template_of(one) for one in templates))
+    return gates_to_plan(parse_rollout(obj), dict(template_of(one) for one in templates))[0]
 
 
 STEPS = [
@@ -355,3 +355,18 @@ def test_a_background_alone_is_the_last_gate():
     )
 
     assert found[0].metric.require.value == "WithinTolerance"
+
+
+def test_a_plan_promises_nothing_of_what_its_source_never_tells(tmp_path):
+    gate = {"metrics": [{"name": name, "compare": {"preset": name}} for name in ("error-rate", "queue-time")]}
+    obj = rollout([{"setWeight": 10}, {"analysis": gate}])
+    model = {"name": "m", "modelName": "x", "poolRef": {"name": "p"}}
+    obj["spec"] |= {"target": {"adapter": {"name": "a"}}, "traffic": {"inferenceModel": model}}
+    path = tmp_path / "rollout.yaml"
+    path.write_text(json.dumps(obj), encoding="utf-8")
+
+    shown = CliRunner().invoke(plan_command, [str(path), "--rate", "20", "--stable-pods", "4", "-o", "json"])
+
+    printed = json.loads(shown.output)
+    assert [one["name"] for one in printed["gates"]] == ["error-rate"]
+    assert printed["silent"] == ["metric queue-time: the source picker never tells: it has no queue_time"]
