@@ -6,7 +6,7 @@ import copy
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollouts.analysis.catalogue import CATALOGUE, COMPARED, MEASURED, PICKER, SERVERS
@@ -79,6 +79,7 @@ def rollout(gates: list[Object], background: Object | None, *, adapter: bool) ->
     }
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     gates=st.lists(GATES, min_size=1, max_size=4),
     background=st.none() | GATES,
