@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rollouts.analysis.catalogue import CATALOGUE, PICKER, SERVERS, Row, margins_of
+from rollouts.analysis.offers import parts_of
 from rollouts.api.crds import all_crds
 from rollouts.engine.reasons import Reason
 
@@ -27,6 +29,7 @@ def reference() -> str:
     ]
     for crd in all_crds():
         lines += _kind(crd)
+    lines += _metrics()
     lines += _reasons()
     return "\n".join(lines) + "\n"
 
@@ -39,6 +42,38 @@ def _reasons() -> list[str]:
     )
     about = "Of statuses, conditions and Events. The message beside a reason has names and figures."
     return ["## Reasons", "", about, "", "| reason | means | what to do |", "|---|---|---|", *rows, ""]
+
+
+def _metrics() -> list[str]:
+    """The catalogue: what each preset is, and whose pages have it."""
+    columns = {**SERVERS, "endpoint picker": PICKER}
+    head = ["preset", "unit", "`measure` gives", "`compare`: margin, tolerance", *columns]
+    rows = [row for row in CATALOGUE.values() if row.presets]
+    lines = [
+        "## Metrics",
+        "",
+        "Generated from `rollouts/analysis/catalogue.py`. Model servers are read by the sources `pods` and Prometheus.",
+        "",
+        f"| {' | '.join(head)} |",
+        "|" + "---|" * len(head),
+    ]
+    for row in rows:
+        cells = [", ".join(f"`{name}`" for name in row.presets), row.unit, _measured(row), _compared(row)]
+        parts = [row.name] if row.series is None else list(parts_of(row.series))
+        cells += ["yes" if all(part in column for part in parts) else "" for column in columns.values()]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _measured(row: Row) -> str:
+    return row.stat.value if row.measured else ""
+
+
+def _compared(row: Row) -> str:
+    if row.series is None:
+        return ""
+    margin, tolerance = margins_of(row.series)
+    return f"{margin:g}, {tolerance:g}{', informs only' if row.advisory else ''}"
 
 
 def _kind(crd: Mapping[str, Any]) -> list[str]:

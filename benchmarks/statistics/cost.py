@@ -21,7 +21,8 @@ from rollouts.analysis.evidence.model import (
 )
 from rollouts.analysis.evidence.process import EvidenceProcess
 from rollouts.analysis.exposition import parse_exposition
-from rollouts.analysis.logical import PODS, wanted_of
+from rollouts.analysis.logical import wanted_of
+from rollouts.analysis.offers import POD_OFFER
 from rollouts.lab.loopback import loopback
 from rollouts.lab.vllm import Fleet, PodSpec
 
@@ -109,10 +110,10 @@ def _collection() -> None:
     """Reading one vLLM page into logical series, apart from the network, and what a run's status costs to write."""
     page = asyncio.run(_page())
     wanted = wanted_of(_spec())
-    names, rounds = wanted.raw_names(PODS), 50
+    names, rounds = wanted.raw_names(POD_OFFER), 50
     began = time.process_time()
     for _ in range(rounds):
-        wanted.sample(parse_exposition(page, names), PODS, Arm.STABLE, "p", None)
+        wanted.sample(parse_exposition(page, names), POD_OFFER, Arm.STABLE, "p", None)
     each = (time.process_time() - began) / rounds
     share = each * 20 * 1000 / 30
     print(f"collection: {each * 1e3:.2f} ms per pod page of {len(page) / 1024:.0f} KiB")

@@ -26,8 +26,8 @@ import click
 
 from rollouts.analysis.backtest import backtest
 from rollouts.analysis.evidence.model import Arm, HistogramSample, Mark, PodSample, Scrape
-from rollouts.analysis.gatesfile import parse_gates
 from rollouts.analysis.recording import Recording, header_line, mark_line, sample_line
+from rollouts.api.gates_file import parse_gates
 
 __all__ = ["SCENARIOS", "Fault", "Losses", "recording_of"]
 

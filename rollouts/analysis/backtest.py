@@ -5,18 +5,27 @@ from dataclasses import dataclass, replace
 
 from rollouts.analysis.evidence.effect import Effect
 from rollouts.analysis.evidence.gates import GateVerdict, MetricReport, Reason, Verdict, harm, judge, report
-from rollouts.analysis.evidence.model import LostSeries
+from rollouts.analysis.evidence.model import CountSeries, EvidenceSpec, Series
 from rollouts.analysis.evidence.process import EvidenceProcess
 from rollouts.analysis.evidence.words import describe
-from rollouts.analysis.gatesfile import Gates
 from rollouts.analysis.recording import Recording
 from rollouts.analysis.rivals import RivalDecision, Rivals
 
-__all__ = ["BacktestResult", "GateResult", "backtest"]
+__all__ = ["BacktestResult", "GateResult", "Replayed", "backtest", "finite"]
 
 _HELD = frozenset(
     {Reason.SCRAPES_MISSING, Reason.PROMPT_MIX_DIFFERS, Reason.FEW_STABLE_PODS, Reason.UNUSABLE}
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """What is replayed, and the names of metrics of other forms, which cannot be."""
+
+    spec: EvidenceSpec
+    skipped: tuple[str, ...] = ()
+    optional: frozenset[str] = frozenset()
+    """Metrics of `preset: default`: left out where neither arm exposes them, or they cannot be told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,21 +48,21 @@ class GateResult:
             "evidence": {
                 "reason": self.gate.reason.value,
                 "words": self.words,
-                "harm": _finite(shown.harm),
-                "harmTotal": _finite(shown.harm_total),
+                "harm": finite(shown.harm),
+                "harmTotal": finite(shown.harm_total),
                 "abortAt": shown.abort_at,
-                "proof": _finite(shown.proof),
+                "proof": finite(shown.proof),
                 "passAt": shown.pass_at,
                 "requests": {"canary": shown.canary_requests, "stable": shown.stable_requests},
                 "effectSince": shown.effect_since,
                 "part": shown.part,
-                "minutesToAbort": _finite(shown.minutes_to_abort),
-                "minutesToPass": _finite(shown.minutes_to_pass),
-                "smallestProvable": _finite(shown.smallest_ever),
-                "smallestInAnHour": _finite(shown.smallest_in_an_hour),
+                "minutesToAbort": finite(shown.minutes_to_abort),
+                "minutesToPass": finite(shown.minutes_to_pass),
+                "smallestProvable": finite(shown.smallest_ever),
+                "smallestInAnHour": finite(shown.smallest_in_an_hour),
                 "limitedBy": shown.limited_by,
-                "overdispersion": _finite(shown.phi),
-                "podDeviation": _finite(shown.pod_sd),
+                "overdispersion": finite(shown.phi),
+                "podDeviation": finite(shown.pod_sd),
                 "cautions": list(shown.cautions),
             },
         }
@@ -90,7 +99,7 @@ class BacktestResult:
         return {"gates": gates + unplayed, "rivals": rivals}
 
 
-def backtest(recording: Recording, gates: Gates) -> BacktestResult:
+def backtest(recording: Recording, gates: Replayed) -> BacktestResult:
     """Judge the recording as a live rollout would have been, one interval after the other.
 
     The first Fail of the whole, or the Pass of every gate, ends judging. Fail names each gate with at least
@@ -114,25 +123,26 @@ def backtest(recording: Recording, gates: Gates) -> BacktestResult:
     )
 
 
-def _exposed(recording: Recording, gates: Gates) -> Gates:
+def _exposed(recording: Recording, gates: Replayed) -> Replayed:
     """Without what `preset: default` asks for and the recording never says: what was lost, in most of them."""
-    spoken = {name for scrape in recording.scrapes for pod in scrape.pods for name in pod.counters}
+    pods = [pod for scrape in recording.scrapes for pod in scrape.pods]
+    spoken = {name for pod in pods for name in (*pod.counters, *pod.gauges, *pod.histograms)}
     metrics = tuple(
         metric
         for metric in gates.spec.metrics
-        if not (
-            metric.name in gates.optional
-            and isinstance(metric.series, LostSeries)
-            and metric.series.of not in spoken
-        )
+        if metric.name not in gates.optional or not spoken.isdisjoint(_told_by(metric.series))
     )
     return replace(gates, spec=replace(gates.spec, metrics=metrics)) if metrics else gates
+
+
+def _told_by(series: Series) -> tuple[str, ...]:
+    return (series.of,) if isinstance(series, CountSeries) else (series.name,)
 
 
 class _Replay:
     """Judging state of a backtest."""
 
-    def __init__(self, gates: Gates) -> None:
+    def __init__(self, gates: Replayed) -> None:
         self.process = EvidenceProcess(gates.spec)
         self.ended = False
         count = len(gates.spec.metrics)
@@ -199,8 +209,9 @@ class _Replay:
 def _effect(effect: Effect | None) -> dict[str, float | None] | None:
     if effect is None:
         return None
-    return {"estimate": _finite(effect.estimate), "low": _finite(effect.low), "high": _finite(effect.high)}
+    return {"estimate": finite(effect.estimate), "low": finite(effect.low), "high": finite(effect.high)}
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """What JSON can hold of a figure."""
     return value if math.isfinite(value) else None

@@ -6,16 +6,12 @@ not test, it reads. A gate opens with the mark of its step.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rollouts.analysis.evidence import (
-    CompareMetric,
     EvidenceProcess,
-    EvidenceSpec,
     GateVerdict,
     Harm,
     LostTest,
@@ -30,21 +26,9 @@ from rollouts.analysis.evidence import (
     silent,
 )
 from rollouts.analysis.evidence.words import SILENT_CANARY, brief, describe_effect
-from rollouts.analysis.gatesfile import parse_compare
 from rollouts.analysis.types import Comparison, ComparisonResult, GateState, OnFail
 
-__all__ = [
-    "DEFAULT_INTERVAL",
-    "Compared",
-    "Comparison",
-    "ComparisonResult",
-    "GateState",
-    "evidence_spec",
-    "interval_of",
-    "judge_all",
-]
-
-DEFAULT_INTERVAL = timedelta(seconds=30)
+__all__ = ["Compared", "judge_all"]
 
 _OPEN_WORDS = 480
 _NOTHING = "nothing that is compared has been exposed yet; silence never passes"
@@ -57,26 +41,6 @@ class Compared:
     results: tuple[ComparisonResult, ...]
     gates: tuple[GateState, ...]
     failure: tuple[str, OnFail] | None = None
-
-
-def interval_of(comparisons: Iterable[Comparison]) -> timedelta:
-    """Seconds between two scrapes of an attempt."""
-    return min((item.interval for item in comparisons if item.interval), default=DEFAULT_INTERVAL)
-
-
-def metric_of(item: Comparison) -> CompareMetric:
-    """The metric as the evidence engine knows it. Raises gatesfile.GatesError."""
-    found = parse_compare(item.name, json.loads(item.compare))
-    return replace(found, weight=0.0) if item.dry_run else found
-
-
-def evidence_spec(comparisons: Sequence[Comparison], rate: float) -> EvidenceSpec:
-    """The specification of the attempt's evidence process. Raises gatesfile.GatesError and ValueError."""
-    return EvidenceSpec(
-        metrics=tuple(metric_of(item) for item in comparisons),
-        false_abort_rate=rate,
-        interval=interval_of(comparisons).total_seconds(),
-    )
 
 
 def judge_all(

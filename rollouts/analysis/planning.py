@@ -5,10 +5,11 @@ expectations for a healthy canary (pass) and for a canary that is worse by a giv
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from rollouts.analysis.backtest import finite
+from rollouts.analysis.comparisons import evidence_spec
 from rollouts.analysis.evidence.counts import CountTest
 from rollouts.analysis.evidence.effect import (
     MIXING_PRICE,
@@ -33,8 +34,8 @@ from rollouts.analysis.evidence.model import (
 )
 from rollouts.analysis.evidence.process import EvidenceProcess
 from rollouts.analysis.evidence.words import SINGLE_POD, percent
-from rollouts.analysis.gatesfile import GatesError, parse_gates, with_arguments
-from rollouts.analysis.recording import Recording, RecordingError, parse_share
+from rollouts.analysis.recording import Recording, RecordingError
+from rollouts.analysis.types import Comparison
 
 __all__ = ["GatePlan", "PlannedGate", "Traffic", "plan_gate", "plan_rollout", "planned_gates", "traffic_of"]
 
@@ -44,7 +45,6 @@ _TAIL_SHARE = 0.10
 _TAIL_HAZARD = 2.5
 _TAIL_TOLERANCE = 1.5
 _GAUGE_MINUTES = 6.0
-_MAX_STEPS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,11 +142,11 @@ class GatePlan:
             "weight": self.gate.weight,
             "name": self.gate.metric.name,
             "require": self.gate.metric.require.value,
-            "minutesToPass": _finite(self.minutes_to_pass),
-            "minutesToFind": [{"effect": size, "minutes": _finite(minutes)} for size, minutes in self.harm],
-            "smallestProvable": _finite(self.smallest_ever),
-            "smallestInAnHour": _finite(self.smallest_in_an_hour),
-            "smallestWithTwiceTheCanaryPods": _finite(self.smallest_with_twice_the_pods),
+            "minutesToPass": finite(self.minutes_to_pass),
+            "minutesToFind": [{"effect": size, "minutes": finite(minutes)} for size, minutes in self.harm],
+            "smallestProvable": finite(self.smallest_ever),
+            "smallestInAnHour": finite(self.smallest_in_an_hour),
+            "smallestWithTwiceTheCanaryPods": finite(self.smallest_with_twice_the_pods),
             "words": self.words,
         }
 
@@ -199,70 +199,24 @@ def _with_noise(
     )
 
 
-def planned_gates(rollout: Mapping[str, Any], templates: Mapping[str, Any]) -> list[PlannedGate]:
-    """The compare gates of a Rollout in order; `templates` by name. Raises GatesError."""
-    canary = _dig(rollout, "spec", "strategy", "canary")
-    steps = canary.get("steps")
-    if not isinstance(steps, Sequence) or isinstance(steps, str) or not 1 <= len(steps) <= _MAX_STEPS:
-        raise GatesError(f"spec.strategy.canary.steps must be a list of 1 to {_MAX_STEPS} steps")
-    found: list[PlannedGate] = []
-    weights = _weights(steps)
-    for number, (step, weight) in enumerate(zip(steps, weights, strict=True)):
-        if isinstance(step.get("analysis"), Mapping):
-            found += _gates(step["analysis"], templates, number, weight, Require.NO_HARM)
-    last = max((gate.step for gate in found if gate.step is not None), default=None)
-    if last is not None:
-        closing = next(gate.weight for gate in found if gate.step == last)
-        found = [gate for gate in found if gate.step != last]
-        found += _gates(steps[last]["analysis"], templates, last, closing, Require.WITHIN_TOLERANCE)
-    background = canary.get("analysis")
-    if isinstance(background, Mapping):
-        heaviest = max((weight for weight in weights if weight < 1), default=0.0)
-        # As the controller has it: where no step compares, the background is the last gate.
-        require = Require.NO_HARM if last is not None else Require.WITHIN_TOLERANCE
-        found += _gates(background, templates, None, heaviest, require)
-    return found
-
-
-def _weights(steps: Sequence[Any]) -> list[float]:
-    """The weight in force at each step."""
-    weight = 0.0
-    weights = []
-    for number, step in enumerate(steps):
-        if not isinstance(step, Mapping):
-            raise GatesError(f"steps[{number}] must be a mapping")
-        if "setWeight" in step:
-            try:
-                weight = parse_share(step["setWeight"], f"steps[{number}].setWeight")
-            except RecordingError as error:
-                raise GatesError(str(error)) from error
-        weights.append(weight)
-    return weights
-
-
-def _gates(
-    analysis: Mapping[str, Any],
-    templates: Mapping[str, Any],
-    step: int | None,
-    weight: float,
-    require: Require,
+def planned_gates(
+    comparisons: Sequence[Comparison], weights: Sequence[float], rate: float
 ) -> list[PlannedGate]:
-    rows: list[Any] = list(analysis.get("metrics") or [])
-    if "preset" in analysis:
-        rows.append({"name": "default", "compare": {"preset": analysis["preset"]}})
-    for reference in analysis.get("templates") or []:
-        name = reference.get("templateName") if isinstance(reference, Mapping) else None
-        if not isinstance(name, str) or name not in templates:
-            raise GatesError(f"AnalysisTemplate {name!r} is not in the file; add it as another document")
-        found = _dig(templates[name], "spec")
-        rows += with_arguments(found.get("metrics"), found.get("args"), analysis.get("args")) or []
-    if not any(isinstance(row, Mapping) and "compare" in row for row in rows):
+    """The gates of an attempt in order, the background's last; what only informs holds none. Raises GatesError.
+
+    ``weights`` are those in force at each step (fractions), ``rate`` bounds the attempt's false aborts.
+    """
+    if not comparisons:
         return []
-    plain: dict[str, Any] = {"metrics": rows}
-    if "falseAbortRate" in analysis:
-        plain["falseAbortRate"] = analysis["falseAbortRate"]
-    spec = parse_gates(plain, require=require).spec
-    return [PlannedGate(step=step, weight=weight, metric=metric, spec=spec) for metric in spec.metrics]
+    spec = evidence_spec(comparisons, rate)
+    heaviest = max((weight for weight in weights if weight < 1), default=0.0)
+    found = [
+        PlannedGate(step=step, weight=heaviest if step is None else weights[step], metric=metric, spec=spec)
+        for item, metric in zip(comparisons, spec.metrics, strict=True)
+        if not metric.advisory and metric.weight != 0.0
+        for step in item.steps or (None,)
+    ]
+    return sorted(found, key=lambda gate: math.inf if gate.step is None else gate.step)
 
 
 def plan_rollout(gates: Sequence[PlannedGate], traffic: Traffic) -> tuple[GatePlan, ...]:
@@ -375,15 +329,3 @@ def _minutes_to_find(
     rho = math.exp(distance)
     needed = level * pace.phi * rho / (rho * distance - rho + 1)
     return needed / (60.0 * traffic.rate * weight * traffic.error_rate * (1 + size))
-
-
-def _dig(plain: object, *keys: str) -> Mapping[str, Any]:
-    for key in keys:
-        plain = plain.get(key) if isinstance(plain, Mapping) else None
-    if not isinstance(plain, Mapping):
-        raise GatesError(f"{'.'.join(keys)} is missing or no mapping")
-    return plain
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -7,22 +7,23 @@ problem of the spec, so that an argument can never change what a query asks.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from rollouts.analysis.catalogue import COMPARED, MEASURED
+from rollouts.analysis.comparisons import GatesError, compare_metric
 from rollouts.analysis.conditions import condition_problem
-from rollouts.analysis.gatesfile import PRESETS as COMPARED
-from rollouts.analysis.gatesfile import GatesError, parse_compare
-from rollouts.analysis.presets import PICKER_MEASURES, PRESETS
+from rollouts.analysis.offers import Offer
 from rollouts.analysis.types import CompareSpec, MeasureKind, MeasureSpec, MetricSpec, QuerySpec
 
-__all__ = ["Argument", "Gate", "Resolved", "Template", "metric_problems", "resolve"]
+__all__ = ["BUILT_IN", "Argument", "Gate", "Resolved", "Template", "metric_problems", "resolve"]
 
 _REFERENCE = re.compile(r"\{\{\s*args\.([a-z0-9][-a-z0-9]*)\s*\}\}")
 _PLAIN = re.compile(r"[A-Za-z0-9_:.\-]{0,253}")
 _MAX_METRICS = 16
+BUILT_IN = dict.fromkeys(("namespace", "rollout", "canary", "stable"), "x")
+"""Arguments that every template may use, for where their values do not matter."""
 _PICKER = "picker"
 
 
@@ -68,7 +69,7 @@ def resolve(
     gate: Gate,
     templates: Mapping[tuple[bool, str], Template],
     built_in: Mapping[str, str],
-    sources: frozenset[str],
+    sources: Mapping[str, Offer],
     check: Check = condition_problem,
     *,
     adapter: bool = False,
@@ -76,8 +77,8 @@ def resolve(
     """Metrics of a gate, arguments filled in.
 
     ``built_in`` are arguments that every template may use (namespace, rollout, canary, stable). ``sources`` are
-    the configured names. ``check`` looks at the conditions. Of an ``adapter`` the endpoint pickers tell: a model
-    server's own figures never carry it.
+    the configured ones and what they offer. ``check`` looks at the conditions. Of an ``adapter`` the endpoint pickers
+    tell: a model server's own figures never carry it.
     """
     metrics: list[MetricSpec] = []
     problems: list[tuple[str, str]] = []
@@ -145,7 +146,7 @@ def _fill(metric: MetricSpec, values: Mapping[str, str]) -> MetricSpec:
     elif isinstance(what, MeasureSpec):
         what = replace(what, name=_substitute(what.name, values), of=_substitute(what.of, values))
     elif isinstance(what, CompareSpec):
-        what = replace(what, compare=_substitute(what.compare, values))
+        what = replace(what, form=what.form.filled(lambda text: _substitute(text, values)))
     return replace(
         metric,
         what=what,
@@ -172,7 +173,7 @@ def left_over(text: str) -> Iterator[str]:
 
 
 def metric_problems(
-    metrics: list[MetricSpec], sources: frozenset[str], check: Check = condition_problem
+    metrics: list[MetricSpec], sources: Mapping[str, Offer], check: Check = condition_problem
 ) -> Iterator[tuple[str, str]]:
     """What keeps metrics from being measured: left-over arguments, conditions, sources, presets, names."""
     names = [metric.name for metric in metrics]
@@ -185,32 +186,38 @@ def metric_problems(
 
 
 def _compare_problems(name: str, what: CompareSpec) -> Iterator[tuple[str, str]]:
-    if any(left_over(what.compare)):
+    if any(any(left_over(text)) for text in what.form.texts()):
         return
     try:
-        parse_compare(name, json.loads(what.compare))
+        compare_metric(name, what.form)
     except GatesError as error:
         yield "CompareInvalid", str(error)
 
 
-def _no_preset(name: str, known: Iterable[str]) -> str:
-    """Why a measure has no such preset."""
-    compared = f": it only compares, as in compare: {{preset: {name}}}" if name in COMPARED else ""
-    return f"there is no preset {name} to measure{compared}; there are {', '.join(sorted(known))}"
+def _not_offered(metric: MetricSpec, offer: Offer) -> Iterator[tuple[str, str]]:
+    """What the metric's source cannot answer, whenever it is asked."""
+    what = metric.what
+    if isinstance(what, QuerySpec) and not offer.promql:
+        text = f"the source {metric.source} knows no PromQL: use measure, or a Prometheus source"
+        yield "QueryUnknown", f"metric {metric.name}: {text}"
+    if not isinstance(what, MeasureSpec) or what.kind is not MeasureKind.PRESET:
+        return
+    if what.name not in offer.presets and not any(left_over(what.name)):
+        compared = what.name in COMPARED and what.name not in MEASURED
+        also = f": it only compares, as in compare: {{preset: {what.name}}}" if compared else ""
+        text = f"there is no preset {what.name} to measure{also}; there are {', '.join(offer.presets)}"
+        yield "PresetUnknown", f"metric {metric.name}: {text}"
 
 
-def _problems_of(metric: MetricSpec, sources: frozenset[str], check: Check) -> Iterator[tuple[str, str]]:
+def _problems_of(metric: MetricSpec, sources: Mapping[str, Offer], check: Check) -> Iterator[tuple[str, str]]:
     what = metric.what
     texts = [metric.success_condition, metric.failure_condition]
     if isinstance(what, QuerySpec):
         texts.append(what.promql)
     elif isinstance(what, MeasureSpec):
         texts += [what.name, what.of]
-        known = PICKER_MEASURES if metric.source == _PICKER else PRESETS.keys()
-        if what.kind is MeasureKind.PRESET and what.name not in known:
-            yield "PresetUnknown", f"metric {metric.name}: {_no_preset(what.name, known)}"
     elif isinstance(what, CompareSpec):
-        texts.append(what.compare)
+        texts += what.form.texts()
         yield from _compare_problems(metric.name, what)
     for text in texts:
         for left in left_over(text):
@@ -218,7 +225,10 @@ def _problems_of(metric: MetricSpec, sources: frozenset[str], check: Check) -> I
                 "ArgumentMissing",
                 f"metric {metric.name}: {left[:60]} has no value, or one that is no plain name, number or duration",
             )
-    if metric.source not in sources:
+    offer = sources.get(metric.source)
+    if offer is not None:
+        yield from _not_offered(metric, offer)
+    else:
         yield (
             "SourceUnknown",
             f"metric {metric.name}: no source is called {metric.source}; configured are {', '.join(sorted(sources))}",

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 
+from rollouts.analysis.evidence.model import Arm
+from rollouts.analysis.forms import CompareForm
+
 __all__ = [
     "Arm",
     "ArmRef",
@@ -68,13 +71,6 @@ class OnFail(Enum):
     ALERT = "Alert"
 
 
-class Arm(Enum):
-    """Whose pods."""
-
-    CANARY = "canary"
-    STABLE = "stable"
-
-
 class Stat(Enum):
     """Which number of a metric."""
 
@@ -120,11 +116,10 @@ class MeasureSpec:
 class CompareSpec:
     """Canary against stable; judged by the evidence process, not by measurements.
 
-    ``compare`` is the canonical JSON of the form, as ``gatesfile.parse_compare`` reads it. ``optional``: left out of
-    gates as long as neither arm exposes it.
+    ``optional``: left out of gates as long as neither arm exposes it.
     """
 
-    compare: str = "{}"
+    form: CompareForm
     optional: bool = False
 
 
@@ -213,13 +208,13 @@ class ArmRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One compare metric of an attempt. ``compare`` is its canonical JSON; no ``steps``: the background's.
+    """One compare metric of an attempt; no ``steps``: the background's.
 
     ``interval`` None is thirty seconds; the smallest counts for the whole attempt.
     """
 
     name: str
-    compare: str
+    form: CompareForm
     source: str = "default"
     steps: tuple[int, ...] = ()
     interval: timedelta | None = None

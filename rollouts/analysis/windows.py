@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta
 
-from rollouts.analysis.presets import natural_stat, series_of
+from rollouts.analysis.catalogue import number_of
 from rollouts.analysis.types import (
     CompareSpec,
     MeasureKind,
@@ -57,8 +57,8 @@ def window_of(metric: MetricSpec) -> timedelta:
     if isinstance(what, CompareSpec):
         return timedelta(0)
     try:
-        gauge = series_of(what).kind is MeasureKind.GAUGE and natural_stat(what) is Stat.LAST
-    except KeyError:  # a preset of another source
+        gauge = number_of(what) == (MeasureKind.GAUGE, Stat.LAST)
+    except KeyError:  # a preset that nobody has
         gauge = False
     return timedelta(0) if gauge else what.window
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from rollouts.analysis.catalogue import COMPARED, MEASURED
+from rollouts.analysis.comparisons import FALSE_ABORT_RATE
+from rollouts.analysis.forms import COMPARE_DEFAULTS
 from rollouts.api.base import ApiModel
 from rollouts.api.scalars import Duration, IntOrPercent, Moment, Name, Text, bounds
+from rollouts.units import FRACTION_PATTERN
 
 __all__ = [
     "RUN_LIST_LIMITS",
@@ -30,7 +34,7 @@ Ratio = Annotated[
     Field(
         json_schema_extra={
             "x-number-or-string": True,
-            "pattern": r"^([0-9]{1,6}(\.[0-9]{1,6})?%?|.*[{][{] *args[.].+)$",
+            "pattern": f"^({FRACTION_PATTERN}|.*[{{][{{] *args[.].+)$",
             "maxLength": 128,
             "minimum": 0,
             "maximum": 1_000_000,
@@ -66,8 +70,7 @@ class CounterRatio(ApiModel):
 class MeasureModel(ApiModel):
     """A number from any source, without PromQL."""
 
-    preset: Text = ""
-    """Ready-made metric: ttft, tpot, itl, e2e, queue-time, error-rate, kv-cache, preemptions, requests."""
+    preset: Annotated[Text, Field(description=f"Ready-made metric: {', '.join(MEASURED)}.")] = ""
     histogram: Text = ""
     """Name of a histogram; `stat` is p50, p90, p95, p99 or mean."""
     counter: CounterRatio | Text | None = None
@@ -85,8 +88,7 @@ class MeasureModel(ApiModel):
 class CompareModel(ApiModel):
     """Canary against stable, in the same interval, with bounded error over all looks."""
 
-    preset: Text = ""
-    """Ready-made metric; its direction and kind come with it."""
+    preset: Annotated[Text, Field(description=f"Ready-made metric: {', '.join(COMPARED)}.")] = ""
     histogram: Text = ""
     """Name of a histogram."""
     counter: CounterRatio | None = None
@@ -101,13 +103,13 @@ class CompareModel(ApiModel):
     """Growth that promotion must rule out. 2.0 on errors means three times."""
     require: Literal["NoHarm", "WithinTolerance", ""] = ""
     """What the gate needs; empty: WithinTolerance for the last gate, NoHarm before."""
-    min_dwell: Duration = "5m"
+    min_dwell: Duration = COMPARE_DEFAULTS.min_dwell
     """Earliest pass after the step began."""
-    min_requests: Annotated[int, Field(ge=0, le=10_000_000)] = 200
+    min_requests: Annotated[int, Field(ge=0, le=10_000_000)] = COMPARE_DEFAULTS.min_requests
     """Canary requests that a pass needs."""
-    warm_up: Duration = "2m"
+    warm_up: Duration = COMPARE_DEFAULTS.warm_up
     """Time of a new pod that is not looked at."""
-    max_duration: Duration = "1h"
+    max_duration: Duration = COMPARE_DEFAULTS.max_duration
     """When an undecided gate applies `onUndecided`."""
     on_undecided: Literal["Hold", "PromoteIfNoHarm", "Fail"] = "Hold"
     """What an undecided gate does at its `maxDuration`."""
@@ -266,7 +268,7 @@ class AnalysisRunSpec(ApiModel):
     """The list of steps that the gates belong to."""
     terminate: bool = False
     """End the run as it stands. What has not passed does not pass by this."""
-    false_abort_rate: Annotated[float, Field(gt=0, le=0.5)] = 0.05
+    false_abort_rate: Annotated[float, Field(gt=0, le=0.5)] = FALSE_ABORT_RATE
     """Bound on aborting a healthy canary, over all gates, steps and looks."""
     marks: Annotated[list[RunMark], Field(max_length=RUN_LIST_LIMITS["marks"])] = []
     """Steps, appended by the rollout."""
@@ -274,12 +276,3 @@ class AnalysisRunSpec(ApiModel):
     """When the weight that is judged came into force; windows that reach back behind it are no data."""
     exclude: Annotated[list[RunExclude], Field(max_length=RUN_LIST_LIMITS["exclude"])] = []
     """Intervals that do not count, appended by the rollout."""
-
-
-class AnalysisRunModel(ApiModel):
-    """An AnalysisRun as read from the API server."""
-
-    metadata: dict[str, Any] = {}
-    """Object metadata."""
-    spec: AnalysisRunSpec
-    """What is measured."""

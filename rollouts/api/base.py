@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
-__all__ = ["ApiModel"]
+__all__ = ["ApiModel", "first_error"]
 
 
 class ApiModel(BaseModel):
@@ -23,3 +23,9 @@ class ApiModel(BaseModel):
         strict=True,
         use_attribute_docstrings=True,
     )
+
+
+def first_error(error: ValidationError) -> str:
+    """Where the first thing is wrong, and what."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

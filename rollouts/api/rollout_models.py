@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, create_model
 
+from rollouts.analysis.comparisons import FALSE_ABORT_RATE
 from rollouts.api.analysis_models import GateModel
 from rollouts.api.base import ApiModel
 from rollouts.api.scalars import Duration, IntOrPercent, Name, Text, bounds
@@ -150,7 +151,7 @@ class BackgroundModel(GateModel):
 
     starting_step: Annotated[int, Field(ge=0, le=32)] = 0
     """0-based step from which it measures."""
-    false_abort_rate: Annotated[float | int, bounds(0, 0.5, above=True)] = 0.05
+    false_abort_rate: Annotated[float | int, bounds(0, 0.5, above=True)] = FALSE_ABORT_RATE
     """Bound on aborting a healthy canary, over the whole attempt."""
 
 

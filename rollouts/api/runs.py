@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.alias_generators import to_camel
 
+from rollouts.analysis.comparisons import DEFAULT_METRICS, FALSE_ABORT_RATE
+from rollouts.analysis.evidence.model import CountSeries, Direction, OnUndecided, Require
+from rollouts.analysis.forms import CompareForm
 from rollouts.analysis.templates import Argument, Gate, Template
 from rollouts.analysis.types import (
     Arm,
@@ -37,6 +40,8 @@ from rollouts.api.analysis_models import (
     MetricModel,
     RunComparison,
 )
+from rollouts.api.base import first_error
+from rollouts.api.rollout_models import CanaryModel
 from rollouts.api.rules import check_metric
 from rollouts.api.run_results import read_run_status
 from rollouts.api.scalars import (
@@ -51,12 +56,16 @@ from rollouts.engine.types import FULL, Weight
 
 __all__ = [
     "ParsedRun",
+    "compare_json",
+    "compare_of",
     "gate_of",
+    "gates_of",
     "mark_json",
     "metric_json",
     "metric_of",
     "parse_run",
     "parse_template",
+    "rate_of",
     "run_spec_json",
 ]
 
@@ -96,7 +105,7 @@ def _what(model: MetricModel) -> QuerySpec | MeasureSpec | CompareSpec:
     if model.query is not None:
         return QuerySpec(promql=model.query)
     if model.compare is not None:
-        return CompareSpec(compare=_canonical(model.compare))
+        return CompareSpec(form=compare_of(model.compare))
     if model.measure is None:
         raise ValueError("a metric needs query, measure or compare")
     measure = model.measure
@@ -111,10 +120,33 @@ def _what(model: MetricModel) -> QuerySpec | MeasureSpec | CompareSpec:
     )
 
 
-def _canonical(compare: CompareModel) -> str:
-    """The compare form as JSON, defaults written out: no schema fills in what a list leaves out."""
-    plain = compare.model_dump(by_alias=True, exclude_none=True)
-    return json.dumps({name: value for name, value in plain.items() if value != ""}, sort_keys=True)
+def compare_of(model: CompareModel) -> CompareForm:
+    """The compare form as the analysis knows it; null and empty fields are absent."""
+    given = {name: getattr(model, name) for name in model.model_fields_set}
+    given = {name: value for name, value in given.items() if value is not None and value != ""}
+    written = frozenset(given)
+    for name, read in _COMPARE_VALUES.items():
+        if name in given:
+            given[name] = read(given[name])
+    return CompareForm(**given, written=written)
+
+
+_COMPARE_VALUES: dict[str, Callable[[Any], Any]] = {
+    "counter": lambda pair: CountSeries(errors=pair.errors, of=pair.of),
+    "direction": lambda word: Direction(word.removesuffix("IsBetter").lower()),
+    "require": Require,
+    "on_undecided": OnUndecided,
+}
+
+
+def compare_json(form: CompareForm) -> Json:
+    """The JSON of a compare form: what was written, in alphabetical order; defaults are the engine's."""
+    plain = {to_camel(name): getattr(form, name) for name in form.written}
+    if form.counter is not None:
+        plain["counter"] = asdict(form.counter)
+    if "direction" in plain:
+        plain["direction"] = f"{form.direction.value.capitalize()}IsBetter"
+    return {name: getattr(plain[name], "value", plain[name]) for name in sorted(plain)}
 
 
 def _measured(measure: MeasureModel) -> tuple[MeasureKind, str, str]:
@@ -155,7 +187,7 @@ def metric_json(metric: MetricSpec) -> Json:
     elif isinstance(metric.what, MeasureSpec):
         full["measure"] = _measure_json(metric.what)
     else:
-        full["compare"] = json.loads(metric.what.compare)
+        full["compare"] = compare_json(metric.what.form)
     return {name: value for name, value in full.items() if value is not None}
 
 
@@ -171,11 +203,26 @@ def _measure_json(measure: MeasureSpec) -> Json:
     return result
 
 
+def gates_of(canary: CanaryModel) -> Iterator[tuple[int | None, GateModel]]:
+    """Every gate by its step (from 0), the background's (None) last."""
+    for index, step in enumerate(canary.steps):
+        if step.analysis is not None:
+            yield index, step.analysis
+    if canary.analysis is not None:
+        yield None, canary.analysis
+
+
+def rate_of(canary: CanaryModel) -> float:
+    """The bound on false aborts of the whole attempt."""
+    return float(canary.analysis.false_abort_rate) if canary.analysis is not None else FALSE_ABORT_RATE
+
+
 def gate_of(model: GateModel) -> Gate:
-    """A gate as the analysis knows it. Raises ValueError."""
+    """A gate as the analysis knows it, its preset written out. Raises ValueError."""
+    metrics = tuple(metric_of(metric) for metric in model.metrics)
     return Gate(
         templates=tuple((ref.cluster_scope, ref.template_name) for ref in model.templates),
-        metrics=tuple(metric_of(metric) for metric in model.metrics),
+        metrics=metrics + (DEFAULT_METRICS if model.preset == "default" else ()),
         args=tuple(Argument(name=arg.name, value=arg.value) for arg in model.args),
     )
 
@@ -194,9 +241,7 @@ def parse_template(obj: Mapping[str, Any]) -> Template | str:
             args=tuple(Argument(name=arg.name, value=arg.value) for arg in model.args),
         )
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        path = ".".join(str(part) for part in first["loc"])
-        return f"template {name}: {path}: {first['msg']}"
+        return f"template {name}: {first_error(error)}"
     except (ValueError, RecursionError) as error:
         return f"template {name}: {error}"
 
@@ -231,7 +276,7 @@ def _comparison_json(item: Comparison) -> Json:
     full: Json = {
         "name": item.name,
         "source": item.source,
-        "compare": json.loads(item.compare),
+        "compare": compare_json(item.form),
         "steps": list(item.steps) or None,
         "interval": None if item.interval is None else format_duration(item.interval),
         "onFail": item.on_fail.value,
@@ -250,7 +295,7 @@ def mark_json(mark: RunMark) -> Json:
 def _comparison_of(model: RunComparison) -> Comparison:
     return Comparison(
         name=model.name,
-        compare=_canonical(model.compare),
+        form=compare_of(model.compare),
         source=model.source,
         steps=tuple(model.steps),
         interval=_duration(model.interval),
@@ -298,8 +343,7 @@ def parse_run(obj: Mapping[str, Any]) -> ParsedRun:
             since=None if model.since is None else parse_time(model.since),
         )
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        problem = f"spec.{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        problem = f"spec.{first_error(error)}"
     except (ValueError, TypeError, RecursionError) as error:
         problem = f"the spec cannot be read: {error}"
     return ParsedRun(

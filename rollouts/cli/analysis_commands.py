@@ -8,11 +8,15 @@ from typing import Any
 import click
 import yaml
 
-from rollouts.analysis.backtest import BacktestResult, backtest
+from rollouts.analysis.backtest import BacktestResult, Replayed, backtest
+from rollouts.analysis.comparisons import GatesError
 from rollouts.analysis.evidence.model import EvidenceSpec
-from rollouts.analysis.gatesfile import Gates, GatesError, parse_gates
-from rollouts.analysis.planning import Traffic, plan_rollout, planned_gates, traffic_of
+from rollouts.analysis.planning import Traffic, plan_rollout, traffic_of
 from rollouts.analysis.recording import Recording, RecordingError, read_recording
+from rollouts.analysis.templates import Template
+from rollouts.api.gates_file import parse_gates
+from rollouts.api.parsing import parse_rollout
+from rollouts.cli.offline import TEMPLATE_KINDS, gates_to_plan, is_adapter, template_of
 from rollouts.terminal import document, say
 
 __all__ = ["backtest_command", "plan_command"]
@@ -76,7 +80,7 @@ def load_recording(path: Path) -> Recording:
         raise BadInput(f"{path}: {error}") from error
 
 
-def load_gates(path: Path, interval: float) -> Gates:
+def load_gates(path: Path, interval: float) -> Replayed:
     """Gates from a file of one document; raises BadInput."""
     documents = load_documents(path)
     if len(documents) != 1:
@@ -148,26 +152,27 @@ def plan_command(
     rollout = next((d for d in documents if d.get("kind") == "Rollout"), None)
     if rollout is None:
         raise BadInput(f"{file}: no document of kind Rollout")
-    named = [d for d in documents if d.get("kind") in ("AnalysisTemplate", "ClusterAnalysisTemplate")]
-    templates = {d["metadata"]["name"]: d for d in named if isinstance(d.get("metadata"), dict)}
+    parsed, templates = parse_rollout(rollout), dict[tuple[bool, str], Template]()
+    for key, template in (template_of(d) for d in documents if d.get("kind") in TEMPLATE_KINDS):
+        if isinstance(template, str):
+            raise BadInput(f"{file}: {template}")
+        templates[key] = template
     try:
-        gates = planned_gates(rollout, templates)
+        gates, silent = gates_to_plan(parsed, templates)
         if not gates:
-            raise BadInput(f"{file}: the Rollout has no compare gates to plan")
+            raise BadInput("; ".join([f"{file}: the Rollout has no compare gates to plan", *silent]))
         traffic = _traffic(gates[0].spec, rate, stable_pods, canary_pods, history)
-        if "adapter" in (rollout["spec"].get("target") or {}):
-            traffic = replace(traffic, coupled=True)
-        plans = plan_rollout(gates, traffic)
-    except (GatesError, RecordingError, KeyError, TypeError) as error:
+        plans = plan_rollout(gates, replace(traffic, coupled=is_adapter(parsed)))
+    except (GatesError, RecordingError) as error:
         raise BadInput(f"{file}: {error}") from error
     if output == "json":
-        document(json.dumps({"gates": [plan.to_json() for plan in plans]}, allow_nan=False))
+        document(json.dumps({"gates": [plan.to_json() for plan in plans], "silent": silent}, allow_nan=False))
         return
     noise = "the recording" if traffic.from_history else "priors; --history of the stable pods makes it exact"
     pods = f"{traffic.stable_pods} stable pods"
     say(f"{traffic.rate:.3g} requests per second, {pods}; noise from {noise}.")
-    for plan in plans:
-        say(plan.words)
+    for text in (*(plan.words for plan in plans), *silent):
+        say(text)
 
 
 def _traffic(

@@ -4,35 +4,45 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import click
 
-from rollouts.analysis.deciding import can_stop
-from rollouts.analysis.gatesfile import GatesError
-from rollouts.analysis.planning import Traffic, plan_rollout, planned_gates
-from rollouts.analysis.templates import Gate, Template, metric_problems, resolve
+from rollouts.analysis.comparisons import GatesError, can_stop, comparisons_of, too_many
+from rollouts.analysis.offers import ANY_OFFER
+from rollouts.analysis.planning import Traffic, plan_rollout
+from rollouts.analysis.templates import Gate, Resolved, Template, metric_problems
 from rollouts.api.parsing import ParsedRollout, parse_rollout
-from rollouts.api.runs import gate_of, parse_template
 from rollouts.cli.analysis_commands import load_documents
 from rollouts.cli.lint_windows import too_long
+from rollouts.cli.offline import (
+    TEMPLATE_KINDS,
+    Templates,
+    gates_to_plan,
+    is_adapter,
+    offers_of,
+    resolved_gates,
+    silence,
+    template_of,
+)
 from rollouts.cli.waves import wave_findings
 from rollouts.engine.steps import weight_at
-from rollouts.engine.types import AdapterTraffic, AnalysisStep, JobStep, PauseStep
+from rollouts.engine.types import AnalysisStep, JobStep, PauseStep
 from rollouts.objects.kinds import GROUP, VERSION
 from rollouts.terminal import say
 
 __all__ = ["Finding", "Severity", "lint", "lint_documents"]
 
 _API_VERSION = f"{GROUP}/{VERSION}"
-_TEMPLATES = ("AnalysisTemplate", "ClusterAnalysisTemplate")
-_BUILT_IN = dict.fromkeys(("namespace", "rollout", "canary", "stable"), "x")
-"""Arguments that every template may use; their values do not matter here."""
 _CERTIFYING = 500
 """Hundredths of a percent: proofs use the data from weight 5 % on."""
+
+
+_ONE_CANARY_POD = Traffic(rate=20.0, stable_pods=1000, canary_pods=1)
+"""As many stable pods as anybody has: what cannot be shown here is the canary's doing. The rate moves times only."""
 
 
 class Severity(Enum):
@@ -62,19 +72,17 @@ def _hint(where: str, text: str) -> Finding:
 def lint_documents(documents: list[Any], traffic: Traffic | None = None) -> list[Finding]:
     """Findings of all Rollouts and templates among the documents; other kinds are left alone.
 
-    ``traffic`` None: whether a gate can prove its tolerance is not looked at.
+    ``traffic`` None: whether a gate can prove its tolerance is looked at for one canary pod.
     """
     ours = [one for one in documents if isinstance(one, Mapping) and _is_ours(one)]
     templates: dict[tuple[bool, str], Template] = {}
     findings: list[Finding] = []
     for obj in ours:
-        if obj.get("kind") in _TEMPLATES:
+        if obj.get("kind") in TEMPLATE_KINDS:
             findings += _template(obj, templates)
     for obj in ours:
         if obj.get("kind") == "Rollout":
-            findings += _rollout(obj, templates)
-            if traffic is not None:
-                findings += _unprovable(obj, ours, traffic)
+            findings += _rollout(obj, templates, traffic)
     return findings + list(_waves(documents))
 
 
@@ -104,56 +112,45 @@ def _head(obj: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _template(obj: Mapping[str, Any], known: dict[tuple[bool, str], Template]) -> Iterator[Finding]:
     yield from _head(obj)
-    parsed = parse_template(obj)
+    key, parsed = template_of(obj)
     if isinstance(parsed, str):
         yield _problem(_where(obj), parsed)
         return
-    known[obj.get("kind") == "ClusterAnalysisTemplate", parsed.name] = parsed
-    # Arguments without a value are filled by the Rollout that uses the template: only the rest is judged here.
-    sources = frozenset(metric.source for metric in parsed.metrics)
-    for reason, text in metric_problems(list(parsed.metrics), sources):
+    known[key] = parsed
+    # Arguments without a value are filled, and `default` is settled, by the Rollout that uses the template.
+    offers = {**offers_of(parsed.metrics), "default": ANY_OFFER}
+    for reason, text in metric_problems(list(parsed.metrics), offers):
         if reason != "ArgumentMissing":
             yield _problem(_where(obj), text)
 
 
-def _rollout(obj: Mapping[str, Any], templates: Mapping[tuple[bool, str], Template]) -> Iterator[Finding]:
+def _rollout(obj: Mapping[str, Any], templates: Templates, traffic: Traffic | None) -> Iterator[Finding]:
     yield from _head(obj)
     parsed, where = parse_rollout(obj), _where(obj)
     for problem in parsed.problems:
         yield _problem(where, problem.message)
     if parsed.model is None or parsed.problems:
         return
-    canary = parsed.model.strategy.canary
-    gates = [(f"step {i + 1}", step.analysis) for i, step in enumerate(canary.steps) if step.analysis]
-    gates += [("background analysis", canary.analysis)] if canary.analysis else []
-    for place, model in gates:
-        yield from _gate(
-            where, place, gate_of(model), templates, adapter=parsed.model.target.adapter is not None
-        )
-        used = [templates[name] for name in gate_of(model).templates if name in templates]
-        metrics = (*gate_of(model).metrics, *(metric for template in used for metric in template.metrics))
-        for text in too_long(parsed, place, metrics):
+    gates = list(resolved_gates(parsed, templates))
+    for step, gate, resolved in gates:
+        place = "background analysis" if step is None else f"step {step + 1}"
+        yield from _gate(where, place, gate, resolved, templates)
+        for text in too_long(parsed, place, resolved.metrics):
             yield _problem(where, f"{place}: {text}")
+    comparisons = comparisons_of((step, resolved.metrics) for step, _, resolved in gates)
+    yield from (_problem(where, text) for text in too_many(comparisons))
+    yield from (_hint(where, text) for text in filter(None, (silence(item, parsed) for item in comparisons)))
     yield from _steps(where, parsed)
+    yield from _unprovable(where, parsed, templates, traffic)
 
 
-def _gate(
-    where: str, place: str, gate: Gate, templates: Mapping[tuple[bool, str], Template], *, adapter: bool
-) -> Iterator[Finding]:
-    used = [templates[name] for name in gate.templates if name in templates]
-    metrics = [*gate.metrics, *(metric for template in used for metric in template.metrics)]
-    resolved = resolve(
-        gate,
-        templates,
-        _BUILT_IN,
-        frozenset({"picker", *(metric.source for metric in metrics)}),
-        adapter=adapter,
-    )
+def _gate(where: str, place: str, gate: Gate, resolved: Resolved, templates: Templates) -> Iterator[Finding]:
+    whole = all(name in templates for name in gate.templates)
     for reason, text in resolved.problems:
         if reason == "TemplateMissing":
             name = text.split(" does not exist")[0]
             yield _hint(where, f"{place}: {name} is not in these files: it must exist in the cluster")
-        elif reason != "ArgumentUnknown" or len(used) == len(gate.templates):
+        elif reason != "ArgumentUnknown" or whole:
             yield _problem(where, f"{place}: {text}")
     if resolved.metrics and not any(map(can_stop, resolved.metrics)):
         yield _hint(
@@ -186,25 +183,21 @@ def _steps(where: str, parsed: ParsedRollout) -> Iterator[Finding]:
         )
 
 
-def _unprovable(obj: Mapping[str, Any], ours: list[Mapping[str, Any]], traffic: Traffic) -> Iterator[Finding]:
-    parsed = parse_rollout(obj)
-    if parsed.spec is None or parsed.problems:
-        return
-    named = {_where(one).partition("/")[2]: one for one in ours if one.get("kind") in _TEMPLATES}
+def _unprovable(
+    where: str, parsed: ParsedRollout, templates: Templates, traffic: Traffic | None
+) -> Iterator[Finding]:
+    """Gates that can never show what they demand; without pods to reckon with, those that one canary pod never can."""
     try:
-        gates = planned_gates(obj, named)
+        gates, _ = gates_to_plan(parsed, templates)
     except GatesError:
-        return  # a template that is not here: already told
-    coupled = isinstance(parsed.spec.traffic, AdapterTraffic)
-    traffic = Traffic(
-        rate=traffic.rate,
-        stable_pods=traffic.stable_pods,
-        canary_pods=traffic.canary_pods,
-        coupled=coupled,
+        return  # already told
+    reckoned = replace(traffic or _ONE_CANARY_POD, coupled=is_adapter(parsed))
+    said = (
+        "" if traffic is not None else "with one canary pod (--stable-pods and --canary-pods say how many): "
     )
-    for plan in plan_rollout(gates, traffic):
+    for plan in plan_rollout(gates, reckoned):
         if plan.minutes_to_pass == float("inf"):
-            yield _hint(_where(obj), plan.words)
+            yield _hint(where, said + plan.words)
 
 
 _FILE = click.Path(exists=True, path_type=Path)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
 
+from rollouts.analysis.catalogue import COMPARED
 from rollouts.analysis.evidence import Arm, CompareMetric, EvidenceSpec, Exclusion, Mark, PodSample
-from rollouts.analysis.gatesfile import PRESETS
 from rollouts.analysis.logical import Wanted, wanted_of
 from rollouts.analysis.recording import exclusion_line, header_line, mark_line, sample_line
 from rollouts.analysis.sources.base import Place, Source, SourceError
@@ -24,6 +24,7 @@ from rollouts.api.scalars import parse_duration
 from rollouts.cli.connect import EXIT_CODES, connection_options, default_namespace, fetch, with_client
 from rollouts.controller.assembly import open_sources
 from rollouts.controller.caches import Caches
+from rollouts.controller.gates import arm_ref
 from rollouts.controller.settings import SettingsError, source_option
 from rollouts.engine.naming import Owner, background_run
 from rollouts.engine.types import FULL, AdapterTraffic, Identity, Phase, RolloutStatus
@@ -159,21 +160,12 @@ class _Tape:
 
 
 def _shifted(sample: PodSample, zero: float) -> PodSample:
-    if sample.started is None:
-        return sample
-    return PodSample(
-        arm=sample.arm,
-        pod=sample.pod,
-        counters=sample.counters,
-        gauges=sample.gauges,
-        histograms=sample.histograms,
-        started=round(sample.started - zero, 3),
-    )
+    return sample if sample.started is None else replace(sample, started=round(sample.started - zero, 3))
 
 
 def _everything() -> Wanted:
     """All logical series there are."""
-    series = {preset.series: name for name, preset in PRESETS.items()}
+    series = {row.series: name for name, row in COMPARED.items() if row.series is not None}
     metrics = tuple(
         CompareMetric(name=name, series=one, margin=0.0, tolerance=1.0) for one, name in series.items()
     )
@@ -265,12 +257,12 @@ class _Recorder:
             )
             place = Place(namespace=self._key.namespace, arm=ref)
             try:
-                pods = await source.raw(self._wanted.raw_names(source.dialect), place, at)
+                pods = await source.raw(self._wanted.raw_names(source.offer), place, at)
             except SourceError as error:
                 self.tape.problem = str(error)
                 continue
             for pod, raw in sorted(pods.items()):
-                sample = self._wanted.sample(raw.sample, source.dialect, arm, pod, raw.started)
+                sample = self._wanted.sample(raw.sample, source.offer, arm, pod, raw.started)
                 self.tape.samples.append((at.timestamp(), sample))
 
     @staticmethod
@@ -287,14 +279,8 @@ class _Recorder:
         if isinstance(traffic, AdapterTraffic):
             groups = [traffic.pool_group] if traffic.pool_group else [pool.group for pool in kinds.POOLS]
             found = [g for g in groups if self._caches.pool(g, self._key.namespace, traffic.pool_name)]
-            return ArmRef(
-                kind=identity.kind,
-                group=(found or groups)[0],
-                name=identity.name,
-                pool=traffic.pool_name,
-                model=traffic.model_name,
-            )
-        return ArmRef(kind=identity.kind, group=identity.group, name=identity.name)
+            return arm_ref(identity, replace(traffic, pool_group=(found or groups)[0]))
+        return arm_ref(identity)
 
     def _note(self, status: RolloutStatus, now: datetime) -> None:
         if status.started_at is None or status.canary is None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from rollouts.analysis.exposition import PodSample
+from rollouts.analysis.offers import POD_OFFER
 from rollouts.analysis.sources.pods import REQUEST_NAMES, request_total
 from rollouts.engine.observation import RiseView, ShareCount
 from rollouts.engine.share import BEFORE_WINDOW, recent_window
@@ -23,12 +24,7 @@ __all__ = ["ARRIVAL_NAMES", "CANARY", "STABLE", "Arrivals", "Reading", "pod_coun
 
 CANARY, STABLE = "canary", "stable"
 
-_IN_FLIGHT = (
-    "vllm:num_requests_running",
-    "vllm:num_requests_waiting",
-    "sglang:num_running_reqs",
-    "sglang:num_queue_reqs",
-)
+_IN_FLIGHT = [s.name for group in POD_OFFER.groups("in_flight") for s in group]
 _STARTED = "process_start_time_seconds"
 """Of the Python client, where one process answers; a restart that it shows needs no counter to fall."""
 

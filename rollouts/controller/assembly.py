@@ -127,7 +127,7 @@ def assemble(
     """The reconcilers over ``caches``; ``client`` is the one that writes (behind the fence)."""
     metrics = metrics or ControllerMetrics()
     conditions = conditions or InlineConditions()
-    gates = Gates(caches, frozenset(sources), conditions)
+    gates = Gates(caches, {name: source.offer for name, source in sources.items()}, conditions)
     events = EventRecorder(client, clock)
 
     def written(reason: WriteReason) -> None:

@@ -13,7 +13,8 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from rollouts.analysis.comparing import Compared, evidence_spec, interval_of, judge_all
+from rollouts.analysis.comparing import Compared, judge_all
+from rollouts.analysis.comparisons import GatesError, evidence_spec, interval_of
 from rollouts.analysis.evidence import (
     Arm,
     CheckpointError,
@@ -26,7 +27,6 @@ from rollouts.analysis.evidence import (
     restore,
     save,
 )
-from rollouts.analysis.gatesfile import GatesError
 from rollouts.analysis.logical import Wanted, wanted_of
 from rollouts.analysis.sources.base import Place, RawPod, Source, SourceError
 from rollouts.analysis.sources.budget import QueryBudget
@@ -82,7 +82,7 @@ class Comparer:
         """Scrape both arms and judge; the status to store, which is the old one while nothing new is to be said."""
         try:
             attempt = await self._attempt(key, run, status)
-        except (GatesError, ValueError) as error:
+        except GatesError as error:
             return replace(status, phase=Phase.ERROR, message=f"the comparisons cannot be judged: {error}")
         now = self._clock.now()
         at = attempt.offset + self._clock.monotonic()
@@ -223,7 +223,7 @@ class Comparer:
             self._budget.spend(name, place.namespace)
             async with asyncio.timeout(_DEADLINE):
                 found: Mapping[str, RawPod] = await source.raw(
-                    wanted.raw_names(source.dialect), place, at or self._clock.now()
+                    wanted.raw_names(source.offer), place, at or self._clock.now()
                 )
         except (SourceError, TimeoutError) as error:
             why = str(error) or f"source {name} does not answer"
@@ -234,7 +234,7 @@ class Comparer:
         if at is None:
             attempt.trouble.pop((name, arm.value), None)
         return [
-            wanted.sample(raw.sample, source.dialect, arm, pod, raw.started)
+            wanted.sample(raw.sample, source.offer, arm, pod, raw.started)
             for pod, raw in sorted(found.items())
         ]
 

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
-from rollouts.analysis.gatesfile import DEFAULT_PRESETS, default_form
+from rollouts.analysis.comparisons import comparisons_of, too_many
+from rollouts.analysis.offers import Offer
 from rollouts.analysis.templates import Gate, Resolved, Template, resolve
 from rollouts.analysis.types import (
     ArmRef,
     CompareSpec,
     Comparison,
-    MetricSpec,
     RunMark,
     RunSpec,
 )
 from rollouts.api.analysis_models import GateModel
 from rollouts.api.parsing import ParsedRollout
-from rollouts.api.runs import gate_of, parse_template, run_spec_json
+from rollouts.api.runs import gate_of, gates_of, parse_template, rate_of, run_spec_json
 from rollouts.controller.caches import Caches
 from rollouts.controller.conditions import UNCHECKED, Conditions, InlineConditions
 from rollouts.controller.observing import ComparedGates, Gathered
 from rollouts.engine.actions import CreateJob, CreateRun
 from rollouts.engine.observation import Problem
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import FULL, ZERO, AdapterTraffic, Revision, RolloutStatus, TargetKind
+from rollouts.engine.types import FULL, ZERO, AdapterTraffic, Identity, Revision, RolloutStatus, TargetKind
 from rollouts.objects import kinds
 from rollouts.runtime.objects import ObjectKey
 
-__all__ = ["UNCHECKED_REASON", "Gates"]
+__all__ = ["UNCHECKED_REASON", "Gates", "arm_ref"]
 
 UNCHECKED_REASON = Reason.CONDITION_UNCHECKED
 """A problem that ends by itself within a moment: nothing is shown of it."""
@@ -38,8 +36,6 @@ UNCHECKED_REASON = Reason.CONDITION_UNCHECKED
 _LABEL = "inferencerollouts.dev/rollout-name"
 _STEP_LABEL = "inferencerollouts.dev/step"
 _LABEL_LIMIT = 63
-_MAX_COMPARISONS = 16
-_RATE = 0.05
 _NOT_WATCHED = (
     "ClusterAnalysisTemplate {name}: this controller does not read ClusterAnalysisTemplates: start it with "
     "--cluster-templates (chart: clusterTemplates), or use an AnalysisTemplate of the namespace"
@@ -47,9 +43,11 @@ _NOT_WATCHED = (
 
 
 class Gates:
-    """Resolves the gates of Rollouts against the templates in the caches. ``sources`` are configured names."""
+    """Resolves the gates of Rollouts against the templates in the caches. ``sources``: what each of them offers."""
 
-    def __init__(self, caches: Caches, sources: frozenset[str], conditions: Conditions | None = None) -> None:
+    def __init__(
+        self, caches: Caches, sources: Mapping[str, Offer], conditions: Conditions | None = None
+    ) -> None:
         self._caches = caches
         self._sources = sources
         self._conditions = conditions or InlineConditions()
@@ -59,10 +57,7 @@ class Gates:
         found: dict[tuple[str, str], None] = {}
         for _, resolved in self._resolved(parsed):
             found.update(dict.fromkeys(resolved.problems))
-        comparisons = self._comparisons(parsed)
-        if len(comparisons) > _MAX_COMPARISONS:
-            text = f"the gates compare {len(comparisons)} different things, at most {_MAX_COMPARISONS} are possible"
-            found[Reason.TOO_MANY_METRICS, f"{text}: let gates share their metrics"] = None
+        found.update(((Reason.TOO_MANY_METRICS, text), None) for text in too_many(self._comparisons(parsed)))
         # What is not known yet comes first: it must not be cut off.
         ordered = sorted(found, key=lambda item: not item[1].endswith(UNCHECKED))
         return tuple(
@@ -86,39 +81,18 @@ class Gates:
 
     def _resolved(self, parsed: ParsedRollout) -> Iterator[tuple[int | None, Resolved]]:
         """Every gate of the spec by its step, the background's (None) last."""
-        if parsed.model is None:
-            return
-        canary = parsed.model.strategy.canary
-        for index, step in enumerate(canary.steps):
-            if step.analysis is not None:
-                yield index, self._resolve(parsed, step.analysis)
-        if canary.analysis is not None:
-            yield None, self._resolve(parsed, canary.analysis)
+        if parsed.model is not None:
+            for step, model in gates_of(parsed.model.strategy.canary):
+                yield step, self._resolve(parsed, model)
 
-    def _comparisons(self, parsed: ParsedRollout) -> list[Comparison]:
-        """What the attempt compares: the same form in several gates once, the last gate's within tolerance."""
-        gates = list(self._resolved(parsed))
-        having = [
-            step for step, found in gates if any(isinstance(m.what, CompareSpec) for m in found.metrics)
-        ]
-        last = max((step for step in having if step is not None), default=None)
-        merged: dict[tuple[Comparison, bool], list[int]] = {}
-        for step, resolved in gates:
-            for metric in resolved.metrics:
-                if isinstance(metric.what, CompareSpec):
-                    item = _comparison(metric, metric.what, final=step == last)
-                    found = merged.setdefault((item, step is None), [])
-                    if step is not None:
-                        found.append(step)
-        return _named(merged)
+    def _comparisons(self, parsed: ParsedRollout) -> tuple[Comparison, ...]:
+        return comparisons_of((step, found.metrics) for step, found in self._resolved(parsed))
 
     def _resolve(self, parsed: ParsedRollout, model: GateModel) -> Resolved:
         try:
             gate = gate_of(model)
         except ValueError as error:
             return Resolved(metrics=(), problems=((Reason.SPEC_INVALID, str(error)),))
-        if model.preset == "default":
-            gate = replace(gate, metrics=(*gate.metrics, *_DEFAULT))
         templates, broken = self._templates(parsed.namespace, gate)
         key = ObjectKey(parsed.namespace, parsed.name)
         adapter = parsed.spec is not None and parsed.spec.target.kind is TargetKind.ADAPTER
@@ -171,7 +145,6 @@ class Gates:
         canary = parsed.model.strategy.canary
         model = canary.analysis if action.step is None else canary.steps[action.step].analysis
         stable = parsed.status.stable
-        background = action.step is None
         metrics = self._resolve(parsed, model).metrics if model is not None else ()
         spec = RunSpec(
             rollout=parsed.name,
@@ -180,11 +153,9 @@ class Gates:
             canary=_arm(gathered, action.revision),
             stable=None if stable is None else _arm(gathered, stable),
             metrics=tuple(metric for metric in metrics if not isinstance(metric.what, CompareSpec)),
-            comparisons=tuple(self._comparisons(parsed)) if background else (),
+            comparisons=self._comparisons(parsed) if action.step is None else (),
             metrics_from=canary.analysis.starting_step if canary.analysis is not None else 0,
-            false_abort_rate=float(canary.analysis.false_abort_rate)
-            if canary.analysis is not None
-            else _RATE,
+            false_abort_rate=rate_of(canary),
             marks=_first_mark(parsed.status),
             steps_hash=parsed.status.steps_hash,
             since=parsed.status.weight.since or parsed.status.step_started_at,
@@ -231,42 +202,6 @@ class Gates:
         }
 
 
-def _default_metric(preset: str) -> MetricSpec:
-    return MetricSpec(name=preset, what=CompareSpec(compare=json.dumps(default_form(preset)), optional=True))
-
-
-_DEFAULT = tuple(_default_metric(preset) for preset in (*DEFAULT_PRESETS, "e2e"))
-"""What ``preset: default`` compares; end-to-end latency informs, since it mixes the length of answers."""
-
-
-def _comparison(metric: MetricSpec, what: CompareSpec, *, final: bool) -> Comparison:
-    """Without ``require`` the last gate demands proof, the ones before that there is no sign of harm."""
-    form = json.loads(what.compare)
-    form.setdefault("require", "WithinTolerance" if final else "NoHarm")
-    return Comparison(
-        name=metric.name,
-        compare=json.dumps(form, sort_keys=True),
-        source=metric.source,
-        interval=metric.interval,
-        on_fail=metric.on_fail,
-        dry_run=metric.dry_run,
-        optional=what.optional,
-    )
-
-
-def _named(merged: Mapping[tuple[Comparison, bool], list[int]]) -> list[Comparison]:
-    """Steps filled in (none: the background's), and names made unique: gates may compare on different terms."""
-    found: list[Comparison] = []
-    for (item, _), steps in merged.items():
-        where = f"step-{steps[0] + 1}" if steps else "background"
-        taken = {other.name for other in found}
-        name = item.name if item.name not in taken else f"{item.name}-{where}"
-        while name in taken:
-            name += "-again"
-        found.append(replace(item, name=name, steps=tuple(steps)))
-    return found
-
-
 def _first_mark(status: RolloutStatus) -> tuple[RunMark, ...]:
     """The weight in force when the run is made."""
     if status.step_started_at is None:
@@ -276,14 +211,13 @@ def _first_mark(status: RolloutStatus) -> tuple[RunMark, ...]:
 
 
 def _arm(gathered: Gathered, revision: Revision) -> ArmRef:
-    identity, carrier = revision.identity, gathered.carrier
-    spec = carrier.target.spec if carrier is not None else None
-    if isinstance(spec, AdapterTraffic):
-        return ArmRef(
-            kind=identity.kind,
-            group=spec.pool_group,
-            name=identity.name,
-            pool=spec.pool_name,
-            model=spec.model_name,
-        )
-    return ArmRef(kind=identity.kind, group=identity.group, name=identity.name)
+    spec = gathered.carrier.target.spec if gathered.carrier is not None else None
+    return arm_ref(revision.identity, spec if isinstance(spec, AdapterTraffic) else None)
+
+
+def arm_ref(identity: Identity, traffic: AdapterTraffic | None = None) -> ArmRef:
+    """An arm as runs name it; ``traffic`` is where an adapter's weights live."""
+    if traffic is None:
+        return ArmRef(kind=identity.kind, group=identity.group, name=identity.name)
+    pool, model = traffic.pool_name, traffic.model_name
+    return ArmRef(kind=identity.kind, group=traffic.pool_group, name=identity.name, pool=pool, model=model)

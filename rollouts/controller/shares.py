@@ -24,7 +24,7 @@ from rollouts.engine.types import FULL, ZERO, AdapterTraffic, Identity, Weight
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
 
-__all__ = ["PROPAGATION", "NoShares", "ShareCounter"]
+__all__ = ["PROPAGATION", "ShareCounter"]
 
 _log = structlog.get_logger(__name__)
 
@@ -47,16 +47,6 @@ _FORGET = 300.0
 _LOADED = "inference_picker_configured_weight"
 
 Counts = Callable[[PodSample], tuple[float, float, float | None] | None]
-
-
-class NoShares:
-    """Counts nothing: no weight rises, unless the Rollout allows that."""
-
-    def view(
-        self, key: ObjectKey, parsed: ParsedRollout, spec: AdapterTraffic | None = None
-    ) -> ShareView | None:
-        """Always None."""
-        return None
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 
 from rollouts.analysis.exposition import HistogramSample, PodSample
-from rollouts.analysis.logical import PODS, Dialect
+from rollouts.analysis.offers import POD_OFFER, Offer
 from rollouts.analysis.sources.base import Place, QueryRefused, RawPod, SourceUnavailable
 from rollouts.analysis.types import MeasureSpec, Value
 from rollouts.runtime.clock import Clock
@@ -81,9 +81,9 @@ class GrowingCounters:
         self._grown_to = 0.0
 
     @property
-    def dialect(self) -> Dialect:
-        """See ``Source.dialect``."""
-        return PODS
+    def offer(self) -> Offer:
+        """See ``Source.offer``."""
+        return POD_OFFER
 
     async def query(self, promql: str, at: datetime, namespace: str = "") -> Value:
         """See ``Source.query``: not in these tests."""

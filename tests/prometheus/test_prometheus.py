@@ -12,12 +12,13 @@ import pytest
 import yaml
 from aiohttp import web
 
-from rollouts.analysis.gatesfile import parse_gates
-from rollouts.analysis.logical import PODS, wanted_of
-from rollouts.analysis.presets import PRESETS
+from rollouts.analysis.catalogue import MEASURED
+from rollouts.analysis.logical import wanted_of
+from rollouts.analysis.offers import POD_OFFER
 from rollouts.analysis.sources.base import Endpoint, Place, SourceUnavailable
 from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
 from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec, Stat
+from rollouts.api.gates_file import parse_gates
 from rollouts.api.runs import parse_template
 from rollouts.lab.prometheus import Job, Prometheus
 from rollouts.lab.vllm import Fleet
@@ -26,7 +27,7 @@ from tests.prometheus.conftest import BODY, Ask
 
 ROOT = Path(__file__).resolve().parents[2]
 WINDOW = 8.0
-NAMES = wanted_of(parse_gates([{"name": "all", "compare": {"preset": "default"}}]).spec).raw_names(PODS)
+NAMES = wanted_of(parse_gates({"preset": "default"}).spec).raw_names(POD_OFFER)
 
 
 def preset(name: str, stat: Stat | None = None, window: float = WINDOW) -> MeasureSpec:
@@ -126,7 +127,7 @@ async def test_every_preset_and_template_parses_and_gives_a_number(prometheus, f
         await ask(fleet.pods["canary-0"].url, 40)
         at = await scraped(found, now())
         assert await found.measure(preset("requests"), place("canary"), at) == about(40 / WINDOW)
-        for name, known in PRESETS.items():
+        for name, known in MEASURED.items():
             stats = [None, Stat.MEAN] if known.kind is not MeasureKind.COUNTER else [None]
             for stat in stats:
                 value = await found.measure(preset(name, stat), place("canary"), at)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollouts.analysis.promql import QueryNotRewritten, enforce_label
+from rollouts.analysis.enforced_label import QueryNotRewritten, enforce_label
 
 OURS = 'namespace="team-a"'
 Pair = tuple[str, str]

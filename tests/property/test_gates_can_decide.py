@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rollouts.analysis.deciding import can_stop
+from rollouts.analysis.comparisons import can_stop
 from rollouts.analysis.run_plan import plan_run
 from rollouts.analysis.types import MetricSpec, Phase, RunSpec, RunStatus
 from rollouts.analysis.verdicts import judge_value

@@ -144,6 +144,12 @@ Series = CountSeries | HistogramSeries | GaugeSeries
 
 LEAST_STABLE_PODS = 2
 """With one pod a slow version cannot be told from a slow pod, however long one waits."""
+MIN_DWELL = 300.0
+"""Seconds before the earliest pass: ten intervals, in which a version that is much worse has shown it."""
+MIN_REQUESTS = 200
+"""Canary requests before a pass: ten of them are a tail of 5 %."""
+WARM_UP = 120.0
+"""Seconds of a new pod that are not looked at: caches fill and kernels are compiled."""
 
 
 def comparable(series: Series, stable_pods: int, *, coupled: bool) -> bool:
@@ -179,9 +185,9 @@ class CompareMetric:
     tolerance: float
     direction: Direction = Direction.LOWER
     require: Require = Require.WITHIN_TOLERANCE
-    min_dwell: float = 300.0
-    min_requests: int = 200
-    warm_up: float = 120.0
+    min_dwell: float = MIN_DWELL
+    min_requests: int = MIN_REQUESTS
+    warm_up: float = WARM_UP
     max_duration: float | None = None
     on_undecided: OnUndecided = OnUndecided.HOLD
     weight: float | None = None

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Protocol
 
 from rollouts.analysis.exposition import PodSample
-from rollouts.analysis.logical import Dialect
+from rollouts.analysis.offers import Offer, Statistic
 from rollouts.analysis.types import ArmRef, MeasureSpec, Value
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "Source",
     "SourceError",
     "SourceUnavailable",
+    "refuse_adapter",
+    "statistic_of",
 ]
 
 
@@ -90,6 +92,14 @@ def refuse_adapter(place: Place) -> None:
         raise QueryRefused("adapters share their pods: compare them by the source `picker`")
 
 
+def statistic_of(offer: Offer, spec: MeasureSpec) -> Statistic:
+    """What to read for a measure. Raises QueryRefused for a preset that the source does not offer."""
+    try:
+        return offer.statistic(spec)
+    except KeyError:
+        raise QueryRefused(f"there is no preset {spec.name}; there are {', '.join(offer.presets)}") from None
+
+
 class Source(Protocol):
     """A named source. All methods raise SourceError only."""
 
@@ -102,8 +112,8 @@ class Source(Protocol):
         ...
 
     @property
-    def dialect(self) -> Dialect:
-        """How this source names the logical series of comparisons."""
+    def offer(self) -> Offer:
+        """Which logical series it has, by which names, and what else it knows."""
         ...
 
     @property

@@ -12,16 +12,14 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from rollouts.analysis.exposition import HistogramSample, PodSample
-from rollouts.analysis.logical import PICKER, Dialect
-from rollouts.analysis.presets import Preset, Selector, natural_stat, series_of
-from rollouts.analysis.sources.base import Place, QueryRefused, RawPod, SourceUnavailable
+from rollouts.analysis.logical import read
+from rollouts.analysis.offers import PICKER_OFFER, Offer
+from rollouts.analysis.sources.base import Place, RawPod, SourceUnavailable
 from rollouts.analysis.sources.pods import PodsSource
 from rollouts.analysis.sources.scraper import PodHistory
-from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat
 
 __all__ = [
     "ADAPTER_KIND",
-    "PICKER_PRESETS",
     "PICKER_REQUESTS",
     "PickerSource",
     "labels_of",
@@ -30,34 +28,8 @@ __all__ = [
 
 ADAPTER_KIND = "Adapter"
 
-_PREFIX = "inference_picker_"
-_ALL = ((Selector(name=f"{_PREFIX}requests_total"),),)
-_MEASURED = ((Selector(name=f"{_PREFIX}requests_total", present="code"),),)
-
-
-def _histogram(name: str, stat: Stat = Stat.P95) -> Preset:
-    return Preset(kind=MeasureKind.HISTOGRAM, alternatives=((Selector(name=f"{_PREFIX}{name}"),),), stat=stat)
-
-
-def _share(name: str) -> Preset:
-    return Preset(
-        kind=MeasureKind.COUNTER,
-        alternatives=((Selector(name=f"{_PREFIX}{name}"),),),
-        of=_MEASURED,
-        stat=Stat.RATIO,
-    )
-
-
-PICKER_PRESETS: dict[str, Preset] = {
-    "ttft": _histogram("ttft_seconds"),
-    "tpot": _histogram("time_per_output_token_seconds"),
-    "e2e": _histogram("e2e_seconds"),
-    "error-rate": _share("request_errors_total"),
-    "aborted": _share("aborts_total"),
-    "requests": Preset(kind=MeasureKind.COUNTER, alternatives=_ALL, stat=Stat.RATE),
-}
-
-PICKER_REQUESTS = frozenset({f"{_PREFIX}requests_total"})
+PICKER_REQUESTS = frozenset(selector.name for group in PICKER_OFFER.groups("load") for selector in group)
+"""Counters of whatever was sent on, measured or not."""
 
 
 def labels_of(place: Place) -> frozenset[tuple[str, str]]:
@@ -69,7 +41,7 @@ def labels_of(place: Place) -> frozenset[tuple[str, str]]:
 
 def picker_requests(sample: PodSample) -> float | None:
     """Requests that a picker sent to the adapter whose series the sample holds."""
-    return sample.total(f"{_PREFIX}requests_total")
+    return read(sample, PICKER_OFFER.groups("load"))
 
 
 def _merged(left: PodSample, right: PodSample) -> PodSample:
@@ -93,27 +65,14 @@ def _merged(left: PodSample, right: PodSample) -> PodSample:
 class PickerSource(PodsSource):
     """Measures what went through our endpoint pickers."""
 
-    def _preset(self, spec: MeasureSpec) -> Preset:
-        if spec.kind is not MeasureKind.PRESET:
-            return series_of(spec)
-        if spec.name not in PICKER_PRESETS:
-            known = ", ".join(sorted(PICKER_PRESETS))
-            raise QueryRefused(f"the source `picker` has no preset {spec.name}; it has {known}")
-        return PICKER_PRESETS[spec.name]
-
-    def _stat(self, spec: MeasureSpec) -> Stat:
-        if spec.kind is MeasureKind.PRESET and spec.stat is None:
-            return PICKER_PRESETS[spec.name].stat
-        return natural_stat(spec)
-
     def _follow(self, place: Place, names: set[str], window: float) -> list[PodHistory]:
         endpoints = self._endpoints(place.namespace, place.arm)
         return self._scraper.follow(endpoints, names, window, only=labels_of(place))
 
     @property
-    def dialect(self) -> Dialect:
-        """See ``Source.dialect``."""
-        return PICKER
+    def offer(self) -> Offer:
+        """See ``Source.offer``."""
+        return PICKER_OFFER
 
     async def raw(self, names: frozenset[str], place: Place, at: datetime) -> Mapping[str, RawPod]:
         """See ``Source.raw``: by the pod that answered, summed over the replicas of the picker.

@@ -7,11 +7,11 @@ import math
 from collections.abc import Mapping
 from datetime import datetime
 
+from rollouts.analysis.catalogue import Groups
 from rollouts.analysis.exposition import HistogramSample, PodSample
 from rollouts.analysis.histogram import add_increase, counter_increase, mean, quantile
-from rollouts.analysis.logical import PODS, Dialect
-from rollouts.analysis.presets import REQUESTS, Preset, natural_stat, series_of, wanted_names
-from rollouts.analysis.reading import Groups, read
+from rollouts.analysis.logical import read
+from rollouts.analysis.offers import POD_OFFER, QUANTILES, Offer, Statistic
 from rollouts.analysis.sources.base import (
     Endpoints,
     Place,
@@ -19,6 +19,7 @@ from rollouts.analysis.sources.base import (
     RawPod,
     SourceUnavailable,
     refuse_adapter,
+    statistic_of,
 )
 from rollouts.analysis.sources.scraper import PodHistory, PodScraper
 from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat, Value
@@ -27,17 +28,13 @@ from rollouts.runtime.clock import Clock
 
 __all__ = ["REQUEST_NAMES", "PodsSource", "request_total"]
 
-_QUANTILES = {Stat.P50: 0.5, Stat.P90: 0.9, Stat.P95: 0.95, Stat.P99: 0.99}
-REQUEST_NAMES = frozenset(selector.name for group in REQUESTS for selector in group)
-
-
-def _first(sample: PodSample, groups: Groups) -> float | None:
-    return read(sample, groups)
+_REQUESTS = POD_OFFER.groups("load")
+REQUEST_NAMES = frozenset(selector.name for group in _REQUESTS for selector in group)
 
 
 def request_total(sample: PodSample) -> float | None:
     """Requests that a pod has counted; None when it exposes no request counter."""
-    return _first(sample, REQUESTS)
+    return read(sample, _REQUESTS)
 
 
 class PodsSource:
@@ -54,8 +51,8 @@ class PodsSource:
 
     async def measure(self, spec: MeasureSpec, place: Place, at: datetime) -> Value:
         """See ``Source.measure``. Raises SourceUnavailable when no pod of the arm answers."""
-        preset, stat, window = self._preset(spec), self._stat(spec), spec.window.total_seconds()
-        histories = self._follow(place, wanted_names(preset), window)
+        wanted, window = statistic_of(self.offer, spec), spec.window.total_seconds()
+        histories = self._follow(place, wanted.names, window)
         if not histories:
             return math.nan
         await self._scraper.refresh(histories)
@@ -63,25 +60,19 @@ class PodsSource:
         if not answering:
             raise SourceUnavailable(f"{self._nobody(place)}: {histories[0].error}")
         now = self._clock.monotonic()
-        if preset.kind is MeasureKind.GAUGE and stat is Stat.LAST:
+        if (wanted.kind, wanted.stat) == (MeasureKind.GAUGE, Stat.LAST):
             return _gauge(
-                [[history.latest[1]] for history in answering if history.latest is not None], preset
+                [[history.latest[1]] for history in answering if history.latest is not None], wanted
             )
         spanned = max(history.covered(now, window) for history in answering)
         if not covers(spec, spanned):
             return math.nan
         samples = [history.within(now, window) for history in answering]
-        if preset.kind is MeasureKind.GAUGE:
-            return _gauge(samples, preset)
-        if preset.kind is MeasureKind.HISTOGRAM:
-            return _histogram(samples, preset, stat)
-        return _counter(samples, preset, stat, spanned)
-
-    def _preset(self, spec: MeasureSpec) -> Preset:
-        return series_of(spec)
-
-    def _stat(self, spec: MeasureSpec) -> Stat:
-        return natural_stat(spec)
+        if wanted.kind is MeasureKind.GAUGE:
+            return _gauge(samples, wanted)
+        if wanted.kind is MeasureKind.HISTOGRAM:
+            return _histogram(samples, wanted)
+        return _counter(samples, wanted, spanned)
 
     def _follow(self, place: Place, names: set[str], window: float) -> list[PodHistory]:
         return self._scraper.follow(self._endpoints(place.namespace, place.arm), names, window)
@@ -90,9 +81,9 @@ class PodsSource:
         return f"no pod of {place.arm.name} answers"
 
     @property
-    def dialect(self) -> Dialect:
-        """See ``Source.dialect``."""
-        return PODS
+    def offer(self) -> Offer:
+        """See ``Source.offer``."""
+        return POD_OFFER
 
     @property
     def remembers(self) -> bool:
@@ -115,28 +106,28 @@ class PodsSource:
         await self._scraper.close()
 
 
-def _gauge(pods: list[list[PodSample]], preset: Preset) -> float:
+def _gauge(pods: list[list[PodSample]], wanted: Statistic) -> float:
     """Mean over the pods of each one's mean over its samples."""
     values = []
     for samples in pods:
-        found = [value for value in (_first(s, preset.alternatives) for s in samples) if value is not None]
+        found = [value for value in (read(s, wanted.alternatives) for s in samples) if value is not None]
         if found:
             values.append(sum(found) / len(found))
     return sum(values) / len(values) if values else math.nan
 
 
-def _histogram(pods: list[list[PodSample]], preset: Preset, stat: Stat) -> float:
+def _histogram(pods: list[list[PodSample]], wanted: Statistic) -> float:
     merged = HistogramSample()
     for samples in pods:
-        for group in preset.alternatives:
+        for group in wanted.alternatives:
             name = group[0].name
             series = [sample.histograms[name] for sample in samples if name in sample.histograms]
             if series:
                 add_increase(merged, series)
                 break
-    if stat in _QUANTILES:
-        return quantile(_QUANTILES[stat], merged)
-    return mean(merged) if stat is Stat.MEAN else math.nan
+    if wanted.stat in QUANTILES:
+        return quantile(QUANTILES[wanted.stat], merged)
+    return mean(merged) if wanted.stat is Stat.MEAN else math.nan
 
 
 def _increase(pods: list[list[PodSample]], groups: Groups, of: Groups = ()) -> float | None:
@@ -144,9 +135,9 @@ def _increase(pods: list[list[PodSample]], groups: Groups, of: Groups = ()) -> f
     total, seen = 0.0, False
     for samples in pods:
         found = [
-            0.0 if value is None and of and _first(sample, of) is not None else value
+            0.0 if value is None and of and read(sample, of) is not None else value
             for sample in samples
-            for value in (_first(sample, groups),)
+            for value in (read(sample, groups),)
         ]
         values = [value for value in found if value is not None]
         if values:
@@ -155,13 +146,13 @@ def _increase(pods: list[list[PodSample]], groups: Groups, of: Groups = ()) -> f
     return total if seen else None
 
 
-def _counter(pods: list[list[PodSample]], preset: Preset, stat: Stat, seconds: float) -> float:
-    grown = _increase(pods, preset.alternatives, preset.of)
-    if stat is Stat.RATIO:
-        of = _increase(pods, preset.of)
+def _counter(pods: list[list[PodSample]], wanted: Statistic, seconds: float) -> float:
+    grown = _increase(pods, wanted.alternatives, wanted.of)
+    if wanted.stat is Stat.RATIO:
+        of = _increase(pods, wanted.of)
         if of is None or of <= 0:
             return math.nan
-        if not grown and preset.finished and _increase(pods, preset.finished) == 0.0:
+        if not grown and wanted.finished and _increase(pods, wanted.finished) == 0.0:
             return math.nan
         return (grown or 0.0) / of
     return math.nan if grown is None else grown / seconds

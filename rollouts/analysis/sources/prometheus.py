@@ -29,10 +29,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.retry import Retry
 
+from rollouts.analysis.enforced_label import QueryNotRewritten, enforce_label
 from rollouts.analysis.exposition import PodSample, add_series
-from rollouts.analysis.logical import PODS, Dialect
-from rollouts.analysis.presets import series_of, wanted_names
-from rollouts.analysis.promql import QueryNotRewritten, enforce_label
+from rollouts.analysis.offers import PROMETHEUS_OFFER, Offer
 from rollouts.analysis.sources.base import (
     Endpoint,
     Endpoints,
@@ -42,6 +41,7 @@ from rollouts.analysis.sources.base import (
     SourceError,
     SourceUnavailable,
     refuse_adapter,
+    statistic_of,
 )
 from rollouts.analysis.sources.promql import PerJob, Where, job_query, measure_query, raw_query
 from rollouts.analysis.types import Labelled, MeasureSpec, Value
@@ -278,18 +278,16 @@ class PrometheusSource:
 
     async def measure(self, spec: MeasureSpec, place: Place, at: datetime) -> Value:
         """See ``Source.measure``: the same statistics as the pods source, in PromQL."""
-        endpoints = self._endpoints(place.namespace, place.arm)
+        wanted, endpoints = statistic_of(self.offer, spec), self._endpoints(place.namespace, place.arm)
         if not endpoints:
             return math.nan
         where = self._where(place, ((None, tuple(endpoints)),))
-        held = await self._query(
-            job_query(wanted_names(series_of(spec)), where), at, _MAX_RAW, place.namespace
-        )
+        held = await self._query(job_query(wanted.names, where), at, _MAX_RAW, place.namespace)
         per_job = self._chosen(held if isinstance(held, tuple) else (), where, endpoints)
         if not per_job:
             return math.nan
         value = await self._query(
-            measure_query(spec, self._where(place, per_job)), at, MAX_SERIES, place.namespace
+            measure_query(wanted, spec.window, self._where(place, per_job)), at, MAX_SERIES, place.namespace
         )
         if isinstance(value, tuple):
             return value[0].value if len(value) == 1 else math.nan
@@ -319,9 +317,9 @@ class PrometheusSource:
         return tuple((job, tuple(found[job])) for job in sorted(found))
 
     @property
-    def dialect(self) -> Dialect:
-        """See ``Source.dialect``."""
-        return PODS
+    def offer(self) -> Offer:
+        """See ``Source.offer``."""
+        return PROMETHEUS_OFFER
 
     @property
     def remembers(self) -> bool:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
-from rollouts.analysis.presets import Over, Preset, Selector, natural_stat, series_of, wanted_names
+from rollouts.analysis.catalogue import Groups, Over, Selector
+from rollouts.analysis.offers import QUANTILES, Statistic
 from rollouts.analysis.sources.base import Endpoint
-from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat
+from rollouts.analysis.types import MeasureKind, Stat
 
 __all__ = ["PerJob", "Where", "job_query", "measure_query", "raw_query"]
 
-_QUANTILES = {Stat.P50: 0.5, Stat.P90: 0.9, Stat.P95: 0.95, Stat.P99: 0.99}
 _ALWAYS = ("process_start_time_seconds", "vllm:num_requests_running", "sglang:num_running_reqs")
 """Exposed from a process' first scrape on, whatever it has served."""
 
@@ -97,32 +98,31 @@ def job_query(names: Iterable[str], where: Where) -> str:
     return f"count by (job, {where.pod_label}) ({raw_query(frozenset(names), where)})"
 
 
-def measure_query(spec: MeasureSpec, where: Where) -> str:
-    """The PromQL of a measure over the pods; alternatives are joined by ``or``.
+def measure_query(wanted: Statistic, window: timedelta, where: Where) -> str:
+    """The PromQL of a statistic over the pods; alternatives are joined by ``or``.
 
     Nothing where none of the pods was there when the window began: part of a window is no data.
     """
-    preset, stat = series_of(spec), natural_stat(spec)
-    builder = _Builder(where, preset, max(1, round(spec.window.total_seconds())))
-    if preset.kind is MeasureKind.GAUGE:
+    builder, stat = _Builder(where, wanted, max(1, round(window.total_seconds()))), wanted.stat
+    if wanted.kind is MeasureKind.GAUGE:
         found = builder.gauge(stat)
         return found if stat is Stat.LAST else builder.covered(found)
     return builder.covered(
-        builder.histogram(stat) if preset.kind is MeasureKind.HISTOGRAM else builder.counter(stat)
+        builder.histogram(stat) if wanted.kind is MeasureKind.HISTOGRAM else builder.counter(stat)
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Builder:
     where: Where
-    preset: Preset
+    wanted: Statistic
     seconds: int
 
     def covered(self, query: str) -> str:
         return f"({query}) and on () (count({self._presence()}) > 0)"
 
     def _presence(self) -> str:
-        names = {*_ALWAYS, *wanted_names(self.preset)}
+        names = {*_ALWAYS, *self.wanted.names}
         there = [f"{{{_any_name(names)},{pods}}} offset {self.seconds}s" for pods in self.where.matchers()]
         return " or ".join(there)
 
@@ -139,35 +139,35 @@ class _Builder:
             for one in self.series(selector, suffix)
         )
 
-    def either(self, groups: tuple[tuple[Selector, ...], ...]) -> str:
+    def either(self, groups: Groups) -> str:
         return " or ".join(f"sum({self.growth(group[0])})" for group in groups)
 
     def gauge(self, stat: Stat) -> str:
         over = "avg_over_time" if stat is Stat.MEAN else "last_over_time"
         found = []
-        for group in self.preset.alternatives:
+        for group in self.wanted.alternatives:
             engines = "avg" if group[0].over is Over.MEAN else "sum"
             read = " or ".join(f"{over}({one}[{self.seconds}s])" for one in self.series(group[0]))
             found.append(f"avg({engines} by ({self.where.process}) ({read}))")
         return " or ".join(found)
 
     def histogram(self, stat: Stat) -> str:
-        groups = self.preset.alternatives
+        groups = self.wanted.alternatives
         if stat is Stat.MEAN:
             return " or ".join(
                 f"sum({self.growth(g[0], '_sum')}) / sum({self.growth(g[0], '_count')})" for g in groups
             )
-        q = _QUANTILES.get(stat, 0.95)
+        q = QUANTILES.get(stat, 0.95)
         return " or ".join(
             f"histogram_quantile({q}, sum by (le) ({self.growth(g[0], '_bucket')}))" for g in groups
         )
 
     def counter(self, stat: Stat) -> str:
         if stat is Stat.RATIO:
-            events = f"({self.either(self.preset.alternatives)}) or vector(0)"
-            share = f"({events}) / ({self.either(self.preset.of)})"
-            if not self.preset.finished:
+            events = f"({self.either(self.wanted.alternatives)}) or vector(0)"
+            share = f"({events}) / ({self.either(self.wanted.of)})"
+            if not self.wanted.finished:
                 return share
-            nothing = f"(({self.either(self.preset.finished)}) == 0) and on () (({events}) == 0)"
+            nothing = f"(({self.either(self.wanted.finished)}) == 0) and on () (({events}) == 0)"
             return f"({share}) unless on () ({nothing})"
-        return f"({self.either(self.preset.alternatives)}) / {self.seconds}"
+        return f"({self.either(self.wanted.alternatives)}) / {self.seconds}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
 
-from rollouts.analysis.logical import PODS, Dialect
+from rollouts.analysis.offers import PROMETHEUS_OFFER, Offer
 from rollouts.analysis.sources.base import Place, QueryRefused, RawPod, SourceUnavailable
 from rollouts.analysis.types import Labelled, MeasureSpec, Value
 from rollouts.runtime.clock import Clock
@@ -59,9 +59,9 @@ class ScriptedSource:
         return await self._say()
 
     @property
-    def dialect(self) -> Dialect:
-        """See ``Source.dialect``."""
-        return PODS
+    def offer(self) -> Offer:
+        """See ``Source.offer``."""
+        return PROMETHEUS_OFFER
 
     @property
     def remembers(self) -> bool:

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from rollouts.analysis.conditions import ConditionError, condition_problem, evaluate, plain_comparison
 from rollouts.analysis.exposition import ExpositionError, HistogramSample, parse_exposition
 from rollouts.analysis.histogram import add_increase, counter_increase, quantile
+from rollouts.analysis.offers import PROMETHEUS_OFFER
 from rollouts.analysis.sources.base import Endpoint, Place, QueryRefused, SourceError, SourceUnavailable
 from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
 from rollouts.analysis.sources.promql import Where, measure_query
@@ -273,7 +274,7 @@ def test_an_argument_never_changes_what_a_query_asks(value):
     gate = Gate(
         templates=((False, "t"),), args=(Argument(name="pod", value=value), Argument(name="limit", value="2"))
     )
-    resolved = resolve(gate, {(False, "t"): template}, {"limit": "2.0"}, frozenset({"default"}))
+    resolved = resolve(gate, {(False, "t"): template}, {"limit": "2.0"}, {"default": PROMETHEUS_OFFER})
 
     assert "ArgumentMissing" in [reason for reason, _ in resolved.problems]
 
@@ -283,7 +284,7 @@ def test_a_plain_argument_is_put_in():
         name="t", metrics=(query_metric('up{pod="{{ args.pod }}"}'),), args=(Argument(name="pod"),)
     )
     gate = Gate(templates=((False, "t"),), args=(Argument(name="pod", value="p-0.a_b"),))
-    resolved = resolve(gate, {(False, "t"): template}, {"limit": "2.0"}, frozenset({"default"}))
+    resolved = resolve(gate, {(False, "t"): template}, {"limit": "2.0"}, {"default": PROMETHEUS_OFFER})
 
     assert resolved.problems == ()
     assert resolved.metrics[0].what == QuerySpec(promql='up{pod="p-0.a_b"}')
@@ -294,16 +295,20 @@ def where(*endpoints: Endpoint) -> Where:
     return Where(namespace='ns"1', pod_label="pod", namespace_label="namespace", per_job=(("j", endpoints),))
 
 
+def asked(measure: MeasureSpec, *endpoints: Endpoint) -> str:
+    return measure_query(PROMETHEUS_OFFER.statistic(measure), measure.window, where(*endpoints))
+
+
 def test_pod_names_are_quoted_in_the_queries_of_measures():
     measure = MeasureSpec(kind=MeasureKind.HISTOGRAM, name="ttft", stat=Stat.P95, window=timedelta(minutes=2))
-    text = measure_query(measure, where(Endpoint(pod='a"b.c', ip="10.0.0.1", port=8000)))
+    text = asked(measure, Endpoint(pod='a"b.c', ip="10.0.0.1", port=8000))
 
     assert 'increase(ttft_bucket{pod=~"a\\"b\\\\.c",namespace="ns\\"1",job="j"}[120s])' in text
 
 
 def test_the_load_in_promql_is_that_of_clients_too():
     measure = MeasureSpec(kind=MeasureKind.PRESET, name="requests", window=timedelta(minutes=1))
-    text = measure_query(measure, where(Endpoint(pod="p", ip="10.0.0.1", port=8000)))
+    text = asked(measure, Endpoint(pod="p", ip="10.0.0.1", port=8000))
 
     assert 'method!~"GET|HEAD|OPTIONS",handler!~"/v1/load_lora_adapter|/v1/unload_lora_adapter"' in text
     assert 'handler=~"/v1/.*"' in text

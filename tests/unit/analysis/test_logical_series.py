@@ -16,15 +16,16 @@ from rollouts.analysis.evidence import (
 )
 from rollouts.analysis.evidence.model import Series
 from rollouts.analysis.exposition import parse_exposition
-from rollouts.analysis.logical import PICKER, PODS, Dialect, wanted_of
+from rollouts.analysis.logical import wanted_of
+from rollouts.analysis.offers import PICKER_OFFER, POD_OFFER, Offer
 
 
-def read(page: str, series: Series, dialect: Dialect = PODS) -> object:
+def read(page: str, series: Series, offer: Offer = POD_OFFER) -> object:
     """One page through the logical series."""
     spec = EvidenceSpec(metrics=(CompareMetric(name="m", series=series, margin=0.0, tolerance=1.0),))
     wanted = wanted_of(spec)
-    raw = parse_exposition(page.encode(), wanted.raw_names(dialect))
-    return wanted.sample(raw, dialect, Arm.CANARY, "p", None)
+    raw = parse_exposition(page.encode(), wanted.raw_names(offer))
+    return wanted.sample(raw, offer, Arm.CANARY, "p", None)
 
 
 def histogram(name: str) -> str:
@@ -44,6 +45,7 @@ HISTOGRAMS = {
     "time per output token of older ones": ("vllm:time_per_output_token_seconds", "time_per_output_token"),
     "inter-token latency since vLLM 0.11": ("vllm:inter_token_latency_seconds", "inter_token_latency"),
     "inter-token latency before": ("vllm:time_per_output_token_seconds", "inter_token_latency"),
+    "TTFT of TensorRT-LLM": ("trtllm_time_to_first_token_seconds", "ttft"),
     "queue time": ("vllm:request_queue_time_seconds", "queue_time"),
     "end to end": ("vllm:e2e_request_latency_seconds", "e2e"),
     "prompt length": ("vllm:request_prompt_tokens", "prompt_tokens"),
@@ -64,6 +66,7 @@ GAUGES = {
     "KV cache since vLLM 0.10": "vllm:kv_cache_usage_perc",
     "KV cache before": "vllm:gpu_cache_usage_perc",
     "SGLang": "sglang:token_usage",
+    "TensorRT-LLM": "trtllm_kv_cache_utilization",
 }
 
 
@@ -114,7 +117,7 @@ def test_a_picker_counts_measured_answers_only():
         '# HELP x y\ninference_picker_requests_total{code="200"} 40\ninference_picker_requests_total{code=""} 900\n'
         "inference_picker_request_errors_total 3\n"
     )
-    sample = read(page, CountSeries(errors="errors", of="requests"), PICKER)
+    sample = read(page, CountSeries(errors="errors", of="requests"), PICKER_OFFER)
     assert sample.counters == {"errors": 3, "requests": 40}  # type: ignore[attr-defined]
 
 
@@ -125,5 +128,5 @@ def test_prompts_of_two_adapters_are_compared_by_what_the_picker_saw():
         'inference_picker_prompt_tokens_bucket{le="100.0"} 3\ninference_picker_prompt_tokens_bucket{le="+Inf"} 4\n'
         "inference_picker_prompt_tokens_count 4\ninference_picker_prompt_tokens_sum 700\n"
     )
-    sample = read(page, CountSeries(errors="errors", of="requests"), PICKER)
+    sample = read(page, CountSeries(errors="errors", of="requests"), PICKER_OFFER)
     assert sample.histograms["prompt_tokens"].cumulative == (3.0, 4.0)  # type: ignore[attr-defined]

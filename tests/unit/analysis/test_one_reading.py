@@ -6,9 +6,8 @@ import pytest
 
 from rollouts.analysis.evidence.model import Arm, CompareMetric, EvidenceSpec, GaugeSeries
 from rollouts.analysis.exposition import parse_exposition
-from rollouts.analysis.logical import PODS, wanted_of
-from rollouts.analysis.presets import PRESETS, series_of, wanted_names
-from rollouts.analysis.reading import read
+from rollouts.analysis.logical import read, wanted_of
+from rollouts.analysis.offers import POD_OFFER
 from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec
 from rollouts.controller.assembly import pool_endpoints
 from rollouts.objects.pods import Pod
@@ -32,26 +31,25 @@ def page(name: str, value: float) -> bytes:
     ],
 )
 def test_engines_are_added_up_or_averaged_as_is_right_for_each(preset, name, expected):
-    found = read(
-        parse_exposition(page(name, 0.3), wanted_names(PRESETS[preset])), PRESETS[preset].alternatives
-    )
+    statistic = POD_OFFER.statistic(MeasureSpec(kind=MeasureKind.PRESET, name=preset))
+    found = read(parse_exposition(page(name, 0.3), statistic.names), statistic.alternatives)
 
     assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("name", "expected"), [("vllm:num_requests_waiting", 16.0), ("my_load", 2.0)])
 def test_a_gauge_by_name_is_read_as_the_presets_read_it_and_else_averaged(name, expected):
-    preset = series_of(MeasureSpec(kind=MeasureKind.GAUGE, name=name))
+    statistic = POD_OFFER.statistic(MeasureSpec(kind=MeasureKind.GAUGE, name=name))
 
-    assert read(parse_exposition(page(name, 2.0), {name}), preset.alternatives) == expected
+    assert read(parse_exposition(page(name, 2.0), {name}), statistic.alternatives) == expected
 
 
 def test_comparisons_read_gauges_alike():
     metric = CompareMetric(name="kv", series=GaugeSeries(name="kv_cache"), margin=0.1, tolerance=0.5)
     wanted = wanted_of(EvidenceSpec(metrics=(metric,)))
-    sample = parse_exposition(page("vllm:kv_cache_usage_perc", 0.3), wanted.raw_names(PODS))
+    sample = parse_exposition(page("vllm:kv_cache_usage_perc", 0.3), wanted.raw_names(POD_OFFER))
 
-    assert wanted.sample(sample, PODS, Arm.CANARY, "p", None).gauges["kv_cache"] == pytest.approx(0.3)
+    assert wanted.sample(sample, POD_OFFER, Arm.CANARY, "p", None).gauges["kv_cache"] == pytest.approx(0.3)
 
 
 def pool(*ports: object) -> Pool:

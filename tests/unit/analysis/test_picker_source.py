@@ -157,7 +157,7 @@ async def test_latency_is_of_one_adapter(adapter, expected):
 
 async def test_what_a_picker_does_not_measure_is_refused_with_what_it_does():
     async with pickers(base()) as (source, _):
-        with pytest.raises(QueryRefused, match="no preset kv-cache; it has aborted, e2e, error-rate"):
+        with pytest.raises(QueryRefused, match="no preset kv-cache; there are aborted, e2e, error-rate"):
             await source.measure(preset("kv-cache"), place(), NOW)
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import yaml
 
-from rollouts.analysis.comparing import metric_of
-from rollouts.analysis.logical import PICKER, PODS
+from rollouts.analysis.comparisons import compare_metric
+from rollouts.analysis.forms import CompareForm
+from rollouts.analysis.offers import PICKER_OFFER, POD_OFFER, PROMETHEUS_OFFER
 from rollouts.analysis.templates import Gate, Resolved, resolve
-from rollouts.analysis.types import CompareSpec, Comparison, MetricSpec, Phase
+from rollouts.analysis.types import CompareSpec, MetricSpec, Phase
 from rollouts.analysis.verdicts import judge_value
 from rollouts.api.runs import parse_template
 
@@ -28,7 +28,8 @@ def resolved(path: Path) -> Resolved:
     assert not isinstance(template, str), template
     assert path.stem == template.name
     gate = Gate(templates=((False, template.name),))
-    found = resolve(gate, {(False, template.name): template}, {}, frozenset({"default", "picker"}))
+    offers = {"default": PROMETHEUS_OFFER, "picker": PICKER_OFFER}
+    found = resolve(gate, {(False, template.name): template}, {}, offers)
     assert found.problems == ()
     return found
 
@@ -47,26 +48,25 @@ def test_a_template_of_thresholds_tells_good_from_bad(path):
     assert verdicts == [(Phase.SUCCESSFUL, Phase.FAILED)] * len(metrics)
 
 
-def form(metric: MetricSpec) -> str:
+def form(metric: MetricSpec) -> CompareForm:
     assert isinstance(metric.what, CompareSpec)
-    return metric.what.compare
+    return metric.what.form
 
 
 @pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
 def test_a_template_of_comparisons_compares_what_its_stack_exposes(path):
-    dialect = PICKER if path.stem.startswith("picker") else PODS
+    offer = PICKER_OFFER if path.stem.startswith("picker") else POD_OFFER
     for metric in resolved(path).metrics:
-        compared = metric_of(Comparison(name=metric.name, compare=form(metric)))
-        series = compared.series
+        series = compare_metric(metric.name, form(metric)).series
         names = [getattr(series, field) for field in ("name", "errors", "of") if hasattr(series, field)]
-        assert all(name in dialect.series for name in names)
+        assert all(name in offer.series for name in names)
         prefix = {"vllm": ("vllm:", "http_"), "sglang": ("sglang:",), "picker": ("inference_picker_",)}
-        exposed = {s.name for name in names for group in dialect.groups(name) for s in group}
+        exposed = {s.name for name in names for group in offer.groups(name) for s in group}
         assert any(name.startswith(prefix[path.stem.split("-")[0]]) for name in exposed)
 
 
 def test_arguments_reach_the_comparison():
     path = FOLDER / "vllm-compare.yaml"
-    forms = {metric.name: json.loads(form(metric)) for metric in resolved(path).metrics}
-    assert forms["ttft"]["tolerance"] == "0.15"
-    assert forms["errors"]["tolerance"] == "2.0"
+    forms = {metric.name: form(metric) for metric in resolved(path).metrics}
+    assert forms["ttft"].tolerance == "0.15"
+    assert forms["errors"].tolerance == "2.0"

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from rollouts.analysis.backtest import BacktestResult, backtest
-from rollouts.analysis.gatesfile import parse_gates
 from rollouts.analysis.recording import read_recording
+from rollouts.api.gates_file import parse_gates
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -65,6 +65,7 @@ def uses(name: str) -> dict[str, Any]:
 
 
 TEN = {"setWeight": 10}
+MANY = [{"name": f"m{n}", "compare": {"preset": "ttft", "minRequests": n}} for n in range(12)]
 OLD = {**rollout(TEN, gate()), "apiVersion": "inferencerollouts.dev/v1"}
 NAMELESS = {**rollout(TEN, gate()), "metadata": {}}
 PROBLEMS = {
@@ -110,6 +111,34 @@ PROBLEMS = {
         [rollout(TEN, inline(**{**threshold(measure={"preset": "lost-rate"}), "name": "m"}))],
         "compare: {preset: lost-rate}",
     ),
+    "a query to pickers, which know no PromQL": (
+        [rollout(TEN, inline(query="vector(1)", successCondition="result < 2", source="picker"))],
+        "the source picker knows no PromQL",
+    ),
+    "a preset that only pickers have, of the pods": (
+        [
+            rollout(
+                TEN, inline(**{**threshold(measure={"preset": "lost-rate"}, source="picker"), "name": "m"})
+            )
+        ],
+        "there is no preset lost-rate to measure",
+    ),
+    "a template's preset that its source has not": (
+        [template(threshold(measure={"preset": "kv-cache"}, source="picker"))],
+        "there is no preset kv-cache to measure",
+    ),
+    "a name that the preset has, too": (
+        [rollout(TEN, {"analysis": {"preset": "default", "metrics": [threshold(name="ttft")]}})],
+        "two metrics of one gate are called ttft",
+    ),
+    "more comparisons than a run holds": (
+        [rollout(TEN, *({"analysis": {"preset": "default"}}, {"analysis": {"metrics": MANY}}))],
+        "the gates compare 17 different things, at most 16 are possible",
+    ),
+    "an argument of an inline metric without a value": (
+        [rollout(TEN, gate(tolerance="{{args.tol}}"))],
+        "{{args.tol}} has no value",
+    ),
     "a window that no traffic fills": (
         [rollout(TEN, inline(**{**threshold(measure={"preset": "ttft", "window": "1h"}), "name": "m"}))],
         "looks back 3600 s, but there are only 600 s",
@@ -138,6 +167,14 @@ PROBLEMS = {
     ),
 }
 HINTS = {
+    "an adapter's comparison, which pickers cannot tell": (
+        [adapted(TEN, gate(preset="queue-time"))],
+        "the source picker never tells: it has no queue_time",
+    ),
+    "adapters compared by their pods": (
+        [adapted(TEN, inline(compare={"preset": "ttft"}, source="pods"))],
+        "adapters share their pods",
+    ),
     "a gate that only informs": ([rollout(TEN, gate(preset="e2e"))], "nothing in it can stop the rollout"),
     "a gate that tolerates every failure": (
         [template(threshold(interval="10s", count=3, failureLimit=3)), rollout(TEN, uses("t"))],
@@ -178,6 +215,22 @@ def test_a_sound_rollout_with_its_template_has_nothing_to_say():
     documents = [template(threshold()), rollout(TEN, uses("t"), gate(tolerance="40%"))]
 
     assert lint_documents(documents, Traffic(rate=20.0, stable_pods=18, canary_pods=2)) == []
+
+
+def test_a_background_alone_that_one_canary_pod_cannot_pass_is_named_without_any_pods():
+    background = {"metrics": [{"name": "ttft", "compare": {"preset": "ttft", "tolerance": 0.05}}]}
+    documents = [rollout(TEN, {"pause": {"duration": "10m"}}, analysis=background)]
+
+    (hint,) = lint_documents(documents)
+
+    assert hint.severity is Severity.HINT
+    assert "with one canary pod" in hint.text
+    assert "ttft (WithinTolerance): can never prove +5.0 %" in hint.text
+
+
+@pytest.mark.parametrize("preset", ["aborted", "queue-time"])
+def test_a_template_may_be_for_adapters_or_for_pools(preset):
+    assert lint_documents([template(threshold(measure={"preset": preset}))]) == []
 
 
 def test_what_pickers_measure_of_an_adapter_is_no_problem():

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from rollouts.analysis.sources.base import Source
+from rollouts.api.parsing import parse_rollout
 from rollouts.api.scalars import parse_time
+from rollouts.cli.offline import gates_to_plan
 from rollouts.controller.assembly import Parts, assemble
 from rollouts.controller.caches import Caches
 from rollouts.controller.metrics import ControllerMetrics
@@ -123,10 +125,28 @@ STEPS = [
 ]
 
 
+def planned(rollout: Object) -> set[tuple[str, int | None, str]]:
+    """Comparisons as `plan` has them: name, step, what is required."""
+    gates, silent = gates_to_plan(parse_rollout(rollout), {})
+    assert silent == []
+    return {(gate.metric.name, gate.step, gate.metric.require.value) for gate in gates}
+
+
+def compared(spec: Object) -> set[tuple[str, int | None, str]]:
+    """As the run has them, but for end-to-end latency, which only informs."""
+    return {
+        (item["name"], step, item["compare"]["require"])
+        for item in spec["comparisons"]
+        for step in item.get("steps", [None])
+        if item["name"] != "e2e"
+    }
+
+
 def test_a_healthy_canary_is_promoted_by_one_run_that_every_gate_reads():
     simulation = run(rollout_object(STEPS), healthy)
 
     spec = evidence_run(simulation)["spec"]
+    assert planned(rollout_object(STEPS)) == compared(spec)
     forms = [(item["name"], item["steps"], item["compare"]["require"]) for item in spec["comparisons"]]
     assert forms == [
         ("error-rate", [1], "NoHarm"),
@@ -245,6 +265,7 @@ def test_the_preset_default_alone_is_a_background_that_has_to_be_earned_by_what_
 
     simulation = run(background, healthy, Move(when=reason("AwaitingAnalysis"), act=note))
     found = evidence_run(simulation)
+    assert planned(background) == compared(found["spec"])
     names = [item["name"] for item in found["spec"]["comparisons"]]
     assert names == ["error-rate", "lost-rate", "ttft", "time-per-output-token", "e2e"]
     assert all("steps" not in item for item in found["spec"]["comparisons"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from datetime import timedelta
 
 import pytest
 
 from rollouts.analysis.comparing import Comparison
+from rollouts.analysis.evidence.model import Require
+from rollouts.analysis.forms import CompareForm
 from rollouts.analysis.sources.budget import QueryBudget
 from rollouts.analysis.types import ArmRef, OnFail, Phase, RunMark, RunSpec, RunStatus
 from rollouts.controller.comparing import Comparer
@@ -26,7 +27,7 @@ def arm(name: str) -> ArmRef:
 def comparison(preset: str) -> Comparison:
     return Comparison(
         name=preset,
-        compare=json.dumps({"preset": preset, "require": "WithinTolerance"}),
+        form=CompareForm(preset=preset, require=Require.WITHIN_TOLERANCE),
         source="default",
         interval=None,
         on_fail=OnFail.ABORT,

@@ -10,11 +10,13 @@ from benchmarks.statistics.generate import Harm, Noise, Scenario, scrapes
 from rollouts.analysis.backtest import backtest
 from rollouts.analysis.evidence.gates import Reason, Verdict
 from rollouts.analysis.evidence.model import Exclusion
-from rollouts.analysis.gatesfile import parse_gates
-from rollouts.analysis.planning import Traffic, plan_rollout, planned_gates
+from rollouts.analysis.planning import PlannedGate, Traffic, plan_rollout
 from rollouts.analysis.recording import Recording, header_line, mark_line, sample_line
 from rollouts.analysis.rivals import histogram_quantile, kayenta_high
+from rollouts.api.gates_file import parse_gates
+from rollouts.api.parsing import parse_rollout
 from rollouts.cli.analysis_commands import backtest_command, plan_command
+from rollouts.cli.offline import gates_to_plan, template_of
 
 REAL = Noise(pod=0.04, shock=0.08, burst=2.0, pod_errors=0.2)
 GATES = [
@@ -189,8 +191,33 @@ def test_bad_input_exits_with_two(tmp_path, recording, gates):
     assert "Error" in result.output
 
 
+API = "inferencerollouts.dev/v1alpha1"
+
+
 def rollout(steps, **canary):
-    return {"kind": "Rollout", "spec": {"target": {}, "strategy": {"canary": {"steps": steps, **canary}}}}
+    return {
+        "apiVersion": API,
+        "kind": "Rollout",
+        "metadata": {"name": "demo"},
+        "spec": {
+            "target": {"pool": {"name": "v2"}},
+            "traffic": {"httpRoutes": [{"name": "route"}]},
+            "strategy": {"canary": {"steps": steps, **canary}},
+        },
+    }
+
+
+def template(name, *metrics, **spec):
+    return {
+        "apiVersion": API,
+        "kind": "AnalysisTemplate",
+        "metadata": {"name": name},
+        "spec": {"metrics": list(metrics), **spec},
+    }
+
+
+def planned_gates(obj, *templates) -> list[PlannedGate]:
+    return gates_to_plan(parse_rollout(obj), dict(template_of(one) for one in templates))[0]
 
 
 STEPS = [
@@ -202,7 +229,7 @@ STEPS = [
 
 
 def test_the_last_gate_asks_for_tolerance_and_the_others_for_no_harm():
-    gates = planned_gates(rollout(STEPS), {})
+    gates = planned_gates(rollout(STEPS))
     assert [(g.step, g.weight, g.metric.require.value) for g in gates] == [
         (1, 0.01, "NoHarm"),
         (3, 0.10, "WithinTolerance"),
@@ -210,15 +237,15 @@ def test_the_last_gate_asks_for_tolerance_and_the_others_for_no_harm():
 
 
 def test_background_templates_are_planned_at_the_heaviest_weight():
-    template = {"spec": {"metrics": [{"name": "ttft", "compare": {"preset": "ttft"}}]}}
+    lat = template("lat", {"name": "ttft", "compare": {"preset": "ttft"}})
     plain = rollout([{"setWeight": 5}, {"setWeight": 20}], analysis={"templates": [{"templateName": "lat"}]})
-    (gate,) = planned_gates(plain, {"lat": template})
+    (gate,) = planned_gates(plain, lat)
     assert (gate.step, gate.weight) == (None, 0.2)
 
 
 def test_planned_times_are_those_of_the_study():
     """+20 % at 20 req/s, 10 %, 2 + 18 pods: about 6 minutes; one pod cannot prove less than 17 to 21 %."""
-    gates = planned_gates(rollout(STEPS), {})
+    gates = planned_gates(rollout(STEPS))
     plans = plan_rollout(
         gates, Traffic(rate=20, stable_pods=18, canary_pods=2, latency_phi=1.9, pod_sd=0.042)
     )
@@ -255,13 +282,13 @@ def test_the_plan_command_takes_noise_from_history(tmp_path, files):
     ("plain", "options", "words"),
     [
         ("{}", [], "no document of kind Rollout"),
-        (json.dumps(rollout([])), ["--rate", "1", "--stable-pods", "1"], "steps must be"),
+        (json.dumps(rollout([])), ["--rate", "1", "--stable-pods", "1"], "spec.strategy.canary.steps"),
         (json.dumps(rollout([{"setWeight": 5}])), ["--rate", "1", "--stable-pods", "1"], "no compare gates"),
         (json.dumps(rollout(STEPS)), [], "give --rate and --stable-pods"),
         (
             json.dumps(rollout([{"setWeight": "x"}])),
             ["--rate", "1", "--stable-pods", "1"],
-            "must be a percentage",
+            "is not a weight",
         ),
         (
             json.dumps(rollout([{"setWeight": 5}, {"analysis": {"templates": [{"templateName": "no"}]}}])),
@@ -278,9 +305,8 @@ def test_plans_that_cannot_be_made_say_why(tmp_path, plain, options, words):
     assert words in result.output
 
 
-def planned(canary: dict, *documents: dict) -> list:
-    rollout = {"spec": {"strategy": {"canary": canary}}}
-    return planned_gates(rollout, {d["metadata"]["name"]: d for d in documents})
+def planned(canary: dict, *documents: dict) -> list[PlannedGate]:
+    return planned_gates(rollout(**canary), *documents)
 
 
 ONE_POD = Traffic(rate=2.0, stable_pods=1, canary_pods=1)
@@ -328,26 +354,20 @@ def test_a_plan_for_one_stable_pod_says_how_the_gate_ends(undecided, words, verd
         assert judged["ttft"].decided_at == pytest.approx(plans["ttft"].minutes_to_pass * 60, abs=60)
 
 
-@pytest.mark.parametrize(
-    ("value", "seconds"), [("500ms", 0.5), ("1d", 86_400.0), ("1h30m", 5400.0), ("90", 90.0)]
-)
+@pytest.mark.parametrize(("value", "seconds"), [("500ms", 0.5), ("1d", 86_400.0), ("1h30m", 5400.0)])
 def test_durations_are_those_of_the_cluster(value, seconds):
     gates = parse_gates([{"name": "t", "compare": {"preset": "ttft", "minDwell": value}}])
 
     assert gates.spec.metrics[0].min_dwell == seconds
 
 
-def test_arguments_are_filled_in_where_a_plan_reads_templates():
-    template = {
-        "metadata": {"name": "t"},
-        "spec": {
-            "args": [{"name": "tol", "value": "0.5"}],
-            "metrics": [{"name": "m", "compare": {"preset": "ttft", "tolerance": "{{args.tol}}"}}],
-        },
-    }
-    gate = {"templates": [{"templateName": "t"}], "args": [{"name": "tol", "value": "0.2"}]}
+@pytest.mark.parametrize(("written", "given"), [("{{args.tol}}", "0.2"), ("{{ args.tol }}%", "20")])
+def test_arguments_are_filled_in_where_a_plan_reads_templates(written, given):
+    compare = {"preset": "ttft", "tolerance": written}
+    one = template("t", {"name": "m", "compare": compare}, args=[{"name": "tol", "value": "0.5"}])
+    gate = {"templates": [{"templateName": "t"}], "args": [{"name": "tol", "value": given}]}
 
-    found = planned({"steps": [{"setWeight": 10}, {"analysis": gate}]}, template)
+    found = planned({"steps": [{"setWeight": 10}, {"analysis": gate}]}, one)
 
     assert found[0].metric.tolerance == 0.2
 
@@ -361,3 +381,18 @@ def test_a_background_alone_is_the_last_gate():
     )
 
     assert found[0].metric.require.value == "WithinTolerance"
+
+
+def test_a_plan_promises_nothing_of_what_its_source_never_tells(tmp_path):
+    gate = {"metrics": [{"name": name, "compare": {"preset": name}} for name in ("error-rate", "queue-time")]}
+    obj = rollout([{"setWeight": 10}, {"analysis": gate}])
+    model = {"name": "m", "modelName": "x", "poolRef": {"name": "p"}}
+    obj["spec"] |= {"target": {"adapter": {"name": "a"}}, "traffic": {"inferenceModel": model}}
+    path = tmp_path / "rollout.yaml"
+    path.write_text(json.dumps(obj), encoding="utf-8")
+
+    shown = CliRunner().invoke(plan_command, [str(path), "--rate", "20", "--stable-pods", "4", "-o", "json"])
+
+    printed = json.loads(shown.output)
+    assert [one["name"] for one in printed["gates"]] == ["error-rate"]
+    assert printed["silent"] == ["metric queue-time: the source picker never tells: it has no queue_time"]

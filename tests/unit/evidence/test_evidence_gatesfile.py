@@ -1,40 +1,51 @@
 """Gates from plain data: defaults, units, and what is refused."""
 
+import base64
+import json
+import zlib
+from typing import Any
+
 import pytest
 
+from rollouts.analysis.catalogue import DEFAULT_PRESETS
+from rollouts.analysis.comparisons import GatesError, compare_metric, evidence_spec
+from rollouts.analysis.evidence.checkpoint import save
 from rollouts.analysis.evidence.model import (
+    CompareMetric,
     CountSeries,
     Direction,
+    EvidenceSpec,
     GaugeSeries,
     HistogramSeries,
     OnUndecided,
     Require,
 )
-from rollouts.analysis.gatesfile import (
-    DEFAULT_PRESETS,
-    GatesError,
-    parse_compare,
-    parse_duration,
-    parse_fraction,
-    parse_gates,
-)
+from rollouts.analysis.evidence.process import EvidenceProcess
+from rollouts.api.analysis_models import CompareModel
+from rollouts.api.crds import structural_schema
+from rollouts.api.gates_file import parse_gates
+from rollouts.api.runs import compare_json, compare_of, parse_run, run_spec_json
 
 TTFT = {"name": "ttft", "compare": {"preset": "ttft"}}
 
 
+def read(name: str, plain: dict[str, Any]) -> CompareMetric:
+    return compare_metric(name, compare_of(CompareModel.model_validate(plain)))
+
+
 def test_a_preset_is_enough():
-    metric = parse_compare("ttft", {"preset": "ttft"})
+    metric = read("ttft", {"preset": "ttft"})
     assert metric.series == HistogramSeries(name="ttft")
     assert (metric.margin, metric.tolerance) == (0.0, 0.15)
     assert metric.require is Require.WITHIN_TOLERANCE
 
 
 def test_the_full_form_is_read():
-    metric = parse_compare(
+    metric = read(
         "e",
         {
             "counter": {"errors": "errors", "of": "requests"},
-            "direction": "Higher",
+            "direction": "HigherIsBetter",
             "margin": "5%",
             "tolerance": 1.5,
             "require": "NoHarm",
@@ -66,33 +77,109 @@ def test_the_full_form_is_read():
     ],
 )
 def test_each_form_names_its_series(plain, series):
-    assert parse_compare("x", plain).series == series
+    assert read("x", plain).series == series
 
 
 def test_the_words_of_the_custom_resource_are_understood():
     plain = {"preset": "tpot", "histogram": "", "gauge": "", "counter": None, "direction": "HigherIsBetter"}
-    metric = parse_compare("x", plain)
+    metric = read("x", plain)
     assert metric.series == HistogramSeries(name="time_per_output_token")
     assert metric.direction is Direction.HIGHER
 
 
 def test_a_narrow_tolerance_narrows_the_default_margin():
-    metric = parse_compare("x", {"preset": "error-rate", "tolerance": "10%"})
+    metric = read("x", {"preset": "error-rate", "tolerance": "10%"})
     assert (metric.margin, metric.tolerance) == (0.05, 0.1)
 
 
 def test_a_wide_margin_widens_the_default_tolerance():
-    assert parse_compare("x", {"histogram": "ttft", "margin": 0.5}).tolerance == 1.0
+    assert read("x", {"histogram": "ttft", "margin": 0.5}).tolerance == 1.0
 
 
-def test_the_smallest_false_abort_rate_counts_for_the_whole():
-    rows = [
-        {"name": "a", "falseAbortRate": 0.04, "compare": {"preset": "ttft"}},
-        {"name": "b", "compare": {"preset": "error-rate", "falseAbortRate": "2%"}},
-    ]
-    assert parse_gates({"falseAbortRate": 0.05, "metrics": rows}).spec.false_abort_rate == 0.02
-    assert parse_gates(rows[:1]).spec.false_abort_rate == 0.04
+def test_the_false_abort_rate_is_that_of_the_attempt():
+    assert parse_gates({"falseAbortRate": 0.02, "metrics": [TTFT]}).spec.false_abort_rate == 0.02
     assert parse_gates([TTFT]).spec.false_abort_rate == 0.05
+
+
+def test_what_was_written_is_what_is_stored():
+    plain = {
+        "counter": {"errors": "e", "of": "o"},
+        "direction": "HigherIsBetter",
+        "margin": "5%",
+        "minDwell": "300s",
+        "onUndecided": "Fail",
+        "tolerance": 2,
+    }
+
+    form = compare_of(CompareModel.model_validate({**plain, "preset": "", "weight": None}))
+
+    assert json.dumps(compare_json(form)) == json.dumps(plain)
+    stored = compare_of(CompareModel.model_validate(compare_json(form.requiring(Require.NO_HARM))))
+    assert stored == form.requiring(Require.NO_HARM)
+
+
+STORED = [
+    {
+        "name": "ttft",
+        "source": "default",
+        "compare": {
+            "direction": "LowerIsBetter",
+            "margin": "2%",
+            "maxDuration": "1h",
+            "minDwell": "300s",
+            "minRequests": 200,
+            "onUndecided": "Hold",
+            "preset": "ttft",
+            "require": "NoHarm",
+            "tolerance": "0.2",
+            "warmUp": "2m",
+        },
+        "steps": [1, 3],
+        "onFail": "Abort",
+    },
+    {
+        "name": "own",
+        "source": "picker",
+        "compare": {
+            "counter": {"errors": "e", "of": "o"},
+            "maxDuration": "30m",
+            "require": "WithinTolerance",
+            "tolerance": 2,
+            "weight": 1,
+        },
+        "interval": "1m",
+        "onFail": "Pause",
+        "dryRun": True,
+        "optional": True,
+    },
+]
+
+
+def test_a_run_that_an_earlier_version_stored_is_continued_from_its_checkpoint():
+    """The digest is what the version before 2026-11-29 wrote into checkpoints of this run."""
+    stored = {"rollout": "demo", "attempt": 1, "metrics": [], "comparisons": STORED, "falseAbortRate": 0.1}
+
+    spec = parse_run({"metadata": {"name": "x"}, "spec": stored}).spec
+
+    assert spec is not None
+    assert json.dumps(run_spec_json(spec)["comparisons"]) == json.dumps(STORED)
+    assert (
+        json.loads(saved(evidence_spec(spec.comparisons, spec.false_abort_rate)))["spec"]
+        == "e7d10e63c5821036"
+    )
+
+
+def saved(spec: EvidenceSpec) -> bytes:
+    return zlib.decompress(base64.b64decode(save(EvidenceProcess(spec))))
+
+
+def test_a_gate_is_judged_alike_from_a_file_and_where_the_crd_fills_its_defaults_in():
+    schema = structural_schema(CompareModel)["properties"]
+    defaults = {key: value["default"] for key, value in schema.items() if "default" in value}
+    template = {"metrics": [{"name": "ttft", "compare": {"preset": "ttft", **defaults}}]}
+
+    assert parse_gates([TTFT]).spec == parse_gates(template).spec
+    assert parse_gates([TTFT]).spec.metrics[0].max_duration == 3600.0
 
 
 def test_a_whole_template_or_a_list_is_accepted():
@@ -106,52 +193,54 @@ def test_metrics_of_other_forms_are_named_as_skipped():
 
 
 def test_the_default_preset_stands_for_a_set():
-    gates = parse_gates([{"name": "all", "compare": {"preset": "default", "minDwell": "1m"}}])
+    gates = parse_gates({"preset": "default"})
     assert tuple(metric.name for metric in gates.spec.metrics) == DEFAULT_PRESETS
-    assert {metric.min_dwell for metric in gates.spec.metrics} == {60.0}
+    assert gates.optional == {*DEFAULT_PRESETS}
+    required = {metric.name: metric.require for metric in gates.spec.metrics}
+    assert required.pop("lost-rate") is Require.NO_HARM
+    assert set(required.values()) == {Require.WITHIN_TOLERANCE}
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [(0.05, 0.05), ("5%", 0.05), ("0.5", 0.5), (2, 2.0), (" 15 % ".replace(" ", ""), 0.15)],
-)
-def test_fractions_and_percent_strings(value, expected):
-    assert parse_fraction(value, "x") == expected
+def form(**compare: Any) -> list[dict[str, Any]]:
+    return [{"name": "a", "compare": {"preset": "ttft", **compare}}]
 
 
-@pytest.mark.parametrize(("value", "expected"), [("30s", 30), ("5m", 300), ("1h30m", 5400), (45, 45)])
-def test_durations(value, expected):
-    assert parse_duration(value, "x") == expected
+REFUSED = {
+    "nothing": (None, "valid dictionary"),
+    "no metrics": ([], "nothing can be judged"),
+    "too many": ([{"name": f"m{i}", "compare": {"preset": "ttft"}} for i in range(17)], "at most 16"),
+    "no mapping": (["x"], "metrics.0"),
+    "no name": ([{"compare": {"preset": "ttft"}}], "metrics.0.name"),
+    "a long name": ([{"name": "n" * 64, "compare": {"preset": "ttft"}}], "metrics.0.name"),
+    "thresholds alone": ([{"name": "a", "query": "up"}], "no metric of the compare form"),
+    "a form that is a word": ([{"name": "a", "compare": "ttft"}], "metrics.0.compare"),
+    "a name twice": ([TTFT, TTFT], "two metrics of one gate are called ttft"),
+    "an unknown preset": (form(preset="nope"), "unknown; known"),
+    "the default inside a form": (form(preset="default"), "stands beside `metrics`"),
+    "two forms": (form(gauge="x"), "exactly one of"),
+    "no form": ([{"name": "a", "compare": {}}], "exactly one of"),
+    "a typo": (form(tolerence=1), "metrics.0.compare.tolerence"),
+    "half a counter": (
+        [{"name": "a", "compare": {"counter": {"errors": "e"}}}],
+        "metrics.0.compare.counter.of",
+    ),
+    "a margin over the tolerance": (form(margin=0.3, tolerance=0.2), "raise the tolerance"),
+    "a negative tolerance": (form(tolerance=-1), "tolerance: -1 is neither a fraction"),
+    "a tolerance in words": (form(tolerance="wide"), "neither a fraction .* nor a percentage"),
+    "an argument without a value": (form(tolerance="{{args.x}}"), "{{args.x}} has no value"),
+    "a duration in words": (form(warmUp="2 minutes"), "metrics.0.compare.warmUp"),
+    "a duration without a unit, which the CRD refuses": (form(minDwell="90"), "metrics.0.compare.minDwell"),
+    "a requirement that there is not": (form(require="All"), "metrics.0.compare.require"),
+    "a direction in other words": (form(direction="Higher"), "metrics.0.compare.direction"),
+    "a floor, which the CRD prunes": (form(floor=0.01), "metrics.0.compare.floor"),
+    "a rate of one metric, which the CRD prunes": (form(falseAbortRate=0.01), "falseAbortRate"),
+    "a rate above a half": ({"metrics": [TTFT], "falseAbortRate": 1.5}, "falseAbortRate"),
+    "a template by name": ({"metrics": [TTFT], "templates": [{"templateName": "t"}]}, "not looked up"),
+}
 
 
-@pytest.mark.parametrize(
-    ("plain", "words"),
-    [
-        (None, "list `metrics`"),
-        ([], "list `metrics`"),
-        ([{"name": f"m{i}", "compare": {"preset": "ttft"}} for i in range(17)], "list `metrics`"),
-        (["x"], "must be a mapping"),
-        ([{"compare": {"preset": "ttft"}}], "name"),
-        ([{"name": "a", "query": "up"}], "no metric of the compare form"),
-        ([{"name": "a", "compare": "ttft"}], "compare must be a mapping"),
-        ([TTFT, TTFT], "distinct"),
-        ([{"name": "a", "compare": {"preset": "nope"}}], "unknown; known"),
-        ([{"name": "a", "compare": {"preset": "ttft", "gauge": "x"}}], "exactly one of"),
-        ([{"name": "a", "compare": {"preset": "ttft", "tolerence": 1}}], "unknown field 'tolerence'"),
-        ([{"name": "a", "compare": {"counter": {"errors": "e"}}}], "errors: NAME, of: NAME"),
-        (
-            [{"name": "a", "compare": {"preset": "ttft", "margin": 0.3, "tolerance": 0.2}}],
-            "raise the tolerance",
-        ),
-        ([{"name": "a", "compare": {"preset": "ttft", "tolerance": -1}}], "at least 0"),
-        ([{"name": "a", "compare": {"preset": "ttft", "tolerance": "wide"}}], "percentage"),
-        ([{"name": "a", "compare": {"preset": "ttft", "warmUp": "2 minutes"}}], "duration"),
-        ([{"name": "a", "compare": {"preset": "ttft", "warmUp": " "}}], "duration"),
-        ([{"name": "a", "compare": {"preset": "ttft", "require": "All"}}], "one of"),
-        ([{"name": "a", "compare": {"preset": "ttft", "floor": 0.9}}], "floor"),
-        ([{"name": "a", "falseAbortRate": 1.5, "compare": {"preset": "ttft"}}], "error rate"),
-    ],
-)
-def test_gates_that_cannot_be_used_are_refused_with_what_to_change(plain, words):
+@pytest.mark.parametrize("case", REFUSED)
+def test_gates_that_cannot_be_used_are_refused_with_what_to_change(case):
+    plain, words = REFUSED[case]
     with pytest.raises(GatesError, match=words):
         parse_gates(plain)

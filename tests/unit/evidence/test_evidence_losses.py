@@ -17,12 +17,12 @@ from rollouts.analysis.evidence import ledger
 from rollouts.analysis.evidence.checkpoint import restore, save
 from rollouts.analysis.evidence.model import Arm, EvidenceSpec, HistogramSample, PodSample, Scrape
 from rollouts.analysis.evidence.process import EvidenceProcess
-from rollouts.analysis.gatesfile import parse_gates
 from rollouts.analysis.recording import Recording, read_recording
+from rollouts.api.gates_file import parse_gates
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "recordings"
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
-SPEC = parse_gates([{"name": "default", "compare": {"preset": "default"}}]).spec
+SPEC = parse_gates({"preset": "default"}).spec
 
 
 def verdicts(recording: Recording, gates: object = None) -> dict[str, str]:
@@ -38,7 +38,7 @@ def recorded(name: str) -> Recording:
     ("name", "minutes"), [("hang-given-up", 2), ("hang-patient", 10), ("refused-streams", 3)]
 )
 def test_a_canary_that_loses_requests_fails_by_what_it_lost(name, minutes):
-    result = backtest(recorded(name), parse_gates([{"name": "all", "compare": {"preset": "default"}}]))
+    result = backtest(recorded(name), parse_gates({"preset": "default"}))
 
     failed = {g.report.name: g.decided_at for g in result.gates if g.gate.verdict.value == "Fail"}
 

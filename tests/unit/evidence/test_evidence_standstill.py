@@ -18,8 +18,8 @@ from rollouts.analysis.evidence.model import Arm
 from rollouts.analysis.evidence.process import EvidenceProcess
 from rollouts.analysis.evidence.standstill import PATIENCE, Standstill
 from rollouts.analysis.evidence.words import SILENT_CANARY
-from rollouts.analysis.gatesfile import parse_gates
 from rollouts.analysis.recording import Recording
+from rollouts.api.gates_file import parse_gates
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 FROZEN = BY_NAME["hang with frozen gauges, from minute 10"]

@@ -11,8 +11,9 @@ import pytest
 
 from rollouts.analysis.evidence.model import Arm, PodSample
 from rollouts.analysis.exposition import parse_exposition
-from rollouts.analysis.gatesfile import parse_gates
-from rollouts.analysis.logical import PODS, wanted_of
+from rollouts.analysis.logical import wanted_of
+from rollouts.analysis.offers import POD_OFFER
+from rollouts.api.gates_file import parse_gates
 from rollouts.lab.vllm import SimulatedPod
 from tests.kit.polling import eventually
 from tests.unit.lab.conftest import StartPod
@@ -28,8 +29,8 @@ WANTED = wanted_of(parse_gates([{"name": "lost", "compare": {"preset": "lost-rat
 
 async def read(client: aiohttp.ClientSession, pod: SimulatedPod) -> PodSample:
     async with client.get(f"{pod.url}/metrics") as response:
-        page = parse_exposition(await response.read(), WANTED.raw_names(PODS))
-    return WANTED.sample(page, PODS, Arm.CANARY, pod.spec.name, None)
+        page = parse_exposition(await response.read(), WANTED.raw_names(POD_OFFER))
+    return WANTED.sample(page, POD_OFFER, Arm.CANARY, pod.spec.name, None)
 
 
 async def knobs(client: aiohttp.ClientSession, pod: SimulatedPod, **changes: Any) -> None:
