@@ -11,14 +11,17 @@ from hypothesis import strategies as st
 
 from benchmarks.statistics.losses import GATES, SCENARIOS, Losses, recording_of
 from rollouts.analysis.backtest import backtest
-from rollouts.analysis.comparing import Comparison, evidence_spec, judge_all
+from rollouts.analysis.comparing import judge_all
+from rollouts.analysis.comparisons import evidence_spec
 from rollouts.analysis.evidence.checkpoint import restore, save
 from rollouts.analysis.evidence.gates import Reason, Verdict, judge
 from rollouts.analysis.evidence.model import Arm
 from rollouts.analysis.evidence.process import EvidenceProcess
 from rollouts.analysis.evidence.standstill import PATIENCE, Standstill
 from rollouts.analysis.evidence.words import SILENT_CANARY
+from rollouts.analysis.forms import CompareForm
 from rollouts.analysis.recording import Recording
+from rollouts.analysis.types import Comparison
 from rollouts.api.gates_file import parse_gates
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
@@ -63,7 +66,7 @@ def test_a_gate_of_the_preset_says_that_requests_were_due_where_none_was_ever_co
     found = recording_of(
         replace(BY_NAME["hang with frozen gauges, before the first request"], minutes=5, rate=20.0), 3
     )
-    item = Comparison(name="lost-rate", compare='{"preset": "lost-rate"}', steps=(0,), optional=True)
+    item = Comparison(name="lost-rate", form=CompareForm(preset="lost-rate"), steps=(0,), optional=True)
     spec = evidence_spec((item,), 0.05)
     process = EvidenceProcess(spec)
     process.schedule(found.marks, ())
