@@ -16,11 +16,13 @@ Short = Annotated[str, Field(max_length=253)]
 Long = Annotated[str, Field(max_length=2048)]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Number = Annotated[int, Field(ge=0)]
+KEPT = Stored(kept=True)
+"""Written although it is empty."""
 Said = Annotated[Long, Stored(cut=1024)]
 Kept = Annotated[Long, Stored(kept=True, cut=1024)]
 Brief = Annotated[Long, Stored(cut=512)]
-KeptShort = Annotated[Short, Stored(kept=True)]
-KeptNumber = Annotated[Number, Stored(kept=True)]
+KeptShort = Annotated[Short, KEPT]
+KeptNumber = Annotated[Number, KEPT]
 Filled = Annotated[Short, Stored(least=1)]
 
 
@@ -278,7 +280,7 @@ class RolloutStatusModel(ApiModel):
     """When the attempt left WaitingForTarget."""
     bake_started_at: Time | None = None
     """When 100 % came into force."""
-    weight: Annotated[WeightModel | None, Stored(kept=True)] = None
+    weight: Annotated[WeightModel | None, KEPT] = None
     """Share of the target."""
     weight_text: Short = ""
     """Applied weight for people."""
@@ -372,9 +374,7 @@ class MetricResultModel(ApiModel):
     """Since when there has been no data."""
     error_since: Time | None = None
     """Since when every measurement has been an error."""
-    measurements: Annotated[list[MeasurementModel], Field(max_length=10), Stored(kept=True)] = Field(
-        default=[]
-    )
+    measurements: Annotated[list[MeasurementModel], Field(max_length=10), KEPT] = Field(default=[])
     """The newest measurements."""
 
 
@@ -435,7 +435,7 @@ class ComparisonResultModel(ApiModel):
 class GateStateModel(ApiModel):
     """What the evidence says to one gate."""
 
-    step: Annotated[Number | None, Stored(kept=True)] = None
+    step: Annotated[Number | None, KEPT] = None
     """0-based step; absent for the background analysis."""
     verdict: Short
     """Pass, Fail, Inconclusive or Undecided. A Pass is for good."""
@@ -456,19 +456,15 @@ class AnalysisRunStatusModel(ApiModel):
     """When the run ended."""
     decision: Short = ""
     """What a Failed run asks the rollout to do: Abort or Pause."""
-    earned: Annotated[bool, Stored(kept=True)] = False
+    earned: Annotated[bool, KEPT] = False
     """Every metric that counts has a good measurement."""
-    metric_results: Annotated[list[MetricResultModel], Field(max_length=16), Stored(kept=True)] = Field(
-        default=[]
-    )
+    metric_results: Annotated[list[MetricResultModel], Field(max_length=16), KEPT] = Field(default=[])
     """Results by metric."""
-    checkpoint: Annotated[str, Field(max_length=65536), Stored(kept=True)] = ""
+    checkpoint: Annotated[str, Field(max_length=65536), KEPT] = ""
     """State of the evidence process, compressed and versioned."""
-    comparisons: Annotated[list[ComparisonResultModel], Field(max_length=16), Stored(kept=True)] = Field(
-        default=[]
-    )
+    comparisons: Annotated[list[ComparisonResultModel], Field(max_length=16), KEPT] = Field(default=[])
     """Comparisons with stable."""
-    gates: Annotated[list[GateStateModel], Field(max_length=33), Stored(kept=True)] = Field(default=[])
+    gates: Annotated[list[GateStateModel], Field(max_length=33), KEPT] = Field(default=[])
     """Verdicts of the gates that have opened."""
     judged_at: Time | None = None
     """When the comparisons and the checkpoint were written."""

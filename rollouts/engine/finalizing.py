@@ -60,7 +60,7 @@ def _restore(draft: Draft) -> bool:
     message = (
         f"{problem}. It is tried again; annotate {RELEASE_ANNOTATION}: now to delete the Rollout all the same"
     )
-    draft.set(reason=reason.value, message=message)
+    draft.set(reason=str(reason), message=message)
     return True
 
 
