@@ -167,32 +167,28 @@ def _convert(model: RolloutSpecModel) -> RolloutSpec | None:
         return None
 
 
+def _invalid(message: str) -> Problem:
+    return Problem(reason=Reason.SPEC_INVALID, message=message)
+
+
 def _read_model(spec: Any) -> tuple[RolloutSpecModel | None, tuple[Problem, ...]]:
     if not isinstance(spec, Mapping):
-        return None, (
-            Problem(reason=Reason.SPEC_INVALID, message="spec is missing or not an object: write one"),
-        )
+        return None, (_invalid("spec is missing or not an object: write one"),)
     deep = nested_deeper(spec, _DEEPEST)
     try:
         if not deep and len(json.dumps(spec)) > _SPEC_BYTES:
-            return None, (
-                Problem(reason=Reason.SPEC_INVALID, message=f"spec is larger than {_SPEC_BYTES} bytes"),
-            )
+            return None, (_invalid(f"spec is larger than {_SPEC_BYTES} bytes"),)
         model = RolloutSpecModel.model_validate(dict(spec))
     except ValidationError as error:
         return None, _shape_problems(error)
     except (ValueError, TypeError, RecursionError):
-        return None, (
-            Problem(reason=Reason.SPEC_INVALID, message="spec cannot be read: it is nested too deeply"),
-        )
-    found = [
-        Problem(reason=Reason.SPEC_INVALID, message=f"{path} {text}") for path, text in check_spec(model)
-    ]
+        return None, (_invalid("spec cannot be read: it is nested too deeply"),)
+    found = [_invalid(f"{path} {text}") for path, text in check_spec(model)]
     if deep:
         message = (
             f"spec is nested deeper than {_DEEPEST} levels, which nothing that it may hold is: check its Jobs"
         )
-        found.append(Problem(reason=Reason.SPEC_INVALID, message=f"{message} and the route's template"))
+        found.append(_invalid(f"{message} and the route's template"))
     return model, tuple(found[:_MAX_PROBLEMS])
 
 
@@ -202,7 +198,7 @@ def _shape_problems(error: ValidationError) -> tuple[Problem, ...]:
         path = "spec"
         for part in item["loc"]:
             path += f"[{part}]" if isinstance(part, int) else f".{part}"
-        problems.append(Problem(reason=Reason.SPEC_INVALID, message=f"{path}: {item['msg']}"))
+        problems.append(_invalid(f"{path}: {item['msg']}"))
     return tuple(problems)
 
 

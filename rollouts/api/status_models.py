@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from rollouts.api.base import ApiModel
+from rollouts.api.codec import Stored
 from rollouts.api.scalars import IntOrPercent
 
 __all__ = ["AnalysisRunStatusModel", "RolloutStatusModel"]
@@ -15,6 +16,14 @@ Short = Annotated[str, Field(max_length=253)]
 Long = Annotated[str, Field(max_length=2048)]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Number = Annotated[int, Field(ge=0)]
+KEPT = Stored(kept=True)
+"""Written although it is empty."""
+Said = Annotated[Long, Stored(cut=1024)]
+Kept = Annotated[Long, Stored(kept=True, cut=1024)]
+Brief = Annotated[Long, Stored(cut=512)]
+KeptShort = Annotated[Short, KEPT]
+KeptNumber = Annotated[Number, KEPT]
+Filled = Annotated[Short, Stored(least=1)]
 
 
 class ConditionModel(ApiModel):
@@ -24,11 +33,11 @@ class ConditionModel(ApiModel):
     """Ready, Reconciling, Stalled, TargetReady, TrafficApplied, TrafficContended or SpecValid."""
     status: Short
     """True, False or Unknown."""
-    reason: Short = ""
+    reason: KeptShort = ""
     """Constant reason."""
-    message: Long = ""
+    message: Kept = ""
     """What it means."""
-    observed_generation: Number = 0
+    observed_generation: KeptNumber = 0
     """Generation that it was made for."""
     last_transition_time: Time
     """When the status last changed."""
@@ -41,13 +50,13 @@ class ArmModel(ApiModel):
     """InferencePool or Adapter."""
     group: Short = ""
     """API group of the pool."""
-    name: Short
+    name: Filled
     """Name."""
     source: Annotated[str, Field(max_length=1024)] = ""
     """Path that the adapter is loaded from."""
     revision: Short = ""
     """The free revision string."""
-    hash: Short
+    hash: Annotated[Short, Stored(least=64)]
     """SHA-256 of the revision."""
     text: Short = ""
     """Name and short hash, for people."""
@@ -77,7 +86,7 @@ class ProbeModel(ApiModel):
     """Header value of the rule that is in the route while the probe is open."""
     verdict: Short = ""
     """Passed, Failed or NotJudged; absent while it is open."""
-    message: Long = ""
+    message: Said = ""
     """What was found, and the likely cause."""
 
 
@@ -112,7 +121,7 @@ class PathModel(ApiModel):
     """Requests in ten minutes before that rise."""
     undone: bool = False
     """A rise of this attempt was undone; it happens once."""
-    alarm: Long = ""
+    alarm: Said = ""
     """Why the attempt is about to be aborted by what was counted."""
     alarm_kind: Short = ""
     """ShareNotProgrammed or PathBroken, while there is an alarm."""
@@ -125,7 +134,7 @@ class HoldModel(ApiModel):
 
     reason: Short
     """Constant reason."""
-    message: Long = ""
+    message: Kept = ""
     """What lifts it."""
 
 
@@ -149,13 +158,13 @@ class AbortModel(ApiModel):
 
     hash: Short
     """Revision hash."""
-    step: Number = 0
+    step: KeptNumber = 0
     """0-based step."""
     at: Time
     """When."""
-    reason: Short = ""
+    reason: KeptShort = ""
     """Constant reason."""
-    message: Long = ""
+    message: Kept = ""
     """What happened, why, and what now."""
 
 
@@ -168,7 +177,7 @@ class CommandModel(ApiModel):
     """What was asked."""
     result: Short
     """Done, Rejected or, for an abort whose traffic is not back yet, InProgress."""
-    message: Long = ""
+    message: Said = ""
     """What was done, or why not."""
     at: Time
     """When."""
@@ -185,7 +194,7 @@ class HistoryModel(ArmModel):
     """Promoted, Aborted, Superseded or Withdrawn."""
     at: Time
     """When it ended."""
-    message: Long = ""
+    message: Said = ""
     """Why."""
     stable_until: Time | None = None
     """When it stopped being stable."""
@@ -194,9 +203,9 @@ class HistoryModel(ArmModel):
 class EntryModel(ApiModel):
     """One entry of a traffic object."""
 
-    kind: Short
+    kind: Filled
     """InferencePool or Adapter."""
-    name: Short
+    name: Filled
     """Name."""
     group: Short = ""
     """API group of the pool."""
@@ -209,11 +218,11 @@ class EntryModel(ApiModel):
 class WayBackModel(ApiModel):
     """What giving a canary's weight back to stable needs, without the spec."""
 
-    kind: Short
+    kind: Filled
     """Kind of the traffic object."""
     group: Short = ""
     """Its API group."""
-    name: Short
+    name: Filled
     """Its name."""
     mode: Short
     """Managed or Adopted."""
@@ -243,7 +252,7 @@ class RolloutStatusModel(ApiModel):
     """Healthy, Progressing, Paused, WaitingForTarget, Aborted or Invalid."""
     reason: Short = ""
     """Constant reason of the phase, for people: nothing is decided by it."""
-    message: Long = ""
+    message: Said = ""
     """What, why, and what now."""
     waiting_for: Short = ""
     """Requests, Counts, Analysis or Spec: what an attempt waits for, where that decides something later."""
@@ -255,9 +264,9 @@ class RolloutStatusModel(ApiModel):
     """The version that serves, or served last."""
     canary: ArmModel | None = None
     """The version that is being rolled out."""
-    attempt: Number = 0
+    attempt: KeptNumber = 0
     """Attempts so far; every start of a canary is one."""
-    current_step: Number = 0
+    current_step: KeptNumber = 0
     """0-based step; equals stepCount when all are done."""
     step_count: Number = 0
     """Number of steps."""
@@ -271,7 +280,7 @@ class RolloutStatusModel(ApiModel):
     """When the attempt left WaitingForTarget."""
     bake_started_at: Time | None = None
     """When 100 % came into force."""
-    weight: WeightModel | None = None
+    weight: Annotated[WeightModel | None, KEPT] = None
     """Share of the target."""
     weight_text: Short = ""
     """Applied weight for people."""
@@ -334,7 +343,7 @@ class MeasurementModel(ApiModel):
     """When."""
     value: Long = ""
     """The value."""
-    message: Long = ""
+    message: Brief = ""
     """Why."""
     no_data: bool = False
     """Whether there was nothing to measure."""
@@ -347,25 +356,25 @@ class MetricResultModel(ApiModel):
     """Metric."""
     phase: Short
     """Phase of the metric."""
-    message: Long = ""
+    message: Annotated[Brief, Stored(kept=True, cut=512)] = ""
     """What it means, with figures."""
-    successful: Number = 0
+    successful: KeptNumber = 0
     """Successful measurements."""
-    failed: Number = 0
+    failed: KeptNumber = 0
     """Failed measurements."""
-    inconclusive: Number = 0
+    inconclusive: KeptNumber = 0
     """Inconclusive measurements."""
-    error: Number = 0
+    error: KeptNumber = 0
     """Measurements that could not be taken."""
-    consecutive_error: Number = 0
+    consecutive_error: KeptNumber = 0
     """Errors in a row."""
-    consecutive_success: Number = 0
+    consecutive_success: KeptNumber = 0
     """Successes in a row."""
     no_data_since: Time | None = None
     """Since when there has been no data."""
     error_since: Time | None = None
     """Since when every measurement has been an error."""
-    measurements: Annotated[list[MeasurementModel], Field(max_length=10)] = Field(default=[])
+    measurements: Annotated[list[MeasurementModel], Field(max_length=10), KEPT] = Field(default=[])
     """The newest measurements."""
 
 
@@ -413,7 +422,7 @@ class ComparisonResultModel(ApiModel):
     """Pass, Fail, Inconclusive or Undecided."""
     reason: Short = ""
     """Why, in one word."""
-    message: Long = ""
+    message: Said = ""
     """In sentences: words first, figures after."""
     effect: Short = ""
     """Change with its interval."""
@@ -426,11 +435,11 @@ class ComparisonResultModel(ApiModel):
 class GateStateModel(ApiModel):
     """What the evidence says to one gate."""
 
-    step: Number | None = None
+    step: Annotated[Number | None, KEPT] = None
     """0-based step; absent for the background analysis."""
     verdict: Short
     """Pass, Fail, Inconclusive or Undecided. A Pass is for good."""
-    message: Long = ""
+    message: Annotated[Long, Stored(kept=True, cut=512)] = ""
     """Why."""
 
 
@@ -439,7 +448,7 @@ class AnalysisRunStatusModel(ApiModel):
 
     phase: Short = ""
     """Pending, Running, Successful, Failed, Error or Inconclusive."""
-    message: Long = ""
+    message: Kept = ""
     """What it means."""
     started_at: Time | None = None
     """When measuring began."""
@@ -449,15 +458,15 @@ class AnalysisRunStatusModel(ApiModel):
     """What a Failed run asks the rollout to do: Abort or Pause."""
     conditions: Annotated[list[ConditionModel], Field(max_length=16)] = []
     """For tools that wait: Ready when it passed, Reconciling while it runs, Stalled when it ended otherwise."""
-    earned: bool = False
+    earned: Annotated[bool, KEPT] = False
     """Every metric that counts has a good measurement."""
-    metric_results: Annotated[list[MetricResultModel], Field(max_length=16)] = Field(default=[])
+    metric_results: Annotated[list[MetricResultModel], Field(max_length=16), KEPT] = Field(default=[])
     """Results by metric."""
-    checkpoint: Annotated[str, Field(max_length=65536)] = ""
+    checkpoint: Annotated[str, Field(max_length=65536), KEPT] = ""
     """State of the evidence process, compressed and versioned."""
-    comparisons: Annotated[list[ComparisonResultModel], Field(max_length=16)] = Field(default=[])
+    comparisons: Annotated[list[ComparisonResultModel], Field(max_length=16), KEPT] = Field(default=[])
     """Comparisons with stable."""
-    gates: Annotated[list[GateStateModel], Field(max_length=33)] = Field(default=[])
+    gates: Annotated[list[GateStateModel], Field(max_length=33), KEPT] = Field(default=[])
     """Verdicts of the gates that have opened."""
     judged_at: Time | None = None
     """When the comparisons and the checkpoint were written."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,11 +21,9 @@ from rollouts.engine.reasons import Printed, Reason
 from rollouts.engine.steps import describe
 from rollouts.engine.transitions import Trigger, check
 from rollouts.engine.types import (
-    ArmCrashes,
     HistoryEntry,
     HoldReason,
     Outcome,
-    PathStatus,
     Phase,
     Revision,
     RolloutSpec,
@@ -35,7 +32,6 @@ from rollouts.engine.types import (
     Step,
     WaitingFor,
     Weight,
-    WeightStatus,
     WeightStep,
 )
 
@@ -81,6 +77,14 @@ _WARNINGS = frozenset(
     }
 )
 """Reasons that are a person's to act on, in whichever phase they come."""
+
+
+_OF_THE_ROLLOUT = (
+    *("phase", "reason", "message", "waiting_for", "settled_by", "observed_generation", "conditions"),
+    *("stable", "aborted", "attempt", "history", "last_command", "target_wait", "standing_since"),
+    *("way_back", "traffic_uid", "traffic_adopted"),
+)
+"""What outlives an attempt; all else in a status belongs to the one that is running."""
 
 
 class Draft:
@@ -216,34 +220,8 @@ class Draft:
 
     def clear_attempt(self, **changes: Any) -> None:
         """Forget everything that belongs to the attempt that just ended."""
-        fields: Mapping[str, Any] = {
-            "canary": None,
-            "current_step": 0,
-            "step_count": 0,
-            "steps_hash": "",
-            "step_started_at": None,
-            "started_at": None,
-            "bake_started_at": None,
-            "weight": WeightStatus(),
-            "weight_cap": None,
-            "path": PathStatus(),
-            "stable_endpoints_at_start": 0,
-            "unready_since": None,
-            "pulled": False,
-            "pulls": 0,
-            "ready_since": None,
-            "probe": None,
-            "canary_crashes": ArmCrashes(),
-            "stable_crashes": ArmCrashes(),
-            "hold": None,
-            "hold_message": "",
-            "overrides": (),
-            "skip_gates": False,
-            "adopted_split": False,
-            "restores": (),
-            "analysis": (),
-        }
-        self.set(**{**fields, **changes})
+        kept = {name: getattr(self.status, name) for name in _OF_THE_ROLLOUT}
+        self.status = RolloutStatus(**{**kept, **changes})
 
     def hold(self, reason: HoldReason, message: str) -> None:
         """Stop at the current weight until something lifts it."""

@@ -41,7 +41,7 @@ def abort(draft: Draft, reason: Reason, why: str) -> None:
             hash=canary.hash,
             step=draft.status.current_step,
             at=draft.now,
-            reason=reason.value,
+            reason=str(reason),
             message=message,
         ),
         hold=None,

@@ -12,6 +12,7 @@ import zlib
 
 from rollouts.analysis.evidence.model import EvidenceSpec
 from rollouts.analysis.evidence.process import EvidenceProcess
+from rollouts.engine.stamps import stamp
 
 __all__ = ["MAX_CHECKPOINT", "CheckpointError", "restore", "save", "size"]
 
@@ -44,7 +45,7 @@ def size(process: EvidenceProcess) -> int:
 
 
 def _encode(process: EvidenceProcess) -> str:
-    plain = {"version": VERSION, "spec": _digest(process.spec), "state": process.dump()}
+    plain = {"version": VERSION, "spec": stamp(process.spec), "state": process.dump()}
     text = json.dumps(plain, separators=(",", ":"), sort_keys=True, allow_nan=False)
     return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
@@ -58,7 +59,7 @@ def restore(spec: EvidenceSpec, text: str, *, pod_limit: int | None = None) -> E
     try:
         plain = json.loads(_inflate(text))
         version, digest = plain["version"], plain["spec"]
-        if version == VERSION and digest == _digest(spec):
+        if version == VERSION and digest in (stamp(spec), _former(spec)):
             process.load(plain["state"])
             return process
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
@@ -67,7 +68,7 @@ def restore(spec: EvidenceSpec, text: str, *, pod_limit: int | None = None) -> E
         ) from error
     raise CheckpointError(
         f"the evidence state is of version {version!r} for specification {digest!r}, "
-        f"not version {VERSION} for {_digest(spec)!r}; the evidence starts again"
+        f"not version {VERSION} for {stamp(spec)!r}; the evidence starts again"
     )
 
 
@@ -84,5 +85,6 @@ def _inflate(text: str) -> bytes:
     return plain
 
 
-def _digest(spec: EvidenceSpec) -> str:
+def _former(spec: EvidenceSpec) -> str:
+    """What told a specification before stamps, which leave out what is at its default."""
     return hashlib.sha256(repr(spec).encode()).hexdigest()[:16]

@@ -1,7 +1,10 @@
 """The whole engine: what it must never do, what it remembers, what it says."""
 
+import base64
+import hashlib
 import json
 import math
+import zlib
 from dataclasses import replace
 
 import pytest
@@ -26,6 +29,7 @@ from rollouts.analysis.evidence.model import (
 )
 from rollouts.analysis.evidence.process import EvidenceProcess
 from rollouts.analysis.evidence.words import describe
+from rollouts.engine.stamps import stamp
 
 TTFT = CompareMetric(name="ttft", series=HistogramSeries(name="ttft"), margin=0.02, tolerance=0.3)
 ERRORS = CompareMetric(
@@ -148,6 +152,31 @@ def test_a_damaged_checkpoint_is_refused(fleet, damage, words):
     text = checkpoint.save(play(process, pods, 3))
     with pytest.raises(checkpoint.CheckpointError, match=words):
         checkpoint.restore(SPEC, damage(text))
+
+
+def told_by(text, digest):
+    """The same state, told by another digest of its specification."""
+    plain = json.loads(zlib.decompress(base64.b64decode(text)))
+    return base64.b64encode(zlib.compress(json.dumps(plain | {"spec": digest}).encode())).decode()
+
+
+def test_a_checkpoint_of_before_stamps_goes_on_and_one_of_another_version_does_not(fleet):
+    process, pods = started(fleet)
+    play(process, pods, 5)
+    text = checkpoint.save(process)
+    former = hashlib.sha256(repr(SPEC).encode()).hexdigest()[:16]
+
+    assert checkpoint.restore(SPEC, told_by(text, former)).dump() == process.dump()
+    for foreign in ("0123456789abcdef", "2:0123456789abcdef"):  # whose evidence it is, cannot be told
+        with pytest.raises(checkpoint.CheckpointError, match="specification"):
+            checkpoint.restore(SPEC, told_by(text, foreign))
+
+
+def test_a_specification_is_told_by_what_is_not_at_its_default():
+    """A field that a later version adds throws no evidence away."""
+    assert stamp(SPEC) == "1:973fb678bc79b095"
+    assert stamp(replace(SPEC, interval=30.0)) == stamp(SPEC) != stamp(replace(SPEC, interval=20.0))
+    assert stamp(SPEC) != stamp(replace(SPEC, metrics=(TTFT,)))
 
 
 def test_a_checkpoint_of_another_specification_is_refused(fleet):
