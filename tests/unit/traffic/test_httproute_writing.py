@@ -8,7 +8,7 @@ import pytest
 
 from rollouts.engine.types import HeaderMatch, HeaderMatchType, HeaderRouteStep
 from rollouts.traffic.httproute import Reader, render, template_problems, view
-from rollouts.traffic.writes import ROLLOUT_LABEL, Apply, JsonPatch, Refusal
+from rollouts.traffic.writes import ROLLOUT_LABEL, Apply, JsonPatch, RenderRefusal
 from tests.kit.routes import (
     PatchFailed,
     adopted,
@@ -180,7 +180,7 @@ REFUSALS = {
 def test_it_refuses(what: str) -> None:
     live, wanted, reason, text = REFUSALS[what]
     answer = render(live, ADOPTED, wanted)
-    assert isinstance(answer, Refusal)
+    assert isinstance(answer, RenderRefusal)
     assert answer.reason == reason
     assert text in answer.message
 
