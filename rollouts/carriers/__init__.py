@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from rollouts.carriers.base import Carrier, Place, TrafficKind
+from rollouts.carriers.base import Carrier, TrafficKind, TrafficPlace
 from rollouts.carriers.http_route import HTTP_ROUTE
 from rollouts.carriers.inference_model import INFERENCE_MODEL
 from rollouts.carriers.inference_model_rewrite import INFERENCE_MODEL_REWRITE
 from rollouts.engine.types import TargetKind
 
-__all__ = ["TRAFFIC_KINDS", "Carrier", "Place", "TrafficKind", "fields_for", "given", "kind_of"]
+__all__ = ["TRAFFIC_KINDS", "Carrier", "TrafficKind", "TrafficPlace", "fields_for", "given", "kind_of"]
 
 TRAFFIC_KINDS: tuple[TrafficKind, ...] = (
     HTTP_ROUTE,

@@ -22,13 +22,13 @@ from rollouts.objects.models import PoolOfModel, model_names, pool_of_model
 from rollouts.objects.pools import Pool
 from rollouts.objects.resource import Resource
 from rollouts.traffic import wayback
-from rollouts.traffic.inference_model_rewrite import Dialect
+from rollouts.traffic.inference_model_rewrite import RewriteDialect
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.releasing import release
 from rollouts.traffic.wayback import EntryList
-from rollouts.traffic.writes import JsonPatch, Refusal, Write
+from rollouts.traffic.writes import JsonPatch, RenderRefusal, Write
 
-__all__ = ["POOL_REF", "Carrier", "Place", "TrafficKind"]
+__all__ = ["POOL_REF", "Carrier", "TrafficKind", "TrafficPlace"]
 
 Object = Mapping[str, Any]
 Index = Callable[[dict[str, Any]], Iterable[Hashable]]
@@ -38,13 +38,13 @@ POOL_REF = "poolRef"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class TrafficPlace:
     """Where one traffic object of one Rollout is: the resource that is served, and what it calls its lists."""
 
     rollout: str
     namespace: str
     resource: Resource
-    dialect: Dialect | None = None
+    dialect: RewriteDialect | None = None
 
 
 class TrafficKind(ABC):
@@ -133,7 +133,7 @@ class TrafficKind(ABC):
         return wayback.lists_of(obj)
 
     @abstractmethod
-    def carrier(self, place: Place, spec: Any, template: Object | None) -> Carrier:
+    def carrier(self, place: TrafficPlace, spec: Any, template: Object | None) -> Carrier:
         """Who reads and writes the object; ``spec`` is what ``read`` answered, completed from the object."""
 
 
@@ -170,7 +170,7 @@ class Carrier(ABC):
         """The engine's view. Never raises."""
 
     @abstractmethod
-    def render(self, raw: Object | None, desired: DesiredTraffic) -> Write | Refusal | None:
+    def render(self, raw: Object | None, desired: DesiredTraffic) -> Write | RenderRefusal | None:
         """The write that brings the object to ``desired``; None when it says so already."""
 
     def way_back(self, raw: Object | None, stable: Identity, canary: Identity) -> WayBack:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from rollouts.api.traffic_models import HttpRouteModel
-from rollouts.carriers.base import Carrier, Object, Place, TrafficKind
+from rollouts.carriers.base import Carrier, Object, TrafficKind, TrafficPlace
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import Problem, TrafficView
 from rollouts.engine.types import HttpRouteTraffic, Identity, TargetKind, TrafficMode
@@ -20,7 +20,7 @@ from rollouts.traffic import httproute
 from rollouts.traffic.backends import chosen_rules
 from rollouts.traffic.mirrors import mirrors_of
 from rollouts.traffic.reading import Reader
-from rollouts.traffic.writes import Refusal, Write
+from rollouts.traffic.writes import RenderRefusal, Write
 
 __all__ = ["HTTP_ROUTE", "MIRROR"]
 
@@ -83,9 +83,11 @@ class _HttpRoutes(TrafficKind):
             fingerprint=fingerprint(route.template) if managed else "",
         )
 
-    def carrier(self, place: Place, spec: HttpRouteTraffic, template: Mapping[str, Any] | None) -> Carrier:
+    def carrier(
+        self, place: TrafficPlace, spec: HttpRouteTraffic, template: Mapping[str, Any] | None
+    ) -> Carrier:
         return _RouteCarrier(
-            target=httproute.Target(
+            target=httproute.RouteTarget(
                 rollout=place.rollout,
                 namespace=place.namespace,
                 spec=spec,
@@ -100,7 +102,7 @@ HTTP_ROUTE = _HttpRoutes()
 
 @dataclass(frozen=True, kw_only=True)
 class _RouteCarrier(Carrier):
-    target: httproute.Target
+    target: httproute.RouteTarget
     resource: Resource
     kind: TrafficKind = HTTP_ROUTE
 
@@ -123,5 +125,5 @@ class _RouteCarrier(Carrier):
     def view(self, raw: Object | None, reader: Reader) -> TrafficView:
         return httproute.view(raw, self.target.spec, self.target.template, reader)
 
-    def render(self, raw: Object | None, desired: DesiredTraffic) -> Write | Refusal | None:
+    def render(self, raw: Object | None, desired: DesiredTraffic) -> Write | RenderRefusal | None:
         return httproute.render(raw, self.target, desired)

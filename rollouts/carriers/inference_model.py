@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rollouts.carriers.adapters import AdapterCarrier, AdapterKind
-from rollouts.carriers.base import Carrier, Object, Place, TrafficKind
+from rollouts.carriers.base import Carrier, Object, TrafficKind, TrafficPlace
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import TrafficView
 from rollouts.engine.types import AdapterTraffic
@@ -15,7 +15,7 @@ from rollouts.objects.resource import Resource
 from rollouts.traffic import inference_model
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.targets import ModelTarget
-from rollouts.traffic.writes import Refusal, Write
+from rollouts.traffic.writes import RenderRefusal, Write
 
 __all__ = ["INFERENCE_MODEL"]
 
@@ -28,7 +28,7 @@ class _InferenceModels(AdapterKind):
     # Weight 0 is illegal: an arm without weight leaves the list, so that the list is ignored and not a weight.
     weights = (".spec.targetModels",)
 
-    def carrier(self, place: Place, spec: AdapterTraffic, template: Object | None) -> Carrier:
+    def carrier(self, place: TrafficPlace, spec: AdapterTraffic, template: Object | None) -> Carrier:
         target = ModelTarget(rollout=place.rollout, namespace=place.namespace, spec=spec)
         return _ModelCarrier(target=target, resource=place.resource)
 
@@ -45,7 +45,7 @@ class _ModelCarrier(AdapterCarrier):
     def view(self, raw: Object | None, reader: Reader) -> TrafficView:
         return inference_model.view(raw, self.target.spec, reader)
 
-    def render(self, raw: Object | None, desired: DesiredTraffic) -> Write | Refusal | None:
+    def render(self, raw: Object | None, desired: DesiredTraffic) -> Write | RenderRefusal | None:
         return inference_model.render(raw, self.target, desired)
 
     def not_honoured(self, pool: Pool, preferred: Resource) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rollouts.carriers.adapters import AdapterCarrier, AdapterKind
-from rollouts.carriers.base import Carrier, Object, Place, TrafficKind
+from rollouts.carriers.base import Carrier, Object, TrafficKind, TrafficPlace
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import TrafficView
 from rollouts.engine.types import AdapterTraffic, Identity
@@ -13,10 +13,10 @@ from rollouts.objects import kinds
 from rollouts.objects.pools import Pool
 from rollouts.objects.resource import Resource
 from rollouts.traffic import inference_model_rewrite
-from rollouts.traffic.inference_model_rewrite import Dialect, TargetField, chosen_models
+from rollouts.traffic.inference_model_rewrite import RewriteDialect, TargetField, chosen_models
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.targets import ModelTarget
-from rollouts.traffic.writes import Refusal, Write
+from rollouts.traffic.writes import RenderRefusal, Write
 
 __all__ = ["INFERENCE_MODEL_REWRITE"]
 
@@ -29,7 +29,7 @@ class _InferenceModelRewrites(AdapterKind):
     weights = (".spec.rules[]?.targets", ".spec.rules[]?.split")  # whole lists, as those of InferenceModels
     has_dialects = True
 
-    def carrier(self, place: Place, spec: AdapterTraffic, template: Object | None) -> Carrier:
+    def carrier(self, place: TrafficPlace, spec: AdapterTraffic, template: Object | None) -> Carrier:
         assert place.dialect is not None
         target = ModelTarget(rollout=place.rollout, namespace=place.namespace, spec=spec)
         return _RewriteCarrier(target=target, resource=place.resource, dialect=place.dialect)
@@ -42,7 +42,7 @@ INFERENCE_MODEL_REWRITE = _InferenceModelRewrites()
 class _RewriteCarrier(AdapterCarrier):
     target: ModelTarget
     resource: Resource
-    dialect: Dialect
+    dialect: RewriteDialect
     kind: TrafficKind = INFERENCE_MODEL_REWRITE
 
     def chosen(self, raw: Object | None, arms: tuple[Identity, ...]) -> list[int] | None:
@@ -51,7 +51,7 @@ class _RewriteCarrier(AdapterCarrier):
     def view(self, raw: Object | None, reader: Reader) -> TrafficView:
         return inference_model_rewrite.view(raw, self.target.spec, self.dialect, reader)
 
-    def render(self, raw: Object | None, desired: DesiredTraffic) -> Write | Refusal | None:
+    def render(self, raw: Object | None, desired: DesiredTraffic) -> Write | RenderRefusal | None:
         return inference_model_rewrite.render(raw, self.target, self.dialect, desired)
 
     def not_honoured(self, pool: Pool, preferred: Resource) -> str:

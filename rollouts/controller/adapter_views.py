@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from rollouts.api.parsing import ParsedRollout
-from rollouts.carriers import Carrier, Place, TrafficKind, kind_of
+from rollouts.carriers import Carrier, TrafficKind, TrafficPlace, kind_of
 from rollouts.controller.adapter_blockers import missing, some_names
 from rollouts.controller.adapter_content import Held, PodState, Serving
 from rollouts.controller.adapters import AdapterSettings
@@ -103,7 +103,7 @@ class AdapterViews:
         found = self._complete(kind, spec, raw, parsed.namespace, problems)
         if resource is None:
             return found
-        place = Place(rollout=parsed.name, namespace=parsed.namespace, resource=resource)
+        place = TrafficPlace(rollout=parsed.name, namespace=parsed.namespace, resource=resource)
         if kind.has_dialects:
             place = replace(place, dialect=self._dialects.dialect(resource))
             if place.dialect is None:

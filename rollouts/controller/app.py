@@ -37,7 +37,7 @@ from rollouts.runtime.health import (
 from rollouts.runtime.lease import LeaseConfig
 from rollouts.runtime.objects import ObjectKey
 from rollouts.runtime.supervisor import LoopMonitor, Supervisor
-from rollouts.runtime.worker import Outcome, WorkerConfig, WorkerPool
+from rollouts.runtime.worker import WorkerConfig, WorkerPool, WorkOutcome
 from rollouts.runtime.workqueue import WorkQueue
 
 __all__ = ["LEASE_NAME", "Controller", "lease_name"]
@@ -231,7 +231,7 @@ class Controller:
         queue: WorkQueue[ObjectKey],
         reconcile: Callable[[ObjectKey], Awaitable[float | None]],
     ) -> WorkerPool[ObjectKey]:
-        def observe(_key: ObjectKey, outcome: Outcome, seconds: float) -> None:
+        def observe(_key: ObjectKey, outcome: WorkOutcome, seconds: float) -> None:
             self.metrics.reconcile_seconds.labels(name, outcome.value).observe(seconds)
 
         return WorkerPool(

@@ -19,7 +19,7 @@ from rollouts.kube.errors import AlreadyExists, Forbidden, Invalid, KindNotServe
 from rollouts.objects import kinds
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
-from rollouts.traffic.inference_model_rewrite import Dialect, TargetField
+from rollouts.traffic.inference_model_rewrite import RewriteDialect, TargetField
 
 __all__ = ["Dialects"]
 
@@ -94,14 +94,14 @@ class Dialects:
                 return resource, raw
         return (served[0] if served else None), None
 
-    def dialect(self, resource: Resource) -> Dialect | None:
+    def dialect(self, resource: Resource) -> RewriteDialect | None:
         """The dialect of a group; None while nothing stored and no probe says it."""
         known = self._probed.get(resource.group)
         field = known[1] if known is not None else None
         if field is None:
             stored = (_field_of(obj) for obj in self._caches.traffic[resource].values())
             field = next(filter(None, stored), None)
-        return None if field is None else Dialect(api_version=resource.api_version, field=field)
+        return None if field is None else RewriteDialect(api_version=resource.api_version, field=field)
 
     def problem(self, resource: Resource) -> str:
         """Why the last probe said nothing; empty when there was none."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from rollouts.api.parsing import ParsedRollout, SpecCache, parse_rollout
 from rollouts.api.run_status import gate_summaries, gate_view
-from rollouts.carriers import TRAFFIC_KINDS, Carrier, Place, given, kind_of
+from rollouts.carriers import TRAFFIC_KINDS, Carrier, TrafficPlace, given, kind_of
 from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity
 from rollouts.controller.caches import Caches
 from rollouts.controller.mirroring import mirrored_arms
@@ -341,7 +341,7 @@ class Gatherer:
         for resource in kind.resources:
             raw = self._caches.traffic[resource].get(key)
             if raw is not None or self._caches.served(resource):
-                place = Place(rollout=parsed.name, namespace=parsed.namespace, resource=resource)
+                place = TrafficPlace(rollout=parsed.name, namespace=parsed.namespace, resource=resource)
                 return raw, kind.carrier(place, spec.traffic, template)
         return None, None
 

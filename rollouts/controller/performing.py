@@ -58,7 +58,7 @@ from rollouts.objects import kinds
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic import wayback
 from rollouts.traffic.releasing import release
-from rollouts.traffic.writes import Apply, Refusal, Write
+from rollouts.traffic.writes import Apply, RenderRefusal, Write
 
 __all__ = ["Performer", "TrafficRefused", "merge_patch"]
 
@@ -222,7 +222,7 @@ class Performer:
         assert carrier is not None
         raw = gathered.traffic_object if action.resource_version else None
         write = carrier.render(raw, action.desired)
-        if isinstance(write, Refusal):
+        if isinstance(write, RenderRefusal):
             raise TrafficRefused(write.reason, write.message)
         if write is None:
             return []

@@ -27,7 +27,7 @@ from rollouts.runtime.backoff import BackoffPolicy, bounded_wait
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.workqueue import QueueClosed, WorkQueue
 
-__all__ = ["Outcome", "WorkerConfig", "WorkerPool"]
+__all__ = ["WorkOutcome", "WorkerConfig", "WorkerPool"]
 
 K = TypeVar("K", bound=Hashable)
 
@@ -37,7 +37,7 @@ RETRY = BackoffPolicy(initial=0.25, maximum=5.0, jitter=0.2)
 BUG = BackoffPolicy(initial=1.0, maximum=60.0, jitter=0.2)
 
 
-class Outcome(Enum):
+class WorkOutcome(Enum):
     """How one reconcile ended; the values are label values of metrics."""
 
     DONE = "done"
@@ -77,9 +77,9 @@ class WorkerPool(Generic[K]):
         clock: Clock,
         *,
         config: WorkerConfig | None = None,
-        observe: Callable[[K, Outcome, float], None] | None = None,
+        observe: Callable[[K, WorkOutcome, float], None] | None = None,
     ) -> None:
-        self.outcomes: Counter[Outcome] = Counter()
+        self.outcomes: Counter[WorkOutcome] = Counter()
         self._queue = queue
         self._reconcile = reconcile
         self._clock = clock
@@ -128,7 +128,7 @@ class WorkerPool(Generic[K]):
         except Exception:
             _log.exception("observer_failed", key=str(key))
 
-    async def _attempt(self, key: K) -> Outcome:
+    async def _attempt(self, key: K) -> WorkOutcome:
         deadline = asyncio.timeout(self._config.timeout)
         try:
             async with deadline:
@@ -137,27 +137,27 @@ class WorkerPool(Generic[K]):
         except Exception as error:
             if isinstance(error, TimeoutError) and deadline.expired():
                 self._retry_later(key, TimeoutError(f"no result within {self._config.timeout} s"))
-                return Outcome.TIMEOUT
+                return WorkOutcome.TIMEOUT
             return self._failed(key, error)
 
-    def _failed(self, key: K, error: Exception) -> Outcome:
+    def _failed(self, key: K, error: Exception) -> WorkOutcome:
         causes = list(_leaves(error))
         if not all(isinstance(cause, RetryableError) for cause in causes):
             seconds = self._queue.add_failed(key, self._config.bug)
             _log.exception("reconcile_bug", key=str(key), retry_in=round(seconds, 3))
-            return Outcome.BUG
+            return WorkOutcome.BUG
         waits = [cause.retry_after for cause in causes if isinstance(cause, TooManyRequests)]
         # The server's word, but not beyond our longest delay: a wrong header must not park a key for days.
         wait = bounded_wait(max(waits, default=0.0), self._config.bug.maximum)
         self._retry_later(key, causes[0], at_least=wait)
-        return Outcome.THROTTLED if waits else Outcome.RETRY
+        return WorkOutcome.THROTTLED if waits else WorkOutcome.RETRY
 
-    def _succeeded(self, key: K, requeue: float | None) -> Outcome:
+    def _succeeded(self, key: K, requeue: float | None) -> WorkOutcome:
         if requeue is not None and not math.isfinite(requeue):
             raise ValueError(f"reconcile asked to be called again in {requeue} seconds")
         self._queue.forget(key)
         self._queue.set_due(key, requeue)
-        return Outcome.DONE if requeue is None else Outcome.REQUEUED
+        return WorkOutcome.DONE if requeue is None else WorkOutcome.REQUEUED
 
     def _retry_later(self, key: K, error: BaseException, *, at_least: float = 0.0) -> None:
         seconds = self._queue.add_failed(key, self._config.retry, at_least=at_least)

@@ -31,9 +31,9 @@ from rollouts.traffic.fields import covers, nested_deeper, weight_of
 from rollouts.traffic.headers import header_rules
 from rollouts.traffic.reading import KIND, Reader, view
 from rollouts.traffic.weights import WeightTooLarge, split
-from rollouts.traffic.writes import ROLLOUT_LABEL, Apply, JsonPatch, Refusal, Write, label_value
+from rollouts.traffic.writes import ROLLOUT_LABEL, Apply, JsonPatch, RenderRefusal, Write, label_value
 
-__all__ = ["KIND", "Reader", "Target", "render", "template_problems", "view"]
+__all__ = ["KIND", "Reader", "RouteTarget", "render", "template_problems", "view"]
 
 Object = Mapping[str, Any]
 
@@ -44,7 +44,7 @@ _DEEPEST = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class RouteTarget:
     """Where a write goes: names, and the template of a Managed route."""
 
     rollout: str
@@ -53,14 +53,16 @@ class Target:
     template: Object | None = None
 
 
-def render(route: Object | None, target: Target, desired: DesiredTraffic) -> Write | Refusal | None:
+def render(
+    route: Object | None, target: RouteTarget, desired: DesiredTraffic
+) -> Write | RenderRefusal | None:
     """The write that brings the route to ``desired``; None when it says so already."""
     try:
         if target.spec.mode is TrafficMode.MANAGED:
             return _render_managed(route, target, desired)
         return _render_adopted(route, target, desired)
     except WeightTooLarge as error:
-        return Refusal(
+        return RenderRefusal(
             reason=Reason.WEIGHT_TOO_LARGE,
             message=f"HTTPRoute {target.spec.name}: {error}; use smaller weights in its rules",
         )
@@ -79,7 +81,7 @@ def _guard(route: Object) -> dict[str, Any]:
 # --- Managed ---------------------------------------------------------------------------------------
 
 
-def _render_managed(route: Object | None, target: Target, desired: DesiredTraffic) -> Write | None:
+def _render_managed(route: Object | None, target: RouteTarget, desired: DesiredTraffic) -> Write | None:
     template = target.template or {}
     open_rules = rules_of(template)
     live = map_of((route or {}).get("spec"))
@@ -105,7 +107,7 @@ def _render_managed(route: Object | None, target: Target, desired: DesiredTraffi
     return Apply(body={"apiVersion": API_VERSION, "kind": KIND, "metadata": meta, "spec": spec})
 
 
-def _managed_refs(live: Sequence[Any], target: Target, desired: DesiredTraffic) -> list[dict[str, Any]]:
+def _managed_refs(live: Sequence[Any], target: RouteTarget, desired: DesiredTraffic) -> list[dict[str, Any]]:
     """backendRefs of an open rule: stable, the canary from its first weight on, kept arms at 0."""
     listed = {identity for rule in live for identity in pools_of(rule, target.namespace)}
     weights = split({}, frozenset(), desired.stable, desired.canary, desired.weight)
@@ -117,7 +119,7 @@ def _managed_refs(live: Sequence[Any], target: Target, desired: DesiredTraffic) 
     return refs + [backend_ref(arm, 0, port) for arm in desired.keep if arm in listed]
 
 
-def _port(refs: Sequence[Any], target: Target, desired: DesiredTraffic) -> int | None:
+def _port(refs: Sequence[Any], target: RouteTarget, desired: DesiredTraffic) -> int | None:
     """The port of an entry of ours, the stable one's first; None where none is written."""
     pools = [(pool_of(ref, target.namespace), ref) for ref in refs]
     ours = [
@@ -132,14 +134,16 @@ def _port(refs: Sequence[Any], target: Target, desired: DesiredTraffic) -> int |
 # --- Adopted ---------------------------------------------------------------------------------------
 
 
-def _render_adopted(route: Object | None, target: Target, desired: DesiredTraffic) -> Write | Refusal | None:
+def _render_adopted(
+    route: Object | None, target: RouteTarget, desired: DesiredTraffic
+) -> Write | RenderRefusal | None:
     spec = target.spec
     if route is None:
-        return Refusal(
+        return RenderRefusal(
             reason=Reason.ROUTE_MISSING, message=f"HTTPRoute {spec.name} does not exist: add it to Git"
         )
     if desired.header_routes:
-        return Refusal(
+        return RenderRefusal(
             reason=Reason.NOT_MANAGED,
             message="header routes need a Managed route: an Adopted one gets no rules of ours",
         )
@@ -148,15 +152,15 @@ def _render_adopted(route: Object | None, target: Target, desired: DesiredTraffi
     changes: list[dict[str, Any]] = []
     for index in chosen_rules(live, spec, None, arms, target.namespace):
         patch = _rule_patch(index, rules_of(live)[index], target, desired)
-        if isinstance(patch, Refusal):
+        if isinstance(patch, RenderRefusal):
             return replace(patch, message=patch.message + _rules_to_choose(rules_of(live), target, desired))
         changes += patch
     return JsonPatch(operations=[_guard(route), *changes]) if changes else None
 
 
 def _rule_patch(
-    index: int, rule: Any, target: Target, desired: DesiredTraffic
-) -> list[dict[str, Any]] | Refusal:
+    index: int, rule: Any, target: RouteTarget, desired: DesiredTraffic
+) -> list[dict[str, Any]] | RenderRefusal:
     refs, ours, spec = backend_refs(rule), _ours(desired), target.spec
     entries = {place: weight_of(ref) for place, ref in enumerate(refs)}
     pools = [pool_of(ref, target.namespace) for ref in refs]
@@ -206,7 +210,7 @@ def _additions(
     return [{"op": "add", "path": f"{base}/-", "value": ref} for ref in new]
 
 
-def _rules_to_choose(rules: Sequence[Any], target: Target, desired: DesiredTraffic) -> str:
+def _rules_to_choose(rules: Sequence[Any], target: RouteTarget, desired: DesiredTraffic) -> str:
     """The other way out of a missing entry: a rule that is meant as it is (it pins testers, say) is not weighed."""
     if target.spec.rule_names:
         return ""
@@ -222,10 +226,12 @@ def _rules_to_choose(rules: Sequence[Any], target: Target, desired: DesiredTraff
     return f"; or, where it is meant as it is, leave it out: ruleNames: [{', '.join(names)}]"
 
 
-def _backend_missing(rule: Any, index: int, target: Target, arm: Identity, port: int | None) -> Refusal:
+def _backend_missing(
+    rule: Any, index: int, target: RouteTarget, arm: Identity, port: int | None
+) -> RenderRefusal:
     ref = backend_ref(arm, 0, port)
     flow = ", ".join(f"{key}: {value}" for key, value in ref.items())
-    return Refusal(
+    return RenderRefusal(
         reason=Reason.BACKEND_MISSING,
         message=f"rule {rule_name(rule, index)} of HTTPRoute {target.spec.name} lists no {POOL_KIND} {arm.name} of "
         f"namespace {target.namespace}: add to its backendRefs in Git: - {{{flow}}}",

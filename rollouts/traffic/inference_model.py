@@ -28,7 +28,7 @@ from rollouts.traffic.targets import (
     weights_of,
 )
 from rollouts.traffic.weights import WeightTooLarge
-from rollouts.traffic.writes import Apply, Refusal, Write
+from rollouts.traffic.writes import Apply, RenderRefusal, Write
 
 __all__ = ["API_VERSION", "KIND", "ModelTarget", "render", "view"]
 
@@ -47,11 +47,11 @@ def view(obj: Object | None, spec: AdapterTraffic, reader: Reader) -> TrafficVie
     return view_targets(obj, spec, [weights_of(entries, _KEY, spec.model_name)], _LIST, reader)
 
 
-def render(obj: Object | None, target: ModelTarget, desired: DesiredTraffic) -> Write | Refusal | None:
+def render(obj: Object | None, target: ModelTarget, desired: DesiredTraffic) -> Write | RenderRefusal | None:
     """The write that brings the object to ``desired``; None when it says so already."""
     spec, live = target.spec, map_of(map_of(obj).get("spec"))
     if obj is not None and live.get("modelName") != spec.model_name:
-        return Refusal(
+        return RenderRefusal(
             reason=Reason.MODEL_NAME_DIFFERS,
             message=f"{KIND} {spec.name} serves {str(live.get('modelName'))[:256]!r}, traffic names "
             f"{spec.model_name!r}: modelName is immutable, so correct traffic, or make another {KIND}",
@@ -60,7 +60,7 @@ def render(obj: Object | None, target: ModelTarget, desired: DesiredTraffic) -> 
     try:
         wanted = retarget(entries, _KEY, spec.model_name, desired)
     except WeightTooLarge as error:
-        return Refusal(
+        return RenderRefusal(
             reason=Reason.WEIGHT_TOO_LARGE, message=f"{KIND} {spec.name}: {error}; use smaller weights"
         )
     if obj is not None and list(entries) == wanted:

@@ -31,9 +31,9 @@ from rollouts.traffic.targets import (
     weights_of,
 )
 from rollouts.traffic.weights import WeightTooLarge
-from rollouts.traffic.writes import Apply, Refusal, Write
+from rollouts.traffic.writes import Apply, RenderRefusal, Write
 
-__all__ = ["KIND", "Dialect", "ModelTarget", "TargetField", "chosen_models", "render", "view"]
+__all__ = ["KIND", "ModelTarget", "RewriteDialect", "TargetField", "chosen_models", "render", "view"]
 
 Object = Mapping[str, Any]
 
@@ -48,7 +48,7 @@ class TargetField(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dialect:
+class RewriteDialect:
     """What discovery found: the API version that is served, and the list's name in its schema."""
 
     api_version: str
@@ -64,7 +64,7 @@ def chosen_models(obj: Object, model: str) -> list[int]:
     return [index for index, rule in enumerate(rewrite_rules(obj)) if set(rule.models) == {model}]
 
 
-def view(obj: Object | None, spec: AdapterTraffic, dialect: Dialect, reader: Reader) -> TrafficView:
+def view(obj: Object | None, spec: AdapterTraffic, dialect: RewriteDialect, reader: Reader) -> TrafficView:
     """The engine's view of the live object; None means that it does not exist. Never raises."""
     if obj is None:
         return TrafficView(kind=KIND, name=spec.name, mode=TrafficMode.MANAGED)
@@ -74,8 +74,8 @@ def view(obj: Object | None, spec: AdapterTraffic, dialect: Dialect, reader: Rea
 
 
 def render(
-    obj: Object | None, target: ModelTarget, dialect: Dialect, desired: DesiredTraffic
-) -> Write | Refusal | None:
+    obj: Object | None, target: ModelTarget, dialect: RewriteDialect, desired: DesiredTraffic
+) -> Write | RenderRefusal | None:
     """The write that brings the object to ``desired``; None when it says so already."""
     spec = target.spec
     try:
@@ -83,17 +83,17 @@ def render(
             return _adopted(obj, spec, dialect, desired)
         return _managed(obj, target, dialect, desired)
     except WeightTooLarge as error:
-        return Refusal(
+        return RenderRefusal(
             reason=Reason.WEIGHT_TOO_LARGE, message=f"{KIND} {spec.name}: {error}; use smaller weights"
         )
 
 
 def _adopted(
-    obj: Object, spec: AdapterTraffic, dialect: Dialect, desired: DesiredTraffic
-) -> Write | Refusal | None:
+    obj: Object, spec: AdapterTraffic, dialect: RewriteDialect, desired: DesiredTraffic
+) -> Write | RenderRefusal | None:
     chosen, field = chosen_models(obj, spec.model_name), dialect.field.value
     if not chosen:
-        return Refusal(
+        return RenderRefusal(
             reason=Reason.RULE_MISSING,
             message=f"{KIND} {spec.name} has no rule for {spec.model_name!r} alone: add one with "
             f"matches: [{{model: {{type: Exact, value: {spec.model_name}}}}}] in Git",
@@ -111,7 +111,7 @@ def _adopted(
 
 
 def _managed(
-    obj: Object | None, target: ModelTarget, dialect: Dialect, desired: DesiredTraffic
+    obj: Object | None, target: ModelTarget, dialect: RewriteDialect, desired: DesiredTraffic
 ) -> Write | None:
     spec, field = target.spec, dialect.field.value
     live = _rules(obj) if obj is not None else ()

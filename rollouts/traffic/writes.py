@@ -14,7 +14,7 @@ __all__ = [
     "ROLLOUT_LABEL",
     "Apply",
     "JsonPatch",
-    "Refusal",
+    "RenderRefusal",
     "Write",
     "label_value",
 ]
@@ -45,7 +45,7 @@ class JsonPatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
+class RenderRefusal:
     """The object cannot express what is asked. ``message`` says what to do."""
 
     reason: Reason

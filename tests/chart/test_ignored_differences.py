@@ -18,7 +18,7 @@ from rollouts.kube.client import Resource
 from rollouts.objects import kinds
 from rollouts.objects.models import MODEL_KIND, REWRITE_KIND
 from rollouts.traffic import httproute, inference_model, inference_model_rewrite
-from rollouts.traffic.inference_model_rewrite import Dialect, TargetField
+from rollouts.traffic.inference_model_rewrite import RewriteDialect, TargetField
 from rollouts.traffic.targets import ModelTarget, adapter
 from rollouts.traffic.writes import CONSENT_ANNOTATION, JsonPatch
 from tests.kit.routes import adopted, apply_patch, pool, ref, route
@@ -63,7 +63,7 @@ def moved_rewrite(version: str, field: TargetField, key: str) -> tuple[Object, A
     }
     git = {"metadata": META, "spec": {"poolRef": {"name": "pool"}, "rules": [rule]}}
     kind = models(REWRITE_KIND)
-    dialect = Dialect(api_version=version, field=field)
+    dialect = RewriteDialect(api_version=version, field=field)
     return git, inference_model_rewrite.render(git, kind, dialect, desired(adapter("a1"), adapter("a2")))
 
 

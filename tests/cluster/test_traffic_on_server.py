@@ -25,13 +25,13 @@ from rollouts.objects.models import MODEL_KIND
 from rollouts.traffic import httproute, inference_model
 from rollouts.traffic.httproute import Reader
 from rollouts.traffic.targets import ModelTarget, adapter
-from rollouts.traffic.writes import APPLIED_BY, Apply, JsonPatch, Refusal
+from rollouts.traffic.writes import APPLIED_BY, Apply, JsonPatch, RenderRefusal
 from tests.kit.routes import adopted, desired, managed, ref, service_ref, target, template
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 Object = dict[str, Any]
-Answer = Apply | JsonPatch | Refusal | None
+Answer = Apply | JsonPatch | RenderRefusal | None
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ async def write(
     return await client.patch(resource, namespace, name, answer.operations, kind=PatchKind.JSON)
 
 
-def settled(live: Object, where: httproute.Target, wanted: DesiredTraffic) -> bool:
+def settled(live: Object, where: httproute.RouteTarget, wanted: DesiredTraffic) -> bool:
     arms = tuple(arm for arm in (wanted.stable, wanted.canary) if arm is not None)
     seen = httproute.view(live, where.spec, where.template, Reader(rollout="demo", arms=arms))
     assert seen.structure_current
@@ -70,7 +70,10 @@ TESTERS = HeaderRouteStep(
 
 async def test_a_managed_route_step_after_step(ours, namespace):
     body = template({}, {"backendRefs": [service_ref("web", 1)], "timeouts": {"request": "10s"}})
-    where, live = httproute.Target(rollout="demo", namespace=namespace, spec=managed(), template=body), None
+    where, live = (
+        httproute.RouteTarget(rollout="demo", namespace=namespace, spec=managed(), template=body),
+        None,
+    )
     for wanted in (
         desired(0, canary=None),
         desired(0.5, header_routes=(TESTERS,)),
@@ -118,7 +121,7 @@ SPOILERS: dict[str, Callable[[Object], None]] = {
 async def test_a_write_planned_on_an_old_version_conflicts(kube, ours, namespace, mode, what):
     live = await created(kube, namespace, ref("v1", 100), ref("v2", 0))
     body = template()
-    where = httproute.Target(
+    where = httproute.RouteTarget(
         rollout="demo",
         namespace=namespace,
         spec=managed() if mode == "Managed" else adopted(),

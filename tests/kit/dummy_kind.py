@@ -15,7 +15,7 @@ import structlog
 
 import rollouts.carriers
 from rollouts.carriers.adapters import AdapterCarrier, AdapterKind
-from rollouts.carriers.base import Carrier, Object, Place, TrafficKind
+from rollouts.carriers.base import Carrier, Object, TrafficKind, TrafficPlace
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import TrafficView
 from rollouts.engine.reasons import Reason
@@ -26,7 +26,7 @@ from rollouts.objects.resource import Resource
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.targets import ModelTarget, guarded, retarget, view_targets, weights_of
 from rollouts.traffic.wayback import EntryList
-from rollouts.traffic.writes import JsonPatch, Refusal, Write
+from rollouts.traffic.writes import JsonPatch, RenderRefusal, Write
 from tests.kit.crds import crd
 
 __all__ = ["RESOURCE"]
@@ -47,7 +47,7 @@ class _ModelShares(AdapterKind):
     def lists(self, obj: Object) -> list[EntryList]:
         return [EntryList("/spec/shares", _shares(obj), {}, "name")]
 
-    def carrier(self, place: Place, spec: AdapterTraffic, template: Object | None) -> Carrier:
+    def carrier(self, place: TrafficPlace, spec: AdapterTraffic, template: Object | None) -> Carrier:
         target = ModelTarget(rollout=place.rollout, namespace=place.namespace, spec=spec)
         return _ShareCarrier(target=target, resource=place.resource)
 
@@ -68,9 +68,11 @@ class _ShareCarrier(AdapterCarrier):
         entries = weights_of(_shares(raw), "name", spec.model_name)
         return view_targets(raw, spec, [entries], "shares", reader)
 
-    def render(self, raw: Object | None, desired: DesiredTraffic) -> Write | Refusal | None:
+    def render(self, raw: Object | None, desired: DesiredTraffic) -> Write | RenderRefusal | None:
         if raw is None:
-            return Refusal(reason=Reason.ROUTE_MISSING, message=f"ModelShare {self.name} is gone: create it")
+            return RenderRefusal(
+                reason=Reason.ROUTE_MISSING, message=f"ModelShare {self.name} is gone: create it"
+            )
         wanted = retarget(_shares(raw), "name", self.target.spec.model_name, desired)
         patch: JsonPatch = guarded(raw, {"op": "add", "path": "/spec/shares", "value": wanted})
         return None if _shares(raw) == wanted else patch

@@ -8,7 +8,7 @@ from typing import Any
 
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.types import FULL, HeaderRouteStep, HttpRouteTraffic, Identity, TrafficMode, Weight
-from rollouts.traffic.httproute import Target
+from rollouts.traffic.httproute import RouteTarget
 from rollouts.traffic.writes import APPLIED_BY, CONSENT_ANNOTATION, Apply, JsonPatch
 
 __all__ = [
@@ -89,9 +89,9 @@ def managed() -> HttpRouteTraffic:
     return HttpRouteTraffic(name="route", mode=TrafficMode.MANAGED)
 
 
-def target(spec: HttpRouteTraffic, body: Object | None = None) -> Target:
+def target(spec: HttpRouteTraffic, body: Object | None = None) -> RouteTarget:
     """Where the Rollout ``demo`` writes; ``body`` is the template."""
-    return Target(rollout="demo", namespace="default", spec=spec, template=body)
+    return RouteTarget(rollout="demo", namespace="default", spec=spec, template=body)
 
 
 def desired(

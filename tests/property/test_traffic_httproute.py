@@ -13,9 +13,9 @@ from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.converging import rule_share
 from rollouts.engine.observation import TrafficView
 from rollouts.engine.types import FULL, HeaderMatch, HeaderMatchType, HeaderRouteStep, TrafficMode, Weight
-from rollouts.traffic.httproute import Reader, Target, render, view
+from rollouts.traffic.httproute import Reader, RouteTarget, render, view
 from rollouts.traffic.weights import MAX_WEIGHT, WeightTooLarge, split
-from rollouts.traffic.writes import Apply, JsonPatch, Refusal
+from rollouts.traffic.writes import Apply, JsonPatch, RenderRefusal
 from tests.kit.routes import (
     adopted,
     after,
@@ -71,7 +71,7 @@ def total(rule: Any) -> int:
     return sum(item.get("weight", 1) for item in rule["backendRefs"])
 
 
-def look(live: Any, where: Target, desired: DesiredTraffic) -> TrafficView:
+def look(live: Any, where: RouteTarget, desired: DesiredTraffic) -> TrafficView:
     arms = tuple(arm for arm in (desired.stable, desired.canary) if arm is not None)
     return view(live, where.spec, where.template, Reader(rollout="demo", arms=arms))
 
@@ -128,7 +128,7 @@ def test_an_adopted_route_says_what_is_asked_and_foreign_entries_keep_their_shar
     before = copy.deepcopy(live)
     write = render(live, where, desired)
     assert live == before
-    if isinstance(write, Refusal):
+    if isinstance(write, RenderRefusal):
         assert write.reason in ("BackendMissing", "WeightTooLarge")
         assert not add or write.reason == "WeightTooLarge"
         return
@@ -185,7 +185,7 @@ def test_a_rollout_with_fine_steps_never_runs_out_of_weight(weights: list[Weight
     for weight in weights:
         desired = DesiredTraffic(stable=pool("v1"), canary=pool("v2"), weight=weight)
         write = render(live, where, desired)
-        assert not isinstance(write, Refusal | Apply)
+        assert not isinstance(write, RenderRefusal | Apply)
         live = live if write is None else after(live, write)
         assert says(look(live, where, desired), desired)
 
@@ -356,4 +356,4 @@ def test_no_template_makes_reading_or_writing_raise(body: Any, live: dict[str, A
     where = target(managed(), body)
     desired = DesiredTraffic(stable=pool("v1"), canary=pool("v2"), weight=Weight(1000))
     assert isinstance(look(live, where, desired), TrafficView)
-    assert not isinstance(render(live, where, desired), JsonPatch | Refusal)
+    assert not isinstance(render(live, where, desired), JsonPatch | RenderRefusal)

@@ -240,7 +240,7 @@ def test_the_rule_is_one_rule_is_read_back_and_leaves_weights_and_structure_alon
         Identity(kind="InferencePool", group="inference.networking.k8s.io", name=name) for name in ("a", "b")
     ]
     spec = HttpRouteTraffic(name="r", mode=TrafficMode.MANAGED)
-    target = httproute.Target(rollout="mymodel", namespace=NAMESPACE, spec=spec, template=given)
+    target = httproute.RouteTarget(rollout="mymodel", namespace=NAMESPACE, spec=spec, template=given)
     desired = DesiredTraffic(
         stable=arms[0], canary=arms[1], weight=Weight(0), header_routes=(probing("t0k3n"),)
     )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rollouts.kube.errors import ApiTimeout, Conflict, Forbidden, TooManyRequests
-from rollouts.runtime.worker import Outcome, WorkerConfig, WorkerPool
+from rollouts.runtime.worker import WorkerConfig, WorkerPool, WorkOutcome
 from rollouts.runtime.workqueue import WorkQueue
 from tests.kit.clock import VirtualClock
 
@@ -60,40 +60,40 @@ async def test_a_key_comes_back_when_it_asked_to(clock: VirtualClock) -> None:
         await clock.sleep(1000)
 
         assert recorder.calls["a"] == [0, 30, 35, 35]
-        assert pool.outcomes == {Outcome.REQUEUED: 3, Outcome.DONE: 1}
+        assert pool.outcomes == {WorkOutcome.REQUEUED: 3, WorkOutcome.DONE: 1}
 
 
 @pytest.mark.parametrize(
     ("sentence", "error", "want_outcome", "want_delay"),
     [
-        ("a conflict is retried soon", Conflict("changed"), Outcome.RETRY, (0.2, 0.3)),
-        ("so is an unanswered write", ApiTimeout("no answer"), Outcome.RETRY, (0.2, 0.3)),
-        ("a 429 waits as told", TooManyRequests("slow", retry_after=7), Outcome.THROTTLED, (7, 7)),
+        ("a conflict is retried soon", Conflict("changed"), WorkOutcome.RETRY, (0.2, 0.3)),
+        ("so is an unanswered write", ApiTimeout("no answer"), WorkOutcome.RETRY, (0.2, 0.3)),
+        ("a 429 waits as told", TooManyRequests("slow", retry_after=7), WorkOutcome.THROTTLED, (7, 7)),
         (
             "a 429 for a day does not",
             TooManyRequests("slow", retry_after=86_400),
-            Outcome.THROTTLED,
+            WorkOutcome.THROTTLED,
             (60, 60),
         ),
         (
             "a 429 of NaN neither",
             TooManyRequests("?", retry_after=float("nan")),
-            Outcome.THROTTLED,
+            WorkOutcome.THROTTLED,
             (0.2, 0.3),
         ),
-        ("a refusal nobody handled is a bug", Forbidden("RBAC"), Outcome.BUG, (0.8, 1.2)),
-        ("a bug backs off longer", KeyError("spec"), Outcome.BUG, (0.8, 1.2)),
-        ("an own TimeoutError is a bug", TimeoutError("inner"), Outcome.BUG, (0.8, 1.2)),
+        ("a refusal nobody handled is a bug", Forbidden("RBAC"), WorkOutcome.BUG, (0.8, 1.2)),
+        ("a bug backs off longer", KeyError("spec"), WorkOutcome.BUG, (0.8, 1.2)),
+        ("an own TimeoutError is a bug", TimeoutError("inner"), WorkOutcome.BUG, (0.8, 1.2)),
         (
             "a group of retryable errors is retryable",
             ExceptionGroup("tasks", [Conflict("a"), ExceptionGroup("inner", [ApiTimeout("b")])]),
-            Outcome.RETRY,
+            WorkOutcome.RETRY,
             (0.2, 0.3),
         ),
         (
             "a group with one bug is a bug",
             ExceptionGroup("tasks", [Conflict("a"), ValueError("b")]),
-            Outcome.BUG,
+            WorkOutcome.BUG,
             (0.8, 1.2),
         ),
     ],
@@ -102,7 +102,7 @@ async def test_error_families(
     clock: VirtualClock,
     sentence: str,
     error: Exception,
-    want_outcome: Outcome,
+    want_outcome: WorkOutcome,
     want_delay: tuple[float, float],
 ) -> None:
     recorder = Recorder(clock, {"a": [error]})
@@ -113,7 +113,7 @@ async def test_error_families(
 
         first, second = recorder.calls["a"]
         assert want_delay[0] <= second - first <= want_delay[1] + 1e-6, sentence
-        assert pool.outcomes == {want_outcome: 1, Outcome.DONE: 1}
+        assert pool.outcomes == {want_outcome: 1, WorkOutcome.DONE: 1}
 
 
 async def test_an_infinite_requeue_is_a_bug_and_not_a_lost_key(clock: VirtualClock) -> None:
@@ -123,7 +123,7 @@ async def test_an_infinite_requeue_is_a_bug_and_not_a_lost_key(clock: VirtualClo
         queue.add("a")
         await clock.sleep(1000)
 
-        assert pool.outcomes == {Outcome.BUG: 2, Outcome.DONE: 1}
+        assert pool.outcomes == {WorkOutcome.BUG: 2, WorkOutcome.DONE: 1}
 
 
 async def test_a_bug_is_logged_with_its_key_and_traceback(
@@ -186,17 +186,17 @@ async def test_a_reconcile_that_hangs_is_given_up_and_retried(clock: VirtualCloc
 
         assert calls[0] == 0
         assert 20.2 <= calls[1] <= 20.3
-        assert pool.outcomes[Outcome.TIMEOUT] == 1
+        assert pool.outcomes[WorkOutcome.TIMEOUT] == 1
 
 
 async def test_the_observer_sees_each_reconcile_and_may_fail(clock: VirtualClock) -> None:
-    seen: list[tuple[str, Outcome, float]] = []
+    seen: list[tuple[str, WorkOutcome, float]] = []
 
     async def reconcile(key: str) -> float | None:
         await clock.sleep(2)
         return None
 
-    def observe(key: str, outcome: Outcome, seconds: float) -> None:
+    def observe(key: str, outcome: WorkOutcome, seconds: float) -> None:
         seen.append((key, outcome, seconds))
         raise ValueError("a bug in the metrics")
 
@@ -205,7 +205,7 @@ async def test_the_observer_sees_each_reconcile_and_may_fail(clock: VirtualClock
         queue.add("b")
         await clock.sleep(10)
 
-        assert seen == [("a", Outcome.DONE, 2), ("b", Outcome.DONE, 2)]
+        assert seen == [("a", WorkOutcome.DONE, 2), ("b", WorkOutcome.DONE, 2)]
         assert not task.done()
 
 

@@ -12,17 +12,17 @@ from rollouts.engine.observation import Claim, TrafficView
 from rollouts.engine.types import FULL, AdapterTraffic, TrafficMode, Weight
 from rollouts.objects.models import MODEL_KIND, REWRITE_KIND
 from rollouts.traffic import inference_model, inference_model_rewrite
-from rollouts.traffic.inference_model_rewrite import Dialect, TargetField
+from rollouts.traffic.inference_model_rewrite import RewriteDialect, TargetField
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.targets import ModelTarget, adapter
-from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, Apply, JsonPatch, Refusal
+from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, Apply, JsonPatch, RenderRefusal
 from tests.kit.routes import PatchFailed, apply_patch
 
 Object = dict[str, Any]
 READER = Reader(rollout="demo", arms=(), gitops_managers=("argocd-controller",))
-TARGETS = Dialect(api_version="inference.networking.x-k8s.io/v1alpha2", field=TargetField.TARGETS)
-SPLIT = Dialect(api_version="inference.networking.x-k8s.io/v1alpha2", field=TargetField.SPLIT)
-LLM_D = Dialect(api_version="llm-d.ai/v1alpha2", field=TargetField.TARGETS)
+TARGETS = RewriteDialect(api_version="inference.networking.x-k8s.io/v1alpha2", field=TargetField.TARGETS)
+SPLIT = RewriteDialect(api_version="inference.networking.x-k8s.io/v1alpha2", field=TargetField.SPLIT)
+LLM_D = RewriteDialect(api_version="llm-d.ai/v1alpha2", field=TargetField.TARGETS)
 
 
 def traffic(kind: str = MODEL_KIND) -> AdapterTraffic:
@@ -189,7 +189,7 @@ def test_a_managed_model_is_applied_to_the_version_that_was_read() -> None:
 )
 def test_a_model_refuses(live: Object, wanted: DesiredTraffic, reason: str) -> None:
     answer = inference_model.render(live, target(), wanted)
-    assert isinstance(answer, Refusal)
+    assert isinstance(answer, RenderRefusal)
     assert answer.reason == reason
     assert "loramodel" in answer.message
 
@@ -226,7 +226,7 @@ REWRITE = target(REWRITE_KIND)
 
 
 @pytest.mark.parametrize("dialect", [TARGETS, SPLIT, LLM_D])
-def test_the_rules_of_our_model_are_patched_and_no_other(dialect: Dialect) -> None:
+def test_the_rules_of_our_model_are_patched_and_no_other(dialect: RewriteDialect) -> None:
     field = dialect.field.value
     live = rewrite(
         rule(("z", 1), field=field, models=("other",)),
@@ -257,19 +257,19 @@ def test_the_patch_tests_what_each_rule_matches() -> None:
 def test_without_a_rule_of_its_own_the_model_is_refused_with_the_yaml_to_add() -> None:
     live = rewrite(rule(("a1", 1), models=("travelhelper", "other")))
     answer = inference_model_rewrite.render(live, REWRITE, TARGETS, desired(10))
-    assert isinstance(answer, Refusal)
+    assert isinstance(answer, RenderRefusal)
     assert answer.reason == "RuleMissing"
     assert "value: travelhelper" in answer.message
 
 
 def test_a_rewrite_refuses_weights_beyond_the_maximum() -> None:
     answer = inference_model_rewrite.render(rewrite(rule(("a1", 100_003))), REWRITE, TARGETS, desired(0.01))
-    assert isinstance(answer, Refusal)
+    assert isinstance(answer, RenderRefusal)
     assert answer.reason == "WeightTooLarge"
 
 
 @pytest.mark.parametrize("dialect", [TARGETS, SPLIT, LLM_D])
-def test_a_managed_rewrite_is_made_in_the_dialect_that_is_served(dialect: Dialect) -> None:
+def test_a_managed_rewrite_is_made_in_the_dialect_that_is_served(dialect: RewriteDialect) -> None:
     write = inference_model_rewrite.render(None, REWRITE, dialect, desired(10))
     assert isinstance(write, Apply)
     assert write.body["apiVersion"] == dialect.api_version
@@ -311,6 +311,8 @@ HOSTILE: list[Any] = [
 @pytest.mark.parametrize("obj", HOSTILE)
 def test_no_object_makes_it_raise(obj: Any) -> None:
     assert inference_model.view(obj, traffic(), READER).exists
-    assert isinstance(inference_model.render(obj, target(), desired(10)), JsonPatch | Refusal)
+    assert isinstance(inference_model.render(obj, target(), desired(10)), JsonPatch | RenderRefusal)
     assert inference_model_rewrite.view(obj, REWRITE.spec, TARGETS, READER).exists
-    assert isinstance(inference_model_rewrite.render(obj, REWRITE, TARGETS, desired(10)), JsonPatch | Refusal)
+    assert isinstance(
+        inference_model_rewrite.render(obj, REWRITE, TARGETS, desired(10)), JsonPatch | RenderRefusal
+    )

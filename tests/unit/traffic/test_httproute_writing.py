@@ -8,7 +8,7 @@ import pytest
 
 from rollouts.engine.types import HeaderMatch, HeaderMatchType, HeaderRouteStep
 from rollouts.traffic.httproute import Reader, render, template_problems, view
-from rollouts.traffic.writes import ROLLOUT_LABEL, Apply, JsonPatch, Refusal
+from rollouts.traffic.writes import ROLLOUT_LABEL, Apply, JsonPatch, RenderRefusal
 from tests.kit.routes import (
     PatchFailed,
     adopted,
@@ -180,7 +180,7 @@ REFUSALS = {
 def test_it_refuses(what: str) -> None:
     live, wanted, reason, text = REFUSALS[what]
     answer = render(live, ADOPTED, wanted)
-    assert isinstance(answer, Refusal)
+    assert isinstance(answer, RenderRefusal)
     assert answer.reason == reason
     assert text in answer.message
 
@@ -451,7 +451,7 @@ def test_a_rule_that_pins_testers_is_not_only_to_be_given_both_pools(
 ) -> None:
     refusal = render(pinned(*names), target(adopted()), desired(10))
 
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, RenderRefusal)
     assert refusal.reason == "BackendMissing"
     assert refusal.message.endswith(advice)
 
@@ -459,7 +459,7 @@ def test_a_rule_that_pins_testers_is_not_only_to_be_given_both_pools(
 def test_a_rule_that_was_chosen_by_name_is_to_be_given_both_pools() -> None:
     refusal = render(pinned("live", "pinned"), target(adopted(rule_names=("pinned",))), desired(10))
 
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, RenderRefusal)
     assert "ruleNames" not in refusal.message
 
 
