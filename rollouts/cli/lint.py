@@ -18,6 +18,7 @@ from rollouts.analysis.templates import Gate, Resolved, Template, metric_problem
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.cli.analysis_commands import load_documents
 from rollouts.cli.lint_gateways import GATEWAYS, gateway_findings
+from rollouts.cli.lint_routes import route_problems
 from rollouts.cli.lint_windows import too_long
 from rollouts.cli.offline import (
     TEMPLATE_KINDS,
@@ -132,6 +133,7 @@ def _rollout(obj: Mapping[str, Any], templates: Templates, traffic: Traffic | No
         yield _problem(where, problem.message)
     if parsed.model is None or parsed.problems:
         return
+    yield from (_problem(where, text) for text in route_problems(parsed))
     gates = list(resolved_gates(parsed, templates))
     for step, gate, resolved in gates:
         place = "background analysis" if step is None else f"step {step + 1}"
