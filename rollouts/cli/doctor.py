@@ -22,6 +22,7 @@ from rollouts.cli.doctor_gitops import (
     operation_checks,
     pool_checks,
 )
+from rollouts.cli.doctor_moving import groups_listed, moving_checks
 from rollouts.cli.doctor_path import picker_checks, refusal_checks
 from rollouts.cli.doctor_pickers import exposure_checks
 from rollouts.cli.doctor_released import released_checks
@@ -190,7 +191,7 @@ async def _rollout(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
         names.add(parsed.spec.target.name)
     elif traffic.pool_name:
         names.add(traffic.pool_name)
-    gateways, peers = frozenset[Gateway](), list[GatewayPeer]()
+    gateways, peers, route = frozenset[Gateway](), list[GatewayPeer](), Object()
     if isinstance(traffic, HttpRouteTraffic):
         route = await _get(client, kinds.HTTP_ROUTE, parsed.namespace, traffic.name) or {}
         gateways = gateways_of(route.get("spec"), parsed.namespace)
@@ -201,7 +202,8 @@ async def _rollout(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
             for check in gateway_checks(traffic.name, controller, images):
                 yield check
     for name in sorted(names):
-        async for check in _pool(client, parsed.namespace, name, gateways, peers):
+        listed = groups_listed(route, parsed.namespace, name)
+        async for check in _pool(client, parsed.namespace, name, gateways, peers, listed):
             yield check
 
 
@@ -313,12 +315,17 @@ async def _pool(
     name: str,
     gateways: frozenset[Gateway],
     peers: Sequence[GatewayPeer],
+    listed: frozenset[str],
 ) -> AsyncIterator[Check]:
-    found = [await _get(client, one, namespace, name) for one in kinds.POOLS]
-    obj = next((one for one in found if one is not None), None)
-    if obj is None:
+    """``listed``: the groups in which the route lists it; that pool is looked at, where it exists."""
+    answers = {one.group: await _get(client, one, namespace, name) for one in kinds.POOLS}
+    found = {group: obj for group, obj in answers.items() if obj is not None}
+    if not found:
         yield bad(f"InferencePool {name} does not exist", "create it; the rollout waits for it")
         return
+    for check in moving_checks(name, [read_pool(one) for one in found.values()], listed):
+        yield check
+    obj = next((one for group, one in found.items() if group in listed), next(iter(found.values())))
     pool = read_pool(obj)
     service = None
     if pool.picker is not None:

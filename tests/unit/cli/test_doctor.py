@@ -184,6 +184,15 @@ def reporting(cluster: Cluster, controller: str) -> None:
     route["status"] = {"parents": [{"parentRef": {"name": "gw"}, "controllerName": controller}]}
 
 
+def moving(cluster: Cluster, *listed: Resource, there: tuple[Resource, ...] = kinds.POOLS) -> None:
+    """The pool exists in these groups, and the route lists it in those."""
+    cluster.objects[kinds.POOL_X].clear()
+    for kind in there:
+        cluster.add(kind, "v2", spec={"endpointPickerRef": {"name": "picker"}, "selector": {"app": "x"}})
+    refs = [{"group": kind.group, "kind": "InferencePool", "name": "v2"} for kind in listed]
+    cluster.objects[kinds.HTTP_ROUTE]["route"]["spec"] = {"rules": [{"backendRefs": refs}]}
+
+
 def released(cluster: Cluster, weights: dict[str, int]) -> None:
     """A route that a Rollout left behind, with these weights."""
     refs = [
@@ -261,6 +270,26 @@ CASES: dict[str, tuple[Callable[[Cluster], Any], Level, str]] = {
         lambda c: behind(c, "istio.io/gateway-controller"),
         Level.BAD,
         "InferencePool v2 is of inference.networking.x-k8s.io, and Istio reads only v1",
+    ),
+    "pools that begin to move": (
+        lambda c: moving(c, kinds.POOL_X),
+        Level.WARN,
+        "exists in both groups, and the route lists the alpha one",
+    ),
+    "pools that have moved": (
+        lambda c: moving(c, kinds.POOL_V1),
+        Level.WARN,
+        "the route lists the one of v1",
+    ),
+    "a pool listed in two groups": (
+        lambda c: moving(c, *kinds.POOLS),
+        Level.WARN,
+        "and inference.networking.x-k8s.io: two",
+    ),
+    "an old pool deleted before the route was switched": (
+        lambda c: moving(c, kinds.POOL_X, there=(kinds.POOL_V1,)),
+        Level.BAD,
+        "where it does not exist; it does in inference.networking.k8s.io",
     ),
     "a managed route in Git": (managed_and_tracked, Level.BAD, "Argo CD applies it too"),
     "an adopted route under Flux": (
