@@ -48,6 +48,12 @@ def test_a_rollout_goes_on_when_its_pools_move(scenario: Scenario) -> None:
     assert run.converged, status_of(run)
 
 
+def test_no_weight_falls_for_a_move_during_an_attempt() -> None:
+    run = simulate(POOL_MOVES[0])
+
+    assert [dict(rules[0])[CANARY] for rules in run.weights] == [10, 50, 100]
+
+
 def test_the_move_is_no_new_version_and_no_write_of_traffic() -> None:
     moves = [
         Move(when=phase("Healthy"), act=create_twins),
@@ -80,6 +86,7 @@ def test_an_abort_follows_the_move_though_the_spec_cannot_be_read_any_more() -> 
     moves = [
         Move(when=at_step(1), act=create_twins),
         Move(when=begun, act=switch_and_break),
+        Move(when=begun, act=delete_old_pools, after=5),
         Move(when=begun, act=command("abort"), after=5),
     ]
 
