@@ -11,7 +11,14 @@ from tests.kit.faults.moves import at_step, begun, both, command, healthy_on, ph
 from tests.kit.faults.objects import CANARY, RELEASES, ROUTE, STABLE, STEPS, base_objects, rollout_object
 from tests.kit.faults.simulation import Act, Condition, Move, Scenario, Simulation
 
-__all__ = ["MOVED_AT_REST", "POOL_MOVES", "create_twins", "delete_old_pools", "switch_route"]
+__all__ = [
+    "MOVED_AT_REST",
+    "MOVED_IN_ATTEMPT",
+    "POOL_MOVES",
+    "create_twins",
+    "delete_old_pools",
+    "switch_route",
+]
 
 Object = dict[str, Any]
 
@@ -94,16 +101,17 @@ MOVED_AT_REST = _scenario(
 )
 """Meets no faults: what follows the move is every other scenario."""
 
+MOVED_IN_ATTEMPT = _scenario(
+    "pools move to v1 during an attempt",
+    CANARY,
+    _move(at_step(1)),
+    both(healthy_on(CANARY), _in_new_group),
+    steps=_SHORT,
+    measured=False,
+)
+"""Meets no faults: the scenario below begins in the same way."""
+
 POOL_MOVES = (
-    _scenario(
-        "pools move to v1 during an attempt",
-        CANARY,
-        _move(at_step(1)),
-        both(healthy_on(CANARY), _in_new_group),
-        steps=_SHORT,
-        measured=False,
-        stride=3,
-    ),
     _scenario(
         "pools move to v1 during an attempt, then abort",
         CANARY,
@@ -111,6 +119,6 @@ POOL_MOVES = (
         both(phase("Aborted"), _in_new_group),
         steps=_SHORT,
         measured=False,
-        stride=3,
+        stride=4,
     ),
 )

@@ -13,6 +13,7 @@ from tests.kit.faults.moves import at_step, begun, command, phase, reason, retar
 from tests.kit.faults.objects import CANARY, ROUTE, STABLE, base_objects, rollout_object
 from tests.kit.faults.pool_moves import (
     MOVED_AT_REST,
+    MOVED_IN_ATTEMPT,
     POOL_MOVES,
     create_twins,
     delete_old_pools,
@@ -41,7 +42,7 @@ def story(target: str, moves: list[Move], goal: Condition, **more: Any) -> Run:
     )
 
 
-@pytest.mark.parametrize("scenario", [MOVED_AT_REST, *POOL_MOVES], ids=lambda one: one.name)
+@pytest.mark.parametrize("scenario", [MOVED_AT_REST, MOVED_IN_ATTEMPT, *POOL_MOVES], ids=lambda one: one.name)
 def test_a_rollout_goes_on_when_its_pools_move(scenario: Scenario) -> None:
     run = simulate(scenario)
 
@@ -49,7 +50,7 @@ def test_a_rollout_goes_on_when_its_pools_move(scenario: Scenario) -> None:
 
 
 def test_no_weight_falls_for_a_move_during_an_attempt() -> None:
-    run = simulate(POOL_MOVES[0])
+    run = simulate(MOVED_IN_ATTEMPT)
 
     assert [dict(rules[0])[CANARY] for rules in run.weights] == [10, 50, 100]
 
