@@ -12,6 +12,7 @@ from rollouts.engine.transitions import PERFORMERS, Trigger, mermaid
 from tools.argocd_snippets import argocd_snippets
 from tools.chart_crds import chart_crds
 from tools.chart_rules import chart_rules
+from tools.peer_pages import peer_pages
 from tools.reference import reference
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,6 +48,7 @@ GENERATORS: tuple[Callable[[], Iterator[tuple[Path, str]]], ...] = (
     argocd_snippets,
     _state_machine,
     _reference,
+    peer_pages,
 )
 """Each yields (path, text). Add a generated file here."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import click
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.carriers import TRAFFIC_KINDS, kind_of
 from rollouts.cli.connect import connection_options, default_namespace, fetch, with_client
+from rollouts.cli.doctor_gateways import gateway_checks, unread_pool
 from rollouts.cli.doctor_gitops import (
     Adopted,
     application_checks,
@@ -21,6 +22,7 @@ from rollouts.cli.doctor_gitops import (
     operation_checks,
     pool_checks,
 )
+from rollouts.cli.doctor_moving import groups_listed, moving_checks
 from rollouts.cli.doctor_path import picker_checks, refusal_checks
 from rollouts.cli.doctor_pickers import exposure_checks
 from rollouts.cli.doctor_released import released_checks
@@ -33,7 +35,9 @@ from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.kube.paging import list_all
 from rollouts.objects import kinds
+from rollouts.objects.fields import list_of, map_of, text_at
 from rollouts.objects.pools import read_pool
+from rollouts.peers import GatewayPeer, peer_of
 from rollouts.terminal import say
 from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, label_value
 
@@ -44,6 +48,10 @@ _ARGO_ROLLOUT = Resource("argoproj.io", "v1alpha1", "rollouts", "Rollout")
 _APPLICATION = Resource("argoproj.io", "v1alpha1", "applications", "Application")
 _CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
 _NETWORK_POLICY = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
+_GATEWAY_CLASS = Resource(
+    "gateway.networking.k8s.io", "v1", "gatewayclasses", "GatewayClass", namespaced=False
+)
+_DEPLOYMENT = Resource("apps", "v1", "deployments", "Deployment")
 _ACCESS = Resource(
     "authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", namespaced=False
 )
@@ -183,13 +191,42 @@ async def _rollout(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
         names.add(parsed.spec.target.name)
     elif traffic.pool_name:
         names.add(traffic.pool_name)
-    gateways = frozenset[Gateway]()
+    gateways, peers, route = frozenset[Gateway](), list[GatewayPeer](), Object()
     if isinstance(traffic, HttpRouteTraffic):
-        route = await _get(client, kinds.HTTP_ROUTE, parsed.namespace, traffic.name)
-        gateways = gateways_of((route or {}).get("spec"), parsed.namespace)
+        route = await _get(client, kinds.HTTP_ROUTE, parsed.namespace, traffic.name) or {}
+        gateways = gateways_of(route.get("spec"), parsed.namespace)
+        controllers = await _controllers(client, route, gateways)
+        peers = [peer for peer in map(peer_of, controllers) if peer is not None]
+        images = await _images(client) if controllers else None
+        for controller in controllers:
+            for check in gateway_checks(traffic.name, controller, images):
+                yield check
     for name in sorted(names):
-        async for check in _pool(client, parsed.namespace, name, gateways):
+        listed = groups_listed(route, parsed.namespace, name)
+        async for check in _pool(client, parsed.namespace, name, gateways, peers, listed):
             yield check
+
+
+async def _controllers(client: KubeClient, route: Object, gateways: frozenset[Gateway]) -> list[str]:
+    """controllerNames of the route's gateways: by their classes, else by who reports on the route."""
+    found = set[str]()
+    for gateway in gateways:
+        obj = await _get(client, kinds.GATEWAY, gateway.namespace, gateway.name)
+        name = text_at(map_of((obj or {}).get("spec")), "gatewayClassName")
+        made = await _get(client, _GATEWAY_CLASS, "", name) if name else None
+        found.add(text_at(map_of((made or {}).get("spec")), "controllerName"))
+    if found <= {""}:
+        parents = list_of(map_of(route.get("status")).get("parents"))
+        found = {text_at(map_of(parent), "controllerName") for parent in parents}
+    return sorted(found - {""})
+
+
+async def _images(client: KubeClient) -> list[str] | None:
+    deployments = await _list(client, _DEPLOYMENT, None)
+    if deployments is None:
+        return None
+    specs = (map_of(map_of(map_of(one.get("spec")).get("template")).get("spec")) for one in deployments)
+    return [text_at(map_of(one), "image") for spec in specs for one in list_of(spec.get("containers"))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,19 +310,32 @@ async def _released(client: KubeClient, namespace: str, rollouts: list[str]) -> 
 
 
 async def _pool(
-    client: KubeClient, namespace: str, name: str, gateways: frozenset[Gateway]
+    client: KubeClient,
+    namespace: str,
+    name: str,
+    gateways: frozenset[Gateway],
+    peers: Sequence[GatewayPeer],
+    listed: frozenset[str],
 ) -> AsyncIterator[Check]:
-    found = [await _get(client, one, namespace, name) for one in kinds.POOLS]
-    obj = next((one for one in found if one is not None), None)
-    if obj is None:
+    """``listed``: the groups in which the route lists it; that pool is looked at, where it exists."""
+    answers = {one.group: await _get(client, one, namespace, name) for one in kinds.POOLS}
+    found = {group: obj for group, obj in answers.items() if obj is not None}
+    if not found:
         yield bad(f"InferencePool {name} does not exist", "create it; the rollout waits for it")
         return
+    for check in moving_checks(name, [read_pool(one) for one in found.values()], listed):
+        yield check
+    obj = next((one for group, one in found.items() if group in listed), next(iter(found.values())))
     pool = read_pool(obj)
     service = None
     if pool.picker is not None:
         service = await _get(client, kinds.SERVICE, namespace, pool.picker.name)
     pods = await _list(client, kinds.POD, namespace) if service is not None else None
-    for check in (*picker_checks(pool, service, pods), *refusal_checks(pool, gateways)):
+    for check in (
+        *picker_checks(pool, service, pods),
+        *refusal_checks(pool, gateways),
+        *unread_pool(pool, peers),
+    ):
         yield check
     if service is not None and pods is not None:
         for check in exposure_checks(service, pods, await _list(client, _NETWORK_POLICY, namespace)):

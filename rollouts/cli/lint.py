@@ -17,6 +17,8 @@ from rollouts.analysis.planning import Traffic, plan_rollout
 from rollouts.analysis.templates import Gate, Resolved, Template, metric_problems
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.cli.analysis_commands import load_documents
+from rollouts.cli.lint_gateways import GATEWAYS, gateway_findings
+from rollouts.cli.lint_routes import route_problems
 from rollouts.cli.lint_windows import too_long
 from rollouts.cli.offline import (
     TEMPLATE_KINDS,
@@ -131,6 +133,7 @@ def _rollout(obj: Mapping[str, Any], templates: Templates, traffic: Traffic | No
         yield _problem(where, problem.message)
     if parsed.model is None or parsed.problems:
         return
+    yield from (_problem(where, text) for text in route_problems(parsed))
     gates = list(resolved_gates(parsed, templates))
     for step, gate, resolved in gates:
         place = "background analysis" if step is None else f"step {step + 1}"
@@ -219,7 +222,14 @@ def _files(path: Path) -> list[Path]:
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=20.0, show_default=True)
 @click.option("--stable-pods", type=click.IntRange(min=1), help="Also say what gates cannot prove.")
 @click.option("--canary-pods", type=click.IntRange(min=1), help="Else what the weight asks for.")
-def lint(files: tuple[Path, ...], rate: float, stable_pods: int | None, canary_pods: int | None) -> None:
+@click.option("--gateway", type=click.Choice(GATEWAYS), help="Also say what is known of this gateway.")
+def lint(
+    files: tuple[Path, ...],
+    rate: float,
+    stable_pods: int | None,
+    canary_pods: int | None,
+    gateway: str | None,
+) -> None:
     """Check Rollouts and templates in FILES, or folders, without a cluster, by the controller's own rules.
 
     The files are taken together: templates that Rollouts name, and Argo CD's sync waves.
@@ -229,12 +239,17 @@ def lint(files: tuple[Path, ...], rate: float, stable_pods: int | None, canary_p
     documents = [document for path in files for file in _files(path) for document in load_documents(file)]
     traffic = Traffic(rate=rate, stable_pods=stable_pods, canary_pods=canary_pods) if stable_pods else None
     findings = lint_documents(documents, traffic)
+    if gateway is not None:
+        for where, text, bad in gateway_findings(
+            [one for one in documents if isinstance(one, Mapping)], gateway
+        ):
+            findings.append(_problem(where, text) if bad else _hint(where, text))
     for finding in findings:
         say(f"{finding.severity.value}: {finding.where}: {finding.text}")
     count = sum(isinstance(one, Mapping) and _is_ours(one) for one in documents)
-    bad = sum(finding.severity is Severity.PROBLEM for finding in findings)
+    problems = sum(finding.severity is Severity.PROBLEM for finding in findings)
     if not count:
         say(f"problem: no object of {_API_VERSION} in these files")
-    say(f"{count} objects, {bad} problems, {len(findings) - bad} hints")
-    if bad or not count:
+    say(f"{count} objects, {problems} problems, {len(findings) - problems} hints")
+    if problems or not count:
         sys.exit(2)

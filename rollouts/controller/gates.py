@@ -27,6 +27,7 @@ from rollouts.engine.reasons import Reason
 from rollouts.engine.types import FULL, ZERO, AdapterTraffic, Identity, Revision, RolloutStatus, TargetKind
 from rollouts.objects import kinds
 from rollouts.runtime.objects import ObjectKey
+from rollouts.traffic.writes import label_value
 
 __all__ = ["UNCHECKED_REASON", "Gates", "arm_ref"]
 
@@ -35,7 +36,6 @@ UNCHECKED_REASON = Reason.CONDITION_UNCHECKED
 
 _LABEL = "inferencerollouts.dev/rollout-name"
 _STEP_LABEL = "inferencerollouts.dev/step"
-_LABEL_LIMIT = 63
 _NOT_WATCHED = (
     "ClusterAnalysisTemplate {name}: this controller does not read ClusterAnalysisTemplates: start it with "
     "--cluster-templates (chart: clusterTemplates), or use an AnalysisTemplate of the namespace"
@@ -188,7 +188,7 @@ class Gates:
         return {
             "name": name,
             "namespace": parsed.namespace,
-            "labels": {_LABEL: parsed.name[:_LABEL_LIMIT].rstrip("-."), _STEP_LABEL: step},
+            "labels": {_LABEL: label_value(parsed.name), _STEP_LABEL: step},
             "ownerReferences": [
                 {
                     "apiVersion": f"{kinds.GROUP}/{kinds.VERSION}",

@@ -13,6 +13,7 @@ from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapte
 from rollouts.controller.caches import Caches
 from rollouts.controller.mirroring import mirrored_arms
 from rollouts.controller.path_views import PathViews
+from rollouts.engine.moving import moved
 from rollouts.engine.naming import Owner, is_of_attempt
 from rollouts.engine.observation import (
     Blocker,
@@ -43,6 +44,7 @@ from rollouts.objects.models import model_names
 from rollouts.objects.pools import POOL_KIND
 from rollouts.runtime.objects import ObjectKey, version_of
 from rollouts.traffic import wayback
+from rollouts.traffic.backends import pools_of, rules_of
 from rollouts.traffic.mirrors import keeps_sessions
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.writes import label_value
@@ -179,8 +181,13 @@ class Gatherer:
                 problems += self._adapters.problems(parsed, target)
         raw, carrier = self._carrier(parsed, models, problems)
         traffic = self._traffic(parsed, target, raw, carrier)
-        proposed = self._proposed(parsed, target, traffic, Carried(raw, carrier))
-        ways = {record: self._way(parsed, record) for record in (*status.way_back, *proposed.values())}
+        # The plan follows pools to another API group; what it then looks for has to be there.
+        listed = self._listed(parsed, traffic)
+        followed = moved(status, listed, spec.target if spec is not None else None)
+        present = replace(parsed, status=followed)
+        proposed = self._proposed(present, target, traffic, Carried(raw, carrier))
+        records = (*status.way_back, *followed.way_back, *proposed.values())
+        ways = {record: self._way(parsed, record) for record in records}
         runs = self._caches.owned_runs(key, parsed.uid)
         observation = Observation(
             namespace=key.namespace,
@@ -195,13 +202,14 @@ class Gatherer:
             command=parsed.command,
             on_delete=parsed.on_delete,
             release_now=parsed.release_now,
+            listed=listed,
             ways={record: self._way_view(parsed, record, found.raw) for record, found in ways.items()},
             proposed=proposed,
             target=target,
             target_blocker=blocker,
             traffic=traffic,
-            pools=self._pools(parsed, target, models or stored, traffic, raw, carrier),
-            blockers=() if spec is None else self._blockers(parsed, spec, target, models),
+            pools=self._pools(present, target, models or stored, traffic, raw, carrier),
+            blockers=() if spec is None else self._blockers(present, spec, target, models),
             gates={gate.name: gate for gate in map(gate_view, runs)},
             jobs=self._jobs(key, parsed.uid),
             taken_names=self._caches.taken_names(key, parsed.uid),
@@ -234,6 +242,17 @@ class Gatherer:
             return adapter_identity(target), None
         groups = [target.group] if target.group else [resource.group for resource in kinds.POOLS]
         found = [group for group in groups if self._caches.pool(group, parsed.namespace, target.name)]
+        if len(found) > 1:
+            # Side by side while pools move to another group: what the route sends to is meant.
+            route = self._caches.traffic[kinds.HTTP_ROUTE].get(ObjectKey(parsed.namespace, spec.traffic.name))
+            rules = rules_of((route or {}).get("spec"))
+            listed = {
+                pool.group
+                for rule in rules
+                for pool in pools_of(rule, parsed.namespace)
+                if pool.name == target.name
+            }
+            found = [group for group in found if group in listed] if len(listed) == 1 else found
         if len(found) == 1:
             return Identity(kind=POOL_KIND, group=found[0], name=target.name), None
         if found and not self._known(parsed.status, target.name):
@@ -285,7 +304,10 @@ class Gatherer:
     def _pool(self, namespace: str, identity: Identity) -> PoolView:
         pool = self._caches.pool(identity.group, namespace, identity.name)
         if pool is None:
-            return PoolView(identity=identity, exists=False)
+            groups = (
+                one.group for one in kinds.POOLS if self._caches.pool(one.group, namespace, identity.name)
+            )
+            return PoolView(identity=identity, exists=False, twin=next(groups, ""))
         ready = sum(endpoint.ready for endpoint in self._caches.endpoints(pool))
         return PoolView(identity=identity, exists=True, ready_endpoints=ready)
 
@@ -371,6 +393,17 @@ class Gatherer:
         if raw is None and status.traffic_adopted:
             view = replace(view, mode=TrafficMode.ADOPTED)
         return self._settle_claim(parsed, view)
+
+    def _listed(self, parsed: ParsedRollout, traffic: TrafficView | None) -> frozenset[Identity]:
+        if traffic is not None:
+            return frozenset(entry for rule in traffic.rules for entry in rule.entries)
+        objects = (self._way(parsed, record) for record in parsed.status.way_back)
+        specs = (
+            found.raw.get("spec") for found in objects if found.raw and found.resource == kinds.HTTP_ROUTE
+        )
+        return frozenset(
+            entry for spec in specs for rule in rules_of(spec) for entry in pools_of(rule, parsed.namespace)
+        )
 
     def _settle_claim(self, parsed: ParsedRollout, view: TrafficView) -> TrafficView:
         """Age decides only where neither label nor annotation exists (design rule 10)."""

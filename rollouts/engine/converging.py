@@ -381,7 +381,7 @@ def _may_raise(draft: Draft, desired: DesiredTraffic) -> bool:
     assert desired.canary is not None
     record_way(draft, desired.canary)
     before = desired_traffic(draft, draft.obs.status)
-    if not is_recorded(draft, desired.canary):
+    if draft.moved or not is_recorded(draft, desired.canary):
         # The way back must be stored before there is anything to give back.
         draft.wake(timedelta(seconds=1))
         return False

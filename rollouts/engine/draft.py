@@ -110,6 +110,8 @@ class Draft:
         """Who wrote our weights, when that has just been seen."""
         self.refuted = False
         """The share refutes the weight: said in this plan."""
+        self.moved = False
+        """A version is followed to another API group: stored before any weight rises."""
         self.returning = False
         """A canary that is to have no weight still has some: no other write of traffic until that is done."""
         self.set(observed_generation=obs.generation)

@@ -181,6 +181,8 @@ class PoolView:
 
     identity: Identity
     exists: bool
+    twin: str = ""
+    """Pools that do not exist: another API group that has a pool of the name."""
     ready_endpoints: int = 0
     blockers: tuple[Blocker, ...] = ()
     """What keeps it from being a target: PickerMissing, NotServed, ..."""
@@ -334,6 +336,8 @@ class Observation:
     target_blocker: Blocker | None = None
     traffic: TrafficView | None = None
     """None when the kind of traffic object is not served."""
+    listed: frozenset[Identity] = frozenset()
+    """Versions with an entry in our rules of the traffic object; where no spec names that, in the recorded ones."""
     ways: Mapping[WayBack, WayView] = field(default_factory=dict)
     """The live object of every recorded way back, and of the proposed ones."""
     proposed: Mapping[tuple[Identity, Identity], WayBack] = field(default_factory=dict)

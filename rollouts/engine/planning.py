@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from rollouts.engine.actions import Plan, WriteReason
+from rollouts.engine.actions import EventType, Plan, WriteReason
 from rollouts.engine.carrying import note_trust, watch_canary
 from rollouts.engine.commanding import finish_abort_command, obey_command
 from rollouts.engine.conditions import set_conditions
@@ -23,6 +23,7 @@ from rollouts.engine.ending import abort, drop_canary, show_aborted, terminate_r
 from rollouts.engine.evidence import renewed_run
 from rollouts.engine.finalizing import finalize, keep_finalizer
 from rollouts.engine.mending import mended
+from rollouts.engine.moving import moved
 from rollouts.engine.naming import background_run, job_name, step_run
 from rollouts.engine.observation import Claim, GateOutcome, JobOutcome, Observation
 from rollouts.engine.progressing import deadline_missed, note_unpaused, progress
@@ -71,8 +72,11 @@ def plan(obs: Observation, now: datetime) -> Plan:
     status = mended(obs.status)
     if status is not obs.status:
         obs = replace(obs, status=status)
-    draft = Draft(obs, now)
+    present = moved(status, obs.listed, obs.spec.target if obs.spec is not None else None)
+    draft = Draft(replace(obs, status=present), now)
+    obs = draft.obs
     draft.set(message=plain_message(status))
+    _note_move(draft, status)
     if obs.deleting:
         finalize(draft)
         set_conditions(draft)
@@ -94,6 +98,15 @@ def plan(obs: Observation, now: datetime) -> Plan:
     set_conditions(draft)
     show_rejection(draft)
     return draft.plan()
+
+
+def _note_move(draft: Draft, before: RolloutStatus) -> None:
+    stable = draft.status.stable
+    draft.moved = draft.status.way_back != before.way_back or stable != before.stable
+    draft.moved |= draft.status.canary != before.canary
+    if draft.moved and stable is not None:
+        what = f"{stable.identity.kind} {stable.identity.name}"
+        draft.event(EventType.NORMAL, Reason.POOL_MOVED, f"{what} is followed to {stable.identity.group}")
 
 
 def _return(draft: Draft) -> bool:

@@ -121,6 +121,8 @@ class Reason(StrEnum):
     SETTING_WEIGHT = "SettingWeight", "A weight is being put in force, and requests are being counted under it."
     STEP_COMPLETED = "StepCompleted", "A step is done, the next one begins."
     STEPS_CHANGED = "StepsChanged", "The steps were edited: it goes on at the first one at or above the current weight."
+    POOL_MOVED = ("PoolMoved",
+        "The traffic object lists a version's pool in another API group: that pool is the version now.")
     STEP_TRIED_AGAIN = "StepTriedAgain", "A rise that was undone was not at fault and is tried again."
     RESUMED = "Resumed", "A pause, a hold or a gate is over."
     ANALYSING = "Analysing", "A gate is measuring."

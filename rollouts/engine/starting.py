@@ -9,7 +9,8 @@ from rollouts.engine.carrying import settling
 from rollouts.engine.converging import converge, no_rules
 from rollouts.engine.crashes import crashes_at_start
 from rollouts.engine.draft import Draft, Said
-from rollouts.engine.observation import Blocker, RuleView
+from rollouts.engine.moving import twin
+from rollouts.engine.observation import Blocker, PoolView, RuleView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import revision_of
 from rollouts.engine.serving import content_blocker, strangers, unserved
@@ -184,8 +185,20 @@ def nobody_serves(draft: Draft) -> Said | None:
             f"NO READY POD SERVES STABLE {stable.label} FROM {stable.identity.source}: {why}",
         )
     if not draft.obs.exists(stable.identity):
-        return Reason.STABLE_POOL_MISSING, f"STABLE {name} DOES NOT EXIST: NOBODY SERVES; bring it back"
+        return (
+            Reason.STABLE_POOL_MISSING,
+            f"STABLE {name} DOES NOT EXIST: NOBODY SERVES; {_way_out(draft, view)}",
+        )
     return Reason.STABLE_NOT_READY, f"STABLE {name} HAS NO READY ENDPOINT: NOBODY SERVES until it has one"
+
+
+def _way_out(draft: Draft, view: PoolView | None) -> str:
+    if view is None or not view.twin:
+        return "bring it back"
+    spec, traffic = draft.obs.spec, draft.obs.traffic
+    managed = spec is not None and traffic is not None and traffic.mode is TrafficMode.MANAGED
+    what = f"set target.pool.group to {view.twin}" if managed else "list that one in every rule of the route"
+    return f"bring it back, or follow it to {view.twin}, which has a pool of its name: {what}"
 
 
 def _answers(draft: Draft, arm: Identity) -> bool:
@@ -304,6 +317,16 @@ def _unlisted(draft: Draft, identity: Identity) -> Blocker | None:
     if not isinstance(spec, HttpRouteTraffic) or spec.mode is TrafficMode.MANAGED or spec.add_backend:
         return None
     for rule in traffic.rules:
+        other = twin(identity.arm, rule.entries)
+        if other is not None:
+            return Blocker(
+                reason=Reason.BACKEND_MISSING,
+                message=(
+                    f"rule {rule.name} of HTTPRoute {traffic.name} lists {identity.name} in {other.group}, and "
+                    f"{identity.group} was asked for: list it in the same group in every rule, and leave "
+                    "target.pool.group out or set it to that"
+                ),
+            )
         if identity.arm not in rule.entries:
             whole = [other.name for other in traffic.rules if identity.arm in other.entries]
             named = ", ".join(name for name in whole if not name.isdigit())  # without a name it is an index

@@ -107,5 +107,7 @@ def chosen_rules(
     if spec.rule_names:
         return [index for index in plain if map_of(rules[index]).get("name") in spec.rule_names]
     pools = {index: pools_of(rules[index], namespace) for index in plain}
-    ours = [index for index in plain if any(arm in pools[index] for arm in arms)]
+    # By name: a rule that was left behind when the others moved to another API group is ours all the same.
+    names = {arm.name for arm in arms}
+    ours = [index for index in plain if any(pool.name in names for pool in pools[index])]
     return ours or [index for index in plain if pools[index]]

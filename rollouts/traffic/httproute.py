@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rollouts.engine.actions import DesiredTraffic
+from rollouts.engine.moving import twin
 from rollouts.engine.observation import Problem
 from rollouts.engine.reasons import Reason
 from rollouts.engine.types import ZERO, HttpRouteTraffic, Identity, TrafficMode
@@ -229,6 +230,14 @@ def _rules_to_choose(rules: Sequence[Any], target: RouteTarget, desired: Desired
 def _backend_missing(
     rule: Any, index: int, target: RouteTarget, arm: Identity, port: int | None
 ) -> RenderRefusal:
+    other = twin(arm, pools_of(rule, target.namespace))
+    if other is not None:
+        return RenderRefusal(
+            reason=Reason.BACKEND_MISSING,
+            message=f"rule {rule_name(rule, index)} of HTTPRoute {target.spec.name} lists {POOL_KIND} {arm.name} in "
+            f"{other.group}, not in {arm.group}, as target.pool.group or other rules say: list it in the same group in "
+            "every rule, in one commit, and leave target.pool.group out or set it to that",
+        )
     ref = backend_ref(arm, 0, port)
     flow = ", ".join(f"{key}: {value}" for key, value in ref.items())
     return RenderRefusal(

@@ -97,6 +97,10 @@ def pool(name: str) -> Identity:
     return Identity(kind="InferencePool", group=GROUP, name=name)
 
 
+def _named(ref: EntryRef) -> Identity:
+    return Identity(kind=ref.kind, group=ref.group, name=ref.name)
+
+
 def _entry(identity: Identity) -> EntryRef:
     return EntryRef(kind=identity.kind, group=identity.group, name=identity.name)
 
@@ -227,6 +231,7 @@ class World:
         target = None
         if self.spec is not None:
             wanted = pool(self.spec.target.name)
+            wanted = replace(wanted, group=self.spec.target.group or wanted.group)
             target = wanted if wanted in self.pools else None
         return Observation(
             namespace="default",
@@ -243,6 +248,7 @@ class World:
             if self.spec is not None
             else self.on_delete or OnDelete.RESTORE_STABLE,
             release_now=self.release_now,
+            listed=frozenset(arm for rule in self.rules or [] for arm in rule),
             ways={
                 record: self._way(record) for record in (*self.status.way_back, *self._proposed().values())
             },
@@ -283,7 +289,7 @@ class World:
     def _way(self, record: WayBack) -> WayView:
         if self.rules is None:
             return WayView(exists=False)
-        canary, stable = pool(record.canary.name), pool(record.stable.name)
+        canary, stable = _named(record.canary), _named(record.stable)
         shares = [
             Fraction(rule.get(canary, 0), (rule.get(canary, 0) + rule.get(stable, 0)) or 1)
             for rule in self.rules
@@ -341,6 +347,7 @@ class World:
             identity: PoolView(
                 identity=identity,
                 exists=identity in self.pools,
+                twin=self._twin(identity),
                 ready_endpoints=self.pools.get(identity, 0),
                 blockers=self.pool_blockers if identity == pool("v2") else (),
                 path=self.paths.get(identity, PathView()),
@@ -348,6 +355,11 @@ class World:
             )
             for identity in names
         }
+
+    def _twin(self, identity: Identity) -> str:
+        """Another group with a pool of the name, of pools that do not exist."""
+        groups = (other.group for other in self.pools if other.name == identity.name)
+        return "" if identity in self.pools else next(groups, "")
 
     # --- what the controller would do ---
 
@@ -421,7 +433,7 @@ class World:
     def _return(self, action: ReturnTraffic) -> None:
         """What the patch of the record does: weights of the two arms, nothing else."""
         assert self.rules is not None
-        canary, stable = pool(action.record.canary.name), pool(action.record.stable.name)
+        canary, stable = _named(action.record.canary), _named(action.record.stable)
         for rule in self.rules:
             joint = rule.get(canary, 0) + rule.get(stable, 0)
             if rule.get(canary, 0) * FULL > action.limit * joint:

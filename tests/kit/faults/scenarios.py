@@ -48,6 +48,7 @@ from tests.kit.faults.objects import (
     rollout_object,
 )
 from tests.kit.faults.path_scenarios import PATH_SCENARIOS
+from tests.kit.faults.pool_moves import POOL_MOVES
 from tests.kit.faults.share_scenarios import SHARE_SCENARIOS
 from tests.kit.faults.simulation import Condition, Move, Scenario
 from tests.kit.faults.source import Answer
@@ -396,6 +397,7 @@ SCENARIOS: dict[str, Scenario] = {
         *ADAPTER_SCENARIOS,
         *IDENTITY_SCENARIOS,
         *SHARE_SCENARIOS,
+        *POOL_MOVES,
         *EDITED,
     )
 }

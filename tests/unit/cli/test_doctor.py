@@ -20,6 +20,10 @@ from rollouts.traffic.writes import label_value
 
 ARGO_ROLLOUTS = Resource("argoproj.io", "v1alpha1", "rollouts", "Rollout")
 APPLICATION = Resource("argoproj.io", "v1alpha1", "applications", "Application")
+GATEWAY_CLASS = Resource(
+    "gateway.networking.k8s.io", "v1", "gatewayclasses", "GatewayClass", namespaced=False
+)
+DEPLOYMENT = Resource("apps", "v1", "deployments", "Deployment")
 CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
 WEIGHTS = "resource.customizations.ignoreDifferences.gateway.networking.k8s.io_HTTPRoute"
 TRACKED = {"argocd.argoproj.io/tracking-id": "app:x"}
@@ -164,6 +168,31 @@ def refused(cluster: Cluster) -> None:
     cluster.objects[kinds.POOL_X]["v2"]["status"] = {"parent": [parent]}
 
 
+def behind(cluster: Cluster, controller: str, *images: str) -> None:
+    """The route's Gateway and its class, and Deployments of these images."""
+    cluster.objects[kinds.HTTP_ROUTE]["route"]["spec"] = {"parentRefs": [{"name": "gw"}]}
+    cluster.add(kinds.GATEWAY, "gw", spec={"gatewayClassName": "gc"})
+    cluster.add(GATEWAY_CLASS, "gc", spec={"controllerName": controller})
+    for number, image in enumerate(images):
+        containers = [{"name": "main", "image": image}]
+        cluster.add(DEPLOYMENT, f"d{number}", spec={"template": {"spec": {"containers": containers}}})
+
+
+def reporting(cluster: Cluster, controller: str) -> None:
+    """A route whose Gateway may not be read: who reports on it is known."""
+    route = cluster.objects[kinds.HTTP_ROUTE]["route"]
+    route["status"] = {"parents": [{"parentRef": {"name": "gw"}, "controllerName": controller}]}
+
+
+def moving(cluster: Cluster, *listed: Resource, there: tuple[Resource, ...] = kinds.POOLS) -> None:
+    """The pool exists in these groups, and the route lists it in those."""
+    cluster.objects[kinds.POOL_X].clear()
+    for kind in there:
+        cluster.add(kind, "v2", spec={"endpointPickerRef": {"name": "picker"}, "selector": {"app": "x"}})
+    refs = [{"group": kind.group, "kind": "InferencePool", "name": "v2"} for kind in listed]
+    cluster.objects[kinds.HTTP_ROUTE]["route"]["spec"] = {"rules": [{"backendRefs": refs}]}
+
+
 def released(cluster: Cluster, weights: dict[str, int]) -> None:
     """A route that a Rollout left behind, with these weights."""
     refs = [
@@ -221,6 +250,46 @@ CASES: dict[str, tuple[Callable[[Cluster], Any], Level, str]] = {
         lambda c: refused(c),
         Level.BAD,
         "Gateway gw says Accepted=False (NotSupportedByGateway: weights)",
+    ),
+    "a gateway that refuses splits": (
+        lambda c: behind(
+            c,
+            "gateway.envoyproxy.io/gatewayclass-controller",
+            "envoyproxy/gateway:v1",
+            "x/ai-gateway-controller:v0",
+        ),
+        Level.BAD,
+        "behind it is Envoy Gateway, version v1; with Envoy AI Gateway",
+    ),
+    "a gateway that is known by its reports": (
+        lambda c: reporting(c, "networking.gke.io/gateway"),
+        Level.WARN,
+        "behind it is GKE Gateway, of unknown version",
+    ),
+    "an alpha pool behind a gateway that reads v1": (
+        lambda c: behind(c, "istio.io/gateway-controller"),
+        Level.BAD,
+        "InferencePool v2 is of inference.networking.x-k8s.io, and Istio reads only v1",
+    ),
+    "pools that begin to move": (
+        lambda c: moving(c, kinds.POOL_X),
+        Level.WARN,
+        "exists in both groups, and the route lists the alpha one",
+    ),
+    "pools that have moved": (
+        lambda c: moving(c, kinds.POOL_V1),
+        Level.WARN,
+        "the route lists the one of v1",
+    ),
+    "a pool listed in two groups": (
+        lambda c: moving(c, *kinds.POOLS),
+        Level.WARN,
+        "and inference.networking.x-k8s.io: two",
+    ),
+    "an old pool deleted before the route was switched": (
+        lambda c: moving(c, kinds.POOL_X, there=(kinds.POOL_V1,)),
+        Level.BAD,
+        "where it does not exist; it does in inference.networking.k8s.io",
     ),
     "a managed route in Git": (managed_and_tracked, Level.BAD, "Argo CD applies it too"),
     "an adopted route under Flux": (

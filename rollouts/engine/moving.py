@@ -1,0 +1,75 @@
+"""InferencePools that change their API group (v1alpha2 to v1), as a cluster moves from one to the other.
+
+The group is part of a version's identity, for both groups may have a pool of one name, and they may be split against
+each other. Whether a stored version has moved is said by who routes to it: the traffic object lists its name in
+another group, and no longer in the one that is stored. Then the stored version is that pool, under the hash that it
+has: the move is no new version, and whatever runs goes on. Pods are followed as after an edit of a pool's selector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from rollouts.engine.types import EntryRef, Identity, Revision, RolloutStatus, Target, WayBack
+
+__all__ = ["moved", "same_pool", "twin"]
+
+
+def same_pool(one: Identity, other: Identity) -> bool:
+    """Whether two identities differ in the API group at most."""
+    return (one.kind, one.name, one.source) == (other.kind, other.name, other.source)
+
+
+def twin(arm: Identity, listed: Iterable[Identity]) -> Identity | None:
+    """The pool of the arm's name in another group that is listed in its place; None where the arm is listed."""
+    found = {other for other in listed if same_pool(arm, other)}
+    return found.pop() if len(found) == 1 and arm not in found else None
+
+
+def moved(status: RolloutStatus, listed: frozenset[Identity], target: Target | None) -> RolloutStatus:
+    """``status`` with every stored version in the group that it is listed in; itself where none has moved.
+
+    What ``target`` names with its group stays there, and no version turns into the other one that carries.
+    """
+    revisions = [arm for arm in (status.stable, status.canary) if arm is not None]
+    arms = {one.identity for one in (*revisions, *(entry.revision for entry in status.history))}
+    arms |= {_named(ref) for record in status.way_back for ref in (record.stable, record.canary)}
+    carrying = _carrying(status)
+    found = {arm: twin(arm, listed) for arm in arms if not _said(target, arm)}
+    places = {arm: place for arm, place in found.items() if place is not None and place not in carrying}
+    if not places:
+        return status
+
+    def revision(one: Revision) -> Revision:
+        return replace(one, identity=places.get(one.identity, one.identity))
+
+    return replace(
+        status,
+        stable=revision(status.stable) if status.stable is not None else None,
+        canary=revision(status.canary) if status.canary is not None else None,
+        history=tuple(replace(entry, revision=revision(entry.revision)) for entry in status.history),
+        way_back=tuple(_way(record, places) for record in status.way_back),
+    )
+
+
+def _said(target: Target | None, arm: Identity) -> bool:
+    return target is not None and (target.name, target.group) == (arm.name, arm.group)
+
+
+def _carrying(status: RolloutStatus) -> set[Identity]:
+    begun = status.started_at is not None or status.adopted_split
+    arms = (status.stable, status.canary if begun else None)
+    return {arm.identity for arm in arms if arm is not None}
+
+
+def _named(ref: EntryRef) -> Identity:
+    return Identity(kind=ref.kind, group=ref.group, name=ref.name)
+
+
+def _way(record: WayBack, places: Mapping[Identity, Identity]) -> WayBack:
+    def entry(ref: EntryRef) -> EntryRef:
+        place = places.get(_named(ref))
+        return ref if place is None else replace(ref, group=place.group)
+
+    return replace(record, stable=entry(record.stable), canary=entry(record.canary))
