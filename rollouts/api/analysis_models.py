@@ -131,7 +131,7 @@ class MetricModel(ApiModel):
     source: Text = "default"
     """Name of a source that the administrator configured; `pods` scrapes the pool's pods directly."""
     success_condition: Expression | None = None
-    """CEL over `result` that makes a measurement successful, such as `result < 2.0`."""
+    """CEL over `result` that makes a measurement successful, such as `result < 2.0` or `result[0] < 2.0`."""
     failure_condition: Expression | None = None
     """CEL over `result` that makes a measurement failed."""
     interval: Duration | None = None

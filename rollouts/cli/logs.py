@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TextIO, cast
 
 import structlog
 
@@ -15,6 +16,16 @@ __all__ = ["configure_logs"]
 def _printable(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Values come from objects and servers; a terminal would obey what stands in them. JSON escapes by itself."""
     return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+class _Stderr:
+    """Whatever stderr is when a line is written: loggers are kept, and a program may replace it meanwhile."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def configure_logs(form: str = "auto") -> None:
@@ -38,7 +49,7 @@ def configure_logs(form: str = "auto") -> None:
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Stderr())),
         cache_logger_on_first_use=True,
     )
     logging.getLogger("apscheduler").setLevel(logging.WARNING)

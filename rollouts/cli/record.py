@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import select
+import sys
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
+import structlog
 
 from rollouts.analysis.catalogue import COMPARED
 from rollouts.analysis.evidence import Arm, CompareMetric, EvidenceSpec, Exclusion, Mark, PodSample
@@ -19,9 +22,10 @@ from rollouts.analysis.sources.base import Place, Source, SourceError
 from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.analysis.types import ArmRef, RunSpec
 from rollouts.api.parsing import ParsedRollout, parse_rollout
-from rollouts.api.runs import parse_run
+from rollouts.api.runs import ParsedRun, parse_run
 from rollouts.api.scalars import parse_duration
 from rollouts.cli.connect import EXIT_CODES, connection_options, default_namespace, fetch, with_client
+from rollouts.cli.logs import configure_logs
 from rollouts.controller.assembly import open_sources
 from rollouts.controller.caches import Caches
 from rollouts.controller.gates import arm_ref
@@ -33,9 +37,11 @@ from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.objects import kinds
 from rollouts.runtime.clock import Clock, SystemClock
 from rollouts.runtime.objects import ObjectKey
-from rollouts.terminal import say
+from rollouts.terminal import document, say
 
 __all__ = ["record"]
+
+_log = structlog.get_logger(__name__)
 
 _MOST_SCRAPES = 5760
 """Two days at 30 seconds: a recording is a file that people send around."""
@@ -52,11 +58,14 @@ def _duration(_: click.Context, parameter: click.Parameter, text: str | None) ->
 @click.command("record", epilog=EXIT_CODES)
 @click.argument("name")
 @connection_options
-@click.option("-f", "--file", "path", type=click.Path(dir_okay=False, path_type=Path), required=True)
+@click.option("-f", "--file", "path", type=click.Path(dir_okay=False, path_type=Path), help="Else stdout.")
 @click.option("--interval", default="30s", show_default=True, callback=_duration, help="Between two scrapes.")
 @click.option("--duration", default="1h", show_default=True, callback=_duration, help="At most this long.")
 @click.option("--since", callback=_duration, help="The past instead: from this long ago, from --source.")
 @click.option("--until", callback=_duration, help="End of the past, this long ago; now, unless said.")
+@click.option(
+    "--run", "chosen", metavar="NAME", help="With --since: the attempt of this AnalysisRun; else the newest."
+)
 @click.option(
     "--source", metavar="NAME=URL", help="A Prometheus-compatible server; without it the pods themselves."
 )
@@ -65,22 +74,25 @@ def record(
     namespace: str | None,
     kubeconfig: str | None,
     context: ContextChoice,
-    path: Path,
+    path: Path | None,
     interval: timedelta,
     duration: timedelta,
     since: timedelta | None,
     until: timedelta | None,
+    chosen: str | None,
     source: str | None,
 ) -> None:
     """Record NAME's raw counters for `rollouts backtest`: until its end, --duration or Ctrl-C.
 
-    t = 0 is the start of the attempt; what was before it is history. Of the past, the newest AnalysisRun with
-    comparisons tells arms, steps and exclusions, also when its attempt is over; without one, only the present
-    step is known. The past comes from the pods of today: what Prometheus knows of pods that are gone is not
+    t = 0 is the start of the attempt; what was before it is history. Of the past, the AnalysisRuns with comparisons of
+    the newest attempt, or of that of --run, tell arms, steps and exclusions, also when it is over; without one, only
+    the present step is known. The past comes from the pods of today: what Prometheus knows of pods that are gone is not
     looked for.
     """
     if since is not None and source is None:
         raise click.UsageError("--since reads the past: name a Prometheus with --source default=URL")
+    if chosen is not None and since is None:
+        raise click.UsageError("--run chooses an attempt of the past: say with --since where to begin")
     if until is not None and (since is None or until >= since):
         raise click.UsageError("--until ends the past that --since begins: it has to be shorter ago")
     if interval < timedelta(seconds=1) or (since or duration) / interval > _MOST_SCRAPES:
@@ -89,6 +101,7 @@ def record(
         configured = dict([source_option(source)]) if source else {}
     except SettingsError as error:
         raise click.UsageError(str(error)) from None
+    configure_logs()
     where = namespace or default_namespace(kubeconfig, context)
 
     async def work(client: KubeClient) -> _Tape:
@@ -97,13 +110,17 @@ def record(
         async with _watching(client, clock, where) as caches:
             scraper = PodScraper(clock)
             sources = open_sources(configured, caches, scraper, clock)
-            recorder = _Recorder(caches, sources, next(iter(configured), "pods"), ObjectKey(where, name))
+            recorder = _Recorder(
+                caches, sources, next(iter(configured), "pods"), ObjectKey(where, name), chosen
+            )
             try:
                 if since is not None:
                     now = datetime.now(UTC)
                     await recorder.past(now - since, now - (until or timedelta(0)), interval)
                 else:
-                    await recorder.live(clock, interval, duration)
+                    await recorder.live(
+                        clock, interval, duration, _reader_gone if path is None else lambda: False
+                    )
             finally:
                 for one in sources.values():
                     await one.close()
@@ -111,10 +128,28 @@ def record(
 
     tape = with_client(kubeconfig, context, work)
     lines = tape.lines(interval.total_seconds())
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    say(f"{path}: {len(tape.samples)} samples of {tape.scrapes} scrapes, {len(tape.marks)} steps")
+    if path is None:
+        document("\n".join(lines))
+    else:
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for text in tape.empty_arms():
+        say(text, err=True)
+    say(
+        f"{path or 'stdout'}: {len(tape.samples)} samples of {tape.scrapes} scrapes, {len(tape.marks)} steps",
+        err=True,
+    )
     if not tape.samples:
         raise click.ClickException(f"no pod answered: {tape.problem or 'there is none'}")
+
+
+def _reader_gone() -> bool:
+    """Whether whoever read stdout has closed it: nothing is written before the end, so no write would tell."""
+    try:
+        poller = select.poll()
+        poller.register(sys.stdout.fileno(), 0)
+        return bool(poller.poll(0))
+    except (OSError, ValueError):  # no file, as under a test
+        return False
 
 
 @contextlib.asynccontextmanager
@@ -141,6 +176,21 @@ class _Tape:
     scrapes: int = 0
     started: float | None = None
     problem: str = ""
+    asked: dict[Arm, str] = field(default_factory=dict)
+    """What each arm was taken to be."""
+    problems: dict[Arm, str] = field(default_factory=dict)
+
+    def empty_arms(self) -> list[str]:
+        """Of which arm nothing was recorded, and why: nothing can be compared with it."""
+        seen = {sample.arm for _, sample in self.samples}
+        said = []
+        for arm in (Arm.STABLE, Arm.CANARY):
+            if arm in seen:
+                continue
+            name = f" ({self.asked[arm]})" if arm in self.asked else ""
+            unasked = "there was none in this time" if arm not in self.asked else "no pod of it was found"
+            said.append(f"the {arm.value} arm{name} is empty: {self.problems.get(arm, unasked)}")
+        return said
 
     def lines(self, interval: float) -> list[str]:
         """The recording; its t = 0 is the start of the attempt, else the end of what was recorded."""
@@ -179,27 +229,34 @@ def _arms_of(run: RunSpec, at: datetime) -> list[tuple[Arm, ArmRef]]:
 
 
 class _Recorder:
-    def __init__(self, caches: Caches, sources: dict[str, Source], source: str, key: ObjectKey) -> None:
+    def __init__(
+        self, caches: Caches, sources: dict[str, Source], source: str, key: ObjectKey, chosen: str | None
+    ) -> None:
         self.tape = _Tape()
         self._caches = caches
         self._sources = sources
         self._source = source
         self._key = key
+        self._chosen = chosen
+        self._attempt: tuple[int, list[tuple[Arm, ArmRef]]] | None = None
         self._wanted = _everything()
 
-    async def live(self, clock: Clock, interval: timedelta, duration: timedelta) -> None:
+    async def live(
+        self, clock: Clock, interval: timedelta, duration: timedelta, given_up: Callable[[], bool]
+    ) -> None:
         """Scrape until the attempt that is seen has ended, or the time is over. Ctrl-C keeps what there is."""
-        end, running = clock.monotonic() + duration.total_seconds(), False
+        end = clock.monotonic() + duration.total_seconds()
         try:
-            while True:
+            while not given_up():
                 parsed = self._rollout()
                 if parsed is None:
                     return
-                now = datetime.now(UTC)
-                self._note(parsed.status, now)
-                await self._scrape(self._refs(parsed, now), now)
-                running |= parsed.status.canary is not None
-                over = running and parsed.status.phase in _OVER
+                now, status = datetime.now(UTC), parsed.status
+                if self._attempt is not None and status.attempt != self._attempt[0]:
+                    return  # the next attempt has a beginning of its own
+                self._note(status, now)
+                await self._scrape(self._live_arms(parsed, now), now)
+                over = self._attempt is not None and status.phase in _OVER
                 if over or clock.monotonic() + interval.total_seconds() > end:
                     return
                 await clock.sleep(interval.total_seconds())
@@ -208,11 +265,22 @@ class _Recorder:
         finally:
             self._gaps()
 
+    def _live_arms(self, parsed: ParsedRollout, now: datetime) -> list[tuple[Arm, ArmRef]]:
+        """The arms of the attempt, also once it is over: what is promoted stays the canary of its recording."""
+        if parsed.status.canary is not None:
+            if self._attempt is None:
+                _log.info("attempt_is_recorded", rollout=str(self._key), attempt=parsed.status.attempt)
+            self._attempt = parsed.status.attempt, self._refs(parsed, now)
+        return self._refs(parsed, now) if self._attempt is None else self._attempt[1]
+
     async def past(self, start: datetime, end: datetime, interval: timedelta) -> None:
         """Ask for every moment of the past in turn."""
-        parsed, (run, over) = self._rollout(), self._last_run()
+        parsed, runs = self._rollout(), self._runs()
         if parsed is None:
             return
+        run = runs[0].spec if runs else None
+        ends = [one.status.completed_at for one in runs]
+        over = None if None in ends else max((at for at in ends if at is not None), default=None)
         at, end = start, min(end, over or end)
         while at <= end:
             if run is None:
@@ -223,22 +291,34 @@ class _Recorder:
             self._gaps()
             return
         self.tape.started = run.marks[0].at.timestamp()
-        for mark in run.marks:
-            if mark.at <= end:
-                self.tape.marks.append(Mark(at=mark.at.timestamp(), step=mark.step, weight=mark.weight))
-        self._exclude(run)
+        specs = [one.spec for one in runs if one.spec is not None]
+        marks = {(mark.at, mark.step): mark for spec in specs for mark in spec.marks if mark.at <= end}
+        for _, mark in sorted(marks.items()):
+            self.tape.marks.append(Mark(at=mark.at.timestamp(), step=mark.step, weight=mark.weight))
+        for gap in sorted({gap for spec in specs for gap in spec.exclude}):
+            self._exclude(gap)
 
-    def _last_run(self) -> tuple[RunSpec | None, datetime | None]:
-        """The evidence of the newest attempt that compared anything, and when that was over."""
+    def _runs(self) -> list[ParsedRun]:
+        """The evidence of one attempt, the earliest mark first: a run that was replaced has the steps before it."""
         parsed = self._rollout()
-        runs = sorted(
-            self._caches.owned_runs(self._key, parsed.uid) if parsed is not None else [],
-            key=lambda run: str(run["metadata"].get("creationTimestamp", "")),
-        )
-        for run in reversed([parse_run(run) for run in runs]):
-            if run.spec is not None and run.spec.comparisons and run.spec.marks:
-                return run.spec, run.status.completed_at
-        return None, None
+        owned = self._caches.owned_runs(self._key, parsed.uid) if parsed is not None else []
+        owned.sort(key=lambda run: str(run["metadata"].get("creationTimestamp", "")))
+        named = {str(run["metadata"]["name"]): parse_run(run) for run in owned}
+        found = {
+            name: run for name, run in named.items() if run.spec and run.spec.comparisons and run.spec.marks
+        }
+        if self._chosen is not None and self._chosen not in found:
+            there = ", ".join(found) or "none"
+            raise click.UsageError(f"no AnalysisRun {self._chosen} with comparisons; there are: {there}")
+        if not found:
+            return []
+        wanted = found[self._chosen] if self._chosen is not None else list(found.values())[-1]
+        same = [
+            run
+            for run in found.values()
+            if run.spec and wanted.spec and run.spec.attempt == wanted.spec.attempt
+        ]
+        return sorted(same, key=lambda run: run.spec.marks[0].at if run.spec else datetime.now(UTC))
 
     def _rollout(self) -> ParsedRollout | None:
         obj = self._caches.rollouts.get(self._key)
@@ -250,6 +330,7 @@ class _Recorder:
     async def _scrape(self, arms: list[tuple[Arm, ArmRef]], at: datetime) -> None:
         self.tape.scrapes += 1
         for arm, ref in arms:
+            self.tape.asked[arm] = ref.name
             source = (
                 self._sources["picker"]
                 if ref.pool and self._source == "pods"
@@ -259,7 +340,7 @@ class _Recorder:
             try:
                 pods = await source.raw(self._wanted.raw_names(source.offer), place, at)
             except SourceError as error:
-                self.tape.problem = str(error)
+                self.tape.problem = self.tape.problems[arm] = str(error)
                 continue
             for pod, raw in sorted(pods.items()):
                 sample = self._wanted.sample(raw.sample, source.offer, arm, pod, raw.started)
@@ -305,9 +386,8 @@ class _Recorder:
         owner = Owner(name=parsed.name, uid=parsed.uid, present=frozenset(runs))
         run = runs.get(background_run(owner, parsed.status))
         spec = parse_run(run).spec if run is not None else None
-        if spec is not None:
-            self._exclude(spec)
+        for gap in spec.exclude if spec is not None else ():
+            self._exclude(gap)
 
-    def _exclude(self, spec: RunSpec) -> None:
-        for start, end in spec.exclude:
-            self.tape.exclusions.append(Exclusion(start=start.timestamp(), end=end.timestamp()))
+    def _exclude(self, gap: tuple[datetime, datetime]) -> None:
+        self.tape.exclusions.append(Exclusion(start=gap[0].timestamp(), end=gap[1].timestamp()))

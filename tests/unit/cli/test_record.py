@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -198,14 +200,21 @@ class Past:
         return web.json_response({"status": "success", "data": {"resultType": "vector", "result": result}})
 
 
-def evidence_of_an_attempt_that_is_over(stage: Stage, begun: datetime) -> None:
+def evidence_of_an_attempt_that_is_over(
+    stage: Stage,
+    begun: datetime,
+    *,
+    name: str = "demo-22222222-1",
+    attempt: int = 1,
+    steps: tuple[tuple[int, int, int], ...] = ((0, 0, 10), (4, 2, 50)),
+) -> None:
     """Its run has two weights and a polluted minute; the Rollout is at rest on the new version."""
     pool = {"kind": "InferencePool", "group": GROUP}
     run = {
         "apiVersion": kinds.ANALYSIS_RUN.api_version,
         "kind": "AnalysisRun",
         "metadata": {
-            "name": "demo-22222222-1",
+            "name": name,
             "namespace": "default",
             "ownerReferences": [
                 {
@@ -219,14 +228,14 @@ def evidence_of_an_attempt_that_is_over(stage: Stage, begun: datetime) -> None:
         },
         "spec": {
             "rollout": "demo",
-            "attempt": 1,
+            "attempt": attempt,
             "stable": {**pool, "name": "v1"},
             "canary": {**pool, "name": "v2"},
             "metrics": [],
             "comparisons": [{"name": "errors", "source": "default", "compare": {"preset": "error-rate"}}],
             "marks": [
-                {"at": format_time(begun), "step": 0, "weight": 10},
-                {"at": format_time(begun + timedelta(minutes=4)), "step": 2, "weight": 50},
+                {"at": format_time(begun + timedelta(minutes=minute)), "step": step, "weight": weight}
+                for minute, step, weight in steps
             ],
             "exclude": [
                 {
@@ -238,7 +247,7 @@ def evidence_of_an_attempt_that_is_over(stage: Stage, begun: datetime) -> None:
     }
     stage.api.create(kinds.ANALYSIS_RUN, "default", run, manager="test")
     over = {"phase": "Successful", "completedAt": format_time(begun + timedelta(minutes=9))}
-    stage.status(kinds.ANALYSIS_RUN, "demo-22222222-1", over)
+    stage.status(kinds.ANALYSIS_RUN, name, over)
     healthy = {"phase": "Healthy", "canary": None, "weight": None, "startedAt": None, "stepStartedAt": None}
     stage.status(
         kinds.ROLLOUT, "demo", {**healthy, "stable": {**STATUS["stable"], "name": "v2", "hash": "2" * 64}}
@@ -276,3 +285,88 @@ def test_an_end_of_the_past_needs_a_beginning_before_it(stage: Stage, arguments:
 
     assert result.exit_code == 2
     assert "--until ends the past" in result.output
+
+
+def started(stage: Stage, *arguments: str) -> subprocess.Popen[str]:
+    """The command as people run it in a pipe."""
+    command = [sys.executable, "-m", "rollouts.cli", "record", "demo", "--kubeconfig", str(stage.kubeconfig)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*command, "-n", "default", *arguments], stdout=pipe, stderr=pipe, text=True)
+
+
+def test_data_goes_to_stdout_and_everything_else_to_stderr(stage: Stage) -> None:
+    stage.api.patch(
+        kinds.POD,
+        "default",
+        "v2-0",
+        {"metadata": {"labels": {"release": "none"}}},
+        content_type=PatchKind.MERGE.value,
+        manager="test",
+    )
+    out, told = started(stage, "--interval", "1s", "--duration", "1s").communicate(timeout=30)
+
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert lines[0]["kind"] == "Recording"
+    assert {line["arm"] for line in lines if "arm" in line} == {"stable"}
+    assert "the canary arm (v2) is empty: no pod of it was found" in told
+    assert "the stable arm" not in told
+    assert "kind_not_served" in told  # what is logged on the way
+
+
+def test_it_ends_when_nobody_reads_any_more(stage: Stage) -> None:
+    process = started(stage, "--interval", "1s", "--duration", "10m")
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, told = process.communicate(timeout=30)
+
+    assert "Traceback" not in told
+
+
+def test_a_promotion_is_followed_with_the_arms_of_its_attempt(stage: Stage, tmp_path: Path) -> None:
+    file = tmp_path / "live.jsonl"
+    process = started(stage, "-f", str(file), "--interval", "3s", "--duration", "60s")
+    assert process.stderr is not None
+    assert any("attempt_is_recorded" in line for line in process.stderr)
+    promoted = {**STATUS["stable"], "name": "v2", "hash": "2" * 64}
+    stage.status(kinds.ROLLOUT, "demo", {"phase": "Healthy", "canary": None, "stable": promoted})
+    out, _ = process.communicate(timeout=40)
+
+    assert (process.returncode, out) == (0, "")
+    samples = [json.loads(line) for line in file.read_text().splitlines() if '"arm"' in line]
+    assert {(line["arm"], line["pod"]) for line in samples} == {("stable", "v1-0"), ("canary", "v2-0")}
+    assert len({line["t"] for line in samples}) == 2
+
+
+def past(stage: Stage, file: Path, *arguments: str) -> tuple[Any, list[dict[str, Any]]]:
+    server = Past()
+    stage.run(server.start())
+    try:
+        source = ["--source", f"default={server.url}", "--interval", "60s", "--since", "100m"]
+        result = invoke(stage, "demo", "-f", str(file), *source, *arguments)
+    finally:
+        stage.run(server.stop())
+    return result, [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def test_an_attempt_over_several_runs_has_the_steps_of_all(stage: Stage, tmp_path: Path) -> None:
+    now = datetime.now(UTC).replace(microsecond=0)
+    old, new = now - timedelta(minutes=90), now - timedelta(minutes=30)
+    evidence_of_an_attempt_that_is_over(stage, old, name="demo-1")
+    evidence_of_an_attempt_that_is_over(stage, new, name="demo-2", attempt=2, steps=((0, 0, 5),))
+    later = ((4, 1, 20), (6, 2, 60))
+    evidence_of_an_attempt_that_is_over(stage, new, name="demo-2-b", attempt=2, steps=later)
+
+    result, lines = past(stage, tmp_path / "newest.jsonl")
+    assert result.exit_code == 0, result.output
+    steps = [(line["t"], line["step"], line["weight"]) for line in lines if line.get("event") == "step"]
+    assert steps == [(0, 0, 5), (240, 1, 20), (360, 2, 60)]
+
+    result, lines = past(stage, tmp_path / "chosen.jsonl", "--run", "demo-1")
+    assert result.exit_code == 0, result.output
+    steps = [(line["t"], line["step"], line["weight"]) for line in lines if line.get("event") == "step"]
+    assert steps == [(0, 0, 10), (240, 2, 50)]
+
+    result, lines = past(stage, tmp_path / "none.jsonl", "--run", "demo-9")
+    assert (result.exit_code, lines) == (2, [])
+    assert "there are: demo-1, demo-2, demo-2-b" in result.output
