@@ -16,7 +16,15 @@ from rollouts.analysis.planning import Traffic, plan_rollout
 from rollouts.analysis.templates import Gate, Resolved, Template, metric_problems
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.cli.lint_findings import Finding, Severity, at_document, hint, path_in, problem
-from rollouts.cli.lint_kinds import API_VERSION, foreign_findings, is_ours, name_of, objects_in, unknown_kind
+from rollouts.cli.lint_kinds import (
+    API_VERSION,
+    foreign_findings,
+    is_bare_list,
+    is_ours,
+    name_of,
+    objects_in,
+    unknown_kind,
+)
 from rollouts.cli.lint_output import OUTPUTS, Placed
 from rollouts.cli.lint_queries import query_doubts
 from rollouts.cli.lint_references import Known, reference_findings
@@ -66,6 +74,10 @@ def lint_documents(documents: list[Any], traffic: Traffic | None = None) -> list
     for number, path, obj in sorted(placed, key=lambda one: one[2].get("kind") not in TEMPLATE_KINDS):
         found = _ours(obj, templates, known, traffic) if is_ours(obj) else foreign_findings(obj, alone=alone)
         findings += (at_document(one, number, path) for one in found)
+    for number, value in enumerate(documents):
+        if is_bare_list(value):
+            text = "a list of objects, which nobody reads: part them by --- or write kind: List with items"
+            findings.append(at_document(problem("", text, rule="kind"), number, ()))
     return findings + list(_waves(placed))
 
 
@@ -86,7 +98,7 @@ def _ours(
     where = name_of(obj)
     kind = obj.get("kind")
     if kind not in kinds():
-        yield problem(where, unknown_kind(str(kind)), rule="kind", path=("kind",))
+        yield problem(where, unknown_kind(str(kind or "")), rule="kind", path=("kind",))
         return
     yield from _head(obj)
     strict = strict_findings(obj, where)

@@ -12,7 +12,16 @@ from rollouts.cli.yaml_source import Path
 from rollouts.objects.fields import map_of
 from rollouts.objects.kinds import GROUP, VERSION
 
-__all__ = ["API_VERSION", "foreign_findings", "group_of", "is_ours", "name_of", "objects_in", "unknown_kind"]
+__all__ = [
+    "API_VERSION",
+    "foreign_findings",
+    "group_of",
+    "is_bare_list",
+    "is_ours",
+    "name_of",
+    "objects_in",
+    "unknown_kind",
+]
 
 API_VERSION = f"{GROUP}/{VERSION}"
 _DEEPEST_LIST = 4
@@ -49,6 +58,11 @@ def group_of(obj: Mapping[str, Any]) -> str:
     return group if slash or group == GROUP else ""
 
 
+def is_bare_list(value: Any) -> bool:
+    """Whether a document is a list of objects, which no client takes."""
+    return isinstance(value, list) and any(isinstance(one, Mapping) and "kind" in one for one in value[:64])
+
+
 def is_ours(obj: Mapping[str, Any]) -> bool:
     """Whether it says that it is of our API group."""
     return group_of(obj) == GROUP
@@ -58,7 +72,7 @@ def name_of(obj: Mapping[str, Any]) -> str:
     """``Kind/name``."""
     meta = obj.get("metadata")
     name = meta.get("name") if isinstance(meta, Mapping) else None
-    return f"{obj.get('kind')}/{name or '(no name)'}"
+    return f"{obj.get('kind') or '(no kind)'}/{name or '(no name)'}"
 
 
 def _looks_ours(obj: Mapping[str, Any]) -> bool:
@@ -69,20 +83,26 @@ def _looks_ours(obj: Mapping[str, Any]) -> bool:
 
 def foreign_findings(obj: Mapping[str, Any], *, alone: bool) -> Iterator[Finding]:
     """What is said of an object that is none of ours. ``alone``: nothing of ours is in the files."""
-    where, group, kind = name_of(obj), group_of(obj), str(obj.get("kind", ""))
+    where, group, kind = name_of(obj), group_of(obj), str(obj.get("kind") or "")
     near = nearest(kind, kinds())
     if group in _TOOLS and kind in _OF_TOOLS:
         yield from _of_tool(obj, where, _TOOLS[group], alone=alone)
-    elif _looks_ours(obj) or (nearest(group, [GROUP], cutoff=0.85) and near):
-        said = (
-            f"apiVersion is {obj.get('apiVersion')!r:.80}"
-            if obj.get("apiVersion")
-            else "apiVersion is missing"
-        )
-        text = f"{said}, but it is a {near or 'Rollout'} of ours: write {API_VERSION}"
+    elif _looks_ours(obj) or (_nearly_ours(group) and near):
+        text = f"{_said_version(obj)}, but it is a {near or 'Rollout'} of ours: write {API_VERSION}"
         yield problem(where, text, rule="kind", path=("apiVersion",))
         if near != kind:
             yield problem(where, unknown_kind(kind), rule="kind", path=("kind",))
+
+
+def _said_version(obj: Mapping[str, Any]) -> str:
+    written = next((str(name) for name in obj if str(name).lower() == "apiversion"), "")
+    if not obj.get("apiVersion"):
+        return f"{written} is no field (it is apiVersion)" if written else "apiVersion is missing"
+    return f"apiVersion is {obj['apiVersion']!r:.80}"
+
+
+def _nearly_ours(group: str) -> bool:
+    return bool(nearest(group, [GROUP], cutoff=0.85)) or "rollout" in group.lower()
 
 
 def _of_tool(obj: Mapping[str, Any], where: str, tool: str, *, alone: bool) -> Iterator[Finding]:
@@ -99,6 +119,8 @@ def _of_tool(obj: Mapping[str, Any], where: str, tool: str, *, alone: bool) -> I
 
 def unknown_kind(kind: str) -> str:
     """A kind that our group does not have."""
+    if not kind:
+        return "kind is missing: write kind: Rollout, say"
     near = nearest(kind, kinds(), cutoff=0.6)
     told = f"did you mean {near}?" if near else f"there are {', '.join(kinds())}"
     return f"there is no kind {kind!r:.60} of {GROUP}: {told}"

@@ -161,7 +161,7 @@ def _walk(schema: Schema, value: Any, path: Path, kind: str) -> Iterator[Wrong]:
         return
     wanted = schema.get("type")
     if not _is(wanted, value):
-        yield path, _mismatch(str(wanted), value, path), False, "wrong-type"
+        yield path, _short_form(schema, value) or _mismatch(str(wanted), value, path), False, "wrong-type"
     elif wanted == "object":
         yield from _object(schema, value, path, kind)
     elif wanted == "array":
@@ -351,6 +351,17 @@ def _unknown(name: str, known: Any, kind: str, path: Path = ()) -> str:
 def _meant(name: str, value: Mapping[str, Any]) -> str:
     near = nearest(name, [str(one) for one in list(value)[:_MOST]], cutoff=0.8)
     return f": {near} may be meant to be it" if near else ""
+
+
+def _short_form(schema: Schema, value: Any) -> str:
+    """What a scalar stands for where an object has one field that matters: `pause: 10m`."""
+    fields = list(schema.get("properties", {}))
+    needed = fields if len(fields) == 1 else list(schema.get("required", ()))
+    if len(needed) != 1 or isinstance(value, bool) or not isinstance(value, str | int) or not str(value):
+        return ""
+    return (
+        _left_in(str(value)) or f"must be an object, not {value!r:.60}: write {{{needed[0]}: {value!s:.60}}}"
+    )
 
 
 def _nothing(schema: Schema, path: Path) -> str:

@@ -139,6 +139,8 @@ def read_yaml(data: bytes) -> tuple[list[Document], list[Fault]]:
         return [], [Fault(line, 1, "the text is not UTF-8: save it as UTF-8")]
     documents: list[Document] = []
     faults: list[Fault] = []
+    if text[:1] in ("{", "["):
+        text = text.replace("\t", " ")  # JSON may be indented by tabs, and has none in its strings
     lines = text.splitlines(keepends=True)
     start = 0
     for _ in range(_MAX_RESTARTS):

@@ -76,7 +76,6 @@ MISTAKES = {
     "a count in words": ("count: 5", "count: five", "22:20", "must be a whole number"),
     "a truth in quotes": ("spec:\n", 'spec:\n  paused: "true"\n', "6:11", "take the quotes away"),
     "a list that is none": ("    - name: route", "      name: route", "10:7", "must be a list"),
-    "an object that is none": ("pool: {name: v2}", "pool: v2", "7:11", "must be an object"),
     "a word of a list in another case": (MEASURE, f"{MEASURE}\n            noData: wait", "20:21", "did you mean Wait"),
     "a word that is none": ("spec:\n", "spec:\n  onDelete: Nothing\n", "6:13", "RestoreStable, KeepTraffic"),
     "a share in percent": ("      steps:", "      endpointRatio: 50\n      steps:", "13:22", "too high"),
@@ -104,6 +103,13 @@ MISTAKES = {
     "a group": ("inferencerollouts.dev/", "inference-rollouts.dev/", "1:13", "write inferencerollouts.dev/v1alpha1"),
     "a version": ("/v1alpha1", "/v1", "1:13", "write inferencerollouts.dev/v1alpha1"),
     "no apiVersion": ("apiVersion: inferencerollouts.dev/v1alpha1\n", "", "1:1", "apiVersion is missing"),
+    "no kind": ("kind: Rollout\n", "", "1:1", "kind is missing"),
+    "apiversion": ("apiVersion: ", "apiversion: ", "1:1", "apiversion is no field"),
+    "another group of ours": ("inferencerollouts.dev/v1", "rollouts.dev/v1", "1:13", "write inferencerollouts.dev"),
+    # short forms
+    "a pause by its time": ("pause: {duration: 10m}", "pause: 10m", "15:16", "write {duration: 10m}"),
+    "a window by its time": ("spec:\n", "spec:\n  rollbackWindow: 24h\n", "6:19", "write {duration: 24h}"),
+    "a pool by its name": ("pool: {name: v2}", "pool: v2", "7:11", "write {name: v2}"),
     # queries
     "a bracket that is not closed": (MEASURE, "query: sum(rate(x[5m])", "18:13", "a ( is not closed"),
     "a bracket that closes nothing": (MEASURE, "query: sum(x))", "18:13", "a ) closes nothing"),
@@ -167,6 +173,20 @@ def test_the_status_of_a_live_object_is_not_judged() -> None:
     live = f"{SOUND}status: {{phase: Healthy, laterField: 1}}\n"
 
     assert run(live).exit_code == 0
+
+
+def test_a_bare_list_is_told() -> None:
+    result = run(yaml.safe_dump([yaml.safe_load(SOUND)]))
+
+    assert result.exit_code == 2
+    assert "<stdin>:1:1: problem: a list of objects" in result.output
+
+
+def test_json_may_be_indented_by_tabs_and_lines_may_end_as_on_windows() -> None:
+    as_json = json.dumps(yaml.safe_load(SOUND.replace("count", "cuont")), indent="\t")
+
+    assert "did you mean count" in run(as_json).output
+    assert "<stdin>:22:13: problem" in run(SOUND.replace("count", "cuont").replace("\n", "\r\n")).output
 
 
 def test_after_a_broken_document_the_next_ones_are_read() -> None:
