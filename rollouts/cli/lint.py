@@ -147,15 +147,17 @@ def _template(
 
 def _refuses(finding: Finding) -> bool:
     """Whether the reader refuses it, too: it ignores fields that it does not know."""
-    return finding.rule not in ("unknown-field", "template")
+    return finding.severity is Severity.PROBLEM and finding.rule not in ("unknown-field", "template")
 
 
 def _why(obj: Mapping[str, Any], path: Path) -> str:
     """What an object with too many fields usually comes from, where it is a step."""
     steps = list_of(map_of(map_of(map_of(obj.get("spec")).get("strategy")).get("canary")).get("steps"))
     step = path[-1] if path[:-1] == (*_CANARY, "steps") else None
-    several = isinstance(step, int) and step < len(steps) and len(map_of(steps[step])) > 1
-    return ": begin each of them with its own -" if several else ""
+    fields = map_of(steps[step]) if isinstance(step, int) and step < len(steps) else {}
+    if fields.get("pause", "") is None:
+        return ": nothing stands after pause; `pause: {}` waits for `promote`, `pause: {duration: 10m}` for a time"
+    return ": begin each of them with its own -" if len(fields) > 1 else ""
 
 
 def _metrics_path(text: str) -> Path:
@@ -181,7 +183,7 @@ def _rollout(
     obj: Mapping[str, Any], templates: Templates, strict: Sequence[Finding], traffic: Traffic | None
 ) -> Iterator[Finding]:
     parsed, where = parse_rollout(obj), name_of(obj)
-    told = {one.path for one in strict}
+    told = {one.path for one in strict if one.severity is Severity.PROBLEM}
     for wrong in parsed.problems:
         path = path_in(wrong.message)
         shape = parsed.model is None and any(map(_refuses, strict))

@@ -14,10 +14,11 @@ from itertools import islice
 from typing import Any
 
 from rollouts.api.crds import all_crds
-from rollouts.cli.lint_findings import Finding, path_text, problem
+from rollouts.cli.lint_findings import Finding, hint, path_text, problem
+from rollouts.cli.lint_values import duration_problem, left_in, spoken_duration, weight_problem
 from rollouts.cli.lint_words import FOREIGN, nearest
 from rollouts.cli.yaml_source import Path
-from rollouts.units import DURATION_PATTERN, parse_duration, parse_weight
+from rollouts.units import DURATION_PATTERN
 
 __all__ = ["kinds", "strict_findings"]
 
@@ -27,6 +28,8 @@ Wrong = tuple[Path, str, bool, str]
 
 _MOST = 64
 """Findings of one object: who has more, has one cause."""
+_NO_VALUE = "no-value"
+"""The rule of fields that are null: the API server drops them, so that what needs them says so."""
 _MAX_PLACES = 2
 _LISTED = 14
 _ANYWHERE = frozenset({"name", "value", "group", "path", "match", "of"})
@@ -57,14 +60,6 @@ _TYPES = {
     "array": "a list",
     "object": "an object with fields",
 }
-_UNITS = {
-    **dict.fromkeys(("ms", "msec", "msecs", "millisecond", "milliseconds"), "ms"),
-    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), "s"),
-    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), "m"),
-    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), "h"),
-    **dict.fromkeys(("d", "day", "days"), "d"),
-}
-_SPOKEN = re.compile(r"([0-9]{1,7}(?:\.[0-9]{1,3})?) ?([A-Za-z]{0,12}) ?")
 
 
 @lru_cache(maxsize=1)
@@ -105,7 +100,9 @@ def strict_findings(obj: Mapping[str, Any], where: str) -> list[Finding]:
     if isinstance(obj.get("spec"), Mapping):
         found += islice(_walk(_schemas()[kind], obj["spec"], ("spec",), kind), _MOST)
     return [
-        problem(where, f"{path_text(path)}: {text}", rule=rule, path=path, named=named)
+        (hint if rule == _NO_VALUE else problem)(
+            where, f"{path_text(path)}: {text}", rule=rule, path=path, named=named
+        )
         for path, text, named, rule in found
     ]
 
@@ -123,7 +120,7 @@ def _envelope(obj: Mapping[str, Any]) -> Iterator[Wrong]:
         yield ("metadata", "name"), _mismatch("string", called), False, "wrong-type"
     elif called and (len(called) > 253 or not _OBJECT_NAME.fullmatch(called)):
         text = f"{called!r:.70} is no name of an object: lower case letters, digits, - and ."
-        yield ("metadata", "name"), _left_in(called) or text, False, "wrong-value"
+        yield ("metadata", "name"), left_in(called) or text, False, "wrong-value"
     for field in ("labels", "annotations"):
         yield from _texts(meta.get(field), ("metadata", field))
 
@@ -150,9 +147,9 @@ def _texts(values: Any, path: Path) -> Iterator[Wrong]:
 
 def _walk(schema: Schema, value: Any, path: Path, kind: str) -> Iterator[Wrong]:
     """Linear in the value: each part is met once, and what the schema does not know is not entered."""
-    if value is None and not schema.get("nullable"):
-        if "default" not in schema:
-            yield path, _nothing(schema, path), True, "wrong-type"
+    if value is None and not isinstance(path[-1], int):
+        if not schema.get("nullable") and "default" not in schema:
+            yield path, _nothing(schema), True, _NO_VALUE
         return
     if schema.get("x-kubernetes-int-or-string") or (
         schema.get("x-kubernetes-preserve-unknown-fields") and "type" not in schema
@@ -183,7 +180,8 @@ def _is(wanted: Any, value: Any) -> bool:
         case "boolean":
             return isinstance(value, bool)
         case "integer":
-            return isinstance(value, int) and not isinstance(value, bool)
+            whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+            return whole and not isinstance(value, bool)  # 1.0 is whole to the API server
         case "number":
             return isinstance(value, int | float) and not isinstance(value, bool)
     return True
@@ -193,13 +191,16 @@ def _object(schema: Schema, value: Mapping[str, Any], path: Path, kind: str) -> 
     known = schema.get("properties")
     if known is None:
         return  # a Job's spec, a route's template: others judge them
+    needed = schema.get("required", ())
     for name, child in value.items():
+        if child is None and name in needed:
+            continue
         if name in known:
             yield from _walk(known[name], child, (*path, name), kind)
         else:
             yield (*path, str(name)), _unknown(str(name), known, kind, path), True, "unknown-field"
-    for name in schema.get("required", ()):
-        if name not in value:
+    for name in needed:
+        if value.get(name) is None:
             yield path, f"the field {name} is missing{_meant(name, value)}", True, "missing-field"
 
 
@@ -216,11 +217,13 @@ def _array(schema: Schema, value: list[Any], path: Path, kind: str) -> Iterator[
 def _scalar_or_text(schema: Schema, value: Any, path: Path) -> Iterator[Wrong]:
     """Weights, durations in seconds, fractions: a number or a text."""
     field = path[-1]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     fraction = "x-kubernetes-int-or-string" not in schema
     if isinstance(value, bool | Mapping | list) or not isinstance(value, int | float | str):
         yield path, _mismatch("number", value, path), False, "wrong-type"
-    elif isinstance(value, str) and _left_in(value):
-        yield path, _left_in(value), False, "template"
+    elif isinstance(value, str) and left_in(value):
+        yield path, left_in(value), False, "template"
     elif fraction and isinstance(value, str) and not re.fullmatch(schema.get("pattern", ".*"), value[:256]):
         yield (
             path,
@@ -231,55 +234,14 @@ def _scalar_or_text(schema: Schema, value: Any, path: Path) -> Iterator[Wrong]:
     elif fraction and not isinstance(value, str):
         yield from ((path, text, False, "wrong-value") for text in _bounds(schema, value))
     elif not fraction:
-        text = _weight(value) if field in ("setWeight", "weight") else _duration(value)
+        text = weight_problem(value) if field in ("setWeight", "weight") else duration_problem(value)
         if text:
             yield path, text, False, "wrong-value"
 
 
-def _weight(value: int | float | str) -> str:
-    try:
-        parse_weight(value)
-    except ValueError as error:
-        if isinstance(value, float) and 0 < value < 1:
-            return f"{error}; it counts in percent: write {_short(value * 100)}"
-        if isinstance(value, float):
-            return f"{error}: write {_short(value)}"
-        if isinstance(value, str) and value.strip("% ").isdecimal() and len(value) < 8:
-            return f"{error}: write {value.strip('% ')}, without quotes"
-        return str(error)
-    return ""
-
-
-def _short(value: float) -> str:
-    """Percent as a weight has it: 10, or "0.5%"."""
-    whole = round(value, 2)
-    return str(int(whole)) if whole.is_integer() else f'"{whole}%"'
-
-
-def _duration(value: Any) -> str:
-    try:
-        parse_duration(value)
-    except ValueError as error:
-        return f"{error}{_spoken(value)}"
-    return ""
-
-
-def _spoken(value: Any) -> str:
-    """The duration that was meant by ``5min``, ``1 hour``, ``300``, ``PT5M``."""
-    text = str(value)[:40].strip().lower().removeprefix("pt")
-    meant, at = "", 0
-    while at < len(text):
-        part = _SPOKEN.match(text, at)
-        if part is None or part[2] not in ("", *_UNITS):
-            return ""
-        meant += part[1] + _UNITS.get(part[2], "s")
-        at = part.end()
-    return f": write {meant}" if meant and re.fullmatch(DURATION_PATTERN, meant) else ""
-
-
 def _text(schema: Schema, value: str) -> Iterator[str]:
     options = schema.get("enum")
-    left = _left_in(value)
+    left = left_in(value)
     if left:
         yield left
     elif options:
@@ -292,13 +254,13 @@ def _text(schema: Schema, value: str) -> Iterator[str]:
     elif len(value) < schema.get("minLength", 0):
         yield "is empty: write something, or leave the field out"
     elif schema.get("pattern") == DURATION_PATTERN:
-        yield from filter(None, [_duration(value) or ("" if not value.isdigit() else _no_unit(value))])
+        yield from filter(None, [duration_problem(value) or ("" if not value.isdigit() else _no_unit(value))])
     elif "pattern" in schema and not re.search(schema["pattern"], value):
         yield f"{value!r:.60} does not have the form {schema['pattern']}"
 
 
 def _no_unit(value: str) -> str:
-    return f"{value!r:.40} has no unit{_spoken(value)}"
+    return f"{value!r:.40} has no unit{spoken_duration(value)}"
 
 
 def _bounds(schema: Schema, value: float) -> Iterator[str]:
@@ -312,15 +274,6 @@ def _bounds(schema: Schema, value: float) -> Iterator[str]:
         yield "is not a number"
 
 
-def _left_in(text: str) -> str:
-    """What stands for a value that another tool was to fill in."""
-    if "{{" in text and not re.search(r"\{\{[ \t]{0,8}args\.", text):
-        return f"{text!r:.60} is a template, not rendered: `helm template CHART | rollouts lint -`"
-    if re.search(r"\$\{[A-Za-z_][A-Za-z0-9_]{0,63}[}:]", text):
-        return f"{text!r:.60} is a variable that was not substituted: check what the substitution makes"
-    return ""
-
-
 # --- words -----------------------------------------------------------------------------------------
 
 
@@ -331,8 +284,8 @@ def _unknown(name: str, known: Any, kind: str, path: Path = ()) -> str:
     near = same or ("" if name in FOREIGN else nearest(name, siblings))
     elsewhere = _places(kind).get(name, []) if kind in kinds() and name not in _ANYWHERE else []
     said = "unknown field"
-    if _left_in(name):
-        return f"{said}: {_left_in(name)}"
+    if left_in(name):
+        return f"{said}: {left_in(name)}"
     if near:
         return f"{said}: did you mean {near}?"
     if elsewhere and not (name in FOREIGN and "strategy" not in path_text(path)):
@@ -360,16 +313,14 @@ def _short_form(schema: Schema, value: Any) -> str:
     if len(needed) != 1 or isinstance(value, bool) or not isinstance(value, str | int) or not str(value):
         return ""
     return (
-        _left_in(str(value)) or f"must be an object, not {value!r:.60}: write {{{needed[0]}: {value!s:.60}}}"
+        left_in(str(value)) or f"must be an object, not {value!r:.60}: write {{{needed[0]}: {value!s:.60}}}"
     )
 
 
-def _nothing(schema: Schema, path: Path) -> str:
+def _nothing(schema: Schema) -> str:
     """A field without a value."""
-    if path[-1] == "pause":
-        return "nothing stands after the colon: write `pause: {}` to wait for `promote`, or `pause: {duration: 10m}`"
     wanted = _TYPES.get(str(schema.get("type")), "a value")
-    return f"nothing stands after the colon, and {wanted} is wanted: write one, see to the indentation, or remove it"
+    return f"nothing stands after the colon: it counts as left out; write {wanted}, or see to the indentation"
 
 
 def _mismatch(wanted: str, value: Any, path: Path = ()) -> str:
@@ -383,12 +334,12 @@ def _mismatch(wanted: str, value: Any, path: Path = ()) -> str:
             return f"must be {told}, not a truth value (on, off, yes and no are such in YAML)"
         case int() | float():
             if wanted == "string":
-                spoken = _spoken(value) if path and _is_time(path) else ""
+                spoken = spoken_duration(value) if path and _is_time(path) else ""
                 return f"must be {told}, not the number {value}{spoken or ': put it in quotes'}"
             return f"must be {told}, not {value}"
         case str():
-            if _left_in(value):
-                return _left_in(value)
+            if left_in(value):
+                return left_in(value)
             more = ": take the quotes away" if _plain_scalar(wanted, value) else ""
             if wanted in ("array", "object"):
                 more = (
