@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import click
 
-from rollouts.controller.caches import owner_of
 from rollouts.kube.client import KubeClient
 from rollouts.kube.credentials import context_namespace
 from rollouts.kube.errors import Forbidden, KindNotServed, KubeError, NotConfigured, NotFound
@@ -103,6 +102,8 @@ async def fetch(client: KubeClient, namespace: str, name: str) -> dict[str, Any]
 
 async def fetch_runs(client: KubeClient, rollout: dict[str, Any]) -> list[dict[str, Any]]:
     """The AnalysisRuns that a Rollout owns, oldest first; not those of a namesake that was there before it."""
+    from rollouts.controller.caches import owner_of  # slow to load, and a list of Rollouts needs none of it
+
     meta = rollout["metadata"]
     found = await list_all(client, kinds.ANALYSIS_RUN, meta["namespace"])
     ours = (meta["name"], meta.get("uid"))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from enum import Enum
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path as FilePath
 from typing import Any
 
 import click
@@ -16,10 +15,24 @@ from rollouts.analysis.offers import ANY_OFFER
 from rollouts.analysis.planning import Traffic, plan_rollout
 from rollouts.analysis.templates import Gate, Resolved, Template, metric_problems
 from rollouts.api.parsing import ParsedRollout, parse_rollout
-from rollouts.cli.analysis_commands import load_documents
+from rollouts.cli.lint_findings import Finding, Severity, at_document, hint, path_in, problem
 from rollouts.cli.lint_gateways import GATEWAYS, gateway_findings
+from rollouts.cli.lint_kinds import (
+    API_VERSION,
+    foreign_findings,
+    is_bare_list,
+    is_ours,
+    name_of,
+    objects_in,
+    unknown_kind,
+)
+from rollouts.cli.lint_output import OUTPUTS, Placed
+from rollouts.cli.lint_queries import query_doubts
+from rollouts.cli.lint_references import Known, reference_findings
 from rollouts.cli.lint_routes import route_problems
+from rollouts.cli.lint_schema import kinds, strict_findings
 from rollouts.cli.lint_windows import too_long
+from rollouts.cli.lint_words import nearest
 from rollouts.cli.offline import (
     TEMPLATE_KINDS,
     Templates,
@@ -30,15 +43,16 @@ from rollouts.cli.offline import (
     silence,
     template_of,
 )
-from rollouts.cli.waves import wave_findings
+from rollouts.cli.waves import WAVE_ANNOTATION, wave_findings
+from rollouts.cli.yaml_source import MAX_BYTES, Document, Path, read_yaml
 from rollouts.engine.steps import weight_at
-from rollouts.engine.types import AnalysisStep, JobStep, PauseStep
-from rollouts.objects.kinds import GROUP, VERSION
-from rollouts.terminal import say
+from rollouts.engine.types import FULL, AnalysisStep, JobStep, PauseStep, WeightStep
+from rollouts.objects.fields import list_of, map_of
 
 __all__ = ["Finding", "Severity", "lint", "lint_documents"]
 
-_API_VERSION = f"{GROUP}/{VERSION}"
+_CANARY: Path = ("spec", "strategy", "canary")
+_SOURCES = ("default", "pods", "picker")
 _CERTIFYING = 500
 """Hundredths of a percent: proofs use the data from weight 5 % on."""
 
@@ -47,102 +61,153 @@ _ONE_CANARY_POD = Traffic(rate=20.0, stable_pods=1000, canary_pods=1)
 """As many stable pods as anybody has: what cannot be shown here is the canary's doing. The rate moves times only."""
 
 
-class Severity(Enum):
-    """A problem is refused by the API server or the controller; a hint works, but perhaps not as meant."""
-
-    PROBLEM = "problem"
-    HINT = "hint"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing to look at. ``where`` is ``Kind/name``."""
-
-    severity: Severity
-    where: str
-    text: str
-
-
-def _problem(where: str, text: str) -> Finding:
-    return Finding(severity=Severity.PROBLEM, where=where, text=text)
-
-
-def _hint(where: str, text: str) -> Finding:
-    return Finding(severity=Severity.HINT, where=where, text=text)
-
-
 def lint_documents(documents: list[Any], traffic: Traffic | None = None) -> list[Finding]:
-    """Findings of all Rollouts and templates among the documents; other kinds are left alone.
+    """Findings of all objects of ours among the documents, and of those that were meant to be; others are left alone.
 
     ``traffic`` None: whether a gate can prove its tolerance is looked at for one canary pod.
     """
-    ours = [one for one in documents if isinstance(one, Mapping) and _is_ours(one)]
+    placed = [(number, *found) for number, one in enumerate(documents) for found in objects_in(one)]
+    objects = [obj for _, _, obj in placed]
+    alone = not any(map(is_ours, objects))
+    known = Known(objects)
     templates: dict[tuple[bool, str], Template] = {}
     findings: list[Finding] = []
-    for obj in ours:
-        if obj.get("kind") in TEMPLATE_KINDS:
-            findings += _template(obj, templates)
-    for obj in ours:
-        if obj.get("kind") == "Rollout":
-            findings += _rollout(obj, templates, traffic)
-    return findings + list(_waves(documents))
+    # Templates first: Rollouts use them, in whatever order they stand.
+    for number, path, obj in sorted(placed, key=lambda one: one[2].get("kind") not in TEMPLATE_KINDS):
+        found = _ours(obj, templates, known, traffic) if is_ours(obj) else foreign_findings(obj, alone=alone)
+        findings += (at_document(one, number, path) for one in found)
+    for number, value in enumerate(documents):
+        if is_bare_list(value):
+            text = "a list of objects, which nobody reads: part them by --- or write kind: List with items"
+            findings.append(at_document(problem("", text, rule="kind"), number, ()))
+    return findings + list(_waves(placed))
 
 
-def _waves(documents: list[Any]) -> Iterator[Finding]:
+def _waves(placed: Sequence[tuple[int, Path, Mapping[str, Any]]]) -> Iterator[Finding]:
     """Sync waves in which a Rollout waits for what comes after it; the files are taken for one Application."""
-    for found in wave_findings([one for one in documents if isinstance(one, Mapping)]):
-        make = _problem if found.deadlock else _hint
-        yield make(f"Rollout/{found.rollout}", found.text)
+    where = {name_of(obj): (number, path) for number, path, obj in placed}
+    for found in wave_findings([obj for _, _, obj in placed]):
+        make = problem if found.deadlock else hint
+        name = f"Rollout/{found.rollout}"
+        number, path = where.get(name, (-1, ()))
+        finding = make(name, found.text, rule="sync-wave", path=("metadata", "annotations", WAVE_ANNOTATION))
+        yield at_document(finding, number, path)
 
 
-def _is_ours(obj: Mapping[str, Any]) -> bool:
-    return str(obj.get("apiVersion", "")).split("/")[0] == GROUP
-
-
-def _where(obj: Mapping[str, Any]) -> str:
-    meta = obj.get("metadata")
-    name = meta.get("name") if isinstance(meta, Mapping) else None
-    return f"{obj.get('kind')}/{name or '(no name)'}"
+def _ours(
+    obj: Mapping[str, Any], templates: dict[tuple[bool, str], Template], known: Known, traffic: Traffic | None
+) -> Iterator[Finding]:
+    where = name_of(obj)
+    kind = obj.get("kind")
+    if kind not in kinds():
+        yield problem(where, unknown_kind(str(kind or "")), rule="kind", path=("kind",))
+        return
+    yield from _head(obj)
+    strict = strict_findings(obj, where)
+    yield from strict
+    if kind in TEMPLATE_KINDS:
+        yield from _template(obj, templates, strict)
+    elif kind == "Rollout":
+        yield from _rollout(obj, templates, strict, traffic)
+        yield from reference_findings(known, obj)
 
 
 def _head(obj: Mapping[str, Any]) -> Iterator[Finding]:
-    if obj.get("apiVersion") != _API_VERSION:
-        yield _problem(_where(obj), f"apiVersion is {obj.get('apiVersion')}: write {_API_VERSION}")
-    if _where(obj).endswith("(no name)"):
-        yield _problem(_where(obj), "metadata.name is missing: give it one")
+    where, meta = name_of(obj), map_of(obj.get("metadata"))
+    if obj.get("apiVersion") != API_VERSION:
+        text = f"apiVersion is {obj.get('apiVersion')}: write {API_VERSION}"
+        yield problem(where, text, rule="kind", path=("apiVersion",))
+    if not meta.get("name") and not meta.get("generateName"):
+        yield problem(
+            where, "metadata.name is missing: give it one", rule="missing-field", path=("metadata",)
+        )
+    if obj.get("kind") != "Rollout" and not isinstance(obj.get("spec"), Mapping):
+        yield problem(
+            where, "spec is missing or not an object: write one", rule="missing-field", path=("spec",)
+        )
 
 
-def _template(obj: Mapping[str, Any], known: dict[tuple[bool, str], Template]) -> Iterator[Finding]:
-    yield from _head(obj)
+def _template(
+    obj: Mapping[str, Any], known: dict[tuple[bool, str], Template], strict: Sequence[Finding]
+) -> Iterator[Finding]:
+    where = name_of(obj)
     key, parsed = template_of(obj)
     if isinstance(parsed, str):
-        yield _problem(_where(obj), parsed)
+        if not any(_refuses(one) for one in strict):
+            yield problem(where, parsed, path=_metrics_path(parsed))
         return
     known[key] = parsed
     # Arguments without a value are filled, and `default` is settled, by the Rollout that uses the template.
     offers = {**offers_of(parsed.metrics), "default": ANY_OFFER}
     for reason, text in metric_problems(list(parsed.metrics), offers):
         if reason != "ArgumentMissing":
-            yield _problem(_where(obj), text)
+            yield problem(where, text, rule="gate", path=_metric_path(obj, ("spec",), text))
+    for text, sure in query_doubts(parsed.metrics):
+        make = problem if sure else hint
+        yield make(where, text, rule="promql", path=_metric_path(obj, ("spec",), text))
 
 
-def _rollout(obj: Mapping[str, Any], templates: Templates, traffic: Traffic | None) -> Iterator[Finding]:
-    yield from _head(obj)
-    parsed, where = parse_rollout(obj), _where(obj)
-    for problem in parsed.problems:
-        yield _problem(where, problem.message)
+def _refuses(finding: Finding) -> bool:
+    """Whether the reader refuses it, too: it ignores fields that it does not know."""
+    return finding.severity is Severity.PROBLEM and finding.rule not in ("unknown-field", "template")
+
+
+def _why(obj: Mapping[str, Any], path: Path) -> str:
+    """What an object with too many fields usually comes from, where it is a step."""
+    steps = list_of(map_of(map_of(map_of(obj.get("spec")).get("strategy")).get("canary")).get("steps"))
+    step = path[-1] if path[:-1] == (*_CANARY, "steps") else None
+    fields = map_of(steps[step]) if isinstance(step, int) and step < len(steps) else {}
+    if fields.get("pause", "") is None:
+        return ": nothing stands after pause; `pause: {}` waits for `promote`, `pause: {duration: 10m}` for a time"
+    return ": begin each of them with its own -" if len(fields) > 1 else ""
+
+
+def _metrics_path(text: str) -> Path:
+    """Where a message of ``parse_template`` points (``template x: metrics[0].y ...``)."""
+    _, _, said = text.partition(": ")
+    return path_in(f"spec.{said}")
+
+
+def _metric_path(obj: Mapping[str, Any], gate: Path, text: str) -> Path:
+    """The metric of a gate that a message names (``metric x: ...``), else the gate."""
+    _, found, said = text.partition("metric ")
+    place: Any = obj
+    for part in gate:
+        place = place[part] if isinstance(part, int) else map_of(place).get(part)
+    for index, metric in enumerate(list_of(map_of(place).get("metrics"))):
+        name = map_of(metric).get("name")
+        if found and isinstance(name, str) and said.startswith((f"{name}:", f"{name} ")):
+            return (*gate, "metrics", index)
+    return gate
+
+
+def _rollout(
+    obj: Mapping[str, Any], templates: Templates, strict: Sequence[Finding], traffic: Traffic | None
+) -> Iterator[Finding]:
+    parsed, where = parse_rollout(obj), name_of(obj)
+    told = {one.path for one in strict if one.severity is Severity.PROBLEM}
+    for wrong in parsed.problems:
+        path = path_in(wrong.message)
+        shape = parsed.model is None and any(map(_refuses, strict))
+        if not shape and not any(one[: len(path)] == path and path for one in told):
+            yield problem(where, wrong.message + _why(obj, path), path=path)
     if parsed.model is None or parsed.problems:
         return
-    yield from (_problem(where, text) for text in route_problems(parsed))
+    yield from (problem(where, text, path=("spec", "traffic")) for text in route_problems(parsed))
     gates = list(resolved_gates(parsed, templates))
     for step, gate, resolved in gates:
         place = "background analysis" if step is None else f"step {step + 1}"
-        yield from _gate(where, place, gate, resolved, templates)
+        at = (*_CANARY, "analysis") if step is None else (*_CANARY, "steps", step, "analysis")
+        for finding in _gate(where, place, gate, resolved, templates):
+            yield replace(finding, path=_metric_path(obj, at, finding.text))
         for text in too_long(parsed, place, resolved.metrics):
-            yield _problem(where, f"{place}: {text}")
+            yield problem(where, f"{place}: {text}", rule="gate", path=_metric_path(obj, at, text))
     comparisons = comparisons_of((step, resolved.metrics) for step, _, resolved in gates)
-    yield from (_problem(where, text) for text in too_many(comparisons))
-    yield from (_hint(where, text) for text in filter(None, (silence(item, parsed) for item in comparisons)))
+    for text in too_many(comparisons):
+        yield problem(where, text, rule="gate", path=_CANARY)
+    for item in comparisons:
+        if text := silence(item, parsed):
+            yield hint(where, text, path=_CANARY)
     yield from _steps(where, parsed)
     yield from _unprovable(where, parsed, templates, traffic)
 
@@ -152,11 +217,20 @@ def _gate(where: str, place: str, gate: Gate, resolved: Resolved, templates: Tem
     for reason, text in resolved.problems:
         if reason == "TemplateMissing":
             name = text.split(" does not exist")[0]
-            yield _hint(where, f"{place}: {name} is not in these files: it must exist in the cluster")
+            yield hint(
+                where,
+                f"{place}: {name} is not in these files: it must exist in the cluster{_like(name, templates)}",
+            )
         elif reason != "ArgumentUnknown" or whole:
-            yield _problem(where, f"{place}: {text}")
+            yield problem(where, f"{place}: {text}", rule="gate")
+    for text, sure in query_doubts(resolved.metrics):
+        make = problem if sure else hint
+        yield make(where, f"{place}: {text}", rule="promql")
+    for metric in resolved.metrics:
+        if metric.source not in _SOURCES:
+            yield hint(where, f"{place}: metric {metric.name}: {_source(metric.source)}")
     if resolved.metrics and not any(map(can_stop, resolved.metrics)):
-        yield _hint(
+        yield hint(
             where,
             f"{place}: nothing in it can stop the rollout (dryRun, onFail: Alert, failureLimit as high as count, or "
             "comparisons that only inform)",
@@ -169,20 +243,37 @@ def _steps(where: str, parsed: ParsedRollout) -> Iterator[Finding]:
     canary = parsed.spec.canary
     steps = canary.steps
     if canary.analysis is None and not any(isinstance(s, AnalysisStep | JobStep) for s in steps):
-        yield _hint(
-            where, "nothing judges the canary: add an analysis step, or `analysis: {preset: default}`"
+        yield hint(
+            where,
+            "nothing judges the canary: add an analysis step, or `analysis: {preset: default}`",
+            path=(*_CANARY, "steps"),
+            named=True,
         )
     for index, step in enumerate(steps):
         if isinstance(step, PauseStep) and step.duration is None:
-            yield _hint(where, f"step {index + 1} never ends by itself: it waits for `promote`")
+            yield hint(
+                where, f"step {index + 1} never ends by itself: it waits for `promote`", path=_step(index)
+            )
+        if isinstance(step, WeightStep) and step.weight == FULL:
+            yield hint(
+                where,
+                f"step {index + 1} gives the canary all traffic, as the end of the steps does by itself: leave it out, "
+                "and set `bake` to watch it there",
+                path=_step(index),
+            )
         if isinstance(step, AnalysisStep) and weight_at(steps, index) == 0:
-            yield _hint(where, f"step {index + 1} analyses a canary without traffic: set a weight before it")
+            yield hint(
+                where,
+                f"step {index + 1} analyses a canary without traffic: set a weight before it",
+                path=_step(index),
+            )
     judged = [index for index, step in enumerate(steps) if isinstance(step, AnalysisStep)]
     if judged and 0 < weight_at(steps, judged[-1]) < _CERTIFYING:
-        yield _hint(
+        yield hint(
             where,
             f"step {judged[-1] + 1} is the last gate, below weight 5 %: a comparison cannot prove its tolerance "
             "there, as proofs use the data from 5 % on",
+            path=_step(judged[-1]),
         )
 
 
@@ -200,14 +291,41 @@ def _unprovable(
     )
     for plan in plan_rollout(gates, reckoned):
         if plan.minutes_to_pass == float("inf"):
-            yield _hint(where, said + plan.words)
+            yield hint(where, said + plan.words, path=_CANARY)
 
 
-_FILE = click.Path(exists=True, path_type=Path)
+def _step(index: int) -> Path:
+    return (*_CANARY, "steps", index)
+
+
+def _like(text: str, templates: Templates) -> str:
+    """The template of these files that may be meant; ``text`` is ``Kind name``."""
+    kind, _, name = text.partition(" ")
+    cluster = kind == "ClusterAnalysisTemplate"
+    near = nearest(name, [one for scope, one in templates if scope == cluster])
+    other = next((one for scope, one in templates if scope != cluster and one == name), "")
+    if near:
+        return f"; did you mean {near}?"
+    return f"; one of the other scope is: set clusterScope: {str(not cluster).lower()}" if other else ""
+
+
+def _source(name: str) -> str:
+    """A source that an administrator has to name."""
+    known = "a Prometheus server is `default` where one is configured" if "prom" in name.lower() else ""
+    told = (
+        f"; {known}"
+        if known
+        else f"{'; did you mean ' + near + '?' if (near := nearest(name, _SOURCES)) else ''}"
+    )
+    return f"the source {name:.63} must be one that the administrator configured (`--source {name:.63}=URL`){told}"
+
+
 _ENDINGS = (".yaml", ".yml", ".json")
+_STDIN = "-"
+_SHOWN_STDIN = "<stdin>"
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: FilePath) -> list[FilePath]:
     """A file, or what is in a folder and below it; hidden ones left out."""
     if not path.is_dir():
         return [path]
@@ -217,39 +335,83 @@ def _files(path: Path) -> list[Path]:
     )
 
 
+def _texts(names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """(name, text) of the files, of those in the folders, and of standard input; a little more than the limit."""
+    for name in names:
+        if name == _STDIN:
+            yield _SHOWN_STDIN, sys.stdin.buffer.read(MAX_BYTES + 1)
+            continue
+        for file in _files(FilePath(name)):
+            try:
+                with file.open("rb") as text:
+                    yield str(file), text.read(MAX_BYTES + 1)
+            except OSError as error:
+                raise click.ClickException(f"{file}: {error.strerror}") from None
+
+
+def _read(names: Sequence[str]) -> tuple[list[tuple[str, Document]], list[Placed]]:
+    """Documents with their files, and what cannot be read of the files."""
+    documents: list[tuple[str, Document]] = []
+    unread: list[Placed] = []
+    for name, text in _texts(names):
+        found, faults = read_yaml(text)
+        documents += ((name, one) for one in found)
+        for fault in faults:
+            finding = problem("", fault.text, rule="yaml")
+            unread.append(Placed(finding=finding, file=name, line=fault.line, column=fault.column))
+    return documents, unread
+
+
+def _placed(finding: Finding, documents: Sequence[tuple[str, Document]]) -> Placed:
+    if finding.document < 0:
+        return Placed(finding=finding, file="", line=1, column=1)
+    file, document = documents[finding.document]
+    line, column = document.place(finding.path, key=finding.named)
+    return Placed(finding=finding, file=file, line=line, column=column)
+
+
+def _of_gateway(values: list[Any], gateway: str) -> Iterator[Finding]:
+    """What is known of the gateway, at the objects that it concerns."""
+    for index, value in enumerate(values):
+        for prefix, obj in objects_in(value):
+            for where, text, bad in gateway_findings([obj], gateway):
+                make = problem if bad else hint
+                yield at_document(make(where, text, rule="gateway"), index, prefix)
+
+
 @click.command("lint")
-@click.argument("files", nargs=-1, required=True, type=_FILE)
+@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True))
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=20.0, show_default=True)
 @click.option("--stable-pods", type=click.IntRange(min=1), help="Also say what gates cannot prove.")
 @click.option("--canary-pods", type=click.IntRange(min=1), help="Else what the weight asks for.")
 @click.option("--gateway", type=click.Choice(GATEWAYS), help="Also say what is known of this gateway.")
+@click.option("-o", "--output", type=click.Choice(tuple(OUTPUTS)), default="text", show_default=True)
 def lint(
-    files: tuple[Path, ...],
+    files: tuple[str, ...],
     rate: float,
     stable_pods: int | None,
     canary_pods: int | None,
     gateway: str | None,
+    output: str,
 ) -> None:
-    """Check Rollouts and templates in FILES, or folders, without a cluster, by the controller's own rules.
+    """Check Rollouts and templates in FILES, folders, or - for standard input, without a cluster.
 
-    The files are taken together: templates that Rollouts name, and Argo CD's sync waves.
+    By the controller's own rules, and strictly: fields that nobody reads are named. The files are taken together:
+    templates, pools and routes that Rollouts name, and Argo CD's sync waves.
 
-    Exit status: 0 fine or hints only, 2 problems.
+    Exit status: 0 fine or hints only, 2 problems, or nothing of ours in the files.
     """
-    documents = [document for path in files for file in _files(path) for document in load_documents(file)]
+    documents, placed = _read(files)
+    values = [document.value for _, document in documents]
     traffic = Traffic(rate=rate, stable_pods=stable_pods, canary_pods=canary_pods) if stable_pods else None
-    findings = lint_documents(documents, traffic)
-    if gateway is not None:
-        for where, text, bad in gateway_findings(
-            [one for one in documents if isinstance(one, Mapping)], gateway
-        ):
-            findings.append(_problem(where, text) if bad else _hint(where, text))
-    for finding in findings:
-        say(f"{finding.severity.value}: {finding.where}: {finding.text}")
-    count = sum(isinstance(one, Mapping) and _is_ours(one) for one in documents)
-    problems = sum(finding.severity is Severity.PROBLEM for finding in findings)
-    if not count:
-        say(f"problem: no object of {_API_VERSION} in these files")
-    say(f"{count} objects, {problems} problems, {len(findings) - problems} hints")
-    if problems or not count:
+    found = [*lint_documents(values, traffic), *(_of_gateway(values, gateway) if gateway else ())]
+    placed += (_placed(finding, documents) for finding in found)
+    count = sum(is_ours(obj) for one in values for _, obj in objects_in(one))
+    if not count and not placed:
+        finding = problem("", f"no object of {API_VERSION} in these files", rule="nothing")
+        placed.append(Placed(finding=finding, file="", line=1, column=1))
+    bad = sum(one.finding.severity is Severity.PROBLEM for one in placed)
+    placed.sort(key=lambda one: (one.file, one.line, one.column))
+    OUTPUTS[output](placed, {"objects": count, "problems": bad, "hints": len(placed) - bad})
+    if bad or not count:
         sys.exit(2)

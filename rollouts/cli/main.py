@@ -10,7 +10,7 @@ import click
 
 from rollouts.terminal import printable_lines
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "HELP", "main"]
 
 COMMANDS: Mapping[str, str] = {
     "controller": "rollouts.cli.controller:controller",
@@ -36,12 +36,36 @@ COMMANDS: Mapping[str, str] = {
 }
 """Command name to ``module:attribute``. Add a command here."""
 
+HELP: Mapping[str, str] = {
+    "controller": "Run the controller until SIGTERM or SIGINT.",
+    "crds": "Print the CRDs, ready for `kubectl apply --server-side -f -`.",
+    "get": "Show all Rollouts as a table, or one in full.",
+    "watch": "Show one Rollout live, until interrupted.",
+    "status": "Print the phase of a Rollout; with --watch wait for its end.",
+    "promote": "Leave the current pause or gate.",
+    "abort": "Give all traffic to stable; terminal for this revision until `retry`.",
+    "retry": "Start a new attempt at an aborted revision.",
+    "pause": "Hold the steps; analysis and aborts go on.",
+    "resume": "Release what `pause`, a manual override or a missed deadline holds.",
+    "lab": "API server, Envoy gateway, simulated vLLM pods and the controller, on this machine.",
+    "picker": "Serve the endpoint-picker protocol (Envoy ext_proc) for one or more InferencePools.",
+    "picker-manifest": "Print what runs an endpoint picker for POOL, under the Service name that the pool gives.",
+    "picker-check": "Drive the endpoint picker at HOST:PORT as Envoy would, and print what it does right.",
+    "explain": "Say why Rollout NAME is where it is, what comes next and what would move it.",
+    "lint": "Check Rollouts and templates in FILES, folders, or - for standard input, without a cluster.",
+    "doctor": "Say what is missing in the cluster and the GitOps set-up, for NAME or all Rollouts of the namespace.",
+    "plan": "Say how long each gate of the Rollout in FILE will take and the smallest regression it can prove.",
+    "record": "Record NAME's raw counters for `rollouts backtest`: until its end, --duration or Ctrl-C.",
+    "backtest": "Replay RECORDING through the compare gates: verdict, time of decision, effect with interval.",
+}
+"""What ``rollouts --help`` says of each: the first sentence of its docstring, here so that listing imports nothing."""
+
 _EXTRAS = "'inference-rollouts[lab]', or '[check]' for picker-check alone"
 """Where what a plain installation lacks comes from."""
 
 
 class _Lazy(click.Group):
-    """Imports a command's module when it is called or listed: ``rollouts get`` must not load gRPC."""
+    """Imports a command's module when it is called: ``rollouts get`` must not load gRPC, nor ``--help`` anything."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -54,6 +78,11 @@ class _Lazy(click.Group):
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, HELP[name]) for name in COMMANDS])
 
     def invoke(self, ctx: click.Context) -> Any:
         """What a command fails with may quote an object: it is printed like everything else."""

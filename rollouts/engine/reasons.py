@@ -98,6 +98,7 @@ class Reason(StrEnum):
         "Let gates share their metrics.")
     COMPARE_INVALID = ("CompareInvalid", "A comparison cannot be made as it is written.",
         "Correct what the message names.")
+    QUERY_UNKNOWN = "QueryUnknown", "The source of a query knows no PromQL.", "Use measure, or a Prometheus source."
     PRESET_UNKNOWN = "PresetUnknown", "The source has no preset of this name.", "Take one that the message lists."
     SOURCE_UNKNOWN = ("SourceUnknown", "No metric source is called so.",
         "Take one that the message lists, or configure it.")

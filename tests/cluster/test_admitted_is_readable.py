@@ -13,6 +13,8 @@ import pytest
 from rollouts.api.crds import all_crds
 from rollouts.api.parsing import parse_rollout
 from rollouts.api.runs import parse_run, parse_template
+from rollouts.cli.lint_findings import Severity
+from rollouts.cli.lint_schema import strict_findings
 from rollouts.kube.errors import Invalid, KubeError
 from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import install_crds
@@ -47,6 +49,13 @@ def unreadable(kind: str, obj: dict[str, Any]) -> list[str]:
     return [text for text in found if not any(known in text for known in KNOWN)]
 
 
+def refused_by_lint(obj: dict[str, Any]) -> list[str]:
+    """What ``lint`` says that this server would refuse. It prunes fields that it does not know, and says nothing."""
+    found = strict_findings(obj, "")
+    found = [one for one in found if one.severity is Severity.PROBLEM]
+    return [one.text for one in found if one.rule not in ("unknown-field", "template")]
+
+
 async def try_all(kube: HttpKubeClient, namespace: str, seed: int, *, seconds: float) -> Counter[str]:
     """Write objects, stored nowhere, until the time is over; every admitted one must be readable."""
     rng, counts, end = random.Random(seed), Counter[str](), time.monotonic() + seconds
@@ -64,6 +73,7 @@ async def try_all(kube: HttpKubeClient, namespace: str, seed: int, *, seconds: f
             continue
         counts[kind] += 1
         assert unreadable(kind, stored) == [], f"seed {seed}: {json.dumps(obj)[:4000]}"
+        assert refused_by_lint(obj) == [], f"seed {seed}: {json.dumps(obj)[:4000]}"
     return counts
 
 

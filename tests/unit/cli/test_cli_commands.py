@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from click.testing import CliRunner, Result
 from rollouts.api.crds import all_crds, crd_files
 from rollouts.api.parsing import COMMAND_ANNOTATION
 from rollouts.api.status import write_status
-from rollouts.cli.main import COMMANDS, main
+from rollouts.cli.main import COMMANDS, HELP, main
 from rollouts.kube.client import PatchKind
 from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.kubeconfig import write_kubeconfig
@@ -109,6 +111,27 @@ def test_every_listed_command_is_there_and_explains_itself(name):
     assert result.exit_code == 0
     assert isinstance(main.get_command(click.Context(main), name), click.Command)
     assert len(result.output.splitlines()) > 3
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_says_of_a_command_what_it_says_of_itself(name):
+    command = main.get_command(click.Context(main), name)
+
+    assert command is not None
+    assert command.get_short_help_str(limit=200) == HELP[name]
+
+
+def test_listing_the_commands_imports_none_of_them():
+    program = (
+        "import sys; from click.testing import CliRunner; from rollouts.cli.main import main; "
+        "CliRunner().invoke(main, ['--help']); "
+        "print(sorted({'pydantic', 'aiohttp', 'kubernetes', 'grpc', 'celpy'} & sys.modules.keys()))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert ended.stdout == "[]\n"
 
 
 def test_crds_prints_what_the_repository_holds():

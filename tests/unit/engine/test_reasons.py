@@ -50,6 +50,17 @@ def test_every_reason_is_used():
     assert unused == {"COMMAND_DONE", "COMMAND_REJECTED", "COMMAND_IN_PROGRESS"}  # made of a command's result
 
 
+def test_what_is_wrong_with_metrics_has_a_reason():
+    """Gates are judged in words of their own, of which the controller makes reasons."""
+    tree = ast.parse((ROOT / "analysis" / "templates.py").read_text(encoding="utf-8"))
+    pairs = [node.elts[0] for node in ast.walk(tree) if isinstance(node, ast.Tuple) and len(node.elts) == 2]
+    words = {item.value for item in pairs if isinstance(item, ast.Constant) and str(item.value).isalpha()}
+    said = {word for word in words if isinstance(word, str) and word[0].isupper()}
+
+    assert "QueryUnknown" in said
+    assert said <= {reason.value for reason in Reason}
+
+
 def strings_for_reasons(source: str) -> list[int]:
     """Lines that give a plain string where a reason belongs."""
     found = []

@@ -1,0 +1,111 @@
+"""Names that a Rollout gives, against the objects that stand in the same files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rollouts.api.references import pool_names, traffic_names
+from rollouts.carriers import TRAFFIC_KINDS
+from rollouts.cli.lint_findings import Finding, hint, problem
+from rollouts.cli.lint_kinds import is_ours, name_of
+from rollouts.cli.lint_words import nearest
+from rollouts.cli.yaml_source import Path
+from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
+from rollouts.traffic.writes import CONSENT_ANNOTATION
+
+__all__ = ["Known", "reference_findings"]
+
+Object = Mapping[str, Any]
+_POOL = "InferencePool"
+_LISTED = 4
+
+
+class Known:
+    """Objects of the files by kind, as far as Rollouts name such."""
+
+    def __init__(self, objects: Sequence[Object]) -> None:
+        wanted = {_POOL, *(kind.kind for kind in TRAFFIC_KINDS)}
+        self._by_kind: dict[str, dict[str, list[Object]]] = {}
+        for obj in objects:
+            kind, name = obj.get("kind"), text_of(metadata_of(obj).get("name"))
+            if kind in wanted and name and not is_ours(obj):
+                self._by_kind.setdefault(str(kind), {}).setdefault(name, []).append(obj)
+
+    def named(self, kind: str, name: str, namespace: str) -> Object | None:
+        """The object, where it is in the files; a namespace that is left out is any."""
+        return next(
+            (obj for obj in self._by_kind.get(kind, {}).get(name, []) if _beside(obj, namespace)), None
+        )
+
+    def names(self, kind: str, namespace: str) -> list[str]:
+        """Names of the objects of a kind."""
+        found = self._by_kind.get(kind, {}).items()
+        return [name for name, objects in found if any(_beside(obj, namespace) for obj in objects)]
+
+
+def _beside(obj: Object, namespace: str) -> bool:
+    return not namespace or text_of(metadata_of(obj).get("namespace")) in ("", namespace)
+
+
+def reference_findings(known: Known, rollout: Object) -> Iterator[Finding]:
+    """Pools and traffic objects that the files do not hold although they hold others, and missing consent."""
+    where, namespace = name_of(rollout), text_of(metadata_of(rollout).get("namespace"))
+    spec = map_of(rollout.get("spec"))
+    for name in dict.fromkeys(pool_names({"spec": spec})):
+        yield from _absent(known, _POOL, name, namespace, where, _pool_path(spec, name))
+    managed = _managed(spec)
+    for kind, name in traffic_names({"spec": spec}):
+        if (kind, name) in managed:
+            continue
+        path = _traffic_path(spec, kind, name)
+        yield from _absent(known, kind, name, namespace, where, path)
+        obj = known.named(kind, name, namespace)
+        if obj is not None:
+            yield from _consent(obj, rollout, path)
+
+
+def _managed(spec: Object) -> set[tuple[str, str]]:
+    """What the controller makes from the spec is in no file."""
+    found = set()
+    for kind in TRAFFIC_KINDS:
+        for entry in kind.said(map_of(spec.get("traffic"))):
+            if entry.get("template") is not None or (kind.field != "httpRoutes" and entry.get("modelName")):
+                found.add((kind.kind, text_of(entry.get("name"))))
+    return found
+
+
+def _pool_path(spec: Object, name: str) -> Path:
+    if map_of(map_of(spec.get("target")).get("pool")).get("name") == name:
+        return ("spec", "target", "pool", "name")
+    return ("spec", "stableHint") if spec.get("stableHint") == name else ("spec", "traffic")
+
+
+def _traffic_path(spec: Object, kind: str, name: str) -> Path:
+    field = next(one.field for one in TRAFFIC_KINDS if one.kind == kind)
+    value = map_of(spec.get("traffic")).get(field)
+    for index, entry in enumerate(list_of(value)):
+        if map_of(entry).get("name") == name:
+            return ("spec", "traffic", field, index, "name")
+    return ("spec", "traffic", field, "name")
+
+
+def _absent(known: Known, kind: str, name: str, namespace: str, where: str, path: Path) -> Iterator[Finding]:
+    names = known.names(kind, namespace)
+    if not names or name in names:
+        return
+    near = nearest(name, names, cutoff=0.8)
+    told = f"did you mean {near}?" if near else f"the files have {', '.join(sorted(names)[:_LISTED])}"
+    text = f"{kind} {name:.63} is not in these files, and must exist in the cluster: {told}"
+    yield hint(where, text, rule="reference", path=path)
+
+
+def _consent(obj: Object, rollout: Object, path: Path) -> Iterator[Finding]:
+    """An Adopted object is somebody else's: without their annotation nothing of it is written."""
+    name = text_of(metadata_of(rollout).get("name"))
+    given = map_of(metadata_of(obj).get("annotations")).get(CONSENT_ANNOTATION)
+    if given == name:
+        return
+    said = f"is annotated for {given!r:.63}" if given else "does not consent"
+    text = f"{name_of(obj)} {said}: annotate it with {CONSENT_ANNOTATION}: {name}"
+    yield problem(name_of(rollout), text, rule="consent", path=path)

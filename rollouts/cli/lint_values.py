@@ -1,0 +1,71 @@
+"""Weights and durations as people write them, and what they meant; placeholders that nobody filled in."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from rollouts.units import DURATION_PATTERN, parse_duration, parse_weight
+
+__all__ = ["duration_problem", "left_in", "spoken_duration", "weight_problem"]
+
+_UNITS = {
+    **dict.fromkeys(("ms", "msec", "msecs", "millisecond", "milliseconds"), "ms"),
+    **dict.fromkeys(("s", "sec", "secs", "second", "seconds"), "s"),
+    **dict.fromkeys(("m", "min", "mins", "minute", "minutes"), "m"),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), "h"),
+    **dict.fromkeys(("d", "day", "days"), "d"),
+}
+_SPOKEN = re.compile(r"([0-9]{1,7}(?:\.[0-9]{1,3})?) ?([A-Za-z]{0,12}) ?")
+
+
+def weight_problem(value: int | float | str) -> str:
+    """What is wrong with a weight, and what to write; empty when nothing is."""
+    try:
+        parse_weight(value)
+    except ValueError as error:
+        if isinstance(value, float) and 0 < value < 1:
+            return f"{error}; it counts in percent: write {_short(value * 100)}"
+        if isinstance(value, float):
+            return f"{error}: write {_short(value)}"
+        if isinstance(value, str) and value.strip("% ").isdecimal() and len(value) < 8:
+            return f"{error}: write {value.strip('% ')}, without quotes"
+        return str(error)
+    return ""
+
+
+def _short(value: float) -> str:
+    """Percent as a weight has it: 10, or "0.5%"."""
+    whole = round(value, 2)
+    return str(int(whole)) if whole.is_integer() else f'"{whole}%"'
+
+
+def duration_problem(value: Any) -> str:
+    """What is wrong with a duration, and what to write; empty when nothing is."""
+    try:
+        parse_duration(value)
+    except ValueError as error:
+        return f"{error}{spoken_duration(value)}"
+    return ""
+
+
+def spoken_duration(value: Any) -> str:
+    """The duration that was meant by ``5min``, ``1 hour``, ``300``, ``PT5M``."""
+    text = str(value)[:40].strip().lower().removeprefix("pt")
+    meant, at = "", 0
+    while at < len(text):
+        part = _SPOKEN.match(text, at)
+        if part is None or part[2] not in ("", *_UNITS):
+            return ""
+        meant += part[1] + _UNITS.get(part[2], "s")
+        at = part.end()
+    return f": write {meant}" if meant and re.fullmatch(DURATION_PATTERN, meant) else ""
+
+
+def left_in(text: str) -> str:
+    """What stands for a value that another tool was to fill in."""
+    if "{{" in text and not re.search(r"\{\{[ \t]{0,8}args\.", text):
+        return f"{text!r:.60} is a template, not rendered: `helm template CHART | rollouts lint -`"
+    if re.search(r"\$\{[A-Za-z_][A-Za-z0-9_]{0,63}[}:]", text):
+        return f"{text!r:.60} is a variable that was not substituted: check what the substitution makes"
+    return ""
