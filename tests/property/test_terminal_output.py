@@ -28,6 +28,7 @@ from rollouts.cli.main import main
 from rollouts.cli.render import rollout_table, rollout_view
 from rollouts.picker.conformance.report import CaseResult, render
 from rollouts.terminal import console, printable, say, shown
+from tests.kit.source import syntax_tree
 from tests.kit.world import World, analysis, pause, spec, weight
 
 NASTY = (
@@ -196,7 +197,7 @@ def test_commands_print_in_one_place_only(call):
         f"{path.name}:{node.lineno}"
         for path in files
         if path.name not in ("lab.py", "fuzz.py")  # they print what they made themselves
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(syntax_tree(path))
         if isinstance(node, ast.Call) and ast.unparse(node.func) == call
     ]
 

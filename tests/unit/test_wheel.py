@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from rollouts.cli.main import COMMANDS
+from tests.kit.source import syntax_tree
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALLED = {canonicalize_name(found.name): found for found in distributions()}
@@ -157,7 +158,7 @@ def _module(path: Path) -> str:
 def _leads_to(path: Path, name: str) -> Iterator[str]:
     """Modules that it imports, with their packages, or names as that of a process to start."""
     yield name.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(syntax_tree(path)):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rollouts.engine import planning
 from rollouts.engine.transitions import PERFORMERS, TRANSITIONS, Trigger
+from tests.kit.source import syntax_tree
 
 ENGINE = Path(planning.__file__).parent
 
@@ -15,7 +16,7 @@ def named(path: Path) -> set[tuple[Trigger, str]]:
     """Triggers that functions of a module name: those that they move by, or have others move by."""
     return {
         (Trigger[node.attr], f"{path.stem}.{function.name}")
-        for function in ast.parse(path.read_text(encoding="utf-8")).body
+        for function in syntax_tree(path).body
         if isinstance(function, ast.FunctionDef)
         for node in ast.walk(function)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Trigger"

@@ -10,6 +10,7 @@ import pytest
 
 import rollouts
 from rollouts.engine.reasons import Printed, Reason, printed
+from tests.kit.source import syntax_tree
 from tools.reference import reference
 
 ROOT = Path(rollouts.__file__).parent
@@ -36,13 +37,13 @@ def test_every_reason_is_used():
     named = {
         node.attr
         for path in [*SOURCES, ROOT / "engine" / "reasons.py"]
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(syntax_tree(path))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Reason"
     }
     texts = {
         node.value
         for path in (ROOT / "analysis").rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(syntax_tree(path))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     unused = {reason.name for reason in Reason if reason.name not in named and reason.value not in texts}
@@ -52,7 +53,7 @@ def test_every_reason_is_used():
 
 def test_what_is_wrong_with_metrics_has_a_reason():
     """Gates are judged in words of their own, of which the controller makes reasons."""
-    tree = ast.parse((ROOT / "analysis" / "templates.py").read_text(encoding="utf-8"))
+    tree = syntax_tree(ROOT / "analysis" / "templates.py")
     pairs = [node.elts[0] for node in ast.walk(tree) if isinstance(node, ast.Tuple) and len(node.elts) == 2]
     words = {item.value for item in pairs if isinstance(item, ast.Constant) and str(item.value).isalpha()}
     said = {word for word in words if isinstance(word, str) and word[0].isupper()}
