@@ -1,17 +1,13 @@
-"""A command that was Rejected, where people look: at the end of ``status.message``, for ten minutes or more."""
+"""A command that was Rejected, where people look: at the end of ``status.message``, until the next command or move."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime
 
 from rollouts.engine.draft import Draft
 from rollouts.engine.types import CommandResult, RolloutStatus
 
-__all__ = ["REJECTION_SHOWN", "plain_message", "show_rejection"]
-
-REJECTION_SHOWN = timedelta(minutes=10)
-"""Long enough for whoever clicked to see what came of it; the Event and ``status.lastCommand`` stay."""
+__all__ = ["plain_message", "show_rejection"]
 
 _LONGEST = 384
 """Characters of the rejection: with the rest they stay below what a status keeps of a message."""
@@ -30,15 +26,24 @@ def plain_message(status: RolloutStatus) -> str:
     return status.message.removesuffix(_rejection(status))
 
 
-def show_rejection(draft: Draft) -> None:
-    """Put the last command's rejection behind the message that the plan came to, until its time is over.
+def _moved_on(status: RolloutStatus, since: datetime) -> bool:
+    """Whether the rollout did something after that moment."""
+    moments = (
+        status.started_at,
+        status.step_started_at,
+        status.bake_started_at,
+        status.aborted.at if status.aborted is not None else None,
+        status.target_wait.since if status.target_wait is not None else None,
+        status.history[-1].at if status.history else None,
+    )
+    return any(moment is not None and moment > since for moment in moments)
 
-    That its time is over is no reason to write: it goes with the next change of the status.
+
+def show_rejection(draft: Draft) -> None:
+    """Put the last command's rejection behind the message that the plan came to, until the rollout moves on.
+
+    It has no age: at rest nothing is written, and nothing is decided by what was printed before.
     """
-    text, last, stored = _rejection(draft.status), draft.status.last_command, draft.obs.status
-    if not text or last is None:
-        return
-    changes = replace(draft.status, message=stored.message) != stored
-    if draft.now >= last.at + REJECTION_SHOWN and (changes or not stored.message.endswith(text)):
-        return
-    draft.set(message=f"{draft.status.message[:_REST]}{text}")
+    text, last = _rejection(draft.status), draft.status.last_command
+    if text and last is not None and not _moved_on(draft.status, last.at):
+        draft.set(message=f"{draft.status.message[:_REST]}{text}")

@@ -37,14 +37,20 @@ def merged_differences(git: Any, live: Any, path: str = "") -> Iterator[str]:
 async def server_side_differences(
     kube: HttpKubeClient, resource: Resource, namespace: str, git: Mapping[str, Any]
 ) -> list[str]:
-    """Paths at which the server's own dry run of Argo CD's apply differs from what it has stored."""
+    """Paths at which the server's own dry run of Argo CD's apply differs from what it has stored.
+
+    Of one version of the object: what a controller stores between the two requests is no difference of Git's.
+    """
     name = git["metadata"]["name"]
     where = namespace if resource.namespaced else None
-    live = await kube.get(resource, where, name)
     argo = kube.with_field_manager(MANAGER)
-    predicted = await argo.patch(
-        resource, where, name, dict(git), kind=PatchKind.APPLY, force=True, dry_run=True
-    )
+    live, after = await kube.get(resource, where, name), None
+    while after is None or after["metadata"]["resourceVersion"] != live["metadata"]["resourceVersion"]:
+        live = after or live
+        predicted = await argo.patch(
+            resource, where, name, dict(git), kind=PatchKind.APPLY, force=True, dry_run=True
+        )
+        after = await kube.get(resource, where, name)
     return list(merged_differences(_comparable(predicted), _comparable(live)))
 
 

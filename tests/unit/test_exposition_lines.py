@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rollouts.analysis.exposition import ExpositionError, parse_exposition
 from rollouts.exposition_lines import MAX_LINE, read_line
 from rollouts.picker.core.measure import Ending, ResponseMeter
-from rollouts.picker.core.scrape import parse_metrics
+from rollouts.picker.core.scrape import UNKNOWN, parse_metrics
 
 NAMES = st.from_regex(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,20}", fullmatch=True)
 KEYS = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,10}", fullmatch=True).filter(
@@ -76,7 +76,7 @@ def by_controller(line: str) -> None:
 
 
 def by_picker(line: str) -> None:
-    parse_metrics(line, None)
+    parse_metrics(line, UNKNOWN)
 
 
 def by_meter(line: str) -> None:

@@ -66,6 +66,7 @@ class Request:
     verb: str
     plural: str
     name: str
+    subresource: str = ""
     failed: bool = False
     refused: bool = False
     """Failed, and the same request will be refused again for as long as nothing changes."""

@@ -386,8 +386,10 @@ def _budget(run: Run) -> Iterator[str]:
         if (count := index + 1 - bisect_left(moments, moment - 10.0)) > REQUESTS_PER_10_SECONDS:
             yield f"{count} requests in the 10 s before {moment:g} s"
             return
-    for place in {(r.plural, r.name) for r in run.history.requests if r.failed and r.plural != "events"}:
-        times = [r.seconds for r in run.history.requests if r.failed and (r.plural, r.name) == place]
+    # A run's spec and its status have a writer each, with a back-off of its own.
+    failed = [r for r in run.history.requests if r.failed and r.plural != "events"]
+    for place in {(r.plural, r.name, r.subresource) for r in failed}:
+        times = [r.seconds for r in failed if (r.plural, r.name, r.subresource) == place]
         for index, moment in enumerate(times):
             if (count := index + 1 - bisect_left(times, moment - 0.999)) > RETRIES_PER_SECOND:
                 yield f"{count} failed requests for {'/'.join(place)} in the second before {moment:g} s"

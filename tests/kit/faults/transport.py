@@ -123,7 +123,7 @@ class FaultyClient:
         dry_run: bool = False,
     ) -> Object:
         """See ``KubeClient.patch``."""
-        self._note("patch", resource, name)
+        self._note("patch", resource, name, subresource)
         fault = self._before(resource)
         request = self._history.requests[-1]
         if fault is None or fault.commits:
@@ -196,9 +196,10 @@ class FaultyClient:
         """See ``KubeClient.discover``."""
         return await self._inner.discover()
 
-    def _note(self, verb: str, resource: Resource, name: str) -> None:
+    def _note(self, verb: str, resource: Resource, name: str, subresource: str = "") -> None:
         self._asked = resource
-        self._history.requests.append(Request(self._clock.monotonic(), verb, resource.plural, name))
+        now = self._clock.monotonic()
+        self._history.requests.append(Request(now, verb, resource.plural, name, subresource))
 
     def _before(self, resource: Resource) -> WriteFault | None:
         if resource == kinds.EVENT:

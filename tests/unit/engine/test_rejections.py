@@ -1,34 +1,28 @@
-"""A command that was rejected is said where people look, and passes by without a write of its own."""
+"""A command that was rejected is said where people look, until another command or a move of the rollout."""
 
 from __future__ import annotations
 
-from rollouts.engine.rejections import REJECTION_SHOWN
 from tests.kit.world import World, pause, pool, spec, weight
 
 
 def rejected() -> World:
-    world = World(spec=spec(weight(10), pause(), weight(50)))
+    world = World(spec=spec(weight(10), pause(300), weight(50), pause()))
     world.settle()
+    world.advance(60)
     world.say("retry")
     return world
 
 
-def test_a_rejection_stays_until_its_time_is_over_and_something_else_changes() -> None:
+def test_at_rest_it_stays_and_its_age_writes_nothing() -> None:
     world = rejected()
-    shown = world.status.message
-    assert "[retry was rejected: " in shown
+    shown = world.status
+    world.advance(60)
 
-    world.advance(REJECTION_SHOWN.total_seconds() + 1)
-
-    assert world.status.message == shown  # its age is no reason to write
-
-    world.pools[pool("v2")] = 0
-    world.advance(11)
-
-    assert "rejected" not in world.status.message
+    assert "[retry was rejected: " in shown.message
+    assert world.status == shown
 
 
-def test_a_change_within_the_time_keeps_it() -> None:
+def test_it_stays_beside_what_else_there_is_to_say() -> None:
     world = rejected()
     world.pools[pool("v2")] = 0
     world.settle()
@@ -36,3 +30,11 @@ def test_a_change_within_the_time_keeps_it() -> None:
 
     assert "no Ready endpoint" in world.status.message
     assert "[retry was rejected: " in world.status.message
+
+
+def test_the_next_step_takes_it_away() -> None:
+    world = rejected()
+    world.advance(300)
+
+    assert world.status.current_step == 3
+    assert "rejected" not in world.status.message

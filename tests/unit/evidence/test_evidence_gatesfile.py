@@ -9,7 +9,7 @@ import pytest
 
 from rollouts.analysis.catalogue import DEFAULT_PRESETS
 from rollouts.analysis.comparisons import GatesError, compare_metric, evidence_spec
-from rollouts.analysis.evidence.checkpoint import save
+from rollouts.analysis.evidence.checkpoint import restore, save
 from rollouts.analysis.evidence.model import (
     CompareMetric,
     CountSeries,
@@ -163,10 +163,12 @@ def test_a_run_that_an_earlier_version_stored_is_continued_from_its_checkpoint()
 
     assert spec is not None
     assert json.dumps(run_spec_json(spec)["comparisons"]) == json.dumps(STORED)
-    assert (
-        json.loads(saved(evidence_spec(spec.comparisons, spec.false_abort_rate)))["spec"]
-        == "e7d10e63c5821036"
-    )
+    now = evidence_spec(spec.comparisons, spec.false_abort_rate)
+    plain = json.loads(saved(now))
+    former = {**plain, "spec": "e7d10e63c5821036"}
+    packed = base64.b64encode(zlib.compress(json.dumps(former).encode())).decode()
+    assert plain["spec"] == "1:86423bab057d0259"
+    assert restore(now, packed).spec == now
 
 
 def saved(spec: EvidenceSpec) -> bytes:
