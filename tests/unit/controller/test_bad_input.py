@@ -107,7 +107,7 @@ CASES: dict[str, tuple[Callable[[Object], None], str, str, tuple[str, ...]]] = {
         gate(measure={"preset": "ttft"}, successCondition="result < latency"),
         "Invalid",
         "SpecValid",
-        ("undeclared reference to 'latency'",),
+        ("there is no latency in a condition",),
     ),
     "an unknown source": (
         gate(query="up", source="thanos", successCondition="result > 0"),
