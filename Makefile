@@ -23,7 +23,7 @@ $(STAMP): requirements/dev.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@rm -f $(VENV)/.stamp-* && touch $@
 
-demo: $(STAMP) ## a good and a bad base-model rollout on real Envoy, two and a half minutes
+demo: $(STAMP) ## a good and a bad base-model rollout on real Envoy, two minutes and a quarter
 	$(BIN)/rollouts lab demo base-model --control-plane $(CONTROL_PLANE)
 	$(BIN)/rollouts lab demo base-model --bad --control-plane $(CONTROL_PLANE)
 
