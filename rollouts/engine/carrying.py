@@ -93,12 +93,18 @@ def _recovering(draft: Draft) -> bool:
     status = draft.status
     if status.unready_since is None and status.ready_since is None:
         return False
-    since = status.ready_since or draft.now
-    over = draft.now - since >= SETTLE
-    draft.set(unready_since=None, ready_since=None if over else since)
+    draft.set(unready_since=None)
+    return not _sound_for(draft, SETTLE)
+
+
+def _sound_for(draft: Draft, delay: timedelta) -> bool:
+    """Whether there was no trouble for ``delay``; until then its end is kept, and the plan wakes up."""
+    since = draft.status.ready_since or draft.now
+    over = draft.now - since >= delay
+    draft.set(ready_since=None if over else since)
     if not over:
-        draft.wake_at(since + SETTLE)
-    return not over
+        draft.wake_at(since + delay)
+    return over
 
 
 def note_trust(draft: Draft) -> None:
@@ -154,13 +160,8 @@ def _recover(draft: Draft) -> None:
     status = draft.status
     if not status.pulled:
         _recovering(draft)
-        return
-    since, delay = status.ready_since or draft.now, return_delay(status.pulls)
-    if draft.now - since < delay:
-        draft.set(ready_since=since)
-        draft.wake_at(since + delay)
-    else:
-        draft.set(unready_since=None, ready_since=None, pulled=False)
+    elif _sound_for(draft, return_delay(status.pulls)):
+        draft.set(unready_since=None, pulled=False)
 
 
 def pulled_because(draft: Draft) -> Said:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollouts.picker.core.endpoints import Endpoint
-from rollouts.picker.core.measure import Ending, Measurement
+from rollouts.picker.core.measure import Ending
 from rollouts.picker.core.messages import (
     BodyMode,
     BodyReply,
@@ -33,6 +33,7 @@ from rollouts.picker.core.ports import BufferBudget
 from rollouts.picker.core.protocol import TRANSITIONS, Exchange, ProtocolError, State
 from rollouts.picker.core.routing import Decision, Refusal, Request
 from rollouts.picker.core.splicing import MAX_CHUNK
+from tests.kit.told import Told
 
 POD = Endpoint("10.0.0.1:8000", "10.0.0.1", 8000, "pod-0", "pool")
 BODY = b'{"model":"travelhelper","messages":[]}'
@@ -54,24 +55,6 @@ class FakeRouting:
             return Refusal(503, "rejected-no-endpoints", "no pod", request.model)
         target = "travel-helper-v2" if request.model == "travelhelper" else request.model
         return Decision(request.model, target, POD, self.measured, self.restored and target != request.model)
-
-
-class Told:
-    """Collects what an observer is told."""
-
-    def __init__(self) -> None:
-        self.refusals: list[Refusal] = []
-        self.decisions: list[Decision] = []
-        self.measurements: list[Measurement] = []
-
-    def refused(self, refusal: Refusal) -> None:
-        self.refusals.append(refusal)
-
-    def dispatched(self, decision: Decision) -> None:
-        self.decisions.append(decision)
-
-    def measured(self, decision: Decision, measurement: Measurement) -> None:
-        self.measurements.append(measurement)
 
 
 class Stream:

@@ -40,28 +40,13 @@ from rollouts.picker.core.messages import (
 from rollouts.picker.core.objects import PoolName, read_snapshot
 from rollouts.picker.core.ports import BufferBudget
 from rollouts.picker.core.protocol import Exchange
-from rollouts.picker.core.routing import Decision, Refusal, Router
+from rollouts.picker.core.routing import Router
 from rollouts.picker.core.schedule import Scheduler
+from tests.kit.told import Told
 
 JSON = b"application/json"
 BODY = b'{"model":"travelhelper","messages":[]}'
 SENT = b'{"model":"v2","messages":[]}'
-
-
-class Told:
-    def __init__(self) -> None:
-        self.decisions: list[Decision] = []
-        self.refusals: list[Refusal] = []
-        self.measurements: list[Any] = []
-
-    def refused(self, refusal: Refusal) -> None:
-        self.refusals.append(refusal)
-
-    def dispatched(self, decision: Decision) -> None:
-        self.decisions.append(decision)
-
-    def measured(self, decision: Decision, measurement: Any) -> None:
-        self.measurements.append(measurement)
 
 
 class Outcome(NamedTuple):
