@@ -73,6 +73,7 @@ class KubeClient(Protocol):
         limit: int = 500,
         continue_token: str = "",
         label_selector: str = "",
+        field_selector: str = "",
     ) -> ListPage:
         """Read one page, all namespaces when ``namespace`` is None. Raises Gone, KindNotServed."""
         ...
@@ -85,6 +86,7 @@ class KubeClient(Protocol):
         resource_version: str,
         timeout_seconds: int,
         label_selector: str = "",
+        field_selector: str = "",
     ) -> AsyncIterator[WatchEvent]:
         """Stream changes after ``resource_version``, bookmarks included, until the server ends it.
 

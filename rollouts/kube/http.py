@@ -107,9 +107,15 @@ class HttpKubeClient:
         limit: int = 500,
         continue_token: str = "",
         label_selector: str = "",
+        field_selector: str = "",
     ) -> ListPage:
         """See ``KubeClient.list_page``."""
-        params = {"limit": str(limit), "continue": continue_token, "labelSelector": label_selector}
+        params = {
+            "limit": str(limit),
+            "continue": continue_token,
+            "labelSelector": label_selector,
+            "fieldSelector": field_selector,
+        }
         body = await self._answer("GET", _path(resource, namespace), params)
         metadata = body.get("metadata") or {}
         items = [item for item in body.get("items") or () if isinstance(item, dict)]
@@ -131,6 +137,7 @@ class HttpKubeClient:
         resource_version: str,
         timeout_seconds: int,
         label_selector: str = "",
+        field_selector: str = "",
     ) -> AsyncIterator[WatchEvent]:
         """See ``KubeClient.watch``."""
         params = {
@@ -139,6 +146,7 @@ class HttpKubeClient:
             "resourceVersion": resource_version,
             "timeoutSeconds": str(timeout_seconds),
             "labelSelector": label_selector,
+            "fieldSelector": field_selector,
         }
         request = Request(method="GET", path=_path(resource, namespace), params=params)
         silence = aiohttp.ClientTimeout(total=None, sock_read=timeout_seconds + _WATCH_SLACK)
