@@ -17,7 +17,7 @@ from rollouts.api.run_status import GateFigures, attempt_of, gate_figures
 from rollouts.controller.caches import Caches
 from rollouts.runtime.objects import ObjectKey
 
-__all__ = ["GATES_PER_NAMESPACE", "GateCollector"]
+__all__ = ["GATES_PER_NAMESPACE", "GateCollector", "gate_families"]
 
 GATES_PER_NAMESPACE = 300
 """Sixty Rollouts in progress with five metrics each; at nine series a gate, 2,700 series of one tenant, which take
@@ -33,6 +33,11 @@ _EVIDENCE = {"harm": "harm", "harm_total": "harmTotal", "proof": "proof"}
 _LIMITS = {"harm_total": "abortAt", "proof": "passAt"}
 
 
+def gate_families() -> Iterator[GaugeMetricFamily]:
+    """The families without series: names, labels and help."""
+    yield from _Families().all()
+
+
 class GateCollector(Collector):
     """Series of the gates of all Rollouts in progress; none while this replica does not lead."""
 
@@ -41,8 +46,8 @@ class GateCollector(Collector):
         self._leads = leads
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """The families without series: what the registry has to know of names."""
-        yield from _Families().all()
+        """What the registry has to know of names."""
+        yield from gate_families()
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """All families with the series of this moment."""

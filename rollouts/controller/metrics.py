@@ -122,6 +122,8 @@ class ControllerMetrics:
             buckets=_STEP_BUCKETS,
             registry=self.registry,
         )
+        for kind in _STEP_KINDS.values():
+            self.step_seconds.labels(kind)
         self.refused = Gauge(
             "rollouts_traffic_refused",
             "1 while the API server refuses the write of the traffic object that a Rollout needs.",
@@ -140,6 +142,7 @@ class ControllerMetrics:
         if before is None:
             for outcome in Outcome:  # from 0 on: increase() does not see the first value of a series
                 self.attempts.labels(namespace, name, outcome.value)
+            self.foreign_writes.labels(namespace, name)
         elif before.reason != said.reason:
             self._drop(self.reason, namespace, name, before.reason)
         self.reason.labels(namespace, name, said.reason).set(1)
