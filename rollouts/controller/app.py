@@ -16,6 +16,7 @@ from rollouts.controller.assembly import Parts, assemble, open_sources, query_bu
 from rollouts.controller.caches import Caches
 from rollouts.controller.conditions import SandboxedConditions
 from rollouts.controller.crashes import CrashWatch
+from rollouts.controller.gate_metrics import GateCollector
 from rollouts.controller.housekeeping import prune_runs
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.picker_health import PickerHealthWatch
@@ -86,6 +87,7 @@ class Controller:
         )
         model_servers = ModelServerBook(settings.model_servers)
         self._scraper = PodScraper(clock, model_servers=model_servers)
+        self.metrics.registry.register(GateCollector(self.caches, lambda: self.leading))
         self._sources = open_sources(settings.sources, self.caches, self._scraper, clock)
         self._shares = share_counter(
             self.caches, self._scraper, clock, sources=self._sources, propagation=settings.propagation
