@@ -39,7 +39,7 @@ demo-hang: $(STAMP) ## a canary whose engines stop behind healthy pods; clients 
 	$(BIN)/rollouts lab demo analysis --hang leave --control-plane $(CONTROL_PLANE)
 	$(BIN)/rollouts lab demo analysis --hang stay --control-plane $(CONTROL_PLANE)
 
-controlplane: $(STAMP) ## build kube-apiserver and etcd from pinned Go modules (once, minutes)
+controlplane: $(STAMP) ## build kube-apiserver, etcd, the controllers and the scheduler from pinned Go modules (once, minutes)
 	$(BIN)/python -m rollouts.lab.controlplane build
 
 generate: $(STAMP) ## rewrite the generated files: crds/, docs/reference.md, the state diagram

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from rollouts.objects.resource import Resource
 
-__all__ = ["KubeClient", "ListPage", "PatchKind", "Resource", "WatchEvent", "WatchType"]
+__all__ = ["KubeClient", "ListPage", "PatchKind", "Propagation", "Resource", "WatchEvent", "WatchType"]
 
 Object = dict[str, Any]
 
@@ -26,6 +26,14 @@ class PatchKind(Enum):
     JSON = "application/json-patch+json"
     MERGE = "application/merge-patch+json"
     APPLY = "application/apply-patch+yaml"
+
+
+class Propagation(Enum):
+    """What a deletion does with the objects that the deleted one owns; ``kubectl delete --cascade``."""
+
+    FOREGROUND = "Foreground"
+    BACKGROUND = "Background"
+    ORPHAN = "Orphan"
 
 
 class WatchType(Enum):

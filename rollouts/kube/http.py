@@ -15,7 +15,7 @@ from urllib.parse import quote
 import aiohttp
 import structlog
 
-from rollouts.kube.client import ListPage, PatchKind, Resource, WatchEvent, WatchType
+from rollouts.kube.client import ListPage, PatchKind, Propagation, Resource, WatchEvent, WatchType
 from rollouts.kube.connection import (
     Connection,
     Impersonation,
@@ -204,6 +204,7 @@ class HttpKubeClient:
         uid: str = "",
         resource_version: str = "",
         grace_period_seconds: int | None = None,
+        propagation: Propagation | None = None,
     ) -> None:
         """See ``KubeClient.delete``. Without a kubelet, a Pod goes only with a grace period of 0."""
         guards = {"uid": uid, "resourceVersion": resource_version}
@@ -212,6 +213,8 @@ class HttpKubeClient:
             options["preconditions"] = preconditions
         if grace_period_seconds is not None:
             options["gracePeriodSeconds"] = grace_period_seconds
+        if propagation is not None:
+            options["propagationPolicy"] = propagation.value
         await self._answer("DELETE", _path(resource, namespace, name), body=options)
 
     async def discover(self) -> tuple[Resource, ...]:
