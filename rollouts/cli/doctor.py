@@ -183,8 +183,8 @@ async def _rollout(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
         yield check
     names = {
         revision.identity.name
-        for revision in (parsed.status.stable, parsed.status.canary)
-        if revision is not None and revision.identity.kind == kinds.POOL_V1.kind
+        for revision in parsed.status.arms
+        if revision.identity.kind == kinds.POOL_V1.kind
     }
     traffic = parsed.spec.traffic
     if isinstance(traffic, HttpRouteTraffic):

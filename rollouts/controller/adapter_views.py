@@ -205,8 +205,7 @@ class AdapterViews:
 
     def _serving(self, parsed: ParsedRollout, arm: Identity, ended: Iterable[Identity]) -> Serving:
         """The pods of the pool, judged by this arm's content: its source, or nothing that was loaded for another."""
-        status = parsed.status
-        known = [revision.identity for revision in (status.stable, status.canary) if revision is not None]
+        known = [revision.identity for revision in parsed.status.arms]
         others = [item.source for item in (*known, *ended) if item.name == arm.name and item != arm]
         serving = self._watch.serving(ObjectKey(parsed.namespace, parsed.name), arm.name)
         return serving.of(arm.source, filter(None, others))
@@ -335,7 +334,7 @@ def _by_arm(
 
     Of several sources of one name, traffic means the one that is stable, else the canary, else the target.
     """
-    known = [revision.identity for revision in (status.canary, status.stable) if revision is not None]
+    known = [revision.identity for revision in reversed(status.arms)]
     by_arm = {identity.arm: view for identity, view in views.items()}
     by_arm |= {identity.arm: views[identity] for identity in (target, *known) if identity in views}
     return {**views, **by_arm}

@@ -270,7 +270,7 @@ class Gatherer:
 
     @staticmethod
     def _known(status: RolloutStatus, name: str) -> bool:
-        return any(arm is not None and arm.identity.name == name for arm in (status.stable, status.canary))
+        return any(arm.identity.name == name for arm in status.arms)
 
     # --- arms ---
 
@@ -284,7 +284,7 @@ class Gatherer:
         carrier: Carrier | None,
     ) -> dict[Identity, PoolView]:
         status = parsed.status
-        arms = {arm.identity for arm in (status.stable, status.canary) if arm is not None}
+        arms = {arm.identity for arm in status.arms}
         arms |= {entry.revision.identity for entry in status.history}
         if target is not None:
             arms.add(target)
@@ -376,8 +376,7 @@ class Gatherer:
     ) -> TrafficView | None:
         if carrier is None:
             return None
-        status = parsed.status
-        arms = [arm.identity.arm for arm in (status.stable, status.canary) if arm is not None]
+        arms = [arm.identity.arm for arm in parsed.status.arms]
         reader = Reader(
             rollout=parsed.name,
             arms=(*arms, *([target.arm] if target is not None else [])),
@@ -390,7 +389,7 @@ class Gatherer:
                 mirrored=mirrored_arms(self._caches, parsed.namespace, raw, reader.arms),
                 sessions=keeps_sessions(raw.get("spec")),
             )
-        if raw is None and status.traffic_adopted:
+        if raw is None and parsed.status.traffic_adopted:
             view = replace(view, mode=TrafficMode.ADOPTED)
         return self._settle_claim(parsed, view)
 

@@ -192,8 +192,10 @@ class Performer:
             case CreateJob():
                 await self._create(kinds.JOB, gathered, self._builder.build_job(gathered, action))
             case UpdateRun():
+                current = gathered.parsed.status.current
+                assert current is not None
                 spec = self._builder.build_run(gathered, _create_of(action))["spec"]
-                regated = _regated(spec) | {"stepsHash": gathered.parsed.status.steps_hash}
+                regated = _regated(spec) | {"stepsHash": current.steps_hash}
                 await self._patch_run(gathered, action.name, {"spec": regated})
             case TerminateRun():
                 await self._patch_run(gathered, action.name, {"spec": {"terminate": True}})

@@ -93,15 +93,21 @@ _GATE = "Analysing"
 
 def only_figures(old: RolloutStatus, new: RolloutStatus) -> bool:
     """Whether a Rollout's status says the same as before with other figures: of its gates, and the observed share."""
-    told = [(line.run, line.metric, line.verdict) for line in old.analysis]
-    if told != [(line.run, line.metric, line.verdict) for line in new.analysis]:
+    if _told(old) != _told(new):
         return False
     weight = new.weight
     if old.weight.observed is not None and weight.observed is not None:
         weight = replace(weight, observed=old.weight.observed)
-    plain = replace(new, analysis=old.analysis, weight=weight)
+    plain = replace(new, weight=weight)
+    if old.current is not None and new.current is not None:
+        plain = replace(plain, current=replace(new.current, analysis=old.current.analysis))
     if old.reason == new.reason == _GATE:
         worded = [(one.type, one.status, one.reason) for one in old.conditions]
         if worded == [(one.type, one.status, one.reason) for one in new.conditions]:
             plain = replace(plain, message=old.message, conditions=old.conditions)
     return new != old and plain == old
+
+
+def _told(status: RolloutStatus) -> list[tuple[str, str, str]]:
+    lines = status.current.analysis if status.current is not None else ()
+    return [(line.run, line.metric, line.verdict) for line in lines]

@@ -109,7 +109,7 @@ def _split(draft: Draft) -> bool:
     status, traffic = draft.status, draft.obs.traffic
     if any(carries(draft.obs.ways.get(record)) for record in status.way_back):
         return True
-    if status.canary is not None and ZERO < (status.weight.desired or ZERO) < FULL:
+    if status.current is not None and ZERO < (status.weight.desired or ZERO) < FULL:
         return True
     if traffic is not None and traffic.header_routes:
         return True

@@ -32,8 +32,8 @@ def moved(status: RolloutStatus, listed: frozenset[Identity], target: Target | N
 
     What ``target`` names with its group stays there, and no version turns into the other one that carries.
     """
-    revisions = [arm for arm in (status.stable, status.canary) if arm is not None]
-    arms = {one.identity for one in (*revisions, *(entry.revision for entry in status.history))}
+    current = status.current
+    arms = {one.identity for one in (*status.arms, *(entry.revision for entry in status.history))}
     arms |= {_named(ref) for record in status.way_back for ref in (record.stable, record.canary)}
     carrying = _carrying(status)
     found = {arm: twin(arm, listed) for arm in arms if not _said(target, arm)}
@@ -47,7 +47,7 @@ def moved(status: RolloutStatus, listed: frozenset[Identity], target: Target | N
     return replace(
         status,
         stable=revision(status.stable) if status.stable is not None else None,
-        canary=revision(status.canary) if status.canary is not None else None,
+        current=replace(current, canary=revision(current.canary)) if current is not None else None,
         history=tuple(replace(entry, revision=revision(entry.revision)) for entry in status.history),
         way_back=tuple(_way(record, places) for record in status.way_back),
     )
@@ -58,9 +58,8 @@ def _said(target: Target | None, arm: Identity) -> bool:
 
 
 def _carrying(status: RolloutStatus) -> set[Identity]:
-    begun = status.started_at is not None or status.adopted_split
-    arms = (status.stable, status.canary if begun else None)
-    return {arm.identity for arm in arms if arm is not None}
+    carries = status.current is not None and status.current.may_carry
+    return {arm.identity for arm in status.arms if carries or arm is status.stable}
 
 
 def _named(ref: EntryRef) -> Identity:

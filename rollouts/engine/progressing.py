@@ -77,14 +77,14 @@ def progress(draft: Draft) -> None:
         draft.move(Phase.PAUSED, Trigger.HOLD, *held, waiting_for=by_spec)
         _observe(draft)
         return
-    if probe_open(draft.status):
-        reason, what = probing(draft.status)
+    if probe_open(draft.current):
+        reason, what = probing(draft.current)
         draft.move(Phase.PROGRESSING, _resumed(draft), reason, f"{draft.where()}: {what}")
         return
     if looking:
         _putting_in_force(draft)
         return
-    if not settled or draft.status.pulled:
+    if not settled or draft.current.pulled:
         _waiting_for_traffic(draft)
         return
     late = waiting(draft)
@@ -96,32 +96,32 @@ def progress(draft: Draft) -> None:
 
 
 def _write_reason(draft: Draft) -> WriteReason:
-    if draft.status.pulled:
+    if draft.current.pulled:
         return WriteReason.PULL
-    return WriteReason.PROBE if probe_open(draft.status) else WriteReason.STEP
+    return WriteReason.PROBE if probe_open(draft.current) else WriteReason.STEP
 
 
 def _relanded(draft: Draft) -> bool:
     """Steps were edited: go on at the first step at or above the current weight, its gates run again."""
     steps = draft.spec.canary.steps
-    stored, new = draft.status.steps_hash, steps_hash(steps)
+    before, stored, new = draft.current, draft.current.steps_hash, steps_hash(steps)
     if is_same(stored, new):
         return False
     if is_foreign(stored) and len(steps) == draft.status.step_count:
-        draft.set(steps_hash=restamped(stored, new))
+        draft.set_current(steps_hash=restamped(stored, new))
         return False
     current = (
         step_weight(draft.status, draft.spec) if draft.status.hold else (draft.status.weight.ours or ZERO)
     )
     found = landing(steps, current)
-    draft.set(steps_hash=new, step_count=len(steps))
-    if draft.status.skip_gates or (
-        draft.obs.status.current_step >= draft.obs.status.step_count and current == FULL
-    ):
-        draft.set(current_step=len(steps))
+    done = before.current_step >= draft.status.step_count
+    draft.set(step_count=len(steps))
+    draft.set_current(steps_hash=new)
+    if before.skip_gates or (done and current == FULL):
+        draft.set_current(current_step=len(steps))
     else:
         draft.enter_step(found.index)
-        draft.set(weight_cap=found.cap)
+        draft.set_current(weight_cap=found.cap)
     message = f"the steps changed: going on at {draft.where()}, weight stays at most {format_weight(current)}"
     draft.event(EventType.NORMAL, Reason.STEPS_CHANGED, message)
     draft.set(message=message)
@@ -133,7 +133,7 @@ def note_unpaused(draft: Draft) -> None:
     """``spec.paused`` was lifted: like any hold, it does not count against the step's clock."""
     lifted = draft.obs.status.waiting_for is WaitingFor.SPEC and not draft.spec.paused
     if lifted and not isinstance(draft.step, PauseStep):
-        draft.set(step_started_at=draft.now)
+        draft.set_current(step_started_at=draft.now)
 
 
 def _held(draft: Draft) -> Said | None:
@@ -152,20 +152,20 @@ def deadline_missed(draft: Draft) -> str | None:
 
     The clock runs from the first weight, per step, and not during pauses, analysis and jobs, nor while clocks stand.
     """
-    status, limit = draft.status, draft.spec.canary.progress_deadline
-    if status.started_at is None or status.canary is None or standing(draft):
+    current, limit = draft.current, draft.spec.canary.progress_deadline
+    if standing(draft):
         return None
     if draft.obs.status.waiting_for is WaitingFor.ANALYSIS:
         return None
-    if status.pulled and status.unready_since is not None:
-        start = status.unready_since
-        what = f"{status.canary.identity.name} could not serve for {format_seconds(limit)}: {pulled_because(draft)[1]}"
+    if current.pulled and current.unready_since is not None:
+        start = current.unready_since
+        what = f"{current.canary.identity.name} could not serve for {format_seconds(limit)}: {pulled_because(draft)[1]}"
     elif isinstance(draft.step, WeightStep | HeaderRouteStep) or (
-        draft.step is None and status.bake_started_at is None
+        draft.step is None and current.bake_started_at is None
     ):
-        if status.step_started_at is None:
+        if current.step_started_at is None:
             return None
-        start = status.step_started_at
+        start = current.step_started_at
         what = f"{draft.where()} has not come into force for {format_seconds(limit)}: {plain_message(draft.obs.status)}"
     else:
         return None
@@ -177,7 +177,7 @@ def deadline_missed(draft: Draft) -> str | None:
 
 def _waiting_for_traffic(draft: Draft) -> None:
     """The write is under way, or something keeps it back: say what."""
-    if draft.status.pulled:
+    if draft.current.pulled:
         reason, why = pulled_because(draft)
         draft.move(Phase.PROGRESSING, _resumed(draft), reason, f"{draft.where()}: {why}")
         return
@@ -265,13 +265,13 @@ def _advance(draft: Draft, message: str) -> None:
         return
     observed = draft.status.weight.observed
     mark = background_run(draft.obs.owner, draft.status)
-    draft.enter_step(draft.status.current_step + 1)
+    draft.enter_step(draft.current.current_step + 1)
     draft.set(weight=replace(draft.status.weight, observed=observed))
     draft.event(EventType.NORMAL, Reason.STEP_COMPLETED, message)
     gate = draft.obs.gates.get(mark)
     if draft.obs.compares and gate is not None and gate.outcome is GateOutcome.RUNNING:
         weight = step_weight(draft.status, draft.spec)
-        draft.actions.append(MarkRun(name=mark, at=draft.now, step=draft.status.current_step, weight=weight))
+        draft.actions.append(MarkRun(name=mark, at=draft.now, step=draft.current.current_step, weight=weight))
     reason = Reason.RESUMED if draft.obs.status.phase is Phase.PAUSED else Reason.STEP_COMPLETED
     step = draft.step
     if isinstance(step, PauseStep) and (step.duration is None or step.duration > timedelta(0)):
@@ -284,7 +284,7 @@ def _advance(draft: Draft, message: str) -> None:
 
 def _pause(draft: Draft, step: PauseStep) -> None:
     _observe(draft)
-    start = draft.status.step_started_at or draft.now
+    start = draft.current.step_started_at or draft.now
     if step.duration is None:
         message = f"{draft.where()}: `rollouts promote {draft.obs.name}` goes on"
         draft.move(Phase.PAUSED, Trigger.PAUSE_STEP, Reason.PAUSE_STEP, message)
@@ -309,37 +309,35 @@ def _analyse(draft: Draft) -> None:
 
 def _run_job(draft: Draft) -> None:
     _observe(draft)
-    name = job_name(draft.obs.owner, draft.status, draft.status.current_step)
+    name = job_name(draft.obs.owner, draft.status, draft.current.current_step)
     outcome = draft.obs.jobs.get(name)
     if outcome is JobOutcome.SUCCEEDED:
         _advance(draft, f"{draft.where()} succeeded")
         return
     if outcome is None:
-        draft.actions.append(CreateJob(name=name, step=draft.status.current_step))
+        draft.actions.append(CreateJob(name=name, step=draft.current.current_step))
     message = f"{draft.where()}: Job {name} is running"
     draft.move(Phase.PROGRESSING, _resumed(draft), Reason.JOB_RUNNING, message)
 
 
 def _finish(draft: Draft) -> None:
     """Past the last step: 100 % in force, then bake, then the swap."""
-    status = draft.status
-    if status.bake_started_at is None:
+    if draft.current.bake_started_at is None:
         if not _in_force(draft):
             return
-        draft.set(bake_started_at=draft.now)
-        status = draft.status
-    bake_end = (status.bake_started_at or draft.now) + draft.spec.canary.bake
-    if not status.skip_gates and draft.now < bake_end:
+        draft.set_current(bake_started_at=draft.now)
+    current = draft.current
+    bake_end = (current.bake_started_at or draft.now) + draft.spec.canary.bake
+    if not current.skip_gates and draft.now < bake_end:
         draft.wake_at(bake_end)
         message = f"{describe(None)}: baking at 100% until {bake_end:%Y-%m-%dT%H:%M:%SZ}"
         draft.move(Phase.PROGRESSING, _resumed(draft), Reason.BAKING, message)
         return
-    if not status.skip_gates and (waiting := unearned(draft)) is not None:
+    if not current.skip_gates and (waiting := unearned(draft)) is not None:
         message = f"all steps done; {waiting}"
         draft.move(Phase.PROGRESSING, _resumed(draft), _AWAITING, message, waiting_for=WaitingFor.ANALYSIS)
         return
-    assert status.canary is not None
-    identity = status.canary.identity
+    identity = current.canary.identity
     if (blocker := unserved(draft, identity) or content_blocker(draft, identity)) is not None:
         draft.target_problem = (blocker.reason, blocker.message)
         message = f"all steps done, but not promoted: {blocker.message}"

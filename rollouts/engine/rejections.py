@@ -28,11 +28,14 @@ def plain_message(status: RolloutStatus) -> str:
 
 def _moved_on(status: RolloutStatus, since: datetime) -> bool:
     """Whether the rollout did something after that moment."""
+    current = status.current
     moments = (
-        status.started_at,
-        status.step_started_at,
-        status.bake_started_at,
-        status.aborted.at if status.aborted is not None else None,
+        *(
+            (current.started_at, current.step_started_at, current.bake_started_at)
+            if current is not None
+            else ()
+        ),
+        current.aborted.at if current is not None and current.aborted is not None else None,
         status.target_wait.since if status.target_wait is not None else None,
         status.history[-1].at if status.history else None,
     )

@@ -47,8 +47,7 @@ def _present(draft: Draft) -> list[Identity]:
 
     Nothing is loaded for a Rollout that may not write its traffic object.
     """
-    revisions = (draft.status.stable, draft.status.canary)
-    found = [revision.identity for revision in revisions if revision is not None]
+    found = [revision.identity for revision in draft.status.arms]
     target = draft.obs.target
     waits = draft.status.phase is Phase.WAITING
     return found if found or target is None or not waits else [target]
@@ -56,8 +55,7 @@ def _present(draft: Draft) -> list[Identity]:
 
 def _stored(draft: Draft) -> set[Identity]:
     """What the stored record names."""
-    revisions = (draft.obs.status.stable, draft.obs.status.canary)
-    return {revision.identity for revision in revisions if revision is not None}
+    return {revision.identity for revision in draft.obs.status.arms}
 
 
 def _carrying(draft: Draft) -> set[Identity]:
@@ -140,13 +138,12 @@ def _without_effect(identity: Identity, view: PoolView) -> str:
 
 def _name_missing(draft: Draft) -> None:
     """A running candidate that some Ready pods lack: they take none of its requests."""
-    canary = draft.status.canary
-    view = draft.obs.pools.get(canary.identity) if canary is not None else None
-    if canary is None or view is None or not view.lacking or draft.status.started_at is None:
+    current = draft.status.current
+    view = draft.obs.pools.get(current.canary.identity) if current is not None else None
+    if current is None or current.started_at is None or view is None or not view.lacking:
         return
-    message = (
-        f"{canary.identity.name} is not loaded on {_shown(view.lacking)}: they take none of its requests"
-    )
+    name = current.canary.identity.name
+    message = f"{name} is not loaded on {_shown(view.lacking)}: they take none of its requests"
     if draft.target_problem is None:
         draft.target_problem = (Reason.ADAPTER_MISSING, message)
     if draft.target_problem[0] == Reason.ADAPTER_MISSING:
@@ -176,11 +173,10 @@ def _name_effectless(draft: Draft) -> None:
 
 def _name_strangers(draft: Draft) -> None:
     """Pods that have something else under the name of an arm that serves."""
-    started = draft.status.started_at is not None and draft.status.aborted is None
-    revisions = (draft.status.stable, draft.status.canary if started else None)
-    for revision in revisions:
-        view = draft.obs.pools.get(revision.identity) if revision is not None else None
-        if revision is None or view is None or not view.mismatched:
+    running = draft.status.current is not None and draft.status.current.running
+    for revision in draft.status.arms:
+        view = draft.obs.pools.get(revision.identity)
+        if view is None or not view.mismatched or not (running or revision is draft.status.stable):
             continue
         message = strangers(revision.identity, view)
         draft.target_problem = (Reason.ADAPTER_CONTENT_MISMATCH, message)

@@ -22,6 +22,7 @@ __all__ = [
     "AdapterTraffic",
     "AnalysisStep",
     "ArmCrashes",
+    "Attempt",
     "BackgroundAnalysis",
     "CanaryStrategy",
     "CommandRecord",
@@ -558,6 +559,59 @@ class ProbeRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What belongs to one canary's time, from its start until it is promoted or dropped, and to nothing else.
+
+    An aborted one stays: it is what the spec still asks for. Names of objects count ``RolloutStatus.attempt``.
+    """
+
+    canary: Revision
+    steps_hash: str = ""
+    current_step: int = 0
+    """0-based; equals the number of steps when all are done (bake, promotion)."""
+    step_started_at: datetime | None = None
+    started_at: datetime | None = None
+    """When it left WaitingForTarget; None before."""
+    bake_started_at: datetime | None = None
+    """When all steps were done and 100 % was in force."""
+    weight_cap: Weight | None = None
+    """Set when steps were edited: an edit never raises weight, so its landing step is capped at this."""
+    path: PathStatus = field(default_factory=PathStatus)
+    stable_endpoints_at_start: int = 0
+    unready_since: datetime | None = None
+    """Since when the canary cannot serve; of one that was pulled, until it gets its weight back."""
+    pulled: bool = False
+    """The carrying canary could not serve for too long and was set to 0; the step is kept."""
+    pulls: int = 0
+    """How often that happened: each return needs longer."""
+    ready_since: datetime | None = None
+    """Since when it can serve again, while that is too new for weight (``carrying``)."""
+    probe: ProbeRecord | None = None
+    canary_crashes: ArmCrashes = field(default_factory=ArmCrashes)
+    stable_crashes: ArmCrashes = field(default_factory=ArmCrashes)
+    overrides: tuple[str, ...] = ()
+    """Names of AnalysisRuns whose verdict a person overrode by ``promote``."""
+    skip_gates: bool = False
+    """``promoteFull`` or the rollback window: steps and bake are skipped, readiness never."""
+    adopted_split: bool = False
+    """First seen with live traffic on both arms: the first write is the first step's weight."""
+    restores: tuple[datetime, ...] = ()
+    """When foreign writes were restored away from stable, newest last; only the last 10 minutes count."""
+    analysis: tuple[GateSummary, ...] = ()
+    aborted: AbortRecord | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether its steps are being executed: it has started, and was not aborted."""
+        return self.started_at is not None and self.aborted is None
+
+    @property
+    def may_carry(self) -> bool:
+        """Whether the canary may have requests: it has started, or had some when it was first seen."""
+        return self.started_at is not None or self.adopted_split
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutStatus:
     """``status``: everything that must survive a restart, and what people read."""
 
@@ -566,57 +620,51 @@ class RolloutStatus:
     """For people, as ``message``: nothing is decided by it."""
     message: str = ""
     waiting_for: WaitingFor | None = None
+    """Of the last plan, as ``settled_by``: each move of a phase says both anew."""
     settled_by: SettledBy | None = None
     observed_generation: int = 0
     stable: Revision | None = None
-    canary: Revision | None = None
+    current: Attempt | None = None
+    """None while the target is stable, or nobody knows yet which version is."""
     attempt: int = 0
-    current_step: int = 0
-    """0-based; equals ``step_count`` when all steps are done (bake, promotion)."""
+    """Number of the last attempt: it outlives each, so that no name of a run or Job comes twice."""
     step_count: int = 0
-    steps_hash: str = ""
-    step_started_at: datetime | None = None
-    started_at: datetime | None = None
-    """When the attempt left WaitingForTarget; None before."""
-    bake_started_at: datetime | None = None
-    """When all steps were done and 100 % was in force."""
+    """Steps of the attempt, or of the one that was promoted: people read 6/6 of a finished rollout."""
     weight: WeightStatus = field(default_factory=WeightStatus)
-    weight_cap: Weight | None = None
-    """Set when steps were edited: an edit never raises weight, so its landing step is capped at this."""
-    path: PathStatus = field(default_factory=PathStatus)
-    stable_endpoints_at_start: int = 0
-    unready_since: datetime | None = None
-    """Since when the canary cannot serve; of one that was pulled, until it gets its weight back."""
+    """Of ``spec.target``, which is stable where there is no attempt."""
     target_wait: TargetWait | None = None
-    """While a new target is waited for."""
+    """While a new target is waited for, which may be before it is found and an attempt begins."""
     standing_since: datetime | None = None
-    """Since when no deadline runs (``deadlines.standing``)."""
-    pulled: bool = False
-    """The carrying canary could not serve for too long and was set to 0; the step is kept."""
-    pulls: int = 0
-    """How often that happened in this attempt: each return needs longer."""
-    ready_since: datetime | None = None
-    """Since when it can serve again, while that is too new for weight (``carrying``)."""
-    probe: ProbeRecord | None = None
-    canary_crashes: ArmCrashes = field(default_factory=ArmCrashes)
-    stable_crashes: ArmCrashes = field(default_factory=ArmCrashes)
+    """Since when no deadline runs (``deadlines.standing``), that of a target without an attempt included."""
     hold: HoldReason | None = None
+    """Some of a Rollout without an attempt: nobody has said which version is stable."""
     hold_message: str = ""
-    overrides: tuple[str, ...] = ()
-    """Names of AnalysisRuns whose verdict a person overrode by ``promote``."""
-    skip_gates: bool = False
-    """``promoteFull`` or the rollback window: steps and bake are skipped, readiness never."""
-    adopted_split: bool = False
-    """First seen with live traffic on both arms: the first write is the first step's weight."""
     way_back: tuple[WayBack, ...] = ()
-    """One per traffic object and canary that has weight, or may have; the newest last."""
+    """One per traffic object and canary that has weight, or may have; the newest last. One outlives its attempt
+    until the canary's weight is given back."""
     traffic_uid: str = ""
     traffic_adopted: bool = False
     """The traffic object is somebody else's: when it is gone it is waited for, not made again."""
-    restores: tuple[datetime, ...] = ()
-    """When foreign writes were restored away from stable, newest last; only the last 10 minutes count."""
-    analysis: tuple[GateSummary, ...] = ()
-    aborted: AbortRecord | None = None
     last_command: CommandRecord | None = None
     history: tuple[HistoryEntry, ...] = ()
     conditions: tuple[Condition, ...] = ()
+
+    @property
+    def canary(self) -> Revision | None:
+        """The version that is being rolled out."""
+        return None if self.current is None else self.current.canary
+
+    @property
+    def current_step(self) -> int:
+        """What people read, and commands are bound to: without an attempt all steps are done."""
+        return self.step_count if self.current is None else self.current.current_step
+
+    @property
+    def step_text(self) -> str:
+        """The step as people count, ``2/6``; empty where there is none."""
+        return f"{min(self.current_step + 1, self.step_count)}/{self.step_count}" if self.step_count else ""
+
+    @property
+    def arms(self) -> tuple[Revision, ...]:
+        """The versions that may serve: stable and the canary, as far as there are any."""
+        return tuple(arm for arm in (self.stable, self.canary) if arm is not None)

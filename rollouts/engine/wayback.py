@@ -85,10 +85,9 @@ def record_way(draft: Draft, arm: Identity) -> None:
 
 def keep_record(draft: Draft) -> None:
     """Record a carrying canary that has no record (a status of an older version); forget what is settled."""
-    canary = draft.status.canary
-    carrying = canary is not None and (draft.status.started_at is not None or draft.status.adopted_split)
-    if canary is not None and carrying and not is_recorded(draft, canary.identity.arm):
-        record_way(draft, canary.identity.arm)
+    current, canary = draft.status.current, draft.status.canary
+    if current is not None and current.may_carry and not is_recorded(draft, current.canary.identity.arm):
+        record_way(draft, current.canary.identity.arm)
     kept = tuple(
         record
         for record in draft.status.way_back
@@ -104,24 +103,24 @@ def _is_settled(draft: Draft, record: WayBack) -> bool:
 
 def _is_due(draft: Draft, record: WayBack) -> bool:
     """Whether the status asks for no canary weight under this record."""
-    status = draft.status
-    if status.stable is not None and _is_of(record, status.stable.identity.arm):
+    stable, current = draft.status.stable, draft.status.current
+    if stable is not None and _is_of(record, stable.identity.arm):
         return False  # promoted meanwhile
-    if status.canary is None or not _is_of(record, status.canary.identity.arm):
+    if current is None or not _is_of(record, current.canary.identity.arm):
         return True
-    if status.started_at is None:
-        return status.aborted is not None or not status.adopted_split
-    return status.aborted is not None or status.pulled
+    if current.started_at is None:
+        return current.aborted is not None or not current.adopted_split
+    return current.aborted is not None or current.pulled
 
 
 def return_canaries(draft: Draft) -> None:
     """Lower every canary that the status asks no weight for; says what keeps it back."""
     due = tuple(record for record in draft.status.way_back if _is_due(draft, record))
-    status = draft.status
-    if status.aborted is not None:
+    current, reason = draft.status.current, WriteReason.SETTLE
+    if current is not None and current.aborted is not None:
         reason = WriteReason.ABORT
-    else:
-        reason = WriteReason.PULL if status.pulled else WriteReason.SETTLE
+    elif current is not None and current.pulled:
+        reason = WriteReason.PULL
     give_back(draft, due, reason)
 
 

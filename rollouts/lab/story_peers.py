@@ -90,7 +90,8 @@ async def tell_no_split(lab: Lab, console: Console, *, bad: bool) -> None:
         await asyncio.sleep(1.5)
         whole = traffic.window(began)
         _demand_no_failure(whole, "in the whole rollout")
-    said = status.aborted.reason if status.aborted is not None else ""
+    ended = status.current.aborted if status.current is not None else None
+    said = ended.reason if ended is not None else ""
     if (
         status.phase is not Phase.ABORTED
         or "ShareNotProgrammed" not in f"{status.reason} {said} {status.message}"

@@ -459,9 +459,9 @@ def _probe_rule_stays(patch: pytest.MonkeyPatch) -> None:
     """The rule goes when the attempt ends, not when the probe does."""
     real = probing.probe_routes
 
-    def routes(status: Any) -> Any:
-        record = status.probe and replace(status.probe, verdict=None, token=status.probe.token or "kept")
-        return real(replace(status, probe=record))
+    def routes(attempt: Any) -> Any:
+        record = attempt.probe and replace(attempt.probe, verdict=None, token=attempt.probe.token or "kept")
+        return real(replace(attempt, probe=record))
 
     patch.setattr(converging, "probe_routes", routes)
 

@@ -53,6 +53,7 @@ from rollouts.engine.types import (
     FULL,
     ZERO,
     AnalysisStep,
+    Attempt,
     BackgroundAnalysis,
     CanaryStrategy,
     EntryRef,
@@ -80,6 +81,7 @@ __all__ = [
     "World",
     "analysis",
     "background",
+    "changed",
     "job",
     "pause",
     "pool",
@@ -103,6 +105,12 @@ def _named(ref: EntryRef) -> Identity:
 
 def _entry(identity: Identity) -> EntryRef:
     return EntryRef(kind=identity.kind, group=identity.group, name=identity.name)
+
+
+def changed(status: RolloutStatus, **changes: Any) -> RolloutStatus:
+    """A status with other fields of its attempt."""
+    assert status.current is not None
+    return replace(status, current=replace(status.current, **changes))
 
 
 def weight(percent: float) -> WeightStep:
@@ -272,7 +280,7 @@ class World:
         if not self.served or self.spec is None:
             return {}
         arms = {pool(self.spec.target.name), *(arm for rule in self.rules or [] for arm in rule)}
-        arms |= {arm.identity for arm in (self.status.stable, self.status.canary) if arm is not None}
+        arms |= {arm.identity for arm in self.status.arms}
         return {
             (stable, canary): WayBack(
                 kind="HTTPRoute",
@@ -339,9 +347,7 @@ class World:
 
     def _pools(self) -> dict[Identity, PoolView]:
         names = set(self.pools)
-        for revision in (self.status.stable, self.status.canary):
-            if revision is not None:
-                names.add(revision.identity)
+        names.update(arm.identity for arm in self.status.arms)
         names.update(entry.revision.identity for entry in self.status.history)
         return {
             identity: PoolView(
@@ -360,6 +366,16 @@ class World:
         """Another group with a pool of the name, of pools that do not exist."""
         groups = (other.group for other in self.pools if other.name == identity.name)
         return "" if identity in self.pools else next(groups, "")
+
+    @property
+    def current(self) -> Attempt:
+        """The attempt in the status; only where there is one."""
+        assert self.status.current is not None
+        return self.status.current
+
+    def change(self, **changes: Any) -> None:
+        """Change fields of the attempt, as somebody who edits the status would."""
+        self.status = changed(self.status, **changes)
 
     # --- what the controller would do ---
 
@@ -390,14 +406,14 @@ class World:
                 made = GateView(
                     name=name,
                     outcome=self.verdict(name),
-                    steps_hash=self.status.steps_hash if self.compared or self.background_compares else "",
-                    marked=frozenset({self.status.current_step}),
+                    steps_hash=self.current.steps_hash if self.compared or self.background_compares else "",
+                    marked=frozenset({self.current.current_step}),
                 )
                 self.gates.setdefault(name, made)
             case MarkRun(name=name, step=step):
                 self.gates[name] = replace(self.gates[name], marked=self.gates[name].marked | {step})
             case UpdateRun(name=name):
-                self.gates[name] = replace(self.gates[name], steps_hash=self.status.steps_hash, steps={})
+                self.gates[name] = replace(self.gates[name], steps_hash=self.current.steps_hash, steps={})
             case CreateJob(name=name):
                 self.jobs.setdefault(name, JobOutcome.RUNNING)
             case TerminateRun(name=name):

@@ -185,27 +185,14 @@ revisions = st.builds(types.Revision, identity=identities, revision=st.text(max_
 arm_crashes = st.builds(
     types.ArmCrashes, count=st.integers(0, 99), restarts=st.integers(0, 99), at=st.none() | moments
 )
-statuses = st.builds(
-    types.RolloutStatus,
-    phase=st.sampled_from([phase for phase in Phase if phase is not Phase.NEW]),
-    reason=st.text(max_size=20),
-    message=st.text(max_size=200),
-    observed_generation=st.integers(0, 10**6),
-    stable=st.none() | revisions,
-    canary=st.none() | revisions,
-    attempt=st.integers(0, 99),
-    current_step=st.integers(1, 32),
-    step_count=st.integers(1, 32),
+attempts = st.builds(
+    types.Attempt,
+    canary=revisions,
     steps_hash=st.text("0123456789abcdef", max_size=16),
+    current_step=st.integers(1, 32),
     step_started_at=st.none() | moments,
     started_at=st.none() | moments,
     bake_started_at=st.none() | moments,
-    weight=st.builds(
-        types.WeightStatus,
-        desired=st.none() | weights,
-        applied=st.none() | weights,
-        observed=st.none() | weights,
-    ),
     weight_cap=st.none() | weights,
     stable_endpoints_at_start=st.integers(0, 100),
     unready_since=st.none() | moments,
@@ -217,12 +204,29 @@ statuses = st.builds(
     overrides=st.lists(texts, max_size=3).map(tuple),
     skip_gates=st.booleans(),
     adopted_split=st.booleans(),
-    traffic_uid=st.text(max_size=9),
     restores=st.lists(moments, max_size=5).map(tuple),
     aborted=st.none()
     | st.builds(
         types.AbortRecord, hash=hashes, step=st.integers(0, 32), at=moments, reason=texts, message=texts
     ),
+)
+statuses = st.builds(
+    types.RolloutStatus,
+    phase=st.sampled_from([phase for phase in Phase if phase is not Phase.NEW]),
+    reason=st.text(max_size=20),
+    message=st.text(max_size=200),
+    observed_generation=st.integers(0, 10**6),
+    stable=st.none() | revisions,
+    current=st.none() | attempts,
+    attempt=st.integers(0, 99),
+    step_count=st.integers(1, 32),
+    weight=st.builds(
+        types.WeightStatus,
+        desired=st.none() | weights,
+        applied=st.none() | weights,
+        observed=st.none() | weights,
+    ),
+    traffic_uid=st.text(max_size=9),
     last_command=st.none()
     | st.builds(
         types.CommandRecord,

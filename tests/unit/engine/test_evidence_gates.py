@@ -113,7 +113,7 @@ def test_edited_steps_are_told_and_old_verdicts_say_nothing_meanwhile():
     found.step()
     assert evidence(found).steps_hash == before
     found.settle()
-    assert evidence(found).steps_hash == found.status.steps_hash != before
+    assert evidence(found).steps_hash == found.status.current.steps_hash != before
     assert found.status.current_step == 1  # the old pass was of another list
 
 
