@@ -8,7 +8,7 @@ read is as if it had never been written, and its path is noted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from datetime import datetime
 from enum import Enum
 from types import NoneType, UnionType
@@ -19,7 +19,8 @@ from pydantic.fields import FieldInfo
 
 from rollouts.api.base import ApiModel
 from rollouts.api.scalars import format_time, parse_time, parse_weight, weight_json
-from rollouts.engine.types import RevisionHash, Weight
+from rollouts.engine.versions import RevisionHash
+from rollouts.units import Weight
 
 __all__ = ["Json", "Record", "Stored", "Unreadable"]
 
@@ -99,7 +100,7 @@ class _Field:
 
 
 class Record(Generic[T]):
-    """The JSON of a dataclass.
+    """The JSON of a dataclass, and of those within it: ``of`` has the ones of which something is to be said.
 
     ``inline``: a field whose own fields stand among the others; one that may be None is so where a field that it needs
     is not there, and its other fields are nobody's then. ``places``: fields that the model has under another
@@ -143,8 +144,7 @@ class Record(Generic[T]):
         around = ""
         if outer:
             holder = model.model_fields[outer]
-            around = str(holder.alias)
-            model = next(part for part in get_args(holder.annotation) if part is not NoneType)
+            around, model = str(holder.alias), _model(holder)
         info = model.model_fields[name]
         stored = _stored(info)
         has_default = item.default is not MISSING or item.default_factory is not MISSING
@@ -172,8 +172,8 @@ class Record(Generic[T]):
                 (item.max_length for item in info.metadata if isinstance(item, MaxLen)), _LONGEST_LIST
             )
             return _list(self._codec(get_args(hint)[0], info, Stored()), limit)
-        if hint in self._records:
-            record = self._records[hint]
+        if isinstance(hint, type) and is_dataclass(hint):
+            record = self._records.get(hint) or Record(hint, _model(info), of=self._records.values())
             return Codec(record.read, record.write)
         if isinstance(hint, type) and issubclass(hint, Enum):
             return _scalar(hint, lambda member: str(member.value))
@@ -248,6 +248,13 @@ class Record(Generic[T]):
 
 def _stored(info: FieldInfo) -> Stored:
     return next((item for item in reversed(info.metadata) if isinstance(item, Stored)), Stored())
+
+
+def _model(info: FieldInfo) -> type[ApiModel]:
+    """The model of a field's objects: ``X``, ``X | None`` or ``list[X]``."""
+    parts: tuple[Any, ...] = (*get_args(info.annotation), info.annotation)
+    model: type[ApiModel] = next(part for part in parts if part is not NoneType)
+    return model
 
 
 def _text(stored: Stored) -> Codec:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rollouts.engine.types import PathAlarm, Phase, RolloutStatus, SettledBy, WaitingFor
+from rollouts.engine.attempt import PathAlarm
+from rollouts.engine.rollout_status import Phase, RolloutStatus, SettledBy, WaitingFor
 
 __all__ = ["understood"]
 
@@ -33,8 +34,7 @@ def understood(status: RolloutStatus) -> RolloutStatus:
     if path.alarm and path.alarm_kind is None:
         kind = _ALARMS.get(path.alarm.partition(": ")[0], PathAlarm.NOT_PROGRAMMED)
         path = replace(path, alarm_kind=kind)
-    unsaid = status.waiting_for is None and status.phase is not Phase.HEALTHY
-    if unsaid and ":" not in current.steps_hash:
+    if ":" not in current.steps_hash and status.waiting_for is None:
         refuted = any(condition.reason == "ShareMismatch" for condition in status.conditions)
         path = replace(path, refuted=path.refuted or refuted)
         status = replace(status, waiting_for=_WAITING.get(status.reason))

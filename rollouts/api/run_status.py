@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rollouts.engine.attempt import GateSummary
 from rollouts.engine.observation import GateOutcome, GateView, StepVerdict
-from rollouts.engine.types import GateSummary
 
 __all__ = ["gate_summaries", "gate_view"]
 

@@ -13,26 +13,17 @@ from typing import Any
 from rollouts.api import status_models as models
 from rollouts.api.codec import Json, Record
 from rollouts.api.former import understood
-from rollouts.engine.types import (
-    AbortRecord,
-    ArmCrashes,
-    Attempt,
-    CommandRecord,
+from rollouts.engine.attempt import Attempt
+from rollouts.engine.rollout_status import (
     Condition,
     EntryRef,
-    GateSummary,
     HistoryEntry,
-    Identity,
-    PathStatus,
     Phase,
-    ProbeRecord,
-    Revision,
     RolloutStatus,
-    TargetWait,
     WayBack,
-    WeightStatus,
-    format_weight,
 )
+from rollouts.engine.versions import Identity, Revision
+from rollouts.units import format_weight
 
 __all__ = ["read_status", "write_status"]
 
@@ -46,27 +37,18 @@ def _shown(status: RolloutStatus) -> Json:
     }
 
 
-_IDENTITY = Record(Identity, models.ArmModel, whole=True)
 _REVISION = Record(
     Revision,
     models.ArmModel,
-    of=[_IDENTITY],
+    of=[Record(Identity, models.ArmModel, whole=True)],
     inline="identity",
     whole=True,
     shown=lambda revision: {"text": revision.label},
 )
-_ENTRY = Record(EntryRef, models.EntryModel, whole=True)
 _ATTEMPT = Record(
     Attempt,
     models.RolloutStatusModel,
-    of=[
-        _REVISION,
-        Record(PathStatus, models.PathModel),
-        Record(ProbeRecord, models.ProbeModel),
-        Record(ArmCrashes, models.ArmCrashesModel),
-        Record(GateSummary, models.SummaryModel),
-        Record(AbortRecord, models.AbortModel),
-    ],
+    of=[_REVISION],
     places={"canary_crashes": "crashes.canary", "stable_crashes": "crashes.stable"},
 )
 _STATUS = Record(
@@ -75,10 +57,9 @@ _STATUS = Record(
     of=[
         _REVISION,
         _ATTEMPT,
-        Record(WeightStatus, models.WeightModel),
-        Record(TargetWait, models.TargetWaitModel),
-        Record(WayBack, models.WayBackModel, of=[_ENTRY], whole=True),
-        Record(CommandRecord, models.CommandModel),
+        Record(
+            WayBack, models.WayBackModel, of=[Record(EntryRef, models.EntryModel, whole=True)], whole=True
+        ),
         Record(HistoryEntry, models.HistoryModel, of=[_REVISION], inline="revision", whole=True),
         Record(Condition, models.ConditionModel, places={"last_transition": "last_transition_time"}),
     ],

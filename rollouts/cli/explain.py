@@ -17,23 +17,16 @@ from rollouts.cli.connect import (
     fetch_runs,
     with_client,
 )
+from rollouts.engine.attempt import Attempt
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
 from rollouts.engine.naming import Owner, is_background, step_run
+from rollouts.engine.rollout_spec import AnalysisStep, JobStep, PauseStep, Step, WeightStep
+from rollouts.engine.rollout_status import HoldReason, Phase
 from rollouts.engine.steps import describe, format_seconds, weight_at
-from rollouts.engine.types import (
-    AnalysisStep,
-    Attempt,
-    HoldReason,
-    JobStep,
-    PauseStep,
-    Phase,
-    Step,
-    WeightStep,
-    format_weight,
-)
 from rollouts.kube.client import KubeClient
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.terminal import say, shown
+from rollouts.units import format_weight
 
 __all__ = ["deletion", "explain", "explanation"]
 

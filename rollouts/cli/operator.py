@@ -23,7 +23,7 @@ from rollouts.cli.connect import (
     with_client,
 )
 from rollouts.cli.render import rollout_table, rollout_view, summary
-from rollouts.engine.types import Phase
+from rollouts.engine.rollout_status import Phase
 from rollouts.kube.client import KubeClient
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.kube.paging import list_all

@@ -31,13 +31,16 @@ from rollouts.controller.caches import Caches
 from rollouts.controller.gates import arm_ref
 from rollouts.controller.settings import SettingsError, source_option
 from rollouts.engine.naming import Owner, background_run
-from rollouts.engine.types import FULL, AdapterTraffic, Identity, Phase, RolloutStatus
+from rollouts.engine.rollout_spec import AdapterTraffic
+from rollouts.engine.rollout_status import Phase, RolloutStatus
+from rollouts.engine.versions import Identity
 from rollouts.kube.client import KubeClient
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.objects import kinds
 from rollouts.runtime.clock import Clock, SystemClock
 from rollouts.runtime.objects import ObjectKey
 from rollouts.terminal import document, say
+from rollouts.units import FULL
 
 __all__ = ["record"]
 
@@ -350,9 +353,8 @@ class _Recorder:
     def _arms(status: RolloutStatus, at: datetime) -> list[tuple[Arm, Identity]]:
         """Before the attempt everything is stable."""
         arms = [(Arm.STABLE, status.stable.identity)] if status.stable is not None else []
-        current = status.current
-        if current is not None and current.started_at is not None and at >= current.started_at:
-            arms.append((Arm.CANARY, current.canary.identity))
+        if status.canary is not None and status.started_at is not None and at >= status.started_at:
+            arms.append((Arm.CANARY, status.canary.identity))
         return arms
 
     def _ref(self, parsed: ParsedRollout, identity: Identity) -> ArmRef:

@@ -12,9 +12,11 @@ from rich.tree import Tree
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.engine.naming import Owner, is_background, step_run
+from rollouts.engine.rollout_spec import AnalysisStep
+from rollouts.engine.rollout_status import Phase, RolloutStatus
 from rollouts.engine.steps import describe
-from rollouts.engine.types import AnalysisStep, Phase, RolloutStatus, format_weight
 from rollouts.terminal import shown
+from rollouts.units import format_weight
 
 __all__ = ["ICONS", "rollout_table", "rollout_view", "summary"]
 

@@ -15,13 +15,9 @@ from rollouts.controller.caches import Caches
 from rollouts.controller.dialects import Dialects
 from rollouts.engine.observation import Blocker, PoolView, Problem
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import (
-    AdapterTraffic,
-    Identity,
-    RolloutSpec,
-    RolloutStatus,
-    Target,
-)
+from rollouts.engine.rollout_spec import AdapterTraffic, RolloutSpec
+from rollouts.engine.rollout_status import RolloutStatus
+from rollouts.engine.versions import Identity, Target
 from rollouts.objects import kinds
 from rollouts.objects.fields import map_of
 from rollouts.objects.pods import Pod

@@ -22,12 +22,15 @@ from rollouts.controller.caches import Caches
 from rollouts.controller.conditions import UNCHECKED, Conditions, InlineConditions
 from rollouts.controller.observing import ComparedGates, Gathered
 from rollouts.engine.actions import CreateJob, CreateRun
+from rollouts.engine.attempt import Attempt
 from rollouts.engine.observation import Problem
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import FULL, ZERO, AdapterTraffic, Attempt, Identity, Revision, TargetKind, Weight
+from rollouts.engine.rollout_spec import AdapterTraffic
+from rollouts.engine.versions import Identity, Revision, TargetKind
 from rollouts.objects import kinds
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.writes import label_value
+from rollouts.units import FULL, ZERO, Weight
 
 __all__ = ["UNCHECKED_REASON", "Gates", "arm_ref"]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from rollouts.engine.types import Phase, RolloutStatus, Weight, WeightStatus
+from rollouts.engine.rollout_status import Phase, RolloutStatus, WeightStatus
+from rollouts.units import Weight
 
 __all__ = ["ControllerMetrics"]
 

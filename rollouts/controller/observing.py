@@ -13,6 +13,7 @@ from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapte
 from rollouts.controller.caches import Caches
 from rollouts.controller.mirroring import mirrored_arms
 from rollouts.controller.path_views import PathViews
+from rollouts.engine.attempt import GateSummary
 from rollouts.engine.moving import moved
 from rollouts.engine.naming import Owner, is_of_attempt
 from rollouts.engine.observation import (
@@ -27,17 +28,9 @@ from rollouts.engine.observation import (
     WayView,
 )
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import (
-    AdapterTraffic,
-    GateSummary,
-    HttpRouteTraffic,
-    Identity,
-    RolloutSpec,
-    RolloutStatus,
-    TargetKind,
-    TrafficMode,
-    WayBack,
-)
+from rollouts.engine.rollout_spec import AdapterTraffic, HttpRouteTraffic, RolloutSpec, TrafficMode
+from rollouts.engine.rollout_status import RolloutStatus, WayBack
+from rollouts.engine.versions import Identity, TargetKind
 from rollouts.kube.client import Resource
 from rollouts.objects import kinds
 from rollouts.objects.models import model_names

@@ -13,7 +13,8 @@ from rollouts.controller.pages import metrics_pages
 from rollouts.controller.pickers import Gateway, PickerHealth, PickerPaths, gateways_of
 from rollouts.controller.probes import CanaryPods, PathProbes
 from rollouts.engine.observation import PoolView, ProbeView, TrafficView
-from rollouts.engine.types import Identity, RolloutStatus
+from rollouts.engine.rollout_status import RolloutStatus
+from rollouts.engine.versions import Identity
 from rollouts.objects import kinds
 from rollouts.objects.pools import Pool
 from rollouts.runtime.objects import ObjectKey

@@ -20,22 +20,15 @@ from rollouts.analysis.sources.base import Endpoint
 from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.gateway_address import Address, ProbeSettings, Unreachable, find_address
+from rollouts.engine.attempt import Attempt, ProbeRecord, ProbeVerdict
 from rollouts.engine.observation import ProbeView, TrafficView
 from rollouts.engine.probing import PROBE_HEADER, PROBE_ROUTE, probe_open
-from rollouts.engine.types import (
-    ZERO,
-    Attempt,
-    HttpRouteTraffic,
-    PathProbe,
-    ProbeRecord,
-    ProbeVerdict,
-    RolloutSpec,
-    TrafficMode,
-)
+from rollouts.engine.rollout_spec import HttpRouteTraffic, PathProbe, RolloutSpec, TrafficMode
 from rollouts.kube.client import KubeClient
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.probe import ProbeRequest, probe_request
+from rollouts.units import ZERO
 
 __all__ = ["CanaryPods", "PathProbes", "Prober", "judge"]
 

@@ -20,9 +20,11 @@ from rollouts.analysis.types import ArmRef
 from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.arrivals import ARRIVAL_NAMES, CANARY, STABLE, Arrivals, Reading, pod_counts
 from rollouts.engine.observation import ShareView
-from rollouts.engine.types import FULL, ZERO, AdapterTraffic, Identity, Weight
+from rollouts.engine.rollout_spec import AdapterTraffic
+from rollouts.engine.versions import Identity
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
+from rollouts.units import FULL, ZERO, Weight
 
 __all__ = ["PROPAGATION", "ShareCounter"]
 

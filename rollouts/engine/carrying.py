@@ -14,7 +14,8 @@ from rollouts.engine.actions import EventType
 from rollouts.engine.draft import Draft, Said
 from rollouts.engine.observation import Blocker
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import ZERO, Identity
+from rollouts.engine.versions import Identity
+from rollouts.units import ZERO
 
 __all__ = [
     "PICKER_GRACE",

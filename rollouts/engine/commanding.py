@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from rollouts.engine.actions import EventType
+from rollouts.engine.attempt import Attempt
 from rollouts.engine.commands import Command, CommandAction, MalformedCommand, parse_command
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import abort
@@ -13,19 +14,10 @@ from rollouts.engine.evidence import awaited_background, evidence_gate, reads_ev
 from rollouts.engine.naming import background_run, step_run
 from rollouts.engine.observation import Claim, GateOutcome
 from rollouts.engine.reasons import Reason
+from rollouts.engine.rollout_spec import AnalysisStep, JobStep, PauseStep, WeightStep
+from rollouts.engine.rollout_status import CommandRecord, CommandResult, HoldReason, RolloutStatus
 from rollouts.engine.starting import complete_split, start_attempt
 from rollouts.engine.transitions import Trigger
-from rollouts.engine.types import (
-    AnalysisStep,
-    Attempt,
-    CommandRecord,
-    CommandResult,
-    HoldReason,
-    JobStep,
-    PauseStep,
-    RolloutStatus,
-    WeightStep,
-)
 from rollouts.engine.wayback import is_back
 
 __all__ = ["finish_abort_command", "obey_command"]
@@ -143,10 +135,10 @@ def _demand_attempt(status: RolloutStatus, command: Command) -> None:
 
 def _began(status: RolloutStatus) -> datetime | None:
     """When the attempt began to carry weight; where none did, when it was aborted, or the Rollout first seen."""
-    if status.current is not None and status.current.started_at is not None:
-        return status.current.started_at
-    if status.current is not None and status.current.aborted is not None:
-        return status.current.aborted.at
+    if status.started_at is not None:
+        return status.started_at
+    if status.aborted is not None:
+        return status.aborted.at
     return min((condition.last_transition for condition in status.conditions), default=None)
 
 
@@ -232,10 +224,9 @@ def _promote_full(draft: Draft) -> str:
 
 
 def _abort(draft: Draft) -> str:
-    current = draft.status.current
-    if current is not None and current.aborted is not None:
+    if draft.status.aborted is not None:
         raise _Rejected("the revision is aborted already")
-    if current is None:
+    if draft.status.current is None:
         raise _Rejected("the target is stable: there is nothing to abort; revert in Git to go back")
     abort(draft, Reason.ABORTED_BY_COMMAND, "aborted by command")
     return _BACK
@@ -275,7 +266,7 @@ def _release(draft: Draft) -> None:
     if draft.status.current is None:
         return
     draft.set_current(restores=())
-    if not isinstance(draft.step, PauseStep) and draft.current.started_at is not None:
+    if not isinstance(draft.step, PauseStep) and draft.status.started_at is not None:
         draft.set_current(step_started_at=draft.now)
 
 

@@ -30,23 +30,19 @@ from rollouts.engine.naming import background_run
 from rollouts.engine.observation import Claim, Observation, RuleView, TrafficView
 from rollouts.engine.probing import probe_open, probe_routes
 from rollouts.engine.reasons import Reason
-from rollouts.engine.steps import header_routes_at, required_endpoints, weight_at
-from rollouts.engine.types import (
-    FULL,
-    ZERO,
+from rollouts.engine.rollout_spec import (
     AdapterTraffic,
     HeaderRouteStep,
-    HoldReason,
     HttpRouteTraffic,
-    Identity,
     OnDelete,
     RolloutSpec,
-    RolloutStatus,
     TrafficMode,
-    Weight,
-    format_weight,
 )
+from rollouts.engine.rollout_status import HoldReason, RolloutStatus
+from rollouts.engine.steps import header_routes_at, required_endpoints, weight_at
+from rollouts.engine.versions import Identity
 from rollouts.engine.wayback import given_by_others, is_recorded, live_shares, record_way
+from rollouts.units import FULL, ZERO, Weight, format_weight
 
 __all__ = [
     "FROZEN",
@@ -71,8 +67,8 @@ FROZEN = (HoldReason.MANUAL_OVERRIDE, HoldReason.CONTENDED)
 
 def step_weight(status: RolloutStatus, spec: RolloutSpec) -> Weight:
     """The canary weight of the current step, after caps, ceilings, pulls and overrides."""
-    current = status.current
-    if current is None or not current.running or current.pulled or probe_open(current):
+    current = status.running
+    if current is None or current.pulled or probe_open(current):
         return ZERO
     if status.hold in FROZEN:
         return status.weight.desired or ZERO
@@ -83,12 +79,8 @@ def step_weight(status: RolloutStatus, spec: RolloutSpec) -> Weight:
 def retired_arms(obs: Observation, status: RolloutStatus) -> tuple[Identity, ...]:
     """Arms of the past that are ours to keep at 0 or take out, oldest first, without the present ones."""
     present = {revision.identity.arm for revision in status.arms}
-    found: dict[Identity, None] = {}
-    for entry in status.history:
-        arm = entry.revision.identity.arm
-        if arm not in present:
-            found[arm] = None
-    return tuple(found)
+    past = (entry.revision.identity.arm for entry in status.history)
+    return tuple(dict.fromkeys(arm for arm in past if arm not in present))
 
 
 def _in_rollback_window(draft: Draft, arm: Identity) -> bool:
@@ -114,10 +106,10 @@ def desired_traffic(draft: Draft, status: RolloutStatus) -> DesiredTraffic | Non
     for arm in retired_arms(draft.obs, status):
         usable = draft.obs.exists(arm) and _in_rollback_window(draft, arm)
         (keep if usable else drop).append(arm)
-    routes = list[HeaderRouteStep]()
-    if current is not None and current.running and not current.pulled:
-        steps = () if current.skip_gates else draft.spec.canary.steps
-        routes += (*header_routes_at(steps, current.current_step), *probe_routes(current))
+    running, routes = status.running, list[HeaderRouteStep]()
+    if running is not None and not running.pulled:
+        steps = () if running.skip_gates else draft.spec.canary.steps
+        routes += (*header_routes_at(steps, running.current_step), *probe_routes(running))
     return DesiredTraffic(
         stable=status.stable.identity.arm,
         canary=current.canary.identity.arm if current is not None else None,

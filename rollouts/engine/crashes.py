@@ -14,9 +14,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+from rollouts.engine.attempt import ArmCrashes
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import CrashView
-from rollouts.engine.types import ArmCrashes
 
 __all__ = ["EPISODE", "ODDS", "RATE", "crash_evidence", "crashes_at_start", "crashing"]
 

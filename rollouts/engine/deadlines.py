@@ -16,10 +16,12 @@ from rollouts.engine.ending import abort
 from rollouts.engine.observation import Blocker
 from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import revision_of, target_identity
+from rollouts.engine.rollout_spec import HeaderRouteStep, WeightStep
+from rollouts.engine.rollout_status import Phase, TargetWait
 from rollouts.engine.stamps import is_foreign, is_same, stamp
 from rollouts.engine.starting import new_attempt, start_blocker
 from rollouts.engine.steps import format_seconds
-from rollouts.engine.types import HeaderRouteStep, Identity, Phase, TargetWait, WeightStep
+from rollouts.engine.versions import Identity
 from rollouts.engine.watching import STANDING
 
 __all__ = ["keep_clocks", "missed_target", "standing"]
@@ -35,12 +37,8 @@ def standing(draft: Draft) -> bool:
     status = draft.status
     if status.hold is not None or draft.spec.paused or status.waiting_for in STANDING:
         return True
-    started = status.current is not None and status.current.started_at is not None
-    return (
-        not started
-        and status.stable is not None
-        and any(blocker.reason in _TURNS for blocker in draft.obs.blockers)
-    )
+    new = status.started_at is None and status.stable is not None
+    return new and any(blocker.reason in _TURNS for blocker in draft.obs.blockers)
 
 
 def keep_clocks(draft: Draft) -> None:
@@ -111,12 +109,11 @@ def _give_up(draft: Draft, why: str) -> None:
 
 def _waits_for(draft: Draft) -> Blocker | None:
     """What a target that is to replace a stable version lacks; None for anything else."""
-    status, current = draft.status, draft.status.current
-    if status.stable is None:
+    status = draft.status
+    if status.stable is None or status.aborted is not None or status.started_at is not None:
         return None
-    if current is not None:
-        waits = current.aborted is None and current.started_at is None
-        return start_blocker(draft, current.canary) if waits else None
+    if status.canary is not None:
+        return start_blocker(draft, status.canary)
     target = target_identity(draft.obs, draft.spec)
     if target == status.stable.identity:
         return None

@@ -16,25 +16,23 @@ from rollouts.engine.actions import (
     SetFinalizer,
     WriteTraffic,
 )
+from rollouts.engine.attempt import Attempt
 from rollouts.engine.observation import Observation
 from rollouts.engine.reasons import Printed, Reason
-from rollouts.engine.steps import describe
-from rollouts.engine.transitions import Trigger, check
-from rollouts.engine.types import (
-    Attempt,
+from rollouts.engine.rollout_spec import RolloutSpec, Step, WeightStep
+from rollouts.engine.rollout_status import (
     HistoryEntry,
     HoldReason,
     Outcome,
     Phase,
-    Revision,
-    RolloutSpec,
     RolloutStatus,
     SettledBy,
-    Step,
     WaitingFor,
-    Weight,
-    WeightStep,
 )
+from rollouts.engine.steps import describe
+from rollouts.engine.transitions import Trigger, check
+from rollouts.engine.versions import Revision
+from rollouts.units import Weight
 
 __all__ = ["HISTORY_LIMIT", "Draft", "Said"]
 

@@ -5,23 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rollouts.engine.actions import EventType, TerminateRun
+from rollouts.engine.attempt import AbortRecord
 from rollouts.engine.draft import HISTORY_LIMIT, Draft
 from rollouts.engine.observation import GateOutcome
 from rollouts.engine.reasons import Reason, printed
+from rollouts.engine.rollout_status import HistoryEntry, Outcome, Phase, SettledBy, WeightStatus
 from rollouts.engine.transitions import Trigger
-from rollouts.engine.types import (
-    FULL,
-    ZERO,
-    AbortRecord,
-    HistoryEntry,
-    Outcome,
-    Phase,
-    Revision,
-    SettledBy,
-    WeightStatus,
-    format_weight,
-)
+from rollouts.engine.versions import Revision
 from rollouts.engine.wayback import return_canaries
+from rollouts.units import FULL, ZERO, format_weight
 
 __all__ = ["abort", "drop_canary", "promote", "show_aborted", "terminate_runs"]
 

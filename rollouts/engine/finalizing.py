@@ -14,8 +14,9 @@ from rollouts.engine.draft import Draft
 from rollouts.engine.ending import terminate_runs
 from rollouts.engine.observation import Claim
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import FULL, ZERO, OnDelete, TrafficMode
+from rollouts.engine.rollout_spec import OnDelete, TrafficMode
 from rollouts.engine.wayback import carries, give_back, keep_record
+from rollouts.units import FULL, ZERO
 
 __all__ = ["RELEASE_ANNOTATION", "finalize", "keep_finalizer"]
 

@@ -15,8 +15,9 @@ from rollouts.engine.evidence import (
 )
 from rollouts.engine.naming import background_run, step_run
 from rollouts.engine.observation import GateOutcome, GateView
-from rollouts.engine.types import ZERO, HoldReason
+from rollouts.engine.rollout_status import HoldReason
 from rollouts.engine.watching import mirrored
+from rollouts.units import ZERO
 
 __all__ = ["accompany", "judge_gates", "step_gate", "unearned"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rollouts.engine.types import HoldReason, Phase, RolloutStatus
+from rollouts.engine.rollout_status import HoldReason, Phase, RolloutStatus
 
 __all__ = ["mended"]
 
@@ -31,14 +31,12 @@ def mended(status: RolloutStatus) -> RolloutStatus:
 
 
 def _coherent(status: RolloutStatus) -> bool:
-    current = status.current
-    running = current is not None and current.running
     if status.hold in _AT_START and status.phase is not Phase.PAUSED:
         return False
     return {
         Phase.NEW: status.stable is None,
-        Phase.HEALTHY: status.stable is not None and current is None,
-        Phase.PROGRESSING: running,
-        Phase.WAITING: not running,
-        Phase.ABORTED: current is not None and current.aborted is not None,
+        Phase.HEALTHY: status.stable is not None and status.current is None,
+        Phase.PROGRESSING: status.running is not None,
+        Phase.WAITING: status.running is None,
+        Phase.ABORTED: status.aborted is not None,
     }.get(status.phase, True)

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from rollouts.engine.types import EntryRef, Identity, Revision, RolloutStatus, Target, WayBack
+from rollouts.engine.rollout_status import EntryRef, RolloutStatus, WayBack
+from rollouts.engine.versions import Identity, Revision, Target
 
 __all__ = ["moved", "same_pool", "twin"]
 
@@ -34,7 +35,7 @@ def moved(status: RolloutStatus, listed: frozenset[Identity], target: Target | N
     """
     current = status.current
     arms = {one.identity for one in (*status.arms, *(entry.revision for entry in status.history))}
-    arms |= {_named(ref) for record in status.way_back for ref in (record.stable, record.canary)}
+    arms |= {ref.arm for record in status.way_back for ref in (record.stable, record.canary)}
     carrying = _carrying(status)
     found = {arm: twin(arm, listed) for arm in arms if not _said(target, arm)}
     places = {arm: place for arm, place in found.items() if place is not None and place not in carrying}
@@ -62,13 +63,9 @@ def _carrying(status: RolloutStatus) -> set[Identity]:
     return {arm.identity for arm in status.arms if carries or arm is status.stable}
 
 
-def _named(ref: EntryRef) -> Identity:
-    return Identity(kind=ref.kind, group=ref.group, name=ref.name)
-
-
 def _way(record: WayBack, places: Mapping[Identity, Identity]) -> WayBack:
     def entry(ref: EntryRef) -> EntryRef:
-        place = places.get(_named(ref))
+        place = places.get(ref.arm)
         return ref if place is None else replace(ref, group=place.group)
 
     return replace(record, stable=entry(record.stable), canary=entry(record.canary))

@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.engine.stamps import digits
-from rollouts.engine.types import RolloutStatus
 
 __all__ = [
     "UID_DIGITS",

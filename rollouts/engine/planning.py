@@ -30,6 +30,8 @@ from rollouts.engine.progressing import deadline_missed, note_unpaused, progress
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rejections import plain_message, show_rejection
 from rollouts.engine.revision import revision_of, target_identity
+from rollouts.engine.rollout_spec import OnDeadline, TrafficMode
+from rollouts.engine.rollout_status import HoldReason, Outcome, Phase, RolloutStatus, SettledBy, WaitingFor
 from rollouts.engine.serving import serve_adapters
 from rollouts.engine.starting import (
     first_install,
@@ -39,16 +41,6 @@ from rollouts.engine.starting import (
     wait_for_target,
 )
 from rollouts.engine.transitions import Trigger
-from rollouts.engine.types import (
-    HoldReason,
-    OnDeadline,
-    Outcome,
-    Phase,
-    RolloutStatus,
-    SettledBy,
-    TrafficMode,
-    WaitingFor,
-)
 from rollouts.engine.watching import mirrored, path_alarm
 from rollouts.engine.wayback import give_back, keep_record, return_canaries
 
@@ -171,8 +163,8 @@ def _retarget(draft: Draft) -> bool:
 
 def _abort_triggers(draft: Draft) -> bool:
     """The canary has no reason to be aborted. Before all else about it: a crash after an abort's write repeats it."""
-    status, obs, current = draft.status, draft.obs, draft.status.current
-    if current is None or not current.running:
+    status, obs, current = draft.status, draft.obs, draft.status.running
+    if current is None:
         return False
     relevant = {
         background_run(obs.owner, status),
@@ -234,8 +226,11 @@ def _show_obeyed(draft: Draft) -> None:
     Starts, aborts and retries say so themselves.
     """
     status, before = draft.status, draft.obs.status.phase
-    running = status.current is not None and status.current.running
-    if not running or before not in (Phase.PROGRESSING, Phase.PAUSED) or status.last_command is None:
+    if (
+        status.running is None
+        or before not in (Phase.PROGRESSING, Phase.PAUSED)
+        or status.last_command is None
+    ):
         return
     if status.hold is not None:
         draft.move(Phase.PAUSED, Trigger.HOLD, status.hold.value, status.hold_message)
@@ -268,9 +263,8 @@ def _invalid(draft: Draft) -> None:
 
 def _keep_down(draft: Draft) -> None:
     """While nothing may be rendered, somebody else's rise of the canary is still taken back."""
-    asked, current = draft.status.weight.desired, draft.status.current
-    started = current is not None and current.started_at is not None
-    if asked is not None and started and draft.status.hold not in FROZEN:
+    asked = draft.status.weight.desired
+    if asked is not None and draft.status.started_at is not None and draft.status.hold not in FROZEN:
         give_back(draft, draft.status.way_back, WriteReason.RESTORE, asked)
 
 
@@ -347,7 +341,7 @@ def _healthy(draft: Draft) -> None:
 
 def _aborted(draft: Draft) -> bool:
     """The attempt has not been aborted."""
-    if draft.status.current is None or draft.status.current.aborted is None:
+    if draft.status.aborted is None:
         return False
     terminate_runs(draft)
     traffic = draft.obs.traffic
@@ -360,7 +354,7 @@ def _aborted(draft: Draft) -> bool:
 
 def _waiting(draft: Draft) -> bool:
     """The attempt has started: its target could take its first weight."""
-    if draft.current.started_at is not None:
+    if draft.status.started_at is not None:
         return False
     if draft.status.hold is HoldReason.COMMAND or draft.spec.paused:
         message = draft.status.hold_message or "spec.paused holds the start: set it to false to go on"

@@ -11,21 +11,19 @@ from dataclasses import replace
 from datetime import timedelta
 
 from rollouts.engine.actions import EventType
+from rollouts.engine.attempt import Attempt, ProbeRecord, ProbeVerdict
 from rollouts.engine.draft import Draft, Said
 from rollouts.engine.observation import ProbeView
 from rollouts.engine.reasons import Reason
-from rollouts.engine.steps import weight_at
-from rollouts.engine.types import (
-    ZERO,
-    Attempt,
+from rollouts.engine.rollout_spec import (
     HeaderMatch,
     HeaderRouteStep,
     HttpRouteTraffic,
     PathProbe,
-    ProbeRecord,
-    ProbeVerdict,
     TrafficMode,
 )
+from rollouts.engine.steps import weight_at
+from rollouts.units import ZERO
 
 __all__ = ["PATIENCE", "PROBE_HEADER", "PROBE_ROUTE", "probe_open", "probe_path", "probe_routes", "probing"]
 

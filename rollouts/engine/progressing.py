@@ -18,23 +18,13 @@ from rollouts.engine.observation import GateOutcome, JobOutcome
 from rollouts.engine.probing import probe_open, probe_path, probing
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rejections import plain_message
+from rollouts.engine.rollout_spec import AnalysisStep, HeaderRouteStep, JobStep, PauseStep, WeightStep
+from rollouts.engine.rollout_status import Phase, WaitingFor
 from rollouts.engine.serving import content_blocker, unserved
 from rollouts.engine.share import MIN_WINDOW, observed_weight
 from rollouts.engine.stamps import is_foreign, is_same, restamped
 from rollouts.engine.steps import describe, format_seconds, landing, steps_hash
 from rollouts.engine.transitions import Trigger
-from rollouts.engine.types import (
-    FULL,
-    ZERO,
-    AnalysisStep,
-    HeaderRouteStep,
-    JobStep,
-    PauseStep,
-    Phase,
-    WaitingFor,
-    WeightStep,
-    format_weight,
-)
 from rollouts.engine.watching import (
     UNCOUNTED,
     keep_looking,
@@ -44,6 +34,7 @@ from rollouts.engine.watching import (
     waiting,
     watch,
 )
+from rollouts.units import FULL, ZERO, format_weight
 
 __all__ = ["deadline_missed", "note_unpaused", "progress"]
 
@@ -79,7 +70,7 @@ def progress(draft: Draft) -> None:
         return
     if probe_open(draft.current):
         reason, what = probing(draft.current)
-        draft.move(Phase.PROGRESSING, _resumed(draft), reason, f"{draft.where()}: {what}")
+        _go_on(draft, reason, f"{draft.where()}: {what}")
         return
     if looking:
         _putting_in_force(draft)
@@ -90,7 +81,7 @@ def progress(draft: Draft) -> None:
     late = waiting(draft)
     if late is not None:
         _observe(draft)
-        draft.move(Phase.PROGRESSING, _resumed(draft), *late, waiting_for=UNCOUNTED.get(late[0]))
+        _go_on(draft, *late, UNCOUNTED.get(late[0]))
         return
     _execute(draft)
 
@@ -177,13 +168,11 @@ def deadline_missed(draft: Draft) -> str | None:
 
 def _waiting_for_traffic(draft: Draft) -> None:
     """The write is under way, or something keeps it back: say what."""
-    if draft.current.pulled:
-        reason, why = pulled_because(draft)
-        draft.move(Phase.PROGRESSING, _resumed(draft), reason, f"{draft.where()}: {why}")
-        return
     problem = draft.traffic_problem or draft.target_problem
+    if draft.current.pulled:
+        problem = pulled_because(draft)
     if problem is not None:
-        draft.move(Phase.PROGRESSING, _resumed(draft), problem[0], f"{draft.where()}: {problem[1]}")
+        _go_on(draft, problem[0], f"{draft.where()}: {problem[1]}")
     else:
         _putting_in_force(draft)
 
@@ -191,15 +180,14 @@ def _waiting_for_traffic(draft: Draft) -> None:
 def _putting_in_force(draft: Draft) -> None:
     """From the intent to the first count of requests: one thing to a person, and one write of the status."""
     weight = format_weight(step_weight(draft.status, draft.spec))
-    message = f"{draft.where()}: putting {weight} in force and counting requests"
-    draft.move(Phase.PROGRESSING, _resumed(draft), Reason.SETTING_WEIGHT, message)
+    _go_on(draft, Reason.SETTING_WEIGHT, f"{draft.where()}: putting {weight} in force and counting requests")
 
 
-def _resumed(draft: Draft) -> Trigger:
-    paused = draft.obs.status.phase is Phase.PAUSED
-    if draft.obs.status.phase is Phase.INVALID:
-        return Trigger.SPEC_VALID
-    return Trigger.RELEASED if paused else Trigger.WAIT
+def _go_on(draft: Draft, reason: Reason, what: str, waiting_for: WaitingFor | None = None) -> None:
+    """A step is under way, whatever it was before."""
+    came_from = {Phase.INVALID: Trigger.SPEC_VALID, Phase.PAUSED: Trigger.RELEASED}
+    trigger = came_from.get(draft.obs.status.phase, Trigger.WAIT)
+    draft.move(Phase.PROGRESSING, trigger, reason, what, waiting_for=waiting_for)
 
 
 def _observe(draft: Draft) -> None:
@@ -235,9 +223,8 @@ def _in_force(draft: Draft) -> bool:
     assert traffic is not None
     weight = step_weight(draft.status, draft.spec)
     if not traffic.parents.programmed:
-        message = f"{draft.where()}: {traffic.parents.message}"
         draft.traffic_problem = (Reason.NOT_PROGRAMMED, traffic.parents.message)
-        draft.move(Phase.PROGRESSING, _resumed(draft), Reason.WAITING_FOR_GATEWAY, message)
+        _go_on(draft, Reason.WAITING_FOR_GATEWAY, f"{draft.where()}: {traffic.parents.message}")
         return False
     share = draft.obs.share
     if share is not None and weight > ZERO and share.seconds < MIN_WINDOW and not mirrored(draft):
@@ -252,7 +239,7 @@ def _in_force(draft: Draft) -> bool:
         draft.traffic_problem = (Reason.SHARE_MISMATCH, message)
         draft.refuted = True
         draft.wake(_SHARE_RECHECK)
-        draft.move(Phase.PROGRESSING, _resumed(draft), Reason.SHARE_MISMATCH, message)
+        _go_on(draft, Reason.SHARE_MISMATCH, message)
         return False
     return True
 
@@ -261,7 +248,7 @@ def _advance(draft: Draft, message: str) -> None:
     awaited = awaited_background(draft)
     if awaited is not None:
         text = f"{message}; waiting for the background analysis: {awaited.message}"
-        draft.move(Phase.PROGRESSING, _resumed(draft), _AWAITING, text, waiting_for=WaitingFor.ANALYSIS)
+        _go_on(draft, _AWAITING, text, WaitingFor.ANALYSIS)
         return
     observed = draft.status.weight.observed
     mark = background_run(draft.obs.owner, draft.status)
@@ -278,7 +265,7 @@ def _advance(draft: Draft, message: str) -> None:
         # Nothing but time or a person stands between: no need for another look.
         _pause(draft, step)
         return
-    draft.move(Phase.PROGRESSING, _resumed(draft), reason, f"{message}; next {draft.where()}")
+    _go_on(draft, reason, f"{message}; next {draft.where()}")
     draft.wake(timedelta(seconds=1))
 
 
@@ -302,7 +289,7 @@ def _analyse(draft: Draft) -> None:
     _observe(draft)
     passed, told = step_gate(draft)
     if not passed:
-        draft.move(Phase.PROGRESSING, _resumed(draft), Reason.ANALYSING, f"{draft.where()}: {told}")
+        _go_on(draft, Reason.ANALYSING, f"{draft.where()}: {told}")
         return
     _advance(draft, f"{draft.where()} passed{f': {told}' if told else ''}")
 
@@ -316,8 +303,7 @@ def _run_job(draft: Draft) -> None:
         return
     if outcome is None:
         draft.actions.append(CreateJob(name=name, step=draft.current.current_step))
-    message = f"{draft.where()}: Job {name} is running"
-    draft.move(Phase.PROGRESSING, _resumed(draft), Reason.JOB_RUNNING, message)
+    _go_on(draft, Reason.JOB_RUNNING, f"{draft.where()}: Job {name} is running")
 
 
 def _finish(draft: Draft) -> None:
@@ -330,17 +316,14 @@ def _finish(draft: Draft) -> None:
     bake_end = (current.bake_started_at or draft.now) + draft.spec.canary.bake
     if not current.skip_gates and draft.now < bake_end:
         draft.wake_at(bake_end)
-        message = f"{describe(None)}: baking at 100% until {bake_end:%Y-%m-%dT%H:%M:%SZ}"
-        draft.move(Phase.PROGRESSING, _resumed(draft), Reason.BAKING, message)
+        _go_on(draft, Reason.BAKING, f"{describe(None)}: baking at 100% until {bake_end:%Y-%m-%dT%H:%M:%SZ}")
         return
     if not current.skip_gates and (waiting := unearned(draft)) is not None:
-        message = f"all steps done; {waiting}"
-        draft.move(Phase.PROGRESSING, _resumed(draft), _AWAITING, message, waiting_for=WaitingFor.ANALYSIS)
+        _go_on(draft, _AWAITING, f"all steps done; {waiting}", WaitingFor.ANALYSIS)
         return
     identity = current.canary.identity
     if (blocker := unserved(draft, identity) or content_blocker(draft, identity)) is not None:
         draft.target_problem = (blocker.reason, blocker.message)
-        message = f"all steps done, but not promoted: {blocker.message}"
-        draft.move(Phase.PROGRESSING, _resumed(draft), blocker.reason, message)
+        _go_on(draft, blocker.reason, f"all steps done, but not promoted: {blocker.message}")
         return
     promote(draft)

@@ -15,7 +15,8 @@ from rollouts.engine.actions import EventType, LoadAdapter, UnloadAdapter
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Blocker, PoolView
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import HistoryEntry, Identity, Phase
+from rollouts.engine.rollout_status import HistoryEntry, Phase
+from rollouts.engine.versions import Identity
 
 __all__ = ["content_blocker", "serve_adapters", "strangers", "unserved"]
 
@@ -32,7 +33,7 @@ def serve_adapters(draft: Draft) -> None:
         view = draft.obs.pools.get(identity)
         if identity.source and view is not None and view.lacking:
             draft.actions.append(LoadAdapter(identity=identity))
-    kept = {*present, *_stored(draft)}
+    kept = {*present, *(revision.identity for revision in draft.obs.status.arms)}
     carrying = _carrying(draft)
     for entry in draft.status.history:
         if entry.revision.identity not in kept and entry.revision.identity.arm not in carrying:
@@ -51,11 +52,6 @@ def _present(draft: Draft) -> list[Identity]:
     target = draft.obs.target
     waits = draft.status.phase is Phase.WAITING
     return found if found or target is None or not waits else [target]
-
-
-def _stored(draft: Draft) -> set[Identity]:
-    """What the stored record names."""
-    return {revision.identity for revision in draft.obs.status.arms}
 
 
 def _carrying(draft: Draft) -> set[Identity]:
@@ -138,12 +134,13 @@ def _without_effect(identity: Identity, view: PoolView) -> str:
 
 def _name_missing(draft: Draft) -> None:
     """A running candidate that some Ready pods lack: they take none of its requests."""
-    current = draft.status.current
-    view = draft.obs.pools.get(current.canary.identity) if current is not None else None
-    if current is None or current.started_at is None or view is None or not view.lacking:
+    canary = draft.status.canary
+    view = draft.obs.pools.get(canary.identity) if canary is not None else None
+    if canary is None or view is None or not view.lacking or draft.status.started_at is None:
         return
-    name = current.canary.identity.name
-    message = f"{name} is not loaded on {_shown(view.lacking)}: they take none of its requests"
+    message = (
+        f"{canary.identity.name} is not loaded on {_shown(view.lacking)}: they take none of its requests"
+    )
     if draft.target_problem is None:
         draft.target_problem = (Reason.ADAPTER_MISSING, message)
     if draft.target_problem[0] == Reason.ADAPTER_MISSING:
@@ -173,10 +170,13 @@ def _name_effectless(draft: Draft) -> None:
 
 def _name_strangers(draft: Draft) -> None:
     """Pods that have something else under the name of an arm that serves."""
-    running = draft.status.current is not None and draft.status.current.running
     for revision in draft.status.arms:
         view = draft.obs.pools.get(revision.identity)
-        if view is None or not view.mismatched or not (running or revision is draft.status.stable):
+        if (
+            view is None
+            or not view.mismatched
+            or not (draft.status.running or revision is draft.status.stable)
+        ):
             continue
         message = strangers(revision.identity, view)
         draft.target_problem = (Reason.ADAPTER_CONTENT_MISMATCH, message)

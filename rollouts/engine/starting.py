@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from rollouts.engine.attempt import Attempt
 from rollouts.engine.carrying import settling
 from rollouts.engine.converging import converge, no_rules
 from rollouts.engine.crashes import crashes_at_start
@@ -13,25 +14,14 @@ from rollouts.engine.moving import twin
 from rollouts.engine.observation import Blocker, PoolView, RuleView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import revision_of
+from rollouts.engine.rollout_spec import HttpRouteTraffic, TrafficMode
+from rollouts.engine.rollout_status import HoldReason, Outcome, Phase, SettledBy, WaitingFor, WeightStatus
 from rollouts.engine.serving import content_blocker, strangers, unserved
 from rollouts.engine.steps import first_weight, required_endpoints, steps_hash
 from rollouts.engine.transitions import Trigger
-from rollouts.engine.types import (
-    FULL,
-    ZERO,
-    Attempt,
-    HoldReason,
-    HttpRouteTraffic,
-    Identity,
-    Outcome,
-    Phase,
-    Revision,
-    SettledBy,
-    TrafficMode,
-    WaitingFor,
-    WeightStatus,
-)
+from rollouts.engine.versions import Identity, Revision
 from rollouts.engine.wayback import record_way
+from rollouts.units import FULL, ZERO
 
 __all__ = [
     "complete_split",

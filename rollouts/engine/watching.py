@@ -19,10 +19,13 @@ from datetime import timedelta
 from math import floor, log10
 
 from rollouts.engine.actions import EventType
+from rollouts.engine.attempt import PathAlarm, PathStatus
 from rollouts.engine.converging import step_weight
 from rollouts.engine.draft import Draft, Said
 from rollouts.engine.observation import ShareView
 from rollouts.engine.reasons import Reason
+from rollouts.engine.rollout_spec import AdapterTraffic, AnalysisStep, JobStep, PauseStep
+from rollouts.engine.rollout_status import WaitingFor
 from rollouts.engine.share import (
     BEFORE_WINDOW,
     MIN_WINDOW,
@@ -33,19 +36,7 @@ from rollouts.engine.share import (
     refuted_side,
 )
 from rollouts.engine.steps import format_seconds
-from rollouts.engine.types import (
-    FULL,
-    ZERO,
-    AdapterTraffic,
-    AnalysisStep,
-    JobStep,
-    PathAlarm,
-    PathStatus,
-    PauseStep,
-    WaitingFor,
-    Weight,
-    format_weight,
-)
+from rollouts.units import FULL, ZERO, Weight, format_weight
 
 __all__ = [
     "STANDING",

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from rollouts.engine.types import Phase, RolloutStatus
+from rollouts.engine.rollout_status import Phase, RolloutStatus
 from rollouts.kube.client import PatchKind
 from rollouts.lab.environment import EXAMPLES, Lab, read_objects
 from rollouts.lab.gateway.likeness import GatewayLike
@@ -90,8 +90,7 @@ async def tell_no_split(lab: Lab, console: Console, *, bad: bool) -> None:
         await asyncio.sleep(1.5)
         whole = traffic.window(began)
         _demand_no_failure(whole, "in the whole rollout")
-    ended = status.current.aborted if status.current is not None else None
-    said = ended.reason if ended is not None else ""
+    said = status.aborted.reason if status.aborted is not None else ""
     if (
         status.phase is not Phase.ABORTED
         or "ShareNotProgrammed" not in f"{status.reason} {said} {status.message}"

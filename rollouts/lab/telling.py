@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.text import Text
 
 from rollouts.api.status import read_status
-from rollouts.engine.types import Phase, RolloutStatus, format_weight
+from rollouts.engine.rollout_status import Phase, RolloutStatus
 from rollouts.kube.errors import KubeError
 from rollouts.lab.environment import Lab
 from rollouts.objects import kinds
+from rollouts.units import format_weight
 
 __all__ = [
     "NAMESPACE",

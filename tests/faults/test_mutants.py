@@ -38,11 +38,12 @@ from rollouts.engine import (
     wayback,
 )
 from rollouts.engine.actions import CreateRun, TerminateRun, UnloadAdapter, WriteReason
-from rollouts.engine.types import ZERO, TrafficMode, Weight
+from rollouts.engine.rollout_spec import TrafficMode
 from rollouts.objects import kinds
 from rollouts.objects.pods import PickerPod
 from rollouts.traffic import backends, httproute, parents
 from rollouts.traffic import wayback as way_back
+from rollouts.units import ZERO, Weight
 from tests.kit.faults.invariants import Invariant, check
 from tests.kit.faults.plans import FaultClass, enumerate_plans
 from tests.kit.faults.scenarios import SCENARIOS

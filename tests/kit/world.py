@@ -29,6 +29,7 @@ from rollouts.engine.actions import (
     UpdateRun,
     WriteTraffic,
 )
+from rollouts.engine.attempt import Attempt
 from rollouts.engine.observation import (
     Blocker,
     Claim,
@@ -49,30 +50,23 @@ from rollouts.engine.observation import (
     WayView,
 )
 from rollouts.engine.planning import plan
-from rollouts.engine.types import (
-    FULL,
-    ZERO,
+from rollouts.engine.rollout_spec import (
     AnalysisStep,
-    Attempt,
     BackgroundAnalysis,
     CanaryStrategy,
-    EntryRef,
     HeaderRouteStep,
     HttpRouteTraffic,
-    Identity,
     JobStep,
     OnDelete,
     PauseStep,
     RolloutSpec,
-    RolloutStatus,
     Step,
-    Target,
-    TargetKind,
     TrafficMode,
-    WayBack,
-    Weight,
     WeightStep,
 )
+from rollouts.engine.rollout_status import EntryRef, RolloutStatus, WayBack
+from rollouts.engine.versions import Identity, Target, TargetKind
+from rollouts.units import FULL, ZERO, Weight
 
 __all__ = [
     "GROUP",
@@ -97,10 +91,6 @@ OURS = "inference-rollouts"
 def pool(name: str) -> Identity:
     """Identity of an InferencePool."""
     return Identity(kind="InferencePool", group=GROUP, name=name)
-
-
-def _named(ref: EntryRef) -> Identity:
-    return Identity(kind=ref.kind, group=ref.group, name=ref.name)
 
 
 def _entry(identity: Identity) -> EntryRef:
@@ -297,7 +287,7 @@ class World:
     def _way(self, record: WayBack) -> WayView:
         if self.rules is None:
             return WayView(exists=False)
-        canary, stable = _named(record.canary), _named(record.stable)
+        canary, stable = record.canary.arm, record.stable.arm
         shares = [
             Fraction(rule.get(canary, 0), (rule.get(canary, 0) + rule.get(stable, 0)) or 1)
             for rule in self.rules
@@ -449,7 +439,7 @@ class World:
     def _return(self, action: ReturnTraffic) -> None:
         """What the patch of the record does: weights of the two arms, nothing else."""
         assert self.rules is not None
-        canary, stable = _named(action.record.canary), _named(action.record.stable)
+        canary, stable = action.record.canary.arm, action.record.stable.arm
         for rule in self.rules:
             joint = rule.get(canary, 0) + rule.get(stable, 0)
             if rule.get(canary, 0) * FULL > action.limit * joint:

@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from rollouts.api.status import read_status, write_status
 from rollouts.engine import commanding, converging, planning, transitions, wayback
 from rollouts.engine.actions import EmitEvent, Plan, ReturnTraffic, WriteTraffic
+from rollouts.engine.attempt import AbortRecord, ArmCrashes, Attempt, GateSummary, PathStatus
 from rollouts.engine.observation import (
     Blocker,
     Claim,
@@ -37,35 +38,24 @@ from rollouts.engine.observation import (
 )
 from rollouts.engine.planning import plan
 from rollouts.engine.revision import revision_of
-from rollouts.engine.steps import required_endpoints
-from rollouts.engine.types import (
-    FULL,
-    ZERO,
-    AbortRecord,
-    ArmCrashes,
-    Attempt,
+from rollouts.engine.rollout_spec import HeaderMatch, HeaderRouteStep, OnDeadline, OnDelete, TrafficMode
+from rollouts.engine.rollout_status import (
     CommandRecord,
     CommandResult,
     EntryRef,
-    GateSummary,
-    HeaderMatch,
-    HeaderRouteStep,
     HistoryEntry,
     HoldReason,
-    OnDeadline,
-    OnDelete,
     Outcome,
-    PathStatus,
     Phase,
     RolloutStatus,
     SettledBy,
     TargetWait,
-    TrafficMode,
     WaitingFor,
     WayBack,
-    Weight,
     WeightStatus,
 )
+from rollouts.engine.steps import required_endpoints
+from rollouts.units import FULL, ZERO, Weight
 from tests.kit.world import (
     GROUP,
     START,

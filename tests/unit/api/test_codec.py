@@ -22,9 +22,13 @@ from rollouts.api.base import ApiModel
 from rollouts.api.codec import Record
 from rollouts.api.former import understood
 from rollouts.api.run_results import read_run_status, write_run_status
+from rollouts.api.run_status_models import AnalysisRunStatusModel
 from rollouts.api.status import read_status, write_status
-from rollouts.api.status_models import AnalysisRunStatusModel, RolloutStatusModel
-from rollouts.engine.types import Attempt, Phase, RevisionHash, RolloutStatus, Weight
+from rollouts.api.status_models import RolloutStatusModel
+from rollouts.engine.attempt import Attempt
+from rollouts.engine.rollout_status import Phase, RolloutStatus
+from rollouts.engine.versions import RevisionHash
+from rollouts.units import Weight
 
 MOMENT = "2026-01-01T00:00:00Z"
 FILLED = ("kind", "name", "raw", "verdict")

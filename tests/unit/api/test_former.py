@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from rollouts.api.status import read_status, write_status
-from rollouts.engine.types import PathAlarm, PathStatus, RolloutStatus, SettledBy, WaitingFor
+from rollouts.engine.attempt import PathAlarm, PathStatus
+from rollouts.engine.rollout_status import RolloutStatus, SettledBy, WaitingFor
 
 ARM = {"kind": "InferencePool", "name": "v2", "hash": "0" * 64}
 FORMER: dict[str, Any] = {

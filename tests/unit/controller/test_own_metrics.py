@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rollouts.controller.metrics import ControllerMetrics
+from rollouts.engine.attempt import Attempt
 from rollouts.engine.revision import revision_of
-from rollouts.engine.types import Attempt, Phase, RolloutStatus, Weight, WeightStatus
+from rollouts.engine.rollout_status import Phase, RolloutStatus, WeightStatus
+from rollouts.units import Weight
 from tests.kit.world import pool
 
 FIRST = Attempt(canary=revision_of(pool("v2"), ""), current_step=1)

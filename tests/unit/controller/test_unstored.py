@@ -11,10 +11,12 @@ import pytest
 from rollouts.analysis.types import Measurement, MetricResult, OnFail, Phase, RunStatus
 from rollouts.api.run_results import write_run_status
 from rollouts.controller.unstored import STORE_EVERY, Unstored, only_figures
+from rollouts.engine.attempt import Attempt, GateSummary
 from rollouts.engine.revision import revision_of
-from rollouts.engine.types import Attempt, Condition, GateSummary, RolloutStatus, Weight, WeightStatus
-from rollouts.engine.types import Phase as RolloutPhase
+from rollouts.engine.rollout_status import Condition, RolloutStatus, WeightStatus
+from rollouts.engine.rollout_status import Phase as RolloutPhase
 from rollouts.runtime.objects import ObjectKey
+from rollouts.units import Weight
 from tests.kit.world import changed, pool
 
 KEY = ObjectKey("default", "run")

@@ -6,9 +6,12 @@ from datetime import timedelta
 
 import pytest
 
+from rollouts.engine.attempt import Attempt
 from rollouts.engine.observation import Blocker
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import Attempt, HoldReason, Phase, TrafficMode, Weight
+from rollouts.engine.rollout_spec import TrafficMode
+from rollouts.engine.rollout_status import HoldReason, Phase
+from rollouts.units import Weight
 from tests.kit.world import World, analysis, changed, pause, pool, spec, weight
 
 V2, V3 = pool("v2"), pool("v3")

@@ -10,7 +10,8 @@ import pytest
 from rollouts.engine.carrying import LAST_DELAY, return_delay
 from rollouts.engine.crashes import ODDS, RATE, crash_evidence
 from rollouts.engine.observation import Blocker, Claim, CrashView, PathView
-from rollouts.engine.types import Phase, TrafficMode
+from rollouts.engine.rollout_spec import TrafficMode
+from rollouts.engine.rollout_status import Phase
 from tests.kit.world import World, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")

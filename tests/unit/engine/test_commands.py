@@ -11,7 +11,7 @@ import pytest
 
 from rollouts.engine.commands import MAX_RAW, MalformedCommand, parse_command
 from rollouts.engine.observation import GateOutcome, Problem
-from rollouts.engine.types import CommandResult, HoldReason, Phase
+from rollouts.engine.rollout_status import CommandResult, HoldReason, Phase
 from tests.kit.world import World, analysis, background, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")

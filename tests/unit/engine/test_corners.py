@@ -13,20 +13,12 @@ from rollouts.engine.converging import rule_share
 from rollouts.engine.naming import Owner, background_run
 from rollouts.engine.observation import Blocker, GateOutcome, GateView, Problem, RuleView, ShareView
 from rollouts.engine.planning import plan
+from rollouts.engine.rollout_spec import OnDeadline, TrafficMode
+from rollouts.engine.rollout_status import HoldReason, Phase, RolloutStatus
 from rollouts.engine.share import refutes
 from rollouts.engine.steps import required_endpoints
 from rollouts.engine.transitions import TRANSITIONS, IllegalTransition, Trigger, check, mermaid
-from rollouts.engine.types import (
-    FULL,
-    ZERO,
-    HoldReason,
-    OnDeadline,
-    Phase,
-    RolloutStatus,
-    TrafficMode,
-    Weight,
-    format_weight,
-)
+from rollouts.units import FULL, ZERO, Weight, format_weight
 from tests.kit.world import World, analysis, background, pause, pool, spec, weight
 
 V1, V2, V3 = pool("v1"), pool("v2"), pool("v3")

@@ -8,7 +8,8 @@ from datetime import timedelta
 import pytest
 
 from rollouts.engine.observation import Blocker
-from rollouts.engine.types import ZERO, Phase
+from rollouts.engine.rollout_status import Phase
+from rollouts.units import ZERO
 from tests.kit.world import START, World, pause, pool, spec, weight
 
 TEN = timedelta(minutes=10)

@@ -9,7 +9,7 @@ import pytest
 
 from rollouts.engine.naming import Owner, background_run
 from rollouts.engine.observation import GateOutcome, GateView, StepVerdict
-from rollouts.engine.types import HoldReason, Outcome, Phase
+from rollouts.engine.rollout_status import HoldReason, Outcome, Phase
 from tests.kit.world import World, analysis, background, pause, pool, spec, weight
 
 

@@ -9,16 +9,8 @@ from fractions import Fraction
 import pytest
 
 from rollouts.engine.observation import Blocker, Claim, GateOutcome, JobOutcome, Problem, ShareView
-from rollouts.engine.types import (
-    HeaderMatch,
-    HeaderRouteStep,
-    HoldReason,
-    OnDeadline,
-    OnDelete,
-    Outcome,
-    Phase,
-    TrafficMode,
-)
+from rollouts.engine.rollout_spec import HeaderMatch, HeaderRouteStep, OnDeadline, OnDelete, TrafficMode
+from rollouts.engine.rollout_status import HoldReason, Outcome, Phase
 from tests.kit.world import World, analysis, background, job, pause, pool, spec, weight
 
 V1, V2, V3 = pool("v1"), pool("v2"), pool("v3")

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
+from rollouts.engine.attempt import AbortRecord, Attempt
 from rollouts.engine.mending import mended
 from rollouts.engine.revision import revision_of
-from rollouts.engine.types import AbortRecord, Attempt, HoldReason, Phase, RolloutStatus
+from rollouts.engine.rollout_status import HoldReason, Phase, RolloutStatus
 from tests.kit.world import START, World, changed, pause, pool, spec, weight
 
 STABLE, CANARY = (revision_of(pool(name), "") for name in ("v1", "v2"))

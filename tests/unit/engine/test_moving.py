@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from rollouts.engine.attempt import PathStatus
 from rollouts.engine.moving import moved
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import Identity, PathStatus, Phase, TrafficMode
+from rollouts.engine.rollout_spec import TrafficMode
+from rollouts.engine.rollout_status import Phase
+from rollouts.engine.versions import Identity
 from tests.kit.world import World, changed, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")

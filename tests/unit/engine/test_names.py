@@ -19,8 +19,8 @@ from rollouts.engine.naming import (
 )
 from rollouts.engine.observation import GateOutcome, GateView, Observation
 from rollouts.engine.planning import plan
+from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.engine.stamps import digits
-from rollouts.engine.types import RolloutStatus
 from tests.kit.world import World, analysis, background, job, pause, spec, weight
 
 UID = "5f3a9c21-0000-4000-8000-000000000001"

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from rollouts.engine.actions import EmitEvent, Plan
+from rollouts.engine.attempt import PathAlarm
 from rollouts.engine.observation import GateOutcome, ShareView
 from rollouts.engine.planning import plan
-from rollouts.engine.types import HoldReason, PathAlarm, RolloutStatus, SettledBy, WaitingFor
+from rollouts.engine.rollout_status import HoldReason, RolloutStatus, SettledBy, WaitingFor
 from tests.kit.world import Honest, World, analysis, background, changed, pause, spec, weight
 
 STEPS = (weight(10), pause(30), weight(50))

@@ -7,9 +7,11 @@ from fractions import Fraction
 
 import pytest
 
+from rollouts.engine.attempt import ProbeVerdict
 from rollouts.engine.observation import Claim, ProbeView
 from rollouts.engine.probing import PROBE_HEADER, PROBE_ROUTE
-from rollouts.engine.types import PathProbe, Phase, ProbeVerdict, TrafficMode
+from rollouts.engine.rollout_spec import PathProbe, TrafficMode
+from rollouts.engine.rollout_status import Phase
 from tests.kit.world import World, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")

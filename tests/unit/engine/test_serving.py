@@ -9,31 +9,23 @@ from typing import Any
 import pytest
 
 from rollouts.engine.actions import EmitEvent, LoadAdapter, Plan, UnloadAdapter
+from rollouts.engine.attempt import AbortRecord, Attempt
 from rollouts.engine.observation import Claim, Observation, PoolView, Problem, RuleView, TrafficView
 from rollouts.engine.planning import plan
 from rollouts.engine.revision import revision_of
-from rollouts.engine.steps import steps_hash
-from rollouts.engine.types import (
-    FULL,
-    AbortRecord,
-    AdapterTraffic,
-    Attempt,
-    CanaryStrategy,
+from rollouts.engine.rollout_spec import AdapterTraffic, CanaryStrategy, RolloutSpec, TrafficMode, WeightStep
+from rollouts.engine.rollout_status import (
     HistoryEntry,
-    Identity,
     Outcome,
     Phase,
-    RolloutSpec,
     RolloutStatus,
     SettledBy,
-    Target,
-    TargetKind,
-    TrafficMode,
-    Weight,
     WeightStatus,
-    WeightStep,
 )
+from rollouts.engine.steps import steps_hash
+from rollouts.engine.versions import Identity, Target, TargetKind
 from rollouts.objects.models import MODEL_KIND
+from rollouts.units import FULL, Weight
 from tests.kit.world import START, changed
 
 

@@ -8,11 +8,12 @@ from datetime import timedelta
 import pytest
 
 from rollouts.api.parsing import parse_rollout
-from rollouts.engine import types
 from rollouts.engine.observation import GateOutcome
+from rollouts.engine.rollout_spec import HeaderMatchType, WeightStep
+from rollouts.engine.rollout_status import Phase
 from rollouts.engine.stamps import digits, is_foreign, stamp
 from rollouts.engine.steps import steps_hash
-from rollouts.engine.types import Phase, Weight, WeightStep
+from rollouts.units import Weight
 from tests.kit.world import World, analysis, changed, pause, pool, spec, weight
 
 METRIC = {"name": "errors", "measure": {"preset": "error-rate"}, "successCondition": "result < 0.05"}
@@ -81,14 +82,14 @@ def test_a_field_that_a_later_version_adds_changes_no_stamp():
     @dataclass(frozen=True, kw_only=True)
     class Later(WeightStep):
         wait: timedelta | None = None
-        kind: types.HeaderMatchType = types.HeaderMatchType.EXACT
+        kind: HeaderMatchType = HeaderMatchType.EXACT
 
     Later.__name__ = "WeightStep"
     ten = Later(weight=Weight(1000))
 
     assert stamp(ten) == stamp(WeightStep(weight=Weight(1000)))
     assert stamp(replace(ten, wait=timedelta(1))) != stamp(ten)
-    assert stamp(replace(ten, kind=types.HeaderMatchType.REGEX)) != stamp(ten)
+    assert stamp(replace(ten, kind=HeaderMatchType.REGEX)) != stamp(ten)
 
 
 # --- an upgrade in the middle ----------------------------------------------------------------------

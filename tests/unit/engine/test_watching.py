@@ -12,18 +12,12 @@ import pytest
 
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import GateOutcome, RiseView, ShareCount, ShareView
+from rollouts.engine.rollout_spec import AdapterTraffic, HeaderMatch, HeaderRouteStep
+from rollouts.engine.rollout_status import HoldReason, Phase
 from rollouts.engine.share import came_back, fell, recent_window, refuted_side
-from rollouts.engine.types import (
-    FULL,
-    AdapterTraffic,
-    HeaderMatch,
-    HeaderRouteStep,
-    HoldReason,
-    Phase,
-    Weight,
-)
 from rollouts.engine.watching import path_alarm, share_problem
 from rollouts.objects.models import MODEL_KIND
+from rollouts.units import FULL, Weight
 from tests.kit.world import Honest, World, analysis, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")
