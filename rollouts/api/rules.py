@@ -13,7 +13,7 @@ from rollouts.api.cel import ONE_KIND
 from rollouts.api.rollout_models import RolloutSpecModel, StepModel
 from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.carriers import fields_for, given
-from rollouts.engine.types import TargetKind
+from rollouts.engine.versions import TargetKind
 
 __all__ = ["check_gate", "check_metric", "check_spec"]
 
