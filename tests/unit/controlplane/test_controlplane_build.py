@@ -165,7 +165,7 @@ async def test_a_given_cluster_is_used_and_left_running(tmp_path: Path) -> None:
 
 async def test_the_in_memory_server_says_that_it_has_no_controllers(tmp_path: Path) -> None:
     async with ControlPlane(tmp_path / "plane", choice=Choice.MEMORY) as plane:
-        with pytest.raises(ControlPlaneError, match="no controllers.*--control-plane real"):
+        with pytest.raises(ControlPlaneError, match=r"no controllers.*--control-plane real"):
             await plane.start_controllers()
 
 
