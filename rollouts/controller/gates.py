@@ -29,12 +29,13 @@ from rollouts.objects import kinds
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.writes import label_value
 
-__all__ = ["UNCHECKED_REASON", "Gates", "arm_ref"]
+__all__ = ["NAME_LABEL", "UNCHECKED_REASON", "Gates", "arm_ref"]
 
 UNCHECKED_REASON = Reason.CONDITION_UNCHECKED
 """A problem that ends by itself within a moment: nothing is shown of it."""
 
-_LABEL = "inferencerollouts.dev/rollout-name"
+NAME_LABEL = "inferencerollouts.dev/rollout-name"
+"""On the runs and Jobs that a Rollout makes, beside their ownerReference."""
 _STEP_LABEL = "inferencerollouts.dev/step"
 _NOT_WATCHED = (
     "ClusterAnalysisTemplate {name}: this controller does not read ClusterAnalysisTemplates: start it with "
@@ -188,7 +189,7 @@ class Gates:
         return {
             "name": name,
             "namespace": parsed.namespace,
-            "labels": {_LABEL: label_value(parsed.name), _STEP_LABEL: step},
+            "labels": {NAME_LABEL: label_value(parsed.name), _STEP_LABEL: step},
             "ownerReferences": [
                 {
                     "apiVersion": f"{kinds.GROUP}/{kinds.VERSION}",

