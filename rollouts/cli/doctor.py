@@ -25,7 +25,7 @@ from rollouts.cli.doctor_gitops import (
 from rollouts.cli.doctor_moving import groups_listed, moving_checks
 from rollouts.cli.doctor_path import picker_checks, refusal_checks
 from rollouts.cli.doctor_pickers import exposure_checks
-from rollouts.cli.doctor_released import released_checks
+from rollouts.cli.doctor_released import ending_crd_checks, released_checks
 from rollouts.cli.explain import deletion
 from rollouts.cli.findings import Check, Level, bad, fine, warn
 from rollouts.controller.pickers import Gateway, gateways_of
@@ -50,6 +50,9 @@ _CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
 _NETWORK_POLICY = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 _GATEWAY_CLASS = Resource(
     "gateway.networking.k8s.io", "v1", "gatewayclasses", "GatewayClass", namespaced=False
+)
+_CRD = Resource(
+    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
 )
 _DEPLOYMENT = Resource("apps", "v1", "deployments", "Deployment")
 _ACCESS = Resource(
@@ -130,6 +133,9 @@ async def _kinds(client: KubeClient, namespace: str) -> AsyncIterator[Check]:
         )
     else:
         yield fine("the CRDs of inferencerollouts.dev are installed")
+    crds = [await _get(client, _CRD, "", f"{kind.plural}.{kind.group}") for kind in _OURS]
+    for check in ending_crd_checks(crd for crd in crds if crd is not None):
+        yield check
     for kind in TRAFFIC_KINDS:
         if kind.unserved[0] and not any([await _served(client, one, namespace) for one in kind.resources]):
             yield warn(*kind.unserved)

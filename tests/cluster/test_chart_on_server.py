@@ -21,6 +21,7 @@ from rollouts.lab.loopback import loopback
 from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
 from rollouts.traffic.fields import covers
+from tests.kit.argodiff import MANAGER, server_side_differences
 from tests.kit.helm import built_helm, render_chart
 from tests.kit.polling import eventually
 from tests.kit.stubgateway import stub_gateway
@@ -89,6 +90,30 @@ async def test_every_object_of_the_chart_is_accepted_and_its_pods_are_restricted
         await kube.create(
             kinds.POD, namespace, {**loose, "spec": {"containers": [{"name": "c", "image": "i"}]}}
         )
+
+
+async def test_the_chart_s_objects_are_unchanged_by_another_tool_and_no_difference_to_argo_cd(
+    kube, namespace, helm
+):
+    """Made by one tool and applied by another, not forced: what a schema adds inside a list conflicts for ever."""
+    policy = {
+        **EVERYTHING["networkPolicy"],
+        "pickers": {"enabled": True, "gatewaysFrom": [{"podSelector": {}}]},
+    }
+    objects = render_chart(helm, {**EVERYTHING, "networkPolicy": policy}, namespace=namespace)
+    await install(kube, namespace, objects)
+    argo = kube.with_field_manager(MANAGER)
+    found = []
+    for item in objects:
+        resource, name = RESOURCES[item["kind"]], item["metadata"]["name"]
+        where = namespace if resource.namespaced else None
+        first = await argo.patch(resource, where, name, item, kind=PatchKind.APPLY)
+        again = await argo.patch(resource, where, name, item, kind=PatchKind.APPLY)
+        assert again["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"], name
+        found += await server_side_differences(kube, resource, namespace, item)
+
+    assert len(objects) > 15
+    assert found == []
 
 
 # --- the controller with the chart's rights ---
