@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +21,8 @@ from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
 from rollouts.traffic.fields import covers
 from tests.kit.argodiff import MANAGER, server_side_differences
-from tests.kit.helm import built_helm, render_chart
+from tests.kit.chart_values import MATRIX
+from tests.kit.helm import render_chart
 from tests.kit.polling import eventually
 from tests.kit.stubgateway import stub_gateway
 
@@ -38,6 +38,7 @@ RESOURCES = {
         Resource("", "v1", "serviceaccounts", "ServiceAccount"),
         Resource("", "v1", "configmaps", "ConfigMap"),
         kinds.SERVICE,
+        kinds.POD,
         Resource("apps", "v1", "deployments", "Deployment"),
         Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget"),
         Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy"),
@@ -55,14 +56,6 @@ EVERYTHING = {
     "sources": {"default": {"url": "https://p:9090", "secret": {"name": "s", "caKey": "ca.crt"}}},
     "pickers": [{"pool": "v1", "service": "v1-picker"}],
 }
-
-
-@pytest.fixture(scope="module")
-def helm() -> Path:
-    found = built_helm()
-    if found is None:
-        pytest.skip("no helm: `python -m tests.kit.helm` builds one (Go, three minutes once)")
-    return found
 
 
 async def install(kube, namespace: str, objects: list[Object]) -> None:
@@ -114,6 +107,24 @@ async def test_the_chart_s_objects_are_unchanged_by_another_tool_and_no_differen
 
     assert len(objects) > 15
     assert found == []
+
+
+OPERATORS = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
+"""Kinds of an operator whose API server this is not."""
+
+
+@pytest.mark.parametrize("what", MATRIX)
+async def test_every_combination_of_values_is_accepted(kube, namespace, helm, what):
+    objects = render_chart(helm, MATRIX[what], namespace=namespace)
+    for item in [item for item in objects if item["kind"] not in OPERATORS]:
+        resource = RESOURCES[item["kind"]]
+        place = item["metadata"]["namespace"] if resource.namespaced else None
+        stored = await kube.create(resource, place, item, dry_run=True)
+        if item["kind"] == "Pod":  # admission adds some to those of a Pod
+            own = item["spec"].pop("tolerations", [])
+            assert all(one in stored["spec"]["tolerations"] for one in own)
+        # What the server does not know it drops.
+        assert covers(stored, item), item["kind"]
 
 
 # --- the controller with the chart's rights ---
