@@ -123,3 +123,21 @@ async def test_engines_that_stop_behind_healthy_pods_are_found_by_what_users_los
     )
     assert re.search(r"clients now see 0 of \d+ answered by v2", text)
     assert "the bad canary was aborted" in text
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("story", "like"),
+    [
+        ("base-model", "istio"),
+        ("base-model", "nginx-gateway-fabric"),
+        ("base-model", "late-status"),
+        ("base-model", "no-generation"),
+        ("base-model", "leftover-status"),
+        ("lora", "agentgateway"),
+    ],
+)
+async def test_stories_end_well_on_gateways_that_do_otherwise(tmp_path, story, like):
+    text = await tell(tmp_path, story, "--gateway-like", like)
+
+    assert "was promoted" in text
