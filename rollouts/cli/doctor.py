@@ -346,7 +346,7 @@ async def _pool(
     pods = await _list(client, kinds.POD, namespace) if service is not None else None
     for check in (
         *picker_checks(pool, service, pods),
-        *refusal_checks(pool, gateways),
+        *refusal_checks(pool, gateways, service),
         *unread_pool(pool, peers),
     ):
         yield check

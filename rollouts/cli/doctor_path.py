@@ -56,10 +56,17 @@ def picker_checks(pool: Pool, service: Object | None, pods: Iterable[Object] | N
         )
 
 
-def refusal_checks(pool: Pool, gateways: Iterable[Gateway]) -> Iterator[Check]:
-    """A gateway of the route that refuses the pool."""
+def refusal_checks(pool: Pool, gateways: Iterable[Gateway], service: Object | None) -> Iterator[Check]:
+    """A gateway of the route that refuses the pool. ``service``: the picker's, where it exists."""
     refused = refusal(pool, gateways)
     if refused is None:
+        return
+    if refusal(pool, gateways, service_exists=service is not None) is None:
+        yield warn(
+            f"InferencePool {pool.name}: {refused.kind} {refused.name} still says that its picker Service was not "
+            "found, and it is there: an old status, which keeps no rollout from working",
+            f"kubectl annotate inferencepool {pool.name} looked-at-again=1: the gateway then looks once more",
+        )
         return
     what = (
         "not Accepted"

@@ -156,12 +156,12 @@ def picker_pod(cluster: Cluster, *, ready: bool, **ref: Any) -> None:
     pod["metadata"]["labels"] = {"app": "picker"}
 
 
-def refused(cluster: Cluster) -> None:
+def refused(cluster: Cluster, *, kind: str = "Accepted", reason: str = "NotSupportedByGateway") -> None:
     cluster.objects[kinds.HTTP_ROUTE]["route"]["spec"] = {"parentRefs": [{"name": "gw"}]}
     condition = {
-        "type": "Accepted",
+        "type": kind,
         "status": "False",
-        "reason": "NotSupportedByGateway",
+        "reason": reason,
         "message": "weights",
     }
     parent = {"parentRef": {"name": "gw"}, "conditions": [condition]}
@@ -290,6 +290,11 @@ CASES: dict[str, tuple[Callable[[Cluster], Any], Level, str]] = {
         lambda c: behind(c, "istio.io/gateway-controller"),
         Level.BAD,
         "InferencePool v2 is of inference.networking.x-k8s.io, and Istio reads only v1",
+    ),
+    "a gateway that looked before the picker's Service was there": (
+        lambda c: refused(c, kind="ResolvedRefs", reason="InvalidExtensionRef"),
+        Level.WARN,
+        "Gateway gw still says that its picker Service was not found, and it is there",
     ),
     "a backend of another namespace without a grant": (
         lambda c: foreign(c, from_namespace="elsewhere"),
