@@ -15,9 +15,9 @@ from pathlib import Path
 
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
-from rollouts.engine.types import Phase
 
 from rollouts.api.status import read_status
+from rollouts.engine.rollout_status import Phase
 from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, read_objects
 from rollouts.lab.traffic import Traffic, TrafficSpec
 from rollouts.objects import kinds

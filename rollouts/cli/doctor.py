@@ -22,8 +22,9 @@ from rollouts.cli.doctor_gitops import (
     operation_checks,
     pool_checks,
 )
+from rollouts.cli.doctor_grants import grant_checks
 from rollouts.cli.doctor_moving import groups_listed, moving_checks
-from rollouts.cli.doctor_path import picker_checks, refusal_checks
+from rollouts.cli.doctor_path import picker_checks, refusal_checks, route_checks
 from rollouts.cli.doctor_pickers import exposure_checks
 from rollouts.cli.doctor_released import ending_crd_checks, released_checks
 from rollouts.cli.explain import deletion
@@ -36,6 +37,7 @@ from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.kube.paging import list_all
 from rollouts.objects import kinds
 from rollouts.objects.fields import list_of, map_of, text_at
+from rollouts.objects.grants import foreign_refs
 from rollouts.objects.pools import read_pool
 from rollouts.peers import GatewayPeer, peer_of
 from rollouts.terminal import say
@@ -207,10 +209,21 @@ async def _rollout(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
         for controller in controllers:
             for check in gateway_checks(traffic.name, controller, images):
                 yield check
+        for check in route_checks(route):
+            yield check
+        async for check in _grants(client, parsed.namespace, traffic.name, route):
+            yield check
     for name in sorted(names):
         listed = groups_listed(route, parsed.namespace, name)
         async for check in _pool(client, parsed.namespace, name, gateways, peers, listed):
             yield check
+
+
+async def _grants(client: KubeClient, namespace: str, name: str, route: Object) -> AsyncIterator[Check]:
+    refs = foreign_refs(map_of(route.get("spec")), namespace)
+    there = {ref.namespace: await _list(client, kinds.REFERENCE_GRANT, ref.namespace) for ref in refs}
+    for check in grant_checks(name, refs, there):
+        yield check
 
 
 async def _controllers(client: KubeClient, route: Object, gateways: frozenset[Gateway]) -> list[str]:
@@ -339,7 +352,7 @@ async def _pool(
     pods = await _list(client, kinds.POD, namespace) if service is not None else None
     for check in (
         *picker_checks(pool, service, pods),
-        *refusal_checks(pool, gateways),
+        *refusal_checks(pool, gateways, service),
         *unread_pool(pool, peers),
     ):
         yield check

@@ -270,6 +270,7 @@ class Lab:
             kubeconfig=self.kubeconfig,
             directory=self.directory,
             namespace=_NAMESPACE,
+            options=self.gateway_like.picker_options,
         )
         await self._pickers.start()
         await self._pickers.wait_ready()
