@@ -8,7 +8,7 @@ from typing import Any
 from rollouts.engine.observation import GateOutcome, GateView, StepVerdict
 from rollouts.engine.types import GateSummary
 
-__all__ = ["gate_summaries", "gate_view"]
+__all__ = ["attempt_in", "attempt_of", "finished_run", "gate_summaries", "gate_view", "is_finished"]
 
 _TEXT = 512
 
@@ -34,6 +34,52 @@ def _outcome(status: Mapping[str, Any]) -> GateOutcome:
     if phase in ("Inconclusive", "Error"):
         return GateOutcome.INCONCLUSIVE
     return GateOutcome.RUNNING
+
+
+def is_finished(run: Mapping[str, Any]) -> bool:
+    """Whether nothing of the run changes any more."""
+    return _outcome(_dict(run.get("status"))) is not GateOutcome.RUNNING
+
+
+def attempt_of(run: Mapping[str, Any]) -> int:
+    """The attempt that the run belongs to; 0 where it does not say."""
+    return _number(_dict(run.get("spec")).get("attempt"))
+
+
+def attempt_in(rollout: Mapping[str, Any]) -> int:
+    """The attempt that a raw Rollout is at; 0 before the first."""
+    return _number(_dict(rollout.get("status")).get("attempt"))
+
+
+def _number(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+_JUDGED = {
+    "metricResults": ("name", "phase", "effect", "message"),
+    "comparisons": ("name", "verdict", "effect", "message"),
+    "gates": ("step", "verdict", "message"),
+}
+
+
+def finished_run(run: Mapping[str, Any], *, is_read: bool) -> dict[str, Any]:
+    """Metadata and outcome of a finished run; with ``is_read`` what the functions below read of it, too.
+
+    The rest is for people, who ask the API server: time lines, figures, what was to be measured.
+    """
+    spec, status = _dict(run.get("spec")), _dict(run.get("status"))
+    kept_of_spec = ("attempt", "stepsHash", "marks", "exclude") if is_read else ("attempt",)
+    kept_of_status = ("phase", "decision", "message", "earned") if is_read else ("phase",)
+    kept = {name: status[name] for name in kept_of_status if name in status}
+    if is_read:
+        for field, names in _JUDGED.items():
+            rows = [_dict(item) for item in _list(status.get(field))]
+            kept[field] = [{name: row[name] for name in names if name in row} for row in rows]
+    return {
+        "metadata": _dict(run.get("metadata")),
+        "spec": {name: spec[name] for name in kept_of_spec if name in spec},
+        "status": kept,
+    }
 
 
 def gate_view(run: Mapping[str, Any]) -> GateView:
