@@ -37,7 +37,7 @@ _HEADERS = {
     "Content-Security-Policy": "frame-ancestors 'none'",  # the rest is in the page; this one counts only here
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # without any, browsers send "Origin: null" with a form
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }

@@ -64,7 +64,7 @@ def document(
         el("meta", charset="utf-8"),
         el("meta", http_equiv="Content-Security-Policy", content="; ".join(policy)),
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="referrer", content="no-referrer"),
+        el("meta", name="referrer", content="same-origin" if forms else "no-referrer"),
         el("title", title),
         el("link", rel="icon", href="data:,"),
         el("style", PAGE),
@@ -267,8 +267,9 @@ def _figures(attempt: Attempt, one: Compared, start: float) -> Element:
         el("tbody", rows),
     )
     label = f"Figures of {one.result.name}"
-    scroll = el("div", table, class_="wide", tabindex=0, role="region", aria_label=label)
-    return el("details", el("summary", label), scroll, id=f"figures-{one.index}")
+    place = f"figures-{one.index}"
+    scroll = el("div", table, class_="wide", tabindex=0, role="region", aria_label=label, id=f"{place}-table")
+    return el("details", el("summary", label, id=f"{place}-open"), scroll, id=place)
 
 
 def _threshold(one: Threshold) -> Element:
