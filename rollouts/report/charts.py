@@ -25,6 +25,8 @@ _LABEL = 12.0
 _LEAST_EVIDENCE = 0.01
 """Evidence below it says nothing that a picture should show: the axis ends there."""
 
+_MOST_EVIDENCE = 1e6
+"""Words call more than that "over a million"; it lies on the edge."""
 _LINEAR_TO = 1.0
 """Effects beyond a doubling are drawn as ratios: on a linear axis they would leave no room for the rest."""
 
@@ -289,7 +291,8 @@ def evidence_chart(
     values = [value for line in lines for _, value in line.points if value is not None and value > 0]
     levels = [bound.value for bound in bounds]
     low = min(max(min(values, default=0.1), _LEAST_EVIDENCE), 0.1)
-    y = logarithmic(low, max([*values, *levels, 10.0]) * 1.6, HEIGHT - BOTTOM, TOP)
+    high = max([*levels, 10.0, min(max(values, default=1.0), _MOST_EVIDENCE)])
+    y = logarithmic(low, high * (1.0 if high == _MOST_EVIDENCE else 1.6), HEIGHT - BOTTOM, TOP)
     raised = [
         Series(
             label=line.label,

@@ -188,7 +188,7 @@ def _whole(attempt: Attempt, start: float, end: float) -> Iterator[Element]:
             "div",
             el("h3", "Share of requests at the canary"),
             weight_chart(marks, attempt.points, start, end),
-            _key(("set", "set"), ("counted", "counted between two looks")),
+            _key(("set", "set"), ("counted", "counted, one look late")),
         )
     ]
     if attempt.points and attempt.abort_at is not None:

@@ -46,7 +46,8 @@ svg .label.abort{fill:var(--red)}svg .label.pass{fill:var(--green)}
 _LAYOUT = _tight("""
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
-main,header,footer,nav{max-width:72rem;margin:0 auto;padding:.75rem 1rem}
+main,header,footer{max-width:72rem;margin:0 auto;padding:.75rem 1rem}
+header{padding-bottom:0}main{padding-top:0}
 h1{font-size:1.5rem;line-height:1.25;margin:.25rem 0}
 h2{font-size:1.2rem;margin:2rem 0 .5rem}h3{font-size:1rem;margin:1rem 0 .25rem}
 p{margin:.5rem 0}.soft,small{color:var(--soft)}
