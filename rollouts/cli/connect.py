@@ -15,6 +15,7 @@ from rollouts.kube.errors import Forbidden, KindNotServed, KubeError, NotConfigu
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.kube.paging import list_all
 from rollouts.objects import kinds
+from rollouts.objects.owners import owner_of
 from rollouts.units import parse_duration
 
 __all__ = [
@@ -127,8 +128,6 @@ async def fetch(client: KubeClient, namespace: str, name: str) -> dict[str, Any]
 
 async def fetch_runs(client: KubeClient, rollout: dict[str, Any]) -> list[dict[str, Any]]:
     """The AnalysisRuns that a Rollout owns, oldest first; not those of a namesake that was there before it."""
-    from rollouts.controller.caches import owner_of  # slow to load, and a list of Rollouts needs none of it
-
     meta = rollout["metadata"]
     found = await list_all(client, kinds.ANALYSIS_RUN, meta["namespace"])
     ours = (meta["name"], meta.get("uid"))

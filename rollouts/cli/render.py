@@ -11,22 +11,13 @@ from rich.text import Text
 from rich.tree import Tree
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.cli.table import ICONS
 from rollouts.engine.naming import Owner, is_background, step_run
 from rollouts.engine.steps import describe
-from rollouts.engine.types import AnalysisStep, Phase, RolloutStatus, format_weight
+from rollouts.engine.types import AnalysisStep, RolloutStatus, format_weight
 from rollouts.terminal import shown
 
-__all__ = ["ICONS", "rollout_table", "rollout_view", "summary"]
-
-ICONS = {
-    Phase.HEALTHY: ("✔", "green"),
-    Phase.PROGRESSING: ("◌", "cyan"),
-    Phase.PAUSED: ("॥", "yellow"),
-    Phase.WAITING: ("◷", "yellow"),
-    Phase.ABORTED: ("✖", "red"),
-    Phase.INVALID: ("⚠", "red"),
-    Phase.NEW: ("?", "dim"),
-}
+__all__ = ["rollout_view", "summary"]
 
 _RUN_ICONS = {
     "Successful": ("✔", "green"),
@@ -41,12 +32,6 @@ _VERDICT_ICONS = {
     "Inconclusive": ("?", "yellow"),
     "Undecided": ("◌", "cyan"),
 }
-
-
-def _step_text(status: RolloutStatus) -> str:
-    if not status.step_count:
-        return "-"
-    return f"{min(status.current_step + 1, status.step_count)}/{status.step_count}"
 
 
 def summary(obj: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,31 +62,6 @@ def summary(obj: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def rollout_table(objects: list[dict[str, Any]], *, wide: bool, namespaces: bool = False) -> Table:
-    """What ``kubectl get rollouts`` prints; of several ``namespaces`` with theirs."""
-    table = Table(box=None, pad_edge=False, header_style="", show_edge=False)
-    names = [*(["NAMESPACE"] if namespaces else []), "NAME", "PHASE", "STEP", "WEIGHT", "STABLE", "CANARY"]
-    for name in [*names, *(["OBSERVED", "ATTEMPT"] if wide else []), "MESSAGE"]:
-        table.add_column(name, no_wrap=name != "MESSAGE")
-    for obj in objects:
-        parsed = parse_rollout(shown(obj))
-        status = parsed.status
-        icon, style = ICONS[status.phase]
-        row: list[str | Text] = [
-            *([parsed.namespace] if namespaces else []),
-            parsed.name,
-            Text(f"{icon} {status.phase.value or 'New'}", style=style),
-            _step_text(status),
-            format_weight(status.weight.applied),
-            status.stable.identity.name if status.stable else "-",
-            status.canary.identity.name if status.canary else "-",
-        ]
-        if wide:
-            row += [format_weight(status.weight.observed), str(status.attempt)]
-        table.add_row(*row, status.message)
-    return table
-
-
 def rollout_view(obj: Mapping[str, Any], runs: list[dict[str, Any]]) -> RenderableType:
     """One Rollout in full: header, steps with their runs, history."""
     parsed, runs = parse_rollout(shown(obj)), shown(runs)
@@ -110,7 +70,7 @@ def rollout_view(obj: Mapping[str, Any], runs: list[dict[str, Any]]) -> Renderab
 
 def _header(parsed: ParsedRollout) -> Table:
     status = parsed.status
-    icon, style = ICONS[status.phase]
+    icon, style = ICONS[status.phase.value]
     table = Table.grid(padding=(0, 2))
     weights = (
         f"{format_weight(status.weight.applied)} set, {format_weight(status.weight.desired)} desired, "
