@@ -18,6 +18,7 @@ from rollouts.api.gates_file import parse_gates
 from rollouts.api.parsing import parse_rollout
 from rollouts.cli.file_conditions import FileConditions
 from rollouts.cli.offline import TEMPLATE_KINDS, gates_to_plan, is_adapter, template_of
+from rollouts.cli.progress import progress
 from rollouts.terminal import document, say
 
 __all__ = ["backtest_command", "plan_command"]
@@ -101,8 +102,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def backtest_command(recording: Path, gates_file: Path, output: str) -> None:
     """Replay RECORDING through the compare gates: verdict, time of decision, effect with interval."""
-    loaded = load_recording(recording)
-    result = backtest(loaded, load_gates(gates_file, loaded.interval))
+    with progress("replaying"):
+        loaded = load_recording(recording)
+        result = backtest(loaded, load_gates(gates_file, loaded.interval))
     if output == "json":
         document(json.dumps(result.to_json(), allow_nan=False))
     else:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import click
 
+from rollouts.cli.progress import progress
 from rollouts.kube.client import KubeClient
 from rollouts.kube.credentials import context_namespace
 from rollouts.kube.errors import Forbidden, KindNotServed, KubeError, NotConfigured, NotFound
@@ -76,8 +78,13 @@ def with_client(
     kubeconfig: str | None,
     context: ContextChoice | str | None,
     work: Callable[[KubeClient], Awaitable[T]],
+    *,
+    doing: str = "asking the API server",
 ) -> T:
-    """Run ``work`` with a client; transport errors end the command with a sentence."""
+    """Run ``work`` with a client; transport errors end the command with a sentence.
+
+    ``doing`` is shown while nothing else is; empty for work that prints by itself.
+    """
     from rollouts.kube.http import open_client
 
     async def run() -> T:
@@ -85,7 +92,8 @@ def with_client(
             return await work(client)
 
     try:
-        return asyncio.run(run())
+        with progress(doing) if doing else nullcontext():
+            return asyncio.run(run())
     except KindNotServed:
         raise Unreachable(
             "the cluster serves no Rollouts: install the CRDs (`rollouts crds | kubectl apply -f -`)"

@@ -11,6 +11,7 @@ import click
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.carriers import TRAFFIC_KINDS, kind_of
+from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import connection_options, default_namespace, fetch, with_client
 from rollouts.cli.doctor_gateways import gateway_checks, unread_pool
 from rollouts.cli.doctor_gitops import (
@@ -370,7 +371,7 @@ async def _argocd(client: KubeClient, rollouts: list[ParsedRollout], namespace: 
 @click.command(
     epilog="Exit status: 0 nothing is missing, 1 problems, 2 no such Rollout, 3 no answer of the API server."
 )
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=rollout_names)
 @connection_options
 @click.option("--account", metavar="NS/NAME", help="The controller's service account, to check its rights.")
 @click.option("--argocd-namespace", default="argocd", show_default=True, help="Where argocd-cm is.")

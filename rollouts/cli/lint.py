@@ -44,6 +44,7 @@ from rollouts.cli.offline import (
     silence,
     template_of,
 )
+from rollouts.cli.progress import progress
 from rollouts.cli.waves import WAVE_ANNOTATION, wave_findings
 from rollouts.cli.yaml_source import MAX_BYTES, Document, Path, read_yaml
 from rollouts.engine.steps import weight_at
@@ -414,7 +415,8 @@ def lint(
     documents, placed = _read(files)
     values = [document.value for _, document in documents]
     traffic = Traffic(rate=rate, stable_pods=stable_pods, canary_pods=canary_pods) if stable_pods else None
-    found = [*lint_documents(values, traffic), *(_of_gateway(values, gateway) if gateway else ())]
+    with progress("checking"):
+        found = [*lint_documents(values, traffic), *(_of_gateway(values, gateway) if gateway else ())]
     placed += (_placed(finding, documents) for finding in found)
     count = sum(is_ours(obj) for one in values for _, obj in objects_in(one))
     if not count and not placed:

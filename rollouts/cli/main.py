@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from rollouts.terminal import printable_lines
 
@@ -33,6 +34,7 @@ COMMANDS: Mapping[str, str] = {
     "plan": "rollouts.cli.analysis_commands:plan_command",
     "record": "rollouts.cli.record:record",
     "backtest": "rollouts.cli.analysis_commands:backtest_command",
+    "completion": "rollouts.cli.completion:completion",
 }
 """Command name to ``module:attribute``. Add a command here."""
 
@@ -57,6 +59,7 @@ HELP: Mapping[str, str] = {
     "plan": "Say how long each gate of the Rollout in FILE will take and the smallest regression it can prove.",
     "record": "Record NAME's raw counters for `rollouts backtest`: until its end, --duration or Ctrl-C.",
     "backtest": "Replay RECORDING through the compare gates: verdict, time of decision, effect with interval.",
+    "completion": "Print what makes SHELL complete commands, options and names: `source <(rollouts completion bash)`.",
 }
 """What ``rollouts --help`` says of each: the first sentence of its docstring, here so that listing imports nothing."""
 
@@ -78,6 +81,13 @@ class _Lazy(click.Group):
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names of commands, without importing them."""
+        found = [name for name in COMMANDS if name.startswith(incomplete)]
+        return [CompletionItem(name, help=HELP[name]) for name in found] or super().shell_complete(
+            ctx, incomplete
+        )
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing them."""

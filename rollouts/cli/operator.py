@@ -10,6 +10,7 @@ from typing import Any
 import click
 import yaml
 
+from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import (
     EXIT_CODES,
     connection_options,
@@ -32,7 +33,7 @@ _POLL = 0.5
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=rollout_names)
 @connection_options
 @click.option("-A", "--all-namespaces", is_flag=True, help="Rollouts of all namespaces.")
 @click.option("-o", "--output", type=click.Choice(["text", "json", "yaml", "wide"]), default="text")
@@ -81,7 +82,7 @@ def _document(objects: list[dict[str, Any]], form: str, *, one: bool) -> None:
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("name")
+@click.argument("name", shell_complete=rollout_names)
 @connection_options
 @click.option("--timeout", metavar="DURATION", help="Stop watching after this time.")
 def watch(
@@ -104,6 +105,6 @@ def watch(
                 await asyncio.sleep(_POLL)
 
     try:
-        with_client(kubeconfig, context, work)
+        with_client(kubeconfig, context, work, doing="")
     except KeyboardInterrupt:
         return
