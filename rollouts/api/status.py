@@ -32,17 +32,19 @@ from rollouts.engine.types import (
     WeightStatus,
     format_weight,
 )
+from rollouts.objects.lines import brief
 
 __all__ = ["read_status", "write_status"]
 
 
 def _shown(status: RolloutStatus) -> Json:
-    """What people read: ``2/6``, counted from 1, and the weight in words."""
+    """What people read: ``2/6``, counted from 1, the weight in words, the message in one line."""
     count, current = status.step_count, status.current_step
     return {
         "currentStep": current if count else None,
         "step": f"{min(current + 1, count)}/{count}" if count else None,
         "weightText": format_weight(status.weight.applied),
+        "messageLine": brief(status.message) or None,
     }
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.cli.gate_rows import gate_rows, overrider, reading
 from rollouts.cli.table import ICONS
 from rollouts.engine.naming import Owner, is_background, step_run
 from rollouts.engine.steps import describe
@@ -25,12 +26,6 @@ _RUN_ICONS = {
     "Error": ("⚠", "red"),
     "Inconclusive": ("?", "yellow"),
     "Running": ("◌", "cyan"),
-}
-_VERDICT_ICONS = {
-    "Pass": ("✔", "green"),
-    "Fail": ("✖", "red"),
-    "Inconclusive": ("?", "yellow"),
-    "Undecided": ("◌", "cyan"),
 }
 
 
@@ -90,7 +85,8 @@ def _header(parsed: ParsedRollout) -> Table:
     ]
     if status.last_command is not None:
         last = status.last_command
-        rows.append(("Command", f"{last.action} {last.result.value.lower()}: {last.message}"))
+        by = f" by {last.by}" if last.by else ""
+        rows.append(("Command", f"{last.action}{by} {last.result.value.lower()}: {last.message}"))
     for name, value in rows:
         table.add_row(Text(name, style="bold"), value)
     return table
@@ -100,16 +96,22 @@ def _tree(parsed: ParsedRollout, runs: list[dict[str, Any]]) -> Tree:
     status, tree = parsed.status, Tree(Text("Steps", style="bold"))
     by_name = {run["metadata"]["name"]: run for run in runs}
     owner = Owner(name=parsed.name, uid=parsed.uid, present=frozenset(by_name))
+    behind = [name for name in sorted(by_name) if is_background(name, owner, status)]
     for index, step in enumerate(parsed.spec.canary.steps if parsed.spec else ()):
         node = tree.add(_step_line(status, index, describe(step)))
-        run = by_name.get(step_run(owner, status, index)) if isinstance(step, AnalysisStep) else None
+        if not isinstance(step, AnalysisStep) or status.canary is None:
+            continue
+        run = by_name.get(step_run(owner, status, index))
         if run is not None:
-            _add_run(node, run)
-    for name, background in sorted(by_name.items()):
-        if is_background(name, owner, status):
-            compares = "comparisons" in (background.get("spec") or {})
-            label = "evidence of the attempt" if compares else "background analysis"
-            _add_run(tree.add(Text(label)), background)
+            _add_run(node, run, status)
+        for name in behind:
+            who, words = overrider(status, f"{name}-{index}"), reading(by_name[name], index)
+            if who or words is not None:
+                node.add(Text.assemble((f"{who}  " if who else "", "bold magenta"), words or ""))
+    for name in behind:
+        compares = "comparisons" in (by_name[name].get("spec") or {})
+        label = "evidence of the attempt" if compares else "background analysis"
+        _add_run(tree.add(Text(label)), by_name[name], status)
     return tree
 
 
@@ -124,16 +126,15 @@ def _step_line(status: RolloutStatus, index: int, text: str) -> Text:
     return Text(f"• {line}", style="dim")
 
 
-def _add_run(node: Tree, run: Mapping[str, Any]) -> None:
-    status = run.get("status") or {}
-    icon, style = _RUN_ICONS.get(status.get("phase", ""), ("•", "dim"))
-    branch = node.add(Text(f"{icon} {run['metadata']['name']} {status.get('phase', 'Pending')}", style=style))
-    for result in status.get("metricResults") or []:
-        icon, style = _RUN_ICONS.get(result.get("phase", ""), ("•", "dim"))
-        branch.add(Text(f"{icon} {result.get('message') or result.get('name')}", style=style))
-    for result in status.get("comparisons") or []:
-        icon, style = _VERDICT_ICONS.get(result.get("verdict", ""), ("•", "dim"))
-        branch.add(Text(f"{icon} {result.get('message') or result.get('name')}", style=style))
+def _add_run(node: Tree, run: Mapping[str, Any], status: RolloutStatus) -> None:
+    name, phase = str(run["metadata"]["name"]), str((run.get("status") or {}).get("phase") or "Pending")
+    icon, style = _RUN_ICONS.get(phase, ("•", "dim"))
+    who = overrider(status, name)
+    branch = node.add(
+        Text.assemble((f"{icon} {name} {phase}", style), (f"  {who}" if who else "", "bold magenta"))
+    )
+    for row in gate_rows(run):
+        branch.add(row)
 
 
 def _problems(parsed: ParsedRollout) -> Iterator[RenderableType]:

@@ -9,9 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from rollouts.objects.fields import map_of, metadata_of
+from rollouts.objects.lines import brief
 from rollouts.terminal import shown
 
-__all__ = ["ICONS", "LINE", "brief", "rollout_table"]
+__all__ = ["ICONS", "rollout_table"]
 
 ICONS: Mapping[str, tuple[str, str]] = {
     "Healthy": ("✔", "green"),
@@ -23,18 +24,6 @@ ICONS: Mapping[str, tuple[str, str]] = {
     "": ("?", "dim"),
 }
 """By phase: a sign and its style."""
-
-LINE = 160
-"""Characters of a message in a list; the whole is in `get NAME`."""
-
-
-def brief(message: str, limit: int = LINE) -> str:
-    """A message as one line of a list: cut at a word, with an ellipsis."""
-    line = " ".join(message.split())
-    if len(line) <= limit:
-        return line
-    cut = line[: limit - 1]
-    return (cut.rpartition(" ")[0] or cut) + "…"
 
 
 def rollout_table(objects: Iterable[Mapping[str, Any]], *, wide: bool, namespaces: bool = False) -> Table:

@@ -25,6 +25,9 @@ from rollouts.engine.wayback import return_canaries
 
 __all__ = ["abort", "drop_canary", "promote", "show_aborted", "terminate_runs"]
 
+_OVERRIDING = ("promote", "promoteFull")
+"""Commands that go on against a gate; the last of them speaks for all of an attempt."""
+
 
 def abort(draft: Draft, reason: Reason, why: str) -> None:
     """100 % stable with the very next write; terminal for the canary's hash (design rule 6)."""
@@ -85,10 +88,9 @@ def promote(draft: Draft) -> None:
     canary, stable = draft.status.canary, draft.status.stable
     assert canary is not None
     assert stable is not None
-    overridden = f", gates overridden: {', '.join(draft.status.overrides)}" if draft.status.overrides else ""
     history = _retire(draft.status.history, stable, draft)
     draft.set(history=history)
-    draft.record(canary, Outcome.PROMOTED, f"promoted{overridden}")
+    draft.record(canary, Outcome.PROMOTED, f"promoted{_overridden(draft)}")
     message = f"{canary.label} is stable; {stable.label} was stable before"
     steps = draft.status.step_count
     draft.clear_attempt(
@@ -102,6 +104,13 @@ def promote(draft: Draft) -> None:
     )
     draft.move(Phase.HEALTHY, Trigger.STEPS_DONE, Reason.PROMOTED, message, settled_by=SettledBy.PROMOTED)
     terminate_runs(draft)
+
+
+def _overridden(draft: Draft) -> str:
+    """Which gates a person overrode, and who, where the last command tells."""
+    names, last = draft.status.overrides, draft.status.last_command
+    who = f" by {last.by}" if last is not None and last.by and last.action in _OVERRIDING else ""
+    return f", gates overridden{who}: {', '.join(names)}" if names else ""
 
 
 def _retire(history: tuple[HistoryEntry, ...], stable: Revision, draft: Draft) -> tuple[HistoryEntry, ...]:

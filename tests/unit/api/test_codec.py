@@ -119,6 +119,7 @@ def test_every_field_of_the_models_is_written_by_somebody():
         field.name for field in dataclasses.fields(RolloutStatus)
     } == {
         "crashes",
+        "message_line",
         "step",
         "weight_text",
     }
