@@ -9,7 +9,7 @@ PROCESSES ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-lora demo-analysis demo-hang test test-fast test-full coverage lint generate controlplane edits bench attack clean
+.PHONY: help setup demo demo-lora demo-analysis demo-hang test test-fast test-full coverage lint generate controlplane edits bench attack release clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -77,6 +77,9 @@ bench: $(STAMP) ## aborts, scale, picker and a short study of the statistics; th
 attack: $(STAMP) ## one tenant attacks, the aborts of twenty others are timed; five minutes
 	$(BIN)/python -m benchmarks.controller.attack
 	$(BIN)/python -m benchmarks.picker.uploads
+
+release: $(STAMP) ## cut a release: version, changelog, wheel, SBOM, krew, commit, tag (VERSION=1.2.3)
+	$(BIN)/python -m tools.release "$(VERSION)"
 
 clean: ## remove the virtual environment and build products
 	rm -rf $(VENV) build *.egg-info
