@@ -23,7 +23,7 @@ from rollouts.cli.lint_kinds import (
     unknown_kind,
 )
 from rollouts.cli.lint_live import Live
-from rollouts.cli.lint_queries import query_doubts
+from rollouts.cli.lint_queries import Parse, query_doubts
 from rollouts.cli.lint_references import Known, reference_findings
 from rollouts.cli.lint_routes import route_problems
 from rollouts.cli.lint_schema import kinds, strict_findings
@@ -70,6 +70,7 @@ class _Files:
     templates: dict[tuple[bool, str], Template]
     traffic: Traffic | None
     check: Check
+    parse: Parse | None
 
 
 def lint_documents(
@@ -78,15 +79,17 @@ def lint_documents(
     *,
     check: Check | None = None,
     live: Live | None = None,
+    parse: Parse | None = None,
 ) -> list[Finding]:
     """Findings of all objects of ours among the documents, and of those that were meant to be; others are left alone.
 
     ``traffic`` None: whether a gate can prove its tolerance is looked at for one canary pod. ``check`` looks at
     conditions; without one, a process under a budget does. ``live``: what the cluster said.
+    ``parse``: servers that parse queries.
     """
     if check is None:
         with FileConditions() as conditions:
-            return lint_documents(documents, traffic, check=conditions, live=live)
+            return lint_documents(documents, traffic, check=conditions, live=live, parse=parse)
     placed = placed_objects(documents)
     objects = [obj for _, _, obj in placed]
     alone = not any(map(is_ours, objects))
@@ -94,7 +97,7 @@ def lint_documents(
     known = Known([*objects, *beside], unread=None if live is None else frozenset(live.unread))
     readable = [template_of(obj) for obj in beside if obj.get("kind") in TEMPLATE_KINDS]
     templates = {key: found for key, found in readable if not isinstance(found, str)}
-    files = _Files(known=known, templates=templates, traffic=traffic, check=check)
+    files = _Files(known=known, templates=templates, traffic=traffic, check=check, parse=parse)
     findings: list[Finding] = [] if live is None else list(live.findings)
     # Templates first: Rollouts use them, in whatever order they stand.
     for number, path, obj in sorted(placed, key=lambda one: one[2].get("kind") not in TEMPLATE_KINDS):
@@ -162,7 +165,7 @@ def _template(obj: Mapping[str, Any], files: _Files, strict: Sequence[Finding]) 
     for reason, text in metric_problems(list(parsed.metrics), offers, files.check):
         if reason != "ArgumentMissing":
             yield problem(where, text, rule="gate", path=_metric_path(obj, ("spec",), text))
-    for text, sure in query_doubts(parsed.metrics):
+    for text, sure in query_doubts(parsed.metrics, files.parse):
         make = problem if sure else hint
         yield make(where, text, rule="promql", path=_metric_path(obj, ("spec",), text))
 
@@ -250,7 +253,7 @@ def _gate(where: str, place: str, gate: Gate, resolved: Resolved, files: _Files)
             yield _template_missing(where, place, name, files)
         elif reason != "ArgumentUnknown" or whole:
             yield problem(where, f"{place}: {text}", rule="gate")
-    for text, sure in query_doubts(resolved.metrics):
+    for text, sure in query_doubts(resolved.metrics, files.parse):
         make = problem if sure else hint
         yield make(where, f"{place}: {text}", rule="promql")
     for metric in resolved.metrics:

@@ -17,6 +17,7 @@ from rollouts.cli.lint_gateways import GATEWAYS, gateway_findings
 from rollouts.cli.lint_kinds import API_VERSION, is_ours, objects_in
 from rollouts.cli.lint_live import Live, ask_cluster
 from rollouts.cli.lint_output import OUTPUTS, Placed
+from rollouts.cli.lint_promql import QueryParsers
 from rollouts.cli.progress import progress
 from rollouts.cli.yaml_source import MAX_BYTES, Document, read_yaml
 from rollouts.kube.kubeconfig import ContextChoice
@@ -82,6 +83,14 @@ def _of_gateway(values: list[Any], gateway: str) -> Iterator[Finding]:
                 yield at_document(make(where, text, rule="gateway"), index, prefix)
 
 
+def _named(source: str) -> tuple[str, str]:
+    """``NAME=URL``, as the controller takes it. Raises UsageError."""
+    name, _, url = source.partition("=")
+    if not name or not url.startswith(("http://", "https://")):
+        raise click.UsageError("--source: write NAME=http://...")
+    return name, url
+
+
 def _ask(values: list[Any], namespace: str | None, kubeconfig: str | None, context: ContextChoice) -> Live:
     """What the cluster says."""
     where = namespace or default_namespace(kubeconfig, context)
@@ -103,10 +112,14 @@ def _ask(values: list[Any], namespace: str | None, kubeconfig: str | None, conte
     "--live", is_flag=True, help="Also ask the cluster: what is named, a server-side dry run, its CRDs."
 )
 @connection_options
+@click.option(
+    "--source", "sources", multiple=True, metavar="NAME=URL", help="A Prometheus that parses queries."
+)
 @click.option("-o", "--output", type=click.Choice(tuple(OUTPUTS)), default="text", show_default=True)
 def lint(
     files: tuple[str, ...],
     live: bool,
+    sources: tuple[str, ...],
     namespace: str | None,
     kubeconfig: str | None,
     context: ContextChoice,
@@ -126,12 +139,14 @@ def lint(
     documents, placed = _read(files)
     values = [document.value for _, document in documents]
     traffic = Traffic(rate=rate, stable_pods=stable_pods, canary_pods=canary_pods) if stable_pods else None
+    parsers = QueryParsers(dict(_named(one) for one in sources))
     told = _ask(values, namespace, kubeconfig, context) if live else None
     with progress("checking"):
         found = [
-            *lint_documents(values, traffic, live=told),
+            *lint_documents(values, traffic, live=told, parse=parsers),
             *(_of_gateway(values, gateway) if gateway else ()),
         ]
+    found += (hint("", f"--source {name}: {why}", rule="promql") for name, why in parsers.troubles.items())
     placed += (_placed(finding, documents) for finding in found)
     count = sum(is_ours(obj) for one in values for _, obj in objects_in(one))
     if not count and not placed:
