@@ -20,9 +20,10 @@ from rollouts.controller.app import lease_name
 from rollouts.controller.caches import Caches
 from rollouts.controller.gateway_address import ProbeSettings
 from rollouts.controller.settings import Settings, read_config
-from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
+from rollouts.lab.memoryapi import MemoryApi
 from rollouts.picker.watching import RESOURCES
 from rollouts.runtime.clock import SystemClock
+from tests.kit.memory_client import MemoryKubeClient
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "inference-rollouts"
 

@@ -17,8 +17,9 @@ from rollouts.lab.gateway import CONTROLLER_NAME, PICKER_ANNOTATION, LabGateway
 from rollouts.lab.gateway.likeness import GatewayLike
 from rollouts.lab.gateway.service import GATEWAYS, HTTP_ROUTES, POOLS_V1, POOLS_V1ALPHA2
 from rollouts.lab.loopback import loopback
-from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
+from rollouts.lab.memoryapi import MemoryApi
 from rollouts.lab.vllm import Fleet, PodSpec, SimulatedPod
+from tests.kit.memory_client import MemoryKubeClient
 from tests.kit.polling import eventually
 
 __all__ = ["NAMESPACE", "DataPlane", "backend"]

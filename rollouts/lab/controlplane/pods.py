@@ -17,7 +17,7 @@ _CONTAINER = "server"
 
 
 class PodRemover(Protocol):
-    """A client whose delete takes a grace period: ``HttpKubeClient``, ``MemoryKubeClient``."""
+    """A client whose delete takes a grace period, as ``HttpKubeClient``."""
 
     async def delete(
         self, resource: Resource, namespace: str | None, name: str, *, grace_period_seconds: int | None

@@ -11,8 +11,7 @@ garbage collection by ownerReferences, list-type maps in server-side apply (ever
 
 from __future__ import annotations
 
-from rollouts.lab.memoryapi.client import MemoryKubeClient
 from rollouts.lab.memoryapi.history import Change, Subscription
 from rollouts.lab.memoryapi.store import LIMITS, MemoryApi
 
-__all__ = ["LIMITS", "Change", "MemoryApi", "MemoryKubeClient", "Subscription"]
+__all__ = ["LIMITS", "Change", "MemoryApi", "Subscription"]

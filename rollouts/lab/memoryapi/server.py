@@ -13,7 +13,6 @@ from aiohttp import web
 from rollouts.kube.discovery import AGGREGATED
 from rollouts.kube.errors import Forbidden, Invalid, KindNotServed, KubeError
 from rollouts.lab.memoryapi import documents
-from rollouts.lab.memoryapi.client import next_change
 from rollouts.lab.memoryapi.history import Subscription
 from rollouts.lab.memoryapi.requests import (
     Target,
@@ -305,7 +304,7 @@ class MemoryApiServer:
                 return
             if now >= bookmark:
                 bookmark = min(now + _BOOKMARK_SECONDS, end)
-            await next_change(watch, max(bookmark - now, 0.001))
+            await watch.changed(max(bookmark - now, 0.001))
 
     def _bookmark(self, target: Target) -> Object:
         metadata = {"resourceVersion": str(self.api.revision), "creationTimestamp": None}

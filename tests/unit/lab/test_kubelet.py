@@ -11,8 +11,9 @@ from rollouts.kube.errors import NotFound
 from rollouts.lab.controlplane.pods import PODS
 from rollouts.lab.kubelet import Kubelet, LabPod
 from rollouts.lab.loopback import loopback
-from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
+from rollouts.lab.memoryapi import MemoryApi
 from rollouts.lab.vllm import PodSpec, SimulatedPod
+from tests.kit.memory_client import MemoryKubeClient
 from tests.kit.polling import eventually
 
 StartPod = Callable[..., Awaitable[SimulatedPod]]
