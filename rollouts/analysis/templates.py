@@ -17,7 +17,7 @@ from rollouts.analysis.conditions import condition_problem
 from rollouts.analysis.offers import Offer
 from rollouts.analysis.types import CompareSpec, MeasureKind, MeasureSpec, MetricSpec, QuerySpec
 
-__all__ = ["BUILT_IN", "Argument", "Gate", "Resolved", "Template", "metric_problems", "resolve"]
+__all__ = ["BUILT_IN", "Argument", "Gate", "ResolvedGate", "Template", "metric_problems", "resolve"]
 
 _REFERENCE = re.compile(r"\{\{\s*args\.([a-z0-9][-a-z0-9]*)\s*\}\}")
 _PLAIN = re.compile(r"[A-Za-z0-9_:.\-]{0,253}")
@@ -54,7 +54,7 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resolved:
+class ResolvedGate:
     """The metrics of a run, or what is wrong: (reason, message) pairs."""
 
     metrics: tuple[MetricSpec, ...]
@@ -73,7 +73,7 @@ def resolve(
     check: Check = condition_problem,
     *,
     adapter: bool = False,
-) -> Resolved:
+) -> ResolvedGate:
     """Metrics of a gate, arguments filled in.
 
     ``built_in`` are arguments that every template may use (namespace, rollout, canary, stable). ``sources`` are
@@ -99,7 +99,7 @@ def resolve(
     if adapter:
         metrics = [_by_picker(metric) for metric in metrics]
     problems += list(metric_problems(metrics, sources, check))
-    return Resolved(metrics=tuple(metrics), problems=tuple(problems))
+    return ResolvedGate(metrics=tuple(metrics), problems=tuple(problems))
 
 
 def _by_picker(metric: MetricSpec) -> MetricSpec:

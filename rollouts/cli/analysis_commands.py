@@ -11,7 +11,7 @@ import yaml
 from rollouts.analysis.backtest import BacktestResult, Replayed, backtest
 from rollouts.analysis.comparisons import GatesError
 from rollouts.analysis.evidence.model import EvidenceSpec
-from rollouts.analysis.planning import Traffic, plan_rollout, traffic_of
+from rollouts.analysis.planning import Forecast, plan_rollout, traffic_of
 from rollouts.analysis.recording import Recording, RecordingError, read_recording
 from rollouts.analysis.templates import Template
 from rollouts.api.gates_file import parse_gates
@@ -177,10 +177,10 @@ def plan_command(
 
 def _traffic(
     spec: EvidenceSpec, rate: float | None, stable: int | None, canary: int | None, history: Path | None
-) -> Traffic:
+) -> Forecast:
     if history is not None:
         found = traffic_of(load_recording(history), spec, canary)
         return replace(found, rate=rate or found.rate, stable_pods=stable or found.stable_pods)
     if rate is None or stable is None:
         raise BadInput("give --rate and --stable-pods, or --history")
-    return Traffic(rate=rate, stable_pods=stable, canary_pods=canary)
+    return Forecast(rate=rate, stable_pods=stable, canary_pods=canary)

@@ -12,8 +12,8 @@ import click
 
 from rollouts.analysis.comparisons import GatesError, can_stop, comparisons_of, too_many
 from rollouts.analysis.offers import ANY_OFFER
-from rollouts.analysis.planning import Traffic, plan_rollout
-from rollouts.analysis.templates import Gate, Resolved, Template, metric_problems
+from rollouts.analysis.planning import Forecast, plan_rollout
+from rollouts.analysis.templates import Gate, ResolvedGate, Template, metric_problems
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.cli.lint_findings import Finding, Severity, at_document, hint, path_in, problem
 from rollouts.cli.lint_gateways import GATEWAYS, gateway_findings
@@ -57,11 +57,11 @@ _CERTIFYING = 500
 """Hundredths of a percent: proofs use the data from weight 5 % on."""
 
 
-_ONE_CANARY_POD = Traffic(rate=20.0, stable_pods=1000, canary_pods=1)
+_ONE_CANARY_POD = Forecast(rate=20.0, stable_pods=1000, canary_pods=1)
 """As many stable pods as anybody has: what cannot be shown here is the canary's doing. The rate moves times only."""
 
 
-def lint_documents(documents: list[Any], traffic: Traffic | None = None) -> list[Finding]:
+def lint_documents(documents: list[Any], traffic: Forecast | None = None) -> list[Finding]:
     """Findings of all objects of ours among the documents, and of those that were meant to be; others are left alone.
 
     ``traffic`` None: whether a gate can prove its tolerance is looked at for one canary pod.
@@ -95,7 +95,10 @@ def _waves(placed: Sequence[tuple[int, Path, Mapping[str, Any]]]) -> Iterator[Fi
 
 
 def _ours(
-    obj: Mapping[str, Any], templates: dict[tuple[bool, str], Template], known: Known, traffic: Traffic | None
+    obj: Mapping[str, Any],
+    templates: dict[tuple[bool, str], Template],
+    known: Known,
+    traffic: Forecast | None,
 ) -> Iterator[Finding]:
     where = name_of(obj)
     kind = obj.get("kind")
@@ -182,7 +185,7 @@ def _metric_path(obj: Mapping[str, Any], gate: Path, text: str) -> Path:
 
 
 def _rollout(
-    obj: Mapping[str, Any], templates: Templates, strict: Sequence[Finding], traffic: Traffic | None
+    obj: Mapping[str, Any], templates: Templates, strict: Sequence[Finding], traffic: Forecast | None
 ) -> Iterator[Finding]:
     parsed, where = parse_rollout(obj), name_of(obj)
     told = {one.path for one in strict if one.severity is Severity.PROBLEM}
@@ -212,7 +215,9 @@ def _rollout(
     yield from _unprovable(where, parsed, templates, traffic)
 
 
-def _gate(where: str, place: str, gate: Gate, resolved: Resolved, templates: Templates) -> Iterator[Finding]:
+def _gate(
+    where: str, place: str, gate: Gate, resolved: ResolvedGate, templates: Templates
+) -> Iterator[Finding]:
     whole = all(name in templates for name in gate.templates)
     for reason, text in resolved.problems:
         if reason == "TemplateMissing":
@@ -278,7 +283,7 @@ def _steps(where: str, parsed: ParsedRollout) -> Iterator[Finding]:
 
 
 def _unprovable(
-    where: str, parsed: ParsedRollout, templates: Templates, traffic: Traffic | None
+    where: str, parsed: ParsedRollout, templates: Templates, traffic: Forecast | None
 ) -> Iterator[Finding]:
     """Gates that can never show what they demand; without pods to reckon with, those that one canary pod never can."""
     try:
@@ -403,7 +408,7 @@ def lint(
     """
     documents, placed = _read(files)
     values = [document.value for _, document in documents]
-    traffic = Traffic(rate=rate, stable_pods=stable_pods, canary_pods=canary_pods) if stable_pods else None
+    traffic = Forecast(rate=rate, stable_pods=stable_pods, canary_pods=canary_pods) if stable_pods else None
     found = [*lint_documents(values, traffic), *(_of_gateway(values, gateway) if gateway else ())]
     placed += (_placed(finding, documents) for finding in found)
     count = sum(is_ours(obj) for one in values for _, obj in objects_in(one))

@@ -15,10 +15,10 @@ import click
 import structlog
 
 from rollouts.analysis.catalogue import COMPARED
-from rollouts.analysis.evidence import Arm, CompareMetric, EvidenceSpec, Exclusion, Mark, PodSample
+from rollouts.analysis.evidence.model import Arm, CompareMetric, EvidenceSpec, Exclusion, Mark, PodSample
 from rollouts.analysis.logical import Wanted, wanted_of
 from rollouts.analysis.recording import exclusion_line, header_line, mark_line, sample_line
-from rollouts.analysis.sources.base import Place, Source, SourceError
+from rollouts.analysis.sources.base import MetricSource, Place, SourceError
 from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.analysis.types import ArmRef, RunSpec
 from rollouts.api.parsing import ParsedRollout, parse_rollout
@@ -230,7 +230,12 @@ def _arms_of(run: RunSpec, at: datetime) -> list[tuple[Arm, ArmRef]]:
 
 class _Recorder:
     def __init__(
-        self, caches: Caches, sources: dict[str, Source], source: str, key: ObjectKey, chosen: str | None
+        self,
+        caches: Caches,
+        sources: dict[str, MetricSource],
+        source: str,
+        key: ObjectKey,
+        chosen: str | None,
     ) -> None:
         self.tape = _Tape()
         self._caches = caches

@@ -7,7 +7,7 @@ from typing import Any
 
 from rollouts.analysis.comparisons import comparisons_of, too_many
 from rollouts.analysis.offers import Offer
-from rollouts.analysis.templates import Gate, Resolved, Template, resolve
+from rollouts.analysis.templates import Gate, ResolvedGate, Template, resolve
 from rollouts.analysis.types import (
     ArmRef,
     CompareSpec,
@@ -79,7 +79,7 @@ class Gates:
                     only.add(step)
         return ComparedGates(steps=frozenset(steps), only=frozenset(only), background=background)
 
-    def _resolved(self, parsed: ParsedRollout) -> Iterator[tuple[int | None, Resolved]]:
+    def _resolved(self, parsed: ParsedRollout) -> Iterator[tuple[int | None, ResolvedGate]]:
         """Every gate of the spec by its step, the background's (None) last."""
         if parsed.model is not None:
             for step, model in gates_of(parsed.model.strategy.canary):
@@ -88,11 +88,11 @@ class Gates:
     def _comparisons(self, parsed: ParsedRollout) -> tuple[Comparison, ...]:
         return comparisons_of((step, found.metrics) for step, found in self._resolved(parsed))
 
-    def _resolve(self, parsed: ParsedRollout, model: GateModel) -> Resolved:
+    def _resolve(self, parsed: ParsedRollout, model: GateModel) -> ResolvedGate:
         try:
             gate = gate_of(model)
         except ValueError as error:
-            return Resolved(metrics=(), problems=((Reason.SPEC_INVALID, str(error)),))
+            return ResolvedGate(metrics=(), problems=((Reason.SPEC_INVALID, str(error)),))
         templates, broken = self._templates(parsed.namespace, gate)
         key = ObjectKey(parsed.namespace, parsed.name)
         adapter = parsed.spec is not None and parsed.spec.target.kind is TargetKind.ADAPTER
@@ -105,7 +105,7 @@ class Gates:
             return resolved
         # A template that cannot be read is there: its own problem replaces "does not exist".
         others = tuple(item for item in resolved.problems if item[0] != Reason.TEMPLATE_MISSING)
-        return Resolved(metrics=(), problems=(*broken, *others))
+        return ResolvedGate(metrics=(), problems=(*broken, *others))
 
     def _templates(
         self, namespace: str, gate: Gate

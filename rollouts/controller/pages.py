@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rollouts.analysis.sources.base import Endpoint as Page
+from rollouts.analysis.sources.base import ScrapeTarget as Page
 from rollouts.api.scalars import parse_time
 from rollouts.objects.pods import Pod
 

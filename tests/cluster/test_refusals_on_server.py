@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 
 from rollouts.kube.client import PatchKind, Resource
-from rollouts.kube.connection import Connection, Request
+from rollouts.kube.connection import ApiRequest, Connection
 from rollouts.kube.credentials import load_credentials
 from rollouts.kube.errors import Forbidden, Invalid
 from rollouts.kube.http import HttpKubeClient, open_client
@@ -478,7 +478,7 @@ class Server:
         """The Status that answers a case, its message without what is different on each server."""
         prefix = f"/apis/{case.kind.api_version}" if case.kind.group else f"/api/{case.kind.version}"
         path = f"{prefix}/namespaces/{namespace}/{case.kind.plural}"
-        request = Request(
+        request = ApiRequest(
             method="PATCH" if case.patch else "POST",
             path=f"{path}/{case.name}" if case.name else path,
             params={"fieldManager": "test", "force": "true" if _forced(case) else "", **case.params},

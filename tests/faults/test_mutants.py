@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from rollouts.analysis import verdicts
-from rollouts.analysis.types import Measurement, Phase
+from rollouts.analysis.types import Measurement, RunPhase
 from rollouts.controller import adapter_content, adapter_views, caches, observing, performing
 from rollouts.controller.adapter_content import Held
 from rollouts.controller.caches import Caches
@@ -103,7 +103,7 @@ def _gate_passes_unseen(patch: pytest.MonkeyPatch) -> None:
 
 def _inconclusive_passes(patch: pytest.MonkeyPatch) -> None:
     def judge(metric: Any, at: Any, why: str) -> Measurement:
-        return Measurement(phase=Phase.SUCCESSFUL, at=at, message="no data")
+        return Measurement(phase=RunPhase.SUCCESSFUL, at=at, message="no data")
 
     patch.setattr(verdicts, "_judge_silence", judge)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import aiohttp
 import structlog
 
-from rollouts.analysis.exposition import MAX_BYTES, ExpositionError, PodSample, parse_groups
-from rollouts.analysis.sources.base import Endpoint
+from rollouts.analysis.exposition import MAX_BYTES, ExpositionError, ScrapedPage, parse_groups
+from rollouts.analysis.sources.base import ScrapeTarget
 from rollouts.analysis.sources.budget import ReadingTime
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.fairness import FairSlots
@@ -45,17 +45,17 @@ _FORGET = 300.0
 class PodHistory:
     """Samples of one pod, oldest first, thinned so that ``window`` holds about two dozen."""
 
-    endpoint: Endpoint
+    endpoint: ScrapeTarget
     only: frozenset[tuple[str, str]] = frozenset()
     names: set[str] = field(default_factory=set)
     window: float = 0.0
-    samples: deque[tuple[Monotonic, PodSample]] = field(default_factory=deque)
+    samples: deque[tuple[Monotonic, ScrapedPage]] = field(default_factory=deque)
     asked: Monotonic = _NEVER
     tried: Monotonic = _NEVER
     hurried_until: Monotonic = _NEVER
     pace: float = 1.0
     """Seconds between samples while somebody is in a hurry."""
-    latest: tuple[Monotonic, PodSample] | None = None
+    latest: tuple[Monotonic, ScrapedPage] | None = None
     error: str = ""
     refused: bool = False
     """The last try found nobody listening."""
@@ -68,7 +68,7 @@ class PodHistory:
         usual = max(1.0, self.window / 24) if self.window else _IDLE
         return min(self.pace, usual) if now < self.hurried_until else usual
 
-    def keep(self, now: Monotonic, sample: PodSample) -> None:
+    def keep(self, now: Monotonic, sample: ScrapedPage) -> None:
         """Take a sample; between two kept ones at least ``spacing`` passes."""
         if self.latest is not None and _restarted(self.latest[1], sample):
             self.restarts += 1
@@ -90,7 +90,7 @@ class PodHistory:
         times = [at for at, _ in self.samples]
         del self.samples[min(range(1, len(times) - 1), key=lambda i: times[i + 1] - times[i - 1])]
 
-    def since(self, moment: Monotonic) -> list[tuple[Monotonic, PodSample]]:
+    def since(self, moment: Monotonic) -> list[tuple[Monotonic, ScrapedPage]]:
         """Kept samples from ``moment`` on, and the newest."""
         found = [kept for kept in self.samples if kept[0] >= moment]
         newest = self.latest
@@ -98,7 +98,7 @@ class PodHistory:
             found.append(newest)
         return found
 
-    def within(self, now: Monotonic, window: float) -> list[PodSample]:
+    def within(self, now: Monotonic, window: float) -> list[ScrapedPage]:
         """Samples of the window, the first of them as baseline: one from before it may be another weight's."""
         return [sample for _, sample in self.since(Monotonic(now - window))]
 
@@ -108,7 +108,7 @@ class PodHistory:
         return float(inside[-1][0] - inside[0][0]) if inside else 0.0
 
 
-def _restarted(before: PodSample, after: PodSample) -> bool:
+def _restarted(before: ScrapedPage, after: ScrapedPage) -> bool:
     """Whether another process answers: it says so, or a counter fell."""
     started, starts = before.total(START_TIME), after.total(START_TIME)
     if started is not None and starts is not None:
@@ -137,7 +137,7 @@ class PodScraper:
 
     def follow(
         self,
-        endpoints: Iterable[Endpoint],
+        endpoints: Iterable[ScrapeTarget],
         names: Collection[str],
         window: float,
         *,
@@ -175,12 +175,12 @@ class PodScraper:
 
     async def read(
         self,
-        endpoint: Endpoint,
+        endpoint: ScrapeTarget,
         names: Collection[str],
         *,
         only: frozenset[tuple[str, str]] = frozenset(),
         by: str = "",
-    ) -> dict[str, PodSample] | None:
+    ) -> dict[str, ScrapedPage] | None:
         """One page, now, and nothing kept; by the values of the label ``by``. None: no usable answer."""
         try:
             return await self._page(endpoint, names, only, by)
@@ -211,7 +211,7 @@ class PodScraper:
             history.tried = now
             try:
                 pages = await self._page(history.endpoint, history.names, history.only, "")
-                history.keep(self._clock.monotonic(), pages.get("", PodSample()))
+                history.keep(self._clock.monotonic(), pages.get("", ScrapedPage()))
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 history.refused = _refused(error)
                 history.error = f"no answer from its metrics port ({type(error).__name__})"
@@ -219,8 +219,8 @@ class PodScraper:
                 history.error, history.refused = str(error), False
 
     async def _page(
-        self, endpoint: Endpoint, names: Collection[str], only: frozenset[tuple[str, str]], by: str
-    ) -> dict[str, PodSample]:
+        self, endpoint: ScrapeTarget, names: Collection[str], only: frozenset[tuple[str, str]], by: str
+    ) -> dict[str, ScrapedPage]:
         """Fetch and read one page, within what its namespace may take of connections and time."""
         async with self._slots.hold(endpoint.namespace):
             self._time.check(endpoint.namespace)
@@ -241,14 +241,14 @@ class PodScraper:
         names: frozenset[str],
         only: frozenset[tuple[str, str]],
         by: str,
-    ) -> dict[str, PodSample]:
+    ) -> dict[str, ScrapedPage]:
         begun = time.thread_time()
         try:
             return parse_groups(body, names, only=only, by=by)
         finally:
             self._time.spend(namespace, time.thread_time() - begun)
 
-    async def _fetch(self, endpoint: Endpoint) -> bytes:
+    async def _fetch(self, endpoint: ScrapeTarget) -> bytes:
         session = self._open()
         host = f"[{endpoint.ip}]" if ":" in endpoint.ip else endpoint.ip
         url = f"http://{host}:{endpoint.port}{self._path}"

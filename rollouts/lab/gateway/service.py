@@ -17,7 +17,7 @@ from rollouts.lab.gateway.envoy import EnvoyProcess
 from rollouts.lab.gateway.httproute import GATEWAY_GROUP
 from rollouts.lab.gateway.likeness import GatewayLike, played
 from rollouts.lab.gateway.listeners import requested_ports
-from rollouts.lab.gateway.model import Plan
+from rollouts.lab.gateway.model import GatewayConfig
 from rollouts.lab.gateway.resources import render
 from rollouts.lab.gateway.status import gateway_patch, pool_patch, route_patch
 from rollouts.lab.gateway.translate import Translation, World, translate
@@ -65,7 +65,7 @@ class LabGateway:
         self._clock = clock or SystemClock()
         self._address = address
         self._like = like
-        self._published = Plan()
+        self._published = GatewayConfig()
         self._directory = directory
         self._stores = {resource: Store() for resource in _WATCHED}
         self._reflectors = [

@@ -13,7 +13,7 @@ from typing import Any
 
 from rollouts.lab.gateway.backends import POOL_GROUPS
 from rollouts.lab.gateway.httproute import GATEWAY_GROUP
-from rollouts.lab.gateway.translate import Condition, GatewayStatus, PoolStatus, RouteStatus
+from rollouts.lab.gateway.translate import GatewayStatus, PoolStatus, RouteCondition, RouteStatus
 
 __all__ = ["CONTROLLER_NAME", "gateway_patch", "pool_patch", "route_patch"]
 
@@ -56,7 +56,7 @@ def gateway_patch(
         conditions = tuple(
             condition
             if condition.type != "Programmed"
-            else Condition(type="Programmed", status=False, reason="Invalid", message=rejected[:1024])
+            else RouteCondition(type="Programmed", status=False, reason="Invalid", message=rejected[:1024])
             for condition in conditions
         )
     old_listeners = {entry.get("name"): entry for entry in _list(old, "listeners")}
@@ -111,7 +111,7 @@ def _patch(obj: Object, status: dict[str, Any]) -> dict[str, Any]:
 
 
 def _conditions(
-    conditions: Iterable[Condition], previous: Object, obj: Object, now: datetime
+    conditions: Iterable[RouteCondition], previous: Object, obj: Object, now: datetime
 ) -> list[dict[str, Any]]:
     old = {entry.get("type"): entry for entry in _list(previous, "conditions")}
     generation = _mapping(obj.get("metadata")).get("generation", 0)

@@ -13,7 +13,16 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 
-__all__ = ["CONTENT_TYPE", "Counter", "Family", "Gauge", "Histogram", "Registry", "Summary", "format_value"]
+__all__ = [
+    "CONTENT_TYPE",
+    "Counter",
+    "Family",
+    "Gauge",
+    "Histogram",
+    "MetricRegistry",
+    "Summary",
+    "format_value",
+]
 
 CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
@@ -180,7 +189,7 @@ class Family:
         return out
 
 
-class Registry:
+class MetricRegistry:
     """The families of one pod, in the order in which they were declared."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from rollouts.lab.vllm.exposition import Counter, Family, Gauge, Histogram, Registry, Summary
+from rollouts.lab.vllm.exposition import Counter, Family, Gauge, Histogram, MetricRegistry, Summary
 
 __all__ = ["FINISH_REASONS", "HttpMetrics", "VllmMetrics"]
 
@@ -47,7 +47,7 @@ def _length_bounds(max_model_len: int) -> tuple[float, ...]:
 class _Declare:
     """Declares families and hands out their samples with the given labels."""
 
-    def __init__(self, registry: Registry, labels: Mapping[str, str]) -> None:
+    def __init__(self, registry: MetricRegistry, labels: Mapping[str, str]) -> None:
         self._registry, self._labels = registry, dict(labels)
 
     def counter(self, name: str, text: str) -> Counter:
@@ -81,7 +81,13 @@ class VllmMetrics:
     """The engine's series of one server. Histograms of times are in seconds."""
 
     def __init__(
-        self, registry: Registry, *, model_name: str, max_model_len: int, max_loras: int, num_gpu_blocks: int
+        self,
+        registry: MetricRegistry,
+        *,
+        model_name: str,
+        max_model_len: int,
+        max_loras: int,
+        num_gpu_blocks: int,
     ) -> None:
         labels = {"engine": "0", "model_name": model_name}
         declare = _Declare(registry, labels)
@@ -181,7 +187,7 @@ class VllmMetrics:
         self.prefill = declare.histogram("vllm:request_prefill_time_seconds", "Time in prefill.", _REQUEST)
         self.decode = declare.histogram("vllm:request_decode_time_seconds", "Time in decode.", _REQUEST)
 
-    def _declare_cache_config(self, registry: Registry, num_gpu_blocks: int) -> None:
+    def _declare_cache_config(self, registry: MetricRegistry, num_gpu_blocks: int) -> None:
         labels = {**_CACHE_CONFIG, "num_gpu_blocks": str(num_gpu_blocks)}
         family = registry.add("vllm:cache_config_info", "gauge", "Configuration of the KV cache.", Gauge)
         sample = family.sample(labels)
@@ -204,7 +210,7 @@ class VllmMetrics:
 class HttpMetrics:
     """The series of the HTTP layer: handler, method and status class, never a model."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: MetricRegistry) -> None:
         self._requests = registry.add("http_requests", "counter", "Requests by handler and status.", Counter)
         self._request_size = registry.add("http_request_size_bytes", "summary", "Request sizes.", Summary)
         self._response_size = registry.add("http_response_size_bytes", "summary", "Response sizes.", Summary)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from aiohttp import web
 
-from rollouts.analysis.sources.base import Endpoint, Place, SourceUnavailable
+from rollouts.analysis.sources.base import Place, ScrapeTarget, SourceUnavailable
 from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
 from rollouts.analysis.types import ArmRef
 
@@ -46,7 +46,7 @@ async def server() -> AsyncIterator[tuple[Server, PrometheusSource]]:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     source = PrometheusSource(
-        "s", PrometheusConfig(url=url), lambda *_: [Endpoint(pod="p", ip="10.0.0.1", port=8000)]
+        "s", PrometheusConfig(url=url), lambda *_: [ScrapeTarget(pod="p", ip="10.0.0.1", port=8000)]
     )
     yield scripted, source
     await source.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rollouts.analysis.sources.base import Source
+from rollouts.analysis.sources.base import MetricSource
 from rollouts.api.parsing import parse_rollout
 from rollouts.api.scalars import parse_time
 from rollouts.cli.offline import gates_to_plan
@@ -54,7 +54,7 @@ class WithCounters(Assembler):
         weights = {ref["name"]: ref["weight"] for ref in route["spec"]["rules"][0]["backendRefs"]}
         return weights[CANARY] / sum(weights.values())
 
-    def __call__(self, client: FaultyClient, clock: Clock, caches: Caches, source: Source) -> Parts:
+    def __call__(self, client: FaultyClient, clock: Clock, caches: Caches, source: MetricSource) -> Parts:
         self.caches = caches
         if self.counters is None:
             self.counters = GrowingCounters(

@@ -12,7 +12,7 @@ from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.controller.caches import Caches
 from rollouts.controller.crashes import CrashWatch
 from rollouts.controller.pages import metrics_pages
-from rollouts.controller.picker_health import Answer, PickerHealthWatch, ask
+from rollouts.controller.picker_health import HealthAnswer, PickerHealthWatch, ask
 from rollouts.controller.pickers import PickerPaths, gateways_of
 from rollouts.engine.observation import PathView, PoolView
 from rollouts.engine.types import Identity
@@ -269,8 +269,8 @@ async def test_health_is_what_our_picker_says() -> None:
     after = await ask("127.0.0.1", server.port)
     await server.drain()
 
-    assert (before, after) == (Answer.NOT_SERVING, Answer.SERVING)
-    assert await ask("127.0.0.1", free_port("127.0.0.1")) is Answer.REFUSED
+    assert (before, after) == (HealthAnswer.NOT_SERVING, HealthAnswer.SERVING)
+    assert await ask("127.0.0.1", free_port("127.0.0.1")) is HealthAnswer.REFUSED
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ async def test_whatever_else_a_pod_answers_proves_nothing(talk: bytes) -> None:
     await asyncio.gather(*served, return_exceptions=True)
     server.close()
 
-    assert answer is Answer.UNKNOWN
+    assert answer is HealthAnswer.UNKNOWN
 
 
 async def test_only_pickers_that_are_ours_and_all_down_count() -> None:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from rollouts.picker.command import picker
 from rollouts.picker.core.endpoints import Endpoint
-from rollouts.picker.core.schedule import PodState, Scheduler
+from rollouts.picker.core.schedule import ScheduledPod, Scheduler
 from rollouts.picker.core.scrape import ScrapeConfig
 from rollouts.picker.credentials import self_signed_pair
 from rollouts.picker.modelservers import ModelServers
@@ -59,7 +59,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
         await runner.cleanup()
 
 
-async def scraped(address: str, servers: ModelServers) -> tuple[PodState, list[str]]:
+async def scraped(address: str, servers: ModelServers) -> tuple[ScheduledPod, list[str]]:
     """The pod after one scrape, and the errors in the log."""
     scheduler = Scheduler()
     host, _, port = address.rpartition(":")
