@@ -19,8 +19,8 @@ from rollouts.controller.crashes import CrashSource
 from rollouts.controller.dialects import Dialects
 from rollouts.controller.events import EventRecorder
 from rollouts.controller.gates import Gates
+from rollouts.controller.gathering import DEFAULT_GITOPS_MANAGERS, Gatherer, ShareSource
 from rollouts.controller.metrics import ControllerMetrics
-from rollouts.controller.observing import DEFAULT_GITOPS_MANAGERS, Gatherer, ShareSource
 from rollouts.controller.pages import metrics_pages
 from rollouts.controller.path_views import PathViews
 from rollouts.controller.performing import Performer

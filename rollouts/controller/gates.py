@@ -20,7 +20,7 @@ from rollouts.api.parsing import ParsedRollout
 from rollouts.api.runs import gate_of, gates_of, parse_template, rate_of, run_spec_json
 from rollouts.controller.caches import Caches
 from rollouts.controller.conditions import UNCHECKED, Conditions, InlineConditions
-from rollouts.controller.observing import ComparedGates, Gathered
+from rollouts.controller.gathered import ComparedGates, Gathered
 from rollouts.engine.actions import CreateJob, CreateRun
 from rollouts.engine.observation import Problem
 from rollouts.engine.reasons import Reason

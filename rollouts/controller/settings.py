@@ -32,7 +32,7 @@ from rollouts.api.scalars import parse_duration
 from rollouts.controller.adapter_keys import ModelServerKey
 from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.gateway_address import ProbeSettings
-from rollouts.controller.observing import DEFAULT_GITOPS_MANAGERS
+from rollouts.controller.gathering import DEFAULT_GITOPS_MANAGERS
 from rollouts.controller.shares import PROPAGATION
 
 __all__ = ["RESERVED_SOURCES", "Settings", "SettingsError", "read_config", "source_option"]
