@@ -1,14 +1,16 @@
-"""What a Rollout reads of its AnalysisRuns: phase, decision and verdicts, from raw objects."""
+"""What a Rollout reads of its AnalysisRuns: phase, decision, verdicts and figures, from raw objects."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from rollouts.engine.observation import GateOutcome, GateView, StepVerdict
 from rollouts.engine.types import GateSummary
 
-__all__ = ["gate_summaries", "gate_view"]
+__all__ = ["GateFigures", "attempt_of", "gate_figures", "gate_summaries", "gate_view"]
 
 _TEXT = 512
 
@@ -93,3 +95,50 @@ def gate_summaries(run: Mapping[str, Any]) -> Iterator[GateSummary]:
             effect=_text(compared.get("effect")),
             evidence=_text(compared.get("message")),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateFigures:
+    """The numbers of one metric of a run, as far as they are known and finite.
+
+    ``value`` is the last measurement of a threshold, where it was one number. ``figures`` are those of a comparison,
+    by their names in ``status.comparisons[].figures``; effects are relative, 1 is doubled.
+    """
+
+    metric: str
+    value: float | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+def gate_figures(run: Mapping[str, Any]) -> Iterator[GateFigures]:
+    """The numbers of a run, metric by metric."""
+    status = _dict(run.get("status"))
+    for result in map(_dict, _list(status.get("metricResults"))):
+        measurements = _list(result.get("measurements"))
+        newest = _dict(measurements[-1]) if measurements else {}
+        yield GateFigures(metric=_text(result.get("name")), value=_number(newest.get("value")))
+    for compared in map(_dict, _list(status.get("comparisons"))):
+        figures = {name: _number(value) for name, value in _dict(compared.get("figures")).items()}
+        known = {name: value for name, value in figures.items() if value is not None}
+        yield GateFigures(metric=_text(compared.get("name")), figures=known)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, also as the text of a measurement; None for the several numbers of a vector."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value[:_TEXT] if isinstance(value, str) else value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def attempt_of(run: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Attempt and 0-based step (None: the whole attempt) that a run says it belongs to."""
+    spec = _dict(run.get("spec"))
+    attempt, step = spec.get("attempt"), spec.get("step")
+    return (
+        attempt if isinstance(attempt, int) else None,
+        step if isinstance(step, int) and not isinstance(step, bool) else None,
+    )

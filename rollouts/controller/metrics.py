@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import datetime
+from typing import NamedTuple
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from rollouts.engine.types import Phase, RolloutStatus, Weight, WeightStatus
+from rollouts.engine.reasons import Reason
+from rollouts.engine.types import (
+    AnalysisStep,
+    HeaderRouteStep,
+    HistoryEntry,
+    JobStep,
+    Outcome,
+    PauseStep,
+    Phase,
+    RolloutSpec,
+    RolloutStatus,
+    Step,
+    Weight,
+    WeightStatus,
+    WeightStep,
+)
 
 __all__ = ["ControllerMetrics"]
 
 _RECONCILE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+_STEP_BUCKETS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 21600.0, 86400.0)
+"""From a weight that is in force at once to a pause over night."""
+
+_STEP_KINDS: dict[type[Step], str] = {
+    WeightStep: "setWeight",
+    PauseStep: "pause",
+    AnalysisStep: "analysis",
+    JobStep: "job",
+    HeaderRouteStep: "setHeaderRoute",
+}
+_REASONS = frozenset(Reason)
 
 
 class ControllerMetrics:
@@ -16,7 +47,7 @@ class ControllerMetrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
-        self._shown: dict[tuple[str, str], tuple[Phase, WeightStatus, int]] = {}
+        self._shown: dict[tuple[str, str], _Shown] = {}
         self.reconcile_seconds = Histogram(
             "rollouts_reconcile_seconds",
             "Time of one reconcile.",
@@ -66,6 +97,33 @@ class ControllerMetrics:
             ["namespace", "rollout"],
             registry=self.registry,
         )
+        self.step_start = Gauge(
+            "rollouts_rollout_step_start_time_seconds",
+            "When the current step of an attempt in progress began, moved by what its deadline stood, in Unix time.",
+            ["namespace", "rollout"],
+            registry=self.registry,
+        )
+        self.reason = Gauge(
+            "rollouts_rollout_reason",
+            "1 for the reason of the phase that a Rollout is in (docs/reference.md, Reasons).",
+            ["namespace", "rollout", "reason"],
+            registry=self.registry,
+        )
+        self.attempts = Counter(
+            "rollouts_attempts_total",
+            "Attempts that ended: Promoted, Aborted, Superseded or Withdrawn.",
+            ["namespace", "rollout", "outcome"],
+            registry=self.registry,
+        )
+        self.step_seconds = Histogram(
+            "rollouts_step_seconds",
+            "Time that a step took, by its kind.",
+            ["kind"],
+            buckets=_STEP_BUCKETS,
+            registry=self.registry,
+        )
+        for kind in _STEP_KINDS.values():
+            self.step_seconds.labels(kind)
         self.refused = Gauge(
             "rollouts_traffic_refused",
             "1 while the API server refuses the write of the traffic object that a Rollout needs.",
@@ -76,10 +134,18 @@ class ControllerMetrics:
 
     def show(self, namespace: str, name: str, status: RolloutStatus) -> None:
         """Publish what a Rollout's status says; most plans change nothing of it."""
-        said = (status.phase, status.weight, status.current_step)
-        if self._shown.get((namespace, name)) == said:
+        said = _said(status)
+        before = self._shown.get((namespace, name))
+        if before == said:
             return
         self._shown[namespace, name] = said
+        if before is None:
+            for outcome in Outcome:  # from 0 on: increase() does not see the first value of a series
+                self.attempts.labels(namespace, name, outcome.value)
+            self.foreign_writes.labels(namespace, name)
+        elif before.reason != said.reason:
+            self._drop(self.reason, namespace, name, before.reason)
+        self.reason.labels(namespace, name, said.reason).set(1)
         for phase in Phase:
             if phase is not Phase.NEW:
                 self.phase.labels(namespace, name, phase.value).set(1 if phase is status.phase else 0)
@@ -92,6 +158,31 @@ class ControllerMetrics:
             if weight is not None:
                 self.weight.labels(namespace, name, kind).set(weight / 10_000)
         self.step.labels(namespace, name).set(status.current_step)
+        if said.step_start is None:
+            self._drop(self.step_start, namespace, name)
+        else:
+            self.step_start.labels(namespace, name).set(said.step_start)
+
+    def passed(
+        self,
+        namespace: str,
+        name: str,
+        before: RolloutStatus,
+        after: RolloutStatus,
+        *,
+        spec: RolloutSpec | None,
+        now: datetime,
+    ) -> None:
+        """Count what a stored change of the status means: attempts that ended, a step that was done."""
+        for entry in _ended(before, after):
+            self.attempts.labels(namespace, name, entry.outcome.value).inc()
+        done, began = before.current_step, before.step_started_at
+        same = (before.attempt, before.steps_hash) == (after.attempt, after.steps_hash)
+        if spec is None or began is None or not same or not done < after.current_step:
+            return
+        if done < len(spec.canary.steps):
+            kind = _STEP_KINDS[type(spec.canary.steps[done])]
+            self.step_seconds.labels(kind).observe(max(0.0, (now - began).total_seconds()))
 
     def accepted(self, namespace: str, name: str) -> None:
         """Nothing is refused any more."""
@@ -99,7 +190,12 @@ class ControllerMetrics:
 
     def forget(self, namespace: str, name: str) -> None:
         """Drop the series of a deleted Rollout."""
-        self._shown.pop((namespace, name), None)
+        shown = self._shown.pop((namespace, name), None)
+        if shown is not None:
+            self._drop(self.reason, namespace, name, shown.reason)
+        for outcome in Outcome:
+            self._drop(self.attempts, namespace, name, outcome.value)
+        self._drop(self.step_start, namespace, name)
         for phase in Phase:
             self._drop(self.phase, namespace, name, phase.value)
         for kind in ("desired", "applied", "observed"):
@@ -114,3 +210,34 @@ class ControllerMetrics:
             metric.remove(*labels)
         except KeyError:
             return  # never shown
+
+
+class _Shown(NamedTuple):
+    """What was published of a status."""
+
+    phase: Phase
+    reason: str
+    weight: WeightStatus
+    step: int
+    step_start: float | None
+
+
+def _said(status: RolloutStatus) -> _Shown:
+    running = status.canary is not None and status.aborted is None
+    began = status.step_started_at if running else None
+    return _Shown(
+        status.phase,
+        # One that another version stored may be any text.
+        status.reason if status.reason in _REASONS else "Unknown",
+        status.weight,
+        status.current_step,
+        None if began is None else began.timestamp(),
+    )
+
+
+def _ended(before: RolloutStatus, after: RolloutStatus) -> Iterator[HistoryEntry]:
+    """Attempts that ended between two statuses. Whoever stopped being stable then is an old entry, or no attempt."""
+    known = {(entry.attempt, entry.outcome, entry.at) for entry in before.history}
+    for entry in after.history:
+        if entry.stable_until is None and (entry.attempt, entry.outcome, entry.at) not in known:
+            yield entry

@@ -11,6 +11,7 @@ import structlog
 from rollouts.carriers import kind_of
 from rollouts.controller.dialects import Dialects
 from rollouts.controller.gates import UNCHECKED_REASON
+from rollouts.controller.gathered import Gathered
 from rollouts.controller.gathering import Gatherer
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.performing import Performer
@@ -102,8 +103,14 @@ class RolloutReconciler:
         for action in decided.actions:
             if isinstance(action, EmitEvent) and action.reason == Reason.WEIGHT_RESTORED:
                 self._metrics.foreign_writes.labels(key.namespace, key.name).inc()
-        self._metrics.show(key.namespace, key.name, decided.status)
+        self._publish(gathered, decided, now)
         return None if following.wait is None else following.wait.total_seconds()
+
+    def _publish(self, gathered: Gathered, decided: Plan, now: datetime) -> None:
+        """What is stored by now, as series."""
+        before, key = gathered.observation.status, (gathered.parsed.namespace, gathered.parsed.name)
+        self._metrics.passed(*key, before, decided.status, spec=gathered.parsed.spec, now=now)
+        self._metrics.show(*key, decided.status)
 
     def _figures_later(self, key: ObjectKey, observation: Observation, decided: Plan) -> float | None:
         """Seconds until a plan that only shows other figures is worth a write; None: it is, or it does more."""
@@ -133,11 +140,14 @@ class RolloutReconciler:
             problems=(*known, problem) if refusal.by_spec else gathered.observation.problems,
         )
         gathered = replace(gathered, observation=shown, rollout=dict(gathered.rollout))
-        decided = plan(shown, self._clock.now())
+        now = self._clock.now()
+        decided = plan(shown, now)
         try:
             await self._performer.perform(gathered, decided)
         except NotFound:
             _log.info("refusal_not_shown", namespace=key.namespace, rollout=key.name, reason="it is gone")
+        else:
+            self._publish(gathered, decided, now)
         return decided
 
 

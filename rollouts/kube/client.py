@@ -22,6 +22,7 @@ __all__ = [
     "ListPage",
     "PatchKind",
     "PatchOptions",
+    "Propagation",
     "Resource",
     "WatchEvent",
     "WatchOptions",
@@ -37,6 +38,14 @@ class PatchKind(Enum):
     JSON = "application/json-patch+json"
     MERGE = "application/merge-patch+json"
     APPLY = "application/apply-patch+yaml"
+
+
+class Propagation(Enum):
+    """What a deletion does with the objects that the deleted one owns; ``kubectl delete --cascade``."""
+
+    FOREGROUND = "Foreground"
+    BACKGROUND = "Background"
+    ORPHAN = "Orphan"
 
 
 class WatchType(Enum):
@@ -66,19 +75,21 @@ class ListPage:
 
 
 class ListOptions(TypedDict, total=False):
-    """Of one page: 500 objects at most (``limit``), from the first on, all labels, unless said."""
+    """Of one page: 500 objects at most (``limit``), from the first on, all labels and fields, unless said."""
 
     limit: int
     continue_token: str
     label_selector: str
+    field_selector: str
 
 
 class WatchOptions(TypedDict):
-    """Of a watch: all labels, unless said; ``resource_version`` is where it goes on."""
+    """Of a watch: all labels and fields, unless said; ``resource_version`` is where it goes on."""
 
     resource_version: str
     timeout_seconds: int
     label_selector: NotRequired[str]
+    field_selector: NotRequired[str]
 
 
 class PatchOptions(TypedDict):

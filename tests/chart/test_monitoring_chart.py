@@ -1,0 +1,38 @@
+"""Alert rules and dashboards as the chart makes objects of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from tests.chart.conftest import Render
+
+FILES = Path(__file__).resolve().parents[2] / "charts" / "inference-rollouts" / "monitoring"
+
+
+def test_nothing_of_it_is_made_by_default(render: Render) -> None:
+    kinds = [(item["kind"], item["metadata"]["name"]) for item in render({})]
+    assert [name for kind, name in kinds if kind == "PrometheusRule" or "dashboard" in name] == []
+
+
+def test_the_rules_are_those_of_the_file_with_their_placeholders(render: Render) -> None:
+    values = {"prometheusRule": {"enabled": True, "labels": {"release": "kube-prometheus-stack"}}}
+    (made,) = [item for item in render(values) if item["kind"] == "PrometheusRule"]
+    assert made["spec"] == yaml.safe_load((FILES / "alerts.yaml").read_text())
+    assert made["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+    assert "{{ $labels.rollout }}" in made["spec"]["groups"][0]["rules"][0]["annotations"]["summary"]
+
+
+def test_each_dashboard_is_a_config_map_that_grafana_finds(render: Render) -> None:
+    made = {}
+    for item in render({"dashboards": {"enabled": True, "annotations": {"grafana_folder": "LLMs"}}}):
+        if item["kind"] == "ConfigMap" and item["metadata"]["labels"].get("grafana_dashboard") == "1":
+            assert item["metadata"]["annotations"] == {"grafana_folder": "LLMs"}
+            made |= item["data"]
+    found = {path.name: path.read_text() for path in (FILES / "dashboards").glob("*.json")}
+    assert len(found) == 2
+    assert {name: json.loads(text) for name, text in made.items()} == {
+        name: json.loads(text) for name, text in found.items()
+    }
