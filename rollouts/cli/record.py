@@ -18,8 +18,6 @@ from rollouts.analysis.catalogue import COMPARED
 from rollouts.analysis.evidence.model import Arm, CompareMetric, EvidenceSpec, Exclusion, Mark, PodSample
 from rollouts.analysis.logical import Wanted, wanted_of
 from rollouts.analysis.recording import exclusion_line, header_line, mark_line, sample_line
-from rollouts.analysis.sources.base import MetricSource, Place, SourceError
-from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.analysis.types import ArmRef, RunSpec
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.api.runs import ParsedRun, parse_run
@@ -37,6 +35,8 @@ from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.objects import kinds
 from rollouts.runtime.clock import Clock, SystemClock
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.base import MetricSource, Place, SourceError
+from rollouts.sources.scraper import PodScraper
 from rollouts.terminal import document, say
 
 __all__ = ["record"]

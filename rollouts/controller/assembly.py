@@ -5,12 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from rollouts.analysis.sources.base import Endpoints, MetricSource, ScrapeTarget
-from rollouts.analysis.sources.budget import QUERIES_PER_MINUTE, QueryBudget
-from rollouts.analysis.sources.picker import PickerSource
-from rollouts.analysis.sources.pods import PodsSource
-from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
-from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.analysis.types import ArmRef
 from rollouts.controller.adapter_views import AdapterPods, AdapterViews
 from rollouts.controller.caches import Caches
@@ -32,6 +26,12 @@ from rollouts.controller.shares import PROPAGATION, ShareCounter
 from rollouts.engine.actions import WriteReason
 from rollouts.kube.client import KubeClient
 from rollouts.runtime.clock import Clock
+from rollouts.sources.base import Endpoints, MetricSource, ScrapeTarget
+from rollouts.sources.budget import QUERIES_PER_MINUTE, QueryBudget
+from rollouts.sources.picker import PickerSource
+from rollouts.sources.pods import PodsSource
+from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
+from rollouts.sources.scraper import PodScraper
 
 __all__ = [
     "Parts",

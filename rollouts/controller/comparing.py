@@ -19,11 +19,11 @@ from rollouts.analysis.evidence.checkpoint import CheckpointError, restore, save
 from rollouts.analysis.evidence.model import Arm, EvidenceSpec, Exclusion, Mark, PodSample, Scrape
 from rollouts.analysis.evidence.process import EvidenceProcess
 from rollouts.analysis.logical import Wanted, wanted_of
-from rollouts.analysis.sources.base import MetricSource, Place, RawPod, SourceError
-from rollouts.analysis.sources.budget import QueryBudget
 from rollouts.analysis.types import ComparisonResult, GateState, RunPhase, RunSpec, RunStatus
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.base import MetricSource, Place, RawPod, SourceError
+from rollouts.sources.budget import QueryBudget
 
 __all__ = ["Comparer", "compared_phase"]
 

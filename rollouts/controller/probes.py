@@ -16,8 +16,6 @@ from typing import Any, Protocol
 import aiohttp
 import structlog
 
-from rollouts.analysis.sources.base import ScrapeTarget
-from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.gateway_address import GatewayAddress, ProbeSettings, Unreachable, find_address
 from rollouts.engine.observation import ProbeView, TrafficView
@@ -26,6 +24,8 @@ from rollouts.engine.types import ZERO, HttpRouteTraffic, PathProbe, ProbeVerdic
 from rollouts.kube.client import KubeClient
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.base import ScrapeTarget
+from rollouts.sources.scraper import PodScraper
 from rollouts.traffic.probe import ProbeRequest, probe_request
 
 __all__ = ["CanaryPods", "PathProbes", "Prober", "judge"]

@@ -11,8 +11,6 @@ import structlog
 
 from rollouts.analysis.conditions import ConditionError
 from rollouts.analysis.run_plan import plan_run
-from rollouts.analysis.sources.base import MetricSource, Place, QueryRefused, SourceError
-from rollouts.analysis.sources.budget import QueryBudget
 from rollouts.analysis.types import (
     Arm,
     Measurement,
@@ -38,6 +36,8 @@ from rollouts.kube.errors import NotFound
 from rollouts.objects import kinds
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.base import MetricSource, Place, QueryRefused, SourceError
+from rollouts.sources.budget import QueryBudget
 
 __all__ = ["RunReconciler"]
 

@@ -13,9 +13,6 @@ from dataclasses import dataclass, field
 import structlog
 
 from rollouts.analysis.exposition import ScrapedPage
-from rollouts.analysis.sources.base import Endpoints, MetricSource, Place, ScrapeTarget, SourceError
-from rollouts.analysis.sources.picker import PICKER_REQUESTS, labels_of, picker_requests
-from rollouts.analysis.sources.scraper import PodHistory, PodScraper
 from rollouts.analysis.types import ArmRef
 from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.arrivals import ARRIVAL_NAMES, CANARY, STABLE, Arrivals, Reading, pod_counts
@@ -23,6 +20,9 @@ from rollouts.engine.observation import ShareView
 from rollouts.engine.types import FULL, ZERO, AdapterTraffic, Identity, Weight
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.base import Endpoints, MetricSource, Place, ScrapeTarget, SourceError
+from rollouts.sources.picker import PICKER_REQUESTS, labels_of, picker_requests
+from rollouts.sources.scraper import PodHistory, PodScraper
 
 __all__ = ["PROPAGATION", "ShareCounter"]
 

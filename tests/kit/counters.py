@@ -10,9 +10,9 @@ from datetime import datetime
 
 from rollouts.analysis.exposition import ScrapedHistogram, ScrapedPage
 from rollouts.analysis.offers import POD_OFFER, Offer
-from rollouts.analysis.sources.base import Place, QueryRefused, RawPod, SourceUnavailable
 from rollouts.analysis.types import MeasureSpec, Value
 from rollouts.runtime.clock import Clock
+from rollouts.sources.base import Place, QueryRefused, RawPod, SourceUnavailable
 
 __all__ = ["GrowingCounters"]
 

@@ -15,13 +15,13 @@ from aiohttp import web
 from rollouts.analysis.catalogue import MEASURED
 from rollouts.analysis.logical import wanted_of
 from rollouts.analysis.offers import POD_OFFER
-from rollouts.analysis.sources.base import Place, ScrapeTarget, SourceUnavailable
-from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
 from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec, Stat
 from rollouts.api.gates_file import parse_gates
 from rollouts.api.runs import parse_template
 from rollouts.lab.prometheus import Job, Prometheus
 from rollouts.lab.vllm import Fleet
+from rollouts.sources.base import Place, ScrapeTarget, SourceUnavailable
+from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
 from tests.kit.polling import eventually
 from tests.prometheus.conftest import BODY, Ask
 

@@ -21,11 +21,11 @@ from rollouts.analysis.conditions import ConditionError, condition_problem, eval
 from rollouts.analysis.exposition import ExpositionError, ScrapedHistogram, parse_exposition
 from rollouts.analysis.histogram import add_increase, counter_increase, quantile
 from rollouts.analysis.offers import PROMETHEUS_OFFER
-from rollouts.analysis.sources.base import Place, QueryRefused, ScrapeTarget, SourceError, SourceUnavailable
-from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
-from rollouts.analysis.sources.promql import PodSelection, measure_query
 from rollouts.analysis.templates import Argument, Gate, Template, left_over, resolve
 from rollouts.analysis.types import ArmRef, Labelled, MeasureKind, MeasureSpec, MetricSpec, QuerySpec, Stat
+from rollouts.sources.base import Place, QueryRefused, ScrapeTarget, SourceError, SourceUnavailable
+from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
+from rollouts.sources.promql import PodSelection, measure_query
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECRET = "do-not-repeat-this"

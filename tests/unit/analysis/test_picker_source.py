@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from aiohttp import web
 
-from rollouts.analysis.sources.base import Place, QueryRefused, ScrapeTarget, SourceUnavailable
-from rollouts.analysis.sources.picker import PickerSource
-from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.analysis.types import Arm, ArmRef, MeasureKind, MeasureSpec, Stat
+from rollouts.sources.base import Place, QueryRefused, ScrapeTarget, SourceUnavailable
+from rollouts.sources.picker import PickerSource
+from rollouts.sources.scraper import PodScraper
 from tests.kit.clock import Timeline, VirtualClock
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

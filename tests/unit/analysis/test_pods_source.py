@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from aiohttp import web
 
-from rollouts.analysis.sources.base import Place, ScrapeTarget
-from rollouts.analysis.sources.pods import PodsSource
-from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec
+from rollouts.sources.base import Place, ScrapeTarget
+from rollouts.sources.pods import PodsSource
+from rollouts.sources.scraper import PodScraper
 from tests.kit.clock import Timeline, VirtualClock
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

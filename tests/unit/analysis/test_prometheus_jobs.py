@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 import pytest
 from aiohttp import web
 
-from rollouts.analysis.sources.base import Place, ScrapeTarget, SourceUnavailable
-from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
 from rollouts.analysis.types import ArmRef
+from rollouts.sources.base import Place, ScrapeTarget, SourceUnavailable
+from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
 
 NAMES = frozenset({"http_requests_total"})
 PLACE = Place(namespace="default", arm=ArmRef(kind="InferencePool", group="g", name="canary"))

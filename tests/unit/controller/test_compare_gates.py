@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from rollouts.analysis.conditions import condition_problem
-from rollouts.analysis.sources.base import MetricSource
 from rollouts.api.parsing import parse_rollout
 from rollouts.api.scalars import parse_time
 from rollouts.cli.offline import gates_to_plan
@@ -19,6 +18,7 @@ from rollouts.controller.metrics import ControllerMetrics
 from rollouts.objects import kinds
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.base import MetricSource
 from tests.kit.clock import virtual_time
 from tests.kit.counters import GrowingCounters
 from tests.kit.faults.clients import CountedShares

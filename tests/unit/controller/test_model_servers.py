@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from rollouts.analysis.sources.base import ScrapeTarget
-from rollouts.analysis.sources.scraper import PodHistory, PodScraper
 from rollouts.controller.adapters import AdapterSettings, AdapterWatch
 from rollouts.controller.pages import metrics_pages
 from rollouts.controller.settings import Settings, SettingsError, read_config
@@ -19,6 +17,8 @@ from rollouts.objects.pods import Pod
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.modelservers import ModelServerBook, ModelServers
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.base import ScrapeTarget
+from rollouts.sources.scraper import PodHistory, PodScraper
 from tests.kit.modelserver import GuardedPods
 
 WAITING = "vllm:num_requests_waiting"

@@ -8,7 +8,6 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
-from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.controller.caches import Caches
 from rollouts.controller.crashes import CrashWatch
 from rollouts.controller.pages import metrics_pages
@@ -23,6 +22,7 @@ from rollouts.objects.pools import read_pool
 from rollouts.picker.server import PickerServer, ServerConfig
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.scraper import PodScraper
 from tests.kit.clock import Timeline, VirtualClock
 from tests.kit.polling import eventually
 

@@ -12,8 +12,6 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
-from rollouts.analysis.sources.base import ScrapeTarget
-from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.api.parsing import parse_rollout
 from rollouts.controller.gateway_address import GatewayAddress, ProbeSettings, Unreachable, find_address
 from rollouts.controller.probes import CanaryPods, Prober, judge
@@ -25,6 +23,8 @@ from rollouts.kube.errors import Forbidden, NotFound
 from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.base import ScrapeTarget
+from rollouts.sources.scraper import PodScraper
 from rollouts.traffic import httproute
 from rollouts.traffic.probe import ProbeRequest, probe_request
 from tests.kit.faults.objects import CANARY, NAMESPACE, STABLE, TEMPLATE, rollout_object

@@ -8,9 +8,6 @@ from typing import Any
 import pytest
 
 from rollouts.analysis.exposition import parse_exposition
-from rollouts.analysis.sources.base import Place, RawPod, ScrapeTarget
-from rollouts.analysis.sources.pods import REQUEST_NAMES
-from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.analysis.types import ArmRef
 from rollouts.api.parsing import parse_rollout
 from rollouts.controller.shares import ShareCounter
@@ -18,6 +15,9 @@ from rollouts.engine.observation import ShareCount, ShareView
 from rollouts.engine.types import Weight
 from rollouts.runtime.clock import Monotonic
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.base import Place, RawPod, ScrapeTarget
+from rollouts.sources.pods import REQUEST_NAMES
+from rollouts.sources.scraper import PodScraper
 from tests.kit.clock import EPOCH, Timeline, VirtualClock
 from tests.kit.faults.objects import CANARY, NAMESPACE, STABLE, rollout_object
 

@@ -13,11 +13,11 @@ import aiohttp
 import structlog
 
 from rollouts.analysis.exposition import MAX_BYTES, ExpositionError, ScrapedPage, parse_groups
-from rollouts.analysis.sources.base import ScrapeTarget
-from rollouts.analysis.sources.budget import ReadingTime
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.fairness import FairSlots
 from rollouts.runtime.modelservers import PLAIN, SETTINGS, ModelServerBook, ModelServerClient, advice
+from rollouts.sources.base import ScrapeTarget
+from rollouts.sources.budget import ReadingTime
 
 __all__ = ["START_TIME", "PodHistory", "PodScraper"]
 

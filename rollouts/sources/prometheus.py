@@ -32,7 +32,9 @@ from urllib3.util.retry import Retry
 from rollouts.analysis.enforced_label import QueryNotRewritten, enforce_label
 from rollouts.analysis.exposition import ScrapedPage, add_series
 from rollouts.analysis.offers import PROMETHEUS_OFFER, Offer
-from rollouts.analysis.sources.base import (
+from rollouts.analysis.types import Labelled, MeasureSpec, Value
+from rollouts.runtime.fairness import FairSlots
+from rollouts.sources.base import (
     Endpoints,
     Place,
     QueryRefused,
@@ -43,9 +45,7 @@ from rollouts.analysis.sources.base import (
     refuse_adapter,
     statistic_of,
 )
-from rollouts.analysis.sources.promql import PerJob, PodSelection, job_query, measure_query, raw_query
-from rollouts.analysis.types import Labelled, MeasureSpec, Value
-from rollouts.runtime.fairness import FairSlots
+from rollouts.sources.promql import PerJob, PodSelection, job_query, measure_query, raw_query
 
 __all__ = ["BoundedSession", "PrometheusConfig", "PrometheusSource"]
 

@@ -14,8 +14,8 @@ from datetime import timedelta
 
 from rollouts.analysis.catalogue import Groups, Over, Selector
 from rollouts.analysis.offers import QUANTILES, Statistic
-from rollouts.analysis.sources.base import ScrapeTarget
 from rollouts.analysis.types import MeasureKind, Stat
+from rollouts.sources.base import ScrapeTarget
 
 __all__ = ["PerJob", "PodSelection", "job_query", "measure_query", "raw_query"]
 

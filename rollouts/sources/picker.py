@@ -14,9 +14,9 @@ from datetime import datetime
 from rollouts.analysis.exposition import ScrapedHistogram, ScrapedPage
 from rollouts.analysis.logical import read
 from rollouts.analysis.offers import PICKER_OFFER, Offer
-from rollouts.analysis.sources.base import Place, RawPod, SourceUnavailable
-from rollouts.analysis.sources.pods import PodsSource
-from rollouts.analysis.sources.scraper import PodHistory
+from rollouts.sources.base import Place, RawPod, SourceUnavailable
+from rollouts.sources.pods import PodsSource
+from rollouts.sources.scraper import PodHistory
 
 __all__ = [
     "ADAPTER_KIND",

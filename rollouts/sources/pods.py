@@ -12,7 +12,10 @@ from rollouts.analysis.exposition import ScrapedHistogram, ScrapedPage
 from rollouts.analysis.histogram import add_increase, counter_increase, mean, quantile
 from rollouts.analysis.logical import read
 from rollouts.analysis.offers import POD_OFFER, QUANTILES, Offer, Statistic
-from rollouts.analysis.sources.base import (
+from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat, Value
+from rollouts.analysis.windows import covers
+from rollouts.runtime.clock import Clock
+from rollouts.sources.base import (
     Endpoints,
     Place,
     QueryRefused,
@@ -21,10 +24,7 @@ from rollouts.analysis.sources.base import (
     refuse_adapter,
     statistic_of,
 )
-from rollouts.analysis.sources.scraper import PodHistory, PodScraper
-from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat, Value
-from rollouts.analysis.windows import covers
-from rollouts.runtime.clock import Clock
+from rollouts.sources.scraper import PodHistory, PodScraper
 
 __all__ = ["REQUEST_NAMES", "PodsSource", "request_total"]
 
