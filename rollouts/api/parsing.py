@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from rollouts.api.base import ApiModel
 from rollouts.api.rollout_models import RolloutSpecModel, StepModel
-from rollouts.api.rules import check_spec
 from rollouts.api.scalars import parse_duration, parse_weight
+from rollouts.api.spec_rules import check_spec
 from rollouts.api.status import read_status
 from rollouts.carriers import given
 from rollouts.engine.finalizing import RELEASE_ANNOTATION

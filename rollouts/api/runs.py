@@ -42,7 +42,6 @@ from rollouts.api.analysis_models import (
 )
 from rollouts.api.base import first_error
 from rollouts.api.rollout_models import CanaryModel
-from rollouts.api.rules import check_metric
 from rollouts.api.run_results import read_run_status
 from rollouts.api.scalars import (
     format_duration,
@@ -52,6 +51,7 @@ from rollouts.api.scalars import (
     parse_weight,
     weight_json,
 )
+from rollouts.api.spec_rules import check_metric
 from rollouts.engine.types import FULL, Weight
 
 __all__ = [

@@ -11,7 +11,7 @@ import yaml
 from rollouts.analysis.backtest import BacktestResult, Replayed, backtest
 from rollouts.analysis.comparisons import GatesError
 from rollouts.analysis.evidence.model import EvidenceSpec
-from rollouts.analysis.planning import Forecast, plan_rollout, traffic_of
+from rollouts.analysis.forecasting import Forecast, plan_rollout, traffic_of
 from rollouts.analysis.recording import Recording, RecordingError, read_recording
 from rollouts.analysis.templates import Template
 from rollouts.api.gates_file import parse_gates

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from rollouts.analysis.comparisons import GatesError, can_stop, comparisons_of, too_many
+from rollouts.analysis.forecasting import Forecast, plan_rollout
 from rollouts.analysis.offers import ANY_OFFER
-from rollouts.analysis.planning import Forecast, plan_rollout
 from rollouts.analysis.templates import Check, Gate, ResolvedGate, Template, metric_problems
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.cli.file_conditions import FileConditions

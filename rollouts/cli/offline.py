@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rollouts.analysis.comparisons import GatesError, comparisons_of, metric_of
+from rollouts.analysis.forecasting import PlannedGate, planned_gates
 from rollouts.analysis.offers import PICKER_OFFER, POD_OFFER, PROMETHEUS_OFFER, Offer
-from rollouts.analysis.planning import PlannedGate, planned_gates
 from rollouts.analysis.templates import BUILT_IN, Check, Gate, ResolvedGate, Template, resolve
 from rollouts.analysis.types import Comparison, MetricSpec
 from rollouts.api.parsing import ParsedRollout

@@ -9,10 +9,10 @@ from datetime import datetime
 
 from rollouts.analysis.catalogue import Groups
 from rollouts.analysis.exposition import ScrapedHistogram, ScrapedPage
-from rollouts.analysis.histogram import add_increase, counter_increase, mean, quantile
 from rollouts.analysis.logical import read
 from rollouts.analysis.offers import POD_OFFER, QUANTILES, Offer, Statistic
 from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat, Value
+from rollouts.analysis.window_statistics import add_increase, counter_increase, mean, quantile
 from rollouts.analysis.windows import covers
 from rollouts.runtime.clock import Clock
 from rollouts.sources.base import (

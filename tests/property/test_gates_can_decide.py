@@ -13,8 +13,8 @@ from rollouts.analysis.run_plan import plan_run
 from rollouts.analysis.types import MetricSpec, RunPhase, RunSpec, RunStatus
 from rollouts.analysis.verdicts import judge_value
 from rollouts.api.analysis_models import MetricModel
-from rollouts.api.rules import check_metric
 from rollouts.api.runs import metric_of
+from rollouts.api.spec_rules import check_metric
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 VALUES = (1.0, 3.0)

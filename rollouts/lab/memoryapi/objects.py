@@ -11,7 +11,7 @@ from rollouts.kube.statuses import error_from_status
 from rollouts.lab.memoryapi.kinds import ServedKind
 from rollouts.lab.memoryapi.metadata import metadata_errors
 from rollouts.lab.memoryapi.schema import apply_defaults, prune, validate
-from rollouts.lab.memoryapi.transitions import has_rules, transition_errors
+from rollouts.lab.memoryapi.transition_rules import has_rules, transition_errors
 from rollouts.lab.memoryapi.typed import typed_errors
 
 __all__ = [

@@ -10,10 +10,10 @@ from typing import Any
 from rollouts.kube.client import WatchType
 from rollouts.kube.statuses import error_from_status
 from rollouts.lab.memoryapi.history import Change, History
+from rollouts.lab.memoryapi.json_copies import freeze, thaw
 from rollouts.lab.memoryapi.kinds import ServedKind
 from rollouts.lab.memoryapi.ownership import FieldOwner, render
 from rollouts.lab.memoryapi.selectors import Matcher
-from rollouts.lab.memoryapi.wire import freeze, thaw
 
 __all__ = ["ObjectRequest", "Storage", "StoredObject"]
 

@@ -13,6 +13,7 @@ from rollouts.lab.memoryapi.admission import Policy
 from rollouts.lab.memoryapi.builtins import fill_in, to_stored_version, to_version
 from rollouts.lab.memoryapi.crds import establish, is_crd
 from rollouts.lab.memoryapi.history import Change, Subscription
+from rollouts.lab.memoryapi.json_copies import thaw, wire_copy
 from rollouts.lab.memoryapi.kinds import KindRegistry, ServedKind
 from rollouts.lab.memoryapi.objects import (
     InvalidObject,
@@ -29,7 +30,6 @@ from rollouts.lab.memoryapi.ownership import FieldOwner, Operation, Writer, afte
 from rollouts.lab.memoryapi.patching import json_patch, merge_patch, strategic_merge_patch
 from rollouts.lab.memoryapi.selectors import Matcher, match_all, parse_field_selector, parse_label_selector
 from rollouts.lab.memoryapi.storage import ObjectRequest, Storage, StoredObject
-from rollouts.lab.memoryapi.wire import thaw, wire_copy
 from rollouts.runtime.clock import Clock, SystemClock
 
 __all__ = ["APPLY", "LIMITS", "STRATEGIC", "MemoryApi"]

@@ -13,9 +13,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
-from rollouts.lab.vllm.endpoints import DOCUMENTS
+from rollouts.lab.vllm.api_paths import DOCUMENTS
 from rollouts.lab.vllm.engine import Finish
-from rollouts.lab.vllm.http import HttpExchange
+from rollouts.lab.vllm.http_server import HttpExchange
 from rollouts.lab.vllm.knobs import Knobs
 from rollouts.lab.vllm.requests import ApiError, Completion, compact_json, error_body
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import structlog
 
-from rollouts.lab.vllm.http import PodHttpServer
+from rollouts.lab.vllm.http_server import PodHttpServer
 from rollouts.lab.vllm.server import VllmServer
 from rollouts.lab.vllm.spec import PodSpec
 

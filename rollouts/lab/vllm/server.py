@@ -9,14 +9,14 @@ from typing import Any
 
 from rollouts.lab.vllm.adapters import Adapters
 from rollouts.lab.vllm.answers import PlainAnswer, StreamedAnswer
-from rollouts.lab.vllm.endpoints import DIALECTS, POOLING, TOKENS, read_form, transcription
+from rollouts.lab.vllm.api_paths import DIALECTS, POOLING, TOKENS, read_form, transcription
 from rollouts.lab.vllm.engine import Engine, Generation
 from rollouts.lab.vllm.exposition import CONTENT_TYPE, MetricRegistry
-from rollouts.lab.vllm.http import HttpExchange
+from rollouts.lab.vllm.http_server import HttpExchange
 from rollouts.lab.vllm.knobs import ErrorKind, KnobError, apply_knobs, knobs_to_json, seconds
 from rollouts.lab.vllm.latency import LatencyModel
 from rollouts.lab.vllm.metrics import HttpMetrics, VllmMetrics
-from rollouts.lab.vllm.process import process_lines
+from rollouts.lab.vllm.process_metrics import process_lines
 from rollouts.lab.vllm.realtime import serve_realtime
 from rollouts.lab.vllm.requests import ApiError, compact_json, error_body, parse_completion, parse_json
 from rollouts.lab.vllm.spec import PodSpec

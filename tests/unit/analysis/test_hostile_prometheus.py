@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from rollouts.analysis.conditions import ConditionError, condition_problem, evaluate, plain_comparison
 from rollouts.analysis.exposition import ExpositionError, ScrapedHistogram, parse_exposition
-from rollouts.analysis.histogram import add_increase, counter_increase, quantile
 from rollouts.analysis.offers import PROMETHEUS_OFFER
 from rollouts.analysis.templates import Argument, Gate, Template, left_over, resolve
 from rollouts.analysis.types import ArmRef, Labelled, MeasureKind, MeasureSpec, MetricSpec, QuerySpec, Stat
+from rollouts.analysis.window_statistics import add_increase, counter_increase, quantile
 from rollouts.sources.base import Place, QueryRefused, ScrapeTarget, SourceError, SourceUnavailable
 from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
 from rollouts.sources.promql import PodSelection, measure_query

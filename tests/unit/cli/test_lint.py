@@ -10,7 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from rollouts.analysis.planning import Forecast
+from rollouts.analysis.forecasting import Forecast
 from rollouts.cli.lint import Severity, lint_documents
 from rollouts.cli.main import main
 

@@ -11,7 +11,7 @@ from rollouts.analysis.backtest import backtest
 from rollouts.analysis.conditions import condition_problem
 from rollouts.analysis.evidence.gates import GateReason, Verdict
 from rollouts.analysis.evidence.model import Exclusion
-from rollouts.analysis.planning import Forecast, PlannedGate, plan_rollout
+from rollouts.analysis.forecasting import Forecast, PlannedGate, plan_rollout
 from rollouts.analysis.recording import Recording, header_line, mark_line, sample_line
 from rollouts.analysis.rivals import histogram_quantile, kayenta_high
 from rollouts.api.gates_file import parse_gates

@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from rollouts.analysis.evidence import checkpoint
-from rollouts.analysis.evidence.assembly import metric_weights
 from rollouts.analysis.evidence.gates import GateReason, GateVerdict, Verdict, harm, judge, report
+from rollouts.analysis.evidence.metric_tests import metric_weights
 from rollouts.analysis.evidence.model import (
     Arm,
     CompareMetric,
