@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from rollouts.analysis.conditions import ConditionError, evaluate
 from rollouts.analysis.types import (
     CompareSpec,
-    Labelled,
     Measurement,
     MetricResult,
     MetricSpec,
@@ -274,8 +273,3 @@ def run_phase(run: RunSpec, results: tuple[MetricResult, ...]) -> tuple[RunPhase
     started = any(result.measurements for _, result in pairs)
     text = "; ".join(result.message for _, result in pairs if result.message)
     return (RunPhase.RUNNING if started else RunPhase.PENDING), text, None
-
-
-def labelled(value: float, **labels: str) -> Labelled:
-    """A series, for tests and sources."""
-    return Labelled(value=value, labels=tuple(sorted(labels.items())))

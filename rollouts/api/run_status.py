@@ -9,22 +9,15 @@ from typing import Any
 
 from rollouts.engine.observation import GateOutcome, GateView, StepVerdict
 from rollouts.engine.types import GateSummary
+from rollouts.objects.fields import list_of, map_of, text_of
 
 __all__ = ["GateFigures", "attempt_of", "gate_figures", "gate_summaries", "gate_view"]
 
 _TEXT = 512
 
 
-def _dict(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
 def _text(value: Any) -> str:
-    return value[:_TEXT] if isinstance(value, str) else ""
+    return text_of(value)[:_TEXT]
 
 
 def _outcome(status: Mapping[str, Any]) -> GateOutcome:
@@ -40,21 +33,21 @@ def _outcome(status: Mapping[str, Any]) -> GateOutcome:
 
 def gate_view(run: Mapping[str, Any]) -> GateView:
     """An AnalysisRun as a gate. Whatever is not plainly Successful is no pass."""
-    status = _dict(run.get("status"))
+    status = map_of(run.get("status"))
     return GateView(
-        name=str(_dict(run.get("metadata")).get("name", "")),
+        name=str(map_of(run.get("metadata")).get("name", "")),
         outcome=_outcome(status),
         message=_text(status.get("message")),
         may_pass=status.get("earned") is True,
         steps={step: verdict for step, verdict in _verdicts(status) if step is not None},
         background=next((verdict for step, verdict in _verdicts(status) if step is None), None),
-        steps_hash=_text(_dict(run.get("spec")).get("stepsHash")),
-        marked=_marked(_dict(run.get("spec"))),
+        steps_hash=_text(map_of(run.get("spec")).get("stepsHash")),
+        marked=_marked(map_of(run.get("spec"))),
     )
 
 
 def _marked(spec: Mapping[str, Any]) -> frozenset[int]:
-    steps = (_dict(mark).get("step") for mark in _list(spec.get("marks")))
+    steps = (map_of(mark).get("step") for mark in list_of(spec.get("marks")))
     return frozenset(step for step in steps if isinstance(step, int))
 
 
@@ -67,7 +60,7 @@ _VERDICTS = {
 
 def _verdicts(status: Mapping[str, Any]) -> Iterator[tuple[int | None, StepVerdict]]:
     """What the attempt's evidence says to gates, by step; a Fail is told by the run's phase."""
-    for item in map(_dict, _list(status.get("gates"))):
+    for item in map(map_of, list_of(status.get("gates"))):
         step = item.get("step")
         if step is None or (isinstance(step, int) and not isinstance(step, bool)):
             outcome = _VERDICTS.get(_text(item.get("verdict")), GateOutcome.RUNNING)
@@ -76,9 +69,9 @@ def _verdicts(status: Mapping[str, Any]) -> Iterator[tuple[int | None, StepVerdi
 
 def gate_summaries(run: Mapping[str, Any]) -> Iterator[GateSummary]:
     """One line per metric of a run."""
-    name = str(_dict(run.get("metadata")).get("name", ""))
-    for item in _list(_dict(run.get("status")).get("metricResults")):
-        result = _dict(item)
+    name = str(map_of(run.get("metadata")).get("name", ""))
+    for item in list_of(map_of(run.get("status")).get("metricResults")):
+        result = map_of(item)
         yield GateSummary(
             run=name,
             metric=_text(result.get("name")),
@@ -86,8 +79,8 @@ def gate_summaries(run: Mapping[str, Any]) -> Iterator[GateSummary]:
             effect=_text(result.get("effect")),
             evidence=_text(result.get("message")),
         )
-    for item in _list(_dict(run.get("status")).get("comparisons")):
-        compared = _dict(item)
+    for item in list_of(map_of(run.get("status")).get("comparisons")):
+        compared = map_of(item)
         yield GateSummary(
             run=name,
             metric=_text(compared.get("name")),
@@ -112,13 +105,13 @@ class GateFigures:
 
 def gate_figures(run: Mapping[str, Any]) -> Iterator[GateFigures]:
     """The numbers of a run, metric by metric."""
-    status = _dict(run.get("status"))
-    for result in map(_dict, _list(status.get("metricResults"))):
-        measurements = _list(result.get("measurements"))
-        newest = _dict(measurements[-1]) if measurements else {}
+    status = map_of(run.get("status"))
+    for result in map(map_of, list_of(status.get("metricResults"))):
+        measurements = list_of(result.get("measurements"))
+        newest = map_of(measurements[-1]) if measurements else {}
         yield GateFigures(metric=_text(result.get("name")), value=_number(newest.get("value")))
-    for compared in map(_dict, _list(status.get("comparisons"))):
-        figures = {name: _number(value) for name, value in _dict(compared.get("figures")).items()}
+    for compared in map(map_of, list_of(status.get("comparisons"))):
+        figures = {name: _number(value) for name, value in map_of(compared.get("figures")).items()}
         known = {name: value for name, value in figures.items() if value is not None}
         yield GateFigures(metric=_text(compared.get("name")), figures=known)
 
@@ -136,7 +129,7 @@ def _number(value: Any) -> float | None:
 
 def attempt_of(run: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """Attempt and 0-based step (None: the whole attempt) that a run says it belongs to."""
-    spec = _dict(run.get("spec"))
+    spec = map_of(run.get("spec"))
     attempt, step = spec.get("attempt"), spec.get("step")
     return (
         attempt if isinstance(attempt, int) else None,

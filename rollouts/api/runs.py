@@ -53,6 +53,7 @@ from rollouts.api.scalars import (
 )
 from rollouts.api.spec_rules import check_metric
 from rollouts.engine.types import FULL, Weight
+from rollouts.objects.fields import metadata_of
 
 __all__ = [
     "ParsedRun",
@@ -318,8 +319,7 @@ class ParsedRun:
 
 def parse_run(obj: Mapping[str, Any]) -> ParsedRun:
     """Parse an AnalysisRun. Never raises."""
-    meta = obj.get("metadata") if isinstance(obj.get("metadata"), Mapping) else {}
-    assert isinstance(meta, Mapping)
+    meta = metadata_of(obj)
     spec, problem = None, ""
     try:
         model = AnalysisRunSpec.model_validate(obj.get("spec"))

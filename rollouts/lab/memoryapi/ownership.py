@@ -49,7 +49,7 @@ _SYSTEM_METADATA = frozenset(
 class Operation(Enum):
     """How a manager came to own a field."""
 
-    APPLY = "AppliedObject"
+    APPLY = "Apply"
     UPDATE = "Update"
 
 
