@@ -20,7 +20,7 @@ from rollouts.controller.app import lease_name
 from rollouts.controller.caches import Caches
 from rollouts.controller.gateway_address import ProbeSettings
 from rollouts.controller.settings import Settings, read_config
-from rollouts.lab.memoryapi import MemoryApi
+from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.picker.watching import RESOURCES
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.modelservers import ModelServers

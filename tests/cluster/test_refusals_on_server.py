@@ -25,9 +25,9 @@ from rollouts.kube.http import HttpKubeClient, open_client
 from rollouts.lab.controlplane import ControlPlane, Upstream, install_crds
 from rollouts.lab.controlplane.upstream import POLICIES, POLICY_BINDINGS, upstream_crds
 from rollouts.lab.kubeconfig import write_kubeconfig
-from rollouts.lab.memoryapi import MemoryApi
 from rollouts.lab.memoryapi.admission import Policy
 from rollouts.lab.memoryapi.server import MemoryApiServer
+from rollouts.lab.memoryapi.store import MemoryApi
 from tests.kit.crds import crd
 from tests.kit.polling import eventually
 

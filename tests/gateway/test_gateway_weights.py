@@ -16,8 +16,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from rollouts.lab.gateway import CONTROLLER_NAME
 from rollouts.lab.gateway.service import GATEWAYS, POOLS_V1, POOLS_V1ALPHA2
+from rollouts.lab.gateway.status import CONTROLLER_NAME
 from rollouts.lab.traffic import Traffic, TrafficSpec
 from tests.kit.dataplane import NAMESPACE, DataPlane, backend
 from tests.kit.polling import eventually

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from rollouts.kube.client import ListPage, PatchKind, Resource, WatchEvent, WatchType
-from rollouts.lab.memoryapi import MemoryApi
+from rollouts.lab.memoryapi.store import MemoryApi
 
 __all__ = ["MemoryKubeClient"]
 

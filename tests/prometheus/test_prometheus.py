@@ -19,7 +19,7 @@ from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec, Stat
 from rollouts.api.gates_file import parse_gates
 from rollouts.api.runs import parse_template
 from rollouts.lab.prometheus import Job, Prometheus
-from rollouts.lab.vllm import Fleet
+from rollouts.lab.vllm.pod import Fleet
 from rollouts.sources.base import Place, ScrapeTarget, SourceUnavailable
 from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
 from tests.kit.polling import eventually

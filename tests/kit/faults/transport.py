@@ -20,7 +20,8 @@ from rollouts.kube.errors import (
     KubeError,
     TooManyRequests,
 )
-from rollouts.lab.memoryapi import Change, MemoryApi
+from rollouts.lab.memoryapi.history import Change
+from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
 from rollouts.runtime.clock import Clock
 from tests.kit.faults.cluster import NAMESPACE

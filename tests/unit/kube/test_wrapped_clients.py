@@ -11,7 +11,7 @@ import pytest
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.counting import CountingClient, RequestRecord
 from rollouts.kube.errors import NotFound, RetryableError
-from rollouts.lab.memoryapi import MemoryApi
+from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.runtime.fencing import FencedClient, NotLeading, WriteFence
 from tests.kit.clock import Timeline, VirtualClock
 from tests.kit.memory_client import MemoryKubeClient

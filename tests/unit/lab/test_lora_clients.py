@@ -9,7 +9,7 @@ import pytest
 
 from rollouts.lab.loraclients import SessionlessAnswer, SteadyClient, count_sessions, exact_share
 from rollouts.lab.traffic import Result
-from rollouts.lab.vllm import SimulatedPod
+from rollouts.lab.vllm.pod import SimulatedPod
 from tests.kit.polling import eventually
 
 StartPod = Callable[..., Awaitable[SimulatedPod]]

@@ -12,7 +12,7 @@ from rollouts.kube.client import PatchKind
 from rollouts.kube.errors import NotFound
 from rollouts.lab.controlplane import create_ready_pod
 from rollouts.lab.controlplane.pods import PODS
-from rollouts.lab.memoryapi import MemoryApi
+from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.lab.nodes import Node, Nodes, PretendRuntime, SimulatedServers
 from rollouts.lab.nodes.node import LEASE_NAMESPACE, LEASES, NODES
 from tests.kit.memory_client import MemoryKubeClient

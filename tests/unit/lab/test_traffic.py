@@ -12,7 +12,7 @@ import pytest
 
 from rollouts.lab.processes import free_port
 from rollouts.lab.traffic import Result, Traffic, TrafficSpec, Window
-from rollouts.lab.vllm import SimulatedPod
+from rollouts.lab.vllm.pod import SimulatedPod
 from tests.kit.polling import eventually
 
 StartPod = Callable[..., Awaitable[SimulatedPod]]

@@ -11,7 +11,7 @@ import pytest
 from rollouts.kube.client import ListPage, PatchKind, WatchEvent
 from rollouts.kube.errors import ApiUnavailable
 from rollouts.lab.controlplane import create_ready_pod, install_crds, minimal, set_pod_ready
-from rollouts.lab.memoryapi import MemoryApi
+from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.picker.core.objects import PoolName
 from rollouts.picker.core.routing import Decision, Request
 from rollouts.picker.main import Picker, PickerConfig
