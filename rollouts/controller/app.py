@@ -9,7 +9,6 @@ from typing import Any
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.api.parsing import FINALIZER
 from rollouts.controller.adapters import AdapterWatch
 from rollouts.controller.assembly import Parts, assemble, open_sources, query_budget, share_counter
@@ -42,6 +41,7 @@ from rollouts.runtime.objects import ObjectKey, key_of
 from rollouts.runtime.supervisor import LoopMonitor, Supervisor
 from rollouts.runtime.worker import WorkerConfig, WorkerPool, WorkOutcome
 from rollouts.runtime.workqueue import WorkQueue
+from rollouts.sources.scraper import PodScraper
 
 __all__ = ["LEASE_NAME", "Controller", "lease_name"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from rollouts.kube.client import PatchKind, Propagation, Resource
 from rollouts.kube.errors import NotFound
 from rollouts.kube.http import HttpKubeClient
-from rollouts.lab.gateway import LabGateway
+from rollouts.lab.gateway.service import LabGateway
 from rollouts.lab.traffic import Traffic, TrafficSpec, Window
 from rollouts.objects import kinds
 from tests.kit.polling import eventually
