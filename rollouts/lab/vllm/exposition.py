@@ -53,7 +53,7 @@ def _escape(value: str) -> str:
     return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
-class Sample(ABC):
+class MetricSample(ABC):
     """What one family says of one set of labels."""
 
     __slots__ = ("_created",)
@@ -70,7 +70,7 @@ class Sample(ABC):
         return self._created
 
 
-class Counter(Sample):
+class Counter(MetricSample):
     """A number that only grows."""
 
     __slots__ = ("_line", "value")
@@ -85,11 +85,11 @@ class Counter(Sample):
         self.value += amount
 
     def lines(self) -> list[str]:
-        """See ``Sample.lines``."""
+        """See ``MetricSample.lines``."""
         return [self._line + format_value(self.value)]
 
 
-class Gauge(Sample):
+class Gauge(MetricSample):
     """A number that goes up and down."""
 
     __slots__ = ("_line", "value")
@@ -104,7 +104,7 @@ class Gauge(Sample):
         self.value = value
 
     def lines(self) -> list[str]:
-        """See ``Sample.lines``."""
+        """See ``MetricSample.lines``."""
         return [self._line + format_value(self.value)]
 
     def created(self) -> str:
@@ -112,7 +112,7 @@ class Gauge(Sample):
         return ""
 
 
-class Histogram(Sample):
+class Histogram(MetricSample):
     """Cumulative buckets, a sum and a count."""
 
     __slots__ = ("_bounds", "_count_line", "_lines", "_sum_line", "counts", "sum")
@@ -135,7 +135,7 @@ class Histogram(Sample):
         self.sum += value * times
 
     def lines(self) -> list[str]:
-        """See ``Sample.lines``."""
+        """See ``MetricSample.lines``."""
         total, out = 0, []
         for line, count in zip(self._lines, self.counts, strict=True):
             total += count
@@ -145,7 +145,7 @@ class Histogram(Sample):
         return out
 
 
-class Summary(Sample):
+class Summary(MetricSample):
     """A count and a sum."""
 
     __slots__ = ("_count_line", "_sum_line", "count", "sum")
@@ -162,11 +162,11 @@ class Summary(Sample):
         self.sum += value
 
     def lines(self) -> list[str]:
-        """See ``Sample.lines``."""
+        """See ``MetricSample.lines``."""
         return [f"{self._count_line}{self.count}.0", self._sum_line + format_value(self.sum)]
 
 
-S = TypeVar("S", bound=Sample)
+S = TypeVar("S", bound=MetricSample)
 
 
 class Family(Generic[S]):
