@@ -80,10 +80,9 @@ class Controller:
         self.settings = settings
         self.metrics = ControllerMetrics()
         self._clock = clock
-        self._client = client
+        self._counted = CountingClient(client, self._count)
         self._fence = WriteFence(clock)
-        counted = CountingClient(client, self._count)
-        fenced = FencedClient(TerminationNotice(counted, self._namespace_ends), self._fence)
+        fenced = FencedClient(TerminationNotice(self._counted, self._namespace_ends), self._fence)
         self.caches = Caches(
             fenced, clock, namespace=settings.namespace, cluster_templates=settings.cluster_templates
         )
@@ -221,7 +220,7 @@ class Controller:
             await self._work(Leadership(epoch=0, stopping=self._stopping))
             return
         config = LeaseConfig(namespace=self.settings.lease_namespace, name=lease_name(self.settings))
-        self._elector = LeaderElector(self._client, config, unique_identity(), self._clock, self._fence)
+        self._elector = LeaderElector(self._counted, config, unique_identity(), self._clock, self._fence)
         await self._elector.run(self._work)
 
     async def _work(self, leadership: Leadership) -> None:
