@@ -22,6 +22,7 @@ from rollouts.engine.types import (
     GateSummary,
     HistoryEntry,
     Identity,
+    Notice,
     PathStatus,
     Phase,
     ProbeRecord,
@@ -71,6 +72,7 @@ _STATUS = Record(
         Record(AbortRecord, models.AbortModel),
         Record(CommandRecord, models.CommandModel),
         Record(HistoryEntry, models.HistoryModel, of=[_REVISION], inline="revision", whole=True),
+        Record(Notice, models.NoticeModel, whole=True),
         Record(Condition, models.ConditionModel, places={"last_transition": "last_transition_time"}),
     ],
     places={

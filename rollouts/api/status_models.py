@@ -245,6 +245,31 @@ class TargetWaitModel(ApiModel):
     """When it was first seen, later by the time that the clock stood."""
 
 
+class NoticeModel(ApiModel):
+    """A notification that is owed."""
+
+    id: Filled
+    """The same in every try of its delivery."""
+    trigger: Filled
+    """What fired."""
+    receiver: Filled
+    """Who is to be told."""
+    phase: Filled
+    """Phase that the Rollout came into."""
+    at: Time
+    """When."""
+    reason: Short = ""
+    """Constant reason."""
+    message: Brief = ""
+    """What the status said."""
+    attempt: Number = 0
+    """Attempt."""
+    stable: Brief = ""
+    """Stable version."""
+    canary: Brief = ""
+    """Version that was being rolled out."""
+
+
 class RolloutStatusModel(ApiModel):
     """Written by the controller only."""
 
@@ -332,6 +357,8 @@ class RolloutStatusModel(ApiModel):
     """Candidates that ended, newest last."""
     conditions: Annotated[list[ConditionModel], Field(max_length=16)] = Field(default=[])
     """Conditions."""
+    notices: Annotated[list[NoticeModel], Field(max_length=16)] = Field(default=[])
+    """Notifications that are owed: stored with the change that they tell of, gone when they are delivered."""
 
 
 class MeasurementModel(ApiModel):

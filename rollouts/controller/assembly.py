@@ -20,6 +20,7 @@ from rollouts.controller.dialects import Dialects
 from rollouts.controller.events import EventRecorder
 from rollouts.controller.gates import Gates
 from rollouts.controller.metrics import ControllerMetrics
+from rollouts.controller.notifier import Notifier
 from rollouts.controller.observing import DEFAULT_GITOPS_MANAGERS, Gatherer, ShareSource
 from rollouts.controller.pages import metrics_pages
 from rollouts.controller.path_views import PathViews
@@ -123,6 +124,7 @@ def assemble(
     health: PickerHealth | None = None,
     crashes: CrashSource | None = None,
     probes: PathProbes | None = None,
+    notifier: Notifier | None = None,
 ) -> Parts:
     """The reconcilers over ``caches``; ``client`` is the one that writes (behind the fence)."""
     metrics = metrics or ControllerMetrics()
@@ -147,7 +149,7 @@ def assemble(
     performer = Performer(client, caches, events, gates, views, on_traffic_write=written)
     return Parts(
         caches=caches,
-        rollouts=RolloutReconciler(gatherer, performer, clock, metrics, dialects),
+        rollouts=RolloutReconciler(gatherer, performer, clock, metrics, dialects, notifier),
         runs=RunReconciler(
             client, caches, sources, clock, budget or query_budget(sources, clock), conditions
         ),

@@ -130,6 +130,18 @@ class ControllerMetrics:
             ["namespace", "rollout"],
             registry=self.registry,
         )
+        self.notifications = Counter(
+            "rollouts_notifications_total",
+            "Deliveries of notifications: delivered, failed (tried again), refused or given_up (not tried again).",
+            ["receiver", "outcome"],
+            registry=self.registry,
+        )
+        self.notifications_pending = Gauge(
+            "rollouts_notifications_pending",
+            "Notifications that a receiver is still to be told.",
+            ["receiver"],
+            registry=self.registry,
+        )
         self.leader = Gauge("rollouts_leader", "1 while this replica leads.", registry=self.registry)
 
     def show(self, namespace: str, name: str, status: RolloutStatus) -> None:

@@ -12,6 +12,7 @@ The file is YAML::
       - {namespace: team-a, pool: mymodel-pool-v1, file: /etc/...}
     pathProbe: {enabled: true, allow: [10.0.0.0/8]}
     propagation: 2m
+    notifications: {...}   # notification_settings.py
 """
 
 from __future__ import annotations
@@ -32,6 +33,11 @@ from rollouts.api.scalars import parse_duration
 from rollouts.controller.adapter_keys import ModelServerKey
 from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.gateway_address import ProbeSettings
+from rollouts.controller.notification_settings import (
+    NotificationError,
+    NotificationSettings,
+    parse_notifications,
+)
 from rollouts.controller.observing import DEFAULT_GITOPS_MANAGERS
 from rollouts.controller.shares import PROPAGATION
 
@@ -82,6 +88,7 @@ class Settings:
     workers: int = 8
     propagation: float = PROPAGATION
     """Seconds that the gateways may take to put a weight in force: then a canary without requests is an alarm."""
+    notifications: NotificationSettings = field(default_factory=NotificationSettings)
     queries_per_minute: int = QUERIES_PER_MINUTE
     """Queries of one namespace to all configured servers; 0 is no limit."""
 
@@ -120,7 +127,14 @@ def read_config(path: str, settings: Settings) -> Settings:
         raise SettingsError(f"{path}: cannot be read: {type(error).__name__}") from None
     if not isinstance(data, Mapping):
         raise SettingsError(f"{path}: must be a mapping with sources and gitopsManagers")
-    unknown = set(data) - {"sources", "gitopsManagers", "adapters", "pathProbe", "propagation"}
+    unknown = set(data) - {
+        "sources",
+        "gitopsManagers",
+        "adapters",
+        "pathProbe",
+        "propagation",
+        "notifications",
+    }
     if unknown:
         raise SettingsError(f"{path}: unknown: {', '.join(sorted(map(str, unknown)))}")
     sources = dict(_sources(path, data.get("sources") or {}))
@@ -140,7 +154,15 @@ def read_config(path: str, settings: Settings) -> Settings:
         path_probe=_path_probe(path, data.get("pathProbe") or {}),
         propagation=_propagation(path, data.get("propagation")),
         adapters=adapters,
+        notifications=_notifications(path, data.get("notifications") or {}),
     )
+
+
+def _notifications(path: str, data: Any) -> NotificationSettings:
+    try:
+        return parse_notifications(data)
+    except NotificationError as error:
+        raise SettingsError(f"{path}: {error}") from None
 
 
 def _propagation(path: str, value: Any) -> float:

@@ -82,7 +82,7 @@ _WARNINGS = frozenset(
 _OF_THE_ROLLOUT = (
     *("phase", "reason", "message", "waiting_for", "settled_by", "observed_generation", "conditions"),
     *("stable", "aborted", "attempt", "history", "last_command", "target_wait", "standing_since"),
-    *("way_back", "traffic_uid", "traffic_adopted"),
+    *("way_back", "traffic_uid", "traffic_adopted", "notices"),
 )
 """What outlives an attempt; all else in a status belongs to the one that is running."""
 

@@ -37,6 +37,7 @@ __all__ = [
     "HttpRouteTraffic",
     "Identity",
     "JobStep",
+    "Notice",
     "OnDeadline",
     "OnDelete",
     "Outcome",
@@ -558,6 +559,22 @@ class ProbeRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """What a receiver is to be told, and has not been yet. ``id`` is the same in every try of a delivery."""
+
+    id: str
+    trigger: str
+    receiver: str
+    phase: str
+    at: datetime
+    reason: str = ""
+    message: str = ""
+    attempt: int = 0
+    stable: str = ""
+    canary: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutStatus:
     """``status``: everything that must survive a restart, and what people read."""
 
@@ -620,3 +637,5 @@ class RolloutStatus:
     last_command: CommandRecord | None = None
     history: tuple[HistoryEntry, ...] = ()
     conditions: tuple[Condition, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    """Notifications that are owed (``notices``)."""

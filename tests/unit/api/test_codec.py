@@ -27,7 +27,7 @@ from rollouts.api.status_models import AnalysisRunStatusModel, RolloutStatusMode
 from rollouts.engine.types import Phase, RevisionHash, RolloutStatus, Weight
 
 MOMENT = "2026-01-01T00:00:00Z"
-FILLED = ("kind", "name", "raw", "verdict")
+FILLED = ("kind", "name", "raw", "verdict", "id", "trigger", "receiver", "phase")
 """Texts that are never empty."""
 
 
