@@ -9,7 +9,7 @@ PROCESSES ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-lora demo-analysis demo-hang test test-fast test-full coverage lint generate controlplane edits bench attack clean
+.PHONY: help setup demo demo-lora demo-analysis demo-hang test test-fast test-full coverage lint generate docs controlplane edits bench attack clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,11 +39,14 @@ demo-hang: $(STAMP) ## a canary whose engines stop behind healthy pods; clients 
 	$(BIN)/rollouts lab demo analysis --hang leave --control-plane $(CONTROL_PLANE)
 	$(BIN)/rollouts lab demo analysis --hang stay --control-plane $(CONTROL_PLANE)
 
-controlplane: $(STAMP) ## build kube-apiserver and etcd from pinned Go modules (once, minutes)
+controlplane: $(STAMP) ## build kube-apiserver, etcd, the controllers and the scheduler from pinned Go modules (once, minutes)
 	$(BIN)/python -m rollouts.lab.controlplane build
 
 generate: $(STAMP) ## rewrite the generated files: crds/, docs/reference.md, the state diagram
 	$(BIN)/python -m tools.generate
+
+docs: $(STAMP) ## the documentation as a site, in build/site
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 lint: $(STAMP) ## style, types, layers, generated files
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from rollouts.engine.transitions import PERFORMERS, Trigger, mermaid
 from tools.argocd_snippets import argocd_snippets
 from tools.chart_crds import chart_crds
 from tools.chart_rules import chart_rules
+from tools.doc_pages import doc_pages
 from tools.monitoring import monitoring
 from tools.peer_pages import peer_pages
 from tools.reference import reference
@@ -50,6 +51,7 @@ GENERATORS: tuple[Callable[[], Iterator[tuple[Path, str]]], ...] = (
     _state_machine,
     _reference,
     peer_pages,
+    doc_pages,
     monitoring,
 )
 """Each yields (path, text). Add a generated file here."""

@@ -45,11 +45,17 @@ def _page(peer: GatewayPeer) -> str:
     return (
         f"# {peer.name}\n\n{_MADE.format(key=peer.key)}- controllerName: {names}\n- what was looked at: {peer.seen}\n"
         f"- versions of InferencePool that it reads: {', '.join(peer.reads) or 'unknown'}\n"
-        f"- our picker: {peer.picker}\n\n## Two weighted pools in a rule\n\nWhat `doctor` says; "
+        f"- our picker: {peer.picker}\n{_values(peer)}\n## Two weighted pools in a rule\n\nWhat `doctor` says; "
         f"the first that holds:\n\n{rows}"
         f"{_list('What it writes, and when', peer.writes)}{_list('What was tried', peer.tried)}"
         f"{_list('Sources', peer.sources)}"
     )
+
+
+def _values(peer: GatewayPeer) -> str:
+    values = ", ".join(f"`{name}: {str(value).lower()}`" for name, value in peer.needs.values.items())
+    command = f"`rollouts picker-manifest POOL --gateway {peer.key}`"
+    return f"- values of a picker in the chart: {values}; {command} brings the same\n" if values else ""
 
 
 def _list(title: str, lines: tuple[str, ...]) -> str:

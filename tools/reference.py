@@ -1,4 +1,4 @@
-"""docs/reference.md: every field with its type, default and meaning, the rules across fields, and all reasons."""
+"""docs/reference.md: every field with its type, default and meaning, and the rules across fields."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 from rollouts.analysis.catalogue import CATALOGUE, PICKER, SERVERS, Row, margins_of
 from rollouts.analysis.offers import parts_of
 from rollouts.api.crds import all_crds
-from rollouts.engine.reasons import Reason
 
 __all__ = ["reference"]
 
@@ -30,18 +29,8 @@ def reference() -> str:
     for crd in all_crds():
         lines += _kind(crd)
     lines += _metrics()
-    lines += _reasons()
+    lines += ["Reasons of statuses, conditions and Events: [troubleshooting](troubleshooting.md)."]
     return "\n".join(lines) + "\n"
-
-
-def _reasons() -> list[str]:
-    """What a status, a condition or an Event may give as its reason."""
-    rows = (
-        f"| `{reason.value}` | {reason.meaning} | {reason.remedy} |"
-        for reason in sorted(Reason, key=lambda reason: reason.value)
-    )
-    about = "Of statuses, conditions and Events. The message beside a reason has names and figures."
-    return ["## Reasons", "", about, "", "| reason | means | what to do |", "|---|---|---|", *rows, ""]
 
 
 def _metrics() -> list[str]:

@@ -45,7 +45,7 @@ async def run(*, seconds: float, rollouts: int, seed: int) -> tuple[History, dic
         return time.monotonic() - began
 
     with tempfile.TemporaryDirectory() as directory:
-        lab = Lab(Path(directory), choice=Choice.REAL, pods=base_model_pods(2, 2))
+        lab = Lab(Path(directory), choice=Choice.REAL, pods=base_model_pods(2, 2), nodes=())
         async with (
             lab,
             Verdicts() as verdicts,

@@ -142,7 +142,7 @@ async def measure(count: int) -> None:
     """One size, start to end."""
     folder = EXAMPLES / "base-model"
     with tempfile.TemporaryDirectory() as directory:
-        lab = Lab(Path(directory), choice=Choice.REAL, pods=base_model_pods(2, 2))
+        lab = Lab(Path(directory), choice=Choice.REAL, pods=base_model_pods(2, 2), nodes=())
         async with lab, stub_gateway(lab.client.with_field_manager("bench-gateway"), "default"):
             await lab.apply(read_objects(folder / "pools.yaml"))
             await lab.add_picker_services()

@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 
 from rollouts.analysis.catalogue import COMPARED, MEASURED
 from rollouts.analysis.comparisons import GatesError, compare_metric
-from rollouts.analysis.conditions import condition_problem
 from rollouts.analysis.offers import Offer
 from rollouts.analysis.types import CompareSpec, MeasureKind, MeasureSpec, MetricSpec, QuerySpec
 
-__all__ = ["BUILT_IN", "Argument", "Gate", "Resolved", "Template", "metric_problems", "resolve"]
+__all__ = ["BUILT_IN", "Argument", "Check", "Gate", "Resolved", "Template", "metric_problems", "resolve"]
 
 _REFERENCE = re.compile(r"\{\{\s*args\.([a-z0-9][-a-z0-9]*)\s*\}\}")
 _PLAIN = re.compile(r"[A-Za-z0-9_:.\-]{0,253}")
@@ -62,7 +61,7 @@ class Resolved:
 
 
 Check = Callable[[str], str | None]
-"""What is wrong with a condition, None when nothing is."""
+"""What is wrong with a condition, None when nothing is. Its author is not trusted: who asks says where."""
 
 
 def resolve(
@@ -70,7 +69,7 @@ def resolve(
     templates: Mapping[tuple[bool, str], Template],
     built_in: Mapping[str, str],
     sources: Mapping[str, Offer],
-    check: Check = condition_problem,
+    check: Check,
     *,
     adapter: bool = False,
 ) -> Resolved:
@@ -173,7 +172,7 @@ def left_over(text: str) -> Iterator[str]:
 
 
 def metric_problems(
-    metrics: list[MetricSpec], sources: Mapping[str, Offer], check: Check = condition_problem
+    metrics: list[MetricSpec], sources: Mapping[str, Offer], check: Check
 ) -> Iterator[tuple[str, str]]:
     """What keeps metrics from being measured: left-over arguments, conditions, sources, presets, names."""
     names = [metric.name for metric in metrics]

@@ -43,7 +43,7 @@ def parse_gates(plain: object, *, interval: float = 30.0) -> Replayed:
     if not compared:
         raise GatesError("no metric of the compare form: nothing can be judged against stable")
     offers = {metric.source: ANY_OFFER for metric in compared}
-    resolved = resolve(replace(gate, metrics=compared), {}, BUILT_IN, offers)
+    resolved = resolve(replace(gate, metrics=compared), {}, BUILT_IN, offers, _no_conditions)
     if resolved.problems:
         raise GatesError(resolved.problems[0][1])
     comparisons = comparisons_of([(0, resolved.metrics)])
@@ -52,3 +52,7 @@ def parse_gates(plain: object, *, interval: float = 30.0) -> Replayed:
         skipped=tuple(metric.name for metric in gate.metrics if metric not in compared),
         optional=frozenset(item.name for item in comparisons if item.optional),
     )
+
+
+def _no_conditions(_: str) -> str:
+    return "a comparison takes no conditions: it has verdicts of its own"

@@ -42,9 +42,18 @@ from rollouts.engine.types import (
 )
 from rollouts.traffic.fields import nested_deeper
 
-__all__ = ["COMMAND_ANNOTATION", "FINALIZER", "ParsedRollout", "SpecCache", "parse_rollout"]
+__all__ = [
+    "COMMAND_ANNOTATION",
+    "COMMIT_ANNOTATION",
+    "FINALIZER",
+    "ParsedRollout",
+    "SpecCache",
+    "parse_rollout",
+]
 
 COMMAND_ANNOTATION = "inferencerollouts.dev/command"
+COMMIT_ANNOTATION = "inferencerollouts.dev/commit"
+"""Set by CI beside the change, in the same commit or patch: which commit of which repository asks for it."""
 FINALIZER = "inferencerollouts.dev/restore-traffic"
 
 _SPEC_BYTES = 3 * 1024 * 1024

@@ -16,6 +16,7 @@ from rollouts.analysis.recording import Recording, RecordingError, read_recordin
 from rollouts.analysis.templates import Template
 from rollouts.api.gates_file import parse_gates
 from rollouts.api.parsing import parse_rollout
+from rollouts.cli.file_conditions import FileConditions
 from rollouts.cli.offline import TEMPLATE_KINDS, gates_to_plan, is_adapter, template_of
 from rollouts.terminal import document, say
 
@@ -158,7 +159,8 @@ def plan_command(
             raise BadInput(f"{file}: {template}")
         templates[key] = template
     try:
-        gates, silent = gates_to_plan(parsed, templates)
+        with FileConditions() as check:
+            gates, silent = gates_to_plan(parsed, templates, check)
         if not gates:
             raise BadInput("; ".join([f"{file}: the Rollout has no compare gates to plan", *silent]))
         traffic = _traffic(gates[0].spec, rate, stable_pods, canary_pods, history)

@@ -15,8 +15,19 @@ from rollouts.kube.errors import Forbidden, KindNotServed, KubeError, NotConfigu
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.kube.paging import list_all
 from rollouts.objects import kinds
+from rollouts.units import parse_duration
 
-__all__ = ["EXIT_CODES", "connection_options", "default_namespace", "fetch", "fetch_runs", "with_client"]
+__all__ = [
+    "EXIT_CODES",
+    "Missing",
+    "Unreachable",
+    "connection_options",
+    "default_namespace",
+    "fetch",
+    "fetch_runs",
+    "limit_of",
+    "with_client",
+]
 
 T = TypeVar("T")
 
@@ -57,7 +68,7 @@ def default_namespace(kubeconfig: str | None, context: ContextChoice | str | Non
     try:
         return context_namespace(kubeconfig, context)
     except NotConfigured as error:
-        raise _Unreachable(str(error)) from None
+        raise Unreachable(str(error)) from None
 
 
 def with_client(
@@ -75,21 +86,35 @@ def with_client(
     try:
         return asyncio.run(run())
     except KindNotServed:
-        raise _Unreachable(
+        raise Unreachable(
             "the cluster serves no Rollouts: install the CRDs (`rollouts crds | kubectl apply -f -`)"
         ) from None
     except Forbidden as error:
-        raise _Unreachable(f"not allowed: {error}") from None
+        raise Unreachable(f"not allowed: {error}") from None
     except KubeError as error:
-        raise _Unreachable(f"the API server could not be asked: {error}") from None
+        raise Unreachable(f"the API server could not be asked: {error}") from None
 
 
-class _Missing(click.ClickException):
+class Missing(click.ClickException):
+    """There is no such object; exit status 2."""
+
     exit_code = 2
 
 
-class _Unreachable(click.ClickException):
+class Unreachable(click.ClickException):
+    """The API server could not be asked; exit status 3."""
+
     exit_code = 3
+
+
+def limit_of(timeout: str | None) -> float:
+    """Seconds of ``--timeout``; infinite where there is none. Raises UsageError."""
+    if timeout is None:
+        return float("inf")
+    try:
+        return parse_duration(timeout).total_seconds()
+    except ValueError as error:
+        raise click.UsageError(f"--timeout: {error}") from None
 
 
 async def fetch(client: KubeClient, namespace: str, name: str) -> dict[str, Any]:
@@ -97,7 +122,7 @@ async def fetch(client: KubeClient, namespace: str, name: str) -> dict[str, Any]
     try:
         return await client.get(kinds.ROLLOUT, namespace, name)
     except NotFound:
-        raise _Missing(f"there is no Rollout {name} in namespace {namespace}") from None
+        raise Missing(f"there is no Rollout {name} in namespace {namespace}") from None
 
 
 async def fetch_runs(client: KubeClient, rollout: dict[str, Any]) -> list[dict[str, Any]]:

@@ -15,9 +15,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from rollouts.cli.lab_load import load
 from rollouts.cli.logs import configure_logs
 
-__all__ = ["lab"]
+__all__ = ["lab", "require_lab", "running_lab"]
 
 _DIRECTORY = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "inference-rollouts" / "lab"
 _STATE = "lab.json"
@@ -143,7 +144,7 @@ def up(output: str, control_plane: str, prometheus: bool, pickers: bool, gateway
 
     Rollouts and traffic are left to you.
     """
-    if _running() is not None:
+    if running_lab() is not None:
         raise click.ClickException(
             f"a lab is running already: `rollouts lab down` first (state in {_DIRECTORY})"
         )
@@ -170,7 +171,7 @@ def up(output: str, control_plane: str, prometheus: bool, pickers: bool, gateway
     )
     deadline = time.monotonic() + _UP_SECONDS
     while time.monotonic() < deadline:
-        state = _running()
+        state = running_lab()
         if state is not None:
             click.echo(json.dumps(state, indent=2) if output == "json" else _describe(state))
             return
@@ -184,7 +185,7 @@ def up(output: str, control_plane: str, prometheus: bool, pickers: bool, gateway
 @lab.command()
 def down() -> None:
     """Stop the lab that `up` started."""
-    state = _running()
+    state = running_lab()
     if state is None:
         click.echo("no lab is running")
         return
@@ -206,10 +207,7 @@ def set_knobs(pod: str, knobs: tuple[str, ...]) -> None:
     """Turn knobs of a running pod: `ttft=+50% errors=5% queue=20ms ready=false`."""
     import requests
 
-    state = _running()
-    if state is None:
-        raise click.ClickException("no lab is running: `rollouts lab up` first")
-    pods = state["pods"]
+    pods = require_lab()["pods"]
     assert isinstance(pods, dict)
     if pod not in pods:
         raise click.ClickException(f"there is no pod {pod}; there are {', '.join(sorted(pods))}")
@@ -223,6 +221,17 @@ def set_knobs(pod: str, knobs: tuple[str, ...]) -> None:
     if answer.status_code != 200:
         raise click.ClickException(f"{pod}: {answer.text[:300]}")
     click.echo(answer.text)
+
+
+lab.add_command(load)
+
+
+def require_lab() -> dict[str, object]:
+    """What the running lab wrote about itself. Raises ClickException where none runs."""
+    state = running_lab()
+    if state is None:
+        raise click.ClickException("no lab is running: `rollouts lab up` first")
+    return state
 
 
 def _flags(pickers: bool, prometheus: bool) -> list[str]:
@@ -271,7 +280,8 @@ def _alive(pid: int) -> bool:
         return True
 
 
-def _running() -> dict[str, object] | None:
+def running_lab() -> dict[str, object] | None:
+    """What the running lab wrote about itself; None where none runs."""
     try:
         state = json.loads((_DIRECTORY / _STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

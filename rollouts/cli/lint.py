@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -13,8 +13,9 @@ import click
 from rollouts.analysis.comparisons import GatesError, can_stop, comparisons_of, too_many
 from rollouts.analysis.offers import ANY_OFFER
 from rollouts.analysis.planning import Traffic, plan_rollout
-from rollouts.analysis.templates import Gate, Resolved, Template, metric_problems
+from rollouts.analysis.templates import Check, Gate, Resolved, Template, metric_problems
 from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.cli.file_conditions import FileConditions
 from rollouts.cli.lint_findings import Finding, Severity, at_document, hint, path_in, problem
 from rollouts.cli.lint_gateways import GATEWAYS, gateway_findings
 from rollouts.cli.lint_kinds import (
@@ -61,20 +62,35 @@ _ONE_CANARY_POD = Traffic(rate=20.0, stable_pods=1000, canary_pods=1)
 """As many stable pods as anybody has: what cannot be shown here is the canary's doing. The rate moves times only."""
 
 
-def lint_documents(documents: list[Any], traffic: Traffic | None = None) -> list[Finding]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Files:
+    """What one object is checked against: the others of the files, and what was given on the command line."""
+
+    known: Known
+    templates: dict[tuple[bool, str], Template]
+    traffic: Traffic | None
+    check: Check
+
+
+def lint_documents(
+    documents: list[Any], traffic: Traffic | None = None, *, check: Check | None = None
+) -> list[Finding]:
     """Findings of all objects of ours among the documents, and of those that were meant to be; others are left alone.
 
-    ``traffic`` None: whether a gate can prove its tolerance is looked at for one canary pod.
+    ``traffic`` None: whether a gate can prove its tolerance is looked at for one canary pod. ``check`` looks at
+    conditions; without one, a process under a budget does.
     """
+    if check is None:
+        with FileConditions() as conditions:
+            return lint_documents(documents, traffic, check=conditions)
     placed = [(number, *found) for number, one in enumerate(documents) for found in objects_in(one)]
     objects = [obj for _, _, obj in placed]
     alone = not any(map(is_ours, objects))
-    known = Known(objects)
-    templates: dict[tuple[bool, str], Template] = {}
+    files = _Files(known=Known(objects), templates={}, traffic=traffic, check=check)
     findings: list[Finding] = []
     # Templates first: Rollouts use them, in whatever order they stand.
     for number, path, obj in sorted(placed, key=lambda one: one[2].get("kind") not in TEMPLATE_KINDS):
-        found = _ours(obj, templates, known, traffic) if is_ours(obj) else foreign_findings(obj, alone=alone)
+        found = _ours(obj, files) if is_ours(obj) else foreign_findings(obj, alone=alone)
         findings += (at_document(one, number, path) for one in found)
     for number, value in enumerate(documents):
         if is_bare_list(value):
@@ -94,9 +110,7 @@ def _waves(placed: Sequence[tuple[int, Path, Mapping[str, Any]]]) -> Iterator[Fi
         yield at_document(finding, number, path)
 
 
-def _ours(
-    obj: Mapping[str, Any], templates: dict[tuple[bool, str], Template], known: Known, traffic: Traffic | None
-) -> Iterator[Finding]:
+def _ours(obj: Mapping[str, Any], files: _Files) -> Iterator[Finding]:
     where = name_of(obj)
     kind = obj.get("kind")
     if kind not in kinds():
@@ -106,10 +120,10 @@ def _ours(
     strict = strict_findings(obj, where)
     yield from strict
     if kind in TEMPLATE_KINDS:
-        yield from _template(obj, templates, strict)
+        yield from _template(obj, files, strict)
     elif kind == "Rollout":
-        yield from _rollout(obj, templates, strict, traffic)
-        yield from reference_findings(known, obj)
+        yield from _rollout(obj, files, strict)
+        yield from reference_findings(files.known, obj)
 
 
 def _head(obj: Mapping[str, Any]) -> Iterator[Finding]:
@@ -127,19 +141,17 @@ def _head(obj: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
-def _template(
-    obj: Mapping[str, Any], known: dict[tuple[bool, str], Template], strict: Sequence[Finding]
-) -> Iterator[Finding]:
+def _template(obj: Mapping[str, Any], files: _Files, strict: Sequence[Finding]) -> Iterator[Finding]:
     where = name_of(obj)
     key, parsed = template_of(obj)
     if isinstance(parsed, str):
         if not any(_refuses(one) for one in strict):
             yield problem(where, parsed, path=_metrics_path(parsed))
         return
-    known[key] = parsed
+    files.templates[key] = parsed
     # Arguments without a value are filled, and `default` is settled, by the Rollout that uses the template.
     offers = {**offers_of(parsed.metrics), "default": ANY_OFFER}
-    for reason, text in metric_problems(list(parsed.metrics), offers):
+    for reason, text in metric_problems(list(parsed.metrics), offers, files.check):
         if reason != "ArgumentMissing":
             yield problem(where, text, rule="gate", path=_metric_path(obj, ("spec",), text))
     for text, sure in query_doubts(parsed.metrics):
@@ -181,9 +193,7 @@ def _metric_path(obj: Mapping[str, Any], gate: Path, text: str) -> Path:
     return gate
 
 
-def _rollout(
-    obj: Mapping[str, Any], templates: Templates, strict: Sequence[Finding], traffic: Traffic | None
-) -> Iterator[Finding]:
+def _rollout(obj: Mapping[str, Any], files: _Files, strict: Sequence[Finding]) -> Iterator[Finding]:
     parsed, where = parse_rollout(obj), name_of(obj)
     told = {one.path for one in strict if one.severity is Severity.PROBLEM}
     for wrong in parsed.problems:
@@ -194,11 +204,11 @@ def _rollout(
     if parsed.model is None or parsed.problems:
         return
     yield from (problem(where, text, path=("spec", "traffic")) for text in route_problems(parsed))
-    gates = list(resolved_gates(parsed, templates))
+    gates = list(resolved_gates(parsed, files.templates, files.check))
     for step, gate, resolved in gates:
         place = "background analysis" if step is None else f"step {step + 1}"
         at = (*_CANARY, "analysis") if step is None else (*_CANARY, "steps", step, "analysis")
-        for finding in _gate(where, place, gate, resolved, templates):
+        for finding in _gate(where, place, gate, resolved, files.templates):
             yield replace(finding, path=_metric_path(obj, at, finding.text))
         for text in too_long(parsed, place, resolved.metrics):
             yield problem(where, f"{place}: {text}", rule="gate", path=_metric_path(obj, at, text))
@@ -209,7 +219,7 @@ def _rollout(
         if text := silence(item, parsed):
             yield hint(where, text, path=_CANARY)
     yield from _steps(where, parsed)
-    yield from _unprovable(where, parsed, templates, traffic)
+    yield from _unprovable(where, parsed, files)
 
 
 def _gate(where: str, place: str, gate: Gate, resolved: Resolved, templates: Templates) -> Iterator[Finding]:
@@ -277,17 +287,17 @@ def _steps(where: str, parsed: ParsedRollout) -> Iterator[Finding]:
         )
 
 
-def _unprovable(
-    where: str, parsed: ParsedRollout, templates: Templates, traffic: Traffic | None
-) -> Iterator[Finding]:
+def _unprovable(where: str, parsed: ParsedRollout, files: _Files) -> Iterator[Finding]:
     """Gates that can never show what they demand; without pods to reckon with, those that one canary pod never can."""
     try:
-        gates, _ = gates_to_plan(parsed, templates)
+        gates, _ = gates_to_plan(parsed, files.templates, files.check)
     except GatesError:
         return  # already told
-    reckoned = replace(traffic or _ONE_CANARY_POD, coupled=is_adapter(parsed))
+    reckoned = replace(files.traffic or _ONE_CANARY_POD, coupled=is_adapter(parsed))
     said = (
-        "" if traffic is not None else "with one canary pod (--stable-pods and --canary-pods say how many): "
+        ""
+        if files.traffic is not None
+        else "with one canary pod (--stable-pods and --canary-pods say how many): "
     )
     for plan in plan_rollout(gates, reckoned):
         if plan.minutes_to_pass == float("inf"):

@@ -14,10 +14,12 @@ from itertools import islice
 from typing import Any
 
 from rollouts.api.crds import all_crds
+from rollouts.api.parsing import COMMAND_ANNOTATION, COMMIT_ANNOTATION
 from rollouts.cli.lint_findings import Finding, hint, path_text, problem
 from rollouts.cli.lint_values import duration_problem, left_in, spoken_duration, weight_problem
 from rollouts.cli.lint_words import FOREIGN, nearest
 from rollouts.cli.yaml_source import Path
+from rollouts.engine.finalizing import RELEASE_ANNOTATION
 from rollouts.units import DURATION_PATTERN
 
 __all__ = ["kinds", "strict_findings"]
@@ -49,7 +51,7 @@ _META = (
 )
 """ObjectMeta of apimachinery."""
 _OBJECT_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?")
-_ANNOTATIONS = ("inferencerollouts.dev/command", "inferencerollouts.dev/release")
+_ANNOTATIONS = (COMMAND_ANNOTATION, COMMIT_ANNOTATION, RELEASE_ANNOTATION)
 _OURS = "inferencerollouts.dev/"
 
 _TYPES = {

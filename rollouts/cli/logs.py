@@ -10,7 +10,7 @@ import structlog
 
 from rollouts.terminal import printable
 
-__all__ = ["configure_logs"]
+__all__ = ["configure_logs", "quiet_logs"]
 
 
 def _printable(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -53,3 +53,12 @@ def configure_logs(form: str = "auto") -> None:
         cache_logger_on_first_use=True,
     )
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
+
+
+def quiet_logs() -> None:
+    """For commands that end: errors alone, on stderr; what they have to say they print. Keeps another's choice."""
+    if not structlog.is_configured():
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+            logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Stderr())),
+        )

@@ -17,7 +17,7 @@ COMMANDS: Mapping[str, str] = {
     "crds": "rollouts.cli.crds:crds",
     "get": "rollouts.cli.operator:get",
     "watch": "rollouts.cli.operator:watch",
-    "status": "rollouts.cli.operator:status",
+    "status": "rollouts.cli.status:status",
     "promote": "rollouts.cli.verbs:promote",
     "abort": "rollouts.cli.verbs:abort",
     "retry": "rollouts.cli.verbs:retry",

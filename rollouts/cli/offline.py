@@ -8,7 +8,7 @@ from typing import Any
 from rollouts.analysis.comparisons import GatesError, comparisons_of, metric_of
 from rollouts.analysis.offers import PICKER_OFFER, POD_OFFER, PROMETHEUS_OFFER, Offer
 from rollouts.analysis.planning import PlannedGate, planned_gates
-from rollouts.analysis.templates import BUILT_IN, Gate, Resolved, Template, resolve
+from rollouts.analysis.templates import BUILT_IN, Check, Gate, Resolved, Template, resolve
 from rollouts.analysis.types import Comparison, MetricSpec
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.runs import gate_of, gates_of, parse_template, rate_of
@@ -52,16 +52,23 @@ def offers_of(metrics: Iterable[MetricSpec]) -> dict[str, Offer]:
 
 
 def resolved_gates(
-    parsed: ParsedRollout, templates: Templates
+    parsed: ParsedRollout, templates: Templates, check: Check
 ) -> Iterator[tuple[int | None, Gate, Resolved]]:
-    """Every gate by its step (from 0; None is the background, last): as written, and what it measures."""
+    """Every gate by its step (from 0; None is the background, last): as written, and what it measures.
+
+    ``check`` looks at conditions (``cli/file_conditions.py``).
+    """
     if parsed.model is None:
         return
     for step, model in gates_of(parsed.model.strategy.canary):
         gate = gate_of(model)
         used = [templates[reference] for reference in gate.templates if reference in templates]
         metrics = [*gate.metrics, *(metric for template in used for metric in template.metrics)]
-        yield step, gate, resolve(gate, templates, BUILT_IN, offers_of(metrics), adapter=is_adapter(parsed))
+        yield (
+            step,
+            gate,
+            resolve(gate, templates, BUILT_IN, offers_of(metrics), check, adapter=is_adapter(parsed)),
+        )
 
 
 def silence(item: Comparison, parsed: ParsedRollout) -> str:
@@ -78,14 +85,16 @@ def silence(item: Comparison, parsed: ParsedRollout) -> str:
     return f"metric {item.name}: the source {item.source} never tells: {why}" if why else ""
 
 
-def gates_to_plan(parsed: ParsedRollout, templates: Templates) -> tuple[list[PlannedGate], list[str]]:
+def gates_to_plan(
+    parsed: ParsedRollout, templates: Templates, check: Check
+) -> tuple[list[PlannedGate], list[str]]:
     """The compare gates of the attempt with the weights in force, and what is silent for good. Raises GatesError."""
     for problem in parsed.problems:
         raise GatesError(problem.message)
     if parsed.model is None or parsed.spec is None:
         raise GatesError("the spec cannot be read: see `rollouts lint`")
     gates = []
-    for step, _, resolved in resolved_gates(parsed, templates):
+    for step, _, resolved in resolved_gates(parsed, templates, check):
         for reason, message in resolved.problems:
             more = " in the file; add it as another document" if reason == "TemplateMissing" else ""
             raise GatesError(message.partition(" exist: ")[0] + more if more else message)

@@ -1,10 +1,9 @@
-"""``get``, ``watch``, ``status``: looking at rollouts."""
+"""``get``, ``watch``: looking at rollouts."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 from typing import Any
 
@@ -12,28 +11,25 @@ import click
 import yaml
 from rich.live import Live
 
-from rollouts.api.parsing import parse_rollout
-from rollouts.api.scalars import parse_duration
 from rollouts.cli.connect import (
     EXIT_CODES,
     connection_options,
     default_namespace,
     fetch,
     fetch_runs,
+    limit_of,
     with_client,
 )
 from rollouts.cli.render import rollout_table, rollout_view, summary
-from rollouts.engine.types import Phase
 from rollouts.kube.client import KubeClient
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.kube.paging import list_all
 from rollouts.objects import kinds
 from rollouts.terminal import console, document, say
 
-__all__ = ["get", "status", "watch"]
+__all__ = ["get", "watch"]
 
 _POLL = 0.5
-_ENDED = (Phase.HEALTHY, Phase.ABORTED, Phase.INVALID)
 
 
 @click.command(epilog=EXIT_CODES)
@@ -85,7 +81,7 @@ def watch(
 ) -> None:
     """Show one Rollout live, until interrupted."""
     where = namespace or default_namespace(kubeconfig, context)
-    limit = _limit(timeout)
+    limit = limit_of(timeout)
 
     async def work(client: KubeClient) -> None:
         with Live(console=console(), refresh_per_second=4) as live:
@@ -99,59 +95,3 @@ def watch(
         with_client(kubeconfig, context, work)
     except KeyboardInterrupt:
         return
-
-
-def _limit(timeout: str | None) -> float:
-    if timeout is None:
-        return float("inf")
-    try:
-        return parse_duration(timeout).total_seconds()
-    except ValueError as error:
-        raise click.UsageError(f"--timeout: {error}") from None
-
-
-@click.command(epilog=EXIT_CODES)
-@click.argument("name")
-@connection_options
-@click.option(
-    "--watch", "follow", is_flag=True, help="Wait until the rollout has ended, one line per change."
-)
-@click.option("--timeout", metavar="DURATION", help="With --watch: give up after this time.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
-def status(
-    name: str,
-    namespace: str | None,
-    kubeconfig: str | None,
-    context: ContextChoice,
-    follow: bool,
-    timeout: str | None,
-    output: str,
-) -> None:
-    """Print the phase of a Rollout; with --watch wait for its end. For CI."""
-    where = namespace or default_namespace(kubeconfig, context)
-    limit = _limit(timeout)
-
-    async def work(client: KubeClient) -> tuple[dict[str, Any], bool]:
-        deadline, told = time.monotonic() + limit, ""
-        while True:
-            obj = await fetch(client, where, name)
-            shown = summary(obj)
-            line = f"{shown['phase'] or 'New'}: {shown['message']}"
-            if line != told and output == "text":
-                say(line)
-                told = line
-            over = shown["observed"] and parse_rollout(obj).status.phase in _ENDED
-            if over or not follow:
-                return shown, over
-            if time.monotonic() >= deadline:
-                return shown, False
-            await asyncio.sleep(_POLL)
-
-    shown, over = with_client(kubeconfig, context, work)
-    if output == "json":
-        document(json.dumps(shown, indent=2))
-    if shown["phase"] in ("Aborted", "Invalid") and shown["observed"]:
-        sys.exit(1)
-    if follow and not over:
-        say(f"not over within {timeout}", err=True)
-        sys.exit(4)

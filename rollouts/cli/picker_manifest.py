@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,17 @@ import click
 import yaml
 
 from rollouts.cli.connect import connection_options, default_namespace, with_client
-from rollouts.cli.picker_objects import PickerInstallation, picker_objects
+from rollouts.cli.picker_objects import ModelServerAccess, PickerInstallation, picker_objects
 from rollouts.kube.client import KubeClient
 from rollouts.kube.errors import KindNotServed, NotFound
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.objects import kinds
 from rollouts.objects.pools import Pool, read_pool
+from rollouts.peers import PickerNeeds, gateway_peers
 from rollouts.picker.core.routing import Unready
 from rollouts.picker.filesource import ObjectsUnreadable, load_objects
-from rollouts.terminal import document
+from rollouts.runtime.modelservers import ModelServers
+from rollouts.terminal import document, say
 
 __all__ = ["picker_manifest"]
 
@@ -48,6 +51,29 @@ class _Unusable(click.ClickException):
     show_default=True,
     help="What happens to the share of a target that no pod can serve.",
 )
+@click.option(
+    "--gateway",
+    type=click.Choice([peer.key for peer in gateway_peers()]),
+    help="Bring what this gateway needs, and say on stderr what is known of our picker there (docs/peers).",
+)
+@click.option("--keep-streams/--no-keep-streams", default=None, help="As in `rollouts picker`.")
+@click.option(
+    "--secure-serving/--no-secure-serving",
+    default=True,
+    show_default=True,
+    help="TLS to the gateway, self-signed.",
+)
+@click.option(
+    "--model-server-scheme", type=click.Choice(["http", "https"]), default="http", show_default=True
+)
+@click.option("--model-server-name", default="", metavar="NAME", help="The name in the pods' certificates.")
+@click.option("--model-server-insecure-skip-verify", is_flag=True, help="Take any certificate from the pods.")
+@click.option(
+    "--model-server-secret",
+    default="",
+    metavar="SECRET[,ca=ENTRY][,api-key=ENTRY]",
+    help="Secret to mount, with the entries that hold the authorities and the key of the pods.",
+)
 def picker_manifest(
     pool: str,
     namespace: str | None,
@@ -57,15 +83,26 @@ def picker_manifest(
     image: str | None,
     replicas: int,
     unready: str,
+    gateway: str | None,
+    keep_streams: bool | None,
+    secure_serving: bool,
+    model_server_scheme: str,
+    model_server_name: str,
+    model_server_insecure_skip_verify: bool,
+    model_server_secret: str,
 ) -> None:
     """Print what runs an endpoint picker for POOL, under the Service name that the pool gives.
 
     \b
         rollouts picker-manifest mymodel-pool-v1 | kubectl apply -f -
 
-    Service, Deployment, ServiceAccount, Role and RoleBinding, and a PodDisruptionBudget for several replicas:
-    the same as the chart's value `pickers`. Exit status 2 when there is no such pool or it names no picker.
+    Service, Deployment, ServiceAccount, Role and RoleBinding, a PodDisruptionBudget for several replicas, and with
+    --gateway istio a DestinationRule: the same as the chart's value `pickers`.
+    Exit status 2 when there is no such pool or it names no picker.
     """
+    servers = _access(
+        model_server_scheme, model_server_name, model_server_insecure_skip_verify, model_server_secret
+    )
     offline = objects is not None
     where = namespace or ("default" if offline else default_namespace(kubeconfig, context))
     found = (
@@ -73,8 +110,42 @@ def picker_manifest(
         if objects is not None
         else read_pool(with_client(kubeconfig, context, lambda client: _from_cluster(client, where, pool)))
     )
-    what = _installation(found, where, image=image, replicas=replicas, unready=unready)
+    needs = _needs(gateway)
+    what = replace(
+        _installation(found, where, image=image, replicas=replicas, unready=unready),
+        keep_streams=needs.keep_streams if keep_streams is None else keep_streams,
+        secure_serving=secure_serving,
+        destination_rule=needs.destination_rule,
+        servers=servers,
+    )
     document(yaml.safe_dump_all(picker_objects(what), sort_keys=False), nl=False)
+
+
+def _needs(gateway: str | None) -> PickerNeeds:
+    """Of the gateway, after saying what is known of our picker there."""
+    if gateway is None:
+        return PickerNeeds()
+    peer = next(peer for peer in gateway_peers() if peer.key == gateway)
+    say(f"{peer.name}, our picker: {peer.picker}", err=True)
+    return peer.needs
+
+
+def _access(scheme: str, name: str, skip: bool, secret: str) -> ModelServerAccess:
+    """The options, held against each other as the picker itself will do. Raises UsageError."""
+    named, *parts = secret.split(",")
+    entries = dict(part.partition("=")[::2] for part in parts)
+    if set(entries) - {"ca", "api-key"} or not all(entries.values()) or (secret and not (named and parts)):
+        raise click.UsageError(
+            "--model-server-secret: write SECRET,ca=ENTRY,api-key=ENTRY, or one of the two"
+        )
+    ca, key = entries.get("ca", ""), entries.get("api-key", "")
+    try:
+        ModelServers(scheme=scheme, server_name=name, verify=not skip, ca=Path(ca) if ca else None).check()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    return ModelServerAccess(
+        scheme=scheme, server_name=name, verify=not skip, secret=named, ca_key=ca, api_key_key=key
+    )
 
 
 async def _from_cluster(client: KubeClient, namespace: str, name: str) -> dict[str, Any]:

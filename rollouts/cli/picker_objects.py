@@ -10,10 +10,18 @@ from typing import Any
 
 from rollouts.picker.watching import RESOURCES
 
-__all__ = ["GRPC_PORT", "HEALTH_PORT", "METRICS_PORT", "PickerInstallation", "picker_objects"]
+__all__ = [
+    "GRPC_PORT",
+    "HEALTH_PORT",
+    "METRICS_PORT",
+    "ModelServerAccess",
+    "PickerInstallation",
+    "picker_objects",
+]
 
 Object = dict[str, Any]
 
+_SERVERS = "/etc/inference-rollouts/model-servers"
 GRPC_PORT = 9002
 """Of the pods. The Service has the port that the pool names, which may be a privileged one."""
 
@@ -27,8 +35,33 @@ _USER = 65532
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ModelServerAccess:
+    """How the picker calls the pods. ``ca_key`` and ``api_key_key`` are entries of ``secret``, which is mounted."""
+
+    scheme: str = "http"
+    server_name: str = ""
+    verify: bool = True
+    secret: str = ""
+    ca_key: str = ""
+    api_key_key: str = ""
+
+    @property
+    def arguments(self) -> list[str]:
+        """What differs from plain HTTP without a key."""
+        found = ["--model-server-scheme=https"] if self.scheme == "https" else []
+        found += [f"--model-server-name={self.server_name}"] if self.server_name else []
+        found += [] if self.verify else ["--model-server-insecure-skip-verify"]
+        found += [f"--model-server-ca={_SERVERS}/{self.ca_key}"] if self.ca_key else []
+        found += [f"--model-server-api-key-file={_SERVERS}/{self.api_key_key}"] if self.api_key_key else []
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PickerInstallation:
-    """What to install: ``service`` and ``port`` are the ones that the pool names."""
+    """What to install: ``service`` and ``port`` are the ones that the pool names.
+
+    ``destination_rule``: Istio's object that makes it take the picker's own certificate, where there is one.
+    """
 
     namespace: str
     pool: str
@@ -37,6 +70,10 @@ class PickerInstallation:
     image: str
     replicas: int = 2
     unready: str = "spill"
+    keep_streams: bool = False
+    secure_serving: bool = True
+    destination_rule: bool = False
+    servers: ModelServerAccess = ModelServerAccess()  # frozen, one default for all
 
     @property
     def selector(self) -> dict[str, str]:
@@ -49,7 +86,7 @@ class PickerInstallation:
 
 
 def picker_objects(what: PickerInstallation) -> list[Object]:
-    """ServiceAccount, Role, RoleBinding, Service, Deployment and, for several replicas, PodDisruptionBudget."""
+    """ServiceAccount, Role, RoleBinding, Service, Deployment; a PodDisruptionBudget for several replicas."""
     role = {"apiGroup": _RBAC, "kind": "Role", "name": what.service}
     account = {"kind": "ServiceAccount", "name": what.service, "namespace": what.namespace}
     budget = {"maxUnavailable": 1, "selector": {"matchLabels": what.selector}}
@@ -60,6 +97,11 @@ def picker_objects(what: PickerInstallation) -> list[Object]:
         _service(what),
         _object(what, "apps/v1", "Deployment", spec=_deployment(what)),
     ]
+    if what.destination_rule and what.secure_serving:
+        # The picker's certificate is its own, signed by nobody.
+        trust = {"tls": {"mode": "SIMPLE", "insecureSkipVerify": True}}
+        rule = {"host": what.service, "trafficPolicy": trust}
+        found.append(_object(what, "networking.istio.io/v1", "DestinationRule", spec=rule))
     if what.replicas > 1:
         found.append(_object(what, "policy/v1", "PodDisruptionBudget", spec=budget))
     return found
@@ -110,7 +152,7 @@ def _deployment(what: PickerInstallation) -> Object:
         },
         "topologySpreadConstraints": [spread],
         "containers": [_container(what)],
-        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "16Mi"}}],
+        "volumes": _volumes(what.servers),
     }
     return {
         "replicas": what.replicas,
@@ -127,15 +169,7 @@ def _container(what: PickerInstallation) -> Object:
         "name": "picker",
         "image": what.image,
         "imagePullPolicy": "IfNotPresent",
-        "args": [
-            "picker",
-            f"--pool={what.namespace}/{what.pool}",
-            f"--grpc-address=0.0.0.0:{GRPC_PORT}",
-            f"--metrics-address=0.0.0.0:{METRICS_PORT}",
-            f"--health-address=0.0.0.0:{HEALTH_PORT}",
-            f"--unready={what.unready}",
-            "--memory-limit=$(MEMORY_LIMIT)",
-        ],
+        "args": _arguments(what),
         # The kubelet fills in the limit below: what the picker holds of unfinished requests is a part of it.
         "env": [
             {
@@ -154,8 +188,34 @@ def _container(what: PickerInstallation) -> Object:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *_mounts(what.servers)],
     }
+
+
+def _arguments(what: PickerInstallation) -> list[str]:
+    return [
+        "picker",
+        f"--pool={what.namespace}/{what.pool}",
+        f"--grpc-address=0.0.0.0:{GRPC_PORT}",
+        f"--metrics-address=0.0.0.0:{METRICS_PORT}",
+        f"--health-address=0.0.0.0:{HEALTH_PORT}",
+        f"--unready={what.unready}",
+        "--memory-limit=$(MEMORY_LIMIT)",
+        *(["--keep-streams"] if what.keep_streams else []),
+        *([] if what.secure_serving else ["--no-secure-serving"]),
+        *what.servers.arguments,
+    ]
+
+
+def _mounts(servers: ModelServerAccess) -> list[Object]:
+    mount = {"name": "model-servers", "mountPath": _SERVERS, "readOnly": True}
+    return [mount] if servers.secret else []
+
+
+def _volumes(servers: ModelServerAccess) -> list[Object]:
+    secret = {"secretName": servers.secret, "defaultMode": 0o440}
+    found: list[Object] = [{"name": "tmp", "emptyDir": {"sizeLimit": "16Mi"}}]
+    return found + ([{"name": "model-servers", "secret": secret}] if servers.secret else [])
 
 
 def _probe(service: str, *, period: int) -> Object:

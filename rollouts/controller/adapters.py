@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
 import structlog
 
 from rollouts.controller.adapter_content import (
@@ -27,10 +26,10 @@ from rollouts.controller.adapter_content import (
     has_requests,
     read_models,
 )
-from rollouts.controller.adapter_keys import ModelServerKey, authorization
+from rollouts.controller.model_server_calls import Answer, ModelServerCalls
 from rollouts.objects.pods import Pod
 from rollouts.runtime.clock import Clock, Monotonic
-from rollouts.runtime.fairness import FairSlots
+from rollouts.runtime.modelservers import ModelServerBook
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["AdapterSettings", "AdapterWatch", "PodState", "Serving"]
@@ -46,27 +45,18 @@ _RETRY = 10.0
 _LIST_TIMEOUT = 5.0
 _PROBE_TIMEOUT = 30.0
 _LOAD_TIMEOUT = 120.0
-_BODY_LIMIT = 1024 * 1024
 _PROBE_TOKENS = 16
 """Enough for two models to part ways, and nothing to a pod."""
 _QUIET = 3.0
 """Seconds without a request before an adapter is taken off: those on their way from the gateway arrive in between."""
-_PARALLEL = 32
-_OF_ONE_NAMESPACE = 8
 _NEVER = Monotonic(float("-inf"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterSettings:
-    """What the administrator allows. ``prefixes``: folders that adapters may be loaded from.
-
-    ``api_keys`` are the keys that model servers ask for, by namespace and pool; ``api_key_file`` is the one of all,
-    where one namespace is watched.
-    """
+    """What the administrator allows. ``prefixes``: folders that adapters may be loaded from."""
 
     prefixes: tuple[str, ...] = ()
-    api_key_file: str = ""
-    api_keys: tuple[ModelServerKey, ...] = ()
 
     def allows(self, path: str) -> bool:
         """Whether a path lies under an allowed prefix, whatever tricks it is written with."""
@@ -84,6 +74,10 @@ class _Pod:
     models: dict[str, Model] | None = None
     error: str = ""
     looked: Monotonic = _NEVER
+    read: Monotonic = _NEVER
+    """When the list that ``models`` holds was asked for."""
+    sent: dict[tuple[str, str], Monotonic] = field(default_factory=dict)
+    """(what, adapter) -> when a load or unload ended: before another the list is read once more."""
     proven: dict[str, Model] = field(default_factory=dict)
     """What answered a probe, as it was listed then: other content under the name has to show itself again."""
     differs: dict[str, bool] = field(default_factory=dict)
@@ -107,14 +101,15 @@ class AdapterWatch:
     ``on_change`` is called with the key of every follower whose pods' answers changed.
     """
 
-    def __init__(self, clock: Clock, settings: AdapterSettings) -> None:
+    def __init__(
+        self, clock: Clock, settings: AdapterSettings, model_servers: ModelServerBook | None = None
+    ) -> None:
         self.settings = settings
         self.on_change: Callable[[ObjectKey], None] = lambda _: None
         self._clock = clock
         self._pods: dict[tuple[str, ...], _Pod] = {}
         self._wants: dict[ObjectKey, _Want] = {}
-        self._session: aiohttp.ClientSession | None = None
-        self._slots = FairSlots(_PARALLEL, _OF_ONE_NAMESPACE)
+        self._calls = ModelServerCalls(model_servers or ModelServerBook())
         self._tasks: set[asyncio.Task[None]] = set()
 
     # --- what callers ask ---
@@ -180,9 +175,7 @@ class AdapterWatch:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._calls.close()
 
     def _interval(self, key: tuple[str, ...], pod: _Pod) -> float:
         if pod.models is None or self._wanted(key, lambda want: want.prove) - pod.proven.keys():
@@ -219,14 +212,15 @@ class AdapterWatch:
 
     async def _look(self, key: tuple[str, ...], pod: _Pod) -> None:
         before = self._known(pod)
-        status, body = await self._ask(pod, "GET", "/v1/models", None, _LIST_TIMEOUT)
+        begun = self._clock.monotonic()
+        answer = await self._ask(pod, "GET", "/v1/models", None, _LIST_TIMEOUT)
         pod.looked = self._clock.monotonic()
-        models = read_models(body) if status == 200 else None
+        models = read_models(answer.body) if answer.ok else None
         if models is None:
             # The last answer stands: a pod that does not answer us may still answer the gateway.
-            pod.error = body if status is None else f"/v1/models answers {status}"
+            pod.error = answer.problem or "/v1/models answers no list of models"
         else:
-            pod.models, pod.error = models, ""
+            pod.models, pod.error, pod.read = models, "", begun
             for adapter in [name for name, shown in pod.proven.items() if models.get(name) != shown]:
                 del pod.proven[adapter]
                 pod.differs.pop(adapter, None)
@@ -274,10 +268,10 @@ class AdapterWatch:
         problems = []
         for path, request in (("/v1/completions", {**short, "prompt": "Hi"}), ("/v1/chat/completions", chat)):
             if only in ("", path):
-                status, text = await self._ask(pod, "POST", path, request, _PROBE_TIMEOUT)
-                if status == 200:
-                    return answer_text(text), path, ""
-                problems.append(f"{path} answers {status}" if status is not None else text)
+                answer = await self._ask(pod, "POST", path, request, _PROBE_TIMEOUT)
+                if answer.ok:
+                    return answer_text(answer.body), path, ""
+                problems.append(answer.problem)
         return None, "", problems[0]
 
     async def _drain(self, pod: _Pod, adapters: set[str]) -> None:
@@ -286,10 +280,10 @@ class AdapterWatch:
             del pod.quiet[adapter]
         if not adapters:
             return
-        status, page = await self._ask(pod, "GET", "/metrics", None, _LIST_TIMEOUT)
+        page = await self._ask(pod, "GET", "/metrics", None, _LIST_TIMEOUT)
         for adapter in adapters:
             # A server without metrics counts nothing: only the time for requests on their way is waited for.
-            busy = status != 404 and (status != 200 or has_requests(page.encode(), adapter))
+            busy = page.status != 404 and (not page.ok or has_requests(page.body.encode(), adapter))
             if busy:
                 pod.quiet.pop(adapter, None)
             else:
@@ -316,6 +310,8 @@ class AdapterWatch:
             pod = self._pods[key]
             due = pod.models is not None and (adapter in pod.models) is listed
             due = due and (only is None or pod.endpoint.name in only)
+            # A call without an answer may have had its effect: what the pod lists since then says so.
+            due = due and pod.read > pod.sent.get((what, adapter), _NEVER)
             if due and f"{what} {adapter}" not in pod.busy and not self._recently_failed(pod, what, adapter):
                 self._spawn(pod, f"{what} {adapter}", self._send(key, pod, adapter, what, request))
 
@@ -323,50 +319,18 @@ class AdapterWatch:
         self, key: tuple[str, ...], pod: _Pod, adapter: str, what: str, request: dict[str, str]
     ) -> None:
         path = f"/v1/{what}_lora_adapter"
-        status, text = await self._ask(pod, "POST", path, request, _LOAD_TIMEOUT)
-        _log.info("adapter_changed", what=what, pod=pod.endpoint.name, adapter=adapter, status=status)
-        if status == 200 or (what == "unload" and status == 404):
+        answer = await self._ask(pod, "POST", path, request, _LOAD_TIMEOUT)
+        _log.info("adapter_changed", what=what, pod=pod.endpoint.name, adapter=adapter, status=answer.status)
+        pod.sent[what, adapter] = self._clock.monotonic()
+        if answer.ok or (what == "unload" and answer.status == 404):
             pod.failed.pop((what, adapter), None)
         else:
-            problem = f"{path} answers {status}" if status is not None else text
-            pod.failed[what, adapter] = (self._clock.monotonic(), problem)
+            pod.failed[what, adapter] = (self._clock.monotonic(), answer.problem)
         pod.looked = _NEVER
         self._changed(key)
 
-    # --- transport ---
-
-    async def _ask(
-        self, pod: _Pod, method: str, path: str, request: Any, timeout: float
-    ) -> tuple[int | None, str]:
-        """Status and body; without an answer None and why. The body of an error is not passed on."""
-        host = f"[{pod.endpoint.ip}]" if ":" in pod.endpoint.ip else pod.endpoint.ip
-        url = f"http://{host}:{pod.port}{path}"
-        try:
-            async with (
-                asyncio.timeout(timeout),
-                self._slots.hold(pod.namespace),
-                self._open().request(
-                    method, url, json=request, headers=self._headers(pod), allow_redirects=False
-                ) as response,
-            ):
-                body = b""
-                async for chunk in response.content.iter_chunked(65_536):
-                    body += chunk
-                    if len(body) > _BODY_LIMIT:
-                        return None, f"{path} answers more than {_BODY_LIMIT} bytes"
-                return response.status, body.decode("utf-8", "replace")
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return None, f"{path} gives no answer ({type(error).__name__})"
-
-    def _headers(self, pod: _Pod) -> dict[str, str]:
-        settings = self.settings
-        return authorization(settings.api_keys, settings.api_key_file, pod.namespace, pod.endpoint.pool)
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = aiohttp.TCPConnector(limit=_PARALLEL, keepalive_timeout=15)
-            self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
-        return self._session
+    async def _ask(self, pod: _Pod, method: str, path: str, request: Any, timeout: float) -> Answer:
+        return await self._calls.ask(pod.namespace, pod.endpoint, pod.port, method, path, request, timeout)
 
 
 def _is_quiet(pod: _Pod, adapter: str, now: Monotonic) -> bool:

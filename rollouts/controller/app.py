@@ -37,6 +37,7 @@ from rollouts.runtime.health import (
     readiness,
 )
 from rollouts.runtime.lease import LeaseConfig
+from rollouts.runtime.modelservers import ModelServerBook
 from rollouts.runtime.objects import ObjectKey
 from rollouts.runtime.supervisor import LoopMonitor, Supervisor
 from rollouts.runtime.worker import WorkerConfig, WorkerPool, WorkOutcome
@@ -85,13 +86,14 @@ class Controller:
         self.caches = Caches(
             fenced, clock, namespace=settings.namespace, cluster_templates=settings.cluster_templates
         )
+        model_servers = ModelServerBook(settings.model_servers)
+        self._scraper = PodScraper(clock, model_servers=model_servers)
         self.metrics.registry.register(GateCollector(self.caches, lambda: self.leading))
-        self._scraper = PodScraper(clock)
         self._sources = open_sources(settings.sources, self.caches, self._scraper, clock)
         self._shares = share_counter(
             self.caches, self._scraper, clock, sources=self._sources, propagation=settings.propagation
         )
-        self.adapters = AdapterWatch(clock, settings.adapters)
+        self.adapters = AdapterWatch(clock, settings.adapters, model_servers)
         self.health = PickerHealthWatch(clock)
         self.crashes = CrashWatch(self._scraper, clock)
         self.prober = Prober(fenced, self._scraper, clock, settings.path_probe)

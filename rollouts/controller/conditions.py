@@ -117,6 +117,16 @@ class SandboxedConditions:
             raise ConditionError(str(answer["problem"]))
         return bool(answer["holds"])
 
+    async def settled(self, namespace: str, text: str) -> str | None:
+        """What is wrong with a condition, waited for: for commands, which have nothing else to do."""
+        if plain_comparison(text) is not None:
+            return None
+        known, digest = self._of(namespace), _digest(text)
+        try:
+            return known[digest] if digest in known else await self._asked(namespace, text)
+        except SandboxError as error:
+            return _words(error)
+
     async def close(self) -> None:
         """End what is running."""
         for task in self._tasks:
@@ -131,10 +141,7 @@ class SandboxedConditions:
             while wanted:
                 digest, text = next(iter(wanted.items()))
                 try:
-                    answer: Any = await self._sandbox.ask(key.namespace, {"text": text})
-                    problem = answer.get("problem")
-                except OverBudget as error:
-                    problem = _words(error)
+                    await self._asked(key.namespace, text)
                 except SandboxError as error:
                     _log.error("conditions_not_checked", reason=str(error), namespace=key.namespace)
                     self._trouble = _words(error)
@@ -143,10 +150,19 @@ class SandboxedConditions:
                     continue
                 self._trouble = ""
                 del wanted[digest]
-                self._remember(key.namespace, digest, problem)
         finally:
             del self._wanted[key]
         self.on_change(key)
+
+    async def _asked(self, namespace: str, text: str) -> str | None:
+        """What is wrong with a condition, which is remembered. Raises SandboxError where nothing can be said."""
+        try:
+            answer: Any = await self._sandbox.ask(namespace, {"text": text})
+            problem: str | None = answer.get("problem")
+        except OverBudget as error:
+            problem = _words(error)
+        self._remember(namespace, _digest(text), problem)
+        return problem
 
     def _of(self, namespace: str) -> OrderedDict[bytes, str | None]:
         known = self._known.setdefault(namespace, OrderedDict())

@@ -21,6 +21,7 @@ def metrics_pages(pods: Iterable[Pod], ports: Sequence[int], namespace: str) -> 
             port=port,
             started=_seconds(found.started),
             namespace=namespace,
+            pool=found.pool,
             of=found.name if several else "",
         )
         for found in pods

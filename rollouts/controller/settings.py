@@ -8,8 +8,8 @@ The file is YAML::
     gitopsManagers: [argocd-controller, kustomize-controller, helm-controller]
     adapters:
       prefixes: [/adapters]
-      apiKeys:
-      - {namespace: team-a, pool: mymodel-pool-v1, file: /etc/...}
+    modelServers:
+    - {namespace: team-a, pool: mymodel-pool-v1, scheme: https, caFile: /etc/..., serverName: vllm, apiKeyFile: ...}
     pathProbe: {enabled: true, allow: [10.0.0.0/8]}
     propagation: 2m
     notifications: {...}   # notification_settings.py
@@ -30,9 +30,9 @@ import yaml
 from rollouts.analysis.sources.budget import QUERIES_PER_MINUTE
 from rollouts.analysis.sources.prometheus import PrometheusConfig
 from rollouts.api.scalars import parse_duration
-from rollouts.controller.adapter_keys import ModelServerKey
 from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.gateway_address import ProbeSettings
+from rollouts.controller.model_server_settings import ModelServersWrong, model_servers
 from rollouts.controller.notification_settings import (
     NotificationError,
     NotificationSettings,
@@ -40,6 +40,7 @@ from rollouts.controller.notification_settings import (
 )
 from rollouts.controller.observing import DEFAULT_GITOPS_MANAGERS
 from rollouts.controller.shares import PROPAGATION
+from rollouts.runtime.modelservers import ModelServers
 
 __all__ = ["RESERVED_SOURCES", "Settings", "SettingsError", "read_config", "source_option"]
 
@@ -48,6 +49,15 @@ _NAME = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,127}")
 _FILE_LIMIT = 1024 * 1024
 
+_SECTIONS = {
+    "sources",
+    "gitopsManagers",
+    "adapters",
+    "modelServers",
+    "pathProbe",
+    "propagation",
+    "notifications",
+}
 _FIELDS = {
     "url": "url",
     "timeout": "timeout",
@@ -84,6 +94,8 @@ class Settings:
     leader_elect: bool = True
     cluster_templates: bool = True
     adapters: AdapterSettings = field(default_factory=AdapterSettings)
+    model_servers: Mapping[tuple[str, str], ModelServers] = field(default_factory=dict)
+    """How the pods of a namespace and pool are called; see ``ModelServerBook``."""
     path_probe: ProbeSettings = field(default_factory=ProbeSettings)
     workers: int = 8
     propagation: float = PROPAGATION
@@ -127,33 +139,27 @@ def read_config(path: str, settings: Settings) -> Settings:
         raise SettingsError(f"{path}: cannot be read: {type(error).__name__}") from None
     if not isinstance(data, Mapping):
         raise SettingsError(f"{path}: must be a mapping with sources and gitopsManagers")
-    unknown = set(data) - {
-        "sources",
-        "gitopsManagers",
-        "adapters",
-        "pathProbe",
-        "propagation",
-        "notifications",
-    }
+    unknown = set(data) - _SECTIONS
     if unknown:
         raise SettingsError(f"{path}: unknown: {', '.join(sorted(map(str, unknown)))}")
     sources = dict(_sources(path, data.get("sources") or {}))
     managers = data.get("gitopsManagers", list(settings.gitops_managers))
     if not isinstance(managers, list) or not all(isinstance(item, str) for item in managers):
         raise SettingsError(f"{path}: gitopsManagers must be a list of field managers")
-    adapters = _adapters(path, data.get("adapters") or {})
-    if adapters.api_key_file and settings.namespace is None:
-        raise SettingsError(
-            f"{path}: adapters.apiKeyFile would go to the pods of every namespace: with --all-namespaces list "
-            "adapters.apiKeys, each with its namespace"
-        )
+    adapters = data.get("adapters") or {}
+    prefixes = _adapters(path, adapters)
+    try:
+        called = model_servers(data.get("modelServers"), adapters, everywhere=settings.namespace is None)
+    except ModelServersWrong as error:
+        raise SettingsError(f"{path}: {error}") from None
     return replace(
         settings,
         sources={**sources, **settings.sources},
         gitops_managers=tuple(managers),
         path_probe=_path_probe(path, data.get("pathProbe") or {}),
         propagation=_propagation(path, data.get("propagation")),
-        adapters=adapters,
+        adapters=prefixes,
+        model_servers=called,
         notifications=_notifications(path, data.get("notifications") or {}),
     )
 
@@ -194,33 +200,12 @@ def _adapters(path: str, data: Any) -> AdapterSettings:
     """``adapters``: prefixes are absolute folders of the model servers' file systems."""
     if not isinstance(data, Mapping) or set(data) - {"prefixes", "apiKeyFile", "apiKeys"}:
         raise SettingsError(f"{path}: adapters must be a mapping with prefixes, apiKeys and apiKeyFile")
-    prefixes, key_file = data.get("prefixes") or [], data.get("apiKeyFile") or ""
+    prefixes = data.get("prefixes") or []
     if not isinstance(prefixes, list) or not all(
         isinstance(item, str) and item.startswith("/") and item.strip("/") for item in prefixes
     ):
         raise SettingsError(f"{path}: adapters.prefixes must be a list of absolute folders, not /")
-    if not isinstance(key_file, str):
-        raise SettingsError(f"{path}: adapters.apiKeyFile must be a path")
-    keys = _keys(path, data.get("apiKeys") or [])
-    return AdapterSettings(prefixes=tuple(prefixes), api_key_file=key_file, api_keys=keys)
-
-
-def _keys(path: str, data: Any) -> tuple[ModelServerKey, ...]:
-    """``adapters.apiKeys``: one key for each namespace and pool."""
-    where = f"{path}: adapters.apiKeys"
-    if not isinstance(data, list):
-        raise SettingsError(f"{where} must be a list of namespace, pool and file")
-    found: dict[tuple[str, str], ModelServerKey] = {}
-    for entry in data:
-        if not isinstance(entry, Mapping) or set(entry) - {"namespace", "pool", "file"}:
-            raise SettingsError(f"{where}: an entry has namespace, pool (else all of the namespace) and file")
-        namespace, pool, file = (entry.get(name) or "" for name in ("namespace", "pool", "file"))
-        if not all(isinstance(item, str) for item in (namespace, pool, file)) or not namespace or not file:
-            raise SettingsError(f"{where}: an entry needs a namespace and a file")
-        if (namespace, pool) in found:
-            raise SettingsError(f"{where}: namespace {namespace} has two keys for {pool or 'all its pools'}")
-        found[namespace, pool] = ModelServerKey(namespace=namespace, pool=pool, file=file)
-    return tuple(found.values())
+    return AdapterSettings(prefixes=tuple(prefixes))
 
 
 def _sources(path: str, data: Any) -> list[tuple[str, PrometheusConfig]]:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from rollouts.objects.resource import Resource
 
-__all__ = ["KubeClient", "ListPage", "PatchKind", "Resource", "WatchEvent", "WatchType"]
+__all__ = ["KubeClient", "ListPage", "PatchKind", "Propagation", "Resource", "WatchEvent", "WatchType"]
 
 Object = dict[str, Any]
 
@@ -26,6 +26,14 @@ class PatchKind(Enum):
     JSON = "application/json-patch+json"
     MERGE = "application/merge-patch+json"
     APPLY = "application/apply-patch+yaml"
+
+
+class Propagation(Enum):
+    """What a deletion does with the objects that the deleted one owns; ``kubectl delete --cascade``."""
+
+    FOREGROUND = "Foreground"
+    BACKGROUND = "Background"
+    ORPHAN = "Orphan"
 
 
 class WatchType(Enum):
@@ -73,6 +81,7 @@ class KubeClient(Protocol):
         limit: int = 500,
         continue_token: str = "",
         label_selector: str = "",
+        field_selector: str = "",
     ) -> ListPage:
         """Read one page, all namespaces when ``namespace`` is None. Raises Gone, KindNotServed."""
         ...
@@ -85,6 +94,7 @@ class KubeClient(Protocol):
         resource_version: str,
         timeout_seconds: int,
         label_selector: str = "",
+        field_selector: str = "",
     ) -> AsyncIterator[WatchEvent]:
         """Stream changes after ``resource_version``, bookmarks included, until the server ends it.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import socket
+import ssl
 import time
 import weakref
 from collections.abc import AsyncIterator, Mapping
@@ -235,5 +237,29 @@ def parse_object(body: bytes) -> Object:
 
 
 def reason_of(error: BaseException) -> str:
-    """What an exception says; its type where it says nothing."""
-    return str(error) or type(error).__name__
+    """Why there is no answer, in words: aiohttp's own texts show its objects."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            return f"the certificate of {error.host}:{error.port} is not accepted: {_plain(error.certificate_error)}"
+        case aiohttp.ClientConnectorDNSError():
+            return f"the name {error.host} is not known"
+        case aiohttp.ClientConnectorSSLError():
+            return f"{error.host}:{error.port} speaks no TLS that we accept: {_plain(error.os_error)}"
+        case aiohttp.ClientConnectorError():
+            return f"{error.host}:{error.port}: {_plain(error.os_error)}"
+        case aiohttp.ServerDisconnectedError():
+            return "the server closed the connection"
+        case aiohttp.ClientPayloadError():
+            return "the answer was cut off"
+    return _plain(error)
+
+
+def _plain(error: BaseException) -> str:
+    """What an exception says; its type where it says nothing, or an object's name for its words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    if isinstance(error, OSError) and error.errno is not None:
+        # asyncio puts "Connect call failed ('127.0.0.1', 1)" in the place of the system's words.
+        return os.strerror(error.errno).lower() if error.errno > 0 else error.strerror or type(error).__name__
+    text = str(error)
+    return text if text and "<" not in text else type(error).__name__

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import aiohttp
 import structlog
 
-from rollouts.kube.client import ListPage, PatchKind, Resource, WatchEvent, WatchType
+from rollouts.kube.client import ListPage, PatchKind, Propagation, Resource, WatchEvent, WatchType
 from rollouts.kube.connection import (
     Connection,
     Impersonation,
@@ -107,9 +107,15 @@ class HttpKubeClient:
         limit: int = 500,
         continue_token: str = "",
         label_selector: str = "",
+        field_selector: str = "",
     ) -> ListPage:
         """See ``KubeClient.list_page``."""
-        params = {"limit": str(limit), "continue": continue_token, "labelSelector": label_selector}
+        params = {
+            "limit": str(limit),
+            "continue": continue_token,
+            "labelSelector": label_selector,
+            "fieldSelector": field_selector,
+        }
         body = await self._answer("GET", _path(resource, namespace), params)
         metadata = body.get("metadata") or {}
         items = [item for item in body.get("items") or () if isinstance(item, dict)]
@@ -131,6 +137,7 @@ class HttpKubeClient:
         resource_version: str,
         timeout_seconds: int,
         label_selector: str = "",
+        field_selector: str = "",
     ) -> AsyncIterator[WatchEvent]:
         """See ``KubeClient.watch``."""
         params = {
@@ -139,6 +146,7 @@ class HttpKubeClient:
             "resourceVersion": resource_version,
             "timeoutSeconds": str(timeout_seconds),
             "labelSelector": label_selector,
+            "fieldSelector": field_selector,
         }
         request = Request(method="GET", path=_path(resource, namespace), params=params)
         silence = aiohttp.ClientTimeout(total=None, sock_read=timeout_seconds + _WATCH_SLACK)
@@ -196,6 +204,7 @@ class HttpKubeClient:
         uid: str = "",
         resource_version: str = "",
         grace_period_seconds: int | None = None,
+        propagation: Propagation | None = None,
     ) -> None:
         """See ``KubeClient.delete``. Without a kubelet, a Pod goes only with a grace period of 0."""
         guards = {"uid": uid, "resourceVersion": resource_version}
@@ -204,6 +213,8 @@ class HttpKubeClient:
             options["preconditions"] = preconditions
         if grace_period_seconds is not None:
             options["gracePeriodSeconds"] = grace_period_seconds
+        if propagation is not None:
+            options["propagationPolicy"] = propagation.value
         await self._answer("DELETE", _path(resource, namespace, name), body=options)
 
     async def discover(self) -> tuple[Resource, ...]:

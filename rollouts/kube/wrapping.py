@@ -73,6 +73,7 @@ class WrappedClient:
         limit: int = 500,
         continue_token: str = "",
         label_selector: str = "",
+        field_selector: str = "",
     ) -> ListPage:
         """See ``KubeClient.list_page``."""
         async with self.around(Call(Verb.LIST, resource.plural)):
@@ -82,6 +83,7 @@ class WrappedClient:
                 limit=limit,
                 continue_token=continue_token,
                 label_selector=label_selector,
+                field_selector=field_selector,
             )
 
     async def watch(
@@ -92,6 +94,7 @@ class WrappedClient:
         resource_version: str,
         timeout_seconds: int,
         label_selector: str = "",
+        field_selector: str = "",
     ) -> AsyncIterator[WatchEvent]:
         """See ``KubeClient.watch``."""
         async with self.around(Call(Verb.WATCH, resource.plural)):
@@ -101,6 +104,7 @@ class WrappedClient:
                 resource_version=resource_version,
                 timeout_seconds=timeout_seconds,
                 label_selector=label_selector,
+                field_selector=field_selector,
             )
             # Every implementation is an async generator; closing it ends the connection at once.
             async with aclosing(cast(Any, events)) as stream:

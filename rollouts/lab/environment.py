@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from rollouts.lab.gateway.likeness import GatewayLike
 from rollouts.lab.gateway.service import POOLS_V1, POOLS_V1ALPHA2, LabGateway
 from rollouts.lab.kubelet import Kubelet
 from rollouts.lab.loopback import loopback
+from rollouts.lab.nodes import Node, Nodes, SimulatedServers
 from rollouts.lab.pickers import SERVICES, Pickers, picker_service, wanted_pickers
 from rollouts.lab.processes import ChildProcess, free_port
 from rollouts.lab.prometheus import Job, Prometheus
@@ -38,6 +39,10 @@ Object = dict[str, Any]
 
 EXAMPLES = Path(__file__).resolve().parent.parent.parent / "examples"
 _NAMESPACE = "default"
+_NODES = (Node(name="lab-1", gpus=8), Node(name="lab-2", gpus=8))
+# Where Pods stand that the lab makes itself (``Kubelet``): theirs only.
+_OWN_NODE = Node(name="lab", schedulable=False)
+_BLOCK = 4
 
 
 class LabError(Exception):
@@ -101,7 +106,11 @@ async def apply_objects(
 
 
 class Lab:
-    """A running lab. Use as an async context manager; ``directory`` takes logs, data and the kubeconfig."""
+    """A running lab. Use as an async context manager; ``directory`` takes logs, data and the kubeconfig.
+
+    With ``choice`` REAL it has controllers, a scheduler and ``nodes`` as well, unless ``nodes`` is empty: Deployments
+    make Pods, and those that run vLLM are simulated servers (``servers``).
+    """
 
     def __init__(
         self,
@@ -112,6 +121,7 @@ class Lab:
         pickers: bool = True,
         gateway_like: GatewayLike = GatewayLike.STANDARD,
         prometheus: bool = False,
+        nodes: Sequence[Node] = _NODES,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.directory = directory
@@ -124,6 +134,9 @@ class Lab:
         self._client: HttpKubeClient | None = None
         self._gateway: LabGateway | None = None
         self._kubelet: Kubelet | None = None
+        self._offered = nodes if choice is Choice.REAL else ()
+        self._nodes: Nodes | None = None
+        self.servers = SimulatedServers(block=_BLOCK)
         self._controller: ChildProcess | None = None
         self._pickers: Pickers | None = None
         self.prometheus = Prometheus(directory / "prometheus") if prometheus else None
@@ -166,6 +179,12 @@ class Lab:
         self._client = await open_client(str(self.kubeconfig), field_manager="kubectl")
         await install_upstream_crds(self.client)
         await install_crds(self.client, all_crds())
+        if self._offered:
+            await self.control_plane.start_controllers()
+            self._nodes = Nodes(
+                self.client.with_field_manager("kubelet"), (_OWN_NODE, *self._offered), self.servers
+            )
+            await self._nodes.start()
         await self.fleet.start()
         self._kubelet = Kubelet(self.client)
         await self._kubelet.add_all(self.pods)
@@ -270,6 +289,8 @@ class Lab:
             await self._gateway.stop()
         if self._kubelet is not None:
             await self._kubelet.stop()
+        if self._nodes is not None:
+            await self._nodes.stop()
         await self.fleet.stop()
         if self._client is not None:
             try:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["GatewayPeer", "Holds", "PoolSplit", "gateway_peers", "peer_of", "version_in"]
+__all__ = ["GatewayPeer", "Holds", "PickerNeeds", "PoolSplit", "gateway_peers", "peer_of", "version_in"]
 
 
 class Holds(Enum):
@@ -41,6 +41,22 @@ class PoolSplit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PickerNeeds:
+    """What our pickers need there beyond what they do by default; the names are the chart's values of a picker."""
+
+    keep_streams: bool = False
+    """Responses seen to their end, measured or not."""
+    destination_rule: bool = False
+    """An object that makes the gateway take a self-signed certificate. Plaintext needs none."""
+
+    @property
+    def values(self) -> dict[str, bool]:
+        """By the chart's names, as the data files write them."""
+        found = {"keepStreams": self.keep_streams, "destinationRule": self.destination_rule}
+        return {name: needed for name, needed in found.items() if needed}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayPeer:
     """A gateway, by the controllerNames of its GatewayClasses. The first of ``pools`` that may hold, holds."""
 
@@ -54,6 +70,7 @@ class GatewayPeer:
     seen: str
     pools: tuple[PoolSplit, ...]
     picker: str
+    needs: PickerNeeds
     writes: tuple[str, ...]
     tried: tuple[str, ...]
     sources: tuple[str, ...]
@@ -113,6 +130,7 @@ def _peer(key: str, said: Mapping[str, Any]) -> GatewayPeer:
         seen=said["seen"],
         pools=tuple(map(_split, said["pools"])),
         picker=said["picker"],
+        needs=_needs(said.get("needs", {})),
         writes=tuple(said["writes"]),
         tried=tuple(said["tried"]),
         sources=tuple(said["sources"]),
@@ -121,3 +139,12 @@ def _peer(key: str, said: Mapping[str, Any]) -> GatewayPeer:
 
 def _split(said: Mapping[str, Any]) -> PoolSplit:
     return PoolSplit(**{**said, "holds": Holds(said["holds"])})
+
+
+def _needs(said: Mapping[str, bool]) -> PickerNeeds:
+    needs = PickerNeeds(
+        keep_streams=said.get("keepStreams", False), destination_rule=said.get("destinationRule", False)
+    )
+    if needs.values != said:
+        raise ValueError(f"needs: {said} names what is no value of a picker, or what it does not need")
+    return needs

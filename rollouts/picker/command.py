@@ -15,7 +15,7 @@ from rollouts.picker.filesource import ObjectsUnreadable
 from rollouts.picker.main import run
 from rollouts.picker.memory import DEFAULT_LIMIT, budget_of
 from rollouts.picker.memory import memory_limit as cgroup_limit
-from rollouts.picker.modelservers import ModelServers
+from rollouts.runtime.modelservers import ModelServers
 from rollouts.terminal import console, document, printable, say
 
 __all__ = ["picker", "picker_check"]
@@ -156,13 +156,15 @@ def picker(
         "drain_grace": drain_grace,
     }
     try:
-        options["servers"] = ModelServers(
+        servers = ModelServers(
             scheme=model_server_scheme,
             ca=model_server_ca,
             server_name=model_server_name,
             verify=not model_server_insecure_skip_verify,
             api_key_file=model_server_api_key_file,
         )
+        servers.check()
+        options["servers"] = servers
         options["budget"] = budget_of(memory_limit or cgroup_limit() or DEFAULT_LIMIT)
         run(pools=pools, objects=objects, kubeconfig=kubeconfig, options=options)
     except (ValueError, OSError, ObjectsUnreadable) as error:

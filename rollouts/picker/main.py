@@ -24,9 +24,9 @@ from rollouts.picker.credentials import credentials_from_files, self_signed_cred
 from rollouts.picker.exposition import MetricsServer
 from rollouts.picker.filesource import FileSource, ObjectsUnreadable
 from rollouts.picker.metrics import PickerMetrics
-from rollouts.picker.modelservers import ModelServers
 from rollouts.picker.scraper import Scraper
 from rollouts.picker.server import PickerServer, ServerConfig
+from rollouts.runtime.modelservers import ModelServers
 
 __all__ = ["Picker", "PickerConfig", "run"]
 

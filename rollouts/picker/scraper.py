@@ -19,7 +19,7 @@ from rollouts.picker.core.scrape import (
     parse_models,
     wait_for,
 )
-from rollouts.picker.modelservers import ModelServerClient, ModelServers, explain
+from rollouts.runtime.modelservers import ModelServerClient, ModelServers, explain
 
 __all__ = ["Scraper"]
 

@@ -23,6 +23,7 @@ from rollouts.controller.settings import Settings, read_config
 from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
 from rollouts.picker.watching import RESOURCES
 from rollouts.runtime.clock import SystemClock
+from rollouts.runtime.modelservers import ModelServers
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "inference-rollouts"
 
@@ -310,22 +311,74 @@ def test_sources_become_the_configuration_file_and_mounted_secrets(render: Rende
     assert secrets == {"source-default": "prometheus"}
 
 
+def mounted(objects: Objects) -> dict[str, str]:
+    """Secrets by the folder in which the controller has them."""
+    pod = one(objects, "Deployment", "r-inference-rollouts")["spec"]["template"]["spec"]
+    paths = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    return {paths[v["name"]]: v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v}
+
+
+def settings_of(objects: Objects, tmp_path: Path, namespace: str | None) -> Settings:
+    file = tmp_path / "config.yaml"
+    file.write_text(one(objects, "ConfigMap", "r-inference-rollouts")["data"]["config.yaml"])
+    return read_config(str(file), Settings(namespace=namespace))
+
+
 def test_adapters_become_the_configuration_file_and_a_mounted_key(render: Render, tmp_path: Path) -> None:
     objects = render(
         {"adapters": {"prefixes": ["/adapters"], "apiKeySecret": {"name": "vllm", "key": "token"}}}
     )
-    file = tmp_path / "config.yaml"
-    file.write_text(one(objects, "ConfigMap", "r-inference-rollouts")["data"]["config.yaml"])
-    settings = read_config(str(file), Settings())
-    assert settings.adapters == AdapterSettings(
-        prefixes=("/adapters",), api_key_file="/etc/inference-rollouts/adapters/token"
-    )
-    pod = one(objects, "Deployment", "r-inference-rollouts")["spec"]["template"]["spec"]
-    (volume,) = (item for item in pod["volumes"] if item["name"] == "adapters")
-    assert volume["secret"]["secretName"] == "vllm"
-    assert "/etc/inference-rollouts/adapters" in {
-        m["mountPath"] for m in pod["containers"][0]["volumeMounts"]
-    }
+    settings = settings_of(objects, tmp_path, "serving")
+    key = settings.model_servers["", ""].api_key_file
+
+    assert settings.adapters == AdapterSettings(prefixes=("/adapters",))
+    assert key is not None
+    assert (mounted(objects)[str(key.parent)], key.name) == ("vllm", "token")
+
+
+def test_how_model_servers_are_called_is_mounted_and_bound_to_its_place(
+    render: Render, tmp_path: Path
+) -> None:
+    entries = [
+        {
+            "namespace": "a",
+            "scheme": "https",
+            "serverName": "vllm.a",
+            "secret": {"name": "a-vllm", "caKey": "ca.crt", "apiKeyKey": "token"},
+        },
+        {"namespace": "b", "pool": "p", "scheme": "https", "insecureSkipVerify": True},
+        {"namespace": "b", "secret": {"name": "b-vllm", "apiKeyKey": "key"}},
+    ]
+    objects = render({"modelServers": entries, "watch": {"allNamespaces": True}})
+    found = settings_of(objects, tmp_path, None).model_servers
+    first, wide = found["a", ""], found["b", ""]
+
+    assert (first.scheme, first.server_name, first.verify) == ("https", "vllm.a", True)
+    assert first.ca is not None
+    assert first.api_key_file is not None
+    assert [mounted(objects)[str(path.parent)] for path in (first.ca, first.api_key_file)] == ["a-vllm"] * 2
+    assert (first.ca.name, first.api_key_file.name) == ("ca.crt", "token")
+    assert found["b", "p"] == ModelServers(scheme="https", verify=False)
+    assert wide.api_key_file is not None
+    assert (wide.scheme, mounted(objects)[str(wide.api_key_file.parent)]) == ("http", "b-vllm")
+    assert "secrets" not in " ".join(map(rights, roles(objects)))
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"scheme": "https"}, "namespace"),
+        ({"namespace": "a", "serverName": "vllm"}, "needs scheme: https"),
+        ({"namespace": "a", "scheme": "ftp"}, "scheme"),
+    ],
+)
+def test_an_entry_that_the_controller_would_refuse_is_refused_by_the_chart(
+    attempt: Attempt, entry: dict[str, Any], words: str
+) -> None:
+    done = attempt({"modelServers": [entry]})
+
+    assert done.returncode != 0
+    assert words in done.stderr
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -347,23 +400,21 @@ def test_keys_of_model_servers_are_mounted_and_bound_to_their_place(render: Rend
         {"namespace": "b", "pool": "p", "secret": {"name": "b-vllm", "key": "key"}},
     ]
     objects = render({"adapters": {"apiKeys": entries}, "watch": {"allNamespaces": True}})
-    file = tmp_path / "config.yaml"
-    file.write_text(one(objects, "ConfigMap", "r-inference-rollouts")["data"]["config.yaml"])
-    keys = read_config(str(file), Settings(namespace=None)).adapters.api_keys
-    pod = one(objects, "Deployment", "r-inference-rollouts")["spec"]["template"]["spec"]
-    paths = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
-    secrets = {paths[v["name"]]: v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v}
+    keys = settings_of(objects, tmp_path, None).model_servers
 
-    assert [(key.namespace, key.pool) for key in keys] == [("a", ""), ("b", "p")]
-    assert [secrets[str(Path(key.file).parent)] for key in keys] == ["a-vllm", "b-vllm"]
-    assert [Path(key.file).name for key in keys] == ["token", "key"]
+    assert list(keys) == [("a", ""), ("b", "p")]
+    files = [servers.api_key_file for servers in keys.values()]
+    assert [(mounted(objects)[str(file.parent)], file.name) for file in files if file] == [
+        ("a-vllm", "token"),
+        ("b-vllm", "key"),
+    ]
 
 
 def test_one_key_for_every_namespace_is_refused(attempt: Any) -> None:
     done = attempt({"adapters": {"apiKeySecret": {"name": "vllm"}}, "watch": {"allNamespaces": True}})
 
     assert done.returncode != 0
-    assert "adapters.apiKeys" in done.stderr
+    assert "modelServers" in done.stderr
 
 
 def test_a_source_may_enforce_a_label(render: Render, tmp_path: Path) -> None:

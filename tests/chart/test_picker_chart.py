@@ -13,6 +13,8 @@ from click.testing import CliRunner
 from rollouts.cli.doctor_pickers import exposure_checks
 from rollouts.cli.findings import Level
 from rollouts.cli.main import main
+from rollouts.peers import GatewayPeer, gateway_peers
+from rollouts.picker.credentials import self_signed_pair
 from rollouts.picker.server import HEALTH_NAMES, LIVENESS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +25,7 @@ Render = Callable[[Object], list[Object]]
 
 # Names, labels and what selects by labels: the chart's carry the release's name.
 NAMING = {"name", "labels", "matchLabels", "serviceAccountName", "subjects", "roleRef"}
+FIXED = {"picker", "grpc", "metrics", "health", "tmp", "model-servers"}
 
 
 def manifest(pool: str, *options: str) -> dict[str, Object]:
@@ -30,7 +33,7 @@ def manifest(pool: str, *options: str) -> dict[str, Object]:
     command = ["picker-manifest", pool, "-n", "serving", "--objects", str(POOLS), *options]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
-    found = list(yaml.safe_load_all(result.output))
+    found = list(yaml.safe_load_all(result.stdout))
     assert len({item["kind"] for item in found}) == len(found)
     return {item["kind"]: item for item in found}
 
@@ -49,7 +52,7 @@ def nameless(value: Any) -> Any:
         return {
             key: nameless(item)
             for key, item in value.items()
-            if key not in NAMING or (key == "name" and item in {"picker", "grpc", "metrics", "health", "tmp"})
+            if key not in NAMING or (key == "name" and item in FIXED)
         }
     return [nameless(item) for item in value] if isinstance(value, list) else value
 
@@ -75,6 +78,133 @@ def test_chart_and_manifest_install_the_same(render: Render, replicas: int, unre
     for made in (ours, theirs):
         assert made["Service"]["metadata"]["annotations"] == {"inferencerollouts.dev/metrics-port": "9090"}
         assert made["Service"]["metadata"]["name"] == "mymodel-v1-ext-proc"
+
+
+GUARDED = {
+    "scheme": "https",
+    "serverName": "vllm.serving",
+    "secret": {"name": "vllm", "caKey": "ca.crt", "apiKeyKey": "token"},
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "values"),
+    [
+        (["--keep-streams"], {"keepStreams": True}),
+        (["--no-secure-serving"], {"secureServing": False}),
+        (["--gateway", "istio"], {"destinationRule": True}),
+        (["--gateway", "istio", "--no-secure-serving"], {"destinationRule": True, "secureServing": False}),
+        (
+            [
+                *("--model-server-scheme", "https", "--model-server-name", "vllm.serving"),
+                *("--model-server-secret", "vllm,ca=ca.crt,api-key=token"),
+            ],
+            {"modelServers": GUARDED},
+        ),
+        (
+            ["--model-server-scheme", "https", "--model-server-insecure-skip-verify"],
+            {"modelServers": {"scheme": "https", "insecureSkipVerify": True}},
+        ),
+        (
+            ["--model-server-secret", "vllm,api-key=token"],
+            {"modelServers": {"secret": {"name": "vllm", "apiKeyKey": "token"}}},
+        ),
+    ],
+)
+def test_options_of_the_command_are_values_of_the_chart(
+    render: Render, options: list[str], values: dict[str, Any]
+) -> None:
+    ours, theirs = manifest("mymodel-pool-v1", *options), chart(render, **values)
+
+    assert ours.keys() == theirs.keys()
+    assert ("DestinationRule" in ours) == ("istio" in options and "--no-secure-serving" not in options)
+    for kind in ("Deployment", *({"DestinationRule"} & ours.keys())):
+        assert nameless(body(ours[kind])) == nameless(body(theirs[kind]))
+
+
+@pytest.mark.parametrize("peer", gateway_peers(), ids=lambda peer: peer.key)
+def test_a_manifest_for_a_gateway_brings_what_its_file_says(render: Render, peer: GatewayPeer) -> None:
+    ours = manifest("mymodel-pool-v1", "--gateway", peer.key)
+    theirs = chart(render, **peer.needs.values)
+
+    assert ours.keys() == theirs.keys()
+    assert nameless(body(ours["Deployment"])) == nameless(body(theirs["Deployment"]))
+    arguments = ours["Deployment"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert ("--keep-streams" in arguments) is peer.needs.keep_streams
+
+
+def test_the_rule_for_istio_trusts_the_pickers_own_certificate() -> None:
+    made = manifest("mymodel-pool-v1", "--gateway", "istio")
+    rule, service = made["DestinationRule"], made["Service"]["metadata"]
+
+    assert rule["spec"]["host"] == service["name"]
+    assert rule["metadata"]["namespace"] == service["namespace"]
+    assert rule["spec"]["trafficPolicy"]["tls"] == {"mode": "SIMPLE", "insecureSkipVerify": True}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--model-server-secret", "vllm"],
+        ["--model-server-secret", "vllm,key=token"],
+        ["--model-server-secret", ",ca=ca.crt"],
+        ["--model-server-name", "vllm"],
+        ["--model-server-secret", "vllm,ca=ca.crt"],
+    ],
+)
+def test_options_that_the_picker_would_refuse_are_refused_here(options: list[str]) -> None:
+    command = ["picker-manifest", "mymodel-pool-v1", "--objects", str(POOLS), *options]
+    result = CliRunner().invoke(main, command)
+
+    assert result.exit_code == 2
+    assert "--model-server-s" in result.output
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"modelServers": {"serverName": "vllm"}}, "needs scheme: https"),
+        ({"modelServers": {"secret": {"name": "vllm", "caKey": "ca.crt"}}}, "needs scheme: https"),
+        ({"modelServers": {**GUARDED, "insecureSkipVerify": True}}, "everybody"),
+    ],
+)
+def test_values_that_the_picker_would_refuse_are_refused_by_the_chart(
+    attempt: Any, values: dict[str, Any], words: str
+) -> None:
+    done = attempt({"pickers": [{"pool": "p", "service": "epp", **values}]})
+
+    assert done.returncode != 0
+    assert words in done.stderr
+
+
+def test_what_model_servers_need_is_mounted_where_the_arguments_look(
+    render: Render, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod = chart(render, modelServers=GUARDED)["Deployment"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    (volume,) = (one for one in pod["volumes"] if one["name"] == "model-servers")
+    assert volume["secret"]["secretName"] == "vllm"
+
+    _, certificate = self_signed_pair("vllm.serving")
+    (tmp_path / "ca.crt").write_bytes(certificate)
+    (tmp_path / "token").write_text("secret")
+    started: list[dict[str, Any]] = []
+    monkeypatch.setattr("rollouts.picker.command.run", lambda **settings: started.append(settings))
+    arguments = [
+        one.replace(mounts["model-servers"], str(tmp_path)).replace("$(MEMORY_LIMIT)", str(512 << 20))
+        for one in container["args"]
+    ]
+    result = CliRunner().invoke(main, arguments)
+
+    assert result.exit_code == 0, result.output
+    servers = started[0]["options"]["servers"]
+    assert (servers.scheme, servers.server_name, servers.ca, servers.api_key_file) == (
+        "https",
+        "vllm.serving",
+        tmp_path / "ca.crt",
+        tmp_path / "token",
+    )
 
 
 def test_the_defaults_of_both_are_two_replicas_and_the_same_image(render: Render) -> None:

@@ -16,7 +16,8 @@ import pytest
 from rollouts.kube.client import Resource
 from rollouts.kube.http import HttpKubeClient, open_client
 from rollouts.lab.controlplane import Choice, ControlPlane, ControlPlaneError
-from rollouts.lab.controlplane.build import build, built_binaries
+from rollouts.lab.controlplane.build import API_SERVER, CONTROLLERS, build, built_binaries
+from tests.kit.whole import WholePlane
 
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 _IN_CI = os.environ.get("CI") == "true"
@@ -73,6 +74,40 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
             yield plane
         finally:
             run(plane.stop())
+
+
+@pytest.fixture(scope="session")
+def whole_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholePlane]:
+    """A second control plane, with controllers, scheduler and nodes; started by the first test that asks for it.
+
+    The other one stays without them: most tests need none, and some need that nobody else acts.
+    """
+    if not built_binaries((*API_SERVER, *CONTROLLERS)) and not _IN_CI:
+        pytest.skip("no kube-controller-manager: `make controlplane` builds one (Go, 2 minutes once)")
+    plane = WholePlane(tmp_path_factory.mktemp("whole-plane"))
+    with _loop_in_a_thread() as run:
+        run(plane.start())
+        try:
+            yield plane
+        finally:
+            run(plane.stop())
+
+
+@pytest.fixture
+async def whole(whole_plane: WholePlane) -> AsyncIterator[HttpKubeClient]:
+    """The administrator's client of ``whole_plane``."""
+    async with await open_client(str(whole_plane.plane.kubeconfig), field_manager="test") as client:
+        yield client
+
+
+@pytest.fixture
+async def living(whole: HttpKubeClient) -> str:
+    """A namespace of the test's own in ``whole_plane``."""
+    name = f"test-{uuid.uuid4().hex[:10]}"
+    await whole.create(
+        NAMESPACES, None, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+    )
+    return name
 
 
 @pytest.fixture

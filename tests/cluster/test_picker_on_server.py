@@ -13,7 +13,7 @@ from rollouts.api.crds import all_crds
 from rollouts.cli.main import main
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import Forbidden
-from rollouts.lab.controlplane import create_ready_pod, install_crds, install_upstream_crds
+from rollouts.lab.controlplane import Upstream, create_ready_pod, install_crds, install_upstream_crds
 from rollouts.lab.loopback import loopback
 from rollouts.objects import kinds
 from rollouts.picker.core.objects import PoolName
@@ -38,21 +38,41 @@ RESOURCES = {
         Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget"),
         ROLE,
         Resource(RBAC, "v1", "rolebindings", "RoleBinding"),
+        Resource("networking.istio.io", "v1", "destinationrules", "DestinationRule"),
     )
+}
+EVERYTHING = {
+    "destinationRule": True,
+    "keepStreams": True,
+    "modelServers": {
+        "scheme": "https",
+        "serverName": "vllm",
+        "secret": {"name": "vllm", "caKey": "ca.crt", "apiKeyKey": "token"},
+    },
 }
 
 
-def from_manifest(namespace: str) -> list[Object]:
+def from_manifest(namespace: str, *options: str) -> list[Object]:
     pools = str(EXAMPLES / "base-model" / "pools.yaml")
     command = ["picker-manifest", "mymodel-pool-v1", "-n", namespace, "--objects", pools]
-    return list(yaml.safe_load_all(CliRunner().invoke(main, command).output))
+    return list(yaml.safe_load_all(CliRunner().invoke(main, [*command, *options]).stdout))
 
 
-def from_chart(namespace: str) -> list[Object]:
+def from_manifest_with_everything(namespace: str) -> list[Object]:
+    servers = ("--model-server-scheme", "https", "--model-server-name", "vllm")
+    secret = ("--model-server-secret", "vllm,ca=ca.crt,api-key=token")
+    return from_manifest(namespace, "--gateway", "istio", "--keep-streams", *servers, *secret)
+
+
+def from_chart_with_everything(namespace: str) -> list[Object]:
+    return from_chart(namespace, EVERYTHING)
+
+
+def from_chart(namespace: str, more: Object | None = None) -> list[Object]:
     helm = built_helm()
     if helm is None:
         pytest.skip("no helm: `python -m tests.kit.helm` builds one (Go, three minutes once)")
-    values = {"pickers": [{"pool": "mymodel-pool-v1", "service": "mymodel-v1-ext-proc"}]}
+    values = {"pickers": [{"pool": "mymodel-pool-v1", "service": "mymodel-v1-ext-proc", **(more or {})}]}
     names = {"mymodel-v1-ext-proc", "r-inference-rollouts-picker"}
     rendered = render_chart(helm, values, namespace=namespace)
     return [item for item in rendered if item["metadata"]["name"] in names]
@@ -70,8 +90,13 @@ async def install(kube, namespace: str, objects: list[Object]) -> str:
     return str(account["metadata"]["name"])
 
 
-@SOURCES
+@pytest.mark.parametrize(
+    "source",
+    [from_manifest, from_chart, from_manifest_with_everything, from_chart_with_everything],
+    ids=["manifest", "chart", "manifest with everything", "chart with everything"],
+)
 async def test_everything_is_accepted_and_the_pods_meet_the_restricted_standard(kube, namespace, source):
+    await install_upstream_crds(kube, [Upstream.ISTIO])
     label = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
     await kube.patch(NAMESPACE, None, namespace, label, kind=PatchKind.MERGE)
     objects = source(namespace)

@@ -100,7 +100,7 @@ def test_lint_names_whatever_the_controller_refuses(gates, background, adapter, 
     caches.templates.apply(copy.deepcopy({**template, "metadata": {**meta, "resourceVersion": "1"}}))
     parsed = parse_rollout(obj)
 
-    found = lint_documents([obj, template])
+    found = lint_documents([obj, template], check=condition_problem)
     refused = [problem.message for problem in (*parsed.problems, *Gates(caches, OFFERS).problems(parsed))]
 
     told = [one.text for one in found if one.severity is Severity.PROBLEM]

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import rollouts
+from rollouts.analysis.conditions import condition_problem
 from rollouts.api.status import write_status
 from rollouts.cli.doctor_gitops import application_checks, object_checks
 from rollouts.cli.explain import explanation
@@ -124,7 +125,7 @@ def test_lines_print_data_on_one_line(texts):
     def command() -> None:
         for heading, sentence in explanation(rollout(texts), [run(texts)], datetime(2026, 1, 1, tzinfo=UTC)):
             say(f"{heading:<10}{sentence}")
-        for finding in lint_documents([rollout(texts)]):
+        for finding in lint_documents([rollout(texts)], check=condition_problem):
             say(f"{finding.where}: {finding.text}")
         for check in object_checks(texts[0], rollout(texts), managed=False):
             say(f"{check.text} {check.fix}")

@@ -1,3 +1,3 @@
-// Package controlplane pins the kube-apiserver and etcd that the tests and the lab run against.
+// Package controlplane pins the kube-apiserver, etcd, kube-controller-manager and kube-scheduler that the tests and the lab run against.
 // It holds no code: the binaries are built with `go build` from the tool lines of go.mod.
 package controlplane

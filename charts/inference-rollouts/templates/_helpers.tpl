@@ -45,6 +45,37 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
+{{- define "inference-rollouts.checkModelServers" -}}
+{{- $ca := (.secret | default dict).caKey -}}
+{{- if and (ne (.scheme | default "http") "https") (or .serverName .insecureSkipVerify $ca) -}}
+{{- fail "what modelServers say of TLS (serverName, insecureSkipVerify, secret.caKey) needs scheme: https, too" -}}
+{{- end -}}
+{{- if and .insecureSkipVerify $ca -}}
+{{- fail "modelServers: secret.caKey says whom to trust and insecureSkipVerify everybody" -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* How a picker calls the pods of its pool: what differs from plain HTTP without a key. */}}
+{{- define "inference-rollouts.modelServerArguments" -}}
+{{- $folder := "/etc/inference-rollouts/model-servers" -}}
+{{- include "inference-rollouts.checkModelServers" . -}}
+{{- if eq .scheme "https" }}
+- --model-server-scheme=https
+{{- end }}
+{{- with .serverName }}
+- --model-server-name={{ . }}
+{{- end }}
+{{- if .insecureSkipVerify }}
+- --model-server-insecure-skip-verify
+{{- end }}
+{{- if and .secret.name .secret.caKey }}
+- --model-server-ca={{ $folder }}/{{ .secret.caKey }}
+{{- end }}
+{{- if and .secret.name .secret.apiKeyKey }}
+- --model-server-api-key-file={{ $folder }}/{{ .secret.apiKeyKey }}
+{{- end }}
+{{- end -}}
+
 {{- define "inference-rollouts.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 65532
@@ -116,10 +147,37 @@ adapters:
   {{- end }}
   {{- if .Values.adapters.apiKeySecret.name }}
   {{- if .Values.watch.allNamespaces }}
-  {{- fail "adapters.apiKeySecret would go to the pods of every namespace: with watch.allNamespaces list adapters.apiKeys, each with its namespace" }}
+  {{- fail "adapters.apiKeySecret would go to the pods of every namespace: with watch.allNamespaces list modelServers, each with its namespace" }}
   {{- end }}
   apiKeyFile: /etc/inference-rollouts/adapters/{{ .Values.adapters.apiKeySecret.key }}
   {{- end }}
+{{- with .Values.modelServers }}
+modelServers:
+{{- range $index, $entry := . }}
+{{- $folder := printf "/etc/inference-rollouts/model-servers/%d" $index }}
+{{- $secret := $entry.secret | default dict }}
+{{- include "inference-rollouts.checkModelServers" $entry }}
+- namespace: {{ $entry.namespace | quote }}
+  {{- with $entry.pool }}
+  pool: {{ . | quote }}
+  {{- end }}
+  {{- with $entry.scheme }}
+  scheme: {{ . }}
+  {{- end }}
+  {{- with $entry.serverName }}
+  serverName: {{ . | quote }}
+  {{- end }}
+  {{- with $entry.insecureSkipVerify }}
+  insecureSkipVerify: {{ . }}
+  {{- end }}
+  {{- if and $secret.name $secret.caKey }}
+  caFile: {{ $folder }}/{{ $secret.caKey }}
+  {{- end }}
+  {{- if and $secret.name $secret.apiKeyKey }}
+  apiKeyFile: {{ $folder }}/{{ $secret.apiKeyKey }}
+  {{- end }}
+{{- end }}
+{{- end }}
 sources:
 {{- range $name, $source := .Values.sources }}
   {{ $name }}:
@@ -132,6 +190,9 @@ sources:
     {{- end }}
     {{- with $source.enforcedLabel }}
     enforcedLabel: {{ . | quote }}
+    {{- end }}
+    {{- with $source.namespaceLabel }}
+    namespaceLabel: {{ . | quote }}
     {{- end }}
     {{- with $source.secret }}
     {{- $folder := printf "/etc/inference-rollouts/sources/%s" $name }}

@@ -53,6 +53,8 @@ class Endpoint:
     """When the pod started, in seconds since 1970, where that is known."""
     namespace: str = ""
     """Whose pod it is: who shares connections and time with whom."""
+    pool: str = ""
+    """The InferencePool through which it is a model server: whose scheme and key it is called with. Else none."""
     of: str = ""
     """The pod's own name, where its pool has several ports: ``pod`` then names the process behind this one."""
 

@@ -17,6 +17,7 @@ from rollouts.analysis.sources.base import Endpoint
 from rollouts.analysis.sources.budget import ReadingTime
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.fairness import FairSlots
+from rollouts.runtime.modelservers import PLAIN, SETTINGS, ModelServerBook, ModelServerClient, advice
 
 __all__ = ["START_TIME", "PodHistory", "PodScraper"]
 
@@ -126,9 +127,9 @@ def _refused(error: Exception) -> bool:
 class PodScraper:
     """Keeps histories of the pods that are asked about. ``run`` samples them until cancelled."""
 
-    def __init__(self, clock: Clock, *, path: str = "/metrics") -> None:
+    def __init__(self, clock: Clock, *, model_servers: ModelServerBook | None = None) -> None:
         self._clock = clock
-        self._path = path
+        self._model_servers = model_servers or ModelServerBook()
         self._pods: dict[tuple[str, int, frozenset[tuple[str, str]]], PodHistory] = {}
         self._session: aiohttp.ClientSession | None = None
         self._slots = FairSlots(_PARALLEL, _OF_ONE_NAMESPACE)
@@ -214,7 +215,7 @@ class PodScraper:
                 history.keep(self._clock.monotonic(), pages.get("", PodSample()))
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 history.refused = _refused(error)
-                history.error = f"no answer from its metrics port ({type(error).__name__})"
+                history.error = f"no answer from its metrics port ({self._why(history.endpoint, error)})"
             except ExpositionError as error:
                 history.error, history.refused = str(error), False
 
@@ -251,8 +252,9 @@ class PodScraper:
     async def _fetch(self, endpoint: Endpoint) -> bytes:
         session = self._open()
         host = f"[{endpoint.ip}]" if ":" in endpoint.ip else endpoint.ip
-        url = f"http://{host}:{endpoint.port}{self._path}"
-        async with asyncio.timeout(_TIMEOUT), session.get(url, allow_redirects=False) as response:
+        client = self._client(endpoint)
+        url = client.url(f"{host}:{endpoint.port}", "/metrics")
+        async with asyncio.timeout(_TIMEOUT), session.get(url, **client.arguments()) as response:
             if response.status != 200:
                 raise ExpositionError(f"its metrics port answered {response.status}")
             body = b""
@@ -261,6 +263,19 @@ class PodScraper:
                 if len(body) > MAX_BYTES:
                     raise ExpositionError(f"the page is larger than {MAX_BYTES} bytes")
             return body
+
+    def _client(self, endpoint: Endpoint) -> ModelServerClient:
+        """How to call it; a picker, which is no pool's model server, gets no key."""
+        return self._model_servers.client(endpoint.namespace, endpoint.pool) if endpoint.pool else PLAIN
+
+    def _why(self, endpoint: Endpoint, error: Exception) -> str:
+        """The kind of the error; more where a setting can help, since addresses and ports differ per pod."""
+        try:
+            scheme = self._client(endpoint).config.scheme
+        except OSError as unusable:
+            return str(unusable)
+        option = advice(error, scheme, SETTINGS)
+        return f"{type(error).__name__}; {option}" if option else type(error).__name__
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:

@@ -1,8 +1,9 @@
 """API servers for the lab and the tests: a real kube-apiserver where one can be had, else in memory.
 
-``ControlPlane`` starts and stops one; ``install_upstream_crds`` adds the Gateway API and the Inference
-Extension to it; ``create_ready_pod`` and its neighbours stand in for a kubelet.
-``python -m rollouts.lab.controlplane build`` builds kube-apiserver and etcd once.
+``ControlPlane`` starts and stops one, and with ``start_controllers`` kube-controller-manager and kube-scheduler beside
+it; ``install_upstream_crds`` adds the Gateway API and the Inference Extension to it; ``create_ready_pod`` and its
+neighbours stand in for a kubelet (``rollouts.lab.nodes`` is one). ``python -m rollouts.lab.controlplane build`` builds
+all four programs once.
 """
 
 from __future__ import annotations

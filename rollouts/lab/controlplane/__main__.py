@@ -25,7 +25,7 @@ def main() -> None:
 
 @main.command()
 def build() -> None:
-    """Build kube-apiserver and etcd (about 7 minutes on 2 cores, once); nothing when they are there."""
+    """Build the four programs of a control plane (minutes on 2 cores, once); nothing when they are there."""
     try:
         build_binaries(click.echo)
     except ControlPlaneError as error:
@@ -41,12 +41,14 @@ def where() -> None:
         sys.exit(f"error: {error}")
 
 
-async def _run(choice: Choice, directory: Path) -> None:
+async def _run(choice: Choice, directory: Path, *, controllers: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, stop.set)
     async with ControlPlane(directory, choice=choice, say=click.echo) as plane:
+        if controllers:
+            await plane.start_controllers()
         click.echo(f"{plane.description}\nexport KUBECONFIG={plane.kubeconfig}")
         await stop.wait()
 
@@ -54,11 +56,12 @@ async def _run(choice: Choice, directory: Path) -> None:
 @main.command()
 @click.option("--choice", type=click.Choice([item.value for item in Choice]), default=Choice.REAL.value)
 @click.option("--directory", type=click.Path(path_type=Path), help="Data, logs, kubeconfig; a new one.")
-def run(choice: str, directory: Path | None) -> None:
+@click.option("--controllers/--no-controllers", default=False, show_default=True)
+def run(choice: str, directory: Path | None, controllers: bool) -> None:
     """Run a control plane until it is interrupted."""
     folder = directory or Path(tempfile.mkdtemp(prefix="controlplane-"))
     try:
-        asyncio.run(_run(Choice(choice), folder))
+        asyncio.run(_run(Choice(choice), folder, controllers=controllers))
     except ControlPlaneError as error:
         sys.exit(f"error: {error}")
 

@@ -1,4 +1,4 @@
-"""Building kube-apiserver and etcd from the Go modules that tools/controlplane pins."""
+"""Building the control plane's programs from the Go modules that tools/controlplane pins."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rollouts.lab.controlplane.errors import ControlPlaneError
 
-__all__ = ["BINARIES", "binaries_directory", "build", "built_binaries"]
+__all__ = ["API_SERVER", "CONTROLLERS", "binaries_directory", "build", "built_binaries"]
 
-BINARIES = {
+API_SERVER = ("kube-apiserver", "etcd")
+"""The programs that store and serve objects."""
+CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
+"""The programs that act on them."""
+_PACKAGES = {
     "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
     "etcd": "go.etcd.io/etcd/server/v3",
+    "kube-controller-manager": "k8s.io/kubernetes/cmd/kube-controller-manager",
+    "kube-scheduler": "k8s.io/kubernetes/cmd/kube-scheduler",
 }
 _MODULE = Path(__file__).resolve().parents[3] / "tools" / "controlplane"
 _VERSION_PACKAGE = "k8s.io/component-base/version"
@@ -44,13 +50,13 @@ def binaries_directory() -> Path:
     return cache / "inference-rollouts" / "controlplane" / digest
 
 
-def built_binaries() -> Path | None:
-    """The folder with both binaries; None when they are not built (or this is no checkout)."""
+def built_binaries(programs: Collection[str] = API_SERVER) -> Path | None:
+    """The folder with these programs; None when one is not built (or this is no checkout)."""
     try:
         folder = binaries_directory()
     except ControlPlaneError:
         return None
-    return folder if all(os.access(folder / name, os.X_OK) for name in BINARIES) else None
+    return folder if all(os.access(folder / name, os.X_OK) for name in programs) else None
 
 
 def _find(pattern: str, text: str, what: str) -> str:
@@ -110,12 +116,14 @@ def _build_one(go: str, package: str, target: Path, linker_flags: str) -> None:
         raise ControlPlaneError(f"go build {package} failed:\n{tail}")
 
 
-def build(say: Callable[[str], None] = print) -> Path:
+def build(
+    say: Callable[[str], None] = print, programs: Collection[str] = (*API_SERVER, *CONTROLLERS)
+) -> Path:
     """Build what is missing; answers the folder. ``say`` gets progress lines. Raises ControlPlaneError."""
     go_mod = _module_files()[0].read_text(encoding="utf-8")
     folder = binaries_directory()
-    if built_binaries():
-        say(f"kube-apiserver and etcd are built: {folder}")
+    if built_binaries(programs):
+        say(f"{', '.join(programs)} are built: {folder}")
         return folder
     go = _check_go(go_mod)
     version = _find(r"k8s\.io/kubernetes (v\d+\.\d+\.\d+)", go_mod, "k8s.io/kubernetes")
@@ -123,12 +131,12 @@ def build(say: Callable[[str], None] = print) -> Path:
     values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
     flags = " ".join(["-s -w", *(f"-X {_VERSION_PACKAGE}.{key}={value}" for key, value in values.items())])
     with _locked(folder, say):
-        for name, package in BINARIES.items():
+        for name in programs:
             if os.access(folder / name, os.X_OK):
                 continue
             say(f"building {name} of {version} into {folder}; kube-apiserver takes about 7 minutes, once")
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                _build_one(go, package, Path(scratch) / name, flags)
+                _build_one(go, _PACKAGES[name], Path(scratch) / name, flags)
                 os.replace(Path(scratch) / name, folder / name)
     say(f"built: {folder}")
     return folder

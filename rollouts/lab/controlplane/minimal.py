@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["GATEWAY", "INFERENCE_ALPHA", "INFERENCE_V1", "LLM_D", "REWRITE_SPLIT", "rewrite_crd"]
+__all__ = ["GATEWAY", "INFERENCE_ALPHA", "INFERENCE_V1", "ISTIO", "LLM_D", "REWRITE_SPLIT", "rewrite_crd"]
 
 Object = dict[str, Any]
 _OPEN: Object = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
@@ -171,4 +171,12 @@ REWRITE_SPLIT: tuple[Object, ...] = (rewrite_crd(_ALPHA_GROUP, "split"),)
 LLM_D: tuple[Object, ...] = (
     rewrite_crd(_LLM_D_GROUP, "targets"),
     _crd(_LLM_D_GROUP, "InferenceObjective", _OBJECTIVE, versions=("v1alpha2",)),
+)
+ISTIO: tuple[Object, ...] = (
+    _crd(
+        "networking.istio.io",
+        "DestinationRule",
+        _spec({"host": _STRING, "trafficPolicy": _OPEN}, "host"),
+        versions=("v1",),
+    ),
 )

@@ -8,10 +8,12 @@ from typing import Any, Protocol
 
 from rollouts.kube.client import KubeClient, PatchKind, Resource
 
-__all__ = ["PODS", "PodRemover", "create_ready_pod", "remove_pod", "set_pod_ready"]
+__all__ = ["PODS", "STATIC_POD", "PodRemover", "create_ready_pod", "remove_pod", "set_pod_ready"]
 
 Object = dict[str, Any]
 PODS = Resource("", "v1", "pods", "Pod")
+STATIC_POD = "kubernetes.io/config.source"
+"""Annotation of Pods that come from the node itself, as a kubelet marks them: nobody else is to run them."""
 _NODE = "lab"
 _CONTAINER = "server"
 
@@ -20,9 +22,15 @@ class PodRemover(Protocol):
     """A client whose delete takes a grace period: ``HttpKubeClient``, ``MemoryKubeClient``."""
 
     async def delete(
-        self, resource: Resource, namespace: str | None, name: str, *, grace_period_seconds: int | None
+        self,
+        resource: Resource,
+        namespace: str | None,
+        name: str,
+        *,
+        uid: str = "",
+        grace_period_seconds: int | None,
     ) -> None:
-        """Delete, with an explicit grace period in seconds."""
+        """Delete, with an explicit grace period in seconds; ``uid`` is a precondition."""
         ...
 
 
@@ -70,7 +78,11 @@ async def create_ready_pod(
     body: Object = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "labels": dict(labels), "annotations": dict(annotations or {})},
+        "metadata": {
+            "name": name,
+            "labels": dict(labels),
+            "annotations": {STATIC_POD: "file", **(annotations or {})},
+        },
         "spec": {
             "nodeName": _NODE,
             "containers": [
@@ -88,6 +100,6 @@ async def set_pod_ready(client: KubeClient, namespace: str, name: str, *, ready:
     return await client.patch(PODS, namespace, name, patch, kind=PatchKind.MERGE, subresource="status")
 
 
-async def remove_pod(client: PodRemover, namespace: str, name: str) -> None:
-    """Delete a Pod at once: with no kubelet to confirm, only a grace period of 0 removes it."""
-    await client.delete(PODS, namespace, name, grace_period_seconds=0)
+async def remove_pod(client: PodRemover, namespace: str, name: str, *, uid: str = "") -> None:
+    """Delete a Pod at once, as a kubelet confirms its end: only a grace period of 0 removes it. Raises KubeError."""
+    await client.delete(PODS, namespace, name, uid=uid, grace_period_seconds=0)

@@ -16,6 +16,13 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from rollouts.kube.client import Resource
 from rollouts.kube.errors import KubeError
 from rollouts.kube.http import HttpKubeClient, open_client
+from rollouts.lab.controlplane.build import CONTROLLERS
+from rollouts.lab.controlplane.controllers import (
+    CONTROLLER_MANAGER,
+    SCHEDULER,
+    Controllers,
+    ControllerSettings,
+)
 from rollouts.lab.controlplane.errors import ControlPlaneError
 from rollouts.lab.kubeconfig import write_kubeconfig
 from rollouts.lab.processes import ChildProcess
@@ -48,7 +55,8 @@ class RealControlPlane:
 
     ``binaries`` holds both programs; data, logs and kubeconfigs go to ``directory``. ``users`` maps more
     user names to their groups; a ServiceAccount is the user ``system:serviceaccount:NS:NAME``.
-    There is no kube-controller-manager: no garbage collection, and namespaces are never finalized.
+    kube-controller-manager and kube-scheduler run after ``start_controllers``; without them nothing is
+    garbage-collected, namespaces are never finalized, and a Pod is on the node that its author names.
     """
 
     def __init__(
@@ -58,10 +66,11 @@ class RealControlPlane:
         self.server = ""
         self._binaries = binaries
         self._directory = directory
-        groups = {_ADMIN: ("system:masters",), **(users or {})}
+        groups = {_ADMIN: ("system:masters",), CONTROLLER_MANAGER: (), SCHEDULER: (), **(users or {})}
         self._users = {name: (secrets.token_urlsafe(24), member_of) for name, member_of in groups.items()}
         self._etcd_url = ""
         self._children: list[ChildProcess] = []
+        self._controllers: Controllers | None = None
 
     async def start(self) -> None:
         """Start both, wait until they are ready. Raises ControlPlaneError; nothing is left running."""
@@ -79,8 +88,42 @@ class RealControlPlane:
                 await self.stop()
                 raise
 
+    async def start_controllers(self) -> None:
+        """Start kube-controller-manager and kube-scheduler. Raises ControlPlaneError; neither is left running.
+
+        Install CRDs before: the garbage collector looks for new kinds every 30 s only.
+        """
+        kubeconfigs = {
+            user: self._directory / f"kubeconfig-{user.rpartition(':')[2]}"
+            for user in (CONTROLLER_MANAGER, SCHEDULER)
+        }
+        for user, path in kubeconfigs.items():
+            self.write_user_kubeconfig(user, path)
+        for attempt in range(1, _ATTEMPTS + 1):
+            manager, scheduler = _free_ports(len(CONTROLLERS))
+            self._controllers = Controllers(
+                ControllerSettings(
+                    binaries=self._binaries,
+                    directory=self._directory,
+                    kubeconfigs=kubeconfigs,
+                    ca_file=self._ca_file,
+                    service_account_key=self._directory / "service-account.key",
+                    ports=(manager, scheduler),
+                )
+            )
+            try:
+                await self._controllers.start()
+                return
+            except BaseException as error:
+                await self._controllers.stop(grace=_STOP_SECONDS)
+                if attempt == _ATTEMPTS or not isinstance(error, ControlPlaneError):
+                    raise
+
     async def stop(self) -> None:
-        """Stop the API server, then etcd."""
+        """Stop the controllers, the API server, then etcd."""
+        if self._controllers is not None:
+            await self._controllers.stop(grace=_STOP_SECONDS)
+            self._controllers = None
         while self._children:
             await self._children.pop().stop(grace=_STOP_SECONDS)
 

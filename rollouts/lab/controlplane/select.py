@@ -13,7 +13,7 @@ import structlog
 
 from rollouts.kube.errors import KubeError
 from rollouts.kube.http import open_client
-from rollouts.lab.controlplane.build import BINARIES, build, built_binaries
+from rollouts.lab.controlplane.build import API_SERVER, CONTROLLERS, build, built_binaries
 from rollouts.lab.controlplane.errors import ControlPlaneError
 from rollouts.lab.controlplane.k3s import K3sControlPlane, docker_runs
 from rollouts.lab.controlplane.real import RealControlPlane
@@ -156,6 +156,27 @@ class ControlPlane:
             await self._backend.stop()
             self._backend = None
 
+    async def start_controllers(self) -> None:
+        """Let kube-controller-manager and kube-scheduler run; once CRDs are installed, see ``RealControlPlane``.
+
+        A given cluster and K3s have their own. Raises ControlPlaneError where there are none to be had.
+        """
+        if self.source in (Source.GIVEN, Source.K3S):
+            return
+        if not isinstance(self._backend, RealControlPlane):
+            raise ControlPlaneError(
+                "the in-memory API server has no controllers: nothing is scheduled or garbage-collected there; "
+                "use the real control plane (--control-plane real)"
+            )
+        if self.source is Source.BUILT:
+            await asyncio.to_thread(build, self._say)
+        elif missing := [name for name in CONTROLLERS if not _runs(_assets(), name)]:
+            raise ControlPlaneError(
+                f"KUBEBUILDER_ASSETS has no {' and no '.join(missing)}: put them there, of the version of its "
+                "kube-apiserver, or unset it, and all four are built"
+            )
+        await self._backend.start_controllers()
+
     async def compact(self) -> None:
         """Compact the history: old list pages and watches get 410. Raises ControlPlaneError."""
         if isinstance(self._backend, RealControlPlane):
@@ -184,7 +205,7 @@ class ControlPlane:
             found.append((Source.K3S, K3sControlPlane(self.directory)))
         built = built_binaries()
         if built is None and self._choice is Choice.REAL and not found:
-            built = await asyncio.to_thread(build, self._say)
+            built = await asyncio.to_thread(build, self._say, API_SERVER)
         if built:
             found.append((Source.BUILT, self._from_binaries(built)))
         return [*found, memory] if self._choice is Choice.AUTO else found
@@ -193,9 +214,12 @@ class ControlPlane:
         return RealControlPlane(folder, self.directory, users=self._users)
 
 
+def _runs(folder: Path | None, program: str) -> bool:
+    return folder is not None and os.access(folder / program, os.X_OK)
+
+
 def _assets() -> Path | None:
-    """KUBEBUILDER_ASSETS, when both programs are in it."""
+    """KUBEBUILDER_ASSETS, when kube-apiserver and etcd are in it."""
     folder = os.environ.get("KUBEBUILDER_ASSETS")
-    if folder and all(os.access(Path(folder) / name, os.X_OK) for name in BINARIES):
-        return Path(folder)
-    return None
+    found = Path(folder) if folder else None
+    return found if all(_runs(found, name) for name in API_SERVER) else None

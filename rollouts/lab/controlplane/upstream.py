@@ -1,4 +1,4 @@
-"""CRDs of the Gateway API and its Inference Extension: from their Go modules, never from this repository."""
+"""CRDs of the Gateway API, its Inference Extension and Istio: from their Go modules, never from this repository."""
 
 from __future__ import annotations
 
@@ -59,6 +59,7 @@ class Upstream(Enum):
     INFERENCE_V1 = "inference-v1"
     REWRITE_SPLIT = "rewrite-split"
     LLM_D = "llm-d"
+    ISTIO = "istio"
 
 
 EVERYTHING = (Upstream.GATEWAY, Upstream.INFERENCE_ALPHA, Upstream.INFERENCE_V1)
@@ -88,6 +89,7 @@ _MODULES: Mapping[Upstream, tuple[str, str, tuple[str, ...]]] = {
         "config/crd/bases",
         ("_inferencemodelrewrites.yaml",),
     ),
+    Upstream.ISTIO: ("istio.io/api@v1.31.4", "kubernetes", ("customresourcedefinitions.gen.yaml",)),
 }
 _MINIMAL: Mapping[Upstream, tuple[Object, ...]] = {
     Upstream.GATEWAY: minimal.GATEWAY,
@@ -95,6 +97,7 @@ _MINIMAL: Mapping[Upstream, tuple[Object, ...]] = {
     Upstream.INFERENCE_V1: minimal.INFERENCE_V1,
     Upstream.REWRITE_SPLIT: minimal.REWRITE_SPLIT,
     Upstream.LLM_D: minimal.LLM_D,
+    Upstream.ISTIO: minimal.ISTIO,
 }
 
 

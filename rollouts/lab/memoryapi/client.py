@@ -60,11 +60,17 @@ class MemoryKubeClient:
         limit: int = 500,
         continue_token: str = "",
         label_selector: str = "",
+        field_selector: str = "",
     ) -> ListPage:
         """See ``KubeClient.list_page``."""
         await asyncio.sleep(0)
         return self.api.list_page(
-            resource, namespace, limit=limit, continue_token=continue_token, label_selector=label_selector
+            resource,
+            namespace,
+            limit=limit,
+            continue_token=continue_token,
+            label_selector=label_selector,
+            field_selector=field_selector,
         )
 
     async def watch(
@@ -75,6 +81,7 @@ class MemoryKubeClient:
         resource_version: str,
         timeout_seconds: int,
         label_selector: str = "",
+        field_selector: str = "",
     ) -> AsyncIterator[WatchEvent]:
         """See ``KubeClient.watch``."""
         await asyncio.sleep(0)
@@ -82,7 +89,11 @@ class MemoryKubeClient:
         end = loop.time() + timeout_seconds
         bookmark = min(loop.time() + _BOOKMARK_SECONDS, end)
         watch = self.api.subscribe(
-            resource, namespace, resource_version=resource_version, label_selector=label_selector
+            resource,
+            namespace,
+            resource_version=resource_version,
+            label_selector=label_selector,
+            field_selector=field_selector,
         )
         try:
             while True:

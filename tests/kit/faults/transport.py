@@ -168,10 +168,16 @@ class FaultyClient:
         limit: int = 500,
         continue_token: str = "",
         label_selector: str = "",
+        field_selector: str = "",
     ) -> ListPage:
         """See ``KubeClient.list_page``."""
         return await self._inner.list_page(
-            resource, namespace, limit=limit, continue_token=continue_token, label_selector=label_selector
+            resource,
+            namespace,
+            limit=limit,
+            continue_token=continue_token,
+            label_selector=label_selector,
+            field_selector=field_selector,
         )
 
     def watch(
@@ -182,6 +188,7 @@ class FaultyClient:
         resource_version: str,
         timeout_seconds: int,
         label_selector: str = "",
+        field_selector: str = "",
     ) -> AsyncIterator[WatchEvent]:
         """See ``KubeClient.watch``."""
         return self._inner.watch(
@@ -190,6 +197,7 @@ class FaultyClient:
             resource_version=resource_version,
             timeout_seconds=timeout_seconds,
             label_selector=label_selector,
+            field_selector=field_selector,
         )
 
     async def discover(self) -> tuple[Resource, ...]:

@@ -29,6 +29,7 @@ from rollouts.analysis.types import ArmRef, Labelled, MeasureKind, MeasureSpec, 
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECRET = "do-not-repeat-this"
+OFFERS = {"default": PROMETHEUS_OFFER}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -274,7 +275,7 @@ def test_an_argument_never_changes_what_a_query_asks(value):
     gate = Gate(
         templates=((False, "t"),), args=(Argument(name="pod", value=value), Argument(name="limit", value="2"))
     )
-    resolved = resolve(gate, {(False, "t"): template}, {"limit": "2.0"}, {"default": PROMETHEUS_OFFER})
+    resolved = resolve(gate, {(False, "t"): template}, {"limit": "2.0"}, OFFERS, condition_problem)
 
     assert "ArgumentMissing" in [reason for reason, _ in resolved.problems]
 
@@ -284,7 +285,7 @@ def test_a_plain_argument_is_put_in():
         name="t", metrics=(query_metric('up{pod="{{ args.pod }}"}'),), args=(Argument(name="pod"),)
     )
     gate = Gate(templates=((False, "t"),), args=(Argument(name="pod", value="p-0.a_b"),))
-    resolved = resolve(gate, {(False, "t"): template}, {"limit": "2.0"}, {"default": PROMETHEUS_OFFER})
+    resolved = resolve(gate, {(False, "t"): template}, {"limit": "2.0"}, OFFERS, condition_problem)
 
     assert resolved.problems == ()
     assert resolved.metrics[0].what == QuerySpec(promql='up{pod="p-0.a_b"}')

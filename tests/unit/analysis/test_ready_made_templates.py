@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from rollouts.analysis.comparisons import compare_metric
+from rollouts.analysis.conditions import condition_problem
 from rollouts.analysis.forms import CompareForm
 from rollouts.analysis.offers import PICKER_OFFER, POD_OFFER, PROMETHEUS_OFFER
 from rollouts.analysis.templates import Gate, Resolved, resolve
@@ -29,7 +30,7 @@ def resolved(path: Path) -> Resolved:
     assert path.stem == template.name
     gate = Gate(templates=((False, template.name),))
     offers = {"default": PROMETHEUS_OFFER, "picker": PICKER_OFFER}
-    found = resolve(gate, {(False, template.name): template}, {}, offers)
+    found = resolve(gate, {(False, template.name): template}, {}, offers, condition_problem)
     assert found.problems == ()
     return found
 

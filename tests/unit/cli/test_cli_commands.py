@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,74 +12,17 @@ from typing import Any
 import click
 import pytest
 import yaml
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
-from rollouts.api.crds import all_crds, crd_files
+from rollouts.api.crds import crd_files
 from rollouts.api.parsing import COMMAND_ANNOTATION
 from rollouts.api.status import write_status
 from rollouts.cli.main import COMMANDS, HELP, main
 from rollouts.kube.client import PatchKind
-from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.kubeconfig import write_kubeconfig
-from rollouts.lab.memoryapi import MemoryApi
-from rollouts.lab.memoryapi.server import MemoryApiServer
 from rollouts.objects import kinds
+from tests.kit.served import ROLLOUT, Server
 from tests.kit.world import World, analysis, pause, spec, weight
-
-ROLLOUT: dict[str, Any] = {
-    "apiVersion": "inferencerollouts.dev/v1alpha1",
-    "kind": "Rollout",
-    "metadata": {"name": "demo", "namespace": "default"},
-    "spec": {
-        "target": {"pool": {"name": "v2"}},
-        "traffic": {"httpRoutes": [{"name": "route"}]},
-        "strategy": {"canary": {"steps": [{"setWeight": 10}, {"pause": {}}]}},
-    },
-}
-
-
-class Server:
-    """A memory API server in a thread of its own, and the kubeconfig that leads to it."""
-
-    def __init__(self, directory: Path) -> None:
-        self.api = MemoryApi()
-        for crd in all_crds():
-            self.api.create(CRDS, None, crd, manager="test")
-        self.kubeconfig = directory / "kubeconfig"
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._server = MemoryApiServer(self.api)
-        self._run(self._server.start())
-        write_kubeconfig(self.kubeconfig, server=self._server.url)
-
-    def _run(self, work: Any) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
-
-    def stop(self) -> None:
-        self._run(self._server.stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def store(self, world: World) -> None:
-        """The Rollout ``demo`` with the status of a world of plain values."""
-        self.api.create(kinds.ROLLOUT, "default", ROLLOUT, manager="test")
-        self.patch_status(write_status(world.status))
-
-    def patch_status(self, status: dict[str, Any]) -> None:
-        self.api.patch(
-            kinds.ROLLOUT,
-            "default",
-            "demo",
-            {"status": status},
-            content_type=PatchKind.MERGE.value,
-            subresource="status",
-            manager="test",
-        )
-
-    def call(self, *arguments: str) -> Result:
-        return CliRunner().invoke(main, [*arguments, "--kubeconfig", str(self.kubeconfig)])
 
 
 @pytest.fixture

@@ -11,7 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from rollouts.cli import lab
+from rollouts.cli.lab_load import told
 from rollouts.cli.main import main
+from rollouts.lab.traffic import Result, Window
 
 STATE: dict[str, Any] = {
     "pid": os.getpid(),
@@ -81,3 +83,29 @@ def test_without_a_lab_there_is_nothing_to_stop_or_set(state: Path) -> None:
 
     assert CliRunner().invoke(main, ["lab", "down"]).output == "no lab is running\n"
     assert "rollouts lab up" in CliRunner().invoke(main, ["lab", "set", "qwen-0", "errors=5%"]).output
+
+
+def test_load_says_who_answered_by_version_and_what_failed() -> None:
+    def result(pod: str, model: str, *, failed: bool = False) -> Result:
+        return Result(
+            sent_at=0.0, seconds=0.1, first_byte_seconds=0.1, status=200, pod=pod, model=model, failed=failed
+        )
+
+    pools = [result("qwen-0", "mymodel"), result("qwen-1", "mymodel"), result("deepseek-r1-0", "mymodel")]
+    lost = result("", "", failed=True)
+    adapters = [result("qwen-0", "travel-helper-v1"), result("qwen-0", "travel-helper-v2")]
+
+    assert told(Window([*pools, lost]), "mymodel") == "3 answered, deepseek-r1 33.3%, qwen 66.7%, 1 failed"
+    assert told(Window(adapters), "travelhelper") == (
+        "2 answered, travel-helper-v1 50.0%, travel-helper-v2 50.0%, 0 failed"
+    )
+    assert told(Window([lost]), "mymodel") == "0 answered, 1 failed"
+
+
+def test_load_needs_a_lab(state: Path) -> None:
+    state.unlink()
+
+    result = CliRunner().invoke(main, ["lab", "load", "--seconds", "1"])
+
+    assert result.exit_code == 1
+    assert "rollouts lab up" in result.output

@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from rollouts.controller.adapters import AdapterSettings, AdapterWatch
 from rollouts.lab.loopback import loopback
 from rollouts.lab.vllm import Fleet, Knobs, LoraLoad, PodSpec
 from rollouts.objects.pods import Pod
-from rollouts.runtime.clock import SystemClock
+from rollouts.runtime.clock import Monotonic, SystemClock
+from rollouts.runtime.modelservers import ModelServerBook, ModelServers
 from rollouts.runtime.objects import ObjectKey
 from tests.kit.polling import eventually
 
@@ -36,8 +38,9 @@ def endpoints(*specs: PodSpec, started: str = "") -> list[Pod]:
 
 
 @contextlib.asynccontextmanager
-async def watching(settings: AdapterSettings = AdapterSettings()) -> AsyncIterator[AdapterWatch]:  # noqa: B008
-    watch = AdapterWatch(SystemClock(), settings)
+async def watching(servers: ModelServers | None = None) -> AsyncIterator[AdapterWatch]:
+    book = ModelServerBook({("", ""): servers} if servers else {})
+    watch = AdapterWatch(SystemClock(), AdapterSettings(), book)
     task = asyncio.create_task(watch.run())
     try:
         yield watch
@@ -68,7 +71,7 @@ async def test_a_listed_adapter_that_answers_no_request_is_not_proven_and_says_w
 
         (state,) = watch.serving(ROLLOUT, "v2").states
         assert (state.listed, state.proven) == (True, False)
-        assert state.problem == "/v1/completions answers 500"
+        assert state.problem.startswith("/v1/completions answers 500: ")
 
 
 async def test_an_adapter_is_loaded_where_it_is_missing_and_taken_off_again():
@@ -85,11 +88,14 @@ async def test_an_adapter_is_loaded_where_it_is_missing_and_taken_off_again():
 
 
 @pytest.mark.parametrize(
-    ("outcome", "status"),
-    [(LoraLoad.FAIL, 500), (LoraLoad.MISSING, 404)],
+    ("outcome", "says"),
+    [
+        (LoraLoad.FAIL, "500: LoRA rank of 'v2' is above max_lora_rank."),
+        (LoraLoad.MISSING, "404: Loading lora v2 failed: No adapter found for /adapters/v2"),
+    ],
     ids=["rank too high", "no such path"],
 )
-async def test_a_load_that_fails_is_told_and_not_hammered(outcome, status):
+async def test_a_load_that_fails_is_told_in_the_servers_own_words(outcome, says):
     pod = spec(0, knobs=Knobs(lora_load=outcome))
     async with Fleet([pod]), watching() as watch:
         watch.follow(ROLLOUT, endpoints(pod), PORT, ["v2"])
@@ -97,7 +103,7 @@ async def test_a_load_that_fails_is_told_and_not_hammered(outcome, status):
         watch.load(ROLLOUT, "v2", "/adapters/v2")
         await eventually(lambda: watch.serving(ROLLOUT, "v2").states[0].problem != "")
 
-        assert watch.serving(ROLLOUT, "v2").states[0].problem == f"/v1/load_lora_adapter answers {status}"
+        assert watch.serving(ROLLOUT, "v2").states[0].problem == f"/v1/load_lora_adapter answers {says}"
 
 
 async def test_an_adapter_that_a_pod_lost_is_lacking_and_has_to_prove_itself_again():
@@ -129,10 +135,10 @@ async def test_the_pods_key_is_read_from_its_file_for_each_request(tmp_path):
     key = tmp_path / "key"
     key.write_text("wrong\n")
     pod = spec(0, "v2", api_key="right")
-    async with Fleet([pod]), watching(AdapterSettings(api_key_file=str(key))) as watch:
+    async with Fleet([pod]), watching(ModelServers(api_key_file=key)) as watch:
         watch.follow(ROLLOUT, endpoints(pod), PORT, ["v2"])
         await eventually(lambda: watch.serving(ROLLOUT, "v2").states[0].problem != "")
-        assert watch.serving(ROLLOUT, "v2").states[0].problem == "/v1/models answers 401"
+        assert watch.serving(ROLLOUT, "v2").states[0].problem.startswith("/v1/models answers 401: ")
         key.write_text("right\n")
         await eventually(lambda: watch.serving(ROLLOUT, "v2").proven == 1)
 
@@ -191,7 +197,8 @@ async def test_a_path_without_an_adapter_is_told_apart_from_one_with_it():
         await eventually(lambda: watch.serving(ROLLOUT, "v2").lacking == ("pod-0",))
         watch.load(ROLLOUT, "v2", "/adapters/typo")
         await eventually(lambda: watch.serving(ROLLOUT, "v2").states[0].problem != "")
-        assert watch.serving(ROLLOUT, "v2").states[0].problem == "/v1/load_lora_adapter answers 404"
+        problem = watch.serving(ROLLOUT, "v2").states[0].problem
+        assert problem.endswith("404: Loading lora v2 failed: No adapter found for /adapters/typo")
 
 
 @pytest.mark.parametrize(
@@ -225,3 +232,80 @@ async def test_an_adapter_is_in_flight_until_its_last_request_ended_a_few_second
         await eventually(lambda: not watch.serving(ROLLOUT, "v2").states[0].in_flight, timeout=30)
         assert running.done()
         assert running.result() == 200
+
+
+# --- calls whose answer is lost --------------------------------------------------------------------
+
+
+class Quick(SystemClock):
+    """Thirty seconds pass in one: the pause between two attempts is over soon."""
+
+    def monotonic(self) -> Monotonic:
+        return Monotonic(super().monotonic() * 30)
+
+
+class Forgetful:
+    """A pod that hangs up on every load, and whose list of models can be out of order meanwhile."""
+
+    def __init__(self) -> None:
+        self.models = ["base"]
+        self.loads = 0
+        self.lists = 0
+        self.readable = True
+
+    async def list(self, request: web.Request) -> web.Response:
+        self.lists += 1
+        data = [{"id": name, "parent": None if name == "base" else "base"} for name in self.models]
+        return web.json_response({"data": data}, status=200 if self.readable else 503)
+
+    async def load(self, request: web.Request) -> web.Response:
+        self.loads += 1
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[int]:
+        app = web.Application()
+        app.router.add_get("/v1/models", self.list)
+        app.router.add_post("/v1/load_lora_adapter", self.load)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        try:
+            yield runner.addresses[0][1]
+        finally:
+            await runner.cleanup()
+
+
+@pytest.mark.parametrize("took_effect", [True, False])
+async def test_a_load_without_an_answer_is_repeated_only_once_the_list_says_that_it_is_missing(took_effect):
+    pod = Forgetful()
+    watch = AdapterWatch(Quick(), AdapterSettings())
+    task = asyncio.create_task(watch.run())
+    async with pod.serving() as port:
+        watch.follow(ROLLOUT, [Pod(name="p", ip="127.0.0.1", ready=True)], port, ["v2"])
+        await eventually(lambda: watch.serving(ROLLOUT, "v2").lacking == ("p",))
+        pod.readable = False
+
+        def asked_while_unreadable() -> bool:
+            """Every plan asks again; six lists are more than half a minute of the clock."""
+            watch.load(ROLLOUT, "v2", "/adapters/v2")
+            return pod.loads > 1 or pod.lists > 6
+
+        await eventually(asked_while_unreadable, timeout=40)
+        assert pod.loads == 1
+        assert "/v1/load_lora_adapter gives no answer" in watch.serving(ROLLOUT, "v2").states[0].problem
+
+        pod.models += ["v2"] if took_effect else []
+        pod.readable, seen = True, pod.lists
+
+        def asked_since() -> bool:
+            watch.load(ROLLOUT, "v2", "/adapters/v2")
+            return pod.loads > 1 or pod.lists > seen + 4
+
+        await eventually(asked_since, timeout=40)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+    assert pod.loads == (1 if took_effect else 2)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rollouts.analysis.conditions import condition_problem
 from rollouts.analysis.sources.base import Source
 from rollouts.api.parsing import parse_rollout
 from rollouts.api.scalars import parse_time
@@ -127,7 +128,7 @@ STEPS = [
 
 def planned(rollout: Object) -> set[tuple[str, int | None, str]]:
     """Comparisons as `plan` has them: name, step, what is required."""
-    gates, silent = gates_to_plan(parse_rollout(rollout), {})
+    gates, silent = gates_to_plan(parse_rollout(rollout), {}, condition_problem)
     assert silent == []
     return {(gate.metric.name, gate.step, gate.metric.require.value) for gate in gates}
 

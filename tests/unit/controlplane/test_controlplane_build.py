@@ -11,7 +11,13 @@ import pytest
 from rollouts.kube.http import open_client
 from rollouts.lab.controlplane import Choice, ControlPlane, ControlPlaneError, Source
 from rollouts.lab.controlplane import select as selecting
-from rollouts.lab.controlplane.build import BINARIES, binaries_directory, build, built_binaries
+from rollouts.lab.controlplane.build import (
+    API_SERVER,
+    CONTROLLERS,
+    binaries_directory,
+    build,
+    built_binaries,
+)
 
 _FAKE_GO = """#!{python}
 import os, sys, time
@@ -46,7 +52,7 @@ def fake_go(tmp_path: Path, *, version: str = "go1.99.0", fail: bool = False, se
     return log
 
 
-def test_both_programs_are_built_once_with_the_version_linked_in(tmp_path: Path) -> None:
+def test_all_programs_are_built_once_with_the_version_linked_in(tmp_path: Path) -> None:
     log = fake_go(tmp_path)
     said: list[str] = []
     folder = build(said.append)
@@ -54,11 +60,16 @@ def test_both_programs_are_built_once_with_the_version_linked_in(tmp_path: Path)
     commands = log.read_text().splitlines()
 
     assert folder == again == built_binaries() == binaries_directory()
-    assert [command.split()[-2] for command in commands] == list(BINARIES.values())
+    assert [command.split()[-2].rsplit("/cmd/")[-1] for command in commands] == [
+        "kube-apiserver",
+        "go.etcd.io/etcd/server/v3",
+        *CONTROLLERS,
+    ]
+    assert built_binaries(CONTROLLERS) == folder
     assert all("-X k8s.io/component-base/version.gitVersion=v1." in command for command in commands)
     assert all(command.endswith("CGO=0") for command in commands)
     assert "minutes" in said[0]
-    assert said[-1].startswith("kube-apiserver and etcd are built")
+    assert said[-1].startswith("kube-apiserver, etcd, kube-controller-manager, kube-scheduler are built")
 
 
 def test_a_failed_build_shows_what_go_said_and_leaves_nothing(tmp_path: Path) -> None:
@@ -91,7 +102,7 @@ def test_two_builders_build_once(tmp_path: Path) -> None:
     outputs = [builder.communicate(timeout=50)[0] for builder in builders]
 
     assert [builder.returncode for builder in builders] == [0, 0]
-    assert len(log.read_text().splitlines()) == len(BINARIES)
+    assert len(log.read_text().splitlines()) == len((*API_SERVER, *CONTROLLERS))
     assert all("built" in output for output in outputs)
 
 
@@ -150,6 +161,27 @@ async def test_a_given_cluster_is_used_and_left_running(tmp_path: Path) -> None:
                 await plane.compact()
         async with await open_client(str(running.kubeconfig)) as client:
             assert await client.ready()
+
+
+async def test_the_in_memory_server_says_that_it_has_no_controllers(tmp_path: Path) -> None:
+    async with ControlPlane(tmp_path / "plane", choice=Choice.MEMORY) as plane:
+        with pytest.raises(ControlPlaneError, match=r"no controllers.*--control-plane real"):
+            await plane.start_controllers()
+
+
+async def test_assets_without_controllers_name_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_go(tmp_path)
+    folder = build(lambda _line: None, API_SERVER)
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(folder))
+
+    assert built_binaries() == folder
+    assert built_binaries(CONTROLLERS) is None
+    plane = ControlPlane(tmp_path / "plane", choice=Choice.REAL)
+    plane.source, plane._backend = Source.ASSETS, plane._from_binaries(folder)
+    with pytest.raises(ControlPlaneError, match="no kube-controller-manager and no kube-scheduler"):
+        await plane.start_controllers()
 
 
 def test_assets_need_both_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

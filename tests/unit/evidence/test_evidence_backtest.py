@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from benchmarks.statistics.generate import Harm, Noise, Scenario, scrapes
 from rollouts.analysis.backtest import backtest
+from rollouts.analysis.conditions import condition_problem
 from rollouts.analysis.evidence.gates import Reason, Verdict
 from rollouts.analysis.evidence.model import Exclusion
 from rollouts.analysis.planning import PlannedGate, Traffic, plan_rollout
@@ -217,7 +218,8 @@ def template(name, *metrics, **spec):
 
 
 def planned_gates(obj, *templates) -> list[PlannedGate]:
-    return gates_to_plan(parse_rollout(obj), dict(template_of(one) for one in templates))[0]
+    found = dict(template_of(one) for one in templates)
+    return gates_to_plan(parse_rollout(obj), found, condition_problem)[0]
 
 
 STEPS = [

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rollouts.kube.errors import NotFound
-from rollouts.lab.controlplane.pods import PODS
+from rollouts.lab.controlplane.pods import PODS, STATIC_POD
 from rollouts.lab.kubelet import Kubelet, LabPod
 from rollouts.lab.loopback import loopback
 from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
@@ -111,5 +111,5 @@ async def test_a_pod_may_fail_some_probes_before_it_is_not_ready(
     await eventually(lambda: kubelet.probes > probes + 5)
 
     assert await ready()
-    assert stored["metadata"]["annotations"] == {"a": "b"}
+    assert stored["metadata"]["annotations"] == {"a": "b", STATIC_POD: "file"}
     assert stored["spec"]["containers"][0]["ports"] == [{"name": "grpc", "containerPort": 9002}]

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import os
-import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
-from aiohttp import web
 from click.testing import CliRunner
 
 from rollouts.picker.command import picker
 from rollouts.picker.core.endpoints import Endpoint
 from rollouts.picker.core.schedule import PodState, Scheduler
 from rollouts.picker.core.scrape import ScrapeConfig
-from rollouts.picker.credentials import self_signed_pair
-from rollouts.picker.modelservers import ModelServers
 from rollouts.picker.scraper import Scraper
+from rollouts.runtime.modelservers import ModelServers
+from tests.kit.modelserver import GuardedPods
 from tests.kit.polling import eventually
 
 Serve = Callable[..., Any]
@@ -27,36 +25,10 @@ Serve = Callable[..., Any]
 
 @pytest.fixture
 async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
-    """``await serve(tls=..., key=...)``: the address of a pod on all of whose paths the key is asked for."""
-    runners = []
-
-    async def started(*, tls: bool = True, key: str = "") -> str:
-        async def answer(request: web.Request) -> web.Response:
-            if key and request.headers.get("authorization") != f"Bearer {key}" and request.path != "/metrics":
-                return web.Response(status=401)
-            metrics = request.path == "/metrics"
-            text = "vllm:num_requests_waiting 3\n" if metrics else '{"data":[{"id":"v1","parent":"m"}]}'
-            return web.Response(text=text)
-
-        app = web.Application()
-        app.router.add_get("/{tail:.*}", answer)
-        runner = web.AppRunner(app)
-        await runner.setup()
-        runners.append(runner)
-        context = None
-        if tls:
-            private, certificate = self_signed_pair("vllm.example")
-            (tmp_path / "ca.pem").write_bytes(certificate)
-            (tmp_path / "key.pem").write_bytes(private)
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(tmp_path / "ca.pem", tmp_path / "key.pem")
-        site = web.TCPSite(runner, "127.0.0.2", 0, ssl_context=context)  # not a name of the certificate
-        await site.start()
-        return f"127.0.0.2:{runner.addresses[0][1]}"
-
-    yield started
-    for runner in runners:
-        await runner.cleanup()
+    """``await serve(tls=..., key=...)``: the address of a pod on whose API the key is asked for."""
+    pods = GuardedPods(tmp_path)
+    yield pods.start
+    await pods.stop()
 
 
 async def scraped(address: str, servers: ModelServers) -> tuple[PodState, list[str]]:
@@ -132,8 +104,8 @@ async def test_the_key_goes_with_every_call_and_is_read_again(serve: Serve, tmp_
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--model-server-name", "x"], "need --model-server-scheme https"),
-        (["--model-server-insecure-skip-verify"], "need --model-server-scheme https"),
+        (["--model-server-name", "x"], "needs --model-server-scheme https"),
+        (["--model-server-insecure-skip-verify"], "needs --model-server-scheme https"),
         (["--model-server-scheme", "https", "--model-server-ca", "FILE"], "no PEM certificate"),
         (["--model-server-api-key-file", "FILE"], "no API key"),
         (

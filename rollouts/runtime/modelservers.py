@@ -1,19 +1,63 @@
-"""How the picker talks to model servers: scheme, authorities, name, key. Files are read again when they change.
+"""How model servers are called: scheme, authorities, name, key. Files are read again when they change.
 
 vLLM serves TLS with ``--ssl-certfile`` and asks for a key with ``--api-key``; KServe's LLMInferenceService has both.
 Pods are called by their address, which certificates hardly ever name: ``server_name`` is what they are checked against.
+
+Whoever runs a pod in a pool reads what is sent to it. So in a controller of many namespaces a key, like everything else
+here, is bound to the namespace (and, unless it is for all of its pools, to the pool) whose people own it.
 """
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-__all__ = ["ModelServerClient", "ModelServers", "explain"]
+__all__ = [
+    "OPTIONS",
+    "PLAIN",
+    "SETTINGS",
+    "ModelServerBook",
+    "ModelServerClient",
+    "ModelServerFields",
+    "ModelServers",
+    "advice",
+    "explain",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelServerFields:
+    """How the fields are called where somebody sets them, for messages."""
+
+    scheme: str
+    ca: str
+    name: str
+    skip: str
+    key: str
+
+
+OPTIONS = ModelServerFields(
+    scheme="--model-server-scheme https",
+    ca="--model-server-ca",
+    name="--model-server-name",
+    skip="--model-server-insecure-skip-verify",
+    key="--model-server-api-key-file",
+)
+"""Of ``rollouts picker``."""
+
+SETTINGS = ModelServerFields(
+    scheme="scheme: https of modelServers",
+    ca="caFile",
+    name="serverName",
+    skip="insecureSkipVerify of modelServers",
+    key="apiKeyFile of modelServers",
+)
+"""Of the controller's configuration file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,15 +70,14 @@ class ModelServers:
     verify: bool = True
     api_key_file: Path | None = None
 
-    def __post_init__(self) -> None:
+    def check(self, fields: ModelServerFields = OPTIONS) -> None:
+        """Raise ValueError for what makes no sense together, in the words of whoever set it."""
         if self.scheme not in ("http", "https"):
             raise ValueError(f"model servers are called by http or https, not {self.scheme!r}")
         if self.scheme == "http" and (self.ca or self.server_name or not self.verify):
-            raise ValueError("the options for TLS to model servers need --model-server-scheme https, too")
+            raise ValueError(f"what is said of TLS to model servers needs {fields.scheme}, too")
         if self.ca and not self.verify:
-            raise ValueError(
-                "--model-server-ca says whom to trust and --model-server-insecure-skip-verify everybody"
-            )
+            raise ValueError(f"{fields.ca} says whom to trust and {fields.skip} everybody")
 
 
 @dataclass(slots=True)
@@ -50,7 +93,7 @@ class ModelServerClient:
         self._read(self._now())
 
     def url(self, address: str, path: str) -> str:
-        """Where to call a pod."""
+        """Where to call a pod; ``address`` is host and port."""
         return f"{self.config.scheme}://{address}{path}"
 
     def arguments(self) -> dict[str, Any]:
@@ -93,16 +136,49 @@ class ModelServerClient:
         self._headers, self._stamps = headers, stamps
 
 
-def explain(error: BaseException, scheme: str) -> str:
+@dataclass(slots=True)
+class ModelServerBook:
+    """How to call the pods of each pool, by (namespace, pool); pool "" is all of a namespace, and ("", "") everybody.
+
+    The nearest entry counts as a whole. Pods without one are called by HTTP and without a key.
+    """
+
+    entries: Mapping[tuple[str, str], ModelServers] = field(default_factory=dict)
+    _clients: dict[tuple[str, str], ModelServerClient] = field(default_factory=dict)
+
+    def client(self, namespace: str, pool: str) -> ModelServerClient:
+        """Raises OSError, which names the file, until what an entry names can be used."""
+        places = ((namespace, pool), (namespace, ""), ("", ""))
+        place = next((one for one in places if one in self.entries), None)
+        if place is None:
+            return PLAIN
+        if place not in self._clients:
+            try:
+                self._clients[place] = ModelServerClient(self.entries[place])
+            except ValueError as error:
+                raise OSError(str(error)) from error
+        return self._clients[place]
+
+
+PLAIN = ModelServerClient(ModelServers())
+"""HTTP, and no key."""
+
+
+def explain(error: BaseException, scheme: str, fields: ModelServerFields = OPTIONS) -> str:
     """The error in words, with the option that may help."""
-    said = str(error) or type(error).__name__
+    said, option = str(error) or type(error).__name__, advice(error, scheme, fields)
+    return f"{said}; {option}" if option else said
+
+
+def advice(error: BaseException, scheme: str, fields: ModelServerFields = OPTIONS) -> str:
+    """Which option may help; empty where none does."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
-        return f"{said}; see --model-server-ca, --model-server-name and --model-server-insecure-skip-verify"
+        return f"see {fields.ca}, {fields.name} and {fields.skip}"
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
-        return f"{said}; if the model servers speak no TLS leave --model-server-scheme https out"
+        return f"if the model servers speak no TLS leave {fields.scheme} out"
     torn = aiohttp.ServerDisconnectedError | aiohttp.ClientOSError | aiohttp.ClientResponseError
     if scheme == "http" and isinstance(error, torn) and not isinstance(error, aiohttp.ClientConnectorError):
-        return f"{said}; if the model servers speak TLS give --model-server-scheme https"
-    if " 401" in said or " 403" in said:
-        return f"{said}; the model servers may want a key: --model-server-api-key-file"
-    return said
+        return f"if the model servers speak TLS give {fields.scheme}"
+    if " 401" in str(error) or " 403" in str(error):
+        return f"the model servers may want a key: {fields.key}"
+    return ""

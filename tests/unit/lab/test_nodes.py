@@ -1,0 +1,193 @@
+"""The lab's kubelet on the in-memory API server, where the test is the scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+
+from rollouts.kube.client import PatchKind
+from rollouts.kube.errors import NotFound
+from rollouts.lab.controlplane import create_ready_pod
+from rollouts.lab.controlplane.pods import PODS
+from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
+from rollouts.lab.nodes import Node, Nodes, PretendRuntime, SimulatedServers
+from rollouts.lab.nodes.node import LEASE_NAMESPACE, LEASES, NODES
+from tests.kit.polling import eventually
+
+Object = dict[str, Any]
+
+
+@pytest.fixture
+def client() -> MemoryKubeClient:
+    return MemoryKubeClient(MemoryApi())
+
+
+@pytest.fixture
+def servers() -> SimulatedServers:
+    return SimulatedServers(block=42)
+
+
+@pytest.fixture
+async def nodes(client: MemoryKubeClient, servers: SimulatedServers) -> AsyncIterator[Nodes]:
+    running = Nodes(client, [Node(name="n1", gpus=8), Node(name="lab", schedulable=False)], servers)
+    await running.start()
+    yield running
+    await running.stop()
+
+
+async def bound(client: MemoryKubeClient, name: str, *words: str, node: str = "n1", **spec: Any) -> None:
+    container = {"name": "c", "image": "i", "args": list(words)}
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}}
+    await client.create(PODS, "ns", {**body, "spec": {"nodeName": node, "containers": [container], **spec}})
+
+
+async def status(client: MemoryKubeClient, name: str) -> Object:
+    return dict((await client.get(PODS, "ns", name)).get("status") or {})
+
+
+async def reaches(client: MemoryKubeClient, name: str, phase: str, *, ready: bool = False) -> Object:
+    async def there() -> Object | None:
+        found = await status(client, name)
+        words = {one["type"]: one["status"] for one in found.get("conditions") or ()}
+        return found if found.get("phase") == phase and words.get("Ready") == str(ready) else None
+
+    return dict(await eventually(there))
+
+
+async def gone(client: MemoryKubeClient, name: str) -> bool:
+    try:
+        await client.get(PODS, "ns", name)
+    except NotFound:
+        return True
+    return False
+
+
+async def test_nodes_are_ready_with_their_gpus_and_a_lease(client: MemoryKubeClient, nodes: Nodes) -> None:
+    one, own = await client.get(NODES, None, "n1"), await client.get(NODES, None, "lab")
+    lease = await client.get(LEASES, LEASE_NAMESPACE, "n1")
+
+    assert one["status"]["capacity"] == {"cpu": "64", "memory": "512Gi", "pods": "110", "nvidia.com/gpu": "8"}
+    assert one["status"]["conditions"][0]["status"] == "True"
+    assert (one["spec"].get("unschedulable"), own["spec"]["unschedulable"]) == (None, True)
+    assert "nvidia.com/gpu" not in own["status"]["allocatable"]
+    assert lease["spec"]["holderIdentity"] == "n1"
+
+
+async def test_a_bound_pod_runs_and_one_of_another_node_is_left_alone(
+    client: MemoryKubeClient, nodes: Nodes
+) -> None:
+    await bound(client, "other", node="elsewhere")
+    await bound(client, "mine")
+    found = await reaches(client, "mine", "Running", ready=True)
+
+    assert found["podIP"].startswith("10.244.")
+    assert [one["name"] for one in found["containerStatuses"]] == ["c"]
+    assert await status(client, "other") == {"phase": "Pending"}
+
+
+async def test_conditions_of_others_are_kept(client: MemoryKubeClient, nodes: Nodes) -> None:
+    scheduled = {"type": "PodScheduled", "status": "True"}
+    body = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}}
+    container = {"name": "c", "image": "i"}
+    await client.create(PODS, "ns", {**body, "spec": {"containers": [container]}})
+    patch = {"status": {"conditions": [scheduled]}}
+    await client.patch(PODS, "ns", "p", patch, kind=PatchKind.MERGE, subresource="status")
+    await client.patch(PODS, "ns", "p", {"spec": {"nodeName": "n1"}}, kind=PatchKind.MERGE)
+
+    assert scheduled in (await reaches(client, "p", "Running", ready=True))["conditions"]
+
+
+async def test_a_job_s_pod_ends_as_its_command_says(client: MemoryKubeClient, nodes: Nodes) -> None:
+    await bound(client, "good", "true", restartPolicy="Never")
+    await bound(client, "bad", "false", restartPolicy="Never")
+    await bound(client, "long", "sleep", "9", restartPolicy="Never")
+    bad = await reaches(client, "bad", "Failed")
+
+    await reaches(client, "good", "Succeeded")
+    await reaches(client, "long", "Running", ready=True)
+    assert bad["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (
+            "serve",
+            "org/model",
+            "--served-model-name",
+            "mymodel",
+            "--port=8100",
+            "--lora-modules",
+            "a=/adapters/a",
+        ),
+        (
+            "--model",
+            "org/model",
+            "--served-model-name=mymodel",
+            "--port",
+            "8100",
+            "--lora-modules",
+            '{"name": "a", "path": "/adapters/a"}',
+        ),
+    ],
+    ids=["serve", "flags"],
+)
+async def test_a_pod_that_runs_vllm_serves_what_its_arguments_say_until_it_is_deleted(
+    client: MemoryKubeClient, nodes: Nodes, servers: SimulatedServers, words: tuple[str, ...]
+) -> None:
+    await bound(client, "server", *words)
+    found = await reaches(client, "server", "Running", ready=True)
+    url = f"http://{found['podIP']}:8100/v1/models"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        models = {one["id"]: one["root"] for one in (await answer.json())["data"]}
+    assert models == {"mymodel": "org/model", "a": "/adapters/a"}
+
+    await client.delete(PODS, "ns", "server")
+    await eventually(lambda: gone(client, "server"))
+    await eventually(lambda: not servers.servers)
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await session.get(url)
+
+
+async def test_a_server_that_is_not_healthy_is_not_ready(
+    client: MemoryKubeClient, nodes: Nodes, servers: SimulatedServers
+) -> None:
+    await bound(client, "server", "--model", "m")
+    await reaches(client, "server", "Running", ready=True)
+    servers.servers["server"].crash()
+
+    await reaches(client, "server", "Running", ready=False)
+
+
+async def test_a_static_pod_is_not_run_only_let_go(client: MemoryKubeClient, nodes: Nodes) -> None:
+    await create_ready_pod(client, "ns", "static", labels={}, ip="127.0.0.9")
+    before = await status(client, "static")
+    await bound(client, "witness")
+    await reaches(client, "witness", "Running", ready=True)
+    assert await status(client, "static") == before
+
+    await client.delete(PODS, "ns", "static")
+    await eventually(lambda: gone(client, "static"))
+
+
+async def test_an_address_that_is_taken_is_tried_again(client: MemoryKubeClient) -> None:
+    class Taken(PretendRuntime):
+        refused = False
+
+        async def start(self, pod: Object) -> str:
+            if not self.refused:
+                self.refused = True
+                raise OSError("address in use")
+            return await super().start(pod)
+
+    running = Nodes(client, [Node(name="n1")], Taken())
+    await running.start()
+    try:
+        await bound(client, "late")
+        await reaches(client, "late", "Running", ready=True)
+    finally:
+        await running.stop()
