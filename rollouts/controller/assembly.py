@@ -30,6 +30,7 @@ from rollouts.controller.probes import PathProbes
 from rollouts.controller.rollouts import RolloutReconciler
 from rollouts.controller.runs import RunReconciler
 from rollouts.controller.shares import PROPAGATION, ShareCounter
+from rollouts.controller.windows import WindowCalendar
 from rollouts.engine.actions import WriteReason
 from rollouts.kube.client import KubeClient
 from rollouts.runtime.clock import Clock
@@ -144,6 +145,7 @@ def assemble(
         gates,
         views,
         gitops_managers=gitops_managers,
+        windows=WindowCalendar(clock),
         paths=PathViews(caches, health=health, crashes=crashes, probes=probes),
     )
     performer = Performer(client, caches, events, gates, views, on_traffic_write=written)

@@ -13,6 +13,7 @@ from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapte
 from rollouts.controller.caches import Caches
 from rollouts.controller.mirroring import mirrored_arms
 from rollouts.controller.path_views import PathViews
+from rollouts.controller.windows import WindowCalendar
 from rollouts.engine.moving import moved
 from rollouts.engine.naming import Owner, is_of_attempt
 from rollouts.engine.observation import (
@@ -147,8 +148,10 @@ class Gatherer:
         adapters: AdapterViews,
         *,
         gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
+        windows: WindowCalendar,
         paths: PathViews | None = None,
     ) -> None:
+        self._windows = windows
         self._paths = paths or PathViews(caches)
         self._caches = caches
         self._shares = shares
@@ -220,6 +223,7 @@ class Gatherer:
             background_compares=gates.background,
             share=self._shares.view(key, parsed, models.spec if models is not None else None),
             probe=self._paths.probe(parsed, carrier, traffic),
+            window=self._windows.view(spec.canary.windows) if spec is not None else None,
         )
         return Gathered(
             observation=observation,

@@ -64,6 +64,7 @@ __all__ = [
     "Weight",
     "WeightStatus",
     "WeightStep",
+    "Window",
     "format_weight",
 ]
 
@@ -281,6 +282,15 @@ class ProbeVerdict(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """``strategy.canary.windows[]``: from each moment of a cron schedule on for ``duration``, in ``time_zone``."""
+
+    schedule: str
+    duration: timedelta
+    time_zone: str = "UTC"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CanaryStrategy:
     """``strategy.canary``."""
 
@@ -296,6 +306,8 @@ class CanaryStrategy:
     path_probe: PathProbe = PathProbe.REPORT
     allow_no_traffic: bool = False
     """Weight may rise although no request was counted at the canary."""
+    windows: tuple[Window, ...] = ()
+    """When weight may rise; without any, always."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,6 +363,8 @@ class WaitingFor(Enum):
     """A background analysis that has not passed, or not measured, yet."""
     SPEC = "Spec"
     """``spec.paused`` to be lifted."""
+    WINDOW = "Window"
+    """A window in which weight may rise."""
 
 
 class SettledBy(Enum):
