@@ -46,7 +46,7 @@ generate: $(STAMP) ## rewrite the generated files: crds/, docs/reference.md, the
 	$(BIN)/python -m tools.generate
 
 docs: $(STAMP) ## the documentation as a site, in build/site
-	$(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 lint: $(STAMP) ## style, types, layers, generated files
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ __all__ = [
     "Weight",
     "entry_weight",
     "format_duration",
+    "format_weight",
     "parse_duration",
     "parse_fraction",
     "parse_weight",
@@ -47,6 +48,14 @@ Weight = NewType("Weight", int)
 
 ZERO = Weight(0)
 FULL = Weight(10_000)
+
+
+def format_weight(weight: Weight | None) -> str:
+    """What people read: ``10%``, ``0.5%``, ``-`` for none."""
+    if weight is None:
+        return "-"
+    whole, rest = divmod(weight, 100)
+    return f"{whole}%" if not rest else f"{weight / 100:g}%"
 
 
 def parse_duration(text: str | int) -> timedelta:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import HoldReason, Phase
+from rollouts.engine.rollout_status import HoldReason, Phase
 
 __all__ = ["ALERTS", "Alert", "rules_file"]
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from rollouts.api.parsing import COMMAND_ANNOTATION
 from rollouts.api.status import read_status
-from rollouts.engine.types import Phase, RolloutStatus
+from rollouts.engine.rollout_status import Phase, RolloutStatus
 from rollouts.kube.client import PatchKind
 from rollouts.lab.controlplane import Choice
 from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, read_objects

@@ -8,7 +8,7 @@ read is as if it had never been written, and its path is noted.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from datetime import datetime
 from enum import Enum
 from types import NoneType, UnionType
@@ -19,7 +19,8 @@ from pydantic.fields import FieldInfo
 
 from rollouts.api.base import ApiModel
 from rollouts.api.scalars import format_time, parse_time, parse_weight, weight_json
-from rollouts.engine.types import RevisionHash, Weight
+from rollouts.engine.versions import RevisionHash
+from rollouts.units import Weight
 
 __all__ = ["Json", "Record", "Stored", "Unreadable"]
 
@@ -99,9 +100,10 @@ class _Field:
 
 
 class Record(Generic[T]):
-    """The JSON of a dataclass.
+    """The JSON of a dataclass, and of those within it: ``of`` has the ones of which something is to be said.
 
-    ``inline``: a field whose own fields stand among the others. ``places``: fields that the model has under another
+    ``inline``: a field whose own fields stand among the others; one that may be None is so where a field that it needs
+    is not there, and its other fields are nobody's then. ``places``: fields that the model has under another
     name, or within an object (``hold.reason``). ``unstored``: fields that are not written. ``whole``: a value with a
     wrong field would be another thing, so that it is all or nothing. ``shown``: JSON that is made of the whole value.
     """
@@ -124,7 +126,10 @@ class Record(Generic[T]):
         self._whole = whole
         self._shown = shown
         hints = get_type_hints(kind)
-        self._inline = (inline, self._records[hints[inline]]) if inline else None
+        self._inline: tuple[str, Record[Any], bool] | None = None
+        if inline:
+            parts = get_args(hints[inline]) or (hints[inline],)
+            self._inline = (inline, self._records[parts[0]], NoneType in parts)
         self._fields = [
             self._field(item, hints[item.name], model, (places or {}).get(item.name, item.name), codecs or {})
             for item in fields(kind)  # type: ignore[arg-type]
@@ -139,17 +144,17 @@ class Record(Generic[T]):
         around = ""
         if outer:
             holder = model.model_fields[outer]
-            around = str(holder.alias)
-            model = next(part for part in get_args(holder.annotation) if part is not NoneType)
+            around, model = str(holder.alias), _model(holder)
         info = model.model_fields[name]
         stored = _stored(info)
         has_default = item.default is not MISSING or item.default_factory is not MISSING
+        needed = not has_default and info.default is None and NoneType not in get_args(hint)
         return _Field(
             name=item.name,
             alias=str(info.alias),
             outer=around,
             codec=codecs.get(item.name) or self._codec(hint, info, stored),
-            required=info.is_required(),
+            required=info.is_required() or needed,
             default=MISSING if has_default else info.default,
             kept=stored.kept or info.is_required(),
             path=f"{around}.{info.alias}" if around else str(info.alias),
@@ -167,8 +172,8 @@ class Record(Generic[T]):
                 (item.max_length for item in info.metadata if isinstance(item, MaxLen)), _LONGEST_LIST
             )
             return _list(self._codec(get_args(hint)[0], info, Stored()), limit)
-        if hint in self._records:
-            record = self._records[hint]
+        if isinstance(hint, type) and is_dataclass(hint):
+            record = self._records.get(hint) or Record(hint, _model(info), of=self._records.values())
             return Codec(record.read, record.write)
         if isinstance(hint, type) and issubclass(hint, Enum):
             return _scalar(hint, lambda member: str(member.value))
@@ -179,9 +184,8 @@ class Record(Generic[T]):
     def write(self, value: T) -> Json:
         """The JSON; what is empty is left out. Always the same for equal values."""
         found: Json = {}
-        if self._inline is not None:
-            name, record = self._inline
-            found |= record.write(getattr(value, name))
+        if self._inline is not None and (inner := getattr(value, self._inline[0])) is not None:
+            found |= self._inline[1].write(inner)
         for field in self._fields:
             held = getattr(value, field.name)
             written = None if held is None else field.codec.write(held)
@@ -198,38 +202,42 @@ class Record(Generic[T]):
 
     def read(self, data: Any, path: str, bad: list[str]) -> T:
         """The value; paths of what cannot be read go to ``bad``. Raises one of ``Unreadable`` where nothing is left."""
+        found, wrong, lost = self._parts(data, path)
+        if lost:
+            raise ValueError(lost)
+        bad += wrong
+        return self.kind(**found)
+
+    def _parts(self, data: Any, path: str) -> tuple[dict[str, Any], list[str], str]:
+        """Fields, paths of those that cannot be read, and the one without which nothing is left."""
         if not isinstance(data, Mapping):
             raise TypeError
-        wrong: list[str] = []
         found: dict[str, Any] = {}
+        wrong: list[str] = []
+        lost = ""
         if self._inline is not None:
-            name, record = self._inline
-            found[name] = record.read(data, path, wrong)
+            name, record, optional = self._inline
+            inner, wrong, without = record._parts(data, path)
+            found[name] = None if without else record.kind(**inner)
+            lost = "" if optional else without
         objects: dict[str, Mapping[str, Any]] = {"": data}
         for field in self._placed:
             if field.outer not in objects:
                 objects[field.outer] = self._object(data.get(field.outer), f"{path}.{field.outer}", wrong)
         for field in self._fields:
             given = objects[field.outer].get(field.alias)
-            if given is None:
-                if field.required and not field.outer:
-                    raise KeyError(field.alias)
-                if field.default is not MISSING:
-                    found[field.name] = field.default
-                continue
-            try:
-                where = f"{path}.{field.path}" if field.codec.nested else ""
-                found[field.name] = field.codec.read(given, where, wrong)
-            except Unreadable:
-                if field.required and not field.outer:
-                    raise
-                wrong.append(f"{path}.{field.path}")
-                if field.default is not MISSING:
-                    found[field.name] = field.default
-        if wrong and self._whole:
-            raise ValueError(wrong[0])
-        bad += wrong
-        return self.kind(**found)
+            if given is not None:
+                try:
+                    where = f"{path}.{field.path}" if field.codec.nested else ""
+                    found[field.name] = field.codec.read(given, where, wrong)
+                    continue
+                except Unreadable:
+                    wrong.append(f"{path}.{field.path}")
+            if field.required and not field.outer:
+                lost = lost or field.path
+            if field.default is not MISSING:
+                found[field.name] = field.default
+        return found, wrong, lost or (wrong[0] if wrong and self._whole else "")
 
     @staticmethod
     def _object(data: Any, path: str, bad: list[str]) -> Mapping[str, Any]:
@@ -240,6 +248,13 @@ class Record(Generic[T]):
 
 def _stored(info: FieldInfo) -> Stored:
     return next((item for item in reversed(info.metadata) if isinstance(item, Stored)), Stored())
+
+
+def _model(info: FieldInfo) -> type[ApiModel]:
+    """The model of a field's objects: ``X``, ``X | None`` or ``list[X]``."""
+    parts: tuple[Any, ...] = (*get_args(info.annotation), info.annotation)
+    model: type[ApiModel] = next(part for part in parts if part is not NoneType)
+    return model
 
 
 def _text(stored: Stored) -> Codec:

@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from rollouts.api.analysis_models import AnalysisRunSpec, AnalysisTemplateSpec
 from rollouts.api.cel import CEL_RULES
 from rollouts.api.rollout_models import RolloutSpecModel
-from rollouts.api.status_models import AnalysisRunStatusModel, RolloutStatusModel
+from rollouts.api.run_status_models import AnalysisRunStatusModel
+from rollouts.api.status_models import RolloutStatusModel
 
 __all__ = ["all_crds", "crd_files", "structural_schema"]
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rollouts.engine.types import PathAlarm, Phase, RolloutStatus, SettledBy, WaitingFor
+from rollouts.engine.attempt import PathAlarm
+from rollouts.engine.rollout_status import Phase, RolloutStatus, SettledBy, WaitingFor
 
 __all__ = ["understood"]
 
@@ -24,14 +25,17 @@ _ALARMS: dict[str, PathAlarm] = {kind.value: kind for kind in PathAlarm}
 
 def understood(status: RolloutStatus) -> RolloutStatus:
     """The status with the fields that its printed reasons stood for."""
-    path, kind = status.path, status.path.alarm_kind
-    if path.alarm and kind is None:
-        kind = _ALARMS.get(path.alarm.partition(": ")[0], PathAlarm.NOT_PROGRAMMED)
-        status = replace(status, path=replace(path, alarm_kind=kind))
     if status.phase is Phase.HEALTHY and status.settled_by is None:
-        return replace(status, settled_by=_SETTLED.get(status.reason))
-    if status.canary is None or ":" in status.steps_hash or status.waiting_for is not None:
+        status = replace(status, settled_by=_SETTLED.get(status.reason))
+    current = status.current
+    if current is None:
         return status
-    refuted = any(condition.reason == "ShareMismatch" for condition in status.conditions)
-    path = replace(status.path, refuted=status.path.refuted or refuted)
-    return replace(status, waiting_for=_WAITING.get(status.reason), path=path)
+    path = current.path
+    if path.alarm and path.alarm_kind is None:
+        kind = _ALARMS.get(path.alarm.partition(": ")[0], PathAlarm.NOT_PROGRAMMED)
+        path = replace(path, alarm_kind=kind)
+    if ":" not in current.steps_hash and status.waiting_for is None:
+        refuted = any(condition.reason == "ShareMismatch" for condition in status.conditions)
+        path = replace(path, refuted=path.refuted or refuted)
+        status = replace(status, waiting_for=_WAITING.get(status.reason))
+    return replace(status, current=replace(current, path=path))

@@ -20,7 +20,7 @@ from rollouts.carriers import given
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
 from rollouts.engine.observation import Problem
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import (
+from rollouts.engine.rollout_spec import (
     AnalysisStep,
     BackgroundAnalysis,
     CanaryStrategy,
@@ -33,13 +33,12 @@ from rollouts.engine.types import (
     PathProbe,
     PauseStep,
     RolloutSpec,
-    RolloutStatus,
     Step,
     Sticky,
-    Target,
-    TargetKind,
     WeightStep,
 )
+from rollouts.engine.rollout_status import RolloutStatus
+from rollouts.engine.versions import Target, TargetKind
 from rollouts.traffic.fields import nested_deeper
 
 __all__ = [

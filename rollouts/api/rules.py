@@ -14,7 +14,8 @@ from rollouts.api.rollout_models import RolloutSpecModel, StepModel, WindowModel
 from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.api.schedule import check_window
 from rollouts.carriers import fields_for, given
-from rollouts.engine.types import TargetKind, Window
+from rollouts.engine.rollout_spec import Window
+from rollouts.engine.versions import TargetKind
 
 __all__ = ["check_gate", "check_metric", "check_spec", "read_window"]
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from rollouts.analysis.types import (
     ComparisonResult,
-    GateState,
     Labelled,
     Measurement,
     MetricResult,
@@ -15,7 +14,7 @@ from rollouts.analysis.types import (
     RunStatus,
     Value,
 )
-from rollouts.api import status_models as models
+from rollouts.api import run_status_models as models
 from rollouts.api.codec import Codec, Json, Record, Unreadable
 from rollouts.api.scalars import format_time
 
@@ -54,12 +53,8 @@ _STATUS = Record(
     of=[
         Record(MetricResult, models.MetricResultModel, of=[_MEASUREMENT]),
         Record(
-            ComparisonResult,
-            models.ComparisonResultModel,
-            places={"words": "message"},
-            unstored=("brief",),
+            ComparisonResult, models.ComparisonResultModel, places={"words": "message"}, unstored=("brief",)
         ),
-        Record(GateState, models.GateStateModel),
     ],
     places={"metrics": "metric_results"},
     shown=_shown,

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rollouts.engine.attempt import GateSummary
 from rollouts.engine.observation import GateOutcome, GateView, StepVerdict
-from rollouts.engine.types import GateSummary
 
 __all__ = ["GateFigures", "attempt_of", "gate_figures", "gate_summaries", "gate_view"]
 

@@ -52,7 +52,7 @@ from rollouts.api.scalars import (
     parse_weight,
     weight_json,
 )
-from rollouts.engine.types import FULL, Weight
+from rollouts.units import FULL, Weight
 
 __all__ = [
     "ParsedRun",

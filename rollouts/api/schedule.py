@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 from apscheduler.triggers.cron import CronTrigger
 
 from rollouts.engine.observation import WindowView
-from rollouts.engine.types import Window
+from rollouts.engine.rollout_spec import Window
 
 __all__ = ["LONGEST_WINDOW", "SHORTEST_WINDOW", "check_window", "window_view"]
 

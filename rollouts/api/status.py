@@ -13,74 +13,60 @@ from typing import Any
 from rollouts.api import status_models as models
 from rollouts.api.codec import Json, Record
 from rollouts.api.former import understood
-from rollouts.engine.types import (
-    AbortRecord,
-    ArmCrashes,
-    CommandRecord,
+from rollouts.engine.attempt import Attempt
+from rollouts.engine.rollout_status import (
     Condition,
     EntryRef,
-    GateSummary,
     HistoryEntry,
-    Identity,
     Notice,
-    PathStatus,
     Phase,
-    ProbeRecord,
-    Revision,
     RolloutStatus,
-    TargetWait,
     WayBack,
-    WeightStatus,
-    format_weight,
 )
+from rollouts.engine.versions import Identity, Revision
+from rollouts.units import format_weight
 
 __all__ = ["read_status", "write_status"]
 
 
 def _shown(status: RolloutStatus) -> Json:
     """What people read: ``2/6``, counted from 1, and the weight in words."""
-    count, current = status.step_count, status.current_step
     return {
-        "currentStep": current if count else None,
-        "step": f"{min(current + 1, count)}/{count}" if count else None,
+        "currentStep": status.current_step if status.step_count else None,
+        "step": status.step_text or None,
         "weightText": format_weight(status.weight.applied),
     }
 
 
-_IDENTITY = Record(Identity, models.ArmModel, whole=True)
 _REVISION = Record(
     Revision,
     models.ArmModel,
-    of=[_IDENTITY],
+    of=[Record(Identity, models.ArmModel, whole=True)],
     inline="identity",
     whole=True,
     shown=lambda revision: {"text": revision.label},
 )
-_ENTRY = Record(EntryRef, models.EntryModel, whole=True)
+_ATTEMPT = Record(
+    Attempt,
+    models.RolloutStatusModel,
+    of=[_REVISION],
+    places={"canary_crashes": "crashes.canary", "stable_crashes": "crashes.stable"},
+)
 _STATUS = Record(
     RolloutStatus,
     models.RolloutStatusModel,
     of=[
         _REVISION,
-        Record(WeightStatus, models.WeightModel),
-        Record(PathStatus, models.PathModel),
-        Record(TargetWait, models.TargetWaitModel),
-        Record(ProbeRecord, models.ProbeModel),
-        Record(ArmCrashes, models.ArmCrashesModel),
-        Record(WayBack, models.WayBackModel, of=[_ENTRY], whole=True),
-        Record(GateSummary, models.SummaryModel),
-        Record(AbortRecord, models.AbortModel),
-        Record(CommandRecord, models.CommandModel),
+        _ATTEMPT,
+        Record(
+            WayBack, models.WayBackModel, of=[Record(EntryRef, models.EntryModel, whole=True)], whole=True
+        ),
         Record(HistoryEntry, models.HistoryModel, of=[_REVISION], inline="revision", whole=True),
         Record(Notice, models.NoticeModel, whole=True),
         Record(Condition, models.ConditionModel, places={"last_transition": "last_transition_time"}),
     ],
-    places={
-        "hold": "hold.reason",
-        "hold_message": "hold.message",
-        "canary_crashes": "crashes.canary",
-        "stable_crashes": "crashes.stable",
-    },
+    inline="current",
+    places={"hold": "hold.reason", "hold_message": "hold.message"},
     shown=_shown,
 )
 

@@ -8,7 +8,7 @@ from rollouts.carriers.base import Carrier, TrafficKind, TrafficPlace
 from rollouts.carriers.http_route import HTTP_ROUTE
 from rollouts.carriers.inference_model import INFERENCE_MODEL
 from rollouts.carriers.inference_model_rewrite import INFERENCE_MODEL_REWRITE
-from rollouts.engine.types import TargetKind
+from rollouts.engine.versions import TargetKind
 
 __all__ = ["TRAFFIC_KINDS", "Carrier", "TrafficKind", "TrafficPlace", "fields_for", "given", "kind_of"]
 

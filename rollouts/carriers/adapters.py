@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from rollouts.api.traffic_models import AdapterTrafficModel
 from rollouts.carriers.base import POOL_REF, Carrier, Object, TrafficKind
-from rollouts.engine.types import AdapterTraffic, TargetKind, TrafficMode
+from rollouts.engine.rollout_spec import AdapterTraffic, TrafficMode
+from rollouts.engine.versions import TargetKind
 from rollouts.objects.fields import metadata_of
 from rollouts.objects.models import pool_of_model
 from rollouts.traffic.targets import ModelTarget, mode_of

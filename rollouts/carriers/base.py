@@ -16,7 +16,9 @@ from pydantic.alias_generators import to_snake
 
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import Problem, TrafficView
-from rollouts.engine.types import AdapterTraffic, HttpRouteTraffic, Identity, TargetKind, TrafficMode, WayBack
+from rollouts.engine.rollout_spec import AdapterTraffic, HttpRouteTraffic, TrafficMode
+from rollouts.engine.rollout_status import WayBack
+from rollouts.engine.versions import Identity, TargetKind
 from rollouts.objects.fields import map_of, text_of
 from rollouts.objects.models import PoolOfModel, model_names, pool_of_model
 from rollouts.objects.pools import Pool

@@ -12,7 +12,8 @@ from rollouts.api.traffic_models import HttpRouteModel
 from rollouts.carriers.base import Carrier, Object, TrafficKind, TrafficPlace
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import Problem, TrafficView
-from rollouts.engine.types import HttpRouteTraffic, Identity, TargetKind, TrafficMode
+from rollouts.engine.rollout_spec import HttpRouteTraffic, TrafficMode
+from rollouts.engine.versions import Identity, TargetKind
 from rollouts.objects import kinds
 from rollouts.objects.fields import list_of, map_of, metadata_of
 from rollouts.objects.resource import Resource

@@ -8,7 +8,7 @@ from rollouts.carriers.adapters import AdapterCarrier, AdapterKind
 from rollouts.carriers.base import Carrier, Object, TrafficKind, TrafficPlace
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import TrafficView
-from rollouts.engine.types import AdapterTraffic
+from rollouts.engine.rollout_spec import AdapterTraffic
 from rollouts.objects import kinds
 from rollouts.objects.pools import Pool
 from rollouts.objects.resource import Resource

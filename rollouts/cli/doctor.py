@@ -29,7 +29,7 @@ from rollouts.cli.doctor_released import released_checks
 from rollouts.cli.explain import deletion
 from rollouts.cli.findings import Check, Level, bad, fine, warn
 from rollouts.controller.pickers import Gateway, gateways_of
-from rollouts.engine.types import HttpRouteTraffic, TrafficMode
+from rollouts.engine.rollout_spec import HttpRouteTraffic, TrafficMode
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
 from rollouts.kube.kubeconfig import ContextChoice
@@ -183,8 +183,8 @@ async def _rollout(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
         yield check
     names = {
         revision.identity.name
-        for revision in (parsed.status.stable, parsed.status.canary)
-        if revision is not None and revision.identity.kind == kinds.POOL_V1.kind
+        for revision in parsed.status.arms
+        if revision.identity.kind == kinds.POOL_V1.kind
     }
     traffic = parsed.spec.traffic
     if isinstance(traffic, HttpRouteTraffic):

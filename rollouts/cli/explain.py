@@ -17,22 +17,16 @@ from rollouts.cli.connect import (
     fetch_runs,
     with_client,
 )
+from rollouts.engine.attempt import Attempt
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
 from rollouts.engine.naming import Owner, is_background, step_run
+from rollouts.engine.rollout_spec import AnalysisStep, JobStep, PauseStep, Step, WeightStep
+from rollouts.engine.rollout_status import HoldReason, Phase
 from rollouts.engine.steps import describe, format_seconds, weight_at
-from rollouts.engine.types import (
-    AnalysisStep,
-    HoldReason,
-    JobStep,
-    PauseStep,
-    Phase,
-    Step,
-    WeightStep,
-    format_weight,
-)
 from rollouts.kube.client import KubeClient
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.terminal import say, shown
+from rollouts.units import format_weight
 
 __all__ = ["deletion", "explain", "explanation"]
 
@@ -140,17 +134,17 @@ def _moves(parsed: ParsedRollout, now: datetime) -> Iterator[str]:
         yield "The target itself: what the message names must exist and be Ready. `abort` gives the target up."
     elif parsed.spec is not None and parsed.spec.paused:
         yield "`spec.paused` is true: set it to false in Git."
-    elif status.canary is not None:
-        yield _step_moves(parsed, now)
+    elif status.current is not None:
+        yield _step_moves(parsed, status.current, now)
 
 
-def _step_moves(parsed: ParsedRollout, now: datetime) -> str:
+def _step_moves(parsed: ParsedRollout, current: Attempt, now: datetime) -> str:
     steps, index = _current(parsed)
     match steps[index] if index < len(steps) else None:
         case PauseStep(duration=None):
             return "`promote` leaves the pause; it has no end of its own."
         case PauseStep(duration=duration) if duration is not None:
-            begun = parsed.status.step_started_at
+            begun = current.step_started_at
             left = duration if begun is None else begun + duration - now
             seconds = max(left.total_seconds(), 0.0)
             return f"Time: about {seconds:.0f} s are left; `promote` leaves the pause now."

@@ -46,9 +46,10 @@ from rollouts.cli.offline import (
 )
 from rollouts.cli.waves import WAVE_ANNOTATION, wave_findings
 from rollouts.cli.yaml_source import MAX_BYTES, Document, Path, read_yaml
+from rollouts.engine.rollout_spec import AnalysisStep, JobStep, PauseStep, WeightStep
 from rollouts.engine.steps import weight_at
-from rollouts.engine.types import FULL, AnalysisStep, JobStep, PauseStep, WeightStep
 from rollouts.objects.fields import list_of, map_of
+from rollouts.units import FULL
 
 __all__ = ["Finding", "Severity", "lint", "lint_documents"]
 

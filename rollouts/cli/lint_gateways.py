@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rollouts.api.parsing import parse_rollout
-from rollouts.engine.types import HttpRouteTraffic
+from rollouts.engine.rollout_spec import HttpRouteTraffic
 from rollouts.objects.fields import metadata_of, text_at
 from rollouts.objects.kinds import GROUP
 from rollouts.objects.pools import POOL_GROUPS, POOL_KIND

@@ -7,8 +7,8 @@ from typing import Any
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.carriers import given
+from rollouts.engine.rollout_spec import HeaderRouteStep
 from rollouts.engine.steps import header_routes_at
-from rollouts.engine.types import HeaderRouteStep
 from rollouts.objects.fields import list_of, map_of
 from rollouts.traffic.backends import rules_of
 from rollouts.traffic.headers import header_rules

@@ -8,8 +8,8 @@ from datetime import timedelta
 from rollouts.analysis.types import MetricSpec
 from rollouts.analysis.windows import longest_wait, window_of
 from rollouts.api.parsing import ParsedRollout
+from rollouts.engine.rollout_spec import AnalysisStep, CanaryStrategy, JobStep, PauseStep, Step, WeightStep
 from rollouts.engine.steps import weight_at
-from rollouts.engine.types import AnalysisStep, CanaryStrategy, JobStep, PauseStep, Step, WeightStep
 
 __all__ = ["too_long"]
 

@@ -13,7 +13,7 @@ from rollouts.analysis.types import Comparison, MetricSpec
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.runs import gate_of, gates_of, parse_template, rate_of
 from rollouts.engine.steps import weight_at
-from rollouts.engine.types import FULL
+from rollouts.units import FULL
 
 __all__ = [
     "TEMPLATE_KINDS",

@@ -8,7 +8,8 @@ from enum import Enum
 from typing import Any
 
 from rollouts.api.parsing import COMMIT_ANNOTATION, ParsedRollout, parse_rollout
-from rollouts.engine.types import PauseStep, Phase
+from rollouts.engine.rollout_spec import PauseStep
+from rollouts.engine.rollout_status import Phase
 from rollouts.objects.fields import map_of, metadata_of, text_of
 
 __all__ = ["Outcome", "Wanted", "outcome_of", "wanted_of"]

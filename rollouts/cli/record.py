@@ -31,13 +31,16 @@ from rollouts.controller.caches import Caches
 from rollouts.controller.gates import arm_ref
 from rollouts.controller.settings import SettingsError, source_option
 from rollouts.engine.naming import Owner, background_run
-from rollouts.engine.types import FULL, AdapterTraffic, Identity, Phase, RolloutStatus
+from rollouts.engine.rollout_spec import AdapterTraffic
+from rollouts.engine.rollout_status import Phase, RolloutStatus
+from rollouts.engine.versions import Identity
 from rollouts.kube.client import KubeClient
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.objects import kinds
 from rollouts.runtime.clock import Clock, SystemClock
 from rollouts.runtime.objects import ObjectKey
 from rollouts.terminal import document, say
+from rollouts.units import FULL
 
 __all__ = ["record"]
 
@@ -350,8 +353,7 @@ class _Recorder:
     def _arms(status: RolloutStatus, at: datetime) -> list[tuple[Arm, Identity]]:
         """Before the attempt everything is stable."""
         arms = [(Arm.STABLE, status.stable.identity)] if status.stable is not None else []
-        begun = status.started_at is not None and at >= status.started_at
-        if status.canary is not None and begun:
+        if status.canary is not None and status.started_at is not None and at >= status.started_at:
             arms.append((Arm.CANARY, status.canary.identity))
         return arms
 
@@ -364,18 +366,19 @@ class _Recorder:
         return arm_ref(identity)
 
     def _note(self, status: RolloutStatus, now: datetime) -> None:
-        if status.started_at is None or status.canary is None:
+        current = status.current
+        if current is None or current.started_at is None:
             return
-        self.tape.started = status.started_at.timestamp()
+        self.tape.started = current.started_at.timestamp()
         weight = (status.weight.applied or 0) / FULL
         last = self.tape.marks[-1] if self.tape.marks else None
-        if last is not None and (last.step, last.weight) == (status.current_step, weight):
+        if last is not None and (last.step, last.weight) == (current.current_step, weight):
             return
         # A step begins when the status says; a weight that changes within one (an abort) when it is seen.
-        new_step = last is None or last.step != status.current_step
-        begun = (status.step_started_at or status.started_at) if new_step else now
+        new_step = last is None or last.step != current.current_step
+        begun = (current.step_started_at or current.started_at) if new_step else now
         at = max(begun.timestamp(), last.at if last is not None else 0.0)
-        self.tape.marks.append(Mark(at=at, step=status.current_step, weight=weight))
+        self.tape.marks.append(Mark(at=at, step=current.current_step, weight=weight))
 
     def _gaps(self) -> None:
         """Times that the attempt's own evidence leaves out."""

@@ -12,9 +12,11 @@ from rich.tree import Tree
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.engine.naming import Owner, is_background, step_run
+from rollouts.engine.rollout_spec import AnalysisStep
+from rollouts.engine.rollout_status import Phase, RolloutStatus
 from rollouts.engine.steps import describe
-from rollouts.engine.types import AnalysisStep, Phase, RolloutStatus, format_weight
 from rollouts.terminal import shown
+from rollouts.units import format_weight
 
 __all__ = ["ICONS", "rollout_table", "rollout_view", "summary"]
 
@@ -41,12 +43,6 @@ _VERDICT_ICONS = {
     "Inconclusive": ("?", "yellow"),
     "Undecided": ("◌", "cyan"),
 }
-
-
-def _step_text(status: RolloutStatus) -> str:
-    if not status.step_count:
-        return "-"
-    return f"{min(status.current_step + 1, status.step_count)}/{status.step_count}"
 
 
 def summary(obj: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +87,7 @@ def rollout_table(objects: list[dict[str, Any]], *, wide: bool, namespaces: bool
             *([parsed.namespace] if namespaces else []),
             parsed.name,
             Text(f"{icon} {status.phase.value or 'New'}", style=style),
-            _step_text(status),
+            status.step_text or "-",
             format_weight(status.weight.applied),
             status.stable.identity.name if status.stable else "-",
             status.canary.identity.name if status.canary else "-",
@@ -155,11 +151,11 @@ def _tree(parsed: ParsedRollout, runs: list[dict[str, Any]]) -> Tree:
 
 def _step_line(status: RolloutStatus, index: int, text: str) -> Text:
     line = f"{index + 1}. {text}"
-    if status.canary is None or index < status.current_step:
-        done = status.canary is not None or status.current_step >= status.step_count > 0
-        return Text(f"✔ {line}", style="green") if done else Text(f"• {line}", style="dim")
-    if index == status.current_step and status.started_at is not None:
-        aborted = status.aborted is not None
+    current = status.current
+    if index < status.current_step:
+        return Text(f"✔ {line}", style="green")
+    if current is not None and index == current.current_step and current.started_at is not None:
+        aborted = current.aborted is not None
         return Text(f"{'✖' if aborted else '◌'} {line}", style="red" if aborted else "bold cyan")
     return Text(f"• {line}", style="dim")
 

@@ -25,7 +25,7 @@ from rollouts.cli.connect import (
 from rollouts.cli.following import follow
 from rollouts.cli.outcomes import Outcome, Wanted, outcome_of, wanted_of
 from rollouts.cli.render import summary
-from rollouts.engine.types import Phase
+from rollouts.engine.rollout_status import Phase
 from rollouts.kube.client import KubeClient
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.terminal import document, say

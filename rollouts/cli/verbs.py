@@ -17,7 +17,7 @@ import click
 
 from rollouts.api.parsing import COMMAND_ANNOTATION, parse_rollout
 from rollouts.cli.connect import EXIT_CODES, connection_options, default_namespace, fetch, with_client
-from rollouts.engine.types import CommandRecord, CommandResult
+from rollouts.engine.rollout_status import CommandRecord, CommandResult
 from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.objects import kinds

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rollouts.controller.adapter_content import Held, PodState, Serving
 from rollouts.engine.observation import Blocker
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import Identity
+from rollouts.engine.versions import Identity
 
 __all__ = ["missing", "some_names"]
 

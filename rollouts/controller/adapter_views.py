@@ -15,13 +15,9 @@ from rollouts.controller.caches import Caches
 from rollouts.controller.dialects import Dialects
 from rollouts.engine.observation import Blocker, PoolView, Problem
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import (
-    AdapterTraffic,
-    Identity,
-    RolloutSpec,
-    RolloutStatus,
-    Target,
-)
+from rollouts.engine.rollout_spec import AdapterTraffic, RolloutSpec
+from rollouts.engine.rollout_status import RolloutStatus
+from rollouts.engine.versions import Identity, Target
 from rollouts.objects import kinds
 from rollouts.objects.fields import map_of
 from rollouts.objects.pods import Pod
@@ -205,8 +201,7 @@ class AdapterViews:
 
     def _serving(self, parsed: ParsedRollout, arm: Identity, ended: Iterable[Identity]) -> Serving:
         """The pods of the pool, judged by this arm's content: its source, or nothing that was loaded for another."""
-        status = parsed.status
-        known = [revision.identity for revision in (status.stable, status.canary) if revision is not None]
+        known = [revision.identity for revision in parsed.status.arms]
         others = [item.source for item in (*known, *ended) if item.name == arm.name and item != arm]
         serving = self._watch.serving(ObjectKey(parsed.namespace, parsed.name), arm.name)
         return serving.of(arm.source, filter(None, others))
@@ -335,7 +330,7 @@ def _by_arm(
 
     Of several sources of one name, traffic means the one that is stable, else the canary, else the target.
     """
-    known = [revision.identity for revision in (status.canary, status.stable) if revision is not None]
+    known = [revision.identity for revision in reversed(status.arms)]
     by_arm = {identity.arm: view for identity, view in views.items()}
     by_arm |= {identity.arm: views[identity] for identity in (target, *known) if identity in views}
     return {**views, **by_arm}

@@ -17,8 +17,8 @@ from rollouts.analysis.offers import POD_OFFER
 from rollouts.analysis.sources.pods import REQUEST_NAMES, request_total
 from rollouts.engine.observation import RiseView, ShareCount
 from rollouts.engine.share import BEFORE_WINDOW, recent_window
-from rollouts.engine.types import ZERO, Weight
 from rollouts.runtime.clock import Monotonic
+from rollouts.units import ZERO, Weight
 
 __all__ = ["ARRIVAL_NAMES", "CANARY", "STABLE", "Arrivals", "Reading", "pod_counts"]
 

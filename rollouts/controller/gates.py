@@ -22,12 +22,15 @@ from rollouts.controller.caches import Caches
 from rollouts.controller.conditions import UNCHECKED, Conditions, InlineConditions
 from rollouts.controller.observing import ComparedGates, Gathered
 from rollouts.engine.actions import CreateJob, CreateRun
+from rollouts.engine.attempt import Attempt
 from rollouts.engine.observation import Problem
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import FULL, ZERO, AdapterTraffic, Identity, Revision, RolloutStatus, TargetKind
+from rollouts.engine.rollout_spec import AdapterTraffic
+from rollouts.engine.versions import Identity, Revision, TargetKind
 from rollouts.objects import kinds
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.writes import label_value
+from rollouts.units import FULL, ZERO, Weight
 
 __all__ = ["UNCHECKED_REASON", "Gates", "arm_ref"]
 
@@ -140,8 +143,9 @@ class Gates:
 
     def build_run(self, gathered: Gathered, action: CreateRun) -> dict[str, Any]:
         """The AnalysisRun object for a gate."""
-        parsed = gathered.parsed
+        parsed, current = gathered.parsed, gathered.parsed.status.current
         assert parsed.model is not None
+        assert current is not None
         canary = parsed.model.strategy.canary
         model = canary.analysis if action.step is None else canary.steps[action.step].analysis
         stable = parsed.status.stable
@@ -156,9 +160,9 @@ class Gates:
             comparisons=self._comparisons(parsed) if action.step is None else (),
             metrics_from=canary.analysis.starting_step if canary.analysis is not None else 0,
             false_abort_rate=rate_of(canary),
-            marks=_first_mark(parsed.status),
-            steps_hash=parsed.status.steps_hash,
-            since=parsed.status.weight.since or parsed.status.step_started_at,
+            marks=_first_mark(current, parsed.status.weight.applied or ZERO),
+            steps_hash=current.steps_hash,
+            since=parsed.status.weight.since or current.step_started_at,
         )
         return {
             "apiVersion": f"{kinds.GROUP}/{kinds.VERSION}",
@@ -202,12 +206,11 @@ class Gates:
         }
 
 
-def _first_mark(status: RolloutStatus) -> tuple[RunMark, ...]:
+def _first_mark(current: Attempt, weight: Weight) -> tuple[RunMark, ...]:
     """The weight in force when the run is made."""
-    if status.step_started_at is None:
+    if current.step_started_at is None:
         return ()
-    weight = (status.weight.applied or ZERO) / FULL
-    return (RunMark(at=status.step_started_at, step=status.current_step, weight=weight),)
+    return (RunMark(at=current.step_started_at, step=current.current_step, weight=weight / FULL),)
 
 
 def _arm(gathered: Gathered, revision: Revision) -> ArmRef:

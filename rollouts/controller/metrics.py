@@ -9,21 +9,17 @@ from typing import NamedTuple
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import (
+from rollouts.engine.rollout_spec import (
     AnalysisStep,
     HeaderRouteStep,
-    HistoryEntry,
     JobStep,
-    Outcome,
     PauseStep,
-    Phase,
     RolloutSpec,
-    RolloutStatus,
     Step,
-    Weight,
-    WeightStatus,
     WeightStep,
 )
+from rollouts.engine.rollout_status import HistoryEntry, Outcome, Phase, RolloutStatus, WeightStatus
+from rollouts.units import Weight
 
 __all__ = ["ControllerMetrics"]
 
@@ -188,9 +184,12 @@ class ControllerMetrics:
         """Count what a stored change of the status means: attempts that ended, a step that was done."""
         for entry in _ended(before, after):
             self.attempts.labels(namespace, name, entry.outcome.value).inc()
-        done, began = before.current_step, before.step_started_at
-        same = (before.attempt, before.steps_hash) == (after.attempt, after.steps_hash)
-        if spec is None or began is None or not same or not done < after.current_step:
+        was, goes_on = before.current, after.current
+        if spec is None or was is None or goes_on is None or was.step_started_at is None:
+            return
+        done, began = was.current_step, was.step_started_at
+        same = (before.attempt, was.steps_hash) == (after.attempt, goes_on.steps_hash)
+        if not same or not done < goes_on.current_step:
             return
         if done < len(spec.canary.steps):
             kind = _STEP_KINDS[type(spec.canary.steps[done])]
@@ -235,8 +234,7 @@ class _Shown(NamedTuple):
 
 
 def _said(status: RolloutStatus) -> _Shown:
-    running = status.canary is not None and status.aborted is None
-    began = status.step_started_at if running else None
+    began = None if status.current is None or status.aborted is not None else status.current.step_started_at
     return _Shown(
         status.phase,
         # One that another version stored may be any text.

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rollouts.controller.caches import Caches
-from rollouts.engine.types import Identity
+from rollouts.engine.versions import Identity
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.mirrors import Mirror, mirrors_of
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from rollouts.api.scalars import format_time
 from rollouts.controller.notification_settings import ReceiverType
-from rollouts.engine.types import Notice
+from rollouts.engine.rollout_status import Notice
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["Message", "render", "signature_headers"]

@@ -35,7 +35,7 @@ from urllib.parse import urlsplit
 from rollouts.api.scalars import parse_duration
 from rollouts.engine.notices import NoticeTrigger
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import Phase
+from rollouts.engine.rollout_status import Phase
 
 __all__ = [
     "BUILT_IN_TRIGGERS",

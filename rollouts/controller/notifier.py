@@ -20,7 +20,7 @@ from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.notification_settings import Asked, NotificationSettings, Receiver
 from rollouts.controller.posting import Post, Refused, Undelivered, post
 from rollouts.engine.notices import owed
-from rollouts.engine.types import Notice, RolloutStatus
+from rollouts.engine.rollout_status import Notice, RolloutStatus
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
 

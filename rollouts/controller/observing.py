@@ -14,6 +14,7 @@ from rollouts.controller.caches import Caches
 from rollouts.controller.mirroring import mirrored_arms
 from rollouts.controller.path_views import PathViews
 from rollouts.controller.windows import WindowCalendar
+from rollouts.engine.attempt import GateSummary
 from rollouts.engine.moving import moved
 from rollouts.engine.naming import Owner, is_of_attempt
 from rollouts.engine.observation import (
@@ -28,17 +29,9 @@ from rollouts.engine.observation import (
     WayView,
 )
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import (
-    AdapterTraffic,
-    GateSummary,
-    HttpRouteTraffic,
-    Identity,
-    RolloutSpec,
-    RolloutStatus,
-    TargetKind,
-    TrafficMode,
-    WayBack,
-)
+from rollouts.engine.rollout_spec import AdapterTraffic, HttpRouteTraffic, RolloutSpec, TrafficMode
+from rollouts.engine.rollout_status import RolloutStatus, WayBack
+from rollouts.engine.versions import Identity, TargetKind
 from rollouts.kube.client import Resource
 from rollouts.objects import kinds
 from rollouts.objects.models import model_names
@@ -274,7 +267,7 @@ class Gatherer:
 
     @staticmethod
     def _known(status: RolloutStatus, name: str) -> bool:
-        return any(arm is not None and arm.identity.name == name for arm in (status.stable, status.canary))
+        return any(arm.identity.name == name for arm in status.arms)
 
     # --- arms ---
 
@@ -288,7 +281,7 @@ class Gatherer:
         carrier: Carrier | None,
     ) -> dict[Identity, PoolView]:
         status = parsed.status
-        arms = {arm.identity for arm in (status.stable, status.canary) if arm is not None}
+        arms = {arm.identity for arm in status.arms}
         arms |= {entry.revision.identity for entry in status.history}
         if target is not None:
             arms.add(target)
@@ -380,8 +373,7 @@ class Gatherer:
     ) -> TrafficView | None:
         if carrier is None:
             return None
-        status = parsed.status
-        arms = [arm.identity.arm for arm in (status.stable, status.canary) if arm is not None]
+        arms = [arm.identity.arm for arm in parsed.status.arms]
         reader = Reader(
             rollout=parsed.name,
             arms=(*arms, *([target.arm] if target is not None else [])),
@@ -394,7 +386,7 @@ class Gatherer:
                 mirrored=mirrored_arms(self._caches, parsed.namespace, raw, reader.arms),
                 sessions=keeps_sessions(raw.get("spec")),
             )
-        if raw is None and status.traffic_adopted:
+        if raw is None and parsed.status.traffic_adopted:
             view = replace(view, mode=TrafficMode.ADOPTED)
         return self._settle_claim(parsed, view)
 

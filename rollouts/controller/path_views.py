@@ -13,7 +13,8 @@ from rollouts.controller.pages import metrics_pages
 from rollouts.controller.pickers import Gateway, PickerHealth, PickerPaths, gateways_of
 from rollouts.controller.probes import CanaryPods, PathProbes
 from rollouts.engine.observation import PoolView, ProbeView, TrafficView
-from rollouts.engine.types import Identity, RolloutStatus
+from rollouts.engine.rollout_status import RolloutStatus
+from rollouts.engine.versions import Identity
 from rollouts.objects import kinds
 from rollouts.objects.pools import Pool
 from rollouts.runtime.objects import ObjectKey
@@ -101,25 +102,19 @@ class PathViews:
         self, key: ObjectKey, views: dict[Identity, PoolView], status: RolloutStatus
     ) -> dict[Identity, PoolView]:
         """How the pods of a running attempt's arms live."""
-        pools = [
-            self._caches.pool(arm.identity.group, key.namespace, arm.identity.name)
-            if arm is not None
-            else None
-            for arm in (status.canary, status.stable)
-        ]
-        canary, stable = pools
-        if canary is None or stable is None or status.aborted is not None:
+        arms, current = [arm.identity for arm in status.arms], status.current
+        pools = [self._caches.pool(arm.group, key.namespace, arm.name) for arm in arms]
+        stable, canary = pools if len(pools) == 2 else (None, None)
+        if canary is None or stable is None or current is None or current.aborted is not None:
             self._crashes.drop(key)
             return views
-        assert status.canary is not None
-        assert status.stable is not None
         ours, theirs = self._crashes.views(
             key,
             self._caches.endpoints(canary),
             self._caches.endpoints(stable),
             (canary.processes, stable.processes),
         )
-        found = {status.canary.identity: ours, status.stable.identity: theirs}
+        found = dict(zip(arms, (theirs, ours), strict=True))
         return {
             arm: replace(view, crashes=found[arm]) if arm in found else view for arm, view in views.items()
         }

@@ -43,7 +43,7 @@ from rollouts.engine.actions import (
     WriteTraffic,
 )
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import HoldReason, WayBack, Weight, format_weight
+from rollouts.engine.rollout_status import HoldReason, WayBack
 from rollouts.kube.client import KubeClient, PatchKind, Resource
 from rollouts.kube.errors import (
     AlreadyExists,
@@ -59,6 +59,7 @@ from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic import wayback
 from rollouts.traffic.releasing import release
 from rollouts.traffic.writes import Apply, RenderRefusal, Write
+from rollouts.units import Weight, format_weight
 
 __all__ = ["Performer", "TrafficRefused", "merge_patch"]
 
@@ -192,8 +193,10 @@ class Performer:
             case CreateJob():
                 await self._create(kinds.JOB, gathered, self._builder.build_job(gathered, action))
             case UpdateRun():
+                current = gathered.parsed.status.current
+                assert current is not None
                 spec = self._builder.build_run(gathered, _create_of(action))["spec"]
-                regated = _regated(spec) | {"stepsHash": gathered.parsed.status.steps_hash}
+                regated = _regated(spec) | {"stepsHash": current.steps_hash}
                 await self._patch_run(gathered, action.name, {"spec": regated})
             case TerminateRun():
                 await self._patch_run(gathered, action.name, {"spec": {"terminate": True}})

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from rollouts.controller.caches import Caches
 from rollouts.engine.observation import Blocker, PathView, PoolView
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import Identity
+from rollouts.engine.versions import Identity
 from rollouts.objects.pods import PickerPod
 from rollouts.objects.pools import ParentRefusal, Pool
 from rollouts.runtime.objects import ObjectKey

@@ -12,7 +12,7 @@ import aiohttp
 
 from rollouts.controller.notification_messages import render, signature_headers
 from rollouts.controller.notification_settings import Receiver, wrong_url
-from rollouts.engine.types import Notice
+from rollouts.engine.rollout_status import Notice
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["Post", "Refused", "Undelivered", "post"]

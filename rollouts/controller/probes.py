@@ -20,13 +20,15 @@ from rollouts.analysis.sources.base import Endpoint
 from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.gateway_address import Address, ProbeSettings, Unreachable, find_address
+from rollouts.engine.attempt import Attempt, ProbeRecord, ProbeVerdict
 from rollouts.engine.observation import ProbeView, TrafficView
 from rollouts.engine.probing import PROBE_HEADER, PROBE_ROUTE, probe_open
-from rollouts.engine.types import ZERO, HttpRouteTraffic, PathProbe, ProbeVerdict, TrafficMode
+from rollouts.engine.rollout_spec import HttpRouteTraffic, PathProbe, RolloutSpec, TrafficMode
 from rollouts.kube.client import KubeClient
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.probe import ProbeRequest, probe_request
+from rollouts.units import ZERO
 
 __all__ = ["CanaryPods", "PathProbes", "Prober", "judge"]
 
@@ -116,27 +118,24 @@ class Prober:
         pods: CanaryPods,
     ) -> ProbeView | None:
         """See ``PathProbes.view``."""
-        if not _concerns(parsed):
+        current, spec = parsed.status.current, parsed.spec
+        if current is None or spec is None or not _concerns(parsed, current, spec):
             self.drop(key)
             return None
-        status, spec = parsed.status, parsed.spec
-        assert status.canary is not None
-        assert spec is not None
         request = probe_request(template)
         if not self._settings.enabled:
             return ProbeView(impossible="the administrator switched probes off (pathProbe.enabled)")
         if isinstance(request, str):
             return ProbeView(impossible=request)
-        attempt = (status.canary.hash, status.attempt)
+        attempt = (current.canary.hash, parsed.status.attempt)
         probe = self._probes.get(key)
         if probe is None or probe.attempt != attempt:
             probe = self._probes[key] = _Probe(attempt=attempt, offered=secrets.token_hex(16))
         now = self._clock.monotonic()
         if probe.address is None and not probe.busy and now - probe.looked >= _AGAIN:
             self._spawn(key, probe, self._find(probe, template, key.namespace))
-        elif self._may_ask(parsed, probe, traffic, required=spec.canary.path_probe is PathProbe.REQUIRE):
-            assert status.probe is not None
-            self._spawn(key, probe, self._ask(probe, status.probe.token, request, pods))
+        elif current.probe is not None and self._may_ask(current.probe, probe, traffic, spec):
+            self._spawn(key, probe, self._ask(probe, current.probe.token, request, pods))
         offered = probe.offered if probe.address is not None else ""
         return ProbeView(
             offered=offered,
@@ -158,10 +157,9 @@ class Prober:
             for task in self._tasks:
                 task.cancel()
 
-    def _may_ask(self, parsed: ParsedRollout, probe: _Probe, traffic: TrafficView, *, required: bool) -> bool:
+    def _may_ask(self, record: ProbeRecord, probe: _Probe, traffic: TrafficView, spec: RolloutSpec) -> bool:
         """The rule is stored, and the gateways say that they took it over: before, stable would answer."""
-        record = parsed.status.probe
-        if record is None or not record.token or probe.busy or probe.address is None:
+        if not record.token or probe.busy or probe.address is None:
             return False
         live = any(
             route.name == PROBE_ROUTE and any(match.value == record.token for match in route.match)
@@ -172,6 +170,7 @@ class Prober:
         if probe.token != record.token or probe.verdict is None:
             return True
         again = self._clock.monotonic() - probe.asked >= _AGAIN
+        required = spec.canary.path_probe is PathProbe.REQUIRE
         return required and probe.verdict is not ProbeVerdict.PASSED and again
 
     def _spawn(self, key: ObjectKey, probe: _Probe, work: Awaitable[None]) -> None:
@@ -249,14 +248,18 @@ class Prober:
         return sum(known) if known and len(known) == len(totals) else None
 
 
-def _concerns(parsed: ParsedRollout) -> bool:
+def _concerns(parsed: ParsedRollout, current: Attempt, spec: RolloutSpec) -> bool:
     """From the first sight of a canary to the end of its probe, or its first weight."""
-    status, spec = parsed.status, parsed.spec
-    if spec is None or status.canary is None or status.aborted is not None or parsed.deleting:
+    if current.aborted is not None or parsed.deleting:
         return False
     managed = isinstance(spec.traffic, HttpRouteTraffic) and spec.traffic.mode is TrafficMode.MANAGED
-    waits = status.probe is None or probe_open(status)
-    return managed and waits and spec.canary.path_probe is not PathProbe.OFF and status.weight.applied == ZERO
+    waits = current.probe is None or probe_open(current)
+    return (
+        managed
+        and waits
+        and spec.canary.path_probe is not PathProbe.OFF
+        and parsed.status.weight.applied == ZERO
+    )
 
 
 async def _send(

@@ -20,9 +20,11 @@ from rollouts.analysis.types import ArmRef
 from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.arrivals import ARRIVAL_NAMES, CANARY, STABLE, Arrivals, Reading, pod_counts
 from rollouts.engine.observation import ShareView
-from rollouts.engine.types import FULL, ZERO, AdapterTraffic, Identity, Weight
+from rollouts.engine.rollout_spec import AdapterTraffic
+from rollouts.engine.versions import Identity
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
+from rollouts.units import FULL, ZERO, Weight
 
 __all__ = ["PROPAGATION", "ShareCounter"]
 
@@ -94,15 +96,11 @@ class ShareCounter:
     ) -> ShareView | None:
         """Requests so far; None where there is nothing to count, or nothing that could be counted."""
         status, now = parsed.status, self._clock.monotonic()
-        if (
-            parsed.spec is None
-            or status.canary is None
-            or status.stable is None
-            or status.aborted is not None
-        ):
+        current, stable = status.current, status.stable
+        if parsed.spec is None or current is None or stable is None or current.aborted is not None:
             self._counts.pop(key, None)
             return None
-        attempt = (status.canary.hash, status.attempt)
+        attempt = (current.canary.hash, status.attempt)
         count = self._counts.get(key)
         if count is None or count.attempt != attempt:
             count = self._counts[key] = _Count(
@@ -112,7 +110,7 @@ class ShareCounter:
         weight = status.weight.applied or ZERO
         if weight != count.arrivals.weight:
             count.entered = now
-        arms = {CANARY: status.canary.identity, STABLE: status.stable.identity}
+        arms = {CANARY: current.canary.identity, STABLE: stable.identity}
         followed = {arm: self._follow(count, parsed, arm, identity, spec) for arm, identity in arms.items()}
         if not count.by_server:
             self._take(count, followed, pod_counts if spec is None else _picked, now)

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rollouts.analysis.types import MetricResult, RunStatus
-from rollouts.engine.types import RolloutStatus
+from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["STORE_EVERY", "Unstored", "only_figures"]
@@ -93,15 +93,19 @@ _GATE = "Analysing"
 
 def only_figures(old: RolloutStatus, new: RolloutStatus) -> bool:
     """Whether a Rollout's status says the same as before with other figures: of its gates, and the observed share."""
-    told = [(line.run, line.metric, line.verdict) for line in old.analysis]
-    if told != [(line.run, line.metric, line.verdict) for line in new.analysis]:
-        return False
     weight = new.weight
     if old.weight.observed is not None and weight.observed is not None:
         weight = replace(weight, observed=old.weight.observed)
-    plain = replace(new, analysis=old.analysis, weight=weight)
+    plain = replace(new, weight=weight)
     if old.reason == new.reason == _GATE:
         worded = [(one.type, one.status, one.reason) for one in old.conditions]
         if worded == [(one.type, one.status, one.reason) for one in new.conditions]:
             plain = replace(plain, message=old.message, conditions=old.conditions)
-    return new != old and plain == old
+    return new != old and _unfigured(plain) == _unfigured(old)
+
+
+def _unfigured(status: RolloutStatus) -> RolloutStatus:
+    if status.current is None:
+        return status
+    lines = tuple(replace(line, effect="", evidence="") for line in status.current.analysis)
+    return replace(status, current=replace(status.current, analysis=lines))

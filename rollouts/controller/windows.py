@@ -7,7 +7,7 @@ from datetime import datetime
 
 from rollouts.api.schedule import check_window, window_view
 from rollouts.engine.observation import WindowView
-from rollouts.engine.types import Window
+from rollouts.engine.rollout_spec import Window
 from rollouts.runtime.clock import Clock
 
 __all__ = ["WindowCalendar"]

@@ -7,14 +7,10 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from rollouts.engine.reasons import Printed, Reason
-from rollouts.engine.types import (
-    HeaderRouteStep,
-    Identity,
-    Revision,
-    RolloutStatus,
-    WayBack,
-    Weight,
-)
+from rollouts.engine.rollout_spec import HeaderRouteStep
+from rollouts.engine.rollout_status import RolloutStatus, WayBack
+from rollouts.engine.versions import Identity, Revision
+from rollouts.units import Weight
 
 __all__ = [
     "Action",

@@ -14,7 +14,8 @@ from rollouts.engine.actions import EventType
 from rollouts.engine.draft import Draft, Said
 from rollouts.engine.observation import Blocker
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import ZERO, Identity, Revision
+from rollouts.engine.versions import Identity
+from rollouts.units import ZERO
 
 __all__ = [
     "PICKER_GRACE",
@@ -66,11 +67,11 @@ def path_problem(draft: Draft, arm: Identity) -> Blocker | None:
 
     Also for the seconds in which gateways may not have heard that a trouble of the canary is over.
     """
-    view, canary = draft.obs.pools.get(arm), draft.status.canary
+    view, current = draft.obs.pools.get(arm), draft.status.current
     for problem in view.path.problems if view is not None else ():
         return problem
-    if canary is not None and arm == canary.identity and draft.status.ready_since is not None:
-        return _unheard(canary.label)
+    if current is not None and arm == current.canary.identity and current.ready_since is not None:
+        return _unheard(current.canary.label)
     return None
 
 
@@ -79,29 +80,29 @@ def _unheard(label: str) -> Blocker:
     return Blocker(reason=Reason.TARGET_SETTLING, message=message)
 
 
-def settling(draft: Draft, arm: Revision) -> Blocker | None:
+def settling(draft: Draft) -> Blocker | None:
     """Why a target must not start yet that had no picker or no pod while it was waited for, and has now."""
-    view, status = draft.obs.pools.get(arm.identity), draft.status
+    current = draft.current
+    view = draft.obs.pools.get(current.canary.identity)
     if view is not None and (view.path.problems or view.ready_endpoints == 0):
-        draft.set(unready_since=status.unready_since or draft.now, ready_since=None)
+        draft.set_current(unready_since=current.unready_since or draft.now, ready_since=None)
         return None
-    return _unheard(arm.label) if _recovering(draft) else None
+    return _unheard(current.canary.label) if _recovering(draft) else None
 
 
 def _recovering(draft: Draft) -> bool:
     """Whether a trouble ended less than ``SETTLE`` ago, with nothing pulled for it."""
-    status = draft.status
-    if status.unready_since is None and status.ready_since is None:
+    if draft.current.unready_since is None and draft.current.ready_since is None:
         return False
-    draft.set(unready_since=None)
+    draft.set_current(unready_since=None)
     return not _sound_for(draft, SETTLE)
 
 
 def _sound_for(draft: Draft, delay: timedelta) -> bool:
     """Whether there was no trouble for ``delay``; until then its end is kept, and the plan wakes up."""
-    since = draft.status.ready_since or draft.now
+    since = draft.current.ready_since or draft.now
     over = draft.now - since >= delay
-    draft.set(ready_since=None if over else since)
+    draft.set_current(ready_since=None if over else since)
     if not over:
         draft.wake_at(since + delay)
     return over
@@ -124,21 +125,22 @@ def return_delay(pulls: int) -> timedelta:
 
 def watch_canary(draft: Draft) -> None:
     """Take the weight from a carrying canary that cannot serve, and give it back when it can."""
-    canary, status = draft.status.canary, draft.status
-    assert canary is not None
-    trouble = _trouble(draft, canary.identity)
+    current = draft.current
+    trouble = _trouble(draft, current.canary.identity)
     if trouble is None:
         _recover(draft)
         return
-    since = status.unready_since or draft.now
-    draft.set(unready_since=since, ready_since=None)
-    if not status.pulled and (status.weight.applied or ZERO) == ZERO:
+    since = current.unready_since or draft.now
+    draft.set_current(unready_since=since, ready_since=None)
+    if not current.pulled and (draft.status.weight.applied or ZERO) == ZERO:
         return
     if draft.now - since < trouble.grace:
         draft.wake_at(since + trouble.grace)
-    elif not status.pulled:
-        draft.set(pulled=True, pulls=status.pulls + 1)
-        draft.event(EventType.WARNING, trouble.reason, f"{canary.label} {trouble.event}: weight goes to 0")
+    elif not current.pulled:
+        draft.set_current(pulled=True, pulls=current.pulls + 1)
+        draft.event(
+            EventType.WARNING, trouble.reason, f"{current.canary.label} {trouble.event}: weight goes to 0"
+        )
 
 
 def _trouble(draft: Draft, canary: Identity) -> _Trouble | None:
@@ -157,21 +159,18 @@ def _trouble(draft: Draft, canary: Identity) -> _Trouble | None:
 
 
 def _recover(draft: Draft) -> None:
-    status = draft.status
-    if not status.pulled:
+    if not draft.current.pulled:
         _recovering(draft)
-    elif _sound_for(draft, return_delay(status.pulls)):
-        draft.set(unready_since=None, pulled=False)
+    elif _sound_for(draft, return_delay(draft.current.pulls)):
+        draft.set_current(unready_since=None, pulled=False)
 
 
 def pulled_because(draft: Draft) -> Said:
     """Reason and words for a canary whose weight was taken away."""
-    canary, status = draft.status.canary, draft.status
-    assert canary is not None
-    trouble = _trouble(draft, canary.identity)
+    trouble, pulls = _trouble(draft, draft.current.canary.identity), draft.current.pulls
     if trouble is not None:
         return trouble.reason, f"the canary {trouble.what}, its weight is 0 until that is over"
-    delay, times = return_delay(status.pulls).seconds, "once" if status.pulls < 2 else f"{status.pulls} times"
+    delay, times = return_delay(pulls).seconds, "once" if pulls < 2 else f"{pulls} times"
     return Reason.CANARY_NOT_READY, (
         f"the canary can serve again; it was taken out {times}, so it gets its weight back after {delay} s "
         "without trouble"

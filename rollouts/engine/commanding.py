@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from rollouts.engine.actions import EventType
+from rollouts.engine.attempt import Attempt
 from rollouts.engine.commands import Command, CommandAction, MalformedCommand, parse_command
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import abort
@@ -13,19 +14,10 @@ from rollouts.engine.evidence import awaited_background, evidence_gate, reads_ev
 from rollouts.engine.naming import background_run, step_run
 from rollouts.engine.observation import Claim, GateOutcome
 from rollouts.engine.reasons import Reason
+from rollouts.engine.rollout_spec import AnalysisStep, JobStep, PauseStep, WeightStep
+from rollouts.engine.rollout_status import CommandRecord, CommandResult, HoldReason, RolloutStatus
 from rollouts.engine.starting import complete_split, start_attempt
 from rollouts.engine.transitions import Trigger
-from rollouts.engine.types import (
-    AnalysisStep,
-    CommandRecord,
-    CommandResult,
-    HoldReason,
-    JobStep,
-    PauseStep,
-    Revision,
-    RolloutStatus,
-    WeightStep,
-)
 from rollouts.engine.wayback import is_back
 
 __all__ = ["finish_abort_command", "obey_command"]
@@ -150,17 +142,19 @@ def _began(status: RolloutStatus) -> datetime | None:
     return min((condition.last_transition for condition in status.conditions), default=None)
 
 
-def _canary(draft: Draft) -> Revision:
-    if draft.status.canary is None:
+def _attempt(draft: Draft) -> Attempt:
+    if draft.status.current is None:
         raise _Rejected("no rollout is in progress")
-    return draft.status.canary
+    return draft.status.current
 
 
-def _refuse_unstarted(draft: Draft, verb: str) -> None:
-    if draft.status.aborted is not None:
+def _started(draft: Draft, verb: str) -> Attempt:
+    current = _attempt(draft)
+    if current.aborted is not None:
         raise _Rejected(f"the revision was aborted: `retry` starts it again, `{verb}` does not")
-    if draft.status.started_at is None:
+    if current.started_at is None:
         raise _Rejected(f"the target is not ready yet: `{verb}` never overrides readiness")
+    return current
 
 
 def _promote(draft: Draft) -> str:
@@ -168,8 +162,7 @@ def _promote(draft: Draft) -> str:
     if hold is HoldReason.SPLIT_AT_START:
         complete_split(draft)
         return "the other arms go to 0"
-    _canary(draft)
-    _refuse_unstarted(draft, "promote")
+    current = _started(draft, "promote")
     if hold in (HoldReason.GATE_FAILED, HoldReason.GATE_INCONCLUSIVE):
         return _override_gates(draft)
     if hold is HoldReason.DEADLINE:
@@ -177,16 +170,16 @@ def _promote(draft: Draft) -> str:
         return "the step's clock starts again"
     if hold is not None:
         raise _Rejected(f"it is held ({hold.value}): `resume` first, or `abort`")
-    index, step = draft.status.current_step, draft.step
+    index, step = current.current_step, draft.step
     if isinstance(step, AnalysisStep):
         name = step_run(draft.obs.owner, draft.status, index)
         names = (name, evidence_gate(draft)[0]) if reads_evidence(draft) else (name,)
-        draft.set(overrides=(*draft.status.overrides, *names)[-16:])
+        _override(draft, *names)
     if isinstance(step, AnalysisStep | JobStep | PauseStep):
         draft.enter_step(index + 1)
         return f"left step {index + 1}"
-    if step is None and draft.status.bake_started_at is not None:
-        draft.set(skip_gates=True)
+    if step is None and current.bake_started_at is not None:
+        draft.set_current(skip_gates=True)
         return "left the bake"
     what = "the weight of this step" if isinstance(step, WeightStep) else "this step"
     raise _Rejected(f"there is no pause or gate to leave: {what} is still being put in force")
@@ -205,9 +198,9 @@ def _override_gates(draft: Draft) -> str:
     if awaited is not None and awaited.outcome in judged:
         names.append(whole)
     compared |= reads_evidence(draft) and whole in names
-    new = tuple(name for name in names if name not in draft.status.overrides)
-    draft.set(overrides=(*draft.status.overrides, *new)[-16:])
-    index = draft.status.current_step
+    new = tuple(name for name in names if name not in draft.current.overrides)
+    _override(draft, *new)
+    index = draft.current.current_step
     step_gate = step_run(draft.obs.owner, draft.status, index)
     _release(draft)
     if isinstance(draft.step, JobStep) or step_gate in new or compared:
@@ -215,13 +208,17 @@ def _override_gates(draft: Draft) -> str:
     return f"gate overridden: {', '.join(new) or 'job'}"
 
 
+def _override(draft: Draft, *names: str) -> None:
+    draft.set_current(overrides=(*draft.current.overrides, *names)[-16:])
+
+
 def _promote_full(draft: Draft) -> str:
     if draft.status.hold is HoldReason.SPLIT_AT_START:
         return _promote(draft)
-    _canary(draft)
-    _refuse_unstarted(draft, "promoteFull")
-    name = background_run(draft.obs.owner, draft.status)
-    draft.set(hold=None, hold_message="", skip_gates=True, overrides=(*draft.status.overrides, name)[-16:])
+    _started(draft, "promoteFull")
+    draft.release()
+    draft.set_current(skip_gates=True)
+    _override(draft, background_run(draft.obs.owner, draft.status))
     draft.enter_step(len(draft.spec.canary.steps))
     return "all remaining steps and gates are skipped, readiness is not"
 
@@ -229,23 +226,22 @@ def _promote_full(draft: Draft) -> str:
 def _abort(draft: Draft) -> str:
     if draft.status.aborted is not None:
         raise _Rejected("the revision is aborted already")
-    if draft.status.canary is None:
+    if draft.status.current is None:
         raise _Rejected("the target is stable: there is nothing to abort; revert in Git to go back")
     abort(draft, Reason.ABORTED_BY_COMMAND, "aborted by command")
     return _BACK
 
 
 def _retry(draft: Draft) -> str:
-    canary = _canary(draft)
-    if draft.status.aborted is None:
+    current = _attempt(draft)
+    if current.aborted is None:
         raise _Rejected("only an aborted revision can be retried")
-    start_attempt(draft, canary, trigger=Trigger.RETRY)
+    start_attempt(draft, current.canary, trigger=Trigger.RETRY)
     return f"attempt {draft.status.attempt}"
 
 
 def _pause(draft: Draft) -> str:
-    _canary(draft)
-    if draft.status.aborted is not None:
+    if _attempt(draft).aborted is not None:
         raise _Rejected("the revision was aborted")
     if draft.status.hold is not None:
         raise _Rejected(f"it is held already ({draft.status.hold.value})")
@@ -266,9 +262,12 @@ def _resume(draft: Draft) -> str:
 
 def _release(draft: Draft) -> None:
     """Lift the hold; the clock of a weight step starts again, since holds do not count against it."""
-    draft.set(hold=None, hold_message="", restores=())
+    draft.release()
+    if draft.status.current is None:
+        return
+    draft.set_current(restores=())
     if not isinstance(draft.step, PauseStep) and draft.status.started_at is not None:
-        draft.set(step_started_at=draft.now)
+        draft.set_current(step_started_at=draft.now)
 
 
 _ACTIONS = {

@@ -6,8 +6,8 @@ from rollouts.engine.actions import EmitEvent, EventType
 from rollouts.engine.draft import Draft, Said
 from rollouts.engine.observation import Claim
 from rollouts.engine.reasons import Reason
+from rollouts.engine.rollout_status import Condition, Phase
 from rollouts.engine.starting import nobody_serves
-from rollouts.engine.types import Condition, Phase
 
 __all__ = ["set_conditions"]
 

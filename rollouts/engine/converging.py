@@ -30,22 +30,19 @@ from rollouts.engine.naming import background_run
 from rollouts.engine.observation import Claim, Observation, RuleView, TrafficView
 from rollouts.engine.probing import probe_open, probe_routes
 from rollouts.engine.reasons import Reason
-from rollouts.engine.steps import header_routes_at, required_endpoints, weight_at
-from rollouts.engine.types import (
-    FULL,
-    ZERO,
+from rollouts.engine.rollout_spec import (
     AdapterTraffic,
-    HoldReason,
+    HeaderRouteStep,
     HttpRouteTraffic,
-    Identity,
     OnDelete,
     RolloutSpec,
-    RolloutStatus,
     TrafficMode,
-    Weight,
-    format_weight,
 )
+from rollouts.engine.rollout_status import HoldReason, RolloutStatus
+from rollouts.engine.steps import header_routes_at, required_endpoints, weight_at
+from rollouts.engine.versions import Identity
 from rollouts.engine.wayback import given_by_others, is_recorded, live_shares, record_way
+from rollouts.units import FULL, ZERO, Weight, format_weight
 
 __all__ = [
     "FROZEN",
@@ -70,29 +67,20 @@ FROZEN = (HoldReason.MANUAL_OVERRIDE, HoldReason.CONTENDED)
 
 def step_weight(status: RolloutStatus, spec: RolloutSpec) -> Weight:
     """The canary weight of the current step, after caps, ceilings, pulls and overrides."""
-    if status.aborted is not None or status.pulled or status.started_at is None or probe_open(status):
+    current = status.running
+    if current is None or current.pulled or probe_open(current):
         return ZERO
     if status.hold in FROZEN:
         return status.weight.desired or ZERO
-    weight = weight_at(spec.canary.steps, status.current_step)
-    if status.skip_gates:
-        weight = FULL
-    if status.weight_cap is not None:
-        weight = min(weight, status.weight_cap)
-    if status.path.ceiling is not None:
-        weight = min(weight, status.path.ceiling)
-    return weight
+    weight = FULL if current.skip_gates else weight_at(spec.canary.steps, current.current_step)
+    return min(cap for cap in (weight, current.weight_cap, current.path.ceiling) if cap is not None)
 
 
 def retired_arms(obs: Observation, status: RolloutStatus) -> tuple[Identity, ...]:
     """Arms of the past that are ours to keep at 0 or take out, oldest first, without the present ones."""
-    present = {revision.identity.arm for revision in (status.stable, status.canary) if revision is not None}
-    found: dict[Identity, None] = {}
-    for entry in status.history:
-        arm = entry.revision.identity.arm
-        if arm not in present:
-            found[arm] = None
-    return tuple(found)
+    present = {revision.identity.arm for revision in status.arms}
+    past = (entry.revision.identity.arm for entry in status.history)
+    return tuple(dict.fromkeys(arm for arm in past if arm not in present))
 
 
 def _in_rollback_window(draft: Draft, arm: Identity) -> bool:
@@ -109,7 +97,8 @@ def desired_traffic(draft: Draft, status: RolloutStatus) -> DesiredTraffic | Non
     """What the traffic object should say under ``status``. None: leave it alone."""
     if status.stable is None or status.hold in (HoldReason.SPLIT_AT_START, HoldReason.AMBIGUOUS_START):
         return None
-    if status.started_at is None and status.adopted_split and status.canary is not None:
+    current = status.current
+    if current is not None and current.started_at is None and current.adopted_split:
         # Taken over with traffic on both arms: the first write is the first step's weight.
         return None
     keep: list[Identity] = []
@@ -117,25 +106,17 @@ def desired_traffic(draft: Draft, status: RolloutStatus) -> DesiredTraffic | Non
     for arm in retired_arms(draft.obs, status):
         usable = draft.obs.exists(arm) and _in_rollback_window(draft, arm)
         (keep if usable else drop).append(arm)
-    canary = status.canary.identity.arm if status.canary is not None else None
-    weight = step_weight(status, draft.spec) if canary is not None else ZERO
-    active = canary is not None and status.aborted is None and status.started_at is not None
+    running, routes = status.running, list[HeaderRouteStep]()
+    if running is not None and not running.pulled:
+        steps = () if running.skip_gates else draft.spec.canary.steps
+        routes += (*header_routes_at(steps, running.current_step), *probe_routes(running))
     return DesiredTraffic(
         stable=status.stable.identity.arm,
-        canary=canary,
-        weight=weight,
+        canary=current.canary.identity.arm if current is not None else None,
+        weight=step_weight(status, draft.spec),
         keep=tuple(keep),
         drop=tuple(drop),
-        header_routes=(
-            *(
-                header_routes_at(draft.spec.canary.steps, status.current_step)
-                if not status.skip_gates
-                else ()
-            ),
-            *probe_routes(status),
-        )
-        if active and not status.pulled
-        else (),
+        header_routes=tuple(routes),
     )
 
 
@@ -220,7 +201,8 @@ def converge(draft: Draft, reason: WriteReason = WriteReason.STEP, *, may_raise:
 
 def _pinned(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> bool:
     """Whether applying the template would give back what was just taken: a rule of its own names the canary."""
-    out = draft.status.aborted is not None or draft.status.pulled
+    current = draft.status.current
+    out = current is not None and (current.aborted is not None or current.pulled)
     if not out or desired.canary is None or desired.canary not in traffic.pins:
         return False
     draft.traffic_problem = (
@@ -241,18 +223,19 @@ def _refused(draft: Draft) -> bool:
 
 def show_live(draft: Draft) -> None:
     """What is not written is not said: ``applied`` is what the object has, in the rule that is furthest off."""
-    canary, asked = draft.status.canary, draft.status.weight.desired or ZERO
+    current, asked = draft.status.current, draft.status.weight.desired or ZERO
+    canary = current.canary.identity.arm if current is not None else None
     given = given_by_others(draft)
     if given is None or draft.status.stable is None:
         return
     traffic, shares = draft.obs.traffic, list[Weight]()
     if canary is not None and traffic is not None and traffic.exists:
         stable = draft.status.stable.identity.arm
-        arms = DesiredTraffic(stable=stable, canary=canary.identity.arm, weight=asked, drop=given)
+        arms = DesiredTraffic(stable=stable, canary=canary, weight=asked, drop=given)
         shares = _shares(traffic, arms)
-    if canary is None or not shares or draft.status.aborted is not None:
+    if current is None or not shares or current.aborted is not None:
         # No spec says which rules are ours, or none of them may have anything left.
-        left = live_shares(draft, canary.identity.arm if canary is not None else None)
+        left = live_shares(draft, canary)
         # The weight in status is the share of the target, which is stable where there is no canary.
         shares += left if canary is not None else [Weight(FULL - share) for share in left]
     if shares:
@@ -285,9 +268,10 @@ def _watch_uid(draft: Draft, traffic: TrafficView) -> None:
         draft.set(traffic_adopted=traffic.mode is TrafficMode.ADOPTED)
     if traffic.uid == draft.status.traffic_uid:
         return
-    if draft.status.traffic_uid and draft.status.step_started_at is not None:
+    current = draft.status.current
+    if draft.status.traffic_uid and current is not None and current.step_started_at is not None:
         # Somebody made the object anew: what was measured before says nothing about it.
-        draft.set(step_started_at=draft.now)
+        draft.set_current(step_started_at=draft.now)
     draft.set(traffic_uid=traffic.uid)
 
 
@@ -339,7 +323,7 @@ def _obey_or_limit(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) 
             "`resume` goes back to the step's weight, `abort` gives all traffic to stable"
         )
         return _freeze(draft, HoldReason.MANUAL_OVERRIDE, lowest, message)
-    recent = tuple(at for at in draft.status.restores if draft.now - at < RESTORE_WINDOW)
+    recent = tuple(at for at in draft.current.restores if draft.now - at < RESTORE_WINDOW)
     if len(recent) < RESTORE_LIMIT:
         return False
     message = (
@@ -398,7 +382,7 @@ def _may_raise(draft: Draft, desired: DesiredTraffic) -> bool:
         draft.target_problem = (problem.reason, problem.message)
         return False
     needed = required_endpoints(
-        desired.weight, draft.status.stable_endpoints_at_start, draft.spec.canary.endpoint_ratio
+        desired.weight, draft.current.stable_endpoints_at_start, draft.spec.canary.endpoint_ratio
     )
     ready = draft.obs.ready(desired.canary)
     if ready < needed:
@@ -420,10 +404,11 @@ def _announce_foreign(draft: Draft, traffic: TrafficView, desired: DesiredTraffi
     draft.event(EventType.WARNING, Reason.WEIGHT_RESTORED, draft.contended)
     shares = _shares(traffic, desired)
     if desired.canary is not None and shares and min(shares) < desired.weight:
-        recent = [at for at in draft.status.restores if draft.now - at < RESTORE_WINDOW]
-        draft.set(restores=(*recent, draft.now)[-RESTORE_LIMIT:])
-    if draft.status.canary is not None and draft.status.started_at is not None:
-        start = traffic.last_written_at or draft.status.step_started_at or draft.now
+        recent = [at for at in draft.current.restores if draft.now - at < RESTORE_WINDOW]
+        draft.set_current(restores=(*recent, draft.now)[-RESTORE_LIMIT:])
+    current = draft.status.current
+    if current is not None and current.started_at is not None:
+        start = traffic.last_written_at or current.step_started_at or draft.now
         name = background_run(draft.obs.owner, draft.status)
         if name in draft.obs.gates:
             draft.actions.append(ExcludeInterval(name=name, start=min(start, draft.now), end=draft.now))

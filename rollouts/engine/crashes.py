@@ -14,9 +14,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+from rollouts.engine.attempt import ArmCrashes
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import CrashView
-from rollouts.engine.types import ArmCrashes, Identity
 
 __all__ = ["EPISODE", "ODDS", "RATE", "crash_evidence", "crashes_at_start", "crashing"]
 
@@ -43,37 +43,32 @@ def crash_evidence(canary: int, stable: int, canary_pods: int, stable_pods: int)
 
 def crashes_at_start(draft: Draft) -> tuple[ArmCrashes, ArmCrashes]:
     """The baseline of an attempt: restarts of before it are nobody's."""
-    stable, canary = draft.status.stable, draft.status.canary
-    views = [_view(draft, arm.identity if arm is not None else None) for arm in (canary, stable)]
-    return ArmCrashes(restarts=views[0].restarts), ArmCrashes(restarts=views[1].restarts)
+    ours, theirs = _views(draft)
+    return ArmCrashes(restarts=ours.restarts), ArmCrashes(restarts=theirs.restarts)
 
 
 def crashing(draft: Draft) -> str | None:
     """Count the crashes since the last look; why they end the attempt, None while they do not."""
-    status = draft.status
-    assert status.canary is not None
-    assert status.stable is not None
-    ours, theirs = (
-        _view(draft, status.canary.identity),
-        _view(draft, status.stable.identity),
+    ours, theirs = _views(draft)
+    draft.set_current(
+        canary_crashes=_counted(draft, draft.current.canary_crashes, ours),
+        stable_crashes=_counted(draft, draft.current.stable_crashes, theirs),
     )
-    draft.set(
-        canary_crashes=_counted(draft, status.canary_crashes, ours),
-        stable_crashes=_counted(draft, status.stable_crashes, theirs),
-    )
-    canary, stable = draft.status.canary_crashes.count, draft.status.stable_crashes.count
+    canary, stable = draft.current.canary_crashes.count, draft.current.stable_crashes.count
     if not canary or crash_evidence(canary, stable, ours.pods, theirs.pods) < 1 / RATE:
         return None
     return (
-        f"its pods crashed {canary} times in this attempt and {status.stable.label}'s {stable} times "
+        f"its pods crashed {canary} times in this attempt and {draft.stable.label}'s {stable} times "
         f"({ours.pods} and {theirs.pods} pods): were both alike, this would be seen in fewer than "
         f"{RATE:.0%} of attempts"
     )
 
 
-def _view(draft: Draft, arm: Identity | None) -> CrashView:
-    view = draft.obs.pools.get(arm) if arm is not None else None
-    return view.crashes if view is not None else CrashView()
+def _views(draft: Draft) -> tuple[CrashView, CrashView]:
+    """Of the canary and of stable."""
+    pools, none = draft.obs.pools, CrashView()
+    ours, theirs = (pools.get(arm.identity) for arm in (draft.current.canary, draft.stable))
+    return ours.crashes if ours is not None else none, theirs.crashes if theirs is not None else none
 
 
 def _counted(draft: Draft, known: ArmCrashes, view: CrashView) -> ArmCrashes:

@@ -16,10 +16,12 @@ from rollouts.engine.ending import abort
 from rollouts.engine.observation import Blocker
 from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import revision_of, target_identity
+from rollouts.engine.rollout_spec import HeaderRouteStep, WeightStep
+from rollouts.engine.rollout_status import Phase, TargetWait
 from rollouts.engine.stamps import is_foreign, is_same, stamp
-from rollouts.engine.starting import start_blocker
+from rollouts.engine.starting import new_attempt, start_blocker
 from rollouts.engine.steps import format_seconds
-from rollouts.engine.types import HeaderRouteStep, Identity, Phase, TargetWait, WeightStep
+from rollouts.engine.versions import Identity
 from rollouts.engine.watching import STANDING
 from rollouts.engine.windows import outside
 
@@ -63,14 +65,16 @@ def keep_clocks(draft: Draft) -> None:
         # What was set anew meanwhile is not moved into the future.
         return None if moment is None else min(moment + stood, max(draft.now, moment))
 
-    status, wait = draft.status, draft.status.target_wait
+    current, wait = draft.status.current, draft.status.target_wait
     draft.set(
         standing_since=None,
-        unready_since=later(status.unready_since),
         target_wait=None if wait is None else replace(wait, since=min(wait.since + stood, draft.now)),
     )
+    if current is None:
+        return
+    draft.set_current(unready_since=later(current.unready_since))
     if isinstance(draft.step, WeightStep | HeaderRouteStep) or draft.step is None:
-        draft.set(step_started_at=later(status.step_started_at))
+        draft.set_current(step_started_at=later(current.step_started_at))
 
 
 def missed_target(draft: Draft) -> bool:
@@ -101,7 +105,7 @@ def missed_target(draft: Draft) -> bool:
 
 
 def _give_up(draft: Draft, why: str) -> None:
-    if draft.status.canary is None:
+    if draft.status.current is None:
         _resolve(draft)
     draft.set(target_wait=None)
     abort(draft, Reason.TARGET_DEADLINE_EXCEEDED, why)
@@ -126,13 +130,11 @@ def _waits_for(draft: Draft) -> Blocker | None:
 
 def _resolve(draft: Draft) -> None:
     """An abort is bound to a revision: that of a target which no API group has is guessed to be stable's group."""
-    stable, target = draft.status.stable, draft.spec.target
-    assert stable is not None
-    group = target.group or stable.identity.group
+    stable, target = draft.stable.identity, draft.spec.target
     identity = target_identity(draft.obs, draft.spec) or Identity(
-        kind=stable.identity.kind, group=group, name=target.name, source=target.source
+        kind=stable.kind, group=target.group or stable.group, name=target.name, source=target.source
     )
-    draft.set(canary=revision_of(identity, target.revision), attempt=draft.status.attempt + 1)
+    new_attempt(draft, revision_of(identity, target.revision))
 
 
 def _fingerprint(draft: Draft) -> str:

@@ -16,24 +16,23 @@ from rollouts.engine.actions import (
     SetFinalizer,
     WriteTraffic,
 )
+from rollouts.engine.attempt import Attempt
 from rollouts.engine.observation import Observation
 from rollouts.engine.reasons import Printed, Reason
-from rollouts.engine.steps import describe
-from rollouts.engine.transitions import Trigger, check
-from rollouts.engine.types import (
+from rollouts.engine.rollout_spec import RolloutSpec, Step, WeightStep
+from rollouts.engine.rollout_status import (
     HistoryEntry,
     HoldReason,
     Outcome,
     Phase,
-    Revision,
-    RolloutSpec,
     RolloutStatus,
     SettledBy,
-    Step,
     WaitingFor,
-    Weight,
-    WeightStep,
 )
+from rollouts.engine.steps import describe
+from rollouts.engine.transitions import Trigger, check
+from rollouts.engine.versions import Revision
+from rollouts.units import Weight
 
 __all__ = ["HISTORY_LIMIT", "Draft", "Said"]
 
@@ -79,14 +78,6 @@ _WARNINGS = frozenset(
 """Reasons that are a person's to act on, in whichever phase they come."""
 
 
-_OF_THE_ROLLOUT = (
-    *("phase", "reason", "message", "waiting_for", "settled_by", "observed_generation", "conditions"),
-    *("stable", "aborted", "attempt", "history", "last_command", "target_wait", "standing_since"),
-    *("way_back", "traffic_uid", "traffic_adopted", "notices"),
-)
-"""What outlives an attempt; all else in a status belongs to the one that is running."""
-
-
 class Draft:
     """Status, actions and wake-up time being put together.
 
@@ -123,10 +114,22 @@ class Draft:
         return self.obs.spec
 
     @property
+    def stable(self) -> Revision:
+        """The stable version; only used where one is known, as wherever there is an attempt."""
+        assert self.status.stable is not None
+        return self.status.stable
+
+    @property
+    def current(self) -> Attempt:
+        """The attempt; only used behind the stage that ends the plan when there is none."""
+        assert self.status.current is not None
+        return self.status.current
+
+    @property
     def step(self) -> Step | None:
         """The step being executed; None past the last one."""
         steps = self.spec.canary.steps
-        index = self.status.current_step
+        index = self.current.current_step
         return steps[index] if index < len(steps) else None
 
     @property
@@ -138,6 +141,12 @@ class Draft:
         """Change status fields. Most plans find them as they are to be, and a copy costs more than a look."""
         if any(getattr(self.status, name) != value for name, value in changes.items()):
             self.status = replace(self.status, **changes)
+
+    def set_current(self, **changes: Any) -> None:
+        """Change fields of the attempt."""
+        current = self.current
+        if any(getattr(current, name) != value for name, value in changes.items()):
+            self.status = replace(self.status, current=replace(current, **changes))
 
     def note_written(self, weight: Weight) -> None:
         """The traffic object says what we want, or will once the plan's write is stored."""
@@ -188,11 +197,11 @@ class Draft:
         """The step in words: ``step 2/6 (set weight 10%)``. People count from 1."""
         if self.obs.spec is None:
             count = self.status.step_count
-            return f"step {min(self.status.current_step + 1, count)}/{count}"
+            return f"step {min(self.current.current_step + 1, count)}/{count}"
         count = len(self.spec.canary.steps)
-        if self.status.current_step >= count:
+        if self.current.current_step >= count:
             return f"after step {count}/{count}"
-        return f"step {self.status.current_step + 1}/{count} ({describe(self.step)})"
+        return f"step {self.current.current_step + 1}/{count} ({describe(self.step)})"
 
     def enter_step(self, index: int) -> None:
         """Make ``index`` the current step and start its clock.
@@ -201,13 +210,13 @@ class Draft:
         """
         steps = self.spec.canary.steps
         lifts_cap = index >= len(steps) or isinstance(steps[index], WeightStep)
-        self.set(
+        self.set_current(
             current_step=index,
             step_started_at=self.now,
-            weight_cap=None if lifts_cap else self.status.weight_cap,
+            weight_cap=None if lifts_cap else self.current.weight_cap,
             bake_started_at=None,
-            weight=replace(self.status.weight, observed=None),
         )
+        self.set(weight=replace(self.status.weight, observed=None))
 
     def record(self, revision: Revision, outcome: Outcome, message: str) -> None:
         """Append a candidate's end to the bounded history."""
@@ -220,14 +229,13 @@ class Draft:
         )
         self.set(history=(*self.status.history, entry)[-HISTORY_LIMIT:])
 
-    def clear_attempt(self, **changes: Any) -> None:
-        """Forget everything that belongs to the attempt that just ended."""
-        kept = {name: getattr(self.status, name) for name in _OF_THE_ROLLOUT}
-        self.status = RolloutStatus(**{**kept, **changes})
-
     def hold(self, reason: HoldReason, message: str) -> None:
         """Stop at the current weight until something lifts it."""
         self.set(hold=reason, hold_message=message)
+
+    def release(self) -> None:
+        """Hold no longer."""
+        self.set(hold=None, hold_message="")
 
     def plan(self) -> Plan:
         """The finished plan: what guards a write, the traffic write, the rest, Events last."""

@@ -5,52 +5,41 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rollouts.engine.actions import EventType, TerminateRun
+from rollouts.engine.attempt import AbortRecord
 from rollouts.engine.draft import HISTORY_LIMIT, Draft
 from rollouts.engine.observation import GateOutcome
 from rollouts.engine.reasons import Reason, printed
+from rollouts.engine.rollout_status import HistoryEntry, Outcome, Phase, SettledBy, WeightStatus
 from rollouts.engine.transitions import Trigger
-from rollouts.engine.types import (
-    FULL,
-    ZERO,
-    AbortRecord,
-    HistoryEntry,
-    Outcome,
-    Phase,
-    Revision,
-    SettledBy,
-    WeightStatus,
-    format_weight,
-)
+from rollouts.engine.versions import Revision
 from rollouts.engine.wayback import return_canaries
+from rollouts.units import FULL, ZERO, format_weight
 
 __all__ = ["abort", "drop_canary", "promote", "show_aborted", "terminate_runs"]
 
 
 def abort(draft: Draft, reason: Reason, why: str) -> None:
     """100 % stable with the very next write; terminal for the canary's hash (design rule 6)."""
-    canary, stable = draft.status.canary, draft.status.stable
-    assert canary is not None
-    assert stable is not None
+    current = draft.current
     at = f"at {draft.where()}, weight {format_weight(draft.status.weight.applied)}"
-    if draft.status.started_at is None:
+    if current.started_at is None:
         at = "before any traffic"
-    message = f"Aborted {canary.label} {at}: {why.rstrip('. ')}"
-    draft.record(canary, Outcome.ABORTED, f"{reason}: {why}")
-    draft.set(
+    message = f"Aborted {current.canary.label} {at}: {why.rstrip('. ')}"
+    draft.record(current.canary, Outcome.ABORTED, f"{reason}: {why}")
+    draft.set_current(
         aborted=AbortRecord(
-            hash=canary.hash,
-            step=draft.status.current_step,
+            hash=current.canary.hash,
+            step=current.current_step,
             at=draft.now,
             reason=str(reason),
             message=message,
         ),
-        hold=None,
-        hold_message="",
         pulled=False,
         weight_cap=None,
         unready_since=None,
         skip_gates=False,
     )
+    draft.release()
     terminate_runs(draft)
     return_canaries(draft)
     show_aborted(draft, Trigger.ABORT)
@@ -62,11 +51,9 @@ def abort(draft: Draft, reason: Reason, why: str) -> None:
 
 def show_aborted(draft: Draft, trigger: Trigger) -> None:
     """The abort in words; plainly first what keeps an aborted canary from losing its traffic."""
-    record, canary, stable = draft.status.aborted, draft.status.canary, draft.status.stable
+    record = draft.current.aborted
     assert record is not None
-    assert canary is not None
-    assert stable is not None
-    wants = f"the spec still asks for {canary.identity.name}"
+    wants = f"the spec still asks for {draft.current.canary.identity.name}"
     if draft.obs.spec is None:
         wants = "the spec cannot be read"
     if draft.obs.problems:
@@ -76,30 +63,20 @@ def show_aborted(draft: Draft, trigger: Trigger) -> None:
         reason, problem = draft.traffic_problem
         draft.move(Phase.ABORTED, trigger, reason, f"{problem}. {record.message}; {way_out}")
     else:
-        message = f"{record.message}. {stable.label} serves; {way_out}"
+        message = f"{record.message}. {draft.stable.label} serves; {way_out}"
         draft.move(Phase.ABORTED, trigger, printed(record.reason), message)
 
 
 def promote(draft: Draft) -> None:
     """The canary becomes stable by swapping the reference; nothing is reloaded (design rule 5)."""
-    canary, stable = draft.status.canary, draft.status.stable
-    assert canary is not None
-    assert stable is not None
-    overridden = f", gates overridden: {', '.join(draft.status.overrides)}" if draft.status.overrides else ""
+    canary, stable, overrides = draft.current.canary, draft.stable, draft.current.overrides
+    overridden = f", gates overridden: {', '.join(overrides)}" if overrides else ""
     history = _retire(draft.status.history, stable, draft)
     draft.set(history=history)
     draft.record(canary, Outcome.PROMOTED, f"promoted{overridden}")
     message = f"{canary.label} is stable; {stable.label} was stable before"
-    steps = draft.status.step_count
-    draft.clear_attempt(
-        stable=canary,
-        aborted=None,
-        current_step=steps,  # people read 6/6 of a finished rollout
-        step_count=steps,
-        weight=WeightStatus(desired=FULL, applied=FULL),
-        attempt=draft.status.attempt,
-        way_back=(),
-    )
+    draft.set(stable=canary, current=None, weight=WeightStatus(desired=FULL, applied=FULL), way_back=())
+    draft.release()
     draft.move(Phase.HEALTHY, Trigger.STEPS_DONE, Reason.PROMOTED, message, settled_by=SettledBy.PROMOTED)
     terminate_runs(draft)
 
@@ -122,14 +99,13 @@ def _retire(history: tuple[HistoryEntry, ...], stable: Revision, draft: Draft) -
 
 def drop_canary(draft: Draft, outcome: Outcome, why: str) -> None:
     """Forget the canary because the spec asks for something else; the caller converges afterwards."""
-    canary = draft.status.canary
-    assert canary is not None
-    if draft.status.aborted is None:
-        draft.record(canary, outcome, why)
-    carried = draft.obs.status.started_at is not None
-    applied = draft.status.weight.ours if carried else None
-    draft.event(EventType.NORMAL, Reason.CANARY_DROPPED, f"{canary.label} dropped: {why}")
-    draft.clear_attempt(aborted=None, weight=WeightStatus(desired=ZERO, applied=applied))
+    current = draft.current
+    if current.aborted is None:
+        draft.record(current.canary, outcome, why)
+    applied = draft.status.weight.ours if current.started_at is not None else None
+    draft.event(EventType.NORMAL, Reason.CANARY_DROPPED, f"{current.canary.label} dropped: {why}")
+    draft.set(current=None, step_count=0, weight=WeightStatus(desired=ZERO, applied=applied))
+    draft.release()
     terminate_runs(draft)
 
 

@@ -29,17 +29,17 @@ def evidence_of(draft: Draft) -> GateView | None:
 
 def is_stale(draft: Draft, gate: GateView) -> bool:
     """Whether the run's gates belong to another list of steps."""
-    return bool(gate.steps_hash) and digits(gate.steps_hash) != digits(draft.status.steps_hash)
+    return bool(gate.steps_hash) and digits(gate.steps_hash) != digits(draft.current.steps_hash)
 
 
 def reads_evidence(draft: Draft) -> bool:
     """Whether the gate of the current step reads the evidence."""
-    return draft.status.current_step in draft.obs.compared
+    return draft.current.current_step in draft.obs.compared
 
 
 def evidence_gate(draft: Draft) -> tuple[str, StepVerdict | None]:
     """Name of the current step's reading, for overrides, and what the evidence says to it so far."""
-    step = draft.status.current_step
+    step = draft.current.current_step
     name = f"{background_run(draft.obs.owner, draft.status)}-{step}"
     gate = evidence_of(draft)
     if gate is None or not reads_evidence(draft) or is_stale(draft, gate):
@@ -49,7 +49,7 @@ def evidence_gate(draft: Draft) -> tuple[str, StepVerdict | None]:
 
 def is_overridden(draft: Draft) -> bool:
     """Whether a person went on against the attempt's evidence as a whole: it gates nothing any more."""
-    return background_run(draft.obs.owner, draft.status) in draft.status.overrides
+    return background_run(draft.obs.owner, draft.status) in draft.current.overrides
 
 
 def renewed_run(draft: Draft) -> str | None:
@@ -60,7 +60,7 @@ def renewed_run(draft: Draft) -> str | None:
     either: one evidence per attempt is what bounds its false aborts.
     """
     name, number = background_run(draft.obs.owner, draft.status), 1
-    while name in draft.status.overrides:
+    while name in draft.current.overrides:
         gate = draft.obs.gates.get(name)
         if gate is None or gate.outcome is not GateOutcome.INCONCLUSIVE:
             break
@@ -74,7 +74,7 @@ def awaited_background(draft: Draft) -> StepVerdict | None:
 
     At 100 % stable serves nobody, so what has not been shown before can never be.
     """
-    last = draft.status.current_step == len(draft.spec.canary.steps) - 1
+    last = draft.current.current_step == len(draft.spec.canary.steps) - 1
     if not last or not draft.obs.background_compares or is_overridden(draft):
         return None
     gate = evidence_of(draft)

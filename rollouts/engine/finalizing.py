@@ -14,8 +14,9 @@ from rollouts.engine.draft import Draft
 from rollouts.engine.ending import terminate_runs
 from rollouts.engine.observation import Claim
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import FULL, ZERO, OnDelete, TrafficMode
+from rollouts.engine.rollout_spec import OnDelete, TrafficMode
 from rollouts.engine.wayback import carries, give_back, keep_record
+from rollouts.units import FULL, ZERO
 
 __all__ = ["RELEASE_ANNOTATION", "finalize", "keep_finalizer"]
 
@@ -109,7 +110,7 @@ def _split(draft: Draft) -> bool:
     status, traffic = draft.status, draft.obs.traffic
     if any(carries(draft.obs.ways.get(record)) for record in status.way_back):
         return True
-    if status.canary is not None and ZERO < (status.weight.desired or ZERO) < FULL:
+    if status.current is not None and ZERO < (status.weight.desired or ZERO) < FULL:
         return True
     if traffic is not None and traffic.header_routes:
         return True

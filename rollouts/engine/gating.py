@@ -15,55 +15,56 @@ from rollouts.engine.evidence import (
 )
 from rollouts.engine.naming import background_run, step_run
 from rollouts.engine.observation import GateOutcome, GateView
-from rollouts.engine.types import ZERO, HoldReason, Revision
+from rollouts.engine.rollout_status import HoldReason
 from rollouts.engine.watching import mirrored
+from rollouts.units import ZERO
 
 __all__ = ["accompany", "judge_gates", "step_gate", "unearned"]
 
 
 def accompany(draft: Draft) -> None:
     """Start the background run at its step, mark the steps in it, end runs of steps that are over."""
-    analysis, status = draft.spec.canary.analysis, draft.status
+    analysis, status, current = draft.spec.canary.analysis, draft.status, draft.current
     name = background_run(draft.obs.owner, status)
-    current = step_run(draft.obs.owner, status, status.current_step)
-    renewed = None if status.skip_gates else renewed_run(draft)
+    gate_run = step_run(draft.obs.owner, status, current.current_step)
+    renewed = None if current.skip_gates else renewed_run(draft)
     for other, gate in sorted(draft.obs.gates.items()):
-        if gate.outcome is GateOutcome.RUNNING and other not in (name, current, renewed):
+        if gate.outcome is GateOutcome.RUNNING and other not in (name, gate_run, renewed):
             draft.actions.append(TerminateRun(name=other))
-    measures = analysis is not None and status.current_step >= analysis.starting_step
+    measures = analysis is not None and current.current_step >= analysis.starting_step
     run_view = draft.obs.gates.get(name)
-    if status.skip_gates:
+    if current.skip_gates:
         if run_view is not None and run_view.outcome is GateOutcome.RUNNING:
             draft.actions.append(TerminateRun(name=name))
         return
-    if not (measures or draft.obs.compares) or status.canary is None:
+    if not (measures or draft.obs.compares):
         return
     missing = name if run_view is None else renewed
     carries = (status.weight.applied or ZERO) > ZERO
     if missing is not None and missing not in draft.obs.gates and carries:
-        run = CreateRun(name=missing, step=None, revision=status.canary, attempt=status.attempt)
+        run = CreateRun(name=missing, step=None, revision=current.canary, attempt=status.attempt)
         draft.actions.append(run)
     if run_view is None:
         return
     if run_view.outcome is GateOutcome.RUNNING and is_stale(draft, run_view):
-        draft.actions.append(UpdateRun(name=name, revision=status.canary, attempt=status.attempt))
-    elif run_view.outcome is GateOutcome.RUNNING and status.current_step not in run_view.marked:
+        draft.actions.append(UpdateRun(name=name, revision=current.canary, attempt=status.attempt))
+    elif run_view.outcome is GateOutcome.RUNNING and current.current_step not in run_view.marked:
         _mark(draft, name)
 
 
 def _mark(draft: Draft, name: str) -> None:
     """Tell the attempt's run that a step has begun: its gate opens, and its weight is in force."""
-    status, weight = draft.status, step_weight(draft.status, draft.spec)
-    if draft.obs.compares and status.step_started_at is not None:
+    current, weight = draft.current, step_weight(draft.status, draft.spec)
+    if draft.obs.compares and current.step_started_at is not None:
         draft.actions.append(
-            MarkRun(name=name, at=status.step_started_at, step=status.current_step, weight=weight)
+            MarkRun(name=name, at=current.step_started_at, step=current.current_step, weight=weight)
         )
 
 
 def judge_gates(draft: Draft) -> None:
     """Gates that ask for a person hold the rollout, unless a person has overridden them already."""
     for name, gate in sorted(draft.obs.gates.items()):
-        if name in draft.status.overrides or not _concerns_now(draft, name):
+        if name in draft.current.overrides or not _concerns_now(draft, name):
             continue
         if gate.outcome is GateOutcome.ABORT:  # elsewhere it has aborted before
             message = (
@@ -84,7 +85,7 @@ def judge_gates(draft: Draft) -> None:
     if (
         verdict is not None
         and verdict.outcome is GateOutcome.INCONCLUSIVE
-        and name not in draft.status.overrides
+        and name not in draft.current.overrides
         and not is_overridden(draft)
     ):
         message = (
@@ -99,14 +100,13 @@ def _concerns_now(draft: Draft, name: str) -> bool:
     return name in (
         background_run(draft.obs.owner, status),
         renewed_run(draft),
-        step_run(draft.obs.owner, status, status.current_step),
+        step_run(draft.obs.owner, status, draft.current.current_step),
     )
 
 
 def step_gate(draft: Draft) -> tuple[bool, str]:
     """Whether every part of the present analysis step has passed, and what those say that are waited for, or all."""
-    assert draft.status.canary is not None
-    parts = [_measured_gate(draft, draft.status.canary)] if _measures(draft) else []
+    parts = [_measured_gate(draft)] if _measures(draft) else []
     if reads_evidence(draft):
         parts.append(_compared_gate(draft))
     waiting = [message for passed, message in parts if not passed]
@@ -114,16 +114,16 @@ def step_gate(draft: Draft) -> tuple[bool, str]:
 
 
 def _measures(draft: Draft) -> bool:
-    return draft.status.current_step not in draft.obs.only_compared
+    return draft.current.current_step not in draft.obs.only_compared
 
 
-def _measured_gate(draft: Draft, canary: Revision) -> tuple[bool, str]:
+def _measured_gate(draft: Draft) -> tuple[bool, str]:
     """The step's own run: made when it is not there. Whether it passed, and what it says."""
-    status = draft.status
-    name = step_run(draft.obs.owner, status, status.current_step)
+    current, number = draft.current, draft.status.attempt
+    name = step_run(draft.obs.owner, draft.status, current.current_step)
     gate = draft.obs.gates.get(name)
     if gate is None:
-        run = CreateRun(name=name, step=status.current_step, revision=canary, attempt=status.attempt)
+        run = CreateRun(name=name, step=current.current_step, revision=current.canary, attempt=number)
         draft.actions.append(run)
     elif gate.outcome is GateOutcome.PASSED:
         return True, gate.message
@@ -133,7 +133,7 @@ def _measured_gate(draft: Draft, canary: Revision) -> tuple[bool, str]:
 def _compared_gate(draft: Draft) -> tuple[bool, str]:
     """What the attempt's evidence says to this step; a person may have overridden it."""
     name, verdict = evidence_gate(draft)
-    if name in draft.status.overrides or is_overridden(draft):
+    if name in draft.current.overrides or is_overridden(draft):
         return True, "overridden"
     if verdict is None:
         return False, "comparing the canary with stable"
@@ -151,7 +151,7 @@ def unearned(draft: Draft) -> str | None:
     if draft.spec.canary.analysis is None:
         return None
     name = background_run(draft.obs.owner, draft.status)
-    if name in draft.status.overrides:
+    if name in draft.current.overrides:
         return None
     gate = draft.obs.gates.get(name)
     if gate is None or (gate.outcome is GateOutcome.RUNNING and not gate.may_pass):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rollouts.engine.types import HoldReason, Phase, RolloutStatus
+from rollouts.engine.rollout_status import HoldReason, Phase, RolloutStatus
 
 __all__ = ["mended"]
 
@@ -20,24 +20,23 @@ def mended(status: RolloutStatus) -> RolloutStatus:
     """``status``, unless its parts exclude each other."""
     if status.stable is None:
         # Without a stable version this is a Rollout that nobody has looked at, whatever else is said.
-        status = replace(status, canary=None, aborted=None, started_at=None)
-    if status.canary is None and status.aborted is not None:
-        status = replace(status, aborted=None)  # nothing is left that it could be about
+        status = replace(status, current=None)
     split, tied = HoldReason.SPLIT_AT_START, HoldReason.AMBIGUOUS_START
     known = status.stable is not None
-    if (status.hold is tied and known) or (status.hold is split and (not known or status.canary is not None)):
+    if (status.hold is tied and known) or (
+        status.hold is split and (not known or status.current is not None)
+    ):
         status = replace(status, hold=None, hold_message="")
     return status if _coherent(status) else replace(status, phase=Phase.INVALID)
 
 
 def _coherent(status: RolloutStatus) -> bool:
-    running = status.canary is not None and status.started_at is not None and status.aborted is None
     if status.hold in _AT_START and status.phase is not Phase.PAUSED:
         return False
     return {
         Phase.NEW: status.stable is None,
-        Phase.HEALTHY: status.stable is not None and status.canary is None,
-        Phase.PROGRESSING: running,
-        Phase.WAITING: not running,
-        Phase.ABORTED: status.canary is not None and status.aborted is not None,
+        Phase.HEALTHY: status.stable is not None and status.current is None,
+        Phase.PROGRESSING: status.running is not None,
+        Phase.WAITING: status.running is None,
+        Phase.ABORTED: status.aborted is not None,
     }.get(status.phase, True)

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from rollouts.engine.types import EntryRef, Identity, Revision, RolloutStatus, Target, WayBack
+from rollouts.engine.rollout_status import EntryRef, RolloutStatus, WayBack
+from rollouts.engine.versions import Identity, Revision, Target
 
 __all__ = ["moved", "same_pool", "twin"]
 
@@ -32,9 +33,9 @@ def moved(status: RolloutStatus, listed: frozenset[Identity], target: Target | N
 
     What ``target`` names with its group stays there, and no version turns into the other one that carries.
     """
-    revisions = [arm for arm in (status.stable, status.canary) if arm is not None]
-    arms = {one.identity for one in (*revisions, *(entry.revision for entry in status.history))}
-    arms |= {_named(ref) for record in status.way_back for ref in (record.stable, record.canary)}
+    current = status.current
+    arms = {one.identity for one in (*status.arms, *(entry.revision for entry in status.history))}
+    arms |= {ref.arm for record in status.way_back for ref in (record.stable, record.canary)}
     carrying = _carrying(status)
     found = {arm: twin(arm, listed) for arm in arms if not _said(target, arm)}
     places = {arm: place for arm, place in found.items() if place is not None and place not in carrying}
@@ -47,7 +48,7 @@ def moved(status: RolloutStatus, listed: frozenset[Identity], target: Target | N
     return replace(
         status,
         stable=revision(status.stable) if status.stable is not None else None,
-        canary=revision(status.canary) if status.canary is not None else None,
+        current=replace(current, canary=revision(current.canary)) if current is not None else None,
         history=tuple(replace(entry, revision=revision(entry.revision)) for entry in status.history),
         way_back=tuple(_way(record, places) for record in status.way_back),
     )
@@ -58,18 +59,13 @@ def _said(target: Target | None, arm: Identity) -> bool:
 
 
 def _carrying(status: RolloutStatus) -> set[Identity]:
-    begun = status.started_at is not None or status.adopted_split
-    arms = (status.stable, status.canary if begun else None)
-    return {arm.identity for arm in arms if arm is not None}
-
-
-def _named(ref: EntryRef) -> Identity:
-    return Identity(kind=ref.kind, group=ref.group, name=ref.name)
+    carries = status.current is not None and status.current.may_carry
+    return {arm.identity for arm in status.arms if carries or arm is status.stable}
 
 
 def _way(record: WayBack, places: Mapping[Identity, Identity]) -> WayBack:
     def entry(ref: EntryRef) -> EntryRef:
-        place = places.get(_named(ref))
+        place = places.get(ref.arm)
         return ref if place is None else replace(ref, group=place.group)
 
     return replace(record, stable=entry(record.stable), canary=entry(record.canary))

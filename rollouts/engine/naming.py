@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.engine.stamps import digits
-from rollouts.engine.types import RolloutStatus
 
 __all__ = [
     "UID_DIGITS",
@@ -86,6 +86,10 @@ def _candidates(owner: Owner, name: str) -> Iterator[str]:
         yield f"{name}-x{number}{end}"
 
 
+def _steps(status: RolloutStatus) -> str:
+    return digits(status.current.steps_hash if status.current is not None else "")
+
+
 def background_run(owner: Owner, status: RolloutStatus) -> str:
     """``<rollout>-<hash8>-<attempt>-<uid5>``: the run that lives as long as the attempt."""
     name = _base(owner, status)
@@ -100,13 +104,13 @@ def renewed_background(owner: Owner, status: RolloutStatus, number: int) -> str:
 
 def step_run(owner: Owner, status: RolloutStatus, index: int) -> str:
     """The run of an analysis step. The steps hash is part of it: edited steps run their gates again."""
-    name = f"{_base(owner, status)}-{index}-{digits(status.steps_hash)}"
+    name = f"{_base(owner, status)}-{index}-{_steps(status)}"
     return _choose(owner, name, name)
 
 
 def job_name(owner: Owner, status: RolloutStatus, index: int) -> str:
     """The Job of a job step."""
-    end = f"{index}-{digits(status.steps_hash)}"
+    end = f"{index}-{_steps(status)}"
     former = f"{_base(owner, status, _FORMER_JOB_BASE)}-{end}"
     return _choose(owner, f"{_base(owner, status, _LONGEST_JOB_BASE)}-{end}", former)
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from rollouts.engine.types import Notice, Phase, RolloutStatus
+from rollouts.engine.rollout_status import Notice, Phase, RolloutStatus
 
 __all__ = ["NOTICES_LIMIT", "NoticeTrigger", "owed"]
 

@@ -11,21 +11,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
+from rollouts.engine.attempt import GateSummary, ProbeVerdict
 from rollouts.engine.naming import Owner
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import (
-    ZERO,
-    GateSummary,
-    HeaderRouteStep,
-    Identity,
-    OnDelete,
-    ProbeVerdict,
-    RolloutSpec,
-    RolloutStatus,
-    TrafficMode,
-    WayBack,
-    Weight,
-)
+from rollouts.engine.rollout_spec import HeaderRouteStep, OnDelete, RolloutSpec, TrafficMode
+from rollouts.engine.rollout_status import RolloutStatus, WayBack
+from rollouts.engine.versions import Identity
+from rollouts.units import ZERO, Weight
 
 __all__ = [
     "Blocker",

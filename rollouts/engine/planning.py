@@ -30,6 +30,8 @@ from rollouts.engine.progressing import deadline_missed, note_unpaused, progress
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rejections import plain_message, show_rejection
 from rollouts.engine.revision import revision_of, target_identity
+from rollouts.engine.rollout_spec import OnDeadline, TrafficMode
+from rollouts.engine.rollout_status import HoldReason, Outcome, Phase, RolloutStatus, SettledBy, WaitingFor
 from rollouts.engine.serving import serve_adapters
 from rollouts.engine.starting import (
     first_install,
@@ -39,16 +41,6 @@ from rollouts.engine.starting import (
     wait_for_target,
 )
 from rollouts.engine.transitions import Trigger
-from rollouts.engine.types import (
-    HoldReason,
-    OnDeadline,
-    Outcome,
-    Phase,
-    RolloutStatus,
-    SettledBy,
-    TrafficMode,
-    WaitingFor,
-)
 from rollouts.engine.watching import mirrored, path_alarm
 from rollouts.engine.wayback import give_back, keep_record, return_canaries
 
@@ -87,14 +79,14 @@ def plan(obs: Observation, now: datetime) -> Plan:
             break
     else:
         progress(draft)
-    if draft.status.canary is not None:
-        draft.set(analysis=obs.summaries[:_SUMMARIES])
+    if draft.status.current is not None:
+        path = replace(draft.current.path, refuted=draft.refuted)
+        draft.set_current(analysis=obs.summaries[:_SUMMARIES], path=path)
     show_live(draft)
     serve_adapters(draft)
     keep_clocks(draft)
     keep_finalizer(draft)
     note_trust(draft)
-    draft.set(path=replace(draft.status.path, refuted=draft.refuted))
     set_conditions(draft)
     show_rejection(draft)
     return draft.plan()
@@ -171,19 +163,19 @@ def _retarget(draft: Draft) -> bool:
 
 def _abort_triggers(draft: Draft) -> bool:
     """The canary has no reason to be aborted. Before all else about it: a crash after an abort's write repeats it."""
-    status, obs = draft.status, draft.obs
-    if status.canary is None or status.aborted is not None or status.started_at is None:
+    status, obs, current = draft.status, draft.obs, draft.status.running
+    if current is None:
         return False
     relevant = {
         background_run(obs.owner, status),
         renewed_run(draft),
-        step_run(obs.owner, status, status.current_step),
+        step_run(obs.owner, status, current.current_step),
     }
     for name, gate in sorted(obs.gates.items()):
         if (
             name in relevant
             and gate.outcome is GateOutcome.ABORT
-            and not (status.skip_gates or mirrored(draft))
+            and not (current.skip_gates or mirrored(draft))
         ):
             abort(draft, Reason.GATE_FAILED, gate.message or f"{name} failed")
             return True
@@ -191,12 +183,12 @@ def _abort_triggers(draft: Draft) -> bool:
     if broken is not None:
         abort(draft, *broken)
         return True
-    name = job_name(obs.owner, status, status.current_step)
+    name = job_name(obs.owner, status, current.current_step)
     if obs.jobs.get(name) is JobOutcome.FAILED:
         abort(draft, Reason.JOB_FAILED, f"Job {name} failed")
         return True
-    if not obs.exists(status.canary.identity):
-        abort(draft, Reason.CANARY_POOL_DELETED, f"{status.canary.identity.name} does not exist any more")
+    if not obs.exists(current.canary.identity):
+        abort(draft, Reason.CANARY_POOL_DELETED, f"{current.canary.identity.name} does not exist any more")
         return True
     if (crashed := crashing(draft)) is not None:
         abort(draft, Reason.CANARY_CRASHED, crashed)
@@ -234,8 +226,11 @@ def _show_obeyed(draft: Draft) -> None:
     Starts, aborts and retries say so themselves.
     """
     status, before = draft.status, draft.obs.status.phase
-    running = status.canary is not None and status.started_at is not None and status.aborted is None
-    if not running or before not in (Phase.PROGRESSING, Phase.PAUSED) or status.last_command is None:
+    if (
+        status.running is None
+        or before not in (Phase.PROGRESSING, Phase.PAUSED)
+        or status.last_command is None
+    ):
         return
     if status.hold is not None:
         draft.move(Phase.PAUSED, Trigger.HOLD, status.hold.value, status.hold_message)
@@ -277,7 +272,7 @@ def _first(draft: Draft) -> bool:
     """A stable version is known."""
     if draft.status.stable is not None:
         return False
-    draft.set(hold=None, hold_message="")  # what the last look held for may be over
+    draft.release()  # what the last look held for may be over
     target = target_identity(draft.obs, draft.spec)
     if target is None:
         _unresolved(draft)
@@ -304,7 +299,7 @@ def _split_at_start(draft: Draft) -> bool:
     target = target_identity(draft.obs, draft.spec)
     if draft.status.stable is not None and target != draft.status.stable.identity:
         # The spec moved on before anybody promoted: look at live traffic afresh, for the new target.
-        draft.set(stable=None, hold=None, hold_message="")
+        draft.set(stable=None)
         return _first(draft)
     draft.move(Phase.PAUSED, Trigger.SPLIT_AT_START, Reason.SPLIT_AT_START, draft.status.hold_message)
     return True
@@ -312,14 +307,12 @@ def _split_at_start(draft: Draft) -> bool:
 
 def _target(draft: Draft) -> bool:
     """There is a canary: without one the target is stable, or a new attempt begins."""
-    stable = draft.status.stable
-    assert stable is not None
-    if draft.status.canary is not None:
+    if draft.status.current is not None:
         return False
     target = target_identity(draft.obs, draft.spec)
     if target is None:
         _unresolved(draft)
-    elif target == stable.identity:
+    elif target == draft.stable.identity:
         _healthy(draft)
     else:
         start_attempt(draft, revision_of(target, draft.spec.target.revision))
@@ -327,11 +320,13 @@ def _target(draft: Draft) -> bool:
 
 
 def _healthy(draft: Draft) -> None:
-    stable, traffic = draft.status.stable, draft.obs.traffic
-    assert stable is not None
+    traffic = draft.obs.traffic
     terminate_runs(draft)
     settled_by = draft.obs.status.settled_by if draft.obs.status.phase is Phase.HEALTHY else None
-    reason, message = settled_by.value if settled_by else Reason.TARGET_IS_STABLE, f"{stable.label} is stable"
+    reason, message = (
+        settled_by.value if settled_by else Reason.TARGET_IS_STABLE,
+        f"{draft.stable.label} is stable",
+    )
     if settled_by is SettledBy.PROMOTED:
         message = plain_message(draft.obs.status)
     draft.target_problem = nobody_serves(draft)
@@ -359,7 +354,7 @@ def _aborted(draft: Draft) -> bool:
 
 def _waiting(draft: Draft) -> bool:
     """The attempt has started: its target could take its first weight."""
-    if draft.status.canary is None or draft.status.started_at is not None:
+    if draft.status.started_at is not None:
         return False
     if draft.status.hold is HoldReason.COMMAND or draft.spec.paused:
         message = draft.status.hold_message or "spec.paused holds the start: set it to false to go on"

@@ -11,21 +11,19 @@ from dataclasses import replace
 from datetime import timedelta
 
 from rollouts.engine.actions import EventType
+from rollouts.engine.attempt import Attempt, ProbeRecord, ProbeVerdict
 from rollouts.engine.draft import Draft, Said
 from rollouts.engine.observation import ProbeView
 from rollouts.engine.reasons import Reason
-from rollouts.engine.steps import weight_at
-from rollouts.engine.types import (
-    ZERO,
+from rollouts.engine.rollout_spec import (
     HeaderMatch,
     HeaderRouteStep,
     HttpRouteTraffic,
     PathProbe,
-    ProbeRecord,
-    ProbeVerdict,
-    RolloutStatus,
     TrafficMode,
 )
+from rollouts.engine.steps import weight_at
+from rollouts.units import ZERO
 
 __all__ = ["PATIENCE", "PROBE_HEADER", "PROBE_ROUTE", "probe_open", "probe_path", "probe_routes", "probing"]
 
@@ -37,22 +35,22 @@ PATIENCE = timedelta(seconds=5)
 and the shell asks for less than three."""
 
 
-def probe_open(status: RolloutStatus) -> bool:
+def probe_open(attempt: Attempt) -> bool:
     """Whether the canary's first weight is held back by its probe."""
-    return status.probe is not None and status.probe.verdict is None
+    return attempt.probe is not None and attempt.probe.verdict is None
 
 
-def probe_routes(status: RolloutStatus) -> tuple[HeaderRouteStep, ...]:
+def probe_routes(attempt: Attempt) -> tuple[HeaderRouteStep, ...]:
     """The probe's rule as a header route, while the probe is open."""
-    if status.probe is None or not probe_open(status) or not status.probe.token:
+    if attempt.probe is None or not probe_open(attempt) or not attempt.probe.token:
         return ()
-    match = HeaderMatch(name=PROBE_HEADER, value=status.probe.token)
+    match = HeaderMatch(name=PROBE_HEADER, value=attempt.probe.token)
     return (HeaderRouteStep(name=PROBE_ROUTE, match=(match,)),)
 
 
-def probing(status: RolloutStatus) -> Said:
+def probing(attempt: Attempt) -> Said:
     """Reason and words for a canary that waits for its probe."""
-    said = status.probe.message if status.probe is not None else ""
+    said = attempt.probe.message if attempt.probe is not None else ""
     if said:
         return (
             Reason.PATH_PROBE_FAILED,
@@ -66,14 +64,14 @@ def probe_path(draft: Draft) -> bool:
 
     True: whom to ask is being found out, which takes milliseconds; no weight rises until then.
     """
-    view, record = draft.obs.probe, draft.status.probe
-    if record is not None and not probe_open(draft.status):
+    view, record = draft.obs.probe, draft.current.probe
+    if record is not None and not probe_open(draft.current):
         return False
     if view is None or not _due(draft):
         if record is not None:  # the mode was changed, or nobody probes any more
             _close(draft, ProbeVerdict.NOT_JUDGED, "not probed any more")
         return False
-    fresh = draft.now - (draft.status.step_started_at or draft.now) < PATIENCE
+    fresh = draft.now - (draft.current.step_started_at or draft.now) < PATIENCE
     if record is None and fresh and not view.offered and not view.impossible:
         draft.wake(timedelta(seconds=1))
         return True
@@ -85,7 +83,7 @@ def _carry_on(draft: Draft, view: ProbeView, record: ProbeRecord) -> None:
     required = draft.spec.canary.path_probe is PathProbe.REQUIRE
     late = not required and draft.now - record.since >= PATIENCE
     if not record.token and view.offered:
-        draft.set(probe=replace(record, token=view.offered, since=draft.now, message=""))
+        draft.set_current(probe=replace(record, token=view.offered, since=draft.now, message=""))
         draft.wake(PATIENCE)
     elif not record.token and not required:
         _close(
@@ -99,19 +97,19 @@ def _carry_on(draft: Draft, view: ProbeView, record: ProbeRecord) -> None:
         _close(draft, ProbeVerdict.NOT_JUDGED, f"no answer within {PATIENCE.seconds} s")
     else:
         # Without a token nobody knows yet whom to ask.
-        draft.set(probe=record if record.token else replace(record, message=view.impossible))
+        draft.set_current(probe=record if record.token else replace(record, message=view.impossible))
         draft.wake(PATIENCE)
 
 
 def _due(draft: Draft) -> bool:
     """Only before the first weight of a Managed route, and only where a weight is asked for now."""
-    status, traffic, mode = draft.status, draft.spec.traffic, draft.spec.canary.path_probe
+    current, traffic, mode = draft.current, draft.spec.traffic, draft.spec.canary.path_probe
     managed = isinstance(traffic, HttpRouteTraffic) and traffic.mode is TrafficMode.MANAGED
-    if not managed or mode is PathProbe.OFF or status.pulled or status.weight.applied != ZERO:
+    if not managed or mode is PathProbe.OFF or current.pulled or draft.status.weight.applied != ZERO:
         return False
-    wanted = status.skip_gates or weight_at(draft.spec.canary.steps, status.current_step) > ZERO
+    wanted = current.skip_gates or weight_at(draft.spec.canary.steps, current.current_step) > ZERO
     # What was stable a while ago, or is promoted by a person, is not reported on.
-    return wanted and not (status.skip_gates and mode is PathProbe.REPORT)
+    return wanted and not (current.skip_gates and mode is PathProbe.REPORT)
 
 
 def _take(
@@ -122,12 +120,12 @@ def _take(
         return
     if record.message != view.message:
         draft.event(EventType.WARNING, Reason.PATH_PROBE_FAILED, view.message)
-        draft.set(probe=replace(record, message=view.message))
+        draft.set_current(probe=replace(record, message=view.message))
     draft.wake(PATIENCE)
 
 
 def _close(draft: Draft, verdict: ProbeVerdict, message: str) -> None:
-    record = draft.status.probe or ProbeRecord(since=draft.now)
-    draft.set(probe=replace(record, token="", verdict=verdict, message=message))
+    record = draft.current.probe or ProbeRecord(since=draft.now)
+    draft.set_current(probe=replace(record, token="", verdict=verdict, message=message))
     if verdict is ProbeVerdict.FAILED:
         draft.event(EventType.WARNING, Reason.PATH_PROBE_FAILED, message)

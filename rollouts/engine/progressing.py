@@ -18,23 +18,13 @@ from rollouts.engine.observation import GateOutcome, JobOutcome
 from rollouts.engine.probing import probe_open, probe_path, probing
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rejections import plain_message
+from rollouts.engine.rollout_spec import AnalysisStep, HeaderRouteStep, JobStep, PauseStep, WeightStep
+from rollouts.engine.rollout_status import Phase, WaitingFor
 from rollouts.engine.serving import content_blocker, unserved
 from rollouts.engine.share import MIN_WINDOW, observed_weight
 from rollouts.engine.stamps import is_foreign, is_same, restamped
 from rollouts.engine.steps import describe, format_seconds, landing, steps_hash
 from rollouts.engine.transitions import Trigger
-from rollouts.engine.types import (
-    FULL,
-    ZERO,
-    AnalysisStep,
-    HeaderRouteStep,
-    JobStep,
-    PauseStep,
-    Phase,
-    WaitingFor,
-    WeightStep,
-    format_weight,
-)
 from rollouts.engine.watching import (
     UNCOUNTED,
     keep_looking,
@@ -45,6 +35,7 @@ from rollouts.engine.watching import (
     watch,
 )
 from rollouts.engine.windows import outside, shut_out
+from rollouts.units import FULL, ZERO, format_weight
 
 __all__ = ["deadline_missed", "note_unpaused", "progress"]
 
@@ -69,7 +60,7 @@ def progress(draft: Draft) -> None:
         return
     held = _held(draft)
     shut = outside(draft)
-    looking = not held and (not shut or probe_open(draft.status)) and probe_path(draft)
+    looking = not held and (not shut or probe_open(draft.current)) and probe_path(draft)
     settled = converge(draft, _write_reason(draft), may_raise=not held and not looking and not shut)
     note_rise(draft)
     keep_looking(draft)
@@ -79,56 +70,56 @@ def progress(draft: Draft) -> None:
         draft.move(Phase.PAUSED, Trigger.HOLD, *held, waiting_for=by_spec)
         _observe(draft)
         return
-    if probe_open(draft.status):
-        reason, what = probing(draft.status)
-        draft.move(Phase.PROGRESSING, _resumed(draft), reason, f"{draft.where()}: {what}")
+    if probe_open(draft.current):
+        reason, what = probing(draft.current)
+        _go_on(draft, reason, f"{draft.where()}: {what}")
         return
     if looking:
         _putting_in_force(draft)
         return
     late = None if settled or draft.traffic_problem else shut_out(draft)
     if late is not None:
-        draft.move(Phase.PROGRESSING, _resumed(draft), *late, waiting_for=WaitingFor.WINDOW)
         _observe(draft)
+        _go_on(draft, *late, WaitingFor.WINDOW)
         return
-    if not settled or draft.status.pulled:
+    if not settled or draft.current.pulled:
         _waiting_for_traffic(draft)
         return
     late = waiting(draft)
     if late is not None:
         _observe(draft)
-        draft.move(Phase.PROGRESSING, _resumed(draft), *late, waiting_for=UNCOUNTED.get(late[0]))
+        _go_on(draft, *late, UNCOUNTED.get(late[0]))
         return
     _execute(draft)
 
 
 def _write_reason(draft: Draft) -> WriteReason:
-    if draft.status.pulled:
+    if draft.current.pulled:
         return WriteReason.PULL
-    return WriteReason.PROBE if probe_open(draft.status) else WriteReason.STEP
+    return WriteReason.PROBE if probe_open(draft.current) else WriteReason.STEP
 
 
 def _relanded(draft: Draft) -> bool:
     """Steps were edited: go on at the first step at or above the current weight, its gates run again."""
     steps = draft.spec.canary.steps
-    stored, new = draft.status.steps_hash, steps_hash(steps)
+    before, stored, new = draft.current, draft.current.steps_hash, steps_hash(steps)
     if is_same(stored, new):
         return False
     if is_foreign(stored) and len(steps) == draft.status.step_count:
-        draft.set(steps_hash=restamped(stored, new))
+        draft.set_current(steps_hash=restamped(stored, new))
         return False
     current = (
         step_weight(draft.status, draft.spec) if draft.status.hold else (draft.status.weight.ours or ZERO)
     )
     found = landing(steps, current)
-    draft.set(steps_hash=new, step_count=len(steps))
-    if draft.status.skip_gates or (
-        draft.obs.status.current_step >= draft.obs.status.step_count and current == FULL
-    ):
-        draft.set(current_step=len(steps))
+    done = before.current_step >= draft.status.step_count
+    draft.set(step_count=len(steps))
+    draft.set_current(steps_hash=new)
+    if before.skip_gates or (done and current == FULL):
+        draft.set_current(current_step=len(steps))
     else:
         draft.enter_step(found.index)
-        draft.set(weight_cap=found.cap)
+        draft.set_current(weight_cap=found.cap)
     message = f"the steps changed: going on at {draft.where()}, weight stays at most {format_weight(current)}"
     draft.event(EventType.NORMAL, Reason.STEPS_CHANGED, message)
     draft.set(message=message)
@@ -140,7 +131,7 @@ def note_unpaused(draft: Draft) -> None:
     """``spec.paused`` was lifted: like any hold, it does not count against the step's clock."""
     lifted = draft.obs.status.waiting_for is WaitingFor.SPEC and not draft.spec.paused
     if lifted and not isinstance(draft.step, PauseStep):
-        draft.set(step_started_at=draft.now)
+        draft.set_current(step_started_at=draft.now)
 
 
 def _held(draft: Draft) -> Said | None:
@@ -159,20 +150,20 @@ def deadline_missed(draft: Draft) -> str | None:
 
     The clock runs from the first weight, per step, and not during pauses, analysis and jobs, nor while clocks stand.
     """
-    status, limit = draft.status, draft.spec.canary.progress_deadline
-    if status.started_at is None or status.canary is None or standing(draft):
+    current, limit = draft.current, draft.spec.canary.progress_deadline
+    if standing(draft):
         return None
     if draft.obs.status.waiting_for is WaitingFor.ANALYSIS:
         return None
-    if status.pulled and status.unready_since is not None:
-        start = status.unready_since
-        what = f"{status.canary.identity.name} could not serve for {format_seconds(limit)}: {pulled_because(draft)[1]}"
+    if current.pulled and current.unready_since is not None:
+        start = current.unready_since
+        what = f"{current.canary.identity.name} could not serve for {format_seconds(limit)}: {pulled_because(draft)[1]}"
     elif isinstance(draft.step, WeightStep | HeaderRouteStep) or (
-        draft.step is None and status.bake_started_at is None
+        draft.step is None and current.bake_started_at is None
     ):
-        if status.step_started_at is None:
+        if current.step_started_at is None:
             return None
-        start = status.step_started_at
+        start = current.step_started_at
         what = f"{draft.where()} has not come into force for {format_seconds(limit)}: {plain_message(draft.obs.status)}"
     else:
         return None
@@ -184,13 +175,11 @@ def deadline_missed(draft: Draft) -> str | None:
 
 def _waiting_for_traffic(draft: Draft) -> None:
     """The write is under way, or something keeps it back: say what."""
-    if draft.status.pulled:
-        reason, why = pulled_because(draft)
-        draft.move(Phase.PROGRESSING, _resumed(draft), reason, f"{draft.where()}: {why}")
-        return
     problem = draft.traffic_problem or draft.target_problem
+    if draft.current.pulled:
+        problem = pulled_because(draft)
     if problem is not None:
-        draft.move(Phase.PROGRESSING, _resumed(draft), problem[0], f"{draft.where()}: {problem[1]}")
+        _go_on(draft, problem[0], f"{draft.where()}: {problem[1]}")
     else:
         _putting_in_force(draft)
 
@@ -198,15 +187,14 @@ def _waiting_for_traffic(draft: Draft) -> None:
 def _putting_in_force(draft: Draft) -> None:
     """From the intent to the first count of requests: one thing to a person, and one write of the status."""
     weight = format_weight(step_weight(draft.status, draft.spec))
-    message = f"{draft.where()}: putting {weight} in force and counting requests"
-    draft.move(Phase.PROGRESSING, _resumed(draft), Reason.SETTING_WEIGHT, message)
+    _go_on(draft, Reason.SETTING_WEIGHT, f"{draft.where()}: putting {weight} in force and counting requests")
 
 
-def _resumed(draft: Draft) -> Trigger:
-    paused = draft.obs.status.phase is Phase.PAUSED
-    if draft.obs.status.phase is Phase.INVALID:
-        return Trigger.SPEC_VALID
-    return Trigger.RELEASED if paused else Trigger.WAIT
+def _go_on(draft: Draft, reason: Reason, what: str, waiting_for: WaitingFor | None = None) -> None:
+    """A step is under way, whatever it was before."""
+    came_from = {Phase.INVALID: Trigger.SPEC_VALID, Phase.PAUSED: Trigger.RELEASED}
+    trigger = came_from.get(draft.obs.status.phase, Trigger.WAIT)
+    draft.move(Phase.PROGRESSING, trigger, reason, what, waiting_for=waiting_for)
 
 
 def _observe(draft: Draft) -> None:
@@ -242,9 +230,8 @@ def _in_force(draft: Draft) -> bool:
     assert traffic is not None
     weight = step_weight(draft.status, draft.spec)
     if not traffic.parents.programmed:
-        message = f"{draft.where()}: {traffic.parents.message}"
         draft.traffic_problem = (Reason.NOT_PROGRAMMED, traffic.parents.message)
-        draft.move(Phase.PROGRESSING, _resumed(draft), Reason.WAITING_FOR_GATEWAY, message)
+        _go_on(draft, Reason.WAITING_FOR_GATEWAY, f"{draft.where()}: {traffic.parents.message}")
         return False
     share = draft.obs.share
     if share is not None and weight > ZERO and share.seconds < MIN_WINDOW and not mirrored(draft):
@@ -259,7 +246,7 @@ def _in_force(draft: Draft) -> bool:
         draft.traffic_problem = (Reason.SHARE_MISMATCH, message)
         draft.refuted = True
         draft.wake(_SHARE_RECHECK)
-        draft.move(Phase.PROGRESSING, _resumed(draft), Reason.SHARE_MISMATCH, message)
+        _go_on(draft, Reason.SHARE_MISMATCH, message)
         return False
     return True
 
@@ -268,30 +255,30 @@ def _advance(draft: Draft, message: str) -> None:
     awaited = awaited_background(draft)
     if awaited is not None:
         text = f"{message}; waiting for the background analysis: {awaited.message}"
-        draft.move(Phase.PROGRESSING, _resumed(draft), _AWAITING, text, waiting_for=WaitingFor.ANALYSIS)
+        _go_on(draft, _AWAITING, text, WaitingFor.ANALYSIS)
         return
     observed = draft.status.weight.observed
     mark = background_run(draft.obs.owner, draft.status)
-    draft.enter_step(draft.status.current_step + 1)
+    draft.enter_step(draft.current.current_step + 1)
     draft.set(weight=replace(draft.status.weight, observed=observed))
     draft.event(EventType.NORMAL, Reason.STEP_COMPLETED, message)
     gate = draft.obs.gates.get(mark)
     if draft.obs.compares and gate is not None and gate.outcome is GateOutcome.RUNNING:
         weight = step_weight(draft.status, draft.spec)
-        draft.actions.append(MarkRun(name=mark, at=draft.now, step=draft.status.current_step, weight=weight))
+        draft.actions.append(MarkRun(name=mark, at=draft.now, step=draft.current.current_step, weight=weight))
     reason = Reason.RESUMED if draft.obs.status.phase is Phase.PAUSED else Reason.STEP_COMPLETED
     step = draft.step
     if isinstance(step, PauseStep) and (step.duration is None or step.duration > timedelta(0)):
         # Nothing but time or a person stands between: no need for another look.
         _pause(draft, step)
         return
-    draft.move(Phase.PROGRESSING, _resumed(draft), reason, f"{message}; next {draft.where()}")
+    _go_on(draft, reason, f"{message}; next {draft.where()}")
     draft.wake(timedelta(seconds=1))
 
 
 def _pause(draft: Draft, step: PauseStep) -> None:
     _observe(draft)
-    start = draft.status.step_started_at or draft.now
+    start = draft.current.step_started_at or draft.now
     if step.duration is None:
         message = f"{draft.where()}: `rollouts promote {draft.obs.name}` goes on"
         draft.move(Phase.PAUSED, Trigger.PAUSE_STEP, Reason.PAUSE_STEP, message)
@@ -309,47 +296,41 @@ def _analyse(draft: Draft) -> None:
     _observe(draft)
     passed, told = step_gate(draft)
     if not passed:
-        draft.move(Phase.PROGRESSING, _resumed(draft), Reason.ANALYSING, f"{draft.where()}: {told}")
+        _go_on(draft, Reason.ANALYSING, f"{draft.where()}: {told}")
         return
     _advance(draft, f"{draft.where()} passed{f': {told}' if told else ''}")
 
 
 def _run_job(draft: Draft) -> None:
     _observe(draft)
-    name = job_name(draft.obs.owner, draft.status, draft.status.current_step)
+    name = job_name(draft.obs.owner, draft.status, draft.current.current_step)
     outcome = draft.obs.jobs.get(name)
     if outcome is JobOutcome.SUCCEEDED:
         _advance(draft, f"{draft.where()} succeeded")
         return
     if outcome is None:
-        draft.actions.append(CreateJob(name=name, step=draft.status.current_step))
-    message = f"{draft.where()}: Job {name} is running"
-    draft.move(Phase.PROGRESSING, _resumed(draft), Reason.JOB_RUNNING, message)
+        draft.actions.append(CreateJob(name=name, step=draft.current.current_step))
+    _go_on(draft, Reason.JOB_RUNNING, f"{draft.where()}: Job {name} is running")
 
 
 def _finish(draft: Draft) -> None:
     """Past the last step: 100 % in force, then bake, then the swap."""
-    status = draft.status
-    if status.bake_started_at is None:
+    if draft.current.bake_started_at is None:
         if not _in_force(draft):
             return
-        draft.set(bake_started_at=draft.now)
-        status = draft.status
-    bake_end = (status.bake_started_at or draft.now) + draft.spec.canary.bake
-    if not status.skip_gates and draft.now < bake_end:
+        draft.set_current(bake_started_at=draft.now)
+    current = draft.current
+    bake_end = (current.bake_started_at or draft.now) + draft.spec.canary.bake
+    if not current.skip_gates and draft.now < bake_end:
         draft.wake_at(bake_end)
-        message = f"{describe(None)}: baking at 100% until {bake_end:%Y-%m-%dT%H:%M:%SZ}"
-        draft.move(Phase.PROGRESSING, _resumed(draft), Reason.BAKING, message)
+        _go_on(draft, Reason.BAKING, f"{describe(None)}: baking at 100% until {bake_end:%Y-%m-%dT%H:%M:%SZ}")
         return
-    if not status.skip_gates and (waiting := unearned(draft)) is not None:
-        message = f"all steps done; {waiting}"
-        draft.move(Phase.PROGRESSING, _resumed(draft), _AWAITING, message, waiting_for=WaitingFor.ANALYSIS)
+    if not current.skip_gates and (waiting := unearned(draft)) is not None:
+        _go_on(draft, _AWAITING, f"all steps done; {waiting}", WaitingFor.ANALYSIS)
         return
-    assert status.canary is not None
-    identity = status.canary.identity
+    identity = current.canary.identity
     if (blocker := unserved(draft, identity) or content_blocker(draft, identity)) is not None:
         draft.target_problem = (blocker.reason, blocker.message)
-        message = f"all steps done, but not promoted: {blocker.message}"
-        draft.move(Phase.PROGRESSING, _resumed(draft), blocker.reason, message)
+        _go_on(draft, blocker.reason, f"all steps done, but not promoted: {blocker.message}")
         return
     promote(draft)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from rollouts.engine.draft import Draft
-from rollouts.engine.types import CommandResult, RolloutStatus
+from rollouts.engine.rollout_status import CommandResult, RolloutStatus
 
 __all__ = ["plain_message", "show_rejection"]
 
@@ -28,10 +28,9 @@ def plain_message(status: RolloutStatus) -> str:
 
 def _moved_on(status: RolloutStatus, since: datetime) -> bool:
     """Whether the rollout did something after that moment."""
+    current = status.current
     moments = (
-        status.started_at,
-        status.step_started_at,
-        status.bake_started_at,
+        *((current.started_at, current.step_started_at, current.bake_started_at) if current else ()),
         status.aborted.at if status.aborted is not None else None,
         status.target_wait.since if status.target_wait is not None else None,
         status.history[-1].at if status.history else None,

@@ -11,7 +11,8 @@ import hashlib
 import json
 
 from rollouts.engine.observation import Observation
-from rollouts.engine.types import Identity, Revision, RevisionHash, RolloutSpec, Target
+from rollouts.engine.rollout_spec import RolloutSpec
+from rollouts.engine.versions import Identity, Revision, RevisionHash, Target
 
 __all__ = ["revision_of", "target_identity"]
 

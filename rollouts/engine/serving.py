@@ -15,7 +15,8 @@ from rollouts.engine.actions import EventType, LoadAdapter, UnloadAdapter
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Blocker, PoolView
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import HistoryEntry, Identity, Phase
+from rollouts.engine.rollout_status import HistoryEntry, Phase
+from rollouts.engine.versions import Identity
 
 __all__ = ["content_blocker", "serve_adapters", "strangers", "unserved"]
 
@@ -32,7 +33,7 @@ def serve_adapters(draft: Draft) -> None:
         view = draft.obs.pools.get(identity)
         if identity.source and view is not None and view.lacking:
             draft.actions.append(LoadAdapter(identity=identity))
-    kept = {*present, *_stored(draft)}
+    kept = {*present, *(revision.identity for revision in draft.obs.status.arms)}
     carrying = _carrying(draft)
     for entry in draft.status.history:
         if entry.revision.identity not in kept and entry.revision.identity.arm not in carrying:
@@ -47,17 +48,10 @@ def _present(draft: Draft) -> list[Identity]:
 
     Nothing is loaded for a Rollout that may not write its traffic object.
     """
-    revisions = (draft.status.stable, draft.status.canary)
-    found = [revision.identity for revision in revisions if revision is not None]
+    found = [revision.identity for revision in draft.status.arms]
     target = draft.obs.target
     waits = draft.status.phase is Phase.WAITING
     return found if found or target is None or not waits else [target]
-
-
-def _stored(draft: Draft) -> set[Identity]:
-    """What the stored record names."""
-    revisions = (draft.obs.status.stable, draft.obs.status.canary)
-    return {revision.identity for revision in revisions if revision is not None}
 
 
 def _carrying(draft: Draft) -> set[Identity]:
@@ -176,11 +170,13 @@ def _name_effectless(draft: Draft) -> None:
 
 def _name_strangers(draft: Draft) -> None:
     """Pods that have something else under the name of an arm that serves."""
-    started = draft.status.started_at is not None and draft.status.aborted is None
-    revisions = (draft.status.stable, draft.status.canary if started else None)
-    for revision in revisions:
-        view = draft.obs.pools.get(revision.identity) if revision is not None else None
-        if revision is None or view is None or not view.mismatched:
+    for revision in draft.status.arms:
+        view = draft.obs.pools.get(revision.identity)
+        if (
+            view is None
+            or not view.mismatched
+            or not (draft.status.running or revision is draft.status.stable)
+        ):
             continue
         message = strangers(revision.identity, view)
         draft.target_problem = (Reason.ADAPTER_CONTENT_MISMATCH, message)

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from math import exp, inf, log, sqrt
 
 from rollouts.engine.observation import RiseView, ShareCount, ShareView
-from rollouts.engine.types import FULL, Weight
+from rollouts.units import FULL, Weight
 
 __all__ = [
     "BEFORE_WINDOW",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from rollouts.engine.attempt import Attempt
 from rollouts.engine.carrying import settling
 from rollouts.engine.converging import converge, no_rules
 from rollouts.engine.crashes import crashes_at_start
@@ -13,28 +14,19 @@ from rollouts.engine.moving import twin
 from rollouts.engine.observation import Blocker, PoolView, RuleView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import revision_of
+from rollouts.engine.rollout_spec import HttpRouteTraffic, TrafficMode
+from rollouts.engine.rollout_status import HoldReason, Outcome, Phase, SettledBy, WaitingFor, WeightStatus
 from rollouts.engine.serving import content_blocker, strangers, unserved
 from rollouts.engine.steps import first_weight, required_endpoints, steps_hash
 from rollouts.engine.transitions import Trigger
-from rollouts.engine.types import (
-    FULL,
-    ZERO,
-    HoldReason,
-    HttpRouteTraffic,
-    Identity,
-    Outcome,
-    Phase,
-    Revision,
-    SettledBy,
-    TrafficMode,
-    WaitingFor,
-    WeightStatus,
-)
+from rollouts.engine.versions import Identity, Revision
 from rollouts.engine.wayback import record_way
+from rollouts.units import FULL, ZERO
 
 __all__ = [
     "complete_split",
     "first_install",
+    "new_attempt",
     "nobody_serves",
     "serve_stable",
     "start_attempt",
@@ -143,13 +135,12 @@ def _first_stable(draft: Draft, wanted: Revision, arms: _Arms) -> None:
 
 def complete_split(draft: Draft) -> None:
     """``promote`` of a SplitAtStart: the other arms become ours to set to 0."""
-    stable, traffic = draft.status.stable, draft.obs.traffic
-    assert stable is not None
+    stable, traffic = draft.stable, draft.obs.traffic
     others = _live_arms(traffic.rules).carrying if traffic is not None else ()
     for arm in others:
         if arm != stable.identity.arm:
             draft.record(revision_of(arm, ""), Outcome.SUPERSEDED, "carried weight at first sight")
-    draft.set(hold=None, hold_message="")
+    draft.release()
 
 
 def serve_stable(draft: Draft, reason: Reason, message: str, settled_by: SettledBy | None = None) -> None:
@@ -210,17 +201,9 @@ def start_attempt(
     draft: Draft, wanted: Revision, *, split: bool = False, trigger: Trigger = Trigger.NEW_TARGET
 ) -> None:
     """A new attempt at ``wanted``: WaitingForTarget first, then step 0 or the rollback window's shortcut."""
-    quick = _recently_stable(draft, wanted)
-    draft.clear_attempt(
-        canary=wanted,
-        aborted=None,
-        attempt=draft.status.attempt + 1,
-        adopted_split=split,
-        steps_hash=steps_hash(draft.spec.canary.steps),
-        step_count=len(draft.spec.canary.steps),
-        skip_gates=quick,
-        weight=WeightStatus(desired=None if split else ZERO, applied=None if split else ZERO),
-    )
+    new_attempt(draft, wanted, adopted_split=split, skip_gates=_recently_stable(draft, wanted))
+    weight = None if split else ZERO
+    draft.set(weight=WeightStatus(desired=weight, applied=weight))
     record_way(draft, wanted.identity.arm)
     if draft.spec.paused:
         message = "spec.paused holds the start: set it to false to go on"
@@ -228,6 +211,23 @@ def start_attempt(
         converge(draft, may_raise=False)
         return
     wait_for_target(draft, trigger)
+
+
+def new_attempt(
+    draft: Draft, canary: Revision, *, adopted_split: bool = False, skip_gates: bool = False
+) -> None:
+    """Count an attempt and put it in the place of what was there; nothing of that is left."""
+    draft.release()
+    draft.set(
+        attempt=draft.status.attempt + 1,
+        current=Attempt(canary=canary, adopted_split=adopted_split, skip_gates=skip_gates),
+    )
+    _take_steps(draft)
+
+
+def _take_steps(draft: Draft) -> None:
+    draft.set(step_count=len(draft.spec.canary.steps))
+    draft.set_current(steps_hash=steps_hash(draft.spec.canary.steps))
 
 
 def _recently_stable(draft: Draft, wanted: Revision) -> bool:
@@ -241,10 +241,7 @@ def _recently_stable(draft: Draft, wanted: Revision) -> bool:
 
 def wait_for_target(draft: Draft, trigger: Trigger = Trigger.NEW_TARGET) -> None:
     """Stay until the target can take its first weight; then start the step's clock."""
-    canary, stable = draft.status.canary, draft.status.stable
-    assert canary is not None
-    assert stable is not None
-    unheard = settling(draft, canary)
+    canary, unheard = draft.current.canary, settling(draft)
     blocker = start_blocker(draft, canary) or unheard
     if blocker is not None:
         draft.target_problem = (blocker.reason, blocker.message)
@@ -254,16 +251,16 @@ def wait_for_target(draft: Draft, trigger: Trigger = Trigger.NEW_TARGET) -> None
     converge(draft, may_raise=False)  # brings what else the object says up to date
     record_way(draft, canary.identity.arm)
     canary_crashes, stable_crashes = crashes_at_start(draft)
-    draft.set(
+    draft.set_current(
         canary_crashes=canary_crashes,
         stable_crashes=stable_crashes,
         started_at=draft.now,
-        stable_endpoints_at_start=draft.obs.ready(stable.identity),
-        steps_hash=steps_hash(draft.spec.canary.steps),
-        step_count=len(draft.spec.canary.steps),
+        stable_endpoints_at_start=draft.obs.ready(draft.stable.identity),
     )
-    draft.enter_step(len(draft.spec.canary.steps) if draft.status.skip_gates else 0)
-    skipped = " (was stable within the rollback window: steps skipped)" if draft.status.skip_gates else ""
+    _take_steps(draft)
+    quick = draft.current.skip_gates
+    draft.enter_step(len(draft.spec.canary.steps) if quick else 0)
+    skipped = " (was stable within the rollback window: steps skipped)" if quick else ""
     draft.move(
         Phase.PROGRESSING,
         Trigger.TARGET_READY,
@@ -288,10 +285,10 @@ def start_blocker(draft: Draft, canary: Revision) -> Blocker | None:
     missing = content_blocker(draft, identity) or _unlisted(draft, identity)
     if missing is not None:
         return missing
-    assert draft.status.stable is not None
+    quick = draft.status.current is not None and draft.status.current.skip_gates
     needed = required_endpoints(
-        first_weight(draft.spec.canary.steps) if not draft.status.skip_gates else FULL,
-        obs.ready(draft.status.stable.identity),
+        FULL if quick else first_weight(draft.spec.canary.steps),
+        obs.ready(draft.stable.identity),
         draft.spec.canary.endpoint_ratio,
     )
     if pool.ready_endpoints < needed:

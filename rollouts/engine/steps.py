@@ -8,19 +8,9 @@ from datetime import timedelta
 from fractions import Fraction
 from math import ceil
 
+from rollouts.engine.rollout_spec import AnalysisStep, HeaderRouteStep, JobStep, PauseStep, Step, WeightStep
 from rollouts.engine.stamps import stamp
-from rollouts.engine.types import (
-    FULL,
-    ZERO,
-    AnalysisStep,
-    HeaderRouteStep,
-    JobStep,
-    PauseStep,
-    Step,
-    Weight,
-    WeightStep,
-    format_weight,
-)
+from rollouts.units import FULL, ZERO, Weight, format_weight
 
 __all__ = [
     "Landing",

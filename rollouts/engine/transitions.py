@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from rollouts.engine.types import Phase
+from rollouts.engine.rollout_status import Phase
 
 __all__ = ["PERFORMERS", "TRANSITIONS", "IllegalTransition", "Transition", "Trigger", "check", "mermaid"]
 
@@ -63,15 +63,15 @@ PERFORMERS: Mapping[Trigger, tuple[str, ...]] = {
         "starting.first_install",
     ),
     Trigger.TARGET_READY: ("starting.wait_for_target",),
-    Trigger.WAIT: ("planning._show_obeyed", "progressing._resumed"),
+    Trigger.WAIT: ("planning._show_obeyed", "progressing._go_on"),
     Trigger.PAUSE_STEP: ("progressing._pause",),
     Trigger.HOLD: ("planning._show_obeyed", "planning._waiting", "progressing.progress"),
-    Trigger.RELEASED: ("planning._show_obeyed", "planning._waiting", "progressing._resumed"),
+    Trigger.RELEASED: ("planning._show_obeyed", "planning._waiting", "progressing._go_on"),
     Trigger.STEPS_DONE: ("ending.promote",),
     Trigger.ABORT: ("ending.abort", "planning._aborted"),
     Trigger.RETRY: ("commanding._retry",),
     Trigger.SPEC_INVALID: ("planning._claimed_by_other", "planning._invalid", "starting.first_install"),
-    Trigger.SPEC_VALID: ("planning._aborted", "progressing._resumed"),
+    Trigger.SPEC_VALID: ("planning._aborted", "progressing._go_on"),
     Trigger.TRAFFIC_MISSING: ("planning._healthy", "starting.first_install"),
     Trigger.NOT_SERVING: ("starting.serve_stable",),
 }

@@ -19,10 +19,13 @@ from datetime import timedelta
 from math import floor, log10
 
 from rollouts.engine.actions import EventType
+from rollouts.engine.attempt import PathAlarm, PathStatus
 from rollouts.engine.converging import step_weight
 from rollouts.engine.draft import Draft, Said
 from rollouts.engine.observation import ShareView
 from rollouts.engine.reasons import Reason
+from rollouts.engine.rollout_spec import AdapterTraffic, AnalysisStep, JobStep, PauseStep
+from rollouts.engine.rollout_status import WaitingFor
 from rollouts.engine.share import (
     BEFORE_WINDOW,
     MIN_WINDOW,
@@ -33,19 +36,7 @@ from rollouts.engine.share import (
     refuted_side,
 )
 from rollouts.engine.steps import format_seconds
-from rollouts.engine.types import (
-    FULL,
-    ZERO,
-    AdapterTraffic,
-    AnalysisStep,
-    JobStep,
-    PathAlarm,
-    PathStatus,
-    PauseStep,
-    WaitingFor,
-    Weight,
-    format_weight,
-)
+from rollouts.units import FULL, ZERO, Weight, format_weight
 
 __all__ = [
     "STANDING",
@@ -80,12 +71,11 @@ _SOON, _LATER = timedelta(seconds=5), timedelta(seconds=60)
 
 def mirrored(draft: Draft) -> str:
     """Names of the arms that a rule mirrors requests to, in words; empty when there are none."""
-    arms, traffic = (draft.status.canary, draft.status.stable), draft.obs.traffic
+    traffic = draft.obs.traffic
     if traffic is None:
         return ""
-    return " and ".join(
-        arm.identity.name for arm in arms if arm is not None and arm.identity.arm in traffic.mirrored
-    )
+    arms = (draft.current.canary.identity, draft.stable.identity)
+    return " and ".join(arm.name for arm in arms if arm.arm in traffic.mirrored)
 
 
 def _countable(draft: Draft) -> ShareView | None:
@@ -94,9 +84,9 @@ def _countable(draft: Draft) -> ShareView | None:
 
 def _by_picker(draft: Draft) -> bool:
     """Adapters on the same pods: no gateway could split them. Told by what is stored, where no spec says it."""
-    canary, spec = draft.status.canary, draft.obs.spec
+    spec = draft.obs.spec
     told = spec is not None and isinstance(spec.traffic, AdapterTraffic)
-    return told or (canary is not None and canary.identity.kind == ADAPTER)
+    return told or draft.current.canary.identity.kind == ADAPTER
 
 
 def _applied(draft: Draft) -> Weight:
@@ -126,11 +116,11 @@ def share_problem(draft: Draft) -> str | None:
 
 def _written(draft: Draft, weight: Weight) -> bool:
     """Whether the stored object says the weight: a write whose answer was lost is newer than the status."""
-    canary, stable, traffic = draft.status.canary, draft.status.stable, draft.obs.traffic
-    if traffic is None or canary is None or stable is None:
+    traffic, arms = draft.obs.traffic, (draft.current.canary, draft.stable)
+    if traffic is None:
         return False
     for rule in traffic.rules:
-        mine, other = (rule.entries.get(arm.identity.arm, 0) for arm in (canary, stable))
+        mine, other = (rule.entries.get(arm.identity.arm, 0) for arm in arms)
         if abs(mine * FULL - weight * (mine + other)) > mine + other:  # a hundredth of a percent is rounding
             return False
     return bool(traffic.rules)
@@ -156,19 +146,20 @@ def path_alarm(draft: Draft) -> Said | None:
 
     What was counted is gone after a crash, so the reason is stored first and obeyed in the next plan.
     """
-    stored = draft.obs.status.path
+    assert draft.obs.status.current is not None
+    stored = draft.obs.status.current.path
     if stored.alarm_kind is not None:
         return stored.alarm_kind.value, stored.alarm.partition(": ")[2]
     found = _found(draft)
     if found is not None:
         kind, why = found
-        draft.set(path=replace(draft.status.path, alarm=f"{kind.value}: {why}", alarm_kind=kind))
+        draft.set_current(path=replace(draft.current.path, alarm=f"{kind.value}: {why}", alarm_kind=kind))
         draft.wake(timedelta(seconds=1))
     return None
 
 
 def _found(draft: Draft) -> tuple[PathAlarm, str] | None:
-    path, share = draft.status.path, draft.obs.share
+    path, share = draft.current.path, draft.obs.share
     if path.undone_at is not None and share is not None:
         soon = draft.now - path.undone_at <= BREAKS_WITHIN
         lowered = _applied(draft) <= (path.ceiling or ZERO)
@@ -183,13 +174,12 @@ def _found(draft: Draft) -> tuple[PathAlarm, str] | None:
 
 def _not_programmed(draft: Draft) -> tuple[PathAlarm, str] | None:
     share, weight, traffic = _countable(draft), _applied(draft), draft.obs.traffic
-    canary = draft.status.canary
-    assert canary is not None
+    canary = draft.current.canary
     if share is None or traffic is None or weight == ZERO or _by_picker(draft):
         return None
     if share.canary or not share.complete or share.seconds < share.propagation or traffic.sessions:
         return None
-    if expected_canary(share, weight) < _MUST_SHOW or not traffic.parents.programmed or draft.status.pulled:
+    if expected_canary(share, weight) < _MUST_SHOW or not traffic.parents.programmed or draft.current.pulled:
         return None
     if not _written(draft, weight) or draft.obs.ready(canary.identity) == 0:
         return None
@@ -203,15 +193,15 @@ def _not_programmed(draft: Draft) -> tuple[PathAlarm, str] | None:
 
 def watch(draft: Draft) -> bool:
     """Lower and lift the ceiling over the weight; True when an undoing is to be stored before it is written."""
-    status, share = draft.status, draft.obs.share
-    if status.path.undone_at is not None:
+    path, share = draft.current.path, draft.obs.share
+    if path.undone_at is not None:
         _await_return(draft)
         return False
     if share is not None and _broke(draft, share):
         _undo(draft, share)
         return True
-    if status.path.ceiling is not None and _may_lift(draft):
-        draft.set(path=replace(status.path, ceiling=None))
+    if path.ceiling is not None and _may_lift(draft):
+        draft.set_current(path=replace(path, ceiling=None))
         _start_clock(draft)
     else:
         _hold_refuted(draft)
@@ -222,20 +212,21 @@ def _hold_refuted(draft: Draft) -> None:
     """In pauses and gates a refuted share is said, and nothing rises; a weight step waits for it itself."""
     weight, problem = _applied(draft), share_problem(draft)
     putting = not isinstance(draft.step, PauseStep | AnalysisStep | JobStep)
-    if problem is None or weight == FULL or draft.status.skip_gates:
+    if problem is None or weight == FULL or draft.current.skip_gates:
         return
     if putting and step_weight(draft.status, draft.spec) == weight:
         return
     draft.traffic_problem = (MISMATCH, problem)
     draft.refuted = True
-    draft.set(path=replace(draft.status.path, ceiling=min(weight, draft.status.path.ceiling or weight)))
-    if not draft.obs.status.path.refuted:
+    path = draft.current.path
+    draft.set_current(path=replace(path, ceiling=min(weight, path.ceiling or weight)))
+    if not path.refuted:
         draft.event(EventType.WARNING, MISMATCH, f"{problem} No weight rises meanwhile")
 
 
 def _may_lift(draft: Draft) -> bool:
     """One request was counted since the last rise, or nobody asks for that; and nothing refutes the weight."""
-    if draft.status.skip_gates:
+    if draft.current.skip_gates:
         return True
     share, weight = _countable(draft), _applied(draft)
     counted = share is not None and share.canary > 0 and weight > ZERO
@@ -245,22 +236,22 @@ def _may_lift(draft: Draft) -> bool:
 def _start_clock(draft: Draft) -> None:
     """What was waited for outside of the step does not count against its clock."""
     if draft.obs.status.waiting_for in STANDING and not isinstance(draft.step, PauseStep):
-        draft.set(step_started_at=draft.now)
+        draft.set_current(step_started_at=draft.now)
 
 
 def note_rise(draft: Draft) -> None:
     """After a rise nothing rises further until a request was counted under it."""
     before, weight = draft.obs.status.weight.applied or ZERO, draft.status.weight.applied or ZERO
-    waived = draft.status.skip_gates or draft.spec.canary.allow_no_traffic
-    if before < weight < FULL and not waived and draft.status.path.undone_at is None:
-        draft.set(path=replace(draft.status.path, ceiling=weight))
+    path, waived = draft.current.path, draft.current.skip_gates or draft.spec.canary.allow_no_traffic
+    if before < weight < FULL and not waived and path.undone_at is None:
+        draft.set_current(path=replace(path, ceiling=weight))
 
 
 # --- a path that broke -----------------------------------------------------------------------------
 
 
 def _broke(draft: Draft, share: ShareView) -> bool:
-    if draft.status.path.undone or share.path is None or not share.complete or mirrored(draft):
+    if draft.current.path.undone or share.path is None or not share.complete or mirrored(draft):
         return False
     rose = share.path.weight_before < _applied(draft)
     soon = share.seconds <= BREAKS_WITHIN.total_seconds() + _SOON.total_seconds()
@@ -271,7 +262,7 @@ def _undo(draft: Draft, share: ShareView) -> None:
     path = share.path
     assert path is not None
     before = round(path.before * BEFORE_WINDOW / path.before_seconds)
-    draft.set(
+    draft.set_current(
         path=PathStatus(ceiling=path.weight_before, undone_at=draft.now, requests_before=before, undone=True)
     )
     draft.event(
@@ -286,7 +277,7 @@ def _undo(draft: Draft, share: ShareView) -> None:
 
 def _await_return(draft: Draft) -> None:
     """Requests that come back abort (``path_alarm``); without them the step is tried again."""
-    path = draft.status.path
+    path = draft.current.path
     assert path.undone_at is not None
     end = path.undone_at + BREAKS_WITHIN
     if draft.now <= end:
@@ -294,7 +285,7 @@ def _await_return(draft: Draft) -> None:
         draft.wake(_SOON)
         return
     lower = _applied(draft)
-    draft.set(
+    draft.set_current(
         path=replace(path, undone_at=None, ceiling=lower if lower > ZERO else None), step_started_at=draft.now
     )
     message = (
@@ -308,16 +299,17 @@ def _await_return(draft: Draft) -> None:
 
 def waiting(draft: Draft) -> Said | None:
     """Why the weight that the step asks for is not written yet; None when nothing keeps it back."""
-    status = draft.status
-    if status.path.ceiling is None:
+    path = draft.current.path
+    if path.ceiling is None:
         return None
-    asked = step_weight(replace(status, path=PathStatus()), draft.spec)
-    if asked <= status.path.ceiling:
+    unbound = replace(draft.status, current=replace(draft.current, path=PathStatus()))
+    asked = step_weight(unbound, draft.spec)
+    if asked <= path.ceiling:
         return None
     draft.wake(_SOON)
-    stays = format_weight(status.path.ceiling)
+    stays = format_weight(path.ceiling)
     rises = f"{draft.where()}: the weight stays {stays} and rises to {format_weight(asked)}"
-    if status.path.undone_at is not None:
+    if path.undone_at is not None:
         return Reason.WRITE_UNDONE, (
             f"{rises} no more if requests come back now: they stopped when it rose; otherwise it is tried again "
             f"{format_seconds(BREAKS_WITHIN)} after it was undone"
@@ -347,7 +339,7 @@ def _uncounted(draft: Draft) -> Said:
     if problem is not None:
         return MISMATCH, f"requests arrive as it says: {problem}"
     expected = expected_canary(share, weight)
-    name = draft.status.canary.identity.name if draft.status.canary is not None else "the canary"
+    name = draft.current.canary.identity.name
     if share.seconds >= MIN_WINDOW and expected >= _ENOUGH:
         return MISMATCH, (
             f"{name} gets a request: none of about {_rounded(share.stable)} reached it under "

@@ -13,7 +13,9 @@ from rollouts.engine.actions import ReturnTraffic, WriteReason, WriteTraffic
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Claim, WayView
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import FULL, ZERO, Identity, WayBack, Weight
+from rollouts.engine.rollout_status import WayBack
+from rollouts.engine.versions import Identity
+from rollouts.units import FULL, ZERO, Weight
 
 __all__ = [
     "RECORDS",
@@ -39,22 +41,8 @@ REFUSED_RETRY = timedelta(seconds=2)
 
 def _same_way(one: WayBack, other: WayBack) -> bool:
     """Whether two records are about the same object and canary."""
-    return (one.kind, one.group, one.name, one.canary.kind, one.canary.group, one.canary.name) == (
-        other.kind,
-        other.group,
-        other.name,
-        other.canary.kind,
-        other.canary.group,
-        other.canary.name,
-    )
-
-
-def _is_of(record: WayBack, identity: Identity) -> bool:
-    return (record.canary.kind, record.canary.group, record.canary.name) == (
-        identity.kind,
-        identity.group,
-        identity.name,
-    )
+    (a, b) = ((way.kind, way.group, way.name, way.canary.arm) for way in (one, other))
+    return a == b
 
 
 def _proposed(draft: Draft, canary: Identity) -> WayBack | None:
@@ -85,14 +73,13 @@ def record_way(draft: Draft, arm: Identity) -> None:
 
 def keep_record(draft: Draft) -> None:
     """Record a carrying canary that has no record (a status of an older version); forget what is settled."""
-    canary = draft.status.canary
-    carrying = canary is not None and (draft.status.started_at is not None or draft.status.adopted_split)
-    if canary is not None and carrying and not is_recorded(draft, canary.identity.arm):
-        record_way(draft, canary.identity.arm)
+    current, canary = draft.status.current, draft.status.canary
+    if current is not None and current.may_carry and not is_recorded(draft, current.canary.identity.arm):
+        record_way(draft, current.canary.identity.arm)
     kept = tuple(
         record
         for record in draft.status.way_back
-        if (canary is not None and _is_of(record, canary.identity.arm)) or not _is_settled(draft, record)
+        if (canary is not None and record.canary.arm == canary.identity.arm) or not _is_settled(draft, record)
     )
     draft.set(way_back=kept)
 
@@ -104,24 +91,22 @@ def _is_settled(draft: Draft, record: WayBack) -> bool:
 
 def _is_due(draft: Draft, record: WayBack) -> bool:
     """Whether the status asks for no canary weight under this record."""
-    status = draft.status
-    if status.stable is not None and _is_of(record, status.stable.identity.arm):
+    stable, current = draft.status.stable, draft.status.current
+    if stable is not None and record.canary.arm == stable.identity.arm:
         return False  # promoted meanwhile
-    if status.canary is None or not _is_of(record, status.canary.identity.arm):
+    if current is None or record.canary.arm != current.canary.identity.arm:
         return True
-    if status.started_at is None:
-        return status.aborted is not None or not status.adopted_split
-    return status.aborted is not None or status.pulled
+    if current.started_at is None:
+        return current.aborted is not None or not current.adopted_split
+    return current.aborted is not None or current.pulled
 
 
 def return_canaries(draft: Draft) -> None:
     """Lower every canary that the status asks no weight for; says what keeps it back."""
     due = tuple(record for record in draft.status.way_back if _is_due(draft, record))
-    status = draft.status
-    if status.aborted is not None:
-        reason = WriteReason.ABORT
-    else:
-        reason = WriteReason.PULL if status.pulled else WriteReason.SETTLE
+    current, reason = draft.status.current, WriteReason.SETTLE
+    if current is not None and (current.aborted is not None or current.pulled):
+        reason = WriteReason.PULL if current.aborted is None else WriteReason.ABORT
     give_back(draft, due, reason)
 
 
@@ -132,16 +117,16 @@ def given_by_others(draft: Draft) -> tuple[Identity, ...] | None:
         if isinstance(action, WriteTraffic):
             return None
         if isinstance(action, ReturnTraffic):
-            entry = action.record.canary
-            if canary is None or _is_of(action.record, canary.identity.arm):
+            arm = action.record.canary.arm
+            if canary is None or arm == canary.identity.arm:
                 return None
-            found.append(Identity(kind=entry.kind, group=entry.group, name=entry.name))
+            found.append(arm)
     return tuple(found)
 
 
 def live_shares(draft: Draft, canary: Identity | None) -> list[Weight]:
     """What the recorded objects give the canary; without one, what they still give to canaries of the past."""
-    records = (r for r in draft.status.way_back if canary is None or _is_of(r, canary))
+    records = (r for r in draft.status.way_back if canary in (None, r.canary.arm))
     views = (draft.obs.ways.get(record) for record in records)
     return [view.share for view in views if view is not None and view.exists]
 
@@ -196,5 +181,5 @@ def _give_back_one(draft: Draft, record: WayBack, view: WayView, reason: WriteRe
             ReturnTraffic(record=record, limit=limit, resource_version=view.resource_version, reason=reason)
         )
         canary = draft.status.canary
-        if canary is None or _is_of(record, canary.identity.arm):
+        if canary is None or record.canary.arm == canary.identity.arm:
             draft.note_written(limit if canary is not None else FULL)

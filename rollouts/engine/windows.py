@@ -8,14 +8,15 @@ from __future__ import annotations
 from rollouts.engine.converging import step_weight
 from rollouts.engine.draft import Draft, Said
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import ZERO, format_weight
+from rollouts.units import ZERO, format_weight
 
 __all__ = ["outside", "shut_out"]
 
 
 def outside(draft: Draft) -> bool:
     """Whether no weight may rise now. ``promote --full`` and a way back by the rollback window are not held."""
-    if not draft.spec.canary.windows or draft.status.skip_gates:
+    current = draft.status.current
+    if not draft.spec.canary.windows or (current is not None and current.skip_gates):
         return False
     view = draft.obs.window
     if view is None:

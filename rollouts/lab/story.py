@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
-from rollouts.engine.types import Phase, RolloutStatus
+from rollouts.engine.rollout_status import Phase, RolloutStatus
 from rollouts.lab.environment import EXAMPLES, Lab, read_objects
 from rollouts.lab.telling import (
     NAMESPACE,

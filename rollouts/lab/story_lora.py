@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 from rich.console import Console
 
-from rollouts.engine.types import Phase, RolloutStatus
+from rollouts.engine.rollout_status import Phase, RolloutStatus
 from rollouts.kube.client import Resource
 from rollouts.lab.environment import ADAPTERS, EXAMPLES, Lab, read_objects
 from rollouts.lab.loraclients import SteadyClient, count_sessions, exact_share

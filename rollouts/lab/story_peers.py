@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from rollouts.engine.types import Phase, RolloutStatus
+from rollouts.engine.rollout_status import Phase, RolloutStatus
 from rollouts.kube.client import PatchKind
 from rollouts.lab.environment import EXAMPLES, Lab, read_objects
 from rollouts.lab.gateway.likeness import GatewayLike

@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.text import Text
 
 from rollouts.api.status import read_status
-from rollouts.engine.types import Phase, RolloutStatus, format_weight
+from rollouts.engine.rollout_status import Phase, RolloutStatus
 from rollouts.kube.errors import KubeError
 from rollouts.lab.environment import Lab
 from rollouts.objects import kinds
+from rollouts.units import format_weight
 
 __all__ = [
     "NAMESPACE",
@@ -104,7 +105,7 @@ async def follow(
                 teller.line(f"             clients saw {seen(since)}", "cyan")
             weight, since = status.weight.applied, time.monotonic()
         shown = format_weight(status.weight.applied)
-        text = f"{status.phase.value:<16} {_step(status):>4} {shown:>5}  {status.message}"
+        text = f"{status.phase.value:<16} {status.step_text or '-':>4} {shown:>5}  {status.message}"
         if text != told and status.phase is not Phase.NEW:
             teller.line(text, _STYLES.get(status.phase, ""))
             told = text
@@ -120,12 +121,6 @@ async def _status(lab: Lab, name: str) -> RolloutStatus:
     except KubeError as error:
         raise StoryFailed(f"the Rollout cannot be read: {error}; logs in {lab.directory}") from None
     return read_status(found.get("status"))[0]
-
-
-def _step(status: RolloutStatus) -> str:
-    if not status.step_count:
-        return "-"
-    return f"{min(status.current_step + 1, status.step_count)}/{status.step_count}"
 
 
 async def set_knobs(lab: Lab, pod: str, knobs: Mapping[str, Any]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from rollouts.engine.types import HttpRouteTraffic, Identity, TrafficMode
+from rollouts.engine.rollout_spec import HttpRouteTraffic, TrafficMode
+from rollouts.engine.versions import Identity
 from rollouts.objects.fields import list_of, map_of, text_of
 from rollouts.objects.pools import POOL_GROUPS, POOL_KIND
 from rollouts.traffic.fields import covers, weight_of

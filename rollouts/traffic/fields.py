@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from rollouts.engine.observation import Claim
-from rollouts.engine.types import TrafficMode
+from rollouts.engine.rollout_spec import TrafficMode
 from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
 from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, label_value
 from rollouts.units import entry_weight

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rollouts.engine.probing import PROBE_ROUTE
-from rollouts.engine.types import HeaderMatch, HeaderMatchType, HeaderRouteStep
+from rollouts.engine.rollout_spec import HeaderMatch, HeaderMatchType, HeaderRouteStep
 from rollouts.objects.fields import list_of, map_of, text_of
 
 __all__ = ["header_rules", "is_header_rule", "read_header_routes"]

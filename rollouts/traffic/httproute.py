@@ -15,7 +15,8 @@ from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.moving import twin
 from rollouts.engine.observation import Problem
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import ZERO, HttpRouteTraffic, Identity, TrafficMode
+from rollouts.engine.rollout_spec import HttpRouteTraffic, TrafficMode
+from rollouts.engine.versions import Identity
 from rollouts.objects.fields import map_of, metadata_of, text_of
 from rollouts.objects.pools import POOL_KIND
 from rollouts.traffic.backends import (
@@ -33,6 +34,7 @@ from rollouts.traffic.headers import header_rules
 from rollouts.traffic.reading import KIND, Reader, view
 from rollouts.traffic.weights import WeightTooLarge, split
 from rollouts.traffic.writes import ROLLOUT_LABEL, Apply, JsonPatch, RenderRefusal, Write, label_value
+from rollouts.units import ZERO
 
 __all__ = ["KIND", "Reader", "RouteTarget", "render", "template_problems", "view"]
 

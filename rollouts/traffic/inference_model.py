@@ -12,7 +12,7 @@ from typing import Any
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import TrafficView
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import AdapterTraffic, TrafficMode
+from rollouts.engine.rollout_spec import AdapterTraffic, TrafficMode
 from rollouts.objects.fields import list_of, map_of
 from rollouts.objects.models import MODEL_GROUP
 from rollouts.objects.models import MODEL_KIND as KIND

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollouts.engine.observation import RuleView, TrafficView
-from rollouts.engine.types import HttpRouteTraffic, Identity, TrafficMode
+from rollouts.engine.rollout_spec import HttpRouteTraffic, TrafficMode
+from rollouts.engine.versions import Identity
 from rollouts.objects.fields import map_of, metadata_of, text_of
 from rollouts.traffic.backends import chosen_rules, pools_of, rule_name, rules_of, same_structure
 from rollouts.traffic.fields import claim_of, last_writer

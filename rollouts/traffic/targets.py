@@ -12,7 +12,8 @@ from typing import Any
 
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import RuleView, TrafficView
-from rollouts.engine.types import AdapterTraffic, Identity, TrafficMode
+from rollouts.engine.rollout_spec import AdapterTraffic, TrafficMode
+from rollouts.engine.versions import Identity
 from rollouts.objects.fields import map_of, metadata_of, text_of
 from rollouts.objects.models import Split
 from rollouts.traffic.fields import claim_of, last_writer

@@ -15,7 +15,8 @@ from fractions import Fraction
 from typing import Any
 
 from rollouts.engine.observation import Claim, WayView
-from rollouts.engine.types import FULL, ZERO, EntryRef, Identity, WayBack, Weight
+from rollouts.engine.rollout_status import EntryRef, WayBack
+from rollouts.engine.versions import Identity
 from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
 from rollouts.objects.pools import POOL_GROUPS, POOL_KIND
 from rollouts.traffic.fields import claim_of, weight_of
@@ -23,6 +24,7 @@ from rollouts.traffic.headers import is_header_rule
 from rollouts.traffic.targets import guarded
 from rollouts.traffic.weights import MAX_WEIGHT
 from rollouts.traffic.writes import JsonPatch
+from rollouts.units import FULL, ZERO, Weight
 
 __all__ = ["EntryList", "Lists", "entry_of", "lists_of", "propose", "render", "view"]
 

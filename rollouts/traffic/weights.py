@@ -11,7 +11,7 @@ from collections.abc import Hashable, Mapping
 from fractions import Fraction
 from typing import TypeVar
 
-from rollouts.engine.types import FULL, Weight
+from rollouts.units import FULL, Weight
 
 __all__ = ["MAX_WEIGHT", "WeightTooLarge", "split"]
 

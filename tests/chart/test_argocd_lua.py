@@ -16,18 +16,8 @@ from rollouts.api.run_results import write_run_status
 from rollouts.api.status import write_status
 from rollouts.engine.commands import CommandAction, parse_command
 from rollouts.engine.observation import Claim, GateOutcome, Problem, Refused
-from rollouts.engine.types import (
-    AnalysisStep,
-    CommandResult,
-    HoldReason,
-    JobStep,
-    OnDeadline,
-    PauseStep,
-    Phase,
-    RolloutStatus,
-    Step,
-    WeightStep,
-)
+from rollouts.engine.rollout_spec import AnalysisStep, JobStep, OnDeadline, PauseStep, Step, WeightStep
+from rollouts.engine.rollout_status import CommandResult, HoldReason, Phase, RolloutStatus
 from tests.kit.argocd import NOW, LuaFailed, run_lua
 from tests.kit.kstatus import Kstatus, kstatus
 from tests.kit.world import World, analysis, job, pause, pool, spec, weight

@@ -13,7 +13,8 @@ import yaml
 
 from rollouts.cli.gitops_ignored import IGNORED, ignore_key
 from rollouts.engine.actions import DesiredTraffic
-from rollouts.engine.types import FULL, AdapterTraffic, Identity, Weight
+from rollouts.engine.rollout_spec import AdapterTraffic
+from rollouts.engine.versions import Identity
 from rollouts.kube.client import Resource
 from rollouts.objects import kinds
 from rollouts.objects.models import MODEL_KIND, REWRITE_KIND
@@ -21,6 +22,7 @@ from rollouts.traffic import httproute, inference_model, inference_model_rewrite
 from rollouts.traffic.inference_model_rewrite import RewriteDialect, TargetField
 from rollouts.traffic.targets import ModelTarget, adapter
 from rollouts.traffic.writes import CONSENT_ANNOTATION, JsonPatch
+from rollouts.units import FULL, Weight
 from tests.kit.routes import adopted, apply_patch, pool, ref, route
 from tests.kit.routes import target as route_target
 

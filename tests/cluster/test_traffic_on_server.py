@@ -9,13 +9,7 @@ import pytest
 
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.converging import rule_share
-from rollouts.engine.types import (
-    AdapterTraffic,
-    HeaderMatch,
-    HeaderMatchType,
-    HeaderRouteStep,
-    Weight,
-)
+from rollouts.engine.rollout_spec import AdapterTraffic, HeaderMatch, HeaderMatchType, HeaderRouteStep
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import Conflict
 from rollouts.kube.http import HttpKubeClient
@@ -26,6 +20,7 @@ from rollouts.traffic import httproute, inference_model
 from rollouts.traffic.httproute import Reader
 from rollouts.traffic.targets import ModelTarget, adapter
 from rollouts.traffic.writes import APPLIED_BY, Apply, JsonPatch, RenderRefusal
+from rollouts.units import Weight
 from tests.kit.routes import adopted, desired, managed, ref, service_ref, target, template
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]

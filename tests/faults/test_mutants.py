@@ -38,11 +38,12 @@ from rollouts.engine import (
     wayback,
 )
 from rollouts.engine.actions import CreateRun, TerminateRun, UnloadAdapter, WriteReason
-from rollouts.engine.types import ZERO, TrafficMode, Weight
+from rollouts.engine.rollout_spec import TrafficMode
 from rollouts.objects import kinds
 from rollouts.objects.pods import PickerPod
 from rollouts.traffic import backends, httproute, parents
 from rollouts.traffic import wayback as way_back
+from rollouts.units import ZERO, Weight
 from tests.kit.faults.invariants import Invariant, check
 from tests.kit.faults.plans import FaultClass, enumerate_plans
 from tests.kit.faults.scenarios import SCENARIOS
@@ -459,9 +460,9 @@ def _probe_rule_stays(patch: pytest.MonkeyPatch) -> None:
     """The rule goes when the attempt ends, not when the probe does."""
     real = probing.probe_routes
 
-    def routes(status: Any) -> Any:
-        record = status.probe and replace(status.probe, verdict=None, token=status.probe.token or "kept")
-        return real(replace(status, probe=record))
+    def routes(attempt: Any) -> Any:
+        record = attempt.probe and replace(attempt.probe, verdict=None, token=attempt.probe.token or "kept")
+        return real(replace(attempt, probe=record))
 
     patch.setattr(converging, "probe_routes", routes)
 

@@ -19,7 +19,7 @@ from rollouts.carriers.base import Carrier, Object, TrafficKind, TrafficPlace
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import TrafficView
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import AdapterTraffic
+from rollouts.engine.rollout_spec import AdapterTraffic
 from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.objects.fields import list_of, map_of
 from rollouts.objects.resource import Resource

@@ -8,9 +8,9 @@ from typing import Any
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.probes import CanaryPods
+from rollouts.engine.attempt import ProbeVerdict
 from rollouts.engine.observation import ProbeView, TrafficView
 from rollouts.engine.probing import PROBE_ROUTE
-from rollouts.engine.types import ProbeVerdict
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["FakeProbes"]

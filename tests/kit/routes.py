@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rollouts.engine.actions import DesiredTraffic
-from rollouts.engine.types import FULL, HeaderRouteStep, HttpRouteTraffic, Identity, TrafficMode, Weight
+from rollouts.engine.rollout_spec import HeaderRouteStep, HttpRouteTraffic, TrafficMode
+from rollouts.engine.versions import Identity
 from rollouts.traffic.httproute import RouteTarget
 from rollouts.traffic.writes import APPLIED_BY, CONSENT_ANNOTATION, Apply, JsonPatch
+from rollouts.units import FULL, Weight
 
 __all__ = [
     "PatchFailed",

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from rollouts.api.crds import all_crds
 from rollouts.api.status import write_status
 from rollouts.cli.main import main
-from rollouts.engine.types import PauseStep
+from rollouts.engine.rollout_spec import PauseStep
 from rollouts.kube.client import PatchKind
 from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.kubeconfig import write_kubeconfig

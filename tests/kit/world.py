@@ -29,6 +29,7 @@ from rollouts.engine.actions import (
     UpdateRun,
     WriteTraffic,
 )
+from rollouts.engine.attempt import Attempt
 from rollouts.engine.observation import (
     Blocker,
     Claim,
@@ -50,29 +51,23 @@ from rollouts.engine.observation import (
     WindowView,
 )
 from rollouts.engine.planning import plan
-from rollouts.engine.types import (
-    FULL,
-    ZERO,
+from rollouts.engine.rollout_spec import (
     AnalysisStep,
     BackgroundAnalysis,
     CanaryStrategy,
-    EntryRef,
     HeaderRouteStep,
     HttpRouteTraffic,
-    Identity,
     JobStep,
     OnDelete,
     PauseStep,
     RolloutSpec,
-    RolloutStatus,
     Step,
-    Target,
-    TargetKind,
     TrafficMode,
-    WayBack,
-    Weight,
     WeightStep,
 )
+from rollouts.engine.rollout_status import EntryRef, RolloutStatus, WayBack
+from rollouts.engine.versions import Identity, Target, TargetKind
+from rollouts.units import FULL, ZERO, Weight
 
 __all__ = [
     "GROUP",
@@ -81,6 +76,7 @@ __all__ = [
     "World",
     "analysis",
     "background",
+    "changed",
     "job",
     "pause",
     "pool",
@@ -98,12 +94,14 @@ def pool(name: str) -> Identity:
     return Identity(kind="InferencePool", group=GROUP, name=name)
 
 
-def _named(ref: EntryRef) -> Identity:
-    return Identity(kind=ref.kind, group=ref.group, name=ref.name)
-
-
 def _entry(identity: Identity) -> EntryRef:
     return EntryRef(kind=identity.kind, group=identity.group, name=identity.name)
+
+
+def changed(status: RolloutStatus, **changes: Any) -> RolloutStatus:
+    """A status with other fields of its attempt."""
+    assert status.current is not None
+    return replace(status, current=replace(status.current, **changes))
 
 
 def weight(percent: float) -> WeightStep:
@@ -276,7 +274,7 @@ class World:
         if not self.served or self.spec is None:
             return {}
         arms = {pool(self.spec.target.name), *(arm for rule in self.rules or [] for arm in rule)}
-        arms |= {arm.identity for arm in (self.status.stable, self.status.canary) if arm is not None}
+        arms |= {arm.identity for arm in self.status.arms}
         return {
             (stable, canary): WayBack(
                 kind="HTTPRoute",
@@ -293,7 +291,7 @@ class World:
     def _way(self, record: WayBack) -> WayView:
         if self.rules is None:
             return WayView(exists=False)
-        canary, stable = _named(record.canary), _named(record.stable)
+        canary, stable = record.canary.arm, record.stable.arm
         shares = [
             Fraction(rule.get(canary, 0), (rule.get(canary, 0) + rule.get(stable, 0)) or 1)
             for rule in self.rules
@@ -343,9 +341,7 @@ class World:
 
     def _pools(self) -> dict[Identity, PoolView]:
         names = set(self.pools)
-        for revision in (self.status.stable, self.status.canary):
-            if revision is not None:
-                names.add(revision.identity)
+        names.update(arm.identity for arm in self.status.arms)
         names.update(entry.revision.identity for entry in self.status.history)
         return {
             identity: PoolView(
@@ -364,6 +360,16 @@ class World:
         """Another group with a pool of the name, of pools that do not exist."""
         groups = (other.group for other in self.pools if other.name == identity.name)
         return "" if identity in self.pools else next(groups, "")
+
+    @property
+    def current(self) -> Attempt:
+        """The attempt in the status; only where there is one."""
+        assert self.status.current is not None
+        return self.status.current
+
+    def change(self, **changes: Any) -> None:
+        """Change fields of the attempt, as somebody who edits the status would."""
+        self.status = changed(self.status, **changes)
 
     # --- what the controller would do ---
 
@@ -394,14 +400,14 @@ class World:
                 made = GateView(
                     name=name,
                     outcome=self.verdict(name),
-                    steps_hash=self.status.steps_hash if self.compared or self.background_compares else "",
-                    marked=frozenset({self.status.current_step}),
+                    steps_hash=self.current.steps_hash if self.compared or self.background_compares else "",
+                    marked=frozenset({self.current.current_step}),
                 )
                 self.gates.setdefault(name, made)
             case MarkRun(name=name, step=step):
                 self.gates[name] = replace(self.gates[name], marked=self.gates[name].marked | {step})
             case UpdateRun(name=name):
-                self.gates[name] = replace(self.gates[name], steps_hash=self.status.steps_hash, steps={})
+                self.gates[name] = replace(self.gates[name], steps_hash=self.current.steps_hash, steps={})
             case CreateJob(name=name):
                 self.jobs.setdefault(name, JobOutcome.RUNNING)
             case TerminateRun(name=name):
@@ -437,7 +443,7 @@ class World:
     def _return(self, action: ReturnTraffic) -> None:
         """What the patch of the record does: weights of the two arms, nothing else."""
         assert self.rules is not None
-        canary, stable = _named(action.record.canary), _named(action.record.stable)
+        canary, stable = action.record.canary.arm, action.record.stable.arm
         for rule in self.rules:
             joint = rule.get(canary, 0) + rule.get(stable, 0)
             if rule.get(canary, 0) * FULL > action.limit * joint:

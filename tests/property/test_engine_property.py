@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from rollouts.api.status import read_status, write_status
 from rollouts.engine import commanding, converging, planning, transitions, wayback
 from rollouts.engine.actions import EmitEvent, Plan, ReturnTraffic, WriteTraffic
+from rollouts.engine.attempt import AbortRecord, ArmCrashes, Attempt, GateSummary, PathStatus
 from rollouts.engine.observation import (
     Blocker,
     Claim,
@@ -37,34 +38,24 @@ from rollouts.engine.observation import (
 )
 from rollouts.engine.planning import plan
 from rollouts.engine.revision import revision_of
-from rollouts.engine.steps import required_endpoints
-from rollouts.engine.types import (
-    FULL,
-    ZERO,
-    AbortRecord,
-    ArmCrashes,
+from rollouts.engine.rollout_spec import HeaderMatch, HeaderRouteStep, OnDeadline, OnDelete, TrafficMode
+from rollouts.engine.rollout_status import (
     CommandRecord,
     CommandResult,
     EntryRef,
-    GateSummary,
-    HeaderMatch,
-    HeaderRouteStep,
     HistoryEntry,
     HoldReason,
-    OnDeadline,
-    OnDelete,
     Outcome,
-    PathStatus,
     Phase,
     RolloutStatus,
     SettledBy,
     TargetWait,
-    TrafficMode,
     WaitingFor,
     WayBack,
-    Weight,
     WeightStatus,
 )
+from rollouts.engine.steps import required_endpoints
+from rollouts.units import FULL, ZERO, Weight
 from tests.kit.world import (
     GROUP,
     START,
@@ -72,6 +63,7 @@ from tests.kit.world import (
     World,
     analysis,
     background,
+    changed,
     job,
     pause,
     pool,
@@ -183,32 +175,16 @@ lives = st.builds(CrashView, pods=st.integers(0, 4), restarts=st.integers(0, 9),
 crashes = st.builds(ArmCrashes, count=st.integers(0, 9), restarts=st.integers(0, 9), at=st.none() | moments)
 
 
-def statuses() -> st.SearchStrategy[RolloutStatus]:
-    """Any status, whether or not the engine could have written it."""
+def attempts() -> st.SearchStrategy[Attempt]:
+    """Any attempt, whether or not the engine could have written it."""
     return st.builds(
-        RolloutStatus,
-        phase=st.sampled_from(Phase),
-        reason=st.sampled_from(["", "Promoted", "StablePoolMissing", "PausedBySpec", "Analysing"]),
-        message=st.just("as it was"),
-        waiting_for=st.none() | st.sampled_from(WaitingFor),
-        settled_by=st.none() | st.sampled_from(SettledBy),
-        observed_generation=st.integers(0, 3),
-        stable=st.none() | revisions,
-        canary=st.none() | revisions,
-        attempt=st.integers(0, 3),
+        Attempt,
+        canary=revisions,
         current_step=st.integers(0, 8),
-        step_count=st.integers(0, 8),
         steps_hash=st.sampled_from(["", "0123456789abcdef"]),
         step_started_at=st.none() | moments,
         started_at=st.none() | moments,
         bake_started_at=st.none() | moments,
-        weight=st.builds(
-            WeightStatus,
-            desired=st.none() | weights,
-            applied=st.none() | weights,
-            observed=st.none() | weights,
-            written=st.none() | weights,
-        ),
         weight_cap=st.none() | weights,
         path=st.builds(
             PathStatus,
@@ -220,23 +196,47 @@ def statuses() -> st.SearchStrategy[RolloutStatus]:
         ),
         stable_endpoints_at_start=st.integers(0, 5),
         unready_since=st.none() | moments,
-        target_wait=st.none() | st.builds(TargetWait, target=st.sampled_from(["", "abc"]), since=moments),
-        standing_since=st.none() | moments,
         pulled=st.booleans(),
         pulls=st.integers(0, 9),
         ready_since=st.none() | moments,
         canary_crashes=crashes,
         stable_crashes=crashes,
-        hold=st.none() | st.sampled_from(HoldReason),
-        hold_message=st.sampled_from(["", "held"]),
         overrides=st.sampled_from([(), ("demo-x-1",)]),
         skip_gates=st.booleans(),
         adopted_split=st.booleans(),
-        way_back=st.lists(ways, max_size=3, unique=True).map(tuple),
-        traffic_uid=st.sampled_from(["", "uid-1", "another"]),
         restores=st.lists(moments, max_size=5).map(tuple),
         analysis=st.sampled_from([(), (GateSummary(run="r", metric="m", verdict="Running"),)]),
         aborted=st.none() | aborts,
+    )
+
+
+def statuses() -> st.SearchStrategy[RolloutStatus]:
+    """Any status, whether or not the engine could have written it."""
+    return st.builds(
+        RolloutStatus,
+        phase=st.sampled_from(Phase),
+        reason=st.sampled_from(["", "Promoted", "StablePoolMissing", "PausedBySpec", "Analysing"]),
+        message=st.just("as it was"),
+        waiting_for=st.none() | st.sampled_from(WaitingFor),
+        settled_by=st.none() | st.sampled_from(SettledBy),
+        observed_generation=st.integers(0, 3),
+        stable=st.none() | revisions,
+        current=st.none() | attempts(),
+        attempt=st.integers(0, 3),
+        step_count=st.integers(0, 8),
+        weight=st.builds(
+            WeightStatus,
+            desired=st.none() | weights,
+            applied=st.none() | weights,
+            observed=st.none() | weights,
+            written=st.none() | weights,
+        ),
+        target_wait=st.none() | st.builds(TargetWait, target=st.sampled_from(["", "abc"]), since=moments),
+        standing_since=st.none() | moments,
+        hold=st.none() | st.sampled_from(HoldReason),
+        hold_message=st.sampled_from(["", "held"]),
+        way_back=st.lists(ways, max_size=3, unique=True).map(tuple),
+        traffic_uid=st.sampled_from(["", "uid-1", "another"]),
         last_command=st.none() | records,
         history=st.lists(entries, max_size=10).map(tuple),
     )
@@ -316,15 +316,15 @@ def judge_write(world: World, write: WriteTraffic, after: RolloutStatus) -> None
     assert ZERO <= desired.weight <= FULL
     assert desired.canary != desired.stable
     assert desired.canary is not None or desired.weight == ZERO
-    if after.aborted is not None:
+    if after.current is not None and after.current.aborted is not None:
         assert desired.weight == ZERO, "an aborted revision gets no traffic"
     if world.rules is None or desired.canary is None or desired.weight == ZERO:
         return
-    ceiling = world.status.path.ceiling
+    ceiling = world.current.path.ceiling if world.status.current is not None else None
     frozen = after.hold in (HoldReason.MANUAL_OVERRIDE, HoldReason.CONTENDED)
     if ceiling is not None and not frozen and world.status.canary == after.canary:
         assert desired.weight <= ceiling, "above what was counted, before that is stored"
-    needed = required_endpoints(desired.weight, after.stable_endpoints_at_start, ratio_of(world))
+    needed = required_endpoints(desired.weight, after.current.stable_endpoints_at_start, ratio_of(world))
     if any(share_in(rule, write) < Fraction(desired.weight, FULL) for rule in world.rules):
         assert obs.ready(desired.canary) >= needed, "raised without the endpoints that the weight needs"
         assert not obs.pools[desired.canary].path.problems, "raised towards a picker that is not there"
@@ -676,8 +676,8 @@ def test_from_any_status_planning_comes_to_rest_at_length(world: World) -> None:
 
 def _abort_keeps_weight(patch: pytest.MonkeyPatch) -> None:
     real = converging.step_weight
-    patch.setattr(converging, "step_weight", lambda status, spec: real(replace(status, aborted=None), spec))
-    patch.setattr(wayback, "_is_due", lambda draft, record: draft.status.aborted is None)
+    patch.setattr(converging, "step_weight", lambda status, spec: real(changed(status, aborted=None), spec))
+    patch.setattr(wayback, "_is_due", lambda draft, record: draft.current.aborted is None)
 
 
 def _abort_waits_for_a_spec(patch: pytest.MonkeyPatch) -> None:

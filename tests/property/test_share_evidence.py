@@ -9,7 +9,7 @@ import pytest
 from rollouts.engine import share
 from rollouts.engine.observation import ShareCount, ShareView
 from rollouts.engine.share import refuted_side, wilson
-from rollouts.engine.types import Weight
+from rollouts.units import Weight
 
 ONE, TEN, HALF = Weight(100), Weight(1000), Weight(5000)
 RUNS = 1000

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.converging import rule_share
 from rollouts.engine.observation import TrafficView
-from rollouts.engine.types import FULL, HeaderMatch, HeaderMatchType, HeaderRouteStep, TrafficMode, Weight
+from rollouts.engine.rollout_spec import HeaderMatch, HeaderMatchType, HeaderRouteStep, TrafficMode
 from rollouts.traffic.httproute import Reader, RouteTarget, render, view
 from rollouts.traffic.weights import MAX_WEIGHT, WeightTooLarge, split
 from rollouts.traffic.writes import Apply, JsonPatch, RenderRefusal
+from rollouts.units import FULL, Weight
 from tests.kit.routes import (
     adopted,
     after,

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollouts.engine.actions import DesiredTraffic
-from rollouts.engine.types import FULL, Weight
 from rollouts.traffic.targets import adapter, retarget
 from rollouts.traffic.weights import MAX_WEIGHT, WeightTooLarge
+from rollouts.units import FULL, Weight
 
 ENTRIES = st.lists(
     st.builds(

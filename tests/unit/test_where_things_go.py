@@ -15,7 +15,7 @@ from rollouts.api.rollout_models import StepModel
 from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.cli.main import COMMANDS
 from rollouts.controller.caches import Caches
-from rollouts.engine.types import Step
+from rollouts.engine.rollout_spec import Step
 from tests.kit.faults.cluster import Cluster
 from tests.kit.faults.objects import ADAPTER_OF, CANARY, STABLE
 

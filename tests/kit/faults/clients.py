@@ -13,9 +13,10 @@ from typing import Any
 from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.arrivals import CANARY, STABLE, Arrivals, Reading
 from rollouts.engine.observation import ShareView
-from rollouts.engine.types import FULL, ZERO, AdapterTraffic, Weight
+from rollouts.engine.rollout_spec import AdapterTraffic
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
+from rollouts.units import FULL, ZERO, Weight
 from tests.kit.faults.endstate import weights_of
 from tests.kit.faults.history import Record
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.engine.naming import UID_DIGITS
-from rollouts.engine.types import TargetKind
+from rollouts.engine.versions import TargetKind
 from rollouts.kube.client import Resource
 from rollouts.kube.errors import KindNotServed
 from rollouts.objects import kinds

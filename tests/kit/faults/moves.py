@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 from rollouts.api.parsing import COMMAND_ANNOTATION, parse_rollout
+from rollouts.engine.attempt import ProbeVerdict
 from rollouts.engine.naming import Owner, step_run
-from rollouts.engine.types import ProbeVerdict
 from rollouts.kube.client import Resource
 from rollouts.objects import kinds
 from tests.kit.faults.objects import ADAPTER_OF, MODEL, ROUTE, carried, carrier_object, pool_object

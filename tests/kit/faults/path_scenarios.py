@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from rollouts.engine.types import ProbeVerdict
+from rollouts.engine.attempt import ProbeVerdict
 from rollouts.objects import kinds
 from tests.kit.faults.cluster import Cluster
 from tests.kit.faults.moves import (

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rollouts.engine.types import ProbeVerdict
+from rollouts.engine.attempt import ProbeVerdict
 from rollouts.lab.memoryapi import Change
 from rollouts.objects import kinds
 from tests.kit.adapters import FakeAdapters

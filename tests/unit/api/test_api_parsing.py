@@ -12,13 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from rollouts.api import analysis_models, rollout_models, status_models
+from rollouts.api import analysis_models, rollout_models, run_status_models, status_models
 from rollouts.api.parsing import SpecCache, parse_rollout
 from rollouts.api.scalars import parse_time
 from rollouts.api.status import read_status, write_status
-from rollouts.engine import types
-from rollouts.engine.types import Phase, Weight
-from rollouts.units import format_duration, parse_duration, parse_fraction, parse_weight, weight_json
+from rollouts.engine.attempt import AbortRecord, ArmCrashes, Attempt
+from rollouts.engine.rollout_spec import OnDelete, WeightStep
+from rollouts.engine.rollout_status import (
+    CommandRecord,
+    CommandResult,
+    HistoryEntry,
+    Outcome,
+    Phase,
+    RolloutStatus,
+    WeightStatus,
+)
+from rollouts.engine.versions import Identity, Revision
+from rollouts.units import Weight, format_duration, parse_duration, parse_fraction, parse_weight, weight_json
 
 GOOD: dict[str, Any] = {
     "apiVersion": "inferencerollouts.dev/v1alpha1",
@@ -97,7 +107,7 @@ def test_a_good_object_has_no_problems():
         "JobStep",
     ]
     assert parsed.spec.rollback_window == timedelta(hours=24)
-    assert parsed.spec.on_delete is types.OnDelete.KEEP_TRAFFIC
+    assert parsed.spec.on_delete is OnDelete.KEEP_TRAFFIC
 
 
 @pytest.mark.parametrize("path", paths(GOOD), ids=lambda path: ".".join(map(str, path)))
@@ -146,7 +156,7 @@ def test_what_is_nested_too_deeply_is_named_and_the_rest_is_read(depth):
 
     assert ["nested deeper than" in problem.message for problem in parsed.problems] == [True]
     assert parsed.spec is not None
-    assert parsed.spec.canary.steps[0] == types.WeightStep(weight=Weight(1000))
+    assert parsed.spec.canary.steps[0] == WeightStep(weight=Weight(1000))
 
 
 def test_unknown_fields_are_tolerated():
@@ -179,33 +189,20 @@ texts = st.text(min_size=1, max_size=30)
 weights = st.integers(0, 10_000).map(Weight)
 hashes = st.text("0123456789abcdef", min_size=64, max_size=64)
 identities = st.builds(
-    types.Identity, kind=texts, group=st.text(max_size=9), name=texts, source=st.text(max_size=9)
+    Identity, kind=texts, group=st.text(max_size=9), name=texts, source=st.text(max_size=9)
 )
-revisions = st.builds(types.Revision, identity=identities, revision=st.text(max_size=9), hash=hashes)
+revisions = st.builds(Revision, identity=identities, revision=st.text(max_size=9), hash=hashes)
 arm_crashes = st.builds(
-    types.ArmCrashes, count=st.integers(0, 99), restarts=st.integers(0, 99), at=st.none() | moments
+    ArmCrashes, count=st.integers(0, 99), restarts=st.integers(0, 99), at=st.none() | moments
 )
-statuses = st.builds(
-    types.RolloutStatus,
-    phase=st.sampled_from([phase for phase in Phase if phase is not Phase.NEW]),
-    reason=st.text(max_size=20),
-    message=st.text(max_size=200),
-    observed_generation=st.integers(0, 10**6),
-    stable=st.none() | revisions,
-    canary=st.none() | revisions,
-    attempt=st.integers(0, 99),
-    current_step=st.integers(1, 32),
-    step_count=st.integers(1, 32),
+attempts = st.builds(
+    Attempt,
+    canary=revisions,
     steps_hash=st.text("0123456789abcdef", max_size=16),
+    current_step=st.integers(1, 32),
     step_started_at=st.none() | moments,
     started_at=st.none() | moments,
     bake_started_at=st.none() | moments,
-    weight=st.builds(
-        types.WeightStatus,
-        desired=st.none() | weights,
-        applied=st.none() | weights,
-        observed=st.none() | weights,
-    ),
     weight_cap=st.none() | weights,
     stable_endpoints_at_start=st.integers(0, 100),
     unready_since=st.none() | moments,
@@ -217,28 +214,43 @@ statuses = st.builds(
     overrides=st.lists(texts, max_size=3).map(tuple),
     skip_gates=st.booleans(),
     adopted_split=st.booleans(),
-    traffic_uid=st.text(max_size=9),
     restores=st.lists(moments, max_size=5).map(tuple),
     aborted=st.none()
-    | st.builds(
-        types.AbortRecord, hash=hashes, step=st.integers(0, 32), at=moments, reason=texts, message=texts
+    | st.builds(AbortRecord, hash=hashes, step=st.integers(0, 32), at=moments, reason=texts, message=texts),
+)
+statuses = st.builds(
+    RolloutStatus,
+    phase=st.sampled_from([phase for phase in Phase if phase is not Phase.NEW]),
+    reason=st.text(max_size=20),
+    message=st.text(max_size=200),
+    observed_generation=st.integers(0, 10**6),
+    stable=st.none() | revisions,
+    current=st.none() | attempts,
+    attempt=st.integers(0, 99),
+    step_count=st.integers(1, 32),
+    weight=st.builds(
+        WeightStatus,
+        desired=st.none() | weights,
+        applied=st.none() | weights,
+        observed=st.none() | weights,
     ),
+    traffic_uid=st.text(max_size=9),
     last_command=st.none()
     | st.builds(
-        types.CommandRecord,
+        CommandRecord,
         raw=texts,
         action=st.text(max_size=9),
-        result=st.sampled_from(types.CommandResult),
+        result=st.sampled_from(CommandResult),
         message=texts,
         at=moments,
         by=st.text(max_size=9),
     ),
     history=st.lists(
         st.builds(
-            types.HistoryEntry,
+            HistoryEntry,
             revision=revisions,
             attempt=st.integers(0, 9),
-            outcome=st.sampled_from(types.Outcome),
+            outcome=st.sampled_from(Outcome),
             at=moments,
             message=st.text(max_size=20),
             stable_until=st.none() | moments,
@@ -257,11 +269,9 @@ def test_every_status_survives_the_round_trip(status):
     assert (read, unreadable) == (status, ())
 
 
-@pytest.mark.parametrize(
-    "field", write_status(types.RolloutStatus(phase=Phase.HEALTHY, attempt=1, message="m"))
-)
+@pytest.mark.parametrize("field", write_status(RolloutStatus(phase=Phase.HEALTHY, attempt=1, message="m")))
 def test_a_scribbled_field_is_reported_and_costs_only_itself(field):
-    data = write_status(types.RolloutStatus(phase=Phase.HEALTHY, attempt=1, message="m"))
+    data = write_status(RolloutStatus(phase=Phase.HEALTHY, attempt=1, message="m"))
     data[field] = ["scribble"]
     read, unreadable = read_status(data)
 
@@ -344,7 +354,7 @@ def test_what_is_no_time(value):
 
 def models() -> list[type[BaseModel]]:
     found = []
-    for module in (analysis_models, rollout_models, status_models):
+    for module in (analysis_models, rollout_models, run_status_models, status_models):
         for item in vars(module).values():
             if isinstance(item, type) and issubclass(item, BaseModel) and item.__module__ == module.__name__:
                 found.append(item)

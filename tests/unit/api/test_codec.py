@@ -22,9 +22,13 @@ from rollouts.api.base import ApiModel
 from rollouts.api.codec import Record
 from rollouts.api.former import understood
 from rollouts.api.run_results import read_run_status, write_run_status
+from rollouts.api.run_status_models import AnalysisRunStatusModel
 from rollouts.api.status import read_status, write_status
-from rollouts.api.status_models import AnalysisRunStatusModel, RolloutStatusModel
-from rollouts.engine.types import Phase, RevisionHash, RolloutStatus, Weight
+from rollouts.api.status_models import RolloutStatusModel
+from rollouts.engine.attempt import Attempt
+from rollouts.engine.rollout_status import Phase, RolloutStatus
+from rollouts.engine.versions import RevisionHash
+from rollouts.units import Weight
 
 MOMENT = "2026-01-01T00:00:00Z"
 FILLED = ("kind", "name", "raw", "verdict", "id", "trigger", "receiver", "phase")
@@ -108,20 +112,14 @@ def parts_of(annotation: Any) -> list[type]:
 
 
 def test_every_field_of_the_models_is_written_by_somebody():
-    assert {field.name for field in dataclasses.fields(RolloutStatus)} - set(
-        RolloutStatusModel.model_fields
-    ) == {
+    fields = {field.name for kind in (RolloutStatus, Attempt) for field in dataclasses.fields(kind)}
+    assert fields - set(RolloutStatusModel.model_fields) == {
+        "current",
         "hold_message",
         "canary_crashes",
         "stable_crashes",
     }
-    assert set(RolloutStatusModel.model_fields) - {
-        field.name for field in dataclasses.fields(RolloutStatus)
-    } == {
-        "crashes",
-        "step",
-        "weight_text",
-    }
+    assert set(RolloutStatusModel.model_fields) - fields == {"crashes", "step", "weight_text"}
 
 
 ARM = {"kind": "InferencePool", "name": "v2", "hash": "0" * 64}
@@ -153,12 +151,37 @@ ABORT = {"hash": "0" * 64, "step": 2, "at": MOMENT, "reason": "GateFailed", "mes
 )
 def test_a_wrong_field_is_named_and_a_thing_that_would_be_another_is_lost_whole(data, path, lost):
     """An abort whose message is lost is still an abort; an entry of another namespace would be another entry."""
-    read, unreadable = read_status({"phase": "Healthy", "stable": ARM} | data)
+    read, unreadable = read_status({"phase": "Aborted", "stable": ARM, "canary": ARM} | data)
     (name,) = data
     kept = write_status(read).get(name)
 
     assert unreadable == (path,)
     assert (kept is None) is lost or name == "hold"
+
+
+OF_AN_ATTEMPT = {
+    "currentStep": 1,
+    "stepCount": 4,
+    "startedAt": MOMENT,
+    "pulled": True,
+    "aborted": ABORT,
+    "path": {"undone": True},
+}
+
+
+def test_what_belongs_to_an_attempt_is_nobodys_without_a_canary():
+    """An older version, or a person, may leave it: no step, clock or abort is taken from it."""
+    read, unreadable = read_status({"phase": "Healthy", "stable": ARM} | OF_AN_ATTEMPT)
+
+    assert (read.current, read.current_step, unreadable) == (None, 4, ())
+    assert write_status(read).keys() & OF_AN_ATTEMPT.keys() == {"currentStep", "stepCount"}
+
+
+def test_what_is_wrong_of_an_attempt_is_named_although_its_canary_is_lost():
+    lost = {"canary": ARM | {"hash": "short"}, "startedAt": "soon"}
+    read, unreadable = read_status({"phase": "Progressing", "stable": ARM} | OF_AN_ATTEMPT | lost)
+
+    assert (read.current, unreadable) == (None, ("status.canary", "status.startedAt"))
 
 
 def test_a_run_whose_words_were_scribbled_on_is_kept_and_one_whose_verdicts_were_starts_over():

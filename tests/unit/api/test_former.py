@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from rollouts.api.status import read_status, write_status
-from rollouts.engine.types import PathAlarm, PathStatus, RolloutStatus, SettledBy, WaitingFor
+from rollouts.engine.attempt import PathAlarm, PathStatus
+from rollouts.engine.rollout_status import RolloutStatus, SettledBy, WaitingFor
 
 ARM = {"kind": "InferencePool", "name": "v2", "hash": "0" * 64}
 FORMER: dict[str, Any] = {
@@ -63,15 +64,15 @@ def test_how_a_former_rollout_became_healthy(reason, by):
     ],
 )
 def test_a_former_alarm_still_aborts(alarm, kind):
-    assert read(path={"alarm": alarm}).path == PathStatus(alarm=alarm, alarm_kind=kind)
+    assert read(path={"alarm": alarm}).current.path == PathStatus(alarm=alarm, alarm_kind=kind)
 
 
 def test_a_share_that_was_refuted_is_not_told_of_again():
     said = {"type": "TrafficApplied", "status": "False", "reason": "ShareMismatch"}
     condition = {**said, "lastTransitionTime": "2026-01-01T00:00:00Z"}
 
-    assert read(conditions=[condition]).path.refuted
-    assert not read(conditions=[condition], stepsHash="1:0123456789abcdef").path.refuted
+    assert read(conditions=[condition]).current.path.refuted
+    assert not read(conditions=[condition], stepsHash="1:0123456789abcdef").current.path.refuted
 
 
 def test_what_was_understood_is_written_as_fields():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollouts.api.schedule import check_window, window_view
-from rollouts.engine.types import Window
+from rollouts.engine.rollout_spec import Window
 
 HOUR = timedelta(hours=1)
 

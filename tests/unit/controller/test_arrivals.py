@@ -13,8 +13,8 @@ from rollouts.analysis.exposition import parse_exposition
 from rollouts.controller.arrivals import ARRIVAL_NAMES, CANARY, STABLE, Arrivals, Reading, pod_counts
 from rollouts.engine.observation import ShareCount, ShareView
 from rollouts.engine.share import fell, refutes
-from rollouts.engine.types import Weight
 from rollouts.runtime.clock import Monotonic
+from rollouts.units import Weight
 
 ONE, TEN, HALF = Weight(100), Weight(1000), Weight(5000)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rollouts.controller.mirroring import mirrored_arms
-from rollouts.engine.types import Identity
+from rollouts.engine.versions import Identity
 from rollouts.objects import kinds
 from tests.kit.clock import virtual_time
 from tests.kit.faults.moves import phase

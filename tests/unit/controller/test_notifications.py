@@ -21,7 +21,7 @@ from rollouts.controller.notification_settings import (
     parse_notifications,
 )
 from rollouts.controller.settings import Settings, SettingsError, read_config
-from rollouts.engine.types import Notice
+from rollouts.engine.rollout_status import Notice
 from rollouts.runtime.objects import ObjectKey
 
 KEY = ObjectKey("team-a", "mymodel")

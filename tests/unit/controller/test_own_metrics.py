@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rollouts.controller.metrics import ControllerMetrics
-from rollouts.engine.types import Phase, RolloutStatus, Weight, WeightStatus
+from rollouts.engine.attempt import Attempt
+from rollouts.engine.revision import revision_of
+from rollouts.engine.rollout_status import Phase, RolloutStatus, WeightStatus
+from rollouts.units import Weight
+from tests.kit.world import pool
 
-PAUSED = RolloutStatus(phase=Phase.PAUSED, current_step=1, weight=WeightStatus(desired=Weight(1000)))
+FIRST = Attempt(canary=revision_of(pool("v2"), ""), current_step=1)
+PAUSED = RolloutStatus(phase=Phase.PAUSED, current=FIRST, weight=WeightStatus(desired=Weight(1000)))
 
 
 def read(metrics: ControllerMetrics, series: str, **labels: str) -> float | None:
@@ -18,7 +23,7 @@ def test_every_change_of_phase_weight_and_step_is_shown():
     metrics = ControllerMetrics()
     metrics.show("ns", "demo", PAUSED)
     healthy = replace(
-        PAUSED, phase=Phase.HEALTHY, current_step=2, weight=WeightStatus(desired=Weight(10_000))
+        PAUSED, phase=Phase.HEALTHY, current=None, step_count=2, weight=WeightStatus(desired=Weight(10_000))
     )
     metrics.show("ns", "demo", healthy)
 

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from rollouts.engine.types import Phase
+from rollouts.engine.rollout_status import Phase
 from rollouts.objects import kinds
 from tests.kit.clock import virtual_time
 from tests.kit.faults.moves import phase

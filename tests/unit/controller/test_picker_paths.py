@@ -15,7 +15,7 @@ from rollouts.controller.pages import metrics_pages
 from rollouts.controller.picker_health import Answer, PickerHealthWatch, ask
 from rollouts.controller.pickers import PickerPaths, gateways_of
 from rollouts.engine.observation import PathView, PoolView
-from rollouts.engine.types import Identity
+from rollouts.engine.versions import Identity
 from rollouts.lab.processes import free_port
 from rollouts.objects import kinds
 from rollouts.objects.pods import PickerPod, Pod, health_port, read_pod

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from rollouts.controller.notification_settings import Receiver, ReceiverType
 from rollouts.controller.posting import Refused, Undelivered, post
-from rollouts.engine.types import Notice
+from rollouts.engine.rollout_status import Notice
 from rollouts.runtime.objects import ObjectKey
 
 KEY = ObjectKey("team-a", "mymodel")

@@ -18,9 +18,10 @@ from rollouts.api.parsing import parse_rollout
 from rollouts.controller.gateway_address import Address, ProbeSettings, Unreachable, find_address
 from rollouts.controller.probes import CanaryPods, Prober, judge
 from rollouts.controller.settings import Settings, SettingsError, read_config
+from rollouts.engine.attempt import ProbeVerdict
 from rollouts.engine.observation import ParentsView, ProbeView, TrafficView
 from rollouts.engine.probing import PROBE_HEADER, PROBE_ROUTE
-from rollouts.engine.types import HeaderMatch, HeaderRouteStep, ProbeVerdict, TrafficMode
+from rollouts.engine.rollout_spec import HeaderMatch, HeaderRouteStep, TrafficMode
 from rollouts.kube.errors import Forbidden, NotFound
 from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
@@ -230,8 +231,10 @@ def probing(token: str) -> HeaderRouteStep:
 
 def test_the_rule_is_one_rule_is_read_back_and_leaves_weights_and_structure_alone() -> None:
     from rollouts.engine.actions import DesiredTraffic
-    from rollouts.engine.types import HttpRouteTraffic, Identity, Weight
+    from rollouts.engine.rollout_spec import HttpRouteTraffic
+    from rollouts.engine.versions import Identity
     from rollouts.traffic.writes import Apply
+    from rollouts.units import Weight
 
     two = path("/v1")
     two["matches"].append({"path": {"type": "PathPrefix", "value": "/v2"}})

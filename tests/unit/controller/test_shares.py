@@ -15,9 +15,9 @@ from rollouts.analysis.types import ArmRef
 from rollouts.api.parsing import parse_rollout
 from rollouts.controller.shares import ShareCounter
 from rollouts.engine.observation import ShareCount, ShareView
-from rollouts.engine.types import Weight
 from rollouts.runtime.clock import Monotonic
 from rollouts.runtime.objects import ObjectKey
+from rollouts.units import Weight
 from tests.kit.clock import EPOCH, Timeline, VirtualClock
 from tests.kit.faults.objects import CANARY, NAMESPACE, STABLE, rollout_object
 

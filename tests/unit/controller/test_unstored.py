@@ -11,9 +11,13 @@ import pytest
 from rollouts.analysis.types import Measurement, MetricResult, OnFail, Phase, RunStatus
 from rollouts.api.run_results import write_run_status
 from rollouts.controller.unstored import STORE_EVERY, Unstored, only_figures
-from rollouts.engine.types import Condition, GateSummary, RolloutStatus, Weight, WeightStatus
-from rollouts.engine.types import Phase as RolloutPhase
+from rollouts.engine.attempt import Attempt, GateSummary
+from rollouts.engine.revision import revision_of
+from rollouts.engine.rollout_status import Condition, RolloutStatus, WeightStatus
+from rollouts.engine.rollout_status import Phase as RolloutPhase
 from rollouts.runtime.objects import ObjectKey
+from rollouts.units import Weight
+from tests.kit.world import changed, pool
 
 KEY = ObjectKey("default", "run")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -107,7 +111,7 @@ SHOWN = RolloutStatus(
     phase=RolloutPhase.PROGRESSING,
     reason="Analysing",
     message="1 of 5",
-    analysis=(LINE,),
+    current=Attempt(canary=revision_of(pool("v2"), ""), analysis=(LINE,)),
     conditions=(READY,),
     weight=WeightStatus(desired=Weight(1000), applied=Weight(1000), observed=Weight(900)),
 )
@@ -116,7 +120,7 @@ SHOWN = RolloutStatus(
 @pytest.mark.parametrize(
     "new",
     [
-        replace(SHOWN, analysis=(replace(LINE, evidence="2 of 5"),)),
+        changed(SHOWN, analysis=(replace(LINE, evidence="2 of 5"),)),
         replace(SHOWN, message="2 of 5", conditions=(replace(READY, message="2 of 5"),)),
         replace(SHOWN, weight=replace(SHOWN.weight, observed=Weight(1100))),
     ],
@@ -130,14 +134,14 @@ def test_figures_are_only_shown(new: RolloutStatus) -> None:
     "new",
     [
         SHOWN,
-        replace(SHOWN, analysis=(replace(LINE, verdict="Failed"),)),
-        replace(SHOWN, analysis=()),
+        changed(SHOWN, analysis=(replace(LINE, verdict="Failed"),)),
+        changed(SHOWN, analysis=()),
         replace(SHOWN, message="x", reason="StepCompleted"),
         replace(SHOWN, conditions=(replace(READY, reason="Other"),)),
         replace(SHOWN, weight=replace(SHOWN.weight, observed=None)),
         replace(SHOWN, weight=replace(SHOWN.weight, applied=Weight(0))),
         replace(SHOWN, phase=RolloutPhase.PAUSED),
-        replace(SHOWN, current_step=1),
+        changed(SHOWN, current_step=1),
     ],
     ids=lambda status: f"{status.phase.value}-{status.reason}-{status.weight.observed}-{status.current_step}",
 )

@@ -10,7 +10,8 @@ import pytest
 from rollouts.engine.carrying import LAST_DELAY, return_delay
 from rollouts.engine.crashes import ODDS, RATE, crash_evidence
 from rollouts.engine.observation import Blocker, Claim, CrashView, PathView
-from rollouts.engine.types import Phase, TrafficMode
+from rollouts.engine.rollout_spec import TrafficMode
+from rollouts.engine.rollout_status import Phase
 from tests.kit.world import World, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")
@@ -149,8 +150,11 @@ def test_a_picker_that_stays_down_aborts_at_the_deadline():
     world.advance(3)
     world.advance(301)
 
-    assert (world.status.phase, world.status.aborted.reason) == (Phase.ABORTED, "ProgressDeadlineExceeded")
-    assert "endpoint picker without a Ready pod" in world.status.aborted.message
+    assert (world.status.phase, world.status.current.aborted.reason) == (
+        Phase.ABORTED,
+        "ProgressDeadlineExceeded",
+    )
+    assert "endpoint picker without a Ready pod" in world.status.current.aborted.message
 
 
 def test_a_managed_route_that_is_made_again_gives_nothing_to_a_dead_picker():
@@ -250,8 +254,8 @@ def test_a_canary_that_crash_loops_is_aborted_with_stable_as_the_control():
 
     crash(world, V2, 3)
 
-    assert (world.status.phase, world.status.aborted.reason) == (Phase.ABORTED, "CanaryCrashed")
-    assert "crashed 3 times" in world.status.aborted.message
+    assert (world.status.phase, world.status.current.aborted.reason) == (Phase.ABORTED, "CanaryCrashed")
+    assert "crashed 3 times" in world.status.current.aborted.message
     assert world.share_of(V2) == 0
 
 
@@ -272,7 +276,7 @@ def test_restarts_of_before_the_attempt_and_pods_that_die_together_do_not_add_up
     crash(world, V2, 60, after=5)
     crash(world, V2, 10, after=60)  # pods went away with their counts
 
-    assert world.status.canary_crashes.count == 1
+    assert world.status.current.canary_crashes.count == 1
     assert world.status.phase is Phase.PAUSED
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from rollouts.engine.commands import MAX_RAW, MalformedCommand, parse_command
 from rollouts.engine.observation import GateOutcome, Problem
-from rollouts.engine.types import CommandResult, HoldReason, Phase
+from rollouts.engine.rollout_status import CommandResult, HoldReason, Phase
 from tests.kit.world import World, analysis, background, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")
@@ -202,7 +202,7 @@ def test_promoting_over_a_failed_gate_is_a_recorded_override():
     name = next(iter(world.gates))
     world.say("promote")
 
-    assert name in world.status.overrides
+    assert name in world.status.current.overrides
     assert world.share_of(V2) == Fraction(1, 2)
 
 
@@ -453,7 +453,7 @@ def test_a_command_for_this_attempt_needs_no_time(action):
 @pytest.mark.parametrize("at", [None, 7, "", "now", "2027-01-01T00:00:00", "9" * 50, "START", "BEFORE"])
 def test_without_an_attempt_it_needs_a_time_after_the_beginning(action, at):
     world = DATED[action]()
-    began = world.status.started_at
+    began = world.status.current.started_at
     times = {"START": began.isoformat(), "BEFORE": (began - timedelta(days=1)).isoformat()}
 
     assert obey(world, raw(world, action, at=times.get(at, at))) is REJECTED
@@ -463,7 +463,7 @@ def test_without_an_attempt_it_needs_a_time_after_the_beginning(action, at):
 @pytest.mark.parametrize("action", DATED)
 def test_a_later_time_will_do_without_an_attempt(action):
     world = DATED[action]()
-    later = world.status.started_at + timedelta(seconds=1)
+    later = world.status.current.started_at + timedelta(seconds=1)
 
     assert obey(world, raw(world, action, at=f"{later.isoformat()}#3")) is DONE
 
@@ -479,10 +479,10 @@ def test_what_lowers_or_holds_never_looks_at_the_time(action, fields):
 def test_a_retry_of_what_was_aborted_before_it_carried_weight_is_dated_by_that():
     world = waiting()
     world.say("abort")
-    assert world.status.started_at is None
+    assert world.status.current.started_at is None
 
-    assert obey(world, raw(world, "retry", at=world.status.aborted.at.isoformat())) is REJECTED
-    later = world.status.aborted.at + timedelta(seconds=1)
+    assert obey(world, raw(world, "retry", at=world.status.current.aborted.at.isoformat())) is REJECTED
+    later = world.status.current.aborted.at + timedelta(seconds=1)
     assert obey(world, raw(world, "retry", at=later.isoformat())) is DONE
 
 

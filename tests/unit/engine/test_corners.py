@@ -13,20 +13,12 @@ from rollouts.engine.converging import rule_share
 from rollouts.engine.naming import Owner, background_run
 from rollouts.engine.observation import Blocker, GateOutcome, GateView, Problem, RuleView, ShareView
 from rollouts.engine.planning import plan
+from rollouts.engine.rollout_spec import OnDeadline, TrafficMode
+from rollouts.engine.rollout_status import HoldReason, Phase, RolloutStatus
 from rollouts.engine.share import refutes
 from rollouts.engine.steps import required_endpoints
 from rollouts.engine.transitions import TRANSITIONS, IllegalTransition, Trigger, check, mermaid
-from rollouts.engine.types import (
-    FULL,
-    ZERO,
-    HoldReason,
-    OnDeadline,
-    Phase,
-    RolloutStatus,
-    TrafficMode,
-    Weight,
-    format_weight,
-)
+from rollouts.units import FULL, ZERO, Weight, format_weight
 from tests.kit.world import World, analysis, background, pause, pool, spec, weight
 
 V1, V2, V3 = pool("v1"), pool("v2"), pool("v3")
@@ -53,7 +45,7 @@ def test_promote_gives_a_missed_deadline_another_one():
 
     world.say("promote")
 
-    assert (world.status.hold, world.status.step_started_at) == (None, world.now)
+    assert (world.status.hold, world.status.current.step_started_at) == (None, world.now)
 
 
 def test_promote_full_completes_a_split_at_start():
@@ -151,7 +143,7 @@ def test_promote_leaves_an_analysis_step_and_records_the_override():
     world = running(weight(10), analysis(), weight(50), pause())
     world.say("promote")
 
-    assert (world.share_of(V2), len(world.status.overrides)) == (Fraction(1, 2), 1)
+    assert (world.share_of(V2), len(world.status.current.overrides)) == (Fraction(1, 2), 1)
 
 
 # --- traffic ---------------------------------------------------------------------------------------
@@ -327,7 +319,7 @@ def test_a_step_under_way_goes_on_when_the_spec_is_valid_again():
 def test_steps_edited_while_it_bakes_do_not_start_again():
     world = running(weight(50), bake=timedelta(minutes=10))
 
-    assert world.status.bake_started_at is not None
+    assert world.status.current.bake_started_at is not None
 
     world.edit(spec(weight(20), pause(), bake=timedelta(minutes=10)))
     world.advance(600)
@@ -347,7 +339,7 @@ def test_a_canary_without_weight_may_be_without_endpoints():
     world.pools[V2] = 0
     world.advance(60)
 
-    assert (world.status.phase, world.status.pulls) == (Phase.PAUSED, 0)
+    assert (world.status.phase, world.status.current.pulls) == (Phase.PAUSED, 0)
 
 
 def test_a_run_of_a_step_that_is_over_is_ended():
@@ -361,10 +353,10 @@ def test_a_run_of_a_step_that_is_over_is_ended():
 def test_a_step_whose_start_is_unreadable_has_no_deadline():
     world = World(spec=spec(weight(10), progress_deadline=timedelta(minutes=5)), programmed=False)
     world.settle()
-    world.status = replace(world.status, step_started_at=None)
+    world.change(step_started_at=None)
     world.advance(3600)
 
-    assert (world.status.phase, world.status.aborted) == (Phase.PROGRESSING, None)
+    assert (world.status.phase, world.status.current.aborted) == (Phase.PROGRESSING, None)
 
 
 def test_steps_without_a_weight_go_from_nothing_to_all():

@@ -8,7 +8,8 @@ from datetime import timedelta
 import pytest
 
 from rollouts.engine.observation import Blocker
-from rollouts.engine.types import ZERO, Phase
+from rollouts.engine.rollout_status import Phase
+from rollouts.units import ZERO
 from tests.kit.world import START, World, pause, pool, spec, weight
 
 TEN = timedelta(minutes=10)
@@ -193,7 +194,7 @@ def test_a_split_that_was_taken_over_is_given_back_to_stable():
     world = World(spec=spec(weight(10), target_deadline=TEN), rules=[{pool("v1"): 80, pool("v2"): 20}])
     world.pools[pool("v2")] = 0
     world.settle()
-    assert (world.status.adopted_split, world.writes) == (True, [])
+    assert (world.status.current.adopted_split, world.writes) == (True, [])
     world.advance(600)
     assert world.status.phase is Phase.ABORTED
     assert world.weights == [ZERO]
@@ -216,7 +217,7 @@ def test_a_healthy_rollout_with_a_scribbled_clock_is_not_aborted():
     wait = world.status.target_wait
     assert wait is not None
     world.status = replace(
-        world.status, phase=Phase.HEALTHY, canary=None, target_wait=replace(wait, since=START)
+        world.status, phase=Phase.HEALTHY, current=None, target_wait=replace(wait, since=START)
     )
     world.now += timedelta(days=1)
     world.step()
@@ -230,12 +231,12 @@ def test_a_pulled_canary_does_not_use_up_its_deadline_in_a_pause():
     world.pools[pool("v2")] = 0
     world.settle()
     world.advance(11)
-    assert world.status.pulled
+    assert world.status.current.pulled
     world.say("pause")
     world.advance(86_400)
     world.say("resume")
     world.advance(580)
-    assert world.status.aborted is None
+    assert world.status.current.aborted is None
     world.advance(20)
     assert world.status.reason == "ProgressDeadlineExceeded"
 
@@ -246,7 +247,7 @@ def test_what_was_set_anew_in_a_pause_is_not_moved_into_the_future():
     world.say("pause")
     world.advance(86_400)
     world.say("resume")
-    assert world.status.step_started_at == world.now
+    assert world.status.current.step_started_at == world.now
     world.advance(600)
     assert world.status.reason == "ProgressDeadlineExceeded"
 
@@ -254,8 +255,8 @@ def test_what_was_set_anew_in_a_pause_is_not_moved_into_the_future():
 def test_a_pause_step_keeps_its_own_time():
     world = World(spec=spec(weight(10), pause(60)))
     world.settle()
-    since = world.status.step_started_at
+    since = world.status.current.step_started_at
     world.say("pause")
     world.advance(10)
     world.say("resume")
-    assert world.status.step_started_at == since
+    assert world.status.current.step_started_at == since

@@ -9,7 +9,7 @@ import pytest
 
 from rollouts.engine.naming import Owner, background_run
 from rollouts.engine.observation import GateOutcome, GateView, StepVerdict
-from rollouts.engine.types import HoldReason, Outcome, Phase
+from rollouts.engine.rollout_status import HoldReason, Outcome, Phase
 from tests.kit.world import World, analysis, background, pause, pool, spec, weight
 
 
@@ -113,7 +113,7 @@ def test_edited_steps_are_told_and_old_verdicts_say_nothing_meanwhile():
     found.step()
     assert evidence(found).steps_hash == before
     found.settle()
-    assert evidence(found).steps_hash == found.status.steps_hash != before
+    assert evidence(found).steps_hash == found.status.current.steps_hash != before
     assert found.status.current_step == 1  # the old pass was of another list
 
 

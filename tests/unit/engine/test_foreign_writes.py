@@ -9,7 +9,9 @@ import pytest
 
 from rollouts.engine.actions import ExcludeInterval
 from rollouts.engine.observation import Claim, GateOutcome, Problem
-from rollouts.engine.types import HoldReason, Phase, TrafficMode, Weight
+from rollouts.engine.rollout_spec import TrafficMode
+from rollouts.engine.rollout_status import HoldReason, Phase
+from rollouts.units import Weight
 from tests.kit.world import World, background, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")

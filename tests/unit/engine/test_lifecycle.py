@@ -9,16 +9,8 @@ from fractions import Fraction
 import pytest
 
 from rollouts.engine.observation import Blocker, Claim, GateOutcome, JobOutcome, Problem, ShareView
-from rollouts.engine.types import (
-    HeaderMatch,
-    HeaderRouteStep,
-    HoldReason,
-    OnDeadline,
-    OnDelete,
-    Outcome,
-    Phase,
-    TrafficMode,
-)
+from rollouts.engine.rollout_spec import HeaderMatch, HeaderRouteStep, OnDeadline, OnDelete, TrafficMode
+from rollouts.engine.rollout_status import HoldReason, Outcome, Phase
 from tests.kit.world import World, analysis, background, job, pause, pool, spec, weight
 
 V1, V2, V3 = pool("v1"), pool("v2"), pool("v3")
@@ -291,7 +283,10 @@ def test_a_pulled_canary_is_aborted_at_the_deadline():
     world.settle()
     world.advance(301)
 
-    assert (world.status.phase, world.status.aborted.reason) == (Phase.ABORTED, "ProgressDeadlineExceeded")
+    assert (world.status.phase, world.status.current.aborted.reason) == (
+        Phase.ABORTED,
+        "ProgressDeadlineExceeded",
+    )
 
 
 # --- rule 4: steps ---------------------------------------------------------------------------------
@@ -531,7 +526,7 @@ def test_coming_back_to_an_aborted_hash_is_a_new_attempt():
     world.say("abort")
     world.edit(spec(weight(10), pause(), target="v1"))
 
-    assert (world.status.phase, world.status.aborted) == (Phase.HEALTHY, None)
+    assert (world.status.phase, world.status.current) == (Phase.HEALTHY, None)
 
     world.edit(spec(weight(10), pause()))
 
@@ -544,7 +539,7 @@ def test_a_failed_job_aborts():
     world.jobs[name] = JobOutcome.FAILED
     world.settle()
 
-    assert (world.status.phase, world.status.aborted.reason) == (Phase.ABORTED, "JobFailed")
+    assert (world.status.phase, world.status.current.aborted.reason) == (Phase.ABORTED, "JobFailed")
 
 
 def test_a_succeeded_job_goes_on():
@@ -670,7 +665,7 @@ def test_deleting_the_canary_pool_aborts():
     world.settle()
 
     assert (world.status.phase, world.share_of(V2)) == (Phase.ABORTED, 0)
-    assert world.status.aborted.reason == "CanaryPoolDeleted"
+    assert world.status.current.aborted.reason == "CanaryPoolDeleted"
 
 
 def test_deleting_the_stable_pool_raises_an_alarm_and_moves_nothing():
@@ -760,7 +755,7 @@ def test_an_invalid_spec_does_not_keep_a_failed_gate_from_aborting():
     world.judge(GateOutcome.ABORT)
 
     assert (world.status.phase, world.share_of(V2)) == (Phase.ABORTED, 0)
-    assert world.status.aborted is not None
+    assert world.status.current.aborted is not None
 
 
 def test_a_spec_that_cannot_be_read_changes_nothing():

@@ -6,14 +6,17 @@ from dataclasses import replace
 
 import pytest
 
+from rollouts.engine.attempt import AbortRecord, Attempt
 from rollouts.engine.mending import mended
 from rollouts.engine.revision import revision_of
-from rollouts.engine.types import AbortRecord, HoldReason, Phase, RolloutStatus
-from tests.kit.world import START, World, pause, pool, spec, weight
+from rollouts.engine.rollout_status import HoldReason, Phase, RolloutStatus
+from tests.kit.world import START, World, changed, pause, pool, spec, weight
 
 STABLE, CANARY = (revision_of(pool(name), "") for name in ("v1", "v2"))
 ABORT = AbortRecord(hash=CANARY.hash, step=0, at=START, reason="GateFailed", message="x")
-RUNNING = RolloutStatus(phase=Phase.PROGRESSING, stable=STABLE, canary=CANARY, started_at=START)
+RUNNING = RolloutStatus(
+    phase=Phase.PROGRESSING, stable=STABLE, current=Attempt(canary=CANARY, started_at=START)
+)
 
 
 @pytest.mark.parametrize(
@@ -22,8 +25,8 @@ RUNNING = RolloutStatus(phase=Phase.PROGRESSING, stable=STABLE, canary=CANARY, s
         RolloutStatus(),
         RUNNING,
         replace(RUNNING, phase=Phase.PAUSED, hold=HoldReason.COMMAND),
-        replace(RUNNING, phase=Phase.ABORTED, aborted=ABORT),
-        replace(RUNNING, phase=Phase.WAITING, started_at=None),
+        changed(replace(RUNNING, phase=Phase.ABORTED), aborted=ABORT),
+        changed(replace(RUNNING, phase=Phase.WAITING), started_at=None),
         RolloutStatus(phase=Phase.HEALTHY, stable=STABLE),
         RolloutStatus(phase=Phase.WAITING),
         RolloutStatus(phase=Phase.PAUSED, hold=HoldReason.AMBIGUOUS_START),
@@ -40,7 +43,7 @@ def test_a_status_that_the_engine_writes_is_left_alone(status: RolloutStatus) ->
     [
         (RolloutStatus(phase=Phase.NEW, stable=STABLE), Phase.INVALID, None),
         (replace(RUNNING, phase=Phase.HEALTHY), Phase.INVALID, None),
-        (replace(RUNNING, started_at=None), Phase.INVALID, None),
+        (changed(RUNNING, started_at=None), Phase.INVALID, None),
         (replace(RUNNING, phase=Phase.WAITING), Phase.INVALID, None),
         (replace(RUNNING, phase=Phase.ABORTED), Phase.INVALID, None),
         (replace(RUNNING, stable=None), Phase.INVALID, None),

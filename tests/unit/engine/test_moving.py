@@ -6,10 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from rollouts.engine.attempt import PathStatus
 from rollouts.engine.moving import moved
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import Identity, PathStatus, Phase, TrafficMode
-from tests.kit.world import World, pause, pool, spec, weight
+from rollouts.engine.rollout_spec import TrafficMode
+from rollouts.engine.rollout_status import Phase
+from rollouts.engine.versions import Identity
+from tests.kit.world import World, changed, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")
 
@@ -52,7 +55,7 @@ def test_versions_records_and_history_are_followed_and_hashes_stay() -> None:
 
 def test_no_weight_rises_before_the_move_is_stored() -> None:
     world = running()
-    world.status = replace(world.status, current_step=2, path=PathStatus())
+    world.change(current_step=2, path=PathStatus())
     switch(world)
     writes = len(world.writes)
     world.step()
@@ -83,7 +86,7 @@ def test_nothing_moves_while_the_route_lists(listed: set[Identity]) -> None:
 def test_a_split_between_the_two_groups_is_no_move_when_one_side_is_taken_out() -> None:
     status = running().status
     assert status.canary is not None
-    both = replace(status, canary=replace(status.canary, identity=new(V1)), way_back=())
+    both = replace(changed(status, canary=replace(status.canary, identity=new(V1))), way_back=())
 
     assert moved(both, frozenset({new(V1)}), None) is both
 
@@ -122,7 +125,7 @@ def test_a_group_that_was_changed_in_the_spec_first_ends_where_the_route_goes() 
     world.edit(replace(world.spec, target=replace(world.spec.target, group=new(V1).group)))
     world.pools |= {new(V1): 4, new(V2): 4}
     world.settle()
-    waiting = (world.status.phase, world.status.started_at)
+    waiting = (world.status.phase, world.status.current.started_at)
     switch(world)
     world.settle()
 

@@ -19,8 +19,8 @@ from rollouts.engine.naming import (
 )
 from rollouts.engine.observation import GateOutcome, GateView, Observation
 from rollouts.engine.planning import plan
+from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.engine.stamps import digits
-from rollouts.engine.types import RolloutStatus
 from tests.kit.world import World, analysis, background, job, pause, spec, weight
 
 UID = "5f3a9c21-0000-4000-8000-000000000001"
@@ -44,7 +44,9 @@ def test_a_name_ends_in_the_first_five_characters_of_the_uid(kind):
     status = status_at()
     name = NAMES[kind](DEMO, status)
 
-    assert re.fullmatch(rf"demo-{status.canary.short}-7(-r2|-3-{digits(status.steps_hash)})?-5f3a9", name)
+    assert re.fullmatch(
+        rf"demo-{status.canary.short}-7(-r2|-3-{digits(status.current.steps_hash)})?-5f3a9", name
+    )
 
 
 @pytest.mark.parametrize("kind", NAMES)

@@ -11,7 +11,7 @@ from rollouts.engine.actions import EventType
 from rollouts.engine.observation import Blocker, PathView, PoolView
 from rollouts.engine.planning import plan
 from rollouts.engine.reasons import Reason
-from rollouts.engine.types import Phase
+from rollouts.engine.rollout_status import Phase
 from tests.kit.world import START, World, pause, pool, spec, weight
 
 DOWN = Blocker(reason=Reason.PICKER_NOT_READY, message="no pod behind Service v2-epp is Ready")

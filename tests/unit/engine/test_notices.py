@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from rollouts.engine.notices import NOTICES_LIMIT, NoticeTrigger, owed
-from rollouts.engine.types import Notice, Phase, RolloutStatus
+from rollouts.engine.rollout_status import Notice, Phase, RolloutStatus
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, 7, tzinfo=UTC)
 ABORTED = NoticeTrigger(name="on-aborted", phases=frozenset({Phase.ABORTED}))

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from rollouts.engine.actions import EmitEvent, Plan
+from rollouts.engine.attempt import PathAlarm
 from rollouts.engine.observation import GateOutcome, ShareView
 from rollouts.engine.planning import plan
-from rollouts.engine.types import HoldReason, PathAlarm, RolloutStatus, SettledBy, WaitingFor
-from tests.kit.world import Honest, World, analysis, background, pause, spec, weight
+from rollouts.engine.rollout_status import HoldReason, RolloutStatus, SettledBy, WaitingFor
+from tests.kit.world import Honest, World, analysis, background, changed, pause, spec, weight
 
 STEPS = (weight(10), pause(30), weight(50))
 
@@ -55,7 +56,7 @@ def nobody_counts() -> World:
 def somebody_asks_at_last() -> World:
     """The step has had a minute of its own, with a canary that could not serve, before nobody asked for it."""
     world = without_traffic(ShareView(canary=0, stable=3, seconds=60.0))
-    world.status = replace(world.status, step_started_at=world.status.step_started_at - timedelta(minutes=1))
+    world.change(step_started_at=world.current.step_started_at - timedelta(minutes=1))
     world.share = Honest.SPLIT
     return world
 
@@ -122,26 +123,31 @@ STATES: dict[Callable[[], World], Callable[[RolloutStatus], Any]] = {
     somebody_asks_at_last: lambda status: status.waiting_for is WaitingFor.REQUESTS,
     uncompared: lambda status: status.waiting_for is WaitingFor.ANALYSIS,
     unearned: lambda status: status.waiting_for is WaitingFor.ANALYSIS,
-    refuted: lambda status: status.path.refuted,
+    refuted: lambda status: status.current.path.refuted,
     promoted: lambda status: status.settled_by is SettledBy.PROMOTED,
     initialized: lambda status: status.settled_by is SettledBy.INITIALIZED,
-    alarmed: lambda status: status.path.alarm_kind is PathAlarm.NOT_PROGRAMMED,
+    alarmed: lambda status: status.current.path.alarm_kind is PathAlarm.NOT_PROGRAMMED,
     held: lambda status: status.hold is HoldReason.GATE_FAILED,
 }
 
 
 def garbled(status: RolloutStatus) -> RolloutStatus:
     conditions = tuple(replace(item, reason="Garbled") for item in status.conditions)
-    alarm = status.path.alarm.replace(":", "Garbled:", 1)
-    return replace(status, reason="Garbled", conditions=conditions, path=replace(status.path, alarm=alarm))
+    status = replace(status, reason="Garbled", conditions=conditions)
+    return status if status.current is None else alarmed_as(status, f"Garbled{status.current.path.alarm}")
+
+
+def alarmed_as(status: RolloutStatus, alarm: str) -> RolloutStatus:
+    assert status.current is not None
+    return changed(status, path=replace(status.current.path, alarm=alarm))
 
 
 def told(decided: Plan) -> tuple[Any, ...]:
     """A plan without the Event that repeats the status's own words, and without words about words."""
     said = decided.status.message
     actions = [item for item in decided.actions if not (isinstance(item, EmitEvent) and item.message == said)]
-    path = replace(decided.status.path, alarm="")
-    return actions, decided.requeue_after, replace(decided.status, conditions=(), path=path)
+    plain = replace(decided.status, conditions=())
+    return actions, decided.requeue_after, alarmed_as(plain, "") if plain.current is not None else plain
 
 
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)

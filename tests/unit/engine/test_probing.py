@@ -7,9 +7,11 @@ from fractions import Fraction
 
 import pytest
 
+from rollouts.engine.attempt import ProbeVerdict
 from rollouts.engine.observation import Claim, ProbeView
 from rollouts.engine.probing import PROBE_HEADER, PROBE_ROUTE
-from rollouts.engine.types import PathProbe, Phase, ProbeVerdict, TrafficMode
+from rollouts.engine.rollout_spec import PathProbe, TrafficMode
+from rollouts.engine.rollout_status import Phase
 from tests.kit.world import World, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")
@@ -52,7 +54,7 @@ def test_the_rule_comes_before_the_first_weight_and_goes_with_it():
 
     assert (probing(world), world.share_of(V2)) == ([], Fraction(1, 10))
     assert [write.desired.weight for write in world.writes] == [0, 1000]
-    assert world.status.probe.verdict is ProbeVerdict.PASSED
+    assert world.status.current.probe.verdict is ProbeVerdict.PASSED
     assert warnings(world) == []
 
 
@@ -63,7 +65,7 @@ def test_a_failure_is_reported_once_and_the_rollout_goes_on():
 
     assert (probing(world), world.share_of(V2)) == ([], Fraction(1, 10))
     assert warnings(world) == ["PathProbeFailed"]
-    assert (world.status.probe.verdict, world.status.probe.message) == (
+    assert (world.status.current.probe.verdict, world.status.current.probe.message) == (
         ProbeVerdict.FAILED,
         said(ProbeVerdict.FAILED).message,
     )
@@ -89,14 +91,14 @@ def test_a_report_holds_the_weight_back_for_five_seconds_at_most(probe):
     world.settle()
 
     assert (probing(world), world.share_of(V2)) == ([], Fraction(1, 10))
-    assert world.status.probe.verdict is ProbeVerdict.NOT_JUDGED
+    assert world.status.current.probe.verdict is ProbeVerdict.NOT_JUDGED
 
 
 def test_where_nobody_can_be_asked_no_rule_is_written():
     world = managed(probe=ProbeView(impossible="Gateway gw publishes no address"))
 
     assert [write.desired.header_routes for write in world.writes] == [()]
-    assert (world.share_of(V2), world.status.probe.message) == (
+    assert (world.share_of(V2), world.status.current.probe.message) == (
         Fraction(1, 10),
         "Gateway gw publishes no address",
     )
@@ -144,8 +146,11 @@ def test_a_required_probe_that_never_passes_aborts_at_the_deadline_and_leaves_no
     world.settle()
     world.advance(301)
 
-    assert (world.status.phase, world.status.aborted.reason) == (Phase.ABORTED, "ProgressDeadlineExceeded")
-    assert "the picker fails" in world.status.aborted.message
+    assert (world.status.phase, world.status.current.aborted.reason) == (
+        Phase.ABORTED,
+        "ProgressDeadlineExceeded",
+    )
+    assert "the picker fails" in world.status.current.aborted.message
     assert (probing(world), world.share_of(V2)) == ([], 0)
     assert warnings(world).count("PathProbeFailed") == 1
 
@@ -194,7 +199,7 @@ def test_a_probe_goes_on_after_a_restart_with_the_same_secret():
 def test_where_it_is_not_wanted_or_not_ours_nothing_is_probed(fields):
     world = managed(**{"add_backend": True, **fields} if "mode" in fields else fields)
 
-    assert (probing(world), world.status.probe) == ([], None)
+    assert (probing(world), world.status.current.probe) == ([], None)
     assert world.share_of(V2) == Fraction(1, 10)
 
 

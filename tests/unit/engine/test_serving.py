@@ -9,31 +9,24 @@ from typing import Any
 import pytest
 
 from rollouts.engine.actions import EmitEvent, LoadAdapter, Plan, UnloadAdapter
+from rollouts.engine.attempt import AbortRecord, Attempt
 from rollouts.engine.observation import Claim, Observation, PoolView, Problem, RuleView, TrafficView
 from rollouts.engine.planning import plan
 from rollouts.engine.revision import revision_of
-from rollouts.engine.steps import steps_hash
-from rollouts.engine.types import (
-    FULL,
-    AbortRecord,
-    AdapterTraffic,
-    CanaryStrategy,
+from rollouts.engine.rollout_spec import AdapterTraffic, CanaryStrategy, RolloutSpec, TrafficMode, WeightStep
+from rollouts.engine.rollout_status import (
     HistoryEntry,
-    Identity,
     Outcome,
     Phase,
-    RolloutSpec,
     RolloutStatus,
     SettledBy,
-    Target,
-    TargetKind,
-    TrafficMode,
-    Weight,
     WeightStatus,
-    WeightStep,
 )
+from rollouts.engine.steps import steps_hash
+from rollouts.engine.versions import Identity, Target, TargetKind
 from rollouts.objects.models import MODEL_KIND
-from tests.kit.world import START
+from rollouts.units import FULL, Weight
+from tests.kit.world import START, changed
 
 
 def adapter(name: str, source: str = "") -> Identity:
@@ -102,12 +95,9 @@ def running(**fields: Any) -> RolloutStatus:
     return RolloutStatus(
         phase=Phase.PROGRESSING,
         stable=old,
-        canary=new,
+        current=Attempt(canary=new, started_at=START, step_started_at=START, steps_hash=steps_hash(STEPS)),
         attempt=1,
-        started_at=START,
-        step_started_at=START,
         step_count=1,
-        steps_hash=steps_hash(STEPS),
         **fields,
     )
 
@@ -119,7 +109,7 @@ def test_the_candidate_is_loaded_where_it_is_missing_and_so_is_what_is_stable():
 
 def test_an_adapter_without_a_source_is_nobodys_to_load():
     plain = adapter("v2")
-    status = replace(running(), canary=revision_of(plain, ""))
+    status = changed(running(), canary=revision_of(plain, ""))
     spec = replace(observe().spec, target=Target(kind=TargetKind.ADAPTER, name="v2"))  # type: ignore[type-var]
     observed = replace(
         observe(view(OLD), view(plain, lacking=("a",)), status=status, spec=spec), target=plain
@@ -162,7 +152,7 @@ def test_what_lost_is_taken_off_after_the_rollback_window(entry, loaded, unloads
 
 def test_nothing_is_taken_off_before_its_end_is_stored():
     """Were the plan's intent enough, a crash before the record is written would leave the arm without its adapter."""
-    left = replace(running(), canary=revision_of(adapter("v0", "/adapters/v0"), ""))
+    left = changed(running(), canary=revision_of(adapter("v0", "/adapters/v0"), ""))
     gone = adapter("v0", "/adapters/v0")
     observed = observe(view(OLD), view(NEW), view(gone, loaded=True), status=left)
     assert observed.spec is not None
@@ -240,8 +230,8 @@ def fixing(status: RolloutStatus, *views: PoolView, source: str = FIXED.source, 
 
 def aborted_status() -> RolloutStatus:
     record = AbortRecord(hash=revision_of(BAD, "").hash, step=0, at=START, reason="GateFailed", message="no")
-    status = replace(running(), canary=revision_of(BAD, ""), aborted=record, phase=Phase.ABORTED)
-    return replace(status, started_at=START, history=(ABORTED,))
+    status = changed(running(), canary=revision_of(BAD, ""), aborted=record)
+    return replace(status, phase=Phase.ABORTED, history=(ABORTED,))
 
 
 def test_a_fix_under_the_same_name_waits_until_the_end_of_the_first_one_is_stored():
@@ -315,8 +305,9 @@ def test_must_differ_passes_what_differs():
 
 
 def at_the_end(**fields: Any) -> Observation:
-    status = replace(running(), current_step=1, weight=WeightStatus(desired=FULL, applied=FULL))
-    observed = observe(view(OLD), view(NEW, **fields), status=replace(status, bake_started_at=START))
+    status = replace(running(), weight=WeightStatus(desired=FULL, applied=FULL))
+    done = changed(status, current_step=1, bake_started_at=START)
+    observed = observe(view(OLD), view(NEW, **fields), status=done)
     traffic = replace(observed.traffic, rules=(RuleView(name="0", entries={NEW.arm: 100}),))  # type: ignore[type-var]
     return replace(observed, traffic=traffic)
 
@@ -375,7 +366,7 @@ def test_one_pod_with_other_content_under_stables_name_is_named_while_the_others
 
 def test_content_without_a_source_is_named_by_its_name_alone():
     plain = adapter("v2")
-    status = replace(running(), canary=revision_of(plain, ""))
+    status = changed(running(), canary=revision_of(plain, ""))
     spec = replace(observe().spec, target=Target(kind=TargetKind.ADAPTER, name="v2"))  # type: ignore[type-var]
     seen = view(plain, mismatched=("pod-0 has /adapters/v2-bad",), ready=0, confirmed=None)
     observed = replace(observe(view(OLD), seen, status=status, spec=spec), target=plain)

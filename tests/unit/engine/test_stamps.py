@@ -8,12 +8,13 @@ from datetime import timedelta
 import pytest
 
 from rollouts.api.parsing import parse_rollout
-from rollouts.engine import types
 from rollouts.engine.observation import GateOutcome
+from rollouts.engine.rollout_spec import HeaderMatchType, WeightStep
+from rollouts.engine.rollout_status import Phase
 from rollouts.engine.stamps import digits, is_foreign, stamp
 from rollouts.engine.steps import steps_hash
-from rollouts.engine.types import Phase, Weight, WeightStep
-from tests.kit.world import World, analysis, pause, pool, spec, weight
+from rollouts.units import Weight
+from tests.kit.world import World, analysis, changed, pause, pool, spec, weight
 
 METRIC = {"name": "errors", "measure": {"preset": "error-rate"}, "successCondition": "result < 0.05"}
 COMPARED = {"name": "ttft", "compare": {"preset": "ttft", "tolerance": "20%"}}
@@ -81,14 +82,14 @@ def test_a_field_that_a_later_version_adds_changes_no_stamp():
     @dataclass(frozen=True, kw_only=True)
     class Later(WeightStep):
         wait: timedelta | None = None
-        kind: types.HeaderMatchType = types.HeaderMatchType.EXACT
+        kind: HeaderMatchType = HeaderMatchType.EXACT
 
     Later.__name__ = "WeightStep"
     ten = Later(weight=Weight(1000))
 
     assert stamp(ten) == stamp(WeightStep(weight=Weight(1000)))
     assert stamp(replace(ten, wait=timedelta(1))) != stamp(ten)
-    assert stamp(replace(ten, kind=types.HeaderMatchType.REGEX)) != stamp(ten)
+    assert stamp(replace(ten, kind=HeaderMatchType.REGEX)) != stamp(ten)
 
 
 # --- an upgrade in the middle ----------------------------------------------------------------------
@@ -108,21 +109,18 @@ def past_a_pause() -> World:
 @pytest.mark.parametrize("stored", FOREIGN)
 def test_a_stamp_of_another_version_is_replaced_without_consequences(stored):
     world = past_a_pause()
-    (gate,) = [name for name in world.gates if f"-{digits(world.status.steps_hash)}" in name]
-    own, before = world.status.steps_hash, world.status
+    (gate,) = [name for name in world.gates if f"-{digits(world.status.current.steps_hash)}" in name]
+    own, before = world.status.current.steps_hash, world.status
     renamed = gate.replace(digits(own), digits(stored))
     world.gates = {renamed: replace(world.gates[gate], name=renamed)}
-    world.status = replace(before, steps_hash=stored)
+    world.change(steps_hash=stored)
     writes = list(world.writes)
     world.settle()
 
-    assert world.status.steps_hash == f"{own}:{digits(stored)}"
-    named = {
-        "steps_hash": stored,
-        "message": "",
-        "conditions": (),
-    }  # words name the run, and thereby the stamp
-    assert replace(world.status, **named) == replace(before, **named)
+    assert world.status.current.steps_hash == f"{own}:{digits(stored)}"
+    # Words name the run, and thereby the stamp.
+    plain, was = (replace(status, message="", conditions=()) for status in (world.status, before))
+    assert changed(plain, steps_hash=stored) == changed(was, steps_hash=stored)
     assert (list(world.gates), world.writes) == ([renamed], writes)
 
     world.gates[renamed] = replace(world.gates[renamed], outcome=GateOutcome.PASSED)
@@ -133,31 +131,31 @@ def test_a_stamp_of_another_version_is_replaced_without_consequences(stored):
 @pytest.mark.parametrize("stored", ["", "abc", "scribbled on, badly", "1:0123456789abcdef"])
 def test_what_no_version_makes_is_an_edit(stored):
     world = past_a_pause()
-    world.status = replace(world.status, steps_hash=stored)
+    world.change(steps_hash=stored)
     world.step()
 
     assert not is_foreign(stored)
-    assert world.status.weight_cap == Weight(5000)
+    assert world.status.current.weight_cap == Weight(5000)
 
 
 def test_another_number_of_steps_is_an_edit_whatever_the_stamp_says():
     world = past_a_pause()
-    world.status = replace(world.status, steps_hash=FOREIGN[0])
+    world.change(steps_hash=FOREIGN[0])
     world.spec = spec(weight(10), weight(30), weight(60), weight(70), weight(80), weight(90))
     world.step()
 
-    assert ":" not in world.status.steps_hash[2:]
-    assert (world.status.current_step, world.status.weight_cap) == (2, Weight(5000))
+    assert ":" not in world.status.current.steps_hash[2:]
+    assert (world.status.current_step, world.status.current.weight_cap) == (2, Weight(5000))
 
 
 def test_an_edit_after_a_restamp_is_an_edit():
     world = past_a_pause()
-    world.status = replace(world.status, steps_hash=FOREIGN[0])
+    world.change(steps_hash=FOREIGN[0])
     world.settle()
     world.spec = spec(weight(10), pause(), weight(50), analysis("other"), weight(80))
     world.settle()
 
-    assert world.status.steps_hash == steps_hash(world.spec.canary.steps)
+    assert world.status.current.steps_hash == steps_hash(world.spec.canary.steps)
 
 
 @pytest.mark.parametrize("stored", FOREIGN)
@@ -179,7 +177,7 @@ def test_a_running_canary_is_that_of_its_target_whatever_its_hash_was_made_of():
     """A later algorithm of the revision's hash drops no canary."""
     world = past_a_pause()
     other = replace(world.status.canary, hash="f" * 64)
-    world.status = replace(world.status, canary=other)
+    world.change(canary=other)
     world.settle()
 
     assert world.status.canary == other

@@ -12,18 +12,12 @@ import pytest
 
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import GateOutcome, RiseView, ShareCount, ShareView
+from rollouts.engine.rollout_spec import AdapterTraffic, HeaderMatch, HeaderRouteStep
+from rollouts.engine.rollout_status import HoldReason, Phase
 from rollouts.engine.share import came_back, fell, recent_window, refuted_side
-from rollouts.engine.types import (
-    FULL,
-    AdapterTraffic,
-    HeaderMatch,
-    HeaderRouteStep,
-    HoldReason,
-    Phase,
-    Weight,
-)
 from rollouts.engine.watching import path_alarm, share_problem
 from rollouts.objects.models import MODEL_KIND
+from rollouts.units import FULL, Weight
 from tests.kit.world import Honest, World, analysis, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")
@@ -198,7 +192,7 @@ def test_a_gitops_reset_is_restored_while_a_request_is_waited_for() -> None:
 def test_what_is_waited_for_survives_a_restart() -> None:
     world = at_ten(share=shared(0, 9))
     world.advance(61)
-    assert world.status.path.ceiling == TEN
+    assert world.status.current.path.ceiling == TEN
 
     world.share = shared(0, 0, seconds=0.0)  # a new process has counted nothing
     world.advance(5)
@@ -266,7 +260,7 @@ def test_no_traffic_object_contradicts_nothing() -> None:
     world.served = False
     world.step()
 
-    assert world.status.path.ceiling is None
+    assert world.status.current.path.ceiling is None
     assert "ShareMismatch" not in [event.reason for event in world.events]
 
 
@@ -361,7 +355,7 @@ def test_a_rise_that_stops_all_requests_is_undone_and_their_return_aborts() -> N
     world = broken()
     world.settle()
     assert (world.share_of(V2), world.status.reason) == (Fraction(1, 100), "WriteUndone")
-    assert world.status.path.requests_before == 6000
+    assert world.status.current.path.requests_before == 6000
 
     world.share = shared(1, 99, seconds=10.0)
     world.advance(10)
@@ -375,7 +369,7 @@ def test_it_is_stored_before_it_is_undone() -> None:
     decided = world.step()
 
     assert len(world.writes) == writes
-    assert decided.status.path.ceiling == Weight(100)
+    assert decided.status.current.path.ceiling == Weight(100)
     assert decided.requeue_after == timedelta(seconds=1)
 
 
@@ -384,7 +378,7 @@ def test_requests_that_do_not_come_back_are_not_its_doing_and_it_is_tried_again_
     world.settle()
     world.share = shared(0, 0, seconds=100.0)
     world.advance(121)
-    assert world.status.path.undone_at is None
+    assert world.status.current.path.undone_at is None
 
     world.share = shared(3, 97, seconds=100.0)
     world.advance(5)
@@ -400,7 +394,7 @@ def test_the_first_weight_is_undone_to_nothing_and_tried_again() -> None:
     world.settle()
     world.share = shared(0, 3, seconds=6.0, path=replace(GONE, weight_before=Weight(0)))
     world.settle()
-    assert (world.share_of(V2), world.status.path.undone) == (0, True)
+    assert (world.share_of(V2), world.status.current.path.undone) == (0, True)
 
     world.share = None
     world.advance(121)
@@ -425,7 +419,7 @@ def test_it_takes_all_of_it_to_undo_a_rise(change: dict[str, Any]) -> None:
         setattr(world, name, value)
     world.step()
 
-    assert world.status.path.undone is False
+    assert world.status.current.path.undone is False
 
 
 @pytest.mark.parametrize(
@@ -504,7 +498,7 @@ def test_the_split_of_our_picker_is_what_it_says_it_has_loaded(
 
     assert (share_problem(draft) is None) is fits
     assert path_alarm(draft) is None
-    assert draft.status.path.alarm == ""
+    assert draft.status.current.path.alarm == ""
 
 
 # --- arithmetic ------------------------------------------------------------------------------------

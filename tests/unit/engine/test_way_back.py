@@ -10,16 +10,9 @@ import pytest
 
 from rollouts.engine.actions import EmitEvent, ReleaseTraffic, ReturnTraffic
 from rollouts.engine.observation import Claim, GateOutcome, Problem, Refused
-from rollouts.engine.types import (
-    FULL,
-    ZERO,
-    CommandResult,
-    HeaderRouteStep,
-    OnDelete,
-    Phase,
-    TrafficMode,
-    Weight,
-)
+from rollouts.engine.rollout_spec import HeaderRouteStep, OnDelete, TrafficMode
+from rollouts.engine.rollout_status import CommandResult, Phase
+from rollouts.units import FULL, ZERO, Weight
 from tests.kit.world import World, analysis, pause, pool, spec, weight
 
 V1, V2, V3 = pool("v1"), pool("v2"), pool("v3")

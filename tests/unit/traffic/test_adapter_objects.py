@@ -9,13 +9,14 @@ import pytest
 
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import Claim, TrafficView
-from rollouts.engine.types import FULL, AdapterTraffic, TrafficMode, Weight
+from rollouts.engine.rollout_spec import AdapterTraffic, TrafficMode
 from rollouts.objects.models import MODEL_KIND, REWRITE_KIND
 from rollouts.traffic import inference_model, inference_model_rewrite
 from rollouts.traffic.inference_model_rewrite import RewriteDialect, TargetField
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.targets import ModelTarget, adapter
 from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, Apply, JsonPatch, RenderRefusal
+from rollouts.units import FULL, Weight
 from tests.kit.routes import PatchFailed, apply_patch
 
 Object = dict[str, Any]

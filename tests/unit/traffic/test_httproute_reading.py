@@ -11,9 +11,10 @@ import pytest
 
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import Claim, TrafficView
-from rollouts.engine.types import ZERO, HttpRouteTraffic, TrafficMode
+from rollouts.engine.rollout_spec import HttpRouteTraffic, TrafficMode
 from rollouts.traffic.httproute import Reader, render, view
 from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, Apply, label_value
+from rollouts.units import ZERO
 from tests.kit.routes import adopted, managed, pool, ref, route, service_ref, target, template
 
 V1 = "inference.networking.k8s.io"

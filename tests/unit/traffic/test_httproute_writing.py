@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rollouts.engine.types import HeaderMatch, HeaderMatchType, HeaderRouteStep
+from rollouts.engine.rollout_spec import HeaderMatch, HeaderMatchType, HeaderRouteStep
 from rollouts.traffic.httproute import Reader, render, template_problems, view
 from rollouts.traffic.writes import ROLLOUT_LABEL, Apply, JsonPatch, RenderRefusal
 from tests.kit.routes import (

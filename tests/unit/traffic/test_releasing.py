@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rollouts.engine.observation import Claim
-from rollouts.engine.types import TrafficMode
+from rollouts.engine.rollout_spec import TrafficMode
 from rollouts.traffic.fields import claim_of
 from rollouts.traffic.releasing import release
 from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, label_value

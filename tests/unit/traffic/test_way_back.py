@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollouts.engine.observation import Claim
-from rollouts.engine.types import FULL, ZERO, EntryRef, TrafficMode, WayBack, Weight
+from rollouts.engine.rollout_spec import TrafficMode
+from rollouts.engine.rollout_status import EntryRef, WayBack
 from rollouts.traffic import wayback
+from rollouts.units import FULL, ZERO, Weight
 from tests.kit.routes import apply_patch, pool, ref, route, service_ref
 
 Object = dict[str, Any]

@@ -1,0 +1,153 @@
+"""What belongs to a running attempt, in one value: it begins, and is over, by one assignment.
+
+Times are timezone-aware ``datetime`` in UTC. In the JSON of a status its fields stand among the Rollout's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+
+from rollouts.engine.reasons import Reason
+from rollouts.engine.versions import Revision, RevisionHash
+from rollouts.units import Weight
+
+__all__ = [
+    "AbortRecord",
+    "ArmCrashes",
+    "Attempt",
+    "GateSummary",
+    "PathAlarm",
+    "PathStatus",
+    "ProbeRecord",
+    "ProbeVerdict",
+]
+
+
+class PathAlarm(Enum):
+    """What the watch over the path has found out, and the attempt is about to be aborted for."""
+
+    NOT_PROGRAMMED = Reason.SHARE_NOT_PROGRAMMED
+    BROKEN = Reason.PATH_BROKEN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathStatus:
+    """What the watch over the path from clients to the canary must not forget (design rule 4)."""
+
+    ceiling: Weight | None = None
+    """No higher weight than this: no canary request was counted under it yet, the share refutes it, or a write
+    above it was undone."""
+    undone_at: datetime | None = None
+    """When a rise was undone because requests stopped; None once it is known whose fault that was."""
+    requests_before: int = 0
+    """Requests of both arms in ten minutes, before the rise that was undone."""
+    undone: bool = False
+    """A rise of this attempt was undone: that happens once."""
+    alarm: str = ""
+    """``Reason: why`` of an abort that was decided by what was counted; stored before it is written, since a new
+    process has counted nothing."""
+    alarm_kind: PathAlarm | None = None
+    refuted: bool = False
+    """The last plan said that the share refutes the weight."""
+
+
+class ProbeVerdict(Enum):
+    """How a probe of the path ended."""
+
+    PASSED = "Passed"
+    FAILED = "Failed"
+    NOT_JUDGED = "NotJudged"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeRecord:
+    """The probe of the path in this attempt; open while there is no verdict."""
+
+    since: datetime
+    token: str = ""
+    """The header value of the rule in the route; empty before and after."""
+    verdict: ProbeVerdict | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmCrashes:
+    """Crashes of one arm's pods in the attempt."""
+
+    count: int = 0
+    restarts: int = 0
+    """The pods' restarts at the last look, from which the next crash is told."""
+    at: datetime | None = None
+    """The last one that counted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbortRecord:
+    """Terminal for ``hash`` until the spec leaves that hash or ``retry``."""
+
+    hash: RevisionHash
+    step: int
+    at: datetime
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateSummary:
+    """One line of ``status.analysis``."""
+
+    run: str
+    metric: str
+    verdict: str
+    effect: str = ""
+    evidence: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What belongs to one canary's time, from its start until it is promoted or dropped, and to nothing else.
+
+    An aborted one stays: it is what the spec still asks for. Names of objects count ``RolloutStatus.attempt``.
+    """
+
+    canary: Revision
+    steps_hash: str = ""
+    current_step: int = 0
+    """0-based; equals the number of steps when all are done (bake, promotion)."""
+    step_started_at: datetime | None = None
+    started_at: datetime | None = None
+    """When it left WaitingForTarget; None before."""
+    bake_started_at: datetime | None = None
+    """When all steps were done and 100 % was in force."""
+    weight_cap: Weight | None = None
+    """Set when steps were edited: an edit never raises weight, so its landing step is capped at this."""
+    path: PathStatus = field(default_factory=PathStatus)
+    stable_endpoints_at_start: int = 0
+    unready_since: datetime | None = None
+    """Since when the canary cannot serve; of one that was pulled, until it gets its weight back."""
+    pulled: bool = False
+    """The carrying canary could not serve for too long and was set to 0; the step is kept."""
+    pulls: int = 0
+    """How often that happened: each return needs longer."""
+    ready_since: datetime | None = None
+    """Since when it can serve again, while that is too new for weight (``carrying``)."""
+    probe: ProbeRecord | None = None
+    canary_crashes: ArmCrashes = field(default_factory=ArmCrashes)
+    stable_crashes: ArmCrashes = field(default_factory=ArmCrashes)
+    overrides: tuple[str, ...] = ()
+    """Names of AnalysisRuns whose verdict a person overrode by ``promote``."""
+    skip_gates: bool = False
+    """``promoteFull`` or the rollback window: steps and bake are skipped, readiness never."""
+    adopted_split: bool = False
+    """First seen with live traffic on both arms: the first write is the first step's weight."""
+    restores: tuple[datetime, ...] = ()
+    """When foreign writes were restored away from stable, newest last; only the last 10 minutes count."""
+    analysis: tuple[GateSummary, ...] = ()
+    aborted: AbortRecord | None = None
+
+    @property
+    def may_carry(self) -> bool:
+        """Whether the canary may have requests: it has started, or had some when it was first seen."""
+        return self.started_at is not None or self.adopted_split

@@ -1,0 +1,205 @@
+"""``spec`` with its defaults filled in: steps, traffic and strategy.
+
+Everything here is immutable and free of JSON: ``rollouts.api`` is the only place that knows field names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+
+from rollouts.engine.versions import Target
+from rollouts.units import Weight
+
+__all__ = [
+    "AdapterTraffic",
+    "AnalysisStep",
+    "BackgroundAnalysis",
+    "CanaryStrategy",
+    "HeaderMatch",
+    "HeaderMatchType",
+    "HeaderRouteStep",
+    "HttpRouteTraffic",
+    "JobStep",
+    "OnDeadline",
+    "OnDelete",
+    "PathProbe",
+    "PauseStep",
+    "RolloutSpec",
+    "Step",
+    "Sticky",
+    "TrafficMode",
+    "WeightStep",
+    "Window",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightStep:
+    """``setWeight``."""
+
+    weight: Weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PauseStep:
+    """``pause``; ``duration`` None waits for ``promote``."""
+
+    duration: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisStep:
+    """``analysis``: a gate. What it measures is opaque to the engine: ``fingerprint`` tells edits apart."""
+
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStep:
+    """``job``: a Kubernetes Job whose end is the verdict."""
+
+    fingerprint: str
+
+
+class HeaderMatchType(Enum):
+    """How a header value is compared."""
+
+    EXACT = "exact"
+    PREFIX = "prefix"
+    REGEX = "regex"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderMatch:
+    """One header condition of a header route; several are joined by AND."""
+
+    name: str
+    value: str
+    type: HeaderMatchType = HeaderMatchType.EXACT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderRouteStep:
+    """``setHeaderRoute``: requests that match reach the canary. No match removes the route of that name."""
+
+    name: str
+    match: tuple[HeaderMatch, ...]
+
+
+Step = WeightStep | PauseStep | AnalysisStep | JobStep | HeaderRouteStep
+
+
+class TrafficMode(Enum):
+    """Who makes the traffic object."""
+
+    MANAGED = "Managed"
+    ADOPTED = "Adopted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpRouteTraffic:
+    """``traffic.httpRoutes[0]``. Managed when a template is given. ``fingerprint`` covers the template."""
+
+    kind: str = "HTTPRoute"
+    name: str
+    mode: TrafficMode
+    rule_names: tuple[str, ...] = ()
+    add_backend: bool = False
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterTraffic:
+    """The model object that ``traffic`` names. ``kind`` is its kind in the API: any that splits adapters."""
+
+    kind: str
+    name: str
+    model_name: str
+    pool_name: str = ""
+    pool_group: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sticky:
+    """Key of an adapter split: one of header, cookie, body field; ``pin_header`` lets testers choose."""
+
+    header: str = ""
+    cookie: str = ""
+    body_field: str = ""
+    pin_header: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackgroundAnalysis:
+    """``strategy.canary.analysis``: judged from ``starting_step`` (0-based) to the end."""
+
+    fingerprint: str
+    starting_step: int = 0
+
+
+class OnDeadline(Enum):
+    """What a missed ``progressDeadline`` does."""
+
+    ABORT = "Abort"
+    PAUSE = "Pause"
+
+
+class OnDelete(Enum):
+    """What deleting the Rollout does to traffic."""
+
+    RESTORE_STABLE = "RestoreStable"
+    KEEP_TRAFFIC = "KeepTraffic"
+    DELETE_TRAFFIC = "DeleteTraffic"
+
+
+class PathProbe(Enum):
+    """``strategy.canary.pathProbe``: what a few requests of ours before the first weight may do."""
+
+    OFF = "Off"
+    REPORT = "Report"
+    REQUIRE = "Require"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """``strategy.canary.windows[]``: from each moment of a cron schedule on for ``duration``, in ``time_zone``."""
+
+    schedule: str
+    duration: timedelta
+    time_zone: str = "UTC"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryStrategy:
+    """``strategy.canary``."""
+
+    steps: tuple[Step, ...]
+    analysis: BackgroundAnalysis | None = None
+    sticky: Sticky | None = None
+    endpoint_ratio: float = 0.5
+    bake: timedelta = timedelta(0)
+    progress_deadline: timedelta = timedelta(minutes=30)
+    on_deadline: OnDeadline = OnDeadline.ABORT
+    target_deadline: timedelta | None = timedelta(hours=2)
+    """Time that a new target may take to become Ready; None for any."""
+    path_probe: PathProbe = PathProbe.REPORT
+    allow_no_traffic: bool = False
+    """Weight may rise although no request was counted at the canary."""
+    windows: tuple[Window, ...] = ()
+    """When weight may rise; without any, always."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutSpec:
+    """``spec``, defaults filled in."""
+
+    target: Target
+    traffic: HttpRouteTraffic | AdapterTraffic
+    canary: CanaryStrategy
+    rollback_window: timedelta = timedelta(0)
+    stable_hint: str = ""
+    allow_missing_models: bool = False
+    paused: bool = False
+    on_delete: OnDelete = OnDelete.RESTORE_STABLE

@@ -1,0 +1,305 @@
+"""``status``: what outlives an attempt, and the attempt, if there is one.
+
+Times are timezone-aware ``datetime`` in UTC. Weights are integers in hundredths of a percent, so that ``"0.5%"`` is
+exact and equality means equality.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import Enum
+
+from rollouts.engine.attempt import AbortRecord, Attempt
+from rollouts.engine.reasons import Reason
+from rollouts.engine.rollout_spec import TrafficMode
+from rollouts.engine.versions import Identity, Revision
+from rollouts.units import FULL, Weight
+
+__all__ = [
+    "CommandRecord",
+    "CommandResult",
+    "Condition",
+    "EntryRef",
+    "HistoryEntry",
+    "HoldReason",
+    "Notice",
+    "Outcome",
+    "Phase",
+    "RolloutStatus",
+    "SettledBy",
+    "TargetWait",
+    "WaitingFor",
+    "WayBack",
+    "WeightStatus",
+]
+
+
+class Phase(Enum):
+    """``status.phase``. The empty phase is a Rollout nobody has looked at yet."""
+
+    NEW = ""
+    HEALTHY = "Healthy"
+    PROGRESSING = "Progressing"
+    PAUSED = "Paused"
+    WAITING = "WaitingForTarget"
+    ABORTED = "Aborted"
+    INVALID = "Invalid"
+
+
+class HoldReason(Enum):
+    """Why a Rollout does not move although it could. Kept in status until something lifts it."""
+
+    COMMAND = Reason.PAUSED_BY_COMMAND
+    MANUAL_OVERRIDE = Reason.MANUAL_OVERRIDE
+    CONTENDED = Reason.TRAFFIC_CONTENDED
+    SPLIT_AT_START = Reason.SPLIT_AT_START
+    AMBIGUOUS_START = Reason.AMBIGUOUS_START
+    GATE_FAILED = Reason.GATE_FAILED
+    GATE_INCONCLUSIVE = Reason.GATE_INCONCLUSIVE
+    DEADLINE = Reason.PROGRESS_DEADLINE_EXCEEDED
+
+
+class WaitingFor(Enum):
+    """What an attempt waits for that decides something later: which clocks stand, and which begin anew."""
+
+    REQUESTS = "Requests"
+    """One request at the canary."""
+    COUNTS = "Counts"
+    """Somebody who can count requests."""
+    ANALYSIS = "Analysis"
+    """A background analysis that has not passed, or not measured, yet."""
+    SPEC = "Spec"
+    """``spec.paused`` to be lifted."""
+    WINDOW = "Window"
+    """A window in which weight may rise."""
+
+
+class SettledBy(Enum):
+    """How a Healthy Rollout came to its stable version, where that is still said of it."""
+
+    INITIALIZED = Reason.INITIALIZED
+    PROMOTED = Reason.PROMOTED
+
+
+class Outcome(Enum):
+    """How a candidate's time ended, for the history."""
+
+    PROMOTED = "Promoted"
+    ABORTED = "Aborted"
+    SUPERSEDED = "Superseded"
+    WITHDRAWN = "Withdrawn"
+
+
+class CommandResult(Enum):
+    """How a command ended. Commands are never queued."""
+
+    DONE = "Done"
+    REJECTED = "Rejected"
+    IN_PROGRESS = "InProgress"
+    """An abort that is decided, while the traffic object still sends requests to the canary."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightStatus:
+    """Share of ``spec.target``: ``desired`` by the step, ``applied`` in the traffic object, ``observed`` as measured.
+
+    It is the canary's share while there is one, and 100 % once the target is stable.
+    """
+
+    desired: Weight | None = None
+    applied: Weight | None = None
+    """What the stored object says, whoever wrote it."""
+    observed: Weight | None = None
+    written: Weight | None = None
+    """What we wrote last, where the object says something else by now."""
+    since: datetime | None = None
+    """When the weight that we ask for came into force: what was measured before was another weight's traffic."""
+
+    @property
+    def ours(self) -> Weight | None:
+        """What we wrote last: what differs from it in the object was written by somebody else."""
+        return self.applied if self.written is None else self.written
+
+    def put(self, weight: Weight, now: datetime) -> WeightStatus:
+        """This weight is asked for and in force."""
+        since = self.since if weight == self.applied else now
+        return replace(self, desired=weight, applied=weight, written=None, since=since)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryRef:
+    """One entry of a traffic object in full: a backendRef, or an adapter of a model object (``name`` alone).
+
+    ``namespace`` empty is the namespace of the traffic object; ``port`` None where none is written.
+    """
+
+    kind: str
+    name: str
+    group: str = ""
+    namespace: str = ""
+    port: int | None = None
+
+    @property
+    def arm(self) -> Identity:
+        """The version that the entry names."""
+        return Identity(kind=self.kind, group=self.group, name=self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WayBack:
+    """What giving a traffic object's canary weight back to stable needs, without the spec (design rule 6).
+
+    Stored before the canary gets its first weight. Rules are told by their entries, never by index, name or UID,
+    since all of these can be edited. ``share`` is the part of its rule that both arms had together, beside
+    entries of others. ``spared`` are fingerprints of rules that sent requests to the canary before us: not ours.
+    """
+
+    kind: str
+    group: str
+    name: str
+    mode: TrafficMode
+    stable: EntryRef
+    canary: EntryRef
+    share: Weight = FULL
+    spared: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandRecord:
+    """The last command that was looked at. ``raw`` is what newness is judged by."""
+
+    raw: str
+    action: str
+    result: CommandResult
+    message: str
+    at: datetime
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryEntry:
+    """One candidate that ended, newest last, bounded."""
+
+    revision: Revision
+    attempt: int
+    outcome: Outcome
+    at: datetime
+    message: str = ""
+    stable_until: datetime | None = None
+    """For promoted revisions: when they stopped being stable. None while they still are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetWait:
+    """The clock of ``targetDeadline``. ``target`` is a stamp (``stamps.py``) of what the spec asks for.
+
+    ``since`` is when it was first seen, later by the time that the clock stood.
+    """
+
+    target: str
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Condition:
+    """A Kubernetes condition."""
+
+    type: str
+    status: str
+    reason: str
+    message: str
+    observed_generation: int
+    last_transition: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """What a receiver is to be told, and has not been yet. ``id`` is the same in every try of a delivery."""
+
+    id: str
+    trigger: str
+    receiver: str
+    phase: str
+    at: datetime
+    reason: str = ""
+    message: str = ""
+    attempt: int = 0
+    stable: str = ""
+    canary: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutStatus:
+    """``status``: everything that must survive a restart, and what people read."""
+
+    phase: Phase = Phase.NEW
+    reason: str = ""
+    """For people, as ``message``: nothing is decided by it."""
+    message: str = ""
+    waiting_for: WaitingFor | None = None
+    """Of the last plan, as ``settled_by``: each move of a phase says both anew."""
+    settled_by: SettledBy | None = None
+    observed_generation: int = 0
+    stable: Revision | None = None
+    current: Attempt | None = None
+    """None while the target is stable, or nobody knows yet which version is."""
+    attempt: int = 0
+    """Number of the last attempt: it outlives each, so that no name of a run or Job comes twice."""
+    step_count: int = 0
+    """Steps of the attempt, or of the one that was promoted: people read 6/6 of a finished rollout."""
+    weight: WeightStatus = field(default_factory=WeightStatus)
+    """Of ``spec.target``, which is stable where there is no attempt."""
+    target_wait: TargetWait | None = None
+    """While a new target is waited for, which may be before it is found and an attempt begins."""
+    standing_since: datetime | None = None
+    """Since when no deadline runs (``deadlines.standing``), that of a target without an attempt included."""
+    hold: HoldReason | None = None
+    """Some of a Rollout without an attempt: nobody has said which version is stable."""
+    hold_message: str = ""
+    way_back: tuple[WayBack, ...] = ()
+    """One per traffic object and canary that has weight, or may have; the newest last. One outlives its attempt
+    until the canary's weight is given back."""
+    traffic_uid: str = ""
+    traffic_adopted: bool = False
+    """The traffic object is somebody else's: when it is gone it is waited for, not made again."""
+    last_command: CommandRecord | None = None
+    history: tuple[HistoryEntry, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    """Notifications that are owed (``notices``)."""
+
+    @property
+    def canary(self) -> Revision | None:
+        """The version that is being rolled out."""
+        return None if self.current is None else self.current.canary
+
+    @property
+    def running(self) -> Attempt | None:
+        """The attempt whose steps are being executed: it has started, and was not aborted."""
+        return self.current if self.started_at is not None and self.aborted is None else None
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When the attempt left WaitingForTarget; None before, and without one."""
+        return None if self.current is None else self.current.started_at
+
+    @property
+    def aborted(self) -> AbortRecord | None:
+        """How the attempt was aborted."""
+        return None if self.current is None else self.current.aborted
+
+    @property
+    def current_step(self) -> int:
+        """What people read, and commands are bound to: without an attempt all steps are done."""
+        return self.step_count if self.current is None else self.current.current_step
+
+    @property
+    def step_text(self) -> str:
+        """The step as people count, ``2/6``; empty where there is none."""
+        return f"{min(self.current_step + 1, self.step_count)}/{self.step_count}" if self.step_count else ""
+
+    @property
+    def arms(self) -> tuple[Revision, ...]:
+        """The versions that may serve: stable and the canary, as far as there are any."""
+        return tuple(arm for arm in (self.stable, self.canary) if arm is not None)
