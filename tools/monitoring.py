@@ -89,13 +89,14 @@ Generated from the controller's registry, `tools/alerts.py` and `tools/dashboard
 
 ## Installing it
 
-With the Prometheus operator and Grafana's sidecar the chart makes the objects: `prometheusRule.enabled=true` (a
-PrometheusRule; `prometheusRule.labels` are what your Prometheus selects rules by) and `dashboards.enabled=true` (a
-ConfigMap for each dashboard; `dashboards.labels` is `grafana_dashboard: "1"`). Without them take the files of
+With the Prometheus operator and Grafana's sidecar the chart makes the objects: `serviceMonitor.enabled=true` (the
+controller), `podMonitor.enabled=true` (the pickers), `prometheusRule.enabled=true` (a PrometheusRule), each with the
+`labels` that your Prometheus selects by, and `dashboards.enabled=true` (a ConfigMap for each dashboard;
+`dashboards.labels` is `grafana_dashboard: "1"`). Without the last two take the files of
 `charts/inference-rollouts/monitoring` as they are: `rule_files` of Prometheus, *Import* of Grafana.
 
-**Scrape with `honor_labels: true`** (`honorLabels` of a ServiceMonitor): the series carry the namespace of their
-Rollout. Without it a target label `namespace` renames that to `exported_namespace`, which no query here asks for.
+**Scrape with `honor_labels: true`** (the chart's ServiceMonitor and PodMonitor do): the series carry the namespace of
+their Rollout. Without it a target label `namespace` renames that to `exported_namespace`, which no query here asks for.
 
 ## Metrics
 

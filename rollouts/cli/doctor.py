@@ -22,10 +22,11 @@ from rollouts.cli.doctor_gitops import (
     operation_checks,
     pool_checks,
 )
+from rollouts.cli.doctor_grants import grant_checks
 from rollouts.cli.doctor_moving import groups_listed, moving_checks
-from rollouts.cli.doctor_path import picker_checks, refusal_checks
+from rollouts.cli.doctor_path import picker_checks, refusal_checks, route_checks
 from rollouts.cli.doctor_pickers import exposure_checks
-from rollouts.cli.doctor_released import released_checks
+from rollouts.cli.doctor_released import ending_crd_checks, released_checks
 from rollouts.cli.explain import deletion
 from rollouts.cli.findings import Check, Level, bad, fine, warn
 from rollouts.controller.pickers import Gateway, gateways_of
@@ -36,6 +37,7 @@ from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.kube.paging import list_all
 from rollouts.objects import kinds
 from rollouts.objects.fields import list_of, map_of, text_at
+from rollouts.objects.grants import foreign_refs
 from rollouts.objects.pools import read_pool
 from rollouts.peers import GatewayPeer, peer_of
 from rollouts.terminal import say
@@ -50,6 +52,9 @@ _CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
 _NETWORK_POLICY = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 _GATEWAY_CLASS = Resource(
     "gateway.networking.k8s.io", "v1", "gatewayclasses", "GatewayClass", namespaced=False
+)
+_CRD = Resource(
+    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
 )
 _DEPLOYMENT = Resource("apps", "v1", "deployments", "Deployment")
 _ACCESS = Resource(
@@ -130,6 +135,9 @@ async def _kinds(client: KubeClient, namespace: str) -> AsyncIterator[Check]:
         )
     else:
         yield fine("the CRDs of inferencerollouts.dev are installed")
+    crds = [await _get(client, _CRD, "", f"{kind.plural}.{kind.group}") for kind in _OURS]
+    for check in ending_crd_checks(crd for crd in crds if crd is not None):
+        yield check
     for kind in TRAFFIC_KINDS:
         if kind.unserved[0] and not any([await _served(client, one, namespace) for one in kind.resources]):
             yield warn(*kind.unserved)
@@ -201,10 +209,21 @@ async def _rollout(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
         for controller in controllers:
             for check in gateway_checks(traffic.name, controller, images):
                 yield check
+        for check in route_checks(route):
+            yield check
+        async for check in _grants(client, parsed.namespace, traffic.name, route):
+            yield check
     for name in sorted(names):
         listed = groups_listed(route, parsed.namespace, name)
         async for check in _pool(client, parsed.namespace, name, gateways, peers, listed):
             yield check
+
+
+async def _grants(client: KubeClient, namespace: str, name: str, route: Object) -> AsyncIterator[Check]:
+    refs = foreign_refs(map_of(route.get("spec")), namespace)
+    there = {ref.namespace: await _list(client, kinds.REFERENCE_GRANT, ref.namespace) for ref in refs}
+    for check in grant_checks(name, refs, there):
+        yield check
 
 
 async def _controllers(client: KubeClient, route: Object, gateways: frozenset[Gateway]) -> list[str]:
@@ -333,7 +352,7 @@ async def _pool(
     pods = await _list(client, kinds.POD, namespace) if service is not None else None
     for check in (
         *picker_checks(pool, service, pods),
-        *refusal_checks(pool, gateways),
+        *refusal_checks(pool, gateways, service),
         *unread_pool(pool, peers),
     ):
         yield check

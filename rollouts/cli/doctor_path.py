@@ -7,10 +7,12 @@ from typing import Any
 
 from rollouts.cli.findings import Check, bad, fine, warn
 from rollouts.controller.pickers import Gateway, picker_trust, refusal
+from rollouts.objects.fields import map_of, metadata_of
 from rollouts.objects.pods import read_pod
 from rollouts.objects.pools import Pool
+from rollouts.traffic.parents import parents_view
 
-__all__ = ["picker_checks", "refusal_checks"]
+__all__ = ["picker_checks", "refusal_checks", "route_checks"]
 
 Object = Mapping[str, Any]
 
@@ -44,7 +46,7 @@ def picker_checks(pool: Pool, service: Object | None, pods: Iterable[Object] | N
     if ready:
         yield fine(f"{where} and {named} exist, {len(ready)} of {len(behind)} pods behind it are Ready")
         return
-    text = f"{where}: no pod behind {named} is Ready ({len(behind)} pods)"
+    text = f"{where}: {named} has 0 Ready endpoints ({len(behind)} pods behind it)"
     if pool.fail_open:
         yield warn(f"{text}; failureMode FailOpen serves without it", "see why they are not Ready")
     else:
@@ -54,12 +56,38 @@ def picker_checks(pool: Pool, service: Object | None, pods: Iterable[Object] | N
         )
 
 
-def refusal_checks(pool: Pool, gateways: Iterable[Gateway]) -> Iterator[Check]:
-    """A gateway of the route that refuses the pool."""
+def refusal_checks(pool: Pool, gateways: Iterable[Gateway], service: Object | None) -> Iterator[Check]:
+    """A gateway of the route that refuses the pool. ``service``: the picker's, where it exists."""
     refused = refusal(pool, gateways)
-    if refused is not None:
+    if refused is None:
+        return
+    if refusal(pool, gateways, service_exists=service is not None) is None:
+        yield warn(
+            f"InferencePool {pool.name}: {refused.kind} {refused.name} still says that its picker Service was not "
+            "found, and it is there: an old status, which keeps no rollout from working",
+            f"kubectl annotate inferencepool {pool.name} looked-at-again=1: the gateway then looks once more",
+        )
+        return
+    what = (
+        "not Accepted"
+        if refused.condition == "Accepted"
+        else "accepted, but its references are not resolved,"
+    )
+    yield bad(
+        f"InferencePool {pool.name} is {what} by {refused.kind} {refused.name} "
+        f"({refused.condition}=False, {refused.reason}: {refused.message[:200]})",
+        "see the gateway's documentation of InferencePool, and its log",
+    )
+
+
+def route_checks(route: Object) -> Iterator[Check]:
+    """What the gateways say of the route itself, by the controller's own reading."""
+    name = metadata_of(route).get("name")
+    if not map_of(route.get("spec")).get("parentRefs"):
+        return
+    view = parents_view(route)
+    if not view.programmed:
         yield bad(
-            f"InferencePool {pool.name}: {refused.kind} {refused.name} says {refused.condition}=False "
-            f"({refused.reason}: {refused.message[:200]})",
-            "see the gateway's documentation of InferencePool, and its log",
+            f"HTTPRoute {name} is not programmed: {view.message}",
+            "see the gateway's log; docs/peers says what each gateway writes, and when",
         )

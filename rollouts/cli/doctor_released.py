@@ -6,7 +6,7 @@ is then deleted beside it, pools above all, turns the weights that stay into err
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from rollouts.cli.findings import Check, bad, warn
@@ -14,7 +14,7 @@ from rollouts.objects.fields import map_of, metadata_of, text_of
 from rollouts.traffic.backends import pools_of, rules_of
 from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, label_value
 
-__all__ = ["released_checks"]
+__all__ = ["ending_crd_checks", "released_checks"]
 
 Object = Mapping[str, Any]
 
@@ -53,3 +53,14 @@ def _carrying(obj: Object) -> set[str]:
         return {pool}
     weights = [item for rule in rules_of(spec) for item in pools_of(rule, namespace).items()]
     return {arm.name for arm, weight in weights if weight > 0}
+
+
+def ending_crd_checks(crds: Iterable[Mapping[str, Any]]) -> Iterator[Check]:
+    """CRDs that were deleted and wait: nothing of their kinds can be made, and installing them again does not last."""
+    names = [one["metadata"]["name"] for one in crds if one["metadata"].get("deletionTimestamp")]
+    if names:
+        yield bad(
+            f"CRDs are being deleted: {', '.join(names)}; that waits for Rollouts whose canary has traffic",
+            "start a controller, which gives it back; when they are gone, `rollouts crds | kubectl apply "
+            "--server-side -f -` and apply the Rollouts again",
+        )

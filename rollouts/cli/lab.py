@@ -24,6 +24,7 @@ _DIRECTORY = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "i
 _STATE = "lab.json"
 _CONTROL_PLANES = click.Choice(["auto", "memory", "real"])
 _UP_SECONDS = 120.0
+_OF_THEIR_OWN = ("one-picker", "no-split")
 _PICKERS = click.option(
     "--pickers/--no-pickers",
     default=True,
@@ -31,12 +32,26 @@ _PICKERS = click.option(
     help="Run our endpoint pickers for the pools; without them the gateway balances the pods itself.",
 )
 
+_LIKES = (
+    "standard",
+    "istio",
+    "ai-gateway",
+    "kgateway",
+    "nginx-gateway-fabric",
+    "agentgateway",
+    "late-status",
+    "no-status",
+    "no-generation",
+    "leftover-status",
+)
+"""Values of ``rollouts.lab.gateway.likeness.GatewayLike``, which is not imported for a command's help."""
+
 _LIKE = click.option(
     "--gateway-like",
-    type=click.Choice(["standard", "istio", "ai-gateway", "kgateway"]),
+    type=click.Choice(_LIKES),
     default="standard",
     show_default=True,
-    help="What the gateway makes of two weighted pools in one rule, as another gateway was seen to do.",
+    help="Play what another gateway makes of two weighted pools in one rule, how it speaks to pickers, or reports.",
 )
 
 
@@ -56,14 +71,26 @@ def lab() -> None:
 )
 @click.option("--control-plane", type=_CONTROL_PLANES, default="memory", show_default=True)
 @_PICKERS
-def demo(story: str, bad: bool, hang: str | None, control_plane: str, pickers: bool) -> None:
-    """Tell a scripted story on real Envoy traffic. Exit status 0 when it ends as promised."""
+@_LIKE
+def demo(
+    story: str, bad: bool, hang: str | None, control_plane: str, pickers: bool, gateway_like: str
+) -> None:
+    """Tell a scripted story on real Envoy traffic. Exit status 0 when it ends as promised.
+
+    On a gateway that splits no pools, or says nothing of its routes, stories of pools end otherwise: an abort.
+    """
     from rollouts.lab.processes import ProcessStartError
     from rollouts.lab.telling import StoryFailed, story_directory
 
     if story == "lora" and not pickers:
         raise click.UsageError("adapters are split by the endpoint picker: lora needs --pickers")
     _need_envoy()
+    if story in _OF_THEIR_OWN and gateway_like != "standard":
+        raise click.UsageError(f"{story} chooses its gateway itself")
+    if story == "lora" and gateway_like == "nginx-gateway-fabric":
+        raise click.UsageError(
+            "this gateway drops the bodies that a picker rewrites: adapters cannot be split there"
+        )
     if hang and (story != "analysis" or bad):
         raise click.UsageError("--hang is an ending of `analysis`, in place of --bad")
     directory = story_directory()
@@ -72,7 +99,16 @@ def demo(story: str, bad: bool, hang: str | None, control_plane: str, pickers: b
     console = Console(highlight=False)
     try:
         asyncio.run(
-            _tell(story, directory, console, bad=bad, hang=hang, control_plane=control_plane, pickers=pickers)
+            _tell(
+                story,
+                directory,
+                console,
+                bad=bad,
+                hang=hang,
+                control_plane=control_plane,
+                pickers=pickers,
+                gateway_like=gateway_like,
+            )
         )
     except (StoryFailed, ProcessStartError) as failure:
         console.print(f"the story failed: {failure}", style="bold red", markup=False)
@@ -96,6 +132,7 @@ async def _tell(
     hang: str | None,
     control_plane: str,
     pickers: bool,
+    gateway_like: str,
 ) -> None:
     from rollouts.lab.controlplane import Choice
     from rollouts.lab.environment import Lab, base_model_pods
@@ -111,7 +148,7 @@ async def _tell(
         "one-picker": tell_one_picker,
         "no-split": tell_no_split,
     }[story]
-    like = PLAYED.get(story, GatewayLike.STANDARD)
+    like = PLAYED.get(story, GatewayLike(gateway_like))
     pods = base_model_pods(canary=0) if story == "lora" else base_model_pods()
     async with Lab(
         directory,

@@ -12,6 +12,7 @@ from rollouts.cli.lint_kinds import is_ours, name_of
 from rollouts.cli.lint_words import nearest
 from rollouts.cli.yaml_source import Path
 from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
+from rollouts.objects.grants import GRANT_KIND, foreign_refs
 from rollouts.traffic.writes import CONSENT_ANNOTATION
 
 __all__ = ["Known", "reference_findings"]
@@ -25,7 +26,7 @@ class Known:
     """Objects of the files by kind, as far as Rollouts name such."""
 
     def __init__(self, objects: Sequence[Object]) -> None:
-        wanted = {_POOL, *(kind.kind for kind in TRAFFIC_KINDS)}
+        wanted = {_POOL, GRANT_KIND, *(kind.kind for kind in TRAFFIC_KINDS)}
         self._by_kind: dict[str, dict[str, list[Object]]] = {}
         for obj in objects:
             kind, name = obj.get("kind"), text_of(metadata_of(obj).get("name"))
@@ -37,6 +38,10 @@ class Known:
         return next(
             (obj for obj in self._by_kind.get(kind, {}).get(name, []) if _beside(obj, namespace)), None
         )
+
+    def all(self, kind: str) -> list[Object]:
+        """Every object of a kind."""
+        return [obj for objects in self._by_kind.get(kind, {}).values() for obj in objects]
 
     def names(self, kind: str, namespace: str) -> list[str]:
         """Names of the objects of a kind."""
@@ -63,6 +68,23 @@ def reference_findings(known: Known, rollout: Object) -> Iterator[Finding]:
         obj = known.named(kind, name, namespace)
         if obj is not None:
             yield from _consent(obj, rollout, path)
+            yield from _ungranted(known, map_of(obj.get("spec")), namespace or _namespace(obj), where, path)
+    for index, entry in enumerate(list_of(map_of(spec.get("traffic")).get("httpRoutes"))):
+        template = map_of(map_of(entry).get("template"))
+        path = ("spec", "traffic", "httpRoutes", index, "template")
+        yield from _ungranted(known, map_of(template.get("spec", template)), namespace, where, path)
+
+
+def _namespace(obj: Object) -> str:
+    return text_of(metadata_of(obj).get("namespace"))
+
+
+def _ungranted(known: Known, route: Object, namespace: str, where: str, path: Path) -> Iterator[Finding]:
+    """Backends of other namespaces without a ReferenceGrant in the files: it may be in the cluster."""
+    for ref in foreign_refs(route, namespace):
+        if not ref.granted_by(known.all(GRANT_KIND)):
+            text = f"rule {ref.rule} lists {ref.shown}, which no ReferenceGrant in these files allows: {ref.grant}"
+            yield hint(where, text, rule="grant", path=path)
 
 
 def _managed(spec: Object) -> set[tuple[str, str]]:

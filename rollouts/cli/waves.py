@@ -7,6 +7,7 @@ waits behind them. Objects without the annotation are in wave 0.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,11 @@ __all__ = ["HOOK_ANNOTATION", "WAVE_ANNOTATION", "WaveFinding", "wave_findings",
 
 WAVE_ANNOTATION = "argocd.argoproj.io/sync-wave"
 HOOK_ANNOTATION = "argocd.argoproj.io/hook"
+
+_HELM_WEIGHT = "helm.sh/hook-weight"
+_NUMBER = re.compile(r"[+-]?[0-9]+")
+_DIGITS = 10
+_PHASES = {"PreSync": -1, "Sync": 0, "PostSync": 1}
 
 _TRAFFIC = {
     "httpRoutes": "HTTPRoute",
@@ -38,10 +44,30 @@ class WaveFinding:
 
 
 def wave_of(obj: Object) -> int:
-    """The object's wave; what is no number counts as 0, as in Argo CD."""
-    text = text_of(map_of(metadata_of(obj).get("annotations")).get(WAVE_ANNOTATION)).strip()
-    sign, digits = (-1, text[1:]) if text.startswith("-") else (1, text)
-    return sign * int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else 0
+    """The object's wave; what is no number counts as 0, and a Helm hook's weight as a wave, as in Argo CD.
+
+    Argo CD takes what Go's ``strconv.Atoi`` takes; of its own hooks Helm's annotations do not count.
+    """
+    annotations = map_of(metadata_of(obj).get("annotations"))
+    wave = _number(text_of(annotations.get(WAVE_ANNOTATION)))
+    if wave is None and HOOK_ANNOTATION not in annotations:
+        wave = _number(text_of(annotations.get(_HELM_WEIGHT)))
+    return wave or 0
+
+
+def _number(text: str) -> int | None:
+    return int(text) if len(text) <= _DIGITS and _NUMBER.fullmatch(text) else None
+
+
+def _phase_of(obj: Object) -> int:
+    """-1 before the sync, 0 in it, 1 after it: the first that its hook names. Waves count within a phase."""
+    hooks = text_of(map_of(metadata_of(obj).get("annotations")).get(HOOK_ANNOTATION))
+    found = [_PHASES[hook.strip()] for hook in hooks.split(",") if hook.strip() in _PHASES]
+    return min(found, default=0)
+
+
+def _place(obj: Object) -> tuple[int, int]:
+    return _phase_of(obj), wave_of(obj)
 
 
 def _name(obj: Object) -> str:
@@ -64,25 +90,31 @@ def wave_findings(objects: Sequence[Object]) -> Iterator[WaveFinding]:
 def _of_rollout(rollout: Object, objects: Sequence[Object]) -> Iterator[WaveFinding]:
     wave, needed = wave_of(rollout), list(_needed(rollout, objects))
     for other in needed:
-        if wave_of(other) > wave:
+        if _phase_of(other) > _phase_of(rollout):
+            text = (
+                f"{_label(other)}, which it needs, is a PostSync hook: Argo CD waits for the Rollout before it makes "
+                f"that, for ever, and so does the commit that reverts it. Take {HOOK_ANNOTATION} off it"
+            )
+            yield WaveFinding(rollout=_name(rollout), deadlock=True, text=text)
+        elif _place(other) > _place(rollout):
             text = (
                 f"it is in sync wave {wave}, and {_label(other)}, which it needs, in {wave_of(other)}: Argo CD waits "
                 "for the Rollout before it applies that, for ever, and so does the commit that reverts it. Give "
                 f'the Rollout the last wave ({WAVE_ANNOTATION}: "{wave_of(other) + 1}")'
             )
             yield WaveFinding(rollout=_name(rollout), deadlock=True, text=text)
-    later = [other for other in objects if wave_of(other) > wave and other not in needed]
+    later = [
+        other
+        for other in objects
+        if _phase_of(other) == _phase_of(rollout) and wave_of(other) > wave and other not in needed
+    ]
     if later and later != [rollout]:
         text = (
             f"{', '.join(sorted(map(_label, later))[:4])} in a later sync wave than the Rollout ({wave}): every sync "
             "stays open until the canary ends, and the commit that fixes it waits behind. Put the Rollout last"
         )
         yield WaveFinding(rollout=_name(rollout), deadlock=False, text=text)
-    hooks = [
-        other
-        for other in objects
-        if "PostSync" in text_of(map_of(metadata_of(other).get("annotations")).get(HOOK_ANNOTATION))
-    ]
+    hooks = [other for other in objects if _phase_of(other) > 0 and other not in needed]
     if hooks:
         text = (
             f"PostSync hook {_label(hooks[0])} waits until the canary ends, and newer commits behind it: take the hook "
@@ -94,6 +126,7 @@ def _of_rollout(rollout: Object, objects: Sequence[Object]) -> Iterator[WaveFind
 def _needed(rollout: Object, objects: Sequence[Object]) -> Iterator[Object]:
     """What the Rollout cannot be Healthy without: pools, their pods and pickers, its traffic object, its templates."""
     spec = map_of(rollout.get("spec"))
+    objects = [other for other in objects if _together(rollout, other)]
     pools = {text_of(map_of(map_of(spec.get("target")).get("pool")).get("name"))}
     carriers = set[tuple[str, str]]()
     for field, kind in _TRAFFIC.items():
@@ -119,6 +152,12 @@ def _needed(rollout: Object, objects: Sequence[Object]) -> Iterator[Object]:
         runs = obj.get("kind") in _WORKLOADS and any(_selects(one, obj) for one in selectors)
         if runs or (obj.get("kind") == "Service" and _name(obj) in services - {""}):
             yield obj
+
+
+def _together(rollout: Object, other: Object) -> bool:
+    """Whether both may be in one namespace: where one names none, the Application does, or ``kubectl``."""
+    names = {text_of(metadata_of(one).get("namespace")) for one in (rollout, other)} - {""}
+    return len(names) < 2
 
 
 def _templates(spec: Object) -> Iterator[str]:

@@ -174,7 +174,7 @@ class AdapterViews:
         key, pool = ObjectKey(parsed.namespace, parsed.name), traffic.pool
         if pool is None:
             self._watch.drop(key)
-            missing_pool = {arm: self._without_pool(arm, traffic) for arm in arms}
+            missing_pool = {arm: self._without_pool(parsed.namespace, arm, traffic) for arm in arms}
             return _by_arm(missing_pool, parsed.status, target)
         ready = [endpoint for endpoint in self._caches.endpoints(pool) if endpoint.ready]
         candidates, stable = _candidates(parsed.status, target), parsed.status.stable
@@ -221,10 +221,15 @@ class AdapterViews:
             uncompared=tuple(state.pod for state in serving.holding if state.differs is None),
         )
 
-    @staticmethod
-    def _without_pool(arm: Identity, traffic: ModelTraffic) -> PoolView:
-        name = traffic.spec.pool_name
+    def _without_pool(self, namespace: str, arm: Identity, traffic: ModelTraffic) -> PoolView:
+        name, group = traffic.spec.pool_name, traffic.spec.pool_group
+        other = self._pool(namespace, name, "") if group else None
         message = f"InferencePool {name} does not exist: create it, the rollout then starts by itself"
+        if other is not None:
+            message = (
+                f"InferencePool {name} does not exist in {group}, which the poolRef of {traffic.spec.kind} "
+                f"{traffic.spec.name} means; it does in {other.group}: set poolRef.group there, and in the Rollout"
+            )
         return PoolView(
             identity=arm, exists=False, blockers=(Blocker(reason=Reason.POOL_MISSING, message=message),)
         )

@@ -23,6 +23,7 @@ from rollouts.controller.notifier import Notifier
 from rollouts.controller.picker_health import PickerHealthWatch
 from rollouts.controller.probes import Prober
 from rollouts.controller.settings import Settings
+from rollouts.controller.termination import TerminationNotice, ask_whether_it_ends
 from rollouts.kube.client import KubeClient
 from rollouts.kube.counting import CountingClient, RequestRecord
 from rollouts.runtime.clock import Clock
@@ -38,7 +39,7 @@ from rollouts.runtime.health import (
 )
 from rollouts.runtime.lease import LeaseConfig
 from rollouts.runtime.modelservers import ModelServerBook
-from rollouts.runtime.objects import ObjectKey
+from rollouts.runtime.objects import ObjectKey, key_of
 from rollouts.runtime.supervisor import LoopMonitor, Supervisor
 from rollouts.runtime.worker import WorkerConfig, WorkerPool, WorkOutcome
 from rollouts.runtime.workqueue import WorkQueue
@@ -51,7 +52,7 @@ LEASE_NAME = "inference-rollouts"
 _LEAVE_SECONDS = 8.0
 """Beside the ten seconds that running work may take it stays below the thirty that a Pod has to end."""
 _DELETION_MAY_FOLLOW_SECONDS = 3.0
-"""Whoever deletes a namespace deletes its Pods and its Rollouts within a second or two, in any order."""
+"""Whoever deletes both one by one deletes Pods and Rollouts within a second or two, in any order."""
 _LEAVE_POLL_SECONDS = 0.2
 _RESYNC_SECONDS = 300
 _PRUNE_SECONDS = 60
@@ -82,7 +83,8 @@ class Controller:
         self._clock = clock
         self._client = client
         self._fence = WriteFence(clock)
-        fenced = FencedClient(CountingClient(client, self._count), self._fence)
+        counted = CountingClient(client, self._count)
+        fenced = FencedClient(TerminationNotice(counted, self._namespace_ends), self._fence)
         self.caches = Caches(
             fenced, clock, namespace=settings.namespace, cluster_templates=settings.cluster_templates
         )
@@ -134,17 +136,38 @@ class Controller:
         """Stop, but not before Rollouts that are being deleted were let go.
 
         Where controller and Rollouts are deleted together (their namespace, one release), nobody else would do it: a
-        Rollout that gives traffic back is waited for, and for a moment one that may be deleted any time now.
+        Rollout that gives traffic back is waited for, and for a moment one that may be deleted any time now. In a
+        namespace that ends Rollouts are deleted after the last Pod has gone, so they are taken for deleted now.
         """
         begun = self._clock.monotonic()
         while self.leading and not self._stopping.is_set():
             waited = self._clock.monotonic() - begun
             held = list(self._held_rollouts())
-            deleted = any(one["metadata"].get("deletionTimestamp") for one in held)
+            deleted = any(self._goes(one) for one in held)
             if not held or waited >= (_LEAVE_SECONDS if deleted else _DELETION_MAY_FOLLOW_SECONDS):
                 break
+            if any(
+                not self._goes(one) and key_of(one).namespace == self.settings.lease_namespace for one in held
+            ):
+                await ask_whether_it_ends(self._writer, self.settings.lease_namespace)
             await self._clock.sleep(_LEAVE_POLL_SECONDS)
         self.stop()
+
+    def _goes(self, rollout: dict[str, Any]) -> bool:
+        meta = rollout["metadata"]
+        return bool(meta.get("deletionTimestamp")) or meta["uid"] in self.caches.doomed
+
+    def _namespace_ends(self, namespace: str) -> None:
+        """Its Rollouts are taken for deleted: when they are, nobody may be left who could let them go."""
+        ending = [one for one in self.caches.rollouts.values() if one["metadata"]["namespace"] == namespace]
+        new = [one for one in ending if one["metadata"]["uid"] not in self.caches.doomed]
+        if not new:
+            return
+        _log.warning("namespace_ends", namespace=namespace, rollouts=len(new))
+        self.caches.doomed &= {one["metadata"]["uid"] for one in self.caches.rollouts.values()}
+        for one in new:
+            self.caches.doomed.add(one["metadata"]["uid"])
+            self._rollout_queue.add(key_of(one))
 
     def _held_rollouts(self) -> Iterator[dict[str, Any]]:
         """Rollouts that a deletion would have to wait for us with."""

@@ -160,6 +160,8 @@ class Caches:
         self, client: KubeClient, clock: Clock, *, namespace: str | None, cluster_templates: bool = True
     ) -> None:
         self.watches_cluster_templates = cluster_templates
+        self.doomed: set[str] = set()
+        """UIDs of Rollouts whose namespace ends: as good as deleted. A namesake in a new namespace has another UID."""
         self.rollouts = Store(
             indexes={_ROUTE: _rollout_by_route, _POOL: _rollout_by_pool, _TEMPLATE: _rollout_by_template}
         )

@@ -32,12 +32,13 @@ from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.writes import label_value
 from rollouts.units import FULL, ZERO, Weight
 
-__all__ = ["UNCHECKED_REASON", "Gates", "arm_ref"]
+__all__ = ["NAME_LABEL", "UNCHECKED_REASON", "Gates", "arm_ref"]
 
 UNCHECKED_REASON = Reason.CONDITION_UNCHECKED
 """A problem that ends by itself within a moment: nothing is shown of it."""
 
-_LABEL = "inferencerollouts.dev/rollout-name"
+NAME_LABEL = "inferencerollouts.dev/rollout-name"
+"""On the runs and Jobs that a Rollout makes, beside their ownerReference."""
 _STEP_LABEL = "inferencerollouts.dev/step"
 _NOT_WATCHED = (
     "ClusterAnalysisTemplate {name}: this controller does not read ClusterAnalysisTemplates: start it with "
@@ -192,7 +193,7 @@ class Gates:
         return {
             "name": name,
             "namespace": parsed.namespace,
-            "labels": {_LABEL: label_value(parsed.name), _STEP_LABEL: step},
+            "labels": {NAME_LABEL: label_value(parsed.name), _STEP_LABEL: step},
             "ownerReferences": [
                 {
                     "apiVersion": f"{kinds.GROUP}/{kinds.VERSION}",

@@ -1,8 +1,8 @@
 """Where a probe may connect: the address and port that the route's Gateway publishes, within what is allowed.
 
 The author of a Rollout chooses the Gateway, and may own one. So the controller connects only to an address in the
-*status* of a Gateway that says Programmed, at the port of one of its plain HTTP listeners; never to loopback,
-link-local (cloud metadata), multicast, unspecified or reserved addresses, whatever a name resolves to. An
+*status* of a Gateway that says Programmed, at the port of one of its HTTP listeners, else of one that ends TLS; never
+to loopback, link-local (cloud metadata), multicast, unspecified or reserved addresses, whatever a name resolves to. An
 administrator may name the networks that are allowed instead, or switch probes off.
 """
 
@@ -60,6 +60,7 @@ class Address:
     port: int
     gateway: str
     host: str = ""
+    tls: bool = False
 
 
 async def find_address(
@@ -74,19 +75,34 @@ async def find_address(
         gateway = await client.get(kinds.GATEWAY, place, name)
     except KubeError as error:
         raise Unreachable(f"Gateway {name} cannot be read ({type(error).__name__})") from None
-    port, host = _listener(gateway, ref, name)
+    port, host, tls = _listener(gateway, ref, name)
     ip = await _address(gateway, name, settings)
-    return Address(ip=str(ip), port=port, gateway=name, host=host)
+    return Address(ip=str(ip), port=port, gateway=name, host=host, tls=tls)
 
 
-def _listener(gateway: Object, ref: Object, name: str) -> tuple[int, str]:
-    for listener in map(map_of, list_of(map_of(gateway.get("spec")).get("listeners"))):
-        port = listener.get("port")
-        named = ref.get("sectionName") in (None, listener.get("name")) and ref.get("port") in (None, port)
-        if named and listener.get("protocol") == "HTTP" and isinstance(port, int) and 0 < port < 65536:
-            host = text_of(listener.get("hostname"))
-            return port, "" if "*" in host else host
-    raise Unreachable(f"Gateway {name} has no plain HTTP listener for the route")
+def _listener(gateway: Object, ref: Object, name: str) -> tuple[int, str, bool]:
+    """Port, host name and whether TLS is spoken: of a plain listener, where the route may use one."""
+    found = list(map(map_of, list_of(map_of(gateway.get("spec")).get("listeners"))))
+    for protocol in ("HTTP", "HTTPS"):
+        for listener in found:
+            port = listener.get("port")
+            named = ref.get("sectionName") in (None, listener.get("name")) and ref.get("port") in (None, port)
+            if named and _spoken(listener) == protocol and isinstance(port, int) and 0 < port < 65536:
+                host = text_of(listener.get("hostname"))
+                return port, "" if "*" in host else host, protocol == "HTTPS"
+    raise Unreachable(
+        f"Gateway {name} has no HTTP listener for the route, and none that ends TLS and asks for no certificate"
+    )
+
+
+def _spoken(listener: Object) -> str:
+    """HTTP, HTTPS, or nothing that can be asked: TLS that is passed through, or wants a client's certificate."""
+    tls = map_of(listener.get("tls"))
+    if listener.get("protocol") == "HTTPS" and (
+        tls.get("mode") not in (None, "Terminate") or tls.get("frontendValidation")
+    ):
+        return ""
+    return text_of(listener.get("protocol"))
 
 
 async def _address(gateway: Object, name: str, settings: ProbeSettings) -> Ip:

@@ -161,6 +161,8 @@ class Gatherer:
             self._paths.forget(key)
             return None
         parsed = parse_rollout(rollout, self._specs)
+        if parsed.uid in self._caches.doomed:
+            parsed = replace(parsed, deleting=True)
         spec, status = parsed.spec, parsed.status
         problems = list(parsed.problems)
         target, blocker = (None, None) if spec is None else self._resolve(parsed, spec, problems)

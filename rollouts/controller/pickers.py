@@ -77,12 +77,15 @@ def gateways_of(spec: Any, namespace: str) -> frozenset[Gateway]:
     return frozenset(found)
 
 
-def refusal(pool: Pool, gateways: Iterable[Gateway]) -> ParentRefusal | None:
-    """The first parent of the route that refuses the pool. Other gateways of the pool are not this route's."""
+def refusal(pool: Pool, gateways: Iterable[Gateway], *, service_exists: bool = False) -> ParentRefusal | None:
+    """The first parent of the route that refuses the pool. Other gateways of the pool are not this route's.
+
+    ``service_exists``: the Service of the pool's picker is there. That it was not found is then an old story: istiod
+    (of August 2026) tells it until the pool or the route changes, and serves the pool all the same.
+    """
     ours = set(gateways)
-    return next(
-        (item for item in pool.refusals if Gateway(item.kind, item.namespace, item.name) in ours), None
-    )
+    refusals = [item for item in pool.refusals if Gateway(item.kind, item.namespace, item.name) in ours]
+    return next((item for item in refusals if not (service_exists and item.of_picker and pool.picker)), None)
 
 
 def picker_trust(pool: Pool) -> str:
@@ -182,7 +185,9 @@ class PickerPaths:
     ) -> PathView:
         problem = None if pool.fail_open else self._picker_problem(follower, pool)
         problems = [problem] if problem is not None else []
-        refused = refusal(pool, gateways)
+        named = pool.picker.name if pool.picker is not None else ""
+        there = ObjectKey(pool.namespace, named) in self._caches.services
+        refused = refusal(pool, gateways, service_exists=there)
         if refused is not None:
             message = (
                 f"{refused.kind} {refused.name} says {refused.condition}=False of InferencePool {pool.name} "

@@ -269,9 +269,12 @@ async def _send(
     place = f"[{address.ip}]" if ":" in address.ip else address.ip
     host = request.host or address.host
     headers = {PROBE_HEADER: token, **({"Host": host} if host else {})}
-    url = f"http://{place}:{address.port}{request.path}"
+    url = f"{'https' if address.tls else 'http'}://{place}:{address.port}{request.path}"
+    # Not verified: the certificate is the gateway's, for names that the controller need not trust, and the address is
+    # the one that the Gateway's status publishes. The probe sends no secret and reads nothing but the status code.
+    tls: dict[str, Any] = {"ssl": False, "server_hostname": host or None} if address.tls else {}
     try:
-        async with session.get(url, headers=headers, allow_redirects=False) as answer:
+        async with session.get(url, headers=headers, allow_redirects=False, **tls) as answer:
             return answer.status
     except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
         return None

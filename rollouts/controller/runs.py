@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -28,9 +29,10 @@ from rollouts.analysis.verdicts import asked_of, judge_value
 from rollouts.analysis.windows import too_early
 from rollouts.api.run_results import write_run_status
 from rollouts.api.runs import ParsedRun, parse_run
-from rollouts.controller.caches import Caches
+from rollouts.controller.caches import Caches, owner_of
 from rollouts.controller.comparing import Comparer, compared_phase
 from rollouts.controller.conditions import Conditions
+from rollouts.controller.gates import NAME_LABEL
 from rollouts.controller.performing import merge_patch
 from rollouts.controller.unstored import Unstored
 from rollouts.kube.client import KubeClient, PatchKind
@@ -45,6 +47,15 @@ _log = structlog.get_logger(__name__)
 
 MEASURE_DEADLINE = 15.0
 """Seconds that one measurement may take, whatever its source allows itself."""
+
+
+def _orphaned(run: Mapping[str, Any]) -> bool:
+    """Whether a Rollout made it that is gone: deleting one with ``--cascade=orphan`` takes the reference off.
+
+    Nobody is left who would end such a run.
+    """
+    labels = run["metadata"].get("labels") or {}
+    return NAME_LABEL in labels and owner_of(run, kinds.ROLLOUT.kind) is None
 
 
 class RunReconciler:
@@ -83,6 +94,8 @@ class RunReconciler:
             await self._store(raw, broken)
             return None
         run, status = parsed.spec, self._unstored.newest(key, raw, parsed.status)
+        if _orphaned(raw):
+            run = replace(run, terminate=True)
         planned = plan_run(run, status, self._clock.now())
         if planned.due:
             taken = await self._measure(parsed, run, planned.due)

@@ -28,6 +28,7 @@ __all__ = [
     "Invalid",
     "KindNotServed",
     "KubeError",
+    "NamespaceTerminating",
     "NotConfigured",
     "NotFound",
     "RefusedError",
@@ -94,6 +95,10 @@ class Invalid(RefusedError):
 
 class Forbidden(RefusedError):
     """Not allowed by RBAC, admission or authentication."""
+
+
+class NamespaceTerminating(Forbidden):
+    """Nothing is created any more in a namespace that is being deleted; what exists can still be changed."""
 
 
 class NotConfigured(RefusedError):

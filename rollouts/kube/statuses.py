@@ -22,6 +22,7 @@ from rollouts.kube.errors import (
     Invalid,
     KindNotServed,
     KubeError,
+    NamespaceTerminating,
     NotFound,
     TooManyRequests,
 )
@@ -81,7 +82,8 @@ def error_from_status(
     if status == 429:
         return TooManyRequests(message, retry_after=retry_after_seconds(retry_after))
     if status in (401, 403):
-        return Forbidden(message, status=status)
+        refusal = NamespaceTerminating if _terminating(body.get("details")) else Forbidden
+        return refusal(message, status=status)
     if status == 410:
         return Gone(message, status=410)
     if status in (408, 504):
@@ -89,6 +91,14 @@ def error_from_status(
     if 400 <= status < 500:
         return Invalid(message, status=status)
     return ApiUnavailable(message, status=status)
+
+
+def _terminating(details: Any) -> bool:
+    """Whether the admission plugin NamespaceLifecycle refused, in the cause that it names (Kubernetes 1.17)."""
+    causes = details.get("causes") if isinstance(details, Mapping) else None
+    return isinstance(causes, list) and any(
+        isinstance(one, Mapping) and one.get("reason") == "NamespaceTerminating" for one in causes
+    )
 
 
 def _not_found(message: str, details: Any) -> KubeError:

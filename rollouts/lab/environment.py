@@ -95,13 +95,16 @@ def read_objects(*paths: Path) -> list[Object]:
 async def apply_objects(
     client: KubeClient, objects: Iterable[Object], *, namespace: str = _NAMESPACE
 ) -> None:
-    """Server-side apply, kinds found by discovery. Raises KubeError, LabError for a kind that is not served."""
+    """Server-side apply, into ``namespace`` where an object names none; kinds are found by discovery.
+
+    Raises KubeError, LabError for a kind that is not served.
+    """
     served = {(resource.api_version, resource.kind): resource for resource in await client.discover()}
     for obj in objects:
         resource = served.get((obj["apiVersion"], obj["kind"]))
         if resource is None:
             raise LabError(f"{obj['kind']} of {obj['apiVersion']} is not served: install its CRD")
-        where = namespace if resource.namespaced else None
+        where = obj["metadata"].get("namespace", namespace) if resource.namespaced else None
         await client.patch(resource, where, obj["metadata"]["name"], obj, kind=PatchKind.APPLY, force=True)
 
 
@@ -267,6 +270,7 @@ class Lab:
             kubeconfig=self.kubeconfig,
             directory=self.directory,
             namespace=_NAMESPACE,
+            options=self.gateway_like.picker_options,
         )
         await self._pickers.start()
         await self._pickers.wait_ready()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,12 +116,21 @@ class Pickers:
     """Runs the pickers that the pools of one namespace ask for. Logs go to ``directory``."""
 
     def __init__(
-        self, client: PodClient, kubelet: Kubelet, *, kubeconfig: Path, directory: Path, namespace: str
+        self,
+        client: PodClient,
+        kubelet: Kubelet,
+        *,
+        kubeconfig: Path,
+        directory: Path,
+        namespace: str,
+        options: Sequence[str] = (),
     ) -> None:
+        """``options``: more of ``rollouts picker``, for all of them."""
         self._client = client
         self._kubelet = kubelet
         self._kubeconfig = kubeconfig
         self._directory = directory
+        self._options = options
         self._stores = [Store(), Store()]
         self._reflectors = [
             Reflector(client, resource, store, SystemClock(), namespace=namespace, config=_REFLECTOR)
@@ -244,7 +253,8 @@ class Pickers:
         for pool in wanted.pools:
             command += ["--pool", f"{wanted.namespace}/{pool}"]
         command += ["--grpc-address", f"{pod.address}:{pod.ports['grpc']}", "--no-secure-serving"]
-        return [*command, "--metrics-address", f"{pod.address}:{pod.ports['metrics']}", "--drain-grace", "1"]
+        command += ["--metrics-address", f"{pod.address}:{pod.ports['metrics']}", "--drain-grace", "1"]
+        return [*command, *self._options]
 
     async def _labels_of_service(self, key: Key, wanted: WantedPicker) -> dict[str, str]:
         """Labels that put a pod behind the Service, which is made where it is missing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rollouts.objects.grants import GRANT_KIND
 from rollouts.objects.models import MODEL_GROUP, MODEL_KIND, REWRITE_GROUPS, REWRITE_KIND
 from rollouts.objects.pools import POOL_GROUPS, POOL_KIND
 from rollouts.objects.resource import Resource
@@ -20,6 +21,7 @@ __all__ = [
     "POOLS",
     "POOL_V1",
     "POOL_X",
+    "REFERENCE_GRANT",
     "REWRITES",
     "REWRITE_LLMD",
     "REWRITE_X",
@@ -40,6 +42,7 @@ CLUSTER_ANALYSIS_TEMPLATE = Resource(
 
 HTTP_ROUTE = Resource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
 GATEWAY = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
+REFERENCE_GRANT = Resource("gateway.networking.k8s.io", "v1beta1", "referencegrants", GRANT_KIND)
 POOL_V1 = Resource(POOL_GROUPS[0], "v1", "inferencepools", POOL_KIND)
 POOL_X = Resource(POOL_GROUPS[1], "v1alpha2", "inferencepools", POOL_KIND)
 POOLS = (POOL_V1, POOL_X)

@@ -47,6 +47,11 @@ class ParentRefusal:
     reason: str
     message: str
 
+    @property
+    def of_picker(self) -> bool:
+        """Whether it says that the picker's Service was not found (InferencePool v1, ``InvalidExtensionRef``)."""
+        return (self.condition, self.reason) == ("ResolvedRefs", "InvalidExtensionRef")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:

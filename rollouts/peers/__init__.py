@@ -73,6 +73,7 @@ class GatewayPeer:
     needs: PickerNeeds
     writes: tuple[str, ...]
     tried: tuple[str, ...]
+    untried: tuple[str, ...]
     sources: tuple[str, ...]
 
     def splits(self, images: Iterable[str] | None) -> tuple[PoolSplit, ...]:
@@ -133,6 +134,7 @@ def _peer(key: str, said: Mapping[str, Any]) -> GatewayPeer:
         needs=_needs(said.get("needs", {})),
         writes=tuple(said["writes"]),
         tried=tuple(said["tried"]),
+        untried=tuple(said["untried"]),
         sources=tuple(said["sources"]),
     )
 

@@ -1,8 +1,7 @@
-"""The chart, rendered by a real helm: required in CI, a loud skip elsewhere."""
+"""The chart, rendered by a real helm."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,29 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.kit.helm import build_helm, built_helm, template_chart
-
-_IN_CI = os.environ.get("CI") == "true"
+from tests.kit.helm import template_chart
 
 Objects = list[dict[str, Any]]
 Render = Callable[[dict[str, Any]], Objects]
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """In CI, build before the first test, outside of any test's time-out."""
-    wanted = any("helm" in getattr(item, "fixturenames", ()) for item in session.items)
-    if _IN_CI and wanted and not session.config.option.collectonly:
-        build_helm()
-
-
-@pytest.fixture(scope="session")
-def helm() -> Path:
-    found = built_helm()
-    if found is None and _IN_CI:
-        pytest.fail("CI must have a helm")
-    if found is None:
-        pytest.skip("no helm: `python -m tests.kit.helm` builds one (Go, three minutes once)")
-    return found
+Attempt = Callable[[dict[str, Any]], subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")

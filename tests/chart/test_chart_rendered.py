@@ -434,7 +434,9 @@ def test_a_new_configuration_makes_new_pods(render: Render) -> None:
     assert checksum({}) != checksum({"gitopsManagers": ["flux"]})
 
 
-@pytest.mark.parametrize(("replicas", "budgets"), [(1, []), (2, ["r-inference-rollouts"])])
+@pytest.mark.parametrize(
+    ("replicas", "budgets"), [(1, []), (2, ["r-inference-rollouts"]), (9, ["r-inference-rollouts"])]
+)
 def test_a_disruption_budget_never_blocks_a_single_replica(
     render: Render, replicas: int, budgets: list[str]
 ) -> None:
@@ -444,7 +446,7 @@ def test_a_disruption_budget_never_blocks_a_single_replica(
 BAD_VALUES = {
     "a misspelt value": {"replica": 2},
     "a query budget below nothing": {"queriesPerMinute": -1},
-    "three replicas of one leader": {"replicas": 3},
+    "ten replicas of one leader": {"replicas": 10},
     "a built-in source name": {"sources": {"pods": {"url": "http://p"}}},
     "a source without URL": {"sources": {"default": {}}},
     "credentials in a URL": {"sources": {"default": {"url": "http://me:secret@p"}}},
@@ -493,3 +495,91 @@ def test_an_installation_fits_into_the_secret_in_which_helm_keeps_it(helm: Path,
     assert done.returncode == 0, done.stderr
     (package,) = tmp_path.glob("*.tgz")
     assert len(base64.b64encode(package.read_bytes())) < 512 * 1024
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "label"),
+    [
+        ({}, "r-inference-rollouts", "inference-rollouts"),
+        ({"nameOverride": "llm"}, "r-llm", "llm"),
+        ({"fullnameOverride": "llm"}, "llm", "inference-rollouts"),
+        ({"nameOverride": "r"}, "r", "r"),
+        ({"fullnameOverride": "x" * 60}, "x" * 52, "inference-rollouts"),
+    ],
+)
+def test_names_are_overridden_as_in_other_charts(
+    render: Render, values: dict[str, Any], name: str, label: str
+) -> None:
+    objects = render({**values, "pickers": [{"pool": "p", "service": "epp"}], "replicas": 2})
+    deployment = one(objects, "Deployment", name)
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+
+    assert labels["app.kubernetes.io/name"] == label
+    assert deployment["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert deployment["spec"]["template"]["spec"]["serviceAccountName"] in kinds(objects, "ServiceAccount")
+    named = {item["metadata"]["name"] for item in objects} - {"epp"}
+    assert all(found == name or found.startswith(f"{name}-") for found in named)
+    assert all(len(found) <= 63 for found in named)
+
+
+def test_labels_of_people_beside_ours_and_never_in_their_place(render: Render) -> None:
+    values = {
+        "podLabels": {"team": "a", "app.kubernetes.io/name": "theirs"},
+        "podAnnotations": {"team": "a", "checksum/config": "theirs"},
+    }
+    template = one(render(values), "Deployment", "r-inference-rollouts")["spec"]["template"]["metadata"]
+
+    assert template["labels"]["team"] == template["annotations"]["team"] == "a"
+    assert template["labels"]["app.kubernetes.io/name"] == "inference-rollouts"
+    assert template["annotations"]["checksum/config"] != "theirs"
+
+
+def test_constraints_without_a_selector_spread_the_own_pods(render: Render) -> None:
+    spread = {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}
+    own = {**spread, "labelSelector": {"matchExpressions": [{"key": "team", "operator": "Exists"}]}}
+    values = {
+        "topologySpreadConstraints": [spread, own],
+        "pickers": [{"pool": pool, "service": f"epp-{pool}"} for pool in ("a", "b")],
+        "pickerDefaults": {"topologySpreadConstraints": [spread, own]},
+    }
+    for deployment in [item for item in render(values) if item["kind"] == "Deployment"]:
+        found = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
+        assert found == [{**spread, "labelSelector": deployment["spec"]["selector"]}, own]
+
+
+def test_roles_that_aggregate_give_people_rollouts_and_no_status(render: Render) -> None:
+    objects = render({"rbac": {"aggregateClusterRoles": True}})
+    label = "rbac.authorization.k8s.io/aggregate-to-"
+    made = {
+        to: [rights(role) for role in roles(objects) if role["metadata"]["labels"].get(label + to) == "true"]
+        for to in ("view", "edit", "admin")
+    }
+
+    assert len(made["view"]) == 1
+    assert made["view"][0].count("get list watch") == 4
+    assert made["edit"] == made["admin"]
+    assert set(made["view"]) < set(made["edit"])
+    assert "status" not in str(made)
+    assert kinds(render({}), "ClusterRole") == []
+
+
+def test_a_test_pod_of_the_release_is_no_pod_of_the_controller(render: Render) -> None:
+    objects = render({"networkPolicy": {"enabled": True, "metricsFrom": [{"podSelector": {}}]}})
+    pod = one(objects, "Pod", "r-inference-rollouts-test")
+    labels = pod["metadata"]["labels"].items()
+
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    service = one(objects, "Service", "r-inference-rollouts-metrics")
+    assert not service["spec"]["selector"].items() <= labels
+    (policy,) = [item["spec"] for item in objects if item["kind"] == "NetworkPolicy"]
+    assert not policy["podSelector"]["matchLabels"].items() <= labels
+    (allowed_from,) = [rule["from"] for rule in policy["ingress"] if "from" in rule]
+    assert any(peer["podSelector"].get("matchLabels", {}).items() <= labels for peer in allowed_from[1:])
+    health, command = pod["spec"]["containers"]
+    assert (
+        f"http://{service['metadata']['name']}.serving:{service['spec']['ports'][0]['port']}/"
+        in health["args"][0]
+    )
+    arguments = main.get_command(None, command["args"][0])  # type: ignore[arg-type]  # no context is needed
+    assert arguments is not None
+    assert arguments.make_context("get", command["args"][1:]).params["namespace"] == "serving"

@@ -147,3 +147,49 @@ def test_templates_hints_rewrites_and_managed_routes(tmp_path: Path) -> None:
     assert found["InferenceModelRewrite/rewrite"]["metadata"]["annotations"] == {
         "inferencerollouts.dev/managed-by": "prod-adapters-eu"
     }
+
+
+def test_what_a_job_step_reads_is_renamed_with_it(tmp_path: Path) -> None:
+    """As kustomize does for Jobs: ConfigMaps and Secrets by their content, accounts and claims by the prefix."""
+    container = {
+        "name": "c",
+        "image": "i",
+        "env": [
+            {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "a"}}},
+            {"name": "B", "valueFrom": {"secretKeyRef": {"name": "token", "key": "b"}}},
+        ],
+        "envFrom": [{"configMapRef": {"name": "settings"}}, {"secretRef": {"name": "token"}}],
+    }
+    pod = {
+        "serviceAccountName": "tester",
+        "imagePullSecrets": [{"name": "token"}],
+        "containers": [container],
+        "initContainers": [container],
+        "volumes": [
+            {"name": "a", "configMap": {"name": "settings"}},
+            {"name": "b", "secret": {"secretName": "token"}},
+            {"name": "c", "persistentVolumeClaim": {"claimName": "disk"}},
+            {"name": "d", "projected": {"sources": [{"configMap": {"name": "settings"}}]}},
+            {"name": "e", "configMap": {"name": "not-among-the-resources"}},
+        ],
+    }
+    steps = [{"setWeight": 1}, {"job": {"spec": {"template": {"spec": pod}}}}]
+    spec = {"target": {"pool": {"name": "v2"}}, "strategy": {"canary": {"steps": steps}}}
+    objects = [
+        {"apiVersion": API, "kind": "Rollout", "metadata": {"name": "demo"}, "spec": spec},
+        *(
+            {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}}
+            for kind, name in (
+                ("ConfigMap", "settings"),
+                ("Secret", "token"),
+                ("ServiceAccount", "tester"),
+                ("PersistentVolumeClaim", "disk"),
+            )
+        ),
+    ]
+    found = built(tmp_path, objects)["Rollout/demo"]
+    text = yaml.safe_dump(found["spec"]["strategy"]["canary"]["steps"][1])
+
+    for name, times in (("settings", 6), ("token", 6), ("tester", 1), ("disk", 1)):
+        assert text.count(f"prod-{name}-eu") == text.count(name) == times, name
+    assert "prod-not-among" not in text

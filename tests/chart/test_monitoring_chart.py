@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -15,7 +16,50 @@ FILES = Path(__file__).resolve().parents[2] / "charts" / "inference-rollouts" / 
 
 def test_nothing_of_it_is_made_by_default(render: Render) -> None:
     kinds = [(item["kind"], item["metadata"]["name"]) for item in render({})]
-    assert [name for kind, name in kinds if kind == "PrometheusRule" or "dashboard" in name] == []
+    operators = {"PrometheusRule", "ServiceMonitor", "PodMonitor"}
+    assert [name for kind, name in kinds if kind in operators or "dashboard" in name] == []
+
+
+def test_monitors_find_the_controllers_service_and_the_pickers_pods(render: Render) -> None:
+    objects = render(
+        {
+            "pickers": [
+                {"pool": "p", "service": "epp"},
+                {"pool": "q", "service": "other", "metricsPort": 9100},
+            ],
+            "serviceMonitor": {"enabled": True, "interval": "15s"},
+            "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        }
+    )
+    made = {item["kind"]: item for item in objects if item["kind"] in ("ServiceMonitor", "PodMonitor")}
+    services, pods = made["ServiceMonitor"]["spec"], made["PodMonitor"]["spec"]
+
+    def selected(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+        return bool(selector["matchLabels"].items() <= labels.items())
+
+    (service,) = [
+        item
+        for item in objects
+        if item["kind"] == "Service" and selected(services["selector"], item["metadata"]["labels"])
+    ]
+    assert {port["name"] for port in service["spec"]["ports"]} >= {
+        endpoint["port"] for endpoint in services["endpoints"]
+    }
+    found = [
+        item["spec"]["template"]
+        for item in objects
+        if item["kind"] == "Deployment"
+        and selected(pods["selector"], item["spec"]["template"]["metadata"]["labels"])
+    ]
+    assert len(found) == 2
+    for template in found:
+        ports = {port["name"] for port in template["spec"]["containers"][0]["ports"]}
+        assert {endpoint["port"] for endpoint in pods["podMetricsEndpoints"]} <= ports
+    endpoints = [*services["endpoints"], *pods["podMetricsEndpoints"]]
+    # Else Prometheus renames the labels that alerts and dashboards ask for (docs/monitoring.md).
+    assert all(endpoint["honorLabels"] is True for endpoint in endpoints)
+    assert [endpoint.get("interval") for endpoint in endpoints] == ["15s", None]
+    assert made["PodMonitor"]["metadata"]["labels"]["release"] == "prometheus"
 
 
 def test_the_rules_are_those_of_the_file_with_their_placeholders(render: Render) -> None:

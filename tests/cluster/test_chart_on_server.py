@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,9 @@ from rollouts.lab.loopback import loopback
 from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
 from rollouts.traffic.fields import covers
-from tests.kit.helm import built_helm, render_chart
+from tests.kit.argodiff import MANAGER, server_side_differences
+from tests.kit.chart_values import MATRIX
+from tests.kit.helm import render_chart
 from tests.kit.polling import eventually
 from tests.kit.stubgateway import stub_gateway
 
@@ -37,6 +38,7 @@ RESOURCES = {
         Resource("", "v1", "serviceaccounts", "ServiceAccount"),
         Resource("", "v1", "configmaps", "ConfigMap"),
         kinds.SERVICE,
+        kinds.POD,
         Resource("apps", "v1", "deployments", "Deployment"),
         Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget"),
         Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy"),
@@ -54,14 +56,6 @@ EVERYTHING = {
     "sources": {"default": {"url": "https://p:9090", "secret": {"name": "s", "caKey": "ca.crt"}}},
     "pickers": [{"pool": "v1", "service": "v1-picker"}],
 }
-
-
-@pytest.fixture(scope="module")
-def helm() -> Path:
-    found = built_helm()
-    if found is None:
-        pytest.skip("no helm: `python -m tests.kit.helm` builds one (Go, three minutes once)")
-    return found
 
 
 async def install(kube, namespace: str, objects: list[Object]) -> None:
@@ -89,6 +83,48 @@ async def test_every_object_of_the_chart_is_accepted_and_its_pods_are_restricted
         await kube.create(
             kinds.POD, namespace, {**loose, "spec": {"containers": [{"name": "c", "image": "i"}]}}
         )
+
+
+async def test_the_chart_s_objects_are_unchanged_by_another_tool_and_no_difference_to_argo_cd(
+    kube, namespace, helm
+):
+    """Made by one tool and applied by another, not forced: what a schema adds inside a list conflicts for ever."""
+    policy = {
+        **EVERYTHING["networkPolicy"],
+        "pickers": {"enabled": True, "gatewaysFrom": [{"podSelector": {}}]},
+    }
+    objects = render_chart(helm, {**EVERYTHING, "networkPolicy": policy}, namespace=namespace)
+    await install(kube, namespace, objects)
+    argo = kube.with_field_manager(MANAGER)
+    found = []
+    for item in objects:
+        resource, name = RESOURCES[item["kind"]], item["metadata"]["name"]
+        where = namespace if resource.namespaced else None
+        first = await argo.patch(resource, where, name, item, kind=PatchKind.APPLY)
+        again = await argo.patch(resource, where, name, item, kind=PatchKind.APPLY)
+        assert again["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"], name
+        found += await server_side_differences(kube, resource, namespace, item)
+
+    assert len(objects) > 15
+    assert found == []
+
+
+OPERATORS = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
+"""Kinds of an operator whose API server this is not."""
+
+
+@pytest.mark.parametrize("what", MATRIX)
+async def test_every_combination_of_values_is_accepted(kube, namespace, helm, what):
+    objects = render_chart(helm, MATRIX[what], namespace=namespace)
+    for item in [item for item in objects if item["kind"] not in OPERATORS]:
+        resource = RESOURCES[item["kind"]]
+        place = item["metadata"]["namespace"] if resource.namespaced else None
+        stored = await kube.create(resource, place, item, dry_run=True)
+        if item["kind"] == "Pod":  # admission adds some to those of a Pod
+            own = item["spec"].pop("tolerations", [])
+            assert all(one in stored["spec"]["tolerations"] for one in own)
+        # What the server does not know it drops.
+        assert covers(stored, item), item["kind"]
 
 
 # --- the controller with the chart's rights ---

@@ -44,6 +44,14 @@ async def crds(kube: HttpKubeClient) -> None:
 @pytest.fixture
 async def world(kube: HttpKubeClient, namespace: str) -> AsyncIterator[str]:
     """Two pools with a Ready pod each, a route, and a gateway that reports."""
+    await world_objects(kube, namespace)
+    await kube.create(kinds.HTTP_ROUTE, namespace, route())
+    async with stub_gateway(kube.with_field_manager("gateway"), namespace):
+        yield namespace
+
+
+async def world_objects(kube: HttpKubeClient, namespace: str) -> None:
+    """The pools, their pickers' Services and their pods."""
     for number, name in enumerate(("v1", "v2")):
         pool = {
             "apiVersion": f"{GROUP}/v1alpha2",
@@ -65,9 +73,6 @@ async def world(kube: HttpKubeClient, namespace: str) -> AsyncIterator[str]:
         await kube.create(kinds.SERVICE, namespace, service)
         address = loopback(18, number + 1)
         await create_ready_pod(kube, namespace, f"{name}-0", labels={"release": name}, ip=address)
-    await kube.create(kinds.HTTP_ROUTE, namespace, route())
-    async with stub_gateway(kube.with_field_manager("gateway"), namespace):
-        yield namespace
 
 
 def backend(name: str, weight: int) -> Object:

@@ -35,7 +35,10 @@ def deployment(name: str, *arguments: str, replicas: int = 2, gpus: int = 1) -> 
         "spec": {
             "replicas": replicas,
             "selector": {"matchLabels": {"app": name}},
-            "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {"containers": [container], "terminationGracePeriodSeconds": 2},
+            },
         },
     }
 

@@ -14,6 +14,7 @@ from rollouts.cli.main import main
 from rollouts.controller.settings import Settings, read_config
 from tests.docs.pages import ROOT, Block, blocks, pages
 
+CHART = ROOT / "charts" / "inference-rollouts"
 OURS = "inferencerollouts.dev/"
 RIVALS = ("argoproj.io/v1alpha1", "flagger.app/v1beta1")
 CONFIG = {"sources", "gitopsManagers", "adapters", "pathProbe", "notifications"}
@@ -50,6 +51,18 @@ def whole(fragment: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
+def check_values(text: str) -> None:
+    """Raises AssertionError where the chart has no such values."""
+
+    def known(values: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+        assert set(values) <= set(ours)
+        for name, value in values.items():
+            if isinstance(value, dict) and ours[name]:
+                known(value, ours[name])
+
+    known(yaml.safe_load(text), yaml.safe_load((CHART / "values.yaml").read_text()))
+
+
 def check(tmp_path: Path, text: str) -> None:
     """Raises AssertionError where the YAML is not what it is shown as."""
     for shown_object in yaml.safe_load_all(text):
@@ -84,7 +97,15 @@ def test_manifests_are_shown_at_all():
 
 @pytest.mark.parametrize("block", shown(), ids=lambda block: block.place)
 def test_a_manifest_in_the_docs_is_right(block: Block, tmp_path: Path):
-    check(tmp_path, block.text)
+    if block.title == "values.yaml":
+        check_values(block.text)
+    else:
+        check(tmp_path, block.text)
+
+
+def test_values_that_the_chart_does_not_have_would_be_found():
+    with pytest.raises(AssertionError):
+        check_values("networkPolicy: {egres: {}}")
 
 
 @pytest.mark.parametrize(

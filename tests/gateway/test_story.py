@@ -123,3 +123,10 @@ async def test_engines_that_stop_behind_healthy_pods_are_found_by_what_users_los
     )
     assert re.search(r"clients now see 0 of \d+ answered by v2", text)
     assert "the bad canary was aborted" in text
+
+
+@pytest.mark.full
+async def test_a_story_ends_well_on_a_gateway_that_reports_seconds_late(tmp_path):
+    text = await tell(tmp_path, "base-model", "--gateway-like", "late-status")
+
+    assert "was promoted" in text

@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from rollouts.lab.controlplane.build import one_builder
+
 __all__ = ["CHART", "HelmUnavailable", "build_helm", "built_helm", "render_chart", "template_chart"]
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "inference-rollouts"
@@ -53,7 +55,10 @@ def built_helm() -> Path | None:
 
 
 def build_helm(say: Callable[[str], None] = print) -> Path:
-    """Build helm unless there is one; answers its path. About three minutes, once. Raises HelmUnavailable."""
+    """Build helm unless there is one; answers its path. About three minutes, once, whoever else asks meanwhile.
+
+    Raises HelmUnavailable.
+    """
     found = built_helm()
     if found is not None:
         return found
@@ -61,8 +66,14 @@ def build_helm(say: Callable[[str], None] = print) -> Path:
     if go is None:
         raise HelmUnavailable("neither helm nor Go is on the PATH: install one of them")
     target = _target()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    say(f"building helm into {target.parent}, about three minutes, once")
+    with one_builder(target.parent, say):
+        if not os.access(target, os.X_OK):
+            say(f"building helm into {target.parent}, about three minutes, once")
+            _build(go, target)
+    return target
+
+
+def _build(go: str, target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         product = Path(scratch) / "helm"
         done = subprocess.run(
@@ -78,7 +89,6 @@ def build_helm(say: Callable[[str], None] = print) -> Path:
             tail = "\n".join(done.stderr.splitlines()[-20:])
             raise HelmUnavailable(f"go build {_PACKAGE} failed:\n{tail}")
         os.replace(product, target)
-    return target
 
 
 def template_chart(

@@ -10,6 +10,7 @@ from rollouts.api.crds import all_crds
 from rollouts.kube.http import open_client
 from rollouts.lab.controlplane import Choice, ControlPlane, install_crds, install_upstream_crds
 from rollouts.lab.nodes import Node, Nodes, SimulatedServers
+from tests.kit.controllerpods import ControllerPods
 
 __all__ = ["WholePlane"]
 
@@ -18,11 +19,12 @@ _BLOCK = 41
 
 
 class WholePlane:
-    """``start`` and ``stop`` it; ``kubeconfig`` afterwards. Two nodes of eight GPUs each."""
+    """``start`` and ``stop`` it. Two nodes of eight GPUs each; Pods of vLLM serve, those of the chart control."""
 
     def __init__(self, directory: Path, *, nodes: Sequence[Node] = ()) -> None:
         self.plane = ControlPlane(directory, choice=Choice.REAL)
-        self.servers = SimulatedServers(block=_BLOCK)
+        pods = ControllerPods(directory, directory / "kubeconfig")
+        self.servers = SimulatedServers(block=_BLOCK, others=pods)
         self._nodes = nodes or [Node(name=f"node-{number}", gpus=8) for number in (1, 2)]
         self._stack = AsyncExitStack()
 

@@ -33,6 +33,11 @@ class GoPicker:
     note: str
 
     @property
+    def module(self) -> Path:
+        """The folder of the go.mod that pins it."""
+        return _HERE / self.name
+
+    @property
     def package(self) -> str:
         """What ``go build`` is given."""
         return f"{_MODULE}/cmd/{self.name}"
@@ -40,7 +45,7 @@ class GoPicker:
     @property
     def target(self) -> Path:
         """Where the binary is, built or not: one folder per go.mod and go.sum."""
-        content = b"\0".join((_HERE / self.name / file).read_bytes() for file in ("go.mod", "go.sum"))
+        content = b"\0".join((self.module / file).read_bytes() for file in ("go.mod", "go.sum"))
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         digest = hashlib.sha256(content).hexdigest()[:16]
         return cache / "inference-rollouts" / "gopickers" / digest / self.name
@@ -100,7 +105,7 @@ def _compile(go: str, picker: GoPicker, product: Path) -> None:
     try:
         done = subprocess.run(
             command,
-            cwd=_HERE / picker.name,
+            cwd=picker.module,
             env={**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"},
             capture_output=True,
             text=True,

@@ -1,13 +1,22 @@
+{{- /* The value of app.kubernetes.io/name, by which selectors find pods. */}}
 {{- define "inference-rollouts.name" -}}
-{{- if contains .Chart.Name .Release.Name -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- /* 52 characters leave room for the suffixes of a Service's and a Job's name. */}}
+{{- define "inference-rollouts.fullname" -}}
+{{- $name := .Values.nameOverride | default .Chart.Name -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
 {{- .Release.Name | trunc 52 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 52 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "inference-rollouts.serviceAccount" -}}
-{{- .Values.serviceAccount.name | default (include "inference-rollouts.name" .) -}}
+{{- .Values.serviceAccount.name | default (include "inference-rollouts.fullname" .) -}}
 {{- end -}}
 
 {{- define "inference-rollouts.namespace" -}}
@@ -34,7 +43,7 @@ inference-rollouts-{{ include "inference-rollouts.namespace" . }}
 {{- end -}}
 
 {{- define "inference-rollouts.selector" -}}
-app.kubernetes.io/name: inference-rollouts
+app.kubernetes.io/name: {{ include "inference-rollouts.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
@@ -43,6 +52,43 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{- define "inference-rollouts.controllerSelector" -}}
+{{ include "inference-rollouts.selector" . }}
+app.kubernetes.io/component: controller
+{{- end -}}
+
+{{- /* `own` (YAML) beside `more` (a map), of which no entry may replace one of ours: selectors rest on them. */}}
+{{- define "inference-rollouts.beside" -}}
+{{- toYaml (merge (fromYaml .own) .more) -}}
+{{- end -}}
+
+{{- /* Where pods are placed: `values` of the controller or of a picker, `selector` (YAML) of their own pods. */}}
+{{- define "inference-rollouts.placement" -}}
+{{- $selector := fromYaml .selector -}}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations: {{- toYaml . | nindent 0 }}
+{{- end }}
+{{- with .values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.topologySpreadConstraints }}
+topologySpreadConstraints:
+{{- range . }}
+-
+  {{- if not (hasKey . "labelSelector") }}
+  labelSelector: {matchLabels: {{ toJson $selector }}}
+  {{- end }}
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "inference-rollouts.checkModelServers" -}}
@@ -74,6 +120,23 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and .secret.name .secret.apiKeyKey }}
 - --model-server-api-key-file={{ $folder }}/{{ .secret.apiKeyKey }}
 {{- end }}
+{{- end -}}
+
+{{- define "inference-rollouts.pullSecrets" -}}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+{{- range . }}
+- name: {{ . }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /* The container of a Pod that runs one command and ends. */}}
+{{- define "inference-rollouts.container" -}}
+image: {{ include "inference-rollouts.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+resources: {{- toYaml .Values.resources | nindent 2 }}
+securityContext: {{- include "inference-rollouts.containerSecurity" . | nindent 2 }}
 {{- end -}}
 
 {{- define "inference-rollouts.podSecurity" -}}
@@ -217,4 +280,55 @@ sources:
     {{- end }}
 {{- else }} {}
 {{- end }}
+{{- end -}}
+
+{{- /* metadata of what other operators read: `suffix` of the name, `value` with their labels and annotations. */}}
+{{- define "inference-rollouts.monitoringMetadata" -}}
+name: {{ include "inference-rollouts.fullname" .root }}{{ .suffix }}
+namespace: {{ .namespace | default .root.Release.Namespace }}
+labels: {{- include "inference-rollouts.beside" (dict "own" (include "inference-rollouts.labels" .root) "more" .value.labels) | nindent 2 }}
+{{- with .value.annotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- /* What a ServiceMonitor and a PodMonitor say of their one endpoint. The series name Rollouts, pools and pods by labels
+that targets have, too: without honorLabels they would be renamed (exported_namespace). */}}
+{{- define "inference-rollouts.monitoredEndpoint" -}}
+- port: metrics
+  honorLabels: true
+  {{- with .interval }}
+  interval: {{ . }}
+  {{- end }}
+  {{- with .scrapeTimeout }}
+  scrapeTimeout: {{ . }}
+  {{- end }}
+  {{- with .relabelings }}
+  relabelings: {{- toYaml . | nindent 2 }}
+  {{- end }}
+  {{- with .metricRelabelings }}
+  metricRelabelings: {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{- /* What controller and pickers both reach: names (a node's own cache has a link-local address) and the API server. */}}
+{{- define "inference-rollouts.egressOfAll" -}}
+- ports:
+  - {port: 53, protocol: UDP}
+  - {port: 53, protocol: TCP}
+- ports:
+  {{- range .apiServerPorts }}
+  - {port: {{ . }}, protocol: TCP}
+  {{- end }}
+  {{- with .apiServer }}
+  to: {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{- /* NetworkPolicy peers that have to be named: an empty list would mean everybody, and `required` lets it pass. */}}
+{{- define "inference-rollouts.peers" -}}
+{{- if not .peers -}}
+{{- fail .otherwise -}}
+{{- end -}}
+{{- toYaml .peers -}}
 {{- end -}}

@@ -14,6 +14,7 @@ import math
 import re
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ from rollouts.analysis.sources.base import (
     refuse_adapter,
     statistic_of,
 )
+from rollouts.analysis.sources.jobs import chosen_jobs, unscraped
 from rollouts.analysis.sources.promql import PerJob, Where, job_query, measure_query, raw_query
 from rollouts.analysis.types import Labelled, MeasureSpec, Value
 from rollouts.runtime.fairness import FairSlots
@@ -283,7 +285,8 @@ class PrometheusSource:
             return math.nan
         where = self._where(place, ((None, tuple(endpoints)),))
         held = await self._query(job_query(wanted.names, where), at, _MAX_RAW, place.namespace)
-        per_job = self._chosen(held if isinstance(held, tuple) else (), where, endpoints)
+        per_job, scraped = chosen_jobs(held if isinstance(held, tuple) else (), where, endpoints)
+        self._demand_whole_pods(endpoints, scraped)
         if not per_job:
             return math.nan
         value = await self._query(
@@ -302,19 +305,10 @@ class PrometheusSource:
             enforced_label=self._config.enforced_label,
         )
 
-    def _chosen(self, held: tuple[Labelled, ...], where: Where, endpoints: list[Endpoint]) -> PerJob:
-        """One scrape job for each pod: the one that holds most of its series, else the first by name."""
-        best: dict[str, tuple[float, str]] = {}
-        for item in held:
-            labels = dict(item.labels)
-            pod, mine = labels.get(where.pod_label, ""), (-item.value, labels.get("job", ""))
-            best[pod] = min(best.get(pod, mine), mine)
-        found: dict[str, list[Endpoint]] = {}
-        for endpoint in endpoints:
-            job = best.get(where.name(endpoint))
-            if job is not None:
-                found.setdefault(job[1], []).append(endpoint)
-        return tuple((job, tuple(found[job])) for job in sorted(found))
+    def _demand_whole_pods(self, endpoints: list[Endpoint], scraped: Mapping[str, int]) -> None:
+        missing = unscraped(endpoints, scraped)
+        if missing:
+            raise SourceUnavailable(f"source {self._name} holds {missing}")
 
     @property
     def offer(self) -> Offer:
@@ -339,6 +333,7 @@ class PrometheusSource:
         pages: dict[str, RawPod] = {}
         for found in await asyncio.gather(*(self._page(names, place, chunk, at) for chunk in chunks)):
             pages |= found
+        self._demand_whole_pods(endpoints, Counter(one.owner for one in endpoints if one.pod in pages))
         if not pages:
             raise SourceUnavailable(
                 f"source {self._name} holds nothing of the {len(endpoints)} pods of {place.arm.name}: it does not "

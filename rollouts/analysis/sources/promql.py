@@ -94,8 +94,8 @@ def raw_query(names: frozenset[str], where: Where) -> str:
 
 
 def job_query(names: Iterable[str], where: Where) -> str:
-    """How many of the wanted series each scrape job holds of each pod."""
-    return f"count by (job, {where.pod_label}) ({raw_query(frozenset(names), where)})"
+    """How many of the wanted series each scrape job holds of each process."""
+    return f"count by (job, {where.process}) ({raw_query(frozenset(names), where)})"
 
 
 def measure_query(wanted: Statistic, window: timedelta, where: Where) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rollouts.lab.controlplane.errors import ControlPlaneError
 
-__all__ = ["API_SERVER", "CONTROLLERS", "binaries_directory", "build", "built_binaries"]
+__all__ = ["API_SERVER", "CONTROLLERS", "binaries_directory", "build", "built_binaries", "one_builder"]
 
 API_SERVER = ("kube-apiserver", "etcd")
 """The programs that store and serve objects."""
@@ -84,7 +84,7 @@ def _check_go(go_mod: str) -> str:
 
 
 @contextmanager
-def _locked(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+def one_builder(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     """One builder at a time, across processes; the lock dies with its holder."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "build.lock", "w", encoding="utf-8") as file:
@@ -130,7 +130,7 @@ def build(
     major, minor, _ = version[1:].split(".")
     values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
     flags = " ".join(["-s -w", *(f"-X {_VERSION_PACKAGE}.{key}={value}" for key, value in values.items())])
-    with _locked(folder, say):
+    with one_builder(folder, say):
         for name in programs:
             if os.access(folder / name, os.X_OK):
                 continue

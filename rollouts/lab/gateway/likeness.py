@@ -8,6 +8,9 @@ the point: none of these said so.
 - Envoy AI Gateway (ai-gateway#2657): a rule with two weighted pools keeps everything of its Gateway from being
   published; what was served before is served on.
 - kgateway on Envoy (kgateway#11667): 503 for the whole rule.
+
+Others give clients what weights say, but speak to pickers in a way of their own (``shims``) or report late, wrongly or
+not at all (``hearing``).
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from rollouts.lab.gateway import shims
 from rollouts.lab.gateway.model import Cluster, Listener, Plan, Route, WeightedBackend
+from rollouts.peers import gateway_peers
 
 __all__ = ["GatewayLike", "played"]
 
@@ -30,11 +35,28 @@ class GatewayLike(Enum):
     ISTIO = "istio"
     AI_GATEWAY = "ai-gateway"
     KGATEWAY = "kgateway"
+    NGINX = "nginx-gateway-fabric"
+    AGENTGATEWAY = "agentgateway"
+    LATE = "late-status"
+    SILENT = "no-status"
+    WITHOUT_GENERATION = "no-generation"
+    LEFTOVER = "leftover-status"
+
+    @property
+    def speaks(self) -> shims.SpeakAs | None:
+        """How it speaks to pickers, where that is not as Envoy does."""
+        return _SPEAKING.get(self)
+
+    @property
+    def picker_options(self) -> tuple[str, ...]:
+        """Options of our pickers that it needs, from what is known of it."""
+        peer = next((one for one in gateway_peers() if one.key == self.value), None)
+        return ("--keep-streams",) if peer is not None and peer.needs.keep_streams else ()
 
 
 def played(like: GatewayLike, plan: Plan, before: Plan) -> Plan:
     """What is published for ``plan`` where ``before`` is what was published last."""
-    return _PLAYED[like](plan, before)
+    return _PLAYED.get(like, _standard)(plan, before)
 
 
 def _standard(plan: Plan, before: Plan) -> Plan:
@@ -122,8 +144,11 @@ def _kgateway(plan: Plan, before: Plan) -> Plan:
 
 
 _PLAYED: dict[GatewayLike, Callable[[Plan, Plan], Plan]] = {
-    GatewayLike.STANDARD: _standard,
     GatewayLike.ISTIO: _istio,
     GatewayLike.AI_GATEWAY: _ai_gateway,
     GatewayLike.KGATEWAY: _kgateway,
+}
+_SPEAKING: dict[GatewayLike, shims.SpeakAs] = {
+    GatewayLike.NGINX: shims.nginx,
+    GatewayLike.AGENTGATEWAY: shims.agentgateway,
 }

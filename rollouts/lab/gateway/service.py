@@ -14,11 +14,13 @@ from rollouts.kube.client import KubeClient, PatchKind, Resource
 from rollouts.kube.errors import RefusedError, RetryableError
 from rollouts.lab.gateway.backends import POOL_GROUPS
 from rollouts.lab.gateway.envoy import EnvoyProcess
+from rollouts.lab.gateway.hearing import LATE_SECONDS, heard
 from rollouts.lab.gateway.httproute import GATEWAY_GROUP
 from rollouts.lab.gateway.likeness import GatewayLike, played
 from rollouts.lab.gateway.listeners import requested_ports
 from rollouts.lab.gateway.model import Plan
 from rollouts.lab.gateway.resources import render
+from rollouts.lab.gateway.shims import PickerShims
 from rollouts.lab.gateway.status import gateway_patch, pool_patch, route_patch
 from rollouts.lab.gateway.translate import Translation, World, translate
 from rollouts.lab.gateway.xds import AdsServer, ConfigRejectedError
@@ -66,6 +68,8 @@ class LabGateway:
         self._address = address
         self._like = like
         self._published = Plan()
+        self._shims = PickerShims(like.speaks)
+        self._late: asyncio.Task[None] | None = None
         self._directory = directory
         self._stores = {resource: Store() for resource in _WATCHED}
         self._reflectors = [
@@ -120,15 +124,17 @@ class LabGateway:
 
     async def stop(self) -> None:
         """Stop the watches and Envoy."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *([self._late] if self._late is not None else [])]
+        for task in tasks:
             task.cancel()
-        for task in self._tasks:
+        for task in tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         self._tasks = []
         if self._envoy is not None:
             await self._envoy.stop()
         await self._ads.stop()
+        await self._shims.stop()
 
     async def wait_for_gateway(self, *, timeout: float = 15.0) -> str:
         """Wait until a listener is programmed; answers its URL. Raises TimeoutError."""
@@ -157,7 +163,7 @@ class LabGateway:
         rejected = ""
         try:
             plan = played(self._like, translation.plan, self._published)
-            await self._ads.publish(render(plan, address=self._address))
+            await self._ads.publish(render(await self._shims.before(plan), address=self._address))
             self._published = plan
         except ConfigRejectedError as error:
             rejected = str(error)
@@ -198,11 +204,31 @@ class LabGateway:
             await self._patch_status(GATEWAYS, gateway.gateway, patch)
         if rejected:
             return  # Envoy goes on with the routes it had, so no route may claim this generation
-        for route in translation.routes:
-            await self._patch_status(HTTP_ROUTES, route.route, route_patch(route, now))
+        if self._like is GatewayLike.LATE:
+            self._tell_later(translation)
+        else:
+            await self._write_routes(translation)
         for pool in translation.pools:
             resource = POOLS_V1 if pool.group == POOLS_V1.group else POOLS_V1ALPHA2
             await self._patch_status(resource, pool.pool, pool_patch(pool, now))
+
+    async def _write_routes(self, translation: Translation) -> None:
+        now = self._clock.now()
+        for route in translation.routes:
+            patch = heard(self._like, route.route, route_patch(route, now))
+            await self._patch_status(HTTP_ROUTES, route.route, patch)
+
+    def _tell_later(self, translation: Translation) -> None:
+        """Of what is published now, unless something newer is by then."""
+        if self._late is not None:
+            self._late.cancel()
+
+        async def tell() -> None:
+            await self._clock.sleep(LATE_SECONDS)
+            with contextlib.suppress(TimeoutError, RetryableError):
+                await self._write_routes(translation)
+
+        self._late = asyncio.create_task(tell())
 
     async def _patch_status(
         self, resource: Resource, obj: Mapping[str, Any], patch: dict[str, Any] | None

@@ -33,12 +33,15 @@ class Clients:
         """Requests a second."""
         self.splits = True
         """False: a gateway that accepts two pools in a rule, and goes on with what it had."""
+        self.lag = 0.0
+        """Seconds until the gateway does what was stored; its report on the route does not wait for that."""
         self.breaks_above = Fraction(1)
         """Canary share (of the lesser weight) above which no request reaches anybody."""
         self.countable = True
         """Whether anybody can count."""
         self._asked: dict[str, Fraction] = {}
         self._split: dict[str, Fraction] = {}
+        self._late: list[tuple[float, dict[str, Fraction]]] = []
         self._served: dict[str, float] = {}
         self._at = 0.0
 
@@ -61,9 +64,17 @@ class Clients:
     def _program(self) -> None:
         carrying = [share for share in self._asked.values() if share]
         if self.splits or len(carrying) < 2:
-            self._split = dict(self._asked)
+            self._late.append((self._at + self.lag, dict(self._asked)))
 
     def _pass(self, seconds: float) -> None:
+        """What was in force until then; what the gateway has not done yet it does in the order of its moments."""
+        while self._late and self._late[0][0] <= max(seconds, self._at):
+            moment, split = self._late.pop(0)
+            self._serve(moment)
+            self._split = split
+        self._serve(seconds)
+
+    def _serve(self, seconds: float) -> None:
         least = min((share for share in self._split.values() if share), default=Fraction(0))
         lost = len([share for share in self._split.values() if share]) > 1 and least > self.breaks_above
         for name, share in self._split.items():

@@ -7,7 +7,7 @@ from typing import Any
 
 from rollouts.engine.attempt import ProbeVerdict
 from rollouts.objects import kinds
-from tests.kit.faults.cluster import Cluster
+from tests.kit.faults.cluster import NAMESPACE, Cluster
 from tests.kit.faults.moves import (
     at_step,
     begun,
@@ -24,6 +24,7 @@ from tests.kit.faults.moves import (
 )
 from tests.kit.faults.objects import (
     CANARY,
+    PARENTS,
     RELEASES,
     STABLE,
     TEMPLATE,
@@ -35,6 +36,7 @@ from tests.kit.faults.simulation import Condition, Move, Scenario
 __all__ = ["PATH_SCENARIOS"]
 
 _NEXT = Move(when=healthy_on(STABLE), act=retarget(CANARY), after=5)
+_RISING: list[dict[str, Any]] = [{"setWeight": 10}, {"setWeight": 50}]
 _WAITING: list[dict[str, Any]] = [{"setWeight": 10}, {"pause": {}}, {"setWeight": 50}]
 
 
@@ -43,6 +45,25 @@ def _scenario(name: str, moves: list[Move], goal: Condition) -> Scenario:
         base_objects(cluster, copy.deepcopy(rollout_object(_WAITING)))
 
     return Scenario(name=f"path: {name}", setup=setup, moves=tuple(moves), goal=goal, stride=2)
+
+
+def _refused_long_ago(name: str, goal: Condition) -> Scenario:
+    """The pools were there before their pickers' Services, and the gateway never looked again, as istiod does not."""
+    parent = {**PARENTS[0], "namespace": NAMESPACE}
+    stale = {
+        "type": "ResolvedRefs",
+        "status": "False",
+        "reason": "InvalidExtensionRef",
+        "message": "not found",
+    }
+
+    def setup(cluster: Cluster) -> None:
+        base_objects(cluster, copy.deepcopy(rollout_object(_RISING)))
+        for pool in (STABLE, CANARY):
+            status = {"parent": [{"parentRef": parent, "conditions": [stale]}]}
+            cluster.write_status(kinds.POOL_X, pool, status, manager="istiod")
+
+    return Scenario(name=f"path: {name}", setup=setup, moves=(), goal=goal, stride=2)
 
 
 def _managed(name: str, moves: list[Move], goal: Condition, **canary: Any) -> Scenario:
@@ -83,6 +104,7 @@ PATH_SCENARIOS = (
         gone,
         pathProbe="Require",
     ),
+    _refused_long_ago("a gateway still misses the pickers' Services, which are there", healthy_on(CANARY)),
     _scenario(
         "picker pod dies mid-canary, and comes back",
         [

@@ -59,6 +59,19 @@ SHARE_SCENARIOS: tuple[Scenario, ...] = (
         core=True,
     ),
     _scenario(
+        "weights in force ten seconds after the report",
+        SHORT,
+        [Move(when=begun, act=clients(lag=10.0))],
+        healthy_on(CANARY),
+    ),
+    _scenario(
+        "weights in force later than anybody waits",
+        SHORT,
+        [Move(when=begun, act=clients(lag=300.0))],
+        _aborted_by("ShareNotProgrammed"),
+        counted=True,
+    ),
+    _scenario(
         "no traffic until somebody sends some",
         SHORT,
         [

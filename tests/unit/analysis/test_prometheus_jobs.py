@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from aiohttp import web
 
 from rollouts.analysis.sources.base import Endpoint, Place, SourceUnavailable
 from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
-from rollouts.analysis.types import ArmRef
+from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec
 
 NAMES = frozenset({"http_requests_total"})
 PLACE = Place(namespace="default", arm=ArmRef(kind="InferencePool", group="g", name="canary"))
@@ -18,20 +18,28 @@ NOW = datetime.now(UTC)
 
 
 class Server:
-    """Answers every query with the counter of pod `p`, by scrape job."""
+    """Answers every query with the counter of pod `p`, by scrape job and port."""
 
     def __init__(self) -> None:
         self.jobs: dict[str, float] = {}
+        self.ports = (8000,)
         self.queries: list[str] = []
 
     async def answer(self, request: web.Request) -> web.Response:
         self.queries.append((await request.post()).get("query") or request.query["query"])
         found = [
             {
-                "metric": {"__name__": "http_requests_total", "pod": "p", "namespace": "default", "job": job},
+                "metric": {
+                    "__name__": "http_requests_total",
+                    "pod": "p",
+                    "namespace": "default",
+                    "job": job,
+                    "instance": f"10.0.0.1:{port}",
+                },
                 "value": [NOW.timestamp(), str(value)],
             }
             for job, value in self.jobs.items()
+            for port in self.ports
         ]
         return web.json_response({"status": "success", "data": {"resultType": "vector", "result": found}})
 
@@ -86,3 +94,34 @@ async def test_the_namespace_is_always_matched(server):
     await total(source)
 
     assert 'namespace="default"' in scripted.queries[0]
+
+
+RANKS = (8000, 8001, 8002)
+
+
+@pytest.mark.parametrize(
+    ("scraped", "said"),
+    [
+        (RANKS, ""),
+        (RANKS[:1], "holds 1 of the 3 processes of pod p: let it scrape every port"),
+        (RANKS[:2], "holds 2 of the 3 processes of pod p"),
+    ],
+)
+@pytest.mark.parametrize("how", ["raw", "measure"])
+async def test_a_pod_is_not_judged_by_some_of_its_processes(
+    server: tuple[Server, PrometheusSource], how: str, scraped: tuple[int, ...], said: str
+) -> None:
+    scripted, source = server
+    scripted.jobs, scripted.ports = {"pods": 100.0}, scraped
+    pods = [Endpoint(pod=f"p:{port}", ip="10.0.0.1", port=port, of="p") for port in RANKS]
+    source._endpoints = lambda *_: pods
+    errors = MeasureSpec(kind=MeasureKind.PRESET, name="error-rate", window=timedelta(seconds=10))
+
+    async def asked() -> str:
+        try:
+            await (source.raw(NAMES, PLACE, NOW) if how == "raw" else source.measure(errors, PLACE, NOW))
+        except SourceUnavailable as error:
+            return str(error)
+        return ""
+
+    assert (said in await asked()) if said else (await asked() == "")

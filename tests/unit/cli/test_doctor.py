@@ -156,12 +156,12 @@ def picker_pod(cluster: Cluster, *, ready: bool, **ref: Any) -> None:
     pod["metadata"]["labels"] = {"app": "picker"}
 
 
-def refused(cluster: Cluster) -> None:
+def refused(cluster: Cluster, *, kind: str = "Accepted", reason: str = "NotSupportedByGateway") -> None:
     cluster.objects[kinds.HTTP_ROUTE]["route"]["spec"] = {"parentRefs": [{"name": "gw"}]}
     condition = {
-        "type": "Accepted",
+        "type": kind,
         "status": "False",
-        "reason": "NotSupportedByGateway",
+        "reason": reason,
         "message": "weights",
     }
     parent = {"parentRef": {"name": "gw"}, "conditions": [condition]}
@@ -191,6 +191,26 @@ def moving(cluster: Cluster, *listed: Resource, there: tuple[Resource, ...] = ki
         cluster.add(kind, "v2", spec={"endpointPickerRef": {"name": "picker"}, "selector": {"app": "x"}})
     refs = [{"group": kind.group, "kind": "InferencePool", "name": "v2"} for kind in listed]
     cluster.objects[kinds.HTTP_ROUTE]["route"]["spec"] = {"rules": [{"backendRefs": refs}]}
+
+
+def foreign(cluster: Cluster, *, from_namespace: str = "default", hidden: bool = False) -> None:
+    """The route lists a pool of another namespace, and a grant there is for routes of this one."""
+    ref = {"group": kinds.POOL_V1.group, "kind": "InferencePool", "name": "v2", "namespace": "team-b"}
+    cluster.objects[kinds.HTTP_ROUTE]["route"]["spec"] = {"rules": [{"name": "live", "backendRefs": [ref]}]}
+    source = {"group": kinds.HTTP_ROUTE.group, "kind": "HTTPRoute", "namespace": from_namespace}
+    target = {"group": kinds.POOL_V1.group, "kind": "InferencePool"}
+    grant = cluster.add(kinds.REFERENCE_GRANT, "grant", spec={"from": [source], "to": [target]})
+    grant["metadata"]["namespace"] = "team-b"
+    cluster.hidden |= {kinds.REFERENCE_GRANT} if hidden else set()
+
+
+def reported(cluster: Cluster, *conditions: tuple[str, str]) -> None:
+    """What a gateway says of the route."""
+    route = cluster.objects[kinds.HTTP_ROUTE]["route"]
+    route["spec"] = {"parentRefs": [{"name": "gw"}]}
+    said = [{"type": name, "status": status, "message": "why"} for name, status in conditions]
+    entry = {"parentRef": {"name": "gw"}, "controllerName": "example.com/gateway", "conditions": said}
+    route["status"] = {"parents": [entry] if said else []}
 
 
 def released(cluster: Cluster, weights: dict[str, int]) -> None:
@@ -239,7 +259,7 @@ CASES: dict[str, tuple[Callable[[Cluster], Any], Level, str]] = {
     "no Ready pod behind the picker Service": (
         lambda c: picker_pod(c, ready=False),
         Level.BAD,
-        "no pod behind its picker Service picker is Ready (1 pods)",
+        "its picker Service picker has 0 Ready endpoints (1 pods behind it)",
     ),
     "the same, and the gateway fails open": (
         lambda c: picker_pod(c, ready=False, failureMode="FailOpen"),
@@ -249,7 +269,7 @@ CASES: dict[str, tuple[Callable[[Cluster], Any], Level, str]] = {
     "a gateway that refuses the pool": (
         lambda c: refused(c),
         Level.BAD,
-        "Gateway gw says Accepted=False (NotSupportedByGateway: weights)",
+        "InferencePool v2 is not Accepted by Gateway gw (Accepted=False, NotSupportedByGateway: weights)",
     ),
     "a gateway that refuses splits": (
         lambda c: behind(
@@ -270,6 +290,31 @@ CASES: dict[str, tuple[Callable[[Cluster], Any], Level, str]] = {
         lambda c: behind(c, "istio.io/gateway-controller"),
         Level.BAD,
         "InferencePool v2 is of inference.networking.x-k8s.io, and Istio reads only v1",
+    ),
+    "a gateway that looked before the picker's Service was there": (
+        lambda c: refused(c, kind="ResolvedRefs", reason="InvalidExtensionRef"),
+        Level.WARN,
+        "Gateway gw still says that its picker Service was not found, and it is there",
+    ),
+    "a backend of another namespace without a grant": (
+        lambda c: foreign(c, from_namespace="elsewhere"),
+        Level.BAD,
+        "HTTPRoute route: rule live lists InferencePool team-b/v2, and no ReferenceGrant there allows it",
+    ),
+    "a backend of another namespace, and grants that may not be read": (
+        lambda c: foreign(c, hidden=True),
+        Level.WARN,
+        "whether a ReferenceGrant there allows it may not be read",
+    ),
+    "a route that a gateway refuses": (
+        lambda c: reported(c, ("Accepted", "True"), ("ResolvedRefs", "False")),
+        Level.BAD,
+        "HTTPRoute route is not programmed: Gateway gw (example.com/gateway): ResolvedRefs is False: why",
+    ),
+    "a route of which its gateway says nothing": (
+        lambda c: reported(c),
+        Level.BAD,
+        "HTTPRoute route is not programmed: Gateway gw has not reported on the HTTPRoute yet",
     ),
     "pools that begin to move": (
         lambda c: moving(c, kinds.POOL_X),
@@ -411,8 +456,9 @@ async def test_a_sound_cluster_has_nothing_to_repair(change):
         (lambda c: picker_pod(c, ready=True), "1 of 1 pods behind it are Ready"),
         (lambda c: picker_pod(c, ready=True, kind="WasmPlugin"), "is a WasmPlugin, not a Service"),
         (lambda c: None, "selects no pods: that one serves is taken on trust"),
+        (foreign, "team-b/v2, which ReferenceGrant team-b/grant allows; no Rollout here moves its weight"),
     ],
-    ids=["a Ready pod", "another kind", "no selector"],
+    ids=["a Ready pod", "another kind", "no selector", "a granted backend of another namespace"],
 )
 async def test_what_is_taken_on_trust_is_said(change, said):
     cluster = sound()

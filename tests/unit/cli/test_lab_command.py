@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from rollouts.cli import lab
 from rollouts.cli.lab_load import told
 from rollouts.cli.main import main
+from rollouts.lab.gateway.likeness import GatewayLike
 from rollouts.lab.traffic import Result, Window
 
 STATE: dict[str, Any] = {
@@ -40,6 +41,24 @@ def test_adapters_cannot_be_shown_without_pickers() -> None:
 
     assert result.exit_code == 2
     assert "lora needs --pickers" in result.output
+
+
+def test_every_gateway_that_is_played_can_be_chosen() -> None:
+    assert set(lab._LIKES) == {like.value for like in GatewayLike}
+
+
+@pytest.mark.parametrize(
+    ("story", "like", "words"),
+    [
+        ("lora", "nginx-gateway-fabric", "drops the bodies"),
+        ("no-split", "istio", "chooses its gateway itself"),
+    ],
+)
+def test_stories_that_a_gateway_cannot_tell_are_refused(story: str, like: str, words: str) -> None:
+    result = CliRunner().invoke(main, ["lab", "demo", story, "--gateway-like", like])
+
+    assert result.exit_code == 2
+    assert words in result.output
 
 
 def test_a_running_lab_is_not_started_twice(state: Path) -> None:

@@ -249,6 +249,34 @@ def test_names_are_looked_up_in_the_files(old: str, new: str, code: int, part: s
     assert part in result.output
 
 
+FOREIGN = """\
+spec:
+  rules:
+  - name: live
+    backendRefs:
+    - {group: inference.networking.k8s.io, kind: InferencePool, name: v2, namespace: team-b}
+"""
+GRANT = """\
+---
+apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata: {name: grant, namespace: team-b}
+spec:
+  from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: default}]
+  to: [{group: inference.networking.k8s.io, kind: InferencePool}]
+"""
+
+
+@pytest.mark.parametrize(("grant", "hints"), [("", 1), (GRANT, 0), (GRANT.replace("team-b", "team-c"), 1)])
+def test_a_backend_of_another_namespace_needs_a_grant_there(grant: str, hints: int) -> None:
+    result = run(f"{SOUND}---\n{ROUTE}{FOREIGN}{grant}")
+
+    assert f"0 problems, {hints} hints" in result.output
+    assert (
+        "in namespace team-b with spec: {from: [{group: gateway.networking.k8s.io" in result.output
+    ) is bool(hints)
+
+
 def test_a_template_with_nearly_the_name_is_proposed() -> None:
     template = {
         "apiVersion": "inferencerollouts.dev/v1alpha1",

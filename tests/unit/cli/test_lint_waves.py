@@ -15,6 +15,7 @@ from rollouts.cli.waves import WaveFinding, wave_findings, wave_of
 
 ROOT = Path(__file__).parents[3]
 WAVE = "argocd.argoproj.io/sync-wave"
+HOOK = "argocd.argoproj.io/hook"
 Object = dict[str, Any]
 
 
@@ -108,10 +109,56 @@ def test_what_keeps_a_sync_open_is_a_hint(other: Object, part: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("3", 3), ("-2", -2), (" 4 ", 4), ("", 0), ("x", 0), ("--1", 0), ("9" * 40, 0), ("²", 0)],
+    [
+        ("3", 3),
+        ("-2", -2),
+        ("+4", 4),
+        (" 4 ", 0),
+        ("", 0),
+        ("x", 0),
+        ("--1", 0),
+        ("4\n", 0),
+        ("9" * 40, 0),
+        ("²", 0),
+    ],
 )
 def test_a_wave_that_is_no_number_is_zero(text: str, number: int) -> None:
     assert wave_of({"metadata": {"annotations": {WAVE: text}}}) == number
+
+
+@pytest.mark.parametrize(
+    ("annotations", "wave"),
+    [
+        ({"helm.sh/hook-weight": "7"}, 7),
+        ({"helm.sh/hook-weight": "7", WAVE: "2"}, 2),
+        ({"helm.sh/hook-weight": "7", WAVE: "x"}, 7),
+        ({"helm.sh/hook-weight": "7", HOOK: "Sync"}, 0),
+    ],
+)
+def test_the_weight_of_a_helm_hook_is_a_wave(annotations: dict[str, str], wave: int) -> None:
+    assert wave_of({"metadata": {"annotations": annotations}}) == wave
+
+
+def test_phases_come_before_waves() -> None:
+    """A pool made before the sync is there in whatever wave; one made after it never comes."""
+    early, late = pool(9), pool(None)
+    early["metadata"]["annotations"][HOOK] = "PreSync"
+    late["metadata"]["annotations"][HOOK] = "PostSync"
+
+    assert list(wave_findings([rollout(0), early])) == []
+    (found,) = wave_findings([rollout(5), late])
+    assert found.deadlock
+    assert "InferencePool/v2, which it needs, is a PostSync hook" in found.text
+
+
+def test_a_namesake_in_another_namespace_is_not_what_a_rollout_needs() -> None:
+    ours, theirs = rollout(1), pool(2)
+    ours["metadata"]["namespace"], theirs["metadata"]["namespace"] = "a", "b"
+    (found,) = wave_findings([ours, theirs])
+
+    assert not found.deadlock
+    theirs["metadata"]["namespace"] = "a"
+    assert [one.deadlock for one in wave_findings([ours, theirs])] == [True]
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,18 @@ def test_a_model_without_consent_is_not_touched():
     assert "does not consent" in simulation.status["message"]
 
 
+def test_a_model_that_means_a_pool_of_the_other_group_is_told_which_group_has_it():
+    adopted = model((V1, 90), (V2, 10), annotations=CONSENT)
+    adopted["spec"]["poolRef"]["group"] = kinds.POOL_V1.group
+    simulation = run(
+        setup((kinds.ROLLOUT, rollout()), (kinds.INFERENCE_MODEL, adopted)), phase("WaitingForTarget")
+    )
+
+    assert simulation.status["reason"] == "PoolMissing"
+    assert f"does not exist in {kinds.POOL_V1.group}" in simulation.status["message"]
+    assert f"it does in {kinds.POOL_X.group}: set poolRef.group" in simulation.status["message"]
+
+
 # --- pods ------------------------------------------------------------------------------------------
 
 

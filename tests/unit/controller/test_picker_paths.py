@@ -205,6 +205,32 @@ def test_only_a_parent_of_the_route_that_says_false_refuses_the_pool(
     assert not stage.path().picker_down
 
 
+@pytest.mark.parametrize(
+    ("pool", "reasons"),
+    [
+        ({}, []),
+        ({"picker": "absent"}, ["PickerMissing", "PoolRefused"]),
+        ({"kind": "WasmPlugin"}, ["PoolRefused"]),
+    ],
+    ids=["the Service is there", "it is not", "another kind"],
+)
+def test_a_gateway_that_misses_the_pickers_service_is_believed_until_it_is_there(
+    pool: Object, reasons: list[str]
+) -> None:
+    """istiod looks once, and says so until the pool or the route changes."""
+    stage = Stage()
+    condition = {
+        "type": "ResolvedRefs",
+        "status": "False",
+        "reason": "InvalidExtensionRef",
+        "message": "not found",
+    }
+    stale = {"parentRef": {"kind": "Gateway", "name": "gw"}, "conditions": [condition]}
+    stage.put(pool_object("v2", status={"parents": [stale]}, **pool))
+
+    assert stage.reasons() == reasons
+
+
 def test_a_refusal_counts_for_the_namespace_of_the_parent() -> None:
     stage = Stage()
     stage.put(pool_object("v2", status={"parents": [parent("False")]}))

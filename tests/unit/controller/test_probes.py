@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -24,6 +26,7 @@ from rollouts.engine.probing import PROBE_HEADER, PROBE_ROUTE
 from rollouts.engine.rollout_spec import HeaderMatch, HeaderRouteStep, TrafficMode
 from rollouts.kube.errors import Forbidden, NotFound
 from rollouts.objects import kinds
+from rollouts.picker.credentials import self_signed_pair
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic import httproute
@@ -47,6 +50,10 @@ def gateway_object(port: int = 8080, **status: Any) -> Object:
             **status,
         },
     }
+
+
+def listening(*listeners: Object) -> Object:
+    return gateway_object() | {"spec": {"listeners": [{"name": "llm-gw", **one} for one in listeners]}}
 
 
 @dataclass
@@ -86,21 +93,41 @@ async def test_the_address_is_what_the_gateway_publishes_at_its_listeners_port()
         (gateway_object(addresses=[]), "publishes no address"),
         (gateway_object(addresses="x", conditions=[PROGRAMMED, None]), "publishes no address"),
         (gateway_object(addresses=[{"type": "Hostname", "value": "no\x00name"}]), "publishes no address"),
+        (listening({"protocol": "TLS", "port": 1}), "no HTTP listener"),
+        (listening({"protocol": "HTTPS", "port": 1, "tls": {"mode": "Passthrough"}}), "no HTTP listener"),
         (
-            gateway_object() | {"spec": {"listeners": [{"name": "llm-gw", "protocol": "HTTPS", "port": 1}]}},
-            "no plain",
+            listening(
+                {"protocol": "HTTPS", "port": 1, "tls": {"frontendValidation": {"caCertificateRefs": [1]}}}
+            ),
+            "none that ends TLS and asks for no certificate",
         ),
-        (
-            gateway_object() | {"spec": {"listeners": [{"name": "other", "protocol": "HTTP", "port": 1}]}},
-            "no plain",
-        ),
-        (gateway_object(port=0), "no plain HTTP listener"),
+        (listening({"name": "other", "protocol": "HTTP", "port": 1}), "no HTTP listener"),
+        (gateway_object(port=0), "no HTTP listener"),
     ],
 )
 async def test_why_nobody_can_be_asked(gateway: Object | Exception, why: str) -> None:
     with pytest.raises(Unreachable) as raised:
         await find(gateway)
     assert why in str(raised.value)
+
+
+HTTPS: Object = {"protocol": "HTTPS", "port": 8443, "hostname": "llm.example"}
+
+
+@pytest.mark.parametrize(
+    ("listeners", "port", "tls"),
+    [
+        ([HTTPS], 8443, True),
+        ([{**HTTPS, "tls": {"mode": "Terminate"}}], 8443, True),
+        ([HTTPS, {"protocol": "HTTP", "port": 8080}], 8080, False),
+    ],
+)
+async def test_a_listener_that_ends_tls_is_asked_where_there_is_no_plain_one(
+    listeners: list[Object], port: int, tls: bool
+) -> None:
+    found = await find(listening(*listeners))
+
+    assert (found.port, found.tls, found.host) == (port, tls, "llm.example" if tls else "")
 
 
 @pytest.mark.parametrize(
@@ -273,6 +300,7 @@ class Plane:
     asked: list[tuple[str, str, str]] = field(default_factory=list)
     counted: int = 0
     port: int = 0
+    runner: Any = None
 
     async def models(self, request: web.Request) -> web.Response:
         code = self.codes[min(len(self.asked), len(self.codes) - 1)]
@@ -295,7 +323,7 @@ async def serving(plane: Plane) -> AsyncIterator[Plane]:
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    plane.port = runner.addresses[0][1]
+    plane.port, plane.runner = runner.addresses[0][1], runner
     try:
         yield plane
     finally:
@@ -408,6 +436,26 @@ async def test_what_the_answers_mean(plane: Plane, verdict: ProbeVerdict, said: 
     assert KEY in look.told
     assert again is not None
     assert again.verdict is verdict
+
+
+async def test_a_listener_with_tls_is_probed_whatever_its_certificate(tmp_path: Path) -> None:
+    private, certificate = self_signed_pair("somebody.else")
+    (tmp_path / "key.pem").write_bytes(private)
+    (tmp_path / "cert.pem").write_bytes(certificate)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    names: list[str | None] = []
+    context.sni_callback = lambda _, name, __: names.append(name)
+    async with serving(Plane([200])) as plane:
+        site = web.TCPSite(plane.runner, "127.0.0.1", 0, ssl_context=context)
+        await site.start()
+        look = Look(plane)
+        port = plane.runner.addresses[-1][1]
+        look.prober._client = cast("Any", Objects(listening({**HTTPS, "port": port})))
+        verdict, message = await look.verdict()
+
+    assert verdict is ProbeVerdict.PASSED, message
+    assert set(names) == {"llm.example"}
 
 
 async def test_a_gateway_that_does_not_answer_is_not_judged() -> None:

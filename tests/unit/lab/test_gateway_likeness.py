@@ -99,3 +99,10 @@ def test_a_pool_beside_a_service_is_no_split_of_pools() -> None:
     made = played(GatewayLike.KGATEWAY, plan(50, 0, services=50), Plan())
 
     assert backends(made) == [(V1, 50), (V2, 0), ("service/default/s/80", 50)]
+
+
+@pytest.mark.parametrize(
+    ("like", "options"), [(GatewayLike.AGENTGATEWAY, ("--keep-streams",)), (GatewayLike.ISTIO, ())]
+)
+def test_pickers_get_the_options_that_the_gateway_needs(like: GatewayLike, options: tuple[str, ...]) -> None:
+    assert like.picker_options == options

@@ -6,9 +6,11 @@ import socket
 import subprocess
 import sys
 
-from rollouts.lab.loopback import loopback
+import pytest
 
-SAY = "from rollouts.lab.loopback import loopback; print(loopback(1, 10), flush=True); input()"
+from rollouts.lab.loopback import OTHER_NETWORK, loopback
+
+SAY = "from rollouts.lab.loopback import OTHER_NETWORK, loopback; print(loopback(1, 10), flush=True); input()"
 
 
 def other() -> tuple[subprocess.Popen[str], str]:
@@ -35,3 +37,12 @@ def test_within_a_process_the_network_stays_the_same() -> None:
     assert loopback(2, 7) == f"{network}.2.7"
     with socket.create_server((loopback(2, 7), 0)) as listening:
         assert listening.getsockname()[0] == loopback(2, 7)
+
+
+def test_another_network_is_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(OTHER_NETWORK, "192.0.2")
+    found = [loopback(block, host) for block in range(8) for host in range(32)]
+
+    assert len(set(found)) == len(found) == 256
+    assert found[0] == "192.0.2.0"
+    assert found[-1] == "192.0.2.255"

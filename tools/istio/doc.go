@@ -1,0 +1,2 @@
+// Package istio pins the istiod that `make peers` builds and runs our scenarios on.
+package istio
