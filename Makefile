@@ -55,8 +55,8 @@ lint: $(STAMP) ## style, types, layers, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.generate --check
 
-test-fast: $(STAMP) ## the part without slow, cluster, gateway and prometheus tests, under a minute
-	$(PYTEST) -m "not slow and not cluster and not gateway and not prometheus and not full"
+test-fast: $(STAMP) ## the part without slow, cluster, gateway, prometheus and browser tests, under a minute
+	$(PYTEST) -m "not slow and not cluster and not gateway and not prometheus and not browser and not full"
 
 coverage: $(STAMP) ## every branch of the engine
 	$(BIN)/coverage run --branch --source=rollouts/engine -m pytest -q -m "not slow" tests/unit/engine tests/property/test_engine_property.py

@@ -1,6 +1,7 @@
 """Many Rollouts mid-canary against a real kube-apiserver: memory, CPU, reconcile time, API requests, restart.
 
-``python -m benchmarks.controller.scale [--rollouts 100 1000]``. Each Rollout has a route of its own over two shared
+``python -m benchmarks.controller.scale [--rollouts 100 1000] [--finished 10]``; ``--finished`` adds runs of earlier
+attempts to each. Each Rollout has a route of its own over two shared
 pools of two simulated pods each, and stands in a pause at 10 %. The gateway is a small loop that reports the routes as
 programmed. All figures are of the controller's process alone.
 """
@@ -18,6 +19,7 @@ from typing import Any
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.controller.finished import add_finished_runs
 from rollouts.lab.controlplane import Choice
 from rollouts.lab.environment import EXAMPLES, Lab, base_model_pods, read_objects
 from rollouts.objects import kinds
@@ -138,7 +140,7 @@ async def paused(lab: Lab, count: int) -> bool:
             return found == count
 
 
-async def measure(count: int) -> None:
+async def measure(count: int, finished: int) -> None:
     """One size, start to end."""
     folder = EXAMPLES / "base-model"
     with tempfile.TemporaryDirectory() as directory:
@@ -170,11 +172,26 @@ async def measure(count: int) -> None:
             print(
                 f"  API requests at rest     {await process.requests() - requests:.0f} a minute, watches included"
             )
+            if finished:
+                made, before = await add_finished_runs(lab.client, finished), process.memory()
+                print(f"  {made} finished runs added    {before:.0f} MB (untrimmed garbage included)")
             await lab.stop_controller()
             began = time.monotonic()
             await lab.start_controller("--no-leader-elect")
             await eventually(lambda: planned(process), timeout=60)
             print(f"  restart to first plan    {time.monotonic() - began:.1f} s (target: < 10)", flush=True)
+            await eventually(lambda: at_rest(process), timeout=60)
+            print(
+                f"  memory after the restart {process.memory():.0f} MB (target for 1,000: < 200)", flush=True
+            )
+
+
+async def at_rest(process: Process) -> bool:
+    """Whether nothing was reconciled for two seconds."""
+    before = await process.samples()
+    await asyncio.sleep(2.0)
+    name = "rollouts_reconcile_seconds_count"
+    return before.get(name) == (await process.samples()).get(name)
 
 
 async def planned(process: Process) -> bool:
@@ -187,8 +204,12 @@ def main() -> None:
     """Print the figures for each size."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rollouts", type=int, nargs="+", default=[100, 1000])
-    for count in parser.parse_args().rollouts:
-        asyncio.run(measure(count))
+    parser.add_argument(
+        "--finished", type=int, default=0, help="finished runs of earlier attempts per Rollout"
+    )
+    arguments = parser.parse_args()
+    for count in arguments.rollouts:
+        asyncio.run(measure(count, arguments.finished))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,8 @@ def plan_run(
         for metric in run.metrics
     )
     phase, message, decision = run_phase(run, results)
-    status = RunStatus(
+    status = replace(
+        status,
         phase=phase,
         message=message,
         started_at=started,
@@ -64,10 +65,6 @@ def plan_run(
         metrics=results,
         decision=decision,
         earned=_earned(run, results),
-        comparisons=status.comparisons,
-        gates=status.gates,
-        checkpoint=status.checkpoint,
-        judged_at=status.judged_at,
     )
     if phase.terminal:
         return RunPlan(due=(), status=status, requeue_after=None)

@@ -253,6 +253,8 @@ class GateState:
     step: int | None
     verdict: str
     message: str = ""
+    since: datetime | None = None
+    """When it came to this verdict."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,3 +316,5 @@ class RunStatus:
     """State of the evidence process, for the next controller process."""
     judged_at: datetime | None = None
     """When the comparisons and the checkpoint were written."""
+    timeline: str = ""
+    """Weights, effects and evidence so far (``timeline.py``), for reports; nothing is decided by it."""

@@ -20,7 +20,7 @@ from rollouts.api.scalars import format_time
 
 __all__ = ["read_run_status", "write_run_status"]
 
-_WORDS = ("message", "effect", "evidence", "reason", "earned")
+_WORDS = ("message", "effect", "evidence", "reason", "earned", "since", "timeline")
 _SERIES = 10
 """Of a vector that a query answered with."""
 

@@ -10,7 +10,17 @@ from typing import Any
 from rollouts.engine.attempt import GateSummary
 from rollouts.engine.observation import GateOutcome, GateView, StepVerdict
 
-__all__ = ["GateFigures", "attempt_of", "gate_figures", "gate_summaries", "gate_view"]
+__all__ = [
+    "GateFigures",
+    "attempt_in",
+    "attempt_of",
+    "finished_run",
+    "gate_figures",
+    "gate_summaries",
+    "gate_view",
+    "is_finished",
+    "step_of",
+]
 
 _TEXT = 512
 
@@ -36,6 +46,54 @@ def _outcome(status: Mapping[str, Any]) -> GateOutcome:
     if phase in ("Inconclusive", "Error"):
         return GateOutcome.INCONCLUSIVE
     return GateOutcome.RUNNING
+
+
+def is_finished(run: Mapping[str, Any]) -> bool:
+    """Whether nothing of the run changes any more."""
+    return _outcome(_dict(run.get("status"))) is not GateOutcome.RUNNING
+
+
+def attempt_of(run: Mapping[str, Any]) -> int:
+    """The attempt that the run belongs to; 0 where it does not say."""
+    return _whole(_dict(run.get("spec")).get("attempt"))
+
+
+def attempt_in(rollout: Mapping[str, Any]) -> int:
+    """The attempt that a raw Rollout is at; 0 before the first."""
+    return _whole(_dict(rollout.get("status")).get("attempt"))
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+_JUDGED = {
+    "metricResults": ("name", "phase", "effect", "message"),
+    "comparisons": ("name", "verdict", "effect", "message", "figures"),
+    "gates": ("step", "verdict", "message"),
+}
+
+
+def finished_run(run: Mapping[str, Any], *, is_read: bool) -> dict[str, Any]:
+    """Metadata and outcome of a finished run; with ``is_read`` what the functions below read of it, too.
+
+    The rest is for people, who ask the API server: time lines, earlier measurements, what was to be measured.
+    """
+    spec, status = _dict(run.get("spec")), _dict(run.get("status"))
+    kept_of_spec = ("attempt", "step", "stepsHash", "marks", "exclude") if is_read else ("attempt",)
+    kept_of_status = ("phase", "decision", "message", "earned") if is_read else ("phase",)
+    kept = {name: status[name] for name in kept_of_status if name in status}
+    if is_read:
+        for field, names in _JUDGED.items():
+            rows = [_dict(item) for item in _list(status.get(field))]
+            kept[field] = [{name: row[name] for name in names if name in row} for row in rows]
+        for row, whole in zip(kept["metricResults"], _list(status.get("metricResults")), strict=True):
+            row["measurements"] = _list(_dict(whole).get("measurements"))[-1:]
+    return {
+        "metadata": _dict(run.get("metadata")),
+        "spec": {name: spec[name] for name in kept_of_spec if name in spec},
+        "status": kept,
+    }
 
 
 def gate_view(run: Mapping[str, Any]) -> GateView:
@@ -134,11 +192,7 @@ def _number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def attempt_of(run: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Attempt and 0-based step (None: the whole attempt) that a run says it belongs to."""
-    spec = _dict(run.get("spec"))
-    attempt, step = spec.get("attempt"), spec.get("step")
-    return (
-        attempt if isinstance(attempt, int) else None,
-        step if isinstance(step, int) and not isinstance(step, bool) else None,
-    )
+def step_of(run: Mapping[str, Any]) -> int | None:
+    """The 0-based step that the run judges; None: the whole attempt."""
+    step = _dict(run.get("spec")).get("step")
+    return step if isinstance(step, int) and not isinstance(step, bool) else None

@@ -122,6 +122,8 @@ class GateStateModel(ApiModel):
     """Pass, Fail, Inconclusive or Undecided. A Pass is for good."""
     message: Annotated[Long, Stored(kept=True, cut=512)] = ""
     """Why."""
+    since: Time | None = None
+    """When it came to this verdict."""
 
 
 class AnalysisRunStatusModel(ApiModel):
@@ -151,3 +153,5 @@ class AnalysisRunStatusModel(ApiModel):
     """Verdicts of the gates that have opened."""
     judged_at: Time | None = None
     """When the comparisons and the checkpoint were written."""
+    timeline: Annotated[str, Field(max_length=32768)] = ""
+    """Weights, effects and evidence over time, thinned, as JSON: what `rollouts report` draws."""

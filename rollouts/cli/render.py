@@ -23,7 +23,7 @@ __all__ = ["ICONS", "rollout_table", "rollout_view", "summary"]
 ICONS = {
     Phase.HEALTHY: ("✔", "green"),
     Phase.PROGRESSING: ("◌", "cyan"),
-    Phase.PAUSED: ("॥", "yellow"),
+    Phase.PAUSED: ("‖", "yellow"),
     Phase.WAITING: ("◷", "yellow"),
     Phase.ABORTED: ("✖", "red"),
     Phase.INVALID: ("⚠", "red"),

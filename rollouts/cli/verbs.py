@@ -23,7 +23,7 @@ from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.objects import kinds
 from rollouts.terminal import say
 
-__all__ = ["abort", "pause", "promote", "resume", "retry"]
+__all__ = ["abort", "pause", "promote", "resume", "retry", "write_command"]
 
 _WAIT = 30.0
 _POLL = 0.2
@@ -57,10 +57,16 @@ def _user() -> str:
         return ""
 
 
-async def _send(client: KubeClient, namespace: str, name: str, action: str) -> CommandRecord | None:
-    raw = _raw(await fetch(client, namespace, name), action)
+async def write_command(client: KubeClient, rollout: dict[str, Any], action: str) -> str:
+    """Write the annotation, bound to what ``rollout`` says; answers its text. Raises KubeError."""
+    raw, meta = _raw(rollout, action), rollout["metadata"]
     body = {"metadata": {"annotations": {COMMAND_ANNOTATION: raw}}}
-    await client.patch(kinds.ROLLOUT, namespace, name, body, kind=PatchKind.MERGE)
+    await client.patch(kinds.ROLLOUT, meta["namespace"], meta["name"], body, kind=PatchKind.MERGE)
+    return raw
+
+
+async def _send(client: KubeClient, namespace: str, name: str, action: str) -> CommandRecord | None:
+    raw = await write_command(client, await fetch(client, namespace, name), action)
     deadline, seen = time.monotonic() + _WAIT, None
     while time.monotonic() < deadline:
         last = parse_rollout(await fetch(client, namespace, name)).status.last_command

@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, cast
 
 from rollouts.api.references import pool_names, template_names, traffic_names
+from rollouts.api.run_status import attempt_in, attempt_of, finished_run, is_finished
 from rollouts.carriers import TRAFFIC_KINDS, TrafficKind
 from rollouts.carriers.base import POOL_REF
 from rollouts.carriers.http_route import MIRROR
@@ -23,7 +24,7 @@ from rollouts.objects.pods import (
 )
 from rollouts.objects.pools import Pool, read_pool
 from rollouts.runtime.clock import Clock
-from rollouts.runtime.objects import Object, ObjectKey
+from rollouts.runtime.objects import Object, ObjectKey, key_of
 from rollouts.runtime.reflector import Reflector
 from rollouts.runtime.store import Store
 
@@ -153,11 +154,18 @@ def _trim_service(service: Object) -> Object:
 class Caches:
     """Stores of every kind that a plan looks at. ``namespace`` None watches all namespaces.
 
-    Without ``cluster_templates`` those are not watched, since a namespaced Role cannot allow it.
+    Without ``cluster_templates`` those are not watched, since a namespaced Role cannot allow it. ``whole_runs`` keeps
+    all of finished AnalysisRuns, for whoever tells of the past.
     """
 
     def __init__(
-        self, client: KubeClient, clock: Clock, *, namespace: str | None, cluster_templates: bool = True
+        self,
+        client: KubeClient,
+        clock: Clock,
+        *,
+        namespace: str | None,
+        cluster_templates: bool = True,
+        whole_runs: bool = False,
     ) -> None:
         self.watches_cluster_templates = cluster_templates
         self.doomed: set[str] = set()
@@ -165,7 +173,10 @@ class Caches:
         self.rollouts = Store(
             indexes={_ROUTE: _rollout_by_route, _POOL: _rollout_by_pool, _TEMPLATE: _rollout_by_template}
         )
-        self.runs = Store(indexes={_OWNER: _by_owner, _NAME_END: _by_name_end})
+        self.runs = Store(
+            indexes={_OWNER: _by_owner, _NAME_END: _by_name_end},
+            transform=None if whole_runs else self._trim_run,
+        )
         self.templates = Store()
         self.cluster_templates = Store()
         self.traffic = {
@@ -190,6 +201,21 @@ class Caches:
             for resource, store in self.by_resource().items()
             if cluster_templates or resource != kinds.CLUSTER_ANALYSIS_TEMPLATE
         )
+
+    def _trim_run(self, run: Object) -> Object:
+        """Of a finished run what its Rollout reads, and of one of an earlier attempt metadata and phase: ten attempts
+        per Rollout are kept in the cluster, and no plan looks at them. A Rollout may be older here than its runs."""
+        if not is_finished(run):
+            return run
+        owner = owner_of(run, kinds.ROLLOUT.kind)
+        rollout = self.rollouts.get(ObjectKey(_namespace(run), owner[0])) if owner is not None else None
+        return finished_run(run, is_read=rollout is None or attempt_of(run) >= attempt_in(rollout))
+
+    def trim_runs(self, runs: Iterable[Object]) -> None:
+        """Trim finished runs again: their Rollout has gone on to another attempt since."""
+        for run in runs:
+            if is_finished(run) and len(run["status"]) > 1:
+                self.runs.trim(key_of(run))
 
     def by_resource(self) -> dict[Resource, Store]:
         """Every watched kind and its store."""

@@ -30,6 +30,15 @@ from rollouts.analysis.evidence import (
 from rollouts.analysis.logical import Wanted, wanted_of
 from rollouts.analysis.sources.base import Place, RawPod, Source, SourceError
 from rollouts.analysis.sources.budget import QueryBudget
+from rollouts.analysis.timeline import (
+    FINISHED_LIMIT,
+    TimePoint,
+    extended,
+    metric_point,
+    read_timeline,
+    thinned,
+    write_timeline,
+)
 from rollouts.analysis.types import ComparisonResult, GateState, Phase, RunSpec, RunStatus
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
@@ -41,6 +50,8 @@ _log = structlog.get_logger(__name__)
 CHECKPOINT_EVERY = timedelta(seconds=120)
 _PAST = timedelta(minutes=60)
 _HISTORY = 120
+_UNSTORED_POINTS = 64
+"""Sixteen times what comes between two writes: the rest of the time line while the API server takes none."""
 _DEADLINE = 15.0
 """Seconds that one scrape of an arm may take, whatever its source allows itself."""
 
@@ -55,6 +66,22 @@ class _Attempt:
     trouble: dict[tuple[str, str], str] = field(default_factory=dict)
     """Why a source said nothing of an arm at the last look."""
     told: str = ""
+    points: list[TimePoint] = field(default_factory=list)
+    """Of the time line, since the last status that was stored."""
+    drawn: str | None = None
+    """The time line with them, until it is known to be stored."""
+
+    def note(self, status: RunStatus, point: TimePoint) -> None:
+        """One more point, which waits for a status that is stored anyway: it is no reason for a write."""
+        if status.timeline == self.drawn:
+            self.points, self.drawn = [], None
+        self.points = [*self.points[1 - _UNSTORED_POINTS :], point]
+
+    def draw(self, status: RunStatus, names: list[str]) -> str:
+        """The time line of ``status`` with what has been noted since."""
+        before = [result.name for result in status.comparisons]
+        self.drawn = extended(status.timeline, before, names, self.points)
+        return self.drawn
 
 
 class Comparer:
@@ -69,6 +96,14 @@ class Comparer:
     def forget(self, key: ObjectKey) -> None:
         """The run is over or gone."""
         self._attempts.pop(key, None)
+
+    def ended(self, key: ObjectKey, status: RunStatus) -> RunStatus:
+        """What is kept of a run that is over: no checkpoint, and a time line that ends where the run does."""
+        attempt, timeline = self._attempts.get(key), status.timeline
+        if attempt is not None:
+            timeline = attempt.draw(status, [result.name for result in status.comparisons])
+        kept = write_timeline(thinned(read_timeline(timeline), FINISHED_LIMIT))
+        return replace(status, checkpoint="", timeline=kept)
 
     def wait(self, key: ObjectKey, run: RunSpec) -> float:
         """Seconds until the next scrape; 0 when it is due."""
@@ -92,6 +127,8 @@ class Comparer:
         pods = await self._scrape(key.namespace, run, attempt)
         process.observe(Scrape(at=at, pods=pods))
         found = judge_all(process, run.comparisons, _marks(run), status.gates, at)
+        found = replace(found, gates=_dated(found.gates, status.gates, now))
+        attempt.note(status, _point(run, status, found, now))
         trouble = "; ".join(dict.fromkeys(attempt.trouble.values()))[:256]
         if trouble == attempt.told and not self._worth_storing(run, status, found, now):
             return status
@@ -113,6 +150,7 @@ class Comparer:
             comparisons=found.results,
             gates=found.gates,
             checkpoint=checkpoint,
+            timeline=attempt.draw(status, [result.name for result in found.results]),
             judged_at=now.replace(microsecond=0),
             message=(text if found.failure is not None else trouble)[:1024],
         )
@@ -237,6 +275,35 @@ class Comparer:
             wanted.sample(raw.sample, source.offer, arm, pod, raw.started)
             for pod, raw in sorted(found.items())
         ]
+
+
+def _dated(
+    gates: tuple[GateState, ...], before: tuple[GateState, ...], now: datetime
+) -> tuple[GateState, ...]:
+    """Each gate with the time since when its verdict stands."""
+    known = {(gate.step, gate.verdict): gate.since for gate in before}
+    at = now.replace(microsecond=0)
+    return tuple(replace(gate, since=known.get((gate.step, gate.verdict), at)) for gate in gates)
+
+
+def _point(run: RunSpec, status: RunStatus, found: Compared, now: datetime) -> TimePoint:
+    """This moment of the time line."""
+    figures = [result.figures for result in found.results]
+    passed = {gate.step for gate in found.gates if gate.verdict == "Pass"}
+    canary, stable = max(
+        ((one.get("canaryRequests", 0.0), one.get("stableRequests", 0.0)) for one in figures),
+        default=(0.0, 0.0),
+    )
+    return TimePoint(
+        at=int(now.timestamp()),
+        weight=next((mark.weight for mark in reversed(run.marks) if mark.at <= now), 0.0),
+        canary_requests=int(canary),
+        stable_requests=int(stable),
+        decision=found.failure is not None
+        or not passed <= {gate.step for gate in status.gates if gate.verdict == "Pass"},
+        harm=next((one["harmTotal"] for one in figures if "harmTotal" in one), None),
+        metrics=tuple(map(metric_point, figures)),
+    )
 
 
 def _held(gate: GateState, trouble: str) -> GateState:

@@ -13,7 +13,7 @@ from typing import Any
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from rollouts.api.run_status import GateFigures, attempt_of, gate_figures
+from rollouts.api.run_status import GateFigures, attempt_of, gate_figures, step_of
 from rollouts.controller.caches import Caches
 from rollouts.runtime.objects import ObjectKey
 
@@ -80,8 +80,8 @@ class GateCollector(Collector):
             return
         owned = self._caches.owned_runs(key, str(rollout["metadata"].get("uid", "")))
         for run in sorted(owned, key=lambda run: str(run["metadata"].get("creationTimestamp", ""))):
-            attempt, step = attempt_of(run)
-            if attempt == status.get("attempt") and step in (None, status.get("currentStep", 0)):
+            step = step_of(run)
+            if attempt_of(run) == status.get("attempt") and step in (None, status.get("currentStep", 0)):
                 yield ("attempt" if step is None else "step"), run
 
 

@@ -101,7 +101,7 @@ class ControllerMetrics:
         )
         self.reason = Gauge(
             "rollouts_rollout_reason",
-            "1 for the reason of the phase that a Rollout is in (docs/reference.md, Reasons).",
+            "1 for the reason of the phase that a Rollout is in (docs/troubleshooting.md).",
             ["namespace", "rollout", "reason"],
             registry=self.registry,
         )

@@ -268,9 +268,7 @@ def _trigger(name: str, data: Any) -> NoticeTrigger:
         *((reason, set(Reason), "reason") for reason in reasons),
     ):
         if word not in among:
-            listed = (
-                f"; there are {', '.join(known)}" if what == "phase" else ", see docs/reference.md, Reasons"
-            )
+            listed = f"; there are {', '.join(known)}" if what == "phase" else ", see docs/troubleshooting.md"
             raise NotificationError(f"{where}: no {what} {word!r}{listed}")
     if not phases and not reasons:
         raise NotificationError(f"{where}: needs phases or reasons")

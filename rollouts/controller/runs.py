@@ -28,6 +28,7 @@ from rollouts.analysis.types import (
 from rollouts.analysis.verdicts import asked_of, judge_value
 from rollouts.analysis.windows import too_early
 from rollouts.api.run_results import write_run_status
+from rollouts.api.run_status import is_finished
 from rollouts.api.runs import ParsedRun, parse_run
 from rollouts.controller.caches import Caches, owner_of
 from rollouts.controller.comparing import Comparer, compared_phase
@@ -82,13 +83,10 @@ class RunReconciler:
     async def reconcile(self, key: ObjectKey) -> float | None:
         """Measure what is due; the seconds until the next measurement, None when the run has ended."""
         raw = self._caches.runs.get(key)
-        if raw is None or raw["metadata"].get("deletionTimestamp"):
+        if raw is None or raw["metadata"].get("deletionTimestamp") or is_finished(raw):
             self._forget(key)
             return None
         parsed = parse_run(raw)
-        if parsed.status.phase.terminal:
-            self._forget(key)
-            return None
         if parsed.spec is None:
             broken = RunStatus(phase=Phase.ERROR, message=parsed.problem, completed_at=self._clock.now())
             await self._store(raw, broken)
@@ -104,6 +102,8 @@ class RunReconciler:
         wait = None if waits is None else waits.total_seconds()
         if run.comparisons:
             status, wait = await self._compare(key, run, status, wait)
+        if status.phase.terminal:
+            status = self._comparer.ended(key, status)
         later = self._unstored.keep(key, raw, parsed.status, status, self._clock.now())
         if later is None:
             await self._store(raw, status)

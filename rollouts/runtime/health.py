@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from rollouts.runtime.reflector import Reflector
@@ -121,8 +122,11 @@ def metrics_routes(registry: CollectorRegistry) -> list[web.RouteDef]:
 class HttpServer:
     """Serves ``routes`` on one address; a part for the supervisor."""
 
-    def __init__(self, address: Address, routes: Iterable[web.RouteDef]) -> None:
+    def __init__(
+        self, address: Address, routes: Iterable[web.RouteDef], *, middlewares: Iterable[Middleware] = ()
+    ) -> None:
         self._address = address
+        self._middlewares = list(middlewares)
         self._routes = list(routes)
         self._port = 0
         self._started = asyncio.Event()
@@ -135,7 +139,7 @@ class HttpServer:
     async def run(self) -> None:
         """Serve until cancelled. Raises OSError when the address cannot be used."""
         listening = _listen(self._address)
-        app = web.Application(client_max_size=1024)
+        app = web.Application(client_max_size=1024, middlewares=self._middlewares)
         app.add_routes(self._routes)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         try:

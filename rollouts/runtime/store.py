@@ -231,6 +231,12 @@ class Store:
         replacement = Replacement(self, known_before=known_before)
         return replacement.add(items, version) + replacement.finish()
 
+    def trim(self, key: ObjectKey) -> None:
+        """Apply ``transform`` once more: what it leaves out may depend on more than the object. Nobody is told."""
+        obj = self._objects.get(key)
+        if obj is not None:
+            self._objects[key] = self._trim(key, obj)
+
     def clear(self) -> int:
         """Delete everything, as when the kind is no longer served. Answers how many objects went."""
         for key in list(self._objects):

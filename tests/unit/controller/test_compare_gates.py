@@ -2,128 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from rollouts.analysis.conditions import condition_problem
-from rollouts.analysis.sources.base import Source
 from rollouts.api.parsing import parse_rollout
 from rollouts.api.scalars import parse_time
 from rollouts.cli.offline import gates_to_plan
-from rollouts.controller.assembly import Parts, assemble
-from rollouts.controller.caches import Caches
-from rollouts.controller.metrics import ControllerMetrics
 from rollouts.objects import kinds
-from rollouts.runtime.clock import Clock
-from rollouts.runtime.objects import ObjectKey
-from tests.kit.clock import virtual_time
-from tests.kit.counters import GrowingCounters
-from tests.kit.faults.clients import CountedShares
-from tests.kit.faults.cluster import NAMESPACE
+from tests.kit.attempts import STEPS, WithCounters, compare, evidence_run, gate, harm, healthy, run
 from tests.kit.faults.moves import at_step, begun, command, edit_steps, phase, reason
-from tests.kit.faults.objects import CANARY, STABLE, base_objects, rollout_object
-from tests.kit.faults.process import Assembler
-from tests.kit.faults.simulation import CLEAN, Condition, FaultPlan, Move, Scenario, Simulation
-from tests.kit.faults.transport import FaultyClient, WriteFault
+from tests.kit.faults.objects import CANARY, rollout_object
+from tests.kit.faults.simulation import FaultPlan, Move, Simulation
+from tests.kit.faults.transport import WriteFault
 
 Object = dict[str, Any]
-
-
-def compare(preset: str, name: str = "", **form: Any) -> Object:
-    return {"name": name or preset, "compare": {"preset": preset, **form}}
-
-
-def gate(*metrics: Object) -> Object:
-    return {"analysis": {"metrics": list(metrics)}}
-
-
-class WithCounters(Assembler):
-    """The controller over growing counters, which outlive its processes as pods do."""
-
-    def __init__(self, **shape: Any) -> None:
-        super().__init__()
-        self.shape = shape
-        self.counters: GrowingCounters | None = None
-
-    def share(self) -> float:
-        """The canary's share by the route, which the gateway obeys."""
-        route = self.caches.routes.get(ObjectKey(NAMESPACE, "inference-route"))
-        assert route is not None
-        weights = {ref["name"]: ref["weight"] for ref in route["spec"]["rules"][0]["backendRefs"]}
-        return weights[CANARY] / sum(weights.values())
-
-    def __call__(self, client: FaultyClient, clock: Clock, caches: Caches, source: Source) -> Parts:
-        self.caches = caches
-        if self.counters is None:
-            self.counters = GrowingCounters(
-                clock, stable=STABLE, canary=CANARY, share=self.share, **self.shape
-            )
-        return assemble(
-            client,
-            clock,
-            caches=caches,
-            sources={"default": self.counters},
-            shares=CountedShares(clock, self.clients),
-            adapters=self.adapters,
-            metrics=ControllerMetrics(),
-        )
-
-
-def run(
-    rollout: Object,
-    goal: Condition,
-    *moves: Move,
-    plan: FaultPlan = CLEAN,
-    assembler: WithCounters | None = None,
-) -> Simulation:
-    scenario = Scenario(
-        name="compare",
-        setup=lambda cluster: base_objects(cluster, rollout),
-        moves=moves,
-        goal=goal,
-        measured=True,
-    )
-    made: list[Simulation] = []
-
-    async def whole() -> bool:
-        made.append(Simulation(scenario, plan, assembler or WithCounters()))
-        return (await made[0].run()).converged
-
-    with virtual_time() as loop:
-        assert loop.run_until_complete(whole()), (made[0].status, made[0].history.problems)
-    assert made[0].history.problems == []
-    return made[0]
-
-
-def harm(assembler: WithCounters, **change: float) -> Callable[[Simulation], None]:
-    def act(_: Simulation) -> None:
-        assert assembler.counters is not None
-        for name, value in change.items():
-            setattr(assembler.counters, name, value)
-
-    return act
-
-
-def evidence_run(simulation: Simulation) -> Object:
-    runs = [item for item in simulation.cluster.all(kinds.ANALYSIS_RUN) if "comparisons" in item["spec"]]
-    assert len(runs) == 1
-    return runs[0]
-
-
-def healthy(simulation: Simulation) -> bool:
-    status = simulation.status
-    return status.get("phase") == "Healthy" and (status.get("stable") or {}).get("name") == CANARY
-
-
-STEPS = [
-    {"setWeight": 10},
-    gate(compare("error-rate"), compare("ttft")),
-    {"setWeight": 50},
-    gate(compare("error-rate"), compare("ttft", tolerance="50%")),
-]
 
 
 def planned(rollout: Object) -> set[tuple[str, int | None, str]]:

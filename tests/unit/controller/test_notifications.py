@@ -122,7 +122,7 @@ def changed(path: str, value: Any) -> Any:
         ("receivers/audit/perMinute", True, "whole number from 1 to 6000"),
         ("receivers/audit/namespaces", "team-a", "must be a list of names"),
         ("triggers/on-gate-held/phases", ["Pausd"], "no phase 'Pausd'; there are Healthy"),
-        ("triggers/on-gate-held/reasons", ["Gate"], "no reason 'Gate', see docs/reference.md"),
+        ("triggers/on-gate-held/reasons", ["Gate"], "no reason 'Gate', see docs/troubleshooting.md"),
         ("triggers/on-gate-held", {}, "needs phases or reasons"),
         ("subscriptions", {"receivers": []}, "must be a list of at most 32"),
         ("subscriptions/0/receivers", ["nobody"], "no receiver 'nobody'; there are audit, channel"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,7 +11,7 @@ from rollouts.engine.attempt import Attempt
 from rollouts.engine.observation import Blocker
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import TrafficMode
-from rollouts.engine.rollout_status import HoldReason, Phase
+from rollouts.engine.rollout_status import CommandResult, HoldReason, Phase
 from rollouts.units import Weight
 from tests.kit.world import World, analysis, changed, pause, pool, spec, weight
 
@@ -83,3 +84,14 @@ def test_a_target_that_is_given_up_is_at_its_own_first_step(found: bool) -> None
     assert current.aborted is not None
     assert (current.canary.identity, current.aborted.step) == (V3, 0)
     assert (world.status.step_text, world.status.attempt) == ("1/3", 2)
+
+
+def test_a_hold_of_no_attempt_is_lifted_like_any_other() -> None:
+    """Nobody but a person writes it, by hand."""
+    world = World(spec=spec(weight(10), target="v1"))
+    world.settle()
+    world.status = replace(world.status, hold=HoldReason.COMMAND, hold_message="by hand")
+    world.say("resume")
+
+    assert (world.status.hold, world.status.last_command.result) == (None, CommandResult.DONE)
+    assert (world.status.phase, world.status.current) == (Phase.HEALTHY, None)

@@ -1,0 +1,413 @@
+"""What the cluster keeps of one attempt, as one value: from a Rollout, its AnalysisRuns and its Events. Pure.
+
+Everything is read as it is stored; nothing is asked of a metrics server, and nothing is judged again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from rollouts.analysis.comparisons import GatesError, metric_of
+from rollouts.analysis.evidence.model import Direction
+from rollouts.analysis.timeline import TimePoint, read_timeline
+from rollouts.analysis.types import ComparisonResult, GateState, MeasureSpec, MetricResult, QuerySpec
+from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.api.run_status import attempt_of
+from rollouts.api.runs import ParsedRun, parse_run
+from rollouts.api.scalars import parse_time
+from rollouts.engine.rollout_status import HistoryEntry, Outcome, Phase, RolloutStatus
+from rollouts.engine.steps import describe
+from rollouts.objects.fields import list_of, map_of, metadata_of, text_at
+from rollouts.units import format_weight
+
+__all__ = [
+    "COMMIT_ANNOTATION",
+    "Asked",
+    "Attempt",
+    "Compared",
+    "Decision",
+    "NoAttemptError",
+    "StepRow",
+    "Threshold",
+    "read_attempt",
+]
+
+COMMIT_ANNOTATION = "inferencerollouts.dev/commit"
+"""Set by CI to the commit that it applied; whoever may write the Rollout may write it."""
+_EVENTS = 64
+_CHANGES = 8
+
+
+class NoAttemptError(ValueError):
+    """The Rollout has no such attempt, or nothing of it is kept; the text says which there are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Who asked for something, as far as it is known: ``what`` in two or three words, the answer beside it."""
+
+    what: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRow:
+    """One step, ``number`` from 1. ``state`` is done, current, failed or ahead; ``verdict`` of its gate, if any."""
+
+    number: int
+    text: str
+    state: str
+    began: datetime | None = None
+    verdict: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Something that was decided, with its figures in words."""
+
+    at: datetime
+    what: str
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One comparison of the attempt. ``harmful`` and ``tolerated`` are relative effects: harm begins beyond the first,
+    a pass rules out what is beyond the second. ``index`` is its place in the points of the time line."""
+
+    index: int
+    result: ComparisonResult
+    steps: tuple[int, ...]
+    source: str
+    harmful: float | None = None
+    tolerated: float | None = None
+    advisory: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold:
+    """One metric with conditions of its own. ``asks`` is how it is measured, ``conditions`` what it is held to."""
+
+    run: str
+    step: int | None
+    result: MetricResult
+    asks: str
+    conditions: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """Everything that a report tells."""
+
+    namespace: str
+    name: str
+    number: int
+    newest: int
+    outcome: str
+    message: str
+    canary: str
+    canary_hash: str
+    stable: str
+    running: bool
+    began: datetime | None
+    ended: datetime | None
+    asked: tuple[Asked, ...]
+    steps: tuple[StepRow, ...]
+    weight: tuple[str, str, str]
+    """Desired, applied, observed; of a running attempt."""
+    marks: tuple[tuple[datetime, int, float], ...]
+    """From when on which step (from 0) asked for which share."""
+    points: tuple[TimePoint, ...]
+    compared: tuple[Compared, ...]
+    gates: tuple[GateState, ...]
+    abort_at: float | None
+    pass_at: float | None
+    thresholds: tuple[Threshold, ...]
+    decisions: tuple[Decision, ...]
+    history: tuple[HistoryEntry, ...]
+    missing: tuple[str, ...] = field(default=())
+    """What is not known, and why."""
+
+
+def read_attempt(
+    rollout: Mapping[str, Any],
+    runs: Sequence[Mapping[str, Any]],
+    events: Sequence[Mapping[str, Any]] | None = None,
+    number: int | None = None,
+) -> Attempt:
+    """Attempt ``number``, or the newest. ``events`` None: they could not be read. Raises NoAttemptError."""
+    parsed = parse_rollout(rollout)
+    status = parsed.status
+    number = status.attempt if number is None else number
+    mine = [parse_run(run) for run in runs if attempt_of(run) == number]
+    entry = next((one for one in reversed(status.history) if one.attempt == number), None)
+    current = number == status.attempt
+    if number < 1 or not (current or mine or entry):
+        raise NoAttemptError(_known(parsed, runs))
+    evidence = next((run for run in reversed(mine) if run.spec is not None and run.spec.comparisons), None)
+    ended = _ended(status, entry, current=current)
+    marks = _marks(evidence)
+    compared = tuple(_compared(evidence)) if evidence is not None else ()
+    figures = [one.result.figures for one in compared]
+    running = current and entry is None and status.phase not in (Phase.ABORTED, Phase.HEALTHY)
+    began = (status.started_at if current and running else None) or _began(mine)
+    stable = evidence.spec.stable.name if evidence and evidence.spec and evidence.spec.stable else ""
+    canary = entry.revision if entry else (status.canary or status.stable) if current else None
+    return Attempt(
+        namespace=parsed.namespace,
+        name=parsed.name,
+        number=number,
+        newest=status.attempt,
+        outcome=entry.outcome.value if entry else status.phase.value or "New" if current else "not recorded",
+        message=(status.message if current else entry.message if entry else ""),
+        canary=canary.label if canary else _arm(mine),
+        canary_hash=canary.hash if canary else "",
+        stable=(status.stable.label if running and status.stable else "") or stable or "-",
+        running=running,
+        began=began,
+        ended=ended,
+        asked=tuple(_asked(rollout, parsed, entry, current=current)),
+        steps=tuple(_steps(parsed, evidence, mine, current=current)) if current else (),
+        weight=_weight(status),
+        marks=marks,
+        points=read_timeline(evidence.status.timeline) if evidence is not None else (),
+        compared=compared,
+        gates=evidence.status.gates if evidence is not None else (),
+        abort_at=next((one["abortAt"] for one in figures if "abortAt" in one), None),
+        pass_at=next((one["passAt"] for one in figures if "passAt" in one), None),
+        thresholds=tuple(_thresholds(mine)),
+        decisions=tuple(_decisions(parsed, mine, evidence, entry, events, began, ended)),
+        history=status.history,
+        missing=tuple(_missing(mine, evidence, events, current=current)),
+    )
+
+
+def _known(parsed: ParsedRollout, runs: Sequence[Mapping[str, Any]]) -> str:
+    kept = {attempt_of(run) for run in runs} | {entry.attempt for entry in parsed.status.history}
+    kept = (kept | {parsed.status.attempt}) - {0}
+    name = f"Rollout {parsed.namespace}/{parsed.name}"
+    if not kept:
+        return f"{name} has had no attempt yet: its first target became stable without one, or no controller saw it"
+    return f"{name} keeps nothing of that attempt; there are {', '.join(map(str, sorted(kept)))}"
+
+
+def _arm(runs: Sequence[ParsedRun]) -> str:
+    arms = (run.spec.canary for run in runs if run.spec is not None)
+    return next((arm.name for arm in arms if arm is not None), "-")
+
+
+def _weight(status: RolloutStatus) -> tuple[str, str, str]:
+    weight = status.weight
+    return format_weight(weight.desired), format_weight(weight.applied), format_weight(weight.observed)
+
+
+def _began(runs: Sequence[ParsedRun]) -> datetime | None:
+    known = [run.status.started_at for run in runs if run.status.started_at is not None]
+    known += [mark.at for run in runs if run.spec is not None for mark in run.spec.marks]
+    return min(known, default=None)
+
+
+def _ended(status: RolloutStatus, entry: HistoryEntry | None, *, current: bool) -> datetime | None:
+    if entry is not None:
+        return entry.at
+    return status.aborted.at if current and status.aborted is not None else None
+
+
+def _marks(evidence: ParsedRun | None) -> tuple[tuple[datetime, int, float], ...]:
+    if evidence is None or evidence.spec is None:
+        return ()
+    return tuple((mark.at, mark.step, mark.weight) for mark in evidence.spec.marks)
+
+
+# --- who asked -------------------------------------------------------------------------------------
+
+
+def _asked(
+    rollout: Mapping[str, Any], parsed: ParsedRollout, entry: HistoryEntry | None, *, current: bool
+) -> Iterator[Asked]:
+    status = parsed.status
+    revision = entry.revision if entry else (status.canary or status.stable) if current else None
+    if revision is not None and revision.revision:
+        yield Asked(what="spec.target.revision", answer=revision.revision)
+    if not current:
+        return
+    commit = text_at(rollout, "metadata", "annotations", COMMIT_ANNOTATION)
+    if commit:
+        yield Asked(what="Commit", answer=commit)
+    for line in list(_changes(rollout))[-_CHANGES:]:
+        yield Asked(what="Spec written by", answer=line)
+    last = status.last_command
+    if last is not None:
+        by = last.by or "somebody who did not say"
+        done = f"{last.action} by {by} at {_stamp(last.at)}: {last.result.value}"
+        yield Asked(what="Last command", answer=f"{done}. {last.message}" if last.message else done)
+    for name in status.current.overrides if status.current else ():
+        yield Asked(what="Overridden gate", answer=name)
+
+
+def _changes(rollout: Mapping[str, Any]) -> Iterator[str]:
+    """Field managers of the spec, by time: who applied the change, as the API server saw it."""
+    entries = [map_of(one) for one in list_of(metadata_of(rollout).get("managedFields"))]
+    spec = [one for one in entries if "f:spec" in map_of(one.get("fieldsV1"))]
+    for one in sorted(spec, key=lambda one: str(one.get("time", ""))):
+        yield f"{one.get('manager', '')} ({one.get('operation', '')}) at {one.get('time', '')}"
+
+
+# --- steps and gates -------------------------------------------------------------------------------
+
+
+def _steps(
+    parsed: ParsedRollout, evidence: ParsedRun | None, runs: Sequence[ParsedRun], *, current: bool
+) -> Iterator[StepRow]:
+    status = parsed.status
+    began: dict[int, datetime] = {}
+    for at, marked, _ in _marks(evidence):
+        began[marked] = at
+    verdicts = {gate.step: gate.verdict for gate in (evidence.status.gates if evidence else ())}
+    for run in runs:
+        if run.spec is not None and run.spec.step is not None:
+            verdicts.setdefault(run.spec.step, run.status.phase.value)
+            if run.status.started_at is not None:
+                began.setdefault(run.spec.step, run.status.started_at)
+    for index, step in enumerate(parsed.spec.canary.steps if parsed.spec else ()):
+        yield StepRow(
+            number=index + 1,
+            text=describe(step),
+            state=_state(status, index),
+            began=began.get(index),
+            verdict=verdicts.get(index, ""),
+        )
+
+
+def _state(status: RolloutStatus, index: int) -> str:
+    if status.canary is None and status.phase is Phase.HEALTHY:
+        return "done" if status.current_step >= status.step_count > 0 else "ahead"
+    if index < status.current_step:
+        return "done"
+    if index > status.current_step or status.started_at is None:
+        return "ahead"
+    return "failed" if status.aborted is not None else "current"
+
+
+def _compared(evidence: ParsedRun) -> Iterator[Compared]:
+    assert evidence.spec is not None
+    asked = {item.name: item for item in evidence.spec.comparisons}
+    for index, result in enumerate(evidence.status.comparisons):
+        item = asked.get(result.name)
+        try:
+            metric = metric_of(item) if item is not None else None
+        except GatesError:
+            metric = None
+        yield Compared(
+            index=index,
+            result=result,
+            steps=item.steps if item is not None else (),
+            source=item.source if item is not None else "",
+            harmful=None if metric is None else _effect_of(metric.margin, metric.direction),
+            tolerated=None if metric is None else _effect_of(metric.tolerance, metric.direction),
+            advisory=metric is not None and metric.advisory,
+        )
+
+
+def _effect_of(growth: float, direction: Direction) -> float:
+    """Growth that is worse, as a relative effect: where more is better it is a fall by the same factor."""
+    return growth if direction is Direction.LOWER else -growth / (1.0 + growth)
+
+
+def _thresholds(runs: Sequence[ParsedRun]) -> Iterator[Threshold]:
+    for run in runs:
+        metrics = {metric.name: metric for metric in (run.spec.metrics if run.spec is not None else ())}
+        for result in run.status.metrics:
+            metric = metrics.get(result.name)
+            asks, conditions = "", ""
+            if metric is not None:
+                what = metric.what
+                asks = what.promql if isinstance(what, QuerySpec) else ""
+                if isinstance(what, MeasureSpec):
+                    asks = f"{what.stat.value + ' of ' if what.stat else ''}{what.name}, {what.arm.value}"
+                held = (("passes when", metric.success_condition), ("fails when", metric.failure_condition))
+                conditions = "; ".join(f"{words} {text}" for words, text in held if text)
+            step = run.spec.step if run.spec is not None else None
+            yield Threshold(run=run.name, step=step, result=result, asks=asks, conditions=conditions)
+
+
+# --- what was decided ------------------------------------------------------------------------------
+
+
+def _decisions(
+    parsed: ParsedRollout,
+    runs: Sequence[ParsedRun],
+    evidence: ParsedRun | None,
+    entry: HistoryEntry | None,
+    events: Sequence[Mapping[str, Any]] | None,
+    began: datetime | None,
+    ended: datetime | None,
+) -> list[Decision]:
+    """In the order of time; within one second causes come before what they cause."""
+    found: list[Decision] = []
+    for gate in evidence.status.gates if evidence is not None else ():
+        if gate.since is not None and gate.verdict in ("Pass", "Fail", "Inconclusive"):
+            where = "background gate" if gate.step is None else f"gate of step {gate.step + 1}"
+            found.append(Decision(at=gate.since, what=f"{gate.verdict}: {where}", why=gate.message))
+    weight: float | None = None
+    for at, step, share in _marks(evidence):
+        if share != weight:
+            found.append(Decision(at=at, what=f"Weight {share * 100:.4g} %", why=f"step {step + 1}"))
+        weight = share
+    for run in runs:
+        if run.status.completed_at is not None:
+            about = f"{run.status.phase.value}: run {run.name}"
+            found.append(Decision(at=run.status.completed_at, what=about, why=run.status.message))
+    if entry is not None:
+        found.append(Decision(at=entry.at, what=entry.outcome.value, why=entry.message))
+    elif ended is not None and parsed.status.aborted is not None:
+        found.append(Decision(at=ended, what=Outcome.ABORTED.value, why=parsed.status.aborted.message))
+    if began is not None:
+        found += _of_events(events or (), began, ended)
+    return sorted(found, key=lambda one: one.at)
+
+
+def _of_events(
+    events: Sequence[Mapping[str, Any]], began: datetime, ended: datetime | None
+) -> Iterator[Decision]:
+    for event in list(events)[-_EVENTS:]:
+        raw = (
+            event.get("lastTimestamp")
+            or event.get("eventTime")
+            or metadata_of(event).get("creationTimestamp")
+        )
+        try:
+            at = parse_time(raw)
+        except (ValueError, TypeError):
+            continue
+        # An Event is stored a moment after what it tells of.
+        late = 0.0 if ended is None else (at - ended).total_seconds()
+        if (began - at).total_seconds() <= 60 and late <= 60:
+            what = f"Event {text_at(event, 'reason')}"
+            yield Decision(at=at, what=what, why=text_at(event, "message"))
+
+
+def _missing(
+    runs: Sequence[ParsedRun],
+    evidence: ParsedRun | None,
+    events: Sequence[Mapping[str, Any]] | None,
+    *,
+    current: bool,
+) -> Iterator[str]:
+    if not current:
+        yield "Steps and commands are those of an earlier attempt, which a Rollout does not keep."
+    if not runs:
+        yield "No AnalysisRun of this attempt is in the cluster: nothing was measured, or it was pruned."
+    elif evidence is None:
+        yield "Nothing was compared: weights and effects over time are kept of comparisons only."
+    elif not evidence.status.timeline:
+        yield "The run has no time line: it was written by a version of the controller that kept none."
+    if events is None:
+        yield "Events could not be read (not allowed, perhaps): decisions are those of runs and status."
+
+
+def _stamp(at: datetime) -> str:
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
