@@ -18,7 +18,7 @@ import structlog
 
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.notification_settings import Asked, NotificationSettings, Receiver
-from rollouts.controller.posting import Post, Refused, Undelivered, post
+from rollouts.controller.posting import NotTaken, Post, Undelivered, post
 from rollouts.engine.notices import owed
 from rollouts.engine.rollout_status import Notice, RolloutStatus
 from rollouts.runtime.clock import Clock, Monotonic
@@ -197,7 +197,7 @@ class Notifier:
                 self._tell(item, "notice_not_delivered", str(error) or "no answer in time")
                 return
             self._end(line, item, "given_up", str(error))
-        except Refused as error:
+        except NotTaken as error:
             self._end(line, item, "refused", str(error))
         else:
             self._end(line, item, "delivered", "")

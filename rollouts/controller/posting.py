@@ -15,7 +15,7 @@ from rollouts.controller.notification_settings import Receiver, wrong_url
 from rollouts.engine.rollout_status import Notice
 from rollouts.runtime.objects import ObjectKey
 
-__all__ = ["Post", "Refused", "Undelivered", "post"]
+__all__ = ["NotTaken", "Post", "Undelivered", "post"]
 
 _NEVER_TAKEN = frozenset({400, 413, 415, 422})
 """The receiver has understood the request and does not want it: the same body will not do later."""
@@ -23,7 +23,7 @@ _FILE_LIMIT = 64 * 1024
 _LONGEST_RETRY_AFTER = 600.0
 
 Post = Callable[[Receiver, ObjectKey, str, Notice, datetime], Awaitable[None]]
-"""Deliver a notice of the Rollout with this key and UID at this moment. Raises Undelivered and Refused."""
+"""Deliver a notice of the Rollout with this key and UID at this moment. Raises Undelivered and NotTaken."""
 
 
 class Undelivered(Exception):
@@ -34,7 +34,7 @@ class Undelivered(Exception):
         self.after = after
 
 
-class Refused(Exception):
+class NotTaken(Exception):
     """The receiver will never take it."""
 
 
@@ -73,7 +73,7 @@ def _judge(answer: aiohttp.ClientResponse) -> None:
     if 200 <= answer.status < 300:
         return
     if answer.status in _NEVER_TAKEN:
-        raise Refused(f"HTTP {answer.status}")
+        raise NotTaken(f"HTTP {answer.status}")
     after = 0.0
     with contextlib.suppress(ValueError):
         after = float(answer.headers.get("Retry-After", "0"))

@@ -13,7 +13,7 @@ import pytest
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.notification_settings import NotificationSettings, Receiver, ReceiverType
 from rollouts.controller.notifier import Notifier
-from rollouts.controller.posting import Refused, Undelivered
+from rollouts.controller.posting import NotTaken, Undelivered
 from rollouts.engine.rollout_status import Notice, RolloutStatus
 from rollouts.runtime.objects import ObjectKey
 from tests.kit.clock import EPOCH, VirtualClock, virtual_time
@@ -133,7 +133,7 @@ def test_what_a_server_asks_for_is_heeded():
 
 def test_what_will_never_be_taken_is_given_up_at_once_and_counted():
     world = World()
-    world.answers["fast"] = fails(Refused("HTTP 400"))
+    world.answers["fast"] = fails(NotTaken("HTTP 400"))
     notice = world.notice()
     run(world, 100, lambda: world.owes(notice))
     assert len(world.got) == 1

@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from rollouts.controller.notification_settings import Receiver, ReceiverType
-from rollouts.controller.posting import Refused, Undelivered, post
+from rollouts.controller.posting import NotTaken, Undelivered, post
 from rollouts.engine.rollout_status import Notice
 from rollouts.runtime.objects import ObjectKey
 
@@ -123,8 +123,8 @@ async def test_the_address_may_be_a_file_and_is_in_no_message(inbox: Inbox, tmp_
     ("status", "headers", "kind", "after"),
     [
         (204, {}, None, 0.0),
-        (400, {}, Refused, 0.0),
-        (422, {}, Refused, 0.0),
+        (400, {}, NotTaken, 0.0),
+        (422, {}, NotTaken, 0.0),
         (401, {}, Undelivered, 0.0),
         (404, {}, Undelivered, 0.0),
         (429, {"Retry-After": "30"}, Undelivered, 30.0),
@@ -143,7 +143,7 @@ async def test_answers_and_what_comes_of_them(inbox: Inbox, status, headers, kin
     raised: BaseException | None = None
     try:
         await post(receiver(inbox), KEY, "u", NOTICE, NOW)
-    except (Refused, Undelivered) as error:
+    except (NotTaken, Undelivered) as error:
         raised = error
     assert type(raised) is (kind or type(None))
     assert getattr(raised, "after", 0.0) == after

@@ -11,10 +11,10 @@ import pytest
 import rollouts
 from rollouts.engine.reasons import Printed, Reason, printed
 from tests.kit.source import syntax_tree
-from tools.reference import reference
+from tools.doc_pages import doc_pages
 
 ROOT = Path(rollouts.__file__).parent
-REFERENCE = reference()
+TROUBLESHOOTING = next(text for path, text in doc_pages() if path.name == "troubleshooting.md")
 SOURCES = [
     path
     for layer in ("analysis", "api", "controller", "engine", "traffic")
@@ -30,7 +30,7 @@ def test_a_reason_has_a_sentence_and_says_what_to_do(reason):
     assert re.fullmatch(r"[A-Z][A-Za-z]+", reason.value)
     assert reason.meaning.endswith(".")
     assert reason.remedy == "" or reason.remedy.endswith(".")
-    assert f"| `{reason.value}` |" in REFERENCE
+    assert f"| `{reason.value}` |" in TROUBLESHOOTING
 
 
 def test_every_reason_is_used():
