@@ -9,7 +9,7 @@ PROCESSES ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-lora demo-analysis demo-hang peers test test-fast test-full coverage lint generate docs controlplane edits bench attack clean
+.PHONY: help setup demo demo-lora demo-analysis demo-hang peers test test-fast test-full coverage lint generate docs controlplane edits bench attack release clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -84,6 +84,9 @@ attack: $(STAMP) ## one tenant attacks, the aborts of twenty others are timed; f
 peers: $(STAMP) ## both scenarios on a real istiod, built from its Go module (once, minutes), in a network namespace
 	$(BIN)/python -m rollouts.lab.controlplane build
 	$(BIN)/python -m benchmarks.peers.run
+
+release: $(STAMP) ## cut a release: version, changelog, wheel, SBOM, krew, commit, tag (VERSION=1.2.3)
+	$(BIN)/python -m tools.release "$(VERSION)"
 
 clean: ## remove the virtual environment and build products
 	rm -rf $(VENV) build *.egg-info

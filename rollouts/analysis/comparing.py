@@ -142,7 +142,7 @@ def _result(
         brief=brief(process.spec.metrics[index], shown, verdict),
         effect=describe_effect(shown.effect) if shown.effect is not None else "",
         evidence=(
-            f"harm {_short(shown.harm_total)} of {shown.abort_at:g}, "
+            f"harm {_short(shown.harm)} of {shown.abort_at:g}, "
             f"within tolerance {_short(shown.proof)} of {shown.pass_at:g}"
         ),
         figures=_figures(shown),

@@ -252,7 +252,7 @@ def plan_gate(gate: PlannedGate, traffic: Traffic) -> GatePlan:
         passing = max(waiting, _minutes_to_pass(metric, traffic, weight, pace, log_pass))
     if isinstance(metric.series, GaugeSeries):
         passing = max(passing, _GAUGE_MINUTES)
-    sizes = (1.0, 9.0) if isinstance(metric.series, CountSeries) else (0.1, 0.2, 0.5)
+    sizes = (0.2, 0.5, 1.0, 9.0) if isinstance(metric.series, CountSeries) else (0.1, 0.2, 0.5)
     tau2 = (pace.sigma2 / traffic.pods_spread(weight)) / pace.slope**2
     return GatePlan(
         gate=gate,

@@ -20,6 +20,7 @@ from rollouts.analysis.types import (
     Stat,
 )
 from rollouts.analysis.verdicts import NO_DATA_PATIENCE
+from rollouts.units import format_duration
 
 __all__ = ["covers", "longest_wait", "reach", "too_early", "window_of"]
 
@@ -70,9 +71,9 @@ def too_early(run: RunSpec, metric: MetricSpec, at: datetime) -> str:
     known, window = at - run.since, window_of(metric)
     if known >= window:
         return ""
-    what = "this weight has been" if run.step is not None else "the canary has been"
-    seconds = max(0.0, known.total_seconds())
-    return f"the window of {window.total_seconds():g} s is longer than {what} in force ({seconds:.0f} s)"
+    since = "this weight" if run.step is not None else "the canary"
+    collected = format_duration(max(timedelta(0), timedelta(seconds=int(known.total_seconds()))))
+    return f"window {format_duration(window)}, {collected} of it collected since {since} began"
 
 
 def longest_wait(metric: MetricSpec) -> timedelta:

@@ -16,6 +16,7 @@ class ApiModel(BaseModel):
     """
 
     model_config = ConfigDict(
+        defer_build=True,  # a command that only reads a status validates nothing
         alias_generator=to_camel,
         populate_by_name=True,
         extra="ignore",

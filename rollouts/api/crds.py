@@ -199,7 +199,9 @@ _ROLLOUT_COLUMNS = [
     _column("Weight", ".status.weightText", about="Share of the target."),
     _column("Stable", ".status.stable.name"),
     _column("Canary", ".status.canary.name"),
-    _column("Message", ".status.message", about="What, why, and what now."),
+    _column(
+        "Message", ".status.messageLine", about="What, why, and what now; all of it is in status.message."
+    ),
     _AGE,
     _column("Observed", ".status.weight.observed", priority=1),
     _column("Attempt", ".status.attempt", kind="integer", priority=1),

@@ -24,17 +24,19 @@ from rollouts.engine.rollout_status import (
     WayBack,
 )
 from rollouts.engine.versions import Identity, Revision
+from rollouts.objects.lines import brief
 from rollouts.units import format_weight
 
 __all__ = ["read_status", "write_status"]
 
 
 def _shown(status: RolloutStatus) -> Json:
-    """What people read: ``2/6``, counted from 1, and the weight in words."""
+    """What people read: ``2/6``, counted from 1, the weight in words, the message in one line."""
     return {
         "currentStep": status.current_step if status.step_count else None,
         "step": status.step_text or None,
         "weightText": format_weight(status.weight.applied),
+        "messageLine": brief(status.message) or None,
     }
 
 

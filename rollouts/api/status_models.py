@@ -318,6 +318,8 @@ class RolloutStatusModel(ApiModel):
     """When 100 % came into force."""
     weight: Annotated[WeightModel | None, KEPT] = None
     """Share of the target."""
+    message_line: Short = ""
+    """The message in one line of at most 160 characters, for lists."""
     weight_text: Short = ""
     """Applied weight for people."""
     weight_cap: IntOrPercent | None = None

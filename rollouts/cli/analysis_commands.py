@@ -1,6 +1,7 @@
 """`rollouts backtest` and `rollouts plan`: what gates would have decided, and what they will be able to."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,17 +9,25 @@ from typing import Any
 import click
 import yaml
 
-from rollouts.analysis.backtest import BacktestResult, Replayed, backtest
+from rollouts.analysis.backtest import BacktestResult, Replayed, backtest, finite
 from rollouts.analysis.comparisons import GatesError
 from rollouts.analysis.evidence.model import EvidenceSpec
 from rollouts.analysis.planning import Traffic, plan_rollout, traffic_of
 from rollouts.analysis.recording import Recording, RecordingError, read_recording
 from rollouts.analysis.templates import Template
 from rollouts.api.gates_file import parse_gates
-from rollouts.api.parsing import parse_rollout
+from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.cli.file_conditions import FileConditions
-from rollouts.cli.offline import TEMPLATE_KINDS, gates_to_plan, is_adapter, template_of
-from rollouts.terminal import document, say
+from rollouts.cli.offline import (
+    TEMPLATE_KINDS,
+    compared_gates,
+    gates_of_attempt,
+    is_adapter,
+    template_of,
+)
+from rollouts.cli.plan_table import pods_line, rows_of, table_of, total_of
+from rollouts.cli.progress import progress
+from rollouts.terminal import console, document, say
 
 __all__ = ["backtest_command", "plan_command"]
 
@@ -101,8 +110,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def backtest_command(recording: Path, gates_file: Path, output: str) -> None:
     """Replay RECORDING through the compare gates: verdict, time of decision, effect with interval."""
-    loaded = load_recording(recording)
-    result = backtest(loaded, load_gates(gates_file, loaded.interval))
+    with progress("replaying"):
+        loaded = load_recording(recording)
+        result = backtest(loaded, load_gates(gates_file, loaded.interval))
     if output == "json":
         document(json.dumps(result.to_json(), allow_nan=False))
     else:
@@ -147,34 +157,53 @@ def plan_command(
 ) -> None:
     """Say how long each gate of the Rollout in FILE will take and the smallest regression it can prove.
 
-    AnalysisTemplates that it names are further documents of FILE.
+    AnalysisTemplates that it names are further documents of FILE. FINDS: the time in which a canary that is so much
+    worse is aborted; FLOOR: the smallest regression that these pods can ever tell from their own differences.
     """
+    parsed, templates = _rollout_in(file)
+    try:
+        with FileConditions() as check:
+            gates = gates_of_attempt(parsed, templates, check)
+        compared, silent = compared_gates(parsed, gates)
+        if not gates:
+            raise BadInput(f"{file}: the Rollout has no gates to plan: nothing judges the canary")
+        traffic = _traffic(compared[0].spec, rate, stable_pods, canary_pods, history) if compared else None
+        coupled = None if traffic is None else replace(traffic, coupled=is_adapter(parsed))
+        plans = () if coupled is None else plan_rollout(compared, coupled)
+    except (GatesError, RecordingError) as error:
+        raise BadInput(f"{file}: {error}") from error
+    assert parsed.spec is not None
+    rows = rows_of(plans, gates)
+    total = total_of(parsed.spec, rows)
+    if output == "json":
+        limits = [row.to_json() for row in rows if row.finds is None]
+        told = {"gates": [plan.to_json() for plan in plans], "thresholds": limits, "silent": silent}
+        document(json.dumps({**told, "minutes": finite(total.minutes)}, allow_nan=False))
+        return
+    if coupled is not None:
+        noise = (
+            "the recording" if coupled.from_history else "priors; --history of the stable pods makes it exact"
+        )
+        say(f"{coupled.rate:.3g} requests per second; noise from {noise}.")
+        say(pods_line(parsed.spec, coupled))
+    console().print(table_of(rows))
+    say(total.words)
+    for text in (*(plan.words for plan in plans if plan.minutes_to_pass == math.inf), *silent):
+        say(text)
+
+
+def _rollout_in(file: Path) -> tuple[ParsedRollout, dict[tuple[bool, str], Template]]:
+    """The Rollout of a file, and the templates beside it. Raises BadInput."""
     documents = [d for d in load_documents(file) if isinstance(d, dict)]
     rollout = next((d for d in documents if d.get("kind") == "Rollout"), None)
     if rollout is None:
         raise BadInput(f"{file}: no document of kind Rollout")
-    parsed, templates = parse_rollout(rollout), dict[tuple[bool, str], Template]()
+    templates = dict[tuple[bool, str], Template]()
     for key, template in (template_of(d) for d in documents if d.get("kind") in TEMPLATE_KINDS):
         if isinstance(template, str):
             raise BadInput(f"{file}: {template}")
         templates[key] = template
-    try:
-        with FileConditions() as check:
-            gates, silent = gates_to_plan(parsed, templates, check)
-        if not gates:
-            raise BadInput("; ".join([f"{file}: the Rollout has no compare gates to plan", *silent]))
-        traffic = _traffic(gates[0].spec, rate, stable_pods, canary_pods, history)
-        plans = plan_rollout(gates, replace(traffic, coupled=is_adapter(parsed)))
-    except (GatesError, RecordingError) as error:
-        raise BadInput(f"{file}: {error}") from error
-    if output == "json":
-        document(json.dumps({"gates": [plan.to_json() for plan in plans], "silent": silent}, allow_nan=False))
-        return
-    noise = "the recording" if traffic.from_history else "priors; --history of the stable pods makes it exact"
-    pods = f"{traffic.stable_pods} stable pods"
-    say(f"{traffic.rate:.3g} requests per second, {pods}; noise from {noise}.")
-    for text in (*(plan.words for plan in plans), *silent):
-        say(text)
+    return parse_rollout(rollout), templates
 
 
 def _traffic(

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import click
 
+from rollouts.cli.progress import progress
 from rollouts.kube.client import KubeClient
 from rollouts.kube.credentials import context_namespace
 from rollouts.kube.errors import Forbidden, KindNotServed, KubeError, NotConfigured, NotFound
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.kube.paging import list_all
 from rollouts.objects import kinds
+from rollouts.objects.owners import owner_of
 from rollouts.units import parse_duration
 
 __all__ = [
@@ -75,8 +78,13 @@ def with_client(
     kubeconfig: str | None,
     context: ContextChoice | str | None,
     work: Callable[[KubeClient], Awaitable[T]],
+    *,
+    doing: str = "asking the API server",
 ) -> T:
-    """Run ``work`` with a client; transport errors end the command with a sentence."""
+    """Run ``work`` with a client; transport errors end the command with a sentence.
+
+    ``doing`` is shown while nothing else is; empty for work that prints by itself.
+    """
     from rollouts.kube.http import open_client
 
     async def run() -> T:
@@ -84,7 +92,8 @@ def with_client(
             return await work(client)
 
     try:
-        return asyncio.run(run())
+        with progress(doing) if doing else nullcontext():
+            return asyncio.run(run())
     except KindNotServed:
         raise Unreachable(
             "the cluster serves no Rollouts: install the CRDs (`rollouts crds | kubectl apply -f -`)"
@@ -127,8 +136,6 @@ async def fetch(client: KubeClient, namespace: str, name: str) -> dict[str, Any]
 
 async def fetch_runs(client: KubeClient, rollout: dict[str, Any]) -> list[dict[str, Any]]:
     """The AnalysisRuns that a Rollout owns, oldest first; not those of a namesake that was there before it."""
-    from rollouts.controller.caches import owner_of  # slow to load, and a list of Rollouts needs none of it
-
     meta = rollout["metadata"]
     found = await list_all(client, kinds.ANALYSIS_RUN, meta["namespace"])
     ours = (meta["name"], meta.get("uid"))

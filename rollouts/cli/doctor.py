@@ -11,7 +11,9 @@ import click
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.carriers import TRAFFIC_KINDS, kind_of
+from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import connection_options, default_namespace, fetch, with_client
+from rollouts.cli.doctor_gates import gate_checks
 from rollouts.cli.doctor_gateways import gateway_checks, unread_pool
 from rollouts.cli.doctor_gitops import (
     Adopted,
@@ -121,6 +123,7 @@ async def diagnose(
     rollouts = [parse_rollout(obj) for obj in objects]
     for parsed, obj in zip(rollouts, objects, strict=True):
         checks += [check async for check in _rollout(client, parsed)]
+        checks += [check async for check in gate_checks(client, obj, parsed.namespace)]
         checks += [check async for check in _waves(client, parsed, obj)]
     if name is None:
         checks += [check async for check in _released(client, namespace, [one.name for one in rollouts])]
@@ -389,7 +392,7 @@ async def _argocd(client: KubeClient, rollouts: list[ParsedRollout], namespace: 
 @click.command(
     epilog="Exit status: 0 nothing is missing, 1 problems, 2 no such Rollout, 3 no answer of the API server."
 )
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=rollout_names)
 @connection_options
 @click.option("--account", metavar="NS/NAME", help="The controller's service account, to check its rights.")
 @click.option("--argocd-namespace", default="argocd", show_default=True, help="Where argocd-cm is.")

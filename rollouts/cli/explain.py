@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from rollouts.api.parsing import FINALIZER, ParsedRollout, parse_rollout
+from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import (
     EXIT_CODES,
     connection_options,
@@ -165,7 +166,7 @@ def _step_moves(parsed: ParsedRollout, current: Attempt, now: datetime) -> str:
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("name")
+@click.argument("name", shell_complete=rollout_names)
 @connection_options
 def explain(name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice) -> None:
     """Say why Rollout NAME is where it is, what comes next and what would move it."""

@@ -1,14 +1,10 @@
-"""``rollouts lint``: what the API server and the controller would say about files, without a cluster."""
+"""What the API server and the controller would say about the objects of files, without a cluster."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path as FilePath
 from typing import Any
-
-import click
 
 from rollouts.analysis.comparisons import GatesError, can_stop, comparisons_of, too_many
 from rollouts.analysis.offers import ANY_OFFER
@@ -17,7 +13,6 @@ from rollouts.analysis.templates import Check, Gate, Resolved, Template, metric_
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.cli.file_conditions import FileConditions
 from rollouts.cli.lint_findings import Finding, Severity, at_document, hint, path_in, problem
-from rollouts.cli.lint_gateways import GATEWAYS, gateway_findings
 from rollouts.cli.lint_kinds import (
     API_VERSION,
     foreign_findings,
@@ -27,8 +22,8 @@ from rollouts.cli.lint_kinds import (
     objects_in,
     unknown_kind,
 )
-from rollouts.cli.lint_output import OUTPUTS, Placed
-from rollouts.cli.lint_queries import query_doubts
+from rollouts.cli.lint_live import Live
+from rollouts.cli.lint_queries import Parse, query_doubts
 from rollouts.cli.lint_references import Known, reference_findings
 from rollouts.cli.lint_routes import route_problems
 from rollouts.cli.lint_schema import kinds, strict_findings
@@ -45,13 +40,13 @@ from rollouts.cli.offline import (
     template_of,
 )
 from rollouts.cli.waves import WAVE_ANNOTATION, wave_findings
-from rollouts.cli.yaml_source import MAX_BYTES, Document, Path, read_yaml
+from rollouts.cli.yaml_source import Path
 from rollouts.engine.rollout_spec import AnalysisStep, JobStep, PauseStep, WeightStep
 from rollouts.engine.steps import weight_at
 from rollouts.objects.fields import list_of, map_of
 from rollouts.units import FULL
 
-__all__ = ["Finding", "Severity", "lint", "lint_documents"]
+__all__ = ["Finding", "Severity", "lint_documents", "placed_objects"]
 
 _CANARY: Path = ("spec", "strategy", "canary")
 _SOURCES = ("default", "pods", "picker")
@@ -63,6 +58,11 @@ _ONE_CANARY_POD = Traffic(rate=20.0, stable_pods=1000, canary_pods=1)
 """As many stable pods as anybody has: what cannot be shown here is the canary's doing. The rate moves times only."""
 
 
+def placed_objects(documents: Sequence[Any]) -> list[tuple[int, Path, Mapping[str, Any]]]:
+    """All objects with the document and the place where they stand."""
+    return [(number, *found) for number, one in enumerate(documents) for found in objects_in(one)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Files:
     """What one object is checked against: the others of the files, and what was given on the command line."""
@@ -71,24 +71,35 @@ class _Files:
     templates: dict[tuple[bool, str], Template]
     traffic: Traffic | None
     check: Check
+    parse: Parse | None
 
 
 def lint_documents(
-    documents: list[Any], traffic: Traffic | None = None, *, check: Check | None = None
+    documents: list[Any],
+    traffic: Traffic | None = None,
+    *,
+    check: Check | None = None,
+    live: Live | None = None,
+    parse: Parse | None = None,
 ) -> list[Finding]:
     """Findings of all objects of ours among the documents, and of those that were meant to be; others are left alone.
 
     ``traffic`` None: whether a gate can prove its tolerance is looked at for one canary pod. ``check`` looks at
-    conditions; without one, a process under a budget does.
+    conditions; without one, a process under a budget does. ``live``: what the cluster said.
+    ``parse``: servers that parse queries.
     """
     if check is None:
         with FileConditions() as conditions:
-            return lint_documents(documents, traffic, check=conditions)
-    placed = [(number, *found) for number, one in enumerate(documents) for found in objects_in(one)]
+            return lint_documents(documents, traffic, check=conditions, live=live, parse=parse)
+    placed = placed_objects(documents)
     objects = [obj for _, _, obj in placed]
     alone = not any(map(is_ours, objects))
-    files = _Files(known=Known(objects), templates={}, traffic=traffic, check=check)
-    findings: list[Finding] = []
+    beside = [] if live is None else live.objects
+    known = Known([*objects, *beside], unread=None if live is None else frozenset(live.unread))
+    readable = [template_of(obj) for obj in beside if obj.get("kind") in TEMPLATE_KINDS]
+    templates = {key: found for key, found in readable if not isinstance(found, str)}
+    files = _Files(known=known, templates=templates, traffic=traffic, check=check, parse=parse)
+    findings: list[Finding] = [] if live is None else list(live.findings)
     # Templates first: Rollouts use them, in whatever order they stand.
     for number, path, obj in sorted(placed, key=lambda one: one[2].get("kind") not in TEMPLATE_KINDS):
         found = _ours(obj, files) if is_ours(obj) else foreign_findings(obj, alone=alone)
@@ -155,7 +166,7 @@ def _template(obj: Mapping[str, Any], files: _Files, strict: Sequence[Finding]) 
     for reason, text in metric_problems(list(parsed.metrics), offers, files.check):
         if reason != "ArgumentMissing":
             yield problem(where, text, rule="gate", path=_metric_path(obj, ("spec",), text))
-    for text, sure in query_doubts(parsed.metrics):
+    for text, sure in query_doubts(parsed.metrics, files.parse):
         make = problem if sure else hint
         yield make(where, text, rule="promql", path=_metric_path(obj, ("spec",), text))
 
@@ -209,7 +220,7 @@ def _rollout(obj: Mapping[str, Any], files: _Files, strict: Sequence[Finding]) -
     for step, gate, resolved in gates:
         place = "background analysis" if step is None else f"step {step + 1}"
         at = (*_CANARY, "analysis") if step is None else (*_CANARY, "steps", step, "analysis")
-        for finding in _gate(where, place, gate, resolved, files.templates):
+        for finding in _gate(where, place, gate, resolved, files):
             yield replace(finding, path=_metric_path(obj, at, finding.text))
         for text in too_long(parsed, place, resolved.metrics):
             yield problem(where, f"{place}: {text}", rule="gate", path=_metric_path(obj, at, text))
@@ -223,18 +234,27 @@ def _rollout(obj: Mapping[str, Any], files: _Files, strict: Sequence[Finding]) -
     yield from _unprovable(where, parsed, files)
 
 
-def _gate(where: str, place: str, gate: Gate, resolved: Resolved, templates: Templates) -> Iterator[Finding]:
+def _template_missing(where: str, place: str, name: str, files: _Files) -> Finding:
+    """``name`` is ``Kind name``."""
+    unread, like = files.known.unread, _like(name, files.templates)
+    kind, _, called = name.partition(" ")
+    if unread is None or (kind, called) in unread:
+        return hint(where, f"{place}: {name} is not in these files: it must exist in the cluster{like}")
+    return problem(
+        where, f"{place}: {name} is neither in these files nor in the cluster{like}", rule="template-missing"
+    )
+
+
+def _gate(where: str, place: str, gate: Gate, resolved: Resolved, files: _Files) -> Iterator[Finding]:
+    templates = files.templates
     whole = all(name in templates for name in gate.templates)
     for reason, text in resolved.problems:
         if reason == "TemplateMissing":
             name = text.split(" does not exist")[0]
-            yield hint(
-                where,
-                f"{place}: {name} is not in these files: it must exist in the cluster{_like(name, templates)}",
-            )
+            yield _template_missing(where, place, name, files)
         elif reason != "ArgumentUnknown" or whole:
             yield problem(where, f"{place}: {text}", rule="gate")
-    for text, sure in query_doubts(resolved.metrics):
+    for text, sure in query_doubts(resolved.metrics, files.parse):
         make = problem if sure else hint
         yield make(where, f"{place}: {text}", rule="promql")
     for metric in resolved.metrics:
@@ -329,100 +349,3 @@ def _source(name: str) -> str:
         else f"{'; did you mean ' + near + '?' if (near := nearest(name, _SOURCES)) else ''}"
     )
     return f"the source {name:.63} must be one that the administrator configured (`--source {name:.63}=URL`){told}"
-
-
-_ENDINGS = (".yaml", ".yml", ".json")
-_STDIN = "-"
-_SHOWN_STDIN = "<stdin>"
-
-
-def _files(path: FilePath) -> list[FilePath]:
-    """A file, or what is in a folder and below it; hidden ones left out."""
-    if not path.is_dir():
-        return [path]
-    found = (file for file in path.rglob("*") if file.suffix in _ENDINGS and file.is_file())
-    return sorted(
-        file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)
-    )
-
-
-def _texts(names: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """(name, text) of the files, of those in the folders, and of standard input; a little more than the limit."""
-    for name in names:
-        if name == _STDIN:
-            yield _SHOWN_STDIN, sys.stdin.buffer.read(MAX_BYTES + 1)
-            continue
-        for file in _files(FilePath(name)):
-            try:
-                with file.open("rb") as text:
-                    yield str(file), text.read(MAX_BYTES + 1)
-            except OSError as error:
-                raise click.ClickException(f"{file}: {error.strerror}") from None
-
-
-def _read(names: Sequence[str]) -> tuple[list[tuple[str, Document]], list[Placed]]:
-    """Documents with their files, and what cannot be read of the files."""
-    documents: list[tuple[str, Document]] = []
-    unread: list[Placed] = []
-    for name, text in _texts(names):
-        found, faults = read_yaml(text)
-        documents += ((name, one) for one in found)
-        for fault in faults:
-            finding = problem("", fault.text, rule="yaml")
-            unread.append(Placed(finding=finding, file=name, line=fault.line, column=fault.column))
-    return documents, unread
-
-
-def _placed(finding: Finding, documents: Sequence[tuple[str, Document]]) -> Placed:
-    if finding.document < 0:
-        return Placed(finding=finding, file="", line=1, column=1)
-    file, document = documents[finding.document]
-    line, column = document.place(finding.path, key=finding.named)
-    return Placed(finding=finding, file=file, line=line, column=column)
-
-
-def _of_gateway(values: list[Any], gateway: str) -> Iterator[Finding]:
-    """What is known of the gateway, at the objects that it concerns."""
-    for index, value in enumerate(values):
-        for prefix, obj in objects_in(value):
-            for where, text, bad in gateway_findings([obj], gateway):
-                make = problem if bad else hint
-                yield at_document(make(where, text, rule="gateway"), index, prefix)
-
-
-@click.command("lint")
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, allow_dash=True))
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), default=20.0, show_default=True)
-@click.option("--stable-pods", type=click.IntRange(min=1), help="Also say what gates cannot prove.")
-@click.option("--canary-pods", type=click.IntRange(min=1), help="Else what the weight asks for.")
-@click.option("--gateway", type=click.Choice(GATEWAYS), help="Also say what is known of this gateway.")
-@click.option("-o", "--output", type=click.Choice(tuple(OUTPUTS)), default="text", show_default=True)
-def lint(
-    files: tuple[str, ...],
-    rate: float,
-    stable_pods: int | None,
-    canary_pods: int | None,
-    gateway: str | None,
-    output: str,
-) -> None:
-    """Check Rollouts and templates in FILES, folders, or - for standard input, without a cluster.
-
-    By the controller's own rules, and strictly: fields that nobody reads are named. The files are taken together:
-    templates, pools and routes that Rollouts name, and Argo CD's sync waves.
-
-    Exit status: 0 fine or hints only, 2 problems, or nothing of ours in the files.
-    """
-    documents, placed = _read(files)
-    values = [document.value for _, document in documents]
-    traffic = Traffic(rate=rate, stable_pods=stable_pods, canary_pods=canary_pods) if stable_pods else None
-    found = [*lint_documents(values, traffic), *(_of_gateway(values, gateway) if gateway else ())]
-    placed += (_placed(finding, documents) for finding in found)
-    count = sum(is_ours(obj) for one in values for _, obj in objects_in(one))
-    if not count and not placed:
-        finding = problem("", f"no object of {API_VERSION} in these files", rule="nothing")
-        placed.append(Placed(finding=finding, file="", line=1, column=1))
-    bad = sum(one.finding.severity is Severity.PROBLEM for one in placed)
-    placed.sort(key=lambda one: (one.file, one.line, one.column))
-    OUTPUTS[output](placed, {"objects": count, "problems": bad, "hints": len(placed) - bad})
-    if bad or not count:
-        sys.exit(2)

@@ -7,24 +7,33 @@ query that it refuses is a doubt, and one whose brackets do not close is a probl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from rollouts.analysis.enforced_label import QueryNotRewritten, enforce_label
 from rollouts.analysis.types import MetricSpec, QuerySpec
 
-__all__ = ["query_doubts"]
+__all__ = ["Parse", "query_doubts"]
 
 _ARGUMENT = re.compile(r"\{\{[ \t]{0,8}args\.[-a-z0-9]{1,63}[ \t]{0,8}\}\}")
 _QUOTED = re.compile(r"\"(?:[^\"\\\n]|\\[^\n])*+\"|'(?:[^'\\\n]|\\[^\n])*+'|`[^`]*+`|\#[^\n]*+")
 _CLOSING = {")": "(", "]": "[", "}": "{"}
 
 
-def query_doubts(metrics: Iterable[MetricSpec]) -> Iterator[tuple[str, bool]]:
+Parse = Callable[[str, str], str | None]
+"""What the server of a source says is wrong with a query, empty when nothing is; None where it does not tell."""
+
+
+def query_doubts(metrics: Iterable[MetricSpec], parse: Parse | None = None) -> Iterator[tuple[str, bool]]:
     """(What is wrong with a metric's query, whether it is certain)."""
     for metric in metrics:
         if not isinstance(metric.what, QuerySpec):
             continue
         query = _ARGUMENT.sub("1", metric.what.promql)
+        told = parse(metric.source, query) if parse is not None else None
+        if told is not None:
+            if told:
+                yield f"metric {metric.name}: the query is no PromQL: {told}", True
+            continue
         wrong = _brackets(query)
         if wrong:
             yield f"metric {metric.name}: the query is no PromQL: {wrong}", True

@@ -23,9 +23,15 @@ _LISTED = 4
 
 
 class Known:
-    """Objects of the files by kind, as far as Rollouts name such."""
+    """Objects of the files by kind, as far as Rollouts name such; with ``--live`` those of the cluster, too.
 
-    def __init__(self, objects: Sequence[Object]) -> None:
+    ``unread`` are (kind, name) of which the cluster does not tell; None where it was not asked.
+    """
+
+    def __init__(
+        self, objects: Sequence[Object], *, unread: frozenset[tuple[str, str]] | None = None
+    ) -> None:
+        self.unread = unread
         wanted = {_POOL, GRANT_KIND, *(kind.kind for kind in TRAFFIC_KINDS)}
         self._by_kind: dict[str, dict[str, list[Object]]] = {}
         for obj in objects:
@@ -114,9 +120,15 @@ def _traffic_path(spec: Object, kind: str, name: str) -> Path:
 
 def _absent(known: Known, kind: str, name: str, namespace: str, where: str, path: Path) -> Iterator[Finding]:
     names = known.names(kind, namespace)
-    if not names or name in names:
+    if name in names or (known.unread is not None and (kind, name) in known.unread):
         return
     near = nearest(name, names, cutoff=0.8)
+    if known.unread is not None:
+        text = f"{kind} {name:.63} is neither in these files nor in the cluster"
+        yield problem(where, f"{text}: did you mean {near}?" if near else text, rule="reference", path=path)
+        return
+    if not names:
+        return
     told = f"did you mean {near}?" if near else f"the files have {', '.join(sorted(names)[:_LISTED])}"
     text = f"{kind} {name:.63} is not in these files, and must exist in the cluster: {told}"
     yield hint(where, text, rule="reference", path=path)

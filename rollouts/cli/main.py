@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from rollouts.terminal import printable_lines
 
@@ -28,13 +29,14 @@ COMMANDS: Mapping[str, str] = {
     "picker-manifest": "rollouts.cli.picker_manifest:picker_manifest",
     "picker-check": "rollouts.picker.command:picker_check",
     "explain": "rollouts.cli.explain:explain",
-    "lint": "rollouts.cli.lint:lint",
+    "lint": "rollouts.cli.lint_command:lint",
     "doctor": "rollouts.cli.doctor:doctor",
     "report": "rollouts.cli.report:report",
     "dashboard": "rollouts.cli.dashboard:dashboard",
     "plan": "rollouts.cli.analysis_commands:plan_command",
     "record": "rollouts.cli.record:record",
     "backtest": "rollouts.cli.analysis_commands:backtest_command",
+    "completion": "rollouts.cli.completion:completion",
 }
 """Command name to ``module:attribute``. Add a command here."""
 
@@ -54,13 +56,14 @@ HELP: Mapping[str, str] = {
     "picker-manifest": "Print what runs an endpoint picker for POOL, under the Service name that the pool gives.",
     "picker-check": "Drive the endpoint picker at HOST:PORT as Envoy would, and print what it does right.",
     "explain": "Say why Rollout NAME is where it is, what comes next and what would move it.",
-    "lint": "Check Rollouts and templates in FILES, folders, or - for standard input, without a cluster.",
+    "lint": "Check Rollouts and templates in FILES, folders, or - for standard input.",
     "doctor": "Say what is missing in the cluster and the GitOps set-up, for NAME or all Rollouts of the namespace.",
     "dashboard": "Serve the list of Rollouts and a live page of each, on loopback unless --address says otherwise.",
     "report": "Write what is known of an attempt of Rollout NAME to standard output.",
     "plan": "Say how long each gate of the Rollout in FILE will take and the smallest regression it can prove.",
     "record": "Record NAME's raw counters for `rollouts backtest`: until its end, --duration or Ctrl-C.",
     "backtest": "Replay RECORDING through the compare gates: verdict, time of decision, effect with interval.",
+    "completion": "Print what makes SHELL complete commands, options and names: `source <(rollouts completion bash)`.",
 }
 """What ``rollouts --help`` says of each: the first sentence of its docstring, here so that listing imports nothing."""
 
@@ -82,6 +85,13 @@ class _Lazy(click.Group):
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Names of commands, without importing them."""
+        found = [name for name in COMMANDS if name.startswith(incomplete)]
+        return [CompletionItem(name, help=HELP[name]) for name in found] or super().shell_complete(
+            ctx, incomplete
+        )
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing them."""

@@ -18,6 +18,8 @@ from rollouts.units import FULL
 __all__ = [
     "TEMPLATE_KINDS",
     "Templates",
+    "compared_gates",
+    "gates_of_attempt",
     "gates_to_plan",
     "is_adapter",
     "offers_of",
@@ -85,10 +87,10 @@ def silence(item: Comparison, parsed: ParsedRollout) -> str:
     return f"metric {item.name}: the source {item.source} never tells: {why}" if why else ""
 
 
-def gates_to_plan(
+def gates_of_attempt(
     parsed: ParsedRollout, templates: Templates, check: Check
-) -> tuple[list[PlannedGate], list[str]]:
-    """The compare gates of the attempt with the weights in force, and what is silent for good. Raises GatesError."""
+) -> list[tuple[int | None, tuple[MetricSpec, ...]]]:
+    """The metrics of each gate, by step. Raises GatesError where one of them would be refused."""
     for problem in parsed.problems:
         raise GatesError(problem.message)
     if parsed.model is None or parsed.spec is None:
@@ -99,6 +101,22 @@ def gates_to_plan(
             more = " in the file; add it as another document" if reason == "TemplateMissing" else ""
             raise GatesError(message.partition(" exist: ")[0] + more if more else message)
         gates.append((step, resolved.metrics))
+    return gates
+
+
+def gates_to_plan(
+    parsed: ParsedRollout, templates: Templates, check: Check
+) -> tuple[list[PlannedGate], list[str]]:
+    """The compare gates of the attempt with the weights in force, and what is silent for good. Raises GatesError."""
+    return compared_gates(parsed, gates_of_attempt(parsed, templates, check))
+
+
+def compared_gates(
+    parsed: ParsedRollout, gates: Iterable[tuple[int | None, tuple[MetricSpec, ...]]]
+) -> tuple[list[PlannedGate], list[str]]:
+    """The compare gates among ``gates``, and what is silent for good. Raises GatesError."""
+    assert parsed.model is not None
+    assert parsed.spec is not None
     steps = parsed.spec.canary.steps
     weights = [weight_at(steps, index) / FULL for index in range(len(steps))]
     found = {item: silence(item, parsed) for item in comparisons_of(gates)}

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 import yaml
-from rich.live import Live
 
+from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import (
     EXIT_CODES,
     connection_options,
@@ -20,7 +20,7 @@ from rollouts.cli.connect import (
     limit_of,
     with_client,
 )
-from rollouts.cli.render import rollout_table, rollout_view, summary
+from rollouts.cli.table import rollout_table
 from rollouts.kube.client import KubeClient
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.kube.paging import list_all
@@ -33,7 +33,7 @@ _POLL = 0.5
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=rollout_names)
 @connection_options
 @click.option("-A", "--all-namespaces", is_flag=True, help="Rollouts of all namespaces.")
 @click.option("-o", "--output", type=click.Choice(["text", "json", "yaml", "wide"]), default="text")
@@ -46,40 +46,53 @@ def get(
     output: str,
 ) -> None:
     """Show all Rollouts as a table, or one in full."""
-    where = "" if all_namespaces and name is None else namespace or default_namespace(kubeconfig, context)
+    where = "" if all_namespaces else namespace or default_namespace(kubeconfig, context)
+    one = name is not None and not all_namespaces
 
     async def work(client: KubeClient) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        if name is None:
-            return await list_all(client, kinds.ROLLOUT, None if all_namespaces else where), []
-        rollout = await fetch(client, where, name)
-        return [rollout], await fetch_runs(client, rollout)
+        if not one:
+            objects = await list_all(client, kinds.ROLLOUT, where or None)
+            return [obj for obj in objects if name in (None, obj["metadata"]["name"])], []
+        rollout = await fetch(client, where, name or "")
+        return [rollout], await fetch_runs(client, rollout) if output == "text" else []
 
     objects, runs = with_client(kubeconfig, context, work)
     if output in ("json", "yaml"):
-        data: Any = [summary(obj) for obj in objects]
-        data = data[0] if name is not None else data
-        document(
-            json.dumps(data, indent=2) if output == "json" else yaml.safe_dump(data, sort_keys=False),
-            nl=output == "json",
-        )
-        return
-    screen = console()
-    if name is not None:
-        screen.print(rollout_view(objects[0], runs))
+        _document(objects, output, one=one)
+    elif one and output == "text":
+        from rollouts.cli.render import rollout_view  # reads models, which a table has no use for
+
+        console().print(rollout_view(objects[0], runs))
     elif objects:
-        screen.print(rollout_table(objects, wide=output == "wide", namespaces=all_namespaces))
+        console().print(rollout_table(objects, wide=output == "wide", namespaces=all_namespaces))
     else:
-        say(f"No Rollouts in {'any namespace' if all_namespaces else f'namespace {where}'}.")
+        called = f" called {name}" if name else ""
+        say(f"No Rollouts{called} in {f'namespace {where}' if where else 'any namespace'}.")
+
+
+def _document(objects: list[dict[str, Any]], form: str, *, one: bool) -> None:
+    from rollouts.cli.render import summary
+
+    found = [summary(obj) for obj in objects]
+    data: Any = found[0] if one else found
+    if form == "json":
+        document(json.dumps(data, indent=2))
+    else:
+        document(yaml.safe_dump(data, sort_keys=False), nl=False)
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("name")
+@click.argument("name", shell_complete=rollout_names)
 @connection_options
 @click.option("--timeout", metavar="DURATION", help="Stop watching after this time.")
 def watch(
     name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice, timeout: str | None
 ) -> None:
     """Show one Rollout live, until interrupted."""
+    from rich.live import Live
+
+    from rollouts.cli.render import rollout_view
+
     where = namespace or default_namespace(kubeconfig, context)
     limit = limit_of(timeout)
 
@@ -92,6 +105,6 @@ def watch(
                 await asyncio.sleep(_POLL)
 
     try:
-        with_client(kubeconfig, context, work)
+        with_client(kubeconfig, context, work, doing="")
     except KeyboardInterrupt:
         return

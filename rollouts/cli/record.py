@@ -24,6 +24,7 @@ from rollouts.analysis.types import ArmRef, RunSpec
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.api.runs import ParsedRun, parse_run
 from rollouts.api.scalars import parse_duration
+from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import EXIT_CODES, connection_options, default_namespace, fetch, with_client
 from rollouts.cli.logs import configure_logs
 from rollouts.controller.assembly import open_sources
@@ -59,7 +60,7 @@ def _duration(_: click.Context, parameter: click.Parameter, text: str | None) ->
 
 
 @click.command("record", epilog=EXIT_CODES)
-@click.argument("name")
+@click.argument("name", shell_complete=rollout_names)
 @connection_options
 @click.option("-f", "--file", "path", type=click.Path(dir_okay=False, path_type=Path), help="Else stdout.")
 @click.option("--interval", default="30s", show_default=True, callback=_duration, help="Between two scrapes.")
@@ -129,7 +130,7 @@ def record(
                     await one.close()
             return recorder.tape
 
-    tape = with_client(kubeconfig, context, work)
+    tape = with_client(kubeconfig, context, work, doing="")
     lines = tape.lines(interval.total_seconds())
     if path is None:
         document("\n".join(lines))

@@ -11,24 +11,16 @@ from rich.text import Text
 from rich.tree import Tree
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.cli.gate_rows import gate_rows, overrider, reading
+from rollouts.cli.table import ICONS
 from rollouts.engine.naming import Owner, is_background, step_run
 from rollouts.engine.rollout_spec import AnalysisStep
-from rollouts.engine.rollout_status import Phase, RolloutStatus
+from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.engine.steps import describe
 from rollouts.terminal import shown
 from rollouts.units import format_weight
 
-__all__ = ["ICONS", "rollout_table", "rollout_view", "summary"]
-
-ICONS = {
-    Phase.HEALTHY: ("✔", "green"),
-    Phase.PROGRESSING: ("◌", "cyan"),
-    Phase.PAUSED: ("‖", "yellow"),
-    Phase.WAITING: ("◷", "yellow"),
-    Phase.ABORTED: ("✖", "red"),
-    Phase.INVALID: ("⚠", "red"),
-    Phase.NEW: ("?", "dim"),
-}
+__all__ = ["rollout_view", "summary"]
 
 _RUN_ICONS = {
     "Successful": ("✔", "green"),
@@ -36,12 +28,6 @@ _RUN_ICONS = {
     "Error": ("⚠", "red"),
     "Inconclusive": ("?", "yellow"),
     "Running": ("◌", "cyan"),
-}
-_VERDICT_ICONS = {
-    "Pass": ("✔", "green"),
-    "Fail": ("✖", "red"),
-    "Inconclusive": ("?", "yellow"),
-    "Undecided": ("◌", "cyan"),
 }
 
 
@@ -73,31 +59,6 @@ def summary(obj: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def rollout_table(objects: list[dict[str, Any]], *, wide: bool, namespaces: bool = False) -> Table:
-    """What ``kubectl get rollouts`` prints; of several ``namespaces`` with theirs."""
-    table = Table(box=None, pad_edge=False, header_style="", show_edge=False)
-    names = [*(["NAMESPACE"] if namespaces else []), "NAME", "PHASE", "STEP", "WEIGHT", "STABLE", "CANARY"]
-    for name in [*names, *(["OBSERVED", "ATTEMPT"] if wide else []), "MESSAGE"]:
-        table.add_column(name, no_wrap=name != "MESSAGE")
-    for obj in objects:
-        parsed = parse_rollout(shown(obj))
-        status = parsed.status
-        icon, style = ICONS[status.phase]
-        row: list[str | Text] = [
-            *([parsed.namespace] if namespaces else []),
-            parsed.name,
-            Text(f"{icon} {status.phase.value or 'New'}", style=style),
-            status.step_text or "-",
-            format_weight(status.weight.applied),
-            status.stable.identity.name if status.stable else "-",
-            status.canary.identity.name if status.canary else "-",
-        ]
-        if wide:
-            row += [format_weight(status.weight.observed), str(status.attempt)]
-        table.add_row(*row, status.message)
-    return table
-
-
 def rollout_view(obj: Mapping[str, Any], runs: list[dict[str, Any]]) -> RenderableType:
     """One Rollout in full: header, steps with their runs, history."""
     parsed, runs = parse_rollout(shown(obj)), shown(runs)
@@ -106,7 +67,7 @@ def rollout_view(obj: Mapping[str, Any], runs: list[dict[str, Any]]) -> Renderab
 
 def _header(parsed: ParsedRollout) -> Table:
     status = parsed.status
-    icon, style = ICONS[status.phase]
+    icon, style = ICONS[status.phase.value]
     table = Table.grid(padding=(0, 2))
     weights = (
         f"{format_weight(status.weight.applied)} set, {format_weight(status.weight.desired)} desired, "
@@ -126,7 +87,8 @@ def _header(parsed: ParsedRollout) -> Table:
     ]
     if status.last_command is not None:
         last = status.last_command
-        rows.append(("Command", f"{last.action} {last.result.value.lower()}: {last.message}"))
+        by = f" by {last.by}" if last.by else ""
+        rows.append(("Command", f"{last.action}{by} {last.result.value.lower()}: {last.message}"))
     for name, value in rows:
         table.add_row(Text(name, style="bold"), value)
     return table
@@ -136,16 +98,22 @@ def _tree(parsed: ParsedRollout, runs: list[dict[str, Any]]) -> Tree:
     status, tree = parsed.status, Tree(Text("Steps", style="bold"))
     by_name = {run["metadata"]["name"]: run for run in runs}
     owner = Owner(name=parsed.name, uid=parsed.uid, present=frozenset(by_name))
+    behind = [name for name in sorted(by_name) if is_background(name, owner, status)]
     for index, step in enumerate(parsed.spec.canary.steps if parsed.spec else ()):
         node = tree.add(_step_line(status, index, describe(step)))
-        run = by_name.get(step_run(owner, status, index)) if isinstance(step, AnalysisStep) else None
+        if not isinstance(step, AnalysisStep) or status.canary is None:
+            continue
+        run = by_name.get(step_run(owner, status, index))
         if run is not None:
-            _add_run(node, run)
-    for name, background in sorted(by_name.items()):
-        if is_background(name, owner, status):
-            compares = "comparisons" in (background.get("spec") or {})
-            label = "evidence of the attempt" if compares else "background analysis"
-            _add_run(tree.add(Text(label)), background)
+            _add_run(node, run, status)
+        for name in behind:
+            who, words = overrider(status, f"{name}-{index}"), reading(by_name[name], index)
+            if who or words is not None:
+                node.add(Text.assemble((f"{who}  " if who else "", "bold magenta"), words or ""))
+    for name in behind:
+        compares = "comparisons" in (by_name[name].get("spec") or {})
+        label = "evidence of the attempt" if compares else "background analysis"
+        _add_run(tree.add(Text(label)), by_name[name], status)
     return tree
 
 
@@ -160,16 +128,15 @@ def _step_line(status: RolloutStatus, index: int, text: str) -> Text:
     return Text(f"• {line}", style="dim")
 
 
-def _add_run(node: Tree, run: Mapping[str, Any]) -> None:
-    status = run.get("status") or {}
-    icon, style = _RUN_ICONS.get(status.get("phase", ""), ("•", "dim"))
-    branch = node.add(Text(f"{icon} {run['metadata']['name']} {status.get('phase', 'Pending')}", style=style))
-    for result in status.get("metricResults") or []:
-        icon, style = _RUN_ICONS.get(result.get("phase", ""), ("•", "dim"))
-        branch.add(Text(f"{icon} {result.get('message') or result.get('name')}", style=style))
-    for result in status.get("comparisons") or []:
-        icon, style = _VERDICT_ICONS.get(result.get("verdict", ""), ("•", "dim"))
-        branch.add(Text(f"{icon} {result.get('message') or result.get('name')}", style=style))
+def _add_run(node: Tree, run: Mapping[str, Any], status: RolloutStatus) -> None:
+    name, phase = str(run["metadata"]["name"]), str((run.get("status") or {}).get("phase") or "Pending")
+    icon, style = _RUN_ICONS.get(phase, ("•", "dim"))
+    who = overrider(status, name)
+    branch = node.add(
+        Text.assemble((f"{icon} {name} {phase}", style), (f"  {who}" if who else "", "bold magenta"))
+    )
+    for row in gate_rows(run):
+        branch.add(row)
 
 
 def _problems(parsed: ParsedRollout) -> Iterator[RenderableType]:

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from rollouts.api.parsing import COMMIT_ANNOTATION, parse_rollout
+from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import (
     Missing,
     Unreachable,
@@ -156,7 +157,7 @@ Exit status:
 
 
 @click.command(epilog=STATUS_CODES)
-@click.argument("name")
+@click.argument("name", shell_complete=rollout_names)
 @connection_options
 @click.option("--watch", "watching", is_flag=True, help="Wait for the end, one line per change.")
 @click.option(
@@ -211,7 +212,8 @@ def status(
         return wait
 
     try:
-        wait = with_client(kubeconfig, context, work)
+        doing = f"waiting for {where}/{name}" if waits and output == "json" else "asking the API server"
+        wait = with_client(kubeconfig, context, work, doing="" if waits and output == "text" else doing)
     except KeyboardInterrupt:
         say(
             f"interrupted: rollout {where}/{name} goes on without us (`rollouts abort {name}` ends it)",

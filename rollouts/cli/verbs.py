@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from rollouts.api.parsing import COMMAND_ANNOTATION, parse_rollout
+from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import EXIT_CODES, connection_options, default_namespace, fetch, with_client
 from rollouts.engine.rollout_status import CommandRecord, CommandResult
 from rollouts.kube.client import KubeClient, PatchKind
@@ -81,7 +82,12 @@ def _command(
     action: str, name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice
 ) -> None:
     where = namespace or default_namespace(kubeconfig, context)
-    last = with_client(kubeconfig, context, lambda client: _send(client, where, name, action))
+    last = with_client(
+        kubeconfig,
+        context,
+        lambda client: _send(client, where, name, action),
+        doing=f"waiting for the controller to look at {action}",
+    )
     if last is None:
         say(
             f"{where}/{name}: {action} was sent, and the controller has not answered within {_WAIT:g} s: is it "
@@ -98,7 +104,7 @@ def _command(
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("name")
+@click.argument("name", shell_complete=rollout_names)
 @connection_options
 @click.option("--full", is_flag=True, help="Skip all remaining pauses and gates; never readiness.")
 def promote(
@@ -109,7 +115,7 @@ def promote(
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("name")
+@click.argument("name", shell_complete=rollout_names)
 @connection_options
 def abort(name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice) -> None:
     """Give all traffic to stable; terminal for this revision until `retry`."""
@@ -117,7 +123,7 @@ def abort(name: str, namespace: str | None, kubeconfig: str | None, context: Con
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("name")
+@click.argument("name", shell_complete=rollout_names)
 @connection_options
 def retry(name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice) -> None:
     """Start a new attempt at an aborted revision."""
@@ -125,7 +131,7 @@ def retry(name: str, namespace: str | None, kubeconfig: str | None, context: Con
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("name")
+@click.argument("name", shell_complete=rollout_names)
 @connection_options
 def pause(name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice) -> None:
     """Hold the steps; analysis and aborts go on."""
@@ -133,7 +139,7 @@ def pause(name: str, namespace: str | None, kubeconfig: str | None, context: Con
 
 
 @click.command(epilog=EXIT_CODES)
-@click.argument("name")
+@click.argument("name", shell_complete=rollout_names)
 @connection_options
 def resume(name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice) -> None:
     """Release what `pause`, a manual override or a missed deadline holds."""

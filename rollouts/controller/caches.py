@@ -13,6 +13,7 @@ from rollouts.carriers.http_route import MIRROR
 from rollouts.engine.naming import UID_DIGITS
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.objects import kinds
+from rollouts.objects.owners import owner_of
 from rollouts.objects.pods import (
     HEALTH_PORTS,
     METRICS_PORT_ANNOTATION,
@@ -28,7 +29,7 @@ from rollouts.runtime.objects import Object, ObjectKey, key_of
 from rollouts.runtime.reflector import Reflector
 from rollouts.runtime.store import Store
 
-__all__ = ["Caches", "owner_of"]
+__all__ = ["Caches"]
 
 _OWNER = "owner"
 _NAME_END = "nameEnd"
@@ -39,17 +40,6 @@ _PICKER = "picker"
 _POOL = "pool"
 _TEMPLATE = "template"
 _SERVICE_SELECTOR = "serviceSelector"
-
-
-def owner_of(obj: Mapping[str, Any], kind: str) -> tuple[str, str] | None:
-    """Name and UID of the controlling owner of ``kind`` (of our group); None when there is none."""
-    references = (obj.get("metadata") or {}).get("ownerReferences") or []
-    for reference in references:
-        ours = str(reference.get("apiVersion", "")).startswith(f"{kinds.GROUP}/")
-        if ours and reference.get("controller") and reference.get("kind") == kind:
-            name, uid = reference.get("name"), reference.get("uid")
-            return (name, uid) if isinstance(name, str) and isinstance(uid, str) else None
-    return None
 
 
 def _namespace(obj: Object) -> str:

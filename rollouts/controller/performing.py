@@ -18,7 +18,7 @@ from rollouts.api.scalars import format_time, weight_json
 from rollouts.api.status import write_status
 from rollouts.carriers import kind_of
 from rollouts.controller.adapter_views import AdapterViews
-from rollouts.controller.caches import Caches, owner_of
+from rollouts.controller.caches import Caches
 from rollouts.controller.events import EventRecorder
 from rollouts.controller.gates import Gates
 from rollouts.controller.observing import Gathered
@@ -55,6 +55,7 @@ from rollouts.kube.errors import (
     NotFound,
 )
 from rollouts.objects import kinds
+from rollouts.objects.owners import owner_of
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic import wayback
 from rollouts.traffic.releasing import release

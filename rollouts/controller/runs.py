@@ -30,7 +30,7 @@ from rollouts.analysis.windows import too_early
 from rollouts.api.run_results import write_run_status
 from rollouts.api.run_status import is_finished
 from rollouts.api.runs import ParsedRun, parse_run
-from rollouts.controller.caches import Caches, owner_of
+from rollouts.controller.caches import Caches
 from rollouts.controller.comparing import Comparer, compared_phase
 from rollouts.controller.conditions import Conditions
 from rollouts.controller.gates import NAME_LABEL
@@ -39,6 +39,7 @@ from rollouts.controller.unstored import Unstored
 from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import NotFound
 from rollouts.objects import kinds
+from rollouts.objects.owners import owner_of
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
 

@@ -49,6 +49,7 @@ def obey_command(draft: Draft) -> None:
     try:
         command = parse_command(draft.obs.command)
         action, by = command.action.value, command.by[:253]
+        draft.commanded_by = by
         message = _apply(draft, command)
         result = CommandResult.DONE
         if command.action is CommandAction.ABORT and not is_back(draft):
@@ -228,7 +229,7 @@ def _abort(draft: Draft) -> str:
         raise _Rejected("the revision is aborted already")
     if draft.status.current is None:
         raise _Rejected("the target is stable: there is nothing to abort; revert in Git to go back")
-    abort(draft, Reason.ABORTED_BY_COMMAND, "aborted by command")
+    abort(draft, Reason.ABORTED_BY_COMMAND, f"aborted by {draft.commanded_by or 'command'}")
     return _BACK
 
 

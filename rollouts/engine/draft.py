@@ -91,6 +91,8 @@ class Draft:
         self.status: RolloutStatus = obs.status
         self.actions: list[Action] = []
         self.wake_after: timedelta | None = None
+        self.commanded_by = ""
+        """Who gave the command that is obeyed now, as the command says; empty when it says nobody."""
         self.traffic_problem: Said | None = None
         """Reason and message for the TrafficApplied condition."""
         self.target_problem: Said | None = None

@@ -17,6 +17,9 @@ from rollouts.units import FULL, ZERO, format_weight
 
 __all__ = ["abort", "drop_canary", "promote", "show_aborted", "terminate_runs"]
 
+_OVERRIDING = ("promote", "promoteFull")
+"""Commands that go on against a gate; the last of them speaks for all of an attempt."""
+
 
 def abort(draft: Draft, reason: Reason, why: str) -> None:
     """100 % stable with the very next write; terminal for the canary's hash (design rule 6)."""
@@ -69,16 +72,22 @@ def show_aborted(draft: Draft, trigger: Trigger) -> None:
 
 def promote(draft: Draft) -> None:
     """The canary becomes stable by swapping the reference; nothing is reloaded (design rule 5)."""
-    canary, stable, overrides = draft.current.canary, draft.stable, draft.current.overrides
-    overridden = f", gates overridden: {', '.join(overrides)}" if overrides else ""
+    canary, stable = draft.current.canary, draft.stable
     history = _retire(draft.status.history, stable, draft)
     draft.set(history=history)
-    draft.record(canary, Outcome.PROMOTED, f"promoted{overridden}")
+    draft.record(canary, Outcome.PROMOTED, f"promoted{_overridden(draft)}")
     message = f"{canary.label} is stable; {stable.label} was stable before"
     draft.set(stable=canary, current=None, weight=WeightStatus(desired=FULL, applied=FULL), way_back=())
     draft.release()
     draft.move(Phase.HEALTHY, Trigger.STEPS_DONE, Reason.PROMOTED, message, settled_by=SettledBy.PROMOTED)
     terminate_runs(draft)
+
+
+def _overridden(draft: Draft) -> str:
+    """Which gates a person overrode, and who, where the last command tells."""
+    names, last = draft.current.overrides, draft.status.last_command
+    who = f" by {last.by}" if last is not None and last.by and last.action in _OVERRIDING else ""
+    return f", gates overridden{who}: {', '.join(names)}" if names else ""
 
 
 def _retire(history: tuple[HistoryEntry, ...], stable: Revision, draft: Draft) -> tuple[HistoryEntry, ...]:

@@ -17,9 +17,9 @@ from importlib.metadata import version
 from typing import Any
 
 import aiohttp
-import structlog
 from multidict import CIMultiDict
 
+from rollouts.kube import logs
 from rollouts.kube.client import PatchKind
 from rollouts.kube.credentials import Credentials
 from rollouts.kube.errors import ApiTimeout, ApiUnavailable, Invalid, KubeError
@@ -37,7 +37,6 @@ __all__ = [
 ]
 
 Object = dict[str, Any]
-_log = structlog.get_logger(__name__)
 _JSON = "application/json"
 _NO_LIMIT = aiohttp.ClientTimeout(total=None)
 # A page of 500 objects at etcd's limit of 1.5 MiB each would be ten times this; nobody stores those.
@@ -225,7 +224,7 @@ def parse_object(body: bytes) -> Object:
         try:
             parsed = json.loads(body)
         except RecursionError:
-            _log.warning(
+            logs.warning(
                 "json_pruned", size=len(body), reason=f"an object nests deeper than {DEEPEST} levels"
             )
             parsed = json.loads(prune_json(body))

@@ -1,7 +1,8 @@
 """Where the API server is and how we log in: ``kubernetes.aio.config`` does the work, we ask it again.
 
-It reads mounted ServiceAccount tokens, exec plugins and OIDC; none of its own request code is used. Which context of
-which files counts is ours (``kubeconfig``): its merge lets the last file set the current context, kubectl's the first.
+It reads mounted ServiceAccount tokens, exec plugins and OIDC; none of its own request code is used. It is imported
+where one of these is needed: what stands in the file as it is, ``plain`` reads. Which context of which files counts is
+ours (``kubeconfig``): its merge lets the last file set the current context, kubectl's the first.
 """
 
 from __future__ import annotations
@@ -12,22 +13,17 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import structlog
 import yaml
-from kubernetes.aio import config as _untyped_config
-from kubernetes.aio.client.configuration import Configuration
-from kubernetes.aio.config.kube_config import KubeConfigLoader as _UntypedLoader
 
+from rollouts.kube import logs
 from rollouts.kube.errors import NotConfigured
-from rollouts.kube.kubeconfig import ContextChoice, kubeconfig_paths, resolve
+from rollouts.kube.kubeconfig import ContextChoice, Resolved, kubeconfig_paths, resolve
+from rollouts.kube.plain import PlainLogin, plain_login
 
 __all__ = ["Credentials", "as_choice", "context_namespace", "load_credentials"]
 
-kubernetes_config: Any = _untyped_config
-KubeConfigLoader: Any = _UntypedLoader
-_log = structlog.get_logger(__name__)
 # Mounted tokens are rotated well before they expire; exec plugins say when theirs does.
 _REFRESH_SECONDS = 60.0
 # What reading a kubeconfig raises, besides the library's own exception, when the file is not one.
@@ -70,7 +66,7 @@ class Credentials:
                 try:
                     await self._reload()
                 except Exception as error:  # a plugin may raise anything, and the old token may still do
-                    _log.warning("credentials_not_renewed", error=str(error))
+                    logs.warning("credentials_not_renewed", error=str(error))
         token = self._configuration.api_key.get("BearerToken")
         return None if token is None else str(token)
 
@@ -95,6 +91,8 @@ def _tls_context(configuration: Any) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=configuration.ssl_ca_cert, cadata=configuration.ca_cert_data)
     if configuration.cert_file:
         context.load_cert_chain(configuration.cert_file, keyfile=configuration.key_file)
+    if isinstance(configuration, PlainLogin):
+        configuration.load_data(context)
     if not configuration.verify_ssl:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -133,30 +131,59 @@ async def load_credentials(
     Raises NotConfigured, naming what was tried.
     """
     choice = as_choice(context)
-    configuration = Configuration()
-    files = os.pathsep.join(map(str, kubeconfig_paths(kubeconfig)))
-    where = "the pod" if _in_cluster(kubeconfig, choice) else files
-    try:
-        if _in_cluster(kubeconfig, choice):
-            kubernetes_config.load_incluster_config(client_configuration=configuration)
-            return Credentials(configuration, _in_cluster_reload(configuration))
+    if not _in_cluster(kubeconfig, choice):
         resolved = resolve(kubeconfig, choice)
-        loader = KubeConfigLoader(config_dict=resolved.config, active_context=resolved.context)
+        try:
+            plain = await plain_login(resolved.config)
+        except _UNUSABLE as error:
+            raise _not_usable(kubeconfig, error) from error
+        if plain is not None:
+            return Credentials(plain, plain.reload)
+        return await _asked_for(kubeconfig, resolved)
+    return _of_the_pod()
+
+
+def _not_usable(kubeconfig: str | None, error: Exception, where: str = "") -> NotConfigured:
+    where = where or os.pathsep.join(map(str, kubeconfig_paths(kubeconfig)))
+    return NotConfigured(
+        f"no usable API server configuration in {where}: {error}; "
+        "give --kubeconfig, set KUBECONFIG, or run in a pod with a ServiceAccount"
+    )
+
+
+async def _asked_for(kubeconfig: str | None, resolved: Resolved) -> Credentials:
+    """By the library: what a plugin or a provider hands out."""
+    from kubernetes.aio.client.configuration import Configuration
+    from kubernetes.aio.config import ConfigException
+    from kubernetes.aio.config.kube_config import KubeConfigLoader
+
+    configuration = Configuration()
+
+    async def load() -> None:
         await loader.load_and_set(configuration)
-    except (*_UNUSABLE, kubernetes_config.ConfigException) as error:
-        raise NotConfigured(
-            f"no usable API server configuration in {where}: {error}; "
-            "give --kubeconfig, set KUBECONFIG, or run in a pod with a ServiceAccount"
-        ) from error
 
-    async def reload() -> None:
-        await loader.load_and_set(configuration)
+    try:
+        loader: Any = cast(Any, KubeConfigLoader)(
+            config_dict=resolved.config, active_context=resolved.context
+        )
+        await load()
+    except (*_UNUSABLE, ConfigException) as error:
+        raise _not_usable(kubeconfig, error) from error
+    return Credentials(configuration, load)
 
-    return Credentials(configuration, reload)
 
+def _of_the_pod() -> Credentials:
+    """By the library: the mounted ServiceAccount, whose token is renewed."""
+    from kubernetes.aio import config
+    from kubernetes.aio.client.configuration import Configuration
 
-def _in_cluster_reload(configuration: Any) -> Callable[[], Awaitable[None]]:
-    async def reload() -> None:
-        kubernetes_config.load_incluster_config(client_configuration=configuration)
+    configuration, library = Configuration(), cast(Any, config)
 
-    return reload
+    async def load() -> None:
+        library.load_incluster_config(client_configuration=configuration)
+
+    try:
+        library.load_incluster_config(client_configuration=configuration)
+    except (*_UNUSABLE, config.ConfigException) as error:
+        raise _not_usable(None, error, "the pod") from error
+    return Credentials(configuration, load)

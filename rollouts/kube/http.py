@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import quote
 
 import aiohttp
-import structlog
 
+from rollouts.kube import logs
 from rollouts.kube.client import ListPage, PatchKind, Propagation, Resource, WatchEvent, WatchType
 from rollouts.kube.connection import (
     Connection,
@@ -40,7 +40,6 @@ from rollouts.kube.statuses import error_from_status
 __all__ = ["HttpKubeClient", "Impersonation", "open_client"]
 
 Object = dict[str, Any]
-_log = structlog.get_logger(__name__)
 # The server ends a watch after timeout_seconds; one that is silent for longer is half-open.
 _WATCH_SLACK = 10.0
 
@@ -231,7 +230,7 @@ class HttpKubeClient:
             try:
                 found += resources_of_list(await self._answer("GET", path), group, name)
             except KubeError as error:
-                _log.warning("discovery_group_failed", group=group, version=name, error=str(error))
+                logs.warning("discovery_group_failed", group=group, version=name, error=str(error))
         return tuple(found)
 
     async def server_version(self) -> Object:

@@ -26,7 +26,8 @@ from rollouts.cli.explain import explanation
 from rollouts.cli.lint import lint_documents
 from rollouts.cli.logs import configure_logs
 from rollouts.cli.main import main
-from rollouts.cli.render import rollout_table, rollout_view
+from rollouts.cli.render import rollout_view
+from rollouts.cli.table import rollout_table
 from rollouts.picker.conformance.report import CaseResult, render
 from rollouts.terminal import console, printable, say, shown
 from tests.kit.source import syntax_tree

@@ -37,6 +37,10 @@ _WAITING = {
     Reason.MAX_DURATION: "undecided at the end of its time",
 }
 
+_KNOWS_NOTHING = math.log(25.0)
+"""Width of an interval, upper over lower end: from a fifth to five times is no knowledge of a canary."""
+_TINY = 1e-9
+
 
 def percent(value: float) -> str:
     """A relative change as people write it: +12 %, -3 %, x4.2 for large growth."""
@@ -47,9 +51,11 @@ def percent(value: float) -> str:
 
 
 def describe_effect(effect: Effect | None) -> str:
-    """The change with its interval."""
+    """The change with its interval; in words where that is so wide that it says nothing."""
     if effect is None:
         return "not seen yet"
+    if math.log1p(max(effect.high, -1 + _TINY)) - math.log1p(max(effect.low, -1 + _TINY)) > _KNOWS_NOTHING:
+        return "nothing known yet"
     return f"{percent(effect.estimate)} (between {percent(effect.low)} and {percent(effect.high)})"
 
 
@@ -65,7 +71,7 @@ def brief(metric: CompareMetric, report: MetricReport, gate: GateVerdict) -> str
     seen = f"{report.canary_requests:,.0f} canary and {report.stable_requests:,.0f} stable requests"
     figures = (
         f"Change {describe_effect(report.effect)}; "
-        f"evidence of harm {_evidence(report.harm_total)} (abort at {report.abort_at:.3g}), "
+        f"evidence of harm {_evidence(report.harm)} ({_of_all(report)}abort at {report.abort_at:.3g}), "
         f"of being within {percent(metric.tolerance)} {_evidence(report.proof)} "
         f"(pass at {report.pass_at:.3g}); {seen}."
     )
@@ -113,6 +119,13 @@ def _evidence(value: float) -> str:
     if value >= 1e6:
         return "over a million"
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _of_all(report: MetricReport) -> str:
+    """What decides is the evidence of all metrics together, told where it differs from this one's."""
+    if abs(report.harm_total - report.harm) <= 0.01 * report.harm_total:
+        return ""
+    return f"{_evidence(report.harm_total)} with the other metrics; "
 
 
 def _outlook(report: MetricReport, gate: GateVerdict) -> str:

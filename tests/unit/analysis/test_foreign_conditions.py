@@ -165,3 +165,15 @@ def test_the_line_to_write_costs_no_more_than_the_condition(text: str) -> None:
 
     assert condition_problem(text)
     assert time.process_time() - begun < 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("result[0] =< 0.05", "result[0] <= 0.05"),
+        ("result => 1.0 and result =< 3.0", "result >= 1.0 && result <= 3.0"),
+    ],
+)
+def test_signs_that_are_turned_round_are_told_as_they_are_written(text, line):
+    assert f"write {line!r}" in str(condition_problem(text))
+    assert condition_problem(line) is None

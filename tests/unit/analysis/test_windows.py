@@ -89,7 +89,7 @@ def test_a_window_behind_its_weight_is_no_data(known, early, step):
     if early:
         taken = judge_value(measure(), None, NOW, why=why)
         assert (taken.phase, taken.no_data) == (Phase.PENDING, True)
-        assert f"in force ({known} s)" in taken.message
+        assert f"window 1m, {known}s of it collected since" in taken.message
 
 
 def test_runs_from_before_know_no_beginning_and_go_on():

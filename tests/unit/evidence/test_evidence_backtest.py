@@ -267,9 +267,10 @@ def test_the_plan_command(tmp_path):
     traffic = ["--rate", "20", "--stable-pods", "18"]
     shown = CliRunner().invoke(plan_command, [str(path), *traffic])
     assert shown.exit_code == 0, shown.output
-    assert "step 4 at 0.1 of the traffic, ttft (WithinTolerance)" in shown.output
+    assert "Pods: 18 stable; canary 1 at " in shown.output
     printed = json.loads(CliRunner().invoke(plan_command, [str(path), *traffic, "-o", "json"]).output)
     assert [gate["step"] for gate in printed["gates"]] == [1, 3]
+    assert "step 4 at 0.1 of the traffic, ttft (WithinTolerance)" in printed["gates"][1]["words"]
 
 
 def test_the_plan_command_takes_noise_from_history(tmp_path, files):
@@ -277,7 +278,8 @@ def test_the_plan_command_takes_noise_from_history(tmp_path, files):
     path.write_text(json.dumps(rollout(STEPS)), encoding="utf-8")
     result = CliRunner().invoke(plan_command, [str(path), "--history", str(files[0]), "--canary-pods", "2"])
     assert result.exit_code == 0, result.output
-    assert "18 stable pods; noise from the recording" in result.output
+    assert "noise from the recording" in result.output
+    assert "Pods: 18 stable; canary 2 at" in result.output
 
 
 @pytest.mark.parametrize(
@@ -285,7 +287,7 @@ def test_the_plan_command_takes_noise_from_history(tmp_path, files):
     [
         ("{}", [], "no document of kind Rollout"),
         (json.dumps(rollout([])), ["--rate", "1", "--stable-pods", "1"], "spec.strategy.canary.steps"),
-        (json.dumps(rollout([{"setWeight": 5}])), ["--rate", "1", "--stable-pods", "1"], "no compare gates"),
+        (json.dumps(rollout([{"setWeight": 5}])), ["--rate", "1", "--stable-pods", "1"], "no gates to plan"),
         (json.dumps(rollout(STEPS)), [], "give --rate and --stable-pods"),
         (
             json.dumps(rollout([{"setWeight": "x"}])),

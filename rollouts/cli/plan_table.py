@@ -1,0 +1,155 @@
+"""``rollouts plan`` as a table: per gate when it passes, what it finds and from where on, and the time of it all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from rollouts.analysis.evidence.model import Require
+from rollouts.analysis.evidence.words import percent
+from rollouts.analysis.planning import GatePlan, Traffic
+from rollouts.analysis.types import CompareSpec, MetricSpec
+from rollouts.analysis.windows import window_of
+from rollouts.engine.rollout_spec import AnalysisStep, JobStep, PauseStep, RolloutSpec
+from rollouts.engine.steps import weight_at
+from rollouts.units import FULL, format_weight
+
+__all__ = ["Row", "Total", "pods_line", "rows_of", "table_of", "total_of"]
+
+_COLUMNS = ("STEP", "METRIC", "NEEDS", "PASSES-AFTER", "FINDS-+20%", "FINDS-+50%", "FLOOR")
+_LONGEST = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One metric of one gate. ``step`` from 0, None for the background; minutes are infinite for never.
+
+    ``finds`` and ``floor`` are a comparison's: a limit of one's own finds what crosses it, however small or large.
+    """
+
+    step: int | None
+    metric: str
+    needs: str
+    minutes: float
+    finds: Mapping[float, float] | None = None
+    floor: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Of a threshold, whose other figures nobody knows."""
+        return {"step": self.step, "name": self.metric, "needs": self.needs, "minutesToPass": self.minutes}
+
+
+def rows_of(plans: Iterable[GatePlan], gates: Iterable[tuple[int | None, Sequence[MetricSpec]]]) -> list[Row]:
+    """Comparisons as they were planned, and the limits of the same gates, by step; the background's last."""
+    rows = [_compared(plan) for plan in plans]
+    rows += [
+        _limited(step, metric)
+        for step, metrics in gates
+        for metric in metrics
+        if not isinstance(metric.what, CompareSpec) and not metric.dry_run
+    ]
+    return sorted(rows, key=lambda row: math.inf if row.step is None else row.step)
+
+
+def _compared(plan: GatePlan) -> Row:
+    metric = plan.gate.metric
+    proof = metric.require is Require.WITHIN_TOLERANCE
+    return Row(
+        step=plan.gate.step,
+        metric=metric.name,
+        needs=f"within {percent(metric.tolerance)} of stable" if proof else "no sign of harm",
+        minutes=plan.minutes_to_pass,
+        finds=dict(plan.harm),
+        floor=plan.smallest_ever,
+    )
+
+
+def _limited(step: int | None, metric: MetricSpec) -> Row:
+    """A limit passes with its last measurement; the first one waits until its window is full of this weight."""
+    count = max(metric.count, metric.consecutive_success_limit, 1)
+    between = (metric.interval.total_seconds() if metric.interval is not None else 0.0) * (count - 1)
+    seconds = max(metric.initial_delay.total_seconds(), window_of(metric).total_seconds()) + between
+    condition = metric.success_condition or f"not {metric.failure_condition}"
+    needs = f"{count} x {condition}" if count > 1 else condition
+    return Row(step=step, metric=metric.name, needs=needs, minutes=seconds / 60.0)
+
+
+def table_of(rows: Iterable[Row]) -> Table:
+    """The rows for people."""
+    table = Table(box=None, pad_edge=False, header_style="", show_edge=False)
+    for name in _COLUMNS:
+        table.add_column(name, no_wrap=name != "NEEDS")
+    for row in rows:
+        finds = row.finds or {}
+        table.add_row(
+            "background" if row.step is None else str(row.step + 1),
+            row.metric,
+            row.needs if len(row.needs) <= _LONGEST else f"{row.needs[: _LONGEST - 1]}…",
+            spoken(row.minutes),
+            *(spoken(finds[size]) if size in finds else "-" for size in (0.2, 0.5)),
+            "-" if row.floor is None else "never" if math.isinf(row.floor) else percent(row.floor),
+        )
+    return table
+
+
+def spoken(minutes: float) -> str:
+    """Minutes as people say them."""
+    if math.isinf(minutes):
+        return "never"
+    if minutes < 90:
+        return f"{math.ceil(minutes)} min"
+    hours, rest = divmod(math.ceil(minutes), 60)
+    return f"{hours} h {rest:02} min" if hours < 48 else f"{hours / 24:.0f} days"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """The whole attempt: minutes (infinite where a gate never passes), and steps (from 0) that somebody else ends."""
+
+    minutes: float
+    people: tuple[int, ...]
+    jobs: tuple[int, ...]
+
+    @property
+    def words(self) -> str:
+        """One line."""
+        more = [f"step {index + 1} waits for `promote`" for index in self.people]
+        more += [f"step {index + 1} for its Job" for index in self.jobs]
+        also = "".join(f", {one}" for one in more)
+        if math.isinf(self.minutes):
+            return f"Total: without end, as a gate never passes{also}."
+        return f"Total: about {spoken(self.minutes)}, and what pods and gateway take{also}."
+
+
+def total_of(spec: RolloutSpec, rows: Sequence[Row]) -> Total:
+    """Pauses, gates and bake, one after the other; the background has to have passed by the end."""
+    minutes, people, jobs = spec.canary.bake.total_seconds() / 60.0, list[int](), list[int]()
+    for index, step in enumerate(spec.canary.steps):
+        match step:
+            case PauseStep(duration=None):
+                people.append(index)
+            case PauseStep(duration=duration) if duration is not None:
+                minutes += duration.total_seconds() / 60.0
+            case JobStep():
+                jobs.append(index)
+            case AnalysisStep():
+                minutes += max([row.minutes for row in rows if row.step == index], default=0.0)
+            case _:
+                pass
+    behind = max([row.minutes for row in rows if row.step is None], default=0.0)
+    return Total(minutes=max(minutes, behind), people=tuple(people), jobs=tuple(jobs))
+
+
+def pods_line(spec: RolloutSpec, traffic: Traffic) -> str:
+    """How many canary pods each weight is reckoned with."""
+    return f"Pods: {traffic.stable_pods} stable; canary {', '.join(_at_weights(spec, traffic))}."
+
+
+def _at_weights(spec: RolloutSpec, traffic: Traffic) -> Iterator[str]:
+    steps = spec.canary.steps
+    for weight in sorted({weight_at(steps, index) for index in range(len(steps))} - {0}):
+        yield f"{traffic.canary_at(weight / FULL)} at {format_weight(weight)}"

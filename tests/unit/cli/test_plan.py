@@ -1,0 +1,101 @@
+"""`rollouts plan` as a person reads it: every gate a row, and the time of it all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from rollouts.cli.main import main
+
+LIMIT = {"name": "p95", "measure": {"preset": "ttft", "window": "5m"}, "successCondition": "result < 2.0"}
+STEPS: list[dict[str, Any]] = [
+    {"setWeight": 10},
+    {
+        "analysis": {
+            "metrics": [
+                {**LIMIT, "count": 4, "interval": "1m"},
+                {**LIMIT, "name": "slow", "initialDelay": "12m"},
+            ]
+        }
+    },
+    {"pause": {"duration": "30m"}},
+    {"setWeight": 50},
+    {"pause": {}},
+]
+COMPARED = [{"setWeight": 10}, {"analysis": {"metrics": [{"name": "ttft", "compare": {"preset": "ttft"}}]}}]
+
+
+def plan(folder: Path, steps: list[dict[str, Any]], *words: str, **canary: Any) -> Result:
+    obj = {
+        "apiVersion": "inferencerollouts.dev/v1alpha1",
+        "kind": "Rollout",
+        "metadata": {"name": "demo"},
+        "spec": {
+            "target": {"pool": {"name": "v2"}},
+            "traffic": {"httpRoutes": [{"name": "route"}]},
+            "strategy": {"canary": {"steps": steps, **canary}},
+        },
+    }
+    file = folder / "rollout.yaml"
+    file.write_text(yaml.safe_dump(obj), encoding="utf-8")
+    return CliRunner().invoke(main, ["plan", str(file), *words])
+
+
+def rows(result: Result) -> list[list[str]]:
+    """The table's cells, by at least two spaces."""
+    lines = [line for line in result.output.splitlines() if "  " in line]
+    return [[cell for cell in line.split("  ") if cell] for line in lines]
+
+
+def test_limits_of_ones_own_need_no_rate_and_no_pods(tmp_path):
+    result = plan(tmp_path, STEPS, bake="10m")
+
+    assert result.exit_code == 0
+    table = [[cell.strip() for cell in row] for row in rows(result)]
+    assert table[0] == ["STEP", "METRIC", "NEEDS", "PASSES-AFTER", "FINDS-+20%", "FINDS-+50%", "FLOOR"]
+    assert table[1][:4] == ["2", "p95", "4 x result < 2.0", "8 min"]  # a full window, then three more minutes
+    assert table[2][:4] == ["2", "slow", "result < 2.0", "12 min"]
+    assert "Total: about 52 min, and what pods and gateway take, step 5 waits for `promote`." in result.output
+
+
+def test_a_comparison_says_what_it_finds_and_from_where_on(tmp_path):
+    result = plan(tmp_path, COMPARED, "--rate", "20", "--stable-pods", "18", "--canary-pods", "2")
+
+    (row,) = [[cell.strip() for cell in one] for one in rows(result) if one[0].strip() == "2"]
+    assert row[1:3] == ["ttft", "within +15 % of stable"]
+    assert row[4].endswith(" min")
+    assert row[6].startswith("+")
+    assert "Pods: 18 stable; canary 2 at 10%." in result.output
+
+
+def test_a_gate_that_never_passes_has_no_end_and_says_why(tmp_path):
+    result = plan(tmp_path, COMPARED, "--rate", "20", "--stable-pods", "1", "--canary-pods", "1")
+
+    assert "Total: without end, as a gate never passes." in result.output
+    assert "with a single stable pod" in result.output
+
+
+def test_scripts_get_both_kinds_and_the_total(tmp_path):
+    found = json.loads(plan(tmp_path, STEPS, "-o", "json").output)
+
+    assert [(one["name"], one["minutesToPass"]) for one in found["thresholds"]] == [
+        ("p95", 8.0),
+        ("slow", 12.0),
+    ]
+    assert (found["gates"], found["minutes"]) == ([], 42.0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [(COMPARED, "give --rate and --stable-pods"), ([{"setWeight": 10}], "nothing judges the canary")],
+)
+def test_what_is_missing_is_said(tmp_path, steps, words):
+    result = plan(tmp_path, steps)
+
+    assert result.exit_code == 2
+    assert words in result.output

@@ -1,0 +1,206 @@
+"""``make release VERSION=1.2.3``: version, changelog, wheel, SBOM, krew, checksums, commit and tag. Pushes nothing.
+
+SBOM: CycloneDX 1.6 (ECMA-424) of the locked runtime dependencies, which is what images are built of and tests run with.
+krew: krew.sigs.k8s.io, "Plugin manifest"; its archive is a script that hands over to the installed command.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["ReleaseError", "krew_archive", "krew_manifest", "new_texts", "sbom"]
+
+NAME = "inference-rollouts"
+HOME = "https://inferencerollouts.dev"
+_VERSION = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,4}")
+_UNRELEASED = "## Unreleased\n"
+_LOCKED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)((?:.*\\\n)?(?:\s+--hash=.*\n)*)", re.MULTILINE)
+_HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+_SCRIPT = """\
+#!/bin/sh
+command -v rollouts >/dev/null && exec rollouts "$@"
+echo "kubectl rollouts needs the command rollouts: pipx install inference-rollouts" >&2
+exit 127
+"""
+
+
+class ReleaseError(Exception):
+    """The release cannot be cut; the text says why and what to do."""
+
+
+def new_texts(texts: dict[str, str], version: str, day: str) -> dict[str, str]:
+    """The files of a release, by path, with its version and its part of the changelog. Raises ReleaseError."""
+    if not _VERSION.fullmatch(version):
+        raise ReleaseError(f"VERSION={version!r} is not X.Y.Z: write make release VERSION=1.2.3")
+    project, chart, log = (
+        texts["pyproject.toml"],
+        texts["charts/inference-rollouts/Chart.yaml"],
+        texts["CHANGELOG.md"],
+    )
+    (current,) = re.findall(r'^version = "(.+)"$', project, re.MULTILINE)
+    if _numbers(version) < _numbers(current):
+        raise ReleaseError(
+            f"{version} is older than {current}, the version of pyproject.toml: choose a newer one"
+        )
+    if f"## {version} " in log:
+        raise ReleaseError(f"{version} is in CHANGELOG.md already: choose a newer one")
+    news = log.partition(_UNRELEASED)[2].partition("\n## ")[0].strip()
+    if not news:
+        raise ReleaseError("nothing stands under Unreleased in CHANGELOG.md: say what changed")
+    return {
+        "pyproject.toml": re.sub(r'(?m)^version = ".+"$', f'version = "{version}"', project),
+        "charts/inference-rollouts/Chart.yaml": re.sub(
+            r'(?m)^(version: |appVersion: ")[^"\n]+', rf"\g<1>{version}", chart
+        ),
+        "CHANGELOG.md": log.replace(_UNRELEASED, f"{_UNRELEASED}\n## {version} ({day})\n", 1),
+    }
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall("[0-9]+", version)[:3])
+
+
+def sbom(lock: str, version: str) -> dict[str, Any]:
+    """The locked dependencies as a CycloneDX document."""
+    root = {
+        "type": "application",
+        "name": NAME,
+        "version": version,
+        "licenses": [{"license": {"id": "Apache-2.0"}}],
+    }
+    components = [_component(*found) for found in _LOCKED.findall(lock)]
+    return {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {"component": root},
+        "components": components,
+    }
+
+
+def _component(name: str, version: str, more: str) -> dict[str, Any]:
+    """A package; its files' hashes are references, as one component has one hash per algorithm and no wheel is all."""
+    purl = f"pkg:pypi/{re.sub(r'[-_.]+', '-', name).lower()}@{version}"
+    files = [
+        {
+            "type": "distribution",
+            "url": f"https://pypi.org/project/{name}/{version}/",
+            "hashes": [_sha256(one)],
+        }
+        for one in _HASH.findall(more)
+    ]
+    return {
+        "type": "library",
+        "bom-ref": purl,
+        "name": name,
+        "version": version,
+        "purl": purl,
+        "externalReferences": files,
+    }
+
+
+def _sha256(content: str) -> dict[str, str]:
+    return {"alg": "SHA-256", "content": content}
+
+
+def krew_archive(license_text: str) -> bytes:
+    """The plugin as krew unpacks it, the same bytes whenever it is made."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, text, mode in (("kubectl-rollouts", _SCRIPT, 0o755), ("LICENSE", license_text, 0o644)):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(text.encode()), mode
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    return out.getvalue()
+
+
+def krew_manifest(version: str, archive: bytes) -> dict[str, Any]:
+    """The manifest of the plugin ``rollouts`` for a krew index."""
+    platform = {
+        "selector": {"matchExpressions": [{"key": "os", "operator": "In", "values": ["linux", "darwin"]}]},
+        "uri": f"{HOME}/releases/v{version}/kubectl-rollouts.tar",
+        "sha256": hashlib.sha256(archive).hexdigest(),
+        "bin": "kubectl-rollouts",
+    }
+    return {
+        "apiVersion": "krew.googlecontainertools.github.com/v1alpha2",
+        "kind": "Plugin",
+        "metadata": {"name": "rollouts"},
+        "spec": {
+            "version": f"v{version}",
+            "homepage": HOME,
+            "shortDescription": "Progressive delivery of LLMs on Kubernetes",
+            "description": "Shows, promotes and aborts rollouts of base models and LoRA adapters.\n",
+            "caveats": "Needs the command: pipx install inference-rollouts\n",
+            "platforms": [platform],
+        },
+    }
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _build(root: Path, version: str) -> Iterator[Path]:
+    """The files of the release, in an empty ``dist``."""
+    dist = root / "dist"
+    dist.mkdir(exist_ok=True)
+    if any(dist.iterdir()):
+        raise ReleaseError(f"{dist} holds files of another release: remove it")
+    _run(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(dist),
+        ".",
+    )
+    archive = krew_archive((root / "LICENSE").read_text(encoding="utf-8"))
+    bom = sbom((root / "requirements/runtime.lock").read_text(encoding="utf-8"), version)
+    (dist / "sbom.cdx.json").write_text(json.dumps(bom, indent=2), encoding="utf-8")
+    (dist / "kubectl-rollouts.tar").write_bytes(archive)
+    (dist / "krew.yaml").write_text(
+        yaml.safe_dump(krew_manifest(version, archive), sort_keys=False), encoding="utf-8"
+    )
+    yield from sorted(dist.iterdir())
+
+
+def release(root: Path, version: str) -> None:
+    """Write, build, commit and tag. Raises ReleaseError before anything is written."""
+    if _run("git", "status", "--porcelain"):
+        raise ReleaseError("the working tree has changes: commit or put them away first")
+    names = ("pyproject.toml", "charts/inference-rollouts/Chart.yaml", "CHANGELOG.md")
+    texts = {name: (root / name).read_text(encoding="utf-8") for name in names}
+    for name, text in new_texts(texts, version, datetime.now(UTC).date().isoformat()).items():
+        (root / name).write_text(text, encoding="utf-8")
+    built = list(_build(root, version))
+    sums = "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in built)
+    (root / "dist" / "SHA256SUMS").write_text(sums, encoding="utf-8")
+    _run("git", "commit", "--quiet", "--all", "--message", f"Release {version}")
+    _run("git", "tag", "--annotate", f"v{version}", "--message", f"Release {version}")
+    sys.stdout.write(
+        f"{sums}Committed and tagged v{version}. Publish: git push --follow-tags, and what is in dist.\n"
+    )
+
+
+if __name__ == "__main__":
+    try:
+        release(Path.cwd(), sys.argv[1] if len(sys.argv) > 1 else "")
+    except ReleaseError as error:
+        sys.exit(f"{error}")
