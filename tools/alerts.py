@@ -146,6 +146,15 @@ ALERTS = (
         do="The log event reconcile_bug has the traceback; the object that it names is retried. Please report it.",
     ),
     Alert(
+        name="InferenceRolloutsNotificationsFail",
+        expr='sum by (receiver) (increase(rollouts_notifications_total{outcome!="delivered"}[30m])) > 0 '
+        'and on (receiver) sum by (receiver) (increase(rollouts_notifications_total{outcome="delivered"}[30m])) == 0',
+        lasts="15m",
+        what="Receiver {{ $labels.receiver }} takes no notifications.",
+        do="The log events notice_not_delivered and notice_given_up say why. They are tried again for a day, and stand "
+        "in status.notices of their Rollouts until then.",
+    ),
+    Alert(
         name="InferenceRolloutsGatesUnexported",
         expr="max by (namespace) (rollouts_gates_unexported) > 0",
         severity="info",

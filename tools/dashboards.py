@@ -146,6 +146,17 @@ _OVERVIEW = Dashboard(
             unit="reqps",
             width=8,
         ),
+        Panel(
+            title="Notifications",
+            queries=(
+                (
+                    "sum by (receiver, outcome) (increase(rollouts_notifications_total[1h]))",
+                    "{{receiver}} {{outcome}}",
+                ),
+                ("sum by (receiver) (rollouts_notifications_pending)", "{{receiver}} pending"),
+            ),
+            width=24,
+        ),
     ),
 )
 

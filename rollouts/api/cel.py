@@ -116,6 +116,17 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
         ),
         CelRule(_WEIGHT, 'setWeight must be a whole number from 0 to 100, or a percentage as "0.5%"'),
     ),
+    "WindowModel": (
+        CelRule(
+            "self.schedule.matches('^\\\\S+ +\\\\S+ +\\\\S+ +\\\\S+ +\\\\S+$')",
+            "a schedule has five fields: minute, hour, day of the month, month, day of the week",
+        ),
+        CelRule(
+            "self.schedule.matches('^\\\\S+ +\\\\S+ +([*] +\\\\S+ +\\\\S+|\\\\S+ +\\\\S+ +[*])$') || "
+            "!self.schedule.matches('^\\\\S+ +\\\\S+ +\\\\S+ +\\\\S+ +\\\\S+$')",
+            "day of the month and day of the week are both set: cron takes either, people mean both; leave one *",
+        ),
+    ),
     "PauseModel": (
         CelRule(
             f"!has(self.duration) || {_DURATION}",

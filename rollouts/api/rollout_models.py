@@ -168,6 +168,18 @@ class StickyModel(ApiModel):
     """Honour `x-rollout-pin: <target>` from testers."""
 
 
+class WindowModel(ApiModel):
+    """A time in which weight may rise."""
+
+    schedule: Annotated[str, Field(min_length=9, max_length=128)]
+    """When it opens: minute, hour, day of the month, month and day of the week as in cron, such as `0 9 * * mon-fri`.
+    Only one of the two day fields may be set."""
+    duration: Duration
+    """How long it is open, from 1m to 7d."""
+    time_zone: Annotated[str, Field(min_length=1, max_length=64)] = "UTC"
+    """Time zone of the schedule, such as Europe/Berlin."""
+
+
 class CanaryModel(ApiModel):
     """Step by step."""
 
@@ -193,6 +205,9 @@ class CanaryModel(ApiModel):
     their own, which is then removed. Report warns once of 5xx and goes on; Require holds until they succeed."""
     allow_no_traffic: bool = False
     """Let weight rise although no request was counted at the canary since the last rise."""
+    windows: Annotated[list[WindowModel], Field(max_length=8)] = []
+    """When weight may rise; without any, always. Outside of them it stays, deadlines stand still, and analysis,
+    aborts, the way back and commands go on."""
 
 
 class StrategyModel(ApiModel):

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 
 from rollouts.api.analysis_models import GateModel, MetricModel
 from rollouts.api.cel import ONE_KIND
-from rollouts.api.rollout_models import RolloutSpecModel, StepModel
+from rollouts.api.rollout_models import RolloutSpecModel, StepModel, WindowModel
 from rollouts.api.scalars import parse_duration, parse_weight
+from rollouts.api.schedule import check_window
 from rollouts.carriers import fields_for, given
+from rollouts.engine.rollout_spec import Window
 from rollouts.engine.versions import TargetKind
 
-__all__ = ["check_gate", "check_metric", "check_spec"]
+__all__ = ["check_gate", "check_metric", "check_spec", "read_window"]
 
 
 Finding = tuple[str, str]
@@ -40,6 +42,8 @@ def check_spec(spec: RolloutSpecModel) -> Iterator[Finding]:
             "spec.strategy.canary.pathProbe",
             "Require needs a Managed route (traffic.httpRoutes[0].template): an Adopted one gets no rules of ours",
         )
+    for index, window in enumerate(spec.strategy.canary.windows):
+        yield from _check_window(window, f"spec.strategy.canary.windows[{index}]")
     background = spec.strategy.canary.analysis
     if background is not None:
         path = "spec.strategy.canary.analysis"
@@ -53,6 +57,22 @@ def check_spec(spec: RolloutSpecModel) -> Iterator[Finding]:
         ("rollbackWindow.duration", spec.rollback_window.duration if spec.rollback_window else "0s"),
     ):
         yield from _check_duration(value, f"spec.{name}")
+
+
+def read_window(window: WindowModel) -> Window:
+    """The engine's window. Raises ValueError."""
+    return Window(
+        schedule=window.schedule, duration=parse_duration(window.duration), time_zone=window.time_zone
+    )
+
+
+def _check_window(window: WindowModel, path: str) -> Iterator[Finding]:
+    try:
+        wrong = check_window(read_window(window))
+    except ValueError as error:
+        wrong = f"duration: {error}"
+    if wrong:
+        yield path, wrong
 
 
 def _check_target(spec: RolloutSpecModel) -> Iterator[Finding]:

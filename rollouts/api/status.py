@@ -18,6 +18,7 @@ from rollouts.engine.rollout_status import (
     Condition,
     EntryRef,
     HistoryEntry,
+    Notice,
     Phase,
     RolloutStatus,
     WayBack,
@@ -63,6 +64,7 @@ _STATUS = Record(
             WayBack, models.WayBackModel, of=[Record(EntryRef, models.EntryModel, whole=True)], whole=True
         ),
         Record(HistoryEntry, models.HistoryModel, of=[_REVISION], inline="revision", whole=True),
+        Record(Notice, models.NoticeModel, whole=True),
         Record(Condition, models.ConditionModel, places={"last_transition": "last_transition_time"}),
     ],
     inline="current",

@@ -31,6 +31,7 @@ KEPT = Stored(kept=True)
 """Written although it is empty."""
 Said = Annotated[Long, Stored(cut=1024)]
 Kept = Annotated[Long, Stored(kept=True, cut=1024)]
+Noticed = Annotated[Long, Stored(cut=512)]
 KeptShort = Annotated[Short, KEPT]
 KeptNumber = Annotated[Number, KEPT]
 Filled = Annotated[Short, Stored(least=1)]
@@ -255,6 +256,31 @@ class TargetWaitModel(ApiModel):
     """When it was first seen, later by the time that the clock stood."""
 
 
+class NoticeModel(ApiModel):
+    """A notification that is owed."""
+
+    id: Filled
+    """The same in every try of its delivery."""
+    trigger: Filled
+    """What fired."""
+    receiver: Filled
+    """Who is to be told."""
+    phase: Filled
+    """Phase that the Rollout came into."""
+    at: Time
+    """When."""
+    reason: Short = ""
+    """Constant reason."""
+    message: Noticed = ""
+    """What the status said."""
+    attempt: Number = 0
+    """Attempt."""
+    stable: Noticed = ""
+    """Stable version."""
+    canary: Noticed = ""
+    """Version that was being rolled out."""
+
+
 class RolloutStatusModel(ApiModel):
     """Written by the controller only."""
 
@@ -344,3 +370,5 @@ class RolloutStatusModel(ApiModel):
     """Candidates that ended, newest last."""
     conditions: Annotated[list[ConditionModel], Field(max_length=16)] = Field(default=[])
     """Conditions."""
+    notices: Annotated[list[NoticeModel], Field(max_length=16)] = Field(default=[])
+    """Notifications that are owed: stored with the change that they tell of, gone when they are delivered."""

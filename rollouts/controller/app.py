@@ -18,6 +18,7 @@ from rollouts.controller.crashes import CrashWatch
 from rollouts.controller.gate_metrics import GateCollector
 from rollouts.controller.housekeeping import prune_runs
 from rollouts.controller.metrics import ControllerMetrics
+from rollouts.controller.notifier import Notifier
 from rollouts.controller.picker_health import PickerHealthWatch
 from rollouts.controller.probes import Prober
 from rollouts.controller.settings import Settings
@@ -97,6 +98,7 @@ class Controller:
         self.health = PickerHealthWatch(clock)
         self.crashes = CrashWatch(self._scraper, clock)
         self.prober = Prober(fenced, self._scraper, clock, settings.path_probe)
+        self.notifier = Notifier(settings.notifications, clock, self.metrics)
         self._conditions = SandboxedConditions()
         self.parts: Parts = assemble(
             fenced,
@@ -112,6 +114,7 @@ class Controller:
             health=self.health,
             crashes=self.crashes,
             probes=self.prober,
+            notifier=self.notifier,
         )
         self._writer = fenced
         self._rollout_queue = self._queue()
@@ -188,6 +191,7 @@ class Controller:
         supervisor.add("picker-health", self.health.run)
         supervisor.add("crashes", self.crashes.run)
         supervisor.add("prober", self.prober.run)
+        supervisor.add("notifier", self.notifier.run)
         for reflector in reflectors:
             supervisor.add(reflector.name, reflector.run)
         supervisor.add("controller", self._lead, stop=self._stop_leading, grace=20.0)
@@ -232,7 +236,7 @@ class Controller:
             self._pool("analysisrun", self._run_queue, self.parts.runs.reconcile),
         ]
         self.caches.on_rollout_change(self._rollout_queue.add)
-        for watch in (self.adapters, self.health, self.crashes, self.prober):
+        for watch in (self.adapters, self.health, self.crashes, self.prober, self.notifier):
             watch.on_change = self._rollout_queue.add
         self.adapters.on_change = self._rollout_queue.add
         self._conditions.on_change = self._rollout_queue.add

@@ -15,6 +15,7 @@ from rollouts.controller.events import EventRecorder
 from rollouts.controller.gates import Gates
 from rollouts.controller.gathering import DEFAULT_GITOPS_MANAGERS, Gatherer, ShareSource
 from rollouts.controller.metrics import ControllerMetrics
+from rollouts.controller.notifier import Notifier
 from rollouts.controller.pages import metrics_pages
 from rollouts.controller.path_views import PathViews
 from rollouts.controller.performing import Performer
@@ -23,6 +24,7 @@ from rollouts.controller.probes import PathProbes
 from rollouts.controller.rollouts import RolloutReconciler
 from rollouts.controller.runs import RunReconciler
 from rollouts.controller.shares import PROPAGATION, ShareCounter
+from rollouts.controller.windows import WindowCalendar
 from rollouts.engine.actions import WriteReason
 from rollouts.kube.client import KubeClient
 from rollouts.runtime.clock import Clock
@@ -123,6 +125,7 @@ def assemble(
     health: PickerHealth | None = None,
     crashes: CrashSource | None = None,
     probes: PathProbes | None = None,
+    notifier: Notifier | None = None,
 ) -> Parts:
     """The reconcilers over ``caches``; ``client`` is the one that writes (behind the fence)."""
     metrics = metrics or ControllerMetrics()
@@ -142,12 +145,13 @@ def assemble(
         gates,
         views,
         gitops_managers=gitops_managers,
+        windows=WindowCalendar(clock),
         paths=PathViews(caches, health=health, crashes=crashes, probes=probes),
     )
     performer = Performer(client, caches, events, gates, views, on_traffic_write=written)
     return Parts(
         caches=caches,
-        rollouts=RolloutReconciler(gatherer, performer, clock, metrics, dialects),
+        rollouts=RolloutReconciler(gatherer, performer, clock, metrics, dialects, notifier),
         runs=RunReconciler(
             client, caches, sources, clock, budget or query_budget(sources, clock), conditions
         ),

@@ -16,6 +16,7 @@ from rollouts.controller.gathered import Gathered
 from rollouts.controller.path_views import PathViews
 from rollouts.controller.pool_views import PoolViews
 from rollouts.controller.traffic_views import Carried, TrafficViews
+from rollouts.controller.windows import WindowCalendar
 from rollouts.engine.attempt import GateSummary
 from rollouts.engine.moving import moved
 from rollouts.engine.naming import Owner, is_of_attempt
@@ -71,8 +72,10 @@ class Gatherer:
         adapters: AdapterViews,
         *,
         gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
+        windows: WindowCalendar,
         paths: PathViews | None = None,
     ) -> None:
+        self._windows = windows
         self._paths = paths or PathViews(caches)
         self._caches = caches
         self._shares = shares
@@ -122,6 +125,7 @@ class Gatherer:
             summaries=tuple(_summaries(parsed, runs)),
             share=self._shares.view(key, parsed, models.spec if models is not None else None),
             probe=self._paths.probe(parsed, found.carrier, traffic),
+            window=self._windows.view(spec.canary.windows) if spec is not None else None,
         )
         return Gathered(
             observation=observation,

@@ -101,7 +101,7 @@ class ControllerMetrics:
         )
         self.reason = Gauge(
             "rollouts_rollout_reason",
-            "1 for the reason of the phase that a Rollout is in (docs/reference.md, Reasons).",
+            "1 for the reason of the phase that a Rollout is in (docs/troubleshooting.md).",
             ["namespace", "rollout", "reason"],
             registry=self.registry,
         )
@@ -124,6 +124,18 @@ class ControllerMetrics:
             "rollouts_traffic_refused",
             "1 while the API server refuses the write of the traffic object that a Rollout needs.",
             ["namespace", "rollout"],
+            registry=self.registry,
+        )
+        self.notifications = Counter(
+            "rollouts_notifications_total",
+            "Deliveries of notifications: delivered, failed (tried again), refused or given_up (not tried again).",
+            ["receiver", "outcome"],
+            registry=self.registry,
+        )
+        self.notifications_pending = Gauge(
+            "rollouts_notifications_pending",
+            "Notifications that a receiver is still to be told.",
+            ["receiver"],
             registry=self.registry,
         )
         self.leader = Gauge("rollouts_leader", "1 while this replica leads.", registry=self.registry)

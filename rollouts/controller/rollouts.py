@@ -14,10 +14,20 @@ from rollouts.controller.gates import UNCHECKED_REASON
 from rollouts.controller.gathered import Gathered
 from rollouts.controller.gathering import Gatherer
 from rollouts.controller.metrics import ControllerMetrics
+from rollouts.controller.notification_settings import NotificationSettings
+from rollouts.controller.notifier import Notifier
 from rollouts.controller.performing import Performer
 from rollouts.controller.traffic_writing import TrafficRefused
 from rollouts.controller.unstored import STORE_EVERY, only_figures
-from rollouts.engine.actions import Action, EmitEvent, Plan, SetFinalizer, WriteReason, WriteTraffic
+from rollouts.engine.actions import (
+    Action,
+    EmitEvent,
+    EventType,
+    Plan,
+    SetFinalizer,
+    WriteReason,
+    WriteTraffic,
+)
 from rollouts.engine.observation import Observation, Problem, Refused
 from rollouts.engine.planning import plan
 from rollouts.engine.reasons import Reason
@@ -53,12 +63,14 @@ class RolloutReconciler:
         clock: Clock,
         metrics: ControllerMetrics,
         dialects: Dialects,
+        notifier: Notifier | None = None,
     ) -> None:
         self._gatherer = gatherer
         self._performer = performer
         self._clock = clock
         self._metrics = metrics
         self._dialects = dialects
+        self._notifier = notifier or Notifier(NotificationSettings(), clock, metrics)
         self._stored_at: dict[ObjectKey, float] = {}
 
     async def reconcile(self, key: ObjectKey) -> float | None:
@@ -69,6 +81,7 @@ class RolloutReconciler:
         gathered = self._gatherer.gather(key)
         if gathered is None:
             self._metrics.forget(key.namespace, key.name)
+            self._notifier.forget(key)
             self._stored_at.pop(key, None)
             return None
         traffic = gathered.parsed.spec.traffic if gathered.parsed.spec is not None else None
@@ -79,7 +92,7 @@ class RolloutReconciler:
         # The rollout dict in hand is replaced key by key as writes succeed; the cache's stays untouched.
         gathered = replace(gathered, rollout=dict(gathered.rollout))
         now = self._clock.now()
-        decided = plan(gathered.observation, now)
+        decided = self._decide(key, gathered, now)
         if _unchecked(gathered.observation) and all(isinstance(one, EmitEvent) for one in decided.actions):
             return None  # named again when its conditions are known; an abort, which acts, waits for nothing
         if (later := self._figures_later(key, gathered.observation, decided)) is not None:
@@ -106,11 +119,25 @@ class RolloutReconciler:
         self._publish(gathered, decided, now)
         return None if following.wait is None else following.wait.total_seconds()
 
+    def _decide(self, key: ObjectKey, gathered: Gathered, now: datetime) -> Plan:
+        """The engine's plan, and in the status that it stores whom that has to be told."""
+        observation, asked = gathered.observation, self._notifier.asked(gathered.rollout)
+        decided = plan(observation, now)
+        before = observation.status
+        owing = self._notifier.settle(key, gathered.parsed.uid, before, decided.status, asked, now)
+        unknown = asked.unknown if before.phase is not decided.status.phase else ()
+        warnings = [
+            EmitEvent(type=EventType.WARNING, reason=Reason.NOTIFICATION_UNKNOWN, message=text)
+            for text in unknown
+        ]
+        return replace(decided, status=owing, actions=(*decided.actions, *warnings))
+
     def _publish(self, gathered: Gathered, decided: Plan, now: datetime) -> None:
         """What is stored by now, as series."""
         before, key = gathered.observation.status, (gathered.parsed.namespace, gathered.parsed.name)
         self._metrics.passed(*key, before, decided.status, spec=gathered.parsed.spec, now=now)
         self._metrics.show(*key, decided.status)
+        self._notifier.take(ObjectKey(*key), gathered.parsed.uid, decided.status.notices)
 
     def _figures_later(self, key: ObjectKey, observation: Observation, decided: Plan) -> float | None:
         """Seconds until a plan that only shows other figures is worth a write; None: it is, or it does more."""
@@ -141,7 +168,7 @@ class RolloutReconciler:
         )
         gathered = replace(gathered, observation=shown, rollout=dict(gathered.rollout))
         now = self._clock.now()
-        decided = plan(shown, now)
+        decided = self._decide(key, gathered, now)
         try:
             await self._performer.perform(gathered, decided)
         except NotFound:

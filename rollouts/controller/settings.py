@@ -12,6 +12,7 @@ The file is YAML::
     - {namespace: team-a, pool: mymodel-pool-v1, scheme: https, caFile: /etc/..., serverName: vllm, apiKeyFile: ...}
     pathProbe: {enabled: true, allow: [10.0.0.0/8]}
     propagation: 2m
+    notifications: {...}   # notification_settings.py
 """
 
 from __future__ import annotations
@@ -31,6 +32,11 @@ from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.gateway_address import ProbeSettings
 from rollouts.controller.gathering import DEFAULT_GITOPS_MANAGERS
 from rollouts.controller.model_server_settings import ModelServersWrong, model_servers
+from rollouts.controller.notification_settings import (
+    NotificationError,
+    NotificationSettings,
+    parse_notifications,
+)
 from rollouts.controller.shares import PROPAGATION
 from rollouts.runtime.modelservers import ModelServers
 from rollouts.sources.budget import QUERIES_PER_MINUTE
@@ -43,7 +49,15 @@ _NAME = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,127}")
 _FILE_LIMIT = 1024 * 1024
 
-_SECTIONS = {"sources", "gitopsManagers", "adapters", "modelServers", "pathProbe", "propagation"}
+_SECTIONS = {
+    "sources",
+    "gitopsManagers",
+    "adapters",
+    "modelServers",
+    "pathProbe",
+    "propagation",
+    "notifications",
+}
 _FIELDS = {
     "url": "url",
     "timeout": "timeout",
@@ -86,6 +100,7 @@ class Settings:
     workers: int = 8
     propagation: float = PROPAGATION
     """Seconds that the gateways may take to put a weight in force: then a canary without requests is an alarm."""
+    notifications: NotificationSettings = field(default_factory=NotificationSettings)
     queries_per_minute: int = QUERIES_PER_MINUTE
     """Queries of one namespace to all configured servers; 0 is no limit."""
 
@@ -145,7 +160,15 @@ def read_config(path: str, settings: Settings) -> Settings:
         propagation=_propagation(path, data.get("propagation")),
         adapters=prefixes,
         model_servers=called,
+        notifications=_notifications(path, data.get("notifications") or {}),
     )
+
+
+def _notifications(path: str, data: Any) -> NotificationSettings:
+    try:
+        return parse_notifications(data)
+    except NotificationError as error:
+        raise SettingsError(f"{path}: {error}") from None
 
 
 def _propagation(path: str, value: Any) -> float:

@@ -181,7 +181,7 @@ def converge(draft: Draft, reason: WriteReason = WriteReason.STEP, *, may_raise:
     if desired is None:
         return True
     if not traffic.exists:
-        return _recreate(draft, traffic, desired)
+        return _recreate(draft, traffic, desired, may_raise=may_raise)
     if not traffic.rules and traffic.mode is TrafficMode.ADOPTED:
         draft.traffic_problem = (Reason.NO_RULES, no_rules(traffic))
         return False
@@ -275,14 +275,14 @@ def _watch_uid(draft: Draft, traffic: TrafficView) -> None:
     draft.set(traffic_uid=traffic.uid)
 
 
-def _recreate(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> bool:
+def _recreate(draft: Draft, traffic: TrafficView, desired: DesiredTraffic, *, may_raise: bool) -> bool:
     if traffic.mode is TrafficMode.ADOPTED:
         draft.traffic_problem = (
             Reason.ROUTE_MISSING,
             f"{traffic.kind} {traffic.name} does not exist: add it to Git; traffic is untouched until then",
         )
         return False
-    weight = desired.weight
+    weight = desired.weight if may_raise else min(desired.weight, draft.status.weight.ours or ZERO)
     if _refused(draft):
         return False
     canary = desired.canary

@@ -1,7 +1,7 @@
 """Deadlines whose clocks stand now and then, and the one of a target that never becomes Ready.
 
 A clock stands while somebody or something else holds the rollout up: ``standing`` is the one place that says so, and
-where further reasons belong (windows, freezes, turns, ``dependsOn``, approvals, ``NoTraffic``). When it runs again,
+where further reasons belong (freezes, turns, ``dependsOn``, approvals). When it runs again,
 every moment that a deadline counts from is moved by the time that it stood, in the same write of the status in which
 ``standing_since`` goes: a crash in between changes nothing.
 """
@@ -23,6 +23,7 @@ from rollouts.engine.starting import new_attempt, start_blocker
 from rollouts.engine.steps import format_seconds
 from rollouts.engine.versions import Identity
 from rollouts.engine.watching import STANDING
+from rollouts.engine.windows import outside
 
 __all__ = ["keep_clocks", "missed_target", "standing"]
 
@@ -36,6 +37,9 @@ def standing(draft: Draft) -> bool:
     """Whether no deadline runs at the moment."""
     status = draft.status
     if status.hold is not None or draft.spec.paused or status.waiting_for in STANDING:
+        return True
+    under_way = status.canary is not None and status.aborted is None
+    if (under_way or status.target_wait is not None) and outside(draft):
         return True
     new = status.started_at is None and status.stable is not None
     return new and any(blocker.reason in _TURNS for blocker in draft.obs.blockers)

@@ -40,6 +40,7 @@ __all__ = [
     "StepVerdict",
     "TrafficView",
     "WayView",
+    "WindowView",
 ]
 
 
@@ -300,6 +301,15 @@ class JobOutcome(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WindowView:
+    """The window that is open, or the next one. ``local``: when it opens in the time that it was written in."""
+
+    opens_at: datetime
+    closes_at: datetime
+    local: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """Everything ``plan`` may know about one Rollout at one moment.
 
@@ -360,6 +370,8 @@ class Observation:
     """None when nothing can be counted: then no weight rises, unless ``allowNoTraffic`` waives that."""
     probe: ProbeView | None = None
     """None where nobody probes paths."""
+    window: WindowView | None = None
+    """Of ``spec.canary.windows``, at the moment of the observation; None where none is known."""
 
     @property
     def owner(self) -> Owner:

@@ -34,6 +34,7 @@ from rollouts.engine.watching import (
     waiting,
     watch,
 )
+from rollouts.engine.windows import outside, shut_out
 from rollouts.units import FULL, ZERO, format_weight
 
 __all__ = ["deadline_missed", "note_unpaused", "progress"]
@@ -58,8 +59,9 @@ def progress(draft: Draft) -> None:
     if watch(draft):
         return
     held = _held(draft)
-    looking = not held and probe_path(draft)
-    settled = converge(draft, _write_reason(draft), may_raise=not held and not looking)
+    shut = outside(draft)
+    looking = not held and (not shut or probe_open(draft.current)) and probe_path(draft)
+    settled = converge(draft, _write_reason(draft), may_raise=not held and not looking and not shut)
     note_rise(draft)
     keep_looking(draft)
     held = _held(draft)  # converging may have found a manual override
@@ -74,6 +76,11 @@ def progress(draft: Draft) -> None:
         return
     if looking:
         _putting_in_force(draft)
+        return
+    late = None if settled or draft.traffic_problem else shut_out(draft)
+    if late is not None:
+        _observe(draft)
+        _go_on(draft, *late, WaitingFor.WINDOW)
         return
     if not settled or draft.current.pulled:
         _waiting_for_traffic(draft)

@@ -211,6 +211,12 @@ class Reason(StrEnum):
         "Read in the message what keeps it.")
     NAME_TAKEN = ("NameTaken", "An object with the name of ours belongs to somebody else; ours gets another.",
         "Delete it if nobody needs it.")
+    OUTSIDE_WINDOW = ("OutsideWindow",
+        "The step asks for more weight, and no window of strategy.canary.windows is open.",
+        "Wait for the one that the message names; promote --full goes on at once.")
+    NOTIFICATION_UNKNOWN = ("NotificationUnknown",
+        "An annotation subscribes to a trigger or receiver that the controller does not have.",
+        "Correct the annotation; the message lists what there is.")
     RUN_REFUSED = ("RunRefused", "The API server refuses a change of an AnalysisRun, so that its gate may wait.",
         "Delete the run if somebody edited it.")
     # Conditions that are as they should be

@@ -31,6 +31,7 @@ __all__ = [
     "Sticky",
     "TrafficMode",
     "WeightStep",
+    "Window",
 ]
 
 
@@ -162,6 +163,15 @@ class PathProbe(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """``strategy.canary.windows[]``: from each moment of a cron schedule on for ``duration``, in ``time_zone``."""
+
+    schedule: str
+    duration: timedelta
+    time_zone: str = "UTC"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CanaryStrategy:
     """``strategy.canary``."""
 
@@ -177,6 +187,8 @@ class CanaryStrategy:
     path_probe: PathProbe = PathProbe.REPORT
     allow_no_traffic: bool = False
     """Weight may rise although no request was counted at the canary."""
+    windows: tuple[Window, ...] = ()
+    """When weight may rise; without any, always."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ __all__ = [
     "EntryRef",
     "HistoryEntry",
     "HoldReason",
+    "Notice",
     "Outcome",
     "Phase",
     "RolloutStatus",
@@ -70,6 +71,8 @@ class WaitingFor(Enum):
     """A background analysis that has not passed, or not measured, yet."""
     SPEC = "Spec"
     """``spec.paused`` to be lifted."""
+    WINDOW = "Window"
+    """A window in which weight may rise."""
 
 
 class SettledBy(Enum):
@@ -211,6 +214,22 @@ class Condition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """What a receiver is to be told, and has not been yet. ``id`` is the same in every try of a delivery."""
+
+    id: str
+    trigger: str
+    receiver: str
+    phase: str
+    at: datetime
+    reason: str = ""
+    message: str = ""
+    attempt: int = 0
+    stable: str = ""
+    canary: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutStatus:
     """``status``: everything that must survive a restart, and what people read."""
 
@@ -247,6 +266,8 @@ class RolloutStatus:
     last_command: CommandRecord | None = None
     history: tuple[HistoryEntry, ...] = ()
     conditions: tuple[Condition, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    """Notifications that are owed (``notices``)."""
 
     @property
     def canary(self) -> Revision | None:

@@ -1,4 +1,4 @@
-"""Alert rules and dashboards as the chart makes objects of them."""
+"""Alert rules, dashboards and notifications as the chart makes objects of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from rollouts.controller.settings import Settings, read_config
 from tests.chart.conftest import Render
 
 FILES = Path(__file__).resolve().parents[2] / "charts" / "inference-rollouts" / "monitoring"
@@ -80,3 +81,25 @@ def test_each_dashboard_is_a_config_map_that_grafana_finds(render: Render) -> No
     assert {name: json.loads(text) for name, text in made.items()} == {
         name: json.loads(text) for name, text in found.items()
     }
+
+
+def test_notifications_are_configured_and_their_secret_is_mounted(render: Render, tmp_path: Path) -> None:
+    folder = "/etc/inference-rollouts/notifications"
+    config = {
+        "receivers": {"channel": {"type": "slack", "urlFile": f"{folder}/slack-url"}},
+        "subscriptions": [{"receivers": ["channel"], "triggers": ["on-aborted"]}],
+    }
+    objects = render({"notifications": {"config": config, "secret": "rollout-receivers"}})
+    (written,) = [item["data"]["config.yaml"] for item in objects if item["kind"] == "ConfigMap"]
+    file = tmp_path / "config.yaml"
+    file.write_text(written)
+    assert (
+        read_config(str(file), Settings()).notifications.receivers["channel"].url_file
+        == f"{folder}/slack-url"
+    )
+    (pod,) = [item["spec"]["template"]["spec"] for item in objects if item["kind"] == "Deployment"]
+    secrets = {
+        volume["name"]: volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume
+    }
+    mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    assert secrets[mounts[folder]] == "rollout-receivers"

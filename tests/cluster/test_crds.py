@@ -87,6 +87,15 @@ GOOD: dict[str, Callable[[Object], None]] = {
     "the whole strategy": put("1h", "strategy", "canary", "bake"),
     "a rollback window": put({"duration": "24h"}, "rollbackWindow"),
     "a group": put({"name": "v2", "group": "inference.networking.k8s.io"}, "target", "pool"),
+    "windows": put(
+        [
+            {"schedule": "0 9 * * mon-fri", "duration": "8h", "timeZone": "Europe/Berlin"},
+            {"schedule": "*/30 22-23 1,15 * *", "duration": "10m"},
+        ],
+        "strategy",
+        "canary",
+        "windows",
+    ),
 }
 
 BAD: dict[str, tuple[Callable[[Object], None], str]] = {
@@ -101,6 +110,18 @@ BAD: dict[str, tuple[Callable[[Object], None], str]] = {
     "sticky without an adapter": (
         put({"header": "x-session-id"}, "strategy", "canary", "sticky"),
         "two pools are split by the gateway",
+    ),
+    "a schedule of four fields": (
+        put([{"schedule": "0 9 * mon-fri", "duration": "8h"}], "strategy", "canary", "windows"),
+        "a schedule has five fields",
+    ),
+    "both day fields": (
+        put([{"schedule": "0 9 1 * mon", "duration": "8h"}], "strategy", "canary", "windows"),
+        "both set: cron takes either, people mean both",
+    ),
+    "a window without a duration": (
+        put([{"schedule": "0 9 * * mon"}], "strategy", "canary", "windows"),
+        "duration",
     ),
     "no steps": (steps(), "steps"),
     "33 steps": (steps(*[{"pause": {}}] * 33), "32"),

@@ -48,6 +48,7 @@ from rollouts.engine.observation import (
     ShareView,
     TrafficView,
     WayView,
+    WindowView,
 )
 from rollouts.engine.planning import plan
 from rollouts.engine.rollout_spec import (
@@ -143,6 +144,7 @@ def spec(
             "target_deadline",
             "path_probe",
             "allow_no_traffic",
+            "windows",
         )
         if name in fields
     }
@@ -194,6 +196,7 @@ class World:
     paths: dict[Identity, PathView] = field(default_factory=dict)
     crashes: dict[Identity, CrashView] = field(default_factory=dict)
     target_blocker: Blocker | None = None
+    window: WindowView | None = None
     share: ShareView | Honest | None = Honest.SPLIT
     """What was counted; ``Honest.SPLIT``: 1,000 requests, split as the weight says. None: nobody can count."""
     mirrored: frozenset[Identity] = frozenset()
@@ -259,6 +262,7 @@ class World:
             jobs=dict(self.jobs),
             share=self._share(),
             probe=self.probe,
+            window=self.window,
             compared=self.compared,
             only_compared=self.only_compared,
             compares=bool(self.compared) or self.background_compares,

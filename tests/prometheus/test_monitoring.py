@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from rollouts.controller.app import Controller
+from rollouts.controller.notification_settings import parse_notifications
 from rollouts.controller.settings import Settings
 from rollouts.lab.processes import free_port
 from rollouts.lab.prometheus import Job, Prometheus, find_prometheus
@@ -109,6 +110,7 @@ async def scraped(prometheus: Prometheus) -> AsyncIterator[Prometheus]:
         health_address="127.0.0.1:0",
         metrics_address=f"127.0.0.1:{port}",
         leader_elect=False,
+        notifications=parse_notifications({"receivers": {"ops": {"url": "http://127.0.0.1:1/"}}}),
     )
     controller = Controller(MemoryKubeClient(cluster.api), settings, SystemClock())
     task = asyncio.create_task(controller.run())
@@ -223,6 +225,14 @@ FIRES: dict[str, tuple[dict[str, str], str, str]] = {
     "InferenceRolloutsReconcilesFail": (
         {'rollouts_reconcile_seconds_count{controller="rollout", outcome="bug"}': "0+1x200"},
         "30m",
+        "",
+    ),
+    "InferenceRolloutsNotificationsFail": (
+        {
+            'rollouts_notifications_total{receiver="ops", outcome="failed"}': "0+1x200",
+            'rollouts_notifications_total{receiver="ops", outcome="delivered"}': "7x200",
+        },
+        "60m",
         "",
     ),
     "InferenceRolloutsGatesUnexported": ({'rollouts_gates_unexported{namespace="a"}': "3x200"}, "16m", ""),

@@ -196,6 +196,7 @@ apply of a new object needs create beside patch. There is no verb on Secrets, an
 {{/* The controller's configuration file. Credentials are paths of files that the pod mounts. */}}
 {{- define "inference-rollouts.config" -}}
 gitopsManagers: {{ toJson .Values.gitopsManagers }}
+notifications: {{ toJson .Values.notifications.config }}
 pathProbe:
   enabled: {{ .Values.pathProbe.enabled }}
   allow: {{ toJson .Values.pathProbe.allow }}

@@ -1,0 +1,45 @@
+"""Windows: outside of them no weight rises, and deadlines stand still; everything else goes on (design section 18.5).
+
+When a window is open is the shell's to know, which can read schedules and time zones.
+"""
+
+from __future__ import annotations
+
+from rollouts.engine.converging import step_weight
+from rollouts.engine.draft import Draft, Said
+from rollouts.engine.reasons import Reason
+from rollouts.units import ZERO, format_weight
+
+__all__ = ["outside", "shut_out"]
+
+
+def outside(draft: Draft) -> bool:
+    """Whether no weight may rise now. ``promote --full`` and a way back by the rollback window are not held."""
+    current = draft.status.current
+    if not draft.spec.canary.windows or (current is not None and current.skip_gates):
+        return False
+    view = draft.obs.window
+    if view is None:
+        return True
+    if draft.now < view.opens_at:
+        draft.wake_at(view.opens_at)
+        return True
+    draft.wake_at(view.closes_at)
+    return draft.now >= view.closes_at
+
+
+def shut_out(draft: Draft) -> Said | None:
+    """Reason and message while the step asks for more than there is, and a window has to open first."""
+    weight, present = step_weight(draft.status, draft.spec), draft.status.weight.ours or ZERO
+    if weight <= present or not outside(draft):
+        return None
+    view = draft.obs.window
+    when = "when one opens is not known yet"
+    if view is not None and draft.now < view.opens_at:
+        local = f" ({view.local})" if view.local else ""
+        when = f"the next one opens at {view.opens_at:%Y-%m-%dT%H:%M:%SZ}{local}"
+    return (
+        Reason.OUTSIDE_WINDOW,
+        f"{draft.where()}: outside of its windows, weight stays at {format_weight(present)}; {when}; "
+        f"`rollouts promote {draft.obs.name} --full` does not wait for it",
+    )
