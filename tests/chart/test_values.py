@@ -111,7 +111,7 @@ OTHER: Values = {
         "pullSecrets": ["other"],
     },
     "replicas": 3,
-    "watch": {"namespace": "other", "allNamespaces": True},
+    "watch": {"namespace": "other", "namespaces": ["serving", "other"], "allNamespaces": True},
     "clusterTemplates": True,
     "jobs": {"enabled": True},
     "sources": {
@@ -163,7 +163,7 @@ OTHER: Values = {
     },
     # Apart, since a certificate authority and insecureSkipVerify exclude each other.
     "pickerDefaults": merged(PICKER, {"modelServers": {"secret": {"caKey": "other"}}}),
-    "pickers": {"*": {"pool": "other", "service": "other"}},
+    "pickers": {"*": {"pool": "other", "service": "other", "namespace": "other"}},
 }
 """Another value for each, as the schema has them; ``*`` is an entry of a list or of a map."""
 
@@ -171,6 +171,8 @@ BESIDE: dict[str, Values] = {
     "adapters.apiKeySecret.key": {"adapters": {"apiKeySecret": {"name": "s"}}},
     "pickerDefaults.modelServers.scheme": {"pickerDefaults": {"modelServers": {"scheme": "http"}}},
     "pickerDefaults.clientCaSecret.key": {"pickerDefaults": {"clientCaSecret": {"name": "s"}}},
+    "watch.namespaces": {"pickers": [{"pool": "v1", "service": "v1-picker", "namespace": "serving"}]},
+    "pickers.*.namespace": {"watch": {"allNamespaces": True}},
     "sources.*.secret.usernameKey": {"sources": {"default": {"secret": {"passwordKey": "p"}}}},
 }
 """What a value needs beside it to mean anything."""
@@ -200,7 +202,9 @@ def leaves(schema: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tu
 
 
 LEAVES = [path for path in leaves(SCHEMA) if path[0] != "global"]
-INHERITED = [path for path in LEAVES if path[0] == "pickers" and path[2] not in ("pool", "service")]
+INHERITED = [
+    path for path in LEAVES if path[0] == "pickers" and path[2] not in ("pool", "service", "namespace")
+]
 """What an entry of `pickers` may set of pickerDefaults: shown all at once, below."""
 
 

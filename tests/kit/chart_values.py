@@ -74,6 +74,20 @@ MATRIX: Mapping[str, Values] = {
         "pickers": _PICKERS,
         "pickerDefaults": {**_PLACED, "extraArgs": ["--keep-streams"]},
     },
+    "several namespaces": {
+        "watch": {"namespaces": ["default", "kube-public"]},
+        "pickers": [
+            {**_PICKERS[0], "namespace": "default"},
+            {**_PICKERS[0], "namespace": "kube-public"},
+            {**_PICKERS[1], "namespace": "default"},
+        ],
+        "podMonitor": {"enabled": True},
+        "networkPolicy": {
+            "enabled": True,
+            "egress": {"enabled": True, "gateways": _GATEWAYS},
+            "pickers": {"enabled": True, "gatewaysFrom": _GATEWAYS},
+        },
+    },
     "closed in": {
         **_SECRETS,
         "pickers": _PICKERS,
