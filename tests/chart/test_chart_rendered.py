@@ -636,6 +636,25 @@ def test_roles_that_aggregate_give_people_rollouts_and_no_status(render: Render)
     assert kinds(render({}), "ClusterRole") == []
 
 
+def test_crds_are_upgraded_before_the_rest_by_an_account_of_their_own(render: Render) -> None:
+    objects = render({"crds": {"upgradeJob": {"enabled": True}}})
+    hooks = [item for item in objects if "pre-upgrade" in str(item["metadata"].get("annotations"))]
+    weights = {
+        item["kind"]: int(item["metadata"]["annotations"]["helm.sh/hook-weight"])
+        for item in sorted(hooks, key=lambda item: str(item["metadata"]["name"]))
+    }
+    job, role = (next(item for item in hooks if item["kind"] == kind) for kind in ("Job", "ClusterRole"))
+    command, *options = job["spec"]["template"]["spec"]["containers"][0]["args"]
+
+    assert weights["ServiceAccount"] < weights["Job"]
+    assert weights["ClusterRole"] < weights["ClusterRoleBinding"] < weights["Job"]
+    names = " ".join(sorted(yaml.safe_load(text)["metadata"]["name"] for _, text in crd_files()))
+    assert rights(role) == f"\ncustomresourcedefinitions.apiextensions.k8s.io [{names}]: create get patch\n"
+    assert job["spec"]["template"]["spec"]["serviceAccountName"] not in kinds(render({}), "ServiceAccount")
+    assert set(options) <= options_of(command)
+    assert not [item for item in render({}) if item["kind"] in ("Job", "ClusterRole")]
+
+
 def test_a_test_pod_of_the_release_is_no_pod_of_the_controller(render: Render) -> None:
     objects = render({"networkPolicy": {"enabled": True, "metricsFrom": [{"podSelector": {}}]}})
     pod = one(objects, "Pod", "r-inference-rollouts-test")

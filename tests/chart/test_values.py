@@ -15,6 +15,7 @@ import yaml
 from tests.chart.conftest import Attempt, Render
 from tests.kit.chart_values import MATRIX
 from tests.kit.helm import CHART
+from tools.chart_values import rows
 
 Values = dict[str, Any]
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
@@ -110,6 +111,7 @@ OTHER: Values = {
         "pullPolicy": "Always",
         "pullSecrets": ["other"],
     },
+    "crds": {"upgradeJob": {"enabled": True}},
     "replicas": 3,
     "watch": {"namespace": "other", "namespaces": ["serving", "other"], "allNamespaces": True},
     "clusterTemplates": True,
@@ -261,6 +263,23 @@ def test_the_schema_has_the_values_of_values_yaml_and_no_more() -> None:
                 documented(value, properties[name], (*path, name))
 
     documented(VALUES, SCHEMA, ())
+
+
+def test_the_readme_has_a_row_for_each_value() -> None:
+    def paths(values: Values, path: str = "") -> Iterator[str]:
+        for name, value in values.items():
+            if isinstance(value, dict) and value:
+                yield from paths(value, f"{path}{name}.")
+            else:
+                yield f"{path}{name}"
+
+    shown = {name for name, default, _ in rows((CHART / "values.yaml").read_text()) if default}
+    readme = (CHART / "README.md").read_text()
+
+    assert all(f"| `{name}` |" in readme for name in shown)
+    for path in paths(VALUES):
+        # A value that is written in one line, `{enabled: false}`, has one row.
+        assert any(path == name or path.startswith(f"{name}.") for name in shown), path
 
 
 FREE = {"global", "affinity", "resources"}

@@ -41,6 +41,7 @@ RESOURCES = {
         Resource("", "v1", "configmaps", "ConfigMap"),
         kinds.SERVICE,
         kinds.POD,
+        kinds.JOB,
         Resource("apps", "v1", "deployments", "Deployment"),
         Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget"),
         Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy"),
@@ -53,6 +54,7 @@ RESOURCES = {
 EVERYTHING = {
     "replicas": 2,
     "clusterTemplates": True,
+    "crds": {"upgradeJob": {"enabled": True}},
     "jobs": {"enabled": True},
     "networkPolicy": {"enabled": True, "metricsFrom": [{"podSelector": {}}]},
     "sources": {"default": {"url": "https://p:9090", "secret": {"name": "s", "caKey": "ca.crt"}}},
@@ -76,11 +78,11 @@ async def test_every_object_of_the_chart_is_accepted_and_its_pods_are_restricted
     objects = render_chart(helm, EVERYTHING, namespace=namespace)
     await install(kube, objects)
 
-    deployments = [item for item in objects if item["kind"] == "Deployment"]
-    assert len(deployments) == 2
-    for deployment in deployments:
-        pod = {**deployment["spec"]["template"], "apiVersion": "v1", "kind": "Pod"}
-        pod["metadata"] = {"name": deployment["metadata"]["name"]}
+    made = [item for item in objects if item["kind"] in ("Deployment", "Job")]
+    assert len(made) == 3
+    for item in made:
+        pod = {**item["spec"]["template"], "apiVersion": "v1", "kind": "Pod"}
+        pod["metadata"] = {"name": item["metadata"]["name"]}
         await kube.create(kinds.POD, namespace, pod)
     loose = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "loose"}}
     with pytest.raises(Forbidden, match="violates PodSecurity"):

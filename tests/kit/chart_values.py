@@ -111,6 +111,7 @@ MATRIX: Mapping[str, Values] = {
     },
     "seen": {**_SEEN, "pickers": _PICKERS},
     "all rights": {
+        "crds": {"upgradeJob": {"enabled": True}},
         "watch": {"allNamespaces": True},
         "clusterTemplates": True,
         "jobs": {"enabled": True},

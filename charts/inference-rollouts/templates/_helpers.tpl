@@ -368,3 +368,10 @@ that targets have, too: without honorLabels they would be renamed (exported_name
 {{- end -}}
 {{- toYaml .peers -}}
 {{- end -}}
+
+{{- /* Annotations of what runs before an upgrade, by its weight: an account has to be there before its Job. */}}
+{{- define "inference-rollouts.upgradeHook" -}}
+helm.sh/hook: pre-install,pre-upgrade
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end -}}
