@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import subprocess
+import sys
 from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
@@ -20,10 +22,12 @@ from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.app import lease_name
 from rollouts.controller.caches import Caches
 from rollouts.controller.gateway_address import ProbeSettings
+from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.settings import Settings, read_config
 from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
 from rollouts.picker.watching import RESOURCES
 from rollouts.runtime.clock import SystemClock
+from rollouts.runtime.health import HttpServer, metrics_routes, parse_address
 from rollouts.runtime.modelservers import ModelServers
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "inference-rollouts"
@@ -514,6 +518,26 @@ def test_a_disruption_budget_never_blocks_a_single_replica(
     render: Render, replicas: int, budgets: list[str]
 ) -> None:
     assert kinds(render({"replicas": replicas}), "PodDisruptionBudget") == budgets
+
+
+async def test_the_test_pod_passes_where_a_controller_answers_and_nowhere_else(render: Render) -> None:
+    (script,) = one(render({}), "Pod", "r-inference-rollouts-test")["spec"]["containers"][0]["args"]
+    served = "http://r-inference-rollouts-metrics.serving:8080"
+    assert script.count(served) == 1
+
+    async def passes(port: int) -> bool:
+        there = script.replace(served, f"http://127.0.0.1:{port}")
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", there, stderr=subprocess.DEVNULL)
+        return await process.wait() == 0
+
+    for routes, wanted in ((metrics_routes(ControllerMetrics().registry), True), ([], False)):
+        server = HttpServer(parse_address("127.0.0.1:0"), routes)
+        task = asyncio.create_task(server.run())
+        port = await server.started()
+        assert await passes(port) is wanted
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert not await passes(port)
 
 
 BAD_VALUES = {

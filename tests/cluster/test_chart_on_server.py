@@ -31,6 +31,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 Object = dict[str, Any]
 RBAC = "rbac.authorization.k8s.io"
+REVIEW = Resource(
+    "authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", namespaced=False
+)
 LEASE = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 NAMESPACE = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 SECRET = Resource("", "v1", "secrets", "Secret")
@@ -107,6 +110,44 @@ async def test_every_combination_of_values_is_accepted(kube, namespace, helm, wh
             assert all(one in stored["spec"]["tolerations"] for one in own)
         # What the server does not know it drops.
         assert covers(stored, item), item["kind"]
+
+
+async def test_kubernetes_adds_rollouts_to_its_own_roles(whole, living, helm):
+    """By its own controller: what somebody with view, edit or admin in one namespace may do there, and nowhere else."""
+    for item in render_chart(helm, {"rbac": {"aggregateClusterRoles": True}}, namespace=living):
+        if item["kind"] == "ClusterRole":
+            await whole.create(RESOURCES["ClusterRole"], None, item)
+    for role in ("view", "edit", "admin"):
+        binding = {
+            "metadata": {"name": role},
+            "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": RBAC, "kind": "User", "name": role}],
+        }
+        await whole.create(RESOURCES["RoleBinding"], living, binding)
+
+    async def may(user: str, verb: str, resource: str, namespace: str = living) -> bool:
+        plural, _, subresource = resource.partition("/")
+        asked = {
+            "group": kinds.GROUP,
+            "resource": plural,
+            "subresource": subresource,
+            "verb": verb,
+            "namespace": namespace,
+        }
+        review = await whole.create(REVIEW, None, {"spec": {"user": user, "resourceAttributes": asked}})
+        return bool(review["status"]["allowed"])
+
+    await eventually(lambda: may("view", "list", "rollouts"), timeout=20)
+    await eventually(lambda: may("admin", "patch", "rollouts"), timeout=20)
+    for user, writes in (("view", False), ("edit", True), ("admin", True)):
+        for resource in ("rollouts", "analysisruns", "analysistemplates"):
+            assert await may(user, "watch", resource), (user, resource)
+        for resource in ("rollouts", "analysistemplates"):
+            assert await may(user, "patch", resource) is writes, (user, resource)
+        assert await may(user, "delete", "analysisruns") is writes
+        assert not await may(user, "patch", "rollouts/status")
+        assert not await may(user, "patch", "analysisruns")
+        assert not await may(user, "list", "rollouts", namespace="default")
 
 
 # --- the controller with the chart's rights ---
