@@ -12,6 +12,7 @@ from rollouts.engine.transitions import PERFORMERS, Trigger, mermaid
 from tools.argocd_snippets import argocd_snippets
 from tools.chart_crds import chart_crds
 from tools.chart_rules import chart_rules
+from tools.chart_values import chart_values
 from tools.doc_pages import doc_pages
 from tools.monitoring import monitoring
 from tools.peer_pages import peer_pages
@@ -47,6 +48,7 @@ GENERATORS: tuple[Callable[[], Iterator[tuple[Path, str]]], ...] = (
     _crds,
     chart_crds,
     chart_rules,
+    chart_values,
     argocd_snippets,
     _state_machine,
     _reference,

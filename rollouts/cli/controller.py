@@ -28,9 +28,21 @@ _log = structlog.get_logger(__name__)
 
 @click.command()
 @click.option("--kubeconfig", help="Kubeconfig file; else $KUBECONFIG, the pod's account, ~/.kube/config.")
-@click.option("--namespace", default="default", show_default=True, help="Namespace to watch.")
+@click.option(
+    "--namespace",
+    "namespaces",
+    multiple=True,
+    default=("default",),
+    show_default="default",
+    help="Namespace to watch; give it again for each further one.",
+)
 @click.option("--all-namespaces", is_flag=True, help="Watch all namespaces.")
-@click.option("--lease-namespace", help="Namespace of the Lease; else the watched one, or default.")
+@click.option("--lease-namespace", help="Namespace of the Lease; else the first watched one, or default.")
+@click.option(
+    "--lease-name",
+    default="",
+    help="Name of the Lease; else inference-rollouts, with another namespace its name.",
+)
 @click.option(
     "--source", "sources", multiple=True, metavar="NAME=URL", help="A Prometheus-compatible server."
 )
@@ -55,9 +67,10 @@ _log = structlog.get_logger(__name__)
 @click.option("--log-format", type=click.Choice(["auto", "json", "text"]), default="auto", show_default=True)
 def controller(
     kubeconfig: str | None,
-    namespace: str,
+    namespaces: tuple[str, ...],
     all_namespaces: bool,
     lease_namespace: str | None,
+    lease_name: str,
     sources: tuple[str, ...],
     config_file: str | None,
     health_address: str,
@@ -75,8 +88,9 @@ def controller(
     configure_logs(log_format)
     settings = Settings(
         kubeconfig=kubeconfig,
-        namespace=None if all_namespaces else namespace,
-        lease_namespace=lease_namespace or namespace,
+        namespaces=() if all_namespaces else tuple(dict.fromkeys(namespaces)),
+        lease_namespace=lease_namespace or namespaces[0],
+        lease_name=lease_name,
         health_address=health_address,
         metrics_address=metrics_address,
         leader_elect=leader_elect,

@@ -172,7 +172,7 @@ def _reader_gone() -> bool:
 @contextlib.asynccontextmanager
 async def _watching(client: KubeClient, clock: Clock, namespace: str) -> AsyncIterator[Caches]:
     """The controller's own caches, filled and kept current."""
-    caches = Caches(client, clock, namespace=namespace, cluster_templates=False, whole_runs=True)
+    caches = Caches(client, clock, namespaces=(namespace,), cluster_templates=False, whole_runs=True)
     tasks = [asyncio.create_task(reflector.run()) for reflector in caches.reflectors]
     try:
         await caches.wait_for_sync()

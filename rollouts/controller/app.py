@@ -68,10 +68,13 @@ def _namespace_of(key: ObjectKey) -> str:
 def lease_name(settings: Settings) -> str:
     """One lease per set of Rollouts: controllers of other namespaces keep theirs beside it and do not wait for it.
 
-    Who watches the lease's own namespace, or all of them, has the plain name.
+    Who watches the lease's own namespace, or several, has the plain name unless it is given another: a name made of
+    several would change with them, and old and new replicas would not wait for each other.
     """
-    watched = settings.namespace
-    return LEASE_NAME if watched in (None, settings.lease_namespace) else f"{LEASE_NAME}-{watched}"
+    if settings.lease_name:
+        return settings.lease_name
+    only = settings.namespaces[0] if len(settings.namespaces) == 1 else settings.lease_namespace
+    return LEASE_NAME if only == settings.lease_namespace else f"{LEASE_NAME}-{only}"
 
 
 class Controller:
@@ -85,7 +88,7 @@ class Controller:
         self._fence = WriteFence(clock)
         fenced = FencedClient(TerminationNotice(self._counted, self._namespace_ends), self._fence)
         self.caches = Caches(
-            fenced, clock, namespace=settings.namespace, cluster_templates=settings.cluster_templates
+            fenced, clock, namespaces=settings.namespaces, cluster_templates=settings.cluster_templates
         )
         model_servers = ModelServerBook(settings.model_servers)
         self._scraper = PodScraper(clock, model_servers=model_servers)

@@ -1,8 +1,8 @@
-"""The controller's picture of the cluster: one store and one reflector per kind."""
+"""The controller's picture of the cluster: one store per kind, and one reflector per kind and watched namespace."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, cast
 
 from rollouts.api.references import pool_names, template_names, traffic_names
@@ -134,7 +134,7 @@ def _trim_service(service: Object) -> Object:
 
 
 class Caches:
-    """Stores of every kind that a plan looks at. ``namespace`` None watches all namespaces.
+    """Stores of every kind that a plan looks at. No ``namespaces``: all are watched, by one watch per kind.
 
     Without ``cluster_templates`` those are not watched, since a namespaced Role cannot allow it. ``whole_runs`` keeps
     all of finished AnalysisRuns, for whoever tells of the past.
@@ -145,7 +145,7 @@ class Caches:
         client: KubeClient,
         clock: Clock,
         *,
-        namespace: str | None,
+        namespaces: Collection[str] = (),
         cluster_templates: bool = True,
         whole_runs: bool = False,
     ) -> None:
@@ -175,13 +175,11 @@ class Caches:
         self.jobs = Store(indexes={_OWNER: _by_owner, _NAME_END: _by_name_end})
         # Each plan asks for the same few pools; the store's object is another one after each change.
         self._read_pools: dict[tuple[str, str, str], tuple[Object, Pool]] = {}
-        self._client = client
-        self._clock = clock
-        self._namespace = namespace
         self.reflectors = tuple(
-            self._reflect(resource, store)
+            Reflector(client, resource, store, clock, namespace=namespace)
             for resource, store in self.by_resource().items()
             if cluster_templates or resource != kinds.CLUSTER_ANALYSIS_TEMPLATE
+            for namespace in (sorted(set(namespaces)) if resource.namespaced and namespaces else (None,))
         )
 
     def _trim_run(self, run: Object) -> Object:
@@ -218,10 +216,6 @@ class Caches:
     def routes(self) -> Store:
         """HTTPRoutes."""
         return self.traffic[kinds.HTTP_ROUTE]
-
-    def _reflect(self, resource: Resource, store: Store) -> Reflector:
-        namespace = self._namespace if resource.namespaced else None
-        return Reflector(self._client, resource, store, self._clock, namespace=namespace)
 
     @property
     def has_synced(self) -> bool:

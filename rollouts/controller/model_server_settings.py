@@ -40,7 +40,7 @@ def model_servers(
         raise ModelServersWrong("adapters.apiKeyFile must be a path")
     if file and everywhere:
         raise ModelServersWrong(
-            "adapters.apiKeyFile would go to the pods of every namespace: with --all-namespaces list modelServers, "
+            "adapters.apiKeyFile would go to the pods of every namespace: with several namespaces list modelServers, "
             "each with its namespace"
         )
     if file:

@@ -79,14 +79,16 @@ class SettingsError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything that the controller is told. ``namespace`` None watches all namespaces.
+    """Everything that the controller is told. No ``namespaces``: all are watched.
 
     ``cluster_templates`` False: no ClusterAnalysisTemplates, hence no right on any cluster-scoped object.
     """
 
     kubeconfig: str | None = None
-    namespace: str | None = "default"
+    namespaces: tuple[str, ...] = ("default",)
     lease_namespace: str = "default"
+    lease_name: str = ""
+    """Empty: see ``lease_name`` in app.py."""
     sources: Mapping[str, PrometheusConfig] = field(default_factory=dict)
     gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS
     health_address: str = "127.0.0.1:8081"
@@ -149,7 +151,7 @@ def read_config(path: str, settings: Settings) -> Settings:
     adapters = data.get("adapters") or {}
     prefixes = _adapters(path, adapters)
     try:
-        called = model_servers(data.get("modelServers"), adapters, everywhere=settings.namespace is None)
+        called = model_servers(data.get("modelServers"), adapters, everywhere=len(settings.namespaces) != 1)
     except ModelServersWrong as error:
         raise SettingsError(f"{path}: {error}") from None
     return replace(

@@ -11,6 +11,7 @@ __all__ = [
     "ANALYSIS_RUN",
     "ANALYSIS_TEMPLATE",
     "CLUSTER_ANALYSIS_TEMPLATE",
+    "CRD",
     "EVENT",
     "GATEWAY",
     "GROUP",
@@ -56,3 +57,7 @@ POD = Resource("", "v1", "pods", "Pod")
 SERVICE = Resource("", "v1", "services", "Service")
 EVENT = Resource("", "v1", "events", "Event")
 JOB = Resource("batch", "v1", "jobs", "Job")
+
+CRD = Resource(
+    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
+)

@@ -176,7 +176,10 @@ class ReflectorMachine:
 
 
 class Reflector:
-    """Runs a ``ReflectorMachine`` against a ``KubeClient``; one per kind and namespace."""
+    """Runs a ``ReflectorMachine`` against a ``KubeClient``; one per kind and namespace.
+
+    Those of several namespaces may fill one store: each touches its own namespace's objects alone.
+    """
 
     def __init__(
         self,
@@ -259,7 +262,11 @@ class Reflector:
 
     async def _list(self, machine: ReflectorMachine, step: Step) -> None:
         if not step.continue_token:
-            self._replacement = Replacement(self._store, known_before=self._store.latest_version)
+            self._replacement = Replacement(
+                self._store,
+                known_before=self._store.latest_version(self._namespace),
+                namespace=self._namespace,
+            )
         async with asyncio.timeout(self._config.list_timeout):
             page = await self._client.list_page(
                 self._resource,
@@ -334,7 +341,7 @@ class Reflector:
             if machine.state is not SyncState.NOT_SERVED:
                 _log.warning("kind_not_served", kind=kind, api_version=self._resource.api_version)
             machine.on_not_served()
-            self._store.clear()
+            self._store.clear(self._namespace)
             self._settled.set()
         else:
             at_least = bounded_wait(error.retry_after, 60.0) if isinstance(error, TooManyRequests) else 0.0

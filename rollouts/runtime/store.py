@@ -110,7 +110,7 @@ class Store:
         keep_managed_fields: bool = False,
     ) -> None:
         self.skipped = 0
-        self.latest_version = ""
+        self._latest: dict[str, str] = {}  # newest version seen of each namespace; "": of a list of all
         self._objects: dict[ObjectKey, Object] = {}
         self._indexes = {name: _Index(function) for name, function in (indexes or {}).items()}
         self._transform = transform
@@ -147,6 +147,15 @@ class Store:
         """Objects filed under ``value``, ordered by key. Raises KeyError for an unknown index."""
         return [self._objects[key] for key in sorted(self._indexes[index].members.get(value, ()))]
 
+    def latest_version(self, namespace: str | None = None) -> str:
+        """The newest version seen, of all or of one namespace; empty before the first."""
+        if namespace is not None:
+            return self._latest.get(namespace, "")
+        newest = ""
+        for version in self._latest.values():
+            newest = version if _newer(version, newest) else newest
+        return newest
+
     # Subscribing
 
     def subscribe(self, subscriber: Subscriber) -> None:
@@ -167,7 +176,7 @@ class Store:
         key = self._admissible_key(obj)
         if key is None:
             return False
-        self._note_version(version_of(obj))
+        self._note_version(version_of(obj), key.namespace)
         if uid_of(obj) in self._tombstones or not self._supersedes(obj, self._objects.get(key)):
             return False
         self._put(key, obj)
@@ -215,7 +224,7 @@ class Store:
         key = self._admissible_key(obj)
         if key is None:
             return False
-        self._note_version(version_of(obj))
+        self._note_version(version_of(obj), key.namespace)
         uid = uid_of(obj)
         self._bury(uid)
         stored = self._objects.get(key)
@@ -237,19 +246,21 @@ class Store:
         if obj is not None:
             self._objects[key] = self._trim(key, obj)
 
-    def clear(self) -> int:
-        """Delete everything, as when the kind is no longer served. Answers how many objects went."""
+    def clear(self, namespace: str | None = None) -> int:
+        """Delete everything, or one namespace's, as when the kind is no longer served. Answers how many went."""
         for key in list(self._objects):
-            self._delete(key)
+            if namespace in (None, key.namespace):
+                self._delete(key)
         return self._notify()
 
     # Inside
 
-    def _begin_listing(self, version: str, *, rewound: bool) -> None:
+    def _begin_listing(self, version: str, *, rewound: bool, namespace: str | None) -> None:
         if rewound:
             self._tombstones.clear()
-            self.latest_version = version
-        self._note_version(version)
+            for name in [namespace] if namespace is not None else list(self._latest):
+                self._latest[name] = version
+        self._note_version(version, namespace or "")
 
     def _take_listed(self, items: Iterable[Object], *, trust: bool) -> Iterator[ObjectKey]:
         for obj in items:
@@ -261,8 +272,8 @@ class Store:
             if self._differs(obj, stored) if trust else self._supersedes(obj, stored):
                 self._put(key, obj)
 
-    def _keep_only(self, listed: set[ObjectKey], version: str, *, trust: bool) -> None:
-        for key in [key for key in self._objects if key not in listed]:
+    def _keep_only(self, listed: set[ObjectKey], version: str, *, trust: bool, namespace: str | None) -> None:
+        for key in [key for key in self._objects if key not in listed and namespace in (None, key.namespace)]:
             stored = self._objects[key]
             if trust or compare_versions(version_of(stored), version) is not Order.NEWER:
                 self._bury(uid_of(stored))
@@ -276,9 +287,9 @@ class Store:
             _log.warning("object_skipped", reason=str(error))
             return None
 
-    def _note_version(self, version: str) -> None:
-        if not self.latest_version or compare_versions(version, self.latest_version) is Order.NEWER:
-            self.latest_version = version
+    def _note_version(self, version: str, namespace: str) -> None:
+        if _newer(version, self._latest.get(namespace, "")):
+            self._latest[namespace] = version
 
     @staticmethod
     def _differs(obj: Object, stored: Object | None) -> bool:
@@ -356,11 +367,14 @@ class Replacement:
 
     Objects of each page are taken at once; what the list lacks is deleted by ``finish``, objects that we
     wrote after the list was read excepted. An unfinished replacement may simply be dropped.
-    ``known_before`` is the store's ``latest_version`` at the moment the list was asked for.
+    ``known_before`` is the store's ``latest_version`` at the moment the list was asked for. Of a list of one
+    ``namespace`` the others' objects are left alone, and so is what is known of their history: several lists may
+    fill one store.
     """
 
-    def __init__(self, store: Store, *, known_before: str) -> None:
+    def __init__(self, store: Store, *, known_before: str, namespace: str | None = None) -> None:
         self._store = store
+        self._namespace = namespace
         self._known_before = known_before
         self._version = ""
         self._rewound = False
@@ -375,7 +389,7 @@ class Replacement:
 
     def finish(self) -> int:
         """Delete what was not listed; answers how many keys changed."""
-        self._store._keep_only(self._listed, self._version, trust=self._rewound)
+        self._store._keep_only(self._listed, self._version, trust=self._rewound, namespace=self._namespace)
         return self._store._notify()
 
     def _begin(self, version: str) -> None:
@@ -383,7 +397,11 @@ class Replacement:
         self._rewound = compare_versions(version, self._known_before) is Order.OLDER
         if self._rewound:
             _log.warning("history_went_back", listed=version, known=self._known_before)
-        self._store._begin_listing(version, rewound=self._rewound)
+        self._store._begin_listing(version, rewound=self._rewound, namespace=self._namespace)
+
+
+def _newer(version: str, than: str) -> bool:
+    return not than or compare_versions(version, than) is Order.NEWER
 
 
 def _brief(error: Exception) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import subprocess
+import sys
 from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
@@ -14,15 +16,18 @@ import yaml
 from click.testing import CliRunner
 
 from rollouts.api.crds import crd_files
+from rollouts.cli.controller import controller
 from rollouts.cli.main import main
 from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.app import lease_name
 from rollouts.controller.caches import Caches
 from rollouts.controller.gateway_address import ProbeSettings
+from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.settings import Settings, read_config
 from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.picker.watching import RESOURCES
 from rollouts.runtime.clock import SystemClock
+from rollouts.runtime.health import HttpServer, metrics_routes, parse_address
 from rollouts.runtime.modelservers import ModelServers
 from tests.kit.memory_client import MemoryKubeClient
 
@@ -119,7 +124,10 @@ def test_the_default_rights_are_a_role_in_the_own_namespace(render: Render) -> N
 
 def watched_by_controller(*, cluster_templates: bool) -> set[tuple[str, str]]:
     caches = Caches(
-        MemoryKubeClient(MemoryApi()), SystemClock(), namespace="serving", cluster_templates=cluster_templates
+        MemoryKubeClient(MemoryApi()),
+        SystemClock(),
+        namespaces=("serving",),
+        cluster_templates=cluster_templates,
     )
     return {(item.resource.group, item.resource.plural) for item in caches.reflectors}
 
@@ -147,18 +155,87 @@ def test_controller_and_picker_may_watch_just_what_they_watch(render: Render) ->
 
 @pytest.mark.parametrize(
     ("watch", "watched"),
-    [({}, "serving"), ({"namespace": "models"}, "models"), ({"allNamespaces": True}, None)],
+    [({}, ("serving",)), ({"namespace": "models"}, ("models",)), ({"allNamespaces": True}, ())],
     ids=["its own namespace", "another", "all"],
 )
 def test_the_lease_is_written_by_the_name_that_the_controller_uses(
-    render: Render, watch: dict[str, Any], watched: str | None
+    render: Render, watch: dict[str, Any], watched: tuple[str, ...]
 ) -> None:
     role = one(render({"watch": watch}), "Role", "r-inference-rollouts-lease")
-    name = lease_name(Settings(namespace=watched, lease_namespace="serving"))
+    name = lease_name(Settings(namespaces=watched, lease_namespace="serving"))
     assert rights(role) == (
         f"\nleases.coordination.k8s.io [{name}]: get patch\nleases.coordination.k8s.io: create\n"
     )
     assert role["metadata"]["namespace"] == "serving"
+
+
+def test_a_list_of_namespaces_makes_a_role_in_each_and_one_lease_of_the_release(render: Render) -> None:
+    def of(*namespaces: str) -> Objects:
+        return render({"watch": {"namespaces": list(namespaces)}})
+
+    objects = of("a", "b")
+    found = [role for role in roles(objects) if role["metadata"]["name"] == "r-inference-rollouts"]
+
+    assert [role["metadata"]["namespace"] for role in found] == ["a", "b"]
+    assert [rights(role) for role in found] == [CONTROLLER_RIGHTS] * 2
+    assert kinds(objects, "ClusterRole") == []
+    bindings = [item for item in objects if item["kind"] == "RoleBinding"]
+    assert {item["metadata"]["namespace"] for item in bindings} == {"a", "b", "serving"}
+    assert {item["subjects"][0]["namespace"] for item in bindings} == {"serving"}
+
+    def lease(objects: Objects) -> str:
+        (container,) = one(objects, "Deployment", "r-inference-rollouts")["spec"]["template"]["spec"][
+            "containers"
+        ]
+        context = controller.make_context("controller", list(container["args"][1:]))
+        watched, name = tuple(context.params["namespaces"]), str(context.params["lease_name"])
+        assert watched == ("a", "b")[: len(watched)]
+        assert f"[{name}]: get patch" in rights(one(objects, "Role", "r-inference-rollouts-lease"))
+        return name
+
+    assert lease(objects) == lease(of("a")) == "r-inference-rollouts.namespaces"
+
+
+def test_a_picker_of_a_list_is_in_the_namespace_that_it_names(render: Render) -> None:
+    pickers = [{"pool": "p", "service": "epp", "namespace": namespace} for namespace in ("a", "b")]
+    values = {"watch": {"namespaces": ["a", "b", "c"]}, "pickers": pickers, "podMonitor": {"enabled": True}}
+    objects = render(values)
+
+    for kind in ("ServiceAccount", "Role", "RoleBinding"):
+        places = [
+            item["metadata"]["namespace"]
+            for item in objects
+            if item["kind"] == kind and item["metadata"]["name"] == "r-inference-rollouts-picker"
+        ]
+        assert places == ["a", "b"], kind
+    made = [item for item in objects if item["kind"] == "Deployment" and item["metadata"]["name"] == "epp"]
+    assert [item["metadata"]["namespace"] for item in made] == ["a", "b"]
+    arguments = [item["spec"]["template"]["spec"]["containers"][0]["args"] for item in made]
+    assert [words[1] for words in arguments] == ["--pool=a/p", "--pool=b/p"]
+    (monitor,) = [item for item in objects if item["kind"] == "PodMonitor"]
+    assert monitor["spec"]["namespaceSelector"] == {"matchNames": ["a", "b"]}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"watch": {"namespace": "a", "namespaces": ["b"]}}, "exclude each other"),
+        ({"watch": {"allNamespaces": True, "namespaces": ["b"]}}, "exclude each other"),
+        ({"watch": {"namespaces": ["a", "b"]}, "pickers": [{"pool": "p", "service": "s"}]}, "say in which"),
+        (
+            {"watch": {"namespaces": ["a"]}, "pickers": [{"pool": "p", "service": "s", "namespace": "b"}]},
+            "is not watched",
+        ),
+        ({"watch": {"namespaces": ["a", "b"]}, "adapters": {"apiKeySecret": {"name": "s"}}}, "modelServers"),
+    ],
+)
+def test_namespaces_that_contradict_each_other_are_refused(
+    attempt: Attempt, values: dict[str, Any], words: str
+) -> None:
+    done = attempt(values)
+
+    assert done.returncode != 0
+    assert words in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -280,7 +357,7 @@ def test_the_controller_starts_with_the_arguments_of_the_chart(
     result = CliRunner().invoke(main, args)
     assert result.exit_code == 0, result.output
     (settings,) = started
-    assert (settings.namespace, settings.lease_namespace) == ("serving", "serving")
+    assert (settings.namespaces, settings.lease_namespace) == (("serving",), "serving")
     assert settings.cluster_templates is True
     assert settings.leader_elect is True
     assert set(settings.sources) == {"default", "eu"}
@@ -319,10 +396,10 @@ def mounted(objects: Objects) -> dict[str, str]:
     return {paths[v["name"]]: v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v}
 
 
-def settings_of(objects: Objects, tmp_path: Path, namespace: str | None) -> Settings:
+def settings_of(objects: Objects, tmp_path: Path, *namespaces: str) -> Settings:
     file = tmp_path / "config.yaml"
     file.write_text(one(objects, "ConfigMap", "r-inference-rollouts")["data"]["config.yaml"])
-    return read_config(str(file), Settings(namespace=namespace))
+    return read_config(str(file), Settings(namespaces=namespaces))
 
 
 def test_adapters_become_the_configuration_file_and_a_mounted_key(render: Render, tmp_path: Path) -> None:
@@ -351,7 +428,7 @@ def test_how_model_servers_are_called_is_mounted_and_bound_to_its_place(
         {"namespace": "b", "secret": {"name": "b-vllm", "apiKeyKey": "key"}},
     ]
     objects = render({"modelServers": entries, "watch": {"allNamespaces": True}})
-    found = settings_of(objects, tmp_path, None).model_servers
+    found = settings_of(objects, tmp_path).model_servers
     first, wide = found["a", ""], found["b", ""]
 
     assert (first.scheme, first.server_name, first.verify) == ("https", "vllm.a", True)
@@ -401,7 +478,7 @@ def test_keys_of_model_servers_are_mounted_and_bound_to_their_place(render: Rend
         {"namespace": "b", "pool": "p", "secret": {"name": "b-vllm", "key": "key"}},
     ]
     objects = render({"adapters": {"apiKeys": entries}, "watch": {"allNamespaces": True}})
-    keys = settings_of(objects, tmp_path, None).model_servers
+    keys = settings_of(objects, tmp_path).model_servers
 
     assert list(keys) == [("a", ""), ("b", "p")]
     files = [servers.api_key_file for servers in keys.values()]
@@ -442,6 +519,26 @@ def test_a_disruption_budget_never_blocks_a_single_replica(
     render: Render, replicas: int, budgets: list[str]
 ) -> None:
     assert kinds(render({"replicas": replicas}), "PodDisruptionBudget") == budgets
+
+
+async def test_the_test_pod_passes_where_a_controller_answers_and_nowhere_else(render: Render) -> None:
+    (script,) = one(render({}), "Pod", "r-inference-rollouts-test")["spec"]["containers"][0]["args"]
+    served = "http://r-inference-rollouts-metrics.serving:8080"
+    assert script.count(served) == 1
+
+    async def passes(port: int) -> bool:
+        there = script.replace(served, f"http://127.0.0.1:{port}")
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", there, stderr=subprocess.DEVNULL)
+        return await process.wait() == 0
+
+    for routes, wanted in ((metrics_routes(ControllerMetrics().registry), True), ([], False)):
+        server = HttpServer(parse_address("127.0.0.1:0"), routes)
+        task = asyncio.create_task(server.run())
+        port = await server.started()
+        assert await passes(port) is wanted
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert not await passes(port)
 
 
 BAD_VALUES = {
@@ -562,6 +659,25 @@ def test_roles_that_aggregate_give_people_rollouts_and_no_status(render: Render)
     assert set(made["view"]) < set(made["edit"])
     assert "status" not in str(made)
     assert kinds(render({}), "ClusterRole") == []
+
+
+def test_crds_are_upgraded_before_the_rest_by_an_account_of_their_own(render: Render) -> None:
+    objects = render({"crds": {"upgradeJob": {"enabled": True}}})
+    hooks = [item for item in objects if "pre-upgrade" in str(item["metadata"].get("annotations"))]
+    weights = {
+        item["kind"]: int(item["metadata"]["annotations"]["helm.sh/hook-weight"])
+        for item in sorted(hooks, key=lambda item: str(item["metadata"]["name"]))
+    }
+    job, role = (next(item for item in hooks if item["kind"] == kind) for kind in ("Job", "ClusterRole"))
+    command, *options = job["spec"]["template"]["spec"]["containers"][0]["args"]
+
+    assert weights["ServiceAccount"] < weights["Job"]
+    assert weights["ClusterRole"] < weights["ClusterRoleBinding"] < weights["Job"]
+    names = " ".join(sorted(yaml.safe_load(text)["metadata"]["name"] for _, text in crd_files()))
+    assert rights(role) == f"\ncustomresourcedefinitions.apiextensions.k8s.io [{names}]: create get patch\n"
+    assert job["spec"]["template"]["spec"]["serviceAccountName"] not in kinds(render({}), "ServiceAccount")
+    assert set(options) <= options_of(command)
+    assert not [item for item in render({}) if item["kind"] in ("Job", "ClusterRole")]
 
 
 def test_a_test_pod_of_the_release_is_no_pod_of_the_controller(render: Render) -> None:

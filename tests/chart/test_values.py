@@ -15,6 +15,7 @@ import yaml
 from tests.chart.conftest import Attempt, Render
 from tests.kit.chart_values import MATRIX
 from tests.kit.helm import CHART
+from tools.chart_values import rows
 
 Values = dict[str, Any]
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
@@ -110,8 +111,9 @@ OTHER: Values = {
         "pullPolicy": "Always",
         "pullSecrets": ["other"],
     },
+    "crds": {"upgradeJob": {"enabled": True}},
     "replicas": 3,
-    "watch": {"namespace": "other", "allNamespaces": True},
+    "watch": {"namespace": "other", "namespaces": ["serving", "other"], "allNamespaces": True},
     "clusterTemplates": True,
     "jobs": {"enabled": True},
     "sources": {
@@ -163,7 +165,7 @@ OTHER: Values = {
     },
     # Apart, since a certificate authority and insecureSkipVerify exclude each other.
     "pickerDefaults": merged(PICKER, {"modelServers": {"secret": {"caKey": "other"}}}),
-    "pickers": {"*": {"pool": "other", "service": "other"}},
+    "pickers": {"*": {"pool": "other", "service": "other", "namespace": "other"}},
 }
 """Another value for each, as the schema has them; ``*`` is an entry of a list or of a map."""
 
@@ -171,6 +173,8 @@ BESIDE: dict[str, Values] = {
     "adapters.apiKeySecret.key": {"adapters": {"apiKeySecret": {"name": "s"}}},
     "pickerDefaults.modelServers.scheme": {"pickerDefaults": {"modelServers": {"scheme": "http"}}},
     "pickerDefaults.clientCaSecret.key": {"pickerDefaults": {"clientCaSecret": {"name": "s"}}},
+    "watch.namespaces": {"pickers": [{"pool": "v1", "service": "v1-picker", "namespace": "serving"}]},
+    "pickers.*.namespace": {"watch": {"allNamespaces": True}},
     "sources.*.secret.usernameKey": {"sources": {"default": {"secret": {"passwordKey": "p"}}}},
 }
 """What a value needs beside it to mean anything."""
@@ -200,7 +204,9 @@ def leaves(schema: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tu
 
 
 LEAVES = [path for path in leaves(SCHEMA) if path[0] != "global"]
-INHERITED = [path for path in LEAVES if path[0] == "pickers" and path[2] not in ("pool", "service")]
+INHERITED = [
+    path for path in LEAVES if path[0] == "pickers" and path[2] not in ("pool", "service", "namespace")
+]
 """What an entry of `pickers` may set of pickerDefaults: shown all at once, below."""
 
 
@@ -257,6 +263,23 @@ def test_the_schema_has_the_values_of_values_yaml_and_no_more() -> None:
                 documented(value, properties[name], (*path, name))
 
     documented(VALUES, SCHEMA, ())
+
+
+def test_the_readme_has_a_row_for_each_value() -> None:
+    def paths(values: Values, path: str = "") -> Iterator[str]:
+        for name, value in values.items():
+            if isinstance(value, dict) and value:
+                yield from paths(value, f"{path}{name}.")
+            else:
+                yield f"{path}{name}"
+
+    shown = {name for name, default, _ in rows((CHART / "values.yaml").read_text()) if default}
+    readme = (CHART / "README.md").read_text()
+
+    assert all(f"| `{name}` |" in readme for name in shown)
+    for path in paths(VALUES):
+        # A value that is written in one line, `{enabled: false}`, has one row.
+        assert any(path == name or path.startswith(f"{name}.") for name in shown), path
 
 
 FREE = {"global", "affinity", "resources"}

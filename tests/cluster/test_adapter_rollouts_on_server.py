@@ -111,7 +111,7 @@ async def running(kube: HttpKubeClient, namespace: str, specs: list[PodSpec]) ->
         for spec in specs:
             await create_ready_pod(kube, namespace, spec.name, labels=spec.labels, ip=spec.address)
         settings = Settings(
-            namespace=namespace,
+            namespaces=(namespace,),
             lease_namespace=namespace,
             health_address="127.0.0.1:0",
             metrics_address="127.0.0.1:0",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from rollouts.api.crds import all_crds
 from rollouts.api.parsing import COMMAND_ANNOTATION
+from rollouts.cli.controller import controller
 from rollouts.controller.app import Controller
 from rollouts.controller.settings import Settings
 from rollouts.kube.client import PatchKind, Resource
@@ -30,6 +32,10 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 Object = dict[str, Any]
 RBAC = "rbac.authorization.k8s.io"
+REVIEW = Resource(
+    "authorization.k8s.io", "v1", "subjectaccessreviews", "SubjectAccessReview", namespaced=False
+)
+LEASE = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 NAMESPACE = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 SECRET = Resource("", "v1", "secrets", "Secret")
 RESOURCES = {
@@ -39,6 +45,7 @@ RESOURCES = {
         Resource("", "v1", "configmaps", "ConfigMap"),
         kinds.SERVICE,
         kinds.POD,
+        kinds.JOB,
         Resource("apps", "v1", "deployments", "Deployment"),
         Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget"),
         Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy"),
@@ -51,6 +58,7 @@ RESOURCES = {
 EVERYTHING = {
     "replicas": 2,
     "clusterTemplates": True,
+    "crds": {"upgradeJob": {"enabled": True}},
     "jobs": {"enabled": True},
     "networkPolicy": {"enabled": True, "metricsFrom": [{"podSelector": {}}]},
     "sources": {"default": {"url": "https://p:9090", "secret": {"name": "s", "caKey": "ca.crt"}}},
@@ -58,10 +66,12 @@ EVERYTHING = {
 }
 
 
-async def install(kube, namespace: str, objects: list[Object]) -> None:
+async def install(kube, objects: list[Object]) -> None:
     for item in objects:
         resource = RESOURCES[item["kind"]]
-        stored = await kube.create(resource, namespace if resource.namespaced else None, item)
+        stored = await kube.create(
+            resource, item["metadata"]["namespace"] if resource.namespaced else None, item
+        )
         # What the server does not know it drops.
         assert covers(stored, item)
 
@@ -70,13 +80,13 @@ async def test_every_object_of_the_chart_is_accepted_and_its_pods_are_restricted
     label = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
     await kube.patch(NAMESPACE, None, namespace, label, kind=PatchKind.MERGE)
     objects = render_chart(helm, EVERYTHING, namespace=namespace)
-    await install(kube, namespace, objects)
+    await install(kube, objects)
 
-    deployments = [item for item in objects if item["kind"] == "Deployment"]
-    assert len(deployments) == 2
-    for deployment in deployments:
-        pod = {**deployment["spec"]["template"], "apiVersion": "v1", "kind": "Pod"}
-        pod["metadata"] = {"name": deployment["metadata"]["name"]}
+    made = [item for item in objects if item["kind"] in ("Deployment", "Job")]
+    assert len(made) == 3
+    for item in made:
+        pod = {**item["spec"]["template"], "apiVersion": "v1", "kind": "Pod"}
+        pod["metadata"] = {"name": item["metadata"]["name"]}
         await kube.create(kinds.POD, namespace, pod)
     loose = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "loose"}}
     with pytest.raises(Forbidden, match="violates PodSecurity"):
@@ -125,6 +135,44 @@ async def test_every_combination_of_values_is_accepted(kube, namespace, helm, wh
             assert all(one in stored["spec"]["tolerations"] for one in own)
         # What the server does not know it drops.
         assert covers(stored, item), item["kind"]
+
+
+async def test_kubernetes_adds_rollouts_to_its_own_roles(whole, living, helm):
+    """By its own controller: what somebody with view, edit or admin in one namespace may do there, and nowhere else."""
+    for item in render_chart(helm, {"rbac": {"aggregateClusterRoles": True}}, namespace=living):
+        if item["kind"] == "ClusterRole":
+            await whole.create(RESOURCES["ClusterRole"], None, item)
+    for role in ("view", "edit", "admin"):
+        binding = {
+            "metadata": {"name": role},
+            "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": RBAC, "kind": "User", "name": role}],
+        }
+        await whole.create(RESOURCES["RoleBinding"], living, binding)
+
+    async def may(user: str, verb: str, resource: str, namespace: str = living) -> bool:
+        plural, _, subresource = resource.partition("/")
+        asked = {
+            "group": kinds.GROUP,
+            "resource": plural,
+            "subresource": subresource,
+            "verb": verb,
+            "namespace": namespace,
+        }
+        review = await whole.create(REVIEW, None, {"spec": {"user": user, "resourceAttributes": asked}})
+        return bool(review["status"]["allowed"])
+
+    await eventually(lambda: may("view", "list", "rollouts"), timeout=20)
+    await eventually(lambda: may("admin", "patch", "rollouts"), timeout=20)
+    for user, writes in (("view", False), ("edit", True), ("admin", True)):
+        for resource in ("rollouts", "analysisruns", "analysistemplates"):
+            assert await may(user, "watch", resource), (user, resource)
+        for resource in ("rollouts", "analysistemplates"):
+            assert await may(user, "patch", resource) is writes, (user, resource)
+        assert await may(user, "delete", "analysisruns") is writes
+        assert not await may(user, "patch", "rollouts/status")
+        assert not await may(user, "patch", "analysisruns")
+        assert not await may(user, "list", "rollouts", namespace="default")
 
 
 # --- the controller with the chart's rights ---
@@ -210,25 +258,105 @@ async def command(kube, namespace: str, action: str) -> None:
     await kube.patch(kinds.ROLLOUT, namespace, "demo", body, kind=PatchKind.MERGE)
 
 
+@asynccontextmanager
+async def controlling(client, **settings: Any):
+    """A controller with this client, until the end; it was refused nothing."""
+    running = Controller(
+        client.with_field_manager("inference-rollouts"),
+        Settings(
+            health_address="127.0.0.1:0", metrics_address="127.0.0.1:0", cluster_templates=False, **settings
+        ),
+        SystemClock(),
+    )
+    task = asyncio.create_task(running.run())
+    try:
+        yield running
+    finally:
+        running.stop()
+        await task
+    answers = {
+        code
+        for metric in running.metrics.api_requests.collect()
+        for sample in metric.samples
+        for code in sample.labels.values()
+    }
+    assert {"rollouts", "httproutes", "events"} <= answers
+    assert "403" not in answers
+
+
+async def test_several_namespaces_are_watched_with_a_role_in_each_and_no_other(
+    kube, namespace, helm, as_service_account
+):
+    """A canary in each of two namespaces, one deleted beside the other; a third is not looked at."""
+    await install_upstream_crds(kube)
+    await install_crds(kube, all_crds())
+    places = [f"{namespace}-{letter}" for letter in "ab"]
+    for place in places:
+        await kube.create(NAMESPACE, None, {"metadata": {"name": place}})
+    objects = render_chart(helm, {"watch": {"namespaces": places}}, namespace=namespace)
+    await install(kube, [item for item in objects if item["kind"] in ("Role", "RoleBinding")])
+    client = as_service_account(namespace, "r-inference-rollouts")
+    for place in (namespace, None):
+        with pytest.raises(Forbidden):
+            await client.list_page(kinds.ROLLOUT, place)
+    for place in (*places, namespace):
+        await pools(kube, place)
+        await kube.create(kinds.ROLLOUT, place, rollout("v1"))
+    (container,) = next(item for item in objects if item["kind"] == "Deployment")["spec"]["template"]["spec"][
+        "containers"
+    ]
+    given = controller.make_context("controller", container["args"][1:]).params
+    settings = {name: given[name] for name in ("namespaces", "lease_namespace", "lease_name")}
+
+    # As a controller that was stopped leaves it: the next one need not wait.
+    left = {
+        "metadata": {"name": settings["lease_name"]},
+        "spec": {"holderIdentity": "", "leaseDurationSeconds": 1, "leaseTransitions": 0},
+    }
+    await kube.create(LEASE, namespace, left)
+
+    async def status(place: str) -> Object:
+        found = await kube.get(kinds.ROLLOUT, place, "demo")
+        return found.get("status") or {}
+
+    async def at(place: str, **wanted: Any) -> bool:
+        found = await status(place)
+        return all(found.get(name) == value for name, value in wanted.items())
+
+    async def gone() -> bool:
+        return not (await kube.list_page(kinds.HTTP_ROUTE, places[0])).items
+
+    gateway = kube.with_field_manager("gateway")
+    async with (
+        stub_gateway(gateway, places[0]),
+        stub_gateway(gateway, places[1]),
+        controlling(client, **settings),
+    ):
+        for place in places:
+            await eventually(lambda place=place: at(place, phase="Healthy"), timeout=30)
+            target = {"spec": {"target": {"pool": {"name": "v2"}}}}
+            await kube.patch(kinds.ROLLOUT, place, "demo", target, kind=PatchKind.MERGE)
+            await eventually(lambda place=place: at(place, currentStep=1), timeout=30)
+        await kube.delete(kinds.ROLLOUT, places[0], "demo")
+        await eventually(gone, timeout=20)
+        assert await at(places[1], currentStep=1)
+        await command(kube, places[1], "abort")
+        await eventually(lambda: at(places[1], phase="Aborted"), timeout=10)
+    assert await status(namespace) == {}
+    lease = await kube.get(LEASE, namespace, settings["lease_name"])
+    assert lease["spec"]["leaseTransitions"] == 1
+
+
 async def test_the_rights_of_the_chart_suffice_for_a_whole_life(kube, namespace, helm, as_service_account):
     """Managed route made, canary, AnalysisRun, Job, abort, deletion of all: without one refusal."""
     await install_upstream_crds(kube)
     await install_crds(kube, all_crds())
     objects = render_chart(helm, {"jobs": {"enabled": True}}, namespace=namespace)
-    await install(kube, namespace, [item for item in objects if item["kind"] in ("Role", "RoleBinding")])
+    await install(kube, [item for item in objects if item["kind"] in ("Role", "RoleBinding")])
     await pools(kube, namespace)
     client = as_service_account(namespace, "r-inference-rollouts")
     with pytest.raises(Forbidden):
         await client.list_page(SECRET, namespace)
-    settings = Settings(
-        namespace=namespace,
-        lease_namespace=namespace,
-        health_address="127.0.0.1:0",
-        metrics_address="127.0.0.1:0",
-        cluster_templates=False,
-    )
-    running = Controller(client.with_field_manager("inference-rollouts"), settings, SystemClock())
-    task = asyncio.create_task(running.run())
 
     async def step(number: int) -> bool:
         found = await kube.get(kinds.ROLLOUT, namespace, "demo")
@@ -248,29 +376,23 @@ async def test_the_rights_of_the_chart_suffice_for_a_whole_life(kube, namespace,
     async def listed(resource: Resource) -> bool:
         return bool((await kube.list_page(resource, namespace)).items)
 
-    try:
-        async with stub_gateway(kube.with_field_manager("gateway"), namespace):
-            await kube.create(kinds.ROLLOUT, namespace, rollout("v1"))
-            await eventually(lambda: phase("Healthy"), timeout=30)
-            target = {"spec": {"target": {"pool": {"name": "v2"}}}}
-            await kube.patch(kinds.ROLLOUT, namespace, "demo", target, kind=PatchKind.MERGE)
-            await eventually(lambda: step(1), timeout=30)
-            await eventually(lambda: listed(kinds.ANALYSIS_RUN), timeout=10)
-            await command(kube, namespace, "promote")
-            await eventually(lambda: listed(kinds.JOB), timeout=10)
-            await command(kube, namespace, "abort")
-            await eventually(lambda: phase("Aborted"), timeout=10)
-            await kube.delete(kinds.ROLLOUT, namespace, "demo")
-            await eventually(gone, timeout=20)
-    finally:
-        running.stop()
-        await task
-    answers = {
-        code
-        for metric in running.metrics.api_requests.collect()
-        for sample in metric.samples
-        for code in sample.labels.values()
-    }
-    assert {"rollouts", "analysisruns", "jobs", "httproutes", "events"} <= answers
-    assert "403" not in answers
+    own = {"namespaces": (namespace,), "lease_namespace": namespace}
+    async with (
+        controlling(client, **own) as running,
+        stub_gateway(kube.with_field_manager("gateway"), namespace),
+    ):
+        await kube.create(kinds.ROLLOUT, namespace, rollout("v1"))
+        await eventually(lambda: phase("Healthy"), timeout=30)
+        target = {"spec": {"target": {"pool": {"name": "v2"}}}}
+        await kube.patch(kinds.ROLLOUT, namespace, "demo", target, kind=PatchKind.MERGE)
+        await eventually(lambda: step(1), timeout=30)
+        await eventually(lambda: listed(kinds.ANALYSIS_RUN), timeout=10)
+        await command(kube, namespace, "promote")
+        await eventually(lambda: listed(kinds.JOB), timeout=10)
+        await command(kube, namespace, "abort")
+        await eventually(lambda: phase("Aborted"), timeout=10)
+        await kube.delete(kinds.ROLLOUT, namespace, "demo")
+        await eventually(gone, timeout=20)
+    answered = str(running.metrics.api_requests.collect())
+    assert all(f"'{name}'" in answered for name in ("analysisruns", "jobs"))
     assert await listed(kinds.EVENT)

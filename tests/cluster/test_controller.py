@@ -117,7 +117,7 @@ async def controller(
 ) -> AsyncIterator[Controller]:
     """A controller in this process; what it raises fails the test."""
     settings = Settings(
-        namespace=namespace,
+        namespaces=(namespace,),
         lease_namespace=namespace,
         health_address="127.0.0.1:0",
         metrics_address="127.0.0.1:0",

@@ -74,6 +74,20 @@ MATRIX: Mapping[str, Values] = {
         "pickers": _PICKERS,
         "pickerDefaults": {**_PLACED, "extraArgs": ["--keep-streams"]},
     },
+    "several namespaces": {
+        "watch": {"namespaces": ["default", "kube-public"]},
+        "pickers": [
+            {**_PICKERS[0], "namespace": "default"},
+            {**_PICKERS[0], "namespace": "kube-public"},
+            {**_PICKERS[1], "namespace": "default"},
+        ],
+        "podMonitor": {"enabled": True},
+        "networkPolicy": {
+            "enabled": True,
+            "egress": {"enabled": True, "gateways": _GATEWAYS},
+            "pickers": {"enabled": True, "gatewaysFrom": _GATEWAYS},
+        },
+    },
     "closed in": {
         **_SECRETS,
         "pickers": _PICKERS,
@@ -97,6 +111,7 @@ MATRIX: Mapping[str, Values] = {
     },
     "seen": {**_SEEN, "pickers": _PICKERS},
     "all rights": {
+        "crds": {"upgradeJob": {"enabled": True}},
         "watch": {"allNamespaces": True},
         "clusterTemplates": True,
         "jobs": {"enabled": True},

@@ -106,7 +106,7 @@ async def scraped(prometheus: Prometheus) -> AsyncIterator[Prometheus]:
     base_objects(cluster, rollout)
     port = free_port()
     settings = Settings(
-        namespace=NAMESPACE,
+        namespaces=(NAMESPACE,),
         health_address="127.0.0.1:0",
         metrics_address=f"127.0.0.1:{port}",
         leader_elect=False,

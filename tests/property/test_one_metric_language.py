@@ -96,7 +96,7 @@ def test_lint_names_whatever_the_controller_refuses(gates, background, adapter, 
         "metadata": meta,
         "spec": {"metrics": metrics, "args": args},
     }
-    caches = Caches(cast("Any", None), VirtualClock(Timeline()), namespace="default")
+    caches = Caches(cast("Any", None), VirtualClock(Timeline()), namespaces=("default",))
     caches.templates.apply(copy.deepcopy({**template, "metadata": {**meta, "resourceVersion": "1"}}))
     parsed = parse_rollout(obj)
 

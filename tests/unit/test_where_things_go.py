@@ -73,7 +73,7 @@ def test_every_kind_is_watched_and_wakes_its_rollouts() -> None:
 
     clock = SystemClock()
     cluster = Cluster(clock)
-    caches = Caches(cluster.api, clock, namespace=None)  # type: ignore[arg-type]
+    caches = Caches(cluster.api, clock)  # type: ignore[arg-type]
 
     watched = {resource for kind in TRAFFIC_KINDS for resource in kind.resources}
     assert watched <= caches.by_resource().keys()

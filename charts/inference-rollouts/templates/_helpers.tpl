@@ -19,16 +19,53 @@
 {{- .Values.serviceAccount.name | default (include "inference-rollouts.fullname" .) -}}
 {{- end -}}
 
-{{- define "inference-rollouts.namespace" -}}
-{{- .Values.watch.namespace | default .Release.Namespace -}}
+{{- /* The watched namespaces, by commas; empty: all. */}}
+{{- define "inference-rollouts.namespaces" -}}
+{{- with .Values.watch -}}
+{{- if gt (len (without (list .allNamespaces (not (empty .namespace)) (not (empty .namespaces))) false)) 1 -}}
+{{- fail "watch: namespace, namespaces and allNamespaces exclude each other" -}}
+{{- end -}}
+{{- if not .allNamespaces -}}
+{{- join "," (.namespaces | default (list (.namespace | default $.Release.Namespace))) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
-{{- /* One lease per watched namespace: releases in one namespace that watch different ones do not wait for each other. */}}
+{{- /* Where a picker is: `picker` says so, or there is only one place that is watched. */}}
+{{- define "inference-rollouts.pickerNamespace" -}}
+{{- $watched := splitList "," (include "inference-rollouts.namespaces" .root) -}}
+{{- if .root.Values.watch.allNamespaces -}}
+{{- .picker.namespace | default .root.Release.Namespace -}}
+{{- else if has (.picker.namespace | default (first $watched)) $watched | not -}}
+{{- fail (printf "pickers: namespace %s of pool %s is not watched" .picker.namespace .picker.pool) -}}
+{{- else if and (not .picker.namespace) (gt (len $watched) 1) -}}
+{{- fail (printf "pickers: say in which namespace the picker of pool %s is, of watch.namespaces" .picker.pool) -}}
+{{- else -}}
+{{- .picker.namespace | default (first $watched) -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The namespaces of the pickers, by commas. */}}
+{{- define "inference-rollouts.pickerNamespaces" -}}
+{{- $found := list -}}
+{{- range .Values.pickers -}}
+{{- $found = append $found (include "inference-rollouts.pickerNamespace" (dict "root" $ "picker" .)) -}}
+{{- end -}}
+{{- $found | uniq | sortAlpha | join "," -}}
+{{- end -}}
+
+{{- /*
+One lease per watched namespace: releases in one namespace that watch different ones do not wait for each other. A list
+has a lease of its release, which stays when the list changes; no namespace has a dot.
+*/}}
 {{- define "inference-rollouts.lease" -}}
-{{- if or .Values.watch.allNamespaces (eq (include "inference-rollouts.namespace" .) .Release.Namespace) -}}
+{{- $watched := include "inference-rollouts.namespaces" . -}}
+{{- if .Values.watch.namespaces -}}
+{{ include "inference-rollouts.fullname" . }}.namespaces
+{{- else if has $watched (list "" .Release.Namespace) -}}
 inference-rollouts
 {{- else -}}
-inference-rollouts-{{ include "inference-rollouts.namespace" . }}
+inference-rollouts-{{ $watched }}
 {{- end -}}
 {{- end -}}
 
@@ -209,8 +246,8 @@ adapters:
   {{- end }}
   {{- end }}
   {{- if .Values.adapters.apiKeySecret.name }}
-  {{- if .Values.watch.allNamespaces }}
-  {{- fail "adapters.apiKeySecret would go to the pods of every namespace: with watch.allNamespaces list modelServers, each with its namespace" }}
+  {{- if or .Values.watch.allNamespaces (gt (len .Values.watch.namespaces) 1) }}
+  {{- fail "adapters.apiKeySecret would go to the pods of every watched namespace: list modelServers, each with its namespace" }}
   {{- end }}
   apiKeyFile: /etc/inference-rollouts/adapters/{{ .Values.adapters.apiKeySecret.key }}
   {{- end }}
@@ -285,7 +322,7 @@ sources:
 {{- /* metadata of what other operators read: `suffix` of the name, `value` with their labels and annotations. */}}
 {{- define "inference-rollouts.monitoringMetadata" -}}
 name: {{ include "inference-rollouts.fullname" .root }}{{ .suffix }}
-namespace: {{ .namespace | default .root.Release.Namespace }}
+namespace: {{ .root.Release.Namespace }}
 labels: {{- include "inference-rollouts.beside" (dict "own" (include "inference-rollouts.labels" .root) "more" .value.labels) | nindent 2 }}
 {{- with .value.annotations }}
 annotations: {{- toYaml . | nindent 2 }}
@@ -331,4 +368,11 @@ that targets have, too: without honorLabels they would be renamed (exported_name
 {{- fail .otherwise -}}
 {{- end -}}
 {{- toYaml .peers -}}
+{{- end -}}
+
+{{- /* Annotations of what runs before an upgrade, by its weight: an account has to be there before its Job. */}}
+{{- define "inference-rollouts.upgradeHook" -}}
+helm.sh/hook: pre-install,pre-upgrade
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end -}}

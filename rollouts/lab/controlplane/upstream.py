@@ -18,6 +18,7 @@ from rollouts.kube.client import KubeClient, PatchKind, Resource
 from rollouts.kube.errors import KindNotServed, NotFound
 from rollouts.lab.controlplane import minimal
 from rollouts.lab.controlplane.errors import ControlPlaneError
+from rollouts.objects import kinds
 
 __all__ = [
     "CRDS",
@@ -31,9 +32,7 @@ __all__ = [
 ]
 
 Object = dict[str, Any]
-CRDS = Resource(
-    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
-)
+CRDS = kinds.CRD
 _ADMISSION = "admissionregistration.k8s.io"
 POLICIES = Resource(
     _ADMISSION, "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy", namespaced=False

@@ -69,7 +69,7 @@ class Process:
         self._due: dict[Item, float] = {}
         self._failures: dict[Item, int] = {}
         self._feed = feed
-        self.caches = Caches(client, clock, namespace=NAMESPACE)
+        self.caches = Caches(client, clock, namespaces=(NAMESPACE,))
         self.parts = assembler(client, clock, self.caches, source)
         assembler.adapters.on_change = lambda key: self._add((_ROLLOUT, key))
         assembler.probes.on_change = lambda key: self._add((_ROLLOUT, key))

@@ -365,7 +365,7 @@ class Feed:
                 page = self._api.list_page(resource, None)
             except KindNotServed:
                 continue
-            store.replace_all(page.items, page.resource_version, known_before=store.latest_version)
+            store.replace_all(page.items, page.resource_version, known_before=store.latest_version())
 
     def disconnect(self) -> None:
         """The process is gone."""

@@ -159,7 +159,7 @@ def test_the_file_lists_servers_by_namespace_and_pool(tmp_path: Path) -> None:
         {"namespace": "c", "scheme": "https", "insecureSkipVerify": True},
     ]
 
-    read = read_config(config(tmp_path, modelServers=entries), Settings(namespace=None))
+    read = read_config(config(tmp_path, modelServers=entries), Settings(namespaces=()))
 
     assert read.model_servers == {
         ("a", ""): ModelServers(api_key_file=Path("/k/a")),
@@ -171,7 +171,7 @@ def test_the_file_lists_servers_by_namespace_and_pool(tmp_path: Path) -> None:
 def test_the_older_spelling_of_keys_is_read(tmp_path: Path) -> None:
     keys = [{"namespace": "a", "file": "/k/a"}, {"namespace": "b", "pool": "p", "file": "/k/b"}]
 
-    read = read_config(config(tmp_path, adapters={"apiKeys": keys}), Settings(namespace=None))
+    read = read_config(config(tmp_path, adapters={"apiKeys": keys}), Settings(namespaces=()))
 
     assert read.model_servers == {
         ("a", ""): ModelServers(api_key_file=Path("/k/a")),
@@ -209,10 +209,10 @@ def test_an_entry_that_cannot_be_used_is_refused_in_words(
     tmp_path: Path, sections: dict[str, Any], namespace: str | None, words: str
 ) -> None:
     with pytest.raises(SettingsError, match=words):
-        read_config(config(tmp_path, **sections), Settings(namespace=namespace))
+        read_config(config(tmp_path, **sections), Settings(namespaces=(namespace,) if namespace else ()))
 
 
 def test_one_key_for_all_is_meant_where_one_namespace_is_watched(tmp_path: Path) -> None:
-    read = read_config(config(tmp_path, adapters={"apiKeyFile": "/k"}), Settings(namespace="x"))
+    read = read_config(config(tmp_path, adapters={"apiKeyFile": "/k"}), Settings(namespaces=("x",)))
 
     assert ModelServerBook(read.model_servers).entries["", ""].api_key_file == Path("/k")

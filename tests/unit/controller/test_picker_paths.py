@@ -62,7 +62,7 @@ class Stage:
     """Caches with two pools; ``path`` is what the canary's view says."""
 
     def __init__(self) -> None:
-        self.caches = Caches(cast("Any", None), VirtualClock(Timeline()), namespace="default")
+        self.caches = Caches(cast("Any", None), VirtualClock(Timeline()), namespaces=("default",))
         self.put(pool_object("v1"), pool_object("v2"))
         for name in ("v1", "v2"):
             self.put(service_object(f"{name}-epp", {"app": f"{name}-epp"}))
@@ -76,7 +76,7 @@ class Stage:
         }
         for number, obj in enumerate(objects):
             store = stores[obj["kind"]]
-            version = str(int(store.latest_version or "0") + number + 1)
+            version = str(int(store.latest_version() or "0") + number + 1)
             obj["metadata"]["resourceVersion"] = version
             store.apply(obj)
 

@@ -205,12 +205,71 @@ def test_a_relist_of_a_restored_cluster_is_the_truth(store: Store) -> None:
     store.remove(make("b", uid="u2", rv="502"))
 
     store.replace_all(
-        [make("a", uid="u1", rv="90"), make("b", uid="u2", rv="91")], "100", known_before=store.latest_version
+        [make("a", uid="u1", rv="90"), make("b", uid="u2", rv="91")],
+        "100",
+        known_before=store.latest_version(),
     )
 
     assert rv_of(store) == "90"
     assert rv_of(store, ObjectKey("ns", "b")) == "91"
-    assert store.latest_version == "100"
+    assert store.latest_version() == "100"
+
+
+# --- several namespaces, each listed and watched by itself ---
+
+
+def placed(namespace: str, name: str, *, rv: str, uid: str) -> Object:
+    return {
+        "metadata": {"namespace": namespace, "name": name, "uid": uid, "resourceVersion": rv},
+        "spec": {"pool": ""},
+    }
+
+
+def relist(store: Store, namespace: str, items: list[Object], version: str) -> None:
+    replacement = Replacement(store, known_before=store.latest_version(namespace), namespace=namespace)
+    replacement.add(items, version)
+    replacement.finish()
+
+
+def test_a_relist_of_one_namespace_leaves_the_others_alone(store: Store) -> None:
+    store.apply(placed("a", "gone", rv="1", uid="1"))
+    store.apply(placed("b", "stays", rv="2", uid="2"))
+
+    relist(store, "a", [placed("a", "new", rv="3", uid="3")], "9")
+
+    assert sorted(store) == [ObjectKey("a", "new"), ObjectKey("b", "stays")]
+
+
+def test_a_namespace_whose_list_is_older_than_what_another_saw_has_not_gone_back(store: Store) -> None:
+    """Two API servers, or two watch caches: one namespace may be read some versions behind the other."""
+    store.apply(placed("a", "written", rv="500", uid="1"))
+    store.apply(placed("b", "written", rv="480", uid="2"))
+
+    relist(store, "b", [placed("b", "written", rv="470", uid="2")], "490")
+
+    assert rv_of(store, ObjectKey("b", "written")) == "480"
+
+
+def test_each_namespace_of_a_restored_cluster_is_the_truth_when_it_is_listed(store: Store) -> None:
+    for number, namespace in enumerate(("a", "b")):
+        store.apply(placed(namespace, "kept", rv=f"50{number}", uid=f"{namespace}1"))
+        store.apply(placed(namespace, "lost", rv=f"51{number}", uid=f"{namespace}2"))
+
+    for namespace in ("a", "b"):
+        relist(store, namespace, [placed(namespace, "kept", rv="90", uid=f"{namespace}1")], "100")
+
+    assert {key: rv_of(store, key) for key in store} == {
+        ObjectKey("a", "kept"): "90",
+        ObjectKey("b", "kept"): "90",
+    }
+
+
+def test_a_kind_that_goes_in_one_namespace_takes_that_namespaces_objects(store: Store) -> None:
+    store.apply(placed("a", "x", rv="1", uid="1"))
+    store.apply(placed("b", "x", rv="2", uid="2"))
+
+    assert store.clear("a") == 1
+    assert list(store) == [ObjectKey("b", "x")]
 
 
 def test_a_relist_arrives_page_by_page_and_deletes_at_the_end(store: Store) -> None:
