@@ -134,7 +134,7 @@ def _meta(name: str, uid: str, version: int) -> dict[str, Any]:
 
 def _cached(sort: str) -> float:
     """Megabytes that the runs take: kept ``whole``, of the ``current`` attempt, or of ``earlier`` ones."""
-    caches = Caches(MemoryKubeClient(MemoryApi()), SystemClock(), namespace=None, whole_runs=sort == "whole")
+    caches = Caches(MemoryKubeClient(MemoryApi()), SystemClock(), whole_runs=sort == "whole")
     for index in range(_ROLLOUTS):
         meta = _meta(f"model-{index:04d}", f"{index:08d}-rollout", 1)
         caches.rollouts.apply({"metadata": meta, "spec": {}, "status": {"attempt": _ATTEMPT}})

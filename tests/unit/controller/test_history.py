@@ -136,7 +136,7 @@ def of_attempt(source: Object, attempt: int, suffix: str = "", uid: str = "") ->
 
 
 def caches(attempt: int, *runs: Object) -> Caches:
-    made = Caches(MemoryKubeClient(MemoryApi()), VirtualClock(), namespace=None)
+    made = Caches(MemoryKubeClient(MemoryApi()), VirtualClock())
     made.rollouts.apply(rollout(attempt))
     for one in runs:
         made.runs.apply(one)
