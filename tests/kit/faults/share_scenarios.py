@@ -25,6 +25,7 @@ def _scenario(
     *,
     core: bool = False,
     counted: bool = False,
+    stride: int = 1,
     **canary: Any,
 ) -> Scenario:
     rollout = rollout_object(steps, canary=canary)
@@ -36,6 +37,7 @@ def _scenario(
         core=core,
         measured="analysis" in repr(steps),
         counted=counted,
+        stride=stride,
     )
 
 
@@ -63,6 +65,7 @@ SHARE_SCENARIOS: tuple[Scenario, ...] = (
         SHORT,
         [Move(when=begun, act=clients(lag=10.0))],
         healthy_on(CANARY),
+        stride=6,
     ),
     _scenario(
         "weights in force later than anybody waits",
