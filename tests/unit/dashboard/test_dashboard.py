@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -10,11 +11,15 @@ from typing import Any
 import aiohttp
 import pytest
 
+from rollouts.dashboard.looking import Cluster as Watched
 from rollouts.lab.memoryapi.admission import Policy
 from rollouts.objects import kinds
+from rollouts.runtime.clock import SystemClock
 from tests.kit.attempts import running_attempt
 from tests.kit.dashboards import copy_of, dashboard_over
 from tests.kit.faults.cluster import Cluster
+from tests.kit.memory_client import MemoryKubeClient
+from tests.kit.polling import eventually
 
 PATH = "/rollouts/default/mymodel"
 Form = dict[str, str]
@@ -211,3 +216,20 @@ async def test_rights_are_those_of_whoever_started_it(
             assert answer.status == 403
             assert "not you" in await answer.text()
     assert annotation(attempt) == {}
+
+
+async def test_a_change_that_came_before_the_wait_is_not_missed(attempt: Cluster) -> None:
+    watched = Watched(MemoryKubeClient(attempt.api), SystemClock(), None)
+    watching = [asyncio.ensure_future(reflector.run()) for reflector in watched.reflectors]
+    try:
+        await watched.synced()
+        seen = watched.version
+        attempt.write_status(kinds.ROLLOUT, "mymodel", {"message": "meanwhile"})
+        await eventually(lambda: watched.version != seen)
+        async with asyncio.timeout(5):
+            await watched.changed(seen, 1000.0)
+        assert watched.rollouts()[0]["status"]["message"] == "meanwhile"
+    finally:
+        for task in watching:
+            task.cancel()
+        await asyncio.wait(watching)
