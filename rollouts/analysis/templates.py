@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
 from rollouts.analysis.catalogue import COMPARED, MEASURED
 from rollouts.analysis.comparisons import GatesError, compare_metric
@@ -204,7 +205,9 @@ def _not_offered(metric: MetricSpec, offer: Offer) -> Iterator[tuple[str, str]]:
     if what.name not in offer.presets and not any(left_over(what.name)):
         compared = what.name in COMPARED and what.name not in MEASURED
         also = f": it only compares, as in compare: {{preset: {what.name}}}" if compared else ""
-        text = f"there is no preset {what.name} to measure{also}; there are {', '.join(offer.presets)}"
+        near = get_close_matches(what.name[:63].lower(), offer.presets, n=1, cutoff=0.7)
+        meant = f": did you mean {near[0]}?" if near and not also else ""
+        text = f"there is no preset {what.name} to measure{also}{meant}; there are {', '.join(offer.presets)}"
         yield "PresetUnknown", f"metric {metric.name}: {text}"
 
 

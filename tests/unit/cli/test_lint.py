@@ -289,3 +289,17 @@ SHIPPED = sorted([*ROOT.glob("examples/*/rollout*.yaml"), *ROOT.glob("analysis/*
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_what_we_ship_has_no_problems(path):
     assert CliRunner().invoke(main, ["lint", str(path)]).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("preset", "words"),
+    [
+        ("errorrate", "did you mean error-rate?"),
+        ("TTFT", "did you mean ttft?"),
+        ("lost-rate", "it only compares"),
+    ],
+)
+def test_a_preset_that_is_nearly_one_is_named(preset, words):
+    found = [one.text for one in lint_documents([template(threshold(measure={"preset": preset}))])]
+
+    assert [text for text in found if words in text] != []
