@@ -22,7 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from rollouts.analysis.exposition import ExpositionError, parse_exposition
 from rollouts.lab.controlplane import Choice, ControlPlane
 from rollouts.lab.loopback import loopback
-from rollouts.lab.vllm import Fleet, PodSpec
+from rollouts.lab.vllm.pod import Fleet
+from rollouts.lab.vllm.spec import PodSpec
 from rollouts.picker.core.encoding import encode
 from rollouts.picker.core.messages import BodyReply, Side
 from rollouts.picker.core.wire import decode

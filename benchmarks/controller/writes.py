@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
 import aiohttp
+import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from rollouts.api.status import read_status
@@ -72,6 +74,7 @@ async def run(directory: Path) -> dict[str, object]:
 
 def main() -> None:
     """Print one JSON object."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     with tempfile.TemporaryDirectory() as directory:
         print(json.dumps(asyncio.run(run(Path(directory))), indent=2))
 

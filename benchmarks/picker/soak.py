@@ -39,7 +39,7 @@ from benchmarks.picker.soakload import Load
 from rollouts.kube.client import PatchKind
 from rollouts.lab.environment import ADAPTERS, EXAMPLES, Lab, read_objects
 from rollouts.lab.loopback import loopback
-from rollouts.lab.vllm import PodSpec
+from rollouts.lab.vllm.spec import PodSpec
 from rollouts.objects import kinds
 
 STABLE, CANARY = ADAPTERS

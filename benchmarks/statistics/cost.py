@@ -24,7 +24,8 @@ from rollouts.analysis.exposition import parse_exposition
 from rollouts.analysis.logical import wanted_of
 from rollouts.analysis.offers import POD_OFFER
 from rollouts.lab.loopback import loopback
-from rollouts.lab.vllm import Fleet, PodSpec
+from rollouts.lab.vllm.pod import Fleet
+from rollouts.lab.vllm.spec import PodSpec
 
 _LATENCIES = ("ttft", "time_per_output_token", "queue_time", "inter_token_latency")
 

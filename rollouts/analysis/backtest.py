@@ -4,7 +4,15 @@ import math
 from dataclasses import dataclass, replace
 
 from rollouts.analysis.evidence.effect import Effect
-from rollouts.analysis.evidence.gates import GateVerdict, MetricReport, Reason, Verdict, harm, judge, report
+from rollouts.analysis.evidence.gates import (
+    GateReason,
+    GateVerdict,
+    MetricReport,
+    Verdict,
+    harm,
+    judge,
+    report,
+)
 from rollouts.analysis.evidence.model import CountSeries, EvidenceSpec, Series
 from rollouts.analysis.evidence.process import EvidenceProcess
 from rollouts.analysis.evidence.words import describe
@@ -14,7 +22,12 @@ from rollouts.analysis.rivals import RivalDecision, Rivals
 __all__ = ["BacktestResult", "GateResult", "Replayed", "backtest", "finite"]
 
 _HELD = frozenset(
-    {Reason.SCRAPES_MISSING, Reason.PROMPT_MIX_DIFFERS, Reason.FEW_STABLE_PODS, Reason.UNUSABLE}
+    {
+        GateReason.SCRAPES_MISSING,
+        GateReason.PROMPT_MIX_DIFFERS,
+        GateReason.FEW_STABLE_PODS,
+        GateReason.UNUSABLE,
+    }
 )
 
 
@@ -157,7 +170,7 @@ class _Replay:
             return
         harmed = harm(process)
         if harmed is not None and harmed.held is None:
-            self._fail(harmed.blame, Reason.HARM_SHOWN, now)
+            self._fail(harmed.blame, GateReason.HARM_SHOWN, now)
             return
         for index, done in enumerate(self._done):
             if done is not None:
@@ -166,19 +179,19 @@ class _Replay:
             if gate.verdict is Verdict.FAIL:
                 self._fail((index,), gate.reason, now)
                 return
-            if gate.verdict is Verdict.PASS or gate.reason is Reason.MAX_DURATION:
+            if gate.verdict is Verdict.PASS or gate.reason is GateReason.MAX_DURATION:
                 if gate.verdict is not Verdict.UNDECIDED:
                     self._done[index] = self._result(index, gate, now)
             elif gate.verdict is Verdict.INCONCLUSIVE and self._tentative[index] is None:
                 self._tentative[index] = (gate, now)
         self.ended = all(done is not None for done in self._done)
 
-    def _fail(self, blame: tuple[int, ...], reason: Reason, now: float) -> None:
+    def _fail(self, blame: tuple[int, ...], reason: GateReason, now: float) -> None:
         for index in range(len(self._done)):
             gate = (
                 GateVerdict(verdict=Verdict.FAIL, reason=reason)
                 if index in blame
-                else GateVerdict(verdict=Verdict.INCONCLUSIVE, reason=Reason.OTHER_METRIC)
+                else GateVerdict(verdict=Verdict.INCONCLUSIVE, reason=GateReason.OTHER_METRIC)
             )
             self._done[index] = self._result(index, gate, now)
         self.ended = True
@@ -193,7 +206,9 @@ class _Replay:
             return self._result(index, *tentative)
         process = self.process
         if process.judged_until is None or process.began is None:
-            return self._result(index, GateVerdict(verdict=Verdict.UNDECIDED, reason=Reason.NO_DATA), None)
+            return self._result(
+                index, GateVerdict(verdict=Verdict.UNDECIDED, reason=GateReason.NO_DATA), None
+            )
         gate = judge(process, index, process.began, process.judged_until)
         harmed = harm(process)
         reason = harmed.held if harmed is not None and harmed.held is not None else gate.reason

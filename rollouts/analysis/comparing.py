@@ -10,22 +10,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rollouts.analysis.evidence import (
-    EvidenceProcess,
+from rollouts.analysis.evidence.gates import (
+    GateReason,
     GateVerdict,
     Harm,
-    LostTest,
-    Mark,
     MetricReport,
-    Reason,
     Verdict,
-    describe,
     harm,
     judge,
     report,
     silent,
 )
-from rollouts.analysis.evidence.words import SILENT_CANARY, brief, describe_effect
+from rollouts.analysis.evidence.lost import LostTest
+from rollouts.analysis.evidence.model import Mark
+from rollouts.analysis.evidence.process import EvidenceProcess
+from rollouts.analysis.evidence.words import SILENT_CANARY, brief, describe, describe_effect
 from rollouts.analysis.types import Comparison, ComparisonResult, GateState, OnFail
 
 __all__ = ["Compared", "judge_all"]
@@ -106,11 +105,13 @@ def _verdict(
 ) -> GateVerdict:
     if shown is not None:
         if index in shown.blame:
-            return GateVerdict(verdict=Verdict.FAIL, reason=Reason.HARM_SHOWN)
-        return GateVerdict(verdict=Verdict.INCONCLUSIVE, reason=Reason.OTHER_METRIC)
+            return GateVerdict(verdict=Verdict.FAIL, reason=GateReason.HARM_SHOWN)
+        return GateVerdict(verdict=Verdict.INCONCLUSIVE, reason=GateReason.OTHER_METRIC)
     if harmed is not None and harmed.held is not None and index in harmed.blame:
         return GateVerdict(verdict=Verdict.INCONCLUSIVE, reason=harmed.held)
-    silent = GateVerdict(verdict=Verdict.UNDECIDED, reason=Reason.COLLECTING if seen else Reason.NO_DATA)
+    silent = GateVerdict(
+        verdict=Verdict.UNDECIDED, reason=GateReason.COLLECTING if seen else GateReason.NO_DATA
+    )
     return latest.get(index) or silent
 
 

@@ -15,8 +15,8 @@ from rollouts.exposition_lines import read_line
 __all__ = [
     "MAX_BYTES",
     "ExpositionError",
-    "HistogramSample",
-    "PodSample",
+    "ScrapedHistogram",
+    "ScrapedPage",
     "add_series",
     "parse_exposition",
     "parse_groups",
@@ -36,7 +36,7 @@ class ExpositionError(ValueError):
 
 
 @dataclass(slots=True)
-class HistogramSample:
+class ScrapedHistogram:
     """Cumulative counts by upper bound, summed over the pod's label sets; bounds ascending, last is infinite."""
 
     buckets: dict[float, float] = field(default_factory=dict)
@@ -45,11 +45,11 @@ class HistogramSample:
 
 
 @dataclass(slots=True)
-class PodSample:
+class ScrapedPage:
     """One scrape of one pod: series of one name are kept apart by their labels."""
 
     series: dict[str, list[tuple[dict[str, str], float]]] = field(default_factory=dict)
-    histograms: dict[str, HistogramSample] = field(default_factory=dict)
+    histograms: dict[str, ScrapedHistogram] = field(default_factory=dict)
 
     def total(self, name: str) -> float | None:
         """Sum over all label sets; None when the pod does not expose the name."""
@@ -59,17 +59,17 @@ class PodSample:
 
 def parse_exposition(
     body: bytes, names: Collection[str], only: frozenset[tuple[str, str]] = frozenset()
-) -> PodSample:
+) -> ScrapedPage:
     """Parse the wanted ``names``: plain series and histograms. Raises ExpositionError.
 
     ``only`` keeps the series that have all of these (label, value) pairs.
     """
-    return parse_groups(body, names, only=only).get("", PodSample())
+    return parse_groups(body, names, only=only).get("", ScrapedPage())
 
 
 def parse_groups(
     body: bytes, names: Collection[str], *, only: frozenset[tuple[str, str]] = frozenset(), by: str = ""
-) -> dict[str, PodSample]:
+) -> dict[str, ScrapedPage]:
     """One sample for each value of the label ``by`` (under "" without it). Raises ExpositionError.
 
     ``_created`` series are not asked for, so they are skipped like everything else.
@@ -83,7 +83,7 @@ def parse_groups(
     if text.count("\n") >= _MAX_LINES:
         raise ExpositionError(f"the page has more than {_MAX_LINES} lines")
     lines = text.split("\n")
-    wanted, samples, good = frozenset(names), dict[str, PodSample](), 0
+    wanted, samples, good = frozenset(names), dict[str, ScrapedPage](), 0
     for line in lines:
         if not line or line[0] == "#":
             good += line.startswith("# ")
@@ -104,7 +104,7 @@ def parse_groups(
         labels = read.labels
         if not only <= labels.items():
             continue
-        sample = samples.setdefault(labels.get(by, "") if by else "", PodSample())
+        sample = samples.setdefault(labels.get(by, "") if by else "", ScrapedPage())
         add_series(sample, name, labels, value, wanted)
     if not good or (lines and lines[0][:1] == "<"):
         raise ExpositionError("the page holds no metrics")
@@ -112,7 +112,7 @@ def parse_groups(
 
 
 def add_series(
-    sample: PodSample, name: str, labels: dict[str, str], value: float, wanted: Collection[str]
+    sample: ScrapedPage, name: str, labels: dict[str, str], value: float, wanted: Collection[str]
 ) -> None:
     """Put one series into a sample: as a plain one, or as a part of a wanted histogram. Raises ExpositionError."""
     base = _histogram_name(name)
@@ -138,8 +138,8 @@ def _number(text: str) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _add_histogram(sample: PodSample, base: str, name: str, labels: dict[str, str], value: float) -> None:
-    histogram = sample.histograms.setdefault(base, HistogramSample())
+def _add_histogram(sample: ScrapedPage, base: str, name: str, labels: dict[str, str], value: float) -> None:
+    histogram = sample.histograms.setdefault(base, ScrapedHistogram())
     if name.endswith("_sum"):
         histogram.sum += value
     elif name.endswith("_count"):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from rollouts.analysis import exposition
 from rollouts.analysis.catalogue import Groups, Over, Selector
-from rollouts.analysis.evidence import (
+from rollouts.analysis.evidence.model import (
     Arm,
     CountSeries,
     EvidenceSpec,
@@ -29,7 +29,7 @@ from rollouts.analysis.offers import Offer
 __all__ = ["Wanted", "read", "wanted_of"]
 
 
-def read(page: exposition.PodSample, groups: Groups) -> float | None:
+def read(page: exposition.ScrapedPage, groups: Groups) -> float | None:
     """The value of the first alternative whose first name the page exposes; None when there is none."""
     for group in groups:
         if group[0].name in page.series:
@@ -37,7 +37,7 @@ def read(page: exposition.PodSample, groups: Groups) -> float | None:
     return None
 
 
-def _value(page: exposition.PodSample, group: tuple[Selector, ...]) -> float:
+def _value(page: exposition.ScrapedPage, group: tuple[Selector, ...]) -> float:
     values = [
         selector.sign * value
         for selector in group
@@ -66,7 +66,7 @@ class Wanted:
         )
 
     def sample(
-        self, raw: exposition.PodSample, offer: Offer, arm: Arm, pod: str, started: float | None
+        self, raw: exposition.ScrapedPage, offer: Offer, arm: Arm, pod: str, started: float | None
     ) -> PodSample:
         """One pod's page in logical names; what it does not expose is absent."""
         counters = _present((name, read(raw, offer.groups(name))) for name in self.counters)
@@ -117,7 +117,7 @@ def _present(pairs: Iterable[tuple[str, float | None]]) -> dict[str, float]:
     return {name: value for name, value in sorted(pairs) if value is not None and math.isfinite(value)}
 
 
-def _histogram(raw: exposition.PodSample, groups: Groups) -> HistogramSample | None:
+def _histogram(raw: exposition.ScrapedPage, groups: Groups) -> HistogramSample | None:
     for group in groups:
         found = raw.histograms.get(group[0].name)
         if found is not None and found.buckets:

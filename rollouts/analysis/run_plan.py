@@ -14,7 +14,7 @@ from rollouts.analysis.types import (
     Measurement,
     MetricResult,
     MetricSpec,
-    Phase,
+    RunPhase,
     RunSpec,
     RunStatus,
 )
@@ -110,7 +110,7 @@ def _next(metric: MetricSpec, result: MetricResult, started: datetime, now: date
     if last.at > now:
         return now
     interval = metric.interval
-    if last.phase is Phase.ERROR:
+    if last.phase is RunPhase.ERROR:
         return last.at + (min(ERROR_RETRY, interval) if interval else ERROR_RETRY)
     if interval is None:
         return last.at + NO_INTERVAL_RETRY

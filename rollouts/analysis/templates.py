@@ -16,7 +16,7 @@ from rollouts.analysis.comparisons import GatesError, compare_metric
 from rollouts.analysis.offers import Offer
 from rollouts.analysis.types import CompareSpec, MeasureKind, MeasureSpec, MetricSpec, QuerySpec
 
-__all__ = ["BUILT_IN", "Argument", "Check", "Gate", "Resolved", "Template", "metric_problems", "resolve"]
+__all__ = ["BUILT_IN", "Argument", "Check", "Gate", "ResolvedGate", "Template", "metric_problems", "resolve"]
 
 _REFERENCE = re.compile(r"\{\{\s*args\.([a-z0-9][-a-z0-9]*)\s*\}\}")
 _PLAIN = re.compile(r"[A-Za-z0-9_:.\-]{0,253}")
@@ -53,7 +53,7 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resolved:
+class ResolvedGate:
     """The metrics of a run, or what is wrong: (reason, message) pairs."""
 
     metrics: tuple[MetricSpec, ...]
@@ -72,7 +72,7 @@ def resolve(
     check: Check,
     *,
     adapter: bool = False,
-) -> Resolved:
+) -> ResolvedGate:
     """Metrics of a gate, arguments filled in.
 
     ``built_in`` are arguments that every template may use (namespace, rollout, canary, stable). ``sources`` are
@@ -98,7 +98,7 @@ def resolve(
     if adapter:
         metrics = [_by_picker(metric) for metric in metrics]
     problems += list(metric_problems(metrics, sources, check))
-    return Resolved(metrics=tuple(metrics), problems=tuple(problems))
+    return ResolvedGate(metrics=tuple(metrics), problems=tuple(problems))
 
 
 def _by_picker(metric: MetricSpec) -> MetricSpec:

@@ -28,9 +28,9 @@ __all__ = [
     "MetricSpec",
     "NoData",
     "OnFail",
-    "Phase",
     "QuerySpec",
     "RunMark",
+    "RunPhase",
     "RunSpec",
     "RunStatus",
     "Stat",
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 
-class Phase(Enum):
+class RunPhase(Enum):
     """Of a measurement, a metric or a run. The last four are terminal for metrics and runs."""
 
     PENDING = "Pending"
@@ -51,7 +51,7 @@ class Phase(Enum):
     @property
     def terminal(self) -> bool:
         """Whether nothing follows."""
-        return self not in (Phase.PENDING, Phase.RUNNING)
+        return self not in (RunPhase.PENDING, RunPhase.RUNNING)
 
 
 class NoData(Enum):
@@ -161,7 +161,7 @@ Value = float | tuple[Labelled, ...]
 class Measurement:
     """One finished measurement. ``value`` is None after an error and without data."""
 
-    phase: Phase
+    phase: RunPhase
     at: datetime
     value: Value | None = None
     message: str = ""
@@ -173,7 +173,7 @@ class MetricResult:
     """A metric so far. ``measurements`` holds the newest ones only; the counts are of all."""
 
     name: str
-    phase: Phase = Phase.PENDING
+    phase: RunPhase = RunPhase.PENDING
     message: str = ""
     successful: int = 0
     failed: int = 0
@@ -303,7 +303,7 @@ class RunStatus:
     one good measurement, so that ending now would not be a pass by silence.
     """
 
-    phase: Phase = Phase.PENDING
+    phase: RunPhase = RunPhase.PENDING
     message: str = ""
     started_at: datetime | None = None
     completed_at: datetime | None = None

@@ -15,13 +15,12 @@ from datetime import datetime, timedelta
 from rollouts.analysis.conditions import ConditionError, evaluate
 from rollouts.analysis.types import (
     CompareSpec,
-    Labelled,
     Measurement,
     MetricResult,
     MetricSpec,
     NoData,
     OnFail,
-    Phase,
+    RunPhase,
     RunSpec,
     Value,
 )
@@ -94,20 +93,20 @@ def judge_value(
         return _judge_silence(metric, at, why)
     if not metric.success_condition and not metric.failure_condition:
         # Admission refuses it; a run that was stored before, or by hand, must not pass by it.
-        return Measurement(phase=Phase.ERROR, at=at, value=value, message=_NO_CONDITION)
+        return Measurement(phase=RunPhase.ERROR, at=at, value=value, message=_NO_CONDITION)
     single = _unwrap(value)
     try:
         failed = bool(metric.failure_condition) and evaluate(metric.failure_condition, single)
         passed = bool(metric.success_condition) and evaluate(metric.success_condition, single)
     except ConditionError as error:
-        return Measurement(phase=Phase.ERROR, at=at, value=value, message=str(error))
+        return Measurement(phase=RunPhase.ERROR, at=at, value=value, message=str(error))
     if failed:
-        phase = Phase.FAILED
+        phase = RunPhase.FAILED
     elif metric.success_condition:
         silent = bool(metric.failure_condition)
-        phase = Phase.SUCCESSFUL if passed else (Phase.INCONCLUSIVE if silent else Phase.FAILED)
+        phase = RunPhase.SUCCESSFUL if passed else (RunPhase.INCONCLUSIVE if silent else RunPhase.FAILED)
     else:
-        phase = Phase.SUCCESSFUL
+        phase = RunPhase.SUCCESSFUL
     return Measurement(phase=phase, at=at, value=value)
 
 
@@ -120,10 +119,10 @@ def _unwrap(value: Value) -> Value:
 
 def _judge_silence(metric: MetricSpec, at: datetime, why: str) -> Measurement:
     phases = {
-        NoData.WAIT: Phase.PENDING,
-        NoData.INCONCLUSIVE: Phase.INCONCLUSIVE,
-        NoData.FAIL: Phase.FAILED,
-        NoData.PASS: Phase.SUCCESSFUL,
+        NoData.WAIT: RunPhase.PENDING,
+        NoData.INCONCLUSIVE: RunPhase.INCONCLUSIVE,
+        NoData.FAIL: RunPhase.FAILED,
+        NoData.PASS: RunPhase.SUCCESSFUL,
     }
     text = f"no data: {why}" if why else "no data"
     return Measurement(phase=phases[metric.no_data], at=at, message=text, no_data=True)
@@ -145,65 +144,72 @@ def add_measurement(metric: MetricSpec, result: MetricResult, taken: Measurement
     phase = taken.phase
     kept = (*result.measurements, taken)[-KEPT:]
     silent_since = (result.no_data_since or taken.at) if taken.no_data else None
-    failing_since = (result.error_since or taken.at) if phase is Phase.ERROR else None
+    failing_since = (result.error_since or taken.at) if phase is RunPhase.ERROR else None
     result = replace(result, measurements=kept, no_data_since=silent_since, error_since=failing_since)
-    if phase is Phase.ERROR:
+    if phase is RunPhase.ERROR:
         return replace(
             result,
             error=result.error + 1,
             consecutive_error=result.consecutive_error + 1,
             consecutive_success=0,
         )
-    if phase is Phase.PENDING:  # noData: Wait; after the patience it counts as inconclusive
+    if phase is RunPhase.PENDING:  # noData: Wait; after the patience it counts as inconclusive
         patience = NO_DATA_PATIENCE + 5 * (metric.interval or timedelta(0))
         if taken.at - (silent_since or taken.at) >= patience:
             return replace(
                 result, inconclusive=result.inconclusive + 1, consecutive_error=0, consecutive_success=0
             )
         return replace(result, consecutive_error=0, consecutive_success=0)
-    good = phase is Phase.SUCCESSFUL
+    good = phase is RunPhase.SUCCESSFUL
     return replace(
         result,
         successful=result.successful + good,
-        failed=result.failed + (phase is Phase.FAILED),
-        inconclusive=result.inconclusive + (phase is Phase.INCONCLUSIVE),
+        failed=result.failed + (phase is RunPhase.FAILED),
+        inconclusive=result.inconclusive + (phase is RunPhase.INCONCLUSIVE),
         consecutive_error=0,
         consecutive_success=result.consecutive_success + 1 if good else 0,
     )
 
 
-def metric_phase(metric: MetricSpec, result: MetricResult, run: RunSpec) -> tuple[Phase, str]:
+def metric_phase(metric: MetricSpec, result: MetricResult, run: RunSpec) -> tuple[RunPhase, str]:
     """Phase of a metric and why, in Argo's order: limits, early success, count."""
     seen = result.count + result.error
     if metric.failure_limit >= 0 and result.failed > metric.failure_limit:
-        return Phase.FAILED, _limit_text(metric, result, "failed", result.failed, seen)
+        return RunPhase.FAILED, _limit_text(metric, result, "failed", result.failed, seen)
     if metric.inconclusive_limit >= 0 and result.inconclusive > metric.inconclusive_limit:
-        return Phase.INCONCLUSIVE, _limit_text(metric, result, "were inconclusive", result.inconclusive, seen)
+        return RunPhase.INCONCLUSIVE, _limit_text(
+            metric, result, "were inconclusive", result.inconclusive, seen
+        )
     if result.error_since is not None and result.measurements:
         last, limit = result.measurements[-1], metric.consecutive_error_limit
         told = f"{metric.name}: {result.consecutive_error} errors in a row: {last.message}"
         if limit is not None and result.consecutive_error > limit:
-            return Phase.ERROR, told
+            return RunPhase.ERROR, told
         if last.at - result.error_since >= metric.error_timeout:
             return (
-                Phase.INCONCLUSIVE,
+                RunPhase.INCONCLUSIVE,
                 f"{told} (for {metric.error_timeout.total_seconds():g} s, errorTimeout)",
             )
     if metric.consecutive_success_limit and result.consecutive_success >= metric.consecutive_success_limit:
-        return Phase.SUCCESSFUL, _passed_text(metric, result)
+        return RunPhase.SUCCESSFUL, _passed_text(metric, result)
     wanted = wanted_count(metric, run)
     if wanted and result.count >= wanted:
         if metric.consecutive_success_limit or not result.successful:
-            return Phase.INCONCLUSIVE, f"{metric.name}: {result.count} measurements without enough successes"
-        return Phase.SUCCESSFUL, _passed_text(metric, result)
+            return (
+                RunPhase.INCONCLUSIVE,
+                f"{metric.name}: {result.count} measurements without enough successes",
+            )
+        return RunPhase.SUCCESSFUL, _passed_text(metric, result)
     if run.terminate:
         # As it stands: what was measured well counts, silence does not.
         return (
-            (Phase.SUCCESSFUL, _passed_text(metric, result))
+            (RunPhase.SUCCESSFUL, _passed_text(metric, result))
             if result.successful
-            else (Phase.INCONCLUSIVE, f"{metric.name}: ended without a good measurement")
+            else (RunPhase.INCONCLUSIVE, f"{metric.name}: ended without a good measurement")
         )
-    return (Phase.RUNNING, _running_text(metric, result)) if result.measurements else (Phase.PENDING, "")
+    return (
+        (RunPhase.RUNNING, _running_text(metric, result)) if result.measurements else (RunPhase.PENDING, "")
+    )
 
 
 def _comparison(metric: MetricSpec) -> str:
@@ -212,7 +218,7 @@ def _comparison(metric: MetricSpec) -> str:
     return metric.failure_condition or (f"not {metric.success_condition}" if metric.success_condition else "")
 
 
-def _last_value(result: MetricResult, *phases: Phase) -> str:
+def _last_value(result: MetricResult, *phases: RunPhase) -> str:
     for taken in reversed(result.measurements):
         if not phases or taken.phase in phases:
             return format_value(taken.value) if not taken.no_data else taken.message or "no data"
@@ -220,8 +226,8 @@ def _last_value(result: MetricResult, *phases: Phase) -> str:
 
 
 def _limit_text(metric: MetricSpec, result: MetricResult, what: str, count: int, seen: int) -> str:
-    phase = Phase.FAILED if what == "failed" else Phase.INCONCLUSIVE
-    value = _last_value(result, phase, Phase.PENDING)
+    phase = RunPhase.FAILED if what == "failed" else RunPhase.INCONCLUSIVE
+    value = _last_value(result, phase, RunPhase.PENDING)
     why = f" ({_comparison(metric)})" if _comparison(metric) else ""
     return f"{metric.name} = {value}{why}: {count} of {seen} measurements {what}"
 
@@ -237,10 +243,10 @@ def _running_text(metric: MetricSpec, result: MetricResult) -> str:
     return f"{metric.name} = {_last_value(result)}: {counts}"
 
 
-_ORDER = (Phase.SUCCESSFUL, Phase.INCONCLUSIVE, Phase.ERROR, Phase.FAILED)
+_ORDER = (RunPhase.SUCCESSFUL, RunPhase.INCONCLUSIVE, RunPhase.ERROR, RunPhase.FAILED)
 
 
-def run_phase(run: RunSpec, results: tuple[MetricResult, ...]) -> tuple[Phase, str, OnFail | None]:
+def run_phase(run: RunSpec, results: tuple[MetricResult, ...]) -> tuple[RunPhase, str, OnFail | None]:
     """Phase of a run, why, and what it asks for: the worst metric that counts.
 
     A Failed metric with ``onFail: Alert`` and dry-run metrics are shown, but decide nothing. A bad metric ends the
@@ -250,25 +256,20 @@ def run_phase(run: RunSpec, results: tuple[MetricResult, ...]) -> tuple[Phase, s
     counting = [
         (metric, result)
         for metric, result in pairs
-        if not metric.dry_run and not (result.phase is Phase.FAILED and metric.on_fail is OnFail.ALERT)
+        if not metric.dry_run and not (result.phase is RunPhase.FAILED and metric.on_fail is OnFail.ALERT)
     ]
     ended = [(metric, result) for metric, result in counting if result.phase.terminal]
-    bad = [(metric, result) for metric, result in ended if result.phase is not Phase.SUCCESSFUL]
+    bad = [(metric, result) for metric, result in ended if result.phase is not RunPhase.SUCCESSFUL]
     if bad:
         worst = max((result.phase for _, result in bad), key=_ORDER.index)
         text = "; ".join(result.message for _, result in bad if result.phase is worst)
         asks = None
-        if worst is Phase.FAILED:
-            failed = [metric.on_fail for metric, result in bad if result.phase is Phase.FAILED]
+        if worst is RunPhase.FAILED:
+            failed = [metric.on_fail for metric, result in bad if result.phase is RunPhase.FAILED]
             asks = OnFail.ABORT if OnFail.ABORT in failed else OnFail.PAUSE
         return worst, text, asks
     if len(ended) == len(counting) and (run.terminate or all(r.phase.terminal for _, r in pairs)):
-        return Phase.SUCCESSFUL, "; ".join(result.message for _, result in ended), None
+        return RunPhase.SUCCESSFUL, "; ".join(result.message for _, result in ended), None
     started = any(result.measurements for _, result in pairs)
     text = "; ".join(result.message for _, result in pairs if result.message)
-    return (Phase.RUNNING if started else Phase.PENDING), text, None
-
-
-def labelled(value: float, **labels: str) -> Labelled:
-    """A series, for tests and sources."""
-    return Labelled(value=value, labels=tuple(sorted(labels.items())))
+    return (RunPhase.RUNNING if started else RunPhase.PENDING), text, None

@@ -204,7 +204,7 @@ class RunArm(ApiModel):
     """The model name that clients ask for to get the adapter."""
 
 
-class RunMark(ApiModel):
+class RunMarkModel(ApiModel):
     """A step of the rollout, for the record and for late regressions."""
 
     at: Moment
@@ -270,7 +270,7 @@ class AnalysisRunSpec(ApiModel):
     """End the run as it stands. What has not passed does not pass by this."""
     false_abort_rate: Annotated[float, Field(gt=0, le=0.5)] = FALSE_ABORT_RATE
     """Bound on aborting a healthy canary, over all gates, steps and looks."""
-    marks: Annotated[list[RunMark], Field(max_length=RUN_LIST_LIMITS["marks"])] = []
+    marks: Annotated[list[RunMarkModel], Field(max_length=RUN_LIST_LIMITS["marks"])] = []
     """Steps, appended by the rollout."""
     since: Moment | None = None
     """When the weight that is judged came into force; windows that reach back behind it are no data."""

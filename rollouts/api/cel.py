@@ -215,7 +215,7 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
             "exactly one of preset, histogram, counter and gauge must be set",
         ),
     ),
-    "RunMark": (
+    "RunMarkModel": (
         CelRule(_SHARE, 'weight must be a whole number from 0 to 100, or a percentage as "0.5%"'),
         CelRule("timestamp(self.at) == timestamp(self.at)", "at must be a time"),
     ),

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from rollouts.api.base import ApiModel
 from rollouts.api.rollout_models import RolloutSpecModel, StepModel
-from rollouts.api.rules import check_spec, read_window
 from rollouts.api.scalars import parse_duration, parse_weight
+from rollouts.api.spec_rules import check_spec, read_window
 from rollouts.api.status import read_status
 from rollouts.carriers import given
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
@@ -39,6 +39,7 @@ from rollouts.engine.rollout_spec import (
 )
 from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.engine.versions import Target, TargetKind
+from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
 from rollouts.traffic.fields import nested_deeper
 
 __all__ = [
@@ -125,11 +126,8 @@ def _parse_spec(spec: Any) -> Spec:
 
 def parse_rollout(obj: Mapping[str, Any], cache: SpecCache | None = None) -> ParsedRollout:
     """Parse a Rollout as the API server gave it; ``cache`` saves parsing a known spec again."""
-    meta = obj.get("metadata")
-    meta = meta if isinstance(meta, Mapping) else {}
-    annotations, finalizers = meta.get("annotations"), meta.get("finalizers")
-    annotations = annotations if isinstance(annotations, Mapping) else {}
-    command = annotations.get(COMMAND_ANNOTATION, "")
+    meta = metadata_of(obj)
+    annotations, finalizers = map_of(meta.get("annotations")), list_of(meta.get("finalizers"))
     if cache is not None:
         model, spec, problems = cache.spec(meta, obj.get("spec"))
     else:
@@ -143,8 +141,8 @@ def parse_rollout(obj: Mapping[str, Any], cache: SpecCache | None = None) -> Par
         generation=generation if isinstance(generation, int) else 0,
         resource_version=str(meta.get("resourceVersion", "")),
         deleting=bool(meta.get("deletionTimestamp")),
-        has_finalizer=isinstance(finalizers, list) and FINALIZER in finalizers,
-        command=command if isinstance(command, str) else "",
+        has_finalizer=FINALIZER in finalizers,
+        command=text_of(annotations.get(COMMAND_ANNOTATION)),
         on_delete=spec.on_delete if spec is not None else _on_delete(obj.get("spec")),
         release_now=annotations.get(RELEASE_ANNOTATION) == "now",
         model=model,
@@ -157,9 +155,8 @@ def parse_rollout(obj: Mapping[str, Any], cache: SpecCache | None = None) -> Par
 
 def _on_delete(spec: Any) -> OnDelete:
     """What deleting a Rollout does whose spec cannot be read: what it says of that, else back to stable."""
-    said = spec.get("onDelete") if isinstance(spec, Mapping) else None
     try:
-        return OnDelete(said)
+        return OnDelete(map_of(spec).get("onDelete"))
     except ValueError:
         return OnDelete.RESTORE_STABLE
 

@@ -10,7 +10,7 @@ from rollouts.analysis.types import (
     Labelled,
     Measurement,
     MetricResult,
-    Phase,
+    RunPhase,
     RunStatus,
     Value,
 )
@@ -72,7 +72,7 @@ def _conditions(status: RunStatus) -> list[Json]:
     begun = status.started_at or status.completed_at
     if begun is None:
         return []
-    ended, passed = status.phase.terminal, status.phase is Phase.SUCCESSFUL
+    ended, passed = status.phase.terminal, status.phase is RunPhase.SUCCESSFUL
     rows = (
         ("Ready", False, passed),
         ("Reconciling", True, not ended),

@@ -9,6 +9,7 @@ from typing import Any
 
 from rollouts.engine.attempt import GateSummary
 from rollouts.engine.observation import GateOutcome, GateView, StepVerdict
+from rollouts.objects.fields import list_of, map_of, text_of
 
 __all__ = [
     "GateFigures",
@@ -25,16 +26,8 @@ __all__ = [
 _TEXT = 512
 
 
-def _dict(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
 def _text(value: Any) -> str:
-    return value[:_TEXT] if isinstance(value, str) else ""
+    return text_of(value)[:_TEXT]
 
 
 def _outcome(status: Mapping[str, Any]) -> GateOutcome:
@@ -50,17 +43,17 @@ def _outcome(status: Mapping[str, Any]) -> GateOutcome:
 
 def is_finished(run: Mapping[str, Any]) -> bool:
     """Whether nothing of the run changes any more."""
-    return _outcome(_dict(run.get("status"))) is not GateOutcome.RUNNING
+    return _outcome(map_of(run.get("status"))) is not GateOutcome.RUNNING
 
 
 def attempt_of(run: Mapping[str, Any]) -> int:
     """The attempt that the run belongs to; 0 where it does not say."""
-    return _whole(_dict(run.get("spec")).get("attempt"))
+    return _whole(map_of(run.get("spec")).get("attempt"))
 
 
 def attempt_in(rollout: Mapping[str, Any]) -> int:
     """The attempt that a raw Rollout is at; 0 before the first."""
-    return _whole(_dict(rollout.get("status")).get("attempt"))
+    return _whole(map_of(rollout.get("status")).get("attempt"))
 
 
 def _whole(value: Any) -> int:
@@ -79,18 +72,18 @@ def finished_run(run: Mapping[str, Any], *, is_read: bool) -> dict[str, Any]:
 
     The rest is for people, who ask the API server: time lines, earlier measurements, what was to be measured.
     """
-    spec, status = _dict(run.get("spec")), _dict(run.get("status"))
+    spec, status = map_of(run.get("spec")), map_of(run.get("status"))
     kept_of_spec = ("attempt", "step", "stepsHash", "marks", "exclude") if is_read else ("attempt",)
     kept_of_status = ("phase", "decision", "message", "earned") if is_read else ("phase",)
     kept = {name: status[name] for name in kept_of_status if name in status}
     if is_read:
         for field, names in _JUDGED.items():
-            rows = [_dict(item) for item in _list(status.get(field))]
+            rows = [map_of(item) for item in list_of(status.get(field))]
             kept[field] = [{name: row[name] for name in names if name in row} for row in rows]
-        for row, whole in zip(kept["metricResults"], _list(status.get("metricResults")), strict=True):
-            row["measurements"] = _list(_dict(whole).get("measurements"))[-1:]
+        for row, whole in zip(kept["metricResults"], list_of(status.get("metricResults")), strict=True):
+            row["measurements"] = list_of(map_of(whole).get("measurements"))[-1:]
     return {
-        "metadata": _dict(run.get("metadata")),
+        "metadata": map_of(run.get("metadata")),
         "spec": {name: spec[name] for name in kept_of_spec if name in spec},
         "status": kept,
     }
@@ -98,21 +91,21 @@ def finished_run(run: Mapping[str, Any], *, is_read: bool) -> dict[str, Any]:
 
 def gate_view(run: Mapping[str, Any]) -> GateView:
     """An AnalysisRun as a gate. Whatever is not plainly Successful is no pass."""
-    status = _dict(run.get("status"))
+    status = map_of(run.get("status"))
     return GateView(
-        name=str(_dict(run.get("metadata")).get("name", "")),
+        name=str(map_of(run.get("metadata")).get("name", "")),
         outcome=_outcome(status),
         message=_text(status.get("message")),
         may_pass=status.get("earned") is True,
         steps={step: verdict for step, verdict in _verdicts(status) if step is not None},
         background=next((verdict for step, verdict in _verdicts(status) if step is None), None),
-        steps_hash=_text(_dict(run.get("spec")).get("stepsHash")),
-        marked=_marked(_dict(run.get("spec"))),
+        steps_hash=_text(map_of(run.get("spec")).get("stepsHash")),
+        marked=_marked(map_of(run.get("spec"))),
     )
 
 
 def _marked(spec: Mapping[str, Any]) -> frozenset[int]:
-    steps = (_dict(mark).get("step") for mark in _list(spec.get("marks")))
+    steps = (map_of(mark).get("step") for mark in list_of(spec.get("marks")))
     return frozenset(step for step in steps if isinstance(step, int))
 
 
@@ -125,7 +118,7 @@ _VERDICTS = {
 
 def _verdicts(status: Mapping[str, Any]) -> Iterator[tuple[int | None, StepVerdict]]:
     """What the attempt's evidence says to gates, by step; a Fail is told by the run's phase."""
-    for item in map(_dict, _list(status.get("gates"))):
+    for item in map(map_of, list_of(status.get("gates"))):
         step = item.get("step")
         if step is None or (isinstance(step, int) and not isinstance(step, bool)):
             outcome = _VERDICTS.get(_text(item.get("verdict")), GateOutcome.RUNNING)
@@ -134,9 +127,9 @@ def _verdicts(status: Mapping[str, Any]) -> Iterator[tuple[int | None, StepVerdi
 
 def gate_summaries(run: Mapping[str, Any]) -> Iterator[GateSummary]:
     """One line per metric of a run."""
-    name = str(_dict(run.get("metadata")).get("name", ""))
-    for item in _list(_dict(run.get("status")).get("metricResults")):
-        result = _dict(item)
+    name = str(map_of(run.get("metadata")).get("name", ""))
+    for item in list_of(map_of(run.get("status")).get("metricResults")):
+        result = map_of(item)
         yield GateSummary(
             run=name,
             metric=_text(result.get("name")),
@@ -144,8 +137,8 @@ def gate_summaries(run: Mapping[str, Any]) -> Iterator[GateSummary]:
             effect=_text(result.get("effect")),
             evidence=_text(result.get("message")),
         )
-    for item in _list(_dict(run.get("status")).get("comparisons")):
-        compared = _dict(item)
+    for item in list_of(map_of(run.get("status")).get("comparisons")):
+        compared = map_of(item)
         yield GateSummary(
             run=name,
             metric=_text(compared.get("name")),
@@ -170,13 +163,13 @@ class GateFigures:
 
 def gate_figures(run: Mapping[str, Any]) -> Iterator[GateFigures]:
     """The numbers of a run, metric by metric."""
-    status = _dict(run.get("status"))
-    for result in map(_dict, _list(status.get("metricResults"))):
-        measurements = _list(result.get("measurements"))
-        newest = _dict(measurements[-1]) if measurements else {}
+    status = map_of(run.get("status"))
+    for result in map(map_of, list_of(status.get("metricResults"))):
+        measurements = list_of(result.get("measurements"))
+        newest = map_of(measurements[-1]) if measurements else {}
         yield GateFigures(metric=_text(result.get("name")), value=_number(newest.get("value")))
-    for compared in map(_dict, _list(status.get("comparisons"))):
-        figures = {name: _number(value) for name, value in _dict(compared.get("figures")).items()}
+    for compared in map(map_of, list_of(status.get("comparisons"))):
+        figures = {name: _number(value) for name, value in map_of(compared.get("figures")).items()}
         known = {name: value for name, value in figures.items() if value is not None}
         yield GateFigures(metric=_text(compared.get("name")), figures=known)
 
@@ -194,5 +187,5 @@ def _number(value: Any) -> float | None:
 
 def step_of(run: Mapping[str, Any]) -> int | None:
     """The 0-based step that the run judges; None: the whole attempt."""
-    step = _dict(run.get("spec")).get("step")
+    step = map_of(run.get("spec")).get("step")
     return step if isinstance(step, int) and not isinstance(step, bool) else None

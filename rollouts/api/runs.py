@@ -42,7 +42,6 @@ from rollouts.api.analysis_models import (
 )
 from rollouts.api.base import first_error
 from rollouts.api.rollout_models import CanaryModel
-from rollouts.api.rules import check_metric
 from rollouts.api.run_results import read_run_status
 from rollouts.api.scalars import (
     format_duration,
@@ -52,6 +51,8 @@ from rollouts.api.scalars import (
     parse_weight,
     weight_json,
 )
+from rollouts.api.spec_rules import check_metric
+from rollouts.objects.fields import metadata_of
 from rollouts.units import FULL, Weight
 
 __all__ = [
@@ -318,8 +319,7 @@ class ParsedRun:
 
 def parse_run(obj: Mapping[str, Any]) -> ParsedRun:
     """Parse an AnalysisRun. Never raises."""
-    meta = obj.get("metadata") if isinstance(obj.get("metadata"), Mapping) else {}
-    assert isinstance(meta, Mapping)
+    meta = metadata_of(obj)
     spec, problem = None, ""
     try:
         model = AnalysisRunSpec.model_validate(obj.get("spec"))

@@ -12,7 +12,7 @@ import yaml
 from rollouts.analysis.backtest import BacktestResult, Replayed, backtest, finite
 from rollouts.analysis.comparisons import GatesError
 from rollouts.analysis.evidence.model import EvidenceSpec
-from rollouts.analysis.planning import Traffic, plan_rollout, traffic_of
+from rollouts.analysis.forecasting import Forecast, plan_rollout, traffic_of
 from rollouts.analysis.recording import Recording, RecordingError, read_recording
 from rollouts.analysis.templates import Template
 from rollouts.api.gates_file import parse_gates
@@ -208,10 +208,10 @@ def _rollout_in(file: Path) -> tuple[ParsedRollout, dict[tuple[bool, str], Templ
 
 def _traffic(
     spec: EvidenceSpec, rate: float | None, stable: int | None, canary: int | None, history: Path | None
-) -> Traffic:
+) -> Forecast:
     if history is not None:
         found = traffic_of(load_recording(history), spec, canary)
         return replace(found, rate=rate or found.rate, stable_pods=stable or found.stable_pods)
     if rate is None or stable is None:
         raise BadInput("give --rate and --stable-pods, or --history")
-    return Traffic(rate=rate, stable_pods=stable, canary_pods=canary)
+    return Forecast(rate=rate, stable_pods=stable, canary_pods=canary)

@@ -11,7 +11,6 @@ from dataclasses import replace
 import click
 import structlog
 
-from rollouts.analysis.sources.budget import QUERIES_PER_MINUTE
 from rollouts.cli.logs import configure_logs
 from rollouts.controller.app import Controller
 from rollouts.controller.settings import Settings, SettingsError, read_config, source_option
@@ -20,6 +19,7 @@ from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.garbage import relax_collection
 from rollouts.runtime.health import parse_address
 from rollouts.runtime.supervisor import PartEnded
+from rollouts.sources.budget import QUERIES_PER_MINUTE
 
 __all__ = ["controller"]
 

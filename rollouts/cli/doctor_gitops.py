@@ -14,6 +14,7 @@ from typing import Any
 from rollouts.cli.findings import Check, bad, fine, warn
 from rollouts.cli.gitops_ignored import IGNORED, IgnoredWeights, ignore_key, rules_for
 from rollouts.cli.waves import WAVE_ANNOTATION, wave_of
+from rollouts.objects.fields import map_of, metadata_of
 from rollouts.objects.kinds import GROUP
 
 __all__ = [
@@ -47,8 +48,7 @@ class Adopted:
 
 
 def _meta(obj: Object, field: str) -> Mapping[str, Any]:
-    value = (obj.get("metadata") or {}).get(field)
-    return value if isinstance(value, Mapping) else {}
+    return map_of(metadata_of(obj).get(field))
 
 
 def _by_argocd(obj: Object) -> bool:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rollouts.analysis.comparisons import GatesError, can_stop, comparisons_of, too_many
+from rollouts.analysis.forecasting import Forecast, plan_rollout
 from rollouts.analysis.offers import ANY_OFFER
-from rollouts.analysis.planning import Traffic, plan_rollout
-from rollouts.analysis.templates import Check, Gate, Resolved, Template, metric_problems
+from rollouts.analysis.templates import Check, Gate, ResolvedGate, Template, metric_problems
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.cli.file_conditions import FileConditions
 from rollouts.cli.lint_findings import Finding, Severity, at_document, hint, path_in, problem
@@ -54,7 +54,7 @@ _CERTIFYING = 500
 """Hundredths of a percent: proofs use the data from weight 5 % on."""
 
 
-_ONE_CANARY_POD = Traffic(rate=20.0, stable_pods=1000, canary_pods=1)
+_ONE_CANARY_POD = Forecast(rate=20.0, stable_pods=1000, canary_pods=1)
 """As many stable pods as anybody has: what cannot be shown here is the canary's doing. The rate moves times only."""
 
 
@@ -69,14 +69,14 @@ class _Files:
 
     known: Known
     templates: dict[tuple[bool, str], Template]
-    traffic: Traffic | None
+    traffic: Forecast | None
     check: Check
     parse: Parse | None
 
 
 def lint_documents(
     documents: list[Any],
-    traffic: Traffic | None = None,
+    traffic: Forecast | None = None,
     *,
     check: Check | None = None,
     live: Live | None = None,
@@ -245,7 +245,7 @@ def _template_missing(where: str, place: str, name: str, files: _Files) -> Findi
     )
 
 
-def _gate(where: str, place: str, gate: Gate, resolved: Resolved, files: _Files) -> Iterator[Finding]:
+def _gate(where: str, place: str, gate: Gate, resolved: ResolvedGate, files: _Files) -> Iterator[Finding]:
     templates = files.templates
     whole = all(name in templates for name in gate.templates)
     for reason, text in resolved.problems:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from rollouts.analysis.planning import Traffic
+from rollouts.analysis.forecasting import Forecast
 from rollouts.cli.connect import connection_options, default_namespace, with_client
 from rollouts.cli.lint import lint_documents, placed_objects
 from rollouts.cli.lint_findings import Finding, Severity, at_document, hint, problem
@@ -138,7 +138,7 @@ def lint(
     """
     documents, placed = _read(files)
     values = [document.value for _, document in documents]
-    traffic = Traffic(rate=rate, stable_pods=stable_pods, canary_pods=canary_pods) if stable_pods else None
+    traffic = Forecast(rate=rate, stable_pods=stable_pods, canary_pods=canary_pods) if stable_pods else None
     parsers = QueryParsers(dict(_named(one) for one in sources))
     told = _ask(values, namespace, kubeconfig, context) if live else None
     with progress("checking"):

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rollouts.analysis.comparisons import GatesError, comparisons_of, metric_of
+from rollouts.analysis.forecasting import PlannedGate, planned_gates
 from rollouts.analysis.offers import PICKER_OFFER, POD_OFFER, PROMETHEUS_OFFER, Offer
-from rollouts.analysis.planning import PlannedGate, planned_gates
-from rollouts.analysis.templates import BUILT_IN, Check, Gate, Resolved, Template, resolve
+from rollouts.analysis.templates import BUILT_IN, Check, Gate, ResolvedGate, Template, resolve
 from rollouts.analysis.types import Comparison, MetricSpec
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.runs import gate_of, gates_of, parse_template, rate_of
@@ -55,7 +55,7 @@ def offers_of(metrics: Iterable[MetricSpec]) -> dict[str, Offer]:
 
 def resolved_gates(
     parsed: ParsedRollout, templates: Templates, check: Check
-) -> Iterator[tuple[int | None, Gate, Resolved]]:
+) -> Iterator[tuple[int | None, Gate, ResolvedGate]]:
     """Every gate by its step (from 0; None is the background, last): as written, and what it measures.
 
     ``check`` looks at conditions (``cli/file_conditions.py``).

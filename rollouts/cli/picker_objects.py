@@ -157,7 +157,7 @@ def _deployment(what: PickerInstallation) -> Object:
     return {
         "replicas": what.replicas,
         # A gateway that fails closed answers nothing without a picker.
-        "strategy": {"rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
         "selector": {"matchLabels": what.selector},
         "template": {"metadata": {"labels": what.selector}, "spec": pod},
     }
@@ -174,7 +174,14 @@ def _container(what: PickerInstallation) -> Object:
         "env": [
             {
                 "name": "MEMORY_LIMIT",
-                "valueFrom": {"resourceFieldRef": {"containerName": "picker", "resource": "limits.memory"}},
+                # What schemas default inside lists is written out: another tool's apply is no conflict then.
+                "valueFrom": {
+                    "resourceFieldRef": {
+                        "containerName": "picker",
+                        "resource": "limits.memory",
+                        "divisor": "0",
+                    }
+                },
             }
         ],
         "ports": [{"name": name, "containerPort": port} for name, port in ports.items()],

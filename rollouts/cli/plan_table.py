@@ -11,7 +11,7 @@ from rich.table import Table
 
 from rollouts.analysis.evidence.model import Require
 from rollouts.analysis.evidence.words import percent
-from rollouts.analysis.planning import GatePlan, Traffic
+from rollouts.analysis.forecasting import Forecast, GatePlan
 from rollouts.analysis.types import CompareSpec, MetricSpec
 from rollouts.analysis.windows import window_of
 from rollouts.engine.rollout_spec import AnalysisStep, JobStep, PauseStep, RolloutSpec
@@ -144,12 +144,12 @@ def total_of(spec: RolloutSpec, rows: Sequence[Row]) -> Total:
     return Total(minutes=max(minutes, behind), people=tuple(people), jobs=tuple(jobs))
 
 
-def pods_line(spec: RolloutSpec, traffic: Traffic) -> str:
+def pods_line(spec: RolloutSpec, traffic: Forecast) -> str:
     """How many canary pods each weight is reckoned with."""
     return f"Pods: {traffic.stable_pods} stable; canary {', '.join(_at_weights(spec, traffic))}."
 
 
-def _at_weights(spec: RolloutSpec, traffic: Traffic) -> Iterator[str]:
+def _at_weights(spec: RolloutSpec, traffic: Forecast) -> Iterator[str]:
     steps = spec.canary.steps
     for weight in sorted({weight_at(steps, index) for index in range(len(steps))} - {0}):
         yield f"{traffic.canary_at(weight / FULL)} at {format_weight(weight)}"

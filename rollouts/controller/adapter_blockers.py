@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rollouts.controller.adapter_content import Held, PodState, Serving
+from rollouts.controller.adapter_content import AdapterOnPod, Held, Serving
 from rollouts.engine.observation import Blocker
 from rollouts.engine.reasons import Reason
 from rollouts.engine.versions import Identity
@@ -48,7 +48,7 @@ def missing(arm: Identity, serving: Serving) -> list[Blocker]:
     return []
 
 
-def _unproven(state: PodState) -> str:
+def _unproven(state: AdapterOnPod) -> str:
     if state.listed and state.held is Held.UNSAID:
         return (
             "/v1/models lists it without a root, so nobody knows what it is: leave target.adapter.source out"

@@ -16,7 +16,16 @@ from rollouts.analysis.exposition import ExpositionError, parse_exposition
 from rollouts.objects.fields import text_at
 from rollouts.objects.served import listed_models
 
-__all__ = ["Held", "Model", "PodState", "Serving", "answer_text", "has_requests", "read_models", "same_path"]
+__all__ = [
+    "AdapterOnPod",
+    "Held",
+    "Model",
+    "Serving",
+    "answer_text",
+    "has_requests",
+    "read_models",
+    "same_path",
+]
 
 _LORAS = "vllm:lora_requests_info"
 _LORA_LABELS = ("running_lora_adapters", "waiting_lora_adapters")
@@ -41,7 +50,7 @@ class Held(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PodState:
+class AdapterOnPod:
     """One pod and one adapter. ``listed`` None: the pod has not said yet; ``problem`` says why, if known."""
 
     pod: str
@@ -61,7 +70,7 @@ class PodState:
 class Serving:
     """One adapter on all Ready pods of a pool."""
 
-    states: tuple[PodState, ...]
+    states: tuple[AdapterOnPod, ...]
 
     def of(self, source: str, others: Iterable[str] = ()) -> Serving:
         """The same pods judged by content: ``source``, or without one anything but what ``others`` name."""
@@ -74,17 +83,17 @@ class Serving:
         return tuple(state.pod for state in self.states if state.listed is False)
 
     @property
-    def mismatched(self) -> tuple[PodState, ...]:
+    def mismatched(self) -> tuple[AdapterOnPod, ...]:
         """Pods that list the name for something else."""
         return tuple(s for s in self.states if s.listed and s.held is Held.OTHER)
 
     @property
-    def holding(self) -> tuple[PodState, ...]:
+    def holding(self) -> tuple[AdapterOnPod, ...]:
         """Pods that list the name and confirm the content."""
         return tuple(s for s in self.states if s.listed and s.held is Held.RIGHT)
 
     @property
-    def unproven(self) -> tuple[PodState, ...]:
+    def unproven(self) -> tuple[AdapterOnPod, ...]:
         """Pods that may serve it but have not shown it."""
         may = (s for s in self.states if s.listed is not False and s.held is not Held.OTHER)
         return tuple(s for s in may if not (s.proven and s.held is Held.RIGHT))
@@ -105,7 +114,7 @@ class Serving:
         return bool(self.holding)
 
 
-def _held(state: PodState, source: str, others: tuple[str, ...]) -> Held:
+def _held(state: AdapterOnPod, source: str, others: tuple[str, ...]) -> Held:
     if not state.listed:
         return Held.RIGHT
     if not source:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from rollouts.api.parsing import ParsedRollout
 from rollouts.carriers import Carrier, TrafficKind, TrafficPlace, kind_of
 from rollouts.controller.adapter_blockers import missing, some_names
-from rollouts.controller.adapter_content import Held, PodState, Serving
+from rollouts.controller.adapter_content import AdapterOnPod, Held, Serving
 from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.caches import Caches
 from rollouts.controller.dialects import Dialects
@@ -324,7 +324,7 @@ class AdapterViews:
         self._watch.drop(key)
 
 
-def _is_idle(state: PodState) -> bool:
+def _is_idle(state: AdapterOnPod) -> bool:
     return not state.in_flight
 
 

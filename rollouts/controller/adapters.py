@@ -19,8 +19,8 @@ from typing import Any
 import structlog
 
 from rollouts.controller.adapter_content import (
+    AdapterOnPod,
     Model,
-    PodState,
     Serving,
     answer_text,
     has_requests,
@@ -32,7 +32,7 @@ from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.modelservers import ModelServerBook
 from rollouts.runtime.objects import ObjectKey
 
-__all__ = ["AdapterSettings", "AdapterWatch", "PodState", "Serving"]
+__all__ = ["AdapterOnPod", "AdapterSettings", "AdapterWatch", "Serving"]
 
 _log = structlog.get_logger(__name__)
 
@@ -344,12 +344,12 @@ def _base_of(pod: _Pod, adapter: str) -> str:
     return next((name for name, model in models.items() if not model.parent and name != adapter), "")
 
 
-def _state(pod: _Pod, adapter: str, now: Monotonic) -> PodState:
+def _state(pod: _Pod, adapter: str, now: Monotonic) -> AdapterOnPod:
     listed = None if pod.models is None else adapter in pod.models
     problems = [pod.failed[what, adapter][1] for what in ("load", "probe") if (what, adapter) in pod.failed]
     if listed and problems:
         problems = [pod.failed["probe", adapter][1]] if ("probe", adapter) in pod.failed else []
-    return PodState(
+    return AdapterOnPod(
         pod=pod.endpoint.name,
         listed=listed,
         proven=bool(listed) and adapter in pod.proven,

@@ -9,7 +9,6 @@ from typing import Any
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.api.parsing import FINALIZER
 from rollouts.controller.adapters import AdapterWatch
 from rollouts.controller.assembly import Parts, assemble, open_sources, query_budget, share_counter
@@ -43,6 +42,7 @@ from rollouts.runtime.objects import ObjectKey, key_of
 from rollouts.runtime.supervisor import LoopMonitor, Supervisor
 from rollouts.runtime.worker import WorkerConfig, WorkerPool, WorkOutcome
 from rollouts.runtime.workqueue import WorkQueue
+from rollouts.sources.scraper import PodScraper
 
 __all__ = ["LEASE_NAME", "Controller", "lease_name"]
 
@@ -81,10 +81,9 @@ class Controller:
         self.settings = settings
         self.metrics = ControllerMetrics()
         self._clock = clock
-        self._client = client
+        self._counted = CountingClient(client, self._count)
         self._fence = WriteFence(clock)
-        counted = CountingClient(client, self._count)
-        fenced = FencedClient(TerminationNotice(counted, self._namespace_ends), self._fence)
+        fenced = FencedClient(TerminationNotice(self._counted, self._namespace_ends), self._fence)
         self.caches = Caches(
             fenced, clock, namespace=settings.namespace, cluster_templates=settings.cluster_templates
         )
@@ -225,7 +224,7 @@ class Controller:
             await self._work(Leadership(epoch=0, stopping=self._stopping))
             return
         config = LeaseConfig(namespace=self.settings.lease_namespace, name=lease_name(self.settings))
-        self._elector = LeaderElector(self._client, config, unique_identity(), self._clock, self._fence)
+        self._elector = LeaderElector(self._counted, config, unique_identity(), self._clock, self._fence)
         await self._elector.run(self._work)
 
     async def _work(self, leadership: Leadership) -> None:

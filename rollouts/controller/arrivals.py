@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from rollouts.analysis.exposition import PodSample
+from rollouts.analysis.exposition import ScrapedPage
 from rollouts.analysis.offers import POD_OFFER
-from rollouts.analysis.sources.pods import REQUEST_NAMES, request_total
 from rollouts.engine.observation import RiseView, ShareCount
 from rollouts.engine.share import BEFORE_WINDOW, recent_window
 from rollouts.runtime.clock import Monotonic
+from rollouts.sources.pods import REQUEST_NAMES, request_total
 from rollouts.units import ZERO, Weight
 
 __all__ = ["ARRIVAL_NAMES", "CANARY", "STABLE", "Arrivals", "Reading", "pod_counts"]
@@ -55,7 +55,7 @@ class Totals(NamedTuple):
     stable: float
 
 
-def pod_counts(sample: PodSample) -> tuple[float, float, float | None] | None:
+def pod_counts(sample: ScrapedPage) -> tuple[float, float, float | None] | None:
     """Requests ended, requests in flight and the start of the process; None without a request counter."""
     ended = request_total(sample)
     if ended is None:

@@ -5,12 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from rollouts.analysis.sources.base import Endpoint, Endpoints, Source
-from rollouts.analysis.sources.budget import QUERIES_PER_MINUTE, QueryBudget
-from rollouts.analysis.sources.picker import PickerSource
-from rollouts.analysis.sources.pods import PodsSource
-from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
-from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.analysis.types import ArmRef
 from rollouts.controller.adapter_views import AdapterPods, AdapterViews
 from rollouts.controller.caches import Caches
@@ -19,9 +13,9 @@ from rollouts.controller.crashes import CrashSource
 from rollouts.controller.dialects import Dialects
 from rollouts.controller.events import EventRecorder
 from rollouts.controller.gates import Gates
+from rollouts.controller.gathering import DEFAULT_GITOPS_MANAGERS, Gatherer, ShareSource
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.notifier import Notifier
-from rollouts.controller.observing import DEFAULT_GITOPS_MANAGERS, Gatherer, ShareSource
 from rollouts.controller.pages import metrics_pages
 from rollouts.controller.path_views import PathViews
 from rollouts.controller.performing import Performer
@@ -34,6 +28,12 @@ from rollouts.controller.windows import WindowCalendar
 from rollouts.engine.actions import WriteReason
 from rollouts.kube.client import KubeClient
 from rollouts.runtime.clock import Clock
+from rollouts.sources.base import Endpoints, MetricSource, ScrapeTarget
+from rollouts.sources.budget import QUERIES_PER_MINUTE, QueryBudget
+from rollouts.sources.picker import PickerSource
+from rollouts.sources.pods import PodsSource
+from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
+from rollouts.sources.scraper import PodScraper
 
 __all__ = [
     "Parts",
@@ -54,13 +54,13 @@ class Parts:
     rollouts: RolloutReconciler
     runs: RunReconciler
     metrics: ControllerMetrics
-    sources: Mapping[str, Source]
+    sources: Mapping[str, MetricSource]
 
 
 def pool_endpoints(caches: Caches) -> Endpoints:
     """Ready pods of an arm, from the caches; both adapters of a rollout are on the pods of one pool."""
 
-    def endpoints(namespace: str, arm: ArmRef) -> list[Endpoint]:
+    def endpoints(namespace: str, arm: ArmRef) -> list[ScrapeTarget]:
         pool = caches.pool(arm.group, namespace, arm.pool or arm.name)
         if pool is None:
             return []
@@ -73,12 +73,12 @@ def pool_endpoints(caches: Caches) -> Endpoints:
 def picker_endpoints(caches: Caches) -> Endpoints:
     """Metrics pages of the endpoint pickers that serve an arm's pool."""
 
-    def endpoints(namespace: str, arm: ArmRef) -> list[Endpoint]:
+    def endpoints(namespace: str, arm: ArmRef) -> list[ScrapeTarget]:
         pool = caches.pool(arm.group, namespace, arm.pool or arm.name)
         if pool is None:
             return []
         return [
-            Endpoint(pod=found.name, ip=found.ip, port=found.metrics_port, namespace=namespace)
+            ScrapeTarget(pod=found.name, ip=found.ip, port=found.metrics_port, namespace=namespace)
             for found in caches.picker_pods(pool)
             if found.metrics_port is not None
         ]
@@ -88,11 +88,11 @@ def picker_endpoints(caches: Caches) -> Endpoints:
 
 def open_sources(
     configured: Mapping[str, PrometheusConfig], caches: Caches, scraper: PodScraper, clock: Clock
-) -> dict[str, Source]:
+) -> dict[str, MetricSource]:
     """All sources by name: the configured servers, ``pods``, ``picker``, and ``default`` where none is configured."""
     endpoints = pool_endpoints(caches)
     pods = PodsSource(scraper, endpoints, clock)
-    sources: dict[str, Source] = {
+    sources: dict[str, MetricSource] = {
         name: PrometheusSource(name, config, endpoints) for name, config in configured.items()
     }
     sources["pods"] = pods
@@ -102,7 +102,7 @@ def open_sources(
 
 
 def query_budget(
-    sources: Mapping[str, Source], clock: Clock, per_minute: int = QUERIES_PER_MINUTE
+    sources: Mapping[str, MetricSource], clock: Clock, per_minute: int = QUERIES_PER_MINUTE
 ) -> QueryBudget:
     """The budget of each namespace over all configured servers."""
     servers = frozenset(name for name, source in sources.items() if isinstance(source, PrometheusSource))
@@ -114,7 +114,7 @@ def assemble(
     clock: Clock,
     *,
     caches: Caches,
-    sources: Mapping[str, Source],
+    sources: Mapping[str, MetricSource],
     shares: ShareSource,
     adapters: AdapterPods,
     metrics: ControllerMetrics | None = None,
@@ -165,7 +165,7 @@ def share_counter(
     scraper: PodScraper,
     clock: Clock,
     *,
-    sources: Mapping[str, Source] | None = None,
+    sources: Mapping[str, MetricSource] | None = None,
     propagation: float = PROPAGATION,
 ) -> ShareCounter:
     """A share counter over the caches' pools and pickers; the Prometheus source ``default`` where pods are silent."""

@@ -13,6 +13,7 @@ from rollouts.carriers.http_route import MIRROR
 from rollouts.engine.naming import UID_DIGITS
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.objects import kinds
+from rollouts.objects.fields import list_of, map_of
 from rollouts.objects.owners import owner_of
 from rollouts.objects.pods import (
     HEALTH_PORTS,
@@ -113,31 +114,22 @@ def _trim_pod(pod: Object) -> Object:
 
 
 def _containers(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    statuses = status.get("containerStatuses")
-    return [item for item in statuses if isinstance(item, Mapping)] if isinstance(statuses, list) else []
+    return [item for item in list_of(status.get("containerStatuses")) if isinstance(item, Mapping)]
 
 
 def _ported(pod: Object) -> list[list[Mapping[str, Any]]]:
     """The declared ports of each container."""
-    spec = pod.get("spec")
-    containers = spec.get("containers") if isinstance(spec, Mapping) else None
-    ports = [
-        item.get("ports")
-        for item in (containers if isinstance(containers, list) else [])
-        if isinstance(item, Mapping)
-    ]
-    return [
-        [port for port in found if isinstance(port, Mapping)] for found in ports if isinstance(found, list)
-    ]
+    containers = map(map_of, list_of(map_of(pod.get("spec")).get("containers")))
+    ports = [list_of(item.get("ports")) for item in containers]
+    return [[port for port in found if isinstance(port, Mapping)] for found in ports]
 
 
 def _trim_service(service: Object) -> Object:
     meta = service.get("metadata") or {}
     kept = ("name", "namespace", "uid", "resourceVersion", "annotations")
-    selector = (service.get("spec") or {}).get("selector")
     return {
         "metadata": {name: meta[name] for name in kept if name in meta},
-        "spec": {"selector": selector if isinstance(selector, Mapping) else {}},
+        "spec": {"selector": map_of(map_of(service.get("spec")).get("selector"))},
     }
 
 

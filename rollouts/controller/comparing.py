@@ -15,21 +15,10 @@ import structlog
 
 from rollouts.analysis.comparing import Compared, judge_all
 from rollouts.analysis.comparisons import GatesError, evidence_spec, interval_of
-from rollouts.analysis.evidence import (
-    Arm,
-    CheckpointError,
-    EvidenceProcess,
-    EvidenceSpec,
-    Exclusion,
-    Mark,
-    PodSample,
-    Scrape,
-    restore,
-    save,
-)
+from rollouts.analysis.evidence.checkpoint import CheckpointError, restore, save
+from rollouts.analysis.evidence.model import Arm, EvidenceSpec, Exclusion, Mark, PodSample, Scrape
+from rollouts.analysis.evidence.process import EvidenceProcess
 from rollouts.analysis.logical import Wanted, wanted_of
-from rollouts.analysis.sources.base import Place, RawPod, Source, SourceError
-from rollouts.analysis.sources.budget import QueryBudget
 from rollouts.analysis.timeline import (
     FINISHED_LIMIT,
     TimePoint,
@@ -39,9 +28,11 @@ from rollouts.analysis.timeline import (
     thinned,
     write_timeline,
 )
-from rollouts.analysis.types import ComparisonResult, GateState, Phase, RunSpec, RunStatus
+from rollouts.analysis.types import ComparisonResult, GateState, RunPhase, RunSpec, RunStatus
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.base import MetricSource, Place, RawPod, SourceError
+from rollouts.sources.budget import QueryBudget
 
 __all__ = ["Comparer", "compared_phase"]
 
@@ -87,7 +78,7 @@ class _Attempt:
 class Comparer:
     """Keeps the evidence processes of running attempts."""
 
-    def __init__(self, sources: Mapping[str, Source], clock: Clock, budget: QueryBudget) -> None:
+    def __init__(self, sources: Mapping[str, MetricSource], clock: Clock, budget: QueryBudget) -> None:
         self._sources = sources
         self._budget = budget
         self._clock = clock
@@ -118,7 +109,7 @@ class Comparer:
         try:
             attempt = await self._attempt(key, run, status)
         except GatesError as error:
-            return replace(status, phase=Phase.ERROR, message=f"the comparisons cannot be judged: {error}")
+            return replace(status, phase=RunPhase.ERROR, message=f"the comparisons cannot be judged: {error}")
         now = self._clock.now()
         at = attempt.offset + self._clock.monotonic()
         attempt.scraped = self._clock.monotonic()
@@ -143,7 +134,7 @@ class Comparer:
         if found.failure is not None:
             text, asks = found.failure
             status = replace(
-                status, phase=Phase.FAILED, decision=asks, completed_at=now.replace(microsecond=0)
+                status, phase=RunPhase.FAILED, decision=asks, completed_at=now.replace(microsecond=0)
             )
         return replace(
             status,
@@ -315,16 +306,20 @@ def _held(gate: GateState, trouble: str) -> GateState:
 
 def compared_phase(run: RunSpec, status: RunStatus) -> RunStatus:
     """The run's phase, comparisons included: they end with the attempt, and their background gate has to be earned."""
-    if not run.comparisons or status.phase in (Phase.FAILED, Phase.INCONCLUSIVE, Phase.ERROR):
+    if not run.comparisons or status.phase in (
+        RunPhase.FAILED,
+        RunPhase.INCONCLUSIVE,
+        RunPhase.ERROR,
+    ):
         return status
     background = [gate for gate in status.gates if gate.step is None]
     needed = any(not item.steps and not item.dry_run for item in run.comparisons)
     earned = not needed or any(gate.verdict == "Pass" for gate in background)
     told = "; ".join(text for text in (status.message, _summary(status)) if text)[:1024]
     if run.terminate:
-        return replace(status, phase=Phase.SUCCESSFUL, message=told, earned=status.earned and earned)
+        return replace(status, phase=RunPhase.SUCCESSFUL, message=told, earned=status.earned and earned)
     return replace(
-        status, phase=Phase.RUNNING, completed_at=None, message=told, earned=status.earned and earned
+        status, phase=RunPhase.RUNNING, completed_at=None, message=told, earned=status.earned and earned
     )
 
 

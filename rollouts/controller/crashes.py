@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from rollouts.analysis.sources.pods import REQUEST_NAMES
-from rollouts.analysis.sources.scraper import START_TIME, PodHistory, PodScraper
 from rollouts.controller.pages import metrics_pages
 from rollouts.engine.observation import CrashView
 from rollouts.objects.pods import Pod
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.pods import REQUEST_NAMES
+from rollouts.sources.scraper import START_TIME, PodHistory, PodScraper
 
 __all__ = ["CrashSource", "CrashWatch", "KubeletCrashes"]
 

@@ -17,6 +17,7 @@ from rollouts.controller.caches import Caches
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.kube.errors import AlreadyExists, Forbidden, Invalid, KindNotServed
 from rollouts.objects import kinds
+from rollouts.objects.fields import list_of, map_of
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.inference_model_rewrite import RewriteDialect, TargetField
@@ -53,11 +54,9 @@ def _probe(resource: Resource, namespace: str) -> dict[str, Any]:
 
 def _field_of(obj: Object) -> TargetField | None:
     """The list's name in an object that the API server stored; None where no rule has a list."""
-    spec = obj.get("spec")
-    rules = spec.get("rules") if isinstance(spec, Mapping) else None
-    for rule in rules if isinstance(rules, list) else []:
+    for rule in list_of(map_of(obj.get("spec")).get("rules")):
         for field in (TargetField.TARGETS, TargetField.SPLIT):
-            if isinstance(rule, Mapping) and isinstance(rule.get(field.value), list):
+            if isinstance(map_of(rule).get(field.value), list):
                 return field
     return None
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from rollouts.analysis.comparisons import comparisons_of, too_many
 from rollouts.analysis.offers import Offer
-from rollouts.analysis.templates import Gate, Resolved, Template, resolve
+from rollouts.analysis.templates import Gate, ResolvedGate, Template, resolve
 from rollouts.analysis.types import (
     ArmRef,
     CompareSpec,
@@ -20,7 +20,7 @@ from rollouts.api.parsing import ParsedRollout
 from rollouts.api.runs import gate_of, gates_of, parse_template, rate_of, run_spec_json
 from rollouts.controller.caches import Caches
 from rollouts.controller.conditions import UNCHECKED, Conditions, InlineConditions
-from rollouts.controller.observing import ComparedGates, Gathered
+from rollouts.controller.gathered import ComparedGates, Gathered
 from rollouts.engine.actions import CreateJob, CreateRun
 from rollouts.engine.attempt import Attempt
 from rollouts.engine.observation import Problem
@@ -83,7 +83,7 @@ class Gates:
                     only.add(step)
         return ComparedGates(steps=frozenset(steps), only=frozenset(only), background=background)
 
-    def _resolved(self, parsed: ParsedRollout) -> Iterator[tuple[int | None, Resolved]]:
+    def _resolved(self, parsed: ParsedRollout) -> Iterator[tuple[int | None, ResolvedGate]]:
         """Every gate of the spec by its step, the background's (None) last."""
         if parsed.model is not None:
             for step, model in gates_of(parsed.model.strategy.canary):
@@ -92,11 +92,11 @@ class Gates:
     def _comparisons(self, parsed: ParsedRollout) -> tuple[Comparison, ...]:
         return comparisons_of((step, found.metrics) for step, found in self._resolved(parsed))
 
-    def _resolve(self, parsed: ParsedRollout, model: GateModel) -> Resolved:
+    def _resolve(self, parsed: ParsedRollout, model: GateModel) -> ResolvedGate:
         try:
             gate = gate_of(model)
         except ValueError as error:
-            return Resolved(metrics=(), problems=((Reason.SPEC_INVALID, str(error)),))
+            return ResolvedGate(metrics=(), problems=((Reason.SPEC_INVALID, str(error)),))
         templates, broken = self._templates(parsed.namespace, gate)
         key = ObjectKey(parsed.namespace, parsed.name)
         adapter = parsed.spec is not None and parsed.spec.target.kind is TargetKind.ADAPTER
@@ -109,7 +109,7 @@ class Gates:
             return resolved
         # A template that cannot be read is there: its own problem replaces "does not exist".
         others = tuple(item for item in resolved.problems if item[0] != Reason.TEMPLATE_MISSING)
-        return Resolved(metrics=(), problems=(*broken, *others))
+        return ResolvedGate(metrics=(), problems=(*broken, *others))
 
     def _templates(
         self, namespace: str, gate: Gate

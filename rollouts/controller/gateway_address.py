@@ -20,7 +20,7 @@ from rollouts.kube.errors import KubeError
 from rollouts.objects import kinds
 from rollouts.objects.fields import list_of, map_of, text_of
 
-__all__ = ["Address", "ProbeSettings", "Unreachable", "find_address"]
+__all__ = ["GatewayAddress", "ProbeSettings", "Unreachable", "find_address"]
 
 Object = Mapping[str, Any]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -53,7 +53,7 @@ class ProbeSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
+class GatewayAddress:
     """Where to connect, which Gateway published it, and the host name of its listener."""
 
     ip: str
@@ -65,7 +65,7 @@ class Address:
 
 async def find_address(
     client: KubeClient, parents: list[Any], namespace: str, settings: ProbeSettings
-) -> Address:
+) -> GatewayAddress:
     """The address of the first Gateway that the route names. Raises Unreachable."""
     ref = next((map_of(item) for item in parents if map_of(item).get("kind") in (None, "Gateway")), None)
     if ref is None:
@@ -77,7 +77,7 @@ async def find_address(
         raise Unreachable(f"Gateway {name} cannot be read ({type(error).__name__})") from None
     port, host, tls = _listener(gateway, ref, name)
     ip = await _address(gateway, name, settings)
-    return Address(ip=str(ip), port=port, gateway=name, host=host, tls=tls)
+    return GatewayAddress(ip=str(ip), port=port, gateway=name, host=host, tls=tls)
 
 
 def _listener(gateway: Object, ref: Object, name: str) -> tuple[int, str, bool]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rollouts.analysis.sources.base import Endpoint as Page
 from rollouts.api.scalars import parse_time
 from rollouts.objects.pods import Pod
+from rollouts.sources.base import ScrapeTarget as Page
 
 __all__ = ["metrics_pages"]
 

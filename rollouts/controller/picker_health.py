@@ -23,7 +23,7 @@ from rollouts.objects.pods import PickerPod
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
 
-__all__ = ["Answer", "PickerHealthWatch", "ask"]
+__all__ = ["HealthAnswer", "PickerHealthWatch", "ask"]
 
 _log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ _SERVICE = "readiness"
 _NEVER = Monotonic(float("-inf"))
 
 
-class Answer(Enum):
+class HealthAnswer(Enum):
     """What one pod said. The value is said of the picker."""
 
     SERVING = "serves"
@@ -47,28 +47,28 @@ class Answer(Enum):
     UNKNOWN = "gives no usable answer"
 
 
-_DOWN = (Answer.NOT_SERVING, Answer.REFUSED)
+_DOWN = (HealthAnswer.NOT_SERVING, HealthAnswer.REFUSED)
 
 
 @dataclass(slots=True)
 class _Pod:
     ip: str
     port: int
-    answer: Answer = Answer.UNKNOWN
+    answer: HealthAnswer = HealthAnswer.UNKNOWN
     asked: Monotonic = _NEVER
     busy: bool = False
 
 
-async def ask(ip: str, port: int, deadline: float = _DEADLINE) -> Answer:
+async def ask(ip: str, port: int, deadline: float = _DEADLINE) -> HealthAnswer:
     """Ask one pod. Never raises but for cancellation."""
     try:
         async with asyncio.timeout(deadline):
             _, writer = await asyncio.open_connection(ip, port)
             writer.close()
     except ConnectionRefusedError:
-        return Answer.REFUSED
+        return HealthAnswer.REFUSED
     except (OSError, TimeoutError):
-        return Answer.UNKNOWN
+        return HealthAnswer.UNKNOWN
     target = f"ipv6:[{ip}]:{port}" if ":" in ip else f"ipv4:{ip}:{port}"
     # No proxy of the controller's environment may stand between, no channel is shared with anybody, and a handshake
     # that nobody answers ends with the question (the default is 20 s).
@@ -83,10 +83,10 @@ async def ask(ip: str, port: int, deadline: float = _DEADLINE) -> Answer:
             request = health_pb2.HealthCheckRequest(service=_SERVICE)
             reply = await stub.Check(request, timeout=deadline)
     except grpc.aio.AioRpcError:
-        return Answer.UNKNOWN
+        return HealthAnswer.UNKNOWN
     serving = health_pb2.HealthCheckResponse
-    answers = {serving.SERVING: Answer.SERVING, serving.NOT_SERVING: Answer.NOT_SERVING}
-    return answers.get(reply.status, Answer.UNKNOWN)
+    answers = {serving.SERVING: HealthAnswer.SERVING, serving.NOT_SERVING: HealthAnswer.NOT_SERVING}
+    return answers.get(reply.status, HealthAnswer.UNKNOWN)
 
 
 class PickerHealthWatch:

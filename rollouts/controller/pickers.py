@@ -14,6 +14,7 @@ from rollouts.controller.caches import Caches
 from rollouts.engine.observation import Blocker, PathView, PoolView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.versions import Identity
+from rollouts.objects.fields import list_of, map_of
 from rollouts.objects.pods import PickerPod
 from rollouts.objects.pools import ParentRefusal, Pool
 from rollouts.runtime.objects import ObjectKey
@@ -68,9 +69,8 @@ class Gateway:
 
 def gateways_of(spec: Any, namespace: str) -> frozenset[Gateway]:
     """The parents that an HTTPRoute's spec (or a template of one) names; what cannot be read is left out."""
-    refs = spec.get("parentRefs") if isinstance(spec, Mapping) else None
     found = set()
-    for ref in refs if isinstance(refs, list) else []:
+    for ref in list_of(map_of(spec).get("parentRefs")):
         if isinstance(ref, Mapping) and isinstance(ref.get("name"), str):
             kind, place = ref.get("kind") or "Gateway", ref.get("namespace") or namespace
             found.add(Gateway(str(kind), str(place), ref["name"]))

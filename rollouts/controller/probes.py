@@ -16,10 +16,8 @@ from typing import Any, Protocol
 import aiohttp
 import structlog
 
-from rollouts.analysis.sources.base import Endpoint
-from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.api.parsing import ParsedRollout
-from rollouts.controller.gateway_address import Address, ProbeSettings, Unreachable, find_address
+from rollouts.controller.gateway_address import GatewayAddress, ProbeSettings, Unreachable, find_address
 from rollouts.engine.attempt import Attempt, ProbeRecord, ProbeVerdict
 from rollouts.engine.observation import ProbeView, TrafficView
 from rollouts.engine.probing import PROBE_HEADER, PROBE_ROUTE, probe_open
@@ -27,6 +25,8 @@ from rollouts.engine.rollout_spec import HttpRouteTraffic, PathProbe, RolloutSpe
 from rollouts.kube.client import KubeClient
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.base import ScrapeTarget
+from rollouts.sources.scraper import PodScraper
 from rollouts.traffic.probe import ProbeRequest, probe_request
 from rollouts.units import ZERO
 
@@ -53,7 +53,7 @@ class CanaryPods:
 
     pool: str
     picker: str
-    endpoints: Sequence[Endpoint]
+    endpoints: Sequence[ScrapeTarget]
 
 
 class PathProbes(Protocol):
@@ -81,7 +81,7 @@ class _Probe:
 
     attempt: tuple[str, int]
     offered: str
-    address: Address | None = None
+    address: GatewayAddress | None = None
     impossible: str = ""
     looked: Monotonic = _NEVER
     token: str = ""
@@ -214,7 +214,7 @@ class Prober:
         _log.info("path_probed", gateway=probe.address.gateway, pool=pods.pool, verdict=verdict.value)
 
     async def _round(
-        self, address: Address, token: str, request: ProbeRequest, pods: CanaryPods
+        self, address: GatewayAddress, token: str, request: ProbeRequest, pods: CanaryPods
     ) -> tuple[ProbeVerdict, str]:
         """Until enough answers in a row pass, or time or number is over: then the last other answer counts."""
         before, end = await self._count(pods), self._clock.monotonic() + _ROUND
@@ -263,7 +263,7 @@ def _concerns(parsed: ParsedRollout, current: Attempt, spec: RolloutSpec) -> boo
 
 
 async def _send(
-    session: aiohttp.ClientSession, address: Address, token: str, request: ProbeRequest
+    session: aiohttp.ClientSession, address: GatewayAddress, token: str, request: ProbeRequest
 ) -> int | None:
     """The status of one answer; None without one. How the connection failed is nobody's to know."""
     place = f"[{address.ip}]" if ":" in address.ip else address.ip

@@ -11,11 +11,13 @@ import structlog
 from rollouts.carriers import kind_of
 from rollouts.controller.dialects import Dialects
 from rollouts.controller.gates import UNCHECKED_REASON
+from rollouts.controller.gathered import Gathered
+from rollouts.controller.gathering import Gatherer
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.notification_settings import NotificationSettings
 from rollouts.controller.notifier import Notifier
-from rollouts.controller.observing import Gathered, Gatherer
-from rollouts.controller.performing import Performer, TrafficRefused
+from rollouts.controller.performing import Performer
+from rollouts.controller.traffic_writing import TrafficRefused
 from rollouts.controller.unstored import STORE_EVERY, only_figures
 from rollouts.engine.actions import (
     Action,
@@ -97,7 +99,7 @@ class RolloutReconciler:
             return later
         following = _next(gathered.observation, decided, now)
         try:
-            await self._performer.perform(gathered, decided, heed=following.heed)
+            await self._performer.perform(gathered, decided, tell=following.tell)
         except NotFound as gone:
             # Deleted while it was being planned: look again, the caches will have heard of it by then.
             raise Conflict(f"planned on an object that is gone: {gone}") from None
@@ -181,25 +183,25 @@ def _unchecked(observation: Observation) -> bool:
 
 
 class _Next(NamedTuple):
-    """When to plan again: when what was stored is heard of (``heed``), a change comes, or ``wait`` is over."""
+    """When to plan again: when what was stored is told (``tell``), a change comes, or ``wait`` is over."""
 
-    heed: bool
+    tell: bool
     wait: timedelta | None
 
 
 def _next(observation: Observation, decided: Plan, now: datetime) -> _Next:
-    """To heed our own writes is always right, and mostly for nothing: half of all plans would find nothing to do."""
-    before, after, heeded = observation.status, decided.status, _Next(True, decided.requeue_after)
+    """Telling of our own writes is always right, and mostly for nothing: half of all plans would find nothing to do."""
+    before, after, told = observation.status, decided.status, _Next(True, decided.requeue_after)
     if _awaits_gateway(decided.actions):
         return _Next(False, min(GATEWAY_REPORT, decided.requeue_after or GATEWAY_REPORT))
     if before == after or not all(isinstance(action, EmitEvent) for action in decided.actions):
-        return heeded
+        return told
     if any(getattr(before, name) != getattr(after, name) for name in _WHAT_IS_OBSERVED):
-        return heeded
+        return told
     # Nothing but the status was touched, and it still speaks of the same versions: what was observed still holds.
     following = plan(replace(observation, status=after), now)
     if following.actions or following.status != after:
-        return heeded
+        return told
     return _Next(False, following.requeue_after)
 
 

@@ -12,15 +12,13 @@ import structlog
 
 from rollouts.analysis.conditions import ConditionError
 from rollouts.analysis.run_plan import plan_run
-from rollouts.analysis.sources.base import Place, QueryRefused, Source, SourceError
-from rollouts.analysis.sources.budget import QueryBudget
 from rollouts.analysis.types import (
     Arm,
     Measurement,
     MeasureSpec,
     MetricSpec,
-    Phase,
     QuerySpec,
+    RunPhase,
     RunSpec,
     RunStatus,
     Value,
@@ -42,6 +40,8 @@ from rollouts.objects import kinds
 from rollouts.objects.owners import owner_of
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.base import MetricSource, Place, QueryRefused, SourceError
+from rollouts.sources.budget import QueryBudget
 
 __all__ = ["RunReconciler"]
 
@@ -67,7 +67,7 @@ class RunReconciler:
         self,
         client: KubeClient,
         caches: Caches,
-        sources: Mapping[str, Source],
+        sources: Mapping[str, MetricSource],
         clock: Clock,
         budget: QueryBudget,
         conditions: Conditions,
@@ -89,7 +89,7 @@ class RunReconciler:
             return None
         parsed = parse_run(raw)
         if parsed.spec is None:
-            broken = RunStatus(phase=Phase.ERROR, message=parsed.problem, completed_at=self._clock.now())
+            broken = RunStatus(phase=RunPhase.ERROR, message=parsed.problem, completed_at=self._clock.now())
             await self._store(raw, broken)
             return None
         run, status = parsed.spec, self._unstored.newest(key, raw, parsed.status)
@@ -122,7 +122,7 @@ class RunReconciler:
         self, key: ObjectKey, run: RunSpec, status: RunStatus, wait: float | None
     ) -> tuple[RunStatus, float | None]:
         """The comparisons' part of the run; a run that has ended is not judged any more."""
-        ended = status.phase in (Phase.FAILED, Phase.INCONCLUSIVE, Phase.ERROR) or run.terminate
+        ended = status.phase in (RunPhase.FAILED, RunPhase.INCONCLUSIVE, RunPhase.ERROR) or run.terminate
         if not ended and self._comparer.wait(key, run) == 0.0:
             status = await self._comparer.compare(key, run, status)
         status = compared_phase(run, status)
@@ -149,7 +149,7 @@ class RunReconciler:
         if source is None:
             known = ", ".join(sorted(self._sources))
             text = f"no source is called {metric.source}; configured are {known}"
-            return Measurement(phase=Phase.ERROR, at=at, message=text)
+            return Measurement(phase=RunPhase.ERROR, at=at, message=text)
         early = too_early(run, metric, at)
         if early:
             return judge_value(metric, None, at, why=early)
@@ -160,10 +160,10 @@ class RunReconciler:
         except SourceError as error:
             level = "query_refused" if isinstance(error, QueryRefused) else "source_unavailable"
             _log.info(level, namespace=namespace, metric=metric.name, source=metric.source, reason=str(error))
-            return Measurement(phase=Phase.ERROR, at=at, message=str(error))
+            return Measurement(phase=RunPhase.ERROR, at=at, message=str(error))
         except TimeoutError:
             text = f"source {metric.source}: no value within {MEASURE_DEADLINE:g} s"
-            return Measurement(phase=Phase.ERROR, at=at, message=text)
+            return Measurement(phase=RunPhase.ERROR, at=at, message=text)
         return await self._judge(namespace, metric, value, at)
 
     async def _judge(
@@ -177,11 +177,13 @@ class RunReconciler:
             try:
                 truths[text] = await self._conditions.holds(namespace, text, single)
             except ConditionError as error:
-                return Measurement(phase=Phase.ERROR, at=at, value=value, message=str(error))
+                return Measurement(phase=RunPhase.ERROR, at=at, value=value, message=str(error))
         return judge_value(metric, value, at, lambda text, _: truths[text])
 
     @staticmethod
-    async def _ask(source: Source, namespace: str, run: RunSpec, metric: MetricSpec, at: datetime) -> Any:
+    async def _ask(
+        source: MetricSource, namespace: str, run: RunSpec, metric: MetricSpec, at: datetime
+    ) -> Any:
         what = metric.what
         if isinstance(what, QuerySpec):
             return await source.query(what.promql, at, namespace)

@@ -27,20 +27,20 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from rollouts.analysis.sources.budget import QUERIES_PER_MINUTE
-from rollouts.analysis.sources.prometheus import PrometheusConfig
 from rollouts.api.scalars import parse_duration
 from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.gateway_address import ProbeSettings
+from rollouts.controller.gathering import DEFAULT_GITOPS_MANAGERS
 from rollouts.controller.model_server_settings import ModelServersWrong, model_servers
 from rollouts.controller.notification_settings import (
     NotificationError,
     NotificationSettings,
     parse_notifications,
 )
-from rollouts.controller.observing import DEFAULT_GITOPS_MANAGERS
 from rollouts.controller.shares import PROPAGATION
 from rollouts.runtime.modelservers import ModelServers
+from rollouts.sources.budget import QUERIES_PER_MINUTE
+from rollouts.sources.prometheus import PrometheusConfig
 
 __all__ = ["RESERVED_SOURCES", "Settings", "SettingsError", "read_config", "source_option"]
 

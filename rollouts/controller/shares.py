@@ -12,10 +12,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from rollouts.analysis.exposition import PodSample
-from rollouts.analysis.sources.base import Endpoint, Endpoints, Place, Source, SourceError
-from rollouts.analysis.sources.picker import PICKER_REQUESTS, labels_of, picker_requests
-from rollouts.analysis.sources.scraper import PodHistory, PodScraper
+from rollouts.analysis.exposition import ScrapedPage
 from rollouts.analysis.types import ArmRef
 from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.arrivals import ARRIVAL_NAMES, CANARY, STABLE, Arrivals, Reading, pod_counts
@@ -24,6 +21,9 @@ from rollouts.engine.rollout_spec import AdapterTraffic
 from rollouts.engine.versions import Identity
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.base import Endpoints, MetricSource, Place, ScrapeTarget, SourceError
+from rollouts.sources.picker import PICKER_REQUESTS, labels_of, picker_requests
+from rollouts.sources.scraper import PodHistory, PodScraper
 from rollouts.units import FULL, ZERO, Weight
 
 __all__ = ["PROPAGATION", "ShareCounter"]
@@ -48,7 +48,7 @@ _FORGET = 300.0
 
 _LOADED = "inference_picker_configured_weight"
 
-Counts = Callable[[PodSample], tuple[float, float, float | None] | None]
+Counts = Callable[[ScrapedPage], tuple[float, float, float | None] | None]
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class ShareCounter:
         pickers: Endpoints,
         clock: Clock,
         *,
-        server: Source | None = None,
+        server: MetricSource | None = None,
         propagation: float = PROPAGATION,
     ) -> None:
         self._scraper = scraper
@@ -246,7 +246,7 @@ def _unread(count: _Count, arm: str, history: PodHistory, counts: Counts) -> lis
     A pod is sampled every second, and looked at only when its Rollout is planned: what counts is when a sample
     was taken.
     """
-    endpoint: Endpoint = history.endpoint
+    endpoint: ScrapeTarget = history.endpoint
     seen = count.arrivals.last_seen(arm, endpoint.pod)
     found = [(at, counts(sample)) for at, sample in history.since(count.since if seen is None else seen)]
     return [
@@ -256,7 +256,7 @@ def _unread(count: _Count, arm: str, history: PodHistory, counts: Counts) -> lis
     ]
 
 
-def _picked(sample: PodSample) -> tuple[float, float, None]:
+def _picked(sample: ScrapedPage) -> tuple[float, float, None]:
     """A picker that never sent a request to the adapter shows no series of it."""
     return picker_requests(sample) or 0.0, 0.0, None
 

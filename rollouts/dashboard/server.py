@@ -21,7 +21,7 @@ from rollouts.kube.client import KubeClient
 from rollouts.kube.errors import KubeError
 from rollouts.report.markup import Element
 from rollouts.runtime.clock import Clock
-from rollouts.runtime.health import Address, HttpServer
+from rollouts.runtime.health import HttpServer, ListenAddress
 
 __all__ = ["Dashboard"]
 
@@ -54,7 +54,7 @@ class Dashboard:
         client: KubeClient,
         cluster: Cluster,
         clock: Clock,
-        address: Address,
+        address: ListenAddress,
         *,
         hosts: Collection[str] = (),
         allow_commands: bool = False,

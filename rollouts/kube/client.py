@@ -11,11 +11,23 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol, TypedDict, Unpack
 
 from rollouts.objects.resource import Resource
 
-__all__ = ["KubeClient", "ListPage", "PatchKind", "Propagation", "Resource", "WatchEvent", "WatchType"]
+__all__ = [
+    "DeleteOptions",
+    "KubeClient",
+    "ListOptions",
+    "ListPage",
+    "PatchKind",
+    "PatchOptions",
+    "Propagation",
+    "Resource",
+    "WatchEvent",
+    "WatchOptions",
+    "WatchType",
+]
 
 Object = dict[str, Any]
 
@@ -62,6 +74,40 @@ class ListPage:
     continue_token: str = ""
 
 
+class ListOptions(TypedDict, total=False):
+    """Of one page: 500 objects at most (``limit``), from the first on, all labels and fields, unless said."""
+
+    limit: int
+    continue_token: str
+    label_selector: str
+    field_selector: str
+
+
+class WatchOptions(TypedDict):
+    """Of a watch: all labels and fields, unless said; ``resource_version`` is where it goes on."""
+
+    resource_version: str
+    timeout_seconds: int
+    label_selector: NotRequired[str]
+    field_selector: NotRequired[str]
+
+
+class PatchOptions(TypedDict):
+    """Of a patch; ``force`` goes with APPLY only."""
+
+    kind: PatchKind
+    subresource: NotRequired[str]
+    force: NotRequired[bool]
+    dry_run: NotRequired[bool]
+
+
+class DeleteOptions(TypedDict, total=False):
+    """Preconditions: what is not said is not asked."""
+
+    uid: str
+    resource_version: str
+
+
 class KubeClient(Protocol):
     """Transport to an API server.
 
@@ -74,27 +120,13 @@ class KubeClient(Protocol):
         ...
 
     async def list_page(
-        self,
-        resource: Resource,
-        namespace: str | None,
-        *,
-        limit: int = 500,
-        continue_token: str = "",
-        label_selector: str = "",
-        field_selector: str = "",
+        self, resource: Resource, namespace: str | None, **options: Unpack[ListOptions]
     ) -> ListPage:
         """Read one page, all namespaces when ``namespace`` is None. Raises Gone, KindNotServed."""
         ...
 
     def watch(
-        self,
-        resource: Resource,
-        namespace: str | None,
-        *,
-        resource_version: str,
-        timeout_seconds: int,
-        label_selector: str = "",
-        field_selector: str = "",
+        self, resource: Resource, namespace: str | None, **options: Unpack[WatchOptions]
     ) -> AsyncIterator[WatchEvent]:
         """Stream changes after ``resource_version``, bookmarks included, until the server ends it.
 
@@ -114,11 +146,7 @@ class KubeClient(Protocol):
         namespace: str | None,
         name: str,
         patch: Any,
-        *,
-        kind: PatchKind,
-        subresource: str = "",
-        force: bool = False,
-        dry_run: bool = False,
+        **options: Unpack[PatchOptions],
     ) -> Object:
         """Patch one object (``force`` only with APPLY); answers the stored object.
 
@@ -128,13 +156,7 @@ class KubeClient(Protocol):
         ...
 
     async def delete(
-        self,
-        resource: Resource,
-        namespace: str | None,
-        name: str,
-        *,
-        uid: str = "",
-        resource_version: str = "",
+        self, resource: Resource, namespace: str | None, name: str, **options: Unpack[DeleteOptions]
     ) -> None:
         """Delete with optional preconditions. Raises NotFound, Conflict."""
         ...

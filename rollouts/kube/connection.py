@@ -27,10 +27,10 @@ from rollouts.kube.pruning import DEEPEST, prune_json
 from rollouts.kube.statuses import error_from_answer
 
 __all__ = [
+    "ApiRequest",
     "Connection",
     "ConnectionPool",
     "Impersonation",
-    "Request",
     "error_of",
     "parse_object",
     "reason_of",
@@ -56,7 +56,7 @@ class Impersonation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class ApiRequest:
     """One request. Empty parameters are left out; a body is JSON, a patch says of which kind."""
 
     method: str
@@ -136,20 +136,20 @@ class Connection:
         """A copy on the same pool."""
         return replace(self, **changes)
 
-    async def answer(self, request: Request) -> Object:
+    async def answer(self, request: ApiRequest) -> Object:
         """Send one request and read its answer, a JSON object, within the deadline."""
         async with self._limits(request), await self.send(request, _NO_LIMIT) as response:
             if not 200 <= response.status < 300:
                 raise await error_of(response, guarded=request.guarded)
             return parse_object(await _read(response))
 
-    async def succeeds(self, request: Request) -> bool:
+    async def succeeds(self, request: ApiRequest) -> bool:
         """Whether a request is answered 2xx, whatever the body."""
         async with self._limits(request), await self.send(request, _NO_LIMIT) as response:
             return 200 <= response.status < 300
 
     @asynccontextmanager
-    async def _limits(self, request: Request) -> AsyncIterator[None]:
+    async def _limits(self, request: ApiRequest) -> AsyncIterator[None]:
         """The deadline of one request, and its failures as ours."""
         name = f"{request.method} {request.path}"
         try:
@@ -162,7 +162,7 @@ class Connection:
         except (aiohttp.ClientError, OSError) as error:
             raise ApiUnavailable(f"{name}: {reason_of(error)}") from error
 
-    async def send(self, request: Request, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
+    async def send(self, request: ApiRequest, timeout: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:
         """Send, and once more with renewed credentials after a 401, which executed nothing."""
         data = request.data
         for renew in (False, True):
@@ -185,7 +185,7 @@ class Connection:
             response.release()
         return response
 
-    def _headers(self, request: Request, token: str | None) -> CIMultiDict[str]:
+    def _headers(self, request: ApiRequest, token: str | None) -> CIMultiDict[str]:
         headers = CIMultiDict({"Accept": request.accept})
         if request.body is not None:
             headers["Content-Type"] = request.patch.value if request.patch else _JSON

@@ -19,7 +19,7 @@ import yaml
 
 from rollouts.kube import logs
 from rollouts.kube.errors import NotConfigured
-from rollouts.kube.kubeconfig import ContextChoice, Resolved, kubeconfig_paths, resolve
+from rollouts.kube.kubeconfig import ContextChoice, ResolvedContext, kubeconfig_paths, resolve
 from rollouts.kube.plain import PlainLogin, plain_login
 
 __all__ = ["Credentials", "as_choice", "context_namespace", "load_credentials"]
@@ -151,7 +151,7 @@ def _not_usable(kubeconfig: str | None, error: Exception, where: str = "") -> No
     )
 
 
-async def _asked_for(kubeconfig: str | None, resolved: Resolved) -> Credentials:
+async def _asked_for(kubeconfig: str | None, resolved: ResolvedContext) -> Credentials:
     """By the library: what a plugin or a provider hands out."""
     from kubernetes.aio.client.configuration import Configuration
     from kubernetes.aio.config import ConfigException

@@ -17,9 +17,9 @@ import aiohttp
 from rollouts.kube import logs
 from rollouts.kube.client import ListPage, PatchKind, Propagation, Resource, WatchEvent, WatchType
 from rollouts.kube.connection import (
+    ApiRequest,
     Connection,
     Impersonation,
-    Request,
     error_of,
     parse_object,
     reason_of,
@@ -147,7 +147,7 @@ class HttpKubeClient:
             "labelSelector": label_selector,
             "fieldSelector": field_selector,
         }
-        request = Request(method="GET", path=_path(resource, namespace), params=params)
+        request = ApiRequest(method="GET", path=_path(resource, namespace), params=params)
         silence = aiohttp.ClientTimeout(total=None, sock_read=timeout_seconds + _WATCH_SLACK)
         splitter = LineSplitter()
         try:
@@ -239,7 +239,7 @@ class HttpKubeClient:
 
     async def ready(self) -> bool:
         """Whether ``/readyz`` says ok. Raises ApiTimeout, ApiUnavailable."""
-        return await self._connection.succeeds(Request(method="GET", path="/readyz", accept="*/*"))
+        return await self._connection.succeeds(ApiRequest(method="GET", path="/readyz", accept="*/*"))
 
     def _write_params(self, dry_run: bool) -> dict[str, str]:
         return {"fieldManager": self._field_manager, "dryRun": "All" if dry_run else ""}
@@ -247,7 +247,7 @@ class HttpKubeClient:
     async def _answer(
         self, method: str, path: str, params: Mapping[str, str] | None = None, **more: Any
     ) -> Object:
-        request = Request(method=method, path=path, params=params or {}, **more)
+        request = ApiRequest(method=method, path=path, params=params or {}, **more)
         return await self._connection.answer(request)
 
 

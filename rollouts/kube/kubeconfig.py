@@ -23,7 +23,7 @@ import yaml
 
 from rollouts.kube.errors import NotConfigured
 
-__all__ = ["ContextChoice", "Resolved", "kubeconfig_paths", "resolve"]
+__all__ = ["ContextChoice", "ResolvedContext", "kubeconfig_paths", "resolve"]
 
 _LIMIT = 4 << 20
 """Bytes of one file: the largest seen hold a few hundred clusters with their certificates, 1 MB."""
@@ -46,7 +46,7 @@ class ContextChoice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resolved:
+class ResolvedContext:
     """One context: ``config`` is a kubeconfig with it alone, all paths absolute."""
 
     config: dict[str, Any]
@@ -66,7 +66,7 @@ def kubeconfig_paths(kubeconfig: str | None) -> list[Path]:
     return [Path(part).expanduser() for part in listed] or [Path("~/.kube/config").expanduser()]
 
 
-def resolve(kubeconfig: str | None, choice: ContextChoice) -> Resolved:
+def resolve(kubeconfig: str | None, choice: ContextChoice) -> ResolvedContext:
     """The context to use. Raises NotConfigured, saying what is missing where."""
     paths = kubeconfig_paths(kubeconfig)
     found = [path for path in paths if path.exists()]
@@ -99,7 +99,7 @@ def resolve(kubeconfig: str | None, choice: ContextChoice) -> Resolved:
         "contexts": [{"name": name, "context": final}],
         "current-context": name,
     }
-    return Resolved(config=config, context=name, namespace=str(final.get("namespace") or "default"))
+    return ResolvedContext(config=config, context=name, namespace=str(final.get("namespace") or "default"))
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -9,9 +9,18 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
-from rollouts.kube.client import KubeClient, ListPage, PatchKind, Resource, WatchEvent
+from rollouts.kube.client import (
+    DeleteOptions,
+    KubeClient,
+    ListOptions,
+    ListPage,
+    PatchOptions,
+    Resource,
+    WatchEvent,
+    WatchOptions,
+)
 
 __all__ = ["Call", "Verb", "WrappedClient"]
 
@@ -66,46 +75,18 @@ class WrappedClient:
             return await self._inner.get(resource, namespace, name)
 
     async def list_page(
-        self,
-        resource: Resource,
-        namespace: str | None,
-        *,
-        limit: int = 500,
-        continue_token: str = "",
-        label_selector: str = "",
-        field_selector: str = "",
+        self, resource: Resource, namespace: str | None, **options: Unpack[ListOptions]
     ) -> ListPage:
         """See ``KubeClient.list_page``."""
         async with self.around(Call(Verb.LIST, resource.plural)):
-            return await self._inner.list_page(
-                resource,
-                namespace,
-                limit=limit,
-                continue_token=continue_token,
-                label_selector=label_selector,
-                field_selector=field_selector,
-            )
+            return await self._inner.list_page(resource, namespace, **options)
 
     async def watch(
-        self,
-        resource: Resource,
-        namespace: str | None,
-        *,
-        resource_version: str,
-        timeout_seconds: int,
-        label_selector: str = "",
-        field_selector: str = "",
+        self, resource: Resource, namespace: str | None, **options: Unpack[WatchOptions]
     ) -> AsyncIterator[WatchEvent]:
         """See ``KubeClient.watch``."""
         async with self.around(Call(Verb.WATCH, resource.plural)):
-            events = self._inner.watch(
-                resource,
-                namespace,
-                resource_version=resource_version,
-                timeout_seconds=timeout_seconds,
-                label_selector=label_selector,
-                field_selector=field_selector,
-            )
+            events = self._inner.watch(resource, namespace, **options)
             # Every implementation is an async generator; closing it ends the connection at once.
             async with aclosing(cast(Any, events)) as stream:
                 async for event in stream:
@@ -125,37 +106,18 @@ class WrappedClient:
         namespace: str | None,
         name: str,
         patch: Any,
-        *,
-        kind: PatchKind,
-        subresource: str = "",
-        force: bool = False,
-        dry_run: bool = False,
+        **options: Unpack[PatchOptions],
     ) -> Object:
         """See ``KubeClient.patch``."""
         async with self.around(Call(Verb.PATCH, resource.plural, name)):
-            return await self._inner.patch(
-                resource,
-                namespace,
-                name,
-                patch,
-                kind=kind,
-                subresource=subresource,
-                force=force,
-                dry_run=dry_run,
-            )
+            return await self._inner.patch(resource, namespace, name, patch, **options)
 
     async def delete(
-        self,
-        resource: Resource,
-        namespace: str | None,
-        name: str,
-        *,
-        uid: str = "",
-        resource_version: str = "",
+        self, resource: Resource, namespace: str | None, name: str, **options: Unpack[DeleteOptions]
     ) -> None:
         """See ``KubeClient.delete``."""
         async with self.around(Call(Verb.DELETE, resource.plural, name)):
-            await self._inner.delete(resource, namespace, name, uid=uid, resource_version=resource_version)
+            await self._inner.delete(resource, namespace, name, **options)
 
     async def discover(self) -> tuple[Resource, ...]:
         """See ``KubeClient.discover``."""

@@ -29,7 +29,8 @@ from rollouts.lab.nodes import Node, Nodes, SimulatedServers
 from rollouts.lab.pickers import SERVICES, Pickers, picker_service, wanted_pickers
 from rollouts.lab.processes import ChildProcess, free_port
 from rollouts.lab.prometheus import Job, Prometheus
-from rollouts.lab.vllm import Fleet, PodSpec
+from rollouts.lab.vllm.pod import Fleet
+from rollouts.lab.vllm.spec import PodSpec
 
 __all__ = ["ADAPTERS", "EXAMPLES", "Lab", "LabError", "apply_objects", "base_model_pods", "read_objects"]
 

@@ -15,7 +15,7 @@ from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import AlreadyExists, KubeError, NotFound
 from rollouts.lab.controlplane import create_ready_pod, remove_pod, set_pod_ready
 from rollouts.lab.controlplane.pods import PODS, PodRemover
-from rollouts.lab.vllm import PodSpec
+from rollouts.lab.vllm.spec import PodSpec
 
 __all__ = ["Kubelet", "LabPod", "PodClient"]
 

@@ -18,7 +18,7 @@ import aiohttp
 
 from rollouts.lab.traffic import Result
 
-__all__ = ["Answer", "Count", "Sessions", "SteadyClient", "count_sessions", "exact_share"]
+__all__ = ["Count", "SessionlessAnswer", "Sessions", "SteadyClient", "count_sessions", "exact_share"]
 
 _MODEL = re.compile(rb'"model":\s*"([^"]{0,253})"')
 _PAUSE = 0.01
@@ -26,7 +26,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=10)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class SessionlessAnswer:
     """One request without a session: sent at ``at`` (monotonic seconds), answered by ``model``, "" for an error."""
 
     at: float
@@ -48,7 +48,7 @@ class Count:
 
 
 def exact_share(
-    answers: Iterable[Answer], since: float, until: float, *, weight: float, stable: str
+    answers: Iterable[SessionlessAnswer], since: float, until: float, *, weight: float, stable: str
 ) -> Count:
     """Count the answers sent in [since, until) while the canary had ``weight``, a fraction.
 
@@ -67,7 +67,7 @@ class SteadyClient:
         document = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "hello"}]}
         self._body = json.dumps(document).encode()
         self._task: asyncio.Task[None] | None = None
-        self.answers: list[Answer] = []
+        self.answers: list[SessionlessAnswer] = []
 
     async def __aenter__(self) -> SteadyClient:
         self._task = asyncio.create_task(self._run())
@@ -85,7 +85,7 @@ class SteadyClient:
                 self.answers.append(await self._ask(session))
                 await asyncio.sleep(_PAUSE)
 
-    async def _ask(self, session: aiohttp.ClientSession) -> Answer:
+    async def _ask(self, session: aiohttp.ClientSession) -> SessionlessAnswer:
         began = time.monotonic()
         headers = {"content-type": "application/json"}
         try:
@@ -95,7 +95,7 @@ class SteadyClient:
                 found = _MODEL.search(await answer.read()) if answer.status == 200 else None
         except (aiohttp.ClientError, TimeoutError, OSError):
             found = None
-        return Answer(began, found.group(1).decode(errors="replace") if found else "")
+        return SessionlessAnswer(began, found.group(1).decode(errors="replace") if found else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

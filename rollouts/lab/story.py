@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import copy
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -25,6 +25,7 @@ from rollouts.lab.telling import (
     Teller,
     follow,
     kubectl,
+    over,
     own_command,
     set_knobs,
     until,
@@ -32,7 +33,16 @@ from rollouts.lab.telling import (
 from rollouts.lab.traffic import Result, Traffic, TrafficSpec
 from rollouts.objects import kinds
 
-__all__ = ["Clients", "tell_analysis", "tell_base_model", "tell_hang"]
+__all__ = [
+    "NAME",
+    "Clients",
+    "answered_by_v2",
+    "is_canary",
+    "open_base_model",
+    "tell_analysis",
+    "tell_base_model",
+    "tell_hang",
+]
 
 NAME = "mymodel"
 _CANARY_POD = "deepseek-r1"
@@ -125,11 +135,7 @@ async def _tell(lab: Lab, teller: Teller, plot: _Plot, *, bad: bool) -> None:
     teller.heading(f"{plot.title}, {'bad' if bad else 'good'} canary")
     url = await _set_the_stage(lab, teller, plot, bad=bad)
     async with _traffic(url, plot) as traffic:
-
-        def seen(since: float) -> str:
-            canary, total = traffic.window(since).share(_is_canary)
-            return f"{100 * canary / total:.1f}% of {total} answered by v2" if total else "no traffic"
-
+        seen = answered_by_v2(traffic)
         await lab.apply([_rollout(plot, "mymodel-pool-v1")])
         await follow(
             lab, teller, NAME, seen=seen, until=lambda s: s.phase is Phase.HEALTHY, longest=plot.longest
@@ -141,15 +147,11 @@ async def _tell(lab: Lab, teller: Teller, plot: _Plot, *, bad: bool) -> None:
         if plot.hang:
             await follow(lab, teller, NAME, seen=seen, until=_carries, longest=plot.longest)
             await _stop_engines(lab, teller, plot, traffic)
-        status = await follow(lab, teller, NAME, seen=seen, until=_over, longest=plot.longest)
+        status = await follow(lab, teller, NAME, seen=seen, until=over, longest=plot.longest)
         await _words(lab, teller)
         if plot.hang:
             await own_command(lab, teller, f"explain {NAME}")
         await _close(lab, teller, traffic, status, bad=bad)
-
-
-def _over(status: RolloutStatus) -> bool:
-    return status.attempt > 0 and status.phase in (Phase.HEALTHY, Phase.ABORTED)
 
 
 def _carries(status: RolloutStatus) -> bool:
@@ -160,7 +162,7 @@ async def _stop_engines(lab: Lab, teller: Teller, plot: _Plot, traffic: Traffic)
     """Once the canary has answered some requests well: a gate that saw nothing would hold for that alone."""
     since = time.monotonic()
     await until(
-        lambda: traffic.window(since).share(_is_canary)[0] >= _BEFORE_HANG,
+        lambda: traffic.window(since).share(is_canary)[0] >= _BEFORE_HANG,
         longest=60.0,
         every=0.1,
         what="the canary answers nobody",
@@ -178,11 +180,17 @@ def _canary_pods(lab: Lab) -> list[str]:
     return [pod.name for pod in lab.pods if pod.labels["release"] == _CANARY_POD]
 
 
-async def _set_the_stage(lab: Lab, teller: Teller, plot: _Plot, *, bad: bool) -> str:
+async def open_base_model(lab: Lab) -> str:
+    """Make the pools, the gateway and the route of the example, and start what works on them; the gateway's URL."""
     folder = EXAMPLES / "base-model"
     await lab.apply(read_objects(folder / "pools.yaml", folder / "gateway.yaml", folder / "route.yaml"))
     url = await lab.gateway.wait_for_gateway()
     await asyncio.gather(lab.start_pickers(), lab.start_controller("--no-leader-elect"))
+    return url
+
+
+async def _set_the_stage(lab: Lab, teller: Teller, plot: _Plot, *, bad: bool) -> str:
+    url = await open_base_model(lab)
     behind = "behind endpoint pickers" if lab.with_pickers else "balanced by the gateway"
     teller.stage(lab, url, f"{len(lab.pods)} simulated vLLM pods {behind}, {plot.rate:g} requests/s")
     if bad and not plot.hang:
@@ -222,15 +230,26 @@ async def _traffic(url: str, plot: _Plot) -> AsyncIterator[Traffic]:
         yield traffic
 
 
-def _is_canary(result: Result) -> bool:
+def is_canary(result: Result) -> bool:
+    """Whether a pod of v2 answered."""
     return result.pod.startswith(_CANARY_POD)
+
+
+def answered_by_v2(traffic: Traffic) -> Callable[[float], str]:
+    """What clients saw since a moment, in words."""
+
+    def seen(since: float) -> str:
+        canary, total = traffic.window(since).share(is_canary)
+        return f"{100 * canary / total:.1f}% of {total} answered by v2" if total else "no traffic"
+
+    return seen
 
 
 async def _close(lab: Lab, teller: Teller, traffic: Traffic, status: RolloutStatus, *, bad: bool) -> None:
     """What people see at the end, and whether it is the promised end."""
     settled = time.monotonic()
     await asyncio.sleep(1.5)
-    canary, total = traffic.window(settled + 0.5).share(_is_canary)
+    canary, total = traffic.window(settled + 0.5).share(is_canary)
     teller.line(f"             clients now see {canary} of {total} answered by v2", "cyan")
     for command in (
         "get rollouts",

@@ -18,6 +18,7 @@ from rollouts.kube.client import Resource
 from rollouts.lab.environment import ADAPTERS, EXAMPLES, Lab, read_objects
 from rollouts.lab.loraclients import SteadyClient, count_sessions, exact_share
 from rollouts.lab.telling import NAMESPACE, StoryFailed, Teller, follow, kubectl, set_knobs
+from rollouts.lab.telling import over as ended
 from rollouts.lab.traffic import Traffic, TrafficSpec
 from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
@@ -214,7 +215,7 @@ def _is_over(stage: _Stage) -> Callable[[RolloutStatus], bool]:
         if math.isinf(stage.sticky_since) and status.phase is not Phase.NEW:
             # The picker heard of the Rollout when the controller did.
             stage.sticky_since = time.monotonic() + _MARGIN
-        return status.attempt > 0 and status.phase in (Phase.HEALTHY, Phase.ABORTED)
+        return ended(status)
 
     return over
 

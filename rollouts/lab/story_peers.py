@@ -19,8 +19,9 @@ from rollouts.engine.rollout_status import Phase, RolloutStatus
 from rollouts.kube.client import PatchKind
 from rollouts.lab.environment import EXAMPLES, Lab, read_objects
 from rollouts.lab.gateway.likeness import GatewayLike
-from rollouts.lab.telling import NAMESPACE, StoryFailed, Teller, follow, until
-from rollouts.lab.traffic import Result, Traffic, TrafficSpec, Window
+from rollouts.lab.story import NAME, answered_by_v2, is_canary, open_base_model
+from rollouts.lab.telling import NAMESPACE, StoryFailed, Teller, follow, over, until
+from rollouts.lab.traffic import Traffic, TrafficSpec, Window
 from rollouts.objects import kinds
 
 __all__ = ["PLAYED", "tell_no_split", "tell_one_picker"]
@@ -28,10 +29,8 @@ __all__ = ["PLAYED", "tell_no_split", "tell_one_picker"]
 PLAYED = {"one-picker": GatewayLike.ISTIO, "no-split": GatewayLike.AI_GATEWAY}
 """What the lab's gateway plays in each story."""
 
-NAME = "mymodel"
 _V1, _V2 = "mymodel-pool-v1", "mymodel-pool-v2"
 _CANARY_PICKER = "mymodel-v2-ext-proc"
-_CANARY_POD = "deepseek-r1"
 _RATE = 20.0
 _WAITED = 15.0
 """Seconds that the canary's picker stays down: several looks of the controller, many requests."""
@@ -56,7 +55,7 @@ async def tell_one_picker(lab: Lab, console: Console, *, bad: bool) -> None:
         began = time.monotonic()
         await _retarget(lab)
         waiting = await _follow(
-            lab, teller, traffic, lambda status: status.phase is Phase.WAITING or _over(status)
+            lab, teller, traffic, lambda status: status.phase is Phase.WAITING or over(status)
         )
         await asyncio.sleep(_WAITED)
         if waiting.phase is not Phase.WAITING:
@@ -66,7 +65,7 @@ async def tell_one_picker(lab: Lab, console: Console, *, bad: bool) -> None:
             raise StoryFailed(f"it waits, but not for the picker: {waiting.reason}: {waiting.message}")
         teller.line("the picker is started again", "yellow")
         await lab.pickers.bring_back(_CANARY_PICKER)
-        status = await _follow(lab, teller, traffic, _over)
+        status = await _follow(lab, teller, traffic, over)
         await asyncio.sleep(1.5)
         _demand_no_failure(traffic.window(began), "in the whole rollout")
     if status.phase is not Phase.HEALTHY:
@@ -86,7 +85,7 @@ async def tell_no_split(lab: Lab, console: Console, *, bad: bool) -> None:
         await _begin(lab, teller, traffic)
         began = time.monotonic()
         await _retarget(lab)
-        status = await _follow(lab, teller, traffic, _over)
+        status = await _follow(lab, teller, traffic, over)
         await asyncio.sleep(1.5)
         whole = traffic.window(began)
         _demand_no_failure(whole, "in the whole rollout")
@@ -96,7 +95,7 @@ async def tell_no_split(lab: Lab, console: Console, *, bad: bool) -> None:
         or "ShareNotProgrammed" not in f"{status.reason} {said} {status.message}"
     ):
         raise StoryFailed(f"the rollout ended {status.phase.value} {status.reason}: {status.message}")
-    canary, total = whole.share(_is_canary)
+    canary, total = whole.share(is_canary)
     if canary:
         raise StoryFailed(f"{canary} of {total} requests reached v2, which the gateway never programmed")
     route = await lab.client.get(kinds.HTTP_ROUTE, NAMESPACE, "inference-route")
@@ -110,10 +109,7 @@ async def tell_no_split(lab: Lab, console: Console, *, bad: bool) -> None:
 
 
 async def _set_the_stage(lab: Lab, teller: Teller) -> str:
-    folder = EXAMPLES / "base-model"
-    await lab.apply(read_objects(folder / "pools.yaml", folder / "gateway.yaml", folder / "route.yaml"))
-    url = await lab.gateway.wait_for_gateway()
-    await asyncio.gather(lab.start_pickers(), lab.start_controller("--no-leader-elect"))
+    url = await open_base_model(lab)
     teller.stage(lab, url, f"as {lab.gateway_like.value} does it, {_RATE:g} requests/s")
     return url
 
@@ -159,20 +155,7 @@ async def _retarget(lab: Lab) -> None:
 async def _follow(
     lab: Lab, teller: Teller, traffic: Traffic, until: Callable[[RolloutStatus], bool]
 ) -> RolloutStatus:
-    def seen(since: float) -> str:
-        window = traffic.window(since)
-        canary, total = window.share(_is_canary)
-        return f"{100 * canary / total:.1f}% of {total} answered by v2" if total else "no traffic"
-
-    return await follow(lab, teller, NAME, seen=seen, until=until, longest=_LONGEST)
-
-
-def _over(status: RolloutStatus) -> bool:
-    return status.attempt > 0 and status.phase in (Phase.HEALTHY, Phase.ABORTED)
-
-
-def _is_canary(result: Result) -> bool:
-    return result.pod.startswith(_CANARY_POD)
+    return await follow(lab, teller, NAME, seen=answered_by_v2(traffic), until=until, longest=_LONGEST)
 
 
 def _demand_no_failure(window: Window, when: str) -> None:

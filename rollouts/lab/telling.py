@@ -29,6 +29,7 @@ __all__ = [
     "Teller",
     "follow",
     "kubectl",
+    "over",
     "own_command",
     "set_knobs",
     "story_directory",
@@ -81,6 +82,11 @@ async def until(look: Callable[[], bool], *, longest: float, every: float, what:
         if time.monotonic() > deadline:
             raise StoryFailed(what)
         await asyncio.sleep(every)
+
+
+def over(status: RolloutStatus) -> bool:
+    """Whether the attempt has ended."""
+    return status.attempt > 0 and status.phase in (Phase.HEALTHY, Phase.ABORTED)
 
 
 async def follow(

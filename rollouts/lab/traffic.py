@@ -14,7 +14,7 @@ import random
 import re
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -92,28 +92,14 @@ class Window:
         """Requests without a good answer."""
         return sum(result.failed for result in self.results)
 
-    def by_pod(self) -> Counter[str]:
-        """Requests by the pod that answered; empty for none."""
-        return Counter(result.pod for result in self.results)
-
     def by_model(self) -> Counter[str]:
         """Requests by the model name in the answer; empty for none."""
         return Counter(result.model for result in self.results)
-
-    def by_status(self) -> Counter[int]:
-        """Requests by status code, 0 for no answer."""
-        return Counter(result.status for result in self.results)
 
     def share(self, is_canary: Callable[[Result], bool]) -> tuple[int, int]:
         """How many of the answered requests ``is_canary``, and how many were answered."""
         answered = [result for result in self.results if result.pod]
         return sum(is_canary(result) for result in answered), len(answered)
-
-    def share_of_pods(self, pods: Iterable[str]) -> float:
-        """Part of the answered requests that these pods answered; NaN when there are none."""
-        names = frozenset(pods)
-        hits, answered = self.share(lambda result: result.pod in names)
-        return hits / answered if answered else math.nan
 
     def quantile(self, q: float) -> float:
         """Quantile of the time to the first byte of the body, in seconds, of good answers; NaN for none."""

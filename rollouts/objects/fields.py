@@ -8,7 +8,6 @@ from typing import Any
 
 __all__ = [
     "dict_at",
-    "int_at",
     "items_at",
     "list_of",
     "map_of",
@@ -73,12 +72,6 @@ def items_at(obj: Mapping[str, Any], *path: str) -> list[Mapping[str, Any]]:
 def text_at(obj: Mapping[str, Any], *path: str) -> str:
     """The string at a path, or an empty one."""
     return text_of(_at(obj, path))
-
-
-def int_at(obj: Mapping[str, Any], *path: str) -> int | None:
-    """The integer at a path (true and false are none)."""
-    value = _at(obj, path)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def seconds_at(obj: Mapping[str, Any], *path: str) -> float:

@@ -21,9 +21,9 @@ from rollouts.picker.core.ports import BufferBudget
 from rollouts.picker.core.routing import Router, Unready
 from rollouts.picker.core.schedule import Scheduler
 from rollouts.picker.credentials import credentials_from_files, self_signed_credentials
-from rollouts.picker.exposition import MetricsServer
 from rollouts.picker.filesource import FileSource, ObjectsUnreadable
 from rollouts.picker.metrics import PickerMetrics
+from rollouts.picker.metrics_server import MetricsServer
 from rollouts.picker.scraper import Scraper
 from rollouts.picker.server import PickerServer, ServerConfig
 from rollouts.runtime.modelservers import ModelServers

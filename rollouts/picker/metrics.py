@@ -17,7 +17,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from rollouts.picker.core.measure import Ending, Measurement
+from rollouts.picker.core.measure import Ending, ObservedResponse
 from rollouts.picker.core.routing import Decision, Refusal, Router
 
 __all__ = ["MAX_MODELS", "PickerMetrics"]
@@ -186,7 +186,7 @@ class PickerMetrics:
             counter = self._dispatched[key] = self._child(self._requests, (*self._labels(decision), ""))
         counter.inc()
 
-    def measured(self, decision: Decision, measurement: Measurement) -> None:
+    def measured(self, decision: Decision, measurement: ObservedResponse) -> None:
         """The response is over."""
         labels = self._labels(decision)
         aborted = measurement.ending is Ending.ABORTED

@@ -81,11 +81,6 @@ class LeaderElector:
         self._stop = asyncio.Event()
         self._log = _log.bind(identity=identity, lease=f"{config.namespace}/{config.name}")
 
-    @property
-    def is_leader(self) -> bool:
-        """Whether this process may write."""
-        return self._machine.role is Role.LEADER and self._fence.may_write()
-
     def stop(self) -> None:
         """Ask ``run`` to come to an end and to release the lease."""
         self._stop.set()

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 __all__ = [
-    "Address",
     "Check",
     "HttpServer",
+    "ListenAddress",
     "health_routes",
     "liveness",
     "metrics_routes",
@@ -47,7 +47,7 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ListenAddress:
     """Where to listen. ``port`` 0 lets the system choose."""
 
     host: str
@@ -57,7 +57,7 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def parse_address(text: str) -> Address:
+def parse_address(text: str) -> ListenAddress:
     """Read ``host:port``, ``[ipv6]:port`` or ``:port``, the last on loopback. Raises ValueError.
 
     ``[::]:port`` and ``0.0.0.0:port`` are all interfaces: what a Pod needs for the kubelet's probes.
@@ -69,7 +69,7 @@ def parse_address(text: str) -> Address:
         raise ValueError(f"{text!r} is no address: write an IPv6 host in brackets, as in [::1]:8080")
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise ValueError(f"{text!r} is no address: write HOST:PORT or :PORT, with a port from 0 to 65535")
-    return Address(host or "127.0.0.1", int(port))
+    return ListenAddress(host or "127.0.0.1", int(port))
 
 
 def liveness(reflectors: Iterable[Reflector], monitor: LoopMonitor) -> dict[str, Check]:
@@ -123,7 +123,11 @@ class HttpServer:
     """Serves ``routes`` on one address; a part for the supervisor."""
 
     def __init__(
-        self, address: Address, routes: Iterable[web.RouteDef], *, middlewares: Iterable[Middleware] = ()
+        self,
+        address: ListenAddress,
+        routes: Iterable[web.RouteDef],
+        *,
+        middlewares: Iterable[Middleware] = (),
     ) -> None:
         self._address = address
         self._middlewares = list(middlewares)
@@ -147,14 +151,14 @@ class HttpServer:
             await web.SockSite(runner, listening).start()
             self._port = int(listening.getsockname()[1])
             self._started.set()
-            _log.info("listening", address=str(Address(self._address.host, self._port)))
+            _log.info("listening", address=str(ListenAddress(self._address.host, self._port)))
             await asyncio.Event().wait()
         finally:
             await runner.cleanup()
             listening.close()
 
 
-def _listen(address: Address) -> socket.socket:
+def _listen(address: ListenAddress) -> socket.socket:
     """A listening socket. Raises OSError. ``::`` means IPv4 too, as everywhere outside of asyncio."""
     where = (address.host, address.port)
     if address.host == "::":

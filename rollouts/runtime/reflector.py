@@ -86,7 +86,6 @@ class ReflectorMachine:
 
     def __init__(self, config: ReflectorConfig, rng: random.Random, now: Monotonic) -> None:
         self.state = SyncState.PENDING
-        self.relists = 0
         self._config = config
         self._rng = rng
         self._backoff = Backoff(config.backoff, rng)
@@ -122,7 +121,6 @@ class ReflectorMachine:
         self._version = page.resource_version
         self._listed_at = now
         self.state = SyncState.SYNCED
-        self.relists += 1
         return True
 
     def on_event(self, event: WatchEvent) -> None:

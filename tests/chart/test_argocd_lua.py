@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from rollouts.analysis.types import Phase as RunPhase
-from rollouts.analysis.types import RunStatus
+from rollouts.analysis.types import RunPhase, RunStatus
 from rollouts.api.run_results import write_run_status
 from rollouts.api.status import write_status
 from rollouts.engine.commands import CommandAction, parse_command

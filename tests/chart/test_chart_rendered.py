@@ -20,10 +20,11 @@ from rollouts.controller.app import lease_name
 from rollouts.controller.caches import Caches
 from rollouts.controller.gateway_address import ProbeSettings
 from rollouts.controller.settings import Settings, read_config
-from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
+from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.picker.watching import RESOURCES
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.modelservers import ModelServers
+from tests.kit.memory_client import MemoryKubeClient
 
 CHART = Path(__file__).resolve().parents[2] / "charts" / "inference-rollouts"
 

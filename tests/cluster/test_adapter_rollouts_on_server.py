@@ -18,7 +18,8 @@ from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import create_ready_pod, install_crds, install_upstream_crds
 from rollouts.lab.controlplane.upstream import Upstream
 from rollouts.lab.loopback import loopback
-from rollouts.lab.vllm import Fleet, PodSpec
+from rollouts.lab.vllm.pod import Fleet
+from rollouts.lab.vllm.spec import PodSpec
 from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey

@@ -17,7 +17,7 @@ from rollouts.api.parsing import COMMAND_ANNOTATION
 from rollouts.controller.app import Controller
 from rollouts.controller.settings import Settings
 from rollouts.kube.client import PatchKind
-from rollouts.kube.connection import Request
+from rollouts.kube.connection import ApiRequest
 from rollouts.kube.errors import KubeError
 from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import create_ready_pod, install_crds, install_upstream_crds
@@ -370,7 +370,7 @@ async def test_a_resync_at_rest_writes_nothing(kube, world):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verbatim(Request):
+class Verbatim(ApiRequest):
     """A request whose body no encoder of ours could write."""
 
     text: bytes

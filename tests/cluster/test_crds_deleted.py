@@ -28,7 +28,7 @@ from tests.cluster.test_controller import Look, controller, rollout, route, worl
 from tests.kit.polling import eventually
 from tests.kit.stubgateway import stub_gateway
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(180)]
 
 NAMESPACE = "models"
 NAMES = [crd["metadata"]["name"] for crd in all_crds()]

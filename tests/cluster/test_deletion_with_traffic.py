@@ -22,7 +22,7 @@ from rollouts.runtime.clock import SystemClock
 from tests.kit.polling import eventually
 from tests.kit.stage import DEPLOYMENT, IN_A_GATE, IN_A_JOB, NAME, Stage, staged
 
-pytestmark = [pytest.mark.cluster, pytest.mark.gateway, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.gateway, pytest.mark.slow, pytest.mark.timeout(180)]
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import pytest
 from rollouts.kube.client import PatchKind
 from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.controlplane import create_ready_pod, install_upstream_crds
-from rollouts.lab.gateway import LabGateway
-from rollouts.lab.gateway.service import GATEWAYS, HTTP_ROUTES, POOLS_V1, POOLS_V1ALPHA2
+from rollouts.lab.gateway.service import GATEWAYS, HTTP_ROUTES, POOLS_V1, POOLS_V1ALPHA2, LabGateway
 from rollouts.lab.loopback import loopback
-from rollouts.lab.vllm import Fleet, PodSpec
+from rollouts.lab.vllm.pod import Fleet
+from rollouts.lab.vllm.spec import PodSpec
 from tests.kit.polling import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.gateway, pytest.mark.slow]

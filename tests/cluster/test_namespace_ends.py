@@ -21,7 +21,7 @@ from tests.cluster.conftest import NAMESPACES
 from tests.kit.helm import built_helm, render_chart
 from tests.kit.stage import DEPLOYMENT, NAME, Stage, gone, staged
 
-pytestmark = [pytest.mark.cluster, pytest.mark.gateway, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.gateway, pytest.mark.slow, pytest.mark.timeout(180)]
 
 RELEASE = "r-inference-rollouts"
 

@@ -18,16 +18,16 @@ import aiohttp
 import pytest
 
 from rollouts.kube.client import PatchKind, Resource
-from rollouts.kube.connection import Connection, Request
+from rollouts.kube.connection import ApiRequest, Connection
 from rollouts.kube.credentials import load_credentials
 from rollouts.kube.errors import Forbidden, Invalid
 from rollouts.kube.http import HttpKubeClient, open_client
 from rollouts.lab.controlplane import ControlPlane, Upstream, install_crds
 from rollouts.lab.controlplane.upstream import POLICIES, POLICY_BINDINGS, upstream_crds
 from rollouts.lab.kubeconfig import write_kubeconfig
-from rollouts.lab.memoryapi import MemoryApi
 from rollouts.lab.memoryapi.admission import Policy
 from rollouts.lab.memoryapi.server import MemoryApiServer
+from rollouts.lab.memoryapi.store import MemoryApi
 from tests.kit.crds import crd
 from tests.kit.polling import eventually
 
@@ -478,7 +478,7 @@ class Server:
         """The Status that answers a case, its message without what is different on each server."""
         prefix = f"/apis/{case.kind.api_version}" if case.kind.group else f"/api/{case.kind.version}"
         path = f"{prefix}/namespaces/{namespace}/{case.kind.plural}"
-        request = Request(
+        request = ApiRequest(
             method="PATCH" if case.patch else "POST",
             path=f"{path}/{case.name}" if case.name else path,
             params={"fieldManager": "test", "force": "true" if _forced(case) else "", **case.params},

@@ -40,8 +40,9 @@ from rollouts.lab.controlplane import (
     set_pod_ready,
 )
 from rollouts.lab.controlplane.pods import PODS
-from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
+from rollouts.lab.memoryapi.store import MemoryApi
 from tests.kit.crds import OPEN, crd
+from tests.kit.memory_client import MemoryKubeClient
 from tests.kit.polling import eventually
 
 Object = dict[str, Any]

@@ -14,7 +14,7 @@ from rollouts.lab.nodes.node import NODES
 from tests.cluster.conftest import NAMESPACES
 from tests.kit.polling import eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(180)]
 
 Object = dict[str, Any]
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")

@@ -16,13 +16,15 @@ from typing import Any
 import pytest
 
 from rollouts.analysis import verdicts
-from rollouts.analysis.types import Measurement, Phase
-from rollouts.controller import adapter_content, adapter_views, caches, observing, performing
+from rollouts.analysis.types import Measurement, RunPhase
+from rollouts.controller import adapter_content, adapter_views, caches, gathering, performing
 from rollouts.controller.adapter_content import Held
 from rollouts.controller.caches import Caches
+from rollouts.controller.gate_writing import GateWriter
 from rollouts.controller.performing import Performer
 from rollouts.controller.pickers import PickerPaths
 from rollouts.controller.rollouts import RolloutReconciler
+from rollouts.controller.traffic_writing import TrafficWriter
 from rollouts.engine import (
     carrying,
     commanding,
@@ -104,7 +106,7 @@ def _gate_passes_unseen(patch: pytest.MonkeyPatch) -> None:
 
 def _inconclusive_passes(patch: pytest.MonkeyPatch) -> None:
     def judge(metric: Any, at: Any, why: str) -> Measurement:
-        return Measurement(phase=Phase.SUCCESSFUL, at=at, message="no data")
+        return Measurement(phase=RunPhase.SUCCESSFUL, at=at, message="no data")
 
     patch.setattr(verdicts, "_judge_silence", judge)
 
@@ -208,7 +210,7 @@ def _told_not_written(patch: pytest.MonkeyPatch) -> None:
     async def send(*_: Any, **how: Any) -> None:
         return None
 
-    patch.setattr(Performer, "_send", send)
+    patch.setattr(TrafficWriter, "_send", send)
 
 
 def _way_back_lost(patch: pytest.MonkeyPatch) -> None:
@@ -227,7 +229,7 @@ def _way_back_lost(patch: pytest.MonkeyPatch) -> None:
 
 def _gives_up_when_refused(patch: pytest.MonkeyPatch) -> None:
     """After one refusal the traffic object is not written any more."""
-    real = Performer._send
+    real = TrafficWriter._send
     refused: weakref.WeakSet[Any] = weakref.WeakSet()
 
     async def send(self: Any, *what: Any, **how: Any) -> None:
@@ -239,7 +241,7 @@ def _gives_up_when_refused(patch: pytest.MonkeyPatch) -> None:
             refused.add(self)
             raise
 
-    patch.setattr(Performer, "_send", send)
+    patch.setattr(TrafficWriter, "_send", send)
 
 
 # --- bugs of the shell -----------------------------------------------------------------------------
@@ -290,7 +292,7 @@ def _trusts_old_traffic(patch: pytest.MonkeyPatch) -> None:
     async def nothing(self: Any, gathered: Any) -> None:
         return None
 
-    patch.setattr(Performer, "_demand_fresh_traffic", nothing)
+    patch.setattr(TrafficWriter, "demand_fresh_traffic", nothing)
 
 
 def _zero_is_an_entry(patch: pytest.MonkeyPatch) -> None:
@@ -379,13 +381,13 @@ def _hot_loop(patch: pytest.MonkeyPatch) -> None:
 
 
 def _trusts_types(patch: pytest.MonkeyPatch) -> None:
-    real = observing.gate_view
+    real = gathering.gate_view
 
     def view(run: Any) -> Any:
         assert run["spec"]["rollout"] == "mymodel"
         return real(run)
 
-    patch.setattr(observing, "gate_view", view)
+    patch.setattr(gathering, "gate_view", view)
 
 
 def _old_commands_obeyed(patch: pytest.MonkeyPatch) -> None:
@@ -405,7 +407,7 @@ def _namesakes_are_one(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(naming.Owner, "digits", property(lambda self: ""))
     patch.setattr(caches, "owner_of", by_name)
-    patch.setattr(Performer, "_demand_ours", taken_for_ours)
+    patch.setattr(GateWriter, "_demand_ours", taken_for_ours)
     for owned in (Caches.owned_runs, Caches.owned_jobs):
         patch.setattr(Caches, owned.__name__, lambda self, key, uid, owned=owned: owned(self, key, ""))
     patch.setattr(Caches, "taken_names", lambda self, key, uid: frozenset())
@@ -417,7 +419,7 @@ def _taken_names_unseen(patch: pytest.MonkeyPatch) -> None:
     async def taken_for_ours(self: Any, *_: Any) -> None:
         return None
 
-    patch.setattr(Performer, "_demand_ours", taken_for_ours)
+    patch.setattr(GateWriter, "_demand_ours", taken_for_ours)
     patch.setattr(Caches, "taken_names", lambda self, key, uid: frozenset())
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from rollouts.lab.gateway import CONTROLLER_NAME
 from rollouts.lab.gateway.service import GATEWAYS, POOLS_V1, POOLS_V1ALPHA2
+from rollouts.lab.gateway.status import CONTROLLER_NAME
 from rollouts.lab.traffic import Traffic, TrafficSpec
 from tests.kit.dataplane import NAMESPACE, DataPlane, backend
 from tests.kit.polling import eventually
@@ -88,10 +88,12 @@ async def test_weights_and_pools_that_change_under_load_drop_no_request(dataplan
             await asyncio.sleep(0.02)
     window = traffic.window(0)
 
-    assert window.by_status().keys() == {200}, [result.error for result in window.results if result.failed]
+    assert {result.status for result in window.results} == {200}, [
+        result.error for result in window.results if result.failed
+    ]
     assert window.failed == 0
     assert len(window) > 400
-    assert {pod.partition("-")[0] for pod in window.by_pod()} == {"v1", "v2", "v3"}
+    assert {pod.partition("-")[0] for pod in {result.pod for result in window.results}} == {"v1", "v2", "v3"}
 
 
 async def test_a_new_weight_is_in_force_when_the_status_says_so(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
-from rollouts.controller.adapter_content import PodState, Serving, same_path
+from rollouts.controller.adapter_content import AdapterOnPod, Serving, same_path
 from rollouts.controller.adapters import AdapterSettings
 from rollouts.objects.pods import Pod
 from rollouts.runtime.objects import ObjectKey
@@ -108,12 +108,12 @@ class FakeAdapters:
         self.calls.append((what, pod, adapter))
         self.on_call(what, pod, adapter)
 
-    def _state(self, pod: str, adapter: str) -> PodState:
+    def _state(self, pod: str, adapter: str) -> AdapterOnPod:
         if pod in self.silent:
-            return PodState(pod=pod, listed=None, proven=False, problem="/v1/models gives no answer")
+            return AdapterOnPod(pod=pod, listed=None, proven=False, problem="/v1/models gives no answer")
         listed = (adapter in self.everywhere or adapter in self.loaded[pod]) and adapter not in self.lost[pod]
         root = self.root(pod, adapter)
-        return PodState(
+        return AdapterOnPod(
             pod=pod,
             listed=listed,
             proven=listed and adapter not in self.broken,

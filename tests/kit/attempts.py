@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from rollouts.analysis.sources.base import Source
 from rollouts.analysis.timeline import read_timeline
 from rollouts.controller.assembly import Parts, assemble
 from rollouts.controller.caches import Caches
@@ -14,6 +13,7 @@ from rollouts.controller.metrics import ControllerMetrics
 from rollouts.objects import kinds
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.base import MetricSource
 from tests.kit.clock import virtual_time
 from tests.kit.counters import GrowingCounters
 from tests.kit.faults.clients import CountedShares
@@ -67,7 +67,7 @@ class WithCounters(Assembler):
         weights = {ref["name"]: ref["weight"] for ref in route["spec"]["rules"][0]["backendRefs"]}
         return float(weights[CANARY] / sum(weights.values()))
 
-    def __call__(self, client: FaultyClient, clock: Clock, caches: Caches, source: Source) -> Parts:
+    def __call__(self, client: FaultyClient, clock: Clock, caches: Caches, source: MetricSource) -> Parts:
         """A new process over the same counters."""
         self.caches = caches
         if self.counters is None:

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
-from rollouts.analysis.exposition import HistogramSample, PodSample
+from rollouts.analysis.exposition import ScrapedHistogram, ScrapedPage
 from rollouts.analysis.offers import POD_OFFER, Offer
-from rollouts.analysis.sources.base import Place, QueryRefused, RawPod, SourceUnavailable
 from rollouts.analysis.types import MeasureSpec, Value
 from rollouts.runtime.clock import Clock
+from rollouts.sources.base import Place, QueryRefused, RawPod, SourceUnavailable
 
 __all__ = ["GrowingCounters"]
 
@@ -168,8 +168,8 @@ class GrowingCounters:
                 pod.buckets[index] += seconds <= bound
 
 
-def _page(pod: _Pod) -> PodSample:
-    ttft = HistogramSample(
+def _page(pod: _Pod) -> ScrapedPage:
+    ttft = ScrapedHistogram(
         buckets=dict(zip(_BOUNDS, map(float, pod.buckets), strict=True)),
         sum=pod.sum,
         count=float(pod.requests),
@@ -182,8 +182,8 @@ def _page(pod: _Pod) -> PodSample:
         "vllm:num_requests_running": [({"engine": "0"}, float(len(pod.flying)))],
     }
     done = float(pod.finished)
-    e2e = HistogramSample(buckets={2.5: done // 2, 5.0: done, math.inf: done}, sum=done * 2.5, count=done)
-    return PodSample(
+    e2e = ScrapedHistogram(buckets={2.5: done // 2, 5.0: done, math.inf: done}, sum=done * 2.5, count=done)
+    return ScrapedPage(
         series=series,
         histograms={"vllm:time_to_first_token_seconds": ttft, "vllm:e2e_request_latency_seconds": e2e},
     )

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 
 from rollouts.dashboard.looking import Cluster as Watched
 from rollouts.dashboard.server import Dashboard
-from rollouts.lab.memoryapi.client import MemoryKubeClient
 from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
-from rollouts.runtime.health import Address
+from rollouts.runtime.health import ListenAddress
 from tests.kit.faults.cluster import Cluster
 from tests.kit.faults.simulation import Simulation
+from tests.kit.memory_client import MemoryKubeClient
 
 __all__ = ["copy_of", "dashboard_over"]
 
@@ -47,7 +47,7 @@ async def dashboard_over(
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     watched = Watched(client, clock, None)
     dashboard = Dashboard(
-        client, watched, clock, Address("127.0.0.1", 0), hosts=hosts, allow_commands=allow_commands
+        client, watched, clock, ListenAddress("127.0.0.1", 0), hosts=hosts, allow_commands=allow_commands
     )
     serving = asyncio.ensure_future(dashboard.run(port.set_result))
     try:

@@ -13,12 +13,15 @@ from typing import Any
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import NotFound
 from rollouts.lab.controlplane import create_ready_pod, install_crds, minimal, set_pod_ready
-from rollouts.lab.gateway import CONTROLLER_NAME, PICKER_ANNOTATION, LabGateway
+from rollouts.lab.gateway.backends import PICKER_ANNOTATION
 from rollouts.lab.gateway.likeness import GatewayLike
-from rollouts.lab.gateway.service import GATEWAYS, HTTP_ROUTES, POOLS_V1, POOLS_V1ALPHA2
+from rollouts.lab.gateway.service import GATEWAYS, HTTP_ROUTES, POOLS_V1, POOLS_V1ALPHA2, LabGateway
+from rollouts.lab.gateway.status import CONTROLLER_NAME
 from rollouts.lab.loopback import loopback
-from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
-from rollouts.lab.vllm import Fleet, PodSpec, SimulatedPod
+from rollouts.lab.memoryapi.store import MemoryApi
+from rollouts.lab.vllm.pod import Fleet, SimulatedPod
+from rollouts.lab.vllm.spec import PodSpec
+from tests.kit.memory_client import MemoryKubeClient
 from tests.kit.polling import eventually
 
 __all__ = ["NAMESPACE", "DataPlane", "backend"]

@@ -20,7 +20,7 @@ import click
 
 from rollouts.picker.core.body import LONG, MAX_DEPTH, MAX_TOKEN, BodyScanner
 from rollouts.picker.core.charset import NEEDED, transcoder_of
-from rollouts.picker.core.members import BodyError, Kind
+from rollouts.picker.core.members import BodyError, JsonType
 from rollouts.picker.core.splicing import splice
 
 __all__ = ["Mismatch", "check", "fuzz", "generate", "main", "reference"]
@@ -116,7 +116,7 @@ def scan(chunks: list[bytes], new: bytes, *, long: int = LONG) -> tuple[str | No
     except BodyError:
         return None
     field = scanner.fields.get("model")
-    if field is None or field.kind is not Kind.STRING:
+    if field is None or field.kind is not JsonType.STRING:
         return None, b"".join(chunks)
     start, end = field.start, field.end
     if transcoder is not None:

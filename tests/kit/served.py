@@ -17,8 +17,8 @@ from rollouts.engine.rollout_spec import PauseStep
 from rollouts.kube.client import PatchKind
 from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.kubeconfig import write_kubeconfig
-from rollouts.lab.memoryapi import MemoryApi
 from rollouts.lab.memoryapi.server import MemoryApiServer
+from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
 from tests.kit.world import World, pause, spec, weight
 

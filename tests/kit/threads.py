@@ -7,8 +7,8 @@ import threading
 from collections.abc import Coroutine
 from typing import Any
 
-from rollouts.lab.memoryapi import MemoryApi
 from rollouts.lab.memoryapi.server import MemoryApiServer
+from rollouts.lab.memoryapi.store import MemoryApi
 
 __all__ = ["ApiInThread"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rollouts.picker.core.measure import Measurement
+from rollouts.picker.core.measure import ObservedResponse
 from rollouts.picker.core.routing import Decision, Refusal
 
 __all__ = ["Told"]
@@ -14,7 +14,7 @@ class Told:
     def __init__(self) -> None:
         self.refusals: list[Refusal] = []
         self.decisions: list[Decision] = []
-        self.measurements: list[Measurement] = []
+        self.measurements: list[ObservedResponse] = []
 
     def refused(self, refusal: Refusal) -> None:
         """See ``Observer``."""
@@ -24,6 +24,6 @@ class Told:
         """See ``Observer``."""
         self.decisions.append(decision)
 
-    def measured(self, decision: Decision, measurement: Measurement) -> None:
+    def measured(self, decision: Decision, measurement: ObservedResponse) -> None:
         """See ``Observer``."""
         self.measurements.append(measurement)

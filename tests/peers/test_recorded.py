@@ -12,7 +12,8 @@ from rollouts.api.crds import all_crds
 from rollouts.cli.doctor import diagnose
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.lab.controlplane import install_crds, minimal
-from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
+from rollouts.lab.memoryapi.store import MemoryApi
+from tests.kit.memory_client import MemoryKubeClient
 
 RECORDED = {
     file.stem: yaml.safe_load(file.read_text("utf-8"))

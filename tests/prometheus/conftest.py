@@ -12,7 +12,8 @@ import pytest
 
 from rollouts.lab.loopback import loopback
 from rollouts.lab.prometheus import Prometheus, PrometheusMissingError, find_prometheus
-from rollouts.lab.vllm import Fleet, PodSpec
+from rollouts.lab.vllm.pod import Fleet
+from rollouts.lab.vllm.spec import PodSpec
 
 BODY = {"model": "mymodel", "max_tokens": 4, "messages": [{"role": "user", "content": "hi"}]}
 Ask = Callable[..., Awaitable[None]]

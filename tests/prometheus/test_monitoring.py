@@ -17,13 +17,13 @@ import yaml
 from rollouts.controller.app import Controller
 from rollouts.controller.notification_settings import parse_notifications
 from rollouts.controller.settings import Settings
-from rollouts.lab.memoryapi import MemoryKubeClient
 from rollouts.lab.processes import free_port
 from rollouts.lab.prometheus import Job, Prometheus, find_prometheus
 from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
 from tests.kit.faults.cluster import NAMESPACE, Cluster
 from tests.kit.faults.objects import base_objects, rollout_object
+from tests.kit.memory_client import MemoryKubeClient
 from tests.kit.polling import eventually
 from tools.alerts import ALERTS
 from tools.dashboards import DASHBOARDS

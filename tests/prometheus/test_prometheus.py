@@ -15,13 +15,13 @@ from aiohttp import web
 from rollouts.analysis.catalogue import MEASURED
 from rollouts.analysis.logical import wanted_of
 from rollouts.analysis.offers import POD_OFFER
-from rollouts.analysis.sources.base import Endpoint, Place, SourceUnavailable
-from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
 from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec, Stat
 from rollouts.api.gates_file import parse_gates
 from rollouts.api.runs import parse_template
 from rollouts.lab.prometheus import Job, Prometheus
-from rollouts.lab.vllm import Fleet
+from rollouts.lab.vllm.pod import Fleet
+from rollouts.sources.base import Place, ScrapeTarget, SourceUnavailable
+from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
 from tests.kit.polling import eventually
 from tests.prometheus.conftest import BODY, Ask
 
@@ -46,9 +46,9 @@ def targets(fleet: Fleet, **labels: str) -> tuple[tuple[str, dict[str, str]], ..
 
 
 def source(server: Prometheus, fleet: Fleet, **config: str) -> PrometheusSource:
-    def endpoints(_: str, arm: ArmRef) -> list[Endpoint]:
+    def endpoints(_: str, arm: ArmRef) -> list[ScrapeTarget]:
         return [
-            Endpoint(pod=name, ip=pod.spec.address, port=pod.spec.port)
+            ScrapeTarget(pod=name, ip=pod.spec.address, port=pod.spec.port)
             for name, pod in fleet.pods.items()
             if name.startswith(arm.name)
         ]
@@ -274,7 +274,7 @@ async def test_two_hundred_pods_of_an_arm_are_read_whole(prometheus, fleet, ask:
     found = PrometheusSource(
         "p",
         PrometheusConfig(url=many.url),
-        lambda *_: [Endpoint(pod=name, ip=str(host), port=int(port)) for name in names],
+        lambda *_: [ScrapeTarget(pod=name, ip=str(host), port=int(port)) for name in names],
     )
     try:
         await many.start()

@@ -5,12 +5,13 @@ import random
 
 import pytest
 
-from rollouts.analysis.evidence import (
+from rollouts.analysis.evidence.checkpoint import restore, save
+from rollouts.analysis.evidence.gates import harm, judge, report
+from rollouts.analysis.evidence.model import (
     Arm,
     CompareMetric,
     CountSeries,
     Direction,
-    EvidenceProcess,
     EvidenceSpec,
     GaugeSeries,
     HistogramSample,
@@ -18,13 +19,9 @@ from rollouts.analysis.evidence import (
     Mark,
     PodSample,
     Scrape,
-    describe,
-    harm,
-    judge,
-    report,
-    restore,
-    save,
 )
+from rollouts.analysis.evidence.process import EvidenceProcess
+from rollouts.analysis.evidence.words import describe
 
 WILD = [0, 1, 50, 1e9, 9e15, 1e300, math.inf, math.nan, -1, 0.5]
 BOUNDS = [

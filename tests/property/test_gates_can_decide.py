@@ -10,11 +10,11 @@ from pydantic import ValidationError
 
 from rollouts.analysis.comparisons import can_stop
 from rollouts.analysis.run_plan import plan_run
-from rollouts.analysis.types import MetricSpec, Phase, RunSpec, RunStatus
+from rollouts.analysis.types import MetricSpec, RunPhase, RunSpec, RunStatus
 from rollouts.analysis.verdicts import judge_value
 from rollouts.api.analysis_models import MetricModel
-from rollouts.api.rules import check_metric
 from rollouts.api.runs import metric_of
+from rollouts.api.spec_rules import check_metric
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 VALUES = (1.0, 3.0)
@@ -29,7 +29,7 @@ FIELDS: dict[str, tuple[Any, ...]] = {
 }
 
 
-def ends(metric: MetricSpec, value: float) -> Phase:
+def ends(metric: MetricSpec, value: float) -> RunPhase:
     """How a step's gate ends that always measures this value."""
     run = RunSpec(rollout="demo", attempt=1, step=1, canary=None, stable=None, metrics=(metric,))
     status, now = RunStatus(), START
@@ -58,10 +58,10 @@ def test_every_accepted_metric_can_pass_and_can_be_stopped():
         accepted += 1
         metric = metric_of(model)
         found = {ends(metric, value) for value in VALUES}
-        assert Phase.SUCCESSFUL in found, f"never passes: {given}"
-        assert found != {Phase.SUCCESSFUL}, f"passes whatever is measured: {given}"
-        if Phase.FAILED not in found:
+        assert RunPhase.SUCCESSFUL in found, f"never passes: {given}"
+        assert found != {RunPhase.SUCCESSFUL}, f"passes whatever is measured: {given}"
+        if RunPhase.FAILED not in found:
             # Only by a tolerance as wide as the count, or by inconclusive values, which pause.
-            assert not can_stop(metric) or Phase.INCONCLUSIVE in found, f"never fails: {given}"
+            assert not can_stop(metric) or RunPhase.INCONCLUSIVE in found, f"never fails: {given}"
     assert accepted > 100
     assert refused > 100

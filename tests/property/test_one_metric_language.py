@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from rollouts.analysis.catalogue import CATALOGUE, COMPARED, MEASURED, PICKER, SERVERS
 from rollouts.analysis.conditions import condition_problem
 from rollouts.analysis.offers import PICKER_OFFER, POD_OFFER, PROMETHEUS_OFFER
-from rollouts.analysis.sources.base import QueryRefused, statistic_of
 from rollouts.analysis.types import MeasureKind, MeasureSpec
 from rollouts.api.parsing import parse_rollout
 from rollouts.cli.lint import Severity, lint_documents
 from rollouts.controller.caches import Caches
 from rollouts.controller.gates import Gates
+from rollouts.sources.base import QueryRefused, statistic_of
 from tests.kit.clock import Timeline, VirtualClock
 
 API = "inferencerollouts.dev/v1alpha1"

@@ -1,7 +1,11 @@
-"""Each list that a new kind, step or command goes into is complete, and the page that names the lists is true."""
+"""Each list that a kind, preset, model server, step, notification or command goes into is complete.
+
+The page that names the lists is true.
+"""
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -13,11 +17,18 @@ import pytest
 
 from rollouts.api.rollout_models import StepModel
 from rollouts.carriers import TRAFFIC_KINDS
+from rollouts.cli.lab import lab
 from rollouts.cli.main import COMMANDS
 from rollouts.controller.caches import Caches
+from rollouts.engine import planning
+from rollouts.engine.actions import EventType
+from rollouts.engine.draft import Draft
+from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Step
 from tests.kit.faults.cluster import Cluster
 from tests.kit.faults.objects import ADAPTER_OF, CANARY, STABLE
+from tests.kit.faults.scenarios import SCENARIOS
+from tests.kit.faults.simulation import simulate
 
 ROOT = Path(__file__).resolve().parents[2]
 BEFORE, AFTER = ADAPTER_OF[STABLE], ADAPTER_OF[CANARY]
@@ -93,4 +104,81 @@ def test_every_module_with_a_command_is_listed() -> None:
         if re.search(r"^@click\.(command|group)\(", path.read_text(encoding="utf-8"), re.MULTILINE)
     }
 
-    assert with_commands - {target.split(":")[0] for target in COMMANDS.values()} == {"rollouts.cli.main"}
+    listed = {target.split(":")[0] for target in COMMANDS.values()}
+    listed |= {str(command.callback.__module__) for command in lab.commands.values()}
+
+    assert with_commands - listed == {"rollouts.cli.main"}
+
+
+@pytest.fixture(scope="module")
+def answered() -> dict[str, Any]:
+    """What is said of a preset and a model server that only a test knows; in a process of its own."""
+    command = [sys.executable, "-m", "tests.kit.dummy_series"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    found: dict[str, Any] = json.loads(ended.stdout)
+    return found
+
+
+def test_a_new_preset_is_a_row_and_its_name_in_the_columns(answered: dict[str, Any]) -> None:
+    assert answered["offered"] == [True, True]
+    assert answered["linted"] == []
+    assert answered["row"] == ["", "yes", "", "", " |"]
+
+
+def test_a_new_model_server_is_a_column(answered: dict[str, Any]) -> None:
+    assert answered["server"]
+    assert answered["read"] == [0.2, 0.2]
+
+
+def _row(what: str) -> set[str]:
+    """The files of the product that the page's row names."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {what} |")]
+    return set(re.findall(r"`([a-z_/]+\.py)", line))
+
+
+def _naming(names: set[str], *, least: int) -> set[str]:
+    """Files of the product (the lab imitates one server) whose code names so many of these, docstrings left out."""
+    found = set()
+    for path in (ROOT / "rollouts").rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list):
+                node.body = [one for one in body if not _is_text(one)]  # type: ignore[attr-defined]
+        words = re.findall(r"[A-Za-z_]+:?", ast.unparse(tree))
+        if len(names.intersection(words)) >= least:
+            found.add(str(path.relative_to(ROOT / "rollouts")))
+    return {path for path in found if not path.startswith("lab/")}
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+
+
+def test_whatever_names_the_series_of_model_servers_is_on_the_page() -> None:
+    assert _naming({"vllm:", "sglang:"}, least=1) <= _row("a model server")
+
+
+def test_whatever_knows_every_step_is_on_the_page() -> None:
+    classes = {one.__name__ for one in get_args(Step)}
+    fields = {*StepModel.model_fields, *(str(info.alias) for info in StepModel.model_fields.values())}
+
+    assert _naming(classes, least=len(classes) - 1) <= _row("a step")
+    assert _naming(fields, least=len(StepModel.model_fields)) <= _row("a step")
+
+
+def test_what_a_stage_tells_becomes_an_event_by_one_sender(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(draft: Draft) -> bool:
+        """Says one thing more."""
+        draft.event(EventType.NORMAL, Reason.CANARY_CRASHED, "a dummy notification")
+        return False
+
+    monkeypatch.setattr(planning, "_STAGES", (told, *planning._STAGES))
+    run = simulate(SCENARIOS["abort by command, then retry"])
+    sent = [item.after for item in run.history.records if item.change.plural == "events"]
+
+    assert "a dummy notification" in {event.get("note") or event.get("message") for event in sent}
+    senders = {path for path in _naming({"EVENT"}, least=1) if "doctor" not in path}
+    assert senders == {"controller/events.py", "objects/kinds.py"}
+    assert senders - _row("a notification") == {"objects/kinds.py"}

@@ -22,7 +22,7 @@ from typing import Any
 
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import KindNotServed
-from rollouts.lab.memoryapi import Change
+from rollouts.lab.memoryapi.history import Change
 from rollouts.objects import kinds
 from tests.kit.clock import VirtualClock, virtual_time
 from tests.kit.faults.cluster import CONTROLLER, NAMESPACE, Cluster

@@ -4,11 +4,12 @@ import math
 from typing import Any
 
 from rollouts.analysis.evidence.channel import Channel
+from rollouts.analysis.evidence.channels import ChannelTest, Shown
 from rollouts.analysis.evidence.collect import PodIncrement, SeriesInterval
 from rollouts.analysis.evidence.dispersion import DispersionPrior
-from rollouts.analysis.evidence.effect import MIXING_PRICE, Effect, Link, Pace, interval_radius
+from rollouts.analysis.evidence.effect import MIXING_PRICE, Effect, Link, interval_radius
 from rollouts.analysis.evidence.model import CompareMetric, Direction
-from rollouts.analysis.evidence.noise import Context, Exposure, strata
+from rollouts.analysis.evidence.noise import Context, strata
 from rollouts.analysis.evidence.scores import (
     COUNT_RATIOS,
     burst_divisors,
@@ -26,7 +27,7 @@ _PRIOR = DispersionPrior(phi=1.3, tau=0.25)
 _LOG_RATIOS = tuple(math.log(ratio) for ratio in COUNT_RATIOS)
 
 
-class CountTest:
+class CountTest(ChannelTest):
     """Evidence that the canary's rate exceeds the stable rate by more than the margin, and the floor.
 
     Harm is the smaller of two e-processes: relative (against stable, same interval) and absolute (against the
@@ -35,13 +36,13 @@ class CountTest:
     """
 
     def __init__(self, metric: CompareMetric) -> None:
+        super().__init__()
         self._metric = metric
         self._null = math.log1p(metric.margin)
         self._bets = tuple(self._null + ratio for ratio in _LOG_RATIOS)
         self._tolerance = math.log1p(metric.tolerance)
         self._floor = floor_rates(metric.floor)
         self._below = floor_proof(metric.floor)
-        self.exposure = Exposure()
         self._rate = Channel(len(self._bets), _PRIOR)
         self._absolute = Channel(len(self._floor), _PRIOR)
         self._under = [0.0] * len(self._below)
@@ -52,8 +53,6 @@ class CountTest:
         self._sigma2 = 0.0
         self._least: list[float] = []
         self._least_floor: list[float] = []
-
-    warning = ""
 
     def absorb(self, data: SeriesInterval, bounds: tuple[float, ...], context: Context) -> None:
         """Take in one interval."""
@@ -130,10 +129,6 @@ class CountTest:
         relative = self._rate.evidence(start, self._phi, self._sigma2, self._least)
         return min(relative, self._absolute.evidence(start, self._phi, 0.0, self._least_floor))
 
-    def part(self, start: int) -> str:
-        """Which part of the metric holds the evidence; there is only one."""
-        return ""
-
     def proof(self) -> float:
         """Evidence that the rate is within tolerance or below the floor."""
         relative = self._rate.proof_evidence(self._phi, self._sigma2)
@@ -160,43 +155,23 @@ class CountTest:
         radius = interval_radius(info, variance, 1.0, alpha)
         return Effect(estimate=Link.log(shift), low=Link.log(shift - radius), high=Link.log(shift + radius))
 
+    @property
+    def _channels(self) -> tuple[Channel, ...]:
+        return self._rate, self._absolute
+
+    @property
+    def _shown(self) -> Shown:
+        return Shown(self._rate, 1.0, self._phi, self._sigma2)
+
     def restart(self) -> None:
         """Begin another start."""
-        self._rate.restart()
-        self._absolute.restart()
+        super().restart()
         self._mantel_bases.append(list(self._mantel))
 
     def retire(self) -> None:
         """Drop the oldest restart."""
-        self._rate.retire()
-        self._absolute.retire()
+        super().retire()
         del self._mantel_bases[0]
-
-    def forget(self, arm: str, pod: str) -> None:
-        """A pod is gone."""
-        self.exposure.forget(arm, pod)
-        if arm == "stable":
-            self._rate.dispersion.forget(pod)
-
-    @property
-    def requests(self) -> tuple[float, float]:
-        """Requests judged so far, canary and stable."""
-        return self.exposure.canary.total, self.exposure.stable.total
-
-    @property
-    def log_tau2(self) -> float:
-        """Variance of lasting pod differences in squared natural log units."""
-        return self._rate.dispersion.tau2(1.0)
-
-    @property
-    def settled_log_tau2(self) -> float:
-        """The same as far as it is settled, for what is said to be impossible."""
-        return self._rate.dispersion.settled_tau2(1.0)
-
-    @property
-    def phi(self) -> float:
-        """Overdispersion in use."""
-        return self._phi
 
     def multiples(self, log_abort: float, log_pass: float) -> tuple[float, float]:
         """How many times the data seen so far an abort and a pass are expected to need at the present rates.
@@ -222,16 +197,6 @@ class CountTest:
         best = max(self._under)
         below = level * self._phi / best if best > 0 else math.inf
         return harm, min(relative, below)
-
-    @property
-    def noise_pods(self) -> int:
-        """How many pods the noise estimate rests on; 0 means priors alone."""
-        return self._rate.dispersion.pods
-
-    @property
-    def pace(self) -> Pace:
-        """What a forecast starts from."""
-        return Pace(info=self._rate.info, slope=1.0, phi=self._phi, sigma2=self._sigma2)
 
     def dump(self) -> list[object]:
         """Plain values for the checkpoint."""

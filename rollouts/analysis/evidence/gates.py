@@ -16,7 +16,17 @@ from rollouts.analysis.evidence.model import (
 )
 from rollouts.analysis.evidence.process import EvidenceProcess
 
-__all__ = ["GateVerdict", "Harm", "MetricReport", "Reason", "Verdict", "harm", "judge", "report", "silent"]
+__all__ = [
+    "GateReason",
+    "GateVerdict",
+    "Harm",
+    "MetricReport",
+    "Verdict",
+    "harm",
+    "judge",
+    "report",
+    "silent",
+]
 
 NO_HARM_BELOW = 5.0
 """A healthy canary reaches it in one rollout of five at most (Ville): doubtful enough to wait, not to abort."""
@@ -43,7 +53,7 @@ class Verdict(enum.StrEnum):
     UNDECIDED = "Undecided"
 
 
-class Reason(enum.StrEnum):
+class GateReason(enum.StrEnum):
     """Why a gate has its verdict, one CamelCase word for status and conditions."""
 
     HARM_SHOWN = "HarmShown"
@@ -71,7 +81,7 @@ class Harm:
     """The rollout is shown to be harmed, by the metrics `blame` (indices). `held` keeps it from acting."""
 
     blame: tuple[int, ...]
-    held: Reason | None
+    held: GateReason | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +89,7 @@ class GateVerdict:
     """One gate at one time. A Pass or Fail is for good; the others may change with more data."""
 
     verdict: Verdict
-    reason: Reason
+    reason: GateReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,13 +136,13 @@ def harm(process: EvidenceProcess) -> Harm | None:
     parts = [process.contribution(index) for index in range(len(process.tests))]
     blame = tuple(i for i, part in enumerate(parts) if part >= 0.5 * total) or (parts.index(max(parts)),)
     guards = process.guards
-    held: Reason | None = None
+    held: GateReason | None = None
     if guards.missing > _STOP_MISSING:
-        held = Reason.SCRAPES_MISSING
+        held = GateReason.SCRAPES_MISSING
     elif guards.mix_evidence >= _MIX_DIFFERS and not any(
         isinstance(process.tests[i], CountTest) for i in blame
     ):
-        held = Reason.PROMPT_MIX_DIFFERS
+        held = GateReason.PROMPT_MIX_DIFFERS
     return Harm(blame=blame, held=held)
 
 
@@ -144,30 +154,30 @@ def judge(process: EvidenceProcess, index: int, started: float, now: float) -> G
     """
     metric = process.spec.metrics[index]
     if metric.advisory or metric.weight == 0.0:
-        return GateVerdict(verdict=Verdict.PASS, reason=Reason.ADVISORY)
+        return GateVerdict(verdict=Verdict.PASS, reason=GateReason.ADVISORY)
     obstacle = _obstacle(process, index, started, now)
     if obstacle is None:
-        reason = Reason.NO_HARM if metric.require is Require.NO_HARM else Reason.WITHIN_TOLERANCE
+        reason = GateReason.NO_HARM if metric.require is Require.NO_HARM else GateReason.WITHIN_TOLERANCE
         return GateVerdict(verdict=Verdict.PASS, reason=reason)
     expired = metric.max_duration is not None and now - started >= metric.max_duration
     # Only where it was never compared: a second stable pod that is away for a moment comes back.
     alone = (
-        obstacle is Reason.FEW_STABLE_PODS
+        obstacle is GateReason.FEW_STABLE_PODS
         and now - started >= metric.min_dwell
         and not process.tests[index].exposure.intervals
     )
-    if not (expired or alone or obstacle is Reason.CANNOT_PROVE):
+    if not (expired or alone or obstacle is GateReason.CANNOT_PROVE):
         return GateVerdict(verdict=Verdict.UNDECIDED, reason=obstacle)
-    return _undecided(process, index, started, now, Reason.MAX_DURATION if expired else obstacle)
+    return _undecided(process, index, started, now, GateReason.MAX_DURATION if expired else obstacle)
 
 
 def _undecided(
-    process: EvidenceProcess, index: int, started: float, now: float, reason: Reason
+    process: EvidenceProcess, index: int, started: float, now: float, reason: GateReason
 ) -> GateVerdict:
     metric = process.spec.metrics[index]
     if metric.on_undecided is OnUndecided.FAIL:
         return GateVerdict(verdict=Verdict.FAIL, reason=reason)
-    if metric.on_undecided is OnUndecided.PROMOTE_IF_NO_HARM and reason is Reason.FEW_STABLE_PODS:
+    if metric.on_undecided is OnUndecided.PROMOTE_IF_NO_HARM and reason is GateReason.FEW_STABLE_PODS:
         passed = process.evidence < 1.0 and _counts_are_good(process, started, now)
         verdict = Verdict.PASS if passed else Verdict.UNDECIDED
         return GateVerdict(verdict=verdict, reason=reason)
@@ -175,7 +185,7 @@ def _undecided(
         waiting = _waiting(process, index, started, now)
         if waiting is None and process.evidence < 1.0:
             return GateVerdict(verdict=Verdict.PASS, reason=reason)
-        if reason is Reason.CANNOT_PROVE:
+        if reason is GateReason.CANNOT_PROVE:
             return GateVerdict(verdict=Verdict.UNDECIDED, reason=reason)
     return GateVerdict(verdict=Verdict.INCONCLUSIVE, reason=reason)
 
@@ -186,7 +196,7 @@ def _counts_are_good(process: EvidenceProcess, started: float, now: float) -> bo
     return bool(judged) and all(_waiting(process, index, started, now) is None for index in judged)
 
 
-def _obstacle(process: EvidenceProcess, index: int, started: float, now: float) -> Reason | None:
+def _obstacle(process: EvidenceProcess, index: int, started: float, now: float) -> GateReason | None:
     """What keeps the gate from passing, None when nothing does."""
     metric, test = process.spec.metrics[index], process.tests[index]
     waiting = _waiting(process, index, started, now)
@@ -195,8 +205,8 @@ def _obstacle(process: EvidenceProcess, index: int, started: float, now: float) 
     if test.proof() >= process.spec.pass_at:
         return waiting
     if _impossible(process, index):
-        return Reason.CANNOT_PROVE
-    return waiting if waiting is not None else Reason.COLLECTING
+        return GateReason.CANNOT_PROVE
+    return waiting if waiting is not None else GateReason.COLLECTING
 
 
 def silent(process: EvidenceProcess) -> bool:
@@ -204,38 +214,38 @@ def silent(process: EvidenceProcess) -> bool:
     return process.unheard >= _SILENT_REQUESTS
 
 
-def _waiting(process: EvidenceProcess, index: int, started: float, now: float) -> Reason | None:
+def _waiting(process: EvidenceProcess, index: int, started: float, now: float) -> GateReason | None:
     """Everything a pass needs besides proof of tolerance."""
     metric, test, guards = process.spec.metrics[index], process.tests[index], process.guards
     canary, stable = test.requests
     until = process.heard_until
     enough = comparable(metric.series, guards.stable_pods, coupled=test.exposure.coupled)
     if silent(process):
-        return Reason.SILENT
+        return GateReason.SILENT
     if until is None or canary <= 0 or stable <= 0:
         few = guards.canary_pods > 0 and not enough
-        return Reason.FEW_STABLE_PODS if few else Reason.NO_DATA
+        return GateReason.FEW_STABLE_PODS if few else GateReason.NO_DATA
     if guards.canary_stands:
-        return Reason.STANDS_STILL
+        return GateReason.STANDS_STILL
     if now - until > _SILENT_INTERVALS * process.spec.interval:
-        return Reason.NO_DATA
+        return GateReason.NO_DATA
     if guards.missing > _HOLD_MISSING:
-        return Reason.SCRAPES_MISSING
+        return GateReason.SCRAPES_MISSING
     if test.warning:
-        return Reason.UNUSABLE
+        return GateReason.UNUSABLE
     if not enough:
-        return Reason.FEW_STABLE_PODS
+        return GateReason.FEW_STABLE_PODS
     if not isinstance(test, CountTest) and guards.mix_evidence >= _MIX_DIFFERS:
-        return Reason.PROMPT_MIX_DIFFERS
+        return GateReason.PROMPT_MIX_DIFFERS
     if process.evidence >= NO_HARM_BELOW:
-        return Reason.HARM_SUSPECTED
+        return GateReason.HARM_SUSPECTED
     if now - started < metric.min_dwell:
-        return Reason.DWELLING
+        return GateReason.DWELLING
     if (
         not isinstance(test, GaugeTest)
         and canary - _requests_before(process, index, started) < metric.min_requests
     ):
-        return Reason.FEW_REQUESTS
+        return GateReason.FEW_REQUESTS
     return None
 
 

@@ -4,18 +4,18 @@ import math
 from typing import Any
 
 from rollouts.analysis.evidence.channel import Channel
+from rollouts.analysis.evidence.channels import ChannelTest, Shown
 from rollouts.analysis.evidence.collect import PodIncrement, SeriesInterval
 from rollouts.analysis.evidence.dispersion import DispersionPrior
 from rollouts.analysis.evidence.effect import (
     Effect,
     Link,
-    Pace,
     harm_information,
     interval_radius,
     proof_information,
 )
 from rollouts.analysis.evidence.model import CompareMetric, Direction
-from rollouts.analysis.evidence.noise import Context, Exposure
+from rollouts.analysis.evidence.noise import Context
 from rollouts.analysis.evidence.scores import BODY_SHIFTS
 
 __all__ = ["GaugeTest"]
@@ -31,7 +31,7 @@ _ENOUGH = 20.0
 """Deviations of pods from which on their variance is known to a third: sqrt(2 / 20)."""
 
 
-class GaugeTest:
+class GaugeTest(ChannelTest):
     """Evidence that the canary's pods stand higher than the stable ones in the same minute.
 
     One observation is one pod's mean over one block, log1p of it; autocorrelation between blocks is caught by
@@ -39,13 +39,11 @@ class GaugeTest:
     serve the same per pod (within 20 %) count.
     """
 
-    warning = ""
-
     def __init__(self, metric: CompareMetric) -> None:
+        super().__init__()
         self._up = metric.direction is Direction.HIGHER
         self._margin = math.log1p(metric.margin)
         self._tolerance = math.log1p(metric.tolerance)
-        self.exposure = Exposure()
         self._level = Channel(len(_LOG_SHIFTS), _PRIOR)
         self._block: dict[tuple[str, str], list[float]] = {}
         self._open = 0.0
@@ -146,10 +144,6 @@ class GaugeTest:
         since = self._blocks - (self._bases[start] if start >= 0 else 0)
         return self._level.evidence(start, *self._noise) if since >= _MIN_BLOCKS else 1.0
 
-    def part(self, start: int) -> str:
-        """Which part of the metric holds the evidence; there is only one."""
-        return ""
-
     def proof(self) -> float:
         """Evidence that the gauge is within tolerance."""
         return self._level.proof_evidence(*self._noise) if self._blocks >= _MIN_BLOCKS else 0.0
@@ -180,51 +174,22 @@ class GaugeTest:
         return harm, proof_information(limit, x / info, log_pass, phi, sigma2) / certified
 
     @property
-    def requests(self) -> tuple[float, float]:
-        """Pod blocks judged so far, canary and stable."""
-        return self.exposure.canary.total, self.exposure.stable.total
+    def _channels(self) -> tuple[Channel, ...]:
+        return (self._level,)
 
     @property
-    def log_tau2(self) -> float:
-        """Variance of lasting pod differences in squared natural log units."""
-        return self._level.dispersion.tau2(self._slope) / self._slope**2
-
-    @property
-    def settled_log_tau2(self) -> float:
-        """The same as far as it is settled, for what is said to be impossible."""
-        return self._level.dispersion.settled_tau2(self._slope) / self._slope**2
-
-    @property
-    def phi(self) -> float:
-        """Overdispersion in use."""
-        return self._level.dispersion.phi
+    def _shown(self) -> Shown:
+        return Shown(self._level, self._slope, *self._noise)
 
     def restart(self) -> None:
         """Begin another start."""
-        self._level.restart()
+        super().restart()
         self._bases.append(self._blocks)
 
     def retire(self) -> None:
         """Drop the oldest restart."""
-        self._level.retire()
+        super().retire()
         del self._bases[0]
-
-    def forget(self, arm: str, pod: str) -> None:
-        """A pod is gone."""
-        self.exposure.forget(arm, pod)
-        if arm == "stable":
-            self._level.dispersion.forget(pod)
-
-    @property
-    def noise_pods(self) -> int:
-        """How many pods the noise estimate rests on; 0 means priors alone."""
-        return self._level.dispersion.pods
-
-    @property
-    def pace(self) -> Pace:
-        """What a forecast starts from."""
-        phi, sigma2 = self._noise
-        return Pace(info=self._level.info, slope=self._slope, phi=phi, sigma2=sigma2)
 
     def dump(self) -> list[object]:
         """Plain values for the checkpoint."""

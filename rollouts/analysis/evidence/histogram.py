@@ -7,18 +7,18 @@ from operator import mul
 from typing import Any
 
 from rollouts.analysis.evidence.channel import Channel
+from rollouts.analysis.evidence.channels import ChannelTest, Shown
 from rollouts.analysis.evidence.collect import PodIncrement, SeriesInterval
 from rollouts.analysis.evidence.dispersion import DispersionPrior
 from rollouts.analysis.evidence.effect import (
     Effect,
     Link,
-    Pace,
     harm_information,
     interval_radius,
     proof_information,
 )
 from rollouts.analysis.evidence.model import CompareMetric, Direction, HistogramSeries
-from rollouts.analysis.evidence.noise import Context, Exposure, strata
+from rollouts.analysis.evidence.noise import Context, strata
 from rollouts.analysis.evidence.scores import (
     BODY_SHIFTS,
     Ridits,
@@ -72,15 +72,15 @@ class _Rows:
         return cls(rows, columns, math.fsum(columns), total)
 
 
-class HistogramTest:
+class HistogramTest(ChannelTest):
     """Evidence that canary requests are slower than stable ones of the same interval."""
 
     def __init__(self, metric: CompareMetric) -> None:
+        super().__init__()
         self._metric = metric
         self._up = metric.direction is Direction.HIGHER
         self._margin = math.log1p(metric.margin)
         self._tolerance = math.log1p(metric.tolerance)
-        self.exposure = Exposure()
         self._shape = Shape()
         bets = len(_LOG_SHIFTS)
         self._body = Channel(bets, _PRIOR)
@@ -278,11 +278,10 @@ class HistogramTest:
         return (self._body, *self._tails, self._mean)
 
     @property
-    def _display(self) -> tuple[Channel, tuple[float, float]]:
-        """The channel whose shift people read, and its noise."""
+    def _shown(self) -> Shown:
         if self._coarse:
-            return self._mean, self._noise[3]
-        return self._body, self._noise[0]
+            return Shown(self._mean, 1.0, *self._noise[3])
+        return Shown(self._body, max(self._shape.slope, _MIN_SLOPE), *self._noise[0])
 
     @property
     def _weights(self) -> tuple[float, ...]:
@@ -314,13 +313,13 @@ class HistogramTest:
 
     def effect(self, start: int, alpha: float) -> Effect | None:
         """Relative change of a typical request, from the rank shift (or from the mean if coarse)."""
-        channel, (phi, sigma2) = self._display
-        x, info = channel.since(start)
+        shown = self._shown
+        x, info = shown.channel.since(start)
         slope = self._shape.slope
         if info <= 0 or (slope < _MIN_SLOPE and not self._coarse):
             return None
         kappa = 0.2 * (1.0 if self._coarse else slope)
-        radius = interval_radius(info, phi * info + sigma2 * info * info, kappa, alpha)
+        radius = interval_radius(info, shown.phi * info + shown.sigma2 * info * info, kappa, alpha)
         shift = x / info
         points = [Link.linear(v) if self._coarse else Link.probit(v, slope) for v in _around(shift, radius)]
         result = Effect(estimate=points[1], low=points[0], high=points[2])
@@ -328,7 +327,8 @@ class HistogramTest:
 
     def multiples(self, log_abort: float, log_pass: float) -> tuple[float, float]:
         """How many times the data seen so far abort and pass are expected to need at this shift."""
-        channel, (phi, sigma2) = self._display
+        shown = self._shown
+        channel, phi, sigma2 = shown.channel, shown.phi, shown.sigma2
         slope = 1.0 if self._coarse else self._shape.slope
         x, info = channel.since(-1)
         if info <= 0:
@@ -352,72 +352,11 @@ class HistogramTest:
     # -- bookkeeping --------------------------------------------------------------------------------------
 
     @property
-    def warning(self) -> str:
+    def warning(self) -> str:  # type: ignore[override]  # a constant in most tests
         """What keeps the histogram from being judged, empty when nothing does."""
         if len(self._shape.bounds) and len(self._shape.bounds) < 3:
             return "fewer than three bucket bounds in common"
         return self._unusable
-
-    @property
-    def tail_words(self) -> str:
-        """What the slowest tenth is in this histogram."""
-        tail = self._shape.tails[0]
-        return "" if tail is None else f"slower than {tail.bound:g} (stable {tail.share:.1%})"
-
-    @property
-    def requests(self) -> tuple[float, float]:
-        """Requests judged so far, canary and stable."""
-        return self.exposure.canary.total, self.exposure.stable.total
-
-    @property
-    def log_tau2(self) -> float:
-        """Variance of lasting pod differences in squared natural log units."""
-        if self._coarse:
-            return self._mean.dispersion.tau2(1.0)
-        slope = max(self._shape.slope, _MIN_SLOPE)
-        return self._body.dispersion.tau2(slope) / slope**2
-
-    @property
-    def settled_log_tau2(self) -> float:
-        """The same as far as it is settled, for what is said to be impossible."""
-        if self._coarse:
-            return self._mean.dispersion.settled_tau2(1.0)
-        slope = max(self._shape.slope, _MIN_SLOPE)
-        return self._body.dispersion.settled_tau2(slope) / slope**2
-
-    @property
-    def phi(self) -> float:
-        """Overdispersion in use."""
-        return self._noise[3 if self._coarse else 0][0]
-
-    def restart(self) -> None:
-        """Begin another start."""
-        for channel in self._channels:
-            channel.restart()
-
-    def retire(self) -> None:
-        """Drop the oldest restart."""
-        for channel in self._channels:
-            channel.retire()
-
-    def forget(self, arm: str, pod: str) -> None:
-        """A pod is gone."""
-        self.exposure.forget(arm, pod)
-        if arm == "stable":
-            for channel in self._channels:
-                channel.dispersion.forget(pod)
-
-    @property
-    def noise_pods(self) -> int:
-        """How many pods the noise estimate rests on; 0 means priors alone."""
-        return self._body.dispersion.pods
-
-    @property
-    def pace(self) -> Pace:
-        """What a forecast starts from."""
-        channel, (phi, sigma2) = self._display
-        slope = 1.0 if self._coarse else max(self._shape.slope, _MIN_SLOPE)
-        return Pace(info=channel.info, slope=slope, phi=phi, sigma2=sigma2)
 
     def dump(self) -> list[object]:
         """Plain values for the checkpoint."""

@@ -17,7 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rollouts.analysis.evidence.assembly import (
+from rollouts.analysis.evidence.collect import Collector, Interval, PodIncrement, SeriesInterval
+from rollouts.analysis.evidence.counts import CountTest
+from rollouts.analysis.evidence.gauges import GaugeTest
+from rollouts.analysis.evidence.histogram import HistogramTest
+from rollouts.analysis.evidence.lost import LostTest
+from rollouts.analysis.evidence.metric_tests import (
     MetricTest,
     build_test,
     metric_weights,
@@ -26,11 +31,6 @@ from rollouts.analysis.evidence.assembly import (
     series_of,
     sleeping,
 )
-from rollouts.analysis.evidence.collect import Collector, Interval, PodIncrement, SeriesInterval
-from rollouts.analysis.evidence.counts import CountTest
-from rollouts.analysis.evidence.gauges import GaugeTest
-from rollouts.analysis.evidence.histogram import HistogramTest
-from rollouts.analysis.evidence.lost import LostTest
 from rollouts.analysis.evidence.model import (
     Arm,
     EvidenceSpec,

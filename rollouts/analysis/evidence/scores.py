@@ -27,10 +27,11 @@ __all__ = [
 ]
 
 BODY_SHIFTS = (0.05, 0.10, 0.15, 0.20, 0.30, 0.50, 1.0, 2.0)
-"""Relative latency changes that the harm evidence bets on, in equal parts."""
+"""Relative latency changes that the harm evidence bets on, in equal parts: close together where a regression is likely,
+and up to a threefold; a bet between two of them loses little (`benchmarks/statistics`)."""
 
 COUNT_RATIOS = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
-"""Rate ratios that the harm evidence bets on, in equal parts."""
+"""Rate ratios that the harm evidence bets on, in equal parts: failures multiply where latencies grow by shares."""
 
 MAX_EXPONENT = 600.0
 """Evidence is capped at exp(600): far above any decision, far below the overflow of a double."""
@@ -38,7 +39,7 @@ MAX_EXPONENT = 600.0
 _FLOOR_RATIOS = (1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 300.0)
 """Up to all requests failing where the floor is 0.3 %."""
 _MIN_SPREAD = 1e-3
-"""Variance of ranks below which all requests lie in one bucket."""
+"""Variance of ranks (1/12 where no two are alike) below which all requests lie in one bucket: nothing to rank."""
 _SHIFT = 0.1
 """The shift by which slopes are measured: small against a bucket, large against rounding."""
 _LOG_SHIFT = math.log1p(_SHIFT)

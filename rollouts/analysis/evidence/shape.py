@@ -13,7 +13,7 @@ _MEMORY = 600.0
 _ENOUGH = 100.0
 """Requests from which on a tenth and a fiftieth of them are more than one."""
 COARSE_BELOW = 0.5
-"""Buckets that keep less than half of the rank information (12 s^2) are coarse."""
+"""Buckets that keep less than half of the rank information (12 s^2) are coarse: the mean then tells more."""
 
 
 class Shape:

@@ -3,7 +3,7 @@
 import math
 
 from rollouts.analysis.evidence.effect import Effect
-from rollouts.analysis.evidence.gates import GateVerdict, MetricReport, Reason, Verdict
+from rollouts.analysis.evidence.gates import GateReason, GateVerdict, MetricReport, Verdict
 from rollouts.analysis.evidence.model import CompareMetric, Direction
 
 __all__ = ["SILENT_CANARY", "SINGLE_POD", "brief", "describe", "describe_effect", "percent"]
@@ -22,19 +22,19 @@ SILENT_CANARY = (
 """What is said of a canary that is not heard of."""
 
 _WAITING = {
-    Reason.COLLECTING: "not decided yet",
-    Reason.DWELLING: "no harm so far; the minimum time of the gate is not over",
-    Reason.FEW_REQUESTS: "no harm so far; too few canary requests",
-    Reason.HARM_SUSPECTED: "harm is suspected, not shown",
-    Reason.NO_DATA: "no usable figures: nothing passes on silence",
-    Reason.SCRAPES_MISSING: "held: too many scrapes are missing",
-    Reason.PROMPT_MIX_DIFFERS: "held: the arms receive different prompts",
-    Reason.FEW_STABLE_PODS: f"held: {SINGLE_POD}",
-    Reason.STANDS_STILL: "held: requests are in flight on the canary, and its engines generate no token",
-    Reason.SILENT: f"held: {SILENT_CANARY}",
-    Reason.UNUSABLE: "held: this metric cannot be compared",
-    Reason.OTHER_METRIC: "judging ended: another metric is harmed",
-    Reason.MAX_DURATION: "undecided at the end of its time",
+    GateReason.COLLECTING: "not decided yet",
+    GateReason.DWELLING: "no harm so far; the minimum time of the gate is not over",
+    GateReason.FEW_REQUESTS: "no harm so far; too few canary requests",
+    GateReason.HARM_SUSPECTED: "harm is suspected, not shown",
+    GateReason.NO_DATA: "no usable figures: nothing passes on silence",
+    GateReason.SCRAPES_MISSING: "held: too many scrapes are missing",
+    GateReason.PROMPT_MIX_DIFFERS: "held: the arms receive different prompts",
+    GateReason.FEW_STABLE_PODS: f"held: {SINGLE_POD}",
+    GateReason.STANDS_STILL: "held: requests are in flight on the canary, and its engines generate no token",
+    GateReason.SILENT: f"held: {SILENT_CANARY}",
+    GateReason.UNUSABLE: "held: this metric cannot be compared",
+    GateReason.OTHER_METRIC: "judging ended: another metric is harmed",
+    GateReason.MAX_DURATION: "undecided at the end of its time",
 }
 
 _KNOWS_NOTHING = math.log(25.0)
@@ -82,17 +82,17 @@ def _headline(metric: CompareMetric, report: MetricReport, gate: GateVerdict) ->
     worse = "worse" if metric.direction is Direction.LOWER else "lower"
     where = f", most of all the {report.part}" if report.part and report.part != "body" else ""
     match gate.reason:
-        case Reason.HARM_SHOWN:
+        case GateReason.HARM_SHOWN:
             return f"the canary is shown to be {worse} than stable{where}."
-        case Reason.WITHIN_TOLERANCE:
+        case GateReason.WITHIN_TOLERANCE:
             return f"the canary is shown to be within {percent(metric.tolerance)} of stable."
-        case Reason.NO_HARM:
+        case GateReason.NO_HARM:
             return "no sign of harm."
-        case Reason.ADVISORY:
+        case GateReason.ADVISORY:
             return "shown for information; it decides nothing."
-        case Reason.CANNOT_PROVE:
+        case GateReason.CANNOT_PROVE:
             return _cannot_prove(metric, report)
-        case Reason.FEW_STABLE_PODS if gate.verdict is Verdict.PASS:
+        case GateReason.FEW_STABLE_PODS if gate.verdict is Verdict.PASS:
             return "not compared, with a single stable pod: errors and what was lost show no harm, as the gate asks."
         case _ if gate.verdict is Verdict.PASS:
             return "undecided, and no harm: promoted as the gate asks."
@@ -129,7 +129,7 @@ def _of_all(report: MetricReport) -> str:
 
 
 def _outlook(report: MetricReport, gate: GateVerdict) -> str:
-    if gate.verdict in (Verdict.PASS, Verdict.FAIL) or gate.reason is Reason.OTHER_METRIC:
+    if gate.verdict in (Verdict.PASS, Verdict.FAIL) or gate.reason is GateReason.OTHER_METRIC:
         return ""
     parts = []
     if report.minutes_to_abort < math.inf:

@@ -19,7 +19,7 @@ _CONTAINER = "server"
 
 
 class PodRemover(Protocol):
-    """A client whose delete takes a grace period: ``HttpKubeClient``, ``MemoryKubeClient``."""
+    """A client whose delete takes a grace period, as ``HttpKubeClient``."""
 
     async def delete(
         self,

@@ -8,10 +8,10 @@ from ipaddress import ip_address
 from typing import Any
 
 from rollouts.lab.gateway.httproute import BackendRef
-from rollouts.lab.gateway.model import Cluster, Endpoint, Picker
+from rollouts.lab.gateway.model import Cluster, LbEndpoint, PickerBackend
 from rollouts.lab.gateway.read import Malformed, items, mapping, number, text, text_map
 
-__all__ = ["PICKER_ANNOTATION", "POOL_GROUPS", "Backends", "PoolKey", "Problem"]
+__all__ = ["PICKER_ANNOTATION", "POOL_GROUPS", "Backends", "PoolKey", "UnresolvedRef"]
 
 POOL_GROUPS = ("inference.networking.k8s.io", "inference.networking.x-k8s.io")
 """InferencePool v1 and v1alpha2; the same kind under two groups, with differently shaped specs."""
@@ -27,7 +27,7 @@ PoolKey = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class UnresolvedRef:
     """Why a backendRef does not resolve: reason and message of the ResolvedRefs condition."""
 
     reason: str
@@ -56,7 +56,7 @@ class Backends:
             if ready is not None:
                 self._ready.setdefault(_identity(pod)[0], []).append(ready)
 
-    def resolve(self, ref: BackendRef, route_namespace: str) -> tuple[str, Problem | None]:
+    def resolve(self, ref: BackendRef, route_namespace: str) -> tuple[str, UnresolvedRef | None]:
         """Name of the cluster for ``ref``, and why it has no cluster (its share is then answered 500)."""
         name = _cluster_name(ref)
         problem = self._problem(ref, route_namespace)
@@ -69,12 +69,12 @@ class Backends:
                     else self._pool(name, target, ref)
                 )
             except Malformed as error:
-                problem = Problem(
+                problem = UnresolvedRef(
                     reason="UnsupportedValue", message=f"{ref.kind} {ref.namespace}/{ref.name}: {error}"
                 )
         return name, problem
 
-    def picker_problem(self, group: str, pool: Mapping[str, Any]) -> Problem | None:
+    def picker_problem(self, group: str, pool: Mapping[str, Any]) -> UnresolvedRef | None:
         """Why the pool's endpoint picker cannot be found, None when it is there or none is named."""
         namespace, name = _identity(pool)
         try:
@@ -82,30 +82,30 @@ class Backends:
             ref = mapping(spec, "endpointPickerRef" if group == POOL_GROUPS[0] else "extensionRef")
             service = text(ref, "name")
         except Malformed as error:
-            return Problem(reason="InvalidExtensionRef", message=f"the pool cannot be read: {error}")
+            return UnresolvedRef(reason="InvalidExtensionRef", message=f"the pool cannot be read: {error}")
         if not service or PICKER_ANNOTATION in annotations or ("", namespace, service) in self._by_key:
             return None
-        return Problem(
+        return UnresolvedRef(
             reason="InvalidExtensionRef",
             message=f"Service {namespace}/{service}, the endpoint picker of {name}, does not exist; "
             "this gateway balances over the Ready pods",
         )
 
-    def _problem(self, ref: BackendRef, route_namespace: str) -> Problem | None:
+    def _problem(self, ref: BackendRef, route_namespace: str) -> UnresolvedRef | None:
         where = f"{ref.kind} {ref.namespace}/{ref.name}"
         known = ref.group in POOL_GROUPS if ref.kind == "InferencePool" else ref.group == ""
         if ref.kind not in {"InferencePool", "Service"} or not known:
-            return Problem(
+            return UnresolvedRef(
                 reason="InvalidKind",
                 message=f"{ref.group or 'core'}/{ref.kind} is no backend: use an InferencePool or a Service",
             )
         if ref.namespace != route_namespace:
-            return Problem(
+            return UnresolvedRef(
                 reason="RefNotPermitted",
                 message=f"{where} is in another namespace; this gateway honours no ReferenceGrant",
             )
         if (ref.group, ref.namespace, ref.name) not in self._by_key:
-            return Problem(
+            return UnresolvedRef(
                 reason="BackendNotFound",
                 message=f"{where} ({ref.group or 'core'}) does not exist; create it or drop the reference",
             )
@@ -126,7 +126,7 @@ class Backends:
         return Cluster(
             name=name,
             endpoints=tuple(
-                Endpoint(address=pod.address, port=port)
+                LbEndpoint(address=pod.address, port=port)
                 for pod in self._select(ref.namespace, selector)
                 for port in ports
             ),
@@ -135,7 +135,7 @@ class Backends:
 
     def _picker(
         self, namespace: str, ref: Mapping[str, Any], annotations: Mapping[str, str]
-    ) -> Picker | None:
+    ) -> PickerBackend | None:
         """The picker at the annotated address, else the Ready pods that its Service selects.
 
         None where the Service is missing or selects nothing at all: this gateway then balances by itself.
@@ -143,13 +143,15 @@ class Backends:
         fail_open = text(ref, "failureMode", "FailClose") == "FailOpen"
         address = annotations.get(PICKER_ANNOTATION, "")
         if address:
-            return Picker(name=f"picker/{address}", endpoints=(_dialled(address),), fail_open=fail_open)
+            return PickerBackend(
+                name=f"picker/{address}", endpoints=(_dialled(address),), fail_open=fail_open
+            )
         service = self._by_key.get(("", namespace, text(ref, "name")))
         if service is None or not mapping(mapping(service, "spec"), "selector"):
             return None
         port = number(mapping(ref, "port"), "number", 0, high=65535)
         port = port or number(ref, "portNumber", _PICKER_PORT, low=1, high=65535)
-        return Picker(
+        return PickerBackend(
             name=f"picker/{namespace}/{text(ref, 'name')}/{port}",
             endpoints=self._behind(namespace, service, port),
             fail_open=fail_open,
@@ -158,7 +160,7 @@ class Backends:
     def _service(self, name: str, service: Mapping[str, Any], ref: BackendRef) -> Cluster:
         return Cluster(name=name, endpoints=self._behind(ref.namespace, service, ref.port))
 
-    def _behind(self, namespace: str, service: Mapping[str, Any], port: int) -> tuple[Endpoint, ...]:
+    def _behind(self, namespace: str, service: Mapping[str, Any], port: int) -> tuple[LbEndpoint, ...]:
         """The Ready pods behind a port of a Service. Raises Malformed when it has no such port."""
         spec = mapping(service, "spec")
         selector = text_map(spec, "selector")
@@ -171,7 +173,9 @@ class Backends:
         pods = self._select(namespace, selector) if selector else []
         ports = [target if isinstance(target, int) else pod.ports.get(str(target), 0) for pod in pods]
         return tuple(
-            Endpoint(address=pod.address, port=found) for pod, found in zip(pods, ports, strict=True) if found
+            LbEndpoint(address=pod.address, port=found)
+            for pod, found in zip(pods, ports, strict=True)
+            if found
         )
 
     def _select(self, namespace: str, selector: Mapping[str, str]) -> list[_ReadyPod]:
@@ -220,7 +224,7 @@ def _cluster_name(ref: BackendRef) -> str:
     return f"{ref.kind.lower()}/{ref.namespace}/{ref.name}/{ref.port}"
 
 
-def _dialled(address: str) -> Endpoint:
+def _dialled(address: str) -> LbEndpoint:
     """An annotated ``IP:port``. Only loopback: whoever may edit a pool must not choose where requests go."""
     host, _, port = address.rpartition(":")
     try:
@@ -230,4 +234,4 @@ def _dialled(address: str) -> Endpoint:
         raise Malformed(f"annotation {PICKER_ANNOTATION}: {address} is not IP:port") from None
     if not loopback or not 0 < number_of < 65536:
         raise Malformed(f"annotation {PICKER_ANNOTATION}: {address} is not a loopback IP:port")
-    return Endpoint(address=host.strip("[]"), port=number_of)
+    return LbEndpoint(address=host.strip("[]"), port=number_of)

@@ -19,7 +19,7 @@ from rollouts.lab.gateway.model import (
 )
 from rollouts.lab.gateway.read import Malformed, items, mapping, number, text
 
-__all__ = ["GATEWAY_GROUP", "BackendRef", "HttpRoute", "ParentRef", "Rule", "parse_route"]
+__all__ = ["GATEWAY_GROUP", "BackendRef", "HttpRoute", "ParentRef", "RouteRule", "parse_route"]
 
 GATEWAY_GROUP = "gateway.networking.k8s.io"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
@@ -56,7 +56,7 @@ class BackendRef:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class RouteRule:
     """One entry of ``spec.rules``. No matches in the object means one match on everything."""
 
     matches: tuple[Match, ...]
@@ -77,7 +77,7 @@ class HttpRoute:
     created: str
     parents: tuple[ParentRef, ...]
     hostnames: tuple[str, ...]
-    rules: tuple[Rule, ...]
+    rules: tuple[RouteRule, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,9 +120,9 @@ def _parent(ref: Mapping[str, Any], namespace: str) -> ParentRef:
     )
 
 
-def _rule(rule: Mapping[str, Any], namespace: str) -> Rule:
+def _rule(rule: Mapping[str, Any], namespace: str) -> RouteRule:
     filters = _filters(rule, namespace)
-    return Rule(
+    return RouteRule(
         matches=tuple(_match(m) for m in items(rule, "matches")) or (Match(),),
         backends=tuple(_backend(ref, namespace) for ref in items(rule, "backendRefs")),
         mirrors=filters.mirrors,

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from rollouts.lab.gateway import shims
-from rollouts.lab.gateway.model import Cluster, Listener, Plan, Route, WeightedBackend
+from rollouts.lab.gateway.model import Cluster, GatewayConfig, Listener, Route, WeightedBackend
 from rollouts.peers import gateway_peers
 
 __all__ = ["GatewayLike", "played"]
@@ -54,12 +54,12 @@ class GatewayLike(Enum):
         return ("--keep-streams",) if peer is not None and peer.needs.keep_streams else ()
 
 
-def played(like: GatewayLike, plan: Plan, before: Plan) -> Plan:
+def played(like: GatewayLike, plan: GatewayConfig, before: GatewayConfig) -> GatewayConfig:
     """What is published for ``plan`` where ``before`` is what was published last."""
     return _PLAYED.get(like, _standard)(plan, before)
 
 
-def _standard(plan: Plan, before: Plan) -> Plan:
+def _standard(plan: GatewayConfig, before: GatewayConfig) -> GatewayConfig:
     return plan
 
 
@@ -72,7 +72,7 @@ def _split(route: Route) -> bool:
     return len({backend.cluster for backend in _pools(route)}) > 1
 
 
-def _changed(plan: Plan, change: Callable[[Route], Route]) -> Plan:
+def _changed(plan: GatewayConfig, change: Callable[[Route], Route]) -> GatewayConfig:
     listeners = [
         replace(
             listener,
@@ -107,7 +107,7 @@ class _OnePickerPerRule:
         return replace(backend, cluster=name)
 
 
-def _istio(plan: Plan, before: Plan) -> Plan:
+def _istio(plan: GatewayConfig, before: GatewayConfig) -> GatewayConfig:
     rules = _OnePickerPerRule({cluster.name: cluster for cluster in plan.clusters})
     served = _changed(plan, rules.serve)
     return replace(served, clusters=tuple(rules.clusters[name] for name in sorted(rules.clusters)))
@@ -116,12 +116,12 @@ def _istio(plan: Plan, before: Plan) -> Plan:
 # --- Envoy AI Gateway ------------------------------------------------------------------------------
 
 
-def _ai_gateway(plan: Plan, before: Plan) -> Plan:
+def _ai_gateway(plan: GatewayConfig, before: GatewayConfig) -> GatewayConfig:
     frozen = {listener.name: listener for listener in before.listeners}
     listeners = tuple(_as_it_was(listener, frozen) for listener in plan.listeners)
     # What was published goes on following the pods of its pools.
     clusters = {cluster.name: cluster for cluster in (*before.clusters, *plan.clusters)}
-    return Plan(listeners=listeners, clusters=tuple(clusters[name] for name in sorted(clusters)))
+    return GatewayConfig(listeners=listeners, clusters=tuple(clusters[name] for name in sorted(clusters)))
 
 
 def _as_it_was(listener: Listener, frozen: dict[str, Listener]) -> Listener:
@@ -139,11 +139,11 @@ def _refused(route: Route) -> Route:
     return replace(route, backends=(WeightedBackend(cluster=_REFUSING.name, weight=1),))
 
 
-def _kgateway(plan: Plan, before: Plan) -> Plan:
+def _kgateway(plan: GatewayConfig, before: GatewayConfig) -> GatewayConfig:
     return replace(_changed(plan, _refused), clusters=(*plan.clusters, _REFUSING))
 
 
-_PLAYED: dict[GatewayLike, Callable[[Plan, Plan], Plan]] = {
+_PLAYED: dict[GatewayLike, Callable[[GatewayConfig, GatewayConfig], GatewayConfig]] = {
     GatewayLike.ISTIO: _istio,
     GatewayLike.AI_GATEWAY: _ai_gateway,
     GatewayLike.KGATEWAY: _kgateway,

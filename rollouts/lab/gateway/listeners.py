@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rollouts.lab.gateway.backends import Problem
+from rollouts.lab.gateway.backends import UnresolvedRef
 from rollouts.lab.gateway.httproute import GATEWAY_GROUP, HttpRoute, ParentRef
 from rollouts.lab.gateway.read import Malformed, items, mapping, number, text, text_map
 
@@ -92,7 +92,7 @@ def _namespaces(allowed: Mapping[str, Any], own: str) -> tuple[str, ...] | None:
 
 def attach(
     route: HttpRoute, ref: ParentRef, listeners: Sequence[GatewayListener]
-) -> tuple[tuple[Attachment, ...], Problem | None]:
+) -> tuple[tuple[Attachment, ...], UnresolvedRef | None]:
     """The listeners of one gateway that take the route, or why none does (reason of Accepted=False)."""
     where = f"Gateway {ref.namespace}/{ref.name}"
     named = [
@@ -101,7 +101,7 @@ def attach(
         if ref.section in ("", listener.name) and ref.port in (0, listener.port) and listener.served
     ]
     if not named:
-        return (), Problem(
+        return (), UnresolvedRef(
             reason="NoMatchingParent", message=f"{where} has no HTTP listener that this parentRef names"
         )
     allowed = [
@@ -111,7 +111,7 @@ def attach(
         and (listener.namespaces is None or route.namespace in listener.namespaces)
     ]
     if not allowed:
-        return (), Problem(
+        return (), UnresolvedRef(
             reason="NotAllowedByListeners",
             message=f"no listener of {where} allows routes of namespace {route.namespace} (allowedRoutes)",
         )
@@ -121,7 +121,7 @@ def attach(
         if hostnames:
             attachments.append(Attachment(listener=listener, hostnames=hostnames))
     if not attachments:
-        return (), Problem(
+        return (), UnresolvedRef(
             reason="NoMatchingListenerHostname",
             message=f"no listener of {where} shares a hostname with the route",
         )

@@ -12,14 +12,14 @@ __all__ = [
     "NO_EDITS",
     "NO_REWRITE",
     "Cluster",
-    "Endpoint",
+    "GatewayConfig",
     "HeaderEdits",
+    "LbEndpoint",
     "Listener",
     "Match",
     "PathKind",
     "PathMatch",
-    "Picker",
-    "Plan",
+    "PickerBackend",
     "Rewrite",
     "Route",
     "ValueMatch",
@@ -93,7 +93,7 @@ NO_REWRITE = Rewrite()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class LbEndpoint:
     """Address of one Ready pod."""
 
     address: str
@@ -101,11 +101,11 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picker:
+class PickerBackend:
     """The endpoint picker of a pool: the addresses that the gateway can dial, all alike."""
 
     name: str
-    endpoints: tuple[Endpoint, ...]
+    endpoints: tuple[LbEndpoint, ...]
     fail_open: bool
 
 
@@ -114,8 +114,8 @@ class Cluster:
     """A backend that requests can be sent to."""
 
     name: str
-    endpoints: tuple[Endpoint, ...] = ()
-    picker: Picker | None = None
+    endpoints: tuple[LbEndpoint, ...] = ()
+    picker: PickerBackend | None = None
     binding: bool = True
     """Whether only the picker may say where a request goes, unless it fails open; else pods are a fallback."""
 
@@ -162,7 +162,7 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class GatewayConfig:
     """All of the data plane."""
 
     listeners: tuple[Listener, ...] = ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["MAX_ITEMS", "MAX_TEXT", "Malformed", "flag", "items", "mapping", "number", "text", "text_map"]
+__all__ = ["MAX_ITEMS", "MAX_TEXT", "Malformed", "items", "mapping", "number", "text", "text_map"]
 
 MAX_ITEMS = 64
 """Longest list that is read from one field; the Gateway API allows 16 rules of 8 to 64 matches."""
@@ -66,16 +66,6 @@ def number(parent: Mapping[str, Any], key: str, default: int, *, low: int = 0, h
         raise Malformed(f"{key}: a whole number is needed, found {type(value).__name__}")
     if not low <= value <= high:
         raise Malformed(f"{key}: {value} is outside {low}..{high}")
-    return value
-
-
-def flag(parent: Mapping[str, Any], key: str, default: bool = False) -> bool:
-    """The boolean at ``key``; ``default`` when it is absent or null."""
-    value = parent.get(key)
-    if value is None:
-        return default
-    if not isinstance(value, bool):
-        raise Malformed(f"{key}: true or false is needed, found {type(value).__name__}")
     return value
 
 

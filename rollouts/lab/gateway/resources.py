@@ -30,10 +30,10 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 
 from rollouts.lab.gateway.extproc import DESTINATION_HEADER, EXT_PROC_FILTER, base_filter
-from rollouts.lab.gateway.model import Cluster, Listener, Picker, Plan
+from rollouts.lab.gateway.model import Cluster, GatewayConfig, Listener, PickerBackend
 from rollouts.lab.gateway.routes import virtual_host
 
-__all__ = ["CLUSTER", "ENDPOINTS", "LISTENER", "ROUTES", "Snapshot", "render"]
+__all__ = ["CLUSTER", "ENDPOINTS", "LISTENER", "ROUTES", "XdsSnapshot", "render"]
 
 _PREFIX = "type.googleapis.com/"
 CLUSTER = _PREFIX + "envoy.config.cluster.v3.Cluster"
@@ -47,7 +47,7 @@ _MANY = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
+class XdsSnapshot:
     """Serialized resources by type URL and name. Equal bytes mean that Envoy need not be told."""
 
     resources: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Snapshot:
         return self.resources.get(type_url, {})
 
 
-def render(plan: Plan, *, address: str = "127.0.0.1") -> Snapshot:
+def render(plan: GatewayConfig, *, address: str = "127.0.0.1") -> XdsSnapshot:
     """The Envoy configuration of a plan, with listeners on ``address``."""
     pickers = {c.picker.name: c.picker for c in plan.clusters if c.picker is not None}
     by_name = {cluster.name: cluster for cluster in plan.clusters}
@@ -74,9 +74,9 @@ def render(plan: Plan, *, address: str = "127.0.0.1") -> Snapshot:
         )
         for listener in plan.listeners
     }
-    assigned: list[Cluster | Picker] = [cluster for cluster in plan.clusters if not _strict(cluster)]
+    assigned: list[Cluster | PickerBackend] = [cluster for cluster in plan.clusters if not _strict(cluster)]
     assigned += pickers.values()
-    return Snapshot(
+    return XdsSnapshot(
         resources={
             CLUSTER: _serialize(clusters.items()),
             ENDPOINTS: _serialize((item.name, _assignment(item)) for item in assigned),
@@ -159,7 +159,7 @@ def _policy(name: str, config: Message) -> cluster_pb2.LoadBalancingPolicy.Polic
     )
 
 
-def _picker_cluster(picker: Picker) -> cluster_pb2.Cluster:
+def _picker_cluster(picker: PickerBackend) -> cluster_pb2.Cluster:
     options = http_protocol_options_pb2.HttpProtocolOptions(
         explicit_http_config=http_protocol_options_pb2.HttpProtocolOptions.ExplicitHttpConfig(
             http2_protocol_options=protocol_pb2.Http2ProtocolOptions()
@@ -193,7 +193,7 @@ def _tcp_check() -> health_check_pb2.HealthCheck:
     )
 
 
-def _assignment(cluster: Cluster | Picker) -> endpoint_pb2.ClusterLoadAssignment:
+def _assignment(cluster: Cluster | PickerBackend) -> endpoint_pb2.ClusterLoadAssignment:
     endpoints = [_lb_endpoint(endpoint.address, endpoint.port) for endpoint in cluster.endpoints]
     return endpoint_pb2.ClusterLoadAssignment(
         cluster_name=cluster.name, endpoints=[_locality(endpoints)] if endpoints else []

@@ -18,7 +18,7 @@ from rollouts.lab.gateway.hearing import LATE_SECONDS, heard
 from rollouts.lab.gateway.httproute import GATEWAY_GROUP
 from rollouts.lab.gateway.likeness import GatewayLike, played
 from rollouts.lab.gateway.listeners import requested_ports
-from rollouts.lab.gateway.model import Plan
+from rollouts.lab.gateway.model import GatewayConfig
 from rollouts.lab.gateway.resources import render
 from rollouts.lab.gateway.shims import PickerShims
 from rollouts.lab.gateway.status import gateway_patch, pool_patch, route_patch
@@ -67,7 +67,7 @@ class LabGateway:
         self._clock = clock or SystemClock()
         self._address = address
         self._like = like
-        self._published = Plan()
+        self._published = GatewayConfig()
         self._shims = PickerShims(like.speaks)
         self._late: asyncio.Task[None] | None = None
         self._directory = directory

@@ -19,7 +19,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from envoy.service.ext_proc.v3 import external_processor_pb2_grpc as ext_proc_grpc
 from envoy.type.v3 import http_status_pb2
 
-from rollouts.lab.gateway.model import Cluster, Endpoint, Picker, Plan
+from rollouts.lab.gateway.model import Cluster, GatewayConfig, LbEndpoint, PickerBackend
 
 __all__ = ["PickerShims", "SpeakAs", "agentgateway", "nginx"]
 
@@ -145,8 +145,8 @@ class _Shim(ext_proc_grpc.ExternalProcessorServicer):  # type: ignore[misc]  # u
     def __init__(self, speak: SpeakAs) -> None:
         self._speak = speak
         self._turn = itertools.count()
-        self._channels: dict[Endpoint, Any] = {}
-        self.endpoints: tuple[Endpoint, ...] = ()
+        self._channels: dict[LbEndpoint, Any] = {}
+        self.endpoints: tuple[LbEndpoint, ...] = ()
 
     async def Process(  # the name is given by the protocol
         self, requests: Requests, context: grpc.aio.ServicerContext
@@ -174,9 +174,9 @@ class PickerShims:
     """Puts a shim before every picker of a plan. Without ``speak`` plans stay as they are."""
 
     speak: SpeakAs | None
-    _running: dict[str, tuple[_Shim, Any, Endpoint]] = field(default_factory=dict)
+    _running: dict[str, tuple[_Shim, Any, LbEndpoint]] = field(default_factory=dict)
 
-    async def before(self, plan: Plan) -> Plan:
+    async def before(self, plan: GatewayConfig) -> GatewayConfig:
         """The plan with a shim's address in place of each picker's."""
         if self.speak is None:
             return plan
@@ -185,13 +185,13 @@ class PickerShims:
             await self._follow(name, picker, self.speak)
         return replace(plan, clusters=tuple(self._led(cluster) for cluster in plan.clusters))
 
-    async def _follow(self, name: str, picker: Picker, speak: SpeakAs) -> None:
+    async def _follow(self, name: str, picker: PickerBackend, speak: SpeakAs) -> None:
         if name not in self._running:
             shim, server = _Shim(speak), grpc.aio.server()
             ext_proc_grpc.add_ExternalProcessorServicer_to_server(shim, server)
             port = server.add_insecure_port(f"{_HOST}:0")
             await server.start()
-            self._running[name] = (shim, server, Endpoint(address=_HOST, port=port))
+            self._running[name] = (shim, server, LbEndpoint(address=_HOST, port=port))
         self._running[name][0].endpoints = picker.endpoints
 
     def _led(self, cluster: Cluster) -> Cluster:

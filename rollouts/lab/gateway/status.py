@@ -13,7 +13,8 @@ from typing import Any
 
 from rollouts.lab.gateway.backends import POOL_GROUPS
 from rollouts.lab.gateway.httproute import GATEWAY_GROUP
-from rollouts.lab.gateway.translate import Condition, GatewayStatus, PoolStatus, RouteStatus
+from rollouts.lab.gateway.translate import GatewayStatus, PoolStatus, RouteCondition, RouteStatus
+from rollouts.objects.fields import list_of, map_of
 
 __all__ = ["CONTROLLER_NAME", "gateway_patch", "pool_patch", "route_patch"]
 
@@ -25,7 +26,7 @@ Object = Mapping[str, Any]
 def route_patch(status: RouteStatus, now: datetime) -> dict[str, Any] | None:
     """Merge patch for the status subresource, None when the route already says so."""
     route = status.route
-    old = _list(_mapping(route.get("status")), "parents")
+    old = _list(map_of(route.get("status")), "parents")
     ours = [entry for entry in old if entry.get("controllerName") == CONTROLLER_NAME]
     parents: list[Any] = [entry for entry in old if entry.get("controllerName") != CONTROLLER_NAME]
     for parent in status.parents:
@@ -50,13 +51,13 @@ def gateway_patch(
     ``rejected`` is what Envoy refused; it makes Programmed false.
     """
     gateway = status.gateway
-    old = _mapping(gateway.get("status"))
+    old = map_of(gateway.get("status"))
     conditions = status.conditions
     if rejected:
         conditions = tuple(
             condition
             if condition.type != "Programmed"
-            else Condition(type="Programmed", status=False, reason="Invalid", message=rejected[:1024])
+            else RouteCondition(type="Programmed", status=False, reason="Invalid", message=rejected[:1024])
             for condition in conditions
         )
     old_listeners = {entry.get("name"): entry for entry in _list(old, "listeners")}
@@ -88,7 +89,7 @@ def pool_patch(status: PoolStatus, now: datetime) -> dict[str, Any] | None:
     """
     pool, v1 = status.pool, status.group == POOL_GROUPS[0]
     field = "parents" if v1 else "parent"
-    old = _list(_mapping(pool.get("status")), field)
+    old = _list(map_of(pool.get("status")), field)
     foreign: list[Any] = [
         entry for entry in old if v1 and entry.get("controllerName") not in (None, "", CONTROLLER_NAME)
     ]
@@ -98,23 +99,23 @@ def pool_patch(status: PoolStatus, now: datetime) -> dict[str, Any] | None:
         previous = next((entry for entry in old if entry.get("parentRef") == ref), {})
         entry = {"parentRef": ref, "conditions": _conditions(status.conditions, previous, pool, now)}
         wanted.append({**entry, "controllerName": CONTROLLER_NAME} if v1 else entry)
-    ours_before = any(_mapping(entry.get("parentRef")).get("kind") == "Gateway" for entry in old)
+    ours_before = any(map_of(entry.get("parentRef")).get("kind") == "Gateway" for entry in old)
     if wanted == old or (not status.gateways and not ours_before):
         return None
     return _patch(pool, {field: wanted})
 
 
 def _patch(obj: Object, status: dict[str, Any]) -> dict[str, Any]:
-    version = _mapping(obj.get("metadata")).get("resourceVersion")
+    version = map_of(obj.get("metadata")).get("resourceVersion")
     # The precondition keeps another gateway's entries from being overwritten by our older copy of them.
     return {"metadata": {"resourceVersion": version}, "status": status}
 
 
 def _conditions(
-    conditions: Iterable[Condition], previous: Object, obj: Object, now: datetime
+    conditions: Iterable[RouteCondition], previous: Object, obj: Object, now: datetime
 ) -> list[dict[str, Any]]:
     old = {entry.get("type"): entry for entry in _list(previous, "conditions")}
-    generation = _mapping(obj.get("metadata")).get("generation", 0)
+    generation = map_of(obj.get("metadata")).get("generation", 0)
     written = []
     stamp = f"{now:%Y-%m-%dT%H:%M:%SZ}"
     for condition in conditions:
@@ -134,10 +135,5 @@ def _conditions(
     return written
 
 
-def _mapping(value: Any) -> Object:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _list(parent: Object, key: str) -> list[Object]:
-    value = parent.get(key)
-    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
+    return [entry for entry in list_of(parent.get(key)) if isinstance(entry, Mapping)]

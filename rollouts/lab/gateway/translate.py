@@ -12,18 +12,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rollouts.lab.gateway.backends import Backends, PoolKey, Problem
-from rollouts.lab.gateway.httproute import HttpRoute, ParentRef, Rule, parse_route
+from rollouts.lab.gateway.backends import Backends, PoolKey, UnresolvedRef
+from rollouts.lab.gateway.httproute import HttpRoute, ParentRef, RouteRule, parse_route
 from rollouts.lab.gateway.listeners import Attachment, GatewayListener, attach, parse_listeners
-from rollouts.lab.gateway.model import Listener, Match, PathKind, Plan, Route, VirtualHost, WeightedBackend
+from rollouts.lab.gateway.model import (
+    GatewayConfig,
+    Listener,
+    Match,
+    PathKind,
+    Route,
+    VirtualHost,
+    WeightedBackend,
+)
 from rollouts.lab.gateway.read import Malformed, mapping, text
 
 __all__ = [
-    "Condition",
     "GatewayStatus",
     "ListenerStatus",
     "ParentStatus",
     "PoolStatus",
+    "RouteCondition",
     "RouteStatus",
     "Translation",
     "World",
@@ -51,7 +59,7 @@ class World:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Condition:
+class RouteCondition:
     """One condition without its times and generation, which the writer adds."""
 
     type: str
@@ -65,7 +73,7 @@ class ParentStatus:
     """What one parent says about a route."""
 
     parent: Mapping[str, Any]
-    conditions: tuple[Condition, ...]
+    conditions: tuple[RouteCondition, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +95,7 @@ class ListenerStatus:
 
     name: str
     attached: int
-    conditions: tuple[Condition, ...]
+    conditions: tuple[RouteCondition, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +103,7 @@ class GatewayStatus:
     """Status of one Gateway."""
 
     gateway: Object
-    conditions: tuple[Condition, ...]
+    conditions: tuple[RouteCondition, ...]
     listeners: tuple[ListenerStatus, ...]
 
 
@@ -106,14 +114,14 @@ class PoolStatus:
     pool: Object
     group: str
     gateways: tuple[tuple[str, str], ...]
-    conditions: tuple[Condition, ...]
+    conditions: tuple[RouteCondition, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Translation:
     """The answer of ``translate``."""
 
-    plan: Plan
+    plan: GatewayConfig
     routes: tuple[RouteStatus, ...]
     gateways: tuple[GatewayStatus, ...]
     pools: tuple[PoolStatus, ...]
@@ -146,7 +154,7 @@ def translate(world: World) -> Translation:
     counts: dict[tuple[str, str, str], int] = {}
     statuses = [_route(obj, listeners, backends, hosts, counts) for obj in world.routes]
     return Translation(
-        plan=Plan(
+        plan=GatewayConfig(
             listeners=tuple(_listener(key, hosts[key], world.ports) for key in sorted(hosts)),
             clusters=tuple(backends.clusters[name] for name in sorted(backends.clusters)),
         ),
@@ -175,7 +183,7 @@ def _route(
     except Malformed as error:
         return RouteStatus(route=obj, parents=_refused(obj, gateways, str(error)))
     entries: tuple[_Entry, ...] | None = None
-    problems: list[Problem] = []
+    problems: list[UnresolvedRef] = []
     parents: list[ParentStatus] = []
     attached: set[tuple[str, str]] = set()
     for ref in route.parents:
@@ -218,7 +226,7 @@ def _place(
         present.extend(entry for entry in entries if entry not in present)
 
 
-def _entries(route: HttpRoute, backends: Backends, problems: list[Problem]) -> Iterable[_Entry]:
+def _entries(route: HttpRoute, backends: Backends, problems: list[UnresolvedRef]) -> Iterable[_Entry]:
     for position, rule in enumerate(route.rules):
         weighted, mirrors = _resolve(route, rule, backends, problems)
         for index, match in enumerate(rule.matches):
@@ -238,7 +246,7 @@ def _entries(route: HttpRoute, backends: Backends, problems: list[Problem]) -> I
 
 
 def _resolve(
-    route: HttpRoute, rule: Rule, backends: Backends, problems: list[Problem]
+    route: HttpRoute, rule: RouteRule, backends: Backends, problems: list[UnresolvedRef]
 ) -> tuple[tuple[WeightedBackend, ...], tuple[str, ...]]:
     weighted = []
     for ref in rule.backends:
@@ -285,15 +293,21 @@ def _listener(
     )
 
 
-def _parent_status(ref: ParentRef, refusal: Problem | None, problems: Sequence[Problem]) -> ParentStatus:
-    accepted = Condition(type="Accepted", status=True, reason="Accepted", message="the route is attached")
+def _parent_status(
+    ref: ParentRef, refusal: UnresolvedRef | None, problems: Sequence[UnresolvedRef]
+) -> ParentStatus:
+    accepted = RouteCondition(
+        type="Accepted", status=True, reason="Accepted", message="the route is attached"
+    )
     if refusal is not None:
-        accepted = Condition(type="Accepted", status=False, reason=refusal.reason, message=refusal.message)
-    resolved = Condition(
+        accepted = RouteCondition(
+            type="Accepted", status=False, reason=refusal.reason, message=refusal.message
+        )
+    resolved = RouteCondition(
         type="ResolvedRefs", status=True, reason="ResolvedRefs", message="all references resolve"
     )
     if problems:
-        resolved = Condition(
+        resolved = RouteCondition(
             type="ResolvedRefs",
             status=False,
             reason=problems[0].reason,
@@ -309,7 +323,7 @@ def _refused(
     namespace = _key(obj)[0]
     spec = obj.get("spec")
     refs = spec.get("parentRefs") if isinstance(spec, Mapping) else None
-    condition = Condition(
+    condition = RouteCondition(
         type="Accepted",
         status=False,
         reason="UnsupportedValue",
@@ -331,7 +345,7 @@ def _gateway_status(
     served = any(listener.served for listener in listeners)
     message = broken or ("" if served else "no listener with protocol HTTP")
     conditions = tuple(
-        Condition(
+        RouteCondition(
             type=kind,
             status=not message,
             reason=kind if not message else "Invalid",
@@ -353,15 +367,15 @@ def _gateway_status(
     )
 
 
-def _listener_conditions(listener: GatewayListener) -> tuple[Condition, ...]:
+def _listener_conditions(listener: GatewayListener) -> tuple[RouteCondition, ...]:
     if not listener.served:
         message = f"protocol {listener.protocol} is not served by this gateway, only HTTP"
         return (
-            Condition(type="Accepted", status=False, reason="UnsupportedProtocol", message=message),
-            Condition(type="Programmed", status=False, reason="Invalid", message=message),
+            RouteCondition(type="Accepted", status=False, reason="UnsupportedProtocol", message=message),
+            RouteCondition(type="Programmed", status=False, reason="Invalid", message=message),
         )
     return tuple(
-        Condition(type=kind, status=True, reason=kind, message="listening")
+        RouteCondition(type=kind, status=True, reason=kind, message="listening")
         for kind in ("Accepted", "Programmed", "ResolvedRefs")
     )
 
@@ -370,14 +384,16 @@ def _pool_status(group: str, pool: Object, routes: Sequence[RouteStatus], backen
     key = (group, *_key(pool))
     gateways = {gateway for route in routes if key in route.pools for gateway in route.gateways}
     problem = backends.picker_problem(group, pool)
-    resolved = Condition(
+    resolved = RouteCondition(
         type="ResolvedRefs", status=True, reason="ResolvedRefs", message="the picker is there"
     )
     if problem is not None:
-        resolved = Condition(
+        resolved = RouteCondition(
             type="ResolvedRefs", status=False, reason=problem.reason, message=problem.message
         )
-    accepted = Condition(type="Accepted", status=True, reason="Accepted", message="a route uses the pool")
+    accepted = RouteCondition(
+        type="Accepted", status=True, reason="Accepted", message="a route uses the pool"
+    )
     return PoolStatus(
         pool=pool, group=group, gateways=tuple(sorted(gateways)), conditions=(accepted, resolved)
     )

@@ -16,9 +16,9 @@ import structlog
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 from google.protobuf import any_pb2
 
-from rollouts.lab.gateway.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Snapshot
+from rollouts.lab.gateway.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, XdsSnapshot
 
-__all__ = ["AdsServer", "ConfigRejectedError", "Session"]
+__all__ = ["AdsServer", "ConfigRejectedError", "XdsStream"]
 
 log = structlog.get_logger(__name__)
 
@@ -48,10 +48,10 @@ class _TypeState:
 
 
 @dataclass(slots=True, eq=False)
-class Session:
+class XdsStream:
     """One Envoy's stream, as a state machine. ``receive`` takes its messages, ``next_push`` gives ours."""
 
-    snapshot: Snapshot
+    snapshot: XdsSnapshot
     types: dict[str, _TypeState] = field(default_factory=lambda: {url: _TypeState() for url in _ORDER})
     count: int = 0
 
@@ -135,9 +135,9 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
     """gRPC server for any number of Envoys; all get the same snapshot."""
 
     def __init__(self) -> None:
-        self._snapshot = Snapshot()
-        self._sessions: dict[Session, asyncio.Event] = {}
-        self._dropped: set[Session] = set()
+        self._snapshot = XdsSnapshot()
+        self._sessions: dict[XdsStream, asyncio.Event] = {}
+        self._dropped: set[XdsStream] = set()
         self._changed = asyncio.Condition()
         self._server: grpc.aio.Server | None = None
 
@@ -154,7 +154,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         if self._server is not None:
             await self._server.stop(grace=0)
 
-    async def publish(self, snapshot: Snapshot, *, timeout: float = 10.0) -> None:
+    async def publish(self, snapshot: XdsSnapshot, *, timeout: float = 10.0) -> None:
         """Make ``snapshot`` the configuration and wait until every Envoy acknowledged it.
 
         Raises ConfigRejectedError when one of them refused a part, TimeoutError after ``timeout`` seconds
@@ -191,7 +191,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
         context: grpc.aio.ServicerContext,
     ) -> AsyncIterator[discovery_pb2.DiscoveryResponse]:
         """Serve one Envoy until it leaves."""
-        session, wake = Session(self._snapshot), asyncio.Event()
+        session, wake = XdsStream(self._snapshot), asyncio.Event()
         self._sessions[session] = wake
         reader = asyncio.create_task(self._read(requests, session, wake))
         try:
@@ -208,7 +208,7 @@ class AdsServer(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignor
             await self._notify()
 
     async def _read(
-        self, requests: AsyncIterator[discovery_pb2.DiscoveryRequest], session: Session, wake: asyncio.Event
+        self, requests: AsyncIterator[discovery_pb2.DiscoveryRequest], session: XdsStream, wake: asyncio.Event
     ) -> None:
         try:
             async for request in requests:

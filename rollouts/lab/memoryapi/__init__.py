@@ -8,11 +8,3 @@ One suite runs against both servers (tests/cluster/test_transport.py).
 What it does not do, and says so at start and in ``/version``: CEL rules, admission webhooks, RBAC,
 garbage collection by ownerReferences, list-type maps in server-side apply (every list is one value).
 """
-
-from __future__ import annotations
-
-from rollouts.lab.memoryapi.client import MemoryKubeClient
-from rollouts.lab.memoryapi.history import Change, Subscription
-from rollouts.lab.memoryapi.store import LIMITS, MemoryApi
-
-__all__ = ["LIMITS", "Change", "MemoryApi", "MemoryKubeClient", "Subscription"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollouts.kube.errors import Forbidden, Invalid, KubeError
-from rollouts.lab.memoryapi.kinds import Kind
+from rollouts.lab.memoryapi.kinds import ServedKind
 
 __all__ = ["Policy", "PolicyDenied", "PolicyForbids"]
 
@@ -31,7 +31,7 @@ class Policy:
     denies: Callable[[Mapping[str, Any]], bool] = lambda _: True
     forbidden: bool = False
 
-    def refusal(self, kind: Kind, obj: Mapping[str, Any]) -> KubeError | None:
+    def refusal(self, kind: ServedKind, obj: Mapping[str, Any]) -> KubeError | None:
         """The error for a write, or None."""
         if kind.plural != self.plural or not self.denies(obj):
             return None

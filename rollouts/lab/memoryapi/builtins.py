@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
-from rollouts.lab.memoryapi.kinds import Kind
+from rollouts.lab.memoryapi.kinds import ServedKind
 
 __all__ = ["fill_in", "to_stored_version", "to_version"]
 
@@ -21,7 +21,7 @@ _EVENT_FIELDS = (
 )
 
 
-def fill_in(kind: Kind, obj: Object) -> None:
+def fill_in(kind: ServedKind, obj: Object) -> None:
     """Defaults of a new built-in object that other programs rely on."""
     spec = obj.setdefault("spec", {}) if kind.plural in ("namespaces", "services", "pods") else {}
     metadata = obj["metadata"]
@@ -37,7 +37,7 @@ def fill_in(kind: Kind, obj: Object) -> None:
         spec.setdefault("clusterIP", f"10.0.0.{host}")
 
 
-def to_stored_version(kind: Kind, obj: Object) -> Object:
+def to_stored_version(kind: ServedKind, obj: Object) -> Object:
     """The object as it is kept: an Event always in its core form."""
     if (kind.group, kind.plural) != ("events.k8s.io", "events"):
         return obj
@@ -48,7 +48,7 @@ def to_stored_version(kind: Kind, obj: Object) -> Object:
     return obj
 
 
-def to_version(kind: Kind, version: str, obj: Object) -> Object:
+def to_version(kind: ServedKind, version: str, obj: Object) -> Object:
     """The object in the form that was asked for; changed in place."""
     obj["apiVersion"] = f"{kind.group}/{version}" if kind.group else version
     if (kind.group, kind.plural) == ("events.k8s.io", "events"):

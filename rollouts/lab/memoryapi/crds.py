@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rollouts.lab.memoryapi.kinds import CRD_RESOURCE, Kind, kind_from_crd
+from rollouts.lab.memoryapi.kinds import CRD_RESOURCE, ServedKind, kind_from_crd
 
 __all__ = ["establish", "is_crd"]
 
@@ -15,12 +15,12 @@ _CONDITIONS = (
 )
 
 
-def is_crd(kind: Kind) -> bool:
+def is_crd(kind: ServedKind) -> bool:
     """Whether objects of this kind define other kinds."""
     return kind.storage_key == (CRD_RESOURCE.group, CRD_RESOURCE.plural)
 
 
-def establish(crd: Object, now: str) -> Kind:
+def establish(crd: Object, now: str) -> ServedKind:
     """Fill in names and status of a CRD, in place; answers the kind it defines. Raises Invalid."""
     kind = kind_from_crd(crd)
     names = crd["spec"]["names"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rollouts.lab.memoryapi.kinds import Kind
+from rollouts.lab.memoryapi.kinds import ServedKind
 
 __all__ = [
     "aggregated",
@@ -23,20 +23,20 @@ _STATUS_VERBS = ["get", "patch", "update"]
 _METADATA = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
 
 
-def _groups(kinds: Iterable[Kind]) -> dict[str, dict[str, list[Kind]]]:
+def _groups(kinds: Iterable[ServedKind]) -> dict[str, dict[str, list[ServedKind]]]:
     """Kinds by group and version; versions in the order of preference."""
-    groups: dict[str, dict[str, list[Kind]]] = {}
+    groups: dict[str, dict[str, list[ServedKind]]] = {}
     for kind in kinds:
         for version in kind.versions:
             groups.setdefault(kind.group, {}).setdefault(version, []).append(kind)
     return groups
 
 
-def _gvk(kind: Kind, version: str) -> Object:
+def _gvk(kind: ServedKind, version: str) -> Object:
     return {"group": kind.group, "version": version, "kind": kind.name}
 
 
-def _aggregated_resource(kind: Kind, version: str) -> Object:
+def _aggregated_resource(kind: ServedKind, version: str) -> Object:
     resource: Object = {
         "resource": kind.plural,
         "responseKind": _gvk(kind, version),
@@ -53,7 +53,7 @@ def _aggregated_resource(kind: Kind, version: str) -> Object:
     return resource
 
 
-def aggregated(kinds: Iterable[Kind], *, core: bool) -> Object:
+def aggregated(kinds: Iterable[ServedKind], *, core: bool) -> Object:
     """APIGroupDiscoveryList of ``/api`` (``core``) or ``/apis``."""
     return {
         "kind": "APIGroupDiscoveryList",
@@ -87,19 +87,19 @@ def _group(name: str, versions: Iterable[str]) -> Object:
     return {"name": name, "versions": entries, "preferredVersion": entries[0]}
 
 
-def group_list(kinds: Iterable[Kind]) -> Object:
+def group_list(kinds: Iterable[ServedKind]) -> Object:
     """APIGroupList of ``/apis``."""
     groups = [_group(name, versions) for name, versions in _groups(kinds).items() if name]
     return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
 
 
-def group(kinds: Iterable[Kind], name: str) -> Object | None:
+def group(kinds: Iterable[ServedKind], name: str) -> Object | None:
     """APIGroup of ``/apis/GROUP``; None when it is not served."""
     versions = _groups(kinds).get(name)
     return {"kind": "APIGroup", "apiVersion": "v1", **_group(name, versions)} if versions else None
 
 
-def resource_list(kinds: Iterable[Kind], name: str, version: str) -> Object | None:
+def resource_list(kinds: Iterable[ServedKind], name: str, version: str) -> Object | None:
     """APIResourceList of one group and version; None when it is not served."""
     members = _groups(kinds).get(name, {}).get(version)
     if not members:
@@ -130,18 +130,18 @@ def _prefix(name: str, version: str) -> str:
     return f"apis/{name}/{version}" if name else f"api/{version}"
 
 
-def openapi_index(kinds: Iterable[Kind], revision: int) -> Object:
+def openapi_index(kinds: Iterable[ServedKind], revision: int) -> Object:
     """``/openapi/v3``: where the document of each group and version is."""
     paths = [_prefix(name, version) for name, versions in _groups(kinds).items() for version in versions]
     return {"paths": {path: {"serverRelativeURL": f"/openapi/v3/{path}?hash={revision}"} for path in paths}}
 
 
-def _schema_name(kind: Kind, version: str) -> str:
+def _schema_name(kind: ServedKind, version: str) -> str:
     parts = [*reversed(kind.group.split(".")), version, kind.name]
     return ".".join(part for part in parts if part)
 
 
-def _schema(kind: Kind, version: str) -> Object:
+def _schema(kind: ServedKind, version: str) -> Object:
     schema: Object = {"type": "object", **(kind.schemas.get(version) or {})}
     schema["properties"] = {
         "apiVersion": {"type": "string", "description": "Version of the schema of this object."},
@@ -153,7 +153,7 @@ def _schema(kind: Kind, version: str) -> Object:
     return schema
 
 
-def _operations(kind: Kind, version: str) -> Iterator[tuple[str, Object]]:
+def _operations(kind: ServedKind, version: str) -> Iterator[tuple[str, Object]]:
     """The operations of a kind: kubectl looks here whether PATCH takes ``fieldValidation``."""
     base = f"/{_prefix(kind.group, version)}" + ("/namespaces/{namespace}" if kind.namespaced else "")
     names = ("dryRun", "fieldManager", "fieldValidation", "force")
@@ -176,7 +176,7 @@ def _operations(kind: Kind, version: str) -> Iterator[tuple[str, Object]]:
     yield f"{base}/{kind.plural}/{{name}}", one
 
 
-def openapi_document(kinds: Iterable[Kind], name: str, version: str) -> Object | None:
+def openapi_document(kinds: Iterable[ServedKind], name: str, version: str) -> Object | None:
     """OpenAPI v3 of one group and version; None when it is not served."""
     members = _groups(kinds).get(name, {}).get(version)
     if not members:

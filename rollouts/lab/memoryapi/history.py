@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Subscription:
     def __init__(self, *, namespace: str, matches: Matcher, on_close: Callable[[Subscription], None]) -> None:
         self.pending: deque[tuple[WatchType, Change]] = deque()
         self.closed = False
-        self.wake: Callable[[], None] | None = None
+        self._wake: Callable[[], None] | None = None
         self._namespace = namespace
         self._matches = matches
         self._on_close = on_close
@@ -59,16 +60,35 @@ class Subscription:
         alone = WatchType.ADDED if after else WatchType.DELETED
         seen = WatchType.MODIFIED if before and after else alone
         self.pending.append((seen, change))
-        if self.wake:
-            self.wake()
+        if self._wake:
+            self._wake()
+
+    async def changed(self, seconds: float) -> None:
+        """Wait until something is pending, the watch is closed, or ``seconds`` of loop time have passed."""
+        if self.pending or self.closed or seconds <= 0:
+            return
+        loop = asyncio.get_running_loop()
+        woken: asyncio.Future[None] = loop.create_future()
+
+        def wake() -> None:
+            if not woken.done():
+                woken.set_result(None)
+
+        self._wake = wake
+        timer = loop.call_later(seconds, wake)
+        try:
+            await woken
+        finally:
+            timer.cancel()
+            self._wake = None
 
     def close(self) -> None:
         """End the watch, from either side; what is pending can still be read."""
         if not self.closed:
             self.closed = True
             self._on_close(self)
-            if self.wake:
-                self.wake()
+            if self._wake:
+                self._wake()
 
 
 class History:

@@ -9,7 +9,7 @@ from typing import Any
 from rollouts.kube.client import Resource
 from rollouts.kube.errors import Invalid, KindNotServed
 
-__all__ = ["CRD_RESOURCE", "Column", "Kind", "Registry", "kind_from_crd"]
+__all__ = ["CRD_RESOURCE", "Column", "KindRegistry", "ServedKind", "kind_from_crd"]
 
 StorageKey = tuple[str, str]
 
@@ -25,7 +25,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class ServedKind:
     """One kind in all its versions. ``versions`` starts with the preferred one."""
 
     group: str
@@ -61,8 +61,8 @@ class Kind:
 
 def _builtin(
     group: str, version: str, name: str, plural: str, *, short: str = "", cluster: bool = False, **more: Any
-) -> Kind:
-    return Kind(
+) -> ServedKind:
+    return ServedKind(
         group=group,
         plural=plural,
         singular=name.lower(),
@@ -115,21 +115,21 @@ _BUILTINS = (
 )
 
 
-class Registry:
+class KindRegistry:
     """The served kinds, by group and plural."""
 
     def __init__(self) -> None:
-        self._kinds: dict[StorageKey, Kind] = {(kind.group, kind.plural): kind for kind in _BUILTINS}
+        self._kinds: dict[StorageKey, ServedKind] = {(kind.group, kind.plural): kind for kind in _BUILTINS}
 
-    def add(self, kind: Kind) -> None:
+    def add(self, kind: ServedKind) -> None:
         """Serve ``kind``, replacing what had its group and plural."""
         self._kinds[kind.group, kind.plural] = kind
 
-    def remove(self, group: str, plural: str) -> Kind | None:
+    def remove(self, group: str, plural: str) -> ServedKind | None:
         """Stop serving a kind; answers what was served."""
         return self._kinds.pop((group, plural), None)
 
-    def find(self, group: str, version: str, plural: str) -> Kind:
+    def find(self, group: str, version: str, plural: str) -> ServedKind:
         """The kind behind a URL. Raises KindNotServed."""
         kind = self._kinds.get((group, plural))
         if kind is None or version not in kind.versions:
@@ -137,7 +137,7 @@ class Registry:
             raise KindNotServed(f"the server could not find the requested resource ({name})", status=404)
         return kind
 
-    def __iter__(self) -> Iterator[Kind]:
+    def __iter__(self) -> Iterator[ServedKind]:
         return iter(tuple(self._kinds.values()))
 
 
@@ -168,7 +168,7 @@ def _priority(version: str) -> tuple[int, int, int]:
     return (2, int(number), 0) if number.isdigit() else (-1, 0, 0)
 
 
-def kind_from_crd(crd: Mapping[str, Any]) -> Kind:
+def kind_from_crd(crd: Mapping[str, Any]) -> ServedKind:
     """The kind that a CustomResourceDefinition makes served. Raises Invalid."""
     try:
         spec, names = crd["spec"], crd["spec"]["names"]
@@ -176,7 +176,7 @@ def kind_from_crd(crd: Mapping[str, Any]) -> Kind:
         if crd["metadata"]["name"] != expected:
             raise Invalid(f'metadata.name: must be spec.names.plural+"."+spec.group: {expected}', status=422)
         served = _served(crd)
-        return Kind(
+        return ServedKind(
             group=spec["group"],
             plural=names["plural"],
             singular=names.get("singular") or names["kind"].lower(),

@@ -8,10 +8,10 @@ from typing import Any
 
 from rollouts.kube.errors import Conflict, Invalid
 from rollouts.kube.statuses import error_from_status
-from rollouts.lab.memoryapi.kinds import Kind
+from rollouts.lab.memoryapi.kinds import ServedKind
 from rollouts.lab.memoryapi.metadata import metadata_errors
 from rollouts.lab.memoryapi.schema import apply_defaults, prune, validate
-from rollouts.lab.memoryapi.transitions import has_rules, transition_errors
+from rollouts.lab.memoryapi.transition_rules import has_rules, transition_errors
 from rollouts.lab.memoryapi.typed import typed_errors
 
 __all__ = [
@@ -41,12 +41,12 @@ class InvalidObject(Invalid):
         self.causes = causes
 
 
-def qualified(kind: Kind) -> str:
+def qualified(kind: ServedKind) -> str:
     """``plural.group`` as error messages name a kind."""
     return f"{kind.plural}.{kind.group}" if kind.group else kind.plural
 
 
-def check_body(kind: Kind, version: str, namespace: str, obj: Any) -> None:
+def check_body(kind: ServedKind, version: str, namespace: str, obj: Any) -> None:
     """Body against URL: kind, apiVersion, namespace, name. Raises Invalid (400 or 422)."""
     if not isinstance(obj, dict) or not isinstance(obj.get("metadata"), dict):
         raise Invalid(f"the body is not a {kind.name}: it has no metadata", status=400)
@@ -75,7 +75,7 @@ def check_body(kind: Kind, version: str, namespace: str, obj: Any) -> None:
         check_strings(kind, metadata, field)
 
 
-def check_typed(kind: Kind, version: str, config: Any) -> None:
+def check_typed(kind: ServedKind, version: str, config: Any) -> None:
     """Server-side apply prunes nothing: what the schema does not declare is an error, of code 500 and no reason."""
     schema = kind.schemas.get(version)
     if not schema or not isinstance(config, dict) or not isinstance(config.get("metadata"), dict):
@@ -89,7 +89,7 @@ def check_typed(kind: Kind, version: str, config: Any) -> None:
         raise error_from_status(500, {"message": text})
 
 
-def check_strings(kind: Kind, metadata: Object, field: str) -> None:
+def check_strings(kind: ServedKind, metadata: Object, field: str) -> None:
     """Labels and annotations are maps of strings. Raises Invalid (400); drops an empty field."""
     values = metadata.get(field)
     if values is None:
@@ -103,7 +103,7 @@ def check_strings(kind: Kind, metadata: Object, field: str) -> None:
 
 
 def check_preconditions(
-    kind: Kind, name: str, old: Object, *, uid: str = "", resource_version: str = ""
+    kind: ServedKind, name: str, old: Object, *, uid: str = "", resource_version: str = ""
 ) -> None:
     """Optimistic locking. Raises Conflict."""
     metadata = old["metadata"]
@@ -121,7 +121,7 @@ def check_preconditions(
         )
 
 
-def check_update(kind: Kind, old: Object, new: Object, *, subresource: str) -> Object:
+def check_update(kind: ServedKind, old: Object, new: Object, *, subresource: str) -> Object:
     """``new`` with everything that this write may not change taken from ``old``."""
     if subresource == "status":
         result = {**old, "metadata": dict(old["metadata"])}
@@ -148,7 +148,7 @@ def check_update(kind: Kind, old: Object, new: Object, *, subresource: str) -> O
     return new
 
 
-def conform(kind: Kind, version: str, obj: Object, *, old: Object, strict: bool) -> None:
+def conform(kind: ServedKind, version: str, obj: Object, *, old: Object, strict: bool) -> None:
     """Prune, default and validate what differs from ``old``, in place. Raises Invalid with field paths."""
     schema = kind.schemas.get(version) or {}
     if schema:
@@ -169,7 +169,7 @@ def conform(kind: Kind, version: str, obj: Object, *, old: Object, strict: bool)
         raise InvalidObject(f"{subject} is invalid: {text}", tuple(errors))
 
 
-def _refuse_unknown(kind: Kind, version: str, dropped: list[str], *, new: bool) -> None:
+def _refuse_unknown(kind: ServedKind, version: str, dropped: list[str], *, new: bool) -> None:
     """``fieldValidation=Strict``: of a new object 400, of the result of a patch 422."""
     text = "strict decoding error: " + ", ".join(f'unknown field "{path}"' for path in dropped)
     if new:
@@ -193,12 +193,12 @@ def _blocking(error: str) -> bool:
     )
 
 
-def _ruled(kind: Kind, version: str) -> bool:
+def _ruled(kind: ServedKind, version: str) -> bool:
     """Whether the kind's schema has CEL rules at all. Only invalid objects ask."""
     return has_rules(kind.schemas.get(version))
 
 
-def _kind_group(kind: Kind) -> str:
+def _kind_group(kind: ServedKind) -> str:
     return f"{kind.name}.{kind.group}" if kind.group else kind.name
 
 
@@ -206,7 +206,7 @@ def _without(obj: Mapping[str, Any], *fields: str) -> Object:
     return {key: value for key, value in obj.items() if key not in fields}
 
 
-def spec_changed(kind: Kind, old: Object, new: Object) -> bool:
+def spec_changed(kind: ServedKind, old: Object, new: Object) -> bool:
     """Whether ``metadata.generation`` moves: anything but metadata (and a separate status) changed."""
     if not kind.counts_generations:
         return False

@@ -14,7 +14,16 @@ from typing import Any
 
 from rollouts.kube.errors import Conflict
 
-__all__ = ["Apply", "ApplyConflict", "Operation", "Owner", "Writer", "after_apply", "after_update", "render"]
+__all__ = [
+    "AppliedObject",
+    "ApplyConflict",
+    "FieldOwner",
+    "Operation",
+    "Writer",
+    "after_apply",
+    "after_update",
+    "render",
+]
 
 Path = tuple[str, ...]
 Object = dict[str, Any]
@@ -54,7 +63,7 @@ class Writer:
     subresource: str = ""
     time: str
 
-    def same(self, owner: Owner) -> bool:
+    def same(self, owner: FieldOwner) -> bool:
         """Whether ``owner`` is the entry that this write belongs to."""
         writer = owner.writer
         return (self.manager, self.operation, self.api_version, self.subresource) == (
@@ -66,7 +75,7 @@ class Writer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
+class FieldOwner:
     """One entry of managedFields."""
 
     writer: Writer
@@ -74,11 +83,11 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Apply:
+class AppliedObject:
     """Result of a server-side apply: the merged object and the owners after it."""
 
     merged: Object
-    owners: tuple[Owner, ...]
+    owners: tuple[FieldOwner, ...]
 
 
 def _collect(value: Any, prefix: Path, into: set[Path]) -> None:
@@ -137,22 +146,22 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[frozenset[
 
 
 def after_update(
-    owners: tuple[Owner, ...], old: Mapping[str, Any], new: Mapping[str, Any], writer: Writer
-) -> tuple[Owner, ...]:
+    owners: tuple[FieldOwner, ...], old: Mapping[str, Any], new: Mapping[str, Any], writer: Writer
+) -> tuple[FieldOwner, ...]:
     """Owners after a create (``old`` empty), update or patch: the writer takes what it changed."""
     written, removed = _changes(old, new)
     lost = written | removed
     if not lost:
         return owners
     mine = written
-    kept: list[Owner] = []
+    kept: list[FieldOwner] = []
     for owner in owners:
         if writer.same(owner):
             mine = mine | (owner.paths - removed)
         elif left := owner.paths - lost:
             kept.append(owner if left is owner.paths else replace(owner, paths=left))
     if mine:
-        kept.append(Owner(writer=writer, paths=mine))
+        kept.append(FieldOwner(writer=writer, paths=mine))
     return tuple(kept)
 
 
@@ -203,7 +212,7 @@ class ApplyConflict(Conflict):
         self.causes = causes
 
 
-def _conflict(writers: list[tuple[Owner, frozenset[Path]]]) -> ApplyConflict:
+def _conflict(writers: list[tuple[FieldOwner, frozenset[Path]]]) -> ApplyConflict:
     parts: list[str] = []
     causes: list[tuple[str, str]] = []
     for owner, paths in writers:
@@ -219,8 +228,8 @@ def _conflict(writers: list[tuple[Owner, frozenset[Path]]]) -> ApplyConflict:
 
 
 def after_apply(
-    owners: tuple[Owner, ...], live: Object, config: Object, writer: Writer, *, force: bool
-) -> Apply:
+    owners: tuple[FieldOwner, ...], live: Object, config: Object, writer: Writer, *, force: bool
+) -> AppliedObject:
     """Merge ``config`` into ``live`` (changed in place). Raises Conflict unless ``force``."""
     wanted = _leaves(config)
     before = next((owner.paths for owner in owners if writer.same(owner)), _NONE)
@@ -236,7 +245,7 @@ def after_apply(
         claimed = any(_overlapping(owner.paths, frozenset({path})) for owner in kept)
         if not claimed and not any(_overlap(path, other) for other in wanted):
             _remove(merged, path)
-    return Apply(merged=merged, owners=(*kept, Owner(writer=writer, paths=wanted)))
+    return AppliedObject(merged=merged, owners=(*kept, FieldOwner(writer=writer, paths=wanted)))
 
 
 def _sets(live: Any, config: Any, path: Path) -> bool:
@@ -245,7 +254,7 @@ def _sets(live: Any, config: Any, path: Path) -> bool:
     return old != new and not (new == {} and isinstance(old, dict))
 
 
-def _lost(clashes: list[tuple[Owner, frozenset[Path]]], owner: Owner) -> frozenset[Path]:
+def _lost(clashes: list[tuple[FieldOwner, frozenset[Path]]], owner: FieldOwner) -> frozenset[Path]:
     return next((paths for other, paths in clashes if other is owner), _NONE)
 
 
@@ -264,7 +273,7 @@ def _tree(paths: frozenset[Path]) -> Object:
     return root
 
 
-def render(owners: tuple[Owner, ...]) -> list[Object]:
+def render(owners: tuple[FieldOwner, ...]) -> list[Object]:
     """``metadata.managedFields``: applies first, then by time, as the real server sorts them."""
     ordered = sorted(
         owners, key=lambda o: (o.writer.operation is Operation.UPDATE, o.writer.time, o.writer.manager)

@@ -13,13 +13,13 @@ import yaml
 from rollouts.kube.client import Resource
 from rollouts.kube.errors import AlreadyExists, Conflict, Invalid, KindNotServed, KubeError, NotFound
 from rollouts.lab.memoryapi.admission import PolicyDenied, PolicyForbids
-from rollouts.lab.memoryapi.kinds import Kind
+from rollouts.lab.memoryapi.kinds import ServedKind
 from rollouts.lab.memoryapi.objects import InvalidObject
 from rollouts.lab.memoryapi.ownership import ApplyConflict
 from rollouts.lab.memoryapi.patching import PatchOutdated, PatchRefused
 from rollouts.lab.memoryapi.store import MemoryApi
 
-__all__ = ["Target", "manager_of", "parse_body", "status_of", "target_of", "wants_table"]
+__all__ = ["RequestTarget", "manager_of", "parse_body", "status_of", "target_of", "wants_table"]
 
 Object = dict[str, Any]
 _REASONS = {
@@ -46,11 +46,11 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class RequestTarget:
     """What a URL names; ``name`` is empty for a collection, ``namespace`` None for all of them."""
 
     resource: Resource
-    kind: Kind
+    kind: ServedKind
     namespace: str | None
     name: str = ""
     subresource: str = ""
@@ -65,7 +65,7 @@ def _split(path: str) -> tuple[str, str, list[str]]:
     raise KindNotServed("404 page not found", status=404)
 
 
-def target_of(api: MemoryApi, path: str) -> Target:
+def target_of(api: MemoryApi, path: str) -> RequestTarget:
     """The object or collection that ``path`` (still quoted) names. Raises KindNotServed."""
     group, version, rest = _split(path)
     namespace: str | None = None
@@ -76,7 +76,7 @@ def target_of(api: MemoryApi, path: str) -> Target:
     kind = next((k for k in api.kinds() if (k.group, k.plural) == (group, plural)), None)
     if kind is None or version not in kind.versions or len(rest) > 3:
         raise KindNotServed("404 page not found", status=404)
-    return Target(
+    return RequestTarget(
         resource=kind.resource(version), kind=kind, namespace=namespace, name=name, subresource=subresource
     )
 
@@ -106,7 +106,7 @@ def wants_table(accept: str) -> bool:
     return "as=Table" in accept.split(",")[0] and "v=v1;" in f"{accept.split(',')[0]};"
 
 
-def status_of(error: KubeError, target: Target | None) -> Object:
+def status_of(error: KubeError, target: RequestTarget | None) -> Object:
     """The Status object of a refusal."""
     code = error.status or 500
     status: Object = {
@@ -130,7 +130,7 @@ _PATCH_REFUSED = "the server rejected our request due to an error in our request
 _NAMED = (NotFound, AlreadyExists, Conflict)
 
 
-def _details(error: KubeError, target: Target | None, code: int) -> Object:
+def _details(error: KubeError, target: RequestTarget | None, code: int) -> Object:
     if isinstance(error, ApplyConflict):
         causes = [
             {"reason": "FieldManagerConflict", "message": text, "field": field}

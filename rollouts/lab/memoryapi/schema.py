@@ -1,6 +1,6 @@
 """Structural schemas of CRDs: defaults, pruning, validation (Kubernetes docs, "CustomResourceDefinitions").
 
-CEL rules (``x-kubernetes-validations``) are those of ``transitions``; formats are not judged.
+CEL rules (``x-kubernetes-validations``) are those of ``transition_rules``; formats are not judged.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Any
 
-from rollouts.lab.memoryapi.wire import wire_copy
+from rollouts.lab.memoryapi.json_copies import wire_copy
 
 __all__ = ["apply_defaults", "prune", "validate"]
 

@@ -13,10 +13,9 @@ from aiohttp import web
 from rollouts.kube.discovery import AGGREGATED
 from rollouts.kube.errors import Forbidden, Invalid, KindNotServed, KubeError
 from rollouts.lab.memoryapi import documents
-from rollouts.lab.memoryapi.client import next_change
 from rollouts.lab.memoryapi.history import Subscription
 from rollouts.lab.memoryapi.requests import (
-    Target,
+    RequestTarget,
     manager_of,
     parse_body,
     status_of,
@@ -94,7 +93,7 @@ class MemoryApiServer:
             self._runner = None
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
-        target: Target | None = None
+        target: RequestTarget | None = None
         self._on_request(request)
         try:
             if self._token and request.headers.get("Authorization") != f"Bearer {self._token}":
@@ -149,7 +148,7 @@ class MemoryApiServer:
 
     # Objects
 
-    async def _object(self, request: web.Request, target: Target) -> web.StreamResponse:
+    async def _object(self, request: web.Request, target: RequestTarget) -> web.StreamResponse:
         if request.method == "GET":
             if not target.name and request.query.get("watch", "") in ("true", "1"):
                 return await self._watch(request, target)
@@ -162,7 +161,7 @@ class MemoryApiServer:
             return self._delete(request, target, body)
         return self._write(request, target, body)
 
-    def _read(self, request: web.Request, target: Target) -> web.Response:
+    def _read(self, request: web.Request, target: RequestTarget) -> web.Response:
         query = request.query
         if target.name:
             found = self.api.get(target.resource, target.namespace, target.name)
@@ -188,13 +187,15 @@ class MemoryApiServer:
         return self._answer(request, target, listed, page.items, metadata)
 
     def _answer(
-        self, request: web.Request, target: Target, body: Object, items: list[Object], metadata: Object
+        self, request: web.Request, target: RequestTarget, body: Object, items: list[Object], metadata: Object
     ) -> web.Response:
         if wants_table(request.headers.get("Accept", "")):
             body = self._table(request, target, items, metadata)
         return web.json_response(body)
 
-    def _table(self, request: web.Request, target: Target, items: list[Object], metadata: Object) -> Object:
+    def _table(
+        self, request: web.Request, target: RequestTarget, items: list[Object], metadata: Object
+    ) -> Object:
         return table(
             target.kind,
             target.resource.version,
@@ -204,7 +205,7 @@ class MemoryApiServer:
             metadata=metadata,
         )
 
-    def _write(self, request: web.Request, target: Target, body: Any) -> web.Response:
+    def _write(self, request: web.Request, target: RequestTarget, body: Any) -> web.Response:
         query = request.query
         how: dict[str, Any] = {
             "manager": manager_of(query, request.headers),
@@ -231,7 +232,7 @@ class MemoryApiServer:
             return self._answer(request, target, stored, [stored], {})
         raise Invalid(f"{request.method} is not supported on this resource", status=405)
 
-    def _delete(self, request: web.Request, target: Target, body: Any) -> web.Response:
+    def _delete(self, request: web.Request, target: RequestTarget, body: Any) -> web.Response:
         options = body if isinstance(body, dict) else {}
         guards = options.get("preconditions") or {}
         dry_run = "All" in [*request.query.getall("dryRun", []), *(options.get("dryRun") or ())]
@@ -254,7 +255,7 @@ class MemoryApiServer:
 
     # Watches
 
-    async def _watch(self, request: web.Request, target: Target) -> web.StreamResponse:
+    async def _watch(self, request: web.Request, target: RequestTarget) -> web.StreamResponse:
         query = request.query
         try:
             watch = self.api.subscribe(
@@ -282,7 +283,7 @@ class MemoryApiServer:
         return response
 
     async def _stream(
-        self, request: web.Request, target: Target, watch: Subscription, response: web.StreamResponse
+        self, request: web.Request, target: RequestTarget, watch: Subscription, response: web.StreamResponse
     ) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + float(request.query.get("timeoutSeconds") or _DEFAULT_WATCH_SECONDS)
@@ -305,9 +306,9 @@ class MemoryApiServer:
                 return
             if now >= bookmark:
                 bookmark = min(now + _BOOKMARK_SECONDS, end)
-            await next_change(watch, max(bookmark - now, 0.001))
+            await watch.changed(max(bookmark - now, 0.001))
 
-    def _bookmark(self, target: Target) -> Object:
+    def _bookmark(self, target: RequestTarget) -> Object:
         metadata = {"resourceVersion": str(self.api.revision), "creationTimestamp": None}
         return {
             "kind": target.kind.name,

@@ -10,12 +10,12 @@ from typing import Any
 from rollouts.kube.client import WatchType
 from rollouts.kube.statuses import error_from_status
 from rollouts.lab.memoryapi.history import Change, History
-from rollouts.lab.memoryapi.kinds import Kind
-from rollouts.lab.memoryapi.ownership import Owner, render
+from rollouts.lab.memoryapi.json_copies import freeze, thaw
+from rollouts.lab.memoryapi.kinds import ServedKind
+from rollouts.lab.memoryapi.ownership import FieldOwner, render
 from rollouts.lab.memoryapi.selectors import Matcher
-from rollouts.lab.memoryapi.wire import freeze, thaw
 
-__all__ = ["Storage", "Stored", "Where"]
+__all__ = ["ObjectRequest", "Storage", "StoredObject"]
 
 Object = dict[str, Any]
 _LARGEST = 1536 * 1024
@@ -24,19 +24,19 @@ StorageKey = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredObject:
     """One object as kept. ``obj`` is never changed; ``frozen`` is its quick copy."""
 
     obj: Object
     frozen: bytes
-    owners: tuple[Owner, ...]
+    owners: tuple[FieldOwner, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Where:
+class ObjectRequest:
     """One object's address, and how it is written."""
 
-    kind: Kind
+    kind: ServedKind
     version: str
     namespace: str
     name: str
@@ -58,14 +58,14 @@ class Storage:
         self.revision = 1
         self.observers: list[Callable[[Change], None]] = []
         self._history_limit = history_limit
-        self._objects: dict[StorageKey, dict[tuple[str, str], Stored]] = {}
+        self._objects: dict[StorageKey, dict[tuple[str, str], StoredObject]] = {}
         self._history: dict[StorageKey, History] = {}
 
-    def find(self, where: Where) -> Stored | None:
+    def find(self, where: ObjectRequest) -> StoredObject | None:
         """The object at an address."""
         return self._objects.get(where.kind.storage_key, {}).get((where.namespace, where.name))
 
-    def select(self, kind: Kind, namespace: str, matches: Matcher) -> list[Stored]:
+    def select(self, kind: ServedKind, namespace: str, matches: Matcher) -> list[StoredObject]:
         """Objects of a kind, sorted by namespace and name; all namespaces when it is empty."""
         table = self._objects.get(kind.storage_key, {})
         return [
@@ -74,39 +74,48 @@ class Storage:
             if (not namespace or key[0] == namespace) and matches(table[key].obj)
         ]
 
-    def log(self, kind: Kind) -> History:
+    def log(self, kind: ServedKind) -> History:
         """The history of a kind."""
         log = self._history.get(kind.storage_key)
         if log is None:
             log = self._history[kind.storage_key] = History(limit=self._history_limit)
         return log
 
-    def put(self, where: Where, new: Object, owners: tuple[Owner, ...], *, old: Stored | None) -> Stored:
+    def put(
+        self,
+        where: ObjectRequest,
+        new: Object,
+        owners: tuple[FieldOwner, ...],
+        *,
+        old: StoredObject | None,
+    ) -> StoredObject:
         """Store ``new`` in place of ``old`` (nothing is kept of a dry run)."""
         new["metadata"]["managedFields"] = render(owners)
         if where.dry_run:
-            return Stored(new, freeze(new), owners)
+            return StoredObject(new, freeze(new), owners)
         new["metadata"]["resourceVersion"] = str(self.revision + 1)
-        kept = Stored(new, freeze(new), owners)
+        kept = StoredObject(new, freeze(new), owners)
         if len(kept.frozen) > _LARGEST and len(json.dumps(new)) > _LARGEST:  # the quick copy is no JSON
             raise error_from_status(500, {"message": "etcdserver: request is too large"})
         self._objects.setdefault(where.kind.storage_key, {})[where.namespace, where.name] = kept
         self._publish(where, WatchType.MODIFIED if old else WatchType.ADDED, kept, old)
         return kept
 
-    def remove(self, where: Where, old: Stored) -> None:
+    def remove(self, where: ObjectRequest, old: StoredObject) -> None:
         """Delete an object; its DELETED event carries the revision of the deletion."""
         last = thaw(old.frozen)
         last["metadata"]["resourceVersion"] = str(self.revision + 1)
         del self._objects[where.kind.storage_key][where.namespace, where.name]
-        self._publish(where, WatchType.DELETED, Stored(last, freeze(last), old.owners), old)
+        self._publish(where, WatchType.DELETED, StoredObject(last, freeze(last), old.owners), old)
 
-    def drop_kind(self, kind: Kind) -> None:
+    def drop_kind(self, kind: ServedKind) -> None:
         """Delete all objects of a kind that is no longer served, and end its watches."""
         self._objects.pop(kind.storage_key, None)
         self.log(kind).close_all()
 
-    def change(self, where: Where, change: WatchType, kept: Stored, old: Stored | None) -> Change:
+    def change(
+        self, where: ObjectRequest, change: WatchType, kept: StoredObject, old: StoredObject | None
+    ) -> Change:
         """The event of one write."""
         return Change(
             revision=int(kept.obj["metadata"]["resourceVersion"]),
@@ -132,7 +141,9 @@ class Storage:
         for log in self._history.values():
             log.close_all()
 
-    def _publish(self, where: Where, change: WatchType, kept: Stored, old: Stored | None) -> None:
+    def _publish(
+        self, where: ObjectRequest, change: WatchType, kept: StoredObject, old: StoredObject | None
+    ) -> None:
         self.revision += 1
         event = self.change(where, change, kept, old)
         self.log(where.kind).append(event)

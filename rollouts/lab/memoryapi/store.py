@@ -13,7 +13,8 @@ from rollouts.lab.memoryapi.admission import Policy
 from rollouts.lab.memoryapi.builtins import fill_in, to_stored_version, to_version
 from rollouts.lab.memoryapi.crds import establish, is_crd
 from rollouts.lab.memoryapi.history import Change, Subscription
-from rollouts.lab.memoryapi.kinds import Kind, Registry
+from rollouts.lab.memoryapi.json_copies import thaw, wire_copy
+from rollouts.lab.memoryapi.kinds import KindRegistry, ServedKind
 from rollouts.lab.memoryapi.objects import (
     InvalidObject,
     check_body,
@@ -25,11 +26,10 @@ from rollouts.lab.memoryapi.objects import (
     same_content,
     spec_changed,
 )
-from rollouts.lab.memoryapi.ownership import Operation, Owner, Writer, after_apply, after_update
+from rollouts.lab.memoryapi.ownership import FieldOwner, Operation, Writer, after_apply, after_update
 from rollouts.lab.memoryapi.patching import json_patch, merge_patch, strategic_merge_patch
 from rollouts.lab.memoryapi.selectors import Matcher, match_all, parse_field_selector, parse_label_selector
-from rollouts.lab.memoryapi.storage import Storage, Stored, Where
-from rollouts.lab.memoryapi.wire import thaw, wire_copy
+from rollouts.lab.memoryapi.storage import ObjectRequest, Storage, StoredObject
 from rollouts.runtime.clock import Clock, SystemClock
 
 __all__ = ["APPLY", "LIMITS", "STRATEGIC", "MemoryApi"]
@@ -67,7 +67,7 @@ class MemoryApi:
     def __init__(self, *, clock: Clock | None = None, history_limit: int = 50_000) -> None:
         self._clock = clock or SystemClock()
         self._storage = Storage(history_limit=history_limit)
-        self._registry = Registry()
+        self._registry = KindRegistry()
         self.policies: list[Policy] = []
         """What refuses writes, as an admission policy does; tests and the lab set it."""
         self._counter = 0
@@ -89,11 +89,11 @@ class MemoryApi:
         """Called with every stored change, at once: the complete history for a checker to record."""
         return self._storage.observers
 
-    def kinds(self) -> Iterable[Kind]:
+    def kinds(self) -> Iterable[ServedKind]:
         """Every served kind."""
         return self._registry
 
-    def kind(self, resource: Resource) -> Kind:
+    def kind(self, resource: Resource) -> ServedKind:
         """The kind behind a resource. Raises KindNotServed."""
         return self._registry.find(resource.group, resource.version, resource.plural)
 
@@ -257,26 +257,26 @@ class MemoryApi:
 
     # Inside
 
-    def _where(self, resource: Resource, namespace: str | None, name: str, **how: Any) -> Where:
+    def _where(self, resource: Resource, namespace: str | None, name: str, **how: Any) -> ObjectRequest:
         kind = self.kind(resource)
         space = _space(kind, namespace)
-        where = Where(kind=kind, version=resource.version, namespace=space, name=name, **how)
+        where = ObjectRequest(kind=kind, version=resource.version, namespace=space, name=name, **how)
         if kind.namespaced and not space:
             raise Invalid(f"{qualified(kind)} are namespaced: the request names no namespace", status=400)
         if where.subresource and not (where.subresource == "status" and kind.status_subresource):
             raise NotFound(f"{qualified(kind)} has no subresource {where.subresource}", status=404)
         return where
 
-    def _stored(self, where: Where) -> Stored:
+    def _stored(self, where: ObjectRequest) -> StoredObject:
         found = self._storage.find(where)
         if found is None:
             raise NotFound(f'{qualified(where.kind)} "{where.name}" not found', status=404)
         return found
 
-    def _out(self, where: Where, stored: Stored) -> Object:
+    def _out(self, where: ObjectRequest, stored: StoredObject) -> Object:
         return to_version(where.kind, where.version, thaw(stored.frozen))
 
-    def _matcher(self, kind: Kind, label_selector: str, field_selector: str) -> Matcher:
+    def _matcher(self, kind: ServedKind, label_selector: str, field_selector: str) -> Matcher:
         labels = parse_label_selector(label_selector)
         fields = parse_field_selector(field_selector, kind.plural)
         if fields is match_all:
@@ -309,7 +309,7 @@ class MemoryApi:
     def _now(self) -> str:
         return self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
 
-    def _writer(self, where: Where, operation: Operation) -> Writer:
+    def _writer(self, where: ObjectRequest, operation: Operation) -> Writer:
         return Writer(
             manager=where.manager,
             operation=operation,
@@ -318,7 +318,7 @@ class MemoryApi:
             time=self._now(),
         )
 
-    def _insert(self, where: Where, new: Object, operation: Operation) -> Object:
+    def _insert(self, where: ObjectRequest, new: Object, operation: Operation) -> Object:
         kind = where.kind
         check_body(kind, where.version, where.namespace, new)
         if self._storage.find(where):
@@ -341,7 +341,7 @@ class MemoryApi:
         self._serve(where, new)
         return self._out(where, self._storage.put(where, new, owners, old=None))
 
-    def _check_lock(self, where: Where, stored: Stored, new: Object) -> None:
+    def _check_lock(self, where: ObjectRequest, stored: StoredObject, new: Object) -> None:
         revision = str(new["metadata"].get("resourceVersion") or "")
         check_preconditions(where.kind, where.name, stored.obj, resource_version=revision)
         if new["metadata"].get("uid", uid := stored.obj["metadata"]["uid"]) != uid:
@@ -349,7 +349,7 @@ class MemoryApi:
             subject = f'{where.kind.name}.{where.kind.group} "{where.name}"'
             raise InvalidObject(f"{subject} is invalid: {cause}", (cause, cause))  # twice, as the real one
 
-    def _update(self, where: Where, stored: Stored, new: Object) -> Object:
+    def _update(self, where: ObjectRequest, stored: StoredObject, new: Object) -> Object:
         check_body(where.kind, where.version, where.namespace, new)
         if new["metadata"]["name"] != where.name:
             raise Invalid("the name of the object does not match the name on the URL", status=400)
@@ -362,7 +362,7 @@ class MemoryApi:
         owners = after_update(stored.owners, old, new, self._writer(where, Operation.UPDATE))
         return self._store(where, stored, old, new, owners)
 
-    def _apply(self, where: Where, config: Any, *, force: bool) -> Object:
+    def _apply(self, where: ObjectRequest, config: Any, *, force: bool) -> Object:
         if isinstance(config, dict) and isinstance(config.get("metadata"), dict):
             config["metadata"].setdefault("name", where.name)
         check_typed(where.kind, where.version, config)
@@ -389,7 +389,12 @@ class MemoryApi:
         return self._store(where, stored, old, new, result.owners)
 
     def _store(
-        self, where: Where, stored: Stored, old: Object, new: Object, owners: tuple[Owner, ...]
+        self,
+        where: ObjectRequest,
+        stored: StoredObject,
+        old: Object,
+        new: Object,
+        owners: tuple[FieldOwner, ...],
     ) -> Object:
         metadata = new["metadata"]
         if spec_changed(where.kind, old, new):
@@ -402,19 +407,19 @@ class MemoryApi:
             return self._drop(where, stored)
         return self._out(where, self._storage.put(where, new, owners, old=stored))
 
-    def _admit(self, where: Where, new: Object) -> None:
+    def _admit(self, where: ObjectRequest, new: Object) -> None:
         for policy in self.policies:
             refusal = policy.refusal(where.kind, new)
             if refusal is not None:
                 raise refusal
 
-    def _drop(self, where: Where, stored: Stored) -> Object:
+    def _drop(self, where: ObjectRequest, stored: StoredObject) -> Object:
         if not where.dry_run:
             self._storage.remove(where, stored)
             self._after_drop(where, stored.obj)
         return self._out(where, stored)
 
-    def _after_drop(self, where: Where, obj: Object) -> None:
+    def _after_drop(self, where: ObjectRequest, obj: Object) -> None:
         """A deleted CRD takes its objects along, a deleted namespace its contents."""
         if is_crd(where.kind):
             gone = self._registry.remove(obj["spec"]["group"], obj["spec"]["names"]["plural"])
@@ -427,16 +432,16 @@ class MemoryApi:
                 for stored in contents if kind.storage_key == (kind.group, kind.plural) else ():
                     self.delete(resource, where.name, stored.obj["metadata"]["name"], manager=where.manager)
 
-    def _serve(self, where: Where, obj: Object) -> None:
+    def _serve(self, where: ObjectRequest, obj: Object) -> None:
         if is_crd(where.kind):
             kind = establish(obj, self._now())
             if not where.dry_run:
                 self._registry.add(kind)
 
 
-def _space(kind: Kind, namespace: str | None) -> str:
+def _space(kind: ServedKind, namespace: str | None) -> str:
     return (namespace or "") if kind.namespaced else ""
 
 
-def _fields(owners: tuple[Owner, ...]) -> set[tuple[object, ...]]:
+def _fields(owners: tuple[FieldOwner, ...]) -> set[tuple[object, ...]]:
     return {(o.writer.manager, o.writer.operation, o.writer.subresource, o.paths) for o in owners}

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from rollouts.lab.memoryapi.jsonpath import find_all
-from rollouts.lab.memoryapi.kinds import Column, Kind
+from rollouts.lab.memoryapi.kinds import Column, ServedKind
 
 __all__ = ["human_duration", "table"]
 
@@ -126,7 +126,7 @@ def human_duration(seconds: float) -> str:
     return f"{days // 365}y"
 
 
-def _cell(kind: Kind, column: Column, obj: Object, now: datetime) -> Any:
+def _cell(kind: ServedKind, column: Column, obj: Object, now: datetime) -> Any:
     computed = _COMPUTED.get((kind.plural, column.name)) if not kind.custom else None
     if computed:
         return computed(obj)
@@ -144,13 +144,13 @@ def _cell(kind: Kind, column: Column, obj: Object, now: datetime) -> Any:
     return " ".join("" if item is None else str(item) for item in found)
 
 
-def _columns(kind: Kind, version: str) -> tuple[Column, ...]:
+def _columns(kind: ServedKind, version: str) -> tuple[Column, ...]:
     own = kind.columns.get(version, ()) if kind.custom else _BUILTIN.get(kind.plural, ())
     return (*(() if kind.plural == "events" else (_NAME,)), *(own or (_AGE,)))
 
 
 def table(
-    kind: Kind,
+    kind: ServedKind,
     version: str,
     items: Iterable[Object],
     *,

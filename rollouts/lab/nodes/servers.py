@@ -11,7 +11,8 @@ import aiohttp
 
 from rollouts.lab.loopback import loopback
 from rollouts.lab.nodes.runtime import PodRuntime, PodState, PretendRuntime
-from rollouts.lab.vllm import PodSpec, SimulatedPod
+from rollouts.lab.vllm.pod import SimulatedPod
+from rollouts.lab.vllm.spec import PodSpec
 
 __all__ = ["SimulatedServers", "server_arguments"]
 

@@ -11,7 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
-from rollouts.lab.vllm import Fleet, PodSpec, pod_spec_from_json
+from rollouts.lab.vllm.pod import Fleet
+from rollouts.lab.vllm.spec import PodSpec, pod_spec_from_json
 
 __all__ = ["main"]
 

@@ -13,27 +13,27 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
 
-from rollouts.lab.vllm.endpoints import DOCUMENTS
+from rollouts.lab.vllm.api_paths import DOCUMENTS
 from rollouts.lab.vllm.engine import Finish
-from rollouts.lab.vllm.http import Exchange
+from rollouts.lab.vllm.http_server import HttpExchange
 from rollouts.lab.vllm.knobs import Knobs
 from rollouts.lab.vllm.requests import ApiError, Completion, compact_json, error_body
 
-__all__ = ["Answer", "PlainAnswer", "StreamedAnswer"]
+__all__ = ["CompletionAnswer", "PlainAnswer", "StreamedAnswer"]
 
 _TEXT = """the train leaves at nine from platform two and you can change in Basel or take the night
 coach with breakfast while the museum opens late on Friday near the old bridge"""
 _WORDS = tuple(_TEXT.split())
 
 
-class Answer(ABC):
+class CompletionAnswer(ABC):
     """Collects the tokens of one generation and writes them. ``done(status, bytes)`` is called once."""
 
     chat_kind: ClassVar[str]
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: HttpExchange,
         completion: Completion,
         *,
         model: str,
@@ -75,7 +75,7 @@ class Answer(ABC):
         return ApiError(500, "InternalServerError", "Internal server error")
 
 
-class PlainAnswer(Answer):
+class PlainAnswer(CompletionAnswer):
     """One JSON document at the end."""
 
     chat_kind = "chat.completion"
@@ -104,7 +104,7 @@ class PlainAnswer(Answer):
         self._done(200, len(body))
 
 
-class StreamedAnswer(Answer):
+class StreamedAnswer(CompletionAnswer):
     """Server-sent events: one per token, unless tokens are merged, as under load."""
 
     chat_kind = "chat.completion.chunk"

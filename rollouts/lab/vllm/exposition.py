@@ -10,10 +10,21 @@ each counter, histogram and summary).
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
-__all__ = ["CONTENT_TYPE", "Counter", "Family", "Gauge", "Histogram", "Registry", "Summary", "format_value"]
+__all__ = [
+    "CONTENT_TYPE",
+    "Counter",
+    "Family",
+    "Gauge",
+    "Histogram",
+    "MetricRegistry",
+    "Summary",
+    "format_value",
+]
 
 CONTENT_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
@@ -42,15 +53,31 @@ def _escape(value: str) -> str:
     return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
-class Counter:
-    """A number that only grows."""
+class MetricSample(ABC):
+    """What one family says of one set of labels."""
 
-    __slots__ = ("_created", "_line", "value")
+    __slots__ = ("_created",)
 
     def __init__(self, name: str, labels: Labels) -> None:
-        text = _labels(labels)
-        self._line = f"{name}_total{text} "
-        self._created = f"{name}_created{text} {format_value(time.time())}"
+        self._created = f"{name}_created{_labels(labels)} {format_value(time.time())}"
+
+    @abstractmethod
+    def lines(self) -> list[str]:
+        """Sample lines without the creation time."""
+
+    def created(self) -> str:
+        """The line with the creation time, empty where there is none."""
+        return self._created
+
+
+class Counter(MetricSample):
+    """A number that only grows."""
+
+    __slots__ = ("_line", "value")
+
+    def __init__(self, name: str, labels: Labels) -> None:
+        super().__init__(name, labels)
+        self._line = f"{name}_total{_labels(labels)} "
         self.value = 0.0
 
     def inc(self, amount: float = 1.0) -> None:
@@ -58,20 +85,17 @@ class Counter:
         self.value += amount
 
     def lines(self) -> list[str]:
-        """Sample lines without the creation time."""
+        """See ``MetricSample.lines``."""
         return [self._line + format_value(self.value)]
 
-    def created(self) -> str:
-        """The line with the creation time."""
-        return self._created
 
-
-class Gauge:
+class Gauge(MetricSample):
     """A number that goes up and down."""
 
     __slots__ = ("_line", "value")
 
     def __init__(self, name: str, labels: Labels) -> None:
+        super().__init__(name, labels)
         self._line = f"{name}{_labels(labels)} "
         self.value = 0.0
 
@@ -80,7 +104,7 @@ class Gauge:
         self.value = value
 
     def lines(self) -> list[str]:
-        """Sample lines."""
+        """See ``MetricSample.lines``."""
         return [self._line + format_value(self.value)]
 
     def created(self) -> str:
@@ -88,12 +112,13 @@ class Gauge:
         return ""
 
 
-class Histogram:
+class Histogram(MetricSample):
     """Cumulative buckets, a sum and a count."""
 
-    __slots__ = ("_bounds", "_count_line", "_created", "_lines", "_sum_line", "counts", "sum")
+    __slots__ = ("_bounds", "_count_line", "_lines", "_sum_line", "counts", "sum")
 
     def __init__(self, name: str, labels: Labels, bounds: Sequence[float]) -> None:
+        super().__init__(name, labels)
         self._bounds = tuple(bounds)
         self._lines = [
             f"{name}_bucket{_labels(labels, 'le', format_value(bound))} "
@@ -101,7 +126,6 @@ class Histogram:
         ]
         text = _labels(labels)
         self._count_line, self._sum_line = f"{name}_count{text} ", f"{name}_sum{text} "
-        self._created = f"{name}_created{text} {format_value(time.time())}"
         self.counts = [0] * (len(self._bounds) + 1)
         self.sum = 0.0
 
@@ -111,7 +135,7 @@ class Histogram:
         self.sum += value * times
 
     def lines(self) -> list[str]:
-        """Sample lines without the creation time."""
+        """See ``MetricSample.lines``."""
         total, out = 0, []
         for line, count in zip(self._lines, self.counts, strict=True):
             total += count
@@ -120,20 +144,16 @@ class Histogram:
         out.append(self._sum_line + format_value(self.sum))
         return out
 
-    def created(self) -> str:
-        """The line with the creation time."""
-        return self._created
 
-
-class Summary:
+class Summary(MetricSample):
     """A count and a sum."""
 
-    __slots__ = ("_count_line", "_created", "_sum_line", "count", "sum")
+    __slots__ = ("_count_line", "_sum_line", "count", "sum")
 
     def __init__(self, name: str, labels: Labels) -> None:
+        super().__init__(name, labels)
         text = _labels(labels)
         self._count_line, self._sum_line = f"{name}_count{text} ", f"{name}_sum{text} "
-        self._created = f"{name}_created{text} {format_value(time.time())}"
         self.count, self.sum = 0, 0.0
 
     def observe(self, value: float) -> None:
@@ -142,25 +162,21 @@ class Summary:
         self.sum += value
 
     def lines(self) -> list[str]:
-        """Sample lines without the creation time."""
+        """See ``MetricSample.lines``."""
         return [f"{self._count_line}{self.count}.0", self._sum_line + format_value(self.sum)]
 
-    def created(self) -> str:
-        """The line with the creation time."""
-        return self._created
+
+S = TypeVar("S", bound=MetricSample)
 
 
-Sample = Counter | Gauge | Histogram | Summary
-
-
-class Family:
+class Family(Generic[S]):
     """All samples of one name. Samples with new label values appear when they are first asked for."""
 
-    def __init__(self, name: str, kind: str, text: str, build: Callable[[str, Labels], Sample]) -> None:
+    def __init__(self, name: str, kind: str, text: str, build: Callable[[str, Labels], S]) -> None:
         self.name, self._kind, self._text, self._build = name, kind, text, build
-        self._samples: dict[tuple[str, ...], Sample] = {}
+        self._samples: dict[tuple[str, ...], S] = {}
 
-    def sample(self, labels: Labels) -> Sample:
+    def sample(self, labels: Labels) -> S:
         """The sample with these labels."""
         key = tuple(labels.values())
         found = self._samples.get(key)
@@ -180,13 +196,13 @@ class Family:
         return out
 
 
-class Registry:
+class MetricRegistry:
     """The families of one pod, in the order in which they were declared."""
 
     def __init__(self) -> None:
-        self._families: list[Family] = []
+        self._families: list[Family[Any]] = []
 
-    def add(self, name: str, kind: str, text: str, build: Callable[[str, Labels], Sample]) -> Family:
+    def add(self, name: str, kind: str, text: str, build: Callable[[str, Labels], S]) -> Family[S]:
         """Declare a family. ``name`` of a counter comes without ``_total``."""
         family = Family(name, kind, text, build)
         self._families.append(family)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from rollouts.lab.vllm.exposition import Counter, Family, Gauge, Histogram, Registry, Summary
+from rollouts.lab.vllm.exposition import Counter, Gauge, Histogram, MetricRegistry, Summary
 
 __all__ = ["FINISH_REASONS", "HttpMetrics", "VllmMetrics"]
 
@@ -47,41 +47,39 @@ def _length_bounds(max_model_len: int) -> tuple[float, ...]:
 class _Declare:
     """Declares families and hands out their samples with the given labels."""
 
-    def __init__(self, registry: Registry, labels: Mapping[str, str]) -> None:
+    def __init__(self, registry: MetricRegistry, labels: Mapping[str, str]) -> None:
         self._registry, self._labels = registry, dict(labels)
 
     def counter(self, name: str, text: str) -> Counter:
-        sample = self._registry.add(name, "counter", text, Counter).sample(self._labels)
-        assert isinstance(sample, Counter)
-        return sample
+        return self._registry.add(name, "counter", text, Counter).sample(self._labels)
 
     def counters(self, name: str, text: str, label: str, values: Sequence[str]) -> dict[str, Counter]:
         family = self._registry.add(name, "counter", text, Counter)
-        samples = {value: family.sample({**self._labels, label: value}) for value in values}
-        return {value: sample for value, sample in samples.items() if isinstance(sample, Counter)}
+        return {value: family.sample({**self._labels, label: value}) for value in values}
 
     def gauge(self, name: str, text: str) -> Gauge:
-        sample = self._registry.add(name, "gauge", text, Gauge).sample(self._labels)
-        assert isinstance(sample, Gauge)
-        return sample
+        return self._registry.add(name, "gauge", text, Gauge).sample(self._labels)
 
     def gauges(self, name: str, text: str, label: str, values: Sequence[str]) -> dict[str, Gauge]:
         family = self._registry.add(name, "gauge", text, Gauge)
-        samples = {value: family.sample({**self._labels, label: value}) for value in values}
-        return {value: sample for value, sample in samples.items() if isinstance(sample, Gauge)}
+        return {value: family.sample({**self._labels, label: value}) for value in values}
 
     def histogram(self, name: str, text: str, bounds: Sequence[float]) -> Histogram:
         build = partial(Histogram, bounds=bounds)
-        sample = self._registry.add(name, "histogram", text, build).sample(self._labels)
-        assert isinstance(sample, Histogram)
-        return sample
+        return self._registry.add(name, "histogram", text, build).sample(self._labels)
 
 
 class VllmMetrics:
     """The engine's series of one server. Histograms of times are in seconds."""
 
     def __init__(
-        self, registry: Registry, *, model_name: str, max_model_len: int, max_loras: int, num_gpu_blocks: int
+        self,
+        registry: MetricRegistry,
+        *,
+        model_name: str,
+        max_model_len: int,
+        max_loras: int,
+        num_gpu_blocks: int,
     ) -> None:
         labels = {"engine": "0", "model_name": model_name}
         declare = _Declare(registry, labels)
@@ -181,12 +179,10 @@ class VllmMetrics:
         self.prefill = declare.histogram("vllm:request_prefill_time_seconds", "Time in prefill.", _REQUEST)
         self.decode = declare.histogram("vllm:request_decode_time_seconds", "Time in decode.", _REQUEST)
 
-    def _declare_cache_config(self, registry: Registry, num_gpu_blocks: int) -> None:
+    def _declare_cache_config(self, registry: MetricRegistry, num_gpu_blocks: int) -> None:
         labels = {**_CACHE_CONFIG, "num_gpu_blocks": str(num_gpu_blocks)}
         family = registry.add("vllm:cache_config_info", "gauge", "Configuration of the KV cache.", Gauge)
-        sample = family.sample(labels)
-        assert isinstance(sample, Gauge)
-        sample.set(1)
+        family.sample(labels).set(1)
 
     def note_adapters(self, adapters: Sequence[str]) -> None:
         """Record which adapters have requests now; waiting and running are alike, as in vLLM."""
@@ -196,22 +192,20 @@ class VllmMetrics:
             "running_lora_adapters": joined,
             "waiting_lora_adapters": joined,
         }
-        sample = self._lora_info.sample(labels)
-        assert isinstance(sample, Gauge)
-        sample.set(time.time())
+        self._lora_info.sample(labels).set(time.time())
 
 
 class HttpMetrics:
     """The series of the HTTP layer: handler, method and status class, never a model."""
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: MetricRegistry) -> None:
         self._requests = registry.add("http_requests", "counter", "Requests by handler and status.", Counter)
         self._request_size = registry.add("http_request_size_bytes", "summary", "Request sizes.", Summary)
         self._response_size = registry.add("http_response_size_bytes", "summary", "Response sizes.", Summary)
         self._highr = _Declare(registry, {}).histogram(
             "http_request_duration_highr_seconds", "Durations, fine buckets.", _HIGHR
         )
-        self._duration: Family = registry.add(
+        self._duration = registry.add(
             "http_request_duration_seconds",
             "histogram",
             "Durations by handler.",
@@ -230,23 +224,11 @@ class HttpMetrics:
     ) -> None:
         """Count one finished request. Sizes are those of the Content-Length headers, 0 for a stream."""
         labels = {"handler": handler, "method": method}
-        requests = self._requests.sample({**labels, "status": f"{status // 100}xx"})
-        duration = self._duration.sample(labels)
-        sizes = (
-            (self._request_size.sample({"handler": handler}), request_bytes),
-            (
-                self._response_size.sample({"handler": handler}),
-                response_bytes,
-            ),
-        )
-        assert isinstance(requests, Counter)
-        assert isinstance(duration, Histogram)
-        requests.inc()
-        duration.observe(seconds)
+        self._requests.sample({**labels, "status": f"{status // 100}xx"}).inc()
+        self._duration.sample(labels).observe(seconds)
         self._highr.observe(seconds)
-        for summary, size in sizes:
-            assert isinstance(summary, Summary)
-            summary.observe(size)
+        self._request_size.sample({"handler": handler}).observe(request_bytes)
+        self._response_size.sample({"handler": handler}).observe(response_bytes)
 
 
 _CACHE_CONFIG = {

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import structlog
 
-from rollouts.lab.vllm.http import HttpServer
+from rollouts.lab.vllm.http_server import PodHttpServer
 from rollouts.lab.vllm.server import VllmServer
 from rollouts.lab.vllm.spec import PodSpec
 
@@ -22,7 +22,7 @@ class SimulatedPod:
     def __init__(self, spec: PodSpec) -> None:
         self.spec = spec
         self.server: VllmServer | None = None
-        self._http: HttpServer | None = None
+        self._http: PodHttpServer | None = None
         self._restart: asyncio.TimerHandle | None = None
         self._starting: asyncio.Task[None] | None = None
         self._port = spec.port
@@ -41,7 +41,7 @@ class SimulatedPod:
         """Open the port. Raises OSError when the address is taken."""
         server = VllmServer(self.spec, crash=self.crash)
         server.engine.knobs = self.spec.knobs
-        http = HttpServer(server.handle)
+        http = PodHttpServer(server.handle)
         await http.start(self.spec.address, self._port)
         self.server, self._http, self._port = server, http, http.port
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 
-from rollouts.lab.vllm.http import Exchange
+from rollouts.lab.vllm.http_server import HttpExchange
 from rollouts.lab.vllm.requests import ApiError
 
 __all__ = ["serve_realtime"]
@@ -20,7 +20,7 @@ def _frame(event: dict[str, str]) -> bytes:
     return b"\x81" + bytes((len(text),)) + text  # events here are shorter than 126 bytes
 
 
-def serve_realtime(exchange: Exchange, headers: bytes) -> None:
+def serve_realtime(exchange: HttpExchange, headers: bytes) -> None:
     """Switch, send ``session.created``, and ``session.updated`` for each frame until one closes. Raises ApiError."""
     asked = exchange.request.headers
     key = asked.get("sec-websocket-key", "")

@@ -9,14 +9,14 @@ from typing import Any
 
 from rollouts.lab.vllm.adapters import Adapters
 from rollouts.lab.vllm.answers import PlainAnswer, StreamedAnswer
-from rollouts.lab.vllm.endpoints import DIALECTS, POOLING, TOKENS, read_form, transcription
+from rollouts.lab.vllm.api_paths import DIALECTS, POOLING, TOKENS, read_form, transcription
 from rollouts.lab.vllm.engine import Engine, Generation
-from rollouts.lab.vllm.exposition import CONTENT_TYPE, Registry
-from rollouts.lab.vllm.http import Exchange
+from rollouts.lab.vllm.exposition import CONTENT_TYPE, MetricRegistry
+from rollouts.lab.vllm.http_server import HttpExchange
 from rollouts.lab.vllm.knobs import ErrorKind, KnobError, apply_knobs, knobs_to_json, seconds
 from rollouts.lab.vllm.latency import LatencyModel
 from rollouts.lab.vllm.metrics import HttpMetrics, VllmMetrics
-from rollouts.lab.vllm.process import process_lines
+from rollouts.lab.vllm.process_metrics import process_lines
 from rollouts.lab.vllm.realtime import serve_realtime
 from rollouts.lab.vllm.requests import ApiError, compact_json, error_body, parse_completion, parse_json
 from rollouts.lab.vllm.spec import PodSpec
@@ -46,7 +46,7 @@ class VllmServer:
         self._spec = spec
         self._crash = crash
         self._started = time.time()
-        self._registry = Registry()
+        self._registry = MetricRegistry()
         metrics = VllmMetrics(
             self._registry,
             model_name=spec.served_model,
@@ -68,7 +68,7 @@ class VllmServer:
             f"x-inference-pod: {spec.name}\r\nx-inference-namespace: {spec.namespace}\r\n".encode()
         )
         self._pooled = {**TOKENS, **(POOLING if spec.pooling else {})}
-        self._routes: dict[str, dict[str, Callable[[Exchange], None]]] = {
+        self._routes: dict[str, dict[str, Callable[[HttpExchange], None]]] = {
             "/v1/chat/completions": {"POST": lambda exchange: self._complete(exchange, chat=True)},
             "/v1/completions": {"POST": lambda exchange: self._complete(exchange, chat=False)},
             **{path: {"POST": lambda exchange: self._complete(exchange, chat=True)} for path in DIALECTS},
@@ -88,7 +88,7 @@ class VllmServer:
             self._routes["/v1/load_lora_adapter"] = {"POST": self._load_adapter}
             self._routes["/v1/unload_lora_adapter"] = {"POST": self._unload_adapter}
 
-    def handle(self, exchange: Exchange) -> None:
+    def handle(self, exchange: HttpExchange) -> None:
         """Answer one request."""
         request = exchange.request
         methods = self._routes.get(request.path)
@@ -112,14 +112,14 @@ class VllmServer:
         key = self._spec.api_key
         return bool(key) and path.startswith("/v1/") and headers.get("authorization") != f"Bearer {key}"
 
-    def _json(self, exchange: Exchange, status: int, document: Mapping[str, Any]) -> None:
+    def _json(self, exchange: HttpExchange, status: int, document: Mapping[str, Any]) -> None:
         self._reply(exchange, status, compact_json(document), _JSON)
 
-    def _reply(self, exchange: Exchange, status: int, body: bytes, content_type: str) -> None:
+    def _reply(self, exchange: HttpExchange, status: int, body: bytes, content_type: str) -> None:
         exchange.reply(status, body, content_type, self._headers)
         self._count(exchange, status, 0.0, len(body))
 
-    def _count(self, exchange: Exchange, status: int, seconds: float, size: int) -> None:
+    def _count(self, exchange: HttpExchange, status: int, seconds: float, size: int) -> None:
         request = exchange.request
         if request.path in _UNCOUNTED or request.path.startswith("/lab/"):
             return
@@ -133,7 +133,7 @@ class VllmServer:
             response_bytes=size,
         )
 
-    def _complete(self, exchange: Exchange, *, chat: bool) -> None:
+    def _complete(self, exchange: HttpExchange, *, chat: bool) -> None:
         request, began = exchange.request, time.perf_counter()
         body = parse_json(request.body, request.headers.get("content-type", ""))
         if request.path in DIALECTS:
@@ -185,52 +185,52 @@ class VllmServer:
         answer.begin(self.engine.knobs)
         answer.fail(_busy())
 
-    def _pool(self, exchange: Exchange) -> None:
+    def _pool(self, exchange: HttpExchange) -> None:
         request = exchange.request
         body = parse_json(request.body, request.headers.get("content-type", ""))
         model = self.adapters.resolve(_name(body.get("model")))
         self._json(exchange, 200, self._pooled[request.path](body, model))
 
-    def _transcribe(self, exchange: Exchange) -> None:
+    def _transcribe(self, exchange: HttpExchange) -> None:
         request = exchange.request
         fields, files = read_form(request.body, request.headers.get("content-type", ""))
         self.adapters.resolve(fields.get("model", ""))
         self._reply(exchange, 200, *transcription(fields, files))
 
-    def _client_left(self, exchange: Exchange, generation: Generation, began: float) -> None:
+    def _client_left(self, exchange: HttpExchange, generation: Generation, began: float) -> None:
         self.engine.abort(generation)
         # vLLM's HTTP layer counts a request that its client left as a success.
         self._count(exchange, 200, time.perf_counter() - began, 0)
 
-    def _models(self, exchange: Exchange) -> None:
+    def _models(self, exchange: HttpExchange) -> None:
         self._json(exchange, 200, {"object": "list", "data": self.adapters.cards(int(self._started))})
 
-    def _health(self, exchange: Exchange) -> None:
+    def _health(self, exchange: HttpExchange) -> None:
         self._reply(exchange, 200 if self.engine.knobs.ready else 503, b"", "text/plain; charset=utf-8")
 
-    def _metrics(self, exchange: Exchange) -> None:
+    def _metrics(self, exchange: HttpExchange) -> None:
         self.engine.update_gauges()
         process = "\n".join(process_lines(self._started)).encode() + b"\n"
         self._reply(exchange, 200, process + self._registry.render(), CONTENT_TYPE)
 
-    def _load_adapter(self, exchange: Exchange) -> None:
+    def _load_adapter(self, exchange: HttpExchange) -> None:
         body = parse_json(exchange.request.body, exchange.request.headers.get("content-type", ""))
         self.adapters.load(body, self.engine.knobs, lambda outcome: self._adapter_answer(exchange, outcome))
 
-    def _unload_adapter(self, exchange: Exchange) -> None:
+    def _unload_adapter(self, exchange: HttpExchange) -> None:
         body = parse_json(exchange.request.body, exchange.request.headers.get("content-type", ""))
         self._adapter_answer(exchange, self.adapters.unload(body))
 
-    def _adapter_answer(self, exchange: Exchange, outcome: str | ApiError) -> None:
+    def _adapter_answer(self, exchange: HttpExchange, outcome: str | ApiError) -> None:
         if isinstance(outcome, ApiError):
             self._json(exchange, outcome.status, error_body(outcome))
         else:
             self._reply(exchange, 200, outcome.encode(), "text/plain; charset=utf-8")
 
-    def _show_knobs(self, exchange: Exchange) -> None:
+    def _show_knobs(self, exchange: HttpExchange) -> None:
         self._json(exchange, 200, knobs_to_json(self.engine.knobs))
 
-    def _set_knobs(self, exchange: Exchange) -> None:
+    def _set_knobs(self, exchange: HttpExchange) -> None:
         """Knobs, and three actions: ``reset``, ``drop`` (an adapter), ``crash`` (seconds until restart,
         true for never)."""
         changes = dict(parse_json(exchange.request.body, _JSON))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rollouts.picker.conformance.cases import Case
-from rollouts.picker.conformance.driver import Failure, Session
+from rollouts.picker.conformance.driver import ExtProcStream, Failure
 
 __all__ = ["judge"]
 
@@ -17,7 +17,7 @@ _DESTINATION = "x-gateway-destination-endpoint"
 _MAX_PIECE = 65_536
 
 
-async def judge(case: Case, session: Session) -> None:
+async def judge(case: Case, session: ExtProcStream) -> None:
     """Run a case to its end. Raises Failure at the first thing that is wrong."""
     try:
         for kind, argument in case.steps:
@@ -35,7 +35,7 @@ async def judge(case: Case, session: Session) -> None:
         await session.close()
 
 
-async def _want(want: Mapping[str, Any], session: Session) -> bool:
+async def _want(want: Mapping[str, Any], session: ExtProcStream) -> bool:
     """Whether the exchange goes on."""
     ((kind, argument),) = want.items()
     if kind == "nothing":
@@ -63,7 +63,9 @@ async def _want(want: Mapping[str, Any], session: Session) -> bool:
     return True
 
 
-async def _either(reply: Any, session: Session, *, refusal: list[int], request: Mapping[str, Any]) -> bool:
+async def _either(
+    reply: Any, session: ExtProcStream, *, refusal: list[int], request: Mapping[str, Any]
+) -> bool:
     """A refusal with one of the codes, or a request: both make sense, nothing else does."""
     if reply is not None and reply.HasField("immediate_response"):
         code = reply.immediate_response.status.code
@@ -86,7 +88,7 @@ def _expect(reply: Any, kind: str) -> None:
 
 
 async def _request(
-    session: Session, *, body: bool = True, trailers: bool = False, like: str = "json"
+    session: ExtProcStream, *, body: bool = True, trailers: bool = False, like: str = "json"
 ) -> None:
     head = await session.reply()
     _expect(head, "request_headers")
@@ -127,7 +129,7 @@ def _check_destination(value: str, reply: Any) -> None:
         raise Failure(f"the header says {value!r} and the dynamic metadata {metadata!r}")
 
 
-async def _collect(session: Session, *, trailers: bool) -> bytes:
+async def _collect(session: ExtProcStream, *, trailers: bool) -> bytes:
     """The body in pieces, up to the one that ends it or to the reply to its trailers."""
     whole = b""
     while True:
@@ -148,7 +150,7 @@ async def _collect(session: Session, *, trailers: bool) -> bytes:
             return whole
 
 
-def _check_json(got: bytes, session: Session) -> None:
+def _check_json(got: bytes, session: ExtProcStream) -> None:
     """The body says what was sent, but for the model."""
     try:
         value, sent = json.loads(got), json.loads(session.sent)
@@ -160,7 +162,7 @@ def _check_json(got: bytes, session: Session) -> None:
         raise Failure(f"more than the model changed: {got[:100]!r}")
 
 
-def _check_same(got: bytes, session: Session) -> None:
+def _check_same(got: bytes, session: ExtProcStream) -> None:
     """Nothing changed, or nothing but that a coding was undone."""
     sent = session.sent
     if got != sent and not (
@@ -176,12 +178,12 @@ def _without_model(body: bytes) -> Any:
         raise Failure(f"the body is not the JSON that was sent: {body[:100]!r}") from None
 
 
-def _check_form(got: bytes, session: Session) -> None:
+def _check_form(got: bytes, session: ExtProcStream) -> None:
     """All bytes but those of the field are as they were sent."""
     _between(got, session)
 
 
-def _check_bytes(got: bytes, session: Session) -> None:
+def _check_bytes(got: bytes, session: ExtProcStream) -> None:
     """All bytes but the model value are as they were sent, and the value is a JSON string."""
     value = _between(got, session)
     try:
@@ -192,7 +194,7 @@ def _check_bytes(got: bytes, session: Session) -> None:
         raise Failure(f"the model became {value[:100]!r}")
 
 
-def _between(got: bytes, session: Session) -> bytes:
+def _between(got: bytes, session: ExtProcStream) -> bytes:
     """What stands in place of the model. Raises Failure when anything else changed."""
     ((start, end),) = session.spans
     before, after = session.sent[:start], session.sent[end:]
@@ -204,7 +206,7 @@ def _between(got: bytes, session: Session) -> bytes:
 _CHECKS = {"json": _check_json, "bytes": _check_bytes, "form": _check_form, "same": _check_same}
 
 
-async def _response_body(reply: Any, want: bytes, session: Session) -> None:
+async def _response_body(reply: Any, want: bytes, session: ExtProcStream) -> None:
     _expect(reply, "response_body")
     whole = b""
     while True:
@@ -218,7 +220,7 @@ async def _response_body(reply: Any, want: bytes, session: Session) -> None:
         raise Failure(f"the response changed: {whole[:100]!r}")
 
 
-async def _response_trailers(reply: Any, want: bytes, session: Session) -> None:
+async def _response_trailers(reply: Any, want: bytes, session: ExtProcStream) -> None:
     """The rest of the body, which may have been held back until now, then the trailers."""
     whole = b""
     while reply is not None and reply.WhichOneof("response") == "response_body":

@@ -14,7 +14,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from envoy.service.ext_proc.v3 import external_processor_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-__all__ = ["Failure", "Session"]
+__all__ = ["ExtProcStream", "Failure"]
 
 _CHUNK = 65_536
 _MARK = "${MODEL}"  # becomes a JSON string
@@ -25,7 +25,7 @@ class Failure(AssertionError):
     """The picker does not do what the case wants. The message says what it did."""
 
 
-class Session:
+class ExtProcStream:
     """One case at one picker. ``timeout``: for a reply; ``silence``: how long no reply counts as none."""
 
     def __init__(self, channel: Any, model: str, *, timeout: float = 5.0, silence: float = 0.15) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from rollouts.picker.conformance.cases import Case, load_cases
 from rollouts.picker.conformance.checks import judge
-from rollouts.picker.conformance.driver import Failure, Session
+from rollouts.picker.conformance.driver import ExtProcStream, Failure
 
 __all__ = ["CaseResult", "check_picker", "render"]
 
@@ -50,7 +50,7 @@ async def check_picker(
     results = []
     async with _open(address, tls=tls) as channel:
         for case in load_cases() if cases is None else cases:
-            problem = await _run(case, lambda: Session(channel, model, timeout=timeout))
+            problem = await _run(case, lambda: ExtProcStream(channel, model, timeout=timeout))
             results.append(
                 CaseResult(name=case.name, problem=problem, reason=case.reason, source=case.source)
             )
@@ -62,7 +62,7 @@ _LOCAL_RACE = "Internal error from Core"
 _TRIES = 3
 
 
-async def _run(case: Case, session: Callable[[], Session]) -> str:
+async def _run(case: Case, session: Callable[[], ExtProcStream]) -> str:
     """What is wrong, or nothing. A status that our own side made up says nothing of the picker: once more."""
     problem = ""
     for _ in range(_TRIES):

@@ -15,14 +15,14 @@ from rollouts.picker.core.messages import (
     Side,
     TrailersReply,
 )
-from rollouts.picker.core.reader import Change, RequestReader
+from rollouts.picker.core.reader import BodyEdit, RequestReader
 from rollouts.picker.core.routing import Decision
 from rollouts.picker.core.splicing import splice
 
 __all__ = ["DESTINATION", "NO_CHANGE", "Answer", "in_pieces"]
 
 DESTINATION = b"x-gateway-destination-endpoint"
-NO_CHANGE = Change()
+NO_CHANGE = BodyEdit()
 
 # What only the picker may say, and what was meant for the picker alone.
 _STRIPPED = frozenset((
@@ -52,7 +52,7 @@ class Answer(NamedTuple):
 
     decision: Decision
     headers: Headers
-    change: Change = NO_CHANGE
+    change: BodyEdit = NO_CHANGE
     plain: bool = False
 
     def head(self) -> HeadersReply:

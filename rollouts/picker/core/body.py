@@ -22,7 +22,7 @@ from json.decoder import scanstring  # type: ignore[attr-defined]  # the C scann
 
 from pydantic_core import from_json
 
-from rollouts.picker.core.members import BodyError, Field, Kind
+from rollouts.picker.core.members import BodyError, Field, JsonType
 
 __all__ = ["LONG", "MAX_DEPTH", "MAX_TOKEN", "BodyScanner"]
 
@@ -207,7 +207,7 @@ class BodyScanner:
         if len(self._stack) == 1 and match[1] in self._wanted:
             self._key = match[1]
             group = 2 if match[2] is not None else 3
-            kind = Kind.STRING if group == 2 else Kind.SCALAR
+            kind = JsonType.STRING if group == 2 else JsonType.SCALAR
             start, end = match.span(group)
             self._keep(Field(kind, self._base + start, self._base + end, match[group]))
         if match[4] == ",":
@@ -247,7 +247,7 @@ class BodyScanner:
             return self._string(text, pos + 1)
         if char in "{[":
             if wanted:
-                self._keep(Field(Kind.CONTAINER, self._base + pos, self._base + pos, ""))
+                self._keep(Field(JsonType.CONTAINER, self._base + pos, self._base + pos, ""))
             return self._open(text, pos)
         if char == "]" and self._state is _State.VALUE_OR_END:
             return self._close(pos + 1)
@@ -255,7 +255,7 @@ class BodyScanner:
         if match is None:
             return self._wait(text, pos)
         if wanted:
-            self._keep(Field(Kind.SCALAR, self._base + pos, self._base + match.end(), match[0]))
+            self._keep(Field(JsonType.SCALAR, self._base + pos, self._base + match.end(), match[0]))
         self._state = _State.AFTER
         return match.end()
 
@@ -363,7 +363,7 @@ class BodyScanner:
         if self._key and len(self._stack) == 1:
             clipped = not self._capture
             text = "" if clipped else f'"{raw}"'
-            self._keep(Field(Kind.STRING, self._start, self._base + end, text, clipped))
+            self._keep(Field(JsonType.STRING, self._start, self._base + end, text, clipped))
 
     def _keep(self, field: Field) -> None:
         self.fields[self._key] = field

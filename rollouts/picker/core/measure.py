@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-__all__ = ["Ending", "Measurement", "ResponseMeter", "TokenCount"]
+__all__ = ["Ending", "ObservedResponse", "ResponseMeter", "TokenCount"]
 
 MAX_LINE = 65_536
 """Longest part of a line that is kept for the next chunk; a longer event is counted but not read."""
@@ -38,7 +38,7 @@ class Ending(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
+class ObservedResponse:
     """One response. Times in seconds since the request was dispatched, None where there was no such moment.
 
     ``status`` 0: no response headers came. Token counts None: not known.
@@ -197,7 +197,7 @@ class ResponseMeter:
                 return
             self._usage = value  # the regular expression begins with a brace: it is an object
 
-    def finish(self, ending: Ending, now: float) -> Measurement:
+    def finish(self, ending: Ending, now: float) -> ObservedResponse:
         """The response is over."""
         if self._sse:
             if self._carry and not self._skipping:
@@ -209,7 +209,7 @@ class ResponseMeter:
         completion = _count(self._usage, "completion_tokens", "output_tokens")
         if completion is None and self._sse and self._events:
             completion = self._tokens.tokens
-        return Measurement(
+        return ObservedResponse(
             ending=ending,
             status=self._status,
             e2e=now - self._start if ending is Ending.COMPLETE else None,

@@ -6,14 +6,14 @@ import json
 from enum import Enum
 from typing import NamedTuple
 
-__all__ = ["BodyError", "Field", "Kind"]
+__all__ = ["BodyError", "Field", "JsonType"]
 
 
 class BodyError(ValueError):
     """The body is not a JSON object that this picker accepts. The message says why."""
 
 
-class Kind(Enum):
+class JsonType(Enum):
     """JSON types, as far as they matter here."""
 
     STRING = "string"
@@ -28,7 +28,7 @@ class Field(NamedTuple):
     ``end`` of a container is its start.
     """
 
-    kind: Kind
+    kind: JsonType
     start: int
     end: int
     raw: str
@@ -36,10 +36,10 @@ class Field(NamedTuple):
 
     def text(self) -> str:
         """The decoded string, or a scalar as it is written. Lone surrogates become U+FFFD."""
-        if self.kind is Kind.STRING and self.raw.isascii() and "\\" not in self.raw:
+        if self.kind is JsonType.STRING and self.raw.isascii() and "\\" not in self.raw:
             return self.raw[1:-1]
         source = self.raw.encode("latin-1").decode("utf-8", "surrogatepass")
-        if self.kind is not Kind.STRING:
+        if self.kind is not JsonType.STRING:
             return source
         value: str = json.loads(source)
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -27,7 +27,7 @@ from rollouts.objects.pools import POOL_GROUPS, POOL_KIND, Pool, read_pool
 from rollouts.picker.core.endpoints import Endpoint, endpoints_of
 from rollouts.picker.core.policies import ModelPolicy, policies_of
 from rollouts.picker.core.rules import Criticality, Precedence, Rule, RuleBook
-from rollouts.picker.core.split import Target
+from rollouts.picker.core.split import SplitTarget
 
 __all__ = ["ROLLOUT_GROUP", "PoolName", "Snapshot", "pool_names", "read_snapshot"]
 
@@ -175,7 +175,7 @@ def _rewrite_rules(obj: Mapping[str, Any]) -> list[Rule]:
     return found
 
 
-def _targets(split: Split) -> tuple[Target, ...]:
+def _targets(split: Split) -> tuple[SplitTarget, ...]:
     """Names with weights, as the controller reads them; entries of the same name are added up."""
     if len(split.entries) > MAX_TARGETS:
         raise ValueError(f"more than {MAX_TARGETS} targets")
@@ -186,4 +186,4 @@ def _targets(split: Split) -> tuple[Target, ...]:
         found[name] = found.get(name, 0) + weight
     if split.entries and not any(found.values()):
         raise ValueError("all weights are 0")
-    return tuple(Target(name, weight) for name, weight in found.items())
+    return tuple(SplitTarget(name, weight) for name, weight in found.items())

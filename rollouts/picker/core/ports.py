@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from rollouts.picker.core.measure import Measurement
+from rollouts.picker.core.measure import ObservedResponse
 from rollouts.picker.core.routing import Decision, Refusal, Request
 
 __all__ = ["BufferBudget", "Observer", "Routing"]
@@ -34,7 +34,7 @@ class Observer(Protocol):
         """The request went to a pod; a measured one is also reported at its end."""
         ...
 
-    def measured(self, decision: Decision, measurement: Measurement) -> None:
+    def measured(self, decision: Decision, measurement: ObservedResponse) -> None:
         """The response to a measured request is over."""
         ...
 

@@ -19,17 +19,17 @@ from rollouts.picker.core.content import Content, content_of
 from rollouts.picker.core.endpoints import Subset
 from rollouts.picker.core.form import FormScanner
 from rollouts.picker.core.held import HeldBody
-from rollouts.picker.core.members import BodyError, Field, Kind
+from rollouts.picker.core.members import BodyError, Field, JsonType
 from rollouts.picker.core.messages import Headers
 from rollouts.picker.core.ports import BufferBudget
 from rollouts.picker.core.prefix import MAX_PREFIX
 from rollouts.picker.core.refusals import bad_request, too_expanded, unsupported
 from rollouts.picker.core.routing import PROMPTS, Refusal, Request, Unread
 
-__all__ = ["Change", "RequestReader"]
+__all__ = ["BodyEdit", "RequestReader"]
 
 
-class Change(NamedTuple):
+class BodyEdit(NamedTuple):
     """``[start, end)`` of the body to replace by ``new``; nothing by nothing changes nothing."""
 
     start: int = 0
@@ -205,9 +205,9 @@ class RequestReader:
     def _model(self, field: Field | None) -> str:
         """The name, empty where vLLM takes its base model: ``model`` missing, null or empty."""
         self._field = field
-        if field is None or (field.kind is Kind.SCALAR and field.raw == "null"):
+        if field is None or (field.kind is JsonType.SCALAR and field.raw == "null"):
             return ""
-        if field.kind is not Kind.STRING:
+        if field.kind is not JsonType.STRING:
             raise BodyError(f'the "model" of the request has to be a string, not {_ARTICLE[field.kind]}')
         if field.clipped:
             raise BodyError('the "model" of the request is too long for a name')
@@ -229,11 +229,11 @@ class RequestReader:
 
     # --- another model --------------------------------------------------------------------------------
 
-    def change(self, target: str) -> Change:
+    def change(self, target: str) -> BodyEdit:
         """What to do to ``plain`` for the model to be ``target``."""
         if self._form is not None:
             place = self._form.fields["model"]
-            return Change(place.start, place.end, self._form.encode(target))
+            return BodyEdit(place.start, place.end, self._form.encode(target))
         field, new = self._field, _json(target)
         if field is None:
             start = end = self._opened
@@ -244,7 +244,7 @@ class RequestReader:
         if self._transcoder is not None:
             new = self._transcoder.encode(new)
         start, end = self._raw(start, end)
-        return Change(start, end, new)
+        return BodyEdit(start, end, new)
 
     def _raw(self, *places: int) -> tuple[int, ...]:
         if self._transcoder is None:
@@ -270,7 +270,7 @@ class RequestReader:
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
-_ARTICLE = {Kind.SCALAR: "a number, true or false", Kind.CONTAINER: "an object or array"}
+_ARTICLE = {JsonType.SCALAR: "a number, true or false", JsonType.CONTAINER: "an object or array"}
 
 _LOOK = 4096
 """Bytes of white space behind an opening brace that are looked through."""

@@ -11,7 +11,7 @@ import json
 from collections import deque
 
 from rollouts.picker.core.body import BodyScanner
-from rollouts.picker.core.members import BodyError, Kind
+from rollouts.picker.core.members import BodyError, JsonType
 from rollouts.picker.core.splicing import splice
 
 __all__ = ["MAX_HELD", "NameRestorer"]
@@ -69,6 +69,11 @@ class NameRestorer:
         except BodyError:
             return document
         field = scanner.fields.get("model")
-        if field is None or field.kind is not Kind.STRING or field.clipped or field.text() != self._target:
+        if (
+            field is None
+            or field.kind is not JsonType.STRING
+            or field.clipped
+            or field.text() != self._target
+        ):
             return document
         return b"".join(splice(deque([document]), field.start, field.end, self._new))

@@ -18,7 +18,7 @@ from rollouts.picker.core.objects import Snapshot
 from rollouts.picker.core.policies import ALL_MODELS, PIN_HEADER, KeySource, ModelPolicy, StickyKey
 from rollouts.picker.core.prefix import block_hashes
 from rollouts.picker.core.rules import Criticality, Rule
-from rollouts.picker.core.schedule import PodState, Scheduler
+from rollouts.picker.core.schedule import ScheduledPod, Scheduler
 from rollouts.picker.core.split import Diffusion, sticky
 
 __all__ = ["PROMPTS", "Decision", "Refusal", "Request", "Router", "Unread", "Unready"]
@@ -189,8 +189,8 @@ class Router:
         return zlib.crc32(name) < fraction * 2**32
 
     def _without_pods(
-        self, rule: Rule, target: str, candidates: list[PodState]
-    ) -> tuple[str, list[PodState]]:
+        self, rule: Rule, target: str, candidates: list[ScheduledPod]
+    ) -> tuple[str, list[ScheduledPod]]:
         """No pod lists ``target``: the heaviest other target that has pods, if the policy is to spill.
 
         With nowhere to spill to, the pods get the request all the same: their 404 says more than a 503.

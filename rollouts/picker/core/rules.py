@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
-from rollouts.picker.core.split import Target
+from rollouts.picker.core.split import SplitTarget
 
 __all__ = ["Criticality", "Precedence", "Rule", "RuleBook"]
 
@@ -45,7 +45,7 @@ class Rule:
     """
 
     model: str
-    targets: tuple[Target, ...]
+    targets: tuple[SplitTarget, ...]
     precedence: Precedence
     criticality: Criticality = Criticality.STANDARD
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from rollouts.picker.core.endpoints import Endpoint, Subset
 from rollouts.picker.core.prefix import PrefixIndex
 
-__all__ = ["Load", "PodState", "ScheduleConfig", "Scheduler"]
+__all__ = ["Load", "ScheduleConfig", "ScheduledPod", "Scheduler"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class ScheduleConfig:
 
 
 @dataclass(slots=True, eq=False)
-class PodState:
+class ScheduledPod:
     """One endpoint with what is known about it. Made and changed by the ``Scheduler`` alone."""
 
     endpoint: Endpoint
@@ -101,8 +101,8 @@ class Scheduler:
 
     def __init__(self, config: ScheduleConfig | None = None) -> None:
         self._config = config or ScheduleConfig()
-        self._pods: dict[str, PodState] = {}
-        self._all: list[PodState] = []
+        self._pods: dict[str, ScheduledPod] = {}
+        self._all: list[ScheduledPod] = []
         self._youngest = 0.0  # when the newest pod was first seen
         self._turn = 0
         self._bases: frozenset[str] = frozenset()
@@ -125,7 +125,7 @@ class Scheduler:
                 age = wall - endpoint.ready_since if endpoint.ready_since else 0.0
                 if not self._started and not endpoint.ready_since:
                     age = self._config.slow_start
-                pods[endpoint.address] = PodState(endpoint, now - max(0.0, age))
+                pods[endpoint.address] = ScheduledPod(endpoint, now - max(0.0, age))
         self._pods = pods
         self._all = list(pods.values())
         self._youngest = max((pod.first_seen for pod in self._all), default=now)
@@ -158,13 +158,13 @@ class Scheduler:
         """All endpoints, by address."""
         return [pod.endpoint for pod in self._pods.values()]
 
-    def candidates(self, subset: Subset | None) -> list[PodState]:
+    def candidates(self, subset: Subset | None) -> list[ScheduledPod]:
         """All pods, or those that a subset hint allows. Do not change the list."""
         if subset is None:
             return self._all
         return [pod for pod in self._all if subset.allows(pod.endpoint)]
 
-    def serving(self, candidates: list[PodState], model: str) -> list[PodState]:
+    def serving(self, candidates: list[ScheduledPod], model: str) -> list[ScheduledPod]:
         """The candidates that list ``model``, or whose model list is not known."""
         found = []
         for pod in candidates:
@@ -173,7 +173,7 @@ class Scheduler:
                 found.append(pod)
         return found
 
-    def saturated(self, candidates: list[PodState], now: float) -> bool:
+    def saturated(self, candidates: list[ScheduledPod], now: float) -> bool:
         """Whether every candidate is known to be over the thresholds."""
         config = self._config
         return bool(candidates) and all(
@@ -182,7 +182,9 @@ class Scheduler:
             for pod in candidates
         )
 
-    def choose(self, candidates: list[PodState], model: str, hashes: tuple[int, ...], now: float) -> Endpoint:
+    def choose(
+        self, candidates: list[ScheduledPod], model: str, hashes: tuple[int, ...], now: float
+    ) -> Endpoint:
         """The best of one or more candidates; it counts as dispatched to. Ties take turns."""
         pod = candidates[0]
         if len(candidates) > 1:
@@ -196,7 +198,7 @@ class Scheduler:
             self.prefixes.add(pod.endpoint.address, hashes)
         return pod.endpoint
 
-    def _grown(self, pods: list[PodState], now: float) -> list[PodState]:
+    def _grown(self, pods: list[ScheduledPod], now: float) -> list[ScheduledPod]:
         """Pods without those whose slow start leaves them out this time."""
         window = self._config.slow_start
         if now - self._youngest >= window:
@@ -213,7 +215,9 @@ class Scheduler:
                 pod.credit -= 1.0
         return [pod for pod in pods if pod.endpoint.address not in out]
 
-    def _best(self, pods: list[PodState], model: str, hashes: tuple[int, ...], now: float) -> PodState:
+    def _best(
+        self, pods: list[ScheduledPod], model: str, hashes: tuple[int, ...], now: float
+    ) -> ScheduledPod:
         config = self._config
         matched = self.prefixes.match(hashes) if hashes else {}
         per_block = config.prefix / len(hashes) if hashes else 0.0
@@ -245,7 +249,7 @@ _TIE = 1e-9
 """Scores closer than this are equal: sums of the same parts in another order differ by less."""
 
 
-def _adapter_score(pod: PodState, adapter: str, now: float) -> float:
+def _adapter_score(pod: ScheduledPod, adapter: str, now: float) -> float:
     """1 for a pod that has the adapter at work, 0.8 for one with a free slot, else 0.
 
     Not for a base model, which is at work in every pod and takes no slot: whoever had it last would get all of it.

@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["SEED", "Diffusion", "Target", "sticky"]
+__all__ = ["SEED", "Diffusion", "SplitTarget", "sticky"]
 
 SEED = b"inference-rollouts/1"
 """Part of every hash. Changing it moves every session to a new place: never do."""
@@ -28,14 +28,14 @@ _GRAIN = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class SplitTarget:
     """A model name and its weight, a positive integer whose sum over the targets is the whole."""
 
     name: str
     weight: int
 
 
-def sticky(targets: tuple[Target, ...], key: bytes) -> str:
+def sticky(targets: tuple[SplitTarget, ...], key: bytes) -> str:
     """The target of ``key``. At least one weight must be positive; a weight of 0 gets no key."""
     best, name = math.inf, ""
     for target in targets:
@@ -72,24 +72,24 @@ class Diffusion:
 
     __slots__ = ("_given", "_quota", "_slack", "_step", "_targets", "_total")
 
-    def __init__(self, targets: tuple[Target, ...]) -> None:
-        self._targets: tuple[Target, ...] = ()
+    def __init__(self, targets: tuple[SplitTarget, ...]) -> None:
+        self._targets: tuple[SplitTarget, ...] = ()
         self._given: list[int] = []
         self._start(targets, {})
 
     @property
-    def targets(self) -> tuple[Target, ...]:
+    def targets(self) -> tuple[SplitTarget, ...]:
         """The targets of this epoch with their weights."""
         return self._targets
 
-    def update(self, targets: tuple[Target, ...]) -> bool:
+    def update(self, targets: tuple[SplitTarget, ...]) -> bool:
         """New weights; whether an epoch began. None does when the proportions are as before."""
         if _proportions(targets) == _proportions(self._targets):
             return False
         self._start(targets, self._debts())
         return True
 
-    def _start(self, targets: tuple[Target, ...], debts: Mapping[str, int]) -> None:
+    def _start(self, targets: tuple[SplitTarget, ...], debts: Mapping[str, int]) -> None:
         """Begin an epoch. Debts are in units of 1 / _GRAIN request."""
         active = tuple(target for target in targets if target.weight > 0)
         if not active:
@@ -138,7 +138,7 @@ class Diffusion:
         return self._targets[chosen].name
 
 
-def _proportions(targets: tuple[Target, ...]) -> frozenset[tuple[str, int]]:
+def _proportions(targets: tuple[SplitTarget, ...]) -> frozenset[tuple[str, int]]:
     active = [target for target in targets if target.weight > 0]
     unit = math.gcd(*(target.weight for target in active)) or 1
     return frozenset((target.name, target.weight // unit) for target in active)

@@ -12,7 +12,7 @@ from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import KindNotServed, NotFound
 from rollouts.lab.controlplane import minimal
 from rollouts.lab.controlplane.upstream import CRDS
-from rollouts.lab.memoryapi import MemoryApi
+from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
 from rollouts.objects.pods import METRICS_PORT_ANNOTATION
 from rollouts.runtime.clock import Clock

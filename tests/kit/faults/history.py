@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from rollouts.kube.client import Resource, WatchType
-from rollouts.lab.memoryapi import Change
+from rollouts.lab.memoryapi.history import Change
 from rollouts.objects import kinds
 from tests.kit.faults.cluster import CONTROLLER
 from tests.kit.faults.source import Answer

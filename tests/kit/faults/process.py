@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 
-from rollouts.analysis.sources.base import Source
 from rollouts.controller.assembly import Parts, assemble
 from rollouts.controller.caches import Caches
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.kube.errors import RetryableError, TooManyRequests
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.base import MetricSource
 from tests.kit.adapters import FakeAdapters
 from tests.kit.faults.clients import Clients, CountedShares
 from tests.kit.faults.cluster import NAMESPACE
@@ -35,7 +35,7 @@ class Assembler:
         self.probes = FakeProbes()
         self.clients = Clients()
 
-    def __call__(self, client: FaultyClient, clock: Clock, caches: Caches, source: Source) -> Parts:
+    def __call__(self, client: FaultyClient, clock: Clock, caches: Caches, source: MetricSource) -> Parts:
         """The parts of a process."""
         return assemble(
             client,
@@ -57,7 +57,7 @@ class Process:
         client: FaultyClient,
         clock: Clock,
         feed: Feed,
-        source: Source,
+        source: MetricSource,
         history: History,
         assembler: Assembler,
         *,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rollouts.engine.attempt import ProbeVerdict
-from rollouts.lab.memoryapi import Change
+from rollouts.lab.memoryapi.history import Change
 from rollouts.objects import kinds
 from tests.kit.adapters import FakeAdapters
 from tests.kit.clock import VirtualClock, virtual_time

@@ -7,9 +7,9 @@ from datetime import datetime
 from enum import Enum
 
 from rollouts.analysis.offers import PROMETHEUS_OFFER, Offer
-from rollouts.analysis.sources.base import Place, QueryRefused, RawPod, SourceUnavailable
 from rollouts.analysis.types import Labelled, MeasureSpec, Value
 from rollouts.runtime.clock import Clock
+from rollouts.sources.base import Place, QueryRefused, RawPod, SourceUnavailable
 
 __all__ = ["Answer", "ScriptedSource"]
 

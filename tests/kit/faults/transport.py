@@ -20,12 +20,14 @@ from rollouts.kube.errors import (
     KubeError,
     TooManyRequests,
 )
-from rollouts.lab.memoryapi import Change, MemoryApi, MemoryKubeClient
+from rollouts.lab.memoryapi.history import Change
+from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
 from rollouts.runtime.clock import Clock
 from tests.kit.faults.cluster import NAMESPACE
 from tests.kit.faults.history import History, Request
 from tests.kit.faults.refusals import Refused, refusal
+from tests.kit.memory_client import MemoryKubeClient
 
 __all__ = ["REFUSALS", "Crash", "Delivery", "FaultyClient", "Feed", "WriteFault"]
 

@@ -18,14 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollouts.analysis.conditions import ConditionError, condition_problem, evaluate, plain_comparison
-from rollouts.analysis.exposition import ExpositionError, HistogramSample, parse_exposition
-from rollouts.analysis.histogram import add_increase, counter_increase, quantile
+from rollouts.analysis.exposition import ExpositionError, ScrapedHistogram, parse_exposition
 from rollouts.analysis.offers import PROMETHEUS_OFFER
-from rollouts.analysis.sources.base import Endpoint, Place, QueryRefused, SourceError, SourceUnavailable
-from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
-from rollouts.analysis.sources.promql import Where, measure_query
 from rollouts.analysis.templates import Argument, Gate, Template, left_over, resolve
 from rollouts.analysis.types import ArmRef, Labelled, MeasureKind, MeasureSpec, MetricSpec, QuerySpec, Stat
+from rollouts.analysis.window_statistics import add_increase, counter_increase, quantile
+from rollouts.sources.base import Place, QueryRefused, ScrapeTarget, SourceError, SourceUnavailable
+from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
+from rollouts.sources.promql import PodSelection, measure_query
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SECRET = "do-not-repeat-this"
@@ -292,24 +292,26 @@ def test_a_plain_argument_is_put_in():
     assert resolved.metrics[0].success_condition == "result < 2.0"
 
 
-def where(*endpoints: Endpoint) -> Where:
-    return Where(namespace='ns"1', pod_label="pod", namespace_label="namespace", per_job=(("j", endpoints),))
+def where(*endpoints: ScrapeTarget) -> PodSelection:
+    return PodSelection(
+        namespace='ns"1', pod_label="pod", namespace_label="namespace", per_job=(("j", endpoints),)
+    )
 
 
-def asked(measure: MeasureSpec, *endpoints: Endpoint) -> str:
+def asked(measure: MeasureSpec, *endpoints: ScrapeTarget) -> str:
     return measure_query(PROMETHEUS_OFFER.statistic(measure), measure.window, where(*endpoints))
 
 
 def test_pod_names_are_quoted_in_the_queries_of_measures():
     measure = MeasureSpec(kind=MeasureKind.HISTOGRAM, name="ttft", stat=Stat.P95, window=timedelta(minutes=2))
-    text = asked(measure, Endpoint(pod='a"b.c', ip="10.0.0.1", port=8000))
+    text = asked(measure, ScrapeTarget(pod='a"b.c', ip="10.0.0.1", port=8000))
 
     assert 'increase(ttft_bucket{pod=~"a\\"b\\\\.c",namespace="ns\\"1",job="j"}[120s])' in text
 
 
 def test_the_load_in_promql_is_that_of_clients_too():
     measure = MeasureSpec(kind=MeasureKind.PRESET, name="requests", window=timedelta(minutes=1))
-    text = asked(measure, Endpoint(pod="p", ip="10.0.0.1", port=8000))
+    text = asked(measure, ScrapeTarget(pod="p", ip="10.0.0.1", port=8000))
 
     assert 'method!~"GET|HEAD|OPTIONS",handler!~"/v1/load_lora_adapter|/v1/unload_lora_adapter"' in text
     assert 'handler=~"/v1/.*"' in text
@@ -343,17 +345,17 @@ def test_resets_are_no_negative_increase():
 
 
 def test_quantiles_are_those_of_promql():
-    histogram = HistogramSample(buckets={0.1: 2.0, 0.5: 8.0, 1.0: 10.0, math.inf: 10.0}, sum=4, count=10)
+    histogram = ScrapedHistogram(buckets={0.1: 2.0, 0.5: 8.0, 1.0: 10.0, math.inf: 10.0}, sum=4, count=10)
 
     assert quantile(0.5, histogram) == pytest.approx(0.1 + 0.4 * (5 - 2) / 6)
     assert quantile(0.95, histogram) == pytest.approx(0.5 + 0.5 * (9.5 - 8) / 2)
-    assert math.isnan(quantile(0.5, HistogramSample(buckets={1.0: 0.0, math.inf: 0.0})))
+    assert math.isnan(quantile(0.5, ScrapedHistogram(buckets={1.0: 0.0, math.inf: 0.0})))
 
 
 def test_pods_with_other_bounds_are_added_on_the_common_ones():
-    merged = HistogramSample()
-    one = [HistogramSample(buckets={1.0: n, 2.0: n, math.inf: n}, sum=n, count=n) for n in (0.0, 4.0)]
-    two = [HistogramSample(buckets={2.0: n, 5.0: n, math.inf: n}, sum=n, count=n) for n in (0.0, 6.0)]
+    merged = ScrapedHistogram()
+    one = [ScrapedHistogram(buckets={1.0: n, 2.0: n, math.inf: n}, sum=n, count=n) for n in (0.0, 4.0)]
+    two = [ScrapedHistogram(buckets={2.0: n, 5.0: n, math.inf: n}, sum=n, count=n) for n in (0.0, 6.0)]
     add_increase(merged, one)
     add_increase(merged, two)
 
@@ -460,7 +462,7 @@ async def test_a_source_with_an_enforced_label_asks_for_the_namespace_only():
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    pods = [Endpoint(pod=name(number), ip="10.0.0.1", port=8000) for number in range(100)]
+    pods = [ScrapeTarget(pod=name(number), ip="10.0.0.1", port=8000) for number in range(100)]
     source = PrometheusSource("p", PrometheusConfig(url=url, enforced_label="ns"), lambda *_: pods)
     place = Place(namespace="team-a", arm=ArmRef(kind="InferencePool", group="g", name="v1"))
     spec = MeasureSpec(kind=MeasureKind.PRESET, name="ttft", stat=Stat.P95, window=timedelta(minutes=2))

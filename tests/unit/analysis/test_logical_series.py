@@ -6,15 +6,15 @@ import math
 
 import pytest
 
-from rollouts.analysis.evidence import (
+from rollouts.analysis.evidence.model import (
     Arm,
     CompareMetric,
     CountSeries,
     EvidenceSpec,
     GaugeSeries,
     HistogramSeries,
+    Series,
 )
-from rollouts.analysis.evidence.model import Series
 from rollouts.analysis.exposition import parse_exposition
 from rollouts.analysis.logical import wanted_of
 from rollouts.analysis.offers import PICKER_OFFER, POD_OFFER, Offer

@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from aiohttp import web
 
-from rollouts.analysis.sources.base import Endpoint, Place, QueryRefused, SourceUnavailable
-from rollouts.analysis.sources.picker import PickerSource
-from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.analysis.types import Arm, ArmRef, MeasureKind, MeasureSpec, Stat
+from rollouts.sources.base import Place, QueryRefused, ScrapeTarget, SourceUnavailable
+from rollouts.sources.picker import PickerSource
+from rollouts.sources.scraper import PodScraper
 from tests.kit.clock import Timeline, VirtualClock
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -78,7 +78,7 @@ async def pickers(*pages: Page) -> AsyncIterator[tuple[PickerSource, Timeline]]:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         runners.append(runner)
-        endpoints.append(Endpoint(pod=f"picker-{number}", ip="127.0.0.1", port=runner.addresses[0][1]))
+        endpoints.append(ScrapeTarget(pod=f"picker-{number}", ip="127.0.0.1", port=runner.addresses[0][1]))
     timeline = Timeline()
     clock = VirtualClock(timeline)
     source = PickerSource(PodScraper(clock), lambda _namespace, _arm: endpoints, clock)

@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from aiohttp import web
 
-from rollouts.analysis.sources.base import Endpoint, Place
-from rollouts.analysis.sources.pods import PodsSource
-from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec
+from rollouts.sources.base import Place, ScrapeTarget
+from rollouts.sources.pods import PodsSource
+from rollouts.sources.scraper import PodScraper
 from tests.kit.clock import Timeline, VirtualClock
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -44,7 +44,7 @@ async def error_rate(before: str, after: str) -> float:
     host, port = runner.addresses[0][:2]
     timeline = Timeline()
     clock = VirtualClock(timeline)
-    source = PodsSource(PodScraper(clock), lambda *_: [Endpoint(pod="c", ip=host, port=port)], clock)
+    source = PodsSource(PodScraper(clock), lambda *_: [ScrapeTarget(pod="c", ip=host, port=port)], clock)
     try:
         assert math.isnan(float(await source.measure(ERROR_RATE, PLACE, NOW)))  # type: ignore[arg-type]
         timeline.advance(9.0)

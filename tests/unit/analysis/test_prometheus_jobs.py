@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from aiohttp import web
 
-from rollouts.analysis.sources.base import Endpoint, Place, SourceUnavailable
-from rollouts.analysis.sources.prometheus import PrometheusConfig, PrometheusSource
 from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec
+from rollouts.sources.base import Place, ScrapeTarget, SourceUnavailable
+from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
 
 NAMES = frozenset({"http_requests_total"})
 PLACE = Place(namespace="default", arm=ArmRef(kind="InferencePool", group="g", name="canary"))
@@ -54,7 +54,7 @@ async def server() -> AsyncIterator[tuple[Server, PrometheusSource]]:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     source = PrometheusSource(
-        "s", PrometheusConfig(url=url), lambda *_: [Endpoint(pod="p", ip="10.0.0.1", port=8000)]
+        "s", PrometheusConfig(url=url), lambda *_: [ScrapeTarget(pod="p", ip="10.0.0.1", port=8000)]
     )
     yield scripted, source
     await source.close()
@@ -113,7 +113,7 @@ async def test_a_pod_is_not_judged_by_some_of_its_processes(
 ) -> None:
     scripted, source = server
     scripted.jobs, scripted.ports = {"pods": 100.0}, scraped
-    pods = [Endpoint(pod=f"p:{port}", ip="10.0.0.1", port=port, of="p") for port in RANKS]
+    pods = [ScrapeTarget(pod=f"p:{port}", ip="10.0.0.1", port=port, of="p") for port in RANKS]
     source._endpoints = lambda *_: pods
     errors = MeasureSpec(kind=MeasureKind.PRESET, name="error-rate", window=timedelta(seconds=10))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rollouts.analysis.sources.base import SourceUnavailable
-from rollouts.analysis.sources.budget import BudgetExceeded, QueryBudget
+from rollouts.sources.base import SourceUnavailable
+from rollouts.sources.budget import BudgetExceeded, QueryBudget
 from tests.kit.clock import Timeline, VirtualClock
 
 SERVERS = frozenset({"default", "thanos"})

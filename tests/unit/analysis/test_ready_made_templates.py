@@ -12,8 +12,8 @@ from rollouts.analysis.comparisons import compare_metric
 from rollouts.analysis.conditions import condition_problem
 from rollouts.analysis.forms import CompareForm
 from rollouts.analysis.offers import PICKER_OFFER, POD_OFFER, PROMETHEUS_OFFER
-from rollouts.analysis.templates import Gate, Resolved, resolve
-from rollouts.analysis.types import CompareSpec, MetricSpec, Phase
+from rollouts.analysis.templates import Gate, ResolvedGate, resolve
+from rollouts.analysis.types import CompareSpec, MetricSpec, RunPhase
 from rollouts.analysis.verdicts import judge_value
 from rollouts.api.runs import parse_template
 
@@ -24,7 +24,7 @@ COMPARISONS = [path for path in FILES if path.stem.endswith("-compare")]
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def resolved(path: Path) -> Resolved:
+def resolved(path: Path) -> ResolvedGate:
     template = parse_template(yaml.safe_load(path.read_text(encoding="utf-8")))
     assert not isinstance(template, str), template
     assert path.stem == template.name
@@ -46,7 +46,7 @@ def test_a_template_of_thresholds_tells_good_from_bad(path):
     verdicts = [
         (judge_value(metric, 0.0, NOW).phase, judge_value(metric, 1e6, NOW).phase) for metric in metrics
     ]
-    assert verdicts == [(Phase.SUCCESSFUL, Phase.FAILED)] * len(metrics)
+    assert verdicts == [(RunPhase.SUCCESSFUL, RunPhase.FAILED)] * len(metrics)
 
 
 def form(metric: MetricSpec) -> CompareForm:

@@ -18,7 +18,7 @@ from rollouts.analysis.types import (
     MetricSpec,
     NoData,
     OnFail,
-    Phase,
+    RunPhase,
     RunSpec,
     RunStatus,
 )
@@ -26,7 +26,12 @@ from rollouts.analysis.verdicts import judge_value
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NAN = math.nan
-PASS, FAIL, ODD, ERROR = Phase.SUCCESSFUL, Phase.FAILED, Phase.INCONCLUSIVE, Phase.ERROR
+PASS, FAIL, ODD, ERROR = (
+    RunPhase.SUCCESSFUL,
+    RunPhase.FAILED,
+    RunPhase.INCONCLUSIVE,
+    RunPhase.ERROR,
+)
 
 
 def metric(name: str = "m", **fields: Any) -> MetricSpec:
@@ -52,7 +57,7 @@ def play(run: RunSpec, values: dict[str, list[Any]], *, every: float = 10.0, rou
             if not left:
                 return planned.status
             value = left.pop(0)
-            error = Measurement(phase=Phase.ERROR, at=now, message="source is down")
+            error = Measurement(phase=RunPhase.ERROR, at=now, message="source is down")
             taken[due.name] = error if value == "error" else judge_value(due, value, now)
         status = plan_run(run, planned.status, now, taken).status
         if status.phase.terminal:
@@ -74,7 +79,7 @@ def play(run: RunSpec, values: dict[str, list[Any]], *, every: float = 10.0, rou
         ("result < 2.0", "result > 4.0", 3.0, ODD),
         ("result < 9.0", "result > 4.0", 5.0, FAIL),
         ("result.all(r, r.value < 2.0)", "", 1.0, ERROR),
-        ("result.size() > 0", "", (), Phase.PENDING),
+        ("result.size() > 0", "", (), RunPhase.PENDING),
     ],
 )
 def test_one_measurement(success, failure, value, want):
@@ -86,7 +91,12 @@ def test_one_measurement(success, failure, value, want):
 @pytest.mark.parametrize("value", [NAN, math.inf, -math.inf, (), (Labelled(value=NAN),), None])
 @pytest.mark.parametrize(
     ("policy", "want"),
-    [(NoData.WAIT, Phase.PENDING), (NoData.INCONCLUSIVE, ODD), (NoData.FAIL, FAIL), (NoData.PASS, PASS)],
+    [
+        (NoData.WAIT, RunPhase.PENDING),
+        (NoData.INCONCLUSIVE, ODD),
+        (NoData.FAIL, FAIL),
+        (NoData.PASS, PASS),
+    ],
 )
 def test_nan_infinite_and_empty_are_no_data_alike(value, policy, want):
     judged = judge_value(metric(failure_condition="result > 2.0", no_data=policy), value, START)
@@ -101,7 +111,7 @@ def test_one_unlabelled_series_is_its_number():
 
 
 SECONDS = timedelta(seconds=10)
-RUNS: dict[str, tuple[dict[str, Any], list[Any], Phase]] = {
+RUNS: dict[str, tuple[dict[str, Any], list[Any], RunPhase]] = {
     "one good measurement is enough without a count": ({}, [1.0], PASS),
     "one bad one too": ({}, [3.0], FAIL),
     "failures up to the limit are tolerated": (
@@ -115,7 +125,11 @@ RUNS: dict[str, tuple[dict[str, Any], list[Any], Phase]] = {
         FAIL,
     ),
     "errors do not count": ({"interval": SECONDS, "count": 2}, [1.0, "error", "error", 1.0], PASS),
-    "five errors in a row pass by": ({"interval": SECONDS, "count": 9}, [1.0, *["error"] * 5], Phase.RUNNING),
+    "five errors in a row pass by": (
+        {"interval": SECONDS, "count": 9},
+        [1.0, *["error"] * 5],
+        RunPhase.RUNNING,
+    ),
     "four are not": ({"interval": SECONDS, "count": 2}, [1.0, *["error"] * 4, 1.0], PASS),
     "enough successes in a row end it early": (
         {"interval": SECONDS, "count": 9, "consecutive_success_limit": 2, "failure_limit": 5},
@@ -169,7 +183,7 @@ def test_background_metrics_with_an_interval_go_on_for_ever_and_earn_their_pass(
     spec = metric(success_condition="result < 2.0", interval=SECONDS)
     status = play(run_of(spec, step=None), {"m": [1.0] * 30})
 
-    assert (status.phase, status.earned) == (Phase.RUNNING, True)
+    assert (status.phase, status.earned) == (RunPhase.RUNNING, True)
     assert play(run_of(spec, step=None), {"m": [NAN] * 3}).earned is False
 
 
@@ -239,7 +253,7 @@ def test_a_clock_set_back_makes_a_metric_due_at_once_instead_of_waiting_for_the_
 ) -> None:
     run = run_of(metric(count=5, **fields))
     first = plan_run(run, RunStatus(), START)
-    error = Measurement(phase=Phase.ERROR, at=START, message="source is down")
+    error = Measurement(phase=RunPhase.ERROR, at=START, message="source is down")
     taken = error if last == "error" else judge_value(run.metrics[0], last, START)
     before = plan_run(run, first.status, START, {"m": taken}).status
     back = START - timedelta(hours=1)
@@ -272,15 +286,15 @@ def test_an_outage_holds_and_the_gate_goes_on_by_itself():
     during = play(run, {"m": [1.0, *outage]})
     after = play(run, {"m": [1.0, *outage, 1.0, 1.0]})
 
-    assert during.phase is Phase.RUNNING
+    assert during.phase is RunPhase.RUNNING
     assert "held by an error: source is down" in during.message
-    assert after.phase is Phase.SUCCESSFUL
+    assert after.phase is RunPhase.SUCCESSFUL
 
 
 def test_nothing_but_errors_for_an_hour_is_inconclusive():
     ended = play(run_of(metric(interval=SECONDS, count=3)), {"m": ["error"] * 500}, rounds=500)
 
-    assert ended.phase is Phase.INCONCLUSIVE
+    assert ended.phase is RunPhase.INCONCLUSIVE
     assert ended.metrics[0].error == 361
     assert "source is down (for 3600 s, errorTimeout)" in ended.message
 
@@ -288,5 +302,5 @@ def test_nothing_but_errors_for_an_hour_is_inconclusive():
 def test_a_limit_that_somebody_set_still_ends_in_error():
     ended = play(run_of(metric(interval=SECONDS, consecutive_error_limit=2)), {"m": ["error"] * 10})
 
-    assert ended.phase is Phase.ERROR
+    assert ended.phase is RunPhase.ERROR
     assert ended.metrics[0].error == 3

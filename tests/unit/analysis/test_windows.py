@@ -10,8 +10,8 @@ from rollouts.analysis.types import (
     MeasureKind,
     MeasureSpec,
     MetricSpec,
-    Phase,
     QuerySpec,
+    RunPhase,
     RunSpec,
     Stat,
 )
@@ -88,7 +88,7 @@ def test_a_window_behind_its_weight_is_no_data(known, early, step):
     assert bool(why) is early
     if early:
         taken = judge_value(measure(), None, NOW, why=why)
-        assert (taken.phase, taken.no_data) == (Phase.PENDING, True)
+        assert (taken.phase, taken.no_data) == (RunPhase.PENDING, True)
         assert f"window 1m, {known}s of it collected since" in taken.message
 
 

@@ -16,8 +16,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from rollouts.analysis.types import GateState, Measurement, MetricResult, RunStatus
-from rollouts.analysis.types import Phase as RunPhase
+from rollouts.analysis.types import GateState, Measurement, MetricResult, RunPhase, RunStatus
 from rollouts.api.base import ApiModel
 from rollouts.api.codec import Record
 from rollouts.api.former import understood

@@ -10,13 +10,13 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from rollouts.analysis.planning import Traffic
+from rollouts.analysis.forecasting import Forecast
 from rollouts.cli.lint import Severity, lint_documents
 from rollouts.cli.main import main
 
 ROOT = Path(__file__).parents[3]
 API = "inferencerollouts.dev/v1alpha1"
-FEW = Traffic(rate=20.0, stable_pods=4, canary_pods=1)
+FEW = Forecast(rate=20.0, stable_pods=4, canary_pods=1)
 
 
 def rollout(*steps: dict[str, Any], **canary: Any) -> dict[str, Any]:
@@ -214,7 +214,7 @@ def test_what_may_not_be_meant_is_a_hint(name):
 def test_a_sound_rollout_with_its_template_has_nothing_to_say():
     documents = [template(threshold()), rollout(TEN, uses("t"), gate(tolerance="40%"))]
 
-    assert lint_documents(documents, Traffic(rate=20.0, stable_pods=18, canary_pods=2)) == []
+    assert lint_documents(documents, Forecast(rate=20.0, stable_pods=18, canary_pods=2)) == []
 
 
 def test_a_background_alone_that_one_canary_pod_cannot_pass_is_named_without_any_pods():

@@ -14,7 +14,7 @@ from rollouts.cli.picker_objects import PickerInstallation, picker_objects
 from rollouts.lab.controlplane import minimal
 from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.kubeconfig import write_kubeconfig
-from rollouts.lab.memoryapi import MemoryApi
+from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
 from rollouts.picker.watching import RESOURCES
 from tests.kit.threads import ApiInThread

@@ -24,9 +24,10 @@ from rollouts.lab.controlplane import minimal
 from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.kubeconfig import write_kubeconfig
 from rollouts.lab.loopback import loopback
-from rollouts.lab.memoryapi import MemoryApi
 from rollouts.lab.memoryapi.server import MemoryApiServer
-from rollouts.lab.vllm import Fleet, PodSpec
+from rollouts.lab.memoryapi.store import MemoryApi
+from rollouts.lab.vllm.pod import Fleet
+from rollouts.lab.vllm.spec import PodSpec
 from rollouts.objects import kinds
 
 GROUP = kinds.POOL_X.group

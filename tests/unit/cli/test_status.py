@@ -20,9 +20,9 @@ from rollouts.cli.outcomes import Outcome, Wanted, outcome_of
 from rollouts.kube.client import PatchKind
 from rollouts.kube.counting import CountingClient, RequestRecord
 from rollouts.lab.controlplane.upstream import CRDS
-from rollouts.lab.memoryapi import MemoryApi
-from rollouts.lab.memoryapi.client import MemoryKubeClient
+from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
+from tests.kit.memory_client import MemoryKubeClient
 from tests.kit.served import ROLLOUT, Server, stored_status
 from tests.kit.world import pause
 

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from rollouts.controller.adapter_content import (
+    AdapterOnPod,
     Held,
     Model,
-    PodState,
     Serving,
     answer_text,
     has_requests,
@@ -73,8 +73,8 @@ def test_paths(one, other, same):
     assert same_path(one, other) is same
 
 
-def state(root: str, *, listed: bool | None = True, proven: bool = True) -> PodState:
-    return PodState(pod="a", listed=listed, proven=proven, root=root)
+def state(root: str, *, listed: bool | None = True, proven: bool = True) -> AdapterOnPod:
+    return AdapterOnPod(pod="a", listed=listed, proven=proven, root=root)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ from aiohttp import web
 
 from rollouts.controller.adapters import AdapterSettings, AdapterWatch
 from rollouts.lab.loopback import loopback
-from rollouts.lab.vllm import Fleet, Knobs, LoraLoad, PodSpec
+from rollouts.lab.vllm.knobs import Knobs, LoraLoad
+from rollouts.lab.vllm.pod import Fleet
+from rollouts.lab.vllm.spec import PodSpec
 from rollouts.objects.pods import Pod
 from rollouts.runtime.clock import Monotonic, SystemClock
 from rollouts.runtime.modelservers import ModelServerBook, ModelServers

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from rollouts.analysis.sources.budget import QueryBudget
 from rollouts.controller.assembly import assemble
 from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import Invalid
 from rollouts.kube.wrapping import Call, Verb, WrappedClient
 from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.objects import kinds
+from rollouts.sources.budget import QueryBudget
 from tests.kit.clock import virtual_time
 from tests.kit.faults.clients import CountedShares
 from tests.kit.faults.cluster import NAMESPACE, Cluster

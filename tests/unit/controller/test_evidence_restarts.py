@@ -9,10 +9,10 @@ import pytest
 from rollouts.analysis.comparing import Comparison
 from rollouts.analysis.evidence.model import Require
 from rollouts.analysis.forms import CompareForm
-from rollouts.analysis.sources.budget import QueryBudget
-from rollouts.analysis.types import ArmRef, OnFail, Phase, RunMark, RunSpec, RunStatus
+from rollouts.analysis.types import ArmRef, OnFail, RunMark, RunPhase, RunSpec, RunStatus
 from rollouts.controller.comparing import Comparer
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.budget import QueryBudget
 from tests.kit.clock import VirtualClock, virtual_time
 from tests.kit.counters import GrowingCounters
 
@@ -68,7 +68,7 @@ def stored(slower: float, *, restart: bool) -> list[tuple[int, RunStatus]]:
                 found.append((index, status))
                 if restart:
                     comparer = Comparer({"default": source}, clock, budget)
-            if status.phase is Phase.FAILED:
+            if status.phase is RunPhase.FAILED:
                 break
             await clock.sleep(30)
         return found

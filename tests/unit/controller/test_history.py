@@ -13,14 +13,14 @@ from rollouts.analysis.timeline import FINISHED_LIMIT, read_timeline
 from rollouts.api.run_status import attempt_of, gate_summaries, gate_view
 from rollouts.controller.caches import Caches
 from rollouts.controller.housekeeping import KEPT_ATTEMPTS, prune_runs
-from rollouts.lab.memoryapi import MemoryApi
-from rollouts.lab.memoryapi.client import MemoryKubeClient
+from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
 from rollouts.runtime.objects import ObjectKey
 from tests.kit.attempts import bad_attempt, evidence_run, good_attempt
 from tests.kit.clock import VirtualClock
 from tests.kit.faults.cluster import Cluster
 from tests.kit.faults.simulation import Simulation
+from tests.kit.memory_client import MemoryKubeClient
 
 Object = dict[str, Any]
 

@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from rollouts.analysis.sources.base import Endpoint
-from rollouts.analysis.sources.scraper import PodHistory, PodScraper
 from rollouts.controller.adapters import AdapterSettings, AdapterWatch
 from rollouts.controller.pages import metrics_pages
 from rollouts.controller.settings import Settings, SettingsError, read_config
@@ -19,6 +17,8 @@ from rollouts.objects.pods import Pod
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.modelservers import ModelServerBook, ModelServers
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.base import ScrapeTarget
+from rollouts.sources.scraper import PodHistory, PodScraper
 from tests.kit.modelserver import GuardedPods
 
 WAITING = "vllm:num_requests_waiting"
@@ -61,12 +61,12 @@ def test_the_nearest_entry_of_the_namespace_counts(
     assert headers.get("authorization") == (want and f"Bearer {want}")
 
 
-def pages(address: str, namespace: str = "team", pool: str = "pool-1") -> list[Endpoint]:
+def pages(address: str, namespace: str = "team", pool: str = "pool-1") -> list[ScrapeTarget]:
     host, _, port = address.rpartition(":")
     return metrics_pages([Pod(name="p", ip=host, ready=True, pool=pool)], [int(port)], namespace)
 
 
-async def scraped(book: Book, endpoints: list[Endpoint]) -> PodHistory:
+async def scraped(book: Book, endpoints: list[ScrapeTarget]) -> PodHistory:
     scraper = PodScraper(SystemClock(), model_servers=ModelServerBook(book))
     (history,) = scraper.follow(endpoints, [WAITING], 10.0)
     await scraper.refresh([history])
@@ -110,7 +110,7 @@ async def test_a_page_that_cannot_be_read_says_which_setting_may_help(
 
 async def test_the_page_of_a_picker_is_asked_without_a_key(pods: GuardedPods, keys: Book) -> None:
     host, _, port = (await pods.start(tls=False)).rpartition(":")
-    page = Endpoint(pod="picker", ip=host, port=int(port), namespace="team-a")
+    page = ScrapeTarget(pod="picker", ip=host, port=int(port), namespace="team-a")
 
     assert (await scraped(keys, [page])).error == ""
     assert pods.keys == [None]

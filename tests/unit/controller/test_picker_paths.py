@@ -8,11 +8,10 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
-from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.controller.caches import Caches
 from rollouts.controller.crashes import CrashWatch
 from rollouts.controller.pages import metrics_pages
-from rollouts.controller.picker_health import Answer, PickerHealthWatch, ask
+from rollouts.controller.picker_health import HealthAnswer, PickerHealthWatch, ask
 from rollouts.controller.pickers import PickerPaths, gateways_of
 from rollouts.engine.observation import PathView, PoolView
 from rollouts.engine.versions import Identity
@@ -23,6 +22,7 @@ from rollouts.objects.pools import read_pool
 from rollouts.picker.server import PickerServer, ServerConfig
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.scraper import PodScraper
 from tests.kit.clock import Timeline, VirtualClock
 from tests.kit.polling import eventually
 
@@ -295,8 +295,8 @@ async def test_health_is_what_our_picker_says() -> None:
     after = await ask("127.0.0.1", server.port)
     await server.drain()
 
-    assert (before, after) == (Answer.NOT_SERVING, Answer.SERVING)
-    assert await ask("127.0.0.1", free_port("127.0.0.1")) is Answer.REFUSED
+    assert (before, after) == (HealthAnswer.NOT_SERVING, HealthAnswer.SERVING)
+    assert await ask("127.0.0.1", free_port("127.0.0.1")) is HealthAnswer.REFUSED
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ async def test_whatever_else_a_pod_answers_proves_nothing(talk: bytes) -> None:
     await asyncio.gather(*served, return_exceptions=True)
     server.close()
 
-    assert answer is Answer.UNKNOWN
+    assert answer is HealthAnswer.UNKNOWN
 
 
 async def test_only_pickers_that_are_ours_and_all_down_count() -> None:

@@ -14,10 +14,8 @@ from typing import Any, cast
 import pytest
 from aiohttp import web
 
-from rollouts.analysis.sources.base import Endpoint
-from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.api.parsing import parse_rollout
-from rollouts.controller.gateway_address import Address, ProbeSettings, Unreachable, find_address
+from rollouts.controller.gateway_address import GatewayAddress, ProbeSettings, Unreachable, find_address
 from rollouts.controller.probes import CanaryPods, Prober, judge
 from rollouts.controller.settings import Settings, SettingsError, read_config
 from rollouts.engine.attempt import ProbeVerdict
@@ -29,6 +27,8 @@ from rollouts.objects import kinds
 from rollouts.picker.credentials import self_signed_pair
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.base import ScrapeTarget
+from rollouts.sources.scraper import PodScraper
 from rollouts.traffic import httproute
 from rollouts.traffic.probe import ProbeRequest, probe_request
 from tests.kit.faults.objects import CANARY, NAMESPACE, STABLE, TEMPLATE, rollout_object
@@ -71,7 +71,7 @@ class Objects:
 
 async def find(
     gateway: Object | Exception, settings: ProbeSettings = LOOPBACK, parents: Any = None
-) -> Address:
+) -> GatewayAddress:
     return await find_address(
         cast("Any", Objects(gateway)), parents or TEMPLATE["parentRefs"], NAMESPACE, settings
     )
@@ -81,7 +81,9 @@ async def find(
 
 
 async def test_the_address_is_what_the_gateway_publishes_at_its_listeners_port() -> None:
-    assert await find(gateway_object(9000)) == Address(ip="127.0.0.1", port=9000, gateway="inference-gateway")
+    assert await find(gateway_object(9000)) == GatewayAddress(
+        ip="127.0.0.1", port=9000, gateway="inference-gateway"
+    )
 
 
 @pytest.mark.parametrize(
@@ -370,7 +372,7 @@ class Look:
         self.prober.on_change = self.told.append
         self.rollout = rollout_object(route={"template": TEMPLATE}, canary={"pathProbe": mode})
         self.traffic = TrafficView(kind="HTTPRoute", name="r", mode=TrafficMode.MANAGED, exists=True)
-        endpoint = Endpoint(pod="c-0", ip="127.0.0.1", port=plane.port)
+        endpoint = ScrapeTarget(pod="c-0", ip="127.0.0.1", port=plane.port)
         self.pods = CanaryPods(pool=CANARY, picker="Service v2-epp", endpoints=[endpoint])
 
     def view(self, token: str = "") -> ProbeView | None:

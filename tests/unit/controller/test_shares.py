@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from rollouts.analysis.exposition import parse_exposition
-from rollouts.analysis.sources.base import Endpoint, Place, RawPod
-from rollouts.analysis.sources.pods import REQUEST_NAMES
-from rollouts.analysis.sources.scraper import PodScraper
 from rollouts.analysis.types import ArmRef
 from rollouts.api.parsing import parse_rollout
 from rollouts.controller.shares import ShareCounter
 from rollouts.engine.observation import ShareCount, ShareView
 from rollouts.runtime.clock import Monotonic
 from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.base import Place, RawPod, ScrapeTarget
+from rollouts.sources.pods import REQUEST_NAMES
+from rollouts.sources.scraper import PodScraper
 from rollouts.units import Weight
 from tests.kit.clock import EPOCH, Timeline, VirtualClock
 from tests.kit.faults.objects import CANARY, NAMESPACE, STABLE, rollout_object
@@ -35,8 +35,10 @@ class Pods:
         self.counter = ShareCounter(self.scraper, self.endpoints, self.endpoints, self.clock)
         self.weight = 10
 
-    def endpoints(self, namespace: str, arm: ArmRef) -> list[Endpoint]:
-        return [Endpoint(pod=f"{arm.name}-{n}", ip=f"{arm.name}.{n}", port=8000) for n in range(self.per_arm)]
+    def endpoints(self, namespace: str, arm: ArmRef) -> list[ScrapeTarget]:
+        return [
+            ScrapeTarget(pod=f"{arm.name}-{n}", ip=f"{arm.name}.{n}", port=8000) for n in range(self.per_arm)
+        ]
 
     def scrape(self, *, stable: float | None = None, canary: float | None = None, pod: int = 0) -> None:
         """One pod of each arm that is given is sampled now."""
@@ -44,7 +46,7 @@ class Pods:
             if value is None:
                 continue
             (history,) = self.scraper.follow(
-                [Endpoint(pod=f"{arm}-{pod}", ip=f"{arm}.{pod}", port=8000)], REQUEST_NAMES, 24.0
+                [ScrapeTarget(pod=f"{arm}-{pod}", ip=f"{arm}.{pod}", port=8000)], REQUEST_NAMES, 24.0
             )
             page = f'http_requests_total{{handler="/v1/completions",method="POST",status="2xx"}} {value}\n'
             page += (
@@ -254,7 +256,7 @@ def test_a_pod_that_does_not_answer_makes_the_counts_lower_bounds() -> None:
         pods.scrape(stable=9 * second, canary=second)
         pods.scrape(stable=9 * second, pod=1)
     (mute,) = pods.scraper.follow(
-        [Endpoint(pod=f"{CANARY}-1", ip=f"{CANARY}.1", port=8000)], REQUEST_NAMES, 24.0
+        [ScrapeTarget(pod=f"{CANARY}-1", ip=f"{CANARY}.1", port=8000)], REQUEST_NAMES, 24.0
     )
     mute.error = "no answer"
     seen = pods.view()

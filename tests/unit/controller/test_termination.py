@@ -18,9 +18,10 @@ from rollouts.kube.statuses import error_from_status
 from rollouts.kube.wrapping import Call, WrappedClient
 from rollouts.lab.controlplane import create_ready_pod, install_crds, minimal, set_pod_ready
 from rollouts.lab.loopback import loopback
-from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
+from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
+from tests.kit.memory_client import MemoryKubeClient
 from tests.kit.polling import eventually
 from tests.kit.stubgateway import stub_gateway
 

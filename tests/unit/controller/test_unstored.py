@@ -8,26 +8,25 @@ from typing import Any
 
 import pytest
 
-from rollouts.analysis.types import Measurement, MetricResult, OnFail, Phase, RunStatus
+from rollouts.analysis.types import Measurement, MetricResult, OnFail, RunPhase, RunStatus
 from rollouts.api.run_results import write_run_status
 from rollouts.controller.unstored import STORE_EVERY, Unstored, only_figures
 from rollouts.engine.attempt import Attempt, GateSummary
 from rollouts.engine.revision import revision_of
-from rollouts.engine.rollout_status import Condition, RolloutStatus, WeightStatus
-from rollouts.engine.rollout_status import Phase as RolloutPhase
+from rollouts.engine.rollout_status import Condition, Phase, RolloutStatus, WeightStatus
 from rollouts.runtime.objects import ObjectKey
 from rollouts.units import Weight
 from tests.kit.world import changed, pool
 
 KEY = ObjectKey("default", "run")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-METRIC = MetricResult(name="m", phase=Phase.RUNNING, successful=2, consecutive_success=2)
-STORED = RunStatus(phase=Phase.RUNNING, started_at=NOW, earned=True, metrics=(METRIC,))
+METRIC = MetricResult(name="m", phase=RunPhase.RUNNING, successful=2, consecutive_success=2)
+STORED = RunStatus(phase=RunPhase.RUNNING, started_at=NOW, earned=True, metrics=(METRIC,))
 
 
 def grown(**changes: Any) -> RunStatus:
     """One more measurement."""
-    taken = Measurement(phase=Phase.SUCCESSFUL, at=NOW, value=1.0)
+    taken = Measurement(phase=RunPhase.SUCCESSFUL, at=NOW, value=1.0)
     more = replace(METRIC, successful=3, consecutive_success=3, measurements=(taken,), message="1 of 5")
     return replace(STORED, metrics=(replace(more, **changes),), message="1 of 5")
 
@@ -58,8 +57,8 @@ def test_successes_are_kept_for_a_while_and_gone_on_from() -> None:
         grown(inconclusive=1),
         grown(error=1, error_since=NOW),
         grown(no_data_since=NOW),
-        grown(phase=Phase.SUCCESSFUL),
-        replace(grown(), phase=Phase.SUCCESSFUL, completed_at=NOW),
+        grown(phase=RunPhase.SUCCESSFUL),
+        replace(grown(), phase=RunPhase.SUCCESSFUL, completed_at=NOW),
         replace(grown(), earned=False),
         replace(grown(), decision=OnFail.ABORT),
         replace(grown(), judged_at=NOW),
@@ -108,7 +107,7 @@ READY = Condition(
     last_transition=NOW,
 )
 SHOWN = RolloutStatus(
-    phase=RolloutPhase.PROGRESSING,
+    phase=Phase.PROGRESSING,
     reason="Analysing",
     message="1 of 5",
     current=Attempt(canary=revision_of(pool("v2"), ""), analysis=(LINE,)),
@@ -140,7 +139,7 @@ def test_figures_are_only_shown(new: RolloutStatus) -> None:
         replace(SHOWN, conditions=(replace(READY, reason="Other"),)),
         replace(SHOWN, weight=replace(SHOWN.weight, observed=None)),
         replace(SHOWN, weight=replace(SHOWN.weight, applied=Weight(0))),
-        replace(SHOWN, phase=RolloutPhase.PAUSED),
+        replace(SHOWN, phase=Phase.PAUSED),
         changed(SHOWN, current_step=1),
     ],
     ids=lambda status: f"{status.phase.value}-{status.reason}-{status.weight.observed}-{status.current_step}",

@@ -9,7 +9,8 @@ import pytest
 from rollouts.kube.client import Resource
 from rollouts.kube.errors import Invalid
 from rollouts.lab.controlplane import EVERYTHING, Upstream, install_upstream_crds
-from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
+from rollouts.lab.memoryapi.store import MemoryApi
+from tests.kit.memory_client import MemoryKubeClient
 
 ALPHA = "inference.networking.x-k8s.io"
 MODELS = Resource(ALPHA, "v1alpha2", "inferencemodels", "InferenceModel")

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 from benchmarks.statistics.generate import Harm, Noise, Scenario, scrapes
 from rollouts.analysis.backtest import backtest
 from rollouts.analysis.conditions import condition_problem
-from rollouts.analysis.evidence.gates import Reason, Verdict
+from rollouts.analysis.evidence.gates import GateReason, Verdict
 from rollouts.analysis.evidence.model import Exclusion
-from rollouts.analysis.planning import PlannedGate, Traffic, plan_rollout
+from rollouts.analysis.forecasting import Forecast, PlannedGate, plan_rollout
 from rollouts.analysis.recording import Recording, header_line, mark_line, sample_line
 from rollouts.analysis.rivals import histogram_quantile, kayenta_high
 from rollouts.api.gates_file import parse_gates
@@ -68,7 +68,7 @@ def test_a_failing_canary_fails_the_error_gate_alone(recordings):
     gates = verdicts(recordings["failing"])
     assert gates["errors"].gate.verdict is Verdict.FAIL
     assert gates["errors"].decided_at <= 120.0
-    assert gates["ttft"].gate.reason is Reason.OTHER_METRIC
+    assert gates["ttft"].gate.reason is GateReason.OTHER_METRIC
 
 
 def test_a_late_regression_is_shown_from_where_it_began(recordings):
@@ -107,7 +107,7 @@ def test_one_interval_is_undecided_and_empty_has_no_data(recordings):
     gates = verdicts(Recording(interval=30.0, scrapes=tuple(at_start)))
     assert {gate.gate.verdict for gate in gates.values()} == {Verdict.UNDECIDED}
     gates = verdicts(Recording(interval=30.0, scrapes=()))
-    assert {gate.gate.reason for gate in gates.values()} == {Reason.NO_DATA}
+    assert {gate.gate.reason for gate in gates.values()} == {GateReason.NO_DATA}
     assert all(gate.report.effect is None for gate in gates.values())
 
 
@@ -249,14 +249,14 @@ def test_planned_times_are_those_of_the_study():
     """+20 % at 20 req/s, 10 %, 2 + 18 pods: about 6 minutes; one pod cannot prove less than 17 to 21 %."""
     gates = planned_gates(rollout(STEPS))
     plans = plan_rollout(
-        gates, Traffic(rate=20, stable_pods=18, canary_pods=2, latency_phi=1.9, pod_sd=0.042)
+        gates, Forecast(rate=20, stable_pods=18, canary_pods=2, latency_phi=1.9, pod_sd=0.042)
     )
     found = dict(plans[1].harm)
     assert 4 <= found[0.2] <= 8
     assert found[0.5] <= 2
     assert 0.09 < plans[1].smallest_ever < 0.13
     assert plans[1].smallest_with_twice_the_pods < 0.09
-    (one,) = plan_rollout(gates[1:], Traffic(rate=20, stable_pods=9, canary_pods=1))
+    (one,) = plan_rollout(gates[1:], Forecast(rate=20, stable_pods=9, canary_pods=1))
     assert 0.17 < one.smallest_ever < 0.21
     assert dict(one.harm)[0.1] == float("inf")
 
@@ -313,7 +313,7 @@ def planned(canary: dict, *documents: dict) -> list[PlannedGate]:
     return planned_gates(rollout(**canary), *documents)
 
 
-ONE_POD = Traffic(rate=2.0, stable_pods=1, canary_pods=1)
+ONE_POD = Forecast(rate=2.0, stable_pods=1, canary_pods=1)
 
 
 def test_a_plan_for_one_stable_pod_promises_nothing_that_the_gate_holds_back():
@@ -328,9 +328,9 @@ def test_a_plan_for_one_stable_pod_promises_nothing_that_the_gate_holds_back():
     recording = Recording(interval=30.0, scrapes=tuple(scrapes(one, 3)), marks=one.marks)
     judged = backtest(recording, parse_gates(GATES))
     gates_by_name = {gate.report.name: gate for gate in judged.gates}
-    assert gates_by_name["ttft"].gate.reason is Reason.FEW_STABLE_PODS
+    assert gates_by_name["ttft"].gate.reason is GateReason.FEW_STABLE_PODS
     assert "run a second stable pod" in gates_by_name["ttft"].words
-    assert gates_by_name["errors"].gate.reason is not Reason.FEW_STABLE_PODS
+    assert gates_by_name["errors"].gate.reason is not GateReason.FEW_STABLE_PODS
 
 
 @pytest.mark.parametrize(

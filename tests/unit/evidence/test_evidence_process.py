@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from rollouts.analysis.evidence import checkpoint
-from rollouts.analysis.evidence.assembly import metric_weights
-from rollouts.analysis.evidence.gates import GateVerdict, Reason, Verdict, harm, judge, report
+from rollouts.analysis.evidence.gates import GateReason, GateVerdict, Verdict, harm, judge, report
+from rollouts.analysis.evidence.metric_tests import metric_weights
 from rollouts.analysis.evidence.model import (
     Arm,
     CompareMetric,
@@ -117,7 +117,7 @@ def test_a_canary_without_requests_neither_passes_nor_fails(fleet):
         process.observe(pods.scrape())
     assert harm(process) is None
     verdict = judge(process, 0, 0.0, 900.0)
-    assert (verdict.verdict, verdict.reason) == (Verdict.UNDECIDED, Reason.NO_DATA)
+    assert (verdict.verdict, verdict.reason) == (Verdict.UNDECIDED, GateReason.NO_DATA)
 
 
 @pytest.mark.parametrize("cut", [1, 2, 7, 24, 39])
@@ -238,7 +238,7 @@ def test_all_mass_in_one_bucket_is_no_evidence_and_says_so():
         )
         process.observe(Scrape(at=30.0 * number, pods=pods))
     assert process.evidence == pytest.approx(0.5 + 0.5 * process.tests[1].evidence(-1), abs=0.5)
-    assert judge(process, 0, 0.0, 600.0).reason is Reason.UNUSABLE
+    assert judge(process, 0, 0.0, 600.0).reason is GateReason.UNUSABLE
     assert "bucket too coarse" in report(process, 0).cautions
 
 
@@ -309,7 +309,7 @@ def test_suspected_harm_holds_a_pass(fleet):
             process.observe(pods.step(slower=0.3))
             if 5.0 <= process.evidence < 20.0:
                 reasons.add(judge(process, 0, 0.0, pods.at).reason)
-    assert reasons == {Reason.HARM_SUSPECTED}
+    assert reasons == {GateReason.HARM_SUSPECTED}
 
 
 def test_restarts_never_exceed_their_slots(fleet):
@@ -326,7 +326,7 @@ def test_a_single_stable_pod_holds_latency_but_still_judges_errors(fleet):
     process, pods = started(fleet, stable=1)
     play(process, pods, 12, slower=1.0)
     assert harm(process) is None
-    assert judge(process, 0, 0.0, 360.0).reason is Reason.FEW_STABLE_PODS
+    assert judge(process, 0, 0.0, 360.0).reason is GateReason.FEW_STABLE_PODS
     play(process, pods, 10, canary_errors=0.2)
     assert harm(process).blame == (1,)
 
@@ -345,7 +345,7 @@ def test_a_gate_beside_a_single_stable_pod_ends_after_its_dwell_as_it_asks(fleet
     process, pods = started(fleet, spec, stable=1)
     play(process, pods, 12, canary_errors=errors)
     assert judge(process, 0, 300.0, 599.0).verdict is Verdict.UNDECIDED  # its dwell is not over
-    assert judge(process, 0, 0.0, 360.0) == GateVerdict(verdict=verdict, reason=Reason.FEW_STABLE_PODS)
+    assert judge(process, 0, 0.0, 360.0) == GateVerdict(verdict=verdict, reason=GateReason.FEW_STABLE_PODS)
 
 
 def test_a_weaker_answer_needs_something_that_can_be_judged(fleet):
@@ -361,7 +361,7 @@ def test_a_second_stable_pod_that_is_away_ends_no_gate(fleet):
     del pods.state[next(key for key in pods.state if key[0] is Arm.STABLE)]
     play(process, pods, 20)
     verdict = judge(process, 0, 0.0, 780.0)
-    assert verdict == GateVerdict(verdict=Verdict.UNDECIDED, reason=Reason.FEW_STABLE_PODS)
+    assert verdict == GateVerdict(verdict=Verdict.UNDECIDED, reason=GateReason.FEW_STABLE_PODS)
 
 
 def test_a_loaded_canary_is_judged_beyond_what_load_explains(fleet):
@@ -385,9 +385,9 @@ def test_a_loaded_canary_is_judged_beyond_what_load_explains(fleet):
 def test_missing_scrapes_hold_a_pass(fleet):
     process, pods = started(fleet, stable=5)
     play(process, pods, 30)
-    assert judge(process, 0, 0.0, pods.at).reason is not Reason.SCRAPES_MISSING
+    assert judge(process, 0, 0.0, pods.at).reason is not GateReason.SCRAPES_MISSING
     play(process, pods, 9, skip=("s0", "s1"))
-    assert judge(process, 0, 0.0, pods.at).reason is Reason.SCRAPES_MISSING
+    assert judge(process, 0, 0.0, pods.at).reason is GateReason.SCRAPES_MISSING
 
 
 def test_a_silent_source_holds_a_pass(fleet):
@@ -395,7 +395,7 @@ def test_a_silent_source_holds_a_pass(fleet):
     process, pods = started(fleet, spec=spec)
     play(process, pods, 20)
     assert judge(process, 0, 0.0, pods.at).verdict is Verdict.PASS
-    assert judge(process, 0, 0.0, pods.at + 3600.0).reason is Reason.NO_DATA
+    assert judge(process, 0, 0.0, pods.at + 3600.0).reason is GateReason.NO_DATA
 
 
 def mixed(fleet, at, canary_prompt):
@@ -417,8 +417,8 @@ def test_different_prompts_hold_latency_but_not_errors(fleet):
         process.observe(mixed(pods, pods.at, (0.1, 0.3, 0.7, 1.0)))
     found = harm(process)
     assert found is not None
-    assert found.held is Reason.PROMPT_MIX_DIFFERS
-    assert judge(process, 0, 0.0, pods.at).reason is Reason.PROMPT_MIX_DIFFERS
+    assert found.held is GateReason.PROMPT_MIX_DIFFERS
+    assert judge(process, 0, 0.0, pods.at).reason is GateReason.PROMPT_MIX_DIFFERS
 
 
 def test_a_tolerance_that_pods_cannot_prove_is_said_at_once(fleet):
@@ -426,7 +426,7 @@ def test_a_tolerance_that_pods_cannot_prove_is_said_at_once(fleet):
     process, pods = started(fleet, spec=EvidenceSpec(metrics=(narrow,)))
     play(process, pods, 3)
     verdict = judge(process, 0, 0.0, pods.at)
-    assert (verdict.verdict, verdict.reason) == (Verdict.INCONCLUSIVE, Reason.CANNOT_PROVE)
+    assert (verdict.verdict, verdict.reason) == (Verdict.INCONCLUSIVE, GateReason.CANNOT_PROVE)
     words = describe(narrow, report(process, 0), verdict)
     assert "can never be proven" in words
     assert "tolerance to at least" in words
@@ -440,7 +440,7 @@ def test_a_healthy_canary_is_proven_within_tolerance(fleet):
     process, pods = started(fleet)
     play(process, pods, 60)
     verdict = judge(process, 0, 0.0, pods.at)
-    assert (verdict.verdict, verdict.reason) == (Verdict.PASS, Reason.WITHIN_TOLERANCE)
+    assert (verdict.verdict, verdict.reason) == (Verdict.PASS, GateReason.WITHIN_TOLERANCE)
     effect = report(process, 0).effect
     assert effect.low < 0.0 < effect.high < 0.3
 
@@ -449,12 +449,12 @@ def test_pass_needs_dwell_and_requests(fleet):
     spec = EvidenceSpec(metrics=(replace(TTFT, require=Require.NO_HARM),))
     process, pods = started(fleet, spec=spec)
     play(process, pods, 6)
-    assert judge(process, 0, 0.0, pods.at).reason is Reason.DWELLING
+    assert judge(process, 0, 0.0, pods.at).reason is GateReason.DWELLING
     play(process, pods, 6, per_pod=0)
     assert judge(process, 0, 0.0, pods.at).verdict is Verdict.PASS
     process, pods = started(fleet, spec=spec)
     play(process, pods, 14, per_pod=5)
-    assert judge(process, 0, 0.0, pods.at).reason is Reason.FEW_REQUESTS
+    assert judge(process, 0, 0.0, pods.at).reason is GateReason.FEW_REQUESTS
 
 
 def test_at_the_end_of_its_time_a_gate_does_what_it_was_told(fleet):
@@ -540,7 +540,7 @@ def test_too_few_common_bounds_make_a_metric_unusable(fleet):
             for arm, pod, bound in ((Arm.STABLE, "a", 0.5), (Arm.STABLE, "b", 0.5), (Arm.CANARY, "c", 0.5))
         )
         process.observe(Scrape(at=30.0 * number, pods=pods))
-    assert judge(process, 0, 0.0, 450.0).reason is Reason.UNUSABLE
+    assert judge(process, 0, 0.0, 450.0).reason is GateReason.UNUSABLE
     assert "fewer than three bucket bounds in common" in report(process, 0).cautions
 
 
@@ -611,7 +611,7 @@ def test_words_come_first_and_figures_after(fleet):
     play(process, pods, 10, slower=0.6)
     from rollouts.analysis.evidence.gates import GateVerdict
 
-    verdict = GateVerdict(verdict=Verdict.FAIL, reason=Reason.HARM_SHOWN)
+    verdict = GateVerdict(verdict=Verdict.FAIL, reason=GateReason.HARM_SHOWN)
     words = describe(TTFT, report(process, 0), verdict)
     assert words.startswith("ttft: the canary is shown to be worse than stable")
     assert words.index("worse") < words.index("%")

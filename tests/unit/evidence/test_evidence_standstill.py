@@ -14,7 +14,7 @@ from rollouts.analysis.backtest import backtest
 from rollouts.analysis.comparing import judge_all
 from rollouts.analysis.comparisons import evidence_spec
 from rollouts.analysis.evidence.checkpoint import restore, save
-from rollouts.analysis.evidence.gates import Reason, Verdict, judge
+from rollouts.analysis.evidence.gates import GateReason, Verdict, judge
 from rollouts.analysis.evidence.model import Arm
 from rollouts.analysis.evidence.process import EvidenceProcess
 from rollouts.analysis.evidence.standstill import PATIENCE, Standstill
@@ -58,7 +58,7 @@ def test_what_cannot_be_told_from_a_gateway_that_sends_nothing_neither_aborts_no
         process.observe(scrape)
         if scrape.at >= 600.0 + 120.0:  # twenty expected after 20 s, one interval late
             verdict = judge(process, 0, 0.0, scrape.at)
-            assert (verdict.verdict, verdict.reason) == (Verdict.UNDECIDED, Reason.SILENT)
+            assert (verdict.verdict, verdict.reason) == (Verdict.UNDECIDED, GateReason.SILENT)
 
 
 def test_a_gate_of_the_preset_says_that_requests_were_due_where_none_was_ever_counted():
@@ -91,7 +91,7 @@ def test_no_gate_passes_while_the_canary_stands_still():
     after = [verdict for at, verdict in seen if at >= 660.0]
     assert after
     assert not any(verdict.verdict is Verdict.PASS for verdict in after)
-    assert after[0].reason is Reason.STANDS_STILL
+    assert after[0].reason is GateReason.STANDS_STILL
 
 
 def test_a_restored_process_goes_on_bit_by_bit_while_pods_stand_still():

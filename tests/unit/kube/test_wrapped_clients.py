@@ -11,9 +11,10 @@ import pytest
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.counting import CountingClient, RequestRecord
 from rollouts.kube.errors import NotFound, RetryableError
-from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
+from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.runtime.fencing import FencedClient, NotLeading, WriteFence
 from tests.kit.clock import Timeline, VirtualClock
+from tests.kit.memory_client import MemoryKubeClient
 
 MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 BODY: dict[str, Any] = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}}

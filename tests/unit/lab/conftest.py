@@ -8,7 +8,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from rollouts.lab.vllm import Fleet, PodSpec, SimulatedPod
+from rollouts.lab.vllm.pod import Fleet, SimulatedPod
+from rollouts.lab.vllm.spec import PodSpec
 
 StartPod = Callable[..., Awaitable[SimulatedPod]]
 

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.utils import floatToGoString
 
-from rollouts.lab.vllm.exposition import Counter, Histogram, Registry, format_value
+from rollouts.lab.vllm.exposition import Counter, Histogram, MetricRegistry, format_value
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_numbers_are_written_as_the_client_library_writes_them(value: float) -> 
     [(0.05, [1, 1, 1]), (0.1, [1, 1, 1]), (0.11, [0, 1, 1]), (0.5, [0, 1, 1]), (0.6, [0, 0, 1])],
 )
 def test_a_bucket_takes_values_up_to_and_including_its_bound(value: float, buckets: list[int]) -> None:
-    registry = Registry()
+    registry = MetricRegistry()
     family = registry.add("h", "histogram", "text", lambda name, labels: Histogram(name, labels, (0.1, 0.5)))
     sample = family.sample({})
     assert isinstance(sample, Histogram)
@@ -34,7 +34,7 @@ def test_a_bucket_takes_values_up_to_and_including_its_bound(value: float, bucke
 
 
 def test_label_values_are_escaped() -> None:
-    registry = Registry()
+    registry = MetricRegistry()
     family = registry.add("c", "counter", "text", Counter)
     family.sample({"path": 'a"b\\c\nd'})
     (parsed, _) = text_string_to_metric_families(registry.render().decode())

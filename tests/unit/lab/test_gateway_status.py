@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 
 from rollouts.lab.gateway.status import CONTROLLER_NAME, gateway_patch, pool_patch, route_patch
-from rollouts.lab.gateway.translate import Condition, GatewayStatus, ParentStatus, PoolStatus, RouteStatus
+from rollouts.lab.gateway.translate import (
+    GatewayStatus,
+    ParentStatus,
+    PoolStatus,
+    RouteCondition,
+    RouteStatus,
+)
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 LATER = datetime(2026, 1, 2, 3, 4, 6, tzinfo=UTC)
@@ -22,7 +28,7 @@ def a_route(generation: int = 2, parents: list[Object] | None = None) -> Object:
 
 
 def status_of(route: Object, *, accepted: bool = True, message: str = "fine") -> RouteStatus:
-    condition = Condition(type="Accepted", status=accepted, reason="Because", message=message)
+    condition = RouteCondition(type="Accepted", status=accepted, reason="Because", message=message)
     parent = ParentStatus(parent={"name": "gw"}, conditions=(condition,))
     return RouteStatus(route=route, parents=(parent,))
 
@@ -82,7 +88,7 @@ def test_scribbled_status_is_replaced() -> None:
 def test_what_envoy_refused_is_in_the_gateways_status() -> None:
     gateway = {"metadata": {"name": "gw", "generation": 1}}
     conditions = tuple(
-        Condition(type=kind, status=True, reason=kind, message="") for kind in ("Accepted", "Programmed")
+        RouteCondition(type=kind, status=True, reason=kind, message="") for kind in ("Accepted", "Programmed")
     )
     status = GatewayStatus(gateway=gateway, conditions=conditions, listeners=())
     patch = gateway_patch(status, NOW, address="127.0.0.1", rejected="bad listener")
@@ -99,7 +105,7 @@ PLACEHOLDER = {"parentRef": {"kind": "Status", "name": "default"}, "conditions":
 
 
 def a_pool_patch(pool: Object, group: str, *gateways: tuple[str, str]) -> Object | None:
-    condition = Condition(type="Accepted", status=True, reason="Accepted", message="fine")
+    condition = RouteCondition(type="Accepted", status=True, reason="Accepted", message="fine")
     status = PoolStatus(pool=pool, group=group, gateways=gateways, conditions=(condition,))
     return pool_patch(status, NOW)
 

@@ -8,7 +8,7 @@ import pytest
 
 from rollouts.lab.gateway.backends import PICKER_ANNOTATION
 from rollouts.lab.gateway.listeners import common_hostname
-from rollouts.lab.gateway.model import Endpoint, Picker, Route
+from rollouts.lab.gateway.model import LbEndpoint, PickerBackend, Route
 from rollouts.lab.gateway.translate import Translation, World, translate
 
 V1, ALPHA = "inference.networking.k8s.io", "inference.networking.x-k8s.io"
@@ -118,10 +118,10 @@ def test_pools_of_one_name_in_both_groups_stay_apart() -> None:
     endpoints = {cluster.name: cluster.endpoints for cluster in made.plan.clusters}
 
     assert endpoints == {
-        f"pool/{ALPHA}/default/p": (Endpoint(address="127.0.0.11", port=8000),),
+        f"pool/{ALPHA}/default/p": (LbEndpoint(address="127.0.0.11", port=8000),),
         f"pool/{V1}/default/p": (
-            Endpoint(address="127.0.0.12", port=8000),
-            Endpoint(address="127.0.0.12", port=8001),
+            LbEndpoint(address="127.0.0.12", port=8000),
+            LbEndpoint(address="127.0.0.12", port=8001),
         ),
     }
 
@@ -348,7 +348,7 @@ def test_a_service_selects_pods_and_its_port_names_the_target() -> None:
         [route(rules=[{"backendRefs": [backend]}])], services=[service], pods=[pod("one", "127.0.0.11")]
     )
 
-    assert made.plan.clusters[0].endpoints == (Endpoint(address="127.0.0.11", port=8000),)
+    assert made.plan.clusters[0].endpoints == (LbEndpoint(address="127.0.0.11", port=8000),)
     assert conditions(made) == OK
 
 
@@ -365,8 +365,8 @@ def test_the_picker_annotation_switches_the_picker_on(
     pools = {"v1": [found]} if group == V1 else {"alpha": [found]}
     made = world([route(rules=[{"backendRefs": [ref("p", group=group)]}])], **pools)
 
-    endpoints = (Endpoint(address="127.0.0.1", port=9002),)
-    assert made.plan.clusters[0].picker == Picker(
+    endpoints = (LbEndpoint(address="127.0.0.1", port=9002),)
+    assert made.plan.clusters[0].picker == PickerBackend(
         name="picker/127.0.0.1:9002", endpoints=endpoints, fail_open=fail_open
     )
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from envoy.service.discovery.v3 import discovery_pb2
 from google.rpc import status_pb2
 
-from rollouts.lab.gateway.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, Snapshot
-from rollouts.lab.gateway.xds import Session
+from rollouts.lab.gateway.resources import CLUSTER, ENDPOINTS, LISTENER, ROUTES, XdsSnapshot
+from rollouts.lab.gateway.xds import XdsStream
 
 
-def snapshot(*, clusters: str = "", routes: str = "r=1", listeners: str = "l=1") -> Snapshot:
+def snapshot(*, clusters: str = "", routes: str = "r=1", listeners: str = "l=1") -> XdsSnapshot:
     """Resources written as ``name=content`` words."""
 
     def read(words: str) -> dict[str, bytes]:
         return {name: value.encode() for name, _, value in (word.partition("=") for word in words.split())}
 
     found = read(clusters)
-    return Snapshot(
+    return XdsSnapshot(
         resources={
             CLUSTER: found,
             ENDPOINTS: dict.fromkeys(found, b"endpoints"),
@@ -29,7 +29,7 @@ def snapshot(*, clusters: str = "", routes: str = "r=1", listeners: str = "l=1")
 class FakeEnvoy:
     """Subscribes and acknowledges as Envoy does; keeps what it was told, in order."""
 
-    def __init__(self, session: Session, *, refuse: str = "") -> None:
+    def __init__(self, session: XdsStream, *, refuse: str = "") -> None:
         self.session = session
         self.refuse = refuse
         self.told: list[tuple[str, set[str]]] = []
@@ -68,8 +68,8 @@ class FakeEnvoy:
         self.session.receive(request)
 
 
-def connected(first: Snapshot) -> FakeEnvoy:
-    envoy = FakeEnvoy(Session(first))
+def connected(first: XdsSnapshot) -> FakeEnvoy:
+    envoy = FakeEnvoy(XdsStream(first))
     envoy.connect()
     envoy.run()
     assert envoy.session.settled()
@@ -81,7 +81,7 @@ def kinds(told: list[tuple[str, set[str]]]) -> list[str]:
 
 
 def test_clusters_and_endpoints_come_before_listeners_and_routes() -> None:
-    envoy = FakeEnvoy(Session(snapshot(clusters="a=1")))
+    envoy = FakeEnvoy(XdsStream(snapshot(clusters="a=1")))
     envoy.connect()
 
     assert kinds(envoy.run()) == ["Cluster", "ClusterLoadAssignment", "Listener", "RouteConfiguration"]
@@ -89,7 +89,7 @@ def test_clusters_and_endpoints_come_before_listeners_and_routes() -> None:
 
 
 def test_endpoints_are_answered_before_the_clusters_are_acknowledged() -> None:
-    session = Session(snapshot(clusters="a=1"))
+    session = XdsStream(snapshot(clusters="a=1"))
     envoy = FakeEnvoy(session)
     envoy.connect()
     assert session.next_push() is not None
@@ -128,7 +128,7 @@ def test_a_cluster_goes_only_after_the_routes_that_used_it() -> None:
 
 
 def test_a_refusal_is_kept_and_not_sent_again() -> None:
-    session = Session(snapshot(clusters="a=1"))
+    session = XdsStream(snapshot(clusters="a=1"))
     envoy = FakeEnvoy(session, refuse="RouteConfiguration")
     envoy.connect()
     envoy.run()
@@ -164,7 +164,7 @@ def test_a_changed_cluster_gets_its_endpoints_again() -> None:
 
 
 def test_a_listener_without_its_routes_is_not_settled() -> None:
-    session = Session(snapshot())
+    session = XdsStream(snapshot())
     envoy = FakeEnvoy(session)
     envoy.connect()
     while (push := session.next_push()) is not None:
@@ -177,7 +177,7 @@ def test_a_listener_without_its_routes_is_not_settled() -> None:
 
 
 def test_a_later_good_snapshot_clears_the_refusal() -> None:
-    session = Session(snapshot(clusters="a=1"))
+    session = XdsStream(snapshot(clusters="a=1"))
     envoy = FakeEnvoy(session, refuse="RouteConfiguration")
     envoy.connect()
     envoy.run()
@@ -190,7 +190,7 @@ def test_a_later_good_snapshot_clears_the_refusal() -> None:
 
 
 def test_an_answer_to_an_older_push_changes_nothing() -> None:
-    session = Session(snapshot(clusters="a=1"))
+    session = XdsStream(snapshot(clusters="a=1"))
     envoy = FakeEnvoy(session)
     envoy.connect()
     first = session.next_push()

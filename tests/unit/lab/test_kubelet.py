@@ -11,8 +11,10 @@ from rollouts.kube.errors import NotFound
 from rollouts.lab.controlplane.pods import PODS, STATIC_POD
 from rollouts.lab.kubelet import Kubelet, LabPod
 from rollouts.lab.loopback import loopback
-from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
-from rollouts.lab.vllm import PodSpec, SimulatedPod
+from rollouts.lab.memoryapi.store import MemoryApi
+from rollouts.lab.vllm.pod import SimulatedPod
+from rollouts.lab.vllm.spec import PodSpec
+from tests.kit.memory_client import MemoryKubeClient
 from tests.kit.polling import eventually
 
 StartPod = Callable[..., Awaitable[SimulatedPod]]

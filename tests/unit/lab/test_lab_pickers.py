@@ -19,8 +19,8 @@ from rollouts.lab.controlplane.pods import PODS
 from rollouts.lab.gateway.service import POOLS_V1ALPHA2
 from rollouts.lab.kubeconfig import write_kubeconfig
 from rollouts.lab.kubelet import Kubelet
-from rollouts.lab.memoryapi import MemoryApi
 from rollouts.lab.memoryapi.server import MemoryApiServer
+from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.lab.pickers import SERVICES, Pickers, wanted_pickers
 from tests.kit.polling import eventually
 

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from rollouts.lab.loraclients import Answer, SteadyClient, count_sessions, exact_share
+from rollouts.lab.loraclients import SessionlessAnswer, SteadyClient, count_sessions, exact_share
 from rollouts.lab.traffic import Result
-from rollouts.lab.vllm import SimulatedPod
+from rollouts.lab.vllm.pod import SimulatedPod
 from tests.kit.polling import eventually
 
 StartPod = Callable[..., Awaitable[SimulatedPod]]
@@ -54,9 +54,9 @@ def test_a_session_that_met_the_canary_may_not_meet_stable_again(
 
 
 def test_only_the_stretch_is_held_against_the_weight() -> None:
-    answers = [Answer(at, "v2" if at % 10 == 0 else "v1") for at in range(100)]
+    answers = [SessionlessAnswer(at, "v2" if at % 10 == 0 else "v1") for at in range(100)]
     count = exact_share(answers, 0, 50, weight=0.1, stable="v1")
-    error = exact_share([*answers[:10], Answer(10, "")], 0, 50, weight=0.1, stable="v1")
+    error = exact_share([*answers[:10], SessionlessAnswer(10, "")], 0, 50, weight=0.1, stable="v1")
 
     assert (count.canary, count.total, count.off) == (5, 50, 0.0)
     assert (error.canary, error.total) == (2, 11)

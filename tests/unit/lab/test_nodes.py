@@ -12,9 +12,10 @@ from rollouts.kube.client import PatchKind
 from rollouts.kube.errors import NotFound
 from rollouts.lab.controlplane import create_ready_pod
 from rollouts.lab.controlplane.pods import PODS
-from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
+from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.lab.nodes import Node, Nodes, PretendRuntime, SimulatedServers
 from rollouts.lab.nodes.node import LEASE_NAMESPACE, LEASES, NODES
+from tests.kit.memory_client import MemoryKubeClient
 from tests.kit.polling import eventually
 
 Object = dict[str, Any]

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from rollouts.lab.loraclients import Answer, SteadyClient
+from rollouts.lab.loraclients import SessionlessAnswer, SteadyClient
 from rollouts.lab.story_lora import CANARY, STABLE, _Stage
 from rollouts.lab.telling import Teller
 from rollouts.lab.traffic import Result, Traffic, TrafficSpec
@@ -17,7 +17,7 @@ from rollouts.lab.traffic import Result, Traffic, TrafficSpec
 def stage(*weights: tuple[float, float], bad: bool = False) -> _Stage:
     """Ten answers a second from 0 to 100, every tenth by the canary; two sessions, one on the canary."""
     steady = SteadyClient("http://unused", "travelhelper")
-    steady.answers = [Answer(at / 10, CANARY if at % 10 == 0 else STABLE) for at in range(1000)]
+    steady.answers = [SessionlessAnswer(at / 10, CANARY if at % 10 == 0 else STABLE) for at in range(1000)]
     traffic = Traffic(TrafficSpec(url="http://unused"))
     for session, model in (("a", STABLE), ("b", CANARY)):
         traffic.results.append(

@@ -12,7 +12,7 @@ import pytest
 
 from rollouts.lab.processes import free_port
 from rollouts.lab.traffic import Result, Traffic, TrafficSpec, Window
-from rollouts.lab.vllm import SimulatedPod
+from rollouts.lab.vllm.pod import SimulatedPod
 from tests.kit.polling import eventually
 
 StartPod = Callable[..., Awaitable[SimulatedPod]]
@@ -35,9 +35,9 @@ async def test_it_counts_pods_models_and_status(start_pod: StartPod) -> None:
     window = (await sent(spec)).window(0)
 
     assert len(window) > 60
-    assert window.by_pod() == {"one": len(window)}
+    assert {result.pod for result in window.results} == {"one"}
     assert window.by_model() == {"travel-helper-v1": len(window)}
-    assert window.by_status() == {200: len(window)}
+    assert {result.status for result in window.results} == {200}
     assert 0 < window.quantile(0.5) <= window.quantile(0.99)
 
 
@@ -50,7 +50,7 @@ async def test_failures_are_failures_whatever_the_status(
         assert answer.status == 200
     window = (await sent(TrafficSpec(url=pod.url, rate=200, seconds=0.1, streamed=1.0))).window(0)
 
-    assert window.by_status().keys() == {status}
+    assert {result.status for result in window.results} == {status}
     assert window.failed == len(window) > 0
     assert math.isnan(window.quantile(0.5))
 
@@ -58,7 +58,7 @@ async def test_failures_are_failures_whatever_the_status(
 async def test_no_server_is_a_failure_without_status() -> None:
     window = (await sent(TrafficSpec(url=f"http://127.0.0.1:{free_port()}", rate=100, seconds=0.1))).window(0)
 
-    assert window.by_status().keys() == {0}
+    assert {result.status for result in window.results} == {0}
     assert window.failed == len(window) > 0
 
 
@@ -106,9 +106,8 @@ async def test_a_window_has_what_was_sent_in_it(start_pod: StartPod) -> None:
 def test_shares_are_of_answered_requests() -> None:
     window = Window([*[result(pod="v1")] * 3, result(pod="v2"), result(status=0, failed=True)])
 
-    assert window.share_of_pods(["v2"]) == 0.25
-    assert window.share(lambda item: item.pod == "v2") == (1, 4)
-    assert math.isnan(Window([]).share_of_pods(["v2"]))
+    assert window.share(lambda result: result.pod == "v2") == (1, 4)
+    assert Window([]).share(lambda result: True) == (0, 0)
 
 
 @pytest.mark.parametrize("fields", [{"rate": 0}, {"rate": 1e6}, {"seconds": 0}, {"streamed": 2}])

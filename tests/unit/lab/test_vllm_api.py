@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from rollouts.lab.vllm import SimulatedPod
+from rollouts.lab.vllm.pod import SimulatedPod
 from tests.kit.polling import eventually
 
 StartPod = Callable[..., Awaitable[SimulatedPod]]

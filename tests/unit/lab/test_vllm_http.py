@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from rollouts.lab.vllm import SimulatedPod
+from rollouts.lab.vllm.pod import SimulatedPod
 
 StartPod = Callable[..., Awaitable[SimulatedPod]]
 BODY = b'{"prompt": "hi", "max_tokens": 1}'

@@ -12,8 +12,9 @@ import pytest
 
 from rollouts.lab.loopback import loopback
 from rollouts.lab.processes import ChildProcess
-from rollouts.lab.vllm import LatencyProfile, PodSpec, pod_spec_from_json, pod_spec_to_json
 from rollouts.lab.vllm.knobs import ErrorKind, Hang, KnobError, Knobs, apply_knobs, knobs_to_json
+from rollouts.lab.vllm.latency import LatencyProfile
+from rollouts.lab.vllm.spec import PodSpec, pod_spec_from_json, pod_spec_to_json
 from tests.kit.polling import eventually
 
 

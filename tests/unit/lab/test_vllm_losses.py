@@ -14,7 +14,7 @@ from rollouts.analysis.exposition import parse_exposition
 from rollouts.analysis.logical import wanted_of
 from rollouts.analysis.offers import POD_OFFER
 from rollouts.api.gates_file import parse_gates
-from rollouts.lab.vllm import SimulatedPod
+from rollouts.lab.vllm.pod import SimulatedPod
 from tests.kit.polling import eventually
 from tests.unit.lab.conftest import StartPod
 

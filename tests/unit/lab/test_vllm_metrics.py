@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from rollouts.lab.vllm import SimulatedPod
+from rollouts.lab.vllm.pod import SimulatedPod
 from tests.kit.polling import eventually
 
 StartPod = Callable[..., Awaitable[SimulatedPod]]

@@ -19,8 +19,8 @@ from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import Forbidden, Invalid
 from rollouts.kube.http import open_client
 from rollouts.lab.kubeconfig import write_kubeconfig
-from rollouts.lab.memoryapi import LIMITS, MemoryApi
 from rollouts.lab.memoryapi.server import MemoryApiServer
+from rollouts.lab.memoryapi.store import LIMITS, MemoryApi
 
 KUBECTL = shutil.which("kubectl")
 needs_kubectl = pytest.mark.skipif(not KUBECTL, reason="kubectl is not on the PATH: its verbs are not tried")

@@ -9,7 +9,7 @@ import pytest
 
 from rollouts.kube.errors import Invalid
 from rollouts.lab.memoryapi.jsonpath import find_all
-from rollouts.lab.memoryapi.kinds import Column, Kind
+from rollouts.lab.memoryapi.kinds import Column, ServedKind
 from rollouts.lab.memoryapi.selectors import parse_field_selector, parse_label_selector
 from rollouts.lab.memoryapi.tables import human_duration, table
 
@@ -72,7 +72,7 @@ def test_a_table_has_the_printer_columns_of_the_kind() -> None:
         Column(name="Missing", type="string", path=".spec.nope"),
         Column(name="Age", type="date", path=".metadata.creationTimestamp"),
     )
-    kind = Kind(
+    kind = ServedKind(
         group="g", plural="ws", singular="w", name="W", versions=("v1",), custom=True, columns={"v1": columns}
     )
 

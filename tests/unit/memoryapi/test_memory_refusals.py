@@ -9,9 +9,9 @@ import pytest
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import ApiUnavailable, Forbidden, Invalid, KubeError
 from rollouts.lab.controlplane import minimal
-from rollouts.lab.memoryapi import MemoryApi
 from rollouts.lab.memoryapi.admission import Policy
 from rollouts.lab.memoryapi.kinds import CRD_RESOURCE
+from rollouts.lab.memoryapi.store import MemoryApi
 
 ROUTES = Resource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
 Object = dict[str, Any]

@@ -10,8 +10,10 @@ import pytest
 from rollouts.kube.client import PatchKind, Resource, WatchType
 from rollouts.kube.errors import Gone, Invalid, KindNotServed, NotFound
 from rollouts.lab.controlplane.upstream import CRDS
-from rollouts.lab.memoryapi import Change, MemoryApi, MemoryKubeClient
+from rollouts.lab.memoryapi.history import Change
+from rollouts.lab.memoryapi.store import MemoryApi
 from tests.kit.clock import Timeline, VirtualClock, virtual_time
+from tests.kit.memory_client import MemoryKubeClient
 
 MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)

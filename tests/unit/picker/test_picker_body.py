@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rollouts.picker.core import body as body_module
 from rollouts.picker.core.body import LONG, MAX_CAPTURE, MAX_DEPTH, BodyScanner
-from rollouts.picker.core.members import BodyError, Kind
+from rollouts.picker.core.members import BodyError, JsonType
 from rollouts.picker.core.splicing import MAX_CHUNK, splice
 from tests.kit import picker_fuzz
 
@@ -129,13 +129,13 @@ def test_other_kinds_of_values_are_told_apart() -> None:
     body = b'{"model":{"a":1},"user":12.5,"messages":[]}'
     fields = scan(body, 4).fields
 
-    assert fields["model"].kind is Kind.CONTAINER
-    assert (fields["user"].kind, fields["user"].text()) == (Kind.SCALAR, "12.5")
+    assert fields["model"].kind is JsonType.CONTAINER
+    assert (fields["user"].kind, fields["user"].text()) == (JsonType.SCALAR, "12.5")
     assert fields["messages"].start == body.index(b"[")
 
 
 def test_a_later_duplicate_of_another_kind_counts() -> None:
-    assert scan(b'{"model":"a","model":7}').fields["model"].kind is Kind.SCALAR
+    assert scan(b'{"model":"a","model":7}').fields["model"].kind is JsonType.SCALAR
 
 
 @pytest.mark.parametrize("size", [100, 5000, 100_000])

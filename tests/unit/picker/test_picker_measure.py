@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollouts.picker.core.endpoints import Endpoint
-from rollouts.picker.core.measure import MAX_LINE, Ending, Measurement, ResponseMeter, TokenCount
+from rollouts.picker.core.measure import MAX_LINE, Ending, ObservedResponse, ResponseMeter, TokenCount
 from rollouts.picker.core.objects import PoolName, read_snapshot
 from rollouts.picker.core.routing import Decision, Refusal, Request, Router
 from rollouts.picker.core.schedule import Scheduler
@@ -31,7 +31,7 @@ PLAIN = (
 
 def measure(
     *chunks: bytes, status: bytes = b"200", kind: bytes = SSE, ending: Ending = Ending.COMPLETE
-) -> Measurement:
+) -> ObservedResponse:
     """One chunk per second, dispatched at 10, headers at 11, the end half a second after the last."""
     meter = ResponseMeter(10.0)
     meter.headers(status, kind)
@@ -45,7 +45,7 @@ def measure(
 def test_a_stream_with_usage() -> None:
     got = measure(ROLE, TOKEN, TOKEN, TOKEN, TOKEN, FINISH, USAGE + DONE)
 
-    want = Measurement(
+    want = ObservedResponse(
         ending=Ending.COMPLETE,
         status=200,
         e2e=8.5,

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from rollouts.picker.command import picker
 from rollouts.picker.core.endpoints import Endpoint
-from rollouts.picker.core.schedule import PodState, Scheduler
+from rollouts.picker.core.schedule import ScheduledPod, Scheduler
 from rollouts.picker.core.scrape import ScrapeConfig
 from rollouts.picker.scraper import Scraper
 from rollouts.runtime.modelservers import ModelServers
@@ -31,7 +31,7 @@ async def serve(tmp_path: Path) -> AsyncIterator[Serve]:
     await pods.stop()
 
 
-async def scraped(address: str, servers: ModelServers) -> tuple[PodState, list[str]]:
+async def scraped(address: str, servers: ModelServers) -> tuple[ScheduledPod, list[str]]:
     """The pod after one scrape, and the errors in the log."""
     scheduler = Scheduler()
     host, _, port = address.rpartition(":")

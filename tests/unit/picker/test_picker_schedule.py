@@ -8,7 +8,7 @@ import pytest
 
 from rollouts.picker.core.endpoints import Endpoint
 from rollouts.picker.core.prefix import BLOCK, MAX_PREFIX, PrefixIndex, block_hashes
-from rollouts.picker.core.schedule import Load, PodState, ScheduleConfig, Scheduler
+from rollouts.picker.core.schedule import Load, ScheduleConfig, ScheduledPod, Scheduler
 from rollouts.picker.core.scrape import ModelList, ScrapeConfig, parse_metrics, parse_models, wait_for
 
 A, B, C = (Endpoint(f"10.0.0.{n}:8000", f"10.0.0.{n}", 8000, f"pod-{n}", "pool", 1.0) for n in (1, 2, 3))
@@ -22,7 +22,7 @@ def make_scheduler(*loads: Load, endpoints: tuple[Endpoint, ...] = (A, B)) -> Sc
     return scheduler
 
 
-def both(scheduler: Scheduler) -> list[PodState]:
+def both(scheduler: Scheduler) -> list[ScheduledPod]:
     return scheduler.candidates(None)
 
 

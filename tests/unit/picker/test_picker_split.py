@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollouts.picker.core.split import Diffusion, Target, sticky
+from rollouts.picker.core.split import Diffusion, SplitTarget, sticky
 
 WEIGHTS = st.integers(1, 1_000_000)
 
 
-def make_targets(*weights: int) -> tuple[Target, ...]:
-    return tuple(Target(f"v{index}", weight) for index, weight in enumerate(weights))
+def make_targets(*weights: int) -> tuple[SplitTarget, ...]:
+    return tuple(SplitTarget(f"v{index}", weight) for index, weight in enumerate(weights))
 
 
-def furthest_off(targets: tuple[Target, ...], names: list[str]) -> Fraction:
+def furthest_off(targets: tuple[SplitTarget, ...], names: list[str]) -> Fraction:
     total = sum(target.weight for target in targets)
     seen: Counter[str] = Counter()
     worst = Fraction(0)

@@ -11,11 +11,12 @@ import pytest
 from rollouts.kube.client import ListPage, PatchKind, WatchEvent
 from rollouts.kube.errors import ApiUnavailable
 from rollouts.lab.controlplane import create_ready_pod, install_crds, minimal, set_pod_ready
-from rollouts.lab.memoryapi import MemoryApi, MemoryKubeClient
+from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.picker.core.objects import PoolName
 from rollouts.picker.core.routing import Decision, Request
 from rollouts.picker.main import Picker, PickerConfig
 from rollouts.picker.watching import RESOURCES
+from tests.kit.memory_client import MemoryKubeClient
 from tests.kit.polling import eventually
 
 POOL, MODEL = (

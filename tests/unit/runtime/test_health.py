@@ -15,8 +15,8 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter
 
 from rollouts.runtime.health import (
-    Address,
     HttpServer,
+    ListenAddress,
     health_routes,
     liveness,
     metrics_routes,
@@ -32,16 +32,16 @@ REAL_TIME = True
 @pytest.mark.parametrize(
     ("text", "want"),
     [
-        ("127.0.0.1:8080", Address("127.0.0.1", 8080)),
-        (":8080", Address("127.0.0.1", 8080)),
-        (":0", Address("127.0.0.1", 0)),
-        ("0.0.0.0:9090", Address("0.0.0.0", 9090)),
-        ("[::]:8080", Address("::", 8080)),
-        ("[::1]:65535", Address("::1", 65535)),
-        ("localhost:80", Address("localhost", 80)),
+        ("127.0.0.1:8080", ListenAddress("127.0.0.1", 8080)),
+        (":8080", ListenAddress("127.0.0.1", 8080)),
+        (":0", ListenAddress("127.0.0.1", 0)),
+        ("0.0.0.0:9090", ListenAddress("0.0.0.0", 9090)),
+        ("[::]:8080", ListenAddress("::", 8080)),
+        ("[::1]:65535", ListenAddress("::1", 65535)),
+        ("localhost:80", ListenAddress("localhost", 80)),
     ],
 )
-def test_addresses(text: str, want: Address) -> None:
+def test_addresses(text: str, want: ListenAddress) -> None:
     assert parse_address(text) == want
 
 
@@ -129,7 +129,7 @@ async def test_all_interfaces_are_those_of_both_families() -> None:
 async def test_a_port_in_use_is_an_error_at_once() -> None:
     async with serving([]) as port:
         with pytest.raises(OSError, match="in use"):
-            await HttpServer(Address("127.0.0.1", port), []).run()
+            await HttpServer(ListenAddress("127.0.0.1", port), []).run()
 
 
 async def test_the_port_is_free_after_the_end() -> None:

@@ -31,23 +31,23 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.retry import Retry
 
 from rollouts.analysis.enforced_label import QueryNotRewritten, enforce_label
-from rollouts.analysis.exposition import PodSample, add_series
+from rollouts.analysis.exposition import ScrapedPage, add_series
 from rollouts.analysis.offers import PROMETHEUS_OFFER, Offer
-from rollouts.analysis.sources.base import (
-    Endpoint,
+from rollouts.analysis.types import Labelled, MeasureSpec, Value
+from rollouts.runtime.fairness import FairSlots
+from rollouts.sources.base import (
     Endpoints,
     Place,
     QueryRefused,
     RawPod,
+    ScrapeTarget,
     SourceError,
     SourceUnavailable,
     refuse_adapter,
     statistic_of,
 )
-from rollouts.analysis.sources.jobs import chosen_jobs, unscraped
-from rollouts.analysis.sources.promql import PerJob, Where, job_query, measure_query, raw_query
-from rollouts.analysis.types import Labelled, MeasureSpec, Value
-from rollouts.runtime.fairness import FairSlots
+from rollouts.sources.jobs import chosen_jobs, unscraped
+from rollouts.sources.promql import PerJob, PodSelection, job_query, measure_query, raw_query
 
 __all__ = ["BoundedSession", "PrometheusConfig", "PrometheusSource"]
 
@@ -296,8 +296,8 @@ class PrometheusSource:
             return value[0].value if len(value) == 1 else math.nan
         return value
 
-    def _where(self, place: Place, per_job: PerJob) -> Where:
-        return Where(
+    def _where(self, place: Place, per_job: PerJob) -> PodSelection:
+        return PodSelection(
             namespace=place.namespace,
             pod_label=self._config.pod_label,
             namespace_label=self._config.namespace_label,
@@ -305,7 +305,7 @@ class PrometheusSource:
             enforced_label=self._config.enforced_label,
         )
 
-    def _demand_whole_pods(self, endpoints: list[Endpoint], scraped: Mapping[str, int]) -> None:
+    def _demand_whole_pods(self, endpoints: list[ScrapeTarget], scraped: Mapping[str, int]) -> None:
         missing = unscraped(endpoints, scraped)
         if missing:
             raise SourceUnavailable(f"source {self._name} holds {missing}")
@@ -343,7 +343,7 @@ class PrometheusSource:
         return pages
 
     async def _page(
-        self, names: frozenset[str], place: Place, endpoints: list[Endpoint], at: datetime
+        self, names: frozenset[str], place: Place, endpoints: list[ScrapeTarget], at: datetime
     ) -> dict[str, RawPod]:
         """Some pods' series. A pod that changed its scrape job is left out once: its counters may stand lower there."""
         where = self._where(place, ((None, tuple(endpoints)),))
@@ -352,7 +352,7 @@ class PrometheusSource:
             raise SourceUnavailable(f"source {self._name}: the answer is no vector")
         by_name = {where.name(endpoint): endpoint for endpoint in endpoints}
         by_address = {f"{endpoint.ip}:{endpoint.port}": endpoint for endpoint in endpoints}
-        held: dict[Endpoint, dict[str, list[tuple[dict[str, str], float]]]] = {}
+        held: dict[ScrapeTarget, dict[str, list[tuple[dict[str, str], float]]]] = {}
         for item in value:
             labels = dict(item.labels)
             endpoint = by_name.get(labels.get(where.pod_label, ""))
@@ -371,7 +371,7 @@ class PrometheusSource:
                 self._jobs[key] = job
                 if moved:
                     continue
-            sample = PodSample()
+            sample = ScrapedPage()
             for labels, number in jobs[job]:
                 add_series(sample, labels.pop("__name__", ""), labels, number, names)
             pages[endpoint.pod] = RawPod(sample, endpoint.started)

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 import aiohttp
 import structlog
 
-from rollouts.analysis.exposition import MAX_BYTES, ExpositionError, PodSample, parse_groups
-from rollouts.analysis.sources.base import Endpoint
-from rollouts.analysis.sources.budget import ReadingTime
+from rollouts.analysis.exposition import MAX_BYTES, ExpositionError, ScrapedPage, parse_groups
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.fairness import FairSlots
 from rollouts.runtime.modelservers import PLAIN, SETTINGS, ModelServerBook, ModelServerClient, advice
+from rollouts.sources.base import ScrapeTarget
+from rollouts.sources.budget import ReadingTime
 
 __all__ = ["START_TIME", "PodHistory", "PodScraper"]
 
@@ -46,17 +46,17 @@ _FORGET = 300.0
 class PodHistory:
     """Samples of one pod, oldest first, thinned so that ``window`` holds about two dozen."""
 
-    endpoint: Endpoint
+    endpoint: ScrapeTarget
     only: frozenset[tuple[str, str]] = frozenset()
     names: set[str] = field(default_factory=set)
     window: float = 0.0
-    samples: deque[tuple[Monotonic, PodSample]] = field(default_factory=deque)
+    samples: deque[tuple[Monotonic, ScrapedPage]] = field(default_factory=deque)
     asked: Monotonic = _NEVER
     tried: Monotonic = _NEVER
     hurried_until: Monotonic = _NEVER
     pace: float = 1.0
     """Seconds between samples while somebody is in a hurry."""
-    latest: tuple[Monotonic, PodSample] | None = None
+    latest: tuple[Monotonic, ScrapedPage] | None = None
     error: str = ""
     refused: bool = False
     """The last try found nobody listening."""
@@ -69,7 +69,7 @@ class PodHistory:
         usual = max(1.0, self.window / 24) if self.window else _IDLE
         return min(self.pace, usual) if now < self.hurried_until else usual
 
-    def keep(self, now: Monotonic, sample: PodSample) -> None:
+    def keep(self, now: Monotonic, sample: ScrapedPage) -> None:
         """Take a sample; between two kept ones at least ``spacing`` passes."""
         if self.latest is not None and _restarted(self.latest[1], sample):
             self.restarts += 1
@@ -91,7 +91,7 @@ class PodHistory:
         times = [at for at, _ in self.samples]
         del self.samples[min(range(1, len(times) - 1), key=lambda i: times[i + 1] - times[i - 1])]
 
-    def since(self, moment: Monotonic) -> list[tuple[Monotonic, PodSample]]:
+    def since(self, moment: Monotonic) -> list[tuple[Monotonic, ScrapedPage]]:
         """Kept samples from ``moment`` on, and the newest."""
         found = [kept for kept in self.samples if kept[0] >= moment]
         newest = self.latest
@@ -99,7 +99,7 @@ class PodHistory:
             found.append(newest)
         return found
 
-    def within(self, now: Monotonic, window: float) -> list[PodSample]:
+    def within(self, now: Monotonic, window: float) -> list[ScrapedPage]:
         """Samples of the window, the first of them as baseline: one from before it may be another weight's."""
         return [sample for _, sample in self.since(Monotonic(now - window))]
 
@@ -109,7 +109,7 @@ class PodHistory:
         return float(inside[-1][0] - inside[0][0]) if inside else 0.0
 
 
-def _restarted(before: PodSample, after: PodSample) -> bool:
+def _restarted(before: ScrapedPage, after: ScrapedPage) -> bool:
     """Whether another process answers: it says so, or a counter fell."""
     started, starts = before.total(START_TIME), after.total(START_TIME)
     if started is not None and starts is not None:
@@ -138,7 +138,7 @@ class PodScraper:
 
     def follow(
         self,
-        endpoints: Iterable[Endpoint],
+        endpoints: Iterable[ScrapeTarget],
         names: Collection[str],
         window: float,
         *,
@@ -176,12 +176,12 @@ class PodScraper:
 
     async def read(
         self,
-        endpoint: Endpoint,
+        endpoint: ScrapeTarget,
         names: Collection[str],
         *,
         only: frozenset[tuple[str, str]] = frozenset(),
         by: str = "",
-    ) -> dict[str, PodSample] | None:
+    ) -> dict[str, ScrapedPage] | None:
         """One page, now, and nothing kept; by the values of the label ``by``. None: no usable answer."""
         try:
             return await self._page(endpoint, names, only, by)
@@ -212,7 +212,7 @@ class PodScraper:
             history.tried = now
             try:
                 pages = await self._page(history.endpoint, history.names, history.only, "")
-                history.keep(self._clock.monotonic(), pages.get("", PodSample()))
+                history.keep(self._clock.monotonic(), pages.get("", ScrapedPage()))
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 history.refused = _refused(error)
                 history.error = f"no answer from its metrics port ({self._why(history.endpoint, error)})"
@@ -220,8 +220,8 @@ class PodScraper:
                 history.error, history.refused = str(error), False
 
     async def _page(
-        self, endpoint: Endpoint, names: Collection[str], only: frozenset[tuple[str, str]], by: str
-    ) -> dict[str, PodSample]:
+        self, endpoint: ScrapeTarget, names: Collection[str], only: frozenset[tuple[str, str]], by: str
+    ) -> dict[str, ScrapedPage]:
         """Fetch and read one page, within what its namespace may take of connections and time."""
         async with self._slots.hold(endpoint.namespace):
             self._time.check(endpoint.namespace)
@@ -242,14 +242,14 @@ class PodScraper:
         names: frozenset[str],
         only: frozenset[tuple[str, str]],
         by: str,
-    ) -> dict[str, PodSample]:
+    ) -> dict[str, ScrapedPage]:
         begun = time.thread_time()
         try:
             return parse_groups(body, names, only=only, by=by)
         finally:
             self._time.spend(namespace, time.thread_time() - begun)
 
-    async def _fetch(self, endpoint: Endpoint) -> bytes:
+    async def _fetch(self, endpoint: ScrapeTarget) -> bytes:
         session = self._open()
         host = f"[{endpoint.ip}]" if ":" in endpoint.ip else endpoint.ip
         client = self._client(endpoint)
@@ -264,11 +264,11 @@ class PodScraper:
                     raise ExpositionError(f"the page is larger than {MAX_BYTES} bytes")
             return body
 
-    def _client(self, endpoint: Endpoint) -> ModelServerClient:
+    def _client(self, endpoint: ScrapeTarget) -> ModelServerClient:
         """How to call it; a picker, which is no pool's model server, gets no key."""
         return self._model_servers.client(endpoint.namespace, endpoint.pool) if endpoint.pool else PLAIN
 
-    def _why(self, endpoint: Endpoint, error: Exception) -> str:
+    def _why(self, endpoint: ScrapeTarget, error: Exception) -> str:
         """The kind of the error; more where a setting can help, since addresses and ports differ per pod."""
         try:
             scheme = self._client(endpoint).config.scheme

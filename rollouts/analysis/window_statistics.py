@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable
 
-from rollouts.analysis.exposition import HistogramSample
+from rollouts.analysis.exposition import ScrapedHistogram
 
 __all__ = ["add_increase", "counter_increase", "mean", "quantile"]
 
@@ -21,7 +21,7 @@ def counter_increase(values: Iterable[float]) -> float:
     return total
 
 
-def add_increase(into: HistogramSample, samples: list[HistogramSample]) -> None:
+def add_increase(into: ScrapedHistogram, samples: list[ScrapedHistogram]) -> None:
     """Add one pod's increase over its samples to ``into``, on the bounds that both have.
 
     A fall of the count is a reset of all buckets. Cumulative counts at common bounds are exactly comparable, so
@@ -45,7 +45,7 @@ def add_increase(into: HistogramSample, samples: list[HistogramSample]) -> None:
     into.buckets = merged
 
 
-def quantile(q: float, histogram: HistogramSample) -> float:
+def quantile(q: float, histogram: ScrapedHistogram) -> float:
     """Quantile by linear interpolation within the bucket, as PromQL's ``histogram_quantile``; NaN without data.
 
     In the last, unbounded bucket the answer is the highest finite bound.
@@ -67,6 +67,6 @@ def quantile(q: float, histogram: HistogramSample) -> float:
     return bounds[-2]
 
 
-def mean(histogram: HistogramSample) -> float:
+def mean(histogram: ScrapedHistogram) -> float:
     """Sum over count; NaN without data."""
     return histogram.sum / histogram.count if histogram.count > 0 else math.nan

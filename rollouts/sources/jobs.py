@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from rollouts.analysis.sources.base import Endpoint
-from rollouts.analysis.sources.promql import PerJob, Where
 from rollouts.analysis.types import Labelled
+from rollouts.sources.base import ScrapeTarget
+from rollouts.sources.promql import PerJob, PodSelection
 
 __all__ = ["chosen_jobs", "unscraped"]
 
 
 def chosen_jobs(
-    held: Iterable[Labelled], where: Where, endpoints: Sequence[Endpoint]
+    held: Iterable[Labelled], where: PodSelection, endpoints: Sequence[ScrapeTarget]
 ) -> tuple[PerJob, Mapping[str, int]]:
     """``held`` are counts of series by job and process (``job_query``).
 
@@ -29,7 +29,7 @@ def chosen_jobs(
     best: dict[str, tuple[int, str]] = {}
     for (pod, job), count in series.items():
         best[pod] = min(best.get(pod, (-count, job)), (-count, job))
-    found: dict[str, list[Endpoint]] = {}
+    found: dict[str, list[ScrapeTarget]] = {}
     scraped = Counter[str]()
     for endpoint in endpoints:
         chosen = best.get(where.name(endpoint))
@@ -41,7 +41,7 @@ def chosen_jobs(
     return tuple((job, tuple(found[job])) for job in sorted(found)), scraped
 
 
-def unscraped(endpoints: Iterable[Endpoint], scraped: Mapping[str, int]) -> str:
+def unscraped(endpoints: Iterable[ScrapeTarget], scraped: Mapping[str, int]) -> str:
     """A pod of which some processes are scraped and some not: what is held of it is a part of its requests."""
     expected = Counter(endpoint.owner for endpoint in endpoints if endpoint.of)
     for pod, processes in sorted(expected.items()):

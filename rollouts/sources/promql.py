@@ -14,20 +14,20 @@ from datetime import timedelta
 
 from rollouts.analysis.catalogue import Groups, Over, Selector
 from rollouts.analysis.offers import QUANTILES, Statistic
-from rollouts.analysis.sources.base import Endpoint
 from rollouts.analysis.types import MeasureKind, Stat
+from rollouts.sources.base import ScrapeTarget
 
-__all__ = ["PerJob", "Where", "job_query", "measure_query", "raw_query"]
+__all__ = ["PerJob", "PodSelection", "job_query", "measure_query", "raw_query"]
 
 _ALWAYS = ("process_start_time_seconds", "vllm:num_requests_running", "sglang:num_running_reqs")
 """Exposed from a process' first scrape on, whatever it has served."""
 
-PerJob = tuple[tuple[str | None, tuple[Endpoint, ...]], ...]
+PerJob = tuple[tuple[str | None, tuple[ScrapeTarget, ...]], ...]
 """The pods that are read from each scrape job; None for whichever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Where:
+class PodSelection:
     """Which pods of which namespace, and how a server labels them. An empty label of the namespace matches none."""
 
     namespace: str
@@ -42,7 +42,7 @@ class Where:
         """The labels that tell processes apart."""
         return self.pod_label if self.pod_label == "instance" else f"{self.pod_label}, instance"
 
-    def name(self, endpoint: Endpoint) -> str:
+    def name(self, endpoint: ScrapeTarget) -> str:
         """The value of the pod label."""
         return f"{endpoint.ip}:{endpoint.port}" if self.pod_label == "instance" else endpoint.owner
 
@@ -88,17 +88,17 @@ def _any_name(names: Iterable[str]) -> str:
     return f'__name__=~"({_escape(wanted)})(_bucket|_sum|_count)?"'
 
 
-def raw_query(names: frozenset[str], where: Where) -> str:
+def raw_query(names: frozenset[str], where: PodSelection) -> str:
     """Every wanted series of the pods, histograms by their three parts."""
     return " or ".join(f"{{{_any_name(names)},{pods}}}" for pods in where.matchers())
 
 
-def job_query(names: Iterable[str], where: Where) -> str:
+def job_query(names: Iterable[str], where: PodSelection) -> str:
     """How many of the wanted series each scrape job holds of each process."""
     return f"count by (job, {where.process}) ({raw_query(frozenset(names), where)})"
 
 
-def measure_query(wanted: Statistic, window: timedelta, where: Where) -> str:
+def measure_query(wanted: Statistic, window: timedelta, where: PodSelection) -> str:
     """The PromQL of a statistic over the pods; alternatives are joined by ``or``.
 
     Nothing where none of the pods was there when the window began: part of a window is no data.
@@ -114,7 +114,7 @@ def measure_query(wanted: Statistic, window: timedelta, where: Where) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Builder:
-    where: Where
+    where: PodSelection
     wanted: Statistic
     seconds: int
 

@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from rollouts.analysis.catalogue import Groups
-from rollouts.analysis.exposition import HistogramSample, PodSample
-from rollouts.analysis.histogram import add_increase, counter_increase, mean, quantile
+from rollouts.analysis.exposition import ScrapedHistogram, ScrapedPage
 from rollouts.analysis.logical import read
 from rollouts.analysis.offers import POD_OFFER, QUANTILES, Offer, Statistic
-from rollouts.analysis.sources.base import (
+from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat, Value
+from rollouts.analysis.window_statistics import add_increase, counter_increase, mean, quantile
+from rollouts.analysis.windows import covers
+from rollouts.runtime.clock import Clock
+from rollouts.sources.base import (
     Endpoints,
     Place,
     QueryRefused,
@@ -21,10 +24,7 @@ from rollouts.analysis.sources.base import (
     refuse_adapter,
     statistic_of,
 )
-from rollouts.analysis.sources.scraper import PodHistory, PodScraper
-from rollouts.analysis.types import MeasureKind, MeasureSpec, Stat, Value
-from rollouts.analysis.windows import covers
-from rollouts.runtime.clock import Clock
+from rollouts.sources.scraper import PodHistory, PodScraper
 
 __all__ = ["REQUEST_NAMES", "PodsSource", "request_total"]
 
@@ -32,7 +32,7 @@ _REQUESTS = POD_OFFER.groups("load")
 REQUEST_NAMES = frozenset(selector.name for group in _REQUESTS for selector in group)
 
 
-def request_total(sample: PodSample) -> float | None:
+def request_total(sample: ScrapedPage) -> float | None:
     """Requests that a pod has counted; None when it exposes no request counter."""
     return read(sample, _REQUESTS)
 
@@ -96,7 +96,7 @@ class PodsSource:
         endpoints = self._endpoints(place.namespace, place.arm)
         pages = await asyncio.gather(*(self._scraper.read(endpoint, names) for endpoint in endpoints))
         return {
-            endpoint.pod: RawPod(page.get("", PodSample()), endpoint.started)
+            endpoint.pod: RawPod(page.get("", ScrapedPage()), endpoint.started)
             for endpoint, page in zip(endpoints, pages, strict=True)
             if page is not None
         }
@@ -106,7 +106,7 @@ class PodsSource:
         await self._scraper.close()
 
 
-def _gauge(pods: list[list[PodSample]], wanted: Statistic) -> float:
+def _gauge(pods: list[list[ScrapedPage]], wanted: Statistic) -> float:
     """Mean over the pods of each one's mean over its samples."""
     values = []
     for samples in pods:
@@ -116,8 +116,8 @@ def _gauge(pods: list[list[PodSample]], wanted: Statistic) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-def _histogram(pods: list[list[PodSample]], wanted: Statistic) -> float:
-    merged = HistogramSample()
+def _histogram(pods: list[list[ScrapedPage]], wanted: Statistic) -> float:
+    merged = ScrapedHistogram()
     for samples in pods:
         for group in wanted.alternatives:
             name = group[0].name
@@ -130,7 +130,7 @@ def _histogram(pods: list[list[PodSample]], wanted: Statistic) -> float:
     return mean(merged) if wanted.stat is Stat.MEAN else math.nan
 
 
-def _increase(pods: list[list[PodSample]], groups: Groups, of: Groups = ()) -> float | None:
+def _increase(pods: list[list[ScrapedPage]], groups: Groups, of: Groups = ()) -> float | None:
     """Growth over the samples. A labelled series appears with its first event: beside ``of`` no series is 0."""
     total, seen = 0.0, False
     for samples in pods:
@@ -146,7 +146,7 @@ def _increase(pods: list[list[PodSample]], groups: Groups, of: Groups = ()) -> f
     return total if seen else None
 
 
-def _counter(pods: list[list[PodSample]], wanted: Statistic, seconds: float) -> float:
+def _counter(pods: list[list[ScrapedPage]], wanted: Statistic, seconds: float) -> float:
     grown = _increase(pods, wanted.alternatives, wanted.of)
     if wanted.stat is Stat.RATIO:
         of = _increase(pods, wanted.of)

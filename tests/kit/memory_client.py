@@ -7,34 +7,13 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from rollouts.kube.client import ListPage, PatchKind, Resource, WatchEvent, WatchType
-from rollouts.lab.memoryapi.history import Subscription
 from rollouts.lab.memoryapi.store import MemoryApi
 
-__all__ = ["MemoryKubeClient", "next_change"]
+__all__ = ["MemoryKubeClient"]
 
 Object = dict[str, Any]
 # A real server sends bookmarks about once a minute.
 _BOOKMARK_SECONDS = 60.0
-
-
-async def next_change(watch: Subscription, seconds: float) -> None:
-    """Wait until ``watch`` has something pending, is closed, or ``seconds`` of loop time have passed."""
-    if watch.pending or watch.closed or seconds <= 0:
-        return
-    loop = asyncio.get_running_loop()
-    woken: asyncio.Future[None] = loop.create_future()
-
-    def wake() -> None:
-        if not woken.done():
-            woken.set_result(None)
-
-    watch.wake = wake
-    timer = loop.call_later(seconds, wake)
-    try:
-        await woken
-    finally:
-        timer.cancel()
-        watch.wake = None
 
 
 class MemoryKubeClient:
@@ -108,7 +87,7 @@ class MemoryKubeClient:
                     yield WatchEvent(WatchType.BOOKMARK, self._bookmark(resource))
                 if now >= end:
                     return
-                await next_change(watch, bookmark - now if bookmark > now else end - now)
+                await watch.changed(bookmark - now if bookmark > now else end - now)
         finally:
             watch.close()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from rollouts.analysis.exposition import ExpositionError
-from rollouts.analysis.sources.base import SourceUnavailable
 from rollouts.runtime.clock import Clock, Monotonic
+from rollouts.sources.base import SourceUnavailable
 
 __all__ = ["QUERIES_PER_MINUTE", "BudgetExceeded", "QueryBudget", "ReadingTime"]
 

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from rollouts.analysis.exposition import PodSample
+from rollouts.analysis.exposition import ScrapedPage
 from rollouts.analysis.offers import Offer, Statistic
 from rollouts.analysis.types import ArmRef, MeasureSpec, Value
 
 __all__ = [
-    "Endpoint",
     "Endpoints",
+    "MetricSource",
     "Place",
     "QueryRefused",
     "RawPod",
-    "Source",
+    "ScrapeTarget",
     "SourceError",
     "SourceUnavailable",
     "refuse_adapter",
@@ -43,7 +43,7 @@ class QueryRefused(SourceError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
+class ScrapeTarget:
     """A pod that can be scraped, or found in Prometheus."""
 
     pod: str
@@ -67,7 +67,7 @@ class Endpoint:
 class Endpoints(Protocol):
     """Who knows the Ready pods of an arm."""
 
-    def __call__(self, namespace: str, arm: ArmRef) -> list[Endpoint]:
+    def __call__(self, namespace: str, arm: ArmRef) -> list[ScrapeTarget]:
         """Ready pods of the arm, by name; empty when the arm does not exist."""
         ...
 
@@ -84,7 +84,7 @@ class Place:
 class RawPod:
     """What one pod exposes: the wanted series, and when it started (seconds since 1970)."""
 
-    sample: PodSample
+    sample: ScrapedPage
     started: float | None = None
 
 
@@ -102,7 +102,7 @@ def statistic_of(offer: Offer, spec: MeasureSpec) -> Statistic:
         raise QueryRefused(f"there is no preset {spec.name}; there are {', '.join(offer.presets)}") from None
 
 
-class Source(Protocol):
+class MetricSource(Protocol):
     """A named source. All methods raise SourceError only."""
 
     async def query(self, promql: str, at: datetime, namespace: str = "") -> Value:

@@ -11,12 +11,12 @@ import asyncio
 from collections.abc import Mapping
 from datetime import datetime
 
-from rollouts.analysis.exposition import HistogramSample, PodSample
+from rollouts.analysis.exposition import ScrapedHistogram, ScrapedPage
 from rollouts.analysis.logical import read
 from rollouts.analysis.offers import PICKER_OFFER, Offer
-from rollouts.analysis.sources.base import Place, RawPod, SourceUnavailable
-from rollouts.analysis.sources.pods import PodsSource
-from rollouts.analysis.sources.scraper import PodHistory
+from rollouts.sources.base import Place, RawPod, SourceUnavailable
+from rollouts.sources.pods import PodsSource
+from rollouts.sources.scraper import PodHistory
 
 __all__ = [
     "ADAPTER_KIND",
@@ -39,12 +39,12 @@ def labels_of(place: Place) -> frozenset[tuple[str, str]]:
     return frozenset({("model", place.arm.model), ("target_model", place.arm.name)})
 
 
-def picker_requests(sample: PodSample) -> float | None:
+def picker_requests(sample: ScrapedPage) -> float | None:
     """Requests that a picker sent to the adapter whose series the sample holds."""
     return read(sample, PICKER_OFFER.groups("load"))
 
 
-def _merged(left: PodSample, right: PodSample) -> PodSample:
+def _merged(left: ScrapedPage, right: ScrapedPage) -> ScrapedPage:
     """The sum of two replicas' counters of one pod."""
     series = {
         name: [*left.series.get(name, []), *right.series.get(name, [])]
@@ -52,14 +52,14 @@ def _merged(left: PodSample, right: PodSample) -> PodSample:
     }
     histograms = dict(left.histograms)
     for name, other in right.histograms.items():
-        mine = histograms.get(name, HistogramSample())
+        mine = histograms.get(name, ScrapedHistogram())
         bounds = {*mine.buckets, *other.buckets}
-        histograms[name] = HistogramSample(
+        histograms[name] = ScrapedHistogram(
             buckets={b: mine.buckets.get(b, 0.0) + other.buckets.get(b, 0.0) for b in bounds},
             sum=mine.sum + other.sum,
             count=mine.count + other.count,
         )
-    return PodSample(series=series, histograms=histograms)
+    return ScrapedPage(series=series, histograms=histograms)
 
 
 class PickerSource(PodsSource):
@@ -87,7 +87,7 @@ class PickerSource(PodsSource):
         answered = [page for page in pages if page is not None]
         if not endpoints or len(answered) < len(endpoints):
             raise SourceUnavailable(f"{self._nobody(place)} in full: {len(answered)} of {len(endpoints)} did")
-        found: dict[str, PodSample] = {}
+        found: dict[str, ScrapedPage] = {}
         for page in answered:
             for pod, sample in page.items():
                 if pod:

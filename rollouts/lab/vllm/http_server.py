@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
-__all__ = ["MAX_BODY", "Exchange", "Handler", "HttpServer", "Request"]
+__all__ = ["MAX_BODY", "Handler", "HttpExchange", "HttpRequest", "PodHttpServer"]
 
 MAX_BODY = 64 * 2**20
 _MAX_HEAD = 64 * 2**10
@@ -20,7 +20,7 @@ _REASONS = {int(status): status.phrase for status in HTTPStatus}
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class HttpRequest:
     """One request. Header names are lower case; ``path`` has no query."""
 
     method: str
@@ -41,7 +41,7 @@ class _BadRequestError(Exception):
         self.status = status
 
 
-class Exchange:
+class HttpExchange:
     """A request and the way to answer it: ``reply``, or ``start``, ``send`` ..., ``finish``.
 
     ``on_close`` is called when the client goes away before the end. Calls after that do nothing.
@@ -49,7 +49,7 @@ class Exchange:
 
     __slots__ = ("_connection", "_keep_alive", "closed", "on_close", "request")
 
-    def __init__(self, connection: _Connection, request: Request, keep_alive: bool) -> None:
+    def __init__(self, connection: _Connection, request: HttpRequest, keep_alive: bool) -> None:
         self._connection = connection
         self._keep_alive = keep_alive
         self.request = request
@@ -111,7 +111,7 @@ class Exchange:
         self._connection.answered(self._keep_alive)
 
 
-Handler = Callable[[Exchange], None]
+Handler = Callable[[HttpExchange], None]
 
 
 def _head(status: int, content_type: str, keep_alive: bool) -> bytes:
@@ -126,10 +126,10 @@ class _Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, server: HttpServer) -> None:
+    def __init__(self, server: PodHttpServer) -> None:
         self._server = server
         self._buffer = bytearray()
-        self._current: Exchange | None = None
+        self._current: HttpExchange | None = None
         self._head: _Head | None = None
         self._body: _BodyReader = lambda _: None
         self._continued = False
@@ -179,10 +179,10 @@ class _Connection(asyncio.Protocol):
             return
         if parsed is not None:
             request, keep_alive = parsed
-            exchange = self._current = Exchange(self, request, keep_alive)
+            exchange = self._current = HttpExchange(self, request, keep_alive)
             self._server.handler(exchange)
 
-    def _parse(self) -> tuple[Request, bool] | None:
+    def _parse(self) -> tuple[HttpRequest, bool] | None:
         if self._head is None:
             end = self._buffer.find(b"\r\n\r\n")
             if end < 0 or end > _MAX_HEAD:
@@ -199,7 +199,7 @@ class _Connection(asyncio.Protocol):
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             return None
         self._head, self._continued = None, False
-        return Request(head.method, head.path, head.headers, body), head.keep_alive
+        return HttpRequest(head.method, head.path, head.headers, body), head.keep_alive
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,7 +289,7 @@ class _ChunkedBody:
             self._trailers = True
 
 
-class HttpServer:
+class PodHttpServer:
     """Listens on one address and port."""
 
     def __init__(self, handler: Handler) -> None:

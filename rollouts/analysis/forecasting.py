@@ -37,7 +37,15 @@ from rollouts.analysis.evidence.words import SINGLE_POD, percent
 from rollouts.analysis.recording import Recording, RecordingError
 from rollouts.analysis.types import Comparison
 
-__all__ = ["GatePlan", "PlannedGate", "Traffic", "plan_gate", "plan_rollout", "planned_gates", "traffic_of"]
+__all__ = [
+    "Forecast",
+    "GatePlan",
+    "PlannedGate",
+    "plan_gate",
+    "plan_rollout",
+    "planned_gates",
+    "traffic_of",
+]
 
 _SPREAD = 0.078
 _SLOPE = 0.38
@@ -48,7 +56,7 @@ _GAUGE_MINUTES = 6.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traffic:
+class Forecast:
     """What the gates will see. `rate` in requests per second over both arms.
 
     `canary_pods` None: as many as the readiness rule asks for, half of the weight's share of the stable pods.
@@ -151,7 +159,7 @@ class GatePlan:
         }
 
 
-def traffic_of(recording: Recording, spec: EvidenceSpec, canary_pods: int | None = None) -> Traffic:
+def traffic_of(recording: Recording, spec: EvidenceSpec, canary_pods: int | None = None) -> Forecast:
     """Rate, pods and noise of a recording's stable pods; raises RecordingError when it holds too little."""
     process = EvidenceProcess(spec)
     for scrape in recording.scrapes:
@@ -182,10 +190,10 @@ def _counted(recording: Recording, counter: str) -> float:
 
 def _with_noise(
     process: EvidenceProcess, rate: float, pods: int, error_rate: float, canary_pods: int | None
-) -> Traffic:
+) -> Forecast:
     latency = [t for t in process.tests if isinstance(t, HistogramTest) and t.noise_pods]
     counts = [t for t in process.tests if isinstance(t, CountTest) and t.noise_pods]
-    return Traffic(
+    return Forecast(
         rate=rate,
         stable_pods=pods,
         canary_pods=canary_pods,
@@ -219,12 +227,12 @@ def planned_gates(
     return sorted(found, key=lambda gate: math.inf if gate.step is None else gate.step)
 
 
-def plan_rollout(gates: Sequence[PlannedGate], traffic: Traffic) -> tuple[GatePlan, ...]:
+def plan_rollout(gates: Sequence[PlannedGate], traffic: Forecast) -> tuple[GatePlan, ...]:
     """Every gate that carries traffic."""
     return tuple(plan_gate(gate, traffic) for gate in gates if 0 < gate.weight < 1)
 
 
-def plan_gate(gate: PlannedGate, traffic: Traffic) -> GatePlan:
+def plan_gate(gate: PlannedGate, traffic: Forecast) -> GatePlan:
     """Expected times of one gate at its own weight, as if it began there."""
     metric, weight = gate.metric, gate.weight
     waiting = max(metric.min_dwell / 60.0, metric.min_requests / (60.0 * traffic.rate * weight))
@@ -266,21 +274,21 @@ def plan_gate(gate: PlannedGate, traffic: Traffic) -> GatePlan:
     )
 
 
-def _latency_pace(traffic: Traffic, weight: float) -> Pace:
+def _latency_pace(traffic: Forecast, weight: float) -> Pace:
     """`info` is per minute."""
     share = 60.0 * traffic.rate * weight * (1 - weight)
     sigma2 = (traffic.slope * traffic.pod_sd) ** 2 * traffic.pods_spread(weight)
     return Pace(info=share / _SPREAD, slope=traffic.slope, phi=traffic.latency_phi, sigma2=sigma2)
 
 
-def _count_pace(traffic: Traffic, weight: float) -> Pace:
+def _count_pace(traffic: Forecast, weight: float) -> Pace:
     share = 60.0 * traffic.rate * traffic.error_rate * weight * (1 - weight)
     sigma2 = traffic.pod_error_sd**2 * traffic.pods_spread(weight)
     return Pace(info=share, slope=1.0, phi=traffic.error_phi, sigma2=sigma2)
 
 
 def _minutes_to_pass(
-    metric: CompareMetric, traffic: Traffic, weight: float, pace: Pace, log_pass: float
+    metric: CompareMetric, traffic: Forecast, weight: float, pace: Pace, log_pass: float
 ) -> float:
     if isinstance(metric.series, CountSeries):
         level = log_pass + math.log(2.0)
@@ -298,7 +306,13 @@ def _minutes_to_pass(
 
 
 def _ratio_minutes(
-    share: float, log_ratio: float, traffic: Traffic, weight: float, phi: float, sigma2: float, level: float
+    share: float,
+    log_ratio: float,
+    traffic: Forecast,
+    weight: float,
+    phi: float,
+    sigma2: float,
+    level: float,
 ) -> float:
     """Minutes until equal rates are shown to differ by less than the ratio."""
     events = 60.0 * traffic.rate * share
@@ -309,7 +323,7 @@ def _ratio_minutes(
     return level * phi / gain if gain > 0 else math.inf
 
 
-def _floor_minutes(metric: CompareMetric, traffic: Traffic, weight: float, level: float) -> float:
+def _floor_minutes(metric: CompareMetric, traffic: Forecast, weight: float, level: float) -> float:
     """Minutes until a rate below the floor is shown to be."""
     p, floor = traffic.error_rate, metric.floor
     bet = floor / 3
@@ -318,7 +332,7 @@ def _floor_minutes(metric: CompareMetric, traffic: Traffic, weight: float, level
 
 
 def _minutes_to_find(
-    metric: CompareMetric, traffic: Traffic, weight: float, pace: Pace, size: float, log_abort: float
+    metric: CompareMetric, traffic: Forecast, weight: float, pace: Pace, size: float, log_abort: float
 ) -> float:
     distance = math.log1p(size) - math.log1p(metric.margin)
     if not isinstance(metric.series, CountSeries):

@@ -1,0 +1,162 @@
+"""Writes of what a Rollout's gates are: AnalysisRuns and Jobs."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from rollouts.api.analysis_models import RUN_LIST_LIMITS
+from rollouts.api.scalars import format_time, weight_json
+from rollouts.controller.caches import Caches
+from rollouts.controller.events import EventRecorder
+from rollouts.controller.gates import Gates
+from rollouts.controller.gathered import Gathered
+from rollouts.controller.traffic_writing import TrafficRefused
+from rollouts.engine.actions import (
+    CreateJob,
+    CreateRun,
+    EmitEvent,
+    EventType,
+    ExcludeInterval,
+    MarkRun,
+    TerminateRun,
+    UpdateRun,
+)
+from rollouts.engine.reasons import Reason
+from rollouts.kube.client import KubeClient, PatchKind, Resource
+from rollouts.kube.errors import (
+    AlreadyExists,
+    Conflict,
+    Invalid,
+    NotFound,
+)
+from rollouts.objects import kinds
+from rollouts.objects.owners import owner_of
+from rollouts.runtime.objects import ObjectKey
+
+__all__ = ["GateAction", "GateWriter"]
+
+Object = dict[str, Any]
+
+FOREVER = "9999-12-31T23:59:59Z"
+"""End of the exclusion that fills the list: where somebody overwrote the weights that often, what is measured from
+then on is not judged, so that gates wait for a person; nothing that was excluded comes back."""
+
+
+def _create_of(action: UpdateRun) -> CreateRun:
+    """The creation that would make the run as it is to be now."""
+    return CreateRun(name=action.name, step=None, revision=action.revision, attempt=action.attempt)
+
+
+def _regated(spec: Object) -> Object:
+    """What an edit of the steps changes of a run: its gates. Marks and exclusions stay."""
+    fields = ("metrics", "metricsFrom", "comparisons", "falseAbortRate", "stepsHash")
+    return {name: spec.get(name) for name in fields}
+
+
+GateAction: TypeAlias = CreateRun | CreateJob | UpdateRun | TerminateRun | MarkRun | ExcludeInterval
+
+
+class GateWriter:
+    """Makes and tells runs and Jobs through one client."""
+
+    def __init__(self, client: KubeClient, caches: Caches, events: EventRecorder, builder: Gates) -> None:
+        self._client = client
+        self._caches = caches
+        self._events = events
+        self._builder = builder
+
+    async def perform(self, gathered: Gathered, action: GateAction) -> None:
+        """One action. Raises KubeError and TrafficRefused."""
+        match action:
+            case CreateRun():
+                await self._create(kinds.ANALYSIS_RUN, gathered, self._builder.build_run(gathered, action))
+            case CreateJob():
+                await self._create(kinds.JOB, gathered, self._builder.build_job(gathered, action))
+            case UpdateRun():
+                current = gathered.parsed.status.current
+                assert current is not None
+                spec = self._builder.build_run(gathered, _create_of(action))["spec"]
+                regated = _regated(spec) | {"stepsHash": current.steps_hash}
+                await self._patch_run(gathered, action.name, {"spec": regated})
+            case TerminateRun():
+                await self._patch_run(gathered, action.name, {"spec": {"terminate": True}})
+            case MarkRun():
+                mark = {
+                    "at": format_time(action.at),
+                    "step": action.step,
+                    "weight": weight_json(action.weight),
+                }
+                await self._append(gathered, action.name, "marks", mark)
+            case ExcludeInterval():
+                interval = {"from": format_time(action.start), "to": format_time(action.end)}
+                await self._append(gathered, action.name, "exclude", interval, last={"to": FOREVER})
+
+    async def _create(self, resource: Resource, gathered: Gathered, body: Object) -> None:
+        try:
+            stored = await self._client.create(resource, gathered.parsed.namespace, body)
+        except AlreadyExists:
+            await self._demand_ours(resource, gathered, body["metadata"]["name"])
+            return
+        except Invalid as error:
+            raise TrafficRefused(
+                Reason.GATE_INVALID, f"{resource.kind} {body['metadata']['name']}: {error}"
+            ) from None
+        self._caches.by_resource()[resource].record_write(stored)
+
+    async def _demand_ours(self, resource: Resource, gathered: Gathered, name: str) -> None:
+        """Raise Conflict where the object that exists belongs to another: the next plan gives ours another name."""
+        parsed = gathered.parsed
+        try:
+            live = await self._client.get(resource, parsed.namespace, name)
+        except NotFound:
+            raise Conflict(f"{resource.kind} {name} is gone again") from None
+        self._caches.by_resource()[resource].record_write(live)
+        if owner_of(live, kinds.ROLLOUT.kind) == (parsed.name, parsed.uid):
+            return
+        message = (
+            f"{resource.kind} {name} exists and is not owned by this Rollout (UID {parsed.uid}): what it says does not "
+            "count, a run under another name is made; delete it if nobody needs it"
+        )
+        await self._events.emit(
+            gathered.rollout, EmitEvent(type=EventType.WARNING, reason=Reason.NAME_TAKEN, message=message)
+        )
+        raise Conflict(message)
+
+    async def _patch_run(self, gathered: Gathered, name: str, body: Object) -> None:
+        try:
+            stored = await self._client.patch(
+                kinds.ANALYSIS_RUN, gathered.parsed.namespace, name, body, kind=PatchKind.MERGE
+            )
+        except NotFound:
+            return
+        except Invalid as error:
+            # Whatever somebody did to the run, its gate waits; traffic, and an abort above all, must not.
+            message = (
+                f"AnalysisRun {name} does not take what it was to be told, so that its gate may wait: {error}"
+            )
+            event = EmitEvent(type=EventType.WARNING, reason=Reason.RUN_REFUSED, message=message)
+            await self._events.emit(gathered.rollout, event)
+            return
+        self._caches.runs.record_write(stored)
+
+    async def _append(
+        self, gathered: Gathered, name: str, field: str, item: Object, *, last: Object | None = None
+    ) -> None:
+        """Append to a bounded list of the run's spec; the resourceVersion keeps an item from getting lost.
+
+        What is there stays as it is. ``last`` says what the item that fills the list says instead.
+        """
+        run = self._caches.runs.get(ObjectKey(gathered.parsed.namespace, name))
+        if run is None:
+            return
+        present = (run.get("spec") or {}).get(field) or []
+        limit = RUN_LIST_LIMITS[field]
+        if item in present or len(present) >= limit:
+            return
+        if len(present) == limit - 1:
+            item = {**item, **(last or {})}
+        body = {
+            "metadata": {"resourceVersion": run["metadata"]["resourceVersion"]},
+            "spec": {field: [*present, item]},
+        }
+        await self._patch_run(gathered, name, body)

@@ -1,0 +1,50 @@
+"""What is gathered of one Rollout: the engine's observation, and the raw objects that actions need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rollouts.api.parsing import ParsedRollout
+from rollouts.carriers import Carrier
+from rollouts.engine.observation import (
+    Observation,
+)
+from rollouts.engine.rollout_status import WayBack
+from rollouts.kube.client import Resource
+
+__all__ = ["ComparedGates", "Gathered", "WayObject"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedGates:
+    """Which gates read the attempt's evidence: steps, those that measure nothing else, and the background's."""
+
+    steps: frozenset[int]
+    only: frozenset[int]
+    background: bool
+
+
+class WayObject(NamedTuple):
+    """The object of a recorded way back; ``raw`` None: it does not exist."""
+
+    resource: Resource
+    raw: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gathered:
+    """An observation and the raw objects that its actions will need.
+
+    ``rollout`` follows our own writes of it; ``planned_version`` is the resourceVersion that was planned on.
+    """
+
+    observation: Observation
+    parsed: ParsedRollout
+    rollout: dict[str, Any]
+    planned_version: str
+    traffic_object: dict[str, Any] | None
+    carrier: Carrier | None
+    ways: Mapping[WayBack, WayObject]
+    """Where the object of each recorded way back lives, and what it says now."""

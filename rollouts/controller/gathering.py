@@ -1,0 +1,248 @@
+"""Gathering: one Observation of one Rollout from the caches. Reads only, judges nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Protocol
+
+from rollouts.api.parsing import ParsedRollout, SpecCache, parse_rollout
+from rollouts.api.run_status import gate_summaries, gate_view
+from rollouts.carriers import TRAFFIC_KINDS
+from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity
+from rollouts.controller.caches import Caches
+from rollouts.controller.gates import Gates
+from rollouts.controller.gathered import Gathered
+from rollouts.controller.path_views import PathViews
+from rollouts.controller.pool_views import PoolViews
+from rollouts.controller.traffic_views import Carried, TrafficViews
+from rollouts.controller.windows import WindowCalendar
+from rollouts.engine.attempt import GateSummary
+from rollouts.engine.moving import moved
+from rollouts.engine.naming import Owner, is_of_attempt
+from rollouts.engine.observation import (
+    Blocker,
+    JobOutcome,
+    Observation,
+    PoolView,
+    Problem,
+    ShareView,
+    TrafficView,
+)
+from rollouts.engine.rollout_spec import AdapterTraffic
+from rollouts.engine.rollout_status import RolloutStatus
+from rollouts.engine.versions import Identity, TargetKind
+from rollouts.runtime.objects import ObjectKey, version_of
+
+__all__ = ["DEFAULT_GITOPS_MANAGERS", "Gatherer", "ShareSource"]
+
+DEFAULT_GITOPS_MANAGERS = ("argocd-controller", "kustomize-controller", "helm-controller")
+
+
+class ShareSource(Protocol):
+    """Who counts requests per arm."""
+
+    def view(
+        self, key: ObjectKey, parsed: ParsedRollout, spec: AdapterTraffic | None = None
+    ) -> ShareView | None:
+        """Requests of both arms since the current weight was applied; None when nothing can be counted.
+
+        ``spec`` is the completed traffic of an adapter rollout.
+        """
+        ...
+
+
+def _recorded_model(status: RolloutStatus) -> AdapterTraffic | None:
+    """The model object of an adapter rollout by its way back; the object itself says its model and its pool."""
+    split = {kind.kind for kind in TRAFFIC_KINDS if kind.target is TargetKind.ADAPTER}
+    record = next((record for record in status.way_back if record.kind in split), None)
+    if record is None:
+        return None
+    return AdapterTraffic(kind=record.kind, name=record.name, model_name="")
+
+
+class Gatherer:
+    """Builds Observations. ``gitops_managers`` are field managers whose writes are never obeyed."""
+
+    def __init__(
+        self,
+        caches: Caches,
+        shares: ShareSource,
+        gates: Gates,
+        adapters: AdapterViews,
+        *,
+        gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
+        windows: WindowCalendar,
+        paths: PathViews | None = None,
+    ) -> None:
+        self._windows = windows
+        self._paths = paths or PathViews(caches)
+        self._caches = caches
+        self._shares = shares
+        self._gates = gates
+        self._adapters = adapters
+        self._pool_views = PoolViews(caches)
+        self._traffic = TrafficViews(caches, gitops_managers)
+        self._specs = SpecCache()
+
+    def gather(self, key: ObjectKey) -> Gathered | None:
+        """The observation of a Rollout; None when it does not exist."""
+        rollout = self._caches.rollouts.get(key)
+        if rollout is None:
+            self._adapters.forget(key)
+            self._paths.forget(key)
+            return None
+        parsed = parse_rollout(rollout, self._specs)
+        if parsed.uid in self._caches.doomed:
+            parsed = replace(parsed, deleting=True)
+        spec, status, problems = parsed.spec, parsed.status, list(parsed.problems)
+        target, blocker = self._target(parsed, problems)
+        if parsed.model is not None and not problems:
+            problems += self._gates.problems(parsed)
+        models, stored = self._models(parsed, target, problems)
+        found = self._traffic.carrier(parsed, models, problems)
+        traffic = self._traffic.traffic(parsed, target, found)
+        # The plan follows pools to another API group; what it then looks for has to be there.
+        listed = self._traffic.listed(parsed, traffic)
+        followed = moved(status, listed, spec.target if spec is not None else None)
+        present = replace(parsed, status=followed)
+        proposed = self._traffic.proposed(present, target, traffic, found)
+        records = (*status.way_back, *followed.way_back, *proposed.values())
+        ways = {record: self._traffic.way(parsed, record) for record in records}
+        runs = self._caches.owned_runs(key, parsed.uid)
+        observation = replace(
+            self._said(parsed),
+            problems=tuple(problems),
+            listed=listed,
+            ways={one: self._traffic.way_view(parsed, one, way.raw) for one, way in ways.items()},
+            proposed=proposed,
+            target=target,
+            target_blocker=blocker,
+            traffic=traffic,
+            pools=self._pools(present, target, models or stored, traffic, found),
+            blockers=self._blockers(present, target, models),
+            gates={gate.name: gate for gate in map(gate_view, runs)},
+            summaries=tuple(_summaries(parsed, runs)),
+            share=self._shares.view(key, parsed, models.spec if models is not None else None),
+            probe=self._paths.probe(parsed, found.carrier, traffic),
+            window=self._windows.view(spec.canary.windows) if spec is not None else None,
+        )
+        return Gathered(
+            observation=observation,
+            parsed=parsed,
+            rollout=rollout,
+            planned_version=version_of(rollout),
+            traffic_object=found.raw,
+            carrier=found.carrier,
+            ways=ways,
+        )
+
+    def _said(self, parsed: ParsedRollout) -> Observation:
+        """What the Rollout, its gates and its Jobs say, whatever carries its weights."""
+        key, gates = ObjectKey(parsed.namespace, parsed.name), self._gates.compared(parsed)
+        return Observation(
+            namespace=key.namespace,
+            name=key.name,
+            uid=parsed.uid,
+            generation=parsed.generation,
+            status=parsed.status,
+            spec=parsed.spec,
+            deleting=parsed.deleting,
+            has_finalizer=parsed.has_finalizer,
+            command=parsed.command,
+            on_delete=parsed.on_delete,
+            release_now=parsed.release_now,
+            jobs=self._jobs(key, parsed.uid),
+            taken_names=self._caches.taken_names(key, parsed.uid),
+            compared=gates.steps,
+            only_compared=gates.only,
+            compares=bool(gates.steps) or gates.background,
+            background_compares=gates.background,
+        )
+
+    # --- target and arms ---
+
+    def _target(
+        self, parsed: ParsedRollout, problems: list[Problem]
+    ) -> tuple[Identity | None, Blocker | None]:
+        spec = parsed.spec
+        if spec is None:
+            return None, None
+        if spec.target.kind is TargetKind.ADAPTER:
+            return adapter_identity(spec.target), None
+        return self._pool_views.resolve(parsed, spec, problems)
+
+    def _models(
+        self, parsed: ParsedRollout, target: Identity | None, problems: list[Problem]
+    ) -> tuple[ModelTraffic | None, ModelTraffic | None]:
+        """The model object of an adapter rollout: the spec's, or else the recorded one."""
+        spec = parsed.spec
+        if spec is None and (recorded := _recorded_model(parsed.status)) is not None:
+            # What cannot be read names no pool: the recorded object does, and its pods are to be counted.
+            return None, self._adapters.traffic(parsed, recorded, [])
+        if spec is None or not isinstance(spec.traffic, AdapterTraffic):
+            return None, None
+        models = self._adapters.traffic(parsed, spec.traffic, problems)
+        if target is not None:
+            problems += self._adapters.problems(parsed, target)
+        return models, None
+
+    def _blockers(
+        self, parsed: ParsedRollout, target: Identity | None, models: ModelTraffic | None
+    ) -> tuple[Blocker, ...]:
+        if parsed.spec is None:
+            return ()
+        if models is not None:
+            return self._adapters.blockers(parsed, parsed.spec, models)
+        return self._pool_views.blockers(parsed, parsed.spec, target)
+
+    def _pools(
+        self,
+        parsed: ParsedRollout,
+        target: Identity | None,
+        models: ModelTraffic | None,
+        traffic: TrafficView | None,
+        found: Carried,
+    ) -> dict[Identity, PoolView]:
+        status = parsed.status
+        arms = {arm.identity for arm in status.arms}
+        arms |= {entry.revision.identity for entry in status.history}
+        if target is not None:
+            arms.add(target)
+        if status.stable is None and traffic is not None:
+            # One of these is about to be called stable, and counted.
+            arms |= {arm for rule in traffic.rules for arm in rule.entries}
+        if parsed.spec is not None and parsed.spec.stable_hint and target is not None:
+            arms.add(replace(target, name=parsed.spec.stable_hint, source=""))
+        running = status.canary or status.stable
+        wanted = target or (running.identity if running is not None else None)
+        if models is not None and wanted is not None:
+            adapters = self._adapters.arms(parsed, models, wanted, arms)
+            return self._paths.adapters(parsed, adapters, wanted, models.pool)
+        views = {identity: self._pool_views.view(parsed.namespace, identity) for identity in arms}
+        return self._paths.pools(parsed, views, target, *found)
+
+    # --- jobs ---
+
+    def _jobs(self, key: ObjectKey, uid: str) -> dict[str, JobOutcome]:
+        found = {}
+        for job in self._caches.owned_jobs(key, uid):
+            conditions = (job.get("status") or {}).get("conditions") or []
+            true = {item.get("type") for item in conditions if item.get("status") == "True"}
+            outcome = JobOutcome.RUNNING
+            if "Failed" in true:
+                outcome = JobOutcome.FAILED
+            elif "Complete" in true:
+                outcome = JobOutcome.SUCCEEDED
+            found[job["metadata"]["name"]] = outcome
+        return found
+
+
+def _summaries(parsed: ParsedRollout, runs: list[dict[str, Any]]) -> Iterator[GateSummary]:
+    """Verdicts of the current attempt's runs, in words."""
+    if parsed.status.canary is None:
+        return
+    owner = Owner(name=parsed.name, uid=parsed.uid)
+    for run in runs:
+        if is_of_attempt(run["metadata"]["name"], owner, parsed.status):
+            yield from gate_summaries(run)

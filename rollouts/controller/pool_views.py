@@ -1,0 +1,105 @@
+"""The pool half of gathering: which InferencePool is meant, and what is known of it."""
+
+from __future__ import annotations
+
+from rollouts.api.parsing import ParsedRollout
+from rollouts.controller.caches import Caches
+from rollouts.engine.observation import (
+    Blocker,
+    PoolView,
+    Problem,
+)
+from rollouts.engine.reasons import Reason
+from rollouts.engine.rollout_spec import RolloutSpec
+from rollouts.engine.rollout_status import RolloutStatus
+from rollouts.engine.versions import Identity
+from rollouts.objects import kinds
+from rollouts.objects.models import model_names
+from rollouts.objects.pools import POOL_KIND
+from rollouts.runtime.objects import ObjectKey
+from rollouts.traffic.backends import pools_of, rules_of
+
+__all__ = ["PoolViews"]
+
+
+class PoolViews:
+    """Turns the caches' pools and model objects into the engine's views."""
+
+    def __init__(self, caches: Caches) -> None:
+        self._caches = caches
+
+    def resolve(
+        self, parsed: ParsedRollout, spec: RolloutSpec, problems: list[Problem]
+    ) -> tuple[Identity | None, Blocker | None]:
+        """``spec.target`` by discovery: the one API group that has a pool of the name."""
+        target = spec.target
+        groups = [target.group] if target.group else [resource.group for resource in kinds.POOLS]
+        found = [group for group in groups if self._caches.pool(group, parsed.namespace, target.name)]
+        if len(found) > 1:
+            # Side by side while pools move to another group: what the route sends to is meant.
+            route = self._caches.traffic[kinds.HTTP_ROUTE].get(ObjectKey(parsed.namespace, spec.traffic.name))
+            rules = rules_of((route or {}).get("spec"))
+            listed = {
+                pool.group
+                for rule in rules
+                for pool in pools_of(rule, parsed.namespace)
+                if pool.name == target.name
+            }
+            found = [group for group in found if group in listed] if len(listed) == 1 else found
+        if len(found) == 1:
+            return Identity(kind=POOL_KIND, group=found[0], name=target.name), None
+        if found and not self._known(parsed.status, target.name):
+            problems.append(
+                Problem(
+                    reason=Reason.AMBIGUOUS_TARGET,
+                    message=f"InferencePool {target.name} exists in {' and '.join(found)}: set target.pool.group",
+                )
+            )
+        return None, Blocker(
+            reason=Reason.POOL_MISSING,
+            message=f"InferencePool {target.name} does not exist in {' or '.join(groups)}: "
+            "create it, the rollout then starts by itself",
+        )
+
+    @staticmethod
+    def _known(status: RolloutStatus, name: str) -> bool:
+        return any(arm.identity.name == name for arm in status.arms)
+
+    def view(self, namespace: str, identity: Identity) -> PoolView:
+        """The pool as an arm; one that does not exist may have a twin in another API group."""
+        pool = self._caches.pool(identity.group, namespace, identity.name)
+        if pool is None:
+            groups = (
+                one.group for one in kinds.POOLS if self._caches.pool(one.group, namespace, identity.name)
+            )
+            return PoolView(identity=identity, exists=False, twin=next(groups, ""))
+        ready = sum(endpoint.ready for endpoint in self._caches.endpoints(pool))
+        return PoolView(identity=identity, exists=True, ready_endpoints=ready)
+
+    def blockers(
+        self,
+        parsed: ParsedRollout,
+        spec: RolloutSpec,
+        target: Identity | None,
+    ) -> tuple[Blocker, ...]:
+        """Models that the stable pool serves and the new pool does not (design rule 10)."""
+        stable = parsed.status.stable
+        if target is None or stable is None or spec.allow_missing_models or stable.identity == target:
+            return ()
+        missing = self._models(parsed.namespace, stable.identity.name) - self._models(
+            parsed.namespace, target.name
+        )
+        if not missing:
+            return ()
+        message = (
+            f"{target.name} has no InferenceModel for {', '.join(sorted(missing))}, which {stable.identity.name} "
+            "serves: add them, or set allowMissingModels"
+        )
+        return (Blocker(reason=Reason.MISSING_MODELS, message=message),)
+
+    def _models(self, namespace: str, pool: str) -> set[str]:
+        """Names that clients may ask this pool for, by its model objects."""
+        found: set[str] = set()
+        for obj in self._caches.model_objects(namespace, pool):
+            found |= model_names(obj)
+        return found

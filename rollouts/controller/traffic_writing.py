@@ -1,0 +1,236 @@
+"""Writes of traffic objects.
+
+Each is guarded twice: by the resourceVersion of the traffic object it was planned against, and by a fresh look at the
+Rollout, so that no write is based on a status that has moved on (a restart on a lagging cache).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from rollouts.carriers import kind_of
+from rollouts.controller.caches import Caches
+from rollouts.controller.gathered import Gathered
+from rollouts.engine.actions import (
+    EmitEvent,
+    EventType,
+    ReleaseTraffic,
+    ReleaseTrafficMode,
+    ReturnTraffic,
+    WriteReason,
+    WriteTraffic,
+)
+from rollouts.engine.reasons import Reason
+from rollouts.engine.rollout_status import WayBack
+from rollouts.kube.client import KubeClient, PatchKind, Resource
+from rollouts.kube.errors import (
+    ApiUnavailable,
+    Conflict,
+    Forbidden,
+    Invalid,
+    KubeError,
+    NotFound,
+)
+from rollouts.objects import kinds
+from rollouts.runtime.objects import ObjectKey
+from rollouts.traffic import wayback
+from rollouts.traffic.releasing import release
+from rollouts.traffic.writes import Apply, RenderRefusal, Write
+from rollouts.units import Weight, format_weight
+
+__all__ = ["TrafficRefused", "TrafficWriter"]
+
+_log = structlog.get_logger(__name__)
+
+Object = dict[str, Any]
+
+_UNDECLARED = ("field not declared in schema", "failed to create typed patch object")
+"""What kube-apiserver says, with code 500, of a server-side apply with a field that the CRD lacks."""
+
+_POLICIES = ("ValidatingAdmissionPolicy", "admission webhook")
+"""What refuses a sound object for now, with whatever code: no fault of the spec."""
+
+
+class TrafficRefused(Exception):
+    """The traffic object cannot be brought to what the plan asks; the message has the server's words.
+
+    ``by_spec``: it is the Rollout's spec that a person has to change. Else the same write may succeed later.
+    """
+
+    def __init__(self, reason: Reason, message: str, *, by_spec: bool = True) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.by_spec = by_spec
+
+
+def _refusal(error: KubeError, rendered_from: str, *, applied: bool) -> TrafficRefused | None:
+    """The refusal that an error means; None for what is worth an immediate retry.
+
+    A 500 is shown, too: its words are the only cause that anybody gets to see, and it is retried all the same.
+    """
+    words = str(error)
+    undeclared = any(text in words for text in _UNDECLARED)
+    if isinstance(error, ApiUnavailable) and error.status != 500:
+        return None
+    by_policy = any(text in words for text in _POLICIES)
+    if applied and not by_policy and (isinstance(error, Invalid) or undeclared):
+        return TrafficRefused(Reason.ROUTE_INVALID, f"{rendered_from}: the API server refuses it: {words}")
+    return TrafficRefused(
+        Reason.TRAFFIC_REFUSED, f"{rendered_from}: the API server refuses the write: {words}", by_spec=False
+    )
+
+
+class TrafficWriter:
+    """Writes through one client. ``on_write`` hears of each write that is stored."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        caches: Caches,
+        *,
+        on_write: Callable[[WriteReason], None] = lambda _: None,
+    ) -> None:
+        self._client = client
+        self._caches = caches
+        self._on_write = on_write
+
+    async def write(self, gathered: Gathered, action: WriteTraffic, *, tell: bool) -> list[EmitEvent]:
+        """Bring the spec's traffic object to what is desired; the Event that says so, where it was not there yet."""
+        carrier = gathered.carrier
+        assert carrier is not None
+        raw = gathered.traffic_object if action.resource_version else None
+        write = carrier.render(raw, action.desired)
+        if isinstance(write, RenderRefusal):
+            raise TrafficRefused(write.reason, write.message)
+        if write is None:
+            return []
+        carried = (carrier.resource, ObjectKey(carrier.namespace, carrier.name))
+        await self._demand_fresh(gathered)
+        await self._send(*carried, write, carrier.rendered_from, tell=tell)
+        arm = action.desired.canary.name if action.desired.canary is not None else "the canary"
+        return self._written(gathered, *carried, action.reason, arm, action.desired.weight)
+
+    async def give_back(self, gathered: Gathered, action: ReturnTraffic, *, tell: bool) -> list[EmitEvent]:
+        """Lower the canary by the stored record: neither spec nor template has a part in it."""
+        record = action.record
+        found, key = gathered.ways[record], ObjectKey(gathered.parsed.namespace, record.name)
+        kind = kind_of(record.kind)
+        lists = kind.lists if kind is not None else None
+        write = wayback.render(found.raw, record, action.limit, lists) if found.raw is not None else None
+        if write is None:
+            return []
+        await self._demand_fresh(gathered, whatever_spec=True)
+        await self._send(found.resource, key, write, f"{record.kind} {record.name}", tell=tell)
+        return self._written(gathered, found.resource, key, action.reason, record.canary.name, action.limit)
+
+    def _written(
+        self,
+        gathered: Gathered,
+        resource: Resource,
+        key: ObjectKey,
+        reason: WriteReason,
+        arm: str,
+        weight: Weight,
+    ) -> list[EmitEvent]:
+        """The write is stored: count it, log it, and say it."""
+        self._on_write(reason)
+        shown = format_weight(weight)
+        _log.info(
+            "traffic_written",
+            namespace=key.namespace,
+            rollout=gathered.parsed.name,
+            weight=shown,
+            reason=reason.value,
+        )
+        message = f"{resource.kind} {key.name}: {arm} {shown}"
+        return [EmitEvent(type=EventType.NORMAL, reason=reason.value, message=message)]
+
+    async def _send(
+        self,
+        resource: Resource,
+        key: ObjectKey,
+        write: Write,
+        rendered_from: str,
+        *,
+        tell: bool,
+    ) -> None:
+        """Store a write of a traffic object. Raises TrafficRefused when the server will not have it."""
+        kind, body = (
+            (PatchKind.APPLY, write.body) if isinstance(write, Apply) else (PatchKind.JSON, write.operations)
+        )
+        store = self._caches.by_resource()[resource]
+        try:
+            with store.writing(key) as record:
+                stored = await self._client.patch(
+                    resource, *key, body, kind=kind, force=isinstance(write, Apply)
+                )
+                record(stored, tell=tell)
+        except (Invalid, Forbidden, ApiUnavailable) as error:
+            refusal = _refusal(error, rendered_from, applied=isinstance(write, Apply))
+            if refusal is None:
+                raise
+            raise refusal from None
+
+    async def _demand_fresh(self, gathered: Gathered, *, whatever_spec: bool = False) -> None:
+        """Raise Conflict unless the API server's Rollout is the very one that was planned on.
+
+        A write of this plan that carried its resourceVersion has proved that already. ``whatever_spec``: only the
+        status counts, so that somebody who edits the Rollout again and again does not hold up an abort.
+        """
+        parsed = gathered.parsed
+        if gathered.rollout["metadata"].get("resourceVersion") != gathered.planned_version:
+            return
+        try:
+            live = await self._client.get(kinds.ROLLOUT, parsed.namespace, parsed.name)
+        except NotFound:
+            raise Conflict("the Rollout is gone") from None
+        if live["metadata"].get("resourceVersion") == gathered.rollout["metadata"].get("resourceVersion"):
+            return
+        self._caches.rollouts.record_write(live)
+        same = live["metadata"].get("uid") == gathered.rollout["metadata"].get("uid")
+        if not (whatever_spec and same and live.get("status") == gathered.rollout.get("status")):
+            raise Conflict("the Rollout changed since it was read")
+
+    async def demand_fresh_traffic(self, gathered: Gathered) -> None:
+        """Raise Conflict unless the traffic object is the one that was planned on.
+
+        Kinds are watched apart: after a restart the Rollout may be newer in the cache than its traffic object, and
+        what is then seen there is no foreign write but our own past.
+        """
+        carrier, raw = gathered.carrier, gathered.traffic_object
+        if carrier is None or raw is None:
+            return
+        live = await self._client.get(carrier.resource, carrier.namespace, carrier.name)
+        if live["metadata"].get("resourceVersion") != raw["metadata"].get("resourceVersion"):
+            self._caches.by_resource()[carrier.resource].record_write(live)
+            raise Conflict(f"{carrier.resource.kind} {carrier.name} changed since it was read")
+
+    async def release(self, gathered: Gathered, action: ReleaseTraffic) -> None:
+        """Give up the traffic object, or delete it: what is released stays as it is, without our marks."""
+        if action.record is not None:
+            await self._release_recorded(gathered, action, action.record)
+            return
+        raw, carrier = gathered.traffic_object, gathered.carrier
+        assert raw is not None
+        assert carrier is not None
+        place = (carrier.resource, carrier.namespace, carrier.name)
+        if action.mode is ReleaseTrafficMode.DELETE:
+            await self._client.delete(*place, resource_version=action.resource_version)
+            return
+        patch = carrier.release(raw).operations
+        stored = await self._client.patch(*place, patch, kind=PatchKind.JSON)
+        self._caches.by_resource()[carrier.resource].record_write(stored)
+
+    async def _release_recorded(self, gathered: Gathered, action: ReleaseTraffic, way: WayBack) -> None:
+        """Give up an object that no readable spec names any more."""
+        resource, raw = gathered.ways[way]
+        place = (resource, gathered.parsed.namespace, way.name)
+        if action.mode is ReleaseTrafficMode.DELETE:
+            await self._client.delete(*place, resource_version=action.resource_version)
+        elif raw is not None:
+            patch = release(raw, gathered.parsed.name).operations
+            stored = await self._client.patch(*place, patch, kind=PatchKind.JSON)
+            self._caches.by_resource()[resource].record_write(stored)
