@@ -13,7 +13,7 @@ from rollouts.cli.lint_words import FOREIGN
 from rollouts.cli.main import COMMANDS, HELP
 from rollouts.engine.reasons import Reason
 
-__all__ = ["doc_pages"]
+__all__ = ["doc_pages", "troubleshooting"]
 
 _DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -21,7 +21,7 @@ _DOCS = Path(__file__).resolve().parent.parent / "docs"
 def doc_pages() -> Iterator[tuple[Path, str]]:
     """(path, text) of each."""
     yield _DOCS / "command-line.md", _command_line()
-    yield _DOCS / "troubleshooting.md", _troubleshooting()
+    yield _DOCS / "troubleshooting.md", troubleshooting()
     yield _DOCS / "words.md", _words()
 
 
@@ -81,7 +81,8 @@ def _default(option: click.Option) -> str:
     return f"`{value}`" if str(value) else ""
 
 
-def _troubleshooting() -> str:
+def troubleshooting() -> str:
+    """The page of reasons."""
     lines = [
         "# Troubleshooting by reason",
         "",

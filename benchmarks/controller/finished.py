@@ -1,16 +1,28 @@
-"""Finished AnalysisRuns of earlier attempts, as full as they get: what `scale --finished` adds to each Rollout."""
+"""Finished AnalysisRuns, as full as they get: what `scale --finished` adds to each Rollout.
+
+``python -m benchmarks.controller.finished`` prints what 10,000 of them take in the controller's cache.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from rollouts.analysis.timeline import FINISHED_LIMIT, MetricPoint, TimePoint, thinned, write_timeline
 from rollouts.analysis.types import ComparisonResult, GateState, Phase, RunStatus
 from rollouts.api.run_results import write_run_status
+from rollouts.controller.caches import Caches
 from rollouts.kube.client import KubeClient, PatchKind
+from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
+from rollouts.runtime.clock import SystemClock
+from tests.kit.memory_client import MemoryKubeClient
 
 __all__ = ["add_finished_runs"]
 
@@ -103,3 +115,64 @@ async def add_finished_runs(client: KubeClient, count: int) -> int:
         token = page.continue_token
         if not token:
             return made
+
+
+# --- the cache alone -------------------------------------------------------------------------------
+
+_ROLLOUTS, _EACH, _ATTEMPT = 1000, 10, 11
+
+
+def _resident() -> float:
+    """Megabytes of this process."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def _meta(name: str, uid: str, version: int) -> dict[str, Any]:
+    return {"name": name, "namespace": "default", "uid": uid, "resourceVersion": str(version)}
+
+
+def _cached(sort: str) -> float:
+    """Megabytes that the runs take: kept ``whole``, of the ``current`` attempt, or of ``earlier`` ones."""
+    caches = Caches(MemoryKubeClient(MemoryApi()), SystemClock(), namespace=None, whole_runs=sort == "whole")
+    for index in range(_ROLLOUTS):
+        meta = _meta(f"model-{index:04d}", f"{index:08d}-rollout", 1)
+        caches.rollouts.apply({"metadata": meta, "spec": {}, "status": {"attempt": _ATTEMPT}})
+    text = json.dumps(_status())
+    gc.collect()
+    before = _resident()
+    for index in range(_ROLLOUTS * _EACH):
+        rollout, number = divmod(index, _EACH)
+        owner = {"apiVersion": f"{kinds.GROUP}/{kinds.VERSION}", "kind": "Rollout", "controller": True}
+        owner |= {"name": f"model-{rollout:04d}", "uid": f"{rollout:08d}-rollout"}
+        meta = _meta(f"model-{rollout:04d}-00000000-{number}-{rollout:08d}", f"{index:08d}-run", index + 2)
+        attempt = _ATTEMPT if sort == "current" else number + 1
+        caches.runs.apply(
+            {
+                "metadata": {**meta, "ownerReferences": [owner], "creationTimestamp": "2026-01-01T00:00:00Z"},
+                "spec": {
+                    "rollout": f"model-{rollout:04d}",
+                    "attempt": attempt,
+                    "terminate": True,
+                    "comparisons": [{"name": name, "compare": {"preset": "ttft"}} for name in _NAMES],
+                },
+                "status": json.loads(text),
+            }
+        )
+    gc.collect()
+    return _resident() - before
+
+
+def main() -> None:
+    """Each sort in a process of its own, so that none has another's memory."""
+    if len(sys.argv) > 1:
+        print(
+            f"{_ROLLOUTS * _EACH} finished runs, {sys.argv[1]:8} {_cached(sys.argv[1]):4.0f} MB", flush=True
+        )
+        return
+    for sort in ("whole", "current", "earlier"):
+        subprocess.run([sys.executable, "-m", "benchmarks.controller.finished", sort], check=True)
+
+
+if __name__ == "__main__":
+    main()

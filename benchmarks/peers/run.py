@@ -1,4 +1,6 @@
-"""``make peers``: both scenarios, good and bad, on a real istiod with upstream Envoy as its data plane.
+"""``make peers``: both scenarios, good and bad, and pickers behind TLS, on a real istiod.
+
+Upstream Envoy is its data plane.
 
     python -m benchmarks.peers.run [STORY ...]
 
@@ -23,6 +25,7 @@ from rich.table import Table
 
 from benchmarks.peers.istio import IstioLab
 from benchmarks.peers.istiod import ISTIOD
+from benchmarks.peers.tls import tell_tls
 from rollouts.cli.lab import configure_logs_to
 from rollouts.lab.controlplane import Choice
 from rollouts.lab.environment import base_model_pods
@@ -41,6 +44,7 @@ _STORIES = {
     "base-model --bad": (tell_base_model, True),
     "lora": (tell_lora, False),
     "lora --bad": (tell_lora, True),
+    "tls": (tell_tls, False),
 }
 
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rollouts.terminal import say
+
 if TYPE_CHECKING:
     from rollouts.lab.traffic import TrafficSpec, Window
 
@@ -74,8 +76,8 @@ async def _send(spec: TrafficSpec) -> int:
             await asyncio.wait({asyncio.ensure_future(traffic.wait())}, timeout=until - time.monotonic())
             window = traffic.window(since, until)
             if window.results:
-                click.echo(f"{time.monotonic() - began:5.0f} s  {told(window, spec.model)}")
+                say(f"{time.monotonic() - began:5.0f} s  {told(window, spec.model)}")
             since = until
         whole = traffic.window(began)
-        click.echo(f"in all   {told(whole, spec.model)}")
+        say(f"in all   {told(whole, spec.model)}")
         return whole.failed

@@ -132,6 +132,8 @@ class Lab:
         self.pods = list(pods)
         self.with_pickers = pickers
         self.gateway_like = gateway_like
+        self.picker_options: tuple[str, ...] = gateway_like.picker_options
+        """More of ``rollouts picker``."""
         self.fleet = Fleet(self.pods)
         self.control_plane = ControlPlane(directory, choice=choice, say=say)
         self._say = say
@@ -271,7 +273,7 @@ class Lab:
             kubeconfig=self.kubeconfig,
             directory=self.directory,
             namespace=_NAMESPACE,
-            options=self.gateway_like.picker_options,
+            options=self.picker_options,
         )
         await self._pickers.start()
         await self._pickers.wait_ready()

@@ -112,7 +112,7 @@ def attempt_sections(attempt: Attempt, now: datetime) -> Iterator[Element]:
     if attempt.marks or attempt.points:
         yield el("section", el("h2", "Weights and evidence of the whole"), *_whole(attempt, start, end))
     if attempt.compared:
-        yield el("section", el("h2", "Comparisons with stable"), _how_to_read(attempt))
+        yield el("section", el("h2", "Comparisons with stable"), _how_to_read())
         for one in attempt.compared:
             yield _comparison(attempt, one, start, end)
     if attempt.thresholds:
@@ -202,7 +202,7 @@ def _whole(attempt: Attempt, start: float, end: float) -> Iterator[Element]:
     yield el("div", drawings, class_="charts")
 
 
-def _how_to_read(attempt: Attempt) -> Element:
+def _how_to_read() -> Element:
     text = (
         "An effect is the change of the canary against stable, with an interval that may be looked at at any time. "
         "Evidence of 20 means: a healthy canary would show this much in one rollout of twenty at most. The attempt is "

@@ -17,10 +17,10 @@ from rollouts.analysis.types import ComparisonResult, GateState, MeasureSpec, Me
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.api.run_status import attempt_of
 from rollouts.api.runs import ParsedRun, parse_run
-from rollouts.api.scalars import parse_time
-from rollouts.engine.rollout_status import HistoryEntry, Outcome, Phase, RolloutStatus
+from rollouts.engine.rollout_status import HistoryEntry, Phase, RolloutStatus
 from rollouts.engine.steps import describe
 from rollouts.objects.fields import list_of, map_of, metadata_of, text_at
+from rollouts.report.decisions import Decision, decisions_of, marks_of
 from rollouts.units import format_weight
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "Asked",
     "Attempt",
     "Compared",
-    "Decision",
     "NoAttemptError",
     "StepRow",
     "Threshold",
@@ -37,7 +36,6 @@ __all__ = [
 
 COMMIT_ANNOTATION = "inferencerollouts.dev/commit"
 """Set by CI to the commit that it applied; whoever may write the Rollout may write it."""
-_EVENTS = 64
 _CHANGES = 8
 
 
@@ -62,15 +60,6 @@ class StepRow:
     state: str
     began: datetime | None = None
     verdict: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """Something that was decided, with its figures in words."""
-
-    at: datetime
-    what: str
-    why: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +138,7 @@ def read_attempt(
         raise NoAttemptError(_known(parsed, runs))
     evidence = next((run for run in reversed(mine) if run.spec is not None and run.spec.comparisons), None)
     ended = _ended(status, entry, current=current)
-    marks = _marks(evidence)
+    marks = marks_of(evidence)
     compared = tuple(_compared(evidence)) if evidence is not None else ()
     figures = [one.result.figures for one in compared]
     running = current and entry is None and status.phase not in (Phase.ABORTED, Phase.HEALTHY)
@@ -170,7 +159,7 @@ def read_attempt(
         began=began,
         ended=ended,
         asked=tuple(_asked(rollout, parsed, entry, current=current)),
-        steps=tuple(_steps(parsed, evidence, mine, current=current)) if current else (),
+        steps=tuple(_steps(parsed, evidence, mine)) if current else (),
         weight=_weight(status),
         marks=marks,
         points=read_timeline(evidence.status.timeline) if evidence is not None else (),
@@ -179,7 +168,7 @@ def read_attempt(
         abort_at=next((one["abortAt"] for one in figures if "abortAt" in one), None),
         pass_at=next((one["passAt"] for one in figures if "passAt" in one), None),
         thresholds=tuple(_thresholds(mine)),
-        decisions=tuple(_decisions(parsed, mine, evidence, entry, events, began, ended)),
+        decisions=tuple(decisions_of(parsed, mine, evidence, entry, events, began, ended)),
         history=status.history,
         missing=tuple(_missing(mine, evidence, events, current=current)),
     )
@@ -214,12 +203,6 @@ def _ended(status: RolloutStatus, entry: HistoryEntry | None, *, current: bool) 
     if entry is not None:
         return entry.at
     return status.aborted.at if current and status.aborted is not None else None
-
-
-def _marks(evidence: ParsedRun | None) -> tuple[tuple[datetime, int, float], ...]:
-    if evidence is None or evidence.spec is None:
-        return ()
-    return tuple((mark.at, mark.step, mark.weight) for mark in evidence.spec.marks)
 
 
 # --- who asked -------------------------------------------------------------------------------------
@@ -259,12 +242,10 @@ def _changes(rollout: Mapping[str, Any]) -> Iterator[str]:
 # --- steps and gates -------------------------------------------------------------------------------
 
 
-def _steps(
-    parsed: ParsedRollout, evidence: ParsedRun | None, runs: Sequence[ParsedRun], *, current: bool
-) -> Iterator[StepRow]:
+def _steps(parsed: ParsedRollout, evidence: ParsedRun | None, runs: Sequence[ParsedRun]) -> Iterator[StepRow]:
     status = parsed.status
     began: dict[int, datetime] = {}
-    for at, marked, _ in _marks(evidence):
+    for at, marked, _ in marks_of(evidence):
         began[marked] = at
     verdicts = {gate.step: gate.verdict for gate in (evidence.status.gates if evidence else ())}
     for run in runs:
@@ -332,62 +313,6 @@ def _thresholds(runs: Sequence[ParsedRun]) -> Iterator[Threshold]:
                 conditions = "; ".join(f"{words} {text}" for words, text in held if text)
             step = run.spec.step if run.spec is not None else None
             yield Threshold(run=run.name, step=step, result=result, asks=asks, conditions=conditions)
-
-
-# --- what was decided ------------------------------------------------------------------------------
-
-
-def _decisions(
-    parsed: ParsedRollout,
-    runs: Sequence[ParsedRun],
-    evidence: ParsedRun | None,
-    entry: HistoryEntry | None,
-    events: Sequence[Mapping[str, Any]] | None,
-    began: datetime | None,
-    ended: datetime | None,
-) -> list[Decision]:
-    """In the order of time; within one second causes come before what they cause."""
-    found: list[Decision] = []
-    for gate in evidence.status.gates if evidence is not None else ():
-        if gate.since is not None and gate.verdict in ("Pass", "Fail", "Inconclusive"):
-            where = "background gate" if gate.step is None else f"gate of step {gate.step + 1}"
-            found.append(Decision(at=gate.since, what=f"{gate.verdict}: {where}", why=gate.message))
-    weight: float | None = None
-    for at, step, share in _marks(evidence):
-        if share != weight:
-            found.append(Decision(at=at, what=f"Weight {share * 100:.4g} %", why=f"step {step + 1}"))
-        weight = share
-    for run in runs:
-        if run.status.completed_at is not None:
-            about = f"{run.status.phase.value}: run {run.name}"
-            found.append(Decision(at=run.status.completed_at, what=about, why=run.status.message))
-    if entry is not None:
-        found.append(Decision(at=entry.at, what=entry.outcome.value, why=entry.message))
-    elif ended is not None and parsed.status.aborted is not None:
-        found.append(Decision(at=ended, what=Outcome.ABORTED.value, why=parsed.status.aborted.message))
-    if began is not None:
-        found += _of_events(events or (), began, ended)
-    return sorted(found, key=lambda one: one.at)
-
-
-def _of_events(
-    events: Sequence[Mapping[str, Any]], began: datetime, ended: datetime | None
-) -> Iterator[Decision]:
-    for event in list(events)[-_EVENTS:]:
-        raw = (
-            event.get("lastTimestamp")
-            or event.get("eventTime")
-            or metadata_of(event).get("creationTimestamp")
-        )
-        try:
-            at = parse_time(raw)
-        except (ValueError, TypeError):
-            continue
-        # An Event is stored a moment after what it tells of.
-        late = 0.0 if ended is None else (at - ended).total_seconds()
-        if (began - at).total_seconds() <= 60 and late <= 60:
-            what = f"Event {text_at(event, 'reason')}"
-            yield Decision(at=at, what=what, why=text_at(event, "message"))
 
 
 def _missing(

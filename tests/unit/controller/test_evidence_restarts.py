@@ -9,6 +9,7 @@ import pytest
 from rollouts.analysis.comparing import Comparison
 from rollouts.analysis.evidence.model import Require
 from rollouts.analysis.forms import CompareForm
+from rollouts.analysis.timeline import read_timeline
 from rollouts.analysis.types import ArmRef, OnFail, RunMark, RunPhase, RunSpec, RunStatus
 from rollouts.controller.comparing import Comparer
 from rollouts.runtime.objects import ObjectKey
@@ -17,7 +18,7 @@ from tests.kit.clock import VirtualClock, virtual_time
 from tests.kit.counters import GrowingCounters
 
 KEY = ObjectKey("default", "mymodel-0-1")
-SCRAPES = 60
+SCRAPES = 59
 
 
 def arm(name: str) -> ArmRef:
@@ -38,7 +39,7 @@ def comparison(preset: str) -> Comparison:
 
 
 def stored(slower: float, *, restart: bool) -> list[tuple[int, RunStatus]]:
-    """Every status that would be written, by scrape; with ``restart`` a new process follows each of them."""
+    """Every status that would be written, by scrape, and the end's; with ``restart`` a new process follows each."""
 
     async def attempt() -> list[tuple[int, RunStatus]]:
         clock, status, found = VirtualClock(), RunStatus(), list[tuple[int, RunStatus]]()
@@ -71,6 +72,7 @@ def stored(slower: float, *, restart: bool) -> list[tuple[int, RunStatus]]:
             if status.phase is RunPhase.FAILED:
                 break
             await clock.sleep(30)
+        found.append((index, comparer.ended(KEY, status)))
         return found
 
     with virtual_time() as loop:
@@ -86,3 +88,11 @@ def test_a_restart_at_every_write_changes_no_figure(slower: float, verdicts: lis
     through = stored(slower, restart=False)
     assert [item.verdict for item in through[-1][1].comparisons] == verdicts
     assert stored(slower, restart=True) == through
+
+
+def test_the_end_of_a_run_brings_the_points_that_waited_for_a_write() -> None:
+    (_, last), (looks, ended) = stored(0.0, restart=False)[-2:]
+    begun = read_timeline(ended.timeline)[0].at
+    assert read_timeline(last.timeline)[-1].at < begun + 30 * looks
+    assert read_timeline(ended.timeline)[-1].at == begun + 30 * looks
+    assert ended.checkpoint == ""

@@ -11,13 +11,13 @@ import pytest
 import rollouts
 from rollouts.engine.reasons import Printed, Reason, printed
 from tests.kit.source import syntax_tree
-from tools.doc_pages import doc_pages
+from tools.doc_pages import troubleshooting
 
 ROOT = Path(rollouts.__file__).parent
-TROUBLESHOOTING = next(text for path, text in doc_pages() if path.name == "troubleshooting.md")
+PAGE = troubleshooting()
 SOURCES = [
     path
-    for layer in ("analysis", "api", "controller", "engine", "traffic")
+    for layer in ("analysis", "sources", "api", "controller", "engine", "traffic")
     for path in sorted((ROOT / layer).rglob("*.py"))
     if path.name != "reasons.py"
 ]
@@ -30,7 +30,7 @@ def test_a_reason_has_a_sentence_and_says_what_to_do(reason):
     assert re.fullmatch(r"[A-Z][A-Za-z]+", reason.value)
     assert reason.meaning.endswith(".")
     assert reason.remedy == "" or reason.remedy.endswith(".")
-    assert f"| `{reason.value}` |" in TROUBLESHOOTING
+    assert f"| `{reason.value}` |" in PAGE
 
 
 def test_every_reason_is_used():

@@ -23,7 +23,8 @@ from tests.kit.attempts import bad_attempt, objects_of
 NOW = datetime(2030, 1, 1, 1, tzinfo=UTC)
 HOSTILE = (
     "<script>alert(1)</script><img src=x onerror=alert(1)>\"'></td></style></title>&lt;b&gt;"
-    "](javascript:alert(1)) ![x](http://evil.example/x.png) `code` **bold** | cell \n# head\n<!--\u202ereversed\x1b[31m"
+    "](javascript:alert(1)) ![x](http://evil.example/x.png) `code` **bold** | cell \n# head\n"
+    "\" onfocus='alert(1)' x=<!--\u202ereversed\x1b[31m"
 )
 FREE = frozenset(
     {"message", "reason", "effect", "evidence", "revision", "by", "action", "raw", "manager", "operation"}
@@ -87,9 +88,15 @@ def attempt_with(text: str) -> tuple[Object, list[Object], list[Object]]:
             names, run["spec"]["comparisons"], run["status"]["comparisons"], strict=True
         ):
             asked["name"] = told["name"] = name
-        run["spec"]["metrics"] = [{"name": text[:63], "query": text, "successCondition": text}]
+        run["spec"]["metrics"] = [{"name": text[-63:], "query": text, "successCondition": text}]
         taken = {"phase": "Failed", "at": "2030-01-01T00:01:00Z", "value": "1", "message": text}
-        result = {"name": text[:63], "phase": "Failed", "message": text, "failed": 1, "measurements": [taken]}
+        result = {
+            "name": text[-63:],
+            "phase": "Failed",
+            "message": text,
+            "failed": 1,
+            "measurements": [taken],
+        }
         run["status"]["metricResults"] = [result]
     return rollout, runs, events
 
@@ -120,6 +127,7 @@ def test_hostile_text_changes_no_element_of_a_page(page: Callable[[str], str]) -
     assert "<script>alert(1)</script>" in hostile.text
     assert "\\u202ereversed\\x1b[31m" in hostile.text
     assert "\u202e" not in hostile.text
+    assert hostile.text.count("ereversed\\x1b[31m") == plain.text.count("plain words") > 0
 
 
 @settings(max_examples=200)
