@@ -336,6 +336,7 @@ async def test_several_namespaces_are_watched_with_a_role_in_each_and_no_other(
             await eventually(lambda place=place: at(place, phase="Healthy"), timeout=30)
             target = {"spec": {"target": {"pool": {"name": "v2"}}}}
             await kube.patch(kinds.ROLLOUT, place, "demo", target, kind=PatchKind.MERGE)
+        for place in places:
             await eventually(lambda place=place: at(place, currentStep=1), timeout=30)
         await kube.delete(kinds.ROLLOUT, places[0], "demo")
         await eventually(gone, timeout=20)
