@@ -27,12 +27,13 @@ class FileConditions:
     """
 
     def __init__(self, *, seconds: float = _TOTAL_SECONDS) -> None:
-        quiet_logs()
         self._seconds = seconds
+        self._quiet = quiet_logs()
         self._runner = asyncio.Runner()
         self._conditions = SandboxedConditions()
 
     def __enter__(self) -> FileConditions:
+        self._quiet.__enter__()
         return self
 
     def __exit__(
@@ -42,6 +43,7 @@ class FileConditions:
             self._runner.run(self._conditions.close())
         finally:
             self._runner.close()
+            self._quiet.__exit__(None, None, None)
 
     def __call__(self, text: str) -> str | None:
         """What is wrong with a condition; None when it can be used."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO, cast
 
 import structlog
@@ -55,10 +57,17 @@ def configure_logs(form: str = "auto") -> None:
     logging.getLogger("apscheduler").setLevel(logging.WARNING)
 
 
-def quiet_logs() -> None:
+@contextmanager
+def quiet_logs() -> Iterator[None]:
     """For commands that end: errors alone, on stderr; what they have to say they print. Keeps another's choice."""
-    if not structlog.is_configured():
-        structlog.configure(
-            wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
-            logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Stderr())),
-        )
+    if structlog.is_configured():
+        yield
+        return
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, _Stderr())),
+    )
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()

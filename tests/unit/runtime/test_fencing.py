@@ -78,13 +78,18 @@ async def test_a_new_fence_is_closed(client: FencedClient, inner: Recorder) -> N
 
 async def test_reads_pass_a_closed_fence(client: FencedClient, inner: Recorder) -> None:
     await client.get(ROUTES, "ns", "a")
-    await client.list_page(ROUTES, None, limit=3, continue_token="c", label_selector="l")
-    options = {"resource_version": "7", "timeout_seconds": 300, "label_selector": "l"}
+    await client.list_page(ROUTES, None, limit=3, continue_token="c", label_selector="l", field_selector="f")
+    options = {"resource_version": "7", "timeout_seconds": 300, "label_selector": "l", "field_selector": "f"}
     assert [event async for event in client.watch(ROUTES, None, **options)] == ["event"]
     await client.discover()
 
     assert [name for name, _, _ in inner.calls] == ["get", "list_page", "watch", "discover"]
-    assert inner.calls[1][2] == {"limit": 3, "continue_token": "c", "label_selector": "l"}
+    assert inner.calls[1][2] == {
+        "limit": 3,
+        "continue_token": "c",
+        "label_selector": "l",
+        "field_selector": "f",
+    }
     assert inner.calls[2][2] == options
 
 
