@@ -148,6 +148,11 @@ OTHER: Values = {
     "podMonitor": MONITOR,
     "prometheusRule": SHOWN,
     "dashboards": SHOWN,
+    "dashboard": {"enabled": True, "hosts": ["other.example"], "resources": {"limits": {"memory": "1Gi"}}},
+    "notifications": {
+        "config": {"receivers": {"other": {"url": "https://other.example"}}},
+        "secret": "other",
+    },
     "podDisruptionBudget": {"enabled": False, "maxUnavailable": 2},
     "rbac": {"aggregateClusterRoles": True},
     "networkPolicy": {
@@ -173,6 +178,8 @@ BESIDE: dict[str, Values] = {
     "adapters.apiKeySecret.key": {"adapters": {"apiKeySecret": {"name": "s"}}},
     "pickerDefaults.modelServers.scheme": {"pickerDefaults": {"modelServers": {"scheme": "http"}}},
     "pickerDefaults.clientCaSecret.key": {"pickerDefaults": {"clientCaSecret": {"name": "s"}}},
+    "dashboard.hosts": {"dashboard": {"enabled": True}},
+    "dashboard.resources": {"dashboard": {"enabled": True}},
     "watch.namespaces": {"pickers": [{"pool": "v1", "service": "v1-picker", "namespace": "serving"}]},
     "pickers.*.namespace": {"watch": {"allNamespaces": True}},
     "sources.*.secret.usernameKey": {"sources": {"default": {"secret": {"passwordKey": "p"}}}},
@@ -282,8 +289,8 @@ def test_the_readme_has_a_row_for_each_value() -> None:
         assert any(path == name or path.startswith(f"{name}.") for name in shown), path
 
 
-FREE = {"global", "affinity", "resources"}
-"""Objects of Kubernetes' own, whose fields the API server checks."""
+FREE = {"global", "affinity", "resources", "config"}
+"""Objects of Kubernetes' own, whose fields the API server checks, and one that the controller reads strictly."""
 
 
 def test_the_schema_is_closed_wherever_the_chart_names_the_fields() -> None:

@@ -40,6 +40,7 @@ _WAITING = {
 _KNOWS_NOTHING = math.log(25.0)
 """Width of an interval, upper over lower end: from a fifth to five times is no knowledge of a canary."""
 _TINY = 1e-9
+"""Keeps the logarithm of an end at -100 % finite; far below any change that is shown."""
 
 
 def percent(value: float) -> str:

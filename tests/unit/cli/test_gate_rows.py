@@ -17,7 +17,7 @@ from rollouts.engine.rollout_status import CommandRecord, CommandResult
 from rollouts.objects.lines import LINE, brief
 from rollouts.terminal import DataConsole
 from tests.kit.served import ROLLOUT
-from tests.kit.world import World, analysis, spec, weight
+from tests.kit.world import World, analysis, changed, spec, weight
 
 FIGURES: dict[str, Any] = {
     "effect": 0.93,
@@ -97,7 +97,7 @@ def overridden(by: str) -> list[str]:
         at=datetime(2026, 1, 1, tzinfo=UTC),
         by=by,
     )
-    status = replace(world.status, overrides=(name,), last_command=command)
+    status = changed(replace(world.status, last_command=command), overrides=(name,))
     steps = [{"setWeight": 10}, {"analysis": {"metrics": [{"name": "m", "compare": {"preset": "ttft"}}]}}]
     asked = {**ROLLOUT["spec"], "strategy": {"canary": {"steps": steps}}}
     obj = {**ROLLOUT, "spec": asked, "status": write_status(status)}
