@@ -22,7 +22,7 @@ from rollouts.cli.render import rollout_view
 from rollouts.report.charts import Bound, Series, evidence_chart
 from rollouts.report.markup import Element, el, render
 from rollouts.report.page import report_page
-from rollouts.report.reading import Attempt, read_attempt
+from rollouts.report.reading import AttemptReport, read_attempt
 from rollouts.report.style import DRAWING
 from tests.kit.attempts import bad_attempt, good_attempt, objects_of, running_attempt
 from tests.kit.browser import open_browser
@@ -58,7 +58,7 @@ def watch() -> str:
     return screen.export_svg(theme=MONOKAI, code_format=_TERMINAL, unique_id="watch", font_aspect_ratio=0.61)
 
 
-def evidence(attempt: Attempt, title: str) -> str:
+def evidence(attempt: AttemptReport, title: str) -> str:
     """Evidence of harm of the whole, and of ttft being within tolerance, over time with both bounds."""
     start = float(attempt.points[0].at)
     assert attempt.abort_at is not None

@@ -23,7 +23,7 @@ from rollouts.units import parse_duration
 __all__ = [
     "EXIT_CODES",
     "Missing",
-    "Unreachable",
+    "ServerUnreachable",
     "connection_options",
     "default_namespace",
     "fetch",
@@ -71,7 +71,7 @@ def default_namespace(kubeconfig: str | None, context: ContextChoice | str | Non
     try:
         return context_namespace(kubeconfig, context)
     except NotConfigured as error:
-        raise Unreachable(str(error)) from None
+        raise ServerUnreachable(str(error)) from None
 
 
 def with_client(
@@ -95,13 +95,13 @@ def with_client(
         with progress(doing) if doing else nullcontext():
             return asyncio.run(run())
     except KindNotServed:
-        raise Unreachable(
+        raise ServerUnreachable(
             "the cluster serves no Rollouts: install the CRDs (`rollouts crds | kubectl apply -f -`)"
         ) from None
     except Forbidden as error:
-        raise Unreachable(f"not allowed: {error}") from None
+        raise ServerUnreachable(f"not allowed: {error}") from None
     except KubeError as error:
-        raise Unreachable(f"the API server could not be asked: {error}") from None
+        raise ServerUnreachable(f"the API server could not be asked: {error}") from None
 
 
 class Missing(click.ClickException):
@@ -110,7 +110,7 @@ class Missing(click.ClickException):
     exit_code = 2
 
 
-class Unreachable(click.ClickException):
+class ServerUnreachable(click.ClickException):
     """The API server could not be asked; exit status 3."""
 
     exit_code = 3

@@ -43,7 +43,7 @@ def dashboard(
     read_only: bool,
 ) -> None:
     """Serve the list of Rollouts and a live page of each, on loopback unless --address says otherwise."""
-    from rollouts.dashboard.looking import Cluster
+    from rollouts.dashboard.looking import ClusterView
     from rollouts.dashboard.server import Dashboard
     from rollouts.runtime.clock import SystemClock
     from rollouts.runtime.health import parse_address
@@ -57,7 +57,7 @@ def dashboard(
 
     async def work(client: KubeClient) -> None:
         clock = SystemClock()
-        cluster = Cluster(client, clock, watched)
+        cluster = ClusterView(client, clock, watched)
         served = Dashboard(client, cluster, clock, where, hosts=hosts, allow_commands=not read_only)
         host = f"[{where.host}]" if ":" in where.host else where.host
         await served.run(lambda port: say(f"http://{host}:{port}/  (Ctrl-C ends it)"))

@@ -12,7 +12,7 @@ import click
 from rollouts.terminal import say
 
 if TYPE_CHECKING:
-    from rollouts.lab.traffic import TrafficSpec, Window
+    from rollouts.lab.traffic import TrafficSpec, TrafficWindow
 
 __all__ = ["load", "told"]
 
@@ -49,7 +49,7 @@ def load(model: str, rate: float, seconds: float, sessions: int) -> None:
     raise SystemExit(1 if failed else 0)
 
 
-def told(window: Window, asked: str) -> str:
+def told(window: TrafficWindow, asked: str) -> str:
     """One line of the requests that have ended: the share of each version among the answers, by name, and failures.
 
     A version is the model in the answer where that is not the one ``asked`` for, as of adapters; else the pods' name

@@ -12,7 +12,7 @@ from rollouts.engine.rollout_spec import PauseStep
 from rollouts.engine.rollout_status import Phase
 from rollouts.objects.fields import map_of, metadata_of, text_of
 
-__all__ = ["Outcome", "Wanted", "outcome_of", "wanted_of"]
+__all__ = ["WaitOutcome", "WaitedFor", "outcome_of", "wanted_of"]
 
 _SHORTEST_SHA = 7
 """Git's own shortest abbreviation."""
@@ -20,7 +20,7 @@ _SHORTEST_SHA = 7
 Object = Mapping[str, Any]
 
 
-class Outcome(Enum):
+class WaitOutcome(Enum):
     """How a wait stands; the value is the exit status, as `status --help` lists them."""
 
     HEALTHY = 0
@@ -32,7 +32,7 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class WaitedFor:
     """What has to be asked for by the Rollout before its end counts; empty fields are not looked at."""
 
     target: str = ""
@@ -53,12 +53,12 @@ class Wanted:
         return ", ".join(f"{what} {value}" for what, value in named if value) or "nothing"
 
 
-def wanted_of(obj: Object) -> Wanted:
+def wanted_of(obj: Object) -> WaitedFor:
     """What a Rollout asks for."""
     target = map_of(map_of(obj.get("spec")).get("target"))
     annotations = map_of(metadata_of(obj).get("annotations"))
     pool, adapter = map_of(target.get("pool")), map_of(target.get("adapter"))
-    return Wanted(
+    return WaitedFor(
         target=text_of(pool.get("name")) or text_of(adapter.get("name")),
         revision=text_of(target.get("revision")),
         commit=text_of(annotations.get(COMMIT_ANNOTATION)),
@@ -71,19 +71,19 @@ def _same_commit(one: str, other: str) -> bool:
     return short == long or (len(short) >= _SHORTEST_SHA and long.startswith(short))
 
 
-def outcome_of(obj: Object) -> Outcome:
+def outcome_of(obj: Object) -> WaitOutcome:
     """How the Rollout stands with what it asks for now."""
     parsed = parse_rollout(obj)
     status = parsed.status
     if status.observed_generation < parsed.generation:
-        return Outcome.RUNNING
+        return WaitOutcome.RUNNING
     if status.phase in (Phase.ABORTED, Phase.INVALID):
-        return Outcome.STOPPED
+        return WaitOutcome.STOPPED
     if status.phase is Phase.PAUSED and _waits_for_a_person(parsed):
-        return Outcome.PAUSED
+        return WaitOutcome.PAUSED
     name = parsed.spec.target.name if parsed.spec is not None else None
     stable = status.stable.identity.name if status.stable is not None else None
-    return Outcome.HEALTHY if status.phase is Phase.HEALTHY and stable == name else Outcome.RUNNING
+    return WaitOutcome.HEALTHY if status.phase is Phase.HEALTHY and stable == name else WaitOutcome.RUNNING
 
 
 def _waits_for_a_person(parsed: ParsedRollout) -> bool:

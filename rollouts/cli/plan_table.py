@@ -18,14 +18,14 @@ from rollouts.engine.rollout_spec import AnalysisStep, JobStep, PauseStep, Rollo
 from rollouts.engine.steps import weight_at
 from rollouts.units import FULL, format_weight
 
-__all__ = ["Row", "Total", "pods_line", "rows_of", "table_of", "total_of"]
+__all__ = ["PlanRow", "Total", "pods_line", "rows_of", "table_of", "total_of"]
 
 _COLUMNS = ("STEP", "METRIC", "NEEDS", "PASSES-AFTER", "FINDS-+20%", "FINDS-+50%", "FLOOR")
 _LONGEST = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class PlanRow:
     """One metric of one gate. ``step`` from 0, None for the background; minutes are infinite for never.
 
     ``finds`` and ``floor`` are a comparison's: a limit of one's own finds what crosses it, however small or large.
@@ -43,7 +43,9 @@ class Row:
         return {"step": self.step, "name": self.metric, "needs": self.needs, "minutesToPass": self.minutes}
 
 
-def rows_of(plans: Iterable[GatePlan], gates: Iterable[tuple[int | None, Sequence[MetricSpec]]]) -> list[Row]:
+def rows_of(
+    plans: Iterable[GatePlan], gates: Iterable[tuple[int | None, Sequence[MetricSpec]]]
+) -> list[PlanRow]:
     """Comparisons as they were planned, and the limits of the same gates, by step; the background's last."""
     rows = [_compared(plan) for plan in plans]
     rows += [
@@ -55,10 +57,10 @@ def rows_of(plans: Iterable[GatePlan], gates: Iterable[tuple[int | None, Sequenc
     return sorted(rows, key=lambda row: math.inf if row.step is None else row.step)
 
 
-def _compared(plan: GatePlan) -> Row:
+def _compared(plan: GatePlan) -> PlanRow:
     metric = plan.gate.metric
     proof = metric.require is Require.WITHIN_TOLERANCE
-    return Row(
+    return PlanRow(
         step=plan.gate.step,
         metric=metric.name,
         needs=f"within {percent(metric.tolerance)} of stable" if proof else "no sign of harm",
@@ -68,17 +70,17 @@ def _compared(plan: GatePlan) -> Row:
     )
 
 
-def _limited(step: int | None, metric: MetricSpec) -> Row:
+def _limited(step: int | None, metric: MetricSpec) -> PlanRow:
     """A limit passes with its last measurement; the first one waits until its window is full of this weight."""
     count = max(metric.count, metric.consecutive_success_limit, 1)
     between = (metric.interval.total_seconds() if metric.interval is not None else 0.0) * (count - 1)
     seconds = max(metric.initial_delay.total_seconds(), window_of(metric).total_seconds()) + between
     condition = metric.success_condition or f"not {metric.failure_condition}"
     needs = f"{count} x {condition}" if count > 1 else condition
-    return Row(step=step, metric=metric.name, needs=needs, minutes=seconds / 60.0)
+    return PlanRow(step=step, metric=metric.name, needs=needs, minutes=seconds / 60.0)
 
 
-def table_of(rows: Iterable[Row]) -> Table:
+def table_of(rows: Iterable[PlanRow]) -> Table:
     """The rows for people."""
     table = Table(box=None, pad_edge=False, header_style="", show_edge=False)
     for name in _COLUMNS:
@@ -125,7 +127,7 @@ class Total:
         return f"Total: about {spoken(self.minutes)}, and what pods and gateway take{also}."
 
 
-def total_of(spec: RolloutSpec, rows: Sequence[Row]) -> Total:
+def total_of(spec: RolloutSpec, rows: Sequence[PlanRow]) -> Total:
     """Pauses, gates and bake, one after the other; the background has to have passed by the end."""
     minutes, people, jobs = spec.canary.bake.total_seconds() / 60.0, list[int](), list[int]()
     for index, step in enumerate(spec.canary.steps):

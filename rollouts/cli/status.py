@@ -16,7 +16,7 @@ from rollouts.api.parsing import COMMIT_ANNOTATION, parse_rollout
 from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import (
     Missing,
-    Unreachable,
+    ServerUnreachable,
     connection_options,
     default_namespace,
     fetch,
@@ -24,7 +24,7 @@ from rollouts.cli.connect import (
     with_client,
 )
 from rollouts.cli.following import follow
-from rollouts.cli.outcomes import Outcome, Wanted, outcome_of, wanted_of
+from rollouts.cli.outcomes import WaitedFor, WaitOutcome, outcome_of, wanted_of
 from rollouts.cli.render import summary
 from rollouts.engine.rollout_status import Phase
 from rollouts.kube.client import KubeClient
@@ -47,13 +47,13 @@ class _Wait:
     """One wait: what ends it, and what was seen so far. Times are the event loop's, in seconds."""
 
     where: str
-    wanted: Wanted
+    wanted: WaitedFor
     on_pause: str
     quiet: bool
     until: float
     obj: Object | None = None
     seen: bool = False
-    outcome: Outcome = Outcome.RUNNING
+    outcome: WaitOutcome = WaitOutcome.RUNNING
     invalid_until: float = float("inf")
     away: str = ""
     away_until: float = float("inf")
@@ -67,22 +67,22 @@ class _Wait:
 
     def look(self, obj: Object | None) -> bool:
         """Take a new state in; whether the wait is over."""
-        if obj is None and self.wanted == Wanted():
+        if obj is None and self.wanted == WaitedFor():
             raise Missing(f"there is no Rollout {self.where}")
         self.obj = obj
         asked = obj is not None and self.wanted.asked_for(obj)
         if obj is not None and asked:
             self.outcome = outcome_of(obj)
         else:
-            self.outcome = Outcome.OVERTAKEN if self.seen and obj is not None else Outcome.RUNNING
+            self.outcome = WaitOutcome.OVERTAKEN if self.seen and obj is not None else WaitOutcome.RUNNING
         self.seen = self.seen or asked
         self._tell(obj, asked=asked)
-        if self.outcome is Outcome.STOPPED and obj is not None and _is_invalid(obj):
+        if self.outcome is WaitOutcome.STOPPED and obj is not None and _is_invalid(obj):
             self.invalid_until = min(self.invalid_until, asyncio.get_running_loop().time() + _INVALID_SECONDS)
             return False
         self.invalid_until = float("inf")
-        return self.outcome is not Outcome.RUNNING and (
-            self.outcome is not Outcome.PAUSED or self.on_pause != "wait"
+        return self.outcome is not WaitOutcome.RUNNING and (
+            self.outcome is not WaitOutcome.PAUSED or self.on_pause != "wait"
         )
 
     def _tell(self, obj: Object | None, *, asked: bool) -> None:
@@ -138,9 +138,9 @@ async def _follow(client: KubeClient, namespace: str, name: str, wait: _Wait) ->
                     alarm.reschedule(wait.alarm)
     except TimeoutError:
         if wait.away:
-            raise Unreachable(f"the API server could not be asked: {wait.away}") from None
-        if wait.outcome is not Outcome.STOPPED:
-            wait.outcome = Outcome.RUNNING
+            raise ServerUnreachable(f"the API server could not be asked: {wait.away}") from None
+        if wait.outcome is not WaitOutcome.STOPPED:
+            wait.outcome = WaitOutcome.RUNNING
 
 
 STATUS_CODES = """\b
@@ -193,8 +193,8 @@ def status(
     five minutes), and --for-... waits for a Rollout that is not there yet.
     """
     where = namespace or default_namespace(kubeconfig, context)
-    wanted = Wanted(target=for_target, revision=for_revision, commit=for_commit)
-    waits = watching or wanted != Wanted() or on_pause is not None or timeout is not None
+    wanted = WaitedFor(target=for_target, revision=for_revision, commit=for_commit)
+    waits = watching or wanted != WaitedFor() or on_pause is not None or timeout is not None
     limit = limit_of(timeout)
 
     async def work(client: KubeClient) -> _Wait:
@@ -227,11 +227,11 @@ def status(
 
 
 def _exit_code(wait: _Wait, *, waits: bool, on_pause: str | None, timeout: str | None) -> int:
-    if wait.outcome is Outcome.PAUSED:
-        return 0 if on_pause != "fail" else Outcome.PAUSED.value
-    if wait.outcome is Outcome.RUNNING:
+    if wait.outcome is WaitOutcome.PAUSED:
+        return 0 if on_pause != "fail" else WaitOutcome.PAUSED.value
+    if wait.outcome is WaitOutcome.RUNNING:
         if waits:
             say(f"not over within {timeout}; the rollout goes on", err=True)
-        return Outcome.RUNNING.value if waits else 0
+        return WaitOutcome.RUNNING.value if waits else 0
     code: int = wait.outcome.value
     return code

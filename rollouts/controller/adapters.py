@@ -26,7 +26,7 @@ from rollouts.controller.adapter_content import (
     has_requests,
     read_models,
 )
-from rollouts.controller.model_server_calls import Answer, ModelServerCalls
+from rollouts.controller.model_server_calls import ModelServerCalls, ServerAnswer
 from rollouts.objects.pods import Pod
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.modelservers import ModelServerBook
@@ -329,7 +329,7 @@ class AdapterWatch:
         pod.looked = _NEVER
         self._changed(key)
 
-    async def _ask(self, pod: _Pod, method: str, path: str, request: Any, timeout: float) -> Answer:
+    async def _ask(self, pod: _Pod, method: str, path: str, request: Any, timeout: float) -> ServerAnswer:
         return await self._calls.ask(pod.namespace, pod.endpoint, pod.port, method, path, request, timeout)
 
 

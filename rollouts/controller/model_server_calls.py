@@ -14,7 +14,7 @@ from rollouts.objects.pods import Pod
 from rollouts.runtime.fairness import FairSlots
 from rollouts.runtime.modelservers import SETTINGS, ModelServerBook, explain
 
-__all__ = ["Answer", "ModelServerCalls"]
+__all__ = ["ModelServerCalls", "ServerAnswer"]
 
 _BODY_LIMIT = 1024 * 1024
 _PARALLEL = 32
@@ -24,7 +24,7 @@ _WORDS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ServerAnswer:
     """What came of a call. ``status`` None: no answer, and ``problem`` says why."""
 
     status: int | None
@@ -47,7 +47,7 @@ class ModelServerCalls:
 
     async def ask(
         self, namespace: str, pod: Pod, port: int, method: str, path: str, request: Any, timeout: float
-    ) -> Answer:
+    ) -> ServerAnswer:
         """One call of at most ``timeout`` seconds; ``request`` is sent as JSON, None sends nothing."""
         scheme = "http"
         try:
@@ -82,7 +82,7 @@ class ModelServerCalls:
         return self._session
 
 
-async def _read(response: aiohttp.ClientResponse, path: str) -> Answer:
+async def _read(response: aiohttp.ClientResponse, path: str) -> ServerAnswer:
     body = b""
     async for chunk in response.content.iter_chunked(65_536):
         body += chunk
@@ -90,16 +90,16 @@ async def _read(response: aiohttp.ClientResponse, path: str) -> Answer:
             return _silent(path, f"that ends within {_BODY_LIMIT} bytes")
     text = body.decode("utf-8", "replace")
     if response.status == 200:
-        return Answer(status=200, body=text)
+        return ServerAnswer(status=200, body=text)
     words = _own_words(text)
     problem = f"{path} answers {response.status}{f': {words}' if words else ''}"
     if response.status in (401, 403):
         problem += f"; it may want a key: {SETTINGS.key}"
-    return Answer(status=response.status, body=text, problem=problem)
+    return ServerAnswer(status=response.status, body=text, problem=problem)
 
 
-def _silent(path: str, why: str) -> Answer:
-    return Answer(status=None, problem=f"{path} gives no answer: {_line(why)}")
+def _silent(path: str, why: str) -> ServerAnswer:
+    return ServerAnswer(status=None, problem=f"{path} gives no answer: {_line(why)}")
 
 
 def _own_words(body: str) -> str:

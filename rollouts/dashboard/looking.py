@@ -22,7 +22,7 @@ from rollouts.runtime.objects import ObjectKey
 from rollouts.runtime.reflector import Reflector
 from rollouts.runtime.store import Store
 
-__all__ = ["Arm", "Cluster"]
+__all__ = ["ArmPods", "ClusterView"]
 
 _OWNER = "owner"
 _PODS = 200
@@ -30,7 +30,7 @@ _PODS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
+class ArmPods:
     """One version and its pods; ``problem`` says why they are not known."""
 
     role: str
@@ -45,7 +45,7 @@ def _by_owner(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield run["metadata"].get("namespace", ""), reference["uid"]
 
 
-class Cluster:
+class ClusterView:
     """``namespace`` None watches all."""
 
     def __init__(self, client: KubeClient, clock: Clock, namespace: str | None) -> None:
@@ -100,11 +100,11 @@ class Cluster:
         found = self._runs.by_index(_OWNER, (meta.get("namespace", ""), meta.get("uid", "")))
         return sorted(found, key=lambda run: str(run["metadata"].get("creationTimestamp", "")))
 
-    async def arms(self, rollout: dict[str, Any]) -> list[Arm]:
+    async def arms(self, rollout: dict[str, Any]) -> list[ArmPods]:
         """Pods of both versions, as the API server has them now."""
         parsed = parse_rollout(rollout)
         status, traffic = parsed.status, parsed.spec.traffic if parsed.spec is not None else None
-        found: list[Arm] = []
+        found: list[ArmPods] = []
         for role, revision in (("canary", status.canary), ("stable", status.stable)):
             if revision is None:
                 continue
@@ -116,20 +116,22 @@ class Cluster:
             found.append(await self._arm(parsed.namespace, role, identity))
         return found
 
-    async def _arm(self, namespace: str, role: str, identity: Identity) -> Arm:
+    async def _arm(self, namespace: str, role: str, identity: Identity) -> ArmPods:
         try:
             pool = await self._pool(namespace, identity)
             if pool is None:
-                return Arm(
+                return ArmPods(
                     role=role, name=identity.name, problem=f"InferencePool {identity.name} does not exist"
                 )
             selector = read_pool(pool).selector
             pods = await list_all(self._client, kinds.POD, namespace) if selector else []
         except KubeError as error:
-            return Arm(role=role, name=identity.name, problem=f"its pods could not be read: {error}")
+            return ArmPods(role=role, name=identity.name, problem=f"its pods could not be read: {error}")
         mine = [pod for pod in pods if _selected(pod, selector)]
         read = [found for pod in mine if (found := read_pod(pod, identity.name)) is not None]
-        return Arm(role=role, name=identity.name, pods=tuple(sorted(read, key=lambda pod: pod.name)[:_PODS]))
+        return ArmPods(
+            role=role, name=identity.name, pods=tuple(sorted(read, key=lambda pod: pod.name)[:_PODS])
+        )
 
     async def _pool(self, namespace: str, identity: Identity) -> dict[str, Any] | None:
         for resource in self._pools_of(identity.group):

@@ -9,7 +9,7 @@ from typing import Any
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.cli.explain import explanation
-from rollouts.dashboard.looking import Arm
+from rollouts.dashboard.looking import ArmPods
 from rollouts.engine.commands import CommandAction
 from rollouts.engine.rollout_status import Phase
 from rollouts.report.markup import Child, Element, el, render
@@ -17,7 +17,7 @@ from rollouts.report.page import attempt_sections, document, explained, state
 from rollouts.report.reading import NoAttemptError, read_attempt
 from rollouts.units import format_weight
 
-__all__ = ["ACTIONS", "SCRIPT", "Shown", "fragment", "list_main", "page_of", "rollout_main", "step_text"]
+__all__ = ["ACTIONS", "SCRIPT", "ShownPart", "fragment", "list_main", "page_of", "rollout_main", "step_text"]
 
 SCRIPT = """\
 const main = document.querySelector("main");
@@ -50,7 +50,7 @@ ACTIONS: Mapping[CommandAction, tuple[str, bool]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class ShownPart:
     """What a page is made of. ``token`` empty: it has no buttons."""
 
     now: datetime
@@ -105,7 +105,7 @@ def list_main(rollouts: Sequence[Mapping[str, Any]]) -> list[Element]:
 
 
 def rollout_main(
-    rollout: Mapping[str, Any], runs: list[dict[str, Any]], arms: Sequence[Arm], shown: Shown
+    rollout: Mapping[str, Any], runs: list[dict[str, Any]], arms: Sequence[ArmPods], shown: ShownPart
 ) -> Iterator[Element]:
     """One Rollout: phase, what comes next and what would move it, buttons, pods, and the attempt as a report has it."""
     parsed = parse_rollout(rollout)
@@ -123,7 +123,7 @@ def rollout_main(
         yield el("p", str(error))
 
 
-def _pods(arm: Arm) -> Element:
+def _pods(arm: ArmPods) -> Element:
     ready = sum(pod.ready for pod in arm.pods)
     count = f"{ready} of {len(arm.pods)} Ready" if not arm.problem else arm.problem
     rows = [

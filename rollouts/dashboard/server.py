@@ -14,8 +14,8 @@ from aiohttp import web
 from rollouts.api.parsing import parse_rollout
 from rollouts.cli.verbs import write_command
 from rollouts.dashboard.guard import COOKIE, host_problem, origin_problem, token_of
-from rollouts.dashboard.looking import Arm, Cluster
-from rollouts.dashboard.pages import SCRIPT, Shown, fragment, list_main, page_of, rollout_main
+from rollouts.dashboard.looking import ArmPods, ClusterView
+from rollouts.dashboard.pages import SCRIPT, ShownPart, fragment, list_main, page_of, rollout_main
 from rollouts.engine.commands import CommandAction
 from rollouts.kube.client import KubeClient
 from rollouts.kube.errors import KubeError
@@ -52,7 +52,7 @@ class Dashboard:
     def __init__(
         self,
         client: KubeClient,
-        cluster: Cluster,
+        cluster: ClusterView,
         clock: Clock,
         address: ListenAddress,
         *,
@@ -105,9 +105,9 @@ class Dashboard:
         given = request.cookies.get(COOKIE, "")
         return given if len(given) == 43 and given.isascii() else secrets.token_urlsafe(32)
 
-    def _shown(self, session: str) -> Shown:
+    def _shown(self, session: str) -> ShownPart:
         token = token_of(self._secret, session) if session else ""
-        return Shown(now=self._clock.now(), token=token)
+        return ShownPart(now=self._clock.now(), token=token)
 
     # --- pages ---
 
@@ -134,7 +134,7 @@ class Dashboard:
         rollout = self._cluster.rollout(namespace, name)
         if rollout is None:
             return None
-        arms: list[Arm] = await self._cluster.arms(rollout)
+        arms: list[ArmPods] = await self._cluster.arms(rollout)
         return list(rollout_main(rollout, self._cluster.runs(rollout), arms, self._shown(session)))
 
     async def _script(self, request: web.Request) -> web.StreamResponse:

@@ -21,7 +21,7 @@ from rollouts.lab.environment import EXAMPLES, Lab, read_objects
 from rollouts.lab.gateway.likeness import GatewayLike
 from rollouts.lab.story import NAME, answered_by_v2, is_canary, open_base_model
 from rollouts.lab.telling import NAMESPACE, StoryFailed, Teller, follow, over, until
-from rollouts.lab.traffic import Traffic, TrafficSpec, Window
+from rollouts.lab.traffic import Traffic, TrafficSpec, TrafficWindow
 from rollouts.objects import kinds
 
 __all__ = ["PLAYED", "tell_no_split", "tell_one_picker"]
@@ -143,7 +143,7 @@ async def _begin(lab: Lab, teller: Teller, traffic: Traffic) -> None:
     )
 
 
-def _all_good(window: Window) -> bool:
+def _all_good(window: TrafficWindow) -> bool:
     return len(window) > 0 and window.failed == 0
 
 
@@ -158,7 +158,7 @@ async def _follow(
     return await follow(lab, teller, NAME, seen=answered_by_v2(traffic), until=until, longest=_LONGEST)
 
 
-def _demand_no_failure(window: Window, when: str) -> None:
+def _demand_no_failure(window: TrafficWindow, when: str) -> None:
     failed = [result for result in window.results if result.failed]
     if failed:
         began = min(result.sent_at for result in window.results)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-__all__ = ["Result", "Traffic", "TrafficSpec", "Window"]
+__all__ = ["Result", "Traffic", "TrafficSpec", "TrafficWindow"]
 
 _MODEL = re.compile(rb'"model":\s*"([^"]{0,253})"')
 _ERROR_EVENT = b'data: {"error"'
@@ -79,7 +79,7 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class TrafficWindow:
     """The requests that were sent in some stretch of time and have ended."""
 
     results: Sequence[Result]
@@ -140,9 +140,9 @@ class Traffic:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
 
-    def window(self, since: float, until: float = math.inf) -> Window:
+    def window(self, since: float, until: float = math.inf) -> TrafficWindow:
         """Ended requests that were sent in [since, until) of ``time.monotonic()``."""
-        return Window([result for result in self.results if since <= result.sent_at < until])
+        return TrafficWindow([result for result in self.results if since <= result.sent_at < until])
 
     async def __aenter__(self) -> Traffic:
         self.start()

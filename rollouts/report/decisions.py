@@ -13,14 +13,14 @@ from rollouts.api.scalars import parse_time
 from rollouts.engine.rollout_status import HistoryEntry, Outcome
 from rollouts.objects.fields import metadata_of, text_at
 
-__all__ = ["Decision", "decisions_of", "marks_of"]
+__all__ = ["RecordedDecision", "decisions_of", "marks_of"]
 
 _EVENTS = 64
 """Of a Rollout that the cluster still has, the newest: Events live an hour."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class RecordedDecision:
     """Something that was decided, with its figures in words."""
 
     at: datetime
@@ -43,26 +43,28 @@ def decisions_of(
     events: Sequence[Mapping[str, Any]] | None,
     began: datetime | None,
     ended: datetime | None,
-) -> list[Decision]:
+) -> list[RecordedDecision]:
     """In the order of time; within one second causes come before what they cause."""
-    found: list[Decision] = []
+    found: list[RecordedDecision] = []
     for gate in evidence.status.gates if evidence is not None else ():
         if gate.since is not None and gate.verdict in ("Pass", "Fail", "Inconclusive"):
             where = "background gate" if gate.step is None else f"gate of step {gate.step + 1}"
-            found.append(Decision(at=gate.since, what=f"{gate.verdict}: {where}", why=gate.message))
+            found.append(RecordedDecision(at=gate.since, what=f"{gate.verdict}: {where}", why=gate.message))
     weight: float | None = None
     for at, step, share in marks_of(evidence):
         if share != weight:
-            found.append(Decision(at=at, what=f"Weight {share * 100:.4g} %", why=f"step {step + 1}"))
+            found.append(RecordedDecision(at=at, what=f"Weight {share * 100:.4g} %", why=f"step {step + 1}"))
         weight = share
     for run in runs:
         if run.status.completed_at is not None:
             about = f"{run.status.phase.value}: run {run.name}"
-            found.append(Decision(at=run.status.completed_at, what=about, why=run.status.message))
+            found.append(RecordedDecision(at=run.status.completed_at, what=about, why=run.status.message))
     if entry is not None:
-        found.append(Decision(at=entry.at, what=entry.outcome.value, why=entry.message))
+        found.append(RecordedDecision(at=entry.at, what=entry.outcome.value, why=entry.message))
     elif ended is not None and parsed.status.aborted is not None:
-        found.append(Decision(at=ended, what=Outcome.ABORTED.value, why=parsed.status.aborted.message))
+        found.append(
+            RecordedDecision(at=ended, what=Outcome.ABORTED.value, why=parsed.status.aborted.message)
+        )
     if began is not None:
         found += _of_events(events or (), began, ended)
     return sorted(found, key=lambda one: one.at)
@@ -70,7 +72,7 @@ def decisions_of(
 
 def _of_events(
     events: Sequence[Mapping[str, Any]], began: datetime, ended: datetime | None
-) -> Iterator[Decision]:
+) -> Iterator[RecordedDecision]:
     for event in list(events)[-_EVENTS:]:
         raw = (
             event.get("lastTimestamp")
@@ -85,4 +87,4 @@ def _of_events(
         late = 0.0 if ended is None else (at - ended).total_seconds()
         if (began - at).total_seconds() <= 60 and late <= 60:
             what = f"Event {text_at(event, 'reason')}"
-            yield Decision(at=at, what=what, why=text_at(event, "message"))
+            yield RecordedDecision(at=at, what=what, why=text_at(event, "message"))

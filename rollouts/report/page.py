@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from rollouts.report.charts import Bound, Series, effect_chart, evidence_chart, weight_chart
 from rollouts.report.markup import Child, Element, el, render
-from rollouts.report.reading import Attempt, Compared, Threshold
+from rollouts.report.reading import AttemptReport, ComparedMetric, Threshold
 from rollouts.report.style import PAGE, hash_of
 
 __all__ = ["attempt_sections", "document", "explained", "moment", "report_page", "state"]
@@ -73,7 +73,7 @@ def document(
     return "<!DOCTYPE html>\n" + render(el("html", el("head", head), el("body", *body), lang="en")) + "\n"
 
 
-def report_page(attempt: Attempt, now: datetime) -> str:
+def report_page(attempt: AttemptReport, now: datetime) -> str:
     """The document of ``rollouts report``."""
     title = f"Rollout {attempt.namespace}/{attempt.name}, attempt {attempt.number}"
     made = el(
@@ -89,7 +89,7 @@ def report_page(attempt: Attempt, now: datetime) -> str:
     return document(title, [header, main, el("footer", made, class_="soft")])
 
 
-def _headline(attempt: Attempt) -> Element:
+def _headline(attempt: AttemptReport) -> Element:
     return el("p", state(attempt.outcome), " ", attempt.message)
 
 
@@ -103,7 +103,7 @@ def explained(lines: Sequence[tuple[str, str]]) -> Element:
     return el("dl", rows)
 
 
-def attempt_sections(attempt: Attempt, now: datetime) -> Iterator[Element]:
+def attempt_sections(attempt: AttemptReport, now: datetime) -> Iterator[Element]:
     """Everything below the headline, for the report and for the live page."""
     yield _about(attempt)
     if attempt.steps:
@@ -130,7 +130,7 @@ def attempt_sections(attempt: Attempt, now: datetime) -> Iterator[Element]:
         )
 
 
-def _span(attempt: Attempt, now: datetime) -> tuple[float, float]:
+def _span(attempt: AttemptReport, now: datetime) -> tuple[float, float]:
     """From the first thing known of the attempt to its end, in Unix seconds."""
     times = [at.timestamp() for at, _, _ in attempt.marks] + [float(point.at) for point in attempt.points]
     times += [at.timestamp() for at in (attempt.began,) if at is not None]
@@ -140,7 +140,7 @@ def _span(attempt: Attempt, now: datetime) -> tuple[float, float]:
     return start, max(ends, default=start + 60.0)
 
 
-def _about(attempt: Attempt) -> Element:
+def _about(attempt: AttemptReport) -> Element:
     desired, applied, observed = attempt.weight
     rows: list[tuple[str, Child]] = [
         ("Canary", attempt.canary),
@@ -157,7 +157,7 @@ def _about(attempt: Attempt) -> Element:
     return el("section", el("dl", [child for pair in pairs for child in pair]), class_="card")
 
 
-def _steps(attempt: Attempt) -> Element:
+def _steps(attempt: AttemptReport) -> Element:
     rows = []
     for step in attempt.steps:
         verdict: list[Child] = [" ", state(step.verdict)] if step.verdict else []
@@ -181,7 +181,7 @@ def _key(*lines: tuple[str, str]) -> Element:
     return el("p", [el("span", sample(style), f" {words}") for style, words in lines], class_="key")
 
 
-def _whole(attempt: Attempt, start: float, end: float) -> Iterator[Element]:
+def _whole(attempt: AttemptReport, start: float, end: float) -> Iterator[Element]:
     marks = [(at.timestamp(), share) for at, _, share in attempt.marks]
     drawings = [
         el(
@@ -212,7 +212,7 @@ def _how_to_read() -> Element:
     return el("p", text, class_="soft")
 
 
-def _comparison(attempt: Attempt, one: Compared, start: float, end: float) -> Element:
+def _comparison(attempt: AttemptReport, one: ComparedMetric, start: float, end: float) -> Element:
     result = one.result
     read_by = ", ".join(f"step {step + 1}" for step in one.steps) or "the background analysis"
     advisory = " It informs and decides nothing." if one.advisory else ""
@@ -228,7 +228,7 @@ def _comparison(attempt: Attempt, one: Compared, start: float, end: float) -> El
     return el("article", parts, class_="card")
 
 
-def _drawings(attempt: Attempt, one: Compared, start: float, end: float) -> Iterator[Element]:
+def _drawings(attempt: AttemptReport, one: ComparedMetric, start: float, end: float) -> Iterator[Element]:
     points = attempt.points
     effect, is_cut = effect_chart(one.result.name, points, one.index, start, end, one.harmful, one.tolerated)
     note = "; parts of the interval lie beyond the axis" if is_cut else ""
@@ -250,7 +250,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def _figures(attempt: Attempt, one: Compared, start: float) -> Element:
+def _figures(attempt: AttemptReport, one: ComparedMetric, start: float) -> Element:
     head = ("minute", "weight %", "effect %", "low %", "high %", "harm", "within tolerance")
     rows = []
     for point in attempt.points:
@@ -316,7 +316,7 @@ def _value(value: object) -> str:
     )
 
 
-def _decisions(attempt: Attempt) -> Element:
+def _decisions(attempt: AttemptReport) -> Element:
     if not attempt.decisions:
         return el("p", "None yet.")
     rows = [
@@ -326,7 +326,7 @@ def _decisions(attempt: Attempt) -> Element:
     return el("ol", rows, class_="plain")
 
 
-def _history(attempt: Attempt) -> Element:
+def _history(attempt: AttemptReport) -> Element:
     rows = [
         el(
             "tr",

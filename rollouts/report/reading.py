@@ -20,15 +20,15 @@ from rollouts.api.runs import ParsedRun, parse_run
 from rollouts.engine.rollout_status import HistoryEntry, Phase, RolloutStatus
 from rollouts.engine.steps import describe
 from rollouts.objects.fields import list_of, map_of, metadata_of, text_at
-from rollouts.report.decisions import Decision, decisions_of, marks_of
+from rollouts.report.decisions import RecordedDecision, decisions_of, marks_of
 from rollouts.units import format_weight
 
 __all__ = [
     "COMMIT_ANNOTATION",
-    "Asked",
-    "Attempt",
-    "Compared",
+    "AttemptReport",
+    "ComparedMetric",
     "NoAttemptError",
+    "Origin",
     "StepRow",
     "Threshold",
     "read_attempt",
@@ -44,7 +44,7 @@ class NoAttemptError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Origin:
     """Who asked for something, as far as it is known: ``what`` in two or three words, the answer beside it."""
 
     what: str
@@ -63,7 +63,7 @@ class StepRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
+class ComparedMetric:
     """One comparison of the attempt. ``harmful`` and ``tolerated`` are relative effects: harm begins beyond the first,
     a pass rules out what is beyond the second. ``index`` is its place in the points of the time line."""
 
@@ -88,7 +88,7 @@ class Threshold:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class AttemptReport:
     """Everything that a report tells."""
 
     namespace: str
@@ -103,19 +103,19 @@ class Attempt:
     running: bool
     began: datetime | None
     ended: datetime | None
-    asked: tuple[Asked, ...]
+    asked: tuple[Origin, ...]
     steps: tuple[StepRow, ...]
     weight: tuple[str, str, str]
     """Desired, applied, observed; of a running attempt."""
     marks: tuple[tuple[datetime, int, float], ...]
     """From when on which step (from 0) asked for which share."""
     points: tuple[TimePoint, ...]
-    compared: tuple[Compared, ...]
+    compared: tuple[ComparedMetric, ...]
     gates: tuple[GateState, ...]
     abort_at: float | None
     pass_at: float | None
     thresholds: tuple[Threshold, ...]
-    decisions: tuple[Decision, ...]
+    decisions: tuple[RecordedDecision, ...]
     history: tuple[HistoryEntry, ...]
     missing: tuple[str, ...] = field(default=())
     """What is not known, and why."""
@@ -126,7 +126,7 @@ def read_attempt(
     runs: Sequence[Mapping[str, Any]],
     events: Sequence[Mapping[str, Any]] | None = None,
     number: int | None = None,
-) -> Attempt:
+) -> AttemptReport:
     """Attempt ``number``, or the newest. ``events`` None: they could not be read. Raises NoAttemptError."""
     parsed = parse_rollout(rollout)
     status = parsed.status
@@ -145,7 +145,7 @@ def read_attempt(
     began = (status.started_at if current and running else None) or _began(mine)
     stable = evidence.spec.stable.name if evidence and evidence.spec and evidence.spec.stable else ""
     canary = entry.revision if entry else (status.canary or status.stable) if current else None
-    return Attempt(
+    return AttemptReport(
         namespace=parsed.namespace,
         name=parsed.name,
         number=number,
@@ -210,25 +210,25 @@ def _ended(status: RolloutStatus, entry: HistoryEntry | None, *, current: bool) 
 
 def _asked(
     rollout: Mapping[str, Any], parsed: ParsedRollout, entry: HistoryEntry | None, *, current: bool
-) -> Iterator[Asked]:
+) -> Iterator[Origin]:
     status = parsed.status
     revision = entry.revision if entry else (status.canary or status.stable) if current else None
     if revision is not None and revision.revision:
-        yield Asked(what="spec.target.revision", answer=revision.revision)
+        yield Origin(what="spec.target.revision", answer=revision.revision)
     if not current:
         return
     commit = text_at(rollout, "metadata", "annotations", COMMIT_ANNOTATION)
     if commit:
-        yield Asked(what="Commit", answer=commit)
+        yield Origin(what="Commit", answer=commit)
     for line in list(_changes(rollout))[-_CHANGES:]:
-        yield Asked(what="Spec written by", answer=line)
+        yield Origin(what="Spec written by", answer=line)
     last = status.last_command
     if last is not None:
         by = last.by or "somebody who did not say"
         done = f"{last.action} by {by} at {_stamp(last.at)}: {last.result.value}"
-        yield Asked(what="Last command", answer=f"{done}. {last.message}" if last.message else done)
+        yield Origin(what="Last command", answer=f"{done}. {last.message}" if last.message else done)
     for name in status.current.overrides if status.current else ():
-        yield Asked(what="Overridden gate", answer=name)
+        yield Origin(what="Overridden gate", answer=name)
 
 
 def _changes(rollout: Mapping[str, Any]) -> Iterator[str]:
@@ -273,7 +273,7 @@ def _state(status: RolloutStatus, index: int) -> str:
     return "failed" if status.aborted is not None else "current"
 
 
-def _compared(evidence: ParsedRun) -> Iterator[Compared]:
+def _compared(evidence: ParsedRun) -> Iterator[ComparedMetric]:
     assert evidence.spec is not None
     asked = {item.name: item for item in evidence.spec.comparisons}
     for index, result in enumerate(evidence.status.comparisons):
@@ -282,7 +282,7 @@ def _compared(evidence: ParsedRun) -> Iterator[Compared]:
             metric = metric_of(item) if item is not None else None
         except GatesError:
             metric = None
-        yield Compared(
+        yield ComparedMetric(
             index=index,
             result=result,
             steps=item.steps if item is not None else (),

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from rollouts.api.scalars import format_time
-from rollouts.report.reading import Attempt
+from rollouts.report.reading import AttemptReport
 from rollouts.terminal import printable
 
 __all__ = ["report_json", "report_markdown"]
@@ -28,7 +28,7 @@ def _at(moment: datetime | None) -> str:
     return "-" if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def report_markdown(attempt: Attempt, now: datetime) -> str:
+def report_markdown(attempt: AttemptReport, now: datetime) -> str:
     """The document of ``rollouts report -o md``: for a ticket that takes no HTML; drawings are left out."""
     lines = [f"# Rollout {_text(attempt.namespace)}/{_text(attempt.name)}, attempt {attempt.number}", ""]
     lines += [f"**{_text(attempt.outcome)}** {_text(attempt.message)}", ""]
@@ -57,7 +57,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *written, ""]
 
 
-def _steps(attempt: Attempt) -> Iterator[str]:
+def _steps(attempt: AttemptReport) -> Iterator[str]:
     if attempt.steps:
         yield from ("## Steps", "")
         rows = [
@@ -66,7 +66,7 @@ def _steps(attempt: Attempt) -> Iterator[str]:
         yield from _table(("step", "what", "state", "began (UTC)", "gate"), rows)
 
 
-def _judged(attempt: Attempt) -> Iterator[str]:
+def _judged(attempt: AttemptReport) -> Iterator[str]:
     if attempt.compared:
         yield from ("## Comparisons with stable", "")
         rows = [
@@ -89,7 +89,7 @@ def _judged(attempt: Attempt) -> Iterator[str]:
         yield from _table(("metric", "phase", "limits", "in words"), limits)
 
 
-def _told(attempt: Attempt) -> Iterator[str]:
+def _told(attempt: AttemptReport) -> Iterator[str]:
     yield from ("## Decisions", "")
     yield from _table(
         ("at (UTC)", "what", "why"), [(_at(one.at), one.what, one.why) for one in attempt.decisions]
@@ -103,7 +103,7 @@ def _told(attempt: Attempt) -> Iterator[str]:
         yield from _table(("attempt", "ended (UTC)", "outcome", "version", "why"), rows)
 
 
-def report_json(attempt: Attempt) -> str:
+def report_json(attempt: AttemptReport) -> str:
     """The values of the report, stable for scripts: fields of ``Attempt``, in camelCase."""
     return json.dumps(_plain(attempt), indent=2)
 

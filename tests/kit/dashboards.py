@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
-from rollouts.dashboard.looking import Cluster as Watched
+from rollouts.dashboard.looking import ClusterView as Watched
 from rollouts.dashboard.server import Dashboard
 from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock

@@ -12,7 +12,7 @@ from rollouts.kube.client import PatchKind, Propagation, Resource
 from rollouts.kube.errors import NotFound
 from rollouts.kube.http import HttpKubeClient
 from rollouts.lab.gateway.service import LabGateway
-from rollouts.lab.traffic import Traffic, TrafficSpec, Window
+from rollouts.lab.traffic import Traffic, TrafficSpec, TrafficWindow
 from rollouts.objects import kinds
 from tests.kit.polling import eventually
 
@@ -162,11 +162,11 @@ class Stage:
         await _until(look, timeout=timeout)
 
     @asynccontextmanager
-    async def traffic(self) -> AsyncIterator[Callable[[], Awaitable[Window]]]:
+    async def traffic(self) -> AsyncIterator[Callable[[], Awaitable[TrafficWindow]]]:
         """Send requests; the answer, called inside, waits for thirty more answers and tells of all so far."""
         async with Traffic(TrafficSpec(url=self.url, rate=_RATE, seconds=_LONGEST, max_tokens=4)) as sent:
 
-            async def so_far() -> Window:
+            async def so_far() -> TrafficWindow:
                 begun = time.monotonic()
                 await eventually(lambda: len(sent.window(begun)) >= 30, timeout=20, every=_EVERY)
                 return sent.window(0)

@@ -12,7 +12,7 @@ from rollouts.kube.client import WatchType
 from rollouts.kube.errors import Gone
 from rollouts.lab.memoryapi.selectors import Matcher
 
-__all__ = ["Change", "History", "Subscription"]
+__all__ = ["Change", "History", "WatchSubscription"]
 
 Object = dict[str, Any]
 
@@ -38,10 +38,12 @@ class Change:
     frozen: bytes
 
 
-class Subscription:
+class WatchSubscription:
     """One open watch: the changes it has not delivered yet, oldest first."""
 
-    def __init__(self, *, namespace: str, matches: Matcher, on_close: Callable[[Subscription], None]) -> None:
+    def __init__(
+        self, *, namespace: str, matches: Matcher, on_close: Callable[[WatchSubscription], None]
+    ) -> None:
         self.pending: deque[tuple[WatchType, Change]] = deque()
         self.closed = False
         self._wake: Callable[[], None] | None = None
@@ -97,7 +99,7 @@ class History:
     def __init__(self, *, limit: int) -> None:
         self._limit = limit
         self._changes: deque[Change] = deque()
-        self._watches: list[Subscription] = []
+        self._watches: list[WatchSubscription] = []
         self.compacted = 0
 
     def append(self, change: Change) -> None:
@@ -114,11 +116,11 @@ class History:
         while self._changes and self._changes[0].revision <= revision:
             self._changes.popleft()
 
-    def open(self, *, after: int, namespace: str, matches: Matcher) -> Subscription:
+    def open(self, *, after: int, namespace: str, matches: Matcher) -> WatchSubscription:
         """A watch of all changes after revision ``after``. Raises Gone."""
         if after < self.compacted:
             raise Gone(f"too old resource version: {after} ({self.compacted})", status=410)
-        watch = Subscription(namespace=namespace, matches=matches, on_close=self._watches.remove)
+        watch = WatchSubscription(namespace=namespace, matches=matches, on_close=self._watches.remove)
         for change in self._changes:
             if change.revision > after:
                 watch.offer(change)

@@ -13,7 +13,7 @@ from aiohttp import web
 from rollouts.kube.discovery import AGGREGATED
 from rollouts.kube.errors import Forbidden, Invalid, KindNotServed, KubeError
 from rollouts.lab.memoryapi import documents
-from rollouts.lab.memoryapi.history import Subscription
+from rollouts.lab.memoryapi.history import WatchSubscription
 from rollouts.lab.memoryapi.requests import (
     RequestTarget,
     manager_of,
@@ -283,7 +283,11 @@ class MemoryApiServer:
         return response
 
     async def _stream(
-        self, request: web.Request, target: RequestTarget, watch: Subscription, response: web.StreamResponse
+        self,
+        request: web.Request,
+        target: RequestTarget,
+        watch: WatchSubscription,
+        response: web.StreamResponse,
     ) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + float(request.query.get("timeoutSeconds") or _DEFAULT_WATCH_SECONDS)

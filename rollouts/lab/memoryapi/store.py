@@ -12,7 +12,7 @@ from rollouts.kube.errors import AlreadyExists, Gone, Invalid, NotFound
 from rollouts.lab.memoryapi.admission import Policy
 from rollouts.lab.memoryapi.builtins import fill_in, to_stored_version, to_version
 from rollouts.lab.memoryapi.crds import establish, is_crd
-from rollouts.lab.memoryapi.history import Change, Subscription
+from rollouts.lab.memoryapi.history import Change, WatchSubscription
 from rollouts.lab.memoryapi.json_copies import thaw, wire_copy
 from rollouts.lab.memoryapi.kinds import KindRegistry, ServedKind
 from rollouts.lab.memoryapi.objects import (
@@ -133,7 +133,7 @@ class MemoryApi:
         resource_version: str,
         label_selector: str = "",
         field_selector: str = "",
-    ) -> Subscription:
+    ) -> WatchSubscription:
         """Open a watch after ``resource_version``; '' and '0' begin with what exists. Raises Gone."""
         kind = self.kind(resource)
         if resource_version and not resource_version.isdigit():

@@ -14,7 +14,7 @@ from rollouts.cli import lab
 from rollouts.cli.lab_load import told
 from rollouts.cli.main import main
 from rollouts.lab.gateway.likeness import GatewayLike
-from rollouts.lab.traffic import Result, Window
+from rollouts.lab.traffic import Result, TrafficWindow
 
 STATE: dict[str, Any] = {
     "pid": os.getpid(),
@@ -114,11 +114,14 @@ def test_load_says_who_answered_by_version_and_what_failed() -> None:
     lost = result("", "", failed=True)
     adapters = [result("qwen-0", "travel-helper-v1"), result("qwen-0", "travel-helper-v2")]
 
-    assert told(Window([*pools, lost]), "mymodel") == "3 answered, deepseek-r1 33.3%, qwen 66.7%, 1 failed"
-    assert told(Window(adapters), "travelhelper") == (
+    assert (
+        told(TrafficWindow([*pools, lost]), "mymodel")
+        == "3 answered, deepseek-r1 33.3%, qwen 66.7%, 1 failed"
+    )
+    assert told(TrafficWindow(adapters), "travelhelper") == (
         "2 answered, travel-helper-v1 50.0%, travel-helper-v2 50.0%, 0 failed"
     )
-    assert told(Window([lost]), "mymodel") == "0 answered, 1 failed"
+    assert told(TrafficWindow([lost]), "mymodel") == "0 answered, 1 failed"
 
 
 def test_load_needs_a_lab(state: Path) -> None:

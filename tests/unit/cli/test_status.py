@@ -16,7 +16,7 @@ import pytest
 
 from rollouts.api.crds import all_crds
 from rollouts.cli.following import follow
-from rollouts.cli.outcomes import Outcome, Wanted, outcome_of
+from rollouts.cli.outcomes import WaitedFor, WaitOutcome, outcome_of
 from rollouts.kube.client import PatchKind
 from rollouts.kube.counting import CountingClient, RequestRecord
 from rollouts.lab.controlplane.upstream import CRDS
@@ -190,15 +190,15 @@ def obj(status: dict[str, Any], *, generation: int = 1, target: str = "v2") -> d
 @pytest.mark.parametrize(
     ("found", "want"),
     [
-        (obj(HEALTHY), Outcome.HEALTHY),
-        (obj(HEALTHY, generation=2), Outcome.RUNNING),
-        (obj(HEALTHY, target="v3"), Outcome.RUNNING),  # a status that speaks of another target
-        (obj(ABORTED), Outcome.STOPPED),
-        (obj(ABORTED, generation=2), Outcome.RUNNING),
-        (obj(PAUSED), Outcome.PAUSED),
-        (obj(PAUSED, generation=2), Outcome.RUNNING),
-        (obj(PROGRESSING), Outcome.RUNNING),
-        ({**ROLLOUT}, Outcome.RUNNING),
+        (obj(HEALTHY), WaitOutcome.HEALTHY),
+        (obj(HEALTHY, generation=2), WaitOutcome.RUNNING),
+        (obj(HEALTHY, target="v3"), WaitOutcome.RUNNING),  # a status that speaks of another target
+        (obj(ABORTED), WaitOutcome.STOPPED),
+        (obj(ABORTED, generation=2), WaitOutcome.RUNNING),
+        (obj(PAUSED), WaitOutcome.PAUSED),
+        (obj(PAUSED, generation=2), WaitOutcome.RUNNING),
+        (obj(PROGRESSING), WaitOutcome.RUNNING),
+        ({**ROLLOUT}, WaitOutcome.RUNNING),
     ],
 )
 def test_only_what_the_controller_has_seen_is_an_outcome(found, want):
@@ -218,7 +218,7 @@ def test_only_what_the_controller_has_seen_is_an_outcome(found, want):
 def test_a_commit_may_be_abbreviated_as_git_does(asked, found, same):
     rollout = {"metadata": {"annotations": {"inferencerollouts.dev/commit": found}}}
 
-    assert Wanted(commit=asked).asked_for(rollout) is same
+    assert WaitedFor(commit=asked).asked_for(rollout) is same
 
 
 async def test_a_rollout_is_followed_by_one_list_and_one_watch():

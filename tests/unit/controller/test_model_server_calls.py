@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from aiohttp import web
 
-from rollouts.controller.model_server_calls import Answer, ModelServerCalls
+from rollouts.controller.model_server_calls import ModelServerCalls, ServerAnswer
 from rollouts.objects.pods import Pod
 from rollouts.runtime.modelservers import ModelServerBook
 
 PATH = "/v1/load_lora_adapter"
 
 
-async def answered(response: web.Response, timeout: float = 5.0) -> Answer:
+async def answered(response: web.Response, timeout: float = 5.0) -> ServerAnswer:
     async def handle(request: web.Request) -> web.Response:
         return response
 

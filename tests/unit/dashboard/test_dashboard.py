@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from rollouts.dashboard.looking import Cluster as Watched
+from rollouts.dashboard.looking import ClusterView as Watched
 from rollouts.lab.memoryapi.admission import Policy
 from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from rollouts.lab.processes import free_port
-from rollouts.lab.traffic import Result, Traffic, TrafficSpec, Window
+from rollouts.lab.traffic import Result, Traffic, TrafficSpec, TrafficWindow
 from rollouts.lab.vllm.pod import SimulatedPod
 from tests.kit.polling import eventually
 
@@ -104,10 +104,10 @@ async def test_a_window_has_what_was_sent_in_it(start_pod: StartPod) -> None:
 
 
 def test_shares_are_of_answered_requests() -> None:
-    window = Window([*[result(pod="v1")] * 3, result(pod="v2"), result(status=0, failed=True)])
+    window = TrafficWindow([*[result(pod="v1")] * 3, result(pod="v2"), result(status=0, failed=True)])
 
     assert window.share(lambda result: result.pod == "v2") == (1, 4)
-    assert Window([]).share(lambda result: True) == (0, 0)
+    assert TrafficWindow([]).share(lambda result: True) == (0, 0)
 
 
 @pytest.mark.parametrize("fields", [{"rate": 0}, {"rate": 1e6}, {"seconds": 0}, {"streamed": 2}])

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from rollouts.dashboard.pages import Shown, list_main, page_of, rollout_main
+from rollouts.dashboard.pages import ShownPart, list_main, page_of, rollout_main
 from rollouts.report.markup import el, render
 from rollouts.report.page import report_page
 from rollouts.report.reading import read_attempt
@@ -107,7 +107,7 @@ def report(text: str) -> str:
 
 def live_page(text: str) -> str:
     rollout, runs, _ = attempt_with(text)
-    main = rollout_main(rollout, runs, (), Shown(now=NOW, token="t" * 64))
+    main = rollout_main(rollout, runs, (), ShownPart(now=NOW, token="t" * 64))
     return page_of(f"Rollout {text}", list(main), live="/live", forms=True)
 
 
