@@ -33,7 +33,7 @@ def serve_adapters(draft: Draft) -> None:
         view = draft.obs.pools.get(identity)
         if identity.source and view is not None and view.lacking:
             draft.actions.append(LoadAdapter(identity=identity))
-    kept = {*present, *(revision.identity for revision in draft.obs.status.arms)}
+    kept = {*present, *_stored(draft)}
     carrying = _carrying(draft)
     for entry in draft.status.history:
         if entry.revision.identity not in kept and entry.revision.identity.arm not in carrying:
@@ -52,6 +52,11 @@ def _present(draft: Draft) -> list[Identity]:
     target = draft.obs.target
     waits = draft.status.phase is Phase.WAITING
     return found if found or target is None or not waits else [target]
+
+
+def _stored(draft: Draft) -> set[Identity]:
+    """What the stored record names."""
+    return {revision.identity for revision in draft.obs.status.arms}
 
 
 def _carrying(draft: Draft) -> set[Identity]:
