@@ -104,7 +104,7 @@ async def test_the_chart_s_objects_are_unchanged_by_another_tool_and_no_differen
         "pickers": {"enabled": True, "gatewaysFrom": [{"podSelector": {}}]},
     }
     objects = render_chart(helm, {**EVERYTHING, "networkPolicy": policy}, namespace=namespace)
-    await install(kube, namespace, objects)
+    await install(kube, objects)
     argo = kube.with_field_manager(MANAGER)
     found = []
     for item in objects:

@@ -197,7 +197,9 @@ def _adopted_made_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         converging,
         "_recreate",
-        lambda draft, traffic, desired: real(draft, replace(traffic, mode=TrafficMode.MANAGED), desired),
+        lambda draft, traffic, desired, may_raise: real(
+            draft, replace(traffic, mode=TrafficMode.MANAGED), desired, may_raise=may_raise
+        ),
     )
 
 

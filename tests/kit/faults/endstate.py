@@ -30,6 +30,7 @@ _MASKED = frozenset(
         "lastTransitionTime",
         "alarm",
         "message",
+        "messageLine",
         "observed",
         "readySince",
         "requestsBefore",

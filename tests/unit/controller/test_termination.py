@@ -104,7 +104,7 @@ class Running:
         self.kube = kube
         self.namespace = EndingNamespace(MemoryKubeClient(kube.api, field_manager="inference-rollouts"))
         settings = Settings(
-            namespace=NAMESPACE,
+            namespaces=(NAMESPACE,),
             lease_namespace=NAMESPACE,
             health_address="127.0.0.1:0",
             metrics_address="127.0.0.1:0",
