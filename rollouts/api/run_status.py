@@ -48,16 +48,16 @@ def is_finished(run: Mapping[str, Any]) -> bool:
 
 def attempt_of(run: Mapping[str, Any]) -> int:
     """The attempt that the run belongs to; 0 where it does not say."""
-    return _whole(map_of(run.get("spec")).get("attempt"))
+    return _whole(map_of(run.get("spec")).get("attempt")) or 0
 
 
 def attempt_in(rollout: Mapping[str, Any]) -> int:
     """The attempt that a raw Rollout is at; 0 before the first."""
-    return _whole(map_of(rollout.get("status")).get("attempt"))
+    return _whole(map_of(rollout.get("status")).get("attempt")) or 0
 
 
-def _whole(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 _JUDGED = {
@@ -187,5 +187,4 @@ def _number(value: Any) -> float | None:
 
 def step_of(run: Mapping[str, Any]) -> int | None:
     """The 0-based step that the run judges; None: the whole attempt."""
-    step = map_of(run.get("spec")).get("step")
-    return step if isinstance(step, int) and not isinstance(step, bool) else None
+    return _whole(map_of(run.get("spec")).get("step"))

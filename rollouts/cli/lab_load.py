@@ -71,9 +71,10 @@ async def _send(spec: TrafficSpec) -> int:
 
     began = since = time.monotonic()
     async with Traffic(spec) as traffic:
+        ended = asyncio.create_task(traffic.wait())
         while traffic.running and running_lab() is not None:
             until = since + _EVERY
-            await asyncio.wait({asyncio.ensure_future(traffic.wait())}, timeout=until - time.monotonic())
+            await asyncio.wait({ended}, timeout=until - time.monotonic())
             window = traffic.window(since, until)
             if window.results:
                 say(f"{time.monotonic() - began:5.0f} s  {told(window, spec.model)}")
