@@ -57,29 +57,34 @@ class LeaseConfig:
     """Name of the Lease and its times in seconds. All candidates should agree on ``duration``.
 
     ``duration``: a silent leader is replaced after it. ``renew_deadline``: without a renewal for so long the
-    leader stops. ``retry_period``: between renewals, and between attempts after an error. ``poll_period``:
-    between a candidate's looks at the record, hence about how long a hand-over takes. ``request_timeout``:
-    at most half of the deadline, so that one hung request leaves time for another.
+    leader stops. ``renew_period``: between renewals that succeed; each is a write to etcd for as long as the
+    controller lives, so it is as long as one hung renewal allows: after it, the request's timeout and the pause
+    there is still time for another. ``retry_period``: twice the longest pause after an error. ``poll_period``:
+    between a candidate's looks at the record, hence about how long a hand-over takes.
     """
 
     namespace: str
     name: str
     duration: int = 15
     renew_deadline: float = 10.0
+    renew_period: float = 3.0
     retry_period: float = 2.0
     poll_period: float = 0.5
-    request_timeout: float = 5.0
+    request_timeout: float = 4.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.retry_period < self.renew_deadline < self.duration <= MAX_DURATION:
+        if not min(self.renew_period, self.retry_period, self.poll_period, self.request_timeout) > 0:
+            raise ValueError("renew_period, retry_period, poll_period and request_timeout must be positive")
+        if not self.renew_deadline < self.duration <= MAX_DURATION:
             raise ValueError(
-                f"lease times must satisfy 0 < retry_period ({self.retry_period}) < renew_deadline "
-                f"({self.renew_deadline}) < duration ({self.duration}) <= {MAX_DURATION}"
+                f"lease times must satisfy renew_deadline ({self.renew_deadline}) < duration "
+                f"({self.duration}) <= {MAX_DURATION}"
             )
-        if not (0 < self.request_timeout <= self.renew_deadline / 2 and self.poll_period > 0):
+        if not self.renew_period + self.request_timeout + self.retry_period / 2 < self.renew_deadline:
             raise ValueError(
-                f"request_timeout ({self.request_timeout}) must be positive and at most half of "
-                f"renew_deadline ({self.renew_deadline}), poll_period ({self.poll_period}) positive"
+                f"one renewal that hangs must leave time for another: renew_period ({self.renew_period}) + "
+                f"request_timeout ({self.request_timeout}) + half of retry_period ({self.retry_period}) must be "
+                f"below renew_deadline ({self.renew_deadline})"
             )
 
     @property
@@ -223,7 +228,7 @@ class LeaseMachine:
             self.role = Role.LEADER
             self.epoch = record.transitions
         self._intent = LeaseAction.UPDATE
-        self._next_at = Monotonic(sent + self._config.retry_period)
+        self._next_at = Monotonic(sent + self._config.renew_period)
 
     def on_conflict(self, now: Monotonic) -> None:
         """Somebody else wrote first: look again."""

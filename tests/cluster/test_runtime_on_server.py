@@ -33,6 +33,7 @@ class Candidate:
             name="election",
             duration=3,
             renew_deadline=2.0,
+            renew_period=0.5,
             retry_period=0.5,
             request_timeout=1.0,
             poll_period=0.3,

@@ -33,6 +33,7 @@ CONFIG = LeaseConfig(
     name="controller",
     duration=6,
     renew_deadline=4.8,
+    renew_period=1.0,
     retry_period=1.0,
     request_timeout=2.4,
 )

@@ -26,6 +26,8 @@ from rollouts.lab.controlplane import Choice, ControlPlane, install_upstream_crd
 from rollouts.lab.controlplane.pods import create_ready_pod
 from rollouts.lab.controlplane.upstream import Upstream
 from rollouts.lab.processes import ChildProcess, free_port
+from rollouts.picker.conformance.cases import load_cases
+from rollouts.picker.conformance.report import check_picker
 from tools.gopickers.build import GoPicker, GoPickerError, built
 
 __all__ = ["MODEL", "TARGETS", "Served", "serve_beside", "start_on"]
@@ -36,6 +38,7 @@ _POOL = "mymodel-pool-v1"
 _LABELS = {"app": "custom-serving", "release": "qwen"}
 _PODS = 4
 _START_SECONDS = 30.0
+_ROUTED_BY_ALL = "routes a request without a body"
 _SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 _NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 _POOLS = Resource("inference.networking.k8s.io", "v1", "inferencepools", "InferencePool")
@@ -140,6 +143,7 @@ async def _start(
     await child.start(env={**os.environ, "KUBECONFIG": str(kubeconfig)})
     stack.push_async_callback(child.stop)
     await _wait_serving(child, f"127.0.0.1:{port}")
+    await _wait_routing(child, f"127.0.0.1:{port}")
     return Served(picker=picker, address=f"127.0.0.1:{port}", pid=child.pid)
 
 
@@ -160,3 +164,20 @@ async def _wait_serving(child: ChildProcess, address: str) -> None:
                 return
             await asyncio.sleep(0.1)
     raise child.failure(f"it was not serving within {_START_SECONDS:g} s")
+
+
+async def _wait_routing(child: ChildProcess, address: str) -> None:
+    """Until it knows the pods, which comes after its health says SERVING. Raises ProcessStartError.
+
+    Asked by a request without a body, the one kind that both pickers route.
+    """
+    case = [case for case in load_cases() if case.name == _ROUTED_BY_ALL]
+    deadline = time.monotonic() + _START_SECONDS
+    problem = ""
+    while time.monotonic() < deadline:
+        (result,) = await check_picker(address, model=MODEL, timeout=2.0, cases=case)
+        if result.passed:
+            return
+        problem = result.problem
+        await asyncio.sleep(0.1)
+    raise child.failure(f"it did not route within {_START_SECONDS:g} s: {problem}")

@@ -163,17 +163,17 @@ def test_a_lease_that_names_us_is_ours_to_renew(it: Driver) -> None:
     assert (it.machine.role, it.machine.epoch) == (Role.LEADER, 2)
 
 
-def test_renewals_come_every_retry_period_and_keep_epoch_and_acquire_time(it: Driver) -> None:
+def test_renewals_come_every_renew_period_and_keep_epoch_and_acquire_time(it: Driver) -> None:
     it.lead()
     first = it.now
     bodies = []
     times = []
     for number in range(3):
-        it.wall += timedelta(seconds=2)
+        it.wall += timedelta(seconds=3)
         bodies.append(it.stored(rv=str(10 + number), took=0.5))
         times.append(it.now - 0.5)
 
-    assert times == [first + 2, first + 4, first + 6]
+    assert times == [first + 3, first + 6, first + 9]
     assert {body["spec"]["leaseTransitions"] for body in bodies} == {it.machine.epoch}
     assert len({body["spec"]["acquireTime"] for body in bodies}) == 1
     assert len({body["spec"]["renewTime"] for body in bodies}) == 3
@@ -358,9 +358,12 @@ def test_a_release_names_nobody_and_keeps_the_epoch(it: Driver) -> None:
     "wrong",
     [
         {"renew_deadline": 15.0},
-        {"retry_period": 10.0},
+        {"renew_period": 5.0},
+        {"renew_period": 0.0},
+        {"retry_period": 6.0},
         {"retry_period": 0.0},
-        {"request_timeout": 5.1},
+        {"request_timeout": 6.0},
+        {"request_timeout": 0.0},
         {"poll_period": 0.0},
         {"duration": 7200},
     ],
