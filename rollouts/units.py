@@ -5,6 +5,7 @@ What the CRDs admit is read, and nothing else is: what a command takes, the clus
 
 from __future__ import annotations
 
+import functools
 import re
 from datetime import timedelta
 from fractions import Fraction
@@ -68,12 +69,17 @@ def parse_duration(text: str | int) -> timedelta:
     elif isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= _LONGEST_TEXT:
         seconds = Fraction(int(text))
     elif isinstance(text, str) and len(text) <= _LONGEST_TEXT and re.fullmatch(DURATION_PATTERN, text):
-        seconds = sum((Fraction(n) * _SECONDS[unit] for n, unit in _PART.findall(text)), Fraction(0))
+        seconds = _sum_of_parts(text)
     else:
         raise ValueError(f"{text!r:.40} is not a duration such as 90s, 10m or 1h30m")
     if seconds < 0:
         raise ValueError(f"{text!r:.40} is negative")
     return min(timedelta(microseconds=int(min(seconds, Fraction(10**12)) * 1_000_000)), _LONGEST)
+
+
+@functools.lru_cache(maxsize=1024)  # a spec is read again at each reconcile, and its durations are few
+def _sum_of_parts(text: str) -> Fraction:
+    return sum((Fraction(n) * _SECONDS[unit] for n, unit in _PART.findall(text)), Fraction(0))
 
 
 def format_duration(value: timedelta) -> str:

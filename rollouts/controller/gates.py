@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rollouts.analysis.comparisons import comparisons_of, too_many
@@ -32,7 +32,10 @@ from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.writes import label_value
 from rollouts.units import FULL, ZERO, Weight
 
-__all__ = ["NAME_LABEL", "UNCHECKED_REASON", "Gates", "arm_ref"]
+__all__ = ["NAME_LABEL", "UNCHECKED_REASON", "Gates", "arm_ref", "compared_of", "problems_of"]
+
+StepGate = tuple[int | None, ResolvedGate]
+"""A gate and the index of its step; None: the background's."""
 
 UNCHECKED_REASON = Reason.CONDITION_UNCHECKED
 """A problem that ends by itself within a moment: nothing is shown of it."""
@@ -46,6 +49,37 @@ _NOT_WATCHED = (
 )
 
 
+def problems_of(resolved: Sequence[StepGate]) -> tuple[Problem, ...]:
+    """What keeps any of these gates from being started."""
+    found: dict[tuple[str, str], None] = {}
+    for _, gate in resolved:
+        found.update(dict.fromkeys(gate.problems))
+    found.update(((Reason.TOO_MANY_METRICS, text), None) for text in too_many(_comparisons(resolved)))
+    # What is not known yet comes first: it must not be cut off.
+    ordered = sorted(found, key=lambda item: not item[1].endswith(UNCHECKED))
+    return tuple(
+        Problem(reason=UNCHECKED_REASON if message.endswith(UNCHECKED) else Reason(reason), message=message)
+        for reason, message in ordered[:8]
+    )
+
+
+def compared_of(resolved: Sequence[StepGate]) -> ComparedGates:
+    """Which of these gates read the attempt's evidence."""
+    steps, only, background = set[int](), set[int](), False
+    for step, gate in resolved:
+        kinds_of = {isinstance(metric.what, CompareSpec) for metric in gate.metrics}
+        background |= step is None and True in kinds_of
+        if step is not None and True in kinds_of:
+            steps.add(step)
+            if kinds_of == {True}:
+                only.add(step)
+    return ComparedGates(steps=frozenset(steps), only=frozenset(only), background=background)
+
+
+def _comparisons(resolved: Sequence[StepGate]) -> tuple[Comparison, ...]:
+    return comparisons_of((step, gate.metrics) for step, gate in resolved)
+
+
 class Gates:
     """Resolves the gates of Rollouts against the templates in the caches. ``sources``: what each of them offers."""
 
@@ -56,41 +90,12 @@ class Gates:
         self._sources = sources
         self._conditions = conditions or InlineConditions()
 
-    def problems(self, parsed: ParsedRollout) -> tuple[Problem, ...]:
-        """What keeps any gate of the spec from being started."""
-        found: dict[tuple[str, str], None] = {}
-        for _, resolved in self._resolved(parsed):
-            found.update(dict.fromkeys(resolved.problems))
-        found.update(((Reason.TOO_MANY_METRICS, text), None) for text in too_many(self._comparisons(parsed)))
-        # What is not known yet comes first: it must not be cut off.
-        ordered = sorted(found, key=lambda item: not item[1].endswith(UNCHECKED))
-        return tuple(
-            Problem(
-                reason=UNCHECKED_REASON if message.endswith(UNCHECKED) else Reason(reason), message=message
-            )
-            for reason, message in ordered[:8]
-        )
-
-    def compared(self, parsed: ParsedRollout) -> ComparedGates:
-        """Which gates read the attempt's evidence."""
-        steps, only, background = set[int](), set[int](), False
-        for step, resolved in self._resolved(parsed):
-            kinds_of = {isinstance(metric.what, CompareSpec) for metric in resolved.metrics}
-            background |= step is None and True in kinds_of
-            if step is not None and True in kinds_of:
-                steps.add(step)
-                if kinds_of == {True}:
-                    only.add(step)
-        return ComparedGates(steps=frozenset(steps), only=frozenset(only), background=background)
-
-    def _resolved(self, parsed: ParsedRollout) -> Iterator[tuple[int | None, ResolvedGate]]:
-        """Every gate of the spec by its step, the background's (None) last."""
-        if parsed.model is not None:
-            for step, model in gates_of(parsed.model.strategy.canary):
-                yield step, self._resolve(parsed, model)
-
-    def _comparisons(self, parsed: ParsedRollout) -> tuple[Comparison, ...]:
-        return comparisons_of((step, found.metrics) for step, found in self._resolved(parsed))
+    def resolved(self, parsed: ParsedRollout) -> tuple[StepGate, ...]:
+        """Every gate of the spec by its step, the background's (None) last; none of a spec that is not valid."""
+        if parsed.model is None:
+            return ()
+        models = gates_of(parsed.model.strategy.canary)
+        return tuple((step, self._resolve(parsed, model)) for step, model in models)
 
     def _resolve(self, parsed: ParsedRollout, model: GateModel) -> ResolvedGate:
         try:
@@ -158,7 +163,7 @@ class Gates:
             canary=_arm(gathered, action.revision),
             stable=None if stable is None else _arm(gathered, stable),
             metrics=tuple(metric for metric in metrics if not isinstance(metric.what, CompareSpec)),
-            comparisons=self._comparisons(parsed) if action.step is None else (),
+            comparisons=_comparisons(self.resolved(parsed)) if action.step is None else (),
             metrics_from=canary.analysis.starting_step if canary.analysis is not None else 0,
             false_abort_rate=rate_of(canary),
             marks=_first_mark(current, parsed.status.weight.applied or ZERO),

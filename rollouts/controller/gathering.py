@@ -11,8 +11,8 @@ from rollouts.api.run_status import gate_summaries, gate_view
 from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity
 from rollouts.controller.caches import Caches
-from rollouts.controller.gates import Gates
-from rollouts.controller.gathered import Gathered
+from rollouts.controller.gates import Gates, compared_of, problems_of
+from rollouts.controller.gathered import ComparedGates, Gathered
 from rollouts.controller.path_views import PathViews
 from rollouts.controller.pool_views import PoolViews
 from rollouts.controller.traffic_views import Carried, TrafficViews
@@ -97,8 +97,9 @@ class Gatherer:
             parsed = replace(parsed, deleting=True)
         spec, status, problems = parsed.spec, parsed.status, list(parsed.problems)
         target, blocker = self._target(parsed, problems)
-        if parsed.model is not None and not problems:
-            problems += self._gates.problems(parsed)
+        gates = self._gates.resolved(parsed)
+        if not problems:
+            problems += problems_of(gates)
         models, stored = self._models(parsed, target, problems)
         found = self._traffic.carrier(parsed, models, problems)
         traffic = self._traffic.traffic(parsed, target, found)
@@ -111,7 +112,7 @@ class Gatherer:
         ways = {record: self._traffic.way(parsed, record) for record in records}
         runs = self._caches.owned_runs(key, parsed.uid)
         observation = replace(
-            self._said(parsed),
+            self._said(parsed, compared_of(gates)),
             problems=tuple(problems),
             listed=listed,
             ways={one: self._traffic.way_view(parsed, one, way.raw) for one, way in ways.items()},
@@ -137,9 +138,9 @@ class Gatherer:
             ways=ways,
         )
 
-    def _said(self, parsed: ParsedRollout) -> Observation:
+    def _said(self, parsed: ParsedRollout, gates: ComparedGates) -> Observation:
         """What the Rollout, its gates and its Jobs say, whatever carries its weights."""
-        key, gates = ObjectKey(parsed.namespace, parsed.name), self._gates.compared(parsed)
+        key = ObjectKey(parsed.namespace, parsed.name)
         return Observation(
             namespace=key.namespace,
             name=key.name,

@@ -16,8 +16,16 @@ PAIRS = [
     (fault, name) for fault in FaultClass for name, scenario in SCENARIOS.items() if applies(fault, scenario)
 ]
 
-THINNED = (FaultClass.EDITED, FaultClass.REFUSED)
-"""The two largest classes, made as products: `make test` judges two plans of three, `make test-full` the third."""
+THINNED = (
+    FaultClass.EDITED,
+    FaultClass.EVENTS,
+    FaultClass.OUTSIDE,
+    FaultClass.REFUSED,
+    FaultClass.STALE,
+    FaultClass.STORM,
+)
+"""Classes made as products, in which neighbours differ little: `make test` judges every second plan, `make test-full`
+the others. A crash or an error at each single write is judged always."""
 
 
 @functools.cache
@@ -51,19 +59,19 @@ def test_a_few_plans_of_each_class_break_nothing(fault: FaultClass) -> None:
     assert [text for plan in plans[:: max(1, len(plans) // 4)] for text in judge(name, plan)] == []
 
 
-def chosen(fault: FaultClass, name: str, *, third: bool) -> list[FaultPlan]:
-    """The plans without the third part of a thinned class, or that third part alone."""
+def chosen(fault: FaultClass, name: str, *, left_out: bool) -> list[FaultPlan]:
+    """The plans that `make test` judges, or those of a thinned class that it leaves out."""
     plans = list(enumerate_plans(fault, clean_run(name)))
     if fault not in THINNED:
         return plans
-    return [plan for number, plan in enumerate(plans) if (number % 3 == 2) is third]
+    return [plan for number, plan in enumerate(plans) if (number % 2 == 1) is left_out]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(280)
 @pytest.mark.parametrize(("fault", "name"), PAIRS, ids=lambda item: getattr(item, "name", item))
 def test_no_plan_breaks_an_invariant(fault: FaultClass, name: str, record_property: Any) -> None:
-    plans = chosen(fault, name, third=False)
+    plans = chosen(fault, name, left_out=False)
     broken = [text for plan in plans for text in judge(name, plan)]
     record_property("fault_plans", len(plans))
 
@@ -82,9 +90,8 @@ def test_no_plan_breaks_an_invariant(fault: FaultClass, name: str, record_proper
 def test_no_plan_that_is_left_out_breaks_an_invariant(
     fault: FaultClass, name: str, record_property: Any
 ) -> None:
-    plans = chosen(fault, name, third=True)
+    plans = chosen(fault, name, left_out=True)
     broken = [text for plan in plans for text in judge(name, plan)]
     record_property("fault_plans", len(plans))
 
-    assert plans
     assert broken == []

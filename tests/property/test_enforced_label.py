@@ -188,6 +188,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("query", REFUSED)
 def test_what_is_not_understood_is_refused_in_time(query):
     begun = time.thread_time()

@@ -16,7 +16,7 @@ from rollouts.analysis.types import MeasureKind, MeasureSpec
 from rollouts.api.parsing import parse_rollout
 from rollouts.cli.lint import Severity, lint_documents
 from rollouts.controller.caches import Caches
-from rollouts.controller.gates import Gates
+from rollouts.controller.gates import Gates, problems_of
 from rollouts.sources.base import QueryRefused, statistic_of
 from tests.kit.clock import Timeline, VirtualClock
 
@@ -101,7 +101,8 @@ def test_lint_names_whatever_the_controller_refuses(gates, background, adapter, 
     parsed = parse_rollout(obj)
 
     found = lint_documents([obj, template], check=condition_problem)
-    refused = [problem.message for problem in (*parsed.problems, *Gates(caches, OFFERS).problems(parsed))]
+    gates = Gates(caches, OFFERS).resolved(parsed)
+    refused = [problem.message for problem in (*parsed.problems, *problems_of(gates))]
 
     told = [one.text for one in found if one.severity is Severity.PROBLEM]
     if not parsed.problems:  # lint looks no further than those

@@ -87,6 +87,7 @@ def by_meter(line: str) -> None:
         meter.finish(Ending.COMPLETE, 2.0)
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("scan", [by_controller, by_picker, by_meter])
 @pytest.mark.parametrize("pump", PUMPS)
 @pytest.mark.parametrize("head", ["", "a{", "vllm:lora_requests_info{", '"usage":{'])
@@ -101,6 +102,7 @@ def test_a_line_of_any_content_is_read_in_linear_time(scan: Callable[[str], None
     assert time.thread_time() - begun < SECONDS
 
 
+@pytest.mark.timed
 def test_a_page_of_a_million_lines_is_refused_before_it_is_split():
     begun = time.thread_time()
 

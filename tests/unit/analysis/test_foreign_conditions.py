@@ -149,6 +149,7 @@ def test_no_message_shows_the_insides_of_the_library(text: str) -> None:
     assert [message for message in told if INSIDES.search(message.replace(text, ""))] == []
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(
     "text",
     [

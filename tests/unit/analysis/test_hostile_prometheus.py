@@ -108,6 +108,7 @@ BAD: dict[str, tuple[Handler, type[SourceError]]] = {
 }
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("case", BAD)
 async def test_a_bad_answer_is_an_error_in_time_that_repeats_nothing(prometheus, case):
     handler, want = BAD[case]
@@ -130,6 +131,7 @@ async def drip_headers(request: web.Request) -> web.StreamResponse:
     raise ConnectionResetError
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("handler", [drip, drip_headers])
 async def test_a_server_that_drips_gets_its_thread_back_at_the_deadline(prometheus, handler):
     source = await prometheus(handler)
@@ -153,6 +155,7 @@ def busy(thread: threading.Thread) -> bool:
     return False
 
 
+@pytest.mark.timed
 async def test_one_namespace_cannot_hold_all_threads_of_a_source(prometheus):
     async def slow_or_not(request: web.Request) -> web.StreamResponse:
         return await (drip if "slow" in request.query["query"] else answer(vector("1")))(request)
@@ -375,6 +378,7 @@ EXPENSIVE = {
 }
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("case", EXPENSIVE)
 def test_what_would_cost_too_much_is_refused_by_its_syntax_tree(case):
     begun = time.process_time()
@@ -395,6 +399,7 @@ def test_what_only_looks_like_macros_is_none(text):
     assert condition_problem(text) is None
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(
     ("text", "want"),
     [

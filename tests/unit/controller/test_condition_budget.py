@@ -62,6 +62,7 @@ async def test_the_process_says_what_evaluating_here_says(conditions, text, valu
     assert await said(conditions) == await said(InlineConditions())
 
 
+@pytest.mark.timed
 @pytest.mark.slow
 async def test_an_expensive_condition_is_ended_remembered_and_holds_up_nobody(conditions):
     await conditions.holds("b", "result < 2.0 || false", 1.0)
@@ -82,6 +83,7 @@ async def test_an_expensive_condition_is_ended_remembered_and_holds_up_nobody(co
     assert "CPU" in str(conditions.problem(KEY, QUADRATIC))
 
 
+@pytest.mark.timed
 @pytest.mark.slow
 async def test_the_event_loop_is_free_while_conditions_are_checked(conditions):
     done = asyncio.Event()

@@ -91,6 +91,7 @@ async def test_a_process_that_was_killed_from_outside_is_replaced(sandbox):
     assert (await sandbox.ask("a", {"do": "echo"})) == {"do": "echo"}
 
 
+@pytest.mark.timed
 @pytest.mark.slow
 async def test_one_tenant_spins_and_another_is_answered_at_once(sandbox):
     await asyncio.gather(sandbox.ask("a", {"do": "echo"}), sandbox.ask("b", {"do": "echo"}))

@@ -54,6 +54,7 @@ def test_one_deep_object_leaves_the_others_of_its_list_readable(depth: int) -> N
     assert [item["metadata"]["name"] for item in items["items"]] == ["one", "deep", "two"]
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize(
     "text",
     [b'{"a":' * 5_000, b"[" * 5_000 + b"}" * 5_000, b'{"a": "' + b'\\"[' * 200_000, b'{"a":' * 5_000 + b'"'],

@@ -92,6 +92,7 @@ async def test_sessions_are_named_in_the_header(start_pod: StartPod) -> None:
     assert {item.session for item in window.results} == {"session-0", "session-1", "session-2"}
 
 
+@pytest.mark.timed
 async def test_a_window_has_what_was_sent_in_it(start_pod: StartPod) -> None:
     pod = await start_pod()
     traffic = await sent(TrafficSpec(url=pod.url, rate=300, seconds=0.2, max_tokens=1))

@@ -311,6 +311,7 @@ async def test_knobs_of_one_model_leave_the_others_alone(
     assert codes == {model: 500 if model == touched else 200 for model in codes}
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("touched", ["mymodel", "v1"])
 async def test_only_the_model_of_the_knobs_is_slower(
     start_pod: StartPod, client: aiohttp.ClientSession, touched: str

@@ -23,6 +23,7 @@ SEEDS = range(10)
 PER_SEED = 100
 
 
+@pytest.mark.timed
 @pytest.mark.slow
 def test_a_thousand_failovers_and_never_two_writers(report: Callable[[str], None]) -> None:
     begun = time.perf_counter()

@@ -424,6 +424,7 @@ def test_index_values_that_nobody_has_any_more_take_no_memory(store: Store) -> N
     assert list(store._indexes["pool"].members) == ["pool-999"]
 
 
+@pytest.mark.timed
 @pytest.mark.slow
 def test_ten_thousand_objects_are_cheap(report: Callable[[str], None]) -> None:
     def raw(number: int) -> Object:

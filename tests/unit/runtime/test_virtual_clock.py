@@ -16,6 +16,7 @@ async def _hours(
         log.append((name, clock.monotonic()))
 
 
+@pytest.mark.timed
 def test_a_thousand_virtual_hours_take_less_than_a_real_second() -> None:
     begun = time.perf_counter()
 

@@ -277,6 +277,7 @@ async def test_shutdown_ends_waiting_workers_and_lets_running_ones_finish(
         await queue.get()
 
 
+@pytest.mark.timed
 async def test_a_thousand_keys_are_cheap(
     queue: WorkQueue[str], clock: VirtualClock, report: Callable[[str], None]
 ) -> None:
