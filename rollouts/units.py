@@ -23,6 +23,7 @@ __all__ = [
     "parse_duration",
     "parse_fraction",
     "parse_weight",
+    "percent",
     "weight_json",
 ]
 
@@ -100,6 +101,14 @@ def parse_fraction(value: Any) -> float:
     if isinstance(value, str) and re.fullmatch(FRACTION_PATTERN, value):
         return float(Fraction(value[:-1]) / 100) if value.endswith("%") else float(Fraction(value))
     raise ValueError(f'{value!r:.40} is neither a fraction such as 0.05 nor a percentage such as "5%"')
+
+
+def percent(value: float) -> str:
+    """A relative change as people write it: +12 %, -3 %, x4.2 for large growth."""
+    if value >= 2.0:
+        return f"x{value + 1:.3g}"
+    digits = 0 if abs(value) >= 0.095 else 1
+    return f"{value * 100:+.{digits}f} %"
 
 
 def parse_weight(value: Any) -> Weight:

@@ -22,7 +22,14 @@ from celpy import celtypes
 from celpy.celparser import CELParseError
 from celpy.evaluation import CELEvalError
 
-from rollouts.analysis.foreign_words import MACROS, as_cel, foreign_words, line_instead, unknown_names
+from rollouts.analysis.foreign_words import (
+    MACROS,
+    as_cel,
+    foreign_words,
+    has_units,
+    line_instead,
+    unknown_names,
+)
 from rollouts.analysis.results import FUNCTIONS, SAMPLES, to_cel
 from rollouts.analysis.types import Value
 
@@ -129,7 +136,8 @@ def _parsed(text: str) -> Any:
         return celpy.Environment().compile(text)
     except _FAILURES as error:
         if line := _checked_line(as_cel(text), text):
-            raise ConditionError(f"{text!r:.80} is not CEL: write {line!r:.300}") from None
+            why = ", as results are in seconds and shares are fractions" if has_units(text) else ""
+            raise ConditionError(f"{text!r:.80} is not CEL: write {line!r:.300}{why}") from None
         raise ConditionError(f"the condition is not valid CEL: {_brief(error)}") from None
 
 

@@ -33,9 +33,10 @@ from rollouts.analysis.evidence.model import (
     judged_with_one_pod,
 )
 from rollouts.analysis.evidence.process import EvidenceProcess
-from rollouts.analysis.evidence.words import SINGLE_POD, percent
+from rollouts.analysis.evidence.words import SINGLE_POD
 from rollouts.analysis.recording import Recording, RecordingError
 from rollouts.analysis.types import Comparison
+from rollouts.units import percent
 
 __all__ = [
     "Forecast",

@@ -10,11 +10,12 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from typing import Any
 
 from celpy.evaluation import base_functions
 
-__all__ = ["MACROS", "as_cel", "foreign_words", "line_instead", "unknown_names"]
+__all__ = ["MACROS", "as_cel", "foreign_words", "has_units", "line_instead", "unknown_names"]
 
 MACROS = frozenset({"all", "exists", "exists_one", "map", "filter", "reduce", "min"})
 """Methods that cel-python evaluates once per element, the two beyond CEL's own included."""
@@ -195,12 +196,37 @@ _CLOSURE = re.compile(
 _STRING_OR_WORD = re.compile(r""""[^"]*"|'[^']*'|(\b(?:and|or|not|nil)\b|=<|=>)""")
 
 
+_STRING_OR_UNIT = re.compile(
+    r"""'[^']*'|"[^"]*"|(?<![\w.])([0-9]{1,12}(?:\.[0-9]{1,12})?) ?(?:(ms|s|m|h)(?!\w)|(%)(?! *[\w(.]))"""
+)
+_UNITS = {
+    "ms": Fraction(1, 1000),
+    "s": Fraction(1),
+    "m": Fraction(60),
+    "h": Fraction(3600),
+    "%": Fraction(1, 100),
+}
+
+
+def _in_base_units(match: re.Match[str]) -> str:
+    """``2000ms`` and ``5%`` as results count: in seconds, and as fractions (base units, as Prometheus asks for)."""
+    return (
+        match[0] if match[1] is None else f"{float(Fraction(match[1]) * _UNITS[match[2] or match[3]]):.12g}"
+    )
+
+
+def has_units(text: str) -> bool:
+    """Whether a number of the condition has a unit, which CEL does not know."""
+    return any(match[1] is not None for match in _STRING_OR_UNIT.finditer(text))
+
+
 def as_cel(text: str) -> str:
-    """What does not parse, with expr-lang's spellings of operators and closures in CEL's."""
+    """What does not parse, with expr-lang's spellings of operators and closures in CEL's, and without units."""
 
     def closure(match: re.Match[str]) -> str:
         name, over, body = _CLOSURES[match[1]], match[2], match[3].strip().replace("#", "r")
         return f"{name[0] if name[0] == '!' else ''}{over}.{name.lstrip('!')}(r, {body})"
 
-    spelled = _STRING_OR_WORD.sub(lambda match: _WORDS[match[1]] if match[1] else match[0], text)
+    spelled = _STRING_OR_UNIT.sub(_in_base_units, text)
+    spelled = _STRING_OR_WORD.sub(lambda match: _WORDS[match[1]] if match[1] else match[0], spelled)
     return _CLOSURE.sub(closure, spelled)

@@ -22,7 +22,7 @@ from rollouts.analysis.types import (
 from rollouts.analysis.verdicts import NO_DATA_PATIENCE
 from rollouts.units import format_duration
 
-__all__ = ["covers", "longest_wait", "reach", "too_early", "window_of"]
+__all__ = ["collected", "covers", "longest_wait", "reach", "too_early", "why_silent", "window_of"]
 
 _STRING = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|`[^`]*`|#[^\n]*")
 _RANGE = re.compile(r"\[\s*([0-9a-z]+)\s*(:?)[^\]]*\]")
@@ -66,14 +66,28 @@ def window_of(metric: MetricSpec) -> timedelta:
 
 def too_early(run: RunSpec, metric: MetricSpec, at: datetime) -> str:
     """Why the metric cannot be measured yet; empty when it can."""
-    if run.since is None:
-        return ""
-    known, window = at - run.since, window_of(metric)
+    window = window_of(metric)
+    known = collected(run, metric, at)
     if known >= window:
         return ""
     since = "this weight" if run.step is not None else "the canary"
-    collected = format_duration(max(timedelta(0), timedelta(seconds=int(known.total_seconds()))))
-    return f"window {format_duration(window)}, {collected} of it collected since {since} began"
+    whole = timedelta(seconds=int(known.total_seconds()))
+    return f"window {format_duration(window)}, {format_duration(whole)} of it collected since {since} began"
+
+
+def collected(run: RunSpec, metric: MetricSpec, at: datetime) -> timedelta:
+    """How much of the metric's window is of the traffic that it is to judge."""
+    window = window_of(metric)
+    return window if run.since is None else max(timedelta(0), min(window, at - run.since))
+
+
+def why_silent(metric: MetricSpec, early: str, requests: float | None) -> str:
+    """Why there is no data, in words: how much there is, and of how many requests; empty where nothing is known."""
+    what = metric.what
+    if requests is None or not isinstance(what, MeasureSpec):
+        return early
+    counted = f"{requests:,.0f} {what.arm.value.lower()} request{'' if round(requests) == 1 else 's'}"
+    return f"{early}, {counted}" if early else f"window {format_duration(window_of(metric))}, {counted}"
 
 
 def longest_wait(metric: MetricSpec) -> timedelta:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
 from typing import Any, TypeVar
 
@@ -29,6 +29,7 @@ __all__ = [
     "fetch",
     "fetch_runs",
     "limit_of",
+    "owned_runs",
     "with_client",
 ]
 
@@ -136,8 +137,12 @@ async def fetch(client: KubeClient, namespace: str, name: str) -> dict[str, Any]
 
 async def fetch_runs(client: KubeClient, rollout: dict[str, Any]) -> list[dict[str, Any]]:
     """The AnalysisRuns that a Rollout owns, oldest first; not those of a namesake that was there before it."""
-    meta = rollout["metadata"]
-    found = await list_all(client, kinds.ANALYSIS_RUN, meta["namespace"])
-    ours = (meta["name"], meta.get("uid"))
+    found = await list_all(client, kinds.ANALYSIS_RUN, rollout["metadata"]["namespace"])
+    return owned_runs(rollout, found)
+
+
+def owned_runs(rollout: dict[str, Any], found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the AnalysisRuns that the Rollout owns, oldest first."""
+    ours = (rollout["metadata"]["name"], rollout["metadata"].get("uid"))
     owned = [run for run in found if owner_of(run, kinds.ROLLOUT.kind) == ours]
     return sorted(owned, key=lambda run: str(run["metadata"].get("creationTimestamp", "")))

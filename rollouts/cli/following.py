@@ -1,20 +1,22 @@
-"""One Rollout followed by a watch, through outages of the API server."""
+"""Objects followed by one watch, through outages of the API server."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, cast
 
-from rollouts.kube.client import KubeClient, WatchType
+from rollouts.kube.client import KubeClient, Resource, WatchType
 from rollouts.kube.errors import Gone, RetryableError, TooManyRequests
+from rollouts.kube.paging import list_from
 from rollouts.objects import kinds
 from rollouts.runtime.backoff import Backoff, BackoffPolicy, bounded_wait
 from rollouts.runtime.clock import Monotonic
 
-__all__ = ["follow"]
+__all__ = ["Followed", "follow", "follow_all"]
 
 _WATCH_SECONDS = 300
 """A server ends a watch after that time and we begin another: as `kubectl` and informers do."""
@@ -23,10 +25,30 @@ _BACKOFF = BackoffPolicy(initial=0.5, maximum=10.0)
 Object = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Followed:
+    """What is followed: objects of a kind and a namespace, by selectors as the API server knows them."""
+
+    resource: Resource
+    namespace: str
+    fields: str = ""
+    labels: str = ""
+
+
 async def follow(
     client: KubeClient, namespace: str, name: str, *, away: Callable[[str], None], back: Callable[[], None]
 ) -> AsyncGenerator[Object | None, None]:
-    """The Rollout as it is and whenever it changes; None while there is none. Never ends by itself.
+    """The Rollout as it is and whenever it changes; None while there is none. See ``follow_all``."""
+    one = Followed(resource=kinds.ROLLOUT, namespace=namespace, fields=f"metadata.name={name}")
+    async with aclosing(follow_all(client, one, away=away, back=back)) as states:
+        async for found in states:
+            yield found.get(name)
+
+
+async def follow_all(
+    client: KubeClient, what: Followed, *, away: Callable[[str], None], back: Callable[[], None]
+) -> AsyncGenerator[Mapping[str, Object], None]:
+    """The objects by name, as they are and whenever one changes. Never ends by itself.
 
     ``away`` is called with the reason when the API server cannot be asked, once per outage, ``back`` when it answers
     again. Raises KubeError for refusals, which trying again does not mend.
@@ -34,13 +56,13 @@ async def follow(
     loop, backoff, out = asyncio.get_running_loop(), Backoff(_BACKOFF, random.Random()), False
     while True:
         try:
-            async with aclosing(_watched(client, namespace, name)) as states:
-                async for obj in states:
+            async with aclosing(_watched(client, what)) as states:
+                async for found in states:
                     if out:
                         back()
                     out = False
                     backoff.healthy(Monotonic(loop.time()))
-                    yield obj
+                    yield found
         except RetryableError as error:
             if not out:
                 away(str(error))
@@ -50,22 +72,30 @@ async def follow(
             await asyncio.sleep(max(wait, asked))
 
 
-async def _watched(client: KubeClient, namespace: str, name: str) -> AsyncGenerator[Object | None, None]:
-    """The Rollout, then its changes, until the server has forgotten where we are or ends the watch."""
-    only = f"metadata.name={name}"
-    page = await client.list_page(kinds.ROLLOUT, namespace, field_selector=only)
-    yield page.items[0] if page.items else None
+async def _watched(client: KubeClient, what: Followed) -> AsyncGenerator[Mapping[str, Object], None]:
+    """The objects, then their changes, until the server has forgotten where we are or ends the watch."""
+    objects, version = await list_from(
+        client, what.resource, what.namespace, label_selector=what.labels, field_selector=what.fields
+    )
+    found = {obj["metadata"]["name"]: obj for obj in objects}
+    yield found
     events = client.watch(
-        kinds.ROLLOUT,
-        namespace,
-        resource_version=page.resource_version,
+        what.resource,
+        what.namespace,
+        resource_version=version,
         timeout_seconds=_WATCH_SECONDS,
-        field_selector=only,
+        label_selector=what.labels,
+        field_selector=what.fields,
     )
     try:
         async with aclosing(cast(Any, events)) as changes:
             async for event in changes:
-                if event.type is not WatchType.BOOKMARK:
-                    yield None if event.type is WatchType.DELETED else event.object
+                if event.type is WatchType.BOOKMARK:
+                    continue
+                if event.type is WatchType.DELETED:
+                    found.pop(event.object["metadata"]["name"], None)
+                else:
+                    found[event.object["metadata"]["name"]] = event.object
+                yield found
     except Gone:
         return

@@ -9,9 +9,9 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from rollouts.analysis.evidence.words import percent
 from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.objects.fields import list_of, map_of, text_of
+from rollouts.units import percent
 
 __all__ = ["gate_rows", "overrider", "reading"]
 

@@ -23,8 +23,9 @@ from rollouts.cli.lint_kinds import (
     unknown_kind,
 )
 from rollouts.cli.lint_live import Live
+from rollouts.cli.lint_notifications import notification_findings
 from rollouts.cli.lint_queries import Parse, query_doubts
-from rollouts.cli.lint_references import Known, reference_findings
+from rollouts.cli.lint_references import Known, picker_findings, reference_findings
 from rollouts.cli.lint_routes import route_problems
 from rollouts.cli.lint_schema import kinds, strict_findings
 from rollouts.cli.lint_windows import too_long
@@ -108,7 +109,14 @@ def lint_documents(
         if is_bare_list(value):
             text = "a list of objects, which nobody reads: part them by --- or write kind: List with items"
             findings.append(at_document(problem("", text, rule="kind"), number, ()))
-    return findings + list(_waves(placed))
+    findings += _waves(placed)
+    return findings if alone else findings + list(_pickers(placed, known))
+
+
+def _pickers(placed: Sequence[tuple[int, Path, Mapping[str, Any]]], known: Known) -> Iterator[Finding]:
+    """Services of the endpoint pickers that the pools of these files name."""
+    for number, path, obj in placed:
+        yield from (at_document(found, number, path) for found in picker_findings(known, obj))
 
 
 def _waves(placed: Sequence[tuple[int, Path, Mapping[str, Any]]]) -> Iterator[Finding]:
@@ -136,6 +144,7 @@ def _ours(obj: Mapping[str, Any], files: _Files) -> Iterator[Finding]:
     elif kind == "Rollout":
         yield from _rollout(obj, files, strict)
         yield from reference_findings(files.known, obj)
+        yield from notification_findings(obj)
 
 
 def _head(obj: Mapping[str, Any]) -> Iterator[Finding]:

@@ -13,12 +13,16 @@ from rollouts.cli.lint_words import nearest
 from rollouts.cli.yaml_source import Path
 from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
 from rollouts.objects.grants import GRANT_KIND, foreign_refs
+from rollouts.objects.pools import read_pool
 from rollouts.traffic.writes import CONSENT_ANNOTATION
 
-__all__ = ["Known", "reference_findings"]
+__all__ = ["Known", "picker_findings", "reference_findings"]
 
 Object = Mapping[str, Any]
 _POOL = "InferencePool"
+_SERVICE = "Service"
+_PICKER_FIELDS = ("endpointPickerRef", "extensionRef")
+"""Of InferencePool v1 and of its alpha versions."""
 _LISTED = 4
 
 
@@ -32,7 +36,7 @@ class Known:
         self, objects: Sequence[Object], *, unread: frozenset[tuple[str, str]] | None = None
     ) -> None:
         self.unread = unread
-        wanted = {_POOL, GRANT_KIND, *(kind.kind for kind in TRAFFIC_KINDS)}
+        wanted = {_POOL, _SERVICE, GRANT_KIND, *(kind.kind for kind in TRAFFIC_KINDS)}
         self._by_kind: dict[str, dict[str, list[Object]]] = {}
         for obj in objects:
             kind, name = obj.get("kind"), text_of(metadata_of(obj).get("name"))
@@ -79,6 +83,25 @@ def reference_findings(known: Known, rollout: Object) -> Iterator[Finding]:
         template = map_of(map_of(entry).get("template"))
         path = ("spec", "traffic", "httpRoutes", index, "template")
         yield from _ungranted(known, map_of(template.get("spec", template)), namespace, where, path)
+
+
+def picker_findings(known: Known, pool: Object) -> Iterator[Finding]:
+    """The Service of a pool's endpoint picker, where the files hold Services of its namespace, and not that one.
+
+    With ``--live`` the cluster has been asked for it.
+    """
+    if known.unread is not None or is_ours(pool) or pool.get("kind") != _POOL:
+        return
+    picker, namespace = read_pool(pool).picker, _namespace(pool)
+    names = known.names(_SERVICE, namespace)
+    if picker is None or not names or picker.name in names:
+        return
+    near = nearest(picker.name, names, cutoff=0.8)
+    told = f"did you mean {near}?" if near else "`rollouts picker-manifest` prints one"
+    text = f"Service {picker.name:.63} of its endpoint picker is not in these files, and must exist in the cluster"
+    spec = map_of(pool.get("spec"))
+    field = next((one for one in _PICKER_FIELDS if one in spec), "")
+    yield hint(name_of(pool), f"{text}: {told}", rule="reference", path=("spec", field, "name"))
 
 
 def _namespace(obj: Object) -> str:

@@ -53,7 +53,7 @@ FOREIGN: Mapping[str, str] = {
     "prePromotionAnalysis": "of Argo Rollouts: write a step `- analysis:` before the last weight",
     "postPromotionAnalysis": "of Argo Rollouts: write `bake`, and background analysis (strategy.canary.analysis)",
     # Argo Rollouts, steps
-    "setCanaryScale": "of Argo Rollouts, which makes pods; here a weight waits for Ready endpoints of the canary pool "
+    "setCanaryScale": "of Argo Rollouts, which makes pods; here a weight waits until endpoints of the canary pool "
     "are Ready (strategy.canary.endpointRatio): remove it",
     "setMirrorRoute": f"{_SPLIT}, and mirroring is not ours: remove the step",
     "experiment": "of Argo Rollouts: write a step `- job:` or `- analysis:`",

@@ -17,7 +17,7 @@ COMMANDS: Mapping[str, str] = {
     "controller": "rollouts.cli.controller:controller",
     "crds": "rollouts.cli.crds:crds",
     "get": "rollouts.cli.operator:get",
-    "watch": "rollouts.cli.operator:watch",
+    "watch": "rollouts.cli.watch:watch",
     "status": "rollouts.cli.status:status",
     "promote": "rollouts.cli.verbs:promote",
     "abort": "rollouts.cli.verbs:abort",

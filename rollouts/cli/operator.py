@@ -1,10 +1,8 @@
-"""``get``, ``watch``: looking at rollouts."""
+"""``get``: looking at rollouts."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
 from typing import Any
 
 import click
@@ -17,7 +15,6 @@ from rollouts.cli.connect import (
     default_namespace,
     fetch,
     fetch_runs,
-    limit_of,
     with_client,
 )
 from rollouts.cli.table import rollout_table
@@ -27,9 +24,7 @@ from rollouts.kube.paging import list_all
 from rollouts.objects import kinds
 from rollouts.terminal import console, document, say
 
-__all__ = ["get", "watch"]
-
-_POLL = 0.5
+__all__ = ["get"]
 
 
 @click.command(epilog=EXIT_CODES)
@@ -79,32 +74,3 @@ def _document(objects: list[dict[str, Any]], form: str, *, one: bool) -> None:
         document(json.dumps(data, indent=2))
     else:
         document(yaml.safe_dump(data, sort_keys=False), nl=False)
-
-
-@click.command(epilog=EXIT_CODES)
-@click.argument("name", shell_complete=rollout_names)
-@connection_options
-@click.option("--timeout", metavar="DURATION", help="Stop watching after this time.")
-def watch(
-    name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice, timeout: str | None
-) -> None:
-    """Show one Rollout live, until interrupted."""
-    from rich.live import Live
-
-    from rollouts.cli.render import rollout_view
-
-    where = namespace or default_namespace(kubeconfig, context)
-    limit = limit_of(timeout)
-
-    async def work(client: KubeClient) -> None:
-        with Live(console=console(), refresh_per_second=4) as live:
-            deadline = time.monotonic() + limit
-            while time.monotonic() < deadline:
-                obj = await fetch(client, where, name)
-                live.update(rollout_view(obj, await fetch_runs(client, obj)))
-                await asyncio.sleep(_POLL)
-
-    try:
-        with_client(kubeconfig, context, work, doing="")
-    except KeyboardInterrupt:
-        return

@@ -10,13 +10,12 @@ from typing import Any
 from rich.table import Table
 
 from rollouts.analysis.evidence.model import Require
-from rollouts.analysis.evidence.words import percent
 from rollouts.analysis.forecasting import Forecast, GatePlan
 from rollouts.analysis.types import CompareSpec, MetricSpec
 from rollouts.analysis.windows import window_of
 from rollouts.engine.rollout_spec import AnalysisStep, JobStep, PauseStep, RolloutSpec
 from rollouts.engine.steps import weight_at
-from rollouts.units import FULL, format_weight
+from rollouts.units import FULL, format_weight, percent
 
 __all__ = ["PlanRow", "Total", "pods_line", "rows_of", "table_of", "total_of"]
 

@@ -11,15 +11,27 @@ import json
 import sys
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import aclosing
 from typing import Any
 
 import click
 
 from rollouts.api.parsing import COMMAND_ANNOTATION, parse_rollout
 from rollouts.cli.completion import rollout_names
-from rollouts.cli.connect import EXIT_CODES, connection_options, default_namespace, fetch, with_client
+from rollouts.cli.connect import (
+    EXIT_CODES,
+    Missing,
+    ServerUnreachable,
+    connection_options,
+    default_namespace,
+    fetch,
+    with_client,
+)
+from rollouts.cli.following import follow
 from rollouts.engine.rollout_status import CommandRecord, CommandResult
 from rollouts.kube.client import KubeClient, PatchKind
+from rollouts.kube.errors import Forbidden
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.objects import kinds
 from rollouts.terminal import say
@@ -27,7 +39,6 @@ from rollouts.terminal import say
 __all__ = ["abort", "pause", "promote", "resume", "retry", "write_command"]
 
 _WAIT = 30.0
-_POLL = 0.2
 
 
 def _raw(obj: dict[str, Any], action: str) -> str:
@@ -68,26 +79,51 @@ async def write_command(client: KubeClient, rollout: dict[str, Any], action: str
 
 async def _send(client: KubeClient, namespace: str, name: str, action: str) -> CommandRecord | None:
     raw = await write_command(client, await fetch(client, namespace, name), action)
-    deadline, seen = time.monotonic() + _WAIT, None
-    while time.monotonic() < deadline:
-        last = parse_rollout(await fetch(client, namespace, name)).status.last_command
-        seen = last if last is not None and last.raw == raw else seen
-        if seen is not None and seen.result is not CommandResult.IN_PROGRESS:
-            return seen
-        await asyncio.sleep(_POLL)
+    seen: CommandRecord | None = None
+
+    async def answered() -> None:
+        nonlocal seen
+        away, back = _outage(f"{action} was sent")
+        async with aclosing(follow(client, namespace, name, away=away, back=back)) as states:
+            async for obj in states:
+                if obj is None:
+                    raise Missing(f"{action} was sent, and Rollout {namespace}/{name} is gone since then")
+                last = parse_rollout(obj).status.last_command
+                seen = last if last is not None and last.raw == raw else seen
+                if seen is not None and seen.result is not CommandResult.IN_PROGRESS:
+                    return
+
+    try:
+        async with asyncio.timeout(_WAIT):
+            await answered()
+    except TimeoutError:
+        pass
+    except Forbidden as error:
+        raise ServerUnreachable(f"{action} was sent; how it ends cannot be watched: {error}") from None
     return seen
+
+
+def _outage(sent: str) -> tuple[Callable[[str], None], Callable[[], None]]:
+    return (
+        lambda reason: say(f"{sent}; the API server cannot be asked, and is tried again: {reason}", err=True),
+        lambda: say("the API server answers again", err=True),
+    )
 
 
 def _command(
     action: str, name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice
 ) -> None:
     where = namespace or default_namespace(kubeconfig, context)
-    last = with_client(
-        kubeconfig,
-        context,
-        lambda client: _send(client, where, name, action),
-        doing=f"waiting for the controller to look at {action}",
-    )
+    try:
+        last = with_client(
+            kubeconfig,
+            context,
+            lambda client: _send(client, where, name, action),
+            doing=f"waiting for the controller to look at {action}",
+        )
+    except KeyboardInterrupt:
+        say(f"interrupted: `rollouts get {name}` says whether {action} was taken up", err=True)
+        sys.exit(130)
     if last is None:
         say(
             f"{where}/{name}: {action} was sent, and the controller has not answered within {_WAIT:g} s: is it "

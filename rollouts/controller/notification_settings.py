@@ -46,7 +46,9 @@ __all__ = [
     "Receiver",
     "ReceiverType",
     "Subscription",
+    "is_name",
     "parse_notifications",
+    "subscription_of",
 ]
 
 SUBSCRIBE_PREFIX = "notifications.inferencerollouts.dev/subscribe."
@@ -71,6 +73,19 @@ BUILT_IN_TRIGGERS = {
         NoticeTrigger(name="on-waiting", phases=frozenset({Phase.WAITING})),
     )
 }
+
+
+def subscription_of(annotation: str) -> tuple[str, str] | None:
+    """Trigger and receiver that an annotation's name asks for; None where it is no subscription."""
+    if not annotation.startswith(SUBSCRIBE_PREFIX):
+        return None
+    trigger, _, receiver = annotation.removeprefix(SUBSCRIBE_PREFIX).partition(".")
+    return trigger, receiver
+
+
+def is_name(text: str) -> bool:
+    """Whether a receiver or a trigger can be called so."""
+    return _NAME.match(text) is not None
 
 
 class NotificationError(ValueError):
@@ -135,8 +150,8 @@ class NotificationSettings:
                 pairs |= {(trigger, receiver): None for trigger in one.triggers for receiver in one.receivers}
         unknown = []
         for name in sorted(map(str, annotations)) if isinstance(annotations, Mapping) else ():
-            if name.startswith(SUBSCRIBE_PREFIX):
-                trigger, _, receiver = name.removeprefix(SUBSCRIBE_PREFIX).partition(".")
+            if (found := subscription_of(name)) is not None:
+                trigger, receiver = found
                 if (wrong := self._wrong(trigger, receiver, namespace)) is None:
                     pairs[trigger, receiver] = None
                 else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -14,6 +15,7 @@ from rollouts.analysis.conditions import ConditionError
 from rollouts.analysis.run_plan import plan_run
 from rollouts.analysis.types import (
     Arm,
+    ArmRef,
     Measurement,
     MeasureSpec,
     MetricSpec,
@@ -23,8 +25,8 @@ from rollouts.analysis.types import (
     RunStatus,
     Value,
 )
-from rollouts.analysis.verdicts import asked_of, judge_value
-from rollouts.analysis.windows import too_early
+from rollouts.analysis.verdicts import asked_of, has_data, judge_value
+from rollouts.analysis.windows import collected, too_early, why_silent, window_of
 from rollouts.api.run_results import write_run_status
 from rollouts.api.run_status import is_finished
 from rollouts.api.runs import ParsedRun, parse_run
@@ -49,6 +51,8 @@ _log = structlog.get_logger(__name__)
 
 MEASURE_DEADLINE = 15.0
 """Seconds that one measurement may take, whatever its source allows itself."""
+_COUNT_DEADLINE = 3.0
+"""Seconds that a count of requests may take, which is only shown."""
 
 
 def _orphaned(run: Mapping[str, Any]) -> bool:
@@ -58,6 +62,10 @@ def _orphaned(run: Mapping[str, Any]) -> bool:
     """
     labels = run["metadata"].get("labels") or {}
     return NAME_LABEL in labels and owner_of(run, kinds.ROLLOUT.kind) is None
+
+
+def _arm(run: RunSpec, arm: Arm) -> ArmRef | None:
+    return run.canary if arm is Arm.CANARY else run.stable
 
 
 class RunReconciler:
@@ -152,7 +160,7 @@ class RunReconciler:
             return Measurement(phase=RunPhase.ERROR, at=at, message=text)
         early = too_early(run, metric, at)
         if early:
-            return judge_value(metric, None, at, why=early)
+            return await self._judge_silence(namespace, run, metric, at, early)
         try:
             self._budget.spend(metric.source, namespace)
             async with asyncio.timeout(MEASURE_DEADLINE):
@@ -164,7 +172,23 @@ class RunReconciler:
         except TimeoutError:
             text = f"source {metric.source}: no value within {MEASURE_DEADLINE:g} s"
             return Measurement(phase=RunPhase.ERROR, at=at, message=text)
+        if not has_data(value):
+            return await self._judge_silence(namespace, run, metric, at)
         return await self._judge(namespace, metric, value, at)
+
+    async def _judge_silence(
+        self, namespace: str, run: RunSpec, metric: MetricSpec, at: datetime, early: str = ""
+    ) -> Measurement:
+        """No data, and how much there is. What cannot be told is left out, whatever the reason."""
+        seen, what = None, metric.what
+        arm = _arm(run, what.arm) if isinstance(what, MeasureSpec) and window_of(metric) else None
+        if arm is not None and isinstance(what, MeasureSpec):
+            place, since = Place(namespace=namespace, arm=arm), collected(run, metric, at)
+            with contextlib.suppress(SourceError, TimeoutError):
+                self._budget.spend(metric.source, namespace)
+                async with asyncio.timeout(_COUNT_DEADLINE):
+                    seen = await self._sources[metric.source].requests(what, place, since, at)
+        return judge_value(metric, None, at, why=why_silent(metric, early, seen))
 
     async def _judge(
         self, namespace: str, metric: MetricSpec, value: Value | None, at: datetime
@@ -188,7 +212,7 @@ class RunReconciler:
         if isinstance(what, QuerySpec):
             return await source.query(what.promql, at, namespace)
         assert isinstance(what, MeasureSpec)
-        arm = run.canary if what.arm is Arm.CANARY else run.stable
+        arm = _arm(run, what.arm)
         if arm is None:
             raise QueryRefused(f"the run names no {what.arm.value} arm")
         return await source.measure(what, Place(namespace=namespace, arm=arm), at)

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from rollouts.analysis.evidence.words import percent
 from rollouts.analysis.timeline import MetricPoint, TimePoint
 from rollouts.report.markup import Element, el
 from rollouts.report.scales import Scale, linear, logarithmic, minutes_ticks, ratios, spread
+from rollouts.units import percent
 
 __all__ = ["Bound", "Series", "chart", "effect_chart", "evidence_chart", "weight_chart"]
 

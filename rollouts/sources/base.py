@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from rollouts.analysis.exposition import ScrapedPage
@@ -111,6 +111,13 @@ class MetricSource(Protocol):
 
     async def measure(self, spec: MeasureSpec, place: Place, at: datetime) -> Value:
         """A statistic of one arm; NaN without data."""
+        ...
+
+    async def requests(self, spec: MeasureSpec, place: Place, since: timedelta, at: datetime) -> float | None:
+        """Requests that came to an arm in the last ``since`` (at most the measure's window), as far back as is known.
+
+        None where that cannot be told.
+        """
         ...
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from rollouts.analysis.catalogue import Groups
 from rollouts.analysis.exposition import ScrapedHistogram, ScrapedPage
@@ -52,7 +52,7 @@ class PodsSource:
     async def measure(self, spec: MeasureSpec, place: Place, at: datetime) -> Value:
         """See ``Source.measure``. Raises SourceUnavailable when no pod of the arm answers."""
         wanted, window = statistic_of(self.offer, spec), spec.window.total_seconds()
-        histories = self._follow(place, wanted.names, window)
+        histories = self._follow(place, wanted.names | self._load_names, window)
         if not histories:
             return math.nan
         await self._scraper.refresh(histories)
@@ -73,6 +73,22 @@ class PodsSource:
         if wanted.kind is MeasureKind.HISTOGRAM:
             return _histogram(samples, wanted)
         return _counter(samples, wanted, spanned)
+
+    async def requests(self, spec: MeasureSpec, place: Place, since: timedelta, at: datetime) -> float | None:
+        """See ``Source.requests``: since the pods are sampled, which a first question begins for the measure, too."""
+        names = statistic_of(self.offer, spec).names | self._load_names
+        histories = self._follow(place, names, spec.window.total_seconds())
+        await self._scraper.refresh(histories)
+        now, seconds = self._clock.monotonic(), since.total_seconds()
+        samples = [history.within(now, seconds) for history in histories if not history.error]
+        if not any(len(taken) > 1 for taken in samples):
+            return None
+        return _increase(samples, self.offer.groups("load"))
+
+    @property
+    def _load_names(self) -> set[str]:
+        """Followed with every measure: a history that gets another name begins anew."""
+        return {selector.name for group in self.offer.groups("load") for selector in group}
 
     def _follow(self, place: Place, names: set[str], window: float) -> list[PodHistory]:
         return self._scraper.follow(self._endpoints(place.namespace, place.arm), names, window)

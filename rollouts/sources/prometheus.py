@@ -33,7 +33,7 @@ from urllib3.util.retry import Retry
 from rollouts.analysis.enforced_label import QueryNotRewritten, enforce_label
 from rollouts.analysis.exposition import ScrapedPage, add_series
 from rollouts.analysis.offers import PROMETHEUS_OFFER, Offer
-from rollouts.analysis.types import Labelled, MeasureSpec, Value
+from rollouts.analysis.types import Labelled, MeasureKind, MeasureSpec, Value
 from rollouts.runtime.fairness import FairSlots
 from rollouts.sources.base import (
     Endpoints,
@@ -295,6 +295,13 @@ class PrometheusSource:
         if isinstance(value, tuple):
             return value[0].value if len(value) == 1 else math.nan
         return value
+
+    async def requests(self, spec: MeasureSpec, place: Place, since: timedelta, at: datetime) -> float | None:
+        """See ``Source.requests``: None where the server does not reach back so far."""
+        load = MeasureSpec(kind=MeasureKind.PRESET, name="requests", window=since)
+        rate = await self.measure(load, place, at)
+        total = rate * since.total_seconds() if isinstance(rate, float) else math.nan
+        return total if math.isfinite(total) else None
 
     def _where(self, place: Place, per_job: PerJob) -> PodSelection:
         return PodSelection(

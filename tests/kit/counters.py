@@ -6,7 +6,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from rollouts.analysis.exposition import ScrapedHistogram, ScrapedPage
 from rollouts.analysis.offers import POD_OFFER, Offer
@@ -79,6 +79,10 @@ class GrowingCounters:
         }
         self._canary = canary
         self._grown_to = 0.0
+
+    async def requests(self, spec: MeasureSpec, place: Place, since: timedelta, at: datetime) -> float | None:
+        """See ``Source.requests``: no measure is taken here."""
+        return None
 
     @property
     def offer(self) -> Offer:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +25,7 @@ from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
 from tests.kit.world import World, pause, spec, weight
 
-__all__ = ["ROLLOUT", "Server", "stored_status"]
+__all__ = ["ROLLOUT", "Server", "Typed", "stored_status", "typed"]
 
 T = TypeVar("T")
 
@@ -114,3 +117,34 @@ class Server:
     def call(self, *arguments: str) -> Result:
         """A command as typed, with the kubeconfig."""
         return CliRunner().invoke(main, [*arguments, "--kubeconfig", str(self.kubeconfig)])
+
+
+class Typed:
+    """A command in a process of its own, read line by line: what it said is what it has seen."""
+
+    def __init__(self, server: Server, *words: str) -> None:
+        command = [sys.executable, "-m", "rollouts.cli", *words, "--kubeconfig", str(server.kubeconfig)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+
+    def until(self, words: str, *, err: bool = False) -> str:
+        """The next line with these words."""
+        stream = self.process.stderr if err else self.process.stdout
+        assert stream is not None
+        return next(line for line in stream if words in line)
+
+    def ended(self) -> tuple[int, str, str]:
+        """Exit status, and the rest of what it said."""
+        out, err = self.process.communicate(timeout=60)
+        return self.process.returncode, out, err
+
+
+@contextmanager
+def typed(server: Server, *words: str) -> Iterator[Typed]:
+    """A command that runs meanwhile, and is killed at the end."""
+    running = Typed(server, *words)
+    try:
+        yield running
+    finally:
+        running.process.kill()
+        running.process.communicate()

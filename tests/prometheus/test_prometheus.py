@@ -111,6 +111,8 @@ async def test_part_of_a_window_is_no_data_and_births_count_from_zero(prometheus
         at = await scraped(found, now())
         assert await found.measure(preset("error-rate"), place("canary"), at) == about(0.25)
         assert await found.measure(preset("requests"), place("canary"), at) == about(40 / WINDOW)
+        counted = await found.requests(preset("error-rate"), place("canary"), timedelta(seconds=WINDOW), at)
+        assert counted == about(40)
         stable = await found.measure(preset("error-rate"), place("stable"), at)
         assert isinstance(stable, float)
         assert math.isnan(stable)  # no requests, no rate

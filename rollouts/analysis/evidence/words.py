@@ -5,8 +5,9 @@ import math
 from rollouts.analysis.evidence.effect import Effect
 from rollouts.analysis.evidence.gates import GateReason, GateVerdict, MetricReport, Verdict
 from rollouts.analysis.evidence.model import CompareMetric, Direction
+from rollouts.units import percent
 
-__all__ = ["SILENT_CANARY", "SINGLE_POD", "brief", "describe", "describe_effect", "percent"]
+__all__ = ["SILENT_CANARY", "SINGLE_POD", "brief", "describe", "describe_effect"]
 
 SINGLE_POD = (
     "with a single stable pod a slow version cannot be told from a slow pod: run a second stable pod, give a limit of "
@@ -41,14 +42,6 @@ _KNOWS_NOTHING = math.log(25.0)
 """Width of an interval, upper over lower end: from a fifth to five times is no knowledge of a canary."""
 _TINY = 1e-9
 """Keeps the logarithm of an end at -100 % finite; far below any change that is shown."""
-
-
-def percent(value: float) -> str:
-    """A relative change as people write it: +12 %, -3 %, x4.2 for large growth."""
-    if value >= 2.0:
-        return f"x{value + 1:.3g}"
-    digits = 0 if abs(value) >= 0.095 else 1
-    return f"{value * 100:+.{digits}f} %"
 
 
 def describe_effect(effect: Effect | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 
 from rollouts.analysis.offers import PROMETHEUS_OFFER, Offer
@@ -11,8 +11,9 @@ from rollouts.analysis.types import Labelled, MeasureSpec, Value
 from rollouts.runtime.clock import Clock
 from rollouts.sources.base import Place, QueryRefused, RawPod, SourceUnavailable
 
-__all__ = ["Answer", "ScriptedSource"]
+__all__ = ["SOME_REQUESTS", "Answer", "ScriptedSource"]
 
+SOME_REQUESTS = 12.0
 _HEALTHY = 0.01
 _BAD = 0.9
 _SLOW_SECONDS = 120.0
@@ -57,6 +58,10 @@ class ScriptedSource:
     async def measure(self, spec: MeasureSpec, place: Place, at: datetime) -> Value:
         """See ``Source.measure``."""
         return await self._say()
+
+    async def requests(self, spec: MeasureSpec, place: Place, since: timedelta, at: datetime) -> float | None:
+        """See ``Source.requests``: a few, whatever is asked for."""
+        return SOME_REQUESTS
 
     @property
     def offer(self) -> Offer:

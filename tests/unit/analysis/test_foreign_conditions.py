@@ -173,6 +173,10 @@ def test_the_line_to_write_costs_no_more_than_the_condition(text: str) -> None:
     [
         ("result[0] =< 0.05", "result[0] <= 0.05"),
         ("result => 1.0 and result =< 3.0", "result >= 1.0 && result <= 3.0"),
+        ("result < 2000ms", "result < 2"),
+        ("result < 5%", "result < 0.05"),
+        ("result > 1.5 s && result < 3m", "result > 1.5 && result < 180"),
+        ("10 % 3 == 1 and result < 1h", "10 % 3 == 1 && result < 3600"),
     ],
 )
 def test_signs_that_are_turned_round_are_told_as_they_are_written(text, line):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -29,9 +31,9 @@ def page(ok: int, failed: int, finished: int | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-async def error_rate(before: str, after: str) -> float:
-    """Over ten seconds in which the page changes so."""
-    shown = [before]
+@asynccontextmanager
+async def pod(shown: list[str]) -> AsyncIterator[tuple[PodsSource, Timeline]]:
+    """A pod whose page is the first text of the list."""
 
     async def answer(_: web.Request) -> web.Response:
         return web.Response(text=shown[0])
@@ -46,13 +48,20 @@ async def error_rate(before: str, after: str) -> float:
     clock = VirtualClock(timeline)
     source = PodsSource(PodScraper(clock), lambda *_: [ScrapeTarget(pod="c", ip=host, port=port)], clock)
     try:
+        yield source, timeline
+    finally:
+        await source.close()
+        await runner.cleanup()
+
+
+async def error_rate(before: str, after: str) -> float:
+    """Over ten seconds in which the page changes so."""
+    shown = [before]
+    async with pod(shown) as (source, timeline):
         assert math.isnan(float(await source.measure(ERROR_RATE, PLACE, NOW)))  # type: ignore[arg-type]
         timeline.advance(9.0)
         shown[0] = after
         return float(await source.measure(ERROR_RATE, PLACE, NOW))  # type: ignore[arg-type]
-    finally:
-        await source.close()
-        await runner.cleanup()
 
 
 @pytest.mark.parametrize(
@@ -71,3 +80,14 @@ async def test_no_errors_say_nothing_where_nothing_was_finished(after, expected)
 
 async def test_a_server_that_does_not_say_what_it_finished_is_read_by_its_answers():
     assert await error_rate(page(100, 0, None), page(140, 0, None)) == 0.0
+
+
+async def test_requests_are_counted_since_the_first_question_which_begins_the_window():
+    shown = [page(100, 0, 100)]
+    async with pod(shown) as (source, timeline):
+        assert await source.requests(ERROR_RATE, PLACE, timedelta(0), NOW) is None
+        timeline.advance(5.0)
+        shown[0] = page(110, 2, 110)
+        assert await source.requests(ERROR_RATE, PLACE, timedelta(seconds=5), NOW) == 12.0
+        timeline.advance(4.0)
+        assert await source.measure(ERROR_RATE, PLACE, NOW) == pytest.approx(2 / 12)

@@ -16,7 +16,7 @@ from rollouts.analysis.types import (
     Stat,
 )
 from rollouts.analysis.verdicts import judge_value
-from rollouts.analysis.windows import reach, too_early, window_of
+from rollouts.analysis.windows import reach, too_early, why_silent, window_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -94,3 +94,21 @@ def test_a_window_behind_its_weight_is_no_data(known, early, step):
 
 def test_runs_from_before_know_no_beginning_and_go_on():
     assert too_early(run(None), measure(), NOW) == ""
+
+
+@pytest.mark.parametrize(
+    ("early", "requests", "told"),
+    [
+        ("window 5m, 1m40s of it collected since this weight began", 12.2, ", 12 canary requests"),
+        ("window 5m, 1m40s of it collected since this weight began", 1.0, ", 1 canary request"),
+        ("window 5m, 1m40s of it collected since this weight began", None, ""),
+        ("", 0.0, "window 1m, 0 canary requests"),
+        ("", None, ""),
+    ],
+)
+def test_silence_says_how_much_there_is_and_of_what(early, requests, told):
+    assert why_silent(measure(), early, requests) == f"{early}{told}"
+
+
+def test_of_a_query_nobody_knows_how_many_requests_it_is_of():
+    assert why_silent(MetricSpec(name="m", what=QuerySpec(promql="up")), "", 12.0) == ""

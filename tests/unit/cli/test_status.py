@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
 from tests.kit.memory_client import MemoryKubeClient
-from tests.kit.served import ROLLOUT, Server, stored_status
+from tests.kit.served import ROLLOUT, Server, stored_status, typed
 from tests.kit.world import pause
 
 SHA = "6f1ed002ab5595859014ebf0951522d9a1f3a1ce"
@@ -40,36 +38,6 @@ PAUSED, TIMED = stored_status(), stored_status(pause(600.0))
 ABORTED, HEALTHY = stored_status(saying="abort"), stored_status(saying="promoteFull")
 PROGRESSING = {**PAUSED, "phase": "Progressing", "hold": None}
 INVALID = {**PAUSED, "phase": "Invalid"}
-
-
-class Typed:
-    """A command in a process of its own, read line by line: what it said is what it has seen."""
-
-    def __init__(self, server: Server, *words: str) -> None:
-        command = [sys.executable, "-m", "rollouts.cli", *words, "--kubeconfig", str(server.kubeconfig)]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
-
-    def until(self, words: str, *, err: bool = False) -> str:
-        """The next line with these words."""
-        stream = self.process.stderr if err else self.process.stdout
-        assert stream is not None
-        return next(line for line in stream if words in line)
-
-    def ended(self) -> tuple[int, str, str]:
-        """Exit status, and the rest of what it said."""
-        out, err = self.process.communicate(timeout=30)
-        return self.process.returncode, out, err
-
-
-@contextmanager
-def typed(server: Server, *words: str) -> Iterator[Typed]:
-    running = Typed(server, *words)
-    try:
-        yield running
-    finally:
-        running.process.kill()
-        running.process.communicate()
 
 
 def at_rest(server: Server, name: str = "v1") -> None:

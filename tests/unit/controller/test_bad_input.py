@@ -7,6 +7,7 @@ stay where it was.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -244,6 +245,26 @@ def test_a_source_that_says_nothing_holds_the_rollout_and_never_passes_it(answer
     assert found["weight"]["applied"] == 10
     assert "inconclusive" in found["message"]
     assert "promote" in found["message"]
+
+
+def test_silence_says_how_much_there_is_and_of_what():
+    told: set[str] = set()
+
+    def setup(cluster: Cluster) -> None:
+        base_objects(cluster, rollout_object())
+
+    def silence(simulation: Simulation) -> None:
+        simulation.source.answer = Answer.NAN
+
+    def goal(simulation: Simulation) -> bool:
+        told.add(str(status(simulation, "mymodel").get("message")))
+        return status(simulation, "mymodel").get("reason") == "GateInconclusive"
+
+    run(setup, goal, Move(when=lambda s: True, act=silence))
+
+    early = r"no data: window 30s, \d+s of it collected since this weight began, 12 canary requests"
+    assert [text for text in told if re.search(early, text)], told
+    assert [text for text in told if "no data: window 30s, 12 canary requests" in text], told
 
 
 def test_a_status_that_somebody_scribbled_on_is_written_anew():

@@ -1,0 +1,126 @@
+"""``watch``: one Rollout live, its runs with it, each by one watch."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import aclosing
+from typing import Any
+
+import click
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from rollouts.cli.completion import rollout_names
+from rollouts.cli.connect import (
+    EXIT_CODES,
+    Missing,
+    connection_options,
+    default_namespace,
+    limit_of,
+    owned_runs,
+    with_client,
+)
+from rollouts.cli.following import Followed, follow, follow_all
+from rollouts.cli.render import rollout_view
+from rollouts.controller.gates import NAME_LABEL
+from rollouts.kube.client import KubeClient
+from rollouts.kube.kubeconfig import ContextChoice
+from rollouts.objects import kinds
+from rollouts.terminal import console
+from rollouts.traffic.writes import label_value
+
+__all__ = ["show", "watch"]
+
+
+class _View:
+    """What is shown: the newest states of both watches, and that the API server is away."""
+
+    def __init__(self, live: Live, where: str, name: str) -> None:
+        self._live = live
+        self._where = where
+        self._name = name
+        self._rollout: dict[str, Any] | None = None
+        self._runs: list[dict[str, Any]] = []
+        self._away: dict[str, str] = {}
+
+    async def rollout(self, client: KubeClient) -> None:
+        """Show the Rollout until it is gone."""
+        away, back = self._outage(kinds.ROLLOUT.plural)
+        async with aclosing(follow(client, self._where, self._name, away=away, back=back)) as states:
+            async for obj in states:
+                if obj is None:
+                    raise Missing(f"there is no Rollout {self._name} in namespace {self._where}")
+                self._rollout = obj
+                self._show()
+
+    async def runs(self, client: KubeClient) -> None:
+        """Show its runs, for ever."""
+        what = Followed(
+            resource=kinds.ANALYSIS_RUN,
+            namespace=self._where,
+            labels=f"{NAME_LABEL}={label_value(self._name)}",
+        )
+        away, back = self._outage(kinds.ANALYSIS_RUN.plural)
+        async with aclosing(follow_all(client, what, away=away, back=back)) as states:
+            async for found in states:
+                self._runs = list(found.values())
+                self._show()
+
+    def _outage(self, kind: str) -> tuple[Any, Any]:
+        def away(reason: str) -> None:
+            self._away[kind] = reason
+            self._show()
+
+        def back() -> None:
+            self._away.pop(kind, None)
+
+        return away, back
+
+    def _show(self) -> None:
+        parts: list[RenderableType] = []
+        if self._rollout is not None:
+            parts.append(rollout_view(self._rollout, owned_runs(self._rollout, self._runs)))
+        if self._away:
+            reason = next(iter(self._away.values()))
+            parts.append(
+                Text(f"⚠ the API server cannot be asked, and is tried again: {reason}", style="yellow")
+            )
+        self._live.update(Group(*parts))
+
+
+async def show(client: KubeClient, live: Live, where: str, name: str, seconds: float) -> None:
+    """Keep ``live`` up to date, for so many seconds. Raises Missing when there is no such Rollout, and KubeError."""
+    view = _View(live, where, name)
+    tasks = [asyncio.create_task(view.rollout(client)), asyncio.create_task(view.runs(client))]
+    limit = None if seconds == float("inf") else seconds
+    try:
+        ended, _ = await asyncio.wait(tasks, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@click.command(epilog=f"{EXIT_CODES}  130  interrupted; the rollout goes on\n")
+@click.argument("name", shell_complete=rollout_names)
+@connection_options
+@click.option("--timeout", metavar="DURATION", help="Stop watching after this time.")
+def watch(
+    name: str, namespace: str | None, kubeconfig: str | None, context: ContextChoice, timeout: str | None
+) -> None:
+    """Show one Rollout live, until interrupted."""
+    where = namespace or default_namespace(kubeconfig, context)
+    limit = limit_of(timeout)
+
+    async def work(client: KubeClient) -> None:
+        with Live(console=console(), refresh_per_second=4) as live:
+            await show(client, live, where, name, limit)
+
+    try:
+        with_client(kubeconfig, context, work, doing="")
+    except KeyboardInterrupt:
+        sys.exit(130)
