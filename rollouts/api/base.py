@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
-__all__ = ["ApiModel", "first_error"]
+__all__ = ["ApiModel", "first_error", "shape_errors"]
 
 
 class ApiModel(BaseModel):
@@ -24,6 +24,15 @@ class ApiModel(BaseModel):
         strict=True,
         use_attribute_docstrings=True,
     )
+
+
+def shape_errors(error: ValidationError, root: str, most: int) -> list[str]:
+    """Where something is wrong below ``root`` (``spec.steps[0].setWeight``), and what."""
+    found = []
+    for item in error.errors(include_url=False, include_input=False)[:most]:
+        parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in item["loc"]]
+        found.append(f"{root}{''.join(parts)}: {item['msg']}")
+    return found
 
 
 def first_error(error: ValidationError) -> str:

@@ -81,6 +81,12 @@ _OTHER_STEPS = (
 
 ONE_KIND = f"exactly one of {', '.join(fields_for()[:-1])} and {fields_for()[-1]} must be set"
 
+_STARTING_STEP = CelRule(
+    "!has(self.analysis) || !has(self.analysis.startingStep) || !has(self.steps) || "
+    "self.analysis.startingStep < size(self.steps)",
+    "analysis.startingStep is past the last step: they are counted from 0",
+)
+
 CEL_RULES: dict[str, tuple[CelRule, ...]] = {
     "TargetModel": (
         CelRule(_one("pool", "adapter"), "exactly one of pool and adapter must be set"),
@@ -142,11 +148,12 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
             "exactly one of header, cookie and bodyField must be set",
         ),
     ),
-    "CanaryModel": (
+    "CanaryModel": (_STARTING_STEP,),
+    "OwnCanaryModel": (_STARTING_STEP,),
+    "StrategyModel": (
         CelRule(
-            "!has(self.analysis) || !has(self.analysis.startingStep) || "
-            "self.analysis.startingStep < size(self.steps)",
-            "analysis.startingStep is past the last step: they are counted from 0",
+            "has(self.canaryFrom) || (has(self.canary) && has(self.canary.steps))",
+            "canary.steps is needed, or canaryFrom with the name of a shared strategy",
         ),
     ),
     "GateModel": (
@@ -253,16 +260,18 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
             "an adapter target needs traffic.inferenceModel or traffic.inferenceModelRewrite",
         ),
         CelRule(
-            "has(self.target.adapter) || !has(self.strategy.canary.sticky)",
+            "has(self.target.adapter) || !has(self.strategy.canary) || !has(self.strategy.canary.sticky)",
             "sticky needs target.adapter: two pools are split by the gateway",
         ),
         CelRule(
+            "!has(self.strategy.canary) || !has(self.strategy.canary.steps) || "
             "!self.strategy.canary.steps.exists(s, has(s.setHeaderRoute)) || (has(self.traffic.httpRoutes) && "
             "has(self.traffic.httpRoutes[0].template))",
             "setHeaderRoute needs a Managed route (traffic.httpRoutes[0].template)",
         ),
         CelRule(
-            "!has(self.strategy.canary.pathProbe) || self.strategy.canary.pathProbe != 'Require' || "
+            "!has(self.strategy.canary) || !has(self.strategy.canary.pathProbe) || "
+            "self.strategy.canary.pathProbe != 'Require' || "
             "(has(self.traffic.httpRoutes) && has(self.traffic.httpRoutes[0].template))",
             "pathProbe Require needs a Managed route (traffic.httpRoutes[0].template)",
         ),

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from rollouts.api.analysis_models import AnalysisRunSpec, AnalysisTemplateSpec
 from rollouts.api.cel import CEL_RULES
-from rollouts.api.rollout_models import RolloutSpecModel
+from rollouts.api.rollout_models import RolloutSpecModel, SharedStrategySpec
 from rollouts.api.run_status_models import AnalysisRunStatusModel
 from rollouts.api.status_models import RolloutStatusModel
 
@@ -71,6 +71,11 @@ def _convert(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Json:
         result |= _object(node, definitions)
     if node.get("type") == "array":
         result["items"] = _convert(node["items"], definitions)
+    if node.get("x-unfilled"):
+        result["properties"] = {
+            field: _said(value) if "default" in value else value
+            for field, value in result["properties"].items()
+        }
     rules = CEL_RULES.get(name or str(node.get("title", "")))
     if rules:
         result["x-kubernetes-validations"] = [rule.json() for rule in rules]
@@ -89,8 +94,9 @@ def _object(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Json:
         elif properties[field].get("type") == "array":
             properties[field]["x-kubernetes-list-type"] = "atomic"
     result: Json = {"properties": properties} if properties else {}
-    if node.get("required"):
-        result["required"] = sorted(node["required"])
+    required = sorted(set(node.get("required", ())) - set(node.get("x-optional", ())))
+    if required:
+        result["required"] = required
     return result
 
 
@@ -152,9 +158,7 @@ def _without_defaults(schema: Json, *, said: bool = False) -> Json:
     """
     result = {key: value for key, value in schema.items() if key != "default"}
     if said and "default" in schema:
-        shown = schema["default"]
-        text = str(shown).lower() if isinstance(shown, bool) else shown
-        result["description"] = f"{result.get('description', '')} Default: {text}.".strip()
+        result = _said(schema)
     if "properties" in result:
         result["properties"] = {
             name: _without_defaults(field, said=said) for name, field in result["properties"].items()
@@ -162,6 +166,14 @@ def _without_defaults(schema: Json, *, said: bool = False) -> Json:
     if "items" in result:
         result["items"] = _without_defaults(result["items"], said=said)
     return result
+
+
+def _said(schema: Json) -> Json:
+    """A field that is not filled in: its description tells its default."""
+    shown = schema["default"]
+    text = str(shown).lower() if isinstance(shown, bool) else shown
+    result = {key: value for key, value in schema.items() if key != "default"}
+    return result | {"description": f"{result.get('description', '')} Default: {text}.".strip()}
 
 
 def _without_defaults_in_lists(schema: Json, *, inside: bool = False) -> Json:
@@ -179,7 +191,7 @@ def _without_defaults_in_lists(schema: Json, *, inside: bool = False) -> Json:
     return result
 
 
-# --- the four kinds --------------------------------------------------------------------------------
+# --- the kinds -------------------------------------------------------------------------------------
 
 
 def _column(name: str, path: str, *, kind: str = "string", priority: int = 0, about: str = "") -> Json:
@@ -272,8 +284,13 @@ def _kind(
 
 
 def all_crds() -> list[Json]:
-    """The four CRDs."""
+    """The CRDs."""
     template_columns = [_AGE]
+    strategy_columns = [
+        _column("Bake", ".spec.canary.bake", about="Time at 100 % before the canary becomes stable."),
+        _column("Deadline", ".spec.canary.progressDeadline", about="Time that one step may take."),
+        _AGE,
+    ]
     return [
         _kind(
             "Rollout",
@@ -310,6 +327,25 @@ def all_crds() -> list[Json]:
             None,
             template_columns,
             about="Metrics that Rollouts of all namespaces use by name.",
+            scope="Cluster",
+        ),
+        _kind(
+            "RolloutStrategy",
+            "rolloutstrategies",
+            "irs",
+            SharedStrategySpec,
+            None,
+            strategy_columns,
+            about="A canary strategy that Rollouts of the namespace share: strategy.canaryFrom names it.",
+        ),
+        _kind(
+            "ClusterRolloutStrategy",
+            "clusterrolloutstrategies",
+            "icrs",
+            SharedStrategySpec,
+            None,
+            strategy_columns,
+            about="A canary strategy that Rollouts of all namespaces share: strategy.canaryFrom names it.",
             scope="Cluster",
         ),
     ]

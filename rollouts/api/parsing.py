@@ -11,12 +11,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rollouts.api.base import ApiModel
+from rollouts.api.base import ApiModel, shape_errors
 from rollouts.api.rollout_models import RolloutSpecModel, StepModel
 from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.api.spec_rules import check_spec, read_window
 from rollouts.api.status import read_status
+from rollouts.api.strategies import StrategyRef, effective_spec, strategy_ref
 from rollouts.carriers import given
+from rollouts.engine.attempt import PinnedStrategy
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
 from rollouts.engine.observation import Problem
 from rollouts.engine.reasons import Reason
@@ -71,6 +73,9 @@ class ParsedRollout:
     ``spec`` is None when the spec has the wrong shape; ``problems`` then says where. With problems of meaning
     only, ``spec`` is there as well, so that traffic can still be brought back to stable. ``model`` gives the
     parts that the engine does not look into (metrics, job and route templates).
+
+    With ``strategy_ref`` both are of the effective strategy: the Rollout's own fields over ``strategy``. Where that is
+    None it is not known, and a strategy that moves no weight stands in its place.
     """
 
     namespace: str
@@ -89,50 +94,60 @@ class ParsedRollout:
     problems: tuple[Problem, ...]
     status: RolloutStatus
     unreadable_status: tuple[str, ...]
+    strategy_ref: StrategyRef | None = None
+    strategy: PinnedStrategy | None = None
 
 
 Spec = tuple[RolloutSpecModel | None, RolloutSpec | None, tuple[Problem, ...]]
 
 
 class SpecCache:
-    """Parsed specs by UID and generation: a spec never changes within one generation.
+    """Parsed specs by UID and generation: a spec never changes within one generation, but for its shared strategy.
 
     Bounded; an object without UID or generation is parsed each time.
     """
 
     def __init__(self, limit: int = 10_000) -> None:
         self._limit = limit
-        self._specs: OrderedDict[str, tuple[int, Spec]] = OrderedDict()
+        self._specs: OrderedDict[str, tuple[tuple[int, str], Spec]] = OrderedDict()
 
-    def spec(self, meta: Mapping[str, Any], spec: Any) -> Spec:
-        """The parsed spec of an object with this metadata."""
+    def spec(self, meta: Mapping[str, Any], spec: Any, strategy: PinnedStrategy | None = None) -> Spec:
+        """The parsed spec of an object with this metadata, with this shared strategy."""
         uid, generation = meta.get("uid"), meta.get("generation")
         if not isinstance(uid, str) or not uid or not isinstance(generation, int):
-            return _parse_spec(spec)
-        known = self._specs.get(uid)
-        if known is not None and known[0] == generation:
+            return _parse_spec(spec, strategy)
+        known, mark = self._specs.get(uid), (generation, strategy.content if strategy is not None else "")
+        if known is not None and known[0] == mark:
             return known[1]
-        parsed = _parse_spec(spec)
-        self._specs[uid] = (generation, parsed)
+        parsed = _parse_spec(spec, strategy)
+        self._specs[uid] = (mark, parsed)
         if len(self._specs) > self._limit:
             self._specs.popitem(last=False)
         return parsed
 
 
-def _parse_spec(spec: Any) -> Spec:
-    model, problems = _read_model(spec)
+def _parse_spec(spec: Any, strategy: PinnedStrategy | None) -> Spec:
+    model, problems = _read_model(effective_spec(spec, strategy))
     return model, _convert(model) if model is not None else None, problems
 
 
-def parse_rollout(obj: Mapping[str, Any], cache: SpecCache | None = None) -> ParsedRollout:
-    """Parse a Rollout as the API server gave it; ``cache`` saves parsing a known spec again."""
+def parse_rollout(
+    obj: Mapping[str, Any], cache: SpecCache | None = None, *, strategy: PinnedStrategy | None = None
+) -> ParsedRollout:
+    """Parse a Rollout as the API server gave it; ``cache`` saves parsing a known spec again.
+
+    ``strategy``: the shared one that it names; without, what its attempt has pinned of that.
+    """
     meta = metadata_of(obj)
     annotations, finalizers = map_of(meta.get("annotations")), list_of(meta.get("finalizers"))
-    if cache is not None:
-        model, spec, problems = cache.spec(meta, obj.get("spec"))
-    else:
-        model, spec, problems = _parse_spec(obj.get("spec"))
     status, unreadable = read_status(obj.get("status"))
+    named = strategy_ref(obj.get("spec"))
+    if strategy is None and named is not None and status.current is not None:
+        strategy = status.current.strategy if named.fits(status.current.strategy) else None
+    if cache is not None:
+        model, spec, problems = cache.spec(meta, obj.get("spec"), strategy)
+    else:
+        model, spec, problems = _parse_spec(obj.get("spec"), strategy)
     generation = meta.get("generation")
     return ParsedRollout(
         namespace=str(meta.get("namespace", "")),
@@ -150,6 +165,8 @@ def parse_rollout(obj: Mapping[str, Any], cache: SpecCache | None = None) -> Par
         problems=problems,
         status=status,
         unreadable_status=unreadable,
+        strategy_ref=named,
+        strategy=strategy,
     )
 
 
@@ -198,13 +215,7 @@ def _read_model(spec: Any) -> tuple[RolloutSpecModel | None, tuple[Problem, ...]
 
 
 def _shape_problems(error: ValidationError) -> tuple[Problem, ...]:
-    problems = []
-    for item in error.errors(include_url=False, include_input=False)[:_MAX_PROBLEMS]:
-        path = "spec"
-        for part in item["loc"]:
-            path += f"[{part}]" if isinstance(part, int) else f".{part}"
-        problems.append(_invalid(f"{path}: {item['msg']}"))
-    return tuple(problems)
+    return tuple(map(_invalid, shape_errors(error, "spec", _MAX_PROBLEMS)))
 
 
 # --- model to engine -------------------------------------------------------------------------------

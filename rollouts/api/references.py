@@ -45,8 +45,9 @@ def pool_names(obj: Mapping[str, Any]) -> Iterator[str]:
 
 
 def template_names(obj: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
-    """(cluster scope, name) of the analysis templates that a Rollout uses."""
-    canary = map_of(map_of(map_of(obj.get("spec")).get("strategy")).get("canary"))
+    """(cluster scope, name) of the analysis templates that a Rollout, or a shared strategy, uses."""
+    spec = map_of(obj.get("spec"))
+    canary = map_of(map_of(spec.get("strategy", spec)).get("canary"))
     gates = [canary.get("analysis"), *(map_of(step).get("analysis") for step in list_of(canary.get("steps")))]
     for gate in gates:
         for reference in list_of(map_of(gate).get("templates")):

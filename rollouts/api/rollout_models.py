@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, create_model
+from pydantic import ConfigDict, Field, create_model
 
 from rollouts.analysis.comparisons import FALSE_ABORT_RATE
 from rollouts.api.analysis_models import GateModel
@@ -22,9 +22,11 @@ __all__ = [
     "JobModel",
     "PauseModel",
     "RolloutSpecModel",
+    "SharedStrategySpec",
     "StepModel",
     "StickyModel",
     "StrategyModel",
+    "StrategyRefModel",
     "TargetModel",
     "TrafficModel",
 ]
@@ -183,6 +185,9 @@ class WindowModel(ApiModel):
 class CanaryModel(ApiModel):
     """Step by step."""
 
+    # A field that the API server filled in would win over the shared strategy's.
+    model_config = ConfigDict(json_schema_extra={"x-unfilled": True})
+
     steps: Annotated[list[StepModel], Field(min_length=1, max_length=32)]
     """What happens, in order; after the last step the canary goes to 100 % and becomes stable."""
     analysis: BackgroundModel | None = None
@@ -210,11 +215,37 @@ class CanaryModel(ApiModel):
     aborts, the way back and commands go on."""
 
 
+class OwnCanaryModel(CanaryModel):
+    """Step by step; beside `canaryFrom` the fields that win over those of the shared strategy, each of them whole."""
+
+    model_config = ConfigDict(json_schema_extra={"x-unfilled": True, "x-optional": ["steps"]})
+
+
+class StrategyRefModel(ApiModel):
+    """A strategy that several Rollouts share."""
+
+    name: Name
+    """Its name."""
+    kind: Literal["RolloutStrategy", "ClusterRolloutStrategy"] = "RolloutStrategy"
+    """RolloutStrategy of the Rollout's namespace, or ClusterRolloutStrategy."""
+
+
 class StrategyModel(ApiModel):
-    """How the rollout proceeds."""
+    """How the rollout proceeds: `canary`, `canaryFrom`, or both. The model is of the effective one."""
+
+    model_config = ConfigDict(json_schema_extra={"x-optional": ["canary"]})
+
+    canary: OwnCanaryModel
+    """Step by step; beside `canaryFrom` only what differs from it."""
+    canary_from: StrategyRefModel | None = None
+    """A shared strategy. An attempt keeps the one that it began with; fields of `canary` win, each of them whole."""
+
+
+class SharedStrategySpec(ApiModel):
+    """Spec of a RolloutStrategy and a ClusterRolloutStrategy."""
 
     canary: CanaryModel
-    """Step by step."""
+    """Step by step, as in a Rollout."""
 
 
 class RollbackWindowModel(ApiModel):

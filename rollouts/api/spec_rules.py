@@ -10,15 +10,17 @@ from collections.abc import Callable, Iterator
 
 from rollouts.api.analysis_models import GateModel, MetricModel
 from rollouts.api.cel import ONE_KIND
-from rollouts.api.rollout_models import RolloutSpecModel, StepModel, WindowModel
+from rollouts.api.rollout_models import CanaryModel, RolloutSpecModel, StepModel, WindowModel
 from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.api.schedule import check_window
 from rollouts.carriers import fields_for, given
 from rollouts.engine.rollout_spec import Window
 from rollouts.engine.versions import TargetKind
 
-__all__ = ["check_gate", "check_metric", "check_spec", "read_window"]
+__all__ = ["check_canary", "check_gate", "check_metric", "check_spec", "read_window"]
 
+
+_CANARY = "spec.strategy.canary"
 
 Finding = tuple[str, str]
 """Field path, and what is wrong and what to do."""
@@ -32,31 +34,42 @@ def check_spec(spec: RolloutSpecModel) -> Iterator[Finding]:
     """Every rule that the spec breaks."""
     yield from _check_target(spec)
     yield from _check_traffic(spec)
-    steps = spec.strategy.canary.steps
     managed = any(kind.managed(value) for kind, value in given(spec.traffic))
+    yield from check_canary(spec.strategy.canary, _CANARY, managed=managed)
+    window = spec.rollback_window.duration if spec.rollback_window else "0s"
+    yield from _check_duration(window, "spec.rollbackWindow.duration")
+
+
+def check_canary(canary: CanaryModel, path: str, *, managed: bool = True) -> Iterator[Finding]:
+    """Rules of the strategy at ``path``, whatever the target; ``managed``: the route gets rules of ours."""
+    steps = canary.steps
     for index, step in enumerate(steps):
-        yield from _check_step(step, f"spec.strategy.canary.steps[{index}]", managed=managed)
-    yield from _check_order(steps)
-    if spec.strategy.canary.path_probe == "Require" and not managed:
+        yield from _check_step(step, f"{path}.steps[{index}]", managed=managed)
+    yield from _check_order(steps, path)
+    if canary.path_probe == "Require" and not managed:
         yield (
-            "spec.strategy.canary.pathProbe",
+            f"{path}.pathProbe",
             "Require needs a Managed route (traffic.httpRoutes[0].template): an Adopted one gets no rules of ours",
         )
-    for index, window in enumerate(spec.strategy.canary.windows):
-        yield from _check_window(window, f"spec.strategy.canary.windows[{index}]")
-    background = spec.strategy.canary.analysis
+    for index, window in enumerate(canary.windows):
+        yield from _check_window(window, f"{path}.windows[{index}]")
+    sticky = canary.sticky
+    if sticky is not None and _count(sticky.header, sticky.cookie, sticky.body_field) != 1:
+        yield f"{path}.sticky", "exactly one of header, cookie and bodyField must be set"
+    background = canary.analysis
     if background is not None:
-        path = "spec.strategy.canary.analysis"
         if background.starting_step >= len(steps):
-            yield f"{path}.startingStep", f"is past the last step: there are {len(steps)}, counted from 0"
-        yield from check_gate(background, path)
+            yield (
+                f"{path}.analysis.startingStep",
+                f"is past the last step: there are {len(steps)}, counted from 0",
+            )
+        yield from check_gate(background, f"{path}.analysis")
     for name, value in (
-        ("strategy.canary.bake", spec.strategy.canary.bake),
-        ("strategy.canary.progressDeadline", spec.strategy.canary.progress_deadline),
-        ("strategy.canary.targetDeadline", spec.strategy.canary.target_deadline or "0s"),
-        ("rollbackWindow.duration", spec.rollback_window.duration if spec.rollback_window else "0s"),
+        ("bake", canary.bake),
+        ("progressDeadline", canary.progress_deadline),
+        ("targetDeadline", canary.target_deadline or "0s"),
     ):
-        yield from _check_duration(value, f"spec.{name}")
+        yield from _check_duration(value, f"{path}.{name}")
 
 
 def read_window(window: WindowModel) -> Window:
@@ -79,11 +92,8 @@ def _check_target(spec: RolloutSpecModel) -> Iterator[Finding]:
     target, sticky = spec.target, spec.strategy.canary.sticky
     if _count(target.pool, target.adapter) != 1:
         yield "spec.target", "exactly one of pool and adapter must be set"
-    if sticky is not None:
-        if target.adapter is None:
-            yield "spec.strategy.canary.sticky", "needs target.adapter: two pools are split by the gateway"
-        if _count(sticky.header, sticky.cookie, sticky.body_field) != 1:
-            yield "spec.strategy.canary.sticky", "exactly one of header, cookie and bodyField must be set"
+    if sticky is not None and target.adapter is None:
+        yield f"{_CANARY}.sticky", "needs target.adapter: two pools are split by the gateway"
 
 
 def _check_traffic(spec: RolloutSpecModel) -> Iterator[Finding]:
@@ -127,7 +137,7 @@ def _check_step(step: StepModel, path: str, *, managed: bool) -> Iterator[Findin
                 )
 
 
-def _check_order(steps: list[StepModel]) -> Iterator[Finding]:
+def _check_order(steps: list[StepModel], path: str) -> Iterator[Finding]:
     last = 0
     for index, step in enumerate(steps):
         if step.set_weight is None:
@@ -138,7 +148,7 @@ def _check_order(steps: list[StepModel]) -> Iterator[Finding]:
             continue
         if weight < last:
             yield (
-                f"spec.strategy.canary.steps[{index}].setWeight",
+                f"{path}.steps[{index}].setWeight",
                 "is lower than the weight before it: weights must not fall from step to step",
             )
         last = max(last, weight)

@@ -12,6 +12,7 @@ from rollouts.api.scalars import IntOrPercent
 
 __all__ = [
     "KEPT",
+    "MOST_STRATEGY",
     "ConditionModel",
     "Kept",
     "KeptNumber",
@@ -35,6 +36,8 @@ Noticed = Annotated[Long, Stored(cut=512)]
 KeptShort = Annotated[Short, KEPT]
 KeptNumber = Annotated[Number, KEPT]
 Filled = Annotated[Short, Stored(least=1)]
+MOST_STRATEGY = 32 * 1024
+"""Characters of a shared strategy's fields as JSON: an attempt stores them, and a status is read and written often."""
 
 
 class ConditionModel(ApiModel):
@@ -247,6 +250,19 @@ class WayBackModel(ApiModel):
     """Fingerprints of rules that sent requests to the canary before: not ours."""
 
 
+class PinnedStrategyModel(ApiModel):
+    """The shared strategy that an attempt goes by."""
+
+    kind: Filled
+    """RolloutStrategy or ClusterRolloutStrategy."""
+    name: Filled
+    """Its name."""
+    hash: Filled
+    """Hash of its fields: another one is another content."""
+    content: Annotated[str, Field(max_length=MOST_STRATEGY), Stored(least=2)]
+    """Its fields as they were when the attempt began, as JSON."""
+
+
 class TargetWaitModel(ApiModel):
     """The clock of `targetDeadline`."""
 
@@ -308,6 +324,8 @@ class RolloutStatusModel(ApiModel):
     """Number of steps."""
     step: Short = ""
     """Step for people, counted from 1."""
+    strategy: PinnedStrategyModel | None = None
+    """The shared strategy of the attempt, as it was when that began."""
     steps_hash: Short = ""
     """Hash of the steps that are being executed, after the version of its algorithm."""
     step_started_at: Time | None = None

@@ -17,7 +17,9 @@ from rollouts.analysis.recording import Recording, RecordingError, read_recordin
 from rollouts.analysis.templates import Template
 from rollouts.api.gates_file import parse_gates
 from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.api.strategies import StrategyFault
 from rollouts.cli.file_conditions import FileConditions
+from rollouts.cli.lint_strategies import FileStrategies
 from rollouts.cli.offline import (
     TEMPLATE_KINDS,
     compared_gates,
@@ -203,7 +205,17 @@ def _rollout_in(file: Path) -> tuple[ParsedRollout, dict[tuple[bool, str], Templ
         if isinstance(template, str):
             raise BadInput(f"{file}: {template}")
         templates[key] = template
-    return parse_rollout(rollout), templates
+    return _with_strategy(rollout, documents, file), templates
+
+
+def _with_strategy(rollout: dict[str, Any], documents: list[dict[str, Any]], file: Path) -> ParsedRollout:
+    """The Rollout with the shared strategy that it names, which stands in the same file. Raises BadInput."""
+    strategies = FileStrategies(documents)
+    found = strategies.of(rollout)
+    for finding in strategies.findings(rollout):
+        add = "; add it as another document" if found is None else ""
+        raise BadInput(f"{file}: {finding.text.partition(': it must exist')[0]}{add}")
+    return parse_rollout(rollout, strategy=None if isinstance(found, StrategyFault) else found)
 
 
 def _traffic(

@@ -47,7 +47,14 @@ from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, label_val
 
 __all__ = ["diagnose", "doctor"]
 
-_OURS = (kinds.ROLLOUT, kinds.ANALYSIS_RUN, kinds.ANALYSIS_TEMPLATE, kinds.CLUSTER_ANALYSIS_TEMPLATE)
+_OURS = (
+    kinds.ROLLOUT,
+    kinds.ANALYSIS_RUN,
+    kinds.ANALYSIS_TEMPLATE,
+    kinds.CLUSTER_ANALYSIS_TEMPLATE,
+    kinds.ROLLOUT_STRATEGY,
+    kinds.CLUSTER_ROLLOUT_STRATEGY,
+)
 _ARGO_ROLLOUT = Resource("argoproj.io", "v1alpha1", "rollouts", "Rollout")
 _APPLICATION = Resource("argoproj.io", "v1alpha1", "applications", "Application")
 _CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
@@ -68,6 +75,7 @@ _NEEDED = (
     ("create", kinds.ANALYSIS_RUN, ""),
     ("patch", kinds.ANALYSIS_RUN, "status"),
     ("watch", kinds.ANALYSIS_TEMPLATE, ""),
+    ("watch", kinds.ROLLOUT_STRATEGY, ""),
     *(
         (verb, resource, "")
         for kind in TRAFFIC_KINDS

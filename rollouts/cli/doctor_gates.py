@@ -14,7 +14,7 @@ from rollouts.kube.client import KubeClient
 
 __all__ = ["gate_checks"]
 
-_GATES = ("gate", "promql", "template-missing")
+_GATES = ("gate", "promql", "template-missing", "strategy-missing")
 
 
 async def gate_checks(client: KubeClient, rollout: Mapping[str, Any], namespace: str) -> AsyncIterator[Check]:

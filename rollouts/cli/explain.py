@@ -18,7 +18,8 @@ from rollouts.cli.connect import (
     fetch_runs,
     with_client,
 )
-from rollouts.engine.attempt import Attempt
+from rollouts.cli.strategies import LiveStrategy, fetch_strategy, strategy_lines
+from rollouts.engine.attempt import Attempt, PinnedStrategy
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
 from rollouts.engine.naming import Owner, is_background, step_run
 from rollouts.engine.rollout_spec import AnalysisStep, JobStep, PauseStep, Step, WeightStep
@@ -43,9 +44,14 @@ _HELD: Mapping[HoldReason, str] = {
 }
 
 
-def explanation(obj: Mapping[str, Any], runs: list[dict[str, Any]], now: datetime) -> list[tuple[str, str]]:
-    """(heading, sentence) pairs in reading order."""
-    parsed, runs = parse_rollout(shown(obj)), shown(runs)
+def explanation(
+    obj: Mapping[str, Any], runs: list[dict[str, Any]], now: datetime, live: LiveStrategy = None
+) -> list[tuple[str, str]]:
+    """(heading, sentence) pairs in reading order. ``live``: the shared strategy as it is now."""
+    obj, runs = shown(obj), shown(runs)
+    parsed = parse_rollout(obj)
+    if parsed.strategy is None and isinstance(live, PinnedStrategy):
+        parsed = parse_rollout(obj, strategy=live)
     lines = [("Where", _where(parsed))]
     if parsed.deleting:
         lines.append(("But", deletion(parsed)))
@@ -54,6 +60,7 @@ def explanation(obj: Mapping[str, Any], runs: list[dict[str, Any]], now: datetim
     if parsed.status.message:
         lines.append(("Why", parsed.status.message))
     lines += [("Why", problem.message) for problem in parsed.problems]
+    lines += [("Strategy", line) for line in strategy_lines(parsed, obj.get("spec"), live)]
     lines += [("Judged", sentence) for sentence in _judged(parsed, runs)]
     lines += [("Next", sentence) for sentence in _next(parsed)]
     lines += [("Moves it", sentence) for sentence in _moves(parsed, now)]
@@ -172,12 +179,12 @@ def explain(name: str, namespace: str | None, kubeconfig: str | None, context: C
     """Say why Rollout NAME is where it is, what comes next and what would move it."""
     where = namespace or default_namespace(kubeconfig, context)
 
-    async def work(client: KubeClient) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    async def work(client: KubeClient) -> tuple[dict[str, Any], list[dict[str, Any]], LiveStrategy]:
         rollout = await fetch(client, where, name)
-        return rollout, await fetch_runs(client, rollout)
+        return rollout, await fetch_runs(client, rollout), await fetch_strategy(client, rollout)
 
-    obj, runs = with_client(kubeconfig, context, work)
+    obj, runs, live = with_client(kubeconfig, context, work)
     told = ""
-    for heading, sentence in explanation(obj, runs, datetime.now(UTC)):
+    for heading, sentence in explanation(obj, runs, datetime.now(UTC), live):
         say(f"{heading if heading != told else '':<10}{sentence}")
         told = heading

@@ -11,6 +11,7 @@ from rollouts.analysis.forecasting import Forecast, plan_rollout
 from rollouts.analysis.offers import ANY_OFFER
 from rollouts.analysis.templates import Check, Gate, ResolvedGate, Template, metric_problems
 from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.api.strategies import StrategyFault, effective_spec
 from rollouts.cli.file_conditions import FileConditions
 from rollouts.cli.lint_findings import Finding, Severity, at_document, hint, path_in, problem
 from rollouts.cli.lint_kinds import (
@@ -28,6 +29,7 @@ from rollouts.cli.lint_queries import Parse, query_doubts
 from rollouts.cli.lint_references import Known, picker_findings, reference_findings
 from rollouts.cli.lint_routes import route_problems
 from rollouts.cli.lint_schema import kinds, strict_findings
+from rollouts.cli.lint_strategies import STRATEGY_KINDS, FileStrategies, at_reference, strategy_findings
 from rollouts.cli.lint_windows import too_long
 from rollouts.cli.lint_words import nearest
 from rollouts.cli.offline import (
@@ -69,6 +71,7 @@ class _Files:
     """What one object is checked against: the others of the files, and what was given on the command line."""
 
     known: Known
+    strategies: FileStrategies
     templates: dict[tuple[bool, str], Template]
     traffic: Forecast | None
     check: Check
@@ -96,10 +99,14 @@ def lint_documents(
     objects = [obj for _, _, obj in placed]
     alone = not any(map(is_ours, objects))
     beside = [] if live is None else live.objects
-    known = Known([*objects, *beside], unread=None if live is None else frozenset(live.unread))
+    unread = None if live is None else frozenset(live.unread)
+    known = Known([*objects, *beside], unread=unread)
     readable = [template_of(obj) for obj in beside if obj.get("kind") in TEMPLATE_KINDS]
     templates = {key: found for key, found in readable if not isinstance(found, str)}
-    files = _Files(known=known, templates=templates, traffic=traffic, check=check, parse=parse)
+    strategies = FileStrategies([*objects, *beside], unread)
+    files = _Files(
+        known=known, strategies=strategies, templates=templates, traffic=traffic, check=check, parse=parse
+    )
     findings: list[Finding] = [] if live is None else list(live.findings)
     # Templates first: Rollouts use them, in whatever order they stand.
     for number, path, obj in sorted(placed, key=lambda one: one[2].get("kind") not in TEMPLATE_KINDS):
@@ -141,8 +148,11 @@ def _ours(obj: Mapping[str, Any], files: _Files) -> Iterator[Finding]:
     yield from strict
     if kind in TEMPLATE_KINDS:
         yield from _template(obj, files, strict)
+    elif kind in STRATEGY_KINDS:
+        yield from strategy_findings(obj, strict, files.check)
     elif kind == "Rollout":
-        yield from _rollout(obj, files, strict)
+        yield from files.strategies.findings(obj)
+        yield from (at_reference(one, obj) for one in _rollout(obj, files, strict))
         yield from reference_findings(files.known, obj)
         yield from notification_findings(obj)
 
@@ -215,7 +225,10 @@ def _metric_path(obj: Mapping[str, Any], gate: Path, text: str) -> Path:
 
 
 def _rollout(obj: Mapping[str, Any], files: _Files, strict: Sequence[Finding]) -> Iterator[Finding]:
-    parsed, where = parse_rollout(obj), name_of(obj)
+    found = files.strategies.of(obj)
+    shared = None if isinstance(found, StrategyFault) else found
+    parsed, where = parse_rollout(obj, strategy=shared), name_of(obj)
+    obj = {**obj, "spec": effective_spec(obj.get("spec"), shared)}
     told = {one.path for one in strict if one.severity is Severity.PROBLEM}
     for wrong in parsed.problems:
         path = path_in(wrong.message)
@@ -225,6 +238,8 @@ def _rollout(obj: Mapping[str, Any], files: _Files, strict: Sequence[Finding]) -
     if parsed.model is None or parsed.problems:
         return
     yield from (problem(where, text, path=("spec", "traffic")) for text in route_problems(parsed))
+    if parsed.strategy_ref is not None and parsed.strategy is None:
+        return  # what it would judge is not known
     gates = list(resolved_gates(parsed, files.templates, files.check))
     for step, gate, resolved in gates:
         place = "background analysis" if step is None else f"step {step + 1}"

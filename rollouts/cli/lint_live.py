@@ -8,6 +8,7 @@ from typing import Any
 
 from rollouts.api.crds import all_crds
 from rollouts.api.references import pool_names, template_names, traffic_names
+from rollouts.api.strategies import strategy_ref
 from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.cli.lint_findings import Finding, at_document, hint, path_in, problem
 from rollouts.cli.lint_kinds import API_VERSION, is_ours, name_of
@@ -25,7 +26,13 @@ _CRD = Resource(
 )
 _TRIED = {
     resource.kind: resource
-    for resource in (kinds.ROLLOUT, kinds.ANALYSIS_TEMPLATE, kinds.CLUSTER_ANALYSIS_TEMPLATE)
+    for resource in (
+        kinds.ROLLOUT,
+        kinds.ANALYSIS_TEMPLATE,
+        kinds.CLUSTER_ANALYSIS_TEMPLATE,
+        kinds.ROLLOUT_STRATEGY,
+        kinds.CLUSTER_ROLLOUT_STRATEGY,
+    )
 }
 _MOST = 200
 """Objects of the files that are looked up and tried: a repository with more is linted by parts."""
@@ -147,6 +154,12 @@ async def _named(
     wanted += [(by_kind[kind], name) for kind, name in traffic_names(spec)]
     templates = {False: kinds.ANALYSIS_TEMPLATE, True: kinds.CLUSTER_ANALYSIS_TEMPLATE}
     wanted += [((templates[cluster],), name) for cluster, name in template_names(rollout)]
+    named = strategy_ref(rollout.get("spec"))
+    if named is not None:
+        resource = kinds.CLUSTER_ROLLOUT_STRATEGY if named.cluster else kinds.ROLLOUT_STRATEGY
+        for found in await _get(client, (resource,), namespace, named.name, live):
+            live.objects.append(found)
+            wanted += [((templates[cluster],), name) for cluster, name in template_names(found)]
     for resources, name in wanted:
         key = (resources[0].kind, namespace, name)
         if key in asked:

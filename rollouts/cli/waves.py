@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rollouts.api.strategies import strategy_ref
 from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
 
 __all__ = ["HOOK_ANNOTATION", "WAVE_ANNOTATION", "WaveFinding", "wave_findings", "wave_of"]
@@ -135,7 +136,15 @@ def _needed(rollout: Object, objects: Sequence[Object]) -> Iterator[Object]:
             if text_of(item.get("name")) and not item.get("template"):
                 carriers.add((kind, text_of(item.get("name"))))
             pools.add(text_of(map_of(item.get("poolRef")).get("name")))
-    templates = set(_templates(spec))
+    named = strategy_ref(spec)
+    strategies = [
+        obj for obj in objects if named and (obj.get("kind"), _name(obj)) == (named.kind, named.name)
+    ]
+    yield from strategies
+    templates = {
+        *_templates(spec),
+        *(name for obj in strategies for name in _templates({"strategy": obj.get("spec")})),
+    }
     selectors, services = list[Object](), set[str]()
     for obj in objects:
         if obj.get("kind") == "InferencePool" and _name(obj) in pools:

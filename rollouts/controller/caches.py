@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from rollouts.api.references import pool_names, template_names, traffic_names
 from rollouts.api.run_status import attempt_in, attempt_of, finished_run, is_finished
+from rollouts.api.strategies import strategy_ref
 from rollouts.carriers import TRAFFIC_KINDS, TrafficKind
 from rollouts.carriers.base import POOL_REF
 from rollouts.carriers.http_route import MIRROR
@@ -40,6 +41,7 @@ _POOL_SELECTOR = "selector"
 _PICKER = "picker"
 _POOL = "pool"
 _TEMPLATE = "template"
+_STRATEGY = "strategy"
 _SERVICE_SELECTOR = "serviceSelector"
 
 
@@ -88,6 +90,11 @@ def _rollout_by_template(obj: Object) -> Iterable[Hashable]:
     return [("" if cluster else _namespace(obj), name) for cluster, name in template_names(obj)]
 
 
+def _rollout_by_strategy(obj: Object) -> Iterable[Hashable]:
+    named = strategy_ref(obj.get("spec"))
+    return [] if named is None else [("" if named.cluster else _namespace(obj), named.name)]
+
+
 def _trim_pod(pod: Object) -> Object:
     """The few fields of a pod that matter: pods are the bulk of a cluster."""
     meta, status = pod.get("metadata") or {}, pod.get("status") or {}
@@ -133,6 +140,9 @@ def _trim_service(service: Object) -> Object:
     }
 
 
+_CLUSTER_SCOPED = (kinds.CLUSTER_ANALYSIS_TEMPLATE, kinds.CLUSTER_ROLLOUT_STRATEGY)
+
+
 class Caches:
     """Stores of every kind that a plan looks at. No ``namespaces``: all are watched, by one watch per kind.
 
@@ -153,7 +163,12 @@ class Caches:
         self.doomed: set[str] = set()
         """UIDs of Rollouts whose namespace ends: as good as deleted. A namesake in a new namespace has another UID."""
         self.rollouts = Store(
-            indexes={_ROUTE: _rollout_by_route, _POOL: _rollout_by_pool, _TEMPLATE: _rollout_by_template}
+            indexes={
+                _ROUTE: _rollout_by_route,
+                _POOL: _rollout_by_pool,
+                _TEMPLATE: _rollout_by_template,
+                _STRATEGY: _rollout_by_strategy,
+            }
         )
         self.runs = Store(
             indexes={_OWNER: _by_owner, _NAME_END: _by_name_end},
@@ -161,6 +176,8 @@ class Caches:
         )
         self.templates = Store()
         self.cluster_templates = Store()
+        self.strategies = Store(indexes={_TEMPLATE: _rollout_by_template})
+        self.cluster_strategies = Store(indexes={_TEMPLATE: _rollout_by_template})
         self.traffic = {
             resource: Store(indexes=dict(kind.indexes), keep_managed_fields=True)
             for kind in TRAFFIC_KINDS
@@ -178,7 +195,7 @@ class Caches:
         self.reflectors = tuple(
             Reflector(client, resource, store, clock, namespace=namespace)
             for resource, store in self.by_resource().items()
-            if cluster_templates or resource != kinds.CLUSTER_ANALYSIS_TEMPLATE
+            if cluster_templates or resource not in _CLUSTER_SCOPED
             for namespace in (sorted(set(namespaces)) if resource.namespaced and namespaces else (None,))
         )
 
@@ -204,6 +221,8 @@ class Caches:
             kinds.ANALYSIS_RUN: self.runs,
             kinds.ANALYSIS_TEMPLATE: self.templates,
             kinds.CLUSTER_ANALYSIS_TEMPLATE: self.cluster_templates,
+            kinds.ROLLOUT_STRATEGY: self.strategies,
+            kinds.CLUSTER_ROLLOUT_STRATEGY: self.cluster_strategies,
             **self.traffic,
             kinds.POOL_V1: self.pools[kinds.POOL_V1.group],
             kinds.POOL_X: self.pools[kinds.POOL_X.group],
@@ -351,8 +370,22 @@ class Caches:
         self.pods.subscribe_index(_LABEL, pod_label)
         self.runs.subscribe_index(_OWNER, owned)
         self.jobs.subscribe_index(_OWNER, owned)
-        self.templates.subscribe(lambda key: by_index(_TEMPLATE, (key.namespace, key.name)))
-        self.cluster_templates.subscribe(lambda key: by_index(_TEMPLATE, ("", key.name)))
+
+        def strategy(key: ObjectKey) -> None:
+            by_index(_STRATEGY, (key.namespace, key.name))
+
+        def template(key: ObjectKey) -> None:
+            by_index(_TEMPLATE, (key.namespace, key.name))
+            for store in (self.strategies, self.cluster_strategies):
+                # A cluster's strategy means templates of whichever namespace uses it.
+                for namespace in {key.namespace, ""}:
+                    for using in store.keys_by_index(_TEMPLATE, (namespace, key.name)):
+                        strategy(using)
+
+        for store in (self.templates, self.cluster_templates):
+            store.subscribe(template)
+        for store in (self.strategies, self.cluster_strategies):
+            store.subscribe(strategy)
         self.services.subscribe(by_service)
 
     def _service_changed(self, by_pool: Callable[[ObjectKey], None]) -> Callable[[ObjectKey], None]:

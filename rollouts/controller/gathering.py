@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
-from rollouts.api.parsing import ParsedRollout, SpecCache, parse_rollout
+from rollouts.api.parsing import ParsedRollout
 from rollouts.api.run_status import gate_summaries, gate_view
 from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity
@@ -15,6 +15,7 @@ from rollouts.controller.gates import Gates, compared_of, problems_of
 from rollouts.controller.gathered import ComparedGates, Gathered
 from rollouts.controller.path_views import PathViews
 from rollouts.controller.pool_views import PoolViews
+from rollouts.controller.strategies import SharedStrategies, held_back
 from rollouts.controller.traffic_views import Carried, TrafficViews
 from rollouts.controller.windows import WindowCalendar
 from rollouts.engine.attempt import GateSummary
@@ -83,7 +84,7 @@ class Gatherer:
         self._adapters = adapters
         self._pool_views = PoolViews(caches)
         self._traffic = TrafficViews(caches, gitops_managers)
-        self._specs = SpecCache()
+        self._strategies = SharedStrategies(caches)
 
     def gather(self, key: ObjectKey) -> Gathered | None:
         """The observation of a Rollout; None when it does not exist."""
@@ -92,14 +93,15 @@ class Gatherer:
             self._adapters.forget(key)
             self._paths.forget(key)
             return None
-        parsed = parse_rollout(rollout, self._specs)
+        parsed, strategy = self._strategies.parse(rollout)
         if parsed.uid in self._caches.doomed:
             parsed = replace(parsed, deleting=True)
         spec, status, problems = parsed.spec, parsed.status, list(parsed.problems)
         target, blocker = self._target(parsed, problems)
         gates = self._gates.resolved(parsed)
-        if not problems:
-            problems += problems_of(gates)
+        if parsed.model is not None and not problems:
+            strategy, wrong = held_back(parsed, strategy, problems_of(gates))
+            problems += wrong
         models, stored = self._models(parsed, target, problems)
         found = self._traffic.carrier(parsed, models, problems)
         traffic = self._traffic.traffic(parsed, target, found)
@@ -126,6 +128,7 @@ class Gatherer:
             summaries=tuple(_summaries(parsed, runs)),
             share=self._shares.view(key, parsed, models.spec if models is not None else None),
             probe=self._paths.probe(parsed, found.carrier, traffic),
+            strategy=strategy,
             window=self._windows.view(spec.canary.windows) if spec is not None else None,
         )
         return Gathered(

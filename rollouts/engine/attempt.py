@@ -20,6 +20,7 @@ __all__ = [
     "GateSummary",
     "PathAlarm",
     "PathStatus",
+    "PinnedStrategy",
     "ProbeRecord",
     "ProbeVerdict",
 ]
@@ -106,6 +107,24 @@ class GateSummary:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PinnedStrategy:
+    """The shared strategy that an attempt goes by, whatever becomes of the object.
+
+    Its fields are opaque to the engine: ``content`` is the JSON text of them, ``hash`` tells edits apart.
+    """
+
+    kind: str
+    name: str
+    hash: str
+    content: str
+
+    @property
+    def label(self) -> str:
+        """For messages."""
+        return f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """What belongs to one canary's time, from its start until it is promoted or dropped, and to nothing else.
 
@@ -113,6 +132,8 @@ class Attempt:
     """
 
     canary: Revision
+    strategy: PinnedStrategy | None = None
+    """The shared strategy that it goes by; None where ``strategy.canary`` says all."""
     steps_hash: str = ""
     current_step: int = 0
     """0-based; equals the number of steps when all are done (bake, promotion)."""

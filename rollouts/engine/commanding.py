@@ -237,6 +237,8 @@ def _retry(draft: Draft) -> str:
     current = _attempt(draft)
     if current.aborted is None:
         raise _Rejected("only an aborted revision can be retried")
+    if draft.strategy_problem is not None:
+        raise _Rejected(draft.strategy_problem.message)
     start_attempt(draft, current.canary, trigger=Trigger.RETRY)
     return f"attempt {draft.status.attempt}"
 

@@ -118,6 +118,8 @@ def _waits_for(draft: Draft) -> Blocker | None:
         return None
     if status.canary is not None:
         return start_blocker(draft, status.canary)
+    if draft.strategy_problem is not None:
+        return None  # how long it may take is not known
     target = target_identity(draft.obs, draft.spec)
     if target == status.stable.identity:
         return None

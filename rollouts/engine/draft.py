@@ -17,7 +17,7 @@ from rollouts.engine.actions import (
     WriteTraffic,
 )
 from rollouts.engine.attempt import Attempt
-from rollouts.engine.observation import Observation
+from rollouts.engine.observation import Blocker, Observation
 from rollouts.engine.reasons import Printed, Reason
 from rollouts.engine.rollout_spec import RolloutSpec, Step, WeightStep
 from rollouts.engine.rollout_status import (
@@ -133,6 +133,11 @@ class Draft:
         steps = self.spec.canary.steps
         index = self.current.current_step
         return steps[index] if index < len(steps) else None
+
+    @property
+    def strategy_problem(self) -> Blocker | None:
+        """Why the shared strategy that the spec names cannot be used by an attempt that begins."""
+        return self.obs.strategy.problem if self.obs.strategy is not None else None
 
     @property
     def writes_traffic(self) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
-from rollouts.engine.attempt import GateSummary, ProbeVerdict
+from rollouts.engine.attempt import GateSummary, PinnedStrategy, ProbeVerdict
 from rollouts.engine.naming import Owner
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import HeaderRouteStep, OnDelete, RolloutSpec, TrafficMode
@@ -38,6 +38,7 @@ __all__ = [
     "ShareCount",
     "ShareView",
     "StepVerdict",
+    "StrategyView",
     "TrafficView",
     "WayView",
     "WindowView",
@@ -310,6 +311,19 @@ class WindowView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StrategyView:
+    """The shared strategy that a spec names: what the attempt goes by, and what the next one will."""
+
+    used: PinnedStrategy | None
+    """What ``Observation.spec`` is made of; None: of nothing that may move a weight."""
+    next: PinnedStrategy | None = None
+    """The object as it is now, for an attempt that begins; None while ``problem`` says why it cannot be used."""
+    spec: RolloutSpec | None = None
+    """The spec made of ``next``."""
+    problem: Blocker | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """Everything ``plan`` may know about one Rollout at one moment.
 
@@ -370,6 +384,8 @@ class Observation:
     """None when nothing can be counted: then no weight rises, unless ``allowNoTraffic`` waives that."""
     probe: ProbeView | None = None
     """None where nobody probes paths."""
+    strategy: StrategyView | None = None
+    """None where the spec names no shared strategy."""
     window: WindowView | None = None
     """Of ``spec.canary.windows``, at the moment of the observation; None where none is known."""
 

@@ -253,6 +253,14 @@ def _problems(draft: Draft) -> bool:
     return True
 
 
+def _pin_strategy(draft: Draft) -> bool:
+    """The attempt's shared strategy is the one that the spec names, pinned; an edit of the object changes nothing."""
+    view = draft.obs.strategy
+    if draft.status.current is not None:
+        draft.set_current(strategy=view.used if view is not None else None)
+    return False
+
+
 def _invalid(draft: Draft) -> None:
     problems = draft.obs.problems
     reason = problems[0].reason if problems else Reason.UNREADABLE
@@ -385,6 +393,7 @@ _STAGES: tuple[Callable[[Draft], bool], ...] = (
     _unreadable,
     _claimed_by_other,
     _problems,
+    _pin_strategy,
     _first,
     _split_at_start,
     _target,

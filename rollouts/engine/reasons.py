@@ -211,6 +211,11 @@ class Reason(StrEnum):
         "Read in the message what keeps it.")
     NAME_TAKEN = ("NameTaken", "An object with the name of ours belongs to somebody else; ours gets another.",
         "Delete it if nobody needs it.")
+    STRATEGY_MISSING = ("StrategyMissing", "strategy.canaryFrom names a shared strategy that cannot be found.",
+        "Create it, correct the name, or write the steps into strategy.canary.")
+    STRATEGY_INVALID = ("StrategyInvalid",
+        "strategy.canaryFrom names a shared strategy that cannot be used, or not by this Rollout.",
+        "Correct the field that the message names.")
     OUTSIDE_WINDOW = ("OutsideWindow",
         "The step asks for more weight, and no window of strategy.canary.windows is open.",
         "Wait for the one that the message names; promote --full goes on at once.")

@@ -99,6 +99,9 @@ def first_install(draft: Draft, target: Identity) -> None:
     if heaviest == target.arm:
         _first_stable(draft, wanted, arms)
         return
+    if draft.strategy_problem is not None:
+        _await_strategy(draft, draft.strategy_problem)
+        return
     draft.set(stable=revision_of(heaviest, ""))
     start_attempt(draft, wanted, split=target.arm in arms.carrying)
 
@@ -197,10 +200,20 @@ def _answers(draft: Draft, arm: Identity) -> bool:
     return view is not None and view.ready_endpoints > 0 and not view.path.picker_down
 
 
+def _await_strategy(draft: Draft, problem: Blocker) -> None:
+    """No attempt begins, and no weight moves: how it would proceed is not known."""
+    draft.target_problem = (problem.reason, problem.message)
+    draft.move(Phase.WAITING, Trigger.NEW_TARGET, problem.reason, problem.message)
+
+
 def start_attempt(
     draft: Draft, wanted: Revision, *, split: bool = False, trigger: Trigger = Trigger.NEW_TARGET
 ) -> None:
     """A new attempt at ``wanted``: WaitingForTarget first, then step 0 or the rollback window's shortcut."""
+    if draft.strategy_problem is not None:
+        _await_strategy(draft, draft.strategy_problem)
+        converge(draft, may_raise=False)
+        return
     new_attempt(draft, wanted, adopted_split=split, skip_gates=_recently_stable(draft, wanted))
     weight = None if split else ZERO
     draft.set(weight=WeightStatus(desired=weight, applied=weight))
@@ -216,11 +229,18 @@ def start_attempt(
 def new_attempt(
     draft: Draft, canary: Revision, *, adopted_split: bool = False, skip_gates: bool = False
 ) -> None:
-    """Count an attempt and put it in the place of what was there; nothing of that is left."""
+    """Count an attempt and put it in the place of what was there; nothing of that is left.
+
+    It goes by the shared strategy as it is now, which is stored with it (design section 18.8).
+    """
     draft.release()
+    view = draft.obs.strategy
+    if view is not None and view.spec is not None:
+        draft.obs = replace(draft.obs, spec=view.spec)
+    pinned = view.next if view is not None else None
     draft.set(
         attempt=draft.status.attempt + 1,
-        current=Attempt(canary=canary, adopted_split=adopted_split, skip_gates=skip_gates),
+        current=Attempt(canary=canary, strategy=pinned, adopted_split=adopted_split, skip_gates=skip_gates),
     )
     _take_steps(draft)
 

@@ -11,6 +11,7 @@ __all__ = [
     "ANALYSIS_RUN",
     "ANALYSIS_TEMPLATE",
     "CLUSTER_ANALYSIS_TEMPLATE",
+    "CLUSTER_ROLLOUT_STRATEGY",
     "CRD",
     "EVENT",
     "GATEWAY",
@@ -27,6 +28,7 @@ __all__ = [
     "REWRITE_LLMD",
     "REWRITE_X",
     "ROLLOUT",
+    "ROLLOUT_STRATEGY",
     "SERVICE",
     "VERSION",
 ]
@@ -39,6 +41,10 @@ ANALYSIS_RUN = Resource(GROUP, VERSION, "analysisruns", "AnalysisRun")
 ANALYSIS_TEMPLATE = Resource(GROUP, VERSION, "analysistemplates", "AnalysisTemplate")
 CLUSTER_ANALYSIS_TEMPLATE = Resource(
     GROUP, VERSION, "clusteranalysistemplates", "ClusterAnalysisTemplate", namespaced=False
+)
+ROLLOUT_STRATEGY = Resource(GROUP, VERSION, "rolloutstrategies", "RolloutStrategy")
+CLUSTER_ROLLOUT_STRATEGY = Resource(
+    GROUP, VERSION, "clusterrolloutstrategies", "ClusterRolloutStrategy", namespaced=False
 )
 
 HTTP_ROUTE = Resource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")

@@ -75,6 +75,7 @@ jobs.batch: list watch
 pods: list watch
 rollouts.inferencerollouts.dev: get list patch watch
 rollouts/status.inferencerollouts.dev: patch
+rolloutstrategies.inferencerollouts.dev: list watch
 services: list watch
 """
 
@@ -264,7 +265,10 @@ def test_jobs_and_cluster_templates_add_just_their_rights(render: Render) -> Non
     wanted = CONTROLLER_RIGHTS.replace("jobs.batch: list watch", "jobs.batch: create delete list watch")
     assert rights(one(objects, "Role", "r-inference-rollouts")) == wanted
     cluster = one(objects, "ClusterRole", "serving-r-inference-rollouts-cluster-templates")
-    assert rights(cluster) == "\nclusteranalysistemplates.inferencerollouts.dev: list watch\n"
+    assert rights(cluster) == (
+        "\nclusteranalysistemplates.inferencerollouts.dev: list watch\n"
+        "clusterrolloutstrategies.inferencerollouts.dev: list watch\n"
+    )
     assert rights(one(objects, "Role", "r-inference-rollouts-picker")) == PICKER_RIGHTS
 
 
@@ -654,7 +658,7 @@ def test_roles_that_aggregate_give_people_rollouts_and_no_status(render: Render)
     }
 
     assert len(made["view"]) == 1
-    assert made["view"][0].count("get list watch") == 4
+    assert made["view"][0].count("get list watch") == 6
     assert made["edit"] == made["admin"]
     assert set(made["view"]) < set(made["edit"])
     assert "status" not in str(made)

@@ -101,12 +101,18 @@ def test_templates_hints_rewrites_and_managed_routes(tmp_path: Path) -> None:
     adapters: Object = {
         "target": {"adapter": {"name": "v1"}},
         "traffic": {"inferenceModelRewrite": rewrite},
-        "strategy": {"canary": {"steps": [{"setWeight": 1}]}},
+        "strategy": {"canaryFrom": {"name": "careful"}},
     }
     x = "inference.networking.x-k8s.io/v1alpha2"
     objects = [
         {"apiVersion": API, "kind": "Rollout", "metadata": {"name": "pools"}, "spec": pools},
         {"apiVersion": API, "kind": "Rollout", "metadata": {"name": "adapters"}, "spec": adapters},
+        {
+            "apiVersion": API,
+            "kind": "RolloutStrategy",
+            "metadata": {"name": "careful"},
+            "spec": {"canary": {"steps": [{"setWeight": 1}, gate]}},
+        },
         {"apiVersion": API, "kind": "AnalysisTemplate", "metadata": {"name": "latency"}, "spec": {}},
         {"apiVersion": API, "kind": "ClusterAnalysisTemplate", "metadata": {"name": "errors"}, "spec": {}},
         {
@@ -138,6 +144,9 @@ def test_templates_hints_rewrites_and_managed_routes(tmp_path: Path) -> None:
     assert (spec["target"]["pool"]["name"], spec["stableHint"]) == ("prod-v2-eu", "prod-v1-eu")
     assert steps[1]["analysis"]["templates"] == [{"templateName": "prod-latency-eu"}]
     assert background["templates"] == [{"templateName": "prod-errors-eu"}]
+    assert found["Rollout/adapters"]["spec"]["strategy"]["canaryFrom"]["name"] == "prod-careful-eu"
+    shared = found["RolloutStrategy/careful"]["spec"]["canary"]["steps"][1]["analysis"]
+    assert shared["templates"] == [{"templateName": "prod-latency-eu"}]
     (route,) = spec["traffic"]["httpRoutes"]
     assert route["name"] == "made"
     assert route["template"]["parentRefs"] == [{"name": "prod-gateway-eu"}]

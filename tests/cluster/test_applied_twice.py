@@ -30,6 +30,8 @@ RESOURCES = {
         kinds.ROLLOUT,
         kinds.ANALYSIS_TEMPLATE,
         kinds.CLUSTER_ANALYSIS_TEMPLATE,
+        kinds.ROLLOUT_STRATEGY,
+        kinds.CLUSTER_ROLLOUT_STRATEGY,
         kinds.HTTP_ROUTE,
         kinds.POOL_V1,
         kinds.POOL_X,

@@ -11,6 +11,8 @@ import pytest
 
 from rollouts.api.crds import all_crds
 from rollouts.api.parsing import parse_rollout
+from rollouts.api.strategies import pin_strategy
+from rollouts.engine.attempt import PinnedStrategy
 from rollouts.kube.client import PatchKind
 from rollouts.kube.errors import Invalid
 from rollouts.kube.http import HttpKubeClient
@@ -87,6 +89,11 @@ GOOD: dict[str, Callable[[Object], None]] = {
     "the whole strategy": put("1h", "strategy", "canary", "bake"),
     "a rollback window": put({"duration": "24h"}, "rollbackWindow"),
     "a group": put({"name": "v2", "group": "inference.networking.k8s.io"}, "target", "pool"),
+    "a shared strategy": put({"canaryFrom": {"name": "careful"}}, "strategy"),
+    "a shared strategy, and what differs": put(
+        {"canaryFrom": {"name": "careful", "kind": "ClusterRolloutStrategy"}, "canary": {"bake": "1h"}},
+        "strategy",
+    ),
     "windows": put(
         [
             {"schedule": "0 9 * * mon-fri", "duration": "8h", "timeZone": "Europe/Berlin"},
@@ -99,6 +106,15 @@ GOOD: dict[str, Callable[[Object], None]] = {
 }
 
 BAD: dict[str, tuple[Callable[[Object], None], str]] = {
+    "no strategy": (put({}, "strategy"), "canary.steps is needed, or canaryFrom"),
+    "neither steps nor a strategy": (
+        put({"canary": {"bake": "1h"}}, "strategy"),
+        "canary.steps is needed, or canaryFrom",
+    ),
+    "another kind of strategy": (
+        put({"canaryFrom": {"name": "x", "kind": "Pod"}}, "strategy"),
+        "Unsupported value",
+    ),
     "no target": (put({}, "target"), "exactly one of pool and adapter"),
     "two targets": (put({"name": "a"}, "target", "adapter"), "exactly one of pool and adapter"),
     "a pool with an InferenceModel": (
@@ -289,10 +305,13 @@ async def test_templates_and_runs_are_accepted(kube, namespace):
     assert (await kube.create(kinds.ANALYSIS_RUN, namespace, run))["spec"]["metrics"] == metrics
 
 
+MISSING = "nothing is filled in: it would win over a shared strategy's"
+
+
 @pytest.mark.parametrize(
     ("given", "kept", "limit"),
     [
-        ({}, "2h", timedelta(hours=2)),
+        ({}, MISSING, timedelta(hours=2)),
         ({"targetDeadline": "30m"}, "30m", timedelta(minutes=30)),
         ({"targetDeadline": None}, None, None),
         ({"targetDeadline": "0s"}, "0s", None),
@@ -306,7 +325,7 @@ async def test_a_target_deadline_of_null_is_no_default(
     obj["spec"]["strategy"]["canary"] |= given
     stored = await kube.create(kinds.ROLLOUT, namespace, obj)
     canary = stored["spec"]["strategy"]["canary"]
-    assert ("targetDeadline" in canary, canary.get("targetDeadline")) == (True, kept)
+    assert canary.get("targetDeadline", MISSING) == kept
     parsed = parse_rollout(stored)
     assert parsed.spec is not None
     assert parsed.spec.canary.target_deadline == limit
@@ -318,10 +337,38 @@ async def test_a_merge_patch_cannot_say_null_so_zero_means_the_same(
     obj = good()
     obj["spec"]["strategy"]["canary"]["targetDeadline"] = "30m"
     await kube.create(kinds.ROLLOUT, namespace, obj)
-    for said, kept, limit in ((None, "2h", timedelta(hours=2)), ("0s", "0s", None)):
+    for said, kept, limit in ((None, MISSING, timedelta(hours=2)), ("0s", "0s", None)):
         patch = {"spec": {"strategy": {"canary": {"targetDeadline": said}}}}
         stored = await kube.patch(kinds.ROLLOUT, namespace, "demo", patch, kind=PatchKind.MERGE)
-        assert stored["spec"]["strategy"]["canary"]["targetDeadline"] == kept
+        assert stored["spec"]["strategy"]["canary"].get("targetDeadline", MISSING) == kept
         parsed = parse_rollout(stored)
         assert parsed.spec is not None
         assert parsed.spec.canary.target_deadline == limit
+
+
+@pytest.mark.parametrize(
+    "resource", [kinds.ROLLOUT_STRATEGY, kinds.CLUSTER_ROLLOUT_STRATEGY], ids=lambda one: one.kind
+)
+async def test_shared_strategies_have_the_rules_of_canary(kube, namespace, resource):
+    space = namespace if resource.namespaced else None
+    canary = good()["spec"]["strategy"]["canary"]
+
+    async def create(spec: Object) -> Object:
+        head = {
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "metadata": {"name": f"s-{namespace}"},
+        }
+        return await kube.create(resource, space, {**head, "spec": spec})
+
+    for wrong, want in (
+        ({}, "canary"),
+        ({"canary": {"bake": "1h"}}, "steps"),
+        ({"canary": {"steps": [{"setWeight": 1, "pause": {}}]}}, "exactly one of setWeight"),
+        ({"canary": {**canary, "analysis": {"startingStep": 9, **GATE}}}, "past the last step"),
+    ):
+        with pytest.raises(Invalid, match=want):
+            await create(wrong)
+    stored = await create({"canary": canary})
+    assert stored["spec"] == {"canary": canary}
+    assert isinstance(pin_strategy(stored), PinnedStrategy)

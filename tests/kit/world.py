@@ -46,6 +46,7 @@ from rollouts.engine.observation import (
     Refused,
     RuleView,
     ShareView,
+    StrategyView,
     TrafficView,
     WayView,
     WindowView,
@@ -196,6 +197,7 @@ class World:
     paths: dict[Identity, PathView] = field(default_factory=dict)
     crashes: dict[Identity, CrashView] = field(default_factory=dict)
     target_blocker: Blocker | None = None
+    strategy: StrategyView | None = None
     window: WindowView | None = None
     share: ShareView | Honest | None = Honest.SPLIT
     """What was counted; ``Honest.SPLIT``: 1,000 requests, split as the weight says. None: nobody can count."""
@@ -220,6 +222,12 @@ class World:
     said: int = 0
 
     # --- what the controller would gather ---
+
+    def _shared(self) -> StrategyView | None:
+        current = self.status.current
+        if self.strategy is None or current is None or current.strategy is None:
+            return self.strategy
+        return replace(self.strategy, used=current.strategy)
 
     @property
     def mode(self) -> TrafficMode:
@@ -262,6 +270,7 @@ class World:
             jobs=dict(self.jobs),
             share=self._share(),
             probe=self.probe,
+            strategy=self._shared(),
             window=self.window,
             compared=self.compared,
             only_compared=self.only_compared,

@@ -208,7 +208,7 @@ apply of a new object needs create beside patch. There is no verb on Secrets, an
   resources: [analysisruns/status]
   verbs: [patch]
 - apiGroups: [inferencerollouts.dev]
-  resources: [analysistemplates]
+  resources: [analysistemplates, rolloutstrategies]
   verbs: [list, watch]
 {{ include "inference-rollouts.trafficRules" . }}
 {{- if .Values.pathProbe.enabled }}

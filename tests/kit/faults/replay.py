@@ -95,8 +95,13 @@ class Replay:
         return self.canary_name
 
     def canary_field(self, name: str, default: Any) -> Any:
-        """A field of ``spec.strategy.canary``."""
-        return self.rollout["spec"]["strategy"]["canary"].get(name, default)
+        """A field of ``spec.strategy.canary``, or of the shared strategy that the attempt keeps."""
+        strategy = self.rollout["spec"]["strategy"]
+        own = strategy.get("canary", {})
+        if name in own or "canaryFrom" not in strategy:
+            return own.get(name, default)
+        kept = (self.rollout.get("status") or {}).get("strategy")
+        return json.loads(kept["content"]).get(name, default) if kept else default
 
     def allowed_shares(self) -> set[Fraction]:
         """Shares that a route write may set: those of the steps, of caps and holds, 0 and 1."""

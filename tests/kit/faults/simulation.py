@@ -298,6 +298,8 @@ class Simulation:
             kinds.ANALYSIS_RUN,
             kinds.ANALYSIS_TEMPLATE,
             kinds.CLUSTER_ANALYSIS_TEMPLATE,
+            kinds.ROLLOUT_STRATEGY,
+            kinds.CLUSTER_ROLLOUT_STRATEGY,
             kinds.HTTP_ROUTE,
             *kinds.POOLS,
             kinds.POD,

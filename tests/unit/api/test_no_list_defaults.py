@@ -39,7 +39,18 @@ def test_no_schema_has_a_default_inside_a_list(crd: Object) -> None:
 def test_defaults_of_what_is_no_list_are_kept() -> None:
     rollout = all_crds()[0]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 
-    assert (".spec.strategy.canary.progressDeadline", False) in set(defaults(rollout))
+    assert (".spec.strategy.canary.sticky.pinHeader", False) in set(defaults(rollout))
+
+
+def test_nothing_is_filled_in_that_would_win_over_a_shared_strategy() -> None:
+    found = {
+        path
+        for crd in all_crds()
+        for path, _ in defaults(crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"])
+        if crd["spec"]["names"]["kind"] != "AnalysisRun"
+    }
+
+    assert [path for path in found if path.rpartition(".")[0].endswith("canary")] == []
 
 
 def test_the_description_says_what_is_meant_where_a_field_is_left_out() -> None:

@@ -41,6 +41,8 @@ class Cluster:
             kinds.ANALYSIS_RUN,
             kinds.ANALYSIS_TEMPLATE,
             kinds.CLUSTER_ANALYSIS_TEMPLATE,
+            kinds.ROLLOUT_STRATEGY,
+            kinds.CLUSTER_ROLLOUT_STRATEGY,
             kinds.HTTP_ROUTE,
             kinds.POOL_X,
             kinds.SERVICE,
