@@ -54,7 +54,7 @@ def helm() -> Path:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Count the fault plans, and show first tries; properties of reports come from every process, other state does not."""
+    """Fault plans and first tries, from properties of reports: those come from every process, other state does not."""
     again = terminalreporter.stats.get("rerun", ())
     for report in again:
         terminalreporter.write_sep("_", f"first try of {report.nodeid}")
