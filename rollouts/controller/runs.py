@@ -109,6 +109,8 @@ class RunReconciler:
             planned = plan_run(run, planned.status, self._clock.now(), taken)
         status, waits = planned.status, planned.requeue_after
         wait = None if waits is None else waits.total_seconds()
+        if planned.due:
+            wait = 0.0  # the source took longer than the interval
         if run.comparisons:
             status, wait = await self._compare(key, run, status, wait)
         if status.phase.terminal:
@@ -117,8 +119,8 @@ class RunReconciler:
         if later is None:
             await self._store(raw, status)
             self._unstored.was_stored(key, self._clock.now())
-        elif wait is not None:
-            wait = min(wait, later)
+        else:
+            wait = later if wait is None else min(wait, later)
         return None if wait is None else max(0.1, wait)
 
     def _forget(self, key: ObjectKey) -> None:

@@ -95,7 +95,7 @@ class History:
     records: list[Record] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    answers: list[tuple[int, Answer]] = field(default_factory=list)
+    answers: list[tuple[int, Answer, int]] = field(default_factory=list)
     """What the metric source began to say before which record; healthy before the first."""
     calls: list[AdapterCall] = field(default_factory=list)
     """What pods were asked to load and unload."""

@@ -320,13 +320,15 @@ def _endless_runs(run: Run) -> Iterator[str]:
 
 
 def _garbage(run: Run) -> Iterator[str]:
-    history = run.history
+    """A success may be stored later than it was measured, but there are no more of them than healthy answers."""
+    history, counted = run.history, dict[str, int]()
     for number, record in enumerate(history.records):
         if not record.of(kinds.ANALYSIS_RUN) or _successes(record.after) <= _successes(record.before):
             continue
-        said = [answer for since, answer in history.answers if since <= number]
-        if said and said[-1] is not Answer.HEALTHY:
-            yield f"{record.change.name} counts a success at {record.seconds:g} s: the source is {said[-1].value}"
+        counted[record.change.obj["metadata"]["uid"]] = _successes(record.after)
+        said = [(answer, healthy) for since, answer, healthy in history.answers if since <= number]
+        if said and said[-1][0] is not Answer.HEALTHY and sum(counted.values()) > said[-1][1]:
+            yield f"{record.change.name} counts a success at {record.seconds:g} s: the source is {said[-1][0].value}"
 
 
 def _successes(run: Object) -> int:

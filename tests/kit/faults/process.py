@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from rollouts.api.run_status import is_finished
 from rollouts.controller.assembly import Parts, assemble
 from rollouts.controller.caches import Caches
 from rollouts.controller.metrics import ControllerMetrics
@@ -112,9 +113,15 @@ class Process:
             self._retry(item, 1.0, 60.0, 0.0)
             return True
         self._failures.pop(item, None)
+        if wait is None and kind == _RUN and self._unfinished(key):
+            self._history.problems.append(f"bug: run {key} has not ended, and nobody will look at it again")
         if wait is not None:
             self._due[item] = min(self._due.get(item, math.inf), self._clock.monotonic() + wait)
         return True
+
+    def _unfinished(self, key: ObjectKey) -> bool:
+        run = self.caches.runs.get(key)
+        return run is not None and "deletionTimestamp" not in run["metadata"] and not is_finished(run)
 
     def _retry(self, item: Item, initial: float, maximum: float, at_least: float) -> None:
         """The worker's back-off, without its jitter: every run takes the same path."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 from rollouts.objects import kinds
@@ -113,11 +114,16 @@ def _straight() -> list[Scenario]:
         phase("Aborted"),
         core=True,
     )
-    guard_abort = _scenario(
-        "background failure aborts in a pause",
-        rollout_object(WAITING, canary={"analysis": GUARD}),
-        [Move(when=at_step(1), act=answer(Answer.BAD), after=30)],
-        phase("Aborted"),
+    # Each second, of a source that takes longer: what falls due while it is asked must not be forgotten.
+    often = {**GUARD["metrics"][0], "interval": "1s", "measure": {"preset": "error-rate", "window": "2s"}}
+    guard_abort = replace(
+        _scenario(
+            "background failure aborts in a pause",
+            rollout_object(WAITING, canary={"analysis": {**GUARD, "metrics": [often]}}),
+            [Move(when=at_step(1), act=answer(Answer.BAD), after=30)],
+            phase("Aborted"),
+        ),
+        answer_seconds=1.2,
     )
     job = _scenario(
         "job step",

@@ -82,6 +82,8 @@ class Scenario:
     """Turns on what one process counted before a rise: meets no faults, since a crash ends elsewhere, rightly."""
     edited: bool = False
     """Meets the class of edits, and that one alone."""
+    answer_seconds: float = 0.0
+    """What the metric source takes for an answer."""
     reshape: Callable[[Object], Object] | None = None
     """What is changed of every CRD before it is installed."""
     stride: int = 1
@@ -202,7 +204,7 @@ class Simulation:
         self.client.choose = self._choose
         self.client.choose_event = self._choose_event
         self.client.choose_read = self._choose_read
-        self.source = ScriptedSource(self.clock)
+        self.source = ScriptedSource(self.clock, takes=scenario.answer_seconds)
         self.feed = Feed(self.cluster.api, self.clock, plan.delivery)
         self.epoch = 0
         self.process: Process | None = None
@@ -256,7 +258,7 @@ class Simulation:
     def say(self, answer: Answer) -> None:
         """From now on the metric source says this; the history knows since when it says nothing useful."""
         self.source.answer = answer
-        self.history.answers.append((len(self.history.records), answer))
+        self.history.answers.append((len(self.history.records), answer, self.source.healthy))
 
     # --- the run ---
 

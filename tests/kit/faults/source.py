@@ -45,11 +45,14 @@ _VALUES: dict[Answer, Value] = {
 
 
 class ScriptedSource:
-    """``Source`` that answers what ``answer`` says at the moment of asking."""
+    """``Source`` that answers what ``answer`` says at the moment of asking, ``takes`` seconds later."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, takes: float = 0.0) -> None:
         self.answer = Answer.HEALTHY
         self._clock = clock
+        self._takes = takes
+        self.healthy = 0
+        """How often it said that all is well."""
 
     async def query(self, promql: str, at: datetime, namespace: str = "") -> Value:
         """See ``Source.query``."""
@@ -82,10 +85,13 @@ class ScriptedSource:
         """Nothing to release."""
 
     async def _say(self) -> Value:
+        if self._takes:
+            await self._clock.sleep(self._takes)
         if self.answer is Answer.REFUSED:
             raise QueryRefused("the query has a syntax error")
         if self.answer is Answer.DOWN:
             raise SourceUnavailable("the server does not answer")
+        self.healthy += self.answer is Answer.HEALTHY
         if self.answer is Answer.SLOW:
             await self._clock.sleep(_SLOW_SECONDS)
             return _HEALTHY
