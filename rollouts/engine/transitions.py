@@ -51,6 +51,7 @@ class Transition:
 PERFORMERS: Mapping[Trigger, tuple[str, ...]] = {
     Trigger.TARGET_IS_STABLE: ("starting.serve_stable",),
     Trigger.NEW_TARGET: (
+        "starting._await_strategy",
         "planning._unresolved",
         "planning._waiting",
         "starting._first_stable",
