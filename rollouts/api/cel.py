@@ -117,8 +117,8 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
     ),
     "StepModel": (
         CelRule(
-            _one("setWeight", "pause", "analysis", "job", "setHeaderRoute"),
-            "exactly one of setWeight, pause, analysis, job and setHeaderRoute must be set",
+            _one("setWeight", "pause", "approve", "analysis", "job", "setHeaderRoute"),
+            "exactly one of setWeight, pause, approve, analysis, job and setHeaderRoute must be set",
         ),
         CelRule(_WEIGHT, 'setWeight must be a whole number from 0 to 100, or a percentage as "0.5%"'),
     ),

@@ -15,8 +15,10 @@ from rollouts.units import Weight
 
 __all__ = [
     "AbortRecord",
+    "ApprovalRecord",
     "ArmCrashes",
     "Attempt",
+    "Decision",
     "GateSummary",
     "PathAlarm",
     "PathStatus",
@@ -82,6 +84,26 @@ class ArmCrashes:
     """The pods' restarts at the last look, from which the next crash is told."""
     at: datetime | None = None
     """The last one that counted."""
+
+
+class Decision(Enum):
+    """What a receiver answers to the question of an approval."""
+
+    APPROVE = "approve"
+    DENY = "deny"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRecord:
+    """What the present step asks: stored before anybody is asked."""
+
+    id: str
+    """Of this step of this attempt: an answer to another id is nobody's."""
+    webhook: str
+    since: datetime
+    answer: str = ""
+    """The last answer in words, while it was not to go on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +181,10 @@ class Attempt:
     stable_crashes: ArmCrashes = field(default_factory=ArmCrashes)
     overrides: tuple[str, ...] = ()
     """Names of AnalysisRuns whose verdict a person overrode by ``promote``."""
+    approval: ApprovalRecord | None = None
+    """What the present step asks; gone when the step is left."""
+    approvals: tuple[str, ...] = ()
+    """What was approved, by whom, in words."""
     skip_gates: bool = False
     """``promoteFull`` or the rollback window: steps and bake are skipped, readiness never."""
     adopted_split: bool = False
