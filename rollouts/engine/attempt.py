@@ -140,11 +140,6 @@ class PinnedStrategy:
     hash: str
     content: str
 
-    @property
-    def label(self) -> str:
-        """For messages."""
-        return f"{self.kind} {self.name}"
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
