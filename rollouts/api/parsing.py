@@ -98,6 +98,13 @@ class ParsedRollout:
     strategy_ref: StrategyRef | None = None
     strategy: PinnedStrategy | None = None
 
+    @property
+    def known_steps(self) -> tuple[Step, ...]:
+        """The steps where it is known which those are: people are not to see what stands in their place."""
+        if self.spec is None or (self.strategy_ref is not None and self.strategy is None):
+            return ()
+        return self.spec.canary.steps
+
 
 Spec = tuple[RolloutSpecModel | None, RolloutSpec | None, tuple[Problem, ...]]
 

@@ -104,7 +104,9 @@ def _tree(parsed: ParsedRollout, runs: list[dict[str, Any]]) -> Tree:
     by_name = {run["metadata"]["name"]: run for run in runs}
     owner = Owner(name=parsed.name, uid=parsed.uid, present=frozenset(by_name))
     behind = [name for name in sorted(by_name) if is_background(name, owner, status)]
-    for index, step in enumerate(parsed.spec.canary.steps if parsed.spec else ()):
+    if parsed.strategy_ref is not None and parsed.strategy is None:
+        tree.add(Text(f"those of {parsed.strategy_ref.label}, when an attempt begins", style="dim"))
+    for index, step in enumerate(parsed.known_steps):
         node = tree.add(_step_line(status, index, describe(step)))
         if not isinstance(step, AnalysisStep) or status.canary is None:
             continue

@@ -55,7 +55,7 @@ def strategy_lines(parsed: ParsedRollout, spec: Any, live: LiveStrategy) -> Iter
         changed = ", ".join(_changed(used, live))
         yield f"{named.label} was changed since ({live.hash[:8]}: {changed}): that counts from the next attempt on."
     elif live is None and used is None:
-        yield f"{named.label} was not read: what it says is not known."
+        yield f"{named.label} was not read: what the next attempt goes by is not known here."
 
 
 def _changed(used: PinnedStrategy, live: PinnedStrategy) -> list[str]:
