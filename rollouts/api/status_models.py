@@ -272,7 +272,7 @@ class PinnedStrategyModel(ApiModel):
     """Its name."""
     hash: Filled
     """Hash of its fields: another one is another content."""
-    content: Annotated[str, Field(max_length=MOST_STRATEGY), Stored(least=2)]
+    content: Annotated[str, Field(max_length=MOST_STRATEGY), Stored(least=1)]
     """Its fields as they were when the attempt began, as JSON."""
 
 
