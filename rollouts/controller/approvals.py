@@ -17,7 +17,7 @@ from rollouts.controller.asking import Ask, Question, ask
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.notification_settings import NotificationSettings, Receiver
 from rollouts.controller.posting import Undelivered
-from rollouts.engine.attempt import Decision
+from rollouts.engine.attempt import ApprovalDecision
 from rollouts.engine.observation import ApprovalView
 from rollouts.engine.rollout_spec import ApproveStep, PauseStep, Step
 from rollouts.engine.rollout_status import RolloutStatus
@@ -51,7 +51,10 @@ class _Asked:
     @property
     def settled(self) -> bool:
         """Whether there is nothing more to ask: the plan that goes by the answer is still to be stored."""
-        return self.view is not None and self.view.decision in (Decision.APPROVE, Decision.DENY)
+        return self.view is not None and self.view.decision in (
+            ApprovalDecision.APPROVE,
+            ApprovalDecision.DENY,
+        )
 
 
 @dataclass(slots=True)

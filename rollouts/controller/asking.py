@@ -18,10 +18,10 @@ from rollouts.api.scalars import format_time
 from rollouts.controller.notification_messages import Message
 from rollouts.controller.notification_settings import Receiver
 from rollouts.controller.posting import Undelivered, exchange, undelivered
-from rollouts.engine.attempt import Decision
+from rollouts.engine.attempt import ApprovalDecision
 from rollouts.runtime.objects import ObjectKey
 
-__all__ = ["Answer", "Ask", "Question", "ask", "read_answer"]
+__all__ = ["ApprovalAnswer", "Ask", "Question", "ask", "read_answer"]
 
 _LONGEST_ANSWER = 16 * 1024
 _LONGEST_MESSAGE, _LONGEST_NAME = 256, 128
@@ -44,19 +44,21 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ApprovalAnswer:
     """What the receiver says; ``by`` and ``message`` are text for people."""
 
-    decision: Decision
+    decision: ApprovalDecision
     message: str = ""
     by: str = ""
 
 
-Ask = Callable[[Receiver, ObjectKey, str, Question, datetime], Awaitable[Answer]]
+Ask = Callable[[Receiver, ObjectKey, str, Question, datetime], Awaitable[ApprovalAnswer]]
 """Put the question of the Rollout with this key and UID at this moment. Raises Undelivered."""
 
 
-async def ask(receiver: Receiver, key: ObjectKey, uid: str, question: Question, now: datetime) -> Answer:
+async def ask(
+    receiver: Receiver, key: ObjectKey, uid: str, question: Question, now: datetime
+) -> ApprovalAnswer:
     """One POST, signed as notifications are."""
     return await exchange(receiver, _event(key, uid, question), question.id, now, _read)
 
@@ -88,7 +90,7 @@ def _event(key: ObjectKey, uid: str, question: Question) -> Message:
     return Message(body, "application/cloudevents+json; charset=utf-8")
 
 
-async def _read(answer: aiohttp.ClientResponse) -> Answer:
+async def _read(answer: aiohttp.ClientResponse) -> ApprovalAnswer:
     if answer.status != 200:
         raise undelivered(answer)
     body = b""
@@ -99,7 +101,7 @@ async def _read(answer: aiohttp.ClientResponse) -> Answer:
     return read_answer(body)
 
 
-def read_answer(body: bytes) -> Answer:
+def read_answer(body: bytes) -> ApprovalAnswer:
     """The answer's fields. Raises Undelivered where it is none."""
     try:
         found: Any = json.loads(body)
@@ -108,10 +110,10 @@ def read_answer(body: bytes) -> Answer:
     if not isinstance(found, dict):
         raise Undelivered("the answer is no JSON object")
     try:
-        decision = Decision(found.get("decision"))
+        decision = ApprovalDecision(found.get("decision"))
     except ValueError:
         raise Undelivered("the answer has no decision: approve, deny or wait") from None
-    return Answer(
+    return ApprovalAnswer(
         decision=decision,
         message=_plain(found.get("message"), _LONGEST_MESSAGE),
         by=_plain(found.get("by"), _LONGEST_NAME),

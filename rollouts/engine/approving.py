@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import replace
 
 from rollouts.engine.actions import EventType
-from rollouts.engine.attempt import ApprovalRecord, Decision
+from rollouts.engine.attempt import ApprovalDecision, ApprovalRecord
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import ApprovalView
 from rollouts.engine.reasons import Reason
@@ -32,7 +32,7 @@ def approved(draft: Draft, webhook: str) -> bool:
     view = _answer(draft)
     if view is None:
         return False
-    if view.decision is not Decision.APPROVE:
+    if view.decision is not ApprovalDecision.APPROVE:
         draft.set_current(approval=replace(record, answer=view.words))
         return False
     who = view.by or webhook
@@ -57,7 +57,7 @@ def awaiting(draft: Draft, webhook: str) -> str:
 def denied(draft: Draft) -> str | None:
     """Why the attempt is to be aborted: the answer to what its present step asks is a denial."""
     view = _answer(draft)
-    if view is None or view.decision is not Decision.DENY:
+    if view is None or view.decision is not ApprovalDecision.DENY:
         return None
     record = draft.current.approval
     assert record is not None

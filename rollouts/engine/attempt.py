@@ -15,10 +15,10 @@ from rollouts.units import Weight
 
 __all__ = [
     "AbortRecord",
+    "ApprovalDecision",
     "ApprovalRecord",
     "ArmCrashes",
     "Attempt",
-    "Decision",
     "GateSummary",
     "PathAlarm",
     "PathStatus",
@@ -86,7 +86,7 @@ class ArmCrashes:
     """The last one that counted."""
 
 
-class Decision(Enum):
+class ApprovalDecision(Enum):
     """What a receiver answers to the question of an approval."""
 
     APPROVE = "approve"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
-from rollouts.engine.attempt import Decision, GateSummary, PinnedStrategy, ProbeVerdict
+from rollouts.engine.attempt import ApprovalDecision, GateSummary, PinnedStrategy, ProbeVerdict
 from rollouts.engine.naming import Owner
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import HeaderRouteStep, OnDelete, RolloutSpec, TrafficMode
@@ -316,7 +316,7 @@ class ApprovalView:
     """The last answer to an approval's question, or why there was none (``decision`` None)."""
 
     id: str
-    decision: Decision | None
+    decision: ApprovalDecision | None
     message: str = ""
     by: str = ""
 

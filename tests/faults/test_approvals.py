@@ -12,13 +12,13 @@ import pytest
 
 from rollouts.controller import approvals
 from rollouts.controller.approvals import Approver
-from rollouts.controller.asking import Answer, Question
+from rollouts.controller.asking import ApprovalAnswer, Question
 from rollouts.controller.assembly import assemble
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.notification_settings import NotificationSettings, Receiver, ReceiverType
 from rollouts.controller.posting import Undelivered
 from rollouts.engine import approving, planning, progressing
-from rollouts.engine.attempt import Decision
+from rollouts.engine.attempt import ApprovalDecision
 from rollouts.objects import kinds
 from rollouts.runtime.objects import ObjectKey
 from tests.kit.clock import virtual_time
@@ -43,7 +43,7 @@ BOARD = Receiver(name="board", type=ReceiverType.WEBHOOK, url="http://x", per_mi
 class Board:
     """Who approves, across the controller's processes: after ``after`` seconds, with ``decision``."""
 
-    decision: Decision = Decision.APPROVE
+    decision: ApprovalDecision = ApprovalDecision.APPROVE
     after: float = 30.0
     hangs: bool = False
     fails: bool = False
@@ -51,7 +51,9 @@ class Board:
     given: list[tuple[float, str]] = field(default_factory=list)
     """When which question was answered with ``approve``."""
 
-    async def put(self, _: Receiver, __: ObjectKey, ___: str, question: Question, ____: datetime) -> Answer:
+    async def put(
+        self, _: Receiver, __: ObjectKey, ___: str, question: Question, ____: datetime
+    ) -> ApprovalAnswer:
         now = asyncio.get_running_loop().time()
         times = self.asked.setdefault(question.id, [])
         times.append(now)
@@ -60,10 +62,10 @@ class Board:
         if self.fails:
             raise Undelivered("HTTP 503")
         if now < times[0] + self.after:
-            return Answer(decision=Decision.WAIT, message="not yet")
-        if self.decision is Decision.APPROVE:
+            return ApprovalAnswer(decision=ApprovalDecision.WAIT, message="not yet")
+        if self.decision is ApprovalDecision.APPROVE:
             self.given.append((now, question.id))
-        return Answer(decision=self.decision, by="ann")
+        return ApprovalAnswer(decision=self.decision, by="ann")
 
 
 class Approving(Assembler):
@@ -190,7 +192,9 @@ def test_no_weight_rises_past_an_approval_that_was_not_given(plan: FaultPlan):
     assert len(found.approving.board.asked) == 2
 
 
-@pytest.mark.parametrize("board", [Board(hangs=True), Board(fails=True), Board(decision=Decision.WAIT)])
+@pytest.mark.parametrize(
+    "board", [Board(hangs=True), Board(fails=True), Board(decision=ApprovalDecision.WAIT)]
+)
 def test_whatever_is_no_approval_holds(board: Board):
     found = simulate(board, goal=healthy_on(CANARY), ends=False)
     assert [share for _, share in shares(found)] == [10]
@@ -209,7 +213,7 @@ def test_an_abort_never_waits_for_a_receiver(board: Board):
 
 
 def test_a_denial_gives_the_traffic_back():
-    found = simulate(Board(decision=Decision.DENY), goal=phase("Aborted"))
+    found = simulate(Board(decision=ApprovalDecision.DENY), goal=phase("Aborted"))
     assert [share for _, share in shares(found)] == [10, 0]
     assert found.status["reason"] == "ApprovalDenied"
 
@@ -254,7 +258,7 @@ def test_an_engine_that_takes_any_steps_answer_is_caught(monkeypatch: pytest.Mon
 
     def any_answer(draft: Any) -> Any:
         kept.extend([draft.obs.approval] if draft.obs.approval is not None else [])
-        approvals_given = [view for view in kept if view.decision is Decision.APPROVE]
+        approvals_given = [view for view in kept if view.decision is ApprovalDecision.APPROVE]
         return approvals_given[0] if approvals_given else draft.obs.approval
 
     monkeypatch.setattr(approving, "_answer", any_answer)
@@ -263,7 +267,7 @@ def test_an_engine_that_takes_any_steps_answer_is_caught(monkeypatch: pytest.Mon
 
 def test_a_shell_that_takes_errors_for_approval_is_caught(monkeypatch: pytest.MonkeyPatch):
     def passes(self: Any, receiver: Any, asked: Any, why: str, at_least: float) -> None:
-        view = approvals.ApprovalView(id=asked.question.id, decision=Decision.APPROVE)
+        view = approvals.ApprovalView(id=asked.question.id, decision=ApprovalDecision.APPROVE)
         self._show(asked, view, 1.0)
 
     monkeypatch.setattr(Approver, "_none", passes)
@@ -272,7 +276,7 @@ def test_a_shell_that_takes_errors_for_approval_is_caught(monkeypatch: pytest.Mo
 
 def test_an_engine_that_forgets_denials_is_caught(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(planning, "denied", lambda _: None)
-    found = simulate(Board(decision=Decision.DENY), goal=phase("Aborted"), ends=False)
+    found = simulate(Board(decision=ApprovalDecision.DENY), goal=phase("Aborted"), ends=False)
     assert found.status["phase"] == "Paused"
 
 

@@ -14,11 +14,11 @@ import pytest
 from aiohttp import web
 
 from rollouts.controller.approvals import Approver
-from rollouts.controller.asking import Answer, Question, ask
+from rollouts.controller.asking import ApprovalAnswer, Question, ask
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.notification_settings import NotificationSettings, Receiver, ReceiverType
 from rollouts.controller.posting import Undelivered
-from rollouts.engine.attempt import ApprovalRecord, Attempt, Decision
+from rollouts.engine.attempt import ApprovalDecision, ApprovalRecord, Attempt
 from rollouts.engine.observation import ApprovalView
 from rollouts.engine.revision import revision_of
 from rollouts.engine.rollout_spec import ApproveStep, PauseStep
@@ -52,7 +52,7 @@ def says(body: Any, status: int = 200, **headers: str) -> Callable[[web.Request]
     return answer
 
 
-async def put(inbox: Inbox, **fields: Any) -> Answer:
+async def put(inbox: Inbox, **fields: Any) -> ApprovalAnswer:
     return await ask(receiver(inbox, **fields), KEY, "uid-1", QUESTION, NOW)
 
 
@@ -60,7 +60,7 @@ async def test_the_question_is_a_signed_cloud_event(inbox: Inbox, tmp_path):
     (tmp_path / "secret").write_text(f"whsec_{SECRET}\n")
     inbox.answer = says({"decision": "approve", "message": "ticket 4711", "by": "ann"})
     found = await put(inbox, secret_file=str(tmp_path / "secret"))
-    assert found == Answer(decision=Decision.APPROVE, message="ticket 4711", by="ann")
+    assert found == ApprovalAnswer(decision=ApprovalDecision.APPROVE, message="ticket 4711", by="ann")
     ((headers, body),) = inbox.got
     assert verified(headers, body)
     event = json.loads(body)
@@ -79,10 +79,10 @@ async def test_the_question_is_a_signed_cloud_event(inbox: Inbox, tmp_path):
     }
 
 
-@pytest.mark.parametrize("decision", list(Decision))
-async def test_three_decisions(inbox: Inbox, decision: Decision):
+@pytest.mark.parametrize("decision", list(ApprovalDecision))
+async def test_three_decisions(inbox: Inbox, decision: ApprovalDecision):
     inbox.answer = says({"decision": decision.value})
-    assert await put(inbox) == Answer(decision=decision)
+    assert await put(inbox) == ApprovalAnswer(decision=decision)
 
 
 @pytest.mark.parametrize(
@@ -136,13 +136,15 @@ class Desk:
     def __init__(self, *receivers: Receiver) -> None:
         self.clock = VirtualClock()
         self.got: list[tuple[float, str, str]] = []
-        self.answers: dict[str, Callable[[], Awaitable[Answer]]] = {}
+        self.answers: dict[str, Callable[[], Awaitable[ApprovalAnswer]]] = {}
         self.changed: list[ObjectKey] = []
         settings = NotificationSettings(receivers={one.name: one for one in receivers or (FAST,)})
         self.approver = Approver(settings, self.clock, ControllerMetrics(), self.put)
         self.approver.on_change = self.changed.append
 
-    async def put(self, to: Receiver, key: ObjectKey, _: str, question: Question, __: datetime) -> Answer:
+    async def put(
+        self, to: Receiver, key: ObjectKey, _: str, question: Question, __: datetime
+    ) -> ApprovalAnswer:
         self.got.append((self.clock.monotonic(), key.namespace, question.id))
         return await self.answers[to.name]()
 
@@ -169,37 +171,37 @@ def waiting(id_: str, webhook: str = "board") -> RolloutStatus:
     return RolloutStatus(stable=arm, attempt=1, step_count=3, current=attempt)
 
 
-def always(decision: Decision) -> Callable[[], Awaitable[Answer]]:
-    async def answer() -> Answer:
-        return Answer(decision=decision, message="so", by="ann")
+def always(decision: ApprovalDecision) -> Callable[[], Awaitable[ApprovalAnswer]]:
+    async def answer() -> ApprovalAnswer:
+        return ApprovalAnswer(decision=decision, message="so", by="ann")
 
     return answer
 
 
-async def fails() -> Answer:
+async def fails() -> ApprovalAnswer:
     raise Undelivered("HTTP 503")
 
 
-async def hangs() -> Answer:
+async def hangs() -> ApprovalAnswer:
     await asyncio.Event().wait()
     raise AssertionError
 
 
 def test_an_answer_is_told_once_and_no_more_is_asked():
     desk = Desk()
-    desk.answers["board"] = always(Decision.APPROVE)
+    desk.answers["board"] = always(ApprovalDecision.APPROVE)
     status = desk.take("q")
     desk.run(600)
     assert [id_ for _, _, id_ in desk.got] == ["q"]
     assert desk.changed == [KEY]
     view = desk.approver.view(KEY, status)
-    assert view == ApprovalView(id="q", decision=Decision.APPROVE, message="so", by="ann")
+    assert view == ApprovalView(id="q", decision=ApprovalDecision.APPROVE, message="so", by="ann")
     assert desk.approver.view(KEY, waiting("another")) is None
 
 
 def test_wait_is_asked_again_and_told_only_when_it_changes():
     desk = Desk()
-    desk.answers["board"] = always(Decision.WAIT)
+    desk.answers["board"] = always(ApprovalDecision.WAIT)
     desk.take("q")
     desk.run(61)
     assert len(desk.got) == 5
@@ -220,7 +222,7 @@ def test_errors_back_off_and_hold():
 
 def test_a_receiver_that_hangs_holds_up_no_other_and_its_late_answer_is_no_answer():
     desk = Desk(replace(FAST, timeout=30.0), replace(FAST, name="quick"))
-    desk.answers |= {"board": hangs, "quick": always(Decision.APPROVE)}
+    desk.answers |= {"board": hangs, "quick": always(ApprovalDecision.APPROVE)}
     status = desk.take("q")
     other = ObjectKey("team-b", "other")
     desk.take("p", other, "quick")
@@ -235,9 +237,9 @@ def test_a_receiver_that_hangs_holds_up_no_other_and_its_late_answer_is_no_answe
 def test_an_answer_to_what_is_not_asked_any_more_is_dropped():
     desk = Desk()
 
-    async def late() -> Answer:
+    async def late() -> ApprovalAnswer:
         desk.approver.take(KEY, "u", RolloutStatus())  # aborted meanwhile
-        return Answer(decision=Decision.APPROVE)
+        return ApprovalAnswer(decision=ApprovalDecision.APPROVE)
 
     desk.answers["board"] = late
     status = desk.take("q")
@@ -252,7 +254,7 @@ def test_an_answer_to_what_is_not_asked_any_more_is_dropped():
 
 def test_namespaces_take_turns_within_the_rate():
     desk = Desk(replace(FAST, per_minute=60))
-    desk.answers["board"] = always(Decision.APPROVE)
+    desk.answers["board"] = always(ApprovalDecision.APPROVE)
     for number in range(5):
         desk.take(f"a{number}", ObjectKey("team-a", f"m{number}"))
     desk.take("b", ObjectKey("team-b", "m"))
@@ -282,7 +284,7 @@ def test_only_a_webhook_of_the_administrator_for_this_namespace_answers():
 def test_a_bug_while_asking_holds_and_is_tried_again():
     desk = Desk()
 
-    async def broken() -> Answer:
+    async def broken() -> ApprovalAnswer:
         raise RuntimeError("bug")
 
     desk.answers["board"] = broken

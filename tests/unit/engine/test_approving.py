@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from rollouts.engine import progressing
-from rollouts.engine.attempt import ApprovalRecord, Decision
+from rollouts.engine.attempt import ApprovalDecision, ApprovalRecord
 from rollouts.engine.observation import ApprovalView
 from rollouts.engine.rollout_spec import ApproveStep, PauseStep
 from rollouts.engine.rollout_status import Outcome, Phase
@@ -30,7 +30,7 @@ def asked(found: World) -> ApprovalRecord:
     return found.status.current.approval
 
 
-def answer(found: World, decision: Decision | None, **fields) -> None:
+def answer(found: World, decision: ApprovalDecision | None, **fields) -> None:
     fields = {"id": asked(found).id, **fields}
     found.approval = ApprovalView(decision=decision, **fields)
     found.settle()
@@ -53,7 +53,7 @@ def test_it_waits_and_says_for_whom():
 
 def test_an_approval_goes_on_and_is_remembered():
     found = world()
-    answer(found, Decision.APPROVE, message="ticket 4711", by="ann")
+    answer(found, ApprovalDecision.APPROVE, message="ticket 4711", by="ann")
     assert found.status.phase is Phase.HEALTHY
     assert live(found) == 100
     assert [event.message for event in found.events if event.reason == "Approved"] == [
@@ -65,12 +65,12 @@ def test_an_approval_goes_on_and_is_remembered():
 
 def test_without_a_name_the_receiver_is_named():
     found = world()
-    answer(found, Decision.APPROVE)
+    answer(found, ApprovalDecision.APPROVE)
     assert found.status.history[-1].message == "promoted, approved: step 2 by board"
 
 
-@pytest.mark.parametrize("decision", [Decision.WAIT, None])
-def test_what_is_no_approval_holds_and_is_shown(decision: Decision | None):
+@pytest.mark.parametrize("decision", [ApprovalDecision.WAIT, None])
+def test_what_is_no_approval_holds_and_is_shown(decision: ApprovalDecision | None):
     found = world()
     answer(found, decision, message="HTTP 503", by="x" if decision else "")
     assert live(found) == 10
@@ -87,7 +87,7 @@ def test_a_denial_aborts_even_while_it_is_held():
         found = world()
         if held:
             found.say("pause")
-        answer(found, Decision.DENY, message="freeze", by="ann")
+        answer(found, ApprovalDecision.DENY, message="freeze", by="ann")
         assert (found.status.phase, found.status.reason) == (Phase.ABORTED, "ApprovalDenied")
         assert "denied by ann: freeze" in found.status.message
         assert live(found) == 0
@@ -95,12 +95,12 @@ def test_a_denial_aborts_even_while_it_is_held():
 
 def test_a_denial_without_words_names_the_receiver():
     found = world()
-    answer(found, Decision.DENY)
+    answer(found, ApprovalDecision.DENY)
     assert found.status.history[-1].message == "ApprovalDenied: denied by board"
 
 
-@pytest.mark.parametrize("decision", [Decision.APPROVE, Decision.DENY])
-def test_an_answer_to_another_question_is_nobodys(decision: Decision):
+@pytest.mark.parametrize("decision", [ApprovalDecision.APPROVE, ApprovalDecision.DENY])
+def test_an_answer_to_another_question_is_nobodys(decision: ApprovalDecision):
     found = world()
     answer(found, decision, id="another")
     assert (found.status.phase, live(found)) == (Phase.PAUSED, 10)
@@ -109,7 +109,7 @@ def test_an_answer_to_another_question_is_nobodys(decision: Decision):
 def test_each_step_and_each_attempt_asks_anew():
     found = world(weight(10), BOARD, weight(50), BOARD)
     first = asked(found)
-    answer(found, Decision.APPROVE)
+    answer(found, ApprovalDecision.APPROVE)
     second = asked(found)
     assert (second.id == first.id, live(found)) == (False, 50)
     found.say("abort")
@@ -141,7 +141,7 @@ def test_an_abort_waits_for_nobody():
     found = world()
     found.say("abort")
     assert (found.status.phase, live(found)) == (Phase.ABORTED, 0)
-    answer_after = ApprovalView(id="x", decision=Decision.APPROVE)
+    answer_after = ApprovalView(id="x", decision=ApprovalDecision.APPROVE)
     found.approval = answer_after
     found.settle()
     assert found.status.phase is Phase.ABORTED
@@ -151,7 +151,7 @@ def test_a_pause_ends_by_approval_or_by_promote():
     pause = PauseStep(duration=None, approve="board")
     found = world(weight(10), pause, weight(50))
     assert (found.status.reason, live(found)) == ("AwaitingApproval", 10)
-    answer(found, Decision.APPROVE)
+    answer(found, ApprovalDecision.APPROVE)
     assert live(found) == 100
 
 
@@ -163,7 +163,7 @@ def test_a_pause_with_a_time_ends_by_whichever_comes_first():
     found.advance(601)
     assert live(found) == 100
     found = world(weight(10), timed, weight(50))
-    answer(found, Decision.APPROVE)
+    answer(found, ApprovalDecision.APPROVE)
     assert live(found) == 100
 
 
