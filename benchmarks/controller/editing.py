@@ -179,6 +179,9 @@ _SPEC: dict[str, Change] = {
     "other steps": _canary(steps=[{"setWeight": 20}, {"pause": {}}]),
     "an unreadable deadline": _canary(progressDeadline="9999h"),
     "an unknown template": _canary(steps=[{"analysis": {"templates": [{"templateName": "no"}]}}]),
+    "a shared strategy that is not there": lambda rollout: rollout["spec"]["strategy"].update(
+        canaryFrom={"name": "gone"}
+    ),
     "paused": lambda rollout: rollout["spec"].update(paused=True),
 }
 _TEMPLATE: dict[str, Change] = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from rollouts.analysis.catalogue import COMPARED, MEASURED
 from rollouts.carriers import TRAFFIC_KINDS, fields_for
 
 __all__ = ["CEL_RULES", "CelRule"]
@@ -33,6 +35,19 @@ def _one_text(*fields: str) -> str:
         for field in fields
     ]
     return "[" + ", ".join(parts) + "].exists_one(x, x)"
+
+
+def _spelled(condition: str) -> str:
+    """The condition is none of the commonest slips; everything else of it only its parser can tell."""
+    number = "(^|[^a-zA-Z0-9_.])[0-9]+([.][0-9]+)?(ms|s|m|%)[ )]*$"
+    slips = f"self.{condition}.contains('=<') || self.{condition}.contains('=>')"
+    return f"(!has(self.{condition}) || !({slips} || self.{condition}.matches('{number}')))"
+
+
+def _known(presets: Iterable[str]) -> str:
+    """The preset is one that there is; a template's argument may name it."""
+    names = "|".join(sorted(presets))
+    return f"!has(self.preset) || self.preset.contains('{{{{') || self.preset.matches('^({names})?$')"
 
 
 def _looks(condition: str) -> str:
@@ -117,8 +132,8 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
     ),
     "StepModel": (
         CelRule(
-            _one("setWeight", "pause", "analysis", "job", "setHeaderRoute"),
-            "exactly one of setWeight, pause, analysis, job and setHeaderRoute must be set",
+            _one("setWeight", "pause", "approve", "analysis", "job", "setHeaderRoute"),
+            "exactly one of setWeight, pause, approve, analysis, job and setHeaderRoute must be set",
         ),
         CelRule(_WEIGHT, 'setWeight must be a whole number from 0 to 100, or a percentage as "0.5%"'),
     ),
@@ -189,6 +204,10 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
             "a query or measure needs successCondition or failureCondition: without one every value would pass",
         ),
         CelRule(
+            f"{_spelled('successCondition')} && {_spelled('failureCondition')}",
+            "a condition is CEL: <= and >= for at most and at least, and plain numbers, 2.0 for 2000ms and 0.05 for 5%",
+        ),
+        CelRule(
             f"{_looks('successCondition')} && {_looks('failureCondition')}",
             "a condition must look at result, as in result < 2.0: this one says the same of every value",
         ),
@@ -211,12 +230,14 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
         ),
     ),
     "MeasureModel": (
+        CelRule(_known(MEASURED), f"there is no such preset; there are {', '.join(MEASURED)}"),
         CelRule(
             _one_text("preset", "histogram", "counter*", "gauge"),
             "exactly one of preset, histogram, counter and gauge must be set",
         ),
     ),
     "CompareModel": (
+        CelRule(_known(COMPARED), f"there is no such preset; there are {', '.join(COMPARED)}"),
         CelRule(
             _one_text("preset", "histogram", "counter*", "gauge"),
             "exactly one of preset, histogram, counter and gauge must be set",

@@ -24,6 +24,7 @@ from rollouts.engine.observation import Problem
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import (
     AnalysisStep,
+    ApproveStep,
     BackgroundAnalysis,
     CanaryStrategy,
     HeaderMatch,
@@ -96,6 +97,13 @@ class ParsedRollout:
     unreadable_status: tuple[str, ...]
     strategy_ref: StrategyRef | None = None
     strategy: PinnedStrategy | None = None
+
+    @property
+    def known_steps(self) -> tuple[Step, ...]:
+        """The steps where it is known which those are: people are not to see what stands in their place."""
+        if self.spec is None or (self.strategy_ref is not None and self.strategy is None):
+            return ()
+        return self.spec.canary.steps
 
 
 Spec = tuple[RolloutSpecModel | None, RolloutSpec | None, tuple[Problem, ...]]
@@ -295,7 +303,12 @@ def _step(step: StepModel) -> Step:
         return WeightStep(weight=parse_weight(step.set_weight))
     if step.pause is not None:
         duration = step.pause.duration
-        return PauseStep(duration=None if duration is None else parse_duration(duration))
+        return PauseStep(
+            duration=None if duration is None else parse_duration(duration),
+            approve=step.pause.approve.webhook if step.pause.approve is not None else "",
+        )
+    if step.approve is not None:
+        return ApproveStep(webhook=step.approve.webhook)
     if step.analysis is not None:
         return AnalysisStep(fingerprint=_fingerprint(_given(step.analysis)))
     if step.job is not None:

@@ -15,6 +15,7 @@ from rollouts.carriers import TRAFFIC_KINDS
 
 __all__ = [
     "AdapterTargetModel",
+    "ApproveModel",
     "BackgroundModel",
     "CanaryModel",
     "HeaderMatchModel",
@@ -86,6 +87,13 @@ else:
     )
 
 
+class ApproveModel(ApiModel):
+    """Somebody outside answers whether to go on: approve, deny or wait."""
+
+    webhook: Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,28}[a-z0-9])?$", max_length=30)]
+    """Name of a receiver of the controller's configuration: `notifications.receivers`, of type webhook."""
+
+
 class PauseModel(ApiModel):
     """A pause."""
 
@@ -93,6 +101,8 @@ class PauseModel(ApiModel):
         None
     )
     """How long; a plain number is seconds. Without it until `promote`."""
+    approve: ApproveModel | None = None
+    """Whose approval ends the pause before; a denial aborts."""
 
 
 class JobModel(ApiModel):
@@ -140,6 +150,8 @@ class StepModel(ApiModel):
     """Share of the canary: 0 to 100, or a percentage as "0.5%"."""
     pause: PauseModel | None = None
     """Wait for a time, or for `promote`."""
+    approve: ApproveModel | None = None
+    """Wait until a receiver approves, or `promote`; a denial aborts."""
     analysis: GateModel | None = None
     """Measure; pass, abort or pause by the result."""
     job: JobModel | None = None

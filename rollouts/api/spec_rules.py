@@ -112,9 +112,9 @@ def _check_traffic(spec: RolloutSpecModel) -> Iterator[Finding]:
 
 
 def _check_step(step: StepModel, path: str, *, managed: bool) -> Iterator[Finding]:
-    fields = (step.set_weight, step.pause, step.analysis, step.job, step.set_header_route)
+    fields = (step.set_weight, step.pause, step.approve, step.analysis, step.job, step.set_header_route)
     if sum(field is not None for field in fields) != 1:
-        yield path, "exactly one of setWeight, pause, analysis, job and setHeaderRoute must be set"
+        yield path, "exactly one of setWeight, pause, approve, analysis, job and setHeaderRoute must be set"
         return
     if step.set_weight is not None:
         yield from _attempt(lambda: parse_weight(step.set_weight), f"{path}.setWeight")

@@ -13,7 +13,7 @@ from typing import Any
 from rollouts.api import status_models as models
 from rollouts.api.codec import Json, Record
 from rollouts.api.former import understood
-from rollouts.engine.attempt import Attempt, PinnedStrategy
+from rollouts.engine.attempt import ApprovalRecord, Attempt, PinnedStrategy
 from rollouts.engine.rollout_status import (
     Condition,
     EntryRef,
@@ -51,7 +51,11 @@ _REVISION = Record(
 _ATTEMPT = Record(
     Attempt,
     models.RolloutStatusModel,
-    of=[_REVISION, Record(PinnedStrategy, models.PinnedStrategyModel, whole=True)],
+    of=[
+        _REVISION,
+        Record(ApprovalRecord, models.ApprovalModel, whole=True),
+        Record(PinnedStrategy, models.PinnedStrategyModel, whole=True),
+    ],
     places={"canary_crashes": "crashes.canary", "stable_crashes": "crashes.stable"},
 )
 _STATUS = Record(

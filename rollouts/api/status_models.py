@@ -250,6 +250,19 @@ class WayBackModel(ApiModel):
     """Fingerprints of rules that sent requests to the canary before: not ours."""
 
 
+class ApprovalModel(ApiModel):
+    """What the present step asks a receiver."""
+
+    id: Filled
+    """The same in every try: of this step of this attempt."""
+    webhook: Filled
+    """Name of the receiver."""
+    since: Time
+    """Since when."""
+    answer: Noticed = ""
+    """The last answer, while it was not to go on."""
+
+
 class PinnedStrategyModel(ApiModel):
     """The shared strategy that an attempt goes by."""
 
@@ -259,7 +272,7 @@ class PinnedStrategyModel(ApiModel):
     """Its name."""
     hash: Filled
     """Hash of its fields: another one is another content."""
-    content: Annotated[str, Field(max_length=MOST_STRATEGY), Stored(least=2)]
+    content: Annotated[str, Field(max_length=MOST_STRATEGY), Stored(least=1)]
     """Its fields as they were when the attempt began, as JSON."""
 
 
@@ -366,6 +379,10 @@ class RolloutStatusModel(ApiModel):
     """Why the rollout does not go on by itself."""
     overrides: Annotated[list[Short], Field(max_length=64)] = Field(default=[])
     """Runs whose verdict a person overrode."""
+    approval: ApprovalModel | None = None
+    """What the present step asks a receiver."""
+    approvals: Annotated[list[Noticed], Field(max_length=8)] = Field(default=[])
+    """What was approved in this attempt, and by whom."""
     skip_gates: bool = False
     """Steps are skipped: `promote --full`, or the rollback window."""
     adopted_split: bool = False

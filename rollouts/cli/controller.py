@@ -54,7 +54,7 @@ _log = structlog.get_logger(__name__)
     "--cluster-templates/--no-cluster-templates",
     default=True,
     show_default=True,
-    help="Watch ClusterAnalysisTemplates, which needs a ClusterRole.",
+    help="Watch ClusterAnalysisTemplates and ClusterRolloutStrategies, which needs a ClusterRole.",
 )
 @click.option("--workers", default=8, show_default=True, type=click.IntRange(1, 64))
 @click.option(

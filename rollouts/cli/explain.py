@@ -19,10 +19,10 @@ from rollouts.cli.connect import (
     with_client,
 )
 from rollouts.cli.strategies import LiveStrategy, fetch_strategy, strategy_lines
-from rollouts.engine.attempt import Attempt, PinnedStrategy
+from rollouts.engine.attempt import ApprovalRecord, Attempt, PinnedStrategy
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
 from rollouts.engine.naming import Owner, is_background, step_run
-from rollouts.engine.rollout_spec import AnalysisStep, JobStep, PauseStep, Step, WeightStep
+from rollouts.engine.rollout_spec import AnalysisStep, ApproveStep, JobStep, PauseStep, Step, WeightStep
 from rollouts.engine.rollout_status import HoldReason, Phase
 from rollouts.engine.steps import describe, format_seconds, weight_at
 from rollouts.kube.client import KubeClient
@@ -30,7 +30,7 @@ from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.terminal import say, shown
 from rollouts.units import format_weight
 
-__all__ = ["deletion", "explain", "explanation"]
+__all__ = ["deletion", "explain", "explanation", "waits_for_approval"]
 
 _HELD: Mapping[HoldReason, str] = {
     HoldReason.COMMAND: "`resume` releases it.",
@@ -146,9 +146,23 @@ def _moves(parsed: ParsedRollout, now: datetime) -> Iterator[str]:
         yield _step_moves(parsed, status.current, now)
 
 
+def waits_for_approval(asked: ApprovalRecord, now: datetime) -> str:
+    """Who is waited for, since when, and what was answered last."""
+    minutes = max(int((now - asked.since).total_seconds()), 0) // 60
+    last = f"last answer: {asked.answer}" if asked.answer else "no answer yet"
+    return f"Waits for approval by {asked.webhook} for {minutes}m: {last}."
+
+
+def _endless(step: Step | None) -> bool:
+    return isinstance(step, PauseStep) and step.duration is None
+
+
 def _step_moves(parsed: ParsedRollout, current: Attempt, now: datetime) -> str:
     steps, index = _current(parsed)
-    match steps[index] if index < len(steps) else None:
+    step = steps[index] if index < len(steps) else None
+    if current.approval is not None and (isinstance(step, ApproveStep) or _endless(step)):
+        return f"{waits_for_approval(current.approval, now)} `promote` goes on without it."
+    match step:
         case PauseStep(duration=None):
             return "`promote` leaves the pause; it has no end of its own."
         case PauseStep(duration=duration) if duration is not None:

@@ -305,7 +305,7 @@ def _steps(where: str, parsed: ParsedRollout) -> Iterator[Finding]:
             named=True,
         )
     for index, step in enumerate(steps):
-        if isinstance(step, PauseStep) and step.duration is None:
+        if isinstance(step, PauseStep) and step.duration is None and not step.approve:
             yield hint(
                 where, f"step {index + 1} never ends by itself: it waits for `promote`", path=_step(index)
             )

@@ -8,7 +8,15 @@ from datetime import timedelta
 from rollouts.analysis.types import MetricSpec
 from rollouts.analysis.windows import longest_wait, window_of
 from rollouts.api.parsing import ParsedRollout
-from rollouts.engine.rollout_spec import AnalysisStep, CanaryStrategy, JobStep, PauseStep, Step, WeightStep
+from rollouts.engine.rollout_spec import (
+    AnalysisStep,
+    ApproveStep,
+    CanaryStrategy,
+    JobStep,
+    PauseStep,
+    Step,
+    WeightStep,
+)
 from rollouts.engine.steps import weight_at
 
 __all__ = ["too_long"]
@@ -42,14 +50,14 @@ def _before(steps: Sequence[Step], index: int) -> timedelta | None:
                 return total
             case PauseStep(duration=timedelta() as duration):
                 total += duration
-            case PauseStep() | AnalysisStep() | JobStep():
+            case PauseStep() | ApproveStep() | AnalysisStep() | JobStep():
                 return None
     return total
 
 
 def _attempt(canary: CanaryStrategy) -> timedelta | None:
     """How long the canary carries traffic at least; None where gates, jobs or people decide it."""
-    if any(isinstance(step, AnalysisStep | JobStep) for step in canary.steps):
+    if any(isinstance(step, AnalysisStep | JobStep | ApproveStep) for step in canary.steps):
         return None
     carrying = [step for number, step in enumerate(canary.steps) if weight_at(canary.steps, number) > 0]
     pauses = [step for step in carrying if isinstance(step, PauseStep)]

@@ -81,7 +81,7 @@ FOREIGN: Mapping[str, str] = {
     "thresholdRange": "of Flagger: write successCondition, such as `result < 0.5`",
     "templateRef": "of Flagger: write templates: [{templateName: NAME}] in the gate",
     "templateVariables": "of Flagger: write args: [{name: NAME, value: VALUE}]",
-    "webhooks": "of Flagger: write a step `- job:`, or `- pause: {}` for a person's approval",
+    "webhooks": "of Flagger: write a step `- job:`, or `- approve: {webhook: NAME}` for an approval",
     "mirror": "of Flagger: mirroring is not ours: remove it",
     "mirrorWeight": "of Flagger: mirroring is not ours: remove it",
     "primaryReadyThreshold": "of Flagger: write strategy.canary.endpointRatio",

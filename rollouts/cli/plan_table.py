@@ -13,7 +13,7 @@ from rollouts.analysis.evidence.model import Require
 from rollouts.analysis.forecasting import Forecast, GatePlan
 from rollouts.analysis.types import CompareSpec, MetricSpec
 from rollouts.analysis.windows import window_of
-from rollouts.engine.rollout_spec import AnalysisStep, JobStep, PauseStep, RolloutSpec
+from rollouts.engine.rollout_spec import AnalysisStep, ApproveStep, JobStep, PauseStep, RolloutSpec
 from rollouts.engine.steps import weight_at
 from rollouts.units import FULL, format_weight, percent
 
@@ -114,12 +114,15 @@ class Total:
     minutes: float
     people: tuple[int, ...]
     jobs: tuple[int, ...]
+    asked: tuple[tuple[int, str], ...] = ()
+    """Steps that wait for an approval, and whose."""
 
     @property
     def words(self) -> str:
         """One line."""
         more = [f"step {index + 1} waits for `promote`" for index in self.people]
         more += [f"step {index + 1} for its Job" for index in self.jobs]
+        more += [f"step {index + 1} for approval by {name}" for index, name in self.asked]
         also = "".join(f", {one}" for one in more)
         if math.isinf(self.minutes):
             return f"Total: without end, as a gate never passes{also}."
@@ -129,6 +132,7 @@ class Total:
 def total_of(spec: RolloutSpec, rows: Sequence[PlanRow]) -> Total:
     """Pauses, gates and bake, one after the other; the background has to have passed by the end."""
     minutes, people, jobs = spec.canary.bake.total_seconds() / 60.0, list[int](), list[int]()
+    asked = list[tuple[int, str]]()
     for index, step in enumerate(spec.canary.steps):
         match step:
             case PauseStep(duration=None):
@@ -137,12 +141,14 @@ def total_of(spec: RolloutSpec, rows: Sequence[PlanRow]) -> Total:
                 minutes += duration.total_seconds() / 60.0
             case JobStep():
                 jobs.append(index)
+            case ApproveStep():
+                asked.append((index, step.webhook))
             case AnalysisStep():
                 minutes += max([row.minutes for row in rows if row.step == index], default=0.0)
             case _:
                 pass
     behind = max([row.minutes for row in rows if row.step is None], default=0.0)
-    return Total(minutes=max(minutes, behind), people=tuple(people), jobs=tuple(jobs))
+    return Total(minutes=max(minutes, behind), people=tuple(people), jobs=tuple(jobs), asked=tuple(asked))
 
 
 def pods_line(spec: RolloutSpec, traffic: Forecast) -> str:

@@ -11,6 +11,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.api.scalars import format_time
 from rollouts.cli.gate_rows import gate_rows, overrider, reading
 from rollouts.cli.table import ICONS
 from rollouts.engine.naming import Owner, is_background, step_run
@@ -85,6 +86,10 @@ def _header(parsed: ParsedRollout) -> Table:
         ("Weight", weights),
         ("Attempt", str(status.attempt)),
     ]
+    asked = status.current.approval if status.current is not None else None
+    if asked is not None:
+        last_answer = asked.answer or "no answer yet"
+        rows.append(("Approval", f"asked of {asked.webhook} since {format_time(asked.since)}: {last_answer}"))
     if status.last_command is not None:
         last = status.last_command
         by = f" by {last.by}" if last.by else ""
@@ -99,7 +104,9 @@ def _tree(parsed: ParsedRollout, runs: list[dict[str, Any]]) -> Tree:
     by_name = {run["metadata"]["name"]: run for run in runs}
     owner = Owner(name=parsed.name, uid=parsed.uid, present=frozenset(by_name))
     behind = [name for name in sorted(by_name) if is_background(name, owner, status)]
-    for index, step in enumerate(parsed.spec.canary.steps if parsed.spec else ()):
+    if parsed.strategy_ref is not None and parsed.strategy is None:
+        tree.add(Text(f"those of {parsed.strategy_ref.label}, when an attempt begins", style="dim"))
+    for index, step in enumerate(parsed.known_steps):
         node = tree.add(_step_line(status, index, describe(step)))
         if not isinstance(step, AnalysisStep) or status.canary is None:
             continue

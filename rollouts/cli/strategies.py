@@ -47,7 +47,7 @@ def strategy_lines(parsed: ParsedRollout, spec: Any, live: LiveStrategy) -> Iter
     beside = f"; this Rollout's own fields win: {own}" if own else ""
     if used is not None:
         since = f", pinned when attempt {parsed.status.attempt} began" if pinned else ""
-        yield f"{used.label} ({used.hash[:8]}){since}{beside}."
+        yield f"{used.kind} {used.name} ({used.hash[:8]}){since}{beside}."
     if isinstance(live, StrategyFault):
         goes_on = "the attempt goes on by what is pinned, " if pinned else ""
         yield f"{named.label}: {live.text}; {goes_on}no new attempt begins until that is mended."
@@ -55,7 +55,7 @@ def strategy_lines(parsed: ParsedRollout, spec: Any, live: LiveStrategy) -> Iter
         changed = ", ".join(_changed(used, live))
         yield f"{named.label} was changed since ({live.hash[:8]}: {changed}): that counts from the next attempt on."
     elif live is None and used is None:
-        yield f"{named.label} was not read: what it says is not known."
+        yield f"{named.label} was not read: what the next attempt goes by is not known here."
 
 
 def _changed(used: PinnedStrategy, live: PinnedStrategy) -> list[str]:

@@ -11,6 +11,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from rollouts.api.parsing import FINALIZER
 from rollouts.controller.adapters import AdapterWatch
+from rollouts.controller.approvals import Approver
 from rollouts.controller.assembly import Parts, assemble, open_sources, query_budget, share_counter
 from rollouts.controller.caches import Caches
 from rollouts.controller.conditions import SandboxedConditions
@@ -102,6 +103,7 @@ class Controller:
         self.crashes = CrashWatch(self._scraper, clock)
         self.prober = Prober(fenced, self._scraper, clock, settings.path_probe)
         self.notifier = Notifier(settings.notifications, clock, self.metrics)
+        self.approver = Approver(settings.notifications, clock, self.metrics)
         self._conditions = SandboxedConditions()
         self.parts: Parts = assemble(
             fenced,
@@ -118,6 +120,7 @@ class Controller:
             crashes=self.crashes,
             probes=self.prober,
             notifier=self.notifier,
+            approver=self.approver,
         )
         self._writer = fenced
         self._rollout_queue = self._queue()
@@ -195,6 +198,7 @@ class Controller:
         supervisor.add("crashes", self.crashes.run)
         supervisor.add("prober", self.prober.run)
         supervisor.add("notifier", self.notifier.run)
+        supervisor.add("approver", self.approver.run)
         for reflector in reflectors:
             supervisor.add(reflector.name, reflector.run)
         supervisor.add("controller", self._lead, stop=self._stop_leading, grace=20.0)
@@ -239,7 +243,7 @@ class Controller:
             self._pool("analysisrun", self._run_queue, self.parts.runs.reconcile),
         ]
         self.caches.on_rollout_change(self._rollout_queue.add)
-        for watch in (self.adapters, self.health, self.crashes, self.prober, self.notifier):
+        for watch in (self.adapters, self.health, self.crashes, self.prober, self.notifier, self.approver):
             watch.on_change = self._rollout_queue.add
         self.adapters.on_change = self._rollout_queue.add
         self._conditions.on_change = self._rollout_queue.add

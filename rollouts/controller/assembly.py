@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rollouts.analysis.types import ArmRef
 from rollouts.controller.adapter_views import AdapterPods, AdapterViews
+from rollouts.controller.approvals import Approver
 from rollouts.controller.caches import Caches
 from rollouts.controller.conditions import Conditions, InlineConditions
 from rollouts.controller.crashes import CrashSource
@@ -126,6 +127,7 @@ def assemble(
     crashes: CrashSource | None = None,
     probes: PathProbes | None = None,
     notifier: Notifier | None = None,
+    approver: Approver | None = None,
 ) -> Parts:
     """The reconcilers over ``caches``; ``client`` is the one that writes (behind the fence)."""
     metrics = metrics or ControllerMetrics()
@@ -147,11 +149,12 @@ def assemble(
         gitops_managers=gitops_managers,
         windows=WindowCalendar(clock),
         paths=PathViews(caches, health=health, crashes=crashes, probes=probes),
+        approver=approver,
     )
     performer = Performer(client, caches, events, gates, views, on_traffic_write=written)
     return Parts(
         caches=caches,
-        rollouts=RolloutReconciler(gatherer, performer, clock, metrics, dialects, notifier),
+        rollouts=RolloutReconciler(gatherer, performer, clock, metrics, dialects, notifier, approver),
         runs=RunReconciler(
             client, caches, sources, clock, budget or query_budget(sources, clock), conditions
         ),

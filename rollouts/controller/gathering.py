@@ -10,6 +10,7 @@ from rollouts.api.parsing import ParsedRollout
 from rollouts.api.run_status import gate_summaries, gate_view
 from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity
+from rollouts.controller.approvals import Approver
 from rollouts.controller.caches import Caches
 from rollouts.controller.gates import Gates, compared_of, problems_of
 from rollouts.controller.gathered import ComparedGates, Gathered
@@ -30,6 +31,7 @@ from rollouts.engine.observation import (
     ShareView,
     TrafficView,
 )
+from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AdapterTraffic
 from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.engine.versions import Identity, TargetKind
@@ -75,7 +77,9 @@ class Gatherer:
         gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
         windows: WindowCalendar,
         paths: PathViews | None = None,
+        approver: Approver | None = None,
     ) -> None:
+        self._approver = approver
         self._windows = windows
         self._paths = paths or PathViews(caches)
         self._caches = caches
@@ -123,11 +127,12 @@ class Gatherer:
             target_blocker=blocker,
             traffic=traffic,
             pools=self._pools(present, target, models or stored, traffic, found),
-            blockers=self._blockers(present, target, models),
+            blockers=(*self._unknown_receivers(parsed), *self._blockers(present, target, models)),
             gates={gate.name: gate for gate in map(gate_view, runs)},
             summaries=tuple(_summaries(parsed, runs)),
             share=self._shares.view(key, parsed, models.spec if models is not None else None),
             probe=self._paths.probe(parsed, found.carrier, traffic),
+            approval=None if self._approver is None else self._approver.view(key, status),
             strategy=strategy,
             window=self._windows.view(spec.canary.windows) if spec is not None else None,
         )
@@ -199,6 +204,12 @@ class Gatherer:
         if models is not None:
             return self._adapters.blockers(parsed, parsed.spec, models)
         return self._pool_views.blockers(parsed, parsed.spec, target)
+
+    def _unknown_receivers(self, parsed: ParsedRollout) -> Iterator[Blocker]:
+        """Receivers that approvals need and nobody has."""
+        if self._approver is not None and parsed.spec is not None:
+            for text in self._approver.unknown(parsed.namespace, parsed.spec.canary.steps):
+                yield Blocker(reason=Reason.RECEIVER_UNKNOWN, message=text)
 
     def _pools(
         self,

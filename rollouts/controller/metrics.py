@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import (
     AnalysisStep,
+    ApproveStep,
     HeaderRouteStep,
     JobStep,
     PauseStep,
@@ -31,6 +32,7 @@ _STEP_BUCKETS = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0, 216
 _STEP_KINDS: dict[type[Step], str] = {
     WeightStep: "setWeight",
     PauseStep: "pause",
+    ApproveStep: "approve",
     AnalysisStep: "analysis",
     JobStep: "job",
     HeaderRouteStep: "setHeaderRoute",
@@ -136,6 +138,12 @@ class ControllerMetrics:
             "rollouts_notifications_pending",
             "Notifications that a receiver is still to be told.",
             ["receiver"],
+            registry=self.registry,
+        )
+        self.approvals = Counter(
+            "rollouts_approvals_total",
+            "Answers of receivers that approve steps: approve, deny, wait, or none (tried again).",
+            ["receiver", "answer"],
             registry=self.registry,
         )
         self.leader = Gauge("rollouts_leader", "1 while this replica leads.", registry=self.registry)

@@ -162,6 +162,20 @@ class NotificationSettings:
             unknown=tuple(unknown),
         )
 
+    def approver(self, name: str, namespace: str) -> Receiver | str:
+        """The receiver that answers whether Rollouts of the namespace may go on, or why there is none."""
+        answering = {
+            one.name: one
+            for one in self.receivers.values()
+            if one.type is ReceiverType.WEBHOOK and (not one.namespaces or namespace in one.namespaces)
+        }
+        if name in answering:
+            return answering[name]
+        there = ", ".join(sorted(answering)) or "none"
+        return (
+            f"no receiver {name!r} of type webhook that answers for namespace {namespace}; there are {there}"
+        )
+
     def _wrong(self, trigger: str, receiver: str, namespace: str) -> str | None:
         if trigger not in self.triggers:
             return f"no trigger {trigger!r}; there are {', '.join(sorted(self.triggers))}"

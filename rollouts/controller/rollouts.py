@@ -9,6 +9,7 @@ from typing import NamedTuple
 import structlog
 
 from rollouts.carriers import kind_of
+from rollouts.controller.approvals import Approver
 from rollouts.controller.dialects import Dialects
 from rollouts.controller.gates import UNCHECKED_REASON
 from rollouts.controller.gathered import Gathered
@@ -64,7 +65,9 @@ class RolloutReconciler:
         metrics: ControllerMetrics,
         dialects: Dialects,
         notifier: Notifier | None = None,
+        approver: Approver | None = None,
     ) -> None:
+        self._approver = approver
         self._gatherer = gatherer
         self._performer = performer
         self._clock = clock
@@ -82,6 +85,8 @@ class RolloutReconciler:
         if gathered is None:
             self._metrics.forget(key.namespace, key.name)
             self._notifier.forget(key)
+            if self._approver is not None:
+                self._approver.forget(key)
             self._stored_at.pop(key, None)
             return None
         traffic = gathered.parsed.spec.traffic if gathered.parsed.spec is not None else None
@@ -138,6 +143,8 @@ class RolloutReconciler:
         self._metrics.passed(*key, before, decided.status, spec=gathered.parsed.spec, now=now)
         self._metrics.show(*key, decided.status)
         self._notifier.take(ObjectKey(*key), gathered.parsed.uid, decided.status.notices)
+        if self._approver is not None:
+            self._approver.take(ObjectKey(*key), gathered.parsed.uid, decided.status)
 
     def _figures_later(self, key: ObjectKey, observation: Observation, decided: Plan) -> float | None:
         """Seconds until a plan that only shows other figures is worth a write; None: it is, or it does more."""

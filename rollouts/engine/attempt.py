@@ -15,6 +15,8 @@ from rollouts.units import Weight
 
 __all__ = [
     "AbortRecord",
+    "ApprovalDecision",
+    "ApprovalRecord",
     "ArmCrashes",
     "Attempt",
     "GateSummary",
@@ -84,6 +86,26 @@ class ArmCrashes:
     """The last one that counted."""
 
 
+class ApprovalDecision(Enum):
+    """What a receiver answers to the question of an approval."""
+
+    APPROVE = "approve"
+    DENY = "deny"
+    WAIT = "wait"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRecord:
+    """What the present step asks: stored before anybody is asked."""
+
+    id: str
+    """Of this step of this attempt: an answer to another id is nobody's."""
+    webhook: str
+    since: datetime
+    answer: str = ""
+    """The last answer in words, while it was not to go on."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbortRecord:
     """Terminal for ``hash`` until the spec leaves that hash or ``retry``."""
@@ -117,11 +139,6 @@ class PinnedStrategy:
     name: str
     hash: str
     content: str
-
-    @property
-    def label(self) -> str:
-        """For messages."""
-        return f"{self.kind} {self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +176,10 @@ class Attempt:
     stable_crashes: ArmCrashes = field(default_factory=ArmCrashes)
     overrides: tuple[str, ...] = ()
     """Names of AnalysisRuns whose verdict a person overrode by ``promote``."""
+    approval: ApprovalRecord | None = None
+    """What the present step asks; gone when the step is left."""
+    approvals: tuple[str, ...] = ()
+    """What was approved, by whom, in words."""
     skip_gates: bool = False
     """``promoteFull`` or the rollback window: steps and bake are skipped, readiness never."""
     adopted_split: bool = False

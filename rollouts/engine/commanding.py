@@ -14,7 +14,7 @@ from rollouts.engine.evidence import awaited_background, evidence_gate, reads_ev
 from rollouts.engine.naming import background_run, step_run
 from rollouts.engine.observation import Claim, GateOutcome
 from rollouts.engine.reasons import Reason
-from rollouts.engine.rollout_spec import AnalysisStep, JobStep, PauseStep, WeightStep
+from rollouts.engine.rollout_spec import AnalysisStep, ApproveStep, JobStep, PauseStep, WeightStep
 from rollouts.engine.rollout_status import CommandRecord, CommandResult, HoldReason, RolloutStatus
 from rollouts.engine.starting import complete_split, start_attempt
 from rollouts.engine.transitions import Trigger
@@ -176,7 +176,7 @@ def _promote(draft: Draft) -> str:
         name = step_run(draft.obs.owner, draft.status, index)
         names = (name, evidence_gate(draft)[0]) if reads_evidence(draft) else (name,)
         _override(draft, *names)
-    if isinstance(step, AnalysisStep | JobStep | PauseStep):
+    if isinstance(step, AnalysisStep | JobStep | PauseStep | ApproveStep):
         draft.enter_step(index + 1)
         return f"left step {index + 1}"
     if step is None and current.bake_started_at is not None:
@@ -269,7 +269,7 @@ def _release(draft: Draft) -> None:
     if draft.status.current is None:
         return
     draft.set_current(restores=())
-    if not isinstance(draft.step, PauseStep) and draft.status.started_at is not None:
+    if not isinstance(draft.step, PauseStep | ApproveStep) and draft.status.started_at is not None:
         draft.set_current(step_started_at=draft.now)
 
 

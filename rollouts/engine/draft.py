@@ -222,6 +222,7 @@ class Draft:
             step_started_at=self.now,
             weight_cap=None if lifts_cap else self.current.weight_cap,
             bake_started_at=None,
+            approval=None,
         )
         self.set(weight=replace(self.status.weight, observed=None))
 

@@ -75,7 +75,7 @@ def promote(draft: Draft) -> None:
     canary, stable = draft.current.canary, draft.stable
     history = _retire(draft.status.history, stable, draft)
     draft.set(history=history)
-    draft.record(canary, Outcome.PROMOTED, f"promoted{_overridden(draft)}")
+    draft.record(canary, Outcome.PROMOTED, f"promoted{_overridden(draft)}{_approved(draft)}")
     message = f"{canary.label} is stable; {stable.label} was stable before"
     draft.set(stable=canary, current=None, weight=WeightStatus(desired=FULL, applied=FULL), way_back=())
     draft.release()
@@ -88,6 +88,11 @@ def _overridden(draft: Draft) -> str:
     names, last = draft.current.overrides, draft.status.last_command
     who = f" by {last.by}" if last is not None and last.by and last.action in _OVERRIDING else ""
     return f", gates overridden{who}: {', '.join(names)}" if names else ""
+
+
+def _approved(draft: Draft) -> str:
+    given = draft.current.approvals
+    return f", approved: {'; '.join(given)}" if given else ""
 
 
 def _retire(history: tuple[HistoryEntry, ...], stable: Revision, draft: Draft) -> tuple[HistoryEntry, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
-from rollouts.engine.attempt import GateSummary, PinnedStrategy, ProbeVerdict
+from rollouts.engine.attempt import ApprovalDecision, GateSummary, PinnedStrategy, ProbeVerdict
 from rollouts.engine.naming import Owner
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import HeaderRouteStep, OnDelete, RolloutSpec, TrafficMode
@@ -20,6 +20,7 @@ from rollouts.engine.versions import Identity
 from rollouts.units import ZERO, Weight
 
 __all__ = [
+    "ApprovalView",
     "Blocker",
     "Claim",
     "CrashView",
@@ -311,6 +312,23 @@ class WindowView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalView:
+    """The last answer to an approval's question, or why there was none (``decision`` None)."""
+
+    id: str
+    decision: ApprovalDecision | None
+    message: str = ""
+    by: str = ""
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        said = self.decision.value if self.decision is not None else "none"
+        who = f" by {self.by}" if self.by else ""
+        return f"{said}{who}{f' ({self.message})' if self.message else ''}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StrategyView:
     """The shared strategy that a spec names: what the attempt goes by, and what the next one will."""
 
@@ -384,6 +402,8 @@ class Observation:
     """None when nothing can be counted: then no weight rises, unless ``allowNoTraffic`` waives that."""
     probe: ProbeView | None = None
     """None where nobody probes paths."""
+    approval: ApprovalView | None = None
+    """The last answer to what the status says is asked; None where there is none."""
     strategy: StrategyView | None = None
     """None where the spec names no shared strategy."""
     window: WindowView | None = None

@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from rollouts.engine.actions import EventType, Plan, WriteReason
+from rollouts.engine.approving import denied
 from rollouts.engine.carrying import note_trust, watch_canary
 from rollouts.engine.commanding import finish_abort_command, obey_command
 from rollouts.engine.conditions import set_conditions
@@ -182,6 +183,9 @@ def _abort_triggers(draft: Draft) -> bool:
     broken = path_alarm(draft)
     if broken is not None:
         abort(draft, *broken)
+        return True
+    if (refusal := denied(draft)) is not None:
+        abort(draft, Reason.APPROVAL_DENIED, refusal)
         return True
     name = job_name(obs.owner, status, current.current_step)
     if obs.jobs.get(name) is JobOutcome.FAILED:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from rollouts.engine.actions import CreateJob, EventType, MarkRun, WriteReason
+from rollouts.engine.approving import approved, awaiting
 from rollouts.engine.carrying import pulled_because
 from rollouts.engine.converging import converge, step_weight
 from rollouts.engine.deadlines import standing
@@ -18,7 +19,14 @@ from rollouts.engine.observation import GateOutcome, JobOutcome
 from rollouts.engine.probing import probe_open, probe_path, probing
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rejections import plain_message
-from rollouts.engine.rollout_spec import AnalysisStep, HeaderRouteStep, JobStep, PauseStep, WeightStep
+from rollouts.engine.rollout_spec import (
+    AnalysisStep,
+    ApproveStep,
+    HeaderRouteStep,
+    JobStep,
+    PauseStep,
+    WeightStep,
+)
 from rollouts.engine.rollout_status import Phase, WaitingFor
 from rollouts.engine.serving import content_blocker, unserved
 from rollouts.engine.share import MIN_WINDOW, observed_weight
@@ -130,7 +138,7 @@ def _relanded(draft: Draft) -> bool:
 def note_unpaused(draft: Draft) -> None:
     """``spec.paused`` was lifted: like any hold, it does not count against the step's clock."""
     lifted = draft.obs.status.waiting_for is WaitingFor.SPEC and not draft.spec.paused
-    if lifted and not isinstance(draft.step, PauseStep):
+    if lifted and not isinstance(draft.step, PauseStep | ApproveStep):
         draft.set_current(step_started_at=draft.now)
 
 
@@ -216,6 +224,8 @@ def _execute(draft: Draft) -> None:
                 _advance(draft, f"{draft.where()} done")
         case PauseStep():
             _pause(draft, step)
+        case ApproveStep():
+            _approve(draft, step)
         case AnalysisStep():
             _analyse(draft)
         case JobStep():
@@ -276,12 +286,25 @@ def _advance(draft: Draft, message: str) -> None:
     draft.wake(timedelta(seconds=1))
 
 
+def _approve(draft: Draft, step: ApproveStep) -> None:
+    _observe(draft)
+    if approved(draft, step.webhook):
+        _advance(draft, f"{draft.where()} given")
+        return
+    draft.move(Phase.PAUSED, Trigger.PAUSE_STEP, Reason.AWAITING_APPROVAL, awaiting(draft, step.webhook))
+
+
 def _pause(draft: Draft, step: PauseStep) -> None:
     _observe(draft)
     start = draft.current.step_started_at or draft.now
+    if step.approve and approved(draft, step.approve):
+        _advance(draft, f"{draft.where()} ended by approval")
+        return
     if step.duration is None:
-        message = f"{draft.where()}: `rollouts promote {draft.obs.name}` goes on"
-        draft.move(Phase.PAUSED, Trigger.PAUSE_STEP, Reason.PAUSE_STEP, message)
+        reason, message = Reason.PAUSE_STEP, f"{draft.where()}: `rollouts promote {draft.obs.name}` goes on"
+        if step.approve:
+            reason, message = Reason.AWAITING_APPROVAL, awaiting(draft, step.approve)
+        draft.move(Phase.PAUSED, Trigger.PAUSE_STEP, reason, message)
         return
     end = start + step.duration
     if draft.now >= end:

@@ -211,6 +211,14 @@ class Reason(StrEnum):
         "Read in the message what keeps it.")
     NAME_TAKEN = ("NameTaken", "An object with the name of ours belongs to somebody else; ours gets another.",
         "Delete it if nobody needs it.")
+    AWAITING_APPROVAL = ("AwaitingApproval", "An approve step, or a pause with one: the receiver has not approved yet.",
+        "Ask whoever answers there; promote goes on without, abort ends it.")
+    APPROVED = "Approved", "The receiver that a step names has approved it; the message says who."
+    APPROVAL_DENIED = ("ApprovalDenied", "The receiver that a step names has denied it.",
+        "Read its words; push a fix, or retry.")
+    RECEIVER_UNKNOWN = ("ReceiverUnknown",
+        "A step names a receiver that the controller does not have, or that does not answer for this namespace.",
+        "Correct the name, or have the administrator add it; the message lists what there is.")
     STRATEGY_MISSING = ("StrategyMissing", "strategy.canaryFrom names a shared strategy that cannot be found.",
         "Create it, correct the name, or write the steps into strategy.canary.")
     STRATEGY_INVALID = ("StrategyInvalid",

@@ -15,6 +15,7 @@ from rollouts.units import Weight
 __all__ = [
     "AdapterTraffic",
     "AnalysisStep",
+    "ApproveStep",
     "BackgroundAnalysis",
     "CanaryStrategy",
     "HeaderMatch",
@@ -44,9 +45,17 @@ class WeightStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PauseStep:
-    """``pause``; ``duration`` None waits for ``promote``."""
+    """``pause``; ``duration`` None waits for ``promote``. ``approve``: a receiver that may end it before."""
 
     duration: timedelta | None
+    approve: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApproveStep:
+    """``approve``: nothing goes on until the receiver of this name approves, or a person promotes."""
+
+    webhook: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +97,7 @@ class HeaderRouteStep:
     match: tuple[HeaderMatch, ...]
 
 
-Step = WeightStep | PauseStep | AnalysisStep | JobStep | HeaderRouteStep
+Step = WeightStep | PauseStep | ApproveStep | AnalysisStep | JobStep | HeaderRouteStep
 
 
 class TrafficMode(Enum):

@@ -8,7 +8,15 @@ from datetime import timedelta
 from fractions import Fraction
 from math import ceil
 
-from rollouts.engine.rollout_spec import AnalysisStep, HeaderRouteStep, JobStep, PauseStep, Step, WeightStep
+from rollouts.engine.rollout_spec import (
+    AnalysisStep,
+    ApproveStep,
+    HeaderRouteStep,
+    JobStep,
+    PauseStep,
+    Step,
+    WeightStep,
+)
 from rollouts.engine.stamps import stamp
 from rollouts.units import FULL, ZERO, Weight, format_weight
 
@@ -108,9 +116,12 @@ def describe(step: Step | None) -> str:
         case WeightStep():
             return f"set weight {format_weight(step.weight)}"
         case PauseStep(duration=None):
-            return "pause until promoted"
+            return f"pause until promoted{f' or approved by {step.approve}' if step.approve else ''}"
         case PauseStep():
-            return f"pause {format_seconds(step.duration or timedelta(0))}"
+            until = f", or until approved by {step.approve}" if step.approve else ""
+            return f"pause {format_seconds(step.duration or timedelta(0))}{until}"
+        case ApproveStep():
+            return f"approval by {step.webhook}"
         case AnalysisStep():
             return "analysis"
         case JobStep():

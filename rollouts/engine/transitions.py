@@ -51,6 +51,7 @@ class Transition:
 PERFORMERS: Mapping[Trigger, tuple[str, ...]] = {
     Trigger.TARGET_IS_STABLE: ("starting.serve_stable",),
     Trigger.NEW_TARGET: (
+        "starting._await_strategy",
         "planning._unresolved",
         "planning._waiting",
         "starting._first_stable",
@@ -64,7 +65,7 @@ PERFORMERS: Mapping[Trigger, tuple[str, ...]] = {
     ),
     Trigger.TARGET_READY: ("starting.wait_for_target",),
     Trigger.WAIT: ("planning._show_obeyed", "progressing._go_on"),
-    Trigger.PAUSE_STEP: ("progressing._pause",),
+    Trigger.PAUSE_STEP: ("progressing._approve", "progressing._pause"),
     Trigger.HOLD: ("planning._show_obeyed", "planning._waiting", "progressing.progress"),
     Trigger.RELEASED: ("planning._show_obeyed", "planning._waiting", "progressing._go_on"),
     Trigger.STEPS_DONE: ("ending.promote",),

@@ -24,7 +24,7 @@ from rollouts.engine.converging import step_weight
 from rollouts.engine.draft import Draft, Said
 from rollouts.engine.observation import ShareView
 from rollouts.engine.reasons import Reason
-from rollouts.engine.rollout_spec import AdapterTraffic, AnalysisStep, JobStep, PauseStep
+from rollouts.engine.rollout_spec import AdapterTraffic, AnalysisStep, ApproveStep, JobStep, PauseStep
 from rollouts.engine.rollout_status import WaitingFor
 from rollouts.engine.share import (
     BEFORE_WINDOW,
@@ -211,7 +211,7 @@ def watch(draft: Draft) -> bool:
 def _hold_refuted(draft: Draft) -> None:
     """In pauses and gates a refuted share is said, and nothing rises; a weight step waits for it itself."""
     weight, problem = _applied(draft), share_problem(draft)
-    putting = not isinstance(draft.step, PauseStep | AnalysisStep | JobStep)
+    putting = not isinstance(draft.step, PauseStep | ApproveStep | AnalysisStep | JobStep)
     if problem is None or weight == FULL or draft.current.skip_gates:
         return
     if putting and step_weight(draft.status, draft.spec) == weight:
@@ -235,7 +235,7 @@ def _may_lift(draft: Draft) -> bool:
 
 def _start_clock(draft: Draft) -> None:
     """What was waited for outside of the step does not count against its clock."""
-    if draft.obs.status.waiting_for in STANDING and not isinstance(draft.step, PauseStep):
+    if draft.obs.status.waiting_for in STANDING and not isinstance(draft.step, PauseStep | ApproveStep):
         draft.set_current(step_started_at=draft.now)
 
 

@@ -253,7 +253,7 @@ def _steps(parsed: ParsedRollout, evidence: ParsedRun | None, runs: Sequence[Par
             verdicts.setdefault(run.spec.step, run.status.phase.value)
             if run.status.started_at is not None:
                 began.setdefault(run.spec.step, run.status.started_at)
-    for index, step in enumerate(parsed.spec.canary.steps if parsed.spec else ()):
+    for index, step in enumerate(parsed.known_steps):
         yield StepRow(
             number=index + 1,
             text=describe(step),

@@ -13,6 +13,7 @@ import pytest
 from rollouts.api.crds import all_crds
 from rollouts.api.parsing import parse_rollout
 from rollouts.api.runs import parse_run, parse_template
+from rollouts.api.strategies import StrategyFault, pin_strategy
 from rollouts.cli.lint_findings import Severity
 from rollouts.cli.lint_schema import strict_findings
 from rollouts.kube.errors import Invalid, KubeError
@@ -30,6 +31,7 @@ RESOURCES = {
         kinds.ANALYSIS_RUN,
         kinds.ANALYSIS_TEMPLATE,
         kinds.CLUSTER_ANALYSIS_TEMPLATE,
+        kinds.ROLLOUT_STRATEGY,
     )
 }
 KNOWN = ("two metrics are called", "is lower than the weight before it", "nested deeper than")
@@ -39,6 +41,10 @@ KNOWN = ("two metrics are called", "is lower than the weight before it", "nested
 def unreadable(kind: str, obj: dict[str, Any]) -> list[str]:
     if kind == "AnalysisRun":
         return [text] if (text := parse_run(obj).problem) else []
+    if kind == "RolloutStrategy":
+        pinned = pin_strategy(obj)
+        found = [pinned.text] if isinstance(pinned, StrategyFault) else []
+        return [text for text in found if not any(known in text for known in KNOWN)]
     if kind != "Rollout":
         template = parse_template(obj)
         return [template] if isinstance(template, str) else []

@@ -123,7 +123,9 @@ def test_an_attempt_goes_by_the_strategy_that_it_names():
     [edit(OTHER), edit(MISSING), edit(FALLING), remove],
     ids=["edited", "without its template", "invalid", "deleted"],
 )
-@pytest.mark.parametrize("write", [None, 3, 6])
+@pytest.mark.parametrize(
+    "write", [None, 4, *(pytest.param(number, marks=pytest.mark.full) for number in range(16))]
+)
 def test_what_becomes_of_the_object_changes_nothing_until_the_next_attempt(act: Act, write: int | None):
     plan = CLEAN if write is None else FaultPlan(name="crash", writes={write: WriteFault.CRASH_AFTER})
     found = simulate(scenario(*during(act)), plan)

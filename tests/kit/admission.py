@@ -82,6 +82,7 @@ _SOUND = (
     ("Rollout", _ADAPTERS),
     ("AnalysisTemplate", _TEMPLATE),
     ("ClusterAnalysisTemplate", _TEMPLATE),
+    ("RolloutStrategy", _POOLS["strategy"]),
     ("AnalysisRun", _RUN),
 )
 _CRDS = {crd["spec"]["names"]["kind"]: crd["spec"] for crd in all_crds()}

@@ -31,6 +31,7 @@ from rollouts.engine.actions import (
 )
 from rollouts.engine.attempt import Attempt
 from rollouts.engine.observation import (
+    ApprovalView,
     Blocker,
     Claim,
     CrashView,
@@ -197,6 +198,7 @@ class World:
     paths: dict[Identity, PathView] = field(default_factory=dict)
     crashes: dict[Identity, CrashView] = field(default_factory=dict)
     target_blocker: Blocker | None = None
+    approval: ApprovalView | None = None
     strategy: StrategyView | None = None
     window: WindowView | None = None
     share: ShareView | Honest | None = Honest.SPLIT
@@ -270,6 +272,7 @@ class World:
             jobs=dict(self.jobs),
             share=self._share(),
             probe=self.probe,
+            approval=self.approval,
             strategy=self._shared(),
             window=self.window,
             compared=self.compared,

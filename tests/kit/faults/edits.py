@@ -122,6 +122,10 @@ _SPEC = [
         name="a step with an unknown template",
         act=edit_steps([{"analysis": {"templates": [{"templateName": "no"}]}}]),
     ),
+    Edit(
+        name="all of the strategy in a shared one that is not there",
+        act=edit_spec(lambda spec: spec.update(strategy={"canaryFrom": {"name": "gone"}})),
+    ),
     Edit(name="a spec of 300 KiB", act=edit_spec(_grow), older=True),
     Edit(name="paused by the spec", act=edit_spec(lambda spec: spec.update(paused=True))),
 ]

@@ -29,6 +29,7 @@ _MASKED = frozenset(
         "at",
         "lastTransitionTime",
         "alarm",
+        "approval",
         "message",
         "messageLine",
         "observed",

@@ -30,7 +30,10 @@ from rollouts.engine.versions import RevisionHash
 from rollouts.units import Weight
 
 MOMENT = "2026-01-01T00:00:00Z"
-FILLED = ("kind", "name", "raw", "verdict", "id", "trigger", "receiver", "phase")
+FILLED = (
+    *("kind", "name", "raw", "verdict", "id", "trigger", "receiver", "phase"),
+    *("webhook", "hash", "content"),
+)
 """Texts that are never empty."""
 
 

@@ -105,6 +105,10 @@ def test_one_content_has_one_hash_whatever_the_order_of_its_fields():
     [
         ({"kind": "RolloutStrategy", "metadata": {"name": "x"}}, "spec is missing"),
         (shared(None), "spec.canary"),
+        (shared("x"), "spec.canary"),
+        (shared({"steps": "all"}), "spec.canary.steps"),
+        (shared({"steps": [7]}), "spec.canary.steps[0]"),
+        ({"metadata": 3, "spec": {"canary": {"steps": []}}}, "spec.canary.steps"),
         (shared({}), "spec.canary.steps"),
         (shared({"steps": [{"setWeight": 10, "pause": {}}]}), "spec.canary.steps[0] exactly one of"),
         (shared({"steps": [{"setWeight": 50}, {"setWeight": 10}]}), "spec.canary.steps[1].setWeight"),

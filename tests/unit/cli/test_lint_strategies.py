@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from click.testing import CliRunner
+from rich.console import Console
 
 from rollouts.api.status import write_status
 from rollouts.api.strategies import StrategyFault, pin_strategy
@@ -16,6 +18,7 @@ from rollouts.cli.explain import explanation
 from rollouts.cli.lint import lint_documents
 from rollouts.cli.lint_live import Live
 from rollouts.cli.main import main
+from rollouts.cli.render import rollout_view
 from rollouts.engine.attempt import PinnedStrategy
 from rollouts.engine.observation import StrategyView
 from tests.kit.world import START, World, pause, spec, weight
@@ -164,10 +167,21 @@ def test_explain_of_a_rollout_at_rest_shows_what_the_next_attempt_would_do():
     lines = [text for head, text in explanation(rollout(), [], START, live) if head == "Strategy"]
     assert lines == [f"RolloutStrategy careful ({live.hash[:8]})."]
     unread = [text for head, text in explanation(rollout(), [], START) if head == "Strategy"]
-    assert unread == ["RolloutStrategy careful was not read: what it says is not known."]
+    assert unread == [
+        "RolloutStrategy careful was not read: what the next attempt goes by is not known here."
+    ]
 
 
 def test_waves_put_the_strategy_before_the_rollout():
     late = copy.deepcopy(strategy({"steps": STEPS}))
     late["metadata"]["annotations"] = {"argocd.argoproj.io/sync-wave": "2"}
     assert any("RolloutStrategy/careful, which it needs, in 2" in text for text in told(late, rollout()))
+
+
+def test_get_does_not_show_what_stands_in_the_place_of_unknown_steps():
+    obj = {**rollout(), "status": write_status(World(spec(weight(10), target="v1")).status)}
+    out = Console(width=120, record=True, file=io.StringIO())
+    out.print(rollout_view(obj, []))
+    text = out.export_text()
+    assert "pause until promoted" not in text
+    assert "those of RolloutStrategy careful, when an attempt begins" in text
