@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rollouts.analysis.timeline import FINISHED_LIMIT, MetricPoint, TimePoint, thinned, write_timeline
-from rollouts.analysis.types import ComparisonResult, GateState, Phase, RunStatus
+from rollouts.analysis.types import ComparisonResult, GateState, RunPhase, RunStatus
 from rollouts.api.run_results import write_run_status
 from rollouts.controller.caches import Caches
 from rollouts.kube.client import KubeClient, PatchKind
@@ -44,7 +44,7 @@ def _status() -> dict[str, Any]:
     figures = dict.fromkeys(("effect", "effectLow", "effectHigh", "harm", "harmTotal", "proof"), 1.234567)
     return write_run_status(
         RunStatus(
-            phase=Phase.SUCCESSFUL,
+            phase=RunPhase.SUCCESSFUL,
             message=words,
             started_at=begun,
             completed_at=begun + timedelta(hours=2),

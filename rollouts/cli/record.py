@@ -23,7 +23,9 @@ from rollouts.controller.caches import Caches
 from rollouts.controller.settings import SettingsError, source_option
 from rollouts.kube.client import KubeClient
 from rollouts.kube.kubeconfig import ContextChoice
+from rollouts.picker.modelserver_options import model_server_options
 from rollouts.runtime.clock import Clock, SystemClock
+from rollouts.runtime.modelservers import OPTIONS, ModelServerBook, ModelServers
 from rollouts.runtime.objects import ObjectKey
 from rollouts.sources.prometheus import PrometheusConfig
 from rollouts.sources.scraper import PodScraper
@@ -57,6 +59,7 @@ def _duration(_: click.Context, parameter: click.Parameter, text: str | None) ->
 @click.option(
     "--source", metavar="NAME=URL", help="A Prometheus-compatible server; without it the pods themselves."
 )
+@model_server_options
 def record(
     name: str,
     namespace: str | None,
@@ -69,6 +72,7 @@ def record(
     until: timedelta | None,
     chosen: str | None,
     source: str | None,
+    servers: ModelServers,
 ) -> None:
     """Record NAME's raw counters for `rollouts backtest`: until its end, --duration or Ctrl-C.
 
@@ -79,6 +83,7 @@ def record(
     """
     wanted = _Options(interval=interval, duration=duration, since=since, until=until, chosen=chosen)
     wanted.check(source)
+    book = _book(servers, source)
     try:
         configured = dict([source_option(source)]) if source else {}
     except SettingsError as error:
@@ -88,9 +93,32 @@ def record(
 
     async def work(client: KubeClient) -> Tape:
         await fetch(client, key.namespace, name)
-        return await _taped(client, key, wanted, configured, _reader_gone if path is None else lambda: False)
+        gone = _reader_gone if path is None else lambda: False
+        return await _taped(client, key, wanted, _Sources(configured=configured, pods=book), gone)
 
     _write(with_client(kubeconfig, context, work, doing=""), interval, path)
+
+
+def _book(servers: ModelServers, source: str | None) -> ModelServerBook:
+    """How all pods are called. Raises UsageError, and ClickException for files that cannot be used."""
+    if servers == ModelServers():
+        return ModelServerBook(fields=OPTIONS)
+    if source is not None:
+        raise click.UsageError("--source asks a server, and --model-server-... is of the pods: leave one out")
+    book = ModelServerBook({("", ""): servers}, fields=OPTIONS)
+    try:
+        book.client("", "")
+    except OSError as error:
+        raise click.ClickException(str(error)) from None
+    return book
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sources:
+    """Where counters come from: configured servers by name, and how pods are called."""
+
+    configured: Mapping[str, PrometheusConfig]
+    pods: ModelServerBook
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,14 +150,15 @@ async def _taped(
     client: KubeClient,
     key: ObjectKey,
     wanted: _Options,
-    configured: Mapping[str, PrometheusConfig],
+    where: _Sources,
     given_up: Callable[[], bool],
 ) -> Tape:
     """Record through the controller's caches and sources."""
     clock = SystemClock()
     async with _watching(client, clock, key.namespace) as caches:
-        sources = open_sources(configured, caches, PodScraper(clock), clock)
-        recorder = Recorder(caches, sources, next(iter(configured), "pods"), key, wanted.chosen)
+        scraper = PodScraper(clock, model_servers=where.pods)
+        sources = open_sources(where.configured, caches, scraper, clock)
+        recorder = Recorder(caches, sources, next(iter(where.configured), "pods"), key, wanted.chosen)
         try:
             if wanted.since is not None:
                 now = datetime.now(UTC)

@@ -20,7 +20,7 @@ from rollouts.runtime.clock import Monotonic
 from rollouts.sources.pods import REQUEST_NAMES, request_total
 from rollouts.units import ZERO, Weight
 
-__all__ = ["ARRIVAL_NAMES", "CANARY", "STABLE", "Arrivals", "Reading", "pod_counts"]
+__all__ = ["ARRIVAL_NAMES", "CANARY", "PROPAGATION", "STABLE", "Arrivals", "Reading", "pod_counts"]
 
 CANARY, STABLE = "canary", "stable"
 
@@ -29,6 +29,9 @@ _STARTED = "process_start_time_seconds"
 """Of the Python client, where one process answers; a restart that it shows needs no counter to fall."""
 
 ARRIVAL_NAMES = REQUEST_NAMES | {*_IN_FLIGHT, _STARTED}
+
+PROPAGATION = 120.0
+"""Seconds that a gateway may take to put a weight in force; Istio and Envoy Gateway took less than one."""
 
 _TOGETHER = 1.5
 """Seconds within which samples of two pods count as of one moment: pods are sampled every second."""
@@ -68,11 +71,13 @@ class Arrivals:
     """Arrivals at both arms during one attempt, by the weight that was in force.
 
     Both arms are counted over the same time: from when the second of them was heard of to the moment up to which
-    every pod that answers has been sampled. ``since``: earlier samples are not looked at.
+    every pod that answers has been sampled. ``since``: earlier samples are not looked at. ``propagation``: seconds that
+    a gateway may take to put a weight in force.
     """
 
     since: Monotonic
     weight: Weight = ZERO
+    propagation: float = PROPAGATION
     counting_since: Monotonic | None = None
     until: Monotonic | None = None
     totals: dict[str, float] = field(default_factory=lambda: {CANARY: 0.0, STABLE: 0.0})
@@ -87,6 +92,8 @@ class Arrivals:
     _before: tuple[Weight, Totals, Totals] | None = None
     """The weight before, and totals up to ten minutes before the present one came into force, and then."""
     _earlier: dict[Weight, tuple[float, float]] = field(default_factory=dict)
+    _rising: list[Totals] = field(default_factory=list)
+    """Totals at moments after the present weight came into force, for as long as a gateway may take."""
 
     def last_seen(self, arm: str, pod: str) -> Monotonic | None:
         """When the newest reading of a pod was taken that counts."""
@@ -128,6 +135,8 @@ class Arrivals:
         now = self._now()
         if not self._kept or now.at - self._kept[-1].at >= _SPACING * 0.9:
             self._kept.append(now)
+            if self._mark is not None and 0 < now.at - self._mark.at <= self.propagation + _SPACING:
+                self._rising.append(now)
         while self._kept[0].at < now.at - 1.5 * BEFORE_WINDOW:
             self._kept.popleft()
 
@@ -146,6 +155,7 @@ class Arrivals:
             first = next((kept for kept in self._kept if kept.at >= end.at - BEFORE_WINDOW), end)
             self._before = (self.weight, min(first, end), end)
             self._mark = self._confirmed = now
+            self._rising.clear()
         self.weight = weight
 
     # --- what is seen ---
@@ -163,6 +173,15 @@ class Arrivals:
         if mark is None:
             return ShareCount(weight=self.weight, canary=0, stable=0)
         return _count(self.weight, now.canary - mark.canary, now.stable - mark.stable)
+
+    def later(self) -> tuple[ShareCount, ...]:
+        """Arrivals under the present weight since moments after it was applied, the earliest first."""
+        now = self._now()
+        return tuple(
+            _count(self.weight, now.canary - one.canary, now.stable - one.stable)
+            for one in self._rising
+            if one.at < now.at
+        )
 
     def earlier(self) -> tuple[ShareCount, ...]:
         """Arrivals under the weights before."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rollouts.analysis.types import ArmRef
 from rollouts.controller.adapter_views import AdapterPods, AdapterViews
 from rollouts.controller.approvals import Approver
+from rollouts.controller.arrivals import PROPAGATION
 from rollouts.controller.caches import Caches
 from rollouts.controller.conditions import Conditions, InlineConditions
 from rollouts.controller.crashes import CrashSource
@@ -24,7 +25,7 @@ from rollouts.controller.pickers import PickerHealth
 from rollouts.controller.probes import PathProbes
 from rollouts.controller.rollouts import RolloutReconciler
 from rollouts.controller.runs import RunReconciler
-from rollouts.controller.shares import PROPAGATION, ShareCounter
+from rollouts.controller.shares import ShareCounter
 from rollouts.controller.windows import WindowCalendar
 from rollouts.engine.actions import WriteReason
 from rollouts.kube.client import KubeClient

@@ -46,107 +46,79 @@ class ControllerMetrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
         self._shown: dict[tuple[str, str], _Shown] = {}
-        self.reconcile_seconds = Histogram(
-            "rollouts_reconcile_seconds",
-            "Time of one reconcile.",
-            ["controller", "outcome"],
-            buckets=_RECONCILE_BUCKETS,
-            registry=self.registry,
+        self._declare_own_work()
+        self._declare_rollouts()
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"rollouts_{name}", text, labels, registry=self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"rollouts_{name}_total", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, *labels: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"rollouts_{name}_seconds", text, labels, buckets=buckets, registry=self.registry)
+
+    def _declare_own_work(self) -> None:
+        """What the controller does, of no Rollout in particular."""
+        self.reconcile_seconds = self._histogram(
+            "reconcile", "Time of one reconcile.", "controller", "outcome", buckets=_RECONCILE_BUCKETS
         )
-        self.queue_depth = Gauge(
-            "rollouts_queue_depth", "Keys waiting in the work queue.", ["controller"], registry=self.registry
+        self.queue_depth = self._gauge("queue_depth", "Keys waiting in the work queue.", "controller")
+        self.queue_oldest = self._gauge(
+            "queue_oldest_seconds", "Age of the longest waiting key.", "controller"
         )
-        self.queue_oldest = Gauge(
-            "rollouts_queue_oldest_seconds",
-            "Age of the longest waiting key.",
-            ["controller"],
-            registry=self.registry,
+        self.api_requests = self._counter(
+            "api_requests", "Requests to the API server.", "verb", "resource", "code"
         )
-        self.api_requests = Counter(
-            "rollouts_api_requests_total",
-            "Requests to the API server.",
-            ["verb", "resource", "code"],
-            registry=self.registry,
-        )
-        self.traffic_writes = Counter(
-            "rollouts_traffic_writes_total", "Writes of traffic weights.", ["reason"], registry=self.registry
-        )
-        self.foreign_writes = Counter(
-            "rollouts_traffic_overwrites_total",
-            "Foreign writes that were found.",
-            ["namespace", "rollout"],
-            registry=self.registry,
-        )
-        self.phase = Gauge(
-            "rollouts_rollout_phase",
-            "1 for the phase that a Rollout is in.",
-            ["namespace", "rollout", "phase"],
-            registry=self.registry,
-        )
-        self.weight = Gauge(
-            "rollouts_rollout_weight_ratio",
-            "Share of the target, 0 to 1.",
-            ["namespace", "rollout", "kind"],
-            registry=self.registry,
-        )
-        self.step = Gauge(
-            "rollouts_rollout_step",
-            "Current step, 0-based.",
-            ["namespace", "rollout"],
-            registry=self.registry,
-        )
-        self.step_start = Gauge(
-            "rollouts_rollout_step_start_time_seconds",
-            "When the current step of an attempt in progress began, moved by what its deadline stood, in Unix time.",
-            ["namespace", "rollout"],
-            registry=self.registry,
-        )
-        self.reason = Gauge(
-            "rollouts_rollout_reason",
-            "1 for the reason of the phase that a Rollout is in (docs/troubleshooting.md).",
-            ["namespace", "rollout", "reason"],
-            registry=self.registry,
-        )
-        self.attempts = Counter(
-            "rollouts_attempts_total",
-            "Attempts that ended: Promoted, Aborted, Superseded or Withdrawn.",
-            ["namespace", "rollout", "outcome"],
-            registry=self.registry,
-        )
-        self.step_seconds = Histogram(
-            "rollouts_step_seconds",
-            "Time that a step took, by its kind.",
-            ["kind"],
-            buckets=_STEP_BUCKETS,
-            registry=self.registry,
+        self.traffic_writes = self._counter("traffic_writes", "Writes of traffic weights.", "reason")
+        self.step_seconds = self._histogram(
+            "step", "Time that a step took, by its kind.", "kind", buckets=_STEP_BUCKETS
         )
         for kind in _STEP_KINDS.values():
             self.step_seconds.labels(kind)
-        self.refused = Gauge(
-            "rollouts_traffic_refused",
-            "1 while the API server refuses the write of the traffic object that a Rollout needs.",
-            ["namespace", "rollout"],
-            registry=self.registry,
-        )
-        self.notifications = Counter(
-            "rollouts_notifications_total",
+        self.notifications = self._counter(
+            "notifications",
             "Deliveries of notifications: delivered, failed (tried again), refused or given_up (not tried again).",
-            ["receiver", "outcome"],
-            registry=self.registry,
+            "receiver",
+            "outcome",
         )
-        self.notifications_pending = Gauge(
-            "rollouts_notifications_pending",
-            "Notifications that a receiver is still to be told.",
-            ["receiver"],
-            registry=self.registry,
+        self.notifications_pending = self._gauge(
+            "notifications_pending", "Notifications that a receiver is still to be told.", "receiver"
         )
-        self.approvals = Counter(
-            "rollouts_approvals_total",
+        self.approvals = self._counter(
+            "approvals",
             "Answers of receivers that approve steps: approve, deny, wait, or none (tried again).",
-            ["receiver", "answer"],
-            registry=self.registry,
+            "receiver",
+            "answer",
         )
-        self.leader = Gauge("rollouts_leader", "1 while this replica leads.", registry=self.registry)
+        self.leader = self._gauge("leader", "1 while this replica leads.")
+
+    def _declare_rollouts(self) -> None:
+        """What is known of each Rollout; ``forget`` drops these."""
+        one = ("namespace", "rollout")
+        self.foreign_writes = self._counter("traffic_overwrites", "Foreign writes that were found.", *one)
+        self.phase = self._gauge("rollout_phase", "1 for the phase that a Rollout is in.", *one, "phase")
+        self.weight = self._gauge("rollout_weight_ratio", "Share of the target, 0 to 1.", *one, "kind")
+        self.step = self._gauge("rollout_step", "Current step, 0-based.", *one)
+        self.step_start = self._gauge(
+            "rollout_step_start_time_seconds",
+            "When the current step of an attempt in progress began, moved by what its deadline stood, in Unix time.",
+            *one,
+        )
+        self.reason = self._gauge(
+            "rollout_reason",
+            "1 for the reason of the phase that a Rollout is in (docs/troubleshooting.md).",
+            *one,
+            "reason",
+        )
+        self.attempts = self._counter(
+            "attempts", "Attempts that ended: Promoted, Aborted, Superseded or Withdrawn.", *one, "outcome"
+        )
+        self.refused = self._gauge(
+            "traffic_refused",
+            "1 while the API server refuses the write of the traffic object that a Rollout needs.",
+            *one,
+        )
 
     def show(self, namespace: str, name: str, status: RolloutStatus) -> None:
         """Publish what a Rollout's status says; most plans change nothing of it."""

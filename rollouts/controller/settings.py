@@ -29,6 +29,7 @@ import yaml
 
 from rollouts.api.scalars import parse_duration
 from rollouts.controller.adapters import AdapterSettings
+from rollouts.controller.arrivals import PROPAGATION
 from rollouts.controller.gateway_address import ProbeSettings
 from rollouts.controller.gathering import DEFAULT_GITOPS_MANAGERS
 from rollouts.controller.model_server_settings import ModelServersWrong, model_servers
@@ -37,7 +38,6 @@ from rollouts.controller.notification_settings import (
     NotificationSettings,
     parse_notifications,
 )
-from rollouts.controller.shares import PROPAGATION
 from rollouts.runtime.modelservers import ModelServers
 from rollouts.sources.budget import QUERIES_PER_MINUTE
 from rollouts.sources.prometheus import PrometheusConfig

@@ -15,7 +15,15 @@ import structlog
 from rollouts.analysis.exposition import ScrapedPage
 from rollouts.analysis.types import ArmRef
 from rollouts.api.parsing import ParsedRollout
-from rollouts.controller.arrivals import ARRIVAL_NAMES, CANARY, STABLE, Arrivals, Reading, pod_counts
+from rollouts.controller.arrivals import (
+    ARRIVAL_NAMES,
+    CANARY,
+    PROPAGATION,
+    STABLE,
+    Arrivals,
+    Reading,
+    pod_counts,
+)
 from rollouts.engine.observation import ShareView
 from rollouts.engine.rollout_spec import AdapterTraffic
 from rollouts.engine.versions import Identity
@@ -26,12 +34,9 @@ from rollouts.sources.picker import PICKER_REQUESTS, labels_of, picker_requests
 from rollouts.sources.scraper import PodHistory, PodScraper
 from rollouts.units import FULL, ZERO, Weight
 
-__all__ = ["PROPAGATION", "ShareCounter"]
+__all__ = ["ShareCounter"]
 
 _log = structlog.get_logger(__name__)
-
-PROPAGATION = 120.0
-"""Seconds that a gateway may take to put a weight in force; Istio and Envoy Gateway took less than one."""
 
 _PACES = ((30.0, 1.0), (150.0, 5.0))
 """Seconds since a change of weight, and between the samples of a pod until then: a step waits for the first ones, the
@@ -104,7 +109,11 @@ class ShareCounter:
         count = self._counts.get(key)
         if count is None or count.attempt != attempt:
             count = self._counts[key] = _Count(
-                attempt=attempt, arrivals=Arrivals(now), since=now, entered=now, looked=now
+                attempt=attempt,
+                arrivals=Arrivals(now, propagation=self._propagation),
+                since=now,
+                entered=now,
+                looked=now,
             )
         count.looked = now
         weight = status.weight.applied or ZERO
@@ -132,7 +141,10 @@ class ShareCounter:
         if self._mute(count, every, now):
             count.by_server = self._server is not None and loaded is None and not count.by_server
             if count.by_server:
-                count.arrivals, count.since = Arrivals(now, weight=arrivals.weight), now
+                count.arrivals, count.since = (
+                    Arrivals(now, weight=arrivals.weight, propagation=self._propagation),
+                    now,
+                )
             return None
         present = arrivals.present()
         return ShareView(
@@ -141,6 +153,7 @@ class ShareCounter:
             seconds=arrivals.seconds,
             complete=count.by_server or not failing,
             earlier=arrivals.earlier(),
+            later=arrivals.later(),
             propagation=self._propagation,
             loaded=loaded,
             path=arrivals.path(),

@@ -235,6 +235,9 @@ class ShareView:
     """False: a pod of the arms cannot be read now, so that the counts are lower bounds."""
     earlier: tuple[ShareCount, ...] = ()
     """Counts under the earlier weights of the attempt."""
+    later: tuple[ShareCount, ...] = ()
+    """Of the counts under the present weight those since moments after it was applied, the earliest first, for as long
+    as the gateway may take."""
     propagation: float = 120.0
     """Seconds that the gateway may take to put a weight in force."""
     loaded: Weight | None = None

@@ -13,6 +13,14 @@ The band is [w/2, 2w], and the share refutes the weight when two things hold:
 Both are asked of the arrivals under the present weight and of all arrivals since the first weight. A healthy split is
 refuted with probability at most 0.1 % for each weight of an attempt and 0.1 % for the whole of it, however often one
 looks. In truth it is far less, since a healthy share is w and not an edge of the band.
+
+A gateway may put a weight in force later than it says so. What arrives until then is the old split's, and would refute
+the weight long after it is in force: at 100 % until it is diluted to the slack. So a share that is refuted is looked at
+once more: where the counts show that it changed at a moment within the time that a gateway may take (the two 99.9 %
+intervals before and after do not meet), and what came after is inside the band, that moment was when the weight came
+into force, and nothing refutes it. This only ever takes a refutation back, so the bound above stays. A gateway whose
+share is constant and wrong passes by chance when two intervals of one share do not meet: two proportions of equal sizes
+are then 4.6 standard errors apart, three in a million.
 """
 
 from __future__ import annotations
@@ -103,12 +111,27 @@ def refuted_side(share: ShareView, weight: Weight) -> int:
     """
     present = ShareCount(weight=weight, canary=share.canary, stable=share.stable)
     alone = _side((present,))
+    if alone and _came_into_force(present, share.later):
+        return 0
     if alone or not share.earlier or not present.canary + present.stable:
         return alone
     low, high = _band(weight)
     seen = present.canary / (present.canary + present.stable)
     together = _side((*share.earlier, present))
     return together if (together < 0 and seen < low) or (together > 0 and seen > high) else 0
+
+
+def _came_into_force(present: ShareCount, later: Sequence[ShareCount]) -> bool:
+    """Whether the share changed after the weight was applied, and has been inside the band since then."""
+    low, high = _band(present.weight)
+    for after in later:
+        total = after.canary + after.stable
+        canary = present.canary - after.canary
+        before = wilson(canary, canary + present.stable - after.stable)
+        since = wilson(after.canary, total)
+        if total and low <= after.canary / total <= high and (since[0] > before[1] or since[1] < before[0]):
+            return True
+    return False
 
 
 def _band(weight: Weight) -> tuple[float, float]:

@@ -76,20 +76,9 @@ class HttpKubeClient:
         if self._owns_session:
             await self._connection.pool.close()
 
-    def with_deadline(self, seconds: float) -> HttpKubeClient:
-        """The same client with another deadline, on the same connections."""
-        return self._derived(self._connection.changed(deadline=seconds), self._field_manager)
-
     def with_field_manager(self, field_manager: str) -> HttpKubeClient:
         """The same client writing as another field manager, on the same connections."""
-        return self._derived(self._connection, field_manager)
-
-    def acting_as(self, user: str, groups: tuple[str, ...] = ()) -> HttpKubeClient:
-        """The same client impersonating ``user``, on the same connections."""
-        who = Impersonation(user=user, groups=groups)
-        return self._derived(self._connection.changed(impersonate=who), self._field_manager)
-
-    def _derived(self, connection: Connection, field_manager: str) -> HttpKubeClient:
+        connection = self._connection
         return HttpKubeClient(connection.credentials, field_manager=field_manager, connection=connection)
 
     # The protocol

@@ -79,7 +79,11 @@ def _scrape_job(pods: Iterable[PodSpec]) -> Job:
     """As a PodMonitor would label them."""
     return Job(
         name="vllm",
-        targets=tuple((f"{p.address}:{p.port}", {"pod": p.name, "namespace": _NAMESPACE}) for p in pods),
+        targets=tuple(
+            (f"{p.address}:{port}", {"pod": p.name, "namespace": _NAMESPACE})
+            for p in pods
+            for port in (p.port, *p.more_ports)
+        ),
     )
 
 

@@ -15,6 +15,7 @@ from rollouts.picker.filesource import ObjectsUnreadable
 from rollouts.picker.main import run
 from rollouts.picker.memory import DEFAULT_LIMIT, budget_of
 from rollouts.picker.memory import memory_limit as cgroup_limit
+from rollouts.picker.modelserver_options import model_server_options
 from rollouts.runtime.modelservers import ModelServers
 from rollouts.terminal import console, document, printable, say
 
@@ -87,30 +88,7 @@ __all__ = ["picker", "picker_check"]
     help="See every response to its end, measured or not: for gateways that answer 500 when a picker leaves"
     " after the request (agentgateway). Costs a message per chunk.",
 )
-@click.option(
-    "--model-server-scheme",
-    type=click.Choice(["http", "https"]),
-    default="http",
-    show_default=True,
-    help="How the pods are asked for metrics and models. What the gateway sends them is the gateway's matter.",
-)
-@click.option(
-    "--model-server-ca",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="PEM file: the authorities of the pods' certificates; else those of the system. Read again when it changes.",
-)
-@click.option(
-    "--model-server-name",
-    default="",
-    metavar="NAME",
-    help="The name in the pods' certificates, as they are called by address.",
-)
-@click.option("--model-server-insecure-skip-verify", is_flag=True, help="Take any certificate from the pods.")
-@click.option(
-    "--model-server-api-key-file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="File with the key that the pods ask for (vLLM's --api-key). Read again when it changes.",
-)
+@model_server_options
 @click.option("--scrape/--no-scrape", default=True, show_default=True, help="Read the pods' metrics.")
 @click.option("--drain-grace", default=30.0, show_default=True, help="Seconds for open streams at the end.")
 def picker(
@@ -128,11 +106,7 @@ def picker(
     unready: str,
     restore_model_name: bool,
     keep_streams: bool,
-    model_server_scheme: str,
-    model_server_ca: Path | None,
-    model_server_name: str,
-    model_server_insecure_skip_verify: bool,
-    model_server_api_key_file: Path | None,
+    servers: ModelServers,
     scrape: bool,
     drain_grace: float,
 ) -> None:
@@ -152,19 +126,11 @@ def picker(
         "unready": Unready(unready),
         "restore_model": restore_model_name,
         "keep_streams": keep_streams,
+        "servers": servers,
         "scrape": scrape,
         "drain_grace": drain_grace,
     }
     try:
-        servers = ModelServers(
-            scheme=model_server_scheme,
-            ca=model_server_ca,
-            server_name=model_server_name,
-            verify=not model_server_insecure_skip_verify,
-            api_key_file=model_server_api_key_file,
-        )
-        servers.check()
-        options["servers"] = servers
         options["budget"] = budget_of(memory_limit or cgroup_limit() or DEFAULT_LIMIT)
         run(pools=pools, objects=objects, kubeconfig=kubeconfig, options=options)
     except (ValueError, OSError, ObjectsUnreadable) as error:

@@ -144,6 +144,8 @@ class ModelServerBook:
     """
 
     entries: Mapping[tuple[str, str], ModelServers] = field(default_factory=dict)
+    fields: ModelServerFields = SETTINGS
+    """How they are called where the entries were set, for messages."""
     _clients: dict[tuple[str, str], ModelServerClient] = field(default_factory=dict)
 
     def client(self, namespace: str, pool: str) -> ModelServerClient:

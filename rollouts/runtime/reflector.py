@@ -204,7 +204,6 @@ class Reflector:
         self._machine: ReflectorMachine | None = None
         self._replacement = Replacement(store, known_before="")
         self._last_activity: Monotonic | None = None
-        self._last_contact: Monotonic | None = None
         self._settled = asyncio.Event()
 
     @property
@@ -233,10 +232,6 @@ class Reflector:
         """Wait for ``has_synced``."""
         await self._settled.wait()
 
-    def contact_age(self) -> float:
-        """Seconds since the API server last said anything; infinite before the first word."""
-        return self._age(self._last_contact)
-
     def activity_age(self) -> float:
         """Seconds since the loop last did anything, failed attempts included: the measure of liveness.
 
@@ -249,7 +244,7 @@ class Reflector:
         machine = self._machine = ReflectorMachine(self._config, self._rng, self._clock.monotonic())
         while True:
             step = machine.next(self._clock.monotonic())
-            self._last_activity = self._clock.monotonic()
+            self._was_active()
             try:
                 if step.kind is StepKind.WAIT:
                     await self._clock.sleep(step.seconds)
@@ -275,7 +270,7 @@ class Reflector:
                 continue_token=step.continue_token,
                 label_selector=self._selector,
             )
-        self._contact()
+        self._was_active()
         # Page by page, so that no more than one page is held untrimmed.
         self._replacement.add(page.items, page.resource_version)
         if not machine.on_page(page, self._clock.monotonic()):
@@ -299,7 +294,7 @@ class Reflector:
                 event = await self._next_event(stream, min(self._config.silence, remaining))
                 if event is None:
                     break
-                self._contact()
+                self._was_active()
                 self._take(event)
                 machine.on_event(event)
         finally:
@@ -333,11 +328,11 @@ class Reflector:
         now = self._clock.monotonic()
         kind = self._resource.kind
         if isinstance(error, Gone):
-            self._contact()
+            self._was_active()
             machine.on_gone(now)
             _log.info("version_gone", kind=kind, step=step.kind.value)
         elif isinstance(error, KindNotServed):
-            self._contact()
+            self._was_active()
             if machine.state is not SyncState.NOT_SERVED:
                 _log.warning("kind_not_served", kind=kind, api_version=self._resource.api_version)
             machine.on_not_served()
@@ -356,8 +351,8 @@ class Reflector:
                 exc_info=not isinstance(error, KubeError | TimeoutError),
             )
 
-    def _contact(self) -> None:
-        self._last_contact = self._last_activity = self._clock.monotonic()
+    def _was_active(self) -> None:
+        self._last_activity = self._clock.monotonic()
 
     def _age(self, since: Monotonic | None) -> float:
         return float("inf") if since is None else self._clock.monotonic() - since

@@ -235,11 +235,6 @@ class Store:
         self._delete(key)
         return self._notify() > 0
 
-    def replace_all(self, items: Iterable[Object], version: str, *, known_before: str = "") -> int:
-        """Take a complete list at once; answers how many keys changed. See ``Replacement``."""
-        replacement = Replacement(self, known_before=known_before)
-        return replacement.add(items, version) + replacement.finish()
-
     def trim(self, key: ObjectKey) -> None:
         """Apply ``transform`` once more: what it leaves out may depend on more than the object. Nobody is told."""
         obj = self._objects.get(key)

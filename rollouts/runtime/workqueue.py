@@ -49,20 +49,11 @@ class QueueClosed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueStats:
-    """A snapshot for metrics. Ages and latencies in seconds, totals since the start."""
+    """A snapshot for metrics: keys that wait for a worker, keys that are due later, and the longest wait in seconds."""
 
     depth: int
     delayed: int
-    running: int
-    failing: int
     oldest_age: float
-    longest_running: float
-    adds: int
-    retries: int
-    refused: int
-    taken: int
-    latency_sum: float
-    latency_max: float
 
 
 class QueueMachine(Generic[K]):
@@ -85,8 +76,6 @@ class QueueMachine(Generic[K]):
         self._heap: list[tuple[Monotonic, int, K]] = []  # stale entries are those that differ from _due
         self._sequence = 0
         self._failures: dict[K, int] = {}
-        self._adds = self._retries = self._refused = self._taken = 0
-        self._latency_sum = self._latency_max = 0.0
 
     def add(self, key: K, now: Monotonic) -> bool:
         """Queue ``key`` now. False when the queue is full of other keys."""
@@ -94,7 +83,6 @@ class QueueMachine(Generic[K]):
             return True
         if not self._has_room(key):
             return False
-        self._adds += 1
         self._dirty[key] = now
         if key not in self._running:
             self._ready.push(key)
@@ -127,7 +115,6 @@ class QueueMachine(Generic[K]):
         """Count a failure of ``key`` and queue it after its back-off; answers the seconds."""
         failures = self._failures.get(key, 0) + 1
         self._failures[key] = failures
-        self._retries += 1
         seconds = max(at_least, policy.delay(failures, self._rng))
         self.add_after(key, seconds, now)
         return seconds
@@ -146,11 +133,8 @@ class QueueMachine(Generic[K]):
         key = self._ready.pop()
         if key is None:
             return None
-        waited = now - self._dirty.pop(key)
+        del self._dirty[key]
         self._running[key] = now
-        self._taken += 1
-        self._latency_sum += waited
-        self._latency_max = max(self._latency_max, waited)
         return key
 
     def done(self, key: K) -> None:
@@ -188,25 +172,13 @@ class QueueMachine(Generic[K]):
         return QueueStats(
             depth=len(self._ready),
             delayed=len(self._due),
-            running=len(self._running),
-            failing=len(self._failures),
             oldest_age=max((now - self._dirty[key] for key in self._ready.heads()), default=0.0),
-            longest_running=now - min(self._running.values()) if self._running else 0.0,
-            adds=self._adds,
-            retries=self._retries,
-            refused=self._refused,
-            taken=self._taken,
-            latency_sum=self._latency_sum,
-            latency_max=self._latency_max,
         )
 
     def _has_room(self, key: K) -> bool:
         if key in self._running or key in self._due or key in self._dirty:
             return True
-        if len(self._dirty) + len(self._due) < self._capacity:
-            return True
-        self._refused += 1
-        return False
+        return len(self._dirty) + len(self._due) < self._capacity
 
     def _wake_due(self, now: Monotonic) -> None:
         while (due := self.next_due()) is not None and due <= now:

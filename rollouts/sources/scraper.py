@@ -15,7 +15,7 @@ import structlog
 from rollouts.analysis.exposition import MAX_BYTES, ExpositionError, ScrapedPage, parse_groups
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.fairness import FairSlots
-from rollouts.runtime.modelservers import PLAIN, SETTINGS, ModelServerBook, ModelServerClient, advice
+from rollouts.runtime.modelservers import PLAIN, ModelServerBook, ModelServerClient, advice
 from rollouts.sources.base import ScrapeTarget
 from rollouts.sources.budget import ReadingTime
 
@@ -186,7 +186,7 @@ class PodScraper:
         try:
             return await self._page(endpoint, names, only, by)
         except (aiohttp.ClientError, TimeoutError, OSError, ExpositionError) as error:
-            _log.info("pod_not_read", pod=endpoint.pod, reason=type(error).__name__)
+            _log.info("pod_not_read", pod=endpoint.pod, reason=self._why(endpoint, error))
             return None
 
     async def run(self) -> None:
@@ -274,8 +274,9 @@ class PodScraper:
             scheme = self._client(endpoint).config.scheme
         except OSError as unusable:
             return str(unusable)
-        option = advice(error, scheme, SETTINGS)
-        return f"{type(error).__name__}; {option}" if option else type(error).__name__
+        option = advice(error, scheme, self._model_servers.fields)
+        said = str(error) if isinstance(error, ExpositionError) else type(error).__name__
+        return f"{said}; {option}" if option else said
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:

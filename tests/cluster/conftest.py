@@ -17,6 +17,7 @@ from rollouts.kube.client import Resource
 from rollouts.kube.http import HttpKubeClient, open_client
 from rollouts.lab.controlplane import Choice, ControlPlane, ControlPlaneError
 from rollouts.lab.controlplane.build import API_SERVER, CONTROLLERS, build, built_binaries
+from tests.kit.httpclients import acting_as
 from tests.kit.whole import WholePlane
 
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
@@ -131,6 +132,6 @@ def as_service_account(kube: HttpKubeClient) -> Callable[[str, str], HttpKubeCli
 
     def impersonate(namespace: str, name: str) -> HttpKubeClient:
         groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated")
-        return kube.acting_as(f"system:serviceaccount:{namespace}:{name}", groups)
+        return acting_as(kube, f"system:serviceaccount:{namespace}:{name}", groups)
 
     return impersonate

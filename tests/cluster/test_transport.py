@@ -42,6 +42,7 @@ from rollouts.lab.controlplane import (
 from rollouts.lab.controlplane.pods import PODS
 from rollouts.lab.memoryapi.store import MemoryApi
 from tests.kit.crds import OPEN, crd
+from tests.kit.httpclients import with_deadline
 from tests.kit.memory_client import MemoryKubeClient
 from tests.kit.polling import eventually
 
@@ -757,7 +758,7 @@ async def test_a_service_account_may_do_what_its_role_says(
 @pytest.mark.cluster
 async def test_a_missed_deadline_is_a_timeout(kube: HttpKubeClient, namespace: str) -> None:
     with pytest.raises(ApiTimeout):
-        await kube.with_deadline(1e-6).list_page(CONFIG_MAPS, namespace)
+        await with_deadline(kube, 1e-6).list_page(CONFIG_MAPS, namespace)
 
 
 @pytest.mark.cluster

@@ -18,8 +18,12 @@ from rollouts.analysis.offers import POD_OFFER
 from rollouts.analysis.types import ArmRef, MeasureKind, MeasureSpec, Stat
 from rollouts.api.gates_file import parse_gates
 from rollouts.api.runs import parse_template
+from rollouts.controller.pages import metrics_pages
+from rollouts.lab.loopback import loopback
 from rollouts.lab.prometheus import Job, Prometheus
 from rollouts.lab.vllm.pod import Fleet
+from rollouts.lab.vllm.spec import PodSpec
+from rollouts.objects.pods import Pod
 from rollouts.sources.base import Place, ScrapeTarget, SourceUnavailable
 from rollouts.sources.prometheus import PrometheusConfig, PrometheusSource
 from tests.kit.polling import eventually
@@ -84,7 +88,10 @@ def about(expected: float) -> object:
 
 async def full_window(found: PrometheusSource, where: Place) -> None:
     async def says() -> bool:
-        value = await found.measure(preset("kv-cache", Stat.MEAN), where, now())
+        try:
+            value = await found.measure(preset("kv-cache", Stat.MEAN), where, now())
+        except SourceUnavailable:  # of a pod's ports one was scraped before the other
+            return False
         return isinstance(value, float) and math.isfinite(value)
 
     await eventually(says, timeout=40, every=0.2)
@@ -145,6 +152,51 @@ async def test_every_preset_and_template_parses_and_gives_a_number(prometheus, f
         assert raw["canary-0"].sample.total("vllm:request_params_n_count") == 40
     finally:
         await found.close()
+
+
+RANKS = (8000, 8001)
+
+
+def ranks_of(fleet: Fleet, ports: tuple[int, ...]) -> list[ScrapeTarget]:
+    pods = [Pod(name=name, ip=pod.spec.address, ready=True) for name, pod in fleet.pods.items()]
+    return metrics_pages(pods, ports, "default")
+
+
+@pytest.mark.parametrize("ports", [RANKS, RANKS[:1]])
+async def test_a_pod_of_several_engines_is_judged_by_all_of_them_or_not_at_all(prometheus, ask: Ask, ports):
+    spec = PodSpec(name="canary-0", address=loopback(9, 30), port=RANKS[0], more_ports=RANKS[1:], speed=20.0)
+    async with Fleet([spec]) as fleet:
+        labels = {"pod": spec.name, "namespace": "default"}
+        prometheus.scrape(
+            [Job(name="p", targets=tuple((f"{spec.address}:{port}", labels) for port in ports))]
+        )
+        await prometheus.start()
+        everything, some = ranks_of(fleet, RANKS), ranks_of(fleet, ports)
+        config = PrometheusConfig(url=prometheus.url)
+        found = PrometheusSource("p", config, lambda *_: everything)
+        of_some = PrometheusSource("p", config, lambda *_: some)
+        try:
+            await full_window(of_some, place("canary"))
+            bad = fleet.pods["canary-0"].ranks[0]
+            async with aiohttp.ClientSession() as session:
+                await session.post(f"{bad.url}/lab/knobs", json={"errors": "100%"})
+            await asyncio.gather(ask(fleet.pods["canary-0"].url, 30), ask(bad.url, 10))
+            at = await scraped(of_some, now())
+            if ports == RANKS:
+                assert await found.measure(preset("error-rate"), place("canary"), at) == about(0.25)
+                pages = await found.raw(NAMES, place("canary"), at)
+                assert set(pages) == {"canary-0:8000", "canary-0:8001"}
+                return
+            assert await of_some.measure(preset("error-rate"), place("canary"), at) == about(0.0)
+            for asked in (
+                found.raw(NAMES, place("canary"), at),
+                found.measure(preset("error-rate"), place("canary"), at),
+            ):
+                with pytest.raises(SourceUnavailable, match="holds 1 of the 2 processes of pod canary-0"):
+                    await asked
+        finally:
+            await found.close()
+            await of_some.close()
 
 
 async def test_twins_in_two_namespaces_and_two_jobs_for_one_pod(prometheus, fleet, ask: Ask):

@@ -9,7 +9,7 @@ import pytest
 from rollouts.engine import share
 from rollouts.engine.observation import ShareCount, ShareView
 from rollouts.engine.share import refuted_side, wilson
-from rollouts.units import Weight
+from rollouts.units import FULL, Weight
 
 ONE, TEN, HALF = Weight(100), Weight(1000), Weight(5000)
 RUNS = 1000
@@ -74,6 +74,69 @@ def test_small_deviations_of_each_weight_add_up() -> None:
 
     assert refuted_side(present, TEN) == 0
     assert refuted_side(ShareView(canary=0, stable=100, seconds=60.0, earlier=counts), TEN) == -1
+
+
+def looks(
+    rng: random.Random, weight: Weight, shares: list[float], rate: int = 50, *, moments: int = 25
+) -> list[int]:
+    """The verdict every five seconds, with ``rate`` requests at the share of that time each."""
+    seen: list[tuple[int, int]] = []
+    found = []
+    for truth in shares:
+        seen.append((sum(rng.random() < truth for _ in range(rate)), rate))
+        later = tuple(
+            ShareCount(weight=weight, canary=canary, stable=total - canary)
+            for canary, total in (summed(seen[first:]) for first in range(1, min(moments + 1, len(seen))))
+        )
+        canary, total = summed(seen)
+        view = ShareView(canary=canary, stable=total - canary, seconds=60.0, later=later)
+        found.append(refuted_side(view, weight))
+    return found
+
+
+def summed(counts: list[tuple[int, int]]) -> tuple[int, int]:
+    return sum(canary for canary, _ in counts), sum(total for _, total in counts)
+
+
+@pytest.mark.parametrize("late", [4, 12, 22])
+@pytest.mark.parametrize(
+    ("before", "weight"), [(0.5, FULL), (0.1, FULL), (0.01, 1000), (0.0, 1000), (0.1, 5000)]
+)
+def test_a_weight_that_comes_into_force_late_is_refuted_until_then_and_soon_no_more(late, before, weight):
+    """Late by 20, 60 and 110 s, at ten requests a second: what came before is not waited out."""
+    found = looks(random.Random(late), Weight(weight), [before] * late + [weight / FULL] * 60)
+
+    assert weight != FULL or found[late - 1] == -1
+    assert set(found[late + (6 if weight == FULL else 12) :]) == {0}
+
+
+@pytest.mark.parametrize(
+    ("truth", "weight"), [(0.5, FULL), (0.9, FULL), (0.95, FULL), (0.0, 1000), (0.02, 1000)]
+)
+def test_a_share_that_is_wrong_from_the_beginning_is_not_released_by_looking_for_a_moment(truth, weight):
+    """Whichever of the moments one tries, and however often: the verdict is the one without them."""
+    runs = [(random.Random(seed), random.Random(seed)) for seed in range(40)]
+    other = [
+        looks(one, Weight(weight), [truth] * 60) != looks(same, Weight(weight), [truth] * 60, moments=0)
+        for one, same in runs
+    ]
+
+    assert sum(other) <= 1
+
+
+@pytest.mark.parametrize("truth", [0.7, 0.9])
+def test_a_moment_alone_would_release_what_is_wrong(monkeypatch: pytest.MonkeyPatch, truth: float) -> None:
+    """The planted bug: what came after a moment is inside the band by chance, and no change is asked for."""
+    monkeypatch.setattr(share, "_came_into_force", lambda _, later: any(not one.stable for one in later))
+    found = [looks(random.Random(seed), Weight(FULL), [truth] * 60, rate=10) for seed in range(40)]
+
+    assert any(0 in verdicts[verdicts.index(-1) + 3 :] for verdicts in found if -1 in verdicts)
+
+
+def test_a_gateway_that_falls_back_after_it_was_late_is_refuted_again():
+    found = looks(random.Random(1), Weight(FULL), [0.5] * 4 + [1.0] * 20 + [0.5] * 20)
+
+    assert (found[3], found[23], found[-1]) == (-1, 0, -1)
 
 
 def test_the_interval_has_to_leave_the_band_whatever_the_evidence() -> None:

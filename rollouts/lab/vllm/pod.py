@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import structlog
 
@@ -26,6 +27,11 @@ class SimulatedPod:
         self._restart: asyncio.TimerHandle | None = None
         self._starting: asyncio.Task[None] | None = None
         self._port = spec.port
+        self.ranks = tuple(
+            SimulatedPod(replace(spec, port=port, more_ports=(), seed=spec.seed + number))
+            for number, port in enumerate(spec.more_ports, start=1)
+        )
+        """Its further processes, each at a port of its own."""
 
     @property
     def running(self) -> bool:
@@ -38,16 +44,20 @@ class SimulatedPod:
         return f"http://{self.spec.address}:{self._port}"
 
     async def start(self) -> None:
-        """Open the port. Raises OSError when the address is taken."""
+        """Open the ports. Raises OSError when an address is taken."""
         server = VllmServer(self.spec, crash=self.crash)
         server.engine.knobs = self.spec.knobs
         http = PodHttpServer(server.handle)
         await http.start(self.spec.address, self._port)
         self.server, self._http, self._port = server, http, http.port
+        for rank in self.ranks:
+            await rank.start()
 
     def crash(self, restart_after: float | None = None) -> None:
         """Drop every connection and all state; start again after that many seconds, or never."""
         log.info("pod_crashed", pod=self.spec.name, restart_after=restart_after)
+        for rank in self.ranks:
+            rank.crash()
         if self.server is not None:
             self.server.stop()
         if self._http is not None:
@@ -58,7 +68,9 @@ class SimulatedPod:
             self._restart = loop.call_later(restart_after, self._start_again)
 
     async def stop(self) -> None:
-        """Close the port and drop what is in flight."""
+        """Close the ports and drop what is in flight."""
+        for rank in self.ranks:
+            await rank.stop()
         if self._restart is not None:
             self._restart.cancel()
         if self._starting is not None:

@@ -19,12 +19,15 @@ class PodSpec:
     ``served_model`` is the first ``--served-model-name``, the only model name in the metrics; ``adapters``
     maps the names loaded at start to their paths. ``adapter_paths`` are where adapters can be loaded from at run
     time; empty: anywhere. ``max_queued`` 0 is no limit, ``api_key`` empty none.
+    ``more_ports``: further processes of the pod, each a server with an engine and counters of its own, as the ranks of
+    data parallelism behind an external load balancer are.
     ``pooling``: serve embeddings, rerank and score beside completions; a real server has either, by its model.
     """
 
     name: str
     address: str
     port: int = 8000
+    more_ports: tuple[int, ...] = ()
     namespace: str = "default"
     labels: Mapping[str, str] = field(default_factory=dict)
     served_model: str = "mymodel"
@@ -53,8 +56,8 @@ def pod_spec_from_json(document: Mapping[str, Any]) -> PodSpec:
     fields = dict(document)
     knobs = apply_knobs(Knobs(), fields.pop("knobs", {}))
     latency = LatencyProfile(**fields.pop("latency", {}))
-    paths = tuple(fields.pop("adapter_paths", ()))
-    return PodSpec(**fields, knobs=knobs, latency=latency, adapter_paths=paths)
+    paths, ports = (tuple(fields.pop(name, ())) for name in ("adapter_paths", "more_ports"))
+    return PodSpec(**fields, knobs=knobs, latency=latency, adapter_paths=paths, more_ports=ports)
 
 
 def pod_spec_to_json(spec: PodSpec) -> dict[str, Any]:

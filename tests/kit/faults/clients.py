@@ -127,6 +127,7 @@ class CountedShares:
             stable=present.stable,
             seconds=arrivals.seconds,
             earlier=arrivals.earlier(),
+            later=arrivals.later(),
             loaded=None if spec is None else self._clients.share(names[CANARY], names[STABLE]),
             path=arrivals.path(),
         )

@@ -61,9 +61,9 @@ SHARE_SCENARIOS: tuple[Scenario, ...] = (
         core=True,
     ),
     _scenario(
-        "weights in force ten seconds after the report",
+        "weights in force twenty seconds after the report",
         SHORT,
-        [Move(when=begun, act=clients(lag=10.0))],
+        [Move(when=begun, act=clients(lag=20.0))],
         healthy_on(CANARY),
         stride=6,
     ),

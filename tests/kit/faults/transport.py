@@ -28,6 +28,7 @@ from tests.kit.faults.cluster import NAMESPACE
 from tests.kit.faults.history import History, Request
 from tests.kit.faults.refusals import Refused, refusal
 from tests.kit.memory_client import MemoryKubeClient
+from tests.kit.stores import replace_all
 
 __all__ = ["REFUSALS", "Crash", "Delivery", "FaultyClient", "Feed", "WriteFault"]
 
@@ -352,7 +353,7 @@ class Feed:
                 if kind == resource:
                     live[change.namespace, change.name] = change
             present = [c for c in live.values() if c.type is not WatchType.DELETED]
-            store.replace_all([self._api.render(resource, change) for change in present], revision)
+            replace_all(store, [self._api.render(resource, change) for change in present], revision)
         for number, (resource, change) in enumerate(rest):
             self._push(self._clock.monotonic() + catch_up, number - lag, resource, change)
 
@@ -365,7 +366,7 @@ class Feed:
                 page = self._api.list_page(resource, None)
             except KindNotServed:
                 continue
-            store.replace_all(page.items, page.resource_version, known_before=store.latest_version())
+            replace_all(store, page.items, page.resource_version, known_before=store.latest_version())
 
     def disconnect(self) -> None:
         """The process is gone."""

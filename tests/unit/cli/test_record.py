@@ -29,6 +29,7 @@ from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.lab.vllm.pod import Fleet
 from rollouts.lab.vllm.spec import PodSpec
 from rollouts.objects import kinds
+from tests.kit.modelserver import GuardedPods
 
 GROUP = kinds.POOL_X.group
 STATUS: dict[str, Any] = {
@@ -67,8 +68,8 @@ class Stage:
             self.pool(pool, loopback(11, number))
         self.rollout()
 
-    def run(self, work: Any) -> None:
-        asyncio.run_coroutine_threadsafe(work, self.loop).result(10)
+    def run(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(10)
 
     def stop(self) -> None:
         self.run(self.fleet.stop())
@@ -161,13 +162,60 @@ def test_a_live_rollout_is_recorded_and_can_be_replayed(stage: Stage, tmp_path: 
         (["demo", "-f", "x.jsonl", "--interval", "10ms"], 2, "take a longer --interval"),
         (["demo", "-f", "x.jsonl", "--interval", "soon"], 2, "soon"),
         (["demo", "-f", "x.jsonl", "--source", "thanos"], 2, "write NAME=URL"),
+        (["demo", "--model-server-name", "x"], 1, "needs --model-server-scheme https"),
+        (["demo", "--source", "a=http://b", "--model-server-scheme", "https"], 2, "leave one out"),
     ],
-    ids=["no such Rollout", "the past without a source", "too often", "no duration", "no URL"],
+    ids=[
+        "no such Rollout",
+        "the past without a source",
+        "too often",
+        "no duration",
+        "no URL",
+        "a name and no TLS",
+        "pods and a server",
+    ],
 )
 def test_wrong_usage_is_told(stage: Stage, arguments, code, words) -> None:
     result = invoke(stage, *arguments)
     assert result.exit_code == code
     assert words in result.output
+
+
+def guarded(stage: Stage, tmp_path: Path) -> GuardedPods:
+    """Both arms' pods are one that speaks TLS and asks for the key "right"."""
+    pods = GuardedPods(tmp_path)
+    address = stage.run(pods.start(key="right", metrics_too=True))
+    host, _, port = address.rpartition(":")
+    for name in ("v1", "v2"):
+        how = {"content_type": PatchKind.MERGE.value, "manager": "test"}
+        stage.api.patch(kinds.POOL_X, "default", name, {"spec": {"targetPortNumber": int(port)}}, **how)
+        stage.status(kinds.POD, f"{name}-0", {"podIP": host})
+    (tmp_path / "api-key").write_text("right\n")
+    return pods
+
+
+def test_pods_behind_tls_and_a_key_are_recorded(stage: Stage, tmp_path: Path) -> None:
+    file, pods = tmp_path / "live.jsonl", guarded(stage, tmp_path)
+    short = ["demo", "-f", str(file), "--interval", "1s", "--duration", "1s"]
+    tls = ["--model-server-scheme", "https"]
+    named = [*tls, "--model-server-ca", str(pods.ca), "--model-server-name", "vllm.example"]
+    key = ["--model-server-api-key-file", str(tmp_path / "api-key")]
+    try:
+        for wrong, words in (
+            ([], "give --model-server-scheme https"),
+            ([*tls, *key], "see --model-server-ca, --model-server-name"),
+            ([*tls, "--model-server-insecure-skip-verify"], "may want a key: --model-server-api-key-file"),
+        ):
+            refused = invoke(stage, *short, *wrong)
+            assert refused.exit_code == 1
+            assert words in refused.output
+        result = invoke(stage, *short, *named, *key)
+        assert result.exit_code == 0, result.output
+    finally:
+        stage.run(pods.stop())
+
+    samples = [json.loads(line) for line in file.read_text().splitlines() if '"arm"' in line]
+    assert {(line["arm"], line["pod"]) for line in samples} == {("stable", "v1-0"), ("canary", "v2-0")}
 
 
 class Past:

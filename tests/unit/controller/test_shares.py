@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -68,6 +69,11 @@ class Pods:
                 history.error = "no answer"
 
     def view(self) -> ShareView | None:
+        """What was counted, but for the moments in between."""
+        found = self.whole()
+        return None if found is None else replace(found, later=())
+
+    def whole(self) -> ShareView | None:
         revision = {"kind": "InferencePool", "group": "inference.networking.x-k8s.io", "hash": "1" * 64}
         started = EPOCH.strftime("%Y-%m-%dT%H:%M:%SZ")
         status: dict[str, Any] = {
@@ -155,6 +161,28 @@ def test_a_new_weight_counts_anew_and_what_was_before_is_kept() -> None:
     assert seen is not None
     assert (seen.canary, seen.stable, seen.seconds) == (7, 13, 1.0)
     assert seen.earlier == (ShareCount(weight=Weight(1000), canary=2, stable=18),)
+
+
+def test_what_came_since_moments_after_a_weight_is_told_for_as_long_as_a_gateway_may_take() -> None:
+    pods = Pods()
+    pods.view()
+    pods.serve(3)
+    pods.weight = 50
+    pods.view()
+    for second in range(1, 1201):  # ten a second, and from the twentieth second on half of them to the canary
+        pods.timeline.advance(1)
+        late, now = min(second, 20), max(0, second - 20)
+        pods.scrape(stable=27 + 9 * late + 5 * now, canary=3 + late + 5 * now)
+        pods.view()
+    seen = pods.whole()
+
+    assert seen is not None
+    assert len(seen.later) == 25
+    assert seen.later[0].canary + seen.later[0].stable == 10 * 1195
+    assert (seen.later[3].canary, seen.later[3].stable) == (5 * 1180, 5 * 1180)
+    assert seen.later[-1].canary + seen.later[-1].stable == 10 * 1075
+    pods.weight = 100
+    assert (pods.whole() or seen).later == ()
 
 
 def test_both_arms_are_counted_over_the_same_time_however_often_each_is_sampled() -> None:

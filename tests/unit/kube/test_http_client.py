@@ -25,6 +25,7 @@ from rollouts.kube.errors import (
 )
 from rollouts.kube.http import HttpKubeClient, Impersonation, open_client
 from rollouts.lab.kubeconfig import write_kubeconfig
+from tests.kit.httpclients import acting_as, with_deadline
 
 MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 ROUTES = Resource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
@@ -116,7 +117,7 @@ async def test_every_patch_names_its_content_type(
 async def test_derived_clients_share_connections_but_not_settings(
     server: Server, client: HttpKubeClient
 ) -> None:
-    await client.acting_as("system:serviceaccount:a:b", ("g1", "g2")).get(MAPS, "ns", "c")
+    await acting_as(client, "system:serviceaccount:a:b", ("g1", "g2")).get(MAPS, "ns", "c")
     await client.with_field_manager("other").create(MAPS, "ns", {})
     await client.get(MAPS, "ns", "c")
     first, second, third = (request for request, _ in server.requests)
@@ -234,10 +235,10 @@ async def test_a_hung_server_meets_the_deadline(server: Server, client: HttpKube
 
     server.handler = hang
     with pytest.raises(ApiTimeout, match=r"0\.05 s"):
-        await client.with_deadline(0.05).get(MAPS, "ns", "c")
+        await with_deadline(client, 0.05).get(MAPS, "ns", "c")
     server.streams(b'{"kind":', then_hang=True)
     with pytest.raises(ApiTimeout):
-        await client.with_deadline(0.05).get(MAPS, "ns", "c")
+        await with_deadline(client, 0.05).get(MAPS, "ns", "c")
 
 
 async def test_a_server_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
@@ -402,7 +403,7 @@ async def test_a_watch_that_never_begins_meets_the_deadline(server: Server, clie
 
     server.handler = hang
     with pytest.raises(ApiTimeout):
-        await watch(client.with_deadline(0.05))
+        await watch(with_deadline(client, 0.05))
 
 
 async def test_a_connection_cut_within_a_chunk_is_unavailable(server: Server, client: HttpKubeClient) -> None:

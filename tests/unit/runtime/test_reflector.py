@@ -290,9 +290,7 @@ async def test_bookmarks_alone_keep_the_version_fresh() -> None:
             server.version += 50  # other kinds of the same etcd change
             await asyncio.sleep(120)
             server.compacted = server.version - 60
-        lists_for_healing = it.reflector.contact_age()
 
-        assert lists_for_healing <= 61
         # Only the periodic relist (every half hour), none because of an expired version.
         assert len(server.lists) <= 1 + 100 * 120 / 1800
 
@@ -648,11 +646,10 @@ async def test_a_list_that_never_answers_is_given_up() -> None:
         assert 60 < it.reflector._clock.monotonic() < 63
 
 
-async def test_ages_tell_an_outage_from_a_standstill() -> None:
+async def test_an_outage_is_no_standstill() -> None:
     server = FakeServer()
 
     async with running(server) as it:
-        assert it.reflector.contact_age() == float("inf")
         await it.reflector.wait_for_sync()
         server.on_list = [ApiUnavailable("down")] * 10_000
         server.on_watch = [ApiUnavailable("down")] * 10_000
@@ -662,7 +659,6 @@ async def test_ages_tell_an_outage_from_a_standstill() -> None:
             await asyncio.sleep(1)
             oldest_activity = max(oldest_activity, it.reflector.activity_age())
 
-        assert it.reflector.contact_age() > 1700
         assert oldest_activity < 60, "the loop still tries: alive"
 
 

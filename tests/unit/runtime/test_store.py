@@ -13,6 +13,7 @@ import pytest
 
 from rollouts.runtime.objects import ObjectKey, Order, compare_versions
 from rollouts.runtime.store import Replacement, Store
+from tests.kit.stores import replace_all
 
 Object = dict[str, Any]
 KEY = ObjectKey("ns", "a")
@@ -179,8 +180,10 @@ def test_a_relist_adds_changes_and_deletes(store: Store, heard: list[str]) -> No
         store.apply(obj)
     heard.clear()
 
-    changed = store.replace_all(
-        [make("kept", uid="1", rv="3"), make("changed", uid="2", rv="8"), make("new", uid="4", rv="7")], "9"
+    changed = replace_all(
+        store,
+        [make("kept", uid="1", rv="3"), make("changed", uid="2", rv="8"), make("new", uid="4", rv="7")],
+        "9",
     )
 
     assert changed == 3
@@ -193,7 +196,7 @@ def test_a_relist_keeps_what_we_wrote_after_it_was_read(store: Store) -> None:
     store.record_write(make("created", uid="2", rv="12"))
     store.record_write(make("old", uid="1", rv="11"))
 
-    store.replace_all([make("old", uid="1", rv="3")], "10", known_before="3")
+    replace_all(store, [make("old", uid="1", rv="3")], "10", known_before="3")
 
     assert rv_of(store, ObjectKey("ns", "created")) == "12"
     assert rv_of(store, ObjectKey("ns", "old")) == "11"
@@ -204,7 +207,8 @@ def test_a_relist_of_a_restored_cluster_is_the_truth(store: Store) -> None:
     store.apply(make("b", uid="u2", rv="501"))
     store.remove(make("b", uid="u2", rv="502"))
 
-    store.replace_all(
+    replace_all(
+        store,
         [make("a", uid="u1", rv="90"), make("b", uid="u2", rv="91")],
         "100",
         known_before=store.latest_version(),
@@ -289,7 +293,7 @@ def test_a_recreated_object_is_found_in_a_relist(store: Store, heard: list[str])
     store.apply(make(uid="u1", rv="5", pool="old"))
     heard.clear()
 
-    store.replace_all([make(uid="u2", rv="9", pool="new")], "10")
+    replace_all(store, [make(uid="u2", rv="9", pool="new")], "10")
     store.record_write(make(uid="u1", rv="11"))  # an answer from before the deletion
 
     assert heard == ["ns/a"]
@@ -342,7 +346,7 @@ def test_a_malformed_object_is_skipped_and_counted(store: Store, hostile: Any) -
     assert not store.apply(hostile)
     assert not store.record_write(hostile)
     assert not store.remove(hostile)
-    store.replace_all([hostile, make(rv="2")], "3")
+    replace_all(store, [hostile, make(rv="2")], "3")
 
     assert store.skipped == 4
     assert rv_of(store) == "2"
