@@ -99,15 +99,17 @@ def _json_layer() -> Iterator[Ask]:
 
 
 def _fields() -> Iterator[Ask]:
-    for value in (None, "", 5, True, ["mymodel"], {"a": 1}, "x", " mymodel"):
+    models: tuple[Any, ...] = (None, "", 5, True, ["mymodel"], {"a": 1}, "x", " mymodel")
+    for value in models:
         yield Ask(name=f"model {json.dumps(value)}", body=_with(model=value))
     for name in ("model", "prompt", "max_tokens"):
         yield Ask(name=f"no {name}", body=_without(name))
-    for name, value in (
+    values: tuple[tuple[str, Any], ...] = (
         ("max_tokens", 0), ("max_tokens", -1), ("max_tokens", "2"), ("max_tokens", 100_000),
         ("temperature", -1), ("top_p", 2), ("stream", "yes"), ("prompt", "a" * 600), ("prompt", ""),
         ("prompt", [1, 2, 3]), ("prompt", [1, 10**9]), ("unknown", 1),
-    ):  # fmt: skip
+    )  # fmt: skip
+    for name, value in values:
         yield Ask(name=f"{name} {json.dumps(value)[:12]}", body=_with(**{name: value}))
     yield Ask(name="streamed, model x", body=_with(stream=True, model="x"))
     yield Ask(name="streamed", body=_with(stream=True, max_tokens=4))

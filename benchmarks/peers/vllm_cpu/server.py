@@ -44,7 +44,7 @@ class RealVllm:
         command += ["--host", spec.address, "--port", str(spec.port), "--load-format", "dummy"]
         command += ["--served-model-name", spec.served_model, "--max-model-len", str(MAX_MODEL_LEN)]
         command += ["--enforce-eager", "--enable-lora", "--max-lora-rank", str(MAX_LORA_RANK)]
-        command += ["--max-loras", str(spec.max_loras), "--dtype", "bfloat16", "--disable-uvicorn-access-log"]
+        command += ["--max-loras", str(spec.max_loras), "--dtype", "bfloat16"]
         command += ["--middleware", "benchmarks.peers.vllm_cpu.pod_header.PodHeader", *options]
         self._process = ChildProcess(spec.name, command, log_path=folder / f"{spec.name}.log")
 
@@ -63,6 +63,11 @@ class RealVllm:
                         if answer.status == 200:
                             return
                 await asyncio.sleep(0.5)
+
+    @property
+    def log(self) -> Path:
+        """What it printed: a line per request, among others."""
+        return self._process.log_path
 
     def signal_engine(self, number: signal.Signals) -> None:
         """Send a signal to its engine core. Raises LookupError where there is none."""
@@ -94,9 +99,13 @@ class RealVllm:
 
 
 class RealFleet:
-    """Real servers under the names that the lab's fleet would have; started together."""
+    """Real servers under the names that the lab's fleet would have. They outlive a lab: ``end`` ends them.
 
-    def __init__(self, servers: Iterable[RealVllm]) -> None:
+    ``folder`` has the model and the adapters.
+    """
+
+    def __init__(self, folder: Path, servers: Iterable[RealVllm]) -> None:
+        self.folder = folder
         self._servers = {server.spec.name: server for server in servers}
 
     @property
@@ -104,12 +113,18 @@ class RealFleet:
         """Servers by the name of their pod."""
         return self._servers
 
-    async def start(self) -> None:
+    async def begin(self) -> None:
         """Start all and wait for all. Raises ProcessStartError, TimeoutError."""
         for server in self._servers.values():
             await server.start()
         await asyncio.gather(*(server.ready() for server in self._servers.values()))
 
-    async def stop(self) -> None:
+    async def end(self) -> None:
         """Stop all."""
         await asyncio.gather(*(server.stop() for server in self._servers.values()))
+
+    async def start(self) -> None:
+        """A lab starts: nothing to do."""
+
+    async def stop(self) -> None:
+        """A lab ends: nothing to do."""
