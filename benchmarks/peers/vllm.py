@@ -65,9 +65,10 @@ _CASTS = (
         stories={_ANSWERS: None, "adapter": tell_abort, "adapter too large": tell_load_fails},
         servers=(STABLE,),
     ),
-    _Cast(stories={"good": tell_good, "hang": tell_hang}, servers=(STABLE, CANARY)),
+    # The last one leaves no canary behind.
+    _Cast(stories={"good": tell_good, "hang": tell_hang, "crash": tell_crash}, servers=(STABLE, CANARY)),
     _Cast(
-        stories={"refusals": tell_refusals, "crash": tell_crash},  # the last one leaves no canary behind
+        stories={"refusals": tell_refusals},
         servers=(STABLE, CANARY),
         options=("--max-num-seqs", "1", "--max-num-queued-reqs", "1"),
     ),

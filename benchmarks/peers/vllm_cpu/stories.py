@@ -39,6 +39,8 @@ STABLE, CANARY = "qwen-0", "deepseek-r1-0"
 _RATE = 16.0
 _LONGEST = 420.0
 _BEFORE_HARM = 20
+_CRASH_SEEN = 10.0
+"""Seconds: two looks at a pod, and the writing of the weights, on a machine that has other work."""
 _ADAPTERS = ("travel-helper-v1", "travel-helper-v2")
 _LORA, _POOL = "travelhelper", "mymodel-pool-v1"
 
@@ -53,7 +55,8 @@ def _fleet(lab: Lab) -> RealFleet:
 
 async def tell_good(lab: Lab, console: Console) -> None:
     """Two servers of the same: promoted."""
-    await _base_model(lab, console, Phase.HEALTHY, "")
+    status, _ = await _base_model(lab, console)
+    _check(status, Phase.HEALTHY, "")
 
 
 async def tell_hang(lab: Lab, console: Console) -> None:
@@ -70,14 +73,16 @@ async def tell_hang(lab: Lab, console: Console) -> None:
                         raise StoryFailed(f"{path} of a server with a stopped engine answers {answer.status}")
 
     try:
-        await _base_model(lab, console, Phase.ABORTED, "lost", harm=stop)
+        status, _ = await _base_model(lab, console, harm=stop)
     finally:
         _fleet(lab).pods[CANARY].signal_engine(signal.SIGCONT)
+    _check(status, Phase.ABORTED, "lost-rate")
 
 
 async def tell_refusals(lab: Lab, console: Console) -> None:
     """The canary takes one request at a time and lets one wait: the others are refused as 503, and it is aborted."""
-    await _base_model(lab, console, Phase.ABORTED, "error-rate")
+    status, _ = await _base_model(lab, console)
+    _check(status, Phase.ABORTED, "error-rate")
 
 
 async def tell_crash(lab: Lab, console: Console) -> None:
@@ -100,12 +105,11 @@ async def tell_crash(lab: Lab, console: Console) -> None:
 async def _base_model(
     lab: Lab,
     console: Console,
-    end: Phase,
-    why: str,
     *,
     harm: Callable[[Teller], Awaitable[None]] | None = None,
     ending: Callable[[RolloutStatus], bool] = over,
-) -> None:
+) -> tuple[RolloutStatus, float]:
+    """How it ended, and how many seconds after the harm, or else after the start."""
     teller = Teller(console, time.monotonic())
     url = await open_base_model(lab)
     async with _traffic(url, NAME) as traffic:
@@ -118,10 +122,11 @@ async def _base_model(
             await harm(teller)
         harmed = time.monotonic()
         status = await follow(lab, teller, NAME, seen=seen, until=ending, longest=_LONGEST)
-        teller.line(f"             {status.phase.value} {time.monotonic() - harmed:.1f} s later")
+        took = time.monotonic() - harmed
+        teller.line(f"             {status.phase.value} {took:.1f} s later")
         codes = Counter(result.status for result in traffic.results)
         teller.line(f"             clients saw {dict(sorted(codes.items()))} (0: gave up)")
-    _check(status, end, why)
+    return status, took
 
 
 async def _answers_of_the_canary(lab: Lab, teller: Teller, traffic: Traffic) -> None:
@@ -179,7 +184,7 @@ async def _traffic(url: str, model: str) -> AsyncIterator[Traffic]:
 
 
 async def tell_abort(lab: Lab, console: Console) -> None:
-    """The second adapter is loaded at run time, gets a tenth of the requests, is given up, and is taken off again."""
+    """The second adapter is loaded at run time, gets a tenth of the requests, is given up, reverted and taken off."""
     teller = Teller(console, time.monotonic())
     url = await _stage(lab)
     async with _traffic(url, _LORA) as traffic:
@@ -200,12 +205,15 @@ async def tell_abort(lab: Lab, console: Console) -> None:
         )
         after = traffic.window(since).by_model()
         teller.line(f"             two seconds after the abort clients saw {dict(after)}", "cyan")
+        _check(status, Phase.ABORTED, "")
+        await lab.apply(
+            [_adapter_rollout(lab, "v1", _ADAPTERS[0])]
+        )  # as long as it is asked for it stays loaded
         await _until_unloaded(lab, teller)
-    _check(status, Phase.ABORTED, "")
     loads = _calls(lab, "load"), _calls(lab, "unload")
     teller.line(f"             calls to load and unload: {loads}")
-    share = models[_ADAPTERS[1]] / models.total()
-    if set(after) != {_ADAPTERS[0]} or not 0.08 < share < 0.12 or loads != (2, 1):
+    share = models[_ADAPTERS[1]] / max(models.total() - models[""], 1)  # "": no answer in time
+    if after[_ADAPTERS[1]] or not 0.08 < share < 0.12 or loads != (2, 1):
         raise StoryFailed(
             f"share {share:.2f} of 0.10, then {dict(after)}; loads and unloads {loads}, not (2, 1)"
         )
@@ -226,7 +234,7 @@ async def tell_load_fails(lab: Lab, console: Console) -> None:
         status = await follow(lab, teller, _LORA, seen=seen, until=said, longest=_LONGEST)
         models = traffic.window(0.0).by_model()
     teller.line(f"             tried again after {between:.0f} s each; clients saw {dict(models)}")
-    if status.phase is not Phase.WAITING or set(models) != {_ADAPTERS[0]} or between < 5.0:
+    if status.phase is not Phase.WAITING or models[_ADAPTERS[1]] or between < 5.0:
         raise StoryFailed(
             f"{status.phase.value}; clients saw {dict(models)}; tried again after {between:.1f} s"
         )
@@ -261,10 +269,10 @@ async def _stage(lab: Lab) -> str:
     return url
 
 
-def _adapter_rollout(lab: Lab, folder: str) -> dict[str, Any]:
+def _adapter_rollout(lab: Lab, folder: str, name: str = _ADAPTERS[1]) -> dict[str, Any]:
     rollout = copy.deepcopy(read_objects(EXAMPLES / "lora" / "rollout-demo.yaml")[0])
     source = {"path": str(_fleet(lab).folder / "adapters" / folder)}
-    rollout["spec"]["target"]["adapter"] = {"name": _ADAPTERS[1], "source": source}
+    rollout["spec"]["target"]["adapter"] = {"name": name, "source": source}
     rollout["spec"]["rollbackWindow"] = {"duration": "10s"}  # what lost is taken off after it
     rollout["spec"]["strategy"]["canary"] = {
         "progressDeadline": "4m",
@@ -275,7 +283,7 @@ def _adapter_rollout(lab: Lab, folder: str) -> dict[str, Any]:
 
 async def _until_unloaded(lab: Lab, teller: Teller) -> None:
     url = f"{_fleet(lab).pods[STABLE].url}/v1/models"
-    deadline = time.monotonic() + 60.0
+    deadline = time.monotonic() + 90.0
     async with aiohttp.ClientSession() as http:
         while time.monotonic() < deadline:
             async with http.get(url) as answer:
