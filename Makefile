@@ -81,9 +81,10 @@ attack: $(STAMP) ## one tenant attacks, the aborts of twenty others are timed; f
 	$(BIN)/python -m benchmarks.controller.attack
 	$(BIN)/python -m benchmarks.picker.uploads
 
-peers: $(STAMP) ## both scenarios on a real istiod, built from its Go module (once, minutes), in a network namespace
+peers: $(STAMP) ## both scenarios on a real istiod, built from its Go module, then rollouts over real vLLM on the CPU (6 GB, once)
 	$(BIN)/python -m rollouts.lab.controlplane build
 	$(BIN)/python -m benchmarks.peers.run
+	$(BIN)/python -m benchmarks.peers.vllm
 
 release: $(STAMP) ## cut a release: version, changelog, wheel, SBOM, krew, commit, tag (VERSION=1.2.3)
 	$(BIN)/python -m tools.release "$(VERSION)"

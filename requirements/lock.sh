@@ -7,3 +7,7 @@ compile() {
 }
 compile pyproject.toml -o requirements/runtime.lock
 compile pyproject.toml --extra lab --group dev -c requirements/runtime.lock -o requirements/dev.lock
+# Of `make peers` only, for Linux on x86-64.
+uv pip compile --quiet --python-version 3.11 --python-platform x86_64-unknown-linux-gnu --generate-hashes --no-header \
+  --no-annotate --no-emit-index-url --no-emit-find-links --override benchmarks/peers/vllm_cpu/overrides.txt \
+  benchmarks/peers/vllm_cpu/requirements.in -o benchmarks/peers/vllm_cpu/requirements.lock

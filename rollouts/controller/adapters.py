@@ -325,12 +325,18 @@ class AdapterWatch:
         if answer.ok or (what == "unload" and answer.status == 404):
             pod.failed.pop((what, adapter), None)
         else:
-            pod.failed[what, adapter] = (self._clock.monotonic(), answer.problem)
+            pod.failed[what, adapter] = (self._clock.monotonic(), _with_path(answer.problem, request))
         pod.looked = _NEVER
         self._changed(key)
 
     async def _ask(self, pod: _Pod, method: str, path: str, request: Any, timeout: float) -> ServerAnswer:
         return await self._calls.ask(pod.namespace, pod.endpoint, pod.port, method, path, request, timeout)
+
+
+def _with_path(problem: str, request: dict[str, str]) -> str:
+    """vLLM 0.32 hides paths in its errors (``No adapter found for <path>``): which one it was is ours to say."""
+    path = request.get("lora_path", "")
+    return problem if path in problem else f"{problem} (lora_path {path})"
 
 
 def _is_quiet(pod: _Pod, adapter: str, now: Monotonic) -> bool:

@@ -14,7 +14,7 @@ from rollouts.objects.pods import Pod
 from rollouts.runtime.fairness import FairSlots
 from rollouts.runtime.modelservers import SETTINGS, ModelServerBook, explain
 
-__all__ = ["ModelServerCalls", "ServerAnswer"]
+__all__ = ["ModelServerCalls", "ServerAnswer", "own_words"]
 
 _BODY_LIMIT = 1024 * 1024
 _PARALLEL = 32
@@ -91,7 +91,7 @@ async def _read(response: aiohttp.ClientResponse, path: str) -> ServerAnswer:
     text = body.decode("utf-8", "replace")
     if response.status == 200:
         return ServerAnswer(status=200, body=text)
-    words = _own_words(text)
+    words = own_words(text)
     problem = f"{path} answers {response.status}{f': {words}' if words else ''}"
     if response.status in (401, 403):
         problem += f"; it may want a key: {SETTINGS.key}"
@@ -102,7 +102,7 @@ def _silent(path: str, why: str) -> ServerAnswer:
     return ServerAnswer(status=None, problem=f"{path} gives no answer: {_line(why)}")
 
 
-def _own_words(body: str) -> str:
+def own_words(body: str) -> str:
     """The sentence of an error: ``error.message`` (vLLM, OpenAI), ``message``, ``detail`` (FastAPI), else the text."""
     try:
         data = json.loads(body)

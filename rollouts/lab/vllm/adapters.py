@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rollouts.lab.vllm.errors import ApiError, invalid_field
 from rollouts.lab.vllm.knobs import Knobs, LoraLoad
-from rollouts.lab.vllm.requests import ApiError
 from rollouts.lab.vllm.spec import PodSpec
 
 __all__ = ["Adapters"]
@@ -22,6 +22,7 @@ class Adapters:
         self._max_model_len = spec.max_model_len
         self._paths = dict(spec.adapters)
         self._known = frozenset(spec.adapter_paths)
+        self._large = frozenset(spec.large_adapters)
         self._without_effect = set[str]()
 
     def resolve(self, name: str) -> str:
@@ -55,27 +56,32 @@ class Adapters:
 
     def load(self, body: Mapping[str, Any], knobs: Knobs, answer: Callable[[str | ApiError], None]) -> None:
         """Load an adapter; ``answer`` is called when that is over, right or wrong. Raises ApiError."""
-        name, path = body.get("lora_name"), body.get("lora_path")
-        if not (isinstance(name, str) and name and isinstance(path, str) and path):
+        name, path = _text(body, "lora_name"), _text(body, "lora_path")
+        if not name or not path:
             raise ApiError(400, "InvalidUserInput", "Both 'lora_name' and 'lora_path' must be provided.")
         if name == self._base:
-            raise ApiError(400, "InvalidUserInput", f"The name '{name}' is that of the base model.")
-        if name in self._paths and not body.get("load_inplace", False):
             raise ApiError(
-                400, "InvalidUserInput", f"The lora adapter '{name[:200]}' has already been loaded."
+                400, "InvalidUserInput", f"The lora adapter '{name}' conflicts with a served base model."
+            )
+        if name in self._paths and not body.get("load_inplace", False):
+            why = "If you want to load the adapter in place, set 'load_inplace' to True."
+            raise ApiError(
+                400, "InvalidUserInput", f"The lora adapter '{name[:200]}' has already been loaded. {why}"
             )
         outcome = self._outcome(name, path, knobs)
         loop = asyncio.get_running_loop()
         loop.call_later(knobs.lora_load_seconds, self._loaded, name, path, outcome, answer)
 
     def _outcome(self, name: str, path: str, knobs: Knobs) -> str | ApiError:
-        if knobs.lora_load is LoraLoad.FAIL:
-            return ApiError(
-                500, "InternalServerError", f"LoRA rank of '{name[:200]}' is above max_lora_rank."
-            )
+        if knobs.lora_load is LoraLoad.FAIL or path in self._large:
+            why = "Worker failed with error 'LoRA rank 16 is greater than max_lora_rank 8.'"
+            where = "please check the stack trace above for the root cause"
+            return ApiError(500, "InternalServerError", f"Call to add_lora method failed: {why}, {where}")
         if knobs.lora_load is LoraLoad.MISSING or (self._known and path not in self._known):
             return ApiError(
-                404, "NotFoundError", f"Loading lora {name[:200]} failed: No adapter found for {path[:200]}"
+                404,
+                "NotFoundError",
+                f"Loading lora {name[:200]} failed: No adapter found for {_hidden(path)}",
             )
         if knobs.lora_load is LoraLoad.NO_EFFECT:
             self._without_effect.add(path)
@@ -90,9 +96,10 @@ class Adapters:
 
     def unload(self, body: Mapping[str, Any]) -> str | ApiError:
         """Unload an adapter; requests that run on it finish. Raises ApiError."""
-        name = body.get("lora_name")
-        if not isinstance(name, str) or not name:
-            raise ApiError(400, "InvalidUserInput", "'lora_name' needs to be provided to unload.")
+        name = _text(body, "lora_name")
+        if not name:
+            why = "'lora_name' needs to be provided to unload a LoRA adapter."
+            raise ApiError(400, "InvalidUserInput", why)
         if not self.drop(name):
             return ApiError(404, "NotFoundError", f"The lora adapter '{name[:200]}' cannot be found.")
         return f"Success: LoRA adapter '{name}' removed successfully."
@@ -100,3 +107,17 @@ class Adapters:
     def drop(self, name: str) -> bool:
         """Forget an adapter, as an eviction does. Answers whether it was there."""
         return self._paths.pop(name, None) is not None
+
+
+def _text(body: Mapping[str, Any], key: str) -> str:
+    """A field that must be there and a text. Raises ApiError."""
+    if key not in body:
+        raise invalid_field(f"body.{key}", "missing", "Field required", dict(body))
+    if not isinstance(body[key], str):
+        raise invalid_field(f"body.{key}", "string_type", "Input should be a valid string", body[key])
+    return str(body[key])
+
+
+def _hidden(path: str) -> str:
+    """As messages of vLLM show a path: not at all, if it has folders."""
+    return "<path>" if path.count("/") > 1 else path[:200]

@@ -15,9 +15,10 @@ from typing import ClassVar
 
 from rollouts.lab.vllm.api_paths import DOCUMENTS
 from rollouts.lab.vllm.engine import Finish
+from rollouts.lab.vllm.errors import ApiError, compact_json, error_body
 from rollouts.lab.vllm.http_server import HttpExchange
 from rollouts.lab.vllm.knobs import Knobs
-from rollouts.lab.vllm.requests import ApiError, Completion, compact_json, error_body
+from rollouts.lab.vllm.requests import Completion
 
 __all__ = ["CompletionAnswer", "PlainAnswer", "StreamedAnswer"]
 

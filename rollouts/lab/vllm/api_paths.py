@@ -14,7 +14,7 @@ from typing import Any
 import python_multipart
 from python_multipart.exceptions import FormParserError
 
-from rollouts.lab.vllm.requests import ApiError, compact_json
+from rollouts.lab.vllm.errors import bad_request, compact_json
 
 __all__ = ["DIALECTS", "DOCUMENTS", "POOLING", "TOKENS", "read_form", "transcription"]
 
@@ -22,15 +22,11 @@ _DIMENSIONS = 8
 _CHARACTERS_PER_TOKEN = 4
 
 
-def _bad(message: str, param: str | None = None) -> ApiError:
-    return ApiError(400, "BadRequestError", message, param)
-
-
 def _texts(body: Mapping[str, Any], key: str) -> list[str]:
     value = body.get(key)
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise _bad(f"{key}: a text or a list of texts is needed", key)
+        raise bad_request(f"{key}: a text or a list of texts is needed", key)
     return texts
 
 
@@ -48,7 +44,9 @@ def _number(text: str) -> float:
 
 def _not_streamed(body: Mapping[str, Any]) -> None:
     if body.get("stream"):
-        raise _bad("stream: this simulated server streams completions and chat completions only", "stream")
+        raise bad_request(
+            "stream: this simulated server streams completions and chat completions only", "stream"
+        )
 
 
 def _from_response(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +59,7 @@ def _from_response(body: Mapping[str, Any]) -> dict[str, Any]:
 def _from_message(body: Mapping[str, Any]) -> dict[str, Any]:
     _not_streamed(body)
     if not isinstance(body.get("max_tokens"), int):
-        raise _bad("max_tokens: a number is needed", "max_tokens")
+        raise bad_request("max_tokens: a number is needed", "max_tokens")
     return {"model": body.get("model"), "messages": body.get("messages"), "max_tokens": body["max_tokens"]}
 
 
@@ -139,7 +137,7 @@ def _rerank(body: Mapping[str, Any], model: str) -> dict[str, Any]:
 def _score(body: Mapping[str, Any], model: str) -> dict[str, Any]:
     first, second = _texts(body, "text_1"), _texts(body, "text_2")
     if len(first) not in (1, len(second)):
-        raise _bad("text_1: one text, or as many as text_2", "text_1")
+        raise bad_request("text_1: one text, or as many as text_2", "text_1")
     first = first * len(second) if len(first) == 1 else first
     pairs = zip(first, second, strict=True)
     data = [{"index": n, "object": "score", "score": _number(a + b)} for n, (a, b) in enumerate(pairs)]
@@ -190,14 +188,14 @@ def read_form(body: bytes, content_type: str) -> tuple[dict[str, str], dict[str,
     try:
         python_multipart.parse_form(headers, io.BytesIO(body), on_field, on_file)
     except (FormParserError, ValueError) as error:
-        raise _bad(f"Invalid multipart data: {error}") from None
+        raise bad_request(f"Invalid multipart data: {error}") from None
     return fields, files
 
 
 def transcription(fields: Mapping[str, str], files: Mapping[str, bytes]) -> tuple[bytes, str]:
     """(body, content type) of the answer. Raises ApiError."""
     if not files.get("file"):
-        raise _bad("file: an audio file is needed", "file")
+        raise bad_request("file: an audio file is needed", "file")
     text = f"{len(files['file'])} bytes of sound"
     if fields.get("response_format") == "text":
         return text.encode(), "text/plain; charset=utf-8"

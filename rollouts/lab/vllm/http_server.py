@@ -57,7 +57,7 @@ class HttpExchange:
         self.on_close: Callable[[], None] | None = None
 
     def reply(self, status: int, body: bytes, content_type: str, headers: bytes = b"") -> None:
-        """Answer whole. ``headers`` are complete lines, each with CRLF."""
+        """Answer whole. ``headers`` are complete lines, each with CRLF; an empty ``content_type`` is not sent."""
         if not self.closed:
             length = b"content-length: %d\r\n" % len(body)
             self._write(_head(status, content_type, self._keep_alive) + length + headers + b"\r\n" + body)
@@ -117,8 +117,8 @@ Handler = Callable[[HttpExchange], None]
 def _head(status: int, content_type: str, keep_alive: bool) -> bytes:
     connection = "" if keep_alive else "connection: close\r\n"
     reason = _REASONS.get(status, "")
-    lines = f"HTTP/1.1 {status} {reason}\r\nserver: uvicorn\r\n{connection}content-type: {content_type}\r\n"
-    return lines.encode()
+    media = f"content-type: {content_type}\r\n" if content_type else ""
+    return f"HTTP/1.1 {status} {reason}\r\nserver: uvicorn\r\n{connection}{media}".encode()
 
 
 class _Connection(asyncio.Protocol):

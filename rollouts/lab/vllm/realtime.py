@@ -6,8 +6,8 @@ import base64
 import hashlib
 import json
 
+from rollouts.lab.vllm.errors import ApiError
 from rollouts.lab.vllm.http_server import HttpExchange
-from rollouts.lab.vllm.requests import ApiError
 
 __all__ = ["serve_realtime"]
 

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["ApiError", "Completion", "compact_json", "error_body", "parse_completion", "parse_json"]
+from rollouts.lab.vllm.errors import ApiError, UnreadableBody, bad_request, invalid_field, said_of
+
+__all__ = ["Completion", "parse_completion", "parse_json", "text_field"]
 
 _VOCABULARY = 32_000
 _CHARACTERS_PER_TOKEN = 4
-
-
-class ApiError(Exception):
-    """An answer other than 200, in the OpenAI error shape."""
-
-    def __init__(self, status: int, kind: str, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.kind = kind
-        self.param = param
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,46 +30,40 @@ class Completion:
     ignore_eos: bool
 
 
-def error_body(error: ApiError) -> dict[str, Any]:
-    """The JSON body of an error answer; also the event inside a stream."""
-    return {"error": {"message": str(error), "type": error.kind, "param": error.param, "code": error.status}}
-
-
-def compact_json(document: Mapping[str, Any]) -> bytes:
-    """JSON without spaces, as the server's framework writes it."""
-    return json.dumps(document, separators=(",", ":")).encode()
-
-
-def _bad(message: str, param: str | None = None) -> ApiError:
-    return ApiError(400, "BadRequestError", message, param)
-
-
 def parse_json(body: bytes, content_type: str) -> Mapping[str, Any]:
     """The JSON object of a request body. Raises ApiError."""
     if content_type.partition(";")[0].strip().lower() != "application/json":
-        raise _bad("Unsupported Media Type: Only 'application/json' is allowed")
+        message = "1 validation error:\n  Unsupported Media Type: Only 'application/json' is allowed"
+        raise ApiError(400, "Bad Request", message)
     try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise _bad(f"the body is not JSON: {str(error)[:200]}") from None
+        value = json.loads(body) if body else None
+    except json.JSONDecodeError as error:
+        raise invalid_field(f"body.{error.pos}", "json_invalid", "JSON decode error", {}, error.msg) from None
+    except (ValueError, RecursionError):
+        raise UnreadableBody from None
+    if value is None:
+        raise invalid_field("body", "missing", "Field required", value)
     if not isinstance(value, dict):
-        raise _bad("the body is not a JSON object")
+        message = "Input should be a valid dictionary or object to extract fields from"
+        raise invalid_field("body", "model_attributes_type", message, value)
     return value
+
+
+def text_field(body: Mapping[str, Any], key: str) -> str:
+    """A field that is null, missing or a text. Raises ApiError."""
+    value = body.get(key)
+    if value is not None and not isinstance(value, str):
+        raise invalid_field(f"body.{key}", "string_type", "Input should be a valid string", value)
+    return value or ""
 
 
 def parse_completion(body: Mapping[str, Any], *, chat: bool, max_model_len: int) -> Completion:
     """Check one request. ``model`` is empty when the request names none. Raises ApiError."""
-    model = body.get("model") or ""
-    if not isinstance(model, str):
-        raise _bad("model: a string is needed", "model")
+    model = text_field(body, "model")
     _check_sampling(body)
     prompt_tokens = _chat_tokens(body) if chat else _prompt_tokens(body.get("prompt"))
     wanted = _max_tokens(body, chat)
-    if prompt_tokens >= max_model_len or (wanted or 0) > max_model_len:
-        raise _bad(
-            f"This model's maximum context length is {max_model_len} tokens; "
-            f"{prompt_tokens} in the prompt and {wanted or 0} for the answer were asked for."
-        )
+    _check_length(prompt_tokens, wanted or 0, max_model_len)
     room = max_model_len - prompt_tokens
     return Completion(
         model=model,
@@ -90,37 +77,54 @@ def parse_completion(body: Mapping[str, Any], *, chat: bool, max_model_len: int)
     )
 
 
+def _check_length(prompt: int, wanted: int, limit: int) -> None:
+    if wanted > limit:
+        why = f"max_tokens={wanted} cannot be greater than max_model_len={limit}. Please request fewer output tokens."
+        raise said_of("max_tokens", wanted, why)
+    if prompt >= limit:
+        why = (
+            f"This model's maximum context length is {limit} tokens. However, your prompt contains at least "
+        )
+        why += f"{limit + 1} input tokens, which exceeds this limit even without any output tokens. Please reduce the "
+        raise said_of("input_tokens", limit + 1, why + "length of the input prompt.")
+
+
 def _check_sampling(body: Mapping[str, Any]) -> None:
-    _number(body, "temperature", low=0.0, high=float("inf"))
-    top_p = _number(body, "top_p", low=0.0, high=1.0)
-    if top_p == 0.0:
-        raise _bad("top_p must be in (0, 1]", "top_p")
+    temperature, top_p = _number(body, "temperature"), _number(body, "top_p")
+    if temperature is not None and not math.isfinite(temperature):
+        raise said_of("temperature", temperature, f"temperature must be a finite number, got {temperature}.")
+    if temperature is not None and temperature < 0:
+        raise said_of("temperature", temperature, f"temperature must be non-negative, got {temperature}.")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise said_of("top_p", top_p, f"top_p must be in (0, 1], got {top_p}.")
     if body.get("n", 1) not in (1, None):
-        raise _bad("n: this simulated server answers with one choice only", "n")
+        raise bad_request("n: this simulated server answers with one choice only", "n")
     if body.get("tools"):
-        raise _bad('"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set')
+        raise bad_request(
+            '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
+        )
 
 
-def _number(body: Mapping[str, Any], key: str, *, low: float, high: float) -> float | None:
+def _number(body: Mapping[str, Any], key: str) -> float | None:
     value = body.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise _bad(f"{key} must be a number in [{low:g}, {high:g}]", key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise invalid_field(f"body.{key}", "float_type", "Input should be a valid number", value)
     return float(value)
 
 
 def _boolean(body: Mapping[str, Any], key: str) -> bool:
     value = body.get(key)
     if value is not None and not isinstance(value, bool):
-        raise _bad(f"{key} must be true or false", key)
+        raise bad_request(f"{key} must be true or false", key)
     return bool(value)
 
 
 def _mapping(body: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     value = body.get(key)
     if value is not None and not isinstance(value, Mapping):
-        raise _bad(f"{key} must be an object", key)
+        raise bad_request(f"{key} must be an object", key)
     return value or {}
 
 
@@ -130,18 +134,20 @@ def _max_tokens(body: Mapping[str, Any], chat: bool) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise _bad(f"{key} must be at least 1, got {str(value)[:40]}.", key)
+        raise said_of(key, str(value)[:40], f"{key} must be at least 1, got {str(value)[:40]}.")
     return value
 
 
 def _chat_tokens(body: Mapping[str, Any]) -> int:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise _bad("messages: a list with at least one message is needed", "messages")
+        raise bad_request(
+            "Cannot apply chat template to an empty conversation. Provide at least one message."
+        )
     total = 0
     for message in messages:
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise _bad("messages: each is an object with a role", "messages")
+            raise bad_request("messages: each is an object with a role", "messages")
         total += 3 + _content_tokens(message.get("content"))
     return total
 
@@ -153,7 +159,7 @@ def _content_tokens(content: Any) -> int:
         return _text_tokens(content)
     if isinstance(content, list) and all(isinstance(part, Mapping) for part in content):
         return sum(_text_tokens(str(part.get("text", ""))) for part in content)
-    raise _bad("messages.content: a string or a list of parts is needed", "messages")
+    raise bad_request("messages.content: a string or a list of parts is needed", "messages")
 
 
 def _prompt_tokens(prompt: Any) -> int:
@@ -163,10 +169,12 @@ def _prompt_tokens(prompt: Any) -> int:
         if all(isinstance(part, str) for part in prompt):
             return sum(_text_tokens(part) for part in prompt)
         if all(isinstance(part, int) and not isinstance(part, bool) for part in prompt):
-            if not all(0 <= token < _VOCABULARY for token in prompt):
-                raise _bad("prompt: a token id is out of vocabulary", "prompt")
+            for token in prompt:
+                if not 0 <= token < _VOCABULARY:
+                    raise bad_request(f"Token id {token} is out of vocabulary")
             return len(prompt)
-    raise _bad("prompt: a text or a list of token ids is needed, not empty", "prompt")
+    why = "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)"
+    raise bad_request(why, "prompt")
 
 
 def _text_tokens(text: str) -> int:

@@ -11,6 +11,7 @@ from rollouts.lab.vllm.adapters import Adapters
 from rollouts.lab.vllm.answers import PlainAnswer, StreamedAnswer
 from rollouts.lab.vllm.api_paths import DIALECTS, POOLING, TOKENS, read_form, transcription
 from rollouts.lab.vllm.engine import Engine, Generation
+from rollouts.lab.vllm.errors import ApiError, bad_request, compact_json, error_body
 from rollouts.lab.vllm.exposition import CONTENT_TYPE, MetricRegistry
 from rollouts.lab.vllm.http_server import HttpExchange
 from rollouts.lab.vllm.knobs import ErrorKind, KnobError, apply_knobs, knobs_to_json, seconds
@@ -18,7 +19,7 @@ from rollouts.lab.vllm.latency import LatencyModel
 from rollouts.lab.vllm.metrics import HttpMetrics, VllmMetrics
 from rollouts.lab.vllm.process_metrics import process_lines
 from rollouts.lab.vllm.realtime import serve_realtime
-from rollouts.lab.vllm.requests import ApiError, compact_json, error_body, parse_completion, parse_json
+from rollouts.lab.vllm.requests import parse_completion, parse_json, text_field
 from rollouts.lab.vllm.spec import PodSpec
 
 __all__ = ["VllmServer"]
@@ -27,12 +28,6 @@ _JSON = "application/json"
 _BLOCK_TOKENS = 128
 # Not counted by the HTTP layer of vLLM.
 _UNCOUNTED = frozenset({"/health", "/metrics", "/load", "/ping", "/version", "/v1/load_lora_adapter"})
-
-
-def _name(model: object) -> str:
-    if model is not None and not isinstance(model, str):
-        raise ApiError(400, "BadRequestError", "model: a string is needed", "model")
-    return model or ""
 
 
 def _busy() -> ApiError:
@@ -95,6 +90,8 @@ class VllmServer:
         try:
             if self._unauthorized(request.path, request.headers):
                 self._json(exchange, 401, {"error": "Unauthorized"})
+            elif methods is None and request.path[:-1] in self._routes:
+                self._reply(exchange, 307, b"", "")  # Starlette sends a slash too many to the path without it
             elif methods is None:
                 self._json(exchange, 404, {"detail": "Not Found"})
             elif request.method not in methods:
@@ -102,7 +99,16 @@ class VllmServer:
             else:
                 methods[request.method](exchange)
         except ApiError as error:
-            self._json(exchange, error.status, error_body(error))
+            self._refused(exchange, error)
+
+    def _refused(self, exchange: HttpExchange, error: ApiError) -> None:
+        body = error_body(error)
+        if exchange.request.path == "/v1/messages" and "error" in body:
+            body = {"type": "error", "error": {"type": error.kind, "message": str(error)}}
+        try:
+            self._json(exchange, error.status, body)
+        except UnicodeEncodeError as why:  # half a surrogate pair, repeated in the message
+            self._json(exchange, 400, error_body(bad_request(str(why))))
 
     def stop(self) -> None:
         """Drop all requests in flight."""
@@ -123,7 +129,7 @@ class VllmServer:
         request = exchange.request
         if request.path in _UNCOUNTED or request.path.startswith("/lab/"):
             return
-        handler = request.path if request.path in self._routes else "none"
+        handler = request.path if request.path in self._routes or status == 307 else "none"
         self._http.record(
             handler,
             request.method,
@@ -188,7 +194,7 @@ class VllmServer:
     def _pool(self, exchange: HttpExchange) -> None:
         request = exchange.request
         body = parse_json(request.body, request.headers.get("content-type", ""))
-        model = self.adapters.resolve(_name(body.get("model")))
+        model = self.adapters.resolve(text_field(body, "model"))
         self._json(exchange, 200, self._pooled[request.path](body, model))
 
     def _transcribe(self, exchange: HttpExchange) -> None:
@@ -206,7 +212,7 @@ class VllmServer:
         self._json(exchange, 200, {"object": "list", "data": self.adapters.cards(int(self._started))})
 
     def _health(self, exchange: HttpExchange) -> None:
-        self._reply(exchange, 200 if self.engine.knobs.ready else 503, b"", "text/plain; charset=utf-8")
+        self._reply(exchange, 200 if self.engine.knobs.ready else 503, b"", "")
 
     def _metrics(self, exchange: HttpExchange) -> None:
         self.engine.update_gauges()
@@ -225,7 +231,7 @@ class VllmServer:
         if isinstance(outcome, ApiError):
             self._json(exchange, outcome.status, error_body(outcome))
         else:
-            self._reply(exchange, 200, outcome.encode(), "text/plain; charset=utf-8")
+            self._reply(exchange, 200, outcome.encode(), "")
 
     def _show_knobs(self, exchange: HttpExchange) -> None:
         self._json(exchange, 200, knobs_to_json(self.engine.knobs))

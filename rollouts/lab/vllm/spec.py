@@ -18,7 +18,8 @@ class PodSpec:
 
     ``served_model`` is the first ``--served-model-name``, the only model name in the metrics; ``adapters``
     maps the names loaded at start to their paths. ``adapter_paths`` are where adapters can be loaded from at run
-    time; empty: anywhere. ``max_queued`` 0 is no limit, ``api_key`` empty none.
+    time; empty: anywhere. ``large_adapters``: those of them whose rank is above the limit. ``max_queued`` 0 is no
+    limit, ``api_key`` empty none.
     ``more_ports``: further processes of the pod, each a server with an engine and counters of its own, as the ranks of
     data parallelism behind an external load balancer are.
     ``pooling``: serve embeddings, rerank and score beside completions; a real server has either, by its model.
@@ -34,6 +35,7 @@ class PodSpec:
     model: str = "lab/simulated"
     adapters: Mapping[str, str] = field(default_factory=dict)
     adapter_paths: tuple[str, ...] = ()
+    large_adapters: tuple[str, ...] = ()
     max_loras: int = 4
     runtime_lora: bool = True
     max_num_seqs: int = 128
@@ -56,8 +58,9 @@ def pod_spec_from_json(document: Mapping[str, Any]) -> PodSpec:
     fields = dict(document)
     knobs = apply_knobs(Knobs(), fields.pop("knobs", {}))
     latency = LatencyProfile(**fields.pop("latency", {}))
-    paths, ports = (tuple(fields.pop(name, ())) for name in ("adapter_paths", "more_ports"))
-    return PodSpec(**fields, knobs=knobs, latency=latency, adapter_paths=paths, more_ports=ports)
+    for name in ("adapter_paths", "large_adapters", "more_ports"):
+        fields[name] = tuple(fields.get(name, ()))
+    return PodSpec(**fields, knobs=knobs, latency=latency)
 
 
 def pod_spec_to_json(spec: PodSpec) -> dict[str, Any]:

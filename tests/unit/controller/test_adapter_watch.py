@@ -92,8 +92,16 @@ async def test_an_adapter_is_loaded_where_it_is_missing_and_taken_off_again():
 @pytest.mark.parametrize(
     ("outcome", "says"),
     [
-        (LoraLoad.FAIL, "500: LoRA rank of 'v2' is above max_lora_rank."),
-        (LoraLoad.MISSING, "404: Loading lora v2 failed: No adapter found for /adapters/v2"),
+        (
+            LoraLoad.FAIL,
+            "500: Call to add_lora method failed: Worker failed with error 'LoRA rank 16 is greater than max_lora_rank "
+            "8.', please check the stack trace above for the root cause (lora_path /adapters/v2)",
+        ),
+        # vLLM hides the path.
+        (
+            LoraLoad.MISSING,
+            "404: Loading lora v2 failed: No adapter found for <path> (lora_path /adapters/v2)",
+        ),
     ],
     ids=["rank too high", "no such path"],
 )
@@ -200,7 +208,7 @@ async def test_a_path_without_an_adapter_is_told_apart_from_one_with_it():
         watch.load(ROLLOUT, "v2", "/adapters/typo")
         await eventually(lambda: watch.serving(ROLLOUT, "v2").states[0].problem != "")
         problem = watch.serving(ROLLOUT, "v2").states[0].problem
-        assert problem.endswith("404: Loading lora v2 failed: No adapter found for /adapters/typo")
+        assert problem.endswith("No adapter found for <path> (lora_path /adapters/typo)")
 
 
 @pytest.mark.parametrize(
