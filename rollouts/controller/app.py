@@ -118,6 +118,7 @@ class Controller:
             crashes=self.crashes,
             probes=self.prober,
             notifier=self.notifier,
+            parallelism=settings.parallelism,
         )
         self._writer = fenced
         self._rollout_queue = self._queue()
@@ -239,7 +240,8 @@ class Controller:
             self._pool("analysisrun", self._run_queue, self.parts.runs.reconcile),
         ]
         self.caches.on_rollout_change(self._rollout_queue.add)
-        for watch in (self.adapters, self.health, self.crashes, self.prober, self.notifier):
+        watches = (self.adapters, self.health, self.crashes, self.prober, self.notifier, self.parts.turns)
+        for watch in watches:
             watch.on_change = self._rollout_queue.add
         self.adapters.on_change = self._rollout_queue.add
         self._conditions.on_change = self._rollout_queue.add

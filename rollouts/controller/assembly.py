@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from rollouts.analysis.types import ArmRef
 from rollouts.controller.adapter_views import AdapterPods, AdapterViews
@@ -24,8 +25,10 @@ from rollouts.controller.probes import PathProbes
 from rollouts.controller.rollouts import RolloutReconciler
 from rollouts.controller.runs import RunReconciler
 from rollouts.controller.shares import PROPAGATION, ShareCounter
+from rollouts.controller.turns import Turns
 from rollouts.controller.windows import WindowCalendar
 from rollouts.engine.actions import WriteReason
+from rollouts.engine.turns import LimitScope
 from rollouts.kube.client import KubeClient
 from rollouts.runtime.clock import Clock
 from rollouts.sources.base import Endpoints, MetricSource, ScrapeTarget
@@ -55,6 +58,7 @@ class Parts:
     runs: RunReconciler
     metrics: ControllerMetrics
     sources: Mapping[str, MetricSource]
+    turns: Turns
 
 
 def pool_endpoints(caches: Caches) -> Endpoints:
@@ -126,6 +130,7 @@ def assemble(
     crashes: CrashSource | None = None,
     probes: PathProbes | None = None,
     notifier: Notifier | None = None,
+    parallelism: Mapping[LimitScope, int] = MappingProxyType({}),
 ) -> Parts:
     """The reconcilers over ``caches``; ``client`` is the one that writes (behind the fence)."""
     metrics = metrics or ControllerMetrics()
@@ -139,6 +144,7 @@ def assemble(
 
     dialects = Dialects(client, caches, clock)
     views = AdapterViews(caches, adapters, dialects)
+    turns = Turns(client, caches, clock, parallelism)
     gatherer = Gatherer(
         caches,
         shares,
@@ -146,17 +152,19 @@ def assemble(
         views,
         gitops_managers=gitops_managers,
         windows=WindowCalendar(clock),
+        turns=turns,
         paths=PathViews(caches, health=health, crashes=crashes, probes=probes),
     )
     performer = Performer(client, caches, events, gates, views, on_traffic_write=written)
     return Parts(
         caches=caches,
-        rollouts=RolloutReconciler(gatherer, performer, clock, metrics, dialects, notifier),
+        rollouts=RolloutReconciler(gatherer, performer, clock, metrics, dialects, turns, notifier),
         runs=RunReconciler(
             client, caches, sources, clock, budget or query_budget(sources, clock), conditions
         ),
         metrics=metrics,
         sources=sources,
+        turns=turns,
     )
 
 

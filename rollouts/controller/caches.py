@@ -11,6 +11,7 @@ from rollouts.carriers import TRAFFIC_KINDS, TrafficKind
 from rollouts.carriers.base import POOL_REF
 from rollouts.carriers.http_route import MIRROR
 from rollouts.engine.naming import UID_DIGITS
+from rollouts.engine.rollout_status import WaitingFor
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.objects import kinds
 from rollouts.objects.fields import list_of, map_of
@@ -30,7 +31,7 @@ from rollouts.runtime.objects import Object, ObjectKey, key_of
 from rollouts.runtime.reflector import Reflector
 from rollouts.runtime.store import Store
 
-__all__ = ["Caches"]
+__all__ = ["BEGUN", "IN_LINE", "TURN", "Caches"]
 
 _OWNER = "owner"
 _NAME_END = "nameEnd"
@@ -41,6 +42,9 @@ _PICKER = "picker"
 _POOL = "pool"
 _TEMPLATE = "template"
 _SERVICE_SELECTOR = "serviceSelector"
+TURN = "turn"
+BEGUN, IN_LINE = "begun", "in line"
+"""Values of the index ``TURN``: whose attempt is in progress, and who waits for nothing but a place."""
 
 
 def _namespace(obj: Object) -> str:
@@ -86,6 +90,16 @@ def _rollout_by_pool(obj: Object) -> Iterable[Hashable]:
 
 def _rollout_by_template(obj: Object) -> Iterable[Hashable]:
     return [("" if cluster else _namespace(obj), name) for cluster, name in template_names(obj)]
+
+
+def _rollout_by_turn(obj: Object) -> Iterable[Hashable]:
+    """By the stored status alone: where it stands. A Rollout that is being deleted goes back, and stands nowhere."""
+    status = map_of(obj.get("status"))
+    if obj["metadata"].get("deletionTimestamp") or not status.get("canary") or status.get("aborted"):
+        return []
+    if status.get("startedAt"):
+        return [BEGUN]
+    return [IN_LINE] if status.get("waitingFor") == WaitingFor.TURN.value else []
 
 
 def _trim_pod(pod: Object) -> Object:
@@ -150,10 +164,16 @@ class Caches:
         whole_runs: bool = False,
     ) -> None:
         self.watches_cluster_templates = cluster_templates
+        self.namespaces = tuple(sorted(set(namespaces)))
         self.doomed: set[str] = set()
         """UIDs of Rollouts whose namespace ends: as good as deleted. A namesake in a new namespace has another UID."""
         self.rollouts = Store(
-            indexes={_ROUTE: _rollout_by_route, _POOL: _rollout_by_pool, _TEMPLATE: _rollout_by_template}
+            indexes={
+                _ROUTE: _rollout_by_route,
+                _POOL: _rollout_by_pool,
+                _TEMPLATE: _rollout_by_template,
+                TURN: _rollout_by_turn,
+            }
         )
         self.runs = Store(
             indexes={_OWNER: _by_owner, _NAME_END: _by_name_end},
@@ -179,7 +199,7 @@ class Caches:
             Reflector(client, resource, store, clock, namespace=namespace)
             for resource, store in self.by_resource().items()
             if cluster_templates or resource != kinds.CLUSTER_ANALYSIS_TEMPLATE
-            for namespace in (sorted(set(namespaces)) if resource.namespaced and namespaces else (None,))
+            for namespace in (self.namespaces if resource.namespaced and namespaces else (None,))
         )
 
     def _trim_run(self, run: Object) -> Object:

@@ -16,6 +16,7 @@ from rollouts.controller.gathered import Gathered
 from rollouts.controller.path_views import PathViews
 from rollouts.controller.pool_views import PoolViews
 from rollouts.controller.traffic_views import Carried, TrafficViews
+from rollouts.controller.turns import Turns
 from rollouts.controller.windows import WindowCalendar
 from rollouts.engine.attempt import GateSummary
 from rollouts.engine.moving import moved
@@ -73,9 +74,11 @@ class Gatherer:
         *,
         gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
         windows: WindowCalendar,
+        turns: Turns,
         paths: PathViews | None = None,
     ) -> None:
         self._windows = windows
+        self._turns = turns
         self._paths = paths or PathViews(caches)
         self._caches = caches
         self._shares = shares
@@ -126,6 +129,7 @@ class Gatherer:
             share=self._shares.view(key, parsed, models.spec if models is not None else None),
             probe=self._paths.probe(parsed, found.carrier, traffic),
             window=self._windows.view(spec.canary.windows) if spec is not None else None,
+            turn=self._turns.view(parsed, rollout, target),
         )
         return Gathered(
             observation=observation,

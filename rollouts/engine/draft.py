@@ -59,6 +59,7 @@ _ALARMS = frozenset(
         Reason.PICKER_MISSING,
         Reason.PICKER_NOT_READY,
         Reason.POOL_REFUSED,
+        Reason.WAITING_FOR_TURN,
     }
 )
 """Reasons worth an Event although the phase stays; steps and writes have Events of their own."""

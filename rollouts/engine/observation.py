@@ -310,6 +310,16 @@ class WindowView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TurnView:
+    """Why an attempt may not begin yet (``turns``): where it is full, who is in progress there, who is in front."""
+
+    where: str
+    limit: int
+    holders: tuple[str, ...] = ()
+    ahead: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """Everything ``plan`` may know about one Rollout at one moment.
 
@@ -372,6 +382,8 @@ class Observation:
     """None where nobody probes paths."""
     window: WindowView | None = None
     """Of ``spec.canary.windows``, at the moment of the observation; None where none is known."""
+    turn: TurnView | None = None
+    """What keeps an attempt at the target from beginning now; None where there is a place for it."""
 
     @property
     def owner(self) -> Owner:

@@ -58,6 +58,9 @@ class Reason(StrEnum):
         "Add a backendRef to the stable pool, or correct ruleNames.")
     MISSING_MODELS = ("MissingModels", "The new pool does not serve every adapter whose requests the route carries.",
         "Load them there, or set allowMissingModels.")
+    WAITING_FOR_TURN = ("WaitingForTurn",
+        "As many Rollouts are in progress as the controller's `parallelism` allows; the attempt is in line.",
+        "Wait; promote --full begins at once, without gates.")
     POOL_IN_ROLLOUT = ("PoolInRollout",
         "The adapter's pool is itself being rolled out; the attempt has its turn after that.",
         "Wait for the other Rollout.")

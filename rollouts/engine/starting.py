@@ -19,6 +19,7 @@ from rollouts.engine.rollout_status import HoldReason, Outcome, Phase, SettledBy
 from rollouts.engine.serving import content_blocker, strangers, unserved
 from rollouts.engine.steps import first_weight, required_endpoints, steps_hash
 from rollouts.engine.transitions import Trigger
+from rollouts.engine.turns import waits_for_turn
 from rollouts.engine.versions import Identity, Revision
 from rollouts.engine.wayback import record_way
 from rollouts.units import FULL, ZERO
@@ -246,6 +247,13 @@ def wait_for_target(draft: Draft, trigger: Trigger = Trigger.NEW_TARGET) -> None
     if blocker is not None:
         draft.target_problem = (blocker.reason, blocker.message)
         draft.move(Phase.WAITING, trigger, blocker.reason, f"{canary.label} waits: {blocker.message}")
+        converge(draft, may_raise=False)
+        return
+    late = waits_for_turn(draft)
+    if late is not None:
+        draft.move(
+            Phase.WAITING, trigger, late[0], f"{canary.label} waits: {late[1]}", waiting_for=WaitingFor.TURN
+        )
         converge(draft, may_raise=False)
         return
     converge(draft, may_raise=False)  # brings what else the object says up to date

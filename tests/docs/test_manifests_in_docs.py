@@ -17,7 +17,7 @@ from tests.docs.pages import ROOT, Block, blocks, pages
 CHART = ROOT / "charts" / "inference-rollouts"
 OURS = "inferencerollouts.dev/"
 RIVALS = ("argoproj.io/v1alpha1", "flagger.app/v1beta1")
-CONFIG = {"sources", "gitopsManagers", "adapters", "pathProbe", "notifications"}
+CONFIG = {"sources", "gitopsManagers", "adapters", "pathProbe", "notifications", "parallelism"}
 SKELETON: dict[str, Any] = {
     "apiVersion": "inferencerollouts.dev/v1alpha1",
     "kind": "Rollout",

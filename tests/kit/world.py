@@ -47,6 +47,7 @@ from rollouts.engine.observation import (
     RuleView,
     ShareView,
     TrafficView,
+    TurnView,
     WayView,
     WindowView,
 )
@@ -197,6 +198,7 @@ class World:
     crashes: dict[Identity, CrashView] = field(default_factory=dict)
     target_blocker: Blocker | None = None
     window: WindowView | None = None
+    turn: TurnView | None = None
     share: ShareView | Honest | None = Honest.SPLIT
     """What was counted; ``Honest.SPLIT``: 1,000 requests, split as the weight says. None: nobody can count."""
     mirrored: frozenset[Identity] = frozenset()
@@ -263,6 +265,7 @@ class World:
             share=self._share(),
             probe=self.probe,
             window=self.window,
+            turn=self.turn,
             compared=self.compared,
             only_compared=self.only_compared,
             compares=bool(self.compared) or self.background_compares,

@@ -38,6 +38,7 @@ _MASKED = frozenset(
         "since",
         "undoneAt",
         "stableUntil",
+        "queuedAt",
         "startedAt",
         "stepStartedAt",
         "bakeStartedAt",
