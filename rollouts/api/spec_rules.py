@@ -57,6 +57,8 @@ def check_spec(spec: RolloutSpecModel) -> Iterator[Finding]:
         ("rollbackWindow.duration", spec.rollback_window.duration if spec.rollback_window else "0s"),
     ):
         yield from _check_duration(value, f"spec.{name}")
+    for index, one in enumerate(spec.depends_on):
+        yield from _check_duration(one.soak, f"spec.dependsOn[{index}].soak")
 
 
 def read_window(window: WindowModel) -> Window:

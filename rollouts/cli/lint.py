@@ -23,6 +23,7 @@ from rollouts.cli.lint_kinds import (
     unknown_kind,
 )
 from rollouts.cli.lint_live import Live
+from rollouts.cli.lint_order import order_findings
 from rollouts.cli.lint_queries import Parse, query_doubts
 from rollouts.cli.lint_references import Known, reference_findings
 from rollouts.cli.lint_routes import route_problems
@@ -108,7 +109,7 @@ def lint_documents(
         if is_bare_list(value):
             text = "a list of objects, which nobody reads: part them by --- or write kind: List with items"
             findings.append(at_document(problem("", text, rule="kind"), number, ()))
-    return findings + list(_waves(placed))
+    return findings + list(_waves(placed)) + list(order_findings(placed, beside))
 
 
 def _waves(placed: Sequence[tuple[int, Path, Mapping[str, Any]]]) -> Iterator[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, cast
 
-from rollouts.api.references import pool_names, template_names, traffic_names
+from rollouts.api.references import dependencies, pool_names, template_names, traffic_names
 from rollouts.api.run_status import attempt_in, attempt_of, finished_run, is_finished
 from rollouts.carriers import TRAFFIC_KINDS, TrafficKind
 from rollouts.carriers.base import POOL_REF
@@ -42,6 +42,7 @@ _PICKER = "picker"
 _POOL = "pool"
 _TEMPLATE = "template"
 _SERVICE_SELECTOR = "serviceSelector"
+_BEHIND = "dependsOn"
 TURN = "turn"
 BEGUN, IN_LINE = "begun", "in line"
 """Values of the index ``TURN``: whose attempt is in progress, and who waits for nothing but a place."""
@@ -172,6 +173,7 @@ class Caches:
                 _ROUTE: _rollout_by_route,
                 _POOL: _rollout_by_pool,
                 _TEMPLATE: _rollout_by_template,
+                _BEHIND: dependencies,
                 TURN: _rollout_by_turn,
             }
         )
@@ -364,6 +366,7 @@ class Caches:
             return lambda key: by_index(_ROUTE, (key.namespace, kind, key.name))
 
         self.rollouts.subscribe(enqueue)
+        self.rollouts.subscribe(lambda key: by_index(_BEHIND, (key.namespace, key.name)))
         for resource, objects in self.traffic.items():
             objects.subscribe(carrier(resource.kind))
         for store in self.pools.values():

@@ -11,6 +11,7 @@ from rollouts.api.run_status import gate_summaries, gate_view
 from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity
 from rollouts.controller.caches import Caches
+from rollouts.controller.dependencies import dependency_views
 from rollouts.controller.gates import Gates
 from rollouts.controller.gathered import Gathered
 from rollouts.controller.path_views import PathViews
@@ -113,6 +114,7 @@ class Gatherer:
         records = (*status.way_back, *followed.way_back, *proposed.values())
         ways = {record: self._traffic.way(parsed, record) for record in records}
         runs = self._caches.owned_runs(key, parsed.uid)
+        asks = target is not None and _asks(parsed, target)
         observation = replace(
             self._said(parsed),
             problems=tuple(problems),
@@ -129,7 +131,8 @@ class Gatherer:
             share=self._shares.view(key, parsed, models.spec if models is not None else None),
             probe=self._paths.probe(parsed, found.carrier, traffic),
             window=self._windows.view(spec.canary.windows) if spec is not None else None,
-            turn=self._turns.view(parsed, rollout, target),
+            dependencies=dependency_views(self._caches, parsed) if asks else (),
+            turn=self._turns.view(parsed, rollout, target) if asks else None,
         )
         return Gathered(
             observation=observation,
@@ -250,3 +253,13 @@ def _summaries(parsed: ParsedRollout, runs: list[dict[str, Any]]) -> Iterator[Ga
     for run in runs:
         if is_of_attempt(run["metadata"]["name"], owner, parsed.status):
             yield from gate_summaries(run)
+
+
+def _asks(parsed: ParsedRollout, target: Identity) -> bool:
+    """Whether there may be an attempt at the target that has not begun."""
+    stable = parsed.status.stable
+    return (
+        parsed.spec is not None
+        and parsed.status.running is None
+        and (stable is None or stable.identity != target)
+    )

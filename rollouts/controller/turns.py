@@ -79,13 +79,10 @@ class Turns:
             caches.rollouts.subscribe_index(TURN, self._changed)
 
     def view(self, parsed: ParsedRollout, rollout: Object, target: Identity | None) -> TurnView | None:
-        """What keeps an attempt at the target from beginning; None where nothing does, or none is asked for."""
-        status = parsed.status
-        if not self._limits or status.running is not None or target is None or parsed.spec is None:
+        """What keeps an attempt at the target, which has not begun, from beginning; None where nothing does."""
+        if not self._limits:
             return None
-        if status.stable is not None and status.stable.identity == target:
-            return None
-        current, since = status.current, None
+        current, since = parsed.status.current, None
         if current is not None and current.aborted is None and current.canary.identity == target:
             since = current.queued_at
         me = self._contender(rollout, since or _LAST)

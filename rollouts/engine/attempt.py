@@ -117,6 +117,8 @@ class Attempt:
     current_step: int = 0
     """0-based; equals the number of steps when all are done (bake, promotion)."""
     step_started_at: datetime | None = None
+    seen_at: datetime | None = None
+    """When its target was ready and those that it depends on were first looked at."""
     queued_at: datetime | None = None
     """When it asked for its turn, which is its place in the line; None while it never had to wait for one."""
     started_at: datetime | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 
 from rollouts.engine.attempt import GateSummary, ProbeVerdict
@@ -309,6 +309,29 @@ class WindowView:
     local: str = ""
 
 
+class DependencyState(Enum):
+    """How a Rollout that has to go first is."""
+
+    HEALTHY = "Healthy"
+    UNHEALTHY = "Unhealthy"
+    ABORTED = "Aborted"
+    MISSING = "Missing"
+    """It does not exist, or nothing may be known of it."""
+    CYCLE = "Cycle"
+    """It waits for the Rollout itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DependencyView:
+    """A Rollout of ``dependsOn``. ``since``: of one that is Healthy; ``detail``: what is said of another."""
+
+    name: str
+    state: DependencyState
+    soak: timedelta
+    since: datetime | None = None
+    detail: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TurnView:
     """Why an attempt may not begin yet (``turns``): where it is full, who is in progress there, who is in front."""
@@ -382,6 +405,8 @@ class Observation:
     """None where nobody probes paths."""
     window: WindowView | None = None
     """Of ``spec.canary.windows``, at the moment of the observation; None where none is known."""
+    dependencies: tuple[DependencyView, ...] = ()
+    """Of ``spec.depends_on``, one for each, in its order; none once the attempt has begun."""
     turn: TurnView | None = None
     """What keeps an attempt at the target from beginning now; None where there is a place for it."""
 

@@ -17,6 +17,7 @@ __all__ = [
     "AnalysisStep",
     "BackgroundAnalysis",
     "CanaryStrategy",
+    "Dependency",
     "HeaderMatch",
     "HeaderMatchType",
     "HeaderRouteStep",
@@ -192,6 +193,15 @@ class CanaryStrategy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dependency:
+    """``dependsOn[]``: a Rollout that has to be Healthy, for ``soak``. ``namespace`` empty: the Rollout's own."""
+
+    name: str
+    namespace: str = ""
+    soak: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutSpec:
     """``spec``, defaults filled in."""
 
@@ -201,5 +211,6 @@ class RolloutSpec:
     rollback_window: timedelta = timedelta(0)
     stable_hint: str = ""
     allow_missing_models: bool = False
+    depends_on: tuple[Dependency, ...] = ()
     paused: bool = False
     on_delete: OnDelete = OnDelete.RESTORE_STABLE

@@ -73,6 +73,8 @@ class WaitingFor(Enum):
     """``spec.paused`` to be lifted."""
     WINDOW = "Window"
     """A window in which weight may rise."""
+    DEPENDENCY = "Dependency"
+    """Rollouts that go first."""
     TURN = "Turn"
     """A place among the Rollouts in progress: who waits for that, and for nothing else, is in line."""
 

@@ -46,7 +46,15 @@ def whole(fragment: Mapping[str, Any]) -> dict[str, Any] | None:
     canary = {**SKELETON["spec"]["strategy"]["canary"], **fragment}
     if set(fragment) <= {"steps", "analysis", "sticky", "windows", "bake", "pathProbe"}:
         return {**SKELETON, "spec": {**SKELETON["spec"], "strategy": {"canary": canary}}}
-    if set(fragment) <= {"target", "traffic", "strategy", "rollbackWindow", "onDelete", "paused"}:
+    if set(fragment) <= {
+        "target",
+        "traffic",
+        "strategy",
+        "rollbackWindow",
+        "onDelete",
+        "paused",
+        "dependsOn",
+    }:
         return {**SKELETON, "spec": {**SKELETON["spec"], **fragment}}
     return None
 

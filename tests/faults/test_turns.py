@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from rollouts.controller import turns as turning
-from rollouts.controller.assembly import Parts, assemble
-from rollouts.controller.caches import Caches
 from rollouts.controller.turns import Turns
 from rollouts.engine import starting
 from rollouts.engine.turns import LimitScope
 from rollouts.objects import kinds
-from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
-from rollouts.sources.base import MetricSource
 from tests.kit.clock import VirtualClock, virtual_time
 from tests.kit.faults.cluster import NAMESPACE, Cluster
 from tests.kit.faults.history import History
 from tests.kit.faults.moves import command, edit_spec, phase, reason
-from tests.kit.faults.objects import CANARY, ROUTE, STABLE, base_objects, rollout_object
-from tests.kit.faults.process import Assembler, Process
+from tests.kit.faults.objects import CANARY, STABLE
+from tests.kit.faults.process import Process
+from tests.kit.faults.several import Limited, begun_at, early_rises, in_progress, place, status_of
 from tests.kit.faults.simulation import (
     CLEAN,
     Condition,
@@ -42,59 +38,15 @@ from tests.kit.faults.transport import FaultyClient, Feed, WriteFault
 Object = dict[str, Any]
 
 ONE_IN_A_NAMESPACE = {LimitScope.NAMESPACE: 1}
-STEPS = [{"setWeight": 10}, {"pause": {"duration": "20s"}}, {"setWeight": 50}]
 NAMES = ("mymodel", "second", "third")
 
 
-class Uncounted:
-    """Nobody counts requests: what waits for one waits for a Rollout of its own here."""
-
-    def view(self, *_: Any) -> None:
-        """See ``ShareSource``."""
-
-
-class Limited(Assembler):
-    """As the controller is put together with ``parallelism``."""
-
-    def __init__(self, limits: Mapping[LimitScope, int]) -> None:
-        super().__init__()
-        self._limits = limits
-
-    def __call__(self, client: Any, clock: Clock, caches: Caches, source: MetricSource) -> Parts:
-        return assemble(
-            client,
-            clock,
-            caches=caches,
-            sources={"default": source, "picker": source},
-            shares=Uncounted(),
-            adapters=self.adapters,
-            probes=self.probes,
-            parallelism=self._limits,
-        )
-
-
 def setup(cluster: Cluster) -> None:
-    """Three Rollouts between the same pools, each on a route of its own."""
-    base_objects(cluster, rollout_object(STEPS, canary={"allowNoTraffic": True}))
-    for name in NAMES[1:]:
-        route = cluster.get(kinds.HTTP_ROUTE, ROUTE)
-        assert route is not None
-        route["metadata"] = {
-            "name": f"{name}-route",
-            "annotations": {"inferencerollouts.dev/managed-by": name},
-        }
-        cluster.create(kinds.HTTP_ROUTE, route)
-        cluster.create(
-            kinds.ROLLOUT,
-            rollout_object(
-                STEPS, name=name, route={"name": f"{name}-route"}, canary={"allowNoTraffic": True}
-            ),
-        )
+    place(cluster, {name: {} for name in NAMES})
 
 
 def statuses(sim: Simulation) -> list[Object]:
-    found = [sim.cluster.get(kinds.ROLLOUT, name) for name in NAMES]
-    return [(one or {}).get("status") or {} for one in found]
+    return [status_of(sim, name) for name in NAMES]
 
 
 def all_promoted(sim: Simulation) -> bool:
@@ -114,45 +66,14 @@ def run(plan: FaultPlan = CLEAN, *moves: Move, goal: Condition = all_promoted) -
 # --- the oracle: nothing but what was stored --------------------------------------------------------
 
 
-def in_progress(status: Object) -> bool:
-    return bool(status.get("startedAt") and status.get("canary") and not status.get("aborted"))
-
-
 def most_in_progress(found: Run) -> int:
     present: dict[str, bool] = {}
     most = 0
     for record in found.history.records:
         if record.of(kinds.ROLLOUT):
-            present[record.change.name] = in_progress((record.after or {}).get("status") or {})
+            present[record.change.name] = in_progress(record.after)
             most = max(most, sum(present.values()))
     return most
-
-
-def early_rises(found: Run) -> list[str]:
-    """Routes whose canary was given weight while its Rollout was not in progress."""
-    began: dict[str, bool] = {}
-    wrong = []
-    for record in found.history.records:
-        if record.of(kinds.ROLLOUT):
-            began[record.change.name] = in_progress((record.after or {}).get("status") or {})
-        elif record.of(kinds.HTTP_ROUTE) and record.ours:
-            name = record.change.name.removesuffix("-route").replace("inference", "mymodel")
-            if canary(record.after) > canary(record.before) and not began.get(name):
-                wrong.append(f"{name} at {record.seconds:g} s")
-    return wrong
-
-
-def canary(route: Object) -> int:
-    refs = [ref for rule in (route.get("spec") or {}).get("rules") or [] for ref in rule["backendRefs"]]
-    return sum(int(ref["weight"]) for ref in refs if ref["name"] == CANARY)
-
-
-def order_of_starts(found: Run) -> list[str]:
-    names: dict[str, None] = {}
-    for record in found.history.records:
-        if record.of(kinds.ROLLOUT) and in_progress((record.after or {}).get("status") or {}):
-            names.setdefault(record.change.name)
-    return list(names)
 
 
 # --- undisturbed ------------------------------------------------------------------------------------
@@ -170,7 +91,7 @@ def test_one_after_the_other_in_the_order_in_which_they_asked():
         "2nd in line behind default/second: 1 of 1 rollouts in progress in namespace default" in text
         for text in waits
     )
-    assert order_of_starts(found) == list(NAMES)
+    assert list(begun_at(found)) == list(NAMES)
 
 
 def test_the_next_one_begins_as_soon_as_there_is_a_place():
@@ -341,7 +262,7 @@ async def work_at_once() -> int:
     keys = [ObjectKey(NAMESPACE, name) for name in NAMES]
     for _ in range(2):  # before the first begins Rollouts are listed, and looked at again
         await asyncio.gather(*map(process.parts.rollouts.reconcile, keys))
-    return sum(in_progress(one.get("status") or {}) for one in cluster.all(kinds.ROLLOUT))
+    return sum(in_progress(one) for one in cluster.all(kinds.ROLLOUT))
 
 
 def begun_by_workers_at_once() -> int:

@@ -34,6 +34,7 @@ from rollouts.engine.observation import (
     Blocker,
     Claim,
     CrashView,
+    DependencyView,
     GateOutcome,
     GateView,
     JobOutcome,
@@ -199,6 +200,7 @@ class World:
     target_blocker: Blocker | None = None
     window: WindowView | None = None
     turn: TurnView | None = None
+    dependencies: tuple[DependencyView, ...] = ()
     share: ShareView | Honest | None = Honest.SPLIT
     """What was counted; ``Honest.SPLIT``: 1,000 requests, split as the weight says. None: nobody can count."""
     mirrored: frozenset[Identity] = frozenset()
@@ -266,6 +268,7 @@ class World:
             probe=self.probe,
             window=self.window,
             turn=self.turn,
+            dependencies=self.dependencies,
             compared=self.compared,
             only_compared=self.only_compared,
             compares=bool(self.compared) or self.background_compares,

@@ -39,6 +39,7 @@ _MASKED = frozenset(
         "undoneAt",
         "stableUntil",
         "queuedAt",
+        "seenAt",
         "startedAt",
         "stepStartedAt",
         "bakeStartedAt",
