@@ -179,6 +179,8 @@ _SPEC: dict[str, Change] = {
     "other steps": _canary(steps=[{"setWeight": 20}, {"pause": {}}]),
     "an unreadable deadline": _canary(progressDeadline="9999h"),
     "an unknown template": _canary(steps=[{"analysis": {"templates": [{"templateName": "no"}]}}]),
+    "no window is open": _canary(windows=[{"schedule": "0 0 29 2 *", "duration": "1m"}]),
+    "behind one that is not there": lambda rollout: rollout["spec"].update(dependsOn=[{"name": "nobody"}]),
     "paused": lambda rollout: rollout["spec"].update(paused=True),
 }
 _TEMPLATE: dict[str, Change] = {

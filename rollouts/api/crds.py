@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from rollouts.api.analysis_models import AnalysisRunSpec, AnalysisTemplateSpec
 from rollouts.api.cel import CEL_RULES
+from rollouts.api.freeze_models import RolloutFreezeSpec
 from rollouts.api.rollout_models import RolloutSpecModel
 from rollouts.api.run_status_models import AnalysisRunStatusModel
 from rollouts.api.status_models import RolloutStatusModel
@@ -38,6 +39,7 @@ _KEPT = (
     "maxLength",
     "minItems",
     "maxItems",
+    "maxProperties",
     "pattern",
     "nullable",
 )
@@ -62,7 +64,7 @@ def _convert(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Json:
     for bound, exclusive in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if bound in node:
             result[exclusive], result[bound] = node[bound], True
-    if "default" in result and result["default"] in ("", [], None):
+    if "default" in result and result["default"] in ("", [], {}, None):
         del result["default"]
     if node.get("x-kubernetes-preserve-unknown-fields"):
         kept = {key: result[key] for key in ("description",) if key in result}
@@ -89,6 +91,9 @@ def _object(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Json:
         elif properties[field].get("type") == "array":
             properties[field]["x-kubernetes-list-type"] = "atomic"
     result: Json = {"properties": properties} if properties else {}
+    if isinstance(node.get("additionalProperties"), Mapping):
+        # Without it an API server would drop every entry of a map.
+        result["additionalProperties"] = _convert(node["additionalProperties"], definitions)
     if node.get("required"):
         result["required"] = sorted(node["required"])
     return result
@@ -217,6 +222,14 @@ _RUN_COLUMNS = [
 ]
 
 
+_FREEZE_COLUMNS = [
+    _column("Reason", ".spec.reason"),
+    _column("Start", ".spec.start", about="Empty: from its creation, or by windows."),
+    _column("End", ".spec.end", about="Empty: until it is deleted, or by windows."),
+    _AGE,
+]
+
+
 def _kind(
     kind: str,
     plural: str,
@@ -272,7 +285,7 @@ def _kind(
 
 
 def all_crds() -> list[Json]:
-    """The four CRDs."""
+    """The CRDs of all kinds."""
     template_columns = [_AGE]
     return [
         _kind(
@@ -310,6 +323,16 @@ def all_crds() -> list[Json]:
             None,
             template_columns,
             about="Metrics that Rollouts of all namespaces use by name.",
+            scope="Cluster",
+        ),
+        _kind(
+            "RolloutFreeze",
+            "rolloutfreezes",
+            "irf",
+            RolloutFreezeSpec,
+            None,
+            _FREEZE_COLUMNS,
+            about="A time in which no weight rises and no attempt begins in the Rollouts that it selects.",
             scope="Cluster",
         ),
     ]

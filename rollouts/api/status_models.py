@@ -291,7 +291,7 @@ class RolloutStatusModel(ApiModel):
     message: Said = ""
     """What, why, and what now."""
     waiting_for: Short = ""
-    """Requests, Counts, Analysis, Spec, Window, Dependency or Turn: what is waited for, where that matters later."""
+    """Requests, Counts, Analysis, Spec, Window, Freeze, Dependency or Turn: what is waited for, where that matters."""
     settled_by: Short = ""
     """Initialized or Promoted: how a Healthy Rollout came to its stable version."""
     observed_generation: Number = 0

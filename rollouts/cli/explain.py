@@ -131,6 +131,8 @@ def _moves(parsed: ParsedRollout, now: datetime) -> Iterator[str]:
         yield "Revert the commit, push a fix (a new target or `target.revision`), or `retry`."
     elif status.phase is Phase.INVALID or parsed.problems:
         yield "Correct what the message names; `rollouts lint FILE` checks a file before it is applied."
+    elif status.waiting_for in (WaitingFor.FREEZE, WaitingFor.WINDOW):
+        yield "Time, as the message says. `promote --full` goes on at once, `abort` gives all traffic to stable."
     elif status.waiting_for in (WaitingFor.DEPENDENCY, WaitingFor.TURN):
         yield "Other Rollouts, as the message says. `promote --full` begins at once, `abort` gives the target up."
     elif status.phase is Phase.WAITING:

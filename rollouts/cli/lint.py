@@ -10,6 +10,8 @@ from rollouts.analysis.comparisons import GatesError, can_stop, comparisons_of, 
 from rollouts.analysis.forecasting import Forecast, plan_rollout
 from rollouts.analysis.offers import ANY_OFFER
 from rollouts.analysis.templates import Check, Gate, ResolvedGate, Template, metric_problems
+from rollouts.api.freeze_models import RolloutFreezeSpec
+from rollouts.api.freezes import check_freeze
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.cli.file_conditions import FileConditions
 from rollouts.cli.lint_findings import Finding, Severity, at_document, hint, path_in, problem
@@ -134,6 +136,11 @@ def _ours(obj: Mapping[str, Any], files: _Files) -> Iterator[Finding]:
     yield from strict
     if kind in TEMPLATE_KINDS:
         yield from _template(obj, files, strict)
+    elif kind == "RolloutFreeze" and not any(map(_refuses, strict)):
+        yield from (
+            problem(where, f"{path} {text}", path=path_in(path))
+            for path, text in check_freeze(RolloutFreezeSpec.model_validate(map_of(obj.get("spec"))))
+        )
     elif kind == "Rollout":
         yield from _rollout(obj, files, strict)
         yield from reference_findings(files.known, obj)

@@ -88,7 +88,11 @@ class Controller:
         self._fence = WriteFence(clock)
         fenced = FencedClient(TerminationNotice(self._counted, self._namespace_ends), self._fence)
         self.caches = Caches(
-            fenced, clock, namespaces=settings.namespaces, cluster_templates=settings.cluster_templates
+            fenced,
+            clock,
+            namespaces=settings.namespaces,
+            cluster_templates=settings.cluster_templates,
+            freezes=settings.freezes,
         )
         model_servers = ModelServerBook(settings.model_servers)
         self._scraper = PodScraper(clock, model_servers=model_servers)

@@ -13,6 +13,7 @@ from rollouts.controller.conditions import Conditions, InlineConditions
 from rollouts.controller.crashes import CrashSource
 from rollouts.controller.dialects import Dialects
 from rollouts.controller.events import EventRecorder
+from rollouts.controller.freezes import Freezes
 from rollouts.controller.gates import Gates
 from rollouts.controller.gathering import DEFAULT_GITOPS_MANAGERS, Gatherer, ShareSource
 from rollouts.controller.metrics import ControllerMetrics
@@ -153,6 +154,7 @@ def assemble(
         gitops_managers=gitops_managers,
         windows=WindowCalendar(clock),
         turns=turns,
+        freezes=Freezes(caches, clock),
         paths=PathViews(caches, health=health, crashes=crashes, probes=probes),
     )
     performer = Performer(client, caches, events, gates, views, on_traffic_write=written)

@@ -128,6 +128,14 @@ def _trim_pod(pod: Object) -> Object:
     return found
 
 
+_OF_FREEZES = (kinds.ROLLOUT_FREEZE, kinds.NAMESPACE)
+
+
+def _trim_namespace(namespace: Object) -> Object:
+    meta = namespace.get("metadata") or {}
+    return {"metadata": {k: meta[k] for k in ("name", "uid", "resourceVersion", "labels") if k in meta}}
+
+
 def _containers(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [item for item in list_of(status.get("containerStatuses")) if isinstance(item, Mapping)]
 
@@ -151,7 +159,8 @@ def _trim_service(service: Object) -> Object:
 class Caches:
     """Stores of every kind that a plan looks at. No ``namespaces``: all are watched, by one watch per kind.
 
-    Without ``cluster_templates`` those are not watched, since a namespaced Role cannot allow it. ``whole_runs`` keeps
+    Without ``cluster_templates`` those are not watched, since a namespaced Role cannot allow it; neither are
+    RolloutFreezes and Namespaces without ``freezes``. ``whole_runs`` keeps
     all of finished AnalysisRuns, for whoever tells of the past.
     """
 
@@ -162,9 +171,11 @@ class Caches:
         *,
         namespaces: Collection[str] = (),
         cluster_templates: bool = True,
+        freezes: bool = False,
         whole_runs: bool = False,
     ) -> None:
         self.watches_cluster_templates = cluster_templates
+        self.watches_freezes = freezes
         self.namespaces = tuple(sorted(set(namespaces)))
         self.doomed: set[str] = set()
         """UIDs of Rollouts whose namespace ends: as good as deleted. A namesake in a new namespace has another UID."""
@@ -181,6 +192,8 @@ class Caches:
             indexes={_OWNER: _by_owner, _NAME_END: _by_name_end},
             transform=None if whole_runs else self._trim_run,
         )
+        self.freezes = Store()
+        self.namespace_objects = Store(transform=_trim_namespace)
         self.templates = Store()
         self.cluster_templates = Store()
         self.traffic = {
@@ -200,7 +213,8 @@ class Caches:
         self.reflectors = tuple(
             Reflector(client, resource, store, clock, namespace=namespace)
             for resource, store in self.by_resource().items()
-            if cluster_templates or resource != kinds.CLUSTER_ANALYSIS_TEMPLATE
+            if (cluster_templates or resource != kinds.CLUSTER_ANALYSIS_TEMPLATE)
+            and (freezes or resource not in _OF_FREEZES)
             for namespace in (self.namespaces if resource.namespaced and namespaces else (None,))
         )
 
@@ -226,6 +240,8 @@ class Caches:
             kinds.ANALYSIS_RUN: self.runs,
             kinds.ANALYSIS_TEMPLATE: self.templates,
             kinds.CLUSTER_ANALYSIS_TEMPLATE: self.cluster_templates,
+            kinds.ROLLOUT_FREEZE: self.freezes,
+            kinds.NAMESPACE: self.namespace_objects,
             **self.traffic,
             kinds.POOL_V1: self.pools[kinds.POOL_V1.group],
             kinds.POOL_X: self.pools[kinds.POOL_X.group],
@@ -242,12 +258,20 @@ class Caches:
     @property
     def has_synced(self) -> bool:
         """Whether every kind was listed once or is known not to be served."""
-        return all(reflector.has_synced for reflector in self.reflectors)
+        return all(reflector.has_synced for reflector in self._needed())
 
     async def wait_for_sync(self) -> None:
-        """Wait for ``has_synced``."""
-        for reflector in self.reflectors:
+        """Wait for ``has_synced``. Freezes are not waited for: what they hold up is no abort (``knows_freezes``)."""
+        for reflector in self._needed():
             await reflector.wait_for_sync()
+
+    def _needed(self) -> list[Reflector]:
+        return [reflector for reflector in self.reflectors if reflector.resource not in _OF_FREEZES]
+
+    def knows_freezes(self) -> bool:
+        """Whether freezes and the labels of namespaces were listed; until then everything counts as frozen."""
+        needed = self._needed()
+        return all(reflector.has_synced for reflector in self.reflectors if reflector not in needed)
 
     def served(self, resource: Resource) -> bool:
         """Whether the API server serves the kind."""
@@ -374,9 +398,22 @@ class Caches:
         self.pods.subscribe_index(_LABEL, pod_label)
         self.runs.subscribe_index(_OWNER, owned)
         self.jobs.subscribe_index(_OWNER, owned)
+        for store in (self.freezes, self.namespace_objects) if self.watches_freezes else ():
+            store.subscribe(self._held_rollouts(enqueue))
         self.templates.subscribe(lambda key: by_index(_TEMPLATE, (key.namespace, key.name)))
         self.cluster_templates.subscribe(lambda key: by_index(_TEMPLATE, ("", key.name)))
         self.services.subscribe(by_service)
+
+    def _held_rollouts(self, enqueue: Callable[[ObjectKey], None]) -> Callable[[ObjectKey], None]:
+        """A freeze or a namespace changed: those that have a canary look again."""
+
+        def changed(_: ObjectKey) -> None:
+            for key in list(self.rollouts):
+                rollout = self.rollouts.get(key)
+                if rollout is not None and map_of(rollout.get("status")).get("canary"):
+                    enqueue(key)
+
+        return changed
 
     def _service_changed(self, by_pool: Callable[[ObjectKey], None]) -> Callable[[ObjectKey], None]:
         def changed(key: ObjectKey) -> None:

@@ -12,6 +12,7 @@ from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity
 from rollouts.controller.caches import Caches
 from rollouts.controller.dependencies import dependency_views
+from rollouts.controller.freezes import Freezes
 from rollouts.controller.gates import Gates
 from rollouts.controller.gathered import Gathered
 from rollouts.controller.path_views import PathViews
@@ -76,10 +77,12 @@ class Gatherer:
         gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
         windows: WindowCalendar,
         turns: Turns,
+        freezes: Freezes,
         paths: PathViews | None = None,
     ) -> None:
         self._windows = windows
         self._turns = turns
+        self._freezes = freezes
         self._paths = paths or PathViews(caches)
         self._caches = caches
         self._shares = shares
@@ -131,6 +134,7 @@ class Gatherer:
             share=self._shares.view(key, parsed, models.spec if models is not None else None),
             probe=self._paths.probe(parsed, found.carrier, traffic),
             window=self._windows.view(spec.canary.windows) if spec is not None else None,
+            freeze=self._freezes.view(rollout),
             dependencies=dependency_views(self._caches, parsed) if asks else (),
             turn=self._turns.view(parsed, rollout, target) if asks else None,
         )

@@ -98,6 +98,8 @@ class Settings:
     metrics_address: str = "127.0.0.1:8080"
     leader_elect: bool = True
     cluster_templates: bool = True
+    freezes: bool = False
+    """RolloutFreezes hold; False: they, and Namespaces, are not read."""
     adapters: AdapterSettings = field(default_factory=AdapterSettings)
     model_servers: Mapping[tuple[str, str], ModelServers] = field(default_factory=dict)
     """How the pods of a namespace and pool are called; see ``ModelServerBook``."""

@@ -35,7 +35,7 @@ _VERBS = {
 }
 
 
-_FOR_OTHERS = (WaitingFor.DEPENDENCY, WaitingFor.TURN)
+_FOR_OTHERS = (WaitingFor.FREEZE, WaitingFor.DEPENDENCY, WaitingFor.TURN)
 """What an attempt waits for that could begin, its target being ready: ``promoteFull`` begins it."""
 
 

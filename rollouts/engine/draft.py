@@ -59,6 +59,7 @@ _ALARMS = frozenset(
         Reason.PICKER_MISSING,
         Reason.PICKER_NOT_READY,
         Reason.POOL_REFUSED,
+        Reason.FROZEN,
         Reason.WAITING_FOR_TURN,
         Reason.WAITING_FOR_DEPENDENCY,
         Reason.DEPENDENCY_ABORTED,

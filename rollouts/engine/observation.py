@@ -309,6 +309,15 @@ class WindowView:
     local: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreezeView:
+    """A freeze that holds now. ``until`` None: until somebody ends it. ``name`` empty: freezes are not known."""
+
+    name: str
+    reason: str
+    until: datetime | None = None
+
+
 class DependencyState(Enum):
     """How a Rollout that has to go first is."""
 
@@ -405,6 +414,8 @@ class Observation:
     """None where nobody probes paths."""
     window: WindowView | None = None
     """Of ``spec.canary.windows``, at the moment of the observation; None where none is known."""
+    freeze: FreezeView | None = None
+    """What keeps every weight from rising at the moment."""
     dependencies: tuple[DependencyView, ...] = ()
     """Of ``spec.depends_on``, one for each, in its order; none once the attempt has begun."""
     turn: TurnView | None = None

@@ -58,6 +58,8 @@ class Reason(StrEnum):
         "Add a backendRef to the stable pool, or correct ruleNames.")
     MISSING_MODELS = ("MissingModels", "The new pool does not serve every adapter whose requests the route carries.",
         "Load them there, or set allowMissingModels.")
+    FROZEN = ("Frozen", "A RolloutFreeze selects the Rollout: no weight rises and no attempt begins.",
+        "Wait until it ends, as the message says; promote --full goes on at once.")
     WAITING_FOR_DEPENDENCY = ("WaitingForDependency",
         "A Rollout of dependsOn is not Healthy yet, or not for as long as its soak.",
         "Wait; promote --full begins at once, without gates.")

@@ -73,6 +73,8 @@ class WaitingFor(Enum):
     """``spec.paused`` to be lifted."""
     WINDOW = "Window"
     """A window in which weight may rise."""
+    FREEZE = "Freeze"
+    """The end of a freeze."""
     DEPENDENCY = "Dependency"
     """Rollouts that go first."""
     TURN = "Turn"

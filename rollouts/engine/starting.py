@@ -11,6 +11,7 @@ from rollouts.engine.converging import converge, no_rules
 from rollouts.engine.crashes import crashes_at_start
 from rollouts.engine.dependencies import waits_for_dependencies
 from rollouts.engine.draft import Draft, Said
+from rollouts.engine.freezes import waits_for_thaw
 from rollouts.engine.moving import twin
 from rollouts.engine.observation import Blocker, PoolView, RuleView
 from rollouts.engine.reasons import Reason
@@ -250,7 +251,11 @@ def wait_for_target(draft: Draft, trigger: Trigger = Trigger.NEW_TARGET) -> None
         draft.move(Phase.WAITING, trigger, blocker.reason, f"{canary.label} waits: {blocker.message}")
         converge(draft, may_raise=False)
         return
-    for late, what in ((waits_for_dependencies, WaitingFor.DEPENDENCY), (waits_for_turn, WaitingFor.TURN)):
+    for late, what in (
+        (waits_for_thaw, WaitingFor.FREEZE),
+        (waits_for_dependencies, WaitingFor.DEPENDENCY),
+        (waits_for_turn, WaitingFor.TURN),
+    ):
         said = late(draft)
         if said is not None:
             draft.move(Phase.WAITING, trigger, said[0], f"{canary.label} waits: {said[1]}", waiting_for=what)

@@ -18,6 +18,7 @@ __all__ = [
     "HTTP_ROUTE",
     "INFERENCE_MODEL",
     "JOB",
+    "NAMESPACE",
     "POD",
     "POOLS",
     "POOL_V1",
@@ -27,6 +28,7 @@ __all__ = [
     "REWRITE_LLMD",
     "REWRITE_X",
     "ROLLOUT",
+    "ROLLOUT_FREEZE",
     "SERVICE",
     "VERSION",
 ]
@@ -41,6 +43,8 @@ CLUSTER_ANALYSIS_TEMPLATE = Resource(
     GROUP, VERSION, "clusteranalysistemplates", "ClusterAnalysisTemplate", namespaced=False
 )
 
+ROLLOUT_FREEZE = Resource(GROUP, VERSION, "rolloutfreezes", "RolloutFreeze", namespaced=False)
+
 HTTP_ROUTE = Resource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
 GATEWAY = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
 REFERENCE_GRANT = Resource("gateway.networking.k8s.io", "v1beta1", "referencegrants", GRANT_KIND)
@@ -53,6 +57,7 @@ REWRITES = REWRITE_LLMD, REWRITE_X = tuple(
 )
 """The groups of InferenceModelRewrite, the one that pickers prefer first."""
 
+NAMESPACE = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 POD = Resource("", "v1", "pods", "Pod")
 SERVICE = Resource("", "v1", "services", "Service")
 EVENT = Resource("", "v1", "events", "Event")

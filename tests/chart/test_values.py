@@ -115,6 +115,7 @@ OTHER: Values = {
     "replicas": 3,
     "watch": {"namespace": "other", "namespaces": ["serving", "other"], "allNamespaces": True},
     "clusterTemplates": True,
+    "freezes": True,
     "jobs": {"enabled": True},
     "sources": {
         "*": {

@@ -35,6 +35,7 @@ from rollouts.engine.observation import (
     Claim,
     CrashView,
     DependencyView,
+    FreezeView,
     GateOutcome,
     GateView,
     JobOutcome,
@@ -200,6 +201,7 @@ class World:
     target_blocker: Blocker | None = None
     window: WindowView | None = None
     turn: TurnView | None = None
+    freeze: FreezeView | None = None
     dependencies: tuple[DependencyView, ...] = ()
     share: ShareView | Honest | None = Honest.SPLIT
     """What was counted; ``Honest.SPLIT``: 1,000 requests, split as the weight says. None: nobody can count."""
@@ -268,6 +270,7 @@ class World:
             probe=self.probe,
             window=self.window,
             turn=self.turn,
+            freeze=self.freeze,
             dependencies=self.dependencies,
             compared=self.compared,
             only_compared=self.only_compared,

@@ -299,6 +299,7 @@ class Simulation:
             kinds.ANALYSIS_RUN,
             kinds.ANALYSIS_TEMPLATE,
             kinds.CLUSTER_ANALYSIS_TEMPLATE,
+            kinds.ROLLOUT_FREEZE,
             kinds.HTTP_ROUTE,
             *kinds.POOLS,
             kinds.POD,
