@@ -182,6 +182,8 @@ _SPEC: dict[str, Change] = {
     "a shared strategy that is not there": lambda rollout: rollout["spec"]["strategy"].update(
         canaryFrom={"name": "gone"}
     ),
+    "no window is open": _canary(windows=[{"schedule": "0 0 29 2 *", "duration": "1m"}]),
+    "behind one that is not there": lambda rollout: rollout["spec"].update(dependsOn=[{"name": "nobody"}]),
     "paused": lambda rollout: rollout["spec"].update(paused=True),
 }
 _TEMPLATE: dict[str, Change] = {

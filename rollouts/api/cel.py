@@ -137,6 +137,13 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
         ),
         CelRule(_WEIGHT, 'setWeight must be a whole number from 0 to 100, or a percentage as "0.5%"'),
     ),
+    "RolloutFreezeSpec": (
+        CelRule(
+            "!has(self.windows) || size(self.windows) == 0 || (!has(self.start) && !has(self.end))",
+            "windows stand beside start or end: write one or the other",
+        ),
+        CelRule("!has(self.start) || !has(self.end) || self.end > self.start", "end must be after start"),
+    ),
     "WindowModel": (
         CelRule(
             "self.schedule.matches('^\\\\S+ +\\\\S+ +\\\\S+ +\\\\S+ +\\\\S+$')",

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from rollouts.api.analysis_models import AnalysisRunSpec, AnalysisTemplateSpec
 from rollouts.api.cel import CEL_RULES
+from rollouts.api.freeze_models import RolloutFreezeSpec
 from rollouts.api.rollout_models import RolloutSpecModel, SharedStrategySpec
 from rollouts.api.run_status_models import AnalysisRunStatusModel
 from rollouts.api.status_models import RolloutStatusModel
@@ -38,6 +39,7 @@ _KEPT = (
     "maxLength",
     "minItems",
     "maxItems",
+    "maxProperties",
     "pattern",
     "nullable",
 )
@@ -62,7 +64,7 @@ def _convert(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Json:
     for bound, exclusive in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
         if bound in node:
             result[exclusive], result[bound] = node[bound], True
-    if "default" in result and result["default"] in ("", [], None):
+    if "default" in result and result["default"] in ("", [], {}, None):
         del result["default"]
     if node.get("x-kubernetes-preserve-unknown-fields"):
         kept = {key: result[key] for key in ("description",) if key in result}
@@ -94,6 +96,9 @@ def _object(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> Json:
         elif properties[field].get("type") == "array":
             properties[field]["x-kubernetes-list-type"] = "atomic"
     result: Json = {"properties": properties} if properties else {}
+    if isinstance(node.get("additionalProperties"), Mapping):
+        # Without it an API server would drop every entry of a map.
+        result["additionalProperties"] = _convert(node["additionalProperties"], definitions)
     required = sorted(set(node.get("required", ())) - set(node.get("x-optional", ())))
     if required:
         result["required"] = required
@@ -229,6 +234,14 @@ _RUN_COLUMNS = [
 ]
 
 
+_FREEZE_COLUMNS = [
+    _column("Reason", ".spec.reason"),
+    _column("Start", ".spec.start", about="Empty: from its creation, or by windows."),
+    _column("End", ".spec.end", about="Empty: until it is deleted, or by windows."),
+    _AGE,
+]
+
+
 def _kind(
     kind: str,
     plural: str,
@@ -284,7 +297,7 @@ def _kind(
 
 
 def all_crds() -> list[Json]:
-    """The CRDs."""
+    """The CRDs of all kinds."""
     template_columns = [_AGE]
     strategy_columns = [
         _column("Bake", ".spec.canary.bake", about="Time at 100 % before the canary becomes stable."),
@@ -346,6 +359,16 @@ def all_crds() -> list[Json]:
             None,
             strategy_columns,
             about="A canary strategy that Rollouts of all namespaces share: strategy.canaryFrom names it.",
+            scope="Cluster",
+        ),
+        _kind(
+            "RolloutFreeze",
+            "rolloutfreezes",
+            "irf",
+            RolloutFreezeSpec,
+            None,
+            _FREEZE_COLUMNS,
+            about="A time in which no weight rises and no attempt begins in the Rollouts that it selects.",
             scope="Cluster",
         ),
     ]

@@ -27,6 +27,7 @@ from rollouts.engine.rollout_spec import (
     ApproveStep,
     BackgroundAnalysis,
     CanaryStrategy,
+    Dependency,
     HeaderMatch,
     HeaderMatchType,
     HeaderRouteStep,
@@ -276,6 +277,10 @@ def _engine_spec(model: RolloutSpecModel) -> RolloutSpec:
         rollback_window=parse_duration(model.rollback_window.duration if model.rollback_window else "0s"),
         stable_hint=model.stable_hint,
         allow_missing_models=model.allow_missing_models,
+        depends_on=tuple(
+            Dependency(name=one.name, namespace=one.namespace, soak=parse_duration(one.soak))
+            for one in model.depends_on
+        ),
         paused=model.paused,
         on_delete=OnDelete(model.on_delete),
     )

@@ -6,9 +6,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rollouts.carriers import TRAFFIC_KINDS
-from rollouts.objects.fields import list_of, map_of
+from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
 
-__all__ = ["pool_names", "template_names", "traffic_names"]
+__all__ = [
+    "DEPENDENTS_ANNOTATION",
+    "dependencies",
+    "permits",
+    "pool_names",
+    "template_names",
+    "traffic_names",
+]
+
+DEPENDENTS_ANNOTATION = "inferencerollouts.dev/dependents"
+"""On a Rollout: namespaces, parted by commas, whose Rollouts may depend on it and so learn its phase; `*` is all."""
 
 
 def _name(value: Any) -> Iterator[str]:
@@ -54,3 +64,19 @@ def template_names(obj: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
             name = map_of(reference).get("templateName")
             if isinstance(name, str):
                 yield map_of(reference).get("clusterScope") is True, name
+
+
+def dependencies(obj: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(namespace, name) of the Rollouts that have to go first."""
+    own = text_of(metadata_of(obj).get("namespace"))
+    for entry in map(map_of, list_of(map_of(obj.get("spec")).get("dependsOn"))):
+        for name in _name(entry):
+            yield text_of(entry.get("namespace")) or own, name
+
+
+def permits(obj: Mapping[str, Any], namespace: str) -> bool:
+    """Whether Rollouts of the namespace may depend on this one: its own always may."""
+    if text_of(metadata_of(obj).get("namespace")) == namespace:
+        return True
+    said = text_of(map_of(metadata_of(obj).get("annotations")).get(DEPENDENTS_ANNOTATION))
+    return any(one.strip() in (namespace, "*") for one in said.split(","))

@@ -267,6 +267,18 @@ class RollbackWindowModel(ApiModel):
     """How long after it stopped being stable a version is gone back to without steps."""
 
 
+class DependencyModel(ApiModel):
+    """A Rollout that goes first."""
+
+    name: Name
+    """Its name."""
+    namespace: Text = ""
+    """Its namespace, where that is another one: it then has to consent by the annotation
+    `inferencerollouts.dev/dependents`."""
+    soak: Duration = "0s"
+    """How long it has to have been Healthy."""
+
+
 class RolloutSpecModel(ApiModel):
     """What should serve, where the weights live, and how to get there."""
 
@@ -282,6 +294,9 @@ class RolloutSpecModel(ApiModel):
     """Name of the stable version where live traffic does not tell: no traffic yet, or a tie."""
     allow_missing_models: bool = False
     """Start although the new pool does not serve every adapter that this route's requests ask for."""
+    depends_on: Annotated[list[DependencyModel], Field(max_length=16)] = []
+    """Rollouts that go first: an attempt begins when each is Healthy at its current revision, and was for its `soak`.
+    One that aborts stops it. Once begun it goes on; the way back and commands never wait."""
     paused: bool = False
     """Hold everything but aborts."""
     on_delete: Literal["RestoreStable", "KeepTraffic", "DeleteTraffic"] = "RestoreStable"

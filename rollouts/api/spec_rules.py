@@ -38,6 +38,8 @@ def check_spec(spec: RolloutSpecModel) -> Iterator[Finding]:
     yield from check_canary(spec.strategy.canary, _CANARY, managed=managed)
     window = spec.rollback_window.duration if spec.rollback_window else "0s"
     yield from _check_duration(window, "spec.rollbackWindow.duration")
+    for index, one in enumerate(spec.depends_on):
+        yield from _check_duration(one.soak, f"spec.dependsOn[{index}].soak")
 
 
 def check_canary(canary: CanaryModel, path: str, *, managed: bool = True) -> Iterator[Finding]:

@@ -320,7 +320,7 @@ class RolloutStatusModel(ApiModel):
     message: Said = ""
     """What, why, and what now."""
     waiting_for: Short = ""
-    """Requests, Counts, Analysis or Spec: what an attempt waits for, where that decides something later."""
+    """Requests, Counts, Analysis, Spec, Window, Freeze, Dependency or Turn: what is waited for, where that matters."""
     settled_by: Short = ""
     """Initialized or Promoted: how a Healthy Rollout came to its stable version."""
     observed_generation: Number = 0
@@ -343,6 +343,10 @@ class RolloutStatusModel(ApiModel):
     """Hash of the steps that are being executed, after the version of its algorithm."""
     step_started_at: Time | None = None
     """When the current step began."""
+    seen_at: Time | None = None
+    """When the target was ready and the Rollouts of `dependsOn` were first looked at."""
+    queued_at: Time | None = None
+    """When the attempt asked for its turn, where it had to wait for one: its place in the line."""
     started_at: Time | None = None
     """When the attempt left WaitingForTarget."""
     bake_started_at: Time | None = None

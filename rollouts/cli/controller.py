@@ -56,6 +56,12 @@ _log = structlog.get_logger(__name__)
     show_default=True,
     help="Watch ClusterAnalysisTemplates and ClusterRolloutStrategies, which needs a ClusterRole.",
 )
+@click.option(
+    "--freezes/--no-freezes",
+    default=False,
+    show_default=True,
+    help="Obey RolloutFreezes, which needs a ClusterRole for them and for Namespaces.",
+)
 @click.option("--workers", default=8, show_default=True, type=click.IntRange(1, 64))
 @click.option(
     "--queries-per-minute",
@@ -77,6 +83,7 @@ def controller(
     metrics_address: str,
     leader_elect: bool,
     cluster_templates: bool,
+    freezes: bool,
     workers: int,
     queries_per_minute: int,
     log_format: str,
@@ -95,6 +102,7 @@ def controller(
         metrics_address=metrics_address,
         leader_elect=leader_elect,
         cluster_templates=cluster_templates,
+        freezes=freezes,
         workers=workers,
         queries_per_minute=queries_per_minute,
     )

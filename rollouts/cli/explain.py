@@ -23,7 +23,7 @@ from rollouts.engine.attempt import ApprovalRecord, Attempt, PinnedStrategy
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
 from rollouts.engine.naming import Owner, is_background, step_run
 from rollouts.engine.rollout_spec import AnalysisStep, ApproveStep, JobStep, PauseStep, Step, WeightStep
-from rollouts.engine.rollout_status import HoldReason, Phase
+from rollouts.engine.rollout_status import HoldReason, Phase, WaitingFor
 from rollouts.engine.steps import describe, format_seconds, weight_at
 from rollouts.kube.client import KubeClient
 from rollouts.kube.kubeconfig import ContextChoice
@@ -138,6 +138,10 @@ def _moves(parsed: ParsedRollout, now: datetime) -> Iterator[str]:
         yield "Revert the commit, push a fix (a new target or `target.revision`), or `retry`."
     elif status.phase is Phase.INVALID or parsed.problems:
         yield "Correct what the message names; `rollouts lint FILE` checks a file before it is applied."
+    elif status.waiting_for in (WaitingFor.FREEZE, WaitingFor.WINDOW):
+        yield "Time, as the message says. `promote --full` goes on at once, `abort` gives all traffic to stable."
+    elif status.waiting_for in (WaitingFor.DEPENDENCY, WaitingFor.TURN):
+        yield "Other Rollouts, as the message says. `promote --full` begins at once, `abort` gives the target up."
     elif status.phase is Phase.WAITING:
         yield "The target itself: what the message names must exist and be Ready. `abort` gives the target up."
     elif parsed.spec is not None and parsed.spec.paused:

@@ -10,6 +10,8 @@ from rollouts.analysis.comparisons import GatesError, can_stop, comparisons_of, 
 from rollouts.analysis.forecasting import Forecast, plan_rollout
 from rollouts.analysis.offers import ANY_OFFER
 from rollouts.analysis.templates import Check, Gate, ResolvedGate, Template, metric_problems
+from rollouts.api.freeze_models import RolloutFreezeSpec
+from rollouts.api.freezes import check_freeze
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.api.strategies import StrategyFault, effective_spec
 from rollouts.cli.file_conditions import FileConditions
@@ -25,6 +27,7 @@ from rollouts.cli.lint_kinds import (
 )
 from rollouts.cli.lint_live import Live
 from rollouts.cli.lint_notifications import notification_findings
+from rollouts.cli.lint_order import order_findings
 from rollouts.cli.lint_queries import Parse, query_doubts
 from rollouts.cli.lint_references import Known, picker_findings, reference_findings
 from rollouts.cli.lint_routes import route_problems
@@ -116,7 +119,7 @@ def lint_documents(
         if is_bare_list(value):
             text = "a list of objects, which nobody reads: part them by --- or write kind: List with items"
             findings.append(at_document(problem("", text, rule="kind"), number, ()))
-    findings += _waves(placed)
+    findings += [*_waves(placed), *order_findings(placed, beside)]
     return findings if alone else findings + list(_pickers(placed, known))
 
 
@@ -150,6 +153,11 @@ def _ours(obj: Mapping[str, Any], files: _Files) -> Iterator[Finding]:
         yield from _template(obj, files, strict)
     elif kind in STRATEGY_KINDS:
         yield from strategy_findings(obj, strict, files.check)
+    elif kind == "RolloutFreeze" and not any(map(_refuses, strict)):
+        yield from (
+            problem(where, f"{path} {text}", path=path_in(path))
+            for path, text in check_freeze(RolloutFreezeSpec.model_validate(map_of(obj.get("spec"))))
+        )
     elif kind == "Rollout":
         yield from files.strategies.findings(obj)
         yield from (at_reference(one, obj) for one in _rollout(obj, files, strict))

@@ -15,6 +15,7 @@ from typing import Any
 
 from rollouts.api.crds import all_crds
 from rollouts.api.parsing import COMMAND_ANNOTATION, COMMIT_ANNOTATION
+from rollouts.api.references import DEPENDENTS_ANNOTATION
 from rollouts.cli.lint_findings import Finding, hint, path_text, problem
 from rollouts.cli.lint_values import duration_problem, left_in, spoken_duration, weight_problem
 from rollouts.cli.lint_words import FOREIGN, nearest
@@ -51,7 +52,7 @@ _META = (
 )
 """ObjectMeta of apimachinery."""
 _OBJECT_NAME = re.compile(r"[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?")
-_ANNOTATIONS = (COMMAND_ANNOTATION, COMMIT_ANNOTATION, RELEASE_ANNOTATION)
+_ANNOTATIONS = (COMMAND_ANNOTATION, COMMIT_ANNOTATION, RELEASE_ANNOTATION, DEPENDENTS_ANNOTATION)
 _OURS = "inferencerollouts.dev/"
 
 _TYPES = {

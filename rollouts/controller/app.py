@@ -89,7 +89,11 @@ class Controller:
         self._fence = WriteFence(clock)
         fenced = FencedClient(TerminationNotice(self._counted, self._namespace_ends), self._fence)
         self.caches = Caches(
-            fenced, clock, namespaces=settings.namespaces, cluster_templates=settings.cluster_templates
+            fenced,
+            clock,
+            namespaces=settings.namespaces,
+            cluster_templates=settings.cluster_templates,
+            freezes=settings.freezes,
         )
         model_servers = ModelServerBook(settings.model_servers)
         self._scraper = PodScraper(clock, model_servers=model_servers)
@@ -121,6 +125,7 @@ class Controller:
             probes=self.prober,
             notifier=self.notifier,
             approver=self.approver,
+            parallelism=settings.parallelism,
         )
         self._writer = fenced
         self._rollout_queue = self._queue()
@@ -243,7 +248,16 @@ class Controller:
             self._pool("analysisrun", self._run_queue, self.parts.runs.reconcile),
         ]
         self.caches.on_rollout_change(self._rollout_queue.add)
-        for watch in (self.adapters, self.health, self.crashes, self.prober, self.notifier, self.approver):
+        watches = (
+            self.adapters,
+            self.health,
+            self.crashes,
+            self.prober,
+            self.notifier,
+            self.approver,
+            self.parts.turns,
+        )
+        for watch in watches:
             watch.on_change = self._rollout_queue.add
         self.adapters.on_change = self._rollout_queue.add
         self._conditions.on_change = self._rollout_queue.add

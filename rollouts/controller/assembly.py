@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from rollouts.analysis.types import ArmRef
 from rollouts.controller.adapter_views import AdapterPods, AdapterViews
@@ -14,6 +15,7 @@ from rollouts.controller.conditions import Conditions, InlineConditions
 from rollouts.controller.crashes import CrashSource
 from rollouts.controller.dialects import Dialects
 from rollouts.controller.events import EventRecorder
+from rollouts.controller.freezes import Freezes
 from rollouts.controller.gates import Gates
 from rollouts.controller.gathering import DEFAULT_GITOPS_MANAGERS, Gatherer, ShareSource
 from rollouts.controller.metrics import ControllerMetrics
@@ -26,8 +28,10 @@ from rollouts.controller.probes import PathProbes
 from rollouts.controller.rollouts import RolloutReconciler
 from rollouts.controller.runs import RunReconciler
 from rollouts.controller.shares import ShareCounter
+from rollouts.controller.turns import Turns
 from rollouts.controller.windows import WindowCalendar
 from rollouts.engine.actions import WriteReason
+from rollouts.engine.turns import LimitScope
 from rollouts.kube.client import KubeClient
 from rollouts.runtime.clock import Clock
 from rollouts.sources.base import Endpoints, MetricSource, ScrapeTarget
@@ -57,6 +61,7 @@ class Parts:
     runs: RunReconciler
     metrics: ControllerMetrics
     sources: Mapping[str, MetricSource]
+    turns: Turns
 
 
 def pool_endpoints(caches: Caches) -> Endpoints:
@@ -129,6 +134,7 @@ def assemble(
     probes: PathProbes | None = None,
     notifier: Notifier | None = None,
     approver: Approver | None = None,
+    parallelism: Mapping[LimitScope, int] = MappingProxyType({}),
 ) -> Parts:
     """The reconcilers over ``caches``; ``client`` is the one that writes (behind the fence)."""
     metrics = metrics or ControllerMetrics()
@@ -142,6 +148,7 @@ def assemble(
 
     dialects = Dialects(client, caches, clock)
     views = AdapterViews(caches, adapters, dialects)
+    turns = Turns(client, caches, clock, parallelism)
     gatherer = Gatherer(
         caches,
         shares,
@@ -149,18 +156,21 @@ def assemble(
         views,
         gitops_managers=gitops_managers,
         windows=WindowCalendar(clock),
+        turns=turns,
+        freezes=Freezes(caches, clock),
         paths=PathViews(caches, health=health, crashes=crashes, probes=probes),
         approver=approver,
     )
     performer = Performer(client, caches, events, gates, views, on_traffic_write=written)
     return Parts(
         caches=caches,
-        rollouts=RolloutReconciler(gatherer, performer, clock, metrics, dialects, notifier, approver),
+        rollouts=RolloutReconciler(gatherer, performer, clock, metrics, dialects, turns, notifier, approver),
         runs=RunReconciler(
             client, caches, sources, clock, budget or query_budget(sources, clock), conditions
         ),
         metrics=metrics,
         sources=sources,
+        turns=turns,
     )
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, cast
 
-from rollouts.api.references import pool_names, template_names, traffic_names
+from rollouts.api.references import dependencies, pool_names, template_names, traffic_names
 from rollouts.api.run_status import attempt_in, attempt_of, finished_run, is_finished
 from rollouts.api.strategies import strategy_ref
 from rollouts.carriers import TRAFFIC_KINDS, TrafficKind
 from rollouts.carriers.base import POOL_REF
 from rollouts.carriers.http_route import MIRROR
 from rollouts.engine.naming import UID_DIGITS
+from rollouts.engine.rollout_status import WaitingFor
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.objects import kinds
 from rollouts.objects.fields import list_of, map_of
@@ -31,7 +32,7 @@ from rollouts.runtime.objects import Object, ObjectKey, key_of
 from rollouts.runtime.reflector import Reflector
 from rollouts.runtime.store import Store
 
-__all__ = ["Caches"]
+__all__ = ["BEGUN", "IN_LINE", "TURN", "Caches"]
 
 _OWNER = "owner"
 _NAME_END = "nameEnd"
@@ -43,6 +44,10 @@ _POOL = "pool"
 _TEMPLATE = "template"
 _STRATEGY = "strategy"
 _SERVICE_SELECTOR = "serviceSelector"
+_BEHIND = "dependsOn"
+TURN = "turn"
+BEGUN, IN_LINE = "begun", "in line"
+"""Values of the index ``TURN``: whose attempt is in progress, and who waits for nothing but a place."""
 
 
 def _namespace(obj: Object) -> str:
@@ -95,6 +100,16 @@ def _rollout_by_strategy(obj: Object) -> Iterable[Hashable]:
     return [] if named is None else [("" if named.cluster else _namespace(obj), named.name)]
 
 
+def _rollout_by_turn(obj: Object) -> Iterable[Hashable]:
+    """By the stored status alone: where it stands. A Rollout that is being deleted goes back, and stands nowhere."""
+    status = map_of(obj.get("status"))
+    if obj["metadata"].get("deletionTimestamp") or not status.get("canary") or status.get("aborted"):
+        return []
+    if status.get("startedAt"):
+        return [BEGUN]
+    return [IN_LINE] if status.get("waitingFor") == WaitingFor.TURN.value else []
+
+
 def _trim_pod(pod: Object) -> Object:
     """The few fields of a pod that matter: pods are the bulk of a cluster."""
     meta, status = pod.get("metadata") or {}, pod.get("status") or {}
@@ -118,6 +133,14 @@ def _trim_pod(pod: Object) -> Object:
     if ports:
         found["spec"] = {"containers": [{"ports": ports}]}
     return found
+
+
+_OF_FREEZES = (kinds.ROLLOUT_FREEZE, kinds.NAMESPACE)
+
+
+def _trim_namespace(namespace: Object) -> Object:
+    meta = namespace.get("metadata") or {}
+    return {"metadata": {k: meta[k] for k in ("name", "uid", "resourceVersion", "labels") if k in meta}}
 
 
 def _containers(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -146,7 +169,8 @@ _CLUSTER_SCOPED = (kinds.CLUSTER_ANALYSIS_TEMPLATE, kinds.CLUSTER_ROLLOUT_STRATE
 class Caches:
     """Stores of every kind that a plan looks at. No ``namespaces``: all are watched, by one watch per kind.
 
-    Without ``cluster_templates`` those are not watched, since a namespaced Role cannot allow it. ``whole_runs`` keeps
+    Without ``cluster_templates`` those are not watched, since a namespaced Role cannot allow it; neither are
+    RolloutFreezes and Namespaces without ``freezes``. ``whole_runs`` keeps
     all of finished AnalysisRuns, for whoever tells of the past.
     """
 
@@ -157,9 +181,12 @@ class Caches:
         *,
         namespaces: Collection[str] = (),
         cluster_templates: bool = True,
+        freezes: bool = False,
         whole_runs: bool = False,
     ) -> None:
         self.watches_cluster_templates = cluster_templates
+        self.watches_freezes = freezes
+        self.namespaces = tuple(sorted(set(namespaces)))
         self.doomed: set[str] = set()
         """UIDs of Rollouts whose namespace ends: as good as deleted. A namesake in a new namespace has another UID."""
         self.rollouts = Store(
@@ -168,12 +195,16 @@ class Caches:
                 _POOL: _rollout_by_pool,
                 _TEMPLATE: _rollout_by_template,
                 _STRATEGY: _rollout_by_strategy,
+                _BEHIND: dependencies,
+                TURN: _rollout_by_turn,
             }
         )
         self.runs = Store(
             indexes={_OWNER: _by_owner, _NAME_END: _by_name_end},
             transform=None if whole_runs else self._trim_run,
         )
+        self.freezes = Store()
+        self.namespace_objects = Store(transform=_trim_namespace)
         self.templates = Store()
         self.cluster_templates = Store()
         self.strategies = Store(indexes={_TEMPLATE: _rollout_by_template})
@@ -195,8 +226,9 @@ class Caches:
         self.reflectors = tuple(
             Reflector(client, resource, store, clock, namespace=namespace)
             for resource, store in self.by_resource().items()
-            if cluster_templates or resource not in _CLUSTER_SCOPED
-            for namespace in (sorted(set(namespaces)) if resource.namespaced and namespaces else (None,))
+            if (cluster_templates or resource not in _CLUSTER_SCOPED)
+            and (freezes or resource not in _OF_FREEZES)
+            for namespace in (self.namespaces if resource.namespaced and namespaces else (None,))
         )
 
     def _trim_run(self, run: Object) -> Object:
@@ -223,6 +255,8 @@ class Caches:
             kinds.CLUSTER_ANALYSIS_TEMPLATE: self.cluster_templates,
             kinds.ROLLOUT_STRATEGY: self.strategies,
             kinds.CLUSTER_ROLLOUT_STRATEGY: self.cluster_strategies,
+            kinds.ROLLOUT_FREEZE: self.freezes,
+            kinds.NAMESPACE: self.namespace_objects,
             **self.traffic,
             kinds.POOL_V1: self.pools[kinds.POOL_V1.group],
             kinds.POOL_X: self.pools[kinds.POOL_X.group],
@@ -239,12 +273,20 @@ class Caches:
     @property
     def has_synced(self) -> bool:
         """Whether every kind was listed once or is known not to be served."""
-        return all(reflector.has_synced for reflector in self.reflectors)
+        return all(reflector.has_synced for reflector in self._needed())
 
     async def wait_for_sync(self) -> None:
-        """Wait for ``has_synced``."""
-        for reflector in self.reflectors:
+        """Wait for ``has_synced``. Freezes are not waited for: what they hold up is no abort (``knows_freezes``)."""
+        for reflector in self._needed():
             await reflector.wait_for_sync()
+
+    def _needed(self) -> list[Reflector]:
+        return [reflector for reflector in self.reflectors if reflector.resource not in _OF_FREEZES]
+
+    def knows_freezes(self) -> bool:
+        """Whether freezes and the labels of namespaces were listed; until then everything counts as frozen."""
+        needed = self._needed()
+        return all(reflector.has_synced for reflector in self.reflectors if reflector not in needed)
 
     def served(self, resource: Resource) -> bool:
         """Whether the API server serves the kind."""
@@ -363,6 +405,7 @@ class Caches:
             return lambda key: by_index(_ROUTE, (key.namespace, kind, key.name))
 
         self.rollouts.subscribe(enqueue)
+        self.rollouts.subscribe(lambda key: by_index(_BEHIND, (key.namespace, key.name)))
         for resource, objects in self.traffic.items():
             objects.subscribe(carrier(resource.kind))
         for store in self.pools.values():
@@ -386,7 +429,20 @@ class Caches:
             store.subscribe(template)
         for store in (self.strategies, self.cluster_strategies):
             store.subscribe(strategy)
+        for store in (self.freezes, self.namespace_objects) if self.watches_freezes else ():
+            store.subscribe(self._held_rollouts(enqueue))
         self.services.subscribe(by_service)
+
+    def _held_rollouts(self, enqueue: Callable[[ObjectKey], None]) -> Callable[[ObjectKey], None]:
+        """A freeze or a namespace changed: those that have a canary look again."""
+
+        def changed(_: ObjectKey) -> None:
+            for key in list(self.rollouts):
+                rollout = self.rollouts.get(key)
+                if rollout is not None and map_of(rollout.get("status")).get("canary"):
+                    enqueue(key)
+
+        return changed
 
     def _service_changed(self, by_pool: Callable[[ObjectKey], None]) -> Callable[[ObjectKey], None]:
         def changed(key: ObjectKey) -> None:

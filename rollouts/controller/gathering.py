@@ -12,12 +12,15 @@ from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity
 from rollouts.controller.approvals import Approver
 from rollouts.controller.caches import Caches
+from rollouts.controller.dependencies import dependency_views
+from rollouts.controller.freezes import Freezes
 from rollouts.controller.gates import Gates, compared_of, problems_of
 from rollouts.controller.gathered import ComparedGates, Gathered
 from rollouts.controller.path_views import PathViews
 from rollouts.controller.pool_views import PoolViews
 from rollouts.controller.strategies import SharedStrategies, held_back
 from rollouts.controller.traffic_views import Carried, TrafficViews
+from rollouts.controller.turns import Turns
 from rollouts.controller.windows import WindowCalendar
 from rollouts.engine.attempt import GateSummary
 from rollouts.engine.moving import moved
@@ -76,11 +79,15 @@ class Gatherer:
         *,
         gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
         windows: WindowCalendar,
+        turns: Turns,
+        freezes: Freezes,
         paths: PathViews | None = None,
         approver: Approver | None = None,
     ) -> None:
         self._approver = approver
         self._windows = windows
+        self._turns = turns
+        self._freezes = freezes
         self._paths = paths or PathViews(caches)
         self._caches = caches
         self._shares = shares
@@ -117,6 +124,7 @@ class Gatherer:
         records = (*status.way_back, *followed.way_back, *proposed.values())
         ways = {record: self._traffic.way(parsed, record) for record in records}
         runs = self._caches.owned_runs(key, parsed.uid)
+        asks = target is not None and _asks(parsed, target)
         observation = replace(
             self._said(parsed, compared_of(gates)),
             problems=tuple(problems),
@@ -135,6 +143,9 @@ class Gatherer:
             approval=None if self._approver is None else self._approver.view(key, status),
             strategy=strategy,
             window=self._windows.view(spec.canary.windows) if spec is not None else None,
+            freeze=self._freezes.view(rollout),
+            dependencies=dependency_views(self._caches, parsed) if asks else (),
+            turn=self._turns.view(parsed, rollout, target) if asks else None,
         )
         return Gathered(
             observation=observation,
@@ -261,3 +272,13 @@ def _summaries(parsed: ParsedRollout, runs: list[dict[str, Any]]) -> Iterator[Ga
     for run in runs:
         if is_of_attempt(run["metadata"]["name"], owner, parsed.status):
             yield from gate_summaries(run)
+
+
+def _asks(parsed: ParsedRollout, target: Identity) -> bool:
+    """Whether there may be an attempt at the target that has not begun."""
+    stable = parsed.status.stable
+    return (
+        parsed.spec is not None
+        and parsed.status.running is None
+        and (stable is None or stable.identity != target)
+    )

@@ -19,6 +19,7 @@ from rollouts.controller.notification_settings import NotificationSettings
 from rollouts.controller.notifier import Notifier
 from rollouts.controller.performing import Performer
 from rollouts.controller.traffic_writing import TrafficRefused
+from rollouts.controller.turns import Turns
 from rollouts.controller.unstored import STORE_EVERY, only_figures
 from rollouts.engine.actions import (
     Action,
@@ -64,6 +65,7 @@ class RolloutReconciler:
         clock: Clock,
         metrics: ControllerMetrics,
         dialects: Dialects,
+        turns: Turns,
         notifier: Notifier | None = None,
         approver: Approver | None = None,
     ) -> None:
@@ -73,6 +75,7 @@ class RolloutReconciler:
         self._clock = clock
         self._metrics = metrics
         self._dialects = dialects
+        self._turns = turns
         self._notifier = notifier or Notifier(NotificationSettings(), clock, metrics)
         self._stored_at: dict[ObjectKey, float] = {}
 
@@ -98,13 +101,17 @@ class RolloutReconciler:
         gathered = replace(gathered, rollout=dict(gathered.rollout))
         now = self._clock.now()
         decided = self._decide(key, gathered, now)
+        if self._turns.must_look(gathered, decided):
+            await self._turns.look()
+            return 0.0
         if _unchecked(gathered.observation) and all(isinstance(one, EmitEvent) for one in decided.actions):
             return None  # named again when its conditions are known; an abort, which acts, waits for nothing
         if (later := self._figures_later(key, gathered.observation, decided)) is not None:
             return later
         following = _next(gathered.observation, decided, now)
         try:
-            await self._performer.perform(gathered, decided, tell=following.tell)
+            with self._turns.claiming(gathered, decided):
+                await self._performer.perform(gathered, decided, tell=following.tell)
         except NotFound as gone:
             # Deleted while it was being planned: look again, the caches will have heard of it by then.
             raise Conflict(f"planned on an object that is gone: {gone}") from None
@@ -177,7 +184,8 @@ class RolloutReconciler:
         now = self._clock.now()
         decided = self._decide(key, gathered, now)
         try:
-            await self._performer.perform(gathered, decided)
+            with self._turns.claiming(gathered, decided):
+                await self._performer.perform(gathered, decided)
         except NotFound:
             _log.info("refusal_not_shown", namespace=key.namespace, rollout=key.name, reason="it is gone")
         else:

@@ -12,6 +12,7 @@ The file is YAML::
     - {namespace: team-a, pool: mymodel-pool-v1, scheme: https, caFile: /etc/..., serverName: vllm, apiKeyFile: ...}
     pathProbe: {enabled: true, allow: [10.0.0.0/8]}
     propagation: 2m
+    parallelism: {pool: 1, namespace: 2, controller: 20}   # Rollouts in progress; left out or 0: no limit
     notifications: {...}   # notification_settings.py
 """
 
@@ -38,6 +39,7 @@ from rollouts.controller.notification_settings import (
     NotificationSettings,
     parse_notifications,
 )
+from rollouts.engine.turns import LimitScope
 from rollouts.runtime.modelservers import ModelServers
 from rollouts.sources.budget import QUERIES_PER_MINUTE
 from rollouts.sources.prometheus import PrometheusConfig
@@ -56,6 +58,7 @@ _SECTIONS = {
     "modelServers",
     "pathProbe",
     "propagation",
+    "parallelism",
     "notifications",
 }
 _FIELDS = {
@@ -95,6 +98,8 @@ class Settings:
     metrics_address: str = "127.0.0.1:8080"
     leader_elect: bool = True
     cluster_templates: bool = True
+    freezes: bool = False
+    """RolloutFreezes hold; False: they, and Namespaces, are not read."""
     adapters: AdapterSettings = field(default_factory=AdapterSettings)
     model_servers: Mapping[tuple[str, str], ModelServers] = field(default_factory=dict)
     """How the pods of a namespace and pool are called; see ``ModelServerBook``."""
@@ -103,6 +108,8 @@ class Settings:
     propagation: float = PROPAGATION
     """Seconds that the gateways may take to put a weight in force: then a canary without requests is an alarm."""
     notifications: NotificationSettings = field(default_factory=NotificationSettings)
+    parallelism: Mapping[LimitScope, int] = field(default_factory=dict)
+    """Rollouts in progress at a time; what is not there has no limit."""
     queries_per_minute: int = QUERIES_PER_MINUTE
     """Queries of one namespace to all configured servers; 0 is no limit."""
 
@@ -160,6 +167,7 @@ def read_config(path: str, settings: Settings) -> Settings:
         gitops_managers=tuple(managers),
         path_probe=_path_probe(path, data.get("pathProbe") or {}),
         propagation=_propagation(path, data.get("propagation")),
+        parallelism=_parallelism(path, data.get("parallelism") or {}),
         adapters=prefixes,
         model_servers=called,
         notifications=_notifications(path, data.get("notifications") or {}),
@@ -180,6 +188,19 @@ def _propagation(path: str, value: Any) -> float:
         return parse_duration(value).total_seconds()
     except (ValueError, TypeError) as error:
         raise SettingsError(f"{path}: propagation: {error}") from None
+
+
+def _parallelism(path: str, data: Any) -> dict[LimitScope, int]:
+    """``parallelism``: the word of Argo Workflows, where 0 is no limit, too."""
+    names = [scope.value for scope in LimitScope]
+    if not isinstance(data, Mapping) or set(data) - set(names):
+        raise SettingsError(f"{path}: parallelism must be a mapping with {', '.join(names)}")
+    for name, value in data.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+            raise SettingsError(
+                f"{path}: parallelism.{name} must be a number of Rollouts in progress, 1 or more; 0 is no limit"
+            )
+    return {scope: data[scope.value] for scope in LimitScope if data.get(scope.value)}
 
 
 def _path_probe(path: str, data: Any) -> ProbeSettings:

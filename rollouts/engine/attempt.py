@@ -155,8 +155,12 @@ class Attempt:
     current_step: int = 0
     """0-based; equals the number of steps when all are done (bake, promotion)."""
     step_started_at: datetime | None = None
+    seen_at: datetime | None = None
+    """When its target was ready and those that it depends on were first looked at."""
+    queued_at: datetime | None = None
+    """When it asked for its turn, which is its place in the line; None while it never had to wait for one."""
     started_at: datetime | None = None
-    """When it left WaitingForTarget; None before."""
+    """When it left WaitingForTarget; None before. Stored, it is the claim of a place (``turns``)."""
     bake_started_at: datetime | None = None
     """When all steps were done and 100 % was in force."""
     weight_cap: Weight | None = None

@@ -15,7 +15,7 @@ from rollouts.engine.naming import background_run, step_run
 from rollouts.engine.observation import Claim, GateOutcome
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AnalysisStep, ApproveStep, JobStep, PauseStep, WeightStep
-from rollouts.engine.rollout_status import CommandRecord, CommandResult, HoldReason, RolloutStatus
+from rollouts.engine.rollout_status import CommandRecord, CommandResult, HoldReason, RolloutStatus, WaitingFor
 from rollouts.engine.starting import complete_split, start_attempt
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.wayback import is_back
@@ -33,6 +33,10 @@ _VERBS = {
     CommandAction.PROMOTE_FULL: "promote --full",
     CommandAction.RETRY: "retry",
 }
+
+
+_FOR_OTHERS = (WaitingFor.FREEZE, WaitingFor.DEPENDENCY, WaitingFor.TURN)
+"""What an attempt waits for that could begin, its target being ready: ``promoteFull`` begins it."""
 
 
 class _Rejected(Exception):
@@ -149,10 +153,21 @@ def _attempt(draft: Draft) -> Attempt:
     return draft.status.current
 
 
+def _waits_for_others(draft: Draft) -> bool:
+    """Whether nothing but others keep an attempt from beginning."""
+    current = draft.status.current
+    unbegun = current is not None and current.started_at is None and current.aborted is None
+    return unbegun and draft.obs.status.waiting_for in _FOR_OTHERS
+
+
 def _started(draft: Draft, verb: str) -> Attempt:
     current = _attempt(draft)
     if current.aborted is not None:
         raise _Rejected(f"the revision was aborted: `retry` starts it again, `{verb}` does not")
+    if _waits_for_others(draft):
+        raise _Rejected(
+            f"it has not begun ({draft.obs.status.reason}): `{verb}` does not change that, `promote --full` does"
+        )
     if current.started_at is None:
         raise _Rejected(f"the target is not ready yet: `{verb}` never overrides readiness")
     return current
@@ -216,10 +231,14 @@ def _override(draft: Draft, *names: str) -> None:
 def _promote_full(draft: Draft) -> str:
     if draft.status.hold is HoldReason.SPLIT_AT_START:
         return _promote(draft)
-    _started(draft, "promoteFull")
+    begins = _waits_for_others(draft)
+    if not begins:
+        _started(draft, "promoteFull")
     draft.release()
     draft.set_current(skip_gates=True)
     _override(draft, background_run(draft.obs.owner, draft.status))
+    if begins:
+        return "it begins without waiting for others; steps and gates are skipped, readiness is not"
     draft.enter_step(len(draft.spec.canary.steps))
     return "all remaining steps and gates are skipped, readiness is not"
 

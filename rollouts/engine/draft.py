@@ -59,6 +59,12 @@ _ALARMS = frozenset(
         Reason.PICKER_MISSING,
         Reason.PICKER_NOT_READY,
         Reason.POOL_REFUSED,
+        Reason.FROZEN,
+        Reason.WAITING_FOR_TURN,
+        Reason.WAITING_FOR_DEPENDENCY,
+        Reason.DEPENDENCY_ABORTED,
+        Reason.DEPENDENCY_MISSING,
+        Reason.DEPENDENCY_CYCLE,
     }
 )
 """Reasons worth an Event although the phase stays; steps and writes have Events of their own."""
@@ -73,6 +79,9 @@ _WARNINGS = frozenset(
         Reason.ABORT_BLOCKED_BY_CLAIM,
         Reason.TRAFFIC_REFUSED,
         Reason.ROUTE_MISSING,
+        Reason.DEPENDENCY_ABORTED,
+        Reason.DEPENDENCY_MISSING,
+        Reason.DEPENDENCY_CYCLE,
     }
 )
 """Reasons that are a person's to act on, in whichever phase they come."""

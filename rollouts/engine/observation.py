@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 
 from rollouts.engine.attempt import ApprovalDecision, GateSummary, PinnedStrategy, ProbeVerdict
@@ -345,6 +345,48 @@ class StrategyView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FreezeView:
+    """A freeze that holds now. ``until`` None: until somebody ends it. ``name`` empty: freezes are not known."""
+
+    name: str
+    reason: str
+    until: datetime | None = None
+
+
+class DependencyState(Enum):
+    """How a Rollout that has to go first is."""
+
+    HEALTHY = "Healthy"
+    UNHEALTHY = "Unhealthy"
+    ABORTED = "Aborted"
+    MISSING = "Missing"
+    """It does not exist, or nothing may be known of it."""
+    CYCLE = "Cycle"
+    """It waits for the Rollout itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DependencyView:
+    """A Rollout of ``dependsOn``. ``since``: of one that is Healthy; ``detail``: what is said of another."""
+
+    name: str
+    state: DependencyState
+    soak: timedelta
+    since: datetime | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnView:
+    """Why an attempt may not begin yet (``turns``): where it is full, who is in progress there, who is in front."""
+
+    where: str
+    limit: int
+    holders: tuple[str, ...] = ()
+    ahead: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
     """Everything ``plan`` may know about one Rollout at one moment.
 
@@ -411,6 +453,12 @@ class Observation:
     """None where the spec names no shared strategy."""
     window: WindowView | None = None
     """Of ``spec.canary.windows``, at the moment of the observation; None where none is known."""
+    freeze: FreezeView | None = None
+    """What keeps every weight from rising at the moment."""
+    dependencies: tuple[DependencyView, ...] = ()
+    """Of ``spec.depends_on``, one for each, in its order; none once the attempt has begun."""
+    turn: TurnView | None = None
+    """What keeps an attempt at the target from beginning now; None where there is a place for it."""
 
     @property
     def owner(self) -> Owner:

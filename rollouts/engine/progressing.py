@@ -88,7 +88,7 @@ def progress(draft: Draft) -> None:
     late = None if settled or draft.traffic_problem else shut_out(draft)
     if late is not None:
         _observe(draft)
-        _go_on(draft, *late, WaitingFor.WINDOW)
+        _go_on(draft, *late, WaitingFor.FREEZE if late[0] is Reason.FROZEN else WaitingFor.WINDOW)
         return
     if not settled or draft.current.pulled:
         _waiting_for_traffic(draft)

@@ -58,6 +58,21 @@ class Reason(StrEnum):
         "Add a backendRef to the stable pool, or correct ruleNames.")
     MISSING_MODELS = ("MissingModels", "The new pool does not serve every adapter whose requests the route carries.",
         "Load them there, or set allowMissingModels.")
+    FROZEN = ("Frozen", "A RolloutFreeze selects the Rollout: no weight rises and no attempt begins.",
+        "Wait until it ends, as the message says; promote --full goes on at once.")
+    WAITING_FOR_DEPENDENCY = ("WaitingForDependency",
+        "A Rollout of dependsOn is not Healthy yet, or not for as long as its soak.",
+        "Wait; promote --full begins at once, without gates.")
+    DEPENDENCY_ABORTED = ("DependencyAborted", "A Rollout of dependsOn was aborted: this one stays behind it.",
+        "Push a fix there or retry it, or revert both.")
+    DEPENDENCY_MISSING = ("DependencyMissing",
+        "A Rollout of dependsOn does not exist, or nothing may be known of it: this one does not begin.",
+        "Create it, correct its name, or annotate it with inferencerollouts.dev/dependents.")
+    DEPENDENCY_CYCLE = ("DependencyCycle", "Rollouts depend on each other in a circle, so that none can begin.",
+        "Take one of the dependsOn out that the message names.")
+    WAITING_FOR_TURN = ("WaitingForTurn",
+        "As many Rollouts are in progress as the controller's `parallelism` allows; the attempt is in line.",
+        "Wait; promote --full begins at once, without gates.")
     POOL_IN_ROLLOUT = ("PoolInRollout",
         "The adapter's pool is itself being rolled out; the attempt has its turn after that.",
         "Wait for the other Rollout.")

@@ -18,6 +18,7 @@ __all__ = [
     "ApproveStep",
     "BackgroundAnalysis",
     "CanaryStrategy",
+    "Dependency",
     "HeaderMatch",
     "HeaderMatchType",
     "HeaderRouteStep",
@@ -201,6 +202,15 @@ class CanaryStrategy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dependency:
+    """``dependsOn[]``: a Rollout that has to be Healthy, for ``soak``. ``namespace`` empty: the Rollout's own."""
+
+    name: str
+    namespace: str = ""
+    soak: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutSpec:
     """``spec``, defaults filled in."""
 
@@ -210,5 +220,6 @@ class RolloutSpec:
     rollback_window: timedelta = timedelta(0)
     stable_hint: str = ""
     allow_missing_models: bool = False
+    depends_on: tuple[Dependency, ...] = ()
     paused: bool = False
     on_delete: OnDelete = OnDelete.RESTORE_STABLE

@@ -73,6 +73,12 @@ class WaitingFor(Enum):
     """``spec.paused`` to be lifted."""
     WINDOW = "Window"
     """A window in which weight may rise."""
+    FREEZE = "Freeze"
+    """The end of a freeze."""
+    DEPENDENCY = "Dependency"
+    """Rollouts that go first."""
+    TURN = "Turn"
+    """A place among the Rollouts in progress: who waits for that, and for nothing else, is in line."""
 
 
 class SettledBy(Enum):

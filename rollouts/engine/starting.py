@@ -9,7 +9,9 @@ from rollouts.engine.attempt import Attempt
 from rollouts.engine.carrying import settling
 from rollouts.engine.converging import converge, no_rules
 from rollouts.engine.crashes import crashes_at_start
+from rollouts.engine.dependencies import waits_for_dependencies
 from rollouts.engine.draft import Draft, Said
+from rollouts.engine.freezes import waits_for_thaw
 from rollouts.engine.moving import twin
 from rollouts.engine.observation import Blocker, PoolView, RuleView
 from rollouts.engine.reasons import Reason
@@ -19,6 +21,7 @@ from rollouts.engine.rollout_status import HoldReason, Outcome, Phase, SettledBy
 from rollouts.engine.serving import content_blocker, strangers, unserved
 from rollouts.engine.steps import first_weight, required_endpoints, steps_hash
 from rollouts.engine.transitions import Trigger
+from rollouts.engine.turns import waits_for_turn
 from rollouts.engine.versions import Identity, Revision
 from rollouts.engine.wayback import record_way
 from rollouts.units import FULL, ZERO
@@ -268,6 +271,16 @@ def wait_for_target(draft: Draft, trigger: Trigger = Trigger.NEW_TARGET) -> None
         draft.move(Phase.WAITING, trigger, blocker.reason, f"{canary.label} waits: {blocker.message}")
         converge(draft, may_raise=False)
         return
+    for late, what in (
+        (waits_for_thaw, WaitingFor.FREEZE),
+        (waits_for_dependencies, WaitingFor.DEPENDENCY),
+        (waits_for_turn, WaitingFor.TURN),
+    ):
+        said = late(draft)
+        if said is not None:
+            draft.move(Phase.WAITING, trigger, said[0], f"{canary.label} waits: {said[1]}", waiting_for=what)
+            converge(draft, may_raise=False)
+            return
     converge(draft, may_raise=False)  # brings what else the object says up to date
     record_way(draft, canary.identity.arm)
     canary_crashes, stable_crashes = crashes_at_start(draft)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from rollouts.engine.converging import step_weight
 from rollouts.engine.draft import Draft, Said
+from rollouts.engine.freezes import frozen, waits_for_thaw
 from rollouts.engine.reasons import Reason
 from rollouts.units import ZERO, format_weight
 
@@ -14,7 +15,12 @@ __all__ = ["outside", "shut_out"]
 
 
 def outside(draft: Draft) -> bool:
-    """Whether no weight may rise now. ``promote --full`` and a way back by the rollback window are not held."""
+    """Whether no weight may rise now, be it for a freeze or for want of a window.
+
+    ``promote --full`` and a way back by the rollback window are not held.
+    """
+    if frozen(draft):
+        return True
     current = draft.status.current
     if not draft.spec.canary.windows or (current is not None and current.skip_gates):
         return False
@@ -29,10 +35,13 @@ def outside(draft: Draft) -> bool:
 
 
 def shut_out(draft: Draft) -> Said | None:
-    """Reason and message while the step asks for more than there is, and a window has to open first."""
+    """Reason and message while the step asks for more than there is, and a freeze has to end or a window to open."""
     weight, present = step_weight(draft.status, draft.spec), draft.status.weight.ours or ZERO
     if weight <= present or not outside(draft):
         return None
+    held = waits_for_thaw(draft)
+    if held is not None:
+        return held[0], f"{draft.where()}: {held[1]}; weight stays at {format_weight(present)}"
     view = draft.obs.window
     when = "when one opens is not known yet"
     if view is not None and draft.now < view.opens_at:

@@ -19,6 +19,7 @@ __all__ = [
     "HTTP_ROUTE",
     "INFERENCE_MODEL",
     "JOB",
+    "NAMESPACE",
     "POD",
     "POOLS",
     "POOL_V1",
@@ -28,6 +29,7 @@ __all__ = [
     "REWRITE_LLMD",
     "REWRITE_X",
     "ROLLOUT",
+    "ROLLOUT_FREEZE",
     "ROLLOUT_STRATEGY",
     "SERVICE",
     "VERSION",
@@ -47,6 +49,8 @@ CLUSTER_ROLLOUT_STRATEGY = Resource(
     GROUP, VERSION, "clusterrolloutstrategies", "ClusterRolloutStrategy", namespaced=False
 )
 
+ROLLOUT_FREEZE = Resource(GROUP, VERSION, "rolloutfreezes", "RolloutFreeze", namespaced=False)
+
 HTTP_ROUTE = Resource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
 GATEWAY = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
 REFERENCE_GRANT = Resource("gateway.networking.k8s.io", "v1beta1", "referencegrants", GRANT_KIND)
@@ -59,6 +63,7 @@ REWRITES = REWRITE_LLMD, REWRITE_X = tuple(
 )
 """The groups of InferenceModelRewrite, the one that pickers prefer first."""
 
+NAMESPACE = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 POD = Resource("", "v1", "pods", "Pod")
 SERVICE = Resource("", "v1", "services", "Service")
 EVENT = Resource("", "v1", "events", "Event")

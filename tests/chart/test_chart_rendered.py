@@ -260,6 +260,15 @@ def test_the_watched_namespaces_decide_where_the_rights_hold(
     ]
 
 
+def test_freezes_add_a_role_that_reads_them_and_namespaces(render: Render) -> None:
+    role = one(render({"freezes": True}), "ClusterRole", "serving-r-inference-rollouts-freezes")
+    without = Caches(MemoryKubeClient(MemoryApi()), SystemClock(), namespaces=("serving",))
+    obeying = Caches(MemoryKubeClient(MemoryApi()), SystemClock(), namespaces=("serving",), freezes=True)
+    watched = [{item.resource.plural for item in caches.reflectors} for caches in (without, obeying)]
+    assert {plural for _, plural in allowed(role)} == watched[1] - watched[0]
+    assert all(set(rule["verbs"]) == {"list", "watch"} for rule in role["rules"])
+
+
 def test_jobs_and_cluster_templates_add_just_their_rights(render: Render) -> None:
     objects = render(EVERYTHING)
     wanted = CONTROLLER_RIGHTS.replace("jobs.batch: list watch", "jobs.batch: create delete list watch")
@@ -658,7 +667,7 @@ def test_roles_that_aggregate_give_people_rollouts_and_no_status(render: Render)
     }
 
     assert len(made["view"]) == 1
-    assert made["view"][0].count("get list watch") == 6
+    assert made["view"][0].count("get list watch") == 7
     assert made["edit"] == made["admin"]
     assert set(made["view"]) < set(made["edit"])
     assert "status" not in str(made)

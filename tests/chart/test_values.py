@@ -115,6 +115,7 @@ OTHER: Values = {
     "replicas": 3,
     "watch": {"namespace": "other", "namespaces": ["serving", "other"], "allNamespaces": True},
     "clusterTemplates": True,
+    "freezes": True,
     "jobs": {"enabled": True},
     "sources": {
         "*": {
@@ -138,6 +139,7 @@ OTHER: Values = {
     },
     "modelServers": {"*": SERVERS},
     "pathProbe": {"enabled": False, "allow": ["10.0.0.0/8"]},
+    "parallelism": {"pool": 1, "namespace": 2, "controller": 3},
     "gitopsManagers": ["other"],
     "workers": 7,
     "logFormat": "text",

@@ -23,7 +23,7 @@ Object = dict[str, Any]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
-_KINDS = (kinds.ROLLOUT, kinds.HTTP_ROUTE, kinds.INFERENCE_MODEL, kinds.REWRITE_X)
+_KINDS = (kinds.ROLLOUT, kinds.ROLLOUT_FREEZE, kinds.HTTP_ROUTE, kinds.INFERENCE_MODEL, kinds.REWRITE_X)
 _SERVERS = (
     "uid",
     "resourceVersion",
@@ -99,7 +99,7 @@ async def _write(
     kube: HttpKubeClient, namespace: str, resource: Resource, name: str, old: Object | None, new: Object
 ) -> None:
     if old is None:
-        await kube.create(resource, namespace, new, dry_run=True)
+        await kube.create(resource, namespace if resource.namespaced else None, new, dry_run=True)
         return
     metadata = new["metadata"]
     operations: list[Object] = [{"op": "replace", "path": "/spec", "value": new["spec"]}]

@@ -17,7 +17,7 @@ from tests.docs.pages import ROOT, Block, blocks, pages
 CHART = ROOT / "charts" / "inference-rollouts"
 OURS = "inferencerollouts.dev/"
 RIVALS = ("argoproj.io/v1alpha1", "flagger.app/v1beta1")
-CONFIG = {"sources", "gitopsManagers", "adapters", "pathProbe", "notifications"}
+CONFIG = {"sources", "gitopsManagers", "adapters", "pathProbe", "notifications", "parallelism"}
 SKELETON: dict[str, Any] = {
     "apiVersion": "inferencerollouts.dev/v1alpha1",
     "kind": "Rollout",
@@ -46,7 +46,15 @@ def whole(fragment: Mapping[str, Any]) -> dict[str, Any] | None:
     canary = {**SKELETON["spec"]["strategy"]["canary"], **fragment}
     if set(fragment) <= {"steps", "analysis", "sticky", "windows", "bake", "pathProbe"}:
         return {**SKELETON, "spec": {**SKELETON["spec"], "strategy": {"canary": canary}}}
-    if set(fragment) <= {"target", "traffic", "strategy", "rollbackWindow", "onDelete", "paused"}:
+    if set(fragment) <= {
+        "target",
+        "traffic",
+        "strategy",
+        "rollbackWindow",
+        "onDelete",
+        "paused",
+        "dependsOn",
+    }:
         return {**SKELETON, "spec": {**SKELETON["spec"], **fragment}}
     return None
 

@@ -35,6 +35,8 @@ from rollouts.engine.observation import (
     Blocker,
     Claim,
     CrashView,
+    DependencyView,
+    FreezeView,
     GateOutcome,
     GateView,
     JobOutcome,
@@ -49,6 +51,7 @@ from rollouts.engine.observation import (
     ShareView,
     StrategyView,
     TrafficView,
+    TurnView,
     WayView,
     WindowView,
 )
@@ -201,6 +204,9 @@ class World:
     approval: ApprovalView | None = None
     strategy: StrategyView | None = None
     window: WindowView | None = None
+    turn: TurnView | None = None
+    freeze: FreezeView | None = None
+    dependencies: tuple[DependencyView, ...] = ()
     share: ShareView | Honest | None = Honest.SPLIT
     """What was counted; ``Honest.SPLIT``: 1,000 requests, split as the weight says. None: nobody can count."""
     mirrored: frozenset[Identity] = frozenset()
@@ -275,6 +281,9 @@ class World:
             approval=self.approval,
             strategy=self._shared(),
             window=self.window,
+            turn=self.turn,
+            freeze=self.freeze,
+            dependencies=self.dependencies,
             compared=self.compared,
             only_compared=self.only_compared,
             compares=bool(self.compared) or self.background_compares,

@@ -234,6 +234,7 @@ apply of a new object needs create beside patch. There is no verb on Secrets, an
 {{- define "inference-rollouts.config" -}}
 gitopsManagers: {{ toJson .Values.gitopsManagers }}
 notifications: {{ toJson .Values.notifications.config }}
+parallelism: {{ toJson .Values.parallelism }}
 pathProbe:
   enabled: {{ .Values.pathProbe.enabled }}
   allow: {{ toJson .Values.pathProbe.allow }}

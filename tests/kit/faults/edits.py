@@ -24,6 +24,7 @@ from tests.kit.faults.objects import (
     STABLE,
     THIRD,
     backend_ref,
+    freeze_object,
     rollout_object,
 )
 from tests.kit.faults.simulation import Act, Simulation
@@ -112,6 +113,12 @@ def _grow(spec: Object) -> None:
     spec["strategy"]["canary"]["steps"] = copy.deepcopy(steps)
 
 
+def _freeze(sim: Simulation) -> None:
+    """Nothing rises any more, anywhere; the Rollout itself is not touched."""
+    if sim.cluster.get(kinds.ROLLOUT_FREEZE, "all") is None:
+        sim.cluster.create(kinds.ROLLOUT_FREEZE, freeze_object("all"))
+
+
 _UNKNOWN: Object = {"analysis": {"templates": [{"templateName": "no"}]}}
 _SPEC = [
     Edit(name="fewer steps", act=edit_steps([{"setWeight": 5}, {"pause": {}}])),
@@ -128,6 +135,24 @@ _SPEC = [
     ),
     Edit(name="a spec of 300 KiB", act=edit_spec(_grow), older=True),
     Edit(name="paused by the spec", act=edit_spec(lambda spec: spec.update(paused=True))),
+]
+
+_WAITING = [
+    Edit(name="windows: none is open", act=_canary(windows=[{"schedule": "0 0 1 6 *", "duration": "1m"}])),
+    Edit(
+        name="windows: one nobody can read",
+        act=_canary(windows=[{"schedule": "now", "duration": "1m"}]),
+        older=True,
+    ),
+    Edit(
+        name="dependsOn: one that is not there",
+        act=edit_spec(lambda spec: spec.update(dependsOn=[{"name": "nobody", "soak": "1h"}])),
+    ),
+    Edit(
+        name="dependsOn: itself",
+        act=edit_spec(lambda spec: spec.update(dependsOn=[{"name": "mymodel"}])),
+    ),
+    Edit(name="a freeze of everything", act=_freeze),
 ]
 
 _TEMPLATE = [
@@ -292,6 +317,7 @@ def _only(edits: list[Edit], *of: Kind) -> list[Edit]:
 
 EDITS: tuple[Edit, ...] = (
     *_SPEC,
+    *_WAITING,
     *_only(_TEMPLATE, Kind.MANAGED),
     *_only(_RULE_NAMES, Kind.ADOPTED),
     *_CLAIMS,

@@ -39,6 +39,8 @@ _MASKED = frozenset(
         "since",
         "undoneAt",
         "stableUntil",
+        "queuedAt",
+        "seenAt",
         "startedAt",
         "stepStartedAt",
         "bakeStartedAt",

@@ -30,6 +30,7 @@ __all__ = [
     "base_objects",
     "carried",
     "carrier_object",
+    "freeze_object",
     "pool_object",
     "rollout_object",
 ]
@@ -169,6 +170,16 @@ def rollout_object(
             "strategy": {"canary": canary},
             **fields,
         },
+    }
+
+
+def freeze_object(name: str, **spec: Any) -> Object:
+    """A RolloutFreeze of everything, without an end, unless ``spec`` says otherwise."""
+    return {
+        "apiVersion": f"{kinds.GROUP}/{kinds.VERSION}",
+        "kind": "RolloutFreeze",
+        "metadata": {"name": name},
+        "spec": {"reason": "nothing moves", **spec},
     }
 
 

@@ -70,9 +70,12 @@ class Process:
         self._due: dict[Item, float] = {}
         self._failures: dict[Item, int] = {}
         self._feed = feed
-        self.caches = Caches(client, clock, namespaces=(NAMESPACE,))
+        self.caches = Caches(client, clock, namespaces=(NAMESPACE,), freezes=True)
+        # No reflector runs here: the feed fills the stores.
+        self.caches.knows_freezes = lambda: True  # type: ignore[method-assign]
         self.parts = assembler(client, clock, self.caches, source)
         assembler.adapters.on_change = lambda key: self._add((_ROLLOUT, key))
+        self.parts.turns.on_change = lambda key: self._add((_ROLLOUT, key))
         assembler.probes.on_change = lambda key: self._add((_ROLLOUT, key))
         self.caches.on_rollout_change(lambda key: self._add((_ROLLOUT, key)))
         self.caches.runs.subscribe(lambda key: self._add((_RUN, key)))

@@ -265,7 +265,7 @@ class Simulation:
     async def run(self) -> Run:
         """Run to rest or to the horizon, then watch that nothing is written any more."""
         self.cluster.api.observers.append(self._record)
-        self.feed.watch(self._watched())
+        self.feed.watch(self.watched())
         self.scenario.setup(self.cluster)
         for number, name in enumerate(self.plan.hostile):
             plant(self.cluster, name, number)
@@ -294,7 +294,8 @@ class Simulation:
         return self.status.get("phase") == "Paused"
 
     @staticmethod
-    def _watched() -> dict[Any, Any]:
+    def watched() -> dict[Any, Any]:
+        """The kinds of which a process is told."""
         watched = (
             kinds.ROLLOUT,
             kinds.ANALYSIS_RUN,
@@ -302,6 +303,7 @@ class Simulation:
             kinds.CLUSTER_ANALYSIS_TEMPLATE,
             kinds.ROLLOUT_STRATEGY,
             kinds.CLUSTER_ROLLOUT_STRATEGY,
+            kinds.ROLLOUT_FREEZE,
             kinds.HTTP_ROUTE,
             *kinds.POOLS,
             kinds.POD,

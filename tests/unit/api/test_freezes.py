@@ -1,0 +1,126 @@
+"""RolloutFreezes as values: what they select, when they hold, and what cannot be read."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from rollouts.api.freeze_models import SelectorModel
+from rollouts.api.freezes import freeze_view, read_freeze, selects
+from rollouts.cli.lint import lint_documents
+
+NOW = datetime(2026, 12, 25, 12, tzinfo=UTC)
+REASON = "no changes before New Year"
+
+
+def freeze(**spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "inferencerollouts.dev/v1alpha1",
+        "kind": "RolloutFreeze",
+        "metadata": {"name": "year-end"},
+        "spec": {"reason": REASON, **spec},
+    }
+
+
+@pytest.mark.parametrize(
+    ("spec", "until"),
+    [
+        ({}, None),
+        ({"start": "2026-12-24T00:00:00Z"}, None),
+        ({"start": "2026-12-24T00:00:00Z", "end": "2027-01-02T08:00:00+01:00"}, "2027-01-02T07:00:00+00:00"),
+        ({"windows": [{"schedule": "0 12 * * fri", "duration": "12h"}]}, "2026-12-26T00:00:00+00:00"),
+    ],
+)
+def test_it_holds(spec, until):
+    view = freeze_view(read_freeze(freeze(**spec)), NOW)
+    assert view is not None
+    assert (view.name, view.reason) == ("year-end", REASON)
+    assert (view.until.isoformat() if view.until else None) == until
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"start": "2026-12-26T00:00:00Z"},
+        {"end": "2026-12-25T12:00:00Z"},
+        {"windows": [{"schedule": "0 12 * * sat", "duration": "12h"}]},
+    ],
+)
+def test_it_does_not_hold(spec):
+    assert freeze_view(read_freeze(freeze(**spec)), NOW) is None
+
+
+WRONG = [
+    ({"end": "tomorrow"}, "spec.end is no time"),
+    ({"start": "2026-12-24T00:00:00Z", "end": "2026-12-24T00:00:00Z"}, "spec.end is not after start"),
+    (
+        {"windows": [{"schedule": "0 12 31 2 *", "duration": "12h"}]},
+        "spec.windows[0] schedule '0 12 31 2 *' never comes",
+    ),
+    (
+        {"end": "2026-12-24T00:00:00Z", "windows": [{"schedule": "0 12 * * *", "duration": "1h"}]},
+        "spec.windows stands beside start or end",
+    ),
+    (
+        {"namespaceSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}},
+        "spec.namespaceSelector.matchExpressions[0] In takes values",
+    ),
+    (
+        {"rolloutSelector": {"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]}},
+        "spec.rolloutSelector.matchExpressions[0] Exists takes no values",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spec", "words"), WRONG, ids=[words for _, words in WRONG])
+def test_one_that_is_wrong_holds_and_lint_says_what_is_wrong(spec, words):
+    view = freeze_view(read_freeze(freeze(**spec)), NOW)
+    assert view is not None
+    assert words in view.reason
+    assert view.reason.endswith("so it holds until it is corrected or deleted")
+    assert any(words in one.text for one in lint_documents([freeze(**spec)]))
+
+
+@pytest.mark.parametrize("spec", [None, [], {"reason": 1}, {"reason": "x", "windows": 7}])
+def test_what_cannot_be_read_at_all_holds_everywhere(spec):
+    found = read_freeze({"metadata": {"name": "x"}, "spec": spec})
+    assert freeze_view(found, NOW) is not None
+    assert selects(found.namespaces, {})
+    assert selects(found.rollouts, {})
+
+
+def test_fields_that_nobody_reads_are_named():
+    findings = lint_documents([freeze(namespaceSelektor={}), freeze(until="2026-12-24T00:00:00Z")])
+    assert [one.rule for one in findings] == ["unknown-field", "unknown-field"]
+    assert lint_documents([freeze(end="2027-01-02T00:00:00Z")]) == []
+
+
+def test_a_reason_is_one_line_without_control_characters():
+    view = freeze_view(read_freeze(freeze(reason="a\n\x1b[31mb" + "c" * 200)), NOW)
+    assert view is not None
+    assert view.reason.startswith("a [31mbccc")
+    assert len(view.reason) == 120
+
+
+LABELS = {"team": "a", "tier": "gold"}
+
+
+@pytest.mark.parametrize(
+    ("selector", "chosen"),
+    [
+        ({}, True),
+        ({"matchLabels": {"team": "a"}}, True),
+        ({"matchLabels": {"team": "b"}}, False),
+        ({"matchLabels": {"none": ""}}, False),
+        ({"matchExpressions": [{"key": "team", "operator": "In", "values": ["a", "b"]}]}, True),
+        ({"matchExpressions": [{"key": "team", "operator": "NotIn", "values": ["a"]}]}, False),
+        ({"matchExpressions": [{"key": "none", "operator": "NotIn", "values": ["a"]}]}, True),
+        ({"matchExpressions": [{"key": "tier", "operator": "Exists"}]}, True),
+        ({"matchExpressions": [{"key": "tier", "operator": "DoesNotExist"}]}, False),
+        ({"matchLabels": {"team": "a"}, "matchExpressions": [{"key": "x", "operator": "Exists"}]}, False),
+    ],
+)
+def test_selectors_are_those_of_kubernetes(selector, chosen):
+    assert selects(SelectorModel.model_validate(selector), LABELS) is chosen
