@@ -81,6 +81,9 @@ _OTHER_STEPS = (
 
 ONE_KIND = f"exactly one of {', '.join(fields_for()[:-1])} and {fields_for()[-1]} must be set"
 
+CAPACITY_NEEDS_POOL = "needs target.pool: adapters share the pods of one pool"
+SURGE = 'must be a number of pods from 0 to 100000, or a percentage of them such as "50%"'
+
 CEL_RULES: dict[str, tuple[CelRule, ...]] = {
     "TargetModel": (
         CelRule(_one("pool", "adapter"), "exactly one of pool and adapter must be set"),
@@ -140,6 +143,13 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
         CelRule(
             _one_text("header", "cookie", "bodyField"),
             "exactly one of header, cookie and bodyField must be set",
+        ),
+    ),
+    "CapacityModel": (
+        CelRule(
+            "!has(self.maxSurge) || (type(self.maxSurge) == int ? self.maxSurge >= 0 && self.maxSurge <= 100000 : "
+            "string(self.maxSurge).matches('^[0-9]{1,4}%$'))",
+            f"maxSurge {SURGE}",
         ),
     ),
     "CanaryModel": (
@@ -255,6 +265,10 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
         CelRule(
             "has(self.target.adapter) || !has(self.strategy.canary.sticky)",
             "sticky needs target.adapter: two pools are split by the gateway",
+        ),
+        CelRule(
+            "has(self.target.pool) || !has(self.strategy.canary.capacity)",
+            f"capacity {CAPACITY_NEEDS_POOL}",
         ),
         CelRule(
             "!self.strategy.canary.steps.exists(s, has(s.setHeaderRoute)) || (has(self.traffic.httpRoutes) && "

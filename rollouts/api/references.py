@@ -8,7 +8,7 @@ from typing import Any
 from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.objects.fields import list_of, map_of
 
-__all__ = ["pool_names", "template_names", "traffic_names"]
+__all__ = ["pool_names", "serving_pools", "template_names", "traffic_names"]
 
 
 def _name(value: Any) -> Iterator[str]:
@@ -42,6 +42,18 @@ def pool_names(obj: Mapping[str, Any]) -> Iterator[str]:
     for arm in (status.get("stable"), status.get("canary"), *list_of(status.get("history"))):
         if map_of(arm).get("kind") == "InferencePool":
             yield from _name(arm)
+
+
+def serving_pools(obj: Mapping[str, Any]) -> set[str]:
+    """Names of the pools that a Rollout needs now: its target, and the versions that may have requests."""
+    spec, status = map_of(obj.get("spec")), map_of(obj.get("status"))
+    found = set(_name(map_of(spec.get("target")).get("pool")))
+    for kind in TRAFFIC_KINDS:
+        found |= set(kind.pools(map_of(spec.get("traffic"))))
+    for arm in (status.get("stable"), status.get("canary")):
+        if map_of(arm).get("kind") == "InferencePool":
+            found |= set(_name(arm))
+    return found
 
 
 def template_names(obj: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:

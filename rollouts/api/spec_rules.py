@@ -6,18 +6,25 @@ existed; so every rule has both a CEL form (used by the CRD generator) and a Pyt
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from rollouts.api.analysis_models import GateModel, MetricModel
-from rollouts.api.cel import ONE_KIND
-from rollouts.api.rollout_models import RolloutSpecModel, StepModel, WindowModel
+from rollouts.api.cel import CAPACITY_NEEDS_POOL, ONE_KIND, SURGE
+from rollouts.api.rollout_models import (
+    CapacityModel,
+    RolloutSpecModel,
+    ScaleDownPolicyModel,
+    StepModel,
+    WindowModel,
+)
 from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.api.schedule import check_window
 from rollouts.carriers import fields_for, given
-from rollouts.engine.rollout_spec import Window
+from rollouts.engine.rollout_spec import Capacity, PodCount, Window
 from rollouts.engine.versions import TargetKind
 
-__all__ = ["check_gate", "check_metric", "check_spec", "read_window"]
+__all__ = ["check_gate", "check_metric", "check_spec", "read_capacity", "read_window"]
 
 
 Finding = tuple[str, str]
@@ -44,6 +51,7 @@ def check_spec(spec: RolloutSpecModel) -> Iterator[Finding]:
         )
     for index, window in enumerate(spec.strategy.canary.windows):
         yield from _check_window(window, f"spec.strategy.canary.windows[{index}]")
+    yield from _check_capacity(spec)
     background = spec.strategy.canary.analysis
     if background is not None:
         path = "spec.strategy.canary.analysis"
@@ -64,6 +72,49 @@ def read_window(window: WindowModel) -> Window:
     return Window(
         schedule=window.schedule, duration=parse_duration(window.duration), time_zone=window.time_zone
     )
+
+
+_MOST_PODS = 100_000
+_PODS = re.compile(r"([0-9]{1,4})%")
+
+
+def read_capacity(capacity: CapacityModel) -> Capacity:
+    """The engine's form of ``capacity``. Raises ValueError."""
+    surge, down = capacity.max_surge, capacity.scale_down or ScaleDownPolicyModel()
+    return Capacity(
+        max_surge=None if surge is None else _pods(surge),
+        headroom=float(capacity.headroom),
+        min_replicas=capacity.min_replicas,
+        drain_timeout=parse_duration(capacity.drain_timeout),
+        scale_down_delay=parse_duration(down.delay),
+        scale_down_to=down.to,
+    )
+
+
+def _pods(value: int | str) -> PodCount:
+    """A number of pods or a percentage. Raises ValueError."""
+    if isinstance(value, int):
+        if not 0 <= value <= _MOST_PODS:
+            raise ValueError(SURGE)
+        return PodCount(number=value)
+    found = _PODS.fullmatch(value)
+    if found is None:
+        raise ValueError(SURGE)
+    return PodCount(number=int(found[1]), percent=True)
+
+
+def _check_capacity(spec: RolloutSpecModel) -> Iterator[Finding]:
+    capacity, path = spec.strategy.canary.capacity, "spec.strategy.canary.capacity"
+    if capacity is None:
+        return
+    if spec.target.adapter is not None:
+        yield path, CAPACITY_NEEDS_POOL
+    surge = capacity.max_surge
+    if surge is not None:
+        yield from _attempt(lambda: _pods(surge), f"{path}.maxSurge")
+    yield from _check_duration(capacity.drain_timeout, f"{path}.drainTimeout")
+    if capacity.scale_down is not None:
+        yield from _check_duration(capacity.scale_down.delay, f"{path}.scaleDown.delay")
 
 
 def _check_window(window: WindowModel, path: str) -> Iterator[Finding]:

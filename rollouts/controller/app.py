@@ -17,6 +17,7 @@ from rollouts.controller.conditions import SandboxedConditions
 from rollouts.controller.crashes import CrashWatch
 from rollouts.controller.gate_metrics import GateCollector
 from rollouts.controller.housekeeping import prune_runs
+from rollouts.controller.in_flight import PodsInFlight
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.notifier import Notifier
 from rollouts.controller.picker_health import PickerHealthWatch
@@ -88,7 +89,11 @@ class Controller:
         self._fence = WriteFence(clock)
         fenced = FencedClient(TerminationNotice(self._counted, self._namespace_ends), self._fence)
         self.caches = Caches(
-            fenced, clock, namespaces=settings.namespaces, cluster_templates=settings.cluster_templates
+            fenced,
+            clock,
+            namespaces=settings.namespaces,
+            cluster_templates=settings.cluster_templates,
+            capacity_kinds=settings.capacity_kinds,
         )
         model_servers = ModelServerBook(settings.model_servers)
         self._scraper = PodScraper(clock, model_servers=model_servers)
@@ -118,6 +123,7 @@ class Controller:
             crashes=self.crashes,
             probes=self.prober,
             notifier=self.notifier,
+            in_flight=PodsInFlight(self._scraper, self.caches, clock),
         )
         self._writer = fenced
         self._rollout_queue = self._queue()

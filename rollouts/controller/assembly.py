@@ -25,6 +25,7 @@ from rollouts.controller.rollouts import RolloutReconciler
 from rollouts.controller.runs import RunReconciler
 from rollouts.controller.shares import PROPAGATION, ShareCounter
 from rollouts.controller.windows import WindowCalendar
+from rollouts.controller.workloads import InFlight, ScaleRefusals, WorkloadViews
 from rollouts.engine.actions import WriteReason
 from rollouts.kube.client import KubeClient
 from rollouts.runtime.clock import Clock
@@ -126,6 +127,7 @@ def assemble(
     crashes: CrashSource | None = None,
     probes: PathProbes | None = None,
     notifier: Notifier | None = None,
+    in_flight: InFlight | None = None,
 ) -> Parts:
     """The reconcilers over ``caches``; ``client`` is the one that writes (behind the fence)."""
     metrics = metrics or ControllerMetrics()
@@ -139,6 +141,7 @@ def assemble(
 
     dialects = Dialects(client, caches, clock)
     views = AdapterViews(caches, adapters, dialects)
+    refusals: ScaleRefusals = {}
     gatherer = Gatherer(
         caches,
         shares,
@@ -147,8 +150,9 @@ def assemble(
         gitops_managers=gitops_managers,
         windows=WindowCalendar(clock),
         paths=PathViews(caches, health=health, crashes=crashes, probes=probes),
+        workloads=WorkloadViews(caches, in_flight, refusals) if in_flight is not None else None,
     )
-    performer = Performer(client, caches, events, gates, views, on_traffic_write=written)
+    performer = Performer(client, caches, events, gates, views, refusals=refusals, on_traffic_write=written)
     return Parts(
         caches=caches,
         rollouts=RolloutReconciler(gatherer, performer, clock, metrics, dialects, notifier),

@@ -17,6 +17,7 @@ from rollouts.controller.path_views import PathViews
 from rollouts.controller.pool_views import PoolViews
 from rollouts.controller.traffic_views import Carried, TrafficViews
 from rollouts.controller.windows import WindowCalendar
+from rollouts.controller.workloads import WorkloadViews
 from rollouts.engine.attempt import GateSummary
 from rollouts.engine.moving import moved
 from rollouts.engine.naming import Owner, is_of_attempt
@@ -74,9 +75,11 @@ class Gatherer:
         gitops_managers: tuple[str, ...] = DEFAULT_GITOPS_MANAGERS,
         windows: WindowCalendar,
         paths: PathViews | None = None,
+        workloads: WorkloadViews | None = None,
     ) -> None:
         self._windows = windows
         self._paths = paths or PathViews(caches)
+        self._workloads = workloads
         self._caches = caches
         self._shares = shares
         self._gates = gates
@@ -125,6 +128,7 @@ class Gatherer:
             summaries=tuple(_summaries(parsed, runs)),
             share=self._shares.view(key, parsed, models.spec if models is not None else None),
             probe=self._paths.probe(parsed, found.carrier, traffic),
+            workloads=self._workloads.views(present, target) if self._workloads is not None else {},
             window=self._windows.view(spec.canary.windows) if spec is not None else None,
         )
         return Gathered(

@@ -138,6 +138,7 @@ OTHER: Values = {
     },
     "modelServers": {"*": SERVERS},
     "pathProbe": {"enabled": False, "allow": ["10.0.0.0/8"]},
+    "capacity": {"enabled": True, "kinds": ["StatefulSet"]},
     "gitopsManagers": ["other"],
     "workers": 7,
     "logFormat": "text",

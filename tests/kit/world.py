@@ -24,6 +24,7 @@ from rollouts.engine.actions import (
     ReleaseTraffic,
     ReleaseTrafficMode,
     ReturnTraffic,
+    ScaleWorkload,
     SetFinalizer,
     TerminateRun,
     UpdateRun,
@@ -68,6 +69,7 @@ from rollouts.engine.rollout_spec import (
 from rollouts.engine.rollout_status import EntryRef, RolloutStatus, WayBack
 from rollouts.engine.versions import Identity, Target, TargetKind
 from rollouts.units import FULL, ZERO, Weight
+from tests.kit.fleet import Fleet
 
 __all__ = [
     "GROUP",
@@ -145,6 +147,7 @@ def spec(
             "path_probe",
             "allow_no_traffic",
             "windows",
+            "capacity",
         )
         if name in fields
     }
@@ -197,6 +200,8 @@ class World:
     crashes: dict[Identity, CrashView] = field(default_factory=dict)
     target_blocker: Blocker | None = None
     window: WindowView | None = None
+    fleets: dict[Identity, Fleet] = field(default_factory=dict)
+    """Workloads that make the pods of pools; a pool without one has as many Ready pods as ``pools`` says."""
     share: ShareView | Honest | None = Honest.SPLIT
     """What was counted; ``Honest.SPLIT``: 1,000 requests, split as the weight says. None: nobody can count."""
     mirrored: frozenset[Identity] = frozenset()
@@ -229,6 +234,7 @@ class World:
 
     def observe(self) -> Observation:
         """The observation of this moment."""
+        self.pools |= {arm: fleet.ready for arm, fleet in self.fleets.items() if arm in self.pools}
         target = None
         if self.spec is not None:
             wanted = pool(self.spec.target.name)
@@ -263,6 +269,7 @@ class World:
             share=self._share(),
             probe=self.probe,
             window=self.window,
+            workloads={arm: fleet.view() for arm, fleet in self.fleets.items()},
             compared=self.compared,
             only_compared=self.only_compared,
             compares=bool(self.compared) or self.background_compares,
@@ -418,6 +425,8 @@ class World:
                 self.rules = None
             case ReleaseTraffic():
                 self.claim = Claim.CONSENTED
+            case ScaleWorkload():
+                self._scale(action)
             case EmitEvent():
                 self.events.append(action)
             case _:
@@ -454,6 +463,14 @@ class World:
         self.version += 1
         self.writes.append(action)
         self.weights.append(action.limit)
+
+    def _scale(self, action: ScaleWorkload) -> None:
+        """What the API server and the last look at the pods allow."""
+        fleet = self.fleets[action.identity]
+        others = sum(self.fleets[arm].taken for arm in action.beside if arm in self.fleets)
+        assert action.resource_version == str(fleet.version), "planned on what is there"
+        assert action.at_most is None or others + max(action.replicas, fleet.live) <= action.at_most
+        fleet.scale(action.replicas)
 
     @property
     def _drops(self) -> bool:

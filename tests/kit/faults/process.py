@@ -8,6 +8,7 @@ from rollouts.controller.assembly import Parts, assemble
 from rollouts.controller.caches import Caches
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.kube.errors import RetryableError, TooManyRequests
+from rollouts.objects.pools import Pool
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
 from rollouts.sources.base import MetricSource
@@ -27,6 +28,17 @@ _ROLLOUT, _RUN = "rollout", "analysisrun"
 Item = tuple[str, ObjectKey]
 
 
+class FakeInFlight:
+    """Pods that say how many requests they answer; ``counts`` by pool, else none."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int | None] = {}
+
+    def requests(self, pool: Pool) -> int | None:
+        """See ``InFlight``."""
+        return self.counts.get(pool.name, 0)
+
+
 class Assembler:
     """How a process is put together; a mutant overrides it. ``adapters`` and ``clients`` outlive processes."""
 
@@ -34,6 +46,7 @@ class Assembler:
         self.adapters = FakeAdapters(ADAPTERS)
         self.probes = FakeProbes()
         self.clients = Clients()
+        self.in_flight = FakeInFlight()
 
     def __call__(self, client: FaultyClient, clock: Clock, caches: Caches, source: MetricSource) -> Parts:
         """The parts of a process."""
@@ -46,6 +59,7 @@ class Assembler:
             adapters=self.adapters,
             metrics=ControllerMetrics(),
             probes=self.probes,
+            in_flight=self.in_flight,
         )
 
 
@@ -63,13 +77,14 @@ class Process:
         *,
         lag: int = 0,
         catch_up: float = 0.0,
+        capacity_kinds: tuple[str, ...] = (),
     ) -> None:
         self._clock = clock
         self._history = history
         self._due: dict[Item, float] = {}
         self._failures: dict[Item, int] = {}
         self._feed = feed
-        self.caches = Caches(client, clock, namespaces=(NAMESPACE,))
+        self.caches = Caches(client, clock, namespaces=(NAMESPACE,), capacity_kinds=capacity_kinds)
         self.parts = assembler(client, clock, self.caches, source)
         assembler.adapters.on_change = lambda key: self._add((_ROLLOUT, key))
         assembler.probes.on_change = lambda key: self._add((_ROLLOUT, key))
