@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollouts.carriers import TRAFFIC_KINDS, fields_for
+from rollouts.units import POD_COUNT
 
 __all__ = ["CEL_RULES", "CelRule"]
 
@@ -82,7 +83,6 @@ _OTHER_STEPS = (
 ONE_KIND = f"exactly one of {', '.join(fields_for()[:-1])} and {fields_for()[-1]} must be set"
 
 CAPACITY_NEEDS_POOL = "needs target.pool: adapters share the pods of one pool"
-SURGE = 'must be a number of pods from 0 to 100000, or a percentage of them such as "50%"'
 
 CEL_RULES: dict[str, tuple[CelRule, ...]] = {
     "TargetModel": (
@@ -149,7 +149,7 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
         CelRule(
             "!has(self.maxSurge) || (type(self.maxSurge) == int ? self.maxSurge >= 0 && self.maxSurge <= 100000 : "
             "string(self.maxSurge).matches('^[0-9]{1,4}%$'))",
-            f"maxSurge {SURGE}",
+            f"maxSurge {POD_COUNT}",
         ),
     ),
     "CanaryModel": (

@@ -6,11 +6,10 @@ existed; so every rule has both a CEL form (used by the CRD generator) and a Pyt
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 
 from rollouts.api.analysis_models import GateModel, MetricModel
-from rollouts.api.cel import CAPACITY_NEEDS_POOL, ONE_KIND, SURGE
+from rollouts.api.cel import CAPACITY_NEEDS_POOL, ONE_KIND
 from rollouts.api.rollout_models import (
     CapacityModel,
     RolloutSpecModel,
@@ -23,6 +22,7 @@ from rollouts.api.schedule import check_window
 from rollouts.carriers import fields_for, given
 from rollouts.engine.rollout_spec import Capacity, PodCount, Window
 from rollouts.engine.versions import TargetKind
+from rollouts.units import parse_pod_count
 
 __all__ = ["check_gate", "check_metric", "check_spec", "read_capacity", "read_window"]
 
@@ -74,10 +74,6 @@ def read_window(window: WindowModel) -> Window:
     )
 
 
-_MOST_PODS = 100_000
-_PODS = re.compile(r"([0-9]{1,4})%")
-
-
 def read_capacity(capacity: CapacityModel) -> Capacity:
     """The engine's form of ``capacity``. Raises ValueError."""
     surge, down = capacity.max_surge, capacity.scale_down or ScaleDownPolicyModel()
@@ -92,15 +88,8 @@ def read_capacity(capacity: CapacityModel) -> Capacity:
 
 
 def _pods(value: int | str) -> PodCount:
-    """A number of pods or a percentage. Raises ValueError."""
-    if isinstance(value, int):
-        if not 0 <= value <= _MOST_PODS:
-            raise ValueError(SURGE)
-        return PodCount(number=value)
-    found = _PODS.fullmatch(value)
-    if found is None:
-        raise ValueError(SURGE)
-    return PodCount(number=int(found[1]), percent=True)
+    number, percent = parse_pod_count(value)
+    return PodCount(number=number, percent=percent)
 
 
 def _check_capacity(spec: RolloutSpecModel) -> Iterator[Finding]:

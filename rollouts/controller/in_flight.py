@@ -10,10 +10,10 @@ from rollouts.objects.pools import Pool
 from rollouts.runtime.clock import Clock
 from rollouts.sources.scraper import PodScraper
 
-__all__ = ["PodsInFlight"]
+__all__ = ["NAMES", "PodsInFlight"]
 
 _GROUPS = POD_OFFER.groups("in_flight")
-_NAMES = frozenset(selector.name for group in _GROUPS for selector in group)
+NAMES = frozenset(selector.name for group in _GROUPS for selector in group)
 
 _FRESH = 10.0
 """Seconds that a sample may be old: pods are sampled every five while somebody looks."""
@@ -34,7 +34,7 @@ class PodsInFlight:
         pods = self._caches.endpoints(pool)
         targets = metrics_pages(pods, pool.processes, pool.namespace)
         now, total = self._clock.monotonic(), 0.0
-        for history in self._scraper.follow(targets, _NAMES, 0.0, hurry=_HURRY, pace=_PACE):
+        for history in self._scraper.follow(targets, NAMES, 0.0, hurry=_HURRY, pace=_PACE):
             if history.latest is None or history.error or now - history.latest[0] > _FRESH:
                 return None
             found = read(history.latest[1], _GROUPS)

@@ -245,9 +245,8 @@ def _look(draft: Draft, one: ScaleDown, policy: Capacity, *, hurry: bool) -> Sca
         return None
     if view.what and view.replicas <= to:
         # Pods that are ending count beside a canary's until they are gone.
-        return (
-            None if over or view.live <= to else replace(one, message=f"the pods of {view.what} are ending")
-        )
+        gone = draft.obs.deleting or view.live <= to
+        return None if gone else replace(one, message=f"pods of {name} are ending")
     waits = _waits(draft, view, name, due, last)
     if waits:
         return replace(one, decided=False, message=waits)

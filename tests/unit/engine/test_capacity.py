@@ -170,7 +170,7 @@ def test_the_loser_keeps_its_pods_for_the_delay_and_while_it_answers() -> None:
     old.in_flight = 0
     made.settle()
     assert old.scales == [0]
-    assert made.status.scale_downs[0].message == "the pods of Deployment vllm-v1 are ending"
+    assert made.status.scale_downs[0].message == "pods of v1 are ending"
     old.settle()
     made.settle()
     assert made.status.scale_downs == ()
@@ -296,6 +296,27 @@ def test_a_third_target_waits_for_room_and_shortens_the_delay() -> None:
     assert made.fleets[V3].scales == []  # they are still ending
     made.fleets[V2].settle()
     made.advance(6)
+    assert made.fleets[V3].scales == [1]
+
+
+def test_room_is_not_there_before_the_last_pod_is_gone_however_long_that_takes() -> None:
+    """A delay that ends because of the next attempt makes the drain's end lie in the past."""
+    made = started(
+        Capacity(max_surge=PodCount(number=100, percent=True), scale_down_delay=timedelta(hours=2))
+    )
+    made.pools[V3] = 0
+    made.rules = [{V1: 90, V2: 10, V3: 0}]
+    made.fleets[V3] = Fleet.of("vllm-v3", 0)
+    made.fleets[V2].scale(8)
+    made.fleets[V2].settle()
+    made.say("pause")
+    to(made, "v3")
+    made.advance(3600)
+
+    assert made.fleets[V2].scales == [1, 8, 0]
+    assert made.fleets[V3].scales == []
+    assert made.status.reason == Reason.CAPACITY_EXHAUSTED
+    come(made, V2)
     assert made.fleets[V3].scales == [1]
 
 
