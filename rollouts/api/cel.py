@@ -82,6 +82,7 @@ _OTHER_STEPS = (
 
 ONE_KIND = f"exactly one of {', '.join(fields_for()[:-1])} and {fields_for()[-1]} must be set"
 
+LESS_THAN_RATIO = "is below endpointRatio, which every weight needs as well: lower that, too"
 CAPACITY_NEEDS_POOL = "needs target.pool: adapters share the pods of one pool"
 
 CEL_RULES: dict[str, tuple[CelRule, ...]] = {
@@ -157,6 +158,11 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
             "!has(self.analysis) || !has(self.analysis.startingStep) || "
             "self.analysis.startingStep < size(self.steps)",
             "analysis.startingStep is past the last step: they are counted from 0",
+        ),
+        CelRule(
+            "!has(self.capacity) || !has(self.capacity.headroom) || !has(self.endpointRatio) || "
+            "self.capacity.headroom >= self.endpointRatio",
+            f"capacity.headroom {LESS_THAN_RATIO}",
         ),
     ),
     "GateModel": (

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rollouts.api.analysis_models import GateModel, MetricModel
-from rollouts.api.cel import CAPACITY_NEEDS_POOL, ONE_KIND
+from rollouts.api.cel import CAPACITY_NEEDS_POOL, LESS_THAN_RATIO, ONE_KIND
 from rollouts.api.rollout_models import (
     CapacityModel,
     RolloutSpecModel,
@@ -101,6 +101,8 @@ def _check_capacity(spec: RolloutSpecModel) -> Iterator[Finding]:
     surge = capacity.max_surge
     if surge is not None:
         yield from _attempt(lambda: _pods(surge), f"{path}.maxSurge")
+    if capacity.headroom < spec.strategy.canary.endpoint_ratio:
+        yield f"{path}.headroom", LESS_THAN_RATIO
     yield from _check_duration(capacity.drain_timeout, f"{path}.drainTimeout")
     if capacity.scale_down is not None:
         yield from _check_duration(capacity.scale_down.delay, f"{path}.scaleDown.delay")

@@ -30,12 +30,11 @@ def infeasible(stable: int, policy: Capacity) -> str | None:
     needed, most = pods_for(FULL, stable, policy), most_pods(stable, policy)
     if stable + needed <= most:
         return None
-    spare = most - stable
+    spare, lower = most - stable, ""
     if spare >= max(policy.min_replicas, 1) and stable:
         tenths = spare * 10 // stable  # never more pods than there is room for
-        lower = f", or headroom to {tenths / 10:g}" if tenths else ""
-    else:
-        lower = ""
+        if tenths:
+            lower = f", or headroom (endpointRatio as well, where that is more) to {tenths / 10:g}"
     return (
         f"stable's {stable} pods and the canary's {needed} at 100% are {stable + needed}, and maxSurge leaves room for "
         f"{most}: set maxSurge to {needed}{lower}"

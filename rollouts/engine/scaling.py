@@ -232,7 +232,10 @@ def _look(draft: Draft, one: ScaleDown, policy: Capacity, *, hurry: bool) -> Sca
     """What is still owed; None when it is done, or nobody's to do."""
     name, to = one.identity.name, policy.scale_down_to
     if _has_weight(draft, one.identity):
-        return replace(one, since=None, decided=False, message=f"{name} still has weight")
+        if not draft.obs.deleting:
+            return replace(one, since=None, decided=False, message=f"{name} still has weight")
+        _leave(draft, name, "it still has weight")
+        return None
     since = one.since or draft.now
     due = since + (SETTLE if hurry else max(policy.scale_down_delay, SETTLE))
     last = due + policy.drain_timeout
@@ -241,7 +244,7 @@ def _look(draft: Draft, one: ScaleDown, policy: Capacity, *, hurry: bool) -> Sca
     over = draft.now >= last or draft.obs.deleting
     left = _not_ours(draft, one, view, over=over)
     if left:
-        draft.event(EventType.WARNING, Reason.SCALE_DOWN_LEFT, f"{name} is not scaled down: {left}")
+        _leave(draft, name, left)
         return None
     if view.what and view.replicas <= to:
         # Pods that are ending count beside a canary's until they are gone.
@@ -251,6 +254,11 @@ def _look(draft: Draft, one: ScaleDown, policy: Capacity, *, hurry: bool) -> Sca
     if waits:
         return replace(one, decided=False, message=waits)
     return _write_down(draft, one, view, to)
+
+
+def _leave(draft: Draft, name: str, why: str) -> None:
+    """Owe nothing any more, and say what stays."""
+    draft.event(EventType.WARNING, Reason.SCALE_DOWN_LEFT, f"{name} is not scaled down: {why}")
 
 
 def _has_weight(draft: Draft, identity: Identity) -> bool:

@@ -61,6 +61,7 @@ def test_what_is_written_is_read(written: Any, read: Capacity | None) -> None:
         ({"maxSurge": "-5%"}, f"{PATH}.maxSurge"),
         ({"headroom": 0}, f"{PATH}.headroom"),
         ({"headroom": 11}, f"{PATH}.headroom"),
+        ({"headroom": 0.4}, f"{PATH}.headroom"),
         ({"minReplicas": 0}, f"{PATH}.minReplicas"),
         ({"drainTimeout": "soon"}, f"{PATH}.drainTimeout"),
         ({"scaleDown": {"delay": "-1s"}}, f"{PATH}.scaleDown.delay"),

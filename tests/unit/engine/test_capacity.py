@@ -99,10 +99,13 @@ def test_pods_that_both_may_have(policy: Capacity, most: int) -> None:
 @pytest.mark.parametrize(
     ("policy", "words"),
     [
-        (Capacity(max_surge=PodCount(number=4)), "set maxSurge to 8, or headroom to 0.5"),
+        (
+            Capacity(max_surge=PodCount(number=4)),
+            "set maxSurge to 8, or headroom (endpointRatio as well, where that is more) to 0.5",
+        ),
         (Capacity(max_surge=PodCount(number=4), min_replicas=5), "set maxSurge to 8"),
         (Capacity(max_surge=PodCount(number=0)), "set maxSurge to 8"),
-        (Capacity(max_surge=PodCount(number=25, percent=True)), "set maxSurge to 8, or headroom to 0.2"),
+        (Capacity(max_surge=PodCount(number=25, percent=True)), "where that is more) to 0.2"),
     ],
 )
 def test_numbers_that_would_do(policy: Capacity, words: str) -> None:
@@ -119,7 +122,7 @@ def test_what_is_offered_is_feasible() -> None:
             told = infeasible(stable, tight)
             assert told is not None
             assert infeasible(stable, replace(tight, max_surge=PodCount(number=stable))) is None
-            if "headroom to" in told:
+            if "headroom" in told:
                 assert infeasible(stable, replace(tight, headroom=float(told.rsplit(" ", 1)[1]))) is None
 
 
@@ -581,3 +584,81 @@ def test_pods_beyond_what_is_allowed_are_not_asked_for() -> None:
     come(made, V2)
     assert made.status.reason == Reason.CAPACITY_EXHAUSTED
     assert "11 of v1 leave no room within the 16" in made.status.message
+
+
+def test_a_deleted_rollout_does_not_wait_for_what_nobody_can_take_away() -> None:
+    """An Adopted route with DeleteTraffic keeps its weights, and so does one of a kind that is not served any more."""
+    made = started(on_delete=OnDelete.DELETE_TRAFFIC)
+    made.deleting = True
+    made.advance(1)
+
+    assert not made.finalizer
+    assert made.events[-1].message == "v2 is not scaled down: it still has weight"
+
+    made = started()
+    made.say("abort")
+    made.served = False
+    made.deleting = True
+    made.advance(1)
+    assert not made.finalizer
+
+
+def test_a_rollout_is_deleted_after_an_abort() -> None:
+    made = started()
+    made.say("abort")
+    made.deleting = True
+    made.advance(31)
+
+    assert made.fleets[V2].scales == [1, 0]
+    assert not made.finalizer
+
+
+def test_capacity_taken_out_after_the_end_leaves_the_loser() -> None:
+    made = promoted()
+    assert made.spec is not None
+    made.edit(replace(made.spec, canary=replace(made.spec.canary, capacity=None)))
+    made.advance(3600)
+
+    assert made.fleets[V1].scales == []
+    assert not made.finalizer
+
+
+@pytest.mark.parametrize("what", ["same workload", "autoscaler", "unknown", "gone", "unknown for a while"])
+def test_a_loser_that_is_not_ours_to_scale_is_left(what: str) -> None:
+    made = promoted()
+    old, words = made.fleets[V1], ""
+    unknown = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="two Deployments match: a, b")
+    if what == "same workload":
+        old.name, words = "vllm-v2", "Deployment vllm-v2 makes the pods of both versions"
+    elif what == "autoscaler":
+        old.managed_by, words = (
+            "HorizontalPodAutoscaler old",
+            "HorizontalPodAutoscaler old scales Deployment vllm-v1",
+        )
+    elif what == "gone":
+        del made.fleets[V1]
+        words = "it is gone"
+    else:
+        old.problem, words = unknown, unknown.message
+    made.advance(61)
+    if what in ("unknown", "gone"):
+        expected = unknown.message if what == "unknown" else "the pods of v1 are not known yet"
+        assert made.status.scale_downs[0].message == expected
+        made.advance(301)
+    elif what == "unknown for a while":
+        old.problem = None
+        made.settle()
+        assert old.scales == [0]
+        return
+
+    assert old.scales == []
+    assert made.status.scale_downs == ()
+    assert made.events[-1].message == f"v1 is not scaled down: {words}"
+
+
+def test_a_route_that_nobody_can_read_keeps_the_loser_s_pods() -> None:
+    made = promoted()
+    made.served = False
+    made.advance(3600)
+
+    assert made.fleets[V1].scales == []
