@@ -12,6 +12,7 @@ from rollouts.objects import kinds
 from tests.cluster.test_chart_on_server import controlling, install
 from tests.kit.helm import render_chart
 from tests.kit.stage import DEPLOYMENT, NAME, ROUTE, Stage
+from tests.kit.stubgateway import stub_gateway
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(280)]
 
@@ -25,7 +26,7 @@ def _route() -> Object:
         {"group": kinds.POOL_V1.group, "kind": "InferencePool", "name": name, "port": 8000, "weight": weight}
         for name, weight in (("v1", 100), ("v2", 0))
     ]
-    return {"rules": [{"backendRefs": refs}]}
+    return {"parentRefs": [{"name": "gateway"}], "rules": [{"backendRefs": refs}]}
 
 
 def _rollout() -> Object:
@@ -65,7 +66,7 @@ async def test_pods_come_before_weight_and_go_after_it(whole, living, helm):
         return await replicas("v2") == count and (await stage.status()).get("phase") == phase
 
     may = {"namespaces": (living,), "capacity_kinds": ("Deployment", "StatefulSet"), "leader_elect": False}
-    async with controlling(client, **may):
+    async with stub_gateway(whole.with_field_manager("gateway"), living), controlling(client, **may):
         await stage.phase("Healthy", timeout=_PATIENCE)
         await stage.retarget("v2")
         await stage.until(lambda: at(1, "Paused"), timeout=_PATIENCE)

@@ -43,7 +43,8 @@ class _World:
     replicas: dict[str, int] = field(default_factory=dict)
     pods: dict[str, str] = field(default_factory=dict)
     """Release of each pod that is there, those that are being deleted included."""
-    autoscaled: set[str] = field(default_factory=set)
+    autoscaled: dict[str, float] = field(default_factory=dict)
+    """Since when a Deployment has an autoscaler."""
     shares: dict[str, int] = field(default_factory=dict)
     without_weight: dict[str, float] = field(default_factory=dict)
     """By pool: since when the route has given it none."""
@@ -61,8 +62,11 @@ class _World:
                 self.pods[name] = release
             elif not after:
                 self.pods.pop(name, None)
-        elif record.of(AUTOSCALER) and after:
-            self.autoscaled.add(after["spec"]["scaleTargetRef"]["name"])
+        elif record.of(AUTOSCALER):
+            scaled = (after or record.before)["spec"]["scaleTargetRef"]["name"]
+            self.autoscaled.pop(scaled, None)
+            if after:
+                self.autoscaled[scaled] = record.seconds
         elif record.of(kinds.HTTP_ROUTE) and name == ROUTE:
             self._weigh(record)
 
@@ -135,7 +139,9 @@ def wrong_workloads(run: Run) -> Iterator[str]:
         release, stable = record.change.name, (world.status.get("stable") or {}).get("name")
         if _POOL_OF[release] == stable:
             yield f"stable's {release} scaled from {before} to {after} at {record.seconds:g} s"
-        if release in world.autoscaled and not run.history.staleness:
+        # What appears in the very moment of a write is heard of after it.
+        heard = record.seconds - run.history.staleness > world.autoscaled.get(release, math.inf)
+        if heard and not run.plan.delivery.dropped:
             yield f"{release}, which an autoscaler has, scaled from {before} to {after} at {record.seconds:g} s"
 
 
