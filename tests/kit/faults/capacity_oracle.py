@@ -45,6 +45,8 @@ class _World:
     """Release of each pod that is there, those that are being deleted included."""
     autoscaled: dict[str, float] = field(default_factory=dict)
     """Since when a Deployment has an autoscaler."""
+    left: bool = False
+    """Somebody was told that a version that lost keeps its pods."""
     shares: dict[str, int] = field(default_factory=dict)
     without_weight: dict[str, float] = field(default_factory=dict)
     """By pool: since when the route has given it none."""
@@ -67,6 +69,8 @@ class _World:
             self.autoscaled.pop(scaled, None)
             if after:
                 self.autoscaled[scaled] = record.seconds
+        elif record.of(kinds.EVENT):
+            self.left = self.left or after.get("reason") == "ScaleDownLeft"
         elif record.of(kinds.HTTP_ROUTE) and name == ROUTE:
             self._weigh(record)
 
@@ -91,10 +95,19 @@ class _World:
         return found
 
     def taken(self) -> int:
-        """GPUs that all versions take, or are about to."""
+        """GPUs that all versions take, or are about to; not those that were left to an autoscaler with their pods."""
+        counted = set(self.replicas)
+        if self.left:
+            arms = [
+                self.status.get("stable"),
+                self.status.get("canary"),
+                *(self.status.get("scaleDowns") or ()),
+            ]
+            counted = {RELEASES.get(arm["name"], "") for arm in arms if arm}
         return sum(
             max(number, sum(one == release for one in self.pods.values()))
             for release, number in self.replicas.items()
+            if release in counted
         )
 
     def most(self) -> int:
@@ -195,7 +208,8 @@ def podless_rises(run: Run, rises: Iterable[tuple[Replay, Record, Fraction | Non
 
 def ended_elsewhere(run: Run) -> Iterator[str]:
     """A run that ended, with workloads that are not where they should be then."""
-    if not run.scenario.capacity or not run.converged:
+    refused = run.plan.refusal is not None and math.isinf(run.plan.refusal.seconds)
+    if not run.scenario.capacity or not run.converged or refused:  # what keeps its weight keeps its pods
         return
     world = _World()
     for record in run.history.records:
@@ -211,7 +225,7 @@ def ended_elsewhere(run: Run) -> Iterator[str]:
     if not world.replicas.get(stable):
         yield f"stable's {stable} ends with no replicas"
     asked = {RELEASES[one["name"]] for one in status.get("history") or () if one["name"] in RELEASES}
-    if world.autoscaled or not world.capacity:
+    if world.autoscaled or world.left or not world.capacity:
         return
     for release in sorted(asked - {stable}):
         if world.replicas.get(release, 0) > (world.capacity.get("scaleDown") or {}).get("to", 0):
