@@ -15,6 +15,7 @@ __all__ = [
     "DURATION_PATTERN",
     "FRACTION_PATTERN",
     "FULL",
+    "POD_COUNT",
     "ZERO",
     "Weight",
     "entry_weight",
@@ -22,6 +23,7 @@ __all__ = [
     "format_weight",
     "parse_duration",
     "parse_fraction",
+    "parse_pod_count",
     "parse_weight",
     "percent",
     "weight_json",
@@ -140,3 +142,20 @@ def entry_weight(value: Any) -> int:
     """
     legal = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _INT32
     return value if legal else 1
+
+
+POD_COUNT = 'must be a number of pods from 0 to 100000, or a percentage of them such as "50%"'
+"""What ``parse_pod_count`` says of everything else."""
+
+_MOST_PODS = 100_000
+_POD_PERCENT = re.compile(r"([0-9]{1,4})%")
+
+
+def parse_pod_count(value: Any) -> tuple[int, bool]:
+    """A number of pods, or a percentage of them: the number, and whether it is a percentage. Raises ValueError."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_PODS:
+        return value, False
+    found = _POD_PERCENT.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError(POD_COUNT)
+    return int(found[1]), True

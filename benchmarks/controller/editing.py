@@ -193,8 +193,13 @@ _TEMPLATE: dict[str, Change] = {
     ),
     "template rules reordered": _template(lambda rules: rules.reverse()),
     "a template rule less": _template(lambda rules: rules.pop(0)),
+    "capacity of a managed route": _canary(capacity={"maxSurge": "50%"}),
 }
-_NAMES: dict[str, Change] = {"one rule name": _rule_names("live"), "a wrong rule name": _rule_names("gone")}
+_NAMES: dict[str, Change] = {
+    "one rule name": _rule_names("live"),
+    "a wrong rule name": _rule_names("gone"),
+    "capacity of an adopted route": _canary(capacity={"maxSurge": "50%"}),
+}
 _ROUTE: dict[str, Change] = {
     "stable's entry removed": _drop_stable,
     "the canary abroad": _abroad,

@@ -8,6 +8,7 @@ from typing import Any
 
 from rollouts.analysis.catalogue import COMPARED, MEASURED
 from rollouts.carriers import TRAFFIC_KINDS, fields_for
+from rollouts.units import POD_COUNT
 
 __all__ = ["CEL_RULES", "CelRule"]
 
@@ -101,6 +102,14 @@ _STARTING_STEP = CelRule(
     "self.analysis.startingStep < size(self.steps)",
     "analysis.startingStep is past the last step: they are counted from 0",
 )
+LESS_THAN_RATIO = "is below endpointRatio, which every weight needs as well: lower that, too"
+CAPACITY_NEEDS_POOL = "needs target.pool: adapters share the pods of one pool"
+
+_HEADROOM = CelRule(
+    "!has(self.capacity) || !has(self.capacity.headroom) || !has(self.endpointRatio) || "
+    "self.capacity.headroom >= self.endpointRatio",
+    f"capacity.headroom {LESS_THAN_RATIO}",
+)
 
 CEL_RULES: dict[str, tuple[CelRule, ...]] = {
     "TargetModel": (
@@ -170,8 +179,15 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
             "exactly one of header, cookie and bodyField must be set",
         ),
     ),
-    "CanaryModel": (_STARTING_STEP,),
-    "OwnCanaryModel": (_STARTING_STEP,),
+    "CanaryModel": (_STARTING_STEP, _HEADROOM),
+    "OwnCanaryModel": (_STARTING_STEP, _HEADROOM),
+    "CapacityModel": (
+        CelRule(
+            "!has(self.maxSurge) || (type(self.maxSurge) == int ? self.maxSurge >= 0 && self.maxSurge <= 100000 : "
+            "string(self.maxSurge).matches('^[0-9]{1,4}%$'))",
+            f"maxSurge {POD_COUNT}",
+        ),
+    ),
     "StrategyModel": (
         CelRule(
             "has(self.canaryFrom) || (has(self.canary) && has(self.canary.steps))",
@@ -290,6 +306,10 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
         CelRule(
             "has(self.target.adapter) || !has(self.strategy.canary) || !has(self.strategy.canary.sticky)",
             "sticky needs target.adapter: two pools are split by the gateway",
+        ),
+        CelRule(
+            "has(self.target.pool) || !has(self.strategy.canary) || !has(self.strategy.canary.capacity)",
+            f"capacity {CAPACITY_NEEDS_POOL}",
         ),
         CelRule(
             "!has(self.strategy.canary) || !has(self.strategy.canary.steps) || "

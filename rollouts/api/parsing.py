@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from rollouts.api.base import ApiModel, shape_errors
 from rollouts.api.rollout_models import RolloutSpecModel, StepModel
 from rollouts.api.scalars import parse_duration, parse_weight
-from rollouts.api.spec_rules import check_spec, read_window
+from rollouts.api.spec_rules import check_spec, read_capacity, read_window
 from rollouts.api.status import read_status
 from rollouts.api.strategies import StrategyRef, effective_spec, strategy_ref
 from rollouts.carriers import given
@@ -273,6 +273,7 @@ def _engine_spec(model: RolloutSpecModel) -> RolloutSpec:
             path_probe=PathProbe(canary.path_probe),
             allow_no_traffic=canary.allow_no_traffic,
             windows=tuple(map(read_window, canary.windows)),
+            capacity=read_capacity(canary.capacity) if canary.capacity is not None else None,
         ),
         rollback_window=parse_duration(model.rollback_window.duration if model.rollback_window else "0s"),
         stable_hint=model.stable_hint,

@@ -13,6 +13,7 @@ __all__ = [
     "dependencies",
     "permits",
     "pool_names",
+    "serving_pools",
     "template_names",
     "traffic_names",
 ]
@@ -52,6 +53,18 @@ def pool_names(obj: Mapping[str, Any]) -> Iterator[str]:
     for arm in (status.get("stable"), status.get("canary"), *list_of(status.get("history"))):
         if map_of(arm).get("kind") == "InferencePool":
             yield from _name(arm)
+
+
+def serving_pools(obj: Mapping[str, Any]) -> set[str]:
+    """Names of the pools that a Rollout needs now: its target, and the versions that may have requests."""
+    spec, status = map_of(obj.get("spec")), map_of(obj.get("status"))
+    found = set(_name(map_of(spec.get("target")).get("pool")))
+    for kind in TRAFFIC_KINDS:
+        found |= set(kind.pools(map_of(spec.get("traffic"))))
+    for arm in (status.get("stable"), status.get("canary")):
+        if map_of(arm).get("kind") == "InferencePool":
+            found |= set(_name(arm))
+    return found
 
 
 def template_names(obj: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:

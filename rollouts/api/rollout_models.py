@@ -194,6 +194,36 @@ class WindowModel(ApiModel):
     """Time zone of the schedule, such as Europe/Berlin."""
 
 
+class ScaleDownPolicyModel(ApiModel):
+    """What becomes of the workload of a version that lost."""
+
+    delay: Duration = "10m"
+    """How long it keeps its pods after it has no weight any more: time to go back without starting them again. Shorter
+    where the next attempt needs the room, and where the Rollout is deleted; 30 s at least."""
+    to: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Replicas that it is then given."""
+
+
+class CapacityModel(ApiModel):
+    """The controller scales the canary's workload with its weight, and the loser's down after the end; stable is never
+    scaled. Needs the chart value `capacity.enabled`. N are stable's Ready pods at the start."""
+
+    max_surge: Annotated[int | str, Field(json_schema_extra={"x-kubernetes-int-or-string": True})] | None = (
+        None
+    )
+    """Pods of both versions together over N: a number, or a percentage of N such as "50%", rounded up. Without it as
+    many as the steps need. Where the canary at 100 % needs more, nothing is scaled and no weight is written."""
+    headroom: Annotated[float | int, bounds(0, 10, above=True)] = 1.0
+    """Weight w needs max(minReplicas, ceil(w x N x this)) Ready pods of the canary before it is written: below 1 where
+    the canary's GPUs do more each."""
+    min_replicas: Annotated[int, Field(ge=1, le=100_000)] = 1
+    """The fewest pods of a canary that has weight."""
+    drain_timeout: Duration = "30m"
+    """A version that lost and still answers requests is scaled down this long after `scaleDown.delay` all the same."""
+    scale_down: ScaleDownPolicyModel | None = None
+    """What becomes of the workload of a version that lost: the old one after a promotion, else the canary's."""
+
+
 class CanaryModel(ApiModel):
     """Step by step."""
 
@@ -225,6 +255,9 @@ class CanaryModel(ApiModel):
     windows: Annotated[list[WindowModel], Field(max_length=8)] = []
     """When weight may rise; without any, always. Outside of them it stays, deadlines stand still, and analysis,
     aborts, the way back and commands go on."""
+    capacity: CapacityModel | None = None
+    """Scale the canary's workload with its weight, and what lost down after the end. Only with `target.pool`. Without
+    it nobody is scaled."""
 
 
 class OwnCanaryModel(CanaryModel):

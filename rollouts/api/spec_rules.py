@@ -9,15 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rollouts.api.analysis_models import GateModel, MetricModel
-from rollouts.api.cel import ONE_KIND
-from rollouts.api.rollout_models import CanaryModel, RolloutSpecModel, StepModel, WindowModel
+from rollouts.api.cel import CAPACITY_NEEDS_POOL, LESS_THAN_RATIO, ONE_KIND
+from rollouts.api.rollout_models import (
+    CanaryModel,
+    CapacityModel,
+    RolloutSpecModel,
+    ScaleDownPolicyModel,
+    StepModel,
+    WindowModel,
+)
 from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.api.schedule import check_window
 from rollouts.carriers import fields_for, given
-from rollouts.engine.rollout_spec import Window
+from rollouts.engine.rollout_spec import Capacity, PodCount, Window
 from rollouts.engine.versions import TargetKind
+from rollouts.units import parse_pod_count
 
-__all__ = ["check_canary", "check_gate", "check_metric", "check_spec", "read_window"]
+__all__ = ["check_canary", "check_gate", "check_metric", "check_spec", "read_capacity", "read_window"]
 
 
 _CANARY = "spec.strategy.canary"
@@ -36,6 +44,8 @@ def check_spec(spec: RolloutSpecModel) -> Iterator[Finding]:
     yield from _check_traffic(spec)
     managed = any(kind.managed(value) for kind, value in given(spec.traffic))
     yield from check_canary(spec.strategy.canary, _CANARY, managed=managed)
+    if spec.target.adapter is not None and spec.strategy.canary.capacity is not None:
+        yield f"{_CANARY}.capacity", CAPACITY_NEEDS_POOL
     window = spec.rollback_window.duration if spec.rollback_window else "0s"
     yield from _check_duration(window, "spec.rollbackWindow.duration")
     for index, one in enumerate(spec.depends_on):
@@ -53,6 +63,8 @@ def check_canary(canary: CanaryModel, path: str, *, managed: bool = True) -> Ite
             f"{path}.pathProbe",
             "Require needs a Managed route (traffic.httpRoutes[0].template): an Adopted one gets no rules of ours",
         )
+    if canary.capacity is not None:
+        yield from _check_capacity(canary.capacity, canary.endpoint_ratio, f"{path}.capacity")
     for index, window in enumerate(canary.windows):
         yield from _check_window(window, f"{path}.windows[{index}]")
     sticky = canary.sticky
@@ -79,6 +91,35 @@ def read_window(window: WindowModel) -> Window:
     return Window(
         schedule=window.schedule, duration=parse_duration(window.duration), time_zone=window.time_zone
     )
+
+
+def read_capacity(capacity: CapacityModel) -> Capacity:
+    """The engine's form of ``capacity``. Raises ValueError."""
+    surge, down = capacity.max_surge, capacity.scale_down or ScaleDownPolicyModel()
+    return Capacity(
+        max_surge=None if surge is None else _pods(surge),
+        headroom=float(capacity.headroom),
+        min_replicas=capacity.min_replicas,
+        drain_timeout=parse_duration(capacity.drain_timeout),
+        scale_down_delay=parse_duration(down.delay),
+        scale_down_to=down.to,
+    )
+
+
+def _pods(value: int | str) -> PodCount:
+    number, percent = parse_pod_count(value)
+    return PodCount(number=number, percent=percent)
+
+
+def _check_capacity(capacity: CapacityModel, ratio: float, path: str) -> Iterator[Finding]:
+    surge = capacity.max_surge
+    if surge is not None:
+        yield from _attempt(lambda: _pods(surge), f"{path}.maxSurge")
+    if capacity.headroom < ratio:
+        yield f"{path}.headroom", LESS_THAN_RATIO
+    yield from _check_duration(capacity.drain_timeout, f"{path}.drainTimeout")
+    if capacity.scale_down is not None:
+        yield from _check_duration(capacity.scale_down.delay, f"{path}.scaleDown.delay")
 
 
 def _check_window(window: WindowModel, path: str) -> Iterator[Finding]:

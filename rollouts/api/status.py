@@ -21,6 +21,7 @@ from rollouts.engine.rollout_status import (
     Notice,
     Phase,
     RolloutStatus,
+    ScaleDown,
     WayBack,
 )
 from rollouts.engine.versions import Identity, Revision
@@ -66,6 +67,12 @@ _STATUS = Record(
         _ATTEMPT,
         Record(
             WayBack, models.WayBackModel, of=[Record(EntryRef, models.EntryModel, whole=True)], whole=True
+        ),
+        Record(
+            ScaleDown,
+            models.ScaleDownModel,
+            of=[Record(Identity, models.ScaleDownModel, whole=True)],
+            inline="identity",
         ),
         Record(HistoryEntry, models.HistoryModel, of=[_REVISION], inline="revision", whole=True),
         Record(Notice, models.NoticeModel, whole=True),

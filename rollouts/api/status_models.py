@@ -143,6 +143,42 @@ class PathModel(ApiModel):
     """The last look said that the share refutes the weight."""
 
 
+class AttemptCapacityModel(ApiModel):
+    """Pods of an attempt, where `strategy.canary.capacity` is set."""
+
+    stable_at_start: Number = 0
+    """N: stable's Ready pods at the start."""
+    wanted: Number = 0
+    """Replicas that the canary's workload is given: stored before it is scaled."""
+    reached: Number = 0
+    """The most of them that it was seen with; fewer later are restored."""
+    restores: Annotated[list[Time], Field(max_length=64)] = Field(default=[])
+    """When replicas that somebody else lowered were restored."""
+    ready: Number = 0
+    """The canary's Ready pods."""
+    pending: Number = 0
+    """Its pods that no node has room for yet."""
+
+
+class ScaleDownModel(ApiModel):
+    """The workload of a version that lost, until it has been scaled down."""
+
+    kind: Short
+    """InferencePool."""
+    group: Short = ""
+    """API group of the pool."""
+    name: Filled
+    """Name of the pool."""
+    source: Annotated[str, Field(max_length=1024)] = ""
+    """Empty: only pools have workloads of their own."""
+    since: Time | None = None
+    """Since when it has no weight."""
+    decided: bool = False
+    """It is to be scaled down now: stored before the workload is."""
+    message: Said = ""
+    """What it waits for."""
+
+
 class HoldModel(ApiModel):
     """Why the rollout does not go on by itself."""
 
@@ -379,6 +415,8 @@ class RolloutStatusModel(ApiModel):
     """The probe of the path before the first weight."""
     crashes: CrashesModel | None = None
     """Crashes of both versions' pods in this attempt."""
+    capacity: AttemptCapacityModel | None = None
+    """Pods of this attempt, where `strategy.canary.capacity` is set."""
     hold: HoldModel | None = None
     """Why the rollout does not go on by itself."""
     overrides: Annotated[list[Short], Field(max_length=64)] = Field(default=[])
@@ -393,6 +431,8 @@ class RolloutStatusModel(ApiModel):
     """Taken over with traffic on both arms."""
     way_back: Annotated[list[WayBackModel], Field(max_length=16)] = Field(default=[])
     """Where the canary has weight, or may have, and who gets it back: the record that every abort goes by."""
+    scale_downs: Annotated[list[ScaleDownModel], Field(max_length=16)] = Field(default=[])
+    """Versions that lost and still have pods, where `strategy.canary.capacity` is set."""
     traffic_uid: Annotated[Short, Field(alias="trafficUID")] = ""
     """UID of the traffic object that was last seen."""
     traffic_adopted: bool = False

@@ -27,7 +27,7 @@ from rollouts.cli.offline import (
     is_adapter,
     template_of,
 )
-from rollouts.cli.plan_table import pods_line, rows_of, table_of, total_of
+from rollouts.cli.plan_table import capacity_line, pods_line, rows_of, table_of, total_of
 from rollouts.cli.progress import progress
 from rollouts.terminal import console, document, say
 
@@ -188,6 +188,9 @@ def plan_command(
         )
         say(f"{coupled.rate:.3g} requests per second; noise from {noise}.")
         say(pods_line(parsed.spec, coupled))
+    stable = coupled.stable_pods if coupled is not None else stable_pods
+    if stable is not None and (pods := capacity_line(parsed.spec, stable)):
+        say(pods)
     console().print(table_of(rows))
     say(total.words)
     for text in (*(plan.words for plan in plans if plan.minutes_to_pass == math.inf), *silent):

@@ -61,6 +61,7 @@ def explanation(
         lines.append(("Why", parsed.status.message))
     lines += [("Why", problem.message) for problem in parsed.problems]
     lines += [("Strategy", line) for line in strategy_lines(parsed, obj.get("spec"), live)]
+    lines += [("Pods", sentence) for sentence in _pods(parsed)]
     lines += [("Judged", sentence) for sentence in _judged(parsed, runs)]
     lines += [("Next", sentence) for sentence in _next(parsed)]
     lines += [("Moves it", sentence) for sentence in _moves(parsed, now)]
@@ -90,6 +91,19 @@ def _where(parsed: ParsedRollout) -> str:
         f"{name} is {status.phase.value} at step {step} of {status.step_count}, attempt {status.attempt}: "
         f"canary {status.canary.label} has {format_weight(status.weight.applied)}, stable is {stable}."
     )
+
+
+def _pods(parsed: ParsedRollout) -> Iterator[str]:
+    """What is scaled, where the spec asks for capacity."""
+    current = parsed.status.current
+    if current is not None and current.capacity is not None:
+        pods = current.capacity
+        pending = f", {pods.pending} Pending" if pods.pending else ""
+        yield (
+            f"{current.canary.identity.name}: {pods.wanted} wanted, {pods.ready} Ready{pending}; "
+            f"{pods.stable_at_start} of stable at the start"
+        )
+    yield from (one.message for one in parsed.status.scale_downs if one.message)
 
 
 def _current(parsed: ParsedRollout) -> tuple[tuple[Step, ...], int]:

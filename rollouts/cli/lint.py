@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -263,6 +264,7 @@ def _rollout(obj: Mapping[str, Any], files: _Files, strict: Sequence[Finding]) -
         if text := silence(item, parsed):
             yield hint(where, text, path=_CANARY)
     yield from _steps(where, parsed)
+    yield from _capacity(where, parsed)
     yield from _unprovable(where, parsed, files)
 
 
@@ -337,6 +339,22 @@ def _steps(where: str, parsed: ParsedRollout) -> Iterator[Finding]:
             f"step {judged[-1] + 1} is the last gate, below weight 5 %: a comparison cannot prove its tolerance "
             "there, as proofs use the data from 5 % on",
             path=_step(judged[-1]),
+        )
+
+
+def _capacity(where: str, parsed: ParsedRollout) -> Iterator[Finding]:
+    """A part of stable's pods that the canary's do not fit into, but where rounding helps."""
+    capacity = parsed.spec.canary.capacity if parsed.spec is not None else None
+    if capacity is None or capacity.max_surge is None or not capacity.max_surge.percent:
+        return
+    needed = math.ceil(round(capacity.headroom * 100, 6))
+    if capacity.max_surge.number < needed:
+        yield hint(
+            where,
+            f"maxSurge {capacity.max_surge.number}% leaves too little room: the canary at 100 % needs {needed}% of "
+            "stable's pods beside all of them, and the rollout will wait as CapacityInfeasible: set maxSurge to "
+            f"{needed}%, or a lower headroom",
+            path=(*_CANARY, "capacity", "maxSurge"),
         )
 
 

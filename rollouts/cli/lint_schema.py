@@ -8,7 +8,7 @@ finite, and stops after a number of findings.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -17,7 +17,7 @@ from rollouts.api.crds import all_crds
 from rollouts.api.parsing import COMMAND_ANNOTATION, COMMIT_ANNOTATION
 from rollouts.api.references import DEPENDENTS_ANNOTATION
 from rollouts.cli.lint_findings import Finding, hint, path_text, problem
-from rollouts.cli.lint_values import duration_problem, left_in, spoken_duration, weight_problem
+from rollouts.cli.lint_values import duration_problem, left_in, pods_problem, spoken_duration, weight_problem
 from rollouts.cli.lint_words import FOREIGN, nearest
 from rollouts.cli.yaml_source import Path
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
@@ -217,6 +217,14 @@ def _array(schema: Schema, value: list[Any], path: Path, kind: str) -> Iterator[
         yield path, f"has {len(value)} items, at most {most} are possible", False, "wrong-value"
 
 
+_SORTS: dict[str, Callable[[Any], str]] = {
+    "setWeight": weight_problem,
+    "weight": weight_problem,
+    "maxSurge": pods_problem,
+}
+"""What a number or text is, by its field; the others are durations."""
+
+
 def _scalar_or_text(schema: Schema, value: Any, path: Path) -> Iterator[Wrong]:
     """Weights, durations in seconds, fractions: a number or a text."""
     field = path[-1]
@@ -237,7 +245,7 @@ def _scalar_or_text(schema: Schema, value: Any, path: Path) -> Iterator[Wrong]:
     elif fraction and not isinstance(value, str):
         yield from ((path, text, False, "wrong-value") for text in _bounds(schema, value))
     elif not fraction:
-        text = weight_problem(value) if field in ("setWeight", "weight") else duration_problem(value)
+        text = _SORTS.get(str(field), duration_problem)(value)
         if text:
             yield path, text, False, "wrong-value"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from rollouts.units import DURATION_PATTERN, parse_duration, parse_weight
+from rollouts.units import DURATION_PATTERN, parse_duration, parse_pod_count, parse_weight
 
-__all__ = ["duration_problem", "left_in", "spoken_duration", "weight_problem"]
+__all__ = ["duration_problem", "left_in", "pods_problem", "spoken_duration", "weight_problem"]
 
 _UNITS = {
     **dict.fromkeys(("ms", "msec", "msecs", "millisecond", "milliseconds"), "ms"),
@@ -31,6 +31,21 @@ def weight_problem(value: int | float | str) -> str:
         if isinstance(value, str) and value.strip("% ").isdecimal() and len(value) < 8:
             return f"{error}: write {value.strip('% ')}, without quotes"
         return str(error)
+    return ""
+
+
+def pods_problem(value: Any) -> str:
+    """What is wrong with a number of pods or a percentage of them; empty when nothing is."""
+    try:
+        parse_pod_count(value)
+    except ValueError as error:
+        if isinstance(value, float):
+            return f'{error}: write "{round(value * 100)}%"' if 0 < value <= 1 else str(error)
+        return (
+            f"{error}: write {value}, without quotes"
+            if isinstance(value, str) and value.isdecimal()
+            else str(error)
+        )
     return ""
 
 

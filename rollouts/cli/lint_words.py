@@ -36,9 +36,9 @@ FOREIGN: Mapping[str, str] = {
     "maxUnavailable": _PODS,
     "minPodsPerReplicaSet": _PODS,
     "dynamicStableScale": _PODS,
-    "scaleDownDelaySeconds": _PODS,
+    "scaleDownDelaySeconds": "of Argo Rollouts: write strategy.canary.capacity: {scaleDown: {delay: 10m}}",
     "scaleDownDelayRevisionLimit": _PODS,
-    "abortScaleDownDelaySeconds": _PODS,
+    "abortScaleDownDelaySeconds": "of Argo Rollouts: write strategy.canary.capacity: {scaleDown: {delay: 10m}}",
     "antiAffinity": _PODS,
     "canaryMetadata": _PODS,
     "stableMetadata": _PODS,
@@ -54,7 +54,7 @@ FOREIGN: Mapping[str, str] = {
     "postPromotionAnalysis": "of Argo Rollouts: write `bake`, and background analysis (strategy.canary.analysis)",
     # Argo Rollouts, steps
     "setCanaryScale": "of Argo Rollouts, which makes pods; here a weight waits until endpoints of the canary pool "
-    "are Ready (strategy.canary.endpointRatio): remove it",
+    "are Ready (strategy.canary.endpointRatio), and strategy.canary.capacity scales it with the weight: remove it",
     "setMirrorRoute": f"{_SPLIT}, and mirroring is not ours: remove the step",
     "experiment": "of Argo Rollouts: write a step `- job:` or `- analysis:`",
     "plugin": "of Argo Rollouts: write a step `- job:`",

@@ -18,6 +18,7 @@ from rollouts.controller.conditions import SandboxedConditions
 from rollouts.controller.crashes import CrashWatch
 from rollouts.controller.gate_metrics import GateCollector
 from rollouts.controller.housekeeping import prune_runs
+from rollouts.controller.in_flight import PodsInFlight
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.notifier import Notifier
 from rollouts.controller.picker_health import PickerHealthWatch
@@ -94,6 +95,7 @@ class Controller:
             namespaces=settings.namespaces,
             cluster_templates=settings.cluster_templates,
             freezes=settings.freezes,
+            capacity_kinds=settings.capacity_kinds,
         )
         model_servers = ModelServerBook(settings.model_servers)
         self._scraper = PodScraper(clock, model_servers=model_servers)
@@ -126,6 +128,7 @@ class Controller:
             notifier=self.notifier,
             approver=self.approver,
             parallelism=settings.parallelism,
+            in_flight=PodsInFlight(self._scraper, self.caches, clock),
         )
         self._writer = fenced
         self._rollout_queue = self._queue()

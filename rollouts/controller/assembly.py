@@ -30,6 +30,7 @@ from rollouts.controller.runs import RunReconciler
 from rollouts.controller.shares import ShareCounter
 from rollouts.controller.turns import Turns
 from rollouts.controller.windows import WindowCalendar
+from rollouts.controller.workloads import InFlight, ScaleRefusals, WorkloadViews
 from rollouts.engine.actions import WriteReason
 from rollouts.engine.turns import LimitScope
 from rollouts.kube.client import KubeClient
@@ -135,6 +136,7 @@ def assemble(
     notifier: Notifier | None = None,
     approver: Approver | None = None,
     parallelism: Mapping[LimitScope, int] = MappingProxyType({}),
+    in_flight: InFlight | None = None,
 ) -> Parts:
     """The reconcilers over ``caches``; ``client`` is the one that writes (behind the fence)."""
     metrics = metrics or ControllerMetrics()
@@ -149,6 +151,7 @@ def assemble(
     dialects = Dialects(client, caches, clock)
     views = AdapterViews(caches, adapters, dialects)
     turns = Turns(client, caches, clock, parallelism)
+    refusals: ScaleRefusals = {}
     gatherer = Gatherer(
         caches,
         shares,
@@ -160,8 +163,9 @@ def assemble(
         freezes=Freezes(caches, clock),
         paths=PathViews(caches, health=health, crashes=crashes, probes=probes),
         approver=approver,
+        workloads=WorkloadViews(caches, in_flight, refusals) if in_flight is not None else None,
     )
-    performer = Performer(client, caches, events, gates, views, on_traffic_write=written)
+    performer = Performer(client, caches, events, gates, views, refusals=refusals, on_traffic_write=written)
     return Parts(
         caches=caches,
         rollouts=RolloutReconciler(gatherer, performer, clock, metrics, dialects, turns, notifier, approver),

@@ -15,18 +15,29 @@ from rollouts.engine.naming import UID_DIGITS
 from rollouts.engine.rollout_status import WaitingFor
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.objects import kinds
-from rollouts.objects.fields import list_of, map_of
+from rollouts.objects.fields import list_of, map_of, text_of
 from rollouts.objects.owners import owner_of
 from rollouts.objects.pods import (
     HEALTH_PORTS,
     METRICS_PORT_ANNOTATION,
     PickerPod,
     Pod,
+    holds_resources,
     metrics_port,
     read_picker_pod,
     read_pod,
 )
 from rollouts.objects.pools import Pool, read_pool
+from rollouts.objects.workloads import (
+    AUTOSCALER,
+    WORKLOAD_ANNOTATION,
+    WORKLOADS,
+    Workload,
+    makes_pods_of,
+    pod_labels,
+    read_workload,
+    scaled_by,
+)
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import Object, ObjectKey, key_of
 from rollouts.runtime.reflector import Reflector
@@ -48,6 +59,7 @@ _BEHIND = "dependsOn"
 TURN = "turn"
 BEGUN, IN_LINE = "begun", "in line"
 """Values of the index ``TURN``: whose attempt is in progress, and who waits for nothing but a place."""
+_TARGET = "scaleTarget"
 
 
 def _namespace(obj: Object) -> str:
@@ -123,9 +135,11 @@ def _trim_pod(pod: Object) -> Object:
         "status": {
             "podIP": status.get("podIP"),
             "startTime": status.get("startTime"),
-            "conditions": [c for c in status.get("conditions") or [] if c.get("type") == "Ready"],
+            "conditions": [c for c in status.get("conditions") or [] if _tells(c)],
         },
     }
+    if not holds_resources(pod):
+        found["status"]["phase"] = status["phase"]
     crashed = [{"restartCount": c["restartCount"]} for c in _containers(status) if c.get("restartCount")]
     if crashed:  # most pods never do
         found["status"]["containerStatuses"] = crashed
@@ -141,6 +155,39 @@ _OF_FREEZES = (kinds.ROLLOUT_FREEZE, kinds.NAMESPACE)
 def _trim_namespace(namespace: Object) -> Object:
     meta = namespace.get("metadata") or {}
     return {"metadata": {k: meta[k] for k in ("name", "uid", "resourceVersion", "labels") if k in meta}}
+
+
+def _tells(condition: Mapping[str, Any]) -> bool:
+    """Whether a pod's condition is looked at: that it is Ready, and that no node takes it."""
+    kind = condition.get("type")
+    return kind == "Ready" or (kind == "PodScheduled" and condition.get("status") == "False")
+
+
+def _trim_workload(workload: Object) -> Object:
+    meta, spec = workload.get("metadata") or {}, map_of(workload.get("spec"))
+    kept = ("name", "namespace", "uid", "resourceVersion", "ownerReferences")
+    return {
+        "metadata": {name: meta[name] for name in kept if name in meta},
+        "spec": {"template": {"metadata": {"labels": dict(pod_labels(workload))}}}
+        | ({"replicas": spec["replicas"]} if "replicas" in spec else {}),
+    }
+
+
+def _trim_autoscaler(autoscaler: Object) -> Object:
+    meta = autoscaler.get("metadata") or {}
+    kept = ("name", "namespace", "uid", "resourceVersion")
+    return {
+        "metadata": {name: meta[name] for name in kept if name in meta},
+        "spec": {"scaleTargetRef": dict(map_of(map_of(autoscaler.get("spec")).get("scaleTargetRef")))},
+    }
+
+
+def _workload_by_label(obj: Object) -> Iterable[Hashable]:
+    return [(_namespace(obj), key, value) for key, value in pod_labels(obj).items() if isinstance(value, str)]
+
+
+def _autoscaler_by_target(obj: Object) -> Iterable[Hashable]:
+    return [(_namespace(obj), *scaled_by(obj))]
 
 
 def _containers(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -170,8 +217,9 @@ class Caches:
     """Stores of every kind that a plan looks at. No ``namespaces``: all are watched, by one watch per kind.
 
     Without ``cluster_templates`` those are not watched, since a namespaced Role cannot allow it; neither are
-    RolloutFreezes and Namespaces without ``freezes``. ``whole_runs`` keeps
-    all of finished AnalysisRuns, for whoever tells of the past.
+    RolloutFreezes and Namespaces without ``freezes``. ``whole_runs`` keeps all of finished AnalysisRuns, for whoever
+    tells of the past. ``capacity_kinds``: workloads that may be scaled; without any, neither they nor autoscalers are
+    watched.
     """
 
     def __init__(
@@ -183,7 +231,9 @@ class Caches:
         cluster_templates: bool = True,
         freezes: bool = False,
         whole_runs: bool = False,
+        capacity_kinds: Collection[str] = (),
     ) -> None:
+        self.capacity_kinds = tuple(kind for kind in WORKLOADS if kind in capacity_kinds)
         self.watches_cluster_templates = cluster_templates
         self.watches_freezes = freezes
         self.namespaces = tuple(sorted(set(namespaces)))
@@ -221,6 +271,11 @@ class Caches:
         self.pods = Store(indexes={_LABEL: _by_label}, transform=_trim_pod)
         self.services = Store(indexes={_SERVICE_SELECTOR: _service_by_selector}, transform=_trim_service)
         self.jobs = Store(indexes={_OWNER: _by_owner, _NAME_END: _by_name_end})
+        self.workloads = {
+            WORKLOADS[kind]: Store(indexes={_LABEL: _workload_by_label}, transform=_trim_workload)
+            for kind in self.capacity_kinds
+        }
+        self.autoscalers = Store(indexes={_TARGET: _autoscaler_by_target}, transform=_trim_autoscaler)
         # Each plan asks for the same few pools; the store's object is another one after each change.
         self._read_pools: dict[tuple[str, str, str], tuple[Object, Pool]] = {}
         self.reflectors = tuple(
@@ -263,6 +318,8 @@ class Caches:
             kinds.POD: self.pods,
             kinds.SERVICE: self.services,
             kinds.JOB: self.jobs,
+            **self.workloads,
+            **({AUTOSCALER: self.autoscalers} if self.workloads else {}),
         }
 
     @property
@@ -312,6 +369,44 @@ class Caches:
         """The pool's pods that have an IP, by name."""
         found = (read_pod(pod, pool.name) for pod in self._selected(pool.namespace, pool.selector))
         return [pod for pod in found if pod is not None]
+
+    def holding_pods(self, pool: Pool) -> list[Object]:
+        """The pool's pods that have, or wait for, what they ask a node for; those that are being deleted included."""
+        return [pod for pod in self._selected(pool.namespace, pool.selector) if holds_resources(pod)]
+
+    def workloads_of(self, pool: Pool) -> list[Workload]:
+        """Workloads whose pods are the pool's, by kind and name."""
+        found = []
+        for resource, store in self.workloads.items():
+            keys = [store.keys_by_index(_LABEL, (pool.namespace, *pair)) for pair in pool.selector]
+            for key in sorted(frozenset().union(*keys)):
+                workload = store.get(key)
+                if workload is not None and makes_pods_of(pod_labels(workload), pool):
+                    found.append(read_workload(resource, workload))
+        return found
+
+    def workload_asked(self, pool: Pool) -> str:
+        """The workload that the pool's annotation names; empty without one."""
+        store = self.pools.get(pool.group)
+        obj = store.get(ObjectKey(pool.namespace, pool.name)) if store is not None else None
+        annotations = map_of(map_of((obj or {}).get("metadata")).get("annotations"))
+        return text_of(annotations.get(WORKLOAD_ANNOTATION))
+
+    def autoscaler_of(self, namespace: str, workload: Workload) -> str:
+        """The autoscaler of a workload, for people; empty without one."""
+        target = (namespace, workload.resource.kind, workload.name)
+        names = sorted(key.name for key in self.autoscalers.keys_by_index(_TARGET, target))
+        return f"{AUTOSCALER.kind} {names[0]}" if names else ""
+
+    def pools_of_namespace(self, namespace: str) -> list[Pool]:
+        """All InferencePools of a namespace, by group and name."""
+        found = []
+        for group, store in self.pools.items():
+            for key in sorted(key for key in store if key.namespace == namespace):
+                pool = self.pool(group, *key)
+                if pool is not None:
+                    found.append(pool)
+        return found
 
     def picker_pods(self, pool: Pool) -> list[PickerPod]:
         """Ready pods behind the Service of the pool's endpoint picker, by name."""
@@ -432,6 +527,21 @@ class Caches:
         for store in (self.freezes, self.namespace_objects) if self.watches_freezes else ():
             store.subscribe(self._held_rollouts(enqueue))
         self.services.subscribe(by_service)
+        for workloads in self.workloads.values():
+            workloads.subscribe_index(_LABEL, pod_label)
+        self.autoscalers.subscribe_index(_TARGET, self._target_changed(pod_label))
+
+    def _target_changed(self, pod_label: Callable[[Hashable], None]) -> Callable[[Hashable], None]:
+        """An autoscaler came or went: whoever looks at the pods of its workload looks again."""
+
+        def changed(value: Hashable) -> None:
+            namespace, kind, name = cast("tuple[str, str, str]", value)
+            for resource, store in self.workloads.items():
+                workload = store.get(ObjectKey(namespace, name)) if resource.kind == kind else None
+                for label in _workload_by_label(workload) if workload is not None else ():
+                    pod_label(label)
+
+        return changed
 
     def _held_rollouts(self, enqueue: Callable[[ObjectKey], None]) -> Callable[[ObjectKey], None]:
         """A freeze or a namespace changed: those that have a canary look again."""

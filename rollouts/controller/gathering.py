@@ -22,6 +22,7 @@ from rollouts.controller.strategies import SharedStrategies, held_back
 from rollouts.controller.traffic_views import Carried, TrafficViews
 from rollouts.controller.turns import Turns
 from rollouts.controller.windows import WindowCalendar
+from rollouts.controller.workloads import WorkloadViews
 from rollouts.engine.attempt import GateSummary
 from rollouts.engine.moving import moved
 from rollouts.engine.naming import Owner, is_of_attempt
@@ -83,12 +84,14 @@ class Gatherer:
         freezes: Freezes,
         paths: PathViews | None = None,
         approver: Approver | None = None,
+        workloads: WorkloadViews | None = None,
     ) -> None:
         self._approver = approver
         self._windows = windows
         self._turns = turns
         self._freezes = freezes
         self._paths = paths or PathViews(caches)
+        self._workloads = workloads
         self._caches = caches
         self._shares = shares
         self._gates = gates
@@ -142,6 +145,7 @@ class Gatherer:
             probe=self._paths.probe(parsed, found.carrier, traffic),
             approval=None if self._approver is None else self._approver.view(key, status),
             strategy=strategy,
+            workloads=self._workloads.views(present, target) if self._workloads is not None else {},
             window=self._windows.view(spec.canary.windows) if spec is not None else None,
             freeze=self._freezes.view(rollout),
             dependencies=dependency_views(self._caches, parsed) if asks else (),

@@ -16,7 +16,9 @@ from rollouts.controller.events import EventRecorder
 from rollouts.controller.gate_writing import GateAction, GateWriter
 from rollouts.controller.gates import Gates
 from rollouts.controller.gathered import Gathered
+from rollouts.controller.scaling import WorkloadScaler
 from rollouts.controller.traffic_writing import TrafficWriter
+from rollouts.controller.workloads import ScaleRefusals
 from rollouts.engine.actions import (
     Action,
     EmitEvent,
@@ -24,6 +26,7 @@ from rollouts.engine.actions import (
     Plan,
     ReleaseTraffic,
     ReturnTraffic,
+    ScaleWorkload,
     SetFinalizer,
     UnloadAdapter,
     WriteReason,
@@ -71,6 +74,7 @@ class Performer:
         builder: Gates,
         loader: AdapterViews,
         *,
+        refusals: ScaleRefusals | None = None,
         on_traffic_write: Callable[[WriteReason], None] = lambda _: None,
     ) -> None:
         self._client = client
@@ -78,6 +82,13 @@ class Performer:
         self._events = events
         self._loader = loader
         self._traffic = TrafficWriter(client, caches, on_write=on_traffic_write)
+        self._scaler = WorkloadScaler(
+            client,
+            caches,
+            {} if refusals is None else refusals,
+            rollout=self._traffic.demand_fresh_rollout,
+            traffic=self._traffic.demand_fresh_traffic,
+        )
         self._gates = GateWriter(client, caches, events, builder)
 
     async def perform(self, gathered: Gathered, plan: Plan, *, tell: bool = True) -> None:
@@ -107,6 +118,8 @@ class Performer:
                 return await self._traffic.write(gathered, action, tell=tell)
             case ReturnTraffic():
                 return await self._traffic.give_back(gathered, action, tell=tell)
+            case ScaleWorkload():
+                return await self._scaler.scale(gathered, action, tell=tell)
             case SetFinalizer():
                 await self._set_finalizer(gathered, present=action.present, tell=tell)
             case ReleaseTraffic():

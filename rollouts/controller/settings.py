@@ -11,6 +11,7 @@ The file is YAML::
     modelServers:
     - {namespace: team-a, pool: mymodel-pool-v1, scheme: https, caFile: /etc/..., serverName: vllm, apiKeyFile: ...}
     pathProbe: {enabled: true, allow: [10.0.0.0/8]}
+    capacity: {enabled: true, kinds: [Deployment, StatefulSet]}
     propagation: 2m
     parallelism: {pool: 1, namespace: 2, controller: 20}   # Rollouts in progress; left out or 0: no limit
     notifications: {...}   # notification_settings.py
@@ -40,6 +41,7 @@ from rollouts.controller.notification_settings import (
     parse_notifications,
 )
 from rollouts.engine.turns import LimitScope
+from rollouts.objects.workloads import WORKLOADS
 from rollouts.runtime.modelservers import ModelServers
 from rollouts.sources.budget import QUERIES_PER_MINUTE
 from rollouts.sources.prometheus import PrometheusConfig
@@ -57,6 +59,7 @@ _SECTIONS = {
     "adapters",
     "modelServers",
     "pathProbe",
+    "capacity",
     "propagation",
     "parallelism",
     "notifications",
@@ -104,6 +107,8 @@ class Settings:
     model_servers: Mapping[tuple[str, str], ModelServers] = field(default_factory=dict)
     """How the pods of a namespace and pool are called; see ``ModelServerBook``."""
     path_probe: ProbeSettings = field(default_factory=ProbeSettings)
+    capacity_kinds: tuple[str, ...] = ()
+    """Kinds of workloads that may be scaled; without any, ``strategy.canary.capacity`` cannot be used."""
     workers: int = 8
     propagation: float = PROPAGATION
     """Seconds that the gateways may take to put a weight in force: then a canary without requests is an alarm."""
@@ -166,6 +171,7 @@ def read_config(path: str, settings: Settings) -> Settings:
         sources={**sources, **settings.sources},
         gitops_managers=tuple(managers),
         path_probe=_path_probe(path, data.get("pathProbe") or {}),
+        capacity_kinds=_capacity(path, data.get("capacity") or {}),
         propagation=_propagation(path, data.get("propagation")),
         parallelism=_parallelism(path, data.get("parallelism") or {}),
         adapters=prefixes,
@@ -217,6 +223,18 @@ def _path_probe(path: str, data: Any) -> ProbeSettings:
     if networks is None:
         raise SettingsError(f"{path}: pathProbe.allow must be a list of networks, as in 10.0.0.0/8")
     return ProbeSettings(enabled=enabled, allow=networks)
+
+
+def _capacity(path: str, data: Any) -> tuple[str, ...]:
+    """``capacity``: whether workloads are scaled, and of which kinds; all that are known where none is named."""
+    if not isinstance(data, Mapping) or set(data) - {"enabled", "kinds"}:
+        raise SettingsError(f"{path}: capacity must be a mapping with enabled and kinds")
+    enabled, named = data.get("enabled", False), data.get("kinds", list(WORKLOADS))
+    if not isinstance(enabled, bool):
+        raise SettingsError(f"{path}: capacity.enabled must be true or false")
+    if not isinstance(named, list) or not named or not all(kind in WORKLOADS for kind in named):
+        raise SettingsError(f"{path}: capacity.kinds must be a list of {' and '.join(WORKLOADS)}")
+    return tuple(named) if enabled else ()
 
 
 def _adapters(path: str, data: Any) -> AdapterSettings:

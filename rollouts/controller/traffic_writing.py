@@ -194,6 +194,10 @@ class TrafficWriter:
         if not (whatever_spec and same and live.get("status") == gathered.rollout.get("status")):
             raise Conflict("the Rollout changed since it was read")
 
+    async def demand_fresh_rollout(self, gathered: Gathered) -> None:
+        """Raise Conflict unless the API server's Rollout is the one that was planned on."""
+        await self._demand_fresh(gathered)
+
     async def demand_fresh_traffic(self, gathered: Gathered) -> None:
         """Raise Conflict unless the traffic object is the one that was planned on.
 

@@ -26,6 +26,7 @@ __all__ = [
     "ReleaseTraffic",
     "ReleaseTrafficMode",
     "ReturnTraffic",
+    "ScaleWorkload",
     "SetFinalizer",
     "TerminateRun",
     "UnloadAdapter",
@@ -171,6 +172,21 @@ class UnloadAdapter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleWorkload:
+    """Give the workload of an arm so many replicas, guarded by its ``resource_version``.
+
+    ``at_most``: pods that the arms in ``beside`` and this one may have together, as counted at the API server right
+    before; None where the number falls.
+    """
+
+    identity: Identity
+    replicas: int
+    resource_version: str
+    beside: tuple[Identity, ...] = ()
+    at_most: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SetFinalizer:
     """Add or remove our finalizer on the Rollout."""
 
@@ -205,6 +221,7 @@ Action = (
     | CreateJob
     | LoadAdapter
     | UnloadAdapter
+    | ScaleWorkload
     | SetFinalizer
     | EmitEvent
 )

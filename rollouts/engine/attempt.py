@@ -19,6 +19,7 @@ __all__ = [
     "ApprovalRecord",
     "ArmCrashes",
     "Attempt",
+    "AttemptCapacity",
     "GateSummary",
     "PathAlarm",
     "PathStatus",
@@ -107,6 +108,24 @@ class ApprovalRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptCapacity:
+    """Pods of an attempt: how many are wanted is stored before a workload is scaled, so that a late cache never is."""
+
+    stable_at_start: int = 0
+    """N: stable's Ready pods, the most that were seen until the first step began."""
+    wanted: int = 0
+    """The canary's replicas that the weights asked for so far; never falls within an attempt."""
+    reached: int = 0
+    """The most of them that its workload was seen with: fewer later are somebody else's doing."""
+    restores: tuple[datetime, ...] = ()
+    """When replicas that somebody else lowered were restored; only the last 10 minutes count."""
+    ready: int = 0
+    """The canary's Ready pods."""
+    pending: int = 0
+    """Its pods that no node has room for yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AbortRecord:
     """Terminal for ``hash`` until the spec leaves that hash or ``retry``."""
 
@@ -176,6 +195,8 @@ class Attempt:
     ready_since: datetime | None = None
     """Since when it can serve again, while that is too new for weight (``carrying``)."""
     probe: ProbeRecord | None = None
+    capacity: AttemptCapacity | None = None
+    """Where ``strategy.canary.capacity`` is set."""
     canary_crashes: ArmCrashes = field(default_factory=ArmCrashes)
     stable_crashes: ArmCrashes = field(default_factory=ArmCrashes)
     overrides: tuple[str, ...] = ()

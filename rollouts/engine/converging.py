@@ -39,6 +39,7 @@ from rollouts.engine.rollout_spec import (
     TrafficMode,
 )
 from rollouts.engine.rollout_status import HoldReason, RolloutStatus
+from rollouts.engine.shortage import shortage
 from rollouts.engine.steps import header_routes_at, required_endpoints, weight_at
 from rollouts.engine.versions import Identity
 from rollouts.engine.wayback import given_by_others, is_recorded, live_shares, record_way
@@ -290,6 +291,8 @@ def _recreate(draft: Draft, traffic: TrafficView, desired: DesiredTraffic, *, ma
         weight = ZERO
     if desired.canary is not None and path_problem(draft, desired.canary) is not None:
         weight = ZERO
+    if canary is not None and shortage(draft, canary, weight) is not None:
+        weight = min(weight, draft.status.weight.ours or ZERO)
     _write(draft, replace(desired, weight=weight), "", WriteReason.SETTLE)
     return False
 
@@ -380,6 +383,10 @@ def _may_raise(draft: Draft, desired: DesiredTraffic) -> bool:
     problem = path_problem(draft, desired.canary)
     if problem is not None:
         draft.target_problem = (problem.reason, problem.message)
+        return False
+    short = shortage(draft, desired.canary, desired.weight)
+    if short is not None:
+        draft.target_problem = (short.reason, short.message)
         return False
     needed = required_endpoints(
         desired.weight, draft.current.stable_endpoints_at_start, draft.spec.canary.endpoint_ratio

@@ -15,6 +15,7 @@ from rollouts.engine.ending import terminate_runs
 from rollouts.engine.observation import Claim
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import OnDelete, TrafficMode
+from rollouts.engine.scaling import finish_scaling, owes_scaling
 from rollouts.engine.wayback import carries, give_back, keep_record
 from rollouts.units import FULL, ZERO
 
@@ -32,7 +33,7 @@ def finalize(draft: Draft) -> None:
     keep_record(draft)
     if draft.obs.release_now:
         _let_go(draft, "released by annotation; the traffic object stays as it is")
-    elif not _restore(draft) and not _release(draft):
+    elif not _restore(draft) and not _release(draft) and not finish_scaling(draft):
         draft.actions.append(SetFinalizer(present=False))
 
 
@@ -92,11 +93,11 @@ def _release(draft: Draft) -> bool:
 
 
 def keep_finalizer(draft: Draft) -> None:
-    """The finalizer exists only while both arms carry weight, or with DeleteTraffic.
+    """The finalizer exists only while both arms carry weight, with DeleteTraffic, or while pods of ours outlive it.
 
     It is added together with the write that needs it (``converging``) and taken away here.
     """
-    wanted = draft.obs.on_delete is OnDelete.DELETE_TRAFFIC
+    wanted = draft.obs.on_delete is OnDelete.DELETE_TRAFFIC or owes_scaling(draft.status)
     if wanted and not draft.obs.has_finalizer and not any(isinstance(a, SetFinalizer) for a in draft.actions):
         draft.actions.insert(0, SetFinalizer(present=True))
     if wanted or not draft.obs.has_finalizer or draft.writes_traffic or draft.obs.refused is not None:

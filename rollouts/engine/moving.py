@@ -51,6 +51,9 @@ def moved(status: RolloutStatus, listed: frozenset[Identity], target: Target | N
         current=replace(current, canary=revision(current.canary)) if current is not None else None,
         history=tuple(replace(entry, revision=revision(entry.revision)) for entry in status.history),
         way_back=tuple(_way(record, places) for record in status.way_back),
+        scale_downs=tuple(
+            replace(one, identity=places.get(one.identity, one.identity)) for one in status.scale_downs
+        ),
     )
 
 

@@ -43,6 +43,7 @@ __all__ = [
     "TrafficView",
     "WayView",
     "WindowView",
+    "WorkloadView",
 ]
 
 
@@ -195,6 +196,37 @@ class PoolView:
     """Adapters: Ready pods on which it has not been compared with its base."""
     path: PathView = field(default_factory=PathView)
     crashes: CrashView = field(default_factory=CrashView)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadView:
+    """What an arm's pods come from, and those pods. ``problem``: why it is not known which workload that is."""
+
+    what: str = ""
+    """``Deployment vllm-v2``, for people."""
+    problem: Blocker | None = None
+    resource_version: str = ""
+    replicas: int = 0
+    """``spec.replicas``."""
+    live: int = 0
+    """Pods of the pool that hold what they were given, those that are being deleted included."""
+    pending: int = 0
+    """Those of them that no node has room for."""
+    words: str = ""
+    """Why, in the scheduler's words."""
+    managed_by: str = ""
+    """Who else scales it: ``HorizontalPodAutoscaler vllm-v2``."""
+    in_flight: int | None = None
+    """Requests that its pods answer or hold; None while one of them does not say."""
+    used_by: str = ""
+    """What else sends requests to the pool: ``HTTPRoute other``."""
+    refused: str = ""
+    """What the API server said to the last try to scale it."""
+
+    @property
+    def pods(self) -> int:
+        """What it takes of the cluster, or is about to."""
+        return max(self.replicas, self.live)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -451,6 +483,8 @@ class Observation:
     """The last answer to what the status says is asked; None where there is none."""
     strategy: StrategyView | None = None
     """None where the spec names no shared strategy."""
+    workloads: Mapping[Identity, WorkloadView] = field(default_factory=dict)
+    """Where the spec sets ``capacity``: of stable, the target, the canary, and what is to be scaled down."""
     window: WindowView | None = None
     """Of ``spec.canary.windows``, at the moment of the observation; None where none is known."""
     freeze: FreezeView | None = None

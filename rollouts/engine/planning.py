@@ -33,6 +33,7 @@ from rollouts.engine.rejections import plain_message, show_rejection
 from rollouts.engine.revision import revision_of, target_identity
 from rollouts.engine.rollout_spec import OnDeadline, TrafficMode
 from rollouts.engine.rollout_status import HoldReason, Outcome, Phase, RolloutStatus, SettledBy, WaitingFor
+from rollouts.engine.scaling import keep_capacity
 from rollouts.engine.serving import serve_adapters
 from rollouts.engine.starting import (
     first_install,
@@ -85,6 +86,7 @@ def plan(obs: Observation, now: datetime) -> Plan:
         draft.set_current(analysis=obs.summaries[:_SUMMARIES], path=path)
     show_live(draft)
     serve_adapters(draft)
+    keep_capacity(draft)
     keep_clocks(draft)
     keep_finalizer(draft)
     note_trust(draft)

@@ -156,6 +156,27 @@ class Reason(StrEnum):
         "Look at the route's status.")
     NOT_ENOUGH_ENDPOINTS = ("NotEnoughEndpoints", "The canary has fewer Ready endpoints than the next weight needs.",
         "Scale it up, or lower endpointRatio.")
+    WAITING_FOR_PODS = ("WaitingForPods", "The canary's workload was scaled up for the next weight; pods are missing.",
+        "Wait; read in the message what the scheduler says of pods that are Pending.")
+    CAPACITY_EXHAUSTED = ("CapacityExhausted", "The next weight needs more pods than maxSurge leaves room for.",
+        "Wait for pods that are being deleted, or raise maxSurge.")
+    CAPACITY_INFEASIBLE = ("CapacityInfeasible", "The canary at 100 % needs more pods than capacity allows.",
+        "Take one of the numbers in the message.")
+    CAPACITY_UNKNOWN = ("CapacityUnknown", "It is not known which workload makes the pods of a version.",
+        "Annotate the pool with inferencerollouts.dev/workload, as the message says.")
+    CAPACITY_MANAGED_ELSEWHERE = ("CapacityManagedElsewhere",
+        "Something else scales the workload of a version, so that it is waited for and never scaled.",
+        "Raise what the message names.")
+    REPLICAS_CONTENDED = ("ReplicasContended",
+        "Somebody lowers the canary's replicas again and again: they are not restored for a while.",
+        "Leave replicas out of what your GitOps tool applies.")
+    REPLICAS_RESTORED = ("ReplicasRestored", "Replicas of the canary's workload that somebody lowered were restored.",
+        "Leave replicas out of what your GitOps tool applies.")
+    SCALED = "Scaled", "A workload was scaled."
+    SCALE_REFUSED = ("ScaleRefused", "The API server refuses to scale a workload; it is tried again.",
+        "Read its words; the chart value capacity.enabled gives the right to.")
+    SCALE_DOWN_LEFT = ("ScaleDownLeft", "A version that lost was left with its pods.",
+        "Scale it down by hand where nobody needs it.")
     CANARY_NOT_READY = "CanaryNotReady", "The canary cannot serve; its weight is 0 until it can.", "Look at its pods."
     CANARY_REFUSES_CONNECTIONS = ("CanaryRefusesConnections",
         "All pods of the canary refuse connections while stable's answer; its weight is 0.", "Look at its pods.")

@@ -18,6 +18,7 @@ __all__ = [
     "ApproveStep",
     "BackgroundAnalysis",
     "CanaryStrategy",
+    "Capacity",
     "Dependency",
     "HeaderMatch",
     "HeaderMatchType",
@@ -28,6 +29,7 @@ __all__ = [
     "OnDelete",
     "PathProbe",
     "PauseStep",
+    "PodCount",
     "RolloutSpec",
     "Step",
     "Sticky",
@@ -182,6 +184,37 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PodCount:
+    """A number of pods; ``percent``: of stable's, rounded up, as Deployments round their maxSurge."""
+
+    number: int
+    percent: bool = False
+
+    def of(self, pods: int) -> int:
+        """The number where stable has ``pods``."""
+        return -(-pods * self.number // 100) if self.percent else self.number
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """``strategy.canary.capacity``: the canary's workload is scaled with its weight, the loser's after the end.
+
+    N are stable's Ready pods at the start. Stable is never scaled before it has lost.
+    """
+
+    max_surge: PodCount | None = None
+    """Pods of both versions together over N; None: as many as the steps need."""
+    headroom: float = 1.0
+    """The canary has max(``min_replicas``, ceil(w x N x this)) pods before it gets weight w."""
+    min_replicas: int = 1
+    drain_timeout: timedelta = timedelta(minutes=30)
+    """A loser that still answers requests is scaled down this long after ``scale_down_delay`` all the same."""
+    scale_down_delay: timedelta = timedelta(minutes=10)
+    """From when the loser has no weight: time to go back without starting pods."""
+    scale_down_to: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CanaryStrategy:
     """``strategy.canary``."""
 
@@ -199,6 +232,8 @@ class CanaryStrategy:
     """Weight may rise although no request was counted at the canary."""
     windows: tuple[Window, ...] = ()
     """When weight may rise; without any, always."""
+    capacity: Capacity | None = None
+    """None: nobody is scaled by us."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

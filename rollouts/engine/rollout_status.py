@@ -27,6 +27,7 @@ __all__ = [
     "Outcome",
     "Phase",
     "RolloutStatus",
+    "ScaleDown",
     "SettledBy",
     "TargetWait",
     "WaitingFor",
@@ -197,6 +198,19 @@ class HistoryEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleDown:
+    """The workload of a version that lost, until it has been scaled down."""
+
+    identity: Identity
+    since: datetime | None = None
+    """Since when it has no weight; None while it has some."""
+    decided: bool = False
+    """It is to be scaled down now: stored before the workload is written."""
+    message: str = ""
+    """What it waits for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TargetWait:
     """The clock of ``targetDeadline``. ``target`` is a stamp (``stamps.py``) of what the spec asks for.
 
@@ -266,6 +280,8 @@ class RolloutStatus:
     way_back: tuple[WayBack, ...] = ()
     """One per traffic object and canary that has weight, or may have; the newest last. One outlives its attempt
     until the canary's weight is given back."""
+    scale_downs: tuple[ScaleDown, ...] = ()
+    """Where ``strategy.canary.capacity`` is set: one per version that lost and still has pods, the newest last."""
     traffic_uid: str = ""
     traffic_adopted: bool = False
     """The traffic object is somebody else's: when it is gone it is waited for, not made again."""

@@ -19,6 +19,7 @@ from rollouts.engine.revision import revision_of
 from rollouts.engine.rollout_spec import HttpRouteTraffic, TrafficMode
 from rollouts.engine.rollout_status import HoldReason, Outcome, Phase, SettledBy, WaitingFor, WeightStatus
 from rollouts.engine.serving import content_blocker, strangers, unserved
+from rollouts.engine.shortage import shortage
 from rollouts.engine.steps import first_weight, required_endpoints, steps_hash
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.turns import waits_for_turn
@@ -319,8 +320,12 @@ def start_blocker(draft: Draft, canary: Revision) -> Blocker | None:
     if missing is not None:
         return missing
     quick = draft.status.current is not None and draft.status.current.skip_gates
+    asked = FULL if quick else first_weight(draft.spec.canary.steps)
+    short = shortage(draft, identity, asked)
+    if short is not None:
+        return short
     needed = required_endpoints(
-        FULL if quick else first_weight(draft.spec.canary.steps),
+        asked,
         obs.ready(draft.stable.identity),
         draft.spec.canary.endpoint_ratio,
     )

@@ -14,7 +14,9 @@ __all__ = [
     "PickerPod",
     "Pod",
     "health_port",
+    "holds_resources",
     "metrics_port",
+    "pending_words",
     "read_picker_pod",
     "read_pod",
     "ready_since",
@@ -25,6 +27,12 @@ METRICS_PORT_ANNOTATION = "inferencerollouts.dev/metrics-port"
 
 HEALTH_PORTS = ("health", "grpc")
 """Names of container ports of our pickers that serve gRPC health, the one without TLS first."""
+
+_ENDED = ("Succeeded", "Failed")
+"""Phases of a pod that has ended."""
+
+_LONGEST_WORDS = 200
+"""Of the scheduler: it names each reason once, and then how preemption would not help."""
 
 Object = Mapping[str, Any]
 
@@ -89,6 +97,20 @@ def ready_since(obj: Object) -> float | None:
     """Unix time of its Ready condition, 0 when that does not say; None while it takes no traffic."""
     condition = _ready(obj)
     return None if condition is None else seconds_at(condition, "lastTransitionTime")
+
+
+def holds_resources(pod: Object) -> bool:
+    """Whether a pod has, or waits for, what it asks a node for: one that has ended has given it back."""
+    return map_of(pod.get("status")).get("phase") not in _ENDED
+
+
+def pending_words(pod: Object) -> str | None:
+    """Why no node takes a pod, in as many of the scheduler's words as fit a line; None where nobody says so."""
+    for condition in items_at(pod, "status", "conditions"):
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            words = " ".join(text_of(condition.get("message")).partition(" preemption:")[0].split())
+            return words[:_LONGEST_WORDS]
+    return None
 
 
 def _restarts(status: Object) -> int:

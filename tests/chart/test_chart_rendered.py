@@ -485,6 +485,34 @@ def test_probes_of_the_path_are_configured_and_cost_one_right(
     assert ("gateways" in rights(one(objects, "Role", "r-inference-rollouts"))) is enabled
 
 
+@pytest.mark.parametrize(
+    ("values", "kinds", "granted"),
+    [
+        ({}, (), ""),
+        (
+            {"enabled": True},
+            ("Deployment", "StatefulSet"),
+            "deployments.apps: get list watch\ndeployments/scale.apps: patch\n",
+        ),
+        (
+            {"enabled": True, "kinds": ["StatefulSet"]},
+            ("StatefulSet",),
+            "statefulsets.apps: get list watch\nstatefulsets/scale.apps: patch\n",
+        ),
+    ],
+)
+def test_the_right_to_scale_comes_with_capacity_only(
+    render: Render, tmp_path: Path, values: dict[str, Any], kinds: tuple[str, ...], granted: str
+) -> None:
+    objects = render({"capacity": values})
+    role = rights(one(objects, "Role", "r-inference-rollouts"))
+
+    assert settings_of(objects, tmp_path).capacity_kinds == kinds
+    assert granted in role
+    assert ("scale" in role) is bool(kinds)
+    assert ("horizontalpodautoscalers" in role) is bool(kinds)
+
+
 def test_keys_of_model_servers_are_mounted_and_bound_to_their_place(render: Render, tmp_path: Path) -> None:
     entries = [
         {"namespace": "a", "secret": {"name": "a-vllm", "key": "token"}},

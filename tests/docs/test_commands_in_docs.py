@@ -38,7 +38,7 @@ SHELL = {
 }
 """Commands of other people that pages may show; `kubectl` and `helm` are looked at below."""
 
-KUBECTL = {"annotate", "apply", "delete", "get", "logs", "patch", "wait"}
+KUBECTL = {"annotate", "apply", "delete", "get", "logs", "patch", "scale", "wait"}
 
 ASSIGNMENT = re.compile(r"\w+=")
 

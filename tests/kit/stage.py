@@ -84,7 +84,7 @@ class Stage:
 
         async def available() -> bool:
             found = await self.kube.get(DEPLOYMENT, self.namespace, name)
-            return bool((found.get("status") or {}).get("availableReplicas") == pods)
+            return bool((found.get("status") or {}).get("availableReplicas", 0) == pods)
 
         await _until(available, timeout=40)
 

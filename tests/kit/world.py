@@ -24,6 +24,7 @@ from rollouts.engine.actions import (
     ReleaseTraffic,
     ReleaseTrafficMode,
     ReturnTraffic,
+    ScaleWorkload,
     SetFinalizer,
     TerminateRun,
     UpdateRun,
@@ -73,6 +74,7 @@ from rollouts.engine.rollout_spec import (
 from rollouts.engine.rollout_status import EntryRef, RolloutStatus, WayBack
 from rollouts.engine.versions import Identity, Target, TargetKind
 from rollouts.units import FULL, ZERO, Weight
+from tests.kit.fleet import Fleet
 
 __all__ = [
     "GROUP",
@@ -150,6 +152,7 @@ def spec(
             "path_probe",
             "allow_no_traffic",
             "windows",
+            "capacity",
         )
         if name in fields
     }
@@ -207,6 +210,8 @@ class World:
     turn: TurnView | None = None
     freeze: FreezeView | None = None
     dependencies: tuple[DependencyView, ...] = ()
+    fleets: dict[Identity, Fleet] = field(default_factory=dict)
+    """Workloads that make the pods of pools; a pool without one has as many Ready pods as ``pools`` says."""
     share: ShareView | Honest | None = Honest.SPLIT
     """What was counted; ``Honest.SPLIT``: 1,000 requests, split as the weight says. None: nobody can count."""
     mirrored: frozenset[Identity] = frozenset()
@@ -245,6 +250,7 @@ class World:
 
     def observe(self) -> Observation:
         """The observation of this moment."""
+        self.pools |= {arm: fleet.ready for arm, fleet in self.fleets.items() if arm in self.pools}
         target = None
         if self.spec is not None:
             wanted = pool(self.spec.target.name)
@@ -284,6 +290,7 @@ class World:
             turn=self.turn,
             freeze=self.freeze,
             dependencies=self.dependencies,
+            workloads={arm: fleet.view() for arm, fleet in self.fleets.items()},
             compared=self.compared,
             only_compared=self.only_compared,
             compares=bool(self.compared) or self.background_compares,
@@ -439,6 +446,8 @@ class World:
                 self.rules = None
             case ReleaseTraffic():
                 self.claim = Claim.CONSENTED
+            case ScaleWorkload():
+                self._scale(action)
             case EmitEvent():
                 self.events.append(action)
             case _:
@@ -475,6 +484,14 @@ class World:
         self.version += 1
         self.writes.append(action)
         self.weights.append(action.limit)
+
+    def _scale(self, action: ScaleWorkload) -> None:
+        """What the API server and the last look at the pods allow."""
+        fleet = self.fleets[action.identity]
+        others = sum(self.fleets[arm].taken for arm in action.beside if arm in self.fleets)
+        assert action.resource_version == str(fleet.version), "planned on what is there"
+        assert action.at_most is None or others + max(action.replicas, fleet.live) <= action.at_most
+        fleet.scale(action.replicas)
 
     @property
     def _drops(self) -> bool:

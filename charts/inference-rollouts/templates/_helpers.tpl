@@ -228,6 +228,18 @@ apply of a new object needs create beside patch. There is no verb on Secrets, an
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [list, watch{{ if .Values.jobs.enabled }}, create, delete{{ end }}]
+{{- if .Values.capacity.enabled }}
+{{- $plurals := dict "Deployment" "deployments" "StatefulSet" "statefulsets" }}
+- apiGroups: [apps]
+  resources: [{{ range $index, $kind := .Values.capacity.kinds }}{{ if $index }}, {{ end }}{{ get $plurals $kind }}{{ end }}]
+  verbs: [get, list, watch]
+- apiGroups: [apps]
+  resources: [{{ range $index, $kind := .Values.capacity.kinds }}{{ if $index }}, {{ end }}{{ get $plurals $kind }}/scale{{ end }}]
+  verbs: [patch]
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
+  verbs: [list, watch]
+{{- end }}
 {{- end -}}
 
 {{/* The controller's configuration file. Credentials are paths of files that the pod mounts. */}}
@@ -238,6 +250,9 @@ parallelism: {{ toJson .Values.parallelism }}
 pathProbe:
   enabled: {{ .Values.pathProbe.enabled }}
   allow: {{ toJson .Values.pathProbe.allow }}
+capacity:
+  enabled: {{ .Values.capacity.enabled }}
+  kinds: {{ toJson .Values.capacity.kinds }}
 adapters:
   prefixes: {{ toJson .Values.adapters.prefixes }}
   {{- with .Values.adapters.apiKeys }}

@@ -38,6 +38,7 @@ class ServedKind:
     categories: tuple[str, ...] = ()
     status_subresource: bool = False
     counts_generations: bool = False
+    scale_subresource: bool = False
     custom: bool = False
     schemas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     columns: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)
@@ -75,6 +76,7 @@ def _builtin(
 
 
 _WORKLOAD: dict[str, Any] = {"status_subresource": True, "counts_generations": True, "categories": ("all",)}
+_SCALED: dict[str, Any] = {**_WORKLOAD, "scale_subresource": True}
 _CRD_GROUP = "apiextensions.k8s.io"
 CRD_RESOURCE = Resource(
     _CRD_GROUP, "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
@@ -91,9 +93,12 @@ _BUILTINS = (
     _builtin("", "v1", "Endpoints", "endpoints", short="ep"),
     _builtin("", "v1", "Event", "events", short="ev"),
     _builtin("events.k8s.io", "v1", "Event", "events", short="ev", storage=("", "events")),
-    _builtin("apps", "v1", "Deployment", "deployments", short="deploy", **_WORKLOAD),
-    _builtin("apps", "v1", "ReplicaSet", "replicasets", short="rs", **_WORKLOAD),
-    _builtin("apps", "v1", "StatefulSet", "statefulsets", short="sts", **_WORKLOAD),
+    _builtin("apps", "v1", "Deployment", "deployments", short="deploy", **_SCALED),
+    _builtin("apps", "v1", "ReplicaSet", "replicasets", short="rs", **_SCALED),
+    _builtin("apps", "v1", "StatefulSet", "statefulsets", short="sts", **_SCALED),
+    _builtin(
+        "autoscaling", "v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers", short="hpa", **_WORKLOAD
+    ),
     _builtin("batch", "v1", "Job", "jobs", **_WORKLOAD),
     _builtin("coordination.k8s.io", "v1", "Lease", "leases"),
     _builtin("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices", counts_generations=True),

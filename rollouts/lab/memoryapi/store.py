@@ -28,6 +28,7 @@ from rollouts.lab.memoryapi.objects import (
 )
 from rollouts.lab.memoryapi.ownership import FieldOwner, Operation, Writer, after_apply, after_update
 from rollouts.lab.memoryapi.patching import json_patch, merge_patch, strategic_merge_patch
+from rollouts.lab.memoryapi.scale import scale_of, scaled
 from rollouts.lab.memoryapi.selectors import Matcher, match_all, parse_field_selector, parse_label_selector
 from rollouts.lab.memoryapi.storage import ObjectRequest, Storage, StoredObject
 from rollouts.runtime.clock import Clock, SystemClock
@@ -178,7 +179,10 @@ class MemoryApi:
         ``how``: ``manager``, ``subresource``, ``dry_run``, ``strict``, as for ``patch``.
         """
         where = self._where(resource, namespace, name, **how)
-        return self._update(where, self._stored(where), wire_copy(obj))
+        stored = self._stored(where)
+        if where.subresource == "scale":
+            return self._scale(where, stored, wire_copy(obj))
+        return self._update(where, stored, wire_copy(obj))
 
     def patch(
         self,
@@ -212,6 +216,9 @@ class MemoryApi:
         if content_type not in _MERGERS:
             raise Invalid(f"the content type {content_type!r} of a patch is not supported", status=415)
         stored = self._stored(where)
+        if where.subresource == "scale":
+            scale = scale_of(self._out(where, stored))
+            return self._scale(where, stored, _MERGERS[content_type](scale, body))
         return self._update(where, stored, _MERGERS[content_type](self._out(where, stored), body))
 
     def delete(
@@ -263,7 +270,8 @@ class MemoryApi:
         where = ObjectRequest(kind=kind, version=resource.version, namespace=space, name=name, **how)
         if kind.namespaced and not space:
             raise Invalid(f"{qualified(kind)} are namespaced: the request names no namespace", status=400)
-        if where.subresource and not (where.subresource == "status" and kind.status_subresource):
+        subresources = {"status": kind.status_subresource, "scale": kind.scale_subresource}
+        if where.subresource and not subresources.get(where.subresource):
             raise NotFound(f"{qualified(kind)} has no subresource {where.subresource}", status=404)
         return where
 
@@ -361,6 +369,11 @@ class MemoryApi:
             return old
         owners = after_update(stored.owners, old, new, self._writer(where, Operation.UPDATE))
         return self._store(where, stored, old, new, owners)
+
+    def _scale(self, where: ObjectRequest, stored: StoredObject, scale: Any) -> Object:
+        """Store the replicas of a Scale, under the resourceVersion that it has."""
+        old = self._out(where, stored)
+        return scale_of(self._update(where, stored, scaled(old, scale)))
 
     def _apply(self, where: ObjectRequest, config: Any, *, force: bool) -> Object:
         if isinstance(config, dict) and isinstance(config.get("metadata"), dict):

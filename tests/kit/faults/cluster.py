@@ -16,6 +16,7 @@ from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
 from rollouts.objects.pods import METRICS_PORT_ANNOTATION
 from rollouts.runtime.clock import Clock
+from tests.kit.faults.deployments import Deployments
 
 __all__ = ["CONTROLLER", "GATEWAY", "NAMESPACE", "POOL_GROUP", "USER", "Cluster", "installed_crds"]
 
@@ -44,6 +45,8 @@ class Cluster:
         self.gateway_works = True
         self.collects_garbage = True
         """Whether what a deleted Rollout owned goes with it; a real collector takes its time."""
+        self.deployments: Deployments | None = None
+        """Makes the pods of Deployments, where a scenario has some."""
         self._reacted_to = -1
         for crd in installed_crds():
             self.api.create(CRDS, None, reshape(crd), manager=USER)
@@ -164,6 +167,8 @@ class Cluster:
 
     def react(self) -> None:
         """What other controllers do about the present state: the gateway's report, garbage collection."""
+        if self.deployments is not None:
+            self.deployments.react()
         if self.api.revision == self._reacted_to:
             return
         if self.gateway_works:

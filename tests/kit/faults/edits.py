@@ -124,6 +124,7 @@ _SPEC = [
     Edit(name="fewer steps", act=edit_steps([{"setWeight": 5}, {"pause": {}}])),
     Edit(name="a gate more", act=edit_steps([*STEPS, {"analysis": GATE}])),
     Edit(name="a deadline nobody can read", act=_canary(progressDeadline="soon"), older=True),
+    Edit(name="capacity that nobody may scale", act=_canary(capacity={"maxSurge": "50%"}), kinds=_ROUTES),
     Edit(name="a ratio nobody can read", act=_canary(endpointRatio=17), older=True),
     Edit(
         name="a step with an unknown template",

@@ -11,6 +11,7 @@ from rollouts.kube.client import Resource
 from rollouts.kube.errors import KindNotServed
 from rollouts.objects import kinds
 from tests.kit.faults.cluster import Cluster
+from tests.kit.faults.deployments import DEPLOYMENT
 from tests.kit.faults.history import History, Record
 
 __all__ = ["CARRIERS", "differences", "end_state", "is_carrier", "route_weights", "weights_of"]
@@ -81,6 +82,8 @@ def end_state(cluster: Cluster) -> dict[str, Any]:
             found[f"model {model['metadata']['name']}"] = {"spec": model["spec"], "labels": labels}
     for run in _good(cluster, kinds.ANALYSIS_RUN):
         found[f"run {run['metadata']['name']}"] = (run.get("status") or {}).get("phase")
+    for deployment in _good(cluster, DEPLOYMENT):
+        found[f"deployment {deployment['metadata']['name']}"] = deployment["spec"].get("replicas")
     for job in _good(cluster, kinds.JOB):
         found[f"job {job['metadata']['name']}"] = "there"
     ends = [f"-{rollout['metadata']['uid'][:UID_DIGITS]}" for rollout in _good(cluster, kinds.ROLLOUT)]

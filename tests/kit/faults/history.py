@@ -99,6 +99,8 @@ class History:
     """What the metric source began to say before which record; healthy before the first."""
     calls: list[AdapterCall] = field(default_factory=list)
     """What pods were asked to load and unload."""
+    busy: list[tuple[int, str, int | None]] = field(default_factory=list)
+    """Requests that a pool's pods began to say that they answer before which record; none before the first."""
     staleness: float = 0.0
     """Seconds by which the plan lets the controller's picture of other objects lag."""
     quiet_from: float | None = None

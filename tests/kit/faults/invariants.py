@@ -22,6 +22,14 @@ from tests.kit.faults.adapter_oracle import (
     unconfirmed_sources,
     unproven_weights,
 )
+from tests.kit.faults.capacity_oracle import (
+    ended_elsewhere,
+    podless_rises,
+    too_many_pods,
+    undrained,
+    unstored_scales,
+    wrong_workloads,
+)
 from tests.kit.faults.endstate import CARRIERS, differences, is_carrier, weights_of
 from tests.kit.faults.history import History, Record
 from tests.kit.faults.path_oracle import dead_ends, left_on_dead_ends, probe_rules
@@ -72,6 +80,14 @@ class Invariant(Enum):
         "13 a status says of weights what the stored traffic object says, and a command is Done when it is so"
     )
     RESTORED = "14 a way back that is due is gone within seconds, whatever else was edited"
+    GPUS = (
+        "16 no more pods than N + maxSurge, those that are being deleted included, by the controller's doing"
+    )
+    PODS_FIRST = "17 weight rises only when the pods that it needs are Ready"
+    OURS = "18 stable, and what an autoscaler has, is never scaled"
+    STORED = "19 what a workload is scaled to is stored before"
+    DRAINED = "20 no pod with weight is taken away, and none with work before the timeout"
+    ENDED = "21 stable ends with its pods, and what lost with as many as scaleDown says"
     TOLD = "15 a refused traffic write is told of in the server's words and tried again within seconds"
 
 
@@ -192,6 +208,11 @@ def _endpoints(run: Run) -> Iterator[str]:
         most = max(len(ready if serving is None else ready & serving) for ready in pictures)
         if most < needed:
             yield f"raised to {float(raised):.2%} at {record.seconds:g} s with {most} of {needed} endpoints"
+
+
+def _pods_first(run: Run) -> Iterator[str]:
+    writes = _route_writes(run.history) if run.scenario.capacity else ()
+    return podless_rises(run, ((replay, record, _rises(replay, record)) for replay, record in writes))
 
 
 def _proven(run: Run) -> Iterator[str]:
@@ -438,4 +459,10 @@ _CHECKERS: dict[Invariant, Callable[[Run], Iterator[str]]] = {
     Invariant.TRUTH: untrue_statuses,
     Invariant.RESTORED: open_ways_back,
     Invariant.TOLD: hushed_refusals,
+    Invariant.GPUS: too_many_pods,
+    Invariant.PODS_FIRST: _pods_first,
+    Invariant.OURS: wrong_workloads,
+    Invariant.STORED: unstored_scales,
+    Invariant.DRAINED: undrained,
+    Invariant.ENDED: ended_elsewhere,
 }

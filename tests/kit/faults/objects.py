@@ -224,7 +224,7 @@ def carried(carrier: Carrier, weights: dict[str, int]) -> Object:
     return {"rules": [{"matches": matches, carrier.targets: targets}]}
 
 
-def base_objects(cluster: Cluster, rollout: Object, *, route: bool = True) -> None:
+def base_objects(cluster: Cluster, rollout: Object, *, route: bool = True, pods: bool = True) -> None:
     """Pools with pods and pickers, the gateway, the route and the Rollout."""
     gateway: Object = {
         "apiVersion": "gateway.networking.k8s.io/v1",
@@ -243,7 +243,8 @@ def base_objects(cluster: Cluster, rollout: Object, *, route: bool = True) -> No
         }
         cluster.create(kinds.SERVICE, service)
         cluster.set_picker(name, ready=True)
-        cluster.scale(release, 4 if name == STABLE else 2)
+        if pods:
+            cluster.scale(release, 4 if name == STABLE else 2)
     if route:
         cluster.create(kinds.HTTP_ROUTE, _route())
     cluster.create(kinds.ROLLOUT, rollout)

@@ -9,6 +9,7 @@ from rollouts.controller.assembly import Parts, assemble
 from rollouts.controller.caches import Caches
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.kube.errors import RetryableError, TooManyRequests
+from rollouts.objects.pools import Pool
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
 from rollouts.sources.base import MetricSource
@@ -28,6 +29,17 @@ _ROLLOUT, _RUN = "rollout", "analysisrun"
 Item = tuple[str, ObjectKey]
 
 
+class FakeInFlight:
+    """Pods that say how many requests they answer; ``counts`` by pool, else none."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int | None] = {}
+
+    def requests(self, pool: Pool) -> int | None:
+        """See ``InFlight``."""
+        return self.counts.get(pool.name, 0)
+
+
 class Assembler:
     """How a process is put together; a mutant overrides it. ``adapters`` and ``clients`` outlive processes."""
 
@@ -35,6 +47,7 @@ class Assembler:
         self.adapters = FakeAdapters(ADAPTERS)
         self.probes = FakeProbes()
         self.clients = Clients()
+        self.in_flight = FakeInFlight()
 
     def __call__(self, client: FaultyClient, clock: Clock, caches: Caches, source: MetricSource) -> Parts:
         """The parts of a process."""
@@ -47,6 +60,7 @@ class Assembler:
             adapters=self.adapters,
             metrics=ControllerMetrics(),
             probes=self.probes,
+            in_flight=self.in_flight,
         )
 
 
@@ -64,13 +78,16 @@ class Process:
         *,
         lag: int = 0,
         catch_up: float = 0.0,
+        capacity_kinds: tuple[str, ...] = (),
     ) -> None:
         self._clock = clock
         self._history = history
         self._due: dict[Item, float] = {}
         self._failures: dict[Item, int] = {}
         self._feed = feed
-        self.caches = Caches(client, clock, namespaces=(NAMESPACE,), freezes=True)
+        self.caches = Caches(
+            client, clock, namespaces=(NAMESPACE,), freezes=True, capacity_kinds=capacity_kinds
+        )
         # No reflector runs here: the feed fills the stores.
         self.caches.knows_freezes = lambda: True  # type: ignore[method-assign]
         self.parts = assembler(client, clock, self.caches, source)

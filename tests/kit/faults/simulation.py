@@ -10,9 +10,11 @@ from typing import Any
 from rollouts.engine.attempt import ProbeVerdict
 from rollouts.lab.memoryapi.history import Change
 from rollouts.objects import kinds
+from rollouts.objects.workloads import AUTOSCALER
 from tests.kit.adapters import FakeAdapters
 from tests.kit.clock import VirtualClock, virtual_time
 from tests.kit.faults.cluster import CONTROLLER, Cluster
+from tests.kit.faults.deployments import DEPLOYMENT
 from tests.kit.faults.endstate import CARRIERS, end_state, is_carrier, route_weights, weights_of
 from tests.kit.faults.history import AdapterCall, History, Record
 from tests.kit.faults.hostile import open_schema, plant
@@ -86,6 +88,8 @@ class Scenario:
     """What the metric source takes for an answer."""
     reshape: Callable[[Object], Object] | None = None
     """What is changed of every CRD before it is installed."""
+    capacity: bool = False
+    """Deployments make the pods, and the controller may scale them."""
     stride: int = 1
     """Enumerators meet each ``stride``-th write and event. Crashes before and after each second write still meet
     every gap between two writes."""
@@ -239,6 +243,11 @@ class Simulation:
         found: Object = (rollout or {}).get("status") or {}
         return found
 
+    def set_busy(self, pool: str, requests: int | None) -> None:
+        """From now on the pool's pods say that they answer so many requests; None: they do not say."""
+        self._assembler.in_flight.counts[pool] = requests
+        self.history.busy.append((len(self.history.records), pool, requests))
+
     @property
     def adapters(self) -> FakeAdapters:
         """What the pods serve; scenarios change it."""
@@ -311,6 +320,8 @@ class Simulation:
             kinds.JOB,
             kinds.INFERENCE_MODEL,
             *kinds.REWRITES,
+            DEPLOYMENT,
+            AUTOSCALER,
         )
         return dict.fromkeys(watched)
 
@@ -373,6 +384,7 @@ class Simulation:
             self._assembler,
             lag=lag,
             catch_up=catch_up,
+            capacity_kinds=(DEPLOYMENT.kind,) if self.scenario.capacity else (),
         )
 
     async def _until_rest(self) -> bool:
@@ -456,6 +468,8 @@ class Simulation:
             moments.append(self._start_at)
         moments += [due for due in (self.feed.next_due(), self._move_due) if due is not None]
         moments += [due for due, _ in self._undo]
+        if self.cluster.deployments is not None:
+            moments += [due for due in (self.cluster.deployments.next_due(),) if due is not None]
         # Statuses hold whole seconds: the fraction of a moment never decides anything but an order.
         wait = max(min(moments) - now, 0.001)
         await self.clock.sleep(math.ceil(wait * 1000) / 1000)

@@ -10,7 +10,9 @@ import pytest
 from rollouts.api.status import write_status
 from rollouts.cli.explain import explanation
 from rollouts.engine.naming import Owner, background_run
-from tests.kit.world import START, World, analysis, pause, spec, weight
+from rollouts.engine.rollout_spec import Capacity
+from tests.kit.fleet import Fleet
+from tests.kit.world import START, World, analysis, pause, pool, spec, weight
 
 STEPS = [{"setWeight": 10}, {"pause": {}}, {"setWeight": 50}]
 
@@ -119,3 +121,15 @@ def test_spec_paused_is_named_as_what_holds():
     obj = rollout(settled(weight(10), pause()), paused=True)
 
     assert "`spec.paused` is true" in told(obj, "Moves it")
+
+
+def test_the_pods_of_a_rollout_that_scales_are_told() -> None:
+    arms = {pool("v1"): Fleet.of("vllm-v1", 8), pool("v2"): Fleet.of("vllm-v2", 0)}
+    world = World(spec=spec(weight(50), pause(), capacity=Capacity()), fleets=arms)
+    world.settle()
+    obj = rollout(world)
+
+    assert told(obj, "Pods") == "v2: 4 wanted, 0 Ready, 4 Pending; 8 of stable at the start"
+
+    world.say("abort")
+    assert told(rollout(world), "Pods").endswith("v2 keeps its pods until 2026-01-01T00:10:00Z")

@@ -183,6 +183,10 @@ HINTS = {
     "nothing judges": ([rollout(TEN)], "nothing judges the canary"),
     "a pause without end": ([rollout(TEN, gate(), {"pause": {}})], "step 3 never ends by itself"),
     "a canary without traffic": ([rollout(gate(), TEN, gate())], "step 1 analyses a canary without traffic"),
+    "a surge that the canary does not fit into": (
+        [rollout(TEN, gate(), capacity={"maxSurge": "25%", "headroom": 1.1})],
+        "maxSurge 25% leaves too little room: the canary at 100 % needs 110%",
+    ),
     "a last gate at 1 %": ([rollout({"setWeight": 1}, gate())], "below weight 5 %"),
     "a template elsewhere": ([rollout(TEN, uses("far"))], "far is not in these files"),
     "a tolerance that few pods cannot prove": (

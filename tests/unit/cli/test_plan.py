@@ -99,3 +99,27 @@ def test_what_is_missing_is_said(tmp_path, steps, words):
 
     assert result.exit_code == 2
     assert words in result.output
+
+
+@pytest.mark.parametrize(
+    ("capacity", "line"),
+    [
+        ({}, "Capacity: canary pods 1 at 10%, 4 at 50%, 8 at 100%; with stable's 16 at most."),
+        (
+            {"maxSurge": 12, "headroom": 1.2},
+            "Capacity: canary pods 1 at 10%, 5 at 50%, 10 at 100%; with stable's 18 at most.",
+        ),
+        (
+            {"maxSurge": 1},
+            "Capacity: it would wait as CapacityInfeasible: stable's 8 pods and the canary's 8 at 100% are 16",
+        ),
+    ],
+)
+def test_what_a_rollout_scales_is_told_with_the_pods(tmp_path, capacity, line):
+    output = plan(tmp_path, STEPS, "--stable-pods=8", capacity=capacity).output
+
+    assert line in " ".join(output.split())
+
+
+def test_nothing_is_said_of_pods_that_nobody_scales(tmp_path):
+    assert "Capacity" not in plan(tmp_path, STEPS, "--stable-pods=8").output

@@ -1,0 +1,149 @@
+"""The workload half of gathering: what makes a pool's pods, how many there are, and who else scales it.
+
+Looked at only for Rollouts with ``strategy.canary.capacity``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any, Protocol
+
+from rollouts.api.parsing import ParsedRollout
+from rollouts.api.references import serving_pools
+from rollouts.controller.caches import Caches
+from rollouts.engine.observation import Blocker, WorkloadView
+from rollouts.engine.reasons import Reason
+from rollouts.engine.versions import Identity
+from rollouts.objects.fields import items_at, map_of, metadata_of
+from rollouts.objects.pods import pending_words
+from rollouts.objects.pools import Pool
+from rollouts.objects.workloads import WORKLOAD_ANNOTATION, Workload
+from rollouts.runtime.objects import ObjectKey
+from rollouts.traffic.backends import pools_of, rules_of
+
+__all__ = ["InFlight", "ScaleRefusals", "WorkloadViews", "find_workload"]
+
+ScaleRefusals = dict[tuple[str, Identity], str]
+"""By namespace and arm: what the API server said to the last try to scale its workload."""
+
+_SHOWN = 4
+
+
+class InFlight(Protocol):
+    """Who knows what pods are answering."""
+
+    def requests(self, pool: Pool) -> int | None:
+        """Requests that the pool's pods answer or hold; None while one of them does not say."""
+        ...
+
+
+def _unknown(message: str) -> Blocker:
+    return Blocker(reason=Reason.CAPACITY_UNKNOWN, message=message)
+
+
+def find_workload(caches: Caches, pool: Pool) -> Workload | Blocker:
+    """The one workload whose pods are the pool's: by the annotation where there is one, else by the selector."""
+    if not caches.capacity_kinds:
+        return _unknown("the controller may not scale anything: install it with capacity.enabled")
+    found = caches.workloads_of(pool)
+    asked = caches.workload_asked(pool)
+    if asked:
+        named = [one for one in found if one.reference == asked]
+        if named:
+            return named[0]
+        why = f"{WORKLOAD_ANNOTATION}: {asked} on {pool.name} names no workload whose pods are the pool's"
+        return _unknown(f"{why}; {_names(found)}")
+    if len(found) == 1:
+        return found[0]
+    kinds = " or ".join(caches.capacity_kinds)
+    if not found:
+        return _unknown(
+            f"no {kinds} has a Pod template that matches the selector of {pool.name}: correct its labels"
+        )
+    return _unknown(
+        f"several workloads make pods of {pool.name}: {_names(found)}; choose one with the annotation "
+        f"{WORKLOAD_ANNOTATION} on the pool"
+    )
+
+
+def _names(found: Collection[Workload]) -> str:
+    shown = [one.reference for one in found][:_SHOWN]
+    more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return f"{', '.join(shown)}{more}" if shown else "none does"
+
+
+class WorkloadViews:
+    """Turns the caches' workloads and pods into the engine's views."""
+
+    def __init__(self, caches: Caches, in_flight: InFlight, refusals: ScaleRefusals) -> None:
+        self._caches = caches
+        self._in_flight = in_flight
+        self._refusals = refusals
+
+    def views(self, parsed: ParsedRollout, target: Identity | None) -> dict[Identity, WorkloadView]:
+        """Of stable, the target, the canary and what is to be scaled down; none where nobody asks for capacity."""
+        if parsed.spec is None or parsed.spec.canary.capacity is None:
+            return {}
+        status = parsed.status
+        losers = {one.identity for one in status.scale_downs}
+        if status.current is not None and status.current.aborted is not None:
+            losers.add(status.current.canary.identity)
+        arms = {arm.identity for arm in status.arms} | losers
+        if target is not None:
+            arms.add(target)
+        found = ((arm, self._view(parsed, arm, loses=arm in losers)) for arm in sorted(arms))
+        return {arm: view for arm, view in found if view is not None}
+
+    def _view(self, parsed: ParsedRollout, arm: Identity, *, loses: bool) -> WorkloadView | None:
+        pool = self._caches.pool(arm.group, parsed.namespace, arm.name)
+        if pool is None:
+            return None
+        pods = self._caches.holding_pods(pool)
+        workload = find_workload(self._caches, pool)
+        if isinstance(workload, Blocker):
+            return WorkloadView(problem=workload, live=len(pods))
+        waiting = [words for words in map(pending_words, pods) if words is not None]
+        return WorkloadView(
+            what=workload.what,
+            resource_version=workload.resource_version,
+            replicas=workload.replicas,
+            live=len(pods),
+            pending=len(waiting),
+            words=next((words for words in sorted(waiting) if words), ""),
+            managed_by=self._caches.autoscaler_of(pool.namespace, workload) or workload.owner,
+            in_flight=self._in_flight.requests(pool) if loses else None,
+            used_by=self._used_by(parsed, pool, workload) if loses else "",
+            refused=self._refusals.get((parsed.namespace, arm), ""),
+        )
+
+    def _used_by(self, parsed: ParsedRollout, pool: Pool, workload: Workload) -> str:
+        """What else sends requests to the workload's pods: a route, also of another namespace, or another Rollout."""
+        pools = [one for one in self._caches.pools_of_namespace(pool.namespace) if self._makes(one, workload)]
+        for route in self._caches.routes.values():
+            if any(self._sends(route, one) for one in pools):
+                return f"HTTPRoute {route['metadata']['name']}"
+        for one in pools:
+            for key in sorted(self._caches.rollouts_of_pool(one.namespace, one.name)):
+                other = self._caches.rollouts.get(key)
+                mine = key == ObjectKey(parsed.namespace, parsed.name)
+                if not mine and other is not None and one.name in serving_pools(other):
+                    return f"Rollout {key.name}"
+        return ""
+
+    def _makes(self, pool: Pool, workload: Workload) -> bool:
+        return any(one.reference == workload.reference for one in self._caches.workloads_of(pool))
+
+    @staticmethod
+    def _sends(route: dict[str, Any], pool: Pool) -> bool:
+        """Whether a rule of the route gives the pool weight, mirrors aside."""
+        namespace = str(metadata_of(route).get("namespace", ""))
+        wanted = Identity(kind="InferencePool", group=pool.group, name=pool.name)
+        rules: Iterable[Any] = rules_of(route.get("spec"))
+        if namespace == pool.namespace:
+            return any(pools_of(rule, namespace).get(wanted, 0) > 0 for rule in rules)
+        for rule in rules:
+            for ref in items_at(map_of(rule), "backendRefs"):
+                named = (ref.get("namespace"), ref.get("group"), ref.get("name"))
+                if named == (pool.namespace, pool.group, pool.name) and ref.get("weight", 1) != 0:
+                    return True
+        return False

@@ -1,0 +1,322 @@
+"""Who is scaled (design section 14): the canary up before its weight, what lost down after it has none.
+
+Rules kept here:
+
+- The number that is wanted is stored before a workload is written, so that neither a crash nor a late cache scales.
+- Within an attempt the canary is only ever scaled up, and all versions together never beyond N + maxSurge by us.
+- Stable is never scaled: it becomes ours to scale when it has lost.
+- What lost is scaled down when it has had no weight for ``scaleDown.delay`` and answers nothing any more, or
+  ``drainTimeout`` later; never while something else sends requests to it, or somebody else scales it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from rollouts.engine.actions import EventType, ScaleWorkload
+from rollouts.engine.attempt import Attempt, AttemptCapacity
+from rollouts.engine.capacity import infeasible, most_pods, pods_for
+from rollouts.engine.converging import step_weight
+from rollouts.engine.draft import Draft
+from rollouts.engine.observation import WorkloadView
+from rollouts.engine.reasons import Reason
+from rollouts.engine.rollout_spec import Capacity, OnDelete
+from rollouts.engine.rollout_status import RolloutStatus, ScaleDown
+from rollouts.engine.shortage import (
+    CAPACITY_REASONS,
+    RESTORE_LIMIT,
+    RESTORE_WINDOW,
+    beside,
+    contended,
+    is_unknown,
+    room,
+    shortage,
+    stable_pods,
+)
+from rollouts.engine.steps import first_weight
+from rollouts.engine.versions import Identity
+from rollouts.engine.wayback import carries
+from rollouts.engine.windows import outside
+from rollouts.units import FULL, ZERO, Weight
+
+__all__ = ["finish_scaling", "keep_capacity", "owes_scaling"]
+
+SETTLE = timedelta(seconds=30)
+"""The least time without weight before a version is scaled down, whatever ``delay`` says: gateways go on sending for
+a moment after a weight was written (``carrying.SETTLE``), and the count of requests is read every few seconds."""
+
+_SOON = timedelta(seconds=1)
+_RECHECK = timedelta(seconds=5)
+"""How often requests in flight are looked at again."""
+
+SCALE_DOWNS = 8
+"""Versions in status that wait for their end; more would need more abandoned attempts within one ``delay``."""
+
+
+def keep_capacity(draft: Draft) -> None:
+    """What this plan does about workloads; behind all that decides about weights and phases."""
+    if draft.obs.spec is None or draft.obs.problems or draft.status.stable is None:
+        return
+    if draft.spec.canary.capacity is None:
+        draft.set(scale_downs=())
+        if draft.status.current is not None:
+            draft.set_current(capacity=None)
+        return
+    _note_losers(draft)
+    if draft.status.current is not None and draft.current.aborted is None:
+        _scale_up(draft, draft.spec.canary.capacity)
+    if not draft.spec.paused:
+        _scale_down(draft, draft.spec.canary.capacity, hurry=_needs_room(draft))
+
+
+def owes_scaling(status: RolloutStatus) -> bool:
+    """Whether a workload is to be scaled down before the Rollout may go."""
+    current = status.current
+    return bool(status.scale_downs) or (
+        current is not None and current.capacity is not None and current.aborted is None
+    )
+
+
+def finish_scaling(draft: Draft) -> bool:
+    """The Rollout is being deleted: what lost is scaled down first, without delay. True while that is not done."""
+    spec = draft.obs.spec
+    keeps = draft.obs.on_delete is OnDelete.KEEP_TRAFFIC
+    if keeps or spec is None or draft.obs.problems or spec.canary.capacity is None:
+        return False
+    if draft.status.current is not None and draft.current.capacity is not None:
+        if draft.current.aborted is None:
+            _owe(draft, draft.current.canary.identity)
+        draft.set_current(capacity=None)
+    _scale_down(draft, spec.canary.capacity, hurry=True)
+    if not draft.status.scale_downs:
+        return False
+    draft.set(message="; ".join(one.message for one in draft.status.scale_downs if one.message))
+    return True
+
+
+# --- the canary ------------------------------------------------------------------------------------
+
+
+def _scale_up(draft: Draft, policy: Capacity) -> None:
+    current, canary = draft.current, draft.current.canary.identity
+    if is_unknown(draft, canary) is not None:
+        return
+    view, pods, before = (
+        draft.obs.workloads[canary],
+        stable_pods(draft),
+        current.capacity or AttemptCapacity(),
+    )
+    needed = pods_for(_asked(draft), pods, policy)
+    grows = _may_grow(draft) and infeasible(pods, policy) is None
+    wanted = max(before.wanted, needed) if grows else before.wanted
+    draft.set_current(
+        capacity=replace(
+            before,
+            stable_at_start=pods,
+            wanted=wanted,
+            reached=max(before.reached, min(view.replicas, wanted)),
+            ready=draft.obs.ready(canary),
+            pending=view.pending,
+        )
+    )
+    if view.replicas >= wanted or view.managed_by or not grows:
+        return
+    if _stored(draft) != (pods, wanted):
+        draft.wake(_SOON)  # the numbers must be stored before they take effect
+        return
+    _raise(draft, canary, view, wanted, most_pods(pods, policy))
+
+
+def _stored(draft: Draft) -> tuple[int, int] | None:
+    """N and what is wanted for this very attempt, as the stored status has them."""
+    stored = draft.obs.status.current
+    if stored is None or stored.capacity is None or draft.obs.status.attempt != draft.status.attempt:
+        return None
+    return stored.capacity.stable_at_start, stored.capacity.wanted
+
+
+def _raise(draft: Draft, canary: Identity, view: WorkloadView, wanted: int, most: int) -> None:
+    """Ask for the replicas that there is room for; what somebody else lowered is restored, and said."""
+    capacity = draft.current.capacity
+    assert capacity is not None
+    allowed = room(draft, canary)
+    replicas = min(wanted, allowed)
+    if replicas <= view.replicas or view.live > allowed:
+        draft.wake(_RECHECK)
+        return
+    if contended(capacity, view, draft.now):
+        draft.wake_at(min(at for at in capacity.restores if draft.now - at < RESTORE_WINDOW) + RESTORE_WINDOW)
+        return
+    if view.replicas < capacity.reached:
+        recent = [at for at in capacity.restores if draft.now - at < RESTORE_WINDOW]
+        draft.set_current(capacity=replace(capacity, restores=(*recent, draft.now)[-RESTORE_LIMIT:]))
+        message = f"somebody gave {view.what} {view.replicas} replicas; restoring {replicas}"
+        draft.event(EventType.WARNING, Reason.REPLICAS_RESTORED, message)
+    draft.actions.append(
+        ScaleWorkload(
+            identity=canary,
+            replicas=replicas,
+            resource_version=view.resource_version,
+            beside=beside(draft, canary),
+            at_most=most,
+        )
+    )
+
+
+def _asked(draft: Draft) -> Weight:
+    """The weight whose pods are wanted now: none while the target lacks something else than pods."""
+    current = draft.current
+    if current.started_at is not None:
+        return step_weight(draft.status, draft.spec)
+    lacking = draft.target_problem
+    if lacking is not None and lacking[0] not in (*CAPACITY_REASONS, Reason.TARGET_NOT_READY):
+        return ZERO
+    return FULL if current.skip_gates else first_weight(draft.spec.canary.steps)
+
+
+def _may_grow(draft: Draft) -> bool:
+    return draft.status.hold is None and not draft.spec.paused and not outside(draft)
+
+
+def _needs_room(draft: Draft) -> bool:
+    """Whether an attempt waits for pods of what lost: then ``delay`` is over."""
+    current = draft.status.current
+    if (
+        current is None
+        or current.aborted is not None
+        or is_unknown(draft, current.canary.identity) is not None
+    ):
+        return False
+    blocker = shortage(draft, current.canary.identity, _asked(draft))
+    return blocker is not None and blocker.reason is Reason.CAPACITY_EXHAUSTED
+
+
+# --- what lost -------------------------------------------------------------------------------------
+
+
+def _note_losers(draft: Draft) -> None:
+    """An attempt with capacity ended in this plan: which of its versions lost. What is used again has not."""
+    before, status = draft.obs.status, draft.status
+    if before.current is not None and before.current.capacity is not None and before.stable is not None:
+        loser = _lost(before.current, before.stable.identity, status, same=before.attempt == status.attempt)
+        if loser is not None:
+            _owe(draft, loser)
+    used = {arm.identity for arm in (status.stable, status.canary if status.aborted is None else None) if arm}
+    draft.set(scale_downs=tuple(one for one in draft.status.scale_downs if one.identity not in used))
+
+
+def _lost(before: Attempt, stable: Identity, status: RolloutStatus, *, same: bool) -> Identity | None:
+    canary = before.canary.identity
+    if before.aborted is not None:
+        return None  # noted when it was aborted
+    if status.stable is not None and status.stable.identity == canary:
+        return stable
+    if status.aborted is not None or status.current is None or not same:
+        return canary
+    return None
+
+
+def _owe(draft: Draft, identity: Identity) -> None:
+    known = tuple(one for one in draft.status.scale_downs if one.identity != identity)
+    draft.set(scale_downs=(*known, ScaleDown(identity=identity))[-SCALE_DOWNS:])
+
+
+def _scale_down(draft: Draft, policy: Capacity, *, hurry: bool) -> None:
+    """One look at each version that lost; ``hurry``: its pods are needed, or nobody will come back to them."""
+    looked = [_look(draft, one, policy, hurry=hurry) for one in draft.status.scale_downs]
+    draft.set(scale_downs=tuple(one for one in looked if one is not None))
+
+
+def _look(draft: Draft, one: ScaleDown, policy: Capacity, *, hurry: bool) -> ScaleDown | None:
+    """What is still owed; None when it is done, or nobody's to do."""
+    name, to = one.identity.name, policy.scale_down_to
+    if _has_weight(draft, one.identity):
+        if not draft.obs.deleting:
+            return replace(one, since=None, decided=False, message=f"{name} still has weight")
+        _leave(draft, name, "it still has weight")
+        return None
+    since = one.since or draft.now
+    due = since + (SETTLE if hurry else max(policy.scale_down_delay, SETTLE))
+    last = due + policy.drain_timeout
+    view = draft.obs.workloads.get(one.identity, WorkloadView())
+    one = replace(one, since=since)
+    over = draft.now >= last or draft.obs.deleting
+    left = _not_ours(draft, one, view, over=over)
+    if left:
+        _leave(draft, name, left)
+        return None
+    if view.what and view.replicas <= to:
+        # Pods that are ending count beside a canary's until they are gone.
+        gone = draft.obs.deleting or view.live <= to
+        return None if gone else replace(one, message=f"pods of {name} are ending")
+    waits = _waits(draft, view, name, due, last)
+    if waits:
+        return replace(one, decided=False, message=waits)
+    return _write_down(draft, one, view, to)
+
+
+def _leave(draft: Draft, name: str, why: str) -> None:
+    """Owe nothing any more, and say what stays."""
+    draft.event(EventType.WARNING, Reason.SCALE_DOWN_LEFT, f"{name} is not scaled down: {why}")
+
+
+def _has_weight(draft: Draft, identity: Identity) -> bool:
+    """Whether the traffic object, or the record of the way back, still sends requests to a version, or may."""
+    traffic, arm = draft.obs.traffic, identity.arm
+    if traffic is None:
+        return True  # nobody knows
+    listed = any(rule.entries.get(arm, 0) > 0 for rule in traffic.rules)
+    ways = (draft.obs.ways.get(record) for record in draft.status.way_back if record.canary.arm == arm)
+    return listed or arm in traffic.pins or arm in traffic.mirrored or any(map(carries, ways))
+
+
+def _not_ours(draft: Draft, one: ScaleDown, view: WorkloadView, *, over: bool) -> str:
+    """Why what lost keeps its pods for good; empty while it does not."""
+    others = [arm.identity for arm in draft.status.arms if arm.identity != one.identity]
+    for other in (draft.obs.workloads.get(arm, WorkloadView()) for arm in others):
+        if view.what and view.what == other.what:
+            return f"{view.what} makes the pods of both versions"
+        if other.managed_by:
+            return f"{other.managed_by} scales {other.what}"
+    if view.managed_by:
+        return f"{view.managed_by} scales {view.what}"
+    if not over:
+        return ""
+    if view.problem is not None:
+        return view.problem.message
+    if not view.what:
+        return "it is gone"
+    return f"{view.used_by} sends requests to it" if view.used_by else view.refused
+
+
+def _waits(draft: Draft, view: WorkloadView, name: str, due: datetime, last: datetime) -> str:
+    """What a version that lost waits for before it is scaled down; empty when it waits for nothing."""
+    if draft.now < due:
+        draft.wake_at(due)
+        return f"{name} keeps its pods until {due:%Y-%m-%dT%H:%M:%SZ}"
+    if draft.now < last:
+        draft.wake_at(last)
+    if view.problem is not None or not view.what:
+        return view.problem.message if view.problem is not None else f"the pods of {name} are not known yet"
+    if view.used_by:
+        return f"{view.used_by} sends requests to {name}"
+    if view.in_flight != 0 and draft.now < last:
+        draft.wake(_RECHECK)
+        what = "answers requests" if view.in_flight else "does not say whether it answers requests"
+        return f"{name} {what}; it keeps its pods until that is over, {last:%Y-%m-%dT%H:%M:%SZ} at the latest"
+    return ""
+
+
+def _write_down(draft: Draft, one: ScaleDown, view: WorkloadView, to: int) -> ScaleDown:
+    """Scale down what may be, once that is stored."""
+    stored = any(old.decided and old.identity == one.identity for old in draft.obs.status.scale_downs)
+    if one.decided and stored:
+        draft.wake(_RECHECK)
+        draft.actions.append(
+            ScaleWorkload(identity=one.identity, replicas=to, resource_version=view.resource_version)
+        )
+    else:
+        draft.wake(_SOON)
+    refused = f"; the API server refuses that: {view.refused}" if view.refused else ""
+    return replace(one, decided=True, message=f"{view.what} is scaled to {to}{refused}")

@@ -1,0 +1,149 @@
+"""Which pods a weight still lacks, where ``strategy.canary.capacity`` is set (design section 14): in words, for all.
+
+Nothing is decided here about who is scaled: ``scaling`` does that, and what it has to wait for is said here.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from rollouts.engine.attempt import AttemptCapacity
+from rollouts.engine.capacity import infeasible, most_pods, pods_for
+from rollouts.engine.draft import Draft
+from rollouts.engine.observation import Blocker, WorkloadView
+from rollouts.engine.reasons import Reason
+from rollouts.engine.versions import Identity
+from rollouts.units import Weight, format_weight
+
+__all__ = [
+    "CAPACITY_REASONS",
+    "beside",
+    "contended",
+    "is_unknown",
+    "restores_left",
+    "room",
+    "shortage",
+    "stable_pods",
+]
+
+CAPACITY_REASONS = frozenset(
+    {
+        Reason.WAITING_FOR_PODS,
+        Reason.CAPACITY_EXHAUSTED,
+        Reason.CAPACITY_INFEASIBLE,
+        Reason.CAPACITY_UNKNOWN,
+        Reason.CAPACITY_MANAGED_ELSEWHERE,
+        Reason.REPLICAS_CONTENDED,
+        Reason.SCALE_REFUSED,
+    }
+)
+"""Reasons of ``shortage``: pods are all that a target with one of them lacks."""
+
+RESTORE_LIMIT = 5
+RESTORE_WINDOW = timedelta(minutes=10)
+"""As often as weights are restored away from stable (``converging``)."""
+
+
+def stable_pods(draft: Draft) -> int:
+    """N: stable's Ready pods at the start, or as far as that has come; without any, what it is meant to have."""
+    current = draft.status.current
+    known = current.capacity.stable_at_start if current is not None and current.capacity is not None else 0
+    if current is not None and current.started_at is not None and known:
+        return known
+    view = draft.obs.workloads.get(draft.stable.identity, WorkloadView())
+    return max(known, draft.obs.ready(draft.stable.identity) or view.replicas)
+
+
+def beside(draft: Draft, canary: Identity) -> tuple[Identity, ...]:
+    """The arms whose pods count together with the canary's: stable, and what lost and is not yet gone."""
+    others = (draft.stable.identity, *(one.identity for one in draft.status.scale_downs))
+    return tuple(dict.fromkeys(arm for arm in others if arm != canary))
+
+
+def room(draft: Draft, canary: Identity) -> int:
+    """Pods that the canary may have beside the others."""
+    policy = draft.spec.canary.capacity
+    assert policy is not None
+    taken = sum(draft.obs.workloads.get(arm, WorkloadView()).pods for arm in beside(draft, canary))
+    return most_pods(stable_pods(draft), policy) - taken
+
+
+def is_unknown(draft: Draft, canary: Identity) -> Blocker | None:
+    """Why it is not known what the pods of an arm come from: the canary's first."""
+    for arm in (canary, draft.stable.identity):
+        view = draft.obs.workloads.get(arm)
+        if view is None or view.problem is not None:
+            default = Blocker(
+                reason=Reason.CAPACITY_UNKNOWN, message=f"the pods of {arm.name} are not known yet"
+            )
+            return default if view is None else view.problem
+    one, other = draft.obs.workloads[canary], draft.obs.workloads[draft.stable.identity]
+    if one.what == other.what:
+        message = f"{one.what} makes the pods of {canary.name} and of {draft.stable.identity.name}: give each its own"
+        return Blocker(reason=Reason.CAPACITY_UNKNOWN, message=message)
+    return None
+
+
+def restores_left(capacity: AttemptCapacity, now: datetime) -> int:
+    """How often replicas may be restored now."""
+    return RESTORE_LIMIT - sum(now - at < RESTORE_WINDOW for at in capacity.restores)
+
+
+def contended(capacity: AttemptCapacity, view: WorkloadView, now: datetime) -> bool:
+    """Whether somebody has lowered the replicas so often that theirs are kept for now."""
+    return view.replicas < capacity.reached and restores_left(capacity, now) <= 0
+
+
+def shortage(draft: Draft, canary: Identity, weight: Weight) -> Blocker | None:
+    """Why the canary has not the pods that the weight needs; None when it has them, or nobody asks for capacity."""
+    policy = draft.spec.canary.capacity
+    if policy is None:
+        return None
+    unknown = is_unknown(draft, canary)
+    if unknown is not None:
+        return unknown
+    pods = stable_pods(draft)
+    wrong = infeasible(pods, policy)
+    if wrong is not None:
+        return Blocker(reason=Reason.CAPACITY_INFEASIBLE, message=wrong)
+    needed, ready = pods_for(weight, pods, policy), draft.obs.ready(canary)
+    if ready >= needed:
+        return None
+    what = f"weight {format_weight(weight)} needs {needed} Ready pods of {canary.name}, {ready} are"
+    return _missing(draft, canary, needed, what)
+
+
+def _missing(draft: Draft, canary: Identity, needed: int, what: str) -> Blocker:
+    view, current = draft.obs.workloads[canary], draft.status.current
+    capacity = current.capacity if current is not None else None
+    if view.managed_by and view.replicas < needed:
+        why = f"{view.managed_by} scales {view.what}, which has {view.replicas} replicas: raise its minimum"
+        return Blocker(reason=Reason.CAPACITY_MANAGED_ELSEWHERE, message=f"{what}; {why}")
+    if view.refused and view.replicas < needed:
+        why = f"the API server refuses to scale {view.what}: {view.refused}"
+        return Blocker(reason=Reason.SCALE_REFUSED, message=f"{what}; {why}")
+    if capacity is not None and contended(capacity, view, draft.now):
+        why = (
+            f"somebody lowered the replicas of {view.what} {RESTORE_LIMIT} times in 10 minutes; they stay: "
+            "leave replicas out of what is applied"
+        )
+        return Blocker(reason=Reason.REPLICAS_CONTENDED, message=f"{what}; {why}")
+    if room(draft, canary) < needed and view.replicas < needed:
+        return Blocker(reason=Reason.CAPACITY_EXHAUSTED, message=f"{what}; {_full(draft, canary)}")
+    pending = f": {view.pending} Pending, {view.words or 'no node is said to fit'}" if view.pending else ""
+    return Blocker(
+        reason=Reason.WAITING_FOR_PODS,
+        message=f"{what}; waiting for {needed - draft.obs.ready(canary)}{pending}",
+    )
+
+
+def _full(draft: Draft, canary: Identity) -> str:
+    policy = draft.spec.canary.capacity
+    assert policy is not None
+    taken = [
+        f"{draft.obs.workloads[arm].pods} of {arm.name}"
+        for arm in beside(draft, canary)
+        if arm in draft.obs.workloads
+    ]
+    most = most_pods(stable_pods(draft), policy)
+    return f"{' and '.join(taken)} leave no room within the {most} that maxSurge allows"

@@ -1,0 +1,103 @@
+"""Workloads that make the pods of a pool, and the autoscalers that scale them, read from raw objects.
+
+Field names: apps/v1 Deployment and StatefulSet (``spec.replicas`` is 1 where it is left out), autoscaling/v2
+HorizontalPodAutoscaler (``spec.scaleTargetRef``). KEDA scales by an autoscaler of that kind that it makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rollouts.objects.fields import dict_at, list_of, map_of, metadata_of, text_at, text_of
+from rollouts.objects.pools import Pool
+from rollouts.objects.resource import Resource
+
+__all__ = [
+    "AUTOSCALER",
+    "WORKLOADS",
+    "WORKLOAD_ANNOTATION",
+    "Workload",
+    "makes_pods_of",
+    "pod_labels",
+    "read_workload",
+    "scaled_by",
+]
+
+WORKLOAD_ANNOTATION = "inferencerollouts.dev/workload"
+"""On an InferencePool: ``GROUP/VERSION/KIND/NAME`` of the workload that makes its pods, where several could."""
+
+WORKLOADS = {
+    "Deployment": Resource("apps", "v1", "deployments", "Deployment"),
+    "StatefulSet": Resource("apps", "v1", "statefulsets", "StatefulSet"),
+}
+"""Kinds that can be scaled, by name. All of them have ``spec.replicas``, a Pod template and the subresource."""
+
+AUTOSCALER = Resource("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
+
+_ADDED = frozenset(
+    {
+        "pod-template-hash",
+        "controller-revision-hash",
+        "statefulset.kubernetes.io/pod-name",
+        "apps.kubernetes.io/pod-index",
+    }
+)
+"""Labels that no template has: the workload's controller adds them to its pods."""
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """What makes pods. ``owner``: ``KIND NAME`` of the controller that owns it and would undo what others write."""
+
+    resource: Resource
+    name: str
+    replicas: int
+    resource_version: str
+    owner: str
+
+    @property
+    def what(self) -> str:
+        """For people: ``Deployment vllm-v2``."""
+        return f"{self.resource.kind} {self.name}"
+
+    @property
+    def reference(self) -> str:
+        """As the annotation names it."""
+        return f"{self.resource.group}/{self.resource.version}/{self.resource.kind}/{self.name}"
+
+
+def read_workload(resource: Resource, obj: Object) -> Workload:
+    """Read a workload; wrong types read as absent, never raise."""
+    meta, replicas = metadata_of(obj), map_of(obj.get("spec")).get("replicas")
+    number = replicas if isinstance(replicas, int) and not isinstance(replicas, bool) else 1
+    owner = next(
+        (map_of(ref) for ref in list_of(meta.get("ownerReferences")) if map_of(ref).get("controller")), {}
+    )
+    return Workload(
+        resource=resource,
+        name=text_of(meta.get("name")),
+        replicas=max(number, 0),
+        resource_version=text_of(meta.get("resourceVersion")),
+        owner=f"{text_of(owner.get('kind'))} {text_of(owner.get('name'))}".strip(),
+    )
+
+
+def pod_labels(obj: Object) -> Mapping[str, Any]:
+    """Labels of the Pod template."""
+    return dict_at(obj, "spec", "template", "metadata", "labels")
+
+
+def makes_pods_of(labels: Object, pool: Pool) -> bool:
+    """Whether pods with the template's labels are the pool's, less those labels that only pods have."""
+    wanted = [(name, value) for name, value in pool.selector if name not in _ADDED]
+    return bool(wanted) and all(labels.get(name) == value for name, value in wanted)
+
+
+def scaled_by(autoscaler: Object) -> tuple[str, str]:
+    """Kind and name of what an autoscaler scales; empty where it does not say."""
+    target = ("spec", "scaleTargetRef")
+    return text_at(autoscaler, *target, "kind"), text_at(autoscaler, *target, "name")

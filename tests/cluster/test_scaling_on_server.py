@@ -1,0 +1,91 @@
+"""A rollout that scales, with Kubernetes' own controllers, scheduler and scale subresource, under the chart's role."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rollouts.api.parsing import COMMAND_ANNOTATION
+from rollouts.kube.client import PatchKind
+from rollouts.objects import kinds
+from tests.cluster.test_chart_on_server import controlling, install
+from tests.kit.helm import render_chart
+from tests.kit.stage import DEPLOYMENT, NAME, ROUTE, Stage
+from tests.kit.stubgateway import stub_gateway
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(280)]
+
+Object = dict[str, Any]
+ROLES = ("ServiceAccount", "Role", "RoleBinding")
+_PATIENCE = 60.0
+
+
+def _route() -> Object:
+    refs = [
+        {"group": kinds.POOL_V1.group, "kind": "InferencePool", "name": name, "port": 8000, "weight": weight}
+        for name, weight in (("v1", 100), ("v2", 0))
+    ]
+    return {"parentRefs": [{"name": "gateway"}], "rules": [{"backendRefs": refs}]}
+
+
+def _rollout() -> Object:
+    canary = {
+        "steps": [{"setWeight": 50}, {"pause": {}}],
+        "allowNoTraffic": True,
+        "capacity": {"maxSurge": "100%", "scaleDown": {"delay": "0s"}},
+    }
+    return {
+        "target": {"pool": {"name": "v1", "group": kinds.POOL_V1.group}},
+        "traffic": {"httpRoutes": [{"name": ROUTE}]},
+        "strategy": {"canary": canary},
+    }
+
+
+async def test_pods_come_before_weight_and_go_after_it(whole, living, helm):
+    """Two pods to two: one for 50 %, both for 100 %, and the old ones are gone in the end; never more than four."""
+    objects = render_chart(helm, {"capacity": {"enabled": True}}, namespace=living)
+    await install(whole, [item for item in objects if item["kind"] in ROLES])
+    groups = ("system:serviceaccounts", f"system:serviceaccounts:{living}", "system:authenticated")
+    client = whole.acting_as(f"system:serviceaccount:{living}:r-inference-rollouts", groups)
+    stage, seen = Stage(whole, living, ""), list[tuple[int, int]]()
+    await stage.add_version("v1")
+    await stage.add_version("v2", pods=0)
+    consent = {"metadata": {"name": ROUTE, "annotations": {"inferencerollouts.dev/managed-by": NAME}}}
+    await stage.create(kinds.HTTP_ROUTE, ROUTE, _route(), **consent)
+    await stage.create(kinds.ROLLOUT, NAME, _rollout())
+
+    async def replicas(name: str) -> int:
+        return int((await whole.get(DEPLOYMENT, living, name))["spec"]["replicas"])
+
+    async def pods() -> int:
+        return len((await whole.list_page(kinds.POD, living)).items)
+
+    async def at(count: int, phase: str) -> bool:
+        seen.append((await pods(), (await stage.weights()).get("v2", 0)))
+        return await replicas("v2") == count and (await stage.status()).get("phase") == phase
+
+    may = {"namespaces": (living,), "capacity_kinds": ("Deployment", "StatefulSet"), "leader_elect": False}
+    async with stub_gateway(whole.with_field_manager("gateway"), living), controlling(client, **may):
+        await stage.phase("Healthy", timeout=_PATIENCE)
+        await stage.retarget("v2")
+        await stage.until(lambda: at(1, "Paused"), timeout=_PATIENCE)
+        assert await stage.weights() == {"v1": 50, "v2": 50}
+        status = await stage.status()
+        raw = f'{{"action":"promote","revision":"{status["canary"]["hash"]}","attempt":1,"at":"now"}}'
+        body = {"metadata": {"annotations": {COMMAND_ANNOTATION: raw}}}
+        await whole.patch(kinds.ROLLOUT, living, NAME, body, kind=PatchKind.MERGE)
+        await stage.until(lambda: at(2, "Healthy"), timeout=_PATIENCE)
+
+        async def settled() -> bool:
+            seen.append((await pods(), 100))
+            return await replicas("v1") == 0 and await pods() == 2
+
+        await stage.until(settled, timeout=2 * _PATIENCE)
+        await stage.until(lambda: _nothing_owed(stage), timeout=_PATIENCE)
+    assert await replicas("v2") == 2
+    assert max(count for count, _ in seen) <= 4
+
+
+async def _nothing_owed(stage: Stage) -> bool:
+    return not (await stage.status()).get("scaleDowns")

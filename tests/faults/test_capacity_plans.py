@@ -1,0 +1,200 @@
+"""Rollouts that scale, under every enumerated fault, judged by the invariants; and a planted bug for each of those.
+
+`make test` judges the clean runs and a sample of plans that meets each kind of fault, `make test-full` all of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from rollouts.controller import workloads
+from rollouts.controller.caches import Caches
+from rollouts.controller.scaling import WorkloadScaler
+from rollouts.engine import converging, planning, scaling
+from rollouts.engine.rollout_status import ScaleDown
+from tests.kit.faults.capacity_plans import COMMON, capacity_plans, every_plan, late_plans
+from tests.kit.faults.capacity_scenarios import CAPACITY_SCENARIOS
+from tests.kit.faults.invariants import Invariant, check
+from tests.kit.faults.plans import enumerate_plans
+from tests.kit.faults.simulation import CLEAN, FaultPlan, Run, simulate
+
+PROMOTED = "capacity: promoted, and the old pods drained"
+ABORTED = "capacity: aborted, then retried"
+THIRD = "capacity: third target waits for room"
+AUTOSCALED = "capacity: an autoscaler appears in the middle"
+DELETED = "capacity: rollout deleted in the middle"
+
+SAMPLE = 41
+"""Every so many plans of a scenario are judged each time: about a dozen, of all kinds."""
+
+
+@functools.cache
+def clean_run(name: str) -> Run:
+    return simulate(CAPACITY_SCENARIOS[name])
+
+
+def judge(name: str, plan: FaultPlan) -> list[str]:
+    clean = clean_run(name)
+    return [
+        f"{plan.name}: {violation}" for violation in check(simulate(CAPACITY_SCENARIOS[name], plan), clean)
+    ]
+
+
+@pytest.mark.parametrize("name", CAPACITY_SCENARIOS)
+def test_the_clean_run_keeps_every_invariant(name: str) -> None:
+    assert [str(violation) for violation in check(clean_run(name))] == []
+
+
+@pytest.mark.parametrize("name", [PROMOTED, ABORTED, THIRD, DELETED])
+def test_a_sample_of_plans_breaks_nothing(name: str) -> None:
+    plans = list(every_plan(clean_run(name)))
+
+    assert [text for plan in plans[::SAMPLE] for text in judge(name, plan)] == []
+
+
+def test_more_than_fifteen_hundred_plans_are_enumerated() -> None:
+    assert sum(len(list(every_plan(clean_run(name)))) for name in CAPACITY_SCENARIOS) >= 1500
+
+
+def _parts(clean: Run) -> dict[str, Iterator[FaultPlan]]:
+    common = {fault.name: enumerate_plans(fault, clean) for fault in COMMON}
+    return {**common, "LATE": late_plans(clean), "CAPACITY": capacity_plans(clean)}
+
+
+@pytest.mark.slow
+@pytest.mark.full
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("part", [*(fault.name for fault in COMMON), "LATE", "CAPACITY"])
+@pytest.mark.parametrize("name", CAPACITY_SCENARIOS)
+def test_no_plan_breaks_an_invariant(name: str, part: str, record_property: Any) -> None:
+    plans = list(_parts(clean_run(name))[part])
+    broken = [text for plan in plans for text in judge(name, plan)]
+    record_property("fault_plans", len(plans))
+
+    assert plans
+    assert broken == []
+
+
+# --- planted bugs ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A planted bug, where it shows, and the invariant that must name it."""
+
+    bug: str
+    plant: Callable[[pytest.MonkeyPatch], None]
+    caught_by: Invariant
+    scenario: str = PROMOTED
+    plans: Callable[[Run], Iterator[FaultPlan]] = lambda _: iter([CLEAN])
+    containing: str = ""
+
+
+async def _no_count(self: WorkloadScaler, namespace: str, action: Any) -> None:
+    del self, namespace, action
+
+
+def _budget_unseen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(scaling, "room", lambda *_: 100)
+    patch.setattr(WorkloadScaler, "_count", _no_count)
+
+
+def _ending_pods_unseen(patch: pytest.MonkeyPatch) -> None:
+    real = Caches.holding_pods
+
+    def alive(self: Caches, pool: Any) -> list[Any]:
+        return [pod for pod in real(self, pool) if "deletionTimestamp" not in pod["metadata"]]
+
+    patch.setattr(Caches, "holding_pods", alive)
+    patch.setattr(WorkloadScaler, "_count", _no_count)
+
+
+def _pods_unseen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(converging, "shortage", lambda *_: None)
+
+
+def _autoscaler_unseen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Caches, "autoscaler_of", lambda *_: "")
+
+
+def _stable_scaled(patch: pytest.MonkeyPatch) -> None:
+    def all_lose(draft: Any) -> None:
+        stable = draft.status.stable
+        if stable is not None and draft.status.current is not None:
+            draft.set(scale_downs=(ScaleDown(identity=stable.identity, decided=True),))
+
+    patch.setattr(scaling, "_note_losers", all_lose)
+    patch.setattr(scaling, "_has_weight", lambda *_: False)
+    patch.setattr(scaling, "_waits", lambda *_: "")
+
+
+def _unstored(patch: pytest.MonkeyPatch) -> None:
+    def claimed(draft: Any) -> Any:
+        capacity = draft.current.capacity
+        return capacity.stable_at_start, capacity.wanted
+
+    patch.setattr(scaling, "_stored", claimed)
+
+
+def _undecided(patch: pytest.MonkeyPatch) -> None:
+    real = scaling._write_down
+
+    def at_once(draft: Any, one: Any, view: Any, to: int) -> Any:
+        told = replace(one, decided=True)
+        draft.obs = replace(draft.obs, status=replace(draft.obs.status, scale_downs=(told,)))
+        return real(draft, told, view, to)
+
+    patch.setattr(scaling, "_write_down", at_once)
+
+
+def _work_unseen(patch: pytest.MonkeyPatch) -> None:
+    real = workloads.WorkloadViews.views
+
+    def idle(self: Any, parsed: Any, target: Any) -> Any:
+        return {arm: replace(view, in_flight=0) for arm, view in real(self, parsed, target).items()}
+
+    patch.setattr(workloads.WorkloadViews, "views", idle)
+
+
+def _weight_unseen(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(scaling, "_has_weight", lambda *_: False)
+    patch.setattr(scaling, "SETTLE", scaling._SOON)
+
+
+def _losers_forgotten(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(scaling, "_note_losers", lambda draft: None)
+
+
+def _gone_without_its_pods(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(planning, "keep_capacity", lambda draft: None)
+
+
+PLANTED = [
+    Planted("the budget is not looked at", _budget_unseen, Invariant.GPUS, THIRD),
+    Planted("pods that are ending are not counted", _ending_pods_unseen, Invariant.GPUS, THIRD),
+    Planted("weight does not wait for pods", _pods_unseen, Invariant.PODS_FIRST),
+    Planted("an autoscaler is not seen", _autoscaler_unseen, Invariant.OURS, AUTOSCALED),
+    Planted("stable is scaled down under an attempt", _stable_scaled, Invariant.OURS),
+    Planted("a workload is scaled up before that is stored", _unstored, Invariant.STORED),
+    Planted("a workload is scaled down before that is stored", _undecided, Invariant.STORED, ABORTED),
+    Planted("requests in flight are not looked at", _work_unseen, Invariant.DRAINED),
+    Planted("what lost is forgotten", _losers_forgotten, Invariant.CONVERGED),
+    Planted("nobody is scaled", _gone_without_its_pods, Invariant.CONVERGED),
+]
+
+
+@pytest.mark.parametrize("planted", PLANTED, ids=lambda planted: planted.bug)
+def test_a_planted_bug_is_named(planted: Planted, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = clean_run(planted.scenario)
+    plans = [plan for plan in planted.plans(clean) if planted.containing in plan.name]
+    planted.plant(monkeypatch)
+    runs = (simulate(CAPACITY_SCENARIOS[planted.scenario], plan) for plan in itertools.islice(plans, 8))
+
+    assert plans
+    assert any(planted.caught_by in {one.invariant for one in check(run)} for run in runs)

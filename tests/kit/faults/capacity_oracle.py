@@ -1,0 +1,232 @@
+"""What must hold of workloads: GPUs, order, the drain, and where it ends. Judged by stored objects alone.
+
+A scale by the controller is judged against what was stored at that moment, its own status included; nothing here shares
+code with the engine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from rollouts.objects import kinds
+from rollouts.objects.workloads import AUTOSCALER
+from tests.kit.faults.deployments import DEPLOYMENT
+from tests.kit.faults.endstate import weights_of
+from tests.kit.faults.history import History, Record
+from tests.kit.faults.objects import RELEASES, ROUTE
+from tests.kit.faults.replay import Replay, ready_pictures
+from tests.kit.faults.simulation import Run
+
+__all__ = [
+    "ended_elsewhere",
+    "podless_rises",
+    "too_many_pods",
+    "undrained",
+    "unstored_scales",
+    "wrong_workloads",
+]
+
+Object = dict[str, Any]
+
+_POOL_OF = {release: pool for pool, release in RELEASES.items()}
+
+
+@dataclass(slots=True)
+class _World:
+    """What is stored at a moment."""
+
+    rollout: Object = field(default_factory=dict)
+    replicas: dict[str, int] = field(default_factory=dict)
+    pods: dict[str, str] = field(default_factory=dict)
+    """Release of each pod that is there, those that are being deleted included."""
+    autoscaled: dict[str, float] = field(default_factory=dict)
+    """Since when a Deployment has an autoscaler."""
+    left: bool = False
+    """Somebody was told that a version that lost keeps its pods."""
+    shares: dict[str, int] = field(default_factory=dict)
+    without_weight: dict[str, float] = field(default_factory=dict)
+    """By pool: since when the route has given it none."""
+    busy: dict[str, int | None] = field(default_factory=dict)
+
+    def take(self, record: Record) -> None:
+        name, after = record.change.name, record.after
+        if record.of(kinds.ROLLOUT) and name == "mymodel" and after:
+            self.rollout = after
+        elif record.of(DEPLOYMENT) and after:
+            self.replicas[name] = after["spec"].get("replicas", 1)
+        elif record.of(kinds.POD):
+            release = (after.get("metadata", {}).get("labels") or {}).get("release")
+            if release and not name.endswith("-epp-0"):
+                self.pods[name] = release
+            elif not after:
+                self.pods.pop(name, None)
+        elif record.of(AUTOSCALER):
+            scaled = (after or record.before)["spec"]["scaleTargetRef"]["name"]
+            self.autoscaled.pop(scaled, None)
+            if after:
+                self.autoscaled[scaled] = record.seconds
+        elif record.of(kinds.EVENT):
+            self.left = self.left or after.get("reason") == "ScaleDownLeft"
+        elif record.of(kinds.HTTP_ROUTE) and name == ROUTE:
+            self._weigh(record)
+
+    def _weigh(self, record: Record) -> None:
+        self.shares = {}
+        for rule in weights_of(record.after):
+            for pool, weight in rule:
+                self.shares[pool] = max(weight, self.shares.get(pool, 0))
+        for pool in RELEASES:
+            if self.shares.get(pool):
+                self.without_weight.pop(pool, None)
+            else:
+                self.without_weight.setdefault(pool, record.seconds)
+
+    @property
+    def status(self) -> Object:
+        return self.rollout.get("status") or {}
+
+    @property
+    def capacity(self) -> Object:
+        found: Object = self.rollout["spec"]["strategy"]["canary"].get("capacity") or {}
+        return found
+
+    def taken(self) -> int:
+        """GPUs that all versions take, or are about to; not those that were left to an autoscaler with their pods."""
+        counted = set(self.replicas)
+        if self.left:
+            arms = [
+                self.status.get("stable"),
+                self.status.get("canary"),
+                *(self.status.get("scaleDowns") or ()),
+            ]
+            counted = {RELEASES.get(arm["name"], "") for arm in arms if arm}
+        return sum(
+            max(number, sum(one == release for one in self.pods.values()))
+            for release, number in self.replicas.items()
+            if release in counted
+        )
+
+    def most(self) -> int:
+        """N + maxSurge by the stored status and spec."""
+        stable = (self.status.get("capacity") or {}).get("stableAtStart", 0)
+        surge = self.capacity.get("maxSurge")
+        if surge is None:
+            headroom = Fraction(self.capacity.get("headroom", 1)).limit_denominator(1000)
+            return int(stable + max(self.capacity.get("minReplicas", 1), math.ceil(stable * headroom)))
+        if isinstance(surge, str):
+            return int(stable + math.ceil(Fraction(surge.rstrip("%")) * stable / 100))
+        return int(stable + surge)
+
+
+def _scales(history: History) -> Iterator[tuple[_World, Record, int, int]]:
+    """Each scale by the controller: the world just before it, the record, the replicas before and after."""
+    world, busy = _World(), list(history.busy)
+    for number, record in enumerate(history.records):
+        while busy and busy[0][0] <= number:
+            _, pool, requests = busy.pop(0)
+            world.busy[pool] = requests
+        if record.ours and record.of(DEPLOYMENT):
+            yield world, record, world.replicas[record.change.name], record.after["spec"]["replicas"]
+        world.take(record)
+
+
+def too_many_pods(run: Run) -> Iterator[str]:
+    """GPUs beyond the budget by the controller's doing."""
+    for world, record, before, after in _scales(run.history):
+        release = record.change.name
+        if after <= before:
+            continue
+        live = sum(one == release for one in world.pods.values())
+        taken = world.taken() - max(before, live) + max(after, live)
+        if taken > world.most():
+            yield f"{release} scaled to {after} at {record.seconds:g} s: {taken} pods, {world.most()} may be"
+
+
+def wrong_workloads(run: Run) -> Iterator[str]:
+    """Scales of what is not the controller's to scale: stable, and what an autoscaler has."""
+    for world, record, before, after in _scales(run.history):
+        release, stable = record.change.name, (world.status.get("stable") or {}).get("name")
+        if _POOL_OF[release] == stable:
+            yield f"stable's {release} scaled from {before} to {after} at {record.seconds:g} s"
+        # What appears in the very moment of a write is heard of after it.
+        heard = record.seconds - run.history.staleness > world.autoscaled.get(release, math.inf)
+        if heard and not run.plan.delivery.dropped:
+            yield f"{release}, which an autoscaler has, scaled from {before} to {after} at {record.seconds:g} s"
+
+
+def unstored_scales(run: Run) -> Iterator[str]:
+    """Scales to a number that the stored status did not ask for."""
+    for world, record, before, after in _scales(run.history):
+        pool = _POOL_OF[record.change.name]
+        decided = [one["name"] for one in world.status.get("scaleDowns") or () if one.get("decided")]
+        wanted = (world.status.get("capacity") or {}).get("wanted", 0)
+        is_canary = (world.status.get("canary") or {}).get("name") == pool
+        if (after > before and not (is_canary and after <= wanted)) or (
+            after < before and pool not in decided
+        ):
+            yield f"{pool} scaled from {before} to {after} at {record.seconds:g} s, which is not stored"
+
+
+def undrained(run: Run) -> Iterator[str]:
+    """Pods taken away that have weight, or work before the timeout."""
+    for world, record, before, after in _scales(run.history):
+        pool = _POOL_OF[record.change.name]
+        if after >= before:
+            continue
+        if world.shares.get(pool):
+            yield f"{pool} scaled down at {record.seconds:g} s with weight {world.shares[pool]}"
+            continue
+        idle = record.seconds - world.without_weight.get(pool, 0.0)
+        if world.busy.get(pool, 0) != 0 and idle < _seconds(world.capacity.get("drainTimeout", "30m")):
+            yield f"{pool} scaled down at {record.seconds:g} s, {idle:g} s after its weight, while it answers"
+
+
+def _seconds(duration: str) -> float:
+    return float(duration[:-1]) * {"s": 1, "m": 60, "h": 3600}[duration[-1]]
+
+
+def podless_rises(run: Run, rises: Iterable[tuple[Replay, Record, Fraction | None]]) -> Iterator[str]:
+    """Weight that rises before its pods are Ready."""
+    if not run.scenario.capacity:
+        return
+    for replay, record, raised in rises:
+        capacity = replay.canary_field("capacity", None)
+        if raised is None or capacity is None:
+            continue
+        stable = (replay.status.get("capacity") or {}).get("stableAtStart", 0)
+        needed = max(
+            capacity.get("minReplicas", 1), math.ceil(raised * stable * Fraction(capacity.get("headroom", 1)))
+        )
+        most = max(map(len, ready_pictures(run.history, replay, record.seconds)))
+        if most < needed:
+            yield f"raised to {float(raised):.2%} at {record.seconds:g} s with {most} of {needed} pods"
+
+
+def ended_elsewhere(run: Run) -> Iterator[str]:
+    """A run that ended, with workloads that are not where they should be then."""
+    refused = run.plan.refusal is not None and math.isinf(run.plan.refusal.seconds)
+    if not run.scenario.capacity or not run.converged or refused:  # what keeps its weight keeps its pods
+        return
+    world = _World()
+    for record in run.history.records:
+        world.take(record)
+    status = world.status
+    gone = "rollout mymodel" not in run.end
+    if status.get("phase") not in ("Healthy", "Aborted") and not gone:
+        return
+    owed = [] if gone else status.get("scaleDowns") or []
+    if owed:
+        yield f"still to be scaled down at the end: {owed}"
+    stable = RELEASES.get((status.get("stable") or {}).get("name", ""), "")
+    if not world.replicas.get(stable):
+        yield f"stable's {stable} ends with no replicas"
+    asked = {RELEASES[one["name"]] for one in status.get("history") or () if one["name"] in RELEASES}
+    if world.autoscaled or world.left or not world.capacity:
+        return
+    for release in sorted(asked - {stable}):
+        if world.replicas.get(release, 0) > (world.capacity.get("scaleDown") or {}).get("to", 0):
+            yield f"{release} lost, and ends with {world.replicas[release]} replicas"

@@ -1,0 +1,84 @@
+"""``strategy.canary.capacity`` as it is written, and what is wrong with it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from rollouts.api.parsing import parse_rollout
+from rollouts.engine.rollout_spec import Capacity, PodCount
+
+PATH = "spec.strategy.canary.capacity"
+
+
+def rollout(capacity: Any, **target: Any) -> dict[str, Any]:
+    adapter = "adapter" in target
+    traffic = {"inferenceModel": {"name": "m"}} if adapter else {"httpRoutes": [{"name": "r"}]}
+    return {
+        "metadata": {"name": "demo", "namespace": "default"},
+        "spec": {
+            "target": target or {"pool": {"name": "v2"}},
+            "traffic": traffic,
+            "strategy": {"canary": {"steps": [{"setWeight": 10}], "capacity": capacity}},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        (None, None),
+        ({}, Capacity()),
+        ({"maxSurge": 3}, Capacity(max_surge=PodCount(number=3))),
+        ({"maxSurge": "125%"}, Capacity(max_surge=PodCount(number=125, percent=True))),
+        ({"headroom": 0.5, "minReplicas": 2}, Capacity(headroom=0.5, min_replicas=2)),
+        (
+            {"drainTimeout": "1h", "scaleDown": {"delay": "0s", "to": 2}},
+            Capacity(drain_timeout=timedelta(hours=1), scale_down_delay=timedelta(0), scale_down_to=2),
+        ),
+        ({"scaleDown": {}}, Capacity()),
+    ],
+    ids=repr,
+)
+def test_what_is_written_is_read(written: Any, read: Capacity | None) -> None:
+    parsed = parse_rollout(rollout(written))
+
+    assert parsed.problems == ()
+    assert parsed.spec is not None
+    assert parsed.spec.canary.capacity == read
+
+
+@pytest.mark.parametrize(
+    ("written", "path"),
+    [
+        ({"maxSurge": -1}, f"{PATH}.maxSurge"),
+        ({"maxSurge": 100_001}, f"{PATH}.maxSurge"),
+        ({"maxSurge": "25"}, f"{PATH}.maxSurge"),
+        ({"maxSurge": "2.5%"}, f"{PATH}.maxSurge"),
+        ({"maxSurge": "12345%"}, f"{PATH}.maxSurge"),
+        ({"maxSurge": "-5%"}, f"{PATH}.maxSurge"),
+        ({"headroom": 0}, f"{PATH}.headroom"),
+        ({"headroom": 11}, f"{PATH}.headroom"),
+        ({"headroom": 0.4}, f"{PATH}.headroom"),
+        ({"minReplicas": 0}, f"{PATH}.minReplicas"),
+        ({"drainTimeout": "soon"}, f"{PATH}.drainTimeout"),
+        ({"scaleDown": {"delay": "-1s"}}, f"{PATH}.scaleDown.delay"),
+        ({"scaleDown": {"to": -1}}, f"{PATH}.scaleDown.to"),
+        ([], PATH),
+    ],
+    ids=repr,
+)
+def test_what_is_wrong_is_named_with_its_place(written: Any, path: str) -> None:
+    problems = parse_rollout(rollout(written)).problems
+
+    assert [problem.message.split()[0].rstrip(":") for problem in problems] == [path]
+
+
+def test_adapters_have_no_workload_of_their_own() -> None:
+    problems = parse_rollout(rollout({}, adapter={"name": "a2"})).problems
+
+    assert [problem.message for problem in problems] == [
+        f"{PATH} needs target.pool: adapters share the pods of one pool"
+    ]

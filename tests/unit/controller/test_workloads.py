@@ -1,0 +1,308 @@
+"""What makes a pool's pods, as the controller finds it, and what it knows of those pods."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rollouts.api.parsing import parse_rollout
+from rollouts.controller.caches import Caches
+from rollouts.controller.workloads import WorkloadViews
+from rollouts.engine.observation import WorkloadView
+from rollouts.engine.reasons import Reason
+from rollouts.engine.revision import revision_of
+from rollouts.engine.rollout_status import RolloutStatus, ScaleDown
+from rollouts.engine.versions import Identity
+from rollouts.kube.client import Resource
+from rollouts.lab.memoryapi.store import MemoryApi
+from rollouts.objects import kinds
+from rollouts.objects.pools import Pool
+from rollouts.objects.workloads import AUTOSCALER, WORKLOAD_ANNOTATION, WORKLOADS
+from rollouts.runtime.clock import SystemClock
+from tests.kit.faults.deployments import autoscaler_object
+from tests.kit.memory_client import MemoryKubeClient
+
+GROUP = kinds.POOL_V1.group
+V1, V2 = (Identity(kind="InferencePool", group=GROUP, name=name) for name in ("v1", "v2"))
+WORDS = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+Object = dict[str, Any]
+
+
+class Busy:
+    """Pods that answer ``count`` requests."""
+
+    count: int | None = 5
+
+    def requests(self, pool: Pool) -> int | None:
+        del pool
+        return self.count
+
+
+class Cluster:
+    """Caches that are filled by hand."""
+
+    def __init__(self, *kinds_that_may: str) -> None:
+        clock = SystemClock()
+        client = MemoryKubeClient(MemoryApi(clock=clock))
+        self.caches = Caches(client, clock, capacity_kinds=kinds_that_may or ("Deployment", "StatefulSet"))
+        self.version = 0
+
+    def put(self, resource: Resource, name: str, *, namespace: str = "default", **fields: Any) -> None:
+        self.version += 1
+        meta = fields.pop("metadata", {})
+        meta = {
+            "name": name,
+            "namespace": namespace,
+            "uid": name,
+            "resourceVersion": str(self.version),
+            **meta,
+        }
+        obj = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": meta, **fields}
+        self.caches.by_resource()[resource].apply(obj)
+
+    def pool(self, name: str, annotation: str = "", **labels: str) -> None:
+        meta = {"annotations": {WORKLOAD_ANNOTATION: annotation}} if annotation else {}
+        spec = {"selector": {"matchLabels": labels or {"app": name}}, "targetPorts": [{"number": 8000}]}
+        self.put(kinds.POOL_V1, name, metadata=meta, spec=spec)
+
+    def workload(self, name: str, *, kind: str = "Deployment", replicas: int | None = 0, **more: Any) -> None:
+        labels = more.pop("labels", {"app": "v2", "more": "yes"})
+        spec = {"template": {"metadata": {"labels": labels}}}
+        self.put(
+            WORKLOADS[kind], name, spec=spec | ({} if replicas is None else {"replicas": replicas}), **more
+        )
+
+    def pod(
+        self, name: str, *, app: str = "v2", conditions: Any = (), phase: str = "Running", **meta: Any
+    ) -> None:
+        status = {"phase": phase, "podIP": "10.0.0.1", "conditions": list(conditions)}
+        self.put(kinds.POD, name, metadata={"labels": {"app": app}, **meta}, status=status)
+
+    def view(self, arm: Identity = V2, *, loses: bool = False) -> WorkloadView | None:
+        spec = {
+            "target": {"pool": {"name": "v2"}},
+            "traffic": {"httpRoutes": [{"name": "r"}]},
+            "strategy": {"canary": {"steps": [{"setWeight": 10}], "capacity": {}}},
+        }
+        rollout = {"metadata": {"name": "demo", "namespace": "default", "uid": "u"}, "spec": spec}
+        downs = (ScaleDown(identity=arm),) if loses else ()
+        status = RolloutStatus(stable=revision_of(V1, ""), scale_downs=downs)
+        parsed = replace(parse_rollout(rollout), status=status)
+        return WorkloadViews(self.caches, Busy(), {("default", V1): "forbidden"}).views(parsed, V2).get(arm)
+
+    def problem(self) -> str:
+        found = self.view()
+        assert found is not None
+        assert found.problem is not None
+        assert found.problem.reason is Reason.CAPACITY_UNKNOWN
+        return found.problem.message
+
+
+@pytest.mark.parametrize(("kind", "replicas"), [("Deployment", 0), ("StatefulSet", 3)])
+def test_the_one_workload_that_matches_is_found_also_at_nothing(kind: str, replicas: int) -> None:
+    cluster = Cluster()
+    cluster.pool("v2")
+    cluster.workload("vllm", kind=kind, replicas=replicas)
+    cluster.workload("other", labels={"app": "other"})
+    found = cluster.view()
+
+    assert found is not None
+    assert (found.problem, found.what, found.replicas) == (None, f"{kind} vllm", replicas)
+
+
+def test_replicas_that_are_left_out_are_one() -> None:
+    cluster = Cluster()
+    cluster.pool("v2")
+    cluster.workload("vllm", replicas=None)
+    found = cluster.view()
+
+    assert found is not None
+    assert found.replicas == 1
+
+
+def test_labels_that_only_pods_have_are_not_asked_of_a_template() -> None:
+    cluster = Cluster()
+    cluster.pool("v2", app="v2", **{"pod-template-hash": "abc"})
+    cluster.workload("vllm")
+    found = cluster.view()
+
+    assert found is not None
+    assert found.problem is None
+
+
+def test_none_and_several_are_told_with_their_names() -> None:
+    cluster = Cluster()
+    cluster.pool("v2")
+    assert (
+        "no Deployment or StatefulSet has a Pod template that matches the selector of v2" in cluster.problem()
+    )
+
+    cluster.workload("a")
+    cluster.workload("b", kind="StatefulSet")
+    assert "apps/v1/Deployment/a, apps/v1/StatefulSet/b" in cluster.problem()
+
+
+def test_the_annotation_chooses_and_the_template_must_match_all_the_same() -> None:
+    cluster = Cluster()
+    cluster.pool("v2", "apps/v1/Deployment/b")
+    cluster.workload("a")
+    cluster.workload("b", replicas=2)
+    found = cluster.view()
+    assert found is not None
+    assert found.what == "Deployment b"
+
+    cluster.pool("v2", "apps/v1/Deployment/c")
+    cluster.workload("c", labels={"app": "c"})
+
+
+def test_a_kind_that_may_not_be_scaled_is_not_seen() -> None:
+    cluster = Cluster("StatefulSet")
+    cluster.pool("v2")
+
+    assert WORKLOADS["Deployment"] not in cluster.caches.by_resource()
+    assert "no StatefulSet has" in cluster.problem()
+
+
+def test_without_the_right_the_setting_is_named() -> None:
+    cluster = Cluster("none")
+    cluster.pool("v2")
+
+    assert AUTOSCALER not in cluster.caches.by_resource()
+    assert "capacity.enabled" in cluster.problem()
+
+
+def test_pods_are_counted_until_they_have_ended() -> None:
+    cluster = Cluster()
+    cluster.pool("v2")
+    cluster.workload("vllm", replicas=2)
+    no_node = {"type": "PodScheduled", "status": "False", "message": f"{WORDS} preemption: no victims found"}
+    cluster.pod("ready", conditions=[{"type": "Ready", "status": "True"}])
+    cluster.pod("ending", deletionTimestamp="2026-01-01T00:00:00Z")
+    cluster.pod("waiting", conditions=[no_node], phase="Pending")
+    cluster.pod("over", phase="Failed")
+    cluster.pod("other", app="other")
+    found = cluster.view()
+
+    assert found is not None
+    assert (found.live, found.pods, found.pending, found.words) == (3, 3, 1, WORDS)
+
+
+@pytest.mark.parametrize(("name", "managed_by"), [("vllm", "HorizontalPodAutoscaler vllm"), ("other", "")])
+def test_an_autoscaler_of_it_is_named(name: str, managed_by: str) -> None:
+    cluster = Cluster()
+    cluster.pool("v2")
+    cluster.workload("vllm")
+    cluster.put(AUTOSCALER, name, spec=autoscaler_object(name)["spec"])
+    found = cluster.view()
+
+    assert found is not None
+    assert found.managed_by == managed_by
+
+
+def test_the_controller_that_owns_it_is_named() -> None:
+    cluster = Cluster()
+    cluster.pool("v2")
+    owners = [
+        {"kind": "Whatever", "name": "w"},
+        {"kind": "LLMInferenceService", "name": "llm", "controller": True},
+    ]
+    cluster.workload("vllm", metadata={"ownerReferences": owners})
+    found = cluster.view()
+
+    assert found is not None
+    assert found.managed_by == "LLMInferenceService llm"
+
+
+def _route(name: str, weight: int | None, *, namespace: str = "default") -> Object:
+    ref: Object = {"group": GROUP, "kind": "InferencePool", "name": "v1"}
+    if weight is not None:
+        ref["weight"] = weight
+    if namespace != "default":
+        ref["namespace"] = "default"
+    return {"name": name, "namespace": namespace, "spec": {"rules": [{"backendRefs": [ref]}]}}
+
+
+@pytest.mark.parametrize(
+    ("route", "used_by"),
+    [
+        (_route("other", 1), "HTTPRoute other"),
+        (_route("other", None), "HTTPRoute other"),
+        (_route("other", 0), ""),
+        (_route("far", 1, namespace="elsewhere"), "HTTPRoute far"),
+        (_route("far", 0, namespace="elsewhere"), ""),
+    ],
+    ids=repr,
+)
+def test_routes_that_send_requests_to_what_lost_are_named(route: Object, used_by: str) -> None:
+    cluster = Cluster()
+    cluster.pool("v1")
+    cluster.workload("old", labels={"app": "v1"}, replicas=4)
+    cluster.put(kinds.HTTP_ROUTE, **route)
+    lost, stays = cluster.view(V1, loses=True), cluster.view(V1)
+
+    assert lost is not None
+    assert stays is not None
+    assert (lost.used_by, lost.in_flight, lost.refused) == (used_by, 5, "forbidden")
+    assert (stays.used_by, stays.in_flight) == ("", None)
+
+
+def test_another_pool_over_the_same_pods_is_used_as_well() -> None:
+    cluster = Cluster()
+    cluster.pool("v1")
+    cluster.pool("twin", app="v1")
+    cluster.workload("old", labels={"app": "v1"}, replicas=4)
+    ref = {"group": GROUP, "kind": "InferencePool", "name": "twin"}
+    cluster.put(kinds.HTTP_ROUTE, "other", spec={"rules": [{"backendRefs": [ref]}]})
+    lost = cluster.view(V1, loses=True)
+
+    assert lost is not None
+    assert lost.used_by == "HTTPRoute other"
+
+
+@pytest.mark.parametrize(
+    ("fields", "used_by"),
+    [
+        ({"spec": {"target": {"pool": {"name": "v1"}}}}, "Rollout other"),
+        ({"spec": {}, "status": {"stable": {"kind": "InferencePool", "name": "v1"}}}, "Rollout other"),
+        ({"spec": {}, "status": {"history": [{"kind": "InferencePool", "name": "v1"}]}}, ""),
+    ],
+    ids=repr,
+)
+def test_another_rollout_that_needs_the_pool_is_named(fields: Object, used_by: str) -> None:
+    cluster = Cluster()
+    cluster.pool("v1")
+    cluster.workload("old", labels={"app": "v1"}, replicas=4)
+    cluster.put(kinds.ROLLOUT, "other", **fields)
+    lost = cluster.view(V1, loses=True)
+
+    assert lost is not None
+    assert lost.used_by == used_by
+
+
+def test_nothing_is_looked_at_where_nobody_asks() -> None:
+    cluster = Cluster()
+    cluster.pool("v1")
+    spec = {
+        "target": {"pool": {"name": "v2"}},
+        "traffic": {"httpRoutes": [{"name": "r"}]},
+        "strategy": {"canary": {"steps": [{"setWeight": 10}]}},
+    }
+    parsed = parse_rollout({"metadata": {"name": "demo", "namespace": "default"}, "spec": spec})
+
+    assert WorkloadViews(cluster.caches, Busy(), {}).views(parsed, V2) == {}
+
+
+def test_a_change_of_a_workload_or_its_autoscaler_is_news_to_the_rollout() -> None:
+    cluster = Cluster()
+    heard: list[str] = []
+    cluster.caches.on_rollout_change(lambda key: heard.append(key.name))
+    cluster.put(kinds.ROLLOUT, "demo", spec={"target": {"pool": {"name": "v2"}}})
+    cluster.pool("v2")
+    heard.clear()
+    cluster.workload("vllm")
+    assert set(heard) == {"demo"}
+    heard.clear()
+    cluster.put(AUTOSCALER, "vllm", spec=autoscaler_object("vllm")["spec"])
+    assert set(heard) == {"demo"}
