@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from rollouts.engine.actions import EventType, ScaleWorkload
 from rollouts.engine.attempt import Attempt, AttemptCapacity
 from rollouts.engine.capacity import infeasible, most_pods, pods_for
-from rollouts.engine.converging import step_weight
+from rollouts.engine.converging import show_live, step_weight
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import WorkloadView
 from rollouts.engine.reasons import Reason
@@ -91,6 +91,7 @@ def finish_scaling(draft: Draft) -> bool:
     _scale_down(draft, spec.canary.capacity, hurry=True)
     if not draft.status.scale_downs:
         return False
+    show_live(draft)  # a crash may have come between the last write of traffic and its status
     draft.set(message="; ".join(one.message for one in draft.status.scale_downs if one.message))
     return True
 

@@ -45,6 +45,8 @@ class _World:
     """Release of each pod that is there, those that are being deleted included."""
     autoscaled: dict[str, float] = field(default_factory=dict)
     """Since when a Deployment has an autoscaler."""
+    theirs: set[str] = field(default_factory=set)
+    """What somebody else scaled up last."""
     left: bool = False
     """Somebody was told that a version that lost keeps its pods."""
     shares: dict[str, int] = field(default_factory=dict)
@@ -57,7 +59,12 @@ class _World:
         if record.of(kinds.ROLLOUT) and name == "mymodel" and after:
             self.rollout = after
         elif record.of(DEPLOYMENT) and after:
-            self.replicas[name] = after["spec"].get("replicas", 1)
+            number = after["spec"].get("replicas", 1)
+            if record.ours:
+                self.theirs.discard(name)
+            elif number > self.replicas.get(name, number):
+                self.theirs.add(name)
+            self.replicas[name] = number
         elif record.of(kinds.POD):
             release = (after.get("metadata", {}).get("labels") or {}).get("release")
             if release and not name.endswith("-epp-0"):
@@ -227,6 +234,6 @@ def ended_elsewhere(run: Run) -> Iterator[str]:
     asked = {RELEASES[one["name"]] for one in status.get("history") or () if one["name"] in RELEASES}
     if world.autoscaled or world.left or not world.capacity:
         return
-    for release in sorted(asked - {stable}):
+    for release in sorted(asked - {stable} - world.theirs):
         if world.replicas.get(release, 0) > (world.capacity.get("scaleDown") or {}).get("to", 0):
             yield f"{release} lost, and ends with {world.replicas[release]} replicas"
