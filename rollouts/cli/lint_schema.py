@@ -319,8 +319,10 @@ def _meant(name: str, value: Mapping[str, Any]) -> str:
 
 def _short_form(schema: Schema, value: Any) -> str:
     """What a scalar stands for where an object has one field that matters: `pause: 10m`."""
-    fields = list(schema.get("properties", {}))
-    needed = fields if len(fields) == 1 else list(schema.get("required", ()))
+    fields = schema.get("properties", {})
+    plain = [name for name, one in fields.items() if one.get("type") not in ("object", "array")]
+    choices = (list(fields), list(schema.get("required", ())), plain)
+    needed = next((names for names in choices if len(names) == 1), [])
     if len(needed) != 1 or isinstance(value, bool) or not isinstance(value, str | int) or not str(value):
         return ""
     return (

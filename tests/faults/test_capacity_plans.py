@@ -20,7 +20,7 @@ from rollouts.engine import converging, planning, scaling
 from rollouts.engine.rollout_status import ScaleDown
 from tests.kit.faults.capacity_plans import COMMON, capacity_plans, every_plan, late_plans
 from tests.kit.faults.capacity_scenarios import CAPACITY_SCENARIOS
-from tests.kit.faults.invariants import Invariant, check
+from tests.kit.faults.invariants import OF_CAPACITY, Invariant, check
 from tests.kit.faults.plans import enumerate_plans
 from tests.kit.faults.simulation import CLEAN, FaultPlan, Run, simulate
 
@@ -198,3 +198,10 @@ def test_a_planted_bug_is_named(planted: Planted, monkeypatch: pytest.MonkeyPatc
 
     assert plans
     assert any(planted.caught_by in {one.invariant for one in check(run)} for run in runs)
+
+
+def test_every_invariant_of_capacity_has_a_planted_bug() -> None:
+    """That of the end shows as a goal that is never reached."""
+    caught = {planted.caught_by for planted in PLANTED}
+
+    assert caught - {Invariant.CONVERGED} == OF_CAPACITY - {Invariant.ENDED}

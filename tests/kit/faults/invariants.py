@@ -39,7 +39,7 @@ from tests.kit.faults.source import Answer
 from tests.kit.faults.truth import condition, untrue_statuses
 from tests.kit.faults.wayback import hushed_refusals, open_ways_back
 
-__all__ = ["Invariant", "Violation", "check"]
+__all__ = ["OF_CAPACITY", "Invariant", "Violation", "check"]
 
 Object = dict[str, Any]
 
@@ -89,6 +89,19 @@ class Invariant(Enum):
     DRAINED = "20 no pod with weight is taken away, and none with work before the timeout"
     ENDED = "21 stable ends with its pods, and what lost with as many as scaleDown says"
     TOLD = "15 a refused traffic write is told of in the server's words and tried again within seconds"
+
+
+OF_CAPACITY = frozenset(
+    (
+        Invariant.GPUS,
+        Invariant.PODS_FIRST,
+        Invariant.OURS,
+        Invariant.STORED,
+        Invariant.DRAINED,
+        Invariant.ENDED,
+    )
+)
+"""Of workloads that are scaled: their plans and planted bugs are in a file of their own."""
 
 
 class Violation(Exception):
