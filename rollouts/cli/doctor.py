@@ -54,6 +54,7 @@ _OURS = (
     kinds.CLUSTER_ANALYSIS_TEMPLATE,
     kinds.ROLLOUT_STRATEGY,
     kinds.CLUSTER_ROLLOUT_STRATEGY,
+    kinds.ROLLOUT_FREEZE,
 )
 _ARGO_ROLLOUT = Resource("argoproj.io", "v1alpha1", "rollouts", "Rollout")
 _APPLICATION = Resource("argoproj.io", "v1alpha1", "applications", "Application")

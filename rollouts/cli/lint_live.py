@@ -32,6 +32,7 @@ _TRIED = {
         kinds.CLUSTER_ANALYSIS_TEMPLATE,
         kinds.ROLLOUT_STRATEGY,
         kinds.CLUSTER_ROLLOUT_STRATEGY,
+        kinds.ROLLOUT_FREEZE,
     )
 }
 _MOST = 200

@@ -43,6 +43,7 @@ class Cluster:
             kinds.CLUSTER_ANALYSIS_TEMPLATE,
             kinds.ROLLOUT_STRATEGY,
             kinds.CLUSTER_ROLLOUT_STRATEGY,
+            kinds.ROLLOUT_FREEZE,
             kinds.HTTP_ROUTE,
             kinds.POOL_X,
             kinds.SERVICE,
