@@ -121,6 +121,10 @@ def refuted_side(share: ShareView, weight: Weight) -> int:
     return together if (together < 0 and seen < low) or (together > 0 and seen > high) else 0
 
 
+_ENOUGH = 20
+"""Requests since the moment: of two of them one stray is half, and differs from a thousand before."""
+
+
 def _came_into_force(present: ShareCount, later: Sequence[ShareCount]) -> bool:
     """Whether the share changed after the weight was applied, and has been inside the band since then."""
     low, high = _band(present.weight)
@@ -129,7 +133,8 @@ def _came_into_force(present: ShareCount, later: Sequence[ShareCount]) -> bool:
         canary = present.canary - after.canary
         before = wilson(canary, canary + present.stable - after.stable)
         since = wilson(after.canary, total)
-        if total and low <= after.canary / total <= high and (since[0] > before[1] or since[1] < before[0]):
+        differs = since[0] > before[1] or since[1] < before[0]
+        if total >= _ENOUGH and low <= after.canary / total <= high and differs:
             return True
     return False
 

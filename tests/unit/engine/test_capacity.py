@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -662,3 +663,17 @@ def test_a_route_that_nobody_can_read_keeps_the_loser_s_pods() -> None:
     made.advance(3600)
 
     assert made.fleets[V1].scales == []
+
+
+def test_a_managed_route_is_made_again_with_the_weight_that_it_had() -> None:
+    """Its pods died with the route: those that are left carry what they carried."""
+    made = started(mode=TrafficMode.MANAGED)
+    made.say("promote")
+    come(made, V2)
+    had = made.status.weight.ours
+    made.fleets[V2].pods = [PodState.READY]
+    made.rules = None
+    made.settle()
+
+    assert had == Weight(5000)
+    assert made.share_of(V2) == Fraction(1, 2)
