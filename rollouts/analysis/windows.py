@@ -6,6 +6,7 @@ window that the samples do not span.
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import datetime, timedelta
 
@@ -84,7 +85,7 @@ def collected(run: RunSpec, metric: MetricSpec, at: datetime) -> timedelta:
 def why_silent(metric: MetricSpec, early: str, requests: float | None) -> str:
     """Why there is no data, in words: how much there is, and of how many requests; empty where nothing is known."""
     what = metric.what
-    if requests is None or not isinstance(what, MeasureSpec):
+    if requests is None or not math.isfinite(requests) or not isinstance(what, MeasureSpec):
         return early
     counted = f"{requests:,.0f} {what.arm.value.lower()} request{'' if round(requests) == 1 else 's'}"
     return f"{early}, {counted}" if early else f"window {format_duration(window_of(metric))}, {counted}"

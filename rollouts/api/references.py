@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rollouts.api.strategies import pinned_canary
 from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
 
@@ -68,15 +69,23 @@ def serving_pools(obj: Mapping[str, Any]) -> set[str]:
 
 
 def template_names(obj: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
-    """(cluster scope, name) of the analysis templates that a Rollout, or a shared strategy, uses."""
+    """(cluster scope, name) of the analysis templates that a Rollout, or a shared strategy, uses.
+
+    Of a Rollout also those of the strategy that its attempt has pinned, which may be another one by now.
+    """
     spec = map_of(obj.get("spec"))
-    canary = map_of(map_of(spec.get("strategy", spec)).get("canary"))
-    gates = [canary.get("analysis"), *(map_of(step).get("analysis") for step in list_of(canary.get("steps")))]
-    for gate in gates:
-        for reference in list_of(map_of(gate).get("templates")):
-            name = map_of(reference).get("templateName")
-            if isinstance(name, str):
-                yield map_of(reference).get("clusterScope") is True, name
+    pinned = text_of(map_of(map_of(obj.get("status")).get("strategy")).get("content"))
+    canaries = [map_of(spec.get("strategy", spec)).get("canary"), pinned_canary(pinned) if pinned else None]
+    for canary in map(map_of, canaries):
+        gates = [
+            canary.get("analysis"),
+            *(map_of(step).get("analysis") for step in list_of(canary.get("steps"))),
+        ]
+        for gate in gates:
+            for reference in list_of(map_of(gate).get("templates")):
+                name = map_of(reference).get("templateName")
+                if isinstance(name, str):
+                    yield map_of(reference).get("clusterScope") is True, name
 
 
 def dependencies(obj: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -296,7 +296,9 @@ class ApprovalModel(ApiModel):
     since: Time
     """Since when."""
     answer: Noticed = ""
-    """The last answer, while it was not to go on."""
+    """The last answer."""
+    granted: bool = False
+    """Approved: the step waits for something else."""
 
 
 class PinnedStrategyModel(ApiModel):

@@ -31,6 +31,7 @@ __all__ = [
     "effective_spec",
     "own_fields",
     "pin_strategy",
+    "pinned_canary",
     "strategy_ref",
 ]
 
@@ -40,9 +41,9 @@ CLUSTER_STRATEGY = "ClusterRolloutStrategy"
 _DEEPEST = 64
 """Nesting, as of a Rollout's spec."""
 
-_UNKNOWN: Mapping[str, Any] = {"steps": [{"pause": {}}] * 32}
+_UNKNOWN: Mapping[str, Any] = {"steps": [{"pause": {}}] * 32, "endpointRatio": 0}
 """In the place of a strategy that is not known: it moves no weight, and never ends by itself. As many as
-there may be, so that no ``startingStep`` is past them."""
+there may be, so that no ``startingStep`` is past them, and a ratio that no ``headroom`` is below."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +105,13 @@ def effective_spec(spec: Any, pinned: PinnedStrategy | None) -> Any:
 
 def canary_of(pinned: PinnedStrategy) -> Mapping[str, Any] | None:
     """The pinned fields; None where somebody scribbled on them."""
+    return pinned_canary(pinned.content)
+
+
+def pinned_canary(content: str) -> Mapping[str, Any] | None:
+    """The same, of ``status.strategy.content``."""
     try:
-        found = json.loads(pinned.content)
+        found = json.loads(content)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, Mapping) and not nested_deeper(found, _DEEPEST) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -107,7 +107,7 @@ def _pods(parsed: ParsedRollout) -> Iterator[str]:
 
 
 def _current(parsed: ParsedRollout) -> tuple[tuple[Step, ...], int]:
-    return (parsed.spec.canary.steps if parsed.spec else ()), parsed.status.current_step
+    return parsed.known_steps, parsed.status.current_step
 
 
 def _judged(parsed: ParsedRollout, runs: list[dict[str, Any]]) -> Iterator[str]:
@@ -138,7 +138,7 @@ def _next(parsed: ParsedRollout) -> Iterator[str]:
     steps, index = _current(parsed)
     for number in range(index + 1, len(steps)):
         yield f"step {number + 1}: {describe(steps[number])}"
-    bake = parsed.spec.canary.bake
+    bake = parsed.spec.canary.bake if steps else timedelta(0)
     if bake.total_seconds() > 0:
         yield f"all traffic on the canary for {format_seconds(bake)} (bake)"
     yield f"promotion: {status.canary.label} becomes stable"
@@ -177,9 +177,12 @@ def _endless(step: Step | None) -> bool:
 
 def _step_moves(parsed: ParsedRollout, current: Attempt, now: datetime) -> str:
     steps, index = _current(parsed)
+    if not steps:
+        return "The shared strategy that the attempt goes by, which is not known here."
     step = steps[index] if index < len(steps) else None
-    if current.approval is not None and (isinstance(step, ApproveStep) or _endless(step)):
-        return f"{waits_for_approval(current.approval, now)} `promote` goes on without it."
+    asked = current.approval
+    if asked is not None and not asked.granted and (isinstance(step, ApproveStep) or _endless(step)):
+        return f"{waits_for_approval(asked, now)} `promote` goes on without it."
     match step:
         case PauseStep(duration=None):
             return "`promote` leaves the pause; it has no end of its own."

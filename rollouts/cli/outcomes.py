@@ -91,6 +91,6 @@ def _waits_for_a_person(parsed: ParsedRollout) -> bool:
     status = parsed.status
     if parsed.spec is None or parsed.spec.paused or status.hold is not None:
         return True
-    steps = parsed.spec.canary.steps
+    steps = parsed.known_steps
     step = steps[status.current_step] if status.current_step < len(steps) else None
     return not (isinstance(step, PauseStep) and step.duration is not None)

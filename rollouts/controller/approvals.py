@@ -112,7 +112,7 @@ class Approver:
         """This is stored: ask what it says, and nothing else of this Rollout any more."""
         current = status.running
         record = current.approval if current is not None else None
-        if current is None or record is None:
+        if current is None or record is None or record.granted:
             self._asked.pop(key, None)
             return
         known = self._asked.get(key)

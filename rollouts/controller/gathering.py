@@ -18,7 +18,7 @@ from rollouts.controller.gates import Gates, compared_of, problems_of
 from rollouts.controller.gathered import ComparedGates, Gathered
 from rollouts.controller.path_views import PathViews
 from rollouts.controller.pool_views import PoolViews
-from rollouts.controller.strategies import SharedStrategies, held_back
+from rollouts.controller.strategies import SharedStrategies, held_back, unfit
 from rollouts.controller.traffic_views import Carried, TrafficViews
 from rollouts.controller.turns import Turns
 from rollouts.controller.windows import WindowCalendar
@@ -33,13 +33,14 @@ from rollouts.engine.observation import (
     PoolView,
     Problem,
     ShareView,
+    StrategyView,
     TrafficView,
 )
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AdapterTraffic
 from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.engine.versions import Identity, TargetKind
-from rollouts.runtime.objects import ObjectKey, version_of
+from rollouts.runtime.objects import Object, ObjectKey, version_of
 
 __all__ = ["DEFAULT_GITOPS_MANAGERS", "Gatherer", "ShareSource"]
 
@@ -116,6 +117,7 @@ class Gatherer:
         if parsed.model is not None and not problems:
             strategy, wrong = held_back(parsed, strategy, problems_of(gates))
             problems += wrong
+        strategy = self._checked(rollout, strategy)
         models, stored = self._models(parsed, target, problems)
         found = self._traffic.carrier(parsed, models, problems)
         traffic = self._traffic.traffic(parsed, target, found)
@@ -219,6 +221,18 @@ class Gatherer:
         if models is not None:
             return self._adapters.blockers(parsed, parsed.spec, models)
         return self._pool_views.blockers(parsed, parsed.spec, target)
+
+    def _checked(self, rollout: Object, strategy: StrategyView | None) -> StrategyView | None:
+        """What keeps a strategy that was edited in mid-attempt from being the next attempt's."""
+        following = self._strategies.following(rollout, strategy)
+        if strategy is None or following is None:
+            return strategy
+        gates = problems_of(self._gates.resolved(following))
+        wrong = (
+            *(Blocker(reason=one.reason, message=one.message) for one in gates),
+            *self._unknown_receivers(following),
+        )
+        return unfit(following, strategy, wrong[0]) if wrong else strategy
 
     def _unknown_receivers(self, parsed: ParsedRollout) -> Iterator[Blocker]:
         """Receivers that approvals need and nobody has."""

@@ -150,7 +150,9 @@ class RolloutReconciler:
         self._metrics.passed(*key, before, decided.status, spec=gathered.parsed.spec, now=now)
         self._metrics.show(*key, decided.status)
         self._notifier.take(ObjectKey(*key), gathered.parsed.uid, decided.status.notices)
-        if self._approver is not None:
+        if self._approver is not None and gathered.parsed.deleting:
+            self._approver.forget(ObjectKey(*key))
+        elif self._approver is not None:
             self._approver.take(ObjectKey(*key), gathered.parsed.uid, decided.status)
 
     def _figures_later(self, key: ObjectKey, observation: Observation, decided: Plan) -> float | None:

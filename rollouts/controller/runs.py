@@ -184,7 +184,7 @@ class RunReconciler:
         """No data, and how much there is. What cannot be told is left out, whatever the reason."""
         seen, what = None, metric.what
         arm = _arm(run, what.arm) if isinstance(what, MeasureSpec) and window_of(metric) else None
-        if arm is not None and isinstance(what, MeasureSpec):
+        if arm is not None and isinstance(what, MeasureSpec) and self._budget.spare(metric.source, namespace):
             place, since = Place(namespace=namespace, arm=arm), collected(run, metric, at)
             with contextlib.suppress(SourceError, TimeoutError):
                 self._budget.spend(metric.source, namespace)

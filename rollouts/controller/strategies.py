@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import replace
 
 from rollouts.api.parsing import ParsedRollout, SpecCache, parse_rollout
@@ -13,7 +14,11 @@ from rollouts.engine.observation import Blocker, Problem, StrategyView
 from rollouts.engine.reasons import Reason
 from rollouts.runtime.objects import Object, ObjectKey
 
-__all__ = ["SharedStrategies", "held_back"]
+__all__ = ["SharedStrategies", "held_back", "unfit"]
+
+_PINS = 1_000
+"""Strategies that are kept as they were pinned last, and with each its object, though that may be gone meanwhile: more
+than a cluster has in use, and the oldest is only pinned again."""
 
 _NOT_WATCHED = (
     "this controller does not read ClusterRolloutStrategies: start it with --cluster-templates (chart: "
@@ -31,9 +36,14 @@ def held_back(
     unchecked = any(problem.reason == UNCHECKED_REASON for problem in wrong)
     if view is None or view.problem or not wrong or unchecked or parsed.status.current is not None:
         return view, wrong
+    return unfit(parsed, view, Blocker(reason=wrong[0].reason, message=wrong[0].message)), ()
+
+
+def unfit(parsed: ParsedRollout, view: StrategyView, wrong: Blocker) -> StrategyView:
+    """The strategy as one that no attempt may begin with."""
     assert parsed.strategy_ref is not None
-    text = f"{parsed.strategy_ref.label}: {wrong[0].message}"
-    return replace(view, problem=Blocker(reason=wrong[0].reason, message=text)), ()
+    text = f"{parsed.strategy_ref.label}: {wrong.message}"
+    return replace(view, problem=Blocker(reason=wrong.reason, message=text))
 
 
 class SharedStrategies:
@@ -42,8 +52,16 @@ class SharedStrategies:
     def __init__(self, caches: Caches) -> None:
         self._caches = caches
         self._specs, self._following = SpecCache(), SpecCache()
-        self._pins: dict[tuple[str, ObjectKey], tuple[Object, PinnedStrategy | StrategyFault]] = {}
-        """Of the store's object, which is another one after each change; a cluster has few strategies."""
+        self._pins: OrderedDict[tuple[str, ObjectKey], tuple[Object, PinnedStrategy | StrategyFault]] = (
+            OrderedDict()
+        )
+        """Of the store's object, which is another one after each change."""
+
+    def following(self, rollout: Object, view: StrategyView | None) -> ParsedRollout | None:
+        """The Rollout with the strategy that its next attempt would go by, where that is another one."""
+        if view is None or view.next is None or view.next == view.used or view.problem is not None:
+            return None
+        return parse_rollout(rollout, self._following, strategy=view.next)
 
     def parse(self, rollout: Object) -> tuple[ParsedRollout, StrategyView | None]:
         """The Rollout with the strategy that its attempt goes by, and that strategy; None where it names none."""
@@ -95,6 +113,8 @@ class SharedStrategies:
         if known is None or known[0] is not obj:
             # The API server's lists leave the kind out of their items.
             known = self._pins[place] = (obj, pin_strategy({**obj, "kind": named.kind}))
+            if len(self._pins) > _PINS:
+                self._pins.popitem(last=False)
         pin = known[1]
         if isinstance(pin, StrategyFault):
             return Blocker(reason=Reason.STRATEGY_INVALID, message=f"{named.label}: {pin.text}")

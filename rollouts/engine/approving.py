@@ -29,6 +29,8 @@ def approved(draft: Draft, webhook: str) -> bool:
         fresh = ApprovalRecord(id=_id(draft, webhook), webhook=webhook, since=draft.now)
         draft.set_current(approval=fresh)
         return False
+    if record.granted:
+        return True
     view = _answer(draft)
     if view is None:
         return False
@@ -38,7 +40,10 @@ def approved(draft: Draft, webhook: str) -> bool:
     who = view.by or webhook
     said = f": {view.message}" if view.message else ""
     text = f"step {draft.current.current_step + 1} by {who}{said}"
-    draft.set_current(approvals=(*draft.current.approvals, text)[-_KEPT:])
+    draft.set_current(
+        approvals=(*draft.current.approvals, text)[-_KEPT:],
+        approval=replace(record, answer=view.words, granted=True),
+    )
     draft.event(EventType.NORMAL, Reason.APPROVED, f"{draft.where()} approved by {who}{said}")
     return True
 
@@ -61,6 +66,8 @@ def denied(draft: Draft) -> str | None:
         return None
     record = draft.current.approval
     assert record is not None
+    if record.granted:
+        return None
     return f"denied by {view.by or record.webhook}{f': {view.message}' if view.message else ''}"
 
 

@@ -104,7 +104,9 @@ class ApprovalRecord:
     webhook: str
     since: datetime
     answer: str = ""
-    """The last answer in words, while it was not to go on."""
+    """The last answer in words."""
+    granted: bool = False
+    """Approved: what the step still waits for is something else, and nobody is asked again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

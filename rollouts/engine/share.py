@@ -121,8 +121,9 @@ def refuted_side(share: ShareView, weight: Weight) -> int:
     return together if (together < 0 and seen < low) or (together > 0 and seen > high) else 0
 
 
-_ENOUGH = 20
-"""Requests since the moment: of two of them one stray is half, and differs from a thousand before."""
+_ENOUGH = 10
+"""Requests since the moment that the smaller arm should have had, or all of them at 0 and 100 %: of two requests one
+stray is half, and differs from a thousand before."""
 
 
 def _came_into_force(present: ShareCount, later: Sequence[ShareCount]) -> bool:
@@ -134,7 +135,8 @@ def _came_into_force(present: ShareCount, later: Sequence[ShareCount]) -> bool:
         before = wilson(canary, canary + present.stable - after.stable)
         since = wilson(after.canary, total)
         differs = since[0] > before[1] or since[1] < before[0]
-        if total >= _ENOUGH and low <= after.canary / total <= high and differs:
+        smaller = min(present.weight, FULL - present.weight) or FULL
+        if total * smaller >= _ENOUGH * FULL and low <= after.canary / total <= high and differs:
             return True
     return False
 

@@ -84,6 +84,11 @@ class QueryBudget:
         self._sources = sources
         self._buckets = _Buckets(clock, full=float(per_minute), rate=per_minute / 60.0)
 
+    def spare(self, source: str, namespace: str) -> bool:
+        """Whether there is enough left for a query that decides nothing: half of what there may be."""
+        limited = self._per_minute and source in self._sources
+        return not limited or self._buckets.left(namespace) >= self._per_minute / 2
+
     def spend(self, source: str, namespace: str) -> None:
         """Take one query out of the namespace's budget. Raises BudgetExceeded when none is left."""
         if not self._per_minute or source not in self._sources:

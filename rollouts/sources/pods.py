@@ -83,7 +83,8 @@ class PodsSource:
         samples = [history.within(now, seconds) for history in histories if not history.error]
         if not any(len(taken) > 1 for taken in samples):
             return None
-        return _increase(samples, self.offer.groups("load"))
+        counted = _increase(samples, self.offer.groups("load"))
+        return counted if counted is not None and math.isfinite(counted) else None
 
     @property
     def _load_names(self) -> set[str]:

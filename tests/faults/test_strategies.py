@@ -221,6 +221,22 @@ def test_gates_that_cannot_run_keep_the_next_attempt_from_beginning_and_nothing_
     assert text.startswith("RolloutStrategy careful: AnalysisTemplate missing does not exist")
 
 
+@pytest.mark.parametrize("again", [command("retry"), retarget(THIRD)], ids=["retry", "another target"])
+def test_an_edit_in_mid_attempt_is_looked_at_before_the_next_attempt_begins(again: Act):
+    """What an attempt has pinned, no edit mends any more."""
+    moves = (
+        Move(when=at_step(1), act=edit(MISSING), after=20),
+        Move(when=at_step(1), act=command("abort"), after=40),
+        Move(when=phase("Aborted"), act=again, after=30),
+        Move(when=lambda _: True, act=edit(STEPS), after=40),
+        Move(when=lambda _: True, act=command("retry", tag="t2"), after=20),
+        PROMOTE,
+    )
+    found = simulate(scenario(*moves, goal=lambda sim: sim.status.get("phase") == "Healthy"))
+    assert found.converged
+    assert "Invalid" not in {status["phase"] for status in statuses(found)}
+
+
 def test_a_wrong_reference_in_mid_attempt_keeps_the_weight_and_an_abort_works():
     def wrong(spec: Object) -> None:
         spec["strategy"]["canaryFrom"]["name"] = "carefull"

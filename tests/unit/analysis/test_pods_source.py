@@ -91,3 +91,12 @@ async def test_requests_are_counted_since_the_first_question_which_begins_the_wi
         assert await source.requests(ERROR_RATE, PLACE, timedelta(seconds=5), NOW) == 12.0
         timeline.advance(4.0)
         assert await source.measure(ERROR_RATE, PLACE, NOW) == pytest.approx(2 / 12)
+
+
+async def test_a_counter_without_end_counts_nothing():
+    """What a pod writes is not trusted: the number is only shown, and must not end the run that shows it."""
+    shown = [page(100, 0, 100).replace("100", "+Inf")]
+    async with pod(shown) as (source, timeline):
+        assert await source.requests(ERROR_RATE, PLACE, timedelta(0), NOW) is None
+        timeline.advance(5.0)
+        assert await source.requests(ERROR_RATE, PLACE, timedelta(seconds=5), NOW) is None

@@ -43,6 +43,17 @@ def test_a_minutes_worth_may_be_sent_at_once_and_then_the_budget_fills_evenly(ti
     assert (first, second, spent(budget, "a", 10)) == (6, 1, 6)
 
 
+def test_what_decides_nothing_is_asked_out_of_the_upper_half(timeline: Timeline) -> None:
+    budget = budget_of(timeline)
+
+    before = budget.spare("default", "a")
+    spent(budget, "a", 4)
+    after = (budget.spare("default", "a"), budget.spare("default", "b"), budget.spare("pods", "a"))
+    timeline.advance(10.0)
+
+    assert (before, after, budget.spare("default", "a")) == (True, (False, True, True), True)
+
+
 def test_refused_queries_do_not_cost_anything(timeline: Timeline) -> None:
     budget = budget_of(timeline)
     spent(budget, "a", 1000)

@@ -104,6 +104,8 @@ def test_runs_from_before_know_no_beginning_and_go_on():
         ("window 5m, 1m40s of it collected since this weight began", None, ""),
         ("", 0.0, "window 1m, 0 canary requests"),
         ("", None, ""),
+        ("", float("nan"), ""),
+        ("", float("inf"), ""),
     ],
 )
 def test_silence_says_how_much_there_is_and_of_what(early, requests, told):

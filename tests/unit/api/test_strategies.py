@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rollouts.api.parsing import parse_rollout
+from rollouts.api.references import template_names
 from rollouts.api.status import write_status
 from rollouts.api.status_models import MOST_STRATEGY
 from rollouts.api.strategies import StrategyFault, canary_of, effective_spec, pin_strategy, strategy_ref
@@ -159,3 +160,18 @@ def test_hostile_references_are_none(strategy: Any):
 def test_a_canary_of_another_type_is_a_problem_with_its_path():
     (problem,) = parse_rollout(rollout({**BY_NAME, "canary": [1]})).problems
     assert problem.message.startswith("spec.strategy.canary:")
+
+
+def test_templates_of_what_an_attempt_has_pinned_are_referred_to_as_well():
+    """Their coming and going has to wake the Rollout, whatever the strategy says by now."""
+    gate = {"templates": [{"templateName": "lat"}, {"templateName": "err", "clusterScope": True}]}
+    content = json.dumps({"steps": [{"setWeight": 10}, {"analysis": gate}]})
+    obj = {
+        "metadata": {"name": "m", "namespace": "default"},
+        "spec": {"strategy": {"canaryFrom": {"name": "careful"}}},
+        "status": {"strategy": {"content": content}},
+    }
+
+    assert set(template_names(obj)) == {(False, "lat"), (True, "err")}
+    obj["status"] = {"strategy": {"content": "[" * 100_000}}
+    assert list(template_names(obj)) == []

@@ -133,3 +133,12 @@ def test_the_pods_of_a_rollout_that_scales_are_told() -> None:
 
     world.say("abort")
     assert told(rollout(world), "Pods").endswith("v2 keeps its pods until 2026-01-01T00:10:00Z")
+
+
+def test_steps_of_a_strategy_that_is_not_known_are_not_made_up() -> None:
+    """The attempt goes by what it has pinned; the Rollout names another one by now, which may not be read."""
+    found = rollout(settled(weight(10), pause()))
+    found["spec"]["strategy"] = {"canaryFrom": {"name": "gone"}}
+
+    assert "step " not in told(found, "Next")
+    assert told(found, "Moves it") == "The shared strategy that the attempt goes by, which is not known here."

@@ -13,7 +13,7 @@ from rollouts.engine.observation import ApprovalView
 from rollouts.engine.rollout_spec import ApproveStep, PauseStep
 from rollouts.engine.rollout_status import Outcome, Phase
 from rollouts.units import FULL
-from tests.kit.world import World, pool, spec, weight
+from tests.kit.world import World, background, pool, spec, weight
 
 BOARD = ApproveStep(webhook="board")
 
@@ -61,6 +61,22 @@ def test_an_approval_goes_on_and_is_remembered():
     ]
     promoted = [entry for entry in found.status.history if entry.outcome is Outcome.PROMOTED]
     assert promoted[-1].message == "promoted, approved: step 2 by ann: ticket 4711"
+
+
+def test_an_approval_that_waits_for_the_background_analysis_is_said_once_and_kept():
+    """And after a restart nobody is asked again; a denial that comes later is too late."""
+    found = World(spec(weight(10), BOARD, analysis=background()), background_compares=True)
+    found.settle()
+    answer(found, ApprovalDecision.APPROVE, by="ann")
+    waits = found.status
+    found.approval = None
+    found.settle()
+    assert (waits.reason, found.status.reason) == ("AwaitingAnalysis", "AwaitingAnalysis")
+    answer(found, ApprovalDecision.DENY)
+    assert found.status.phase is not Phase.ABORTED
+    assert [event.reason for event in found.events].count("Approved") == 1
+    assert found.status.current is not None
+    assert found.status.current.approvals == ("step 2 by ann",)
 
 
 def test_without_a_name_the_receiver_is_named():
