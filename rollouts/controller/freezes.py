@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import structlog
+
 from rollouts.api.freezes import Freeze, freeze_view, read_freeze, selects
 from rollouts.controller.caches import Caches
 from rollouts.engine.observation import FreezeView
@@ -13,10 +15,14 @@ from rollouts.runtime.objects import Object, ObjectKey, version_of
 
 __all__ = ["Freezes"]
 
+_log = structlog.get_logger(__name__)
+
 _UNKNOWN = FreezeView(
     name="",
     reason="RolloutFreezes or Namespaces cannot be listed: look at the controller's log and its ClusterRole",
 )
+_BRIEF = 200
+"""Characters of an error in the log."""
 _FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -36,10 +42,18 @@ class Freezes:
             return _UNKNOWN
         now, held = self._clock.now(), list[FreezeView]()
         for key in self._caches.freezes:
-            freeze = self._freeze(key)
-            view = freeze_view(freeze, now) if self._selects(freeze, rollout) else None
+            view = self._holds(key, rollout, now)
             held += [] if view is None else [view]
         return max(held, key=lambda one: (one.until or _FOR_EVER, one.name), default=None)
+
+    def _holds(self, key: ObjectKey, rollout: Object, now: datetime) -> FreezeView | None:
+        """The freeze as it holds for the Rollout; one that cannot be read holds, and keeps nobody from an abort."""
+        try:
+            freeze = self._freeze(key)
+            return freeze_view(freeze, now) if self._selects(freeze, rollout) else None
+        except Exception as error:
+            _log.warning("freeze_not_read", name=key.name, reason=f"{type(error).__name__}: {error}"[:_BRIEF])
+            return freeze_view(Freeze(name=key.name, wrong="it cannot be read"), now)
 
     def _freeze(self, key: ObjectKey) -> Freeze:
         obj = self._caches.freezes.get(key)
