@@ -83,7 +83,8 @@ class Turns:
         if not self._limits:
             return None
         current, since = parsed.status.current, None
-        if current is not None and current.aborted is None and current.canary.identity == target:
+        asked = parsed.spec.target.revision if parsed.spec is not None else ""
+        if current is not None and current.aborted is None and current.is_at(target, asked):
             since = current.queued_at
         me = self._contender(rollout, since or _LAST)
         return turn_of(me, self._line(), self._taken(me.uid), self._limits)
@@ -160,8 +161,11 @@ class Turns:
         self._claims.pop(uid, None)
 
     def _begins(self, gathered: Gathered, decided: Plan) -> bool:
+        before, after = gathered.parsed.status, decided.status
         return (
-            bool(self._limits) and _in_progress(decided.status) and not _in_progress(gathered.parsed.status)
+            bool(self._limits)
+            and _in_progress(after)
+            and (not _in_progress(before) or after.attempt != before.attempt)
         )
 
     # --- the line ---

@@ -134,6 +134,19 @@ def test_whoever_is_in_front_and_leaves_holds_nobody_up(kind):
     assert most_in_progress(found) == 1
 
 
+def test_one_in_progress_that_gets_another_target_goes_to_the_end_of_the_line():
+    begun = lambda sim: bool(statuses(sim)[0].get("startedAt")) and statuses(sim)[2].get("queuedAt")  # noqa: E731
+    again = Move(when=begun, act=edit_spec(lambda spec: spec["target"].update(revision="r2")), after=1)
+    found = run(CLEAN, again)
+    assert found.converged
+    assert most_in_progress(found) == 1
+    began: dict[tuple[str, int], None] = {}
+    for record in found.history.records:
+        if record.of(kinds.ROLLOUT) and in_progress(record.after):
+            began[record.change.name, record.after["status"]["attempt"]] = None
+    assert list(began) == [("mymodel", 1), ("second", 1), ("third", 1), ("mymodel", 2)]
+
+
 def test_a_command_to_abort_and_a_revert_wait_for_nobody():
     waits = lambda sim: statuses(sim)[2].get("reason") == "WaitingForTurn"  # noqa: E731
     aborted = run(CLEAN, Move(when=waits, act=command("abort"), after=1), goal=phase("Aborted"))
