@@ -127,16 +127,18 @@ def _meets(operator: str, value: Any, values: list[str]) -> bool:
 
 
 def freeze_view(freeze: Freeze, now: datetime) -> FreezeView | None:
-    """The freeze as it holds at ``now``; None while it does not."""
+    """The freeze as it holds at ``now``, or will (``since``); None when it is over."""
     until = freeze.end
     if freeze.wrong:
         reason = f"{freeze.wrong}, so it holds until it is corrected or deleted"
         return FreezeView(name=freeze.name, reason=reason)
+    since = freeze.start
     if freeze.windows:
         view = window_view(freeze.windows, now)
-        if view is None or now < view.opens_at:
+        if view is None:
             return None
-        until = view.closes_at
-    elif (freeze.start is not None and now < freeze.start) or (until is not None and until <= now):
+        since, until = view.opens_at, view.closes_at
+    if until is not None and until <= now:
         return None
-    return FreezeView(name=freeze.name, reason=freeze.reason, until=until)
+    later = since if since is not None and now < since else None
+    return FreezeView(name=freeze.name, reason=freeze.reason, until=until, since=later)

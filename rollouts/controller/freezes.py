@@ -35,16 +35,19 @@ class Freezes:
         self._read: dict[ObjectKey, tuple[str, Freeze]] = {}
 
     def view(self, rollout: Object) -> FreezeView | None:
-        """The freeze that holds longest of those that select the Rollout; None where none does."""
+        """The freeze that holds longest of those that select the Rollout, else the one that begins next."""
         if not self._caches.watches_freezes:
             return None
         if not self._caches.knows_freezes():
             return _UNKNOWN
-        now, held = self._clock.now(), list[FreezeView]()
+        now, held, later = self._clock.now(), list[FreezeView](), list[FreezeView]()
         for key in self._caches.freezes:
             view = self._holds(key, rollout, now)
-            held += [] if view is None else [view]
-        return max(held, key=lambda one: (one.until or _FOR_EVER, one.name), default=None)
+            if view is not None:
+                (held if view.since is None else later).append(view)
+        if not held:
+            return min(later, key=lambda one: (one.since or now, one.name), default=None)
+        return max(held, key=lambda one: (one.until or _FOR_EVER, one.name))
 
     def _holds(self, key: ObjectKey, rollout: Object, now: datetime) -> FreezeView | None:
         """The freeze as it holds for the Rollout; one that cannot be read holds, and keeps nobody from an abort."""

@@ -101,7 +101,8 @@ class Turns:
     def _line(self) -> list[Contender]:
         now, found = self._clock.monotonic(), self._caches.rollouts.by_index(TURN, IN_LINE)
         self._refused = {uid: at for uid, at in self._refused.items() if now < at + _PASSED_OVER}
-        return [self._contender(obj, _queued_at(obj)) for obj in found if uid_of(obj) not in self._refused]
+        passed_over = self._refused.keys() | self._caches.doomed
+        return [self._contender(obj, _queued_at(obj)) for obj in found if uid_of(obj) not in passed_over]
 
     def _taken(self, uid: str = "") -> dict[LimitPlace, list[str]]:
         """Who has which place, but for the Rollout of ``uid``."""
@@ -114,7 +115,7 @@ class Turns:
             else:
                 found.setdefault(one, (claim.key, claim.places))
         for one, (key, places) in found.items():
-            for place in places if one != uid else ():
+            for place in places if one != uid and one not in self._caches.doomed else ():
                 taken.setdefault(place, []).append(f"{key.namespace}/{key.name}")
         return taken
 

@@ -41,18 +41,25 @@ def test_it_holds(spec, until):
     assert view is not None
     assert (view.name, view.reason) == ("year-end", REASON)
     assert (view.until.isoformat() if view.until else None) == until
+    assert view.since is None
 
 
 @pytest.mark.parametrize(
-    "spec",
+    ("spec", "since"),
     [
-        {"start": "2026-12-26T00:00:00Z"},
-        {"end": "2026-12-25T12:00:00Z"},
-        {"windows": [{"schedule": "0 12 * * sat", "duration": "12h"}]},
+        ({"start": "2026-12-26T00:00:00Z"}, "2026-12-26T00:00:00+00:00"),
+        ({"windows": [{"schedule": "0 12 * * sat", "duration": "12h"}]}, "2026-12-26T12:00:00+00:00"),
     ],
 )
-def test_it_does_not_hold(spec):
-    assert freeze_view(read_freeze(freeze(**spec)), NOW) is None
+def test_it_does_not_hold_yet(spec, since):
+    view = freeze_view(read_freeze(freeze(**spec)), NOW)
+    assert view is not None
+    assert view.since is not None
+    assert view.since.isoformat() == since
+
+
+def test_it_is_over():
+    assert freeze_view(read_freeze(freeze(end="2026-12-25T12:00:00Z")), NOW) is None
 
 
 WRONG = [

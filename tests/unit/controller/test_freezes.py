@@ -60,6 +60,14 @@ def test_of_several_the_one_that_holds_longest_is_said():
     assert seen(short, late, freeze_object("ever")).startswith("ever: ")
 
 
+def test_where_none_holds_the_one_that_begins_next_is_told():
+    soon, late = (
+        freeze_object(name, start=f"{year}-01-01T00:00:00Z") for name, year in (("b", 2040), ("a", 2050))
+    )
+    assert seen(late, soon).startswith("b: ")
+    assert seen(late, soon, freeze_object("now")).startswith("now: ")
+
+
 @pytest.mark.parametrize(
     "edge",
     [
