@@ -153,6 +153,12 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
         ),
         CelRule("!has(self.start) || !has(self.end) || self.end > self.start", "end must be after start"),
     ),
+    "RequirementModel": (
+        CelRule(
+            "(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)",
+            "In and NotIn take values, Exists and DoesNotExist take none",
+        ),
+    ),
     "WindowModel": (
         CelRule(
             "self.schedule.matches('^\\\\S+ +\\\\S+ +\\\\S+ +\\\\S+ +\\\\S+$')",

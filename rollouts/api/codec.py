@@ -18,7 +18,7 @@ from annotated_types import MaxLen
 from pydantic.fields import FieldInfo
 
 from rollouts.api.base import ApiModel
-from rollouts.api.scalars import format_time, parse_time, parse_weight, weight_json
+from rollouts.api.scalars import format_time, parse_stamp, parse_weight, weight_json
 from rollouts.engine.versions import RevisionHash
 from rollouts.units import Weight
 
@@ -79,7 +79,7 @@ def _figures(value: Any) -> dict[str, float]:
 _SCALARS: dict[Any, Codec] = {
     int: _scalar(_number, int),
     bool: _scalar(_flag, bool),
-    datetime: _scalar(parse_time, format_time),
+    datetime: _scalar(parse_stamp, format_time),
     Weight: _scalar(parse_weight, weight_json, zero=False),
     Mapping[str, float]: _scalar(_figures, dict),
 }

@@ -48,13 +48,17 @@ def read_freeze(obj: Mapping[str, Any]) -> Freeze:
         return Freeze(name=name, wrong="its spec cannot be read")
     printable = "".join(one if one.isprintable() else " " for one in model.reason)
     reason = " ".join(printable.split())[:_SHOWN]
-    chosen = Freeze(
-        name=name, reason=reason, namespaces=model.namespace_selector, rollouts=model.rollout_selector
-    )
     wrong = next((f"{path} {text}" for path, text in check_freeze(model)), "")
     if wrong:
+        # What a wrong selector was meant to choose nobody knows: everything, then.
         return Freeze(
-            name=name, reason=reason, namespaces=chosen.namespaces, rollouts=chosen.rollouts, wrong=wrong
+            name=name,
+            reason=reason,
+            namespaces=None
+            if any(_wrong_requirements(model.namespace_selector))
+            else model.namespace_selector,
+            rollouts=None if any(_wrong_requirements(model.rollout_selector)) else model.rollout_selector,
+            wrong=wrong,
         )
     return Freeze(
         name=name,
@@ -90,10 +94,15 @@ def check_freeze(model: RolloutFreezeSpec) -> Iterator[tuple[str, str]]:
         ("namespaceSelector", model.namespace_selector),
         ("rolloutSelector", model.rollout_selector),
     ):
-        for index, one in enumerate(selector.match_expressions if selector is not None else []):
-            if (one.operator in ("In", "NotIn")) is not bool(one.values):
-                path = f"spec.{field}.matchExpressions[{index}]"
-                yield path, f"{one.operator} takes {'values' if not one.values else 'no values'}"
+        for path, text in _wrong_requirements(selector):
+            yield f"spec.{field}.{path}", text
+
+
+def _wrong_requirements(selector: SelectorModel | None) -> Iterator[tuple[str, str]]:
+    for index, one in enumerate(selector.match_expressions if selector is not None else []):
+        if (one.operator in ("In", "NotIn")) is not bool(one.values):
+            text = f"{one.operator} takes {'values' if not one.values else 'no values'}"
+            yield f"matchExpressions[{index}]", text
 
 
 def selects(selector: SelectorModel | None, labels: Labels) -> bool:
@@ -118,16 +127,18 @@ def _meets(operator: str, value: Any, values: list[str]) -> bool:
 
 
 def freeze_view(freeze: Freeze, now: datetime) -> FreezeView | None:
-    """The freeze as it holds at ``now``; None while it does not."""
+    """The freeze as it holds at ``now``, or will (``since``); None when it is over."""
     until = freeze.end
     if freeze.wrong:
         reason = f"{freeze.wrong}, so it holds until it is corrected or deleted"
         return FreezeView(name=freeze.name, reason=reason)
+    since = freeze.start
     if freeze.windows:
         view = window_view(freeze.windows, now)
-        if view is None or now < view.opens_at:
+        if view is None:
             return None
-        until = view.closes_at
-    elif (freeze.start is not None and now < freeze.start) or (until is not None and until <= now):
+        since, until = view.opens_at, view.closes_at
+    if until is not None and until <= now:
         return None
-    return FreezeView(name=freeze.name, reason=freeze.reason, until=until)
+    later = since if since is not None and now < since else None
+    return FreezeView(name=freeze.name, reason=freeze.reason, until=until, since=later)

@@ -19,10 +19,14 @@ __all__ = [
     "format_duration",
     "format_time",
     "parse_duration",
+    "parse_stamp",
     "parse_time",
     "parse_weight",
     "weight_json",
 ]
+
+_FIRST_YEAR, _LAST_YEAR = 1000, 9000
+"""Durations are ten years at most (``units.parse_duration``): a sum of a few has a date, and one with four digits."""
 
 Name = Annotated[str, Field(min_length=1, max_length=253)]
 Text = Annotated[str, Field(max_length=253)]
@@ -58,4 +62,15 @@ def parse_time(text: Any) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError("a time without a zone")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time that UTC has none for: its year is the first or the last there is") from None
+
+
+def parse_stamp(text: Any) -> datetime:
+    """A time that durations are added to, as those of a status. Raises ValueError, also for one without that room."""
+    moment = parse_time(text)
+    if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
+        raise ValueError(f"a time that is not of the years {_FIRST_YEAR} to {_LAST_YEAR}")
+    return moment

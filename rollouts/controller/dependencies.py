@@ -6,6 +6,8 @@ whether it exists.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 
 from rollouts.api.parsing import ParsedRollout
@@ -20,28 +22,44 @@ from rollouts.runtime.objects import Object, ObjectKey
 
 __all__ = ["dependency_views"]
 
+_MAY_WAIT = (DependencyState.UNHEALTHY, DependencyState.ABORTED)
+"""Only who is in one of these can wait for the one that asks."""
+_NAME_SHOWN = 80
+"""Characters of a name in a message that has three."""
+
 
 def dependency_views(caches: Caches, parsed: ParsedRollout) -> tuple[DependencyView, ...]:
     """One for each that the spec names, in its order."""
     if parsed.spec is None:
         return ()
-    return tuple(_view(caches, parsed, one) for one in parsed.spec.depends_on)
+    views = tuple(_view(caches, parsed.namespace, one) for one in parsed.spec.depends_on)
+    own = f"{parsed.namespace}/{parsed.name}"
+    names = [f"{one.namespace or parsed.namespace}/{one.name}" for one in parsed.spec.depends_on]
+    waiting = [name for name, view in zip(names, views, strict=True) if view.state in _MAY_WAIT]
+    if not waiting:
+        return views
+    # Beside itself only what consents is followed, as everywhere.
+    cycle = cycle_from(own, lambda name: waiting if name == own else _edges(caches, name))
+    return tuple(
+        replace(view, state=DependencyState.CYCLE, detail=_told(cycle)) if name in cycle[1:2] else view
+        for name, view in zip(names, views, strict=True)
+    )
 
 
-def _view(caches: Caches, parsed: ParsedRollout, wanted: Dependency) -> DependencyView:
-    own = parsed.namespace
+def _told(cycle: tuple[str, ...]) -> str:
+    """The Rollout itself and its neighbour, which consents to it; the others have not, and are counted."""
+    named = [name if len(name) <= _NAME_SHOWN else f"{name[:_NAME_SHOWN]}..." for name in cycle]
+    others = [f"{len(cycle) - 3} more"] if len(cycle) > 3 else []
+    return " -> ".join([*named[: min(2, len(cycle) - 1)], *others, named[-1]])
+
+
+def _view(caches: Caches, own: str, wanted: Dependency) -> DependencyView:
     key = ObjectKey(wanted.namespace or own, wanted.name)
     shown = wanted.name if key.namespace == own else f"{key.namespace}/{key.name}"
     found = caches.rollouts.get(key)
     if found is None or found["metadata"].get("deletionTimestamp") or not permits(found, own):
         text = _absent(caches, key, own, shown)
         return DependencyView(name=shown, state=DependencyState.MISSING, soak=wanted.soak, detail=text)
-    # Beside itself only what consents is followed, as everywhere.
-    cycle = cycle_from(f"{own}/{parsed.name}", lambda name: _edges(caches, name))
-    if f"{key.namespace}/{key.name}" in cycle:
-        return DependencyView(
-            name=shown, state=DependencyState.CYCLE, soak=wanted.soak, detail=" -> ".join(cycle)
-        )
     return _judged(found, shown, wanted)
 
 
@@ -56,16 +74,14 @@ def _absent(caches: Caches, key: ObjectKey, own: str, shown: str) -> str:
     )
 
 
-def _edges(caches: Caches, name: str) -> list[str]:
+def _edges(caches: Caches, name: str) -> Iterator[str]:
     namespace, _, rest = name.partition("/")
     present = caches.rollouts.get(ObjectKey(namespace, rest))
-    if present is None:
-        return []
-    keys = [ObjectKey(*one) for one in dependencies(present)]
-    found = [(key, caches.rollouts.get(key)) for key in keys]
-    return [
-        f"{key.namespace}/{key.name}" for key, obj in found if obj is not None and permits(obj, namespace)
-    ]
+    for one in dependencies(present) if present is not None else ():
+        key = ObjectKey(*one)
+        found = caches.rollouts.get(key)
+        if found is not None and permits(found, namespace):
+            yield f"{key.namespace}/{key.name}"
 
 
 def _judged(found: Object, shown: str, wanted: Dependency) -> DependencyView:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import structlog
+
 from rollouts.api.freezes import Freeze, freeze_view, read_freeze, selects
 from rollouts.controller.caches import Caches
 from rollouts.engine.observation import FreezeView
@@ -13,10 +15,14 @@ from rollouts.runtime.objects import Object, ObjectKey, version_of
 
 __all__ = ["Freezes"]
 
+_log = structlog.get_logger(__name__)
+
 _UNKNOWN = FreezeView(
     name="",
     reason="RolloutFreezes or Namespaces cannot be listed: look at the controller's log and its ClusterRole",
 )
+_BRIEF = 200
+"""Characters of an error in the log."""
 _FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 
@@ -29,17 +35,28 @@ class Freezes:
         self._read: dict[ObjectKey, tuple[str, Freeze]] = {}
 
     def view(self, rollout: Object) -> FreezeView | None:
-        """The freeze that holds longest of those that select the Rollout; None where none does."""
+        """The freeze that holds longest of those that select the Rollout, else the one that begins next."""
         if not self._caches.watches_freezes:
             return None
         if not self._caches.knows_freezes():
             return _UNKNOWN
-        now, held = self._clock.now(), list[FreezeView]()
+        now, held, later = self._clock.now(), list[FreezeView](), list[FreezeView]()
         for key in self._caches.freezes:
+            view = self._holds(key, rollout, now)
+            if view is not None:
+                (held if view.since is None else later).append(view)
+        if not held:
+            return min(later, key=lambda one: (one.since or now, one.name), default=None)
+        return max(held, key=lambda one: (one.until or _FOR_EVER, one.name))
+
+    def _holds(self, key: ObjectKey, rollout: Object, now: datetime) -> FreezeView | None:
+        """The freeze as it holds for the Rollout; one that cannot be read holds, and keeps nobody from an abort."""
+        try:
             freeze = self._freeze(key)
-            view = freeze_view(freeze, now) if self._selects(freeze, rollout) else None
-            held += [] if view is None else [view]
-        return max(held, key=lambda one: (one.until or _FOR_EVER, one.name), default=None)
+            return freeze_view(freeze, now) if self._selects(freeze, rollout) else None
+        except Exception as error:
+            _log.warning("freeze_not_read", name=key.name, reason=f"{type(error).__name__}: {error}"[:_BRIEF])
+            return freeze_view(Freeze(name=key.name, wrong="it cannot be read"), now)
 
     def _freeze(self, key: ObjectKey) -> Freeze:
         obj = self._caches.freezes.get(key)

@@ -37,7 +37,8 @@ from rollouts.engine.observation import (
     TrafficView,
 )
 from rollouts.engine.reasons import Reason
-from rollouts.engine.rollout_spec import AdapterTraffic
+from rollouts.engine.revision import target_identity
+from rollouts.engine.rollout_spec import AdapterTraffic, RolloutSpec
 from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.engine.versions import Identity, TargetKind
 from rollouts.runtime.objects import Object, ObjectKey, version_of
@@ -129,7 +130,6 @@ class Gatherer:
         records = (*status.way_back, *followed.way_back, *proposed.values())
         ways = {record: self._traffic.way(parsed, record) for record in records}
         runs = self._caches.owned_runs(key, parsed.uid)
-        asks = target is not None and _asks(parsed, target)
         observation = replace(
             self._said(parsed, compared_of(gates)),
             problems=tuple(problems),
@@ -150,17 +150,29 @@ class Gatherer:
             workloads=self._workloads.views(present, target) if self._workloads is not None else {},
             window=self._windows.view(spec.canary.windows) if spec is not None else None,
             freeze=self._freezes.view(rollout),
-            dependencies=dependency_views(self._caches, parsed) if asks else (),
-            turn=self._turns.view(parsed, rollout, target) if asks else None,
         )
         return Gathered(
-            observation=observation,
+            observation=self._ordered(observation, present, rollout),
             parsed=parsed,
             rollout=rollout,
             planned_version=version_of(rollout),
             traffic_object=found.raw,
             carrier=found.carrier,
             ways=ways,
+        )
+
+    def _ordered(self, observation: Observation, present: ParsedRollout, rollout: Object) -> Observation:
+        """With what keeps an attempt that has not begun behind others."""
+        if present.spec is None:
+            return observation
+        # What the engine takes for the target, which may be one that discovery has lost by now.
+        target = target_identity(replace(observation, status=present.status), present.spec)
+        if target is None or not _asks(present, present.spec, target):
+            return observation
+        return replace(
+            observation,
+            dependencies=dependency_views(self._caches, present),
+            turn=self._turns.view(present, rollout, target),
         )
 
     def _said(self, parsed: ParsedRollout, gates: ComparedGates) -> Observation:
@@ -292,11 +304,9 @@ def _summaries(parsed: ParsedRollout, runs: list[dict[str, Any]]) -> Iterator[Ga
             yield from gate_summaries(run)
 
 
-def _asks(parsed: ParsedRollout, target: Identity) -> bool:
-    """Whether there may be an attempt at the target that has not begun."""
-    stable = parsed.status.stable
-    return (
-        parsed.spec is not None
-        and parsed.status.running is None
-        and (stable is None or stable.identity != target)
-    )
+def _asks(parsed: ParsedRollout, spec: RolloutSpec, target: Identity) -> bool:
+    """Whether there may be an attempt at the target that has not begun: also beside one at another target."""
+    stable, running = parsed.status.stable, parsed.status.running
+    if stable is not None and stable.identity == target:
+        return False
+    return running is None or not running.is_at(target, spec.target.revision)

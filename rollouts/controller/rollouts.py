@@ -104,6 +104,8 @@ class RolloutReconciler:
         if self._turns.must_look(gathered, decided):
             await self._turns.look()
             return 0.0
+        if pause := self._turns.holds_off(gathered, decided):
+            return pause
         if _unchecked(gathered.observation) and all(isinstance(one, EmitEvent) for one in decided.actions):
             return None  # named again when its conditions are known; an abort, which acts, waits for nothing
         if (later := self._figures_later(key, gathered.observation, decided)) is not None:

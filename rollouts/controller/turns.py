@@ -7,9 +7,10 @@ the API server before the first begins, since its watch may be behind what its p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.engine.turns import Contender, LimitPlace, LimitScope, concerned, turn_of
 from rollouts.engine.versions import Identity
 from rollouts.kube.client import KubeClient
-from rollouts.kube.errors import Conflict, RefusedError, TooManyRequests
+from rollouts.kube.errors import ApiUnavailable, Conflict, NotFound, RefusedError, TooManyRequests
 from rollouts.objects import kinds
 from rollouts.objects.fields import map_of, text_of
 from rollouts.objects.pools import POOL_KIND
@@ -41,8 +42,13 @@ Object = dict[str, Any]
 
 _NOT_STORED = (RefusedError, Conflict, TooManyRequests, NotLeading, TrafficRefused)
 """What says for certain that the status was not stored."""
+_WEBHOOK_DOWN = "failed calling webhook"
+"""What the API server answers, with 500, where an admission webhook cannot be asked; it asks before it stores."""
 _PASSED_OVER = 60.0
-"""Seconds for which one whose beginning was refused (a policy on its status, say) does not hold up those behind."""
+"""Seconds for which one whose beginning was refused (a policy on its status, say) does not hold up those behind; and
+the longest that the API server works on a request (its ``--request-timeout``)."""
+_TRIES = 15.0
+"""Seconds for which one goes on trying to begin after an answer was lost: most outages are over by then."""
 _LAST = datetime.max.replace(tzinfo=UTC)
 """Of who was not in line yet."""
 
@@ -54,6 +60,9 @@ class _Claim:
     key: ObjectKey
     places: tuple[LimitPlace, ...]
     version: str = ""
+    first: float = math.inf
+    last: float = math.inf
+    """When the answers to the first and to the last try were lost; none was yet while the first is under way."""
 
 
 class Turns:
@@ -83,7 +92,8 @@ class Turns:
         if not self._limits:
             return None
         current, since = parsed.status.current, None
-        if current is not None and current.aborted is None and current.canary.identity == target:
+        asked = parsed.spec.target.revision if parsed.spec is not None else ""
+        if current is not None and current.aborted is None and current.is_at(target, asked):
             since = current.queued_at
         me = self._contender(rollout, since or _LAST)
         return turn_of(me, self._line(), self._taken(me.uid), self._limits)
@@ -91,7 +101,8 @@ class Turns:
     def _line(self) -> list[Contender]:
         now, found = self._clock.monotonic(), self._caches.rollouts.by_index(TURN, IN_LINE)
         self._refused = {uid: at for uid, at in self._refused.items() if now < at + _PASSED_OVER}
-        return [self._contender(obj, _queued_at(obj)) for obj in found if uid_of(obj) not in self._refused]
+        passed_over = self._refused.keys() | self._caches.doomed
+        return [self._contender(obj, _queued_at(obj)) for obj in found if uid_of(obj) not in passed_over]
 
     def _taken(self, uid: str = "") -> dict[LimitPlace, list[str]]:
         """Who has which place, but for the Rollout of ``uid``."""
@@ -104,7 +115,7 @@ class Turns:
             else:
                 found.setdefault(one, (claim.key, claim.places))
         for one, (key, places) in found.items():
-            for place in places if one != uid else ():
+            for place in places if one != uid and one not in self._caches.doomed else ():
                 taken.setdefault(place, []).append(f"{key.namespace}/{key.name}")
         return taken
 
@@ -118,11 +129,43 @@ class Turns:
     # --- claims ---
 
     def must_look(self, gathered: Gathered, decided: Plan) -> bool:
-        """Whether the Rollouts have to be listed before this plan may be carried out."""
-        return not self._looked and self._begins(gathered, decided)
+        """Whether the API server has to be asked what it stored before this plan may be carried out."""
+        begins = self._begins(gathered, decided)
+        waits = begins or gathered.observation.turn is not None
+        return (begins and not self._looked) or (waits and bool(self._doubtful()))
+
+    def holds_off(self, gathered: Gathered, decided: Plan) -> float:
+        """Seconds until another try to begin may be made, after the answers to some were lost; 0 for at once.
+
+        While nothing is tried, what is under way arrives or never will: only then the place can be given to others.
+        """
+        claim, now = self._claims.get(gathered.parsed.uid), self._clock.monotonic()
+        if claim is None or not self._begins(gathered, decided) or now < claim.first + _TRIES:
+            return 0.0
+        return max(0.0, claim.last + _PASSED_OVER - now)
+
+    def _doubtful(self) -> list[tuple[str, _Claim]]:
+        """Claims of which nothing was heard for so long that no request can be under way any more."""
+        now = self._clock.monotonic()
+        return [(uid, one) for uid, one in self._claims.items() if now >= one.last + _PASSED_OVER]
 
     async def look(self) -> None:
         """Bring the cache up to what the API server has stored by now. Raises KubeError."""
+        if not self._looked:
+            await self._list()
+        for uid, claim in self._doubtful():
+            try:
+                present = await self._client.get(kinds.ROLLOUT, claim.key.namespace, claim.key.name)
+            except NotFound:
+                present = {}
+            if present:
+                self._caches.rollouts.record_write(present)
+            if self._claims.get(uid) is claim:
+                del self._claims[uid]
+                self._refused[uid] = self._clock.monotonic()
+        self._tell()
+
+    async def _list(self) -> None:
         for namespace in self._caches.namespaces or (None,):
             token = ""
             while True:
@@ -146,22 +189,41 @@ class Turns:
         try:
             yield
         except _NOT_STORED as error:
-            if isinstance(error, RefusedError | TrafficRefused):
-                self._refused[uid] = self._clock.monotonic()
-            if before is not None:
-                self._claims[uid] = before  # that try may still have been stored
+            self._unclaim(uid, before, refused=isinstance(error, RefusedError | TrafficRefused))
+            raise
+        except ApiUnavailable as error:
+            if _WEBHOOK_DOWN not in str(error):
+                self._doubt(uid, before, gathered)
             else:
-                del self._claims[uid]
+                self._unclaim(uid, before, refused=True)
             raise
         except BaseException:
-            version = str(gathered.rollout["metadata"].get("resourceVersion", ""))
-            self._claims[uid] = before or _Claim(key, self._places(gathered.rollout), version)
+            self._doubt(uid, before, gathered)
             raise
         self._claims.pop(uid, None)
 
+    def _unclaim(self, uid: str, before: _Claim | None, *, refused: bool) -> None:
+        """The status was not stored. An earlier try (``before``) may still have been."""
+        if before is not None:
+            self._claims[uid] = before
+        else:
+            del self._claims[uid]
+        if refused:
+            self._refused[uid] = self._clock.monotonic()
+            self._tell()
+
+    def _doubt(self, uid: str, before: _Claim | None, gathered: Gathered) -> None:
+        """Whether the status was stored is not known."""
+        now, version = self._clock.monotonic(), str(gathered.rollout["metadata"].get("resourceVersion", ""))
+        key, places = key_of(gathered.rollout), self._places(gathered.rollout)
+        self._claims[uid] = replace(before, last=now) if before else _Claim(key, places, version, now, now)
+
     def _begins(self, gathered: Gathered, decided: Plan) -> bool:
+        before, after = gathered.parsed.status, decided.status
         return (
-            bool(self._limits) and _in_progress(decided.status) and not _in_progress(gathered.parsed.status)
+            bool(self._limits)
+            and _in_progress(after)
+            and (not _in_progress(before) or after.attempt != before.attempt)
         )
 
     # --- the line ---
@@ -173,6 +235,9 @@ class Turns:
         if known == self._known:
             return
         self._known = known
+        self._tell()
+
+    def _tell(self) -> None:
         for one in concerned(self._line(), self._taken(), self._limits):
             namespace, _, name = one.name.partition("/")
             self.on_change(ObjectKey(namespace, name))

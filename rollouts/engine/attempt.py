@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import Enum
 
 from rollouts.engine.reasons import Reason
-from rollouts.engine.versions import Revision, RevisionHash
+from rollouts.engine.versions import Identity, Revision, RevisionHash
 from rollouts.units import Weight
 
 __all__ = [
@@ -215,6 +215,10 @@ class Attempt:
     """When foreign writes were restored away from stable, newest last; only the last 10 minutes count."""
     analysis: tuple[GateSummary, ...] = ()
     aborted: AbortRecord | None = None
+
+    def is_at(self, target: Identity | None, revision: str) -> bool:
+        """Whether this is the attempt at a target, and not one that the spec has left since."""
+        return (self.canary.identity, self.canary.revision) == (target, revision)
 
     @property
     def may_carry(self) -> bool:

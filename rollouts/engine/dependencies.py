@@ -6,7 +6,8 @@ Once begun it goes on, whatever becomes of them. What is not known of another Ro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
+from itertools import islice
 
 from rollouts.engine.draft import Draft, Said
 from rollouts.engine.observation import DependencyState, DependencyView
@@ -18,8 +19,8 @@ __all__ = ["COMMIT_SETTLES", "cycle_from", "waits_for_dependencies"]
 COMMIT_SETTLES = timedelta(seconds=30)
 """The files of one commit are applied one after the other: whoever goes first may not have heard of its change yet, and
 be Healthy at what it was. Tools apply a commit within seconds; sync waves of minutes need waves in that order, too."""
-_MOST_VISITED = 256
-"""Rollouts that are looked at for a cycle."""
+_MOST_EDGES = 256
+"""Entries of ``dependsOn`` that are looked at for a cycle: no tangle of others makes one look expensive."""
 
 _WORST = (
     DependencyState.CYCLE,
@@ -43,7 +44,7 @@ def waits_for_dependencies(draft: Draft) -> Said | None:
     wanted, views = draft.spec.depends_on, draft.obs.dependencies
     if not wanted or draft.current.skip_gates:
         return None
-    if draft.current.seen_at is None:
+    if draft.current.seen_at is None or draft.current.seen_at > draft.now:  # later: the clock was set back
         draft.set_current(seen_at=draft.now)
     if len(views) != len(wanted):
         return Reason.WAITING_FOR_DEPENDENCY, "nothing is known yet of the Rollouts that it depends on"
@@ -74,7 +75,11 @@ def _said(draft: Draft, view: DependencyView) -> str:
 def _soaks(draft: Draft) -> Said | None:
     """All are Healthy: until when they have to stay so."""
     since = draft.current.seen_at or draft.now
-    ends = {view.name: view.since + view.soak for view in draft.obs.dependencies if view.since is not None}
+    ends: dict[str, datetime] = {}
+    for view in draft.obs.dependencies:
+        if view.since is not None:
+            end = view.since + view.soak
+            ends[view.name] = max(end, ends.get(view.name, end))  # named twice: the longer soak counts
     late = max(ends, key=lambda name: (ends[name], name), default="")
     if late and draft.now < ends[late]:
         draft.wake_at(ends[late])
@@ -94,12 +99,13 @@ def _soaks(draft: Draft) -> Said | None:
 def cycle_from(start: str, edges: Callable[[str], Iterable[str]]) -> tuple[str, ...]:
     """The way from ``start`` back to itself, both ends included; empty where there is none.
 
-    At most 256 are looked at: beyond that a cycle is not found, and its members wait without that word.
+    At most 256 edges are looked at: beyond that a cycle is not found, and its members wait without that word.
     """
-    came_from, ahead = dict[str, str](), [start]
-    while ahead and len(came_from) < _MOST_VISITED:
+    came_from, ahead, left = dict[str, str](), [start], _MOST_EDGES
+    while ahead and left:
         at = ahead.pop(0)
-        for one in edges(at):
+        for one in islice(edges(at), left):
+            left -= 1
             if one == start:
                 way = [at]
                 while way[-1] != start:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from rollouts.engine.draft import Draft, Said
 from rollouts.engine.reasons import Reason
 
 __all__ = ["frozen", "waits_for_thaw"]
+
+
+_RECHECK = timedelta(seconds=30)
+"""How often a Rollout looks again while freezes are not known: no watch tells when they are, if there are none."""
 
 
 def frozen(draft: Draft) -> bool:
@@ -13,8 +19,13 @@ def frozen(draft: Draft) -> bool:
     view, current = draft.obs.freeze, draft.status.current
     if view is None or (current is not None and current.skip_gates):
         return False
+    if view.since is not None and draft.now < view.since:
+        draft.wake_at(view.since)  # deadlines stand from that moment on
+        return False
     if view.until is not None:
         draft.wake_at(view.until)
+    elif not view.name:
+        draft.wake(_RECHECK)
     return True
 
 

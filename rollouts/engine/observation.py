@@ -383,6 +383,8 @@ class FreezeView:
     name: str
     reason: str
     until: datetime | None = None
+    since: datetime | None = None
+    """When it begins, of one that does not hold yet."""
 
 
 class DependencyState(Enum):

@@ -159,7 +159,7 @@ def _retarget(draft: Draft) -> bool:
     target = target_identity(draft.obs, draft.spec)
     if target == stable.identity:
         drop_canary(draft, Outcome.WITHDRAWN, f"the spec went back to {stable.label}")
-    elif (target, draft.spec.target.revision) != (canary.identity, canary.revision):
+    elif not draft.current.is_at(target, draft.spec.target.revision):
         drop_canary(draft, Outcome.SUPERSEDED, f"the spec asks for {draft.spec.target.name}")
     return False
 

@@ -86,7 +86,7 @@ def turn_of(
     limits: Mapping[LimitScope, int],
 ) -> TurnView | None:
     """What keeps ``me`` from beginning; None when it may. ``taken`` has the names of those in progress."""
-    ahead = sorted(other for other in line if other < me)
+    ahead = sorted(other for other in line if other < me and other.uid != me.uid)
     room = _Room(taken, limits)
     for other in ahead:
         room.admit(other)

@@ -36,7 +36,7 @@ def outside(draft: Draft) -> bool:
 
 def shut_out(draft: Draft) -> Said | None:
     """Reason and message while the step asks for more than there is, and a freeze has to end or a window to open."""
-    weight, present = step_weight(draft.status, draft.spec), draft.status.weight.ours or ZERO
+    weight, present = step_weight(draft.status, draft.spec), draft.status.weight.applied or ZERO
     if weight <= present or not outside(draft):
         return None
     held = waits_for_thaw(draft)

@@ -12,6 +12,7 @@ from rollouts.controller import turns as turning
 from rollouts.controller.turns import Turns
 from rollouts.engine import starting
 from rollouts.engine.turns import LimitScope
+from rollouts.kube.errors import ApiTimeout, ApiUnavailable, KubeError
 from rollouts.objects import kinds
 from rollouts.runtime.objects import ObjectKey
 from tests.kit.clock import VirtualClock, virtual_time
@@ -132,6 +133,19 @@ def test_whoever_is_in_front_and_leaves_holds_nobody_up(kind):
     found = run(CLEAN, leaves, goal=goal)
     assert found.converged
     assert most_in_progress(found) == 1
+
+
+def test_one_in_progress_that_gets_another_target_goes_to_the_end_of_the_line():
+    begun = lambda sim: bool(statuses(sim)[0].get("startedAt")) and statuses(sim)[2].get("queuedAt")  # noqa: E731
+    again = Move(when=begun, act=edit_spec(lambda spec: spec["target"].update(revision="r2")), after=1)
+    found = run(CLEAN, again)
+    assert found.converged
+    assert most_in_progress(found) == 1
+    began: dict[tuple[str, int], None] = {}
+    for record in found.history.records:
+        if record.of(kinds.ROLLOUT) and in_progress(record.after):
+            began[record.change.name, record.after["status"]["attempt"]] = None
+    assert list(began) == [("mymodel", 1), ("second", 1), ("third", 1), ("mymodel", 2)]
 
 
 def test_a_command_to_abort_and_a_revert_wait_for_nobody():
@@ -273,6 +287,58 @@ def begun_by_workers_at_once() -> int:
 
 def test_workers_that_look_at_the_same_moment_begin_one():
     assert begun_by_workers_at_once() == 1
+
+
+class Deaf(FaultyClient):
+    """Nothing of ``mymodel`` is stored: its admission webhook is down, or each request is lost."""
+
+    error: KubeError | None = None
+
+    async def patch(self, *place: Any, **options: Any) -> Object:
+        """See ``KubeClient.patch``."""
+        if self.error is not None and "mymodel" in place:
+            raise self.error
+        return await super().patch(*place, **options)
+
+
+DOWN = ApiUnavailable(
+    'Internal error occurred: failed calling webhook "a.example.com": failed to call webhook: no route',
+    status=500,
+)
+
+
+async def begun_beside(error: KubeError, after: float) -> list[str]:
+    """Who is in progress ``after`` seconds of each trying again and again."""
+    clock = VirtualClock()
+    cluster, history = Cluster(clock), History(staleness=0.0)
+    feed = Feed(cluster.api, clock, CLEAN.delivery)
+    feed.watch(Simulation.watched())
+    setup(cluster)
+    cluster.react()
+    client, source = Deaf(cluster.api, clock, history), ScriptedSource(clock)
+    process = Process(client, clock, feed, source, history, Limited(ONE_IN_A_NAMESPACE))
+    client.error = error
+    await process.parts.rollouts.reconcile(ObjectKey(NAMESPACE, "mymodel"))  # lists the Rollouts first
+    for _ in range(int(after / 5.0)):
+        for name in NAMES[:2]:
+            with contextlib.suppress(KubeError):
+                await process.parts.rollouts.reconcile(ObjectKey(NAMESPACE, name))
+        await clock.sleep(5.0)
+    return [one["metadata"]["name"] for one in cluster.all(kinds.ROLLOUT) if in_progress(one)]
+
+
+@pytest.mark.parametrize(
+    ("error", "after", "begun"),
+    [
+        (DOWN, 15.0, ["second"]),
+        (ApiTimeout("no answer"), 50.0, []),
+        (ApiTimeout("no answer"), 120.0, ["second"]),
+        (ApiUnavailable("connection reset"), 120.0, ["second"]),
+    ],
+)
+def test_one_whose_beginning_is_never_stored_does_not_hold_its_place_for_ever(error, after, begun):
+    with virtual_time() as loop:
+        assert loop.run_until_complete(begun_beside(error, after)) == begun
 
 
 # --- planted bugs -----------------------------------------------------------------------------------

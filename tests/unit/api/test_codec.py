@@ -171,6 +171,16 @@ OF_AN_ATTEMPT = {
 }
 
 
+@pytest.mark.parametrize(
+    "moment", ["9999-12-31T23:59:59Z", "9999-12-31T23:59:59-05:00", "0001-01-01T00:00:00Z"]
+)
+def test_a_time_to_which_no_duration_can_be_added_is_as_if_it_had_never_been_written(moment):
+    wait = {"target": "1:0011223344556677", "since": moment}
+    status, bad = read_status({"standingSince": moment, "targetWait": wait})
+    assert (status.standing_since, status.target_wait) == (None, None)
+    assert sorted(bad) == ["status.standingSince", "status.targetWait"]
+
+
 def test_what_belongs_to_an_attempt_is_nobodys_without_a_canary():
     """An older version, or a person, may leave it: no step, clock or abort is taken from it."""
     read, unreadable = read_status({"phase": "Healthy", "stable": ARM} | OF_AN_ATTEMPT)

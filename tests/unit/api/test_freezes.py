@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rollouts.api.freeze_models import SelectorModel
 from rollouts.api.freezes import freeze_view, read_freeze, selects
+from rollouts.api.scalars import format_time, parse_stamp, parse_time
 from rollouts.cli.lint import lint_documents
 
 NOW = datetime(2026, 12, 25, 12, tzinfo=UTC)
@@ -38,18 +41,25 @@ def test_it_holds(spec, until):
     assert view is not None
     assert (view.name, view.reason) == ("year-end", REASON)
     assert (view.until.isoformat() if view.until else None) == until
+    assert view.since is None
 
 
 @pytest.mark.parametrize(
-    "spec",
+    ("spec", "since"),
     [
-        {"start": "2026-12-26T00:00:00Z"},
-        {"end": "2026-12-25T12:00:00Z"},
-        {"windows": [{"schedule": "0 12 * * sat", "duration": "12h"}]},
+        ({"start": "2026-12-26T00:00:00Z"}, "2026-12-26T00:00:00+00:00"),
+        ({"windows": [{"schedule": "0 12 * * sat", "duration": "12h"}]}, "2026-12-26T12:00:00+00:00"),
     ],
 )
-def test_it_does_not_hold(spec):
-    assert freeze_view(read_freeze(freeze(**spec)), NOW) is None
+def test_it_does_not_hold_yet(spec, since):
+    view = freeze_view(read_freeze(freeze(**spec)), NOW)
+    assert view is not None
+    assert view.since is not None
+    assert view.since.isoformat() == since
+
+
+def test_it_is_over():
+    assert freeze_view(read_freeze(freeze(end="2026-12-25T12:00:00Z")), NOW) is None
 
 
 WRONG = [
@@ -102,6 +112,58 @@ def test_a_reason_is_one_line_without_control_characters():
     assert view is not None
     assert view.reason.startswith("a [31mbccc")
     assert len(view.reason) == 120
+
+
+@pytest.mark.parametrize("field", ["namespaceSelector", "rolloutSelector"])
+def test_a_selector_that_is_wrong_selects_everything_and_the_other_still_chooses(field):
+    chosen = {"matchLabels": {"team": "a"}}
+    wrong = {"matchExpressions": [{"key": "team", "operator": "In"}]}
+    spec = {"namespaceSelector": chosen, "rolloutSelector": chosen, field: wrong}
+    found = read_freeze(freeze(**spec))
+    selected = {
+        "namespaceSelector": selects(found.namespaces, {}),
+        "rolloutSelector": selects(found.rollouts, {}),
+    }
+    assert selected == {"namespaceSelector": False, "rolloutSelector": False, field: True}
+
+
+@pytest.mark.parametrize(
+    "edge", [{"end": "9999-12-31T23:59:59-05:00"}, {"start": "0001-01-01T00:00:00+05:00"}], ids=str
+)
+def test_a_time_that_utc_has_no_date_for_is_wrong_and_holds(edge):
+    view = freeze_view(read_freeze(freeze(**edge)), NOW)
+    assert view is not None
+    assert (
+        view.reason
+        == f"spec.{next(iter(edge))} is no time: write one as 2026-12-24T00:00:00Z, so it holds "
+        + ("until it is corrected or deleted")
+    )
+
+
+times = st.builds(
+    lambda text, zone: text + zone,
+    st.one_of(
+        st.datetimes().map(lambda one: one.isoformat()),
+        st.sampled_from(["9999-12-31T23:59:59", "0001-01-01T00:00:00", "2026-02-30T00:00:00", "", "now"]),
+    ),
+    st.sampled_from(["Z", "", "+05:00", "-05:00", "+23:59", "-23:59", "+99:99", "+00:00:01.5"]),
+)
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.one_of(times, st.text(max_size=45), st.integers(), st.none()))
+def test_whatever_stands_for_a_time_it_is_read_or_refused(text):
+    for read in (parse_time, parse_stamp):
+        try:
+            moment = read(text)
+        except ValueError:
+            continue
+        assert moment.utcoffset() == timedelta(0)
+        if read is parse_stamp:
+            assert read(format_time(moment)) == moment.replace(microsecond=0)
+            assert moment + 20 * timedelta(days=3660) > moment
+    for spec in ({"start": text}, {"end": text}):
+        assert read_freeze(freeze(**spec)).name == "year-end"
 
 
 LABELS = {"team": "a", "tier": "gold"}

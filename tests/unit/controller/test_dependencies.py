@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from rollouts.api.parsing import parse_rollout
-from rollouts.api.references import DEPENDENTS_ANNOTATION
+from rollouts.api.references import DEPENDENTS_ANNOTATION, permits
+from rollouts.controller import dependencies as controlled
 from rollouts.controller.caches import Caches
 from rollouts.controller.dependencies import dependency_views
 from rollouts.engine.observation import DependencyState
@@ -108,11 +109,47 @@ def test_a_namespace_that_is_not_watched_is_said():
 
 
 def test_a_circle_is_named_and_who_stands_behind_one_waits_for_it():
-    mine, first = rollout("mine", {"name": "first"}), rollout("first", {"name": "mine"}, status=HEALTHY)
+    mine, first = rollout("mine", {"name": "first"}), rollout("first", {"name": "mine"})
     assert seen(mine, first) == [(DependencyState.CYCLE, "a/mine -> a/first -> a/mine")]
     behind = rollout("behind", {"name": "mine"})
     assert [state for state, _ in seen(behind, mine, first)] == [DependencyState.UNHEALTHY]
     assert seen(rollout("self", {"name": "self"})) == [(DependencyState.CYCLE, "a/self -> a/self")]
+
+
+def test_who_is_healthy_waits_for_nobody_and_makes_no_circle():
+    mine, first = rollout("mine", {"name": "first"}), rollout("first", {"name": "mine"}, status=HEALTHY)
+    assert seen(mine, first) == [(DependencyState.HEALTHY, "")]
+    third = rollout("third", {"name": "mine"})
+    both = rollout("mine", {"name": "first"}, {"name": "third"})
+    assert seen(both, first, third)[1] == (DependencyState.CYCLE, "a/mine -> a/third -> a/mine")
+
+
+def test_a_circle_names_the_neighbour_and_counts_the_others_shortly():
+    names = ["m" * 253, "n" * 253, "o", "p"]
+    around = [
+        rollout(name, {"name": after}) for name, after in zip(names, [*names[1:], names[0]], strict=True)
+    ]
+    ((state, detail),) = seen(*around)
+    assert state is DependencyState.CYCLE
+    assert detail == f"a/{'m' * 78}... -> a/{'n' * 78}... -> 2 more -> a/{'m' * 78}..."
+
+
+def test_a_tangle_of_others_makes_no_look_expensive(monkeypatch: pytest.MonkeyPatch):
+    asked: list[str] = []
+
+    def counting(obj: Object, namespace: str) -> bool:
+        asked.append(namespace)
+        return permits(obj, namespace)
+
+    monkeypatch.setattr(controlled, "permits", counting)
+    names = [f"r{number}" for number in range(60)]
+    tangle = [
+        rollout(name, *({"name": names[(at + step) % 60]} for step in range(1, 17)))
+        for at, name in enumerate(names)
+    ]
+    mine = rollout("mine", *({"name": name} for name in names[:16]))
+    assert {state for state, _ in seen(mine, *tangle)} == {DependencyState.UNHEALTHY}
+    assert len(asked) <= 16 + 256
 
 
 def test_a_change_of_the_first_is_told_to_those_behind_it():

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from rollouts.controller import freezes
 from rollouts.controller.caches import Caches
 from rollouts.controller.freezes import Freezes
 from rollouts.objects import kinds
@@ -57,6 +58,41 @@ def test_of_several_the_one_that_holds_longest_is_said():
     )
     assert seen(short, late).startswith("late: ")
     assert seen(short, late, freeze_object("ever")).startswith("ever: ")
+
+
+def test_where_none_holds_the_one_that_begins_next_is_told():
+    soon, late = (
+        freeze_object(name, start=f"{year}-01-01T00:00:00Z") for name, year in (("b", 2040), ("a", 2050))
+    )
+    assert seen(late, soon).startswith("b: ")
+    assert seen(late, soon, freeze_object("now")).startswith("now: ")
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [
+        {"end": "9999-12-31T23:59:59-05:00"},
+        {"start": "0001-01-01T00:00:00+05:00"},
+        {"start": 7, "end": []},
+        {"rolloutSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}},
+        {"rolloutSelector": {"matchLabels": [1]}},
+    ],
+    ids=str,
+)
+def test_no_freeze_that_is_wrong_keeps_a_rollout_from_being_looked_at(edge):
+    said = seen(freeze_object("odd", **edge))
+    assert said.startswith("odd: ")
+    assert said.endswith("so it holds until it is corrected or deleted")
+
+
+def test_a_freeze_that_no_reader_foresaw_holds_and_raises_nothing(monkeypatch: pytest.MonkeyPatch):
+    def stumble(_: Any) -> Any:
+        raise OverflowError("date value out of range")
+
+    monkeypatch.setattr(freezes, "read_freeze", stumble)
+    assert (
+        seen(freeze_object("odd")) == "odd: it cannot be read, so it holds until it is corrected or deleted"
+    )
 
 
 TEAM = {"namespaceSelector": {"matchLabels": {"team": "a"}}}

@@ -75,7 +75,9 @@ def of_adapter(name: str, *, pool: bool) -> Object:
     return found
 
 
-def waits(limits: dict[LimitScope, int], asks: Object, *others: Object, model: bool = False) -> str:
+def waits(
+    limits: dict[LimitScope, int], asks: Object, *others: Object, model: bool = False, doomed: str = ""
+) -> str:
     """What the one that asks waits for, beside others that are stored; empty for nothing."""
 
     async def look() -> str:
@@ -93,6 +95,8 @@ def waits(limits: dict[LimitScope, int], asks: Object, *others: Object, model: b
             if "status" in one:
                 cluster.write_status(kinds.ROLLOUT, one["metadata"]["name"], one["status"])
         feed.connect(caches, lag=0, catch_up=0.0)
+        ends = cluster.get(kinds.ROLLOUT, doomed) if doomed else None
+        caches.doomed |= {ends["metadata"]["uid"]} if ends is not None else set()
         raw = cluster.get(kinds.ROLLOUT, asks["metadata"]["name"])
         assert raw is not None
         name = asks["spec"]["target"].get("pool", {}).get("name")
@@ -134,6 +138,17 @@ def test_one_that_is_being_deleted_holds_no_place():
     cached = Caches(None, VirtualClock())  # type: ignore[arg-type]
     cached.rollouts.apply({**other, "metadata": {**other["metadata"], "uid": "u", "resourceVersion": "1"}})
     assert cached.rollouts.by_index("turn", "begun") == []
+
+
+@pytest.mark.parametrize("started", [True, False])
+def test_one_whose_namespace_ends_holds_no_place_and_stands_in_no_line(started):
+    other = begun(rollout_object(name="other"))
+    if not started:
+        del other["status"]["startedAt"]
+        other["status"] |= {"waitingFor": "Turn", "queuedAt": "2030-01-01T00:00:00Z"}
+    limits = {LimitScope.CONTROLLER: 1}
+    assert waits(limits, rollout_object(), other) == "under this controller"
+    assert waits(limits, rollout_object(), other, doomed="other") == ""
 
 
 def test_without_limits_nobody_waits():

@@ -63,6 +63,34 @@ def test_a_weight_that_is_there_stays_and_the_next_one_waits():
     assert found.status.phase is Phase.HEALTHY
 
 
+def test_deadlines_stand_from_the_moment_when_a_freeze_begins():
+    found = World(spec(weight(10), pause(), progress_deadline=timedelta(minutes=10)))
+    found.programmed = False
+    found.freeze = replace(YEAR_END, since=START + timedelta(minutes=5))
+    found.settle()
+    assert live(found) == 10
+    assert found.step().requeue_after <= timedelta(minutes=5)
+    found.advance(300)
+    assert found.status.standing_since == START + timedelta(minutes=5)
+    found.advance(3 * 3600)
+    assert found.status.aborted is None
+
+
+def test_it_looks_again_soon_while_freezes_are_not_known():
+    found = world(freeze=FreezeView(name="", reason="they cannot be listed"))
+    assert found.step().requeue_after == timedelta(seconds=30)
+
+
+def test_a_weight_that_somebody_lowered_is_said_as_it_is():
+    found = world(weight(50), pause())
+    found.freeze = YEAR_END
+    found.overwrite({pool("v1"): 95, pool("v2"): 5}, manager="argocd-controller", gitops=True)
+    found.settle()
+    assert found.status.reason == "Frozen"
+    assert found.status.message.endswith("; weight stays at 5%")
+    assert live(found) == 5
+
+
 def test_what_is_not_known_freezes():
     found = world(freeze=FreezeView(name="", reason="they cannot be listed"))
     assert found.status.message.endswith(

@@ -46,6 +46,12 @@ def test_where_there_is_a_place_nobody_waits():
     assert turn_of(contender(1, "a"), [], {}, limits(namespace=1)) is None
 
 
+def test_nobody_stands_behind_itself():
+    me = contender(2, "a", since=5)
+    asks_anew = contender(2, "a", since=9)
+    assert turn_of(asks_anew, [me], {}, limits(namespace=1)) is None
+
+
 def test_a_full_namespace_is_named_with_who_is_in_it_and_who_is_in_front():
     line = [contender(number, "a") for number in (3, 4)]
     found = turn_of(contender(5, "a"), line, taken(contender(1, "a"), contender(2, "a")), limits(namespace=2))
