@@ -147,7 +147,7 @@ class AttemptCapacityModel(ApiModel):
     """Pods of an attempt, where `strategy.canary.capacity` is set."""
 
     stable_at_start: Number = 0
-    """N: stable's Ready pods at the start."""
+    """N: stable's replicas at the start, or its Ready pods where those are more."""
     wanted: Number = 0
     """Replicas that the canary's workload is given: stored before it is scaled."""
     reached: Number = 0

@@ -57,10 +57,10 @@ class WorkloadScaler:
         if workload is None or workload.resource_version != action.resource_version:
             raise Conflict(f"the workload of {action.identity.name} changed since it was read")
         await self._fresh_rollout(gathered)
-        if action.at_most is None:
+        if action.replicas < workload.replicas:
             await self._fresh_traffic(gathered)
-        else:
-            await self._count(namespace, action)
+        elif action.at_most is not None:
+            await self._count(namespace, action, action.at_most)
         try:
             await self._write(namespace, workload, action.replicas, tell=tell)
         except (Invalid, Forbidden, ApiUnavailable) as error:
@@ -110,15 +110,14 @@ class WorkloadScaler:
 
     # --- before a number rises ---
 
-    async def _count(self, namespace: str, action: ScaleWorkload) -> None:
+    async def _count(self, namespace: str, action: ScaleWorkload, at_most: int) -> None:
         """Raise Conflict where the arms would have more pods together than they may."""
-        assert action.at_most is not None
         own = await self._pods(namespace, action.identity)
         total = max(action.replicas, own)
         for arm in action.beside:
             total += max(await self._pods(namespace, arm), await self._replicas(namespace, arm))
-        if total > action.at_most:
-            raise Conflict(f"{total} pods would be more than {action.at_most}: counted anew")
+        if total > at_most:
+            raise Conflict(f"{total} pods would be more than {at_most}: counted anew")
 
     async def _pods(self, namespace: str, arm: Identity) -> int:
         pool = self._pool(namespace, arm)

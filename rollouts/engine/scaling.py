@@ -137,11 +137,11 @@ def _stored(draft: Draft) -> tuple[int, int] | None:
     return stored.capacity.stable_at_start, stored.capacity.wanted
 
 
-def _raise(draft: Draft, canary: Identity, view: WorkloadView, wanted: int, most: int) -> None:
+def _raise(draft: Draft, canary: Identity, view: WorkloadView, wanted: int, most: int | None) -> None:
     """Ask for the replicas that there is room for; what somebody else lowered is restored, and said."""
     capacity = draft.current.capacity
     assert capacity is not None
-    allowed = room(draft, canary)
+    allowed = room(draft, canary, wanted)
     replicas = min(wanted, allowed)
     if replicas <= view.replicas or view.live > allowed:
         draft.wake(_RECHECK)
@@ -181,7 +181,7 @@ def _may_grow(draft: Draft) -> bool:
 
 
 def _needs_room(draft: Draft) -> bool:
-    """Whether an attempt waits for pods of what lost: then ``delay`` is over."""
+    """Whether an attempt waits for what the pods of a loser take, by maxSurge or on the nodes: ``delay`` is over."""
     current = draft.status.current
     if (
         current is None
@@ -190,7 +190,12 @@ def _needs_room(draft: Draft) -> bool:
     ):
         return False
     blocker = shortage(draft, current.canary.identity, _asked(draft))
-    return blocker is not None and blocker.reason is Reason.CAPACITY_EXHAUSTED
+    if blocker is None:
+        return False
+    no_node = (
+        blocker.reason is Reason.WAITING_FOR_PODS and draft.obs.workloads[current.canary.identity].pending
+    )
+    return bool(no_node) or blocker.reason is Reason.CAPACITY_EXHAUSTED
 
 
 # --- what lost -------------------------------------------------------------------------------------

@@ -45,13 +45,15 @@ RESTORE_WINDOW = timedelta(minutes=10)
 
 
 def stable_pods(draft: Draft) -> int:
-    """N: stable's Ready pods at the start, or as far as that has come; without any, what it is meant to have."""
+    """N: stable's replicas at the start, or its Ready pods where those are more; until then those of now.
+
+    Not what is Ready alone: what is to replace a version that is sick has to carry what all of its pods would.
+    """
     current = draft.status.current
-    known = current.capacity.stable_at_start if current is not None and current.capacity is not None else 0
-    if current is not None and current.started_at is not None and known:
-        return known
+    if current is not None and current.started_at is not None and current.capacity is not None:
+        return current.capacity.stable_at_start
     view = draft.obs.workloads.get(draft.stable.identity, WorkloadView())
-    return max(known, draft.obs.ready(draft.stable.identity) or view.replicas)
+    return max(draft.obs.ready(draft.stable.identity), view.replicas)
 
 
 def beside(draft: Draft, canary: Identity) -> tuple[Identity, ...]:
@@ -60,12 +62,14 @@ def beside(draft: Draft, canary: Identity) -> tuple[Identity, ...]:
     return tuple(dict.fromkeys(arm for arm in others if arm != canary))
 
 
-def room(draft: Draft, canary: Identity) -> int:
-    """Pods that the canary may have beside the others."""
+def room(draft: Draft, canary: Identity, wanted: int) -> int:
+    """Pods that the canary, which is to have ``wanted``, may have beside the others: all of them without maxSurge."""
     policy = draft.spec.canary.capacity
     assert policy is not None
-    taken = sum(draft.obs.workloads.get(arm, WorkloadView()).pods for arm in beside(draft, canary))
-    return most_pods(stable_pods(draft), policy) - taken
+    most = most_pods(stable_pods(draft), policy)
+    if most is None:
+        return max(wanted, draft.obs.workloads[canary].live)
+    return most - sum(draft.obs.workloads.get(arm, WorkloadView()).pods for arm in beside(draft, canary))
 
 
 def is_unknown(draft: Draft, canary: Identity) -> Blocker | None:
@@ -128,7 +132,7 @@ def _missing(draft: Draft, canary: Identity, needed: int, what: str) -> Blocker:
             "leave replicas out of what is applied"
         )
         return Blocker(reason=Reason.REPLICAS_CONTENDED, message=f"{what}; {why}")
-    if room(draft, canary) < needed and view.replicas < needed:
+    if room(draft, canary, needed) < needed and view.replicas < needed:
         return Blocker(reason=Reason.CAPACITY_EXHAUSTED, message=f"{what}; {_full(draft, canary)}")
     pending = f": {view.pending} Pending, {view.words or 'no node is said to fit'}" if view.pending else ""
     return Blocker(

@@ -96,8 +96,8 @@ class Planted:
     containing: str = ""
 
 
-async def _no_count(self: WorkloadScaler, namespace: str, action: Any) -> None:
-    del self, namespace, action
+async def _no_count(self: WorkloadScaler, namespace: str, action: Any, at_most: int) -> None:
+    del self, namespace, action, at_most
 
 
 def _budget_unseen(patch: pytest.MonkeyPatch) -> None:

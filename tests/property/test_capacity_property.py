@@ -179,7 +179,8 @@ class Pods(RuleBasedStateMachine):
                 action.identity
             }
             taken = sum(world.fleets[arm].taken for arm in beside) + max(action.replicas, fleet.live)
-            assert taken <= most_pods(capacity.stable_at_start, policy), "no more pods than there is room for"
+            most = most_pods(capacity.stable_at_start, policy)
+            assert most is None or taken <= most, "no more pods than there is room for"
             return
         assert any(one.identity == action.identity and one.decided for one in status.scale_downs)
         assert world.share_of(action.identity) == 0, "what has weight is never scaled down"
