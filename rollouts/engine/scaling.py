@@ -29,6 +29,7 @@ from rollouts.engine.shortage import (
     RESTORE_WINDOW,
     beside,
     contended,
+    is_quick,
     is_unknown,
     room,
     shortage,
@@ -109,7 +110,7 @@ def _scale_up(draft: Draft, policy: Capacity) -> None:
         current.capacity or AttemptCapacity(),
     )
     needed = pods_for(_asked(draft), pods, policy)
-    grows = _may_grow(draft) and infeasible(pods, policy) is None
+    grows = _may_grow(draft) and (is_quick(draft) or infeasible(pods, policy) is None)
     wanted = max(before.wanted, needed) if grows else before.wanted
     draft.set_current(
         capacity=replace(

@@ -12,6 +12,7 @@ from rollouts.engine.capacity import infeasible, most_pods, pods_for
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Blocker, WorkloadView
 from rollouts.engine.reasons import Reason
+from rollouts.engine.rollout_spec import Capacity
 from rollouts.engine.versions import Identity
 from rollouts.units import Weight, format_weight
 
@@ -19,6 +20,7 @@ __all__ = [
     "CAPACITY_REASONS",
     "beside",
     "contended",
+    "is_quick",
     "is_unknown",
     "restores_left",
     "room",
@@ -103,18 +105,32 @@ def shortage(draft: Draft, canary: Identity, weight: Weight) -> Blocker | None:
     policy = draft.spec.canary.capacity
     if policy is None:
         return None
+    needed, ready = _needed(draft, policy, weight), draft.obs.ready(canary)
+    current = draft.status.current
+    if ready >= needed and current is not None and (is_quick(draft) or current.started_at is not None):
+        return None  # whatever makes them, and however many more there could not be
     unknown = is_unknown(draft, canary)
     if unknown is not None:
         return unknown
-    pods = stable_pods(draft)
-    wrong = infeasible(pods, policy)
+    wrong = None if is_quick(draft) else infeasible(stable_pods(draft), policy)
     if wrong is not None:
         return Blocker(reason=Reason.CAPACITY_INFEASIBLE, message=wrong)
-    needed, ready = pods_for(weight, pods, policy), draft.obs.ready(canary)
     if ready >= needed:
         return None
     what = f"weight {format_weight(weight)} needs {needed} Ready pods of {canary.name}, {ready} are"
     return _missing(draft, canary, needed, what)
+
+
+def is_quick(draft: Draft) -> bool:
+    """A way back by the rollback window, or ``promote --full``: takes the pods that it can get."""
+    return draft.status.current is not None and draft.status.current.skip_gates
+
+
+def _needed(draft: Draft, policy: Capacity, weight: Weight) -> int:
+    """Ready pods for a weight; the fewest that may be where a way back is all that could serve."""
+    if weight and is_quick(draft) and not draft.obs.ready(draft.stable.identity):
+        return policy.min_replicas
+    return pods_for(weight, stable_pods(draft), policy)
 
 
 def _missing(draft: Draft, canary: Identity, needed: int, what: str) -> Blocker:

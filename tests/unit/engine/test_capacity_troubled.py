@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from rollouts.engine.capacity import infeasible
+from rollouts.engine.observation import Blocker
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity, PodCount
 from tests.kit.fleet import Fleet, PodState
 from tests.kit.world import World, spec, weight
-from tests.unit.engine.test_capacity import QUICK, V1, V2, V3, come, started, to, world
+from tests.unit.engine.test_capacity import QUICK, V1, V2, V3, come, promoted, started, to, world
 
 STEPS = (weight(10), weight(50))
 
@@ -90,3 +92,64 @@ def test_before_it_starts_an_attempt_goes_by_the_pods_of_now() -> None:
 
 def test_without_max_surge_nothing_is_infeasible() -> None:
     assert infeasible(8, Capacity(headroom=10.0, min_replicas=500)) is None
+
+
+# --- the way back ----------------------------------------------------------------------------------
+
+
+def gone(**fields: Any) -> World:
+    """v2 was promoted, and v1 has no pods any more; back to it costs no gates."""
+    made = promoted(rollback_window=timedelta(hours=1), **fields)
+    made.advance(61)
+    made.fleets[V1].settle()
+    made.settle()
+    assert made.fleets[V1].replicas == 0
+    return made
+
+
+def test_back_to_pods_that_are_there_whatever_became_of_stable_s_workload() -> None:
+    made = promoted(rollback_window=timedelta(hours=1))
+    made.fleets[V2].problem = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="no Deployment matches v2")
+    made.fleets[V2].pods, made.fleets[V2].replicas = [], 0
+    made.settle()
+    to(made, "v1")
+    come(made, V1)
+
+    assert made.share_of(V1) == 1
+
+
+def test_back_to_pods_that_are_there_although_stable_grew_beyond_max_surge() -> None:
+    made = promoted(rollback_window=timedelta(hours=1), capacity=replace(QUICK, max_surge=PodCount(number=8)))
+    made.fleets[V2].scale(9)
+    made.fleets[V2].pods = [PodState.READY, *[PodState.STARTING] * 8]
+    made.fleets[V1].scale(9)
+    made.fleets[V1].settle()
+    made.settle()
+    to(made, "v1")
+    made.advance(5)
+
+    assert made.status.reason == Reason.PROMOTED
+
+
+def test_back_with_what_is_ready_where_nobody_serves() -> None:
+    made = gone()
+    made.fleets[V2].pods = [PodState.STARTING] * 8
+    made.settle()
+    to(made, "v1")
+    assert made.fleets[V1].scales == [0, 8]
+    made.fleets[V1].pods = [PodState.READY, *[PodState.PENDING] * 7]
+    made.settle()
+    made.advance(5)
+
+    assert made.share_of(V1) == 1
+
+
+def test_a_way_back_that_does_not_fit_at_once_takes_what_fits() -> None:
+    made = gone(capacity=replace(QUICK, max_surge=PodCount(number=100, percent=True), headroom=1.0))
+    assert made.spec is not None
+    tight = replace(QUICK, max_surge=PodCount(number=4))
+    made.edit(replace(made.spec, canary=replace(made.spec.canary, capacity=tight)))
+    to(made, "v1")
+
+    assert made.status.reason == Reason.CAPACITY_EXHAUSTED
+    assert made.fleets[V1].scales == [0, 4]
