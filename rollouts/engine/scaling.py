@@ -22,7 +22,7 @@ from rollouts.engine.draft import Draft
 from rollouts.engine.observation import WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity, OnDelete
-from rollouts.engine.rollout_status import RolloutStatus, ScaleDown
+from rollouts.engine.rollout_status import FOR_OTHERS, RolloutStatus, ScaleDown
 from rollouts.engine.shortage import (
     CAPACITY_REASONS,
     RESTORE_LIMIT,
@@ -167,10 +167,12 @@ def _raise(draft: Draft, canary: Identity, view: WorkloadView, wanted: int, most
 
 
 def _asked(draft: Draft) -> Weight:
-    """The weight whose pods are wanted now: none while the target lacks something else than pods."""
+    """The weight whose pods are wanted now: none while the target lacks, or waits for, something else than pods."""
     current = draft.current
     if current.started_at is not None:
         return step_weight(draft.status, draft.spec)
+    if not current.skip_gates and draft.status.waiting_for in FOR_OTHERS:
+        return ZERO  # pods of one in line could be what somebody in front of it lacks
     lacking = draft.target_problem
     if lacking is not None and lacking[0] not in (*CAPACITY_REASONS, Reason.TARGET_NOT_READY):
         return ZERO

@@ -18,6 +18,7 @@ from rollouts.units import Weight, format_weight
 
 __all__ = [
     "CAPACITY_REASONS",
+    "PODS_TO_COME",
     "beside",
     "contended",
     "is_quick",
@@ -40,6 +41,9 @@ CAPACITY_REASONS = frozenset(
     }
 )
 """Reasons of ``shortage``: pods are all that a target with one of them lacks."""
+
+PODS_TO_COME = CAPACITY_REASONS - {Reason.CAPACITY_INFEASIBLE, Reason.CAPACITY_UNKNOWN}
+"""Those of a target that lacks pods and no edit: it is in line without them, and gets them when it may begin."""
 
 RESTORE_LIMIT = 5
 RESTORE_WINDOW = timedelta(minutes=10)

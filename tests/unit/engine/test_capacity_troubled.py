@@ -9,11 +9,19 @@ from typing import Any
 import pytest
 
 from rollouts.engine.capacity import infeasible
-from rollouts.engine.observation import Blocker
+from rollouts.engine.observation import (
+    Blocker,
+    DependencyState,
+    DependencyView,
+    FreezeView,
+    TurnView,
+    WindowView,
+)
 from rollouts.engine.reasons import Reason
-from rollouts.engine.rollout_spec import Capacity, PodCount
+from rollouts.engine.rollout_spec import Capacity, Dependency, PodCount, Window
+from rollouts.engine.rollout_status import WaitingFor
 from tests.kit.fleet import Fleet, PodState
-from tests.kit.world import World, spec, weight
+from tests.kit.world import START, World, spec, weight
 from tests.unit.engine.test_capacity import QUICK, V1, V2, V3, come, promoted, started, to, world
 
 STEPS = (weight(10), weight(50))
@@ -153,3 +161,107 @@ def test_a_way_back_that_does_not_fit_at_once_takes_what_fits() -> None:
 
     assert made.status.reason == Reason.CAPACITY_EXHAUSTED
     assert made.fleets[V1].scales == [0, 4]
+
+
+# --- who waits for others gets no pods yet ---------------------------------------------------------
+
+DAYS = timedelta(days=3)
+OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any], Reason, WaitingFor]] = {
+    "freeze": (
+        {},
+        {"freeze": FreezeView(name="year-end", until=START + DAYS, reason="none")},
+        Reason.FROZEN,
+        WaitingFor.FREEZE,
+    ),
+    "window": (
+        {"windows": (Window(schedule="0 9 * * 1", duration=timedelta(hours=1), time_zone="UTC"),)},
+        {"window": WindowView(opens_at=START + DAYS, closes_at=START + DAYS + timedelta(hours=1))},
+        Reason.OUTSIDE_WINDOW,
+        WaitingFor.WINDOW,
+    ),
+    "turn": (
+        {},
+        {"turn": TurnView(where="in namespace a", limit=1, holders=("a/x",))},
+        Reason.WAITING_FOR_TURN,
+        WaitingFor.TURN,
+    ),
+    "order": (
+        {"depends_on": (Dependency(namespace="a", name="x", soak=timedelta(0)),)},
+        {
+            "dependencies": (
+                DependencyView(
+                    name="x", state=DependencyState.UNHEALTHY, soak=timedelta(0), detail="Progressing"
+                ),
+            )
+        },
+        Reason.WAITING_FOR_DEPENDENCY,
+        WaitingFor.DEPENDENCY,
+    ),
+}
+
+
+def behind(what: str) -> World:
+    """A new target without pods, whose attempt has to wait for others."""
+    fields, views, reason, waiting_for = OTHERS[what]
+    made = World(
+        spec=spec(*STEPS, target="v1", capacity=QUICK, **fields),
+        fleets={V1: Fleet.of("vllm-v1", 8), V2: Fleet.of("vllm-v2", 0)},
+    )
+    made.settle()
+    for name, view in views.items():
+        setattr(made, name, view)
+    to(made, "v2")
+    made.advance(60)
+    assert made.status.reason == reason
+    assert made.status.waiting_for is waiting_for
+    return made
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_no_pods_are_made_for_an_attempt_that_waits_for_others(what: str) -> None:
+    made = behind(what)
+
+    assert made.fleets[V2].scales == []
+    made.say("promote")
+    assert made.status.last_command is not None
+    assert "`promote --full` does" in made.status.last_command.message
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_promote_full_makes_the_pods_and_begins(what: str) -> None:
+    made = behind(what)
+    made.say("promoteFull")
+
+    assert made.fleets[V2].scales == [8]
+    for _ in range(2):
+        come(made, V2)
+    assert made.status.reason == Reason.PROMOTED
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_when_that_is_over_pods_are_made(what: str) -> None:
+    made = behind(what)
+    made.freeze, made.turn, made.now = None, None, START + DAYS
+    made.dependencies = tuple(
+        replace(view, state=DependencyState.HEALTHY, since=START) for view in made.dependencies
+    )
+    made.settle()
+
+    assert made.fleets[V2].scales == [1]
+    come(made, V2)
+    assert made.weights == [1000]
+
+
+def test_a_target_s_deadline_stands_while_it_waits_for_others_without_pods() -> None:
+    made = behind("turn")
+    assert made.spec is not None
+    limit = timedelta(minutes=10)
+    made.edit(replace(made.spec, canary=replace(made.spec.canary, target_deadline=limit)))
+    made.advance(3600)
+    assert made.status.waiting_for is WaitingFor.TURN
+
+    made.turn = None
+    made.settle()
+    assert made.status.reason == Reason.WAITING_FOR_PODS
+    made.advance(601)
+    assert made.status.reason == Reason.TARGET_DEADLINE_EXCEEDED
