@@ -23,8 +23,9 @@ from rollouts.traffic.backends import pools_of, rules_of
 
 __all__ = ["InFlight", "ScaleRefusals", "WorkloadViews", "find_workload"]
 
-ScaleRefusals = dict[tuple[str, Identity], str]
-"""By namespace and arm: what the API server said to the last try to scale its workload."""
+ScaleRefusals = dict[tuple[str, Identity, bool], str]
+"""By namespace, arm, and whether it was to fall: what the API server said to the last try to scale its workload. What
+was said to a rise is no reason to leave a loser without a try."""
 
 _SHOWN = 4
 
@@ -113,7 +114,7 @@ class WorkloadViews:
             managed_by=self._caches.autoscaler_of(pool.namespace, workload) or workload.owner,
             in_flight=self._in_flight.requests(pool) if loses else None,
             used_by=self._used_by(parsed, pool, workload) if loses else "",
-            refused=self._refusals.get((parsed.namespace, arm), ""),
+            refused=self._refusals.get((parsed.namespace, arm, loses), ""),
         )
 
     def _used_by(self, parsed: ParsedRollout, pool: Pool, workload: Workload) -> str:

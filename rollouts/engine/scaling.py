@@ -155,6 +155,7 @@ def _raise(draft: Draft, canary: Identity, view: WorkloadView, wanted: int, most
         draft.set_current(capacity=replace(capacity, restores=(*recent, draft.now)[-RESTORE_LIMIT:]))
         message = f"somebody gave {view.what} {view.replicas} replicas; restoring {replicas}"
         draft.event(EventType.WARNING, Reason.REPLICAS_RESTORED, message)
+    draft.wake(_RECHECK)  # the write may fail
     draft.actions.append(
         ScaleWorkload(
             identity=canary,

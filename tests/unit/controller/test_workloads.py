@@ -90,7 +90,8 @@ class Cluster:
         downs = (ScaleDown(identity=arm),) if loses else ()
         status = RolloutStatus(stable=revision_of(V1, ""), scale_downs=downs)
         parsed = replace(parse_rollout(rollout), status=status)
-        return WorkloadViews(self.caches, Busy(), {("default", V1): "forbidden"}).views(parsed, V2).get(arm)
+        said = {("default", V1, True): "forbidden", ("default", V1, False): "over quota"}
+        return WorkloadViews(self.caches, Busy(), said).views(parsed, V2).get(arm)
 
     def problem(self) -> str:
         found = self.view()
@@ -245,7 +246,7 @@ def test_routes_that_send_requests_to_what_lost_are_named(route: Object, used_by
     assert lost is not None
     assert stays is not None
     assert (lost.used_by, lost.in_flight, lost.refused) == (used_by, 5, "forbidden")
-    assert (stays.used_by, stays.in_flight) == ("", None)
+    assert (stays.used_by, stays.in_flight, stays.refused) == ("", None, "over quota")
 
 
 def test_another_pool_over_the_same_pods_is_used_as_well() -> None:
