@@ -57,7 +57,10 @@ SCALE_DOWNS = 8
 
 def keep_capacity(draft: Draft) -> None:
     """What this plan does about workloads; behind all that decides about weights and phases."""
-    if draft.obs.spec is None or draft.obs.problems or draft.status.stable is None:
+    if draft.status.stable is None:
+        return
+    if draft.obs.spec is None or draft.obs.problems or _is_hidden(draft):
+        _note_losers(draft)  # nothing is scaled by a policy that nobody can read, and nothing is forgotten
         return
     if draft.spec.canary.capacity is None:
         draft.set(scale_downs=())
@@ -69,6 +72,11 @@ def keep_capacity(draft: Draft) -> None:
         _scale_up(draft, draft.spec.canary.capacity)
     if not draft.spec.paused:
         _scale_down(draft, draft.spec.canary.capacity, hurry=_needs_room(draft))
+
+
+def _is_hidden(draft: Draft) -> bool:
+    """Whether the policy may be in a shared strategy that is missing, or cannot be used."""
+    return draft.strategy_problem is not None and draft.spec.canary.capacity is None
 
 
 def owes_scaling(status: RolloutStatus) -> bool:
@@ -84,6 +92,9 @@ def finish_scaling(draft: Draft) -> bool:
     spec = draft.obs.spec
     keeps = draft.obs.on_delete is OnDelete.KEEP_TRAFFIC
     if keeps or spec is None or draft.obs.problems or spec.canary.capacity is None:
+        if draft.strategy_problem is not None:
+            for one in draft.status.scale_downs:
+                _leave(draft, one.identity.name, draft.strategy_problem.message)
         return False
     if draft.status.current is not None and draft.current.capacity is not None:
         if draft.current.aborted is None:
@@ -272,13 +283,16 @@ def _leave(draft: Draft, name: str, why: str) -> None:
 
 
 def _has_weight(draft: Draft, identity: Identity) -> bool:
-    """Whether the traffic object, or the record of the way back, still sends requests to a version, or may."""
+    """Whether the traffic object, or the record of the way back, still sends requests to a version, or may.
+
+    What only gets copies (a mirror) is in use by somebody else: ``used_by``, which ends.
+    """
     traffic, arm = draft.obs.traffic, identity.arm
     if traffic is None:
         return True  # nobody knows
     listed = any(rule.entries.get(arm, 0) > 0 for rule in traffic.rules)
     ways = (draft.obs.ways.get(record) for record in draft.status.way_back if record.canary.arm == arm)
-    return listed or arm in traffic.pins or arm in traffic.mirrored or any(map(carries, ways))
+    return listed or arm in traffic.pins or any(map(carries, ways))
 
 
 def _not_ours(draft: Draft, one: ScaleDown, view: WorkloadView, *, over: bool) -> str:

@@ -141,7 +141,7 @@ def _missing(draft: Draft, canary: Identity, needed: int, what: str) -> Blocker:
     view, current = draft.obs.workloads[canary], draft.status.current
     capacity = current.capacity if current is not None else None
     if view.managed_by and view.replicas < needed:
-        why = f"{view.managed_by} scales {view.what}, which has {view.replicas} replicas: raise its minimum"
+        why = f"{view.managed_by} scales {view.what}, which has {view.replicas} replicas: {_raise_by(view)}"
         return Blocker(reason=Reason.CAPACITY_MANAGED_ELSEWHERE, message=f"{what}; {why}")
     if view.refused and view.replicas < needed:
         why = f"the API server refuses to scale {view.what}: {view.refused}"
@@ -158,6 +158,14 @@ def _missing(draft: Draft, canary: Identity, needed: int, what: str) -> Blocker:
     return Blocker(
         reason=Reason.WAITING_FOR_PODS,
         message=f"{what}; waiting for {needed - draft.obs.ready(canary)}{pending}",
+    )
+
+
+def _raise_by(view: WorkloadView) -> str:
+    return (
+        "raise its minimum"
+        if view.replicas
+        else "scale it to its minimum once; an autoscaler does nothing at 0"
     )
 
 

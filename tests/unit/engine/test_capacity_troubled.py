@@ -14,6 +14,7 @@ from rollouts.engine.observation import (
     DependencyState,
     DependencyView,
     FreezeView,
+    StrategyView,
     TurnView,
     WindowView,
 )
@@ -265,3 +266,84 @@ def test_a_target_s_deadline_stands_while_it_waits_for_others_without_pods() -> 
     assert made.status.reason == Reason.WAITING_FOR_PODS
     made.advance(601)
     assert made.status.reason == Reason.TARGET_DEADLINE_EXCEEDED
+
+
+# --- what lost -------------------------------------------------------------------------------------
+
+
+def hide(made: World) -> Capacity:
+    """The shared strategy that ``capacity`` was in is gone; what was in it."""
+    assert made.spec is not None
+    capacity = made.spec.canary.capacity
+    assert capacity is not None
+    problem = Blocker(reason=Reason.STRATEGY_MISSING, message="RolloutStrategy a does not exist")
+    made.strategy = StrategyView(used=None, problem=problem)
+    made.spec = replace(made.spec, canary=replace(made.spec.canary, capacity=None))
+    return capacity
+
+
+def test_a_shared_strategy_that_is_missing_for_a_while_makes_nothing_forgotten() -> None:
+    made = promoted()
+    assert made.spec is not None
+    capacity = hide(made)
+    made.settle()
+    made.advance(600)
+    assert made.fleets[V1].scales == []
+
+    made.strategy = None
+    made.spec = replace(made.spec, canary=replace(made.spec.canary, capacity=capacity))
+    made.settle()
+    made.advance(61)
+    assert made.fleets[V1].scales == [0]
+
+
+@pytest.mark.parametrize("how", ["strategy", "spec"])
+def test_who_loses_while_nobody_can_read_the_policy_is_not_forgotten(how: str) -> None:
+    made = started()
+    assert made.spec is not None
+    kept = made.spec
+    if how == "strategy":
+        hide(made)
+    else:
+        made.spec = None
+    made.say("abort")
+    made.settle()
+    assert [one.identity for one in made.status.scale_downs] == [V2]
+
+    made.strategy, made.spec = None, kept
+    made.settle()
+    made.advance(61)
+    assert made.fleets[V2].scales == [1, 0]
+
+
+def test_a_rollout_is_deleted_together_with_its_strategy() -> None:
+    made = promoted()
+    hide(made)
+    made.deleting = True
+    made.advance(1)
+
+    assert not made.finalizer
+    assert made.events[-1].message == "v1 is not scaled down: RolloutStrategy a does not exist"
+
+
+def test_a_mirror_to_an_aborted_canary_is_waited_for_no_longer_than_the_drain() -> None:
+    made = started()
+    made.say("abort")
+    made.mirrored = frozenset({V2})
+    made.fleets[V2].used_by = "a mirror of HTTPRoute mymodel"
+    made.settle()
+    made.advance(61)
+    assert made.status.scale_downs[0].message == "a mirror of HTTPRoute mymodel sends requests to v2"
+    made.advance(300)
+
+    assert made.status.scale_downs == ()
+    assert made.fleets[V2].scales == [1]
+
+
+def test_an_autoscaler_at_zero_is_to_be_woken() -> None:
+    made = world()
+    made.fleets[V2].scale(0)
+    made.fleets[V2].managed_by = "HorizontalPodAutoscaler vllm-v2"
+    made.advance(10)
+
+    assert made.status.message.endswith("scale it to its minimum once; an autoscaler does nothing at 0")
