@@ -100,6 +100,10 @@ def finish_scaling(draft: Draft) -> bool:
         if draft.current.aborted is None:
             _owe(draft, draft.current.canary.identity)
         draft.set_current(capacity=None)
+    if draft.obs.in_haste:
+        for one in draft.status.scale_downs:
+            _leave(draft, one.identity.name, "its namespace ends, or the controller is being stopped")
+        return False
     _scale_down(draft, spec.canary.capacity, hurry=True)
     if not draft.status.scale_downs:
         return False

@@ -347,3 +347,17 @@ def test_an_autoscaler_at_zero_is_to_be_woken() -> None:
     made.advance(10)
 
     assert made.status.message.endswith("scale it to its minimum once; an autoscaler does nothing at 0")
+
+
+def test_a_deleted_rollout_is_let_go_where_nobody_will_be_left() -> None:
+    made = started()
+    made.deleting = True
+    made.fleets[V2].in_flight = 2
+    made.advance(1)
+    assert made.finalizer
+
+    made.in_haste = True
+    made.settle()
+    assert not made.finalizer
+    assert made.weights[-1] == 0
+    assert "its namespace ends, or the controller is being stopped" in made.events[-1].message
