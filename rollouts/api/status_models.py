@@ -175,6 +175,10 @@ class ScaleDownModel(ApiModel):
     """Since when it has no weight."""
     decided: bool = False
     """It is to be scaled down now: stored before the workload is."""
+    reached: bool = False
+    """Its workload was seen scaled down: more replicas later are somebody else's doing."""
+    restores: Annotated[list[Time], Field(max_length=64)] = Field(default=[])
+    """When what somebody scaled up again was scaled down again, in the last 10 minutes."""
     message: Said = ""
     """What it waits for."""
 

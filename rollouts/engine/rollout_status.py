@@ -211,6 +211,10 @@ class ScaleDown:
     """Since when it has no weight; None while it has some."""
     decided: bool = False
     """It is to be scaled down now: stored before the workload is written."""
+    reached: bool = False
+    """Its workload was seen scaled down: more replicas later are somebody else's doing."""
+    restores: tuple[datetime, ...] = ()
+    """When what somebody scaled up again was scaled down again; only the last 10 minutes count."""
     message: str = ""
     """What it waits for."""
 

@@ -274,10 +274,18 @@ def _look(draft: Draft, one: ScaleDown, policy: Capacity, *, hurry: bool) -> Sca
     if view.what and view.replicas <= to:
         # Pods that are ending count beside a canary's until they are gone.
         gone = draft.obs.deleting or view.live <= to
-        return None if gone else replace(one, message=f"pods of {name} are ending")
+        return None if gone else replace(one, reached=True, message=f"pods of {name} are ending")
     waits = _waits(draft, view, name, due, last)
     if waits:
         return replace(one, decided=False, message=waits)
+    recent = tuple(at for at in one.restores if draft.now - at < RESTORE_WINDOW)
+    if one.reached and len(recent) >= RESTORE_LIMIT:
+        _leave(draft, name, f"somebody scaled {view.what} up again {RESTORE_LIMIT} times in 10 minutes")
+        return None
+    if one.reached:
+        one = replace(one, reached=False, restores=(*recent, draft.now))
+        message = f"somebody gave {view.what} {view.replicas} replicas; it lost, and gets {to}"
+        draft.event(EventType.WARNING, Reason.REPLICAS_RESTORED, message)
     return _write_down(draft, one, view, to)
 
 

@@ -361,3 +361,34 @@ def test_a_deleted_rollout_is_let_go_where_nobody_will_be_left() -> None:
     assert not made.finalizer
     assert made.weights[-1] == 0
     assert "its namespace ends, or the controller is being stopped" in made.events[-1].message
+
+
+def test_a_loser_that_somebody_scales_up_again_is_left_after_five_times() -> None:
+    made = promoted()
+    made.advance(61)
+    old = made.fleets[V1]
+    for _ in range(8):
+        if old.replicas == 0:
+            old.replicas, old.version = 8, old.version + 1
+            old.follow()
+        made.advance(10)
+
+    assert old.scales == [0] * 6
+    assert old.replicas == 8
+    assert made.status.scale_downs == ()
+    assert made.events[-1].message.endswith(
+        "somebody scaled Deployment vllm-v1 up again 5 times in 10 minutes"
+    )
+
+
+def test_a_loser_that_is_scaled_up_again_now_and_then_is_scaled_down_each_time() -> None:
+    made = promoted()
+    made.advance(61)
+    old = made.fleets[V1]
+    for _ in range(8):
+        old.replicas, old.version = 8, old.version + 1
+        old.follow()
+        made.advance(180)
+
+    assert old.scales == [0] * 9
+    assert len(made.status.scale_downs[0].restores) <= 5
