@@ -206,13 +206,15 @@ class ScaleDownPolicyModel(ApiModel):
 
 class CapacityModel(ApiModel):
     """The controller scales the canary's workload with its weight, and the loser's down after the end; stable is never
-    scaled. Needs the chart value `capacity.enabled`. N are stable's Ready pods at the start."""
+    scaled. Needs the chart value `capacity.enabled`. N are stable's replicas at the start, or its Ready
+    pods where those are more."""
 
     max_surge: Annotated[int | str, Field(json_schema_extra={"x-kubernetes-int-or-string": True})] | None = (
         None
     )
-    """Pods of both versions together over N: a number, or a percentage of N such as "50%", rounded up. Without it as
-    many as the steps need. Where the canary at 100 % needs more, nothing is scaled and no weight is written."""
+    """Pods of both versions together over N: a number, or a percentage of N such as "50%", rounded up. Without it there
+    is no limit: the steps get what they need. Where the canary at 100 % needs more, nothing is scaled and no weight is
+    written."""
     headroom: Annotated[float | int, bounds(0, 10, above=True)] = 1.0
     """Weight w needs max(minReplicas, ceil(w x N x this)) Ready pods of the canary before it is written: below 1 where
     the canary's GPUs do more each."""

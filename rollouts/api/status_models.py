@@ -147,7 +147,7 @@ class AttemptCapacityModel(ApiModel):
     """Pods of an attempt, where `strategy.canary.capacity` is set."""
 
     stable_at_start: Number = 0
-    """N: stable's Ready pods at the start."""
+    """N: stable's replicas at the start, or its Ready pods where those are more."""
     wanted: Number = 0
     """Replicas that the canary's workload is given: stored before it is scaled."""
     reached: Number = 0
@@ -175,6 +175,10 @@ class ScaleDownModel(ApiModel):
     """Since when it has no weight."""
     decided: bool = False
     """It is to be scaled down now: stored before the workload is."""
+    reached: bool = False
+    """Its workload was seen scaled down: more replicas later are somebody else's doing."""
+    restores: Annotated[list[Time], Field(max_length=64)] = Field(default=[])
+    """When what somebody scaled up again was scaled down again, in the last 10 minutes."""
     message: Said = ""
     """What it waits for."""
 

@@ -152,7 +152,9 @@ class Controller:
         Rollout that gives traffic back is waited for, and for a moment one that may be deleted any time now. In a
         namespace that ends Rollouts are deleted after the last Pod has gone, so they are taken for deleted now.
         """
-        begun = self._clock.monotonic()
+        begun, self.caches.leaving = self._clock.monotonic(), True
+        for one in filter(self._goes, self._held_rollouts()):
+            self._rollout_queue.add(key_of(one))  # it may wait for a drain that ends too late
         while self.leading and not self._stopping.is_set():
             waited = self._clock.monotonic() - begun
             held = list(self._held_rollouts())

@@ -239,6 +239,8 @@ class Caches:
         self.namespaces = tuple(sorted(set(namespaces)))
         self.doomed: set[str] = set()
         """UIDs of Rollouts whose namespace ends: as good as deleted. A namesake in a new namespace has another UID."""
+        self.leaving = False
+        """This process is about to end: what is deleted is let go at once."""
         self.rollouts = Store(
             indexes={
                 _ROUTE: _rollout_by_route,

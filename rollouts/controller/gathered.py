@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rollouts.api.parsing import ParsedRollout
@@ -13,6 +13,7 @@ from rollouts.engine.observation import (
 )
 from rollouts.engine.rollout_status import WayBack
 from rollouts.kube.client import Resource
+from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["ComparedGates", "Gathered", "WayObject"]
 
@@ -48,3 +49,5 @@ class Gathered:
     carrier: Carrier | None
     ways: Mapping[WayBack, WayObject]
     """Where the object of each recorded way back lives, and what it says now."""
+    written: dict[tuple[Resource, ObjectKey], str] = field(default_factory=dict)
+    """resourceVersions of traffic objects as this very plan has stored them."""

@@ -186,6 +186,7 @@ class Gatherer:
             status=parsed.status,
             spec=parsed.spec,
             deleting=parsed.deleting,
+            in_haste=self._caches.leaving or parsed.uid in self._caches.doomed,
             has_finalizer=parsed.has_finalizer,
             command=parsed.command,
             on_delete=parsed.on_delete,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from rollouts.controller.caches import Caches
@@ -10,7 +10,7 @@ from rollouts.engine.versions import Identity
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.mirrors import Mirror, mirrors_of
 
-__all__ = ["mirrored_arms"]
+__all__ = ["mirrored_arms", "mirroring_route"]
 
 
 def mirrored_arms(
@@ -22,6 +22,16 @@ def mirrored_arms(
     if not mirrors:
         return frozenset()
     return frozenset(arm for arm in arms if any(_reaches(caches, namespace, item, arm) for item in mirrors))
+
+
+def mirroring_route(caches: Caches, namespace: str, arms: Collection[Identity]) -> str:
+    """Name of a route of the namespace that sends one of the arms copies; empty where none does."""
+    for route in caches.mirroring_routes(namespace):
+        if any(
+            _reaches(caches, namespace, item, arm) for item in mirrors_of(route.get("spec")) for arm in arms
+        ):
+            return str(route["metadata"]["name"])
+    return ""
 
 
 def _reaches(caches: Caches, namespace: str, mirror: Mirror, arm: Identity) -> bool:

@@ -1,6 +1,7 @@
-"""Performing: the actions of a plan, in order, one API write at a time, then the status.
+"""Performing: the actions of a plan, in order, one API write at a time, then the status, and workloads last.
 
-A Conflict anywhere discards the rest of the plan; the key is planned again.
+A Conflict anywhere discards the rest of the plan; the key is planned again. What becomes of a workload's write holds up
+nothing: what it does was decided by what an earlier plan has stored.
 """
 
 from __future__ import annotations
@@ -92,13 +93,13 @@ class Performer:
         self._gates = GateWriter(client, caches, events, builder)
 
     async def perform(self, gathered: Gathered, plan: Plan, *, tell: bool = True) -> None:
-        """All actions, then the status, then Events. Raises KubeError and TrafficRefused.
+        """All actions but scales, then the status, then Events. Raises KubeError and TrafficRefused.
 
         ``tell`` False: the traffic and the status that are stored are no reason to plan again.
         """
         events = [action for action in plan.actions if isinstance(action, EmitEvent)]
         for action in plan.actions:
-            if not isinstance(action, EmitEvent):
+            if not isinstance(action, EmitEvent | ScaleWorkload):
                 events += await self._act(gathered, action, tell=tell)
         parsed = gathered.parsed
         if plan.status.hold in _OBEYS and plan.status.hold is not parsed.status.hold:
@@ -109,6 +110,13 @@ class Performer:
         for event in events:
             await self._events.emit(gathered.rollout, event)
 
+    async def scale(self, gathered: Gathered, plan: Plan, *, tell: bool = True) -> None:
+        """The scales of a plan that was performed. Raises Conflict, and NotLeading; all else is told."""
+        for action in plan.actions:
+            if isinstance(action, ScaleWorkload):
+                for event in await self._scaler.scale(gathered, action, tell=tell):
+                    await self._events.emit(gathered.rollout, event)
+
     async def _act(self, gathered: Gathered, action: Action, *, tell: bool) -> list[EmitEvent]:
         if isinstance(action, GateAction):
             await self._gates.perform(gathered, action)
@@ -118,8 +126,6 @@ class Performer:
                 return await self._traffic.write(gathered, action, tell=tell)
             case ReturnTraffic():
                 return await self._traffic.give_back(gathered, action, tell=tell)
-            case ScaleWorkload():
-                return await self._scaler.scale(gathered, action, tell=tell)
             case SetFinalizer():
                 await self._set_finalizer(gathered, present=action.present, tell=tell)
             case ReleaseTraffic():

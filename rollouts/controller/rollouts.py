@@ -131,6 +131,7 @@ class RolloutReconciler:
             if isinstance(action, EmitEvent) and action.reason == Reason.WEIGHT_RESTORED:
                 self._metrics.foreign_writes.labels(key.namespace, key.name).inc()
         self._publish(gathered, decided, now)
+        await self._performer.scale(gathered, decided, tell=following.tell)
         return None if following.wait is None else following.wait.total_seconds()
 
     def _decide(self, key: ObjectKey, gathered: Gathered, now: datetime) -> Plan:
@@ -194,6 +195,7 @@ class RolloutReconciler:
             _log.info("refusal_not_shown", namespace=key.namespace, rollout=key.name, reason="it is gone")
         else:
             self._publish(gathered, decided, now)
+            await self._performer.scale(gathered, decided)
         return decided
 
 

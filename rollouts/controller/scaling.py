@@ -7,6 +7,7 @@ planned; before one falls, the traffic object is.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -18,11 +19,12 @@ from rollouts.engine.actions import EmitEvent, EventType, ScaleWorkload
 from rollouts.engine.reasons import Reason
 from rollouts.engine.versions import Identity
 from rollouts.kube.client import KubeClient, PatchKind
-from rollouts.kube.errors import ApiUnavailable, Conflict, Forbidden, Invalid, KubeError, NotFound
+from rollouts.kube.errors import Conflict, KubeError, NotFound, RetryableError
 from rollouts.objects import kinds
 from rollouts.objects.pods import holds_resources
 from rollouts.objects.pools import Pool
 from rollouts.objects.workloads import Workload, read_workload
+from rollouts.runtime.fencing import NotLeading
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["Fresh", "WorkloadScaler"]
@@ -33,6 +35,8 @@ Fresh = Callable[[Gathered], Awaitable[None]]
 """Raises Conflict unless what was planned on is what the API server has."""
 
 _PAGE = 500
+_PATIENCE = 3.0
+"""Seconds for all requests of one scale: nothing else is done for the Rollout meanwhile, no abort either."""
 
 
 class WorkloadScaler:
@@ -44,41 +48,68 @@ class WorkloadScaler:
         self._client = client
         self._caches = caches
         self._refusals = refusals
+        self._told: ScaleRefusals = {}
         self._fresh_rollout = rollout
         self._fresh_traffic = traffic
 
     async def scale(self, gathered: Gathered, action: ScaleWorkload, *, tell: bool) -> list[EmitEvent]:
         """Store the replicas; the Event that says so. Raises Conflict where something moved on meanwhile.
 
-        A refusal is told and kept for the next look, and holds nothing else up.
+        NotLeading is raised, too. Whatever else happens is told, and left to the next look.
         """
-        namespace, place = gathered.parsed.namespace, (gathered.parsed.namespace, action.identity)
+        namespace = gathered.parsed.namespace
         workload = self._workload(namespace, action.identity)
         if workload is None or workload.resource_version != action.resource_version:
             raise Conflict(f"the workload of {action.identity.name} changed since it was read")
-        await self._fresh_rollout(gathered)
-        if action.at_most is None:
-            await self._fresh_traffic(gathered)
-        else:
-            await self._count(namespace, action)
+        falls = action.replicas < workload.replicas
+        place = (namespace, action.identity, falls)
         try:
-            await self._write(namespace, workload, action.replicas, tell=tell)
-        except (Invalid, Forbidden, ApiUnavailable) as error:
-            if isinstance(error, ApiUnavailable) and error.status != 500:
-                raise
-            return self._refused(place, workload, error)
+            async with asyncio.timeout(_PATIENCE) as deadline:
+                await self._guarded(gathered, workload, action, falls=falls, tell=tell)
         except NotFound:
-            raise Conflict(f"{workload.what} is gone") from None
+            raise Conflict(f"{workload.what}, or what it was looked at with, is gone") from None
+        except (Conflict, NotLeading):
+            raise
+        except KubeError as error:
+            refused = not isinstance(error, RetryableError) or error.status == 500
+            return self._failed(place, workload, str(error), refused=refused)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            return self._failed(place, workload, f"no answer within {_PATIENCE:g} s", refused=False)
         self._refusals.pop(place, None)
+        self._told.pop(place, None)
         _log.info("workload_scaled", namespace=namespace, workload=workload.what, replicas=action.replicas)
         message = f"{workload.what}: {workload.replicas} replicas to {action.replicas}"
         return [EmitEvent(type=EventType.NORMAL, reason=Reason.SCALED, message=message)]
 
-    def _refused(self, place: tuple[str, Identity], workload: Workload, error: KubeError) -> list[EmitEvent]:
-        words = str(error)
-        told = self._refusals.get(place) == words
-        self._refusals[place] = words
-        _log.warning("scale_refused", namespace=place[0], workload=workload.what, error=type(error).__name__)
+    async def _guarded(
+        self, gathered: Gathered, workload: Workload, action: ScaleWorkload, *, falls: bool, tell: bool
+    ) -> None:
+        await self._fresh_rollout(gathered)
+        if falls:
+            await self._fresh_traffic(gathered)
+        elif action.at_most is not None:
+            await self._count(gathered.parsed.namespace, action, action.at_most)
+        await self._write(gathered.parsed.namespace, workload, action.replicas, tell=tell)
+
+    def _failed(
+        self, place: tuple[str, Identity, bool], workload: Workload, words: str, *, refused: bool
+    ) -> list[EmitEvent]:
+        """Keep the words for the next look, which tries again; say them once.
+
+        A loser is left for a refusal, not because the API server was slow, or busy.
+        """
+        _, _, falls = place
+        told = self._told.get(place) == words
+        self._told[place] = words
+        if refused or not falls:
+            self._refusals[place] = words
+        else:
+            self._refusals.pop(place, None)
+        _log.warning(
+            "scale_refused", namespace=place[0], workload=workload.what, error=words, refused=refused
+        )
         message = f"{workload.what} cannot be scaled: {words}"
         return (
             [] if told else [EmitEvent(type=EventType.WARNING, reason=Reason.SCALE_REFUSED, message=message)]
@@ -110,15 +141,14 @@ class WorkloadScaler:
 
     # --- before a number rises ---
 
-    async def _count(self, namespace: str, action: ScaleWorkload) -> None:
+    async def _count(self, namespace: str, action: ScaleWorkload, at_most: int) -> None:
         """Raise Conflict where the arms would have more pods together than they may."""
-        assert action.at_most is not None
         own = await self._pods(namespace, action.identity)
         total = max(action.replicas, own)
         for arm in action.beside:
             total += max(await self._pods(namespace, arm), await self._replicas(namespace, arm))
-        if total > action.at_most:
-            raise Conflict(f"{total} pods would be more than {action.at_most}: counted anew")
+        if total > at_most:
+            raise Conflict(f"{total} pods would be more than {at_most}: counted anew")
 
     async def _pods(self, namespace: str, arm: Identity) -> int:
         pool = self._pool(namespace, arm)

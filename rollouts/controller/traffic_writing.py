@@ -35,7 +35,7 @@ from rollouts.kube.errors import (
     NotFound,
 )
 from rollouts.objects import kinds
-from rollouts.runtime.objects import ObjectKey
+from rollouts.runtime.objects import ObjectKey, version_of
 from rollouts.traffic import wayback
 from rollouts.traffic.releasing import release
 from rollouts.traffic.writes import Apply, RenderRefusal, Write
@@ -109,7 +109,7 @@ class TrafficWriter:
             return []
         carried = (carrier.resource, ObjectKey(carrier.namespace, carrier.name))
         await self._demand_fresh(gathered)
-        await self._send(*carried, write, carrier.rendered_from, tell=tell)
+        gathered.written[carried] = await self._send(*carried, write, carrier.rendered_from, tell=tell)
         arm = action.desired.canary.name if action.desired.canary is not None else "the canary"
         return self._written(gathered, *carried, action.reason, arm, action.desired.weight)
 
@@ -123,7 +123,10 @@ class TrafficWriter:
         if write is None:
             return []
         await self._demand_fresh(gathered, whatever_spec=True)
-        await self._send(found.resource, key, write, f"{record.kind} {record.name}", tell=tell)
+        source = f"{record.kind} {record.name}"
+        gathered.written[found.resource, key] = await self._send(
+            found.resource, key, write, source, tell=tell
+        )
         return self._written(gathered, found.resource, key, action.reason, record.canary.name, action.limit)
 
     def _written(
@@ -156,8 +159,11 @@ class TrafficWriter:
         rendered_from: str,
         *,
         tell: bool,
-    ) -> None:
-        """Store a write of a traffic object. Raises TrafficRefused when the server will not have it."""
+    ) -> str:
+        """Store a write of a traffic object; its resourceVersion from then on.
+
+        Raises TrafficRefused when the server will not have it.
+        """
         kind, body = (
             (PatchKind.APPLY, write.body) if isinstance(write, Apply) else (PatchKind.JSON, write.operations)
         )
@@ -173,6 +179,7 @@ class TrafficWriter:
             if refusal is None:
                 raise
             raise refusal from None
+        return version_of(stored)
 
     async def _demand_fresh(self, gathered: Gathered, *, whatever_spec: bool = False) -> None:
         """Raise Conflict unless the API server's Rollout is the very one that was planned on.
@@ -199,7 +206,7 @@ class TrafficWriter:
         await self._demand_fresh(gathered)
 
     async def demand_fresh_traffic(self, gathered: Gathered) -> None:
-        """Raise Conflict unless the traffic object is the one that was planned on.
+        """Raise Conflict unless the traffic object is the one that was planned on, or that this plan has stored.
 
         Kinds are watched apart: after a restart the Rollout may be newer in the cache than its traffic object, and
         what is then seen there is no foreign write but our own past.
@@ -208,7 +215,8 @@ class TrafficWriter:
         if carrier is None or raw is None:
             return
         live = await self._client.get(carrier.resource, carrier.namespace, carrier.name)
-        if live["metadata"].get("resourceVersion") != raw["metadata"].get("resourceVersion"):
+        place = (carrier.resource, ObjectKey(carrier.namespace, carrier.name))
+        if version_of(live) != gathered.written.get(place, version_of(raw)):
             self._caches.by_resource()[carrier.resource].record_write(live)
             raise Conflict(f"{carrier.resource.kind} {carrier.name} changed since it was read")
 

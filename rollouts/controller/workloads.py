@@ -11,20 +11,22 @@ from typing import Any, Protocol
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.references import serving_pools
 from rollouts.controller.caches import Caches
+from rollouts.controller.mirroring import mirroring_route
 from rollouts.engine.observation import Blocker, WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.versions import Identity
 from rollouts.objects.fields import items_at, map_of, metadata_of
 from rollouts.objects.pods import pending_words
-from rollouts.objects.pools import Pool
+from rollouts.objects.pools import POOL_KIND, Pool
 from rollouts.objects.workloads import WORKLOAD_ANNOTATION, Workload
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.backends import pools_of, rules_of
 
 __all__ = ["InFlight", "ScaleRefusals", "WorkloadViews", "find_workload"]
 
-ScaleRefusals = dict[tuple[str, Identity], str]
-"""By namespace and arm: what the API server said to the last try to scale its workload."""
+ScaleRefusals = dict[tuple[str, Identity, bool], str]
+"""By namespace, arm, and whether it was to fall: what the API server said to the last try to scale its workload. What
+was said to a rise is no reason to leave a loser without a try."""
 
 _SHOWN = 4
 
@@ -49,6 +51,12 @@ def find_workload(caches: Caches, pool: Pool) -> Workload | Blocker:
     asked = caches.workload_asked(pool)
     if asked:
         named = [one for one in found if one.reference == asked]
+        busy = [one for one in found if one.reference != asked and one.replicas]
+        if named and busy:
+            return _unknown(
+                f"{_names(busy)} makes pods of {pool.name} as well as {asked}, which is named there; whose they are "
+                "nobody can tell: scale the others to 0, or give each its own labels"
+            )
         if named:
             return named[0]
         why = f"{WORKLOAD_ANNOTATION}: {asked} on {pool.name} names no workload whose pods are the pool's"
@@ -113,7 +121,7 @@ class WorkloadViews:
             managed_by=self._caches.autoscaler_of(pool.namespace, workload) or workload.owner,
             in_flight=self._in_flight.requests(pool) if loses else None,
             used_by=self._used_by(parsed, pool, workload) if loses else "",
-            refused=self._refusals.get((parsed.namespace, arm), ""),
+            refused=self._refusals.get((parsed.namespace, arm, loses), ""),
         )
 
     def _used_by(self, parsed: ParsedRollout, pool: Pool, workload: Workload) -> str:
@@ -128,7 +136,9 @@ class WorkloadViews:
                 mine = key == ObjectKey(parsed.namespace, parsed.name)
                 if not mine and other is not None and one.name in serving_pools(other):
                     return f"Rollout {key.name}"
-        return ""
+        arms = [Identity(kind=POOL_KIND, group=one.group, name=one.name) for one in pools]
+        mirror = mirroring_route(self._caches, pool.namespace, arms)
+        return f"a mirror of HTTPRoute {mirror}" if mirror else ""
 
     def _makes(self, pool: Pool, workload: Workload) -> bool:
         return any(one.reference == workload.reference for one in self._caches.workloads_of(pool))

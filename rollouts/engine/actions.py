@@ -176,7 +176,7 @@ class ScaleWorkload:
     """Give the workload of an arm so many replicas, guarded by its ``resource_version``.
 
     ``at_most``: pods that the arms in ``beside`` and this one may have together, as counted at the API server right
-    before; None where the number falls.
+    before; None where there is no limit, as where the number falls.
     """
 
     identity: Identity

@@ -114,7 +114,7 @@ class AttemptCapacity:
     """Pods of an attempt: how many are wanted is stored before a workload is scaled, so that a late cache never is."""
 
     stable_at_start: int = 0
-    """N: stable's Ready pods, the most that were seen until the first step began."""
+    """N: stable's replicas, or its Ready pods where those are more, as they were when the first step began."""
     wanted: int = 0
     """The canary's replicas that the weights asked for so far; never falls within an attempt."""
     reached: int = 0

@@ -19,16 +19,15 @@ def pods_for(weight: Weight, stable: int, policy: Capacity) -> int:
     return max(policy.min_replicas, ceil(Fraction(weight, FULL) * stable * headroom))
 
 
-def most_pods(stable: int, policy: Capacity) -> int:
-    """Pods that both versions may have together: N + maxSurge."""
-    surge = policy.max_surge
-    return stable + (pods_for(FULL, stable, policy) if surge is None else surge.of(stable))
+def most_pods(stable: int, policy: Capacity) -> int | None:
+    """Pods that all versions may have together: N + maxSurge; None where nobody set a limit."""
+    return None if policy.max_surge is None else stable + policy.max_surge.of(stable)
 
 
 def infeasible(stable: int, policy: Capacity) -> str | None:
     """Why the canary cannot come to 100 % beside all of stable's pods, and which numbers would do; None when it can."""
     needed, most = pods_for(FULL, stable, policy), most_pods(stable, policy)
-    if stable + needed <= most:
+    if most is None or stable + needed <= most:
         return None
     spare, lower = most - stable, ""
     if spare >= max(policy.min_replicas, 1) and stable:

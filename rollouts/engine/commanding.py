@@ -15,7 +15,7 @@ from rollouts.engine.naming import background_run, step_run
 from rollouts.engine.observation import Claim, GateOutcome
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AnalysisStep, ApproveStep, JobStep, PauseStep, WeightStep
-from rollouts.engine.rollout_status import CommandRecord, CommandResult, HoldReason, RolloutStatus, WaitingFor
+from rollouts.engine.rollout_status import FOR_OTHERS, CommandRecord, CommandResult, HoldReason, RolloutStatus
 from rollouts.engine.starting import complete_split, start_attempt
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.wayback import is_back
@@ -33,10 +33,6 @@ _VERBS = {
     CommandAction.PROMOTE_FULL: "promote --full",
     CommandAction.RETRY: "retry",
 }
-
-
-_FOR_OTHERS = (WaitingFor.FREEZE, WaitingFor.DEPENDENCY, WaitingFor.TURN)
-"""What an attempt waits for that could begin, its target being ready: ``promoteFull`` begins it."""
 
 
 class _Rejected(Exception):
@@ -157,7 +153,7 @@ def _waits_for_others(draft: Draft) -> bool:
     """Whether nothing but others keep an attempt from beginning."""
     current = draft.status.current
     unbegun = current is not None and current.started_at is None and current.aborted is None
-    return unbegun and draft.obs.status.waiting_for in _FOR_OTHERS
+    return unbegun and draft.obs.status.waiting_for in FOR_OTHERS
 
 
 def _started(draft: Draft, verb: str) -> Attempt:

@@ -437,6 +437,8 @@ class Observation:
     """UID of the Rollout: a namesake made later is another one."""
     problems: tuple[Problem, ...] = ()
     deleting: bool = False
+    in_haste: bool = False
+    """Nobody may be here soon who could let the Rollout go: its namespace ends, or this controller is leaving."""
     has_finalizer: bool = False
     on_delete: OnDelete = OnDelete.RESTORE_STABLE
     """As far as it can be read: ``spec`` may be None."""

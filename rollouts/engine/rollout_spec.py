@@ -199,11 +199,12 @@ class PodCount:
 class Capacity:
     """``strategy.canary.capacity``: the canary's workload is scaled with its weight, the loser's after the end.
 
-    N are stable's Ready pods at the start. Stable is never scaled before it has lost.
+    N are stable's replicas at the start, or its Ready pods where those are more. Stable is never scaled before it has
+    lost.
     """
 
     max_surge: PodCount | None = None
-    """Pods of both versions together over N; None: as many as the steps need."""
+    """Pods of both versions together over N; None: no limit, the steps get what they need."""
     headroom: float = 1.0
     """The canary has max(``min_replicas``, ceil(w x N x this)) pods before it gets weight w."""
     min_replicas: int = 1

@@ -17,6 +17,7 @@ from rollouts.engine.versions import Identity, Revision
 from rollouts.units import FULL, Weight
 
 __all__ = [
+    "FOR_OTHERS",
     "CommandRecord",
     "CommandResult",
     "Condition",
@@ -79,7 +80,11 @@ class WaitingFor(Enum):
     DEPENDENCY = "Dependency"
     """Rollouts that go first."""
     TURN = "Turn"
-    """A place among the Rollouts in progress: who waits for that, and for nothing else, is in line."""
+    """A place among the Rollouts in progress: who waits for that, and lacks nothing but pods to come, is in line."""
+
+
+FOR_OTHERS = frozenset({WaitingFor.FREEZE, WaitingFor.DEPENDENCY, WaitingFor.TURN, WaitingFor.WINDOW})
+"""What an attempt that has not begun waits for, its target lacking pods to come at most: ``promoteFull`` begins it."""
 
 
 class SettledBy(Enum):
@@ -206,6 +211,10 @@ class ScaleDown:
     """Since when it has no weight; None while it has some."""
     decided: bool = False
     """It is to be scaled down now: stored before the workload is written."""
+    reached: bool = False
+    """Its workload was seen scaled down: more replicas later are somebody else's doing."""
+    restores: tuple[datetime, ...] = ()
+    """When what somebody scaled up again was scaled down again; only the last 10 minutes count."""
     message: str = ""
     """What it waits for."""
 

@@ -22,13 +22,14 @@ from rollouts.engine.draft import Draft
 from rollouts.engine.observation import WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity, OnDelete
-from rollouts.engine.rollout_status import RolloutStatus, ScaleDown
+from rollouts.engine.rollout_status import FOR_OTHERS, RolloutStatus, ScaleDown
 from rollouts.engine.shortage import (
     CAPACITY_REASONS,
     RESTORE_LIMIT,
     RESTORE_WINDOW,
     beside,
     contended,
+    is_quick,
     is_unknown,
     room,
     shortage,
@@ -56,7 +57,10 @@ SCALE_DOWNS = 8
 
 def keep_capacity(draft: Draft) -> None:
     """What this plan does about workloads; behind all that decides about weights and phases."""
-    if draft.obs.spec is None or draft.obs.problems or draft.status.stable is None:
+    if draft.status.stable is None:
+        return
+    if draft.obs.spec is None or draft.obs.problems or _is_hidden(draft):
+        _note_losers(draft)  # nothing is scaled by a policy that nobody can read, and nothing is forgotten
         return
     if draft.spec.canary.capacity is None:
         draft.set(scale_downs=())
@@ -68,6 +72,11 @@ def keep_capacity(draft: Draft) -> None:
         _scale_up(draft, draft.spec.canary.capacity)
     if not draft.spec.paused:
         _scale_down(draft, draft.spec.canary.capacity, hurry=_needs_room(draft))
+
+
+def _is_hidden(draft: Draft) -> bool:
+    """Whether the policy may be in a shared strategy that is missing, or cannot be used."""
+    return draft.strategy_problem is not None and draft.spec.canary.capacity is None
 
 
 def owes_scaling(status: RolloutStatus) -> bool:
@@ -83,11 +92,18 @@ def finish_scaling(draft: Draft) -> bool:
     spec = draft.obs.spec
     keeps = draft.obs.on_delete is OnDelete.KEEP_TRAFFIC
     if keeps or spec is None or draft.obs.problems or spec.canary.capacity is None:
+        if draft.strategy_problem is not None:
+            for one in draft.status.scale_downs:
+                _leave(draft, one.identity.name, draft.strategy_problem.message)
         return False
     if draft.status.current is not None and draft.current.capacity is not None:
         if draft.current.aborted is None:
             _owe(draft, draft.current.canary.identity)
         draft.set_current(capacity=None)
+    if draft.obs.in_haste:
+        for one in draft.status.scale_downs:
+            _leave(draft, one.identity.name, "its namespace ends, or the controller is being stopped")
+        return False
     _scale_down(draft, spec.canary.capacity, hurry=True)
     if not draft.status.scale_downs:
         return False
@@ -109,7 +125,7 @@ def _scale_up(draft: Draft, policy: Capacity) -> None:
         current.capacity or AttemptCapacity(),
     )
     needed = pods_for(_asked(draft), pods, policy)
-    grows = _may_grow(draft) and infeasible(pods, policy) is None
+    grows = _may_grow(draft) and (is_quick(draft) or infeasible(pods, policy) is None)
     wanted = max(before.wanted, needed) if grows else before.wanted
     draft.set_current(
         capacity=replace(
@@ -137,11 +153,11 @@ def _stored(draft: Draft) -> tuple[int, int] | None:
     return stored.capacity.stable_at_start, stored.capacity.wanted
 
 
-def _raise(draft: Draft, canary: Identity, view: WorkloadView, wanted: int, most: int) -> None:
+def _raise(draft: Draft, canary: Identity, view: WorkloadView, wanted: int, most: int | None) -> None:
     """Ask for the replicas that there is room for; what somebody else lowered is restored, and said."""
     capacity = draft.current.capacity
     assert capacity is not None
-    allowed = room(draft, canary)
+    allowed = room(draft, canary, wanted)
     replicas = min(wanted, allowed)
     if replicas <= view.replicas or view.live > allowed:
         draft.wake(_RECHECK)
@@ -154,6 +170,7 @@ def _raise(draft: Draft, canary: Identity, view: WorkloadView, wanted: int, most
         draft.set_current(capacity=replace(capacity, restores=(*recent, draft.now)[-RESTORE_LIMIT:]))
         message = f"somebody gave {view.what} {view.replicas} replicas; restoring {replicas}"
         draft.event(EventType.WARNING, Reason.REPLICAS_RESTORED, message)
+    draft.wake(_RECHECK)  # the write may fail
     draft.actions.append(
         ScaleWorkload(
             identity=canary,
@@ -166,10 +183,12 @@ def _raise(draft: Draft, canary: Identity, view: WorkloadView, wanted: int, most
 
 
 def _asked(draft: Draft) -> Weight:
-    """The weight whose pods are wanted now: none while the target lacks something else than pods."""
+    """The weight whose pods are wanted now: none while the target lacks, or waits for, something else than pods."""
     current = draft.current
     if current.started_at is not None:
         return step_weight(draft.status, draft.spec)
+    if not current.skip_gates and draft.status.waiting_for in FOR_OTHERS:
+        return ZERO  # pods of one in line could be what somebody in front of it lacks
     lacking = draft.target_problem
     if lacking is not None and lacking[0] not in (*CAPACITY_REASONS, Reason.TARGET_NOT_READY):
         return ZERO
@@ -181,7 +200,7 @@ def _may_grow(draft: Draft) -> bool:
 
 
 def _needs_room(draft: Draft) -> bool:
-    """Whether an attempt waits for pods of what lost: then ``delay`` is over."""
+    """Whether an attempt waits for what the pods of a loser take, by maxSurge or on the nodes: ``delay`` is over."""
     current = draft.status.current
     if (
         current is None
@@ -190,7 +209,12 @@ def _needs_room(draft: Draft) -> bool:
     ):
         return False
     blocker = shortage(draft, current.canary.identity, _asked(draft))
-    return blocker is not None and blocker.reason is Reason.CAPACITY_EXHAUSTED
+    if blocker is None:
+        return False
+    no_node = (
+        blocker.reason is Reason.WAITING_FOR_PODS and draft.obs.workloads[current.canary.identity].pending
+    )
+    return bool(no_node) or blocker.reason is Reason.CAPACITY_EXHAUSTED
 
 
 # --- what lost -------------------------------------------------------------------------------------
@@ -250,10 +274,18 @@ def _look(draft: Draft, one: ScaleDown, policy: Capacity, *, hurry: bool) -> Sca
     if view.what and view.replicas <= to:
         # Pods that are ending count beside a canary's until they are gone.
         gone = draft.obs.deleting or view.live <= to
-        return None if gone else replace(one, message=f"pods of {name} are ending")
+        return None if gone else replace(one, reached=True, message=f"pods of {name} are ending")
     waits = _waits(draft, view, name, due, last)
     if waits:
         return replace(one, decided=False, message=waits)
+    recent = tuple(at for at in one.restores if draft.now - at < RESTORE_WINDOW)
+    if one.reached and len(recent) >= RESTORE_LIMIT:
+        _leave(draft, name, f"somebody scaled {view.what} up again {RESTORE_LIMIT} times in 10 minutes")
+        return None
+    if one.reached:
+        one = replace(one, reached=False, restores=(*recent, draft.now))
+        message = f"somebody gave {view.what} {view.replicas} replicas; it lost, and gets {to}"
+        draft.event(EventType.WARNING, Reason.REPLICAS_RESTORED, message)
     return _write_down(draft, one, view, to)
 
 
@@ -263,13 +295,16 @@ def _leave(draft: Draft, name: str, why: str) -> None:
 
 
 def _has_weight(draft: Draft, identity: Identity) -> bool:
-    """Whether the traffic object, or the record of the way back, still sends requests to a version, or may."""
+    """Whether the traffic object, or the record of the way back, still sends requests to a version, or may.
+
+    What only gets copies (a mirror) is in use by somebody else: ``used_by``, which ends.
+    """
     traffic, arm = draft.obs.traffic, identity.arm
     if traffic is None:
         return True  # nobody knows
     listed = any(rule.entries.get(arm, 0) > 0 for rule in traffic.rules)
     ways = (draft.obs.ways.get(record) for record in draft.status.way_back if record.canary.arm == arm)
-    return listed or arm in traffic.pins or arm in traffic.mirrored or any(map(carries, ways))
+    return listed or arm in traffic.pins or any(map(carries, ways))
 
 
 def _not_ours(draft: Draft, one: ScaleDown, view: WorkloadView, *, over: bool) -> str:

@@ -12,13 +12,16 @@ from rollouts.engine.capacity import infeasible, most_pods, pods_for
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Blocker, WorkloadView
 from rollouts.engine.reasons import Reason
+from rollouts.engine.rollout_spec import Capacity
 from rollouts.engine.versions import Identity
 from rollouts.units import Weight, format_weight
 
 __all__ = [
     "CAPACITY_REASONS",
+    "PODS_TO_COME",
     "beside",
     "contended",
+    "is_quick",
     "is_unknown",
     "restores_left",
     "room",
@@ -39,19 +42,24 @@ CAPACITY_REASONS = frozenset(
 )
 """Reasons of ``shortage``: pods are all that a target with one of them lacks."""
 
+PODS_TO_COME = CAPACITY_REASONS - {Reason.CAPACITY_INFEASIBLE, Reason.CAPACITY_UNKNOWN}
+"""Those of a target that lacks pods and no edit: it is in line without them, and gets them when it may begin."""
+
 RESTORE_LIMIT = 5
 RESTORE_WINDOW = timedelta(minutes=10)
 """As often as weights are restored away from stable (``converging``)."""
 
 
 def stable_pods(draft: Draft) -> int:
-    """N: stable's Ready pods at the start, or as far as that has come; without any, what it is meant to have."""
+    """N: stable's replicas at the start, or its Ready pods where those are more; until then those of now.
+
+    Not what is Ready alone: what is to replace a version that is sick has to carry what all of its pods would.
+    """
     current = draft.status.current
-    known = current.capacity.stable_at_start if current is not None and current.capacity is not None else 0
-    if current is not None and current.started_at is not None and known:
-        return known
+    if current is not None and current.started_at is not None and current.capacity is not None:
+        return current.capacity.stable_at_start
     view = draft.obs.workloads.get(draft.stable.identity, WorkloadView())
-    return max(known, draft.obs.ready(draft.stable.identity) or view.replicas)
+    return max(draft.obs.ready(draft.stable.identity), view.replicas)
 
 
 def beside(draft: Draft, canary: Identity) -> tuple[Identity, ...]:
@@ -60,12 +68,14 @@ def beside(draft: Draft, canary: Identity) -> tuple[Identity, ...]:
     return tuple(dict.fromkeys(arm for arm in others if arm != canary))
 
 
-def room(draft: Draft, canary: Identity) -> int:
-    """Pods that the canary may have beside the others."""
+def room(draft: Draft, canary: Identity, wanted: int) -> int:
+    """Pods that the canary, which is to have ``wanted``, may have beside the others: all of them without maxSurge."""
     policy = draft.spec.canary.capacity
     assert policy is not None
-    taken = sum(draft.obs.workloads.get(arm, WorkloadView()).pods for arm in beside(draft, canary))
-    return most_pods(stable_pods(draft), policy) - taken
+    most = most_pods(stable_pods(draft), policy)
+    if most is None:
+        return max(wanted, draft.obs.workloads[canary].live)
+    return most - sum(draft.obs.workloads.get(arm, WorkloadView()).pods for arm in beside(draft, canary))
 
 
 def is_unknown(draft: Draft, canary: Identity) -> Blocker | None:
@@ -99,25 +109,39 @@ def shortage(draft: Draft, canary: Identity, weight: Weight) -> Blocker | None:
     policy = draft.spec.canary.capacity
     if policy is None:
         return None
+    needed, ready = _needed(draft, policy, weight), draft.obs.ready(canary)
+    current = draft.status.current
+    if ready >= needed and current is not None and (is_quick(draft) or current.started_at is not None):
+        return None  # whatever makes them, and however many more there could not be
     unknown = is_unknown(draft, canary)
     if unknown is not None:
         return unknown
-    pods = stable_pods(draft)
-    wrong = infeasible(pods, policy)
+    wrong = None if is_quick(draft) else infeasible(stable_pods(draft), policy)
     if wrong is not None:
         return Blocker(reason=Reason.CAPACITY_INFEASIBLE, message=wrong)
-    needed, ready = pods_for(weight, pods, policy), draft.obs.ready(canary)
     if ready >= needed:
         return None
     what = f"weight {format_weight(weight)} needs {needed} Ready pods of {canary.name}, {ready} are"
     return _missing(draft, canary, needed, what)
 
 
+def is_quick(draft: Draft) -> bool:
+    """A way back by the rollback window, or ``promote --full``: takes the pods that it can get."""
+    return draft.status.current is not None and draft.status.current.skip_gates
+
+
+def _needed(draft: Draft, policy: Capacity, weight: Weight) -> int:
+    """Ready pods for a weight; the fewest that may be where a way back is all that could serve."""
+    if weight and is_quick(draft) and not draft.obs.ready(draft.stable.identity):
+        return policy.min_replicas
+    return pods_for(weight, stable_pods(draft), policy)
+
+
 def _missing(draft: Draft, canary: Identity, needed: int, what: str) -> Blocker:
     view, current = draft.obs.workloads[canary], draft.status.current
     capacity = current.capacity if current is not None else None
     if view.managed_by and view.replicas < needed:
-        why = f"{view.managed_by} scales {view.what}, which has {view.replicas} replicas: raise its minimum"
+        why = f"{view.managed_by} scales {view.what}, which has {view.replicas} replicas: {_raise_by(view)}"
         return Blocker(reason=Reason.CAPACITY_MANAGED_ELSEWHERE, message=f"{what}; {why}")
     if view.refused and view.replicas < needed:
         why = f"the API server refuses to scale {view.what}: {view.refused}"
@@ -128,12 +152,20 @@ def _missing(draft: Draft, canary: Identity, needed: int, what: str) -> Blocker:
             "leave replicas out of what is applied"
         )
         return Blocker(reason=Reason.REPLICAS_CONTENDED, message=f"{what}; {why}")
-    if room(draft, canary) < needed and view.replicas < needed:
+    if room(draft, canary, needed) < needed and view.replicas < needed:
         return Blocker(reason=Reason.CAPACITY_EXHAUSTED, message=f"{what}; {_full(draft, canary)}")
     pending = f": {view.pending} Pending, {view.words or 'no node is said to fit'}" if view.pending else ""
     return Blocker(
         reason=Reason.WAITING_FOR_PODS,
         message=f"{what}; waiting for {needed - draft.obs.ready(canary)}{pending}",
+    )
+
+
+def _raise_by(view: WorkloadView) -> str:
+    return (
+        "raise its minimum"
+        if view.replicas
+        else "scale it to its minimum once; an autoscaler does nothing at 0"
     )
 
 

@@ -19,12 +19,13 @@ from rollouts.engine.revision import revision_of
 from rollouts.engine.rollout_spec import HttpRouteTraffic, TrafficMode
 from rollouts.engine.rollout_status import HoldReason, Outcome, Phase, SettledBy, WaitingFor, WeightStatus
 from rollouts.engine.serving import content_blocker, strangers, unserved
-from rollouts.engine.shortage import shortage
+from rollouts.engine.shortage import PODS_TO_COME, shortage
 from rollouts.engine.steps import first_weight, required_endpoints, steps_hash
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.turns import waits_for_turn
 from rollouts.engine.versions import Identity, Revision
 from rollouts.engine.wayback import record_way
+from rollouts.engine.windows import waits_for_window
 from rollouts.units import FULL, ZERO
 
 __all__ = [
@@ -267,21 +268,13 @@ def wait_for_target(draft: Draft, trigger: Trigger = Trigger.NEW_TARGET) -> None
     """Stay until the target can take its first weight; then start the step's clock."""
     canary, unheard = draft.current.canary, settling(draft)
     blocker = start_blocker(draft, canary) or unheard
+    if (blocker is None or blocker.reason in PODS_TO_COME) and _waits_for_others(draft, trigger, blocker):
+        return
     if blocker is not None:
         draft.target_problem = (blocker.reason, blocker.message)
         draft.move(Phase.WAITING, trigger, blocker.reason, f"{canary.label} waits: {blocker.message}")
         converge(draft, may_raise=False)
         return
-    for late, what in (
-        (waits_for_thaw, WaitingFor.FREEZE),
-        (waits_for_dependencies, WaitingFor.DEPENDENCY),
-        (waits_for_turn, WaitingFor.TURN),
-    ):
-        said = late(draft)
-        if said is not None:
-            draft.move(Phase.WAITING, trigger, said[0], f"{canary.label} waits: {said[1]}", waiting_for=what)
-            converge(draft, may_raise=False)
-            return
     converge(draft, may_raise=False)  # brings what else the object says up to date
     record_way(draft, canary.identity.arm)
     canary_crashes, stable_crashes = crashes_at_start(draft)
@@ -301,6 +294,23 @@ def wait_for_target(draft: Draft, trigger: Trigger = Trigger.NEW_TARGET) -> None
         Reason.STARTED,
         f"attempt {draft.status.attempt} of {canary.label} started{skipped}",
     )
+
+
+def _waits_for_others(draft: Draft, trigger: Trigger, lacking: Blocker | None) -> bool:
+    """Wait for what no target can do anything about; pods that it lacks are made when that is over."""
+    for late, what in (
+        (waits_for_thaw, WaitingFor.FREEZE),
+        (waits_for_dependencies, WaitingFor.DEPENDENCY),
+        (waits_for_turn, WaitingFor.TURN),
+        (waits_for_window, WaitingFor.WINDOW),
+    ):
+        said = late(draft) if what is not WaitingFor.WINDOW or lacking is not None else None
+        if said is not None:
+            label = draft.current.canary.label
+            draft.move(Phase.WAITING, trigger, said[0], f"{label} waits: {said[1]}", waiting_for=what)
+            converge(draft, may_raise=False)
+            return True
+    return False
 
 
 def start_blocker(draft: Draft, canary: Revision) -> Blocker | None:

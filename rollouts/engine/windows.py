@@ -11,7 +11,7 @@ from rollouts.engine.freezes import frozen, waits_for_thaw
 from rollouts.engine.reasons import Reason
 from rollouts.units import ZERO, format_weight
 
-__all__ = ["outside", "shut_out"]
+__all__ = ["outside", "shut_out", "waits_for_window"]
 
 
 def outside(draft: Draft) -> bool:
@@ -42,13 +42,23 @@ def shut_out(draft: Draft) -> Said | None:
     held = waits_for_thaw(draft)
     if held is not None:
         return held[0], f"{draft.where()}: {held[1]}; weight stays at {format_weight(present)}"
+    return (
+        Reason.OUTSIDE_WINDOW,
+        f"{draft.where()}: outside of its windows, weight stays at {format_weight(present)}; {_opens(draft)}",
+    )
+
+
+def waits_for_window(draft: Draft) -> Said | None:
+    """Reason and message of an attempt that lacks pods, which are not made outside of its windows."""
+    if not outside(draft):
+        return None
+    return Reason.OUTSIDE_WINDOW, f"outside of its windows no pods are made for it; {_opens(draft)}"
+
+
+def _opens(draft: Draft) -> str:
     view = draft.obs.window
     when = "when one opens is not known yet"
     if view is not None and draft.now < view.opens_at:
         local = f" ({view.local})" if view.local else ""
         when = f"the next one opens at {view.opens_at:%Y-%m-%dT%H:%M:%SZ}{local}"
-    return (
-        Reason.OUTSIDE_WINDOW,
-        f"{draft.where()}: outside of its windows, weight stays at {format_weight(present)}; {when}; "
-        f"`rollouts promote {draft.obs.name} --full` does not wait for it",
-    )
+    return f"{when}; `rollouts promote {draft.obs.name} --full` does not wait for it"

@@ -15,6 +15,7 @@ import pytest
 
 from rollouts.controller import workloads
 from rollouts.controller.caches import Caches
+from rollouts.controller.performing import Performer
 from rollouts.controller.scaling import WorkloadScaler
 from rollouts.engine import converging, planning, scaling
 from rollouts.engine.rollout_status import ScaleDown
@@ -96,8 +97,8 @@ class Planted:
     containing: str = ""
 
 
-async def _no_count(self: WorkloadScaler, namespace: str, action: Any) -> None:
-    del self, namespace, action
+async def _no_count(self: WorkloadScaler, namespace: str, action: Any, at_most: int) -> None:
+    del self, namespace, action, at_most
 
 
 def _budget_unseen(patch: pytest.MonkeyPatch) -> None:
@@ -134,12 +135,28 @@ def _stable_scaled(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(scaling, "_waits", lambda *_: "")
 
 
+def _scaled_first(patch: pytest.MonkeyPatch) -> None:
+    """Else a number is stored in time, whatever the engine forgets."""
+    perform, scale = Performer.perform, Performer.scale
+
+    async def at_once(self: Performer, gathered: Any, plan: Any, *, tell: bool = True) -> None:
+        await scale(self, gathered, plan, tell=tell)
+        await perform(self, gathered, plan, tell=tell)
+
+    async def no_more(self: Performer, *_: Any, **__: Any) -> None:
+        del self
+
+    patch.setattr(Performer, "perform", at_once)
+    patch.setattr(Performer, "scale", no_more)
+
+
 def _unstored(patch: pytest.MonkeyPatch) -> None:
     def claimed(draft: Any) -> Any:
         capacity = draft.current.capacity
         return capacity.stable_at_start, capacity.wanted
 
     patch.setattr(scaling, "_stored", claimed)
+    _scaled_first(patch)
 
 
 def _undecided(patch: pytest.MonkeyPatch) -> None:
@@ -151,6 +168,7 @@ def _undecided(patch: pytest.MonkeyPatch) -> None:
         return real(draft, told, view, to)
 
     patch.setattr(scaling, "_write_down", at_once)
+    _scaled_first(patch)
 
 
 def _work_unseen(patch: pytest.MonkeyPatch) -> None:

@@ -195,6 +195,7 @@ class World:
     header_routes: tuple[HeaderRouteStep, ...] = ()
     finalizer: bool = False
     deleting: bool = False
+    in_haste: bool = False
     gates: dict[str, GateView] = field(default_factory=dict)
     jobs: dict[str, JobOutcome] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
@@ -264,6 +265,7 @@ class World:
             spec=self.spec,
             problems=self.problems,
             deleting=self.deleting,
+            in_haste=self.in_haste,
             has_finalizer=self.finalizer,
             command=self.command,
             target=target,

@@ -117,13 +117,12 @@ class _World:
             if release in counted
         )
 
-    def most(self) -> int:
-        """N + maxSurge by the stored status and spec."""
+    def most(self) -> float:
+        """N + maxSurge by the stored status and spec; without maxSurge there is no limit."""
         stable = (self.status.get("capacity") or {}).get("stableAtStart", 0)
         surge = self.capacity.get("maxSurge")
         if surge is None:
-            headroom = Fraction(self.capacity.get("headroom", 1)).limit_denominator(1000)
-            return int(stable + max(self.capacity.get("minReplicas", 1), math.ceil(stable * headroom)))
+            return math.inf
         if isinstance(surge, str):
             return int(stable + math.ceil(Fraction(surge.rstrip("%")) * stable / 100))
         return int(stable + surge)

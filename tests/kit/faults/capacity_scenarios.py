@@ -125,6 +125,7 @@ CAPACITY_SCENARIOS: dict[str, Scenario] = {
             "reverted in the middle",
             [Move(when=at_step(1), act=retarget(STABLE), after=5)],
             both(healthy_on(STABLE), settled(stable=PODS, canary=0)),
+            maxSurge="100%",
         ),
         _scenario(
             "third target waits for room",

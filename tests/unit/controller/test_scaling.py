@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from rollouts.engine.reasons import Reason
-from rollouts.kube.errors import Forbidden, Invalid, NotFound
+from rollouts.kube.errors import ApiTimeout, ApiUnavailable, Forbidden, Invalid, NotFound, TooManyRequests
 from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
 from tests.kit.clock import virtual_time
@@ -15,6 +16,7 @@ from tests.kit.faults.capacity_scenarios import CAPACITY_SCENARIOS
 from tests.kit.faults.deployments import DEPLOYMENT
 from tests.kit.faults.process import Assembler
 from tests.kit.faults.simulation import CLEAN, Run, Simulation
+from tests.kit.faults.transport import FaultyClient
 
 NAME = "capacity: reverted in the middle"
 WORDS = 'deployments.apps "deepseek-r1" is forbidden: User "r" cannot patch resource "deployments/scale"'
@@ -90,3 +92,62 @@ def test_pods_that_the_cache_has_not_heard_of_take_room_all_the_same(monkeypatch
     assert len(counted) == 3
     assert done.converged
     assert scaled[0] > 0.5  # three times it was counted anew, with the worker's back-off in between
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ApiUnavailable("etcd is busy", status=503), TooManyRequests("slow down"), ApiTimeout("no answer")],
+    ids=["503", "429", "timeout"],
+)
+def test_a_scale_that_fails_is_told_and_tried_and_holds_up_no_status(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    scales_refused(monkeypatch, error, times=6)
+    done = run(lambda simulation: None)
+    plans = [record.after.get("status") or {} for record in done.history.of(kinds.ROLLOUT)]
+
+    assert done.converged
+    assert told(done, Reason.SCALE_REFUSED) == [f"Deployment deepseek-r1 cannot be scaled: {error}"]
+    assert any(status.get("reason") == "ScaleRefused" for status in plans)
+    assert done.end["deployment deepseek-r1"] == 0
+
+
+def test_a_loser_is_not_left_because_the_api_server_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than the drain's timeout."""
+    real = MemoryApi.patch
+
+    def patch(self: MemoryApi, resource: Any, *place: Any, **how: Any) -> Any:
+        if how.get("subresource") == "scale" and place[2]["spec"]["replicas"] == 0 and busy:
+            busy.pop()
+            raise TooManyRequests("slow down")
+        return real(self, resource, *place, **how)
+
+    busy = [None] * 60
+    monkeypatch.setattr(MemoryApi, "patch", patch)
+    done = run(lambda simulation: None)
+
+    assert busy == []
+    assert done.converged
+    assert told(done, Reason.SCALE_DOWN_LEFT) == []
+    assert done.end["deployment deepseek-r1"] == 0
+
+
+def test_a_scale_that_is_never_answered_is_given_up_after_three_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, hanging = FaultyClient.patch, [None]
+
+    async def patch(self: FaultyClient, resource: Any, *place: Any, **how: Any) -> Any:
+        if how.get("subresource") == "scale" and hanging:
+            hanging.pop()
+            await asyncio.Event().wait()
+        return await real(self, resource, *place, **how)
+
+    monkeypatch.setattr(FaultyClient, "patch", patch)
+    done = run(lambda simulation: None)
+
+    assert done.converged
+    assert told(done, Reason.SCALE_REFUSED) == [
+        "Deployment deepseek-r1 cannot be scaled: no answer within 3 s"
+    ]
+    assert 3 <= done.history.ours(DEPLOYMENT)[0].seconds < 15

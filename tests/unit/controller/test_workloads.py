@@ -90,7 +90,8 @@ class Cluster:
         downs = (ScaleDown(identity=arm),) if loses else ()
         status = RolloutStatus(stable=revision_of(V1, ""), scale_downs=downs)
         parsed = replace(parse_rollout(rollout), status=status)
-        return WorkloadViews(self.caches, Busy(), {("default", V1): "forbidden"}).views(parsed, V2).get(arm)
+        said = {("default", V1, True): "forbidden", ("default", V1, False): "over quota"}
+        return WorkloadViews(self.caches, Busy(), said).views(parsed, V2).get(arm)
 
     def problem(self) -> str:
         found = self.view()
@@ -147,11 +148,14 @@ def test_none_and_several_are_told_with_their_names() -> None:
 def test_the_annotation_chooses_and_the_template_must_match_all_the_same() -> None:
     cluster = Cluster()
     cluster.pool("v2", "apps/v1/Deployment/b")
-    cluster.workload("a")
+    cluster.workload("a", replicas=0)
     cluster.workload("b", replicas=2)
     found = cluster.view()
     assert found is not None
     assert found.what == "Deployment b"
+
+    cluster.workload("a", replicas=1)
+    assert "apps/v1/Deployment/a makes pods of v2 as well as apps/v1/Deployment/b" in cluster.problem()
 
     cluster.pool("v2", "apps/v1/Deployment/c")
     cluster.workload("c", labels={"app": "c"})
@@ -245,7 +249,21 @@ def test_routes_that_send_requests_to_what_lost_are_named(route: Object, used_by
     assert lost is not None
     assert stays is not None
     assert (lost.used_by, lost.in_flight, lost.refused) == (used_by, 5, "forbidden")
-    assert (stays.used_by, stays.in_flight) == ("", None)
+    assert (stays.used_by, stays.in_flight, stays.refused) == ("", None, "over quota")
+
+
+@pytest.mark.parametrize("mirrored", ["v1", "v2"])
+def test_a_mirror_to_what_lost_is_named(mirrored: str) -> None:
+    cluster = Cluster()
+    cluster.pool("v1")
+    cluster.workload("old", labels={"app": "v1"}, replicas=4)
+    ref = {"group": GROUP, "kind": "InferencePool", "name": mirrored}
+    copies = [{"type": "RequestMirror", "requestMirror": {"backendRef": ref}}]
+    cluster.put(kinds.HTTP_ROUTE, "mymodel", spec={"rules": [{"filters": copies}]})
+    lost = cluster.view(V1, loses=True)
+
+    assert lost is not None
+    assert lost.used_by == ("a mirror of HTTPRoute mymodel" if mirrored == "v1" else "")
 
 
 def test_another_pool_over_the_same_pods_is_used_as_well() -> None:
