@@ -63,7 +63,7 @@ coverage: $(STAMP) ## every branch of the engine
 	$(BIN)/coverage report --skip-covered --show-missing --fail-under=100
 
 test: lint coverage ## everything that CI runs
-	$(PYTEST) -m "not full"
+	$(PYTEST) -m "not full" --durations=15
 
 test-full: $(STAMP) ## what takes too long for CI: long fuzz, soak and edit runs
 	$(PYTEST) -m full

@@ -716,7 +716,8 @@ def _row_missing(patch: pytest.MonkeyPatch) -> None:
         (_abort_waits_for_a_spec, AssertionError),
         (_refusal_is_not_said, AssertionError),
         (_done_when_decided, AssertionError),
-        (_endpoints_unseen, AssertionError),
+        # Rare to come by: up to five minutes on a busy machine. Unit tests of the engine see it at once.
+        pytest.param(_endpoints_unseen, AssertionError, marks=pytest.mark.full),
         (_never_settled, AssertionError),
         (_row_missing, transitions.IllegalTransition),
     ],
