@@ -56,6 +56,7 @@ _TEMPLATE = "template"
 _STRATEGY = "strategy"
 _SERVICE_SELECTOR = "serviceSelector"
 _BEHIND = "dependsOn"
+_CANARY = "canary"
 TURN = "turn"
 BEGUN, IN_LINE = "begun", "in line"
 """Values of the index ``TURN``: whose attempt is in progress, and who waits for nothing but a place."""
@@ -120,6 +121,11 @@ def _rollout_by_turn(obj: Object) -> Iterable[Hashable]:
     if status.get("startedAt"):
         return [BEGUN]
     return [IN_LINE] if status.get("waitingFor") == WaitingFor.TURN.value else []
+
+
+def _rollout_by_canary(obj: Object) -> Iterable[Hashable]:
+    """Those that have a canary: all of them, and by namespace."""
+    return ["", _namespace(obj)] if map_of(obj.get("status")).get("canary") else []
 
 
 def _trim_pod(pod: Object) -> Object:
@@ -249,6 +255,7 @@ class Caches:
                 _STRATEGY: _rollout_by_strategy,
                 _BEHIND: dependencies,
                 TURN: _rollout_by_turn,
+                _CANARY: _rollout_by_canary,
             }
         )
         self.runs = Store(
@@ -287,6 +294,8 @@ class Caches:
             and (freezes or resource not in _OF_FREEZES)
             for namespace in (self.namespaces if resource.namespaced and namespaces else (None,))
         )
+
+        self._of_freezes = tuple(one for one in self.reflectors if one.resource in _OF_FREEZES)
 
     def _trim_run(self, run: Object) -> Object:
         """Of a finished run what its Rollout reads, and of one of an earlier attempt metadata and phase: ten attempts
@@ -344,8 +353,7 @@ class Caches:
 
     def knows_freezes(self) -> bool:
         """Whether freezes and the labels of namespaces were listed; until then everything counts as frozen."""
-        needed = self._needed()
-        return all(reflector.has_synced for reflector in self.reflectors if reflector not in needed)
+        return all(reflector.has_synced for reflector in self._of_freezes)
 
     def served(self, resource: Resource) -> bool:
         """Whether the API server serves the kind."""
@@ -526,8 +534,10 @@ class Caches:
             store.subscribe(template)
         for store in (self.strategies, self.cluster_strategies):
             store.subscribe(strategy)
-        for store in (self.freezes, self.namespace_objects) if self.watches_freezes else ():
-            store.subscribe(self._held_rollouts(enqueue))
+        if self.watches_freezes:
+            # Those that have a canary look again: all for a freeze, its own for a namespace.
+            self.freezes.subscribe(lambda _: by_index(_CANARY, ""))
+            self.namespace_objects.subscribe(self._relabelled(lambda name: by_index(_CANARY, name)))
         self.services.subscribe(by_service)
         for workloads in self.workloads.values():
             workloads.subscribe_index(_LABEL, pod_label)
@@ -545,14 +555,17 @@ class Caches:
 
         return changed
 
-    def _held_rollouts(self, enqueue: Callable[[ObjectKey], None]) -> Callable[[ObjectKey], None]:
-        """A freeze or a namespace changed: those that have a canary look again."""
+    def _relabelled(self, by_namespace: Callable[[str], None]) -> Callable[[ObjectKey], None]:
+        """A namespace came, went or has other labels; what else changes of it concerns nobody."""
+        known: dict[ObjectKey, Mapping[str, Any]] = {}
 
-        def changed(_: ObjectKey) -> None:
-            for key in list(self.rollouts):
-                rollout = self.rollouts.get(key)
-                if rollout is not None and map_of(rollout.get("status")).get("canary"):
-                    enqueue(key)
+        def changed(key: ObjectKey) -> None:
+            namespace, before = self.namespace_objects.get(key), known.pop(key, None)
+            labels = None if namespace is None else map_of(namespace["metadata"].get("labels"))
+            if labels is not None:
+                known[key] = labels
+            if labels != before:
+                by_namespace(key.name)
 
         return changed
 

@@ -8,7 +8,7 @@ the API server before the first begins, since its watch may be behind what its p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -65,6 +65,15 @@ class _Claim:
     """When the answers to the first and to the last try were lost; none was yet while the first is under way."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Who waits, first come first, and who is in progress and where, by UID."""
+
+    passed_over: frozenset[str]
+    waiting: tuple[Contender, ...]
+    begun: Mapping[str, tuple[ObjectKey, tuple[LimitPlace, ...]]]
+
+
 class Turns:
     """Answers from the cache. ``on_change`` is called with each Rollout that a change of the line concerns."""
 
@@ -83,9 +92,12 @@ class Turns:
         self._claims: dict[str, _Claim] = {}
         self._refused: dict[str, float] = {}
         self._looked = False
+        self._read: _Line | None = None
         self._known: tuple[frozenset[ObjectKey], frozenset[ObjectKey]] = (frozenset(), frozenset())
         if limits:
             caches.rollouts.subscribe_index(TURN, self._changed)
+            for store in caches.traffic.values():
+                store.subscribe(self._forget)  # it may name the pools
 
     def view(self, parsed: ParsedRollout, rollout: Object, target: Identity | None) -> TurnView | None:
         """What keeps an attempt at the target, which has not begun, from beginning; None where nothing does."""
@@ -98,17 +110,29 @@ class Turns:
         me = self._contender(rollout, since or _LAST)
         return turn_of(me, self._line(), self._taken(me.uid), self._limits)
 
-    def _line(self) -> list[Contender]:
-        now, found = self._clock.monotonic(), self._caches.rollouts.by_index(TURN, IN_LINE)
+    def _line(self) -> Sequence[Contender]:
+        return self._known_line().waiting
+
+    def _known_line(self) -> _Line:
+        """The line, read anew when something of it changed: each look of each that waits asks for it."""
+        now = self._clock.monotonic()
         self._refused = {uid: at for uid, at in self._refused.items() if now < at + _PASSED_OVER}
-        passed_over = self._refused.keys() | self._caches.doomed
-        return [self._contender(obj, _queued_at(obj)) for obj in found if uid_of(obj) not in passed_over]
+        passed_over = frozenset(self._refused) | self._caches.doomed
+        if self._read is None or self._read.passed_over != passed_over:
+            store = self._caches.rollouts
+            waiting = [self._contender(obj, _queued_at(obj)) for obj in store.by_index(TURN, IN_LINE)]
+            begun = {uid_of(obj): (key_of(obj), self._places(obj)) for obj in store.by_index(TURN, BEGUN)}
+            line = sorted(one for one in waiting if one.uid not in passed_over)
+            self._read = _Line(passed_over, tuple(line), begun)
+        return self._read
+
+    def _forget(self, _: object) -> None:
+        self._read = None
 
     def _taken(self, uid: str = "") -> dict[LimitPlace, list[str]]:
         """Who has which place, but for the Rollout of ``uid``."""
         taken: dict[LimitPlace, list[str]] = {}
-        holders = {uid_of(obj): obj for obj in self._caches.rollouts.by_index(TURN, BEGUN)}
-        found = {one: (key_of(obj), self._places(obj)) for one, obj in holders.items()}
+        found = dict(self._known_line().begun)
         for one, claim in list(self._claims.items()):
             if self._is_settled(one, claim):
                 del self._claims[one]
@@ -230,6 +254,7 @@ class Turns:
 
     def _changed(self, _value: object) -> None:
         """Somebody began, ended, came into the line or left it: whose turn it is by now looks again."""
+        self._forget(_value)
         store = self._caches.rollouts
         known = store.keys_by_index(TURN, BEGUN), store.keys_by_index(TURN, IN_LINE)
         if known == self._known:

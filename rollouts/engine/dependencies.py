@@ -75,11 +75,9 @@ def _said(draft: Draft, view: DependencyView) -> str:
 def _soaks(draft: Draft) -> Said | None:
     """All are Healthy: until when they have to stay so."""
     since = draft.current.seen_at or draft.now
-    ends: dict[str, datetime] = {}
-    for view in draft.obs.dependencies:
-        if view.since is not None:
-            end = view.since + view.soak
-            ends[view.name] = max(end, ends.get(view.name, end))  # named twice: the longer soak counts
+    views, ends = draft.obs.dependencies, dict[str, datetime]()
+    for name, end in [(view.name, view.since + view.soak) for view in views if view.since is not None]:
+        ends[name] = max(end, ends.get(name, end))  # named twice: the longer soak counts
     late = max(ends, key=lambda name: (ends[name], name), default="")
     if late and draft.now < ends[late]:
         draft.wake_at(ends[late])

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from operator import attrgetter
 
 from rollouts.engine.draft import Draft, Said
 from rollouts.engine.observation import TurnView
@@ -37,6 +38,10 @@ class LimitPlace:
 
     scope: LimitScope
     name: str = ""
+
+    def __hash__(self) -> int:
+        """Of the texts: a walk along a line of a thousand asks thousands of times, and an enum's own is slow."""
+        return hash((self.scope.value, self.name))
 
     def __str__(self) -> str:
         """As messages say it."""
@@ -86,7 +91,11 @@ def turn_of(
     limits: Mapping[LimitScope, int],
 ) -> TurnView | None:
     """What keeps ``me`` from beginning; None when it may. ``taken`` has the names of those in progress."""
-    ahead = sorted(other for other in line if other < me and other.uid != me.uid)
+    mine = (me.since, me.uid)
+    ahead = sorted(
+        (other for other in line if (other.since, other.uid) < mine and other.uid != me.uid),
+        key=attrgetter("since", "uid"),
+    )
     room = _Room(taken, limits)
     for other in ahead:
         room.admit(other)

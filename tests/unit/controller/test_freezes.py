@@ -126,3 +126,27 @@ def test_a_change_is_told_to_those_that_have_a_canary():
     caches.on_rollout_change(lambda key: told.append(key.name))
     caches.freezes.apply(stored(freeze_object("all")))
     assert told == ["waiting"]
+
+
+def test_of_a_namespace_only_its_labels_are_told_and_only_to_its_own():
+    caches = Caches(None, VirtualClock(), freezes=True)  # type: ignore[arg-type]
+    for namespace in ("a", "b"):
+        one = rollout_object(name=f"in-{namespace}")
+        one["metadata"]["namespace"] = namespace
+        one["status"] = {"canary": {"name": "v2"}}
+        caches.rollouts.apply(stored(one))
+    told: list[str] = []
+    caches.on_rollout_change(lambda key: told.append(key.name))
+    by_change = []
+    for version, labels, name in (
+        ("1", {"team": "a"}, "a"),
+        ("2", {"team": "a"}, "a"),
+        ("3", {}, "a"),
+        ("4", {}, "c"),
+    ):
+        caches.namespace_objects.apply(stored({"metadata": {"name": name, "labels": labels}}, version))
+        by_change.append(list(told))
+        told.clear()
+    assert by_change == [["in-a"], [], ["in-a"], []]
+    caches.namespace_objects.remove(stored({"metadata": {"name": "a"}}, "5"))
+    assert told == ["in-a"]

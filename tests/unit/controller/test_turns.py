@@ -15,6 +15,7 @@ from rollouts.engine.turns import LimitScope
 from rollouts.engine.versions import Identity
 from rollouts.objects import kinds
 from rollouts.objects.pools import POOL_KIND
+from rollouts.runtime.store import Store
 from tests.kit.clock import VirtualClock, virtual_time
 from tests.kit.faults.cluster import NAMESPACE, POOL_GROUP, Cluster
 from tests.kit.faults.history import History
@@ -149,6 +150,43 @@ def test_one_whose_namespace_ends_holds_no_place_and_stands_in_no_line(started):
     limits = {LimitScope.CONTROLLER: 1}
     assert waits(limits, rollout_object(), other) == "under this controller"
     assert waits(limits, rollout_object(), other, doomed="other") == ""
+
+
+def test_the_line_is_read_anew_when_a_rollout_or_a_traffic_object_changes():
+    caches = Caches(None, VirtualClock())  # type: ignore[arg-type]
+
+    def apply(store: Store, obj: Object, version: str) -> Object:
+        meta = {
+            **obj["metadata"],
+            "namespace": NAMESPACE,
+            "uid": obj["metadata"]["name"],
+            "resourceVersion": version,
+        }
+        store.apply({**obj, "metadata": meta})
+        return {**obj, "metadata": meta}
+
+    async def look() -> list[bool]:
+        turns = Turns(None, caches, VirtualClock(), POOL)  # type: ignore[arg-type]
+        settled = begun(rollout_object())
+        settled["status"] = {"phase": "Healthy", "stable": settled["status"]["stable"]}
+        mine = apply(caches.rollouts, settled, "1")
+        target = Identity(kind=POOL_KIND, group=POOL_GROUP, name=CANARY)
+
+        def waits() -> bool:
+            return turns.view(parse_rollout(mine), mine, target) is not None
+
+        found = [waits()]
+        other = of_adapter("other", pool=False)
+        apply(caches.rollouts, begun(other, {"kind": "Adapter", "group": ""}), "2")
+        found.append(waits())
+        model = carrier_object(Carrier.MODEL, {STABLE: 100})
+        apply(caches.traffic[kinds.INFERENCE_MODEL], model, "3")
+        found.append(waits())
+        apply(caches.rollouts, {**other, "status": {}}, "4")
+        return [*found, waits()]
+
+    with virtual_time() as loop:
+        assert loop.run_until_complete(look()) == [False, False, True, False]
 
 
 def test_without_limits_nobody_waits():
