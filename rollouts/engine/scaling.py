@@ -127,16 +127,16 @@ def _scale_up(draft: Draft, policy: Capacity) -> None:
     needed = pods_for(_asked(draft), pods, policy)
     grows = _may_grow(draft) and (is_quick(draft) or infeasible(pods, policy) is None)
     wanted = max(before.wanted, needed) if grows else before.wanted
-    draft.set_current(
-        capacity=replace(
-            before,
-            stable_at_start=pods,
-            wanted=wanted,
-            reached=max(before.reached, min(view.replicas, wanted)),
-            ready=draft.obs.ready(canary),
-            pending=view.pending,
-        )
+    capacity = replace(
+        before,
+        stable_at_start=pods,
+        wanted=wanted,
+        reached=max(before.reached, min(view.replicas, wanted)),
+        ready=draft.obs.ready(canary),
+        pending=view.pending,
     )
+    # All zero (stable has no pods, and none are asked for yet) is stored as nothing.
+    draft.set_current(capacity=capacity if capacity != AttemptCapacity() else None)
     if view.replicas >= wanted or view.managed_by or not grows:
         return
     if _stored(draft) != (pods, wanted):

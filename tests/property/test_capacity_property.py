@@ -20,6 +20,7 @@ from rollouts.api.status import read_status, write_status
 from rollouts.engine import scaling
 from rollouts.engine.actions import ReturnTraffic, ScaleWorkload, WriteTraffic
 from rollouts.engine.capacity import most_pods, pods_for
+from rollouts.engine.observation import FreezeView, TurnView
 from rollouts.engine.planning import plan
 from rollouts.engine.rollout_spec import Capacity, PodCount
 from rollouts.engine.rollout_status import Phase
@@ -130,6 +131,11 @@ class Pods(RuleBasedStateMachine):
             self.world.overwrite(dict.fromkeys(ARMS, 0) | ours)
             self._note_weights()
 
+    @rule(frozen=st.sampled_from([False, False, True]), queued=st.sampled_from([False, False, True]))
+    def others(self, frozen: bool, queued: bool) -> None:
+        self.world.freeze = FreezeView(name="f", reason="none") if frozen else None
+        self.world.turn = TurnView(where="in namespace a", limit=1, holders=("a/x",)) if queued else None
+
     @rule(seconds=st.sampled_from([1, 5, 31, 121, 400]))
     def time_passes(self, seconds: int) -> None:
         self.world.now += timedelta(seconds=seconds)
@@ -175,6 +181,8 @@ class Pods(RuleBasedStateMachine):
             capacity = world.current.capacity
             assert capacity is not None
             assert action.replicas <= capacity.wanted, "the number is stored before it is written"
+            held = world.freeze or (world.turn and world.current.started_at is None)
+            assert world.current.skip_gates or not held, "no pods for who waits for others"
             beside = {status.stable.identity, *(one.identity for one in status.scale_downs)} - {
                 action.identity
             }
@@ -217,6 +225,7 @@ class Pods(RuleBasedStateMachine):
             return
         world = self.world
         assert world.spec is not None
+        world.freeze = world.turn = None
         for fleet in world.fleets.values():
             fleet.managed_by, fleet.in_flight = "", 0
         stable = world.status.stable

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rollouts.api.status import read_status, write_status
 from rollouts.engine.capacity import infeasible
 from rollouts.engine.observation import (
     Blocker,
@@ -392,3 +393,14 @@ def test_a_loser_that_is_scaled_up_again_now_and_then_is_scaled_down_each_time()
 
     assert old.scales == [0] * 9
     assert len(made.status.scale_downs[0].restores) <= 5
+
+
+def test_what_is_all_zero_is_stored_as_nothing() -> None:
+    """Else a status would not be read as it was written."""
+    made = behind("freeze")
+    made.fleets[V1].scale(0)
+    made.fleets[V1].settle()
+    made.settle()
+
+    assert made.current.capacity is None
+    assert made.status == read_status(write_status(made.status))[0]
