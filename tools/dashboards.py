@@ -155,7 +155,17 @@ _OVERVIEW = Dashboard(
                 ),
                 ("sum by (receiver) (rollouts_notifications_pending)", "{{receiver}} pending"),
             ),
-            width=24,
+            width=12,
+        ),
+        Panel(
+            title="Answers of those who approve",
+            queries=(
+                (
+                    "sum by (receiver, answer) (increase(rollouts_approvals_total[1h]))",
+                    "{{receiver}} {{answer}}",
+                ),
+            ),
+            width=12,
         ),
     ),
 )

@@ -11,6 +11,7 @@ from rollouts.kube.client import PatchKind
 from rollouts.objects import kinds
 from tests.cluster.test_chart_on_server import controlling, install
 from tests.kit.helm import render_chart
+from tests.kit.httpclients import acting_as
 from tests.kit.stage import DEPLOYMENT, NAME, ROUTE, Stage
 from tests.kit.stubgateway import stub_gateway
 
@@ -47,7 +48,7 @@ async def test_pods_come_before_weight_and_go_after_it(whole, living, helm):
     objects = render_chart(helm, {"capacity": {"enabled": True}}, namespace=living)
     await install(whole, [item for item in objects if item["kind"] in ROLES])
     groups = ("system:serviceaccounts", f"system:serviceaccounts:{living}", "system:authenticated")
-    client = whole.acting_as(f"system:serviceaccount:{living}:r-inference-rollouts", groups)
+    client = acting_as(whole, f"system:serviceaccount:{living}:r-inference-rollouts", groups)
     stage, seen = Stage(whole, living, ""), list[tuple[int, int]]()
     await stage.add_version("v1")
     await stage.add_version("v2", pods=0)

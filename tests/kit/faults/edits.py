@@ -142,7 +142,7 @@ _WAITING = [
     Edit(name="windows: none is open", act=_canary(windows=[{"schedule": "0 0 1 6 *", "duration": "1m"}])),
     Edit(
         name="windows: one nobody can read",
-        act=_canary(windows=[{"schedule": "now", "duration": "1m"}]),
+        act=_canary(windows=[{"schedule": "99 9 * * *", "duration": "1m"}]),
         older=True,
     ),
     Edit(
