@@ -101,7 +101,7 @@ def test_every_alert_has_a_runbook_in_the_docs():
 async def scraped(prometheus: Prometheus) -> AsyncIterator[Prometheus]:
     """A controller in this process with a Rollout at its first weight, and comparisons that an earlier one stored."""
     cluster = Cluster(SystemClock())
-    rollout = rollout_object([{"setWeight": 10}, {"pause": {}}])
+    rollout = rollout_object([{"setWeight": 10}, {"approve": {"webhook": "ops"}}])
     rollout["spec"]["strategy"]["canary"]["allowNoTraffic"] = True
     base_objects(cluster, rollout)
     port = free_port()
