@@ -48,7 +48,6 @@ from rollouts.api.scalars import (
     format_time,
     parse_duration,
     parse_stamp,
-    parse_time,
     parse_weight,
     weight_json,
 )
@@ -339,7 +338,7 @@ def parse_run(obj: Mapping[str, Any]) -> ParsedRun:
                 RunMark(at=parse_stamp(mark.at), step=mark.step, weight=parse_weight(mark.weight) / FULL)
                 for mark in model.marks
             ),
-            exclude=tuple((parse_stamp(item.from_), parse_time(item.to)) for item in model.exclude),
+            exclude=tuple((parse_stamp(item.from_), parse_stamp(item.to)) for item in model.exclude),
             steps_hash=model.steps_hash,
             since=None if model.since is None else parse_stamp(model.since),
         )

@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 _FIRST_YEAR, _LAST_YEAR = 1000, 9000
+_FIRST, _LAST = (datetime(year, 1, 1, tzinfo=UTC) for year in (_FIRST_YEAR, _LAST_YEAR))
 """Durations are ten years at most (``units.parse_duration``): a sum of a few has a date, and one with four digits."""
 
 Name = Annotated[str, Field(min_length=1, max_length=253)]
@@ -57,20 +58,28 @@ def format_time(moment: datetime) -> str:
 
 def parse_time(text: Any) -> datetime:
     """RFC 3339. Raises ValueError, also for times without a zone."""
-    if not isinstance(text, str) or len(text) > 40:
-        raise ValueError("not a time")
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError("a time without a zone")
+    moment = _moment(text)
     try:
         return moment.astimezone(UTC)
     except OverflowError:
         raise ValueError("a time that UTC has none for: its year is the first or the last there is") from None
 
 
-def parse_stamp(text: Any) -> datetime:
-    """A time that durations are added to, as those of a status. Raises ValueError, also for one without that room."""
-    moment = parse_time(text)
-    if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
-        raise ValueError(f"a time that is not of the years {_FIRST_YEAR} to {_LAST_YEAR}")
+def _moment(text: Any) -> datetime:
+    if not isinstance(text, str) or len(text) > 40:
+        raise ValueError("not a time")
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time without a zone")
     return moment
+
+
+def parse_stamp(text: Any) -> datetime:
+    """A time that durations are added to, as those of a status. Raises ValueError for what is no time.
+
+    What the CRDs admit is read: one without room for a sum is the first or the last that has it.
+    """
+    moment = _moment(text)
+    if moment.year < _FIRST_YEAR:
+        return _FIRST
+    return _LAST if moment.year > _LAST_YEAR else moment.astimezone(UTC)
