@@ -46,8 +46,8 @@ from rollouts.api.run_results import read_run_status
 from rollouts.api.scalars import (
     format_duration,
     format_time,
+    parse_admitted_time,
     parse_duration,
-    parse_stamp,
     parse_weight,
     weight_json,
 )
@@ -335,12 +335,16 @@ def parse_run(obj: Mapping[str, Any]) -> ParsedRun:
             metrics_from=model.metrics_from,
             false_abort_rate=model.false_abort_rate,
             marks=tuple(
-                RunMark(at=parse_stamp(mark.at), step=mark.step, weight=parse_weight(mark.weight) / FULL)
+                RunMark(
+                    at=parse_admitted_time(mark.at), step=mark.step, weight=parse_weight(mark.weight) / FULL
+                )
                 for mark in model.marks
             ),
-            exclude=tuple((parse_stamp(item.from_), parse_stamp(item.to)) for item in model.exclude),
+            exclude=tuple(
+                (parse_admitted_time(item.from_), parse_admitted_time(item.to)) for item in model.exclude
+            ),
             steps_hash=model.steps_hash,
-            since=None if model.since is None else parse_stamp(model.since),
+            since=None if model.since is None else parse_admitted_time(model.since),
         )
     except ValidationError as error:
         problem = f"spec.{first_error(error)}"

@@ -18,6 +18,7 @@ __all__ = [
     "bounds",
     "format_duration",
     "format_time",
+    "parse_admitted_time",
     "parse_duration",
     "parse_stamp",
     "parse_time",
@@ -75,9 +76,17 @@ def _moment(text: Any) -> datetime:
 
 
 def parse_stamp(text: Any) -> datetime:
-    """A time that durations are added to, as those of a status. Raises ValueError for what is no time.
+    """A time that durations are added to, as those of a status. Raises ValueError, also for one without that room."""
+    moment = parse_time(text)
+    if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
+        raise ValueError(f"a time that is not of the years {_FIRST_YEAR} to {_LAST_YEAR}")
+    return moment
 
-    What the CRDs admit is read: one without room for a sum is the first or the last that has it.
+
+def parse_admitted_time(text: Any) -> datetime:
+    """The same of a spec, where what the CRD admits is read: one without room is the first or the last that has it.
+
+    Raises ValueError for what is no time.
     """
     moment = _moment(text)
     if moment.year < _FIRST_YEAR:
