@@ -13,7 +13,6 @@ import pytest
 from rollouts.controller import approvals
 from rollouts.controller.approvals import Approver
 from rollouts.controller.asking import ApprovalAnswer, Question
-from rollouts.controller.assembly import assemble
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.notification_settings import NotificationSettings, Receiver, ReceiverType
 from rollouts.controller.posting import Undelivered
@@ -22,7 +21,6 @@ from rollouts.engine.attempt import ApprovalDecision
 from rollouts.objects import kinds
 from rollouts.runtime.objects import ObjectKey
 from tests.kit.clock import virtual_time
-from tests.kit.faults.clients import CountedShares
 from tests.kit.faults.endstate import is_carrier, weights_of
 from tests.kit.faults.moves import at_step, command, edit_steps, healthy_on, phase
 from tests.kit.faults.objects import CANARY, STABLE, base_objects, rollout_object
@@ -81,17 +79,7 @@ class Approving(Assembler):
         settings = NotificationSettings(receivers={"board": BOARD})
         self.approver = Approver(settings, clock, metrics, self.board.put)
         self.task = asyncio.ensure_future(self.approver.run())
-        return assemble(
-            client,
-            clock,
-            caches=caches,
-            sources={"default": source, "picker": source},
-            shares=CountedShares(clock, self.clients),
-            adapters=self.adapters,
-            metrics=metrics,
-            probes=self.probes,
-            approver=self.approver,
-        )
+        return self.assembled(client, clock, caches, source, metrics=metrics, approver=self.approver)
 
 
 class Approved(Simulation):

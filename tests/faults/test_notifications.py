@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from rollouts.controller.assembly import assemble
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.notification_settings import (
     SUBSCRIBE_PREFIX,
@@ -24,7 +23,6 @@ from rollouts.controller.posting import Undelivered
 from rollouts.engine.rollout_status import Notice
 from rollouts.runtime.objects import ObjectKey
 from tests.kit.clock import virtual_time
-from tests.kit.faults.clients import CountedShares
 from tests.kit.faults.endstate import is_carrier, weights_of
 from tests.kit.faults.moves import phase
 from tests.kit.faults.objects import GATE, base_objects, rollout_object
@@ -67,17 +65,7 @@ class Notifying(Assembler):
         metrics = ControllerMetrics()
         self.notifier = Notifier(self.settings, clock, metrics, self.inbox.deliver)
         self.task = asyncio.ensure_future(self.notifier.run())
-        return assemble(
-            client,
-            clock,
-            caches=caches,
-            sources={"default": source, "picker": source},
-            shares=CountedShares(clock, self.clients),
-            adapters=self.adapters,
-            metrics=metrics,
-            probes=self.probes,
-            notifier=self.notifier,
-        )
+        return self.assembled(client, clock, caches, source, metrics=metrics, notifier=self.notifier)
 
 
 class Notified(Simulation):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from rollouts.api.run_status import is_finished
 from rollouts.controller.assembly import Parts, assemble
@@ -51,6 +52,12 @@ class Assembler:
 
     def __call__(self, client: FaultyClient, clock: Clock, caches: Caches, source: MetricSource) -> Parts:
         """The parts of a process."""
+        return self.assembled(client, clock, caches, source)
+
+    def assembled(
+        self, client: FaultyClient, clock: Clock, caches: Caches, source: MetricSource, **beside: Any
+    ) -> Parts:
+        """The usual parts; ``beside``: what ``assemble`` takes more, or other metrics."""
         return assemble(
             client,
             clock,
@@ -58,9 +65,9 @@ class Assembler:
             sources={"default": source, "picker": source},
             shares=CountedShares(clock, self.clients),
             adapters=self.adapters,
-            metrics=ControllerMetrics(),
             probes=self.probes,
             in_flight=self.in_flight,
+            **{"metrics": ControllerMetrics(), **beside},
         )
 
 
