@@ -203,6 +203,7 @@ class Controller:
         supervisor.add("metrics", HttpServer(parse_address(self.settings.metrics_address), metrics).run)
         supervisor.add("scraper", self._scraper.run)
         supervisor.add("shares", self._shares.run)
+        supervisor.add("share-watch", self.parts.share_watch.run)
         supervisor.add("adapters", self.adapters.run)
         supervisor.add("picker-health", self.health.run)
         supervisor.add("crashes", self.crashes.run)
@@ -261,6 +262,7 @@ class Controller:
             self.notifier,
             self.approver,
             self.parts.turns,
+            self.parts.share_watch,
         )
         for watch in watches:
             watch.on_change = self._rollout_queue.add

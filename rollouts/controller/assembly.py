@@ -17,7 +17,8 @@ from rollouts.controller.dialects import Dialects
 from rollouts.controller.events import EventRecorder
 from rollouts.controller.freezes import Freezes
 from rollouts.controller.gates import Gates
-from rollouts.controller.gathering import DEFAULT_GITOPS_MANAGERS, Gatherer, ShareSource
+from rollouts.controller.gathered import ShareSource
+from rollouts.controller.gathering import DEFAULT_GITOPS_MANAGERS, Gatherer
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.notifier import Notifier
 from rollouts.controller.pages import metrics_pages
@@ -27,6 +28,7 @@ from rollouts.controller.pickers import PickerHealth
 from rollouts.controller.probes import PathProbes
 from rollouts.controller.rollouts import RolloutReconciler
 from rollouts.controller.runs import RunReconciler
+from rollouts.controller.share_watch import ShareWatch
 from rollouts.controller.shares import ShareCounter
 from rollouts.controller.turns import Turns
 from rollouts.controller.windows import WindowCalendar
@@ -63,6 +65,7 @@ class Parts:
     metrics: ControllerMetrics
     sources: Mapping[str, MetricSource]
     turns: Turns
+    share_watch: ShareWatch
 
 
 def pool_endpoints(caches: Caches) -> Endpoints:
@@ -151,6 +154,7 @@ def assemble(
     dialects = Dialects(client, caches, clock)
     views = AdapterViews(caches, adapters, dialects)
     turns = Turns(client, caches, clock, parallelism)
+    share_watch = ShareWatch(shares, clock)
     refusals: ScaleRefusals = {}
     gatherer = Gatherer(
         caches,
@@ -168,13 +172,16 @@ def assemble(
     performer = Performer(client, caches, events, gates, views, refusals=refusals, on_traffic_write=written)
     return Parts(
         caches=caches,
-        rollouts=RolloutReconciler(gatherer, performer, clock, metrics, dialects, turns, notifier, approver),
+        rollouts=RolloutReconciler(
+            gatherer, performer, clock, metrics, dialects, turns, share_watch, notifier, approver
+        ),
         runs=RunReconciler(
             client, caches, sources, clock, budget or query_budget(sources, clock), conditions
         ),
         metrics=metrics,
         sources=sources,
         turns=turns,
+        share_watch=share_watch,
     )
 
 

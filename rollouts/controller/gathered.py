@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.carriers import Carrier
-from rollouts.engine.observation import (
-    Observation,
-)
+from rollouts.engine.observation import Observation, ShareView
+from rollouts.engine.rollout_spec import AdapterTraffic
 from rollouts.engine.rollout_status import WayBack
 from rollouts.kube.client import Resource
 from rollouts.runtime.objects import ObjectKey
 
-__all__ = ["ComparedGates", "Gathered", "WayObject"]
+__all__ = ["ComparedGates", "Gathered", "ShareSource", "WayObject"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +42,8 @@ class Gathered:
 
     observation: Observation
     parsed: ParsedRollout
+    adapter: AdapterTraffic | None
+    """Traffic of adapters: the requests of the arms are counted at the pickers."""
     rollout: dict[str, Any]
     planned_version: str
     traffic_object: dict[str, Any] | None
@@ -51,3 +52,15 @@ class Gathered:
     """Where the object of each recorded way back lives, and what it says now."""
     written: dict[tuple[Resource, ObjectKey], str] = field(default_factory=dict)
     """resourceVersions of traffic objects as this very plan has stored them."""
+
+
+class ShareSource(Protocol):
+    """Who counts requests per arm."""
+
+    def view(
+        self, key: ObjectKey, parsed: ParsedRollout, spec: AdapterTraffic | None = None
+    ) -> ShareView | None:
+        """Requests of both arms since the current weight was applied; None when nothing can be counted.
+
+        ``spec`` is the completed traffic of an adapter rollout.
+        """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.run_status import gate_summaries, gate_view
@@ -15,7 +15,7 @@ from rollouts.controller.caches import Caches
 from rollouts.controller.dependencies import dependency_views
 from rollouts.controller.freezes import Freezes
 from rollouts.controller.gates import Gates, compared_of, problems_of
-from rollouts.controller.gathered import ComparedGates, Gathered
+from rollouts.controller.gathered import ComparedGates, Gathered, ShareSource
 from rollouts.controller.path_views import PathViews
 from rollouts.controller.pool_views import PoolViews
 from rollouts.controller.strategies import SharedStrategies, held_back, unfit
@@ -32,7 +32,6 @@ from rollouts.engine.observation import (
     Observation,
     PoolView,
     Problem,
-    ShareView,
     StrategyView,
     TrafficView,
 )
@@ -43,22 +42,9 @@ from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.engine.versions import Identity, TargetKind
 from rollouts.runtime.objects import Object, ObjectKey, version_of
 
-__all__ = ["DEFAULT_GITOPS_MANAGERS", "Gatherer", "ShareSource"]
+__all__ = ["DEFAULT_GITOPS_MANAGERS", "Gatherer"]
 
 DEFAULT_GITOPS_MANAGERS = ("argocd-controller", "kustomize-controller", "helm-controller")
-
-
-class ShareSource(Protocol):
-    """Who counts requests per arm."""
-
-    def view(
-        self, key: ObjectKey, parsed: ParsedRollout, spec: AdapterTraffic | None = None
-    ) -> ShareView | None:
-        """Requests of both arms since the current weight was applied; None when nothing can be counted.
-
-        ``spec`` is the completed traffic of an adapter rollout.
-        """
-        ...
 
 
 def _recorded_model(status: RolloutStatus) -> AdapterTraffic | None:
@@ -129,6 +115,7 @@ class Gatherer:
         proposed = self._traffic.proposed(present, target, traffic, found)
         records = (*status.way_back, *followed.way_back, *proposed.values())
         ways = {record: self._traffic.way(parsed, record) for record in records}
+        adapter = models.spec if models is not None else None
         runs = self._caches.owned_runs(key, parsed.uid)
         observation = replace(
             self._said(parsed, compared_of(gates)),
@@ -143,7 +130,7 @@ class Gatherer:
             blockers=(*self._unknown_receivers(parsed), *self._blockers(present, target, models)),
             gates={gate.name: gate for gate in map(gate_view, runs)},
             summaries=tuple(_summaries(parsed, runs)),
-            share=self._shares.view(key, parsed, models.spec if models is not None else None),
+            share=self._shares.view(key, parsed, adapter),
             probe=self._paths.probe(parsed, found.carrier, traffic),
             approval=None if self._approver is None else self._approver.view(key, status),
             strategy=strategy,
@@ -154,6 +141,7 @@ class Gatherer:
         return Gathered(
             observation=self._ordered(observation, present, rollout),
             parsed=parsed,
+            adapter=adapter,
             rollout=rollout,
             planned_version=version_of(rollout),
             traffic_object=found.raw,

@@ -18,6 +18,7 @@ from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.notification_settings import NotificationSettings
 from rollouts.controller.notifier import Notifier
 from rollouts.controller.performing import Performer
+from rollouts.controller.share_watch import ShareWatch
 from rollouts.controller.traffic_writing import TrafficRefused
 from rollouts.controller.turns import Turns
 from rollouts.controller.unstored import STORE_EVERY, only_figures
@@ -66,6 +67,7 @@ class RolloutReconciler:
         metrics: ControllerMetrics,
         dialects: Dialects,
         turns: Turns,
+        share_watch: ShareWatch,
         notifier: Notifier | None = None,
         approver: Approver | None = None,
     ) -> None:
@@ -76,6 +78,7 @@ class RolloutReconciler:
         self._metrics = metrics
         self._dialects = dialects
         self._turns = turns
+        self._share_watch = share_watch
         self._notifier = notifier or Notifier(NotificationSettings(), clock, metrics)
         self._stored_at: dict[ObjectKey, float] = {}
 
@@ -84,6 +87,7 @@ class RolloutReconciler:
 
         Raises KubeError for the worker to retry; anything else is a bug.
         """
+        self._share_watch.forget(key)
         gathered = self._gatherer.gather(key)
         if gathered is None:
             self._metrics.forget(key.namespace, key.name)
@@ -108,6 +112,7 @@ class RolloutReconciler:
             return pause
         if _unchecked(gathered.observation) and all(isinstance(one, EmitEvent) for one in decided.actions):
             return None  # named again when its conditions are known; an abort, which acts, waits for nothing
+        self._share_watch.keep(key, gathered, decided, gathered.observation.status)
         if (later := self._figures_later(key, gathered.observation, decided)) is not None:
             return later
         following = _next(gathered.observation, decided, now)
@@ -124,6 +129,7 @@ class RolloutReconciler:
             recheck = REFUSED_RECHECK if refusal.by_spec else BLOCKED_RECHECK
             # A deadline may come before another try is worth it, and what is to go back is tried at once.
             return min([recheck, *(wait.total_seconds() for wait in waits if wait is not None)])
+        self._share_watch.keep(key, gathered, decided, decided.status)
         if decided.status != gathered.observation.status:
             self._stored_at[key] = self._clock.monotonic()
         self._metrics.accepted(key.namespace, key.name)

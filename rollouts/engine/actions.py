@@ -234,3 +234,6 @@ class Plan:
     actions: tuple[Action, ...]
     status: RolloutStatus
     requeue_after: timedelta | None = None
+    count_after: timedelta | None = None
+    """When the arms' requests are to be counted again: a look is due only if they say something new
+    (``watching.says_new``)."""

@@ -100,6 +100,7 @@ class Draft:
         self.status: RolloutStatus = obs.status
         self.actions: list[Action] = []
         self.wake_after: timedelta | None = None
+        self.count_after: timedelta | None = None
         self.commanded_by = ""
         """Who gave the command that is obeyed now, as the command says; empty when it says nobody."""
         self.traffic_problem: Said | None = None
@@ -257,7 +258,12 @@ class Draft:
     def plan(self) -> Plan:
         """The finished plan: what guards a write, the traffic write, the rest, Events last."""
         ordered = sorted(self.actions, key=_rank)
-        return Plan(actions=tuple(ordered), status=self.status, requeue_after=self.wake_after)
+        return Plan(
+            actions=tuple(ordered),
+            status=self.status,
+            requeue_after=self.wake_after,
+            count_after=self.count_after,
+        )
 
 
 def _rank(action: Action) -> int:

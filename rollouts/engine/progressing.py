@@ -29,13 +29,13 @@ from rollouts.engine.rollout_spec import (
 )
 from rollouts.engine.rollout_status import Phase, WaitingFor
 from rollouts.engine.serving import content_blocker, unserved
-from rollouts.engine.share import MIN_WINDOW, observed_weight
+from rollouts.engine.share import MIN_WINDOW, observed_weight, worth_showing
 from rollouts.engine.stamps import is_foreign, is_same, restamped
 from rollouts.engine.steps import describe, format_seconds, landing, steps_hash
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.watching import (
     UNCOUNTED,
-    keep_looking,
+    keep_counting,
     mirrored,
     note_rise,
     share_problem,
@@ -48,9 +48,6 @@ from rollouts.units import FULL, ZERO, format_weight
 __all__ = ["deadline_missed", "note_unpaused", "progress"]
 
 _AWAITING = Reason.AWAITING_ANALYSIS
-
-_SHOWN_STEP = 50
-"""Hundredths of a percent: half a percentage point."""
 
 _SHARE_RECHECK = timedelta(seconds=5)
 _SAMPLING = timedelta(seconds=1.5)
@@ -71,7 +68,7 @@ def progress(draft: Draft) -> None:
     looking = not held and (not shut or probe_open(draft.current)) and probe_path(draft)
     settled = converge(draft, _write_reason(draft), may_raise=not held and not looking and not shut)
     note_rise(draft)
-    keep_looking(draft)
+    keep_counting(draft)
     held = _held(draft)  # converging may have found a manual override
     if held:
         by_spec = WaitingFor.SPEC if draft.status.hold is None else None
@@ -209,9 +206,8 @@ def _observe(draft: Draft) -> None:
     """Show the observed share; small movements are not worth a status write (and its echo) each."""
     copied = mirrored(draft)
     seen, shown = None if copied else observed_weight(draft.obs.share), draft.status.weight.observed
-    if seen is None or (shown is not None and abs(seen - shown) <= max(_SHOWN_STEP, shown // 10)):
-        return
-    draft.set(weight=replace(draft.status.weight, observed=seen))
+    if worth_showing(seen, shown):
+        draft.set(weight=replace(draft.status.weight, observed=seen))
 
 
 def _execute(draft: Draft) -> None:

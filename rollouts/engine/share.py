@@ -42,9 +42,13 @@ __all__ = [
     "refuted_side",
     "refutes",
     "wilson",
+    "worth_showing",
 ]
 
 _Z = 3.2905267314919255  # two-sided 99.9 %
+
+_SHOWN_STEP = 50
+"""Hundredths of a percent: half a percentage point."""
 
 MIN_WINDOW = 5.0
 """Seconds of counting before a share is looked at: counters are scraped, and lag the weight by a scrape."""
@@ -88,6 +92,11 @@ def observed_weight(share: ShareView | None) -> Weight | None:
     if share is None or share.canary + share.stable <= 0:
         return None
     return Weight(round(FULL * share.canary / (share.canary + share.stable)))
+
+
+def worth_showing(seen: Weight | None, shown: Weight | None) -> bool:
+    """Whether the observed share differs from the shown one by more than what is not worth a write and its echo."""
+    return seen is not None and (shown is None or abs(seen - shown) > max(_SHOWN_STEP, shown // 10))
 
 
 def expected_canary(share: ShareView, weight: Weight) -> float:

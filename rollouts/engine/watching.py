@@ -34,6 +34,8 @@ from rollouts.engine.share import (
     fell,
     observed_weight,
     refuted_side,
+    refutes,
+    worth_showing,
 )
 from rollouts.engine.steps import format_seconds
 from rollouts.units import FULL, ZERO, Weight, format_weight
@@ -41,10 +43,12 @@ from rollouts.units import FULL, ZERO, Weight, format_weight
 __all__ = [
     "STANDING",
     "UNCOUNTED",
-    "keep_looking",
+    "keep_counting",
     "mirrored",
     "note_rise",
+    "pace_of_counting",
     "path_alarm",
+    "says_new",
     "share_problem",
     "waiting",
     "watch",
@@ -365,10 +369,45 @@ def _rounded(value: float) -> int:
     return next((size * step for step in (1, 2, 5) if value <= size * step * 1.2), size * 10)
 
 
-def keep_looking(draft: Draft) -> None:
-    """A carrying canary is looked at without being asked: often after a write, and to the end."""
+# --- between looks ---------------------------------------------------------------------------------
+
+
+def keep_counting(draft: Draft) -> None:
+    """The requests of a carrying canary are counted without being asked: often after a write, and to the end."""
     share = draft.obs.share
-    if share is None or (draft.status.weight.applied or ZERO) == ZERO:
-        return
+    if share is not None and (draft.status.weight.applied or ZERO) > ZERO:
+        draft.count_after = pace_of_counting(share)
+
+
+def pace_of_counting(share: ShareView) -> timedelta:
+    """How long until requests are counted again."""
     fresh = share.seconds <= max(BREAKS_WITHIN.total_seconds(), share.propagation) + _SOON.total_seconds()
-    draft.wake(_SOON if fresh else _LATER)
+    return _SOON if fresh else _LATER
+
+
+def says_new(
+    before: ShareView | None, now: ShareView | None, weight: Weight, shown: Weight | None, *, by_picker: bool
+) -> bool:
+    """Whether a look could decide otherwise than the one that saw ``before``, if all else is the same.
+
+    ``weight`` is the applied one, ``shown`` the observed share in the status; ``by_picker``: see ``share_problem``. A
+    look costs some milliseconds, this some microseconds, and a canary in its pause is counted for days. True is always
+    safe: then everything is looked at.
+    """
+    if before is None or now is None:
+        return before is not now
+    if _kind_of(before) != _kind_of(now) or worth_showing(observed_weight(now), shown):
+        return True
+    if by_picker:
+        return False
+    return _is_alarming(now, weight) or _is_alarming(before, weight)
+
+
+def _is_alarming(share: ShareView, weight: Weight) -> bool:
+    unseen = not share.canary and expected_canary(share, weight) >= _ENOUGH
+    return unseen or refutes(share, weight) or (share.path is not None and fell(share.path))
+
+
+def _kind_of(share: ShareView) -> tuple[bool, bool, bool, Weight | None]:
+    """What decides beside the figures."""
+    return share.complete, share.canary > 0, share.seconds >= MIN_WINDOW, share.loaded

@@ -33,6 +33,8 @@ class Clients:
         """Requests a second."""
         self.splits = True
         """False: a gateway that accepts two pools in a rule, and goes on with what it had."""
+        self.only = ""
+        """A backend that gets every request, whatever was stored; empty: as was stored."""
         self.lag = 0.0
         """Seconds until the gateway does what was stored; its report on the route does not wait for that."""
         self.breaks_above = Fraction(1)
@@ -63,7 +65,9 @@ class Clients:
 
     def _program(self) -> None:
         carrying = [share for share in self._asked.values() if share]
-        if self.splits or len(carrying) < 2:
+        if self.only:
+            self._late.append((self._at, {self.only: Fraction(1)}))
+        elif self.splits or len(carrying) < 2:
             self._late.append((self._at + self.lag, dict(self._asked)))
 
     def _pass(self, seconds: float) -> None:

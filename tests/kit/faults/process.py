@@ -99,6 +99,7 @@ class Process:
         self.caches.knows_freezes = lambda: True  # type: ignore[method-assign]
         self.parts = assembler(client, clock, self.caches, source)
         assembler.adapters.on_change = lambda key: self._add((_ROLLOUT, key))
+        self.parts.share_watch.on_change = lambda key: self._add((_ROLLOUT, key))
         self.parts.turns.on_change = lambda key: self._add((_ROLLOUT, key))
         assembler.probes.on_change = lambda key: self._add((_ROLLOUT, key))
         self.caches.on_rollout_change(lambda key: self._add((_ROLLOUT, key)))
@@ -119,11 +120,12 @@ class Process:
 
     def next_due(self) -> float:
         """When the next key is due; infinity for never."""
-        return min(self._due.values(), default=math.inf)
+        return min([self.parts.share_watch.next_due(), *self._due.values()])
 
     async def reconcile_one(self) -> bool:
         """Reconcile the key that has been due longest; False when none is due."""
         now = self._clock.monotonic()
+        await self.parts.share_watch.count_due()
         item = min(self._due, key=lambda item: (self._due[item], item), default=None)
         if item is None or self._due[item] > now:
             return False

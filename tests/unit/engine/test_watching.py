@@ -15,9 +15,9 @@ from rollouts.engine.observation import GateOutcome, RiseView, ShareCount, Share
 from rollouts.engine.rollout_spec import AdapterTraffic, HeaderMatch, HeaderRouteStep
 from rollouts.engine.rollout_status import HoldReason, Phase
 from rollouts.engine.share import came_back, fell, recent_window, refuted_side
-from rollouts.engine.watching import path_alarm, share_problem
+from rollouts.engine.watching import path_alarm, says_new, share_problem
 from rollouts.objects.models import MODEL_KIND
-from rollouts.units import FULL, Weight
+from rollouts.units import FULL, ZERO, Weight
 from tests.kit.world import Honest, World, analysis, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")
@@ -526,3 +526,54 @@ def test_a_weight_of_which_nothing_is_too_much_adds_nothing_to_the_evidence() ->
     )
 
     assert refuted_side(shared(1, 1, earlier=earlier), TEN) == 1
+
+
+# --- between looks ---------------------------------------------------------------------------------
+
+SEEN = shared(100, 900)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "shown"),
+    [
+        (None, SEEN, TEN),
+        (SEEN, None, TEN),
+        (SEEN, replace(SEEN, complete=False), TEN),
+        (replace(SEEN, seconds=4.0), SEEN, TEN),
+        (shared(0, 30), shared(1, 30), Weight(300)),
+        (shared(0, 30), shared(0, 55), ZERO),
+        (SEEN, shared(100, 2000), TEN),
+        (SEEN, shared(100, 900), None),
+        (SEEN, replace(SEEN, path=GONE), TEN),
+        (shared(10, 9000), SEEN, TEN),
+    ],
+    ids=[
+        "counted for the first time",
+        "counted no more",
+        "a pod is silent",
+        "counted for long enough",
+        "the first request",
+        "none where five were expected",
+        "another share",
+        "a share to be shown",
+        "the path broke",
+        "no more refuted",
+    ],
+)
+def test_a_look_is_due_when_the_counts_may_decide_otherwise(
+    before: ShareView | None, now: ShareView | None, shown: Weight | None
+) -> None:
+    assert says_new(before, now, TEN, shown, by_picker=False)
+
+
+def test_no_look_is_due_for_more_requests_of_the_same_share() -> None:
+    assert not says_new(SEEN, shared(205, 1803, seconds=400.0), TEN, TEN, by_picker=False)
+
+
+def test_what_our_picker_splits_is_asked_and_not_counted() -> None:
+    loaded = replace(shared(10, 9000), loaded=TEN)
+    same = replace(shared(10, 9900), loaded=TEN)
+
+    assert says_new(loaded, same, TEN, Weight(10), by_picker=False)
+    assert not says_new(loaded, same, TEN, Weight(10), by_picker=True)
+    assert says_new(loaded, replace(same, loaded=Weight(500)), TEN, Weight(10), by_picker=True)
