@@ -16,8 +16,10 @@ from rollouts.engine.rollout_status import WaitingFor
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.objects import kinds
 from rollouts.objects.fields import list_of, map_of, text_of
+from rollouts.objects.leaving import COST_ANNOTATION, marked_by
 from rollouts.objects.owners import owner_of
 from rollouts.objects.pods import (
+    DRAINING_ANNOTATION,
     HEALTH_PORTS,
     METRICS_PORT_ANNOTATION,
     PickerPod,
@@ -61,6 +63,7 @@ TURN = "turn"
 BEGUN, IN_LINE = "begun", "in line"
 """Values of the index ``TURN``: whose attempt is in progress, and who waits for nothing but a place."""
 _TARGET = "scaleTarget"
+_MARKED = "marked"
 
 
 def _namespace(obj: Object) -> str:
@@ -79,6 +82,11 @@ def _by_name_end(obj: Object) -> Iterable[Hashable]:
 def _by_label(obj: Object) -> Iterable[Hashable]:
     labels = obj["metadata"].get("labels") or {}
     return [(_namespace(obj), key, value) for key, value in labels.items()]
+
+
+def _by_mark(obj: Object) -> Iterable[Hashable]:
+    rollout = marked_by(obj)
+    return [(_namespace(obj), rollout)] if rollout else []
 
 
 def _pool_by_selector(obj: Object) -> Iterable[Hashable]:
@@ -152,6 +160,26 @@ def _trim_pod(pod: Object) -> Object:
     ports = [port for container in _ported(pod) for port in container if port.get("name") in HEALTH_PORTS]
     if ports:
         found["spec"] = {"containers": [{"ports": ports}]}
+    return found
+
+
+_OF_DRAINS = (DRAINING_ANNOTATION, COST_ANNOTATION)
+
+
+def _trim_scaled_pod(pod: Object) -> Object:
+    """The same where workloads are scaled: also who made it, and what decides whether it goes before others."""
+    found, meta = _trim_pod(pod), pod.get("metadata") or {}
+    kept = {name: meta[name] for name in ("ownerReferences",) if name in meta}
+    annotations = map_of(meta.get("annotations"))
+    marks = {name: annotations[name] for name in _OF_DRAINS if name in annotations}
+    if marks:
+        kept["annotations"] = {**found["metadata"].get("annotations", {}), **marks}
+    found["metadata"].update(kept)
+    phase, node = map_of(pod.get("status")).get("phase"), map_of(pod.get("spec")).get("nodeName")
+    if phase:
+        found["status"]["phase"] = phase
+    if node:
+        found["spec"] = {**found.get("spec", {}), "nodeName": node}
     return found
 
 
@@ -277,7 +305,10 @@ class Caches:
             resource.group: Store(indexes={_POOL_SELECTOR: _pool_by_selector, _PICKER: _pool_by_picker})
             for resource in kinds.POOLS
         }
-        self.pods = Store(indexes={_LABEL: _by_label}, transform=_trim_pod)
+        self.pods = Store(
+            indexes={_LABEL: _by_label} | ({_MARKED: _by_mark} if self.capacity_kinds else {}),
+            transform=_trim_scaled_pod if self.capacity_kinds else _trim_pod,
+        )
         self.services = Store(indexes={_SERVICE_SELECTOR: _service_by_selector}, transform=_trim_service)
         self.jobs = Store(indexes={_OWNER: _by_owner, _NAME_END: _by_name_end})
         self.workloads = {
@@ -383,6 +414,10 @@ class Caches:
     def holding_pods(self, pool: Pool) -> list[Object]:
         """The pool's pods that have, or wait for, what they ask a node for; those that are being deleted included."""
         return [pod for pod in self._selected(pool.namespace, pool.selector) if holds_resources(pod)]
+
+    def marked_pods(self, namespace: str, rollout: str) -> list[Object]:
+        """Pods that a Rollout keeps requests from, since they are to go."""
+        return self.pods.by_index(_MARKED, (namespace, rollout)) if self.capacity_kinds else []
 
     def workloads_of(self, pool: Pool) -> list[Workload]:
         """Workloads whose pods are the pool's, by kind and name."""

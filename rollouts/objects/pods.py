@@ -17,6 +17,7 @@ __all__ = [
     "health_port",
     "holds_resources",
     "is_draining",
+    "is_ready",
     "metrics_port",
     "pending_words",
     "read_picker_pod",
@@ -96,6 +97,11 @@ def _ready(obj: Object) -> Object | None:
         if condition.get("type") == "Ready":
             return condition if condition.get("status") == "True" else None
     return None
+
+
+def is_ready(obj: Object) -> bool:
+    """Whether it takes traffic: its Ready condition says so, and no deletion is under way."""
+    return _ready(obj) is not None
 
 
 def ready_since(obj: Object) -> float | None:

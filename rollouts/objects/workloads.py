@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rollouts.objects.fields import dict_at, list_of, map_of, metadata_of, text_at, text_of
+from rollouts.objects.fields import dict_at, map_of, metadata_of, text_at, text_of
+from rollouts.objects.owners import controller_of
 from rollouts.objects.pools import Pool
 from rollouts.objects.resource import Resource
 
 __all__ = [
     "AUTOSCALER",
+    "ORDINAL_KINDS",
+    "TEMPLATE_HASH",
     "WORKLOADS",
     "WORKLOAD_ANNOTATION",
     "Workload",
@@ -36,9 +39,15 @@ WORKLOADS = {
 
 AUTOSCALER = Resource("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
 
+TEMPLATE_HASH = "pod-template-hash"
+"""A Deployment's controller gives it to the pods of each of its ReplicaSets, whose names end in it."""
+
+ORDINAL_KINDS = ("StatefulSet",)
+"""Kinds whose highest ordinals go first, however busy they are."""
+
 _ADDED = frozenset(
     {
-        "pod-template-hash",
+        TEMPLATE_HASH,
         "controller-revision-hash",
         "statefulset.kubernetes.io/pod-name",
         "apps.kubernetes.io/pod-index",
@@ -58,6 +67,8 @@ class Workload:
     replicas: int
     resource_version: str
     owner: str
+    first_ordinal: int = 0
+    """Of a StatefulSet's pods (``spec.ordinals.start``)."""
 
     @property
     def what(self) -> str:
@@ -73,16 +84,15 @@ class Workload:
 def read_workload(resource: Resource, obj: Object) -> Workload:
     """Read a workload; wrong types read as absent, never raise."""
     meta, replicas = metadata_of(obj), map_of(obj.get("spec")).get("replicas")
+    start = dict_at(obj, "spec", "ordinals").get("start")
     number = replicas if isinstance(replicas, int) and not isinstance(replicas, bool) else 1
-    owner = next(
-        (map_of(ref) for ref in list_of(meta.get("ownerReferences")) if map_of(ref).get("controller")), {}
-    )
     return Workload(
         resource=resource,
         name=text_of(meta.get("name")),
         replicas=max(number, 0),
         resource_version=text_of(meta.get("resourceVersion")),
-        owner=f"{text_of(owner.get('kind'))} {text_of(owner.get('name'))}".strip(),
+        owner=" ".join(controller_of(obj)).strip(),
+        first_ordinal=start if isinstance(start, int) and not isinstance(start, bool) else 0,
     )
 
 

@@ -13,7 +13,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from rollouts.objects.picker_pages import DRAINING, IN_FLIGHT, TO_DRAINING
-from rollouts.picker.core.schedule import ScheduledPod, Scheduler
+from rollouts.picker.core.routing import Router
+from rollouts.picker.core.schedule import ScheduledPod
 
 __all__ = ["EndpointMetrics"]
 
@@ -23,8 +24,9 @@ _LABELS = ("pool", "pod")
 class EndpointMetrics(Collector):
     """Read off the scheduler when somebody asks, so that a pod that is gone has no series."""
 
-    def __init__(self, scheduler: Scheduler, clock: Callable[[], float] = time.monotonic) -> None:
-        self._scheduler = scheduler
+    def __init__(self, router: Router, clock: Callable[[], float] = time.monotonic) -> None:
+        self._router = router
+        self._scheduler = router.scheduler
         self._clock = clock
 
     def collect(self) -> Iterator[Metric]:
@@ -45,7 +47,7 @@ class EndpointMetrics(Collector):
         forced = CounterMetricFamily(
             TO_DRAINING, "Requests sent to pods about to go, as no other could serve them", labels=("pool",)
         )
-        for pool in {pod.endpoint.pool for pod in self._scheduler.pods()} | set(self._scheduler.to_draining):
+        for pool in {pool.name for pool in self._router.snapshot.pools}:
             forced.add_metric((pool,), self._scheduler.to_draining[pool])
         yield from (draining, in_flight, forced)
 

@@ -139,7 +139,7 @@ class PickerMetrics:
         self._router = router
         self.registry = CollectorRegistry()
         self.registry.register(_Shares(router))
-        self.registry.register(EndpointMetrics(router.scheduler))
+        self.registry.register(EndpointMetrics(router))
         self._strangers: set[str] = set()
         self._series: dict[tuple[str, str, str, str], float | None] = {}  # labels -> when the pod went
         self._children: dict[tuple[Counter | Histogram, tuple[str, ...]], Any] = {}

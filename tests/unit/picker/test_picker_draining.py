@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import structlog
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -156,6 +156,7 @@ POD_LISTS = st.sampled_from([None, V1, V2, V1 | V2])
 PODS = st.lists(st.tuples(POD_LISTS, st.booleans(), st.integers(0, 30)), min_size=1, max_size=5)
 
 
+@example(pods=[(V1, True, 0), (V2, False, 0)], subset=set(), share=50, prompts=False)
 @given(pods=PODS, subset=st.sets(st.integers(0, 4)), share=st.integers(1, 99), prompts=st.booleans())
 @settings(max_examples=100, deadline=None)
 def test_drains_move_requests_among_pods_and_never_among_versions(
@@ -196,8 +197,8 @@ def test_what_each_pod_has_in_flight_is_exported_while_it_is_known(objects: Any)
     ask(router)
     ask(router, subset=parse_subset(IPS[0]))
 
-    known = series(EndpointMetrics(router.scheduler, lambda: NOW + 5.0))
-    old = series(EndpointMetrics(router.scheduler, lambda: NOW + 60.0))
+    known = series(EndpointMetrics(router, lambda: NOW + 5.0))
+    old = series(EndpointMetrics(router, lambda: NOW + 60.0))
 
     assert known[DRAINING] == {f"pod-{IPS[0]}": 1.0, f"pod-{IPS[1]}": 0.0}
     assert known[IN_FLIGHT] == {f"pod-{IPS[0]}": 6.0, f"pod-{IPS[1]}": 1.0}
@@ -219,9 +220,9 @@ def test_the_ports_of_a_pod_count_together(objects: Any) -> None:
     router.update(read_snapshot([POOL], [pool, objects.pod("10.0.0.1", annotations=DRAIN)]), 0.0, 0.0)
     for port, running in ((8000, 2), (8001, 3)):
         router.scheduler.observe(f"10.0.0.1:{port}", Load(running=running), NOW)
-    both = series(EndpointMetrics(router.scheduler, lambda: NOW))
+    both = series(EndpointMetrics(router, lambda: NOW))
     router.scheduler.observe("10.0.0.1:8001", Load(), NOW - 60.0)
-    one_is_old = series(EndpointMetrics(router.scheduler, lambda: NOW))
+    one_is_old = series(EndpointMetrics(router, lambda: NOW))
 
     assert both[IN_FLIGHT] == {"pod-10.0.0.1": 5.0}
     assert one_is_old[IN_FLIGHT] == {}
