@@ -16,6 +16,7 @@ from rollouts.engine.observation import Blocker, WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.versions import Identity
 from rollouts.objects.fields import items_at, map_of, metadata_of
+from rollouts.objects.groups import units
 from rollouts.objects.pods import pending_words
 from rollouts.objects.pools import POOL_KIND, Pool
 from rollouts.objects.workloads import WORKLOAD_ANNOTATION, Workload
@@ -131,15 +132,17 @@ class WorkloadViews:
         pods = self._caches.holding_pods(pool)
         workload = find_workload(self._caches, pool)
         if isinstance(workload, Blocker):
-            return WorkloadView(problem=workload, live=len(pods))
-        waiting = [words for words in map(pending_words, pods) if words is not None]
+            return WorkloadView(problem=workload, live=units(pods))
+        waiting = {
+            pod["metadata"]["name"]: words for pod in pods if (words := pending_words(pod)) is not None
+        }
         return WorkloadView(
             what=workload.what,
             resource_version=workload.resource_version,
             replicas=workload.replicas,
-            live=len(pods),
-            pending=len(waiting),
-            words=next((words for words in sorted(waiting) if words), ""),
+            live=units(pods),
+            pending=units(pod for pod in pods if pod["metadata"]["name"] in waiting),
+            words=next((words for words in sorted(waiting.values()) if words), ""),
             managed_by=self._caches.autoscaler_of(pool.namespace, workload) or workload.owner,
             in_flight=self._in_flight.requests(pool) if loses else None,
             drain=self._drains.view(parsed, arm, pool, workload),

@@ -10,15 +10,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rollouts.objects.fields import map_of, metadata_of, text_of
+from rollouts.objects.pods import is_ready
 
 __all__ = [
     "GROUP_INDEX",
+    "GROUP_KEY",
     "LEADER",
+    "REVISION",
     "SET_NAME",
     "SIZE_ANNOTATION",
     "WORKER_INDEX",
     "group_of",
     "group_size",
+    "is_whole",
     "is_worker",
     "units",
 ]
@@ -26,6 +30,8 @@ __all__ = [
 SET_NAME = "leaderworkerset.sigs.k8s.io/name"
 GROUP_INDEX = "leaderworkerset.sigs.k8s.io/group-index"
 WORKER_INDEX = "leaderworkerset.sigs.k8s.io/worker-index"
+GROUP_KEY = "leaderworkerset.sigs.k8s.io/group-key"
+REVISION = "leaderworkerset.sigs.k8s.io/template-revision-hash"
 SIZE_ANNOTATION = "leaderworkerset.sigs.k8s.io/size"
 
 LEADER = "0"
@@ -56,6 +62,17 @@ def group_size(leader: Object) -> int:
     """Pods of the leader's group, itself included; 1 where nobody says."""
     text = text_of(map_of(metadata_of(leader).get("annotations")).get(SIZE_ANNOTATION))
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MOST else 1
+
+
+def is_whole(leader: Object, pods: Iterable[Object]) -> bool:
+    """Whether as many workers of a leader as its group has are Ready among ``pods``."""
+    group = group_of(leader)
+    ready = {
+        _label(pod, WORKER_INDEX)
+        for pod in pods
+        if is_worker(pod) and group_of(pod) == group and is_ready(pod)
+    }
+    return len(ready) >= group_size(leader) - 1
 
 
 def units(pods: Iterable[Object]) -> int:

@@ -2,6 +2,8 @@
 
 Field names: apps/v1 Deployment and StatefulSet (``spec.replicas`` is 1 where it is left out), autoscaling/v2
 HorizontalPodAutoscaler (``spec.scaleTargetRef``). KEDA scales by an autoscaler of that kind that it makes.
+leaderworkerset.x-k8s.io/v1 LeaderWorkerSet has ``spec.leaderWorkerTemplate.leaderTemplate`` and ``workerTemplate``; its
+leaders are made from the latter where it has no template of their own. A replica is a group.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollouts.objects.fields import dict_at, map_of, metadata_of, text_at, text_of
+from rollouts.objects.groups import GROUP_INDEX, GROUP_KEY, LEADER, REVISION, SET_NAME, WORKER_INDEX
 from rollouts.objects.owners import controller_of
 from rollouts.objects.pools import Pool
 from rollouts.objects.resource import Resource
 
 __all__ = [
     "AUTOSCALER",
+    "BUILT_IN",
     "ORDINAL_KINDS",
     "TEMPLATE_HASH",
     "WORKLOADS",
@@ -34,15 +38,19 @@ WORKLOAD_ANNOTATION = "inferencerollouts.dev/workload"
 WORKLOADS = {
     "Deployment": Resource("apps", "v1", "deployments", "Deployment"),
     "StatefulSet": Resource("apps", "v1", "statefulsets", "StatefulSet"),
+    "LeaderWorkerSet": Resource("leaderworkerset.x-k8s.io", "v1", "leaderworkersets", "LeaderWorkerSet"),
 }
 """Kinds that can be scaled, by name. All of them have ``spec.replicas``, a Pod template and the subresource."""
+
+BUILT_IN = ("Deployment", "StatefulSet")
+"""Those of them that every API server serves."""
 
 AUTOSCALER = Resource("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
 
 TEMPLATE_HASH = "pod-template-hash"
 """A Deployment's controller gives it to the pods of each of its ReplicaSets, whose names end in it."""
 
-ORDINAL_KINDS = ("StatefulSet",)
+ORDINAL_KINDS = ("StatefulSet", "LeaderWorkerSet")
 """Kinds whose highest ordinals go first, however busy they are."""
 
 _ADDED = frozenset(
@@ -51,6 +59,9 @@ _ADDED = frozenset(
         "controller-revision-hash",
         "statefulset.kubernetes.io/pod-name",
         "apps.kubernetes.io/pod-index",
+        GROUP_INDEX,
+        GROUP_KEY,
+        REVISION,
     }
 )
 """Labels that no template has: the workload's controller adds them to its pods."""
@@ -76,6 +87,11 @@ class Workload:
         return f"{self.resource.kind} {self.name}"
 
     @property
+    def makes_groups(self) -> bool:
+        """Whether a replica is a leader with its workers."""
+        return self.resource.kind == "LeaderWorkerSet"
+
+    @property
     def reference(self) -> str:
         """As the annotation names it."""
         return f"{self.resource.group}/{self.resource.version}/{self.resource.kind}/{self.name}"
@@ -97,8 +113,14 @@ def read_workload(resource: Resource, obj: Object) -> Workload:
 
 
 def pod_labels(obj: Object) -> Mapping[str, Any]:
-    """Labels of the Pod template."""
-    return dict_at(obj, "spec", "template", "metadata", "labels")
+    """Labels of the Pod template; of a LeaderWorkerSet those of leaders, with the two by which they are selected."""
+    sets = dict_at(obj, "spec", "leaderWorkerTemplate")
+    if not sets:
+        return dict_at(obj, "spec", "template", "metadata", "labels")
+    leader = sets.get("leaderTemplate")
+    template = leader if isinstance(leader, Mapping) else dict_at(sets, "workerTemplate")
+    named = {SET_NAME: text_of(metadata_of(obj).get("name")), WORKER_INDEX: LEADER}
+    return {**dict_at(template, "metadata", "labels"), **named}
 
 
 def makes_pods_of(labels: Object, pool: Pool) -> bool:

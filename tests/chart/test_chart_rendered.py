@@ -499,6 +499,12 @@ def test_probes_of_the_path_are_configured_and_cost_one_right(
             ("StatefulSet",),
             "statefulsets.apps: get list watch\nstatefulsets/scale.apps: patch\n",
         ),
+        (
+            {"enabled": True, "kinds": ["LeaderWorkerSet", "Deployment"]},
+            ("LeaderWorkerSet", "Deployment"),
+            "leaderworkersets.leaderworkerset.x-k8s.io: get list watch\n"
+            "leaderworkersets/scale.leaderworkerset.x-k8s.io: patch\n",
+        ),
     ],
 )
 def test_the_right_to_scale_comes_with_capacity_only(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -23,38 +22,17 @@ from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
 from rollouts.objects.leaving import BUSY, COST_ANNOTATION, IDLE
 from rollouts.objects.pods import DRAINING_ANNOTATION
-from rollouts.objects.pools import Pool
 from rollouts.objects.workloads import WORKLOADS, Workload
 from rollouts.runtime.fencing import NotLeading
 from rollouts.runtime.objects import ObjectKey
 from tests.kit.clock import Timeline, VirtualClock
+from tests.kit.loads import KnownLoads
 from tests.kit.memory_client import MemoryKubeClient
 from tests.kit.world import START
 
 V1 = Identity(kind="InferencePool", group=kinds.POOL_V1.group, name="v1")
 OURS = "Rollout demo"
 Object = dict[str, Any]
-
-
-class Loads:
-    """Pods of which one knows what they answer; ``silent`` ones do not say once they are to go."""
-
-    def __init__(self) -> None:
-        self.by_pod: dict[str, int] = {}
-        self.silent: set[str] = set()
-        self.why = ""
-
-    def requests(self, pool: Pool) -> int | None:
-        return sum(self.by_pod.values())
-
-    def loads(self, pool: Pool) -> Mapping[str, int]:
-        return self.by_pod
-
-    def uncontrollable(self, pool: Pool) -> str:
-        return self.why
-
-    def leaving(self, pool: Pool, names: Collection[str]) -> Mapping[str, int | None]:
-        return {name: None if name in self.silent else self.by_pod.get(name) for name in names}
 
 
 class Fleet:
@@ -65,7 +43,7 @@ class Fleet:
         self.clock = VirtualClock(self.timeline)
         self.api = MemoryApi(clock=self.clock)
         self.client = MemoryKubeClient(self.api)
-        self.loads = Loads()
+        self.loads = KnownLoads()
         self.kind = kind
         self.restart()
         self.scale(len(counts))
