@@ -22,7 +22,7 @@ from rollouts.kube.client import PatchKind
 from rollouts.kube.errors import Conflict, Forbidden
 from rollouts.lab.controlplane import Upstream, install_upstream_crds
 from rollouts.objects import kinds
-from rollouts.objects.leaving import IDLE, COST_ANNOTATION
+from rollouts.objects.leaving import COST_ANNOTATION, IDLE
 from rollouts.objects.pods import DRAINING_ANNOTATION
 from rollouts.objects.workloads import WORKLOADS, Workload
 from rollouts.runtime.clock import SystemClock

@@ -105,10 +105,12 @@ class Fleet:
         parsed = parse_rollout({"metadata": {"name": name, "namespace": "default", "uid": "u"}})
         return replace(parsed, status=RolloutStatus(stable=revision_of(V1, ""), drains=asked))
 
-    async def carry_out(self, to: int | None) -> bool:
+    async def carry_out(self, to: int | None, *, stores: int | None = None) -> bool:
+        """A plan that asks for a drain, or only ``stores`` one."""
         parsed = self.rollout(to)
         actions = () if to is None else (DrainPods(identity=V1, to=to),)
-        return await self.drains.carry_out(parsed, Plan(status=parsed.status, actions=actions))
+        status = parsed.status if stores is None else self.rollout(stores).status
+        return await self.drains.carry_out(parsed, Plan(status=status, actions=actions))
 
     def view(self, to: int | None, replicas: int | None = None) -> DrainView | None:
         parsed = self.rollout(to, replicas)
@@ -192,6 +194,18 @@ async def test_what_a_scale_takes_anyway_keeps_its_mark_until_it_is_gone() -> No
 
     assert while_they_are_there == marked("v1-0", "v1-1", cost=IDLE)
     assert fleet.annotations() == {}
+
+
+@pytest.mark.parametrize(("stores", "want"), [(0, {"v1-0", "v1-1"}), (1, {"v1-0", "v1-1"}), (2, {"v1-0"})])
+async def test_a_drain_that_is_stored_to_be_asked_for_next_keeps_its_marks(
+    stores: int, want: set[str]
+) -> None:
+    """More or fewer pods are to go: nobody gets requests again for a moment, and nobody new is marked yet."""
+    fleet = Fleet(0, 1, 7)
+    await fleet.carry_out(1)
+    await fleet.carry_out(None, stores=stores)
+
+    assert set(fleet.annotations()) == want
 
 
 async def test_what_others_wrote_stays() -> None:
