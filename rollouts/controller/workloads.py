@@ -5,8 +5,8 @@ Looked at only for Rollouts with ``strategy.canary.capacity``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Any, Protocol
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.references import serving_pools
@@ -14,13 +14,18 @@ from rollouts.controller.caches import Caches
 from rollouts.controller.mirroring import mirroring_route
 from rollouts.engine.observation import Blocker, WorkloadView
 from rollouts.engine.reasons import Reason
+from rollouts.engine.rollout_spec import HttpRouteTraffic
 from rollouts.engine.versions import Identity
 from rollouts.objects.fields import items_at, map_of, metadata_of
+from rollouts.objects.groups import units
 from rollouts.objects.pods import pending_words
 from rollouts.objects.pools import POOL_KIND, Pool
 from rollouts.objects.workloads import WORKLOAD_ANNOTATION, Workload
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.backends import pools_of, rules_of
+
+if TYPE_CHECKING:
+    from rollouts.controller.draining import PodDrains
 
 __all__ = ["InFlight", "ScaleRefusals", "WorkloadViews", "find_workload"]
 
@@ -36,6 +41,18 @@ class InFlight(Protocol):
 
     def requests(self, pool: Pool) -> int | None:
         """Requests that the pool's pods answer or hold; None while one of them does not say."""
+        ...
+
+    def loads(self, pool: Pool) -> Mapping[str, int]:
+        """The same by pod; those that do not say are left out."""
+        ...
+
+    def uncontrollable(self, pool: Pool) -> str:
+        """Why requests cannot be kept from single pods; empty where they can, or nobody knows yet."""
+        ...
+
+    def leaving(self, pool: Pool, names: Collection[str]) -> Mapping[str, int | None]:
+        """What marked pods still answer, measured after every picker spared them; None where that is not known."""
         ...
 
 
@@ -80,54 +97,83 @@ def _names(found: Collection[Workload]) -> str:
     return f"{', '.join(shown)}{more}" if shown else "none does"
 
 
+def _route_of(parsed: ParsedRollout) -> tuple[str, str] | None:
+    traffic = parsed.spec.traffic if parsed.spec is not None else None
+    return (parsed.namespace, traffic.name) if isinstance(traffic, HttpRouteTraffic) else None
+
+
 class WorkloadViews:
     """Turns the caches' workloads and pods into the engine's views."""
 
-    def __init__(self, caches: Caches, in_flight: InFlight, refusals: ScaleRefusals) -> None:
+    def __init__(
+        self, caches: Caches, in_flight: InFlight, refusals: ScaleRefusals, drains: PodDrains
+    ) -> None:
         self._caches = caches
+        self._drains = drains
         self._in_flight = in_flight
         self._refusals = refusals
 
     def views(self, parsed: ParsedRollout, target: Identity | None) -> dict[Identity, WorkloadView]:
-        """Of stable, the target, the canary and what is to be scaled down; none where nobody asks for capacity."""
-        if parsed.spec is None or parsed.spec.canary.capacity is None:
-            return {}
+        """Of stable, the target, the canary and what is to be scaled down; none where nobody asks for capacity.
+
+        Stable on its way back to its replicas is looked at whatever has become of the spec.
+        """
         status = parsed.status
+        asked = parsed.spec is not None and parsed.spec.canary.capacity is not None
+        if not asked and status.stable_scale is None:
+            return {}
         losers = {one.identity for one in status.scale_downs}
         if status.current is not None and status.current.aborted is not None:
             losers.add(status.current.canary.identity)
         arms = {arm.identity for arm in status.arms} | losers
         if target is not None:
             arms.add(target)
-        found = ((arm, self._view(parsed, arm, loses=arm in losers)) for arm in sorted(arms))
+        policy = parsed.spec.canary.capacity if parsed.spec is not None else None
+        gives = status.stable if policy is not None and policy.gives else None
+        giving = {gives.identity} if gives is not None else set()
+        found = (
+            (arm, self._view(parsed, arm, loses=arm in losers, gives=arm in giving)) for arm in sorted(arms)
+        )
         return {arm: view for arm, view in found if view is not None}
 
-    def _view(self, parsed: ParsedRollout, arm: Identity, *, loses: bool) -> WorkloadView | None:
+    def _view(
+        self, parsed: ParsedRollout, arm: Identity, *, loses: bool, gives: bool = False
+    ) -> WorkloadView | None:
         pool = self._caches.pool(arm.group, parsed.namespace, arm.name)
         if pool is None:
             return None
         pods = self._caches.holding_pods(pool)
         workload = find_workload(self._caches, pool)
         if isinstance(workload, Blocker):
-            return WorkloadView(problem=workload, live=len(pods))
-        waiting = [words for words in map(pending_words, pods) if words is not None]
+            return WorkloadView(problem=workload, live=units(pods))
+        waiting = {
+            pod["metadata"]["name"]: words for pod in pods if (words := pending_words(pod)) is not None
+        }
         return WorkloadView(
             what=workload.what,
             resource_version=workload.resource_version,
             replicas=workload.replicas,
-            live=len(pods),
-            pending=len(waiting),
-            words=next((words for words in sorted(waiting) if words), ""),
+            live=units(pods),
+            pending=units(pod for pod in pods if pod["metadata"]["name"] in waiting),
+            words=next((words for words in sorted(waiting.values()) if words), ""),
             managed_by=self._caches.autoscaler_of(pool.namespace, workload) or workload.owner,
             in_flight=self._in_flight.requests(pool) if loses else None,
-            used_by=self._used_by(parsed, pool, workload) if loses else "",
+            drain=self._drains.view(parsed, arm, pool, workload),
+            used_by=self._used_by(parsed, pool, workload, own=gives) if loses or gives else "",
             refused=self._refusals.get((parsed.namespace, arm, loses), ""),
         )
 
-    def _used_by(self, parsed: ParsedRollout, pool: Pool, workload: Workload) -> str:
-        """What else sends requests to the workload's pods: a route, also of another namespace, or another Rollout."""
+    def _used_by(self, parsed: ParsedRollout, pool: Pool, workload: Workload, *, own: bool) -> str:
+        """What else sends requests to the workload's pods: a route, also of another namespace, or another Rollout.
+
+        ``own``: the Rollout's own route may.
+        """
+        route_of_mine = _route_of(parsed) if own else None
         pools = [one for one in self._caches.pools_of_namespace(pool.namespace) if self._makes(one, workload)]
         for route in self._caches.routes.values():
+            meta = metadata_of(route)
+            if route_of_mine == (meta.get("namespace"), meta.get("name")):
+                continue
             if any(self._sends(route, one) for one in pools):
                 return f"HTTPRoute {route['metadata']['name']}"
         for one in pools:
