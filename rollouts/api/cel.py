@@ -153,6 +153,19 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
         ),
         CelRule("!has(self.start) || !has(self.end) || self.end > self.start", "end must be after start"),
     ),
+    "PoolSplitSpec": (
+        CelRule("self.poolRef == oldSelf.poolRef", "poolRef cannot be changed: make a new PoolSplit"),
+        CelRule(
+            "self.variants.all(a, self.variants.exists_one(b, b.name == a.name))",
+            "two variants have the same name",
+        ),
+        CelRule("self.variants.exists(v, v.weight > 0)", "no variant has a weight: give one its share"),
+        CelRule(
+            "self.variants.all(a, self.variants.all(b, a.name == b.name || "
+            "a.labels.exists(k, k in b.labels && a.labels[k] != b.labels[k])))",
+            "a pod could have the labels of two variants: give one of their labels another value",
+        ),
+    ),
     "RequirementModel": (
         CelRule(
             "(self.operator in ['In', 'NotIn']) == (has(self.values) && size(self.values) > 0)",
