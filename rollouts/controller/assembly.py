@@ -33,6 +33,7 @@ from rollouts.controller.windows import WindowCalendar
 from rollouts.controller.workloads import InFlight, ScaleRefusals, WorkloadViews
 from rollouts.engine.actions import WriteReason
 from rollouts.engine.turns import LimitScope
+from rollouts.engine.variants import read_selector
 from rollouts.kube.client import KubeClient
 from rollouts.runtime.clock import Clock
 from rollouts.sources.base import Endpoints, MetricSource, ScrapeTarget
@@ -66,12 +67,13 @@ class Parts:
 
 
 def pool_endpoints(caches: Caches) -> Endpoints:
-    """Ready pods of an arm, from the caches; both adapters of a rollout are on the pods of one pool."""
+    """Ready pods of an arm, from the caches; both adapters of a rollout are on all pods of one pool."""
 
     def endpoints(namespace: str, arm: ArmRef) -> list[ScrapeTarget]:
         pool = caches.pool(arm.group, namespace, arm.pool or arm.name)
         if pool is None:
             return []
+        pool = pool.narrowed(read_selector(arm.labels))
         ready = [found for found in caches.endpoints(pool) if found.ready]
         return metrics_pages(ready, pool.processes, namespace)
 

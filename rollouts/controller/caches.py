@@ -20,12 +20,14 @@ from rollouts.objects.owners import owner_of
 from rollouts.objects.pods import (
     HEALTH_PORTS,
     METRICS_PORT_ANNOTATION,
+    READS_ANNOTATION,
     PickerPod,
     Pod,
     holds_resources,
     metrics_port,
     read_picker_pod,
     read_pod,
+    reads,
 )
 from rollouts.objects.pools import Pool, read_pool
 from rollouts.objects.workloads import (
@@ -133,9 +135,10 @@ def _trim_pod(pod: Object) -> Object:
     meta, status = pod.get("metadata") or {}, pod.get("status") or {}
     kept = ("name", "namespace", "uid", "resourceVersion", "labels", "deletionTimestamp")
     trimmed = {name: meta[name] for name in kept if name in meta}
-    port = (meta.get("annotations") or {}).get(METRICS_PORT_ANNOTATION)
-    if port is not None:
-        trimmed["annotations"] = {METRICS_PORT_ANNOTATION: port}
+    said = meta.get("annotations") or {}
+    kept_notes = {name: said[name] for name in (METRICS_PORT_ANNOTATION, READS_ANNOTATION) if name in said}
+    if kept_notes:
+        trimmed["annotations"] = kept_notes
     found: dict[str, Any] = {
         "metadata": trimmed,
         "status": {
@@ -426,8 +429,13 @@ class Caches:
             return []
         selector = tuple(sorted(service["spec"]["selector"].items()))
         port = metrics_port(service)
-        found = (read_picker_pod(pod, port) for pod in self._selected(pool.namespace, selector))
+        kinds_read = reads(service)
+        found = (read_picker_pod(pod, port, kinds_read) for pod in self._selected(pool.namespace, selector))
         return [pod for pod in found if pod is not None]
+
+    def labels_of_pod(self, key: ObjectKey) -> Mapping[str, Any]:
+        """The labels of a pod; none where it is gone."""
+        return map_of(map_of((self.pods.get(key) or {}).get("metadata")).get("labels"))
 
     def _selected(self, namespace: str, selector: tuple[tuple[str, str], ...]) -> list[Object]:
         if not selector:

@@ -21,6 +21,7 @@ from rollouts.controller.pool_views import PoolViews
 from rollouts.controller.strategies import SharedStrategies, held_back, unfit
 from rollouts.controller.traffic_views import Carried, TrafficViews
 from rollouts.controller.turns import Turns
+from rollouts.controller.variant_views import VariantViews, variant_of
 from rollouts.controller.windows import WindowCalendar
 from rollouts.controller.workloads import WorkloadViews
 from rollouts.engine.attempt import GateSummary
@@ -35,12 +36,14 @@ from rollouts.engine.observation import (
     ShareView,
     StrategyView,
     TrafficView,
+    UnmatchedPods,
 )
 from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import target_identity
-from rollouts.engine.rollout_spec import AdapterTraffic, RolloutSpec
+from rollouts.engine.rollout_spec import AdapterTraffic, PickerTraffic, RolloutSpec, VariantTraffic
 from rollouts.engine.rollout_status import RolloutStatus
-from rollouts.engine.versions import Identity, TargetKind
+from rollouts.engine.variants import hinted_variant
+from rollouts.engine.versions import VARIANT_KIND, Identity, TargetKind
 from rollouts.runtime.objects import Object, ObjectKey, version_of
 
 __all__ = ["DEFAULT_GITOPS_MANAGERS", "Gatherer", "ShareSource"]
@@ -52,21 +55,23 @@ class ShareSource(Protocol):
     """Who counts requests per arm."""
 
     def view(
-        self, key: ObjectKey, parsed: ParsedRollout, spec: AdapterTraffic | None = None
+        self, key: ObjectKey, parsed: ParsedRollout, spec: PickerTraffic | None = None
     ) -> ShareView | None:
         """Requests of both arms since the current weight was applied; None when nothing can be counted.
 
-        ``spec`` is the completed traffic of an adapter rollout.
+        ``spec`` is the completed traffic of versions that share a pool.
         """
         ...
 
 
-def _recorded_model(status: RolloutStatus) -> AdapterTraffic | None:
-    """The model object of an adapter rollout by its way back; the object itself says its model and its pool."""
-    split = {kind.kind for kind in TRAFFIC_KINDS if kind.target is TargetKind.ADAPTER}
+def _recorded_model(status: RolloutStatus) -> PickerTraffic | None:
+    """What a picker splits by, by its way back; the object itself says its model and its pool."""
+    split = {kind.kind: kind.target for kind in TRAFFIC_KINDS if kind.target is not TargetKind.POOL}
     record = next((record for record in status.way_back if record.kind in split), None)
     if record is None:
         return None
+    if split[record.kind] is TargetKind.VARIANT:
+        return VariantTraffic(kind=record.kind, name=record.name, model_name="", pool_name="")
     return AdapterTraffic(kind=record.kind, name=record.name, model_name="")
 
 
@@ -98,6 +103,7 @@ class Gatherer:
         self._shares = shares
         self._gates = gates
         self._adapters = adapters
+        self._variants = VariantViews(caches, adapters.watch)
         self._pool_views = PoolViews(caches)
         self._traffic = TrafficViews(caches, gitops_managers)
         self._strategies = SharedStrategies(caches)
@@ -140,6 +146,7 @@ class Gatherer:
             target_blocker=blocker,
             traffic=traffic,
             pools=self._pools(present, target, models or stored, traffic, found),
+            unmatched=self._unmatched(present, target, models),
             blockers=(*self._unknown_receivers(parsed), *self._blockers(present, target, models)),
             gates={gate.name: gate for gate in map(gate_view, runs)},
             summaries=tuple(_summaries(parsed, runs)),
@@ -209,22 +216,33 @@ class Gatherer:
             return None, None
         if spec.target.kind is TargetKind.ADAPTER:
             return adapter_identity(spec.target), None
+        if spec.target.kind is TargetKind.VARIANT:
+            return variant_of(spec.target), None
         return self._pool_views.resolve(parsed, spec, problems)
 
     def _models(
         self, parsed: ParsedRollout, target: Identity | None, problems: list[Problem]
     ) -> tuple[ModelTraffic | None, ModelTraffic | None]:
-        """The model object of an adapter rollout: the spec's, or else the recorded one."""
+        """What the pool's picker splits by: the spec's, or else the recorded one."""
         spec = parsed.spec
         if spec is None and (recorded := _recorded_model(parsed.status)) is not None:
             # What cannot be read names no pool: the recorded object does, and its pods are to be counted.
-            return None, self._adapters.traffic(parsed, recorded, [])
-        if spec is None or not isinstance(spec.traffic, AdapterTraffic):
+            return None, self._carrying(parsed, recorded, [])
+        if spec is None or not isinstance(spec.traffic, PickerTraffic):
             return None, None
-        models = self._adapters.traffic(parsed, spec.traffic, problems)
+        models = self._carrying(parsed, spec.traffic, problems)
         if target is not None:
-            problems += self._adapters.problems(parsed, target)
+            problems += self._sharing(models).problems(parsed, target)
         return models, None
+
+    def _carrying(self, parsed: ParsedRollout, spec: PickerTraffic, problems: list[Problem]) -> ModelTraffic:
+        if isinstance(spec, VariantTraffic):
+            return self._variants.traffic(parsed, spec)
+        return self._adapters.traffic(parsed, spec, problems)
+
+    def _sharing(self, models: ModelTraffic) -> AdapterViews | VariantViews:
+        """Who knows the versions that share the pool."""
+        return self._variants if isinstance(models.spec, VariantTraffic) else self._adapters
 
     def _blockers(
         self, parsed: ParsedRollout, target: Identity | None, models: ModelTraffic | None
@@ -232,8 +250,15 @@ class Gatherer:
         if parsed.spec is None:
             return ()
         if models is not None:
-            return self._adapters.blockers(parsed, parsed.spec, models)
+            return self._sharing(models).blockers(parsed, parsed.spec, models)
         return self._pool_views.blockers(parsed, parsed.spec, target)
+
+    def _unmatched(
+        self, parsed: ParsedRollout, target: Identity | None, models: ModelTraffic | None
+    ) -> UnmatchedPods:
+        if target is None or models is None or not isinstance(models.spec, VariantTraffic):
+            return UnmatchedPods()
+        return self._variants.unmatched(parsed, models, target)
 
     def _checked(self, rollout: Object, strategy: StrategyView | None) -> StrategyView | None:
         """What keeps a strategy that was edited in mid-attempt from being the next attempt's."""
@@ -270,12 +295,16 @@ class Gatherer:
             # One of these is about to be called stable, and counted.
             arms |= {arm for rule in traffic.rules for arm in rule.entries}
         if parsed.spec is not None and parsed.spec.stable_hint and target is not None:
-            arms.add(replace(target, name=parsed.spec.stable_hint, source=""))
+            hint = parsed.spec.stable_hint
+            named = replace(target, name=hint, source="")
+            arms.add(hinted_variant(hint) or named if target.kind == VARIANT_KIND else named)
         running = status.canary or status.stable
         wanted = target or (running.identity if running is not None else None)
         if models is not None and wanted is not None:
-            adapters = self._adapters.arms(parsed, models, wanted, arms)
-            return self._paths.adapters(parsed, adapters, wanted, models.pool)
+            found_arms = self._sharing(models).arms(parsed, models, wanted, arms)
+            variants = isinstance(models.spec, VariantTraffic)
+            path = self._paths.variants if variants else self._paths.adapters
+            return path(parsed, found_arms, wanted, models.pool)
         views = {identity: self._pool_views.view(parsed.namespace, identity) for identity in arms}
         return self._paths.pools(parsed, views, target, *found)
 

@@ -41,6 +41,7 @@ __all__ = [
     "StepVerdict",
     "StrategyView",
     "TrafficView",
+    "UnmatchedPods",
     "WayView",
     "WindowView",
     "WorkloadView",
@@ -196,6 +197,15 @@ class PoolView:
     """Adapters: Ready pods on which it has not been compared with its base."""
     path: PathView = field(default_factory=PathView)
     crashes: CrashView = field(default_factory=CrashView)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnmatchedPods:
+    """Ready pods of the pool that no variant which is known matches. ``hint``: the stableHint that would name them."""
+
+    pods: tuple[str, ...] = ()
+    pool: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -461,6 +471,8 @@ class Observation:
     """The plan that was just made could not be carried out: the same write would be refused again."""
     pools: Mapping[Identity, PoolView] = field(default_factory=dict)
     """At least the target, stable and canary arms that status and spec name."""
+    unmatched: UnmatchedPods = UnmatchedPods()
+    """Variants: what a split leaves without requests."""
     blockers: tuple[Blocker, ...] = ()
     """Keep a *new* attempt from starting: missing adapters, a pool rollout in progress, ..."""
     gates: Mapping[str, GateView] = field(default_factory=dict)
