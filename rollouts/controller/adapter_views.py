@@ -13,7 +13,7 @@ from rollouts.controller.adapter_content import AdapterOnPod, Held, Serving
 from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.caches import Caches
 from rollouts.controller.dialects import Dialects
-from rollouts.controller.picked_pools import picker_blocker, pool_in_rollout, pool_named
+from rollouts.controller.picked_pools import foreign_picker, missing_picker, pool_in_rollout, pool_named
 from rollouts.engine.observation import Blocker, PoolView, Problem
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AdapterTraffic, PickerTraffic, RolloutSpec
@@ -241,14 +241,12 @@ class AdapterViews:
 
     def _picker(self, parsed: ParsedRollout, traffic: ModelTraffic, pool: Pool) -> list[Blocker]:
         """Whether the pool's picker is there, and can honour the object that the cluster serves."""
-        blocker = picker_blocker(
-            self._caches,
-            pool,
-            "adapter",
-            lambda pod: pod.metrics_port is None,
-            self._not_honoured(traffic, pool),
-        )
-        return [] if blocker is None else [blocker]
+        missing_one = missing_picker(self._caches, pool, "adapter")
+        if missing_one is not None:
+            return [missing_one]
+        foreign = [pod.name for pod in self._caches.picker_pods(pool) if pod.metrics_port is None]
+        why = self._not_honoured(traffic, pool) if foreign else ""
+        return [foreign_picker(pool, foreign, why)] if why else []
 
     def _not_honoured(self, traffic: ModelTraffic, pool: Pool) -> str:
         """Why no released picker of the Inference Extension would move traffic; empty when one would."""

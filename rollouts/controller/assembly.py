@@ -28,6 +28,7 @@ from rollouts.controller.probes import PathProbes
 from rollouts.controller.rollouts import RolloutReconciler
 from rollouts.controller.runs import RunReconciler
 from rollouts.controller.shares import ShareCounter
+from rollouts.controller.split_readers import SplitReaders
 from rollouts.controller.turns import Turns
 from rollouts.controller.windows import WindowCalendar
 from rollouts.controller.workloads import InFlight, ScaleRefusals, WorkloadViews
@@ -139,6 +140,7 @@ def assemble(
     approver: Approver | None = None,
     parallelism: Mapping[LimitScope, int] = MappingProxyType({}),
     in_flight: InFlight | None = None,
+    readers: SplitReaders | None = None,
 ) -> Parts:
     """The reconcilers over ``caches``; ``client`` is the one that writes (behind the fence)."""
     metrics = metrics or ControllerMetrics()
@@ -166,6 +168,7 @@ def assemble(
         paths=PathViews(caches, health=health, crashes=crashes, probes=probes),
         approver=approver,
         workloads=WorkloadViews(caches, in_flight, refusals) if in_flight is not None else None,
+        readers=readers,
     )
     performer = Performer(client, caches, events, gates, views, refusals=refusals, on_traffic_write=written)
     return Parts(

@@ -20,14 +20,12 @@ from rollouts.objects.owners import owner_of
 from rollouts.objects.pods import (
     HEALTH_PORTS,
     METRICS_PORT_ANNOTATION,
-    READS_ANNOTATION,
     PickerPod,
     Pod,
     holds_resources,
     metrics_port,
     read_picker_pod,
     read_pod,
-    reads,
 )
 from rollouts.objects.pools import Pool, read_pool
 from rollouts.objects.workloads import (
@@ -135,10 +133,9 @@ def _trim_pod(pod: Object) -> Object:
     meta, status = pod.get("metadata") or {}, pod.get("status") or {}
     kept = ("name", "namespace", "uid", "resourceVersion", "labels", "deletionTimestamp")
     trimmed = {name: meta[name] for name in kept if name in meta}
-    said = meta.get("annotations") or {}
-    kept_notes = {name: said[name] for name in (METRICS_PORT_ANNOTATION, READS_ANNOTATION) if name in said}
-    if kept_notes:
-        trimmed["annotations"] = kept_notes
+    port = (meta.get("annotations") or {}).get(METRICS_PORT_ANNOTATION)
+    if port is not None:
+        trimmed["annotations"] = {METRICS_PORT_ANNOTATION: port}
     found: dict[str, Any] = {
         "metadata": trimmed,
         "status": {
@@ -429,8 +426,7 @@ class Caches:
             return []
         selector = tuple(sorted(service["spec"]["selector"].items()))
         port = metrics_port(service)
-        kinds_read = reads(service)
-        found = (read_picker_pod(pod, port, kinds_read) for pod in self._selected(pool.namespace, selector))
+        found = (read_picker_pod(pod, port) for pod in self._selected(pool.namespace, selector))
         return [pod for pod in found if pod is not None]
 
     def labels_of_pod(self, key: ObjectKey) -> Mapping[str, Any]:

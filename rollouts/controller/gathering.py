@@ -18,6 +18,7 @@ from rollouts.controller.gates import Gates, compared_of, problems_of
 from rollouts.controller.gathered import ComparedGates, Gathered
 from rollouts.controller.path_views import PathViews
 from rollouts.controller.pool_views import PoolViews
+from rollouts.controller.split_readers import SplitReaders
 from rollouts.controller.strategies import SharedStrategies, held_back, unfit
 from rollouts.controller.traffic_views import Carried, TrafficViews
 from rollouts.controller.turns import Turns
@@ -92,6 +93,7 @@ class Gatherer:
         paths: PathViews | None = None,
         approver: Approver | None = None,
         workloads: WorkloadViews | None = None,
+        readers: SplitReaders | None = None,
     ) -> None:
         self._approver = approver
         self._windows = windows
@@ -103,7 +105,7 @@ class Gatherer:
         self._shares = shares
         self._gates = gates
         self._adapters = adapters
-        self._variants = VariantViews(caches, adapters.watch)
+        self._variants = VariantViews(caches, adapters.watch, readers)
         self._pool_views = PoolViews(caches)
         self._traffic = TrafficViews(caches, gitops_managers)
         self._strategies = SharedStrategies(caches)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.adapter_blockers import some_names
@@ -11,11 +11,10 @@ from rollouts.engine.observation import Blocker
 from rollouts.engine.reasons import Reason
 from rollouts.objects import kinds
 from rollouts.objects.fields import map_of
-from rollouts.objects.pods import PickerPod
 from rollouts.objects.pools import Pool
 from rollouts.runtime.objects import ObjectKey
 
-__all__ = ["picker_blocker", "pool_in_rollout", "pool_named"]
+__all__ = ["foreign_picker", "missing_picker", "pool_in_rollout", "pool_named"]
 
 _IN_PROGRESS = ("Progressing", "Paused")
 
@@ -27,23 +26,24 @@ def pool_named(caches: Caches, namespace: str, name: str, group: str) -> Pool | 
     return next((pool for pool in found if pool is not None), None)
 
 
-def picker_blocker(
-    caches: Caches, pool: Pool, what: str, foreign: Callable[[PickerPod], bool], why: str
-) -> Blocker | None:
-    """Whether the pool's picker is there and honours weights between ``what``; ``why``: what keeps a foreign one."""
-    if pool.picker is None or ObjectKey(pool.namespace, pool.picker.name) not in caches.services:
-        name = pool.picker.name if pool.picker is not None else "none"
-        message = (
-            f"{what} weights are honoured by an endpoint picker, and the Service that InferencePool {pool.name} "
-            f"names ({name}) does not exist: install it with the chart's `pickers`, or "
-            f"`rollouts picker-manifest {pool.name}`"
-        )
-        return Blocker(reason=Reason.PICKER_MISSING, message=message)
-    others = [pod for pod in caches.picker_pods(pool) if foreign(pod)] if why else []
-    if not others:
+def missing_picker(caches: Caches, pool: Pool, what: str) -> Blocker | None:
+    """The pool's picker, which honours weights between ``what``, is not there."""
+    if pool.picker is not None and ObjectKey(pool.namespace, pool.picker.name) in caches.services:
         return None
+    name = pool.picker.name if pool.picker is not None else "none"
     message = (
-        f"{some_names(pod.name for pod in others)} behind Service {pool.picker.name} is not our endpoint picker, "
+        f"{what} weights are honoured by an endpoint picker, and the Service that InferencePool {pool.name} "
+        f"names ({name}) does not exist: install it with the chart's `pickers`, or "
+        f"`rollouts picker-manifest {pool.name}`"
+    )
+    return Blocker(reason=Reason.PICKER_MISSING, message=message)
+
+
+def foreign_picker(pool: Pool, names: Iterable[str], why: str) -> Blocker:
+    """Pods behind the picker's Service that do not read what carries the weights."""
+    service = pool.picker.name if pool.picker is not None else ""
+    message = (
+        f"{some_names(names)} behind Service {service} is not our endpoint picker, "
         f"and {why}: install ours with `rollouts picker-manifest {pool.name}`"
     )
     return Blocker(reason=Reason.PICKER_DIALECT, message=message)

@@ -27,6 +27,7 @@ from rollouts.controller.gates import arm_ref
 from rollouts.engine.observation import ShareView
 from rollouts.engine.rollout_spec import PickerTraffic
 from rollouts.engine.versions import Identity
+from rollouts.objects.picker_pages import CONFIGURED_WEIGHT
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
 from rollouts.sources.base import Endpoints, MetricSource, Place, ScrapeTarget, SourceError
@@ -51,7 +52,6 @@ _ASK_SERVER = 15.0
 """Seconds between two questions to a Prometheus server, which itself scrapes every 15 to 60 seconds."""
 _FORGET = 300.0
 
-_LOADED = "inference_picker_configured_weight"
 
 Counts = Callable[[ScrapedPage], tuple[float, float, float | None] | None]
 
@@ -191,7 +191,7 @@ class ShareCounter:
         ref = arm_ref(identity, spec)
         only = labels_of(Place(namespace=namespace, arm=ref))
         endpoints = self._pickers(namespace, ref)
-        names = PICKER_REQUESTS | {_LOADED}
+        names = PICKER_REQUESTS | {CONFIGURED_WEIGHT}
         return self._scraper.follow(endpoints, names, 0.0, only=only, hurry=hurry, pace=pace)
 
     @staticmethod
@@ -278,7 +278,7 @@ def _loaded(followed: Mapping[str, list[PodHistory]], weight: Weight) -> Weight 
     for arm, histories in followed.items():
         for history in histories:
             if history.latest is not None and not history.error:
-                share = history.latest[1].total(_LOADED)
+                share = history.latest[1].total(CONFIGURED_WEIGHT)
                 listed.setdefault(history.endpoint.pod, {})[arm] = share or 0.0
     shares = [
         Weight(round(arms.get(CANARY, 0.0) / total * FULL))

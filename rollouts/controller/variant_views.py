@@ -10,7 +10,8 @@ from rollouts.carriers import TrafficPlace, kind_of
 from rollouts.controller.adapter_blockers import some_names
 from rollouts.controller.adapter_views import AdapterPods, ModelTraffic
 from rollouts.controller.caches import Caches
-from rollouts.controller.picked_pools import picker_blocker, pool_in_rollout, pool_named
+from rollouts.controller.picked_pools import foreign_picker, missing_picker, pool_in_rollout, pool_named
+from rollouts.controller.split_readers import SplitReaders, TrustedSplitReaders
 from rollouts.engine.observation import Blocker, PoolView, Problem, UnmatchedPods
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import RolloutSpec, VariantTraffic
@@ -35,9 +36,10 @@ def variant_of(target: Target) -> Identity:
 class VariantViews:
     """Turns caches, and what pods say that they serve, into the engine's views."""
 
-    def __init__(self, caches: Caches, watch: AdapterPods) -> None:
+    def __init__(self, caches: Caches, watch: AdapterPods, readers: SplitReaders | None = None) -> None:
         self._caches = caches
         self._watch = watch
+        self._readers = readers or TrustedSplitReaders()
 
     def traffic(self, parsed: ParsedRollout, spec: VariantTraffic) -> ModelTraffic:
         """The PoolSplit, and the pool that it shares."""
@@ -130,10 +132,31 @@ class VariantViews:
         return model_of(arm) or traffic.spec.model_name
 
     def _picker(self, traffic: ModelTraffic, pool: Pool) -> Blocker | None:
-        """Whether the pool's picker is there, and reads PoolSplits."""
-        carrier = traffic.carrier
-        why = carrier.not_honoured(pool, kinds.POOL_SPLIT) if carrier is not None else ""
-        return picker_blocker(self._caches, pool, "variant", lambda pod: not pod.reads_splits, why)
+        """Whether the pool's picker is there, and obeys PoolSplits."""
+        missing = missing_picker(self._caches, pool, "variant")
+        if missing is not None:
+            return missing
+        pods = self._caches.picker_pods(pool)
+        said = self._readers.answers(pool.namespace, pods)
+        foreign = [pod.name for pod in pods if pod.metrics_port is None]
+        if foreign and traffic.carrier is not None:
+            return foreign_picker(pool, foreign, traffic.carrier.not_honoured(pool, kinds.POOL_SPLIT))
+        deaf = [name for name, obeys in said.items() if obeys is False]
+        if deaf:
+            message = (
+                f"{some_names(deaf)}, the endpoint picker of InferencePool {pool.name}, obeys no PoolSplits: it is of "
+                "an older version, the CRD is not installed, or its role may not read them; renew its manifest "
+                f"(`rollouts picker-manifest {pool.name}`)"
+            )
+            return Blocker(reason=Reason.PICKER_DIALECT, message=message)
+        silent = [name for name, obeys in said.items() if obeys is None]
+        if not silent:
+            return None
+        message = (
+            f"{some_names(silent)}, the endpoint picker of InferencePool {pool.name}, has not said on its metrics page "
+            "whether it obeys PoolSplits: it is asked again, see that the controller reaches its metrics port"
+        )
+        return Blocker(reason=Reason.PICKER_NOT_READY, message=message)
 
     def unmatched(self, parsed: ParsedRollout, traffic: ModelTraffic, target: Identity) -> UnmatchedPods:
         """Ready pods of the pool that are no variant's which is known."""

@@ -22,6 +22,7 @@ __all__ = ["content_blocker", "serve_adapters", "strangers", "unserved"]
 
 _SHOWN = 4
 _SOON = timedelta(seconds=1)
+_LATER = timedelta(seconds=5)
 
 
 def serve_adapters(draft: Draft) -> None:
@@ -112,6 +113,7 @@ def unserved(draft: Draft, identity: Identity) -> Blocker | None:
     """Why a name cannot be called stable: its pool is not there, or no Ready pod confirms that it serves its source."""
     view = draft.obs.pools.get(identity, PoolView(identity=identity, exists=False))
     if view.blockers and (identity.kind == VARIANT_KIND or not view.exists):
+        draft.wake(_LATER)  # pods and pickers are asked in the background
         return view.blockers[0]
     if identity.kind == VARIANT_KIND:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from rollouts.engine.attempt import Attempt
 from rollouts.engine.carrying import settling
@@ -40,6 +41,10 @@ __all__ = [
     "start_blocker",
     "wait_for_target",
 ]
+
+
+_ASKED = timedelta(seconds=5)
+"""How soon a variant's pods and its picker, which are asked in the background, are looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +337,8 @@ def start_blocker(draft: Draft, canary: Revision) -> Blocker | None:
             reason=Reason.POOL_MISSING,
             message=f"{identity.kind} {identity.name} does not exist: create it, the rollout then starts",
         )
+    if pool.blockers and identity.kind == VARIANT_KIND:
+        draft.wake(_ASKED)
     for blocker in (*pool.blockers, *pool.path.problems, *obs.blockers):
         return blocker
     missing = content_blocker(draft, identity) or _unlisted(draft, identity)

@@ -7,29 +7,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollouts.objects.fields import items_at, list_of, map_of, metadata_of, port_of, seconds_at, text_of
-from rollouts.objects.pool_splits import POOL_SPLIT_KIND
 
 __all__ = [
+    "DRAINING_ANNOTATION",
     "HEALTH_PORTS",
     "METRICS_PORT_ANNOTATION",
-    "READS_ANNOTATION",
     "PickerPod",
     "Pod",
     "health_port",
     "holds_resources",
+    "is_draining",
     "metrics_port",
     "pending_words",
     "read_picker_pod",
     "read_pod",
-    "reads",
     "ready_since",
 ]
 
 METRICS_PORT_ANNOTATION = "inferencerollouts.dev/metrics-port"
 """On the Service or on the pods of our endpoint pickers: where their metrics are."""
 
-READS_ANNOTATION = "inferencerollouts.dev/reads"
-"""On the Service or on the pods of our endpoint pickers: the kinds of ours that they split by, parted by commas."""
+DRAINING_ANNOTATION = "inferencerollouts.dev/draining"
+"""On a pod that is about to go: pickers send it no new request while another pod can serve."""
 
 HEALTH_PORTS = ("health", "grpc")
 """Names of container ports of our pickers that serve gRPC health, the one without TLS first."""
@@ -71,8 +70,6 @@ class PickerPod:
     ip: str
     metrics_port: int | None
     health_port: int | None = None
-    reads_splits: bool = False
-    """Whether it says that it splits by PoolSplits."""
 
 
 def read_pod(obj: Object, pool: str = "") -> Pod | None:
@@ -105,6 +102,15 @@ def ready_since(obj: Object) -> float | None:
     """Unix time of its Ready condition, 0 when that does not say; None while it takes no traffic."""
     condition = _ready(obj)
     return None if condition is None else seconds_at(condition, "lastTransitionTime")
+
+
+def is_draining(pod: Object) -> bool:
+    """Whether the annotation says that a pod is about to go: any value but an empty one and ``false`` does.
+
+    Whoever writes it by hand and errs in the value wants the pod spared: no request is lost by that.
+    """
+    value = map_of(metadata_of(pod).get("annotations")).get(DRAINING_ANNOTATION)
+    return value is not None and str(value).strip().lower() not in ("", "false")
 
 
 def holds_resources(pod: Object) -> bool:
@@ -146,16 +152,8 @@ def metrics_port(obj: Object) -> int | None:
     return port_of(int(text)) if isinstance(text, str) and text.isdecimal() and len(text) <= 5 else None
 
 
-def reads(obj: Object) -> frozenset[str]:
-    """The kinds that the annotation of a picker's Service or pod names."""
-    text = text_of(map_of(metadata_of(obj).get("annotations")).get(READS_ANNOTATION))
-    return frozenset(one.strip() for one in text.split(",") if one.strip())
-
-
-def read_picker_pod(
-    pod: Object, default_port: int | None, by_service: frozenset[str] = frozenset()
-) -> PickerPod | None:
-    """A pod behind a picker's Service, whose annotations give port and kinds; None while it is not Ready."""
+def read_picker_pod(pod: Object, default_port: int | None) -> PickerPod | None:
+    """A pod behind a picker's Service, whose annotation gives ``default_port``; None while it is not Ready."""
     found = read_pod(pod)
     if found is None or not found.ready:
         return None
@@ -165,5 +163,4 @@ def read_picker_pod(
         ip=found.ip,
         metrics_port=port if port is not None else default_port,
         health_port=health_port(pod),
-        reads_splits=POOL_SPLIT_KIND in (reads(pod) or by_service),
     )

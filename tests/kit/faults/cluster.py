@@ -14,7 +14,7 @@ from rollouts.lab.controlplane import minimal
 from rollouts.lab.controlplane.upstream import CRDS
 from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
-from rollouts.objects.pods import METRICS_PORT_ANNOTATION, READS_ANNOTATION
+from rollouts.objects.pods import METRICS_PORT_ANNOTATION
 from rollouts.runtime.clock import Clock
 from tests.kit.faults.deployments import Deployments
 
@@ -155,7 +155,7 @@ class Cluster:
                     "name": name,
                     "namespace": NAMESPACE,
                     "labels": {"app": f"{pool}-epp"},
-                    "annotations": {METRICS_PORT_ANNOTATION: "9090", READS_ANNOTATION: kinds.POOL_SPLIT.kind},
+                    "annotations": {METRICS_PORT_ANNOTATION: "9090"},
                 },
                 "spec": {"containers": [{"name": "epp", "image": "epp"}]},
             }
