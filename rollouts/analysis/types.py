@@ -194,9 +194,10 @@ class MetricResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmRef:
-    """An arm by name: the pool (kind InferencePool) or adapter behind it.
+    """An arm by name: the pool (kind InferencePool), adapter or variant behind it.
 
-    ``group`` is the pool's; of an adapter ``pool`` serves it, to clients that ask for ``model``.
+    ``group`` is the pool's; an adapter or variant is served by ``pool``, to clients that ask for ``model`` (empty: to
+    all), a variant by those of its pods that the selector ``labels`` selects.
     """
 
     kind: str
@@ -204,6 +205,7 @@ class ArmRef:
     name: str
     pool: str = ""
     model: str = ""
+    labels: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -193,15 +193,17 @@ class RunArm(ApiModel):
     """One arm as the run needs it."""
 
     kind: Text = "InferencePool"
-    """InferencePool or Adapter."""
+    """InferencePool, Adapter or Variant."""
     group: Text = ""
     """API group of the pool."""
     name: Name
-    """Name of the pool or adapter."""
+    """Name of the pool, adapter or variant."""
     pool: Text = ""
-    """The pool that serves the adapter."""
+    """The pool that serves the adapter or variant."""
     model: Text = ""
-    """The model name that clients ask for to get the adapter."""
+    """The model name that clients ask for to get the adapter or variant."""
+    labels: Annotated[str, Field(max_length=4096)] = ""
+    """The labels of a variant's pods, as a selector."""
 
 
 class RunMarkModel(ApiModel):

@@ -8,6 +8,7 @@ from typing import Any
 
 from rollouts.analysis.catalogue import COMPARED, MEASURED
 from rollouts.carriers import TRAFFIC_KINDS, fields_for
+from rollouts.engine.versions import TargetKind
 from rollouts.units import POD_COUNT
 
 __all__ = ["CEL_RULES", "CelRule"]
@@ -27,6 +28,11 @@ class CelRule:
 
 def _one(*fields: str, owner: str = "self") -> str:
     return "[" + ", ".join(f"has({owner}.{field})" for field in fields) + "].exists_one(x, x)"
+
+
+def _split_by(target: TargetKind) -> str:
+    """The traffic object is of a kind that splits such targets."""
+    return f"({' || '.join(f'has(self.traffic.{field})' for field in fields_for(target))})"
 
 
 def _one_text(*fields: str) -> str:
@@ -103,7 +109,18 @@ _STARTING_STEP = CelRule(
     "analysis.startingStep is past the last step: they are counted from 0",
 )
 LESS_THAN_RATIO = "is below endpointRatio, which every weight needs as well: lower that, too"
-CAPACITY_NEEDS_POOL = "needs target.pool: adapters share the pods of one pool"
+CAPACITY_NEEDS_POOL = "needs target.pool: adapters and variants share the pods of one pool"
+
+_TARGETS = ("pool", "adapter", "variant")
+ONE_TARGET = "exactly one of pool, adapter and variant must be set"
+STICKY_WITHOUT_POOL = "is for adapters and variants: two pools are split by the gateway"
+
+LABEL_VALUE = "([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?"
+LABEL_KEY = "([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
+"""Kubernetes' syntax of a pod's labels, as a regular expression of RE2 and of Python."""
+NO_LABEL = (
+    "is no label that a pod can have: letters, digits, -, _ and ., a key may begin with a domain and a slash"
+)
 
 _HEADROOM = CelRule(
     "!has(self.capacity) || !has(self.capacity.headroom) || !has(self.endpointRatio) || "
@@ -122,10 +139,22 @@ def _pods(field: str) -> CelRule:
 
 CEL_RULES: dict[str, tuple[CelRule, ...]] = {
     "TargetModel": (
-        CelRule(_one("pool", "adapter"), "exactly one of pool and adapter must be set"),
+        CelRule(_one(*_TARGETS), ONE_TARGET),
         CelRule(
-            "has(self.pool) == has(oldSelf.pool)",
-            "pool and adapter never turn into each other: make a new Rollout",
+            " && ".join(f"has(self.{field}) == has(oldSelf.{field})" for field in _TARGETS),
+            "pool, adapter and variant never turn into each other: make a new Rollout",
+        ),
+    ),
+    "VariantTargetModel": (
+        CelRule(
+            f"self.labels.all(k, k.matches('^{LABEL_KEY}$') && self.labels[k].matches('^{LABEL_VALUE}$'))",
+            f"a label of a variant {NO_LABEL}",
+        ),
+    ),
+    "VariantTrafficModel": (
+        CelRule(
+            "(has(self.modelName) ? self.modelName : '') == (has(oldSelf.modelName) ? oldSelf.modelName : '')",
+            "modelName cannot be changed: it names the PoolSplit; make a new Rollout",
         ),
     ),
     "TrafficModel": (
@@ -161,6 +190,19 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
             "windows stand beside start or end: write one or the other",
         ),
         CelRule("!has(self.start) || !has(self.end) || self.end > self.start", "end must be after start"),
+    ),
+    "PoolSplitSpec": (
+        CelRule("self.poolRef == oldSelf.poolRef", "poolRef cannot be changed: make a new PoolSplit"),
+        CelRule(
+            "self.variants.all(a, self.variants.exists_one(b, b.name == a.name))",
+            "two variants have the same name",
+        ),
+        CelRule("self.variants.exists(v, v.weight > 0)", "no variant has a weight: give one its share"),
+        CelRule(
+            "self.variants.all(a, self.variants.all(b, a.name == b.name || "
+            "a.labels.exists(k, k in b.labels && a.labels[k] != b.labels[k])))",
+            "a pod could have the labels of two variants: give one of their labels another value",
+        ),
     ),
     "RequirementModel": (
         CelRule(
@@ -309,12 +351,16 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
             "a pool target needs traffic.httpRoutes: pools are split by the gateway",
         ),
         CelRule(
-            "!has(self.target.adapter) || !has(self.traffic.httpRoutes)",
+            f"!has(self.target.adapter) || {_split_by(TargetKind.ADAPTER)}",
             "an adapter target needs traffic.inferenceModel or traffic.inferenceModelRewrite",
         ),
         CelRule(
-            "has(self.target.adapter) || !has(self.strategy.canary) || !has(self.strategy.canary.sticky)",
-            "sticky needs target.adapter: two pools are split by the gateway",
+            f"!has(self.target.variant) || {_split_by(TargetKind.VARIANT)}",
+            "a variant target needs traffic.inferencePool, and that a variant target",
+        ),
+        CelRule(
+            "!has(self.target.pool) || !has(self.strategy.canary) || !has(self.strategy.canary.sticky)",
+            f"sticky {STICKY_WITHOUT_POOL}",
         ),
         CelRule(
             "has(self.target.pool) || !has(self.strategy.canary) || !has(self.strategy.canary.capacity)",

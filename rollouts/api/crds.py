@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from rollouts.api.analysis_models import AnalysisRunSpec, AnalysisTemplateSpec
 from rollouts.api.cel import CEL_RULES
 from rollouts.api.freeze_models import RolloutFreezeSpec
+from rollouts.api.pool_split_models import PoolSplitSpec, PoolSplitStatusModel
 from rollouts.api.rollout_models import RolloutSpecModel, SharedStrategySpec
 from rollouts.api.run_status_models import AnalysisRunStatusModel
 from rollouts.api.status_models import RolloutStatusModel
@@ -39,6 +40,7 @@ _KEPT = (
     "maxLength",
     "minItems",
     "maxItems",
+    "minProperties",
     "maxProperties",
     "pattern",
     "nullable",
@@ -241,6 +243,16 @@ _FREEZE_COLUMNS = [
     _AGE,
 ]
 
+_SPLIT_COLUMNS = [
+    _column("Pool", ".spec.poolRef.name"),
+    _column("Model", ".spec.modelName", about="Empty: all requests of the pool."),
+    _column("Variant", ".spec.variants[0].name"),
+    _column("Weight", ".spec.variants[0].weight", kind="integer"),
+    _column("Variant-2", ".spec.variants[1].name"),
+    _column("Weight-2", ".spec.variants[1].weight", kind="integer"),
+    _AGE,
+]
+
 
 def _kind(
     kind: str,
@@ -370,6 +382,16 @@ def all_crds() -> list[Json]:
             _FREEZE_COLUMNS,
             about="A time in which no weight rises and no attempt begins in the Rollouts that it selects.",
             scope="Cluster",
+        ),
+        _kind(
+            "PoolSplit",
+            "poolsplits",
+            "ips",
+            PoolSplitSpec,
+            PoolSplitStatusModel,
+            _SPLIT_COLUMNS,
+            about="Shares the requests of one InferencePool among versions of its pods, by label. Rollouts write it; "
+            "keep it out of Git.",
         ),
     ]
 

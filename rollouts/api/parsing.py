@@ -42,6 +42,7 @@ from rollouts.engine.rollout_spec import (
     WeightStep,
 )
 from rollouts.engine.rollout_status import RolloutStatus
+from rollouts.engine.variants import variant_source
 from rollouts.engine.versions import Target, TargetKind
 from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
 from rollouts.traffic.fields import nested_deeper
@@ -190,7 +191,8 @@ def _on_delete(spec: Any) -> OnDelete:
 def _convert(model: RolloutSpecModel) -> RolloutSpec | None:
     """The engine's spec; None where a broken rule leaves nothing that the engine's types could say."""
     target = model.target
-    if (target.pool is None) == (target.adapter is None) or len(given(model.traffic)) != 1:
+    asked = [one for one in (target.pool, target.adapter, target.variant) if one is not None]
+    if len(asked) != 1 or len(given(model.traffic)) != 1:
         return None
     try:
         return _engine_spec(model)
@@ -293,6 +295,10 @@ def _target(model: RolloutSpecModel) -> Target:
         return Target(
             kind=TargetKind.POOL, name=target.pool.name, group=target.pool.group, revision=target.revision
         )
+    if target.variant is not None:
+        variant = target.variant
+        source = variant_source(variant.labels, variant.model)
+        return Target(kind=TargetKind.VARIANT, name=variant.name, source=source, revision=target.revision)
     assert target.adapter is not None
     source = target.adapter.source.path if target.adapter.source else ""
     return Target(

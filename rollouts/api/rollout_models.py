@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, create_model
 from rollouts.analysis.comparisons import FALSE_ABORT_RATE
 from rollouts.api.analysis_models import GateModel
 from rollouts.api.base import ApiModel
+from rollouts.api.pool_split_models import ModelName, VariantLabels, VariantName
 from rollouts.api.scalars import Duration, IntOrPercent, Name, Text, bounds
 from rollouts.api.traffic_models import PoolRefModel, Preserved
 from rollouts.carriers import TRAFFIC_KINDS
@@ -30,6 +31,7 @@ __all__ = [
     "StrategyRefModel",
     "TargetModel",
     "TrafficModel",
+    "VariantTargetModel",
 ]
 
 
@@ -58,13 +60,26 @@ class AdapterTargetModel(ApiModel):
     """What the answer to the probe has to show."""
 
 
+class VariantTargetModel(ApiModel):
+    """Some of one pool's pods, told by their labels."""
+
+    name: VariantName
+    """Name of the variant, in metrics, logs, sticky keys and the pin header; as a label's value."""
+    labels: VariantLabels
+    """Labels that its pods have beside those of the pool's selector. No pod may have those of two variants."""
+    model: ModelName = ""
+    """Model name that is sent to these pods, when it differs from the one that clients ask for."""
+
+
 class TargetModel(ApiModel):
-    """What should serve: the line that changes in Git. Exactly one of `pool` and `adapter`."""
+    """What should serve: the line that changes in Git. Exactly one of `pool`, `adapter` and `variant`."""
 
     pool: PoolRefModel | None = None
     """Serve from this InferencePool."""
     adapter: AdapterTargetModel | None = None
     """Serve this LoRA adapter."""
+    variant: VariantTargetModel | None = None
+    """Serve from these pods of the pool in `traffic.inferencePool`."""
     revision: Text = ""
     """Free text that changes the revision hash and nothing else: the way to retry through Git."""
 
@@ -245,7 +260,7 @@ class CanaryModel(ApiModel):
     analysis: BackgroundModel | None = None
     """Analysis that accompanies all steps."""
     sticky: StickyModel | None = None
-    """Key of an adapter split. Only with `target.adapter`: two pools are split by the gateway."""
+    """Key of a split by the endpoint picker. Not with `target.pool`: two pools are split by the gateway."""
     endpoint_ratio: Annotated[float | int, bounds(0, 10)] = 0.5
     """Weight w needs max(1, ceil(w x stable's Ready endpoints x this)) Ready canary endpoints."""
     bake: Duration = "0s"
@@ -334,7 +349,8 @@ class RolloutSpecModel(ApiModel):
     rollback_window: RollbackWindowModel | None = None
     """Going back to what was stable within it skips steps, never readiness."""
     stable_hint: Text = ""
-    """Name of the stable version where live traffic does not tell: no traffic yet, or a tie."""
+    """Name of the stable version where live traffic does not tell: no traffic yet, or a tie. Of variants that no split
+    lists yet: labels of the stable pods, as in `release=qwen`."""
     allow_missing_models: bool = False
     """Start although the new pool does not serve every adapter that this route's requests ask for."""
     depends_on: Annotated[list[DependencyModel], Field(max_length=16)] = []

@@ -6,16 +6,27 @@ existed; so every rule has both a CEL form (used by the CRD generator) and a Pyt
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from rollouts.api.analysis_models import GateModel, MetricModel
-from rollouts.api.cel import CAPACITY_NEEDS_POOL, LESS_THAN_RATIO, ONE_KIND
+from rollouts.api.cel import (
+    CAPACITY_NEEDS_POOL,
+    LABEL_KEY,
+    LABEL_VALUE,
+    LESS_THAN_RATIO,
+    NO_LABEL,
+    ONE_KIND,
+    ONE_TARGET,
+    STICKY_WITHOUT_POOL,
+)
 from rollouts.api.rollout_models import (
     CanaryModel,
     CapacityModel,
     RolloutSpecModel,
     ScaleDownPolicyModel,
     StepModel,
+    VariantTargetModel,
     WindowModel,
 )
 from rollouts.api.scalars import parse_duration, parse_weight
@@ -44,7 +55,7 @@ def check_spec(spec: RolloutSpecModel) -> Iterator[Finding]:
     yield from _check_traffic(spec)
     managed = any(kind.managed(value) for kind, value in given(spec.traffic))
     yield from check_canary(spec.strategy.canary, _CANARY, managed=managed)
-    if spec.target.adapter is not None and spec.strategy.canary.capacity is not None:
+    if spec.target.pool is None and spec.strategy.canary.capacity is not None:
         yield f"{_CANARY}.capacity", CAPACITY_NEEDS_POOL
     window = spec.rollback_window.duration if spec.rollback_window else "0s"
     yield from _check_duration(window, "spec.rollbackWindow.duration")
@@ -136,10 +147,18 @@ def _check_window(window: WindowModel, path: str) -> Iterator[Finding]:
 
 def _check_target(spec: RolloutSpecModel) -> Iterator[Finding]:
     target, sticky = spec.target, spec.strategy.canary.sticky
-    if _count(target.pool, target.adapter) != 1:
-        yield "spec.target", "exactly one of pool and adapter must be set"
-    if sticky is not None and target.adapter is None:
-        yield f"{_CANARY}.sticky", "needs target.adapter: two pools are split by the gateway"
+    if _count(target.pool, target.adapter, target.variant) != 1:
+        yield "spec.target", ONE_TARGET
+    if target.variant is not None:
+        yield from _check_variant(target.variant)
+    if sticky is not None and target.pool is not None:
+        yield f"{_CANARY}.sticky", STICKY_WITHOUT_POOL
+
+
+def _check_variant(variant: VariantTargetModel) -> Iterator[Finding]:
+    for key, value in variant.labels.items():
+        if not re.fullmatch(LABEL_KEY, key) or not re.fullmatch(LABEL_VALUE, value):
+            yield "spec.target.variant.labels", f"{key}={value} {NO_LABEL}"
 
 
 def _check_traffic(spec: RolloutSpecModel) -> Iterator[Finding]:
@@ -153,6 +172,8 @@ def _check_traffic(spec: RolloutSpecModel) -> Iterator[Finding]:
         yield "spec.traffic", f"a pool target needs {fields}: pools are split by the gateway"
     if target.adapter is not None and kind.target is not TargetKind.ADAPTER:
         yield "spec.traffic", f"an adapter target needs {' or '.join(fields_for(TargetKind.ADAPTER))}"
+    if target.variant is not None and kind.target is not TargetKind.VARIANT:
+        yield "spec.traffic", f"a variant target needs {' or '.join(fields_for(TargetKind.VARIANT))}"
     for path, text in kind.findings(value):
         yield f"spec.traffic.{path}", text
 

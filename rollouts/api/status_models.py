@@ -26,6 +26,8 @@ __all__ = [
 
 Short = Annotated[str, Field(max_length=253)]
 Long = Annotated[str, Field(max_length=2048)]
+Source = Annotated[str, Field(max_length=4096)]
+"""As long as a variant's labels and its model can be: eight labels of 381 characters, and a model of 256."""
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Number = Annotated[int, Field(ge=0)]
 KEPT = Stored(kept=True)
@@ -61,13 +63,13 @@ class ArmModel(ApiModel):
     """A version: the full target and its hash."""
 
     kind: Short
-    """InferencePool or Adapter."""
+    """InferencePool, Adapter or Variant."""
     group: Short = ""
     """API group of the pool."""
     name: Filled
     """Name."""
-    source: Annotated[str, Field(max_length=1024)] = ""
-    """Path that the adapter is loaded from."""
+    source: Source = ""
+    """Path that the adapter is loaded from; the labels of a variant's pods, and the model that is sent to them."""
     revision: Short = ""
     """The free revision string."""
     hash: Annotated[Short, Stored(least=64)]
@@ -172,7 +174,7 @@ class ScaleDownModel(ApiModel):
     """API group of the pool."""
     name: Filled
     """Name of the pool."""
-    source: Annotated[str, Field(max_length=1024)] = ""
+    source: Source = ""
     """Empty: only pools have workloads of their own."""
     since: Time | None = None
     """Since when it has no weight."""
@@ -313,9 +315,11 @@ class EntryModel(ApiModel):
     """One entry of a traffic object."""
 
     kind: Filled
-    """InferencePool or Adapter."""
+    """InferencePool, Adapter or Variant."""
     name: Filled
     """Name."""
+    source: Source = ""
+    """The labels of a variant's pods, and the model that is sent to them."""
     group: Short = ""
     """API group of the pool."""
     namespace: Short = ""

@@ -8,8 +8,9 @@ from pydantic import Field
 
 from rollouts.api.base import ApiModel
 from rollouts.api.scalars import Name, Text
+from rollouts.objects.pool_splits import MAX_MODEL
 
-__all__ = ["AdapterTrafficModel", "HttpRouteModel", "PoolRefModel", "Preserved"]
+__all__ = ["AdapterTrafficModel", "HttpRouteModel", "PoolRefModel", "Preserved", "VariantTrafficModel"]
 
 Preserved = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
 
@@ -46,3 +47,12 @@ class AdapterTrafficModel(ApiModel):
     """Model name that clients ask for."""
     pool_ref: PoolRefModel | None = None
     """The pool that serves the adapters."""
+
+
+class VariantTrafficModel(ApiModel):
+    """The pool whose requests are shared among variants; the controller makes a PoolSplit for it, never in Git."""
+
+    name: Name
+    """Name of the InferencePool, in the Rollout's namespace."""
+    model_name: Annotated[str, Field(max_length=MAX_MODEL)] = ""
+    """Only requests for this model, as clients name it; without it all requests of the pool."""

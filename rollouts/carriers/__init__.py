@@ -8,6 +8,7 @@ from rollouts.carriers.base import Carrier, TrafficKind, TrafficPlace
 from rollouts.carriers.http_route import HTTP_ROUTE
 from rollouts.carriers.inference_model import INFERENCE_MODEL
 from rollouts.carriers.inference_model_rewrite import INFERENCE_MODEL_REWRITE
+from rollouts.carriers.pool_split import POOL_SPLIT
 from rollouts.engine.versions import TargetKind
 
 __all__ = ["TRAFFIC_KINDS", "Carrier", "TrafficKind", "TrafficPlace", "fields_for", "given", "kind_of"]
@@ -16,6 +17,7 @@ TRAFFIC_KINDS: tuple[TrafficKind, ...] = (
     HTTP_ROUTE,
     INFERENCE_MODEL,
     INFERENCE_MODEL_REWRITE,
+    POOL_SPLIT,
 )
 """Every kind, in the order of the schema."""
 

@@ -16,7 +16,7 @@ from pydantic.alias_generators import to_snake
 
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import Problem, TrafficView
-from rollouts.engine.rollout_spec import AdapterTraffic, HttpRouteTraffic, TrafficMode
+from rollouts.engine.rollout_spec import HttpRouteTraffic, PickerTraffic, TrafficMode
 from rollouts.engine.rollout_status import WayBack
 from rollouts.engine.versions import Identity, TargetKind
 from rollouts.objects.fields import map_of, text_of
@@ -117,7 +117,7 @@ class TrafficKind(ABC):
         return ()
 
     @abstractmethod
-    def read(self, model: Any, fingerprint: Callable[[Any], str]) -> HttpRouteTraffic | AdapterTraffic:
+    def read(self, model: Any, fingerprint: Callable[[Any], str]) -> HttpRouteTraffic | PickerTraffic:
         """The engine's view of the field."""
 
     # --- what the object says ---

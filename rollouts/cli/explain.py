@@ -37,6 +37,8 @@ _HELD: Mapping[HoldReason, str] = {
     HoldReason.MANUAL_OVERRIDE: "`resume` goes on with the step's weight, `abort` gives all traffic to stable.",
     HoldReason.CONTENDED: "Stop the other writer of the weights (the Events name it), then `resume`.",
     HoldReason.SPLIT_AT_START: "`promote` completes the split that was found, `abort` gives it back to stable.",
+    HoldReason.UNMATCHED_PODS: "Scale the unmatched pods down, or name their labels in `spec.stableHint`; `promote` "
+    "writes the split all the same.",
     HoldReason.AMBIGUOUS_START: "Set `spec.stableHint` to the version that is stable.",
     HoldReason.GATE_FAILED: "`promote` overrides the gate, `abort` gives all traffic to stable.",
     HoldReason.GATE_INCONCLUSIVE: "`promote` overrides the gate, `abort` gives all traffic to stable.",

@@ -13,12 +13,12 @@ from rollouts.controller.adapter_content import AdapterOnPod, Held, Serving
 from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.caches import Caches
 from rollouts.controller.dialects import Dialects
+from rollouts.controller.picked_pools import foreign_picker, missing_picker, pool_in_rollout, pool_named
 from rollouts.engine.observation import Blocker, PoolView, Problem
 from rollouts.engine.reasons import Reason
-from rollouts.engine.rollout_spec import AdapterTraffic, RolloutSpec
+from rollouts.engine.rollout_spec import AdapterTraffic, PickerTraffic, RolloutSpec
 from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.engine.versions import Identity, Target
-from rollouts.objects import kinds
 from rollouts.objects.fields import map_of
 from rollouts.objects.pods import Pod
 from rollouts.objects.pools import Pool
@@ -29,8 +29,6 @@ from rollouts.traffic.targets import ADAPTER_KIND
 __all__ = ["AdapterPods", "AdapterViews", "ModelTraffic", "adapter_identity"]
 
 Object = Mapping[str, Any]
-
-_IN_PROGRESS = ("Progressing", "Paused")
 
 
 def adapter_identity(target: Target) -> Identity:
@@ -73,9 +71,9 @@ class AdapterPods(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelTraffic:
-    """The model object as it is, and the spec's traffic completed from it. ``carrier`` None: kind not served."""
+    """What the picker splits by, as it is, and the spec's traffic completed. ``carrier`` None: kind not served."""
 
-    spec: AdapterTraffic
+    spec: PickerTraffic
     raw: dict[str, Any] | None
     carrier: Carrier | None
     pool: Pool | None
@@ -86,7 +84,8 @@ class AdapterViews:
 
     def __init__(self, caches: Caches, watch: AdapterPods, dialects: Dialects) -> None:
         self._caches = caches
-        self._watch = watch
+        self.watch = watch
+        """Who asks the pods; variants are asked about by it as well."""
         self._dialects = dialects
 
     # --- the model object ---
@@ -129,7 +128,7 @@ class AdapterViews:
             if not value:
                 message = f"traffic: {spec.kind} {spec.name} does not say its {field}: set it in the Rollout"
                 problems.append(Problem(reason=Reason.SPEC_INVALID, message=message))
-        pool = self._pool(namespace, pool_name, group)
+        pool = pool_named(self._caches, namespace, pool_name, group)
         full = replace(
             spec,
             model_name=model,
@@ -138,18 +137,13 @@ class AdapterViews:
         )
         return ModelTraffic(spec=full, raw=raw, carrier=None, pool=pool)
 
-    def _pool(self, namespace: str, name: str, group: str) -> Pool | None:
-        groups = [group] if group else [resource.group for resource in kinds.POOLS]
-        found = (self._caches.pool(candidate, namespace, name) for candidate in groups)
-        return next((pool for pool in found if pool is not None), None)
-
     # --- the spec ---
 
     def problems(self, parsed: ParsedRollout, target: Identity) -> list[Problem]:
         """What a person has to change about the target."""
         found = []
-        if target.source and not self._watch.settings.allows(target.source):
-            allowed = some_names(self._watch.settings.prefixes) or "none is configured"
+        if target.source and not self.watch.settings.allows(target.source):
+            allowed = some_names(self.watch.settings.prefixes) or "none is configured"
             message = (
                 f"target.adapter.source.path {target.source!r} is not under a prefix that the administrator "
                 f"allows ({allowed}): choose another path, or add its prefix to the controller's adapters.prefixes"
@@ -173,7 +167,7 @@ class AdapterViews:
         """Every arm on the pods of the pool; the pods are asked only while there is something to learn."""
         key, pool = ObjectKey(parsed.namespace, parsed.name), traffic.pool
         if pool is None:
-            self._watch.drop(key)
+            self.watch.drop(key)
             missing_pool = {arm: self._without_pool(parsed.namespace, arm, traffic) for arm in arms}
             return _by_arm(missing_pool, parsed.status, target)
         ready = [endpoint for endpoint in self._caches.endpoints(pool) if endpoint.ready]
@@ -183,9 +177,9 @@ class AdapterViews:
         if candidates or any(identity.source for identity in asked):
             drain = {identity.name for identity in ended if identity.source} - _carrying(parsed, traffic)
             prove = {identity.name for identity in candidates}
-            self._watch.follow(key, ready, pool.port, prove, drain)
+            self.watch.follow(key, ready, pool.port, prove, drain)
         else:
-            self._watch.drop(key)
+            self.watch.drop(key)
         views = {}
         for arm in arms:
             serving = self._serving(parsed, arm, ended)
@@ -203,7 +197,7 @@ class AdapterViews:
         """The pods of the pool, judged by this arm's content: its source, or nothing that was loaded for another."""
         known = [revision.identity for revision in parsed.status.arms]
         others = [item.source for item in (*known, *ended) if item.name == arm.name and item != arm]
-        serving = self._watch.serving(ObjectKey(parsed.namespace, parsed.name), arm.name)
+        serving = self.watch.serving(ObjectKey(parsed.namespace, parsed.name), arm.name)
         return serving.of(arm.source, filter(None, others))
 
     def _held(self, parsed: ParsedRollout, arm: Identity, serving: Serving) -> PoolView:
@@ -223,7 +217,7 @@ class AdapterViews:
 
     def _without_pool(self, namespace: str, arm: Identity, traffic: ModelTraffic) -> PoolView:
         name, group = traffic.spec.pool_name, traffic.spec.pool_group
-        other = self._pool(namespace, name, "") if group else None
+        other = pool_named(self._caches, namespace, name, "") if group else None
         message = f"InferencePool {name} does not exist: create it, the rollout then starts by itself"
         if other is not None:
             message = (
@@ -247,24 +241,12 @@ class AdapterViews:
 
     def _picker(self, parsed: ParsedRollout, traffic: ModelTraffic, pool: Pool) -> list[Blocker]:
         """Whether the pool's picker is there, and can honour the object that the cluster serves."""
-        if pool.picker is None or ObjectKey(pool.namespace, pool.picker.name) not in self._caches.services:
-            name = pool.picker.name if pool.picker is not None else "none"
-            message = (
-                f"adapter weights are honoured by an endpoint picker, and the Service that InferencePool {pool.name} "
-                f"names ({name}) does not exist: install it with the chart's `pickers`, or "
-                f"`rollouts picker-manifest {pool.name}`"
-            )
-            return [Blocker(reason=Reason.PICKER_MISSING, message=message)]
-        pods = self._caches.picker_pods(pool)
-        foreign = [pod for pod in pods if pod.metrics_port is None]
+        missing_one = missing_picker(self._caches, pool, "adapter")
+        if missing_one is not None:
+            return [missing_one]
+        foreign = [pod.name for pod in self._caches.picker_pods(pool) if pod.metrics_port is None]
         why = self._not_honoured(traffic, pool) if foreign else ""
-        if not why:
-            return []
-        message = (
-            f"{some_names(pod.name for pod in foreign)} behind Service {pool.picker.name} is not our endpoint picker, "
-            f"and {why}: install ours with `rollouts picker-manifest {pool.name}`"
-        )
-        return [Blocker(reason=Reason.PICKER_DIALECT, message=message)]
+        return [foreign_picker(pool, foreign, why)] if why else []
 
     def _not_honoured(self, traffic: ModelTraffic, pool: Pool) -> str:
         """Why no released picker of the Inference Extension would move traffic; empty when one would."""
@@ -292,36 +274,22 @@ class AdapterViews:
         self, parsed: ParsedRollout, spec: RolloutSpec, traffic: ModelTraffic
     ) -> tuple[Blocker, ...]:
         """A pool Rollout in progress that moves this pool's traffic (design rule 10)."""
-        for key in sorted(self._caches.rollouts_of_pool(parsed.namespace, traffic.spec.pool_name)):
-            obj = map_of(self._caches.rollouts.get(key))
-            status = map_of(obj.get("status"))
-            arms = [map_of(status.get(name)) for name in ("stable", "canary")]
-            moving = status.get("phase") in _IN_PROGRESS and status.get("canary")
-            if moving and any(
-                arm.get("kind") == "InferencePool" and arm.get("name") == traffic.spec.pool_name
-                for arm in arms
-            ):
-                message = (
-                    f"Rollout {key.name} is moving traffic of InferencePool {traffic.spec.pool_name}: "
-                    "this one starts when that has ended"
-                )
-                return (Blocker(reason=Reason.POOL_IN_ROLLOUT, message=message),)
-        return ()
+        return pool_in_rollout(self._caches, parsed, traffic.spec.pool_name)
 
     def load(self, parsed: ParsedRollout, identity: Identity) -> None:
         """Load an adapter on the pods that lack it."""
-        if self._watch.settings.allows(identity.source):
-            self._watch.load(ObjectKey(parsed.namespace, parsed.name), identity.name, identity.source)
+        if self.watch.settings.allows(identity.source):
+            self.watch.load(ObjectKey(parsed.namespace, parsed.name), identity.name, identity.source)
 
     def unload(self, parsed: ParsedRollout, identity: Identity) -> None:
         """Take an adapter off the pods that hold this content of it, where no request for it runs any more."""
         key = ObjectKey(parsed.namespace, parsed.name)
-        holding = self._watch.serving(key, identity.name).of(identity.source).holding
-        self._watch.unload(key, identity.name, [state.pod for state in holding if _is_idle(state)])
+        holding = self.watch.serving(key, identity.name).of(identity.source).holding
+        self.watch.unload(key, identity.name, [state.pod for state in holding if _is_idle(state)])
 
     def forget(self, key: ObjectKey) -> None:
         """The Rollout is gone."""
-        self._watch.drop(key)
+        self.watch.drop(key)
 
 
 def _is_idle(state: AdapterOnPod) -> bool:

@@ -24,6 +24,7 @@ from rollouts.controller.notifier import Notifier
 from rollouts.controller.picker_health import PickerHealthWatch
 from rollouts.controller.probes import Prober
 from rollouts.controller.settings import Settings
+from rollouts.controller.split_readers import ScrapedSplitReaders
 from rollouts.controller.termination import TerminationNotice, ask_whether_it_ends
 from rollouts.kube.client import KubeClient
 from rollouts.kube.counting import CountingClient, RequestRecord
@@ -129,6 +130,7 @@ class Controller:
             approver=self.approver,
             parallelism=settings.parallelism,
             in_flight=PodsInFlight(self._scraper, self.caches, clock),
+            readers=ScrapedSplitReaders(self._scraper),
         )
         self._writer = fenced
         self._rollout_queue = self._queue()

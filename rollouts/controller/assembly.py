@@ -31,11 +31,13 @@ from rollouts.controller.rollouts import RolloutReconciler
 from rollouts.controller.runs import RunReconciler
 from rollouts.controller.share_watch import ShareWatch
 from rollouts.controller.shares import ShareCounter
+from rollouts.controller.split_readers import SplitReaders
 from rollouts.controller.turns import Turns
 from rollouts.controller.windows import WindowCalendar
 from rollouts.controller.workloads import InFlight, ScaleRefusals, WorkloadViews
 from rollouts.engine.actions import WriteReason
 from rollouts.engine.turns import LimitScope
+from rollouts.engine.variants import read_selector
 from rollouts.kube.client import KubeClient
 from rollouts.runtime.clock import Clock
 from rollouts.sources.base import Endpoints, MetricSource, ScrapeTarget
@@ -70,12 +72,13 @@ class Parts:
 
 
 def pool_endpoints(caches: Caches) -> Endpoints:
-    """Ready pods of an arm, from the caches; both adapters of a rollout are on the pods of one pool."""
+    """Ready pods of an arm, from the caches; both adapters of a rollout are on all pods of one pool."""
 
     def endpoints(namespace: str, arm: ArmRef) -> list[ScrapeTarget]:
         pool = caches.pool(arm.group, namespace, arm.pool or arm.name)
         if pool is None:
             return []
+        pool = pool.narrowed(read_selector(arm.labels))
         ready = [found for found in caches.endpoints(pool) if found.ready]
         return metrics_pages(ready, pool.processes, namespace)
 
@@ -141,6 +144,7 @@ def assemble(
     approver: Approver | None = None,
     parallelism: Mapping[LimitScope, int] = MappingProxyType({}),
     in_flight: InFlight | None = None,
+    readers: SplitReaders | None = None,
 ) -> Parts:
     """The reconcilers over ``caches``; ``client`` is the one that writes (behind the fence)."""
     metrics = metrics or ControllerMetrics()
@@ -175,6 +179,7 @@ def assemble(
         paths=PathViews(caches, health=health, crashes=crashes, probes=probes),
         approver=approver,
         workloads=workloads,
+        readers=readers,
     )
     performer = Performer(
         client, caches, events, gates, views, refusals=refusals, drains=drains, on_traffic_write=written

@@ -504,6 +504,10 @@ class Caches:
         found = (read_picker_pod(pod, port) for pod in self._selected(pool.namespace, selector))
         return [pod for pod in found if pod is not None]
 
+    def labels_of_pod(self, key: ObjectKey) -> Mapping[str, Any]:
+        """The labels of a pod; none where it is gone."""
+        return map_of(map_of((self.pods.get(key) or {}).get("metadata")).get("labels"))
+
     def _selected(self, namespace: str, selector: tuple[tuple[str, str], ...]) -> list[Object]:
         if not selector:
             return []

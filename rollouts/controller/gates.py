@@ -25,8 +25,9 @@ from rollouts.engine.actions import CreateJob, CreateRun
 from rollouts.engine.attempt import Attempt
 from rollouts.engine.observation import Problem
 from rollouts.engine.reasons import Reason
-from rollouts.engine.rollout_spec import AdapterTraffic
-from rollouts.engine.versions import Identity, Revision, TargetKind
+from rollouts.engine.rollout_spec import PickerTraffic
+from rollouts.engine.variants import selector_of
+from rollouts.engine.versions import VARIANT_KIND, Identity, Revision, TargetKind
 from rollouts.objects import kinds
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.writes import label_value
@@ -221,12 +222,18 @@ def _first_mark(current: Attempt, weight: Weight) -> tuple[RunMark, ...]:
 
 def _arm(gathered: Gathered, revision: Revision) -> ArmRef:
     spec = gathered.carrier.target.spec if gathered.carrier is not None else None
-    return arm_ref(revision.identity, spec if isinstance(spec, AdapterTraffic) else None)
+    return arm_ref(revision.identity, spec if isinstance(spec, PickerTraffic) else None)
 
 
-def arm_ref(identity: Identity, traffic: AdapterTraffic | None = None) -> ArmRef:
-    """An arm as runs name it; ``traffic`` is where an adapter's weights live."""
+def arm_ref(identity: Identity, traffic: PickerTraffic | None = None) -> ArmRef:
+    """An arm as runs name it; ``traffic`` is where the weights of versions that share a pool live."""
     if traffic is None:
         return ArmRef(kind=identity.kind, group=identity.group, name=identity.name)
-    pool, model = traffic.pool_name, traffic.model_name
-    return ArmRef(kind=identity.kind, group=traffic.pool_group, name=identity.name, pool=pool, model=model)
+    return ArmRef(
+        kind=identity.kind,
+        group=traffic.pool_group,
+        name=identity.name,
+        pool=traffic.pool_name,
+        model=traffic.model_name,
+        labels=selector_of(identity) if identity.kind == VARIANT_KIND else "",
+    )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from rollouts.api.parsing import ParsedRollout
 from rollouts.carriers import Carrier
 from rollouts.engine.observation import Observation, ShareView
-from rollouts.engine.rollout_spec import AdapterTraffic
+from rollouts.engine.rollout_spec import PickerTraffic
 from rollouts.engine.rollout_status import WayBack
 from rollouts.kube.client import Resource
 from rollouts.runtime.objects import ObjectKey
@@ -42,8 +42,8 @@ class Gathered:
 
     observation: Observation
     parsed: ParsedRollout
-    adapter: AdapterTraffic | None
-    """Traffic of adapters: the requests of the arms are counted at the pickers."""
+    by_picker: PickerTraffic | None
+    """What pickers split: the requests of the arms are counted there."""
     rollout: dict[str, Any]
     planned_version: str
     traffic_object: dict[str, Any] | None
@@ -58,9 +58,9 @@ class ShareSource(Protocol):
     """Who counts requests per arm."""
 
     def view(
-        self, key: ObjectKey, parsed: ParsedRollout, spec: AdapterTraffic | None = None
+        self, key: ObjectKey, parsed: ParsedRollout, spec: PickerTraffic | None = None
     ) -> ShareView | None:
         """Requests of both arms since the current weight was applied; None when nothing can be counted.
 
-        ``spec`` is the completed traffic of an adapter rollout.
+        ``spec`` is the completed traffic of versions that share a pool.
         """

@@ -18,9 +18,11 @@ from rollouts.controller.gates import Gates, compared_of, problems_of
 from rollouts.controller.gathered import ComparedGates, Gathered, ShareSource
 from rollouts.controller.path_views import PathViews
 from rollouts.controller.pool_views import PoolViews
+from rollouts.controller.split_readers import SplitReaders
 from rollouts.controller.strategies import SharedStrategies, held_back, unfit
 from rollouts.controller.traffic_views import Carried, TrafficViews
 from rollouts.controller.turns import Turns
+from rollouts.controller.variant_views import VariantViews, variant_of
 from rollouts.controller.windows import WindowCalendar
 from rollouts.controller.workloads import WorkloadViews
 from rollouts.engine.attempt import GateSummary
@@ -34,12 +36,14 @@ from rollouts.engine.observation import (
     Problem,
     StrategyView,
     TrafficView,
+    UnmatchedPods,
 )
 from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import target_identity
-from rollouts.engine.rollout_spec import AdapterTraffic, RolloutSpec
+from rollouts.engine.rollout_spec import AdapterTraffic, PickerTraffic, RolloutSpec, VariantTraffic
 from rollouts.engine.rollout_status import RolloutStatus
-from rollouts.engine.versions import Identity, TargetKind
+from rollouts.engine.variants import hinted_variant
+from rollouts.engine.versions import VARIANT_KIND, Identity, TargetKind
 from rollouts.runtime.objects import Object, ObjectKey, version_of
 
 __all__ = ["DEFAULT_GITOPS_MANAGERS", "Gatherer"]
@@ -47,12 +51,14 @@ __all__ = ["DEFAULT_GITOPS_MANAGERS", "Gatherer"]
 DEFAULT_GITOPS_MANAGERS = ("argocd-controller", "kustomize-controller", "helm-controller")
 
 
-def _recorded_model(status: RolloutStatus) -> AdapterTraffic | None:
-    """The model object of an adapter rollout by its way back; the object itself says its model and its pool."""
-    split = {kind.kind for kind in TRAFFIC_KINDS if kind.target is TargetKind.ADAPTER}
+def _recorded_model(status: RolloutStatus) -> PickerTraffic | None:
+    """What a picker splits by, by its way back; the object itself says its model and its pool."""
+    split = {kind.kind: kind.target for kind in TRAFFIC_KINDS if kind.target is not TargetKind.POOL}
     record = next((record for record in status.way_back if record.kind in split), None)
     if record is None:
         return None
+    if split[record.kind] is TargetKind.VARIANT:
+        return VariantTraffic(kind=record.kind, name=record.name, model_name="", pool_name="")
     return AdapterTraffic(kind=record.kind, name=record.name, model_name="")
 
 
@@ -73,6 +79,7 @@ class Gatherer:
         paths: PathViews | None = None,
         approver: Approver | None = None,
         workloads: WorkloadViews | None = None,
+        readers: SplitReaders | None = None,
     ) -> None:
         self._approver = approver
         self._windows = windows
@@ -84,6 +91,7 @@ class Gatherer:
         self._shares = shares
         self._gates = gates
         self._adapters = adapters
+        self._variants = VariantViews(caches, adapters.watch, readers)
         self._pool_views = PoolViews(caches)
         self._traffic = TrafficViews(caches, gitops_managers)
         self._strategies = SharedStrategies(caches)
@@ -115,7 +123,7 @@ class Gatherer:
         proposed = self._traffic.proposed(present, target, traffic, found)
         records = (*status.way_back, *followed.way_back, *proposed.values())
         ways = {record: self._traffic.way(parsed, record) for record in records}
-        adapter = models.spec if models is not None else None
+        by_picker = models.spec if models is not None else None
         runs = self._caches.owned_runs(key, parsed.uid)
         observation = replace(
             self._said(parsed, compared_of(gates)),
@@ -127,10 +135,11 @@ class Gatherer:
             target_blocker=blocker,
             traffic=traffic,
             pools=self._pools(present, target, models or stored, traffic, found),
+            unmatched=self._unmatched(present, target, models),
             blockers=(*self._unknown_receivers(parsed), *self._blockers(present, target, models)),
             gates={gate.name: gate for gate in map(gate_view, runs)},
             summaries=tuple(_summaries(parsed, runs)),
-            share=self._shares.view(key, parsed, adapter),
+            share=self._shares.view(key, parsed, by_picker),
             probe=self._paths.probe(parsed, found.carrier, traffic),
             approval=None if self._approver is None else self._approver.view(key, status),
             strategy=strategy,
@@ -141,7 +150,7 @@ class Gatherer:
         return Gathered(
             observation=self._ordered(observation, present, rollout),
             parsed=parsed,
-            adapter=adapter,
+            by_picker=by_picker,
             rollout=rollout,
             planned_version=version_of(rollout),
             traffic_object=found.raw,
@@ -197,22 +206,33 @@ class Gatherer:
             return None, None
         if spec.target.kind is TargetKind.ADAPTER:
             return adapter_identity(spec.target), None
+        if spec.target.kind is TargetKind.VARIANT:
+            return variant_of(spec.target), None
         return self._pool_views.resolve(parsed, spec, problems)
 
     def _models(
         self, parsed: ParsedRollout, target: Identity | None, problems: list[Problem]
     ) -> tuple[ModelTraffic | None, ModelTraffic | None]:
-        """The model object of an adapter rollout: the spec's, or else the recorded one."""
+        """What the pool's picker splits by: the spec's, or else the recorded one."""
         spec = parsed.spec
         if spec is None and (recorded := _recorded_model(parsed.status)) is not None:
             # What cannot be read names no pool: the recorded object does, and its pods are to be counted.
-            return None, self._adapters.traffic(parsed, recorded, [])
-        if spec is None or not isinstance(spec.traffic, AdapterTraffic):
+            return None, self._carrying(parsed, recorded, [])
+        if spec is None or not isinstance(spec.traffic, PickerTraffic):
             return None, None
-        models = self._adapters.traffic(parsed, spec.traffic, problems)
+        models = self._carrying(parsed, spec.traffic, problems)
         if target is not None:
-            problems += self._adapters.problems(parsed, target)
+            problems += self._sharing(models).problems(parsed, target)
         return models, None
+
+    def _carrying(self, parsed: ParsedRollout, spec: PickerTraffic, problems: list[Problem]) -> ModelTraffic:
+        if isinstance(spec, VariantTraffic):
+            return self._variants.traffic(parsed, spec)
+        return self._adapters.traffic(parsed, spec, problems)
+
+    def _sharing(self, models: ModelTraffic) -> AdapterViews | VariantViews:
+        """Who knows the versions that share the pool."""
+        return self._variants if isinstance(models.spec, VariantTraffic) else self._adapters
 
     def _blockers(
         self, parsed: ParsedRollout, target: Identity | None, models: ModelTraffic | None
@@ -220,8 +240,15 @@ class Gatherer:
         if parsed.spec is None:
             return ()
         if models is not None:
-            return self._adapters.blockers(parsed, parsed.spec, models)
+            return self._sharing(models).blockers(parsed, parsed.spec, models)
         return self._pool_views.blockers(parsed, parsed.spec, target)
+
+    def _unmatched(
+        self, parsed: ParsedRollout, target: Identity | None, models: ModelTraffic | None
+    ) -> UnmatchedPods:
+        if target is None or models is None or not isinstance(models.spec, VariantTraffic):
+            return UnmatchedPods()
+        return self._variants.unmatched(parsed, models, target)
 
     def _checked(self, rollout: Object, strategy: StrategyView | None) -> StrategyView | None:
         """What keeps a strategy that was edited in mid-attempt from being the next attempt's."""
@@ -258,12 +285,16 @@ class Gatherer:
             # One of these is about to be called stable, and counted.
             arms |= {arm for rule in traffic.rules for arm in rule.entries}
         if parsed.spec is not None and parsed.spec.stable_hint and target is not None:
-            arms.add(replace(target, name=parsed.spec.stable_hint, source=""))
+            hint = parsed.spec.stable_hint
+            named = replace(target, name=hint, source="")
+            arms.add(hinted_variant(hint) or named if target.kind == VARIANT_KIND else named)
         running = status.canary or status.stable
         wanted = target or (running.identity if running is not None else None)
         if models is not None and wanted is not None:
-            adapters = self._adapters.arms(parsed, models, wanted, arms)
-            return self._paths.adapters(parsed, adapters, wanted, models.pool)
+            found_arms = self._sharing(models).arms(parsed, models, wanted, arms)
+            variants = isinstance(models.spec, VariantTraffic)
+            path = self._paths.variants if variants else self._paths.adapters
+            return path(parsed, found_arms, wanted, models.pool)
         views = {identity: self._pool_views.view(parsed.namespace, identity) for identity in arms}
         return self._paths.pools(parsed, views, target, *found)
 

@@ -14,6 +14,7 @@ from rollouts.controller.pickers import Gateway, PickerHealth, PickerPaths, gate
 from rollouts.controller.probes import CanaryPods, PathProbes
 from rollouts.engine.observation import PoolView, ProbeView, TrafficView
 from rollouts.engine.rollout_status import RolloutStatus
+from rollouts.engine.variants import labels_of
 from rollouts.engine.versions import Identity
 from rollouts.objects import kinds
 from rollouts.objects.pools import Pool
@@ -66,7 +67,10 @@ class PathViews:
         stable = status.stable.identity if status.stable is not None else None
         gateways = _parents(raw, carrier, parsed.namespace)
         views = self._paths.of_pools(key, views, _candidate(status, target), stable, gateways)
-        return self._with_crashes(key, views, status)
+        pools = [
+            self._caches.pool(arm.identity.group, key.namespace, arm.identity.name) for arm in status.arms
+        ]
+        return self._with_crashes(key, views, status, pools)
 
     def adapters(
         self,
@@ -75,11 +79,24 @@ class PathViews:
         target: Identity | None,
         pool: Pool | None,
     ) -> dict[Identity, PoolView]:
-        """Views of adapters with the candidate's path."""
+        """Views of versions that share a pool, with the candidate's path."""
         key = ObjectKey(parsed.namespace, parsed.name)
         status = parsed.status
         stable = status.stable.identity if status.stable is not None else None
         return self._paths.of_adapters(key, views, _candidate(status, target), stable, pool)
+
+    def variants(
+        self,
+        parsed: ParsedRollout,
+        views: dict[Identity, PoolView],
+        target: Identity | None,
+        pool: Pool | None,
+    ) -> dict[Identity, PoolView]:
+        """Views of variants with the path of their one pool, and how the pods of a running attempt live."""
+        views = self.adapters(parsed, views, target, pool)
+        status = parsed.status
+        pools = [pool.narrowed(labels_of(arm.identity)) if pool else None for arm in status.arms]
+        return self._with_crashes(ObjectKey(parsed.namespace, parsed.name), views, status, pools)
 
     def probe(
         self, parsed: ParsedRollout, carrier: Carrier | None, traffic: TrafficView | None
@@ -99,11 +116,14 @@ class PathViews:
         return self._probes.view(key, parsed, template, traffic, pods)
 
     def _with_crashes(
-        self, key: ObjectKey, views: dict[Identity, PoolView], status: RolloutStatus
+        self,
+        key: ObjectKey,
+        views: dict[Identity, PoolView],
+        status: RolloutStatus,
+        pools: list[Pool | None],
     ) -> dict[Identity, PoolView]:
-        """How the pods of a running attempt's arms live."""
+        """How the pods of a running attempt's arms live; ``pools``: those that select them."""
         arms, current = [arm.identity for arm in status.arms], status.current
-        pools = [self._caches.pool(arm.group, key.namespace, arm.name) for arm in arms]
         stable, canary = pools if len(pools) == 2 else (None, None)
         if canary is None or stable is None or current is None or current.aborted is not None:
             self._crashes.drop(key)

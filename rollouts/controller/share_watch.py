@@ -16,7 +16,7 @@ from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.gathered import Gathered, ShareSource
 from rollouts.engine.actions import Plan
 from rollouts.engine.observation import ShareView
-from rollouts.engine.rollout_spec import AdapterTraffic
+from rollouts.engine.rollout_spec import PickerTraffic
 from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.engine.watching import pace_of_counting, says_new
 from rollouts.runtime.clock import Clock, Monotonic
@@ -36,7 +36,7 @@ class _Watched:
     """A Rollout as it was looked at last."""
 
     parsed: ParsedRollout
-    adapter: AdapterTraffic | None
+    by_picker: PickerTraffic | None
     share: ShareView | None
     due: Monotonic
 
@@ -57,7 +57,7 @@ class ShareWatch:
             return
         self._watched[key] = _Watched(
             parsed=replace(gathered.parsed, status=status),
-            adapter=gathered.adapter,
+            by_picker=gathered.by_picker,
             share=gathered.observation.share,
             due=Monotonic(self._clock.monotonic() + decided.count_after.total_seconds()),
         )
@@ -87,8 +87,11 @@ class ShareWatch:
                 self._count(key, self._watched[key])
 
     def _count(self, key: ObjectKey, watched: _Watched) -> None:
-        share, weight = self._shares.view(key, watched.parsed, watched.adapter), watched.parsed.status.weight
-        by_picker = watched.adapter is not None
+        share, weight = (
+            self._shares.view(key, watched.parsed, watched.by_picker),
+            watched.parsed.status.weight,
+        )
+        by_picker = watched.by_picker is not None
         if says_new(watched.share, share, weight.applied or ZERO, weight.observed, by_picker=by_picker):
             self.forget(key)
             self.on_change(key)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import structlog
 
 from rollouts.analysis.exposition import ScrapedPage
-from rollouts.analysis.types import ArmRef
 from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.arrivals import (
     ARRIVAL_NAMES,
@@ -24,9 +23,11 @@ from rollouts.controller.arrivals import (
     Reading,
     pod_counts,
 )
+from rollouts.controller.gates import arm_ref
 from rollouts.engine.observation import ShareView
-from rollouts.engine.rollout_spec import AdapterTraffic
+from rollouts.engine.rollout_spec import PickerTraffic
 from rollouts.engine.versions import Identity
+from rollouts.objects.picker_pages import CONFIGURED_WEIGHT
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
 from rollouts.sources.base import Endpoints, MetricSource, Place, ScrapeTarget, SourceError
@@ -51,7 +52,6 @@ _ASK_SERVER = 15.0
 """Seconds between two questions to a Prometheus server, which itself scrapes every 15 to 60 seconds."""
 _FORGET = 300.0
 
-_LOADED = "inference_picker_configured_weight"
 
 Counts = Callable[[ScrapedPage], tuple[float, float, float | None] | None]
 
@@ -97,7 +97,7 @@ class ShareCounter:
         self._counts: dict[ObjectKey, _Count] = {}
 
     def view(
-        self, key: ObjectKey, parsed: ParsedRollout, spec: AdapterTraffic | None = None
+        self, key: ObjectKey, parsed: ParsedRollout, spec: PickerTraffic | None = None
     ) -> ShareView | None:
         """Requests so far; None where there is nothing to count, or nothing that could be counted."""
         status, now = parsed.status, self._clock.monotonic()
@@ -177,27 +177,21 @@ class ShareCounter:
         parsed: ParsedRollout,
         arm: str,
         identity: Identity,
-        spec: AdapterTraffic | None,
+        spec: PickerTraffic | None,
     ) -> list[PodHistory]:
-        """Pages of an arm: of its own pods, or of the pickers that choose between adapters."""
+        """Pages of an arm: of its own pods, or of the pickers that choose between versions of one pool."""
         namespace, age = parsed.namespace, self._clock.monotonic() - count.entered
         pace = next((pace for until, pace in _PACES if age <= until), 0.0)
         hurry = _HURRY if pace else 0.0
         if spec is None:
-            ref = ArmRef(kind=identity.kind, group=identity.group, name=identity.name)
+            ref = arm_ref(identity)
             count.places[arm] = Place(namespace=namespace, arm=ref)
             endpoints = self._pods(namespace, ref)
             return self._scraper.follow(endpoints, ARRIVAL_NAMES, 0.0, hurry=hurry, pace=pace)
-        ref = ArmRef(
-            kind=identity.kind,
-            group=spec.pool_group,
-            name=identity.name,
-            pool=spec.pool_name,
-            model=spec.model_name,
-        )
+        ref = arm_ref(identity, spec)
         only = labels_of(Place(namespace=namespace, arm=ref))
         endpoints = self._pickers(namespace, ref)
-        names = PICKER_REQUESTS | {_LOADED}
+        names = PICKER_REQUESTS | {CONFIGURED_WEIGHT}
         return self._scraper.follow(endpoints, names, 0.0, only=only, hurry=hurry, pace=pace)
 
     @staticmethod
@@ -284,7 +278,7 @@ def _loaded(followed: Mapping[str, list[PodHistory]], weight: Weight) -> Weight 
     for arm, histories in followed.items():
         for history in histories:
             if history.latest is not None and not history.error:
-                share = history.latest[1].total(_LOADED)
+                share = history.latest[1].total(CONFIGURED_WEIGHT)
                 listed.setdefault(history.endpoint.pod, {})[arm] = share or 0.0
     shares = [
         Weight(round(arms.get(CANARY, 0.0) / total * FULL))

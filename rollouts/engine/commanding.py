@@ -28,6 +28,11 @@ _CLAIMLESS = (CommandAction.ABORT, CommandAction.PAUSE)
 """What may be asked for whatever the spec says and whosever the traffic object is."""
 _DATED = (CommandAction.PROMOTE, CommandAction.PROMOTE_FULL, CommandAction.RETRY)
 """Actions that raise weight, so that an old one must not act again."""
+_AT_START = {
+    HoldReason.SPLIT_AT_START: "the other arms go to 0",
+    HoldReason.UNMATCHED_PODS: "the split is written; pods that match no variant serve nothing from then on",
+}
+"""Holds at first sight that `promote` ends, and what it does."""
 _VERBS = {
     CommandAction.PROMOTE: "promote",
     CommandAction.PROMOTE_FULL: "promote --full",
@@ -171,9 +176,9 @@ def _started(draft: Draft, verb: str) -> Attempt:
 
 def _promote(draft: Draft) -> str:
     hold = draft.status.hold
-    if hold is HoldReason.SPLIT_AT_START:
+    if hold in _AT_START:
         complete_split(draft)
-        return "the other arms go to 0"
+        return _AT_START[hold]
     current = _started(draft, "promote")
     if hold in (HoldReason.GATE_FAILED, HoldReason.GATE_INCONCLUSIVE):
         return _override_gates(draft)
@@ -225,7 +230,7 @@ def _override(draft: Draft, *names: str) -> None:
 
 
 def _promote_full(draft: Draft) -> str:
-    if draft.status.hold is HoldReason.SPLIT_AT_START:
+    if draft.status.hold in _AT_START:
         return _promote(draft)
     begins = _waits_for_others(draft)
     if not begins:

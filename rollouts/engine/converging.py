@@ -37,6 +37,7 @@ from rollouts.engine.rollout_spec import (
     OnDelete,
     RolloutSpec,
     TrafficMode,
+    VariantTraffic,
 )
 from rollouts.engine.rollout_status import HoldReason, RolloutStatus
 from rollouts.engine.shortage import shortage
@@ -59,6 +60,9 @@ __all__ = [
 
 RESTORE_LIMIT = 5
 RESTORE_WINDOW = timedelta(minutes=10)
+
+_AT_FIRST_SIGHT = (HoldReason.SPLIT_AT_START, HoldReason.AMBIGUOUS_START, HoldReason.UNMATCHED_PODS)
+"""Holds in which nothing is written: a person says first which version is stable."""
 
 FROZEN = (HoldReason.MANUAL_OVERRIDE, HoldReason.CONTENDED)
 """Holds at a weight that somebody else wrote."""
@@ -104,7 +108,7 @@ def _in_rollback_window(draft: Draft, arm: Identity) -> bool:
 
 def desired_traffic(draft: Draft, status: RolloutStatus) -> DesiredTraffic | None:
     """What the traffic object should say under ``status``. None: leave it alone."""
-    if status.stable is None or status.hold in (HoldReason.SPLIT_AT_START, HoldReason.AMBIGUOUS_START):
+    if status.stable is None or status.hold in _AT_FIRST_SIGHT:
         return None
     current = status.current
     if current is not None and current.started_at is None and current.adopted_split:
@@ -318,6 +322,8 @@ def _foreign(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> boo
     if applied is None or traffic.written_by_us:
         return False
     was = replace(desired, weight=applied if desired.canary is not None else ZERO)
+    if isinstance(draft.spec.traffic, VariantTraffic) and not traffic.structure_current:
+        return True  # other labels, or one variant more: requests go elsewhere, whatever the weights say
     return not all(_matches(rule, was, may_list=True) for rule in traffic.rules)
 
 

@@ -13,7 +13,9 @@ from rollouts.engine.rollout_status import HoldReason, Phase, RolloutStatus
 
 __all__ = ["mended"]
 
-_AT_START = (HoldReason.SPLIT_AT_START, HoldReason.AMBIGUOUS_START)
+_KNOWN_AT_START = (HoldReason.SPLIT_AT_START, HoldReason.UNMATCHED_PODS)
+"""Holds at first sight, with a stable version that has been found."""
+_AT_START = (*_KNOWN_AT_START, HoldReason.AMBIGUOUS_START)
 
 
 def mended(status: RolloutStatus) -> RolloutStatus:
@@ -21,10 +23,9 @@ def mended(status: RolloutStatus) -> RolloutStatus:
     if status.stable is None:
         # Without a stable version this is a Rollout that nobody has looked at, whatever else is said.
         status = replace(status, current=None)
-    split, tied = HoldReason.SPLIT_AT_START, HoldReason.AMBIGUOUS_START
     known = status.stable is not None
-    if (status.hold is tied and known) or (
-        status.hold is split and (not known or status.current is not None)
+    if (status.hold is HoldReason.AMBIGUOUS_START and known) or (
+        status.hold in _KNOWN_AT_START and (not known or status.current is not None)
     ):
         status = replace(status, hold=None, hold_message="")
     return status if _coherent(status) else replace(status, phase=Phase.INVALID)

@@ -45,6 +45,7 @@ __all__ = [
     "StepVerdict",
     "StrategyView",
     "TrafficView",
+    "UnmatchedPods",
     "WayView",
     "WindowView",
     "WorkloadView",
@@ -228,6 +229,15 @@ class NotControllable:
 
 DrainView = Drained | Draining | NotControllable
 """How far the drain of an arm is, as its controller measured after ``Drain.since``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnmatchedPods:
+    """Ready pods of the pool that no variant which is known matches. ``hint``: the stableHint that would name them."""
+
+    pods: tuple[str, ...] = ()
+    pool: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -497,6 +507,8 @@ class Observation:
     """The plan that was just made could not be carried out: the same write would be refused again."""
     pools: Mapping[Identity, PoolView] = field(default_factory=dict)
     """At least the target, stable and canary arms that status and spec name."""
+    unmatched: UnmatchedPods = UnmatchedPods()
+    """Variants: what a split leaves without requests."""
     blockers: tuple[Blocker, ...] = ()
     """Keep a *new* attempt from starting: missing adapters, a pool rollout in progress, ..."""
     gates: Mapping[str, GateView] = field(default_factory=dict)

@@ -43,6 +43,7 @@ from rollouts.engine.starting import (
     wait_for_target,
 )
 from rollouts.engine.transitions import Trigger
+from rollouts.engine.unmatched import name_unmatched
 from rollouts.engine.watching import mirrored, path_alarm
 from rollouts.engine.wayback import give_back, keep_record, return_canaries
 
@@ -86,6 +87,7 @@ def plan(obs: Observation, now: datetime) -> Plan:
         draft.set_current(analysis=obs.summaries[:_SUMMARIES], path=path)
     show_live(draft)
     serve_adapters(draft)
+    name_unmatched(draft)
     keep_capacity(draft)
     keep_clocks(draft)
     keep_finalizer(draft)
@@ -308,6 +310,9 @@ def _unresolved(draft: Draft) -> None:
 
 def _split_at_start(draft: Draft) -> bool:
     """Nobody has to say first which of the versions that were found is stable."""
+    if draft.status.hold is HoldReason.UNMATCHED_PODS:
+        draft.set(stable=None)  # the pods may be gone by now, or named
+        return _first(draft)
     if draft.status.hold is not HoldReason.SPLIT_AT_START:
         return False
     target = target_identity(draft.obs, draft.spec)

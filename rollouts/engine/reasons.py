@@ -84,11 +84,18 @@ class Reason(StrEnum):
         "Look at the pods that the message names.")
     ADAPTER_WITHOUT_EFFECT = ("AdapterWithoutEffect", "The adapter answers a short prompt as its base does.",
         "Check that it was trained and saved whole.")
+    VARIANT_MODEL_MISSING = ("VariantModelMissing",
+        "Ready pods of the variant do not serve the model under the name that is sent to them.",
+        "Correct the model's name, or see what the pods list under /v1/models.")
     # The spec, or who owns what
     SPEC_INVALID = "SpecInvalid", "The spec breaks a rule that the message names.", "Correct the field."
     UNREADABLE = "Unreadable", "The spec cannot be read at all.", "Restore it from Git."
     ADAPTER_NAME_TAKEN = ("AdapterNameTaken", "The target has the stable adapter's name and another source.",
         "Give the new adapter a name of its own.")
+    VARIANT_NAME_TAKEN = ("VariantNameTaken", "The target has the stable variant's name and other labels or model.",
+        "Give the new variant a name of its own.")
+    VARIANTS_OVERLAP = ("VariantsOverlap", "A pod could have the labels of both variants.",
+        "Give one of their labels another value.")
     SOURCE_NOT_ALLOWED = ("SourceNotAllowed", "The adapter's source is under no prefix that the administrator allows.",
         "Move it, or ask for the prefix.")
     DIALECT_UNKNOWN = ("DialectUnknown", "No InferenceModelRewrite of this cluster can say the weights.",
@@ -210,6 +217,8 @@ class Reason(StrEnum):
         "promote gives it all.")
     AMBIGUOUS_START = ("AmbiguousStart", "Versions were found with the same weight.",
         "Say in stableHint which is stable.")
+    UNMATCHED_PODS = ("UnmatchedPods", "Ready pods of the pool match no variant: a split leaves them without requests.",
+        "Scale them down, name them by stableHint, or promote.")
     GATE_FAILED = ("GateFailed", "A gate failed: it aborts, or, with onFail Pause, it waits for a person.",
         "Read the figures in the message; promote overrides a pause.")
     GATE_INCONCLUSIVE = "GateInconclusive", "A gate could not decide.", "promote overrides it, abort goes back."

@@ -30,11 +30,13 @@ __all__ = [
     "OnDelete",
     "PathProbe",
     "PauseStep",
+    "PickerTraffic",
     "PodCount",
     "RolloutSpec",
     "Step",
     "Sticky",
     "TrafficMode",
+    "VariantTraffic",
     "WeightStep",
     "Window",
 ]
@@ -135,8 +137,23 @@ class AdapterTraffic:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VariantTraffic:
+    """The PoolSplit that shares a pool's requests for ``model_name`` (empty: all of them) among variants."""
+
+    kind: str
+    name: str
+    model_name: str
+    pool_name: str
+    pool_group: str = ""
+
+
+PickerTraffic = AdapterTraffic | VariantTraffic
+"""What the endpoint picker of one pool splits by; no gateway weighs it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Sticky:
-    """Key of an adapter split: one of header, cookie, body field; ``pin_header`` lets testers choose."""
+    """Key of a split that a picker makes: one of header, cookie, body field; ``pin_header`` lets testers choose."""
 
     header: str = ""
     cookie: str = ""
@@ -271,7 +288,7 @@ class RolloutSpec:
     """``spec``, defaults filled in."""
 
     target: Target
-    traffic: HttpRouteTraffic | AdapterTraffic
+    traffic: HttpRouteTraffic | PickerTraffic
     canary: CanaryStrategy
     rollback_window: timedelta = timedelta(0)
     stable_hint: str = ""

@@ -59,6 +59,7 @@ class HoldReason(Enum):
     CONTENDED = Reason.TRAFFIC_CONTENDED
     SPLIT_AT_START = Reason.SPLIT_AT_START
     AMBIGUOUS_START = Reason.AMBIGUOUS_START
+    UNMATCHED_PODS = Reason.UNMATCHED_PODS
     GATE_FAILED = Reason.GATE_FAILED
     GATE_INCONCLUSIVE = Reason.GATE_INCONCLUSIVE
     DEADLINE = Reason.PROGRESS_DEADLINE_EXCEEDED
@@ -145,9 +146,10 @@ class WeightStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EntryRef:
-    """One entry of a traffic object in full: a backendRef, or an adapter of a model object (``name`` alone).
+    """One entry of a traffic object in full: a backendRef, an adapter of a model object (``name`` alone), or a variant.
 
-    ``namespace`` empty is the namespace of the traffic object; ``port`` None where none is written.
+    ``source`` is a variant's (see ``Identity``). ``namespace`` empty is that of the traffic object; ``port`` None where
+    none is written.
     """
 
     kind: str
@@ -155,11 +157,12 @@ class EntryRef:
     group: str = ""
     namespace: str = ""
     port: int | None = None
+    source: str = ""
 
     @property
     def arm(self) -> Identity:
         """The version that the entry names."""
-        return Identity(kind=self.kind, group=self.group, name=self.name)
+        return Identity(kind=self.kind, group=self.group, name=self.name, source=self.source)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

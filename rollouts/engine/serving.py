@@ -16,12 +16,13 @@ from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Blocker, PoolView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_status import HistoryEntry, Phase
-from rollouts.engine.versions import Identity
+from rollouts.engine.versions import VARIANT_KIND, Identity
 
 __all__ = ["content_blocker", "serve_adapters", "strangers", "unserved"]
 
 _SHOWN = 4
 _SOON = timedelta(seconds=1)
+_LATER = timedelta(seconds=5)
 
 
 def serve_adapters(draft: Draft) -> None:
@@ -83,10 +84,12 @@ def content_blocker(draft: Draft, identity: Identity) -> Blocker | None:
     """Why a name must not be taken for an adapter yet: what its pods have under it, and what the probe saw."""
     view = draft.obs.pools.get(identity)
     stored = draft.obs.status.canary
-    if stored is not None and stored.identity != identity and stored.identity.arm == identity.arm:
+    if stored is not None and stored.identity != identity and _share_an_entry(stored.identity, identity):
         draft.wake(_SOON)
         message = f"the end of {stored.label} is written down first: it has the same name"
-        return Blocker(reason=Reason.ADAPTER_CONTENT_MISMATCH, message=message)
+        variant = identity.kind == VARIANT_KIND
+        reason = Reason.TARGET_NOT_READY if variant else Reason.ADAPTER_CONTENT_MISMATCH
+        return Blocker(reason=reason, message=message)
     if view is None or not draft.spec.target.must_differ:
         return None
     if view.without_effect:
@@ -100,11 +103,20 @@ def content_blocker(draft: Draft, identity: Identity) -> Blocker | None:
     return None
 
 
+def _share_an_entry(one: Identity, other: Identity) -> bool:
+    """Whether traffic calls both by one name."""
+    both_variants = one.kind == other.kind == VARIANT_KIND
+    return one.arm == other.arm or (both_variants and one.name == other.name)
+
+
 def unserved(draft: Draft, identity: Identity) -> Blocker | None:
     """Why a name cannot be called stable: its pool is not there, or no Ready pod confirms that it serves its source."""
     view = draft.obs.pools.get(identity, PoolView(identity=identity, exists=False))
-    if not view.exists and view.blockers:
+    if view.blockers and (identity.kind == VARIANT_KIND or not view.exists):
+        draft.wake(_LATER)  # pods and pickers are asked in the background
         return view.blockers[0]
+    if identity.kind == VARIANT_KIND:
+        return None
     if view.mismatched:
         return Blocker(reason=Reason.ADAPTER_CONTENT_MISMATCH, message=strangers(identity, view))
     if view.confirmed or not identity.source:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from rollouts.engine.attempt import Attempt
 from rollouts.engine.carrying import settling
@@ -23,7 +24,9 @@ from rollouts.engine.shortage import PODS_TO_COME, first_reach, shortage
 from rollouts.engine.steps import first_weight, required_endpoints, steps_hash
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.turns import waits_for_turn
-from rollouts.engine.versions import Identity, Revision
+from rollouts.engine.unmatched import waits_for_unmatched
+from rollouts.engine.variants import hinted_variant
+from rollouts.engine.versions import VARIANT_KIND, Identity, Revision
 from rollouts.engine.wayback import record_way
 from rollouts.engine.windows import waits_for_window
 from rollouts.units import FULL, ZERO
@@ -38,6 +41,10 @@ __all__ = [
     "start_blocker",
     "wait_for_target",
 ]
+
+
+_ASKED = timedelta(seconds=5)
+"""How soon a variant's pods and its picker, which are asked in the background, are looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,8 @@ def first_install(draft: Draft, target: Identity) -> None:
     if heaviest == target.arm:
         _first_stable(draft, wanted, arms)
         return
+    if waits_for_unmatched(draft, revision_of(heaviest, "")):
+        return
     if draft.strategy_problem is not None:
         _await_strategy(draft, draft.strategy_problem)
         return
@@ -115,6 +124,8 @@ def _hinted(draft: Draft, arms: _Arms, target: Identity) -> Identity | None:
     hint = draft.spec.stable_hint
     if arms.tied:
         return next((arm for arm in arms.tied if arm.name == hint), None)
+    if target.kind == VARIANT_KIND:
+        return hinted_variant(hint) or target.arm
     if hint and hint != target.name:
         return Identity(kind=target.kind, group=target.group, name=hint)
     return target.arm
@@ -126,6 +137,8 @@ def _first_stable(draft: Draft, wanted: Revision, arms: _Arms) -> None:
         draft.target_problem = (blocker.reason, blocker.message)
         message = f"{wanted.label} cannot be called stable: {blocker.message}"
         draft.move(Phase.WAITING, Trigger.NEW_TARGET, blocker.reason, message)
+        return
+    if waits_for_unmatched(draft, wanted):
         return
     draft.set(stable=wanted)
     others = tuple(arm for arm in arms.carrying if arm != wanted.identity.arm)
@@ -142,7 +155,7 @@ def _first_stable(draft: Draft, wanted: Revision, arms: _Arms) -> None:
 
 
 def complete_split(draft: Draft) -> None:
-    """``promote`` of a SplitAtStart: the other arms become ours to set to 0."""
+    """``promote`` of a hold at first sight: the other arms become ours to set to 0, unmatched pods are left alone."""
     stable, traffic = draft.stable, draft.obs.traffic
     others = _live_arms(traffic.rules).carrying if traffic is not None else ()
     for arm in others:
@@ -324,6 +337,8 @@ def start_blocker(draft: Draft, canary: Revision) -> Blocker | None:
             reason=Reason.POOL_MISSING,
             message=f"{identity.kind} {identity.name} does not exist: create it, the rollout then starts",
         )
+    if pool.blockers and identity.kind == VARIANT_KIND:
+        draft.wake(_ASKED)
     for blocker in (*pool.blockers, *pool.path.problems, *obs.blockers):
         return blocker
     missing = content_blocker(draft, identity) or _unlisted(draft, identity)

@@ -62,6 +62,7 @@ PERFORMERS: Mapping[Trigger, tuple[str, ...]] = {
         "planning._split_at_start",
         "starting._first_stable",
         "starting.first_install",
+        "unmatched.waits_for_unmatched",
     ),
     Trigger.TARGET_READY: ("starting.wait_for_target",),
     Trigger.WAIT: ("planning._show_obeyed", "progressing._go_on"),

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import NewType
 
 __all__ = [
+    "VARIANT_KIND",
     "Identity",
     "Revision",
     "RevisionHash",
@@ -16,20 +17,24 @@ __all__ = [
 
 RevisionHash = NewType("RevisionHash", str)
 
+VARIANT_KIND = "Variant"
+"""``Identity.kind`` of a variant: pods of one pool, told by their labels."""
+
 
 class TargetKind(Enum):
-    """What a Rollout rolls out. The two never turn into each other."""
+    """What a Rollout rolls out. They never turn into each other."""
 
     POOL = "pool"
     ADAPTER = "adapter"
+    VARIANT = "variant"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Identity:
     """What a version *is*: two targets of one identity serve the same thing.
 
-    ``group`` is the API group of the InferencePool, empty for adapters; ``source`` the path that a LoRA
-    adapter is loaded from, empty for pools.
+    ``group`` is the API group of the InferencePool, empty for others. ``source`` is what the name alone does not say:
+    the path that a LoRA adapter is loaded from, or what a variant is (``engine.variants``); empty for pools.
     """
 
     kind: str
@@ -39,8 +44,9 @@ class Identity:
 
     @property
     def arm(self) -> Identity:
-        """The identity as a traffic object can tell it: without the source."""
-        return self if not self.source else Identity(kind=self.kind, group=self.group, name=self.name)
+        """The identity as a traffic object can tell it: of an adapter without the source, which no list names."""
+        told = not self.source or self.kind == VARIANT_KIND
+        return self if told else Identity(kind=self.kind, group=self.group, name=self.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

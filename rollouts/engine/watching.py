@@ -24,7 +24,7 @@ from rollouts.engine.converging import asked_weight, step_weight
 from rollouts.engine.draft import Draft, Said
 from rollouts.engine.observation import ShareView
 from rollouts.engine.reasons import Reason
-from rollouts.engine.rollout_spec import AdapterTraffic, AnalysisStep, ApproveStep, JobStep, PauseStep
+from rollouts.engine.rollout_spec import AnalysisStep, ApproveStep, JobStep, PauseStep, PickerTraffic
 from rollouts.engine.rollout_status import WaitingFor
 from rollouts.engine.share import (
     BEFORE_WINDOW,
@@ -38,6 +38,7 @@ from rollouts.engine.share import (
     worth_showing,
 )
 from rollouts.engine.steps import format_seconds
+from rollouts.engine.versions import VARIANT_KIND
 from rollouts.units import FULL, ZERO, Weight, format_weight
 
 __all__ = [
@@ -66,7 +67,8 @@ _ENOUGH = 5.0
 """Canary requests expected from which on it is not for want of traffic that none was seen (once in 150)."""
 BREAKS_WITHIN = timedelta(minutes=2)
 """How long a fall counts as the doing of a rise, and how long requests may take to return when it is undone."""
-ADAPTER = "Adapter"
+BY_PICKER = ("Adapter", VARIANT_KIND)
+"""Kinds of versions that share a pool."""
 _SOON, _LATER = timedelta(seconds=5), timedelta(seconds=60)
 
 
@@ -87,10 +89,10 @@ def _countable(draft: Draft) -> ShareView | None:
 
 
 def _by_picker(draft: Draft) -> bool:
-    """Adapters on the same pods: no gateway could split them. Told by what is stored, where no spec says it."""
+    """Adapters or variants of one pool: no gateway could split them. Told by what is stored, where no spec says it."""
     spec = draft.obs.spec
-    told = spec is not None and isinstance(spec.traffic, AdapterTraffic)
-    return told or draft.current.canary.identity.kind == ADAPTER
+    told = spec is not None and isinstance(spec.traffic, PickerTraffic)
+    return told or draft.current.canary.identity.kind in BY_PICKER
 
 
 def _applied(draft: Draft) -> Weight:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rollouts.objects.grants import GRANT_KIND
 from rollouts.objects.models import MODEL_GROUP, MODEL_KIND, REWRITE_GROUPS, REWRITE_KIND
+from rollouts.objects.pool_splits import POOL_SPLIT_KIND
 from rollouts.objects.pools import POOL_GROUPS, POOL_KIND
 from rollouts.objects.resource import Resource
 
@@ -22,6 +23,7 @@ __all__ = [
     "NAMESPACE",
     "POD",
     "POOLS",
+    "POOL_SPLIT",
     "POOL_V1",
     "POOL_X",
     "REFERENCE_GRANT",
@@ -50,6 +52,7 @@ CLUSTER_ROLLOUT_STRATEGY = Resource(
 )
 
 ROLLOUT_FREEZE = Resource(GROUP, VERSION, "rolloutfreezes", "RolloutFreeze", namespaced=False)
+POOL_SPLIT = Resource(GROUP, VERSION, "poolsplits", POOL_SPLIT_KIND)
 
 HTTP_ROUTE = Resource("gateway.networking.k8s.io", "v1", "httproutes", "HTTPRoute")
 GATEWAY = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")

@@ -7,7 +7,7 @@ Field names: InferencePool v1 (``selector.matchLabels``, ``targetPorts``, ``endp
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rollouts.objects.fields import dict_at, items_at, list_of, map_of, metadata_of, port_of, text_at, text_of
@@ -81,6 +81,12 @@ class Pool:
     def port(self) -> int:
         """Where a pod is asked about itself."""
         return self.processes[0]
+
+    def narrowed(self, labels: Mapping[str, str]) -> Pool:
+        """The pool with those of its pods alone that have these labels, too; none where it asks for others."""
+        joint = {**dict(self.selector), **labels}
+        agrees = all(joint[name] == value for name, value in self.selector)
+        return replace(self, selector=tuple(sorted(joint.items())) if self.selector and agrees else ())
 
     def selects(self, labels: Mapping[str, Any]) -> bool:
         """Whether a pod with these labels is one of the pool's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ from rollouts.runtime.modelservers import ModelServers
 from rollouts.terminal import console, document, printable, say
 
 __all__ = ["picker", "picker_check"]
+
+_HEADER = re.compile(r"x-[a-z0-9]+(-[a-z0-9]+)*")
+
+
+def _response_header(_: click.Context, __: click.Parameter, name: str) -> str:
+    """A header that means nothing to any proxy. Raises BadParameter for others."""
+    if name and not _HEADER.fullmatch(name.lower()):
+        raise click.BadParameter(f"{name!r} is not x- and letters, digits and dashes, as in x-variant")
+    return name.lower()
 
 
 @click.command()
@@ -88,6 +98,14 @@ __all__ = ["picker", "picker_check"]
     help="See every response to its end, measured or not: for gateways that answer 500 when a picker leaves"
     " after the request (agentgateway). Costs a message per chunk.",
 )
+@click.option(
+    "--variant-header",
+    default="",
+    metavar="NAME",
+    callback=_response_header,
+    help="Header of responses that says which variant of a PoolSplit answered, x-variant say. Costs a look at each"
+    " response's headers.",
+)
 @model_server_options
 @click.option("--scrape/--no-scrape", default=True, show_default=True, help="Read the pods' metrics.")
 @click.option("--drain-grace", default=30.0, show_default=True, help="Seconds for open streams at the end.")
@@ -106,6 +124,7 @@ def picker(
     unready: str,
     restore_model_name: bool,
     keep_streams: bool,
+    variant_header: str,
     servers: ModelServers,
     scrape: bool,
     drain_grace: float,
@@ -126,6 +145,7 @@ def picker(
         "unready": Unready(unready),
         "restore_model": restore_model_name,
         "keep_streams": keep_streams,
+        "variant_header": variant_header,
         "servers": servers,
         "scrape": scrape,
         "drain_grace": drain_grace,

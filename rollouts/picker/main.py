@@ -7,7 +7,7 @@ import contextlib
 import gc
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,6 +27,8 @@ from rollouts.picker.metrics import PickerMetrics
 from rollouts.picker.metrics_server import MetricsServer
 from rollouts.picker.scraper import Scraper
 from rollouts.picker.server import PickerServer, ServerConfig
+from rollouts.picker.variant_metrics import describe
+from rollouts.picker.variant_watch import VariantWatch
 from rollouts.runtime.modelservers import ModelServers
 
 __all__ = ["Picker", "PickerConfig", "run"]
@@ -66,6 +68,7 @@ class PickerConfig:
     request_timeout: float = 120.0
     client_ca: Path | None = None
     keep_streams: bool = False
+    variant_header: str = ""
     servers: ModelServers = ModelServers()  # noqa: RUF009  # frozen, one default for all
 
 
@@ -76,7 +79,10 @@ class Picker:
         self._config = config
         self._client = client  # in place of the one that the kubeconfig gives
         self.router = Router(Scheduler(), unready=config.unready, restore_model=config.restore_model)
-        self.metrics = PickerMetrics(self.router)
+        self.reads_pool_splits: Callable[[], bool] = lambda: (
+            False
+        )  # until it is known where objects come from
+        self.metrics = PickerMetrics(self.router, lambda: self.reads_pool_splits())
         self.server = PickerServer(
             self.router,
             self.metrics,
@@ -86,11 +92,15 @@ class Picker:
                 drain_grace=config.drain_grace,
                 request_timeout=config.request_timeout,
                 keep_streams=config.keep_streams,
+                variant_header=config.variant_header,
             ),
             credentials=_credentials(config),
             budget=config.budget,
         )
-        self.exposition = MetricsServer(self.metrics, config.metrics_address, lambda: self.ready)
+        self.exposition = MetricsServer(
+            self.metrics, config.metrics_address, lambda: self.ready, lambda: describe(self.router.variants)
+        )
+        self._watch = VariantWatch()
         self._scraper = Scraper(self.router.scheduler, servers=config.servers)
         self._problems: tuple[str, ...] = ()
         self._all_draining: frozenset[str] = frozenset()
@@ -109,6 +119,7 @@ class Picker:
                 _log.warning("object_ignored", problem=problem)
         self._problems = snapshot.problems
         self._warn_of_drains(snapshot)
+        self._watch.look(self.router.variants)
         if not self.ready and names and len(snapshot.pools) == len(set(names)):
             self.ready = True
             self._announcement = asyncio.ensure_future(self.server.set_ready(True))
@@ -140,12 +151,15 @@ class Picker:
                 raise ObjectsUnreadable(
                     f"{self._config.objects} has no InferencePool that can be served: add one"
                 )
+            self.reads_pool_splits = lambda: True
             return source
         # Imported late: the Kubernetes client costs half a second that a file does not need.
         from rollouts.picker.watching import WatchSource, connect
 
         client = self._client or await connect(self._config.kubeconfig)
-        return WatchSource(client, (pool.namespace for pool in self._config.pools), self.take)
+        watch = WatchSource(client, (pool.namespace for pool in self._config.pools), self.take)
+        self.reads_pool_splits = watch.reads_pool_splits
+        return watch
 
     async def _housekeeping(self) -> None:
         while True:

@@ -4,12 +4,16 @@
 the picker answered itself, ``499`` where the client left first, and empty where nobody looked. Error ratios
 are therefore ``request_errors_total / requests_total{code!=""}``; shares are taken over all requests.
 
+``variant`` is the PoolSplit's name for the version of the pod, and empty, which Prometheus takes for absent, where no
+PoolSplit covers the request.
+
 Labels are bounded: model names that no rule has become ``other`` beyond a limit, and the series of pods that
 are gone are dropped after a while.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -17,9 +21,11 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from rollouts.objects.picker_pages import CONFIGURED_WEIGHT
 from rollouts.picker.core.measure import Ending, ObservedResponse
 from rollouts.picker.core.routing import Decision, Refusal, Router
 from rollouts.picker.endpoint_metrics import EndpointMetrics
+from rollouts.picker.variant_metrics import VariantMetrics, variant_shares
 
 __all__ = ["MAX_MODELS", "PickerMetrics"]
 
@@ -28,7 +34,8 @@ MAX_MODELS = 100
 
 MAX_NAME = 253
 
-_LABELS = ("model", "target_model", "pool", "pod")
+_LABELS = ("model", "target_model", "pool", "pod", "variant")
+Labels = tuple[str, str, str, str, str]
 _GONE_AFTER = 900.0
 """Seconds that the series of a pod stay after it went: three scrapes of the slowest Prometheus."""
 
@@ -112,9 +119,7 @@ class _Shares(Collector):
 
     def collect(self) -> list[GaugeMetricFamily]:
         labels = ("model", "target_model")
-        configured = GaugeMetricFamily(
-            "inference_picker_configured_weight", "Share by the rule's weights", labels=labels
-        )
+        configured = GaugeMetricFamily(CONFIGURED_WEIGHT, "Share by the rule's weights", labels=labels)
         observed = GaugeMetricFamily(
             "inference_picker_observed_share",
             "Share of requests since the weights changed",
@@ -129,22 +134,24 @@ class _Shares(Collector):
                 configured.add_metric([model, target.name], target.weight / total)
             for name, count in seen.items():
                 observed.add_metric([model, name], count / sum(seen.values()))
+        variant_shares(self._router.variants, configured, observed)
         return [configured, observed]
 
 
 class PickerMetrics:
     """Told about every request (it is the ``Observer`` of the protocol)."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, reads_pool_splits: Callable[[], bool] = lambda: True) -> None:
         self._router = router
         self.registry = CollectorRegistry()
         self.registry.register(_Shares(router))
         self.registry.register(EndpointMetrics(router))
+        self.registry.register(VariantMetrics(router.variants, reads_pool_splits))
         self._strangers: set[str] = set()
-        self._series: dict[tuple[str, str, str, str], float | None] = {}  # labels -> when the pod went
+        self._series: dict[Labels, float | None] = {}  # labels -> when the pod went
         self._children: dict[tuple[Counter | Histogram, tuple[str, ...]], Any] = {}
-        self._dispatched: dict[tuple[str, str, str, str], Any] = {}  # a short cut past the labels
-        self._known: dict[tuple[str, str, str, str], tuple[str, str, str, str]] = {}  # names to labels
+        self._dispatched: dict[Labels, Any] = {}  # a short cut past the labels
+        self._known: dict[Labels, Labels] = {}  # names to labels
         self._requests = self._counter("requests_total", "Requests by outcome", (*_LABELS, "code"))
         self._errors = self._counter("request_errors_total", "Measured requests that failed")
         self._aborts = self._counter("aborts_total", "Measured requests whose response was cut short")
@@ -173,14 +180,15 @@ class PickerMetrics:
         """The picker answered itself."""
         pools = self._router.snapshot.pools
         pool = pools[0].name if len(pools) == 1 else ""
-        labels = (self._model(refusal.model), self._target(refusal.target), pool, "")
+        labels = (self._model(refusal.model), self._target(refusal.target), pool, "", refusal.variant)
         self._child(self._requests, (*labels, str(refusal.status))).inc()
 
     def dispatched(self, decision: Decision) -> None:
         """A request goes to a pod; a measured one is counted at its end, with its code."""
         if decision.measured:
             return
-        key = (decision.model, decision.target, decision.endpoint.address, decision.endpoint.pod)
+        endpoint = decision.endpoint
+        key = (decision.model, decision.target, endpoint.address, endpoint.pod, decision.variant)
         counter = self._dispatched.get(key)
         if counter is None:
             if len(self._dispatched) >= 10_000:
@@ -222,9 +230,9 @@ class PickerMetrics:
 
     # --- labels -----------------------------------------------------------------------------------
 
-    def _labels(self, decision: Decision) -> tuple[str, str, str, str]:
+    def _labels(self, decision: Decision) -> Labels:
         endpoint = decision.endpoint
-        names = (decision.model, decision.target, endpoint.pool, endpoint.pod)
+        names = (decision.model, decision.target, endpoint.pool, endpoint.pod, decision.variant)
         labels = self._known.get(names)
         if labels is None:
             if len(self._known) >= 10_000:
@@ -236,12 +244,12 @@ class PickerMetrics:
 
     def _model(self, name: str) -> str:
         rule = self._router.snapshot.rules.find(name)
-        return name if rule is not None and rule.model == name else self._stranger(name)
+        known = (rule is not None and rule.model == name) or name in self._router.variants.names
+        return name if known else self._stranger(name)
 
     def _target(self, name: str) -> str:
-        return (
-            name if any(name in counts for counts in self._router.shares().values()) else self._stranger(name)
-        )
+        known = any(name in counts for counts in self._router.shares().values())
+        return name if known or name in self._router.variants.names else self._stranger(name)
 
     def _stranger(self, name: str) -> str:
         if not name or name in self._strangers:
@@ -257,15 +265,15 @@ class PickerMetrics:
         self._known.clear()
         alive = {(endpoint.pool, endpoint.pod) for endpoint in self._router.snapshot.endpoints}
         for labels, gone in list(self._series.items()):
-            if labels[2:] in alive:
+            if labels[2:4] in alive:
                 self._series[labels] = None
             elif gone is None:
                 self._series[labels] = now
             elif now - gone > _GONE_AFTER:
                 self._drop(labels)
 
-    def _drop(self, labels: tuple[str, str, str, str]) -> None:
+    def _drop(self, labels: Labels) -> None:
         del self._series[labels]
-        for metric, found in [key for key in self._children if key[1][:4] == labels]:
+        for metric, found in [key for key in self._children if key[1][:5] == labels]:
             metric.remove(*found)
             del self._children[(metric, found)]

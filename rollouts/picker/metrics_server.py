@@ -1,8 +1,9 @@
-"""``/metrics``, ``/healthz`` and ``/readyz`` over plain HTTP."""
+"""``/metrics``, ``/healthz``, ``/readyz`` and ``/splits`` over plain HTTP."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 
@@ -12,13 +13,20 @@ __all__ = ["MetricsServer"]
 
 
 class MetricsServer:
-    """A small aiohttp server. ``port`` is set by ``start``."""
+    """A small aiohttp server. ``port`` is set by ``start``. ``splits``: the PoolSplits as the picker goes by them."""
 
-    def __init__(self, metrics: PickerMetrics, address: str, ready: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        metrics: PickerMetrics,
+        address: str,
+        ready: Callable[[], bool],
+        splits: Callable[[], list[dict[str, Any]]],
+    ) -> None:
         self._metrics = metrics
         host, _, port = address.rpartition(":")
         self._host, self._wanted = host.strip("[]"), int(port)
         self._ready = ready
+        self._splits = splits
         self._runner: web.AppRunner | None = None
         self.port = 0
 
@@ -28,6 +36,7 @@ class MetricsServer:
         app.router.add_get("/metrics", self._expose)
         app.router.add_get("/healthz", self._healthy)
         app.router.add_get("/readyz", self._readiness)
+        app.router.add_get("/splits", self._say_splits)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._host or None, self._wanted)
@@ -42,6 +51,9 @@ class MetricsServer:
     async def _expose(self, request: web.Request) -> web.Response:
         body, content_type = self._metrics.expose(request.headers.get("Accept", ""))
         return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def _say_splits(self, _: web.Request) -> web.Response:
+        return web.json_response({"poolSplits": self._splits()})
 
     async def _healthy(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")

@@ -47,8 +47,8 @@ class ServerConfig:
 
     ``request_timeout``: seconds in which a request body that is held back has to be complete; a client that sends
     64 MiB at 1 MiB a second makes it. ``keep_streams``: see every response to its end, for gateways that take a stream
-    which ends early for a failure. ``health_address``, when given, serves gRPC health once more, without
-    TLS, for the probes of a kubelet.
+    which ends early for a failure. ``health_address``, when given, serves gRPC health once more, without TLS, for the
+    probes of a kubelet. ``variant_header``: of responses, to carry the variant; lower case.
     """
 
     address: str = "127.0.0.1:9002"
@@ -57,6 +57,7 @@ class ServerConfig:
     drain_grace: float = 30.0
     request_timeout: float = 120.0
     keep_streams: bool = False
+    variant_header: str = ""
 
 
 class _Handler(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
@@ -86,6 +87,7 @@ class PickerServer:
         self._config = config or ServerConfig()
         self._credentials = credentials
         self._budget = budget or BufferBudget()
+        self._variant_header = self._config.variant_header.encode()
         self._health = health.aio.HealthServicer()
         self._server: Any = None
         self._health_server: Any = None
@@ -147,7 +149,13 @@ class PickerServer:
             await self._health_server.stop(0)
 
     async def _process(self, _: Any, context: Any) -> bytes:
-        exchange = Exchange(self._routing, self._observer, self._budget, keep=self._config.keep_streams)
+        exchange = Exchange(
+            self._routing,
+            self._observer,
+            self._budget,
+            keep=self._config.keep_streams,
+            variant_header=self._variant_header,
+        )
         read, write, clock, eof = context.read, context.write, time.monotonic, grpc.aio.EOF
         limit = self._config.request_timeout
         timeout = asyncio.timeout(limit)

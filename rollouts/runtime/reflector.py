@@ -19,7 +19,7 @@ from typing import cast
 import structlog
 
 from rollouts.kube.client import KubeClient, ListPage, Resource, WatchEvent, WatchType
-from rollouts.kube.errors import Gone, KindNotServed, KubeError, TooManyRequests
+from rollouts.kube.errors import Forbidden, Gone, KindNotServed, KubeError, TooManyRequests
 from rollouts.runtime.backoff import Backoff, BackoffPolicy, bounded_wait
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import MalformedObject, version_of
@@ -205,6 +205,8 @@ class Reflector:
         self._replacement = Replacement(store, known_before="")
         self._last_activity: Monotonic | None = None
         self._settled = asyncio.Event()
+        self.refusals = 0
+        """Tries in a row that the server forbade: who can do without the kind need not wait for rights."""
 
     @property
     def resource(self) -> Resource:
@@ -271,6 +273,7 @@ class Reflector:
                 label_selector=self._selector,
             )
         self._was_active()
+        self.refusals = 0
         # Page by page, so that no more than one page is held untrimmed.
         self._replacement.add(page.items, page.resource_version)
         if not machine.on_page(page, self._clock.monotonic()):
@@ -339,6 +342,7 @@ class Reflector:
             self._store.clear(self._namespace)
             self._settled.set()
         else:
+            self.refusals = self.refusals + 1 if isinstance(error, Forbidden) else 0
             at_least = bounded_wait(error.retry_after, 60.0) if isinstance(error, TooManyRequests) else 0.0
             seconds = machine.on_failure(now, at_least=at_least)
             _log.warning(

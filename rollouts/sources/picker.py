@@ -14,6 +14,7 @@ from datetime import datetime
 from rollouts.analysis.exposition import ScrapedHistogram, ScrapedPage
 from rollouts.analysis.logical import read
 from rollouts.analysis.offers import PICKER_OFFER, Offer
+from rollouts.engine.versions import VARIANT_KIND
 from rollouts.sources.base import Place, RawPod, SourceUnavailable
 from rollouts.sources.pods import PodsSource
 from rollouts.sources.scraper import PodHistory
@@ -33,10 +34,14 @@ PICKER_REQUESTS = frozenset(selector.name for group in PICKER_OFFER.groups("load
 
 
 def labels_of(place: Place) -> frozenset[tuple[str, str]]:
-    """The labels under which a picker counts one adapter's, or one pool's, requests."""
-    if place.arm.kind != ADAPTER_KIND:
-        return frozenset({("pool", place.arm.name)})
-    return frozenset({("model", place.arm.model), ("target_model", place.arm.name)})
+    """The labels under which a picker counts the requests of one adapter, variant or pool."""
+    arm = place.arm
+    if arm.kind == VARIANT_KIND:
+        asked = {("model", arm.model)} if arm.model else set()
+        return frozenset({("pool", arm.pool), ("variant", arm.name)} | asked)
+    if arm.kind != ADAPTER_KIND:
+        return frozenset({("pool", arm.name)})
+    return frozenset({("model", arm.model), ("target_model", arm.name)})
 
 
 def picker_requests(sample: ScrapedPage) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import RuleView, TrafficView
-from rollouts.engine.rollout_spec import AdapterTraffic, TrafficMode
+from rollouts.engine.rollout_spec import AdapterTraffic, PickerTraffic, TrafficMode, VariantTraffic
 from rollouts.engine.versions import Identity
 from rollouts.objects.fields import map_of, metadata_of, text_of
 from rollouts.objects.models import Split
@@ -25,6 +25,7 @@ __all__ = [
     "ADAPTER_KIND",
     "DEFAULT_POOL_GROUP",
     "ModelTarget",
+    "VariantTarget",
     "adapter",
     "guarded",
     "managed_metadata",
@@ -48,6 +49,15 @@ class ModelTarget:
     rollout: str
     namespace: str
     spec: AdapterTraffic
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantTarget:
+    """Where a write goes: our Rollout, its namespace, and the PoolSplit that it has."""
+
+    rollout: str
+    namespace: str
+    spec: VariantTraffic
 
 
 def adapter(name: str) -> Identity:
@@ -94,10 +104,19 @@ def retarget(entries: Sequence[Any], key: str, model: str, desired: DesiredTraff
 
 
 def view_targets(
-    obj: Object, spec: AdapterTraffic, entries: Sequence[Mapping[Identity, int]], field: str, reader: Reader
+    obj: Object,
+    spec: PickerTraffic,
+    entries: Sequence[Mapping[Identity, int]],
+    field: str,
+    reader: Reader,
+    *,
+    mode: TrafficMode | None = None,
 ) -> TrafficView:
-    """The engine's view of a live model object. Model objects have no parents."""
-    meta, mode = metadata_of(obj), mode_of(obj, reader.rollout)
+    """The engine's view of a live object that a picker splits by, which has no parents.
+
+    ``mode`` None: as its label says.
+    """
+    meta, mode = metadata_of(obj), mode or mode_of(obj, reader.rollout)
     claim, claimed_by = claim_of(obj, mode, reader.rollout)
     writer, written_at = last_writer(obj, field, reader.field_manager)
     return TrafficView(
@@ -118,7 +137,7 @@ def view_targets(
     )
 
 
-def managed_metadata(obj: Object | None, target: ModelTarget) -> dict[str, Any]:
+def managed_metadata(obj: Object | None, target: ModelTarget | VariantTarget) -> dict[str, Any]:
     """Metadata of an apply: our label, never an owner, and the version that it was planned against."""
     meta: dict[str, Any] = {
         "name": target.spec.name,

@@ -1,8 +1,8 @@
 """The way back: how a traffic object's canary weight returns to stable without the spec (design rule 6).
 
-Works on HTTPRoutes, InferenceModels and InferenceModelRewrites of every dialect. Nothing is rendered: weights of the
-live object are changed where they stand, by the record that was stored before the canary got any. A rule counts by
-the entries that it has now, so that renamed, reordered, added and no longer chosen rules are found, too.
+Works on HTTPRoutes, InferenceModels, InferenceModelRewrites of every dialect and PoolSplits. Nothing is rendered:
+weights of the live object are changed where they stand, by the record that was stored before the canary got any. A rule
+counts by the entries that it has now, so that renamed, reordered, added and no longer chosen rules are found, too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any
 
 from rollouts.engine.observation import Claim, WayView
 from rollouts.engine.rollout_status import EntryRef, WayBack
-from rollouts.engine.versions import Identity
+from rollouts.engine.variants import labels_of
+from rollouts.engine.versions import VARIANT_KIND, Identity
 from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
 from rollouts.objects.pools import POOL_GROUPS, POOL_KIND
 from rollouts.traffic.fields import claim_of, weight_of
@@ -43,13 +44,15 @@ class EntryList:
     """One list of weighted entries: its JSON pointer, the entries, and what else its rule says.
 
     ``key`` is the field of an entry that names its target, where weight 0 is illegal and an arm without weight leaves
-    the list; empty where entries stay (backendRefs).
+    the list; empty where entries stay (backendRefs). ``written`` makes an arm's entry of the record, where the list is
+    ours whole: entries of others then leave it.
     """
 
     path: str
     entries: Sequence[Any]
     rule: Mapping[str, Any]
     key: str = ""
+    written: Callable[[EntryRef, int], dict[str, Any]] | None = None
 
 
 Lists = Callable[[Object], list[EntryList]]
@@ -61,7 +64,9 @@ Lists = Callable[[Object], list[EntryList]]
 
 def entry_of(identity: Identity, port: int | None = None) -> EntryRef:
     """The entry of an arm in the traffic object's own namespace."""
-    return EntryRef(kind=identity.kind, name=identity.name, group=identity.group, port=port)
+    return EntryRef(
+        kind=identity.kind, name=identity.name, group=identity.group, port=port, source=identity.arm.source
+    )
 
 
 def propose(
@@ -132,6 +137,13 @@ class _Roles:
 
     def __init__(self, entries: Sequence[Any], record: WayBack, namespace: str) -> None:
         self.weights = [weight_of(entry) for entry in entries]
+        if record.canary.kind == VARIANT_KIND:
+            # Whatever names the canary, or sends to its pods under another name, is the canary's.
+            self.canary = [i for i, e in enumerate(entries) if _is_variant(e, record.canary)]
+            self.stable = [
+                i for i, e in enumerate(entries) if i not in self.canary and _is_variant(e, record.stable)
+            ]
+            return
         # An edit may have moved an entry to the other API group; the group tells arms of one name apart.
         same = record.stable.name == record.canary.name
         names_stable = _is if same else _is_like
@@ -223,6 +235,13 @@ def _is_like(entry: Any, ref: EntryRef, namespace: str) -> bool:
     )
 
 
+def _is_variant(entry: Any, ref: EntryRef) -> bool:
+    """Whether an entry has a variant's name, or its labels."""
+    entry = map_of(entry)
+    labels = {str(key): text_of(value) for key, value in map_of(entry.get("labels")).items()}
+    return text_of(entry.get("name")) == ref.name or labels == labels_of(ref.arm)
+
+
 # --- the write ---------------------------------------------------------------------------------------
 
 
@@ -304,6 +323,10 @@ def _stable_ref(record: WayBack, neighbour: Mapping[str, Any]) -> dict[str, Any]
 
 def _list(rule: EntryList, roles: _Roles, record: WayBack, stable: int, canary: int) -> list[dict[str, Any]]:
     """The list of a model object anew: weight 0 is illegal there, an arm without weight is left out."""
+    if rule.written is not None:
+        arms = ((record.stable, stable), (record.canary, canary))
+        ours = [rule.written(ref, weight) for ref, weight in arms if weight]
+        return [{"op": "add", "path": rule.path, "value": ours}]
     first = {**dict.fromkeys(roles.stable[:1], stable), **dict.fromkeys(roles.canary[:1], canary)}
     mine = {*roles.stable, *roles.canary}
     # All entries have a weight or none has (Inference Extension): the ones of others are written out.

@@ -702,7 +702,7 @@ def test_roles_that_aggregate_give_people_rollouts_and_no_status(render: Render)
     }
 
     assert len(made["view"]) == 1
-    assert made["view"][0].count("get list watch") == 7
+    assert made["view"][0].count("get list watch") == 8
     assert made["edit"] == made["admin"]
     assert set(made["view"]) < set(made["edit"])
     assert "status" not in str(made)

@@ -152,6 +152,7 @@ async def test_the_rights_just_suffice_to_serve_the_pool(kube, namespace, source
         assert rule is not None
         assert {t.name: t.weight for t in rule.targets} == {"travel-helper-v1": 90, "travel-helper-v2": 10}
         assert snapshot.policies["travelhelper"].sticky is not None
+        assert picker.reads_pool_splits()
 
         targets = {"spec": {"targetModels": [{"name": "travel-helper-v1", "weight": 100}]}}
         await kube.patch(kinds.INFERENCE_MODEL, namespace, "loramodel", targets, kind=PatchKind.MERGE)

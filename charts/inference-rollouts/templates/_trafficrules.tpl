@@ -9,4 +9,7 @@
 - apiGroups: [inference.networking.x-k8s.io, llm-d.ai]
   resources: [inferencemodelrewrites]
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [inferencerollouts.dev]
+  resources: [poolsplits]
+  verbs: [get, list, watch, create, patch, delete]
 {{- end -}}

@@ -2,7 +2,7 @@
 
 Read are InferencePool (``inference.networking.k8s.io`` and ``inference.networking.x-k8s.io``), Pod,
 InferenceModel v1alpha2, InferenceModelRewrite (JSON field ``targets``, or ``split`` as in v1.2; groups
-``inference.networking.x-k8s.io`` and ``llm-d.ai``) and Rollout, the last only for the sticky key and the
+``inference.networking.x-k8s.io`` and ``llm-d.ai``), PoolSplit, and Rollout, the last only for the sticky key and the
 measurement need. A hostile or broken object is left out and named in ``problems``; it never stops the rest.
 """
 
@@ -23,11 +23,13 @@ from rollouts.objects.models import (
     pool_of_model,
     rewrite_rules,
 )
+from rollouts.objects.pool_splits import POOL_SPLIT_KIND, read_pool_split
 from rollouts.objects.pools import POOL_GROUPS, POOL_KIND, Pool, read_pool
 from rollouts.picker.core.endpoints import Endpoint, endpoints_of
-from rollouts.picker.core.policies import ModelPolicy, policies_of
+from rollouts.picker.core.policies import ModelPolicy, policies_of, variant_policies
 from rollouts.picker.core.rules import Criticality, Precedence, Rule, RuleBook
 from rollouts.picker.core.split import SplitTarget
+from rollouts.picker.core.variants import VariantRule, variant_rules
 
 __all__ = ["ROLLOUT_GROUP", "PoolName", "Snapshot", "pool_names", "read_snapshot"]
 
@@ -64,6 +66,7 @@ class Snapshot:
     endpoints: tuple[Endpoint, ...] = ()
     rules: RuleBook = field(default_factory=RuleBook)
     policies: Mapping[str, ModelPolicy] = field(default_factory=dict)
+    variants: tuple[VariantRule, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -74,14 +77,21 @@ def read_snapshot(names: Iterable[PoolName], objects: Iterable[object]) -> Snaps
     problems: list[str] = []
     pools = _pools(wanted, maps, problems)
     pods = [obj for obj in maps if _is(obj, "Pod", ("",))]
-    rules = [rule for obj in maps for rule in _rules(obj, wanted, problems)]
+    rules = RuleBook(rule for obj in maps for rule in _rules(obj, wanted, problems))
     rollouts = [obj for obj in maps if _is(obj, "Rollout", (ROLLOUT_GROUP,))]
-    endpoints = {endpoint.address: endpoint for pool in pools for endpoint in endpoints_of(pool, pods)}
+    served = [(pool, endpoints_of(pool, pods)) for pool in pools]
+    endpoints = {endpoint.address: endpoint for _, found in served for endpoint in found}
+    splits = [
+        replace(read_pool_split(obj), namespace=_namespace(obj))
+        for obj in maps
+        if _is(obj, POOL_SPLIT_KIND, (ROLLOUT_GROUP,))
+    ]
     return Snapshot(
         pools=tuple(pools),
         endpoints=tuple(endpoints[address] for address in sorted(endpoints)),
-        rules=RuleBook(rules),
+        rules=rules,
         policies=policies_of(rollouts, {(name.namespace, name.name) for name in wanted}),
+        variants=variant_rules(splits, served, pods, variant_policies(rollouts), rules) if splits else (),
         problems=tuple(problems),
     )
 

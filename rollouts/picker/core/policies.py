@@ -13,7 +13,15 @@ from typing import Any
 
 from rollouts.objects.fields import dict_at, items_at, text_at
 
-__all__ = ["ALL_MODELS", "PIN_HEADER", "KeySource", "ModelPolicy", "StickyKey", "policies_of"]
+__all__ = [
+    "ALL_MODELS",
+    "PIN_HEADER",
+    "KeySource",
+    "ModelPolicy",
+    "StickyKey",
+    "policies_of",
+    "variant_policies",
+]
 
 PIN_HEADER = b"x-rollout-pin"
 ALL_MODELS = ""
@@ -52,10 +60,26 @@ class ModelPolicy:
 def policies_of(rollouts: Iterable[Mapping[str, Any]], pools: set[tuple[str, str]]) -> dict[str, ModelPolicy]:
     """Policy per requested model name. Of several Rollouts for one model the oldest name in order counts."""
     found: dict[str, ModelPolicy] = {}
-    for rollout in sorted(rollouts, key=lambda obj: (text_at(obj, "metadata", "namespace"), _name(obj))):
+    for rollout in _sorted(rollouts):
         for model, policy in _policy(rollout, pools):
             found.setdefault(model, policy)
     return found
+
+
+def variant_policies(rollouts: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], ModelPolicy]:
+    """Policy of each split among variants, by namespace, pool and requested model name (empty: all)."""
+    found: dict[tuple[str, str, str], ModelPolicy] = {}
+    for rollout in _sorted(rollouts):
+        if dict_at(rollout, "spec", "target", "variant"):
+            traffic = dict_at(rollout, "spec", "traffic", "inferencePool")
+            namespace = text_at(rollout, "metadata", "namespace") or "default"
+            key = (namespace, text_at(traffic, "name"), text_at(traffic, "modelName"))
+            found.setdefault(key, _split_policy(rollout, "variant"))
+    return found
+
+
+def _sorted(rollouts: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return sorted(rollouts, key=lambda obj: (text_at(obj, "metadata", "namespace"), _name(obj)))
 
 
 def _name(obj: Mapping[str, Any]) -> str:
@@ -72,15 +96,16 @@ def _policy(rollout: Mapping[str, Any], pools: set[tuple[str, str]]) -> Iterator
         traffic = dict_at(rollout, "spec", "traffic", kind)
         model, pool = text_at(traffic, "modelName"), text_at(traffic, "poolRef", "name")
         if model and (not pool or (namespace, pool) in pools):
-            yield model, _adapter_policy(rollout)
+            yield model, _split_policy(rollout, "adapter")
 
 
-def _adapter_policy(rollout: Mapping[str, Any]) -> ModelPolicy:
+def _split_policy(rollout: Mapping[str, Any], kind: str) -> ModelPolicy:
+    """Of a Rollout whose requests the picker itself splits."""
     sticky = dict_at(rollout, "spec", "strategy", "canary", "sticky")
     return ModelPolicy(
         sticky=_sticky_key(sticky),
         pinned_by_header=sticky.get("pinHeader") is True,
-        pinnable=_arms(rollout, "adapter"),
+        pinnable=_arms(rollout, kind),
         measured=_need(rollout, by_default=True),
     )
 
@@ -111,6 +136,6 @@ def _need(rollout: Mapping[str, Any], *, by_default: bool) -> float:
 
 
 def _reads_picker(gate: Mapping[str, Any], by_default: bool) -> bool:
-    """Templates and presets may read anything, so for an adapter they count as a need."""
+    """Templates and presets may read anything, so for an adapter or a variant they count as a need."""
     sources = {text_at(metric, "source") for metric in items_at(gate, "metrics")}
     return by_default or "picker" in sources

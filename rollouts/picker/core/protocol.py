@@ -82,7 +82,7 @@ _INCOMPLETE = (State.START, State.REQUEST_BODY)
 class Exchange:
     """The life of one HTTP request. ``receive`` gives the replies; ``closing``: end the stream after them.
 
-    ``keep``: see the response whether it is needed or not.
+    ``keep``: see the response whether it is needed or not. ``variant_header``: of the response, to carry the variant.
     """
 
     __slots__ = (
@@ -92,23 +92,33 @@ class Exchange:
         "_keep",
         "_meter",
         "_modes",
+        "_named",
         "_observer",
         "_passing",
         "_reader",
         "_restorer",
         "_routing",
         "_subset",
+        "_variant_header",
         "closing",
         "state",
     )
 
     def __init__(
-        self, routing: Routing, observer: Observer, budget: BufferBudget, *, keep: bool = False
+        self,
+        routing: Routing,
+        observer: Observer,
+        budget: BufferBudget,
+        *,
+        keep: bool = False,
+        variant_header: bytes = b"",
     ) -> None:
         self._routing = routing
         self._observer = observer
         self._budget = budget
         self._keep = keep
+        self._variant_header = variant_header
+        self._named: tuple[tuple[bytes, bytes], ...] = ()  # what the response's headers are to say
         self._headers: Headers = {}
         self._modes = Modes()
         self._reader: RequestReader | None = None
@@ -206,7 +216,8 @@ class Exchange:
 
     def _leaves(self) -> bool:
         """Whether the rest of the exchange can do without the picker."""
-        return not (self._keep or self._passing or self._meter is not None or self._restorer is not None)
+        needed = self._meter is not None or self._restorer is not None or self._named
+        return not (self._keep or self._passing or needed)
 
     def _hint(self, metadata: bytes) -> None:
         hint = metadata_value(metadata, SUBSET_NAMESPACE, SUBSET_KEY) if metadata else None
@@ -261,6 +272,8 @@ class Exchange:
         if not measurable or b":method" not in self._headers:
             # No proxy asks but something that wants a destination, and will show no response.
             outcome = outcome._replace(measured=False, restored=False)
+        elif outcome.variant and self._variant_header:
+            self._named = ((self._variant_header, outcome.variant.encode()),)
         self._observer.dispatched(outcome)
         change, plain = NO_CHANGE, False
         if self._reader is not None and request.unread is None:
@@ -302,11 +315,12 @@ class Exchange:
             self._complete(now)
         elif self._modes.response_body is BodyMode.NONE:
             self._complete(now, Ending.HEADERS_ONLY)
+        named, self._named = self._named, ()
         self.closing = self.closing or self._leaves()
         if self._restorer is None or self._modes.response_body is not BodyMode.FULL_DUPLEX_STREAMED:
-            return (HeadersReply(Side.RESPONSE),)
+            return (HeadersReply(Side.RESPONSE, named),)
         self._restorer.headers(message.headers.get(b"content-type", b""))
-        return (HeadersReply(Side.RESPONSE, remove_headers=(b"content-length",)),)
+        return (HeadersReply(Side.RESPONSE, named, remove_headers=(b"content-length",)),)
 
     def _on_response_body(self, message: ResponseBody, now: float) -> Iterable[Outgoing]:
         if self._meter is not None:

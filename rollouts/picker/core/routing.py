@@ -1,7 +1,8 @@
 """From a request to a decision: target by split, pod by schedule, or a refusal with its status.
 
 The order is that of the endpoint-picker protocol: the pin beats the weights, the subset hint narrows the
-pods first, 503 means that nothing is ready, 429 that the request was dropped on purpose.
+pods first, 503 means that nothing is ready, 429 that the request was dropped on purpose. Where a pool's pods are split
+among versions, too, the target comes first, then the variant, then a pod of that variant which serves the target.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple
 
+from rollouts.objects.pool_splits import PoolVariant
 from rollouts.picker.core.endpoints import Endpoint, Subset
 from rollouts.picker.core.messages import Headers
 from rollouts.picker.core.objects import Snapshot
@@ -20,6 +22,7 @@ from rollouts.picker.core.prefix import block_hashes
 from rollouts.picker.core.rules import Criticality, Rule
 from rollouts.picker.core.schedule import ScheduledPod, Scheduler
 from rollouts.picker.core.split import Diffusion, sticky
+from rollouts.picker.core.variants import VariantSplit, VariantTable
 
 __all__ = ["PROMPTS", "Decision", "Refusal", "Request", "Router", "Unread", "Unready"]
 
@@ -44,6 +47,7 @@ class Refusal(NamedTuple):
     message: str
     model: str = ""
     target: str = ""
+    variant: str = ""
 
 
 class Unread(NamedTuple):
@@ -75,7 +79,8 @@ class Request(NamedTuple):
 class Decision(NamedTuple):
     """Where a request goes. ``target`` is the model name to send; it may equal ``model``.
 
-    ``restored``: the response is to carry ``model`` again. ``split``: a rule chose the target.
+    ``restored``: the response is to carry ``model`` again. ``split``: a rule, or a variant, may choose the target.
+    ``variant``: the version of the pool's pods, empty where none is split.
     """
 
     model: str
@@ -84,6 +89,7 @@ class Decision(NamedTuple):
     measured: bool
     restored: bool = False
     split: bool = False
+    variant: str = ""
 
 
 class Router:
@@ -98,6 +104,7 @@ class Router:
         self._snapshot = Snapshot()
         self._splits: dict[tuple[str, str, str, str], Diffusion] = {}
         self._counts: dict[str, Counter[str]] = {}
+        self.variants = VariantTable()
         self._body_fields = _READ
         self._nameless = 0  # requests without an id so far
 
@@ -115,7 +122,14 @@ class Router:
         """Take over a new state of the cluster. Splits whose weights did not change go on."""
         self._snapshot = snapshot
         self.scheduler.sync(snapshot.endpoints, now, wall)
-        stickies = [policy.sticky for policy in snapshot.policies.values() if policy.sticky]
+        pods = (
+            {pod.endpoint.address: pod for pod in self.scheduler.candidates(None)}
+            if snapshot.variants
+            else {}
+        )
+        self.variants.update(snapshot.variants, pods)
+        policies = [*snapshot.policies.values(), *(rule.policy for rule in snapshot.variants)]
+        stickies = [policy.sticky for policy in policies if policy.sticky]
         self._body_fields = _READ | {key.name for key in stickies if key.source is KeySource.BODY_FIELD}
         current = {}
         for rule in snapshot.rules.winners():
@@ -135,40 +149,119 @@ class Router:
         return self._counts
 
     def route(self, request: Request, now: float) -> Decision | Refusal:
-        """Decide. The only effects are on the split, the schedule and the counts."""
+        """Decide. The only effects are on the splits, the schedule and the counts."""
         rule = self._snapshot.rules.find(request.model) if request.model or request.has_body else None
+        ruled = rule is not None and bool(rule.targets)
         if (unread := request.unread) is not None:
-            if (rule is not None and rule.targets) or (unread.hidden and self._splits):
+            if ruled or (unread.hidden and (self._splits or self.variants.needs_model)):
                 return unread.refusal
-            rule = None
+            rule, ruled = None, False
         policies = self._snapshot.policies
         policy = policies.get(request.model) or policies.get(ALL_MODELS, _NO_POLICY)
         candidates = self.scheduler.candidates(request.subset)
         if not candidates:
             return _unavailable(request, "")
-        target = request.model
-        if rule is not None and rule.targets:
-            target = self._target(rule, policy, request)
-            able = self.scheduler.serving(candidates, target)
-            if not able:
-                target, able = self._without_pods(rule, target, candidates)
-            if not able:
-                return _unavailable(request, target)
-            candidates = able
+        target, variant, found = request.model, "", None
+        if self.variants:
+            found = self.variants.find(request.model, request.subset, candidates)
+        if found is not None:
+            target, variant, candidates = self._among(
+                found, rule if ruled else None, policy, request, candidates
+            )
+        elif rule is not None and ruled:
+            target, candidates = self._targeted(rule, policy, request, candidates)
+        if not candidates:
+            return _unavailable(request, target, variant)
         candidates = self.scheduler.staying(candidates, target)
         sheddable = rule is not None and rule.criticality is Criticality.SHEDDABLE
         if sheddable and self.scheduler.saturated(candidates, now):
             text = "all pods are saturated and this model is sheddable: try again later"
-            return Refusal(429, "rejected-saturated", text, request.model, target)
+            return Refusal(429, "rejected-saturated", text, request.model, target, variant)
         hashes = block_hashes(target, request.prompt) if len(candidates) > 1 else ()
         endpoint = self.scheduler.choose(candidates, target, hashes, now)
-        split = False
-        if rule is not None and rule.targets:
-            split = True
+        part = policy.measured
+        if found is not None:
+            target, variant = self._served(found, target, variant, request, endpoint, ruled=ruled)
+            part = max(part, found.rule.policy.measured)
+        if rule is not None and ruled:
             self._counts.setdefault(rule.model, Counter())[target] += 1
-        measured = self._measured(request.headers, policy.measured)
+        measured = self._measured(request.headers, part)
         restored = self._restore_model and bool(request.model) and target != request.model
-        return Decision(request.model, target, endpoint, measured, restored, split)
+        split = ruled or (found is not None and found.renames)
+        return Decision(request.model, target, endpoint, measured, restored, split, variant)
+
+    def _among(
+        self,
+        found: VariantSplit,
+        rule: Rule | None,
+        policy: ModelPolicy,
+        request: Request,
+        candidates: list[ScheduledPod],
+    ) -> tuple[str, str, list[ScheduledPod]]:
+        """Target, variant and pods where the pool's pods are split; no pods where nobody may serve.
+
+        ``rule``: the one that gives the target; it goes first, and the variant only says which of its pods.
+        """
+        target = request.model
+        pinned = found.pinned(request.headers.get(PIN_HEADER, b""))
+        own = found.pods_of(pinned, request.subset) if pinned is not None else []
+        everybody = found.without_pods and not own
+        if not everybody:
+            candidates = own or found.allowed(request.subset)
+        if candidates and rule is not None:
+            target, candidates = self._targeted(rule, policy, request, candidates)
+        if everybody or not candidates:
+            return target, "", candidates
+        chosen = pinned or found.take(_key_of(found.rule.policy.sticky, request))
+
+        def name_of(variant: PoolVariant) -> str:
+            return target if rule is not None else self._name_for(found, variant, request)
+
+        def serving(variant: PoolVariant, pods: list[ScheduledPod]) -> list[ScheduledPod]:
+            name = name_of(variant)
+            return self.scheduler.serving(pods, name) if name else pods
+
+        shed = self._unready is Unready.SHED
+        placed = found.place(chosen, request.subset, serving, shed=shed)
+        if placed is None:
+            return target, chosen.name, []
+        return name_of(placed[0]), placed[0].name, placed[1]
+
+    def _served(
+        self,
+        found: VariantSplit,
+        target: str,
+        variant: str,
+        request: Request,
+        endpoint: Endpoint,
+        *,
+        ruled: bool,
+    ) -> tuple[str, str]:
+        """Target and variant as they turned out; where all pods serve, it is the pod that says which variant it is."""
+        if not variant and (of_pod := found.of(endpoint.address)) is not None:
+            variant = of_pod.name
+            target = target if ruled else self._name_for(found, of_pod, request)
+        if variant:
+            found.counts[variant] += 1
+        return target, variant
+
+    def _name_for(self, found: VariantSplit, variant: PoolVariant, request: Request) -> str:
+        """The model name to send to a variant's pods where no rule says which.
+
+        Adapters stay what they are where all requests of a pool are split: they are served under their own names.
+        """
+        asked = request.model
+        if not variant.model or not asked or request.unread is not None:
+            return asked
+        return asked if not found.model_name and self.scheduler.is_adapter(asked) else variant.model
+
+    def _targeted(
+        self, rule: Rule, policy: ModelPolicy, request: Request, candidates: list[ScheduledPod]
+    ) -> tuple[str, list[ScheduledPod]]:
+        """The target that a rule gives, and the candidates that serve it; none where its share is shed."""
+        target = self._target(rule, policy, request)
+        able = self.scheduler.serving(candidates, target)
+        return (target, able) if able else self._without_pods(rule, target, candidates)
 
     def _target(self, rule: Rule, policy: ModelPolicy, request: Request) -> str:
         if policy.pinned_by_header:
@@ -206,12 +299,14 @@ class Router:
         return target, candidates
 
 
-def _unavailable(request: Request, target: str) -> Refusal:
+def _unavailable(request: Request, target: str, variant: str = "") -> Refusal:
     if request.subset is not None:
         text = "none of the endpoints that the gateway allows is ready in this pool"
+    elif variant:
+        text = f"no pod of variant {variant} is ready to serve this"
     else:
         text = f"no pod is ready to serve {target!r}" if target else "no pod of this pool is ready"
-    return Refusal(503, "rejected-no-endpoints", text, request.model, target)
+    return Refusal(503, "rejected-no-endpoints", text, request.model, target, variant)
 
 
 def _key_of(source: StickyKey | None, request: Request) -> bytes:

@@ -102,6 +102,7 @@ class Scheduler:
     """Holds the pods' state and chooses among them. ``now`` is always monotonic seconds."""
 
     __slots__ = (
+        "_adapters",
         "_all",
         "_bases",
         "_config",
@@ -121,6 +122,7 @@ class Scheduler:
         self._youngest = 0.0  # when the newest pod was first seen
         self._turn = 0
         self._bases: frozenset[str] = frozenset()
+        self._adapters: frozenset[str] = frozenset()
         self._started = False
         self._draining = False  # whether any pod is
         self.prefixes = PrefixIndex()
@@ -162,6 +164,11 @@ class Scheduler:
         if load.models is not before:
             loads = [pod.load for pod in self._all]
             self._bases = frozenset().union(*(load.models - load.adapters for load in loads if load.models))
+            self._adapters = frozenset().union(*(load.adapters for load in loads))
+
+    def is_adapter(self, model: str) -> bool:
+        """Whether some pod lists ``model`` as an adapter."""
+        return model in self._adapters
 
     def dispatched(self, address: str) -> int:
         """Requests sent to a pod since its last scrape began."""

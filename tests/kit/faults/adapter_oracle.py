@@ -24,7 +24,7 @@ def unproven_weights(history: History, writes: Iterable[tuple[Replay, Record]]) 
     for replay, record in writes:
         name = replay.canary_name
         first = not (replay.restored_up_to or _carries(record.before, name)) and _carries(record.after, name)
-        if not first or record.of(kinds.HTTP_ROUTE):
+        if not first or record.of(kinds.HTTP_ROUTE) or record.of(kinds.POOL_SPLIT):
             continue
         serving = record.serving(name, replay.canary_source) or frozenset()
         pictures = ready_pictures(history, replay, record.seconds)
@@ -55,10 +55,11 @@ def early_unloads(history: History) -> Iterator[str]:
 
 
 def remade_objects(history: History) -> Iterator[str]:
-    """Traffic objects of others that the controller made again after they were deleted."""
+    """Traffic objects of others that the controller made again after they were deleted; PoolSplits are its own."""
     theirs = set[str]()
     for record in history.records:
-        if record.change.type is not WatchType.ADDED or not is_carrier(record):
+        made = record.change.type is WatchType.ADDED and is_carrier(record)
+        if not made or record.of(kinds.POOL_SPLIT):
             continue
         if record.ours and record.change.plural in theirs:
             yield f"{record.change.plural} {record.change.name} made again at {record.seconds:g} s"
@@ -120,7 +121,11 @@ def _unconfirmed_raise(history: History, replay: Replay, record: Record) -> Iter
 def _unconfirmed_stable(history: History, replay: Replay, record: Record) -> Iterator[str]:
     before, after = ((obj.get("status") or {}).get("stable") or {} for obj in (record.before, record.after))
     name, source = after.get("name", ""), after.get("source", "")
-    if not source or (before.get("name"), before.get("source")) == (name, source):
+    if (
+        not source
+        or after.get("kind") == "Variant"
+        or (before.get("name"), before.get("source")) == (name, source)
+    ):
         return
     serving = record.serving(name, source) or frozenset()
     if not any(ready & serving for ready in ready_pictures(history, replay, record.seconds)):

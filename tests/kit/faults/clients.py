@@ -13,7 +13,7 @@ from typing import Any
 from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.arrivals import CANARY, STABLE, Arrivals, Reading
 from rollouts.engine.observation import ShareView
-from rollouts.engine.rollout_spec import AdapterTraffic
+from rollouts.engine.rollout_spec import PickerTraffic
 from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.objects import ObjectKey
 from rollouts.units import FULL, ZERO, Weight
@@ -109,7 +109,7 @@ class CountedShares:
         self._counts: dict[ObjectKey, tuple[tuple[str, int], Arrivals]] = {}
 
     def view(
-        self, key: ObjectKey, parsed: ParsedRollout, spec: AdapterTraffic | None = None
+        self, key: ObjectKey, parsed: ParsedRollout, spec: PickerTraffic | None = None
     ) -> ShareView | None:
         """See ``ShareSource``."""
         status = parsed.status

@@ -18,11 +18,12 @@ __all__ = ["CARRIERS", "differences", "end_state", "is_carrier", "route_weights"
 
 Object = dict[str, Any]
 
-CARRIERS = tuple(
-    (resource, "inference-route" if kind.target is TargetKind.POOL else "loramodel")
-    for kind in TRAFFIC_KINDS
-    for resource in kind.resources
-)
+_NAMES = {
+    TargetKind.POOL: "inference-route",
+    TargetKind.ADAPTER: "loramodel",
+    TargetKind.VARIANT: "mymodel-pool",
+}
+CARRIERS = tuple((resource, _NAMES[kind.target]) for kind in TRAFFIC_KINDS for resource in kind.resources)
 """The traffic objects of the workloads, by name."""
 
 _MASKED = frozenset(
@@ -76,7 +77,7 @@ def end_state(cluster: Cluster) -> dict[str, Any]:
     for route in _good(cluster, kinds.HTTP_ROUTE):
         labels = route["metadata"].get("labels") or {}
         found[f"route {route['metadata']['name']}"] = {"rules": route["spec"]["rules"], "labels": labels}
-    for resource in (kinds.INFERENCE_MODEL, *kinds.REWRITES):
+    for resource in (kinds.INFERENCE_MODEL, *kinds.REWRITES, kinds.POOL_SPLIT):
         for model in _good(cluster, resource):
             labels = model["metadata"].get("labels") or {}
             found[f"model {model['metadata']['name']}"] = {"spec": model["spec"], "labels": labels}
@@ -118,7 +119,7 @@ def weights_of(carrier: Object, *, marked: bool = True) -> tuple[tuple[tuple[str
     ``marked`` False leaves out rules of ours for marked requests: what they send to the canary is no weight.
     """
     spec = carrier.get("spec") or {}
-    for one in (spec[field] for field in ("targetModels", "shares") if field in spec):
+    for one in (spec[field] for field in ("targetModels", "shares", "variants") if field in spec):
         return (tuple((str(item["name"]), int(item.get("weight", 1))) for item in one),)
     return tuple(
         tuple(

@@ -152,7 +152,9 @@ def _weights(run: Run) -> Iterator[str]:
             foreign = [[entry for entry in entries if "/" in entry[0]] for entries in (before, rule)]
             if before and foreign[0] != foreign[1] and not run.plan.moves:
                 yield f"entries of others {foreign[0]} became {foreign[1]} at {record.seconds:g} s"
-            total = 0 if run.plan.moves else sum(weight for _, weight in before)  # rules may be others now
+            # Rules may be others now, and a PoolSplit is the controller's whole.
+            others = run.plan.moves or run.scenario.variants
+            total = 0 if others else sum(weight for _, weight in before)
             if total and sum(values) % total and total % sum(values):
                 yield f"joint weight of {before} became {rule}"
 
@@ -245,7 +247,7 @@ def _adopted(run: Run) -> Iterator[str]:
 
 
 def _path(run: Run) -> Iterator[str]:
-    if run.scenario.adapters:  # one picker serves both arms
+    if run.scenario.adapters or run.scenario.variants:  # one picker serves both arms
         return
     yield from dead_ends(
         run.history,

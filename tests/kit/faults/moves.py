@@ -11,7 +11,17 @@ from rollouts.engine.attempt import ProbeVerdict
 from rollouts.engine.naming import Owner, step_run
 from rollouts.kube.client import Resource
 from rollouts.objects import kinds
-from tests.kit.faults.objects import ADAPTER_OF, MODEL, ROUTE, carried, carrier_object, pool_object
+from tests.kit.faults.objects import (
+    ADAPTER_OF,
+    MODEL,
+    ROUTE,
+    SHARED,
+    carried,
+    carrier_object,
+    pool_object,
+    split_entries,
+    variant_of,
+)
 from tests.kit.faults.simulation import Act, Condition, Simulation
 from tests.kit.faults.source import Answer
 
@@ -38,6 +48,7 @@ __all__ = [
     "jump",
     "lose_adapter",
     "make_anew",
+    "merge_split",
     "old_command",
     "overwrite_route",
     "phase",
@@ -86,6 +97,8 @@ def retarget(name: str) -> Act:
     def change(spec: Object) -> None:
         if "adapter" in spec["target"]:
             spec["target"]["adapter"]["name"] = ADAPTER_OF.get(name, name)
+        elif "variant" in spec["target"]:
+            spec["target"]["variant"] = variant_of(name)
         else:
             spec["target"]["pool"]["name"] = name
 
@@ -113,10 +126,18 @@ def overwrite_route(weights: dict[str, int], manager: str) -> Act:
                 for ref in rule["backendRefs"]:
                     ref["weight"] = weights.get(ref["name"], 0) if "namespace" not in ref else 0
             sim.cluster.merge(kinds.HTTP_ROUTE, ROUTE, {"spec": {"rules": rules}}, manager=manager)
+        if sim.scenario.variants:
+            merge_split(split_entries(weights), manager)(sim)
         if sim.scenario.adapters:
             sim.cluster.merge(carrier.resource, MODEL, {"spec": carried(carrier, weights)}, manager=manager)
 
     return act
+
+
+def merge_split(entries: list[Object], manager: str) -> Act:
+    """Somebody else writes the list of the PoolSplit."""
+    patch = {"spec": {"variants": copy.deepcopy(entries)}}
+    return lambda sim: sim.cluster.merge(kinds.POOL_SPLIT, SHARED, patch, manager=manager)
 
 
 def add_model(weights: dict[str, int]) -> Act:

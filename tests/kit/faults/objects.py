@@ -20,6 +20,7 @@ __all__ = [
     "PARENTS",
     "RELEASES",
     "ROUTE",
+    "SHARED",
     "STABLE",
     "STEPS",
     "TEMPLATE",
@@ -33,12 +34,20 @@ __all__ = [
     "freeze_object",
     "pool_object",
     "rollout_object",
+    "shared_objects",
+    "shared_pool",
+    "split_entries",
+    "split_object",
+    "variant_of",
+    "variant_rollout",
 ]
 
 Object = dict[str, Any]
 
 ROUTE = "inference-route"
 STABLE, CANARY, THIRD = "mymodel-pool-v1", "mymodel-pool-v2", "mymodel-pool-v3"
+SHARED = "mymodel-pool"
+"""The pool of whose pods variants are made, and their PoolSplit: a variant has the name of the pool of its role."""
 MODEL = "loramodel"
 ADAPTER_OF = {STABLE: "travel-helper-v1", CANARY: "travel-helper-v2", THIRD: "travel-helper-v3"}
 """Adapters of the same roles as the pools: all of them on the pods of STABLE."""
@@ -195,6 +204,63 @@ def adapter_rollout(
     return found
 
 
+def variant_of(role: str, **fields: Any) -> Object:
+    """A variant as a target says it; its pods are those of the pool of the role."""
+    return {"name": role, "labels": {"release": RELEASES.get(role, role)}, **fields}
+
+
+def variant_rollout(steps: list[Object] | None = None, *, role: str = CANARY, **fields: Any) -> Object:
+    """A Rollout between variants of one pool's pods."""
+    found = rollout_object(steps, **fields)
+    found["spec"]["target"] = {"variant": variant_of(role)}
+    found["spec"]["traffic"] = {"inferencePool": {"name": SHARED}}
+    return found
+
+
+def split_object(weights: dict[str, int]) -> Object:
+    """A PoolSplit that an earlier Rollout of the name left; weights by role."""
+    return {
+        "apiVersion": kinds.POOL_SPLIT.api_version,
+        "kind": kinds.POOL_SPLIT.kind,
+        "metadata": {
+            "name": SHARED,
+            "namespace": NAMESPACE,
+            "annotations": {"inferencerollouts.dev/managed-by": "mymodel"},
+        },
+        "spec": {"poolRef": {"name": SHARED}, "variants": split_entries(weights)},
+    }
+
+
+def split_entries(weights: dict[str, int]) -> list[Object]:
+    """The list of a PoolSplit."""
+    return [variant_of(role, weight=weight) for role, weight in weights.items()]
+
+
+def shared_pool() -> Object:
+    """The pool that variants share; pods of all releases are its own."""
+    pool = pool_object(STABLE)
+    pool["metadata"]["name"] = SHARED
+    pool["spec"]["selector"] = {"app": "custom-serving"}
+    pool["spec"]["extensionRef"] = {"name": f"{SHARED}-epp"}
+    return pool
+
+
+def shared_objects(cluster: Cluster) -> None:
+    """The pool that variants share, with its picker."""
+    cluster.create(kinds.POOL_X, shared_pool())
+    cluster.create(kinds.SERVICE, _picker_service(SHARED))
+    cluster.set_picker(SHARED, ready=True)
+
+
+def _picker_service(pool: str) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": f"{pool}-epp", "namespace": NAMESPACE},
+        "spec": {"selector": {"app": f"{pool}-epp"}, "ports": [{"port": 9002}]},
+    }
+
+
 def carrier_object(carrier: Carrier, weights: dict[str, int]) -> Object:
     """The adopted model object; weights by the role of the adapter."""
     spec: Object = {"poolRef": {"name": STABLE}}
@@ -235,13 +301,7 @@ def base_objects(cluster: Cluster, rollout: Object, *, route: bool = True, pods:
     cluster.create(_GATEWAYS, gateway)
     for name, release in RELEASES.items():
         cluster.create(kinds.POOL_X, pool_object(name))
-        service: Object = {
-            "apiVersion": "v1",
-            "kind": "Service",
-            "metadata": {"name": f"{name}-epp", "namespace": NAMESPACE},
-            "spec": {"selector": {"app": f"{name}-epp"}, "ports": [{"port": 9002}]},
-        }
-        cluster.create(kinds.SERVICE, service)
+        cluster.create(kinds.SERVICE, _picker_service(name))
         cluster.set_picker(name, ready=True)
         if pods:
             cluster.scale(release, 4 if name == STABLE else 2)

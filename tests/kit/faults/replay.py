@@ -82,8 +82,9 @@ class Replay:
 
     @property
     def canary_source(self) -> str:
-        """Where the canary was loaded from; empty for pools and for adapters that were there."""
-        return str((self.status.get("canary") or {}).get("source", ""))
+        """Where the canary was loaded from; empty for pools, variants, and adapters that were there."""
+        canary = self.status.get("canary") or {}
+        return "" if canary.get("kind") == "Variant" else str(canary.get("source", ""))
 
     @property
     def canary_pool(self) -> str:

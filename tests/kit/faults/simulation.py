@@ -78,6 +78,8 @@ class Scenario:
     """Has analysis from the start."""
     adapters: bool = False
     """Rolls adapters on the pods of one pool, not pools."""
+    variants: bool = False
+    """Rolls variants of the pods of one pool."""
     carrier: Carrier = Carrier.MODEL
     """What carries the adapters' weights."""
     counted: bool = False
@@ -320,6 +322,7 @@ class Simulation:
             kinds.JOB,
             kinds.INFERENCE_MODEL,
             *kinds.REWRITES,
+            kinds.POOL_SPLIT,
             DEPLOYMENT,
             AUTOSCALER,
         )

@@ -200,7 +200,7 @@ def _running(rollout: Object) -> tuple[str, tuple[Any, ...]]:
 
 def _target(rollout: Object) -> str:
     target = (rollout.get("spec") or {}).get("target") or {}
-    for kind in ("pool", "adapter"):
+    for kind in ("pool", "adapter", "variant"):
         if isinstance(target.get(kind), dict):
             return str(target[kind].get("name", ""))
     return ""

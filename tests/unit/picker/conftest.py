@@ -61,6 +61,52 @@ class Objects:
         }
 
     @staticmethod
+    def pool_split(
+        weights: dict[str, int],
+        *,
+        models: dict[str, str] | None = None,
+        name: str = "s",
+        pool: str = "pool",
+        created: str = "2026-01-01T00:00:00Z",
+        **spec: Any,
+    ) -> Object:
+        """A variant per weight, whose pods have the label ``release`` of its name."""
+        variants = [
+            {
+                "name": variant,
+                "labels": {"release": variant},
+                "weight": weight,
+                "model": (models or {}).get(variant, ""),
+            }
+            for variant, weight in weights.items()
+        ]
+        return {
+            "apiVersion": "inferencerollouts.dev/v1alpha1",
+            "kind": "PoolSplit",
+            "metadata": {"name": name, "creationTimestamp": created},
+            "spec": {"poolRef": {"name": pool}, "variants": variants, **spec},
+        }
+
+    @classmethod
+    def variant_pod(cls, ip: str, release: str, **metadata: Any) -> Object:
+        """A Ready pod of the pool whose label ``release`` says what it is."""
+        return cls.pod(ip, labels={"app": "pool", "release": release}, **metadata)
+
+    @staticmethod
+    def variant_rollout(*, model: str = "", **strategy: Any) -> Object:
+        return {
+            "apiVersion": "inferencerollouts.dev/v1alpha1",
+            "kind": "Rollout",
+            "metadata": {"name": "r1", "namespace": "default"},
+            "spec": {
+                "target": {"variant": {"name": "v2", "labels": {"release": "v2"}}},
+                "traffic": {"inferencePool": {"name": "pool", "modelName": model}},
+                "strategy": {"canary": strategy},
+            },
+            "status": {"phase": "Progressing", "stable": {"name": "v1"}, "canary": {"name": "v2"}},
+        }
+
+    @staticmethod
     def rollout(*, phase: str = "Progressing", canary: bool = True, **strategy: Any) -> Object:
         status: Object = {"phase": phase, "stable": {"kind": "Adapter", "name": "v1"}}
         if canary:

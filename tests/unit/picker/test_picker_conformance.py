@@ -41,11 +41,14 @@ async def serving(tmp_path: Path, *raw: Any, secure: bool = False) -> AsyncItera
         await picker.stop()
 
 
-@pytest.mark.parametrize("sentence", ["unmeasured", "measured", "over TLS"])
+@pytest.mark.parametrize("sentence", ["unmeasured", "measured", "over TLS", "variants"])
 async def test_our_picker_does_everything_right(tmp_path: Path, objects: Any, sentence: str) -> None:
     raw = [objects.pool(), objects.pod("127.0.0.1"), objects.model({"v1": 50, "v2": 50})]
     if sentence == "measured":
         raw.append(objects.rollout(analysis={"preset": "default"}))
+    if sentence == "variants":
+        raw[1:] = [objects.variant_pod("127.0.0.1", "v1"), objects.variant_pod("127.0.0.2", "v2")]
+        raw.append(objects.pool_split({"v1": 1, "v2": 1}, models={"v1": "m-1", "v2": "m-2"}))
     secure = sentence == "over TLS"
     async with serving(tmp_path, *raw, secure=secure) as port:
         results = await check_picker(f"127.0.0.1:{port}", model="travelhelper", tls=secure)

@@ -183,7 +183,13 @@ def sample(metrics: PickerMetrics, name: str, **labels: str) -> float | None:
 def test_every_figure_of_a_measured_request(objects: Any) -> None:
     router, metrics = make_metrics(objects)
     decision = decide(router)._replace(measured=True)
-    labels = {"model": "travelhelper", "target_model": "v1", "pool": "pool", "pod": "pod-10.0.0.1"}
+    labels = {
+        "model": "travelhelper",
+        "target_model": "v1",
+        "pool": "pool",
+        "pod": "pod-10.0.0.1",
+        "variant": "",
+    }
 
     metrics.dispatched(decision)
     before = sample(metrics, "requests_total", **labels, code="200")
@@ -223,7 +229,14 @@ def test_a_refusal_is_counted_without_a_pod(objects: Any) -> None:
 
     metrics.refused(Refusal(429, "x", "y", "travelhelper", "v1"))
 
-    labels = {"model": "travelhelper", "target_model": "v1", "pool": "pool", "pod": "", "code": "429"}
+    labels = {
+        "model": "travelhelper",
+        "target_model": "v1",
+        "pool": "pool",
+        "pod": "",
+        "variant": "",
+        "code": "429",
+    }
     assert sample(metrics, "requests_total", **labels) == 1
 
 
@@ -241,6 +254,7 @@ def test_names_that_clients_make_up_are_bounded(objects: Any) -> None:
         "target_model": "v1",
         "pool": "pool",
         "pod": "pod-10.0.0.1",
+        "variant": "",
         "code": "",
     }
     assert sample(metrics, "requests_total", **labels) == 1

@@ -1,0 +1,85 @@
+"""PoolSplit: weights between variants, pods of one InferencePool that their labels tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from rollouts.api.traffic_models import VariantTrafficModel
+from rollouts.carriers.base import Carrier, Object, TrafficKind, TrafficPlace
+from rollouts.engine.actions import DesiredTraffic
+from rollouts.engine.observation import TrafficView
+from rollouts.engine.rollout_spec import TrafficMode, VariantTraffic
+from rollouts.engine.versions import TargetKind
+from rollouts.objects import kinds
+from rollouts.objects.fields import map_of, text_of
+from rollouts.objects.pools import Pool
+from rollouts.objects.resource import Resource
+from rollouts.traffic import pool_split
+from rollouts.traffic.reading import Reader
+from rollouts.traffic.targets import VariantTarget
+from rollouts.traffic.wayback import EntryList
+from rollouts.traffic.writes import RenderRefusal, Write
+
+__all__ = ["POOL_SPLIT"]
+
+
+class _PoolSplits(TrafficKind):
+    kind = kinds.POOL_SPLIT.kind
+    field = "inferencePool"
+    help = "An InferencePool whose pods are told apart by labels: the controller makes a PoolSplit for it."
+    model = VariantTrafficModel
+    target = TargetKind.VARIANT
+    resources = (kinds.POOL_SPLIT,)
+    unserved = (
+        "the cluster serves no PoolSplit: variants of one pool cannot be split",
+        "apply the CRDs of this version: `rollouts crds | kubectl apply --server-side -f -`",
+    )
+
+    def said(self, traffic: Object) -> list[Object]:
+        entry = map_of(traffic.get(self.field))
+        pool = text_of(entry.get("name"))
+        return [{"name": pool_split.split_name(pool, text_of(entry.get("modelName")))}] if pool else []
+
+    def pools(self, traffic: Object) -> Iterator[str]:
+        pool = text_of(map_of(traffic.get(self.field)).get("name"))
+        if pool:
+            yield pool
+
+    def read(self, model: VariantTrafficModel, fingerprint: Callable[[Any], str]) -> VariantTraffic:
+        return VariantTraffic(
+            kind=self.kind,
+            name=pool_split.split_name(model.name, model.model_name),
+            model_name=model.model_name,
+            pool_name=model.name,
+        )
+
+    def lists(self, obj: Object) -> list[EntryList]:
+        return pool_split.lists(obj)
+
+    def carrier(self, place: TrafficPlace, spec: VariantTraffic, template: Object | None) -> Carrier:
+        target = VariantTarget(rollout=place.rollout, namespace=place.namespace, spec=spec)
+        return _SplitCarrier(target=target, resource=place.resource)
+
+
+POOL_SPLIT = _PoolSplits()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _SplitCarrier(Carrier):
+    target: VariantTarget
+    resource: Resource
+    kind: TrafficKind = POOL_SPLIT
+
+    def mode(self, raw: Object | None) -> TrafficMode:
+        return TrafficMode.MANAGED
+
+    def view(self, raw: Object | None, reader: Reader) -> TrafficView:
+        return pool_split.view(raw, self.target.spec, reader)
+
+    def render(self, raw: Object | None, desired: DesiredTraffic) -> Write | RenderRefusal | None:
+        return pool_split.render(raw, self.target, self.resource, desired)
+
+    def not_honoured(self, pool: Pool, preferred: Resource) -> str:
+        return "no picker but ours reads PoolSplit"

@@ -1,0 +1,137 @@
+"""Fault plans of rollouts between variants: what befalls pods, the pool and the PoolSplit, right after writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from rollouts.objects import kinds
+from tests.kit.faults.moves import (
+    crash_pods,
+    delete,
+    edit_spec,
+    merge_split,
+    overwrite_route,
+    picker,
+    retarget,
+    scale,
+)
+from tests.kit.faults.objects import (
+    CANARY,
+    RELEASES,
+    SHARED,
+    STABLE,
+    THIRD,
+    shared_pool,
+    split_entries,
+    variant_of,
+)
+from tests.kit.faults.plans import FaultClass, enumerate_plans
+from tests.kit.faults.simulation import Act, Disturbance, FaultPlan, Run, Simulation
+from tests.kit.faults.transport import Delivery
+
+__all__ = ["COMMON", "edited_plans", "every_plan", "late_plans", "outside_plans"]
+
+Object = dict[str, Any]
+
+COMMON = (
+    FaultClass.CRASH,
+    FaultClass.STALE,
+    FaultClass.EVENTS,
+    FaultClass.ERRORS,
+    FaultClass.REFUSED,
+    FaultClass.STORM,
+)
+"""Classes of faults that every rollout meets."""
+
+
+def _pool_again(sim: Simulation) -> None:
+    if sim.cluster.get(kinds.POOL_X, SHARED) is None:
+        sim.cluster.create(kinds.POOL_X, shared_pool())
+
+
+def _entry(**fields: Any) -> list[Object]:
+    """Half and half, with the canary's entry changed."""
+    stable, canary = split_entries({STABLE: 50, CANARY: 50})
+    return [stable, canary | fields]
+
+
+_CANARY, _STABLE = RELEASES[CANARY], RELEASES[STABLE]
+_OUTSIDE: dict[str, tuple[Act, Act | None, float]] = {
+    "canary unready 30 s": (scale(_CANARY, 0, 2), scale(_CANARY, 2), 30.0),
+    "stable unready 30 s": (scale(_STABLE, 0, 4), scale(_STABLE, 4), 30.0),
+    "canary crashes once": (crash_pods(_CANARY), None, 0.0),
+    "picker unready 30 s": (picker(SHARED, ready=False), picker(SHARED, ready=True), 30.0),
+    "pool gone 15 s": (delete(kinds.POOL_X, SHARED), _pool_again, 15.0),
+    "split gone": (delete(kinds.POOL_SPLIT, SHARED), None, 0.0),
+    "argocd resets": (overwrite_route({STABLE: 100}, "argocd-controller"), None, 0.0),
+    "a person lowers": (overwrite_route({STABLE: 98, CANARY: 2}, "kubectl-edit"), None, 0.0),
+    "a person raises": (overwrite_route({STABLE: 1, CANARY: 99}, "kubectl-edit"), None, 0.0),
+}
+_EDITED: dict[str, tuple[Act, Act | None, float]] = {
+    "third target": (retarget(THIRD), None, 0.0),
+    "back to stable": (retarget(STABLE), None, 0.0),
+    "other labels under the canary's name": (
+        edit_spec(lambda spec: spec["target"]["variant"].update(labels={"release": RELEASES[THIRD]})),
+        None,
+        0.0,
+    ),
+    "stable's labels for the canary, 20 s": (
+        edit_spec(lambda spec: spec["target"]["variant"].update(labels={"release": _STABLE})),
+        edit_spec(lambda spec: spec["target"]["variant"].update(labels={"release": _CANARY})),
+        20.0,
+    ),
+    "the canary's entry renamed": (merge_split(_entry(name="renamed"), "kubectl-edit"), None, 0.0),
+    "the canary's entry for other pods": (
+        merge_split(_entry(labels={"release": RELEASES[THIRD]}), "kubectl-edit"),
+        None,
+        0.0,
+    ),
+    "names swapped": (
+        merge_split([_entry()[1] | {"name": STABLE}, _entry()[0] | {"name": CANARY}], "kubectl-edit"),
+        None,
+        0.0,
+    ),
+    "stable's entry renamed": (
+        merge_split([variant_of(STABLE, weight=50) | {"name": "renamed"}, _entry()[1]], "kubectl-edit"),
+        None,
+        0.0,
+    ),
+    "a third variant": (merge_split([*_entry(), variant_of(THIRD, weight=100)], "kubectl-edit"), None, 0.0),
+    "the rollout is deleted": (delete(kinds.ROLLOUT, "mymodel"), None, 0.0),
+}
+
+
+def _disturbed(clean: Run, acts: dict[str, tuple[Act, Act | None, float]]) -> Iterator[FaultPlan]:
+    for start in range(1, clean.writes, 2):
+        for name, (act, undo, seconds) in acts.items():
+            disturbance = Disturbance(after_write=start, act=act, undo=undo, seconds=seconds)
+            yield FaultPlan(name=f"{name}, from write {start}", disturbances=(disturbance,), exact=False)
+
+
+def outside_plans(clean: Run) -> Iterator[FaultPlan]:
+    """Pods, pool and weights change, right after each second write of the clean run."""
+    return _disturbed(clean, _OUTSIDE)
+
+
+def edited_plans(clean: Run) -> Iterator[FaultPlan]:
+    """The spec, and what the split's entries say beside weights, change right after each second write."""
+    return _disturbed(clean, _EDITED)
+
+
+def late_plans(clean: Run) -> Iterator[FaultPlan]:
+    """Pods, the split, or both are heard of late."""
+    for late in ((kinds.POD,), (kinds.POOL_SPLIT,), (kinds.POD, kinds.POOL_SPLIT)):
+        for seconds in (3.0, 40.0):
+            delivery = Delivery(delays=tuple((kind.plural, seconds) for kind in late))
+            names = " and ".join(kind.plural for kind in late)
+            yield FaultPlan(name=f"{names} {seconds:g} s late", delivery=delivery, exact=False)
+
+
+def every_plan(clean: Run) -> Iterator[FaultPlan]:
+    """All of them, of every class."""
+    for fault in COMMON:
+        yield from enumerate_plans(fault, clean)
+    yield from late_plans(clean)
+    yield from outside_plans(clean)
+    yield from edited_plans(clean)
