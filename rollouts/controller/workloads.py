@@ -12,7 +12,7 @@ from rollouts.api.parsing import ParsedRollout
 from rollouts.api.references import serving_pools
 from rollouts.controller.caches import Caches
 from rollouts.controller.mirroring import mirroring_route
-from rollouts.engine.observation import Blocker, WorkloadView
+from rollouts.engine.observation import Blocker, Drained, Draining, DrainView, WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.versions import Identity
 from rollouts.objects.fields import items_at, map_of, metadata_of
@@ -89,10 +89,14 @@ class WorkloadViews:
         self._refusals = refusals
 
     def views(self, parsed: ParsedRollout, target: Identity | None) -> dict[Identity, WorkloadView]:
-        """Of stable, the target, the canary and what is to be scaled down; none where nobody asks for capacity."""
-        if parsed.spec is None or parsed.spec.canary.capacity is None:
-            return {}
+        """Of stable, the target, the canary and what is to be scaled down; none where nobody asks for capacity.
+
+        Stable on its way back to its replicas is looked at whatever has become of the spec.
+        """
         status = parsed.status
+        asked = parsed.spec is not None and parsed.spec.canary.capacity is not None
+        if not asked and status.stable_scale is None:
+            return {}
         losers = {one.identity for one in status.scale_downs}
         if status.current is not None and status.current.aborted is not None:
             losers.add(status.current.canary.identity)
@@ -120,9 +124,18 @@ class WorkloadViews:
             words=next((words for words in sorted(waiting) if words), ""),
             managed_by=self._caches.autoscaler_of(pool.namespace, workload) or workload.owner,
             in_flight=self._in_flight.requests(pool) if loses else None,
+            drain=self._drain(parsed, arm, pool),
             used_by=self._used_by(parsed, pool, workload) if loses else "",
             refused=self._refusals.get((parsed.namespace, arm, loses), ""),
         )
+
+    def _drain(self, parsed: ParsedRollout, arm: Identity, pool: Pool) -> DrainView | None:
+        """How far the drain of an arm is, by the gauges of all of its pods."""
+        asked = next((one for one in parsed.status.drains if one.identity == arm), None)
+        if asked is None:
+            return None
+        requests = self._in_flight.requests(pool)
+        return Drained() if requests == 0 else Draining(pods=asked.replicas - asked.to, requests=requests)
 
     def _used_by(self, parsed: ParsedRollout, pool: Pool, workload: Workload) -> str:
         """What else sends requests to the workload's pods: a route, also of another namespace, or another Rollout."""
