@@ -13,6 +13,16 @@ from rollouts.engine.rollout_status import HoldReason, Phase
 __all__ = ["ALERTS", "Alert", "rules_file"]
 
 _ROLLOUT = "Rollout {{ $labels.namespace }}/{{ $labels.rollout }}"
+_FOR_OTHERS = (
+    Reason.FROZEN,
+    Reason.OUTSIDE_WINDOW,
+    Reason.WAITING_FOR_TURN,
+    Reason.WAITING_FOR_DEPENDENCY,
+    Reason.DEPENDENCY_ABORTED,
+    Reason.DEPENDENCY_MISSING,
+    Reason.DEPENDENCY_CYCLE,
+)
+"""What a target that lacks nothing waits for: a freeze over New Year is no fault of its pods."""
 _ASKS_A_PERSON = [hold.value for hold in HoldReason if hold is not HoldReason.COMMAND]
 """Holds that nobody asked for."""
 
@@ -106,11 +116,26 @@ ALERTS = (
     ),
     Alert(
         name="InferenceRolloutTargetNotReady",
-        expr=_phase(Phase.WAITING),
+        expr=f"{_phase(Phase.WAITING)} unless on (namespace, rollout) {_reason(*_FOR_OTHERS)}",
         lasts="1h",
         what=f"{_ROLLOUT} waits for its target for an hour.",
         do="The message says what the target lacks: the pool, its endpoint picker, Ready pods, the adapter. It is "
         "aborted after `targetDeadline`.",
+    ),
+    Alert(
+        name="InferenceRolloutInLine",
+        expr="time() - max by (namespace, rollout) (rollouts_rollout_queue_start_time_seconds) > 14400",
+        severity="info",
+        what=f"{_ROLLOUT} waits for its turn for more than four hours.",
+        do="The message says where it is in line, and who is in progress: perhaps one of them is paused. Promote or "
+        "abort that one, or raise `parallelism`. `promote --full` does not wait.",
+    ),
+    Alert(
+        name="InferenceRolloutBehindOthers",
+        expr=_reason(Reason.DEPENDENCY_ABORTED, Reason.DEPENDENCY_MISSING, Reason.DEPENDENCY_CYCLE),
+        lasts="15m",
+        what=f"{_ROLLOUT} waits for a Rollout that does not become Healthy by itself: {{{{ $labels.reason }}}}.",
+        do="The message names it. Push a fix there or `retry` it, take it out of `dependsOn`, or revert this one.",
     ),
     Alert(
         name="InferenceRolloutHarmGrows",

@@ -85,6 +85,21 @@ _OVERVIEW = Dashboard(
             kind="table",
         ),
         Panel(
+            title="Who waits, and for what",
+            queries=(("sum by (reason) (rollouts_waiting) > 0", "{{reason}}"),),
+        ),
+        Panel(
+            title="In line, and for how long",
+            queries=(
+                (
+                    f"time() - max by (namespace, rollout) (rollouts_rollout_queue_start_time_seconds{{{_OF}}})",
+                    "{{namespace}}/{{rollout}}",
+                ),
+            ),
+            kind="table",
+            unit="s",
+        ),
+        Panel(
             title="Share of the new version",
             queries=(
                 (

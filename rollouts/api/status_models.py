@@ -296,6 +296,23 @@ class CommandModel(ApiModel):
     """Who claims to have asked."""
 
 
+class ApprovalAnswerModel(ApiModel):
+    """An answer to an approval's question that decided."""
+
+    step: KeptNumber = 0
+    """0-based step."""
+    webhook: Filled
+    """Name of the receiver."""
+    decision: Short
+    """approve or deny."""
+    at: Time
+    """When."""
+    by: Short = ""
+    """Whom the receiver named."""
+    message: Noticed = ""
+    """What it said."""
+
+
 class HistoryModel(ArmModel):
     """A candidate that ended."""
 
@@ -309,6 +326,8 @@ class HistoryModel(ArmModel):
     """Why."""
     stable_until: Time | None = None
     """When it stopped being stable."""
+    approvals: Annotated[list[ApprovalAnswerModel], Field(max_length=8)] = Field(default=[])
+    """What was approved or denied in that attempt."""
 
 
 class EntryModel(ApiModel):
@@ -488,8 +507,8 @@ class RolloutStatusModel(ApiModel):
     """Runs whose verdict a person overrode."""
     approval: ApprovalModel | None = None
     """What the present step asks a receiver."""
-    approvals: Annotated[list[Noticed], Field(max_length=8)] = Field(default=[])
-    """What was approved in this attempt, and by whom."""
+    approvals: Annotated[list[ApprovalAnswerModel], Field(max_length=8)] = Field(default=[])
+    """What was approved or denied in this attempt, and by whom."""
     skip_gates: bool = False
     """Steps are skipped: `promote --full`, or the rollback window."""
     adopted_split: bool = False

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from rollouts.analysis.recording import Recording, RecordingError, read_recordin
 from rollouts.analysis.templates import Template
 from rollouts.api.gates_file import parse_gates
 from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.api.scalars import format_time, parse_time
 from rollouts.api.strategies import StrategyFault
+from rollouts.cli.connect import connection_options
 from rollouts.cli.file_conditions import FileConditions
 from rollouts.cli.lint_strategies import FileStrategies
 from rollouts.cli.offline import (
@@ -27,8 +30,11 @@ from rollouts.cli.offline import (
     is_adapter,
     template_of,
 )
-from rollouts.cli.plan_table import capacity_line, pods_line, rows_of, table_of, total_of
+from rollouts.cli.plan_around import calendar_line, surroundings_of
+from rollouts.cli.plan_table import capacity_line, minutes_of, pods_line, rows_of, table_of, total_of
+from rollouts.cli.plan_waits import Surroundings, ends_at, obstacles
 from rollouts.cli.progress import progress
+from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.terminal import console, document, say
 
 __all__ = ["backtest_command", "plan_command"]
@@ -148,6 +154,11 @@ def _lines(result: BacktestResult) -> list[str]:
 @click.option("--stable-pods", type=click.IntRange(min=1), help="Stable pods.")
 @click.option("--canary-pods", type=click.IntRange(min=1), help="Canary pods; else what the weight asks for.")
 @click.option("--history", type=_FILE, help="A recording: rate, pods and noise are taken from it.")
+@click.option(
+    "--live", is_flag=True, help="Also ask the cluster: freezes, who is in progress, who goes first."
+)
+@click.option("--start", metavar="TIME", help="When it would begin, as 2026-12-18T15:00:00Z; else now.")
+@connection_options
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def plan_command(
     file: Path,
@@ -155,19 +166,28 @@ def plan_command(
     stable_pods: int | None,
     canary_pods: int | None,
     history: Path | None,
+    live: bool,
+    start: str | None,
+    namespace: str | None,
+    kubeconfig: str | None,
+    context: ContextChoice,
     output: str,
 ) -> None:
     """Say how long each gate of the Rollout in FILE will take and the smallest regression it can prove.
 
     AnalysisTemplates that it names are further documents of FILE. FINDS: the time in which a canary that is so much
     worse is aborted; FLOOR: the smallest regression that these pods can ever tell from their own differences.
+    What it would wait for besides (RolloutFreezes, Rollouts that go first, a controller) are documents of FILE, too,
+    or are asked of the cluster with --live.
     """
-    parsed, templates = _rollout_in(file)
+    parsed, templates, rollout, documents = _rollout_in(file)
+    begins = _start(start)
+    around = surroundings_of(rollout, documents, live, namespace, kubeconfig, context)
     try:
         with FileConditions() as check:
             gates = gates_of_attempt(parsed, templates, check)
         compared, silent = compared_gates(parsed, gates)
-        if not gates:
+        if not gates and not _waits(parsed, around):
             raise BadInput(f"{file}: the Rollout has no gates to plan: nothing judges the canary")
         traffic = _traffic(compared[0].spec, rate, stable_pods, canary_pods, history) if compared else None
         coupled = None if traffic is None else replace(traffic, coupled=is_adapter(parsed))
@@ -177,10 +197,17 @@ def plan_command(
     assert parsed.spec is not None
     rows = rows_of(plans, gates)
     total = total_of(parsed.spec, rows)
+    waits = list(obstacles(parsed, around, begins))
+    end = ends_at(parsed.spec, minutes_of(parsed.spec, rows), around, begins)
     if output == "json":
         limits = [row.to_json() for row in rows if row.finds is None]
         told = {"gates": [plan.to_json() for plan in plans], "thresholds": limits, "silent": silent}
-        document(json.dumps({**told, "minutes": finite(total.minutes)}, allow_nan=False))
+        calendar = {"start": format_time(begins), "end": None if end is None else format_time(end)}
+        document(
+            json.dumps(
+                {**told, "minutes": finite(total.minutes), "waits": waits, **calendar}, allow_nan=False
+            )
+        )
         return
     if coupled is not None:
         noise = (
@@ -191,14 +218,42 @@ def plan_command(
     stable = coupled.stable_pods if coupled is not None else stable_pods
     if stable is not None and (pods := capacity_line(parsed.spec, stable)):
         say(pods)
-    console().print(table_of(rows))
+    if rows:
+        console().print(table_of(rows))
+    else:
+        say("No gates: nothing judges the canary.")
+    for line in waits:
+        say(line)
     say(total.words)
+    if around.freezes or parsed.spec.canary.windows:
+        say(calendar_line(total, begins, end))
     for text in (*(plan.words for plan in plans if plan.minutes_to_pass == math.inf), *silent):
         say(text)
 
 
-def _rollout_in(file: Path) -> tuple[ParsedRollout, dict[tuple[bool, str], Template]]:
-    """The Rollout of a file, and the templates beside it. Raises BadInput."""
+def _start(text: str | None) -> datetime:
+    if text is None:
+        return datetime.now(UTC)
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise click.UsageError(f"--start: {error}") from None
+
+
+def _waits(parsed: ParsedRollout, around: Surroundings) -> bool:
+    """Whether there is something to plan beside gates."""
+    spec = parsed.spec
+    if spec is None:
+        return False
+    return bool(
+        spec.canary.windows or spec.canary.capacity or spec.depends_on or around.freezes or around.live
+    )
+
+
+def _rollout_in(
+    file: Path,
+) -> tuple[ParsedRollout, dict[tuple[bool, str], Template], dict[str, Any], list[dict[str, Any]]]:
+    """The Rollout of a file, the templates beside it, and both as they were written. Raises BadInput."""
     documents = [d for d in load_documents(file) if isinstance(d, dict)]
     rollout = next((d for d in documents if d.get("kind") == "Rollout"), None)
     if rollout is None:
@@ -208,7 +263,7 @@ def _rollout_in(file: Path) -> tuple[ParsedRollout, dict[tuple[bool, str], Templ
         if isinstance(template, str):
             raise BadInput(f"{file}: {template}")
         templates[key] = template
-    return _with_strategy(rollout, documents, file), templates
+    return _with_strategy(rollout, documents, file), templates, rollout, documents
 
 
 def _with_strategy(rollout: dict[str, Any], documents: list[dict[str, Any]], file: Path) -> ParsedRollout:

@@ -13,6 +13,7 @@ from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.carriers import TRAFFIC_KINDS, kind_of
 from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import connection_options, default_namespace, fetch, with_client
+from rollouts.cli.doctor_controller import configuration_checks
 from rollouts.cli.doctor_gates import gate_checks
 from rollouts.cli.doctor_gateways import gateway_checks, unread_pool
 from rollouts.cli.doctor_gitops import (
@@ -130,6 +131,8 @@ async def diagnose(
     else:
         objects = await _list(client, kinds.ROLLOUT, namespace) or []
     rollouts = [parse_rollout(obj) for obj in objects]
+    asked = [namespace, *([account.partition("/")[0]] if account else [])]
+    checks += [check async for check in configuration_checks(client, objects, asked)]
     for parsed, obj in zip(rollouts, objects, strict=True):
         checks += [check async for check in _rollout(client, parsed)]
         checks += [check async for check in gate_checks(client, obj, parsed.namespace)]

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from rollouts.api.parsing import FINALIZER, ParsedRollout, parse_rollout
+from rollouts.api.strategy_words import LiveStrategy, strategy_lines
 from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import (
     EXIT_CODES,
@@ -18,7 +19,7 @@ from rollouts.cli.connect import (
     fetch_runs,
     with_client,
 )
-from rollouts.cli.strategies import LiveStrategy, fetch_strategy, strategy_lines
+from rollouts.cli.strategies import fetch_strategy
 from rollouts.engine.attempt import ApprovalRecord, Attempt, PinnedStrategy
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
 from rollouts.engine.naming import Owner, is_background, step_run

@@ -9,7 +9,6 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.objects.fields import list_of, map_of, text_of
 from rollouts.units import percent
 
@@ -112,10 +111,10 @@ def reading(run: Object, step: int) -> Text | None:
     return None
 
 
-def overrider(status: RolloutStatus, run: str) -> str:
+def overrider(status: Object, run: str) -> str:
     """``overridden by NAME`` where a person went on against the gate called ``run``; else empty."""
-    if status.current is None or run not in status.current.overrides:
+    if run not in list_of(status.get("overrides")):
         return ""
-    last = status.last_command
-    known = last is not None and last.by and last.action in _OVERRIDING
-    return f"overridden by {last.by}" if known and last is not None else "overridden"
+    last = map_of(status.get("lastCommand"))
+    by = text_of(last.get("by")) if last.get("action") in _OVERRIDING else ""
+    return f"overridden by {by}" if by else "overridden"

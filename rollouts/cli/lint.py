@@ -15,7 +15,9 @@ from rollouts.api.freeze_models import RolloutFreezeSpec
 from rollouts.api.freezes import check_freeze
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.api.strategies import StrategyFault, effective_spec
+from rollouts.cli.controllers import file_reports
 from rollouts.cli.file_conditions import FileConditions
+from rollouts.cli.lint_controller import controller_findings
 from rollouts.cli.lint_findings import Finding, Severity, at_document, hint, path_in, problem
 from rollouts.cli.lint_kinds import (
     API_VERSION,
@@ -121,6 +123,8 @@ def lint_documents(
             text = "a list of objects, which nobody reads: part them by --- or write kind: List with items"
             findings.append(at_document(problem("", text, rule="kind"), number, ()))
     findings += [*_waves(placed), *order_findings(placed, beside)]
+    reports = [*file_reports(objects), *(live.reports if live is not None else ())]
+    findings += controller_findings(placed, reports, strategies)
     return findings if alone else findings + list(_pickers(placed, known))
 
 

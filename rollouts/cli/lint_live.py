@@ -10,9 +10,11 @@ from rollouts.api.crds import all_crds
 from rollouts.api.references import pool_names, template_names, traffic_names
 from rollouts.api.strategies import strategy_ref
 from rollouts.carriers import TRAFFIC_KINDS
+from rollouts.cli.controllers import fetch_reports
 from rollouts.cli.lint_findings import Finding, at_document, hint, path_in, problem
 from rollouts.cli.lint_kinds import API_VERSION, is_ours, name_of
 from rollouts.cli.yaml_source import Path
+from rollouts.controller.reporting import ControllerReport
 from rollouts.kube.client import KubeClient, PatchKind, Resource
 from rollouts.kube.errors import Forbidden, Invalid, KindNotServed, NotFound, RefusedError
 from rollouts.objects import kinds
@@ -50,6 +52,8 @@ class Live:
     unread: set[tuple[str, str]] = field(default_factory=set)
     """(kind, name) that the user may not read: nothing is said of those."""
     findings: list[Finding] = field(default_factory=list)
+    reports: list[ControllerReport] = field(default_factory=list)
+    """What the cluster's controllers say of their configuration."""
 
 
 async def ask_cluster(client: KubeClient, placed: Sequence[Placed], namespace: str) -> Live:
@@ -57,7 +61,7 @@ async def ask_cluster(client: KubeClient, placed: Sequence[Placed], namespace: s
 
     ``namespace`` is that of objects that say none. Raises KubeError where the server cannot be asked at all.
     """
-    live = Live()
+    live = Live(reports=await fetch_reports(client, [namespace]))
     live.findings += [found async for found in _crds(client)]
     ours = [one for one in placed if is_ours(one[2]) and one[2].get("kind") in _TRIED]
     if len(ours) > _MOST:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from rich.table import Table
@@ -19,7 +20,17 @@ from rollouts.engine.rollout_spec import AnalysisStep, ApproveStep, JobStep, Pau
 from rollouts.engine.steps import weight_at
 from rollouts.units import FULL, format_weight, percent
 
-__all__ = ["PlanRow", "Total", "capacity_line", "pods_line", "rows_of", "table_of", "total_of"]
+__all__ = [
+    "PlanRow",
+    "Total",
+    "capacity_line",
+    "minutes_of",
+    "pods_line",
+    "rows_of",
+    "spoken",
+    "table_of",
+    "total_of",
+]
 
 _COLUMNS = ("STEP", "METRIC", "NEEDS", "PASSES-AFTER", "FINDS-+20%", "FINDS-+50%", "FLOOR")
 _LONGEST = 60
@@ -133,24 +144,37 @@ class Total:
 
 def total_of(spec: RolloutSpec, rows: Sequence[PlanRow]) -> Total:
     """Pauses, gates and bake, one after the other; the background has to have passed by the end."""
-    minutes, people, jobs = spec.canary.bake.total_seconds() / 60.0, list[int](), list[int]()
-    asked = list[tuple[int, str]]()
+    people, jobs, asked = list[int](), list[int](), list[tuple[int, str]]()
     for index, step in enumerate(spec.canary.steps):
         match step:
             case PauseStep(duration=None):
                 people.append(index)
-            case PauseStep(duration=duration) if duration is not None:
-                minutes += duration.total_seconds() / 60.0
             case JobStep():
                 jobs.append(index)
             case ApproveStep():
                 asked.append((index, step.webhook))
-            case AnalysisStep():
-                minutes += max([row.minutes for row in rows if row.step == index], default=0.0)
             case _:
                 pass
+    minutes = sum(minutes_of(spec, rows))
+    return Total(minutes=minutes, people=tuple(people), jobs=tuple(jobs), asked=tuple(asked))
+
+
+def minutes_of(spec: RolloutSpec, rows: Sequence[PlanRow]) -> list[float]:
+    """How long each step takes, as far as it is written down, and last what comes after them: bake, and what the
+    background still needs then."""
+    found = []
+    for index, step in enumerate(spec.canary.steps):
+        match step:
+            case PauseStep(duration=timedelta() as duration):
+                found.append(duration.total_seconds() / 60.0)
+            case AnalysisStep():
+                found.append(max([row.minutes for row in rows if row.step == index], default=0.0))
+            case _:
+                found.append(0.0)
     behind = max([row.minutes for row in rows if row.step is None], default=0.0)
-    return Total(minutes=max(minutes, behind), people=tuple(people), jobs=tuple(jobs), asked=tuple(asked))
+    bake = spec.canary.bake.total_seconds() / 60.0
+    spent = sum(found)
+    return [*found, bake if math.isinf(spent) else max(bake, behind - spent)]
 
 
 def pods_line(spec: RolloutSpec, traffic: Forecast) -> str:

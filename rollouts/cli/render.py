@@ -1,8 +1,11 @@
-"""A Rollout as people read it: a header, the steps as a tree, verdicts, what to do next."""
+"""A Rollout as people read it: a header, the steps as a tree, verdicts, what to do next.
+
+It reads what the status stores for people and no models, as the table does: those cost more than the command.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -10,18 +13,17 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from rollouts.api.parsing import ParsedRollout, parse_rollout
-from rollouts.api.scalars import format_time
 from rollouts.cli.gate_rows import gate_rows, overrider, reading
+from rollouts.cli.shown_steps import is_gate, shared_strategy, step_words, steps_of
 from rollouts.cli.table import ICONS
-from rollouts.engine.naming import Owner, is_background, step_run
-from rollouts.engine.rollout_spec import AnalysisStep
-from rollouts.engine.rollout_status import RolloutStatus
-from rollouts.engine.steps import describe
+from rollouts.engine.stamps import digits
+from rollouts.objects.fields import dict_at, items_at, list_of, map_of, metadata_of, text_at, text_of
 from rollouts.terminal import shown
-from rollouts.units import format_weight
+from rollouts.units import format_weight, parse_weight
 
 __all__ = ["rollout_view", "summary"]
+
+Object = Mapping[str, Any]
 
 _RUN_ICONS = {
     "Successful": ("✔", "green"),
@@ -30,113 +32,158 @@ _RUN_ICONS = {
     "Inconclusive": ("?", "yellow"),
     "Running": ("◌", "cyan"),
 }
+_WEIGHTS = ("desired", "applied", "observed")
+_TROUBLES = (
+    ("SpecValid", "False"),
+    ("TrafficApplied", "False"),
+    ("TargetReady", "False"),
+    ("TrafficContended", "True"),
+)
 
 
-def summary(obj: Mapping[str, Any]) -> dict[str, Any]:
+def summary(obj: Object) -> dict[str, Any]:
     """The figures of ``get -o json``, stable for scripts."""
-    parsed = parse_rollout(obj)
-    status = parsed.status
+    meta, status = metadata_of(obj), map_of(obj.get("status"))
+    stable, canary = map_of(status.get("stable")), map_of(status.get("canary"))
     return {
-        "namespace": parsed.namespace,
-        "name": parsed.name,
-        "phase": status.phase.value,
-        "reason": status.reason,
-        "message": status.message,
-        "observed": status.observed_generation >= parsed.generation,
-        "step": status.current_step,
-        "stepCount": status.step_count,
-        "attempt": status.attempt,
+        "namespace": text_of(meta.get("namespace")),
+        "name": text_of(meta.get("name")),
+        "phase": text_of(status.get("phase")),
+        "reason": text_of(status.get("reason")),
+        "message": text_of(status.get("message")),
+        "observed": not _is_stale(obj),
+        "step": _count(status, "currentStep"),
+        "stepCount": _count(status, "stepCount"),
+        "attempt": _count(status, "attempt"),
         "weight": {
-            name: None if weight is None else weight / 100
-            for name, weight in (
-                ("desired", status.weight.desired),
-                ("applied", status.weight.applied),
-                ("observed", status.weight.observed),
-            )
+            name: None if weight is None else weight / 100 for name, weight in _weights(status).items()
         },
-        "stable": status.stable.identity.name if status.stable else None,
-        "canary": status.canary.identity.name if status.canary else None,
-        "canaryHash": status.canary.hash if status.canary else None,
+        "stable": stable.get("name"),
+        "canary": canary.get("name"),
+        "canaryHash": canary.get("hash"),
     }
 
 
-def rollout_view(obj: Mapping[str, Any], runs: list[dict[str, Any]]) -> RenderableType:
+def _count(holder: Object, name: str) -> int:
+    value = holder.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def _is_stale(obj: Object) -> bool:
+    """Whether the newest spec was not looked at yet."""
+    return _count(map_of(obj.get("status")), "observedGeneration") < _count(metadata_of(obj), "generation")
+
+
+def _weights(status: Object) -> dict[str, Any]:
+    found: dict[str, Any] = dict.fromkeys(_WEIGHTS)
+    for name in _WEIGHTS:
+        try:
+            found[name] = parse_weight(map_of(status.get("weight")).get(name))
+        except ValueError:
+            continue
+    return found
+
+
+def rollout_view(obj: Object, runs: list[dict[str, Any]]) -> RenderableType:
     """One Rollout in full: header, steps with their runs, history."""
-    parsed, runs = parse_rollout(shown(obj)), shown(runs)
-    return Group(_header(parsed), Text(), _tree(parsed, runs), *_problems(parsed), *_history(parsed.status))
+    obj, runs = shown(obj), shown(runs)
+    status = map_of(obj.get("status"))
+    return Group(
+        _header(obj, status), Text(), _tree(obj, status, runs), *_problems(status), *_history(status)
+    )
 
 
-def _header(parsed: ParsedRollout) -> Table:
-    status = parsed.status
-    icon, style = ICONS[status.phase.value]
-    table = Table.grid(padding=(0, 2))
-    weights = (
-        f"{format_weight(status.weight.applied)} set, {format_weight(status.weight.desired)} desired, "
-        f"{format_weight(status.weight.observed)} observed"
-    )
-    stale = (
-        "" if status.observed_generation >= parsed.generation else "  (the newest spec is not looked at yet)"
-    )
+def _header(obj: Object, status: Object) -> Table:
+    meta, phase = metadata_of(obj), text_of(status.get("phase"))
+    icon, style = ICONS.get(phase, ICONS[""])
+    stale = "  (the newest spec is not looked at yet)" if _is_stale(obj) else ""
+    weights = ", ".join(f"{format_weight(weight)} {_SAID[name]}" for name, weight in _ordered(status))
     rows: list[tuple[str, str | Text]] = [
-        ("Name", f"{parsed.namespace}/{parsed.name}"),
-        ("Phase", Text(f"{icon} {status.phase.value or 'New'}{stale}", style=style)),
-        ("Message", status.message),
-        ("Stable", status.stable.label if status.stable else "-"),
-        ("Canary", status.canary.label if status.canary else "-"),
+        ("Name", f"{text_of(meta.get('namespace'))}/{text_of(meta.get('name'))}"),
+        ("Phase", Text(f"{icon} {phase or 'New'}{stale}", style=style)),
+        ("Message", text_of(status.get("message"))),
+        ("Stable", _label(status.get("stable"))),
+        ("Canary", _label(status.get("canary"))),
         ("Weight", weights),
-        ("Attempt", str(status.attempt)),
+        ("Attempt", str(_count(status, "attempt"))),
+        *_waiting(status),
     ]
-    asked = status.current.approval if status.current is not None else None
-    if asked is not None:
-        last_answer = asked.answer or "no answer yet"
-        rows.append(("Approval", f"asked of {asked.webhook} since {format_time(asked.since)}: {last_answer}"))
-    if status.last_command is not None:
-        last = status.last_command
-        by = f" by {last.by}" if last.by else ""
-        rows.append(("Command", f"{last.action}{by} {last.result.value.lower()}: {last.message}"))
+    table = Table.grid(padding=(0, 2))
     for name, value in rows:
         table.add_row(Text(name, style="bold"), value)
     return table
 
 
-def _tree(parsed: ParsedRollout, runs: list[dict[str, Any]]) -> Tree:
-    status, tree = parsed.status, Tree(Text("Steps", style="bold"))
-    by_name = {run["metadata"]["name"]: run for run in runs}
-    owner = Owner(name=parsed.name, uid=parsed.uid, present=frozenset(by_name))
-    behind = [name for name in sorted(by_name) if is_background(name, owner, status)]
-    if parsed.strategy_ref is not None and parsed.strategy is None:
-        tree.add(Text(f"those of {parsed.strategy_ref.label}, when an attempt begins", style="dim"))
-    for index, step in enumerate(parsed.known_steps):
-        node = tree.add(_step_line(status, index, describe(step)))
-        if not isinstance(step, AnalysisStep) or status.canary is None:
+_SAID = {"applied": "set", "desired": "desired", "observed": "observed"}
+
+
+def _ordered(status: Object) -> Iterator[tuple[str, Any]]:
+    weights = _weights(status)
+    yield from ((name, weights[name]) for name in _SAID)
+
+
+def _label(arm: Any) -> str:
+    """``name (hash8)``."""
+    found = map_of(arm)
+    return f"{text_of(found.get('name'))} ({text_of(found.get('hash'))[:8]})" if found else "-"
+
+
+def _waiting(status: Object) -> Iterator[tuple[str, str]]:
+    asked = map_of(status.get("approval"))
+    if asked:
+        last_answer = text_of(asked.get("answer")) or "no answer yet"
+        yield "Approval", f"asked of {asked.get('webhook')} since {asked.get('since')}: {last_answer}"
+    last = map_of(status.get("lastCommand"))
+    if last:
+        by = f" by {last['by']}" if last.get("by") else ""
+        done = f"{last.get('action')}{by} {text_of(last.get('result')).lower()}"
+        yield "Command", f"{done}: {text_of(last.get('message'))}"
+
+
+def _tree(obj: Object, status: Object, runs: Sequence[Object]) -> Tree:
+    tree, steps = Tree(Text("Steps", style="bold")), steps_of(obj)
+    mine = [run for run in runs if dict_at(run, "spec").get("attempt") == status.get("attempt")]
+    behind = [run for run in mine if dict_at(run, "spec").get("step") is None]
+    if steps is None:
+        tree.add(Text(f"those of {shared_strategy(obj)}, when an attempt begins", style="dim"))
+    for index, step in enumerate(steps or ()):
+        node = tree.add(_step_line(status, index, step_words(step)))
+        if not is_gate(step) or not status.get("canary"):
             continue
-        run = by_name.get(step_run(owner, status, index))
-        if run is not None:
+        for run in _runs_of(mine, status, index):
             _add_run(node, run, status)
-        for name in behind:
-            who, words = overrider(status, f"{name}-{index}"), reading(by_name[name], index)
+        for run in behind:
+            who, words = overrider(status, f"{_name(run)}-{index}"), reading(run, index)
             if who or words is not None:
                 node.add(Text.assemble((f"{who}  " if who else "", "bold magenta"), words or ""))
-    for name in behind:
-        compares = "comparisons" in (by_name[name].get("spec") or {})
-        label = "evidence of the attempt" if compares else "background analysis"
-        _add_run(tree.add(Text(label)), by_name[name], status)
+    for run in behind:
+        label = "evidence of the attempt" if "comparisons" in dict_at(run, "spec") else "background analysis"
+        _add_run(tree.add(Text(label)), run, status)
     return tree
 
 
-def _step_line(status: RolloutStatus, index: int, text: str) -> Text:
-    line = f"{index + 1}. {text}"
-    current = status.current
-    if index < status.current_step:
+def _runs_of(runs: Sequence[Object], status: Object, index: int) -> Sequence[Object]:
+    """The run of a step. Edited steps run their gates again, and the digits of their stamp are in the names."""
+    named = f"-{index}-{digits(text_of(status.get('stepsHash')))}"
+    return [run for run in runs if dict_at(run, "spec").get("step") == index and named in _name(run)][-1:]
+
+
+def _name(run: Object) -> str:
+    return text_of(metadata_of(run).get("name"))
+
+
+def _step_line(status: Object, index: int, text: str) -> Text:
+    line, current = f"{index + 1}. {text}", _count(status, "currentStep")
+    if index < current:
         return Text(f"✔ {line}", style="green")
-    if current is not None and index == current.current_step and current.started_at is not None:
-        aborted = current.aborted is not None
+    if index == current and status.get("canary") and status.get("startedAt"):
+        aborted = bool(status.get("aborted"))
         return Text(f"{'✖' if aborted else '◌'} {line}", style="red" if aborted else "bold cyan")
     return Text(f"• {line}", style="dim")
 
 
-def _add_run(node: Tree, run: Mapping[str, Any], status: RolloutStatus) -> None:
-    name, phase = str(run["metadata"]["name"]), str((run.get("status") or {}).get("phase") or "Pending")
+def _add_run(node: Tree, run: Object, status: Object) -> None:
+    name, phase = _name(run), text_at(run, "status", "phase") or "Pending"
     icon, style = _RUN_ICONS.get(phase, ("•", "dim"))
     who = overrider(status, name)
     branch = node.add(
@@ -146,27 +193,19 @@ def _add_run(node: Tree, run: Mapping[str, Any], status: RolloutStatus) -> None:
         branch.add(row)
 
 
-def _problems(parsed: ParsedRollout) -> Iterator[RenderableType]:
-    bad = [
-        condition
-        for condition in parsed.status.conditions
-        if (condition.type, condition.status)
-        in (
-            ("SpecValid", "False"),
-            ("TrafficApplied", "False"),
-            ("TargetReady", "False"),
-            ("TrafficContended", "True"),
-        )
-    ]
-    for condition in bad:
-        yield Text(f"⚠ {condition.type}: {condition.message}", style="yellow")
+def _problems(status: Object) -> Iterator[RenderableType]:
+    for condition in map(map_of, list_of(status.get("conditions"))):
+        if (condition.get("type"), condition.get("status")) in _TROUBLES:
+            yield Text(f"⚠ {condition['type']}: {text_of(condition.get('message'))}", style="yellow")
 
 
-def _history(status: RolloutStatus) -> Iterator[RenderableType]:
-    if not status.history:
+def _history(status: Object) -> Iterator[RenderableType]:
+    entries = items_at(status, "history")
+    if not entries:
         return
     tree = Tree(Text("History", style="bold"))
-    for entry in reversed(status.history):
-        when = entry.at.strftime("%Y-%m-%d %H:%M")
-        tree.add(f"{when}  {entry.outcome.value:<10} {entry.revision.label}  {entry.message}")
+    for entry in reversed(entries):
+        when = text_of(entry.get("at"))[:16].replace("T", " ")
+        outcome, why = text_of(entry.get("outcome")), text_of(entry.get("message"))
+        tree.add(f"{when}  {outcome:<10} {_label(entry)}  {why}")
     yield tree

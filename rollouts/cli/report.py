@@ -15,6 +15,7 @@ from rollouts.cli.connect import (
     fetch_runs,
     with_client,
 )
+from rollouts.cli.strategies import fetch_strategy
 from rollouts.kube.client import KubeClient
 from rollouts.kube.errors import KubeError
 from rollouts.kube.kubeconfig import ContextChoice
@@ -22,7 +23,7 @@ from rollouts.kube.paging import list_all
 from rollouts.objects import kinds
 from rollouts.objects.fields import text_at
 from rollouts.report.page import report_page
-from rollouts.report.reading import NoAttemptError, read_attempt
+from rollouts.report.reading import AttemptReport, NoAttemptError, read_attempt
 from rollouts.report.words import report_json, report_markdown
 from rollouts.terminal import document
 
@@ -66,13 +67,13 @@ def report(
     """Write what is known of an attempt of Rollout NAME to standard output."""
     where = namespace or default_namespace(kubeconfig, context)
 
-    async def work(client: KubeClient) -> tuple[Object, list[Object], list[Object] | None]:
+    async def work(client: KubeClient) -> AttemptReport:
         rollout = await fetch(client, where, name)
-        return rollout, await fetch_runs(client, rollout), await fetch_events(client, rollout)
+        runs, events = await fetch_runs(client, rollout), await fetch_events(client, rollout)
+        return read_attempt(rollout, runs, events, attempt, await fetch_strategy(client, rollout))
 
-    rollout, runs, events = with_client(kubeconfig, context, work)
     try:
-        found = read_attempt(rollout, runs, events, attempt)
+        found = with_client(kubeconfig, context, work)
     except NoAttemptError as error:
         raise click.UsageError(str(error)) from None
     now = datetime.now(UTC)

@@ -23,6 +23,7 @@ from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.notifier import Notifier
 from rollouts.controller.picker_health import PickerHealthWatch
 from rollouts.controller.probes import Prober
+from rollouts.controller.reporting import report_annotations
 from rollouts.controller.settings import Settings
 from rollouts.controller.split_readers import ScrapedSplitReaders
 from rollouts.controller.termination import TerminationNotice, ask_whether_it_ends
@@ -243,8 +244,13 @@ class Controller:
             self._fence.open_for_ever()
             await self._work(Leadership(epoch=0, stopping=self._stopping))
             return
-        config = LeaseConfig(namespace=self.settings.lease_namespace, name=lease_name(self.settings))
-        self._elector = LeaderElector(self._counted, config, unique_identity(), self._clock, self._fence)
+        identity = unique_identity()
+        config = LeaseConfig(
+            namespace=self.settings.lease_namespace,
+            name=lease_name(self.settings),
+            annotations=report_annotations(self.settings, identity),
+        )
+        self._elector = LeaderElector(self._counted, config, identity, self._clock, self._fence)
         await self._elector.run(self._work)
 
     async def _work(self, leadership: Leadership) -> None:

@@ -19,7 +19,14 @@ from rollouts.engine.rollout_spec import (
     Step,
     WeightStep,
 )
-from rollouts.engine.rollout_status import HistoryEntry, Outcome, Phase, RolloutStatus, WeightStatus
+from rollouts.engine.rollout_status import (
+    HistoryEntry,
+    Outcome,
+    Phase,
+    RolloutStatus,
+    WaitingFor,
+    WeightStatus,
+)
 from rollouts.units import Weight
 
 __all__ = ["ControllerMetrics"]
@@ -39,6 +46,19 @@ _STEP_KINDS: dict[type[Step], str] = {
 }
 _REASONS = frozenset(Reason)
 
+_WAITING = (
+    Reason.FROZEN,
+    Reason.OUTSIDE_WINDOW,
+    Reason.WAITING_FOR_TURN,
+    Reason.WAITING_FOR_DEPENDENCY,
+    Reason.DEPENDENCY_ABORTED,
+    Reason.DEPENDENCY_MISSING,
+    Reason.DEPENDENCY_CYCLE,
+    Reason.WAITING_FOR_PODS,
+    Reason.CAPACITY_EXHAUSTED,
+)
+"""What an attempt waits for that is not its own: times, others, room."""
+
 
 class ControllerMetrics:
     """All series, on a registry of their own. Labels are bounded by the number of Rollouts and kinds."""
@@ -46,6 +66,7 @@ class ControllerMetrics:
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry or CollectorRegistry()
         self._shown: dict[tuple[str, str], _Shown] = {}
+        self._waits: dict[str, int] = dict.fromkeys(_WAITING, 0)
         self._declare_own_work()
         self._declare_rollouts()
 
@@ -91,6 +112,10 @@ class ControllerMetrics:
             "receiver",
             "answer",
         )
+        self.waiting = self._gauge(
+            "waiting", "Rollouts that wait for a time, for others or for room, by reason.", "reason"
+        )
+        self._count_waiting()
         self.leader = self._gauge("leader", "1 while this replica leads.")
 
     def _declare_rollouts(self) -> None:
@@ -111,6 +136,11 @@ class ControllerMetrics:
             *one,
             "reason",
         )
+        self.queue_start = self._gauge(
+            "rollout_queue_start_time_seconds",
+            "When an attempt that waits for its turn came into the line, in Unix time.",
+            *one,
+        )
         self.attempts = self._counter(
             "attempts", "Attempts that ended: Promoted, Aborted, Superseded or Withdrawn.", *one, "outcome"
         )
@@ -127,6 +157,7 @@ class ControllerMetrics:
         if before == said:
             return
         self._shown[namespace, name] = said
+        self._wait(before, said)
         if before is None:
             for outcome in Outcome:  # from 0 on: increase() does not see the first value of a series
                 self.attempts.labels(namespace, name, outcome.value)
@@ -146,10 +177,26 @@ class ControllerMetrics:
             if weight is not None:
                 self.weight.labels(namespace, name, kind).set(weight / 10_000)
         self.step.labels(namespace, name).set(status.current_step)
-        if said.step_start is None:
-            self._drop(self.step_start, namespace, name)
+        self._since(self.step_start, said.step_start, namespace, name)
+        self._since(self.queue_start, said.queue_start, namespace, name)
+
+    def _since(self, metric: Gauge, at: float | None, *labels: str) -> None:
+        """A moment, while there is one."""
+        if at is None:
+            self._drop(metric, *labels)
         else:
-            self.step_start.labels(namespace, name).set(said.step_start)
+            metric.labels(*labels).set(at)
+
+    def _wait(self, before: _Shown | None, after: _Shown | None) -> None:
+        """Count who waits for what."""
+        for shown, change in ((before, -1), (after, 1)):
+            if shown is not None and shown.reason in self._waits:
+                self._waits[shown.reason] += change
+        self._count_waiting()
+
+    def _count_waiting(self) -> None:
+        for reason, count in self._waits.items():
+            self.waiting.labels(reason).set(count)
 
     def passed(
         self,
@@ -184,9 +231,11 @@ class ControllerMetrics:
         shown = self._shown.pop((namespace, name), None)
         if shown is not None:
             self._drop(self.reason, namespace, name, shown.reason)
+            self._wait(shown, None)
         for outcome in Outcome:
             self._drop(self.attempts, namespace, name, outcome.value)
         self._drop(self.step_start, namespace, name)
+        self._drop(self.queue_start, namespace, name)
         for phase in Phase:
             self._drop(self.phase, namespace, name, phase.value)
         for kind in ("desired", "applied", "observed"):
@@ -211,10 +260,12 @@ class _Shown(NamedTuple):
     weight: WeightStatus
     step: int
     step_start: float | None
+    queue_start: float | None
 
 
 def _said(status: RolloutStatus) -> _Shown:
     began = None if status.current is None or status.aborted is not None else status.current.step_started_at
+    queued = status.current.queued_at if status.waiting_for is WaitingFor.TURN and status.current else None
     return _Shown(
         status.phase,
         # One that another version stored may be any text.
@@ -222,6 +273,7 @@ def _said(status: RolloutStatus) -> _Shown:
         status.weight,
         status.current_step,
         None if began is None else began.timestamp(),
+        None if queued is None else queued.timestamp(),
     )
 
 

@@ -46,7 +46,7 @@ from rollouts.runtime.modelservers import ModelServers
 from rollouts.sources.budget import QUERIES_PER_MINUTE
 from rollouts.sources.prometheus import PrometheusConfig
 
-__all__ = ["RESERVED_SOURCES", "Settings", "SettingsError", "read_config", "source_option"]
+__all__ = ["RESERVED_SOURCES", "Settings", "SettingsError", "parse_config", "read_config", "source_option"]
 
 RESERVED_SOURCES = frozenset({"pods", "picker"})
 _NAME = re.compile(r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")
@@ -146,10 +146,18 @@ def read_config(path: str, settings: Settings) -> Settings:
     """Settings with what the file says. Options on the command line win. Raises SettingsError."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-        if len(text) > _FILE_LIMIT:
-            raise SettingsError(f"{path}: larger than {_FILE_LIMIT} bytes")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read: {type(error).__name__}") from None
+    return parse_config(text, path, settings)
+
+
+def parse_config(text: str, path: str, settings: Settings) -> Settings:
+    """The same of a text; ``path`` is what errors call it. Raises SettingsError."""
+    if len(text) > _FILE_LIMIT:
+        raise SettingsError(f"{path}: larger than {_FILE_LIMIT} bytes")
+    try:
         data = yaml.safe_load(text) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise SettingsError(f"{path}: cannot be read: {type(error).__name__}") from None
     if not isinstance(data, Mapping):
         raise SettingsError(f"{path}: must be a mapping with sources and gitopsManagers")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollouts.api.parsing import parse_rollout
+from rollouts.api.strategy_words import LiveStrategy
+from rollouts.cli.strategies import fetch_strategy
 from rollouts.engine.rollout_spec import AdapterTraffic
 from rollouts.engine.versions import Identity
 from rollouts.kube.client import KubeClient, Resource
@@ -115,6 +117,13 @@ class ClusterView:
                 return [await self._arm(parsed.namespace, both, pool)]
             found.append(await self._arm(parsed.namespace, role, identity))
         return found
+
+    async def strategy(self, rollout: dict[str, Any]) -> LiveStrategy:
+        """The shared strategy that it names, as it is now; None where it cannot be read."""
+        try:
+            return await fetch_strategy(self._client, rollout)
+        except KubeError:
+            return None
 
     async def _arm(self, namespace: str, role: str, identity: Identity) -> ArmPods:
         try:

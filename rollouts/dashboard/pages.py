@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.api.strategy_words import LiveStrategy
 from rollouts.cli.explain import explanation
 from rollouts.dashboard.looking import ArmPods
 from rollouts.engine.commands import CommandAction
@@ -47,6 +48,10 @@ ACTIONS: Mapping[CommandAction, tuple[str, bool]] = {
     CommandAction.RETRY: ("Retry: start a new attempt", True),
 }
 """What a button says, and whether it asks twice."""
+
+
+_ELSEWHERE = ("Judged", "Why", "Strategy")
+"""What the page tells in sections of their own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +110,11 @@ def list_main(rollouts: Sequence[Mapping[str, Any]]) -> list[Element]:
 
 
 def rollout_main(
-    rollout: Mapping[str, Any], runs: list[dict[str, Any]], arms: Sequence[ArmPods], shown: ShownPart
+    rollout: Mapping[str, Any],
+    runs: list[dict[str, Any]],
+    arms: Sequence[ArmPods],
+    shown: ShownPart,
+    live: LiveStrategy = None,
 ) -> Iterator[Element]:
     """One Rollout: phase, what comes next and what would move it, buttons, pods, and the attempt as a report has it."""
     parsed = parse_rollout(rollout)
@@ -113,12 +122,12 @@ def rollout_main(
     yield el("p", state(phase), " ", parsed.status.message)
     if shown.token:
         yield _buttons(parsed, shown.token)
-    told = [line for line in explanation(rollout, runs, shown.now) if line[0] not in ("Judged", "Why")]
+    told = [line for line in explanation(rollout, runs, shown.now, live) if line[0] not in _ELSEWHERE]
     yield el("section", el("h2", "What comes next, and what would move it"), explained(told))
     if arms:
         yield el("section", el("h2", "Pods"), el("div", [_pods(arm) for arm in arms], class_="charts"))
     try:
-        yield from attempt_sections(read_attempt(rollout, runs, ()), shown.now)
+        yield from attempt_sections(read_attempt(rollout, runs, (), live=live), shown.now)
     except NoAttemptError as error:
         yield el("p", str(error))
 

@@ -135,7 +135,8 @@ class Dashboard:
         if rollout is None:
             return None
         arms: list[ArmPods] = await self._cluster.arms(rollout)
-        return list(rollout_main(rollout, self._cluster.runs(rollout), arms, self._shown(session)))
+        live = await self._cluster.strategy(rollout)
+        return list(rollout_main(rollout, self._cluster.runs(rollout), arms, self._shown(session), live))
 
     async def _script(self, request: web.Request) -> web.StreamResponse:
         return web.Response(text=SCRIPT, content_type="text/javascript")

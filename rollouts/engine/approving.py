@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import replace
 
 from rollouts.engine.actions import EventType
-from rollouts.engine.attempt import ApprovalDecision, ApprovalRecord
+from rollouts.engine.attempt import ApprovalAnswer, ApprovalDecision, ApprovalRecord
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import ApprovalView
 from rollouts.engine.reasons import Reason
@@ -19,7 +19,7 @@ from rollouts.engine.reasons import Reason
 __all__ = ["approved", "awaiting", "denied"]
 
 _KEPT = 8
-"""Approvals that an attempt remembers, newest last: for its history, not for its decisions."""
+"""Answers that an attempt remembers, newest last: for its history, not for its decisions."""
 
 
 def approved(draft: Draft, webhook: str) -> bool:
@@ -37,15 +37,25 @@ def approved(draft: Draft, webhook: str) -> bool:
     if view.decision is not ApprovalDecision.APPROVE:
         draft.set_current(approval=replace(record, answer=view.words))
         return False
-    who = view.by or webhook
     said = f": {view.message}" if view.message else ""
-    text = f"step {draft.current.current_step + 1} by {who}{said}"
-    draft.set_current(
-        approvals=(*draft.current.approvals, text)[-_KEPT:],
-        approval=replace(record, answer=view.words, granted=True),
-    )
-    draft.event(EventType.NORMAL, Reason.APPROVED, f"{draft.where()} approved by {who}{said}")
+    _keep(draft, webhook, view)
+    draft.set_current(approval=replace(record, answer=view.words, granted=True))
+    draft.event(EventType.NORMAL, Reason.APPROVED, f"{draft.where()} approved by {view.by or webhook}{said}")
     return True
+
+
+def _keep(draft: Draft, webhook: str, view: ApprovalView) -> None:
+    """Remember an answer that decides."""
+    assert view.decision is not None
+    given = ApprovalAnswer(
+        step=draft.current.current_step,
+        webhook=webhook,
+        decision=view.decision,
+        at=draft.now,
+        by=view.by,
+        message=view.message,
+    )
+    draft.set_current(approvals=(*draft.current.approvals, given)[-_KEPT:])
 
 
 def awaiting(draft: Draft, webhook: str) -> str:
@@ -60,7 +70,7 @@ def awaiting(draft: Draft, webhook: str) -> str:
 
 
 def denied(draft: Draft) -> str | None:
-    """Why the attempt is to be aborted: the answer to what its present step asks is a denial."""
+    """Why the attempt is to be aborted: the answer to what its present step asks is a denial, which is kept."""
     view = _answer(draft)
     if view is None or view.decision is not ApprovalDecision.DENY:
         return None
@@ -68,6 +78,7 @@ def denied(draft: Draft) -> str | None:
     assert record is not None
     if record.granted:
         return None
+    _keep(draft, record.webhook, view)
     return f"denied by {view.by or record.webhook}{f': {view.message}' if view.message else ''}"
 
 

@@ -15,6 +15,7 @@ from rollouts.units import Weight
 
 __all__ = [
     "AbortRecord",
+    "ApprovalAnswer",
     "ApprovalDecision",
     "ApprovalRecord",
     "ArmCrashes",
@@ -107,6 +108,25 @@ class ApprovalRecord:
     """The last answer in words."""
     granted: bool = False
     """Approved: what the step still waits for is something else, and nobody is asked again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalAnswer:
+    """An answer that decided: ``step`` from 0, ``by`` empty where the receiver named nobody."""
+
+    step: int
+    webhook: str
+    decision: ApprovalDecision
+    at: datetime
+    by: str = ""
+    message: str = ""
+
+    @property
+    def words(self) -> str:
+        """``step 2 by ann: ticket 4711``."""
+        return (
+            f"step {self.step + 1} by {self.by or self.webhook}{f': {self.message}' if self.message else ''}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,8 +228,8 @@ class Attempt:
     """Names of AnalysisRuns whose verdict a person overrode by ``promote``."""
     approval: ApprovalRecord | None = None
     """What the present step asks; gone when the step is left."""
-    approvals: tuple[str, ...] = ()
-    """What was approved, by whom, in words."""
+    approvals: tuple[ApprovalAnswer, ...] = ()
+    """What was approved or denied, and by whom."""
     skip_gates: bool = False
     """``promoteFull`` or the rollback window: steps and bake are skipped, readiness never."""
     adopted_split: bool = False

@@ -246,6 +246,7 @@ class Draft:
             outcome=outcome,
             at=self.now,
             message=message[:256],
+            approvals=self.status.current.approvals if self.status.current is not None else (),
         )
         self.set(history=(*self.status.history, entry)[-HISTORY_LIMIT:])
 

@@ -107,7 +107,7 @@ def _overridden(draft: Draft) -> str:
 
 
 def _approved(draft: Draft) -> str:
-    given = draft.current.approvals
+    given = [one.words for one in draft.current.approvals]
     return f", approved: {'; '.join(given)}" if given else ""
 
 

@@ -19,6 +19,8 @@ _STATES = {
     "Successful": "good",
     "Ready": "good",
     "done": "good",
+    "approve": "good",
+    "deny": "bad",
     "Aborted": "bad",
     "Fail": "bad",
     "Failed": "bad",
@@ -121,6 +123,12 @@ def attempt_sections(attempt: AttemptReport, now: datetime) -> Iterator[Element]
             el("h2", "Metrics with limits of their own"),
             [_threshold(one) for one in attempt.thresholds],
         )
+    if attempt.strategy:
+        yield el(
+            "section", el("h2", "Strategy"), [el("p", line) for line in attempt.strategy], _fields(attempt)
+        )
+    if attempt.approvals:
+        yield el("section", el("h2", "Approvals"), _approvals(attempt))
     yield el("section", el("h2", "Decisions"), _decisions(attempt))
     if attempt.history:
         yield el("section", el("h2", "Attempts"), _history(attempt))
@@ -324,6 +332,34 @@ def _decisions(attempt: AttemptReport) -> Element:
         for one in attempt.decisions
     ]
     return el("ol", rows, class_="plain")
+
+
+def _fields(attempt: AttemptReport) -> Element | None:
+    rows = [
+        el("tr", el("td", one.name), el("td", el("code", one.value)), el("td", one.origin))
+        for one in attempt.strategy_fields
+    ]
+    head = el("thead", el("tr", [el("th", word, scope="col") for word in ("field", "in force", "from")]))
+    return el("table", head, el("tbody", rows), class_="stack") if rows else None
+
+
+def _approvals(attempt: AttemptReport) -> Element:
+    rows = [
+        el(
+            "tr",
+            el("td", f"{attempt.number}"),
+            el("td", f"{one.step}"),
+            el("td", one.webhook),
+            el("td", state(one.decision)),
+            el("td", one.by or "-"),
+            el("td", moment(one.at)),
+            el("td", one.message or "-"),
+        )
+        for one in attempt.approvals
+    ]
+    words = ("attempt", "step", "asked of", "decision", "by", "at (UTC)", "message")
+    head = el("thead", el("tr", [el("th", word, scope="col") for word in words]))
+    return el("table", head, el("tbody", rows), class_="stack")
 
 
 def _history(attempt: AttemptReport) -> Element:

@@ -17,6 +17,8 @@ from rollouts.analysis.types import ComparisonResult, GateState, MeasureSpec, Me
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.api.run_status import attempt_of
 from rollouts.api.runs import ParsedRun, parse_run
+from rollouts.api.strategy_words import LiveStrategy, StrategyField, effective_fields, strategy_lines
+from rollouts.engine.attempt import PinnedStrategy
 from rollouts.engine.rollout_status import HistoryEntry, Phase, RolloutStatus
 from rollouts.engine.steps import describe
 from rollouts.objects.fields import list_of, map_of, metadata_of, text_at
@@ -25,6 +27,7 @@ from rollouts.units import format_weight
 
 __all__ = [
     "COMMIT_ANNOTATION",
+    "ApprovalRow",
     "AttemptReport",
     "ComparedMetric",
     "NoAttemptError",
@@ -60,6 +63,19 @@ class StepRow:
     state: str
     began: datetime | None = None
     verdict: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRow:
+    """One question to a receiver: ``decision`` is approve, deny, or open while it waits; ``step`` from 1."""
+
+    step: int
+    webhook: str
+    decision: str
+    at: datetime
+    """When it was decided, or since when it is asked."""
+    by: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +132,11 @@ class AttemptReport:
     pass_at: float | None
     thresholds: tuple[Threshold, ...]
     decisions: tuple[RecordedDecision, ...]
+    approvals: tuple[ApprovalRow, ...]
+    strategy: tuple[str, ...]
+    """What the attempt goes by, where that is a shared strategy; of the newest attempt."""
+    strategy_fields: tuple[StrategyField, ...]
+    """The shared fields and the Rollout's own, as they are in force."""
     history: tuple[HistoryEntry, ...]
     missing: tuple[str, ...] = field(default=())
     """What is not known, and why."""
@@ -126,9 +147,15 @@ def read_attempt(
     runs: Sequence[Mapping[str, Any]],
     events: Sequence[Mapping[str, Any]] | None = None,
     number: int | None = None,
+    live: LiveStrategy = None,
 ) -> AttemptReport:
-    """Attempt ``number``, or the newest. ``events`` None: they could not be read. Raises NoAttemptError."""
+    """Attempt ``number``, or the newest. ``events`` None: they could not be read. ``live``: the shared strategy now.
+
+    Raises NoAttemptError.
+    """
     parsed = parse_rollout(rollout)
+    if parsed.strategy is None and isinstance(live, PinnedStrategy):
+        parsed = parse_rollout(rollout, strategy=live)
     status = parsed.status
     number = status.attempt if number is None else number
     mine = [parse_run(run) for run in runs if attempt_of(run) == number]
@@ -168,10 +195,37 @@ def read_attempt(
         abort_at=next((one["abortAt"] for one in figures if "abortAt" in one), None),
         pass_at=next((one["passAt"] for one in figures if "passAt" in one), None),
         thresholds=tuple(_thresholds(mine)),
+        approvals=tuple(_approvals(status, entry, current=current)),
+        strategy=tuple(strategy_lines(parsed, rollout.get("spec"), live)) if current else (),
+        strategy_fields=tuple(effective_fields(rollout.get("spec"), parsed.strategy)) if current else (),
         decisions=tuple(decisions_of(parsed, mine, evidence, entry, events, began, ended)),
         history=status.history,
-        missing=tuple(_missing(mine, evidence, events, current=current)),
+        missing=(*_missing(mine, evidence, events, current=current), *_unpinned(parsed, current=current)),
     )
+
+
+def _approvals(status: RolloutStatus, entry: HistoryEntry | None, *, current: bool) -> Iterator[ApprovalRow]:
+    """What was decided in the attempt, and what is asked now."""
+    running = status.current if current else None
+    given = entry.approvals if entry is not None else running.approvals if running is not None else ()
+    for one in given:
+        yield ApprovalRow(
+            step=one.step + 1,
+            webhook=one.webhook,
+            decision=one.decision.value,
+            at=one.at,
+            by=one.by,
+            message=one.message,
+        )
+    asked = running.approval if running is not None and running.aborted is None else None
+    if running is not None and asked is not None and not asked.granted:
+        yield ApprovalRow(
+            step=running.current_step + 1,
+            webhook=asked.webhook,
+            decision="open",
+            at=asked.since,
+            message=asked.answer,
+        )
 
 
 def _known(parsed: ParsedRollout, runs: Sequence[Mapping[str, Any]]) -> str:
@@ -332,6 +386,12 @@ def _missing(
         yield "The run has no time line: it was written by a version of the controller that kept none."
     if events is None:
         yield "Events could not be read (not allowed, perhaps): decisions are those of runs and status."
+
+
+def _unpinned(parsed: ParsedRollout, *, current: bool) -> Iterator[str]:
+    if current and parsed.status.current is None and parsed.strategy is not None:
+        label = f"{parsed.strategy.kind} {parsed.strategy.name}"
+        yield f"Steps are those of {label} as it is now: what an attempt went by is kept while it lasts."
 
 
 def _stamp(at: datetime) -> str:

@@ -90,6 +90,25 @@ def _judged(attempt: AttemptReport) -> Iterator[str]:
 
 
 def _told(attempt: AttemptReport) -> Iterator[str]:
+    if attempt.strategy:
+        yield from ("## Strategy", "", *(f"- {_text(line)}" for line in attempt.strategy), "")
+        fields_in_force = [(one.name, one.value, one.origin) for one in attempt.strategy_fields]
+        yield from _table(("field", "in force", "from"), fields_in_force) if fields_in_force else ()
+    if attempt.approvals:
+        yield from ("## Approvals", "")
+        given = [
+            (
+                str(attempt.number),
+                str(one.step),
+                one.webhook,
+                one.decision,
+                one.by or "-",
+                _at(one.at),
+                one.message,
+            )
+            for one in attempt.approvals
+        ]
+        yield from _table(("attempt", "step", "asked of", "decision", "by", "at (UTC)", "message"), given)
     yield from ("## Decisions", "")
     yield from _table(
         ("at (UTC)", "what", "why"), [(_at(one.at), one.what, one.why) for one in attempt.decisions]

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
@@ -71,6 +71,8 @@ class LeaseConfig:
     retry_period: float = 2.0
     poll_period: float = 0.5
     request_timeout: float = 4.0
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    """Written with the record by whoever holds it."""
 
     def __post_init__(self) -> None:
         if not min(self.renew_period, self.retry_period, self.poll_period, self.request_timeout) > 0:
@@ -290,10 +292,13 @@ class LeaseMachine:
             transitions = self._record.transitions + 1 if self._record else 0
             self._acquired = stamp
         vacant = self._makes_vacant()
+        said = (
+            {"annotations": dict(self._config.annotations)} if self._config.annotations and not vacant else {}
+        )
         return {
             "apiVersion": LEASES.api_version,
             "kind": LEASES.kind,
-            "metadata": metadata,
+            "metadata": {**metadata, **said},
             "spec": {
                 "holderIdentity": VACANT if vacant else self._identity,
                 "leaseDurationSeconds": int(self._known_duration) if vacant else self._config.duration,

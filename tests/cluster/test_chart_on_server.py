@@ -14,6 +14,7 @@ from rollouts.api.crds import all_crds
 from rollouts.api.parsing import COMMAND_ANNOTATION
 from rollouts.cli.controller import controller
 from rollouts.controller.app import Controller
+from rollouts.controller.reporting import read_report
 from rollouts.controller.settings import Settings
 from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import Forbidden, NotFound
@@ -338,6 +339,9 @@ async def test_several_namespaces_are_watched_with_a_role_in_each_and_no_other(
             await kube.patch(kinds.ROLLOUT, place, "demo", target, kind=PatchKind.MERGE)
         for place in places:
             await eventually(lambda place=place: at(place, currentStep=1), timeout=30)
+        report = read_report(await kube.get(LEASE, namespace, settings["lease_name"]))
+        assert report is not None
+        assert report.namespaces == settings["namespaces"]
         await kube.delete(kinds.ROLLOUT, places[0], "demo")
         await eventually(gone, timeout=20)
         assert await at(places[1], currentStep=1)

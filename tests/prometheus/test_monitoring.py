@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import re
 import subprocess
@@ -17,12 +18,13 @@ import yaml
 from rollouts.controller.app import Controller
 from rollouts.controller.notification_settings import parse_notifications
 from rollouts.controller.settings import Settings
+from rollouts.engine.turns import LimitScope
 from rollouts.lab.processes import free_port
 from rollouts.lab.prometheus import Job, Prometheus, find_prometheus
 from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
 from tests.kit.faults.cluster import NAMESPACE, Cluster
-from tests.kit.faults.objects import base_objects, rollout_object
+from tests.kit.faults.objects import ROUTE, STABLE, THIRD, backend_ref, base_objects, rollout_object
 from tests.kit.memory_client import MemoryKubeClient
 from tests.kit.polling import eventually
 from tools.alerts import ALERTS
@@ -111,6 +113,7 @@ async def scraped(prometheus: Prometheus) -> AsyncIterator[Prometheus]:
         metrics_address=f"127.0.0.1:{port}",
         leader_elect=False,
         notifications=parse_notifications({"receivers": {"ops": {"url": "http://127.0.0.1:1/"}}}),
+        parallelism={LimitScope.NAMESPACE: 1},
     )
     controller = Controller(MemoryKubeClient(cluster.api), settings, SystemClock())
     task = asyncio.create_task(controller.run())
@@ -125,10 +128,23 @@ async def scraped(prometheus: Prometheus) -> AsyncIterator[Prometheus]:
     try:
         await eventually(carrying, timeout=30)
         _store_comparison(cluster)
+        _come_second(cluster)
         yield prometheus
     finally:
         controller.stop()
         await task
+
+
+def _come_second(cluster: Cluster) -> None:
+    """A second Rollout, on a route of its own, that has to wait for its turn."""
+    route = copy.deepcopy(cluster.get(kinds.HTTP_ROUTE, ROUTE) or {})
+    name = {"name": "second", "annotations": {"inferencerollouts.dev/managed-by": "second"}}
+    refs = [backend_ref(STABLE, 1), backend_ref(THIRD, 0)]
+    parents = {"parentRefs": route["spec"]["parentRefs"], "rules": [{"backendRefs": refs}]}
+    cluster.create(kinds.HTTP_ROUTE, {**route, "metadata": {"namespace": NAMESPACE, **name}, "spec": parents})
+    second = rollout_object([{"setWeight": 10}], target=THIRD, name="second", stableHint=STABLE)
+    second["spec"]["traffic"] = {"httpRoutes": [{"name": "second"}]}
+    cluster.create(kinds.ROLLOUT, second)
 
 
 def _store_comparison(cluster: Cluster) -> None:
@@ -208,6 +224,8 @@ FIRES: dict[str, tuple[dict[str, str], str, str]] = {
         "Paused",
     ),
     "InferenceRolloutTargetNotReady": (phase("WaitingForTarget"), "61m", "Healthy"),
+    "InferenceRolloutInLine": ({f"rollouts_rollout_queue_start_time_seconds{{{R}}}": "0x400"}, "245m", ""),
+    "InferenceRolloutBehindOthers": (reason("DependencyAborted"), "16m", "WaitingForDependency"),
     "InferenceRolloutHarmGrows": (
         {
             f'rollouts_gate_evidence{{{R}, metric="ttft", kind="harm_total"}}': "12x200",
@@ -245,12 +263,12 @@ def quiet(series: dict[str, str], other: str) -> dict[str, str]:
     if other:
         words = "|".join(re.findall(r'(?:phase|reason)="(\w+)"', " ".join(series)))
         return {re.sub(f'"({words})"', f'"{other}"', name): values for name, values in series.items()}
-    calm = {"rollouts_leader": "1x200", "evidence_limit": "20x200"}
+    calm = {"rollouts_leader": "1x200", "evidence_limit": "20x200", "queue_start": "12000x400"}
     return {name: next((v for word, v in calm.items() if word in name), "0x200") for name in series}
 
 
 def unit(alert: str, series: dict[str, str], at: str, *, fires: bool) -> dict[str, Any]:
-    alive = {} if alert == "InferenceRolloutsNoLeader" else {"rollouts_leader": "1x200"}
+    alive = {} if alert == "InferenceRolloutsNoLeader" else {"rollouts_leader": "1x400"}
     wanted = f'count(ALERTS{{alertname="{alert}", alertstate="firing"}})'
     loud = 'count(ALERTS{alertstate="firing"})'
     samples = [{"labels": "{}", "value": 1}] if fires else []

@@ -101,7 +101,8 @@ def overridden(by: str) -> list[str]:
     steps = [{"setWeight": 10}, {"analysis": {"metrics": [{"name": "m", "compare": {"preset": "ttft"}}]}}]
     asked = {**ROLLOUT["spec"], "strategy": {"canary": {"steps": steps}}}
     obj = {**ROLLOUT, "spec": asked, "status": write_status(status)}
-    return lines(rollout_view({**obj, "metadata": {**ROLLOUT["metadata"], "uid": world.uid}}, [run(name)]))
+    mine = {**run(name), "spec": {"comparisons": [{}], "attempt": status.attempt, "step": 1}}
+    return lines(rollout_view({**obj, "metadata": {**ROLLOUT["metadata"], "uid": world.uid}}, [mine]))
 
 
 def test_an_overridden_gate_says_so_and_by_whom():

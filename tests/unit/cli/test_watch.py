@@ -44,7 +44,7 @@ def run_of(rollout: dict[str, Any], name: str, uid: str) -> dict[str, Any]:
         "apiVersion": ROLLOUT["apiVersion"],
         "kind": "AnalysisRun",
         "metadata": {"name": name, "labels": labels, "ownerReferences": [owner]},
-        "spec": {"rollout": "demo", "attempt": 1, "step": 0, "metrics": []},
+        "spec": {"rollout": "demo", "attempt": 1, "metrics": []},
     }
 
 

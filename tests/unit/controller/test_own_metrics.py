@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.engine.attempt import Attempt
+from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import revision_of
-from rollouts.engine.rollout_status import Phase, RolloutStatus, WeightStatus
+from rollouts.engine.rollout_status import Phase, RolloutStatus, WaitingFor, WeightStatus
 from rollouts.units import Weight
 from tests.kit.world import pool
 
@@ -43,3 +45,35 @@ def test_a_rollout_that_is_made_again_is_shown_again():
     metrics.show("ns", "demo", PAUSED)
 
     assert read(metrics, "rollouts_rollout_step") == 1
+
+
+def in_line(since: datetime | None) -> RolloutStatus:
+    attempt = replace(FIRST, current_step=0, queued_at=since)
+    return RolloutStatus(
+        phase=Phase.WAITING, reason=Reason.WAITING_FOR_TURN, waiting_for=WaitingFor.TURN, current=attempt
+    )
+
+
+def waiting(metrics: ControllerMetrics, reason: Reason) -> float | None:
+    return metrics.registry.get_sample_value("rollouts_waiting", {"reason": reason})
+
+
+def test_who_waits_is_counted_until_it_begins_or_is_gone():
+    metrics, since = ControllerMetrics(), datetime(2026, 11, 29, 9, tzinfo=UTC)
+    assert waiting(metrics, Reason.WAITING_FOR_TURN) == 0
+    for name in ("demo", "other"):
+        metrics.show("ns", name, in_line(since))
+
+    assert waiting(metrics, Reason.WAITING_FOR_TURN) == 2
+    assert read(metrics, "rollouts_rollout_queue_start_time_seconds") == since.timestamp()
+
+    frozen = replace(in_line(since), reason=Reason.FROZEN, waiting_for=WaitingFor.FREEZE)
+    metrics.show("ns", "demo", frozen)
+    metrics.forget("ns", "other")
+
+    assert (waiting(metrics, Reason.WAITING_FOR_TURN), waiting(metrics, Reason.FROZEN)) == (0, 1)
+    assert read(metrics, "rollouts_rollout_queue_start_time_seconds") is None
+
+    metrics.show("ns", "demo", PAUSED)
+
+    assert waiting(metrics, Reason.FROZEN) == 0

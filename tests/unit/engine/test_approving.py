@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from rollouts.api.status import read_status, write_status
 from rollouts.engine import progressing
 from rollouts.engine.attempt import ApprovalDecision, ApprovalRecord
 from rollouts.engine.observation import ApprovalView
@@ -76,7 +77,23 @@ def test_an_approval_that_waits_for_the_background_analysis_is_said_once_and_kep
     assert found.status.phase is not Phase.ABORTED
     assert [event.reason for event in found.events].count("Approved") == 1
     assert found.status.current is not None
-    assert found.status.current.approvals == ("step 2 by ann",)
+    assert [one.words for one in found.status.current.approvals] == ["step 2 by ann"]
+
+
+def test_who_decided_what_and_when_outlives_the_attempt():
+    found = world(weight(10), BOARD, weight(50), BOARD)
+    answer(found, ApprovalDecision.APPROVE, message="ticket 4711", by="ann")
+    later = found.now
+    answer(found, ApprovalDecision.DENY, message="no", by="ben")
+    kept = found.status.history[-1].approvals
+
+    assert found.status.phase is Phase.ABORTED
+    assert [(one.step, one.webhook, one.decision, one.by, one.message) for one in kept] == [
+        (1, "board", ApprovalDecision.APPROVE, "ann", "ticket 4711"),
+        (3, "board", ApprovalDecision.DENY, "ben", "no"),
+    ]
+    assert kept[-1].at >= later
+    assert read_status(write_status(found.status)) == (found.status, ())
 
 
 def test_without_a_name_the_receiver_is_named():

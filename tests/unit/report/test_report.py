@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollouts.analysis.timeline import MetricPoint, TimePoint
+from rollouts.api.strategies import pin_strategy
+from rollouts.engine.attempt import PinnedStrategy
 from rollouts.report.charts import HEIGHT, WIDTH, Bound, Series, effect_chart, evidence_chart, weight_chart
 from rollouts.report.markup import render
 from rollouts.report.page import report_page
@@ -100,6 +102,86 @@ def test_an_earlier_attempt_is_told_from_its_run_and_the_history() -> None:
     assert found.points
     assert not found.steps
     assert any("earlier attempt" in text for text in found.missing)
+
+
+AT = "2030-01-01T00:01:00Z"
+
+
+def test_who_approved_what_and_when_is_told_and_what_is_still_asked() -> None:
+    rollout, runs, events = copy.deepcopy(objects_of(running_attempt()))
+    approved = {
+        "step": 1,
+        "webhook": "board",
+        "decision": "approve",
+        "at": AT,
+        "by": "ann",
+        "message": "CHG-1",
+    }
+    asked = {"id": "x", "webhook": "qa", "since": AT, "answer": "wait (soon)"}
+    rollout["status"] |= {"approvals": [approved], "approval": asked}
+    found = read_attempt(rollout, runs, events)
+
+    assert [(one.step, one.webhook, one.decision, one.by, one.message) for one in found.approvals] == [
+        (2, "board", "approve", "ann", "CHG-1"),
+        (4, "qa", "open", "", "wait (soon)"),
+    ]
+    for told in (text_of(report_page(found, NOW)), report_markdown(found, NOW), report_json(found)):
+        for words in ("board", "approve", "ann", "qa", "open"):
+            assert words in told
+    rollout["status"]["approval"]["granted"] = True
+    assert len(read_attempt(rollout, runs, events).approvals) == 1
+
+
+def test_who_denied_is_told_of_an_earlier_attempt() -> None:
+    rollout, runs, events = copy.deepcopy(objects_of(bad_attempt()))
+    (entry,) = [one for one in rollout["status"]["history"] if one["outcome"] == "Aborted"]
+    entry["approvals"] = [{"step": 3, "webhook": "board", "decision": "deny", "at": AT, "by": "ben"}]
+    rollout["status"]["attempt"] = 2
+    found = read_attempt(rollout, runs, events, 1)
+
+    assert [(one.step, one.decision, one.by) for one in found.approvals] == [(4, "deny", "ben")]
+    assert read_attempt(rollout, runs, events, 2).approvals == ()
+
+
+def strategy(bake: str) -> PinnedStrategy:
+    canary = {"steps": [{"setWeight": 10}, {"pause": {}}], "bake": bake}
+    obj = {"kind": "RolloutStrategy", "metadata": {"name": "careful"}, "spec": {"canary": canary}}
+    found = pin_strategy(obj)
+    assert isinstance(found, PinnedStrategy)
+    return found
+
+
+def test_the_shared_strategy_is_told_with_what_wins_and_how_it_drifted() -> None:
+    rollout, runs, events = copy.deepcopy(objects_of(running_attempt()))
+    pinned = strategy("1h")
+    rollout["spec"]["strategy"] = {"canaryFrom": {"name": "careful"}, "canary": {"progressDeadline": "5m"}}
+    rollout["status"]["strategy"] = {
+        "kind": pinned.kind,
+        "name": pinned.name,
+        "hash": pinned.hash,
+        "content": pinned.content,
+    }
+    found = read_attempt(rollout, runs, events, live=strategy("2h"))
+
+    assert [(one.name, one.origin) for one in found.strategy_fields] == [
+        ("bake", "RolloutStrategy careful"),
+        ("steps", "RolloutStrategy careful"),
+        ("progressDeadline", "this Rollout"),
+    ]
+    assert "was changed since" in found.strategy[1]
+    assert "bake" in found.strategy[1]
+    for told in (text_of(report_page(found, NOW)), report_markdown(found, NOW), report_json(found)):
+        for words in ("RolloutStrategy careful", "was changed since", "progressDeadline"):
+            assert words in told
+
+
+def test_at_rest_the_steps_are_those_of_the_strategy_as_it_is_now() -> None:
+    rollout, runs, events = copy.deepcopy(objects_of(good_attempt()))
+    rollout["spec"]["strategy"] = {"canaryFrom": {"name": "careful"}}
+    found = read_attempt(rollout, runs, events, live=strategy("1h"))
+
+    assert [step.text for step in found.steps] == ["set weight 10%", "pause until promoted"]
+    assert any("as it is now" in text for text in found.missing)
 
 
 def test_an_attempt_that_is_not_kept_is_named_with_those_that_are() -> None:

@@ -376,3 +376,18 @@ def test_times_that_are_not_safe_are_refused(wrong: dict[str, Any]) -> None:
 def test_an_identity_is_needed() -> None:
     with pytest.raises(ValueError, match="empty identity"):
         LeaseMachine(CONFIG, "", random.Random(1))
+
+
+def test_who_holds_the_lease_says_so_with_each_write_and_a_vacant_one_says_nothing():
+    config = LeaseConfig(namespace="ns", name="controller", annotations={"said": "by me"})
+    it = Driver(config)
+    it.missing()
+    assert "annotations" not in (it.step().body or {})["metadata"]
+    it = Driver(config)
+    it.read(lease(""))
+    taken = it.step().body or {}
+    it.stored()
+    renewed = it.step().body or {}
+
+    assert it.machine.role is Role.LEADER
+    assert [body["metadata"]["annotations"] for body in (taken, renewed)] == [{"said": "by me"}] * 2
