@@ -33,6 +33,7 @@ NODES = (Node(name="gpus", gpus=4), Node(name="closed", gpus=4, schedulable=Fals
 _NAMESPACE = "workloads"
 _GRACE = 40
 _COUNTS = ("replicas", "readyReplicas", "availableReplicas", "unavailableReplicas", "updatedReplicas")
+_LONGEST = 60.0
 _QUIET_SECONDS = 4.0
 """While recording: how long nothing may change before it counts as seen. The scheduler backs off for up to a second."""
 
@@ -193,17 +194,20 @@ async def played(stage: Stage) -> dict[str, Object]:
     seen: dict[str, Object] = {}
     for (name, act), recorded in zip(STEPS.items(), looks().values(), strict=True):
         await act(stage)
-
-        async def is_so(recorded: Object = recorded) -> bool:
-            return await stage.seen() == recorded
-
-        try:
-            await eventually(is_so, timeout=30)
-        except TimeoutError:
-            seen[name] = await stage.seen()
-            return seen
+        if not await _comes_to(stage, recorded):
+            return {**seen, name: await stage.seen()}
         seen[name] = recorded
     return seen
+
+
+async def _comes_to(stage: Stage, recorded: Object) -> bool:
+    async def is_so() -> bool:
+        return await stage.seen() == recorded
+
+    try:
+        return await eventually(is_so, timeout=_LONGEST)
+    except TimeoutError:
+        return False
 
 
 async def _quiet(stage: Stage) -> Object:
