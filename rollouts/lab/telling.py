@@ -131,7 +131,7 @@ async def _status(lab: Lab, name: str) -> RolloutStatus:
 
 async def set_knobs(lab: Lab, pod: str, knobs: Mapping[str, Any]) -> None:
     """Turn knobs of a simulated pod. Raises StoryFailed."""
-    url = f"{lab.fleet.pods[pod].url}/lab/knobs"
+    url = f"{(lab.fleet.pods.get(pod) or lab.servers.servers[pod]).url}/lab/knobs"
     async with aiohttp.ClientSession() as session, session.post(url, json=dict(knobs)) as answer:
         if answer.status != 200:
             raise StoryFailed(f"pod {pod} did not take its knobs: HTTP {answer.status}")
