@@ -24,6 +24,7 @@ from rollouts.lab.telling import (
     NAMESPACE,
     StoryFailed,
     Teller,
+    answered,
     follow,
     kubectl,
     over,
@@ -76,10 +77,14 @@ class _Clients:
         """Requests that did not get the whole answer."""
         return self.short.window(0.0).failed + self.long.window(0.0).failed
 
-    def why(self) -> str:
-        """What the first of them saw."""
-        results = [*self.short.results, *self.long.results]
-        return next((f"HTTP {one.status} {one.error} from {one.pod}" for one in results if one.failed), "")
+    def why(self, began: float) -> str:
+        """What the first of them saw, and when it was sent."""
+        failed = [one for one in (*self.short.results, *self.long.results) if one.failed]
+        if not failed:
+            return ""
+        first = min(failed, key=lambda one: one.sent_at)
+        words = f"HTTP {first.status} {first.error}".rstrip()
+        return f"{words} from {first.pod or 'no pod'}, sent at {first.sent_at - began:.1f}s after {first.seconds:.1f} s"
 
 
 async def tell_capacity(lab: Lab, console: Console, *, bad: bool) -> None:
@@ -113,6 +118,7 @@ async def _set_the_stage(lab: Lab, teller: Teller) -> str:
     await lab.apply(deployments({"vllm-qwen": STABLE_PODS, "vllm-deepseek-r1": 0}))
     url = await open_base_model(lab)
     await lab.wait_for_pods(f"release={_OLD}", STABLE_PODS, timeout=60.0)
+    await answered(url, NAME)
     teller.stage(lab, url, f"{STABLE_PODS} simulated vLLM pods of a Deployment behind endpoint pickers")
     teller.line(f"node         {GPUS} nvidia.com/gpu, one per pod; a pod is Ready after {POD_STARTUP:g} s")
     teller.line(f"clients      {_SHORT_RATE:g} requests/s of 2 s, {_LONG_RATE:g} streams/s of half a minute")
@@ -231,9 +237,8 @@ async def _close(
     if status.phase is not wanted:
         raise StoryFailed(f"the rollout ended {status.phase.value}, not {wanted.value}: {status.message}")
     if clients.cut() or not streams:
-        raise StoryFailed(
-            f"{clients.cut()} of {streams} streams were cut: {clients.why()}; logs in {lab.directory}"
-        )
+        why = clients.why(teller.began)
+        raise StoryFailed(f"{clients.cut()} requests were cut, the first {why}; logs in {lab.directory}")
     if meter.most_asked > GPUS:
         raise StoryFailed(f"{meter.most_asked} GPUs were asked for at once, and there are {GPUS}")
     if not total or (canary != 0 if bad else canary != total):

@@ -27,6 +27,7 @@ __all__ = [
     "NAMESPACE",
     "StoryFailed",
     "Teller",
+    "answered",
     "follow",
     "kubectl",
     "over",
@@ -127,6 +128,20 @@ async def _status(lab: Lab, name: str) -> RolloutStatus:
     except KubeError as error:
         raise StoryFailed(f"the Rollout cannot be read: {error}; logs in {lab.directory}") from None
     return read_status(found.get("status"))[0]
+
+
+async def answered(url: str, model: str) -> None:
+    """Wait until a request gets through gateway and picker. Raises StoryFailed."""
+    body = {"model": model, "max_tokens": 1, "prompt": "hello"}
+    deadline, said = time.monotonic() + 15, ""
+    async with aiohttp.ClientSession() as session:
+        while time.monotonic() < deadline:
+            async with session.post(f"{url}/v1/completions", json=body) as answer:
+                said = f"HTTP {answer.status}: {(await answer.text())[:200]}"
+                if answer.status == 200:
+                    return
+            await asyncio.sleep(0.1)
+    raise StoryFailed(f"nobody serves {model}: {said}")
 
 
 async def set_knobs(lab: Lab, pod: str, knobs: Mapping[str, Any]) -> None:
