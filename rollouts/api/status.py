@@ -16,12 +16,14 @@ from rollouts.api.former import understood
 from rollouts.engine.attempt import ApprovalRecord, Attempt, PinnedStrategy
 from rollouts.engine.rollout_status import (
     Condition,
+    Drain,
     EntryRef,
     HistoryEntry,
     Notice,
     Phase,
     RolloutStatus,
     ScaleDown,
+    StableScale,
     WayBack,
 )
 from rollouts.engine.versions import Identity, Revision
@@ -73,6 +75,20 @@ _STATUS = Record(
             models.ScaleDownModel,
             of=[Record(Identity, models.ScaleDownModel, whole=True)],
             inline="identity",
+        ),
+        Record(
+            Drain,
+            models.DrainModel,
+            of=[Record(Identity, models.DrainModel, whole=True)],
+            inline="identity",
+            whole=True,
+        ),
+        Record(
+            StableScale,
+            models.StableScaleModel,
+            of=[Record(Identity, models.StableScaleModel, whole=True)],
+            inline="identity",
+            whole=True,
         ),
         Record(HistoryEntry, models.HistoryModel, of=[_REVISION], inline="revision", whole=True),
         Record(Notice, models.NoticeModel, whole=True),

@@ -154,6 +154,9 @@ class AttemptCapacityModel(ApiModel):
     """The most of them that it was seen with; fewer later are restored."""
     restores: Annotated[list[Time], Field(max_length=64)] = Field(default=[])
     """When replicas that somebody else lowered were restored."""
+    ceiling: IntOrPercent | None = None
+    """No higher weight than this, which the canary's Ready pods carry: the step's weight needs pods that fit only when
+    stable has given some."""
     ready: Number = 0
     """The canary's Ready pods."""
     pending: Number = 0
@@ -181,6 +184,58 @@ class ScaleDownModel(ApiModel):
     """When what somebody scaled up again was scaled down again, in the last 10 minutes."""
     message: Said = ""
     """What it waits for."""
+
+
+class DrainModel(ApiModel):
+    """A version that may have requests and is to lose pods: those are drained, then its workload is scaled."""
+
+    kind: Short
+    """InferencePool."""
+    group: Short = ""
+    """API group of the pool."""
+    name: Filled
+    """Name of the pool."""
+    source: Annotated[str, Field(max_length=1024)] = ""
+    """Empty: only pools have workloads of their own."""
+    replicas: KeptNumber
+    """What its workload had when that was decided."""
+    to: KeptNumber
+    """What it is given."""
+    since: Time
+    """Since when pods drain."""
+    message: Said = ""
+    """What it waits for."""
+
+
+class StableScaleModel(ApiModel):
+    """Stable's workload, from when it is to have fewer replicas than at the start until it has them again."""
+
+    kind: Short
+    """InferencePool."""
+    group: Short = ""
+    """API group of the pool."""
+    name: Filled
+    """Name of the pool."""
+    source: Annotated[str, Field(max_length=1024)] = ""
+    """Empty: only pools have workloads of their own."""
+    full: KeptNumber
+    """N: its replicas at the start, which it gets back unless it is replaced."""
+    wanted: KeptNumber
+    """Replicas that its workload is given: stored before it is scaled."""
+    most: KeptNumber
+    """Pods of all versions together."""
+    reached: bool = False
+    """Its workload was seen with them: another number later is somebody else's doing."""
+    returning: bool = False
+    """It is on the way back to its replicas at the start."""
+    immediate: bool = False
+    """All traffic goes back at once; otherwise as its pods become Ready."""
+    restores: Annotated[list[Time], Field(max_length=64)] = Field(default=[])
+    """When what somebody else wrote was restored."""
+    ready: Number = 0
+    """Its Ready pods."""
+    pending: Number = 0
+    """Its pods that no node has room for yet."""
 
 
 class HoldModel(ApiModel):
@@ -439,6 +494,10 @@ class RolloutStatusModel(ApiModel):
     """Where the canary has weight, or may have, and who gets it back: the record that every abort goes by."""
     scale_downs: Annotated[list[ScaleDownModel], Field(max_length=16)] = Field(default=[])
     """Versions that lost and still have pods, where `strategy.canary.capacity` is set."""
+    drains: Annotated[list[DrainModel], Field(max_length=4)] = Field(default=[])
+    """Versions that may have requests and are to lose pods."""
+    stable_scale: StableScaleModel | None = None
+    """While stable has fewer replicas than at the start, by `strategy.canary.capacity`."""
     traffic_uid: Annotated[Short, Field(alias="trafficUID")] = ""
     """UID of the traffic object that was last seen."""
     traffic_adopted: bool = False

@@ -17,6 +17,7 @@ __all__ = [
     "CreateJob",
     "CreateRun",
     "DesiredTraffic",
+    "DrainPods",
     "EmitEvent",
     "EventType",
     "ExcludeInterval",
@@ -187,6 +188,17 @@ class ScaleWorkload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DrainPods:
+    """Keep new requests from the pods that would go if the arm's workload had so many replicas, and no other.
+
+    In every plan while the drain is stored in status; without it in a plan, the arm's pods get requests again.
+    """
+
+    identity: Identity
+    to: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SetFinalizer:
     """Add or remove our finalizer on the Rollout."""
 
@@ -222,6 +234,7 @@ Action = (
     | LoadAdapter
     | UnloadAdapter
     | ScaleWorkload
+    | DrainPods
     | SetFinalizer
     | EmitEvent
 )

@@ -54,6 +54,13 @@ def moved(status: RolloutStatus, listed: frozenset[Identity], target: Target | N
         scale_downs=tuple(
             replace(one, identity=places.get(one.identity, one.identity)) for one in status.scale_downs
         ),
+        drains=tuple(replace(one, identity=places.get(one.identity, one.identity)) for one in status.drains),
+        stable_scale=None
+        if status.stable_scale is None
+        else replace(
+            status.stable_scale,
+            identity=places.get(status.stable_scale.identity, status.stable_scale.identity),
+        ),
     )
 
 

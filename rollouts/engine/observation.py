@@ -24,9 +24,13 @@ __all__ = [
     "Blocker",
     "Claim",
     "CrashView",
+    "DrainView",
+    "Drained",
+    "Draining",
     "GateOutcome",
     "GateView",
     "JobOutcome",
+    "NotControllable",
     "Observation",
     "ParentsView",
     "PathView",
@@ -198,6 +202,34 @@ class PoolView:
     crashes: CrashView = field(default_factory=CrashView)
 
 
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """No pod that is to go answers or holds a request, and nobody sends it new ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """Some of the pods that are to go still answer."""
+
+    pods: int
+    """Those that do, or do not say."""
+    requests: int | None
+    """What they answer and hold together; None while one of them does not say."""
+    free: int = 0
+    """Pods that may go before the others: a scale to ``Drain.replicas - free`` takes these and no other."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotControllable:
+    """Requests cannot be kept from some of the pods: also said of an arm of which nothing is to go yet."""
+
+    why: str
+
+
+DrainView = Drained | Draining | NotControllable
+"""How far the drain of an arm is, as its controller measured after ``Drain.since``."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkloadView:
     """What an arm's pods come from, and those pods. ``problem``: why it is not known which workload that is."""
@@ -222,6 +254,8 @@ class WorkloadView:
     """What else sends requests to the pool: ``HTTPRoute other``."""
     refused: str = ""
     """What the API server said to the last try to scale it."""
+    drain: DrainView | None = None
+    """Of ``RolloutStatus.drains``; None where nothing is to go, and pods could be drained."""
 
     @property
     def pods(self) -> int:
@@ -325,6 +359,8 @@ class GateView:
     """Runs with comparisons: the list of steps that its gates belong to."""
     background: StepVerdict | None = None
     """Runs with comparisons: the verdict for the background's gate, once it has opened."""
+    loses_requests: bool = False
+    """What failed counts errors or lost requests."""
     marked: frozenset[int] = frozenset()
     """Steps whose beginning the run was told of."""
 

@@ -21,6 +21,7 @@ __all__ = [
     "CommandRecord",
     "CommandResult",
     "Condition",
+    "Drain",
     "EntryRef",
     "HistoryEntry",
     "HoldReason",
@@ -30,6 +31,7 @@ __all__ = [
     "RolloutStatus",
     "ScaleDown",
     "SettledBy",
+    "StableScale",
     "TargetWait",
     "WaitingFor",
     "WayBack",
@@ -81,6 +83,8 @@ class WaitingFor(Enum):
     """Rollouts that go first."""
     TURN = "Turn"
     """A place among the Rollouts in progress: who waits for that, and lacks nothing but pods to come, is in line."""
+    DRAIN = "Drain"
+    """Pods of stable that are to make room, and still answer requests: ``drainTimeout`` bounds that."""
 
 
 FOR_OTHERS = frozenset({WaitingFor.FREEZE, WaitingFor.DEPENDENCY, WaitingFor.TURN, WaitingFor.WINDOW})
@@ -220,6 +224,52 @@ class ScaleDown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """An arm that may have requests is to lose pods: those that go are drained first, then its workload is scaled.
+
+    Stored before a pod is touched; what is gone from here is not to go any more. One per arm.
+    """
+
+    identity: Identity
+    replicas: int
+    """What its workload had when that was decided."""
+    to: int
+    """What it is given: ``replicas - to`` pods go."""
+    since: datetime
+    """``drainTimeout`` counts from here."""
+    message: str = ""
+    """What it waits for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StableScale:
+    """Stable's workload, from when it is to have fewer replicas than at the start until it has them again.
+
+    All that the way back needs is in here, whatever becomes of the spec.
+    """
+
+    identity: Identity
+    full: int
+    """N: what it had at the start, and gets back unless it is replaced."""
+    wanted: int
+    """Its replicas by our doing: stored before its workload is written."""
+    most: int
+    """Pods of all versions together: N + maxSurge."""
+    reached: bool = False
+    """Its workload was seen with that: another number later is somebody else's doing."""
+    returning: bool = False
+    """It is on the way back to N: no attempt needs its room any more."""
+    immediate: bool = False
+    """All traffic goes back at once; otherwise as its pods become Ready."""
+    restores: tuple[datetime, ...] = ()
+    """When what somebody else wrote was restored; only the last 10 minutes count."""
+    ready: int = 0
+    """Its Ready pods."""
+    pending: int = 0
+    """Its pods that no node has room for yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TargetWait:
     """The clock of ``targetDeadline``. ``target`` is a stamp (``stamps.py``) of what the spec asks for.
 
@@ -291,6 +341,10 @@ class RolloutStatus:
     until the canary's weight is given back."""
     scale_downs: tuple[ScaleDown, ...] = ()
     """Where ``strategy.canary.capacity`` is set: one per version that lost and still has pods, the newest last."""
+    drains: tuple[Drain, ...] = ()
+    """Which arms are to lose pods that may have requests."""
+    stable_scale: StableScale | None = None
+    """While stable has fewer replicas than at the start by our doing."""
     traffic_uid: str = ""
     traffic_adopted: bool = False
     """The traffic object is somebody else's: when it is gone it is waited for, not made again."""

@@ -10,10 +10,10 @@ import pytest
 from rollouts.api.parsing import parse_rollout
 from rollouts.controller.caches import Caches
 from rollouts.controller.workloads import WorkloadViews
-from rollouts.engine.observation import WorkloadView
+from rollouts.engine.observation import Drained, Draining, DrainView, WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import revision_of
-from rollouts.engine.rollout_status import RolloutStatus, ScaleDown
+from rollouts.engine.rollout_status import Drain, RolloutStatus, ScaleDown, StableScale
 from rollouts.engine.versions import Identity
 from rollouts.kube.client import Resource
 from rollouts.lab.memoryapi.store import MemoryApi
@@ -23,6 +23,7 @@ from rollouts.objects.workloads import AUTOSCALER, WORKLOAD_ANNOTATION, WORKLOAD
 from rollouts.runtime.clock import SystemClock
 from tests.kit.faults.deployments import autoscaler_object
 from tests.kit.memory_client import MemoryKubeClient
+from tests.kit.world import START
 
 GROUP = kinds.POOL_V1.group
 V1, V2 = (Identity(kind="InferencePool", group=GROUP, name=name) for name in ("v1", "v2"))
@@ -36,8 +37,7 @@ class Busy:
     count: int | None = 5
 
     def requests(self, pool: Pool) -> int | None:
-        del pool
-        return self.count
+        return 0 if pool.name == "quiet" else self.count
 
 
 class Cluster:
@@ -250,6 +250,31 @@ def test_routes_that_send_requests_to_what_lost_are_named(route: Object, used_by
     assert stays is not None
     assert (lost.used_by, lost.in_flight, lost.refused) == (used_by, 5, "forbidden")
     assert (stays.used_by, stays.in_flight, stays.refused) == ("", None, "over quota")
+
+
+@pytest.mark.parametrize(
+    ("app", "expected"), [("v1", Draining(pods=3, requests=5)), ("quiet", Drained()), ("v2", None)]
+)
+def test_the_drain_that_the_status_asks_for_is_told_by_the_pods_gauges(
+    app: str, expected: DrainView | None
+) -> None:
+    """Whatever has become of the spec, where stable is on its way back to its replicas."""
+    cluster, quiet = Cluster(), replace(V1, name="quiet")
+    for name in ("v1", "v2", "quiet"):
+        cluster.pool(name)
+        cluster.workload(name, labels={"app": name}, replicas=4)
+    asked = tuple(Drain(identity=arm, replicas=4, to=1, since=START) for arm in (V1, quiet))
+    stable = V1 if app != "quiet" else quiet
+    status = RolloutStatus(
+        stable=revision_of(stable, ""),
+        drains=asked,
+        stable_scale=StableScale(identity=V1, full=4, wanted=1, most=5),
+    )
+    parsed = replace(parse_rollout({"metadata": {"name": "demo", "namespace": "default"}}), status=status)
+    views = WorkloadViews(cluster.caches, Busy(), {}).views(parsed, V2)
+
+    assert parsed.spec is None
+    assert views[replace(V1, name=app)].drain == expected
 
 
 @pytest.mark.parametrize("mirrored", ["v1", "v2"])
