@@ -14,6 +14,7 @@ from rollouts.controller.caches import Caches
 from rollouts.controller.conditions import Conditions, InlineConditions
 from rollouts.controller.crashes import CrashSource
 from rollouts.controller.dialects import Dialects
+from rollouts.controller.draining import PodDrains
 from rollouts.controller.events import EventRecorder
 from rollouts.controller.freezes import Freezes
 from rollouts.controller.gates import Gates
@@ -152,6 +153,12 @@ def assemble(
     views = AdapterViews(caches, adapters, dialects)
     turns = Turns(client, caches, clock, parallelism)
     refusals: ScaleRefusals = {}
+    drains = PodDrains(client, caches, clock, in_flight) if in_flight is not None else None
+    workloads = (
+        WorkloadViews(caches, in_flight, refusals, drains)
+        if in_flight is not None and drains is not None
+        else None
+    )
     gatherer = Gatherer(
         caches,
         shares,
@@ -163,9 +170,11 @@ def assemble(
         freezes=Freezes(caches, clock),
         paths=PathViews(caches, health=health, crashes=crashes, probes=probes),
         approver=approver,
-        workloads=WorkloadViews(caches, in_flight, refusals) if in_flight is not None else None,
+        workloads=workloads,
     )
-    performer = Performer(client, caches, events, gates, views, refusals=refusals, on_traffic_write=written)
+    performer = Performer(
+        client, caches, events, gates, views, refusals=refusals, drains=drains, on_traffic_write=written
+    )
     return Parts(
         caches=caches,
         rollouts=RolloutReconciler(gatherer, performer, clock, metrics, dialects, turns, notifier, approver),

@@ -16,13 +16,25 @@ from rollouts.engine.rollout_status import WaitingFor
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.objects import kinds
 from rollouts.objects.fields import list_of, map_of, text_of
+from rollouts.objects.groups import (
+    GROUP_INDEX,
+    SET_NAME,
+    SIZE_ANNOTATION,
+    group_of,
+    group_size,
+    is_whole,
+    is_worker,
+)
+from rollouts.objects.leaving import COST_ANNOTATION, marked_by
 from rollouts.objects.owners import owner_of
 from rollouts.objects.pods import (
+    DRAINING_ANNOTATION,
     HEALTH_PORTS,
     METRICS_PORT_ANNOTATION,
     PickerPod,
     Pod,
     holds_resources,
+    is_ready,
     metrics_port,
     read_picker_pod,
     read_pod,
@@ -61,6 +73,7 @@ TURN = "turn"
 BEGUN, IN_LINE = "begun", "in line"
 """Values of the index ``TURN``: whose attempt is in progress, and who waits for nothing but a place."""
 _TARGET = "scaleTarget"
+_MARKED = "marked"
 
 
 def _namespace(obj: Object) -> str:
@@ -79,6 +92,11 @@ def _by_name_end(obj: Object) -> Iterable[Hashable]:
 def _by_label(obj: Object) -> Iterable[Hashable]:
     labels = obj["metadata"].get("labels") or {}
     return [(_namespace(obj), key, value) for key, value in labels.items()]
+
+
+def _by_mark(obj: Object) -> Iterable[Hashable]:
+    rollout = marked_by(obj)
+    return [(_namespace(obj), rollout)] if rollout else []
 
 
 def _pool_by_selector(obj: Object) -> Iterable[Hashable]:
@@ -128,14 +146,18 @@ def _rollout_by_canary(obj: Object) -> Iterable[Hashable]:
     return ["", _namespace(obj)] if map_of(obj.get("status")).get("canary") else []
 
 
+_OF_PODS = (METRICS_PORT_ANNOTATION, SIZE_ANNOTATION)
+
+
 def _trim_pod(pod: Object) -> Object:
     """The few fields of a pod that matter: pods are the bulk of a cluster."""
     meta, status = pod.get("metadata") or {}, pod.get("status") or {}
     kept = ("name", "namespace", "uid", "resourceVersion", "labels", "deletionTimestamp")
     trimmed = {name: meta[name] for name in kept if name in meta}
-    port = (meta.get("annotations") or {}).get(METRICS_PORT_ANNOTATION)
-    if port is not None:
-        trimmed["annotations"] = {METRICS_PORT_ANNOTATION: port}
+    annotations = meta.get("annotations") or {}
+    told = {name: annotations[name] for name in _OF_PODS if annotations.get(name) is not None}
+    if told:
+        trimmed["annotations"] = told
     found: dict[str, Any] = {
         "metadata": trimmed,
         "status": {
@@ -152,6 +174,26 @@ def _trim_pod(pod: Object) -> Object:
     ports = [port for container in _ported(pod) for port in container if port.get("name") in HEALTH_PORTS]
     if ports:
         found["spec"] = {"containers": [{"ports": ports}]}
+    return found
+
+
+_OF_DRAINS = (DRAINING_ANNOTATION, COST_ANNOTATION)
+
+
+def _trim_scaled_pod(pod: Object) -> Object:
+    """The same where workloads are scaled: also who made it, and what decides whether it goes before others."""
+    found, meta = _trim_pod(pod), pod.get("metadata") or {}
+    kept = {name: meta[name] for name in ("ownerReferences",) if name in meta}
+    annotations = map_of(meta.get("annotations"))
+    marks = {name: annotations[name] for name in _OF_DRAINS if name in annotations}
+    if marks:
+        kept["annotations"] = {**found["metadata"].get("annotations", {}), **marks}
+    found["metadata"].update(kept)
+    phase, node = map_of(pod.get("status")).get("phase"), map_of(pod.get("spec")).get("nodeName")
+    if phase:
+        found["status"]["phase"] = phase
+    if node:
+        found["spec"] = {**found.get("spec", {}), "nodeName": node}
     return found
 
 
@@ -277,7 +319,10 @@ class Caches:
             resource.group: Store(indexes={_POOL_SELECTOR: _pool_by_selector, _PICKER: _pool_by_picker})
             for resource in kinds.POOLS
         }
-        self.pods = Store(indexes={_LABEL: _by_label}, transform=_trim_pod)
+        self.pods = Store(
+            indexes={_LABEL: _by_label} | ({_MARKED: _by_mark} if self.capacity_kinds else {}),
+            transform=_trim_scaled_pod if self.capacity_kinds else _trim_pod,
+        )
         self.services = Store(indexes={_SERVICE_SELECTOR: _service_by_selector}, transform=_trim_service)
         self.jobs = Store(indexes={_OWNER: _by_owner, _NAME_END: _by_name_end})
         self.workloads = {
@@ -380,9 +425,37 @@ class Caches:
         found = (read_pod(pod, pool.name) for pod in self._selected(pool.namespace, pool.selector))
         return [pod for pod in found if pod is not None]
 
+    def ready_units(self, pool: Pool) -> int:
+        """The pool's Ready pods that have an IP; of groups their leaders, where all of their workers are Ready."""
+        found = (pod for pod in self._selected(pool.namespace, pool.selector) if not is_worker(pod))
+        return sum(is_ready(pod) and read_pod(pod) is not None and self._is_whole(pod) for pod in found)
+
+    def _is_whole(self, pod: Object) -> bool:
+        group = group_of(pod)
+        if group is None or group_size(pod) <= 1:
+            return True
+        pair = ((SET_NAME, group[0]), (GROUP_INDEX, group[1]))
+        return is_whole(pod, self._selected(_namespace(pod), pair))
+
     def holding_pods(self, pool: Pool) -> list[Object]:
-        """The pool's pods that have, or wait for, what they ask a node for; those that are being deleted included."""
-        return [pod for pod in self._selected(pool.namespace, pool.selector) if holds_resources(pod)]
+        """The pool's pods that have, or wait for, what they ask a node for; those that are being deleted included.
+
+        Workers of its leaders, also of those that are gone, are its pods whatever it selects.
+        """
+        found = {key_of(pod): pod for pod in self._selected(pool.namespace, pool.selector)}
+        for name in self._sets_of(pool, found.values()):
+            for pod in self._selected(pool.namespace, ((SET_NAME, name),)):
+                found[key_of(pod)] = pod
+        return [found[key] for key in sorted(found) if holds_resources(found[key])]
+
+    def _sets_of(self, pool: Pool, pods: Iterable[Object]) -> set[str]:
+        """The LeaderWorkerSets whose pods are the pool's, by their pods and by what is watched of them."""
+        named = {group[0] for group in map(group_of, pods) if group is not None}
+        return named | {one.name for one in self.workloads_of(pool) if one.makes_groups}
+
+    def marked_pods(self, namespace: str, rollout: str) -> list[Object]:
+        """Pods that a Rollout keeps requests from, since they are to go."""
+        return self.pods.by_index(_MARKED, (namespace, rollout)) if self.capacity_kinds else []
 
     def workloads_of(self, pool: Pool) -> list[Workload]:
         """Workloads whose pods are the pool's, by kind and name."""
@@ -393,7 +466,9 @@ class Caches:
                 workload = store.get(key)
                 if workload is not None and makes_pods_of(pod_labels(workload), pool):
                     found.append(read_workload(resource, workload))
-        return found
+        # A LeaderWorkerSet makes StatefulSets: one of its leaders, and one of each leader's workers, which that owns.
+        sets = {one.what for one in found}
+        return [one for one in found if one.owner not in sets and not one.owner.startswith("Pod ")]
 
     def workload_asked(self, pool: Pool) -> str:
         """The workload that the pool's annotation names; empty without one."""
@@ -500,9 +575,10 @@ class Caches:
         by_service = self._service_changed(by_pool)
 
         def pod_label(value: Hashable) -> None:
-            for store in self.pools.values():
-                for key in store.keys_by_index(_POOL_SELECTOR, value):
-                    by_pool(key)
+            for pair in (value, *self._leader_labels(value)):
+                for store in self.pools.values():
+                    for key in store.keys_by_index(_POOL_SELECTOR, pair):
+                        by_pool(key)
             for key in self.services.keys_by_index(_SERVICE_SELECTOR, value):
                 by_service(key)
 
@@ -542,6 +618,18 @@ class Caches:
         for workloads in self.workloads.values():
             workloads.subscribe_index(_LABEL, pod_label)
         self.autoscalers.subscribe_index(_TARGET, self._target_changed(pod_label))
+
+    def _leader_labels(self, value: Hashable) -> Iterable[Hashable]:
+        """Where a pod of a group changed: the labels of its leaders, since pools need not select its workers."""
+        namespace, label, name = cast("tuple[str, str, str]", value)
+        if label != SET_NAME:
+            return ()
+        store = self.workloads.get(WORKLOADS["LeaderWorkerSet"])
+        workload = store.get(ObjectKey(namespace, name)) if store is not None else None
+        if workload is not None:
+            return _workload_by_label(workload)
+        leaders = (pod for pod in self.pods.by_index(_LABEL, value) if not is_worker(pod))
+        return next(map(_by_label, leaders), ())
 
     def _target_changed(self, pod_label: Callable[[Hashable], None]) -> Callable[[Hashable], None]:
         """An autoscaler came or went: whoever looks at the pods of its workload looks again."""

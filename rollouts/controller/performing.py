@@ -13,6 +13,7 @@ from rollouts.api.parsing import FINALIZER
 from rollouts.api.status import write_status
 from rollouts.controller.adapter_views import AdapterViews
 from rollouts.controller.caches import Caches
+from rollouts.controller.draining import PodDrains
 from rollouts.controller.events import EventRecorder
 from rollouts.controller.gate_writing import GateAction, GateWriter
 from rollouts.controller.gates import Gates
@@ -22,6 +23,7 @@ from rollouts.controller.traffic_writing import TrafficWriter
 from rollouts.controller.workloads import ScaleRefusals
 from rollouts.engine.actions import (
     Action,
+    DrainPods,
     EmitEvent,
     LoadAdapter,
     Plan,
@@ -35,12 +37,16 @@ from rollouts.engine.actions import (
 )
 from rollouts.engine.rollout_status import HoldReason
 from rollouts.kube.client import KubeClient, PatchKind
+from rollouts.kube.errors import Conflict
 from rollouts.objects import kinds
 from rollouts.runtime.objects import ObjectKey
 
 __all__ = ["Performer", "merge_patch"]
 
 Object = dict[str, Any]
+
+_NEXT_MARKS = 1.0
+"""Seconds until pods are marked that could not be, or were too many for one plan."""
 
 _OBEYS = (HoldReason.MANUAL_OVERRIDE, HoldReason.CONTENDED)
 """Holds that come from what somebody else wrote to the traffic object."""
@@ -76,12 +82,14 @@ class Performer:
         loader: AdapterViews,
         *,
         refusals: ScaleRefusals | None = None,
+        drains: PodDrains | None = None,
         on_traffic_write: Callable[[WriteReason], None] = lambda _: None,
     ) -> None:
         self._client = client
         self._caches = caches
         self._events = events
         self._loader = loader
+        self._drains = drains
         self._traffic = TrafficWriter(client, caches, on_write=on_traffic_write)
         self._scaler = WorkloadScaler(
             client,
@@ -93,14 +101,14 @@ class Performer:
         self._gates = GateWriter(client, caches, events, builder)
 
     async def perform(self, gathered: Gathered, plan: Plan, *, tell: bool = True) -> None:
-        """All actions but scales, then the status, then Events. Raises KubeError and TrafficRefused.
+        """All actions but scales and drains, then the status, then Events. Raises KubeError and TrafficRefused.
 
         ``tell`` False: the traffic and the status that are stored are no reason to plan again.
         """
         events = [action for action in plan.actions if isinstance(action, EmitEvent)]
         for action in plan.actions:
-            if not isinstance(action, EmitEvent | ScaleWorkload):
-                events += await self._act(gathered, action, tell=tell)
+            if not isinstance(action, EmitEvent | ScaleWorkload | DrainPods):
+                events += await self._act(gathered, plan, action, tell=tell)
         parsed = gathered.parsed
         if plan.status.hold in _OBEYS and plan.status.hold is not parsed.status.hold:
             await self._traffic.demand_fresh_traffic(gathered)
@@ -111,13 +119,26 @@ class Performer:
             await self._events.emit(gathered.rollout, event)
 
     async def scale(self, gathered: Gathered, plan: Plan, *, tell: bool = True) -> None:
-        """The scales of a plan that was performed. Raises Conflict, and NotLeading; all else is told."""
+        """The scales and drains of a plan that was performed. Raises Conflict, and NotLeading; all else is told."""
         for action in plan.actions:
             if isinstance(action, ScaleWorkload):
                 for event in await self._scaler.scale(gathered, action, tell=tell):
                     await self._events.emit(gathered.rollout, event)
 
-    async def _act(self, gathered: Gathered, action: Action, *, tell: bool) -> list[EmitEvent]:
+    async def drain(self, gathered: Gathered, plan: Plan) -> float | None:
+        """Keep requests from the pods that the plan names, and from no other; seconds until the next try, if any.
+
+        Raises NotLeading.
+        """
+        if self._drains is None or await self._drains.carry_out(gathered.parsed, plan):
+            return None
+        return _NEXT_MARKS
+
+    def owes_marks(self, gathered: Gathered, plan: Plan) -> bool:
+        """Whether pods are to get requests again that somebody keeps from them for this Rollout."""
+        return self._drains is not None and self._drains.owes(gathered.parsed, plan)
+
+    async def _act(self, gathered: Gathered, plan: Plan, action: Action, *, tell: bool) -> list[EmitEvent]:
         if isinstance(action, GateAction):
             await self._gates.perform(gathered, action)
             return []
@@ -127,7 +148,7 @@ class Performer:
             case ReturnTraffic():
                 return await self._traffic.give_back(gathered, action, tell=tell)
             case SetFinalizer():
-                await self._set_finalizer(gathered, present=action.present, tell=tell)
+                await self._set_finalizer(gathered, plan, present=action.present, tell=tell)
             case ReleaseTraffic():
                 await self._traffic.release(gathered, action)
             case LoadAdapter(identity=identity):
@@ -138,12 +159,14 @@ class Performer:
 
     # --- the Rollout itself ---
 
-    async def _set_finalizer(self, gathered: Gathered, *, present: bool, tell: bool) -> None:
+    async def _set_finalizer(self, gathered: Gathered, plan: Plan, *, present: bool, tell: bool) -> None:
         meta = gathered.rollout["metadata"]
         others = [item for item in meta.get("finalizers") or [] if item != FINALIZER]
         wanted = [*others, FINALIZER] if present else others
         if wanted == (meta.get("finalizers") or []):
             return
+        if not present and await self.drain(gathered, plan) is not None:
+            raise Conflict("pods still have our mark: nobody would give them requests again")
         body = {"metadata": {"finalizers": wanted, "resourceVersion": meta["resourceVersion"]}}
         await self._patch_rollout(gathered, body, "", tell=tell)
 

@@ -73,8 +73,7 @@ class PoolViews:
                 one.group for one in kinds.POOLS if self._caches.pool(one.group, namespace, identity.name)
             )
             return PoolView(identity=identity, exists=False, twin=next(groups, ""))
-        ready = sum(endpoint.ready for endpoint in self._caches.endpoints(pool))
-        return PoolView(identity=identity, exists=True, ready_endpoints=ready)
+        return PoolView(identity=identity, exists=True, ready_endpoints=self._caches.ready_units(pool))
 
     def blockers(
         self,

@@ -108,7 +108,8 @@ class RolloutReconciler:
             return pause
         if _unchecked(gathered.observation) and all(isinstance(one, EmitEvent) for one in decided.actions):
             return None  # named again when its conditions are known; an abort, which acts, waits for nothing
-        if (later := self._figures_later(key, gathered.observation, decided)) is not None:
+        owes = self._performer.owes_marks(gathered, decided)
+        if not owes and (later := self._figures_later(key, gathered.observation, decided)) is not None:
             return later
         following = _next(gathered.observation, decided, now)
         try:
@@ -131,8 +132,10 @@ class RolloutReconciler:
             if isinstance(action, EmitEvent) and action.reason == Reason.WEIGHT_RESTORED:
                 self._metrics.foreign_writes.labels(key.namespace, key.name).inc()
         self._publish(gathered, decided, now)
+        again = await self._performer.drain(gathered, decided)
         await self._performer.scale(gathered, decided, tell=following.tell)
-        return None if following.wait is None else following.wait.total_seconds()
+        wait = None if following.wait is None else following.wait.total_seconds()
+        return min((one for one in (wait, again) if one is not None), default=None)
 
     def _decide(self, key: ObjectKey, gathered: Gathered, now: datetime) -> Plan:
         """The engine's plan, and in the status that it stores whom that has to be told."""
@@ -195,6 +198,7 @@ class RolloutReconciler:
             _log.info("refusal_not_shown", namespace=key.namespace, rollout=key.name, reason="it is gone")
         else:
             self._publish(gathered, decided, now)
+            await self._performer.drain(gathered, decided)
             await self._performer.scale(gathered, decided)
         return decided
 

@@ -8,7 +8,8 @@ planned; before one falls, the traffic object is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
 
 import structlog
 
@@ -21,11 +22,12 @@ from rollouts.engine.versions import Identity
 from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import Conflict, KubeError, NotFound, RetryableError
 from rollouts.objects import kinds
+from rollouts.objects.groups import SET_NAME, units
 from rollouts.objects.pods import holds_resources
 from rollouts.objects.pools import Pool
 from rollouts.objects.workloads import Workload, read_workload
 from rollouts.runtime.fencing import NotLeading
-from rollouts.runtime.objects import ObjectKey
+from rollouts.runtime.objects import ObjectKey, uid_of
 
 __all__ = ["Fresh", "WorkloadScaler"]
 
@@ -154,15 +156,29 @@ class WorkloadScaler:
         pool = self._pool(namespace, arm)
         if pool is None or not pool.selector:
             return 0
-        selector, token, count = ",".join(f"{name}={value}" for name, value in pool.selector), "", 0
+        selectors = [pool.selector]
+        workload = self._workload(namespace, arm)
+        if workload is not None and workload.makes_groups:
+            selectors.append(((SET_NAME, workload.name),))  # its workers, which the pool need not select
+        found: dict[str, Mapping[str, Any]] = {}
+        for selector in selectors:
+            async for pod in self._listed(namespace, selector):
+                found[uid_of(pod)] = pod
+        return units(filter(holds_resources, found.values()))
+
+    async def _listed(
+        self, namespace: str, labels: tuple[tuple[str, str], ...]
+    ) -> AsyncIterator[Mapping[str, Any]]:
+        selector, token = ",".join(f"{name}={value}" for name, value in labels), ""
         while True:
             page = await self._client.list_page(
                 kinds.POD, namespace, limit=_PAGE, continue_token=token, label_selector=selector
             )
-            count += sum(map(holds_resources, page.items))
+            for pod in page.items:
+                yield pod
             token = page.continue_token
             if not token:
-                return count
+                return
 
     async def _replicas(self, namespace: str, arm: Identity) -> int:
         workload = self._workload(namespace, arm)

@@ -41,7 +41,7 @@ from rollouts.controller.notification_settings import (
     parse_notifications,
 )
 from rollouts.engine.turns import LimitScope
-from rollouts.objects.workloads import WORKLOADS
+from rollouts.objects.workloads import BUILT_IN, WORKLOADS
 from rollouts.runtime.modelservers import ModelServers
 from rollouts.sources.budget import QUERIES_PER_MINUTE
 from rollouts.sources.prometheus import PrometheusConfig
@@ -226,10 +226,10 @@ def _path_probe(path: str, data: Any) -> ProbeSettings:
 
 
 def _capacity(path: str, data: Any) -> tuple[str, ...]:
-    """``capacity``: whether workloads are scaled, and of which kinds; all that are known where none is named."""
+    """``capacity``: whether workloads are scaled, and of which kinds; where none is named those of every cluster."""
     if not isinstance(data, Mapping) or set(data) - {"enabled", "kinds"}:
         raise SettingsError(f"{path}: capacity must be a mapping with enabled and kinds")
-    enabled, named = data.get("enabled", False), data.get("kinds", list(WORKLOADS))
+    enabled, named = data.get("enabled", False), data.get("kinds", list(BUILT_IN))
     if not isinstance(enabled, bool):
         raise SettingsError(f"{path}: capacity.enabled must be true or false")
     if not isinstance(named, list) or not named or not all(kind in WORKLOADS for kind in named):

@@ -5,23 +5,27 @@ Looked at only for Rollouts with ``strategy.canary.capacity``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Any, Protocol
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.references import serving_pools
 from rollouts.controller.caches import Caches
 from rollouts.controller.mirroring import mirroring_route
-from rollouts.engine.observation import Blocker, Drained, Draining, DrainView, WorkloadView
+from rollouts.engine.observation import Blocker, WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import HttpRouteTraffic
 from rollouts.engine.versions import Identity
 from rollouts.objects.fields import items_at, map_of, metadata_of
+from rollouts.objects.groups import units
 from rollouts.objects.pods import pending_words
 from rollouts.objects.pools import POOL_KIND, Pool
 from rollouts.objects.workloads import WORKLOAD_ANNOTATION, Workload
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.backends import pools_of, rules_of
+
+if TYPE_CHECKING:
+    from rollouts.controller.draining import PodDrains
 
 __all__ = ["InFlight", "ScaleRefusals", "WorkloadViews", "find_workload"]
 
@@ -37,6 +41,18 @@ class InFlight(Protocol):
 
     def requests(self, pool: Pool) -> int | None:
         """Requests that the pool's pods answer or hold; None while one of them does not say."""
+        ...
+
+    def loads(self, pool: Pool) -> Mapping[str, int]:
+        """The same by pod; those that do not say are left out."""
+        ...
+
+    def uncontrollable(self, pool: Pool) -> str:
+        """Why requests cannot be kept from single pods; empty where they can, or nobody knows yet."""
+        ...
+
+    def leaving(self, pool: Pool, names: Collection[str]) -> Mapping[str, int | None]:
+        """What marked pods still answer, measured after every picker spared them; None where that is not known."""
         ...
 
 
@@ -89,8 +105,11 @@ def _route_of(parsed: ParsedRollout) -> tuple[str, str] | None:
 class WorkloadViews:
     """Turns the caches' workloads and pods into the engine's views."""
 
-    def __init__(self, caches: Caches, in_flight: InFlight, refusals: ScaleRefusals) -> None:
+    def __init__(
+        self, caches: Caches, in_flight: InFlight, refusals: ScaleRefusals, drains: PodDrains
+    ) -> None:
         self._caches = caches
+        self._drains = drains
         self._in_flight = in_flight
         self._refusals = refusals
 
@@ -126,29 +145,23 @@ class WorkloadViews:
         pods = self._caches.holding_pods(pool)
         workload = find_workload(self._caches, pool)
         if isinstance(workload, Blocker):
-            return WorkloadView(problem=workload, live=len(pods))
-        waiting = [words for words in map(pending_words, pods) if words is not None]
+            return WorkloadView(problem=workload, live=units(pods))
+        waiting = {
+            pod["metadata"]["name"]: words for pod in pods if (words := pending_words(pod)) is not None
+        }
         return WorkloadView(
             what=workload.what,
             resource_version=workload.resource_version,
             replicas=workload.replicas,
-            live=len(pods),
-            pending=len(waiting),
-            words=next((words for words in sorted(waiting) if words), ""),
+            live=units(pods),
+            pending=units(pod for pod in pods if pod["metadata"]["name"] in waiting),
+            words=next((words for words in sorted(waiting.values()) if words), ""),
             managed_by=self._caches.autoscaler_of(pool.namespace, workload) or workload.owner,
             in_flight=self._in_flight.requests(pool) if loses else None,
-            drain=self._drain(parsed, arm, pool),
+            drain=self._drains.view(parsed, arm, pool, workload),
             used_by=self._used_by(parsed, pool, workload, own=gives) if loses or gives else "",
             refused=self._refusals.get((parsed.namespace, arm, loses), ""),
         )
-
-    def _drain(self, parsed: ParsedRollout, arm: Identity, pool: Pool) -> DrainView | None:
-        """How far the drain of an arm is, by the gauges of all of its pods."""
-        asked = next((one for one in parsed.status.drains if one.identity == arm), None)
-        if asked is None:
-            return None
-        requests = self._in_flight.requests(pool)
-        return Drained() if requests == 0 else Draining(pods=asked.replicas - asked.to, requests=requests)
 
     def _used_by(self, parsed: ParsedRollout, pool: Pool, workload: Workload, *, own: bool) -> str:
         """What else sends requests to the workload's pods: a route, also of another namespace, or another Rollout.

@@ -9,12 +9,15 @@ from typing import Any
 from rollouts.objects.fields import items_at, list_of, map_of, metadata_of, port_of, seconds_at, text_of
 
 __all__ = [
+    "DRAINING_ANNOTATION",
     "HEALTH_PORTS",
     "METRICS_PORT_ANNOTATION",
     "PickerPod",
     "Pod",
     "health_port",
     "holds_resources",
+    "is_draining",
+    "is_ready",
     "metrics_port",
     "pending_words",
     "read_picker_pod",
@@ -24,6 +27,9 @@ __all__ = [
 
 METRICS_PORT_ANNOTATION = "inferencerollouts.dev/metrics-port"
 """On the Service or on the pods of our endpoint pickers: where their metrics are."""
+
+DRAINING_ANNOTATION = "inferencerollouts.dev/draining"
+"""On a pod that is about to go: pickers send it no new request while another pod can serve."""
 
 HEALTH_PORTS = ("health", "grpc")
 """Names of container ports of our pickers that serve gRPC health, the one without TLS first."""
@@ -93,10 +99,24 @@ def _ready(obj: Object) -> Object | None:
     return None
 
 
+def is_ready(obj: Object) -> bool:
+    """Whether it takes traffic: its Ready condition says so, and no deletion is under way."""
+    return _ready(obj) is not None
+
+
 def ready_since(obj: Object) -> float | None:
     """Unix time of its Ready condition, 0 when that does not say; None while it takes no traffic."""
     condition = _ready(obj)
     return None if condition is None else seconds_at(condition, "lastTransitionTime")
+
+
+def is_draining(pod: Object) -> bool:
+    """Whether the annotation says that a pod is about to go: any value but an empty one and ``false`` does.
+
+    Whoever writes it by hand and errs in the value wants the pod spared: no request is lost by that.
+    """
+    value = map_of(metadata_of(pod).get("annotations")).get(DRAINING_ANNOTATION)
+    return value is not None and str(value).strip().lower() not in ("", "false")
 
 
 def holds_resources(pod: Object) -> bool:

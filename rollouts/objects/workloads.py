@@ -2,6 +2,8 @@
 
 Field names: apps/v1 Deployment and StatefulSet (``spec.replicas`` is 1 where it is left out), autoscaling/v2
 HorizontalPodAutoscaler (``spec.scaleTargetRef``). KEDA scales by an autoscaler of that kind that it makes.
+leaderworkerset.x-k8s.io/v1 LeaderWorkerSet has ``spec.leaderWorkerTemplate.leaderTemplate`` and ``workerTemplate``; its
+leaders are made from the latter where it has no template of their own. A replica is a group.
 """
 
 from __future__ import annotations
@@ -10,12 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from rollouts.objects.fields import dict_at, list_of, map_of, metadata_of, text_at, text_of
+from rollouts.objects.fields import dict_at, map_of, metadata_of, text_at, text_of
+from rollouts.objects.groups import GROUP_INDEX, GROUP_KEY, LEADER, REVISION, SET_NAME, WORKER_INDEX
+from rollouts.objects.owners import controller_of
 from rollouts.objects.pools import Pool
 from rollouts.objects.resource import Resource
 
 __all__ = [
     "AUTOSCALER",
+    "BUILT_IN",
+    "ORDINAL_KINDS",
+    "TEMPLATE_HASH",
     "WORKLOADS",
     "WORKLOAD_ANNOTATION",
     "Workload",
@@ -31,17 +38,30 @@ WORKLOAD_ANNOTATION = "inferencerollouts.dev/workload"
 WORKLOADS = {
     "Deployment": Resource("apps", "v1", "deployments", "Deployment"),
     "StatefulSet": Resource("apps", "v1", "statefulsets", "StatefulSet"),
+    "LeaderWorkerSet": Resource("leaderworkerset.x-k8s.io", "v1", "leaderworkersets", "LeaderWorkerSet"),
 }
 """Kinds that can be scaled, by name. All of them have ``spec.replicas``, a Pod template and the subresource."""
 
+BUILT_IN = ("Deployment", "StatefulSet")
+"""Those of them that every API server serves."""
+
 AUTOSCALER = Resource("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
+
+TEMPLATE_HASH = "pod-template-hash"
+"""A Deployment's controller gives it to the pods of each of its ReplicaSets, whose names end in it."""
+
+ORDINAL_KINDS = ("StatefulSet", "LeaderWorkerSet")
+"""Kinds whose highest ordinals go first, however busy they are."""
 
 _ADDED = frozenset(
     {
-        "pod-template-hash",
+        TEMPLATE_HASH,
         "controller-revision-hash",
         "statefulset.kubernetes.io/pod-name",
         "apps.kubernetes.io/pod-index",
+        GROUP_INDEX,
+        GROUP_KEY,
+        REVISION,
     }
 )
 """Labels that no template has: the workload's controller adds them to its pods."""
@@ -58,11 +78,18 @@ class Workload:
     replicas: int
     resource_version: str
     owner: str
+    first_ordinal: int = 0
+    """Of a StatefulSet's pods (``spec.ordinals.start``)."""
 
     @property
     def what(self) -> str:
         """For people: ``Deployment vllm-v2``."""
         return f"{self.resource.kind} {self.name}"
+
+    @property
+    def makes_groups(self) -> bool:
+        """Whether a replica is a leader with its workers."""
+        return self.resource.kind == "LeaderWorkerSet"
 
     @property
     def reference(self) -> str:
@@ -73,22 +100,27 @@ class Workload:
 def read_workload(resource: Resource, obj: Object) -> Workload:
     """Read a workload; wrong types read as absent, never raise."""
     meta, replicas = metadata_of(obj), map_of(obj.get("spec")).get("replicas")
+    start = dict_at(obj, "spec", "ordinals").get("start")
     number = replicas if isinstance(replicas, int) and not isinstance(replicas, bool) else 1
-    owner = next(
-        (map_of(ref) for ref in list_of(meta.get("ownerReferences")) if map_of(ref).get("controller")), {}
-    )
     return Workload(
         resource=resource,
         name=text_of(meta.get("name")),
         replicas=max(number, 0),
         resource_version=text_of(meta.get("resourceVersion")),
-        owner=f"{text_of(owner.get('kind'))} {text_of(owner.get('name'))}".strip(),
+        owner=" ".join(controller_of(obj)).strip(),
+        first_ordinal=start if isinstance(start, int) and not isinstance(start, bool) else 0,
     )
 
 
 def pod_labels(obj: Object) -> Mapping[str, Any]:
-    """Labels of the Pod template."""
-    return dict_at(obj, "spec", "template", "metadata", "labels")
+    """Labels of the Pod template; of a LeaderWorkerSet those of leaders, with the two by which they are selected."""
+    sets = dict_at(obj, "spec", "leaderWorkerTemplate")
+    if not sets:
+        return dict_at(obj, "spec", "template", "metadata", "labels")
+    leader = sets.get("leaderTemplate")
+    template = leader if isinstance(leader, Mapping) else dict_at(sets, "workerTemplate")
+    named = {SET_NAME: text_of(metadata_of(obj).get("name")), WORKER_INDEX: LEADER}
+    return {**dict_at(template, "metadata", "labels"), **named}
 
 
 def makes_pods_of(labels: Object, pool: Pool) -> bool:

@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import structlog
 
 from rollouts.kube.client import KubeClient
+from rollouts.objects.pods import DRAINING_ANNOTATION
 from rollouts.picker.allocator import keep_freed_memory, release_freed_memory
-from rollouts.picker.core.objects import PoolName, pool_names, read_snapshot
+from rollouts.picker.core.objects import PoolName, Snapshot, pool_names, read_snapshot
 from rollouts.picker.core.ports import BufferBudget
 from rollouts.picker.core.routing import Router, Unready
 from rollouts.picker.core.schedule import Scheduler
@@ -92,6 +93,7 @@ class Picker:
         self.exposition = MetricsServer(self.metrics, config.metrics_address, lambda: self.ready)
         self._scraper = Scraper(self.router.scheduler, servers=config.servers)
         self._problems: tuple[str, ...] = ()
+        self._all_draining: frozenset[str] = frozenset()
         self._tasks: list[asyncio.Task[None]] = []
         self._announcement: asyncio.Future[None] | None = None
         self.ready = False
@@ -106,9 +108,18 @@ class Picker:
             if problem not in self._problems:
                 _log.warning("object_ignored", problem=problem)
         self._problems = snapshot.problems
+        self._warn_of_drains(snapshot)
         if not self.ready and names and len(snapshot.pools) == len(set(names)):
             self.ready = True
             self._announcement = asyncio.ensure_future(self.server.set_ready(True))
+
+    def _warn_of_drains(self, snapshot: Snapshot) -> None:
+        """Say once of each pool that all of its Ready pods are about to go: they get its requests all the same."""
+        staying = {endpoint.pool for endpoint in snapshot.endpoints if not endpoint.draining}
+        all_draining = frozenset(endpoint.pool for endpoint in snapshot.endpoints) - staying
+        for pool in sorted(all_draining - self._all_draining):
+            _log.warning("all_pods_draining", pool=pool, annotation=DRAINING_ANNOTATION)
+        self._all_draining = all_draining
 
     async def start(self) -> None:
         """Listen and follow the objects. Raises OSError or ObjectsUnreadable when it cannot begin."""

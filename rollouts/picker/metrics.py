@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from rollouts.picker.core.measure import Ending, ObservedResponse
 from rollouts.picker.core.routing import Decision, Refusal, Router
+from rollouts.picker.endpoint_metrics import EndpointMetrics
 
 __all__ = ["MAX_MODELS", "PickerMetrics"]
 
@@ -138,6 +139,7 @@ class PickerMetrics:
         self._router = router
         self.registry = CollectorRegistry()
         self.registry.register(_Shares(router))
+        self.registry.register(EndpointMetrics(router))
         self._strangers: set[str] = set()
         self._series: dict[tuple[str, str, str, str], float | None] = {}  # labels -> when the pod went
         self._children: dict[tuple[Counter | Histogram, tuple[str, ...]], Any] = {}

@@ -499,6 +499,12 @@ def test_probes_of_the_path_are_configured_and_cost_one_right(
             ("StatefulSet",),
             "statefulsets.apps: get list watch\nstatefulsets/scale.apps: patch\n",
         ),
+        (
+            {"enabled": True, "kinds": ["LeaderWorkerSet", "Deployment"]},
+            ("LeaderWorkerSet", "Deployment"),
+            "leaderworkersets.leaderworkerset.x-k8s.io: get list watch\n"
+            "leaderworkersets/scale.leaderworkerset.x-k8s.io: patch\n",
+        ),
     ],
 )
 def test_the_right_to_scale_comes_with_capacity_only(
@@ -511,6 +517,7 @@ def test_the_right_to_scale_comes_with_capacity_only(
     assert granted in role
     assert ("scale" in role) is bool(kinds)
     assert ("horizontalpodautoscalers" in role) is bool(kinds)
+    assert ("pods: patch" in role.splitlines()) is bool(kinds)
 
 
 def test_keys_of_model_servers_are_mounted_and_bound_to_their_place(render: Render, tmp_path: Path) -> None:

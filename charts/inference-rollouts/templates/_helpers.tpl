@@ -229,12 +229,23 @@ apply of a new object needs create beside patch. There is no verb on Secrets, an
   resources: [jobs]
   verbs: [list, watch{{ if .Values.jobs.enabled }}, create, delete{{ end }}]
 {{- if .Values.capacity.enabled }}
-{{- $plurals := dict "Deployment" "deployments" "StatefulSet" "statefulsets" }}
-- apiGroups: [apps]
-  resources: [{{ range $index, $kind := .Values.capacity.kinds }}{{ if $index }}, {{ end }}{{ get $plurals $kind }}{{ end }}]
+{{- $groups := dict "apps" (dict "Deployment" "deployments" "StatefulSet" "statefulsets") "leaderworkerset.x-k8s.io" (dict "LeaderWorkerSet" "leaderworkersets") }}
+{{- range $group, $plurals := $groups }}
+{{- $found := list }}
+{{- range $kind := $.Values.capacity.kinds }}
+{{- with get $plurals $kind }}{{ $found = append $found . }}{{ end }}
+{{- end }}
+{{- if $found }}
+- apiGroups: [{{ $group }}]
+  resources: [{{ join ", " $found }}]
   verbs: [get, list, watch]
-- apiGroups: [apps]
-  resources: [{{ range $index, $kind := .Values.capacity.kinds }}{{ if $index }}, {{ end }}{{ get $plurals $kind }}/scale{{ end }}]
+- apiGroups: [{{ $group }}]
+  resources: [{{ join "/scale, " $found }}/scale]
+  verbs: [patch]
+{{- end }}
+{{- end }}
+- apiGroups: [""]
+  resources: [pods]
   verbs: [patch]
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]

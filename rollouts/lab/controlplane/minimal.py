@@ -9,12 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["GATEWAY", "INFERENCE_ALPHA", "INFERENCE_V1", "ISTIO", "LLM_D", "REWRITE_SPLIT", "rewrite_crd"]
+__all__ = [
+    "GATEWAY",
+    "INFERENCE_ALPHA",
+    "INFERENCE_V1",
+    "ISTIO",
+    "LEADER_WORKER_SET",
+    "LLM_D",
+    "REWRITE_SPLIT",
+    "rewrite_crd",
+]
 
 Object = dict[str, Any]
 _OPEN: Object = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 _STRING: Object = {"type": "string"}
 _WEIGHT: Object = {"type": "integer", "minimum": 1, "maximum": 1_000_000}
+_SCALE: Object = {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}
 
 
 def _spec(properties: Mapping[str, Any], *required: str) -> Object:
@@ -34,6 +44,7 @@ def _crd(
     plural: str = "",
     namespaced: bool = True,
     columns: tuple[tuple[str, str], ...] = (),
+    scaled: bool = False,
 ) -> Object:
     plural = plural or f"{kind.lower()}s"
     schema = {"type": "object", "properties": {"spec": spec, "status": _OPEN}}
@@ -56,7 +67,7 @@ def _crd(
                     "name": version,
                     "served": True,
                     "storage": version == versions[0],
-                    "subresources": {"status": {}},
+                    "subresources": {"status": {}, **({"scale": _SCALE} if scaled else {})},
                     "additionalPrinterColumns": printed,
                     "schema": {"openAPIV3Schema": schema},
                 }
@@ -178,5 +189,14 @@ ISTIO: tuple[Object, ...] = (
         "DestinationRule",
         _spec({"host": _STRING, "trafficPolicy": _OPEN}, "host"),
         versions=("v1",),
+    ),
+)
+LEADER_WORKER_SET: tuple[Object, ...] = (
+    _crd(
+        "leaderworkerset.x-k8s.io",
+        "LeaderWorkerSet",
+        _spec({"replicas": {"type": "integer", "minimum": 0, "default": 1}, "leaderWorkerTemplate": _OPEN}),
+        versions=("v1",),
+        scaled=True,
     ),
 )

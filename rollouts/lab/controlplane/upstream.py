@@ -1,4 +1,4 @@
-"""CRDs of the Gateway API, its Inference Extension and Istio: from their Go modules, never from this repository."""
+"""CRDs of the Gateway API, its Inference Extension, Istio and LeaderWorkerSet: from their Go modules, not from here."""
 
 from __future__ import annotations
 
@@ -45,6 +45,8 @@ POLICY_BINDINGS = Resource(
     namespaced=False,
 )
 _log = structlog.get_logger(__name__)
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The CRD of a LeaderWorkerSet has 1.2 MB."""
 _EXTENSION = "sigs.k8s.io/gateway-api-inference-extension"
 _DOWNLOAD_SECONDS = 300.0
 _ESTABLISHED_SECONDS = 30.0
@@ -59,6 +61,7 @@ class Upstream(Enum):
     REWRITE_SPLIT = "rewrite-split"
     LLM_D = "llm-d"
     ISTIO = "istio"
+    LEADER_WORKER_SET = "leader-worker-set"
 
 
 EVERYTHING = (Upstream.GATEWAY, Upstream.INFERENCE_ALPHA, Upstream.INFERENCE_V1)
@@ -89,6 +92,7 @@ _MODULES: Mapping[Upstream, tuple[str, str, tuple[str, ...]]] = {
         ("_inferencemodelrewrites.yaml",),
     ),
     Upstream.ISTIO: ("istio.io/api@v1.31.4", "kubernetes", ("customresourcedefinitions.gen.yaml",)),
+    Upstream.LEADER_WORKER_SET: ("sigs.k8s.io/lws@v0.7.0", "config/crd/bases", ("_leaderworkersets.yaml",)),
 }
 _MINIMAL: Mapping[Upstream, tuple[Object, ...]] = {
     Upstream.GATEWAY: minimal.GATEWAY,
@@ -97,6 +101,7 @@ _MINIMAL: Mapping[Upstream, tuple[Object, ...]] = {
     Upstream.REWRITE_SPLIT: minimal.REWRITE_SPLIT,
     Upstream.LLM_D: minimal.LLM_D,
     Upstream.ISTIO: minimal.ISTIO,
+    Upstream.LEADER_WORKER_SET: minimal.LEADER_WORKER_SET,
 }
 
 
@@ -137,7 +142,7 @@ def _crds_of(folder: Path, endings: tuple[str, ...]) -> list[Object]:
         if not files:
             raise ControlPlaneError(f"{folder} has no file *{ending}")
         for file in files:
-            documents = yaml.safe_load_all(file.read_text(encoding="utf-8"))
+            documents = yaml.load_all(file.read_text(encoding="utf-8"), _LOADER)  # a safe one
             found += [item for item in documents if item and item["kind"] == CRDS.kind]
     return found
 

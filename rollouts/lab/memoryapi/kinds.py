@@ -191,6 +191,7 @@ def kind_from_crd(crd: Mapping[str, Any]) -> ServedKind:
             short_names=tuple(names.get("shortNames") or ()),
             categories=tuple(names.get("categories") or ()),
             status_subresource=any("status" in (item.get("subresources") or {}) for item in served),
+            scale_subresource=any("scale" in (item.get("subresources") or {}) for item in served),
             counts_generations=True,
             custom=True,
             schemas={

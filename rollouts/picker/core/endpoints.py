@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from rollouts.objects.fields import dict_at, text_at
-from rollouts.objects.pods import ready_since
+from rollouts.objects.pods import is_draining, ready_since
 from rollouts.objects.pools import Pool
 
 __all__ = [
@@ -36,7 +36,7 @@ _ACTIVE_PORTS = ("llm-d.ai/active-ports", "inference.networking.k8s.io/active-po
 
 
 class Endpoint(NamedTuple):
-    """One address of one pod. ``ready_since`` is Unix time, 0 when not known."""
+    """One address of one pod. ``ready_since`` is Unix time, 0 when not known. ``draining``: about to go."""
 
     address: str
     host: str
@@ -44,6 +44,7 @@ class Endpoint(NamedTuple):
     pod: str
     pool: str
     ready_since: float = 0.0
+    draining: bool = False
 
 
 class Subset(NamedTuple):
@@ -114,10 +115,10 @@ def endpoints_of(pool: Pool, pods: list[Mapping[str, Any]]) -> tuple[Endpoint, .
         host = _canonical(text_at(pod, "status", "podIP"))
         if since is None or not host:
             continue
+        name, draining = text_at(pod, "metadata", "name"), is_draining(pod)
         for port in _active_ports(pod, pool.ports):
             address = join_host_port(host, port)
-            name = text_at(pod, "metadata", "name")
-            found[address] = Endpoint(address, host, port, name, pool.name, since)
+            found[address] = Endpoint(address, host, port, name, pool.name, since, draining)
     return tuple(found[address] for address in sorted(found))
 
 

@@ -155,6 +155,7 @@ class Router:
             if not able:
                 return _unavailable(request, target)
             candidates = able
+        candidates = self.scheduler.staying(candidates, target)
         sheddable = rule is not None and rule.criticality is Criticality.SHEDDABLE
         if sheddable and self.scheduler.saturated(candidates, now):
             text = "all pods are saturated and this model is sheddable: try again later"

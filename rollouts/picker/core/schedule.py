@@ -9,12 +9,16 @@ A cached prefix saves a pod the more of its work the longer it is, but not its q
 requests that the pod has in flight beyond the least loaded one, so that a prefix which every request has in common,
 a system prompt, fills one pod only until load outweighs it, and is then cached on the next one, too.
 
+A pod that is about to go gets nothing new while another can serve: it is no candidate then, so that neither a cached
+prefix nor an empty queue speaks for it. Which target a request belongs to was decided before, and stays.
+
 A new pod is not the emptiest and hence the best pod for everyone at once: during its slow start only a
 growing part of the requests may choose it at all.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -97,7 +101,18 @@ _MAX_ADAPTERS = 64
 class Scheduler:
     """Holds the pods' state and chooses among them. ``now`` is always monotonic seconds."""
 
-    __slots__ = ("_all", "_bases", "_config", "_pods", "_started", "_turn", "_youngest", "prefixes")
+    __slots__ = (
+        "_all",
+        "_bases",
+        "_config",
+        "_draining",
+        "_pods",
+        "_started",
+        "_turn",
+        "_youngest",
+        "prefixes",
+        "to_draining",
+    )
 
     def __init__(self, config: ScheduleConfig | None = None) -> None:
         self._config = config or ScheduleConfig()
@@ -107,7 +122,10 @@ class Scheduler:
         self._turn = 0
         self._bases: frozenset[str] = frozenset()
         self._started = False
+        self._draining = False  # whether any pod is
         self.prefixes = PrefixIndex()
+        self.to_draining: Counter[str] = Counter()
+        """By pool: requests that a pod about to go got all the same, since no other could serve them."""
 
     def sync(self, endpoints: Iterable[Endpoint], now: float, wall: float) -> None:
         """Take over the list of endpoints. Pods known before keep their state.
@@ -130,6 +148,7 @@ class Scheduler:
         self._all = list(pods.values())
         self._youngest = max((pod.first_seen for pod in self._all), default=now)
         self._started = self._started or bool(pods)
+        self._draining = any(pod.endpoint.draining for pod in self._all)
 
     def observe(self, address: str, load: Load, now: float, *, missed: int = 0) -> None:
         """A scrape succeeded; ``missed`` requests were dispatched to the pod after it was sent."""
@@ -154,6 +173,14 @@ class Scheduler:
         pod = self._pods.get(address)
         return pod is not None and pod.in_flight > 0
 
+    def pods(self) -> list[ScheduledPod]:
+        """All pods with what is known of them. Do not change the list."""
+        return self._all
+
+    def is_fresh(self, pod: ScheduledPod, now: float) -> bool:
+        """Whether what the pod said last is recent enough to mean something."""
+        return now - pod.scraped_at <= self._config.stale_after
+
     def endpoints(self) -> list[Endpoint]:
         """All endpoints, by address."""
         return [pod.endpoint for pod in self._pods.values()]
@@ -173,11 +200,24 @@ class Scheduler:
                 found.append(pod)
         return found
 
+    def staying(self, candidates: list[ScheduledPod], model: str) -> list[ScheduledPod]:
+        """The candidates that are not about to go; all of them where only those that are can serve ``model``.
+
+        Where no pod lists the model, one that stays says so as well as any. An empty model is whatever a pod has.
+        """
+        if not self._draining:
+            return candidates
+        stay = [pod for pod in candidates if not pod.endpoint.draining]
+        if not stay or not model or len(stay) == len(candidates):
+            return stay or candidates
+        alone = any(model in (pod.load.models or ()) for pod in candidates)
+        return candidates if alone and not self.serving(stay, model) else stay
+
     def saturated(self, candidates: list[ScheduledPod], now: float) -> bool:
         """Whether every candidate is known to be over the thresholds."""
         config = self._config
         return bool(candidates) and all(
-            now - pod.scraped_at <= config.stale_after
+            self.is_fresh(pod, now)
             and (pod.load.waiting > config.saturated_waiting or pod.load.kv_usage > config.saturated_kv)
             for pod in candidates
         )
@@ -192,6 +232,8 @@ class Scheduler:
         self._turn += 1
         pod.turn = self._turn
         pod.dispatched += 1
+        if pod.endpoint.draining:
+            self.to_draining[pod.endpoint.pool] += 1
         if model in pod.load.adapters:
             pod.work_on(model, now)
         if hashes:

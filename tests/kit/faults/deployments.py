@@ -16,6 +16,8 @@ Object = dict[str, Any]
 
 DEPLOYMENT = WORKLOADS["Deployment"]
 _KUBELET = "kubelet"
+_HASH = "5d9c7b6f4"
+_COST = "controller.kubernetes.io/pod-deletion-cost"
 _HOLD = "example.com/kubelet"
 """Finalizer of the pods: the in-memory API server takes a Pod away at once, a kubelet needs its grace period."""
 _NO_ROOM = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. preemption: 0/1 nodes are available."
@@ -97,7 +99,7 @@ class Deployments:
     def _follow(self, deployment: Object) -> None:
         release = deployment["metadata"]["name"]
         alive = [pod for pod in self._pods(release) if "deletionTimestamp" not in pod["metadata"]]
-        alive.sort(key=lambda pod: (not _is(pod, "Ready", "True"), pod["metadata"]["name"]))
+        alive.sort(key=_stays)
         wanted = deployment["spec"].get("replicas", 1)
         for pod in alive[wanted:]:
             name = pod["metadata"]["name"]
@@ -115,8 +117,9 @@ class Deployments:
             "metadata": {
                 "name": f"{release}-{self._made:03}",
                 "namespace": "default",
-                "labels": {"app": "custom-serving", "release": release},
+                "labels": {"app": "custom-serving", "release": release, "pod-template-hash": _HASH},
                 "finalizers": [_HOLD],
+                "ownerReferences": [_owner(release)],
             },
             "spec": {"containers": [{"name": "vllm", "image": "vllm"}]},
         }
@@ -155,6 +158,17 @@ class Deployments:
     def _remove(self, name: str) -> None:
         self._due.pop(name, None)
         self._cluster.merge(kinds.POD, name, {"metadata": {"finalizers": None}}, manager=_KUBELET)
+
+
+def _owner(release: str) -> Object:
+    name = f"{release}-{_HASH}"
+    return {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": name, "controller": True}
+
+
+def _stays(pod: Object) -> tuple[bool, int, str]:
+    """As a ReplicaSet's controller keeps pods: Ready ones before others, then those of the highest deletion cost."""
+    cost = (pod["metadata"].get("annotations") or {}).get(_COST, "0")
+    return not _is(pod, "Ready", "True"), -int(cost), pod["metadata"]["name"]
 
 
 def _is(pod: Object, kind: str, status: str) -> bool:

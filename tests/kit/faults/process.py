@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from rollouts.api.run_status import is_finished
@@ -31,14 +32,30 @@ Item = tuple[str, ObjectKey]
 
 
 class FakeInFlight:
-    """Pods that say how many requests they answer; ``counts`` by pool, else none."""
+    """Pods that say how many requests they answer; ``counts`` by pool, else none.
+
+    ``uncontrolled``: by pool, why pods cannot be drained.
+    """
 
     def __init__(self) -> None:
         self.counts: dict[str, int | None] = {}
+        self.uncontrolled: dict[str, str] = {}
 
     def requests(self, pool: Pool) -> int | None:
         """See ``InFlight``."""
         return self.counts.get(pool.name, 0)
+
+    def loads(self, pool: Pool) -> Mapping[str, int]:
+        """See ``InFlight``: who is idlest is not known, and the choice waits for that."""
+        return {}
+
+    def uncontrollable(self, pool: Pool) -> str:
+        """See ``InFlight``."""
+        return self.uncontrolled.get(pool.name, "")
+
+    def leaving(self, pool: Pool, names: Collection[str]) -> Mapping[str, int | None]:
+        """See ``InFlight``: each of them answers what the pool does."""
+        return dict.fromkeys(names, self.counts.get(pool.name, 0))
 
 
 class Assembler:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from rollouts.analysis.exposition import ScrapedPage, parse_groups
 from rollouts.controller.caches import Caches
-from rollouts.controller.in_flight import NAMES, PodsInFlight
+from rollouts.controller.in_flight import NAMES, ON_THE_WAY, PodsInFlight
 from rollouts.lab.memoryapi.store import MemoryApi
-from rollouts.objects.pools import Pool
+from rollouts.objects.pods import METRICS_PORT_ANNOTATION
+from rollouts.objects.pools import PickerRef, Pool
+from rollouts.runtime.store import Store
+from rollouts.sources.base import ScrapeTarget
 from rollouts.sources.scraper import PodScraper
 from tests.kit.clock import Timeline, VirtualClock
 from tests.kit.memory_client import MemoryKubeClient
@@ -60,3 +66,189 @@ def test_running_and_waiting_requests_of_all_pods(pages: tuple[str | None, ...],
 def test_what_was_said_long_ago_is_not_known() -> None:
     assert requests(VLLM % (0, 0), age=11.0) is None
     assert requests(VLLM % (0, 0), error="no answer") is None
+
+
+# --- pods that are to go ---
+
+PICKED = Pool(
+    namespace="default",
+    name="v1",
+    selector=(("app", "v1"),),
+    ports=(8000,),
+    picker=PickerRef(name="picker", port=9002),
+)
+IDLE = VLLM % (0, 0)
+KNOWS = 'inference_picker_requests_to_draining_total{pool="v1"} 0\n'
+
+
+def said(draining: int, in_flight: int | None = 0, pod: str = "p0") -> str:
+    labels = f'{{pool="v1",pod="{pod}"}}'
+    count = "" if in_flight is None else f"inference_picker_endpoint_in_flight{labels} {in_flight}\n"
+    return f"{KNOWS}inference_picker_endpoint_draining{labels} {draining}\n{count}"
+
+
+class Watched:
+    """One pod and ``pickers``, in virtual time; what they say is put into the scraper's histories."""
+
+    def __init__(self, *, pickers: int = 1, ours: bool = True, ready: bool = True) -> None:
+        self.timeline = Timeline()
+        self.clock = VirtualClock(self.timeline)
+        self.caches = Caches(MemoryKubeClient(MemoryApi(clock=self.clock)), self.clock)
+        port = {METRICS_PORT_ANNOTATION: "9090"} if ours else {}
+        self._put(self.caches.services, "picker", spec={"selector": {"app": "picker"}})
+        self.pod("p0", "10.0.0.1", "v1", ready=ready)
+        for number in range(pickers):
+            self.pod(f"k{number}", f"10.0.1.{number}", "picker", annotations=port)
+        self.scraper = PodScraper(self.clock)
+        self.loads = PodsInFlight(self.scraper, self.caches, self.clock)
+
+    def _put(self, store: Store, name: str, metadata: Any = None, **fields: Any) -> None:
+        self.version = getattr(self, "version", 0) + 1
+        meta = {"name": name, "namespace": "default", "uid": name, "resourceVersion": str(self.version)}
+        store.apply({"metadata": meta | (metadata or {}), **fields})
+
+    def pod(self, name: str, ip: str, app: str, *, ready: bool = True, **meta: Any) -> None:
+        status = {"podIP": ip, "conditions": [{"type": "Ready", "status": str(ready)}]}
+        self._put(self.caches.pods, name, {"labels": {"app": app}, **meta}, status=status)
+
+    def say(self, text: str, *ips: str) -> None:
+        for history in self.scraper._pods.values():
+            if history.endpoint.ip in ips:
+                history.keep(
+                    self.clock.monotonic(), parse_groups(text.encode(), history.names).get("", ScrapedPage())
+                )
+
+    def fail(self, ip: str, *, refused: bool = False) -> None:
+        for history in self.scraper._pods.values():
+            if history.endpoint.ip == ip:
+                history.error, history.refused = "no answer", refused
+                history.tried = self.clock.monotonic()
+
+    def leaving(self) -> int | None:
+        return self.loads.leaving(PICKED, {"p0"})["p0"]
+
+
+POD, PICKER, OTHER = "10.0.0.1", "10.0.1.0", "10.0.1.1"
+
+
+def test_only_figures_from_after_every_picker_spares_the_pod_count() -> None:
+    watched = Watched(pickers=2)
+    found = [watched.leaving()]
+    watched.say(IDLE, POD)
+    watched.say(said(1), PICKER)
+    watched.say(said(0), OTHER)
+    found.append(watched.leaving())  # one picker still sends it requests
+    watched.say(said(1), OTHER)
+    found.append(watched.leaving())  # a request may be on its way
+    watched.timeline.advance(ON_THE_WAY - 1)
+    watched.say(IDLE, POD)
+    found.append(watched.leaving())
+    watched.timeline.advance(1)
+    watched.say(VLLM % (1, 0), POD)
+    found.append(watched.leaving())
+    watched.say(IDLE, POD)
+    found.append(watched.leaving())
+    watched.say(said(0), OTHER)  # the annotation was gone for a moment
+    found.append(watched.leaving())
+    watched.say(said(1), OTHER)
+    found.append(watched.leaving())
+
+    assert found == [None, None, None, None, 1, 0, None, None]
+
+
+@pytest.mark.parametrize(
+    ("page", "want"),
+    [
+        (said(1, 2), 2),
+        (said(1, None), None),
+        (KNOWS, 0),  # it lists the pod no longer: no endpoint of it
+        (said(1) + said(0, 7, pod="p1"), 0),
+    ],
+)
+def test_what_a_picker_has_sent_counts_as_well(page: str, want: int | None) -> None:
+    watched = Watched()
+    watched.leaving()
+    watched.say(page, PICKER)
+    watched.leaving()
+    watched.timeline.advance(ON_THE_WAY)
+    watched.say(IDLE, POD)
+
+    assert watched.leaving() == want
+
+
+def test_a_picker_that_falls_silent_is_not_believed() -> None:
+    watched = Watched()
+    watched.leaving()
+    watched.say(said(1), PICKER)
+    watched.leaving()
+    watched.timeline.advance(11.0)
+    watched.say(IDLE, POD)
+
+    assert watched.leaving() is None
+
+
+def test_without_a_picker_nobody_keeps_requests_away() -> None:
+    watched = Watched(pickers=0)
+    watched.leaving()
+    watched.timeline.advance(60.0)
+    watched.say(IDLE, POD)
+
+    assert watched.leaving() is None
+
+
+@pytest.mark.parametrize(
+    ("ready", "refused", "want"), [(False, True, 0), (True, True, None), (False, False, None)]
+)
+def test_where_nobody_listens_nothing_is_answered(ready: bool, refused: bool, want: int | None) -> None:
+    watched = Watched(ready=ready)
+    watched.leaving()
+    watched.say(said(1), PICKER)
+    watched.leaving()
+    watched.timeline.advance(ON_THE_WAY)
+    watched.say(said(1), PICKER)
+    watched.fail(POD, refused=refused)
+
+    assert watched.leaving() == want
+
+
+def test_loads_are_those_of_pods_that_say() -> None:
+    watched = Watched()
+    watched.pod("p1", "10.0.0.2", "v1")
+    watched.loads.loads(PICKED)
+    watched.say(VLLM % (2, 1), POD)
+
+    assert watched.loads.loads(PICKED) == {"p0": 3}
+
+
+@pytest.mark.parametrize(
+    ("sentence", "pool", "watched", "page", "want"),
+    [
+        ("ours", PICKED, {}, KNOWS, ""),
+        ("not asked yet", PICKED, {}, "", ""),
+        ("no pod of it is Ready", PICKED, {"pickers": 0}, "", ""),
+        ("too old", PICKED, {}, "inference_picker_tokens_total 1\n", "too old to spare pods"),
+        ("somebody else's", PICKED, {"ours": False}, "", "(pod k0) is not ours"),
+        ("none", replace(PICKED, picker=None), {}, "", "names nothing for an endpoint picker"),
+        ("of another kind", replace(PICKED, picker=None, picker_kind="Pick"), {}, "", "names Pick for"),
+    ],
+)
+def test_who_can_keep_requests_from_single_pods(
+    sentence: str, pool: Pool, watched: dict[str, Any], page: str, want: str
+) -> None:
+    cluster = Watched(**watched)
+    cluster.loads.uncontrollable(pool)
+    if page:
+        cluster.say(page, PICKER)
+    found = cluster.loads.uncontrollable(pool)
+
+    assert want in found
+    assert bool(found) == bool(want)
+
+
+def test_a_page_that_was_read_for_others_says_nothing_about_drains() -> None:
+    watched = Watched()
+    page = ScrapeTarget(pod="k0", ip=PICKER, port=9090, namespace="default")
+    watched.scraper.follow([page], {"inference_picker_tokens_total"}, 0.0)
+    watched.say("inference_picker_tokens_total 1\n", PICKER)
+
+    assert watched.loads.uncontrollable(PICKED) == ""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from rollouts.api.parsing import parse_rollout
+from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.controller.caches import Caches
-from rollouts.controller.workloads import WorkloadViews
-from rollouts.engine.observation import Drained, Draining, DrainView, WorkloadView
+from rollouts.controller.draining import PodDrains
+from rollouts.controller.pool_views import PoolViews
+from rollouts.controller.workloads import ScaleRefusals, WorkloadViews
+from rollouts.engine.observation import WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import revision_of
-from rollouts.engine.rollout_status import Drain, RolloutStatus, ScaleDown, StableScale
+from rollouts.engine.rollout_status import RolloutStatus, ScaleDown, StableScale
 from rollouts.engine.versions import Identity
 from rollouts.kube.client import Resource
 from rollouts.lab.memoryapi.store import MemoryApi
@@ -21,9 +24,10 @@ from rollouts.objects import kinds
 from rollouts.objects.pools import Pool
 from rollouts.objects.workloads import AUTOSCALER, WORKLOAD_ANNOTATION, WORKLOADS
 from rollouts.runtime.clock import SystemClock
+from rollouts.runtime.objects import ObjectKey
 from tests.kit.faults.deployments import autoscaler_object
+from tests.kit.groups import group
 from tests.kit.memory_client import MemoryKubeClient
-from tests.kit.world import START
 
 GROUP = kinds.POOL_V1.group
 V1, V2 = (Identity(kind="InferencePool", group=GROUP, name=name) for name in ("v1", "v2"))
@@ -39,14 +43,24 @@ class Busy:
     def requests(self, pool: Pool) -> int | None:
         return 0 if pool.name == "quiet" else self.count
 
+    def loads(self, pool: Pool) -> Mapping[str, int]:
+        return {}
+
+    def uncontrollable(self, pool: Pool) -> str:
+        return ""
+
+    def leaving(self, pool: Pool, names: Collection[str]) -> Mapping[str, int | None]:
+        return dict.fromkeys(names, self.count)
+
 
 class Cluster:
     """Caches that are filled by hand."""
 
     def __init__(self, *kinds_that_may: str) -> None:
-        clock = SystemClock()
-        client = MemoryKubeClient(MemoryApi(clock=clock))
-        self.caches = Caches(client, clock, capacity_kinds=kinds_that_may or ("Deployment", "StatefulSet"))
+        self.clock = SystemClock()
+        self.client = MemoryKubeClient(MemoryApi(clock=self.clock))
+        may = kinds_that_may or ("Deployment", "StatefulSet")
+        self.caches = Caches(self.client, self.clock, capacity_kinds=may)
         self.version = 0
 
     def put(self, resource: Resource, name: str, *, namespace: str = "default", **fields: Any) -> None:
@@ -91,7 +105,13 @@ class Cluster:
         status = RolloutStatus(stable=revision_of(V1, ""), scale_downs=downs)
         parsed = replace(parse_rollout(rollout), status=status)
         said = {("default", V1, True): "forbidden", ("default", V1, False): "over quota"}
-        return WorkloadViews(self.caches, Busy(), said).views(parsed, V2).get(arm)
+        return self.views(parsed, said).get(arm)
+
+    def views(
+        self, parsed: ParsedRollout, said: ScaleRefusals | None = None
+    ) -> Mapping[Identity, WorkloadView]:
+        drains = PodDrains(self.client, self.caches, self.clock, Busy())
+        return WorkloadViews(self.caches, Busy(), said or {}, drains).views(parsed, V2)
 
     def problem(self) -> str:
         found = self.view()
@@ -252,29 +272,16 @@ def test_routes_that_send_requests_to_what_lost_are_named(route: Object, used_by
     assert (stays.used_by, stays.in_flight, stays.refused) == ("", None, "over quota")
 
 
-@pytest.mark.parametrize(
-    ("app", "expected"), [("v1", Draining(pods=3, requests=5)), ("quiet", Drained()), ("v2", None)]
-)
-def test_the_drain_that_the_status_asks_for_is_told_by_the_pods_gauges(
-    app: str, expected: DrainView | None
-) -> None:
-    """Whatever has become of the spec, where stable is on its way back to its replicas."""
-    cluster, quiet = Cluster(), replace(V1, name="quiet")
-    for name in ("v1", "v2", "quiet"):
-        cluster.pool(name)
-        cluster.workload(name, labels={"app": name}, replicas=4)
-    asked = tuple(Drain(identity=arm, replicas=4, to=1, since=START) for arm in (V1, quiet))
-    stable = V1 if app != "quiet" else quiet
-    status = RolloutStatus(
-        stable=revision_of(stable, ""),
-        drains=asked,
-        stable_scale=StableScale(identity=V1, full=4, wanted=1, most=5),
-    )
+def test_stable_on_its_way_back_is_looked_at_whatever_has_become_of_the_spec() -> None:
+    cluster = Cluster()
+    cluster.pool("v1")
+    cluster.workload("v1", labels={"app": "v1"}, replicas=4)
+    scale = StableScale(identity=V1, full=4, wanted=1, most=5)
+    status = RolloutStatus(stable=revision_of(V1, ""), stable_scale=scale)
     parsed = replace(parse_rollout({"metadata": {"name": "demo", "namespace": "default"}}), status=status)
-    views = WorkloadViews(cluster.caches, Busy(), {}).views(parsed, V2)
 
     assert parsed.spec is None
-    assert views[replace(V1, name=app)].drain == expected
+    assert cluster.views(parsed)[V1].replicas == 4
 
 
 @pytest.mark.parametrize("mirrored", ["v1", "v2"])
@@ -334,7 +341,7 @@ def test_nothing_is_looked_at_where_nobody_asks() -> None:
     }
     parsed = parse_rollout({"metadata": {"name": "demo", "namespace": "default"}, "spec": spec})
 
-    assert WorkloadViews(cluster.caches, Busy(), {}).views(parsed, V2) == {}
+    assert cluster.views(parsed) == {}
 
 
 def test_a_change_of_a_workload_or_its_autoscaler_is_news_to_the_rollout() -> None:
@@ -349,3 +356,108 @@ def test_a_change_of_a_workload_or_its_autoscaler_is_news_to_the_rollout() -> No
     heard.clear()
     cluster.put(AUTOSCALER, "vllm", spec=autoscaler_object("vllm")["spec"])
     assert set(heard) == {"demo"}
+
+
+# --- groups ---
+
+LWS = WORKLOADS["LeaderWorkerSet"]
+PREFIX = "leaderworkerset.sigs.k8s.io"
+LEADERS = {f"{PREFIX}/name": "vllm", f"{PREFIX}/worker-index": "0"}
+
+
+def groups(
+    *kinds_that_may: str, sizes: tuple[int, ...] = (2, 2), selector: dict[str, str] | None = None
+) -> Cluster:
+    """A LeaderWorkerSet with what its controller makes; pools of it select its leaders."""
+    cluster = Cluster(*(kinds_that_may or ("Deployment", "StatefulSet", "LeaderWorkerSet")))
+    cluster.pool("v2", **(selector or LEADERS))
+    if LWS in cluster.caches.workloads:
+        templates = {"size": 2, "workerTemplate": {"metadata": {"labels": {"app": "v2"}}}}
+        cluster.put(LWS, "vllm", spec={"replicas": len(sizes), "leaderWorkerTemplate": templates})
+    owner = {"kind": LWS.kind, "name": "vllm", "controller": True}
+    cluster.workload(
+        "vllm", kind="StatefulSet", labels=LEADERS | {"app": "v2"}, metadata={"ownerReferences": [owner]}
+    )
+    for index, size in enumerate(sizes):
+        leader = {"kind": "Pod", "name": f"vllm-{index}", "controller": True}
+        labels = {"app": "v2", f"{PREFIX}/name": "vllm", f"{PREFIX}/group-index": str(index)}
+        cluster.workload(
+            f"vllm-{index}", kind="StatefulSet", labels=labels, metadata={"ownerReferences": [leader]}
+        )
+        for pod in group("vllm", index, size, app="v2", workers_app="v2"):
+            cluster.put(kinds.POD, pod["metadata"]["name"], metadata=pod["metadata"], status=up())
+    return cluster
+
+
+def up(ready: bool = True) -> Object:
+    condition = {"type": "Ready", "status": str(ready)}
+    return {"phase": "Running", "podIP": "10.0.0.1", "conditions": [condition]}
+
+
+def ready_pods(cluster: Cluster) -> int:
+    return PoolViews(cluster.caches).view("default", V2).ready_endpoints
+
+
+@pytest.mark.parametrize("selector", [LEADERS, {"app": "v2"}, {"app": "v2", **LEADERS}])
+def test_a_set_of_groups_is_the_workload_and_not_what_it_makes(selector: dict[str, str]) -> None:
+    cluster = groups(selector=selector)
+    found = cluster.view()
+
+    assert found is not None
+    assert (found.problem, found.what, found.replicas, found.live) == (None, "LeaderWorkerSet vllm", 2, 2)
+    assert found.managed_by == ""
+    assert ready_pods(cluster) == 2
+
+
+def test_a_set_that_may_not_be_scaled_manages_what_it_makes() -> None:
+    found = groups("Deployment", "StatefulSet").view()
+
+    assert found is not None
+    assert (found.what, found.managed_by) == ("StatefulSet vllm", "LeaderWorkerSet vllm")
+
+
+def test_a_group_whose_worker_is_not_ready_does_not_serve() -> None:
+    cluster = groups()
+    worker = group("vllm", 1, 2)[1]["metadata"]
+    before = ready_pods(cluster)
+    cluster.put(kinds.POD, worker["name"], metadata=worker, status=up(ready=False))
+
+    assert (before, ready_pods(cluster)) == (2, 1)
+
+
+def test_workers_that_end_after_their_leader_still_hold_their_gpus() -> None:
+    cluster = groups()
+    leader = cluster.caches.pods.get(ObjectKey("default", "vllm-1"))
+    assert leader is not None
+    cluster.caches.pods.remove(leader)
+    found = cluster.view()
+
+    assert found is not None
+    assert found.live == 2
+    assert ready_pods(cluster) == 1
+
+
+def test_a_group_is_pending_once_however_many_of_its_pods_are() -> None:
+    cluster = groups(sizes=(3, 3))
+    for pod in group("vllm", 1, 3)[1:]:
+        condition = {"type": "PodScheduled", "status": "False", "message": WORDS}
+        cluster.put(
+            kinds.POD, pod["metadata"]["name"], metadata=pod["metadata"], status={"conditions": [condition]}
+        )
+    found = cluster.view()
+
+    assert found is not None
+    assert (found.live, found.pending, found.words) == (2, 1, WORDS)
+
+
+@pytest.mark.parametrize("may", [(), ("StatefulSet",)])
+def test_a_worker_is_news_to_the_rollout_although_its_pool_selects_leaders(may: tuple[str, ...]) -> None:
+    cluster = groups(*may, selector={"app": "v2", f"{PREFIX}/worker-index": "0"})
+    spec = {"target": {"pool": {"name": "v2"}}, "traffic": {"httpRoutes": [{"name": "r"}]}}
+    cluster.put(kinds.ROLLOUT, "demo", spec=spec)
+    told: list[ObjectKey] = []
+    cluster.caches.on_rollout_change(told.append)
+    worker = group("vllm", 0, 2, workers_app="workers")[1]["metadata"]
+    cluster.put(kinds.POD, worker["name"], metadata=worker, status=up(ready=False))
+
+    assert set(told) == {ObjectKey("default", "demo")}

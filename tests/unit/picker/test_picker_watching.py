@@ -12,6 +12,8 @@ from rollouts.kube.client import ListPage, PatchKind, WatchEvent
 from rollouts.kube.errors import ApiUnavailable
 from rollouts.lab.controlplane import create_ready_pod, install_crds, minimal, set_pod_ready
 from rollouts.lab.memoryapi.store import MemoryApi
+from rollouts.objects import kinds
+from rollouts.objects.pods import DRAINING_ANNOTATION
 from rollouts.picker.core.objects import PoolName
 from rollouts.picker.core.routing import Decision, Request
 from rollouts.picker.main import Picker, PickerConfig
@@ -98,6 +100,19 @@ async def test_changes_arrive(picker: Picker, client: Unreliable) -> None:
     await eventually(lambda: route(picker) == "503")
 
     assert first == "v1@p0"
+
+
+async def test_an_annotation_alone_takes_a_pod_out_of_choice_and_back(
+    picker: Picker, client: Unreliable
+) -> None:
+    await create_ready_pod(client, "default", "p1", labels={"app": "pool"}, ip="10.0.0.2")
+    await eventually(lambda: {route(picker) for _ in range(9)} == {"v1@p0", "v1@p1"})
+    for value, want in (("true", {"v1@p1"}), (None, {"v1@p0", "v1@p1"})):
+        patch = {"metadata": {"annotations": {DRAINING_ANNOTATION: value}}}
+        await client.patch(kinds.POD, "default", "p0", patch, kind=PatchKind.MERGE)
+        await eventually(lambda want=want: {route(picker) for _ in range(9)} == want)
+
+    assert {route(picker) for _ in range(9)} == {"v1@p0", "v1@p1"}
 
 
 async def test_a_lost_api_server_leaves_the_last_state_serving(picker: Picker, client: Unreliable) -> None:
