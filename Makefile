@@ -9,7 +9,7 @@ PROCESSES ?= auto
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-lora demo-analysis demo-hang peers test test-fast test-full coverage lint generate docs controlplane edits bench attack release clean
+.PHONY: help setup demo demo-lora demo-analysis demo-hang demo-capacity peers test test-fast test-full coverage lint generate docs controlplane edits bench attack release clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,10 @@ demo-analysis: $(STAMP) ## a good and a bad canary compared with stable, no limi
 demo-hang: $(STAMP) ## a canary whose engines stop behind healthy pods; clients leave, then clients stay
 	$(BIN)/rollouts lab demo analysis --hang leave --control-plane $(CONTROL_PLANE)
 	$(BIN)/rollouts lab demo analysis --hang stay --control-plane $(CONTROL_PLANE)
+
+demo-capacity: $(STAMP) ## a good and a bad canary that get the GPUs that there are, with long streams running; four minutes and a half
+	$(BIN)/rollouts lab demo capacity --control-plane $(CONTROL_PLANE)
+	$(BIN)/rollouts lab demo capacity --bad --control-plane $(CONTROL_PLANE)
 
 controlplane: $(STAMP) ## build kube-apiserver, etcd, the controllers and the scheduler from pinned Go modules (once, minutes)
 	$(BIN)/python -m rollouts.lab.controlplane build

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -46,6 +47,15 @@ _LIKES = (
 )
 """Values of ``rollouts.lab.gateway.likeness.GatewayLike``, which is not imported for a command's help."""
 
+_POD_STARTUP = click.option(
+    "--pod-startup",
+    type=click.FloatRange(0, 600),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Of Pods that Deployments make: from when they run to when they are Ready.",
+)
+
 _LIKE = click.option(
     "--gateway-like",
     type=click.Choice(_LIKES),
@@ -61,7 +71,9 @@ def lab() -> None:
 
 
 @lab.command()
-@click.argument("story", type=click.Choice(["base-model", "lora", "analysis", "one-picker", "no-split"]))
+@click.argument(
+    "story", type=click.Choice(["base-model", "lora", "analysis", "capacity", "one-picker", "no-split"])
+)
 @click.option("--bad", is_flag=True, help="Make the canary worse, so that it is aborted.")
 @click.option(
     "--hang",
@@ -84,6 +96,10 @@ def demo(
 
     if story == "lora" and not pickers:
         raise click.UsageError("adapters are split by the endpoint picker: lora needs --pickers")
+    if story == "capacity" and not pickers:
+        raise click.UsageError(
+            "the endpoint picker spares pods that are about to go: capacity needs --pickers"
+        )
     _need_envoy()
     if story in _OF_THEIR_OWN and gateway_like != "standard":
         raise click.UsageError(f"{story} chooses its gateway itself")
@@ -134,8 +150,9 @@ async def _tell(
     pickers: bool,
     gateway_like: str,
 ) -> None:
+    from rollouts.lab import story_capacity
     from rollouts.lab.controlplane import Choice
-    from rollouts.lab.environment import Lab, base_model_pods
+    from rollouts.lab.environment import Lab, base_model_pods, gpu_node
     from rollouts.lab.gateway.likeness import GatewayLike
     from rollouts.lab.story import Clients, tell_analysis, tell_base_model, tell_hang
     from rollouts.lab.story_lora import tell_lora
@@ -145,15 +162,25 @@ async def _tell(
         "base-model": tell_base_model,
         "lora": tell_lora,
         "analysis": tell_analysis,
+        "capacity": story_capacity.tell_capacity,
         "one-picker": tell_one_picker,
         "no-split": tell_no_split,
     }[story]
     like = PLAYED.get(story, GatewayLike(gateway_like))
     pods = base_model_pods(canary=0) if story == "lora" else base_model_pods()
+    scaled: dict[str, Any] = {}
+    if story == "capacity":
+        pods = []
+        scaled = {
+            "nodes": gpu_node(story_capacity.GPUS),
+            "pod_startup": story_capacity.POD_STARTUP,
+            "latency": story_capacity.LATENCY,
+        }
     async with Lab(
         directory,
         choice=Choice(control_plane),
         pods=pods,
+        **scaled,
         pickers=pickers,
         gateway_like=like,
         prometheus=story == "analysis" and _prometheus_there(console),
@@ -174,13 +201,31 @@ async def _tell(
     show_default=True,
     help="Run a real Prometheus (Debian's package, downloaded once) as the source `default`.",
 )
+@click.option(
+    "--gpus",
+    type=click.IntRange(2, 100),
+    metavar="N",
+    help="Offer a node with so many GPUs, and run the Deployments of examples/base-model-capacity: all GPUs but one "
+    "have a pod of the old model. The controller may scale them.",
+)
+@_POD_STARTUP
 @_PICKERS
 @_LIKE
-def up(output: str, control_plane: str, prometheus: bool, pickers: bool, gateway_like: str) -> None:
+def up(
+    output: str,
+    control_plane: str,
+    prometheus: bool,
+    gpus: int | None,
+    pod_startup: float,
+    pickers: bool,
+    gateway_like: str,
+) -> None:
     """Start a lab that stays: the examples' pools, models, gateway and route, pickers and controller.
 
     Rollouts and traffic are left to you.
     """
+    if gpus and prometheus:
+        raise click.UsageError("--prometheus scrapes the pods that are there from the start: not with --gpus")
     if running_lab() is not None:
         raise click.ClickException(
             f"a lab is running already: `rollouts lab down` first (state in {_DIRECTORY})"
@@ -200,13 +245,15 @@ def up(output: str, control_plane: str, prometheus: bool, pickers: bool, gateway
             control_plane,
             gateway_like,
             *_flags(pickers, prometheus),
+            *([f"--gpus={gpus}"] if gpus else []),
+            f"--pod-startup={pod_startup:g}",
         ],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=log,
         start_new_session=True,
     )
-    deadline = time.monotonic() + _UP_SECONDS
+    deadline = time.monotonic() + _UP_SECONDS + pod_startup
     while time.monotonic() < deadline:
         state = running_lab()
         if state is not None:
@@ -326,6 +373,16 @@ def running_lab() -> dict[str, object] | None:
     return state if isinstance(state, dict) and _alive(int(state["pid"])) else None
 
 
+_HINTS = (
+    "kubectl apply --server-side -f examples/base-model/rollout-demo.yaml",
+    "kubectl apply --server-side -f examples/lora/rollout-demo.yaml    # curl with model travelhelper",
+)
+_SCALING_HINTS = (
+    "kubectl apply --server-side -f examples/base-model-capacity/rollout-demo.yaml",
+    "kubectl get deployments,pods --watch",
+)
+
+
 def _describe(state: dict[str, object]) -> str:
     pods, pickers = state["pods"], state["pickers"]
     assert isinstance(pods, dict)
@@ -343,8 +400,7 @@ def _describe(state: dict[str, object]) -> str:
         "pods         " + "\n             ".join(f"{name} {url}" for name, url in pods.items()),
         "",
         f"export KUBECONFIG={state['kubeconfig']}",
-        "kubectl apply --server-side -f examples/base-model/rollout-demo.yaml",
-        "kubectl apply --server-side -f examples/lora/rollout-demo.yaml    # curl with model travelhelper",
+        *(_SCALING_HINTS if state.get("gpus") else _HINTS),
         f"curl {state['gateway']}/v1/chat/completions -H 'content-type: application/json' "
         '-d \'{"model":"mymodel","messages":[{"role":"user","content":"hello"}]}\'',
     ]

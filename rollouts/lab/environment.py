@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import AlreadyExists, KindNotServed, KubeError
 from rollouts.kube.http import HttpKubeClient, open_client
 from rollouts.lab.controlplane import Choice, ControlPlane, install_crds, install_upstream_crds
+from rollouts.lab.controlplane.pods import PODS
 from rollouts.lab.gateway.likeness import GatewayLike
 from rollouts.lab.gateway.service import POOLS_V1, POOLS_V1ALPHA2, LabGateway
 from rollouts.lab.kubelet import Kubelet
@@ -29,10 +30,22 @@ from rollouts.lab.nodes import Node, Nodes, SimulatedServers
 from rollouts.lab.pickers import SERVICES, Pickers, picker_service, wanted_pickers
 from rollouts.lab.processes import ChildProcess, free_port
 from rollouts.lab.prometheus import Job, Prometheus
+from rollouts.lab.vllm.latency import LatencyProfile
 from rollouts.lab.vllm.pod import Fleet
 from rollouts.lab.vllm.spec import PodSpec
+from rollouts.objects.pods import read_pod
 
-__all__ = ["ADAPTERS", "EXAMPLES", "Lab", "LabError", "apply_objects", "base_model_pods", "read_objects"]
+__all__ = [
+    "ADAPTERS",
+    "EXAMPLES",
+    "Lab",
+    "LabError",
+    "apply_objects",
+    "base_model_pods",
+    "deployments",
+    "gpu_node",
+    "read_objects",
+]
 
 _log = structlog.get_logger(__name__)
 
@@ -73,6 +86,17 @@ def base_model_pods(stable: int = 3, canary: int = 2) -> list[PodSpec]:
                 )
             )
     return specs
+
+
+def gpu_node(gpus: int) -> tuple[Node, ...]:
+    """One node with so many GPUs, for ``Lab(nodes=...)``."""
+    return (Node(name="lab-1", gpus=gpus),)
+
+
+def deployments(replicas: Mapping[str, int]) -> list[Object]:
+    """The Deployments of ``examples/base-model-capacity``, with replicas by name."""
+    found = read_objects(EXAMPLES / "base-model-capacity" / "deployments.yaml")
+    return [{**one, "spec": {**one["spec"], "replicas": replicas[one["metadata"]["name"]]}} for one in found]
 
 
 def _scrape_job(pods: Iterable[PodSpec]) -> Job:
@@ -116,8 +140,9 @@ async def apply_objects(
 class Lab:
     """A running lab. Use as an async context manager; ``directory`` takes logs, data and the kubeconfig.
 
-    With ``choice`` REAL it has controllers, a scheduler and ``nodes`` as well, unless ``nodes`` is empty: Deployments
-    make Pods, and those that run vLLM are simulated servers (``servers``).
+    With ``nodes`` it has controllers and a scheduler as well, Kubernetes' own where ``choice`` is REAL: Deployments
+    make Pods, which the controller may scale; those that run vLLM are simulated servers (``servers``), Ready
+    ``pod_startup`` seconds after they began. By default REAL has two nodes, MEMORY none.
     """
 
     def __init__(
@@ -129,7 +154,9 @@ class Lab:
         pickers: bool = True,
         gateway_like: GatewayLike = GatewayLike.STANDARD,
         prometheus: bool = False,
-        nodes: Sequence[Node] = _NODES,
+        nodes: Sequence[Node] | None = None,
+        pod_startup: float = 0.0,
+        latency: LatencyProfile | None = None,
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.directory = directory
@@ -144,9 +171,10 @@ class Lab:
         self._client: HttpKubeClient | None = None
         self._gateway: LabGateway | None = None
         self._kubelet: Kubelet | None = None
-        self._offered = nodes if choice is Choice.REAL else ()
+        default = _NODES if choice is Choice.REAL else ()
+        self._offered = tuple(default if nodes is None else nodes)
         self._nodes: Nodes | None = None
-        self.servers = SimulatedServers(block=_BLOCK)
+        self.servers = SimulatedServers(block=_BLOCK, startup=pod_startup, latency=latency)
         self._controller: ChildProcess | None = None
         self._pickers: Pickers | None = None
         self.prometheus = Prometheus(directory / "prometheus") if prometheus else None
@@ -218,9 +246,31 @@ class Lab:
         command += ["--metrics-address", f"127.0.0.1:{metrics}", *arguments]
         if self.prometheus is not None:
             command += ["--source", f"default={self.prometheus.url}"]
+        if self._offered:
+            command += ["--config", str(self._write_config())]
         self._controller = ChildProcess("controller", command, log_path=self.directory / "controller.log")
         await self._controller.start()
         await self._wait_ready(self._controller)
+
+    def _write_config(self) -> Path:
+        """The controller's configuration: what the chart's ``capacity.enabled`` makes of it."""
+        path = self.directory / "controller.yaml"
+        path.write_text(yaml.safe_dump({"capacity": {"enabled": True}}), encoding="utf-8")
+        return path
+
+    async def wait_for_pods(self, labels: str, count: int, *, timeout: float) -> None:
+        """Wait until so many Pods that a label selector chooses are Ready. Raises LabError."""
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    pods = (await self.client.list_page(PODS, _NAMESPACE, label_selector=labels)).items
+                    if sum(pod.ready for pod in map(read_pod, pods) if pod is not None) >= count:
+                        return
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise LabError(
+                f"no {count} Pods of {labels} were Ready within {timeout:g} s; see {self.directory}"
+            ) from None
 
     async def _wait_ready(self, process: ChildProcess) -> None:
         import aiohttp

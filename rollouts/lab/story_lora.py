@@ -10,14 +10,13 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
 from rich.console import Console
 
 from rollouts.engine.rollout_status import Phase, RolloutStatus
 from rollouts.kube.client import Resource
 from rollouts.lab.environment import ADAPTERS, EXAMPLES, Lab, read_objects
 from rollouts.lab.loraclients import SteadyClient, count_sessions, exact_share
-from rollouts.lab.telling import NAMESPACE, StoryFailed, Teller, follow, kubectl, set_knobs
+from rollouts.lab.telling import NAMESPACE, StoryFailed, Teller, answered, follow, kubectl, set_knobs
 from rollouts.lab.telling import over as ended
 from rollouts.lab.traffic import Traffic, TrafficSpec
 from rollouts.objects import kinds
@@ -107,27 +106,13 @@ async def _set_the_stage(lab: Lab, teller: Teller) -> str:
     )
     url = await lab.gateway.wait_for_gateway()
     await asyncio.gather(lab.start_pickers(), lab.start_controller("--no-leader-elect"))
-    await _answered(url)
+    await answered(url, MODEL)
     teller.stage(lab, url, f"{len(lab.pods)} simulated vLLM pods, each with {' and '.join(ADAPTERS)}")
     teller.line(f"picker       Envoy ext_proc, metrics at {lab.pickers.metrics_urls[_SERVICE]}")
     teller.line(
         f"clients      {_RATE:g} requests/s of {_SESSIONS} sessions (x-session-id), one more client without"
     )
     return url
-
-
-async def _answered(url: str) -> None:
-    """Wait until a request gets through gateway and picker. Raises StoryFailed."""
-    body = {"model": MODEL, "max_tokens": 1, "prompt": "hello"}
-    deadline, said = time.monotonic() + 15, ""
-    async with aiohttp.ClientSession() as session:
-        while time.monotonic() < deadline:
-            async with session.post(f"{url}/v1/completions", json=body) as answer:
-                said = f"HTTP {answer.status}: {(await answer.text())[:200]}"
-                if answer.status == 200:
-                    return
-            await asyncio.sleep(0.1)
-    raise StoryFailed(f"the picker does not serve {MODEL}: {said}")
 
 
 @contextlib.asynccontextmanager

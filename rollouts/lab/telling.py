@@ -27,6 +27,7 @@ __all__ = [
     "NAMESPACE",
     "StoryFailed",
     "Teller",
+    "answered",
     "follow",
     "kubectl",
     "over",
@@ -129,9 +130,23 @@ async def _status(lab: Lab, name: str) -> RolloutStatus:
     return read_status(found.get("status"))[0]
 
 
+async def answered(url: str, model: str) -> None:
+    """Wait until a request gets through gateway and picker. Raises StoryFailed."""
+    body = {"model": model, "max_tokens": 1, "prompt": "hello"}
+    deadline, said = time.monotonic() + 15, ""
+    async with aiohttp.ClientSession() as session:
+        while time.monotonic() < deadline:
+            async with session.post(f"{url}/v1/completions", json=body) as answer:
+                said = f"HTTP {answer.status}: {(await answer.text())[:200]}"
+                if answer.status == 200:
+                    return
+            await asyncio.sleep(0.1)
+    raise StoryFailed(f"nobody serves {model}: {said}")
+
+
 async def set_knobs(lab: Lab, pod: str, knobs: Mapping[str, Any]) -> None:
     """Turn knobs of a simulated pod. Raises StoryFailed."""
-    url = f"{lab.fleet.pods[pod].url}/lab/knobs"
+    url = f"{(lab.fleet.pods.get(pod) or lab.servers.servers[pod]).url}/lab/knobs"
     async with aiohttp.ClientSession() as session, session.post(url, json=dict(knobs)) as answer:
         if answer.status != 200:
             raise StoryFailed(f"pod {pod} did not take its knobs: HTTP {answer.status}")

@@ -23,6 +23,7 @@ __all__ = ["Result", "Traffic", "TrafficSpec", "TrafficWindow"]
 
 _MODEL = re.compile(rb'"model":\s*"([^"]{0,253})"')
 _ERROR_EVENT = b'data: {"error"'
+_LAST_EVENT = b"data: [DONE]"
 _KEPT_RESULTS = 200_000
 _KEPT_BODY = 2**20
 _WORD = "lorem "
@@ -32,6 +33,8 @@ _CHARACTERS_PER_TOKEN = 4
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrafficSpec:
     """The load. ``rate`` is requests a second, ``streamed`` the share with server-sent events.
+
+    With ``ignore_eos`` (vLLM's) each answer has all of its ``max_tokens``.
 
     Prompt lengths are lognormal around ``prompt_tokens``. With ``sessions`` each request belongs to one of
     that many sessions, named in ``session_header``. It ends by itself after ``seconds``.
@@ -46,6 +49,7 @@ class TrafficSpec:
     prompt_tokens: float = 40.0
     prompt_tokens_sigma: float = 0.6
     max_tokens: int = 16
+    ignore_eos: bool = False
     sessions: int = 0
     session_header: str = "x-session-id"
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -64,7 +68,7 @@ class TrafficSpec:
 class Result:
     """One request. Times are of the monotonic clock, in seconds; ``status`` 0 is no answer at all.
 
-    ``failed``: no answer, a 5xx, or an error inside a stream that began with 200.
+    ``failed``: no answer, a 5xx, an error inside a stream that began with 200, or one that ends before its last event.
     """
 
     sent_at: float
@@ -116,6 +120,7 @@ class Traffic:
         self.skipped = 0
         """Requests that were not sent because too many were in flight."""
         self._random = random.Random(spec.seed)
+        self._enough = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._in_flight: set[asyncio.Task[None]] = set()
 
@@ -132,6 +137,11 @@ class Traffic:
         """Wait until everything is sent and answered."""
         if self._task is not None:
             await self._task
+
+    async def finish(self) -> None:
+        """Send no more, and wait until everything is answered."""
+        self._enough.set()
+        await self.wait()
 
     async def stop(self) -> None:
         """Send no more and drop what is in flight."""
@@ -168,7 +178,9 @@ class Traffic:
         due = time.monotonic()
         end = due + self.spec.seconds
         while due < end:
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._enough.wait(), max(0.0, due - time.monotonic()))
+                return
             if len(self._in_flight) < self.spec.max_in_flight:
                 task = asyncio.create_task(self._request(session))
                 self._in_flight.add(task)
@@ -207,6 +219,7 @@ class Traffic:
         tokens = spec.prompt_tokens * math.exp(self._random.gauss(0.0, spec.prompt_tokens_sigma))
         text = (_WORD * math.ceil(tokens))[: max(1, round(tokens * _CHARACTERS_PER_TOKEN))]
         body: dict[str, object] = {"model": spec.model, "max_tokens": spec.max_tokens}
+        body |= {"ignore_eos": True} if spec.ignore_eos else {}
         body |= {"messages": [{"role": "user", "content": text}]} if spec.chat else {"prompt": text}
         if self._random.random() < spec.streamed:
             body["stream"] = True
@@ -227,6 +240,8 @@ async def _read(answer: aiohttp.ClientResponse) -> tuple[float, bytes]:
 def _result(answer: aiohttp.ClientResponse, body: bytes, began: float, first: float, session: str) -> Result:
     model = _MODEL.search(body) if answer.status == 200 else None
     broken = _ERROR_EVENT in body
+    streamed = answer.status == 200 and answer.content_type == "text/event-stream"
+    cut = streamed and not broken and not body.rstrip().endswith(_LAST_EVENT)
     return Result(
         sent_at=began,
         seconds=time.monotonic() - began,
@@ -235,6 +250,6 @@ def _result(answer: aiohttp.ClientResponse, body: bytes, began: float, first: fl
         pod=answer.headers.get("x-inference-pod", ""),
         model=model.group(1).decode(errors="replace") if model else "",
         session=session,
-        failed=broken or answer.status >= 500,
-        error="error inside the stream" if broken else "",
+        failed=broken or cut or answer.status >= 500,
+        error="error inside the stream" if broken else "the stream ended early" if cut else "",
     )

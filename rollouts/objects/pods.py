@@ -125,11 +125,14 @@ def holds_resources(pod: Object) -> bool:
 
 
 def pending_words(pod: Object) -> str | None:
-    """Why no node takes a pod, in as many of the scheduler's words as fit a line; None where nobody says so."""
+    """Why no node takes a pod, in as many of the scheduler's words as fit a line; None where nobody says so.
+
+    Its first sentence has the reasons (``FitError.Error``); in the others plugins say why to evict would not help.
+    """
     for condition in items_at(pod, "status", "conditions"):
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            words = " ".join(text_of(condition.get("message")).partition(" preemption:")[0].split())
-            return words[:_LONGEST_WORDS]
+            reasons, stop, _ = " ".join(text_of(condition.get("message")).split()).partition(". ")
+            return f"{reasons}{stop.strip()}"[:_LONGEST_WORDS]
     return None
 
 

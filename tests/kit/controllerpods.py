@@ -72,14 +72,13 @@ class ControllerPods:
         except (aiohttp.ClientError, OSError):
             return PodState.STARTING
 
-    async def stop(self, pod: Object) -> None:
+    async def stop(self, pod: Object, grace: float) -> None:
         """See ``PodRuntime.stop``."""
         found = self._running.pop(pod["metadata"]["uid"], None)
         if found is None:
-            await self._others.stop(pod)
+            await self._others.stop(pod, grace)
             return
-        grace = pod["spec"].get("terminationGracePeriodSeconds", 30)
-        await found[0].stop(grace=float(grace))
+        await found[0].stop(grace=grace)
 
     async def _write_account(self, pod: Object, path: Path) -> None:
         """A kubeconfig with a token of the Pod's ServiceAccount, from the TokenRequest API as a kubelet asks for it."""

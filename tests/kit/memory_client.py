@@ -141,10 +141,16 @@ class MemoryKubeClient:
         resource_version: str = "",
         grace_period_seconds: int | None = None,
     ) -> None:
-        """See ``KubeClient.delete``. A Pod goes at once, whatever the grace period."""
+        """See ``KubeClient.delete``."""
         await asyncio.sleep(0)
         self.api.delete(
-            resource, namespace, name, uid=uid, resource_version=resource_version, manager=self._manager
+            resource,
+            namespace,
+            name,
+            uid=uid,
+            resource_version=resource_version,
+            manager=self._manager,
+            grace_period_seconds=grace_period_seconds,
         )
 
     async def discover(self) -> tuple[Resource, ...]:

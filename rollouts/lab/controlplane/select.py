@@ -20,6 +20,7 @@ from rollouts.lab.controlplane.real import RealControlPlane
 from rollouts.lab.kubeconfig import write_kubeconfig
 from rollouts.lab.memoryapi.server import MemoryApiServer
 from rollouts.lab.memoryapi.store import LIMITS, MemoryApi
+from rollouts.lab.memorycontrollers import MemoryControllers
 
 __all__ = ["Choice", "ControlPlane", "Source"]
 
@@ -76,12 +77,19 @@ class _Memory:
         self._kubeconfig = kubeconfig
         self.api = MemoryApi()
         self._server = MemoryApiServer(self.api)
+        self._controllers: MemoryControllers | None = None
 
     async def start(self) -> None:
         await self._server.start()
         write_kubeconfig(self._kubeconfig, server=self._server.url)
 
+    async def start_controllers(self) -> None:
+        self._controllers = MemoryControllers(self.api)
+        await self._controllers.start()
+
     async def stop(self) -> None:
+        if self._controllers is not None:
+            await self._controllers.stop()
         await self._server.stop()
 
 
@@ -159,15 +167,16 @@ class ControlPlane:
     async def start_controllers(self) -> None:
         """Let kube-controller-manager and kube-scheduler run; once CRDs are installed, see ``RealControlPlane``.
 
-        A given cluster and K3s have their own. Raises ControlPlaneError where there are none to be had.
+        A given cluster and K3s have their own; beside the in-memory one run those of ``memorycontrollers``. From then
+        on somebody has to be the kubelet. Raises ControlPlaneError where there are none to be had.
         """
         if self.source in (Source.GIVEN, Source.K3S):
             return
+        if isinstance(self._backend, _Memory):
+            await self._backend.start_controllers()
+            return
         if not isinstance(self._backend, RealControlPlane):
-            raise ControlPlaneError(
-                "the in-memory API server has no controllers: nothing is scheduled or garbage-collected there; "
-                "use the real control plane (--control-plane real)"
-            )
+            raise ControlPlaneError("the control plane was not started: call start() first")
         if self.source is Source.BUILT:
             await asyncio.to_thread(build, self._say)
         elif missing := [name for name in CONTROLLERS if not _runs(_assets(), name)]:

@@ -236,6 +236,7 @@ class MemoryApiServer:
         options = body if isinstance(body, dict) else {}
         guards = options.get("preconditions") or {}
         dry_run = "All" in [*request.query.getall("dryRun", []), *(options.get("dryRun") or ())]
+        grace = options.get("gracePeriodSeconds", request.query.get("gracePeriodSeconds"))
         last = self.api.delete(
             target.resource,
             target.namespace,
@@ -244,6 +245,7 @@ class MemoryApiServer:
             resource_version=str(guards.get("resourceVersion") or ""),
             dry_run=dry_run,
             manager=manager_of(request.query, request.headers),
+            grace_period_seconds=None if grace is None else int(grace),
         )
         if "deletionTimestamp" in last["metadata"]:
             return web.json_response(last)

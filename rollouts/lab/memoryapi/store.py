@@ -12,6 +12,7 @@ from rollouts.kube.errors import AlreadyExists, Gone, Invalid, NotFound
 from rollouts.lab.memoryapi.admission import Policy
 from rollouts.lab.memoryapi.builtins import fill_in, to_stored_version, to_version
 from rollouts.lab.memoryapi.crds import establish, is_crd
+from rollouts.lab.memoryapi.graceful import grace_of, terminating
 from rollouts.lab.memoryapi.history import Change, WatchSubscription
 from rollouts.lab.memoryapi.json_copies import thaw, wire_copy
 from rollouts.lab.memoryapi.kinds import KindRegistry, ServedKind
@@ -71,6 +72,8 @@ class MemoryApi:
         self._registry = KindRegistry()
         self.policies: list[Policy] = []
         """What refuses writes, as an admission policy does; tests and the lab set it."""
+        self.has_kubelet = False
+        """Whether somebody confirms the ends of Pods that have a node; without, they go at once."""
         self._counter = 0
         self._cursors: OrderedDict[str, tuple[int, list[bytes]]] = OrderedDict()
         namespaces = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
@@ -231,15 +234,19 @@ class MemoryApi:
         resource_version: str = "",
         dry_run: bool = False,
         manager: str = "unknown",
+        grace_period_seconds: int | None = None,
     ) -> Object:
         """Delete, or mark for deletion while finalizers are there. Raises NotFound, Conflict.
 
-        A Pod goes at once, as if a kubelet had stopped it.
+        A Pod goes at once, as if a kubelet had stopped it; where there is one (``has_kubelet``), with grace 0.
         """
         where = self._where(resource, namespace, name, manager=manager, dry_run=dry_run)
         stored = self._stored(where)
         check_preconditions(where.kind, name, stored.obj, uid=uid, resource_version=resource_version)
         metadata = stored.obj["metadata"]
+        is_run = self.has_kubelet and where.kind.storage_key == ("", "pods")
+        if is_run and (grace := grace_of(stored.obj, grace_period_seconds)):
+            return self._end_later(where, stored, grace)
         if not metadata.get("finalizers"):
             return self._drop(where, stored)
         if "deletionTimestamp" in metadata:
@@ -249,6 +256,12 @@ class MemoryApi:
         new["metadata"]["deletionGracePeriodSeconds"] = 0
         if "generation" in metadata:
             new["metadata"]["generation"] += 1
+        return self._out(where, self._storage.put(where, new, stored.owners, old=stored))
+
+    def _end_later(self, where: ObjectRequest, stored: StoredObject, grace: int) -> Object:
+        new = thaw(stored.frozen)
+        if not terminating(new, grace, self._clock.now()):
+            return self._out(where, stored)
         return self._out(where, self._storage.put(where, new, stored.owners, old=stored))
 
     # Faults
@@ -416,7 +429,8 @@ class MemoryApi:
             self._admit(where, new)
         new = to_stored_version(where.kind, new)
         self._serve(where, new)
-        if "deletionTimestamp" in metadata and not metadata.get("finalizers"):
+        held = metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds")
+        if "deletionTimestamp" in metadata and not held:
             return self._drop(where, stored)
         return self._out(where, self._storage.put(where, new, owners, old=stored))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Mapping
 from enum import Enum
@@ -35,26 +36,33 @@ class PodRuntime(Protocol):
         """How it is."""
         ...
 
-    async def stop(self, pod: Object) -> None:
-        """End it; one that does not run is left alone."""
+    async def stop(self, pod: Object, grace: float) -> None:
+        """End it; what it is doing has ``grace`` seconds. One that does not run is left alone."""
         ...
 
 
 class PretendRuntime:
-    """Runs nothing. A Pod that restarts always is Ready at once; others end as their first word says.
+    """Runs nothing. A Pod that restarts always is Ready after ``startup`` seconds; others end as their first word says.
 
-    ``false`` fails, ``sleep`` stays until it is deleted, whatever else succeeds.
+    ``false`` fails, ``sleep`` stays until it is deleted, whatever else succeeds. Each takes ``ending`` seconds, or its
+    grace, to end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, startup: float = 0.0, ending: float = 0.0) -> None:
         self._hosts = itertools.cycle(_NETWORK.hosts())
+        self._startup = startup
+        self._ending = ending
+        self._ready_at: dict[str, float] = {}
 
     async def start(self, pod: Object) -> str:
         """See ``PodRuntime.start``."""
+        self._ready_at[pod["metadata"]["uid"]] = asyncio.get_running_loop().time() + self._startup
         return str(next(self._hosts))
 
     async def state(self, pod: Object) -> PodState:
         """See ``PodRuntime.state``."""
+        if asyncio.get_running_loop().time() < self._ready_at.get(pod["metadata"]["uid"], 0.0):
+            return PodState.STARTING
         spec = pod["spec"]
         container = spec["containers"][0]
         words = [*(container.get("command") or ()), *(container.get("args") or ())]
@@ -62,5 +70,7 @@ class PretendRuntime:
             return PodState.READY
         return PodState.FAILED if words[:1] == ["false"] else PodState.SUCCEEDED
 
-    async def stop(self, pod: Object) -> None:
+    async def stop(self, pod: Object, grace: float) -> None:
         """See ``PodRuntime.stop``."""
+        self._ready_at.pop(pod["metadata"]["uid"], None)
+        await asyncio.sleep(min(self._ending, grace))

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
+import structlog
 
 from rollouts.lab.loopback import loopback
 from rollouts.lab.nodes.runtime import PodRuntime, PodState, PretendRuntime
+from rollouts.lab.vllm.latency import LatencyProfile
 from rollouts.lab.vllm.pod import SimulatedPod
 from rollouts.lab.vllm.spec import PodSpec
 
 __all__ = ["SimulatedServers", "server_arguments"]
+
+log = structlog.get_logger(__name__)
 
 Object = Mapping[str, Any]
 _PROBE_TIMEOUT = 2.0
@@ -79,13 +85,27 @@ def _spec(pod: Object, flags: Mapping[str, list[str]], address: str, seed: int) 
 
 
 class SimulatedServers:
-    """A ``PodRuntime``: a simulated server on an address of ``block`` for each Pod that runs vLLM, else ``others``."""
+    """A ``PodRuntime``: a simulated server on an address of ``block`` for each Pod that runs vLLM, else ``others``.
 
-    def __init__(self, *, block: int, others: PodRuntime | None = None) -> None:
+    Its port opens ``startup`` seconds after the Pod began, as when weights are loaded first. A Pod that is deleted
+    closes its port at once, and what it is answering has the rest of its grace (vLLM on SIGTERM).
+    """
+
+    def __init__(
+        self,
+        *,
+        block: int,
+        others: PodRuntime | None = None,
+        startup: float = 0.0,
+        latency: LatencyProfile | None = None,
+    ) -> None:
         self._block = block
         self._others = others or PretendRuntime()
+        self._startup = startup
+        self._latency = latency or LatencyProfile()
         self._numbers = itertools.count(1)
         self._servers: dict[str, SimulatedPod] = {}
+        self._loading: dict[str, asyncio.Task[None]] = {}
 
     @property
     def servers(self) -> Mapping[str, SimulatedPod]:
@@ -98,10 +118,21 @@ class SimulatedServers:
         if flags is None:
             return await self._others.start(pod)
         number = next(self._numbers)
-        server = SimulatedPod(_spec(pod, flags, loopback(self._block, 1 + (number - 1) % 254), number))
-        await server.start()
-        self._servers[pod["metadata"]["uid"]] = server
-        return server.spec.address
+        address, uid = loopback(self._block, 1 + (number - 1) % 254), pod["metadata"]["uid"]
+        server = SimulatedPod(replace(_spec(pod, flags, address, number), latency=self._latency))
+        if self._startup:
+            self._loading[uid] = asyncio.create_task(self._load(server))
+        else:
+            await server.start()
+        self._servers[uid] = server
+        return address
+
+    async def _load(self, server: SimulatedPod) -> None:
+        await asyncio.sleep(self._startup)
+        try:
+            await server.start()
+        except OSError as error:
+            log.warning("pod_not_started", pod=server.spec.name, reason=str(error))
 
     async def state(self, pod: Object) -> PodState:
         """See ``PodRuntime.state``: Ready while ``/health`` answers 200."""
@@ -118,10 +149,16 @@ class SimulatedServers:
         except (aiohttp.ClientError, TimeoutError, OSError):
             return PodState.STARTING
 
-    async def stop(self, pod: Object) -> None:
+    async def stop(self, pod: Object, grace: float) -> None:
         """See ``PodRuntime.stop``."""
-        server = self._servers.pop(pod["metadata"]["uid"], None)
-        if server is not None:
-            await server.stop()
-        else:
-            await self._others.stop(pod)
+        uid = pod["metadata"]["uid"]
+        loading = self._loading.pop(uid, None)
+        if loading is not None:
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+        server = self._servers.get(uid)
+        if server is None:
+            await self._others.stop(pod, grace)
+            return
+        await server.drain(grace)
+        self._servers.pop(uid, None)

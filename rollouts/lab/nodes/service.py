@@ -73,7 +73,7 @@ class Nodes:
         await asyncio.gather(*tasks, return_exceptions=True)
         for pod in pods:
             if pod is not None and not _static(pod):
-                await self._runtime.stop(pod)
+                await self._runtime.stop(pod, 0.0)
 
     async def _register(self, node: Node) -> None:
         for resource, namespace, body in (
@@ -157,10 +157,13 @@ class Nodes:
         """What a kubelet does with a Pod that is being deleted: preStop, stop, a last status, and the object goes."""
         current = self._current(key, pod)
         if not _static(pod):
+            grace = 0.0
             if current is not None:
                 grace = float(current["metadata"].get("deletionGracePeriodSeconds") or 0)
-                await asyncio.sleep(min(_pre_stop(current), grace))
-            await self._runtime.stop(pod)
+                hook = min(_pre_stop(current), grace)
+                await asyncio.sleep(hook)
+                grace -= hook
+            await self._runtime.stop(pod, grace)
             if current is not None and not _ended(current):
                 address = (current.get("status") or {}).get("podIP")
                 await self._report(key, pod, PodState.FAILED, address, _TERMINATED)

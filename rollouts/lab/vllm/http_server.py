@@ -8,6 +8,7 @@ pipelining (answered in order), ``Expect: 100-continue``. Sizes are limited.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -141,8 +142,13 @@ class _Connection(asyncio.Protocol):
         self.transport = transport
         self._server.connections.add(self)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered, or its body is still to come."""
+        return self._current is not None or self._head is not None
+
     def connection_lost(self, exc: Exception | None) -> None:
-        self._server.connections.discard(self)
+        self._server.left(self)
         if self._current is not None:
             self._current.abandon()
             self._current = None
@@ -158,7 +164,7 @@ class _Connection(asyncio.Protocol):
     def answered(self, keep_alive: bool) -> None:
         """The current exchange is over: serve what has arrived meanwhile."""
         self._current = None
-        if not keep_alive:
+        if not keep_alive or self._server.draining:
             self.transport.close()
         elif self._buffer:
             # Not from here: a pipelined row of quick answers would nest as deep as the row is long.
@@ -295,6 +301,8 @@ class PodHttpServer:
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
         self.connections: set[_Connection] = set()
+        self.draining = False
+        self._empty = asyncio.Event()
         self._server: asyncio.Server | None = None
 
     @property
@@ -308,6 +316,26 @@ class PodHttpServer:
         """Listen; port 0 takes a free one. Raises OSError when the address is taken."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: _Connection(self), address, port, backlog=512)
+
+    def left(self, connection: _Connection) -> None:
+        """A connection is closed."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self._empty.set()
+
+    async def drain(self, seconds: float) -> None:
+        """As uvicorn does on SIGTERM: listen no more, close what is idle, and wait until the rest is answered."""
+        self.draining = True
+        if self._server is not None:
+            self._server.close()
+        self._empty.clear()
+        for connection in tuple(self.connections):
+            if not connection.busy:
+                connection.transport.close()
+        if self.connections:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._empty.wait()
 
     def crash(self) -> None:
         """Reset every connection and stop listening, as a killed process does."""

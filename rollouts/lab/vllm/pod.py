@@ -67,6 +67,12 @@ class SimulatedPod:
             loop = asyncio.get_running_loop()
             self._restart = loop.call_later(restart_after, self._start_again)
 
+    async def drain(self, seconds: float) -> None:
+        """SIGTERM: the ports close at once, running requests have so many seconds to end; then ``stop``."""
+        servers = [one._http for one in (self, *self.ranks) if one._http is not None]
+        await asyncio.gather(*(server.drain(seconds) for server in servers))
+        await self.stop()
+
     async def stop(self) -> None:
         """Close the ports and drop what is in flight."""
         for rank in self.ranks:

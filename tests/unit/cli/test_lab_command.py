@@ -43,6 +43,20 @@ def test_adapters_cannot_be_shown_without_pickers() -> None:
     assert "lora needs --pickers" in result.output
 
 
+def test_capacity_is_not_told_without_the_picker_that_spares_pods() -> None:
+    result = CliRunner().invoke(main, ["lab", "demo", "capacity", "--no-pickers"])
+
+    assert result.exit_code == 2
+    assert "capacity needs --pickers" in result.output
+
+
+def test_a_lab_whose_pods_come_and_go_is_not_scraped_by_prometheus(state: Path) -> None:
+    result = CliRunner().invoke(main, ["lab", "up", "--gpus", "9", "--prometheus"])
+
+    assert result.exit_code == 2
+    assert "not with --gpus" in result.output
+
+
 def test_every_gateway_that_is_played_can_be_chosen() -> None:
     assert set(lab._LIKES) == {like.value for like in GatewayLike}
 
@@ -74,6 +88,7 @@ def test_a_lab_says_where_its_pickers_and_pods_are(state: Path) -> None:
     assert "picker       epp http://127.0.3.1:2/metrics" in text
     assert "qwen-0 http://127.0.1.10:8000" in text
     assert "examples/lora/rollout-demo.yaml" in text
+    assert "examples/base-model-capacity/rollout-demo.yaml" in lab._describe({**STATE, "gpus": 9})
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rollouts.kube.client import Resource
 from rollouts.kube.http import open_client
 from rollouts.lab.controlplane import Choice, ControlPlane, ControlPlaneError, Source
 from rollouts.lab.controlplane import select as selecting
@@ -18,6 +19,7 @@ from rollouts.lab.controlplane.build import (
     build,
     built_binaries,
 )
+from tests.kit.polling import eventually
 
 _FAKE_GO = """#!{python}
 import os, sys, time
@@ -163,10 +165,26 @@ async def test_a_given_cluster_is_used_and_left_running(tmp_path: Path) -> None:
             assert await client.ready()
 
 
-async def test_the_in_memory_server_says_that_it_has_no_controllers(tmp_path: Path) -> None:
+async def test_the_in_memory_server_has_controllers_of_its_own(tmp_path: Path) -> None:
+    deployments = Resource("apps", "v1", "deployments", "Deployment")
+    pods = Resource("", "v1", "pods", "Pod")
+    template = {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    spec = {"replicas": 2, "selector": {"matchLabels": {"app": "a"}}, "template": template}
+    body = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"}, "spec": spec}
     async with ControlPlane(tmp_path / "plane", choice=Choice.MEMORY) as plane:
-        with pytest.raises(ControlPlaneError, match=r"no controllers.*--control-plane real"):
-            await plane.start_controllers()
+        await plane.start_controllers()
+        async with await open_client(str(plane.kubeconfig)) as client:
+            await client.create(deployments, "default", body)
+
+            async def two() -> bool:
+                return len((await client.list_page(pods, "default")).items) == 2
+
+            assert await eventually(two)
+
+
+async def test_a_control_plane_that_was_not_started_has_no_controllers(tmp_path: Path) -> None:
+    with pytest.raises(ControlPlaneError, match="not started"):
+        await ControlPlane(tmp_path / "plane", choice=Choice.MEMORY).start_controllers()
 
 
 async def test_assets_without_controllers_name_what_is_missing(

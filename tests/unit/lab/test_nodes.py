@@ -12,9 +12,12 @@ from rollouts.kube.client import PatchKind
 from rollouts.kube.errors import NotFound
 from rollouts.lab.controlplane import create_ready_pod
 from rollouts.lab.controlplane.pods import PODS
+from rollouts.lab.memoryapi.history import Change
 from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.lab.nodes import Node, Nodes, PretendRuntime, SimulatedServers
 from rollouts.lab.nodes.node import LEASE_NAMESPACE, LEASES, NODES
+from rollouts.lab.vllm.knobs import Hang, Knobs
+from tests.kit.clock import VirtualClock, virtual_time
 from tests.kit.memory_client import MemoryKubeClient
 from tests.kit.polling import eventually
 
@@ -192,3 +195,124 @@ async def test_an_address_that_is_taken_is_tried_again(client: MemoryKubeClient)
         await reaches(client, "late", "Running", ready=True)
     finally:
         await running.stop()
+
+
+STREAM = {"model": "mymodel", "messages": [{"role": "user", "content": "x"}], "stream": True, "max_tokens": 8}
+HANGS = Knobs(hang=Hang.REQUESTS)
+
+
+@pytest.fixture
+async def ending(servers: SimulatedServers) -> AsyncIterator[MemoryKubeClient]:
+    """A client of an API server that leaves the ends of Pods to their kubelet."""
+    api = MemoryApi()
+    api.has_kubelet = True
+    client = MemoryKubeClient(api)
+    running = Nodes(client, [Node(name="n1", gpus=8)], servers)
+    await running.start()
+    yield client
+    await running.stop()
+
+
+async def streams(client: MemoryKubeClient, servers: SimulatedServers, **spec: Any) -> str:
+    """A server whose streams begin and do not end; its URL."""
+    await bound(client, "server", "--model", "m", "--served-model-name=mymodel", **spec)
+    found = await reaches(client, "server", "Running", ready=True)
+    turn(servers, HANGS)
+    return f"http://{found['podIP']}:8000/v1/chat/completions"
+
+
+def turn(servers: SimulatedServers, knobs: Knobs) -> None:
+    """Turn the knobs of the server, also where its port is closed."""
+    server = servers.servers["server"].server
+    assert server is not None
+    server.engine.knobs = knobs
+
+
+async def refused(url: str) -> bool:
+    try:
+        async with aiohttp.ClientSession() as session, session.get(url):
+            return False
+    except aiohttp.ClientConnectorError:
+        return True
+
+
+async def test_a_pod_that_is_deleted_ends_its_streams_and_takes_no_more(
+    ending: MemoryKubeClient, servers: SimulatedServers
+) -> None:
+    url = await streams(ending, servers)
+    async with aiohttp.ClientSession() as session, session.post(url, json=STREAM) as answer:
+        await ending.delete(PODS, "ns", "server")
+        await eventually(lambda: refused(url))
+        assert not await gone(ending, "server")
+        turn(servers, Knobs())
+        text = await answer.text()
+
+    assert text.rstrip().endswith("data: [DONE]")
+    await eventually(lambda: gone(ending, "server"))
+
+
+async def test_a_stream_that_outlasts_the_grace_is_cut(
+    ending: MemoryKubeClient, servers: SimulatedServers
+) -> None:
+    url = await streams(ending, servers, terminationGracePeriodSeconds=1)
+    async with aiohttp.ClientSession() as session, session.post(url, json=STREAM) as answer:
+        await ending.delete(PODS, "ns", "server")
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await answer.text()
+
+    await eventually(lambda: gone(ending, "server"))
+
+
+def readiness(client: MemoryKubeClient) -> list[str]:
+    """Every word of a Ready condition that is written from now on."""
+    words: list[str] = []
+
+    def note(change: Change) -> None:
+        found = (change.obj.get("status") or {}).get("conditions") or () if change.plural == "pods" else ()
+        words.extend(one["status"] for one in found if one["type"] == "Ready")
+
+    client.api.observers.append(note)
+    return words
+
+
+async def test_a_server_that_loads_is_running_and_not_ready_until_it_answers(
+    client: MemoryKubeClient,
+) -> None:
+    servers = SimulatedServers(block=42, startup=0.4)
+    running = Nodes(client, [Node(name="n1", gpus=8)], servers)
+    words = readiness(client)
+    await running.start()
+    try:
+        await bound(client, "server", "--model", "m")
+        await reaches(client, "server", "Running", ready=True)
+        assert words == ["False", "True"]
+
+        await bound(client, "given-up", "--model", "m")
+        await eventually(lambda: "given-up" in servers.servers)
+        await client.delete(PODS, "ns", "given-up")
+        await eventually(lambda: "given-up" not in servers.servers)
+    finally:
+        await running.stop()
+
+
+def test_a_pod_that_pretends_takes_its_time_to_start_and_to_end() -> None:
+    with virtual_time() as loop:
+
+        async def live() -> tuple[list[str], float]:
+            client = MemoryKubeClient(MemoryApi(clock=VirtualClock()))
+            client.api.has_kubelet = True
+            words = readiness(client)
+            running = Nodes(client, [Node(name="n1")], PretendRuntime(startup=60.0, ending=20.0))
+            await running.start()
+            await bound(client, "p", terminationGracePeriodSeconds=600)
+            await eventually(lambda: words[-1:] == ["True"], timeout=90.0, every=0.5)
+            began = loop.time()
+            await client.delete(PODS, "ns", "p")
+            await eventually(lambda: gone(client, "p"), timeout=90.0, every=0.5)
+            await running.stop()
+            return words[:2], loop.time() - began
+
+        words, took = loop.run_until_complete(live())
+
+    assert words == ["False", "True"]
+    assert 20.0 <= took <= 21.0

@@ -9,6 +9,8 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from rollouts.lab.processes import free_port
 from rollouts.lab.traffic import Result, Traffic, TrafficSpec, TrafficWindow
@@ -115,3 +117,36 @@ def test_shares_are_of_answered_requests() -> None:
 def test_an_unbounded_load_is_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"bounded|share"):
         TrafficSpec(url="http://127.0.0.1:1", **fields)
+
+
+async def test_a_stream_that_ends_before_its_last_event_was_cut() -> None:
+    async def cut(request: web.Request) -> web.StreamResponse:
+        answer = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await answer.prepare(request)
+        await answer.write(b'data: {"choices": []}\n\n')
+        return answer
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", cut)
+    async with TestServer(app) as server:
+        window = (
+            await sent(TrafficSpec(url=str(server.make_url("")).rstrip("/"), rate=100, seconds=0.1))
+        ).window(0)
+
+    assert window.failed == len(window) > 0
+    assert {result.error for result in window.results} == {"the stream ended early"}
+
+
+async def test_to_finish_is_to_send_no_more_and_to_wait_for_answers(start_pod: StartPod) -> None:
+    pod = await start_pod(speed=1.0)
+    spec = TrafficSpec(url=pod.url, rate=100, seconds=600, streamed=1.0, max_tokens=60, ignore_eos=True)
+    async with Traffic(spec) as traffic:
+        assert pod.server is not None
+        engine = pod.server.engine
+        await eventually(lambda: engine.running_requests >= 5)
+        await traffic.finish()
+
+        assert not traffic.running
+        assert engine.running_requests == 0
+    assert traffic.window(0).failed == 0
+    assert len(traffic.results) >= 5

@@ -1,0 +1,1 @@
+"""How long rollouts take that fit their GPUs, and what they cost: ``python -m benchmarks.capacity``."""
