@@ -13,7 +13,7 @@ from rollouts.engine.observation import Draining
 from rollouts.engine.planning import plan
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity
-from rollouts.engine.rollout_status import Phase
+from rollouts.engine.rollout_status import Phase, RolloutStatus
 from rollouts.engine.versions import Identity
 from rollouts.units import FULL, ZERO, Weight
 from tests.kit.world import World
@@ -50,7 +50,7 @@ class Watched:
             if isinstance(action, WriteTraffic):
                 self._look_at_weight(action)
             if isinstance(action, ReturnTraffic):
-                self._look_at_return(action)
+                self._look_at_return(action, decided.status)
             world.perform(action)
             if isinstance(action, WriteTraffic | ReturnTraffic):
                 self.note_weights()
@@ -172,18 +172,17 @@ class Watched:
             needed = policy.min_replicas  # nobody else could serve
         assert world.fleets[canary].ready >= needed, "weight only when its pods are Ready"
 
-    def _look_at_return(self, action: ReturnTraffic) -> None:
+    def _look_at_return(self, action: ReturnTraffic, status: RolloutStatus) -> None:
         """Stable gets as much as it has Ready pods for, where those can be waited for."""
-        world, lent = self.world, self.world.status.stable_scale
+        world, lent = self.world, status.stable_scale
         canary = world.fleets[action.record.canary.arm]
         if lent is None or not lent.returning or lent.immediate or world.in_haste:
             return
         stable = world.fleets[lent.identity]
         if canary.managed_by or stable.managed_by or not canary.ready or not stable.ready:
             return
-        asked = world.command and "abort" in world.command
         kept = FULL - min(FULL, stable.ready * FULL // lent.full)
-        assert action.limit == kept or (asked and action.limit == ZERO), "stable gets what it can serve"
+        assert action.limit == kept, "stable gets what it can serve"
 
     def note_weights(self) -> None:
         """Since when each arm has had no weight."""

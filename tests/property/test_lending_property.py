@@ -204,6 +204,8 @@ _DISTURBANCES: list[Callable[[Walk], None]] = [
     Walk.command,
     Walk.command,
     Walk.gate_fails,
+    Walk.gate_fails,
+    Walk.gate_fails,
     Walk.overwritten,
     Walk.edited,
     Walk.uncounted,
