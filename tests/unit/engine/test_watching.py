@@ -75,6 +75,18 @@ def test_it_says_how_long_a_request_takes_at_todays_rate_and_does_not_say_it_ane
     assert world.status.message == message
 
 
+def test_a_weight_that_came_back_by_a_write_that_was_not_noted_is_no_rate() -> None:
+    """The status says 0 of a canary that was taken out; the write that gave it back its weight is newer."""
+    world = at_ten(share=shared(0, 9))
+    world.advance(61)
+    weights = world.status.weight
+    world.status = replace(world.status, weight=replace(weights, desired=ZERO, applied=ZERO))
+    world.step()
+
+    assert world.status.reason == "NoTraffic"
+    assert world.status.weight.applied == TEN
+
+
 @pytest.mark.parametrize(
     ("share", "said"), [(shared(0, 0), "there is no traffic"), (shared(0, 0, seconds=1.0), "none came yet")]
 )
