@@ -110,7 +110,7 @@ def progress(draft: Draft) -> None:
 def _rises_further(draft: Draft) -> bool:
     """The step's weight is above what the canary's pods carry: what is in force is looked at, and room is made."""
     asked = asked_weight(draft.status, draft.spec)
-    if asked <= step_weight(draft.status, draft.spec) or not isinstance(draft.step, WeightStep | None):
+    if asked <= step_weight(draft.status, draft.spec):
         return False
     if _in_force(draft):
         draft.in_force = True
