@@ -29,6 +29,7 @@ from rollouts.objects.leaving import (
     IDLE,
     LeavingPod,
     cost_of,
+    is_active,
     is_mixed,
     leaving,
     marked_by,
@@ -123,9 +124,10 @@ class PodDrains:
         return f"the API server refuses to annotate pods: {words}" if recent else ""
 
     def _arm(self, rollout: str, pool: Pool, workload: Workload, to: int) -> _Arm | None:
-        """None while nobody can say which pods go."""
-        pods = members(self._caches.holding_pods(pool), workload)
-        if is_mixed(pods, workload):
+        """None while nobody can say which pods go: the template changes, or whose some of the pool are is not known."""
+        there = [pod for pod in self._caches.holding_pods(pool) if is_active(pod)]
+        pods = members(there, workload)
+        if is_mixed(pods, workload) or len(pods) < min(workload.replicas, len(there)):
             return None
         loads = self._loads.loads(pool)
         return _Arm(

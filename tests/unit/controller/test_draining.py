@@ -301,6 +301,23 @@ async def test_in_the_middle_of_a_change_of_the_template_nobody_knows() -> None:
     assert fleet.annotations() == before
 
 
+async def test_pods_that_nobody_knows_the_owner_of_are_not_taken_for_drained() -> None:
+    """Somebody else's are left alone where the workload has all of its own."""
+    fleet = Fleet(0, 0)
+    fleet.pod("v1-2", ownerReferences=[])
+    beside = fleet.view(1)
+    await fleet.carry_out(1)
+    marks = set(fleet.annotations())
+    fleet.scale(3)
+    complete = await fleet.carry_out(1)
+
+    assert beside == Draining(pods=1, requests=None)
+    assert marks == {"v1-0"}
+    assert not complete
+    assert fleet.view(1) == Draining(pods=2, requests=None)
+    assert set(fleet.annotations()) == {"v1-0"}
+
+
 async def test_the_choice_waits_a_moment_for_the_first_figures() -> None:
     fleet = Fleet(0, 0, 0)
     fleet.loads.by_pod = {}
