@@ -112,7 +112,10 @@ def _rises_further(draft: Draft) -> bool:
     asked = asked_weight(draft.status, draft.spec)
     if asked <= step_weight(draft.status, draft.spec):
         return False
-    if _in_force(draft):
+    if draft.spec.canary.capacity is None:
+        _putting_in_force(draft)  # taken out just now: pods bound the weight no longer, once that is stored
+        draft.wake(timedelta(seconds=1))
+    elif _in_force(draft):
         draft.in_force = True
         reason, what, drains = making_room(draft, asked)
         _go_on(draft, reason, f"{draft.where()}: {what}", WaitingFor.DRAIN if drains else None)
