@@ -33,6 +33,12 @@ def unmarked(sim: Simulation) -> bool:
     return not draining(sim)
 
 
+def take_away(sim: Simulation) -> None:
+    """Somebody takes the finalizer off and the Rollout away."""
+    sim.cluster.merge(kinds.ROLLOUT, ROLLOUT, {"metadata": {"finalizers": None}}, manager="kubectl")
+    delete(kinds.ROLLOUT, ROLLOUT)(sim)
+
+
 def scenario(name: str, *moves: Move, goal: Condition) -> Scenario:
     begin = [
         Move(when=at_step(1), act=busy(STABLE, 3), after=2),
@@ -73,6 +79,11 @@ SCENARIOS = {
             Move(when=draining, act=autoscaler(STABLE), after=5),
             Move(when=reason("CapacityManagedElsewhere"), act=command("abort", tag="t2"), after=20),
             goal=both(phase("Aborted"), unmarked),
+        ),
+        scenario(
+            "taken away in the middle of a drain",
+            Move(when=draining, act=take_away, after=7),
+            goal=both(gone, unmarked),
         ),
         scenario(
             "deleted in the middle of a drain",
