@@ -301,6 +301,23 @@ async def test_in_the_middle_of_a_change_of_the_template_nobody_knows() -> None:
     assert fleet.annotations() == before
 
 
+async def test_pods_that_nobody_knows_the_owner_of_are_not_taken_for_drained() -> None:
+    """Somebody else's are left alone where the workload has all of its own."""
+    fleet = Fleet(0, 0)
+    fleet.pod("v1-2", ownerReferences=[])
+    beside = fleet.view(1)
+    await fleet.carry_out(1)
+    marks = set(fleet.annotations())
+    fleet.scale(3)
+    complete = await fleet.carry_out(1)
+
+    assert beside == Draining(pods=1, requests=None)
+    assert marks == {"v1-0"}
+    assert not complete
+    assert fleet.view(1) == Draining(pods=2, requests=None)
+    assert set(fleet.annotations()) == {"v1-0"}
+
+
 async def test_the_choice_waits_a_moment_for_the_first_figures() -> None:
     fleet = Fleet(0, 0, 0)
     fleet.loads.by_pod = {}
@@ -351,6 +368,33 @@ def raising(error: Exception) -> Any:
         raise error
 
     return patch
+
+
+async def test_a_pod_that_is_gone_does_not_keep_the_others_from_their_marks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = Fleet(0, 0, 5)
+    real = MemoryApi.patch
+
+    def patch(self: MemoryApi, resource: Resource, namespace: str, name: str, *rest: Any, **how: Any) -> Any:
+        if name == "v1-0":
+            raise NotFound("gone", status=404)
+        return real(self, resource, namespace, name, *rest, **how)
+
+    monkeypatch.setattr(MemoryApi, "patch", patch)
+
+    assert not await fleet.carry_out(1)
+    assert set(fleet.annotations()) == {"v1-1"}
+
+
+async def test_a_rollout_that_is_gone_keeps_requests_from_nobody() -> None:
+    fleet = Fleet(*range(20))
+    for _ in range(2):
+        await fleet.carry_out(1)
+    left = [await fleet.drains.release("default", name) for name in ("other", "demo", "demo")]
+
+    assert left == [True, False, True]
+    assert fleet.annotations() == {}
 
 
 async def test_one_that_does_not_lead_marks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
