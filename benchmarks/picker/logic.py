@@ -68,7 +68,10 @@ def worker() -> None:
     body = b'{"model":"travelhelper","messages":[{"role":"user","content":"%b"}]}' % (b"x" * 900)
     answer = [
         ResponseHeaders({b":status": b"200", b"content-type": b"text/event-stream"}),
-        *[ResponseBody(b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n', end) for end in (False, False, True)],
+        *[
+            ResponseBody(b'data: {"choices":[{"delta":{"content":"x"}}]}\n\n', end)
+            for end in (False, False, True)
+        ],
     ]
     gc.disable()
     for line in sys.stdin:
@@ -77,7 +80,11 @@ def worker() -> None:
         began = time.process_time()
         for number in range(int(count)):
             exchange = Exchange(router, observer, budget)
-            headers = {b":method": b"POST", b":path": b"/v1/chat/completions", b"x-request-id": b"%d" % number}
+            headers = {
+                b":method": b"POST",
+                b":path": b"/v1/chat/completions",
+                b"x-request-id": b"%d" % number,
+            }
             messages = [RequestHeaders(headers, protocol=modes), RequestBody(body, True)]
             for message in messages if cell == "leave" else [*messages, *answer]:
                 for reply in exchange.receive(message, 1.0):
@@ -109,7 +116,9 @@ def turn(process: subprocess.Popen[str], cell: str, requests: int) -> float:
 
 def main(arguments: list[str]) -> None:
     """Take turns and print both figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--base", type=Path, help="the other tree")
     parser.add_argument("--rounds", type=int, default=40)
