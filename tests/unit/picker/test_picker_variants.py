@@ -422,6 +422,39 @@ def test_the_pin_header_beats_weights_and_keys_where_the_rollout_allows_it(
     assert set(variants(router, 20, headers=headers)) == want
 
 
+def test_a_canary_that_is_not_listed_yet_is_pinned_by_what_the_rollout_says_of_it() -> None:
+    """A variant without weight may be left out of the object, as it has to be in those of adapters."""
+    policy = Objects.variant_rollout(sticky=STICKY)
+    policy["spec"]["target"]["variant"]["model"] = "m-2"
+    router = make_router(*variant_pods("v1", "v2", "old"), Objects.pool_split({"v1": 1}), policy)
+
+    pinned = {
+        (one.variant, one.target)
+        for one in (answered(router, headers={"x_rollout_pin": b"v2"}) for _ in range(9))
+    }
+
+    assert pinned == {("v2", "m-2")}
+    assert variants(router) == {"v1": 100}
+    (rule,) = router.snapshot.variants
+    assert rule.unmatched == ("pod-10.0.9.3",)
+
+
+@pytest.mark.parametrize(
+    ("labels", "want"),
+    [({"release": "v1"}, {"v1"}), ({"app": "pool"}, {"v1"}), ({}, {"v1"}), ({"release": 2}, {"v1"})],
+    ids=str,
+)
+def test_a_target_that_claims_a_listed_variants_pods_gets_none_of_them(
+    labels: dict[str, Any], want: set[str]
+) -> None:
+    policy = Objects.variant_rollout(sticky=STICKY)
+    policy["spec"]["target"]["variant"]["labels"] = labels
+    router = make_router(*variant_pods("v1"), Objects.pool_split({"v1": 1}), policy)
+
+    assert set(variants(router, 9, headers={"x_rollout_pin": b"v2"})) == want
+    assert variants(router) == {"v1": 100}
+
+
 @pytest.mark.parametrize("unready", Unready)
 def test_a_pin_to_a_variant_without_pods_is_spilled_or_shed(unready: Unready) -> None:
     policy = Objects.variant_rollout(sticky=STICKY)
