@@ -26,6 +26,11 @@ from rollouts.picker.core.split import Diffusion, SplitTarget, sticky
 __all__ = ["VariantRule", "VariantSplit", "VariantTable", "variant_rules"]
 
 _KIND = "PoolSplit"
+_SALT = "variant/"
+"""Before the names in hashes of sticky keys: an adapter and a variant of one name must not get the same sessions.
+Changing it moves every session."""
+_MOST_TARGETS = 200
+"""Twice as many as one rule may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +146,7 @@ class VariantSplit:
 
     __slots__ = (
         "_order",
-        "_split",
+        "_sequences",
         "_targets",
         "counts",
         "pods",
@@ -163,7 +168,7 @@ class VariantSplit:
         self.without_pods = False
         """No variant with a weight has a Ready pod: all Ready pods serve, if there are any."""
         self.renames = False
-        self._split: Diffusion | None = None
+        self._sequences: dict[str, Diffusion] = {}  # by the target that a rule gave, empty for none
         self._targets: tuple[SplitTarget, ...] = ()
         self._order: list[PoolVariant] = []
 
@@ -189,12 +194,13 @@ class VariantSplit:
         self._order = sorted((variant for variant in variants if variant.weight), key=lambda one: -one.weight)
         self.weighted = [pod for variant in self._order for pod in self.pods[variant.name]]
         self.without_pods = not self.weighted
-        self._targets = tuple(SplitTarget(variant.name, variant.weight) for variant in variants)
+        self._targets = tuple(SplitTarget(f"{_SALT}{variant.name}", variant.weight) for variant in variants)
         if not self._order:
-            self._split = None
-        elif self._split is None:
-            self._split = Diffusion(self._targets)
-        elif self._split.update(self._targets):
+            self._sequences = {}
+            return
+        self._sequences.setdefault("", Diffusion(self._targets))
+        began = [sequence.update(self._targets) for sequence in self._sequences.values()]
+        if any(began):
             self.counts.clear()
 
     def pinned(self, pin: bytes) -> PoolVariant | None:
@@ -214,11 +220,22 @@ class VariantSplit:
         """The pods that a request without a pin may go to. Do not change the list."""
         return _within(self.weighted, subset)
 
-    def take(self, key: bytes) -> PoolVariant:
-        """The variant of the next request with this key, of the next without one where it is empty."""
-        assert self._split is not None  # there are weighted pods
-        name = sticky(self._targets, key) if key else self._split.take()
-        return next(variant for variant in self._order if variant.name == name)
+    def take(self, key: bytes, target: str = "") -> PoolVariant:
+        """The variant of the next request with this key, of the next without one where it is empty.
+
+        Each target of a rule has a sequence of its own: in one, two splits of the same shares would keep step, and all
+        requests of one target would go to one variant.
+        """
+        if key:
+            name = sticky(self._targets, key)
+        else:
+            if len(self._sequences) > _MOST_TARGETS:  # names come from objects, which come and go
+                self._sequences.clear()
+            sequence = self._sequences.get(target)
+            if sequence is None:
+                sequence = self._sequences[target] = Diffusion(self._targets)
+            name = sequence.take()
+        return next(variant for variant in self._order if _SALT + variant.name == name)
 
     def place(
         self,
