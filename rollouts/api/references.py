@@ -49,7 +49,7 @@ def pool_names(obj: Mapping[str, Any]) -> Iterator[str]:
     yield from _name(map_of(spec.get("target")).get("pool"))
     for kind in TRAFFIC_KINDS:
         yield from kind.pools(map_of(spec.get("traffic")))
-    if isinstance(spec.get("stableHint"), str) and spec["stableHint"]:
+    if not map_of(spec.get("target")).get("variant") and text_of(spec.get("stableHint")):
         yield spec["stableHint"]
     for arm in (status.get("stable"), status.get("canary"), *list_of(status.get("history"))):
         if map_of(arm).get("kind") == "InferencePool":

@@ -70,6 +70,8 @@ class TrafficKind(ABC):
     """What to do, for ``doctor``, where the object does not exist and is not ours to make; empty: it may be missing."""
     weights: ClassVar[tuple[str, ...]] = ()
     """jq paths of what GitOps tools must not compare in an Adopted object; empty where it is never in Git."""
+    in_git: ClassVar[bool] = True
+    """Whether people may have it in Git; False: the controller alone makes it."""
     indexes: ClassVar[Mapping[str, Index]] = {}
     """Of its store."""
     has_dialects: ClassVar[bool] = False

@@ -32,10 +32,7 @@ class _PoolSplits(TrafficKind):
     model = VariantTrafficModel
     target = TargetKind.VARIANT
     resources = (kinds.POOL_SPLIT,)
-    unserved = (
-        "the cluster serves no PoolSplit: variants of one pool cannot be split",
-        "apply the CRDs of this version: `rollouts crds | kubectl apply --server-side -f -`",
-    )
+    in_git = False
 
     def said(self, traffic: Object) -> list[Object]:
         entry = map_of(traffic.get(self.field))

@@ -56,6 +56,7 @@ _OURS = (
     kinds.ROLLOUT_STRATEGY,
     kinds.CLUSTER_ROLLOUT_STRATEGY,
     kinds.ROLLOUT_FREEZE,
+    kinds.POOL_SPLIT,
 )
 _ARGO_ROLLOUT = Resource("argoproj.io", "v1alpha1", "rollouts", "Rollout")
 _APPLICATION = Resource("argoproj.io", "v1alpha1", "applications", "Application")

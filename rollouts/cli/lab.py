@@ -25,6 +25,8 @@ _DIRECTORY = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "i
 _STATE = "lab.json"
 _CONTROL_PLANES = click.Choice(["auto", "memory", "real"])
 _UP_SECONDS = 120.0
+_BY_PICKER = ("lora", "variants")
+"""Stories of splits that no gateway makes."""
 _OF_THEIR_OWN = ("one-picker", "no-split")
 _PICKERS = click.option(
     "--pickers/--no-pickers",
@@ -72,7 +74,8 @@ def lab() -> None:
 
 @lab.command()
 @click.argument(
-    "story", type=click.Choice(["base-model", "lora", "analysis", "capacity", "one-picker", "no-split"])
+    "story",
+    type=click.Choice(["base-model", "lora", "variants", "analysis", "capacity", "one-picker", "no-split"]),
 )
 @click.option("--bad", is_flag=True, help="Make the canary worse, so that it is aborted.")
 @click.option(
@@ -94,8 +97,8 @@ def demo(
     from rollouts.lab.processes import ProcessStartError
     from rollouts.lab.telling import StoryFailed, story_directory
 
-    if story == "lora" and not pickers:
-        raise click.UsageError("adapters are split by the endpoint picker: lora needs --pickers")
+    if story in _BY_PICKER and not pickers:
+        raise click.UsageError(f"the endpoint picker splits here: {story} needs --pickers")
     if story == "capacity" and not pickers:
         raise click.UsageError(
             "the endpoint picker spares pods that are about to go: capacity needs --pickers"
@@ -103,9 +106,9 @@ def demo(
     _need_envoy()
     if story in _OF_THEIR_OWN and gateway_like != "standard":
         raise click.UsageError(f"{story} chooses its gateway itself")
-    if story == "lora" and gateway_like == "nginx-gateway-fabric":
+    if story in _BY_PICKER and gateway_like == "nginx-gateway-fabric":
         raise click.UsageError(
-            "this gateway drops the bodies that a picker rewrites: adapters cannot be split there"
+            "this gateway drops the bodies that a picker rewrites: other model names cannot be sent there"
         )
     if hang and (story != "analysis" or bad):
         raise click.UsageError("--hang is an ending of `analysis`, in place of --bad")
@@ -157,10 +160,12 @@ async def _tell(
     from rollouts.lab.story import Clients, tell_analysis, tell_base_model, tell_hang
     from rollouts.lab.story_lora import tell_lora
     from rollouts.lab.story_peers import PLAYED, tell_no_split, tell_one_picker
+    from rollouts.lab.story_variants import tell_variants, variant_pods
 
     tell = {
         "base-model": tell_base_model,
         "lora": tell_lora,
+        "variants": tell_variants,
         "analysis": tell_analysis,
         "capacity": story_capacity.tell_capacity,
         "one-picker": tell_one_picker,
@@ -168,6 +173,7 @@ async def _tell(
     }[story]
     like = PLAYED.get(story, GatewayLike(gateway_like))
     pods = base_model_pods(canary=0) if story == "lora" else base_model_pods()
+    pods = variant_pods() if story == "variants" else pods
     scaled: dict[str, Any] = {}
     if story == "capacity":
         pods = []

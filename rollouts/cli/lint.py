@@ -32,7 +32,7 @@ from rollouts.cli.lint_live import Live
 from rollouts.cli.lint_notifications import notification_findings
 from rollouts.cli.lint_order import order_findings
 from rollouts.cli.lint_queries import Parse, query_doubts
-from rollouts.cli.lint_references import Known, picker_findings, reference_findings
+from rollouts.cli.lint_references import Known, picker_findings, reference_findings, unwanted_findings
 from rollouts.cli.lint_routes import route_problems
 from rollouts.cli.lint_schema import kinds, strict_findings
 from rollouts.cli.lint_strategies import STRATEGY_KINDS, FileStrategies, at_reference, strategy_findings
@@ -132,6 +132,7 @@ def _pickers(placed: Sequence[tuple[int, Path, Mapping[str, Any]]], known: Known
     """Services of the endpoint pickers that the pools of these files name."""
     for number, path, obj in placed:
         yield from (at_document(found, number, path) for found in picker_findings(known, obj))
+        yield from (at_document(found, number, path) for found in unwanted_findings(obj))
 
 
 def _waves(placed: Sequence[tuple[int, Path, Mapping[str, Any]]]) -> Iterator[Finding]:

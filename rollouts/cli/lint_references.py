@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rollouts.api.references import pool_names, traffic_names
-from rollouts.carriers import TRAFFIC_KINDS
+from rollouts.carriers import TRAFFIC_KINDS, kind_of
 from rollouts.cli.lint_findings import Finding, hint, problem
 from rollouts.cli.lint_kinds import is_ours, name_of
 from rollouts.cli.lint_words import nearest
@@ -16,7 +16,7 @@ from rollouts.objects.grants import GRANT_KIND, foreign_refs
 from rollouts.objects.pools import read_pool
 from rollouts.traffic.writes import CONSENT_ANNOTATION
 
-__all__ = ["Known", "picker_findings", "reference_findings"]
+__all__ = ["Known", "picker_findings", "reference_findings", "unwanted_findings"]
 
 Object = Mapping[str, Any]
 _POOL = "InferencePool"
@@ -85,6 +85,19 @@ def reference_findings(known: Known, rollout: Object) -> Iterator[Finding]:
         yield from _ungranted(known, map_of(template.get("spec", template)), namespace, where, path)
 
 
+def unwanted_findings(obj: Object) -> Iterator[Finding]:
+    """Objects in files that the controller alone makes: a sync would write its weights over."""
+    kind = kind_of(text_of(obj.get("kind")))
+    if (
+        kind is None
+        or kind.in_git
+        or obj.get("apiVersion") not in {one.api_version for one in kind.resources}
+    ):
+        return
+    text = f"the controller makes each {kind.kind} itself, and a sync would write over its weights: take it out of Git"
+    yield problem(name_of(obj), text, rule="git", path=("kind",))
+
+
 def picker_findings(known: Known, pool: Object) -> Iterator[Finding]:
     """The Service of a pool's endpoint picker, where the files hold Services of its namespace, and not that one.
 
@@ -121,7 +134,11 @@ def _managed(spec: Object) -> set[tuple[str, str]]:
     found = set()
     for kind in TRAFFIC_KINDS:
         for entry in kind.said(map_of(spec.get("traffic"))):
-            if entry.get("template") is not None or (kind.field != "httpRoutes" and entry.get("modelName")):
+            if (
+                not kind.in_git
+                or entry.get("template") is not None
+                or (kind.field != "httpRoutes" and entry.get("modelName"))
+            ):
                 found.add((kind.kind, text_of(entry.get("name"))))
     return found
 

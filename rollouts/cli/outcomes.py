@@ -57,9 +57,9 @@ def wanted_of(obj: Object) -> WaitedFor:
     """What a Rollout asks for."""
     target = map_of(map_of(obj.get("spec")).get("target"))
     annotations = map_of(metadata_of(obj).get("annotations"))
-    pool, adapter = map_of(target.get("pool")), map_of(target.get("adapter"))
+    names = (text_of(map_of(target.get(kind)).get("name")) for kind in ("pool", "adapter", "variant"))
     return WaitedFor(
-        target=text_of(pool.get("name")) or text_of(adapter.get("name")),
+        target=next(filter(None, names), ""),
         revision=text_of(target.get("revision")),
         commit=text_of(annotations.get(COMMIT_ANNOTATION)),
     )

@@ -20,7 +20,7 @@ from rollouts.api.runs import ParsedRun, parse_run
 from rollouts.controller.caches import Caches
 from rollouts.controller.gates import arm_ref
 from rollouts.engine.naming import Owner, background_run
-from rollouts.engine.rollout_spec import AdapterTraffic
+from rollouts.engine.rollout_spec import PickerTraffic
 from rollouts.engine.rollout_status import Phase, RolloutStatus
 from rollouts.engine.versions import Identity
 from rollouts.objects import kinds
@@ -233,7 +233,7 @@ class Recorder:
 
     def _ref(self, parsed: ParsedRollout, identity: Identity) -> ArmRef:
         traffic = parsed.spec.traffic if parsed.spec is not None else None
-        if isinstance(traffic, AdapterTraffic):
+        if isinstance(traffic, PickerTraffic):
             groups = [traffic.pool_group] if traffic.pool_group else [pool.group for pool in kinds.POOLS]
             found = [g for g in groups if self._caches.pool(g, self._key.namespace, traffic.pool_name)]
             return arm_ref(identity, replace(traffic, pool_group=(found or groups)[0]))

@@ -21,6 +21,7 @@ from rollouts.controller.housekeeping import prune_runs
 from rollouts.controller.in_flight import PodsInFlight
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.notifier import Notifier
+from rollouts.controller.orphaned_splits import remove_orphaned_splits
 from rollouts.controller.picker_health import PickerHealthWatch
 from rollouts.controller.probes import Prober
 from rollouts.controller.reporting import report_annotations
@@ -327,6 +328,7 @@ class Controller:
 
     async def _prune(self) -> None:
         await prune_runs(self._writer, self.caches)
+        await remove_orphaned_splits(self._writer, self.caches)
 
     def _publish_stats(self) -> None:
         for name, queue in (("rollout", self._rollout_queue), ("analysisrun", self._run_queue)):

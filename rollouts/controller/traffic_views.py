@@ -76,6 +76,7 @@ class TrafficViews:
         reader = Reader(
             rollout=parsed.name,
             arms=(*arms, *([target.arm] if target is not None else [])),
+            stored=tuple(arms),
             gitops_managers=self._gitops_managers,
         )
         view = carrier.view(raw, reader)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from rollouts.api.parsing import parse_rollout
 from rollouts.api.strategy_words import LiveStrategy
 from rollouts.cli.strategies import fetch_strategy
-from rollouts.engine.rollout_spec import AdapterTraffic
+from rollouts.engine.rollout_spec import AdapterTraffic, VariantTraffic
+from rollouts.engine.variants import labels_of
 from rollouts.engine.versions import Identity
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.kube.errors import KubeError, NotFound
@@ -111,6 +113,11 @@ class ClusterView:
             if revision is None:
                 continue
             identity = revision.identity
+            if isinstance(traffic, VariantTraffic):
+                pool = Identity(kind=POOL_KIND, group=traffic.pool_group, name=traffic.pool_name)
+                arm = await self._arm(parsed.namespace, role, pool, labels_of(identity))
+                found.append(replace(arm, name=identity.name))
+                continue
             if isinstance(traffic, AdapterTraffic):
                 pool = Identity(kind=POOL_KIND, group=traffic.pool_group, name=traffic.pool_name)
                 both = "canary and stable" if status.canary is not None else "stable"
@@ -125,14 +132,17 @@ class ClusterView:
         except KubeError:
             return None
 
-    async def _arm(self, namespace: str, role: str, identity: Identity) -> ArmPods:
+    async def _arm(
+        self, namespace: str, role: str, identity: Identity, labels: Mapping[str, str] = MappingProxyType({})
+    ) -> ArmPods:
+        """The pods of a pool that have these labels as well."""
         try:
             pool = await self._pool(namespace, identity)
             if pool is None:
                 return ArmPods(
                     role=role, name=identity.name, problem=f"InferencePool {identity.name} does not exist"
                 )
-            selector = read_pool(pool).selector
+            selector = read_pool(pool).narrowed(labels).selector
             pods = await list_all(self._client, kinds.POD, namespace) if selector else []
         except KubeError as error:
             return ArmPods(role=role, name=identity.name, problem=f"its pods could not be read: {error}")

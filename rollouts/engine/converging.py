@@ -11,7 +11,7 @@ Rules kept here (design rules 3, 6, 9, 11):
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from datetime import timedelta
 from fractions import Fraction
@@ -119,6 +119,7 @@ def desired_traffic(draft: Draft, status: RolloutStatus) -> DesiredTraffic | Non
     for arm in retired_arms(draft.obs, status):
         usable = draft.obs.exists(arm) and _in_rollback_window(draft, arm)
         (keep if usable else drop).append(arm)
+    drop += _intruders(draft, {arm.identity.arm for arm in status.arms}.union(keep, drop))
     running, routes = status.running, list[HeaderRouteStep]()
     if running is not None and not running.pulled:
         steps = () if running.skip_gates else draft.spec.canary.steps
@@ -131,6 +132,14 @@ def desired_traffic(draft: Draft, status: RolloutStatus) -> DesiredTraffic | Non
         drop=tuple(drop),
         header_routes=tuple(routes),
     )
+
+
+def _intruders(draft: Draft, known: Collection[Identity]) -> list[Identity]:
+    """Variants that somebody else listed: a PoolSplit is ours whole, so what they get is no foreign share."""
+    spec, traffic = draft.obs.spec, draft.obs.traffic
+    if traffic is None or spec is None or not isinstance(spec.traffic, VariantTraffic):
+        return []
+    return [arm for rule in traffic.rules for arm in rule.entries if arm not in known]
 
 
 # --- what the live object says ---------------------------------------------------------------------
@@ -247,6 +256,7 @@ def show_live(draft: Draft) -> None:
     if canary is not None and traffic is not None and traffic.exists:
         stable = draft.status.stable.identity.arm
         arms = DesiredTraffic(stable=stable, canary=canary, weight=asked, drop=given)
+        arms = replace(arms, drop=(*given, *_intruders(draft, (stable, canary, *given))))
         shares = _shares(traffic, arms)
     if current is None or not shares or current.aborted is not None:
         # No spec says which rules are ours, or none of them may have anything left.
@@ -322,13 +332,18 @@ def _foreign(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> boo
     if applied is None or traffic.written_by_us:
         return False
     was = replace(desired, weight=applied if desired.canary is not None else ZERO)
-    if isinstance(draft.spec.traffic, VariantTraffic) and not traffic.structure_current:
-        return True  # other labels, or one variant more: requests go elsewhere, whatever the weights say
-    return not all(_matches(rule, was, may_list=True) for rule in traffic.rules)
+    return _altered(draft, traffic) or not all(_matches(rule, was, may_list=True) for rule in traffic.rules)
+
+
+def _altered(draft: Draft, traffic: TrafficView) -> bool:
+    """Whether a PoolSplit has other labels, or one variant more: requests go elsewhere, which is no lower weight."""
+    return isinstance(draft.spec.traffic, VariantTraffic) and not traffic.structure_current
 
 
 def _obey_or_limit(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> bool:
     """Obey a foreign write that lowered the canary, or stop restoring after too many; True: no write."""
+    if _altered(draft, traffic) and draft.status.hold is HoldReason.CONTENDED:
+        return True
     shares = _shares(traffic, desired)
     if desired.canary is None or not shares or not all(share <= desired.weight for share in shares):
         return False
@@ -336,7 +351,7 @@ def _obey_or_limit(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) 
     if lowest >= desired.weight:
         return False
     who = traffic.last_writer or "an unknown field manager"
-    if not traffic.written_by_gitops:
+    if not traffic.written_by_gitops and not _altered(draft, traffic):
         message = (
             f"{who} lowered the canary to {format_weight(lowest)}; holding there: "
             "`resume` goes back to the step's weight, `abort` gives all traffic to stable"

@@ -2,7 +2,8 @@
 
 The object is ours whole: nobody has it in Git, and whatever else its list names than our two arms goes with the next
 write. An arm without weight is not listed, as in model objects, so that labels of the past never overlap with others'.
-An entry is an arm's by its name; what else it says is put right. Giving weight back knows arms by labels, too.
+An entry with an arm's name and other labels sends requests elsewhere, so it is another version, to be put right; giving
+weight back goes by names as well as by labels.
 """
 
 from __future__ import annotations
@@ -50,11 +51,10 @@ def view(obj: Object | None, spec: VariantTraffic, reader: Reader) -> TrafficVie
     """The engine's view of the live object; None means that it does not exist. Never raises."""
     if obj is None:
         return TrafficView(kind=KIND, name=spec.name, mode=TrafficMode.MANAGED)
-    known = {arm.name: arm for arm in reversed(reader.arms)}  # of one name: stable, else the canary
     found = {variant.name: variant for variant in read_pool_split(obj).variants}
     live = {name: variant_identity(name, dict(one.labels), one.model) for name, one in found.items()}
-    entries = {known.get(name, live[name]): one.weight for name, one in found.items()}
-    current = len(found) == len(_variants(obj)) and all(known.get(name) == one for name, one in live.items())
+    entries = {live[name]: one.weight for name, one in found.items()}
+    current = len(found) == len(_variants(obj)) and all(one in reader.stored for one in live.values())
     seen = view_targets(obj, spec, [entries], _LIST, reader, mode=TrafficMode.MANAGED)
     return replace(seen, structure_current=current and _requests(obj) == _requests({"spec": _head(spec)}))
 
@@ -66,9 +66,12 @@ def render(
     weights = split({}, frozenset(), desired.stable, desired.canary, desired.weight)
     variants = [_entry(arm, weight) for arm, weight in weights.items() if weight]
     meta = managed_metadata(obj, target)
-    if obj is not None and list(_variants(obj)) == variants and _is_ours(obj, meta):
-        return None
     body = {**_head(target.spec), _LIST: variants}
+    said = (
+        obj is not None and list(_variants(obj)) == variants and _requests(obj) == _requests({"spec": body})
+    )
+    if said and _is_ours(obj or {}, meta):
+        return None
     return Apply(body={"apiVersion": resource.api_version, "kind": KIND, "metadata": meta, "spec": body})
 
 
@@ -82,9 +85,8 @@ def _variants(obj: Object) -> Sequence[Any]:
 
 
 def _head(spec: VariantTraffic) -> dict[str, Any]:
-    """What the object says beside its variants."""
-    head: dict[str, Any] = {"poolRef": {"name": spec.pool_name}}
-    return {**head, "modelName": spec.model_name} if spec.model_name else head
+    """What the object says beside its variants. An empty name is written out: it may be somebody else's by now."""
+    return {"poolRef": {"name": spec.pool_name}, "modelName": spec.model_name}
 
 
 def _requests(obj: Object) -> tuple[str, str]:

@@ -25,10 +25,14 @@ Object = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """Who looks: our Rollout's name, the arms it knows, and which field managers belong to GitOps tools."""
+    """Who looks: our Rollout's name, the arms it knows, and which field managers belong to GitOps tools.
+
+    ``stored`` are those of the arms that its status has.
+    """
 
     rollout: str
     arms: tuple[Identity, ...]
+    stored: tuple[Identity, ...] = ()
     gitops_managers: tuple[str, ...] = ()
     field_manager: str = APPLIED_BY
 

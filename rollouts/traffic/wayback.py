@@ -139,10 +139,11 @@ class _Roles:
         self.weights = [weight_of(entry) for entry in entries]
         if record.canary.kind == VARIANT_KIND:
             # Whatever names the canary, or sends to its pods under another name, is the canary's.
-            self.canary = [i for i, e in enumerate(entries) if _is_variant(e, record.canary)]
-            self.stable = [
-                i for i, e in enumerate(entries) if i not in self.canary and _is_variant(e, record.stable)
-            ]
+            by_name = record.stable.name != record.canary.name
+            canary = [_is_variant(entry, record.canary, by_name=by_name) for entry in entries]
+            stable = [_is_variant(entry, record.stable, by_name=by_name) for entry in entries]
+            self.canary = [place for place, is_canary in enumerate(canary) if is_canary]
+            self.stable = [place for place, is_stable in enumerate(stable) if is_stable and not canary[place]]
             return
         # An edit may have moved an entry to the other API group; the group tells arms of one name apart.
         same = record.stable.name == record.canary.name
@@ -235,11 +236,11 @@ def _is_like(entry: Any, ref: EntryRef, namespace: str) -> bool:
     )
 
 
-def _is_variant(entry: Any, ref: EntryRef) -> bool:
-    """Whether an entry has a variant's name, or its labels."""
+def _is_variant(entry: Any, ref: EntryRef, *, by_name: bool) -> bool:
+    """Whether an entry has a variant's labels, or its name."""
     entry = map_of(entry)
     labels = {str(key): text_of(value) for key, value in map_of(entry.get("labels")).items()}
-    return text_of(entry.get("name")) == ref.name or labels == labels_of(ref.arm)
+    return labels == labels_of(ref.arm) or (by_name and text_of(entry.get("name")) == ref.name)
 
 
 # --- the write ---------------------------------------------------------------------------------------

@@ -1,13 +1,15 @@
-"""Adapter rollouts by the assembled controller on a real API server, with upstream's CRDs in every dialect."""
+"""Rollouts of adapters and of variants by the assembled controller on a real API server, with upstream's CRDs."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rollouts.api.crds import all_crds
 from rollouts.controller.adapters import AdapterSettings
@@ -28,6 +30,7 @@ from tests.kit.polling import eventually
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 Object = dict[str, Any]
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 V1, V2 = "travel-helper-v1", "travel-helper-v2"
 CONSENT = {"inferencerollouts.dev/managed-by": "travelhelper"}
 POOL = {
@@ -208,3 +211,61 @@ async def test_an_adapter_with_a_source_is_loaded_on_every_pod_before_any_weight
         assert (serving.proven, serving.lacking) == (2, ())
         live = await kube.get(kinds.INFERENCE_MODEL, namespace, "loramodel")
         assert {t["name"]: t["weight"] for t in live["spec"]["targetModels"]} == {V1: 90, V2: 10}
+
+
+def version_pods(*releases: str) -> list[PodSpec]:
+    """Pods of one pool, two of each release."""
+    return [
+        PodSpec(
+            name=f"{release}-{i}",
+            address=loopback(11, 10 * number + i + 1),
+            labels={"app": "vllm", "release": release},
+        )
+        for number, release in enumerate(releases)
+        for i in range(2)
+    ]
+
+
+def variant_rollout() -> Object:
+    """The example's, in this pool and in two steps."""
+    text = (EXAMPLES / "one-pool" / "rollout.yaml").read_text(encoding="utf-8")
+    found: Object = yaml.safe_load(text)
+    found["metadata"] = {"name": "travelhelper"}
+    found["spec"]["traffic"]["inferencePool"]["name"] = "pool"
+    found["spec"]["strategy"]["canary"] |= {
+        "allowNoTraffic": True,
+        "steps": [{"setWeight": "0.5%"}, {"pause": {}}],
+    }
+    return found
+
+
+async def test_variants_of_one_pool_are_rolled_out_from_what_stable_hint_names(kube, namespace):
+    rollout = variant_rollout()
+    hint = rollout["spec"].pop("stableHint")
+    await kube.create(kinds.ROLLOUT, namespace, rollout)
+    async with running(kube, namespace, version_pods("qwen", "deepseek-r1")):
+        held = await reaches(kube, namespace, "Paused")
+        assert held["reason"] == "UnmatchedPods"
+        assert f"stableHint: {hint}" in held["message"]
+        assert (await kube.list_page(kinds.POOL_SPLIT, namespace)).items == []
+
+        body = {"spec": {"stableHint": hint}}
+        await kube.patch(kinds.ROLLOUT, namespace, "travelhelper", body, kind=PatchKind.MERGE)
+
+        async def at_the_pause() -> Object:
+            status: Object = (await kube.get(kinds.ROLLOUT, namespace, "travelhelper"))["status"]
+            return status if status.get("reason") == "PauseStep" else {}
+
+        paused = await eventually(at_the_pause, timeout=60)
+        live = await kube.get(kinds.POOL_SPLIT, namespace, "pool")
+        assert {one["name"]: (one["labels"], one["weight"]) for one in live["spec"]["variants"]} == {
+            "qwen": ({"release": "qwen"}, 199),
+            "deepseek-r1": ({"release": "deepseek-r1"}, 1),
+        }
+        await promote(kube, namespace, paused["canary"]["hash"])
+        await reaches(kube, namespace, "Healthy")
+
+    live = await kube.get(kinds.POOL_SPLIT, namespace, "pool")
+    assert [(one["name"], one["weight"]) for one in live["spec"]["variants"]] == [("deepseek-r1", 100)]
+    assert live["metadata"]["labels"] == {"inferencerollouts.dev/rollout": "travelhelper"}
+    assert "ownerReferences" not in live["metadata"]

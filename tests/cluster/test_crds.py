@@ -74,6 +74,19 @@ def managed(*items: Object) -> Callable[[Object], None]:
     return change
 
 
+VARIANT = {"name": "deepseek-r1", "labels": {"release": "deepseek-r1"}}
+
+
+def variant(*, model_name: str = "", pool: str = "pool", **changed: Any) -> Callable[[Object], None]:
+    """Of one pool's pods; ``changed`` are fields of the target."""
+
+    def change(spec: Object) -> None:
+        split = {"name": pool} | ({"modelName": model_name} if model_name else {})
+        spec.update(target={"variant": VARIANT | changed}, traffic={"inferencePool": split})
+
+    return change
+
+
 QUERY = {"name": "m", "query": "up", "successCondition": "result < 2.0"}
 HEADER = {"name": "testers", "match": [{"headerName": "x-canary", "headerValue": {"exact": "yes"}}]}
 
@@ -88,6 +101,14 @@ GOOD: dict[str, Callable[[Object], None]] = {
     "background analysis": put({"startingStep": 1, **GATE}, "strategy", "canary", "analysis"),
     "the whole strategy": put("1h", "strategy", "canary", "bake"),
     "a rollback window": put({"duration": "24h"}, "rollbackWindow"),
+    "a variant": variant(),
+    "a variant of a model": variant(model_name="mymodel", model="deepseek"),
+    "a variant by two labels with domains": variant(labels={"example.com/a": "A.1_b", "b": ""}),
+    "sticky variants": lambda spec: (
+        variant()(spec),
+        put({"header": "x-session-id"}, "strategy", "canary", "sticky")(spec),
+        None,
+    )[-1],
     "a group": put({"name": "v2", "group": "inference.networking.k8s.io"}, "target", "pool"),
     "a shared strategy": put({"canaryFrom": {"name": "careful"}}, "strategy"),
     "a shared strategy, and what differs": put(
@@ -115,8 +136,8 @@ BAD: dict[str, tuple[Callable[[Object], None], str]] = {
         put({"canaryFrom": {"name": "x", "kind": "Pod"}}, "strategy"),
         "Unsupported value",
     ),
-    "no target": (put({}, "target"), "exactly one of pool and adapter"),
-    "two targets": (put({"name": "a"}, "target", "adapter"), "exactly one of pool and adapter"),
+    "no target": (put({}, "target"), "exactly one of pool, adapter and variant"),
+    "two targets": (put({"name": "a"}, "target", "adapter"), "exactly one of pool, adapter and variant"),
     "a pool with an InferenceModel": (
         put({"inferenceModel": {"name": "m"}}, "traffic"),
         "pools are split by the gateway",
@@ -126,6 +147,23 @@ BAD: dict[str, tuple[Callable[[Object], None], str]] = {
     "sticky without an adapter": (
         put({"header": "x-session-id"}, "strategy", "canary", "sticky"),
         "two pools are split by the gateway",
+    ),
+    "a variant without a pool": (
+        lambda spec: spec.update(target={"variant": VARIANT}),
+        "a variant target needs",
+    ),
+    "a pool's variants and no variant": (
+        lambda spec: spec.update(traffic={"inferencePool": {"name": "p"}}),
+        "pools are split by the gateway",
+    ),
+    "a variant without labels": (variant(labels={}), "labels"),
+    "a variant's label that no pod can have": (variant(labels={"a b": "c"}), "no label that a pod can have"),
+    "a variant's value that no pod can have": (variant(labels={"a": "c!"}), "no label that a pod can have"),
+    "nine labels": (variant(labels={f"l{i}": "x" for i in range(9)}), "labels"),
+    "a variant's name with a space": (variant(name="v 2"), "name"),
+    "capacity for a variant": (
+        lambda spec: (variant()(spec), put({}, "strategy", "canary", "capacity")(spec), None)[-1],
+        "needs target.pool",
     ),
     "a schedule of four fields": (
         put([{"schedule": "0 9 * mon-fri", "duration": "8h"}], "strategy", "canary", "windows"),
@@ -263,6 +301,29 @@ IMMUTABLE: dict[str, tuple[Callable[[Object], None], str]] = {
         "never turn into each other",
     ),
 }
+
+
+IMMUTABLE_VARIANTS: dict[str, tuple[Callable[[Object], None], str]] = {
+    "the pool's name": (variant(pool="other"), "name of the traffic object cannot be changed"),
+    "the model's name": (variant(model_name="other"), "modelName cannot be changed"),
+    "the kind of target": (
+        lambda spec: spec.update(target={"pool": {"name": "a"}}, traffic={"httpRoutes": [{"name": "r"}]}),
+        "never turn into each other",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", IMMUTABLE_VARIANTS)
+async def test_what_cannot_be_changed_of_variants(kube, namespace, case):
+    change, want = IMMUTABLE_VARIANTS[case]
+    obj = good()
+    variant()(obj["spec"])
+    spec = (await kube.create(kinds.ROLLOUT, namespace, obj))["spec"]
+    change(spec)
+    patch = [{"op": "replace", "path": "/spec", "value": spec}]
+
+    with pytest.raises(Invalid, match=want):
+        await kube.patch(kinds.ROLLOUT, namespace, "demo", patch, kind=PatchKind.JSON)
 
 
 @pytest.mark.parametrize("case", IMMUTABLE)

@@ -24,6 +24,9 @@ from tests.kit.faults.objects import (
     base_objects,
     carrier_object,
     rollout_object,
+    shared_objects,
+    split_object,
+    variant_rollout,
 )
 from tests.kit.faults.simulation import Act, FaultPlan, Move, Run, Scenario, Simulation
 from tests.kit.faults.source import Answer
@@ -56,6 +59,8 @@ def _rollout(kind: Kind) -> Object:
         return adapter_rollout(STEPS, canary=guarded)
     if kind is Kind.REWRITE:
         return adapter_rollout(STEPS, carrier=Carrier.TARGETS, canary=guarded)
+    if kind is Kind.SPLIT:
+        return variant_rollout(STEPS, role=CANARY, canary=guarded)
     template = {"template": {"parentRefs": PARENTS, "rules": copy.deepcopy(RULES)}}
     route = template if kind is Kind.MANAGED else {"ruleNames": ["live", "chat"]}
     target = STABLE if kind is Kind.MANAGED else CANARY
@@ -84,6 +89,9 @@ def _scenario(kind: Kind) -> Scenario:
             cluster.create(kinds.INFERENCE_MODEL, carrier_object(Carrier.MODEL, {STABLE: 100}))
         elif kind is Kind.REWRITE:
             cluster.create(kinds.REWRITE_X, carrier_object(Carrier.TARGETS, {STABLE: 100}))
+        elif kind is Kind.SPLIT:
+            cluster.create(kinds.POOL_SPLIT, split_object({STABLE: 100}))
+            shared_objects(cluster)
         base_objects(cluster, _rollout(kind), route=False)
 
     # Deleted at the end, so that the clean run ends without a person.
@@ -97,6 +105,7 @@ def _scenario(kind: Kind) -> Scenario:
         moves=moves,
         goal=lambda sim: sim.cluster.get(kinds.ROLLOUT, "mymodel") is None,
         measured=True,
+        variants=kind is Kind.SPLIT,
         adapters=kind in (Kind.MODEL, Kind.REWRITE),
         carrier=Carrier.TARGETS if kind is Kind.REWRITE else Carrier.MODEL,
         edited=True,

@@ -26,6 +26,7 @@ from tests.kit.faults.objects import (
     backend_ref,
     freeze_object,
     rollout_object,
+    variant_of,
 )
 from tests.kit.faults.simulation import Act, Simulation
 
@@ -52,10 +53,12 @@ class Kind(Enum):
     ADOPTED = "Adopted route"
     MODEL = "InferenceModel"
     REWRITE = "InferenceModelRewrite"
+    SPLIT = "PoolSplit"
 
 
 _ROUTES = (Kind.MANAGED, Kind.ADOPTED)
 _CONSENTING = (Kind.ADOPTED, Kind.MODEL, Kind.REWRITE)
+_OURS = (Kind.MANAGED, Kind.SPLIT)
 _EVERY = tuple(Kind)
 
 
@@ -271,16 +274,16 @@ def _twice(rules: list[Object]) -> None:
 
 
 _CLAIMS = [
-    Edit(name="claim: label stripped", act=_on_carrier(_claim("label", None)), kinds=(Kind.MANAGED,)),
+    Edit(name="claim: label stripped", act=_on_carrier(_claim("label", None)), kinds=_OURS),
     Edit(
         name="claim: label of a Rollout that is not there",
         act=_on_carrier(_claim("label", "nobody")),
-        kinds=(Kind.MANAGED,),
+        kinds=_OURS,
     ),
     Edit(
         name="claim: label of another Rollout",
         act=_on_carrier(_claim("label", _OTHER), first=_make_other),
-        kinds=(Kind.MANAGED,),
+        kinds=_OURS,
         blocked="AbortBlockedByClaim",
     ),
     Edit(
@@ -312,8 +315,35 @@ _BY_HAND = [
 ]
 
 
+def _entries(change: Callable[[list[Object]], Any]) -> Act:
+    return _on_carrier(lambda split: change(split["spec"]["variants"]))
+
+
 def _only(edits: list[Edit], *of: Kind) -> list[Edit]:
     return [replace(edit, kinds=of) for edit in edits]
+
+
+_SPLITS = [
+    Edit(name="split: the canary's entry removed", act=_entries(lambda entries: entries.pop())),
+    Edit(name="split: stable's entry removed", act=_entries(lambda entries: entries.pop(0))),
+    Edit(name="split: entries reordered", act=_entries(lambda entries: entries.reverse())),
+    Edit(
+        name="split: the canary's entry renamed", act=_entries(lambda found: found[1].update(name="renamed"))
+    ),
+    Edit(name="split: stable's entry renamed", act=_entries(lambda found: found[0].update(name="renamed"))),
+    Edit(
+        name="split: stable's entry for other pods",
+        act=_entries(lambda found: found[0].update(labels={"release": "nobody"})),
+    ),
+    Edit(
+        name="split: the canary's entry for other pods",
+        act=_entries(lambda found: found[1].update(labels={"release": "nobody"})),
+    ),
+    Edit(
+        name="split: a third variant", act=_entries(lambda found: found.append(variant_of(THIRD, weight=40)))
+    ),
+    Edit(name="split: another model", act=_on_carrier(lambda split: split["spec"].update(modelName="other"))),
+]
 
 
 EDITS: tuple[Edit, ...] = (
@@ -322,6 +352,7 @@ EDITS: tuple[Edit, ...] = (
     *_only(_TEMPLATE, Kind.MANAGED),
     *_only(_RULE_NAMES, Kind.ADOPTED),
     *_CLAIMS,
+    *_only(_SPLITS, Kind.SPLIT),
     *_BY_HAND,
     *_TARGETS,
 )

@@ -87,6 +87,14 @@ class Replay:
         return "" if canary.get("kind") == "Variant" else str(canary.get("source", ""))
 
     @property
+    def variant_release(self) -> str:
+        """Of a variant the release that its labels name; else empty."""
+        canary = self.status.get("canary") or {}
+        return (
+            str(canary.get("source", "")).removeprefix("release=") if canary.get("kind") == "Variant" else ""
+        )
+
+    @property
     def canary_pool(self) -> str:
         """The pool whose pods serve the canary."""
         model = (self.rollout.get("spec") or {}).get("traffic", {})
@@ -195,7 +203,7 @@ def ready_pictures(history: History, replay: Replay, seconds: float) -> list[fro
 
     Not the moments before the first process, when the pods were being made.
     """
-    release = _release(history, replay.canary_pool)
+    release = replay.variant_release or _release(history, replay.canary_pool)
     ready: set[str] = set()
     pictures: list[frozenset[str]] = []
     for record in history.records:

@@ -82,7 +82,11 @@ def untrue_statuses(run: Run) -> Iterator[str]:
 def _untrue(before: Object, after: Object, seen: list[Object], when: str) -> Iterator[str]:
     status = after.get("status") or {}
     arm = (status.get("canary") or status.get("stable") or {}).get("name", "")
-    pictures = [shares_of(_for_everybody(carrier), [arm]) for carrier in seen]
+    version = status.get("canary") or status.get("stable") or {}
+    told = [_for_everybody(carrier) for carrier in seen]
+    pictures = [
+        shares_of(carrier, [arm]) for carrier in (*told, *(_of_version(one, version) for one in told))
+    ]
     if not arm or not any(pictures):
         return  # nothing is stored that one could be wrong about
     applied = (status.get("weight") or {}).get("applied")
@@ -103,6 +107,19 @@ def _for_everybody(carrier: Object) -> Object:
         if not any("headers" in match for match in rule.get("matches") or [])
     ]
     return {**carrier, "spec": {**spec, "rules": rules}}
+
+
+def _of_version(carrier: Object, version: Object) -> Object:
+    """The object with entries under another name that have the version's, and send to other pods. Both are true."""
+    spec = carrier.get("spec") or {}
+    if version.get("kind") != "Variant" or "variants" not in spec:
+        return carrier
+    entries = []
+    for entry in spec["variants"]:
+        labels = ",".join(f"{key}={value}" for key, value in sorted((entry.get("labels") or {}).items()))
+        own = labels == str(version.get("source")).partition(" model=")[0]
+        entries.append(entry if own else {**entry, "name": f"{entry['name']} of {labels}"})
+    return {**carrier, "spec": {**spec, "variants": entries}}
 
 
 def _claims(before: Object, after: Object) -> Iterator[tuple[str, Fraction]]:

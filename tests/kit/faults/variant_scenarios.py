@@ -101,7 +101,7 @@ def _straight() -> list[Scenario]:
     )
     gate = _scenario(
         "gate failure aborts",
-        variant_rollout(_GATED, canary={"analysis": GUARD}),
+        variant_rollout(_GATED),
         [Move(when=at_step(1), act=answer(Answer.BAD), after=3)],
         phase("Aborted"),
         split=_CLAIMED,

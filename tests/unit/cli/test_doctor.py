@@ -44,6 +44,7 @@ class Cluster:
             kinds.ROLLOUT_STRATEGY,
             kinds.CLUSTER_ROLLOUT_STRATEGY,
             kinds.ROLLOUT_FREEZE,
+            kinds.POOL_SPLIT,
             kinds.HTTP_ROUTE,
             kinds.POOL_X,
             kinds.SERVICE,

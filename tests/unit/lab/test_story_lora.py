@@ -9,9 +9,11 @@ from typing import Any
 from rich.console import Console
 
 from rollouts.lab.loraclients import SessionlessAnswer, SteadyClient
-from rollouts.lab.story_lora import CANARY, STABLE, _Stage
+from rollouts.lab.story_lora import _ADAPTERS, _Stage
 from rollouts.lab.telling import Teller
 from rollouts.lab.traffic import Result, Traffic, TrafficSpec
+
+STABLE, CANARY = _ADAPTERS.stable, _ADAPTERS.canary
 
 
 def stage(*weights: tuple[float, float], bad: bool = False) -> _Stage:
@@ -25,6 +27,7 @@ def stage(*weights: tuple[float, float], bad: bool = False) -> _Stage:
         )
     lab: Any = None
     made = _Stage(
+        plot=_ADAPTERS,
         lab=lab,
         teller=Teller(Console(file=io.StringIO()), 0.0),
         traffic=traffic,
@@ -40,7 +43,7 @@ def test_the_share_is_that_of_the_weight_that_ended() -> None:
     told = stage((0, 0.1), (50, 0.5)).seen(0.0)
 
     assert told.startswith("49 of 494 requests without a session (9.9%, 0.4 off)")
-    assert told.endswith("1 of 2 sessions on v2")
+    assert told.endswith("1 of 2 sessions on the canary")
 
 
 def test_a_wrong_share_is_remembered_until_the_end() -> None:

@@ -1,0 +1,320 @@
+"""Rollouts of variants at the assembled controller: who may serve, who is said to lack what, what is taken away."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from rollouts.controller.caches import Caches
+from rollouts.controller.orphaned_splits import remove_orphaned_splits
+from rollouts.controller.split_readers import ScrapedSplitReaders
+from rollouts.objects import kinds
+from rollouts.objects.picker_pages import POOL_SPLITS_READ
+from rollouts.objects.pods import PickerPod
+from rollouts.runtime.clock import SystemClock
+from rollouts.sources.base import ScrapeTarget
+from rollouts.sources.scraper import PodScraper
+from tests.kit.clock import virtual_time
+from tests.kit.faults.cluster import NAMESPACE, Cluster
+from tests.kit.faults.moves import (
+    at_step,
+    begun,
+    command,
+    edit_spec,
+    phase,
+    reason,
+    scale,
+)
+from tests.kit.faults.objects import (
+    CANARY,
+    RELEASES,
+    SHARED,
+    STABLE,
+    base_objects,
+    shared_objects,
+    split_object,
+    variant_rollout,
+)
+from tests.kit.faults.process import Assembler
+from tests.kit.faults.simulation import CLEAN, Condition, Move, Scenario, Simulation
+from tests.kit.memory_client import MemoryKubeClient
+
+Object = dict[str, Any]
+STEPS: list[Object] = [{"setWeight": 10}, {"pause": {}}]
+
+
+def cluster_with(rollout: Object, *, weights: dict[str, int] | None = None) -> Callable[[Cluster], None]:
+    def setup(cluster: Cluster) -> None:
+        if weights is not None:
+            cluster.create(kinds.POOL_SPLIT, split_object(weights))
+        shared_objects(cluster)
+        base_objects(cluster, copy.deepcopy(rollout), route=False)
+
+    return setup
+
+
+def run(
+    setup: Callable[[Cluster], None],
+    goal: Condition,
+    *moves: Move,
+    assembler: Assembler | None = None,
+) -> Simulation:
+    scenario = Scenario(name="variants", setup=setup, moves=moves, goal=goal, variants=True)
+    made: list[Simulation] = []
+
+    async def whole() -> bool:
+        made.append(Simulation(scenario, CLEAN, assembler or Assembler()))
+        return (await made[0].run()).converged
+
+    with virtual_time() as loop:
+        assert loop.run_until_complete(whole()), (made[0].status, made[0].history.problems)
+    return made[0]
+
+
+def writes(simulation: Simulation) -> list[dict[str, int]]:
+    found = simulation.history.ours(kinds.POOL_SPLIT)
+    return [{one["name"]: one["weight"] for one in record.after["spec"]["variants"]} for record in found]
+
+
+def condition(simulation: Simulation, kind: str) -> Object:
+    found = simulation.status["conditions"]
+    return next(item for item in found if item["type"] == kind)
+
+
+def of_model(model: str) -> Object:
+    rollout = variant_rollout(STEPS)
+    rollout["spec"]["target"]["variant"]["model"] = model
+    return rollout
+
+
+def test_no_weight_before_a_pod_lists_the_model_that_it_is_sent():
+    held = run(cluster_with(of_model("deepseek"), weights={STABLE: 100}), reason("VariantModelMissing"))
+
+    assert all(CANARY not in write for write in writes(held))
+    assert "deepseek-r1-0, deepseek-r1-1 of variant" in held.status["message"]
+
+
+def test_only_pods_that_list_the_model_count():
+    def loaded(sim: Simulation) -> None:
+        for pod in ("deepseek-r1-0", "deepseek-r1-1"):
+            sim.adapters.hold(pod, "deepseek", "deepseek")
+        sim.note_adapters()
+
+    started = run(
+        cluster_with(of_model("deepseek"), weights={STABLE: 100}),
+        at_step(1),
+        Move(when=reason("VariantModelMissing"), act=loaded, after=5),
+    )
+
+    assert writes(started)[-1] == {STABLE: 90, CANARY: 10}
+
+
+class _Deaf(Assembler):
+    """Pickers that say of PoolSplits what ``said`` is."""
+
+    def __init__(self, said: bool | None) -> None:
+        super().__init__()
+        self.said = said
+
+    def answers(self, namespace: str, pods: list[PickerPod]) -> dict[str, bool | None]:
+        return {pod.name: self.said for pod in pods}
+
+    def __call__(self, client: Any, clock: Any, caches: Caches, source: Any) -> Any:
+        return self.assembled(client, clock, caches, source, readers=self)
+
+
+@pytest.mark.parametrize(("said", "why"), [(False, "PickerDialect"), (None, "PickerNotReady")])
+@pytest.mark.parametrize("weights", [None, {STABLE: 100}], ids=["first install", "a new version"])
+def test_pickers_that_do_not_obey_hold_it_before_anything_is_written(
+    said: bool | None, why: str, weights: dict[str, int] | None
+) -> None:
+    held = run(cluster_with(variant_rollout(STEPS), weights=weights), reason(why), assembler=_Deaf(said))
+
+    assert held.status["phase"] == "WaitingForTarget"
+    assert all(CANARY not in write for write in writes(held))
+
+
+def test_a_picker_that_obeys_later_lets_it_begin_within_seconds():
+    picker = _Deaf(None)
+
+    def says_so(sim: Simulation) -> None:
+        picker.said = True
+
+    begun_at = run(
+        cluster_with(variant_rollout(STEPS), weights={STABLE: 100}),
+        at_step(1),
+        Move(when=reason("PickerNotReady"), act=says_so),
+        assembler=picker,
+    )
+
+    assert (
+        next(
+            r.seconds
+            for r in begun_at.history.ours(kinds.POOL_SPLIT)
+            if len(r.after["spec"]["variants"]) == 2
+        )
+        < 15
+    )
+
+
+def test_overlapping_labels_and_stables_own_name_are_refused_in_words():
+    overlapping = variant_rollout(STEPS)
+    overlapping["spec"]["target"]["variant"]["labels"] = {"app": "custom-serving"}
+    held = run(cluster_with(overlapping, weights={STABLE: 100}), reason("VariantsOverlap"))
+    assert "app=custom-serving" in held.status["message"]
+
+    named = variant_rollout(STEPS)
+    named["spec"]["target"]["variant"]["name"] = STABLE
+    held = run(cluster_with(named, weights={STABLE: 100}), reason("VariantNameTaken"))
+    split = held.cluster.get(kinds.POOL_SPLIT, SHARED)
+    assert split is not None
+    assert [one["labels"] for one in split["spec"]["variants"]] == [{"release": RELEASES[STABLE]}]
+
+
+def test_pods_of_no_variant_are_named_while_a_split_exists():
+    found = run(
+        cluster_with(variant_rollout(STEPS), weights={STABLE: 100}),
+        at_step(1),
+        Move(when=at_step(1), act=scale("stranger", 2), after=5),
+    )
+
+    said = condition(found, "TargetReady")
+    assert (said["status"], said["reason"]) == ("True", "UnmatchedPods")
+    assert "stranger-0, stranger-1" in said["message"]
+    assert "match no variant" in said["message"]
+
+
+def test_promote_of_unmatched_pods_never_overrides_readiness():
+    held = run(
+        cluster_with(of_model("deepseek")),
+        reason("VariantModelMissing"),
+        Move(when=begun, act=command("promote"), after=30),
+    )
+
+    assert writes(held) == []
+
+
+def test_a_recorded_canary_goes_back_by_its_labels_although_the_spec_is_unreadable():
+    def unreadable(spec: Object) -> None:
+        spec["strategy"]["canary"]["steps"] = [{"setWeight": "ten"}]
+
+    back = run(
+        cluster_with(variant_rollout(STEPS), weights={STABLE: 100}),
+        phase("Aborted"),
+        Move(when=at_step(1), act=edit_spec(unreadable), after=5),
+        Move(when=phase("Invalid"), act=command("abort"), after=5),
+    )
+
+    assert writes(back)[-1] == {STABLE: 100}
+
+
+def test_a_pool_that_is_gone_is_said_of_the_pool():
+    def setup(cluster: Cluster) -> None:
+        cluster_with(variant_rollout(STEPS))(cluster)
+        cluster.delete(kinds.POOL_X, SHARED)
+
+    held = run(setup, reason("PoolMissing"))
+
+    assert f"InferencePool {SHARED} does not exist" in held.status["message"]
+
+
+# --- what is left ----------------------------------------------------------------------------------
+
+
+def left_behind(**meta: Any) -> tuple[Cluster, Caches]:
+    """A split of a Rollout that is gone, and the caches of a controller that has heard of everything."""
+    clock = SystemClock()
+    cluster = Cluster(clock)
+    shared_objects(cluster)
+    split = split_object({STABLE: 100})
+    split["metadata"] |= meta
+    cluster.create(kinds.POOL_SPLIT, split)
+    cluster.scale(RELEASES[STABLE], 2)
+    return cluster, Caches(cluster.api, clock)  # type: ignore[arg-type]
+
+
+async def removed(cluster: Cluster, caches: Caches) -> bool:
+    for resource in (kinds.ROLLOUT, kinds.POOL_SPLIT, kinds.POD, kinds.POOL_X):
+        for obj in cluster.all(resource):
+            caches.by_resource()[resource].apply(obj)
+    count = await remove_orphaned_splits(MemoryKubeClient(cluster.api), caches)
+    gone = cluster.get(kinds.POOL_SPLIT, SHARED) is None
+    assert count == int(gone)
+    return gone
+
+
+async def test_an_orphaned_split_goes_when_every_ready_pod_is_of_one_variant():
+    cluster, caches = left_behind()
+    cluster.scale(RELEASES[CANARY], 1)
+    assert not await removed(cluster, caches)
+
+    cluster.scale(RELEASES[CANARY], 0, unready=1)
+    assert await removed(cluster, caches)
+
+
+async def test_a_split_stays_while_its_rollout_is_there_or_nobody_is_named_or_no_pod_is_ready():
+    cluster, caches = left_behind()
+    cluster.create(kinds.ROLLOUT, variant_rollout(STEPS))
+    assert not await removed(cluster, caches)
+
+    cluster, caches = left_behind(annotations={})
+    assert not await removed(cluster, caches)
+
+    cluster, caches = left_behind()
+    cluster.scale(RELEASES[STABLE], 0)
+    assert not await removed(cluster, caches)
+
+
+async def test_a_split_of_a_pool_that_is_gone_goes():
+    cluster, caches = left_behind(annotations={}, labels={"inferencerollouts.dev/rollout": "gone"})
+    cluster.delete(kinds.POOL_X, SHARED)
+
+    assert await removed(cluster, caches)
+
+
+@asynccontextmanager
+async def metrics_page(text: str) -> AsyncIterator[tuple[str, int]]:
+    """A picker's page."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(text=text)
+
+    app = web.Application()
+    app.router.add_get("/metrics", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    try:
+        yield host, port
+    finally:
+        await runner.cleanup()
+
+
+# --- pickers ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("page", "obeys"),
+    [(f"{POOL_SPLITS_READ} 1.0\n", True), (f"{POOL_SPLITS_READ} 0.0\n", False), ("other 1\n", False)],
+)
+async def test_a_picker_says_on_its_page_whether_it_obeys(page: str, obeys: bool) -> None:
+    async with metrics_page(page) as (host, port):
+        scraper = PodScraper(SystemClock())
+        readers = ScrapedSplitReaders(scraper)
+        pods = [
+            PickerPod(name="p", ip=host, metrics_port=port),
+            PickerPod(name="q", ip=host, metrics_port=None),
+        ]
+        assert readers.answers(NAMESPACE, pods) == {"p": None, "q": False}
+
+        target = ScrapeTarget(pod="p", ip=host, port=port, namespace=NAMESPACE)
+        await scraper.refresh(scraper.follow([target], {POOL_SPLITS_READ}, 0.0))
+
+        assert readers.answers(NAMESPACE, pods) == {"p": obeys, "q": False}
+        await scraper.close()

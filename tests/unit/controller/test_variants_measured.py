@@ -1,0 +1,106 @@
+"""What is measured of variants, on the very pages of our picker: requests of each, and the weights that are loaded."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client import generate_latest
+
+from rollouts.analysis.exposition import ScrapedPage, parse_exposition
+from rollouts.controller.assembly import pool_endpoints
+from rollouts.controller.caches import Caches
+from rollouts.controller.gates import arm_ref
+from rollouts.engine.rollout_spec import VariantTraffic
+from rollouts.engine.variants import variant_identity
+from rollouts.objects import kinds
+from rollouts.objects.picker_pages import CONFIGURED_WEIGHT
+from rollouts.picker.core.messages import BodyMode, Protocol, RequestBody, RequestHeaders, ResponseHeaders
+from rollouts.picker.core.objects import PoolName, read_snapshot
+from rollouts.picker.core.ports import BufferBudget
+from rollouts.picker.core.protocol import Exchange
+from rollouts.picker.core.routing import Router, Unready
+from rollouts.picker.core.schedule import Scheduler
+from rollouts.picker.metrics import PickerMetrics
+from rollouts.runtime.clock import SystemClock
+from rollouts.sources.base import Place
+from rollouts.sources.picker import PICKER_REQUESTS, labels_of, picker_requests
+from tests.kit.faults.cluster import NAMESPACE, POOL_GROUP, Cluster
+from tests.kit.faults.objects import CANARY, RELEASES, SHARED, STABLE, shared_objects
+from tests.unit.picker.conftest import Objects
+
+MODES = Protocol(BodyMode.FULL_DUPLEX_STREAMED, BodyMode.FULL_DUPLEX_STREAMED)
+
+
+def place(name: str, model: str = "") -> Place:
+    """As the controller names the arm of a variant."""
+    traffic = VariantTraffic(kind="PoolSplit", name="s", model_name=model, pool_name="pool")
+    return Place(namespace="default", arm=arm_ref(variant_identity(name, {"release": name}), traffic))
+
+
+def page_after(requests: int, model: str = "") -> bytes:
+    """A real picker's page after requests to a pool whose variants v1 and v2 weigh 3 to 1."""
+    asked = {"modelName": model} if model else {}
+    split = Objects.pool_split({"v1": 3, "v2": 1}, **asked)
+    pods = [Objects.variant_pod("127.0.1.1", "v1"), Objects.variant_pod("127.0.2.1", "v2")]
+    router = Router(Scheduler(), unready=Unready.SPILL)
+    router.update(read_snapshot([PoolName("default", "pool")], [Objects.pool(), *pods, split]), 0.0, 0.0)
+    metrics = PickerMetrics(router)
+    for number in range(requests):
+        stream = Exchange(router, metrics, BufferBudget())
+        headers = {b":method": b"POST", b"x-request-id": str(number).encode()}
+        list(stream.receive(RequestHeaders(headers, protocol=MODES), 1.0))
+        list(stream.receive(RequestBody(b'{"model":"m"}', True), 2.0))
+        if not stream.closing:
+            list(stream.receive(ResponseHeaders({b":status": b"200"}), 3.0))
+    return bytes(generate_latest(metrics.registry))
+
+
+def seen(page: bytes, where: Place) -> ScrapedPage:
+    return parse_exposition(page, PICKER_REQUESTS | {CONFIGURED_WEIGHT}, labels_of(where))
+
+
+@pytest.mark.parametrize("model", ["", "m"])
+def test_requests_and_loaded_weights_are_told_apart_by_variant(model: str) -> None:
+    page = page_after(40, model)
+
+    counts = {name: picker_requests(seen(page, place(name, model))) for name in ("v1", "v2", "v3")}
+    weights = {name: seen(page, place(name, model)).total(CONFIGURED_WEIGHT) for name in ("v1", "v2", "v3")}
+
+    assert counts == {"v1": 30, "v2": 10, "v3": None}
+    assert weights == {"v1": 0.75, "v2": 0.25, "v3": None}
+
+
+def test_of_another_model_nothing_is_counted() -> None:
+    assert picker_requests(seen(page_after(8), place("v1", "other"))) is None
+
+
+def test_the_pods_of_an_arm_are_those_of_its_labels_alone() -> None:
+    clock = SystemClock()
+    cluster = Cluster(clock)
+    shared_objects(cluster)
+    for role in (STABLE, CANARY):
+        cluster.scale(RELEASES[role], 2)
+    caches = Caches(cluster.api, clock)  # type: ignore[arg-type]
+    for resource in (kinds.POOL_X, kinds.POD):
+        for obj in cluster.all(resource):
+            caches.by_resource()[resource].apply(obj)
+    traffic = VariantTraffic(
+        kind="PoolSplit", name=SHARED, model_name="", pool_name=SHARED, pool_group=POOL_GROUP
+    )
+
+    found = {
+        role: [
+            one.pod
+            for one in pool_endpoints(caches)(NAMESPACE, arm_ref(variant_identity(role, labels), traffic))
+        ]
+        for role, labels in {
+            STABLE: {"release": RELEASES[STABLE]},
+            CANARY: {"release": RELEASES[CANARY]},
+            "contradicts": {"app": "other"},
+        }.items()
+    }
+
+    assert found == {
+        STABLE: ["qwen-0", "qwen-1"],
+        CANARY: ["deepseek-r1-0", "deepseek-r1-1"],
+        "contradicts": [],
+    }
