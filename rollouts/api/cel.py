@@ -111,6 +111,15 @@ _HEADROOM = CelRule(
     f"capacity.headroom {LESS_THAN_RATIO}",
 )
 
+
+def _pods(field: str) -> CelRule:
+    return CelRule(
+        f"!has(self.{field}) || (type(self.{field}) == int ? self.{field} >= 0 && self.{field} <= 100000 : "
+        f"string(self.{field}).matches('^[0-9]{{1,4}}%$'))",
+        f"{field} {POD_COUNT}",
+    )
+
+
 CEL_RULES: dict[str, tuple[CelRule, ...]] = {
     "TargetModel": (
         CelRule(_one("pool", "adapter"), "exactly one of pool and adapter must be set"),
@@ -187,13 +196,7 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
     ),
     "CanaryModel": (_STARTING_STEP, _HEADROOM),
     "OwnCanaryModel": (_STARTING_STEP, _HEADROOM),
-    "CapacityModel": (
-        CelRule(
-            "!has(self.maxSurge) || (type(self.maxSurge) == int ? self.maxSurge >= 0 && self.maxSurge <= 100000 : "
-            "string(self.maxSurge).matches('^[0-9]{1,4}%$'))",
-            f"maxSurge {POD_COUNT}",
-        ),
-    ),
+    "CapacityModel": (_pods("maxSurge"), _pods("minStable")),
     "StrategyModel": (
         CelRule(
             "has(self.canaryFrom) || (has(self.canary) && has(self.canary.steps))",

@@ -205,23 +205,31 @@ class ScaleDownPolicyModel(ApiModel):
 
 
 class CapacityModel(ApiModel):
-    """The controller scales the canary's workload with its weight, and the loser's down after the end; stable is never
-    scaled. Needs the chart value `capacity.enabled`. N are stable's replicas at the start, or its Ready
-    pods where those are more."""
+    """The controller scales the canary's workload with its weight, and the loser's down after the end; stable gives
+    pods to the canary as far as `minStable` lets it. Needs the chart value `capacity.enabled`. N are stable's replicas
+    at the start, or its Ready pods where those are more."""
 
     max_surge: Annotated[int | str, Field(json_schema_extra={"x-kubernetes-int-or-string": True})] | None = (
         None
     )
     """Pods of both versions together over N: a number, or a percentage of N such as "50%", rounded up. Without it there
-    is no limit: the steps get what they need. Where the canary at 100 % needs more, nothing is scaled and no weight is
-    written."""
+    is no limit: the steps get what they need. Where ceil(N x headroom) + minStable need more, nothing is scaled and no
+    weight is written."""
+    min_stable: Annotated[int | str, Field(json_schema_extra={"x-kubernetes-int-or-string": True})] = "100%"
+    """Pods that stable keeps until the promotion: a number, or a percentage of N, rounded up. Below 100% it gives the
+    others to the canary where `maxSurge` leaves no room, as its share falls and when they have drained; the weight
+    then rises by what the canary's Ready pods carry."""
+    abort: Literal["AsCapacityAllows", "Immediate"] = "AsCapacityAllows"
+    """How traffic returns to a stable that gave pods: by as much as its Ready pods are of N, or all of it at once. It
+    is at once for errors, lost requests, crashes, a refuted share, a broken path, and by command."""
     headroom: Annotated[float | int, bounds(0, 10, above=True)] = 1.0
     """Weight w needs max(minReplicas, ceil(w x N x this)) Ready pods of the canary before it is written: below 1 where
     the canary's GPUs do more each."""
     min_replicas: Annotated[int, Field(ge=1, le=100_000)] = 1
     """The fewest pods of a canary that has weight."""
     drain_timeout: Duration = "30m"
-    """A version that lost and still answers requests is scaled down this long after `scaleDown.delay` all the same."""
+    """A version that lost and still answers requests is scaled down this long after `scaleDown.delay` all the same, and
+    pods of a version that serves are taken away this long after they were to drain."""
     scale_down: ScaleDownPolicyModel | None = None
     """What becomes of the workload of a version that lost: the old one after a promotion, else the canary's."""
 

@@ -21,7 +21,7 @@ from rollouts.api.rollout_models import (
 from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.api.schedule import check_window
 from rollouts.carriers import fields_for, given
-from rollouts.engine.rollout_spec import Capacity, PodCount, Window
+from rollouts.engine.rollout_spec import AbortSpeed, Capacity, PodCount, Window
 from rollouts.engine.versions import TargetKind
 from rollouts.units import parse_pod_count
 
@@ -98,6 +98,8 @@ def read_capacity(capacity: CapacityModel) -> Capacity:
     surge, down = capacity.max_surge, capacity.scale_down or ScaleDownPolicyModel()
     return Capacity(
         max_surge=None if surge is None else _pods(surge),
+        min_stable=_pods(capacity.min_stable),
+        abort=AbortSpeed(capacity.abort),
         headroom=float(capacity.headroom),
         min_replicas=capacity.min_replicas,
         drain_timeout=parse_duration(capacity.drain_timeout),
@@ -115,6 +117,7 @@ def _check_capacity(capacity: CapacityModel, ratio: float, path: str) -> Iterato
     surge = capacity.max_surge
     if surge is not None:
         yield from _attempt(lambda: _pods(surge), f"{path}.maxSurge")
+    yield from _attempt(lambda: _pods(capacity.min_stable), f"{path}.minStable")
     if capacity.headroom < ratio:
         yield f"{path}.headroom", LESS_THAN_RATIO
     yield from _check_duration(capacity.drain_timeout, f"{path}.drainTimeout")

@@ -154,6 +154,9 @@ class AttemptCapacityModel(ApiModel):
     """The most of them that it was seen with; fewer later are restored."""
     restores: Annotated[list[Time], Field(max_length=64)] = Field(default=[])
     """When replicas that somebody else lowered were restored."""
+    ceiling: IntOrPercent | None = None
+    """No higher weight than this, which the canary's Ready pods carry: the step's weight needs pods that fit only when
+    stable has given some."""
     ready: Number = 0
     """The canary's Ready pods."""
     pending: Number = 0

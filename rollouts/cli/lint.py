@@ -347,17 +347,22 @@ def _steps(where: str, parsed: ParsedRollout) -> Iterator[Finding]:
 
 
 def _capacity(where: str, parsed: ParsedRollout) -> Iterator[Finding]:
-    """A part of stable's pods that the canary's do not fit into, but where rounding helps."""
+    """A part of stable's pods that the canary's do not fit into, but where rounding helps; numbers need N."""
     capacity = parsed.spec.canary.capacity if parsed.spec is not None else None
     if capacity is None or capacity.max_surge is None or not capacity.max_surge.percent:
         return
-    needed = math.ceil(round(capacity.headroom * 100, 6))
-    if capacity.max_surge.number < needed:
+    if not capacity.min_stable.percent:
+        return
+    needed, kept = math.ceil(round(capacity.headroom * 100, 6)), min(capacity.min_stable.number, 100)
+    surge = capacity.max_surge.number
+    if surge < needed + kept - 100:
+        beside = "all of them" if kept == 100 else f"the {kept}% that minStable keeps"
+        lower = f"minStable to {surge + 100 - needed}%, " if 0 < surge + 100 - needed < 100 else ""
         yield hint(
             where,
-            f"maxSurge {capacity.max_surge.number}% leaves too little room: the canary at 100 % needs {needed}% of "
-            "stable's pods beside all of them, and the rollout will wait as CapacityInfeasible: set maxSurge to "
-            f"{needed}%, or a lower headroom",
+            f"maxSurge {surge}% leaves too little room: the canary at 100 % needs {needed}% of "
+            f"stable's pods beside {beside}, and the rollout will wait as CapacityInfeasible: set maxSurge to "
+            f"{needed + kept - 100}%, {lower}or a lower headroom",
             path=(*_CANARY, "capacity", "maxSurge"),
         )
 

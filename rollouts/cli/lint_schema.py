@@ -246,6 +246,7 @@ _SORTS: dict[str, Callable[[Any], str]] = {
     "setWeight": weight_problem,
     "weight": weight_problem,
     "maxSurge": pods_problem,
+    "minStable": pods_problem,
 }
 """What a number or text is, by its field; the others are durations."""
 

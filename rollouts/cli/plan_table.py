@@ -14,7 +14,7 @@ from rollouts.analysis.evidence.model import Require
 from rollouts.analysis.forecasting import Forecast, GatePlan
 from rollouts.analysis.types import CompareSpec, MetricSpec
 from rollouts.analysis.windows import window_of
-from rollouts.engine.capacity import infeasible, pods_for
+from rollouts.engine.capacity import infeasible, least_stable, most_pods, needs_room, pods_for
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AnalysisStep, ApproveStep, JobStep, PauseStep, RolloutSpec
 from rollouts.engine.steps import weight_at
@@ -192,8 +192,14 @@ def capacity_line(spec: RolloutSpec, stable: int) -> str:
         return f"Capacity: it would wait as {Reason.CAPACITY_INFEASIBLE}: {wrong}."
     weights = sorted({weight_at(steps, index) for index in range(len(steps))} - {0} | {FULL})
     pods = ", ".join(f"{pods_for(weight, stable, capacity)} at {format_weight(weight)}" for weight in weights)
-    most = stable + pods_for(FULL, stable, capacity)
-    return f"Capacity: canary pods {pods}; with stable's {most} at most."
+    needed = pods_for(FULL, stable, capacity)
+    if needs_room(needed, stable, capacity):
+        most, least = most_pods(stable, capacity), least_stable(stable, capacity)
+        return (
+            f"Capacity: canary pods {pods}; with stable's {most} at most: stable gives it pods as its share falls, "
+            f"and keeps {least} of {stable}."
+        )
+    return f"Capacity: canary pods {pods}; with stable's {stable + needed} at most."
 
 
 def _at_weights(spec: RolloutSpec, traffic: Forecast) -> Iterator[str]:

@@ -14,6 +14,7 @@ from rollouts.controller.caches import Caches
 from rollouts.controller.mirroring import mirroring_route
 from rollouts.engine.observation import Blocker, Drained, Draining, DrainView, WorkloadView
 from rollouts.engine.reasons import Reason
+from rollouts.engine.rollout_spec import HttpRouteTraffic
 from rollouts.engine.versions import Identity
 from rollouts.objects.fields import items_at, map_of, metadata_of
 from rollouts.objects.pods import pending_words
@@ -80,6 +81,11 @@ def _names(found: Collection[Workload]) -> str:
     return f"{', '.join(shown)}{more}" if shown else "none does"
 
 
+def _route_of(parsed: ParsedRollout) -> tuple[str, str] | None:
+    traffic = parsed.spec.traffic if parsed.spec is not None else None
+    return (parsed.namespace, traffic.name) if isinstance(traffic, HttpRouteTraffic) else None
+
+
 class WorkloadViews:
     """Turns the caches' workloads and pods into the engine's views."""
 
@@ -103,10 +109,17 @@ class WorkloadViews:
         arms = {arm.identity for arm in status.arms} | losers
         if target is not None:
             arms.add(target)
-        found = ((arm, self._view(parsed, arm, loses=arm in losers)) for arm in sorted(arms))
+        policy = parsed.spec.canary.capacity if parsed.spec is not None else None
+        gives = status.stable if policy is not None and policy.gives else None
+        giving = {gives.identity} if gives is not None else set()
+        found = (
+            (arm, self._view(parsed, arm, loses=arm in losers, gives=arm in giving)) for arm in sorted(arms)
+        )
         return {arm: view for arm, view in found if view is not None}
 
-    def _view(self, parsed: ParsedRollout, arm: Identity, *, loses: bool) -> WorkloadView | None:
+    def _view(
+        self, parsed: ParsedRollout, arm: Identity, *, loses: bool, gives: bool = False
+    ) -> WorkloadView | None:
         pool = self._caches.pool(arm.group, parsed.namespace, arm.name)
         if pool is None:
             return None
@@ -125,7 +138,7 @@ class WorkloadViews:
             managed_by=self._caches.autoscaler_of(pool.namespace, workload) or workload.owner,
             in_flight=self._in_flight.requests(pool) if loses else None,
             drain=self._drain(parsed, arm, pool),
-            used_by=self._used_by(parsed, pool, workload) if loses else "",
+            used_by=self._used_by(parsed, pool, workload, own=gives) if loses or gives else "",
             refused=self._refusals.get((parsed.namespace, arm, loses), ""),
         )
 
@@ -137,10 +150,17 @@ class WorkloadViews:
         requests = self._in_flight.requests(pool)
         return Drained() if requests == 0 else Draining(pods=asked.replicas - asked.to, requests=requests)
 
-    def _used_by(self, parsed: ParsedRollout, pool: Pool, workload: Workload) -> str:
-        """What else sends requests to the workload's pods: a route, also of another namespace, or another Rollout."""
+    def _used_by(self, parsed: ParsedRollout, pool: Pool, workload: Workload, *, own: bool) -> str:
+        """What else sends requests to the workload's pods: a route, also of another namespace, or another Rollout.
+
+        ``own``: the Rollout's own route may.
+        """
+        route_of_mine = _route_of(parsed) if own else None
         pools = [one for one in self._caches.pools_of_namespace(pool.namespace) if self._makes(one, workload)]
         for route in self._caches.routes.values():
+            meta = metadata_of(route)
+            if route_of_mine == (meta.get("namespace"), meta.get("name")):
+                continue
             if any(self._sends(route, one) for one in pools):
                 return f"HTTPRoute {route['metadata']['name']}"
         for one in pools:

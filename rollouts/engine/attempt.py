@@ -141,6 +141,9 @@ class AttemptCapacity:
     """The most of them that its workload was seen with: fewer later are somebody else's doing."""
     restores: tuple[datetime, ...] = ()
     """When replicas that somebody else lowered were restored; only the last 10 minutes count."""
+    ceiling: Weight | None = None
+    """No higher weight than this, which the canary's Ready pods carry, where what a step's weight needs fits only when
+    stable has given pods; it never falls below what is in force."""
     ready: int = 0
     """The canary's Ready pods."""
     pending: int = 0

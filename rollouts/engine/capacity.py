@@ -1,22 +1,69 @@
-"""How many pods a weight needs, and how many there may be (design section 14). Whole numbers and exact fractions."""
+"""How many pods a weight needs, and how many there may be (design section 14). Whole numbers and exact fractions.
+
+N are stable's pods at the start, w is the canary's weight. Weights are whole hundredths of a percent: what c pods carry
+is rounded down to one, and such a hundredth keeps no pod of stable's, so that each pod of the canary sets one of
+stable's free, whatever N.
+"""
 
 from __future__ import annotations
 
 from fractions import Fraction
-from math import ceil
+from math import ceil, floor
 
 from rollouts.engine.rollout_spec import Capacity
 from rollouts.units import FULL, ZERO, Weight
 
-__all__ = ["infeasible", "most_pods", "pods_for"]
+__all__ = [
+    "carried",
+    "infeasible",
+    "least_stable",
+    "most_pods",
+    "needs_room",
+    "pods_for",
+    "share_of_ready",
+    "stable_pods_for",
+]
+
+
+def _headroom(policy: Capacity) -> Fraction:
+    return Fraction(policy.headroom).limit_denominator(10_000)
 
 
 def pods_for(weight: Weight, stable: int, policy: Capacity) -> int:
     """Canary pods for weight w where stable has N: max(minReplicas, ceil(w x N x headroom)); none for no weight."""
     if weight <= ZERO:
         return 0
-    headroom = Fraction(policy.headroom).limit_denominator(10_000)
-    return max(policy.min_replicas, ceil(Fraction(weight, FULL) * stable * headroom))
+    return max(policy.min_replicas, ceil(Fraction(weight, FULL) * stable * _headroom(policy)))
+
+
+def carried(pods: int, stable: int, policy: Capacity) -> Weight:
+    """The highest weight for which so many Ready canary pods are enough: the inverse of ``pods_for``."""
+    if pods < policy.min_replicas:
+        return ZERO
+    whole = stable * _headroom(policy)
+    return FULL if pods >= whole else Weight(floor(pods * FULL / whole))
+
+
+def least_stable(stable: int, policy: Capacity) -> int:
+    """Pods that stable keeps until the promotion: minStable, at most N."""
+    return min(stable, policy.min_stable.of(stable))
+
+
+def stable_pods_for(weight: Weight, stable: int, policy: Capacity) -> int:
+    """Pods that stable keeps while the canary has weight w: minStable, and ceil((1 - w) x N x headroom), at most N.
+
+    A headroom below 1 says that the canary's pods do more each, and nothing of stable's.
+    """
+    if weight <= ZERO:
+        return stable
+    left = max(FULL - weight - 1, 0)
+    needed = ceil(Fraction(left, FULL) * stable * max(Fraction(1), _headroom(policy)))
+    return max(least_stable(stable, policy), min(stable, needed))
+
+
+def share_of_ready(ready: int, stable: int) -> Weight:
+    """The share of all traffic that stable's Ready pods take of N: Ready / N, rounded down."""
+    return FULL if ready >= stable else Weight(ready * FULL // stable)
 
 
 def most_pods(stable: int, policy: Capacity) -> int | None:
@@ -24,17 +71,41 @@ def most_pods(stable: int, policy: Capacity) -> int | None:
     return None if policy.max_surge is None else stable + policy.max_surge.of(stable)
 
 
+def needs_room(needed: int, stable: int, policy: Capacity) -> bool:
+    """Whether so many canary pods fit only where stable, which may give some, does."""
+    most = most_pods(stable, policy)
+    return most is not None and stable + needed > most and least_stable(stable, policy) < stable
+
+
 def infeasible(stable: int, policy: Capacity) -> str | None:
-    """Why the canary cannot come to 100 % beside all of stable's pods, and which numbers would do; None when it can."""
-    needed, most = pods_for(FULL, stable, policy), most_pods(stable, policy)
-    if most is None or stable + needed <= most:
-        return None
-    spare, lower = most - stable, ""
-    if spare >= max(policy.min_replicas, 1) and stable:
-        tenths = spare * 10 // stable  # never more pods than there is room for
-        if tenths:
-            lower = f", or headroom (endpointRatio as well, where that is more) to {tenths / 10:g}"
-    return (
-        f"stable's {stable} pods and the canary's {needed} at 100% are {stable + needed}, and maxSurge leaves room for "
-        f"{most}: set maxSurge to {needed}{lower}"
+    """Why the canary cannot come to 100 % within N + maxSurge, and which numbers would do; None when it can.
+
+    It can where ceil(N x headroom) + minStable fit. A stable that gives pods has one left until the canary has all of
+    its own, and gives none before the canary's first minReplicas serve beside all of it.
+    """
+    needed, most, least = (
+        pods_for(FULL, stable, policy),
+        most_pods(stable, policy),
+        least_stable(stable, policy),
     )
+    keeps = least if least == stable else max(least, 1)
+    spare = 0 if most is None else most - stable
+    enough = max(needed + keeps - stable, policy.min_replicas)
+    if most is None or spare >= enough:
+        return None
+    lower = _less(needed, most, spare, stable, policy)
+    return (
+        f"the canary's {needed} pods at 100% and {keeps} of stable's {stable} are {needed + keeps}, and maxSurge "
+        f"leaves room for {most}, {spare} of them from the start: set maxSurge to {enough}{lower}"
+    )
+
+
+def _less(needed: int, most: int, spare: int, stable: int, policy: Capacity) -> str:
+    """A lower minStable or headroom that would do within maxSurge; empty where none would."""
+    if spare < max(policy.min_replicas, 1) or not stable:
+        return ""
+    ways = [f"minStable to {most - needed}"] if 1 <= most - needed < stable else []
+    tenths = spare * 10 // stable  # never more pods than there is room for beside all of stable's
+    if tenths:
+        ways.append(f"headroom (endpointRatio as well, where that is more) to {tenths / 10:g}")
+    return "".join(f", {way}" for way in ways[:-1]) + (f", or {ways[-1]}" if ways else "")

@@ -18,7 +18,7 @@ from rollouts.engine.rollout_spec import AnalysisStep, ApproveStep, JobStep, Pau
 from rollouts.engine.rollout_status import FOR_OTHERS, CommandRecord, CommandResult, HoldReason, RolloutStatus
 from rollouts.engine.starting import complete_split, start_attempt
 from rollouts.engine.transitions import Trigger
-from rollouts.engine.wayback import is_back
+from rollouts.engine.wayback import begin_return, is_back, return_canaries
 
 __all__ = ["finish_abort_command", "obey_command"]
 
@@ -240,6 +240,11 @@ def _promote_full(draft: Draft) -> str:
 
 
 def _abort(draft: Draft) -> str:
+    lent = draft.status.stable_scale
+    if lent is not None and lent.returning and not lent.immediate:
+        begin_return(draft, at_once=True)
+        return_canaries(draft)
+        return f"{_BACK}, without waiting for its pods"
     if draft.status.aborted is not None:
         raise _Rejected("the revision is aborted already")
     if draft.status.current is None:

@@ -42,11 +42,12 @@ from rollouts.engine.rollout_status import HoldReason, RolloutStatus
 from rollouts.engine.shortage import shortage
 from rollouts.engine.steps import header_routes_at, required_endpoints, weight_at
 from rollouts.engine.versions import Identity
-from rollouts.engine.wayback import given_by_others, is_recorded, live_shares, record_way
+from rollouts.engine.wayback import given_by_others, is_recorded, keeps_some, live_shares, record_way
 from rollouts.units import FULL, ZERO, Weight, format_weight
 
 __all__ = [
     "FROZEN",
+    "asked_weight",
     "converge",
     "desired_traffic",
     "no_rules",
@@ -68,6 +69,13 @@ FROZEN = (HoldReason.MANUAL_OVERRIDE, HoldReason.CONTENDED)
 
 def step_weight(status: RolloutStatus, spec: RolloutSpec) -> Weight:
     """The canary weight of the current step, after caps, ceilings, pulls and overrides."""
+    asked = asked_weight(status, spec)
+    pods = status.current.capacity if status.current is not None else None
+    return asked if pods is None or pods.ceiling is None else min(asked, pods.ceiling)
+
+
+def asked_weight(status: RolloutStatus, spec: RolloutSpec) -> Weight:
+    """The same, however many pods there are for it yet."""
     current = status.running
     if current is None or current.pulled or probe_open(current):
         return ZERO
@@ -178,6 +186,8 @@ def converge(draft: Draft, reason: WriteReason = WriteReason.STEP, *, may_raise:
     """
     traffic, desired = draft.obs.traffic, desired_traffic(draft, draft.status)
     if traffic is None or draft.writes_traffic or draft.returning:
+        return False
+    if keeps_some(draft, draft.status.way_back):
         return False
     if desired is None:
         return True

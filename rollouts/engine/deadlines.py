@@ -17,7 +17,7 @@ from rollouts.engine.observation import Blocker
 from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import revision_of, target_identity
 from rollouts.engine.rollout_spec import HeaderRouteStep, WeightStep
-from rollouts.engine.rollout_status import FOR_OTHERS, Phase, TargetWait
+from rollouts.engine.rollout_status import FOR_OTHERS, Phase, TargetWait, WaitingFor
 from rollouts.engine.stamps import is_foreign, is_same, stamp
 from rollouts.engine.starting import new_attempt, start_blocker
 from rollouts.engine.steps import format_seconds
@@ -37,6 +37,8 @@ def standing(draft: Draft) -> bool:
     """Whether no deadline runs at the moment."""
     status = draft.status
     if status.hold is not None or draft.spec.paused or status.waiting_for in STANDING:
+        return True
+    if status.waiting_for is WaitingFor.DRAIN:
         return True
     if status.started_at is None and status.waiting_for in FOR_OTHERS:
         return True

@@ -110,6 +110,8 @@ class Draft:
         """What TargetReady says although it is True: reason and message of a warning."""
         self.contended: str = ""
         """Who wrote our weights, when that has just been seen."""
+        self.in_force = False
+        """The weight is written, and nothing that was counted refutes it: said in this plan."""
         self.refuted = False
         """The share refutes the weight: said in this plan."""
         self.moved = False

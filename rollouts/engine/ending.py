@@ -12,7 +12,7 @@ from rollouts.engine.reasons import Reason, printed
 from rollouts.engine.rollout_status import HistoryEntry, Outcome, Phase, SettledBy, WeightStatus
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.versions import Revision
-from rollouts.engine.wayback import return_canaries
+from rollouts.engine.wayback import begin_return, return_canaries
 from rollouts.units import FULL, ZERO, format_weight
 
 __all__ = ["abort", "drop_canary", "promote", "show_aborted", "terminate_runs"]
@@ -21,8 +21,23 @@ _OVERRIDING = ("promote", "promoteFull")
 """Commands that go on against a gate; the last of them speaks for all of an attempt."""
 
 
-def abort(draft: Draft, reason: Reason, why: str) -> None:
-    """100 % stable with the very next write; terminal for the canary's hash (design rule 6)."""
+_AT_ONCE = frozenset(
+    {
+        Reason.ABORTED_BY_COMMAND,
+        Reason.CANARY_CRASHED,
+        Reason.CANARY_POOL_DELETED,
+        Reason.PATH_BROKEN,
+        Reason.SHARE_NOT_PROGRAMMED,
+    }
+)
+"""Aborts that give stable all traffic at once, also where it gave pods: fewer answers are worse than slow ones."""
+
+
+def abort(draft: Draft, reason: Reason, why: str, *, at_once: bool = False) -> None:
+    """100 % stable with the very next write; terminal for the canary's hash (design rule 6).
+
+    Where stable gave pods: with as much as it has pods for, unless the reason or ``at_once`` says otherwise.
+    """
     current = draft.current
     at = f"at {draft.where()}, weight {format_weight(draft.status.weight.applied)}"
     if current.started_at is None:
@@ -44,6 +59,7 @@ def abort(draft: Draft, reason: Reason, why: str) -> None:
     )
     draft.release()
     terminate_runs(draft)
+    begin_return(draft, at_once=at_once or reason in _AT_ONCE)
     return_canaries(draft)
     show_aborted(draft, Trigger.ABORT)
     if (
@@ -120,6 +136,7 @@ def drop_canary(draft: Draft, outcome: Outcome, why: str) -> None:
     draft.event(EventType.NORMAL, Reason.CANARY_DROPPED, f"{current.canary.label} dropped: {why}")
     draft.set(current=None, step_count=0, weight=WeightStatus(desired=ZERO, applied=applied))
     draft.release()
+    begin_return(draft)
     terminate_runs(draft)
 
 

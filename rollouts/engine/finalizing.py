@@ -12,11 +12,12 @@ from rollouts.engine.actions import (
 from rollouts.engine.converging import desired_traffic, rule_share
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import terminate_runs
+from rollouts.engine.lending import leave_stable
 from rollouts.engine.observation import Claim
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import OnDelete, TrafficMode
-from rollouts.engine.scaling import finish_scaling, owes_scaling
-from rollouts.engine.wayback import carries, give_back, keep_record
+from rollouts.engine.scaling import finish_scaling, owes_scaling, return_stable
+from rollouts.engine.wayback import begin_return, carries, give_back, keep_record
 from rollouts.units import FULL, ZERO
 
 __all__ = ["RELEASE_ANNOTATION", "finalize", "keep_finalizer"]
@@ -31,6 +32,9 @@ def finalize(draft: Draft) -> None:
         return
     terminate_runs(draft)
     keep_record(draft)
+    if draft.obs.on_delete is not OnDelete.KEEP_TRAFFIC:
+        begin_return(draft)
+        return_stable(draft)
     if draft.obs.release_now:
         _let_go(draft, "released by annotation; the traffic object stays as it is")
     elif not _restore(draft) and not _release(draft) and not finish_scaling(draft):
@@ -41,6 +45,7 @@ def _let_go(draft: Draft, why: str) -> None:
     """Take the finalizer off although a canary may still have traffic."""
     draft.actions.append(SetFinalizer(present=False))
     draft.event(EventType.WARNING, Reason.TRAFFIC_NOT_RESTORED, f"the Rollout goes: {why}")
+    leave_stable(draft, "the Rollout goes")
 
 
 def _restore(draft: Draft) -> bool:

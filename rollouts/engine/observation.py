@@ -359,6 +359,8 @@ class GateView:
     """Runs with comparisons: the list of steps that its gates belong to."""
     background: StepVerdict | None = None
     """Runs with comparisons: the verdict for the background's gate, once it has opened."""
+    loses_requests: bool = False
+    """What failed counts errors or lost requests."""
     marked: frozenset[int] = frozenset()
     """Steps whose beginning the run was told of."""
 

@@ -180,7 +180,7 @@ def _abort_triggers(draft: Draft) -> bool:
             and gate.outcome is GateOutcome.ABORT
             and not (current.skip_gates or mirrored(draft))
         ):
-            abort(draft, Reason.GATE_FAILED, gate.message or f"{name} failed")
+            abort(draft, Reason.GATE_FAILED, gate.message or f"{name} failed", at_once=gate.loses_requests)
             return True
     broken = path_alarm(draft)
     if broken is not None:

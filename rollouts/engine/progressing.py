@@ -8,7 +8,7 @@ from datetime import timedelta
 from rollouts.engine.actions import CreateJob, EventType, MarkRun, WriteReason
 from rollouts.engine.approving import approved, awaiting
 from rollouts.engine.carrying import pulled_because
-from rollouts.engine.converging import converge, step_weight
+from rollouts.engine.converging import asked_weight, converge, step_weight
 from rollouts.engine.deadlines import standing
 from rollouts.engine.draft import Draft, Said
 from rollouts.engine.ending import promote
@@ -30,6 +30,7 @@ from rollouts.engine.rollout_spec import (
 from rollouts.engine.rollout_status import Phase, WaitingFor
 from rollouts.engine.serving import content_blocker, unserved
 from rollouts.engine.share import MIN_WINDOW, observed_weight
+from rollouts.engine.shortage import making_room
 from rollouts.engine.stamps import is_foreign, is_same, restamped
 from rollouts.engine.steps import describe, format_seconds, landing, steps_hash
 from rollouts.engine.transitions import Trigger
@@ -98,7 +99,24 @@ def progress(draft: Draft) -> None:
         _observe(draft)
         _go_on(draft, *late, UNCOUNTED.get(late[0]))
         return
+    if _rises_further(draft):
+        return
+    if isinstance(draft.step, PauseStep | ApproveStep | AnalysisStep | JobStep):
+        draft.in_force = draft.obs.traffic is not None and draft.obs.traffic.parents.programmed
+        draft.in_force = draft.in_force and not draft.refuted and draft.current.path.ceiling is None
     _execute(draft)
+
+
+def _rises_further(draft: Draft) -> bool:
+    """The step's weight is above what the canary's pods carry: what is in force is looked at, and room is made."""
+    asked = asked_weight(draft.status, draft.spec)
+    if asked <= step_weight(draft.status, draft.spec):
+        return False
+    if _in_force(draft):
+        draft.in_force = True
+        reason, what, drains = making_room(draft, asked)
+        _go_on(draft, reason, f"{draft.where()}: {what}", WaitingFor.DRAIN if drains else None)
+    return True
 
 
 def _write_reason(draft: Draft) -> WriteReason:

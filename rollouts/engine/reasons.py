@@ -160,8 +160,17 @@ class Reason(StrEnum):
         "Wait; read in the message what the scheduler says of pods that are Pending.")
     CAPACITY_EXHAUSTED = ("CapacityExhausted", "The next weight needs more pods than maxSurge leaves room for.",
         "Wait for pods that are being deleted, or raise maxSurge.")
-    CAPACITY_INFEASIBLE = ("CapacityInfeasible", "The canary at 100 % needs more pods than capacity allows.",
+    CAPACITY_INFEASIBLE = ("CapacityInfeasible", 
+        "The canary at 100 % and what stable keeps need more pods than capacity allows.",
         "Take one of the numbers in the message.")
+    MAKING_ROOM = ("MakingRoom", "The weight rises by what the canary's Ready pods carry, as stable gives pods to it.",
+        "Wait; the message says for which pods.")
+    RETURNING_WITH_PODS = ("ReturningWithPods",
+        "Traffic returns to stable by as much as its pods are Ready again.",
+        "Wait for its pods, or abort by command to return all of it at once.")
+    DRAIN_NOT_CONTROLLABLE = ("DrainNotControllable",
+        "The plan takes pods from stable while it serves, and requests cannot be kept from pods that are to go.",
+        "Set maxSurge so that all fit, or use the picker of this project.")
     CAPACITY_UNKNOWN = ("CapacityUnknown", "It is not known which workload makes the pods of a version.",
         "Annotate the pool with inferencerollouts.dev/workload, as the message says.")
     CAPACITY_MANAGED_ELSEWHERE = ("CapacityManagedElsewhere",
@@ -175,8 +184,8 @@ class Reason(StrEnum):
     SCALED = "Scaled", "A workload was scaled."
     SCALE_REFUSED = ("ScaleRefused", "The API server refuses to scale a workload; it is tried again.",
         "Read its words; the chart value capacity.enabled gives the right to.")
-    SCALE_DOWN_LEFT = ("ScaleDownLeft", "A version that lost was left with its pods.",
-        "Scale it down by hand where nobody needs it.")
+    SCALE_DOWN_LEFT = ("ScaleDownLeft", "A version was left with the pods that it has.",
+        "Scale it by hand, as the message says.")
     CANARY_NOT_READY = "CanaryNotReady", "The canary cannot serve; its weight is 0 until it can.", "Look at its pods."
     CANARY_REFUSES_CONNECTIONS = ("CanaryRefusesConnections",
         "All pods of the canary refuse connections while stable's answer; its weight is 0.", "Look at its pods.")

@@ -13,6 +13,7 @@ from rollouts.engine.versions import Target
 from rollouts.units import Weight
 
 __all__ = [
+    "AbortSpeed",
     "AdapterTraffic",
     "AnalysisStep",
     "ApproveStep",
@@ -195,16 +196,29 @@ class PodCount:
         return -(-pods * self.number // 100) if self.percent else self.number
 
 
+class AbortSpeed(Enum):
+    """``capacity.abort``: how traffic returns to a stable that gave pods to the canary."""
+
+    AS_CAPACITY_ALLOWS = "AsCapacityAllows"
+    """By as much as its Ready pods are of N."""
+    IMMEDIATE = "Immediate"
+    """All of it at once."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
     """``strategy.canary.capacity``: the canary's workload is scaled with its weight, the loser's after the end.
 
-    N are stable's replicas at the start, or its Ready pods where those are more. Stable is never scaled before it has
-    lost.
+    N are stable's replicas at the start, or its Ready pods where those are more. Stable gives pods to the canary as far
+    as ``min_stable`` lets it, where ``max_surge`` leaves no other room.
     """
 
     max_surge: PodCount | None = None
     """Pods of both versions together over N; None: no limit, the steps get what they need."""
+    min_stable: PodCount = PodCount(number=100, percent=True)
+    """What stable keeps until the promotion; 100 %: it is never scaled before it has lost."""
+    abort: AbortSpeed = AbortSpeed.AS_CAPACITY_ALLOWS
+    """Of a stable that has fewer pods than N by our doing; any other gets its traffic back at once."""
     headroom: float = 1.0
     """The canary has max(``min_replicas``, ceil(w x N x this)) pods before it gets weight w."""
     min_replicas: int = 1
@@ -213,6 +227,12 @@ class Capacity:
     scale_down_delay: timedelta = timedelta(minutes=10)
     """From when the loser has no weight: time to go back without starting pods."""
     scale_down_to: int = 0
+
+    @property
+    def gives(self) -> bool:
+        """Whether stable may have to give pods: not all of them are to stay, and there is a limit."""
+        whole = self.min_stable.percent and self.min_stable.number >= 100
+        return self.max_surge is not None and not whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

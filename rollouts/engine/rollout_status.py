@@ -83,6 +83,8 @@ class WaitingFor(Enum):
     """Rollouts that go first."""
     TURN = "Turn"
     """A place among the Rollouts in progress: who waits for that, and lacks nothing but pods to come, is in line."""
+    DRAIN = "Drain"
+    """Pods of stable that are to make room, and still answer requests: ``drainTimeout`` bounds that."""
 
 
 FOR_OTHERS = frozenset({WaitingFor.FREEZE, WaitingFor.DEPENDENCY, WaitingFor.TURN, WaitingFor.WINDOW})

@@ -4,7 +4,7 @@ Rules kept here:
 
 - The number that is wanted is stored before a workload is written, so that neither a crash nor a late cache scales.
 - Within an attempt the canary is only ever scaled up, and all versions together never beyond N + maxSurge by us.
-- Stable is never scaled: it becomes ours to scale when it has lost.
+- Stable is scaled where ``minStable`` lets it give pods (``lending``); else it becomes ours to scale when it has lost.
 - What lost is scaled down when it has had no weight for ``scaleDown.delay`` and answers nothing any more, or
   ``drainTimeout`` later; never while something else sends requests to it, or somebody else scales it.
 """
@@ -16,12 +16,14 @@ from datetime import datetime, timedelta
 
 from rollouts.engine.actions import EventType, ScaleWorkload
 from rollouts.engine.attempt import Attempt, AttemptCapacity
-from rollouts.engine.capacity import infeasible, most_pods, pods_for
-from rollouts.engine.converging import show_live, step_weight
+from rollouts.engine.capacity import carried, infeasible, most_pods, needs_room, pods_for
+from rollouts.engine.converging import asked_weight, show_live
 from rollouts.engine.draft import Draft
+from rollouts.engine.drains import forget_drains, is_scaled
+from rollouts.engine.lending import leave_stable, needs_back, settle_stable, take_back
 from rollouts.engine.observation import WorkloadView
 from rollouts.engine.reasons import Reason
-from rollouts.engine.rollout_spec import Capacity, OnDelete
+from rollouts.engine.rollout_spec import Capacity, OnDelete, WeightStep
 from rollouts.engine.rollout_status import FOR_OTHERS, RolloutStatus, ScaleDown
 from rollouts.engine.shortage import (
     CAPACITY_REASONS,
@@ -34,6 +36,7 @@ from rollouts.engine.shortage import (
     room,
     shortage,
     stable_pods,
+    uncontrolled,
 )
 from rollouts.engine.steps import first_weight
 from rollouts.engine.versions import Identity
@@ -41,12 +44,13 @@ from rollouts.engine.wayback import carries
 from rollouts.engine.windows import outside
 from rollouts.units import FULL, ZERO, Weight
 
-__all__ = ["finish_scaling", "keep_capacity", "owes_scaling"]
+__all__ = ["finish_scaling", "keep_capacity", "owes_scaling", "return_stable"]
 
 SETTLE = timedelta(seconds=30)
 """The least time without weight before a version is scaled down, whatever ``delay`` says: gateways go on sending for
 a moment after a weight was written (``carrying.SETTLE``), and the count of requests is read every few seconds."""
 
+_HASTE = "its namespace ends, or the controller is being stopped"
 _SOON = timedelta(seconds=1)
 _RECHECK = timedelta(seconds=5)
 """How often requests in flight are looked at again."""
@@ -59,19 +63,24 @@ def keep_capacity(draft: Draft) -> None:
     """What this plan does about workloads; behind all that decides about weights and phases."""
     if draft.status.stable is None:
         return
+    forget_drains(draft)
     if draft.obs.spec is None or draft.obs.problems or _is_hidden(draft):
         _note_losers(draft)  # nothing is scaled by a policy that nobody can read, and nothing is forgotten
+        settle_stable(draft, None)
         return
-    if draft.spec.canary.capacity is None:
+    policy = draft.spec.canary.capacity
+    if policy is None:
         draft.set(scale_downs=())
         if draft.status.current is not None:
             draft.set_current(capacity=None)
+        settle_stable(draft, None)
         return
     _note_losers(draft)
+    settle_stable(draft, policy)
     if draft.status.current is not None and draft.current.aborted is None:
-        _scale_up(draft, draft.spec.canary.capacity)
-    if not draft.spec.paused:
-        _scale_down(draft, draft.spec.canary.capacity, hurry=_needs_room(draft))
+        _scale_up(draft, policy)
+    if not draft.spec.paused or needs_back(draft.status):
+        _scale_down(draft, policy, hurry=_needs_room(draft))
 
 
 def _is_hidden(draft: Draft) -> bool:
@@ -82,15 +91,31 @@ def _is_hidden(draft: Draft) -> bool:
 def owes_scaling(status: RolloutStatus) -> bool:
     """Whether a workload is to be scaled down before the Rollout may go."""
     current = status.current
-    return bool(status.scale_downs) or (
-        current is not None and current.capacity is not None and current.aborted is None
+    return (
+        bool(status.scale_downs)
+        or status.stable_scale is not None
+        or (current is not None and current.capacity is not None and current.aborted is None)
     )
+
+
+def return_stable(draft: Draft) -> None:
+    """The Rollout is being deleted: stable gets the pods back that it gave, before and while traffic returns to it."""
+    if draft.status.stable_scale is not None:
+        forget_drains(draft)
+        take_back(draft)
 
 
 def finish_scaling(draft: Draft) -> bool:
     """The Rollout is being deleted: what lost is scaled down first, without delay. True while that is not done."""
     spec = draft.obs.spec
     keeps = draft.obs.on_delete is OnDelete.KEEP_TRAFFIC
+    if keeps:
+        leave_stable(draft, "onDelete KeepTraffic leaves all as it is")
+    elif draft.obs.in_haste:
+        leave_stable(draft, _HASTE)
+    elif draft.status.stable_scale is not None:
+        _say_stable(draft)
+        return True
     if keeps or spec is None or draft.obs.problems or spec.canary.capacity is None:
         if draft.strategy_problem is not None:
             for one in draft.status.scale_downs:
@@ -102,7 +127,7 @@ def finish_scaling(draft: Draft) -> bool:
         draft.set_current(capacity=None)
     if draft.obs.in_haste:
         for one in draft.status.scale_downs:
-            _leave(draft, one.identity.name, "its namespace ends, or the controller is being stopped")
+            _leave(draft, one.identity.name, _HASTE)
         return False
     _scale_down(draft, spec.canary.capacity, hurry=True)
     if not draft.status.scale_downs:
@@ -110,6 +135,13 @@ def finish_scaling(draft: Draft) -> bool:
     show_live(draft)  # a crash may have come between the last write of traffic and its status
     draft.set(message="; ".join(one.message for one in draft.status.scale_downs if one.message))
     return True
+
+
+def _say_stable(draft: Draft) -> None:
+    lent = draft.status.stable_scale
+    assert lent is not None
+    show_live(draft)
+    draft.set(message=f"{lent.identity.name} gets its {lent.full} replicas back first")
 
 
 # --- the canary ------------------------------------------------------------------------------------
@@ -126,23 +158,51 @@ def _scale_up(draft: Draft, policy: Capacity) -> None:
     )
     needed = pods_for(_asked(draft), pods, policy)
     grows = _may_grow(draft) and (is_quick(draft) or infeasible(pods, policy) is None)
+    grows = grows and not needs_back(draft.status) and uncontrolled(draft, policy) is None
     wanted = max(before.wanted, needed) if grows else before.wanted
     capacity = replace(
         before,
         stable_at_start=pods,
         wanted=wanted,
         reached=max(before.reached, min(view.replicas, wanted)),
+        ceiling=_ceiling(draft, policy, pods),
         ready=draft.obs.ready(canary),
         pending=view.pending,
     )
+    if capacity.ceiling != before.ceiling:
+        _new_move(draft)
     # All zero (stable has no pods, and none are asked for yet) is stored as nothing.
     draft.set_current(capacity=capacity if capacity != AttemptCapacity() else None)
-    if view.replicas >= wanted or view.managed_by or not grows:
+    if view.replicas >= wanted or view.managed_by or not grows or is_scaled(draft, draft.stable.identity):
         return
     if _stored(draft) != (pods, wanted):
         draft.wake(_SOON)  # the numbers must be stored before they take effect
         return
     _raise(draft, canary, view, wanted, most_pods(pods, policy))
+
+
+def _ceiling(draft: Draft, policy: Capacity, pods: int) -> Weight | None:
+    """The weight that the canary's Ready pods carry, where stable has to give pods for what the step asks.
+
+    It rises only when what is in force under it is as it says, and falls only to what is in force: a canary that lost
+    its weight comes back by what it carries then.
+    """
+    current = draft.current
+    before = current.capacity.ceiling if current.capacity is not None else None
+    if current.started_at is None:
+        return None
+    asked = _asked(draft)
+    ready = min(asked, carried(draft.obs.ready(current.canary.identity), pods, policy))
+    carries = max(draft.status.weight.ours or ZERO, ready)
+    if before is not None:
+        return carries if draft.in_force else min(before, carries)
+    return carries if needs_room(pods_for(asked, pods, policy), pods, policy) else None
+
+
+def _new_move(draft: Draft) -> None:
+    """Each rise within a step has a step's time."""
+    if isinstance(draft.step, WeightStep) or draft.step is None:
+        draft.set_current(step_started_at=draft.now)
 
 
 def _stored(draft: Draft) -> tuple[int, int] | None:
@@ -186,7 +246,7 @@ def _asked(draft: Draft) -> Weight:
     """The weight whose pods are wanted now: none while the target lacks, or waits for, something else than pods."""
     current = draft.current
     if current.started_at is not None:
-        return step_weight(draft.status, draft.spec)
+        return asked_weight(draft.status, draft.spec)
     if not current.skip_gates and draft.status.waiting_for in FOR_OTHERS:
         return ZERO  # pods of one in line could be what somebody in front of it lacks
     lacking = draft.target_problem
@@ -200,7 +260,12 @@ def _may_grow(draft: Draft) -> bool:
 
 
 def _needs_room(draft: Draft) -> bool:
-    """Whether an attempt waits for what the pods of a loser take, by maxSurge or on the nodes: ``delay`` is over."""
+    """Whether an attempt waits for what the pods of a loser take, by maxSurge or on the nodes: ``delay`` is over.
+
+    So it is where stable needs the room.
+    """
+    if needs_back(draft.status):
+        return True
     current = draft.status.current
     if (
         current is None
@@ -347,7 +412,9 @@ def _waits(draft: Draft, view: WorkloadView, name: str, due: datetime, last: dat
 def _write_down(draft: Draft, one: ScaleDown, view: WorkloadView, to: int) -> ScaleDown:
     """Scale down what may be, once that is stored."""
     stored = any(old.decided and old.identity == one.identity for old in draft.obs.status.scale_downs)
-    if one.decided and stored:
+    if is_scaled(draft, one.identity):
+        draft.wake(_SOON)
+    elif one.decided and stored:
         draft.wake(_RECHECK)
         draft.actions.append(
             ScaleWorkload(identity=one.identity, replicas=to, resource_version=view.resource_version)

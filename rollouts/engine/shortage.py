@@ -8,25 +8,28 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from rollouts.engine.attempt import AttemptCapacity
-from rollouts.engine.capacity import infeasible, most_pods, pods_for
+from rollouts.engine.capacity import carried, infeasible, most_pods, needs_room, pods_for
 from rollouts.engine.draft import Draft
-from rollouts.engine.observation import Blocker, WorkloadView
+from rollouts.engine.observation import Blocker, NotControllable, WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity
 from rollouts.engine.versions import Identity
-from rollouts.units import Weight, format_weight
+from rollouts.units import FULL, Weight, format_weight
 
 __all__ = [
     "CAPACITY_REASONS",
     "PODS_TO_COME",
     "beside",
     "contended",
+    "first_reach",
     "is_quick",
     "is_unknown",
+    "making_room",
     "restores_left",
     "room",
     "shortage",
     "stable_pods",
+    "uncontrolled",
 ]
 
 CAPACITY_REASONS = frozenset(
@@ -38,11 +41,16 @@ CAPACITY_REASONS = frozenset(
         Reason.CAPACITY_MANAGED_ELSEWHERE,
         Reason.REPLICAS_CONTENDED,
         Reason.SCALE_REFUSED,
+        Reason.DRAIN_NOT_CONTROLLABLE,
     }
 )
 """Reasons of ``shortage``: pods are all that a target with one of them lacks."""
 
-PODS_TO_COME = CAPACITY_REASONS - {Reason.CAPACITY_INFEASIBLE, Reason.CAPACITY_UNKNOWN}
+PODS_TO_COME = CAPACITY_REASONS - {
+    Reason.CAPACITY_INFEASIBLE,
+    Reason.CAPACITY_UNKNOWN,
+    Reason.DRAIN_NOT_CONTROLLABLE,
+}
 """Those of a target that lacks pods and no edit: it is in line without them, and gets them when it may begin."""
 
 RESTORE_LIMIT = 5
@@ -119,10 +127,49 @@ def shortage(draft: Draft, canary: Identity, weight: Weight) -> Blocker | None:
     wrong = None if is_quick(draft) else infeasible(stable_pods(draft), policy)
     if wrong is not None:
         return Blocker(reason=Reason.CAPACITY_INFEASIBLE, message=wrong)
+    if (bound := uncontrolled(draft, policy)) is not None:
+        return bound
     if ready >= needed:
         return None
     what = f"weight {format_weight(weight)} needs {needed} Ready pods of {canary.name}, {ready} are"
     return _missing(draft, canary, needed, what)
+
+
+def making_room(draft: Draft, asked: Weight) -> tuple[Reason, str, bool]:
+    """What the next rise within a step waits for, and whether that are requests that pods of stable still answer."""
+    policy, capacity = draft.spec.canary.capacity, draft.current.capacity
+    assert policy is not None
+    assert capacity is not None
+    stable, canary = draft.stable.identity, draft.current.canary.identity
+    views = [draft.obs.workloads.get(arm, WorkloadView()) for arm in (stable, canary)]
+    what = f"{format_weight(capacity.ceiling)} is what {draft.obs.ready(canary)} Ready pods of {canary.name} carry"
+    for view in views:
+        if view.managed_by:
+            why = f"{view.managed_by} scales {view.what}: {stable.name} keeps its pods, minStable is not ours to keep"
+            return Reason.CAPACITY_MANAGED_ELSEWHERE, f"{what}; {why}", False
+    bound = is_unknown(draft, canary) or uncontrolled(draft, policy)
+    if bound is not None:
+        return bound.reason, f"{what}; {bound.message}", False
+    drain = next((one for one in draft.obs.status.drains if one.identity == stable), None)
+    if drain is not None:
+        return Reason.MAKING_ROOM, f"{what}; {drain.message}", True
+    needed = pods_for(asked, stable_pods(draft), policy)
+    view = views[1]
+    coming = view.replicas - draft.obs.ready(canary)
+    if coming > 0:
+        pending = (
+            f": {view.pending} Pending, {view.words or 'no node is said to fit'}" if view.pending else ""
+        )
+        return (
+            Reason.MAKING_ROOM,
+            f"{what}, and {format_weight(asked)} needs {needed}; waiting for {coming}{pending}",
+            False,
+        )
+    return (
+        Reason.MAKING_ROOM,
+        f"{what}, and {format_weight(asked)} needs {needed}; {_full(draft, canary)}",
+        False,
+    )
 
 
 def is_quick(draft: Draft) -> bool:
@@ -134,7 +181,39 @@ def _needed(draft: Draft, policy: Capacity, weight: Weight) -> int:
     """Ready pods for a weight; the fewest that may be where a way back is all that could serve."""
     if weight and is_quick(draft) and not draft.obs.ready(draft.stable.identity):
         return policy.min_replicas
-    return pods_for(weight, stable_pods(draft), policy)
+    return pods_for(first_reach(draft, weight), stable_pods(draft), policy)
+
+
+def first_reach(draft: Draft, weight: Weight) -> Weight:
+    """The weight that an attempt can begin with: what fits beside all of stable's pods carries it."""
+    policy = draft.spec.canary.capacity
+    if policy is None or draft.status.started_at is not None:
+        return weight
+    n = stable_pods(draft)
+    most = most_pods(n, policy)
+    if most is None or not needs_room(pods_for(weight, n, policy), n, policy):
+        return weight
+    return min(weight, max(carried(most - n, n, policy), Weight(1)))
+
+
+def uncontrolled(draft: Draft, policy: Capacity) -> Blocker | None:
+    """Why stable cannot give the pods that the plan needs while it serves; None where it can, or need not."""
+    n, stable = stable_pods(draft), draft.stable.identity
+    view = draft.obs.workloads.get(stable, WorkloadView())
+    if view.managed_by or not needs_room(pods_for(FULL, n, policy), n, policy):
+        return None
+    why = view.drain.why if isinstance(view.drain, NotControllable) else ""
+    if view.used_by:
+        why = f"{view.used_by} sends requests to it as well"
+    if not why:
+        return None
+    return Blocker(
+        reason=Reason.DRAIN_NOT_CONTROLLABLE,
+        message=(
+            f"the plan takes pods from {stable.name} while it serves, and they cannot be drained: {why}; set maxSurge "
+            f"to {pods_for(FULL, n, policy)}, so that stable keeps all of its pods"
+        ),
+    )
 
 
 def _missing(draft: Draft, canary: Identity, needed: int, what: str) -> Blocker:

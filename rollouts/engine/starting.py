@@ -19,7 +19,7 @@ from rollouts.engine.revision import revision_of
 from rollouts.engine.rollout_spec import HttpRouteTraffic, TrafficMode
 from rollouts.engine.rollout_status import HoldReason, Outcome, Phase, SettledBy, WaitingFor, WeightStatus
 from rollouts.engine.serving import content_blocker, strangers, unserved
-from rollouts.engine.shortage import PODS_TO_COME, shortage
+from rollouts.engine.shortage import PODS_TO_COME, first_reach, shortage
 from rollouts.engine.steps import first_weight, required_endpoints, steps_hash
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.turns import waits_for_turn
@@ -329,8 +329,13 @@ def start_blocker(draft: Draft, canary: Revision) -> Blocker | None:
     missing = content_blocker(draft, identity) or _unlisted(draft, identity)
     if missing is not None:
         return missing
+    lent = draft.status.stable_scale
+    if lent is not None:
+        ready, name = obs.ready(lent.identity), lent.identity.name
+        message = f"{name} gets the pods back that it gave: {ready} of {lent.full} are Ready"
+        return Blocker(reason=Reason.CAPACITY_EXHAUSTED, message=message)
     quick = draft.status.current is not None and draft.status.current.skip_gates
-    asked = FULL if quick else first_weight(draft.spec.canary.steps)
+    asked = first_reach(draft, FULL if quick else first_weight(draft.spec.canary.steps))
     short = shortage(draft, identity, asked)
     if short is not None:
         return short

@@ -20,7 +20,7 @@ from math import floor, log10
 
 from rollouts.engine.actions import EventType
 from rollouts.engine.attempt import PathAlarm, PathStatus
-from rollouts.engine.converging import step_weight
+from rollouts.engine.converging import asked_weight, step_weight
 from rollouts.engine.draft import Draft, Said
 from rollouts.engine.observation import ShareView
 from rollouts.engine.reasons import Reason
@@ -303,7 +303,7 @@ def waiting(draft: Draft) -> Said | None:
     if path.ceiling is None:
         return None
     unbound = replace(draft.status, current=replace(draft.current, path=PathStatus()))
-    asked = step_weight(unbound, draft.spec)
+    asked = asked_weight(unbound, draft.spec)
     if asked <= path.ceiling:
         return None
     draft.wake(_SOON)

@@ -7,28 +7,33 @@ that a user can edit in the Rollout, and no template that the API server refuses
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 from rollouts.engine.actions import ReturnTraffic, WriteReason, WriteTraffic
+from rollouts.engine.capacity import share_of_ready
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Claim, WayView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_status import WayBack
 from rollouts.engine.versions import Identity
-from rollouts.units import FULL, ZERO, Weight
+from rollouts.units import FULL, ZERO, Weight, format_weight
 
 __all__ = [
     "RECORDS",
     "REFUSED_RETRY",
+    "begin_return",
     "carries",
     "give_back",
     "given_by_others",
     "is_back",
     "is_recorded",
     "keep_record",
+    "keeps_some",
     "live_shares",
     "record_way",
     "return_canaries",
+    "way_limit",
 ]
 
 RECORDS = 8
@@ -101,6 +106,34 @@ def _is_due(draft: Draft, record: WayBack) -> bool:
     return current.aborted is not None or current.pulled
 
 
+def begin_return(draft: Draft, *, at_once: bool = False) -> None:
+    """The attempt is over: stable gets the pods back that it gave, and the traffic as it has pods, or at once."""
+    lent = draft.status.stable_scale
+    if lent is not None:
+        draft.set(stable_scale=replace(lent, returning=True, immediate=lent.immediate or at_once))
+
+
+def way_limit(draft: Draft, record: WayBack) -> Weight:
+    """The weight that a canary keeps for now: the share that stable has no Ready pods for yet.
+
+    None where stable gave no pods or has them again, where nobody can give them back, or where the canary cannot serve.
+    """
+    lent, stable = draft.status.stable_scale, draft.status.stable
+    if lent is None or stable is None or lent.identity != stable.identity or not lent.returning:
+        return ZERO
+    canary = record.canary.arm
+    views = [draft.obs.workloads.get(arm) for arm in (lent.identity, canary)]
+    scaled = all(view is not None and view.what and not view.managed_by for view in views)
+    if lent.immediate or draft.obs.in_haste or not scaled:
+        return ZERO
+    if not draft.obs.ready(canary) or not draft.obs.ready(lent.identity):
+        return ZERO
+    path = draft.obs.pools[canary].path if canary in draft.obs.pools else None
+    if path is not None and (path.problems or path.picker_down):
+        return ZERO
+    return Weight(FULL - share_of_ready(draft.obs.ready(lent.identity), lent.full))
+
+
 def return_canaries(draft: Draft) -> None:
     """Lower every canary that the status asks no weight for; says what keeps it back."""
     due = tuple(record for record in draft.status.way_back if _is_due(draft, record))
@@ -145,19 +178,52 @@ def carries(view: WayView | None, limit: Weight = ZERO) -> bool:
 
 
 def give_back(draft: Draft, records: tuple[WayBack, ...], reason: WriteReason, limit: Weight = ZERO) -> bool:
-    """Plan the next write that lowers a canary to ``limit``; True when none has more.
+    """Plan the next write that lowers a canary to ``limit``, or to what it keeps for now; True when none has more.
 
     False: a write is planned, or ``draft.traffic_problem`` says what keeps it back. ``draft.returning`` then keeps
     other writes of traffic away.
     """
     for record in records:
-        view = draft.obs.ways.get(record)
-        if view is not None and carries(view, limit):
+        view, most = draft.obs.ways.get(record), max(limit, way_limit(draft, record))
+        if view is not None and carries(view, most):
             draft.returning = True
             if not draft.writes_traffic:
-                _give_back_one(draft, record, view, reason, limit)
+                _give_back_one(draft, record, view, reason, most)
+            if most > limit:
+                _say_kept(draft, record, most)
             return False
-    return True
+    return not keeps_some(draft, records)
+
+
+def keeps_some(draft: Draft, records: tuple[WayBack, ...]) -> bool:
+    """Whether a canary is to have weight until stable has pods for it; said, and nothing else is written meanwhile."""
+    for record in records:
+        view = draft.obs.ways.get(record)
+        if carries(view) and way_limit(draft, record) > ZERO:
+            assert view is not None
+            draft.returning = True
+            _say_kept(draft, record, view.share)
+            return True
+    return False
+
+
+def _say_kept(draft: Draft, record: WayBack, kept: Weight) -> None:
+    lent = draft.status.stable_scale
+    assert lent is not None
+    if draft.traffic_problem is not None:
+        return
+    ready, view = draft.obs.ready(lent.identity), draft.obs.workloads.get(lent.identity)
+    pending = (
+        f" ({view.pending} Pending: {view.words or 'no node is said to fit'})"
+        if view and view.pending
+        else ""
+    )
+    draft.traffic_problem = (
+        Reason.RETURNING_WITH_PODS,
+        f"traffic returns as capacity allows: {lent.identity.name} has {ready} of {lent.full} Ready pods, "
+        f"{lent.full - ready} are waited for{pending}, and {record.canary.name} keeps {format_weight(kept)} until "
+        "then; `abort` returns all of it at once",
+    )
 
 
 def _give_back_one(draft: Draft, record: WayBack, view: WayView, reason: WriteReason, limit: Weight) -> None:
@@ -182,4 +248,4 @@ def _give_back_one(draft: Draft, record: WayBack, view: WayView, reason: WriteRe
         )
         canary = draft.status.canary
         if canary is None or record.canary.arm == canary.identity.arm:
-            draft.note_written(limit if canary is not None else FULL)
+            draft.note_written(limit if canary is not None else Weight(FULL - limit))

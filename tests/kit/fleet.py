@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from rollouts.engine.observation import Blocker, WorkloadView
+from rollouts.engine.observation import Blocker, Drained, Draining, DrainView, WorkloadView
 
 __all__ = ["Fleet", "PodState"]
 
@@ -30,6 +30,8 @@ class Fleet:
     managed_by: str = ""
     used_by: str = ""
     refused: str = ""
+    drain: DrainView | None = None
+    """What is said of a drain; None: what ``in_flight`` says."""
     problem: Blocker | None = None
     version: int = 1
     scales: list[int] = field(default_factory=list)
@@ -55,8 +57,8 @@ class Fleet:
         """What it takes of the GPUs, or is about to."""
         return max(self.replicas, self.live)
 
-    def view(self) -> WorkloadView:
-        """As the controller would gather it."""
+    def view(self, *, asked: bool = False) -> WorkloadView:
+        """As the controller would gather it. ``asked``: some of the pods are to drain."""
         if self.problem is not None:
             return WorkloadView(problem=self.problem, live=self.live)
         pending = self.pods.count(PodState.PENDING)
@@ -71,7 +73,14 @@ class Fleet:
             in_flight=self.in_flight if self.pods else 0,
             used_by=self.used_by,
             refused=self.refused,
+            drain=self.drain if self.drain is not None else self._gauges(drained=asked),
         )
+
+    def _gauges(self, *, drained: bool) -> DrainView | None:
+        """The pods' own, where nothing else was said."""
+        if not drained:
+            return None
+        return Drained() if self.in_flight == 0 else Draining(pods=1, requests=self.in_flight)
 
     def scale(self, replicas: int) -> None:
         """Write the scale subresource; the Deployment's controller follows at once."""

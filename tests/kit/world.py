@@ -18,6 +18,7 @@ from rollouts.engine.actions import (
     CreateJob,
     CreateRun,
     DesiredTraffic,
+    DrainPods,
     EmitEvent,
     MarkRun,
     Plan,
@@ -292,7 +293,10 @@ class World:
             turn=self.turn,
             freeze=self.freeze,
             dependencies=self.dependencies,
-            workloads={arm: fleet.view() for arm, fleet in self.fleets.items()},
+            workloads={
+                arm: fleet.view(asked=any(one.identity == arm for one in self.status.drains))
+                for arm, fleet in self.fleets.items()
+            },
             compared=self.compared,
             only_compared=self.only_compared,
             compares=bool(self.compared) or self.background_compares,
@@ -524,7 +528,8 @@ class World:
         for rounds in range(limit):
             before = self.status
             decided = self.step()
-            if not decided.actions and self.status == before:
+            acts = [action for action in decided.actions if not isinstance(action, DrainPods)]
+            if not acts and self.status == before:
                 return rounds
         raise AssertionError(f"no rest after {limit} rounds: {self.status.phase} {self.status.message}")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rollouts.api.parsing import parse_rollout
-from rollouts.engine.rollout_spec import Capacity, PodCount
+from rollouts.engine.rollout_spec import AbortSpeed, Capacity, PodCount
 
 PATH = "spec.strategy.canary.capacity"
 
@@ -33,6 +33,11 @@ def rollout(capacity: Any, **target: Any) -> dict[str, Any]:
         ({}, Capacity()),
         ({"maxSurge": 3}, Capacity(max_surge=PodCount(number=3))),
         ({"maxSurge": "125%"}, Capacity(max_surge=PodCount(number=125, percent=True))),
+        ({"minStable": 1}, Capacity(min_stable=PodCount(number=1))),
+        (
+            {"minStable": "50%", "abort": "Immediate"},
+            Capacity(min_stable=PodCount(number=50, percent=True), abort=AbortSpeed.IMMEDIATE),
+        ),
         ({"headroom": 0.5, "minReplicas": 2}, Capacity(headroom=0.5, min_replicas=2)),
         (
             {"drainTimeout": "1h", "scaleDown": {"delay": "0s", "to": 2}},
@@ -59,6 +64,9 @@ def test_what_is_written_is_read(written: Any, read: Capacity | None) -> None:
         ({"maxSurge": "2.5%"}, f"{PATH}.maxSurge"),
         ({"maxSurge": "12345%"}, f"{PATH}.maxSurge"),
         ({"maxSurge": "-5%"}, f"{PATH}.maxSurge"),
+        ({"minStable": -1}, f"{PATH}.minStable"),
+        ({"minStable": "half"}, f"{PATH}.minStable"),
+        ({"abort": "Slowly"}, f"{PATH}.abort"),
         ({"headroom": 0}, f"{PATH}.headroom"),
         ({"headroom": 11}, f"{PATH}.headroom"),
         ({"headroom": 0.4}, f"{PATH}.headroom"),

@@ -187,6 +187,11 @@ HINTS = {
         [rollout(TEN, gate(), capacity={"maxSurge": "25%", "headroom": 1.1})],
         "maxSurge 25% leaves too little room: the canary at 100 % needs 110%",
     ),
+    "a surge that is too small beside what stable keeps": (
+        [rollout(TEN, gate(), capacity={"maxSurge": "25%", "minStable": "50%"})],
+        "beside the 50% that minStable keeps, and the rollout will wait as CapacityInfeasible: set maxSurge to 50%, "
+        "minStable to 25%, or a lower headroom",
+    ),
     "a last gate at 1 %": ([rollout({"setWeight": 1}, gate())], "below weight 5 %"),
     "a template elsewhere": ([rollout(TEN, uses("far"))], "far is not in these files"),
     "a tolerance that few pods cannot prove": (

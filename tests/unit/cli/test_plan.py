@@ -111,7 +111,12 @@ def test_what_is_missing_is_said(tmp_path, steps, words):
         ),
         (
             {"maxSurge": 1},
-            "Capacity: it would wait as CapacityInfeasible: stable's 8 pods and the canary's 8 at 100% are 16",
+            "Capacity: it would wait as CapacityInfeasible: the canary's 8 pods at 100% and 8 of stable's 8 are 16",
+        ),
+        (
+            {"maxSurge": 1, "minStable": 1},
+            "Capacity: canary pods 1 at 10%, 4 at 50%, 8 at 100%; with stable's 9 at most: stable gives it pods as its "
+            "share falls, and keeps 1 of 8.",
         ),
     ],
 )

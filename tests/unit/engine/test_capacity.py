@@ -101,7 +101,7 @@ def test_pods_that_both_may_have(policy: Capacity, most: int | None) -> None:
     [
         (
             Capacity(max_surge=PodCount(number=4)),
-            "set maxSurge to 8, or headroom (endpointRatio as well, where that is more) to 0.5",
+            "set maxSurge to 8, minStable to 4, or headroom (endpointRatio as well, where that is more) to 0.5",
         ),
         (Capacity(max_surge=PodCount(number=4), min_replicas=5), "set maxSurge to 8"),
         (Capacity(max_surge=PodCount(number=0)), "set maxSurge to 8"),
