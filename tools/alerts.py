@@ -138,6 +138,14 @@ ALERTS = (
         do="The message names it. Push a fix there or `retry` it, take it out of `dependsOn`, or revert this one.",
     ),
     Alert(
+        name="InferenceRolloutPodsPending",
+        expr='max by (namespace, rollout, arm) (rollouts_rollout_pods{state="pending"}) > 0',
+        lasts="15m",
+        what=f"{_ROLLOUT}: no node takes pods of the {{{{ $labels.arm }}}} for a quarter of an hour.",
+        do="`kubectl rollouts explain NAME` has the scheduler's words. Free GPUs, lower `maxSurge` or `headroom`, or "
+        "abort; `progressDeadline` runs meanwhile.",
+    ),
+    Alert(
         name="InferenceRolloutHarmGrows",
         expr='max by (namespace, rollout) (rollouts_gate_evidence{kind="harm_total"} / rollouts_gate_evidence_limit'
         '{kind="harm_total"}) > 0.5',

@@ -215,6 +215,27 @@ _DETAIL = Dashboard(
             width=24,
         ),
         Panel(
+            title="Pods of a rollout that scales",
+            queries=(
+                (f"max by (arm, state) (rollouts_rollout_pods{{{_ONE}}})", "{{arm}} {{state}}"),
+                (f'sum(max by (arm) (rollouts_rollout_pods{{{_ONE}, state="wanted"}}))', "both"),
+            ),
+            width=12,
+            about="Where strategy.canary.capacity is set.",
+        ),
+        Panel(
+            title="Pod-hours in the last day, both versions",
+            queries=(
+                (
+                    f'sum(sum_over_time(max by (arm) (rollouts_rollout_pods{{{_ONE}, state="wanted"}})[1d:1m])) / 60',
+                    "pod-hours",
+                ),
+            ),
+            kind="stat",
+            width=12,
+            about="While an attempt scales. Times the GPUs of a pod they are GPU-hours.",
+        ),
+        Panel(
             title="Effect against stable, with its 95 % interval",
             queries=(
                 (f"max by (metric) (rollouts_gate_effect_ratio{{{_ONE}}})", "{{metric}}"),

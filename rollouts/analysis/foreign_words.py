@@ -188,12 +188,12 @@ class _Rewriter:
         return "".join([*parts, self._text[at : node.meta.end_pos]])
 
 
-_WORDS = {"and": "&&", "or": "||", "not": "!", "nil": "null", "=<": "<=", "=>": ">="}
+_WORDS = {"and": "&&", "or": "||", "not": "!", "nil": "null", "=<": "<=", "=>": ">=", "=": "=="}
 _CLOSURES = {"all": "all", "any": "exists", "none": "!exists", "one": "exists_one"}
 _CLOSURE = re.compile(
     r"\b(all|any|none|one)\(\s{0,8}(\w{1,64})\s{0,8},\s{0,8}\{?([^(){}]{1,200})\}?\s{0,8}\)"
 )
-_STRING_OR_WORD = re.compile(r""""[^"]*"|'[^']*'|(\b(?:and|or|not|nil)\b|=<|=>)""")
+_STRING_OR_WORD = re.compile(r""""[^"]*"|'[^']*'|(\b(?:and|or|not|nil)\b|=<|=>|(?<![=!<>])=(?![=~]))""")
 
 
 _STRING_OR_UNIT = re.compile(

@@ -31,7 +31,8 @@ from rollouts.cli.offline import (
     template_of,
 )
 from rollouts.cli.plan_around import calendar_line, surroundings_of
-from rollouts.cli.plan_table import capacity_line, minutes_of, pods_line, rows_of, table_of, total_of
+from rollouts.cli.plan_capacity import accelerators_of, capacity_lines
+from rollouts.cli.plan_table import minutes_of, pods_line, rows_of, table_of, total_of
 from rollouts.cli.plan_waits import Surroundings, ends_at, obstacles
 from rollouts.cli.progress import progress
 from rollouts.kube.kubeconfig import ContextChoice
@@ -153,6 +154,11 @@ def _lines(result: BacktestResult) -> list[str]:
 @click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Requests per second, both arms.")
 @click.option("--stable-pods", type=click.IntRange(min=1), help="Stable pods.")
 @click.option("--canary-pods", type=click.IntRange(min=1), help="Canary pods; else what the weight asks for.")
+@click.option(
+    "--gpus-per-pod",
+    type=click.IntRange(min=1),
+    help="Else as the target's workload in FILE or the cluster says.",
+)
 @click.option("--history", type=_FILE, help="A recording: rate, pods and noise are taken from it.")
 @click.option(
     "--live", is_flag=True, help="Also ask the cluster: freezes, who is in progress, who goes first."
@@ -166,6 +172,7 @@ def plan_command(
     stable_pods: int | None,
     canary_pods: int | None,
     history: Path | None,
+    gpus_per_pod: int | None,
     live: bool,
     start: str | None,
     namespace: str | None,
@@ -183,6 +190,7 @@ def plan_command(
     parsed, templates, rollout, documents = _rollout_in(file)
     begins = _start(start)
     around = surroundings_of(rollout, documents, live, namespace, kubeconfig, context)
+    gpus = gpus_per_pod or accelerators_of(rollout, around.workloads)
     try:
         with FileConditions() as check:
             gates = gates_of_attempt(parsed, templates, check)
@@ -216,8 +224,9 @@ def plan_command(
         say(f"{coupled.rate:.3g} requests per second; noise from {noise}.")
         say(pods_line(parsed.spec, coupled))
     stable = coupled.stable_pods if coupled is not None else stable_pods
-    if stable is not None and (pods := capacity_line(parsed.spec, stable)):
-        say(pods)
+    if stable is not None:
+        for line in capacity_lines(parsed.spec, stable, minutes_of(parsed.spec, rows), gpus):
+            say(line)
     if rows:
         console().print(table_of(rows))
     else:

@@ -9,6 +9,7 @@ from typing import Any
 from rollouts.api.freezes import freeze_view, read_freeze
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.cli.controllers import approvals_asked, fetch_reports
+from rollouts.cli.doctor_workloads import workload_checks
 from rollouts.cli.findings import Check, bad, fine, warn
 from rollouts.cli.strategies import fetch_strategy
 from rollouts.controller.reporting import ControllerReport
@@ -39,6 +40,8 @@ async def configuration_checks(
         live = await fetch_strategy(client, obj)
         parsed = parse_rollout(obj, strategy=live if isinstance(live, PinnedStrategy) else None)
         for check in controller_checks(parsed, reports):
+            yield check
+        async for check in workload_checks(client, obj, parsed):
             yield check
 
 

@@ -33,13 +33,13 @@ def released_checks(
     missing = sorted(_carrying(obj) - set(pools))
     if missing:
         yield bad(
-            f"{where}: its Rollout {named} is gone, and it sends requests to {', '.join(missing)}, which "
+            f"{where}: its Rollout {named} does not exist, and it sends requests to {', '.join(missing)}, which "
             "does not exist: they get errors",
             f"delete the {kind} where nobody needs it; else bring the pool back, or give its weight to another",
         )
     else:
         yield warn(
-            f"{where}: its Rollout {named} is gone; it stays with the weights that it has",
+            f"{where}: its Rollout {named} does not exist; it stays with the weights that it has",
             f"nothing, if {named} comes back: it takes the {kind} over; else delete it, or its annotation "
             f"{CONSENT_ANNOTATION}",
         )

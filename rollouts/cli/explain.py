@@ -10,6 +10,7 @@ import click
 
 from rollouts.api.parsing import FINALIZER, ParsedRollout, parse_rollout
 from rollouts.api.strategy_words import LiveStrategy, strategy_lines
+from rollouts.cli.arm_pods import PodsSeen, fetch_pods, pods_line, pods_seen
 from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import (
     EXIT_CODES,
@@ -19,6 +20,7 @@ from rollouts.cli.connect import (
     fetch_runs,
     with_client,
 )
+from rollouts.cli.shown_pods import arm_counts
 from rollouts.cli.strategies import fetch_strategy
 from rollouts.engine.attempt import ApprovalRecord, Attempt, PinnedStrategy
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
@@ -28,6 +30,8 @@ from rollouts.engine.rollout_status import HoldReason, Phase, WaitingFor
 from rollouts.engine.steps import describe, format_seconds, weight_at
 from rollouts.kube.client import KubeClient
 from rollouts.kube.kubeconfig import ContextChoice
+from rollouts.objects.fields import map_of, text_at
+from rollouts.objects.pools import POOL_KIND
 from rollouts.terminal import say, shown
 from rollouts.units import format_weight
 
@@ -48,9 +52,13 @@ _HELD: Mapping[HoldReason, str] = {
 
 
 def explanation(
-    obj: Mapping[str, Any], runs: list[dict[str, Any]], now: datetime, live: LiveStrategy = None
+    obj: Mapping[str, Any],
+    runs: list[dict[str, Any]],
+    now: datetime,
+    live: LiveStrategy = None,
+    pods: Mapping[str, PodsSeen] | None = None,
 ) -> list[tuple[str, str]]:
-    """(heading, sentence) pairs in reading order. ``live``: the shared strategy as it is now."""
+    """(heading, sentence) pairs in reading order. ``live``: the shared strategy as it is now; ``pods`` by pool."""
     obj, runs = shown(obj), shown(runs)
     parsed = parse_rollout(obj)
     if parsed.strategy is None and isinstance(live, PinnedStrategy):
@@ -64,7 +72,7 @@ def explanation(
         lines.append(("Why", parsed.status.message))
     lines += [("Why", problem.message) for problem in parsed.problems]
     lines += [("Strategy", line) for line in strategy_lines(parsed, obj.get("spec"), live)]
-    lines += [("Pods", sentence) for sentence in _pods(parsed)]
+    lines += [("Pods", sentence) for sentence in _pods(map_of(obj.get("status")), pods or {}, now)]
     lines += [("Judged", sentence) for sentence in _judged(parsed, runs)]
     lines += [("Next", sentence) for sentence in _next(parsed)]
     lines += [("Moves it", sentence) for sentence in _moves(parsed, now)]
@@ -96,17 +104,20 @@ def _where(parsed: ParsedRollout) -> str:
     )
 
 
-def _pods(parsed: ParsedRollout) -> Iterator[str]:
-    """What is scaled, where the spec asks for capacity."""
-    current = parsed.status.current
-    if current is not None and current.capacity is not None:
-        pods = current.capacity
-        pending = f", {pods.pending} Pending" if pods.pending else ""
-        yield (
-            f"{current.canary.identity.name}: {pods.wanted} wanted, {pods.ready} Ready{pending}; "
-            f"{pods.stable_at_start} of stable at the start"
-        )
-    yield from (one.message for one in parsed.status.scale_downs if one.message)
+def _pods(status: Mapping[str, Any], seen: Mapping[str, PodsSeen], now: datetime) -> Iterator[str]:
+    """What is scaled, where the spec asks for capacity, by the pods that are there, else as the status has them."""
+    counted = list(arm_counts(status))
+    for one in counted:
+        if one.name not in seen or one.role == "lost":
+            yield f"{one.role} {one.name}: {one.words}"
+        else:
+            line = pods_line(f"{one.role} {one.name}", seen[one.name], one.wanted, now)
+            yield f"{line} {one.note}".rstrip()
+    if not counted:
+        for role in ("canary", "stable"):
+            name = text_at(status, role, "name")
+            if name in seen:
+                yield pods_line(f"{role} {name}", seen[name], None, now)
 
 
 def _current(parsed: ParsedRollout) -> tuple[tuple[Step, ...], int]:
@@ -210,6 +221,19 @@ def _step_moves(parsed: ParsedRollout, current: Attempt, now: datetime) -> str:
             return "The gateway's acceptance of the route."
 
 
+async def _seen(client: KubeClient, rollout: Mapping[str, Any]) -> dict[str, PodsSeen]:
+    """Pods of the pools that a rollout in progress moves requests between, as far as they may be read."""
+    parsed, found = parse_rollout(rollout), dict[str, PodsSeen]()
+    if parsed.status.canary is None:
+        return found
+    for arm in parsed.status.arms:
+        if arm.identity.kind == POOL_KIND:
+            pods = await fetch_pods(client, parsed.namespace, arm.identity)
+            if pods is not None:
+                found[arm.identity.name] = pods_seen(shown(pods))
+    return found
+
+
 @click.command(epilog=EXIT_CODES)
 @click.argument("name", shell_complete=rollout_names)
 @connection_options
@@ -217,12 +241,12 @@ def explain(name: str, namespace: str | None, kubeconfig: str | None, context: C
     """Say why Rollout NAME is where it is, what comes next and what would move it."""
     where = namespace or default_namespace(kubeconfig, context)
 
-    async def work(client: KubeClient) -> tuple[dict[str, Any], list[dict[str, Any]], LiveStrategy]:
+    async def work(client: KubeClient) -> list[tuple[str, str]]:
         rollout = await fetch(client, where, name)
-        return rollout, await fetch_runs(client, rollout), await fetch_strategy(client, rollout)
+        runs, live = await fetch_runs(client, rollout), await fetch_strategy(client, rollout)
+        return explanation(rollout, runs, datetime.now(UTC), live, await _seen(client, rollout))
 
-    obj, runs, live = with_client(kubeconfig, context, work)
     told = ""
-    for heading, sentence in explanation(obj, runs, datetime.now(UTC), live):
+    for heading, sentence in with_client(kubeconfig, context, work):
         say(f"{heading if heading != told else '':<10}{sentence}")
         told = heading

@@ -38,6 +38,7 @@ from rollouts.cli.lint_schema import kinds, strict_findings
 from rollouts.cli.lint_strategies import STRATEGY_KINDS, FileStrategies, at_reference, strategy_findings
 from rollouts.cli.lint_windows import too_long
 from rollouts.cli.lint_words import nearest
+from rollouts.cli.lint_workloads import workload_findings
 from rollouts.cli.offline import (
     TEMPLATE_KINDS,
     Templates,
@@ -124,7 +125,7 @@ def lint_documents(
             findings.append(at_document(problem("", text, rule="kind"), number, ()))
     findings += [*_waves(placed), *order_findings(placed, beside)]
     reports = [*file_reports(objects), *(live.reports if live is not None else ())]
-    findings += controller_findings(placed, reports, strategies)
+    findings += [*controller_findings(placed, reports, strategies), *workload_findings(placed, strategies)]
     return findings if alone else findings + list(_pickers(placed, known))
 
 

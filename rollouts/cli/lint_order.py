@@ -47,6 +47,8 @@ def _of_one(obj: Object, known: Mapping[Key, Object]) -> Iterator[Finding]:
         if "/".join(key) in cycle:
             names = " -> ".join(name.removeprefix("/") for name in cycle)
             text = f"{names} depend on each other, so that none can begin: take one of these dependsOn out"
+            if key == own:
+                text = "it depends on itself, so that it can never begin: take this entry out"
             yield problem(where, text, rule="cycle", path=path)
         elif key in seen:
             yield hint(where, f"dependsOn names {shown:.63} twice: once is enough", path=path)

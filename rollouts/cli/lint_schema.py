@@ -17,7 +17,14 @@ from rollouts.api.crds import all_crds
 from rollouts.api.parsing import COMMAND_ANNOTATION, COMMIT_ANNOTATION
 from rollouts.api.references import DEPENDENTS_ANNOTATION
 from rollouts.cli.lint_findings import Finding, hint, path_text, problem
-from rollouts.cli.lint_values import duration_problem, left_in, pods_problem, spoken_duration, weight_problem
+from rollouts.cli.lint_values import (
+    CRON_MACROS,
+    duration_problem,
+    left_in,
+    pods_problem,
+    spoken_duration,
+    weight_problem,
+)
 from rollouts.cli.lint_words import FOREIGN, nearest
 from rollouts.cli.yaml_source import Path
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
@@ -167,7 +174,9 @@ def _walk(schema: Schema, value: Any, path: Path, kind: str) -> Iterator[Wrong]:
     elif wanted == "array":
         yield from _array(schema, value, path, kind)
     elif wanted == "string":
-        yield from ((path, text, False, "wrong-value") for text in _text(schema, value))
+        said = _of_field(path, value)
+        texts = [said] if said else _text(schema, value)
+        yield from ((path, text, False, "wrong-value") for text in texts)
     elif wanted in ("integer", "number"):
         yield from ((path, text, False, "wrong-value") for text in _bounds(schema, value))
 
@@ -195,16 +204,32 @@ def _object(schema: Schema, value: Mapping[str, Any], path: Path, kind: str) -> 
     if known is None:
         return  # a Job's spec, a route's template: others judge them
     needed = schema.get("required", ())
+    strange, lacking = (
+        [name for name in value if name not in known],
+        [one for one in needed if one not in value],
+    )
     for name, child in value.items():
         if child is None and name in needed:
             continue
         if name in known:
             yield from _walk(known[name], child, (*path, name), kind)
+        elif _is_meant(strange, lacking, known, child) and name not in FOREIGN and not left_in(str(name)):
+            text = f"unknown field: did you mean {lacking[0]}, which is missing?"
+            yield (*path, str(name)), text, True, "unknown-field"
         else:
             yield (*path, str(name)), _unknown(str(name), known, kind, path), True, "unknown-field"
     for name in needed:
         if value.get(name) is None:
             yield path, f"the field {name} is missing{_meant(name, value)}", True, "missing-field"
+
+
+def _is_meant(strange: list[Any], lacking: list[str], known: Mapping[str, Any], value: Any) -> bool:
+    """Whether the one field that nobody knows stands for the one text that is missing."""
+    return (
+        len(strange) == len(lacking) == 1
+        and isinstance(value, str)
+        and known.get(lacking[0], {}).get("type") == "string"
+    )
 
 
 def _array(schema: Schema, value: list[Any], path: Path, kind: str) -> Iterator[Wrong]:
@@ -251,6 +276,15 @@ def _scalar_or_text(schema: Schema, value: Any, path: Path) -> Iterator[Wrong]:
             yield path, text, False, "wrong-value"
 
 
+def _of_field(path: Path, value: str) -> str:
+    """What is wrong with a text that people know another form of, by its field; empty where nothing is."""
+    if path[-1] == "schedule" and value in CRON_MACROS:
+        return f"{value} is no schedule here: write '{CRON_MACROS[value]}'"
+    if path[-1] == "webhook" and "/" in value:
+        return "is an address: name a receiver of the controller's configuration, which holds its address"
+    return ""
+
+
 def _text(schema: Schema, value: str) -> Iterator[str]:
     options = schema.get("enum")
     left = left_in(value)
@@ -263,8 +297,10 @@ def _text(schema: Schema, value: str) -> Iterator[str]:
             yield f"{value!r:.60} is not one of {told}" + (f": did you mean {near}?" if near else "")
     elif len(value) > schema.get("maxLength", len(value)):
         yield f"is longer than {schema['maxLength']} characters"
-    elif len(value) < schema.get("minLength", 0):
+    elif not value and schema.get("minLength", 0):
         yield "is empty: write something, or leave the field out"
+    elif len(value) < schema.get("minLength", 0):
+        yield f"{value!r} is shorter than {schema['minLength']} characters"
     elif schema.get("pattern") == DURATION_PATTERN:
         yield from filter(None, [duration_problem(value) or ("" if not value.isdigit() else _no_unit(value))])
     elif "pattern" in schema and not re.search(schema["pattern"], value):
@@ -300,6 +336,8 @@ def _unknown(name: str, known: Any, kind: str, path: Path = ()) -> str:
         return f"{said}: {left_in(name)}"
     if near:
         return f"{said}: did you mean {near}?"
+    if name == "namespace":
+        return f"{said}: what is named is of the Rollout's own namespace; leave it out"
     if elsewhere and not (name in FOREIGN and "strategy" not in path_text(path)):
         return f"{said} here: it belongs to {' or '.join(elsewhere[:_MAX_PLACES])}; see to the indentation"
     if name in FOREIGN:
@@ -324,6 +362,8 @@ def _short_form(schema: Schema, value: Any) -> str:
     plain = [name for name, one in fields.items() if one.get("type") not in ("object", "array")]
     choices = (list(fields), list(schema.get("required", ())), plain)
     needed = next((names for names in choices if len(names) == 1), [])
+    if "pool" in fields and isinstance(value, str) and value and not left_in(value):
+        return f"must be an object, not {value!r:.60}: write {{pool: {{name: {value:.60}}}}}"
     if len(needed) != 1 or isinstance(value, bool) or not isinstance(value, str | int) or not str(value):
         return ""
     return (

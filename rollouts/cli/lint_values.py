@@ -7,7 +7,7 @@ from typing import Any
 
 from rollouts.units import DURATION_PATTERN, parse_duration, parse_pod_count, parse_weight
 
-__all__ = ["duration_problem", "left_in", "pods_problem", "spoken_duration", "weight_problem"]
+__all__ = ["CRON_MACROS", "duration_problem", "left_in", "pods_problem", "spoken_duration", "weight_problem"]
 
 _UNITS = {
     **dict.fromkeys(("ms", "msec", "msecs", "millisecond", "milliseconds"), "ms"),
@@ -16,6 +16,16 @@ _UNITS = {
     **dict.fromkeys(("h", "hr", "hrs", "hour", "hours"), "h"),
     **dict.fromkeys(("d", "day", "days"), "d"),
 }
+CRON_MACROS = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+"""Of crontab(5), as the five fields that they stand for."""
 _SPOKEN = re.compile(r"([0-9]{1,7}(?:\.[0-9]{1,3})?) ?([A-Za-z]{0,12}) ?")
 
 

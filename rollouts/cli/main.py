@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,8 +73,38 @@ _EXTRAS = "'inference-rollouts[lab]', or '[check]' for picker-check alone"
 """Where what a plain installation lacks comes from."""
 
 
+_BACK = (
+    "revert the commit; within `rollbackWindow` that skips steps and gates. `rollouts abort` ends an attempt."
+)
+_ELSEWHERE: Mapping[str, str] = {
+    "list": "`rollouts get` lists them.",
+    "describe": "`rollouts get NAME` shows all of it, `rollouts explain NAME` says why.",
+    "set": "`spec.target` is changed in Git, or by `kubectl edit`.",
+    "undo": _BACK,
+    "rollback": _BACK,
+    "restart": "pods are those of your Deployment: `kubectl rollout restart`. Another attempt is `rollouts retry`.",
+    "terminate": "`rollouts abort` ends the attempt with its analysis.",
+    "history": "`rollouts get NAME` has it at its end, `rollouts report NAME --attempt N` all of one attempt.",
+    "version": "`rollouts --version` says it.",
+    "validate": "`rollouts lint` checks files.",
+}
+"""What kubectl, Argo Rollouts' plugin and others call something of ours."""
+
+
 class _Lazy(click.Group):
     """Imports a command's module when it is called: ``rollouts get`` must not load gRPC, nor ``--help`` anything."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click, and what was meant by a name that is none."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            word = args[0] if args else ""
+            close = difflib.get_close_matches(word, COMMANDS, n=1)
+            meant = _ELSEWHERE.get(word) or (f"did you mean {close[0]}?" if close else "")
+            raise click.UsageError(f"{error.message} {meant}".strip(), ctx) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -104,6 +136,8 @@ class _Lazy(click.Group):
             return super().invoke(ctx)
         except click.UsageError:
             raise  # quotes what the user typed
+        except KeyboardInterrupt:
+            sys.exit(130)  # as shells have it, also where a command is still being loaded
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "envoy":
                 raise

@@ -11,6 +11,7 @@ import yaml
 from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import (
     EXIT_CODES,
+    Missing,
     connection_options,
     default_namespace,
     fetch,
@@ -52,6 +53,8 @@ def get(
         return [rollout], await fetch_runs(client, rollout) if output == "text" else []
 
     objects, runs = with_client(kubeconfig, context, work)
+    if name is not None and not objects:
+        raise Missing(f"there is no Rollout {name} in any namespace")
     if output in ("json", "yaml"):
         _document(objects, output, one=one)
     elif one and output == "text":
@@ -61,8 +64,7 @@ def get(
     elif objects:
         console().print(rollout_table(objects, wide=output == "wide", namespaces=all_namespaces))
     else:
-        called = f" called {name}" if name else ""
-        say(f"No Rollouts{called} in {f'namespace {where}' if where else 'any namespace'}.")
+        say(f"No Rollouts in {f'namespace {where}' if where else 'any namespace'}.")
 
 
 def _document(objects: list[dict[str, Any]], form: str, *, one: bool) -> None:

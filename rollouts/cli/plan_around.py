@@ -17,7 +17,8 @@ from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
 from rollouts.kube.kubeconfig import ContextChoice
 from rollouts.kube.paging import list_all
 from rollouts.objects import kinds
-from rollouts.objects.fields import metadata_of, text_of
+from rollouts.objects.fields import metadata_of, text_at, text_of
+from rollouts.objects.workloads import WORKLOADS
 
 __all__ = ["calendar_line", "surroundings_of"]
 
@@ -62,6 +63,13 @@ async def _asked(
         break
     with contextlib.suppress(Forbidden, NotFound):
         found.append(await client.get(kinds.NAMESPACE, None, namespace))
+    target = text_at(rollout, "spec", "target", "pool", "name")
+    for resource in kinds.POOLS if target else ():
+        with contextlib.suppress(Forbidden, NotFound, KindNotServed):
+            found.append({**await client.get(resource, namespace, target), "kind": resource.kind})
+    for kind, resource in WORKLOADS.items() if target else ():
+        with contextlib.suppress(Forbidden, KindNotServed):  # items of a list say no kind
+            found += [{**one, "kind": kind} for one in await list_all(client, resource, namespace)]
     return found, reports
 
 

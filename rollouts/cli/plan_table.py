@@ -14,8 +14,6 @@ from rollouts.analysis.evidence.model import Require
 from rollouts.analysis.forecasting import Forecast, GatePlan
 from rollouts.analysis.types import CompareSpec, MetricSpec
 from rollouts.analysis.windows import window_of
-from rollouts.engine.capacity import infeasible, least_stable, most_pods, needs_room, pods_for
-from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AnalysisStep, ApproveStep, JobStep, PauseStep, RolloutSpec
 from rollouts.engine.steps import weight_at
 from rollouts.units import FULL, format_weight, percent
@@ -23,7 +21,6 @@ from rollouts.units import FULL, format_weight, percent
 __all__ = [
     "PlanRow",
     "Total",
-    "capacity_line",
     "minutes_of",
     "pods_line",
     "rows_of",
@@ -180,26 +177,6 @@ def minutes_of(spec: RolloutSpec, rows: Sequence[PlanRow]) -> list[float]:
 def pods_line(spec: RolloutSpec, traffic: Forecast) -> str:
     """How many canary pods each weight is reckoned with."""
     return f"Pods: {traffic.stable_pods} stable; canary {', '.join(_at_weights(spec, traffic))}."
-
-
-def capacity_line(spec: RolloutSpec, stable: int) -> str:
-    """What the rollout scales where stable has so many pods, or why it could not; empty where it scales nothing."""
-    capacity, steps = spec.canary.capacity, spec.canary.steps
-    if capacity is None:
-        return ""
-    wrong = infeasible(stable, capacity)
-    if wrong is not None:
-        return f"Capacity: it would wait as {Reason.CAPACITY_INFEASIBLE}: {wrong}."
-    weights = sorted({weight_at(steps, index) for index in range(len(steps))} - {0} | {FULL})
-    pods = ", ".join(f"{pods_for(weight, stable, capacity)} at {format_weight(weight)}" for weight in weights)
-    needed = pods_for(FULL, stable, capacity)
-    if needs_room(needed, stable, capacity):
-        most, least = most_pods(stable, capacity), least_stable(stable, capacity)
-        return (
-            f"Capacity: canary pods {pods}; with stable's {most} at most: stable gives it pods as its share falls, "
-            f"and keeps {least} of {stable}."
-        )
-    return f"Capacity: canary pods {pods}; with stable's {stable + needed} at most."
 
 
 def _at_weights(spec: RolloutSpec, traffic: Forecast) -> Iterator[str]:

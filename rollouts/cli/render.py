@@ -14,6 +14,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from rollouts.cli.gate_rows import gate_rows, overrider, reading
+from rollouts.cli.shown_pods import arm_counts
 from rollouts.cli.shown_steps import is_gate, shared_strategy, step_words, steps_of
 from rollouts.cli.table import ICONS
 from rollouts.engine.stamps import digits
@@ -106,11 +107,14 @@ def _header(obj: Object, status: Object) -> Table:
         ("Canary", _label(status.get("canary"))),
         ("Weight", weights),
         ("Attempt", str(_count(status, "attempt"))),
+        *(("Pods", f"{one.role} {one.name}: {one.words}") for one in arm_counts(status)),
         *_waiting(status),
     ]
     table = Table.grid(padding=(0, 2))
+    said = ""
     for name, value in rows:
-        table.add_row(Text(name, style="bold"), value)
+        table.add_row(Text(name if name != said else "", style="bold"), value)
+        said = name
     return table
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from rollouts.cli.shown_pods import pods_brief
 from rollouts.objects.fields import map_of, metadata_of
 from rollouts.objects.lines import brief
 from rollouts.terminal import shown
@@ -30,7 +31,7 @@ def rollout_table(objects: Iterable[Mapping[str, Any]], *, wide: bool, namespace
     """What ``kubectl get rollouts`` prints; of several ``namespaces`` with theirs, ``wide`` with more and in full."""
     table = Table(box=None, pad_edge=False, header_style="", show_edge=False)
     names = [*(["NAMESPACE"] if namespaces else []), "NAME", "PHASE", "STEP", "WEIGHT", "STABLE", "CANARY"]
-    for name in [*names, *(["OBSERVED", "ATTEMPT"] if wide else []), "MESSAGE"]:
+    for name in [*names, *(["OBSERVED", "ATTEMPT", "PODS"] if wide else []), "MESSAGE"]:
         table.add_column(name, no_wrap=name != "MESSAGE")
     for obj in objects:
         found = shown(obj)
@@ -47,7 +48,8 @@ def rollout_table(objects: Iterable[Mapping[str, Any]], *, wide: bool, namespace
             _text(map_of(status.get("canary")).get("name")),
         ]
         if wide:
-            row += [_percent(map_of(status.get("weight")).get("observed")), _text(status.get("attempt"))]
+            observed = _percent(map_of(status.get("weight")).get("observed"))
+            row += [observed, _text(status.get("attempt")), pods_brief(status)]
         message = _text(status.get("message"), "")
         table.add_row(*row, message if wide else brief(message))
     return table

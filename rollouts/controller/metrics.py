@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from rollouts.controller.pod_metrics import ArmPodCounts, pod_counts
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import (
     AnalysisStep,
@@ -141,6 +142,13 @@ class ControllerMetrics:
             "When an attempt that waits for its turn came into the line, in Unix time.",
             *one,
         )
+        self.pods = self._gauge(
+            "rollout_pods",
+            "Pods of an arm whose workload is scaled: wanted, and of them ready, pending or draining.",
+            *one,
+            "arm",
+            "state",
+        )
         self.attempts = self._counter(
             "attempts", "Attempts that ended: Promoted, Aborted, Superseded or Withdrawn.", *one, "outcome"
         )
@@ -177,8 +185,17 @@ class ControllerMetrics:
             if weight is not None:
                 self.weight.labels(namespace, name, kind).set(weight / 10_000)
         self.step.labels(namespace, name).set(status.current_step)
+        self._count_pods(namespace, name, before.pods if before is not None else (), said.pods)
         self._since(self.step_start, said.step_start, namespace, name)
         self._since(self.queue_start, said.queue_start, namespace, name)
+
+    def _count_pods(self, namespace: str, name: str, before: ArmPodCounts, after: ArmPodCounts) -> None:
+        kept = {(arm, state) for arm, state, _ in after}
+        for arm, state, _ in before:
+            if (arm, state) not in kept:
+                self._drop(self.pods, namespace, name, arm, state)
+        for arm, state, count in after:
+            self.pods.labels(namespace, name, arm, state).set(count)
 
     def _since(self, metric: Gauge, at: float | None, *labels: str) -> None:
         """A moment, while there is one."""
@@ -232,6 +249,7 @@ class ControllerMetrics:
         if shown is not None:
             self._drop(self.reason, namespace, name, shown.reason)
             self._wait(shown, None)
+            self._count_pods(namespace, name, shown.pods, ())
         for outcome in Outcome:
             self._drop(self.attempts, namespace, name, outcome.value)
         self._drop(self.step_start, namespace, name)
@@ -261,6 +279,7 @@ class _Shown(NamedTuple):
     step: int
     step_start: float | None
     queue_start: float | None
+    pods: ArmPodCounts
 
 
 def _said(status: RolloutStatus) -> _Shown:
@@ -274,6 +293,7 @@ def _said(status: RolloutStatus) -> _Shown:
         status.current_step,
         None if began is None else began.timestamp(),
         None if queued is None else queued.timestamp(),
+        pod_counts(status),
     )
 
 

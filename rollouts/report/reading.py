@@ -181,7 +181,7 @@ def read_attempt(
         message=(status.message if current else entry.message if entry else ""),
         canary=canary.label if canary else _arm(mine),
         canary_hash=canary.hash if canary else "",
-        stable=(status.stable.label if running and status.stable else "") or stable or "-",
+        stable=(status.stable.label if current and status.canary and status.stable else "") or stable or "-",
         running=running,
         began=began,
         ended=ended,

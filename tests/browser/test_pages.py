@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rollouts.api.strategy_words import StrategyField
 from rollouts.objects import kinds
 from rollouts.report.page import report_page
-from rollouts.report.reading import read_attempt
+from rollouts.report.reading import ApprovalRow, read_attempt
 from tests.kit.attempts import bad_attempt, good_attempt, objects_of, running_attempt
 from tests.kit.browser import Browser, Page
 from tests.kit.dashboards import copy_of, dashboard_over
@@ -68,9 +70,31 @@ CUT = """[...document.querySelectorAll("svg")].flatMap(drawing => {
 """Words of drawings that leave their drawing."""
 
 
+AT = datetime(2030, 1, 1, tzinfo=UTC)
+ELSEWHERE: dict[str, Any] = {
+    "approvals": (
+        ApprovalRow(
+            step=2, webhook="change-board", decision="approve", at=AT, by="ann", message="CHG-4711 " * 20
+        ),
+        ApprovalRow(step=3, webhook="qa", decision="deny", at=AT, by="ben"),
+        ApprovalRow(step=4, webhook="qa", decision="open", at=AT),
+    ),
+    "strategy": ("RolloutStrategy careful (0123abcd), pinned when attempt 1 began.",),
+    "strategy_fields": (
+        StrategyField(
+            name="steps",
+            value='[{"setWeight": 1}, {"pause": {"duration": "10m"}}]' * 3,
+            origin="RolloutStrategy c",
+        ),
+        StrategyField(name="bake", value='"1h"', origin="this Rollout"),
+    ),
+}
+"""What an attempt has where others decide, too."""
+
+
 def report_file(attempt: Callable[[], Simulation], folder: Path) -> str:
     """The report as a file; its address."""
-    found = read_attempt(*objects_of(attempt()))
+    found = replace(read_attempt(*objects_of(attempt())), **ELSEWHERE)
     now = datetime.fromtimestamp(found.points[-1].at, UTC) + timedelta(seconds=20)
     path = folder / "report.html"
     path.write_text(report_page(found, now), encoding="utf-8")

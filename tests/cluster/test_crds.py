@@ -90,6 +90,8 @@ def variant(*, model_name: str = "", pool: str = "pool", **changed: Any) -> Call
 QUERY = {"name": "m", "query": "up", "successCondition": "result < 2.0"}
 HEADER = {"name": "testers", "match": [{"headerName": "x-canary", "headerValue": {"exact": "yes"}}]}
 
+CAPACITY = ("strategy", "canary", "capacity")
+
 GOOD: dict[str, Callable[[Object], None]] = {
     "the plain one": lambda spec: None,
     "fractions of a percent": steps({"setWeight": "0.5%"}, {"setWeight": "99.95%"}),
@@ -110,6 +112,19 @@ GOOD: dict[str, Callable[[Object], None]] = {
         None,
     )[-1],
     "a group": put({"name": "v2", "group": "inference.networking.k8s.io"}, "target", "pool"),
+    "capacity with all of its fields": put(
+        {
+            "maxSurge": "25%",
+            "minStable": 1,
+            "abort": "Immediate",
+            "headroom": 0.5,
+            "minReplicas": 2,
+            "drainTimeout": "5m",
+            "scaleDown": {"delay": "1m", "to": 1},
+        },
+        *CAPACITY,
+    ),
+    "capacity without a field": put({}, *CAPACITY),
     "a shared strategy": put({"canaryFrom": {"name": "careful"}}, "strategy"),
     "a shared strategy, and what differs": put(
         {"canaryFrom": {"name": "careful", "kind": "ClusterRolloutStrategy"}, "canary": {"bake": "1h"}},
@@ -176,6 +191,36 @@ BAD: dict[str, tuple[Callable[[Object], None], str]] = {
     "a window without a duration": (
         put([{"schedule": "0 9 * * mon"}], "strategy", "canary", "windows"),
         "duration",
+    ),
+    **{
+        f"capacity with {field}: {value!r}": (put({field: value}, *CAPACITY), words)
+        for field, value, words in (
+            ("maxSurge", "half", "a number of pods from 0 to 100000"),
+            ("maxSurge", -1, "a number of pods from 0 to 100000"),
+            ("maxSurge", "12.5%", "a number of pods from 0 to 100000"),
+            ("minStable", "most", "a number of pods from 0 to 100000"),
+            ("minStable", 100_001, "a number of pods from 0 to 100000"),
+            ("abort", "Slowly", "Unsupported value"),
+            ("headroom", 0, "headroom"),
+            ("headroom", 11, "headroom"),
+            ("minReplicas", 0, "minReplicas"),
+            ("drainTimeout", "5min", "drainTimeout"),
+            ("scaleDown", {"delay": "soon"}, "delay"),
+            ("scaleDown", {"to": -1}, "to"),
+        )
+    },
+    "headroom below the endpoints that a weight needs": (
+        lambda spec: spec["strategy"]["canary"].update(endpointRatio=0.8, capacity={"headroom": 0.5}),
+        "headroom",
+    ),
+    "capacity for an adapter": (
+        lambda spec: (
+            put({"adapter": {"name": "a"}}, "target")(spec),
+            put({"inferenceModel": {"name": "m"}}, "traffic")(spec),
+            put({}, *CAPACITY)(spec),
+            None,
+        )[-1],
+        "capacity needs target.pool",
     ),
     "no steps": (steps(), "steps"),
     "33 steps": (steps(*[{"pause": {}}] * 33), "32"),

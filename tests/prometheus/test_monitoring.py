@@ -24,7 +24,17 @@ from rollouts.lab.prometheus import Job, Prometheus, find_prometheus
 from rollouts.objects import kinds
 from rollouts.runtime.clock import SystemClock
 from tests.kit.faults.cluster import NAMESPACE, Cluster
-from tests.kit.faults.objects import ROUTE, STABLE, THIRD, backend_ref, base_objects, rollout_object
+from tests.kit.faults.deployments import DEPLOYMENT, deployment_object
+from tests.kit.faults.objects import (
+    CANARY,
+    RELEASES,
+    ROUTE,
+    STABLE,
+    THIRD,
+    backend_ref,
+    base_objects,
+    rollout_object,
+)
 from tests.kit.memory_client import MemoryKubeClient
 from tests.kit.polling import eventually
 from tools.alerts import ALERTS
@@ -104,7 +114,9 @@ async def scraped(prometheus: Prometheus) -> AsyncIterator[Prometheus]:
     """A controller in this process with a Rollout at its first weight, and comparisons that an earlier one stored."""
     cluster = Cluster(SystemClock())
     rollout = rollout_object([{"setWeight": 10}, {"approve": {"webhook": "ops"}}])
-    rollout["spec"]["strategy"]["canary"]["allowNoTraffic"] = True
+    rollout["spec"]["strategy"]["canary"] |= {"allowNoTraffic": True, "capacity": {}}
+    for name, replicas in ((STABLE, 4), (CANARY, 2)):
+        cluster.create(DEPLOYMENT, deployment_object(RELEASES[name], replicas))
     base_objects(cluster, rollout)
     port = free_port()
     settings = Settings(
@@ -114,6 +126,7 @@ async def scraped(prometheus: Prometheus) -> AsyncIterator[Prometheus]:
         leader_elect=False,
         notifications=parse_notifications({"receivers": {"ops": {"url": "http://127.0.0.1:1/"}}}),
         parallelism={LimitScope.NAMESPACE: 1},
+        capacity_kinds=("Deployment",),
     )
     controller = Controller(MemoryKubeClient(cluster.api), settings, SystemClock())
     task = asyncio.create_task(controller.run())
@@ -226,6 +239,11 @@ FIRES: dict[str, tuple[dict[str, str], str, str]] = {
     "InferenceRolloutTargetNotReady": (phase("WaitingForTarget"), "61m", "Healthy"),
     "InferenceRolloutInLine": ({f"rollouts_rollout_queue_start_time_seconds{{{R}}}": "0x400"}, "245m", ""),
     "InferenceRolloutBehindOthers": (reason("DependencyAborted"), "16m", "WaitingForDependency"),
+    "InferenceRolloutPodsPending": (
+        {f'rollouts_rollout_pods{{{R}, arm="canary", state="pending"}}': "2x200"},
+        "16m",
+        "",
+    ),
     "InferenceRolloutHarmGrows": (
         {
             f'rollouts_gate_evidence{{{R}, metric="ttft", kind="harm_total"}}': "12x200",

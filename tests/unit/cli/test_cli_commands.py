@@ -62,6 +62,33 @@ def test_the_list_says_of_a_command_what_it_says_of_itself(name):
     assert command.get_short_help_str(limit=200) == HELP[name]
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("promot", "did you mean promote?"),
+        ("undo", "revert the commit"),
+        ("describe", "rollouts get NAME"),
+        ("xyz", ""),
+    ],
+)
+def test_a_command_that_is_none_is_answered_with_the_one_that_was_meant(word, meant):
+    result = CliRunner().invoke(main, [word])
+
+    assert result.exit_code == 2
+    assert f"No such command '{word}'." in result.output
+    assert meant in result.output
+    assert ("did you mean" in result.output) == meant.startswith("did you mean")
+
+
+def test_an_interrupt_while_a_command_is_loaded_is_130(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(main), "get_command", interrupted)
+
+    assert CliRunner().invoke(main, ["get"]).exit_code == 130
+
+
 def test_listing_the_commands_imports_none_of_them():
     program = (
         "import sys; from click.testing import CliRunner; from rollouts.cli.main import main; "

@@ -390,19 +390,19 @@ CASES: dict[str, tuple[Callable[[Cluster], Any], Level, str]] = {
     "a route whose Rollout and pool are gone": (
         lambda c: released(c, {"gone": 90, "v2": 10}),
         Level.BAD,
-        "HTTPRoute left: its Rollout away is gone, and it sends requests to gone, which does not exist",
+        "HTTPRoute left: its Rollout away does not exist, and it sends requests to gone, which does not exist",
     ),
     "a route whose Rollout is gone": (
         lambda c: released(c, {"gone": 0, "v2": 100}),
         Level.WARN,
-        "HTTPRoute left: its Rollout away is gone; it stays with the weights that it has",
+        "HTTPRoute left: its Rollout away does not exist; it stays with the weights that it has",
     ),
     "a model object whose Rollout and pool are gone": (
         lambda c: c.add(kinds.INFERENCE_MODEL, "left", spec={"poolRef": {"name": "gone"}})["metadata"].update(
             annotations={"inferencerollouts.dev/managed-by": "away"}
         ),
         Level.BAD,
-        "InferenceModel left: its Rollout away is gone, and it sends requests to gone",
+        "InferenceModel left: its Rollout away does not exist, and it sends requests to gone",
     ),
     "a sync that waits for a Rollout": (
         lambda c: syncing(c, "waiting for healthy state of inferencerollouts.dev/Rollout/demo"),

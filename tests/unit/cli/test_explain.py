@@ -129,7 +129,7 @@ def test_the_pods_of_a_rollout_that_scales_are_told() -> None:
     world.settle()
     obj = rollout(world)
 
-    assert told(obj, "Pods") == "v2: 4 wanted, 0 Ready, 4 Pending; 8 of stable at the start"
+    assert told(obj, "Pods") == "canary v2: 0 of 4 Ready, 4 Pending\nstable v1: 8 at the start"
 
     world.say("abort")
     assert told(rollout(world), "Pods").endswith("v2 keeps its pods until 2026-01-01T00:10:00Z")

@@ -54,6 +54,33 @@ MISTAKES = {
     "two steps in one": ("      - pause: {", "        pause: {", "14:9", "each of them with its own -"),
     "a missing field": ("- name: ttft\n            measure", "- measure", "18:13", "name is missing"),
     "a field twice": ("count: 5", "count: 5\n            count: 6", "23:13", "stands twice, first in line 22"),
+    "a name where a field of its own is asked for": (
+        "      - pause: {duration: 10m}",
+        "      - approve: {name: board}",
+        "15:19",
+        "did you mean webhook",
+    ),
+    "an address for a receiver": (
+        "      - pause: {duration: 10m}",
+        "      - approve: {webhook: 'https://a.example/b'}",
+        "15:28",
+        "name a receiver of the controller",
+    ),
+    "a schedule by cron's short name": (
+        "      steps:",
+        "      windows: [{schedule: '@daily', duration: 8h}]\n      steps:",
+        "13:28",
+        "write '0 0 * * *'",
+    ),
+    "a namespace": ("- name: route", "- {name: route, namespace: other}", "10:21", "the Rollout's own namespace"),
+    "the pool's name alone": ("target:\n    pool: {name: v2}", "target: v2", "6:11", "{pool: {name: v2}}"),
+    "one = in a condition": ("result < 2.0", "result = 2.0", "18:13", "write 'result == 2.0'"),
+    "itself": (
+        "spec:\n",
+        "spec:\n  dependsOn: [{name: demo}]\n",
+        "6:22",
+        "depends on itself",
+    ),
     # other tools
     "Argo's scale": ("- setWeight: 10", "- setCanaryScale: {replicas: 1}", "14:9", "endpointRatio"),
     "Argo's services": ("      steps:", "      canaryService: a\n      steps:", "13:7", "spec.traffic.httpRoutes"),

@@ -11,6 +11,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from rollouts.cli.main import main
+from rollouts.objects.accelerators import accelerators
 
 LIMIT = {"name": "p95", "measure": {"preset": "ttft", "window": "5m"}, "successCondition": "result < 2.0"}
 STEPS: list[dict[str, Any]] = [
@@ -128,3 +129,84 @@ def test_what_a_rollout_scales_is_told_with_the_pods(tmp_path, capacity, line):
 
 def test_nothing_is_said_of_pods_that_nobody_scales(tmp_path):
     assert "Capacity" not in plan(tmp_path, STEPS, "--stable-pods=8").output
+
+
+FLEET = [
+    {
+        "apiVersion": "inference.networking.k8s.io/v1",
+        "kind": "InferencePool",
+        "metadata": {"name": "v2"},
+        "spec": {"selector": {"matchLabels": {"release": "v2"}}},
+    },
+    {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "vllm-v2"},
+        "spec": {
+            "template": {
+                "metadata": {"labels": {"release": "v2", "app": "vllm"}},
+                "spec": {
+                    "containers": [{"resources": {"limits": {"nvidia.com/gpu": 4, "memory": "1Ti"}}}, {}]
+                },
+            }
+        },
+    },
+]
+
+
+def with_fleet(folder: Path, *words: str, **canary: Any) -> str:
+    plan(folder, PLAIN, **canary)
+    file = folder / "rollout.yaml"
+    file.write_text(yaml.safe_dump_all([yaml.safe_load(file.read_text()), *FLEET]), encoding="utf-8")
+    result = CliRunner().invoke(main, ["plan", str(file), "--stable-pods=8", *words])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+PLAIN = [{"setWeight": 25}, {"pause": {"duration": "1h"}}, {"setWeight": 50}, {"pause": {"duration": "2h"}}]
+
+
+def test_gpu_hours_are_counted_with_the_gpus_of_the_targets_workload(tmp_path):
+    said = with_fleet(tmp_path, capacity={"scaleDown": {"delay": "1h"}})
+
+    # An hour of 2 + 8 pods, two of 4 + 8, and the delay of 8 + 8: 50 pod-hours, 18 of them beyond stable's 32.
+    assert "GPU-hours: 200 from the first weight" in said
+    assert "72 of them beyond what stable has anyway (two whole fleets: 256)" in said
+    assert "Spare" not in said
+
+
+def test_without_gpus_pods_are_counted_and_a_flag_says_otherwise(tmp_path):
+    assert (
+        "Pod-hours: 50"
+        in plan(tmp_path, PLAIN, "--stable-pods=8", capacity={"scaleDown": {"delay": "1h"}}).output
+    )
+    assert "GPU-hours: 50 " in with_fleet(
+        tmp_path, "--gpus-per-pod=1", capacity={"scaleDown": {"delay": "1h"}}
+    )
+
+
+def test_a_fleet_that_lends_pods_says_what_stable_keeps_and_how_long_nothing_is_spare(tmp_path):
+    said = with_fleet(tmp_path, capacity={"maxSurge": 1, "minStable": 1, "scaleDown": {"delay": "1h"}})
+
+    assert "canary pods 2 at 25%, 4 at 50%, 8 at 100%; with stable's 9 at most: stable gives it pods" in said
+    assert "Stable: pods 7 at 25%, 5 at 50%, 1 at 100%." in said
+    assert "Spare: no pod more would fit within maxSurge for 4 h 00 min at the longest." in said
+
+
+@pytest.mark.parametrize(
+    ("limits", "count"),
+    [
+        ({"nvidia.com/gpu": "8"}, 8),
+        ({"nvidia.com/mig-1g.10gb": 2}, 2),
+        ({"amd.com/gpu": 4}, 4),
+        ({"nvidia.com/gpu": True}, 0),
+        ({"nvidia.com/gpu": "1e9"}, 0),
+        ({"cpu": 8}, 0),
+        (None, 0),
+    ],
+)
+def test_devices_of_a_pod(limits, count):
+    one = {"resources": {"limits": limits}}
+
+    assert accelerators({"spec": {"containers": [one]}}) == count
+    assert accelerators({"spec": {"containers": [one], "initContainers": [one, one]}}) == count

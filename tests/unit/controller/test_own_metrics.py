@@ -6,10 +6,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from rollouts.controller.metrics import ControllerMetrics
-from rollouts.engine.attempt import Attempt
+from rollouts.engine.attempt import Attempt, AttemptCapacity
 from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import revision_of
-from rollouts.engine.rollout_status import Phase, RolloutStatus, WaitingFor, WeightStatus
+from rollouts.engine.rollout_status import Drain, Phase, RolloutStatus, StableScale, WaitingFor, WeightStatus
+from rollouts.engine.versions import Identity
 from rollouts.units import Weight
 from tests.kit.world import pool
 
@@ -77,3 +78,29 @@ def test_who_waits_is_counted_until_it_begins_or_is_gone():
     metrics.show("ns", "demo", PAUSED)
 
     assert waiting(metrics, Reason.FROZEN) == 0
+
+
+def test_pods_of_the_arms_are_shown_while_an_attempt_scales():
+    metrics = ControllerMetrics()
+    counts = AttemptCapacity(stable_at_start=8, wanted=4, ready=2, pending=2)
+    stable = Identity(kind="InferencePool", group="", name="v1")
+    scaling = replace(PAUSED, current=replace(FIRST, capacity=counts))
+    lent = StableScale(identity=stable, full=8, wanted=6, most=9, ready=7)
+    drain = Drain(identity=stable, replicas=7, to=6, since=datetime(2026, 11, 29, tzinfo=UTC))
+
+    def shown(arm: str, state: str) -> float | None:
+        return read(metrics, "rollouts_rollout_pods", arm=arm, state=state)
+
+    metrics.show("ns", "demo", scaling)
+    assert [shown("canary", state) for state in ("wanted", "ready", "pending", "draining")] == [4, 2, 2, 0]
+    assert [shown("stable", state) for state in ("wanted", "ready")] == [8, None]
+
+    metrics.show("ns", "demo", replace(scaling, stable_scale=lent, drains=(drain,)))
+    assert [shown("stable", state) for state in ("wanted", "ready", "pending", "draining")] == [6, 7, 0, 1]
+
+    metrics.show("ns", "demo", PAUSED)
+    assert (shown("canary", "wanted"), shown("stable", "wanted")) == (None, None)
+
+    metrics.show("ns", "demo", scaling)
+    metrics.forget("ns", "demo")
+    assert shown("canary", "wanted") is None

@@ -48,6 +48,7 @@ def test_a_promotion() -> None:
 def test_an_abort_names_the_metric_with_its_figures() -> None:
     found = read_attempt(*objects_of(bad_attempt()))
     assert found.outcome == "Aborted"
+    assert found.stable.startswith("mymodel-pool-v1 (")
     assert found.steps[3].state == "failed"
     assert [one.result.name for one in found.compared if one.result.verdict == "Fail"] == ["ttft"]
     last = next(one for one in reversed(found.decisions) if one.what == "Aborted")

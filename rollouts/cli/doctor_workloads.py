@@ -1,0 +1,48 @@
+"""Workloads of the cluster that a Rollout scales: found, one, nobody else's, and not reset by Git."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from rollouts.api.parsing import ParsedRollout
+from rollouts.cli.findings import Check, bad, warn
+from rollouts.cli.workload_faults import GITOPS_FIX, kept_in_git, workload_faults
+from rollouts.kube.client import KubeClient, Resource
+from rollouts.kube.errors import Forbidden, KindNotServed
+from rollouts.kube.paging import list_all
+from rollouts.objects import kinds
+from rollouts.objects.fields import metadata_of, text_of
+from rollouts.objects.pools import read_pool
+from rollouts.objects.workloads import AUTOSCALER, WORKLOADS, makes_pods_of, pod_labels
+
+__all__ = ["workload_checks"]
+
+Object = Mapping[str, Any]
+
+
+async def workload_checks(client: KubeClient, rollout: Object, parsed: ParsedRollout) -> AsyncIterator[Check]:
+    """Nothing of a Rollout that scales nobody."""
+    if parsed.spec is None or parsed.spec.canary.capacity is None:
+        return
+    where = f"Rollout {parsed.name}"
+    objects = list[Object]()
+    for resource in (*kinds.POOLS, *WORKLOADS.values(), AUTOSCALER):
+        objects += await _listed(client, resource, parsed.namespace)
+    for fault in workload_faults(rollout, True, objects):
+        yield (bad if fault.bad else warn)(f"{where}: {fault.text}", fault.fix)
+    pools = [read_pool(dict(one)) for one in objects if one.get("kind") == "InferencePool"]
+    for obj in objects:
+        by = kept_in_git(obj) if obj.get("kind") in WORKLOADS else ""
+        if by and any(makes_pods_of(pod_labels(obj), pool) for pool in pools):
+            what = f"{obj['kind']} {text_of(metadata_of(obj).get('name'))}"
+            yield warn(f"{where}: {by} writes replicas of {what}, which the controller scales", GITOPS_FIX)
+
+
+async def _listed(client: KubeClient, resource: Resource, namespace: str) -> list[Object]:
+    """As far as it may be read; items of a list do not say their kind."""
+    try:
+        found = await list_all(client, resource, namespace)
+    except (KindNotServed, Forbidden):
+        return []
+    return [{**one, "kind": resource.kind} for one in found]

@@ -1,0 +1,80 @@
+"""Pods of the arms as a status tells them, where ``strategy.canary.capacity`` is set: read raw, as tables are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rollouts.objects.fields import items_at, map_of, text_at, text_of
+
+__all__ = ["ArmCount", "arm_counts", "pods_brief"]
+
+Object = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmCount:
+    """Pods of one arm. ``role`` is canary, stable, or lost; None: the status does not say."""
+
+    role: str
+    name: str
+    wanted: int | None = None
+    ready: int | None = None
+    pending: int = 0
+    draining: int = 0
+    note: str = ""
+    """What it waits for."""
+
+    @property
+    def unready(self) -> str:
+        """``2 Pending, 1 draining``; empty where there are none."""
+        counts = ((self.pending, "Pending"), (self.draining, "draining"))
+        return ", ".join(f"{count} {state}" for count, state in counts if count)
+
+    @property
+    def words(self) -> str:
+        """``2 of 4 Ready, 2 Pending``."""
+        ready = f"{self.ready} of {self.wanted} Ready" if self.wanted is not None else ""
+        return "; ".join(filter(None, [", ".join(filter(None, [ready, self.unready])), self.note]))
+
+
+def arm_counts(status: Object) -> Iterator[ArmCount]:
+    """The canary's, stable's, and those of versions that lost and still have pods; nothing where nobody scales."""
+    capacity, lent = map_of(status.get("capacity")), map_of(status.get("stableScale"))
+    drains = {text_of(one.get("name")): one for one in items_at(status, "drains")}
+    if capacity:
+        yield _arm("canary", text_at(status, "canary", "name"), capacity, drains)
+    stable = text_at(status, "stable", "name")
+    if lent:
+        yield _arm("stable", text_of(lent.get("name")), lent, drains)
+    elif capacity:
+        yield ArmCount(role="stable", name=stable, note=f"{_number(capacity, 'stableAtStart')} at the start")
+    for one in items_at(status, "scaleDowns"):
+        yield ArmCount(role="lost", name=text_of(one.get("name")), note=text_of(one.get("message")))
+
+
+def _arm(role: str, name: str, counts: Object, drains: Mapping[str, Object]) -> ArmCount:
+    going = drains.get(name, {})
+    return ArmCount(
+        role=role,
+        name=name,
+        wanted=_number(counts, "wanted"),
+        ready=_number(counts, "ready"),
+        pending=_number(counts, "pending"),
+        draining=max(_number(going, "replicas") - _number(going, "to"), 0),
+        note=text_of(going.get("message")),
+    )
+
+
+def _number(holder: Object, name: str) -> int:
+    value = holder.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+
+
+def pods_brief(status: Object) -> str:
+    """For a column: ``2/4 (2 Pending)`` of the canary, ``-`` where nobody scales."""
+    canary = next((one for one in arm_counts(status) if one.role == "canary"), None)
+    if canary is None:
+        return "-"
+    return f"{canary.ready}/{canary.wanted}" + (f" ({canary.unready})" if canary.unready else "")

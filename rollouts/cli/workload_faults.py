@@ -1,0 +1,123 @@
+"""What is wrong around the workloads of a Rollout that scales: of files (``lint``) and of clusters (``doctor``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rollouts.api.references import serving_pools
+from rollouts.objects.fields import dict_at, list_of, map_of, metadata_of, text_of
+from rollouts.objects.pools import read_pool
+from rollouts.objects.workloads import (
+    AUTOSCALER,
+    WORKLOAD_ANNOTATION,
+    WORKLOADS,
+    makes_pods_of,
+    pod_labels,
+    read_workload,
+    scaled_by,
+)
+
+__all__ = ["GITOPS_FIX", "WorkloadFault", "kept_in_git", "workload_faults"]
+
+Object = Mapping[str, Any]
+
+_POOL = "InferencePool"
+_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+_MANAGERS = ("argocd-controller", "kustomize-controller", "helm-controller")
+"""Field managers of GitOps tools that apply on the server (``gitopsManagers`` of the controller by default)."""
+GITOPS_FIX = (
+    "leave replicas out of Git; or let Argo CD ignore it (ignoreDifferences with jsonPointers: [/spec/replicas], and "
+    "the sync option RespectIgnoreDifferences=true)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkloadFault:
+    """``bad``: no pod is ever scaled. ``about`` is the object at which it shows, ``path`` the field in it."""
+
+    bad: bool
+    text: str
+    fix: str
+    about: Object
+    path: tuple[str | int, ...] = ()
+
+
+def workload_faults(rollout: Object, capacity: bool, objects: Sequence[Object]) -> Iterator[WorkloadFault]:
+    """Of the pools that the Rollout names, as far as they are among the objects. Nothing without ``capacity``.
+
+    Objects have their kind; namespaces are the caller's to have looked at.
+    """
+    if not capacity:
+        return
+    workloads = [one for one in objects if one.get("kind") in WORKLOADS]
+    names = serving_pools(rollout)
+    for pool in objects:
+        if pool.get("kind") == _POOL and _name(pool) in names:
+            yield from _of_pool(
+                pool, workloads, [one for one in objects if one.get("kind") == AUTOSCALER.kind]
+            )
+
+
+def _of_pool(
+    pool: Object, workloads: Sequence[Object], autoscalers: Sequence[Object]
+) -> Iterator[WorkloadFault]:
+    read = read_pool(dict(pool))
+    makers = [one for one in workloads if makes_pods_of(pod_labels(one), read)]
+    asked = text_of(map_of(metadata_of(pool).get("annotations")).get(WORKLOAD_ANNOTATION))
+    chosen = [one for one in makers if not asked or _reference(one) == asked]
+    if workloads and not makers:
+        text = f"{_POOL} {_name(pool)}: no workload has a Pod template that matches its selector"
+        yield WorkloadFault(bad=True, text=text, fix="correct the labels of the template", about=pool)
+    elif asked and not chosen:
+        text = f"{_POOL} {_name(pool)}: {WORKLOAD_ANNOTATION}: {asked:.120} names no workload whose pods are the pool's"
+        yield WorkloadFault(
+            bad=True, text=text, fix=f"write {_reference(makers[0])}" if makers else "", about=pool
+        )
+    elif len(chosen) > 1:
+        both = " and ".join(_what(one) for one in chosen[:2])
+        text = f"{_POOL} {_name(pool)}: several workloads make its pods: {both}"
+        fix = f"choose one with the annotation {WORKLOAD_ANNOTATION}: {_reference(chosen[0])} on the pool"
+        yield WorkloadFault(bad=True, text=text, fix=fix, about=pool)
+    for one in chosen:
+        yield from _of_workload(one, autoscalers)
+
+
+def _of_workload(workload: Object, autoscalers: Sequence[Object]) -> Iterator[WorkloadFault]:
+    for scaler in autoscalers:
+        if scaled_by(scaler) == (workload.get("kind"), _name(workload)):
+            yield WorkloadFault(
+                bad=False,
+                text=f"{AUTOSCALER.kind} {_name(scaler)} scales {_what(workload)}, so that the controller does not: "
+                "it waits for Ready pods, and scales neither up nor down",
+                fix="raise its minReplicas for the rollout (an autoscaler does nothing at 0), or take it out",
+                about=scaler,
+            )
+
+
+def kept_in_git(workload: Object) -> str:
+    """Who writes ``spec.replicas`` of a workload of the cluster again and again; empty where nobody is known to."""
+    meta = metadata_of(workload)
+    for entry in map(map_of, list_of(meta.get("managedFields"))):
+        writes = "f:replicas" in dict_at(entry, "fieldsV1", "f:spec") and entry.get("subresource") != "scale"
+        if writes and entry.get("manager") in _MANAGERS:
+            return text_of(entry.get("manager"))
+    # Applied on the client, by kubectl or by Argo CD: what was written stands in the annotation.
+    return (
+        "kubectl or Argo CD"
+        if '"replicas":' in text_of(map_of(meta.get("annotations")).get(_APPLIED))
+        else ""
+    )
+
+
+def _name(obj: Object) -> str:
+    return text_of(metadata_of(obj).get("name"))
+
+
+def _what(obj: Object) -> str:
+    return f"{obj.get('kind')} {_name(obj)}"
+
+
+def _reference(obj: Object) -> str:
+    return read_workload(WORKLOADS[str(obj.get("kind"))], obj).reference

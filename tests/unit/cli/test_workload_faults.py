@@ -1,0 +1,138 @@
+"""Workloads of a Rollout that scales: what ``lint`` says of files, and ``doctor`` of a cluster."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from rollouts.cli.doctor import diagnose
+from rollouts.cli.findings import Level
+from rollouts.cli.lint import lint_documents
+from rollouts.cli.lint_findings import Severity
+from rollouts.objects import kinds
+from rollouts.objects.workloads import AUTOSCALER, WORKLOAD_ANNOTATION, WORKLOADS
+from tests.unit.cli.test_doctor import Cluster, sound
+
+API = "inferencerollouts.dev/v1alpha1"
+POOL = {
+    "apiVersion": "inference.networking.k8s.io/v1",
+    "kind": "InferencePool",
+    "metadata": {"name": "v2"},
+    "spec": {"selector": {"matchLabels": {"release": "v2"}}, "endpointPickerRef": {"name": "p"}},
+}
+SCALER = {
+    "kind": "HorizontalPodAutoscaler",
+    "metadata": {"name": "auto"},
+    "spec": {"scaleTargetRef": {"kind": "Deployment", "name": "vllm"}},
+}
+REFERENCE = "apps/v1/Deployment/vllm"
+
+
+def rollout(**canary: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": API,
+        "kind": "Rollout",
+        "metadata": {"name": "demo"},
+        "spec": {
+            "target": {"pool": {"name": "v2"}},
+            "traffic": {"httpRoutes": [{"name": "route"}]},
+            "strategy": {"canary": {"steps": [{"setWeight": 10}], "capacity": {}, **canary}},
+        },
+    }
+
+
+def deployment(name: str = "vllm", release: str = "v2", **spec: Any) -> dict[str, Any]:
+    template = {"metadata": {"labels": {"release": release, "app": "vllm"}}}
+    return {"kind": "Deployment", "metadata": {"name": name}, "spec": {"template": template, **spec}}
+
+
+def named(reference: str) -> dict[str, Any]:
+    return {**POOL, "metadata": {"name": "v2", "annotations": {WORKLOAD_ANNOTATION: reference}}}
+
+
+CASES: dict[str, tuple[list[dict[str, Any]], bool | None, str]] = {
+    "as it is to be": ([POOL, deployment()], None, ""),
+    "nothing of the workloads in these files": ([POOL], None, ""),
+    "no workload": ([POOL, deployment(release="v3")], True, "no workload has a Pod template"),
+    "two": ([POOL, deployment(), deployment("other")], True, "Deployment vllm and Deployment other"),
+    "two, and one is chosen": ([named(REFERENCE), deployment(), deployment("other")], None, ""),
+    "a name that is none": ([named("apps/v1/Deployment/x"), deployment()], True, f"write {REFERENCE}"),
+    "an autoscaler": (
+        [POOL, deployment(), SCALER],
+        False,
+        "HorizontalPodAutoscaler auto scales Deployment vllm",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_files_are_told_at_the_object_that_is_wrong(name):
+    objects, bad, words = CASES[name]
+    found = [one for one in lint_documents([rollout(), *objects]) if one.rule == "capacity"]
+
+    assert [one.severity is Severity.PROBLEM for one in found] == ([] if bad is None else [bad])
+    assert all(words in one.text for one in found)
+    assert [one for one in lint_documents([rollout(capacity=None), *objects]) if one.rule == "capacity"] == []
+
+
+def test_replicas_in_the_files_are_somebody_elses_to_set():
+    found = [
+        one for one in lint_documents([rollout(), POOL, deployment(replicas=0)]) if one.rule == "capacity"
+    ]
+
+    ((finding),) = found
+    assert (finding.document, finding.path, finding.severity) == (2, ("spec", "replicas"), Severity.HINT)
+    assert "RespectIgnoreDifferences=true" in finding.text
+
+
+# --- a cluster -------------------------------------------------------------------------------------
+
+
+def stored(cluster: Cluster, objects: list[dict[str, Any]]) -> Cluster:
+    by_kind = {**WORKLOADS, AUTOSCALER.kind: AUTOSCALER, "InferencePool": kinds.POOL_V1}
+    cluster.objects[kinds.ROLLOUT]["demo"]["spec"]["strategy"]["canary"]["capacity"] = {}
+    cluster.objects[kinds.POOL_X].clear()
+    for obj in copy.deepcopy(objects):
+        cluster.objects.setdefault(by_kind[obj.pop("kind")], {})[obj["metadata"]["name"]] = obj
+    return cluster
+
+
+async def told(cluster: Cluster) -> list[tuple[Level, str]]:
+    checks = await diagnose(cluster, "default", None, None, "argocd")  # type: ignore[arg-type]
+    words = ("workload", "Deployment", "autoscaler", WORKLOAD_ANNOTATION)
+    return [
+        (one.level, f"{one.text}: {one.fix}") for one in checks if any(word in one.text for word in words)
+    ]
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_doctor_says_the_same_of_a_cluster(name):
+    objects, bad, words = CASES[name]
+    found = await told(stored(sound(), objects))
+
+    assert [level for level, _ in found] == ([] if bad is None else [Level.BAD if bad else Level.WARN])
+    assert all(words in text for _, text in found)
+
+
+APPLIED = {"annotations": {"kubectl.kubernetes.io/last-applied-configuration": '{"spec":{"replicas":2}}'}}
+OWNED = {"manager": "argocd-controller", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+
+
+@pytest.mark.parametrize(
+    ("meta", "who"),
+    [
+        (APPLIED, "kubectl or Argo CD"),
+        ({"managedFields": [OWNED]}, "argocd-controller"),
+        ({"managedFields": [{**OWNED, "manager": "inference-rollouts", "subresource": "scale"}]}, ""),
+        ({"managedFields": [{**OWNED, "fieldsV1": {"f:spec": {}}}]}, ""),
+    ],
+)
+async def test_who_resets_replicas_is_named(meta, who):
+    obj = deployment(replicas=2)
+    obj["metadata"] |= meta
+    found = await told(stored(sound(), [POOL, obj]))
+
+    assert [level for level, _ in found] == ([Level.WARN] if who else [])
+    assert all(f"{who} writes replicas of Deployment vllm" in text for _, text in found)
