@@ -123,7 +123,7 @@ class AttemptCapacity:
     """When replicas that somebody else lowered were restored; only the last 10 minutes count."""
     ceiling: Weight | None = None
     """No higher weight than this, which the canary's Ready pods carry, where what a step's weight needs fits only when
-    stable has given pods; it never falls within an attempt."""
+    stable has given pods; it never falls below what is in force."""
     ready: int = 0
     """The canary's Ready pods."""
     pending: int = 0

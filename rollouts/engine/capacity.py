@@ -20,6 +20,7 @@ __all__ = [
     "most_pods",
     "needs_room",
     "pods_for",
+    "pods_kept",
     "share_of_ready",
     "stable_pods_for",
 ]
@@ -34,6 +35,11 @@ def pods_for(weight: Weight, stable: int, policy: Capacity) -> int:
     if weight <= ZERO:
         return 0
     return max(policy.min_replicas, ceil(Fraction(weight, FULL) * stable * _headroom(policy)))
+
+
+def pods_kept(weight: Weight, stable: int, policy: Capacity) -> int:
+    """Pods of a version whose weight was given back but for w, which is what stable has no pods for, rounded up."""
+    return pods_for(Weight(max(weight - 1, min(weight, 1))), stable, policy)
 
 
 def carried(pods: int, stable: int, policy: Capacity) -> Weight:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from rollouts.engine.actions import EventType, ScaleWorkload
-from rollouts.engine.capacity import most_pods, pods_for, stable_pods_for
+from rollouts.engine.capacity import most_pods, pods_kept, stable_pods_for
 from rollouts.engine.draft import Draft
 from rollouts.engine.drains import drained_to, is_scaled, open_drain
 from rollouts.engine.observation import NotControllable, WorkloadView
@@ -251,4 +251,4 @@ def _carries(draft: Draft, arm: Identity, known: StableScale) -> int:
         shares.append(Weight(-(-rule.entries.get(arm.arm, 0) * FULL // total) if total else ZERO))
     spec = draft.obs.spec
     policy = spec.canary.capacity if spec is not None else None
-    return pods_for(max(shares, default=ZERO), known.full, policy or Capacity())
+    return pods_kept(max(shares, default=ZERO), known.full, policy or Capacity())

@@ -110,9 +110,12 @@ def progress(draft: Draft) -> None:
 def _rises_further(draft: Draft) -> bool:
     """The step's weight is above what the canary's pods carry: what is in force is looked at, and room is made."""
     asked = asked_weight(draft.status, draft.spec)
-    if asked <= step_weight(draft.status, draft.spec) or not isinstance(draft.step, WeightStep | None):
+    if asked <= step_weight(draft.status, draft.spec):
         return False
-    if _in_force(draft):
+    if draft.spec.canary.capacity is None:
+        _putting_in_force(draft)  # taken out just now: pods bound the weight no longer, once that is stored
+        draft.wake(timedelta(seconds=1))
+    elif _in_force(draft):
         draft.in_force = True
         reason, what, drains = making_room(draft, asked)
         _go_on(draft, reason, f"{draft.where()}: {what}", WaitingFor.DRAIN if drains else None)

@@ -184,7 +184,8 @@ def _scale_up(draft: Draft, policy: Capacity) -> None:
 def _ceiling(draft: Draft, policy: Capacity, pods: int) -> Weight | None:
     """The weight that the canary's Ready pods carry, where stable has to give pods for what the step asks.
 
-    It rises only when what is in force under it is as it says, and never falls.
+    It rises only when what is in force under it is as it says, and falls only to what is in force: a canary that lost
+    its weight comes back by what it carries then.
     """
     current = draft.current
     before = current.capacity.ceiling if current.capacity is not None else None
@@ -192,11 +193,10 @@ def _ceiling(draft: Draft, policy: Capacity, pods: int) -> Weight | None:
         return None
     asked = _asked(draft)
     ready = min(asked, carried(draft.obs.ready(current.canary.identity), pods, policy))
+    carries = max(draft.status.weight.ours or ZERO, ready)
     if before is not None:
-        return max(before, ready) if draft.in_force else before
-    if not needs_room(pods_for(asked, pods, policy), pods, policy):
-        return None
-    return max(draft.status.weight.ours or ZERO, ready)
+        return carries if draft.in_force else min(before, carries)
+    return carries if needs_room(pods_for(asked, pods, policy), pods, policy) else None
 
 
 def _new_move(draft: Draft) -> None:

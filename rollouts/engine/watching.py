@@ -351,7 +351,7 @@ def _uncounted(draft: Draft) -> Said:
 def _how_long(share: ShareView, weight: Weight) -> str:
     """At today's rate; coarse, so that the status is not written at each look."""
     seen = share.canary + share.stable
-    if share.seconds < MIN_WINDOW or seen == 0:
+    if share.seconds < MIN_WINDOW or seen == 0 or weight == ZERO:
         return "there is no traffic" if share.seconds >= MIN_WINDOW else "none came yet"
     seconds = share.seconds / (seen * weight / FULL)
     return (

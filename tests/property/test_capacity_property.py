@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,17 +16,11 @@ from hypothesis import Phase as HypothesisPhase
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from rollouts.api.status import read_status, write_status
-from rollouts.engine import scaling
-from rollouts.engine.actions import ReturnTraffic, ScaleWorkload, WriteTraffic
-from rollouts.engine.capacity import most_pods, pods_for
-from rollouts.engine.observation import FreezeView, TurnView
-from rollouts.engine.planning import plan
-from rollouts.engine.rollout_spec import Capacity, PodCount
-from rollouts.engine.rollout_status import Phase
+from rollouts.engine.observation import Drained, Draining, FreezeView, TurnView
+from rollouts.engine.rollout_spec import AbortSpeed, Capacity, PodCount
 from rollouts.engine.versions import Identity
-from rollouts.units import ZERO
 from tests.kit.fleet import Fleet, PodState
+from tests.kit.watched import Watched
 from tests.kit.world import World, pause, pool, spec, weight
 
 MORE = int(os.environ.get("ENGINE_EXAMPLES", "150"))
@@ -47,8 +41,16 @@ arms = st.sampled_from(ARMS)
 capacities = st.builds(
     Capacity,
     max_surge=st.sampled_from(
-        [None, PodCount(number=6), PodCount(number=100, percent=True), PodCount(number=2)]
+        [
+            None,
+            PodCount(number=6),
+            PodCount(number=100, percent=True),
+            PodCount(number=2),
+            PodCount(number=1),
+        ]
     ),
+    min_stable=st.sampled_from([PodCount(number=100, percent=True), PodCount(number=1), PodCount(number=3)]),
+    abort=st.sampled_from(AbortSpeed),
     headroom=st.sampled_from([1.0, 0.5, 1.25]),
     min_replicas=st.sampled_from([1, 2]),
     drain_timeout=st.just(DRAIN),
@@ -57,27 +59,29 @@ capacities = st.builds(
 )
 
 
-class Pods(RuleBasedStateMachine):
+def started_on(capacity: Capacity) -> World:
+    """Healthy on v1, which has all of its pods."""
+    return World(
+        spec=spec(
+            weight(20),
+            pause(60),
+            weight(60),
+            target="v1",
+            capacity=capacity,
+            rollback_window=timedelta(hours=1),
+        ),
+        rules=[{ARMS[0]: 100, ARMS[1]: 0, ARMS[2]: 0}],
+        pools=dict.fromkeys(ARMS, 0),
+        fleets={arm: Fleet.of(arm.name, N if arm == ARMS[0] else 0) for arm in ARMS},
+    )
+
+
+class Pods(Watched, RuleBasedStateMachine):
     """One Rollout, three workloads."""
 
     @initialize(capacity=capacities)
     def begin(self, capacity: Capacity) -> None:
-        self.world = World(
-            spec=spec(
-                weight(20),
-                pause(60),
-                weight(60),
-                target="v1",
-                capacity=capacity,
-                rollback_window=timedelta(hours=1),
-            ),
-            rules=[{ARMS[0]: 100, ARMS[1]: 0, ARMS[2]: 0}],
-            pools=dict.fromkeys(ARMS, 0),
-            fleets={arm: Fleet.of(arm.name, N if arm == ARMS[0] else 0) for arm in ARMS},
-        )
-        self.without_weight: dict[Identity, datetime] = dict.fromkeys(ARMS, self.world.now)
-        self.foreign = dict.fromkeys(ARMS, False)
-        self.world.settle()
+        self.watch(started_on(capacity))
 
     # --- the world moves ---
 
@@ -101,6 +105,10 @@ class Pods(RuleBasedStateMachine):
     @rule(arm=arms, busy=st.sampled_from([0, 0, 3, None]))
     def requests(self, arm: Identity, busy: int | None) -> None:
         self.world.fleets[arm].in_flight = busy
+
+    @rule(arm=arms, drain=st.sampled_from([None, None, Drained(), Draining(2, 3), Draining(2, None, free=1)]))
+    def pods_drain(self, arm: Identity, drain: Drained | Draining | None) -> None:
+        self.world.fleets[arm].drain = drain
 
     @rule(arm=arms, who=st.sampled_from(["", "", "HorizontalPodAutoscaler x"]))
     def an_autoscaler(self, arm: Identity, who: str) -> None:
@@ -129,7 +137,7 @@ class Pods(RuleBasedStateMachine):
         if status.stable is not None and status.canary is not None:
             ours = {status.canary.identity: share, status.stable.identity: 100 - share}
             self.world.overwrite(dict.fromkeys(ARMS, 0) | ours)
-            self._note_weights()
+            self.note_weights()
 
     @rule(frozen=st.sampled_from([False, False, True]), queued=st.sampled_from([False, False, True]))
     def others(self, frozen: bool, queued: bool) -> None:
@@ -145,123 +153,16 @@ class Pods(RuleBasedStateMachine):
     @rule(rounds=st.integers(1, 4))
     def plans(self, rounds: int) -> None:
         for _ in range(rounds):
-            self._plan(None)
+            self.plan_once(None)
 
     @rule(after=st.integers(0, 3))
     def a_crash(self, after: int) -> None:
         """So many actions are carried out, and the status is not stored."""
-        self._plan(after)
-
-    def _plan(self, crash_after: int | None) -> None:
-        world = self.world
-        assert world.status == read_status(write_status(world.status))[0]
-        decided = plan(world.observe(), world.now)
-        for action in decided.actions[:crash_after]:
-            if isinstance(action, ScaleWorkload):
-                self._look_at(action)
-            if isinstance(action, WriteTraffic):
-                self._look_at_weight(action)
-            world.perform(action)
-            if isinstance(action, WriteTraffic | ReturnTraffic):
-                self._note_weights()
-        if crash_after is None:
-            world.status = decided.status
-
-    # --- what must hold ---
-
-    def _look_at(self, action: ScaleWorkload) -> None:
-        world, fleet = self.world, self.world.fleets[action.identity]
-        assert world.spec is not None
-        policy, status = world.spec.canary.capacity, world.status
-        assert policy is not None
-        assert status.stable is not None
-        assert action.identity != status.stable.identity, "stable is never scaled"
-        assert not fleet.managed_by, "an autoscaler's workload is never scaled"
-        if action.replicas >= fleet.replicas:
-            capacity = world.current.capacity
-            assert capacity is not None
-            assert action.replicas <= capacity.wanted, "the number is stored before it is written"
-            held = world.freeze or (world.turn and world.current.started_at is None)
-            assert world.current.skip_gates or not held, "no pods for who waits for others"
-            beside = {status.stable.identity, *(one.identity for one in status.scale_downs)} - {
-                action.identity
-            }
-            taken = sum(world.fleets[arm].taken for arm in beside) + max(action.replicas, fleet.live)
-            most = most_pods(capacity.stable_at_start, policy)
-            assert most is None or taken <= most, "no more pods than there is room for"
-            return
-        assert any(one.identity == action.identity and one.decided for one in status.scale_downs)
-        assert world.share_of(action.identity) == 0, "what has weight is never scaled down"
-        idle = world.now - self.without_weight[action.identity]
-        assert idle >= scaling.SETTLE
-        if fleet.in_flight != 0 and fleet.pods:
-            assert idle >= policy.drain_timeout, "no pod with work is taken away before the timeout"
-
-    def _look_at_weight(self, action: WriteTraffic) -> None:
-        world, canary = self.world, action.desired.canary
-        assert world.spec is not None
-        policy = world.spec.canary.capacity
-        if canary is None or policy is None or action.desired.weight * 1 <= world.share_of(canary) * 10_000:
-            return
-        capacity = world.current.capacity
-        assert capacity is not None
-        needed = pods_for(action.desired.weight, capacity.stable_at_start, policy)
-        if world.current.skip_gates and world.fleets[action.desired.stable].ready == 0:
-            needed = policy.min_replicas  # nobody else could serve
-        assert world.fleets[canary].ready >= needed, "weight only when its pods are Ready"
-
-    def _note_weights(self) -> None:
-        for arm in ARMS:
-            if self.world.share_of(arm) > 0:
-                self.without_weight.pop(arm, None)
-            else:
-                self.without_weight.setdefault(arm, self.world.now)
-
-    # --- where it ends ---
+        self.plan_once(after)
 
     def teardown(self) -> None:
-        """Left alone, with nodes that have room and requests that end: at a defined place."""
-        if not hasattr(self, "world"):
-            return
-        world = self.world
-        assert world.spec is not None
-        world.freeze = world.turn = None
-        for fleet in world.fleets.values():
-            fleet.managed_by, fleet.in_flight = "", 0
-        stable = world.status.stable
-        assert stable is not None
-        if world.fleets[stable.identity].replicas == 0:
-            world.fleets[stable.identity].scale(N)  # somebody took all of stable's pods
-        policy = world.spec.canary.capacity or Capacity(scale_down_delay=DELAY, drain_timeout=DRAIN)
-        wide = replace(policy, max_surge=None)
-        world.spec = replace(world.spec, paused=False, canary=replace(world.spec.canary, capacity=wide))
-        world.generation += 1
-        self._come_to_rest()
-        status = world.status
-        assert status.phase in (Phase.HEALTHY, Phase.ABORTED), (
-            f"{status.phase} {status.reason} {status.message}"
-        )
-        assert status.stable is not None
-        assert status.scale_downs == ()
-        assert world.fleets[status.stable.identity].ready > 0
-        if status.phase is Phase.HEALTHY:
-            assert world.share_of(status.stable.identity) == 1
-        assert (status.weight.applied or ZERO) in (ZERO, 10_000)
-
-    def _come_to_rest(self) -> None:
-        world = self.world
-        for _ in range(120):
-            before = world.status
-            for _ in range(4):
-                self._plan(None)
-            for fleet in world.fleets.values():
-                fleet.settle()
-            world.now += timedelta(seconds=31)
-            if world.status.phase is Phase.PAUSED and world.status.hold is not None:
-                world.tell("resume")
-            ended = world.status.phase in (Phase.HEALTHY, Phase.ABORTED) and not world.status.scale_downs
-            if ended and world.status == before:
-                return
+        if hasattr(self, "world"):
+            self.calm()
 
 
 def test_pods_and_weights_keep_together() -> None:

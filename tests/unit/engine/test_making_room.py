@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from rollouts.engine.capacity import carried, infeasible, least_stable, most_pods, pods_for, stable_pods_for
+from rollouts.engine.capacity import (
+    carried,
+    infeasible,
+    least_stable,
+    most_pods,
+    pods_for,
+    pods_kept,
+    share_of_ready,
+    stable_pods_for,
+)
 from rollouts.engine.observation import (
     Blocker,
     CrashView,
@@ -106,6 +115,19 @@ def test_each_pod_of_the_canary_sets_room_free_for_the_next(stable: int, headroo
                 assert kept >= least_stable(stable, plan)
             # A stable that may not give any is not walked but fits whole.
             assert (pods == needed) is (infeasible(stable, plan) is None), (pods, needed, plan)
+
+
+@pytest.mark.parametrize("stable", [*range(1, 40), 128, 1000])
+@pytest.mark.parametrize("headroom", [1.0, 0.5, 1.1, 1.25])
+def test_each_pod_that_stable_has_again_sets_room_free_for_the_next(stable: int, headroom: float) -> None:
+    plan = Capacity(headroom=headroom, max_surge=PodCount(number=1), min_stable=PodCount(number=1))
+    whole = pods_for(FULL, stable, plan)
+    most = max(stable, whole) + 1
+
+    for ready in range(1, stable):
+        kept = Weight(FULL - share_of_ready(ready, stable))
+        assert pods_kept(kept, stable, plan) + ready < most, ready
+        assert pods_for(Weight(kept - 1), stable, plan) <= pods_kept(kept, stable, plan)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from rollouts.engine.rollout_status import HoldReason, Phase
 from rollouts.engine.share import came_back, fell, recent_window, refuted_side
 from rollouts.engine.watching import path_alarm, share_problem
 from rollouts.objects.models import MODEL_KIND
-from rollouts.units import FULL, Weight
+from rollouts.units import FULL, ZERO, Weight
 from tests.kit.world import Honest, World, analysis, pause, pool, spec, weight
 
 V1, V2 = pool("v1"), pool("v2")
@@ -73,6 +73,18 @@ def test_it_says_how_long_a_request_takes_at_todays_rate_and_does_not_say_it_ane
 
     assert "one comes in about 8m20s" in message
     assert world.status.message == message
+
+
+def test_a_weight_that_came_back_by_a_write_that_was_not_noted_is_no_rate() -> None:
+    """The status says 0 of a canary that was taken out; the write that gave it back its weight is newer."""
+    world = at_ten(share=shared(0, 9))
+    world.advance(61)
+    weights = world.status.weight
+    world.status = replace(world.status, weight=replace(weights, desired=ZERO, applied=ZERO))
+    world.step()
+
+    assert world.status.reason == "NoTraffic"
+    assert world.status.weight.applied == TEN
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,242 @@
+"""Rollouts with capacity as plain values, each plan of which is looked at: pods, weights, and where it ends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from rollouts.api.status import read_status, write_status
+from rollouts.engine import scaling
+from rollouts.engine.actions import ReturnTraffic, ScaleWorkload, WriteTraffic
+from rollouts.engine.capacity import infeasible, least_stable, most_pods, pods_for, stable_pods_for
+from rollouts.engine.observation import Draining
+from rollouts.engine.planning import plan
+from rollouts.engine.reasons import Reason
+from rollouts.engine.rollout_spec import Capacity
+from rollouts.engine.rollout_status import Phase, RolloutStatus
+from rollouts.engine.versions import Identity
+from rollouts.units import FULL, ZERO, Weight
+from tests.kit.world import World
+
+__all__ = ["Watched"]
+
+
+class Watched:
+    """One Rollout and its workloads. ``size``: what stable has at the start."""
+
+    world: World
+    size = 6
+    usual = Capacity(scale_down_delay=timedelta(minutes=2), drain_timeout=timedelta(minutes=5))
+    """What the spec says at the end where it says nothing."""
+    crowded = True
+    """People scale by hand, so that at the end there may be no room within any limit."""
+
+    def watch(self, world: World) -> None:
+        """Begin with this."""
+        self.world = world
+        self.without_weight: dict[Identity, datetime] = dict.fromkeys(world.fleets, world.now)
+        self.owed: dict[Identity, int] = {}
+        """Stable versions that gave pods, and what they are to have again."""
+        world.settle()
+
+    def plan_once(self, crash_after: int | None) -> None:
+        """Plan and carry out; ``crash_after``: so many actions only, and the status is not stored."""
+        world = self.world
+        assert world.status == read_status(write_status(world.status))[0]
+        decided = plan(world.observe(), world.now)
+        for action in decided.actions[:crash_after]:
+            if isinstance(action, ScaleWorkload):
+                self._look_at(action)
+            if isinstance(action, WriteTraffic):
+                self._look_at_weight(action)
+            if isinstance(action, ReturnTraffic):
+                self._look_at_return(action, decided.status)
+            world.perform(action)
+            if isinstance(action, WriteTraffic | ReturnTraffic):
+                self.note_weights()
+        if crash_after is None:
+            if world.status.stable is not None and world.status.stable != decided.status.stable:
+                self.owed.pop(world.status.stable.identity, None)  # replaced
+            world.status = decided.status
+        self._note_debts()
+
+    def _note_debts(self) -> None:
+        lent, world = self.world.status.stable_scale, self.world
+        if lent is not None:
+            self.owed[lent.identity] = lent.full
+        else:  # what it has back may be taken by others, and is no debt any more
+            self.owed = {arm: full for arm, full in self.owed.items() if world.fleets[arm].replicas < full}
+        if any(event.reason is Reason.SCALE_DOWN_LEFT for event in world.events):
+            self.owed.clear()  # said to somebody, whose it is now
+        world.events.clear()
+
+    # --- what must hold ---
+
+    def _look_at(self, action: ScaleWorkload) -> None:
+        world, fleet = self.world, self.world.fleets[action.identity]
+        status = world.status
+        assert status.stable is not None
+        assert not fleet.managed_by, "an autoscaler's workload is never scaled"
+        if action.identity == status.stable.identity:
+            self._look_at_stable(action)
+        elif action.replicas >= fleet.replicas:
+            self._look_at_rise(action)
+        elif any(one.identity == action.identity and one.decided for one in status.scale_downs):
+            self._look_at_loser(action)
+        else:
+            self._look_at_drain(action)
+            share = Weight(max(round(world.share_of(action.identity) * FULL) - 1, 0))
+            lent = status.stable_scale
+            assert lent is not None, "only for a stable that gets pods back"
+            assert lent.returning
+            headroom = Capacity() if world.spec is None else world.spec.canary.capacity or Capacity()
+            assert action.replicas >= pods_for(share, lent.full, headroom), "what its share needs"
+
+    def _look_at_stable(self, action: ScaleWorkload) -> None:
+        world, fleet, lent = self.world, self.world.fleets[action.identity], self.world.status.stable_scale
+        assert lent is not None, "stable is scaled only once it is stored what it gets back"
+        assert action.replicas <= lent.full
+        if action.replicas >= fleet.replicas:
+            beside = self._beside(action.identity)
+            taken = sum(world.fleets[arm].taken for arm in beside) + max(action.replicas, fleet.live)
+            assert not lent.most or taken <= lent.most, "no more pods than there is room for"
+            return
+        assert world.spec is not None
+        policy = world.spec.canary.capacity
+        assert policy is not None
+        assert action.replicas >= least_stable(lent.full, policy), "never under minStable"
+        canary = world.current.canary.identity
+        weight = Weight(int(world.share_of(canary) * FULL))
+        assert action.replicas >= stable_pods_for(weight, lent.full, policy), "what its share needs"
+        assert world.status.hold is None
+        self._look_at_drain(action)
+
+    def _look_at_drain(self, action: ScaleWorkload) -> None:
+        """Pods of an arm that may have requests: stored, and drained, or the timeout is over."""
+        world, fleet = self.world, self.world.fleets[action.identity]
+        asked = next((one for one in world.status.drains if one.identity == action.identity), None)
+        assert asked is not None, "the drain is stored before a pod goes"
+        assert asked.to <= action.replicas
+        policy = world.spec.canary.capacity if world.spec is not None else None
+        over = world.now - asked.since >= (policy or Capacity()).drain_timeout
+        found = fleet.view(asked=True).drain
+        free = found.free if isinstance(found, Draining) else fleet.replicas
+        assert over or fleet.replicas - action.replicas <= free, "no pod with work before the timeout"
+
+    def _beside(self, arm: Identity) -> set[Identity]:
+        status = self.world.status
+        assert status.stable is not None
+        canary = {status.current.canary.identity} if status.current and not status.aborted else set()
+        return {status.stable.identity, *canary, *(one.identity for one in status.scale_downs)} - {arm}
+
+    def _look_at_rise(self, action: ScaleWorkload) -> None:
+        world, fleet = self.world, self.world.fleets[action.identity]
+        assert world.spec is not None
+        policy, capacity = world.spec.canary.capacity, world.current.capacity
+        assert policy is not None
+        assert capacity is not None
+        assert action.replicas <= capacity.wanted, "the number is stored before it is written"
+        held = world.freeze or (world.turn and world.current.started_at is None)
+        assert world.current.skip_gates or not held, "no pods for who waits for others"
+        taken = sum(world.fleets[arm].taken for arm in self._beside(action.identity))
+        taken += max(action.replicas, fleet.live)
+        most = most_pods(capacity.stable_at_start, policy)
+        assert most is None or taken <= most, "no more pods than there is room for"
+
+    def _look_at_loser(self, action: ScaleWorkload) -> None:
+        world, fleet = self.world, self.world.fleets[action.identity]
+        assert world.spec is not None
+        policy = world.spec.canary.capacity
+        assert policy is not None
+        assert world.share_of(action.identity) == 0, "what has weight is never scaled down"
+        idle = world.now - self.without_weight[action.identity]
+        answers = fleet.in_flight != 0 and fleet.pods and idle < policy.drain_timeout
+        if any(one.identity == action.identity for one in world.status.drains) and (
+            answers or idle < scaling.SETTLE
+        ):
+            self._look_at_drain(action)
+            return
+        assert idle >= scaling.SETTLE
+        assert not answers, "no pod with work is taken away before the timeout"
+
+    def _look_at_weight(self, action: WriteTraffic) -> None:
+        world, canary = self.world, action.desired.canary
+        assert world.spec is not None
+        policy = world.spec.canary.capacity
+        if canary is None or policy is None or action.desired.weight * 1 <= world.share_of(canary) * 10_000:
+            return
+        capacity = world.current.capacity
+        assert capacity is not None
+        needed = pods_for(action.desired.weight, capacity.stable_at_start, policy)
+        if world.current.skip_gates and world.fleets[action.desired.stable].ready == 0:
+            needed = policy.min_replicas  # nobody else could serve
+        assert world.fleets[canary].ready >= needed, "weight only when its pods are Ready"
+
+    def _look_at_return(self, action: ReturnTraffic, status: RolloutStatus) -> None:
+        """Stable gets as much as it has Ready pods for, where those can be waited for."""
+        world, lent = self.world, status.stable_scale
+        canary = world.fleets[action.record.canary.arm]
+        if lent is None or not lent.returning or lent.immediate or world.in_haste:
+            return
+        stable = world.fleets[lent.identity]
+        if canary.managed_by or stable.managed_by or not canary.ready or not stable.ready:
+            return
+        kept = FULL - min(FULL, stable.ready * FULL // lent.full)
+        assert action.limit == kept, "stable gets what it can serve"
+
+    def note_weights(self) -> None:
+        """Since when each arm has had no weight."""
+        for arm in self.world.fleets:
+            if self.world.share_of(arm) > 0:
+                self.without_weight.pop(arm, None)
+            else:
+                self.without_weight.setdefault(arm, self.world.now)
+
+    # --- where it ends ---
+
+    def calm(self) -> None:
+        """Left alone, with nodes that have room and requests that end: at a defined place."""
+        world = self.world
+        assert world.spec is not None
+        world.freeze = world.turn = None
+        for fleet in world.fleets.values():
+            fleet.managed_by, fleet.in_flight, fleet.drain = "", 0, None
+        stable = world.status.stable
+        assert stable is not None
+        if world.fleets[stable.identity].replicas == 0:
+            world.fleets[stable.identity].scale(self.size)  # somebody took all of stable's pods
+        policy = world.spec.canary.capacity or self.usual
+        n = max(fleet.replicas for fleet in world.fleets.values())
+        if infeasible(n, policy) is not None or self.crowded:
+            policy = replace(policy, max_surge=None)
+        world.spec = replace(world.spec, paused=False, canary=replace(world.spec.canary, capacity=policy))
+        world.generation += 1
+        self._come_to_rest()
+        status = world.status
+        assert status.phase in (Phase.HEALTHY, Phase.ABORTED), (
+            f"{status.phase} {status.reason} {status.message}"
+        )
+        assert status.stable is not None
+        assert (status.scale_downs, status.drains, status.stable_scale) == ((), (), None)
+        full = self.owed.get(status.stable.identity, 0)
+        assert world.fleets[status.stable.identity].replicas >= full, "stable has its replicas again"
+        assert world.fleets[status.stable.identity].ready > 0
+        if status.phase is Phase.HEALTHY:
+            assert world.share_of(status.stable.identity) == 1
+        assert (status.weight.applied or ZERO) in (ZERO, 10_000)
+
+    def _come_to_rest(self) -> None:
+        world = self.world
+        for _ in range(120):
+            before = world.status
+            for _ in range(4):
+                self.plan_once(None)
+            for fleet in world.fleets.values():
+                fleet.settle()
+            world.now += timedelta(seconds=31)
+            if world.status.phase is Phase.PAUSED and world.status.hold is not None:
+                world.tell("resume")
+            ended = world.status.phase in (Phase.HEALTHY, Phase.ABORTED) and not world.status.scale_downs
+            ended = ended and world.status.stable_scale is None
+            if ended and world.status == before:
+                return
