@@ -29,6 +29,7 @@ from rollouts.objects.leaving import (
     IDLE,
     LeavingPod,
     cost_of,
+    is_active,
     is_mixed,
     leaving,
     marked_by,
@@ -123,9 +124,10 @@ class PodDrains:
         return f"the API server refuses to annotate pods: {words}" if recent else ""
 
     def _arm(self, rollout: str, pool: Pool, workload: Workload, to: int) -> _Arm | None:
-        """None while nobody can say which pods go."""
-        pods = members(self._caches.holding_pods(pool), workload)
-        if is_mixed(pods, workload):
+        """None while nobody can say which pods go: the template changes, or whose some of the pool are is not known."""
+        there = [pod for pod in self._caches.holding_pods(pool) if is_active(pod)]
+        pods = members(there, workload)
+        if is_mixed(pods, workload) or len(pods) < min(workload.replicas, len(there)):
             return None
         loads = self._loads.loads(pool)
         return _Arm(
@@ -216,23 +218,33 @@ class PodDrains:
                 if written:
                     changes.append((pod, written))
         if marked:
-            going |= self._going_anyway(parsed)
+            going |= self._going_anyway(parsed) | self._going_next(parsed, plan)
         stays = (pod for pod in marked if uid_of(pod) not in going)
         changes += [(pod, unmarking(pod)) for pod in stays if not pod["metadata"].get("deletionTimestamp")]
         return changes, complete
+
+    def _going_next(self, parsed: ParsedRollout, plan: Plan) -> set[str]:
+        """UIDs of pods that go by drains which this plan stores, to be asked for by the next: a mark on them stays."""
+        asked = {action.identity for action in _asked(plan)}
+        stored = [one for one in plan.status.drains if one.identity not in asked]
+        return self._going(parsed, {one.identity: one.to for one in stored})
 
     def _going_anyway(self, parsed: ParsedRollout) -> set[str]:
         """UIDs of pods that go by what their workload is scaled to already: without marks others would go for them."""
         status = parsed.status
         arms = {one.identity for one in status.arms} | {one.identity for one in status.scale_downs}
         arms |= {one.identity for one in status.drains}
+        return self._going(parsed, dict.fromkeys(arms))
+
+    def _going(self, parsed: ParsedRollout, arms: Mapping[Identity, int | None]) -> set[str]:
+        """UIDs of the pods that go when arms are scaled to so many replicas; None: to what they have."""
         found = set[str]()
-        for identity in arms:
+        for identity, to in arms.items():
             pool = self._caches.pool(identity.group, parsed.namespace, identity.name)
             workload = find_workload(self._caches, pool) if pool is not None else None
             if pool is None or not isinstance(workload, Workload):
                 continue
-            arm = self._arm(parsed.name, pool, workload, workload.replicas)
+            arm = self._arm(parsed.name, pool, workload, workload.replicas if to is None else to)
             found |= {uid_of(one.pod) for one in arm.going} if arm is not None else set()
         return found
 

@@ -74,6 +74,9 @@ class PodsInFlight:
         if pool.picker is None:
             what = pool.picker_kind or "nothing"
             return f"InferencePool {pool.name} names {what} for an endpoint picker, and no Service of ours"
+        service = self._caches.services.get(ObjectKey(pool.namespace, pool.picker.name))
+        if service is not None and not service["spec"]["selector"]:
+            return f"Service {pool.picker.name} of the endpoint picker selects no pods: nobody knows who they are"
         pods = self._caches.picker_pods(pool)
         for pod in pods:
             if pod.metrics_port is None:

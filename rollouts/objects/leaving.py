@@ -28,6 +28,7 @@ __all__ = [
     "IDLE",
     "LeavingPod",
     "cost_of",
+    "is_active",
     "is_mixed",
     "leaving",
     "marked_by",
@@ -71,14 +72,12 @@ def members(pods: Iterable[Object], workload: Workload) -> list[Object]:
 
     Of a group the leader: it is the unit.
     """
-    return [
-        pod
-        for pod in pods
-        if holds_resources(pod)
-        and not metadata_of(pod).get("deletionTimestamp")
-        and not is_worker(pod)
-        and _is_of(pod, workload)
-    ]
+    return [pod for pod in pods if is_active(pod) and _is_of(pod, workload)]
+
+
+def is_active(pod: Object) -> bool:
+    """Whether a pod counts as one of a workload's: it has not ended, is not being deleted, and is no mere worker."""
+    return holds_resources(pod) and not metadata_of(pod).get("deletionTimestamp") and not is_worker(pod)
 
 
 def _is_of(pod: Object, workload: Workload) -> bool:

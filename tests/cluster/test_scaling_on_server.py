@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from rollouts.api.parsing import COMMAND_ANNOTATION
+from rollouts.api.parsing import COMMAND_ANNOTATION, parse_rollout
+from rollouts.controller.caches import Caches
+from rollouts.controller.draining import PodDrains
+from rollouts.engine.actions import DrainPods, Plan
+from rollouts.engine.revision import revision_of
+from rollouts.engine.rollout_status import RolloutStatus
+from rollouts.engine.versions import Identity
 from rollouts.kube.client import PatchKind
 from rollouts.objects import kinds
+from rollouts.objects.leaving import COST_ANNOTATION
+from rollouts.runtime.clock import SystemClock
 from tests.cluster.test_chart_on_server import controlling, install
 from tests.kit.helm import render_chart
 from tests.kit.httpclients import acting_as
+from tests.kit.loads import KnownLoads
 from tests.kit.stage import DEPLOYMENT, NAME, ROUTE, Stage
 from tests.kit.stubgateway import stub_gateway
 
@@ -90,3 +100,42 @@ async def test_pods_come_before_weight_and_go_after_it(whole, living, helm):
 
 async def _nothing_owed(stage: Stage) -> bool:
     return not (await stage.status()).get("scaleDowns")
+
+
+async def test_the_replicaset_controller_deletes_the_pods_that_were_marked(whole, living):
+    """Somebody's lower cost on a busy pod notwithstanding. A fifth pod proves that the controller has seen the marks:
+    it counts as available by a later event of the same watch."""
+    stage = Stage(whole, living, "")
+    await stage.add_version("v1", pods=4)
+    names = sorted(pod["metadata"]["name"] for pod in (await whole.list_page(kinds.POD, living)).items)
+    cheap = {"metadata": {"annotations": {COST_ANNOTATION: "-100"}}}
+    await whole.patch(kinds.POD, living, names[2], cheap, kind=PatchKind.MERGE)
+    caches = Caches(whole, SystemClock(), namespaces=(living,), capacity_kinds=("Deployment",))
+    for resource in (kinds.POD, kinds.POOL_V1, DEPLOYMENT):
+        for item in (await whole.list_page(resource, living)).items:
+            caches.by_resource()[resource].apply({"apiVersion": resource.api_version, **item})
+    loads = KnownLoads(
+        {name: 9 * number for number, name in enumerate([names[1], names[3], names[0], names[2]])}
+    )
+    v1 = Identity(kind="InferencePool", group=kinds.POOL_V1.group, name="v1")
+    status = RolloutStatus(stable=revision_of(v1, ""))
+    parsed = replace(parse_rollout({"metadata": {"name": NAME, "namespace": living}}), status=status)
+    plan = Plan(status=status, actions=(DrainPods(identity=v1, to=2),))
+    drains = PodDrains(whole, caches, SystemClock(), loads)
+    assert await drains.carry_out(parsed, plan)
+
+    async def scaled(replicas: int) -> bool:
+        found = (await whole.get(DEPLOYMENT, living, "v1"))["status"]
+        return found.get("availableReplicas") == found.get("replicas") == replicas
+
+    for replicas in (5, 3):
+        body = {"spec": {"replicas": replicas}}
+        await whole.patch(DEPLOYMENT, living, "v1", body, kind=PatchKind.MERGE, subresource="scale")
+        await stage.until(lambda wanted=replicas: scaled(wanted), timeout=_PATIENCE)
+    left = {
+        pod["metadata"]["name"]
+        for pod in (await whole.list_page(kinds.POD, living)).items
+        if "deletionTimestamp" not in pod["metadata"]
+    }
+
+    assert left & set(names) == {names[0], names[2]}

@@ -53,11 +53,17 @@ def autoscaler_object(name: str) -> Object:
 
 
 class Deployments:
-    """Pods of all Deployments. ``gpus``: as many pods find a node, one each; the rest is Pending."""
+    """Pods of all Deployments. ``gpus``: as many pods find a node, one each; the rest is Pending.
+
+    ``lag``: seconds until a ReplicaSet's controller deletes pods that are too many; it goes by what they are like then.
+    """
 
     def __init__(self, cluster: Cluster, *, gpus: int, starts: float = 20.0, ends: float = 15.0) -> None:
         self.gpus = gpus
+        self.lag = 0.0
         self._cluster = cluster
+        self._lowered: dict[str, float] = {}
+        """By release: when its pods that are too many are deleted."""
         self._starts = starts
         self._ends = ends
         self._due: dict[str, float] = {}
@@ -66,7 +72,7 @@ class Deployments:
 
     def next_due(self) -> float | None:
         """When the next pod starts or ends."""
-        return min(self._due.values(), default=None)
+        return min([*self._due.values(), *self._lowered.values()], default=None)
 
     def react(self, *, at_once: bool = False) -> None:
         """What the present state asks for; ``at_once``: pods are Ready without a start-up time."""
@@ -101,13 +107,23 @@ class Deployments:
         alive = [pod for pod in self._pods(release) if "deletionTimestamp" not in pod["metadata"]]
         alive.sort(key=_stays)
         wanted = deployment["spec"].get("replicas", 1)
-        for pod in alive[wanted:]:
+        for pod in alive[wanted:] if self._sees(release, too_many=len(alive) > wanted) else ():
             name = pod["metadata"]["name"]
             self._cluster.delete(kinds.POD, name, manager="replicaset-controller")
             started = _is(pod, "PodScheduled", "True")
             self._due[name] = self._cluster.clock.monotonic() + (self._ends if started else 0.0)
         for _ in range(wanted - len(alive)):
             self._make(release)
+
+    def _sees(self, release: str, *, too_many: bool) -> bool:
+        """Whether the ReplicaSet's controller has heard by now that there are too many pods."""
+        now = self._cluster.clock.monotonic()
+        if not too_many:
+            self._lowered.pop(release, None)
+        elif now >= self._lowered.setdefault(release, now + self.lag):
+            del self._lowered[release]
+            return True
+        return False
 
     def _make(self, release: str) -> None:
         self._made += 1

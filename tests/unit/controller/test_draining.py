@@ -105,10 +105,12 @@ class Fleet:
         parsed = parse_rollout({"metadata": {"name": name, "namespace": "default", "uid": "u"}})
         return replace(parsed, status=RolloutStatus(stable=revision_of(V1, ""), drains=asked))
 
-    async def carry_out(self, to: int | None) -> bool:
+    async def carry_out(self, to: int | None, *, stores: int | None = None) -> bool:
+        """A plan that asks for a drain, or only ``stores`` one."""
         parsed = self.rollout(to)
         actions = () if to is None else (DrainPods(identity=V1, to=to),)
-        return await self.drains.carry_out(parsed, Plan(status=parsed.status, actions=actions))
+        status = parsed.status if stores is None else self.rollout(stores).status
+        return await self.drains.carry_out(parsed, Plan(status=status, actions=actions))
 
     def view(self, to: int | None, replicas: int | None = None) -> DrainView | None:
         parsed = self.rollout(to, replicas)
@@ -192,6 +194,18 @@ async def test_what_a_scale_takes_anyway_keeps_its_mark_until_it_is_gone() -> No
 
     assert while_they_are_there == marked("v1-0", "v1-1", cost=IDLE)
     assert fleet.annotations() == {}
+
+
+@pytest.mark.parametrize(("stores", "want"), [(0, {"v1-0", "v1-1"}), (1, {"v1-0", "v1-1"}), (2, {"v1-0"})])
+async def test_a_drain_that_is_stored_to_be_asked_for_next_keeps_its_marks(
+    stores: int, want: set[str]
+) -> None:
+    """More or fewer pods are to go: nobody gets requests again for a moment, and nobody new is marked yet."""
+    fleet = Fleet(0, 1, 7)
+    await fleet.carry_out(1)
+    await fleet.carry_out(None, stores=stores)
+
+    assert set(fleet.annotations()) == want
 
 
 async def test_what_others_wrote_stays() -> None:
@@ -285,6 +299,23 @@ async def test_in_the_middle_of_a_change_of_the_template_nobody_knows() -> None:
     assert not complete
     assert fleet.view(1) == Draining(pods=2, requests=None)
     assert fleet.annotations() == before
+
+
+async def test_pods_that_nobody_knows_the_owner_of_are_not_taken_for_drained() -> None:
+    """Somebody else's are left alone where the workload has all of its own."""
+    fleet = Fleet(0, 0)
+    fleet.pod("v1-2", ownerReferences=[])
+    beside = fleet.view(1)
+    await fleet.carry_out(1)
+    marks = set(fleet.annotations())
+    fleet.scale(3)
+    complete = await fleet.carry_out(1)
+
+    assert beside == Draining(pods=1, requests=None)
+    assert marks == {"v1-0"}
+    assert not complete
+    assert fleet.view(1) == Draining(pods=2, requests=None)
+    assert set(fleet.annotations()) == {"v1-0"}
 
 
 async def test_the_choice_waits_a_moment_for_the_first_figures() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +12,12 @@ from rollouts.analysis.exposition import ScrapedPage, parse_groups
 from rollouts.controller.caches import Caches
 from rollouts.controller.in_flight import NAMES, ON_THE_WAY, PodsInFlight
 from rollouts.lab.memoryapi.store import MemoryApi
-from rollouts.objects.pods import METRICS_PORT_ANNOTATION
+from rollouts.objects.pods import DRAINING_ANNOTATION, METRICS_PORT_ANNOTATION
 from rollouts.objects.pools import PickerRef, Pool
+from rollouts.picker.core.objects import PoolName, read_snapshot
+from rollouts.picker.core.routing import Router
+from rollouts.picker.core.schedule import Load, Scheduler
+from rollouts.picker.metrics import PickerMetrics
 from rollouts.runtime.store import Store
 from rollouts.sources.base import ScrapeTarget
 from rollouts.sources.scraper import PodScraper
@@ -96,6 +101,7 @@ class Watched:
         self.caches = Caches(MemoryKubeClient(MemoryApi(clock=self.clock)), self.clock)
         port = {METRICS_PORT_ANNOTATION: "9090"} if ours else {}
         self._put(self.caches.services, "picker", spec={"selector": {"app": "picker"}})
+        self._put(self.caches.services, "elsewhere", spec={})
         self.pod("p0", "10.0.0.1", "v1", ready=ready)
         for number in range(pickers):
             self.pod(f"k{number}", f"10.0.1.{number}", "picker", annotations=port)
@@ -228,6 +234,13 @@ def test_loads_are_those_of_pods_that_say() -> None:
         ("no pod of it is Ready", PICKED, {"pickers": 0}, "", ""),
         ("too old", PICKED, {}, "inference_picker_tokens_total 1\n", "too old to spare pods"),
         ("somebody else's", PICKED, {"ours": False}, "", "(pod k0) is not ours"),
+        (
+            "anywhere",
+            replace(PICKED, picker=PickerRef(name="elsewhere", port=9002)),
+            {},
+            "",
+            "selects no pods",
+        ),
         ("none", replace(PICKED, picker=None), {}, "", "names nothing for an endpoint picker"),
         ("of another kind", replace(PICKED, picker=None, picker_kind="Pick"), {}, "", "names Pick for"),
     ],
@@ -252,3 +265,39 @@ def test_a_page_that_was_read_for_others_says_nothing_about_drains() -> None:
     watched.say("inference_picker_tokens_total 1\n", PICKER)
 
     assert watched.loads.uncontrollable(PICKED) == ""
+
+
+def test_the_page_of_our_picker_is_understood() -> None:
+    """What the controller reads are the very series that a picker exports."""
+    watched = Watched()
+    condition = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "p0",
+            "namespace": "default",
+            "labels": {"app": "v1"},
+            "annotations": {DRAINING_ANNOTATION: "Rollout demo"},
+        },
+        "status": {"podIP": POD, "conditions": [condition]},
+    }
+    pool = {
+        "apiVersion": "inference.networking.k8s.io/v1",
+        "kind": "InferencePool",
+        "metadata": {"name": "v1", "namespace": "default"},
+        "spec": {"selector": {"matchLabels": {"app": "v1"}}, "targetPorts": [{"number": 8000}]},
+    }
+    router = Router(Scheduler())
+    router.update(read_snapshot([PoolName("default", "v1")], [pool, pod]), 0.0, 0.0)
+    router.scheduler.observe(f"{POD}:8000", Load(running=2), time.monotonic())
+    page = PickerMetrics(router).expose("")[0].decode()
+    watched.leaving()
+    watched.say(page, PICKER)
+    watched.leaving()
+    watched.timeline.advance(ON_THE_WAY)
+    watched.say(IDLE, POD)
+    watched.say(page, PICKER)
+
+    assert watched.loads.uncontrollable(PICKED) == ""
+    assert watched.leaving() == 2

@@ -1,0 +1,152 @@
+"""Drains in whole rollouts: whose pods are deleted, and that marks end with what asked for them, also after crashes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rollouts.controller.draining import PodDrains
+from rollouts.objects import kinds
+from rollouts.objects.leaving import marked_by
+from tests.kit.faults.capacity_scenarios import PODS, _scenario, busy, settled
+from tests.kit.faults.cluster import Cluster
+from tests.kit.faults.moves import at_step, both, command, delete, gone, healthy_on, phase
+from tests.kit.faults.objects import CANARY, RELEASES, STABLE
+from tests.kit.faults.plans import FaultPlan
+from tests.kit.faults.simulation import Condition, Move, Run, Scenario, Simulation, simulate
+from tests.kit.faults.transport import WriteFault
+
+ROLLOUT = "mymodel"
+_ROOM = {"maxSurge": 1, "minStable": 1, "gpus": PODS + 1}
+
+
+def draining(sim: Simulation) -> bool:
+    """Somebody's pods are marked, and still answer."""
+    return any(marked_by(pod) for pod in sim.cluster.all(kinds.POD))
+
+
+def scenario(name: str, *moves: Move, goal: Condition) -> Scenario:
+    begin = [
+        Move(when=at_step(1), act=busy(STABLE, 3), after=2),
+        Move(when=at_step(1), act=command("promote"), after=5),
+    ]
+    made = _scenario(name, [*begin, *moves], goal, **_ROOM)
+
+    def setup(cluster: Cluster) -> None:
+        made.setup(cluster)
+        assert cluster.deployments is not None
+        cluster.deployments.lag = 1.0  # the controller that deletes has a cache of its own
+
+    return replace(made, setup=setup)
+
+
+SCENARIOS = {
+    one.name: one
+    for one in (
+        scenario(
+            "drained, and promoted",
+            Move(when=draining, act=busy(STABLE, 0), after=20),
+            goal=both(healthy_on(CANARY), settled(stable=0, canary=PODS)),
+        ),
+        scenario(
+            "aborted in the middle of a drain",
+            Move(when=draining, act=command("abort", tag="t2"), after=7),
+            Move(when=phase("Aborted"), act=busy(STABLE, 0), after=1),
+            goal=both(phase("Aborted"), settled(stable=PODS, canary=0)),
+        ),
+        scenario(
+            "deleted in the middle of a drain",
+            Move(when=draining, act=delete(kinds.ROLLOUT, ROLLOUT), after=7),
+            goal=gone,
+        ),
+    )
+}
+
+
+def ends(run: Run) -> dict[str, Any]:
+    """Stable's pods as they are in the end."""
+    pods: dict[str, Any] = {}
+    for record in run.history.of(kinds.POD):
+        pods[record.change.name] = record.after
+    return {name: pod for name, pod in pods.items() if pod and name.startswith(RELEASES[STABLE])}
+
+
+def wrongs(run: Run) -> Iterator[str]:
+    """Pods of stable that were deleted while it served and were not chosen, and marks that nobody asks for any more."""
+    share = 100
+    for record in run.history.records:
+        after, name = record.after or {}, record.change.name
+        if record.change.plural == "rollouts" and after:
+            share = 100 - ((after.get("status") or {}).get("weight") or {}).get("applied", 0)
+        ends_now = "deletionTimestamp" in (after.get("metadata") or {})
+        began = ends_now and "deletionTimestamp" not in ((record.before or {}).get("metadata") or {})
+        mine = record.change.plural == "pods" and name.startswith(RELEASES[STABLE])
+        if mine and began and share > 0 and marked_by(after) != ROLLOUT:
+            yield f"{name} was deleted, and was not drained"
+    for name, pod in ends(run).items():
+        if marked_by(pod) and "deletionTimestamp" not in pod["metadata"]:
+            yield f"{name} has our mark in the end"
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_only_drained_pods_go_and_no_mark_stays(name: str) -> None:
+    run = simulate(SCENARIOS[name])
+
+    assert run.converged
+    assert list(wrongs(run)) == []
+    assert run.history.problems == []
+    assert any(marked_by(record.after or {}) for record in run.history.of(kinds.POD))
+
+
+def _plans(clean: Run) -> Iterator[FaultPlan]:
+    for number in range(clean.writes):
+        for fault in (WriteFault.CRASH_BEFORE, WriteFault.CRASH_AFTER):
+            yield FaultPlan(name=f"{fault.value}, write {number}", writes={number: fault})
+
+
+def _after_every_write(name: str, every: int) -> list[str]:
+    clean, found = simulate(SCENARIOS[name]), []
+    for plan in list(_plans(clean))[::every]:
+        run = simulate(SCENARIOS[name], plan)
+        found += [f"{plan.name}: {wrong}" for wrong in wrongs(run)]
+        found += [] if run.converged else [f"{plan.name}: does not end"]
+    return found
+
+
+def test_marks_end_after_a_crash_in_the_middle_of_a_drain() -> None:
+    assert _after_every_write("capacity: aborted in the middle of a drain", 6) == []
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_marks_end_after_a_crash_around_every_write(name: str) -> None:
+    assert _after_every_write(name, 1) == []
+
+
+async def _nothing() -> bool:
+    return True
+
+
+_BUGS = {
+    "what goes anyway loses its mark": ("_going_anyway", lambda self, parsed: set()),
+    "nobody marks": ("carry_out", lambda self, parsed, plan: _nothing()),
+}
+
+
+@pytest.mark.parametrize("bug", _BUGS)
+def test_pods_that_go_undrained_would_be_seen(monkeypatch: pytest.MonkeyPatch, bug: str) -> None:
+    monkeypatch.setattr(PodDrains, *_BUGS[bug])
+    run = simulate(SCENARIOS["capacity: drained, and promoted"])
+
+    assert any("was not drained" in wrong for wrong in wrongs(run))
+
+
+def test_marks_that_stay_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rollouts.controller.draining.unmarking", lambda pod: {})
+    run = simulate(SCENARIOS["capacity: aborted in the middle of a drain"])
+
+    assert any("has our mark in the end" in wrong for wrong in wrongs(run))
