@@ -18,6 +18,7 @@ from rollouts.engine.rollout_spec import HttpRouteTraffic
 from rollouts.engine.versions import Identity
 from rollouts.objects.fields import items_at, map_of, metadata_of
 from rollouts.objects.groups import units
+from rollouts.objects.kinds import HTTP_ROUTE
 from rollouts.objects.pods import pending_words
 from rollouts.objects.pools import POOL_KIND, Pool
 from rollouts.objects.workloads import WORKLOAD_ANNOTATION, Workload
@@ -97,9 +98,12 @@ def _names(found: Collection[Workload]) -> str:
     return f"{', '.join(shown)}{more}" if shown else "none does"
 
 
-def _route_of(parsed: ParsedRollout) -> tuple[str, str] | None:
+def _routes_of(parsed: ParsedRollout) -> frozenset[tuple[str, str]]:
+    """Namespaces and names of the routes that the Rollout splits, or has split: its spec may have been edited."""
     traffic = parsed.spec.traffic if parsed.spec is not None else None
-    return (parsed.namespace, traffic.name) if isinstance(traffic, HttpRouteTraffic) else None
+    named = {traffic.name} if isinstance(traffic, HttpRouteTraffic) else set()
+    named |= {record.name for record in parsed.status.way_back if record.kind == HTTP_ROUTE.kind}
+    return frozenset((parsed.namespace, name) for name in named)
 
 
 class WorkloadViews:
@@ -159,22 +163,23 @@ class WorkloadViews:
             managed_by=self._caches.autoscaler_of(pool.namespace, workload) or workload.owner,
             in_flight=self._in_flight.requests(pool) if loses else None,
             drain=self._drains.view(parsed, arm, pool, workload),
-            used_by=self._used_by(parsed, pool, workload, own=gives) if loses or gives else "",
+            used_by=self._used_by(parsed, pool, workload) if loses or gives else "",
             refused=self._refusals.get((parsed.namespace, arm, loses), ""),
         )
 
-    def _used_by(self, parsed: ParsedRollout, pool: Pool, workload: Workload, *, own: bool) -> str:
+    def _used_by(self, parsed: ParsedRollout, pool: Pool, workload: Workload) -> str:
         """What else sends requests to the workload's pods: a route, also of another namespace, or another Rollout.
 
-        ``own``: the Rollout's own route may.
+        What the Rollout's own routes give the arm is no use of somebody else's: the engine reads that itself, and a
+        version that lost keeps some of it while stable waits for its pods.
         """
-        route_of_mine = _route_of(parsed) if own else None
         pools = [one for one in self._caches.pools_of_namespace(pool.namespace) if self._makes(one, workload)]
+        others = [one for one in pools if (one.group, one.name) != (pool.group, pool.name)]
+        own = _routes_of(parsed)
         for route in self._caches.routes.values():
             meta = metadata_of(route)
-            if route_of_mine == (meta.get("namespace"), meta.get("name")):
-                continue
-            if any(self._sends(route, one) for one in pools):
+            mine = (meta.get("namespace"), meta.get("name")) in own
+            if any(self._sends(route, one) for one in (others if mine else pools)):
                 return f"HTTPRoute {route['metadata']['name']}"
         for one in pools:
             for key in sorted(self._caches.rollouts_of_pool(one.namespace, one.name)):

@@ -1,7 +1,7 @@
 """The scripted story of a rollout that fits the GPUs one has: what ``rollouts lab demo capacity`` shows.
 
-Eight pods of the old model, one GPU to spare, streams of half a minute all the while. The GPUs are counted from outside
-(``GpuMeter``), and the streams at the client.
+Eight pods of the old model, one GPU to spare, streams of twenty seconds all the while. The GPUs are counted from
+outside (``GpuMeter``), and the streams at the client.
 """
 
 from __future__ import annotations
@@ -34,22 +34,23 @@ from rollouts.lab.telling import (
 )
 from rollouts.lab.traffic import Result, Traffic, TrafficSpec
 from rollouts.lab.vllm.latency import LatencyProfile
+from rollouts.units import ZERO
 
 __all__ = ["GPUS", "LATENCY", "POD_STARTUP", "tell_capacity"]
 
 STABLE_PODS = 8
-GPUS = STABLE_PODS + 8
+GPUS = STABLE_PODS + 1
 """One more than the old model has."""
 POD_STARTUP = 2.0
 LATENCY = LatencyProfile(per_token=0.04)
-"""Twenty-five tokens a second, so that a stream of half a minute is one of 750 tokens and costs little to play."""
+"""Twenty-five tokens a second, so that a stream of twenty seconds is one of 500 tokens and costs little to play."""
 
 _OLD, _NEW = "qwen", "deepseek-r1"
 _SLOW = {"ttft": "100"}
 """A factor: the first token of a bad canary takes more than a second."""
 _SHORT_RATE, _SHORT_TOKENS = 3.0, 50
-_LONG_RATE, _LONG_TOKENS = 0.3, 750
-_LONGEST = 420.0
+_LONG_RATE, _LONG_TOKENS = 0.4, 500
+_LONGEST = 900.0
 _PATIENCE = 120.0
 _LAST_SECONDS = 6.0
 """In which requests are sent that must all be answered by one version."""
@@ -63,7 +64,7 @@ def _is_new(result: Result) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Clients:
-    """Requests of two seconds, by which gates judge, and streams of half a minute, which nobody may cut."""
+    """Requests of two seconds, by which gates judge, and streams of twenty seconds, which nobody may cut."""
 
     short: Traffic
     long: Traffic
@@ -106,12 +107,17 @@ async def tell_capacity(lab: Lab, console: Console, *, bad: bool) -> None:
         teller.line("+     pool: {name: mymodel-pool-v2}", "green")
         await lab.apply([_rollout("mymodel-pool-v2")])
         spoiling = asyncio.create_task(_spoil(lab, teller)) if bad else None
-        status = await follow(lab, teller, NAME, seen=seen, until=over, longest=_LONGEST)
+        status = await follow(lab, teller, NAME, seen=seen, until=_returned, longest=_LONGEST)
         if spoiling is not None:
             spoiling.cancel()
             await asyncio.gather(spoiling, return_exceptions=True)
         await _settle(teller, meter, bad=bad)
         await _close(lab, teller, clients, meter, status, bad=bad)
+
+
+def _returned(status: RolloutStatus) -> bool:
+    """Whether the attempt has ended, and nobody waits any more for pods to give traffic back to."""
+    return over(status) and (status.phase is not Phase.ABORTED or status.weight.applied == ZERO)
 
 
 async def _set_the_stage(lab: Lab, teller: Teller) -> str:
@@ -121,7 +127,7 @@ async def _set_the_stage(lab: Lab, teller: Teller) -> str:
     await answered(url, NAME)
     teller.stage(lab, url, f"{STABLE_PODS} simulated vLLM pods of a Deployment behind endpoint pickers")
     teller.line(f"node         {GPUS} nvidia.com/gpu, one per pod; a pod is Ready after {POD_STARTUP:g} s")
-    teller.line(f"clients      {_SHORT_RATE:g} requests/s of 2 s, {_LONG_RATE:g} streams/s of half a minute")
+    teller.line(f"clients      {_SHORT_RATE:g} requests/s of 2 s, {_LONG_RATE:g} streams/s of twenty seconds")
     return url
 
 
@@ -134,9 +140,9 @@ def _rollout(target: str, **capacity: Any) -> dict[str, Any]:
 
 async def _refused(lab: Lab, teller: Teller) -> None:
     """A plan that cannot be met: the status says which numbers would do, and nothing is scaled."""
-    teller.line("$ git diff   # first one that cannot be met: all of stable is to stay, and one GPU is free")
-    teller.line("+     capacity: {maxSurge: 1}", "yellow")
-    await lab.apply([_rollout("mymodel-pool-v2", maxSurge=1)])
+    teller.line("$ git diff   # first one that cannot be met: half of stable is to stay, and one GPU is free")
+    teller.line("+     capacity: {minStable: 50%}", "yellow")
+    await lab.apply([_rollout("mymodel-pool-v2", minStable="50%")])
     status = await follow(
         lab,
         teller,
@@ -224,7 +230,7 @@ async def _close(
     await own_command(lab, teller, f"explain {NAME}")
     streams = len(clients.long.results)
     teller.line(
-        f"streams      {streams} of half a minute and {len(clients.short.results)} short ones; {clients.cut()} cut",
+        f"streams      {streams} of twenty seconds and {len(clients.short.results)} short ones; {clients.cut()} cut",
         "cyan",
     )
     counted = f"counted {meter.counts} times, Terminating pods included"

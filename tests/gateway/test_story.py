@@ -138,7 +138,7 @@ async def test_a_story_ends_well_on_a_gateway_that_reports_seconds_late(tmp_path
 async def test_a_fleet_moves_to_a_new_model_within_its_gpus_and_no_stream_is_cut(tmp_path, plane):
     text = await tell(tmp_path, "capacity", "--control-plane", plane)
 
-    assert re.search(r"streams +[1-9]\d* of half a minute and [1-9]\d* short ones; 0 cut", text)
+    assert re.search(r"streams +[1-9]\d* of twenty seconds and [1-9]\d* short ones; 0 cut", text)
     assert re.search(r"GPUs +\d+ of \d+ +v1 none +v2 8 Ready", text)
     assert "the canary was promoted" in text
 
@@ -149,6 +149,6 @@ async def test_a_bad_canary_gives_its_gpus_back_and_a_plan_that_cannot_be_met_sa
     text = await tell(tmp_path, "capacity", "--bad")
 
     assert re.search(r"waits: .* set maxSurge to \d", text)
-    assert re.search(r"streams +[1-9]\d* of half a minute and [1-9]\d* short ones; 0 cut", text)
+    assert re.search(r"streams +[1-9]\d* of twenty seconds and [1-9]\d* short ones; 0 cut", text)
     assert re.search(r"GPUs +8 of \d+ +v1 8 Ready +v2 none", text)
     assert "the bad canary was aborted" in text

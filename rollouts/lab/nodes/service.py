@@ -37,6 +37,8 @@ Object = Mapping[str, Any]
 _HEARTBEAT_SECONDS = 10.0
 _PROBE_SECONDS = 0.3
 _RETRY_SECONDS = 1.0
+_FAILURE_THRESHOLD = 3
+"""Probes in a row that a Ready Pod may fail, as a kubelet counts by default: one comes late where a machine is busy."""
 
 # 128 + SIGTERM, and what a program that ends by itself answers.
 _TERMINATED, _FAILED, _DONE = 143, 1, 0
@@ -139,8 +141,12 @@ class Nodes:
         """Start it and keep its status true, until its containers have ended."""
         address = await self._start(pod)
         written: PodState | None = None
+        failures = 0
         while written not in (PodState.SUCCEEDED, PodState.FAILED):
             state = await self._runtime.state(pod)
+            failures = failures + 1 if state is PodState.STARTING else 0
+            if written is PodState.READY and 0 < failures < _FAILURE_THRESHOLD:
+                state = PodState.READY
             if state is not written and await self._report(key, pod, state, address):
                 written = state
             await asyncio.sleep(_PROBE_SECONDS)

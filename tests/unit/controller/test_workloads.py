@@ -16,7 +16,8 @@ from rollouts.controller.workloads import ScaleRefusals, WorkloadViews
 from rollouts.engine.observation import WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import revision_of
-from rollouts.engine.rollout_status import RolloutStatus, ScaleDown, StableScale
+from rollouts.engine.rollout_spec import TrafficMode
+from rollouts.engine.rollout_status import EntryRef, RolloutStatus, ScaleDown, StableScale, WayBack
 from rollouts.engine.versions import Identity
 from rollouts.kube.client import Resource
 from rollouts.lab.memoryapi.store import MemoryApi
@@ -270,6 +271,43 @@ def test_routes_that_send_requests_to_what_lost_are_named(route: Object, used_by
     assert stays is not None
     assert (lost.used_by, lost.in_flight, lost.refused) == (used_by, 5, "forbidden")
     assert (stays.used_by, stays.in_flight, stays.refused) == ("", None, "over quota")
+
+
+def _returning(cluster: Cluster, *, readable: bool) -> WorkloadView:
+    """What is seen of V1, which lost to a stable that gets its pods back."""
+    spec = {
+        "target": {"pool": {"name": "v2"}},
+        "traffic": {"httpRoutes": [{"name": "r"}]},
+        "strategy": {"canary": {"steps": [{"setWeight": 10}], "capacity": {}}},
+    }
+    meta = {"name": "demo", "namespace": "default"}
+    route = {"kind": "HTTPRoute", "group": kinds.HTTP_ROUTE.group, "name": "r", "mode": TrafficMode.ADOPTED}
+    arms = {
+        one: EntryRef(kind="InferencePool", name=name) for one, name in (("stable", "v2"), ("canary", "v1"))
+    }
+    status = RolloutStatus(
+        stable=revision_of(V2, ""),
+        scale_downs=(ScaleDown(identity=V1),),
+        stable_scale=StableScale(identity=V2, full=4, wanted=1, most=5),
+        way_back=(WayBack(**route, **arms),),
+    )
+    parsed = parse_rollout({"metadata": meta, **({"spec": spec} if readable else {})})
+    return cluster.views(replace(parsed, status=status))[V1]
+
+
+@pytest.mark.parametrize("readable", [True, False], ids=["a spec", "a spec that nobody can read"])
+def test_the_weight_that_the_rollout_s_own_route_gives_it_holds_no_arm(readable: bool) -> None:
+    """A version that lost has some while stable waits for its pods, and its own go meanwhile."""
+    cluster = Cluster()
+    cluster.pool("v1")
+    cluster.workload("old", labels={"app": "v1"}, replicas=4)
+    cluster.put(kinds.HTTP_ROUTE, **_route("r", 1))
+    assert _returning(cluster, readable=readable).used_by == ""
+
+    cluster.pool("twin", app="v1")
+    ref = {"group": GROUP, "kind": "InferencePool", "name": "twin"}
+    cluster.put(kinds.HTTP_ROUTE, "r", spec={"rules": [{"backendRefs": [ref]}]})
+    assert _returning(cluster, readable=readable).used_by == "HTTPRoute r"
 
 
 def test_stable_on_its_way_back_is_looked_at_whatever_has_become_of_the_spec() -> None:

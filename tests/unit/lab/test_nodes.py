@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from rollouts.lab.controlplane import create_ready_pod
 from rollouts.lab.controlplane.pods import PODS
 from rollouts.lab.memoryapi.history import Change
 from rollouts.lab.memoryapi.store import MemoryApi
-from rollouts.lab.nodes import Node, Nodes, PretendRuntime, SimulatedServers
+from rollouts.lab.nodes import Node, Nodes, PodState, PretendRuntime, SimulatedServers
 from rollouts.lab.nodes.node import LEASE_NAMESPACE, LEASES, NODES
 from rollouts.lab.vllm.knobs import Hang, Knobs
 from tests.kit.clock import VirtualClock, virtual_time
@@ -165,6 +166,49 @@ async def test_a_server_that_is_not_healthy_is_not_ready(
     servers.servers["server"].crash()
 
     await reaches(client, "server", "Running", ready=False)
+
+
+class Flickering(PretendRuntime):
+    """Fails the probes that ``script`` has as False, once it was Ready."""
+
+    def __init__(self, *script: bool) -> None:
+        super().__init__()
+        self.script = list(script)
+        self.done = asyncio.Event()
+
+    async def state(self, pod: Any) -> PodState:
+        if not self.script:
+            self.done.set()
+            return PodState.READY
+        return PodState.READY if self.script.pop(0) else PodState.STARTING
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ((True, False, False, True, False, False), ["True"]),
+        ((True, False, False, False), ["True", "False", "True"]),
+    ],
+    ids=["two in a row", "three in a row"],
+)
+def test_a_pod_is_ready_until_three_probes_in_a_row_have_failed(
+    script: tuple[bool, ...], words: list[str]
+) -> None:
+    with virtual_time() as loop:
+
+        async def live() -> list[str]:
+            client = MemoryKubeClient(MemoryApi(clock=VirtualClock()))
+            runtime = Flickering(*script)
+            seen = readiness(client)
+            running = Nodes(client, [Node(name="n1")], runtime)
+            await running.start()
+            await bound(client, "p")
+            await runtime.done.wait()
+            await eventually(lambda: seen[-1:] == ["True"])
+            await running.stop()
+            return seen
+
+        assert loop.run_until_complete(live()) == words
 
 
 async def test_a_static_pod_is_not_run_only_let_go(client: MemoryKubeClient, nodes: Nodes) -> None:
