@@ -14,8 +14,16 @@ from rollouts.analysis.types import RunPhase, RunStatus
 from rollouts.api.run_results import write_run_status
 from rollouts.api.status import write_status
 from rollouts.engine.commands import CommandAction, parse_command
-from rollouts.engine.observation import Claim, GateOutcome, Problem, Refused
-from rollouts.engine.rollout_spec import AnalysisStep, JobStep, OnDeadline, PauseStep, Step, WeightStep
+from rollouts.engine.observation import Claim, GateOutcome, Problem, Refused, UnmatchedPods
+from rollouts.engine.rollout_spec import (
+    AnalysisStep,
+    JobStep,
+    OnDeadline,
+    PauseStep,
+    Step,
+    TrafficMode,
+    WeightStep,
+)
 from rollouts.engine.rollout_status import CommandResult, HoldReason, Phase, RolloutStatus
 from tests.kit.argocd import NOW, LuaFailed, run_lua
 from tests.kit.kstatus import Kstatus, kstatus
@@ -180,6 +188,14 @@ def split() -> World:
     return world
 
 
+def unmatched() -> World:
+    """Pods that serve now, and would not once there is a split."""
+    others = UnmatchedPods(pods=("old-0",), pool="pool")
+    world = World(spec=spec(weight(10), mode=TrafficMode.MANAGED), rules=None, unmatched=others)
+    world.settle()
+    return world
+
+
 def healthy() -> World:
     world = at_pause()
     click(world, "promote-full")
@@ -285,6 +301,7 @@ WORLDS: dict[str, Callable[[], World]] = {
     "held": held,
     "aborted": aborted,
     "split at start": split,
+    "other pods serve": unmatched,
     "healthy": healthy,
     "never looked at": lambda: World(spec=spec(weight(10))),
     "paused by spec": at(pause(), paused=True),

@@ -54,6 +54,7 @@ from rollouts.engine.observation import (
     StrategyView,
     TrafficView,
     TurnView,
+    UnmatchedPods,
     WayView,
     WindowView,
 )
@@ -212,6 +213,7 @@ class World:
     turn: TurnView | None = None
     freeze: FreezeView | None = None
     dependencies: tuple[DependencyView, ...] = ()
+    unmatched: UnmatchedPods = field(default_factory=UnmatchedPods)
     fleets: dict[Identity, Fleet] = field(default_factory=dict)
     """Workloads that make the pods of pools; a pool without one has as many Ready pods as ``pools`` says."""
     share: ShareView | Honest | None = Honest.SPLIT
@@ -293,6 +295,7 @@ class World:
             turn=self.turn,
             freeze=self.freeze,
             dependencies=self.dependencies,
+            unmatched=self.unmatched,
             workloads={
                 arm: fleet.view(asked=any(one.identity == arm for one in self.status.drains))
                 for arm, fleet in self.fleets.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import Any
 
 import pytest
@@ -82,7 +83,10 @@ def test_pods_that_the_cache_has_not_heard_of_take_room_all_the_same(monkeypatch
         page = real(self, resource, *place, **how)
         if resource == kinds.POD and "qwen" in how.get("label_selector", "") and len(counted) < 3:
             counted.append(how["label_selector"])
-            page.items.extend(page.items * 8)
+            more = [copy.deepcopy(pod) for pod in page.items for _ in range(8)]
+            for number, pod in enumerate(more):
+                pod["metadata"] |= {"name": f"more-{number}", "uid": f"more-{number}"}
+            page.items.extend(more)
         return page
 
     monkeypatch.setattr(MemoryApi, "list_page", list_page)
