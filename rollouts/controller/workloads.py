@@ -81,9 +81,16 @@ def _names(found: Collection[Workload]) -> str:
     return f"{', '.join(shown)}{more}" if shown else "none does"
 
 
-def _route_of(parsed: ParsedRollout) -> tuple[str, str] | None:
-    traffic = parsed.spec.traffic if parsed.spec is not None else None
-    return (parsed.namespace, traffic.name) if isinstance(traffic, HttpRouteTraffic) else None
+def _rules_of_others(parsed: ParsedRollout, route: dict[str, Any]) -> dict[str, Any]:
+    """A route without the rules that the Rollout weighs; where no spec says which, the recorded route has no others."""
+    traffic, meta = parsed.spec.traffic if parsed.spec is not None else None, metadata_of(route)
+    mine, ours = {record.name for record in parsed.status.way_back}, tuple[str, ...]()
+    if isinstance(traffic, HttpRouteTraffic):
+        mine, ours = {traffic.name}, traffic.rule_names
+    if meta.get("namespace") != parsed.namespace or meta.get("name") not in mine:
+        return route
+    rules = [rule for rule in rules_of(route.get("spec")) if ours and map_of(rule).get("name") not in ours]
+    return {**route, "spec": {"rules": rules}}
 
 
 class WorkloadViews:
@@ -138,7 +145,7 @@ class WorkloadViews:
             managed_by=self._caches.autoscaler_of(pool.namespace, workload) or workload.owner,
             in_flight=self._in_flight.requests(pool) if loses else None,
             drain=self._drain(parsed, arm, pool),
-            used_by=self._used_by(parsed, pool, workload, own=gives) if loses or gives else "",
+            used_by=self._used_by(parsed, pool, workload) if loses or gives else "",
             refused=self._refusals.get((parsed.namespace, arm, loses), ""),
         )
 
@@ -150,18 +157,15 @@ class WorkloadViews:
         requests = self._in_flight.requests(pool)
         return Drained() if requests == 0 else Draining(pods=asked.replicas - asked.to, requests=requests)
 
-    def _used_by(self, parsed: ParsedRollout, pool: Pool, workload: Workload, *, own: bool) -> str:
+    def _used_by(self, parsed: ParsedRollout, pool: Pool, workload: Workload) -> str:
         """What else sends requests to the workload's pods: a route, also of another namespace, or another Rollout.
 
-        ``own``: the Rollout's own route may.
+        Rules of the Rollout's own route are its weights, but for those that ``ruleNames`` leaves out.
         """
-        route_of_mine = _route_of(parsed) if own else None
         pools = [one for one in self._caches.pools_of_namespace(pool.namespace) if self._makes(one, workload)]
         for route in self._caches.routes.values():
-            meta = metadata_of(route)
-            if route_of_mine == (meta.get("namespace"), meta.get("name")):
-                continue
-            if any(self._sends(route, one) for one in pools):
+            others = _rules_of_others(parsed, route)
+            if any(self._sends(others, one) for one in pools):
                 return f"HTTPRoute {route['metadata']['name']}"
         for one in pools:
             for key in sorted(self._caches.rollouts_of_pool(one.namespace, one.name)):

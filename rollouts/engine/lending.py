@@ -196,7 +196,8 @@ def take_back(draft: Draft) -> None:
     view = draft.obs.workloads.get(stable, WorkloadView())
     spec = draft.obs.spec
     if spec is not None and not draft.obs.problems and spec.canary.capacity is None:
-        known = replace(known, most=0)  # nobody sets a limit any more
+        # Nobody sets a limit any more, and nobody makes the canary give its room.
+        known = replace(known, most=0, immediate=True)
     known = replace(
         known, wanted=known.full, returning=True, ready=draft.obs.ready(stable), pending=view.pending
     )

@@ -13,7 +13,8 @@ from rollouts.controller.workloads import WorkloadViews
 from rollouts.engine.observation import Drained, Draining, DrainView, WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import revision_of
-from rollouts.engine.rollout_status import Drain, RolloutStatus, ScaleDown, StableScale
+from rollouts.engine.rollout_spec import TrafficMode
+from rollouts.engine.rollout_status import Drain, EntryRef, RolloutStatus, ScaleDown, StableScale, WayBack
 from rollouts.engine.versions import Identity
 from rollouts.kube.client import Resource
 from rollouts.lab.memoryapi.store import MemoryApi
@@ -275,6 +276,49 @@ def test_the_drain_that_the_status_asks_for_is_told_by_the_pods_gauges(
 
     assert parsed.spec is None
     assert views[replace(V1, name=app)].drain == expected
+
+
+@pytest.mark.parametrize(
+    ("named", "rule", "used_by"),
+    [([], "chat", ""), (["chat"], "chat", ""), (["chat"], "batch", "HTTPRoute r"), (None, "chat", "")],
+)
+def test_weights_of_the_rollouts_own_route_are_no_use_by_others(
+    named: list[str] | None, rule: str, used_by: str
+) -> None:
+    """On the way back a version that lost has some, and stable that gives pods always has; without a spec, too."""
+    cluster = Cluster()
+    for name in ("v1", "v2"):
+        cluster.pool(name)
+        cluster.workload(name, labels={"app": name}, replicas=4)
+    refs = [{"group": GROUP, "kind": "InferencePool", "name": name, "weight": 50} for name in ("v1", "v2")]
+    cluster.put(kinds.HTTP_ROUTE, "r", spec={"rules": [{"name": rule, "backendRefs": refs}]})
+    route = {"name": "r", "ruleNames": named} if named else {"name": "r"}
+    spec = {
+        "target": {"pool": {"name": "v2"}},
+        "traffic": {"httpRoutes": [route]},
+        "strategy": {"canary": {"steps": [{"setWeight": 10}], "capacity": {"maxSurge": 1, "minStable": 1}}},
+    }
+    rollout = {"metadata": {"name": "demo", "namespace": "default", "uid": "u"}}
+    parsed = parse_rollout({**rollout, "spec": spec} if named is not None else rollout)
+    way = WayBack(
+        kind="HTTPRoute",
+        group="gateway.networking.k8s.io",
+        name="r",
+        mode=TrafficMode.ADOPTED,
+        stable=EntryRef(kind="InferencePool", group=GROUP, name="v1"),
+        canary=EntryRef(kind="InferencePool", group=GROUP, name="v2"),
+    )
+    lent = StableScale(identity=V1, full=4, wanted=4, most=5, returning=True)
+    status = RolloutStatus(
+        stable=revision_of(V1, ""),
+        scale_downs=(ScaleDown(identity=V2),),
+        stable_scale=lent,
+        way_back=(way,),
+    )
+    views = WorkloadViews(cluster.caches, Busy(), {}).views(replace(parsed, status=status), None)
+
+    assert views[V2].used_by == used_by
+    assert named is None or views[V1].used_by == used_by
 
 
 @pytest.mark.parametrize("mirrored", ["v1", "v2"])

@@ -543,6 +543,16 @@ def test_capacity_taken_out_gives_stable_its_pods_back_without_a_limit() -> None
     assert made.fleets[V2].replicas == 4
 
 
+def test_capacity_taken_out_is_no_reason_to_wait_for_pods_that_find_no_node() -> None:
+    made = at_half()
+    policy(made, None)
+    assert made.fleets[V1].replicas == 8
+    assert made.fleets[V1].ready == 5
+    to(made, "v1")
+
+    assert made.share_of(V2) == 0
+
+
 def test_a_higher_floor_is_kept_as_soon_as_there_is_room() -> None:
     made = at_half()
     policy(made, replace(TIGHT, min_stable=PodCount(number=7), max_surge=PodCount(number=4)))
