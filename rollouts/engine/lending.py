@@ -252,4 +252,6 @@ def _carries(draft: Draft, arm: Identity, known: StableScale) -> int:
         shares.append(Weight(-(-rule.entries.get(arm.arm, 0) * FULL // total) if total else ZERO))
     spec = draft.obs.spec
     policy = spec.canary.capacity if spec is not None else None
-    return pods_kept(max(shares, default=ZERO), known.full, policy or Capacity())
+    kept = pods_kept(max(shares, default=ZERO), known.full, policy or Capacity())
+    # Whatever was edited meanwhile: there is room for one more pod of stable than are Ready (see ``way_limit``).
+    return min(kept, max(known.most - known.ready - 1, 0))

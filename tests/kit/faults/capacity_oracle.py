@@ -124,14 +124,14 @@ class _World:
 
     def taken(self) -> int:
         """GPUs that all versions take, or are about to; not those that were left to an autoscaler with their pods."""
-        counted = set(self.replicas)
-        if self.left:
-            arms = [
-                self.status.get("stable"),
-                None if self.status.get("aborted") else self.status.get("canary"),
-                *(self.status.get("scaleDowns") or ()),
-            ]
-            counted = {RELEASES.get(arm["name"], "") for arm in arms if arm}
+        arms = [
+            self.status.get("stable"),
+            None if self.status.get("aborted") else self.status.get("canary"),
+            *(self.status.get("scaleDowns") or ()),
+        ]
+        versions = {RELEASES.get(arm["name"], "") for arm in arms if arm}
+        # What somebody scaled up, or was left with its pods, counts while it is a version of the Rollout.
+        counted = versions if self.left else set(self.replicas) - (self.theirs - versions)
         return sum(
             max(number, sum(one == release for one in self.pods.values()))
             for release, number in self.replicas.items()
@@ -229,7 +229,9 @@ def too_few_pods(run: Run) -> Iterator[str]:
         n, headroom = lent["full"], Fraction(world.capacity.get("headroom", 1)).limit_denominator(1000)
         total = sum(world.shares.values()) or 1
         part, needed = Fraction(world.shares.get(pool, 0), total) - _GRAIN, 0
-        if pool == lent["name"]:
+        if pool != lent["name"]:
+            headroom = min(headroom, Fraction(1))  # it may have been edited meanwhile
+        else:
             canary = (world.status.get("canary") or {}).get("name", "")
             part = 1 - Fraction(world.shares.get(canary, 0), total) - _GRAIN
             needed, headroom = (
@@ -295,6 +297,8 @@ def ended_elsewhere(run: Run) -> Iterator[str]:
     if owed:
         yield f"still to be scaled down at the end: {owed}"
     stable = RELEASES.get((status.get("stable") or {}).get("name", ""), "")
+    if (status.get("stableScale") or {}).get("pending"):
+        return  # it waits for nodes, and says so
     if not gone and status.get("stableScale"):
         yield f"stable still to get pods back at the end: {status['stableScale']}"
     if not world.left and world.replicas.get(stable, 0) < world.owed.get(stable, 0):
