@@ -21,6 +21,7 @@ from rollouts.engine.versions import Identity
 from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import Conflict, KubeError, NotFound, RetryableError
 from rollouts.objects import kinds
+from rollouts.objects.fields import metadata_of
 from rollouts.objects.pods import holds_resources
 from rollouts.objects.pools import Pool
 from rollouts.objects.workloads import Workload, read_workload
@@ -143,26 +144,31 @@ class WorkloadScaler:
 
     async def _count(self, namespace: str, action: ScaleWorkload, at_most: int) -> None:
         """Raise Conflict where the arms would have more pods together than they may."""
-        own = await self._pods(namespace, action.identity)
-        total = max(action.replicas, own)
+        own, ending = await self._pods(namespace, action.identity)
+        total = max(action.replicas + ending, own)  # what a rise makes comes beside what ends
         for arm in action.beside:
-            total += max(await self._pods(namespace, arm), await self._replicas(namespace, arm))
+            live, _ = await self._pods(namespace, arm)
+            total += max(live, await self._replicas(namespace, arm))
         if total > at_most:
             raise Conflict(f"{total} pods would be more than {at_most}: counted anew")
 
-    async def _pods(self, namespace: str, arm: Identity) -> int:
+    async def _pods(self, namespace: str, arm: Identity) -> tuple[int, int]:
+        """Pods that hold what they were given, and how many of them are being deleted."""
         pool = self._pool(namespace, arm)
         if pool is None or not pool.selector:
-            return 0
+            return 0, 0
         selector, token, count = ",".join(f"{name}={value}" for name, value in pool.selector), "", 0
+        ending = 0
         while True:
             page = await self._client.list_page(
                 kinds.POD, namespace, limit=_PAGE, continue_token=token, label_selector=selector
             )
-            count += sum(map(holds_resources, page.items))
+            holding = [pod for pod in page.items if holds_resources(pod)]
+            count += len(holding)
+            ending += sum("deletionTimestamp" in metadata_of(pod) for pod in holding)
             token = page.continue_token
             if not token:
-                return count
+                return count, ending
 
     async def _replicas(self, namespace: str, arm: Identity) -> int:
         workload = self._workload(namespace, arm)

@@ -149,8 +149,8 @@ def _raise(draft: Draft, known: StableScale, view: WorkloadView) -> None:
     """Replicas towards what is wanted, as far as there is room."""
     others = _others(draft, known.identity)
     taken = sum(draft.obs.workloads.get(arm, WorkloadView()).pods for arm in others)
-    allowed = known.most - taken if known.most else max(known.wanted, view.live)
-    replicas, stored = min(known.wanted, allowed), draft.obs.status.stable_scale
+    allowed = known.most - taken if known.most else known.wanted + view.ending
+    replicas, stored = min(known.wanted, allowed - view.ending), draft.obs.status.stable_scale
     draft.set(stable_scale=known)
     if replicas <= view.replicas or view.live > allowed:
         draft.wake(_RECHECK)
@@ -226,7 +226,7 @@ def _make_room(draft: Draft, known: StableScale) -> None:
     if draft.obs.deleting or draft.status.started_at is None:
         lost |= set(others)  # whoever waits to begin makes room as well
     for arm, view in pods.items():
-        lacking -= max(view.live - view.replicas, 0)  # they end already
+        lacking -= view.ending
         keeps = max(_carries(draft, arm, known), view.replicas - max(lacking, 0))
         if arm not in lost or not may_give(view) or keeps >= view.replicas:
             continue

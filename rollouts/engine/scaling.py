@@ -218,7 +218,7 @@ def _raise(draft: Draft, canary: Identity, view: WorkloadView, wanted: int, most
     capacity = draft.current.capacity
     assert capacity is not None
     allowed = room(draft, canary, wanted)
-    replicas = min(wanted, allowed)
+    replicas = min(wanted, allowed - view.ending)
     if replicas <= view.replicas or view.live > allowed:
         draft.wake(_RECHECK)
         return

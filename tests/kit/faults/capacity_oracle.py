@@ -45,6 +45,8 @@ class _World:
     replicas: dict[str, int] = field(default_factory=dict)
     pods: dict[str, str] = field(default_factory=dict)
     """Release of each pod that is there, those that are being deleted included."""
+    ending: set[str] = field(default_factory=set)
+    """Those that are being deleted: what a rise makes comes beside them."""
     autoscaled: dict[str, float] = field(default_factory=dict)
     """Since when a Deployment has an autoscaler."""
     theirs: set[str] = field(default_factory=set)
@@ -80,6 +82,9 @@ class _World:
                 self.pods[name] = release
             elif not after:
                 self.pods.pop(name, None)
+            self.ending.discard(name)
+            if "deletionTimestamp" in after.get("metadata", {}):
+                self.ending.add(name)
         elif record.of(AUTOSCALER):
             scaled = (after or record.before)["spec"]["scaleTargetRef"]["name"]
             self.autoscaled.pop(scaled, None)
@@ -167,7 +172,8 @@ def too_many_pods(run: Run) -> Iterator[str]:
         if after <= before:
             continue
         live = sum(one == release for one in world.pods.values())
-        taken = world.taken() - max(before, live) + max(after, live)
+        ending = sum(world.pods.get(name) == release for name in world.ending)
+        taken = world.taken() - max(before, live) + max(after + ending, live)
         if taken > world.most():
             yield f"{release} scaled to {after} at {record.seconds:g} s: {taken} pods, {world.most()} may be"
 

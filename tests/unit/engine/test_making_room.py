@@ -614,9 +614,24 @@ def test_replicas_that_somebody_takes_from_stable_are_given_back() -> None:
     made = at_half()
     made.fleets[V1].scale(0)
     made.settle()
-    made.advance(6)
+    assert made.fleets[V1].replicas == 0  # five pods end, and hold their GPUs until they have
 
+    made.fleets[V1].settle()
+    made.advance(6)
     assert made.fleets[V1].replicas == 5
+
+
+def test_pods_that_end_take_room_beside_those_that_a_rise_makes() -> None:
+    """Replicas that are raised while pods still end make new ones at once: the old ones do not come back."""
+    made = at_half()
+    made.fleets[V2].scale(1)  # three pods end
+    made.settle()
+    made.advance(6)
+    assert made.fleets[V2].replicas == 1
+
+    made.fleets[V2].settle()
+    made.advance(6)
+    assert made.fleets[V2].replicas == 4
 
 
 @pytest.mark.parametrize("speed", AbortSpeed)
