@@ -110,7 +110,8 @@ class PodsInFlight:
             count = self._count(histories, after)
             if not pods[owner].ready and all(one.refused and one.tried >= after for one in histories):
                 count = 0  # its server has not begun to listen, or has ended
-            found[owner] = None if count is None or sent is None else max(count, sent)
+            # Each picker's count has the pod's own in it, so that it says more only where that is none.
+            found[owner] = None if count is None or sent is None else count or sent
         return found
 
     def _spared(
