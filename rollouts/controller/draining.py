@@ -182,27 +182,42 @@ class PodDrains:
         """
         changes, complete = self._changes(parsed, plan)
         self._forget(parsed, plan)
-        mine = (parsed.namespace, parsed.name)
+        written = await self._write(parsed.namespace, parsed.name, changes[:_AT_ONCE])
+        return written and complete and len(changes) <= _AT_ONCE
+
+    async def release(self, namespace: str, rollout: str) -> bool:
+        """Take all marks of a Rollout off that is gone; False where some are left. Raises NotLeading."""
+        marked = self._caches.marked_pods(namespace, rollout)
+        changes: list[_Change] = [
+            (pod, unmarking(pod)) for pod in marked if not pod["metadata"].get("deletionTimestamp")
+        ]
+        return await self._write(namespace, rollout, changes[:_AT_ONCE]) and len(changes) <= _AT_ONCE
+
+    async def _write(self, namespace: str, rollout: str, changes: list[_Change]) -> bool:
+        """Patch pods one by one; False where another try is worth it."""
+        if not changes:
+            return True
+        mine, error = (namespace, rollout), ""
         try:
             async with asyncio.timeout(_PATIENCE) as deadline:
-                for pod, annotations in changes[:_AT_ONCE]:
-                    await self._annotate(pod, annotations)
+                gone = [not await self._annotate(pod, annotations) for pod, annotations in changes]
         except NotLeading:
             raise
-        except KubeError as error:
-            refused = isinstance(error, RefusedError)
-            if refused and not isinstance(error, NotFound):
-                self._refused[mine] = (self._clock.monotonic(), str(error))
-            _log.warning("pods_not_marked", namespace=mine[0], rollout=mine[1], error=str(error))
-            return refused and not isinstance(error, NotFound)
+        except RefusedError as refusal:
+            self._refused[mine] = (self._clock.monotonic(), str(refusal))
+            _log.warning("pods_not_marked", namespace=namespace, rollout=rollout, error=str(refusal))
+            return True
+        except KubeError as failure:
+            error = str(failure)
         except TimeoutError:
             if not deadline.expired():
                 raise
-            _log.warning("pods_not_marked", namespace=mine[0], rollout=mine[1], error="no answer")
+            error = f"no answer within {_PATIENCE:g} s"
+        if error:
+            _log.warning("pods_not_marked", namespace=namespace, rollout=rollout, error=error)
             return False
-        if changes:
-            self._refused.pop(mine, None)
-        return complete and len(changes) <= _AT_ONCE
+        self._refused.pop(mine, None)
+        return not any(gone)
 
     def _changes(self, parsed: ParsedRollout, plan: Plan) -> tuple[list[_Change], bool]:
         """The patches that are due, and whether all is known that they depend on."""
@@ -281,14 +296,18 @@ class PodDrains:
             alive = {uid_of(pod) for pod in self._caches.pods.values()}
             self._idle_since = {uid: at for uid, at in self._idle_since.items() if uid in alive}
 
-    async def _annotate(self, pod: Object, annotations: Mapping[str, str | None]) -> None:
-        """Patch a pod; the cache has it from then on as it is now."""
+    async def _annotate(self, pod: Object, annotations: Mapping[str, str | None]) -> bool:
+        """Patch a pod; the cache has it from then on as it is now. False: it is gone."""
         key = key_of(pod)
         with self._caches.pods.writing(key) as record:
             body = {"metadata": {"annotations": dict(annotations)}}
-            stored = await self._client.patch(kinds.POD, *key, body, kind=PatchKind.MERGE)
+            try:
+                stored = await self._client.patch(kinds.POD, *key, body, kind=PatchKind.MERGE)
+            except NotFound:
+                return False
             record(stored)
         _log.info("pod_annotated", namespace=key.namespace, pod=key.name, annotations=dict(annotations))
+        return True
 
 
 def _asked(plan: Plan) -> list[DrainPods]:

@@ -134,6 +134,12 @@ class Performer:
             return None
         return _NEXT_MARKS
 
+    async def release(self, key: ObjectKey) -> float | None:
+        """The Rollout is gone: no pod is kept from requests for it. Seconds until the next try, if any."""
+        if self._drains is None or await self._drains.release(*key):
+            return None
+        return _NEXT_MARKS
+
     def owes_marks(self, gathered: Gathered, plan: Plan) -> bool:
         """Whether pods are to get requests again that somebody keeps from them for this Rollout."""
         return self._drains is not None and self._drains.owes(gathered.parsed, plan)

@@ -91,7 +91,7 @@ class RolloutReconciler:
             if self._approver is not None:
                 self._approver.forget(key)
             self._stored_at.pop(key, None)
-            return None
+            return await self._performer.release(key)
         traffic = gathered.parsed.spec.traffic if gathered.parsed.spec is not None else None
         kind = kind_of(traffic.kind) if traffic is not None else None
         if traffic is not None and kind is not None and kind.has_dialects:

@@ -11,9 +11,9 @@ import pytest
 from rollouts.controller.draining import PodDrains
 from rollouts.objects import kinds
 from rollouts.objects.leaving import marked_by
-from tests.kit.faults.capacity_scenarios import PODS, _scenario, busy, settled
+from tests.kit.faults.capacity_scenarios import PODS, _scenario, autoscaler, busy, kill_pod, settled
 from tests.kit.faults.cluster import Cluster
-from tests.kit.faults.moves import at_step, both, command, delete, gone, healthy_on, phase
+from tests.kit.faults.moves import at_step, both, command, delete, gone, healthy_on, phase, reason
 from tests.kit.faults.objects import CANARY, RELEASES, STABLE
 from tests.kit.faults.plans import FaultPlan
 from tests.kit.faults.simulation import Condition, Move, Run, Scenario, Simulation, simulate
@@ -26,6 +26,17 @@ _ROOM = {"maxSurge": 1, "minStable": 1, "gpus": PODS + 1}
 def draining(sim: Simulation) -> bool:
     """Somebody's pods are marked, and still answer."""
     return any(marked_by(pod) for pod in sim.cluster.all(kinds.POD))
+
+
+def unmarked(sim: Simulation) -> bool:
+    """Nobody's pods are marked."""
+    return not draining(sim)
+
+
+def take_away(sim: Simulation) -> None:
+    """Somebody takes the finalizer off and the Rollout away."""
+    sim.cluster.merge(kinds.ROLLOUT, ROLLOUT, {"metadata": {"finalizers": None}}, manager="kubectl")
+    delete(kinds.ROLLOUT, ROLLOUT)(sim)
 
 
 def scenario(name: str, *moves: Move, goal: Condition) -> Scenario:
@@ -56,6 +67,23 @@ SCENARIOS = {
             Move(when=draining, act=command("abort", tag="t2"), after=7),
             Move(when=phase("Aborted"), act=busy(STABLE, 0), after=1),
             goal=both(phase("Aborted"), settled(stable=PODS, canary=0)),
+        ),
+        scenario(
+            "a pod dies in the middle of a drain",
+            Move(when=draining, act=kill_pod(STABLE), after=5),
+            Move(when=at_step(2), act=busy(STABLE, 0), after=60),
+            goal=both(healthy_on(CANARY), settled(stable=0, canary=PODS)),
+        ),
+        scenario(
+            "an autoscaler comes in the middle of a drain",
+            Move(when=draining, act=autoscaler(STABLE), after=5),
+            Move(when=reason("CapacityManagedElsewhere"), act=command("abort", tag="t2"), after=20),
+            goal=both(phase("Aborted"), unmarked),
+        ),
+        scenario(
+            "taken away in the middle of a drain",
+            Move(when=draining, act=take_away, after=7),
+            goal=both(gone, unmarked),
         ),
         scenario(
             "deleted in the middle of a drain",
@@ -101,30 +129,33 @@ def test_only_drained_pods_go_and_no_mark_stays(name: str) -> None:
     assert any(marked_by(record.after or {}) for record in run.history.of(kinds.POD))
 
 
-def _plans(clean: Run) -> Iterator[FaultPlan]:
-    for number in range(clean.writes):
-        for fault in (WriteFault.CRASH_BEFORE, WriteFault.CRASH_AFTER):
-            yield FaultPlan(name=f"{fault.value}, write {number}", writes={number: fault})
+CRASHES = (WriteFault.CRASH_BEFORE, WriteFault.CRASH_AFTER)
+ABORTED = "capacity: aborted in the middle of a drain"
 
 
-def _after_every_write(name: str, every: int) -> list[str]:
-    clean, found = simulate(SCENARIOS[name]), []
-    for plan in list(_plans(clean))[::every]:
-        run = simulate(SCENARIOS[name], plan)
-        found += [f"{plan.name}: {wrong}" for wrong in wrongs(run)]
-        found += [] if run.converged else [f"{plan.name}: does not end"]
-    return found
+def _after_a_crash(name: str, fault: WriteFault, number: int) -> list[str]:
+    plan = FaultPlan(name=f"{fault.value}, write {number}", writes={number: fault})
+    run = simulate(SCENARIOS[name], plan)
+    found = [f"{plan.name}: {wrong}" for wrong in wrongs(run)]
+    return found if run.converged else [*found, f"{plan.name}: does not end"]
 
 
-def test_marks_end_after_a_crash_in_the_middle_of_a_drain() -> None:
-    assert _after_every_write("capacity: aborted in the middle of a drain", 6) == []
+@pytest.mark.parametrize("fault", CRASHES)
+@pytest.mark.parametrize("number", range(20, 29, 3))
+def test_marks_end_after_a_crash_in_the_middle_of_a_drain(number: int, fault: WriteFault) -> None:
+    assert _after_a_crash(ABORTED, fault, number) == []
 
 
 @pytest.mark.full
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("fault", CRASHES)
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_marks_end_after_a_crash_around_every_write(name: str) -> None:
-    assert _after_every_write(name, 1) == []
+def test_marks_end_after_a_crash_around_every_write(name: str, fault: WriteFault) -> None:
+    writes = simulate(SCENARIOS[name]).writes
+    found = [wrong for number in range(writes) for wrong in _after_a_crash(name, fault, number)]
+
+    assert writes > 20
+    assert found == []
 
 
 async def _nothing() -> bool:

@@ -370,6 +370,33 @@ def raising(error: Exception) -> Any:
     return patch
 
 
+async def test_a_pod_that_is_gone_does_not_keep_the_others_from_their_marks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet = Fleet(0, 0, 5)
+    real = MemoryApi.patch
+
+    def patch(self: MemoryApi, resource: Resource, namespace: str, name: str, *rest: Any, **how: Any) -> Any:
+        if name == "v1-0":
+            raise NotFound("gone", status=404)
+        return real(self, resource, namespace, name, *rest, **how)
+
+    monkeypatch.setattr(MemoryApi, "patch", patch)
+
+    assert not await fleet.carry_out(1)
+    assert set(fleet.annotations()) == {"v1-1"}
+
+
+async def test_a_rollout_that_is_gone_keeps_requests_from_nobody() -> None:
+    fleet = Fleet(*range(20))
+    for _ in range(2):
+        await fleet.carry_out(1)
+    left = [await fleet.drains.release("default", name) for name in ("other", "demo", "demo")]
+
+    assert left == [True, False, True]
+    assert fleet.annotations() == {}
+
+
 async def test_one_that_does_not_lead_marks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet = Fleet(0, 0)
     monkeypatch.setattr(MemoryApi, "patch", raising(NotLeading("not the leader")))
