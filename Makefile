@@ -43,7 +43,7 @@ demo-hang: $(STAMP) ## a canary whose engines stop behind healthy pods; clients 
 	$(BIN)/rollouts lab demo analysis --hang leave --control-plane $(CONTROL_PLANE)
 	$(BIN)/rollouts lab demo analysis --hang stay --control-plane $(CONTROL_PLANE)
 
-demo-capacity: $(STAMP) ## a good and a bad canary that get the GPUs that there are, with long streams running; four minutes and a half
+demo-capacity: $(STAMP) ## a good and a bad canary that get the GPUs that there are, with long streams running; ten minutes
 	$(BIN)/rollouts lab demo capacity --control-plane $(CONTROL_PLANE)
 	$(BIN)/rollouts lab demo capacity --bad --control-plane $(CONTROL_PLANE)
 

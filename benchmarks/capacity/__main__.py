@@ -22,12 +22,14 @@ _ROW = "{:>5} {:>6} {:>10} {:>10} {:>7} {:>9} {:>10} {:>11}"
 _HEAD = ("pods", "spare", "wall", "optimum", "ratio", "most GPUs", "GPU-hours", "blue-green")
 
 
-def questions(fleets: Sequence[int], *, starts: float, ends: float) -> Iterator[Question]:
+def questions(
+    fleets: Sequence[int], spare: Sequence[str], *, starts: float, ends: float
+) -> Iterator[Question]:
     """All of them, those with equal numbers once."""
     for pods in fleets:
-        spares = [int(one) if one.isdigit() else math.ceil(pods * int(one[:-1]) / 100) for one in SPARE]
-        for spare in dict.fromkeys(spares):
-            yield Question(pods=pods, spare=spare, starts=starts, ends=ends, min_stable=1)
+        spares = [int(one) if one.isdigit() else math.ceil(pods * int(one[:-1]) / 100) for one in spare]
+        for number in dict.fromkeys(spares):
+            yield Question(pods=pods, spare=number, starts=starts, ends=ends, min_stable=1)
 
 
 def extra(question: Question, outcome: Outcome) -> float:
@@ -63,11 +65,12 @@ def main() -> None:
     parser.add_argument("--starts", type=float, default=300.0, metavar="SECONDS")
     parser.add_argument("--ends", type=float, default=30.0, metavar="SECONDS")
     parser.add_argument("--pods", type=int, nargs="+", default=FLEETS)
+    parser.add_argument("--spare", nargs="+", default=SPARE, metavar="N|N%%")
     given = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    print(_ROW.format(*_HEAD))
+    print(_ROW.format(*_HEAD), flush=True)
     beside: dict[int, float] = {}
-    for question in questions(given.pods, starts=given.starts, ends=given.ends):
+    for question in questions(given.pods, given.spare, starts=given.starts, ends=given.ends):
         if question.pods not in beside:
             full = Question(
                 pods=question.pods, spare=question.pods, starts=question.starts, ends=question.ends

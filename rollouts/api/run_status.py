@@ -67,6 +67,39 @@ _JUDGED = {
 }
 
 
+_JUDGING = ("metrics", "comparisons")
+_LOSSES = ("error-rate", "lost-rate")
+"""Presets whose failure means that requests get no answer, or none that is of use."""
+
+
+def _preset_of(item: Mapping[str, Any]) -> dict[str, Any]:
+    """Name and preset of a metric or comparison of a run's spec, as they are written there."""
+    found: dict[str, Any] = {"name": item.get("name")}
+    for form in ("measure", "compare"):
+        preset = map_of(item.get(form)).get("preset")
+        if preset:
+            found[form] = {"preset": preset}
+    return found
+
+
+def _loses_requests(run: Mapping[str, Any]) -> bool:
+    """Whether something that failed counts errors or lost requests."""
+    spec, status = map_of(run.get("spec")), map_of(run.get("status"))
+    failed = {
+        map_of(item).get("name")
+        for field, state in (("metricResults", "phase"), ("comparisons", "verdict"))
+        for item in list_of(status.get(field))
+        if map_of(item).get(state) in ("Failed", "Fail")
+    }
+    rows = (_preset_of(map_of(item)) for field in _JUDGING for item in list_of(spec.get(field)))
+    lossy = (row for row in rows if any(form.get("preset") in _LOSSES for form in _forms(row)))
+    return any(row["name"] in failed for row in lossy)
+
+
+def _forms(row: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    return map_of(row.get("measure")), map_of(row.get("compare"))
+
+
 def finished_run(run: Mapping[str, Any], *, is_read: bool) -> dict[str, Any]:
     """Metadata and outcome of a finished run; with ``is_read`` what the functions below read of it, too.
 
@@ -76,15 +109,18 @@ def finished_run(run: Mapping[str, Any], *, is_read: bool) -> dict[str, Any]:
     kept_of_spec = ("attempt", "step", "stepsHash", "marks", "exclude") if is_read else ("attempt",)
     kept_of_status = ("phase", "decision", "message", "earned") if is_read else ("phase",)
     kept = {name: status[name] for name in kept_of_status if name in status}
+    kept_spec = {name: spec[name] for name in kept_of_spec if name in spec}
     if is_read:
         for field, names in _JUDGED.items():
             rows = [map_of(item) for item in list_of(status.get(field))]
             kept[field] = [{name: row[name] for name in names if name in row} for row in rows]
+        for field in _JUDGING:
+            kept_spec[field] = [_preset_of(map_of(item)) for item in list_of(spec.get(field))]
         for row, whole in zip(kept["metricResults"], list_of(status.get("metricResults")), strict=True):
             row["measurements"] = list_of(map_of(whole).get("measurements"))[-1:]
     return {
         "metadata": map_of(run.get("metadata")),
-        "spec": {name: spec[name] for name in kept_of_spec if name in spec},
+        "spec": kept_spec,
         "status": kept,
     }
 
@@ -101,6 +137,7 @@ def gate_view(run: Mapping[str, Any]) -> GateView:
         background=next((verdict for step, verdict in _verdicts(status) if step is None), None),
         steps_hash=_text(map_of(run.get("spec")).get("stepsHash")),
         marked=_marked(map_of(run.get("spec"))),
+        loses_requests=_loses_requests(run),
     )
 
 

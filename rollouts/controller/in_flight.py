@@ -83,10 +83,11 @@ class PodsInFlight:
                 return f"the endpoint picker of {pool.name} (pod {pod.name}) is not ours: it spares no pods"
         for pod, history in zip(pods, self._pickers(pool, pods, hurry=False), strict=True):
             page = history.latest[1] if history.samples and history.latest is not None else None
+            what = f"the endpoint picker of {pool.name} (pod {pod.name})"
             if page is not None and _KNOWS_DRAINS not in page.series:
-                return (
-                    f"the endpoint picker of {pool.name} (pod {pod.name}) is too old to spare pods: update it"
-                )
+                return f"{what} is too old to spare pods: update it"
+            if history.latest is None and history.error:
+                return f"{what} gives {history.error}"
         return ""
 
     def leaving(self, pool: Pool, names: Collection[str]) -> Mapping[str, int | None]:
@@ -109,7 +110,8 @@ class PodsInFlight:
             count = self._count(histories, after)
             if not pods[owner].ready and all(one.refused and one.tried >= after for one in histories):
                 count = 0  # its server has not begun to listen, or has ended
-            found[owner] = None if count is None or sent is None else max(count, sent)
+            # Each picker's count has the pod's own in it, so that it says more only where that is none.
+            found[owner] = None if count is None or sent is None else count or sent
         return found
 
     def _spared(

@@ -22,6 +22,7 @@ from rollouts.engine.versions import Identity
 from rollouts.kube.client import KubeClient, PatchKind
 from rollouts.kube.errors import Conflict, KubeError, NotFound, RetryableError
 from rollouts.objects import kinds
+from rollouts.objects.fields import metadata_of
 from rollouts.objects.groups import SET_NAME, units
 from rollouts.objects.pods import holds_resources
 from rollouts.objects.pools import Pool
@@ -145,17 +146,19 @@ class WorkloadScaler:
 
     async def _count(self, namespace: str, action: ScaleWorkload, at_most: int) -> None:
         """Raise Conflict where the arms would have more pods together than they may."""
-        own = await self._pods(namespace, action.identity)
-        total = max(action.replicas, own)
+        own, ending = await self._pods(namespace, action.identity)
+        total = max(action.replicas + ending, own)  # what a rise makes comes beside what ends
         for arm in action.beside:
-            total += max(await self._pods(namespace, arm), await self._replicas(namespace, arm))
+            live, _ = await self._pods(namespace, arm)
+            total += max(live, await self._replicas(namespace, arm))
         if total > at_most:
             raise Conflict(f"{total} pods would be more than {at_most}: counted anew")
 
-    async def _pods(self, namespace: str, arm: Identity) -> int:
+    async def _pods(self, namespace: str, arm: Identity) -> tuple[int, int]:
+        """Pods that hold what they were given, and how many of them are being deleted."""
         pool = self._pool(namespace, arm)
         if pool is None or not pool.selector:
-            return 0
+            return 0, 0
         selectors = [pool.selector]
         workload = self._workload(namespace, arm)
         if workload is not None and workload.makes_groups:
@@ -164,7 +167,8 @@ class WorkloadScaler:
         for selector in selectors:
             async for pod in self._listed(namespace, selector):
                 found[uid_of(pod)] = pod
-        return units(filter(holds_resources, found.values()))
+        holding = [pod for pod in found.values() if holds_resources(pod)]
+        return units(holding), units(pod for pod in holding if "deletionTimestamp" in metadata_of(pod))
 
     async def _listed(
         self, namespace: str, labels: tuple[tuple[str, str], ...]

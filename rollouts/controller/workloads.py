@@ -18,7 +18,6 @@ from rollouts.engine.rollout_spec import HttpRouteTraffic
 from rollouts.engine.versions import Identity
 from rollouts.objects.fields import items_at, map_of, metadata_of
 from rollouts.objects.groups import units
-from rollouts.objects.kinds import HTTP_ROUTE
 from rollouts.objects.pods import pending_words
 from rollouts.objects.pools import POOL_KIND, Pool
 from rollouts.objects.workloads import WORKLOAD_ANNOTATION, Workload
@@ -98,12 +97,16 @@ def _names(found: Collection[Workload]) -> str:
     return f"{', '.join(shown)}{more}" if shown else "none does"
 
 
-def _routes_of(parsed: ParsedRollout) -> frozenset[tuple[str, str]]:
-    """Namespaces and names of the routes that the Rollout splits, or has split: its spec may have been edited."""
-    traffic = parsed.spec.traffic if parsed.spec is not None else None
-    named = {traffic.name} if isinstance(traffic, HttpRouteTraffic) else set()
-    named |= {record.name for record in parsed.status.way_back if record.kind == HTTP_ROUTE.kind}
-    return frozenset((parsed.namespace, name) for name in named)
+def _rules_of_others(parsed: ParsedRollout, route: dict[str, Any]) -> dict[str, Any]:
+    """A route without the rules that the Rollout weighs; where no spec says which, the recorded route has no others."""
+    traffic, meta = parsed.spec.traffic if parsed.spec is not None else None, metadata_of(route)
+    mine, ours = {record.name for record in parsed.status.way_back}, tuple[str, ...]()
+    if isinstance(traffic, HttpRouteTraffic):
+        mine, ours = {traffic.name}, traffic.rule_names
+    if meta.get("namespace") != parsed.namespace or meta.get("name") not in mine:
+        return route
+    rules = [rule for rule in rules_of(route.get("spec")) if ours and map_of(rule).get("name") not in ours]
+    return {**route, "spec": {"rules": rules}}
 
 
 class WorkloadViews:
@@ -170,16 +173,12 @@ class WorkloadViews:
     def _used_by(self, parsed: ParsedRollout, pool: Pool, workload: Workload) -> str:
         """What else sends requests to the workload's pods: a route, also of another namespace, or another Rollout.
 
-        What the Rollout's own routes give the arm is no use of somebody else's: the engine reads that itself, and a
-        version that lost keeps some of it while stable waits for its pods.
+        Rules of the Rollout's own route are its weights, but for those that ``ruleNames`` leaves out.
         """
         pools = [one for one in self._caches.pools_of_namespace(pool.namespace) if self._makes(one, workload)]
-        others = [one for one in pools if (one.group, one.name) != (pool.group, pool.name)]
-        own = _routes_of(parsed)
         for route in self._caches.routes.values():
-            meta = metadata_of(route)
-            mine = (meta.get("namespace"), meta.get("name")) in own
-            if any(self._sends(route, one) for one in (others if mine else pools)):
+            others = _rules_of_others(parsed, route)
+            if any(self._sends(others, one) for one in pools):
                 return f"HTTPRoute {route['metadata']['name']}"
         for one in pools:
             for key in sorted(self._caches.rollouts_of_pool(one.namespace, one.name)):

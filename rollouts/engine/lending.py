@@ -16,19 +16,19 @@ from dataclasses import replace
 from datetime import timedelta
 
 from rollouts.engine.actions import EventType, ScaleWorkload
-from rollouts.engine.capacity import most_pods, pods_kept, stable_pods_for
+from rollouts.engine.capacity import carried, most_pods, needs_room, pods_for, pods_kept, stable_pods_for
 from rollouts.engine.draft import Draft
 from rollouts.engine.drains import drained_to, is_scaled, open_drain
 from rollouts.engine.observation import NotControllable, WorkloadView
 from rollouts.engine.reasons import Reason
-from rollouts.engine.rollout_spec import AbortSpeed, Capacity
+from rollouts.engine.rollout_spec import AbortSpeed, Capacity, WeightStep
 from rollouts.engine.rollout_status import RolloutStatus, StableScale
 from rollouts.engine.shortage import RESTORE_LIMIT, RESTORE_WINDOW, is_unknown
 from rollouts.engine.versions import Identity
 from rollouts.engine.wayback import live_shares
 from rollouts.units import FULL, ZERO, Weight
 
-__all__ = ["leave_stable", "needs_back", "settle_stable", "take_back"]
+__all__ = ["leave_stable", "needs_back", "next_ceiling", "restart_clock", "settle_stable", "take_back"]
 
 _SOON = timedelta(seconds=1)
 _RECHECK = timedelta(seconds=5)
@@ -61,6 +61,29 @@ def leave_stable(draft: Draft, why: str) -> None:
     view = draft.obs.workloads.get(lent.identity, WorkloadView())
     message = f"{lent.identity.name} keeps {view.replicas} of {lent.full} replicas: {why}"
     draft.event(EventType.WARNING, Reason.SCALE_DOWN_LEFT, message)
+
+
+def next_ceiling(draft: Draft, policy: Capacity, pods: int, asked: Weight) -> Weight | None:
+    """The weight that the canary's Ready pods carry, where stable has to give pods for what the step asks.
+
+    It rises only when what is in force under it is as it says, and falls only to what is in force: a canary that lost
+    its weight comes back by what it carries then.
+    """
+    current = draft.current
+    before = current.capacity.ceiling if current.capacity is not None else None
+    if current.started_at is None:
+        return None
+    ready = min(asked, carried(draft.obs.ready(current.canary.identity), pods, policy))
+    carries = max(draft.status.weight.ours or ZERO, ready)
+    if before is not None:
+        return carries if draft.in_force else min(before, carries)
+    return carries if needs_room(pods_for(asked, pods, policy), pods, policy) else None
+
+
+def restart_clock(draft: Draft) -> None:
+    """Each rise within a step has a step's time."""
+    if isinstance(draft.step, WeightStep) or draft.step is None:
+        draft.set_current(step_started_at=draft.now)
 
 
 # --- under an attempt ------------------------------------------------------------------------------
@@ -149,8 +172,8 @@ def _raise(draft: Draft, known: StableScale, view: WorkloadView) -> None:
     """Replicas towards what is wanted, as far as there is room."""
     others = _others(draft, known.identity)
     taken = sum(draft.obs.workloads.get(arm, WorkloadView()).pods for arm in others)
-    allowed = known.most - taken if known.most else max(known.wanted, view.live)
-    replicas, stored = min(known.wanted, allowed), draft.obs.status.stable_scale
+    allowed = known.most - taken if known.most else known.wanted + view.ending
+    replicas, stored = min(known.wanted, allowed - view.ending), draft.obs.status.stable_scale
     draft.set(stable_scale=known)
     if replicas <= view.replicas or view.live > allowed:
         draft.wake(_RECHECK)
@@ -196,7 +219,8 @@ def take_back(draft: Draft) -> None:
     view = draft.obs.workloads.get(stable, WorkloadView())
     spec = draft.obs.spec
     if spec is not None and not draft.obs.problems and spec.canary.capacity is None:
-        known = replace(known, most=0)  # nobody sets a limit any more
+        # Nobody sets a limit any more, and nobody makes the canary give its room.
+        known = replace(known, most=0, immediate=True)
     known = replace(
         known, wanted=known.full, returning=True, ready=draft.obs.ready(stable), pending=view.pending
     )
@@ -225,7 +249,7 @@ def _make_room(draft: Draft, known: StableScale) -> None:
     if draft.obs.deleting or draft.status.started_at is None:
         lost |= set(others)  # whoever waits to begin makes room as well
     for arm, view in pods.items():
-        lacking -= max(view.live - view.replicas, 0)  # they end already
+        lacking -= view.ending
         keeps = max(_carries(draft, arm, known), view.replicas - max(lacking, 0))
         if arm not in lost or not may_give(view) or keeps >= view.replicas:
             continue
@@ -251,4 +275,6 @@ def _carries(draft: Draft, arm: Identity, known: StableScale) -> int:
         shares.append(Weight(-(-rule.entries.get(arm.arm, 0) * FULL // total) if total else ZERO))
     spec = draft.obs.spec
     policy = spec.canary.capacity if spec is not None else None
-    return pods_kept(max(shares, default=ZERO), known.full, policy or Capacity())
+    kept = pods_kept(max(shares, default=ZERO), known.full, policy or Capacity())
+    # Whatever was edited meanwhile: there is room for one more pod of stable than are Ready (see ``way_limit``).
+    return min(kept, max(known.most - known.ready - 1, 0))

@@ -272,6 +272,11 @@ class WorkloadView:
         """What it takes of the cluster, or is about to."""
         return max(self.replicas, self.live)
 
+    @property
+    def ending(self) -> int:
+        """Pods beyond its replicas: a rise makes new ones beside them, however many are wanted."""
+        return max(self.live - self.replicas, 0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShareCount:

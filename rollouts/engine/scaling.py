@@ -16,14 +16,21 @@ from datetime import datetime, timedelta
 
 from rollouts.engine.actions import EventType, ScaleWorkload
 from rollouts.engine.attempt import Attempt, AttemptCapacity
-from rollouts.engine.capacity import carried, infeasible, most_pods, needs_room, pods_for
+from rollouts.engine.capacity import infeasible, most_pods, pods_for
 from rollouts.engine.converging import asked_weight, show_live
 from rollouts.engine.draft import Draft
 from rollouts.engine.drains import forget_drains, is_scaled
-from rollouts.engine.lending import leave_stable, needs_back, settle_stable, take_back
+from rollouts.engine.lending import (
+    leave_stable,
+    needs_back,
+    next_ceiling,
+    restart_clock,
+    settle_stable,
+    take_back,
+)
 from rollouts.engine.observation import WorkloadView
 from rollouts.engine.reasons import Reason
-from rollouts.engine.rollout_spec import Capacity, OnDelete, WeightStep
+from rollouts.engine.rollout_spec import Capacity, OnDelete
 from rollouts.engine.rollout_status import FOR_OTHERS, RolloutStatus, ScaleDown
 from rollouts.engine.shortage import (
     CAPACITY_REASONS,
@@ -165,12 +172,12 @@ def _scale_up(draft: Draft, policy: Capacity) -> None:
         stable_at_start=pods,
         wanted=wanted,
         reached=max(before.reached, min(view.replicas, wanted)),
-        ceiling=_ceiling(draft, policy, pods),
+        ceiling=next_ceiling(draft, policy, pods, _asked(draft)),
         ready=draft.obs.ready(canary),
         pending=view.pending,
     )
     if capacity.ceiling != before.ceiling:
-        _new_move(draft)
+        restart_clock(draft)
     # All zero (stable has no pods, and none are asked for yet) is stored as nothing.
     draft.set_current(capacity=capacity if capacity != AttemptCapacity() else None)
     if view.replicas >= wanted or view.managed_by or not grows or is_scaled(draft, draft.stable.identity):
@@ -179,30 +186,6 @@ def _scale_up(draft: Draft, policy: Capacity) -> None:
         draft.wake(_SOON)  # the numbers must be stored before they take effect
         return
     _raise(draft, canary, view, wanted, most_pods(pods, policy))
-
-
-def _ceiling(draft: Draft, policy: Capacity, pods: int) -> Weight | None:
-    """The weight that the canary's Ready pods carry, where stable has to give pods for what the step asks.
-
-    It rises only when what is in force under it is as it says, and falls only to what is in force: a canary that lost
-    its weight comes back by what it carries then.
-    """
-    current = draft.current
-    before = current.capacity.ceiling if current.capacity is not None else None
-    if current.started_at is None:
-        return None
-    asked = _asked(draft)
-    ready = min(asked, carried(draft.obs.ready(current.canary.identity), pods, policy))
-    carries = max(draft.status.weight.ours or ZERO, ready)
-    if before is not None:
-        return carries if draft.in_force else min(before, carries)
-    return carries if needs_room(pods_for(asked, pods, policy), pods, policy) else None
-
-
-def _new_move(draft: Draft) -> None:
-    """Each rise within a step has a step's time."""
-    if isinstance(draft.step, WeightStep) or draft.step is None:
-        draft.set_current(step_started_at=draft.now)
 
 
 def _stored(draft: Draft) -> tuple[int, int] | None:
@@ -218,7 +201,7 @@ def _raise(draft: Draft, canary: Identity, view: WorkloadView, wanted: int, most
     capacity = draft.current.capacity
     assert capacity is not None
     allowed = room(draft, canary, wanted)
-    replicas = min(wanted, allowed)
+    replicas = min(wanted, allowed - view.ending)
     if replicas <= view.replicas or view.live > allowed:
         draft.wake(_RECHECK)
         return

@@ -82,7 +82,7 @@ def room(draft: Draft, canary: Identity, wanted: int) -> int:
     assert policy is not None
     most = most_pods(stable_pods(draft), policy)
     if most is None:
-        return max(wanted, draft.obs.workloads[canary].live)
+        return wanted + draft.obs.workloads[canary].ending
     return most - sum(draft.obs.workloads.get(arm, WorkloadView()).pods for arm in beside(draft, canary))
 
 

@@ -131,7 +131,10 @@ def way_limit(draft: Draft, record: WayBack) -> Weight:
     path = draft.obs.pools[canary].path if canary in draft.obs.pools else None
     if path is not None and (path.problems or path.picker_down):
         return ZERO
-    return Weight(FULL - share_of_ready(draft.obs.ready(lent.identity), lent.full))
+    ready = draft.obs.ready(lent.identity)
+    if lent.most and lent.most < ready + 2:
+        return ZERO  # a pod of either does not fit beside the one that stable needs next
+    return Weight(FULL - share_of_ready(ready, lent.full))
 
 
 def return_canaries(draft: Draft) -> None:

@@ -132,7 +132,7 @@ def test_a_wrong_manifest_would_be_found(text: str, tmp_path: Path):
         check(tmp_path, text)
 
 
-@pytest.mark.parametrize("example", ["base-model", "lora"])
+@pytest.mark.parametrize("example", ["base-model", "base-model-capacity", "lora"])
 def test_lint_finds_nothing_in_the_examples(example: str):
     result = CliRunner().invoke(main, ["lint", str(ROOT / "examples" / example)])
 

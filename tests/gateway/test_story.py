@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
+
+from rollouts.kube.client import PatchKind
+from rollouts.kube.http import open_client
+from rollouts.objects.workloads import WORKLOADS
+from tests.kit.polling import eventually
 
 pytestmark = [pytest.mark.gateway, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -152,3 +158,46 @@ async def test_a_bad_canary_gives_its_gpus_back_and_a_plan_that_cannot_be_met_sa
     assert re.search(r"streams +[1-9]\d* of twenty seconds and [1-9]\d* short ones; 0 cut", text)
     assert re.search(r"GPUs +8 of \d+ +v1 8 Ready +v2 none", text)
     assert "the bad canary was aborted" in text
+
+
+async def lab(directory: Path, *arguments: str) -> str:
+    """Run ``rollouts lab`` with its state in a folder of its own; its output."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "rollouts.cli",
+        "lab",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(directory), "XDG_CACHE_HOME": str(directory)},
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+@pytest.mark.full
+async def test_a_lab_with_gpus_has_one_to_spare_and_names_its_pods_as_they_come(tmp_path):
+    state = json.loads(await lab(tmp_path, "up", "--gpus", "3", "--pod-startup", "1", "-o", "json"))
+    try:
+        assert [name.startswith("vllm-qwen-") for name in state["pods"]] == [True, True]
+        async with await open_client(state["kubeconfig"]) as client:
+            patch = {"spec": {"replicas": 1}}
+            await client.patch(
+                WORKLOADS["Deployment"],
+                "default",
+                "vllm-deepseek-r1",
+                patch,
+                kind=PatchKind.MERGE,
+                subresource="scale",
+            )
+
+        def named() -> str:
+            pods = json.loads((tmp_path / "inference-rollouts" / "lab" / "lab.json").read_text())["pods"]
+            return next((name for name in pods if name.startswith("vllm-deepseek-r1-")), "")
+
+        pod = await eventually(named, timeout=60, every=0.1)
+        assert '"errors":0.05' in await lab(tmp_path, "set", pod, "errors=5%")
+    finally:
+        await lab(tmp_path, "down")

@@ -53,6 +53,11 @@ class Fleet:
         return len(self.pods)
 
     @property
+    def ending(self) -> int:
+        """Those that are being deleted."""
+        return self.pods.count(PodState.ENDING)
+
+    @property
     def taken(self) -> int:
         """What it takes of the GPUs, or is about to."""
         return max(self.replicas, self.live)

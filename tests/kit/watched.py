@@ -98,8 +98,9 @@ class Watched:
         assert action.replicas <= lent.full
         if action.replicas >= fleet.replicas:
             beside = self._beside(action.identity)
-            taken = sum(world.fleets[arm].taken for arm in beside) + max(action.replicas, fleet.live)
-            assert not lent.most or taken <= lent.most, "no more pods than there is room for"
+            taken = sum(world.fleets[arm].taken for arm in beside) + action.replicas + fleet.ending
+            free = world.spec is not None and world.spec.canary.capacity is None
+            assert not lent.most or free or taken <= lent.most, "no more pods than there is room for"
             return
         assert world.spec is not None
         policy = world.spec.canary.capacity
@@ -139,7 +140,7 @@ class Watched:
         held = world.freeze or (world.turn and world.current.started_at is None)
         assert world.current.skip_gates or not held, "no pods for who waits for others"
         taken = sum(world.fleets[arm].taken for arm in self._beside(action.identity))
-        taken += max(action.replicas, fleet.live)
+        taken += action.replicas + fleet.ending
         most = most_pods(capacity.stable_at_start, policy)
         assert most is None or taken <= most, "no more pods than there is room for"
 

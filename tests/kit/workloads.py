@@ -183,6 +183,7 @@ async def started(client: KubeClient, stack: AsyncExitStack) -> Stage:
     runtime = HeldRuntime()
     nodes = Nodes(client, NODES, runtime)
     stack.push_async_callback(nodes.stop)
+    stack.callback(runtime.ends.set)  # before the nodes stop, also where a step came to something else
     await nodes.start()
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": _NAMESPACE}}
     await client.create(NAMESPACES, None, body)

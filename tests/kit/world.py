@@ -499,7 +499,7 @@ class World:
         fleet = self.fleets[action.identity]
         others = sum(self.fleets[arm].taken for arm in action.beside if arm in self.fleets)
         assert action.resource_version == str(fleet.version), "planned on what is there"
-        assert action.at_most is None or others + max(action.replicas, fleet.live) <= action.at_most
+        assert action.at_most is None or others + action.replicas + fleet.ending <= action.at_most
         fleet.scale(action.replicas)
 
     @property

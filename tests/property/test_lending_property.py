@@ -27,7 +27,7 @@ from tests.kit.fleet import Fleet, PodState
 from tests.kit.watched import Watched
 from tests.kit.world import Honest, World, background, pause, pool, spec, weight
 
-WALKS, STEPS = 60, 40
+WALKS, STEPS = 14, 35
 MORE = int(os.environ.get("LENDING_WALKS", "1500"))
 ARMS = [pool(name) for name in ("v1", "v2", "v3")]
 GOES_WELL = 0.7

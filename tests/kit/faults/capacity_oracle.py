@@ -24,6 +24,8 @@ from tests.kit.faults.simulation import Run
 __all__ = [
     "ended_elsewhere",
     "podless_rises",
+    "share_without_pods",
+    "too_few_pods",
     "too_many_pods",
     "undrained",
     "unstored_scales",
@@ -43,6 +45,8 @@ class _World:
     replicas: dict[str, int] = field(default_factory=dict)
     pods: dict[str, str] = field(default_factory=dict)
     """Release of each pod that is there, those that are being deleted included."""
+    ending: set[str] = field(default_factory=set)
+    """Those that are being deleted: what a rise makes comes beside them."""
     autoscaled: dict[str, float] = field(default_factory=dict)
     """Since when a Deployment has an autoscaler."""
     theirs: set[str] = field(default_factory=set)
@@ -53,17 +57,24 @@ class _World:
     without_weight: dict[str, float] = field(default_factory=dict)
     """By pool: since when the route has given it none."""
     busy: dict[str, int | None] = field(default_factory=dict)
+    draining: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """By pool: to how many replicas it drains, and since when so far."""
+    owed: dict[str, int] = field(default_factory=dict)
+    """By release: what a stable that gave pods is to have again."""
 
     def take(self, record: Record) -> None:
         name, after = record.change.name, record.after
         if record.of(kinds.ROLLOUT) and name == "mymodel" and after:
             self.rollout = after
+            self._follow_drains(record.seconds)
         elif record.of(DEPLOYMENT) and after:
             number = after["spec"].get("replicas", 1)
             if record.ours:
                 self.theirs.discard(name)
             elif number > self.replicas.get(name, number):
                 self.theirs.add(name)
+            elif number < self.replicas.get(name, number) and not self.status.get("stableScale"):
+                self.owed.pop(name, None)  # somebody took what it had again
             self.replicas[name] = number
         elif record.of(kinds.POD):
             release = (after.get("metadata", {}).get("labels") or {}).get("release")
@@ -71,6 +82,9 @@ class _World:
                 self.pods[name] = release
             elif not after:
                 self.pods.pop(name, None)
+            self.ending.discard(name)
+            if "deletionTimestamp" in after.get("metadata", {}):
+                self.ending.add(name)
         elif record.of(AUTOSCALER):
             scaled = (after or record.before)["spec"]["scaleTargetRef"]["name"]
             self.autoscaled.pop(scaled, None)
@@ -92,6 +106,18 @@ class _World:
             else:
                 self.without_weight.setdefault(pool, record.seconds)
 
+    def _follow_drains(self, seconds: float) -> None:
+        asked = {one["name"]: one["to"] for one in self.status.get("drains") or ()}
+        for pool in set(self.draining) - set(asked):
+            del self.draining[pool]
+        for pool, to in asked.items():
+            known, since = self.draining.get(pool, (to + 1, seconds))
+            self.draining[pool] = (to, seconds if to < known else since)
+        lent, stable = self.status.get("stableScale"), (self.status.get("stable") or {}).get("name")
+        self.owed = {release: n for release, n in self.owed.items() if _POOL_OF[release] == stable}
+        if lent:
+            self.owed[RELEASES[lent["name"]]] = lent["full"]
+
     @property
     def status(self) -> Object:
         return self.rollout.get("status") or {}
@@ -103,14 +129,14 @@ class _World:
 
     def taken(self) -> int:
         """GPUs that all versions take, or are about to; not those that were left to an autoscaler with their pods."""
-        counted = set(self.replicas)
-        if self.left:
-            arms = [
-                self.status.get("stable"),
-                self.status.get("canary"),
-                *(self.status.get("scaleDowns") or ()),
-            ]
-            counted = {RELEASES.get(arm["name"], "") for arm in arms if arm}
+        arms = [
+            self.status.get("stable"),
+            None if self.status.get("aborted") else self.status.get("canary"),
+            *(self.status.get("scaleDowns") or ()),
+        ]
+        versions = {RELEASES.get(arm["name"], "") for arm in arms if arm}
+        # What somebody scaled up, or was left with its pods, counts while it is a version of the Rollout.
+        counted = versions if self.left else set(self.replicas) - (self.theirs - versions)
         return sum(
             max(number, sum(one == release for one in self.pods.values()))
             for release, number in self.replicas.items()
@@ -119,13 +145,12 @@ class _World:
 
     def most(self) -> float:
         """N + maxSurge by the stored status and spec; without maxSurge there is no limit."""
+        lent = self.status.get("stableScale") or {}
+        if lent.get("returning"):
+            return lent["most"] or math.inf
         stable = (self.status.get("capacity") or {}).get("stableAtStart", 0)
         surge = self.capacity.get("maxSurge")
-        if surge is None:
-            return math.inf
-        if isinstance(surge, str):
-            return int(stable + math.ceil(Fraction(surge.rstrip("%")) * stable / 100))
-        return int(stable + surge)
+        return math.inf if surge is None else stable + _pods(surge, stable)
 
 
 def _scales(history: History) -> Iterator[tuple[_World, Record, int, int]]:
@@ -147,7 +172,8 @@ def too_many_pods(run: Run) -> Iterator[str]:
         if after <= before:
             continue
         live = sum(one == release for one in world.pods.values())
-        taken = world.taken() - max(before, live) + max(after, live)
+        ending = sum(world.pods.get(name) == release for name in world.ending)
+        taken = world.taken() - max(before, live) + max(after + ending, live)
         if taken > world.most():
             yield f"{release} scaled to {after} at {record.seconds:g} s: {taken} pods, {world.most()} may be"
 
@@ -156,7 +182,8 @@ def wrong_workloads(run: Run) -> Iterator[str]:
     """Scales of what is not the controller's to scale: stable, and what an autoscaler has."""
     for world, record, before, after in _scales(run.history):
         release, stable = record.change.name, (world.status.get("stable") or {}).get("name")
-        if _POOL_OF[release] == stable:
+        gives = (world.status.get("stableScale") or {}).get("name") == stable
+        if _POOL_OF[release] == stable and not gives:
             yield f"stable's {release} scaled from {before} to {after} at {record.seconds:g} s"
         # What appears in the very moment of a write is heard of after it.
         heard = record.seconds - run.history.staleness > world.autoscaled.get(release, math.inf)
@@ -171,9 +198,11 @@ def unstored_scales(run: Run) -> Iterator[str]:
         decided = [one["name"] for one in world.status.get("scaleDowns") or () if one.get("decided")]
         wanted = (world.status.get("capacity") or {}).get("wanted", 0)
         is_canary = (world.status.get("canary") or {}).get("name") == pool
-        if (after > before and not (is_canary and after <= wanted)) or (
-            after < before and pool not in decided
-        ):
+        lent = world.status.get("stableScale") or {}
+        may_rise = is_canary and after <= wanted
+        may_rise |= lent.get("name") == pool and after <= lent.get("wanted", 0)
+        may_fall = pool in decided or (pool in world.draining and world.draining[pool][0] <= after)
+        if (after > before and not may_rise) or (after < before and not may_fall):
             yield f"{pool} scaled from {before} to {after} at {record.seconds:g} s, which is not stored"
 
 
@@ -183,12 +212,58 @@ def undrained(run: Run) -> Iterator[str]:
         pool = _POOL_OF[record.change.name]
         if after >= before:
             continue
+        timeout = _seconds(world.capacity.get("drainTimeout", "30m"))
+        if pool in world.draining and world.draining[pool][0] <= after:
+            asked = record.seconds - world.draining[pool][1]
+            if world.busy.get(pool, 0) != 0 and asked < timeout - 1:  # statuses have whole seconds
+                yield f"{pool} scaled down at {record.seconds:g} s, {asked:g} s after it was to drain, while it answers"
+            continue
         if world.shares.get(pool):
             yield f"{pool} scaled down at {record.seconds:g} s with weight {world.shares[pool]}"
             continue
         idle = record.seconds - world.without_weight.get(pool, 0.0)
-        if world.busy.get(pool, 0) != 0 and idle < _seconds(world.capacity.get("drainTimeout", "30m")):
+        if world.busy.get(pool, 0) != 0 and idle < timeout:
             yield f"{pool} scaled down at {record.seconds:g} s, {idle:g} s after its weight, while it answers"
+
+
+def too_few_pods(run: Run) -> Iterator[str]:
+    """Pods taken from a version that its share needs, or that minStable keeps."""
+    for world, record, before, after in _scales(run.history):
+        pool, lent = _POOL_OF[record.change.name], world.status.get("stableScale")
+        if after >= before or not lent:
+            continue
+        n, headroom = lent["full"], Fraction(world.capacity.get("headroom", 1)).limit_denominator(1000)
+        total = sum(world.shares.values()) or 1
+        part, needed = Fraction(world.shares.get(pool, 0), total) - _GRAIN, 0
+        if pool != lent["name"]:
+            headroom = min(headroom, Fraction(1))  # it may have been edited meanwhile
+        else:
+            canary = (world.status.get("canary") or {}).get("name", "")
+            part = 1 - Fraction(world.shares.get(canary, 0), total) - _GRAIN
+            needed, headroom = (
+                min(n, _pods(world.capacity.get("minStable", "100%"), n)),
+                max(headroom, Fraction(1)),
+            )
+        needed = max(needed, min(n, math.ceil(part * n * headroom)))
+        if after < needed:
+            yield f"{pool} scaled from {before} to {after} at {record.seconds:g} s, and {needed} of {n} are to stay"
+
+
+_GRAIN = Fraction(1, 10_000)
+"""Weights are whole hundredths of a percent."""
+
+
+def _pods(count: int | str, n: int) -> int:
+    return math.ceil(Fraction(count.rstrip("%")) * n / 100) if isinstance(count, str) else count
+
+
+def share_without_pods(run: Run, replay: Replay, seconds: float) -> Fraction:
+    """What an aborted canary may keep for now: the share that a stable which gave pods has no Ready ones for."""
+    lent = replay.status.get("stableScale") or {}
+    if not lent or lent.get("immediate"):
+        return Fraction(0)
+    pictures = ready_pictures(run.history, replay, seconds, lent["name"])
+    return 1 - Fraction(10_000 * min(map(len, pictures)) // lent["full"], 10_000)
 
 
 def _seconds(duration: str) -> float:
@@ -228,6 +303,12 @@ def ended_elsewhere(run: Run) -> Iterator[str]:
     if owed:
         yield f"still to be scaled down at the end: {owed}"
     stable = RELEASES.get((status.get("stable") or {}).get("name", ""), "")
+    if (status.get("stableScale") or {}).get("pending"):
+        return  # it waits for nodes, and says so
+    if not gone and status.get("stableScale"):
+        yield f"stable still to get pods back at the end: {status['stableScale']}"
+    if not world.left and world.replicas.get(stable, 0) < world.owed.get(stable, 0):
+        yield f"stable's {stable} ends with {world.replicas.get(stable)} of {world.owed[stable]} replicas"
     if not world.replicas.get(stable):
         yield f"stable's {stable} ends with no replicas"
     asked = {RELEASES[one["name"]] for one in status.get("history") or () if one["name"] in RELEASES}

@@ -7,12 +7,12 @@ from typing import Any
 
 from rollouts.objects import kinds
 from rollouts.objects.workloads import AUTOSCALER
-from tests.kit.faults.capacity_scenarios import autoscaler, busy, kill_pod, replicas
+from tests.kit.faults.capacity_scenarios import autoscaler, busy, gpus, kill_pod, replicas
 from tests.kit.faults.deployments import DEPLOYMENT
 from tests.kit.faults.moves import delete, edit_spec, overwrite_route
 from tests.kit.faults.objects import CANARY, RELEASES, STABLE
 from tests.kit.faults.plans import FaultClass, enumerate_plans
-from tests.kit.faults.simulation import Act, Disturbance, FaultPlan, Run, Simulation
+from tests.kit.faults.simulation import Act, Disturbance, FaultPlan, Run
 from tests.kit.faults.transport import Delivery
 
 __all__ = ["COMMON", "capacity_plans", "every_plan", "late_plans"]
@@ -28,14 +28,6 @@ COMMON = (
     FaultClass.STORM,
 )
 """Classes of faults that every rollout meets."""
-
-
-def _gpus(number: int) -> Act:
-    def act(sim: Simulation) -> None:
-        assert sim.cluster.deployments is not None
-        sim.cluster.deployments.gpus = number
-
-    return act
 
 
 def _capacity(**changes: Any) -> Act:
@@ -58,7 +50,7 @@ def _paused(*, paused: bool) -> Act:
 _ACTS: dict[str, tuple[Act, Act | None, float]] = {
     "a canary pod dies": (kill_pod(CANARY), None, 0.0),
     "a stable pod dies": (kill_pod(STABLE), None, 0.0),
-    "no GPU is free for 90 s": (_gpus(4), _gpus(16), 90.0),
+    "no GPU is free for 90 s": (gpus(4), gpus(16), 90.0),
     "argocd takes the canary's pods": (replicas(CANARY, 0), None, 0.0),
     "a person scales the canary up": (replicas(CANARY, 6, "kubectl"), None, 0.0),
     "a person scales stable up for 60 s": (
@@ -71,6 +63,8 @@ _ACTS: dict[str, tuple[Act, Act | None, float]] = {
     "stable answers for ever": (busy(STABLE, None), None, 0.0),
     "the canary answers for 100 s": (busy(CANARY, 2), busy(CANARY, 0), 100.0),
     "maxSurge 25% for 60 s": (_capacity(maxSurge="25%"), _capacity(maxSurge=None), 60.0),
+    "minStable 100% for 60 s": (_capacity(minStable="100%"), _capacity(minStable=1), 60.0),
+    "abort Immediate": (_capacity(abort="Immediate"), None, 0.0),
     "headroom 1.5": (_capacity(headroom=1.5), None, 0.0),
     "capacity taken out": (edit_spec(_without_capacity), None, 0.0),
     "paused for 40 s": (_paused(paused=True), _paused(paused=False), 40.0),

@@ -13,7 +13,7 @@ from tests.kit.faults.moves import at_step, both, command, delete, gone, healthy
 from tests.kit.faults.objects import CANARY, RELEASES, STABLE, THIRD, base_objects, rollout_object
 from tests.kit.faults.simulation import Act, Condition, Move, Scenario, Simulation
 
-__all__ = ["CAPACITY_SCENARIOS", "autoscaler", "busy", "kill_pod", "replicas", "settled"]
+__all__ = ["CAPACITY_SCENARIOS", "autoscaler", "busy", "gpus", "kill_pod", "lent", "replicas", "settled"]
 
 Object = dict[str, Any]
 
@@ -67,9 +67,27 @@ def settled(**pools: int) -> Condition:
 
     def holds(sim: Simulation) -> bool:
         scaled = all(_replicas(sim, names[role]) == number for role, number in pools.items())
-        return scaled and not sim.status.get("scaleDowns")
+        return scaled and not sim.status.get("scaleDowns") and not sim.status.get("stableScale")
 
     return holds
+
+
+def gpus(number: int) -> Act:
+    """From now on nodes have so many GPUs; pods that have one keep it."""
+
+    def act(sim: Simulation) -> None:
+        assert sim.cluster.deployments is not None
+        sim.cluster.deployments.gpus = number
+
+    return act
+
+
+def lent(replicas: int) -> Condition:
+    """Stable has given pods, and has so many left."""
+    return lambda sim: "stableScale" in sim.status and _replicas(sim, STABLE) == replicas
+
+
+ONE_SPARE: Object = {"maxSurge": 1, "minStable": 1}
 
 
 def _scenario(
@@ -171,6 +189,71 @@ CAPACITY_SCENARIOS: dict[str, Scenario] = {
             [_GO_ON],
             both(phase("Aborted"), settled(stable=PODS, canary=0)),
             gpus=PODS + 1,
+        ),
+        _scenario(
+            "one spare pod: promoted",
+            [
+                Move(when=at_step(1), act=busy(STABLE, 2), after=2),
+                _GO_ON,
+                Move(when=reason("MakingRoom"), act=busy(STABLE, 0), after=40),
+            ],
+            both(healthy_on(CANARY), settled(stable=0, canary=PODS)),
+            gpus=PODS + 1,
+            **ONE_SPARE,
+        ),
+        _scenario(
+            "one spare pod: reverted at half",
+            [_GO_ON, Move(when=lent(2), act=retarget(STABLE), after=5)],
+            both(healthy_on(STABLE), settled(stable=PODS, canary=0)),
+            gpus=PODS + 1,
+            **ONE_SPARE,
+        ),
+        _scenario(
+            "one spare pod: no GPU for the next, aborted at the deadline",
+            [
+                _GO_ON,
+                Move(when=lent(2), act=gpus(PODS - 1), after=5),
+                Move(when=phase("Aborted"), act=gpus(PODS + 1), after=60),
+            ],
+            both(phase("Aborted"), settled(stable=PODS, canary=0)),
+            gpus=PODS + 1,
+            **ONE_SPARE,
+        ),
+        _scenario(
+            "one spare pod: another target at half",
+            [
+                _GO_ON,
+                Move(when=lent(2), act=retarget(THIRD), after=5),
+                Move(when=at_step(1), act=command("promote", tag="t2"), after=5),
+            ],
+            both(healthy_on(THIRD), settled(stable=0, canary=0, third=PODS)),
+            gpus=PODS + 1,
+            **ONE_SPARE,
+        ),
+        _scenario(
+            "one spare pod: deleted at half",
+            [_GO_ON, Move(when=lent(2), act=delete(kinds.ROLLOUT, "mymodel"), after=5)],
+            both(gone, settled(stable=PODS, canary=0)),
+            gpus=PODS + 1,
+            **ONE_SPARE,
+        ),
+        _scenario(
+            "one spare pod: aborted by command at half",
+            [_GO_ON, Move(when=lent(2), act=command("abort", tag="t2"), after=5)],
+            both(phase("Aborted"), settled(stable=PODS, canary=0)),
+            gpus=PODS + 1,
+            **ONE_SPARE,
+        ),
+        _scenario(
+            "one spare pod: an autoscaler of stable appears at half",
+            [
+                _GO_ON,
+                Move(when=lent(2), act=autoscaler(STABLE), after=5),
+                Move(when=reason("CapacityManagedElsewhere"), act=command("abort", tag="t2"), after=60),
+            ],
+            both(phase("Aborted"), settled()),
+            gpus=PODS + 1,
+            **ONE_SPARE,
         ),
         _scenario(
             "a plan that cannot be met",

@@ -25,6 +25,8 @@ from tests.kit.faults.adapter_oracle import (
 from tests.kit.faults.capacity_oracle import (
     ended_elsewhere,
     podless_rises,
+    share_without_pods,
+    too_few_pods,
     too_many_pods,
     undrained,
     unstored_scales,
@@ -84,10 +86,11 @@ class Invariant(Enum):
         "16 no more pods than N + maxSurge, those that are being deleted included, by the controller's doing"
     )
     PODS_FIRST = "17 weight rises only when the pods that it needs are Ready"
-    OURS = "18 stable, and what an autoscaler has, is never scaled"
+    OURS = "18 stable is never scaled but where it gives pods, and what an autoscaler has never"
     STORED = "19 what a workload is scaled to is stored before"
     DRAINED = "20 no pod with weight is taken away, and none with work before the timeout"
     ENDED = "21 stable ends with its pods, and what lost with as many as scaleDown says"
+    FLOOR = "22 no version gets fewer pods than minStable or its share needs, by the controller's doing"
     TOLD = "15 a refused traffic write is told of in the server's words and tried again within seconds"
 
 
@@ -99,6 +102,7 @@ OF_CAPACITY = frozenset(
         Invariant.STORED,
         Invariant.DRAINED,
         Invariant.ENDED,
+        Invariant.FLOOR,
     )
 )
 """Of workloads that are scaled: their plans and planted bugs are in a file of their own."""
@@ -272,7 +276,7 @@ def _aborted(run: Run) -> Iterator[str]:
         if not replay.abort_decided() or not replay.canary_name:
             continue
         left = max((share(dict(rule), replay.canary_name) for rule in weights_of(record.after)), default=0)
-        if left > 0:
+        if left > share_without_pods(run, replay, record.seconds):
             yield f"route write at {record.seconds:g} s leaves {float(left):.2%} on an aborted revision"
 
 
@@ -480,4 +484,5 @@ _CHECKERS: dict[Invariant, Callable[[Run], Iterator[str]]] = {
     Invariant.STORED: unstored_scales,
     Invariant.DRAINED: undrained,
     Invariant.ENDED: ended_elsewhere,
+    Invariant.FLOOR: too_few_pods,
 }

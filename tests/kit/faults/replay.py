@@ -119,8 +119,11 @@ class Replay:
             steps = self.canary_field("steps", [])
             allowed |= {_percent(step["setWeight"]) for step in steps if "setWeight" in step}
         weight = self.status.get("weight") or {}
-        kept = [self.status.get("weightCap"), weight.get("desired"), weight.get("applied")]
-        return allowed | {_percent(value) for value in kept if value is not None}
+        ceiling = (self.status.get("capacity") or {}).get("ceiling")
+        kept = [self.status.get("weightCap"), weight.get("desired"), weight.get("applied"), ceiling]
+        allowed |= {_percent(value) for value in kept if value is not None}
+        full = (self.status.get("stableScale") or {}).get("full", 0)
+        return allowed | {Fraction(10_000 - 10_000 * ready // full, 10_000) for ready in range(full)}
 
     def gates_before_current_step(self) -> list[int]:
         """Indices of analysis steps that must have been passed by now."""
@@ -198,12 +201,14 @@ def _phase(run: Object) -> str:
     return str((run.get("status") or {}).get("phase", ""))
 
 
-def ready_pictures(history: History, replay: Replay, seconds: float) -> list[frozenset[str]]:
-    """The Ready pods of the canary's pool at every moment that a picture of the allowed staleness may show.
+def ready_pictures(history: History, replay: Replay, seconds: float, pool: str = "") -> list[frozenset[str]]:
+    """The Ready pods of a pool, the canary's, at every moment that a picture of the allowed staleness may show.
 
     Not the moments before the first process, when the pods were being made.
     """
-    release = replay.variant_release or _release(history, replay.canary_pool)
+    release = (
+        _release(history, pool) if pool else replay.variant_release or _release(history, replay.canary_pool)
+    )
     ready: set[str] = set()
     pictures: list[frozenset[str]] = []
     for record in history.records:

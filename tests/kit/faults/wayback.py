@@ -256,6 +256,9 @@ def _excused(story: _Story, due: _Due, seconds: float) -> bool:
         return True  # rule 6: weights are kept until one is Ready
     if not moment.rollout:
         return False
+    lent = (moment.rollout.get("status") or {}).get("stableScale") or {}
+    if lent.get("returning") and not lent.get("immediate"):
+        return True  # as capacity allows; that it ends is another invariant
     if plan.blocked and plan.blocked in _alarms(story.run, moment.rollout, due.seconds):
         return True
     return any(seconds - RETRIED_WITHIN <= at <= seconds for at in story.refused())

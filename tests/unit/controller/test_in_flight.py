@@ -258,6 +258,18 @@ def test_who_can_keep_requests_from_single_pods(
     assert bool(found) == bool(want)
 
 
+def test_a_picker_that_was_never_reached_is_no_help_and_one_that_was_is_believed() -> None:
+    watched = Watched()
+    watched.loads.uncontrollable(PICKED)
+    watched.fail(PICKER)
+    never = watched.loads.uncontrollable(PICKED)
+    watched.say(KNOWS, PICKER)
+    watched.fail(PICKER)
+
+    assert never == "the endpoint picker of v1 (pod k0) gives no answer"
+    assert watched.loads.uncontrollable(PICKED) == ""
+
+
 def test_a_page_that_was_read_for_others_says_nothing_about_drains() -> None:
     watched = Watched()
     page = ScrapeTarget(pod="k0", ip=PICKER, port=9090, namespace="default")

@@ -273,43 +273,6 @@ def test_routes_that_send_requests_to_what_lost_are_named(route: Object, used_by
     assert (stays.used_by, stays.in_flight, stays.refused) == ("", None, "over quota")
 
 
-def _returning(cluster: Cluster, *, readable: bool) -> WorkloadView:
-    """What is seen of V1, which lost to a stable that gets its pods back."""
-    spec = {
-        "target": {"pool": {"name": "v2"}},
-        "traffic": {"httpRoutes": [{"name": "r"}]},
-        "strategy": {"canary": {"steps": [{"setWeight": 10}], "capacity": {}}},
-    }
-    meta = {"name": "demo", "namespace": "default"}
-    route = {"kind": "HTTPRoute", "group": kinds.HTTP_ROUTE.group, "name": "r", "mode": TrafficMode.ADOPTED}
-    arms = {
-        one: EntryRef(kind="InferencePool", name=name) for one, name in (("stable", "v2"), ("canary", "v1"))
-    }
-    status = RolloutStatus(
-        stable=revision_of(V2, ""),
-        scale_downs=(ScaleDown(identity=V1),),
-        stable_scale=StableScale(identity=V2, full=4, wanted=1, most=5),
-        way_back=(WayBack(**route, **arms),),
-    )
-    parsed = parse_rollout({"metadata": meta, **({"spec": spec} if readable else {})})
-    return cluster.views(replace(parsed, status=status))[V1]
-
-
-@pytest.mark.parametrize("readable", [True, False], ids=["a spec", "a spec that nobody can read"])
-def test_the_weight_that_the_rollout_s_own_route_gives_it_holds_no_arm(readable: bool) -> None:
-    """A version that lost has some while stable waits for its pods, and its own go meanwhile."""
-    cluster = Cluster()
-    cluster.pool("v1")
-    cluster.workload("old", labels={"app": "v1"}, replicas=4)
-    cluster.put(kinds.HTTP_ROUTE, **_route("r", 1))
-    assert _returning(cluster, readable=readable).used_by == ""
-
-    cluster.pool("twin", app="v1")
-    ref = {"group": GROUP, "kind": "InferencePool", "name": "twin"}
-    cluster.put(kinds.HTTP_ROUTE, "r", spec={"rules": [{"backendRefs": [ref]}]})
-    assert _returning(cluster, readable=readable).used_by == "HTTPRoute r"
-
-
 def test_stable_on_its_way_back_is_looked_at_whatever_has_become_of_the_spec() -> None:
     cluster = Cluster()
     cluster.pool("v1")
@@ -320,6 +283,49 @@ def test_stable_on_its_way_back_is_looked_at_whatever_has_become_of_the_spec() -
 
     assert parsed.spec is None
     assert cluster.views(parsed)[V1].replicas == 4
+
+
+@pytest.mark.parametrize(
+    ("named", "rule", "used_by"),
+    [([], "chat", ""), (["chat"], "chat", ""), (["chat"], "batch", "HTTPRoute r"), (None, "chat", "")],
+)
+def test_weights_of_the_rollouts_own_route_are_no_use_by_others(
+    named: list[str] | None, rule: str, used_by: str
+) -> None:
+    """On the way back a version that lost has some, and stable that gives pods always has; without a spec, too."""
+    cluster = Cluster()
+    for name in ("v1", "v2"):
+        cluster.pool(name)
+        cluster.workload(name, labels={"app": name}, replicas=4)
+    refs = [{"group": GROUP, "kind": "InferencePool", "name": name, "weight": 50} for name in ("v1", "v2")]
+    cluster.put(kinds.HTTP_ROUTE, "r", spec={"rules": [{"name": rule, "backendRefs": refs}]})
+    route = {"name": "r", "ruleNames": named} if named else {"name": "r"}
+    spec = {
+        "target": {"pool": {"name": "v2"}},
+        "traffic": {"httpRoutes": [route]},
+        "strategy": {"canary": {"steps": [{"setWeight": 10}], "capacity": {"maxSurge": 1, "minStable": 1}}},
+    }
+    rollout = {"metadata": {"name": "demo", "namespace": "default", "uid": "u"}}
+    parsed = parse_rollout({**rollout, "spec": spec} if named is not None else rollout)
+    way = WayBack(
+        kind="HTTPRoute",
+        group="gateway.networking.k8s.io",
+        name="r",
+        mode=TrafficMode.ADOPTED,
+        stable=EntryRef(kind="InferencePool", group=GROUP, name="v1"),
+        canary=EntryRef(kind="InferencePool", group=GROUP, name="v2"),
+    )
+    lent = StableScale(identity=V1, full=4, wanted=4, most=5, returning=True)
+    status = RolloutStatus(
+        stable=revision_of(V1, ""),
+        scale_downs=(ScaleDown(identity=V2),),
+        stable_scale=lent,
+        way_back=(way,),
+    )
+    views = cluster.views(replace(parsed, status=status))
+
+    assert views[V2].used_by == used_by
+    assert named is None or views[V1].used_by == used_by
 
 
 @pytest.mark.parametrize("mirrored", ["v1", "v2"])

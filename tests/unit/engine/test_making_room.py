@@ -20,6 +20,7 @@ from rollouts.engine.capacity import (
 )
 from rollouts.engine.observation import (
     Blocker,
+    Claim,
     CrashView,
     Drained,
     Draining,
@@ -27,6 +28,7 @@ from rollouts.engine.observation import (
     GateView,
     JobOutcome,
     NotControllable,
+    PathView,
 )
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, OnDelete, PodCount
@@ -543,6 +545,16 @@ def test_capacity_taken_out_gives_stable_its_pods_back_without_a_limit() -> None
     assert made.fleets[V2].replicas == 4
 
 
+def test_capacity_taken_out_is_no_reason_to_wait_for_pods_that_find_no_node() -> None:
+    made = at_half()
+    policy(made, None)
+    assert made.fleets[V1].replicas == 8
+    assert made.fleets[V1].ready == 5
+    to(made, "v1")
+
+    assert made.share_of(V2) == 0
+
+
 def test_a_higher_floor_is_kept_as_soon_as_there_is_room() -> None:
     made = at_half()
     policy(made, replace(TIGHT, min_stable=PodCount(number=7), max_surge=PodCount(number=4)))
@@ -602,9 +614,24 @@ def test_replicas_that_somebody_takes_from_stable_are_given_back() -> None:
     made = at_half()
     made.fleets[V1].scale(0)
     made.settle()
-    made.advance(6)
+    assert made.fleets[V1].replicas == 0  # five pods end, and hold their GPUs until they have
 
+    made.fleets[V1].settle()
+    made.advance(6)
     assert made.fleets[V1].replicas == 5
+
+
+def test_pods_that_end_take_room_beside_those_that_a_rise_makes() -> None:
+    """Replicas that are raised while pods still end make new ones at once: the old ones do not come back."""
+    made = at_half()
+    made.fleets[V2].scale(1)  # three pods end
+    made.settle()
+    made.advance(6)
+    assert made.fleets[V2].replicas == 1
+
+    made.fleets[V2].settle()
+    made.advance(6)
+    assert made.fleets[V2].replicas == 4
 
 
 @pytest.mark.parametrize("speed", AbortSpeed)
@@ -687,3 +714,115 @@ def test_pods_that_hang_pending_end_at_the_deadline_with_stable_whole() -> None:
     assert made.status.phase is Phase.ABORTED
     assert made.fleets[V1].replicas == 8
     assert (fleet.replicas, fleet.ready) == (0, 0)
+
+
+# --- corners ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("capacity", "gives"),
+    [
+        (TIGHT, True),
+        (replace(TIGHT, max_surge=None), False),
+        (replace(TIGHT, min_stable=PodCount(number=100, percent=True)), False),
+        (replace(TIGHT, min_stable=PodCount(number=50, percent=True)), True),
+        (replace(TIGHT, min_stable=PodCount(number=100)), True),
+    ],
+)
+def test_whether_stable_may_have_to_give_pods(capacity: Capacity, gives: bool) -> None:
+    assert capacity.gives is gives
+
+
+def test_pods_whose_requests_cannot_be_kept_away_go_after_the_timeout_on_the_way_back() -> None:
+    made = judged()
+    made.fleets[V2].drain = NotControllable("its picker is not ours")
+    fail(made)
+    assert "requests cannot be kept from 1 pods of v2" in made.status.drains[0].message
+    made.advance(290)
+    assert replicas(made) == (5, 4)
+    made.advance(11)
+    assert replicas(made) == (5, 3)
+
+
+@pytest.mark.parametrize("arm", [V1, V2])
+def test_nothing_is_taken_while_it_is_not_known_what_makes_the_pods(arm: Any) -> None:
+    made = world()
+    made.fleets[arm].problem = None
+    go(made, 2)
+    taken = made.fleets[V1].scales[:]
+    made.fleets[arm].problem = Blocker(reason=Reason.CAPACITY_UNKNOWN, message="two of them")
+    go(made, 3)
+
+    assert made.fleets[V1].scales == taken
+    assert "two of them" in made.status.message
+
+
+def test_what_drains_gets_requests_again_while_the_spec_pauses() -> None:
+    made = world()
+    made.fleets[V1].drain = Draining(pods=1, requests=1)
+    go(made, 3)
+    assert made.status.drains
+    assert made.spec is not None
+    made.edit(replace(made.spec, paused=True))
+
+    assert made.status.drains == ()
+    assert made.fleets[V1].scales == []
+
+
+def test_capacity_taken_out_between_two_moves_lets_the_step_go_on_by_endpoints() -> None:
+    made = world()
+    go(made, 2)
+    assert made.status.weight.applied == 1250
+    made.fleets[V2].scale(4)
+    made.fleets[V2].settle()
+    policy(made, None)
+    made.advance(6)
+
+    assert made.status.weight.applied == 5000
+
+
+def test_a_loser_is_scaled_once_in_a_plan() -> None:
+    """By the drain that makes room, and by its own end, which comes in the same moment."""
+    made = at_half(replace(TIGHT, abort=AbortSpeed.IMMEDIATE))
+    made.fleets[V2].drain, made.fleets[V2].in_flight = Draining(pods=4, requests=4), 4
+    to(made, "v1")
+    for _ in range(8):
+        made.advance(6)
+    made.fleets[V2].drain, made.fleets[V2].in_flight = Drained(), 0
+    go(made, 12)
+
+    assert replicas(made) == (8, 0)
+
+
+def test_a_canary_whose_picker_is_down_keeps_nothing() -> None:
+    made = judged()
+    made.paths = {V2: PathView(problems=(Blocker(reason=Reason.PICKER_MISSING, message="gone"),))}
+    fail(made)
+
+    assert made.share_of(V2) == 0
+
+
+def test_a_route_of_another_rollout_is_said_before_pods_are() -> None:
+    made = judged()
+    made.claim, made.claimed_by = Claim.OTHER, "other"
+    fail(made)
+
+    assert made.status.reason == Reason.ABORT_BLOCKED_BY_CLAIM
+
+
+@pytest.mark.parametrize("edit", ["headroom", "surge", "least"])
+def test_no_edit_of_the_numbers_holds_up_a_return(edit: str) -> None:
+    made = judged()
+    changes: dict[str, Any] = {
+        "headroom": {"headroom": 3.0},
+        "surge": {"max_surge": PodCount(number=0)},
+        "least": {"min_replicas": 9},
+    }
+    policy(made, replace(TIGHT, **changes[edit]))
+    go(made, 1)
+    fail(made)
+    go(made, 30)
+
+    assert made.share_of(V2) == 0
+    assert made.fleets[V1].replicas == 8
+    assert made.status.stable_scale is None
