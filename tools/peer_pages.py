@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from rollouts.peers import GatewayPeer, PoolSplit, gateway_peers
+from rollouts.peers import GatewayPeer, PoolWeighing, gateway_peers
 
 __all__ = ["KINDS", "OtherPeer", "other_peers", "peer_pages"]
 
@@ -99,7 +99,7 @@ def _other(peer: OtherPeer) -> str:
     )
 
 
-def _where(row: PoolSplit) -> str:
+def _where(row: PoolWeighing) -> str:
     parts = ([f"below {row.below}"] if row.below else []) + ([f"beside {row.beside}"] if row.beside else [])
     return f"{', '.join(parts)}: " if parts else ""
 

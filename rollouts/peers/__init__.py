@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["GatewayPeer", "Holds", "PickerNeeds", "PoolSplit", "gateway_peers", "peer_of", "version_in"]
+__all__ = ["GatewayPeer", "Holds", "PickerNeeds", "PoolWeighing", "gateway_peers", "peer_of", "version_in"]
 
 
 class Holds(Enum):
@@ -30,7 +30,7 @@ class Holds(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PoolSplit:
+class PoolWeighing:
     """What becomes of a rule with two weighted InferencePools, in the versions ``below`` one, ``beside`` an image."""
 
     holds: Holds
@@ -68,7 +68,7 @@ class GatewayPeer:
     reads: tuple[str, ...]
     """Versions of InferencePool that it reads; empty: not known."""
     seen: str
-    pools: tuple[PoolSplit, ...]
+    pools: tuple[PoolWeighing, ...]
     picker: str
     needs: PickerNeeds
     writes: tuple[str, ...]
@@ -76,7 +76,7 @@ class GatewayPeer:
     untried: tuple[str, ...]
     sources: tuple[str, ...]
 
-    def splits(self, images: Iterable[str] | None) -> tuple[PoolSplit, ...]:
+    def splits(self, images: Iterable[str] | None) -> tuple[PoolWeighing, ...]:
         """What may hold where these images run; None: it is not known which. One where that can be told."""
         running = None if images is None else list(images)
         version = _numbers((version_in(running, self.image) if running is not None else "") or "")
@@ -139,8 +139,8 @@ def _peer(key: str, said: Mapping[str, Any]) -> GatewayPeer:
     )
 
 
-def _split(said: Mapping[str, Any]) -> PoolSplit:
-    return PoolSplit(**{**said, "holds": Holds(said["holds"])})
+def _split(said: Mapping[str, Any]) -> PoolWeighing:
+    return PoolWeighing(**{**said, "holds": Holds(said["holds"])})
 
 
 def _needs(said: Mapping[str, bool]) -> PickerNeeds:
