@@ -105,6 +105,7 @@ class Router:
         self._splits: dict[tuple[str, str, str, str], Diffusion] = {}
         self._counts: dict[str, Counter[str]] = {}
         self.variants = VariantTable()
+        self._has_variants = False
         self._body_fields = _READ
         self._nameless = 0  # requests without an id so far
 
@@ -128,6 +129,7 @@ class Router:
             else {}
         )
         self.variants.update(snapshot.variants, pods)
+        self._has_variants = bool(self.variants)
         policies = [*snapshot.policies.values(), *(rule.policy for rule in snapshot.variants)]
         stickies = [policy.sticky for policy in policies if policy.sticky]
         self._body_fields = _READ | {key.name for key in stickies if key.source is KeySource.BODY_FIELD}
@@ -162,7 +164,7 @@ class Router:
         if not candidates:
             return _unavailable(request, "")
         target, variant, found = request.model, "", None
-        if self.variants:
+        if self._has_variants:
             found = self.variants.find(request.model, request.subset, candidates)
         if found is not None:
             target, variant, candidates = self._among(

@@ -138,6 +138,20 @@ def test_weights_that_did_not_change_go_on_where_they_were() -> None:
     assert got == want
 
 
+def test_requests_are_counted_since_the_weights_changed() -> None:
+    pods = variant_pods("v1", "v2")
+    router = make_router(*pods, Objects.pool_split({"v1": 3, "v2": 1}))
+    variants(router, 40)
+    (split,) = router.variants.by_key.values()
+    before = dict(split.counts)
+    for weights in ({"v1": 30, "v2": 10}, {"v1": 1, "v2": 1}):  # the first says the same
+        router.update(read_snapshot([POOL], [Objects.pool(), *pods, Objects.pool_split(weights)]), 0.0, 0.0)
+        variants(router, 40)
+
+    assert before == {"v1": 30, "v2": 10}
+    assert split.counts == {"v1": 20, "v2": 20}
+
+
 # --- pods ---------------------------------------------------------------------------------------------------
 
 
@@ -482,6 +496,16 @@ def test_a_target_that_claims_a_listed_variants_pods_gets_none_of_them(
 
     assert set(variants(router, 9, headers={"x_rollout_pin": b"v2"})) == want
     assert variants(router) == {"v1": 100}
+
+
+def test_a_target_whose_name_is_listed_with_other_labels_has_the_pods_that_the_object_says() -> None:
+    policy = Objects.variant_rollout(sticky=STICKY)
+    policy["spec"]["target"]["variant"]["labels"] = {"release": "old"}
+    router = make_router(*variant_pods("v1", "v2", "old"), Objects.pool_split({"v1": 1, "v2": 1}), policy)
+
+    assert {host(answered(router)) for _ in range(50)} == {*IPS["v1"], *IPS["v2"]}
+    (rule,) = router.snapshot.variants
+    assert rule.unmatched == ("pod-10.0.9.3",)
 
 
 @pytest.mark.parametrize("unready", Unready)
