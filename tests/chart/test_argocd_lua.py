@@ -14,8 +14,16 @@ from rollouts.analysis.types import RunPhase, RunStatus
 from rollouts.api.run_results import write_run_status
 from rollouts.api.status import write_status
 from rollouts.engine.commands import CommandAction, parse_command
-from rollouts.engine.observation import Claim, GateOutcome, Problem, Refused
-from rollouts.engine.rollout_spec import AnalysisStep, JobStep, OnDeadline, PauseStep, Step, WeightStep
+from rollouts.engine.observation import Claim, GateOutcome, Problem, Refused, UnmatchedPods
+from rollouts.engine.rollout_spec import (
+    AnalysisStep,
+    JobStep,
+    OnDeadline,
+    PauseStep,
+    Step,
+    TrafficMode,
+    WeightStep,
+)
 from rollouts.engine.rollout_status import CommandResult, HoldReason, Phase, RolloutStatus
 from tests.kit.argocd import NOW, LuaFailed, run_lua
 from tests.kit.kstatus import Kstatus, kstatus
@@ -252,6 +260,14 @@ def tied() -> World:
     return world
 
 
+def unmatched() -> World:
+    """Pods serve that the first split would cut off."""
+    world = World(spec=spec(weight(10), mode=TrafficMode.MANAGED), rules=None)
+    world.unmatched = UnmatchedPods(pods=("vllm-0",), pool="pool")
+    world.settle()
+    return world
+
+
 def with_problem(make: Callable[[], World]) -> Callable[[], World]:
     def changed() -> World:
         world = make()
@@ -298,6 +314,7 @@ WORLDS: dict[str, Callable[[], World]] = {
     "lowered by hand": lowered,
     "contended": contended,
     "tied": tied,
+    "pods that match no variant": unmatched,
     "invalid": with_problem(at_pause),
     "invalid and held": with_problem(held),
     "invalid and aborted": with_problem(aborted),

@@ -73,6 +73,7 @@ inferencepools.inference.networking.k8s.io: list watch
 inferencepools.inference.networking.x-k8s.io: list watch
 jobs.batch: list watch
 pods: list watch
+poolsplits.inferencerollouts.dev: create delete get list patch watch
 rollouts.inferencerollouts.dev: get list patch watch
 rollouts/status.inferencerollouts.dev: patch
 rolloutstrategies.inferencerollouts.dev: list watch

@@ -2,7 +2,7 @@
 local st = obj.status or {}
 local hold = (st.hold or {}).reason or ""
 local live = obj.metadata.deletionTimestamp == nil
-local split = hold == "SplitAtStart"
+local split = hold == "SplitAtStart" or hold == "UnmatchedPods"
 local moving = live and st.canary ~= nil and st.aborted == nil
 local started = moving and st.startedAt ~= nil
 
