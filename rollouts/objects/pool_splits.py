@@ -29,6 +29,7 @@ __all__ = [
     "labels_overlap",
     "overlaps",
     "read_pool_split",
+    "read_variant",
 ]
 
 POOL_SPLIT_KIND = "PoolSplit"
@@ -116,6 +117,11 @@ def read_pool_split(obj: Object) -> PoolSplit:
         created=seconds_at(obj, "metadata", "creationTimestamp"),
         problems=tuple(problems),
     )
+
+
+def read_variant(entry: Object) -> PoolVariant | None:
+    """A variant as a Rollout's target has it, without a weight; None where name or labels cannot be read."""
+    return _variant({**entry, "weight": 0}, "", [])
 
 
 def overlaps(variants: Iterable[PoolVariant]) -> list[str]:

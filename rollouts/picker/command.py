@@ -103,8 +103,8 @@ def _response_header(_: click.Context, __: click.Parameter, name: str) -> str:
     default="",
     metavar="NAME",
     callback=_response_header,
-    help="Header of responses that says which variant of a PoolSplit answered, x-variant say. Costs a look at each"
-    " response's headers.",
+    help="Header of responses that says which variant of a PoolSplit answered, x-variant say. Costs a"
+    " message per chunk of these responses.",
 )
 @model_server_options
 @click.option("--scrape/--no-scrape", default=True, show_default=True, help="Read the pods' metrics.")

@@ -146,7 +146,6 @@ class PickerMetrics:
         self.registry = CollectorRegistry()
         self.registry.register(_Shares(router))
         self.registry.register(EndpointMetrics(router.scheduler))
-        self.registry.register(VariantMetrics(router.variants, reads_pool_splits))
         self._strangers: set[str] = set()
         self._series: dict[Labels, float | None] = {}  # labels -> when the pod went
         self._children: dict[tuple[Counter | Histogram, tuple[str, ...]], Any] = {}
@@ -162,6 +161,7 @@ class PickerMetrics:
         self._prompt = self._histogram(
             "prompt_tokens", "Tokens of the prompt, where the answer says", _TOKENS
         )
+        self.registry.register(VariantMetrics(router.variants, reads_pool_splits))
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = _LABELS) -> Counter:
         return Counter(f"inference_picker_{name}", text, labels, registry=self.registry)

@@ -50,7 +50,7 @@ class VariantMetrics(Collector):
         )
         for split in self._variants.by_key.values():
             place = (_model(split), split.rule.split.pool)
-            lost.add_metric(place, float(split.without_pods))
+            lost.add_metric(place, float(split.strays))
             for pod in split.rule.unmatched[:MOST_PODS]:
                 unmatched.add_metric((*place, pod), 1.0)
         yield from (lost, unmatched)
@@ -91,10 +91,10 @@ def _described(split: VariantSplit) -> dict[str, Any]:
                 "readyPods": sorted({pod.endpoint.pod for pod in split.pods[variant.name]})[:MOST_PODS],
                 "requests": split.counts[variant.name],
             }
-            for variant in source.variants
+            for variant in split.variants
         ],
         "unmatchedPods": list(split.rule.unmatched[:MOST_PODS]),
-        "withoutPods": split.without_pods,
+        "withoutPods": split.strays,
         "problems": list(split.rule.problems),
     }
 

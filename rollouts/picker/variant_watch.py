@@ -45,7 +45,7 @@ def _say(split: VariantSplit, before: _Seen) -> _Seen:
     seen = _Seen(
         tuple((variant.name, variant.weight) for variant in source.variants),
         frozenset(split.rule.unmatched),
-        split.without_pods,
+        split.strays,
         split.rule.problems,
     )
     if seen.weights != before.weights:

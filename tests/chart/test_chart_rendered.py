@@ -87,6 +87,7 @@ inferencemodels.inference.networking.x-k8s.io: list watch
 inferencepools.inference.networking.k8s.io: list watch
 inferencepools.inference.networking.x-k8s.io: list watch
 pods: list watch
+poolsplits.inferencerollouts.dev: list watch
 rollouts.inferencerollouts.dev: list watch
 """
 

@@ -7,11 +7,12 @@ figures, one in twenty while such a Rollout exists at all, else none.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
 from rollouts.objects.fields import dict_at, items_at, text_at
+from rollouts.objects.pool_splits import PoolVariant, read_variant
 
 __all__ = [
     "ALL_MODELS",
@@ -49,12 +50,16 @@ class StickyKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelPolicy:
-    """What holds for the requests of one model name. ``measured`` is a fraction of requests."""
+    """What holds for the requests of one model name. ``measured`` is a fraction of requests.
+
+    ``target``: the variant that a Rollout asks for, for pins before its first weight.
+    """
 
     sticky: StickyKey | None = None
     pinned_by_header: bool = False
     pinnable: frozenset[str] = frozenset()
     measured: float = 0.0
+    target: PoolVariant | None = None
 
 
 def policies_of(rollouts: Iterable[Mapping[str, Any]], pools: set[tuple[str, str]]) -> dict[str, ModelPolicy]:
@@ -70,11 +75,12 @@ def variant_policies(rollouts: Iterable[Mapping[str, Any]]) -> dict[tuple[str, s
     """Policy of each split among variants, by namespace, pool and requested model name (empty: all)."""
     found: dict[tuple[str, str, str], ModelPolicy] = {}
     for rollout in _sorted(rollouts):
-        if dict_at(rollout, "spec", "target", "variant"):
+        if variant := dict_at(rollout, "spec", "target", "variant"):
             traffic = dict_at(rollout, "spec", "traffic", "inferencePool")
             namespace = text_at(rollout, "metadata", "namespace") or "default"
             key = (namespace, text_at(traffic, "name"), text_at(traffic, "modelName"))
-            found.setdefault(key, _split_policy(rollout, "variant"))
+            policy = replace(_split_policy(rollout, "variant"), target=read_variant(variant))
+            found.setdefault(key, policy)
     return found
 
 

@@ -216,8 +216,7 @@ class Exchange:
 
     def _leaves(self) -> bool:
         """Whether the rest of the exchange can do without the picker."""
-        needed = self._meter is not None or self._restorer is not None or self._named
-        return not (self._keep or self._passing or needed)
+        return not (self._keep or self._passing or self._meter is not None or self._restorer is not None)
 
     def _hint(self, metadata: bytes) -> None:
         hint = metadata_value(metadata, SUBSET_NAMESPACE, SUBSET_KEY) if metadata else None
@@ -274,6 +273,7 @@ class Exchange:
             outcome = outcome._replace(measured=False, restored=False)
         elif outcome.variant and self._variant_header:
             self._named = ((self._variant_header, outcome.variant.encode()),)
+            self._keep = True  # whoever leaves in the midst of a response takes what Envoy had sent with him
         self._observer.dispatched(outcome)
         change, plain = NO_CHANGE, False
         if self._reader is not None and request.unread is None:
@@ -315,12 +315,11 @@ class Exchange:
             self._complete(now)
         elif self._modes.response_body is BodyMode.NONE:
             self._complete(now, Ending.HEADERS_ONLY)
-        named, self._named = self._named, ()
         self.closing = self.closing or self._leaves()
         if self._restorer is None or self._modes.response_body is not BodyMode.FULL_DUPLEX_STREAMED:
-            return (HeadersReply(Side.RESPONSE, named),)
+            return (HeadersReply(Side.RESPONSE, self._named),)
         self._restorer.headers(message.headers.get(b"content-type", b""))
-        return (HeadersReply(Side.RESPONSE, named, remove_headers=(b"content-length",)),)
+        return (HeadersReply(Side.RESPONSE, self._named, remove_headers=(b"content-length",)),)
 
     def _on_response_body(self, message: ResponseBody, now: float) -> Iterable[Outgoing]:
         if self._meter is not None:

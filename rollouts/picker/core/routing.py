@@ -212,7 +212,8 @@ class Router:
             target, candidates = self._targeted(rule, policy, request, candidates)
         if everybody or not candidates:
             return target, "", candidates
-        chosen = pinned or found.take(_key_of(found.rule.policy.sticky, request))
+        key = _key_of(found.rule.policy.sticky, request)
+        chosen = pinned or found.take(key, "" if rule is None else target)
 
         def name_of(variant: PoolVariant) -> str:
             return target if rule is not None else self._name_for(found, variant, request)

@@ -26,6 +26,11 @@ from rollouts.picker.core.split import Diffusion, SplitTarget, sticky
 __all__ = ["VariantRule", "VariantSplit", "VariantTable", "variant_rules"]
 
 _KIND = "PoolSplit"
+_SALT = "variant/"
+"""Before the names in hashes of sticky keys: an adapter and a variant of one name must not get the same sessions.
+Changing it moves every session."""
+_MOST_TARGETS = 200
+"""Twice as many as one rule may have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +45,14 @@ class VariantRule:
     members: Mapping[str, str] = field(default_factory=dict)
     unmatched: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+
+    @property
+    def variants(self) -> tuple[PoolVariant, ...]:
+        """Those of the PoolSplit, and the Rollout's target where it is not listed yet: pins may name it."""
+        listed, target = self.split.variants, self.policy.target
+        if target is None or any(variant.name == target.name for variant in listed):
+            return listed
+        return (*listed, target)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -58,39 +71,50 @@ def variant_rules(
 
     ``policies`` are by namespace, pool and model name.
     """
-    labels = {
-        (text_at(pod, "metadata", "namespace") or "default", text_at(pod, "metadata", "name")): dict_at(
-            pod, "metadata", "labels"
-        )
-        for pod in pods
-    }
+    labels = {_pod_key(pod): dict_at(pod, "metadata", "labels") for pod in pods}
     served = {(pool.namespace, pool.name): endpoints for pool, endpoints in pools}
     found: dict[tuple[str, str, str], VariantRule] = {}
     for split in sorted(splits, key=_precedence):
-        place = (split.namespace, split.pool)
-        if place not in served:
+        key = (split.namespace, split.pool, split.model_name)
+        if key[:2] not in served:
             continue
-        first = found.get((*place, split.model_name))
-        if first is not None:
+        if (first := found.get(key)) is not None:
             what = f"requests for {split.model_name!r}" if split.model_name else "all requests"
-            text = (
-                f"PoolSplit {split.name} is ignored: {what} of pool {split.pool} are split here; delete one"
-            )
-            found[(*place, split.model_name)] = replace(first, problems=(*first.problems, text))
+            text = f"PoolSplit {split.name} is ignored: {what} of {split.pool} are split here; delete one"
+            found[key] = replace(first, problems=(*first.problems, text))
             continue
-        names = {
-            endpoint.address: split.variant_of(labels.get((split.namespace, endpoint.pod), {}))
-            for endpoint in served[place]
-        }
-        members = {address: variant.name if variant else "" for address, variant in names.items()}
-        found[(*place, split.model_name)] = VariantRule(
+        policy = policies.get(key, ModelPolicy())
+        members = _members(split, policy.target, served[key[:2]], labels)
+        found[key] = VariantRule(
             split=split,
-            policy=policies.get((*place, split.model_name), ModelPolicy()),
+            policy=policy,
             members=members,
-            unmatched=tuple(sorted({end.pod for end in served[place] if not members[end.address]})),
+            unmatched=tuple(sorted({end.pod for end in served[key[:2]] if not members[end.address]})),
             problems=(*split.problems, *_contested(split, rules)),
         )
     return tuple(found[key] for key in sorted(found))
+
+
+def _pod_key(pod: Mapping[str, Any]) -> tuple[str, str]:
+    return text_at(pod, "metadata", "namespace") or "default", text_at(pod, "metadata", "name")
+
+
+def _members(
+    split: PoolSplit,
+    target: PoolVariant | None,
+    endpoints: Iterable[Endpoint],
+    labels: Mapping[tuple[str, str], Mapping[str, Any]],
+) -> dict[str, str]:
+    """Address to variant. Pods of none that is listed may be those of the Rollout's target."""
+    members = {}
+    for endpoint in endpoints:
+        own = labels.get((split.namespace, endpoint.pod), {})
+        variant = split.variant_of(own)
+        if variant is None and target is not None and target.matches(own):
+            listed = any(one.name == target.name or one.matches(own) for one in split.variants)
+            variant = None if listed else target
+        members[endpoint.address] = variant.name if variant else ""
+    return members
 
 
 def _precedence(split: PoolSplit) -> Precedence:
@@ -122,27 +146,29 @@ class VariantSplit:
 
     __slots__ = (
         "_order",
-        "_split",
+        "_sequences",
         "_targets",
         "counts",
         "pods",
         "renames",
         "rule",
+        "variants",
         "weighted",
         "without_pods",
     )
 
     def __init__(self, rule: VariantRule) -> None:
         self.rule = rule
+        self.variants: tuple[PoolVariant, ...] = ()
         self.counts: Counter[str] = Counter()
         """Requests per variant since the weights last changed."""
         self.pods: dict[str, list[ScheduledPod]] = {}
         """The Ready pods of each variant, weighted or not."""
         self.weighted: list[ScheduledPod] = []
         self.without_pods = False
-        """No variant with a weight has a Ready pod: all Ready pods serve."""
+        """No variant with a weight has a Ready pod: all Ready pods serve, if there are any."""
         self.renames = False
-        self._split: Diffusion | None = None
+        self._sequences: dict[str, Diffusion] = {}  # by the target that a rule gave, empty for none
         self._targets: tuple[SplitTarget, ...] = ()
         self._order: list[PoolVariant] = []
 
@@ -151,10 +177,15 @@ class VariantSplit:
         """Only requests for this model; empty: all."""
         return self.rule.split.model_name
 
+    @property
+    def strays(self) -> bool:
+        """Whether Ready pods serve although no variant with a weight has one."""
+        return self.without_pods and bool(self.rule.members)
+
     def update(self, rule: VariantRule, pods: Mapping[str, ScheduledPod]) -> None:
         """Take over a new state of object and pods; ``pods`` are by address. An unchanged split goes on."""
         self.rule = rule
-        variants = rule.split.variants
+        self.variants = variants = rule.variants
         self.renames = any(variant.model for variant in variants)
         self.pods = {variant.name: [] for variant in variants}
         for address, name in rule.members.items():
@@ -163,12 +194,13 @@ class VariantSplit:
         self._order = sorted((variant for variant in variants if variant.weight), key=lambda one: -one.weight)
         self.weighted = [pod for variant in self._order for pod in self.pods[variant.name]]
         self.without_pods = not self.weighted
-        self._targets = tuple(SplitTarget(variant.name, variant.weight) for variant in variants)
+        self._targets = tuple(SplitTarget(f"{_SALT}{variant.name}", variant.weight) for variant in variants)
         if not self._order:
-            self._split = None
-        elif self._split is None:
-            self._split = Diffusion(self._targets)
-        elif self._split.update(self._targets):
+            self._sequences = {}
+            return
+        self._sequences.setdefault("", Diffusion(self._targets))
+        began = [sequence.update(self._targets) for sequence in self._sequences.values()]
+        if any(began):
             self.counts.clear()
 
     def pinned(self, pin: bytes) -> PoolVariant | None:
@@ -178,7 +210,7 @@ class VariantSplit:
         return self._named(pin.decode("utf-8", "replace"))
 
     def _named(self, name: str) -> PoolVariant | None:
-        return next((variant for variant in self.rule.split.variants if variant.name == name), None)
+        return next((variant for variant in self.variants if variant.name == name), None)
 
     def pods_of(self, variant: PoolVariant, subset: Subset | None) -> list[ScheduledPod]:
         """A variant's Ready pods that a subset hint allows. Do not change the list."""
@@ -188,11 +220,22 @@ class VariantSplit:
         """The pods that a request without a pin may go to. Do not change the list."""
         return _within(self.weighted, subset)
 
-    def take(self, key: bytes) -> PoolVariant:
-        """The variant of the next request with this key, of the next without one where it is empty."""
-        assert self._split is not None  # there are weighted pods
-        name = sticky(self._targets, key) if key else self._split.take()
-        return next(variant for variant in self._order if variant.name == name)
+    def take(self, key: bytes, target: str = "") -> PoolVariant:
+        """The variant of the next request with this key, of the next without one where it is empty.
+
+        Each target of a rule has a sequence of its own: in one, two splits of the same shares would keep step, and all
+        requests of one target would go to one variant.
+        """
+        if key:
+            name = sticky(self._targets, key)
+        else:
+            if len(self._sequences) > _MOST_TARGETS:  # names come from objects, which come and go
+                self._sequences.clear()
+            sequence = self._sequences.get(target)
+            if sequence is None:
+                sequence = self._sequences[target] = Diffusion(self._targets)
+            name = sequence.take()
+        return next(variant for variant in self._order if _SALT + variant.name == name)
 
     def place(
         self,
@@ -252,14 +295,10 @@ class VariantTable:
                 self._exact.setdefault(split.model_name, []).append(split)
             else:
                 self._generic.append(split)
-        variants = [variant for rule in self.rules() for variant in rule.split.variants]
+        variants = [variant for split in self.by_key.values() for variant in split.variants]
         names = [*self._exact, *(variant.model for variant in variants)]
         self.names = frozenset(filter(None, names))
         self.needs_model = any(split.model_name or split.renames for split in self.by_key.values())
-
-    def rules(self) -> list[VariantRule]:
-        """The PoolSplits that count."""
-        return [split.rule for split in self.by_key.values()]
 
     def __bool__(self) -> bool:
         return bool(self.by_key)

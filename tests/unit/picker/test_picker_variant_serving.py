@@ -41,13 +41,14 @@ from rollouts.picker.core.messages import (
     Protocol,
     RequestBody,
     RequestHeaders,
+    ResponseBody,
     ResponseHeaders,
     Side,
 )
 from rollouts.picker.core.objects import PoolName, read_snapshot
 from rollouts.picker.core.ports import BufferBudget
 from rollouts.picker.core.protocol import Exchange
-from rollouts.picker.core.routing import Router, Unready
+from rollouts.picker.core.routing import Refusal, Request, Router, Unready
 from rollouts.picker.core.schedule import Scheduler
 from rollouts.picker.main import Picker, PickerConfig
 from rollouts.picker.metrics import PickerMetrics
@@ -88,7 +89,7 @@ async def picker(tmp_path: Path) -> AsyncIterator[Picker]:
 
 async def one_request(channel: Any) -> tuple[str, str, str]:
     """Host, model as sent, and the header of the response."""
-    head, tail, answer = (ext_proc.ProcessingRequest() for _ in range(3))
+    head, tail, answer, end = (ext_proc.ProcessingRequest() for _ in range(4))
     head.request_headers.headers.headers.add(key=":method", raw_value=b"POST")
     head.protocol_config.request_body_mode = head.protocol_config.response_body_mode = 4  # full duplex
     tail.request_body.body, tail.request_body.end_of_stream = b'{"model":"m","messages":[]}', True
@@ -97,8 +98,11 @@ async def one_request(channel: Any) -> tuple[str, str, str]:
     await stream.write(head)
     await stream.write(tail)
     routed, body = await stream.read(), await stream.read()
+    end.response_body.end_of_stream = True
     await stream.write(answer)
     response = await stream.read()
+    await stream.write(end)
+    await stream.read()
     assert await stream.read() is grpc.aio.EOF
     address = routed.request_headers.response.header_mutation.set_headers[0].header.raw_value.decode()
     sent = json.loads(body.request_body.response.body_mutation.streamed_response.body)
@@ -176,6 +180,24 @@ async def test_each_thing_is_said_once_and_its_end_too(picker: Picker) -> None:
     ]
 
 
+def test_a_shed_request_is_counted_under_its_variant() -> None:
+    router = Router(Scheduler(), unready=Unready.SHED)
+    router.update(read_snapshot([POOL], [*OBJECTS[:2], OBJECTS[-1]]), 0.0, 0.0)
+    metrics = PickerMetrics(router)
+    for _ in range(8):
+        outcome = router.route(Request({}, "m", has_body=True), 1.0)
+        (metrics.refused if isinstance(outcome, Refusal) else metrics.dispatched)(outcome)
+
+    place = {"model": "m", "pool": "pool"}
+    counted = {
+        (sample.labels["variant"], sample.labels["code"]): sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "inference_picker_requests_total" and place.items() <= sample.labels.items()
+    }
+    assert counted == {("v1", ""): 6, ("v2", "503"): 2}
+
+
 def test_a_header_that_means_something_to_proxies_is_refused() -> None:
     for name in ("content-length", ":status", "x", "X variant", "x-a\nb"):
         result = CliRunner().invoke(command, ["--pool", "default/p", "--variant-header", name])
@@ -199,13 +221,18 @@ def replies(stream: Exchange, *, method: bytes = b"POST") -> list[Outgoing]:
     return found + list(stream.receive(RequestBody(b'{"model":"m"}', True), 2.0))
 
 
-def test_a_stream_stays_for_the_header_and_leaves_behind_it() -> None:
+def test_a_stream_stays_for_the_header_and_then_to_the_end_of_the_response() -> None:
+    """Envoy sends chunks without waiting: whoever leaves behind the headers takes them along."""
     stream = exchange(OBJECTS[-1])
 
     assert [type(reply) for reply in replies(stream)] == [HeadersReply, BodyReply]
-    assert not stream.closing
     (answer,) = stream.receive(ResponseHeaders({b":status": b"200"}), 3.0)
     assert answer == HeadersReply(Side.RESPONSE, ((b"x-variant", b"v1"),))
+    for chunk in (b"a", b"b"):
+        assert not stream.closing
+        assert list(stream.receive(ResponseBody(chunk, chunk == b"b"), 4.0)) == [
+            BodyReply(Side.RESPONSE, chunk, chunk == b"b")
+        ]
     assert stream.closing
 
 

@@ -253,18 +253,47 @@ def test_a_name_that_nobody_lists_is_the_pods_to_answer(unready: Unready) -> Non
 # --- with a split of adapters -------------------------------------------------------------------------------
 
 
-def test_the_adapter_is_chosen_first_and_then_the_variant_each_exactly() -> None:
+@pytest.mark.parametrize("canary", [50, 20, 10])
+def test_the_adapter_is_chosen_first_and_then_the_variant_and_neither_says_anything_of_the_other(
+    canary: int,
+) -> None:
     router = make_router(
         *variant_pods("v1", "v2"),
-        Objects.pool_split({"v1": 50, "v2": 50}, models={"v2": "m-2"}),
-        Objects.model({"lora-1": 80, "lora-2": 20}),
+        Objects.pool_split({"v1": 100 - canary, "v2": canary}, models={"v2": "m-2"}),
+        Objects.model({"lora-1": 100 - canary, "lora-2": canary}),
     )
 
-    found = [answered(router, "travelhelper") for _ in range(1000)]
+    found = Counter(
+        (one.target, one.variant) for one in (answered(router, "travelhelper") for _ in range(10_000))
+    )
 
-    assert Counter(one.target for one in found) == {"lora-1": 800, "lora-2": 200}
-    assert Counter(one.variant for one in found) == {"v1": 500, "v2": 500}
-    assert router.shares() == {"travelhelper": {"lora-1": 800, "lora-2": 200}}
+    stable = 100 - canary
+    assert found == {
+        ("lora-1", "v1"): stable * stable,
+        ("lora-1", "v2"): stable * canary,
+        ("lora-2", "v1"): canary * stable,
+        ("lora-2", "v2"): canary * canary,
+    }
+    assert router.shares() == {"travelhelper": {"lora-1": stable * 100, "lora-2": canary * 100}}
+
+
+def test_sessions_of_a_canary_adapter_are_not_those_of_a_canary_variant_of_the_same_name() -> None:
+    adapters = Objects.rollout(sticky=STICKY)
+    router = make_router(
+        *variant_pods("v1", "v2"),
+        Objects.pool_split({"v1": 50, "v2": 50}),
+        Objects.model({"v1": 50, "v2": 50}),
+        Objects.variant_rollout(sticky=STICKY),
+        adapters,
+    )
+
+    found = Counter(
+        (one.target, one.variant)
+        for one in (answered(router, "travelhelper", **key(number)) for number in range(800))
+    )
+
+    assert len(found) == 4
+    assert all(150 < count < 250 for count in found.values()), found
 
 
 def test_an_adapter_stays_and_its_variant_gives_way_where_only_one_serves_it() -> None:
@@ -420,6 +449,39 @@ def test_the_pin_header_beats_weights_and_keys_where_the_rollout_allows_it(
     headers = {"x_rollout_pin": pin, "x_session": b"user"}
 
     assert set(variants(router, 20, headers=headers)) == want
+
+
+def test_a_canary_that_is_not_listed_yet_is_pinned_by_what_the_rollout_says_of_it() -> None:
+    """A variant without weight may be left out of the object, as it has to be in those of adapters."""
+    policy = Objects.variant_rollout(sticky=STICKY)
+    policy["spec"]["target"]["variant"]["model"] = "m-2"
+    router = make_router(*variant_pods("v1", "v2", "old"), Objects.pool_split({"v1": 1}), policy)
+
+    pinned = {
+        (one.variant, one.target)
+        for one in (answered(router, headers={"x_rollout_pin": b"v2"}) for _ in range(9))
+    }
+
+    assert pinned == {("v2", "m-2")}
+    assert variants(router) == {"v1": 100}
+    (rule,) = router.snapshot.variants
+    assert rule.unmatched == ("pod-10.0.9.3",)
+
+
+@pytest.mark.parametrize(
+    ("labels", "want"),
+    [({"release": "v1"}, {"v1"}), ({"app": "pool"}, {"v1"}), ({}, {"v1"}), ({"release": 2}, {"v1"})],
+    ids=str,
+)
+def test_a_target_that_claims_a_listed_variants_pods_gets_none_of_them(
+    labels: dict[str, Any], want: set[str]
+) -> None:
+    policy = Objects.variant_rollout(sticky=STICKY)
+    policy["spec"]["target"]["variant"]["labels"] = labels
+    router = make_router(*variant_pods("v1"), Objects.pool_split({"v1": 1}), policy)
+
+    assert set(variants(router, 9, headers={"x_rollout_pin": b"v2"})) == want
+    assert variants(router) == {"v1": 100}
 
 
 @pytest.mark.parametrize("unready", Unready)
