@@ -36,7 +36,7 @@ def lint(tmp_path: Path, *objects: Object) -> list[str]:
     return [f"{one['rule']}: {one['message']}" for one in json.loads(result.output)["findings"]]
 
 
-def test_a_split_in_files_is_a_problem(tmp_path: Path) -> None:
+def test_a_split_in_files_is_named(tmp_path: Path) -> None:
     found = lint(tmp_path, variant_rollout(), split_object({STABLE: 100}))
 
     assert [one for one in found if one.startswith("git:")] != []
