@@ -86,7 +86,7 @@ def reference_findings(known: Known, rollout: Object) -> Iterator[Finding]:
 
 
 def unwanted_findings(obj: Object) -> Iterator[Finding]:
-    """Objects in files that the controller alone makes: a sync would write its weights over."""
+    """Objects in files that the controller alone makes: a sync would write over its weights. Pickers may read files."""
     kind = kind_of(text_of(obj.get("kind")))
     if (
         kind is None
@@ -95,7 +95,7 @@ def unwanted_findings(obj: Object) -> Iterator[Finding]:
     ):
         return
     text = f"the controller makes each {kind.kind} itself, and a sync would write over its weights: take it out of Git"
-    yield problem(name_of(obj), text, rule="git", path=("kind",))
+    yield hint(name_of(obj), text, rule="git", path=("kind",))
 
 
 def picker_findings(known: Known, pool: Object) -> Iterator[Finding]:

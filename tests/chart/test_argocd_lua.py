@@ -268,6 +268,14 @@ def tied() -> World:
     return world
 
 
+def unmatched() -> World:
+    """Pods serve that the first split would cut off."""
+    world = World(spec=spec(weight(10), mode=TrafficMode.MANAGED), rules=None)
+    world.unmatched = UnmatchedPods(pods=("vllm-0",), pool="pool")
+    world.settle()
+    return world
+
+
 def with_problem(make: Callable[[], World]) -> Callable[[], World]:
     def changed() -> World:
         world = make()
@@ -315,6 +323,7 @@ WORLDS: dict[str, Callable[[], World]] = {
     "lowered by hand": lowered,
     "contended": contended,
     "tied": tied,
+    "pods that match no variant": unmatched,
     "invalid": with_problem(at_pause),
     "invalid and held": with_problem(held),
     "invalid and aborted": with_problem(aborted),

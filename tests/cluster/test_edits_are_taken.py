@@ -17,13 +17,20 @@ from tests.kit.clock import VirtualClock
 from tests.kit.faults.cluster import NAMESPACE, Cluster
 from tests.kit.faults.edited import EDITED
 from tests.kit.faults.edits import EDITS, Edit, Kind
-from tests.kit.faults.objects import CANARY
+from tests.kit.faults.objects import CANARY, SHARED, STABLE, split_entries
 
 Object = dict[str, Any]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
-_KINDS = (kinds.ROLLOUT, kinds.ROLLOUT_FREEZE, kinds.HTTP_ROUTE, kinds.INFERENCE_MODEL, kinds.REWRITE_X)
+_KINDS = (
+    kinds.ROLLOUT,
+    kinds.ROLLOUT_FREEZE,
+    kinds.HTTP_ROUTE,
+    kinds.INFERENCE_MODEL,
+    kinds.REWRITE_X,
+    kinds.POOL_SPLIT,
+)
 _SERVERS = (
     "uid",
     "resourceVersion",
@@ -45,6 +52,11 @@ class Stage:
             self.cluster.create(kinds.HTTP_ROUTE, _managed(self.cluster))
             target = {"pool": {"name": CANARY}}
             self.cluster.merge(kinds.ROLLOUT, "mymodel", {"spec": {"target": target}})
+
+        if kind is Kind.SPLIT:  # as the controller has it in the middle
+            taken = {"labels": {"inferencerollouts.dev/rollout": "mymodel"}}
+            both = {"variants": split_entries({STABLE: 90, CANARY: 10})}
+            self.cluster.merge(kinds.POOL_SPLIT, SHARED, {"metadata": taken, "spec": both})
 
     def stored(self) -> dict[tuple[Resource, str], Object]:
         """By kind and name, what is not the server's own."""

@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.kit.faults.invariants import check
+from rollouts.controller.variant_views import VariantViews
+from rollouts.engine import converging, starting
+from rollouts.objects import kinds
+from rollouts.objects.pools import Pool
+from rollouts.traffic import pool_split
+from tests.kit.faults.invariants import Invariant, check
 from tests.kit.faults.plans import enumerate_plans
 from tests.kit.faults.simulation import FaultPlan, Run, simulate
 from tests.kit.faults.variant_plans import COMMON, edited_plans, every_plan, late_plans, outside_plans
@@ -21,9 +27,37 @@ PROMOTED = "variant: taken over, promoted"
 ABORTED = "variant: gate failure aborts"
 FIRST = "variant: first install, then a second target"
 HINTED = "variant: unmatched pods, named by stableHint"
+WAITING = "variant: unmatched pods, until they are gone"
+ADDED = "variant: a person adds a variant"
 
 SAMPLE = 31
 """Every so many plans of a scenario are judged each time: of all kinds."""
+
+
+def cut_off(run: Run) -> Iterator[str]:
+    """Ready pods of no variant that the first split leaves without requests, with nobody having said so."""
+    ready: dict[str, str] = {}
+    rollout: dict[str, Any] = {}
+    for record in run.history.records:
+        if record.of(kinds.POD):
+            conditions = (record.after.get("status") or {}).get("conditions") or []
+            up = any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+            labels = (record.after.get("metadata") or {}).get("labels") or {}
+            ready.pop(record.change.name, None)
+            if up and labels.get("app") == "custom-serving":
+                ready[record.change.name] = labels["release"]
+        elif record.of(kinds.ROLLOUT):
+            rollout = record.after
+        elif record.of(kinds.POOL_SPLIT):
+            if not record.ours:
+                return
+            promoted = ((rollout.get("status") or {}).get("lastCommand") or {}).get("action") == "promote"
+            known = [one["labels"]["release"] for one in record.after["spec"]["variants"]]
+            known.append(rollout["spec"]["target"]["variant"]["labels"]["release"])
+            left = {pod for pod, release in ready.items() if release not in known}
+            if left and not promoted:
+                yield f"the first split leaves {', '.join(sorted(left))} without requests"
+            return
 
 
 @functools.cache
@@ -33,14 +67,14 @@ def clean_run(name: str) -> Run:
 
 def judge(name: str, plan: FaultPlan) -> list[str]:
     clean = clean_run(name)
-    return [
-        f"{plan.name}: {violation}" for violation in check(simulate(VARIANT_SCENARIOS[name], plan), clean)
-    ]
+    run = simulate(VARIANT_SCENARIOS[name], plan)
+    return [f"{plan.name}: {violation}" for violation in (*check(run, clean), *cut_off(run))]
 
 
 @pytest.mark.parametrize("name", VARIANT_SCENARIOS)
 def test_the_clean_run_keeps_every_invariant(name: str) -> None:
     assert [str(violation) for violation in check(clean_run(name))] == []
+    assert list(cut_off(clean_run(name))) == []
 
 
 @pytest.mark.parametrize("name", [PROMOTED, ABORTED, FIRST, HINTED])
@@ -66,5 +100,48 @@ def test_no_plan_breaks_an_invariant(name: str, part: str, record_property: Any)
     broken = [text for plan in plans for text in judge(name, plan)]
     record_property("fault_plans", len(plans))
 
-    assert plans
     assert broken == []
+
+
+# --- planted bugs ----------------------------------------------------------------------------------
+
+
+def test_a_split_that_asks_nobody_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting, "waits_for_unmatched", lambda *_: False)
+
+    assert list(cut_off(simulate(VARIANT_SCENARIOS[WAITING])))
+
+
+def test_pods_of_other_variants_that_count_as_the_canarys_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def whole(self: VariantViews, pool: Pool, arm: Any) -> list[Any]:
+        return [pod for pod in self._caches.endpoints(pool) if pod.ready]
+
+    plans = [plan for plan in outside_plans(clean_run(PROMOTED)) if "canary unready 30 s" in plan.name]
+    monkeypatch.setattr(VariantViews, "_ready", whole)
+    found = (one.invariant for plan in plans for one in check(simulate(VARIANT_SCENARIOS[PROMOTED], plan)))
+
+    assert Invariant.ENDPOINTS in found
+
+
+@pytest.mark.slow
+@pytest.mark.full
+def test_a_way_back_that_forgets_stables_labels_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bare(entry: Any, weight: int) -> dict[str, Any]:
+        return {"name": entry.name, "weight": weight}
+
+    monkeypatch.setattr(pool_split, "_recorded", bare)
+    found = {one.invariant for one in check(simulate(VARIANT_SCENARIOS[ABORTED]))}
+
+    assert Invariant.RESTORED in found
+
+
+def test_another_variant_that_stays_listed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def any_list(obj: Any, spec: Any, reader: Any) -> Any:
+        return replace(real(obj, spec, reader), structure_current=True)
+
+    real = pool_split.view
+    monkeypatch.setattr(pool_split, "view", any_list)
+    monkeypatch.setattr(converging, "_intruders", lambda *_: [])
+    found = {one.invariant for one in check(simulate(VARIANT_SCENARIOS[ADDED]))}
+
+    assert found & {Invariant.WEIGHTS, Invariant.TRUTH}

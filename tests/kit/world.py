@@ -207,6 +207,7 @@ class World:
     paths: dict[Identity, PathView] = field(default_factory=dict)
     crashes: dict[Identity, CrashView] = field(default_factory=dict)
     target_blocker: Blocker | None = None
+    unmatched: UnmatchedPods = field(default_factory=UnmatchedPods)
     approval: ApprovalView | None = None
     strategy: StrategyView | None = None
     window: WindowView | None = None
@@ -282,6 +283,7 @@ class World:
             },
             proposed=self._proposed(),
             target_blocker=self.target_blocker,
+            unmatched=self.unmatched,
             traffic=self._traffic() if self.served else None,
             pools=self._pools(),
             blockers=self.blockers,

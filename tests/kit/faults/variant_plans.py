@@ -102,7 +102,13 @@ _EDITED: dict[str, tuple[Act, Act | None, float]] = {
 }
 
 
+_OVER = ("deleted", "lowers")
+"""Scenarios in which a person gives the canary weight, or may, when nobody is there any more to take it back."""
+
+
 def _disturbed(clean: Run, acts: dict[str, tuple[Act, Act | None, float]]) -> Iterator[FaultPlan]:
+    if any(word in clean.scenario.name for word in _OVER):
+        return
     for start in range(1, clean.writes, 2):
         for name, (act, undo, seconds) in acts.items():
             disturbance = Disturbance(after_write=start, act=act, undo=undo, seconds=seconds)

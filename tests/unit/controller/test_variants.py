@@ -35,6 +35,7 @@ from tests.kit.faults.objects import (
     RELEASES,
     SHARED,
     STABLE,
+    THIRD,
     base_objects,
     shared_objects,
     split_object,
@@ -318,3 +319,44 @@ async def test_a_picker_says_on_its_page_whether_it_obeys(page: str, obeys: bool
 
         assert readers.answers(NAMESPACE, pods) == {"p": obeys, "q": False}
         await scraper.close()
+
+
+# --- claims ----------------------------------------------------------------------------------------
+
+
+def test_of_two_rollouts_of_one_pools_requests_the_younger_writes_nothing() -> None:
+    def setup(cluster: Cluster) -> None:
+        cluster_with(variant_rollout(STEPS), weights={STABLE: 100})(cluster)
+        other = variant_rollout(STEPS, name="other", role=THIRD)
+        cluster.create(kinds.ROLLOUT, other)
+
+    found = run(setup, at_step(1))
+
+    other = found.cluster.get(kinds.ROLLOUT, "other")
+    assert other is not None
+    assert (other["status"]["phase"], other["status"]["reason"]) == ("Invalid", "ClaimedByOther")
+    assert writes(found)[-1] == {STABLE: 90, CANARY: 10}
+
+
+def test_rollouts_for_models_of_one_pool_have_splits_of_their_own() -> None:
+    def setup(cluster: Cluster) -> None:
+        cluster_with(variant_rollout(STEPS), weights={STABLE: 100})(cluster)
+        for role in (CANARY, THIRD):
+            cluster.scale(RELEASES[role], 0)
+        other = variant_rollout(STEPS, name="other", role=STABLE)
+        other["spec"]["traffic"]["inferencePool"]["modelName"] = "other-model"
+        cluster.create(kinds.ROLLOUT, other)
+
+    def listed(sim: Simulation) -> None:
+        for number in range(4):
+            sim.adapters.hold(f"{RELEASES[STABLE]}-{number}", "other-model", "other-model")
+        sim.note_adapters()
+
+    def both_written(sim: Simulation) -> bool:
+        return len(sim.cluster.all(kinds.POOL_SPLIT)) == 2
+
+    found = run(setup, both_written, Move(when=begun, act=listed, after=5))
+
+    made = next(one for one in found.cluster.all(kinds.POOL_SPLIT) if one["metadata"]["name"] != SHARED)
+    assert made["spec"]["modelName"] == "other-model"
+    assert made["metadata"]["labels"] == {"inferencerollouts.dev/rollout": "other"}
