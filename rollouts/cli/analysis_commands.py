@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -161,7 +162,9 @@ def _lines(result: BacktestResult) -> list[str]:
 )
 @click.option("--history", type=_FILE, help="A recording: rate, pods and noise are taken from it.")
 @click.option(
-    "--live", is_flag=True, help="Also ask the cluster: freezes, who is in progress, who goes first."
+    "--live",
+    is_flag=True,
+    help="Also ask the cluster: what it names, freezes, who is in progress, who goes first.",
 )
 @click.option("--start", metavar="TIME", help="When it would begin, as 2026-12-18T15:00:00Z; else now.")
 @connection_options
@@ -184,13 +187,14 @@ def plan_command(
 
     AnalysisTemplates that it names are further documents of FILE. FINDS: the time in which a canary that is so much
     worse is aborted; FLOOR: the smallest regression that these pods can ever tell from their own differences.
-    What it would wait for besides (RolloutFreezes, Rollouts that go first, a controller) are documents of FILE, too,
-    or are asked of the cluster with --live.
+    So are a shared strategy, and what it would wait for besides (RolloutFreezes, Rollouts that go first, a controller);
+    with --live the cluster is asked for all of these.
     """
-    parsed, templates, rollout, documents = _rollout_in(file)
+    rollout, documents = _rollout_in(file)
     begins = _start(start)
     around = surroundings_of(rollout, documents, live, namespace, kubeconfig, context)
-    gpus = gpus_per_pod or accelerators_of(rollout, around.workloads)
+    parsed, templates = _with_strategy(rollout, around.objects, file), _templates(around.objects, file)
+    gpus = gpus_per_pod or accelerators_of(rollout, around.objects)
     try:
         with FileConditions() as check:
             gates = gates_of_attempt(parsed, templates, check)
@@ -259,23 +263,28 @@ def _waits(parsed: ParsedRollout, around: Surroundings) -> bool:
     )
 
 
-def _rollout_in(
-    file: Path,
-) -> tuple[ParsedRollout, dict[tuple[bool, str], Template], dict[str, Any], list[dict[str, Any]]]:
-    """The Rollout of a file, the templates beside it, and both as they were written. Raises BadInput."""
+def _rollout_in(file: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The Rollout of a file, and all of its documents. Raises BadInput."""
     documents = [d for d in load_documents(file) if isinstance(d, dict)]
     rollout = next((d for d in documents if d.get("kind") == "Rollout"), None)
     if rollout is None:
         raise BadInput(f"{file}: no document of kind Rollout")
+    return rollout, documents
+
+
+def _templates(objects: Sequence[Mapping[str, Any]], file: Path) -> dict[tuple[bool, str], Template]:
+    """The templates; those of the file win. Raises BadInput."""
     templates = dict[tuple[bool, str], Template]()
-    for key, template in (template_of(d) for d in documents if d.get("kind") in TEMPLATE_KINDS):
+    for key, template in (template_of(d) for d in objects if d.get("kind") in TEMPLATE_KINDS):
         if isinstance(template, str):
             raise BadInput(f"{file}: {template}")
-        templates[key] = template
-    return _with_strategy(rollout, documents, file), templates, rollout, documents
+        templates.setdefault(key, template)
+    return templates
 
 
-def _with_strategy(rollout: dict[str, Any], documents: list[dict[str, Any]], file: Path) -> ParsedRollout:
+def _with_strategy(
+    rollout: dict[str, Any], documents: Sequence[Mapping[str, Any]], file: Path
+) -> ParsedRollout:
     """The Rollout with the shared strategy that it names, which stands in the same file. Raises BadInput."""
     strategies = FileStrategies(documents)
     found = strategies.of(rollout)

@@ -9,6 +9,7 @@ from typing import Any
 
 from rollouts.cli.connect import default_namespace, with_client
 from rollouts.cli.controllers import fetch_reports, file_reports
+from rollouts.cli.lint_live import named_by
 from rollouts.cli.plan_table import Total, spoken
 from rollouts.cli.plan_waits import Surroundings, surroundings
 from rollouts.controller.reporting import ControllerReport
@@ -46,7 +47,7 @@ def surroundings_of(
 async def _asked(
     client: KubeClient, rollout: Object, namespace: str
 ) -> tuple[list[Object], list[ControllerReport]]:
-    """Freezes, Rollouts other than this one, and the namespace, as far as they may be read; and the controllers."""
+    """Freezes, other Rollouts, the namespace, and what the Rollout names, as far as they may be read; controllers."""
     reports = await fetch_reports(client, [namespace])
     found = list[Object]()
     with contextlib.suppress(Forbidden, KindNotServed):
@@ -63,10 +64,8 @@ async def _asked(
         break
     with contextlib.suppress(Forbidden, NotFound):
         found.append(await client.get(kinds.NAMESPACE, None, namespace))
+    found += (await named_by(client, rollout, namespace)).objects
     target = text_at(rollout, "spec", "target", "pool", "name")
-    for resource in kinds.POOLS if target else ():
-        with contextlib.suppress(Forbidden, NotFound, KindNotServed):
-            found.append({**await client.get(resource, namespace, target), "kind": resource.kind})
     for kind, resource in WORKLOADS.items() if target else ():
         with contextlib.suppress(Forbidden, KindNotServed):  # items of a list say no kind
             found += [{**one, "kind": kind} for one in await list_all(client, resource, namespace)]

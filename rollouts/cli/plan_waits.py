@@ -19,7 +19,6 @@ from rollouts.engine.rollout_spec import Dependency, RolloutSpec, WeightStep
 from rollouts.engine.rollout_status import Phase
 from rollouts.engine.steps import format_seconds, weight_at
 from rollouts.objects.fields import map_of, metadata_of, text_of
-from rollouts.objects.workloads import WORKLOADS
 from rollouts.units import ZERO
 
 __all__ = ["Surroundings", "ends_at", "obstacles", "surroundings"]
@@ -39,8 +38,8 @@ class Surroundings:
     freezes: tuple[Freeze, ...] = ()
     rollouts: tuple[Object, ...] = ()
     reports: tuple[ControllerReport, ...] = ()
-    workloads: tuple[Object, ...] = ()
-    """What may make pods, and pools."""
+    objects: tuple[Object, ...] = ()
+    """All of them: templates, strategies, pools and what makes their pods among them."""
     live: bool = False
 
     @property
@@ -74,7 +73,7 @@ def surroundings(
             and (one.namespaces is None or known is None or selects(one.namespaces, known))
         ),
         rollouts=tuple(one for one in objects if one.get("kind") == "Rollout" and one is not rollout),
-        workloads=tuple(one for one in objects if one.get("kind") in ("InferencePool", *WORKLOADS)),
+        objects=tuple(objects),
         reports=tuple(one for one in reports if one.watches(space)),
         live=live,
     )

@@ -179,6 +179,34 @@ def test_live_asks_who_is_in_progress_and_who_goes_first(tmp_path, server):
     assert "Freeze: year-end until Sat 2026-12-19 00:00Z" in said
 
 
+def test_live_asks_for_the_strategy_and_the_templates_that_it_names(tmp_path, server):
+    limit = {"name": "up", "query": "up", "successCondition": "result > 0", "interval": "1m", "count": 3}
+    gate = {"analysis": {"templates": [{"templateName": "alive"}]}}
+    template = {
+        "apiVersion": API,
+        "kind": "AnalysisTemplate",
+        "metadata": {"name": "alive"},
+        "spec": {"metrics": [limit]},
+    }
+    careful = {
+        "apiVersion": API,
+        "kind": "RolloutStrategy",
+        "metadata": {"name": "careful"},
+        "spec": {"canary": {"steps": [{"setWeight": 10}, gate]}},
+    }
+
+    def there(api: Any) -> None:
+        api.create(kinds.ANALYSIS_TEMPLATE, "default", template, manager="test")
+        api.create(kinds.ROLLOUT_STRATEGY, "default", careful, manager="test")
+
+    server.within(there)
+    mine = rollout()
+    mine["spec"]["strategy"] = {"canaryFrom": {"name": "careful"}}
+    said = plan(tmp_path, mine, words=("--live", "--kubeconfig", str(server.kubeconfig)))
+
+    assert "3 x result > 0" in said
+
+
 @pytest.mark.parametrize("minutes", [[0.0, 60.0, 0.0, 60.0, 0.0], [0.0, float("inf"), 0.0, 60.0, 0.0]])
 def test_without_a_calendar_it_takes_what_its_steps_take(minutes):
     asked = spec(weight(10), pause(3600), weight(50), pause(3600))
