@@ -188,14 +188,6 @@ def split() -> World:
     return world
 
 
-def unmatched() -> World:
-    """Pods that serve now, and would not once there is a split."""
-    others = UnmatchedPods(pods=("old-0",), pool="pool")
-    world = World(spec=spec(weight(10), mode=TrafficMode.MANAGED), rules=None, unmatched=others)
-    world.settle()
-    return world
-
-
 def healthy() -> World:
     world = at_pause()
     click(world, "promote-full")
@@ -309,7 +301,6 @@ WORLDS: dict[str, Callable[[], World]] = {
     "held": held,
     "aborted": aborted,
     "split at start": split,
-    "other pods serve": unmatched,
     "healthy": healthy,
     "never looked at": lambda: World(spec=spec(weight(10))),
     "paused by spec": at(pause(), paused=True),

@@ -207,7 +207,6 @@ class World:
     paths: dict[Identity, PathView] = field(default_factory=dict)
     crashes: dict[Identity, CrashView] = field(default_factory=dict)
     target_blocker: Blocker | None = None
-    unmatched: UnmatchedPods = field(default_factory=UnmatchedPods)
     approval: ApprovalView | None = None
     strategy: StrategyView | None = None
     window: WindowView | None = None
@@ -297,7 +296,6 @@ class World:
             turn=self.turn,
             freeze=self.freeze,
             dependencies=self.dependencies,
-            unmatched=self.unmatched,
             workloads={
                 arm: fleet.view(asked=any(one.identity == arm for one in self.status.drains))
                 for arm, fleet in self.fleets.items()
