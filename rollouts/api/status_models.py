@@ -296,7 +296,7 @@ class CommandModel(ApiModel):
     """Who claims to have asked."""
 
 
-class ApprovalAnswerModel(ApiModel):
+class DecidedApprovalModel(ApiModel):
     """An answer to an approval's question that decided."""
 
     step: KeptNumber = 0
@@ -326,7 +326,7 @@ class HistoryModel(ArmModel):
     """Why."""
     stable_until: Time | None = None
     """When it stopped being stable."""
-    approvals: Annotated[list[ApprovalAnswerModel], Field(max_length=8)] = Field(default=[])
+    approvals: Annotated[list[DecidedApprovalModel], Field(max_length=8)] = Field(default=[])
     """What was approved or denied in that attempt."""
 
 
@@ -507,7 +507,7 @@ class RolloutStatusModel(ApiModel):
     """Runs whose verdict a person overrode."""
     approval: ApprovalModel | None = None
     """What the present step asks a receiver."""
-    approvals: Annotated[list[ApprovalAnswerModel], Field(max_length=8)] = Field(default=[])
+    approvals: Annotated[list[DecidedApprovalModel], Field(max_length=8)] = Field(default=[])
     """What was approved or denied in this attempt, and by whom."""
     skip_gates: bool = False
     """Steps are skipped: `promote --full`, or the rollback window."""

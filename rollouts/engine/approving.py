@@ -11,7 +11,7 @@ import hashlib
 from dataclasses import replace
 
 from rollouts.engine.actions import EventType
-from rollouts.engine.attempt import ApprovalAnswer, ApprovalDecision, ApprovalRecord
+from rollouts.engine.attempt import ApprovalDecision, ApprovalRecord, DecidedApproval
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import ApprovalView
 from rollouts.engine.reasons import Reason
@@ -47,7 +47,7 @@ def approved(draft: Draft, webhook: str) -> bool:
 def _keep(draft: Draft, webhook: str, view: ApprovalView) -> None:
     """Remember an answer that decides."""
     assert view.decision is not None
-    given = ApprovalAnswer(
+    given = DecidedApproval(
         step=draft.current.current_step,
         webhook=webhook,
         decision=view.decision,

@@ -15,12 +15,12 @@ from rollouts.units import Weight
 
 __all__ = [
     "AbortRecord",
-    "ApprovalAnswer",
     "ApprovalDecision",
     "ApprovalRecord",
     "ArmCrashes",
     "Attempt",
     "AttemptCapacity",
+    "DecidedApproval",
     "GateSummary",
     "PathAlarm",
     "PathStatus",
@@ -111,7 +111,7 @@ class ApprovalRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ApprovalAnswer:
+class DecidedApproval:
     """An answer that decided: ``step`` from 0, ``by`` empty where the receiver named nobody."""
 
     step: int
@@ -228,7 +228,7 @@ class Attempt:
     """Names of AnalysisRuns whose verdict a person overrode by ``promote``."""
     approval: ApprovalRecord | None = None
     """What the present step asks; gone when the step is left."""
-    approvals: tuple[ApprovalAnswer, ...] = ()
+    approvals: tuple[DecidedApproval, ...] = ()
     """What was approved or denied, and by whom."""
     skip_gates: bool = False
     """``promoteFull`` or the rollback window: steps and bake are skipped, readiness never."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
 
-from rollouts.engine.attempt import AbortRecord, ApprovalAnswer, Attempt
+from rollouts.engine.attempt import AbortRecord, Attempt, DecidedApproval
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import TrafficMode
 from rollouts.engine.versions import Identity, Revision
@@ -207,7 +207,7 @@ class HistoryEntry:
     message: str = ""
     stable_until: datetime | None = None
     """For promoted revisions: when they stopped being stable. None while they still are."""
-    approvals: tuple[ApprovalAnswer, ...] = ()
+    approvals: tuple[DecidedApproval, ...] = ()
     """What was approved or denied in the attempt."""
 
 
