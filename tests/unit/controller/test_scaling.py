@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 from typing import Any
 
 import pytest
@@ -75,6 +74,11 @@ def test_a_workload_that_is_gone_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> N
     assert [text for text in done.history.problems if text.startswith("bug")] == []
 
 
+def _another(pod: Any, number: int) -> Any:
+    meta = pod["metadata"]
+    return {**pod, "metadata": {**meta, "name": f"{meta['name']}-{number}", "uid": f"{meta['uid']}-{number}"}}
+
+
 def test_pods_that_the_cache_has_not_heard_of_take_room_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody else's pods of stable, five seconds before the watch tells of them."""
     real, counted = MemoryApi.list_page, list[str]()
@@ -83,10 +87,7 @@ def test_pods_that_the_cache_has_not_heard_of_take_room_all_the_same(monkeypatch
         page = real(self, resource, *place, **how)
         if resource == kinds.POD and "qwen" in how.get("label_selector", "") and len(counted) < 3:
             counted.append(how["label_selector"])
-            more = [copy.deepcopy(pod) for pod in page.items for _ in range(8)]
-            for number, pod in enumerate(more):
-                pod["metadata"] |= {"name": f"more-{number}", "uid": f"more-{number}"}
-            page.items.extend(more)
+            page.items.extend([_another(pod, number) for pod in page.items for number in range(8)])
         return page
 
     monkeypatch.setattr(MemoryApi, "list_page", list_page)
