@@ -9,12 +9,12 @@ from rollouts.api.parsing import parse_rollout
 from rollouts.cli.lint_findings import Finding, at_document, hint, problem
 from rollouts.cli.lint_kinds import is_ours, name_of
 from rollouts.cli.lint_strategies import FileStrategies
-from rollouts.cli.workload_faults import GITOPS_FIX, workload_faults
+from rollouts.cli.workload_faults import GITOPS_FIX, workload_faults, workloads_among
 from rollouts.cli.yaml_source import Path
 from rollouts.engine.attempt import PinnedStrategy
 from rollouts.objects.fields import map_of, metadata_of, text_of
 from rollouts.objects.pools import read_pool
-from rollouts.objects.workloads import WORKLOADS, makes_pods_of, pod_labels
+from rollouts.objects.workloads import makes_pods_of, pod_labels
 
 __all__ = ["workload_findings"]
 
@@ -52,7 +52,7 @@ def workload_findings(
 def _makers(objects: Sequence[Object]) -> Iterator[Object]:
     """Workloads of pools among the objects that say how many replicas they have."""
     pools = [read_pool(dict(one)) for one in objects if one.get("kind") == "InferencePool"]
-    for obj in objects:
-        says = obj.get("kind") in WORKLOADS and "replicas" in map_of(obj.get("spec"))
+    for obj in workloads_among(objects):
+        says = "replicas" in map_of(obj.get("spec"))
         if says and any(makes_pods_of(pod_labels(obj), pool) for pool in pools):
             yield obj

@@ -19,7 +19,7 @@ from rollouts.objects.workloads import (
     scaled_by,
 )
 
-__all__ = ["GITOPS_FIX", "WorkloadFault", "kept_in_git", "workload_faults"]
+__all__ = ["GITOPS_FIX", "WorkloadFault", "kept_in_git", "workload_faults", "workloads_among"]
 
 Object = Mapping[str, Any]
 
@@ -51,13 +51,21 @@ def workload_faults(rollout: Object, capacity: bool, objects: Sequence[Object]) 
     """
     if not capacity:
         return
-    workloads = [one for one in objects if one.get("kind") in WORKLOADS]
-    names = serving_pools(rollout)
+    workloads, names = workloads_among(objects), serving_pools(rollout)
     for pool in objects:
         if pool.get("kind") == _POOL and _name(pool) in names:
             yield from _of_pool(
                 pool, workloads, [one for one in objects if one.get("kind") == AUTOSCALER.kind]
             )
+
+
+def workloads_among(objects: Sequence[Object]) -> list[Object]:
+    """Each once: two files may have the same one, as overlays and examples beside each other. The first counts."""
+    found: dict[str, Object] = {}
+    for one in objects:
+        if one.get("kind") in WORKLOADS:
+            found.setdefault(_what(one), one)
+    return list(found.values())
 
 
 def _of_pool(

@@ -400,14 +400,14 @@ def says_new(
         return before is not now
     if _kind_of(before) != _kind_of(now) or worth_showing(observed_weight(now), shown):
         return True
-    if by_picker:
-        return False
-    return _is_alarming(now, weight) or _is_alarming(before, weight)
+    return any(_is_alarming(share, weight, by_picker=by_picker) for share in (before, now))
 
 
-def _is_alarming(share: ShareView, weight: Weight) -> bool:
+def _is_alarming(share: ShareView, weight: Weight, *, by_picker: bool) -> bool:
+    if share.path is not None and fell(share.path):
+        return True
     unseen = not share.canary and expected_canary(share, weight) >= _ENOUGH
-    return unseen or refutes(share, weight) or (share.path is not None and fell(share.path))
+    return not by_picker and (unseen or refutes(share, weight))
 
 
 def _kind_of(share: ShareView) -> tuple[bool, bool, bool, Weight | None]:

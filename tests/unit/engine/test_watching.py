@@ -589,3 +589,4 @@ def test_what_our_picker_splits_is_asked_and_not_counted() -> None:
     assert says_new(loaded, same, TEN, Weight(10), by_picker=False)
     assert not says_new(loaded, same, TEN, Weight(10), by_picker=True)
     assert says_new(loaded, replace(same, loaded=Weight(500)), TEN, Weight(10), by_picker=True)
+    assert says_new(loaded, replace(same, path=GONE), TEN, Weight(10), by_picker=True)
