@@ -74,7 +74,7 @@ def test_a_workload_that_is_gone_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> N
     assert [text for text in done.history.problems if text.startswith("bug")] == []
 
 
-def _another(pod: Any, number: int) -> Any:
+def _another(pod: dict[str, Any], number: int) -> dict[str, Any]:
     meta = pod["metadata"]
     return {**pod, "metadata": {**meta, "name": f"{meta['name']}-{number}", "uid": f"{meta['uid']}-{number}"}}
 
@@ -87,7 +87,8 @@ def test_pods_that_the_cache_has_not_heard_of_take_room_all_the_same(monkeypatch
         page = real(self, resource, *place, **how)
         if resource == kinds.POD and "qwen" in how.get("label_selector", "") and len(counted) < 3:
             counted.append(how["label_selector"])
-            page.items.extend([_another(pod, number) for pod in page.items for number in range(8)])
+            others = [pod for pod in page.items for _ in range(8)]
+            page.items.extend(_another(pod, number) for number, pod in enumerate(others))
         return page
 
     monkeypatch.setattr(MemoryApi, "list_page", list_page)
