@@ -299,12 +299,12 @@ def ended_elsewhere(run: Run) -> Iterator[str]:
     gone = "rollout mymodel" not in run.end
     if status.get("phase") not in ("Healthy", "Aborted") and not gone:
         return
+    if (status.get("stableScale") or {}).get("pending"):
+        return  # it waits for nodes, and says so
     owed = [] if gone else status.get("scaleDowns") or []
     if owed:
         yield f"still to be scaled down at the end: {owed}"
     stable = RELEASES.get((status.get("stable") or {}).get("name", ""), "")
-    if (status.get("stableScale") or {}).get("pending"):
-        return  # it waits for nodes, and says so
     if not gone and status.get("stableScale"):
         yield f"stable still to get pods back at the end: {status['stableScale']}"
     if not world.left and world.replicas.get(stable, 0) < world.owed.get(stable, 0):
