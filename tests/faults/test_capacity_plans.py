@@ -26,6 +26,9 @@ from tests.kit.faults.invariants import OF_CAPACITY, Invariant, check
 from tests.kit.faults.plans import enumerate_plans
 from tests.kit.faults.simulation import CLEAN, FaultPlan, Run, simulate
 
+pytestmark = pytest.mark.timeout(280)
+"""Seconds: some of these are a dozen runs of a whole rollout, on a machine that does other things as well."""
+
 PROMOTED = "capacity: promoted, and the old pods drained"
 ABORTED = "capacity: aborted, then retried"
 THIRD = "capacity: third target waits for room"

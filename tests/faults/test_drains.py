@@ -19,6 +19,9 @@ from tests.kit.faults.plans import FaultPlan
 from tests.kit.faults.simulation import Condition, Move, Run, Scenario, Simulation, simulate
 from tests.kit.faults.transport import WriteFault
 
+pytestmark = pytest.mark.timeout(280)
+"""Seconds: some of these are a dozen runs of a whole rollout, on a machine that does other things as well."""
+
 ROLLOUT = "mymodel"
 _ROOM = {"maxSurge": 1, "minStable": 1, "gpus": PODS + 1}
 

@@ -23,6 +23,9 @@ from tests.kit.faults.simulation import FaultPlan, Run, simulate
 from tests.kit.faults.variant_plans import COMMON, edited_plans, every_plan, late_plans, outside_plans
 from tests.kit.faults.variant_scenarios import VARIANT_SCENARIOS
 
+pytestmark = pytest.mark.timeout(280)
+"""Seconds: some of these are a dozen runs of a whole rollout, on a machine that does other things as well."""
+
 PROMOTED = "variant: taken over, promoted"
 ABORTED = "variant: gate failure aborts"
 FIRST = "variant: first install, then a second target"
