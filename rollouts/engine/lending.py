@@ -74,9 +74,10 @@ def next_ceiling(draft: Draft, policy: Capacity, pods: int, asked: Weight) -> We
     if current.started_at is None:
         return None
     ready = min(asked, carried(draft.obs.ready(current.canary.identity), pods, policy))
-    carries = max(draft.status.weight.ours or ZERO, ready)
-    if before is not None:
-        return carries if draft.in_force else min(before, carries)
+    given = draft.status.weight.ours or ZERO
+    carries = max(given, ready)
+    if before is not None:  # of a weight that is 0 nothing can be seen: it begins anew
+        return carries if draft.in_force or given == ZERO else min(before, carries)
     return carries if needs_room(pods_for(asked, pods, policy), pods, policy) else None
 
 

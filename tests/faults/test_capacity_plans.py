@@ -58,7 +58,14 @@ def test_the_clean_run_keeps_every_invariant(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("name", "every"),
-    [(PROMOTED, SAMPLE), (ABORTED, SAMPLE), (THIRD, SAMPLE), (DELETED, SAMPLE), (SPARE, 97), (REVERTED, 97)],
+    [
+        (PROMOTED, SAMPLE),
+        (ABORTED, SAMPLE),
+        (THIRD, SAMPLE),
+        (DELETED, SAMPLE),
+        (SPARE, 149),
+        (REVERTED, 149),
+    ],
 )
 def test_a_sample_of_plans_breaks_nothing(name: str, every: int) -> None:
     plans = list(every_plan(clean_run(name)))

@@ -716,6 +716,25 @@ def test_pods_that_hang_pending_end_at_the_deadline_with_stable_whole() -> None:
     assert (fleet.replicas, fleet.ready) == (0, 0)
 
 
+def test_a_canary_that_was_taken_out_comes_back_by_what_it_carries() -> None:
+    """No request was counted under its last weight, and none can be before it has some again."""
+    made = world()
+    go(made, 2)
+    assert made.status.weight.applied == 1250
+    capacity, path = made.current.capacity, made.current.path
+    assert capacity is not None
+    made.rules = [{V1: 100, V2: 0, V3: 0}]
+    made.writer = "inference-rollouts"
+    made.change(capacity=replace(capacity, ceiling=ZERO), path=replace(path, ceiling=Weight(1250)))
+    made.status = replace(
+        made.status, weight=replace(made.status.weight, desired=ZERO, applied=ZERO, written=None)
+    )
+    made.settle()
+    made.advance(6)
+
+    assert made.share_of(V2) * 8 == 1
+
+
 # --- corners ---------------------------------------------------------------------------------------
 
 
