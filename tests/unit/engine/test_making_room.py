@@ -242,6 +242,23 @@ def test_nothing_is_taken_from_stable_before_the_weight_is_seen_to_be_in_force()
     assert made.fleets[V1].scales == []
 
 
+def test_no_room_is_made_by_a_weight_that_the_gateway_has_not_taken() -> None:
+    made = world()
+    while (made.status.weight.applied or ZERO) <= Weight(1000):
+        go(made)
+    made.programmed = False
+    go(made, 2)  # room that is there already is taken
+    before = replicas(made)
+    go(made, 5)
+
+    assert replicas(made) == before
+    assert made.status.reason == Reason.WAITING_FOR_GATEWAY
+
+    made.programmed = True
+    go(made, 5)
+    assert replicas(made) != before
+
+
 @pytest.mark.parametrize(
     ("drain", "seconds", "left"),
     [
