@@ -7,7 +7,7 @@ Rules kept here:
 - A number is stored before a workload is written. What stable has too few of is restored at once, as far as there is
   room.
 - When the attempt ends otherwise than by a promotion, stable is scaled to N again within the same room: the canary
-  shrinks to what its share needs, which falls as stable's pods become Ready (``wayback.way_limit``).
+  shrinks to what its share needs, which falls as stable's pods become Ready (``returning.way_limit``).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rollouts.engine.draft import Draft
 from rollouts.engine.drains import drained_to, is_scaled, open_drain
 from rollouts.engine.observation import NotControllable, WorkloadView
 from rollouts.engine.reasons import Reason
+from rollouts.engine.returning import whole
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, WeightStep
 from rollouts.engine.rollout_status import RolloutStatus, StableScale
 from rollouts.engine.shortage import RESTORE_LIMIT, RESTORE_WINDOW, is_unknown
@@ -76,7 +77,10 @@ def next_ceiling(draft: Draft, policy: Capacity, pods: int, asked: Weight) -> We
     ready = min(asked, carried(draft.obs.ready(current.canary.identity), pods, policy))
     carries = max(draft.status.weight.ours or ZERO, ready)
     if before is not None:
-        return carries if draft.in_force else min(before, carries)
+        free = (
+            draft.in_force or not draft.status.weight.ours
+        )  # without weight there is nothing to see in force
+        return carries if free else min(before, carries)
     return carries if needs_room(pods_for(asked, pods, policy), pods, policy) else None
 
 
@@ -109,6 +113,10 @@ def lend(draft: Draft, policy: Capacity) -> None:
         most=most or 0,
         returning=False,
         immediate=policy.abort is AbortSpeed.IMMEDIATE,
+        ready_at_start=capacity.stable_ready,
+        drain_seconds=int(policy.drain_timeout.total_seconds()),
+        progress=None,
+        blocked="",
         ready=draft.obs.ready(stable),
         pending=view.pending,
         reached=view.replicas <= wanted or (known.reached and known.wanted == wanted),
@@ -231,7 +239,7 @@ def take_back(draft: Draft) -> None:
         draft.set(stable_scale=known)
         return
     if view.replicas >= known.full:
-        back = known.ready >= known.full or not any(live_shares(draft, None))
+        back = known.ready >= whole(known) or not any(live_shares(draft, None))
         draft.set(stable_scale=None if back else known)
         return
     _make_room(draft, known)

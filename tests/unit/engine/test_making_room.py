@@ -733,15 +733,16 @@ def test_whether_stable_may_have_to_give_pods(capacity: Capacity, gives: bool) -
     assert capacity.gives is gives
 
 
-def test_pods_whose_requests_cannot_be_kept_away_go_after_the_timeout_on_the_way_back() -> None:
+def test_pods_whose_requests_cannot_be_kept_away_keep_no_traffic_and_go_after_the_timeout() -> None:
     made = judged()
-    made.fleets[V2].drain = NotControllable("its picker is not ours")
+    made.fleets[V2].drain, made.fleets[V2].in_flight = NotControllable("its picker is not ours"), 3
     fail(made)
-    assert "requests cannot be kept from 1 pods of v2" in made.status.drains[0].message
+    assert made.share_of(V2) == 0
+    assert "requests cannot be kept from 3 pods of v2" in made.status.drains[0].message
     made.advance(290)
     assert replicas(made) == (5, 4)
     made.advance(11)
-    assert replicas(made) == (5, 3)
+    assert replicas(made) == (5, 1)
 
 
 @pytest.mark.parametrize("arm", [V1, V2])
