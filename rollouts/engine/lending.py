@@ -19,12 +19,12 @@ from rollouts.engine.actions import EventType, ScaleWorkload
 from rollouts.engine.capacity import carried, most_pods, needs_room, pods_for, pods_kept, stable_pods_for
 from rollouts.engine.draft import Draft
 from rollouts.engine.drains import drained_to, is_scaled, open_drain
-from rollouts.engine.observation import NotControllable, WorkloadView
+from rollouts.engine.observation import WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.returning import whole
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, WeightStep
 from rollouts.engine.rollout_status import RolloutStatus, StableScale
-from rollouts.engine.shortage import RESTORE_LIMIT, RESTORE_WINDOW, is_unknown
+from rollouts.engine.shortage import RESTORE_LIMIT, RESTORE_WINDOW, is_unknown, undrained
 from rollouts.engine.versions import Identity
 from rollouts.engine.wayback import live_shares
 from rollouts.units import FULL, ZERO, Weight
@@ -148,7 +148,7 @@ def _shares(draft: Draft) -> list[Weight]:
 
 def _may_shrink(draft: Draft, known: StableScale, view: WorkloadView) -> bool:
     """Whether pods may be taken from stable now: the split has been seen to be as it says, or pods drain already."""
-    if isinstance(view.drain, NotControllable) or view.used_by or draft.status.hold is not None:
+    if undrained(draft, known.identity) or draft.status.hold is not None:
         return False
     if draft.spec.paused or draft.current.pulled or draft.current.path.undone_at is not None:
         return False

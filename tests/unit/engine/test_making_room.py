@@ -300,16 +300,19 @@ def test_the_deadline_stands_while_stable_drains_and_each_rise_has_its_own() -> 
         assert made.status.phase is Phase.PROGRESSING
 
 
-@pytest.mark.parametrize("why", ["used", "picker"])
-def test_a_plan_that_needs_pods_of_a_stable_that_cannot_drain_is_refused(why: str) -> None:
+@pytest.mark.parametrize("arm", [V1, V2])
+@pytest.mark.parametrize("why", ["used", "picker", "pinned"])
+def test_a_plan_that_needs_pods_of_a_version_that_cannot_drain_is_refused(why: str, arm: Any) -> None:
     made = World(
         spec=spec(*STEPS, target="v1", capacity=TIGHT),
         fleets={V1: Fleet.of("vllm-v1", 8), V2: Fleet.of("vllm-v2", 0)},
     )
     if why == "used":
-        made.fleets[V1].used_by = "HTTPRoute other"
+        made.fleets[arm].used_by = "HTTPRoute other"
+    elif why == "picker":
+        made.fleets[arm].drain = NotControllable("its picker is not ours")
     else:
-        made.fleets[V1].drain = NotControllable("its picker is not ours")
+        made.pins = frozenset({arm})
     made.settle()
     to(made, "v2")
 
