@@ -163,6 +163,8 @@ class AttemptCapacityModel(ApiModel):
     """The canary's Ready pods."""
     pending: Number = 0
     """Its pods that no node has room for yet."""
+    stable_ready: Number = 0
+    """Stable's Ready pods at the start."""
 
 
 class ScaleDownModel(ApiModel):
@@ -209,6 +211,21 @@ class DrainModel(ApiModel):
     """What it waits for."""
 
 
+class ReturnProgressModel(ApiModel):
+    """The best that a return of traffic with pods has come to."""
+
+    began: Time
+    """Since when it waits for pods."""
+    at: Time
+    """When it last came further."""
+    ready: KeptNumber
+    """Stable's Ready pods, the most of them so far."""
+    replicas: KeptNumber
+    """Its replicas, likewise."""
+    beside: KeptNumber
+    """Replicas and pods of what makes room, the fewest so far."""
+
+
 class StableScaleModel(ApiModel):
     """Stable's workload, from when it is to have fewer replicas than at the start until it has them again."""
 
@@ -238,6 +255,14 @@ class StableScaleModel(ApiModel):
     """Its Ready pods."""
     pending: Number = 0
     """Its pods that no node has room for yet."""
+    ready_at_start: Number = 0
+    """Its Ready pods before it gave any; 0: all of `full`."""
+    drain_seconds: Number = 1800
+    """`drainTimeout` as it was when pods were taken from it."""
+    progress: ReturnProgressModel | None = None
+    """While the canary keeps traffic that stable has no pods for."""
+    blocked: Said = ""
+    """Why all traffic goes back at once although the policy says otherwise."""
 
 
 class HoldModel(ApiModel):

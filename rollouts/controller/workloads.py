@@ -22,6 +22,7 @@ from rollouts.objects.pods import pending_words
 from rollouts.objects.pools import POOL_KIND, Pool
 from rollouts.objects.workloads import WORKLOAD_ANNOTATION, Workload
 from rollouts.runtime.objects import ObjectKey
+from rollouts.traffic import wayback
 from rollouts.traffic.backends import pools_of, rules_of
 
 if TYPE_CHECKING:
@@ -98,15 +99,24 @@ def _names(found: Collection[Workload]) -> str:
 
 
 def _rules_of_others(parsed: ParsedRollout, route: dict[str, Any]) -> dict[str, Any]:
-    """A route without the rules that the Rollout weighs; where no spec says which, the recorded route has no others."""
+    """A route without the rules that the Rollout weighs: those that the spec chooses, and those that a record of the
+    way back gives to stable, whatever was edited. Where no spec names any, what a record spared is left.
+    """
     traffic, meta = parsed.spec.traffic if parsed.spec is not None else None, metadata_of(route)
-    mine, ours = {record.name for record in parsed.status.way_back}, tuple[str, ...]()
-    if isinstance(traffic, HttpRouteTraffic):
-        mine, ours = {traffic.name}, traffic.rule_names
-    if meta.get("namespace") != parsed.namespace or meta.get("name") not in mine:
+    name = meta.get("name") if meta.get("namespace") == parsed.namespace else None
+    records = [record for record in parsed.status.way_back if record.name == name]
+    named = isinstance(traffic, HttpRouteTraffic) and traffic.name == name
+    if not named and not records:
         return route
-    rules = [rule for rule in rules_of(route.get("spec")) if ours and map_of(rule).get("name") not in ours]
-    return {**route, "spec": {"rules": rules}}
+    others: list[Any] = [rule for record in records for rule in wayback.spared(route, record)]
+    if isinstance(traffic, HttpRouteTraffic) and named and traffic.rule_names:
+        weighed = [rule for record in records for rule in wayback.weighed(route, record)]
+        others = [
+            rule
+            for rule in rules_of(route.get("spec"))
+            if map_of(rule).get("name") not in traffic.rule_names and rule not in weighed
+        ]
+    return {**route, "spec": {"rules": others}}
 
 
 class WorkloadViews:
@@ -136,8 +146,8 @@ class WorkloadViews:
         if target is not None:
             arms.add(target)
         policy = parsed.spec.canary.capacity if parsed.spec is not None else None
-        gives = status.stable if policy is not None and policy.gives else None
-        giving = {gives.identity} if gives is not None else set()
+        # Stable gives pods, and a canary whose pods something else needs could not give them back.
+        giving = set(arms) if policy is not None and policy.gives else set()
         found = (
             (arm, self._view(parsed, arm, loses=arm in losers, gives=arm in giving)) for arm in sorted(arms)
         )

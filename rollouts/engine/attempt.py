@@ -148,6 +148,8 @@ class AttemptCapacity:
     """The canary's Ready pods."""
     pending: int = 0
     """Its pods that no node has room for yet."""
+    stable_ready: int = 0
+    """Stable's Ready pods at the start, as N."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

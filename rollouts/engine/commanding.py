@@ -14,11 +14,12 @@ from rollouts.engine.evidence import awaited_background, evidence_gate, reads_ev
 from rollouts.engine.naming import background_run, step_run
 from rollouts.engine.observation import Claim, GateOutcome
 from rollouts.engine.reasons import Reason
+from rollouts.engine.returning import begin_return
 from rollouts.engine.rollout_spec import AnalysisStep, ApproveStep, JobStep, PauseStep, WeightStep
 from rollouts.engine.rollout_status import FOR_OTHERS, CommandRecord, CommandResult, HoldReason, RolloutStatus
 from rollouts.engine.starting import complete_split, start_attempt
 from rollouts.engine.transitions import Trigger
-from rollouts.engine.wayback import begin_return, is_back, return_canaries
+from rollouts.engine.wayback import is_back, return_canaries
 
 __all__ = ["finish_abort_command", "obey_command"]
 

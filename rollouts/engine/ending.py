@@ -9,10 +9,11 @@ from rollouts.engine.attempt import AbortRecord
 from rollouts.engine.draft import HISTORY_LIMIT, Draft
 from rollouts.engine.observation import GateOutcome
 from rollouts.engine.reasons import Reason, printed
+from rollouts.engine.returning import begin_return, shortfall
 from rollouts.engine.rollout_status import HistoryEntry, Outcome, Phase, SettledBy, WeightStatus
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.versions import Revision
-from rollouts.engine.wayback import begin_return, return_canaries
+from rollouts.engine.wayback import return_canaries
 from rollouts.units import FULL, ZERO, format_weight
 
 __all__ = ["abort", "drop_canary", "promote", "show_aborted", "terminate_runs"]
@@ -82,7 +83,7 @@ def show_aborted(draft: Draft, trigger: Trigger) -> None:
         reason, problem = draft.traffic_problem
         draft.move(Phase.ABORTED, trigger, reason, f"{problem}. {record.message}; {way_out}")
     else:
-        message = f"{record.message}. {draft.stable.label} serves; {way_out}"
+        message = f"{record.message}. {draft.stable.label} serves{shortfall(draft)}; {way_out}"
         draft.move(Phase.ABORTED, trigger, printed(record.reason), message)
 
 

@@ -15,9 +15,10 @@ from rollouts.engine.ending import terminate_runs
 from rollouts.engine.lending import leave_stable
 from rollouts.engine.observation import Claim
 from rollouts.engine.reasons import Reason
+from rollouts.engine.returning import begin_return
 from rollouts.engine.rollout_spec import OnDelete, TrafficMode
 from rollouts.engine.scaling import finish_scaling, owes_scaling, return_stable
-from rollouts.engine.wayback import begin_return, carries, give_back, keep_record
+from rollouts.engine.wayback import carries, give_back, keep_record
 from rollouts.units import FULL, ZERO
 
 __all__ = ["RELEASE_ANNOTATION", "finalize", "keep_finalizer"]

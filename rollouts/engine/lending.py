@@ -7,7 +7,7 @@ Rules kept here:
 - A number is stored before a workload is written. What stable has too few of is restored at once, as far as there is
   room.
 - When the attempt ends otherwise than by a promotion, stable is scaled to N again within the same room: the canary
-  shrinks to what its share needs, which falls as stable's pods become Ready (``wayback.way_limit``).
+  shrinks to what its share needs, which falls as stable's pods become Ready (``returning.way_limit``).
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from rollouts.engine.actions import EventType, ScaleWorkload
 from rollouts.engine.capacity import carried, most_pods, needs_room, pods_for, pods_kept, stable_pods_for
 from rollouts.engine.draft import Draft
 from rollouts.engine.drains import drained_to, is_scaled, open_drain
-from rollouts.engine.observation import NotControllable, WorkloadView
+from rollouts.engine.observation import WorkloadView
 from rollouts.engine.reasons import Reason
+from rollouts.engine.returning import whole
 from rollouts.engine.rollout_spec import AbortSpeed, Capacity, WeightStep
 from rollouts.engine.rollout_status import RolloutStatus, StableScale
-from rollouts.engine.shortage import RESTORE_LIMIT, RESTORE_WINDOW, is_unknown
+from rollouts.engine.shortage import RESTORE_LIMIT, RESTORE_WINDOW, is_unknown, undrained
 from rollouts.engine.versions import Identity
 from rollouts.engine.wayback import live_shares
 from rollouts.units import FULL, ZERO, Weight
@@ -110,6 +111,10 @@ def lend(draft: Draft, policy: Capacity) -> None:
         most=most or 0,
         returning=False,
         immediate=policy.abort is AbortSpeed.IMMEDIATE,
+        ready_at_start=capacity.stable_ready,
+        drain_seconds=int(policy.drain_timeout.total_seconds()),
+        progress=None,
+        blocked="",
         ready=draft.obs.ready(stable),
         pending=view.pending,
         reached=view.replicas <= wanted or (known.reached and known.wanted == wanted),
@@ -141,7 +146,7 @@ def _shares(draft: Draft) -> list[Weight]:
 
 def _may_shrink(draft: Draft, known: StableScale, view: WorkloadView) -> bool:
     """Whether pods may be taken from stable now: the split has been seen to be as it says, or pods drain already."""
-    if isinstance(view.drain, NotControllable) or view.used_by or draft.status.hold is not None:
+    if undrained(draft, known.identity) or draft.status.hold is not None:
         return False
     if draft.spec.paused or draft.current.pulled or draft.current.path.undone_at is not None:
         return False
@@ -232,7 +237,7 @@ def take_back(draft: Draft) -> None:
         draft.set(stable_scale=known)
         return
     if view.replicas >= known.full:
-        back = known.ready >= known.full or not any(live_shares(draft, None))
+        back = known.ready >= whole(known) or not any(live_shares(draft, None))
         draft.set(stable_scale=None if back else known)
         return
     _make_room(draft, known)

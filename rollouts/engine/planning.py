@@ -30,6 +30,7 @@ from rollouts.engine.observation import Claim, GateOutcome, JobOutcome, Observat
 from rollouts.engine.progressing import deadline_missed, note_unpaused, progress
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rejections import plain_message, show_rejection
+from rollouts.engine.returning import shortfall, watch_return
 from rollouts.engine.revision import revision_of, target_identity
 from rollouts.engine.rollout_spec import OnDeadline, TrafficMode
 from rollouts.engine.rollout_status import HoldReason, Outcome, Phase, RolloutStatus, SettledBy, WaitingFor
@@ -77,6 +78,7 @@ def plan(obs: Observation, now: datetime) -> Plan:
         set_conditions(draft)
         return draft.plan()
     keep_record(draft)
+    watch_return(draft)
     for stage in _STAGES:
         if stage(draft):
             break
@@ -344,7 +346,7 @@ def _healthy(draft: Draft) -> None:
     settled_by = draft.obs.status.settled_by if draft.obs.status.phase is Phase.HEALTHY else None
     reason, message = (
         settled_by.value if settled_by else Reason.TARGET_IS_STABLE,
-        f"{draft.stable.label} is stable",
+        f"{draft.stable.label} is stable{shortfall(draft)}",
     )
     if settled_by is SettledBy.PROMOTED:
         message = plain_message(draft.obs.status)

@@ -175,6 +175,9 @@ class Reason(StrEnum):
     RETURNING_WITH_PODS = ("ReturningWithPods",
         "Traffic returns to stable by as much as its pods are Ready again.",
         "Wait for its pods, or abort by command to return all of it at once.")
+    RETURN_NOT_WAITED_FOR = ("ReturnNotWaitedFor",
+        "All traffic went back to a stable that lacks pods: waiting for them led nowhere.",
+        "The message says what keeps the pods: correct that; scale stable by hand where it is short.")
     DRAIN_NOT_CONTROLLABLE = ("DrainNotControllable",
         "The plan takes pods from stable while it serves, and requests cannot be kept from pods that are to go.",
         "Set maxSurge so that all fit, or use the picker of this project.")

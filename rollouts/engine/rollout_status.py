@@ -28,6 +28,7 @@ __all__ = [
     "Notice",
     "Outcome",
     "Phase",
+    "ReturnProgress",
     "RolloutStatus",
     "ScaleDown",
     "SettledBy",
@@ -247,6 +248,20 @@ class Drain:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReturnProgress:
+    """The best that a return of traffic with pods has come to; ``at`` is when it last came further."""
+
+    began: datetime
+    at: datetime
+    ready: int
+    """Stable's Ready pods, the most of them so far."""
+    replicas: int
+    """Its replicas, likewise."""
+    beside: int
+    """Replicas and pods of what makes room, the fewest so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StableScale:
     """Stable's workload, from when it is to have fewer replicas than at the start until it has them again.
 
@@ -272,6 +287,14 @@ class StableScale:
     """Its Ready pods."""
     pending: int = 0
     """Its pods that no node has room for yet."""
+    ready_at_start: int = 0
+    """Its Ready pods before it gave any: more of them are no business of the way back. 0: all of N."""
+    drain_seconds: int = 1800
+    """``drainTimeout`` as it was when pods were taken from it."""
+    progress: ReturnProgress | None = None
+    """While a canary keeps traffic that it has no pods for."""
+    blocked: str = ""
+    """Why all traffic goes back at once although the policy says otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -175,6 +175,9 @@ def _scale_up(draft: Draft, policy: Capacity) -> None:
         ceiling=next_ceiling(draft, policy, pods, _asked(draft)),
         ready=draft.obs.ready(canary),
         pending=view.pending,
+        stable_ready=draft.obs.ready(draft.stable.identity)
+        if current.started_at is None
+        else before.stable_ready,
     )
     if capacity.ceiling != before.ceiling:
         restart_clock(draft)

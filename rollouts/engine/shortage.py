@@ -30,6 +30,7 @@ __all__ = [
     "shortage",
     "stable_pods",
     "uncontrolled",
+    "undrained",
 ]
 
 CAPACITY_REASONS = frozenset(
@@ -202,18 +203,32 @@ def uncontrolled(draft: Draft, policy: Capacity) -> Blocker | None:
     view = draft.obs.workloads.get(stable, WorkloadView())
     if view.managed_by or not needs_room(pods_for(FULL, n, policy), n, policy):
         return None
-    why = view.drain.why if isinstance(view.drain, NotControllable) else ""
-    if view.used_by:
-        why = f"{view.used_by} sends requests to it as well"
-    if not why:
-        return None
-    return Blocker(
-        reason=Reason.DRAIN_NOT_CONTROLLABLE,
-        message=(
-            f"the plan takes pods from {stable.name} while it serves, and they cannot be drained: {why}; set maxSurge "
-            f"to {pods_for(FULL, n, policy)}, so that stable keeps all of its pods"
-        ),
+    why, way_out = undrained(draft, stable), f"set maxSurge to {pods_for(FULL, n, policy)}"
+    if why:
+        message = (
+            f"the plan takes pods from {stable.name} while it serves, and they cannot be drained: {why}; {way_out}, "
+            "so that stable keeps all of its pods"
+        )
+        return Blocker(reason=Reason.DRAIN_NOT_CONTROLLABLE, message=message)
+    canary = draft.status.canary
+    if canary is None or draft.status.started_at is not None:
+        return None  # the same of the canary later makes an abort immediate (``returning``)
+    why = undrained(draft, canary.identity)
+    message = (
+        f"an abort would take pods from {canary.identity.name} while it serves, and they cannot be drained: {why}; "
+        f"{way_out}, so that stable keeps all of its pods"
     )
+    return Blocker(reason=Reason.DRAIN_NOT_CONTROLLABLE, message=message) if why else None
+
+
+def undrained(draft: Draft, arm: Identity) -> str:
+    """Why requests cannot be kept from single pods of an arm; empty where they can."""
+    view, traffic = draft.obs.workloads.get(arm, WorkloadView()), draft.obs.traffic
+    if view.used_by:
+        return f"{view.used_by} sends requests to it as well"
+    if traffic is not None and arm.arm in traffic.pins:
+        return f"a rule of the template of {traffic.kind} {traffic.name} sends requests to it whatever its weight"
+    return view.drain.why if isinstance(view.drain, NotControllable) else ""
 
 
 def _missing(draft: Draft, canary: Identity, needed: int, what: str) -> Blocker:

@@ -7,14 +7,13 @@ that a user can edit in the Rollout, and no template that the API server refuses
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
 from rollouts.engine.actions import ReturnTraffic, WriteReason, WriteTraffic
-from rollouts.engine.capacity import share_of_ready
 from rollouts.engine.draft import Draft
 from rollouts.engine.observation import Claim, WayView
 from rollouts.engine.reasons import Reason
+from rollouts.engine.returning import pods_missed, way_limit, whole
 from rollouts.engine.rollout_status import WayBack
 from rollouts.engine.versions import Identity
 from rollouts.units import FULL, ZERO, Weight, format_weight
@@ -22,7 +21,6 @@ from rollouts.units import FULL, ZERO, Weight, format_weight
 __all__ = [
     "RECORDS",
     "REFUSED_RETRY",
-    "begin_return",
     "carries",
     "give_back",
     "given_by_others",
@@ -33,7 +31,6 @@ __all__ = [
     "live_shares",
     "record_way",
     "return_canaries",
-    "way_limit",
 ]
 
 RECORDS = 8
@@ -104,37 +101,6 @@ def _is_due(draft: Draft, record: WayBack) -> bool:
     if current.started_at is None:
         return current.aborted is not None or not current.adopted_split
     return current.aborted is not None or current.pulled
-
-
-def begin_return(draft: Draft, *, at_once: bool = False) -> None:
-    """The attempt is over: stable gets the pods back that it gave, and the traffic as it has pods, or at once."""
-    lent = draft.status.stable_scale
-    if lent is not None:
-        draft.set(stable_scale=replace(lent, returning=True, immediate=lent.immediate or at_once))
-
-
-def way_limit(draft: Draft, record: WayBack) -> Weight:
-    """The weight that a canary keeps for now: the share that stable has no Ready pods for yet.
-
-    None where stable gave no pods or has them again, where nobody can give them back, or where the canary cannot serve.
-    """
-    lent, stable = draft.status.stable_scale, draft.status.stable
-    if lent is None or stable is None or lent.identity != stable.identity or not lent.returning:
-        return ZERO
-    canary = record.canary.arm
-    views = [draft.obs.workloads.get(arm) for arm in (lent.identity, canary)]
-    scaled = all(view is not None and view.what and not view.managed_by for view in views)
-    if lent.immediate or draft.obs.in_haste or not scaled:
-        return ZERO
-    if not draft.obs.ready(canary) or not draft.obs.ready(lent.identity):
-        return ZERO
-    path = draft.obs.pools[canary].path if canary in draft.obs.pools else None
-    if path is not None and (path.problems or path.picker_down):
-        return ZERO
-    ready = draft.obs.ready(lent.identity)
-    if lent.most and lent.most < ready + 2:
-        return ZERO  # a pod of either does not fit beside the one that stable needs next
-    return Weight(FULL - share_of_ready(ready, lent.full))
 
 
 def return_canaries(draft: Draft) -> None:
@@ -215,17 +181,12 @@ def _say_kept(draft: Draft, record: WayBack, kept: Weight) -> None:
     assert lent is not None
     if draft.traffic_problem is not None:
         return
-    ready, view = draft.obs.ready(lent.identity), draft.obs.workloads.get(lent.identity)
-    pending = (
-        f" ({view.pending} Pending: {view.words or 'no node is said to fit'})"
-        if view and view.pending
-        else ""
-    )
+    ready, full, why = draft.obs.ready(lent.identity), whole(lent), pods_missed(draft, lent)
     draft.traffic_problem = (
         Reason.RETURNING_WITH_PODS,
-        f"traffic returns as capacity allows: {lent.identity.name} has {ready} of {lent.full} Ready pods, "
-        f"{lent.full - ready} are waited for{pending}, and {record.canary.name} keeps {format_weight(kept)} until "
-        "then; `abort` returns all of it at once",
+        f"traffic returns as capacity allows: {lent.identity.name} has {ready} of {full} Ready pods, "
+        f"{full - ready} are waited for, and {record.canary.name} keeps {format_weight(kept)} until then"
+        f"{f' ({why})' if why else ''}; `abort` returns all of it at once",
     )
 
 

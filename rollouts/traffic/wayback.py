@@ -27,7 +27,7 @@ from rollouts.traffic.weights import MAX_WEIGHT
 from rollouts.traffic.writes import JsonPatch
 from rollouts.units import FULL, ZERO, Weight
 
-__all__ = ["EntryList", "Lists", "entry_of", "lists_of", "propose", "render", "view"]
+__all__ = ["EntryList", "Lists", "entry_of", "lists_of", "propose", "render", "spared", "view", "weighed"]
 
 Object = Mapping[str, Any]
 
@@ -98,6 +98,19 @@ def propose(
         stable=replace(record.stable, port=port or record.stable.port),
         canary=replace(record.canary, port=port or record.canary.port),
     )
+
+
+def weighed(obj: Object, record: WayBack) -> list[Mapping[str, Any]]:
+    """The rules in which the canary has weight that the record gives back, whatever the spec says by now."""
+    return [found.rule for found, _ in _carrying(obj, record, None)]
+
+
+def spared(obj: Object, record: WayBack) -> list[Mapping[str, Any]]:
+    """The rules that send requests to the canary and never were the record's to give back."""
+    ours = weighed(obj, record)
+    return [
+        rule.rule for rule, _ in _carrying(obj, replace(record, spared=()), None) if rule.rule not in ours
+    ]
 
 
 # --- what the live object says ----------------------------------------------------------------------

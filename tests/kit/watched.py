@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from rollouts.api.status import read_status, write_status
 from rollouts.engine import scaling
 from rollouts.engine.actions import ReturnTraffic, ScaleWorkload, WriteTraffic
-from rollouts.engine.capacity import infeasible, least_stable, most_pods, pods_for, stable_pods_for
+from rollouts.engine.capacity import carried, infeasible, least_stable, most_pods, pods_for, stable_pods_for
 from rollouts.engine.observation import Draining
 from rollouts.engine.planning import plan
 from rollouts.engine.reasons import Reason
@@ -167,7 +167,8 @@ class Watched:
         if canary is None or policy is None or action.desired.weight * 1 <= world.share_of(canary) * 10_000:
             return
         capacity = world.current.capacity
-        assert capacity is not None
+        if capacity is None:
+            return  # asked for just now, in the middle of an attempt
         needed = pods_for(action.desired.weight, capacity.stable_at_start, policy)
         if world.current.skip_gates and world.fleets[action.desired.stable].ready == 0:
             needed = policy.min_replicas  # nobody else could serve
@@ -182,8 +183,26 @@ class Watched:
         stable = world.fleets[lent.identity]
         if canary.managed_by or stable.managed_by or not canary.ready or not stable.ready:
             return
-        kept = FULL - min(FULL, stable.ready * FULL // lent.full)
-        assert action.limit == kept, "stable gets what it can serve"
+        whole = min(lent.full, lent.ready_at_start or lent.full)
+        kept = FULL - min(FULL, stable.ready * FULL // whole)
+        policy = (world.spec.canary.capacity if world.spec is not None else None) or Capacity()
+        theirs = carried(canary.ready, lent.full, replace(policy, min_replicas=0))
+        assert action.limit == min(kept, theirs), "stable gets what it can serve, or what the canary cannot"
+
+    def hang(self) -> None:
+        """No pod comes or goes for as long as one may take to start, and to drain: nobody waits for any longer."""
+        world = self.world
+        for _ in range(35):
+            for _ in range(3):
+                self.plan_once(None)
+            world.now += timedelta(seconds=31)
+        status, lent = world.status, world.status.stable_scale
+        if lent is None or not lent.returning or not world.fleets[lent.identity].ready:
+            return
+        for record in status.way_back:
+            current, arm = status.current, record.canary.arm
+            runs = current is not None and current.canary.identity == arm and status.running is not None
+            assert runs or world.share_of(arm) == 0, "a return ends, whatever keeps the pods"
 
     def note_weights(self) -> None:
         """Since when each arm has had no weight."""
@@ -201,7 +220,8 @@ class Watched:
         assert world.spec is not None
         world.freeze = world.turn = None
         for fleet in world.fleets.values():
-            fleet.managed_by, fleet.in_flight, fleet.drain = "", 0, None
+            fleet.managed_by, fleet.used_by, fleet.in_flight, fleet.drain = "", "", 0, None
+        world.crashes = {}
         stable = world.status.stable
         assert stable is not None
         if world.fleets[stable.identity].replicas == 0:

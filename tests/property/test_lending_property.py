@@ -16,6 +16,7 @@ import pytest
 
 from rollouts.engine.actions import ScaleWorkload
 from rollouts.engine.observation import (
+    CrashView,
     Drained,
     Draining,
     GateOutcome,
@@ -131,6 +132,13 @@ class Walk(Watched):
     def autoscaler(self) -> None:
         self._fleet().managed_by = self.rng.choice(["", "", "HorizontalPodAutoscaler x"])
 
+    def used(self) -> None:
+        self._fleet().used_by = self.rng.choice(["", "HTTPRoute preview"])
+
+    def refuses(self) -> None:
+        arm = self.rng.choice(ARMS)
+        self.world.crashes = {arm: CrashView(pods=3, refusing=self.rng.random() < 0.5)}
+
     def somebody_scales(self) -> None:
         fleet = self._fleet()
         fleet.scale(self.rng.randint(0, fleet.replicas))
@@ -198,6 +206,9 @@ _DISTURBANCES: list[Callable[[Walk], None]] = [
     Walk.drains,
     Walk.drains,
     Walk.autoscaler,
+    Walk.used,
+    Walk.refuses,
+    Walk.hang,
     Walk.somebody_scales,
     Walk.somebody_scales_stable_up,
     Walk.retarget,

@@ -35,6 +35,7 @@ _MASKED = frozenset(
         "message",
         "messageLine",
         "observed",
+        "progress",
         "readySince",
         "requestsBefore",
         "restores",

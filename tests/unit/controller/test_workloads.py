@@ -26,6 +26,7 @@ from rollouts.objects.pools import Pool
 from rollouts.objects.workloads import AUTOSCALER, WORKLOAD_ANNOTATION, WORKLOADS
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
+from rollouts.traffic.wayback import propose
 from tests.kit.faults.deployments import autoscaler_object
 from tests.kit.groups import group
 from tests.kit.memory_client import MemoryKubeClient
@@ -287,12 +288,22 @@ def test_stable_on_its_way_back_is_looked_at_whatever_has_become_of_the_spec() -
 
 @pytest.mark.parametrize(
     ("named", "rule", "used_by"),
-    [([], "chat", ""), (["chat"], "chat", ""), (["chat"], "batch", "HTTPRoute r"), (None, "chat", "")],
+    [
+        ([], "chat", ""),
+        (["chat"], "chat", ""),
+        (["chat"], "batch", "HTTPRoute r"),
+        (["chat"], "edited", ""),
+        (None, "chat", ""),
+    ],
 )
+@pytest.mark.parametrize("elsewhere", [False, True])
 def test_weights_of_the_rollouts_own_route_are_no_use_by_others(
-    named: list[str] | None, rule: str, used_by: str
+    named: list[str] | None, rule: str, used_by: str, elsewhere: bool
 ) -> None:
-    """On the way back a version that lost has some, and stable that gives pods always has; without a spec, too."""
+    """On the way back a version that lost has some, and stable that gives pods always has; without a spec, too.
+
+    What a record gives back is the Rollout's own whatever the spec says by now; what it spares never was.
+    """
     cluster = Cluster()
     for name in ("v1", "v2"):
         cluster.pool(name)
@@ -300,6 +311,7 @@ def test_weights_of_the_rollouts_own_route_are_no_use_by_others(
     refs = [{"group": GROUP, "kind": "InferencePool", "name": name, "weight": 50} for name in ("v1", "v2")]
     cluster.put(kinds.HTTP_ROUTE, "r", spec={"rules": [{"name": rule, "backendRefs": refs}]})
     route = {"name": "r", "ruleNames": named} if named else {"name": "r"}
+    route = {"name": "edited"} if elsewhere else route
     spec = {
         "target": {"pool": {"name": "v2"}},
         "traffic": {"httpRoutes": [route]},
@@ -315,6 +327,9 @@ def test_weights_of_the_rollouts_own_route_are_no_use_by_others(
         stable=EntryRef(kind="InferencePool", group=GROUP, name="v1"),
         canary=EntryRef(kind="InferencePool", group=GROUP, name="v2"),
     )
+    if rule == "batch":
+        obj = cluster.caches.routes.get(ObjectKey("default", "r"))
+        way = propose(obj, way, chosen=())
     lent = StableScale(identity=V1, full=4, wanted=4, most=5, returning=True)
     status = RolloutStatus(
         stable=revision_of(V1, ""),
@@ -325,7 +340,7 @@ def test_weights_of_the_rollouts_own_route_are_no_use_by_others(
     views = cluster.views(replace(parsed, status=status))
 
     assert views[V2].used_by == used_by
-    assert named is None or views[V1].used_by == used_by
+    assert elsewhere or named is None or views[V1].used_by == used_by
 
 
 @pytest.mark.parametrize("mirrored", ["v1", "v2"])

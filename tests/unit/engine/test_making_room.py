@@ -317,16 +317,19 @@ def test_the_deadline_stands_while_stable_drains_and_each_rise_has_its_own() -> 
         assert made.status.phase is Phase.PROGRESSING
 
 
-@pytest.mark.parametrize("why", ["used", "picker"])
-def test_a_plan_that_needs_pods_of_a_stable_that_cannot_drain_is_refused(why: str) -> None:
+@pytest.mark.parametrize("arm", [V1, V2])
+@pytest.mark.parametrize("why", ["used", "picker", "pinned"])
+def test_a_plan_that_needs_pods_of_a_version_that_cannot_drain_is_refused(why: str, arm: Any) -> None:
     made = World(
         spec=spec(*STEPS, target="v1", capacity=TIGHT),
         fleets={V1: Fleet.of("vllm-v1", 8), V2: Fleet.of("vllm-v2", 0)},
     )
     if why == "used":
-        made.fleets[V1].used_by = "HTTPRoute other"
+        made.fleets[arm].used_by = "HTTPRoute other"
+    elif why == "picker":
+        made.fleets[arm].drain = NotControllable("its picker is not ours")
     else:
-        made.fleets[V1].drain = NotControllable("its picker is not ours")
+        made.pins = frozenset({arm})
     made.settle()
     to(made, "v2")
 
@@ -769,15 +772,16 @@ def test_whether_stable_may_have_to_give_pods(capacity: Capacity, gives: bool) -
     assert capacity.gives is gives
 
 
-def test_pods_whose_requests_cannot_be_kept_away_go_after_the_timeout_on_the_way_back() -> None:
+def test_pods_whose_requests_cannot_be_kept_away_keep_no_traffic_and_go_after_the_timeout() -> None:
     made = judged()
-    made.fleets[V2].drain = NotControllable("its picker is not ours")
+    made.fleets[V2].drain, made.fleets[V2].in_flight = NotControllable("its picker is not ours"), 3
     fail(made)
-    assert "requests cannot be kept from 1 pods of v2" in made.status.drains[0].message
+    assert made.share_of(V2) == 0
+    assert "requests cannot be kept from 3 pods of v2" in made.status.drains[0].message
     made.advance(290)
     assert replicas(made) == (5, 4)
     made.advance(11)
-    assert replicas(made) == (5, 3)
+    assert replicas(made) == (5, 1)
 
 
 @pytest.mark.parametrize("arm", [V1, V2])

@@ -1,0 +1,301 @@
+"""A return of traffic with pods ends, whatever keeps the pods, and no canary that cannot serve keeps any."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from rollouts.engine.observation import CrashView, Draining, NotControllable, Problem
+from rollouts.engine.reasons import Reason
+from rollouts.engine.returning import PATIENCE, STARTING
+from rollouts.engine.rollout_status import Phase
+from rollouts.engine.versions import Identity
+from tests.kit.fleet import Fleet, PodState
+from tests.kit.world import World, pause, spec, weight
+from tests.unit.engine.test_making_room import (
+    TIGHT,
+    V1,
+    V2,
+    N,
+    at_half,
+    fail,
+    judged,
+    policy,
+    replicas,
+    to,
+    world,
+)
+
+Trouble = Callable[[World], None]
+
+
+def still(made: World, seconds: int = 0, *, step: int = 10) -> None:
+    """Time passes, and no pod changes."""
+    for _ in range(seconds // step):
+        made.advance(step)
+
+
+def told(made: World) -> list[str]:
+    return [event.message for event in made.events if event.reason is Reason.RETURN_NOT_WAITED_FOR]
+
+
+# --- no progress -----------------------------------------------------------------------------------
+
+
+def test_a_return_that_makes_no_progress_is_waited_for_no_longer() -> None:
+    made, words = judged(), "1 pods of v2 are still Terminating"
+    fail(made)
+    assert made.share_of(V2) * 8 == 3
+    still(made, int(PATIENCE.total_seconds()) - 10)
+    assert made.share_of(V2) * 8 == 3
+    assert words in made.status.message
+
+    still(made, 30)
+
+    assert made.share_of(V2) == 0
+    [said] = told(made)
+    assert said.startswith("v1 gets all traffic with 5 of 8 Ready pods: no progress for 2 minutes")
+    assert words in said
+    assert "serves (v1 has 5 of 8 Ready pods: no progress for 2 minutes" in made.status.message
+    assert words in made.status.message
+
+
+@pytest.mark.parametrize("arm", [V1, V2])
+def test_a_scale_that_is_refused_ends_it_and_is_said(arm: Identity) -> None:
+    made = judged()
+    fail(made)
+    if arm == V1:
+        made.fleets[V2].settle()
+        made.settle()
+    made.fleets[V2].settle()
+    had = replicas(made)
+    made.fleets[arm].refused = "forbidden"
+    for _ in range(30):
+        made.now += timedelta(seconds=6)
+        made.step()
+        fleet = made.fleets[arm]
+        fleet.replicas = had[0 if arm == V1 else 1]  # the API server stored nothing
+        fleet.pods = fleet.pods[: fleet.replicas]
+
+    assert made.share_of(V2) == 0
+    assert f"the API server refuses to scale Deployment vllm-{arm.name}: forbidden" in told(made)[0]
+
+
+def test_pods_of_stable_that_find_no_node_are_waited_for_as_long() -> None:
+    made = judged()
+    fail(made)
+    made.fleets[V2].settle()
+    made.advance(6)
+    assert replicas(made) == (6, 3)
+    still(made, 150)
+
+    assert made.share_of(V2) == 0
+    assert "1 Pending: 0/2 nodes are available" in told(made)[0]
+
+
+@pytest.mark.parametrize(("minutes", "back"), [(9, False), (11, True)])
+def test_a_pod_of_stable_that_starts_has_the_time_that_servers_take(minutes: int, back: bool) -> None:
+    made = judged()
+    fail(made)
+    made.fleets[V2].settle()
+    made.advance(6)
+    made.fleets[V1].pods[-1] = PodState.STARTING
+    still(made, minutes * 60, step=30)
+
+    assert (made.share_of(V2) == 0) is back
+    assert timedelta(minutes=9) < STARTING < timedelta(minutes=11)
+    assert [("1 pods of v1 start and are not Ready" in said) for said in told(made)] == [True] * back
+
+
+def test_pods_that_come_and_go_are_no_progress() -> None:
+    made = judged()
+    fail(made)
+    for _ in range(20):
+        made.fleets[V1].pods[0] = PodState.STARTING
+        made.advance(20)
+        made.fleets[V1].pods[0] = PodState.READY
+        made.advance(20)
+
+    assert made.share_of(V2) == 0
+    assert len(told(made)) == 1
+
+
+def test_a_drain_is_waited_for_within_drain_timeout_of_the_whole_return_whatever_is_edited() -> None:
+    made = judged()
+    made.fleets[V2].drain = Draining(pods=1, requests=2, free=0)
+    made.fleets[V2].in_flight = 2
+    fail(made)
+    policy(made, replace(TIGHT, drain_timeout=timedelta(hours=100)))
+    still(made, 290)
+    assert made.share_of(V2) * 8 == 3
+    still(made, 150)
+
+    assert made.share_of(V2) == 0
+    assert "1 pods of v2 that are to go still answer requests" in told(made)[0]
+    assert replicas(made) == (5, 4), "their requests are not cut for that"
+
+
+def test_each_step_further_has_its_own_time_and_a_return_that_gets_on_is_not_ended() -> None:
+    made = judged()
+    fail(made)
+    for _ in range(12):
+        still(made, 100)
+        for fleet in made.fleets.values():
+            fleet.settle()
+
+    assert told(made) == []
+    assert replicas(made) == (N, 0)
+    assert made.share_of(V2) == 0
+
+
+def test_a_crash_before_the_status_is_stored_decides_the_same_again() -> None:
+    made = judged()
+    fail(made)
+    still(made, 110)
+    made.now += timedelta(seconds=30)
+    before = made.status
+    made.step()
+    made.status = before
+    made.settle()
+
+    assert made.share_of(V2) == 0
+    assert made.status.stable_scale is not None
+    assert made.status.stable_scale.immediate
+    assert made.weights[-1] == 0
+
+
+def test_a_revert_and_a_deletion_end_as_well() -> None:
+    made, other = at_half(), at_half()
+    to(made, "v1")
+    other.deleting = True
+    other.settle()
+    for one in (made, other):
+        assert one.share_of(V2) * 8 == 3
+        still(one, 180)
+        assert one.share_of(V2) == 0
+        assert len(told(one)) == 1
+    assert "v1 (" in made.status.message
+    assert "has 5 of 8 Ready pods" in made.status.message
+
+
+# --- a canary that cannot serve --------------------------------------------------------------------
+
+
+def not_controllable(made: World) -> None:
+    made.fleets[V2].drain = NotControllable("its picker is not ours")
+
+
+def used(made: World) -> None:
+    made.fleets[V2].used_by = "HTTPRoute preview"
+
+
+def refusing(made: World) -> None:
+    made.crashes = {V2: CrashView(pods=3, refusing=True), V1: CrashView(pods=5)}
+
+
+@pytest.mark.parametrize("trouble", [not_controllable, used, refusing])
+@pytest.mark.parametrize("early", [True, False])
+def test_what_makes_waiting_senseless_ends_it_at_once(trouble: Trouble, early: bool) -> None:
+    made = judged()
+    if early:
+        trouble(made)
+        fail(made)
+    else:
+        fail(made)
+        assert made.share_of(V2) * 8 == 3
+        trouble(made)
+        made.settle()
+
+    assert made.share_of(V2) == 0
+    assert len(told(made)) == 1
+
+
+def test_crashes_count_on_after_an_abort() -> None:
+    made = judged()
+    fail(made)
+    for restarts in range(5, 60, 5):
+        made.crashes = {V2: CrashView(pods=3, restarts=restarts), V1: CrashView(pods=5)}
+        made.advance(11)
+
+    assert made.share_of(V2) == 0
+    assert "its pods crashed" in told(made)[0]
+
+
+def test_a_canary_keeps_no_more_than_its_ready_pods_carry() -> None:
+    made = judged()
+    fail(made)
+    made.fleets[V2].pods = [PodState.READY, PodState.STARTING, PodState.STARTING]
+    made.settle()
+
+    assert made.share_of(V2) * 8 == 1
+    made.fleets[V2].pods = [PodState.READY] * 3
+    made.advance(10)
+    assert made.share_of(V2) * 8 == 1, "it never rises again"
+
+
+def test_a_canary_that_is_pulled_has_nothing_whatever_was_edited() -> None:
+    made = at_half()
+    made.problems = (Problem(reason=Reason.UNREADABLE, message="no such field"),)
+    made.settle()
+    refusing(made)
+    made.settle()
+
+    assert made.status.phase is Phase.INVALID
+    assert made.share_of(V2) == 0
+    assert told(made) == []
+
+
+def test_a_canary_that_was_pulled_at_its_first_weight_comes_back_by_what_it_carries() -> None:
+    made = world(TIGHT, weight(50), pause())
+    made.fleets[V2].settle()
+    made.share = None
+    for _ in range(2):
+        made.advance(6)
+    assert made.status.weight.applied == 1250
+    refusing(made)
+    made.settle()
+    assert made.share_of(V2) == 0
+    made.crashes = {}
+    for _ in range(3):
+        made.advance(6)
+
+    assert made.status.weight.applied == 1250
+
+
+# --- what was there before -------------------------------------------------------------------------
+
+
+def test_pods_that_were_never_ready_are_not_waited_for() -> None:
+    """Seven of eight served before, and the last never had a node: nine that it shares with the canary's spare."""
+    made = World(
+        spec=spec(weight(10), weight(50), pause(), target="v1", capacity=TIGHT),
+        rules=[{V1: 100, V2: 0}],
+        pools={V1: 0, V2: 0},
+        fleets={V1: Fleet.of("vllm-v1", N), V2: Fleet.of("vllm-v2", 0)},
+    )
+    stable = made.fleets[V1]
+    stable.pods[-1] = PodState.PENDING
+    made.settle()
+    to(made, "v2")
+
+    def come() -> None:
+        for fleet in made.fleets.values():
+            fleet.settle()
+        if stable.replicas == N:
+            stable.pods[-1] = PodState.PENDING
+        made.advance(6)
+
+    for _ in range(12):
+        come()
+    assert (made.status.weight.applied, replicas(made)) == (5000, (5, 4))
+    to(made, "v1")
+    assert made.status.reason == Reason.RETURNING_WITH_PODS
+    for _ in range(20):
+        come()
+
+    assert (stable.ready, told(made)) == (7, [])
+    assert made.status.stable_scale is None
+    assert made.share_of(V2) == 0
