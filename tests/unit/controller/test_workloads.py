@@ -342,6 +342,36 @@ def test_a_mirror_to_what_lost_is_named(mirrored: str) -> None:
     assert lost.used_by == ("a mirror of HTTPRoute mymodel" if mirrored == "v1" else "")
 
 
+@pytest.mark.parametrize(
+    ("selector", "used_by"),
+    [
+        ({"app": "v1"}, "a mirror of HTTPRoute copies"),
+        ({"app": "v1", "pod-template-hash": "abc"}, "a mirror of HTTPRoute copies"),
+        ({"pod-template-hash": "new"}, "a mirror of HTTPRoute copies"),
+        ({"app": "v1", "pod-template-hash": "other"}, ""),
+        ({"app": "v2"}, ""),
+        ({}, ""),
+    ],
+    ids=repr,
+)
+def test_a_mirror_through_a_service_in_front_of_the_pods_is_named(
+    selector: dict[str, str], used_by: str
+) -> None:
+    """Also where it selects pods of the workload that the pool itself does not."""
+    cluster = Cluster()
+    cluster.pool("v1", app="v1", **{"pod-template-hash": "abc"})
+    cluster.workload("old", labels={"app": "v1"}, replicas=2)
+    for name, template in (("a", "abc"), ("b", "new")):
+        cluster.pod(name, labels={"app": "v1", "pod-template-hash": template})
+    cluster.put(kinds.SERVICE, "behind", spec={"selector": selector})
+    mirror = {"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "behind", "port": 80}}}
+    cluster.put(kinds.HTTP_ROUTE, "copies", spec={"rules": [{"filters": [mirror], "backendRefs": []}]})
+    lost = cluster.view(V1, loses=True)
+
+    assert lost is not None
+    assert lost.used_by == used_by
+
+
 def test_another_pool_over_the_same_pods_is_used_as_well() -> None:
     cluster = Cluster()
     cluster.pool("v1")
