@@ -224,7 +224,7 @@ def _trim_workload(workload: Object) -> Object:
     return {
         "metadata": {name: meta[name] for name in kept if name in meta},
         "spec": {"template": {"metadata": {"labels": dict(pod_labels(workload))}}}
-        | ({"replicas": spec["replicas"]} if "replicas" in spec else {}),
+        | {name: spec[name] for name in ("replicas", "ordinals") if name in spec},
     }
 
 

@@ -38,16 +38,17 @@ Object = dict[str, Any]
 class Fleet:
     """A pool of pods behind an API server; a ``restarted`` controller has only what is stored."""
 
-    def __init__(self, *counts: int, kind: str = "Deployment") -> None:
+    def __init__(self, *counts: int, kind: str = "Deployment", start: int = 0) -> None:
         self.timeline = Timeline()
         self.clock = VirtualClock(self.timeline)
         self.api = MemoryApi(clock=self.clock)
         self.client = MemoryKubeClient(self.api)
         self.loads = KnownLoads()
         self.kind = kind
+        self.start = start
         self.restart()
         self.scale(len(counts))
-        for number, count in enumerate(counts):
+        for number, count in enumerate(counts, start):
             self.pod(f"v1-{number}")
             self.loads.by_pod[f"v1-{number}"] = count
 
@@ -73,7 +74,9 @@ class Fleet:
         self.replicas = replicas
         self.version = getattr(self, "version", 1) + 1
         meta = {"name": "v1", "namespace": "default", "uid": "w", "resourceVersion": str(self.version)}
-        spec = {"replicas": replicas, "template": {"metadata": {"labels": {"app": "v1"}}}}
+        spec: Object = {"replicas": replicas, "template": {"metadata": {"labels": {"app": "v1"}}}}
+        if self.start:
+            spec["ordinals"] = {"start": self.start}
         self.caches.workloads[WORKLOADS[self.kind]].apply({"metadata": meta, "spec": spec})
 
     def pod(
@@ -239,6 +242,15 @@ async def test_a_statefulset_has_no_costs_and_loses_its_highest_ordinals() -> No
     assert fleet.annotations() == marked("v1-1", "v1-2", cost=None)
     assert told == Draining(pods=1, requests=3, free=1)
     assert fleet.view(1) == Drained()
+
+
+@pytest.mark.parametrize("start", [1, 2, 8])
+async def test_a_statefulset_whose_ordinals_begin_later_loses_its_highest_ones(start: int) -> None:
+    fleet = Fleet(0, 0, 3, 0, kind="StatefulSet", start=start)
+    await fleet.carry_out(3)
+
+    assert fleet.annotations() == marked(f"v1-{start + 3}", cost=None)
+    assert fleet.view(3) == Drained()
 
 
 async def test_a_busy_highest_ordinal_keeps_the_idle_ones_below_it() -> None:

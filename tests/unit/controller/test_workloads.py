@@ -23,7 +23,13 @@ from rollouts.kube.client import Resource
 from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
 from rollouts.objects.pools import Pool
-from rollouts.objects.workloads import AUTOSCALER, WORKLOAD_ANNOTATION, WORKLOADS
+from rollouts.objects.workloads import (
+    AUTOSCALER,
+    WORKLOAD_ANNOTATION,
+    WORKLOADS,
+    pod_labels,
+    read_workload,
+)
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
 from tests.kit.faults.deployments import autoscaler_object
@@ -142,6 +148,31 @@ def test_replicas_that_are_left_out_are_one() -> None:
 
     assert found is not None
     assert found.replicas == 1
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "LeaderWorkerSet"])
+def test_what_is_kept_of_a_workload_reads_as_all_of_it_would(kind: str) -> None:
+    cluster, resource = Cluster("Deployment", "StatefulSet", "LeaderWorkerSet"), WORKLOADS[kind]
+    template = {"metadata": {"labels": {"app": "v2"}}, "spec": {"containers": [{"name": "vllm"}]}}
+    owners = [{"kind": "LLMInferenceService", "name": "llm", "controller": True}]
+    meta = {
+        "name": "w",
+        "namespace": "default",
+        "uid": "w",
+        "resourceVersion": "7",
+        "ownerReferences": owners,
+    }
+    spec: Object = {"replicas": 3, "template": template, "ordinals": {"start": 2}, "serviceName": "w"}
+    if kind == "LeaderWorkerSet":
+        spec = {"replicas": 3, "leaderWorkerTemplate": {"size": 2, "workerTemplate": template}}
+    raw = {"apiVersion": resource.api_version, "kind": kind, "metadata": meta, "spec": spec, "status": {}}
+    cluster.caches.workloads[resource].apply(raw)
+    kept = cluster.caches.workloads[resource].get(ObjectKey("default", "w"))
+
+    assert kept is not None
+    assert read_workload(resource, kept) == read_workload(resource, raw)
+    assert pod_labels(kept) == pod_labels(raw)
+    assert "status" not in kept
 
 
 def test_labels_that_only_pods_have_are_not_asked_of_a_template() -> None:
