@@ -644,6 +644,8 @@ class Caches:
         for workloads in self.workloads.values():
             workloads.subscribe_index(_LABEL, pod_label)
         self.autoscalers.subscribe_index(_TARGET, self._target_changed(pod_label))
+        if self.capacity_kinds:
+            self.pods.subscribe_index(_MARKED, self._left_marked(enqueue))
 
     def _leader_labels(self, value: Hashable) -> Iterable[Hashable]:
         """Where a pod of a group changed: the labels of its leaders, since pools need not select its workers."""
@@ -656,6 +658,16 @@ class Caches:
             return _workload_by_label(workload)
         leaders = (pod for pod in self.pods.by_index(_LABEL, value) if not is_worker(pod))
         return next(map(_by_label, leaders), ())
+
+    def _left_marked(self, enqueue: Callable[[ObjectKey], None]) -> Callable[[Hashable], None]:
+        """A pod is marked for a Rollout that is gone, as after a refusal and a restart: it is to get requests again."""
+
+        def changed(value: Hashable) -> None:
+            key = ObjectKey(*cast("tuple[str, str]", value))
+            if key not in self.rollouts and self.pods.keys_by_index(_MARKED, value):
+                enqueue(key)
+
+        return changed
 
     def _target_changed(self, pod_label: Callable[[Hashable], None]) -> Callable[[Hashable], None]:
         """An autoscaler came or went: whoever looks at the pods of its workload looks again."""
