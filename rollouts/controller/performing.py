@@ -127,10 +127,9 @@ class Performer:
 
     async def scale(self, gathered: Gathered, plan: Plan, *, tell: bool = True) -> None:
         """The scales and drains of a plan that was performed. Raises Conflict, and NotLeading; all else is told."""
-        for action in plan.actions:
-            if isinstance(action, ScaleWorkload):
-                for event in await self._scaler.scale(gathered, action, tell=tell):
-                    await self._events.emit(gathered.rollout, event)
+        scales = [action for action in plan.actions if isinstance(action, ScaleWorkload)]
+        async for event in self._scaler.scale(gathered, scales, tell=tell):
+            await self._events.emit(gathered.rollout, event)
 
     async def drain(self, gathered: Gathered, plan: Plan) -> float | None:
         """Keep requests from the pods that the plan names, and from no other; seconds until the next try, if any.
