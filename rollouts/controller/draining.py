@@ -9,7 +9,7 @@ themselves: a new process goes on where the last one stopped, and nothing is to 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rollouts.api.parsing import ParsedRollout
@@ -61,6 +61,15 @@ class _Arm:
     has_costs: bool
 
 
+@dataclass(slots=True)
+class _Drain:
+    """``asked``: when the idlest pods were first asked for. ``idle_since``: by UID, since when a pod has had the
+    lowest cost in the cache."""
+
+    asked: Monotonic | None = None
+    idle_since: dict[str, Monotonic] = field(default_factory=dict)
+
+
 class PodDrains:
     """Looks at drains and carries them out."""
 
@@ -69,10 +78,8 @@ class PodDrains:
         self._clock = clock
         self._loads = loads
         self._marks = PodMarks(client, caches, clock)
-        self._asked: dict[tuple[str, str, Identity], Monotonic] = {}
-        """By namespace, Rollout and arm: when the idlest pods were first asked for."""
-        self._idle_since: dict[str, Monotonic] = {}
-        """By UID: since when a pod has had the lowest cost in the cache."""
+        self._drains: dict[tuple[str, str], dict[Identity, _Drain]] = {}
+        """By namespace and Rollout, and by arm, what is known of its drain alone."""
 
     # --- how far it is ---
 
@@ -97,7 +104,10 @@ class PodDrains:
         return Draining(
             pods=sum(count != 0 for count in answers.values()),
             requests=sum(counts) if known else None,
-            free=max(0, self._free(arm, answers) - max(0, arm.count - asked.replicas)),
+            free=max(
+                0,
+                self._free(self._known(parsed, identity), arm, answers) - max(0, arm.count - asked.replicas),
+            ),
         )
 
     def _refusal(self, parsed: ParsedRollout) -> str:
@@ -124,31 +134,21 @@ class PodDrains:
         said = self._loads.leaving(pool, marked) if marked else {}
         return {one.name: said.get(one.name) if one.serves else 0 for one in arm.going}
 
-    def _free(self, arm: _Arm, answers: Mapping[str, int | None]) -> int:
+    def _known(self, parsed: ParsedRollout, identity: Identity) -> _Drain:
+        mine = self._drains.setdefault((parsed.namespace, parsed.name), {})
+        return mine.setdefault(identity, _Drain())
+
+    def _free(self, known: _Drain, arm: _Arm, answers: Mapping[str, int | None]) -> int:
         """How many drained pods are deleted before any other: pods of equal rank go in any order."""
         free, now = 0, self._clock.monotonic()
-        self._note_costs(arm, now)
+        cheap = (uid_of(one.pod) for one in arm.going if cost_of(one.pod) == IDLE)
+        known.idle_since = {uid: known.idle_since.get(uid, now) for uid in cheap}
         for rank in dict.fromkeys(one.rank for one in arm.going):
             alike = [one for one in arm.going if one.rank == rank]
-            if any(answers[one.name] != 0 or not self._is_settled(one, arm, now) for one in alike):
+            if any(answers[one.name] != 0 or not _is_settled(known, one, arm, now) for one in alike):
                 break
             free += len(alike)
         return free
-
-    def _note_costs(self, arm: _Arm, now: Monotonic) -> None:
-        known = {uid_of(one.pod) for one in arm.going if cost_of(one.pod) == IDLE}
-        for one in arm.going:
-            if uid_of(one.pod) not in known:
-                self._idle_since.pop(uid_of(one.pod), None)
-        for uid in known:
-            self._idle_since.setdefault(uid, now)
-
-    def _is_settled(self, one: LeavingPod, arm: _Arm, now: Monotonic) -> bool:
-        """Whether the controller that deletes knows by now that this pod goes before those with work."""
-        if not arm.has_costs or not one.serves:
-            return True
-        since = self._idle_since.get(uid_of(one.pod))
-        return since is not None and now - since >= _SEEN
 
     # --- what is done about it ---
 
@@ -169,6 +169,7 @@ class PodDrains:
     async def release(self, namespace: str, rollout: str) -> Marking:
         """Take all marks of a Rollout off that is gone. Raises NotLeading."""
         self._marks.forget(namespace, rollout)
+        self._drains.pop((namespace, rollout), None)
         marked = self._caches.marked_pods(namespace, rollout)
         changes: list[Change] = [
             (pod, unmarking(pod)) for pod in marked if not pod["metadata"].get("deletionTimestamp")
@@ -240,17 +241,19 @@ class PodDrains:
         begun = any(marked_by(one.pod) for one in arm.going)
         if begun or not arm.has_costs or not arm.unheard:
             return False
-        place, now = (parsed.namespace, parsed.name, action.identity), self._clock.monotonic()
-        return now - self._asked.setdefault(place, now) < _FIRST_LOOK
+        known, now = self._known(parsed, action.identity), self._clock.monotonic()
+        known.asked = now if known.asked is None else known.asked
+        return now - known.asked < _FIRST_LOOK
 
     def _forget(self, parsed: ParsedRollout, plan: Plan) -> None:
-        asked = {action.identity for action in _asked(plan)}
+        """What is known of drains that are no more."""
         mine = (parsed.namespace, parsed.name)
-        for place in [one for one in self._asked if one[:2] == mine and one[2] not in asked]:
-            del self._asked[place]
-        if not asked and self._idle_since:
-            alive = {uid_of(pod) for pod in self._caches.pods.values()}
-            self._idle_since = {uid: at for uid, at in self._idle_since.items() if uid in alive}
+        if mine not in self._drains:
+            return
+        kept = {action.identity for action in _asked(plan)} | {one.identity for one in plan.status.drains}
+        self._drains[mine] = {arm: known for arm, known in self._drains[mine].items() if arm in kept}
+        if not self._drains[mine]:
+            del self._drains[mine]
 
 
 def _asked(plan: Plan) -> list[DrainPods]:
@@ -260,3 +263,11 @@ def _asked(plan: Plan) -> list[DrainPods]:
 def _is_marked(one: LeavingPod, rollout: str, arm: _Arm) -> bool:
     """Whether requests are kept from a pod, and it goes before those that are to stay."""
     return marked_by(one.pod) == rollout and (not arm.has_costs or cost_of(one.pod) in (IDLE, BUSY))
+
+
+def _is_settled(known: _Drain, one: LeavingPod, arm: _Arm, now: Monotonic) -> bool:
+    """Whether the controller that deletes knows by now that this pod goes before those with work."""
+    if not arm.has_costs or not one.serves:
+        return True
+    since = known.idle_since.get(uid_of(one.pod))
+    return since is not None and now - since >= _SEEN

@@ -30,6 +30,7 @@ from rollouts.runtime.objects import ObjectKey
 from tests.kit.clock import Timeline, VirtualClock, virtual_time
 from tests.kit.loads import KnownLoads
 from tests.kit.memory_client import MemoryKubeClient
+from tests.kit.work import calls
 from tests.kit.world import START
 
 V1 = Identity(kind="InferencePool", group=kinds.POOL_V1.group, name="v1")
@@ -418,6 +419,25 @@ def test_a_mark_of_a_rollout_that_is_gone_is_news() -> None:
     fleet.pod("again", annotations={DRAINING_ANNOTATION: OURS})
 
     assert heard == [ObjectKey("default", "demo")]
+
+
+def test_a_plan_without_drains_looks_at_no_pods_because_somebody_else_drains() -> None:
+    def work(others: int) -> int:
+        with virtual_time() as loop:
+            fleet = Fleet(0, 3, 5)
+            for _ in range(2):
+                loop.run_until_complete(fleet.carry_out(1))
+                fleet.view(1)
+            for number in range(others):
+                fleet.pod(f"pod-{number}")
+            other = fleet.rollout(None, name="other")
+            return calls(
+                lambda: loop.run_until_complete(
+                    fleet.drains.carry_out(other, Plan(status=other.status, actions=()))
+                )
+            )
+
+    assert work(50) < work(0) + 50
 
 
 class Policy:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -14,6 +12,7 @@ from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.engine.revision import revision_of
 from rollouts.engine.rollout_status import RolloutStatus, ScaleDown
 from rollouts.objects import kinds
+from tests.kit.work import calls
 from tests.unit.controller.test_workloads import GROUP, V1, V2, Cluster
 
 Object = dict[str, Any]
@@ -87,23 +86,6 @@ def _lost() -> ParsedRollout:
     return replace(parse_rollout(rollout), status=status)
 
 
-def _calls(run: Callable[[], object]) -> int:
-    """Calls of Python and of built-in functions, comprehensions' steps included."""
-    count = 0
-
-    def note(_frame: FrameType, event: str, _argument: object) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        run()
-    finally:
-        sys.setprofile(before)
-    return count
-
-
 @pytest.mark.parametrize(
     "fill",
     [pools_and_workloads, pools_of_one_workload, routes_to_all, mirrors_to_services, groups_of_one_set],
@@ -123,7 +105,7 @@ def test_a_look_costs_no_more_than_a_namespace_is_large(fill: Callable[[Cluster,
             found.append(cluster.views(parsed)[V1].used_by)
 
         look()  # pools are read once
-        spent = _calls(look)
+        spent = calls(look)
         assert found == ["", ""]
         return spent
 
