@@ -18,19 +18,25 @@ from rollouts.objects import kinds
 from rollouts.objects.fields import list_of, map_of, metadata_of
 from rollouts.objects.resource import Resource
 from rollouts.traffic import httproute
-from rollouts.traffic.backends import chosen_rules
+from rollouts.traffic.backends import chosen_rules, weighted_pools
 from rollouts.traffic.mirrors import mirrors_of
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.writes import RenderRefusal, Write
 
-__all__ = ["HTTP_ROUTE", "MIRROR"]
+__all__ = ["HTTP_ROUTE", "MIRROR", "WEIGHTED"]
 
 MIRROR = "mirror"
 """Index of the routes that send copies of requests somewhere, by namespace."""
+WEIGHTED = "weighted"
+"""Index of the routes by each pool that they give weight: its namespace, group and name."""
 
 
 def _by_mirror(obj: dict[str, Any]) -> Iterable[Hashable]:
     return [str(metadata_of(obj).get("namespace", ""))] if mirrors_of(obj.get("spec")) else []
+
+
+def _by_weighted(obj: dict[str, Any]) -> Iterable[Hashable]:
+    return weighted_pools(obj.get("spec"), str(metadata_of(obj).get("namespace", "")))
 
 
 class _HttpRoutes(TrafficKind):
@@ -47,7 +53,7 @@ class _HttpRoutes(TrafficKind):
     )
     absent = "create it, or give the Rollout a template for it"
     weights = (".spec.rules[]?.backendRefs[]?.weight",)
-    indexes: ClassVar = {MIRROR: _by_mirror}
+    indexes: ClassVar = {MIRROR: _by_mirror, WEIGHTED: _by_weighted}
 
     @property
     def named(self) -> str:

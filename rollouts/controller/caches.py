@@ -10,7 +10,7 @@ from rollouts.api.run_status import attempt_in, attempt_of, finished_run, is_fin
 from rollouts.api.strategies import strategy_ref
 from rollouts.carriers import TRAFFIC_KINDS, TrafficKind
 from rollouts.carriers.base import POOL_REF
-from rollouts.carriers.http_route import MIRROR
+from rollouts.carriers.http_route import MIRROR, WEIGHTED
 from rollouts.engine.naming import UID_DIGITS
 from rollouts.engine.rollout_status import WaitingFor
 from rollouts.kube.client import KubeClient, Resource
@@ -49,6 +49,7 @@ from rollouts.objects.workloads import (
     pod_labels,
     read_workload,
     scaled_by,
+    template_selector,
 )
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import Object, ObjectKey, key_of
@@ -62,6 +63,7 @@ _NAME_END = "nameEnd"
 _LABEL = "label"
 _ROUTE = "route"
 _POOL_SELECTOR = "selector"
+_TEMPLATE_SELECTOR = "templateSelector"
 _PICKER = "picker"
 _POOL = "pool"
 _TEMPLATE = "template"
@@ -102,6 +104,11 @@ def _by_mark(obj: Object) -> Iterable[Hashable]:
 def _pool_by_selector(obj: Object) -> Iterable[Hashable]:
     pool = read_pool(obj)
     return [(pool.namespace, *pool.selector[0])] if pool.selector else []
+
+
+def _pool_by_template(obj: Object) -> Iterable[Hashable]:
+    pool = read_pool(obj)
+    return [(pool.namespace, *pair) for pair in template_selector(pool)[:1]]
 
 
 def _pool_by_picker(obj: Object) -> Iterable[Hashable]:
@@ -217,7 +224,7 @@ def _trim_workload(workload: Object) -> Object:
     return {
         "metadata": {name: meta[name] for name in kept if name in meta},
         "spec": {"template": {"metadata": {"labels": dict(pod_labels(workload))}}}
-        | ({"replicas": spec["replicas"]} if "replicas" in spec else {}),
+        | {name: spec[name] for name in ("replicas", "ordinals") if name in spec},
     }
 
 
@@ -316,7 +323,10 @@ class Caches:
             for resource in kind.resources
         }
         self.pools = {
-            resource.group: Store(indexes={_POOL_SELECTOR: _pool_by_selector, _PICKER: _pool_by_picker})
+            resource.group: Store(
+                indexes={_POOL_SELECTOR: _pool_by_selector, _PICKER: _pool_by_picker}
+                | ({_TEMPLATE_SELECTOR: _pool_by_template} if self.capacity_kinds else {})
+            )
             for resource in kinds.POOLS
         }
         self.pods = Store(
@@ -459,12 +469,11 @@ class Caches:
 
     def workloads_of(self, pool: Pool) -> list[Workload]:
         """Workloads whose pods are the pool's, by kind and name."""
-        found = []
+        found, labels = [], [(pool.namespace, *pair) for pair in template_selector(pool)]
         for resource, store in self.workloads.items():
-            keys = [store.keys_by_index(_LABEL, (pool.namespace, *pair)) for pair in pool.selector]
-            for key in sorted(frozenset().union(*keys)):
+            for key in sorted(store.keys_by_all(_LABEL, labels)):
                 workload = store.get(key)
-                if workload is not None and makes_pods_of(pod_labels(workload), pool):
+                if workload is not None:
                     found.append(read_workload(resource, workload))
         # A LeaderWorkerSet makes StatefulSets: one of its leaders, and one of each leader's workers, which that owns.
         sets = {one.what for one in found}
@@ -483,15 +492,30 @@ class Caches:
         names = sorted(key.name for key in self.autoscalers.keys_by_index(_TARGET, target))
         return f"{AUTOSCALER.kind} {names[0]}" if names else ""
 
-    def pools_of_namespace(self, namespace: str) -> list[Pool]:
-        """All InferencePools of a namespace, by group and name."""
-        found = []
+    def template_labels(self, namespace: str, workload: Workload) -> Mapping[str, str]:
+        """Labels of the workload's Pod template; none where it is gone."""
+        store = self.workloads.get(workload.resource)
+        obj = store.get(ObjectKey(namespace, workload.name)) if store is not None else None
+        return {name: value for name, value in pod_labels(obj or {}).items() if isinstance(value, str)}
+
+    def pools_of(self, namespace: str, workload: Workload) -> list[Pool]:
+        """InferencePools whose pods the workload makes, by group and name. Costs what those have in common with it."""
+        found, labels = [], self.template_labels(namespace, workload)
         for group, store in self.pools.items():
-            for key in sorted(key for key in store if key.namespace == namespace):
-                pool = self.pool(group, *key)
-                if pool is not None:
-                    found.append(pool)
+            keys = (store.keys_by_index(_TEMPLATE_SELECTOR, (namespace, *label)) for label in labels.items())
+            pools = (self.pool(group, *key) for key in sorted(frozenset().union(*keys)))
+            found += [pool for pool in pools if pool is not None and makes_pods_of(labels, pool)]
         return found
+
+    def pods_with(self, namespace: str, labels: Mapping[str, Any]) -> list[Object]:
+        """Pods that have all of these labels, by name."""
+        return self._selected(namespace, tuple(labels.items()))
+
+    def routes_to(self, pools: Iterable[Pool]) -> list[Object]:
+        """HTTPRoutes, of any namespace, that give one of the pools weight, by key."""
+        named = ((pool.namespace, pool.group, pool.name) for pool in pools)
+        found = frozenset().union(*(self.routes.keys_by_index(WEIGHTED, one) for one in named))
+        return [route for route in map(self.routes.get, sorted(found)) if route is not None]
 
     def picker_pods(self, pool: Pool) -> list[PickerPod]:
         """Ready pods behind the Service of the pool's endpoint picker, by name."""
@@ -509,10 +533,8 @@ class Caches:
         return map_of(map_of((self.pods.get(key) or {}).get("metadata")).get("labels"))
 
     def _selected(self, namespace: str, selector: tuple[tuple[str, str], ...]) -> list[Object]:
-        if not selector:
-            return []
-        sets = [self.pods.keys_by_index(_LABEL, (namespace, *pair)) for pair in selector]
-        pods = (self.pods.get(key) for key in sorted(frozenset.intersection(*sets)))
+        labels = [(namespace, *pair) for pair in selector]
+        pods = (self.pods.get(key) for key in sorted(self.pods.keys_by_all(_LABEL, labels)))
         return [pod for pod in pods if pod is not None]
 
     def owned_runs(self, key: ObjectKey, uid: str) -> list[Object]:
@@ -622,6 +644,8 @@ class Caches:
         for workloads in self.workloads.values():
             workloads.subscribe_index(_LABEL, pod_label)
         self.autoscalers.subscribe_index(_TARGET, self._target_changed(pod_label))
+        if self.capacity_kinds:
+            self.pods.subscribe_index(_MARKED, self._left_marked(enqueue))
 
     def _leader_labels(self, value: Hashable) -> Iterable[Hashable]:
         """Where a pod of a group changed: the labels of its leaders, since pools need not select its workers."""
@@ -634,6 +658,16 @@ class Caches:
             return _workload_by_label(workload)
         leaders = (pod for pod in self.pods.by_index(_LABEL, value) if not is_worker(pod))
         return next(map(_by_label, leaders), ())
+
+    def _left_marked(self, enqueue: Callable[[ObjectKey], None]) -> Callable[[Hashable], None]:
+        """A pod is marked for a Rollout that is gone, as after a refusal and a restart: it is to get requests again."""
+
+        def changed(value: Hashable) -> None:
+            key = ObjectKey(*cast("tuple[str, str]", value))
+            if key not in self.rollouts and self.pods.keys_by_index(_MARKED, value):
+                enqueue(key)
+
+        return changed
 
     def _target_changed(self, pod_label: Callable[[Hashable], None]) -> Callable[[Hashable], None]:
         """An autoscaler came or went: whoever looks at the pods of its workload looks again."""

@@ -8,22 +8,18 @@ themselves: a new process goes on where the last one stopped, and nothing is to 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
-
-import structlog
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.caches import Caches
+from rollouts.controller.marking import Change, Marking, PodMarks
 from rollouts.controller.workloads import InFlight, find_workload
 from rollouts.engine.actions import DrainPods, Plan
 from rollouts.engine.observation import Drained, Draining, DrainView, NotControllable
 from rollouts.engine.versions import Identity
-from rollouts.kube.client import KubeClient, PatchKind
-from rollouts.kube.errors import KubeError, NotFound, RefusedError
-from rollouts.objects import kinds
+from rollouts.kube.client import KubeClient
 from rollouts.objects.leaving import (
     BUSY,
     IDLE,
@@ -41,25 +37,13 @@ from rollouts.objects.leaving import (
 from rollouts.objects.pools import Pool
 from rollouts.objects.workloads import ORDINAL_KINDS, Workload
 from rollouts.runtime.clock import Clock, Monotonic
-from rollouts.runtime.fencing import NotLeading
-from rollouts.runtime.objects import key_of, uid_of
+from rollouts.runtime.objects import uid_of
 
 __all__ = ["PodDrains"]
 
-_log = structlog.get_logger(__name__)
-
 Object = Mapping[str, Any]
-_Change = tuple[Object, Mapping[str, str | None]]
-"""A pod and the annotations to write; None takes one off."""
-
-_PATIENCE = 3.0
-"""Seconds for all patches of one plan, as for a scale: nothing else is done for the Rollout meanwhile."""
-_AT_ONCE = 16
-"""Pods that one plan marks or unmarks; the next one comes a moment later."""
 _FIRST_LOOK = 5.0
 """Seconds that the choice of the idlest waits for the pods' first figures."""
-_REFUSED = 60.0
-"""Seconds for which a refusal to annotate a pod stands: a drain that cannot be seen to would only reach its timeout."""
 _SEEN = 2.0
 """Seconds that a deletion cost is to be there before it is relied on: the controller that deletes has a cache, too."""
 
@@ -77,20 +61,25 @@ class _Arm:
     has_costs: bool
 
 
+@dataclass(slots=True)
+class _Drain:
+    """``asked``: when the idlest pods were first asked for. ``idle_since``: by UID, since when a pod has had the
+    lowest cost in the cache."""
+
+    asked: Monotonic | None = None
+    idle_since: dict[str, Monotonic] = field(default_factory=dict)
+
+
 class PodDrains:
     """Looks at drains and carries them out."""
 
     def __init__(self, client: KubeClient, caches: Caches, clock: Clock, loads: InFlight) -> None:
-        self._client = client
         self._caches = caches
         self._clock = clock
         self._loads = loads
-        self._asked: dict[tuple[str, str, Identity], Monotonic] = {}
-        """By namespace, Rollout and arm: when the idlest pods were first asked for."""
-        self._idle_since: dict[str, Monotonic] = {}
-        """By UID: since when a pod has had the lowest cost in the cache."""
-        self._refused: dict[tuple[str, str], tuple[Monotonic, str]] = {}
-        """By namespace and Rollout: when the API server refused to annotate a pod, and its words."""
+        self._marks = PodMarks(client, caches, clock)
+        self._drains: dict[tuple[str, str], dict[Identity, _Drain]] = {}
+        """By namespace and Rollout, and by arm, what is known of its drain alone."""
 
     # --- how far it is ---
 
@@ -115,13 +104,15 @@ class PodDrains:
         return Draining(
             pods=sum(count != 0 for count in answers.values()),
             requests=sum(counts) if known else None,
-            free=max(0, self._free(arm, answers) - max(0, arm.count - asked.replicas)),
+            free=max(
+                0,
+                self._free(self._known(parsed, identity), arm, answers) - max(0, arm.count - asked.replicas),
+            ),
         )
 
     def _refusal(self, parsed: ParsedRollout) -> str:
-        at, words = self._refused.get((parsed.namespace, parsed.name), (None, ""))
-        recent = at is not None and self._clock.monotonic() - at < _REFUSED
-        return f"the API server refuses to annotate pods: {words}" if recent else ""
+        words = self._marks.refusal(parsed.namespace, parsed.name)
+        return f"the API server refuses to annotate pods: {words}" if words else ""
 
     def _arm(self, rollout: str, pool: Pool, workload: Workload, to: int) -> _Arm | None:
         """None while nobody can say which pods go: the template changes, or whose some of the pool are is not known."""
@@ -143,31 +134,21 @@ class PodDrains:
         said = self._loads.leaving(pool, marked) if marked else {}
         return {one.name: said.get(one.name) if one.serves else 0 for one in arm.going}
 
-    def _free(self, arm: _Arm, answers: Mapping[str, int | None]) -> int:
+    def _known(self, parsed: ParsedRollout, identity: Identity) -> _Drain:
+        mine = self._drains.setdefault((parsed.namespace, parsed.name), {})
+        return mine.setdefault(identity, _Drain())
+
+    def _free(self, known: _Drain, arm: _Arm, answers: Mapping[str, int | None]) -> int:
         """How many drained pods are deleted before any other: pods of equal rank go in any order."""
         free, now = 0, self._clock.monotonic()
-        self._note_costs(arm, now)
+        cheap = (uid_of(one.pod) for one in arm.going if cost_of(one.pod) == IDLE)
+        known.idle_since = {uid: known.idle_since.get(uid, now) for uid in cheap}
         for rank in dict.fromkeys(one.rank for one in arm.going):
             alike = [one for one in arm.going if one.rank == rank]
-            if any(answers[one.name] != 0 or not self._is_settled(one, arm, now) for one in alike):
+            if any(answers[one.name] != 0 or not _is_settled(known, one, arm, now) for one in alike):
                 break
             free += len(alike)
         return free
-
-    def _note_costs(self, arm: _Arm, now: Monotonic) -> None:
-        known = {uid_of(one.pod) for one in arm.going if cost_of(one.pod) == IDLE}
-        for one in arm.going:
-            if uid_of(one.pod) not in known:
-                self._idle_since.pop(uid_of(one.pod), None)
-        for uid in known:
-            self._idle_since.setdefault(uid, now)
-
-    def _is_settled(self, one: LeavingPod, arm: _Arm, now: Monotonic) -> bool:
-        """Whether the controller that deletes knows by now that this pod goes before those with work."""
-        if not arm.has_costs or not one.serves:
-            return True
-        since = self._idle_since.get(uid_of(one.pod))
-        return since is not None and now - since >= _SEEN
 
     # --- what is done about it ---
 
@@ -175,54 +156,30 @@ class PodDrains:
         """Whether a pod has our mark, and the plan does not ask for it."""
         return not _asked(plan) and bool(self._caches.marked_pods(parsed.namespace, parsed.name))
 
-    async def carry_out(self, parsed: ParsedRollout, plan: Plan) -> bool:
-        """Mark what goes, and take the mark off what does not. False where something is left to do.
+    async def carry_out(self, parsed: ParsedRollout, plan: Plan) -> Marking:
+        """Mark what goes, and take the mark off what does not.
 
         Raises NotLeading; what the API server does not take is told, and left to the next look.
         """
         changes, complete = self._changes(parsed, plan)
         self._forget(parsed, plan)
-        written = await self._write(parsed.namespace, parsed.name, changes[:_AT_ONCE])
-        return written and complete and len(changes) <= _AT_ONCE
+        left = await self._marks.write(parsed.namespace, parsed.name, changes)
+        return left if complete else Marking.LEFT
 
-    async def release(self, namespace: str, rollout: str) -> bool:
-        """Take all marks of a Rollout off that is gone; False where some are left. Raises NotLeading."""
+    async def release(self, namespace: str, rollout: str) -> Marking:
+        """Take all marks of a Rollout off that is gone. Raises NotLeading."""
+        self._marks.forget(namespace, rollout)
+        self._drains.pop((namespace, rollout), None)
         marked = self._caches.marked_pods(namespace, rollout)
-        changes: list[_Change] = [
+        changes: list[Change] = [
             (pod, unmarking(pod)) for pod in marked if not pod["metadata"].get("deletionTimestamp")
         ]
-        return await self._write(namespace, rollout, changes[:_AT_ONCE]) and len(changes) <= _AT_ONCE
+        return await self._marks.write(namespace, rollout, changes)
 
-    async def _write(self, namespace: str, rollout: str, changes: list[_Change]) -> bool:
-        """Patch pods one by one; False where another try is worth it."""
-        if not changes:
-            return True
-        mine, error = (namespace, rollout), ""
-        try:
-            async with asyncio.timeout(_PATIENCE) as deadline:
-                gone = [not await self._annotate(pod, annotations) for pod, annotations in changes]
-        except NotLeading:
-            raise
-        except RefusedError as refusal:
-            self._refused[mine] = (self._clock.monotonic(), str(refusal))
-            _log.warning("pods_not_marked", namespace=namespace, rollout=rollout, error=str(refusal))
-            return True
-        except KubeError as failure:
-            error = str(failure)
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            error = f"no answer within {_PATIENCE:g} s"
-        if error:
-            _log.warning("pods_not_marked", namespace=namespace, rollout=rollout, error=error)
-            return False
-        self._refused.pop(mine, None)
-        return not any(gone)
-
-    def _changes(self, parsed: ParsedRollout, plan: Plan) -> tuple[list[_Change], bool]:
+    def _changes(self, parsed: ParsedRollout, plan: Plan) -> tuple[list[Change], bool]:
         """The patches that are due, and whether all is known that they depend on."""
         marked = self._caches.marked_pods(parsed.namespace, parsed.name)
-        going, changes, complete = set[str](), list[_Change](), True
+        going, changes, complete = set[str](), list[Change](), True
         for action in _asked(plan):
             chosen = self._chosen(parsed, action)
             if chosen is None:
@@ -263,7 +220,7 @@ class PodDrains:
             found |= {uid_of(one.pod) for one in arm.going} if arm is not None else set()
         return found
 
-    def _chosen(self, parsed: ParsedRollout, action: DrainPods) -> list[_Change] | None:
+    def _chosen(self, parsed: ParsedRollout, action: DrainPods) -> list[Change] | None:
         """The pods that go, each with the annotations that it lacks; None where nobody can say now which go."""
         pool = self._caches.pool(action.identity.group, parsed.namespace, action.identity.name)
         workload = find_workload(self._caches, pool) if pool is not None else None
@@ -273,7 +230,7 @@ class PodDrains:
         if arm is None or self._is_too_early(parsed, action, arm):
             return None
         answers = self._answers(parsed.name, pool, arm)
-        chosen: list[_Change] = []
+        chosen: list[Change] = []
         for one in arm.going:
             cost = (IDLE if answers[one.name] == 0 else BUSY) if arm.has_costs else None
             chosen.append((one.pod, marking(one.pod, parsed.name, cost)))
@@ -284,30 +241,19 @@ class PodDrains:
         begun = any(marked_by(one.pod) for one in arm.going)
         if begun or not arm.has_costs or not arm.unheard:
             return False
-        place, now = (parsed.namespace, parsed.name, action.identity), self._clock.monotonic()
-        return now - self._asked.setdefault(place, now) < _FIRST_LOOK
+        known, now = self._known(parsed, action.identity), self._clock.monotonic()
+        known.asked = now if known.asked is None else known.asked
+        return now - known.asked < _FIRST_LOOK
 
     def _forget(self, parsed: ParsedRollout, plan: Plan) -> None:
-        asked = {action.identity for action in _asked(plan)}
+        """What is known of drains that are no more."""
         mine = (parsed.namespace, parsed.name)
-        for place in [one for one in self._asked if one[:2] == mine and one[2] not in asked]:
-            del self._asked[place]
-        if not asked and self._idle_since:
-            alive = {uid_of(pod) for pod in self._caches.pods.values()}
-            self._idle_since = {uid: at for uid, at in self._idle_since.items() if uid in alive}
-
-    async def _annotate(self, pod: Object, annotations: Mapping[str, str | None]) -> bool:
-        """Patch a pod; the cache has it from then on as it is now. False: it is gone."""
-        key = key_of(pod)
-        with self._caches.pods.writing(key) as record:
-            body = {"metadata": {"annotations": dict(annotations)}}
-            try:
-                stored = await self._client.patch(kinds.POD, *key, body, kind=PatchKind.MERGE)
-            except NotFound:
-                return False
-            record(stored)
-        _log.info("pod_annotated", namespace=key.namespace, pod=key.name, annotations=dict(annotations))
-        return True
+        if mine not in self._drains:
+            return
+        kept = {action.identity for action in _asked(plan)} | {one.identity for one in plan.status.drains}
+        self._drains[mine] = {arm: known for arm, known in self._drains[mine].items() if arm in kept}
+        if not self._drains[mine]:
+            del self._drains[mine]
 
 
 def _asked(plan: Plan) -> list[DrainPods]:
@@ -317,3 +263,11 @@ def _asked(plan: Plan) -> list[DrainPods]:
 def _is_marked(one: LeavingPod, rollout: str, arm: _Arm) -> bool:
     """Whether requests are kept from a pod, and it goes before those that are to stay."""
     return marked_by(one.pod) == rollout and (not arm.has_costs or cost_of(one.pod) in (IDLE, BUSY))
+
+
+def _is_settled(known: _Drain, one: LeavingPod, arm: _Arm, now: Monotonic) -> bool:
+    """Whether the controller that deletes knows by now that this pod goes before those with work."""
+    if not arm.has_costs or not one.serves:
+        return True
+    since = known.idle_since.get(uid_of(one.pod))
+    return since is not None and now - since >= _SEEN

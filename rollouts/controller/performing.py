@@ -18,6 +18,7 @@ from rollouts.controller.events import EventRecorder
 from rollouts.controller.gate_writing import GateAction, GateWriter
 from rollouts.controller.gates import Gates
 from rollouts.controller.gathered import Gathered
+from rollouts.controller.marking import Marking
 from rollouts.controller.scaling import WorkloadScaler
 from rollouts.controller.traffic_writing import TrafficWriter
 from rollouts.controller.workloads import ScaleRefusals
@@ -47,6 +48,8 @@ Object = dict[str, Any]
 
 _NEXT_MARKS = 1.0
 """Seconds until pods are marked that could not be, or were too many for one plan."""
+_REFUSED_MARKS = 60.0
+"""The same where the API server refused: an administrator has to do something about it."""
 
 _OBEYS = (HoldReason.MANUAL_OVERRIDE, HoldReason.CONTENDED)
 """Holds that come from what somebody else wrote to the traffic object."""
@@ -55,6 +58,10 @@ _OBEYS = (HoldReason.MANUAL_OVERRIDE, HoldReason.CONTENDED)
 def _lets_go(plan: Plan) -> bool:
     """Whether the plan takes the finalizer off: a Rollout that is being deleted is gone after that."""
     return any(isinstance(action, SetFinalizer) and not action.present for action in plan.actions)
+
+
+def _again(marking: Marking) -> float | None:
+    return {Marking.DONE: None, Marking.LEFT: _NEXT_MARKS, Marking.REFUSED: _REFUSED_MARKS}[marking]
 
 
 def merge_patch(old: Any, new: Any) -> Any:
@@ -120,25 +127,22 @@ class Performer:
 
     async def scale(self, gathered: Gathered, plan: Plan, *, tell: bool = True) -> None:
         """The scales and drains of a plan that was performed. Raises Conflict, and NotLeading; all else is told."""
-        for action in plan.actions:
-            if isinstance(action, ScaleWorkload):
-                for event in await self._scaler.scale(gathered, action, tell=tell):
-                    await self._events.emit(gathered.rollout, event)
+        scales = [action for action in plan.actions if isinstance(action, ScaleWorkload)]
+        async for event in self._scaler.scale(gathered, scales, tell=tell):
+            await self._events.emit(gathered.rollout, event)
 
     async def drain(self, gathered: Gathered, plan: Plan) -> float | None:
         """Keep requests from the pods that the plan names, and from no other; seconds until the next try, if any.
 
         Raises NotLeading.
         """
-        if self._drains is None or await self._drains.carry_out(gathered.parsed, plan):
+        if self._drains is None:
             return None
-        return _NEXT_MARKS
+        return _again(await self._drains.carry_out(gathered.parsed, plan))
 
     async def release(self, key: ObjectKey) -> float | None:
         """The Rollout is gone: no pod is kept from requests for it. Seconds until the next try, if any."""
-        if self._drains is None or await self._drains.release(*key):
-            return None
-        return _NEXT_MARKS
+        return _again(await self._drains.release(*key)) if self._drains is not None else None
 
     def owes_marks(self, gathered: Gathered, plan: Plan) -> bool:
         """Whether pods are to get requests again that somebody keeps from them for this Rollout."""
@@ -171,7 +175,11 @@ class Performer:
         wanted = [*others, FINALIZER] if present else others
         if wanted == (meta.get("finalizers") or []):
             return
-        if not present and await self.drain(gathered, plan) is not None:
+        if (
+            not present
+            and self._drains is not None
+            and await self._drains.carry_out(gathered.parsed, plan) is Marking.LEFT
+        ):  # what is refused may be for ever
             raise Conflict("pods still have our mark: nobody would give them requests again")
         body = {"metadata": {"finalizers": wanted, "resourceVersion": meta["resourceVersion"]}}
         await self._patch_rollout(gathered, body, "", tell=tell)

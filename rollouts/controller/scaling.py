@@ -1,4 +1,4 @@
-"""Writes of the scale subresource, one workload at a time.
+"""Writes of the scale subresource, one workload after the other within one time.
 
 Guarded as writes of traffic are: by the workload's resourceVersion, and by a fresh look at the Rollout. Before a number
 rises the pods are counted at the API server as well, since those of another arm may be older in the cache than what is
@@ -8,7 +8,7 @@ planned; before one falls, the traffic object is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import structlog
@@ -39,7 +39,10 @@ Fresh = Callable[[Gathered], Awaitable[None]]
 
 _PAGE = 500
 _PATIENCE = 3.0
-"""Seconds for all requests of one scale: nothing else is done for the Rollout meanwhile, no abort either."""
+"""Seconds for all scales of one plan: nothing else is done for the Rollout meanwhile, no abort either."""
+
+_Place = tuple[str, Identity, bool]
+"""Namespace, arm, and whether its workload is to fall (``ScaleRefusals``)."""
 
 
 class WorkloadScaler:
@@ -52,39 +55,61 @@ class WorkloadScaler:
         self._caches = caches
         self._refusals = refusals
         self._told: ScaleRefusals = {}
+        self._late: set[tuple[str, Identity]] = set()
+        """By namespace and arm: those that failed last time. They come last: none keeps the others from their turn."""
         self._fresh_rollout = rollout
         self._fresh_traffic = traffic
 
-    async def scale(self, gathered: Gathered, action: ScaleWorkload, *, tell: bool) -> list[EmitEvent]:
-        """Store the replicas; the Event that says so. Raises Conflict where something moved on meanwhile.
+    async def scale(
+        self, gathered: Gathered, actions: Iterable[ScaleWorkload], *, tell: bool
+    ) -> AsyncIterator[EmitEvent]:
+        """Store the replicas; the Events that say so, each as it happens.
 
-        NotLeading is raised, too. Whatever else happens is told, and left to the next look.
+        Raises Conflict where something moved on meanwhile, and NotLeading. Whatever else happens is told, and left to
+        the next look, as is what the time was not enough for.
         """
+        until = asyncio.get_running_loop().time() + _PATIENCE
         namespace = gathered.parsed.namespace
+        due = sorted(actions, key=lambda action: (namespace, action.identity) in self._late)
+        for number, action in enumerate(due):
+            workload, place = self._found(namespace, action)
+            try:
+                async with asyncio.timeout_at(until) as deadline:
+                    await self._guarded(gathered, workload, action, falls=place[2], tell=tell)
+            except NotFound:
+                raise Conflict(f"{workload.what}, or what it was looked at with, is gone") from None
+            except (Conflict, NotLeading):
+                raise
+            except KubeError as error:
+                refused = not isinstance(error, RetryableError) or error.status == 500
+                event = self._failed(place, workload, str(error), refused=refused)
+            except TimeoutError:
+                if not deadline.expired():
+                    raise
+                if number:
+                    return  # it had less than its time: the next plan begins with it
+                event = self._failed(place, workload, f"no answer within {_PATIENCE:g} s", refused=False)
+            else:
+                event = self._scaled(place, workload, action.replicas)
+            if event is not None:
+                yield event
+            if deadline.expired():
+                return
+
+    def _found(self, namespace: str, action: ScaleWorkload) -> tuple[Workload, _Place]:
+        """What is to be scaled, as it was planned on. Raises Conflict where it is not that any more."""
         workload = self._workload(namespace, action.identity)
         if workload is None or workload.resource_version != action.resource_version:
             raise Conflict(f"the workload of {action.identity.name} changed since it was read")
-        falls = action.replicas < workload.replicas
-        place = (namespace, action.identity, falls)
-        try:
-            async with asyncio.timeout(_PATIENCE) as deadline:
-                await self._guarded(gathered, workload, action, falls=falls, tell=tell)
-        except NotFound:
-            raise Conflict(f"{workload.what}, or what it was looked at with, is gone") from None
-        except (Conflict, NotLeading):
-            raise
-        except KubeError as error:
-            refused = not isinstance(error, RetryableError) or error.status == 500
-            return self._failed(place, workload, str(error), refused=refused)
-        except TimeoutError:
-            if not deadline.expired():
-                raise
-            return self._failed(place, workload, f"no answer within {_PATIENCE:g} s", refused=False)
+        return workload, (namespace, action.identity, action.replicas < workload.replicas)
+
+    def _scaled(self, place: _Place, workload: Workload, replicas: int) -> EmitEvent:
         self._refusals.pop(place, None)
         self._told.pop(place, None)
-        _log.info("workload_scaled", namespace=namespace, workload=workload.what, replicas=action.replicas)
-        message = f"{workload.what}: {workload.replicas} replicas to {action.replicas}"
-        return [EmitEvent(type=EventType.NORMAL, reason=Reason.SCALED, message=message)]
+        self._late.discard(place[:2])
+        _log.info("workload_scaled", namespace=place[0], workload=workload.what, replicas=replicas)
+        message = f"{workload.what}: {workload.replicas} replicas to {replicas}"
+        return EmitEvent(type=EventType.NORMAL, reason=Reason.SCALED, message=message)
 
     async def _guarded(
         self, gathered: Gathered, workload: Workload, action: ScaleWorkload, *, falls: bool, tell: bool
@@ -96,9 +121,7 @@ class WorkloadScaler:
             await self._count(gathered.parsed.namespace, action, action.at_most)
         await self._write(gathered.parsed.namespace, workload, action.replicas, tell=tell)
 
-    def _failed(
-        self, place: tuple[str, Identity, bool], workload: Workload, words: str, *, refused: bool
-    ) -> list[EmitEvent]:
+    def _failed(self, place: _Place, workload: Workload, words: str, *, refused: bool) -> EmitEvent | None:
         """Keep the words for the next look, which tries again; say them once.
 
         A loser is left for a refusal, not because the API server was slow, or busy.
@@ -106,6 +129,7 @@ class WorkloadScaler:
         _, _, falls = place
         told = self._told.get(place) == words
         self._told[place] = words
+        self._late.add(place[:2])
         if refused or not falls:
             self._refusals[place] = words
         else:
@@ -114,9 +138,8 @@ class WorkloadScaler:
             "scale_refused", namespace=place[0], workload=workload.what, error=words, refused=refused
         )
         message = f"{workload.what} cannot be scaled: {words}"
-        return (
-            [] if told else [EmitEvent(type=EventType.WARNING, reason=Reason.SCALE_REFUSED, message=message)]
-        )
+        event = EmitEvent(type=EventType.WARNING, reason=Reason.SCALE_REFUSED, message=message)
+        return None if told else event
 
     def _workload(self, namespace: str, identity: Identity) -> Workload | None:
         pool = self._pool(namespace, identity)

@@ -5,7 +5,7 @@ Looked at only for Rollouts with ``strategy.canary.capacity``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rollouts.api.parsing import ParsedRollout
@@ -16,14 +16,14 @@ from rollouts.engine.observation import Blocker, WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import HttpRouteTraffic
 from rollouts.engine.versions import Identity
-from rollouts.objects.fields import items_at, map_of, metadata_of
+from rollouts.objects.fields import map_of, metadata_of
 from rollouts.objects.groups import units
 from rollouts.objects.pods import pending_words
-from rollouts.objects.pools import POOL_KIND, Pool
+from rollouts.objects.pools import Pool
 from rollouts.objects.workloads import WORKLOAD_ANNOTATION, Workload
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic import wayback
-from rollouts.traffic.backends import pools_of, rules_of
+from rollouts.traffic.backends import pools_of, rules_of, weighted_pools
 
 if TYPE_CHECKING:
     from rollouts.controller.draining import PodDrains
@@ -185,10 +185,11 @@ class WorkloadViews:
 
         Rules of the Rollout's own route are its weights, but for those that ``ruleNames`` leaves out.
         """
-        pools = [one for one in self._caches.pools_of_namespace(pool.namespace) if self._makes(one, workload)]
-        for route in self._caches.routes.values():
+        pools = self._caches.pools_of(pool.namespace, workload)
+        named = {(one.namespace, one.group, one.name) for one in pools}
+        for route in self._caches.routes_to(pools):
             others = _rules_of_others(parsed, route)
-            if any(self._sends(others, one) for one in pools):
+            if not named.isdisjoint(weighted_pools(others.get("spec"), str(route["metadata"]["namespace"]))):
                 return f"HTTPRoute {route['metadata']['name']}"
         for one in pools:
             for key in sorted(self._caches.rollouts_of_pool(one.namespace, one.name)):
@@ -196,24 +197,5 @@ class WorkloadViews:
                 mine = key == ObjectKey(parsed.namespace, parsed.name)
                 if not mine and other is not None and one.name in serving_pools(other):
                     return f"Rollout {key.name}"
-        arms = [Identity(kind=POOL_KIND, group=one.group, name=one.name) for one in pools]
-        mirror = mirroring_route(self._caches, pool.namespace, arms)
+        mirror = mirroring_route(self._caches, pool, pools, workload)
         return f"a mirror of HTTPRoute {mirror}" if mirror else ""
-
-    def _makes(self, pool: Pool, workload: Workload) -> bool:
-        return any(one.reference == workload.reference for one in self._caches.workloads_of(pool))
-
-    @staticmethod
-    def _sends(route: dict[str, Any], pool: Pool) -> bool:
-        """Whether a rule of the route gives the pool weight, mirrors aside."""
-        namespace = str(metadata_of(route).get("namespace", ""))
-        wanted = Identity(kind="InferencePool", group=pool.group, name=pool.name)
-        rules: Iterable[Any] = rules_of(route.get("spec"))
-        if namespace == pool.namespace:
-            return any(pools_of(rule, namespace).get(wanted, 0) > 0 for rule in rules)
-        for rule in rules:
-            for ref in items_at(map_of(rule), "backendRefs"):
-                named = (ref.get("namespace"), ref.get("group"), ref.get("name"))
-                if named == (pool.namespace, pool.group, pool.name) and ref.get("weight", 1) != 0:
-                    return True
-        return False

@@ -30,6 +30,7 @@ __all__ = [
     "pod_labels",
     "read_workload",
     "scaled_by",
+    "template_selector",
 ]
 
 WORKLOAD_ANNOTATION = "inferencerollouts.dev/workload"
@@ -123,9 +124,14 @@ def pod_labels(obj: Object) -> Mapping[str, Any]:
     return {**dict_at(template, "metadata", "labels"), **named}
 
 
+def template_selector(pool: Pool) -> list[tuple[str, str]]:
+    """The labels that a template has whose pods are the pool's: its selector less those that only pods have."""
+    return [(name, value) for name, value in pool.selector if name not in _ADDED]
+
+
 def makes_pods_of(labels: Object, pool: Pool) -> bool:
     """Whether pods with the template's labels are the pool's, less those labels that only pods have."""
-    wanted = [(name, value) for name, value in pool.selector if name not in _ADDED]
+    wanted = template_selector(pool)
     return bool(wanted) and all(labels.get(name) == value for name, value in wanted)
 
 

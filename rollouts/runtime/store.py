@@ -143,6 +143,12 @@ class Store:
         """Keys of the objects filed under ``value``. Raises KeyError for an unknown index."""
         return frozenset(self._indexes[index].members.get(value, ()))
 
+    def keys_by_all(self, index: str, values: Iterable[Hashable]) -> frozenset[ObjectKey]:
+        """Keys of the objects filed under every one of ``values``, without values none. Costs what the rarest has."""
+        members = self._indexes[index].members
+        first, *others = sorted((members.get(value, set()) for value in values), key=len) or [set()]
+        return frozenset(first.intersection(*others))
+
     def by_index(self, index: str, value: Hashable) -> list[Object]:
         """Objects filed under ``value``, ordered by key. Raises KeyError for an unknown index."""
         return [self._objects[key] for key in sorted(self._indexes[index].members.get(value, ()))]

@@ -23,6 +23,7 @@ __all__ = [
     "rule_name",
     "rules_of",
     "same_structure",
+    "weighted_pools",
 ]
 
 DEFAULT_PORT = 8000
@@ -67,6 +68,17 @@ def pools_of(rule: Any, namespace: str) -> dict[Identity, int]:
         identity = pool_of(ref, namespace)
         if identity is not None:
             found[identity] = found.get(identity, 0) + weight_of(ref)
+    return found
+
+
+def weighted_pools(spec: Any, namespace: str) -> set[tuple[str, str, str]]:
+    """Namespace, group and name of each pool that rules of a route in ``namespace`` give weight; mirrors aside."""
+    found = set()
+    for ref in (ref for rule in rules_of(spec) for ref in backend_refs(rule)):
+        place = text_of(map_of(ref).get("namespace")) or namespace
+        identity = pool_of(ref, place)
+        if identity is not None and weight_of(ref) > 0:
+            found.add((place, identity.group, identity.name))
     return found
 
 

@@ -15,6 +15,7 @@ from rollouts.controller.scaling import WorkloadScaler
 from rollouts.controller.workloads import find_workload
 from rollouts.engine.actions import DrainPods, Plan, ScaleWorkload
 from rollouts.engine.observation import Observation
+from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import revision_of
 from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.engine.versions import Identity
@@ -113,6 +114,7 @@ class Place:
         gathered = Gathered(
             observation=observation,
             parsed=parsed,
+            by_picker=None,
             rollout=raw,
             planned_version="1",
             traffic_object=None,
@@ -136,7 +138,8 @@ class Place:
             beside=(),
             at_most=4,
         )
-        await self.scaler.scale(self.gathered()[0], action, tell=True)
+        async for event in self.scaler.scale(self.gathered()[0], [action], tell=True):
+            assert event.reason == Reason.SCALED
 
     async def marks(self) -> dict[str, Object]:
         pods = (await self.owner.list_page(kinds.POD, self.namespace)).items

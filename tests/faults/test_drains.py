@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 
 from rollouts.controller.draining import PodDrains
+from rollouts.controller.marking import Marking
+from rollouts.kube.errors import Forbidden
+from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
 from rollouts.objects.leaving import marked_by
+from rollouts.objects.pods import DRAINING_ANNOTATION
 from tests.kit.faults.capacity_scenarios import PODS, _scenario, autoscaler, busy, kill_pod, settled
 from tests.kit.faults.cluster import Cluster
 from tests.kit.faults.moves import at_step, both, command, delete, gone, healthy_on, phase, reason
@@ -132,6 +136,29 @@ def test_only_drained_pods_go_and_no_mark_stays(name: str) -> None:
     assert any(marked_by(record.after or {}) for record in run.history.of(kinds.POD))
 
 
+@pytest.mark.parametrize("name", ["deleted in the middle of a drain", "taken away in the middle of a drain"])
+def test_marks_that_the_api_server_does_not_let_go_hold_up_no_deletion_and_end_later(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A policy lets pods be marked, and for a while not unmarked."""
+    real, refused = MemoryApi.patch, list[str]()
+
+    def patch(self: MemoryApi, resource: Any, namespace: str, pod: str, body: Any, **how: Any) -> Any:
+        annotations = body.get("metadata", {}).get("annotations", {}) if resource == kinds.POD else {}
+        if annotations.get(DRAINING_ANNOTATION, "") is None and len(refused) < 3:
+            refused.append(pod)
+            raise Forbidden("a policy denies it", status=403)
+        return real(self, resource, namespace, pod, body, **how)
+
+    monkeypatch.setattr(MemoryApi, "patch", patch)
+    scenario = SCENARIOS[f"capacity: {name}"]
+    run = simulate(replace(scenario, goal=both(gone, unmarked)))
+
+    assert len(refused) == 3
+    assert run.converged
+    assert list(wrongs(run)) == []
+
+
 CRASHES = (WriteFault.CRASH_BEFORE, WriteFault.CRASH_AFTER)
 ABORTED = "capacity: aborted in the middle of a drain"
 
@@ -161,8 +188,8 @@ def test_marks_end_after_a_crash_around_every_write(name: str, fault: WriteFault
     assert found == []
 
 
-async def _nothing() -> bool:
-    return True
+async def _nothing() -> Marking:
+    return Marking.DONE
 
 
 _BUGS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.controller.caches import Caches
 from rollouts.controller.draining import PodDrains
+from rollouts.controller.marking import Marking
 from rollouts.controller.workloads import find_workload
 from rollouts.engine.actions import DrainPods, Plan
 from rollouts.engine.observation import Drained, Draining, DrainView, NotControllable
@@ -25,9 +27,10 @@ from rollouts.objects.pods import DRAINING_ANNOTATION
 from rollouts.objects.workloads import WORKLOADS, Workload
 from rollouts.runtime.fencing import NotLeading
 from rollouts.runtime.objects import ObjectKey
-from tests.kit.clock import Timeline, VirtualClock
+from tests.kit.clock import Timeline, VirtualClock, virtual_time
 from tests.kit.loads import KnownLoads
 from tests.kit.memory_client import MemoryKubeClient
+from tests.kit.work import calls
 from tests.kit.world import START
 
 V1 = Identity(kind="InferencePool", group=kinds.POOL_V1.group, name="v1")
@@ -38,16 +41,17 @@ Object = dict[str, Any]
 class Fleet:
     """A pool of pods behind an API server; a ``restarted`` controller has only what is stored."""
 
-    def __init__(self, *counts: int, kind: str = "Deployment") -> None:
+    def __init__(self, *counts: int, kind: str = "Deployment", start: int = 0) -> None:
         self.timeline = Timeline()
         self.clock = VirtualClock(self.timeline)
         self.api = MemoryApi(clock=self.clock)
         self.client = MemoryKubeClient(self.api)
         self.loads = KnownLoads()
         self.kind = kind
+        self.start = start
         self.restart()
         self.scale(len(counts))
-        for number, count in enumerate(counts):
+        for number, count in enumerate(counts, start):
             self.pod(f"v1-{number}")
             self.loads.by_pod[f"v1-{number}"] = count
 
@@ -73,7 +77,9 @@ class Fleet:
         self.replicas = replicas
         self.version = getattr(self, "version", 1) + 1
         meta = {"name": "v1", "namespace": "default", "uid": "w", "resourceVersion": str(self.version)}
-        spec = {"replicas": replicas, "template": {"metadata": {"labels": {"app": "v1"}}}}
+        spec: Object = {"replicas": replicas, "template": {"metadata": {"labels": {"app": "v1"}}}}
+        if self.start:
+            spec["ordinals"] = {"start": self.start}
         self.caches.workloads[WORKLOADS[self.kind]].apply({"metadata": meta, "spec": spec})
 
     def pod(
@@ -105,7 +111,7 @@ class Fleet:
         parsed = parse_rollout({"metadata": {"name": name, "namespace": "default", "uid": "u"}})
         return replace(parsed, status=RolloutStatus(stable=revision_of(V1, ""), drains=asked))
 
-    async def carry_out(self, to: int | None, *, stores: int | None = None) -> bool:
+    async def carry_out(self, to: int | None, *, stores: int | None = None) -> Marking:
         """A plan that asks for a drain, or only ``stores`` one."""
         parsed = self.rollout(to)
         actions = () if to is None else (DrainPods(identity=V1, to=to),)
@@ -241,6 +247,15 @@ async def test_a_statefulset_has_no_costs_and_loses_its_highest_ordinals() -> No
     assert fleet.view(1) == Drained()
 
 
+@pytest.mark.parametrize("start", [1, 2, 8])
+async def test_a_statefulset_whose_ordinals_begin_later_loses_its_highest_ones(start: int) -> None:
+    fleet = Fleet(0, 0, 3, 0, kind="StatefulSet", start=start)
+    await fleet.carry_out(3)
+
+    assert fleet.annotations() == marked(f"v1-{start + 3}", cost=None)
+    assert fleet.view(3) == Drained()
+
+
 async def test_a_busy_highest_ordinal_keeps_the_idle_ones_below_it() -> None:
     fleet = Fleet(0, 0, 3, kind="StatefulSet")
     await fleet.carry_out(1)
@@ -294,9 +309,9 @@ async def test_in_the_middle_of_a_change_of_the_template_nobody_knows() -> None:
     await fleet.carry_out(1)
     before = fleet.annotations()
     fleet.pod("v1-new", template="def")
-    complete = await fleet.carry_out(1)
+    left = await fleet.carry_out(1)
 
-    assert not complete
+    assert left is Marking.LEFT
     assert fleet.view(1) == Draining(pods=2, requests=None)
     assert fleet.annotations() == before
 
@@ -309,11 +324,11 @@ async def test_pods_that_nobody_knows_the_owner_of_are_not_taken_for_drained() -
     await fleet.carry_out(1)
     marks = set(fleet.annotations())
     fleet.scale(3)
-    complete = await fleet.carry_out(1)
+    left = await fleet.carry_out(1)
 
     assert beside == Draining(pods=1, requests=None)
     assert marks == {"v1-0"}
-    assert not complete
+    assert left is Marking.LEFT
     assert fleet.view(1) == Draining(pods=2, requests=None)
     assert set(fleet.annotations()) == {"v1-0"}
 
@@ -325,8 +340,8 @@ async def test_the_choice_waits_a_moment_for_the_first_figures() -> None:
     fleet.timeline.advance(6.0)
     late = await fleet.carry_out(2), set(fleet.annotations())
 
-    assert early == (False, {})
-    assert late == (True, {"v1-0"})
+    assert early == (Marking.LEFT, {})
+    assert late == (Marking.DONE, {"v1-0"})
 
 
 async def test_a_plan_marks_so_many_pods_and_the_next_one_the_rest() -> None:
@@ -334,20 +349,24 @@ async def test_a_plan_marks_so_many_pods_and_the_next_one_the_rest() -> None:
     first = await fleet.carry_out(2), len(fleet.annotations())
     second = await fleet.carry_out(2), len(fleet.annotations())
 
-    assert first == (False, 16)
+    assert first == (Marking.LEFT, 16)
     assert second[1] == 18
 
 
 @pytest.mark.parametrize(
-    ("error", "complete", "view"),
+    ("error", "left", "view"),
     [
-        (ApiUnavailable("down"), False, Draining(pods=1, requests=None)),
-        (NotFound("gone", status=404), False, Draining(pods=1, requests=None)),
-        (Forbidden("no", status=403), True, NotControllable("the API server refuses to annotate pods: no")),
+        (ApiUnavailable("down"), Marking.LEFT, Draining(pods=1, requests=None)),
+        (NotFound("gone", status=404), Marking.LEFT, Draining(pods=1, requests=None)),
+        (
+            Forbidden("no", status=403),
+            Marking.REFUSED,
+            NotControllable("the API server refuses to annotate pods: no"),
+        ),
     ],
 )
 async def test_what_the_api_server_does_not_take(
-    monkeypatch: pytest.MonkeyPatch, error: KubeError, complete: bool, view: DrainView
+    monkeypatch: pytest.MonkeyPatch, error: KubeError, left: Marking, view: DrainView
 ) -> None:
     fleet = Fleet(0, 0)
     with monkeypatch.context() as patched:
@@ -357,8 +376,8 @@ async def test_what_the_api_server_does_not_take(
     fleet.timeline.advance(61.0)
     later = await fleet.carry_out(1)
 
-    assert (told, seen) == (complete, view)
-    assert later
+    assert (told, seen) == (left, view)
+    assert later is Marking.DONE
     assert set(fleet.annotations()) == {"v1-0"}
     assert fleet.view(1) == Drained()
 
@@ -383,8 +402,121 @@ async def test_a_pod_that_is_gone_does_not_keep_the_others_from_their_marks(
 
     monkeypatch.setattr(MemoryApi, "patch", patch)
 
-    assert not await fleet.carry_out(1)
+    assert await fleet.carry_out(1) is Marking.LEFT
     assert set(fleet.annotations()) == {"v1-1"}
+
+
+def test_a_mark_of_a_rollout_that_is_gone_is_news() -> None:
+    """As for a controller that starts after the one that was refused."""
+    fleet, heard = Fleet(), list[ObjectKey]()
+    fleet.caches.on_rollout_change(heard.append)
+    fleet.pod("left", annotations={DRAINING_ANNOTATION: OURS})
+    fleet.pod("other", annotations={DRAINING_ANNOTATION: "by hand"})
+    rollout = {"metadata": {"name": "there", "namespace": "default", "uid": "r", "resourceVersion": "1"}}
+    fleet.caches.rollouts.apply(rollout)
+    heard.clear()
+    fleet.pod("known", annotations={DRAINING_ANNOTATION: "Rollout there"})
+    fleet.pod("again", annotations={DRAINING_ANNOTATION: OURS})
+
+    assert heard == [ObjectKey("default", "demo")]
+
+
+def test_a_plan_without_drains_looks_at_no_pods_because_somebody_else_drains() -> None:
+    def work(others: int) -> int:
+        with virtual_time() as loop:
+            fleet = Fleet(0, 3, 5)
+            for _ in range(2):
+                loop.run_until_complete(fleet.carry_out(1))
+                fleet.view(1)
+            for number in range(others):
+                fleet.pod(f"pod-{number}")
+            other = fleet.rollout(None, name="other")
+            return calls(
+                lambda: loop.run_until_complete(
+                    fleet.drains.carry_out(other, Plan(status=other.status, actions=()))
+                )
+            )
+
+    assert work(50) < work(0) + 50
+
+
+class Policy:
+    """An admission policy that denies patches of some pods, or never answers them; it notes what was asked."""
+
+    def __init__(self, fleet: Fleet, *names: str, answers: bool = True) -> None:
+        self.real = fleet.client.patch
+        self.names = set(names)
+        self.answers = answers
+        self.asked: list[str] = []
+        fleet.client.patch = self.patch  # type: ignore[method-assign]
+
+    async def patch(self, resource: Resource, namespace: str, name: str, *rest: Any, **how: Any) -> Any:
+        self.asked.append(name)
+        if name not in self.names:
+            return await self.real(resource, namespace, name, *rest, **how)
+        if not self.answers:
+            await asyncio.Event().wait()
+        raise Forbidden("a policy denies it", status=403)
+
+
+async def test_a_pod_that_a_policy_holds_keeps_no_other_from_getting_requests_again() -> None:
+    fleet = Fleet(0, 0, 0, 0)
+    await fleet.carry_out(2)
+    before, policy = set(fleet.annotations()), Policy(fleet, "v1-0")
+    ended = await fleet.carry_out(None), set(fleet.annotations())
+    again = await fleet.carry_out(None), policy.asked.count("v1-0")
+    gone = await fleet.drains.release("default", "demo"), set(fleet.annotations())
+    policy.names.clear()
+    fleet.timeline.advance(61.0)
+    later = await fleet.drains.release("default", "demo"), set(fleet.annotations())
+
+    assert before == {"v1-0", "v1-1"}
+    assert ended == (Marking.REFUSED, {"v1-0"})
+    assert again == (Marking.REFUSED, 1)  # what was refused is not asked for by each plan
+    assert gone == (Marking.REFUSED, {"v1-0"})
+    assert later == (Marking.DONE, set())
+
+
+async def test_many_pods_that_a_policy_holds_keep_no_other_from_its_mark() -> None:
+    fleet = Fleet(*range(40))
+    Policy(fleet, *(f"v1-{number}" for number in range(20)))
+    tries = [await fleet.carry_out(4) for _ in range(4)]
+
+    assert tries == [Marking.LEFT, Marking.LEFT, Marking.REFUSED, Marking.REFUSED]
+    assert set(fleet.annotations()) == {f"v1-{number}" for number in range(20, 36)}
+
+
+async def test_a_refusal_to_give_a_pod_requests_again_is_none_to_mark_others() -> None:
+    fleet = Fleet(0, 0, 0)
+    await fleet.carry_out(1)
+    Policy(fleet, "v1-0")
+    await fleet.carry_out(None)
+
+    assert set(fleet.annotations()) == {"v1-0"}
+    assert isinstance(fleet.view(2), Drained)
+
+
+async def test_pods_that_are_to_get_requests_again_come_first() -> None:
+    fleet = Fleet(0, 5)
+    mark = {DRAINING_ANNOTATION: OURS}
+    fleet.pod("stray", template="of-another", annotations=mark, ownerReferences=[])
+    policy = Policy(fleet)
+    await fleet.carry_out(1)
+
+    assert policy.asked == ["stray", "v1-0"]
+    assert set(fleet.annotations()) == {"v1-0"}
+
+
+def test_a_pod_whose_patch_is_never_answered_keeps_the_others_waiting_once() -> None:
+    with virtual_time() as loop:
+        fleet = Fleet(0, 0, 5)
+        Policy(fleet, "v1-0", answers=False)
+        tries = [loop.run_until_complete(fleet.carry_out(1)) for _ in range(2)]
+        spent = loop.time()
+
+    assert tries == [Marking.LEFT, Marking.LEFT]
+    assert set(fleet.annotations()) == {"v1-1"}
+    assert spent == pytest.approx(6.0, abs=0.1)
 
 
 async def test_a_rollout_that_is_gone_keeps_requests_from_nobody() -> None:
@@ -393,7 +525,7 @@ async def test_a_rollout_that_is_gone_keeps_requests_from_nobody() -> None:
         await fleet.carry_out(1)
     left = [await fleet.drains.release("default", name) for name in ("other", "demo", "demo")]
 
-    assert left == [True, False, True]
+    assert left == [Marking.DONE, Marking.LEFT, Marking.DONE]
     assert fleet.annotations() == {}
 
 

@@ -23,7 +23,13 @@ from rollouts.kube.client import Resource
 from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
 from rollouts.objects.pools import Pool
-from rollouts.objects.workloads import AUTOSCALER, WORKLOAD_ANNOTATION, WORKLOADS
+from rollouts.objects.workloads import (
+    AUTOSCALER,
+    WORKLOAD_ANNOTATION,
+    WORKLOADS,
+    pod_labels,
+    read_workload,
+)
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.wayback import propose
@@ -143,6 +149,31 @@ def test_replicas_that_are_left_out_are_one() -> None:
 
     assert found is not None
     assert found.replicas == 1
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "StatefulSet", "LeaderWorkerSet"])
+def test_what_is_kept_of_a_workload_reads_as_all_of_it_would(kind: str) -> None:
+    cluster, resource = Cluster("Deployment", "StatefulSet", "LeaderWorkerSet"), WORKLOADS[kind]
+    template = {"metadata": {"labels": {"app": "v2"}}, "spec": {"containers": [{"name": "vllm"}]}}
+    owners = [{"kind": "LLMInferenceService", "name": "llm", "controller": True}]
+    meta = {
+        "name": "w",
+        "namespace": "default",
+        "uid": "w",
+        "resourceVersion": "7",
+        "ownerReferences": owners,
+    }
+    spec: Object = {"replicas": 3, "template": template, "ordinals": {"start": 2}, "serviceName": "w"}
+    if kind == "LeaderWorkerSet":
+        spec = {"replicas": 3, "leaderWorkerTemplate": {"size": 2, "workerTemplate": template}}
+    raw = {"apiVersion": resource.api_version, "kind": kind, "metadata": meta, "spec": spec, "status": {}}
+    cluster.caches.workloads[resource].apply(raw)
+    kept = cluster.caches.workloads[resource].get(ObjectKey("default", "w"))
+
+    assert kept is not None
+    assert read_workload(resource, kept) == read_workload(resource, raw)
+    assert pod_labels(kept) == pod_labels(raw)
+    assert "status" not in kept
 
 
 def test_labels_that_only_pods_have_are_not_asked_of_a_template() -> None:
@@ -355,6 +386,36 @@ def test_a_mirror_to_what_lost_is_named(mirrored: str) -> None:
 
     assert lost is not None
     assert lost.used_by == ("a mirror of HTTPRoute mymodel" if mirrored == "v1" else "")
+
+
+@pytest.mark.parametrize(
+    ("selector", "used_by"),
+    [
+        ({"app": "v1"}, "a mirror of HTTPRoute copies"),
+        ({"app": "v1", "pod-template-hash": "abc"}, "a mirror of HTTPRoute copies"),
+        ({"pod-template-hash": "new"}, "a mirror of HTTPRoute copies"),
+        ({"app": "v1", "pod-template-hash": "other"}, ""),
+        ({"app": "v2"}, ""),
+        ({}, ""),
+    ],
+    ids=repr,
+)
+def test_a_mirror_through_a_service_in_front_of_the_pods_is_named(
+    selector: dict[str, str], used_by: str
+) -> None:
+    """Also where it selects pods of the workload that the pool itself does not."""
+    cluster = Cluster()
+    cluster.pool("v1", app="v1", **{"pod-template-hash": "abc"})
+    cluster.workload("old", labels={"app": "v1"}, replicas=2)
+    for name, template in (("a", "abc"), ("b", "new")):
+        cluster.pod(name, labels={"app": "v1", "pod-template-hash": template})
+    cluster.put(kinds.SERVICE, "behind", spec={"selector": selector})
+    mirror = {"type": "RequestMirror", "requestMirror": {"backendRef": {"name": "behind", "port": 80}}}
+    cluster.put(kinds.HTTP_ROUTE, "copies", spec={"rules": [{"filters": [mirror], "backendRefs": []}]})
+    lost = cluster.view(V1, loses=True)
+
+    assert lost is not None
+    assert lost.used_by == used_by
 
 
 def test_another_pool_over_the_same_pods_is_used_as_well() -> None:

@@ -311,6 +311,8 @@ def test_indexes_follow_their_objects(store: Store) -> None:
 
     assert store.by_index("pool", "p") == []
     assert store.keys_by_index("pool", "q") == {KEY}
+    assert store.keys_by_all("pool", ["q"]) == {KEY}
+    assert store.keys_by_all("pool", ["q", "p"]) == store.keys_by_all("pool", []) == frozenset()
     with pytest.raises(KeyError):
         store.by_index("no-such-index", "p")
 
