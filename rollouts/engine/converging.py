@@ -51,6 +51,7 @@ __all__ = [
     "asked_weight",
     "converge",
     "desired_traffic",
+    "keep_split",
     "no_rules",
     "retired_arms",
     "rule_share",
@@ -221,6 +222,19 @@ def converge(draft: Draft, reason: WriteReason = WriteReason.STEP, *, may_raise:
         _announce_foreign(draft, traffic, desired)
         _write(draft, desired, traffic.resource_version, reason)
     return False
+
+
+def keep_split(draft: Draft) -> None:
+    """Keep a PoolSplit, which needs no template, whatever else is wrong with the spec: without one every pod serves.
+
+    While a canary runs only what is gone is written, since the steps that are wrong may say another weight.
+    """
+    traffic, spec = draft.obs.traffic, draft.obs.spec
+    if traffic is None or spec is None or not isinstance(spec.traffic, VariantTraffic):
+        return
+    ours = draft.status.running is None and traffic.claim is Claim.OURS
+    if ours or (not traffic.exists and traffic.claim is not Claim.OTHER):
+        converge(draft, may_raise=False)
 
 
 def _pinned(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> bool:

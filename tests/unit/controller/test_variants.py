@@ -25,7 +25,9 @@ from tests.kit.faults.moves import (
     at_step,
     begun,
     command,
+    delete,
     edit_spec,
+    healthy_on,
     phase,
     reason,
     scale,
@@ -200,10 +202,105 @@ def test_promote_of_unmatched_pods_never_overrides_readiness():
     assert writes(held) == []
 
 
-def test_a_recorded_canary_goes_back_by_its_labels_although_the_spec_is_unreadable():
-    def unreadable(spec: Object) -> None:
-        spec["strategy"]["canary"]["steps"] = [{"setWeight": "ten"}]
+def unreadable(spec: Object) -> None:
+    """Nothing of this spec can be read."""
+    spec["strategy"]["canary"]["steps"] = [{"setWeight": "ten"}]
 
+
+def without_template(spec: Object) -> None:
+    """This one can be read, and not executed."""
+    spec["strategy"]["canary"]["analysis"] = {"templates": [{"templateName": "nope"}]}
+
+
+def stables_name(spec: Object) -> None:
+    """The canary's pods under stable's name: the canary is dropped, and nothing may start."""
+    spec["target"]["variant"]["name"] = STABLE
+
+
+def after(seconds: float) -> Condition:
+    return lambda sim: sim.clock.monotonic() > seconds
+
+
+def split_weights(simulation: Simulation) -> dict[str, int] | None:
+    split = simulation.cluster.get(kinds.POOL_SPLIT, SHARED)
+    return None if split is None else {one["name"]: one["weight"] for one in split["spec"]["variants"]}
+
+
+SPLIT_GONE = delete(kinds.POOL_SPLIT, SHARED)
+SEEN = 300.0
+"""Seconds in which everything that a deleted split leads to has happened."""
+
+
+@pytest.mark.parametrize(
+    ("edit", "left"),
+    [
+        (unreadable, {STABLE: 90, CANARY: 10}),
+        (without_template, {STABLE: 90, CANARY: 10}),
+        (stables_name, {STABLE: 100}),
+    ],
+)
+def test_a_split_that_is_deleted_while_the_spec_is_wrong_is_made_again(
+    edit: Callable[[Object], None], left: dict[str, int]
+) -> None:
+    kept = run(
+        cluster_with(variant_rollout(STEPS), weights={STABLE: 100}),
+        after(SEEN),
+        Move(when=at_step(1), act=edit_spec(edit), after=5),
+        Move(when=phase("Invalid"), act=SPLIT_GONE, after=5),
+    )
+
+    assert split_weights(kept) == left
+    assert kept.status["phase"] == "Invalid"
+
+
+@pytest.mark.parametrize("edit", [unreadable, without_template])
+def test_an_abort_without_its_split_makes_it_with_stable_alone(edit: Callable[[Object], None]) -> None:
+    def gone_and_aborted(sim: Simulation) -> None:
+        SPLIT_GONE(sim)
+        command("abort")(sim)
+
+    back = run(
+        cluster_with(variant_rollout(STEPS), weights={STABLE: 100}),
+        after(SEEN),
+        Move(when=at_step(1), act=edit_spec(edit), after=5),
+        Move(when=phase("Invalid"), act=gone_and_aborted, after=5),
+    )
+
+    assert split_weights(back) == {STABLE: 100}
+    assert (back.status["phase"], back.status["reason"]) == ("Aborted", "AbortedByCommand")
+
+
+@pytest.mark.parametrize("edit", [unreadable, without_template])
+def test_an_aborted_variant_gets_nothing_when_its_split_is_deleted(edit: Callable[[Object], None]) -> None:
+    kept = run(
+        cluster_with(variant_rollout(STEPS), weights={STABLE: 100}),
+        after(SEEN),
+        Move(when=at_step(1), act=command("abort"), after=5),
+        Move(when=phase("Aborted"), act=edit_spec(edit), after=5),
+        Move(when=phase("Aborted"), act=SPLIT_GONE, after=15),
+    )
+
+    assert split_weights(kept) == {STABLE: 100}
+
+
+def test_a_stable_version_keeps_its_split_although_the_next_ones_spec_is_wrong() -> None:
+    def installed(cluster: Cluster) -> None:
+        cluster_with(variant_rollout(STEPS, role=STABLE))(cluster)
+        for role in (CANARY, THIRD):
+            cluster.scale(RELEASES[role], 0)
+
+    kept = run(
+        installed,
+        after(SEEN),
+        Move(when=healthy_on(STABLE), act=scale(RELEASES[CANARY], 2), after=5),
+        Move(when=healthy_on(STABLE), act=edit_spec(without_template), after=5),
+        Move(when=phase("Invalid"), act=SPLIT_GONE, after=15),
+    )
+
+    assert split_weights(kept) == {STABLE: 100}
+
+
+def test_a_recorded_canary_goes_back_by_its_labels_although_the_spec_is_unreadable():
     back = run(
         cluster_with(variant_rollout(STEPS), weights={STABLE: 100}),
         phase("Aborted"),
