@@ -12,7 +12,7 @@ from rollouts.controller.adapter_views import AdapterPods, ModelTraffic
 from rollouts.controller.caches import Caches
 from rollouts.controller.picked_pools import foreign_picker, missing_picker, pool_in_rollout, pool_named
 from rollouts.controller.split_readers import SplitReaders, TrustedSplitReaders
-from rollouts.engine.observation import Blocker, PoolView, Problem, UnmatchedPods
+from rollouts.engine.observation import Blocker, PathView, PoolView, Problem, UnmatchedPods
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import RolloutSpec, VariantTraffic
 from rollouts.engine.rollout_status import RolloutStatus
@@ -96,9 +96,17 @@ class VariantViews:
             self._watch.follow(key, [pods[name] for name in sorted(pods)], pool.port, ())
         else:
             self._watch.drop(key)
-        return {
+        picker = self._picker(traffic, pool)
+        path = PathView(problems=() if picker is None else (picker,))
+        views = {
             arm: self._candidate(key, traffic, pool, arm) if arm in candidates else self._plain(pool, arm)
             for arm in arms
+        }
+        stable = parsed.status.stable.identity if parsed.status.stable is not None else None
+        # One picker gives all of them their requests: whether it obeys matters for as long as there is a split.
+        return {
+            arm: replace(view, path=path) if arm in candidates or arm == stable else view
+            for arm, view in views.items()
         }
 
     def _ready(self, pool: Pool, arm: Identity) -> list[Pod]:
@@ -110,21 +118,13 @@ class VariantViews:
     def _candidate(self, key: ObjectKey, traffic: ModelTraffic, pool: Pool, arm: Identity) -> PoolView:
         """A variant that is to show that it can serve: what it lacks, and how many pods lack nothing."""
         ready, expected = self._ready(pool, arm), self._expected(traffic, arm)
-        problems = [self._picker(traffic, pool)]
         if expected:
             said = {one.pod: one for one in self._watch.serving(key, expected).states}
             serving = [pod.name for pod in ready if pod.name in said and said[pod.name].listed]
             lacking = [pod.name for pod in ready if pod.name not in serving]
-            if ready and not serving:
-                problems.append(_model_missing(arm, expected, lacking))
-            return PoolView(
-                identity=arm,
-                exists=True,
-                ready_endpoints=len(serving),
-                blockers=tuple(one for one in problems if one is not None),
-            )
-        blockers = tuple(one for one in problems if one is not None)
-        return PoolView(identity=arm, exists=True, ready_endpoints=len(ready), blockers=blockers)
+            blockers = (_model_missing(arm, expected, lacking),) if ready and not serving else ()
+            return PoolView(identity=arm, exists=True, ready_endpoints=len(serving), blockers=blockers)
+        return PoolView(identity=arm, exists=True, ready_endpoints=len(ready))
 
     @staticmethod
     def _expected(traffic: ModelTraffic, arm: Identity) -> str:

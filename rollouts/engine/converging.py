@@ -59,6 +59,8 @@ __all__ = [
     "step_weight",
 ]
 
+_ASKED = timedelta(seconds=5)
+"""How soon what keeps a rise back is looked at again: no watch tells of a picker, which is asked in the background."""
 RESTORE_LIMIT = 5
 RESTORE_WINDOW = timedelta(minutes=10)
 
@@ -428,6 +430,7 @@ def _may_raise(draft: Draft, desired: DesiredTraffic) -> bool:
     problem = path_problem(draft, desired.canary)
     if problem is not None:
         draft.target_problem = (problem.reason, problem.message)
+        draft.wake(_ASKED)
         return False
     short = shortage(draft, desired.canary, desired.weight)
     if short is not None:

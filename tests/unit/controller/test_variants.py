@@ -44,7 +44,7 @@ from tests.kit.faults.objects import (
     variant_rollout,
 )
 from tests.kit.faults.process import Assembler
-from tests.kit.faults.simulation import CLEAN, Condition, Move, Scenario, Simulation
+from tests.kit.faults.simulation import CLEAN, Act, Condition, Move, Scenario, Simulation
 from tests.kit.memory_client import MemoryKubeClient
 
 Object = dict[str, Any]
@@ -163,6 +163,72 @@ def test_a_picker_that_obeys_later_lets_it_begin_within_seconds():
         )
         < 15
     )
+
+
+RISING: list[Object] = [{"setWeight": 10}, {"pause": {}}, {"setWeight": 50}, {"pause": {"duration": "20s"}}]
+
+
+def test_no_weight_rises_while_a_picker_obeys_no_split() -> None:
+    """Of a picker that was replaced by one of an older image in the middle of it."""
+    picker = _Deaf(True)
+
+    def says(obeys: bool) -> Act:
+        return lambda sim: setattr(picker, "said", obeys)
+
+    held = run(
+        cluster_with(variant_rollout(RISING), weights={STABLE: 100}),
+        phase("Aborted"),
+        Move(when=at_step(1), act=says(obeys=False), after=5),
+        Move(when=at_step(1), act=command("promote"), after=20),
+        assembler=picker,
+    )
+
+    assert max(write.get(CANARY, 0) for write in writes(held)) == 10
+    assert held.status["reason"] == "ProgressDeadlineExceeded"
+    said = condition(held, "TrafficApplied")
+    assert (said["status"], said["reason"]) == ("False", "PickerDialect")
+    assert "obeys no PoolSplits" in said["message"]
+
+
+def test_it_rises_when_the_picker_obeys_again() -> None:
+    picker = _Deaf(True)
+
+    def says(obeys: bool) -> Act:
+        return lambda sim: setattr(picker, "said", obeys)
+
+    done = run(
+        cluster_with(variant_rollout(RISING), weights={STABLE: 100}),
+        healthy_on(CANARY),
+        Move(when=at_step(1), act=says(obeys=False), after=5),
+        Move(when=at_step(1), act=command("promote"), after=20),
+        Move(when=at_step(2), act=says(obeys=True), after=60),
+        assembler=picker,
+    )
+
+    assert {STABLE: 50, CANARY: 50} in writes(done)
+    assert condition(done, "TrafficApplied")["status"] == "True"
+
+
+@pytest.mark.parametrize("ended", ["Aborted", "Healthy"])
+def test_a_picker_that_stops_obeying_is_named_when_all_is_over(ended: str) -> None:
+    picker = _Deaf(True)
+
+    def deaf(sim: Simulation) -> None:
+        picker.said = False
+
+    steps = STEPS if ended == "Aborted" else [{"setWeight": 50}]
+    found = run(
+        cluster_with(variant_rollout(steps), weights={STABLE: 100}),
+        after(SEEN),
+        Move(when=at_step(1) if ended == "Aborted" else phase(ended), act=command("abort"), after=5),
+        Move(when=phase(ended), act=deaf, after=5),
+        Move(when=phase(ended), act=scale(RELEASES[THIRD], 1), after=10),
+        assembler=picker,
+    )
+
+    said = condition(found, "TrafficApplied")
+    assert found.status["phase"] == ended
+    assert (said["status"], said["reason"]) == ("False", "PickerDialect")
 
 
 def test_overlapping_labels_and_stables_own_name_are_refused_in_words():

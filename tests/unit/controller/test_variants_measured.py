@@ -6,6 +6,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from rollouts.analysis.exposition import ScrapedPage, parse_exposition
+from rollouts.controller import shares
 from rollouts.controller.assembly import pool_endpoints
 from rollouts.controller.caches import Caches
 from rollouts.controller.gates import arm_ref
@@ -20,9 +21,11 @@ from rollouts.picker.core.protocol import Exchange
 from rollouts.picker.core.routing import Router, Unready
 from rollouts.picker.core.schedule import Scheduler
 from rollouts.picker.metrics import PickerMetrics
-from rollouts.runtime.clock import SystemClock
-from rollouts.sources.base import Place
+from rollouts.runtime.clock import Monotonic, SystemClock
+from rollouts.sources.base import Place, ScrapeTarget
 from rollouts.sources.picker import PICKER_REQUESTS, labels_of, picker_requests
+from rollouts.sources.scraper import PodHistory
+from rollouts.units import Weight
 from tests.kit.faults.cluster import NAMESPACE, POOL_GROUP, Cluster
 from tests.kit.faults.objects import CANARY, RELEASES, SHARED, STABLE, shared_objects
 from tests.unit.picker.conftest import Objects
@@ -67,6 +70,29 @@ def test_requests_and_loaded_weights_are_told_apart_by_variant(model: str) -> No
 
     assert counts == {"v1": 30, "v2": 10, "v3": None}
     assert weights == {"v1": 0.75, "v2": 0.25, "v3": None}
+
+
+def replica(pod: str, page: bytes) -> dict[str, list[PodHistory]]:
+    """What the counter follows of one replica: a history of each arm."""
+    arms = {}
+    for arm, name in ((shares.CANARY, "v2"), (shares.STABLE, "v1")):
+        history = PodHistory(endpoint=ScrapeTarget(pod=pod, ip=pod, port=1, namespace="default"))
+        history.keep(Monotonic(1.0), seen(page, place(name)))
+        arms[arm] = [history]
+    return arms
+
+
+def test_a_replica_that_knows_no_split_has_loaded_none() -> None:
+    """Of an older image: it counts requests, and lists no weight."""
+    new, old = replica("a", page_after(4)), replica("b", b'inference_picker_requests_total{pool="pool"} 5\n')
+    both = {arm: new[arm] + old[arm] for arm in new}
+
+    assert shares.loaded_weight(new, Weight(2500), every=True) == 2500
+    assert shares.loaded_weight(both, Weight(2500), every=True) == 0
+    assert (
+        shares.loaded_weight(both, Weight(2500)) == 2500
+    )  # of adapters a replica may have heard of no model yet
+    assert shares.loaded_weight({}, Weight(2500), every=True) is None
 
 
 def test_of_another_model_nothing_is_counted() -> None:

@@ -15,6 +15,7 @@ from rollouts.engine.observation import (
     Blocker,
     Claim,
     Observation,
+    PathView,
     PoolView,
     Problem,
     RuleView,
@@ -236,6 +237,29 @@ def test_it_holds_a_new_version_as_well():
     assert (decided.status.phase, decided.status.reason) == (Phase.WAITING, Reason.PICKER_DIALECT)
     assert decided.requeue_after is not None
     assert decided.requeue_after <= timedelta(seconds=5)
+
+
+DEAF = Blocker(reason=Reason.PICKER_DIALECT, message="picker-0 obeys no PoolSplits")
+SILENT = Blocker(reason=Reason.PICKER_NOT_READY, message="picker-0 has not said")
+
+
+@pytest.mark.parametrize("why", [DEAF, SILENT])
+@pytest.mark.parametrize("entries", [{OLD: 100}, None], ids=["as it was", "gone"])
+def test_no_weight_rises_while_the_picker_does_not_say_that_it_obeys(
+    why: Blocker, entries: dict[Identity, int] | None
+) -> None:
+    asks = running(weight=WeightStatus(desired=Weight(1000), applied=ZERO), phase=Phase.PROGRESSING)
+    seen = observe(entries, asks)
+    assert entries is None or written(plan(seen, START)) == [(OLD, NEW, Weight(1000))]
+    arms = {arm: replace(view, path=PathView(problems=(why,))) for arm, view in seen.pools.items()}
+    decided = plan(replace(seen, pools=arms), START)
+
+    assert all(weight == ZERO for _, _, weight in written(decided))
+    said = {one.type: one for one in decided.status.conditions}
+    if entries is not None:
+        assert decided.requeue_after is not None
+        assert said["TargetReady"].reason == why.reason
+        assert (said["TrafficApplied"].status == "False") == (why is DEAF)
 
 
 def test_another_version_under_the_canarys_name_begins_when_the_first_ones_end_is_stored():
