@@ -140,7 +140,9 @@ class ShareCounter:
         failing = any(history.error for history in every)
         count.incomplete_since = (count.incomplete_since or now) if failing else None
         if self._mute(count, every, now):
-            count.by_server = self._server is not None and loaded is None and not count.by_server
+            # A server is asked for the counters of pods only: pickers that are silent are waited for.
+            elsewhere = self._server is not None and bool(count.places)
+            count.by_server = elsewhere and not count.by_server
             if count.by_server:
                 count.arrivals, count.since = (
                     Arrivals(now, weight=arrivals.weight, propagation=self._propagation),
