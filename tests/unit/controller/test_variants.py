@@ -21,6 +21,7 @@ from rollouts.sources.base import ScrapeTarget
 from rollouts.sources.scraper import PodScraper
 from tests.kit.clock import virtual_time
 from tests.kit.faults.cluster import NAMESPACE, Cluster
+from tests.kit.faults.history import Record
 from tests.kit.faults.moves import (
     at_step,
     begun,
@@ -79,8 +80,12 @@ def run(
     return made[0]
 
 
+def split_records(simulation: Simulation) -> list[Record]:
+    return list(simulation.history.ours(kinds.POOL_SPLIT))
+
+
 def writes(simulation: Simulation) -> list[dict[str, int]]:
-    found = simulation.history.ours(kinds.POOL_SPLIT)
+    found = split_records(simulation)
     return [{one["name"]: one["weight"] for one in record.after["spec"]["variants"]} for record in found]
 
 
@@ -115,6 +120,57 @@ def test_only_pods_that_list_the_model_count():
     )
 
     assert writes(started)[-1] == {STABLE: 90, CANARY: 10}
+
+
+def test_a_canary_keeps_its_weight_while_its_pods_say_nothing_of_their_models() -> None:
+    """A new leader has asked nobody yet, and a server under load answers late."""
+    canaries = [f"{RELEASES[CANARY]}-{number}" for number in range(2)]
+
+    def loaded(sim: Simulation) -> None:
+        for pod in canaries:
+            sim.adapters.hold(pod, "deepseek", "deepseek")
+        sim.note_adapters()
+
+    def silent(sim: Simulation) -> None:
+        sim.adapters.silent |= set(canaries)
+        sim.note_adapters()
+
+    def lost(sim: Simulation) -> None:
+        sim.adapters.silent.clear()
+        for pod in canaries:
+            sim.adapters.loaded[pod].clear()
+        sim.note_adapters()
+
+    kept = run(
+        cluster_with(of_model("deepseek"), weights={STABLE: 100}),
+        lambda sim: writes(sim)[-1] == {STABLE: 100} and len(writes(sim)) > 1,
+        Move(when=reason("VariantModelMissing"), act=loaded, after=5),
+        Move(when=at_step(1), act=silent, after=5),
+        Move(when=at_step(1), act=lost, after=100),
+    )
+
+    since = {
+        CANARY in one: record.seconds for one, record in zip(writes(kept), split_records(kept), strict=True)
+    }
+    assert since[False] - since[True] > 100  # what lacks the model loses its weight, what is silent does not
+
+
+def test_pods_that_do_not_answer_are_not_said_to_lack_the_model() -> None:
+    def setup(cluster: Cluster) -> None:
+        cluster_with(of_model("deepseek"), weights={STABLE: 100})(cluster)
+
+    def silent(sim: Simulation) -> None:
+        sim.adapters.silent |= {f"{RELEASES[CANARY]}-{number}" for number in range(2)}
+        sim.note_adapters()
+
+    held = run(
+        setup,
+        lambda sim: "have not said" in str(sim.status.get("message")),
+        Move(when=reason("VariantModelMissing"), act=silent),
+    )
+
+    assert "/v1/models gives no answer" in held.status["message"]
+    assert "do not list" not in held.status["message"]
 
 
 class _Deaf(Assembler):
