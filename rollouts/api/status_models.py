@@ -9,6 +9,7 @@ from pydantic import Field
 from rollouts.api.base import ApiModel
 from rollouts.api.codec import Stored
 from rollouts.api.scalars import IntOrPercent
+from rollouts.objects.pool_splits import MAX_MODEL
 
 __all__ = [
     "KEPT",
@@ -391,6 +392,10 @@ class WayBackModel(ApiModel):
     """Part of a rule that both had together, beside entries of others."""
     spared: Annotated[list[Annotated[str, Field(max_length=16)]], Field(max_length=16)] = Field(default=[])
     """Fingerprints of rules that sent requests to the canary before: not ours."""
+    pool: Short = ""
+    """Pool whose requests a PoolSplit shares."""
+    model: Annotated[str, Field(max_length=MAX_MODEL)] = ""
+    """Model whose requests it shares; empty: all."""
 
 
 class ApprovalModel(ApiModel):

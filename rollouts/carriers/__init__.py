@@ -8,10 +8,19 @@ from rollouts.carriers.base import Carrier, TrafficKind, TrafficPlace
 from rollouts.carriers.http_route import HTTP_ROUTE
 from rollouts.carriers.inference_model import INFERENCE_MODEL
 from rollouts.carriers.inference_model_rewrite import INFERENCE_MODEL_REWRITE
-from rollouts.carriers.pool_split import POOL_SPLIT
+from rollouts.carriers.pool_split import POOL_SPLIT, recorded_split
 from rollouts.engine.versions import TargetKind
 
-__all__ = ["TRAFFIC_KINDS", "Carrier", "TrafficKind", "TrafficPlace", "fields_for", "given", "kind_of"]
+__all__ = [
+    "TRAFFIC_KINDS",
+    "Carrier",
+    "TrafficKind",
+    "TrafficPlace",
+    "fields_for",
+    "given",
+    "kind_of",
+    "recorded_split",
+]
 
 TRAFFIC_KINDS: tuple[TrafficKind, ...] = (
     HTTP_ROUTE,

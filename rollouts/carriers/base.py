@@ -28,7 +28,8 @@ from rollouts.traffic.inference_model_rewrite import RewriteDialect
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.releasing import release
 from rollouts.traffic.wayback import EntryList
-from rollouts.traffic.writes import JsonPatch, RenderRefusal, Write
+from rollouts.traffic.writes import Apply, JsonPatch, RenderRefusal, Write
+from rollouts.units import Weight
 
 __all__ = ["POOL_REF", "Carrier", "TrafficKind", "TrafficPlace"]
 
@@ -135,6 +136,10 @@ class TrafficKind(ABC):
     def lists(self, obj: Object) -> list[EntryList]:
         """Its lists of weighted entries, for the way back. Never raises."""
         return wayback.lists_of(obj)
+
+    def made_anew(self, place: TrafficPlace, record: WayBack, limit: Weight) -> Apply | None:
+        """The object that is gone, with ``limit`` for the recorded canary; None where the record cannot make it."""
+        return None
 
     @abstractmethod
     def carrier(self, place: TrafficPlace, spec: Any, template: Object | None) -> Carrier:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rollouts.api.traffic_models import VariantTrafficModel
@@ -11,7 +11,8 @@ from rollouts.carriers.base import Carrier, Object, TrafficKind, TrafficPlace
 from rollouts.engine.actions import DesiredTraffic
 from rollouts.engine.observation import TrafficView
 from rollouts.engine.rollout_spec import TrafficMode, VariantTraffic
-from rollouts.engine.versions import TargetKind
+from rollouts.engine.rollout_status import WayBack
+from rollouts.engine.versions import Identity, TargetKind
 from rollouts.objects import kinds
 from rollouts.objects.fields import map_of, text_of
 from rollouts.objects.pools import Pool
@@ -20,9 +21,15 @@ from rollouts.traffic import pool_split
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.targets import VariantTarget
 from rollouts.traffic.wayback import EntryList
-from rollouts.traffic.writes import RenderRefusal, Write
+from rollouts.traffic.writes import Apply, RenderRefusal, Write
+from rollouts.units import Weight
 
-__all__ = ["POOL_SPLIT"]
+__all__ = ["POOL_SPLIT", "recorded_split"]
+
+
+def recorded_split(record: WayBack) -> VariantTraffic:
+    """The PoolSplit of a recorded way back, without its Rollout's spec."""
+    return VariantTraffic(kind=record.kind, name=record.name, model_name=record.model, pool_name=record.pool)
 
 
 class _PoolSplits(TrafficKind):
@@ -55,6 +62,12 @@ class _PoolSplits(TrafficKind):
     def lists(self, obj: Object) -> list[EntryList]:
         return pool_split.lists(obj)
 
+    def made_anew(self, place: TrafficPlace, record: WayBack, limit: Weight) -> Apply | None:
+        spec = recorded_split(record)
+        target = VariantTarget(rollout=place.rollout, namespace=place.namespace, spec=spec)
+        desired = DesiredTraffic(stable=record.stable.arm, canary=record.canary.arm, weight=limit)
+        return pool_split.render(None, target, place.resource, desired)
+
     def carrier(self, place: TrafficPlace, spec: VariantTraffic, template: Object | None) -> Carrier:
         target = VariantTarget(rollout=place.rollout, namespace=place.namespace, spec=spec)
         return _SplitCarrier(target=target, resource=place.resource)
@@ -71,6 +84,10 @@ class _SplitCarrier(Carrier):
 
     def mode(self, raw: Object | None) -> TrafficMode:
         return TrafficMode.MANAGED
+
+    def way_back(self, raw: Object | None, stable: Identity, canary: Identity) -> WayBack:
+        spec = self.target.spec
+        return replace(super().way_back(raw, stable, canary), pool=spec.pool_name, model=spec.model_name)
 
     def view(self, raw: Object | None, reader: Reader) -> TrafficView:
         return pool_split.view(raw, self.target.spec, reader)

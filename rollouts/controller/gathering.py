@@ -8,7 +8,7 @@ from typing import Any
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.run_status import gate_summaries, gate_view
-from rollouts.carriers import TRAFFIC_KINDS
+from rollouts.carriers import TRAFFIC_KINDS, recorded_split
 from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity
 from rollouts.controller.approvals import Approver
 from rollouts.controller.caches import Caches
@@ -52,13 +52,13 @@ DEFAULT_GITOPS_MANAGERS = ("argocd-controller", "kustomize-controller", "helm-co
 
 
 def _recorded_model(status: RolloutStatus) -> PickerTraffic | None:
-    """What a picker splits by, by its way back; the object itself says its model and its pool."""
+    """What a picker splits by, by its way back. A model object says its model and its pool itself."""
     split = {kind.kind: kind.target for kind in TRAFFIC_KINDS if kind.target is not TargetKind.POOL}
     record = next((record for record in status.way_back if record.kind in split), None)
     if record is None:
         return None
     if split[record.kind] is TargetKind.VARIANT:
-        return VariantTraffic(kind=record.kind, name=record.name, model_name="", pool_name="")
+        return recorded_split(record)
     return AdapterTraffic(kind=record.kind, name=record.name, model_name="")
 
 

@@ -150,7 +150,13 @@ class PickerPaths:
         problem = self._picker_problem(follower, pool)
         path = PathView(problems=() if problem is None else (problem,), note=self._note(pool))
         for arm in {candidate, candidate.arm} & found.keys():
-            found[arm] = replace(found[arm], path=path)
+            # What is missing comes first, then what is there and does not obey.
+            known = (
+                ()
+                if problem is not None and problem.reason is Reason.PICKER_MISSING
+                else found[arm].path.problems
+            )
+            found[arm] = replace(found[arm], path=replace(path, problems=(*path.problems, *known)))
         return found
 
     def _with_stable(
@@ -174,7 +180,7 @@ class PickerPaths:
             and not self._unselected(pool)
             and not self._caches.picker_pods(pool)
         ):
-            found[stable] = replace(found[stable], path=PathView(picker_down=True))
+            found[stable] = replace(found[stable], path=replace(found[stable].path, picker_down=True))
         return found
 
     def _pool(self, namespace: str, identity: Identity | None) -> Pool | None:

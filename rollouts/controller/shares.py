@@ -25,7 +25,7 @@ from rollouts.controller.arrivals import (
 )
 from rollouts.controller.gates import arm_ref
 from rollouts.engine.observation import ShareView
-from rollouts.engine.rollout_spec import PickerTraffic
+from rollouts.engine.rollout_spec import PickerTraffic, VariantTraffic
 from rollouts.engine.versions import Identity
 from rollouts.objects.picker_pages import CONFIGURED_WEIGHT
 from rollouts.runtime.clock import Clock, Monotonic
@@ -35,7 +35,7 @@ from rollouts.sources.picker import PICKER_REQUESTS, labels_of, picker_requests
 from rollouts.sources.scraper import PodHistory, PodScraper
 from rollouts.units import FULL, ZERO, Weight
 
-__all__ = ["ShareCounter"]
+__all__ = ["ShareCounter", "loaded_weight"]
 
 _log = structlog.get_logger(__name__)
 
@@ -124,7 +124,8 @@ class ShareCounter:
         if not count.by_server:
             self._take(count, followed, pod_counts if spec is None else _picked, now)
         count.arrivals.enter(weight)
-        loaded = None if spec is None else _loaded(followed, weight)
+        every = isinstance(spec, VariantTraffic)
+        loaded = None if spec is None else loaded_weight(followed, weight, every=every)
         return self._seen(count, followed, now, loaded)
 
     def _seen(
@@ -139,7 +140,9 @@ class ShareCounter:
         failing = any(history.error for history in every)
         count.incomplete_since = (count.incomplete_since or now) if failing else None
         if self._mute(count, every, now):
-            count.by_server = self._server is not None and loaded is None and not count.by_server
+            # A server is asked for the counters of pods only: pickers that are silent are waited for.
+            elsewhere = self._server is not None and bool(count.places)
+            count.by_server = elsewhere and not count.by_server
             if count.by_server:
                 count.arrivals, count.since = (
                     Arrivals(now, weight=arrivals.weight, propagation=self._propagation),
@@ -268,11 +271,14 @@ def _picked(sample: ScrapedPage) -> tuple[float, float, None]:
     return picker_requests(sample) or 0.0, 0.0, None
 
 
-def _loaded(followed: Mapping[str, list[PodHistory]], weight: Weight) -> Weight | None:
+def loaded_weight(
+    followed: Mapping[str, list[PodHistory]], weight: Weight, *, every: bool = False
+) -> Weight | None:
     """The canary's part of the two arms' weights that the pickers have loaded; None where none says so.
 
     Of several replicas the one that is farthest from ``weight``. Other targets of the model keep their part, and a
-    target without weight is not listed.
+    target without weight is not listed. ``every``: a replica that lists neither arm has loaded none, since a PoolSplit
+    is of these two.
     """
     listed: dict[str, dict[str, float]] = {}
     for arm, histories in followed.items():
@@ -280,9 +286,12 @@ def _loaded(followed: Mapping[str, list[PodHistory]], weight: Weight) -> Weight 
             if history.latest is not None and not history.error:
                 share = history.latest[1].total(CONFIGURED_WEIGHT)
                 listed.setdefault(history.endpoint.pod, {})[arm] = share or 0.0
+    totals = {pod: sum(arms.values()) for pod, arms in listed.items()}
     shares = [
-        Weight(round(arms.get(CANARY, 0.0) / total * FULL))
-        for arms in listed.values()
-        if (total := sum(arms.values())) > 0
+        Weight(round(arms.get(CANARY, 0.0) / totals[pod] * FULL))
+        for pod, arms in listed.items()
+        if totals[pod] > 0
     ]
+    if every and not all(totals.values()):
+        shares.append(ZERO)  # a page without any weight: that replica knows no split
     return max(shares, key=lambda share: abs(share - weight), default=None)

@@ -151,4 +151,6 @@ class TrafficViews:
             return any(label_value(name) == named for name in names)  # a label holds a long name shortened
 
         kind = kind_of(record.kind)
-        return wayback.view(raw, record, parsed.name, exists, kind.lists if kind is not None else None)
+        view = wayback.view(raw, record, parsed.name, exists, kind.lists if kind is not None else None)
+        # For a Rollout that goes nothing is made anew: its namespace may be going, too.
+        return replace(view, unsplit=view.unsplit and not parsed.deleting)

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from rollouts.carriers import kind_of
+from rollouts.carriers import TrafficPlace, kind_of
 from rollouts.controller.caches import Caches
 from rollouts.controller.gathered import Gathered
 from rollouts.engine.actions import (
@@ -118,8 +118,15 @@ class TrafficWriter:
         record = action.record
         found, key = gathered.ways[record], ObjectKey(gathered.parsed.namespace, record.name)
         kind = kind_of(record.kind)
-        lists = kind.lists if kind is not None else None
-        write = wayback.render(found.raw, record, action.limit, lists) if found.raw is not None else None
+        write: Write | None = None
+        if found.raw is not None:
+            lists = kind.lists if kind is not None else None
+            write = wayback.render(found.raw, record, action.limit, lists)
+        elif kind is not None:
+            place = TrafficPlace(
+                rollout=gathered.parsed.name, namespace=key.namespace, resource=found.resource
+            )
+            write = kind.made_anew(place, record, action.limit)
         if write is None:
             return []
         await self._demand_fresh(gathered, whatever_spec=True)

@@ -8,11 +8,12 @@ from dataclasses import replace
 from rollouts.api.parsing import ParsedRollout
 from rollouts.carriers import TrafficPlace, kind_of
 from rollouts.controller.adapter_blockers import some_names
+from rollouts.controller.adapter_content import AdapterOnPod
 from rollouts.controller.adapter_views import AdapterPods, ModelTraffic
 from rollouts.controller.caches import Caches
 from rollouts.controller.picked_pools import foreign_picker, missing_picker, pool_in_rollout, pool_named
 from rollouts.controller.split_readers import SplitReaders, TrustedSplitReaders
-from rollouts.engine.observation import Blocker, PoolView, Problem, UnmatchedPods
+from rollouts.engine.observation import Blocker, PathView, PoolView, Problem, UnmatchedPods
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import RolloutSpec, VariantTraffic
 from rollouts.engine.rollout_status import RolloutStatus
@@ -96,9 +97,17 @@ class VariantViews:
             self._watch.follow(key, [pods[name] for name in sorted(pods)], pool.port, ())
         else:
             self._watch.drop(key)
-        return {
-            arm: self._candidate(key, traffic, pool, arm) if arm in candidates else self._plain(pool, arm)
+        picker = self._picker(traffic, pool)
+        path = PathView(problems=() if picker is None else (picker,))
+        views = {
+            arm: self._candidate(parsed, traffic, pool, arm) if arm in candidates else self._plain(pool, arm)
             for arm in arms
+        }
+        stable = parsed.status.stable.identity if parsed.status.stable is not None else None
+        # One picker gives all of them their requests: whether it obeys matters for as long as there is a split.
+        return {
+            arm: replace(view, path=path) if arm in candidates or arm == stable else view
+            for arm, view in views.items()
         }
 
     def _ready(self, pool: Pool, arm: Identity) -> list[Pod]:
@@ -107,24 +116,21 @@ class VariantViews:
     def _plain(self, pool: Pool, arm: Identity) -> PoolView:
         return PoolView(identity=arm, exists=True, ready_endpoints=len(self._ready(pool, arm)))
 
-    def _candidate(self, key: ObjectKey, traffic: ModelTraffic, pool: Pool, arm: Identity) -> PoolView:
-        """A variant that is to show that it can serve: what it lacks, and how many pods lack nothing."""
+    def _candidate(self, parsed: ParsedRollout, traffic: ModelTraffic, pool: Pool, arm: Identity) -> PoolView:
+        """A variant that is to show that it can serve: what it lacks, and how many pods lack nothing.
+
+        One that carries has shown it: only a pod that says so lacks the model then, for an answer may be late.
+        """
         ready, expected = self._ready(pool, arm), self._expected(traffic, arm)
-        problems = [self._picker(traffic, pool)]
-        if expected:
-            said = {one.pod: one for one in self._watch.serving(key, expected).states}
-            serving = [pod.name for pod in ready if pod.name in said and said[pod.name].listed]
-            lacking = [pod.name for pod in ready if pod.name not in serving]
-            if ready and not serving:
-                problems.append(_model_missing(arm, expected, lacking))
-            return PoolView(
-                identity=arm,
-                exists=True,
-                ready_endpoints=len(serving),
-                blockers=tuple(one for one in problems if one is not None),
-            )
-        blockers = tuple(one for one in problems if one is not None)
-        return PoolView(identity=arm, exists=True, ready_endpoints=len(ready), blockers=blockers)
+        if not expected:
+            return PoolView(identity=arm, exists=True, ready_endpoints=len(ready))
+        key, current = ObjectKey(parsed.namespace, parsed.name), parsed.status.running
+        states = {one.pod: one for one in self._watch.serving(key, expected).states}
+        said = {pod.name: states[pod.name] if pod.name in states else _unasked(pod.name) for pod in ready}
+        carries = current is not None and current.canary.identity == arm and current.may_carry
+        serving = [one for one in said.values() if one.listed or (carries and one.listed is None)]
+        blockers = (_model_missing(arm, expected, said.values()),) if said and not serving else ()
+        return PoolView(identity=arm, exists=True, ready_endpoints=len(serving), blockers=blockers)
 
     @staticmethod
     def _expected(traffic: ModelTraffic, arm: Identity) -> str:
@@ -197,9 +203,22 @@ def _candidates(status: RolloutStatus, target: Identity) -> tuple[Identity, ...]
     return tuple(dict.fromkeys(one for one in (*canary, target) if one != stable))
 
 
-def _model_missing(arm: Identity, expected: str, pods: list[str]) -> Blocker:
+def _unasked(pod: str) -> AdapterOnPod:
+    return AdapterOnPod(pod=pod, listed=None, proven=False)
+
+
+def _model_missing(arm: Identity, expected: str, said: Iterable[AdapterOnPod]) -> Blocker:
+    """What none of the pods lists; ``said`` is what they say of it."""
+    told = list(said)
+    lacking = [one.pod for one in told if one.listed is False]
     message = (
-        f"{some_names(pods)} of variant {arm.name} do not list model {expected} under /v1/models, which is the name "
+        f"{some_names(lacking)} of variant {arm.name} do not list model {expected} under /v1/models, which is the name "
         "that they are sent: correct target.variant.model, or see what they serve"
     )
+    if not lacking:
+        why = next((one.problem for one in told if one.problem), "it is being asked")
+        message = (
+            f"{some_names(one.pod for one in told)} of variant {arm.name} have not said under /v1/models whether they "
+            f"list model {expected}, which is the name that they are sent: {why}"
+        )
     return Blocker(reason=Reason.VARIANT_MODEL_MISSING, message=message)

@@ -80,7 +80,8 @@ class WriteTraffic:
 class ReturnTraffic:
     """Lower the canary to ``limit`` in every rule where it has more: weights only, by the stored record.
 
-    Needs neither the spec nor a template. Guarded by ``resource_version``; counts as the plan's traffic write.
+    Needs neither the spec nor a template. Guarded by ``resource_version``; counts as the plan's traffic write. Without
+    one the object is gone, and is made anew.
     """
 
     record: WayBack

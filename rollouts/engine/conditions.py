@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from rollouts.engine.actions import EmitEvent, EventType
 from rollouts.engine.draft import Draft, Said
 from rollouts.engine.observation import Claim
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_status import Condition, Phase
 from rollouts.engine.starting import nobody_serves
+from rollouts.engine.versions import VARIANT_KIND
 
 __all__ = ["set_conditions"]
 
+_ASKED = timedelta(seconds=30)
+"""How soon a picker that has not answered, or does not obey, is looked at again; no watch tells of it."""
 _BUSY = (Phase.PROGRESSING, Phase.PAUSED, Phase.WAITING, Phase.NEW)
 _STUCK = (Phase.ABORTED, Phase.INVALID)
 
@@ -29,7 +34,7 @@ def set_conditions(draft: Draft) -> None:
         ("Reconciling", busy, reason if busy else Reason.SETTLED, message if busy else ""),
         ("Stalled", stuck, why[0] if stuck else Reason.NOT_STALLED, why[1] if stuck else ""),
         _row("TargetReady", draft.target_problem, *(draft.target_note or (Reason.READY,))),
-        _row("TrafficApplied", draft.traffic_problem or _claimed(draft), Reason.APPLIED),
+        _row("TrafficApplied", draft.traffic_problem or _claimed(draft) or _disobeyed(draft), Reason.APPLIED),
         (
             "TrafficContended",
             bool(draft.contended),
@@ -51,6 +56,19 @@ def _claimed(draft: Draft) -> Said | None:
     if traffic is None or traffic.claim is not Claim.OTHER:
         return None
     return Reason.CLAIMED_BY_OTHER, f"{traffic.kind} {traffic.name} belongs to Rollout {traffic.claimed_by}"
+
+
+def _disobeyed(draft: Draft) -> Said | None:
+    """The pool's picker goes by no PoolSplit, in whatever phase: the weights that are stored are not those in force."""
+    stable, traffic = draft.status.stable, draft.obs.traffic
+    view = draft.obs.pools.get(stable.identity) if stable is not None else None
+    if view is None or view.identity.kind != VARIANT_KIND or traffic is None or not traffic.exists:
+        return None
+    for problem in view.path.problems:
+        draft.wake(_ASKED)
+        if problem.reason is Reason.PICKER_DIALECT:
+            return problem.reason, f"{traffic.kind} {traffic.name} is not obeyed: {problem.message}"
+    return None
 
 
 def _warn_once(draft: Draft, dead: Said | None) -> None:

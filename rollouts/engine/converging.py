@@ -51,6 +51,7 @@ __all__ = [
     "asked_weight",
     "converge",
     "desired_traffic",
+    "keep_split",
     "no_rules",
     "retired_arms",
     "rule_share",
@@ -58,6 +59,8 @@ __all__ = [
     "step_weight",
 ]
 
+_ASKED = timedelta(seconds=5)
+"""How soon what keeps a rise back is looked at again: no watch tells of a picker, which is asked in the background."""
 RESTORE_LIMIT = 5
 RESTORE_WINDOW = timedelta(minutes=10)
 
@@ -221,6 +224,19 @@ def converge(draft: Draft, reason: WriteReason = WriteReason.STEP, *, may_raise:
         _announce_foreign(draft, traffic, desired)
         _write(draft, desired, traffic.resource_version, reason)
     return False
+
+
+def keep_split(draft: Draft) -> None:
+    """Keep a PoolSplit, which needs no template, whatever else is wrong with the spec: without one every pod serves.
+
+    While a canary runs only what is gone is written, since the steps that are wrong may say another weight.
+    """
+    traffic, spec = draft.obs.traffic, draft.obs.spec
+    if traffic is None or spec is None or not isinstance(spec.traffic, VariantTraffic):
+        return
+    ours = draft.status.running is None and traffic.claim is Claim.OURS
+    if ours or (not traffic.exists and traffic.claim is not Claim.OTHER):
+        converge(draft, may_raise=False)
 
 
 def _pinned(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> bool:
@@ -414,6 +430,7 @@ def _may_raise(draft: Draft, desired: DesiredTraffic) -> bool:
     problem = path_problem(draft, desired.canary)
     if problem is not None:
         draft.target_problem = (problem.reason, problem.message)
+        draft.wake(_ASKED)
         return False
     short = shortage(draft, desired.canary, desired.weight)
     if short is not None:

@@ -143,6 +143,8 @@ class WayView:
     claim: Claim = Claim.UNCLAIMED
     claimed_by: str = ""
     """OTHER: an existing Rollout. An object that names one that does not exist counts as unclaimed."""
+    unsplit: bool = False
+    """A PoolSplit that is gone: the picker gives requests to all Ready pods of the pool, the canary's among them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ from rollouts.engine.approving import denied
 from rollouts.engine.carrying import note_trust, watch_canary
 from rollouts.engine.commanding import finish_abort_command, obey_command
 from rollouts.engine.conditions import set_conditions
-from rollouts.engine.converging import FROZEN, converge, show_live
+from rollouts.engine.converging import FROZEN, converge, keep_split, show_live
 from rollouts.engine.crashes import crashing
 from rollouts.engine.deadlines import keep_clocks, missed_target
 from rollouts.engine.draft import Draft
@@ -281,9 +281,12 @@ def _invalid(draft: Draft) -> None:
 
 def _keep_down(draft: Draft) -> None:
     """While nothing may be rendered, somebody else's rise of the canary is still taken back."""
-    asked = draft.status.weight.desired
-    if asked is not None and draft.status.started_at is not None and draft.status.hold not in FROZEN:
-        give_back(draft, draft.status.way_back, WriteReason.RESTORE, asked)
+    asked, records = draft.status.weight.desired, draft.status.way_back
+    if draft.status.hold in FROZEN:  # somebody else's weight, unless it is gone with its object
+        records = tuple(one for one in records if one in draft.obs.ways and draft.obs.ways[one].unsplit)
+    if asked is not None and draft.status.started_at is not None:
+        give_back(draft, records, WriteReason.RESTORE, asked)
+    keep_split(draft)
 
 
 def _first(draft: Draft) -> bool:
@@ -369,6 +372,8 @@ def _aborted(draft: Draft) -> bool:
     ours = traffic is not None and (not traffic.exists or traffic.claim in (Claim.OURS, Claim.CONSENTED))
     if ours and draft.obs.spec is not None and not draft.obs.problems:
         converge(draft, may_raise=False)
+    else:
+        keep_split(draft)
     show_aborted(draft, Trigger.SPEC_VALID if draft.obs.status.phase is Phase.INVALID else Trigger.ABORT)
     return True
 

@@ -173,6 +173,7 @@ class WayBack:
     Stored before the canary gets its first weight. Rules are told by their entries, never by index, name or UID,
     since all of these can be edited. ``share`` is the part of its rule that both arms had together, beside
     entries of others. ``spared`` are fingerprints of rules that sent requests to the canary before us: not ours.
+    ``pool`` and ``model`` are whose requests a PoolSplit shares: with them it can be made anew.
     """
 
     kind: str
@@ -183,6 +184,8 @@ class WayBack:
     canary: EntryRef
     share: Weight = FULL
     spared: tuple[str, ...] = ()
+    pool: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -112,9 +112,10 @@ def _share_an_entry(one: Identity, other: Identity) -> bool:
 def unserved(draft: Draft, identity: Identity) -> Blocker | None:
     """Why a name cannot be called stable: its pool is not there, or no Ready pod confirms that it serves its source."""
     view = draft.obs.pools.get(identity, PoolView(identity=identity, exists=False))
-    if view.blockers and (identity.kind == VARIANT_KIND or not view.exists):
+    lacks = (*view.path.problems, *view.blockers) if identity.kind == VARIANT_KIND else ()
+    for blocker in lacks if view.exists else view.blockers:
         draft.wake(_LATER)  # pods and pickers are asked in the background
-        return view.blockers[0]
+        return blocker
     if identity.kind == VARIANT_KIND:
         return None
     if view.mismatched:

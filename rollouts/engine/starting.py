@@ -337,7 +337,7 @@ def start_blocker(draft: Draft, canary: Revision) -> Blocker | None:
             reason=Reason.POOL_MISSING,
             message=f"{identity.kind} {identity.name} does not exist: create it, the rollout then starts",
         )
-    if pool.blockers and identity.kind == VARIANT_KIND:
+    if identity.kind == VARIANT_KIND and (pool.blockers or pool.path.problems):
         draft.wake(_ASKED)
     for blocker in (*pool.blockers, *pool.path.problems, *obs.blockers):
         return blocker

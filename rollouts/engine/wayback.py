@@ -142,8 +142,10 @@ def is_back(draft: Draft) -> bool:
 
 
 def carries(view: WayView | None, limit: Weight = ZERO) -> bool:
-    """Whether a live object gives the canary more than ``limit``."""
-    return view is not None and view.exists and (view.share > limit or (limit <= ZERO and view.pinned))
+    """Whether a live object gives the canary more than ``limit``, or may, since it is gone."""
+    if view is None or not view.exists:
+        return view is not None and view.unsplit
+    return view.share > limit or (limit <= ZERO and view.pinned)
 
 
 def give_back(draft: Draft, records: tuple[WayBack, ...], reason: WriteReason, limit: Weight = ZERO) -> bool:

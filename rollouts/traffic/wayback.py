@@ -125,7 +125,7 @@ def view(
 ) -> WayView:
     """The engine's view. ``exists`` tells whether a Rollout of that name is there. Never raises."""
     if obj is None:
-        return WayView(exists=False)
+        return WayView(exists=False, unsplit=bool(record.pool))
     claim, named = claim_of(obj, record.mode, rollout)
     if claim is Claim.OTHER and not exists(named):
         claim, named = Claim.UNCLAIMED, ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rollouts.objects import kinds
@@ -56,6 +56,25 @@ def _entry(**fields: Any) -> list[Object]:
     return [stable, canary | fields]
 
 
+def _unreadable(spec: Object) -> None:
+    spec["strategy"]["canary"]["steps"].append({"setWeight": "101%"})
+
+
+def _readable(spec: Object) -> None:
+    canary = spec["strategy"]["canary"]
+    canary["steps"] = [step for step in canary["steps"] if step != {"setWeight": "101%"}]
+
+
+def _gone_while(change: Callable[[Object], None]) -> Act:
+    """The split is deleted while the spec is wrong: nothing but the status says who is to serve."""
+
+    def act(sim: Simulation) -> None:
+        edit_spec(change)(sim)
+        delete(kinds.POOL_SPLIT, SHARED)(sim)
+
+    return act
+
+
 _CANARY, _STABLE = RELEASES[CANARY], RELEASES[STABLE]
 _OUTSIDE: dict[str, tuple[Act, Act | None, float]] = {
     "canary unready 30 s": (scale(_CANARY, 0, 2), scale(_CANARY, 2), 30.0),
@@ -98,6 +117,12 @@ _EDITED: dict[str, tuple[Act, Act | None, float]] = {
         0.0,
     ),
     "a third variant": (merge_split([*_entry(), variant_of(THIRD, weight=100)], "kubectl-edit"), None, 0.0),
+    "the spec unreadable and the split gone, 20 s": (_gone_while(_unreadable), edit_spec(_readable), 20.0),
+    "stable's name for the canary and the split gone, 20 s": (
+        _gone_while(lambda spec: spec["target"]["variant"].update(name=STABLE)),
+        retarget(CANARY),
+        20.0,
+    ),
     "the rollout is deleted": (delete(kinds.ROLLOUT, "mymodel"), None, 0.0),
 }
 
@@ -105,12 +130,18 @@ _EDITED: dict[str, tuple[Act, Act | None, float]] = {
 _OVER = ("deleted", "lowers")
 """Scenarios in which a person gives the canary weight, or may, when nobody is there any more to take it back."""
 
+_MOVED_ON = ("third", "window", "other labels")
+"""Scenarios that ask for another target, which a spec that cannot be read does not do."""
+
 
 def _disturbed(clean: Run, acts: dict[str, tuple[Act, Act | None, float]]) -> Iterator[FaultPlan]:
     if any(word in clean.scenario.name for word in _OVER):
         return
+    moved_on = any(word in clean.scenario.name for word in _MOVED_ON)
     for start in range(1, clean.writes, 2):
         for name, (act, undo, seconds) in acts.items():
+            if moved_on and "unreadable" in name:
+                continue
             disturbance = Disturbance(after_write=start, act=act, undo=undo, seconds=seconds)
             yield FaultPlan(name=f"{name}, from write {start}", disturbances=(disturbance,), exact=False)
 

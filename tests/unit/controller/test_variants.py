@@ -21,11 +21,14 @@ from rollouts.sources.base import ScrapeTarget
 from rollouts.sources.scraper import PodScraper
 from tests.kit.clock import virtual_time
 from tests.kit.faults.cluster import NAMESPACE, Cluster
+from tests.kit.faults.history import Record
 from tests.kit.faults.moves import (
     at_step,
     begun,
     command,
+    delete,
     edit_spec,
+    healthy_on,
     phase,
     reason,
     scale,
@@ -42,7 +45,7 @@ from tests.kit.faults.objects import (
     variant_rollout,
 )
 from tests.kit.faults.process import Assembler
-from tests.kit.faults.simulation import CLEAN, Condition, Move, Scenario, Simulation
+from tests.kit.faults.simulation import CLEAN, Act, Condition, Move, Scenario, Simulation
 from tests.kit.memory_client import MemoryKubeClient
 
 Object = dict[str, Any]
@@ -77,8 +80,12 @@ def run(
     return made[0]
 
 
+def split_records(simulation: Simulation) -> list[Record]:
+    return list(simulation.history.ours(kinds.POOL_SPLIT))
+
+
 def writes(simulation: Simulation) -> list[dict[str, int]]:
-    found = simulation.history.ours(kinds.POOL_SPLIT)
+    found = split_records(simulation)
     return [{one["name"]: one["weight"] for one in record.after["spec"]["variants"]} for record in found]
 
 
@@ -113,6 +120,57 @@ def test_only_pods_that_list_the_model_count():
     )
 
     assert writes(started)[-1] == {STABLE: 90, CANARY: 10}
+
+
+def test_a_canary_keeps_its_weight_while_its_pods_say_nothing_of_their_models() -> None:
+    """A new leader has asked nobody yet, and a server under load answers late."""
+    canaries = [f"{RELEASES[CANARY]}-{number}" for number in range(2)]
+
+    def loaded(sim: Simulation) -> None:
+        for pod in canaries:
+            sim.adapters.hold(pod, "deepseek", "deepseek")
+        sim.note_adapters()
+
+    def silent(sim: Simulation) -> None:
+        sim.adapters.silent |= set(canaries)
+        sim.note_adapters()
+
+    def lost(sim: Simulation) -> None:
+        sim.adapters.silent.clear()
+        for pod in canaries:
+            sim.adapters.loaded[pod].clear()
+        sim.note_adapters()
+
+    kept = run(
+        cluster_with(of_model("deepseek"), weights={STABLE: 100}),
+        lambda sim: writes(sim)[-1] == {STABLE: 100} and len(writes(sim)) > 1,
+        Move(when=reason("VariantModelMissing"), act=loaded, after=5),
+        Move(when=at_step(1), act=silent, after=5),
+        Move(when=at_step(1), act=lost, after=100),
+    )
+
+    since = {
+        CANARY in one: record.seconds for one, record in zip(writes(kept), split_records(kept), strict=True)
+    }
+    assert since[False] - since[True] > 100  # what lacks the model loses its weight, what is silent does not
+
+
+def test_pods_that_do_not_answer_are_not_said_to_lack_the_model() -> None:
+    def setup(cluster: Cluster) -> None:
+        cluster_with(of_model("deepseek"), weights={STABLE: 100})(cluster)
+
+    def silent(sim: Simulation) -> None:
+        sim.adapters.silent |= {f"{RELEASES[CANARY]}-{number}" for number in range(2)}
+        sim.note_adapters()
+
+    held = run(
+        setup,
+        lambda sim: "have not said" in str(sim.status.get("message")),
+        Move(when=reason("VariantModelMissing"), act=silent),
+    )
+
+    assert "/v1/models gives no answer" in held.status["message"]
+    assert "do not list" not in held.status["message"]
 
 
 class _Deaf(Assembler):
@@ -163,6 +221,72 @@ def test_a_picker_that_obeys_later_lets_it_begin_within_seconds():
     )
 
 
+RISING: list[Object] = [{"setWeight": 10}, {"pause": {}}, {"setWeight": 50}, {"pause": {"duration": "20s"}}]
+
+
+def test_no_weight_rises_while_a_picker_obeys_no_split() -> None:
+    """Of a picker that was replaced by one of an older image in the middle of it."""
+    picker = _Deaf(True)
+
+    def says(obeys: bool) -> Act:
+        return lambda sim: setattr(picker, "said", obeys)
+
+    held = run(
+        cluster_with(variant_rollout(RISING), weights={STABLE: 100}),
+        phase("Aborted"),
+        Move(when=at_step(1), act=says(obeys=False), after=5),
+        Move(when=at_step(1), act=command("promote"), after=20),
+        assembler=picker,
+    )
+
+    assert max(write.get(CANARY, 0) for write in writes(held)) == 10
+    assert held.status["reason"] == "ProgressDeadlineExceeded"
+    said = condition(held, "TrafficApplied")
+    assert (said["status"], said["reason"]) == ("False", "PickerDialect")
+    assert "obeys no PoolSplits" in said["message"]
+
+
+def test_it_rises_when_the_picker_obeys_again() -> None:
+    picker = _Deaf(True)
+
+    def says(obeys: bool) -> Act:
+        return lambda sim: setattr(picker, "said", obeys)
+
+    done = run(
+        cluster_with(variant_rollout(RISING), weights={STABLE: 100}),
+        healthy_on(CANARY),
+        Move(when=at_step(1), act=says(obeys=False), after=5),
+        Move(when=at_step(1), act=command("promote"), after=20),
+        Move(when=at_step(2), act=says(obeys=True), after=60),
+        assembler=picker,
+    )
+
+    assert {STABLE: 50, CANARY: 50} in writes(done)
+    assert condition(done, "TrafficApplied")["status"] == "True"
+
+
+@pytest.mark.parametrize("ended", ["Aborted", "Healthy"])
+def test_a_picker_that_stops_obeying_is_named_when_all_is_over(ended: str) -> None:
+    picker = _Deaf(True)
+
+    def deaf(sim: Simulation) -> None:
+        picker.said = False
+
+    steps = STEPS if ended == "Aborted" else [{"setWeight": 50}]
+    found = run(
+        cluster_with(variant_rollout(steps), weights={STABLE: 100}),
+        after(SEEN),
+        Move(when=at_step(1) if ended == "Aborted" else phase(ended), act=command("abort"), after=5),
+        Move(when=phase(ended), act=deaf, after=5),
+        Move(when=phase(ended), act=scale(RELEASES[THIRD], 1), after=10),
+        assembler=picker,
+    )
+
+    said = condition(found, "TrafficApplied")
+    assert found.status["phase"] == ended
+    assert (said["status"], said["reason"]) == ("False", "PickerDialect")
+
+
 def test_overlapping_labels_and_stables_own_name_are_refused_in_words():
     overlapping = variant_rollout(STEPS)
     overlapping["spec"]["target"]["variant"]["labels"] = {"app": "custom-serving"}
@@ -200,10 +324,105 @@ def test_promote_of_unmatched_pods_never_overrides_readiness():
     assert writes(held) == []
 
 
-def test_a_recorded_canary_goes_back_by_its_labels_although_the_spec_is_unreadable():
-    def unreadable(spec: Object) -> None:
-        spec["strategy"]["canary"]["steps"] = [{"setWeight": "ten"}]
+def unreadable(spec: Object) -> None:
+    """Nothing of this spec can be read."""
+    spec["strategy"]["canary"]["steps"] = [{"setWeight": "ten"}]
 
+
+def without_template(spec: Object) -> None:
+    """This one can be read, and not executed."""
+    spec["strategy"]["canary"]["analysis"] = {"templates": [{"templateName": "nope"}]}
+
+
+def stables_name(spec: Object) -> None:
+    """The canary's pods under stable's name: the canary is dropped, and nothing may start."""
+    spec["target"]["variant"]["name"] = STABLE
+
+
+def after(seconds: float) -> Condition:
+    return lambda sim: sim.clock.monotonic() > seconds
+
+
+def split_weights(simulation: Simulation) -> dict[str, int] | None:
+    split = simulation.cluster.get(kinds.POOL_SPLIT, SHARED)
+    return None if split is None else {one["name"]: one["weight"] for one in split["spec"]["variants"]}
+
+
+SPLIT_GONE = delete(kinds.POOL_SPLIT, SHARED)
+SEEN = 300.0
+"""Seconds in which everything that a deleted split leads to has happened."""
+
+
+@pytest.mark.parametrize(
+    ("edit", "left"),
+    [
+        (unreadable, {STABLE: 90, CANARY: 10}),
+        (without_template, {STABLE: 90, CANARY: 10}),
+        (stables_name, {STABLE: 100}),
+    ],
+)
+def test_a_split_that_is_deleted_while_the_spec_is_wrong_is_made_again(
+    edit: Callable[[Object], None], left: dict[str, int]
+) -> None:
+    kept = run(
+        cluster_with(variant_rollout(STEPS), weights={STABLE: 100}),
+        after(SEEN),
+        Move(when=at_step(1), act=edit_spec(edit), after=5),
+        Move(when=phase("Invalid"), act=SPLIT_GONE, after=5),
+    )
+
+    assert split_weights(kept) == left
+    assert kept.status["phase"] == "Invalid"
+
+
+@pytest.mark.parametrize("edit", [unreadable, without_template])
+def test_an_abort_without_its_split_makes_it_with_stable_alone(edit: Callable[[Object], None]) -> None:
+    def gone_and_aborted(sim: Simulation) -> None:
+        SPLIT_GONE(sim)
+        command("abort")(sim)
+
+    back = run(
+        cluster_with(variant_rollout(STEPS), weights={STABLE: 100}),
+        after(SEEN),
+        Move(when=at_step(1), act=edit_spec(edit), after=5),
+        Move(when=phase("Invalid"), act=gone_and_aborted, after=5),
+    )
+
+    assert split_weights(back) == {STABLE: 100}
+    assert (back.status["phase"], back.status["reason"]) == ("Aborted", "AbortedByCommand")
+
+
+@pytest.mark.parametrize("edit", [unreadable, without_template])
+def test_an_aborted_variant_gets_nothing_when_its_split_is_deleted(edit: Callable[[Object], None]) -> None:
+    kept = run(
+        cluster_with(variant_rollout(STEPS), weights={STABLE: 100}),
+        after(SEEN),
+        Move(when=at_step(1), act=command("abort"), after=5),
+        Move(when=phase("Aborted"), act=edit_spec(edit), after=5),
+        Move(when=phase("Aborted"), act=SPLIT_GONE, after=15),
+    )
+
+    assert split_weights(kept) == {STABLE: 100}
+
+
+def test_a_stable_version_keeps_its_split_although_the_next_ones_spec_is_wrong() -> None:
+    def installed(cluster: Cluster) -> None:
+        cluster_with(variant_rollout(STEPS, role=STABLE))(cluster)
+        for role in (CANARY, THIRD):
+            cluster.scale(RELEASES[role], 0)
+
+    kept = run(
+        installed,
+        after(SEEN),
+        Move(when=healthy_on(STABLE), act=scale(RELEASES[CANARY], 2), after=5),
+        Move(when=healthy_on(STABLE), act=edit_spec(without_template), after=5),
+        Move(when=phase("Invalid"), act=SPLIT_GONE, after=15),
+    )
+
+    assert split_weights(kept) == {STABLE: 100}
+
+
+def test_a_recorded_canary_goes_back_by_its_labels_although_the_spec_is_unreadable():
     back = run(
         cluster_with(variant_rollout(STEPS), weights={STABLE: 100}),
         phase("Aborted"),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 from prometheus_client import generate_latest
 
 from rollouts.analysis.exposition import ScrapedPage, parse_exposition
+from rollouts.api.parsing import parse_rollout
+from rollouts.controller import shares
 from rollouts.controller.assembly import pool_endpoints
 from rollouts.controller.caches import Caches
 from rollouts.controller.gates import arm_ref
@@ -20,11 +24,15 @@ from rollouts.picker.core.protocol import Exchange
 from rollouts.picker.core.routing import Router, Unready
 from rollouts.picker.core.schedule import Scheduler
 from rollouts.picker.metrics import PickerMetrics
-from rollouts.runtime.clock import SystemClock
-from rollouts.sources.base import Place
+from rollouts.runtime.clock import Monotonic, SystemClock
+from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.base import MetricSource, Place, RawPod, ScrapeTarget
 from rollouts.sources.picker import PICKER_REQUESTS, labels_of, picker_requests
+from rollouts.sources.scraper import PodHistory, PodScraper
+from rollouts.units import Weight
+from tests.kit.clock import Timeline, VirtualClock
 from tests.kit.faults.cluster import NAMESPACE, POOL_GROUP, Cluster
-from tests.kit.faults.objects import CANARY, RELEASES, SHARED, STABLE, shared_objects
+from tests.kit.faults.objects import CANARY, RELEASES, SHARED, STABLE, shared_objects, variant_rollout
 from tests.unit.picker.conftest import Objects
 
 MODES = Protocol(BodyMode.FULL_DUPLEX_STREAMED, BodyMode.FULL_DUPLEX_STREAMED)
@@ -67,6 +75,78 @@ def test_requests_and_loaded_weights_are_told_apart_by_variant(model: str) -> No
 
     assert counts == {"v1": 30, "v2": 10, "v3": None}
     assert weights == {"v1": 0.75, "v2": 0.25, "v3": None}
+
+
+def replica(pod: str, page: bytes) -> dict[str, list[PodHistory]]:
+    """What the counter follows of one replica: a history of each arm."""
+    arms = {}
+    for arm, name in ((shares.CANARY, "v2"), (shares.STABLE, "v1")):
+        history = PodHistory(endpoint=ScrapeTarget(pod=pod, ip=pod, port=1, namespace="default"))
+        history.keep(Monotonic(1.0), seen(page, place(name)))
+        arms[arm] = [history]
+    return arms
+
+
+def test_a_replica_that_knows_no_split_has_loaded_none() -> None:
+    """Of an older image: it counts requests, and lists no weight."""
+    new, old = replica("a", page_after(4)), replica("b", b'inference_picker_requests_total{pool="pool"} 5\n')
+    both = {arm: new[arm] + old[arm] for arm in new}
+
+    assert shares.loaded_weight(new, Weight(2500), every=True) == 2500
+    assert shares.loaded_weight(both, Weight(2500), every=True) == 0
+    assert (
+        shares.loaded_weight(both, Weight(2500)) == 2500
+    )  # of adapters a replica may have heard of no model yet
+    assert shares.loaded_weight({}, Weight(2500), every=True) is None
+
+
+class NoPickers:
+    """A Prometheus server that has nothing of the pickers."""
+
+    async def raw(self, *_: object) -> dict[str, RawPod]:
+        return {}
+
+
+async def test_pickers_that_did_not_answer_at_first_are_counted_when_they_do() -> None:
+    """A server is asked for what the pods count; of pickers it is not, so it must not be believed about them."""
+    timeline = Timeline()
+    clock = VirtualClock(timeline)
+    scraper = PodScraper(clock)
+    picker = ScrapeTarget(pod="picker-0", ip="picker.0", port=9090, namespace=NAMESPACE)
+    counter = shares.ShareCounter(
+        scraper, lambda *_: [picker], lambda *_: [picker], clock, server=cast(MetricSource, NoPickers())
+    )
+    arms = {"stable": ("v1", "1" * 64), "canary": ("v2", "2" * 64)}
+    rollout = variant_rollout([{"setWeight": 25}, {"pause": {}}])
+    rollout["status"] = {
+        "phase": "Progressing",
+        "currentStep": 0,
+        "startedAt": "2026-01-01T00:00:00Z",
+        "stepStartedAt": "2026-01-01T00:00:00Z",
+        "weight": {"desired": 25, "applied": 25},
+        **{
+            arm: {"kind": "Variant", "group": "", "name": name, "source": f"release={name}", "hash": digest}
+            for arm, (name, digest) in arms.items()
+        },
+    }
+    parsed = parse_rollout(rollout)
+    traffic = VariantTraffic(kind="PoolSplit", name="s", model_name="", pool_name="pool")
+    found = None
+    for second in range(60):
+        timeline.advance(1)
+        found = counter.view(ObjectKey(NAMESPACE, "mymodel"), parsed, traffic)
+        for name, _ in arms.values():
+            where = place(name)
+            (history,) = scraper.follow([picker], PICKER_REQUESTS, 0.0, only=labels_of(where))
+            if second < 20:
+                history.error = "no answer"
+            else:
+                history.keep(Monotonic(timeline.now), seen(page_after(second), where))
+        await counter.ask_server()
+
+    assert found is not None
+    assert found.canary > 0
+    assert found.stable > found.canary
 
 
 def test_of_another_model_nothing_is_counted() -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from rollouts.engine.actions import EmitEvent, Plan, WriteTraffic
+from rollouts.engine.actions import EmitEvent, Plan, ReturnTraffic, WriteTraffic
 from rollouts.engine.attempt import Attempt
 from rollouts.engine.observation import (
     Blocker,
     Claim,
     Observation,
+    PathView,
     PoolView,
+    Problem,
     RuleView,
     ShareView,
     TrafficView,
@@ -236,6 +239,29 @@ def test_it_holds_a_new_version_as_well():
     assert decided.requeue_after <= timedelta(seconds=5)
 
 
+DEAF = Blocker(reason=Reason.PICKER_DIALECT, message="picker-0 obeys no PoolSplits")
+SILENT = Blocker(reason=Reason.PICKER_NOT_READY, message="picker-0 has not said")
+
+
+@pytest.mark.parametrize("why", [DEAF, SILENT])
+@pytest.mark.parametrize("entries", [{OLD: 100}, None], ids=["as it was", "gone"])
+def test_no_weight_rises_while_the_picker_does_not_say_that_it_obeys(
+    why: Blocker, entries: dict[Identity, int] | None
+) -> None:
+    asks = running(weight=WeightStatus(desired=Weight(1000), applied=ZERO), phase=Phase.PROGRESSING)
+    seen = observe(entries, asks)
+    assert entries is None or written(plan(seen, START)) == [(OLD, NEW, Weight(1000))]
+    arms = {arm: replace(view, path=PathView(problems=(why,))) for arm, view in seen.pools.items()}
+    decided = plan(replace(seen, pools=arms), START)
+
+    assert all(weight == ZERO for _, _, weight in written(decided))
+    said = {one.type: one for one in decided.status.conditions}
+    if entries is not None:
+        assert decided.requeue_after is not None
+        assert said["TargetReady"].reason == why.reason
+        assert (said["TrafficApplied"].status == "False") == (why is DEAF)
+
+
 def test_another_version_under_the_canarys_name_begins_when_the_first_ones_end_is_stored():
     older = variant_identity(NEW.name, {"release": "older"})
     decided = plan(observe({OLD: 100}, running(older, way_back=())), START)
@@ -292,3 +318,76 @@ def test_what_an_intruder_gets_is_no_share_of_the_canarys():
 
     assert written(decided) == []
     assert decided.status.weight.applied == Weight(500)
+
+
+# --- a split that is gone ----------------------------------------------------------------------------
+
+WRONG = (Problem(reason=Reason.TEMPLATE_MISSING, message="AnalysisTemplate nope does not exist"),)
+
+
+def unsplit(status: RolloutStatus, **fields: Any) -> Observation:
+    """Somebody deleted the PoolSplit, and the picker gives requests to all Ready pods."""
+    seen = observe(None, status, claim=Claim.OURS)
+    return replace(seen, ways={WAY: WayView(exists=False, unsplit=True)}, **fields)
+
+
+def returned(decided: Plan) -> list[tuple[Identity, Weight]]:
+    found = [action for action in decided.actions if isinstance(action, ReturnTraffic)]
+    return [(one.record.canary.arm, one.limit) for one in found]
+
+
+@pytest.mark.parametrize("spec", [None, SPEC], ids=["unreadable", "not executable"])
+@pytest.mark.parametrize("hold", [None, HoldReason.MANUAL_OVERRIDE])
+def test_it_is_made_again_with_the_weight_in_status_whatever_the_spec_says(
+    spec: RolloutSpec | None, hold: HoldReason | None
+) -> None:
+    decided = plan(unsplit(running(hold=hold), spec=spec, problems=WRONG), START)
+
+    assert returned(decided) == [(NEW, Weight(1000))]
+    assert decided.status.phase is Phase.INVALID
+
+
+def test_without_a_canary_it_is_made_by_what_can_be_read_of_the_spec():
+    stable = RolloutStatus(phase=Phase.HEALTHY, stable=revision_of(OLD, ""), traffic_uid="u")
+
+    decided = plan(unsplit(stable, problems=WRONG), START)
+    assert written(decided) == [(OLD, None, ZERO)]
+
+    assert written(plan(unsplit(stable, spec=None, problems=WRONG), START)) == []
+    others = unsplit(stable, problems=WRONG)
+    assert others.traffic is not None
+    others = replace(others, traffic=replace(others.traffic, claim=Claim.OTHER, claimed_by="other"))
+    assert written(plan(others, START)) == []
+
+
+def test_an_abort_makes_it_with_stable_alone():
+    seen = unsplit(running(), spec=None, problems=WRONG)
+    assert seen.status.current is not None
+    raw = json.dumps({"action": "abort", "revision": seen.status.current.canary.hash})
+    decided = plan(replace(seen, command=raw), START)
+
+    assert returned(decided) == [(NEW, ZERO)]
+    assert decided.status.phase is Phase.ABORTED
+    # The next look, before the write is heard of, and one after the status forgot nothing.
+    again = plan(replace(unsplit(decided.status, problems=WRONG), command=raw), START)
+    assert returned(again) == [(NEW, ZERO)]
+
+
+@pytest.mark.parametrize(
+    ("entries", "status", "says"),
+    [
+        (
+            {OLD: 50, NEW: 50},
+            RolloutStatus(stable=revision_of(OLD, ""), traffic_uid="u"),
+            [(OLD, None, ZERO)],
+        ),
+        ({OLD: 50, NEW: 10}, running(), []),
+    ],
+    ids=["stable alone", "a canary at its weight"],
+)
+def test_others_entries_go_although_the_spec_cannot_be_executed(
+    entries: dict[Identity, int], status: RolloutStatus, says: list[Any]
+) -> None:
+    seen = replace(observe(entries, status, written_by_us=False), problems=WRONG)
+
+    assert written(plan(replace(seen, ways={}), START)) == says
