@@ -2,6 +2,9 @@
 
 Measured are all requests for a model while a Rollout of it has a canary and a gate that needs the picker's
 figures, one in twenty while such a Rollout exists at all, else none.
+
+A shared strategy counts as its attempt has pinned it, under the Rollout's own fields, also while the Rollout names
+another one already: sessions stay where they are. Between attempts none is pinned, and one version has all requests.
 """
 
 from __future__ import annotations
@@ -9,10 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 from rollouts.objects.fields import dict_at, items_at, text_at
 from rollouts.objects.pool_splits import PoolVariant, read_variant
+from rollouts.objects.shared_strategies import pinned_canary
 
 __all__ = [
     "ALL_MODELS",
@@ -96,7 +101,7 @@ def _policy(rollout: Mapping[str, Any], pools: set[tuple[str, str]]) -> Iterator
     namespace = text_at(rollout, "metadata", "namespace") or "default"
     if text_at(rollout, "spec", "target", "pool", "name"):
         if any((namespace, arm) in pools for arm in _arms(rollout, "pool")):
-            yield ALL_MODELS, ModelPolicy(measured=_need(rollout, by_default=False))
+            yield ALL_MODELS, ModelPolicy(measured=_need(rollout, _canary(rollout), by_default=False))
         return
     for kind in ("inferenceModel", "inferenceModelRewrite"):
         traffic = dict_at(rollout, "spec", "traffic", kind)
@@ -107,13 +112,27 @@ def _policy(rollout: Mapping[str, Any], pools: set[tuple[str, str]]) -> Iterator
 
 def _split_policy(rollout: Mapping[str, Any], kind: str) -> ModelPolicy:
     """Of a Rollout whose requests the picker itself splits."""
-    sticky = dict_at(rollout, "spec", "strategy", "canary", "sticky")
+    canary = _canary(rollout)
+    sticky = dict_at(canary, "sticky")
     return ModelPolicy(
         sticky=_sticky_key(sticky),
         pinned_by_header=sticky.get("pinHeader") is True,
         pinnable=_arms(rollout, kind),
-        measured=_need(rollout, by_default=True),
+        measured=_need(rollout, canary, by_default=True),
     )
+
+
+_pinned = lru_cache(maxsize=32)(pinned_canary)
+"""Rollouts are looked at again whenever an object changes, and many of them share a strategy."""
+
+
+def _canary(rollout: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of ``strategy.canary``: the Rollout's own ones, null included, over those of a shared strategy."""
+    own = dict_at(rollout, "spec", "strategy", "canary")
+    content = text_at(rollout, "status", "strategy", "content")
+    if not content or not dict_at(rollout, "spec", "strategy", "canaryFrom"):
+        return own
+    return {**(_pinned(content) or {}), **own}
 
 
 def _arms(rollout: Mapping[str, Any], kind: str) -> frozenset[str]:
@@ -131,11 +150,10 @@ def _sticky_key(sticky: Mapping[str, Any]) -> StickyKey | None:
     return None
 
 
-def _need(rollout: Mapping[str, Any], *, by_default: bool) -> float:
+def _need(rollout: Mapping[str, Any], canary: Mapping[str, Any], *, by_default: bool) -> float:
     """Fraction to measure. ``by_default``: whether a gate that names no source reads the picker."""
     if not dict_at(rollout, "status", "canary") or text_at(rollout, "status", "phase") not in _LIVE_PHASES:
         return _WATCHED
-    canary = dict_at(rollout, "spec", "strategy", "canary")
     gates = [dict_at(canary, "analysis")]
     gates += [dict_at(step, "analysis") for step in items_at(canary, "steps")]
     return 1.0 if any(_reads_picker(gate, by_default) for gate in gates if gate) else _WATCHED
