@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from rollouts.objects.claims import named_owner
 from rollouts.objects.fields import list_of, map_of, metadata_of, seconds_at, text_at, text_of
 
 __all__ = [
@@ -82,6 +83,8 @@ class PoolSplit:
     model_name: str = ""
     """Only requests for this model; empty: all requests of the pool."""
     variants: tuple[PoolVariant, ...] = ()
+    owner: str = ""
+    """The Rollout that it names (``claims.named_owner``); empty where it names none."""
     created: float = 0.0
     """Unix time; of two splits for the same requests the older one counts."""
     problems: tuple[str, ...] = ()
@@ -114,6 +117,7 @@ def read_pool_split(obj: Object) -> PoolSplit:
         pool=text_at(obj, "spec", "poolRef", "name"),
         model_name=_model(map_of(obj.get("spec")).get("modelName"), "spec.modelName", problems),
         variants=tuple(variants.values()),
+        owner=named_owner(obj),
         created=seconds_at(obj, "metadata", "creationTimestamp"),
         problems=tuple(problems),
     )

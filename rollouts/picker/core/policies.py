@@ -15,8 +15,9 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
+from rollouts.objects.claims import label_value
 from rollouts.objects.fields import dict_at, items_at, text_at
-from rollouts.objects.pool_splits import PoolVariant, read_variant
+from rollouts.objects.pool_splits import PoolSplit, PoolVariant, read_variant
 from rollouts.objects.shared_strategies import pinned_canary
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
     "ModelPolicy",
     "StickyKey",
     "policies_of",
-    "variant_policies",
+    "split_policies",
 ]
 
 PIN_HEADER = b"x-rollout-pin"
@@ -76,21 +77,50 @@ def policies_of(rollouts: Iterable[Mapping[str, Any]], pools: set[tuple[str, str
     return found
 
 
-def variant_policies(rollouts: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], ModelPolicy]:
-    """Policy of each split among variants, by namespace, pool and requested model name (empty: all)."""
-    found: dict[tuple[str, str, str], ModelPolicy] = {}
+def split_policies(
+    rollouts: Iterable[Mapping[str, Any]], splits: Iterable[PoolSplit]
+) -> dict[tuple[str, str], ModelPolicy]:
+    """Policy of each split among variants that a Rollout has a say in, by the PoolSplit's namespace and name.
+
+    That is the Rollout which the object names: naming its pool is in everybody's power. One that names nobody goes by
+    the Rollout that asks for its requests to be split, where there is just one.
+    """
+    by_name: dict[tuple[str, str], Mapping[str, Any]] = {}
+    by_place: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for rollout in _sorted(rollouts):
-        if variant := dict_at(rollout, "spec", "target", "variant"):
-            traffic = dict_at(rollout, "spec", "traffic", "inferencePool")
-            namespace = text_at(rollout, "metadata", "namespace") or "default"
-            key = (namespace, text_at(traffic, "name"), text_at(traffic, "modelName"))
-            policy = replace(_split_policy(rollout, "variant"), target=read_variant(variant))
-            found.setdefault(key, policy)
+        namespace, name = _namespace(rollout), _name(rollout)
+        for named in (name, label_value(name)):
+            by_name.setdefault((namespace, named), rollout)
+        if dict_at(rollout, "spec", "target", "variant"):
+            by_place.setdefault(_place(rollout), []).append(rollout)
+    found = {}
+    for split in splits:
+        asking = by_place.get((split.namespace, split.pool, split.model_name), [])
+        unnamed = asking[0] if not split.owner and len(asking) == 1 else None
+        owner = by_name.get((split.namespace, split.owner)) if split.owner else unnamed
+        if owner is not None:
+            found[split.namespace, split.name] = _variant_policy(owner, asks=owner in asking)
     return found
+
+
+def _variant_policy(rollout: Mapping[str, Any], *, asks: bool) -> ModelPolicy:
+    """``asks``: whether the Rollout asks for this split now; else its target is no version of the split's."""
+    target = read_variant(dict_at(rollout, "spec", "target", "variant")) if asks else None
+    return replace(_split_policy(rollout, "variant"), target=target)
+
+
+def _place(rollout: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Namespace, pool and model name whose requests a Rollout asks to split among variants."""
+    traffic = dict_at(rollout, "spec", "traffic", "inferencePool")
+    return _namespace(rollout), text_at(traffic, "name"), text_at(traffic, "modelName")
 
 
 def _sorted(rollouts: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return sorted(rollouts, key=lambda obj: (text_at(obj, "metadata", "namespace"), _name(obj)))
+
+
+def _namespace(obj: Mapping[str, Any]) -> str:
+    return text_at(obj, "metadata", "namespace") or "default"
 
 
 def _name(obj: Mapping[str, Any]) -> str:
@@ -98,7 +128,7 @@ def _name(obj: Mapping[str, Any]) -> str:
 
 
 def _policy(rollout: Mapping[str, Any], pools: set[tuple[str, str]]) -> Iterator[tuple[str, ModelPolicy]]:
-    namespace = text_at(rollout, "metadata", "namespace") or "default"
+    namespace = _namespace(rollout)
     if text_at(rollout, "spec", "target", "pool", "name"):
         if any((namespace, arm) in pools for arm in _arms(rollout, "pool")):
             yield ALL_MODELS, ModelPolicy(measured=_need(rollout, _canary(rollout), by_default=False))

@@ -64,12 +64,12 @@ def variant_rules(
     splits: Iterable[PoolSplit],
     pools: Iterable[tuple[Pool, tuple[Endpoint, ...]]],
     pods: Iterable[Mapping[str, Any]],
-    policies: Mapping[tuple[str, str, str], ModelPolicy],
+    policies: Mapping[tuple[str, str], ModelPolicy],
     rules: RuleBook,
 ) -> tuple[VariantRule, ...]:
     """One per pool and model name. Of several the older PoolSplit counts, then the first by name; the others are said.
 
-    ``policies`` are by namespace, pool and model name.
+    ``policies`` are by the PoolSplits' namespaces and names.
     """
     labels = {_pod_key(pod): dict_at(pod, "metadata", "labels") for pod in pods}
     served = {(pool.namespace, pool.name): endpoints for pool, endpoints in pools}
@@ -83,7 +83,7 @@ def variant_rules(
             text = f"PoolSplit {split.name} is ignored: {what} of {split.pool} are split here; delete one"
             found[key] = replace(first, problems=(*first.problems, text))
             continue
-        policy = policies.get(key, ModelPolicy())
+        policy = policies.get((split.namespace, split.name), ModelPolicy())
         members = _members(split, policy.target, served[key[:2]], labels)
         found[key] = VariantRule(
             split=split,
