@@ -95,7 +95,7 @@ def _described(split: VariantSplit) -> dict[str, Any]:
         ],
         "unmatchedPods": list(split.rule.unmatched[:MOST_PODS]),
         "withoutPods": split.strays,
-        "problems": list(split.rule.problems),
+        "problems": list(split.problems),
     }
 
 

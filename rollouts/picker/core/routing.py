@@ -251,12 +251,18 @@ class Router:
     def _name_for(self, found: VariantSplit, variant: PoolVariant, request: Request) -> str:
         """The model name to send to a variant's pods where no rule says which.
 
-        Adapters stay what they are where all requests of a pool are split: they are served under their own names.
+        Adapters stay what they are where all requests of a pool are split: they are served under their own names. What
+        no pod lists is replaced once pods of the variant have listed what they serve; until then it may be an adapter,
+        which the base model must not answer for.
         """
         asked = request.model
         if not variant.model or not asked or request.unread is not None:
             return asked
-        return asked if not found.model_name and self.scheduler.is_adapter(asked) else variant.model
+        if found.model_name:
+            return variant.model
+        if self.scheduler.is_adapter(asked):
+            return asked
+        return variant.model if self.scheduler.is_model(asked) or found.is_told(variant) else asked
 
     def _targeted(
         self, rule: Rule, policy: ModelPolicy, request: Request, candidates: list[ScheduledPod]
