@@ -14,6 +14,7 @@ from rollouts.engine.rollout_spec import TrafficMode, VariantTraffic
 from rollouts.engine.versions import TargetKind
 from rollouts.objects import kinds
 from rollouts.objects.fields import map_of, text_of
+from rollouts.objects.pool_splits import split_name
 from rollouts.objects.pools import Pool
 from rollouts.objects.resource import Resource
 from rollouts.traffic import pool_split
@@ -37,7 +38,7 @@ class _PoolSplits(TrafficKind):
     def said(self, traffic: Object) -> list[Object]:
         entry = map_of(traffic.get(self.field))
         pool = text_of(entry.get("name"))
-        return [{"name": pool_split.split_name(pool, text_of(entry.get("modelName")))}] if pool else []
+        return [{"name": split_name(pool, text_of(entry.get("modelName")))}] if pool else []
 
     def pools(self, traffic: Object) -> Iterator[str]:
         pool = text_of(map_of(traffic.get(self.field)).get("name"))
@@ -47,7 +48,7 @@ class _PoolSplits(TrafficKind):
     def read(self, model: VariantTrafficModel, fingerprint: Callable[[Any], str]) -> VariantTraffic:
         return VariantTraffic(
             kind=self.kind,
-            name=pool_split.split_name(model.name, model.model_name),
+            name=split_name(model.name, model.model_name),
             model_name=model.model_name,
             pool_name=model.name,
         )

@@ -7,6 +7,7 @@ what cannot be read of a variant leaves it out, and is said. Weights that can be
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ __all__ = [
     "overlaps",
     "read_pool_split",
     "read_variant",
+    "split_name",
 ]
 
 POOL_SPLIT_KIND = "PoolSplit"
@@ -48,9 +50,20 @@ VARIANT_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
 """A label's value that is not empty: it stands in metrics and headers as it is."""
 
 _NAME = re.compile(VARIANT_NAME)
+_LONGEST = 253
+"""Characters of an object's name."""
+_DIGITS = 8
 
 Object = Mapping[str, Any]
 Labels = tuple[tuple[str, str], ...]
+
+
+def split_name(pool: str, model: str) -> str:
+    """The name of the PoolSplit of a pool's requests for a model: the pool's, and what tells one model from others."""
+    if not model:
+        return pool
+    digest = hashlib.sha256(model.encode()).hexdigest()[:_DIGITS]
+    return f"{pool[: _LONGEST - _DIGITS - 1].rstrip('-.')}-{digest}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
