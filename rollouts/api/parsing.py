@@ -44,8 +44,7 @@ from rollouts.engine.rollout_spec import (
 from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.engine.variants import variant_source
 from rollouts.engine.versions import Target, TargetKind
-from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
-from rollouts.traffic.fields import nested_deeper
+from rollouts.objects.fields import list_of, map_of, metadata_of, nested_deeper, text_of
 
 __all__ = [
     "COMMAND_ANNOTATION",

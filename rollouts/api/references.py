@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rollouts.api.strategies import pinned_canary
 from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
+from rollouts.objects.shared_strategies import pinned_canary
 
 __all__ = [
     "DEPENDENTS_ANNOTATION",

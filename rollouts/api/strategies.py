@@ -19,8 +19,8 @@ from rollouts.api.rollout_models import SharedStrategySpec
 from rollouts.api.spec_rules import check_canary
 from rollouts.api.status_models import MOST_STRATEGY
 from rollouts.engine.attempt import PinnedStrategy
-from rollouts.objects.fields import map_of, metadata_of, text_of
-from rollouts.traffic.fields import nested_deeper
+from rollouts.objects.fields import map_of, metadata_of, nested_deeper, text_of
+from rollouts.objects.shared_strategies import pinned_canary
 
 __all__ = [
     "CLUSTER_STRATEGY",
@@ -31,7 +31,6 @@ __all__ = [
     "effective_spec",
     "own_fields",
     "pin_strategy",
-    "pinned_canary",
     "strategy_ref",
 ]
 
@@ -106,15 +105,6 @@ def effective_spec(spec: Any, pinned: PinnedStrategy | None) -> Any:
 def canary_of(pinned: PinnedStrategy) -> Mapping[str, Any] | None:
     """The pinned fields; None where somebody scribbled on them."""
     return pinned_canary(pinned.content)
-
-
-def pinned_canary(content: str) -> Mapping[str, Any] | None:
-    """The same, of ``status.strategy.content``."""
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, Mapping) and not nested_deeper(found, _DEEPEST) else None
 
 
 def pin_strategy(obj: Mapping[str, Any]) -> PinnedStrategy | StrategyFault:

@@ -15,6 +15,7 @@ from rollouts.engine.rollout_status import WayBack
 from rollouts.engine.versions import Identity, TargetKind
 from rollouts.objects import kinds
 from rollouts.objects.fields import map_of, text_of
+from rollouts.objects.pool_splits import split_name
 from rollouts.objects.pools import Pool
 from rollouts.objects.resource import Resource
 from rollouts.traffic import pool_split
@@ -44,7 +45,7 @@ class _PoolSplits(TrafficKind):
     def said(self, traffic: Object) -> list[Object]:
         entry = map_of(traffic.get(self.field))
         pool = text_of(entry.get("name"))
-        return [{"name": pool_split.split_name(pool, text_of(entry.get("modelName")))}] if pool else []
+        return [{"name": split_name(pool, text_of(entry.get("modelName")))}] if pool else []
 
     def pools(self, traffic: Object) -> Iterator[str]:
         pool = text_of(map_of(traffic.get(self.field)).get("name"))
@@ -54,7 +55,7 @@ class _PoolSplits(TrafficKind):
     def read(self, model: VariantTrafficModel, fingerprint: Callable[[Any], str]) -> VariantTraffic:
         return VariantTraffic(
             kind=self.kind,
-            name=pool_split.split_name(model.name, model.model_name),
+            name=split_name(model.name, model.model_name),
             model_name=model.model_name,
             pool_name=model.name,
         )

@@ -23,7 +23,7 @@ from rollouts.objects.pools import Pool
 from rollouts.objects.workloads import WORKLOAD_ANNOTATION, Workload
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic import wayback
-from rollouts.traffic.backends import pools_of, rules_of, weighted_pools
+from rollouts.traffic.backends import rules_of, weighted_pools
 
 if TYPE_CHECKING:
     from rollouts.controller.draining import PodDrains

@@ -12,6 +12,7 @@ __all__ = [
     "list_of",
     "map_of",
     "metadata_of",
+    "nested_deeper",
     "port_of",
     "seconds_at",
     "text_at",
@@ -40,6 +41,19 @@ def text_of(value: Any) -> str:
 def metadata_of(obj: Mapping[str, Any]) -> Mapping[str, Any]:
     """The object's metadata."""
     return map_of(obj.get("metadata"))
+
+
+def nested_deeper(value: Any, limit: int) -> bool:
+    """Whether maps and lists are nested in each other more than ``limit`` levels deep, ``value`` being the first."""
+    level = [value]
+    for _ in range(limit + 1):
+        containers = [item for item in level if isinstance(item, dict | list)]
+        if not containers:
+            return False
+        level = [
+            inner for item in containers for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return True
 
 
 def port_of(value: Any) -> int | None:

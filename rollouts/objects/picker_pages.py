@@ -27,7 +27,7 @@ is not served. A picker without it knows no PoolSplit."""
 
 CONFIGURED_WEIGHT = "inference_picker_configured_weight"
 """Gauge of the weights that the picker has loaded, as fractions of one: by model and target_model of rules, by model,
-pool and variant of PoolSplits. ``model`` is ``*`` for all."""
+pool, variant and split (its name) of PoolSplits. ``model`` is ``*`` for all."""
 
 SPLIT_WITHOUT_PODS = "inference_picker_split_without_pods"
 """Gauge by model and pool of each PoolSplit: 1 while no weighted variant has a Ready pod, so that all of them serve."""

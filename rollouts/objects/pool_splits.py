@@ -7,12 +7,14 @@ what cannot be read of a variant leaves it out, and is said. Weights that can be
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+from rollouts.objects.claims import named_owner
 from rollouts.objects.fields import list_of, map_of, metadata_of, seconds_at, text_at, text_of
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "overlaps",
     "read_pool_split",
     "read_variant",
+    "split_name",
 ]
 
 POOL_SPLIT_KIND = "PoolSplit"
@@ -47,9 +50,20 @@ VARIANT_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
 """A label's value that is not empty: it stands in metrics and headers as it is."""
 
 _NAME = re.compile(VARIANT_NAME)
+_LONGEST = 253
+"""Characters of an object's name."""
+_DIGITS = 8
 
 Object = Mapping[str, Any]
 Labels = tuple[tuple[str, str], ...]
+
+
+def split_name(pool: str, model: str) -> str:
+    """The name of the PoolSplit of a pool's requests for a model: the pool's, and what tells one model from others."""
+    if not model:
+        return pool
+    digest = hashlib.sha256(model.encode()).hexdigest()[:_DIGITS]
+    return f"{pool[: _LONGEST - _DIGITS - 1].rstrip('-.')}-{digest}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +96,8 @@ class PoolSplit:
     model_name: str = ""
     """Only requests for this model; empty: all requests of the pool."""
     variants: tuple[PoolVariant, ...] = ()
+    owner: str = ""
+    """The Rollout that it names (``claims.named_owner``); empty where it names none."""
     created: float = 0.0
     """Unix time; of two splits for the same requests the older one counts."""
     problems: tuple[str, ...] = ()
@@ -114,6 +130,7 @@ def read_pool_split(obj: Object) -> PoolSplit:
         pool=text_at(obj, "spec", "poolRef", "name"),
         model_name=_model(map_of(obj.get("spec")).get("modelName"), "spec.modelName", problems),
         variants=tuple(variants.values()),
+        owner=named_owner(obj),
         created=seconds_at(obj, "metadata", "creationTimestamp"),
         problems=tuple(problems),
     )

@@ -4,8 +4,8 @@
 the picker answered itself, ``499`` where the client left first, and empty where nobody looked. Error ratios
 are therefore ``request_errors_total / requests_total{code!=""}``; shares are taken over all requests.
 
-``variant`` is the PoolSplit's name for the version of the pod, and empty, which Prometheus takes for absent, where no
-PoolSplit covers the request.
+``variant`` is the PoolSplit's name for the version of the pod, and ``split`` the PoolSplit's own: two of one pool may
+call their versions alike. Both are empty, which Prometheus takes for absent, where no PoolSplit covers the request.
 
 Labels are bounded: model names that no rule has become ``other`` beyond a limit, and the series of pods that
 are gone are dropped after a while.
@@ -34,8 +34,8 @@ MAX_MODELS = 100
 
 MAX_NAME = 253
 
-_LABELS = ("model", "target_model", "pool", "pod", "variant")
-Labels = tuple[str, str, str, str, str]
+_LABELS = ("model", "target_model", "pool", "pod", "variant", "split")
+Labels = tuple[str, str, str, str, str, str]
 _GONE_AFTER = 900.0
 """Seconds that the series of a pod stay after it went: three scrapes of the slowest Prometheus."""
 
@@ -149,7 +149,7 @@ class PickerMetrics:
         self._strangers: set[str] = set()
         self._series: dict[Labels, float | None] = {}  # labels -> when the pod went
         self._children: dict[tuple[Counter | Histogram, tuple[str, ...]], Any] = {}
-        self._dispatched: dict[Labels, Any] = {}  # a short cut past the labels
+        self._dispatched: dict[tuple[object, ...], Any] = {}  # a short cut past the labels
         self._known: dict[Labels, Labels] = {}  # names to labels
         self._requests = self._counter("requests_total", "Requests by outcome", (*_LABELS, "code"))
         self._errors = self._counter("request_errors_total", "Measured requests that failed")
@@ -180,7 +180,8 @@ class PickerMetrics:
         """The picker answered itself."""
         pools = self._router.snapshot.pools
         pool = pools[0].name if len(pools) == 1 else ""
-        labels = (self._model(refusal.model), self._target(refusal.target), pool, "", refusal.variant)
+        place = (self._model(refusal.model), self._target(refusal.target), pool, "")
+        labels = (*place, refusal.variant, refusal.pool_split)
         self._child(self._requests, (*labels, str(refusal.status))).inc()
 
     def dispatched(self, decision: Decision) -> None:
@@ -188,7 +189,8 @@ class PickerMetrics:
         if decision.measured:
             return
         endpoint = decision.endpoint
-        key = (decision.model, decision.target, endpoint.address, endpoint.pod, decision.variant)
+        variant = decision.variant and (decision.variant, decision.pool_split)  # nothing more without a split
+        key = (decision.model, decision.target, endpoint.address, endpoint.pod, variant)
         counter = self._dispatched.get(key)
         if counter is None:
             if len(self._dispatched) >= 10_000:
@@ -232,7 +234,8 @@ class PickerMetrics:
 
     def _labels(self, decision: Decision) -> Labels:
         endpoint = decision.endpoint
-        names = (decision.model, decision.target, endpoint.pool, endpoint.pod, decision.variant)
+        place = (decision.model, decision.target, endpoint.pool, endpoint.pod)
+        names = (*place, decision.variant, decision.pool_split)
         labels = self._known.get(names)
         if labels is None:
             if len(self._known) >= 10_000:
@@ -274,6 +277,6 @@ class PickerMetrics:
 
     def _drop(self, labels: Labels) -> None:
         del self._series[labels]
-        for metric, found in [key for key in self._children if key[1][:5] == labels]:
+        for metric, found in [key for key in self._children if key[1][: len(_LABELS)] == labels]:
             metric.remove(*found)
             del self._children[(metric, found)]

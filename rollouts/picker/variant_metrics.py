@@ -65,7 +65,7 @@ def variant_shares(
         whole = sum(variant.weight for variant in split.rule.split.variants)
         seen = sum(split.counts.values())
         for variant in split.rule.split.variants:
-            labels = {**place, "variant": variant.name}
+            labels = {**place, "variant": variant.name, "split": split.rule.split.name}
             if whole:
                 configured.add_sample(CONFIGURED_WEIGHT, labels, variant.weight / whole)
             if seen and variant.name in split.counts:
@@ -95,7 +95,7 @@ def _described(split: VariantSplit) -> dict[str, Any]:
         ],
         "unmatchedPods": list(split.rule.unmatched[:MOST_PODS]),
         "withoutPods": split.strays,
-        "problems": list(split.rule.problems),
+        "problems": list(split.problems),
     }
 
 

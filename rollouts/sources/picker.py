@@ -15,6 +15,7 @@ from rollouts.analysis.exposition import ScrapedHistogram, ScrapedPage
 from rollouts.analysis.logical import read
 from rollouts.analysis.offers import PICKER_OFFER, Offer
 from rollouts.engine.versions import VARIANT_KIND
+from rollouts.objects.pool_splits import split_name
 from rollouts.sources.base import Place, RawPod, SourceUnavailable
 from rollouts.sources.pods import PodsSource
 from rollouts.sources.scraper import PodHistory
@@ -38,7 +39,8 @@ def labels_of(place: Place) -> frozenset[tuple[str, str]]:
     arm = place.arm
     if arm.kind == VARIANT_KIND:
         asked = {("model", arm.model)} if arm.model else set()
-        return frozenset({("pool", arm.pool), ("variant", arm.name)} | asked)
+        source = split_name(arm.pool, arm.model)  # another split of the pool may call its variants alike
+        return frozenset({("pool", arm.pool), ("variant", arm.name), ("split", source)} | asked)
     if arm.kind != ADAPTER_KIND:
         return frozenset({("pool", arm.name)})
     return frozenset({("model", arm.model), ("target_model", arm.name)})

@@ -16,22 +16,8 @@ __all__ = [
     "claim_of",
     "covers",
     "last_writer",
-    "nested_deeper",
     "weight_of",
 ]
-
-
-def nested_deeper(value: Any, limit: int) -> bool:
-    """Whether maps and lists are nested in each other more than ``limit`` levels deep, ``value`` being the first."""
-    level = [value]
-    for _ in range(limit + 1):
-        containers = [item for item in level if isinstance(item, dict | list)]
-        if not containers:
-            return False
-        level = [
-            inner for item in containers for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-    return True
 
 
 def weight_of(entry: Any) -> int:

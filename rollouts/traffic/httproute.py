@@ -17,7 +17,7 @@ from rollouts.engine.observation import Problem
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import HttpRouteTraffic, TrafficMode
 from rollouts.engine.versions import Identity
-from rollouts.objects.fields import map_of, metadata_of, text_of
+from rollouts.objects.fields import map_of, metadata_of, nested_deeper, text_of
 from rollouts.objects.pools import POOL_KIND
 from rollouts.traffic.backends import (
     DEFAULT_PORT,
@@ -29,7 +29,7 @@ from rollouts.traffic.backends import (
     rule_name,
     rules_of,
 )
-from rollouts.traffic.fields import covers, nested_deeper, weight_of
+from rollouts.traffic.fields import covers, weight_of
 from rollouts.traffic.headers import header_rules
 from rollouts.traffic.reading import KIND, Reader, view
 from rollouts.traffic.weights import WeightTooLarge, split

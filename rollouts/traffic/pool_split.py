@@ -8,7 +8,6 @@ weight back goes by names as well as by labels.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,22 +28,11 @@ from rollouts.traffic.wayback import EntryList
 from rollouts.traffic.weights import split
 from rollouts.traffic.writes import Apply
 
-__all__ = ["KIND", "lists", "render", "split_name", "view"]
+__all__ = ["KIND", "lists", "render", "view"]
 
 Object = Mapping[str, Any]
 
 _LIST = "variants"
-_LONGEST = 253
-"""Characters of an object's name."""
-_DIGITS = 8
-
-
-def split_name(pool: str, model: str) -> str:
-    """The name of the PoolSplit of a pool's requests for a model: the pool's, and what tells one model from others."""
-    if not model:
-        return pool
-    digest = hashlib.sha256(model.encode()).hexdigest()[:_DIGITS]
-    return f"{pool[: _LONGEST - _DIGITS - 1].rstrip('-.')}-{digest}"
 
 
 def view(obj: Object | None, spec: VariantTraffic, reader: Reader) -> TrafficView:

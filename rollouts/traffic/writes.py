@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import Any
 
 from rollouts.engine.reasons import Reason
+from rollouts.objects.claims import CONSENT_ANNOTATION, ROLLOUT_LABEL, label_value
 
 __all__ = [
     "APPLIED_BY",
@@ -18,13 +18,6 @@ __all__ = [
     "Write",
     "label_value",
 ]
-
-ROLLOUT_LABEL = "inferencerollouts.dev/rollout"
-"""On Managed objects: the Rollout that writes it. Instead of an ownerReference, so that garbage collection
-never takes live traffic."""
-
-CONSENT_ANNOTATION = "inferencerollouts.dev/managed-by"
-"""On Adopted objects, in Git: the Rollout that may write the weights."""
 
 APPLIED_BY = "inference-rollouts"
 """Our field manager."""
@@ -53,14 +46,3 @@ class RenderRefusal:
 
 
 Write = Apply | JsonPatch
-
-_LONGEST_LABEL = 63
-"""Characters of a label's value (Kubernetes: the name of a Rollout may have 253)."""
-
-
-def label_value(rollout: str) -> str:
-    """What ``ROLLOUT_LABEL`` says of a Rollout: its name, a longer one shortened and ended by its hash."""
-    if len(rollout) <= _LONGEST_LABEL:
-        return rollout
-    digest = hashlib.sha256(rollout.encode()).hexdigest()[:8]
-    return f"{rollout[: _LONGEST_LABEL - len(digest) - 1].rstrip('-.')}-{digest}"

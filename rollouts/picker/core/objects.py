@@ -26,7 +26,7 @@ from rollouts.objects.models import (
 from rollouts.objects.pool_splits import POOL_SPLIT_KIND, read_pool_split
 from rollouts.objects.pools import POOL_GROUPS, POOL_KIND, Pool, read_pool
 from rollouts.picker.core.endpoints import Endpoint, endpoints_of
-from rollouts.picker.core.policies import ModelPolicy, policies_of, variant_policies
+from rollouts.picker.core.policies import ModelPolicy, policies_of, split_policies
 from rollouts.picker.core.rules import Criticality, Precedence, Rule, RuleBook
 from rollouts.picker.core.split import SplitTarget
 from rollouts.picker.core.variants import VariantRule, variant_rules
@@ -91,7 +91,9 @@ def read_snapshot(names: Iterable[PoolName], objects: Iterable[object]) -> Snaps
         endpoints=tuple(endpoints[address] for address in sorted(endpoints)),
         rules=rules,
         policies=policies_of(rollouts, {(name.namespace, name.name) for name in wanted}),
-        variants=variant_rules(splits, served, pods, variant_policies(rollouts), rules) if splits else (),
+        variants=variant_rules(splits, served, pods, split_policies(rollouts, splits), rules)
+        if splits
+        else (),
         problems=tuple(problems),
     )
 

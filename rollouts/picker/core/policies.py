@@ -2,6 +2,9 @@
 
 Measured are all requests for a model while a Rollout of it has a canary and a gate that needs the picker's
 figures, one in twenty while such a Rollout exists at all, else none.
+
+A shared strategy counts as its attempt has pinned it, under the Rollout's own fields, also while the Rollout names
+another one already: sessions stay where they are. Between attempts none is pinned, and one version has all requests.
 """
 
 from __future__ import annotations
@@ -9,10 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
+from rollouts.objects.claims import label_value
 from rollouts.objects.fields import dict_at, items_at, text_at
-from rollouts.objects.pool_splits import PoolVariant, read_variant
+from rollouts.objects.pool_splits import PoolSplit, PoolVariant, read_variant
+from rollouts.objects.shared_strategies import pinned_canary
 
 __all__ = [
     "ALL_MODELS",
@@ -21,7 +27,7 @@ __all__ = [
     "ModelPolicy",
     "StickyKey",
     "policies_of",
-    "variant_policies",
+    "split_policies",
 ]
 
 PIN_HEADER = b"x-rollout-pin"
@@ -71,21 +77,50 @@ def policies_of(rollouts: Iterable[Mapping[str, Any]], pools: set[tuple[str, str
     return found
 
 
-def variant_policies(rollouts: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str], ModelPolicy]:
-    """Policy of each split among variants, by namespace, pool and requested model name (empty: all)."""
-    found: dict[tuple[str, str, str], ModelPolicy] = {}
+def split_policies(
+    rollouts: Iterable[Mapping[str, Any]], splits: Iterable[PoolSplit]
+) -> dict[tuple[str, str], ModelPolicy]:
+    """Policy of each split among variants that a Rollout has a say in, by the PoolSplit's namespace and name.
+
+    That is the Rollout which the object names: naming its pool is in everybody's power. One that names nobody goes by
+    the Rollout that asks for its requests to be split, where there is just one.
+    """
+    by_name: dict[tuple[str, str], Mapping[str, Any]] = {}
+    by_place: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
     for rollout in _sorted(rollouts):
-        if variant := dict_at(rollout, "spec", "target", "variant"):
-            traffic = dict_at(rollout, "spec", "traffic", "inferencePool")
-            namespace = text_at(rollout, "metadata", "namespace") or "default"
-            key = (namespace, text_at(traffic, "name"), text_at(traffic, "modelName"))
-            policy = replace(_split_policy(rollout, "variant"), target=read_variant(variant))
-            found.setdefault(key, policy)
+        namespace, name = _namespace(rollout), _name(rollout)
+        for named in (name, label_value(name)):
+            by_name.setdefault((namespace, named), rollout)
+        if dict_at(rollout, "spec", "target", "variant"):
+            by_place.setdefault(_place(rollout), []).append(rollout)
+    found = {}
+    for split in splits:
+        asking = by_place.get((split.namespace, split.pool, split.model_name), [])
+        unnamed = asking[0] if not split.owner and len(asking) == 1 else None
+        owner = by_name.get((split.namespace, split.owner)) if split.owner else unnamed
+        if owner is not None:
+            found[split.namespace, split.name] = _variant_policy(owner, asks=owner in asking)
     return found
+
+
+def _variant_policy(rollout: Mapping[str, Any], *, asks: bool) -> ModelPolicy:
+    """``asks``: whether the Rollout asks for this split now; else its target is no version of the split's."""
+    target = read_variant(dict_at(rollout, "spec", "target", "variant")) if asks else None
+    return replace(_split_policy(rollout, "variant"), target=target)
+
+
+def _place(rollout: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Namespace, pool and model name whose requests a Rollout asks to split among variants."""
+    traffic = dict_at(rollout, "spec", "traffic", "inferencePool")
+    return _namespace(rollout), text_at(traffic, "name"), text_at(traffic, "modelName")
 
 
 def _sorted(rollouts: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return sorted(rollouts, key=lambda obj: (text_at(obj, "metadata", "namespace"), _name(obj)))
+
+
+def _namespace(obj: Mapping[str, Any]) -> str:
+    return text_at(obj, "metadata", "namespace") or "default"
 
 
 def _name(obj: Mapping[str, Any]) -> str:
@@ -93,10 +128,10 @@ def _name(obj: Mapping[str, Any]) -> str:
 
 
 def _policy(rollout: Mapping[str, Any], pools: set[tuple[str, str]]) -> Iterator[tuple[str, ModelPolicy]]:
-    namespace = text_at(rollout, "metadata", "namespace") or "default"
+    namespace = _namespace(rollout)
     if text_at(rollout, "spec", "target", "pool", "name"):
         if any((namespace, arm) in pools for arm in _arms(rollout, "pool")):
-            yield ALL_MODELS, ModelPolicy(measured=_need(rollout, by_default=False))
+            yield ALL_MODELS, ModelPolicy(measured=_need(rollout, _canary(rollout), by_default=False))
         return
     for kind in ("inferenceModel", "inferenceModelRewrite"):
         traffic = dict_at(rollout, "spec", "traffic", kind)
@@ -107,13 +142,27 @@ def _policy(rollout: Mapping[str, Any], pools: set[tuple[str, str]]) -> Iterator
 
 def _split_policy(rollout: Mapping[str, Any], kind: str) -> ModelPolicy:
     """Of a Rollout whose requests the picker itself splits."""
-    sticky = dict_at(rollout, "spec", "strategy", "canary", "sticky")
+    canary = _canary(rollout)
+    sticky = dict_at(canary, "sticky")
     return ModelPolicy(
         sticky=_sticky_key(sticky),
         pinned_by_header=sticky.get("pinHeader") is True,
         pinnable=_arms(rollout, kind),
-        measured=_need(rollout, by_default=True),
+        measured=_need(rollout, canary, by_default=True),
     )
+
+
+_pinned = lru_cache(maxsize=32)(pinned_canary)
+"""Rollouts are looked at again whenever an object changes, and many of them share a strategy."""
+
+
+def _canary(rollout: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of ``strategy.canary``: the Rollout's own ones, null included, over those of a shared strategy."""
+    own = dict_at(rollout, "spec", "strategy", "canary")
+    content = text_at(rollout, "status", "strategy", "content")
+    if not content or not dict_at(rollout, "spec", "strategy", "canaryFrom"):
+        return own
+    return {**(_pinned(content) or {}), **own}
 
 
 def _arms(rollout: Mapping[str, Any], kind: str) -> frozenset[str]:
@@ -131,11 +180,10 @@ def _sticky_key(sticky: Mapping[str, Any]) -> StickyKey | None:
     return None
 
 
-def _need(rollout: Mapping[str, Any], *, by_default: bool) -> float:
+def _need(rollout: Mapping[str, Any], canary: Mapping[str, Any], *, by_default: bool) -> float:
     """Fraction to measure. ``by_default``: whether a gate that names no source reads the picker."""
     if not dict_at(rollout, "status", "canary") or text_at(rollout, "status", "phase") not in _LIVE_PHASES:
         return _WATCHED
-    canary = dict_at(rollout, "spec", "strategy", "canary")
     gates = [dict_at(canary, "analysis")]
     gates += [dict_at(step, "analysis") for step in items_at(canary, "steps")]
     return 1.0 if any(_reads_picker(gate, by_default) for gate in gates if gate) else _WATCHED

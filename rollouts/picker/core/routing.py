@@ -48,6 +48,7 @@ class Refusal(NamedTuple):
     model: str = ""
     target: str = ""
     variant: str = ""
+    pool_split: str = ""
 
 
 class Unread(NamedTuple):
@@ -80,7 +81,7 @@ class Decision(NamedTuple):
     """Where a request goes. ``target`` is the model name to send; it may equal ``model``.
 
     ``restored``: the response is to carry ``model`` again. ``split``: a rule, or a variant, may choose the target.
-    ``variant``: the version of the pool's pods, empty where none is split.
+    ``variant``: the version of the pool's pods, empty where none is split; ``pool_split``: whose variant, by name.
     """
 
     model: str
@@ -90,6 +91,7 @@ class Decision(NamedTuple):
     restored: bool = False
     split: bool = False
     variant: str = ""
+    pool_split: str = ""
 
 
 class Router:
@@ -163,34 +165,36 @@ class Router:
         candidates = self.scheduler.candidates(request.subset)
         if not candidates:
             return _unavailable(request, "")
-        target, variant, found = request.model, "", None
+        target, variant, found, source = request.model, "", None, ""
         if self._has_variants:
             found = self.variants.find(request.model, request.subset, candidates)
         if found is not None:
             target, variant, candidates = self._among(
                 found, rule if ruled else None, policy, request, candidates
             )
+            source = found.rule.split.name if variant else ""
         elif rule is not None and ruled:
             target, candidates = self._targeted(rule, policy, request, candidates)
         if not candidates:
-            return _unavailable(request, target, variant)
+            return _unavailable(request, target, variant, source)
         candidates = self.scheduler.staying(candidates, target)
         sheddable = rule is not None and rule.criticality is Criticality.SHEDDABLE
         if sheddable and self.scheduler.saturated(candidates, now):
             text = "all pods are saturated and this model is sheddable: try again later"
-            return Refusal(429, "rejected-saturated", text, request.model, target, variant)
+            return Refusal(429, "rejected-saturated", text, request.model, target, variant, source)
         hashes = block_hashes(target, request.prompt) if len(candidates) > 1 else ()
         endpoint = self.scheduler.choose(candidates, target, hashes, now)
         part = policy.measured
         if found is not None:
             target, variant = self._served(found, target, variant, request, endpoint, ruled=ruled)
+            source = found.rule.split.name if variant else ""
             part = max(part, found.rule.policy.measured)
         if rule is not None and ruled:
             self._counts.setdefault(rule.model, Counter())[target] += 1
         measured = self._measured(request.headers, part)
         restored = self._restore_model and bool(request.model) and target != request.model
         split = ruled or (found is not None and found.renames)
-        return Decision(request.model, target, endpoint, measured, restored, split, variant)
+        return Decision(request.model, target, endpoint, measured, restored, split, variant, source)
 
     def _among(
         self,
@@ -251,12 +255,18 @@ class Router:
     def _name_for(self, found: VariantSplit, variant: PoolVariant, request: Request) -> str:
         """The model name to send to a variant's pods where no rule says which.
 
-        Adapters stay what they are where all requests of a pool are split: they are served under their own names.
+        Adapters stay what they are where all requests of a pool are split: they are served under their own names. What
+        no pod lists is replaced once pods of the variant have listed what they serve; until then it may be an adapter,
+        which the base model must not answer for.
         """
         asked = request.model
         if not variant.model or not asked or request.unread is not None:
             return asked
-        return asked if not found.model_name and self.scheduler.is_adapter(asked) else variant.model
+        if found.model_name:
+            return variant.model
+        if self.scheduler.is_adapter(asked):
+            return asked
+        return variant.model if self.scheduler.is_model(asked) or found.is_told(variant) else asked
 
     def _targeted(
         self, rule: Rule, policy: ModelPolicy, request: Request, candidates: list[ScheduledPod]
@@ -302,14 +312,14 @@ class Router:
         return target, candidates
 
 
-def _unavailable(request: Request, target: str, variant: str = "") -> Refusal:
+def _unavailable(request: Request, target: str, variant: str = "", source: str = "") -> Refusal:
     if request.subset is not None:
         text = "none of the endpoints that the gateway allows is ready in this pool"
     elif variant:
         text = f"no pod of variant {variant} is ready to serve this"
     else:
         text = f"no pod is ready to serve {target!r}" if target else "no pod of this pool is ready"
-    return Refusal(503, "rejected-no-endpoints", text, request.model, target, variant)
+    return Refusal(503, "rejected-no-endpoints", text, request.model, target, variant, source)
 
 
 def _key_of(source: StickyKey | None, request: Request) -> bytes:

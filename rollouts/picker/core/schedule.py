@@ -170,6 +170,10 @@ class Scheduler:
         """Whether some pod lists ``model`` as an adapter."""
         return model in self._adapters
 
+    def is_model(self, name: str) -> bool:
+        """Whether some pod lists ``name``, and not as an adapter."""
+        return name in self._bases
+
     def dispatched(self, address: str) -> int:
         """Requests sent to a pod since its last scrape began."""
         pod = self._pods.get(address)

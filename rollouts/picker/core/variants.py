@@ -64,12 +64,12 @@ def variant_rules(
     splits: Iterable[PoolSplit],
     pools: Iterable[tuple[Pool, tuple[Endpoint, ...]]],
     pods: Iterable[Mapping[str, Any]],
-    policies: Mapping[tuple[str, str, str], ModelPolicy],
+    policies: Mapping[tuple[str, str], ModelPolicy],
     rules: RuleBook,
 ) -> tuple[VariantRule, ...]:
     """One per pool and model name. Of several the older PoolSplit counts, then the first by name; the others are said.
 
-    ``policies`` are by namespace, pool and model name.
+    ``policies`` are by the PoolSplits' namespaces and names.
     """
     labels = {_pod_key(pod): dict_at(pod, "metadata", "labels") for pod in pods}
     served = {(pool.namespace, pool.name): endpoints for pool, endpoints in pools}
@@ -83,7 +83,7 @@ def variant_rules(
             text = f"PoolSplit {split.name} is ignored: {what} of {split.pool} are split here; delete one"
             found[key] = replace(first, problems=(*first.problems, text))
             continue
-        policy = policies.get(key, ModelPolicy())
+        policy = policies.get((split.namespace, split.name), ModelPolicy())
         members = _members(split, policy.target, served[key[:2]], labels)
         found[key] = VariantRule(
             split=split,
@@ -148,6 +148,7 @@ class VariantSplit:
         "_order",
         "_sequences",
         "_targets",
+        "_told",
         "counts",
         "pods",
         "renames",
@@ -171,6 +172,7 @@ class VariantSplit:
         self._sequences: dict[str, Diffusion] = {}  # by the target that a rule gave, empty for none
         self._targets: tuple[SplitTarget, ...] = ()
         self._order: list[PoolVariant] = []
+        self._told: set[str] = set()
 
     @property
     def model_name(self) -> str:
@@ -184,8 +186,11 @@ class VariantSplit:
 
     def update(self, rule: VariantRule, pods: Mapping[str, ScheduledPod]) -> None:
         """Take over a new state of object and pods; ``pods`` are by address. An unchanged split goes on."""
+        for variant in self.variants:
+            self.is_told(variant)  # by pods that may go now
         self.rule = rule
         self.variants = variants = rule.variants
+        self._told.intersection_update(variant.name for variant in variants)
         self.renames = any(variant.model for variant in variants)
         self.pods = {variant.name: [] for variant in variants}
         for address, name in rule.members.items():
@@ -202,6 +207,27 @@ class VariantSplit:
         began = [sequence.update(self._targets) for sequence in self._sequences.values()]
         if any(began):
             self.counts.clear()
+
+    def is_told(self, variant: PoolVariant) -> bool:
+        """Whether a pod of the variant has listed its models since there is the variant: later ones serve the same."""
+        name = variant.name
+        if name not in self._told and any(pod.load.models is not None for pod in self.pods[name]):
+            self._told.add(name)
+        return name in self._told
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What is wrong with the object, and with what its pods say of themselves."""
+        return (*self.rule.problems, *self._untold())
+
+    def _untold(self) -> Iterator[str]:
+        for variant in self.variants if not self.model_name else ():
+            if variant.model and self.pods[variant.name] and not self.is_told(variant):
+                yield (
+                    f"no Ready pod of variant {variant.name} has said which models it serves: names that no pod lists "
+                    f"as a model are not replaced by {variant.model}, since they may be adapters; let the picker read "
+                    "/v1/models, or set spec.modelName"
+                )
 
     def pinned(self, pin: bytes) -> PoolVariant | None:
         """The variant that a pin header names, where the Rollout allows pins."""

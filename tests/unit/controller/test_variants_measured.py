@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+import json
+from typing import Any, cast
 
 import pytest
 from prometheus_client import generate_latest
@@ -17,6 +18,7 @@ from rollouts.engine.rollout_spec import VariantTraffic
 from rollouts.engine.variants import variant_identity
 from rollouts.objects import kinds
 from rollouts.objects.picker_pages import CONFIGURED_WEIGHT
+from rollouts.objects.pool_splits import split_name
 from rollouts.picker.core.messages import BodyMode, Protocol, RequestBody, RequestHeaders, ResponseHeaders
 from rollouts.picker.core.objects import PoolName, read_snapshot
 from rollouts.picker.core.ports import BufferBudget
@@ -40,23 +42,33 @@ MODES = Protocol(BodyMode.FULL_DUPLEX_STREAMED, BodyMode.FULL_DUPLEX_STREAMED)
 
 def place(name: str, model: str = "") -> Place:
     """As the controller names the arm of a variant."""
-    traffic = VariantTraffic(kind="PoolSplit", name="s", model_name=model, pool_name="pool")
+    traffic = VariantTraffic(
+        kind="PoolSplit", name=split_name("pool", model), model_name=model, pool_name="pool"
+    )
     return Place(namespace="default", arm=arm_ref(variant_identity(name, {"release": name}), traffic))
+
+
+def split_object(weights: dict[str, int], model: str = "") -> Any:
+    """As the controller names it."""
+    return Objects.pool_split(weights, name=split_name("pool", model), modelName=model)
 
 
 def page_after(requests: int, model: str = "") -> bytes:
     """A real picker's page after requests to a pool whose variants v1 and v2 weigh 3 to 1."""
-    asked = {"modelName": model} if model else {}
-    split = Objects.pool_split({"v1": 3, "v2": 1}, **asked)
+    return page_of(["m"] * requests, split_object({"v1": 3, "v2": 1}, model))
+
+
+def page_of(models: list[str], *splits: Any) -> bytes:
+    """A real picker's page after requests for these models, to a pool with the variants v1 and v2."""
     pods = [Objects.variant_pod("127.0.1.1", "v1"), Objects.variant_pod("127.0.2.1", "v2")]
     router = Router(Scheduler(), unready=Unready.SPILL)
-    router.update(read_snapshot([PoolName("default", "pool")], [Objects.pool(), *pods, split]), 0.0, 0.0)
+    router.update(read_snapshot([PoolName("default", "pool")], [Objects.pool(), *pods, *splits]), 0.0, 0.0)
     metrics = PickerMetrics(router)
-    for number in range(requests):
+    for number, asked in enumerate(models):
         stream = Exchange(router, metrics, BufferBudget())
         headers = {b":method": b"POST", b"x-request-id": str(number).encode()}
         list(stream.receive(RequestHeaders(headers, protocol=MODES), 1.0))
-        list(stream.receive(RequestBody(b'{"model":"m"}', True), 2.0))
+        list(stream.receive(RequestBody(json.dumps({"model": asked}).encode(), True), 2.0))
         if not stream.closing:
             list(stream.receive(ResponseHeaders({b":status": b"200"}), 3.0))
     return bytes(generate_latest(metrics.registry))
@@ -147,6 +159,22 @@ async def test_pickers_that_did_not_answer_at_first_are_counted_when_they_do() -
     assert found is not None
     assert found.canary > 0
     assert found.stable > found.canary
+
+
+def test_two_splits_of_one_pool_are_told_apart_though_their_variants_have_the_same_names() -> None:
+    page = page_of(["m", "x"] * 20, split_object({"v1": 3, "v2": 1}), split_object({"v1": 1, "v2": 4}, "m"))
+
+    counts = {
+        model: [picker_requests(seen(page, place(name, model))) for name in ("v1", "v2")]
+        for model in ("", "m")
+    }
+    loaded = {
+        model: [seen(page, place(name, model)).total(CONFIGURED_WEIGHT) for name in ("v1", "v2")]
+        for model in ("", "m")
+    }
+
+    assert counts == {"": [15, 5], "m": [4, 16]}
+    assert loaded == {"": [0.75, 0.25], "m": [0.2, 0.8]}
 
 
 def test_of_another_model_nothing_is_counted() -> None:

@@ -189,6 +189,7 @@ def test_every_figure_of_a_measured_request(objects: Any) -> None:
         "pool": "pool",
         "pod": "pod-10.0.0.1",
         "variant": "",
+        "split": "",
     }
 
     metrics.dispatched(decision)
@@ -235,6 +236,7 @@ def test_a_refusal_is_counted_without_a_pod(objects: Any) -> None:
         "pool": "pool",
         "pod": "",
         "variant": "",
+        "split": "",
         "code": "429",
     }
     assert sample(metrics, "requests_total", **labels) == 1
@@ -255,6 +257,7 @@ def test_names_that_clients_make_up_are_bounded(objects: Any) -> None:
         "pool": "pool",
         "pod": "pod-10.0.0.1",
         "variant": "",
+        "split": "",
         "code": "",
     }
     assert sample(metrics, "requests_total", **labels) == 1

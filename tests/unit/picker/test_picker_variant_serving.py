@@ -133,9 +133,10 @@ async def test_a_split_is_on_the_wire_in_the_metrics_and_on_its_own_page(picker:
     assert seen == {("127.0.1.1", "m", "v1"): 15, ("127.0.2.1", "m-2", "v2"): 5}
     for variant, target, count in (("v1", "m", 15), ("v2", "m-2", 5)):
         labels = {"model": "m", "target_model": target, "pool": "pool", "variant": variant, "code": ""}
+        labels |= {"split": "s"}
         labels["pod"] = f"pod-127.0.{variant[1]}.1"
         assert samples[("inference_picker_requests_total", *sorted(labels.items()))] == count
-        place = (("model", "m"), ("pool", "pool"), ("variant", variant))
+        place = (("model", "m"), ("pool", "pool"), ("split", "s"), ("variant", variant))
         assert samples[(CONFIGURED_WEIGHT, *place)] == count / 20
         assert samples[("inference_picker_observed_share", *place)] == count / 20
     assert samples[(POOL_SPLITS_READ,)] == 1
@@ -190,12 +191,12 @@ def test_a_shed_request_is_counted_under_its_variant() -> None:
 
     place = {"model": "m", "pool": "pool"}
     counted = {
-        (sample.labels["variant"], sample.labels["code"]): sample.value
+        (sample.labels["split"], sample.labels["variant"], sample.labels["code"]): sample.value
         for family in metrics.registry.collect()
         for sample in family.samples
         if sample.name == "inference_picker_requests_total" and place.items() <= sample.labels.items()
     }
-    assert counted == {("v1", ""): 6, ("v2", "503"): 2}
+    assert counted == {("s", "v1", ""): 6, ("s", "v2", "503"): 2}
 
 
 def test_a_header_that_means_something_to_proxies_is_refused() -> None:

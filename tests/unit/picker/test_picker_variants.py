@@ -172,6 +172,7 @@ def test_a_variant_without_ready_pods_is_spilled_or_shed(weights: dict[str, int]
 def test_without_a_ready_pod_of_any_weighted_variant_all_ready_pods_serve_and_it_is_said() -> None:
     pods = variant_pods("v2", "old")
     router = make_router(*pods, Objects.pool_split({"v1": 1, "v2": 0}, models={"v2": "m-2"}))
+    load(router, v2=["m-2"])
 
     found = {(host(one), one.variant, one.target) for one in (answered(router) for _ in range(50))}
 
@@ -243,6 +244,75 @@ def test_adapters_keep_their_names_where_all_requests_are_split() -> None:
     assert {answered(router).target for _ in range(20)} == {"m", "m-2"}
     assert {answered(router, "lora-a").target for _ in range(20)} == {"lora-a"}
     assert {answered(router, "").target for _ in range(20)} == {""}  # whatever a pod has
+
+
+UNLISTED = "no Ready pod of variant v2 has said which models it serves"
+
+
+def renaming(**spec: Any) -> Router:
+    """Two variants, of which v2 serves the model under another name."""
+    return make_router(
+        *variant_pods("v1", "v2"), Objects.pool_split({"v1": 1, "v2": 1}, models={"v2": "m-2"}, **spec)
+    )
+
+
+def sent(router: Router, model: str) -> dict[str, str]:
+    """The name that each variant's pods are sent."""
+    return {one.variant: one.target for one in (answered(router, model) for _ in range(20))}
+
+
+def test_what_may_be_an_adapter_keeps_its_name_until_the_pods_have_said_what_they_serve() -> None:
+    router = renaming()
+
+    assert sent(router, "lora-a") == {"v1": "lora-a", "v2": "lora-a"}
+    (split,) = router.variants.by_key.values()
+    assert any(UNLISTED in problem for problem in split.problems)
+    load(router, v2=["m-2"])
+    assert sent(router, "m") == {"v1": "m", "v2": "m-2"}
+    assert not split.problems
+
+
+def test_a_name_that_another_variants_pods_list_as_a_model_is_no_adapter() -> None:
+    router = renaming()
+    load(router, v1=["m", "lora-a"])
+
+    assert sent(router, "m") == {"v1": "m", "v2": "m-2"}
+    assert sent(router, "lora-a") == {"v1": "lora-a", "v2": "lora-a"}
+    assert sent(router, "lora-b") == {"v2": "lora-b"}  # v2's pods alone may have it
+
+
+def test_a_name_that_no_pod_lists_any_more_is_replaced() -> None:
+    """After the promotion clients ask for the old name, which v1's pods took along."""
+    router = renaming()
+    load(router, v1=["m"], v2=["m-2"])
+    raw = [Objects.pool(), *variant_pods("v2"), Objects.pool_split({"v2": 1}, models={"v2": "m-2"})]
+    router.update(read_snapshot([POOL], raw), 100.0, 0.0)
+    router.scheduler.observe("10.0.2.1:8000", Load(models=frozenset({"m-2"})), 101.0)
+
+    assert sent(router, "m") == {"v2": "m-2"}
+
+
+def test_what_the_pods_said_counts_until_a_new_pod_of_the_variant_has_said_something() -> None:
+    router = renaming()
+    load(router, v2=["m-2"])
+    split = Objects.pool_split({"v2": 1}, models={"v2": "m-2"})
+    raw = [Objects.pool(), Objects.variant_pod("10.0.2.9", "v2"), split]
+    router.update(read_snapshot([POOL], raw), 100.0, 0.0)
+
+    assert sent(router, "m") == {"v2": "m-2"}
+
+
+def test_pods_that_refuse_their_list_leave_the_name_unless_the_split_is_for_one_model() -> None:
+    whole, one = renaming(), renaming(modelName="m")
+    for router in (whole, one):
+        for ips in IPS.values():
+            for ip in ips:
+                router.scheduler.observe(f"{ip}:8000", Load(), 99.0)
+
+    assert sent(whole, "m") == {"v1": "m", "v2": "m"}
+    assert sent(one, "m") == {"v1": "m", "v2": "m-2"}
+    (split,) = one.variants.by_key.values()
+    assert not split.problems
 
 
 def test_an_adapter_that_only_one_variant_serves_is_spilled_to_it_or_shed() -> None:
@@ -470,6 +540,7 @@ def test_a_canary_that_is_not_listed_yet_is_pinned_by_what_the_rollout_says_of_i
     policy = Objects.variant_rollout(sticky=STICKY)
     policy["spec"]["target"]["variant"]["model"] = "m-2"
     router = make_router(*variant_pods("v1", "v2", "old"), Objects.pool_split({"v1": 1}), policy)
+    load(router, v2=["m-2"])
 
     pinned = {
         (one.variant, one.target)

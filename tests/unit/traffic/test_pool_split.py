@@ -17,9 +17,8 @@ from rollouts.engine.observation import Claim
 from rollouts.engine.rollout_spec import TrafficMode, VariantTraffic
 from rollouts.engine.variants import labels_of, variant_identity
 from rollouts.objects import kinds
-from rollouts.objects.pool_splits import MAX_WEIGHT, read_pool_split
+from rollouts.objects.pool_splits import MAX_WEIGHT, read_pool_split, split_name
 from rollouts.traffic import wayback
-from rollouts.traffic.pool_split import split_name
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.writes import Apply
 from rollouts.units import FULL, ZERO, Weight
