@@ -295,7 +295,10 @@ def _lost(before: Attempt, stable: Identity, status: RolloutStatus, *, same: boo
 def _owe(draft: Draft, identity: Identity) -> None:
     known = tuple(one for one in draft.status.scale_downs if one.identity != identity)
     view = draft.obs.workloads.get(identity, WorkloadView())
-    draft.set(scale_downs=(*known, ScaleDown(identity=identity, selector=view.selector))[-SCALE_DOWNS:])
+    owed = (*known, ScaleDown(identity=identity, selector=view.selector))
+    for one in owed[:-SCALE_DOWNS]:
+        _leave(draft, one.identity.name, f"{SCALE_DOWNS} versions that lost later wait for the same")
+    draft.set(scale_downs=owed[-SCALE_DOWNS:])
 
 
 def _scale_down(draft: Draft, policy: Capacity, *, hurry: bool) -> None:
