@@ -16,7 +16,7 @@ import structlog
 from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.caches import Caches
 from rollouts.controller.gathered import Gathered
-from rollouts.controller.workloads import ScaleRefusals, find_workload, former_pods
+from rollouts.controller.workloads import ScaleFailure, ScaleRefusals, find_workload, former_pods
 from rollouts.engine.actions import EmitEvent, EventType, ScaleWorkload
 from rollouts.engine.reasons import Reason
 from rollouts.engine.versions import Identity
@@ -54,7 +54,7 @@ class WorkloadScaler:
         self._client = client
         self._caches = caches
         self._refusals = refusals
-        self._told: ScaleRefusals = {}
+        self._told: dict[_Place, str] = {}
         self._late: set[tuple[str, Identity]] = set()
         """By namespace and arm: those that failed last time. They come last: none keeps the others from their turn."""
         self._fresh_rollout = rollout
@@ -126,14 +126,10 @@ class WorkloadScaler:
 
         A loser is left for a refusal, not because the API server was slow, or busy.
         """
-        _, _, falls = place
         told = self._told.get(place) == words
         self._told[place] = words
         self._late.add(place[:2])
-        if refused or not falls:
-            self._refusals[place] = words
-        else:
-            self._refusals.pop(place, None)
+        self._refusals[place] = ScaleFailure(words, passes=place[2] and not refused)
         _log.warning(
             "scale_refused", namespace=place[0], workload=workload.what, error=words, refused=refused
         )

@@ -6,6 +6,7 @@ Looked at only for Rollouts with ``strategy.canary.capacity``.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rollouts.api.parsing import ParsedRollout
@@ -27,11 +28,21 @@ from rollouts.traffic.backends import rules_of, weighted_pools
 if TYPE_CHECKING:
     from rollouts.controller.draining import PodDrains
 
-__all__ = ["InFlight", "ScaleRefusals", "WorkloadViews", "find_workload", "former_pods"]
+__all__ = ["InFlight", "ScaleFailure", "ScaleRefusals", "WorkloadViews", "find_workload", "former_pods"]
 
-ScaleRefusals = dict[tuple[str, Identity, bool], str]
-"""By namespace, arm, and whether it was to fall: what the API server said to the last try to scale its workload. What
-was said to a rise is no reason to leave a loser without a try."""
+
+@dataclass(frozen=True, slots=True)
+class ScaleFailure:
+    """What the API server said to a try to scale a workload. ``passes``: it was slow, or busy, and the workload was to
+    fall, which is no reason to leave it."""
+
+    words: str
+    passes: bool = False
+
+
+ScaleRefusals = dict[tuple[str, Identity, bool], ScaleFailure]
+"""By namespace, arm, and whether it was to fall: how the last try to scale its workload failed. What was said to a rise
+is no reason to leave a loser without a try."""
 
 _SHOWN = 4
 
@@ -184,6 +195,7 @@ class WorkloadViews:
         workload = find_workload(self._caches, pool)
         if isinstance(workload, Blocker):
             return _left(workload, pods, pool)
+        failure = self._refusals.get((parsed.namespace, arm, loses))
         waiting = {
             pod["metadata"]["name"]: words for pod in pods if (words := pending_words(pod)) is not None
         }
@@ -198,7 +210,8 @@ class WorkloadViews:
             in_flight=self._in_flight.requests(pool) if loses else None,
             drain=self._drains.view(parsed, arm, pool, workload),
             used_by=self._used_by(parsed, pool, workload) if loses or gives else "",
-            refused=self._refusals.get((parsed.namespace, arm, loses), ""),
+            refused=failure.words if failure is not None and not failure.passes else "",
+            unanswered=failure.words if failure is not None and failure.passes else "",
             selector=pool.selector_text,
         )
 

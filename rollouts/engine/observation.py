@@ -264,6 +264,8 @@ class WorkloadView:
     """What else sends requests to the pool: ``HTTPRoute other``."""
     refused: str = ""
     """What the API server said to the last try to scale it."""
+    unanswered: str = ""
+    """The same where it was to fall and the API server was only slow, or busy: no reason to leave it."""
     drain: DrainView | None = None
     """Of ``RolloutStatus.drains``; None where nothing is to go, and pods could be drained."""
     selector: str = ""

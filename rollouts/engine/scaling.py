@@ -412,5 +412,6 @@ def _write_down(draft: Draft, one: ScaleDown, view: WorkloadView, to: int) -> Sc
         )
     else:
         draft.wake(_SOON)
-    refused = f"; the API server refuses that: {view.refused}" if view.refused else ""
-    return replace(one, decided=True, message=f"{view.what} is scaled to {to}{refused}")
+    failed = f"; the API server refuses that: {view.refused}" if view.refused else ""
+    failed = failed or (f"; not yet: {view.unanswered}" if view.unanswered else "")
+    return replace(one, decided=True, message=f"{view.what} is scaled to {to}{failed}")

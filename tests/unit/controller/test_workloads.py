@@ -12,7 +12,7 @@ from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.controller.caches import Caches
 from rollouts.controller.draining import PodDrains
 from rollouts.controller.pool_views import PoolViews
-from rollouts.controller.workloads import ScaleRefusals, WorkloadViews
+from rollouts.controller.workloads import ScaleFailure, ScaleRefusals, WorkloadViews
 from rollouts.engine.attempt import Attempt, AttemptCapacity
 from rollouts.engine.observation import Blocker, WorkloadView
 from rollouts.engine.reasons import Reason
@@ -112,7 +112,10 @@ class Cluster:
         downs = (ScaleDown(identity=arm),) if loses else ()
         status = RolloutStatus(stable=revision_of(V1, ""), scale_downs=downs)
         parsed = replace(parse_rollout(rollout), status=status)
-        said = {("default", V1, True): "forbidden", ("default", V1, False): "over quota"}
+        said = {
+            ("default", V1, True): ScaleFailure("forbidden"),
+            ("default", V1, False): ScaleFailure("over quota"),
+        }
         return self.views(parsed, said).get(arm)
 
     def views(
