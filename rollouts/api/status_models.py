@@ -29,6 +29,8 @@ Short = Annotated[str, Field(max_length=253)]
 Long = Annotated[str, Field(max_length=2048)]
 Source = Annotated[str, Field(max_length=4096)]
 """As long as a variant's labels and its model can be: eight labels of 381 characters, and a model of 256."""
+Selector = Annotated[str, Field(max_length=4096)]
+"""As long as what is kept of a pool's selector (``objects/pools.py``)."""
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 Number = Annotated[int, Field(ge=0)]
 KEPT = Stored(kept=True)
@@ -153,6 +155,8 @@ class AttemptCapacityModel(ApiModel):
     """N: stable's replicas at the start, or its Ready pods where those are more."""
     wanted: Number = 0
     """Replicas that the canary's workload is given: stored before it is scaled."""
+    selector: Selector = ""
+    """Labels of the canary's pool: its pods count by them when the pool is gone."""
     reached: Number = 0
     """The most of them that it was seen with; fewer later are restored."""
     restores: Annotated[list[Time], Field(max_length=64)] = Field(default=[])
@@ -187,6 +191,8 @@ class ScaleDownModel(ApiModel):
     """Its workload was seen scaled down: more replicas later are somebody else's doing."""
     restores: Annotated[list[Time], Field(max_length=64)] = Field(default=[])
     """When what somebody scaled up again was scaled down again, in the last 10 minutes."""
+    selector: Selector = ""
+    """Labels of its pool: its pods count by them when the pool is gone."""
     message: Said = ""
     """What it waits for."""
 

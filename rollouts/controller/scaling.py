@@ -8,14 +8,15 @@ planned; before one falls, the traffic object is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import structlog
 
+from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.caches import Caches
 from rollouts.controller.gathered import Gathered
-from rollouts.controller.workloads import ScaleRefusals, find_workload
+from rollouts.controller.workloads import ScaleFailure, ScaleRefusals, find_workload, former_pods
 from rollouts.engine.actions import EmitEvent, EventType, ScaleWorkload
 from rollouts.engine.reasons import Reason
 from rollouts.engine.versions import Identity
@@ -25,7 +26,6 @@ from rollouts.objects import kinds
 from rollouts.objects.fields import metadata_of
 from rollouts.objects.groups import SET_NAME, units
 from rollouts.objects.pods import holds_resources
-from rollouts.objects.pools import Pool
 from rollouts.objects.workloads import Workload, read_workload
 from rollouts.runtime.fencing import NotLeading
 from rollouts.runtime.objects import ObjectKey, uid_of
@@ -54,7 +54,7 @@ class WorkloadScaler:
         self._client = client
         self._caches = caches
         self._refusals = refusals
-        self._told: ScaleRefusals = {}
+        self._told: dict[_Place, str] = {}
         self._late: set[tuple[str, Identity]] = set()
         """By namespace and arm: those that failed last time. They come last: none keeps the others from their turn."""
         self._fresh_rollout = rollout
@@ -118,7 +118,7 @@ class WorkloadScaler:
         if falls:
             await self._fresh_traffic(gathered)
         elif action.at_most is not None:
-            await self._count(gathered.parsed.namespace, action, action.at_most)
+            await self._count(gathered.parsed, action, action.at_most)
         await self._write(gathered.parsed.namespace, workload, action.replicas, tell=tell)
 
     def _failed(self, place: _Place, workload: Workload, words: str, *, refused: bool) -> EmitEvent | None:
@@ -126,14 +126,10 @@ class WorkloadScaler:
 
         A loser is left for a refusal, not because the API server was slow, or busy.
         """
-        _, _, falls = place
         told = self._told.get(place) == words
         self._told[place] = words
         self._late.add(place[:2])
-        if refused or not falls:
-            self._refusals[place] = words
-        else:
-            self._refusals.pop(place, None)
+        self._refusals[place] = ScaleFailure(words, passes=place[2] and not refused)
         _log.warning(
             "scale_refused", namespace=place[0], workload=workload.what, error=words, refused=refused
         )
@@ -142,12 +138,9 @@ class WorkloadScaler:
         return None if told else event
 
     def _workload(self, namespace: str, identity: Identity) -> Workload | None:
-        pool = self._pool(namespace, identity)
+        pool = self._caches.pool(identity.group, namespace, identity.name)
         found = find_workload(self._caches, pool) if pool is not None else None
         return found if isinstance(found, Workload) else None
-
-    def _pool(self, namespace: str, identity: Identity) -> Pool | None:
-        return self._caches.pool(identity.group, namespace, identity.name)
 
     async def _write(self, namespace: str, workload: Workload, replicas: int, *, tell: bool) -> None:
         """Patch the Scale; the cache has the workload from then on as it is now."""
@@ -167,19 +160,27 @@ class WorkloadScaler:
 
     # --- before a number rises ---
 
-    async def _count(self, namespace: str, action: ScaleWorkload, at_most: int) -> None:
+    async def _count(self, parsed: ParsedRollout, action: ScaleWorkload, at_most: int) -> None:
         """Raise Conflict where the arms would have more pods together than they may."""
-        own, ending = await self._pods(namespace, action.identity)
+        arms = (action.identity, *action.beside)
+        own, ending = await self._pods(parsed, action.identity, arms)
         total = max(action.replicas + ending, own)  # what a rise makes comes beside what ends
         for arm in action.beside:
-            live, _ = await self._pods(namespace, arm)
-            total += max(live, await self._replicas(namespace, arm))
+            live, _ = await self._pods(parsed, arm, arms)
+            total += max(live, await self._replicas(parsed.namespace, arm))
         if total > at_most:
             raise Conflict(f"{total} pods would be more than {at_most}: counted anew")
 
-    async def _pods(self, namespace: str, arm: Identity) -> tuple[int, int]:
+    async def _pods(
+        self, parsed: ParsedRollout, arm: Identity, arms: Collection[Identity]
+    ) -> tuple[int, int]:
         """Pods that hold what they were given, and how many of them are being deleted."""
-        pool = self._pool(namespace, arm)
+        namespace = parsed.namespace
+        pool = self._caches.pool(arm.group, namespace, arm.name)
+        if pool is None:
+            pool, counts = former_pods(self._caches, parsed, arm, arms) or (None, None)
+        else:
+            counts = None
         if pool is None or not pool.selector:
             return 0, 0
         selectors = [pool.selector]
@@ -190,7 +191,7 @@ class WorkloadScaler:
         for selector in selectors:
             async for pod in self._listed(namespace, selector):
                 found[uid_of(pod)] = pod
-        holding = [pod for pod in found.values() if holds_resources(pod)]
+        holding = [pod for pod in filter(counts, found.values()) if holds_resources(pod)]
         return units(holding), units(pod for pod in holding if "deletionTimestamp" in metadata_of(pod))
 
     async def _listed(

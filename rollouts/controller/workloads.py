@@ -5,7 +5,8 @@ Looked at only for Rollouts with ``strategy.canary.capacity``.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rollouts.api.parsing import ParsedRollout
@@ -19,7 +20,7 @@ from rollouts.engine.versions import Identity
 from rollouts.objects.fields import map_of, metadata_of
 from rollouts.objects.groups import units
 from rollouts.objects.pods import pending_words
-from rollouts.objects.pools import Pool
+from rollouts.objects.pools import Pool, former_pool
 from rollouts.objects.workloads import WORKLOAD_ANNOTATION, Workload
 from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic import wayback
@@ -28,11 +29,21 @@ from rollouts.traffic.backends import rules_of, weighted_pools
 if TYPE_CHECKING:
     from rollouts.controller.draining import PodDrains
 
-__all__ = ["InFlight", "ScaleRefusals", "WorkloadViews", "find_workload"]
+__all__ = ["InFlight", "ScaleFailure", "ScaleRefusals", "WorkloadViews", "find_workload", "former_pods"]
 
-ScaleRefusals = dict[tuple[str, Identity, bool], str]
-"""By namespace, arm, and whether it was to fall: what the API server said to the last try to scale its workload. What
-was said to a rise is no reason to leave a loser without a try."""
+
+@dataclass(frozen=True, slots=True)
+class ScaleFailure:
+    """What the API server said to a try to scale a workload. ``passes``: it was slow, or busy, and the workload was to
+    fall, which is no reason to leave it."""
+
+    words: str
+    passes: bool = False
+
+
+ScaleRefusals = dict[tuple[str, Identity, bool], ScaleFailure]
+"""By namespace, arm, and whether it was to fall: how the last try to scale its workload failed. What was said to a rise
+is no reason to leave a loser without a try."""
 
 _SHOWN = 4
 
@@ -92,6 +103,36 @@ def find_workload(caches: Caches, pool: Pool) -> Workload | Blocker:
     )
 
 
+def former_pods(
+    caches: Caches, parsed: ParsedRollout, arm: Identity, arms: Iterable[Identity]
+) -> tuple[Pool, Callable[[Mapping[str, Any]], bool]] | None:
+    """Of an arm whose pool is gone what the status has kept of that, and which pods it counts by it.
+
+    Not those that a pool of one of ``arms`` selects by now: they count there. None where nothing was kept.
+    """
+    current, kept = parsed.status.current, [one for one in parsed.status.scale_downs if one.identity == arm]
+    text = kept[0].selector if kept else ""
+    if not text and current is not None and current.capacity is not None and current.canary.identity == arm:
+        text = current.capacity.selector
+    pool = former_pool(arm.group, parsed.namespace, arm.name, text)
+    if pool is None:
+        return None
+    found = (caches.pool(one.group, parsed.namespace, one.name) for one in arms)
+    others = [one for one in found if one is not None]
+
+    def counts(pod: Mapping[str, Any]) -> bool:
+        labels = map_of(metadata_of(pod).get("labels"))
+        return not any(one.selects(labels) for one in others)
+
+    return pool, counts
+
+
+def _left(problem: Blocker, pods: Collection[Mapping[str, Any]], pool: Pool) -> WorkloadView:
+    """Pods of which nobody knows what makes them; those that are not being deleted count as its replicas."""
+    staying = units(pod for pod in pods if "deletionTimestamp" not in metadata_of(pod))
+    return WorkloadView(problem=problem, replicas=staying, live=units(pods), selector=pool.selector_text)
+
+
 def _names(found: Collection[Workload]) -> str:
     shown = [one.reference for one in found][:_SHOWN]
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
@@ -149,20 +190,22 @@ class WorkloadViews:
         # Stable gives pods, and a canary whose pods something else needs could not give them back.
         giving = set(arms) if policy is not None and policy.gives else set()
         found = (
-            (arm, self._view(parsed, arm, loses=arm in losers, gives=arm in giving)) for arm in sorted(arms)
+            (arm, self._view(parsed, arm, arms, loses=arm in losers, gives=arm in giving))
+            for arm in sorted(arms)
         )
         return {arm: view for arm, view in found if view is not None}
 
     def _view(
-        self, parsed: ParsedRollout, arm: Identity, *, loses: bool, gives: bool = False
+        self, parsed: ParsedRollout, arm: Identity, arms: Collection[Identity], *, loses: bool, gives: bool
     ) -> WorkloadView | None:
         pool = self._caches.pool(arm.group, parsed.namespace, arm.name)
         if pool is None:
-            return None
+            return self._former(parsed, arm, arms)
         pods = self._caches.holding_pods(pool)
         workload = find_workload(self._caches, pool)
         if isinstance(workload, Blocker):
-            return WorkloadView(problem=workload, live=units(pods))
+            return _left(workload, pods, pool)
+        failure = self._refusals.get((parsed.namespace, arm, loses))
         waiting = {
             pod["metadata"]["name"]: words for pod in pods if (words := pending_words(pod)) is not None
         }
@@ -177,8 +220,21 @@ class WorkloadViews:
             in_flight=self._in_flight.requests(pool) if loses else None,
             drain=self._drains.view(parsed, arm, pool, workload),
             used_by=self._used_by(parsed, pool, workload) if loses or gives else "",
-            refused=self._refusals.get((parsed.namespace, arm, loses), ""),
+            refused=failure.words if failure is not None and not failure.passes else "",
+            unanswered=failure.words if failure is not None and failure.passes else "",
+            selector=pool.selector_text,
         )
+
+    def _former(
+        self, parsed: ParsedRollout, arm: Identity, arms: Collection[Identity]
+    ) -> WorkloadView | None:
+        """What is left of an arm whose pool is gone; None where that is nothing, or nobody knows what its pods were."""
+        kept = former_pods(self._caches, parsed, arm, arms)
+        if kept is None:
+            return None
+        pool, counts = kept
+        pods = list(filter(counts, self._caches.holding_pods(pool)))
+        return _left(_unknown(f"InferencePool {arm.name} is gone"), pods, pool) if pods else None
 
     def _used_by(self, parsed: ParsedRollout, pool: Pool, workload: Workload) -> str:
         """What else sends requests to the workload's pods: a route, also of another namespace, or another Rollout.

@@ -137,6 +137,8 @@ class AttemptCapacity:
     """N: stable's replicas, or its Ready pods where those are more, as they were when the first step began."""
     wanted: int = 0
     """The canary's replicas that the weights asked for so far; never falls within an attempt."""
+    selector: str = ""
+    """Labels of the canary's pool, by which its pods are counted when the pool is gone."""
     reached: int = 0
     """The most of them that its workload was seen with: fewer later are somebody else's doing."""
     restores: tuple[datetime, ...] = ()

@@ -251,7 +251,7 @@ class WorkloadView:
     problem: Blocker | None = None
     resource_version: str = ""
     replicas: int = 0
-    """``spec.replicas``."""
+    """``spec.replicas``; where there is a ``problem``, the pods that are not being deleted."""
     live: int = 0
     """Pods of the pool that hold what they were given, those that are being deleted included."""
     pending: int = 0
@@ -266,8 +266,12 @@ class WorkloadView:
     """What else sends requests to the pool: ``HTTPRoute other``."""
     refused: str = ""
     """What the API server said to the last try to scale it."""
+    unanswered: str = ""
+    """The same where it was to fall and the API server was only slow, or busy: no reason to leave it."""
     drain: DrainView | None = None
     """Of ``RolloutStatus.drains``; None where nothing is to go, and pods could be drained."""
+    selector: str = ""
+    """The pool's labels, ``app=vllm,version=v2``: what its pods are counted by when it is gone."""
 
     @property
     def pods(self) -> int:

@@ -228,6 +228,8 @@ class ScaleDown:
     """Its workload was seen scaled down: more replicas later are somebody else's doing."""
     restores: tuple[datetime, ...] = ()
     """When what somebody scaled up again was scaled down again; only the last 10 minutes count."""
+    selector: str = ""
+    """Labels of its pool, by which its pods are counted when the pool is gone."""
     message: str = ""
     """What it waits for."""
 

@@ -171,6 +171,7 @@ def _scale_up(draft: Draft, policy: Capacity) -> None:
         before,
         stable_at_start=pods,
         wanted=wanted,
+        selector=view.selector,
         reached=max(before.reached, min(view.replicas, wanted)),
         ceiling=next_ceiling(draft, policy, pods, _asked(draft)),
         ready=draft.obs.ready(canary),
@@ -182,7 +183,8 @@ def _scale_up(draft: Draft, policy: Capacity) -> None:
     if capacity.ceiling != before.ceiling:
         restart_clock(draft)
     # All zero (stable has no pods, and none are asked for yet) is stored as nothing.
-    draft.set_current(capacity=capacity if capacity != AttemptCapacity() else None)
+    says = replace(capacity, selector="") != AttemptCapacity()
+    draft.set_current(capacity=capacity if says else None)
     if view.replicas >= wanted or view.managed_by or not grows or is_scaled(draft, draft.stable.identity):
         return
     if _stored(draft) != (pods, wanted):
@@ -295,7 +297,11 @@ def _lost(before: Attempt, stable: Identity, status: RolloutStatus, *, same: boo
 
 def _owe(draft: Draft, identity: Identity) -> None:
     known = tuple(one for one in draft.status.scale_downs if one.identity != identity)
-    draft.set(scale_downs=(*known, ScaleDown(identity=identity))[-SCALE_DOWNS:])
+    view = draft.obs.workloads.get(identity, WorkloadView())
+    owed = (*known, ScaleDown(identity=identity, selector=view.selector))
+    for one in owed[:-SCALE_DOWNS]:
+        _leave(draft, one.identity.name, f"{SCALE_DOWNS} versions that lost later wait for the same")
+    draft.set(scale_downs=owed[-SCALE_DOWNS:])
 
 
 def _scale_down(draft: Draft, policy: Capacity, *, hurry: bool) -> None:
@@ -318,6 +324,8 @@ def _look(draft: Draft, one: ScaleDown, policy: Capacity, *, hurry: bool) -> Sca
     view = draft.obs.workloads.get(one.identity, WorkloadView())
     one = replace(one, since=since)
     over = draft.now >= last or draft.obs.deleting
+    if view.problem is not None and view.ending and not view.replicas and not draft.obs.deleting:
+        over = False  # all that is left of it ends, and takes room until it has
     left = _not_ours(draft, one, view, over=over)
     if left:
         _leave(draft, name, left)
@@ -407,5 +415,6 @@ def _write_down(draft: Draft, one: ScaleDown, view: WorkloadView, to: int) -> Sc
         )
     else:
         draft.wake(_SOON)
-    refused = f"; the API server refuses that: {view.refused}" if view.refused else ""
-    return replace(one, decided=True, message=f"{view.what} is scaled to {to}{refused}")
+    failed = f"; the API server refuses that: {view.refused}" if view.refused else ""
+    failed = failed or (f"; not yet: {view.unanswered}" if view.unanswered else "")
+    return replace(one, decided=True, message=f"{view.what} is scaled to {to}{failed}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from rollouts.objects.fields import dict_at, items_at, list_of, map_of, metadata_of, port_of, text_at, text_of
 
-__all__ = ["POOL_GROUPS", "POOL_KIND", "ParentRefusal", "PickerRef", "Pool", "read_pool"]
+__all__ = ["POOL_GROUPS", "POOL_KIND", "ParentRefusal", "PickerRef", "Pool", "former_pool", "read_pool"]
 
 POOL_KIND = "InferencePool"
 POOL_GROUPS = ("inference.networking.k8s.io", "inference.networking.x-k8s.io")
@@ -26,6 +26,8 @@ _DEFAULT_PICKER_PORT = 9002
 """The schema's default of ``extensionRef.portNumber`` and ``endpointPickerRef.port``."""
 _MAX_PORTS = 8
 """As many as InferencePool v1 allows."""
+_MAX_TEXT = 4096
+"""Characters of a selector that a status may hold: ten labels of the greatest length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +84,12 @@ class Pool:
         """Where a pod is asked about itself."""
         return self.processes[0]
 
+    @property
+    def selector_text(self) -> str:
+        """The selector as the API takes it, ``app=vllm,version=v2``; empty where it is longer than what is kept."""
+        text = ",".join(f"{name}={value}" for name, value in self.selector)
+        return text if len(text) <= _MAX_TEXT else ""
+
     def narrowed(self, labels: Mapping[str, str]) -> Pool:
         """The pool with those of its pods alone that have these labels, too; none where it asks for others."""
         joint = {**dict(self.selector), **labels}
@@ -109,6 +117,15 @@ def read_pool(obj: Object) -> Pool:
         fail_open=ref.get("failureMode") == "FailOpen",
         refusals=_refusals(obj),
     )
+
+
+def former_pool(group: str, namespace: str, name: str, text: str) -> Pool | None:
+    """A pool that is gone, as far as its ``selector_text`` says it; None where that says nothing."""
+    pairs = [item.partition("=") for item in text.split(",")]
+    if not all(label and equals for label, equals, _ in pairs):
+        return None
+    selector = tuple(sorted((label, value) for label, _, value in pairs))
+    return Pool(group=group, namespace=namespace, name=name, selector=selector, ports=())
 
 
 def _selector(spec: Object) -> tuple[tuple[str, str], ...]:

@@ -33,6 +33,7 @@ class Fleet:
     drain: DrainView | None = None
     """What is said of a drain; None: what ``in_flight`` says."""
     problem: Blocker | None = None
+    selector: str = ""
     version: int = 1
     scales: list[int] = field(default_factory=list)
     """What it was scaled to, in order."""
@@ -65,7 +66,12 @@ class Fleet:
     def view(self, *, asked: bool = False) -> WorkloadView:
         """As the controller would gather it. ``asked``: some of the pods are to drain."""
         if self.problem is not None:
-            return WorkloadView(problem=self.problem, live=self.live)
+            return WorkloadView(
+                problem=self.problem,
+                replicas=self.live - self.ending,
+                live=self.live,
+                selector=self.selector,
+            )
         pending = self.pods.count(PodState.PENDING)
         return WorkloadView(
             what=f"Deployment {self.name}",
@@ -78,6 +84,7 @@ class Fleet:
             in_flight=self.in_flight if self.pods else 0,
             used_by=self.used_by,
             refused=self.refused,
+            selector=self.selector,
             drain=self.drain if self.drain is not None else self._gauges(drained=asked),
         )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,14 +17,15 @@ from rollouts.controller.workloads import ScaleRefusals, find_workload
 from rollouts.engine.actions import ScaleWorkload
 from rollouts.engine.observation import Observation
 from rollouts.engine.revision import revision_of
-from rollouts.engine.rollout_status import RolloutStatus
+from rollouts.engine.rollout_status import RolloutStatus, ScaleDown
 from rollouts.engine.versions import Identity
 from rollouts.kube.client import Resource
 from rollouts.kube.errors import ApiUnavailable, Conflict
+from rollouts.objects import kinds
 from rollouts.objects.workloads import Workload
 from tests.kit.clock import virtual_time
 from tests.kit.faults.deployments import DEPLOYMENT, deployment_object
-from tests.unit.controller.test_workloads import GROUP, V1, Cluster
+from tests.unit.controller.test_workloads import GROUP, V1, V2, Cluster
 
 NAMES = tuple(f"v{number}" for number in range(1, 6))
 
@@ -79,13 +82,13 @@ class Workloads:
                 found.append(ScaleWorkload(identity=identity, replicas=0, resource_version=version))
         return found
 
-    async def plan(self) -> None:
+    async def plan(self, *actions: ScaleWorkload, lost: tuple[ScaleDown, ...] = ()) -> None:
         raw = {"metadata": {"name": "demo", "namespace": "default", "uid": "u"}}
-        status = RolloutStatus(stable=revision_of(V1, ""))
+        status = RolloutStatus(stable=revision_of(V1, ""), scale_downs=lost)
         observation = Observation(namespace="default", name="demo", generation=1, status=status, spec=None)
         gathered = Gathered(
             observation=observation,
-            parsed=parse_rollout(raw),
+            parsed=replace(parse_rollout(raw), status=status),
             by_picker=None,
             rollout=raw,
             planned_version="1",
@@ -94,7 +97,7 @@ class Workloads:
             ways={},
         )
         self.told.append([])
-        async for event in self.scaler.scale(gathered, self.owed(), tell=True):
+        async for event in self.scaler.scale(gathered, actions or self.owed(), tell=True):
             self.told[-1].append(event.message)
 
 
@@ -148,3 +151,24 @@ def test_what_was_scaled_before_a_conflict_is_told() -> None:
             loop.run_until_complete(workloads.plan())
 
     assert workloads.told == [["Deployment v1: 8 replicas to 0"]]
+
+
+@pytest.mark.parametrize(("most", "told"), [(20, []), (21, ["Deployment v1: 8 replicas to 9"])])
+def test_pods_of_a_pool_that_is_gone_are_counted_at_the_api_server(most: int, told: list[str]) -> None:
+    """Five pods that the cache has not heard of; one of them is another version's by now."""
+    gone = Identity(kind="InferencePool", group=GROUP, name="gone")
+    with virtual_time() as loop:
+        workloads = Workloads()
+        for number in range(5):
+            labels = {"was": "gone"} | ({} if number else {"app": "custom-serving", "release": "v2"})
+            pod = {
+                "metadata": {"name": f"p{number}", "labels": labels},
+                "spec": {"containers": [{"name": "c"}]},
+            }
+            workloads.client.api.create(kinds.POD, "default", {"apiVersion": "v1", "kind": "Pod", **pod})
+        rise = replace(workloads.owed()[0], replicas=9, beside=(gone, V2), at_most=most)
+        lost = (ScaleDown(identity=gone, selector="was=gone"),)
+        with nullcontext() if told else pytest.raises(Conflict, match="21 pods would be more than 20"):
+            loop.run_until_complete(workloads.plan(rise, lost=lost))
+
+    assert workloads.told == [told]

@@ -45,6 +45,10 @@ def scales_refused(monkeypatch: pytest.MonkeyPatch, error: Exception, times: int
     monkeypatch.setattr(MemoryApi, "patch", patch)
 
 
+def statuses(run: Run) -> list[dict[str, Any]]:
+    return [record.after.get("status") or {} for record in run.history.of(kinds.ROLLOUT)]
+
+
 def told(run: Run, reason: str) -> list[str]:
     events = (record.after for record in run.history.of(kinds.EVENT))
     return [event["message"] for event in events if event.get("reason") == reason]
@@ -132,7 +136,10 @@ def test_a_loser_is_not_left_because_the_api_server_is_busy(monkeypatch: pytest.
     monkeypatch.setattr(MemoryApi, "patch", patch)
     done = run(lambda simulation: None)
 
+    waits = {one["message"] for status in statuses(done) for one in status.get("scaleDowns") or []}
+
     assert busy == []
+    assert "Deployment deepseek-r1 is scaled to 0; not yet: slow down" in waits
     assert done.converged
     assert told(done, Reason.SCALE_DOWN_LEFT) == []
     assert done.end["deployment deepseek-r1"] == 0

@@ -12,8 +12,9 @@ from rollouts.api.parsing import ParsedRollout, parse_rollout
 from rollouts.controller.caches import Caches
 from rollouts.controller.draining import PodDrains
 from rollouts.controller.pool_views import PoolViews
-from rollouts.controller.workloads import ScaleRefusals, WorkloadViews
-from rollouts.engine.observation import WorkloadView
+from rollouts.controller.workloads import ScaleFailure, ScaleRefusals, WorkloadViews
+from rollouts.engine.attempt import Attempt, AttemptCapacity
+from rollouts.engine.observation import Blocker, WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import revision_of
 from rollouts.engine.rollout_spec import TrafficMode
@@ -112,7 +113,10 @@ class Cluster:
         downs = (ScaleDown(identity=arm),) if loses else ()
         status = RolloutStatus(stable=revision_of(V1, ""), scale_downs=downs)
         parsed = replace(parse_rollout(rollout), status=status)
-        said = {("default", V1, True): "forbidden", ("default", V1, False): "over quota"}
+        said = {
+            ("default", V1, True): ScaleFailure("forbidden"),
+            ("default", V1, False): ScaleFailure("over quota"),
+        }
         return self.views(parsed, said).get(arm)
 
     def views(
@@ -449,6 +453,69 @@ def test_another_rollout_that_needs_the_pool_is_named(fields: Object, used_by: s
 
     assert lost is not None
     assert lost.used_by == used_by
+
+
+def _without_pool(status: RolloutStatus) -> ParsedRollout:
+    spec = {
+        "target": {"pool": {"name": "v3"}},
+        "traffic": {"httpRoutes": [{"name": "r"}]},
+        "strategy": {"canary": {"steps": [{"setWeight": 10}], "capacity": {"maxSurge": 1}}},
+    }
+    rollout = {"metadata": {"name": "demo", "namespace": "default", "uid": "u"}, "spec": spec}
+    return replace(parse_rollout(rollout), status=status)
+
+
+@pytest.mark.parametrize("where", ["lost", "canary"])
+def test_pods_of_a_pool_that_is_gone_count_by_the_labels_that_were_kept(where: str) -> None:
+    """Not those that another version's pool selects by now: the same pods under another name."""
+    cluster = Cluster()
+    cluster.pool("v2")
+    cluster.workload("vllm", replicas=2)
+    for name, labels in (
+        ("ends", {"app": "v1", "more": "yes"}),
+        ("renamed", {"app": "v2", "more": "yes"}),
+        ("other", {"app": "v1"}),
+    ):
+        cluster.pod(name, labels=labels)
+    cluster.pod("gone-soon", labels={"more": "yes"}, deletionTimestamp="2026-01-01T00:00:00Z")
+    stable = revision_of(V2, "")
+    canary = Attempt(canary=revision_of(V1, ""), capacity=AttemptCapacity(wanted=2, selector="more=yes"))
+    status = (
+        RolloutStatus(stable=stable, scale_downs=(ScaleDown(identity=V1, selector="more=yes"),))
+        if where == "lost"
+        else RolloutStatus(stable=stable, current=canary)
+    )
+    found = cluster.views(_without_pool(status))[V1]
+    for name in ("ends", "gone-soon"):
+        cluster.caches.pods.remove(cluster.caches.pods.get(ObjectKey("default", name)) or {})
+    later = cluster.views(_without_pool(status))
+
+    assert (found.live, found.replicas, found.ending, found.what) == (2, 1, 1, "")
+    assert found.selector == "more=yes"
+    assert found.problem == Blocker(reason=Reason.CAPACITY_UNKNOWN, message="InferencePool v1 is gone")
+    assert V1 not in later
+
+
+@pytest.mark.parametrize("kept", ["", "=", "a", "a=b,", ",".join(f"l{n}=v" for n in range(3)) + ",x"])
+def test_labels_that_say_nothing_count_no_pods(kept: str) -> None:
+    cluster = Cluster()
+    cluster.pod("any", labels={"a": "b", "l0": "v"})
+    status = RolloutStatus(stable=revision_of(V2, ""), scale_downs=(ScaleDown(identity=V1, selector=kept),))
+
+    assert V1 not in cluster.views(_without_pool(status))
+
+
+def test_the_labels_of_a_pool_are_said_unless_they_are_too_many() -> None:
+    cluster = Cluster()
+    cluster.pool("v2", app="v2", more="yes")
+    cluster.workload("vllm")
+    found = cluster.view()
+    cluster.pool("v2", **{f"label-{number}": "x" * 60 for number in range(100)})
+    many = cluster.view()
+
+    assert found is not None
+    assert many is not None
+    assert (found.selector, many.selector) == ("app=v2,more=yes", "")
 
 
 def test_nothing_is_looked_at_where_nobody_asks() -> None:

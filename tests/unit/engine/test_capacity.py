@@ -13,7 +13,7 @@ from rollouts.engine.capacity import infeasible, most_pods, pods_for
 from rollouts.engine.observation import Blocker, Claim
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity, OnDelete, PodCount, TrafficMode
-from rollouts.engine.rollout_status import Phase
+from rollouts.engine.rollout_status import Phase, ScaleDown
 from rollouts.engine.versions import Identity
 from rollouts.units import FULL, Weight
 from tests.kit.fleet import Fleet, PodState
@@ -479,6 +479,18 @@ def test_what_something_else_sends_requests_to_is_left() -> None:
     made.advance(300)
     assert made.fleets[V1].scales == []
     assert made.status.scale_downs == ()
+
+
+def test_a_version_that_too_many_others_followed_is_left_with_a_word() -> None:
+    made = started()
+    olds = [pool(f"old-{number}") for number in range(8)]
+    made.status = replace(made.status, scale_downs=tuple(ScaleDown(identity=old) for old in olds))
+    to(made, "v1")
+    made.settle()
+    said = [event.message for event in made.events if event.reason == Reason.SCALE_DOWN_LEFT]
+
+    assert [one.identity for one in made.status.scale_downs] == [*olds[1:], V2]
+    assert said == ["old-0 is not scaled down: 8 versions that lost later wait for the same"]
 
 
 def test_a_loser_that_gets_weight_again_is_not_scaled_down() -> None:
