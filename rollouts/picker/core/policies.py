@@ -12,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import lru_cache
 from typing import Any
 
 from rollouts.objects.claims import label_value
 from rollouts.objects.fields import dict_at, items_at, text_at
 from rollouts.objects.pool_splits import PoolSplit, PoolVariant, read_variant
-from rollouts.objects.shared_strategies import pinned_canary
+from rollouts.objects.shared_strategies import canary_fields
+from rollouts.objects.stickiness import read_kept_sticky
 
 __all__ = [
     "ALL_MODELS",
@@ -83,7 +83,8 @@ def split_policies(
     """Policy of each split among variants that a Rollout has a say in, by the PoolSplit's namespace and name.
 
     That is the Rollout which the object names: naming its pool is in everybody's power. One that names nobody goes by
-    the Rollout that asks for its requests to be split, where there is just one.
+    the Rollout that asks for its requests to be split, where there is just one. One whose Rollout is gone keeps the
+    sticky key that this left on it.
     """
     by_name: dict[tuple[str, str], Mapping[str, Any]] = {}
     by_place: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
@@ -98,8 +99,11 @@ def split_policies(
         asking = by_place.get((split.namespace, split.pool, split.model_name), [])
         unnamed = asking[0] if not split.owner and len(asking) == 1 else None
         owner = by_name.get((split.namespace, split.owner)) if split.owner else unnamed
+        key = split.namespace, split.name
         if owner is not None:
-            found[split.namespace, split.name] = _variant_policy(owner, asks=owner in asking)
+            found[key] = _variant_policy(owner, asks=owner in asking)
+        elif split.owner and split.sticky:
+            found[key] = _sticky_policy(read_kept_sticky(split.sticky))
     return found
 
 
@@ -131,7 +135,7 @@ def _policy(rollout: Mapping[str, Any], pools: set[tuple[str, str]]) -> Iterator
     namespace = _namespace(rollout)
     if text_at(rollout, "spec", "target", "pool", "name"):
         if any((namespace, arm) in pools for arm in _arms(rollout, "pool")):
-            yield ALL_MODELS, ModelPolicy(measured=_need(rollout, _canary(rollout), by_default=False))
+            yield ALL_MODELS, ModelPolicy(measured=_need(rollout, canary_fields(rollout), by_default=False))
         return
     for kind in ("inferenceModel", "inferenceModelRewrite"):
         traffic = dict_at(rollout, "spec", "traffic", kind)
@@ -142,27 +146,16 @@ def _policy(rollout: Mapping[str, Any], pools: set[tuple[str, str]]) -> Iterator
 
 def _split_policy(rollout: Mapping[str, Any], kind: str) -> ModelPolicy:
     """Of a Rollout whose requests the picker itself splits."""
-    canary = _canary(rollout)
-    sticky = dict_at(canary, "sticky")
-    return ModelPolicy(
-        sticky=_sticky_key(sticky),
-        pinned_by_header=sticky.get("pinHeader") is True,
+    canary = canary_fields(rollout)
+    return replace(
+        _sticky_policy(dict_at(canary, "sticky")),
         pinnable=_arms(rollout, kind),
         measured=_need(rollout, canary, by_default=True),
     )
 
 
-_pinned = lru_cache(maxsize=32)(pinned_canary)
-"""Rollouts are looked at again whenever an object changes, and many of them share a strategy."""
-
-
-def _canary(rollout: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The fields of ``strategy.canary``: the Rollout's own ones, null included, over those of a shared strategy."""
-    own = dict_at(rollout, "spec", "strategy", "canary")
-    content = text_at(rollout, "status", "strategy", "content")
-    if not content or not dict_at(rollout, "spec", "strategy", "canaryFrom"):
-        return own
-    return {**(_pinned(content) or {}), **own}
+def _sticky_policy(sticky: Mapping[str, Any]) -> ModelPolicy:
+    return ModelPolicy(sticky=_sticky_key(sticky), pinned_by_header=sticky.get("pinHeader") is True)
 
 
 def _arms(rollout: Mapping[str, Any], kind: str) -> frozenset[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rollouts.objects.claims import CONSENT_ANNOTATION, ROLLOUT_LABEL, label_value
+from rollouts.objects.stickiness import STICKY_ANNOTATION, kept_sticky, read_kept_sticky
 from rollouts.picker.core.objects import PoolName, read_snapshot
 from rollouts.picker.core.policies import KeySource, ModelPolicy, StickyKey, policies_of
 from tests.unit.picker.conftest import Objects
@@ -175,3 +176,50 @@ def test_a_label_that_cannot_be_read_names_nobody(labels: Any) -> None:
     split["metadata"]["labels"] = split["metadata"]["annotations"] = labels
 
     assert policy_of(split, rollout_named("z", **SHARED)).sticky == HEADER
+
+
+# --- what a Rollout that is gone left -------------------------------------------------------------------------
+
+
+def left_on(split: Any, sticky: Any) -> Any:
+    text = sticky if isinstance(sticky, str) else json.dumps(sticky)
+    split["metadata"].setdefault("annotations", {})[STICKY_ANNOTATION] = text
+    return split
+
+
+def test_the_key_that_a_rollout_left_counts_while_it_is_gone_and_no_longer() -> None:
+    split = left_on(split_of(None, consent="r1"), {"header": "X-Session", "pinHeader": True})
+
+    assert policy_of(split) == ModelPolicy(sticky=HEADER, pinned_by_header=True)
+    assert policy_of(split, rollout_named("a", sticky={"cookie": "theirs"})).sticky == HEADER
+    assert policy_of(split, rollout_named("r1", sticky={"cookie": "s"})).sticky == StickyKey(
+        KeySource.COOKIE, "s"
+    )
+    assert policy_of(split, rollout_named("r1")).sticky is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "7", "[" * 100_000, {"header": 7, "pinHeader": "yes"}], ids=len
+)
+def test_a_kept_key_that_cannot_be_read_is_none(text: Any) -> None:
+    assert policy_of(left_on(split_of("r1"), text)) == ModelPolicy()
+
+
+@pytest.mark.parametrize(
+    ("sticky", "kept"),
+    [
+        ({"header": "x"}, {"header": "x"}),
+        ({"cookie": "c", "pinHeader": True}, {"cookie": "c", "pinHeader": True}),
+        ({"bodyField": "user", "pinHeader": False, "other": "x" * 9}, {"bodyField": "user"}),
+        ({"pinHeader": True}, {"pinHeader": True}),
+        ({"header": "x" * 254}, None),  # nobody's spec may make the annotation too large to write
+        ({"header": 7}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_what_is_kept_is_small_and_reads_as_it_was(sticky: Any, kept: Any) -> None:
+    text = kept_sticky(sticky)
+
+    assert (read_kept_sticky(text) or None) == kept
+    assert len(text) < 1000
