@@ -19,6 +19,7 @@ from rollouts.objects.fields import dict_at, items_at, text_at
 from rollouts.objects.pool_splits import PoolSplit, PoolVariant, read_variant
 from rollouts.objects.shared_strategies import canary_fields
 from rollouts.objects.stickiness import read_kept_sticky
+from rollouts.picker.core.rules import Rule, RuleBook
 
 __all__ = [
     "ALL_MODELS",
@@ -68,13 +69,30 @@ class ModelPolicy:
     target: PoolVariant | None = None
 
 
-def policies_of(rollouts: Iterable[Mapping[str, Any]], pools: set[tuple[str, str]]) -> dict[str, ModelPolicy]:
-    """Policy per requested model name. Of several Rollouts for one model the oldest name in order counts."""
+def policies_of(
+    rollouts: Iterable[Mapping[str, Any]], pools: set[tuple[str, str]], rules: RuleBook | None = None
+) -> dict[str, ModelPolicy]:
+    """Policy per requested model name, of the Rollout that the object names by whose rule the model is split.
+
+    Where it names nobody, the first Rollout by name counts. Rollouts of whole pools ask for nothing but to be measured:
+    the largest part counts.
+    """
     found: dict[str, ModelPolicy] = {}
     for rollout in _sorted(rollouts):
         for model, policy in _policy(rollout, pools):
-            found.setdefault(model, policy)
+            if model == ALL_MODELS:
+                found[model] = max(policy, found.get(model, policy), key=lambda one: one.measured)
+            elif _may_say(rollout, rules.find(model) if rules is not None else None):
+                found.setdefault(model, policy)
     return found
+
+
+def _may_say(rollout: Mapping[str, Any], rule: Rule | None) -> bool:
+    """Whether a Rollout has a say in a rule: naming a model is in everybody's power."""
+    if rule is None or not rule.owner:
+        return True
+    named = rule.owner in (_name(rollout), label_value(_name(rollout)))
+    return named and _namespace(rollout) == rule.precedence.namespace
 
 
 def split_policies(

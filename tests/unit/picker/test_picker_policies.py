@@ -178,6 +178,57 @@ def test_a_label_that_cannot_be_read_names_nobody(labels: Any) -> None:
     assert policy_of(split, rollout_named("z", **SHARED)).sticky == HEADER
 
 
+# --- whose Rollout an adapter split goes by ----------------------------------------------------------------------
+
+
+def adapters_named(name: str, namespace: str = "default", **strategy: Any) -> Any:
+    rollout = Objects.rollout(**strategy)
+    rollout["metadata"] = {"name": name, "namespace": namespace}
+    return rollout
+
+
+def adapter_policy(model: Any, *rollouts: Any) -> ModelPolicy:
+    found = read_snapshot([PoolName("default", "pool")], [Objects.pool(), model, *rollouts]).policies
+    return found.get("travelhelper", ModelPolicy())
+
+
+def claimed(model: Any, owner: str, *, consent: bool) -> Any:
+    kind, value = ("annotations", owner) if consent else ("labels", label_value(owner))
+    model["metadata"][kind] = {CONSENT_ANNOTATION if consent else ROLLOUT_LABEL: value}
+    return model
+
+
+@pytest.mark.parametrize("consent", [True, False])
+@pytest.mark.parametrize("make", [Objects.model, Objects.rewrite])
+@pytest.mark.parametrize("owner", ["r1", LONG])
+def test_another_rollout_of_the_model_changes_nothing(make: Any, owner: str, consent: bool) -> None:
+    model = claimed(make({"v1": 1, "v2": 1}), owner, consent=consent)
+    theirs = [adapters_named(name, sticky={"cookie": "theirs"}) for name in ("0", "z")]
+    elsewhere = adapters_named(owner, "a", sticky={"cookie": "theirs"})
+
+    found = adapter_policy(model, *theirs, elsewhere, adapters_named(owner, **SHARED))
+
+    assert (found.sticky, found.pinned_by_header, found.measured) == (HEADER, True, 1.0)
+    assert adapter_policy(model, *theirs, elsewhere) == ModelPolicy()
+
+
+def test_a_model_object_that_names_nobody_goes_by_the_first_rollout_of_its_model() -> None:
+    model, mine = Objects.model({"v1": 1, "v2": 1}), adapters_named("b", **SHARED)
+
+    assert adapter_policy(model, mine, adapters_named("c")).sticky == HEADER
+
+
+def test_of_several_rollouts_of_whole_pools_the_one_counts_that_needs_most() -> None:
+    gate = {"analysis": {"metrics": [{"name": "e", "source": "picker", "query": "x"}]}}
+    pools = [adapters_named("a"), adapters_named("b", **gate), adapters_named("c")]
+    for rollout in pools:
+        rollout["spec"]["target"] = {"pool": {"name": "pool"}}
+
+    found = read_snapshot([PoolName("default", "pool")], [Objects.pool(), *pools]).policies
+
+    assert found[""].measured == 1.0
+
+
 # --- what a Rollout that is gone left -------------------------------------------------------------------------
 
 
