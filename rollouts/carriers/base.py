@@ -101,6 +101,10 @@ class TrafficKind(ABC):
             if name:
                 yield name
 
+    def kept(self, rollout: Object) -> Mapping[str, str]:
+        """Annotations that an object which its Rollout gives up needs to go on as it is; empty: to be taken away."""
+        return {}
+
     # --- what its model says ---
 
     def managed(self, model: Any) -> bool:
@@ -209,6 +213,6 @@ class Carrier(ABC):
         """
         return ""
 
-    def release(self, raw: Object) -> JsonPatch:
-        """Give a Managed object up."""
-        return release(raw, self.target.rollout)
+    def release(self, raw: Object, rollout: Object) -> JsonPatch:
+        """Give a Managed object up; ``rollout`` is the raw Rollout that does."""
+        return release(raw, self.target.rollout, self.kind.kept(rollout))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,8 @@ from rollouts.objects.fields import map_of, text_of
 from rollouts.objects.pool_splits import split_name
 from rollouts.objects.pools import Pool
 from rollouts.objects.resource import Resource
+from rollouts.objects.shared_strategies import canary_fields
+from rollouts.objects.stickiness import STICKY_ANNOTATION, kept_sticky
 from rollouts.traffic import pool_split
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.targets import VariantTarget
@@ -51,6 +53,9 @@ class _PoolSplits(TrafficKind):
         pool = text_of(map_of(traffic.get(self.field)).get("name"))
         if pool:
             yield pool
+
+    def kept(self, rollout: Object) -> Mapping[str, str]:
+        return {STICKY_ANNOTATION: kept_sticky(map_of(canary_fields(rollout).get("sticky")))}
 
     def read(self, model: VariantTrafficModel, fingerprint: Callable[[Any], str]) -> VariantTraffic:
         return VariantTraffic(

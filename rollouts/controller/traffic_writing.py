@@ -239,7 +239,7 @@ class TrafficWriter:
         if action.mode is ReleaseTrafficMode.DELETE:
             await self._client.delete(*place, resource_version=action.resource_version)
             return
-        patch = carrier.release(raw).operations
+        patch = carrier.release(raw, gathered.rollout).operations
         stored = await self._client.patch(*place, patch, kind=PatchKind.JSON)
         self._caches.by_resource()[carrier.resource].record_write(stored)
 
@@ -250,6 +250,8 @@ class TrafficWriter:
         if action.mode is ReleaseTrafficMode.DELETE:
             await self._client.delete(*place, resource_version=action.resource_version)
         elif raw is not None:
-            patch = release(raw, gathered.parsed.name).operations
+            kind = kind_of(way.kind)
+            kept = kind.kept(gathered.rollout) if kind is not None else None
+            patch = release(raw, gathered.parsed.name, kept).operations
             stored = await self._client.patch(*place, patch, kind=PatchKind.JSON)
             self._caches.by_resource()[resource].record_write(stored)

@@ -16,6 +16,7 @@ from typing import Any
 
 from rollouts.objects.claims import named_owner
 from rollouts.objects.fields import list_of, map_of, metadata_of, seconds_at, text_at, text_of
+from rollouts.objects.stickiness import STICKY_ANNOTATION
 
 __all__ = [
     "MAX_LABELS",
@@ -98,6 +99,8 @@ class PoolSplit:
     variants: tuple[PoolVariant, ...] = ()
     owner: str = ""
     """The Rollout that it names (``claims.named_owner``); empty where it names none."""
+    sticky: str = ""
+    """What its Rollout left on it (``stickiness.STICKY_ANNOTATION``)."""
     created: float = 0.0
     """Unix time; of two splits for the same requests the older one counts."""
     problems: tuple[str, ...] = ()
@@ -131,6 +134,7 @@ def read_pool_split(obj: Object) -> PoolSplit:
         model_name=_model(map_of(obj.get("spec")).get("modelName"), "spec.modelName", problems),
         variants=tuple(variants.values()),
         owner=named_owner(obj),
+        sticky=text_at(obj, "metadata", "annotations", STICKY_ANNOTATION),
         created=seconds_at(obj, "metadata", "creationTimestamp"),
         problems=tuple(problems),
     )

@@ -16,15 +16,22 @@ from rollouts.traffic.writes import CONSENT_ANNOTATION, ROLLOUT_LABEL, JsonPatch
 __all__ = ["release"]
 
 
-def release(obj: Mapping[str, Any], rollout: str) -> JsonPatch:
-    """A patch of this version of the object: no label of ours any more, consent to ``rollout``."""
+def release(obj: Mapping[str, Any], rollout: str, kept: Mapping[str, str] | None = None) -> JsonPatch:
+    """A patch of this version of the object: no label of ours any more, consent to ``rollout``.
+
+    ``kept``: annotations that what reads the object needs when the Rollout is gone; one that is empty goes.
+    """
     meta, operations = metadata_of(obj), list[dict[str, Any]]()
     if ROLLOUT_LABEL in map_of(meta.get("labels")):
         operations.append({"op": "remove", "path": f"/metadata/labels/{_pointer(ROLLOUT_LABEL)}"})
         if not map_of(meta.get("annotations")):
             operations.append({"op": "add", "path": "/metadata/annotations", "value": {}})
-        path = f"/metadata/annotations/{_pointer(CONSENT_ANNOTATION)}"
-        operations.append({"op": "add", "path": path, "value": rollout})
+        for name, value in {CONSENT_ANNOTATION: rollout, **(kept or {})}.items():
+            path = f"/metadata/annotations/{_pointer(name)}"
+            if value:
+                operations.append({"op": "add", "path": path, "value": value})
+            elif name in map_of(meta.get("annotations")):
+                operations.append({"op": "remove", "path": path})
     return guarded(obj, *operations)
 
 

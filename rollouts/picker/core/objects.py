@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rollouts.objects.claims import named_owner
 from rollouts.objects.fields import seconds_at, text_at
 from rollouts.objects.models import (
     MODEL_GROUP,
@@ -90,7 +91,7 @@ def read_snapshot(names: Iterable[PoolName], objects: Iterable[object]) -> Snaps
         pools=tuple(pools),
         endpoints=tuple(endpoints[address] for address in sorted(endpoints)),
         rules=rules,
-        policies=policies_of(rollouts, {(name.namespace, name.name) for name in wanted}),
+        policies=policies_of(rollouts, {(name.namespace, name.name) for name in wanted}, rules),
         variants=variant_rules(splits, served, pods, split_policies(rollouts, splits), rules)
         if splits
         else (),
@@ -171,6 +172,7 @@ def _model_rules(obj: Mapping[str, Any]) -> list[Rule]:
             targets=_targets(rule.split),
             precedence=_precedence(obj, generic=False, index=0),
             criticality=known.get(stated, Criticality.STANDARD),
+            owner=named_owner(obj),
         )
     ]
 
@@ -183,7 +185,7 @@ def _rewrite_rules(obj: Mapping[str, Any]) -> list[Rule]:
         for model in rule.models or ("",):
             if rule.models and not model:
                 raise ValueError(f"rule {index}: a match needs model.value, of type Exact")
-            found.append(Rule(model=model, targets=targets, precedence=order))
+            found.append(Rule(model=model, targets=targets, precedence=order, owner=named_owner(obj)))
     return found
 
 

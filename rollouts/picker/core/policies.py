@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import lru_cache
 from typing import Any
 
 from rollouts.objects.claims import label_value
 from rollouts.objects.fields import dict_at, items_at, text_at
 from rollouts.objects.pool_splits import PoolSplit, PoolVariant, read_variant
-from rollouts.objects.shared_strategies import pinned_canary
+from rollouts.objects.shared_strategies import canary_fields
+from rollouts.objects.stickiness import read_kept_sticky
+from rollouts.picker.core.rules import Rule, RuleBook
 
 __all__ = [
     "ALL_MODELS",
@@ -68,13 +69,30 @@ class ModelPolicy:
     target: PoolVariant | None = None
 
 
-def policies_of(rollouts: Iterable[Mapping[str, Any]], pools: set[tuple[str, str]]) -> dict[str, ModelPolicy]:
-    """Policy per requested model name. Of several Rollouts for one model the oldest name in order counts."""
+def policies_of(
+    rollouts: Iterable[Mapping[str, Any]], pools: set[tuple[str, str]], rules: RuleBook | None = None
+) -> dict[str, ModelPolicy]:
+    """Policy per requested model name, of the Rollout that the object names by whose rule the model is split.
+
+    Where it names nobody, the first Rollout by name counts. Rollouts of whole pools ask for nothing but to be measured:
+    the largest part counts.
+    """
     found: dict[str, ModelPolicy] = {}
     for rollout in _sorted(rollouts):
         for model, policy in _policy(rollout, pools):
-            found.setdefault(model, policy)
+            if model == ALL_MODELS:
+                found[model] = max(policy, found.get(model, policy), key=lambda one: one.measured)
+            elif _may_say(rollout, rules.find(model) if rules is not None else None):
+                found.setdefault(model, policy)
     return found
+
+
+def _may_say(rollout: Mapping[str, Any], rule: Rule | None) -> bool:
+    """Whether a Rollout has a say in a rule: naming a model is in everybody's power."""
+    if rule is None or not rule.owner:
+        return True
+    named = rule.owner in (_name(rollout), label_value(_name(rollout)))
+    return named and _namespace(rollout) == rule.precedence.namespace
 
 
 def split_policies(
@@ -83,7 +101,8 @@ def split_policies(
     """Policy of each split among variants that a Rollout has a say in, by the PoolSplit's namespace and name.
 
     That is the Rollout which the object names: naming its pool is in everybody's power. One that names nobody goes by
-    the Rollout that asks for its requests to be split, where there is just one.
+    the Rollout that asks for its requests to be split, where there is just one. One whose Rollout is gone keeps the
+    sticky key that this left on it.
     """
     by_name: dict[tuple[str, str], Mapping[str, Any]] = {}
     by_place: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
@@ -98,8 +117,11 @@ def split_policies(
         asking = by_place.get((split.namespace, split.pool, split.model_name), [])
         unnamed = asking[0] if not split.owner and len(asking) == 1 else None
         owner = by_name.get((split.namespace, split.owner)) if split.owner else unnamed
+        key = split.namespace, split.name
         if owner is not None:
-            found[split.namespace, split.name] = _variant_policy(owner, asks=owner in asking)
+            found[key] = _variant_policy(owner, asks=owner in asking)
+        elif split.owner and split.sticky:
+            found[key] = _sticky_policy(read_kept_sticky(split.sticky))
     return found
 
 
@@ -131,7 +153,7 @@ def _policy(rollout: Mapping[str, Any], pools: set[tuple[str, str]]) -> Iterator
     namespace = _namespace(rollout)
     if text_at(rollout, "spec", "target", "pool", "name"):
         if any((namespace, arm) in pools for arm in _arms(rollout, "pool")):
-            yield ALL_MODELS, ModelPolicy(measured=_need(rollout, _canary(rollout), by_default=False))
+            yield ALL_MODELS, ModelPolicy(measured=_need(rollout, canary_fields(rollout), by_default=False))
         return
     for kind in ("inferenceModel", "inferenceModelRewrite"):
         traffic = dict_at(rollout, "spec", "traffic", kind)
@@ -142,27 +164,16 @@ def _policy(rollout: Mapping[str, Any], pools: set[tuple[str, str]]) -> Iterator
 
 def _split_policy(rollout: Mapping[str, Any], kind: str) -> ModelPolicy:
     """Of a Rollout whose requests the picker itself splits."""
-    canary = _canary(rollout)
-    sticky = dict_at(canary, "sticky")
-    return ModelPolicy(
-        sticky=_sticky_key(sticky),
-        pinned_by_header=sticky.get("pinHeader") is True,
+    canary = canary_fields(rollout)
+    return replace(
+        _sticky_policy(dict_at(canary, "sticky")),
         pinnable=_arms(rollout, kind),
         measured=_need(rollout, canary, by_default=True),
     )
 
 
-_pinned = lru_cache(maxsize=32)(pinned_canary)
-"""Rollouts are looked at again whenever an object changes, and many of them share a strategy."""
-
-
-def _canary(rollout: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The fields of ``strategy.canary``: the Rollout's own ones, null included, over those of a shared strategy."""
-    own = dict_at(rollout, "spec", "strategy", "canary")
-    content = text_at(rollout, "status", "strategy", "content")
-    if not content or not dict_at(rollout, "spec", "strategy", "canaryFrom"):
-        return own
-    return {**(_pinned(content) or {}), **own}
+def _sticky_policy(sticky: Mapping[str, Any]) -> ModelPolicy:
+    return ModelPolicy(sticky=_sticky_key(sticky), pinned_by_header=sticky.get("pinHeader") is True)
 
 
 def _arms(rollout: Mapping[str, Any], kind: str) -> frozenset[str]:

@@ -41,6 +41,7 @@ class Precedence:
 class Rule:
     """Requests for ``model`` (any model when generic) go to ``targets``; none: under the name they have.
 
+    ``owner``: the Rollout that its object names, empty for none.
     ``key`` names the rule across changes of its weights: its split state goes on under it.
     """
 
@@ -48,6 +49,7 @@ class Rule:
     targets: tuple[SplitTarget, ...]
     precedence: Precedence
     criticality: Criticality = Criticality.STANDARD
+    owner: str = ""
 
     @property
     def key(self) -> tuple[str, str, str, str]:

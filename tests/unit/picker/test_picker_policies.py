@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from rollouts.objects.claims import CONSENT_ANNOTATION, ROLLOUT_LABEL, label_value
+from rollouts.objects.stickiness import STICKY_ANNOTATION, kept_sticky, read_kept_sticky
 from rollouts.picker.core.objects import PoolName, read_snapshot
 from rollouts.picker.core.policies import KeySource, ModelPolicy, StickyKey, policies_of
 from tests.unit.picker.conftest import Objects
@@ -175,3 +176,101 @@ def test_a_label_that_cannot_be_read_names_nobody(labels: Any) -> None:
     split["metadata"]["labels"] = split["metadata"]["annotations"] = labels
 
     assert policy_of(split, rollout_named("z", **SHARED)).sticky == HEADER
+
+
+# --- whose Rollout an adapter split goes by ----------------------------------------------------------------------
+
+
+def adapters_named(name: str, namespace: str = "default", **strategy: Any) -> Any:
+    rollout = Objects.rollout(**strategy)
+    rollout["metadata"] = {"name": name, "namespace": namespace}
+    return rollout
+
+
+def adapter_policy(model: Any, *rollouts: Any) -> ModelPolicy:
+    found = read_snapshot([PoolName("default", "pool")], [Objects.pool(), model, *rollouts]).policies
+    return found.get("travelhelper", ModelPolicy())
+
+
+def claimed(model: Any, owner: str, *, consent: bool) -> Any:
+    kind, value = ("annotations", owner) if consent else ("labels", label_value(owner))
+    model["metadata"][kind] = {CONSENT_ANNOTATION if consent else ROLLOUT_LABEL: value}
+    return model
+
+
+@pytest.mark.parametrize("consent", [True, False])
+@pytest.mark.parametrize("make", [Objects.model, Objects.rewrite])
+@pytest.mark.parametrize("owner", ["r1", LONG])
+def test_another_rollout_of_the_model_changes_nothing(make: Any, owner: str, consent: bool) -> None:
+    model = claimed(make({"v1": 1, "v2": 1}), owner, consent=consent)
+    theirs = [adapters_named(name, sticky={"cookie": "theirs"}) for name in ("0", "z")]
+    elsewhere = adapters_named(owner, "a", sticky={"cookie": "theirs"})
+
+    found = adapter_policy(model, *theirs, elsewhere, adapters_named(owner, **SHARED))
+
+    assert (found.sticky, found.pinned_by_header, found.measured) == (HEADER, True, 1.0)
+    assert adapter_policy(model, *theirs, elsewhere) == ModelPolicy()
+
+
+def test_a_model_object_that_names_nobody_goes_by_the_first_rollout_of_its_model() -> None:
+    model, mine = Objects.model({"v1": 1, "v2": 1}), adapters_named("b", **SHARED)
+
+    assert adapter_policy(model, mine, adapters_named("c")).sticky == HEADER
+
+
+def test_of_several_rollouts_of_whole_pools_the_one_counts_that_needs_most() -> None:
+    gate = {"analysis": {"metrics": [{"name": "e", "source": "picker", "query": "x"}]}}
+    pools = [adapters_named("a"), adapters_named("b", **gate), adapters_named("c")]
+    for rollout in pools:
+        rollout["spec"]["target"] = {"pool": {"name": "pool"}}
+
+    found = read_snapshot([PoolName("default", "pool")], [Objects.pool(), *pools]).policies
+
+    assert found[""].measured == 1.0
+
+
+# --- what a Rollout that is gone left -------------------------------------------------------------------------
+
+
+def left_on(split: Any, sticky: Any) -> Any:
+    text = sticky if isinstance(sticky, str) else json.dumps(sticky)
+    split["metadata"].setdefault("annotations", {})[STICKY_ANNOTATION] = text
+    return split
+
+
+def test_the_key_that_a_rollout_left_counts_while_it_is_gone_and_no_longer() -> None:
+    split = left_on(split_of(None, consent="r1"), {"header": "X-Session", "pinHeader": True})
+
+    assert policy_of(split) == ModelPolicy(sticky=HEADER, pinned_by_header=True)
+    assert policy_of(split, rollout_named("a", sticky={"cookie": "theirs"})).sticky == HEADER
+    assert policy_of(split, rollout_named("r1", sticky={"cookie": "s"})).sticky == StickyKey(
+        KeySource.COOKIE, "s"
+    )
+    assert policy_of(split, rollout_named("r1")).sticky is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "7", "[" * 100_000, {"header": 7, "pinHeader": "yes"}], ids=len
+)
+def test_a_kept_key_that_cannot_be_read_is_none(text: Any) -> None:
+    assert policy_of(left_on(split_of("r1"), text)) == ModelPolicy()
+
+
+@pytest.mark.parametrize(
+    ("sticky", "kept"),
+    [
+        ({"header": "x"}, {"header": "x"}),
+        ({"cookie": "c", "pinHeader": True}, {"cookie": "c", "pinHeader": True}),
+        ({"bodyField": "user", "pinHeader": False, "other": "x" * 9}, {"bodyField": "user"}),
+        ({"pinHeader": True}, {"pinHeader": True}),
+        ({"header": "x" * 254}, None),  # nobody's spec may make the annotation too large to write
+        ({"header": 7}, None),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_what_is_kept_is_small_and_reads_as_it_was(sticky: Any, kept: Any) -> None:
+    text = kept_sticky(sticky)
+
+    assert (read_kept_sticky(text) or None) == kept
+    assert len(text) < 1000
