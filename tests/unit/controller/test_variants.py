@@ -557,6 +557,46 @@ def test_of_two_rollouts_of_one_pools_requests_the_younger_writes_nothing() -> N
     assert writes(found)[-1] == {STABLE: 90, CANARY: 10}
 
 
+def by_hand(cluster: Cluster) -> None:
+    """Somebody's older PoolSplit for the same pool, under another name."""
+    made = split_object({STABLE: 100})
+    made["metadata"] = {"name": "by-hand", "namespace": NAMESPACE}
+    cluster.create(kinds.POOL_SPLIT, made)
+
+
+@pytest.mark.parametrize("weights", [None, {STABLE: 100}], ids=["first install", "a new version"])
+def test_another_older_split_of_the_same_requests_holds_it_and_is_named(
+    weights: dict[str, int] | None,
+) -> None:
+    def setup(cluster: Cluster) -> None:
+        by_hand(cluster)
+        cluster_with(variant_rollout(STEPS), weights=weights)(cluster)
+        if weights is None:
+            for role in (STABLE, THIRD):
+                cluster.scale(RELEASES[role], 0)
+
+    done = run(
+        setup,
+        healthy_on(CANARY) if weights is None else at_step(1),
+        Move(when=reason("SplitOverruled"), act=delete(kinds.POOL_SPLIT, "by-hand"), after=60),
+    )
+
+    (gone,) = (one.seconds for one in done.history.records if one.change.name == "by-hand" and not one.after)
+    to_canary = [one for one in split_records(done) if CANARY in str(one.after["spec"]["variants"])]
+    assert to_canary[0].seconds >= gone
+
+
+def test_a_younger_split_of_the_same_requests_is_the_pickers_to_name() -> None:
+    found = run(
+        cluster_with(variant_rollout(RISING), weights={STABLE: 100}),
+        healthy_on(CANARY),
+        Move(when=at_step(1), act=lambda sim: by_hand(sim.cluster), after=5),
+        Move(when=at_step(1), act=command("promote"), after=20),
+    )
+
+    assert condition(found, "TrafficApplied")["status"] == "True"
+
+
 def test_rollouts_for_models_of_one_pool_have_splits_of_their_own() -> None:
     def setup(cluster: Cluster) -> None:
         cluster_with(variant_rollout(STEPS), weights={STABLE: 100})(cluster)
