@@ -11,6 +11,7 @@ from rollouts.engine.observation import GateOutcome
 from rollouts.engine.reasons import Reason, printed
 from rollouts.engine.rollout_status import HistoryEntry, Outcome, Phase, SettledBy, WeightStatus
 from rollouts.engine.transitions import Trigger
+from rollouts.engine.unmatched import served_instead
 from rollouts.engine.versions import Revision
 from rollouts.engine.wayback import begin_return, return_canaries
 from rollouts.units import FULL, ZERO, format_weight
@@ -82,7 +83,13 @@ def show_aborted(draft: Draft, trigger: Trigger) -> None:
         reason, problem = draft.traffic_problem
         draft.move(Phase.ABORTED, trigger, reason, f"{problem}. {record.message}; {way_out}")
     else:
-        message = f"{record.message}. {draft.stable.label} serves; {way_out}"
+        instead = served_instead(draft)
+        serves = (
+            f"{draft.stable.label} HAS NO READY ENDPOINT: {instead}"
+            if instead
+            else f"{draft.stable.label} serves"
+        )
+        message = f"{record.message}. {serves}; {way_out}"
         draft.move(Phase.ABORTED, trigger, printed(record.reason), message)
 
 
