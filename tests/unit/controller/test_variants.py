@@ -490,6 +490,18 @@ async def test_a_split_stays_while_its_rollout_is_there_or_nobody_is_named_or_no
     assert not await removed(cluster, caches)
 
 
+async def test_a_split_of_which_no_pod_is_goes_and_not_while_one_may_be_ready_again():
+    cluster, caches = left_behind()
+    cluster.scale(RELEASES[STABLE], 0, unready=1)
+    cluster.scale(RELEASES[CANARY], 2)  # of the version that lost, which the split does not list
+    assert not await removed(cluster, caches)
+
+    cluster, caches = left_behind()
+    cluster.scale(RELEASES[STABLE], 0)
+    cluster.scale(RELEASES[CANARY], 2)
+    assert await removed(cluster, caches)
+
+
 async def test_a_split_of_a_pool_that_is_gone_goes():
     cluster, caches = left_behind(annotations={}, labels={"inferencerollouts.dev/rollout": "gone"})
     cluster.delete(kinds.POOL_X, SHARED)
