@@ -99,7 +99,9 @@ class VariantViews:
         else:
             self._watch.drop(key)
         problems = (self._picker(traffic, pool), self._overruled(parsed.namespace, traffic))
-        path = PathView(problems=tuple(one for one in problems if one is not None))
+        path = PathView(
+            problems=tuple(one for one in problems if one is not None), note=_unsplit_when_down(pool)
+        )
         views = {
             arm: self._candidate(parsed, traffic, pool, arm) if arm in candidates else self._plain(pool, arm)
             for arm in arms
@@ -216,6 +218,16 @@ def _candidates(status: RolloutStatus, target: Identity) -> tuple[Identity, ...]
     stable = status.stable.identity if status.stable is not None else None
     canary = (status.canary.identity,) if status.canary is not None else ()
     return tuple(dict.fromkeys(one for one in (*canary, target) if one != stable))
+
+
+def _unsplit_when_down(pool: Pool) -> str:
+    """What becomes of the split while the picker is down; empty where requests are refused then."""
+    if not pool.fail_open:
+        return ""
+    return (
+        f"InferencePool {pool.name} has failureMode FailOpen: while its endpoint picker is down the gateway takes any "
+        "Ready pod, whatever its variant; FailClose refuses requests instead"
+    )
 
 
 def _unasked(pod: str) -> AdapterOnPod:

@@ -314,6 +314,22 @@ def test_pods_of_no_variant_are_named_while_a_split_exists():
     assert "match no variant" in said["message"]
 
 
+def test_it_is_said_what_becomes_of_the_split_while_the_picker_is_down() -> None:
+    def setup(cluster: Cluster) -> None:
+        cluster_with(variant_rollout(STEPS), weights={STABLE: 100})(cluster)
+        cluster.scale(RELEASES[THIRD], 0)
+        pool = cluster.get(kinds.POOL_X, SHARED)
+        assert pool is not None
+        fail_open = {"extensionRef": {**pool["spec"]["extensionRef"], "failureMode": "FailOpen"}}
+        cluster.merge(kinds.POOL_X, SHARED, {"spec": fail_open}, manager="kubectl-edit")
+
+    found = run(setup, at_step(1))
+
+    said = condition(found, "TargetReady")
+    assert said["status"] == "True"
+    assert "FailOpen: while its endpoint picker is down the gateway takes any Ready pod" in said["message"]
+
+
 def test_promote_of_unmatched_pods_never_overrides_readiness():
     held = run(
         cluster_with(of_model("deepseek")),
