@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from rollouts.api.analysis_models import AnalysisRunSpec, AnalysisTemplateSpec
 from rollouts.api.cel import CEL_RULES
 from rollouts.api.freeze_models import RolloutFreezeSpec
-from rollouts.api.pool_split_models import PoolSplitSpec, PoolSplitStatusModel
+from rollouts.api.pool_split_models import PoolSplitSpec
 from rollouts.api.rollout_models import RolloutSpecModel, SharedStrategySpec
 from rollouts.api.run_status_models import AnalysisRunStatusModel
 from rollouts.api.status_models import RolloutStatusModel
@@ -388,7 +388,7 @@ def all_crds() -> list[Json]:
             "poolsplits",
             "ips",
             PoolSplitSpec,
-            PoolSplitStatusModel,
+            None,
             _SPLIT_COLUMNS,
             about="Shares the requests of one InferencePool among versions of its pods, by label. Rollouts write it; "
             "keep it out of Git.",

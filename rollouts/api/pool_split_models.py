@@ -8,7 +8,6 @@ from pydantic import Field
 
 from rollouts.api.base import ApiModel
 from rollouts.api.scalars import Name
-from rollouts.api.status_models import ConditionModel, Number
 from rollouts.objects.pool_splits import (
     MAX_LABEL_KEY,
     MAX_LABEL_VALUE,
@@ -19,7 +18,7 @@ from rollouts.objects.pool_splits import (
     VARIANT_NAME,
 )
 
-__all__ = ["ModelName", "PoolSplitSpec", "PoolSplitStatusModel", "VariantLabels", "VariantName"]
+__all__ = ["ModelName", "PoolSplitSpec", "VariantLabels", "VariantName"]
 
 VariantName = Annotated[str, Field(max_length=MAX_LABEL_VALUE, pattern=f"^{VARIANT_NAME}$")]
 VariantLabels = Annotated[
@@ -65,19 +64,3 @@ class PoolSplitSpec(ApiModel):
     """Only requests for this model, as clients name it; without it all requests of the pool."""
     variants: Annotated[list[PoolVariantModel], Field(min_length=1, max_length=MAX_VARIANTS)]
     """The versions; at least one weighs more than 0."""
-
-
-class SplitConditionModel(ConditionModel):
-    """A condition of a PoolSplit."""
-
-    type: Annotated[str, Field(max_length=253)]
-    """Ready, Reconciling or Stalled, as kstatus has them. The controller writes them; pickers write nothing."""
-
-
-class PoolSplitStatusModel(ApiModel):
-    """What the controller saw of it."""
-
-    observed_generation: Number = 0
-    """Generation of the spec that this is about."""
-    conditions: Annotated[list[SplitConditionModel], Field(max_length=8)] = []
-    """What holds of it."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from rollouts.api.traffic_models import VariantTrafficModel
 from rollouts.carriers.base import Carrier, Object, TrafficKind, TrafficPlace
@@ -15,7 +15,7 @@ from rollouts.engine.rollout_status import WayBack
 from rollouts.engine.versions import Identity, TargetKind
 from rollouts.objects import kinds
 from rollouts.objects.fields import map_of, text_of
-from rollouts.objects.pool_splits import split_name
+from rollouts.objects.pool_splits import read_pool_split, split_name
 from rollouts.objects.pools import Pool
 from rollouts.objects.resource import Resource
 from rollouts.objects.shared_strategies import canary_fields
@@ -27,12 +27,21 @@ from rollouts.traffic.wayback import EntryList
 from rollouts.traffic.writes import Apply, RenderRefusal, Write
 from rollouts.units import Weight
 
-__all__ = ["POOL_SPLIT", "recorded_split"]
+__all__ = ["POOL_SPLIT", "REQUESTS", "recorded_split"]
 
 
 def recorded_split(record: WayBack) -> VariantTraffic:
     """The PoolSplit of a recorded way back, without its Rollout's spec."""
     return VariantTraffic(kind=record.kind, name=record.name, model_name=record.model, pool_name=record.pool)
+
+
+REQUESTS = "requests"
+"""Index of the PoolSplits that share the same requests, by namespace, pool and model name."""
+
+
+def _by_requests(obj: dict[str, Any]) -> Iterable[Hashable]:
+    split = read_pool_split(obj)
+    return [(split.namespace, split.pool, split.model_name)]
 
 
 class _PoolSplits(TrafficKind):
@@ -43,6 +52,7 @@ class _PoolSplits(TrafficKind):
     target = TargetKind.VARIANT
     resources = (kinds.POOL_SPLIT,)
     in_git = False
+    indexes: ClassVar = {REQUESTS: _by_requests}
 
     def said(self, traffic: Object) -> list[Object]:
         entry = map_of(traffic.get(self.field))

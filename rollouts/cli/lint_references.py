@@ -69,6 +69,7 @@ def reference_findings(known: Known, rollout: Object) -> Iterator[Finding]:
     spec = map_of(rollout.get("spec"))
     for name in dict.fromkeys(pool_names({"spec": spec})):
         yield from _absent(known, _POOL, name, namespace, where, _pool_path(spec, name))
+        yield from _unsplit(known.named(_POOL, name, namespace), spec, name, where)
     managed = _managed(spec)
     for kind, name in traffic_names({"spec": spec}):
         if (kind, name) in managed:
@@ -83,6 +84,17 @@ def reference_findings(known: Known, rollout: Object) -> Iterator[Finding]:
         template = map_of(map_of(entry).get("template"))
         path = ("spec", "traffic", "httpRoutes", index, "template")
         yield from _ungranted(known, map_of(template.get("spec", template)), namespace, where, path)
+
+
+def _unsplit(pool: Object | None, spec: Object, name: str, where: str) -> Iterator[Finding]:
+    """A pool of variants whose split is void while its picker is down."""
+    if pool is None or not map_of(spec.get("target")).get("variant") or not read_pool(pool).fail_open:
+        return
+    text = (
+        f"InferencePool {name} has failureMode FailOpen: while its endpoint picker is down the gateway takes any Ready "
+        "pod, whatever its variant; leave failureMode out"
+    )
+    yield hint(where, text, rule="fail-open", path=("spec", "traffic", "inferencePool", "name"))
 
 
 def unwanted_findings(obj: Object) -> Iterator[Finding]:

@@ -45,12 +45,17 @@ def _is_orphan(caches: Caches, split: PoolSplit, obj: Object) -> bool:
 
 
 def _is_settled(caches: Caches, split: PoolSplit) -> bool:
-    """Whether the pool serves the same without it: its Ready pods are all of one variant, or there is no pool."""
+    """Whether the pool serves the same without it: its Ready pods are all of one variant, or there is no pool.
+
+    Or no pod is of a variant, Ready or not: then all serve. While one is, it may be Ready again, and a version that
+    lost is not to stay beside it.
+    """
     pool = pool_named(caches, split.namespace, split.pool, "")
     if pool is None:
         return True
-    found = {_variant(caches, split, pool, pod.name) for pod in caches.endpoints(pool) if pod.ready}
-    return len(found) == 1 and "" not in found
+    pods = [(_variant(caches, split, pool, pod.name), pod.ready) for pod in caches.endpoints(pool)]
+    serving = {variant for variant, ready in pods if ready}
+    return len(serving) == 1 and ("" not in serving or not any(variant for variant, _ in pods))
 
 
 def _variant(caches: Caches, split: PoolSplit, pool: Pool, pod: str) -> str:

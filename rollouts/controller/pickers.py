@@ -156,7 +156,8 @@ class PickerPaths:
                 if problem is not None and problem.reason is Reason.PICKER_MISSING
                 else found[arm].path.problems
             )
-            found[arm] = replace(found[arm], path=replace(path, problems=(*path.problems, *known)))
+            note = "; ".join(filter(None, (found[arm].path.note, path.note)))
+            found[arm] = replace(found[arm], path=replace(path, problems=(*path.problems, *known), note=note))
         return found
 
     def _with_stable(

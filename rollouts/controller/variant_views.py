@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.carriers import TrafficPlace, kind_of
+from rollouts.carriers.pool_split import REQUESTS
 from rollouts.controller.adapter_blockers import some_names
 from rollouts.controller.adapter_content import AdapterOnPod
 from rollouts.controller.adapter_views import AdapterPods, ModelTraffic
@@ -22,7 +23,7 @@ from rollouts.engine.versions import VARIANT_KIND, Identity, Target
 from rollouts.objects import kinds
 from rollouts.objects.fields import map_of
 from rollouts.objects.pods import Pod
-from rollouts.objects.pool_splits import labels_overlap
+from rollouts.objects.pool_splits import labels_overlap, read_pool_split
 from rollouts.objects.pools import Pool
 from rollouts.runtime.objects import ObjectKey
 
@@ -97,8 +98,10 @@ class VariantViews:
             self._watch.follow(key, [pods[name] for name in sorted(pods)], pool.port, ())
         else:
             self._watch.drop(key)
-        picker = self._picker(traffic, pool)
-        path = PathView(problems=() if picker is None else (picker,))
+        problems = (self._picker(traffic, pool), self._overruled(parsed.namespace, traffic))
+        path = PathView(
+            problems=tuple(one for one in problems if one is not None), note=_unsplit_when_down(pool)
+        )
         views = {
             arm: self._candidate(parsed, traffic, pool, arm) if arm in candidates else self._plain(pool, arm)
             for arm in arms
@@ -164,6 +167,20 @@ class VariantViews:
         )
         return Blocker(reason=Reason.PICKER_NOT_READY, message=message)
 
+    def _overruled(self, namespace: str, traffic: ModelTraffic) -> Blocker | None:
+        """The PoolSplit that pickers go by in place of ours: of several for the same requests the oldest."""
+        spec = traffic.spec
+        store = self._caches.traffic[kinds.POOL_SPLIT]
+        same = map(read_pool_split, store.by_index(REQUESTS, (namespace, spec.pool_name, spec.model_name)))
+        first = min(same, key=lambda split: (split.created, split.name), default=None)
+        if first is None or first.name == spec.name:
+            return None
+        message = (
+            f"PoolSplit {first.name} is for the same requests and older: the picker goes by it, whatever PoolSplit "
+            f"{spec.name} says; delete it (`kubectl delete ips {first.name}`)"
+        )
+        return Blocker(reason=Reason.SPLIT_OVERRULED, message=message)
+
     def unmatched(self, parsed: ParsedRollout, traffic: ModelTraffic, target: Identity) -> UnmatchedPods:
         """Ready pods of the pool that are no variant's which is known."""
         pool, status = traffic.pool, parsed.status
@@ -201,6 +218,16 @@ def _candidates(status: RolloutStatus, target: Identity) -> tuple[Identity, ...]
     stable = status.stable.identity if status.stable is not None else None
     canary = (status.canary.identity,) if status.canary is not None else ()
     return tuple(dict.fromkeys(one for one in (*canary, target) if one != stable))
+
+
+def _unsplit_when_down(pool: Pool) -> str:
+    """What becomes of the split while the picker is down; empty where requests are refused then."""
+    if not pool.fail_open:
+        return ""
+    return (
+        f"InferencePool {pool.name} has failureMode FailOpen: while its endpoint picker is down the gateway takes any "
+        "Ready pod, whatever its variant; FailClose refuses requests instead"
+    )
 
 
 def _unasked(pod: str) -> AdapterOnPod:

@@ -59,14 +59,14 @@ def _claimed(draft: Draft) -> Said | None:
 
 
 def _disobeyed(draft: Draft) -> Said | None:
-    """The pool's picker goes by no PoolSplit, in whatever phase: the weights that are stored are not those in force."""
+    """The pool's picker goes by another PoolSplit, or by none: the weights that are stored are not those in force."""
     stable, traffic = draft.status.stable, draft.obs.traffic
     view = draft.obs.pools.get(stable.identity) if stable is not None else None
     if view is None or view.identity.kind != VARIANT_KIND or traffic is None or not traffic.exists:
         return None
     for problem in view.path.problems:
         draft.wake(_ASKED)
-        if problem.reason is Reason.PICKER_DIALECT:
+        if problem.reason in (Reason.PICKER_DIALECT, Reason.SPLIT_OVERRULED):
             return problem.reason, f"{traffic.kind} {traffic.name} is not obeyed: {problem.message}"
     return None
 

@@ -12,6 +12,7 @@ from rollouts.engine.reasons import Reason, printed
 from rollouts.engine.returning import begin_return, shortfall
 from rollouts.engine.rollout_status import HistoryEntry, Outcome, Phase, SettledBy, WeightStatus
 from rollouts.engine.transitions import Trigger
+from rollouts.engine.unmatched import served_instead
 from rollouts.engine.versions import Revision
 from rollouts.engine.wayback import return_canaries
 from rollouts.units import FULL, ZERO, format_weight
@@ -83,7 +84,13 @@ def show_aborted(draft: Draft, trigger: Trigger) -> None:
         reason, problem = draft.traffic_problem
         draft.move(Phase.ABORTED, trigger, reason, f"{problem}. {record.message}; {way_out}")
     else:
-        message = f"{record.message}. {draft.stable.label} serves{shortfall(draft)}; {way_out}"
+        instead = served_instead(draft)
+        serves = (
+            f"{draft.stable.label} HAS NO READY ENDPOINT: {instead}"
+            if instead
+            else f"{draft.stable.label} serves{shortfall(draft)}"
+        )
+        message = f"{record.message}. {serves}; {way_out}"
         draft.move(Phase.ABORTED, trigger, printed(record.reason), message)
 
 

@@ -92,6 +92,8 @@ class Reason(StrEnum):
     UNREADABLE = "Unreadable", "The spec cannot be read at all.", "Restore it from Git."
     ADAPTER_NAME_TAKEN = ("AdapterNameTaken", "The target has the stable adapter's name and another source.",
         "Give the new adapter a name of its own.")
+    SPLIT_OVERRULED = ("SplitOverruled", "Pickers go by an older PoolSplit for the same requests.",
+        "Delete the one that the message names, or move what it says into the Rollout.")
     VARIANT_NAME_TAKEN = ("VariantNameTaken", "The target has the stable variant's name and other labels or model.",
         "Give the new variant a name of its own.")
     VARIANTS_OVERLAP = ("VariantsOverlap", "A pod could have the labels of both variants.",

@@ -24,7 +24,7 @@ from rollouts.engine.shortage import PODS_TO_COME, first_reach, shortage
 from rollouts.engine.steps import first_weight, required_endpoints, steps_hash
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.turns import waits_for_turn
-from rollouts.engine.unmatched import waits_for_unmatched
+from rollouts.engine.unmatched import served_instead, waits_for_unmatched
 from rollouts.engine.variants import hinted_variant
 from rollouts.engine.versions import VARIANT_KIND, Identity, Revision
 from rollouts.engine.wayback import record_way
@@ -201,7 +201,8 @@ def nobody_serves(draft: Draft) -> Said | None:
             Reason.STABLE_POOL_MISSING,
             f"STABLE {name} DOES NOT EXIST: NOBODY SERVES; {_way_out(draft, view)}",
         )
-    return Reason.STABLE_NOT_READY, f"STABLE {name} HAS NO READY ENDPOINT: NOBODY SERVES until it has one"
+    who = served_instead(draft) or "NOBODY SERVES until it has one"
+    return Reason.STABLE_NOT_READY, f"STABLE {name} HAS NO READY ENDPOINT: {who}"
 
 
 def _way_out(draft: Draft, view: PoolView | None) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from rollouts.api.crds import all_crds
 from rollouts.api.parsing import parse_rollout
 from rollouts.traffic.writes import CONSENT_ANNOTATION
 
@@ -53,6 +55,17 @@ def test_defaults_that_gitops_tools_see_as_drift_are_written_out(file: Path) -> 
             )
             for ref in rule["backendRefs"]:
                 assert set(ref) == {"group", "kind", "name", "port", "weight"}
+
+
+def test_a_status_is_promised_of_those_kinds_alone_whose_status_the_controller_may_write() -> None:
+    promised = {
+        crd["spec"]["names"]["plural"]
+        for crd in all_crds()
+        if any("subresources" in version for version in crd["spec"]["versions"])
+    }
+    rights = (ROOT / "charts/inference-rollouts/templates/_helpers.tpl").read_text(encoding="utf-8")
+
+    assert promised == set(re.findall(r"(\w+)/status\b", rights))
 
 
 def test_the_base_model_scenario_is_the_one_of_the_guides() -> None:

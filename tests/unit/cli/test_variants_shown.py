@@ -50,6 +50,14 @@ def test_no_split_is_missed_in_files_and_no_hint_is_taken_for_a_pool(tmp_path: P
     assert [one for one in found if "PoolSplit" in one or "release=qwen" in one] == []
 
 
+@pytest.mark.parametrize(("mode", "named"), [("FailOpen", True), ("FailClose", False)])
+def test_a_pool_that_serves_without_its_picker_is_named(tmp_path: Path, mode: str, named: bool) -> None:
+    pool = shared_pool()
+    pool["spec"]["extensionRef"]["failureMode"] = mode
+
+    assert any(one.startswith("fail-open:") for one in lint(tmp_path, variant_rollout(), pool)) is named
+
+
 def test_a_command_may_wait_for_a_variant() -> None:
     assert wanted_of(variant_rollout()).target == CANARY
 

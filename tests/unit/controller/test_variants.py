@@ -314,6 +314,22 @@ def test_pods_of_no_variant_are_named_while_a_split_exists():
     assert "match no variant" in said["message"]
 
 
+def test_it_is_said_what_becomes_of_the_split_while_the_picker_is_down() -> None:
+    def setup(cluster: Cluster) -> None:
+        cluster_with(variant_rollout(STEPS), weights={STABLE: 100})(cluster)
+        cluster.scale(RELEASES[THIRD], 0)
+        pool = cluster.get(kinds.POOL_X, SHARED)
+        assert pool is not None
+        fail_open = {"extensionRef": {**pool["spec"]["extensionRef"], "failureMode": "FailOpen"}}
+        cluster.merge(kinds.POOL_X, SHARED, {"spec": fail_open}, manager="kubectl-edit")
+
+    found = run(setup, at_step(1))
+
+    said = condition(found, "TargetReady")
+    assert said["status"] == "True"
+    assert "FailOpen: while its endpoint picker is down the gateway takes any Ready pod" in said["message"]
+
+
 def test_promote_of_unmatched_pods_never_overrides_readiness():
     held = run(
         cluster_with(of_model("deepseek")),
@@ -490,6 +506,18 @@ async def test_a_split_stays_while_its_rollout_is_there_or_nobody_is_named_or_no
     assert not await removed(cluster, caches)
 
 
+async def test_a_split_of_which_no_pod_is_goes_and_not_while_one_may_be_ready_again():
+    cluster, caches = left_behind()
+    cluster.scale(RELEASES[STABLE], 0, unready=1)
+    cluster.scale(RELEASES[CANARY], 2)  # of the version that lost, which the split does not list
+    assert not await removed(cluster, caches)
+
+    cluster, caches = left_behind()
+    cluster.scale(RELEASES[STABLE], 0)
+    cluster.scale(RELEASES[CANARY], 2)
+    assert await removed(cluster, caches)
+
+
 async def test_a_split_of_a_pool_that_is_gone_goes():
     cluster, caches = left_behind(annotations={}, labels={"inferencerollouts.dev/rollout": "gone"})
     cluster.delete(kinds.POOL_X, SHARED)
@@ -555,6 +583,46 @@ def test_of_two_rollouts_of_one_pools_requests_the_younger_writes_nothing() -> N
     assert other is not None
     assert (other["status"]["phase"], other["status"]["reason"]) == ("Invalid", "ClaimedByOther")
     assert writes(found)[-1] == {STABLE: 90, CANARY: 10}
+
+
+def by_hand(cluster: Cluster) -> None:
+    """Somebody's older PoolSplit for the same pool, under another name."""
+    made = split_object({STABLE: 100})
+    made["metadata"] = {"name": "by-hand", "namespace": NAMESPACE}
+    cluster.create(kinds.POOL_SPLIT, made)
+
+
+@pytest.mark.parametrize("weights", [None, {STABLE: 100}], ids=["first install", "a new version"])
+def test_another_older_split_of_the_same_requests_holds_it_and_is_named(
+    weights: dict[str, int] | None,
+) -> None:
+    def setup(cluster: Cluster) -> None:
+        by_hand(cluster)
+        cluster_with(variant_rollout(STEPS), weights=weights)(cluster)
+        if weights is None:
+            for role in (STABLE, THIRD):
+                cluster.scale(RELEASES[role], 0)
+
+    done = run(
+        setup,
+        healthy_on(CANARY) if weights is None else at_step(1),
+        Move(when=reason("SplitOverruled"), act=delete(kinds.POOL_SPLIT, "by-hand"), after=60),
+    )
+
+    (gone,) = (one.seconds for one in done.history.records if one.change.name == "by-hand" and not one.after)
+    to_canary = [one for one in split_records(done) if CANARY in str(one.after["spec"]["variants"])]
+    assert to_canary[0].seconds >= gone
+
+
+def test_a_younger_split_of_the_same_requests_is_the_pickers_to_name() -> None:
+    found = run(
+        cluster_with(variant_rollout(RISING), weights={STABLE: 100}),
+        healthy_on(CANARY),
+        Move(when=at_step(1), act=lambda sim: by_hand(sim.cluster), after=5),
+        Move(when=at_step(1), act=command("promote"), after=20),
+    )
+
+    assert condition(found, "TrafficApplied")["status"] == "True"
 
 
 def test_rollouts_for_models_of_one_pool_have_splits_of_their_own() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rollouts.engine.actions import EmitEvent, Plan, ReturnTraffic, WriteTraffic
-from rollouts.engine.attempt import Attempt
+from rollouts.engine.attempt import AbortRecord, Attempt
 from rollouts.engine.observation import (
     Blocker,
     Claim,
@@ -219,6 +219,57 @@ def test_while_there_is_a_split_they_are_named():
 # --- who holds a start -----------------------------------------------------------------------------
 
 DEAF = Blocker(reason=Reason.PICKER_DIALECT, message="obeys no PoolSplits")
+
+
+def ended() -> RolloutStatus:
+    """The attempt was aborted, and its weight is back."""
+    status = running(phase=Phase.ABORTED, weight=WeightStatus(desired=ZERO, applied=ZERO))
+    record = AbortRecord(hash="h", step=1, at=START, reason="AbortedByCommand", message="Aborted r1")
+    assert status.current is not None
+    return replace(status, current=replace(status.current, aborted=record))
+
+
+def without(seen: Observation, *arms: Identity) -> Observation:
+    """These variants have no Ready pod."""
+    pools = {
+        arm: replace(view, ready_endpoints=0) if arm in arms else view for arm, view in seen.pools.items()
+    }
+    return replace(seen, pools=pools)
+
+
+def ready(decided: Plan) -> str:
+    return next(one.message for one in decided.status.conditions if one.type == "Ready")
+
+
+def test_without_a_ready_pod_of_stable_it_is_said_who_gets_its_requests():
+    seen = without(observe({OLD: 100}, ended(), unmatched=UNMATCHED), OLD, OTHER)
+    decided = plan(seen, START)
+
+    for said in (ready(decided), decided.status.message):
+        assert "qwen" in said
+        assert "HAS NO READY ENDPOINT" in said
+        assert "ALL READY PODS of the pool, aborted r1, pods of no variant among them" in said
+    assert decided.status.phase is Phase.ABORTED
+    named = next(one for one in decided.status.conditions if one.type == "TargetReady")
+    assert "serve, as all pods do now" in named.message
+
+
+def test_nobody_serves_where_no_pod_is_ready_and_a_canary_with_weight_does():
+    nobody = plan(without(observe({OLD: 100}, ended()), OLD, NEW, OTHER), START)
+    assert "NOBODY SERVES" in ready(nobody)
+
+    carried = plan(without(observe({OLD: 90, NEW: 10}, running(), unmatched=UNMATCHED), OLD), START)
+    assert "ALL READY PODS" not in ready(carried)
+
+
+@pytest.mark.parametrize("entries", [None, {OLD: 100}])
+def test_a_split_of_one_model_takes_only_its_requests_away(entries: dict[Identity, int] | None) -> None:
+    spec = replace(SPEC, traffic=replace(SPEC.traffic, model_name="m"))
+    status = None if entries is None else ended()
+    decided = plan(observe(entries, status, spec=spec, unmatched=UNMATCHED), START)
+
+    told = [decided.status.message, *(one.message for one in decided.status.conditions)]
+    assert any("they serve nothing for model m" in text for text in told)
 
 
 def test_a_picker_that_does_not_obey_holds_the_first_install_and_is_asked_again_soon():
