@@ -60,7 +60,8 @@ def leave_stable(draft: Draft, why: str) -> None:
         return
     draft.set(stable_scale=None)
     view = draft.obs.workloads.get(lent.identity, WorkloadView())
-    message = f"{lent.identity.name} keeps {view.replicas} of {lent.full} replicas: {why}"
+    has = f"{view.replicas} of" if view.what else "what it has of"
+    message = f"{lent.identity.name} keeps {has} {lent.full} replicas: {why}"
     draft.event(EventType.WARNING, Reason.SCALE_DOWN_LEFT, message)
 
 

@@ -30,6 +30,7 @@ from rollouts.engine.lending import (
 )
 from rollouts.engine.observation import WorkloadView
 from rollouts.engine.reasons import Reason
+from rollouts.engine.returning import pods_missed
 from rollouts.engine.rollout_spec import Capacity, OnDelete
 from rollouts.engine.rollout_status import FOR_OTHERS, RolloutStatus, ScaleDown
 from rollouts.engine.shortage import (
@@ -51,11 +52,14 @@ from rollouts.engine.wayback import carries
 from rollouts.engine.windows import outside
 from rollouts.units import FULL, ZERO, Weight
 
-__all__ = ["finish_scaling", "keep_capacity", "owes_scaling", "return_stable"]
+__all__ = ["RELEASE_ANNOTATION", "finish_scaling", "keep_capacity", "owes_scaling", "return_stable"]
 
 SETTLE = timedelta(seconds=30)
 """The least time without weight before a version is scaled down, whatever ``delay`` says: gateways go on sending for
 a moment after a weight was written (``carrying.SETTLE``), and the count of requests is read every few seconds."""
+
+RELEASE_ANNOTATION = "inferencerollouts.dev/release"
+"""``now``: take the finalizer off, whatever the traffic object and the workloads say."""
 
 _HASTE = "its namespace ends, or the controller is being stopped"
 _SOON = timedelta(seconds=1)
@@ -120,6 +124,8 @@ def finish_scaling(draft: Draft) -> bool:
         leave_stable(draft, "onDelete KeepTraffic leaves all as it is")
     elif draft.obs.in_haste:
         leave_stable(draft, _HASTE)
+    elif gone := _stable_gone(draft):
+        leave_stable(draft, gone)
     elif draft.status.stable_scale is not None:
         _say_stable(draft)
         return True
@@ -148,7 +154,24 @@ def _say_stable(draft: Draft) -> None:
     lent = draft.status.stable_scale
     assert lent is not None
     show_live(draft)
-    draft.set(message=f"{lent.identity.name} gets its {lent.full} replicas back first")
+    why = pods_missed(draft, lent)
+    draft.set(
+        message=(
+            f"{lent.identity.name} gets its {lent.full} replicas back first{f' ({why})' if why else ''}; annotate "
+            f"{RELEASE_ANNOTATION}: now to delete the Rollout all the same"
+        )
+    )
+
+
+def _stable_gone(draft: Draft) -> str:
+    """Why stable cannot get pods back any more: nothing makes them, or nobody knows what; empty where it can."""
+    lent = draft.status.stable_scale
+    if lent is None:
+        return ""
+    view = draft.obs.workloads.get(lent.identity)
+    if view is None:
+        return "its pool is gone"
+    return view.problem.message if view.problem is not None else ""
 
 
 # --- the canary ------------------------------------------------------------------------------------

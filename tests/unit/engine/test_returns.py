@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from rollouts.engine.observation import CrashView, Draining, NotControllable, Problem
+from rollouts.engine.observation import Blocker, CrashView, Draining, NotControllable, Problem
 from rollouts.engine.reasons import Reason
 from rollouts.engine.returning import PATIENCE, STARTING
 from rollouts.engine.rollout_status import Phase
@@ -22,6 +22,7 @@ from tests.unit.engine.test_making_room import (
     N,
     at_half,
     fail,
+    go,
     judged,
     policy,
     replicas,
@@ -263,6 +264,79 @@ def test_a_canary_that_was_pulled_at_its_first_weight_comes_back_by_what_it_carr
         made.advance(6)
 
     assert made.status.weight.applied == 1250
+
+
+@pytest.mark.parametrize(("seconds", "aborted"), [(110, False), (130, True)])
+def test_stable_is_not_kept_short_for_a_canary_that_cannot_serve(seconds: int, aborted: bool) -> None:
+    made = at_half()
+    made.fleets[V2].pods = [PodState.STARTING] * 4
+    made.settle()
+    still(made, seconds)
+
+    assert made.share_of(V2) == 0
+    assert (made.status.phase is Phase.ABORTED) is aborted
+    if aborted:
+        assert "has no Ready endpoint" in made.status.message
+        assert "v1, which serves with 5 of 8 pods, gets the others back" in made.status.message
+        go(made, 10)
+        assert replicas(made) == (N, 0)
+
+
+# --- the end of the Rollout ------------------------------------------------------------------------
+
+
+def deleted() -> World:
+    made = at_half()
+    made.deleting = True
+    made.settle()
+    assert made.share_of(V2) * 8 == 3
+    return made
+
+
+def test_while_it_is_deleted_abort_returns_all_of_it_at_once_and_nothing_else_is_obeyed() -> None:
+    made = deleted()
+    made.command = "{"
+    made.settle()
+    made.say("pause")
+    assert made.share_of(V2) * 8 == 3
+    assert made.status.last_command is None
+
+    made.say("abort")
+
+    assert made.share_of(V2) == 0
+    assert made.status.last_command is not None
+    assert made.status.last_command.result.value == "Done"
+    go(made, 20)
+    assert not made.finalizer
+    assert replicas(made) == (N, 0)
+
+
+@pytest.mark.parametrize("gone", ["workload", "pool"])
+def test_a_stable_whose_workload_is_deleted_as_well_keeps_no_finalizer(gone: str) -> None:
+    made = deleted()
+    made.say("abort")
+    if gone == "workload":
+        why = "no Deployment has a Pod template that matches"
+        made.fleets[V1].problem = Blocker(reason=Reason.CAPACITY_UNKNOWN, message=why)
+    else:
+        why = "its pool is gone"
+        del made.fleets[V1], made.pools[V1]
+    made.settle()
+    made.advance(60)
+
+    assert not made.finalizer
+    left = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    assert any(f"v1 keeps what it has of 8 replicas: {why}" in message for message in left)
+
+
+def test_what_keeps_stables_pods_from_it_is_said_with_the_way_out() -> None:
+    made = deleted()
+    made.say("abort")
+    made.advance(60)
+
+    assert made.finalizer
+    assert "3 pods of v2 are still Terminating" in made.status.message
+    assert "annotate inferencerollouts.dev/release: now" in made.status.message
 
 
 # --- what was there before -------------------------------------------------------------------------
