@@ -81,10 +81,7 @@ def keep_capacity(draft: Draft) -> None:
         return
     policy = draft.spec.canary.capacity
     if policy is None:
-        draft.set(scale_downs=())
-        if draft.status.current is not None:
-            draft.set_current(capacity=None)
-        settle_stable(draft, None)
+        _settle_without(draft)
         return
     _note_losers(draft)
     settle_stable(draft, policy)
@@ -92,6 +89,22 @@ def keep_capacity(draft: Draft) -> None:
         _scale_up(draft, policy)
     if not draft.spec.paused or needs_back(draft.status):
         _scale_down(draft, policy, hurry=_needs_room(draft))
+
+
+def _settle_without(draft: Draft) -> None:
+    """Capacity was taken out: nothing is scaled but to give stable, when the attempt is over, its pods back."""
+    if draft.status.stable_scale is not None and draft.status.running is None:
+        _note_losers(draft)
+    else:
+        draft.set(scale_downs=())
+    if draft.status.current is not None:
+        draft.set_current(capacity=None)
+    settle_stable(draft, None)
+    if draft.status.stable_scale is None:
+        for one in draft.status.scale_downs:
+            if draft.obs.workloads.get(one.identity, WorkloadView()).pods:
+                _leave(draft, one.identity.name, "strategy.canary.capacity was taken out")
+        draft.set(scale_downs=())
 
 
 def _is_hidden(draft: Draft) -> bool:
@@ -297,7 +310,10 @@ def _needs_room(draft: Draft) -> bool:
 def _note_losers(draft: Draft) -> None:
     """An attempt with capacity ended in this plan: which of its versions lost. What is used again has not."""
     before, status = draft.obs.status, draft.status
-    if before.current is not None and before.current.capacity is not None and before.stable is not None:
+    scaled = before.stable_scale is not None or (
+        before.current is not None and before.current.capacity is not None
+    )
+    if scaled and before.current is not None and before.stable is not None:
         loser = _lost(before.current, before.stable.identity, status, same=before.attempt == status.attempt)
         if loser is not None:
             _owe(draft, loser)

@@ -136,7 +136,7 @@ def test_a_drain_is_waited_for_within_drain_timeout_of_the_whole_return_whatever
 
     assert made.share_of(V2) == 0
     assert "1 pods of v2 that are to go still answer requests" in told(made)[0]
-    assert replicas(made) == (5, 4), "their requests are not cut for that"
+    assert replicas(made) == (5, 3), "drainTimeout as it was: the edit counts for nothing"
 
 
 def test_each_step_further_has_its_own_time_and_a_return_that_gets_on_is_not_ended() -> None:
@@ -337,6 +337,55 @@ def test_what_keeps_stables_pods_from_it_is_said_with_the_way_out() -> None:
     assert made.finalizer
     assert "3 pods of v2 are still Terminating" in made.status.message
     assert "annotate inferencerollouts.dev/release: now" in made.status.message
+
+
+# --- the commit that brought capacity is reverted --------------------------------------------------
+
+
+def on_nine_gpus(made: World) -> None:
+    """Pods come as far as there are GPUs for them, and go."""
+    for fleet in made.fleets.values():
+        fleet.pods = [pod for pod in fleet.pods if pod is not PodState.ENDING]
+    for fleet in made.fleets.values():
+        for index, pod in enumerate(fleet.pods):
+            has = sum(one is PodState.READY for other in made.fleets.values() for one in other.pods)
+            if pod is PodState.PENDING and has <= N:
+                fleet.pods[index] = PodState.READY
+    made.advance(6)
+
+
+def test_a_revert_of_target_and_capacity_gives_stable_its_pods_all_the_same() -> None:
+    made = at_half()
+    assert made.spec is not None
+    canary = replace(made.spec.canary, capacity=None)
+    made.edit(replace(made.spec, target=replace(made.spec.target, name="v1"), canary=canary))
+
+    assert made.share_of(V2) == 0
+    assert made.status.phase is Phase.HEALTHY
+    assert "v1 has 5 of 8 Ready pods" in made.status.message
+    for _ in range(20):
+        on_nine_gpus(made)
+
+    assert made.fleets[V1].ready == N
+    assert (made.status.stable_scale, made.status.scale_downs, made.finalizer) == (None, (), False)
+    left = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    assert left == ["v2 is not scaled down: strategy.canary.capacity was taken out"]
+    assert "Ready pods" not in made.status.message
+
+
+def test_capacity_taken_out_before_an_abort_changes_nothing_about_its_pods() -> None:
+    made = at_half()
+    policy(made, None)
+    assert made.fleets[V1].replicas == N
+    on_nine_gpus(made)
+    assert made.fleets[V1].ready == 5
+    made.say("abort")
+    for _ in range(20):
+        on_nine_gpus(made)
+
+    assert made.share_of(V2) == 0
+    assert made.fleets[V1].ready == N
+    assert made.status.stable_scale is None
 
 
 # --- what was there before -------------------------------------------------------------------------
