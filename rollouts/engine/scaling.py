@@ -77,6 +77,7 @@ def keep_capacity(draft: Draft) -> None:
     forget_drains(draft)
     if draft.obs.spec is None or draft.obs.problems or _is_hidden(draft):
         _note_losers(draft)  # nothing is scaled by a policy that nobody can read, and nothing is forgotten
+        _note_weights(draft)
         settle_stable(draft, None)
         return
     policy = draft.spec.canary.capacity
@@ -95,6 +96,7 @@ def _settle_without(draft: Draft) -> None:
     """Capacity was taken out: nothing is scaled but to give stable, when the attempt is over, its pods back."""
     if draft.status.stable_scale is not None and draft.status.running is None:
         _note_losers(draft)
+        _note_weights(draft)
     else:
         draft.set(scale_downs=())
     if draft.status.current is not None:
@@ -319,6 +321,15 @@ def _note_losers(draft: Draft) -> None:
             _owe(draft, loser)
     used = {arm.identity for arm in (status.stable, status.canary if status.aborted is None else None) if arm}
     draft.set(scale_downs=tuple(one for one in draft.status.scale_downs if one.identity not in used))
+
+
+def _note_weights(draft: Draft) -> None:
+    """While nothing is scaled down, a loser that has weight again still begins anew when it has lost that."""
+    looked = (
+        replace(one, since=None, decided=False) if _has_weight(draft, one.identity) else one
+        for one in draft.status.scale_downs
+    )
+    draft.set(scale_downs=tuple(looked))
 
 
 def _lost(before: Attempt, stable: Identity, status: RolloutStatus, *, same: bool) -> Identity | None:

@@ -339,6 +339,17 @@ def test_what_keeps_stables_pods_from_it_is_said_with_the_way_out() -> None:
     assert "annotate inferencerollouts.dev/release: now" in made.status.message
 
 
+def test_who_waits_for_stable_is_told_what_keeps_its_pods() -> None:
+    made = at_half()
+    made.say("abort")
+    assert "serves (v1 has 5 of 8 Ready pods: " in made.status.message
+    to(made, "v3")
+    made.advance(60)
+
+    assert made.status.phase is Phase.WAITING
+    assert "5 of 8 are Ready; 4 pods of v2 are still Terminating" in made.status.message
+
+
 # --- the commit that brought capacity is reverted --------------------------------------------------
 
 
