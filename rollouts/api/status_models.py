@@ -264,7 +264,7 @@ class StableScaleModel(ApiModel):
     """Its pods that no node has room for yet."""
     ready_at_start: Number = 0
     """Its Ready pods before it gave any; 0: all of `full`."""
-    drain_seconds: Number = 1800
+    drain_seconds: KeptNumber = 1800
     """`drainTimeout` as it was when pods were taken from it."""
     progress: ReturnProgressModel | None = None
     """While the canary keeps traffic that stable has no pods for."""

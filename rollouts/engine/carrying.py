@@ -18,9 +18,11 @@ from rollouts.engine.versions import Identity
 from rollouts.units import ZERO
 
 __all__ = [
+    "LENT_PATIENCE",
     "PICKER_GRACE",
     "SETTLE",
     "UNREADY_GRACE",
+    "given_up",
     "note_trust",
     "path_problem",
     "pulled_because",
@@ -41,6 +43,10 @@ SETTLE = timedelta(seconds=3)
 """How long what was down must be up before weight rises towards it. A gateway hears of a pod or picker after we do:
 of 787 requests 14 failed within a second when the weight followed a picker's Ready condition by 40 ms
 (``rollouts lab demo one-picker``). Three times that second."""
+
+LENT_PATIENCE = timedelta(minutes=2)
+"""How long a canary may be out of service on pods that stable gave it, which serves everybody with what it has left:
+a container that is restarted or a node that is rebooted is back by then, and for longer users should not pay."""
 
 FIRST_DELAY = timedelta(seconds=30)
 LAST_DELAY = timedelta(minutes=5)
@@ -141,6 +147,23 @@ def watch_canary(draft: Draft) -> None:
         draft.event(
             EventType.WARNING, trouble.reason, f"{current.canary.label} {trouble.event}: weight goes to 0"
         )
+
+
+def given_up(draft: Draft) -> Said | None:
+    """Why a canary that was pulled is aborted rather than waited for: stable needs the pods that it gave."""
+    current, lent = draft.current, draft.status.stable_scale
+    if not current.pulled or lent is None or current.unready_since is None:
+        return None
+    last = current.unready_since + LENT_PATIENCE
+    if draft.now < last:
+        draft.wake_at(last)
+        return None
+    (reason, words), name = pulled_because(draft), lent.identity.name
+    minutes = round(LENT_PATIENCE / timedelta(minutes=1))
+    return reason, (
+        f"{words}; after {minutes} minutes {name}, which serves with {draft.obs.ready(lent.identity)} of {lent.full} "
+        "pods, gets the others back"
+    )
 
 
 def _trouble(draft: Draft, canary: Identity) -> _Trouble | None:

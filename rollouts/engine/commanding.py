@@ -21,7 +21,7 @@ from rollouts.engine.starting import complete_split, start_attempt
 from rollouts.engine.transitions import Trigger
 from rollouts.engine.wayback import is_back, return_canaries
 
-__all__ = ["finish_abort_command", "obey_command"]
+__all__ = ["finish_abort_command", "obey_abort", "obey_command"]
 
 _MAX_STORED = 1024
 _BACK = "all traffic goes to stable"
@@ -68,6 +68,19 @@ def obey_command(draft: Draft) -> None:
         )
     )
     _announce(draft)
+
+
+def obey_abort(draft: Draft) -> None:
+    """While the Rollout is being deleted one command is obeyed: ``abort``, where traffic waits for stable's pods."""
+    lent = draft.status.stable_scale
+    if lent is None or lent.immediate:
+        return
+    try:
+        command = parse_command(draft.obs.command) if draft.obs.command else None
+    except MalformedCommand:
+        return
+    if command is not None and command.action is CommandAction.ABORT:
+        obey_command(draft)
 
 
 def finish_abort_command(draft: Draft) -> None:

@@ -60,7 +60,9 @@ def drained_to(draft: Draft, identity: Identity, view: WorkloadView, to: int) ->
 
 
 def _timeout(draft: Draft) -> timedelta:
-    spec = draft.obs.spec
+    lent, spec = draft.status.stable_scale, draft.obs.spec
+    if lent is not None and lent.returning:
+        return timedelta(seconds=lent.drain_seconds)  # no edit makes a return longer
     policy = spec.canary.capacity if spec is not None else None
     return (policy or Capacity()).drain_timeout
 

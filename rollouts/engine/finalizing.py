@@ -9,6 +9,7 @@ from rollouts.engine.actions import (
     SetFinalizer,
     WriteReason,
 )
+from rollouts.engine.commanding import finish_abort_command, obey_abort
 from rollouts.engine.converging import desired_traffic, rule_share
 from rollouts.engine.draft import Draft
 from rollouts.engine.ending import terminate_runs
@@ -17,14 +18,11 @@ from rollouts.engine.observation import Claim
 from rollouts.engine.reasons import Reason
 from rollouts.engine.returning import begin_return
 from rollouts.engine.rollout_spec import OnDelete, TrafficMode
-from rollouts.engine.scaling import finish_scaling, owes_scaling, return_stable
+from rollouts.engine.scaling import RELEASE_ANNOTATION, finish_scaling, owes_scaling, return_stable
 from rollouts.engine.wayback import carries, give_back, keep_record
 from rollouts.units import FULL, ZERO
 
 __all__ = ["RELEASE_ANNOTATION", "finalize", "keep_finalizer"]
-
-RELEASE_ANNOTATION = "inferencerollouts.dev/release"
-"""``now``: take the finalizer off, whatever the traffic object says."""
 
 
 def finalize(draft: Draft) -> None:
@@ -35,11 +33,13 @@ def finalize(draft: Draft) -> None:
     keep_record(draft)
     if draft.obs.on_delete is not OnDelete.KEEP_TRAFFIC:
         begin_return(draft)
+        obey_abort(draft)
         return_stable(draft)
     if draft.obs.release_now:
         _let_go(draft, "released by annotation; the traffic object stays as it is")
     elif not _restore(draft) and not _release(draft) and not finish_scaling(draft):
         draft.actions.append(SetFinalizer(present=False))
+    finish_abort_command(draft)
 
 
 def _let_go(draft: Draft, why: str) -> None:

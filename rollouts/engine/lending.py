@@ -60,7 +60,8 @@ def leave_stable(draft: Draft, why: str) -> None:
         return
     draft.set(stable_scale=None)
     view = draft.obs.workloads.get(lent.identity, WorkloadView())
-    message = f"{lent.identity.name} keeps {view.replicas} of {lent.full} replicas: {why}"
+    has = f"{view.replicas} of" if view.what else "what it has of"
+    message = f"{lent.identity.name} keeps {has} {lent.full} replicas: {why}"
     draft.event(EventType.WARNING, Reason.SCALE_DOWN_LEFT, message)
 
 
@@ -120,7 +121,7 @@ def lend(draft: Draft, policy: Capacity) -> None:
         reached=view.replicas <= wanted or (known.reached and known.wanted == wanted),
     )
     if lent is not None and view.replicas < wanted:
-        _raise(draft, known, view)
+        _raise(draft, known, view, most=known.most)
     elif wanted < min(n, view.replicas) and _may_shrink(draft, known, view):
         _shrink(draft, known, view)
     elif lent is not None:
@@ -174,11 +175,11 @@ def _shrink(draft: Draft, known: StableScale, view: WorkloadView) -> None:
     draft.set(stable_scale=replace(known, reached=known.reached and now >= view.replicas))
 
 
-def _raise(draft: Draft, known: StableScale, view: WorkloadView) -> None:
-    """Replicas towards what is wanted, as far as there is room."""
+def _raise(draft: Draft, known: StableScale, view: WorkloadView, *, most: int) -> None:
+    """Replicas towards what is wanted, as far as there is room; ``most`` 0: there is no limit."""
     others = _others(draft, known.identity)
     taken = sum(draft.obs.workloads.get(arm, WorkloadView()).pods for arm in others)
-    allowed = known.most - taken if known.most else known.wanted + view.ending
+    allowed = most - taken if most else known.wanted + view.ending
     replicas, stored = min(known.wanted, allowed - view.ending), draft.obs.status.stable_scale
     draft.set(stable_scale=known)
     if replicas <= view.replicas or view.live > allowed:
@@ -186,7 +187,7 @@ def _raise(draft: Draft, known: StableScale, view: WorkloadView) -> None:
     elif stored is None or (stored.identity, stored.wanted) != (known.identity, known.wanted):
         draft.wake(_SOON)  # it must be stored before it takes effect
     else:
-        _write(draft, known, view, replicas, others)
+        _write(draft, replace(known, most=most), view, replicas, others)
 
 
 def _others(draft: Draft, stable: Identity) -> tuple[Identity, ...]:
@@ -223,12 +224,14 @@ def take_back(draft: Draft) -> None:
     assert known is not None
     stable = known.identity
     view = draft.obs.workloads.get(stable, WorkloadView())
-    spec = draft.obs.spec
-    if spec is not None and not draft.obs.problems and spec.canary.capacity is None:
-        # Nobody sets a limit any more, and nobody makes the canary give its room.
-        known = replace(known, most=0, immediate=True)
+    free = _is_free(draft)
     known = replace(
-        known, wanted=known.full, returning=True, ready=draft.obs.ready(stable), pending=view.pending
+        known,
+        wanted=known.full,
+        returning=True,
+        immediate=known.immediate or free,
+        ready=draft.obs.ready(stable),
+        pending=view.pending,
     )
     if view.managed_by:
         leave_stable(draft, f"{view.managed_by} scales {view.what}: raise its minimum to {known.full}")
@@ -236,12 +239,30 @@ def take_back(draft: Draft) -> None:
     if not view.what:
         draft.set(stable_scale=known)
         return
+    runs = draft.status.running is not None
     if view.replicas >= known.full:
-        back = known.ready >= whole(known) or not any(live_shares(draft, None))
+        waits = any(live_shares(draft, None)) or (free and _takes_room(draft, known))
+        back = known.ready >= whole(known) or not waits
         draft.set(stable_scale=None if back else known)
+        if not back and free and not runs:
+            _make_room(draft, known)
         return
+    # While the attempt runs nobody sets a limit any more, and nobody makes the canary give its room.
     _make_room(draft, known)
-    _raise(draft, known, view)
+    _raise(draft, known, view, most=0 if free and runs else known.most)
+
+
+def _is_free(draft: Draft) -> bool:
+    """Whether the spec says that nothing is to be scaled: whoever took capacity out waits for no pods."""
+    spec = draft.obs.spec
+    return spec is not None and not draft.obs.problems and spec.canary.capacity is None
+
+
+def _takes_room(draft: Draft, known: StableScale) -> bool:
+    """Whether what lost has pods that stable's could have the room of."""
+    views = [draft.obs.workloads.get(arm, WorkloadView()) for arm in _others(draft, known.identity)]
+    pods = sum(view.pods for view in views)
+    return pods > known.most - known.full and any(view.replicas and may_give(view) for view in views)
 
 
 def _make_room(draft: Draft, known: StableScale) -> None:

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from rollouts.engine.actions import EventType, Plan, WriteReason
 from rollouts.engine.approving import denied
-from rollouts.engine.carrying import note_trust, watch_canary
+from rollouts.engine.carrying import given_up, note_trust, watch_canary
 from rollouts.engine.commanding import finish_abort_command, obey_command
 from rollouts.engine.conditions import set_conditions
 from rollouts.engine.converging import FROZEN, converge, keep_split, show_live
@@ -204,6 +204,9 @@ def _abort_triggers(draft: Draft) -> bool:
         abort(draft, Reason.CANARY_CRASHED, crashed)
         return True
     watch_canary(draft)
+    if (pulled := given_up(draft)) is not None:
+        abort(draft, *pulled)
+        return True
     if obs.spec is None:
         return False  # how long a step may take is not known
     note_unpaused(draft)

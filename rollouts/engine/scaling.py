@@ -30,6 +30,7 @@ from rollouts.engine.lending import (
 )
 from rollouts.engine.observation import WorkloadView
 from rollouts.engine.reasons import Reason
+from rollouts.engine.returning import pods_missed
 from rollouts.engine.rollout_spec import Capacity, OnDelete
 from rollouts.engine.rollout_status import FOR_OTHERS, RolloutStatus, ScaleDown
 from rollouts.engine.shortage import (
@@ -51,11 +52,14 @@ from rollouts.engine.wayback import carries
 from rollouts.engine.windows import outside
 from rollouts.units import FULL, ZERO, Weight
 
-__all__ = ["finish_scaling", "keep_capacity", "owes_scaling", "return_stable"]
+__all__ = ["RELEASE_ANNOTATION", "finish_scaling", "keep_capacity", "owes_scaling", "return_stable"]
 
 SETTLE = timedelta(seconds=30)
 """The least time without weight before a version is scaled down, whatever ``delay`` says: gateways go on sending for
 a moment after a weight was written (``carrying.SETTLE``), and the count of requests is read every few seconds."""
+
+RELEASE_ANNOTATION = "inferencerollouts.dev/release"
+"""``now``: take the finalizer off, whatever the traffic object and the workloads say."""
 
 _HASTE = "its namespace ends, or the controller is being stopped"
 _SOON = timedelta(seconds=1)
@@ -73,14 +77,12 @@ def keep_capacity(draft: Draft) -> None:
     forget_drains(draft)
     if draft.obs.spec is None or draft.obs.problems or _is_hidden(draft):
         _note_losers(draft)  # nothing is scaled by a policy that nobody can read, and nothing is forgotten
+        _note_weights(draft)
         settle_stable(draft, None)
         return
     policy = draft.spec.canary.capacity
     if policy is None:
-        draft.set(scale_downs=())
-        if draft.status.current is not None:
-            draft.set_current(capacity=None)
-        settle_stable(draft, None)
+        _settle_without(draft)
         return
     _note_losers(draft)
     settle_stable(draft, policy)
@@ -88,6 +90,23 @@ def keep_capacity(draft: Draft) -> None:
         _scale_up(draft, policy)
     if not draft.spec.paused or needs_back(draft.status):
         _scale_down(draft, policy, hurry=_needs_room(draft))
+
+
+def _settle_without(draft: Draft) -> None:
+    """Capacity was taken out: nothing is scaled but to give stable, when the attempt is over, its pods back."""
+    if draft.status.stable_scale is not None and draft.status.running is None:
+        _note_losers(draft)
+        _note_weights(draft)
+    else:
+        draft.set(scale_downs=())
+    if draft.status.current is not None:
+        draft.set_current(capacity=None)
+    settle_stable(draft, None)
+    if draft.status.stable_scale is None:
+        for one in draft.status.scale_downs:
+            if draft.obs.workloads.get(one.identity, WorkloadView()).pods:
+                _leave(draft, one.identity.name, "strategy.canary.capacity was taken out")
+        draft.set(scale_downs=())
 
 
 def _is_hidden(draft: Draft) -> bool:
@@ -120,6 +139,8 @@ def finish_scaling(draft: Draft) -> bool:
         leave_stable(draft, "onDelete KeepTraffic leaves all as it is")
     elif draft.obs.in_haste:
         leave_stable(draft, _HASTE)
+    elif gone := _stable_gone(draft):
+        leave_stable(draft, gone)
     elif draft.status.stable_scale is not None:
         _say_stable(draft)
         return True
@@ -148,7 +169,24 @@ def _say_stable(draft: Draft) -> None:
     lent = draft.status.stable_scale
     assert lent is not None
     show_live(draft)
-    draft.set(message=f"{lent.identity.name} gets its {lent.full} replicas back first")
+    why = pods_missed(draft, lent)
+    draft.set(
+        message=(
+            f"{lent.identity.name} gets its {lent.full} replicas back first{f' ({why})' if why else ''}; annotate "
+            f"{RELEASE_ANNOTATION}: now to delete the Rollout all the same"
+        )
+    )
+
+
+def _stable_gone(draft: Draft) -> str:
+    """Why stable cannot get pods back any more: nothing makes them, or nobody knows what; empty where it can."""
+    lent = draft.status.stable_scale
+    if lent is None:
+        return ""
+    view = draft.obs.workloads.get(lent.identity)
+    if view is None:
+        return "its pool is gone"
+    return view.problem.message if view.problem is not None else ""
 
 
 # --- the canary ------------------------------------------------------------------------------------
@@ -276,12 +314,24 @@ def _needs_room(draft: Draft) -> bool:
 def _note_losers(draft: Draft) -> None:
     """An attempt with capacity ended in this plan: which of its versions lost. What is used again has not."""
     before, status = draft.obs.status, draft.status
-    if before.current is not None and before.current.capacity is not None and before.stable is not None:
+    scaled = before.stable_scale is not None or (
+        before.current is not None and before.current.capacity is not None
+    )
+    if scaled and before.current is not None and before.stable is not None:
         loser = _lost(before.current, before.stable.identity, status, same=before.attempt == status.attempt)
         if loser is not None:
             _owe(draft, loser)
     used = {arm.identity for arm in (status.stable, status.canary if status.aborted is None else None) if arm}
     draft.set(scale_downs=tuple(one for one in draft.status.scale_downs if one.identity not in used))
+
+
+def _note_weights(draft: Draft) -> None:
+    """While nothing is scaled down, a loser that has weight again still begins anew when it has lost that."""
+    looked = (
+        replace(one, since=None, decided=False) if _has_weight(draft, one.identity) else one
+        for one in draft.status.scale_downs
+    )
+    draft.set(scale_downs=tuple(looked))
 
 
 def _lost(before: Attempt, stable: Identity, status: RolloutStatus, *, same: bool) -> Identity | None:

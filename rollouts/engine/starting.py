@@ -16,6 +16,7 @@ from rollouts.engine.freezes import waits_for_thaw
 from rollouts.engine.moving import twin
 from rollouts.engine.observation import Blocker, PoolView, RuleView
 from rollouts.engine.reasons import Reason
+from rollouts.engine.returning import pods_missed, whole
 from rollouts.engine.revision import revision_of
 from rollouts.engine.rollout_spec import HttpRouteTraffic, TrafficMode
 from rollouts.engine.rollout_status import HoldReason, Outcome, Phase, SettledBy, WaitingFor, WeightStatus
@@ -348,7 +349,9 @@ def start_blocker(draft: Draft, canary: Revision) -> Blocker | None:
     lent = draft.status.stable_scale
     if lent is not None:
         ready, name = obs.ready(lent.identity), lent.identity.name
-        message = f"{name} gets the pods back that it gave: {ready} of {lent.full} are Ready"
+        why = pods_missed(draft, lent)
+        message = f"{name} gets the pods back that it gave: {ready} of {whole(lent)} are Ready"
+        message += f"; {why}" if why else ""
         return Blocker(reason=Reason.CAPACITY_EXHAUSTED, message=message)
     quick = draft.status.current is not None and draft.status.current.skip_gates
     asked = first_reach(draft, FULL if quick else first_weight(draft.spec.canary.steps))

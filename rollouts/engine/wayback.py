@@ -96,6 +96,8 @@ def _is_due(draft: Draft, record: WayBack) -> bool:
     stable, current = draft.status.stable, draft.status.current
     if stable is not None and record.canary.arm == stable.identity.arm:
         return False  # promoted meanwhile
+    if draft.obs.deleting:
+        return True
     if current is None or record.canary.arm != current.canary.identity.arm:
         return True
     if current.started_at is None:

@@ -119,7 +119,10 @@ class Watched:
         assert asked is not None, "the drain is stored before a pod goes"
         assert asked.to <= action.replicas
         policy = world.spec.canary.capacity if world.spec is not None else None
-        over = world.now - asked.since >= (policy or Capacity()).drain_timeout
+        lent, timeout = world.status.stable_scale, (policy or Capacity()).drain_timeout
+        if lent is not None and lent.returning:
+            timeout = timedelta(seconds=lent.drain_seconds)
+        over = world.now - asked.since >= timeout
         found = fleet.view(asked=True).drain
         free = found.free if isinstance(found, Draining) else fleet.replicas
         assert over or fleet.replicas - action.replicas <= free, "no pod with work before the timeout"

@@ -14,6 +14,7 @@ from datetime import timedelta
 
 import pytest
 
+from rollouts.engine import returning
 from rollouts.engine.actions import ScaleWorkload
 from rollouts.engine.observation import (
     CrashView,
@@ -188,6 +189,11 @@ class Walk(Watched):
     def crash(self) -> None:
         self.plan_once(self.rng.randint(0, 3))
 
+    def return_hangs(self) -> None:
+        """What stable gave is asked back, and no pod comes or goes."""
+        self._target(self.rng.choice(["v1", "v3"]))
+        self.hang()
+
     def time(self) -> None:
         self.world.now += timedelta(seconds=self.rng.choice([1, 31, 121, 400, 1900]))
 
@@ -208,7 +214,7 @@ _DISTURBANCES: list[Callable[[Walk], None]] = [
     Walk.autoscaler,
     Walk.used,
     Walk.refuses,
-    Walk.hang,
+    Walk.return_hangs,
     Walk.somebody_scales,
     Walk.somebody_scales_stable_up,
     Walk.retarget,
@@ -247,3 +253,11 @@ def test_from_any_state_pods_are_given_within_bounds_and_come_back() -> None:
 @pytest.mark.timeout(900)
 def test_from_any_state_on_many_walks() -> None:
     assert sum(walk(seed, 80) for seed in range(1000, 1000 + MORE)) >= MORE
+
+
+def test_a_return_without_an_end_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    for patience in ("PATIENCE", "STARTING"):
+        monkeypatch.setattr(returning, patience, timedelta(days=9))
+
+    with pytest.raises(AssertionError, match="a return ends, whatever keeps the pods"):
+        sum(walk(seed, 80) for seed in range(2000, 2100))

@@ -147,7 +147,9 @@ class _World:
         """N + maxSurge by the stored status and spec; without maxSurge there is no limit."""
         lent = self.status.get("stableScale") or {}
         if lent.get("returning"):
-            return lent["most"] or math.inf
+            return (
+                lent["most"] if self.capacity else 0
+            ) or math.inf  # taken out: nobody sets a limit any more
         stable = (self.status.get("capacity") or {}).get("stableAtStart", 0)
         surge = self.capacity.get("maxSurge")
         return math.inf if surge is None else stable + _pods(surge, stable)
@@ -212,7 +214,10 @@ def undrained(run: Run) -> Iterator[str]:
         pool = _POOL_OF[record.change.name]
         if after >= before:
             continue
+        lent = world.status.get("stableScale") or {}
         timeout = _seconds(world.capacity.get("drainTimeout", "30m"))
+        if lent.get("returning"):
+            timeout = lent.get("drainSeconds", 1800)  # no edit makes a return longer
         if pool in world.draining and world.draining[pool][0] <= after:
             asked = record.seconds - world.draining[pool][1]
             if world.busy.get(pool, 0) != 0 and asked < timeout - 1:  # statuses have whole seconds

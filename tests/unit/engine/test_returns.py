@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from rollouts.engine.observation import CrashView, Draining, NotControllable, Problem
+from rollouts.engine.observation import Blocker, CrashView, Draining, NotControllable, Problem
 from rollouts.engine.reasons import Reason
 from rollouts.engine.returning import PATIENCE, STARTING
 from rollouts.engine.rollout_status import Phase
@@ -22,6 +22,7 @@ from tests.unit.engine.test_making_room import (
     N,
     at_half,
     fail,
+    go,
     judged,
     policy,
     replicas,
@@ -135,7 +136,7 @@ def test_a_drain_is_waited_for_within_drain_timeout_of_the_whole_return_whatever
 
     assert made.share_of(V2) == 0
     assert "1 pods of v2 that are to go still answer requests" in told(made)[0]
-    assert replicas(made) == (5, 4), "their requests are not cut for that"
+    assert replicas(made) == (5, 3), "drainTimeout as it was: the edit counts for nothing"
 
 
 def test_each_step_further_has_its_own_time_and_a_return_that_gets_on_is_not_ended() -> None:
@@ -263,6 +264,139 @@ def test_a_canary_that_was_pulled_at_its_first_weight_comes_back_by_what_it_carr
         made.advance(6)
 
     assert made.status.weight.applied == 1250
+
+
+@pytest.mark.parametrize(("seconds", "aborted"), [(110, False), (130, True)])
+def test_stable_is_not_kept_short_for_a_canary_that_cannot_serve(seconds: int, aborted: bool) -> None:
+    made = at_half()
+    made.fleets[V2].pods = [PodState.STARTING] * 4
+    made.settle()
+    still(made, seconds)
+
+    assert made.share_of(V2) == 0
+    assert (made.status.phase is Phase.ABORTED) is aborted
+    if aborted:
+        assert "has no Ready endpoint" in made.status.message
+        assert "v1, which serves with 5 of 8 pods, gets the others back" in made.status.message
+        go(made, 10)
+        assert replicas(made) == (N, 0)
+
+
+# --- the end of the Rollout ------------------------------------------------------------------------
+
+
+def deleted() -> World:
+    made = at_half()
+    made.deleting = True
+    made.settle()
+    assert made.share_of(V2) * 8 == 3
+    return made
+
+
+def test_while_it_is_deleted_abort_returns_all_of_it_at_once_and_nothing_else_is_obeyed() -> None:
+    made = deleted()
+    made.command = "{"
+    made.settle()
+    made.say("pause")
+    assert made.share_of(V2) * 8 == 3
+    assert made.status.last_command is None
+
+    made.say("abort")
+
+    assert made.share_of(V2) == 0
+    assert made.status.last_command is not None
+    assert made.status.last_command.result.value == "Done"
+    go(made, 20)
+    assert not made.finalizer
+    assert replicas(made) == (N, 0)
+
+
+@pytest.mark.parametrize("gone", ["workload", "pool"])
+def test_a_stable_whose_workload_is_deleted_as_well_keeps_no_finalizer(gone: str) -> None:
+    made = deleted()
+    made.say("abort")
+    if gone == "workload":
+        why = "no Deployment has a Pod template that matches"
+        made.fleets[V1].problem = Blocker(reason=Reason.CAPACITY_UNKNOWN, message=why)
+    else:
+        why = "its pool is gone"
+        del made.fleets[V1], made.pools[V1]
+    made.settle()
+    made.advance(60)
+
+    assert not made.finalizer
+    left = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    assert any(f"v1 keeps what it has of 8 replicas: {why}" in message for message in left)
+
+
+def test_what_keeps_stables_pods_from_it_is_said_with_the_way_out() -> None:
+    made = deleted()
+    made.say("abort")
+    made.advance(60)
+
+    assert made.finalizer
+    assert "3 pods of v2 are still Terminating" in made.status.message
+    assert "annotate inferencerollouts.dev/release: now" in made.status.message
+
+
+def test_who_waits_for_stable_is_told_what_keeps_its_pods() -> None:
+    made = at_half()
+    made.say("abort")
+    assert "serves (v1 has 5 of 8 Ready pods: " in made.status.message
+    to(made, "v3")
+    made.advance(60)
+
+    assert made.status.phase is Phase.WAITING
+    assert "5 of 8 are Ready; 4 pods of v2 are still Terminating" in made.status.message
+
+
+# --- the commit that brought capacity is reverted --------------------------------------------------
+
+
+def on_nine_gpus(made: World) -> None:
+    """Pods come as far as there are GPUs for them, and go."""
+    for fleet in made.fleets.values():
+        fleet.pods = [pod for pod in fleet.pods if pod is not PodState.ENDING]
+    for fleet in made.fleets.values():
+        for index, pod in enumerate(fleet.pods):
+            has = sum(one is PodState.READY for other in made.fleets.values() for one in other.pods)
+            if pod is PodState.PENDING and has <= N:
+                fleet.pods[index] = PodState.READY
+    made.advance(6)
+
+
+def test_a_revert_of_target_and_capacity_gives_stable_its_pods_all_the_same() -> None:
+    made = at_half()
+    assert made.spec is not None
+    canary = replace(made.spec.canary, capacity=None)
+    made.edit(replace(made.spec, target=replace(made.spec.target, name="v1"), canary=canary))
+
+    assert made.share_of(V2) == 0
+    assert made.status.phase is Phase.HEALTHY
+    assert "v1 has 5 of 8 Ready pods" in made.status.message
+    for _ in range(20):
+        on_nine_gpus(made)
+
+    assert made.fleets[V1].ready == N
+    assert (made.status.stable_scale, made.status.scale_downs, made.finalizer) == (None, (), False)
+    left = [event.message for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+    assert left == ["v2 is not scaled down: strategy.canary.capacity was taken out"]
+    assert "Ready pods" not in made.status.message
+
+
+def test_capacity_taken_out_before_an_abort_changes_nothing_about_its_pods() -> None:
+    made = at_half()
+    policy(made, None)
+    assert made.fleets[V1].replicas == N
+    on_nine_gpus(made)
+    assert made.fleets[V1].ready == 5
+    made.say("abort")
+    for _ in range(20):
+        on_nine_gpus(made)
+
+    assert made.share_of(V2) == 0
+    assert made.fleets[V1].ready == N
+    assert made.status.stable_scale is None
 
 
 # --- what was there before -------------------------------------------------------------------------
