@@ -399,6 +399,32 @@ def test_capacity_taken_out_before_an_abort_changes_nothing_about_its_pods() -> 
     assert made.status.stable_scale is None
 
 
+def test_what_lost_and_has_no_pods_left_is_not_spoken_of() -> None:
+    made = at_half()
+    assert made.spec is not None
+    canary = replace(made.spec.canary, capacity=None)
+    made.edit(replace(made.spec, target=replace(made.spec.target, name="v1"), canary=canary))
+    made.fleets[V2].scale(0)
+    go(made, 10)
+
+    assert replicas(made) == (N, 0)
+    assert made.status.scale_downs == ()
+    assert not [event for event in made.events if event.reason is Reason.SCALE_DOWN_LEFT]
+
+
+def test_without_a_limit_nobody_has_to_make_room_for_stable() -> None:
+    made = at_half()
+    assert made.spec is not None
+    canary = replace(made.spec.canary, capacity=replace(TIGHT, max_surge=None))
+    made.spec, made.generation = replace(made.spec, canary=canary), made.generation + 1
+    made.step()
+    assert made.fleets[V1].replicas == 5, "stored first"
+    made.say("abort")
+
+    assert made.share_of(V2) == 0
+    assert made.fleets[V1].replicas == N
+
+
 # --- what was there before -------------------------------------------------------------------------
 
 
