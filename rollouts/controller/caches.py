@@ -5,32 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, cast
 
-from rollouts.api.references import dependencies, pool_names, template_names, traffic_names
+from rollouts.api.references import dependencies
 from rollouts.api.run_status import attempt_in, attempt_of, finished_run, is_finished
-from rollouts.api.strategies import strategy_ref
 from rollouts.carriers import TRAFFIC_KINDS, TrafficKind
 from rollouts.carriers.base import POOL_REF
 from rollouts.carriers.http_route import MIRROR, WEIGHTED
+from rollouts.controller import indexes
+from rollouts.controller.trimming import (
+    trim_autoscaler,
+    trim_namespace,
+    trim_pod,
+    trim_scaled_pod,
+    trim_service,
+    trim_workload,
+)
 from rollouts.engine.naming import UID_DIGITS
-from rollouts.engine.rollout_status import WaitingFor
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.objects import kinds
-from rollouts.objects.fields import list_of, map_of, text_of
+from rollouts.objects.fields import map_of, text_of
 from rollouts.objects.groups import (
     GROUP_INDEX,
     SET_NAME,
-    SIZE_ANNOTATION,
     group_of,
     group_size,
     is_whole,
     is_worker,
 )
-from rollouts.objects.leaving import COST_ANNOTATION, marked_by
 from rollouts.objects.owners import owner_of
 from rollouts.objects.pods import (
-    DRAINING_ANNOTATION,
-    HEALTH_PORTS,
-    METRICS_PORT_ANNOTATION,
     PickerPod,
     Pod,
     holds_resources,
@@ -48,7 +50,6 @@ from rollouts.objects.workloads import (
     makes_pods_of,
     pod_labels,
     read_workload,
-    scaled_by,
     template_selector,
 )
 from rollouts.runtime.clock import Clock
@@ -56,215 +57,10 @@ from rollouts.runtime.objects import Object, ObjectKey, key_of
 from rollouts.runtime.reflector import Reflector
 from rollouts.runtime.store import Store
 
-__all__ = ["BEGUN", "IN_LINE", "TURN", "Caches"]
-
-_OWNER = "owner"
-_NAME_END = "nameEnd"
-_LABEL = "label"
-_ROUTE = "route"
-_POOL_SELECTOR = "selector"
-_TEMPLATE_SELECTOR = "templateSelector"
-_PICKER = "picker"
-_POOL = "pool"
-_TEMPLATE = "template"
-_STRATEGY = "strategy"
-_SERVICE_SELECTOR = "serviceSelector"
-_BEHIND = "dependsOn"
-_CANARY = "canary"
-TURN = "turn"
-BEGUN, IN_LINE = "begun", "in line"
-"""Values of the index ``TURN``: whose attempt is in progress, and who waits for nothing but a place."""
-_TARGET = "scaleTarget"
-_MARKED = "marked"
-
-
-def _namespace(obj: Object) -> str:
-    return str(obj["metadata"].get("namespace", ""))
-
-
-def _by_owner(obj: Object) -> Iterable[Hashable]:
-    owner = owner_of(obj, "Rollout")
-    return [(_namespace(obj), *owner)] if owner else []
-
-
-def _by_name_end(obj: Object) -> Iterable[Hashable]:
-    return [(_namespace(obj), obj["metadata"]["name"][-UID_DIGITS:])]
-
-
-def _by_label(obj: Object) -> Iterable[Hashable]:
-    labels = obj["metadata"].get("labels") or {}
-    return [(_namespace(obj), key, value) for key, value in labels.items()]
-
-
-def _by_mark(obj: Object) -> Iterable[Hashable]:
-    rollout = marked_by(obj)
-    return [(_namespace(obj), rollout)] if rollout else []
-
-
-def _pool_by_selector(obj: Object) -> Iterable[Hashable]:
-    pool = read_pool(obj)
-    return [(pool.namespace, *pool.selector[0])] if pool.selector else []
-
-
-def _pool_by_template(obj: Object) -> Iterable[Hashable]:
-    pool = read_pool(obj)
-    return [(pool.namespace, *pair) for pair in template_selector(pool)[:1]]
-
-
-def _pool_by_picker(obj: Object) -> Iterable[Hashable]:
-    pool = read_pool(obj)
-    return [(pool.namespace, pool.picker.name)] if pool.picker is not None else []
-
-
-def _service_by_selector(obj: Object) -> Iterable[Hashable]:
-    pairs = sorted(obj["spec"]["selector"].items())
-    return [(_namespace(obj), *pairs[0])] if pairs else []
-
-
-def _rollout_by_route(obj: Object) -> Iterable[Hashable]:
-    return [(_namespace(obj), kind, name) for kind, name in traffic_names(obj)]
-
-
-def _rollout_by_pool(obj: Object) -> Iterable[Hashable]:
-    return [(_namespace(obj), name) for name in pool_names(obj)]
-
-
-def _rollout_by_template(obj: Object) -> Iterable[Hashable]:
-    return [("" if cluster else _namespace(obj), name) for cluster, name in template_names(obj)]
-
-
-def _rollout_by_strategy(obj: Object) -> Iterable[Hashable]:
-    named = strategy_ref(obj.get("spec"))
-    return [] if named is None else [("" if named.cluster else _namespace(obj), named.name)]
-
-
-def _rollout_by_turn(obj: Object) -> Iterable[Hashable]:
-    """By the stored status alone: where it stands. A Rollout that is being deleted goes back, and stands nowhere."""
-    status = map_of(obj.get("status"))
-    if obj["metadata"].get("deletionTimestamp") or not status.get("canary") or status.get("aborted"):
-        return []
-    if status.get("startedAt"):
-        return [BEGUN]
-    return [IN_LINE] if status.get("waitingFor") == WaitingFor.TURN.value else []
-
-
-def _rollout_by_canary(obj: Object) -> Iterable[Hashable]:
-    """Those that have a canary: all of them, and by namespace."""
-    return ["", _namespace(obj)] if map_of(obj.get("status")).get("canary") else []
-
-
-_OF_PODS = (METRICS_PORT_ANNOTATION, SIZE_ANNOTATION)
-
-
-def _trim_pod(pod: Object) -> Object:
-    """The few fields of a pod that matter: pods are the bulk of a cluster."""
-    meta, status = pod.get("metadata") or {}, pod.get("status") or {}
-    kept = ("name", "namespace", "uid", "resourceVersion", "labels", "deletionTimestamp")
-    trimmed = {name: meta[name] for name in kept if name in meta}
-    annotations = meta.get("annotations") or {}
-    told = {name: annotations[name] for name in _OF_PODS if annotations.get(name) is not None}
-    if told:
-        trimmed["annotations"] = told
-    found: dict[str, Any] = {
-        "metadata": trimmed,
-        "status": {
-            "podIP": status.get("podIP"),
-            "startTime": status.get("startTime"),
-            "conditions": [c for c in status.get("conditions") or [] if _tells(c)],
-        },
-    }
-    if not holds_resources(pod):
-        found["status"]["phase"] = status["phase"]
-    crashed = [{"restartCount": c["restartCount"]} for c in _containers(status) if c.get("restartCount")]
-    if crashed:  # most pods never do
-        found["status"]["containerStatuses"] = crashed
-    ports = [port for container in _ported(pod) for port in container if port.get("name") in HEALTH_PORTS]
-    if ports:
-        found["spec"] = {"containers": [{"ports": ports}]}
-    return found
-
-
-_OF_DRAINS = (DRAINING_ANNOTATION, COST_ANNOTATION)
-
-
-def _trim_scaled_pod(pod: Object) -> Object:
-    """The same where workloads are scaled: also who made it, and what decides whether it goes before others."""
-    found, meta = _trim_pod(pod), pod.get("metadata") or {}
-    kept = {name: meta[name] for name in ("ownerReferences",) if name in meta}
-    annotations = map_of(meta.get("annotations"))
-    marks = {name: annotations[name] for name in _OF_DRAINS if name in annotations}
-    if marks:
-        kept["annotations"] = {**found["metadata"].get("annotations", {}), **marks}
-    found["metadata"].update(kept)
-    phase, node = map_of(pod.get("status")).get("phase"), map_of(pod.get("spec")).get("nodeName")
-    if phase:
-        found["status"]["phase"] = phase
-    if node:
-        found["spec"] = {**found.get("spec", {}), "nodeName": node}
-    return found
+__all__ = ["Caches"]
 
 
 _OF_FREEZES = (kinds.ROLLOUT_FREEZE, kinds.NAMESPACE)
-
-
-def _trim_namespace(namespace: Object) -> Object:
-    meta = namespace.get("metadata") or {}
-    return {"metadata": {k: meta[k] for k in ("name", "uid", "resourceVersion", "labels") if k in meta}}
-
-
-def _tells(condition: Mapping[str, Any]) -> bool:
-    """Whether a pod's condition is looked at: that it is Ready, and that no node takes it."""
-    kind = condition.get("type")
-    return kind == "Ready" or (kind == "PodScheduled" and condition.get("status") == "False")
-
-
-def _trim_workload(workload: Object) -> Object:
-    meta, spec = workload.get("metadata") or {}, map_of(workload.get("spec"))
-    kept = ("name", "namespace", "uid", "resourceVersion", "ownerReferences")
-    return {
-        "metadata": {name: meta[name] for name in kept if name in meta},
-        "spec": {"template": {"metadata": {"labels": dict(pod_labels(workload))}}}
-        | {name: spec[name] for name in ("replicas", "ordinals") if name in spec},
-    }
-
-
-def _trim_autoscaler(autoscaler: Object) -> Object:
-    meta = autoscaler.get("metadata") or {}
-    kept = ("name", "namespace", "uid", "resourceVersion")
-    return {
-        "metadata": {name: meta[name] for name in kept if name in meta},
-        "spec": {"scaleTargetRef": dict(map_of(map_of(autoscaler.get("spec")).get("scaleTargetRef")))},
-    }
-
-
-def _workload_by_label(obj: Object) -> Iterable[Hashable]:
-    return [(_namespace(obj), key, value) for key, value in pod_labels(obj).items() if isinstance(value, str)]
-
-
-def _autoscaler_by_target(obj: Object) -> Iterable[Hashable]:
-    return [(_namespace(obj), *scaled_by(obj))]
-
-
-def _containers(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [item for item in list_of(status.get("containerStatuses")) if isinstance(item, Mapping)]
-
-
-def _ported(pod: Object) -> list[list[Mapping[str, Any]]]:
-    """The declared ports of each container."""
-    containers = map(map_of, list_of(map_of(pod.get("spec")).get("containers")))
-    ports = [list_of(item.get("ports")) for item in containers]
-    return [[port for port in found if isinstance(port, Mapping)] for found in ports]
-
-
-def _trim_service(service: Object) -> Object:
-    meta = service.get("metadata") or {}
-    kept = ("name", "namespace", "uid", "resourceVersion", "annotations")
-    return {
-        "metadata": {name: meta[name] for name in kept if name in meta},
-        "spec": {"selector": map_of(map_of(service.get("spec")).get("selector"))},
-    }
-
-
 _CLUSTER_SCOPED = (kinds.CLUSTER_ANALYSIS_TEMPLATE, kinds.CLUSTER_ROLLOUT_STRATEGY)
 
 
@@ -298,25 +94,25 @@ class Caches:
         """This process is about to end: what is deleted is let go at once."""
         self.rollouts = Store(
             indexes={
-                _ROUTE: _rollout_by_route,
-                _POOL: _rollout_by_pool,
-                _TEMPLATE: _rollout_by_template,
-                _STRATEGY: _rollout_by_strategy,
-                _BEHIND: dependencies,
-                TURN: _rollout_by_turn,
-                _CANARY: _rollout_by_canary,
+                indexes.ROUTE: indexes.rollout_by_route,
+                indexes.POOL: indexes.rollout_by_pool,
+                indexes.TEMPLATE: indexes.rollout_by_template,
+                indexes.STRATEGY: indexes.rollout_by_strategy,
+                indexes.BEHIND: dependencies,
+                indexes.TURN: indexes.rollout_by_turn,
+                indexes.CANARY: indexes.rollout_by_canary,
             }
         )
         self.runs = Store(
-            indexes={_OWNER: _by_owner, _NAME_END: _by_name_end},
+            indexes={indexes.OWNER: indexes.by_owner, indexes.NAME_END: indexes.by_name_end},
             transform=None if whole_runs else self._trim_run,
         )
         self.freezes = Store()
-        self.namespace_objects = Store(transform=_trim_namespace)
+        self.namespace_objects = Store(transform=trim_namespace)
         self.templates = Store()
         self.cluster_templates = Store()
-        self.strategies = Store(indexes={_TEMPLATE: _rollout_by_template})
-        self.cluster_strategies = Store(indexes={_TEMPLATE: _rollout_by_template})
+        self.strategies = Store(indexes={indexes.TEMPLATE: indexes.rollout_by_template})
+        self.cluster_strategies = Store(indexes={indexes.TEMPLATE: indexes.rollout_by_template})
         self.traffic = {
             resource: Store(indexes=dict(kind.indexes), keep_managed_fields=True)
             for kind in TRAFFIC_KINDS
@@ -324,22 +120,32 @@ class Caches:
         }
         self.pools = {
             resource.group: Store(
-                indexes={_POOL_SELECTOR: _pool_by_selector, _PICKER: _pool_by_picker}
-                | ({_TEMPLATE_SELECTOR: _pool_by_template} if self.capacity_kinds else {})
+                indexes={
+                    indexes.POOL_SELECTOR: indexes.pool_by_selector,
+                    indexes.PICKER: indexes.pool_by_picker,
+                }
+                | ({indexes.TEMPLATE_SELECTOR: indexes.pool_by_template} if self.capacity_kinds else {})
             )
             for resource in kinds.POOLS
         }
         self.pods = Store(
-            indexes={_LABEL: _by_label} | ({_MARKED: _by_mark} if self.capacity_kinds else {}),
-            transform=_trim_scaled_pod if self.capacity_kinds else _trim_pod,
+            indexes={indexes.LABEL: indexes.by_label}
+            | ({indexes.MARKED: indexes.by_mark} if self.capacity_kinds else {}),
+            transform=trim_scaled_pod if self.capacity_kinds else trim_pod,
         )
-        self.services = Store(indexes={_SERVICE_SELECTOR: _service_by_selector}, transform=_trim_service)
-        self.jobs = Store(indexes={_OWNER: _by_owner, _NAME_END: _by_name_end})
+        self.services = Store(
+            indexes={indexes.SERVICE_SELECTOR: indexes.service_by_selector}, transform=trim_service
+        )
+        self.jobs = Store(indexes={indexes.OWNER: indexes.by_owner, indexes.NAME_END: indexes.by_name_end})
         self.workloads = {
-            WORKLOADS[kind]: Store(indexes={_LABEL: _workload_by_label}, transform=_trim_workload)
+            WORKLOADS[kind]: Store(
+                indexes={indexes.LABEL: indexes.workload_by_label}, transform=trim_workload
+            )
             for kind in self.capacity_kinds
         }
-        self.autoscalers = Store(indexes={_TARGET: _autoscaler_by_target}, transform=_trim_autoscaler)
+        self.autoscalers = Store(
+            indexes={indexes.TARGET: indexes.autoscaler_by_target}, transform=trim_autoscaler
+        )
         # Each plan asks for the same few pools; the store's object is another one after each change.
         self._read_pools: dict[tuple[str, str, str], tuple[Object, Pool]] = {}
         self.reflectors = tuple(
@@ -358,7 +164,9 @@ class Caches:
         if not is_finished(run):
             return run
         owner = owner_of(run, kinds.ROLLOUT.kind)
-        rollout = self.rollouts.get(ObjectKey(_namespace(run), owner[0])) if owner is not None else None
+        rollout = (
+            self.rollouts.get(ObjectKey(indexes.namespace_of(run), owner[0])) if owner is not None else None
+        )
         return finished_run(run, is_read=rollout is None or attempt_of(run) >= attempt_in(rollout))
 
     def trim_runs(self, runs: Iterable[Object]) -> None:
@@ -445,7 +253,7 @@ class Caches:
         if group is None or group_size(pod) <= 1:
             return True
         pair = ((SET_NAME, group[0]), (GROUP_INDEX, group[1]))
-        return is_whole(pod, self._selected(_namespace(pod), pair))
+        return is_whole(pod, self._selected(indexes.namespace_of(pod), pair))
 
     def holding_pods(self, pool: Pool) -> list[Object]:
         """The pool's pods that have, or wait for, what they ask a node for; those that are being deleted included.
@@ -465,13 +273,13 @@ class Caches:
 
     def marked_pods(self, namespace: str, rollout: str) -> list[Object]:
         """Pods that a Rollout keeps requests from, since they are to go."""
-        return self.pods.by_index(_MARKED, (namespace, rollout)) if self.capacity_kinds else []
+        return self.pods.by_index(indexes.MARKED, (namespace, rollout)) if self.capacity_kinds else []
 
     def workloads_of(self, pool: Pool) -> list[Workload]:
         """Workloads whose pods are the pool's, by kind and name."""
         found, labels = [], [(pool.namespace, *pair) for pair in template_selector(pool)]
         for resource, store in self.workloads.items():
-            for key in sorted(store.keys_by_all(_LABEL, labels)):
+            for key in sorted(store.keys_by_all(indexes.LABEL, labels)):
                 workload = store.get(key)
                 if workload is not None:
                     found.append(read_workload(resource, workload))
@@ -489,7 +297,7 @@ class Caches:
     def autoscaler_of(self, namespace: str, workload: Workload) -> str:
         """The autoscaler of a workload, for people; empty without one."""
         target = (namespace, workload.resource.kind, workload.name)
-        names = sorted(key.name for key in self.autoscalers.keys_by_index(_TARGET, target))
+        names = sorted(key.name for key in self.autoscalers.keys_by_index(indexes.TARGET, target))
         return f"{AUTOSCALER.kind} {names[0]}" if names else ""
 
     def template_labels(self, namespace: str, workload: Workload) -> Mapping[str, str]:
@@ -502,7 +310,10 @@ class Caches:
         """InferencePools whose pods the workload makes, by group and name. Costs what those have in common with it."""
         found, labels = [], self.template_labels(namespace, workload)
         for group, store in self.pools.items():
-            keys = (store.keys_by_index(_TEMPLATE_SELECTOR, (namespace, *label)) for label in labels.items())
+            keys = (
+                store.keys_by_index(indexes.TEMPLATE_SELECTOR, (namespace, *label))
+                for label in labels.items()
+            )
             pools = (self.pool(group, *key) for key in sorted(frozenset().union(*keys)))
             found += [pool for pool in pools if pool is not None and makes_pods_of(labels, pool)]
         return found
@@ -534,23 +345,23 @@ class Caches:
 
     def _selected(self, namespace: str, selector: tuple[tuple[str, str], ...]) -> list[Object]:
         labels = [(namespace, *pair) for pair in selector]
-        pods = (self.pods.get(key) for key in sorted(self.pods.keys_by_all(_LABEL, labels)))
+        pods = (self.pods.get(key) for key in sorted(self.pods.keys_by_all(indexes.LABEL, labels)))
         return [pod for pod in pods if pod is not None]
 
     def owned_runs(self, key: ObjectKey, uid: str) -> list[Object]:
         """AnalysisRuns of the Rollout that has this key and UID."""
-        return self.runs.by_index(_OWNER, (*key, uid))
+        return self.runs.by_index(indexes.OWNER, (*key, uid))
 
     def owned_jobs(self, key: ObjectKey, uid: str) -> list[Object]:
         """Jobs of the Rollout that has this key and UID."""
-        return self.jobs.by_index(_OWNER, (*key, uid))
+        return self.jobs.by_index(indexes.OWNER, (*key, uid))
 
     def taken_names(self, key: ObjectKey, uid: str) -> frozenset[str]:
         """Names that end as those of the Rollout's runs and Jobs do, of objects that are not its own."""
         found: frozenset[ObjectKey] = frozenset()
         for store in (self.runs, self.jobs):
-            like_ours = store.keys_by_index(_NAME_END, (key.namespace, uid[:UID_DIGITS]))
-            found |= like_ours - store.keys_by_index(_OWNER, (*key, uid))
+            like_ours = store.keys_by_index(indexes.NAME_END, (key.namespace, uid[:UID_DIGITS]))
+            found |= like_ours - store.keys_by_index(indexes.OWNER, (*key, uid))
         return frozenset(other.name for other in found)
 
     def mirroring_routes(self, namespace: str) -> list[Object]:
@@ -564,10 +375,10 @@ class Caches:
 
     def rollouts_of_pool(self, namespace: str, pool: str) -> frozenset[ObjectKey]:
         """Rollouts that a change of the pool's pods may concern: by name, or by the model object that they roll."""
-        found = set(self.rollouts.keys_by_index(_POOL, (namespace, pool)))
+        found = set(self.rollouts.keys_by_index(indexes.POOL, (namespace, pool)))
         for kind, store in self._by_pool():
             for key in store.keys_by_index(POOL_REF, (namespace, pool)):
-                found |= self.rollouts.keys_by_index(_ROUTE, (namespace, kind.kind, key.name))
+                found |= self.rollouts.keys_by_index(indexes.ROUTE, (namespace, kind.kind, key.name))
         return frozenset(found)
 
     def _by_pool(self) -> list[tuple[TrafficKind, Store]]:
@@ -577,7 +388,7 @@ class Caches:
 
     def rollouts_of_route(self, namespace: str, kind: str, name: str) -> list[Object]:
         """Rollouts that name this traffic object, oldest first."""
-        found = self.rollouts.by_index(_ROUTE, (namespace, kind, name))
+        found = self.rollouts.by_index(indexes.ROUTE, (namespace, kind, name))
         return sorted(
             found,
             key=lambda obj: (str(obj["metadata"].get("creationTimestamp", "")), obj["metadata"]["name"]),
@@ -603,33 +414,33 @@ class Caches:
         def pod_label(value: Hashable) -> None:
             for pair in (value, *self._leader_labels(value)):
                 for store in self.pools.values():
-                    for key in store.keys_by_index(_POOL_SELECTOR, pair):
+                    for key in store.keys_by_index(indexes.POOL_SELECTOR, pair):
                         by_pool(key)
-            for key in self.services.keys_by_index(_SERVICE_SELECTOR, value):
+            for key in self.services.keys_by_index(indexes.SERVICE_SELECTOR, value):
                 by_service(key)
 
         def carrier(kind: str) -> Callable[[ObjectKey], None]:
-            return lambda key: by_index(_ROUTE, (key.namespace, kind, key.name))
+            return lambda key: by_index(indexes.ROUTE, (key.namespace, kind, key.name))
 
         self.rollouts.subscribe(enqueue)
-        self.rollouts.subscribe(lambda key: by_index(_BEHIND, (key.namespace, key.name)))
+        self.rollouts.subscribe(lambda key: by_index(indexes.BEHIND, (key.namespace, key.name)))
         for resource, objects in self.traffic.items():
             objects.subscribe(carrier(resource.kind))
         for store in self.pools.values():
             store.subscribe(by_pool)
-        self.pods.subscribe_index(_LABEL, pod_label)
-        self.runs.subscribe_index(_OWNER, owned)
-        self.jobs.subscribe_index(_OWNER, owned)
+        self.pods.subscribe_index(indexes.LABEL, pod_label)
+        self.runs.subscribe_index(indexes.OWNER, owned)
+        self.jobs.subscribe_index(indexes.OWNER, owned)
 
         def strategy(key: ObjectKey) -> None:
-            by_index(_STRATEGY, (key.namespace, key.name))
+            by_index(indexes.STRATEGY, (key.namespace, key.name))
 
         def template(key: ObjectKey) -> None:
-            by_index(_TEMPLATE, (key.namespace, key.name))
+            by_index(indexes.TEMPLATE, (key.namespace, key.name))
             for store in (self.strategies, self.cluster_strategies):
                 # A cluster's strategy means templates of whichever namespace uses it.
                 for namespace in {key.namespace, ""}:
-                    for using in store.keys_by_index(_TEMPLATE, (namespace, key.name)):
+                    for using in store.keys_by_index(indexes.TEMPLATE, (namespace, key.name)):
                         strategy(using)
 
         for store in (self.templates, self.cluster_templates):
@@ -638,14 +449,14 @@ class Caches:
             store.subscribe(strategy)
         if self.watches_freezes:
             # Those that have a canary look again: all for a freeze, its own for a namespace.
-            self.freezes.subscribe(lambda _: by_index(_CANARY, ""))
-            self.namespace_objects.subscribe(self._relabelled(lambda name: by_index(_CANARY, name)))
+            self.freezes.subscribe(lambda _: by_index(indexes.CANARY, ""))
+            self.namespace_objects.subscribe(self._relabelled(lambda name: by_index(indexes.CANARY, name)))
         self.services.subscribe(by_service)
         for workloads in self.workloads.values():
-            workloads.subscribe_index(_LABEL, pod_label)
-        self.autoscalers.subscribe_index(_TARGET, self._target_changed(pod_label))
+            workloads.subscribe_index(indexes.LABEL, pod_label)
+        self.autoscalers.subscribe_index(indexes.TARGET, self._target_changed(pod_label))
         if self.capacity_kinds:
-            self.pods.subscribe_index(_MARKED, self._left_marked(enqueue))
+            self.pods.subscribe_index(indexes.MARKED, self._left_marked(enqueue))
 
     def _leader_labels(self, value: Hashable) -> Iterable[Hashable]:
         """Where a pod of a group changed: the labels of its leaders, since pools need not select its workers."""
@@ -655,16 +466,16 @@ class Caches:
         store = self.workloads.get(WORKLOADS["LeaderWorkerSet"])
         workload = store.get(ObjectKey(namespace, name)) if store is not None else None
         if workload is not None:
-            return _workload_by_label(workload)
-        leaders = (pod for pod in self.pods.by_index(_LABEL, value) if not is_worker(pod))
-        return next(map(_by_label, leaders), ())
+            return indexes.workload_by_label(workload)
+        leaders = (pod for pod in self.pods.by_index(indexes.LABEL, value) if not is_worker(pod))
+        return next(map(indexes.by_label, leaders), ())
 
     def _left_marked(self, enqueue: Callable[[ObjectKey], None]) -> Callable[[Hashable], None]:
         """A pod is marked for a Rollout that is gone, as after a refusal and a restart: it is to get requests again."""
 
         def changed(value: Hashable) -> None:
             key = ObjectKey(*cast("tuple[str, str]", value))
-            if key not in self.rollouts and self.pods.keys_by_index(_MARKED, value):
+            if key not in self.rollouts and self.pods.keys_by_index(indexes.MARKED, value):
                 enqueue(key)
 
         return changed
@@ -676,7 +487,7 @@ class Caches:
             namespace, kind, name = cast("tuple[str, str, str]", value)
             for resource, store in self.workloads.items():
                 workload = store.get(ObjectKey(namespace, name)) if resource.kind == kind else None
-                for label in _workload_by_label(workload) if workload is not None else ():
+                for label in indexes.workload_by_label(workload) if workload is not None else ():
                     pod_label(label)
 
         return changed
@@ -698,7 +509,7 @@ class Caches:
     def _service_changed(self, by_pool: Callable[[ObjectKey], None]) -> Callable[[ObjectKey], None]:
         def changed(key: ObjectKey) -> None:
             for store in self.pools.values():
-                for pool in store.keys_by_index(_PICKER, (key.namespace, key.name)):
+                for pool in store.keys_by_index(indexes.PICKER, (key.namespace, key.name)):
                     by_pool(pool)
 
         return changed

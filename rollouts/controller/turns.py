@@ -19,8 +19,9 @@ from rollouts.api.references import traffic_names
 from rollouts.api.scalars import parse_time
 from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.carriers.base import POOL_REF
-from rollouts.controller.caches import BEGUN, IN_LINE, TURN, Caches
+from rollouts.controller.caches import Caches
 from rollouts.controller.gathered import Gathered
+from rollouts.controller.indexes import BEGUN, IN_LINE, TURN
 from rollouts.controller.traffic_writing import TrafficRefused
 from rollouts.engine.actions import Plan
 from rollouts.engine.observation import TurnView

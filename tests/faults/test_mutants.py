@@ -17,7 +17,7 @@ import pytest
 
 from rollouts.analysis import verdicts
 from rollouts.analysis.types import Measurement, RunPhase
-from rollouts.controller import adapter_content, adapter_views, caches, gathering, performing
+from rollouts.controller import adapter_content, adapter_views, gathering, indexes, performing
 from rollouts.controller.adapter_content import Held
 from rollouts.controller.caches import Caches
 from rollouts.controller.gate_writing import GateWriter
@@ -398,7 +398,7 @@ def _old_commands_obeyed(patch: pytest.MonkeyPatch) -> None:
 
 def _namesakes_are_one(patch: pytest.MonkeyPatch) -> None:
     """Runs are named after, and found by, their Rollout's name."""
-    real = caches.owner_of
+    real = indexes.owner_of
 
     def by_name(obj: Any, kind: str) -> Any:
         found = real(obj, kind)
@@ -408,7 +408,7 @@ def _namesakes_are_one(patch: pytest.MonkeyPatch) -> None:
         return None
 
     patch.setattr(naming.Owner, "digits", property(lambda self: ""))
-    patch.setattr(caches, "owner_of", by_name)
+    patch.setattr(indexes, "owner_of", by_name)
     patch.setattr(GateWriter, "_demand_ours", taken_for_ours)
     for owned in (Caches.owned_runs, Caches.owned_jobs):
         patch.setattr(Caches, owned.__name__, lambda self, key, uid, owned=owned: owned(self, key, ""))
