@@ -12,6 +12,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from rollouts.api.cel import ONE_TARGET
 from rollouts.api.crds import all_crds
 from rollouts.cli.main import main
 from rollouts.kube.http import HttpKubeClient
@@ -42,6 +43,6 @@ async def test_the_server_is_asked_and_nothing_is_stored(
     found = await asyncio.to_thread(said_by_the_server, control_plane, tmp_path / "files.yaml", [good, bad])
 
     assert [text for text in found if "older" in text] == []
-    assert [text for text in found if "exactly one of pool and adapter must be set" in text] != []
+    assert [text for text in found if ONE_TARGET in text] != []
     assert [text for text in found if "refuse" in text and "exactly one" not in text] == []
     assert await list_all(kube, kinds.ROLLOUT, namespace) == []

@@ -346,10 +346,10 @@ def _run_name_of_the_process(patch: pytest.MonkeyPatch) -> None:
     number = itertools.count()
     real = Performer._act
 
-    async def act(self: Any, gathered: Any, action: Any, **how: Any) -> Any:
+    async def act(self: Any, gathered: Any, plan: Any, action: Any, **how: Any) -> Any:
         if isinstance(action, CreateRun):
-            await real(self, gathered, replace(action, name=f"{action.name}-{next(number)}"), **how)
-        return await real(self, gathered, action, **how)
+            await real(self, gathered, plan, replace(action, name=f"{action.name}-{next(number)}"), **how)
+        return await real(self, gathered, plan, action, **how)
 
     patch.setattr(Performer, "_act", act)
 
@@ -357,8 +357,8 @@ def _run_name_of_the_process(patch: pytest.MonkeyPatch) -> None:
 def _run_never_made(patch: pytest.MonkeyPatch) -> None:
     real = Performer._act
 
-    async def act(self: Any, gathered: Any, action: Any, **how: Any) -> Any:
-        return [] if isinstance(action, CreateRun) else await real(self, gathered, action, **how)
+    async def act(self: Any, gathered: Any, plan: Any, action: Any, **how: Any) -> Any:
+        return [] if isinstance(action, CreateRun) else await real(self, gathered, plan, action, **how)
 
     patch.setattr(Performer, "_act", act)
 
@@ -366,8 +366,8 @@ def _run_never_made(patch: pytest.MonkeyPatch) -> None:
 def _termination_lost(patch: pytest.MonkeyPatch) -> None:
     real = Performer._act
 
-    async def act(self: Any, gathered: Any, action: Any, **how: Any) -> Any:
-        return [] if isinstance(action, TerminateRun) else await real(self, gathered, action, **how)
+    async def act(self: Any, gathered: Any, plan: Any, action: Any, **how: Any) -> Any:
+        return [] if isinstance(action, TerminateRun) else await real(self, gathered, plan, action, **how)
 
     patch.setattr(Performer, "_act", act)
 

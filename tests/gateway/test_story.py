@@ -77,7 +77,7 @@ async def test_a_good_adapter_gets_exact_shares_and_no_session_goes_back(tmp_pat
     assert [round(100 * canary / total, -1) for canary, total, _ in seen] == [10, 10, 50]
     assert all(off <= 2 for _, _, off in seen)
     assert re.search(r"sessions +0 of \d{3} went back to travel-helper-v1 while the share grew", text)
-    assert re.search(r"clients now see (\d+) of \1 answered by v2", text)
+    assert re.search(r"clients now see (\d+) of \1 answered by travel-helper-v2", text)
     assert "the canary was promoted" in text
 
 
