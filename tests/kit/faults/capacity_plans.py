@@ -11,9 +11,8 @@ from tests.kit.faults.capacity_scenarios import autoscaler, busy, gpus, kill_pod
 from tests.kit.faults.deployments import DEPLOYMENT
 from tests.kit.faults.moves import delete, edit_spec, overwrite_route
 from tests.kit.faults.objects import CANARY, RELEASES, STABLE
-from tests.kit.faults.plans import FaultClass, enumerate_plans
-from tests.kit.faults.simulation import Act, Disturbance, FaultPlan, Run
-from tests.kit.faults.transport import Delivery
+from tests.kit.faults.plans import FaultClass, disturbed, enumerate_plans, heard_of_late
+from tests.kit.faults.simulation import Act, FaultPlan, Run
 
 __all__ = ["COMMON", "capacity_plans", "every_plan", "late_plans"]
 
@@ -79,19 +78,12 @@ _ACTS: dict[str, tuple[Act, Act | None, float]] = {
 
 def capacity_plans(clean: Run) -> Iterator[FaultPlan]:
     """Each of what may happen, right after each second write of the clean run."""
-    for start in range(1, clean.writes, 2):
-        for name, (act, undo, seconds) in _ACTS.items():
-            disturbance = Disturbance(after_write=start, act=act, undo=undo, seconds=seconds)
-            yield FaultPlan(name=f"{name}, from write {start}", disturbances=(disturbance,), exact=False)
+    return disturbed(clean, _ACTS)
 
 
 def late_plans(clean: Run) -> Iterator[FaultPlan]:
-    """Pods, Deployments, or both are heard of late, so that kinds overtake each other."""
-    for late in ((kinds.POD,), (DEPLOYMENT,), (kinds.POD, DEPLOYMENT)):
-        for seconds in (3.0, 40.0):
-            delivery = Delivery(delays=tuple((kind.plural, seconds) for kind in late))
-            names = " and ".join(kind.plural for kind in late)
-            yield FaultPlan(name=f"{names} {seconds:g} s late", delivery=delivery, exact=False)
+    """Pods, Deployments, or both are heard of late."""
+    return heard_of_late(kinds.POD, DEPLOYMENT)
 
 
 def every_plan(clean: Run) -> Iterator[FaultPlan]:

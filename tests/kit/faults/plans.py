@@ -8,11 +8,12 @@ beginning, the middle and the end of each scenario.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
 from rollouts.objects import kinds
+from rollouts.objects.resource import Resource
 from tests.kit.faults.edited import edit_plans
 from tests.kit.faults.hostile import HOSTILE
 from tests.kit.faults.moves import (
@@ -46,7 +47,7 @@ from tests.kit.faults.simulation import (
 from tests.kit.faults.source import Answer
 from tests.kit.faults.transport import REFUSALS, Delivery, WriteFault
 
-__all__ = ["FaultClass", "applies", "enumerate_plans"]
+__all__ = ["FaultClass", "applies", "disturbed", "enumerate_plans", "heard_of_late"]
 
 
 class FaultClass(Enum):
@@ -269,3 +270,20 @@ def applies(fault: FaultClass, scenario: Scenario) -> bool:
 def enumerate_plans(fault: FaultClass, clean: Run) -> Iterator[FaultPlan]:
     """Every plan of a class for a scenario that it applies to."""
     return _ENUMERATORS[fault](clean)
+
+
+def disturbed(clean: Run, acts: Mapping[str, tuple[Act, Act | None, float]]) -> Iterator[FaultPlan]:
+    """Each act right after each second write of the clean run, undone after its seconds."""
+    for start in range(1, clean.writes, 2):
+        for name, (act, undo, seconds) in acts.items():
+            disturbance = Disturbance(after_write=start, act=act, undo=undo, seconds=seconds)
+            yield FaultPlan(name=f"{name}, from write {start}", disturbances=(disturbance,), exact=False)
+
+
+def heard_of_late(first: Resource, second: Resource) -> Iterator[FaultPlan]:
+    """Objects of one of the kinds, or of both, are heard of late, so that kinds overtake each other."""
+    for late in ((first,), (second,), (first, second)):
+        for seconds in (3.0, 40.0):
+            delivery = Delivery(delays=tuple((kind.plural, seconds) for kind in late))
+            names = " and ".join(kind.plural for kind in late)
+            yield FaultPlan(name=f"{names} {seconds:g} s late", delivery=delivery, exact=False)

@@ -26,9 +26,8 @@ from tests.kit.faults.objects import (
     split_entries,
     variant_of,
 )
-from tests.kit.faults.plans import FaultClass, enumerate_plans
-from tests.kit.faults.simulation import Act, Disturbance, FaultPlan, Run, Simulation
-from tests.kit.faults.transport import Delivery
+from tests.kit.faults.plans import FaultClass, disturbed, enumerate_plans, heard_of_late
+from tests.kit.faults.simulation import Act, FaultPlan, Run, Simulation
 
 __all__ = ["COMMON", "edited_plans", "every_plan", "late_plans", "outside_plans"]
 
@@ -138,12 +137,8 @@ def _disturbed(clean: Run, acts: dict[str, tuple[Act, Act | None, float]]) -> It
     if any(word in clean.scenario.name for word in _OVER):
         return
     moved_on = any(word in clean.scenario.name for word in _MOVED_ON)
-    for start in range(1, clean.writes, 2):
-        for name, (act, undo, seconds) in acts.items():
-            if moved_on and "unreadable" in name:
-                continue
-            disturbance = Disturbance(after_write=start, act=act, undo=undo, seconds=seconds)
-            yield FaultPlan(name=f"{name}, from write {start}", disturbances=(disturbance,), exact=False)
+    fitting = {name: act for name, act in acts.items() if not (moved_on and "unreadable" in name)}
+    yield from disturbed(clean, fitting)
 
 
 def outside_plans(clean: Run) -> Iterator[FaultPlan]:
@@ -158,11 +153,7 @@ def edited_plans(clean: Run) -> Iterator[FaultPlan]:
 
 def late_plans(clean: Run) -> Iterator[FaultPlan]:
     """Pods, the split, or both are heard of late."""
-    for late in ((kinds.POD,), (kinds.POOL_SPLIT,), (kinds.POD, kinds.POOL_SPLIT)):
-        for seconds in (3.0, 40.0):
-            delivery = Delivery(delays=tuple((kind.plural, seconds) for kind in late))
-            names = " and ".join(kind.plural for kind in late)
-            yield FaultPlan(name=f"{names} {seconds:g} s late", delivery=delivery, exact=False)
+    return heard_of_late(kinds.POD, kinds.POOL_SPLIT)
 
 
 def every_plan(clean: Run) -> Iterator[FaultPlan]:
