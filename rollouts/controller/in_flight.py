@@ -82,7 +82,7 @@ class PodsInFlight:
             if pod.metrics_port is None:
                 return f"the endpoint picker of {pool.name} (pod {pod.name}) is not ours: it spares no pods"
         for pod, history in zip(pods, self._pickers(pool, pods, hurry=False), strict=True):
-            page = history.latest[1] if history.samples and history.latest is not None else None
+            page = history.latest[1] if history.latest is not None else None
             what = f"the endpoint picker of {pool.name} (pod {pod.name})"
             if page is not None and _KNOWS_DRAINS not in page.series:
                 return f"{what} is too old to spare pods: update it"
@@ -136,7 +136,7 @@ class PodsInFlight:
 
     def _fresh(self, history: PodHistory) -> tuple[Monotonic, dict[str, dict[tuple[str, str], float]]] | None:
         """When a picker's page was read, and its series by pool and pod; None while it does not say."""
-        latest = history.latest if history.samples and not history.error else None
+        latest = history.latest if not history.error else None
         if latest is None or self._clock.monotonic() - latest[0] > _FRESH:
             return None
         at, page = latest

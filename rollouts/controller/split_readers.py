@@ -54,6 +54,6 @@ class ScrapedSplitReaders:
 
 def _said(history: PodHistory) -> bool | None:
     """What the newest sample says that was taken since the gauge is asked for."""
-    if not history.samples or history.error or history.latest is None:
+    if history.error or history.latest is None:
         return None
     return bool(history.latest[1].total(POOL_SPLITS_READ))

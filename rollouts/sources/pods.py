@@ -88,7 +88,7 @@ class PodsSource:
 
     @property
     def _load_names(self) -> set[str]:
-        """Followed with every measure: a history that gets another name begins anew."""
+        """Followed with every measure: who asks for silence reads them from the same samples."""
         return {selector.name for group in self.offer.groups("load") for selector in group}
 
     def _follow(self, place: Place, names: set[str], window: float) -> list[PodHistory]:

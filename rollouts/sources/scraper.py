@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import aiohttp
 import structlog
@@ -19,7 +20,7 @@ from rollouts.runtime.modelservers import PLAIN, ModelServerBook, ModelServerCli
 from rollouts.sources.base import ScrapeTarget
 from rollouts.sources.budget import ReadingTime
 
-__all__ = ["START_TIME", "PodHistory", "PodScraper"]
+__all__ = ["START_TIME", "PodHistory", "PodScraper", "SampledPod"]
 
 _log = structlog.get_logger(__name__)
 
@@ -42,26 +43,32 @@ _FORGET = 300.0
 """Seconds after which a pod that nobody asks about is forgotten."""
 
 
+class _Sample(NamedTuple):
+    """One page as it was read, and for which names: nothing can be said of others."""
+
+    at: Monotonic
+    page: ScrapedPage
+    names: frozenset[str]
+
+
 @dataclass(slots=True)
-class PodHistory:
-    """Samples of one pod, oldest first, thinned so that ``window`` holds about two dozen."""
+class SampledPod:
+    """Samples of one pod, oldest first, thinned so that ``window`` holds about two dozen; shared by all who ask."""
 
     endpoint: ScrapeTarget
     only: frozenset[tuple[str, str]] = frozenset()
-    names: set[str] = field(default_factory=set)
+    names: frozenset[str] = frozenset()
     window: float = 0.0
-    samples: deque[tuple[Monotonic, ScrapedPage]] = field(default_factory=deque)
+    samples: deque[_Sample] = field(default_factory=deque)
     asked: Monotonic = _NEVER
     tried: Monotonic = _NEVER
     hurried_until: Monotonic = _NEVER
     pace: float = 1.0
     """Seconds between samples while somebody is in a hurry."""
-    latest: tuple[Monotonic, ScrapedPage] | None = None
+    latest: _Sample | None = None
     error: str = ""
     refused: bool = False
-    """The last try found nobody listening."""
     restarts: int = 0
-    """Restarts of the process that the samples showed, since the history began."""
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def spacing(self, now: Monotonic) -> float:
@@ -69,14 +76,22 @@ class PodHistory:
         usual = max(1.0, self.window / 24) if self.window else _IDLE
         return min(self.pace, usual) if now < self.hurried_until else usual
 
-    def keep(self, now: Monotonic, sample: ScrapedPage) -> None:
-        """Take a sample; between two kept ones at least ``spacing`` passes."""
-        if self.latest is not None and _restarted(self.latest[1], sample):
+    def read_also(self, names: frozenset[str]) -> None:
+        """From now on samples are read for these names, too; at once, since what is there has nothing of them."""
+        if not self.names >= names:
+            self.names |= names
+            self.tried = _NEVER
+
+    def keep(self, at: Monotonic, page: ScrapedPage, names: frozenset[str]) -> None:
+        """Take a sample; between two kept ones at least ``spacing`` passes, but for the first one of a name."""
+        sample = _Sample(at, page, names)
+        if self.latest is not None and _restarted(self.latest.page, page):
             self.restarts += 1
-        self.latest, self.error, self.refused = (now, sample), "", False
-        if not self.samples or now - self.samples[-1][0] >= self.spacing(now) * 0.9:
-            self.samples.append((now, sample))
-        while len(self.samples) > 1 and self.samples[1][0] < now - self._looked_back_on:
+        self.latest, self.error, self.refused = sample, "", False
+        last = self.samples[-1] if self.samples else None
+        if last is None or sample.names > last.names or sample.at - last.at >= self.spacing(sample.at) * 0.9:
+            self.samples.append(sample)
+        while len(self.samples) > 1 and self.samples[1].at < sample.at - self._looked_back_on:
             self.samples.popleft()
         if len(self.samples) > _SAMPLES:
             self._thin()
@@ -88,12 +103,58 @@ class PodHistory:
 
     def _thin(self) -> None:
         """Drop the sample that is missed least: whoever was in a hurry must not shorten what others look back on."""
-        times = [at for at, _ in self.samples]
+        times = [sample.at for sample in self.samples]
         del self.samples[min(range(1, len(times) - 1), key=lambda i: times[i + 1] - times[i - 1])]
+
+
+@dataclass(frozen=True, slots=True)
+class PodHistory:
+    """What the samples of one pod say of the ``names`` that somebody asked for.
+
+    A gate that begins asks for names that nobody asked for before: others lose nothing by that.
+    """
+
+    pod: SampledPod
+    names: frozenset[str]
+
+    @property
+    def endpoint(self) -> ScrapeTarget:
+        """Which pod, and its port."""
+        return self.pod.endpoint
+
+    @property
+    def error(self) -> str:
+        """Why the last try failed; empty when it did not."""
+        return self.pod.error
+
+    @property
+    def refused(self) -> bool:
+        """The last try found nobody listening."""
+        return self.pod.refused
+
+    @property
+    def tried(self) -> Monotonic:
+        """When it was asked last."""
+        return self.pod.tried
+
+    @property
+    def restarts(self) -> int:
+        """Restarts of the process that the samples showed, since the history began."""
+        return self.pod.restarts
+
+    @property
+    def latest(self) -> tuple[Monotonic, ScrapedPage] | None:
+        """The newest sample, when it was read for these names."""
+        newest = self.pod.latest
+        return None if newest is None or not newest.names >= self.names else (newest.at, newest.page)
 
     def since(self, moment: Monotonic) -> list[tuple[Monotonic, ScrapedPage]]:
         """Kept samples from ``moment`` on, and the newest."""
-        found = [kept for kept in self.samples if kept[0] >= moment]
+        found = [
+            (kept.at, kept.page)
+            for kept in self.pod.samples
+            if kept.at >= moment and kept.names >= self.names
+        ]
         newest = self.latest
         if newest is not None and newest[0] >= moment and (not found or newest[0] > found[-1][0]):
             found.append(newest)
@@ -130,7 +191,7 @@ class PodScraper:
     def __init__(self, clock: Clock, *, model_servers: ModelServerBook | None = None) -> None:
         self._clock = clock
         self._model_servers = model_servers or ModelServerBook()
-        self._pods: dict[tuple[str, int, frozenset[tuple[str, str]]], PodHistory] = {}
+        self._pods: dict[tuple[str, int, frozenset[tuple[str, str]]], SampledPod] = {}
         self._session: aiohttp.ClientSession | None = None
         self._slots = FairSlots(_PARALLEL, _OF_ONE_NAMESPACE)
         self._time = ReadingTime(clock)
@@ -152,27 +213,24 @@ class PodScraper:
         sampled every ``pace`` seconds, however long a window others asked for. A window of 0 asks for a sample now and
         then.
         """
-        now, found = self._clock.monotonic(), []
+        now, wanted, found = self._clock.monotonic(), frozenset(names), []
         for endpoint in endpoints:
             key = (endpoint.ip, endpoint.port, only)
-            history = self._pods.setdefault(key, PodHistory(endpoint=endpoint, only=only))
-            if history.endpoint.owner != endpoint.owner:  # the address went to another pod
-                history = self._pods[key] = PodHistory(endpoint=endpoint, only=only)
-            history.asked = now
+            pod = self._pods.setdefault(key, SampledPod(endpoint=endpoint, only=only))
+            if pod.endpoint.owner != endpoint.owner:  # the address went to another pod
+                pod = self._pods[key] = SampledPod(endpoint=endpoint, only=only)
+            pod.asked = now
             if hurry:
-                history.pace = pace if now >= history.hurried_until else min(pace, history.pace)
-            history.hurried_until = Monotonic(max(history.hurried_until, now + hurry))
-            if not history.names >= set(names):
-                history.names |= set(names)
-                history.samples.clear()
-                history.tried = _NEVER
-            history.window = max(history.window, window)
-            found.append(history)
+                pod.pace = pace if now >= pod.hurried_until else min(pace, pod.pace)
+            pod.hurried_until = Monotonic(max(pod.hurried_until, now + hurry))
+            pod.read_also(wanted)
+            pod.window = max(pod.window, window)
+            found.append(PodHistory(pod, wanted))
         return found
 
     async def refresh(self, histories: Iterable[PodHistory]) -> None:
         """Bring the histories up to date, in parallel."""
-        await asyncio.gather(*(self._scrape(history) for history in histories))
+        await asyncio.gather(*(self._scrape(history.pod) for history in histories))
 
     async def read(
         self,
@@ -193,31 +251,31 @@ class PodScraper:
         """Sample every followed pod when its next sample is due; forget those nobody asks about."""
         while True:
             now = self._clock.monotonic()
-            for key, history in list(self._pods.items()):
-                if now - history.asked > _FORGET:
+            for key, pod in list(self._pods.items()):
+                if now - pod.asked > _FORGET:
                     del self._pods[key]
-            for history in self._pods.values():
+            for pod in self._pods.values():
                 # Not waited for: pods that drip their answers must not hold up those of others.
-                if not history.lock.locked() and now - history.tried >= history.spacing(now):
-                    task = asyncio.get_running_loop().create_task(self._scrape(history))
+                if not pod.lock.locked() and now - pod.tried >= pod.spacing(now):
+                    task = asyncio.get_running_loop().create_task(self._scrape(pod))
                     self._scrapes.add(task)
                     task.add_done_callback(self._scrapes.discard)
             await self._clock.sleep(0.5)
 
-    async def _scrape(self, history: PodHistory) -> None:
-        async with history.lock:
-            now = self._clock.monotonic()
-            if now - history.tried < _FRESH:
+    async def _scrape(self, pod: SampledPod) -> None:
+        async with pod.lock:
+            now, names = self._clock.monotonic(), pod.names
+            if now - pod.tried < _FRESH:
                 return
-            history.tried = now
+            pod.tried = now
             try:
-                pages = await self._page(history.endpoint, history.names, history.only, "")
-                history.keep(self._clock.monotonic(), pages.get("", ScrapedPage()))
+                pages = await self._page(pod.endpoint, names, pod.only, "")
+                pod.keep(self._clock.monotonic(), pages.get("", ScrapedPage()), names)
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                history.refused = _refused(error)
-                history.error = f"no answer from its metrics port ({self._why(history.endpoint, error)})"
+                pod.refused = _refused(error)
+                pod.error = f"no answer from its metrics port ({self._why(pod.endpoint, error)})"
             except ExpositionError as error:
-                history.error, history.refused = str(error), False
+                pod.error, pod.refused = str(error), False
 
     async def _page(
         self, endpoint: ScrapeTarget, names: Collection[str], only: frozenset[tuple[str, str]], by: str

@@ -100,3 +100,20 @@ async def test_a_counter_without_end_counts_nothing():
         assert await source.requests(ERROR_RATE, PLACE, timedelta(0), NOW) is None
         timeline.advance(5.0)
         assert await source.requests(ERROR_RATE, PLACE, timedelta(seconds=5), NOW) is None
+
+
+@pytest.mark.parametrize("gate", ["ttft", "waiting"])
+async def test_a_gate_that_begins_takes_no_sample_of_another_gate_away(gate: str):
+    """Its names were not read before. A guard that began anew with each gate would find a failing canary a window late,
+    or never."""
+    began = MeasureSpec(kind=MeasureKind.PRESET, name=gate, window=timedelta(seconds=10))
+    shown = [page(100, 0, 100)]
+    async with pod(shown) as (source, timeline):
+        await source.measure(ERROR_RATE, PLACE, NOW)
+        timeline.advance(9.0)
+        shown[0] = page(130, 10, 140) + "vllm:num_requests_waiting 7\n"
+        seen = await source.measure(began, PLACE, NOW)
+        assert await source.measure(ERROR_RATE, PLACE, NOW) == pytest.approx(0.25)
+
+    # ... and what was read before says nothing of it.
+    assert seen == 7.0 if gate == "waiting" else math.isnan(float(seen))  # type: ignore[arg-type]

@@ -47,7 +47,7 @@ def requests(*pages: str | None, age: float = 1.0, error: str = "") -> int | Non
     asked.requests(POOL)
     for text, history in zip(pages, scraper._pods.values(), strict=True):
         if text is not None:
-            history.keep(clock.monotonic(), page(text))
+            history.keep(clock.monotonic(), page(text), history.names)
         history.error = error
     timeline.advance(age)
     return asked.requests(POOL)
@@ -120,9 +120,8 @@ class Watched:
     def say(self, text: str, *ips: str) -> None:
         for history in self.scraper._pods.values():
             if history.endpoint.ip in ips:
-                history.keep(
-                    self.clock.monotonic(), parse_groups(text.encode(), history.names).get("", ScrapedPage())
-                )
+                page = parse_groups(text.encode(), history.names).get("", ScrapedPage())
+                history.keep(self.clock.monotonic(), page, history.names)
 
     def fail(self, ip: str, *, refused: bool = False) -> None:
         for history in self.scraper._pods.values():

@@ -22,7 +22,7 @@ from rollouts.objects.pools import read_pool
 from rollouts.picker.server import PickerServer, ServerConfig
 from rollouts.runtime.clock import SystemClock
 from rollouts.runtime.objects import ObjectKey
-from rollouts.sources.scraper import PodScraper
+from rollouts.sources.scraper import PodHistory, PodScraper
 from tests.kit.clock import Timeline, VirtualClock
 from tests.kit.polling import eventually
 
@@ -386,7 +386,7 @@ async def test_a_canary_that_refuses_connections_is_told_and_its_restart_counted
     watch.on_change = told.append
 
     async def look() -> tuple[bool, int]:
-        await scraper.refresh(list(scraper._pods.values()))
+        await scraper.refresh(PodHistory(pod, pod.names) for pod in scraper._pods.values())
         pods = [[Pod(name=name, ip="127.0.0.1", ready=True)] for name in ("c", "s")]
         ours, theirs = watch.views(KEY, pods[0], pods[1], ((canary.port,), (stable.port,)))
         assert not theirs.refusing
@@ -427,7 +427,7 @@ async def test_pods_with_several_processes_crash_once_and_refuse_when_all_of_the
 
     async def look() -> tuple[int, bool, int]:
         scraper.follow(metrics_pages(canary, ports[:2], "default"), {"http_requests_total"}, 0.0)
-        await scraper.refresh(list(scraper._pods.values()))
+        await scraper.refresh(PodHistory(pod, pod.names) for pod in scraper._pods.values())
         ours, _ = watch.views(KEY, canary, stable, (ports[:2], ports[2:]))
         return ours.pods, ours.refusing, ours.restarts
 
@@ -471,7 +471,7 @@ async def test_followers_are_told_when_the_canary_begins_to_refuse() -> None:
     running = asyncio.create_task(watch.run())
 
     async def heard() -> bool:
-        await scraper.refresh(list(scraper._pods.values()))
+        await scraper.refresh(PodHistory(pod, pod.names) for pod in scraper._pods.values())
         return bool(told)
 
     try:
@@ -495,7 +495,7 @@ async def test_a_canary_that_never_answered_or_both_arms_gone_prove_nothing() ->
     pods = [[Pod(name=name, ip="127.0.0.1", ready=True)] for name in ("c", "s")]
 
     async def look() -> bool:
-        await scraper.refresh(list(scraper._pods.values()))
+        await scraper.refresh(PodHistory(pod, pod.names) for pod in scraper._pods.values())
         return watch.views(KEY, pods[0], pods[1], ((canary.port,), (stable.port,)))[0].refusing
 
     watch.views(KEY, pods[0], pods[1], ((canary.port,), (stable.port,)))

@@ -53,7 +53,8 @@ class Pods:
             page += (
                 f'http_requests_total{{handler="/v1/models",method="GET",status="2xx"}} {self.timeline.now}\n'
             )
-            history.keep(Monotonic(self.timeline.now), parse_exposition(page.encode(), REQUEST_NAMES))
+            names = history.pod.names
+            history.pod.keep(Monotonic(self.timeline.now), parse_exposition(page.encode(), names), names)
 
     def serve(self, seconds: int, *, already: float = 0) -> None:
         """Ten requests a second, one of them to the canary, and a sample of both arms each second."""
@@ -66,7 +67,7 @@ class Pods:
         for arm in (STABLE, CANARY):
             endpoints = self.endpoints(NAMESPACE, ArmRef(kind="InferencePool", group="", name=arm))
             for history in self.scraper.follow(endpoints, REQUEST_NAMES, 24.0):
-                history.error = "no answer"
+                history.pod.error = "no answer"
 
     def view(self) -> ShareView | None:
         """What was counted, but for the moments in between."""
@@ -220,12 +221,12 @@ def test_whoever_counts_has_the_pods_sampled_every_second_for_a_while() -> None:
     pods = Pods()
     endpoints = pods.endpoints(NAMESPACE, ArmRef(kind="InferencePool", group="", name=CANARY))
     (history,) = pods.scraper.follow(endpoints, REQUEST_NAMES, 120.0)
-    before = history.spacing(Monotonic(pods.timeline.now))
+    before = history.pod.spacing(Monotonic(pods.timeline.now))
     pods.view()
-    hurried = history.spacing(Monotonic(pods.timeline.now))
+    hurried = history.pod.spacing(Monotonic(pods.timeline.now))
     pods.timeline.advance(30)
 
-    assert (before, hurried, history.spacing(Monotonic(pods.timeline.now))) == (5.0, 1.0, 5.0)
+    assert (before, hurried, history.pod.spacing(Monotonic(pods.timeline.now))) == (5.0, 1.0, 5.0)
 
 
 @pytest.mark.parametrize(("silent_for", "known"), [(1.0, True), (3.0, False)])
@@ -286,7 +287,7 @@ def test_a_pod_that_does_not_answer_makes_the_counts_lower_bounds() -> None:
     (mute,) = pods.scraper.follow(
         [ScrapeTarget(pod=f"{CANARY}-1", ip=f"{CANARY}.1", port=8000)], REQUEST_NAMES, 24.0
     )
-    mute.error = "no answer"
+    mute.pod.error = "no answer"
     seen = pods.view()
 
     assert seen is not None

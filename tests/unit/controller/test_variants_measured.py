@@ -30,7 +30,7 @@ from rollouts.runtime.clock import Monotonic, SystemClock
 from rollouts.runtime.objects import ObjectKey
 from rollouts.sources.base import MetricSource, Place, RawPod, ScrapeTarget
 from rollouts.sources.picker import PICKER_REQUESTS, labels_of, picker_requests
-from rollouts.sources.scraper import PodHistory, PodScraper
+from rollouts.sources.scraper import PodHistory, PodScraper, SampledPod
 from rollouts.units import Weight
 from tests.kit.clock import Timeline, VirtualClock
 from tests.kit.faults.cluster import NAMESPACE, POOL_GROUP, Cluster
@@ -93,9 +93,10 @@ def replica(pod: str, page: bytes) -> dict[str, list[PodHistory]]:
     """What the counter follows of one replica: a history of each arm."""
     arms = {}
     for arm, name in ((shares.CANARY, "v2"), (shares.STABLE, "v1")):
-        history = PodHistory(endpoint=ScrapeTarget(pod=pod, ip=pod, port=1, namespace="default"))
-        history.keep(Monotonic(1.0), seen(page, place(name)))
-        arms[arm] = [history]
+        names = PICKER_REQUESTS | {CONFIGURED_WEIGHT}
+        sampled = SampledPod(endpoint=ScrapeTarget(pod=pod, ip=pod, port=1, namespace="default"))
+        sampled.keep(Monotonic(1.0), seen(page, place(name)), names)
+        arms[arm] = [PodHistory(sampled, names)]
     return arms
 
 
@@ -151,9 +152,9 @@ async def test_pickers_that_did_not_answer_at_first_are_counted_when_they_do() -
             where = place(name)
             (history,) = scraper.follow([picker], PICKER_REQUESTS, 0.0, only=labels_of(where))
             if second < 20:
-                history.error = "no answer"
+                history.pod.error = "no answer"
             else:
-                history.keep(Monotonic(timeline.now), seen(page_after(second), where))
+                history.pod.keep(Monotonic(timeline.now), seen(page_after(second), where), history.pod.names)
         await counter.ask_server()
 
     assert found is not None
