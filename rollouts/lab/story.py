@@ -133,6 +133,7 @@ async def tell_hang(lab: Lab, console: Console, *, clients: Clients) -> None:
 
 async def _tell(lab: Lab, teller: Teller, plot: _Plot, *, bad: bool) -> None:
     teller.heading(f"{plot.title}, {'bad' if bad else 'good'} canary")
+    plot = replace(plot, rate=lab.gateway_like.pace(plot.rate))
     url = await _set_the_stage(lab, teller, plot, bad=bad)
     async with _traffic(url, plot) as traffic:
         seen = answered_by_v2(traffic)
@@ -260,6 +261,8 @@ async def _close(lab: Lab, teller: Teller, traffic: Traffic, status: RolloutStat
     wanted = Phase.ABORTED if bad else Phase.HEALTHY
     if status.phase is not wanted:
         raise StoryFailed(f"the rollout ended {status.phase.value}, not {wanted.value}: {status.message}")
+    if not total:
+        raise StoryFailed("clients see no answers at all")
     if (canary != 0) if bad else (canary != total):
         raise StoryFailed(f"clients still saw {canary} of {total} answered by v2")
     teller.line("the bad canary was aborted" if bad else "the canary was promoted", "bold green")

@@ -25,6 +25,9 @@ from rollouts.peers import gateway_peers
 
 __all__ = ["GatewayLike", "played"]
 
+_SHIMMED = 20.0
+"""Requests a second through a shim: each costs some 15 ms of the lab's one process, which sends and answers them, too.
+At 100 the requests of the larger arm stood in line until their clients left."""
 _REFUSING = Cluster(name="refused/weighted-pools")
 
 
@@ -46,6 +49,10 @@ class GatewayLike(Enum):
     def speaks(self) -> shims.SpeakAs | None:
         """How it speaks to pickers, where that is not as Envoy does."""
         return _SPEAKING.get(self)
+
+    def pace(self, rate: float) -> float:
+        """Requests a second that a story may send through it, of the ``rate`` that it would like to."""
+        return rate if self.speaks is None else min(rate, _SHIMMED)
 
     @property
     def picker_options(self) -> tuple[str, ...]:
