@@ -28,6 +28,8 @@ from tests.kit.stubgateway import stub_gateway
 
 TICKS = os.sysconf("SC_CLK_TCK")
 REST_SECONDS = 60.0
+FRESH_SECONDS = 130.0
+"""For two minutes after its write a weight is watched closely: what is measured before that is no rest."""
 
 
 def objects(index: int) -> list[dict[str, Any]]:
@@ -166,6 +168,9 @@ async def measure(count: int, finished: int) -> None:
             print(
                 f"  reconcile p50 / p99      <= {p50 * 1000:g} ms / <= {p99 * 1000:g} ms (target: p99 < 1 s)"
             )
+            cpu = process.cpu()
+            await asyncio.sleep(FRESH_SECONDS)
+            print(f"  CPU watching the writes  {process.cpu() - cpu:.1f} s in {FRESH_SECONDS:g} s")
             cpu, requests = process.cpu(), await process.requests()
             await asyncio.sleep(REST_SECONDS)
             print(f"  CPU at rest              {process.cpu() - cpu:.1f} s a minute (target for 1,000: < 2)")

@@ -7,8 +7,9 @@ every few seconds. Only the wanted names are kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
 
 from rollouts.exposition_lines import read_line
 
@@ -21,6 +22,8 @@ __all__ = [
     "parse_exposition",
     "parse_groups",
 ]
+
+T = TypeVar("T")
 
 MAX_BYTES = 4 * 1024 * 1024
 """A vLLM pod's page is about 60 KB; a page of 4 MiB is not one."""
@@ -50,6 +53,15 @@ class ScrapedPage:
 
     series: dict[str, list[tuple[dict[str, str], float]]] = field(default_factory=dict)
     histograms: dict[str, ScrapedHistogram] = field(default_factory=dict)
+    _made: dict[Callable[[ScrapedPage], Any], Any] | None = field(default=None, repr=False, compare=False)
+
+    def once(self, make: Callable[[ScrapedPage], T]) -> T:
+        """What ``make`` makes of this page, which does not change any more: a thousand Rollouts may look at one pod."""
+        if self._made is None:
+            self._made = {}
+        if make not in self._made:
+            self._made[make] = make(self)
+        return cast(T, self._made[make])
 
     def total(self, name: str) -> float | None:
         """Sum over all label sets; None when the pod does not expose the name."""

@@ -28,9 +28,15 @@ async def prune_runs(client: KubeClient, caches: Caches) -> int:
     deleted = 0
     for key in list(caches.rollouts):
         rollout = caches.rollouts.get(key)
-        if rollout is not None:
+        if rollout is not None and _owns(caches, key, rollout):
             deleted += await _prune(client, caches, key, parse_rollout(rollout))
     return deleted
+
+
+def _owns(caches: Caches, key: ObjectKey, rollout: Object) -> bool:
+    """Most own nothing most of the time, and reading a thousand of them takes a second."""
+    uid = str(rollout["metadata"].get("uid", ""))
+    return bool(caches.owned_runs(key, uid) or caches.owned_jobs(key, uid))
 
 
 async def _prune(client: KubeClient, caches: Caches, key: ObjectKey, parsed: ParsedRollout) -> int:

@@ -258,7 +258,7 @@ def _unread(count: _Count, arm: str, history: PodHistory, counts: Counts) -> lis
     """
     endpoint: ScrapeTarget = history.endpoint
     seen = count.arrivals.last_seen(arm, endpoint.pod)
-    found = [(at, counts(sample)) for at, sample in history.since(count.since if seen is None else seen)]
+    found = [(at, sample.once(counts)) for at, sample in history.since(count.since if seen is None else seen)]
     return [
         Reading(at, arm, endpoint.pod, *values)
         for at, values in found
