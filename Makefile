@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp-$(shell cat requirements/dev.lock pyproject.toml | cksum | cut -d' ' -f1)
 CONTROL_PLANE ?= memory
-# One process per core, four at most: each starts a kube-apiserver of its own.
-PROCESSES ?= auto
+# One process more than cores, since half of the tests wait for real processes; four at most: each starts a kube-apiserver.
+PROCESSES ?= $(shell expr $$(nproc) + 1)
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
