@@ -16,6 +16,7 @@ from rollouts.controller.dependencies import dependency_views
 from rollouts.controller.freezes import Freezes
 from rollouts.controller.gates import Gates, compared_of, problems_of
 from rollouts.controller.gathered import ComparedGates, Gathered, ShareSource
+from rollouts.controller.loaded_weights import LoadedWeights, TrustedWeights, stored_loads
 from rollouts.controller.path_views import PathViews
 from rollouts.controller.pool_views import PoolViews
 from rollouts.controller.split_readers import SplitReaders
@@ -32,6 +33,7 @@ from rollouts.engine.observation import (
     Blocker,
     JobOutcome,
     Observation,
+    PickersView,
     PoolView,
     Problem,
     StrategyView,
@@ -80,6 +82,7 @@ class Gatherer:
         approver: Approver | None = None,
         workloads: WorkloadViews | None = None,
         readers: SplitReaders | None = None,
+        loaded: LoadedWeights | None = None,
     ) -> None:
         self._approver = approver
         self._windows = windows
@@ -92,6 +95,7 @@ class Gatherer:
         self._gates = gates
         self._adapters = adapters
         self._variants = VariantViews(caches, adapters.watch, readers)
+        self._loaded = loaded or TrustedWeights()
         self._pool_views = PoolViews(caches)
         self._traffic = TrafficViews(caches, gitops_managers)
         self._strategies = SharedStrategies(caches)
@@ -102,6 +106,7 @@ class Gatherer:
         if rollout is None:
             self._adapters.forget(key)
             self._paths.forget(key)
+            self._loaded.forget(key)
             return None
         parsed, strategy = self._strategies.parse(rollout)
         if parsed.uid in self._caches.doomed:
@@ -135,6 +140,7 @@ class Gatherer:
             target_blocker=blocker,
             traffic=traffic,
             pools=self._pools(present, target, models or stored, traffic, found),
+            pickers=self._pickers(key, models or stored, traffic),
             unmatched=self._unmatched(present, target, models),
             blockers=(*self._unknown_receivers(parsed), *self._blockers(present, target, models)),
             gates={gate.name: gate for gate in map(gate_view, runs)},
@@ -249,6 +255,16 @@ class Gatherer:
         if target is None or models is None or not isinstance(models.spec, VariantTraffic):
             return UnmatchedPods()
         return self._variants.unmatched(parsed, models, target)
+
+    def _pickers(
+        self, key: ObjectKey, models: ModelTraffic | None, traffic: TrafficView | None
+    ) -> PickersView:
+        if models is None or models.pool is None or traffic is None or not traffic.exists:
+            return PickersView()
+        stored = stored_loads(traffic.rules)
+        if stored is None:
+            return PickersView()
+        return self._loaded.view(key, models.spec, self._caches.picker_pods(models.pool), stored)
 
     def _checked(self, rollout: Object, strategy: StrategyView | None) -> StrategyView | None:
         """What keeps a strategy that was edited in mid-attempt from being the next attempt's."""

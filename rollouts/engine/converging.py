@@ -27,6 +27,7 @@ from rollouts.engine.actions import (
 from rollouts.engine.carrying import path_problem
 from rollouts.engine.draft import Draft
 from rollouts.engine.naming import background_run
+from rollouts.engine.obeying import goes_by_other
 from rollouts.engine.observation import Claim, Observation, RuleView, TrafficView
 from rollouts.engine.probing import probe_open, probe_routes
 from rollouts.engine.reasons import Reason
@@ -430,6 +431,11 @@ def _may_raise(draft: Draft, desired: DesiredTraffic) -> bool:
     problem = path_problem(draft, desired.canary)
     if problem is not None:
         draft.target_problem = (problem.reason, problem.message)
+        draft.wake(_ASKED)
+        return False
+    behind = goes_by_other(draft)
+    if behind is not None:
+        draft.target_problem = behind
         draft.wake(_ASKED)
         return False
     short = shortage(draft, desired.canary, desired.weight)

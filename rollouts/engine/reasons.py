@@ -48,6 +48,8 @@ class Reason(StrEnum):
         "Look at the picker's pods.")
     PICKER_DIALECT = ("PickerDialect", "The endpoint picker does not read the object that carries the weights.",
         "Use a picker that reads it, as ours does.")
+    PICKER_BEHIND = ("PickerBehind", "A replica of the endpoint picker goes by other weights than the stored ones.",
+        "Read its log; when its pod is deleted, the next one reads them anew.")
     POOL_REFUSED = ("PoolRefused", "A gateway of the route refuses the pool.",
         "Read the gateway's words in the message; they name the field.")
     BACKEND_MISSING = ("BackendMissing", "A rule of the adopted route does not list the new pool.",

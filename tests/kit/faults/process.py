@@ -84,6 +84,8 @@ class Assembler:
             adapters=self.adapters,
             probes=self.probes,
             in_flight=self.in_flight,
+            readers=self.clients.replicas,
+            loaded=self.clients.replicas,
             **{"metrics": ControllerMetrics(), **beside},
         )
 
