@@ -99,9 +99,7 @@ class VariantViews:
         else:
             self._watch.drop(key)
         problems = (self._picker(traffic, pool), self._overruled(parsed.namespace, traffic))
-        path = PathView(
-            problems=tuple(one for one in problems if one is not None), note=_unsplit_when_down(pool)
-        )
+        path = PathView(problems=tuple(one for one in problems if one is not None), note=_unsplit(pool))
         views = {
             arm: self._candidate(parsed, traffic, pool, arm) if arm in candidates else self._plain(pool, arm)
             for arm in arms
@@ -220,14 +218,9 @@ def _candidates(status: RolloutStatus, target: Identity) -> tuple[Identity, ...]
     return tuple(dict.fromkeys(one for one in (*canary, target) if one != stable))
 
 
-def _unsplit_when_down(pool: Pool) -> str:
-    """What becomes of the split while the picker is down; empty where requests are refused then."""
-    if not pool.fail_open:
-        return ""
-    return (
-        f"InferencePool {pool.name} has failureMode FailOpen: while its endpoint picker is down the gateway takes any "
-        "Ready pod, whatever its variant; FailClose refuses requests instead"
-    )
+def _unsplit(pool: Pool) -> str:
+    said = pool.unsplit_when_down
+    return f"{said}; FailClose refuses requests instead" if said else ""
 
 
 def _unasked(pod: str) -> AdapterOnPod:
