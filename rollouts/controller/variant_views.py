@@ -12,6 +12,7 @@ from rollouts.controller.adapter_blockers import some_names
 from rollouts.controller.adapter_content import AdapterOnPod
 from rollouts.controller.adapter_views import AdapterPods, ModelTraffic
 from rollouts.controller.caches import Caches
+from rollouts.controller.contested_names import renamed_by_rule
 from rollouts.controller.picked_pools import foreign_picker, missing_picker, pool_in_rollout, pool_named
 from rollouts.controller.split_readers import SplitReaders, TrustedSplitReaders
 from rollouts.engine.observation import Blocker, PathView, PoolView, Problem, UnmatchedPods
@@ -207,8 +208,13 @@ class VariantViews:
     def blockers(
         self, parsed: ParsedRollout, spec: RolloutSpec, traffic: ModelTraffic
     ) -> tuple[Blocker, ...]:
-        """A pool Rollout in progress that moves this pool's traffic (design rule 10)."""
-        return pool_in_rollout(self._caches, parsed, traffic.spec.pool_name)
+        """What the start of an attempt waits for: a pool Rollout in progress, or a rule that sends other names."""
+        known = [variant_of(spec.target), *(arm.identity for arm in parsed.status.arms)]
+        assert isinstance(traffic.spec, VariantTraffic)
+        return (
+            *pool_in_rollout(self._caches, parsed, traffic.spec.pool_name),
+            *renamed_by_rule(self._caches, parsed.namespace, traffic.spec, known),
+        )
 
 
 def _candidates(status: RolloutStatus, target: Identity) -> tuple[Identity, ...]:

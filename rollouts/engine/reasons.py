@@ -60,6 +60,9 @@ class Reason(StrEnum):
         "Add a backendRef to the stable pool, or correct ruleNames.")
     MISSING_MODELS = ("MissingModels", "The new pool does not serve every adapter whose requests the route carries.",
         "Load them there, or set allowMissingModels.")
+    NAME_CONTESTED = ("NameContested",
+        "A rule of adapters and a variant's model both say under which name the same requests are sent.",
+        "Leave one of them out, as the message says.")
     FROZEN = ("Frozen", "A RolloutFreeze selects the Rollout: no weight rises and no attempt begins.",
         "Wait until it ends, as the message says; promote --full goes on at once.")
     WAITING_FOR_DEPENDENCY = ("WaitingForDependency",
