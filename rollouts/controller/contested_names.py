@@ -43,9 +43,7 @@ def renamed_by_rule(
     return ()
 
 
-def renamed_by_split(
-    caches: Caches, namespace: str, spec: AdapterTraffic
-) -> tuple[Blocker, ...]:
+def renamed_by_split(caches: Caches, namespace: str, spec: AdapterTraffic) -> tuple[Blocker, ...]:
     """A PoolSplit for the requests of the adapters, one of whose variants replaces their name."""
     key = (namespace, spec.pool_name, spec.model_name)
     for obj in caches.traffic[kinds.POOL_SPLIT].by_index(REQUESTS, key):

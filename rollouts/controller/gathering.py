@@ -8,7 +8,7 @@ from typing import Any
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.run_status import gate_summaries, gate_view
-from rollouts.carriers import TRAFFIC_KINDS, recorded_split
+from rollouts.carriers import TRAFFIC_KINDS, recorded_split, said_split
 from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity
 from rollouts.controller.approvals import Approver
 from rollouts.controller.caches import Caches
@@ -62,6 +62,15 @@ def _recorded_model(status: RolloutStatus) -> PickerTraffic | None:
     if split[record.kind] is TargetKind.VARIANT:
         return recorded_split(record)
     return AdapterTraffic(kind=record.kind, name=record.name, model_name="")
+
+
+def _lost(parsed: ParsedRollout, stored: ModelTraffic | None) -> ModelTraffic | None:
+    """A PoolSplit that is gone while no spec says who is to serve, and the status does: stable alone."""
+    if stored is None or stored.raw is not None or not isinstance(stored.spec, VariantTraffic):
+        return None
+    stable, canary = parsed.status.stable, parsed.status.canary
+    alone = canary is None and stable is not None and stable.identity.kind == VARIANT_KIND
+    return stored if alone else None
 
 
 class Gatherer:
@@ -118,8 +127,8 @@ class Gatherer:
             strategy, wrong = held_back(parsed, strategy, problems_of(gates))
             problems += wrong
         strategy = self._checked(rollout, strategy)
-        models, stored = self._models(parsed, target, problems)
-        found = self._traffic.carrier(parsed, models, problems)
+        models, stored = self._models(rollout, parsed, target, problems)
+        found = self._traffic.carrier(parsed, models or _lost(parsed, stored), problems)
         traffic = self._traffic.traffic(parsed, target, found)
         # The plan follows pools to another API group; what it then looks for has to be there.
         listed = self._traffic.listed(parsed, traffic)
@@ -217,11 +226,11 @@ class Gatherer:
         return self._pool_views.resolve(parsed, spec, problems)
 
     def _models(
-        self, parsed: ParsedRollout, target: Identity | None, problems: list[Problem]
+        self, rollout: Object, parsed: ParsedRollout, target: Identity | None, problems: list[Problem]
     ) -> tuple[ModelTraffic | None, ModelTraffic | None]:
-        """What the pool's picker splits by: the spec's, or else the recorded one."""
+        """What the pool's picker splits by: the spec's, or else the recorded one, or what can be read of the spec."""
         spec = parsed.spec
-        if spec is None and (recorded := _recorded_model(parsed.status)) is not None:
+        if spec is None and (recorded := _recorded_model(parsed.status) or said_split(rollout)) is not None:
             # What cannot be read names no pool: the recorded object does, and its pods are to be counted.
             return None, self._carrying(parsed, recorded, [])
         if spec is None or not isinstance(spec.traffic, PickerTraffic):

@@ -233,11 +233,25 @@ def keep_split(draft: Draft) -> None:
     While a canary runs only what is gone is written, since the steps that are wrong may say another weight.
     """
     traffic, spec = draft.obs.traffic, draft.obs.spec
+    if spec is None:
+        _make_lost(draft)
     if traffic is None or spec is None or not isinstance(spec.traffic, VariantTraffic):
         return
     ours = draft.status.running is None and traffic.claim is Claim.OURS
     if ours or (not traffic.exists and traffic.claim is not Claim.OTHER):
         converge(draft, may_raise=False)
+
+
+def _make_lost(draft: Draft) -> None:
+    """The PoolSplit that is gone, while nothing says more than who is stable: with that alone."""
+    traffic, stable = draft.obs.traffic, draft.status.stable
+    if traffic is None or traffic.exists or traffic.claim is Claim.OTHER:
+        return
+    if stable is None or draft.status.current is not None or draft.writes_traffic or _refused(draft):
+        return
+    desired = DesiredTraffic(stable=stable.identity.arm, canary=None, weight=ZERO)
+    draft.actions.append(WriteTraffic(desired=desired, resource_version="", reason=WriteReason.SETTLE))
+    draft.note_written(FULL)
 
 
 def _pinned(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> bool:
