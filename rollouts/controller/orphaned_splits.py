@@ -1,8 +1,8 @@
 """PoolSplits whose Rollout is gone: they serve stable until nothing depends on them, and are then taken away.
 
 Without its split a pool's picker gives requests to all of its pods. That is the same as with it once every pod is of
-one variant, and not before: then the split is what keeps users from a version that lost. A pod that is not Ready counts:
-it restarts, and is Ready again when nobody looks.
+one variant, and not before: then the split is what keeps users from a version that lost.
+A pod that is not Ready counts: it restarts, and is Ready again when nobody looks.
 """
 
 from __future__ import annotations

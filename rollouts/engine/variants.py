@@ -71,8 +71,7 @@ def hinted_variant(hint: str) -> Identity | None:
     None where it is no selector of equalities that a PoolSplit could have as labels; ``==`` is kubectl's other one.
     """
     found = [_EQUALITY.fullmatch(part.strip()) for part in hint.split(",")]
-    pairs = [one.groups() for one in found if one is not None]
-    labels = dict(pairs)
+    labels = {str(one[1]): str(one[2]) for one in found if one is not None}
     if len(labels) < len(found) or len(labels) > _MOST_LABELS:
         return None
     return variant_identity("-".join(labels.values())[:_LONGEST_NAME].rstrip("-_."), labels)
