@@ -490,8 +490,8 @@ def _announce_foreign(draft: Draft, traffic: TrafficView, desired: DesiredTraffi
 
 
 def _write(draft: Draft, desired: DesiredTraffic, resource_version: str, reason: WriteReason) -> None:
-    partial = ZERO < desired.weight < FULL or bool(desired.header_routes)
-    if (partial or draft.spec.on_delete is OnDelete.DELETE_TRAFFIC) and not draft.obs.has_finalizer:
+    leads = desired.weight > ZERO or bool(desired.header_routes)
+    if (leads or draft.spec.on_delete is OnDelete.DELETE_TRAFFIC) and not draft.obs.has_finalizer:
         draft.actions.append(SetFinalizer(present=True))
     draft.actions.append(WriteTraffic(desired=desired, resource_version=resource_version, reason=reason))
     _note_applied(draft, desired)
