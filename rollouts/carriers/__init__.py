@@ -8,7 +8,7 @@ from rollouts.carriers.base import Carrier, TrafficKind, TrafficPlace
 from rollouts.carriers.http_route import HTTP_ROUTE
 from rollouts.carriers.inference_model import INFERENCE_MODEL
 from rollouts.carriers.inference_model_rewrite import INFERENCE_MODEL_REWRITE
-from rollouts.carriers.pool_split import POOL_SPLIT, recorded_split
+from rollouts.carriers.pool_split import POOL_SPLIT, recorded_split, said_split
 from rollouts.engine.versions import TargetKind
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "given",
     "kind_of",
     "recorded_split",
+    "said_split",
 ]
 
 TRAFFIC_KINDS: tuple[TrafficKind, ...] = (

@@ -27,12 +27,23 @@ from rollouts.traffic.wayback import EntryList
 from rollouts.traffic.writes import Apply, RenderRefusal, Write
 from rollouts.units import Weight
 
-__all__ = ["POOL_SPLIT", "REQUESTS", "recorded_split"]
+__all__ = ["POOL_SPLIT", "REQUESTS", "recorded_split", "said_split"]
 
 
 def recorded_split(record: WayBack) -> VariantTraffic:
     """The PoolSplit of a recorded way back, without its Rollout's spec."""
     return VariantTraffic(kind=record.kind, name=record.name, model_name=record.model, pool_name=record.pool)
+
+
+def said_split(rollout: Object) -> VariantTraffic | None:
+    """The PoolSplit that a Rollout asks for, whatever else of its spec cannot be read; None where that cannot."""
+    entry = map_of(map_of(map_of(rollout.get("spec")).get("traffic")).get(POOL_SPLIT.field))
+    pool, model = text_of(entry.get("name")), text_of(entry.get("modelName"))
+    if not pool:
+        return None
+    return VariantTraffic(
+        kind=POOL_SPLIT.kind, name=split_name(pool, model), model_name=model, pool_name=pool
+    )
 
 
 REQUESTS = "requests"

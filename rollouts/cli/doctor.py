@@ -27,13 +27,13 @@ from rollouts.cli.doctor_gitops import (
 )
 from rollouts.cli.doctor_grants import grant_checks
 from rollouts.cli.doctor_moving import groups_listed, moving_checks
-from rollouts.cli.doctor_path import picker_checks, refusal_checks, route_checks
+from rollouts.cli.doctor_path import picker_checks, refusal_checks, route_checks, split_checks
 from rollouts.cli.doctor_pickers import exposure_checks
 from rollouts.cli.doctor_released import ending_crd_checks, released_checks
 from rollouts.cli.explain import deletion
 from rollouts.cli.findings import Check, Level, bad, fine, warn
 from rollouts.controller.pickers import Gateway, gateways_of
-from rollouts.engine.rollout_spec import HttpRouteTraffic, TrafficMode
+from rollouts.engine.rollout_spec import HttpRouteTraffic, PickerTraffic, TrafficMode, VariantTraffic
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
 from rollouts.kube.kubeconfig import ContextChoice
@@ -231,7 +231,7 @@ async def _rollout(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
             yield check
     for name in sorted(names):
         listed = groups_listed(route, parsed.namespace, name)
-        async for check in _pool(client, parsed.namespace, name, gateways, peers, listed):
+        async for check in _pool(client, parsed.namespace, name, gateways, peers, listed, traffic):
             yield check
 
 
@@ -351,6 +351,7 @@ async def _pool(
     gateways: frozenset[Gateway],
     peers: Sequence[GatewayPeer],
     listed: frozenset[str],
+    traffic: HttpRouteTraffic | PickerTraffic,
 ) -> AsyncIterator[Check]:
     """``listed``: the groups in which the route lists it; that pool is looked at, where it exists."""
     answers = {one.group: await _get(client, one, namespace, name) for one in kinds.POOLS}
@@ -368,6 +369,7 @@ async def _pool(
     pods = await _list(client, kinds.POD, namespace) if service is not None else None
     for check in (
         *picker_checks(pool, service, pods),
+        *(split_checks(pool) if isinstance(traffic, VariantTraffic) else ()),
         *refusal_checks(pool, gateways, service),
         *unread_pool(pool, peers),
     ):

@@ -12,7 +12,7 @@ from rollouts.objects.pods import read_pod
 from rollouts.objects.pools import Pool
 from rollouts.traffic.parents import parents_view
 
-__all__ = ["picker_checks", "refusal_checks", "route_checks"]
+__all__ = ["picker_checks", "refusal_checks", "route_checks", "split_checks"]
 
 Object = Mapping[str, Any]
 
@@ -54,6 +54,13 @@ def picker_checks(pool: Pool, service: Object | None, pods: Iterable[Object] | N
             f"{text}: gateways answer requests to it, and some all requests of the rule, with an error",
             f"see why they are not Ready, or install ours: rollouts picker-manifest {pool.name}",
         )
+
+
+def split_checks(pool: Pool) -> Iterator[Check]:
+    """A pool whose pods are split between variants."""
+    what = pool.unsplit_when_down
+    if what:
+        yield warn(what, "leave failureMode out: FailClose refuses requests instead")
 
 
 def refusal_checks(pool: Pool, gateways: Iterable[Gateway], service: Object | None) -> Iterator[Check]:

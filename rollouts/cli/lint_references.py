@@ -69,7 +69,7 @@ def reference_findings(known: Known, rollout: Object) -> Iterator[Finding]:
     spec = map_of(rollout.get("spec"))
     for name in dict.fromkeys(pool_names({"spec": spec})):
         yield from _absent(known, _POOL, name, namespace, where, _pool_path(spec, name))
-        yield from _unsplit(known.named(_POOL, name, namespace), spec, name, where)
+        yield from _unsplit(known.named(_POOL, name, namespace), spec, where)
     managed = _managed(spec)
     for kind, name in traffic_names({"spec": spec}):
         if (kind, name) in managed:
@@ -86,15 +86,18 @@ def reference_findings(known: Known, rollout: Object) -> Iterator[Finding]:
         yield from _ungranted(known, map_of(template.get("spec", template)), namespace, where, path)
 
 
-def _unsplit(pool: Object | None, spec: Object, name: str, where: str) -> Iterator[Finding]:
+def _unsplit(pool: Object | None, spec: Object, where: str) -> Iterator[Finding]:
     """A pool of variants whose split is void while its picker is down."""
-    if pool is None or not map_of(spec.get("target")).get("variant") or not read_pool(pool).fail_open:
+    if pool is None or not map_of(spec.get("target")).get("variant"):
         return
-    text = (
-        f"InferencePool {name} has failureMode FailOpen: while its endpoint picker is down the gateway takes any Ready "
-        "pod, whatever its variant; leave failureMode out"
-    )
-    yield hint(where, text, rule="fail-open", path=("spec", "traffic", "inferencePool", "name"))
+    what = read_pool(pool).unsplit_when_down
+    if what:
+        yield hint(
+            where,
+            f"{what}; leave failureMode out",
+            rule="fail-open",
+            path=("spec", "traffic", "inferencePool", "name"),
+        )
 
 
 def unwanted_findings(obj: Object) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from rollouts.controller.adapter_blockers import missing, some_names
 from rollouts.controller.adapter_content import AdapterOnPod, Held, Serving
 from rollouts.controller.adapters import AdapterSettings
 from rollouts.controller.caches import Caches
+from rollouts.controller.contested_names import renamed_by_split
 from rollouts.controller.dialects import Dialects
 from rollouts.controller.picked_pools import foreign_picker, missing_picker, pool_in_rollout, pool_named
 from rollouts.engine.observation import Blocker, PoolView, Problem
@@ -273,8 +274,12 @@ class AdapterViews:
     def blockers(
         self, parsed: ParsedRollout, spec: RolloutSpec, traffic: ModelTraffic
     ) -> tuple[Blocker, ...]:
-        """A pool Rollout in progress that moves this pool's traffic (design rule 10)."""
-        return pool_in_rollout(self._caches, parsed, traffic.spec.pool_name)
+        """What the start of an attempt waits for: a pool Rollout in progress, or a PoolSplit that sends other names."""
+        assert isinstance(traffic.spec, AdapterTraffic)
+        return (
+            *pool_in_rollout(self._caches, parsed, traffic.spec.pool_name),
+            *renamed_by_split(self._caches, parsed.namespace, traffic.spec),
+        )
 
     def load(self, parsed: ParsedRollout, identity: Identity) -> None:
         """Load an adapter on the pods that lack it."""

@@ -19,6 +19,7 @@ from rollouts.controller.crashes import CrashWatch
 from rollouts.controller.gate_metrics import GateCollector
 from rollouts.controller.housekeeping import prune_runs
 from rollouts.controller.in_flight import PodsInFlight
+from rollouts.controller.loaded_weights import ScrapedWeights
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.notifier import Notifier
 from rollouts.controller.orphaned_splits import remove_orphaned_splits
@@ -133,6 +134,7 @@ class Controller:
             parallelism=settings.parallelism,
             in_flight=PodsInFlight(self._scraper, self.caches, clock),
             readers=ScrapedSplitReaders(self._scraper),
+            loaded=ScrapedWeights(self._scraper, clock),
         )
         self._writer = fenced
         self._rollout_queue = self._queue()

@@ -20,6 +20,7 @@ from rollouts.controller.freezes import Freezes
 from rollouts.controller.gates import Gates
 from rollouts.controller.gathered import ShareSource
 from rollouts.controller.gathering import DEFAULT_GITOPS_MANAGERS, Gatherer
+from rollouts.controller.loaded_weights import LoadedWeights
 from rollouts.controller.metrics import ControllerMetrics
 from rollouts.controller.notifier import Notifier
 from rollouts.controller.pages import metrics_pages
@@ -145,6 +146,7 @@ def assemble(
     parallelism: Mapping[LimitScope, int] = MappingProxyType({}),
     in_flight: InFlight | None = None,
     readers: SplitReaders | None = None,
+    loaded: LoadedWeights | None = None,
 ) -> Parts:
     """The reconcilers over ``caches``; ``client`` is the one that writes (behind the fence)."""
     metrics = metrics or ControllerMetrics()
@@ -180,6 +182,7 @@ def assemble(
         approver=approver,
         workloads=workloads,
         readers=readers,
+        loaded=loaded,
     )
     performer = Performer(
         client, caches, events, gates, views, refusals=refusals, drains=drains, on_traffic_write=written

@@ -339,6 +339,10 @@ class Caches:
         found = (read_picker_pod(pod, port) for pod in self._selected(pool.namespace, selector))
         return [pod for pod in found if pod is not None]
 
+    def has_pod(self, namespace: str, labels: tuple[tuple[str, str], ...]) -> bool:
+        """Whether there is a pod with all of these labels."""
+        return bool(self._selected(namespace, labels))
+
     def labels_of_pod(self, key: ObjectKey) -> Mapping[str, Any]:
         """The labels of a pod; none where it is gone."""
         return map_of(map_of((self.pods.get(key) or {}).get("metadata")).get("labels"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.run_status import gate_summaries, gate_view
-from rollouts.carriers import TRAFFIC_KINDS, recorded_split
+from rollouts.carriers import TRAFFIC_KINDS, recorded_split, said_split
 from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity
 from rollouts.controller.approvals import Approver
 from rollouts.controller.caches import Caches
@@ -16,6 +16,7 @@ from rollouts.controller.dependencies import dependency_views
 from rollouts.controller.freezes import Freezes
 from rollouts.controller.gates import Gates, compared_of, problems_of
 from rollouts.controller.gathered import ComparedGates, Gathered, ShareSource
+from rollouts.controller.loaded_weights import LoadedWeights, TrustedWeights, stored_loads
 from rollouts.controller.path_views import PathViews
 from rollouts.controller.pool_views import PoolViews
 from rollouts.controller.split_readers import SplitReaders
@@ -32,6 +33,7 @@ from rollouts.engine.observation import (
     Blocker,
     JobOutcome,
     Observation,
+    PickersView,
     PoolView,
     Problem,
     StrategyView,
@@ -62,6 +64,15 @@ def _recorded_model(status: RolloutStatus) -> PickerTraffic | None:
     return AdapterTraffic(kind=record.kind, name=record.name, model_name="")
 
 
+def _lost(parsed: ParsedRollout, stored: ModelTraffic | None) -> ModelTraffic | None:
+    """A PoolSplit that is gone while no spec says who is to serve, and the status does: stable alone."""
+    if stored is None or stored.raw is not None or not isinstance(stored.spec, VariantTraffic):
+        return None
+    stable, canary = parsed.status.stable, parsed.status.canary
+    alone = canary is None and stable is not None and stable.identity.kind == VARIANT_KIND
+    return stored if alone else None
+
+
 class Gatherer:
     """Builds Observations. ``gitops_managers`` are field managers whose writes are never obeyed."""
 
@@ -80,6 +91,7 @@ class Gatherer:
         approver: Approver | None = None,
         workloads: WorkloadViews | None = None,
         readers: SplitReaders | None = None,
+        loaded: LoadedWeights | None = None,
     ) -> None:
         self._approver = approver
         self._windows = windows
@@ -92,6 +104,7 @@ class Gatherer:
         self._gates = gates
         self._adapters = adapters
         self._variants = VariantViews(caches, adapters.watch, readers)
+        self._loaded = loaded or TrustedWeights()
         self._pool_views = PoolViews(caches)
         self._traffic = TrafficViews(caches, gitops_managers)
         self._strategies = SharedStrategies(caches)
@@ -102,6 +115,7 @@ class Gatherer:
         if rollout is None:
             self._adapters.forget(key)
             self._paths.forget(key)
+            self._loaded.forget(key)
             return None
         parsed, strategy = self._strategies.parse(rollout)
         if parsed.uid in self._caches.doomed:
@@ -113,8 +127,8 @@ class Gatherer:
             strategy, wrong = held_back(parsed, strategy, problems_of(gates))
             problems += wrong
         strategy = self._checked(rollout, strategy)
-        models, stored = self._models(parsed, target, problems)
-        found = self._traffic.carrier(parsed, models, problems)
+        models, stored = self._models(rollout, parsed, target, problems)
+        found = self._traffic.carrier(parsed, models or _lost(parsed, stored), problems)
         traffic = self._traffic.traffic(parsed, target, found)
         # The plan follows pools to another API group; what it then looks for has to be there.
         listed = self._traffic.listed(parsed, traffic)
@@ -135,6 +149,7 @@ class Gatherer:
             target_blocker=blocker,
             traffic=traffic,
             pools=self._pools(present, target, models or stored, traffic, found),
+            pickers=self._pickers(key, models or stored, traffic),
             unmatched=self._unmatched(present, target, models),
             blockers=(*self._unknown_receivers(parsed), *self._blockers(present, target, models)),
             gates={gate.name: gate for gate in map(gate_view, runs)},
@@ -211,11 +226,11 @@ class Gatherer:
         return self._pool_views.resolve(parsed, spec, problems)
 
     def _models(
-        self, parsed: ParsedRollout, target: Identity | None, problems: list[Problem]
+        self, rollout: Object, parsed: ParsedRollout, target: Identity | None, problems: list[Problem]
     ) -> tuple[ModelTraffic | None, ModelTraffic | None]:
-        """What the pool's picker splits by: the spec's, or else the recorded one."""
+        """What the pool's picker splits by: the spec's, or else the recorded one, or what can be read of the spec."""
         spec = parsed.spec
-        if spec is None and (recorded := _recorded_model(parsed.status)) is not None:
+        if spec is None and (recorded := _recorded_model(parsed.status) or said_split(rollout)) is not None:
             # What cannot be read names no pool: the recorded object does, and its pods are to be counted.
             return None, self._carrying(parsed, recorded, [])
         if spec is None or not isinstance(spec.traffic, PickerTraffic):
@@ -249,6 +264,16 @@ class Gatherer:
         if target is None or models is None or not isinstance(models.spec, VariantTraffic):
             return UnmatchedPods()
         return self._variants.unmatched(parsed, models, target)
+
+    def _pickers(
+        self, key: ObjectKey, models: ModelTraffic | None, traffic: TrafficView | None
+    ) -> PickersView:
+        if models is None or models.pool is None or traffic is None or not traffic.exists:
+            return PickersView()
+        stored = stored_loads(traffic.rules)
+        if stored is None:
+            return PickersView()
+        return self._loaded.view(key, models.spec, self._caches.picker_pods(models.pool), stored)
 
     def _checked(self, rollout: Object, strategy: StrategyView | None) -> StrategyView | None:
         """What keeps a strategy that was edited in mid-attempt from being the next attempt's."""

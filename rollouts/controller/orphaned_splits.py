@@ -1,7 +1,8 @@
 """PoolSplits whose Rollout is gone: they serve stable until nothing depends on them, and are then taken away.
 
-Without its split a pool's picker gives requests to all of its pods. That is the same as with it once every Ready pod is
-of one variant, and not before: then the split is what keeps users from a version that lost.
+Without its split a pool's picker gives requests to all of its pods. That is the same as with it once every pod is of
+one variant, and not before: then the split is what keeps users from a version that lost.
+A pod that is not Ready counts: it restarts, and is Ready again when nobody looks.
 """
 
 from __future__ import annotations
@@ -45,17 +46,17 @@ def _is_orphan(caches: Caches, split: PoolSplit, obj: Object) -> bool:
 
 
 def _is_settled(caches: Caches, split: PoolSplit) -> bool:
-    """Whether the pool serves the same without it: its Ready pods are all of one variant, or there is no pool.
+    """Whether the pool serves the same without it: its pods are all of one variant, or of none, and one is Ready.
 
-    Or no pod is of a variant, Ready or not: then all serve. While one is, it may be Ready again, and a version that
-    lost is not to stay beside it.
+    A pool that is gone may be made again, as GitOps tools do: without it what is left of the variants' pods counts.
     """
     pool = pool_named(caches, split.namespace, split.pool, "")
     if pool is None:
-        return True
-    pods = [(_variant(caches, split, pool, pod.name), pod.ready) for pod in caches.endpoints(pool)]
-    serving = {variant for variant, ready in pods if ready}
-    return len(serving) == 1 and ("" not in serving or not any(variant for variant, _ in pods))
+        return not any(caches.has_pod(split.namespace, variant.labels) for variant in split.variants)
+    pods = caches.endpoints(pool)
+    return (
+        any(pod.ready for pod in pods) and len({_variant(caches, split, pool, pod.name) for pod in pods}) == 1
+    )
 
 
 def _variant(caches: Caches, split: PoolSplit, pool: Pool, pod: str) -> str:

@@ -12,6 +12,7 @@ from rollouts.controller.adapter_blockers import some_names
 from rollouts.controller.adapter_content import AdapterOnPod
 from rollouts.controller.adapter_views import AdapterPods, ModelTraffic
 from rollouts.controller.caches import Caches
+from rollouts.controller.contested_names import renamed_by_rule
 from rollouts.controller.picked_pools import foreign_picker, missing_picker, pool_in_rollout, pool_named
 from rollouts.controller.split_readers import SplitReaders, TrustedSplitReaders
 from rollouts.engine.observation import Blocker, PathView, PoolView, Problem, UnmatchedPods
@@ -99,9 +100,7 @@ class VariantViews:
         else:
             self._watch.drop(key)
         problems = (self._picker(traffic, pool), self._overruled(parsed.namespace, traffic))
-        path = PathView(
-            problems=tuple(one for one in problems if one is not None), note=_unsplit_when_down(pool)
-        )
+        path = PathView(problems=tuple(one for one in problems if one is not None), note=_unsplit(pool))
         views = {
             arm: self._candidate(parsed, traffic, pool, arm) if arm in candidates else self._plain(pool, arm)
             for arm in arms
@@ -209,8 +208,13 @@ class VariantViews:
     def blockers(
         self, parsed: ParsedRollout, spec: RolloutSpec, traffic: ModelTraffic
     ) -> tuple[Blocker, ...]:
-        """A pool Rollout in progress that moves this pool's traffic (design rule 10)."""
-        return pool_in_rollout(self._caches, parsed, traffic.spec.pool_name)
+        """What the start of an attempt waits for: a pool Rollout in progress, or a rule that sends other names."""
+        known = [variant_of(spec.target), *(arm.identity for arm in parsed.status.arms)]
+        assert isinstance(traffic.spec, VariantTraffic)
+        return (
+            *pool_in_rollout(self._caches, parsed, traffic.spec.pool_name),
+            *renamed_by_rule(self._caches, parsed.namespace, traffic.spec, known),
+        )
 
 
 def _candidates(status: RolloutStatus, target: Identity) -> tuple[Identity, ...]:
@@ -220,14 +224,9 @@ def _candidates(status: RolloutStatus, target: Identity) -> tuple[Identity, ...]
     return tuple(dict.fromkeys(one for one in (*canary, target) if one != stable))
 
 
-def _unsplit_when_down(pool: Pool) -> str:
-    """What becomes of the split while the picker is down; empty where requests are refused then."""
-    if not pool.fail_open:
-        return ""
-    return (
-        f"InferencePool {pool.name} has failureMode FailOpen: while its endpoint picker is down the gateway takes any "
-        "Ready pod, whatever its variant; FailClose refuses requests instead"
-    )
+def _unsplit(pool: Pool) -> str:
+    said = pool.unsplit_when_down
+    return f"{said}; FailClose refuses requests instead" if said else ""
 
 
 def _unasked(pod: str) -> AdapterOnPod:

@@ -12,6 +12,7 @@ from rollouts.engine.draft import Draft
 from rollouts.engine.ending import abort
 from rollouts.engine.evidence import awaited_background, evidence_gate, reads_evidence
 from rollouts.engine.naming import background_run, step_run
+from rollouts.engine.obeying import has_told, serving
 from rollouts.engine.observation import Claim, GateOutcome
 from rollouts.engine.reasons import Reason
 from rollouts.engine.returning import begin_return
@@ -58,7 +59,7 @@ def obey_command(draft: Draft) -> None:
         draft.commanded_by = by
         message = _apply(draft, command)
         result = CommandResult.DONE
-        if command.action is CommandAction.ABORT and not is_back(draft):
+        if command.action is CommandAction.ABORT and not (is_back(draft) and has_told(draft)):
             result, message = CommandResult.IN_PROGRESS, _not_back(draft)
     except (MalformedCommand, _Rejected) as refusal:
         message, result = str(refusal), CommandResult.REJECTED
@@ -84,15 +85,20 @@ def obey_abort(draft: Draft) -> None:
 
 
 def finish_abort_command(draft: Draft) -> None:
-    """An abort is done when the traffic object says so, not when it was decided."""
+    """An abort is done when traffic object and pickers say so, not when it was decided."""
     last = draft.status.last_command
     if last is None or last.result is not CommandResult.IN_PROGRESS:
         return
-    if is_back(draft):
-        draft.set(last_command=replace(last, result=CommandResult.DONE, message=_BACK, at=draft.now))
+    if is_back(draft) and has_told(draft):
+        draft.set(last_command=replace(last, result=CommandResult.DONE, message=_back(draft), at=draft.now))
         _announce(draft)
     else:
         draft.set(last_command=replace(last, message=_not_back(draft)))
+
+
+def _back(draft: Draft) -> str:
+    silent = draft.obs.pickers.silent
+    return f"{_BACK}: {serving(draft, draft.stable.label)}" if silent else _BACK
 
 
 def _announce(draft: Draft) -> None:
@@ -106,6 +112,8 @@ def _announce(draft: Draft) -> None:
 
 
 def _not_back(draft: Draft) -> str:
+    if draft.traffic_problem is None and is_back(draft):
+        return f"the abort is written: {serving(draft, draft.stable.label)}"
     why = draft.traffic_problem[1] if draft.traffic_problem is not None else "more objects are to be written"
     return f"the abort is decided, the canary still has traffic: {why}"
 

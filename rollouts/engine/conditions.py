@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from rollouts.engine.actions import EmitEvent, EventType
 from rollouts.engine.draft import Draft, Said
+from rollouts.engine.obeying import goes_by_other
 from rollouts.engine.observation import Claim
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_status import Condition, Phase
@@ -59,7 +60,11 @@ def _claimed(draft: Draft) -> Said | None:
 
 
 def _disobeyed(draft: Draft) -> Said | None:
-    """The pool's picker goes by another PoolSplit, or by none: the weights that are stored are not those in force."""
+    """The pool's picker goes by other weights than those that are stored, by another PoolSplit, or by none."""
+    return _unread(draft) or goes_by_other(draft)
+
+
+def _unread(draft: Draft) -> Said | None:
     stable, traffic = draft.status.stable, draft.obs.traffic
     view = draft.obs.pools.get(stable.identity) if stable is not None else None
     if view is None or view.identity.kind != VARIANT_KIND or traffic is None or not traffic.exists:

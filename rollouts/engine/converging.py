@@ -27,6 +27,7 @@ from rollouts.engine.actions import (
 from rollouts.engine.carrying import path_problem
 from rollouts.engine.draft import Draft
 from rollouts.engine.naming import background_run
+from rollouts.engine.obeying import goes_by_other
 from rollouts.engine.observation import Claim, Observation, RuleView, TrafficView
 from rollouts.engine.probing import probe_open, probe_routes
 from rollouts.engine.reasons import Reason
@@ -232,11 +233,25 @@ def keep_split(draft: Draft) -> None:
     While a canary runs only what is gone is written, since the steps that are wrong may say another weight.
     """
     traffic, spec = draft.obs.traffic, draft.obs.spec
+    if spec is None:
+        _make_lost(draft)
     if traffic is None or spec is None or not isinstance(spec.traffic, VariantTraffic):
         return
     ours = draft.status.running is None and traffic.claim is Claim.OURS
     if ours or (not traffic.exists and traffic.claim is not Claim.OTHER):
         converge(draft, may_raise=False)
+
+
+def _make_lost(draft: Draft) -> None:
+    """The PoolSplit that is gone, while nothing says more than who is stable: with that alone."""
+    traffic, stable = draft.obs.traffic, draft.status.stable
+    if traffic is None or traffic.exists or traffic.claim is Claim.OTHER:
+        return
+    if stable is None or draft.status.current is not None or draft.writes_traffic or _refused(draft):
+        return
+    desired = DesiredTraffic(stable=stable.identity.arm, canary=None, weight=ZERO)
+    draft.actions.append(WriteTraffic(desired=desired, resource_version="", reason=WriteReason.SETTLE))
+    draft.note_written(FULL)
 
 
 def _pinned(draft: Draft, traffic: TrafficView, desired: DesiredTraffic) -> bool:
@@ -432,6 +447,11 @@ def _may_raise(draft: Draft, desired: DesiredTraffic) -> bool:
         draft.target_problem = (problem.reason, problem.message)
         draft.wake(_ASKED)
         return False
+    behind = goes_by_other(draft)
+    if behind is not None:
+        draft.target_problem = behind
+        draft.wake(_ASKED)
+        return False
     short = shortage(draft, desired.canary, desired.weight)
     if short is not None:
         draft.target_problem = (short.reason, short.message)
@@ -470,8 +490,8 @@ def _announce_foreign(draft: Draft, traffic: TrafficView, desired: DesiredTraffi
 
 
 def _write(draft: Draft, desired: DesiredTraffic, resource_version: str, reason: WriteReason) -> None:
-    partial = ZERO < desired.weight < FULL or bool(desired.header_routes)
-    if (partial or draft.spec.on_delete is OnDelete.DELETE_TRAFFIC) and not draft.obs.has_finalizer:
+    leads = desired.weight > ZERO or bool(desired.header_routes)
+    if (leads or draft.spec.on_delete is OnDelete.DELETE_TRAFFIC) and not draft.obs.has_finalizer:
         draft.actions.append(SetFinalizer(present=True))
     draft.actions.append(WriteTraffic(desired=desired, resource_version=resource_version, reason=reason))
     _note_applied(draft, desired)

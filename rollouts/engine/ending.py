@@ -7,6 +7,7 @@ from dataclasses import replace
 from rollouts.engine.actions import EventType, TerminateRun
 from rollouts.engine.attempt import AbortRecord
 from rollouts.engine.draft import HISTORY_LIMIT, Draft
+from rollouts.engine.obeying import serving
 from rollouts.engine.observation import GateOutcome
 from rollouts.engine.reasons import Reason, printed
 from rollouts.engine.returning import begin_return, shortfall
@@ -88,7 +89,7 @@ def show_aborted(draft: Draft, trigger: Trigger) -> None:
         serves = (
             f"{draft.stable.label} HAS NO READY ENDPOINT: {instead}"
             if instead
-            else f"{draft.stable.label} serves{shortfall(draft)}"
+            else f"{serving(draft, draft.stable.label)}{shortfall(draft)}"
         )
         message = f"{record.message}. {serves}; {way_out}"
         draft.move(Phase.ABORTED, trigger, printed(record.reason), message)

@@ -34,6 +34,7 @@ __all__ = [
     "Observation",
     "ParentsView",
     "PathView",
+    "PickersView",
     "PoolView",
     "ProbeView",
     "Problem",
@@ -165,6 +166,22 @@ class PathView:
     """A candidate's picker, that no other arm of the Rollout uses, has no Ready pod; or stable's has none."""
     note: str = ""
     """What is taken on trust."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PickersView:
+    """What the Ready replicas of a pool's endpoint picker say of the stored weights, by name of the pod."""
+
+    replicas: tuple[str, ...] = ()
+    """All that can be asked; empty where nobody asks."""
+    behind: tuple[tuple[str, str], ...] = ()
+    """Those that go by other weights, each with what it does, in words: ``goes by v1 90%, v2 10%``."""
+    asked: tuple[str, ...] = ()
+    """Those that have not said since the weights changed, and are being asked."""
+    silent: tuple[str, ...] = ()
+    """Those that do not answer."""
+    stored: str = ""
+    """What the traffic object says, in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -518,6 +535,8 @@ class Observation:
     """The plan that was just made could not be carried out: the same write would be refused again."""
     pools: Mapping[Identity, PoolView] = field(default_factory=dict)
     """At least the target, stable and canary arms that status and spec name."""
+    pickers: PickersView = PickersView()
+    """Adapters and variants."""
     unmatched: UnmatchedPods = UnmatchedPods()
     """Variants: what a split leaves without requests."""
     blockers: tuple[Blocker, ...] = ()

@@ -48,6 +48,8 @@ class Reason(StrEnum):
         "Look at the picker's pods.")
     PICKER_DIALECT = ("PickerDialect", "The endpoint picker does not read the object that carries the weights.",
         "Use a picker that reads it, as ours does.")
+    PICKER_BEHIND = ("PickerBehind", "A replica of the endpoint picker goes by other weights than the stored ones.",
+        "Read its log; when its pod is deleted, the next one reads them anew.")
     POOL_REFUSED = ("PoolRefused", "A gateway of the route refuses the pool.",
         "Read the gateway's words in the message; they name the field.")
     BACKEND_MISSING = ("BackendMissing", "A rule of the adopted route does not list the new pool.",
@@ -58,6 +60,9 @@ class Reason(StrEnum):
         "Add a backendRef to the stable pool, or correct ruleNames.")
     MISSING_MODELS = ("MissingModels", "The new pool does not serve every adapter whose requests the route carries.",
         "Load them there, or set allowMissingModels.")
+    NAME_CONTESTED = ("NameContested",
+        "A rule of adapters and a variant's model both say under which name the same requests are sent.",
+        "Leave one of them out, as the message says.")
     FROZEN = ("Frozen", "A RolloutFreeze selects the Rollout: no weight rises and no attempt begins.",
         "Wait until it ends, as the message says; promote --full goes on at once.")
     WAITING_FOR_DEPENDENCY = ("WaitingForDependency",

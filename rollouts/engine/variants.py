@@ -7,6 +7,7 @@ name and other labels are two versions, and a stored one can be written back wit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from rollouts.engine.versions import VARIANT_KIND, Identity
@@ -23,6 +24,11 @@ __all__ = [
 
 _MODEL = " model="
 """Between labels and model: no label has a space."""
+_VALUE = "[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+"""A label's value in Kubernetes, and the part of its key after a prefix."""
+_EQUALITY = re.compile(f"((?:[a-z0-9][-a-z0-9.]{{0,252}}/)?{_VALUE})==?({_VALUE})")
+_MOST_LABELS = 8
+"""As many as a variant of a PoolSplit may have."""
 _LONGEST_NAME = 63
 """Characters of a variant's name, which stands in metrics as a label's value does in Kubernetes."""
 
@@ -62,10 +68,10 @@ def model_of(identity: Identity) -> str:
 def hinted_variant(hint: str) -> Identity | None:
     """The variant that a ``stableHint`` such as ``release=qwen`` describes, named after its values.
 
-    None where it is no selector of equalities.
+    None where it is no selector of equalities that a PoolSplit could have as labels; ``==`` is kubectl's other one.
     """
-    pairs = [part.strip().partition("=") for part in hint.split(",")]
-    if not all(key and equal and value and " " not in f"{key}{value}" for key, equal, value in pairs):
+    found = [_EQUALITY.fullmatch(part.strip()) for part in hint.split(",")]
+    labels = {str(one[1]): str(one[2]) for one in found if one is not None}
+    if len(labels) < len(found) or len(labels) > _MOST_LABELS:
         return None
-    labels = {key: value for key, _, value in pairs}
     return variant_identity("-".join(labels.values())[:_LONGEST_NAME].rstrip("-_."), labels)

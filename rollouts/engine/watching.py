@@ -22,6 +22,7 @@ from rollouts.engine.actions import EventType
 from rollouts.engine.attempt import PathAlarm, PathStatus
 from rollouts.engine.converging import asked_weight, step_weight
 from rollouts.engine.draft import Draft, Said
+from rollouts.engine.obeying import goes_by_other
 from rollouts.engine.observation import ShareView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import AnalysisStep, ApproveStep, JobStep, PauseStep, PickerTraffic
@@ -136,6 +137,9 @@ def _not_loaded(draft: Draft, share: ShareView, weight: Weight) -> str | None:
     """Our own picker splits exactly, and stickily: it is asked, not counted."""
     if share.loaded is None or abs(share.loaded - weight) <= 1:
         return None
+    behind = goes_by_other(draft)
+    if behind is not None:
+        return behind[1]
     assert draft.obs.traffic is not None
     kind = draft.obs.traffic.kind
     return (

@@ -75,6 +75,16 @@ class Pool:
     refusals: tuple[ParentRefusal, ...] = ()
 
     @property
+    def unsplit_when_down(self) -> str:
+        """What becomes of a split between variants while the picker is down; empty where requests are refused then."""
+        if not self.fail_open:
+            return ""
+        return (
+            f"InferencePool {self.name} has failureMode FailOpen: while its endpoint picker is down the gateway takes "
+            "any Ready pod, whatever its variant"
+        )
+
+    @property
     def processes(self) -> tuple[int, ...]:
         """The ports of a pod's processes, at least one."""
         return self.ports or (_DEFAULT_PORT,)

@@ -45,6 +45,7 @@ from rollouts.engine.observation import (
     Observation,
     ParentsView,
     PathView,
+    PickersView,
     PoolView,
     ProbeView,
     Problem,
@@ -213,6 +214,7 @@ class World:
     turn: TurnView | None = None
     freeze: FreezeView | None = None
     dependencies: tuple[DependencyView, ...] = ()
+    pickers: PickersView = field(default_factory=PickersView)
     unmatched: UnmatchedPods = field(default_factory=UnmatchedPods)
     fleets: dict[Identity, Fleet] = field(default_factory=dict)
     """Workloads that make the pods of pools; a pool without one has as many Ready pods as ``pools`` says."""
@@ -282,6 +284,7 @@ class World:
             },
             proposed=self._proposed(),
             target_blocker=self.target_blocker,
+            pickers=self.pickers,
             unmatched=self.unmatched,
             traffic=self._traffic() if self.served else None,
             pools=self._pools(),

@@ -19,6 +19,7 @@ from rollouts.runtime.objects import ObjectKey
 from rollouts.units import FULL, ZERO, Weight
 from tests.kit.faults.endstate import weights_of
 from tests.kit.faults.history import Record
+from tests.kit.faults.replicas import Mood, Replicas
 
 __all__ = ["Clients", "CountedShares"]
 
@@ -41,6 +42,8 @@ class Clients:
         """Canary share (of the lesser weight) above which no request reaches anybody."""
         self.countable = True
         """Whether anybody can count."""
+        self.replicas = Replicas()
+        """Of the picker, where that splits; none of them is named while all follow what is stored."""
         self._asked: dict[str, Fraction] = {}
         self._split: dict[str, Fraction] = {}
         self._late: list[tuple[float, dict[str, Fraction]]] = []
@@ -61,6 +64,16 @@ class Clients:
         plain = next((dict(rule) for rule in weights_of(record.after, marked=False) if rule), {})
         total = sum(plain.values())
         self._asked = {name: Fraction(value, total) for name, value in plain.items()} if total else {}
+        self.replicas.store(self._asked)
+        self._program()
+
+    def befall(self, seconds: float, pod: str, mood: Mood | None) -> None:
+        """A replica of the picker does otherwise from this moment on, joins, or leaves (None)."""
+        self._pass(seconds)
+        if mood is None:
+            self.replicas.leave(pod)
+        else:
+            self.replicas.befall(pod, mood)
         self._program()
 
     def _program(self) -> None:
@@ -68,7 +81,7 @@ class Clients:
         if self.only:
             self._late.append((self._at, {self.only: Fraction(1)}))
         elif self.splits or len(carrying) < 2:
-            self._late.append((self._at + self.lag, dict(self._asked)))
+            self._late.append((self._at + self.lag, dict(self.replicas.mix(self._asked))))
 
     def _pass(self, seconds: float) -> None:
         """What was in force until then; what the gateway has not done yet it does in the order of its moments."""
@@ -92,12 +105,17 @@ class Clients:
         return dict(self._served)
 
     def share(self, name: str, other: str) -> Weight:
-        """The part that the first has of both, as it is in force."""
-        mine, both = (
-            self._split.get(name, Fraction(0)),
-            (self._split.get(key, Fraction(0)) for key in (name, other)),
-        )
-        return Weight(round(mine / (sum(both) or Fraction(1)) * FULL))
+        """The part that the first has of both, as it is in force, or in the replica that is farthest from it."""
+        splits = [self._split] + [
+            replica.split for replica in self.replicas.by_pod.values() if replica.mood is not Mood.MUTE
+        ]
+        found = [_part(split, name, other) for split in splits]
+        return max(found, key=lambda share: abs(share - _part(self.replicas.stored, name, other)))
+
+
+def _part(split: Mapping[str, Fraction], name: str, other: str) -> Weight:
+    both = sum(split.get(key, Fraction(0)) for key in (name, other))
+    return Weight(round(split.get(name, Fraction(0)) / (both or Fraction(1)) * FULL))
 
 
 class CountedShares:

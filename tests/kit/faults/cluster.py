@@ -144,9 +144,9 @@ class Cluster:
                 ]
                 self.write_status(kinds.POD, name, {"containerStatuses": statuses}, manager="kubelet")
 
-    def set_picker(self, pool: str, *, ready: bool) -> None:
-        """Make the one pod behind a pool's picker Service, or change whether it is Ready."""
-        name = f"{pool}-epp-0"
+    def set_picker(self, pool: str, *, ready: bool, number: int = 0) -> None:
+        """Make a pod behind a pool's picker Service, the only one at first, or change whether it is Ready."""
+        name = f"{pool}-epp-{number}"
         if self.get(kinds.POD, name) is None:
             pod: Object = {
                 "apiVersion": "v1",
@@ -160,7 +160,7 @@ class Cluster:
                 "spec": {"containers": [{"name": "epp", "image": "epp"}]},
             }
             self.create(kinds.POD, pod, manager="kubelet")
-            self.write_status(kinds.POD, name, {"podIP": "127.0.2.1"}, manager="kubelet")
+            self.write_status(kinds.POD, name, {"podIP": f"127.0.2.{number + 1}"}, manager="kubelet")
         self._set_ready(name, ready=ready)
 
     # --- the gateway and the garbage collector ---

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from fractions import Fraction
 from typing import Any
 
 from rollouts.kube.client import Resource, WatchType
@@ -101,6 +102,8 @@ class History:
     """What pods were asked to load and unload."""
     busy: list[tuple[int, str, int | None]] = field(default_factory=list)
     """Requests that a pool's pods began to say that they answer before which record; none before the first."""
+    astray: list[tuple[int, float, Mapping[str, Mapping[str, Fraction]]]] = field(default_factory=list)
+    """Before which record and when replicas of the picker began to go by other weights than the stored ones."""
     staleness: float = 0.0
     """Seconds by which the plan lets the controller's picture of other objects lag."""
     quiet_from: float | None = None

@@ -36,6 +36,7 @@ from tests.kit.faults.endstate import CARRIERS, differences, is_carrier, weights
 from tests.kit.faults.history import History, Record
 from tests.kit.faults.path_oracle import dead_ends, left_on_dead_ends, probe_rules
 from tests.kit.faults.replay import Replay, ready_pictures, share
+from tests.kit.faults.replica_oracle import hushed_replicas, raised_past_replicas, wrongly_ended
 from tests.kit.faults.simulation import Run
 from tests.kit.faults.source import Answer
 from tests.kit.faults.truth import condition, untrue_statuses
@@ -91,6 +92,8 @@ class Invariant(Enum):
     DRAINED = "20 no pod with weight is taken away, and none with work before the timeout"
     ENDED = "21 stable ends with its pods, and what lost with as many as scaleDown says"
     FLOOR = "22 no version gets fewer pods than minStable or its share needs, by the controller's doing"
+    OBEYED = "23 no weight rises while a replica of the picker goes by other weights"
+    HEARD = "24 a status says that a replica goes by other weights, and calls no abort done meanwhile"
     TOLD = "15 a refused traffic write is told of in the server's words and tried again within seconds"
 
 
@@ -232,6 +235,17 @@ def _endpoints(run: Run) -> Iterator[str]:
 def _pods_first(run: Run) -> Iterator[str]:
     writes = _route_writes(run.history) if run.scenario.capacity else ()
     return podless_rises(run, ((replay, record, _rises(replay, record)) for replay, record in writes))
+
+
+def _obeyed(run: Run) -> Iterator[str]:
+    writes = _route_writes(run.history) if run.history.astray else ()
+    return raised_past_replicas(run, ((replay, record, _rises(replay, record)) for replay, record in writes))
+
+
+def _heard(run: Run) -> Iterator[str]:
+    if run.history.astray:
+        yield from hushed_replicas(run)
+        yield from wrongly_ended(run)
 
 
 def _proven(run: Run) -> Iterator[str]:
@@ -477,6 +491,8 @@ _CHECKERS: dict[Invariant, Callable[[Run], Iterator[str]]] = {
     Invariant.NO_BUGS: _no_bugs,
     Invariant.TRUTH: untrue_statuses,
     Invariant.RESTORED: open_ways_back,
+    Invariant.OBEYED: _obeyed,
+    Invariant.HEARD: _heard,
     Invariant.TOLD: hushed_refusals,
     Invariant.GPUS: too_many_pods,
     Invariant.PODS_FIRST: _pods_first,

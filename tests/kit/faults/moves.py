@@ -22,6 +22,7 @@ from tests.kit.faults.objects import (
     split_entries,
     variant_of,
 )
+from tests.kit.faults.replicas import Mood
 from tests.kit.faults.simulation import Act, Condition, Simulation
 from tests.kit.faults.source import Answer
 
@@ -57,6 +58,9 @@ __all__ = [
     "reason",
     "recreate_pool",
     "regain_adapter",
+    "replica_joins",
+    "replica_leaves",
+    "replica_turns",
     "restart_pods",
     "retarget",
     "retarget_adapter",
@@ -314,6 +318,33 @@ def scale(release: str, ready: int, unready: int = 0) -> Act:
 def picker(pool: str, *, ready: bool) -> Act:
     """The pod behind a pool's picker Service is Ready, or not."""
     return lambda sim: sim.cluster.set_picker(pool, ready=ready)
+
+
+def replica_turns(pool: str, mood: Mood) -> Act:
+    """What befalls the one replica of a pool's picker."""
+    return lambda sim: sim.befall(f"{pool}-epp-0", mood)
+
+
+def replica_joins(pool: str, mood: Mood) -> Act:
+    """Another replica is Ready, and does so from its first request on."""
+
+    def act(sim: Simulation) -> None:
+        sim.cluster.set_picker(pool, ready=True, number=1)
+        for number in range(2):
+            sim.befall(f"{pool}-epp-{number}", Mood.FOLLOWS)
+        sim.befall(f"{pool}-epp-1", mood)
+
+    return act
+
+
+def replica_leaves(pool: str) -> Act:
+    """That other replica is gone."""
+
+    def act(sim: Simulation) -> None:
+        sim.cluster.delete(kinds.POD, f"{pool}-epp-1")
+        sim.befall(f"{pool}-epp-1", None)
+
+    return act
 
 
 def probes(verdict: ProbeVerdict | None) -> Act:

@@ -84,7 +84,12 @@ class Assembler:
             adapters=self.adapters,
             probes=self.probes,
             in_flight=self.in_flight,
-            **{"metrics": ControllerMetrics(), **beside},
+            **{
+                "metrics": ControllerMetrics(),
+                "readers": self.clients.replicas,
+                "loaded": self.clients.replicas,
+                **beside,
+            },
         )
 
 

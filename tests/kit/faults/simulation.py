@@ -20,6 +20,7 @@ from tests.kit.faults.history import AdapterCall, History, Record
 from tests.kit.faults.hostile import open_schema, plant
 from tests.kit.faults.objects import Carrier
 from tests.kit.faults.process import Assembler, Process
+from tests.kit.faults.replicas import Mood
 from tests.kit.faults.source import Answer, ScriptedSource
 from tests.kit.faults.transport import Crash, Delivery, FaultyClient, Feed, WriteFault
 
@@ -217,6 +218,7 @@ class Simulation:
         self.move = 0
         self._assembler = assembler
         self.clients = assembler.clients
+        self.clients.replicas.on_change = self._note_astray
         assembler.adapters.on_call = self._called
         self._start_at: float = 0.0
         self._move_due: float | None = None
@@ -341,6 +343,7 @@ class Simulation:
         self.history.records.append(record)
         if is_carrier(record):
             self.clients.take(record)
+            self._note_astray()
         decides = _decides(change)
         if decides:
             self._last_decision = seconds
@@ -348,6 +351,17 @@ class Simulation:
         late = self.history.quiet_from is not None and change.manager == CONTROLLER
         if late and (decides or not self._held()):
             self.history.problems.append(f"written at rest: {change.plural} {change.name}")
+
+    def befall(self, pod: str, mood: Mood | None) -> None:
+        """A replica of the picker does otherwise, joins, or leaves (None); whoever asks replicas looks again."""
+        self.clients.befall(self.clock.monotonic(), pod, mood)
+        if self.process is not None:
+            self.process.enqueue_all()
+
+    def _note_astray(self) -> None:
+        astray, known = self.clients.replicas.astray(), self.history.astray
+        if astray != (known[-1][2] if known else {}):
+            known.append((len(self.history.records), self.clock.monotonic(), astray))
 
     def _contents(self, change: Change) -> dict[str, dict[str, str]]:
         """By adapter that a model object or a Rollout's status names, what pods have under that name."""

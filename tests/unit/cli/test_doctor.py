@@ -160,6 +160,14 @@ def picker_pod(cluster: Cluster, *, ready: bool, **ref: Any) -> None:
     pod["metadata"]["labels"] = {"app": "picker"}
 
 
+def shared_by_variants(cluster: Cluster, mode: str) -> None:
+    """The pool's pods are split by their labels."""
+    spec = cluster.objects[kinds.ROLLOUT]["demo"]["spec"]
+    spec["target"] = {"variant": {"name": "v2", "labels": {"release": "v2"}}}
+    spec["traffic"] = {"inferencePool": {"name": "v2"}}
+    cluster.objects[kinds.POOL_X]["v2"]["spec"]["extensionRef"]["failureMode"] = mode
+
+
 def refused(cluster: Cluster, *, kind: str = "Accepted", reason: str = "NotSupportedByGateway") -> None:
     cluster.objects[kinds.HTTP_ROUTE]["route"]["spec"] = {"parentRefs": [{"name": "gw"}]}
     condition = {
@@ -269,6 +277,11 @@ CASES: dict[str, tuple[Callable[[Cluster], Any], Level, str]] = {
         lambda c: picker_pod(c, ready=False, failureMode="FailOpen"),
         Level.WARN,
         "FailOpen serves without it",
+    ),
+    "a pool of variants whose gateway fails open": (
+        lambda c: shared_by_variants(c, "FailOpen"),
+        Level.WARN,
+        "gateway takes any Ready pod, whatever its variant",
     ),
     "a gateway that refuses the pool": (
         lambda c: refused(c),
@@ -443,7 +456,11 @@ async def test_what_is_missing_is_found(name):
     assert any(part in check.text and check.level is level and check.fix for check in found), found
 
 
-@pytest.mark.parametrize("change", [lambda _: None, managed], ids=["adopted", "managed"])
+@pytest.mark.parametrize(
+    "change",
+    [lambda _: None, managed, lambda c: shared_by_variants(c, "FailClose")],
+    ids=["adopted", "managed", "variants"],
+)
 async def test_a_sound_cluster_has_nothing_to_repair(change):
     cluster = sound()
     change(cluster)

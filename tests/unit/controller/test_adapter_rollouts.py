@@ -162,17 +162,6 @@ def test_foreign_targets_of_the_list_keep_their_share():
     assert found["somebody-elses"] * 4 == found[V2]
 
 
-def test_an_abort_gives_everyone_back_to_stable_in_one_write():
-    adopted = model((V1, 90), (V2, 10), annotations=CONSENT)
-    simulation = run(
-        setup((kinds.ROLLOUT, rollout()), (kinds.INFERENCE_MODEL, adopted)),
-        phase("Aborted"),
-        Move(when=at_step(1), act=command("abort"), after=5),
-    )
-    assert targets(simulation) == {V1: 100}
-    assert len(history(simulation)) == 1
-
-
 def test_an_adopted_model_that_is_deleted_is_waited_for_and_not_made_again():
     adopted = model((V1, 90), (V2, 10), annotations=CONSENT)
 

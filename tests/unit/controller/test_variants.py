@@ -16,6 +16,7 @@ from rollouts.controller.split_readers import ScrapedSplitReaders
 from rollouts.objects import kinds
 from rollouts.objects.picker_pages import POOL_SPLITS_READ
 from rollouts.objects.pods import PickerPod
+from rollouts.objects.pool_splits import split_name
 from rollouts.runtime.clock import SystemClock
 from rollouts.sources.base import ScrapeTarget
 from rollouts.sources.scraper import PodScraper
@@ -42,6 +43,7 @@ from tests.kit.faults.objects import (
     base_objects,
     shared_objects,
     split_object,
+    variant_of,
     variant_rollout,
 )
 from tests.kit.faults.process import Assembler
@@ -391,6 +393,46 @@ def test_a_split_that_is_deleted_while_the_spec_is_wrong_is_made_again(
     assert kept.status["phase"] == "Invalid"
 
 
+@pytest.mark.parametrize("role", [STABLE, CANARY], ids=["at rest", "with another target, which never began"])
+@pytest.mark.parametrize("model", ["", "deepseek"])
+def test_a_split_that_is_deleted_while_the_spec_is_unreadable_is_made_again_for_stable_alone(
+    role: str, model: str
+) -> None:
+    """No attempt was recorded: the spec's traffic, which nobody may change, says which split, the status who serves."""
+    rollout = variant_rollout(STEPS, role=STABLE)
+    rollout["spec"]["traffic"]["inferencePool"]["modelName"] = model
+    name = split_name(SHARED, model)
+
+    def installed(cluster: Cluster) -> None:
+        cluster_with(rollout)(cluster)
+        for other in (CANARY, THIRD):
+            cluster.scale(RELEASES[other], 0)
+
+    def serve(sim: Simulation) -> None:
+        for number in range(4):
+            sim.adapters.hold(f"{RELEASES[STABLE]}-{number}", model, model)
+        sim.note_adapters()
+
+    def wrong(spec: Object) -> None:
+        unreadable(spec)
+        spec["target"]["variant"] = variant_of(role)
+
+    kept = run(
+        installed,
+        after(SEEN),
+        Move(when=begun, act=serve),
+        Move(when=healthy_on(STABLE), act=edit_spec(wrong), after=5),
+        Move(when=phase("Invalid"), act=delete(kinds.POOL_SPLIT, name), after=15),
+    )
+
+    split = kept.cluster.get(kinds.POOL_SPLIT, name)
+    assert split is not None
+    assert [(one["name"], one["weight"]) for one in split["spec"]["variants"]] == [(STABLE, 100)]
+    assert split["spec"]["modelName"] == model
+    assert split["metadata"]["labels"]["inferencerollouts.dev/rollout"] == "mymodel"
+    assert kept.status["phase"] == "Invalid"
+
+
 @pytest.mark.parametrize("edit", [unreadable, without_template])
 def test_an_abort_without_its_split_makes_it_with_stable_alone(edit: Callable[[Object], None]) -> None:
     def gone_and_aborted(sim: Simulation) -> None:
@@ -484,12 +526,16 @@ async def removed(cluster: Cluster, caches: Caches) -> bool:
     return gone
 
 
-async def test_an_orphaned_split_goes_when_every_ready_pod_is_of_one_variant():
+async def test_an_orphaned_split_goes_when_every_pod_is_of_one_variant():
+    """A pod of the version that lost may restart just now: Ready again, it is to get nothing."""
     cluster, caches = left_behind()
     cluster.scale(RELEASES[CANARY], 1)
     assert not await removed(cluster, caches)
 
     cluster.scale(RELEASES[CANARY], 0, unready=1)
+    assert not await removed(cluster, caches)
+
+    cluster, caches = left_behind()
     assert await removed(cluster, caches)
 
 
@@ -518,10 +564,16 @@ async def test_a_split_of_which_no_pod_is_goes_and_not_while_one_may_be_ready_ag
     assert await removed(cluster, caches)
 
 
-async def test_a_split_of_a_pool_that_is_gone_goes():
-    cluster, caches = left_behind(annotations={}, labels={"inferencerollouts.dev/rollout": "gone"})
+async def test_a_split_of_a_pool_that_is_gone_goes_with_the_pods():
+    """A pool that is replaced is gone for a moment."""
+    meta = {"annotations": {}, "labels": {"inferencerollouts.dev/rollout": "gone"}}
+    cluster, caches = left_behind(**meta)
     cluster.delete(kinds.POOL_X, SHARED)
+    assert not await removed(cluster, caches)
 
+    cluster, caches = left_behind(**meta)
+    cluster.delete(kinds.POOL_X, SHARED)
+    cluster.scale(RELEASES[STABLE], 0)
     assert await removed(cluster, caches)
 
 

@@ -781,3 +781,15 @@ def test_a_spec_that_becomes_valid_again_after_the_last_step_is_promoted():
     world.settle()
 
     assert (world.status.phase, world.status.stable.identity) == (Phase.HEALTHY, V2)
+
+
+def test_a_canary_that_got_everything_in_one_write_is_not_left_when_the_rollout_is_deleted() -> None:
+    """It bakes, or went back within the rollback window: it is not stable yet."""
+    world = World(spec=spec(weight(100), bake=timedelta(hours=1)))
+    world.settle()
+    assert (world.share_of(V2), world.status.phase) == (1, Phase.PROGRESSING)
+    assert world.finalizer
+
+    world.deleting = True
+    world.settle()
+    assert world.share_of(V2) == 0

@@ -18,6 +18,7 @@ from rollouts.engine.observation import (
     PathView,
     PoolView,
     Problem,
+    Refused,
     RuleView,
     ShareView,
     TrafficView,
@@ -404,11 +405,15 @@ def test_without_a_canary_it_is_made_by_what_can_be_read_of_the_spec():
     decided = plan(unsplit(stable, problems=WRONG), START)
     assert written(decided) == [(OLD, None, ZERO)]
 
-    assert written(plan(unsplit(stable, spec=None, problems=WRONG), START)) == []
-    others = unsplit(stable, problems=WRONG)
-    assert others.traffic is not None
-    others = replace(others, traffic=replace(others.traffic, claim=Claim.OTHER, claimed_by="other"))
-    assert written(plan(others, START)) == []
+    lost = unsplit(stable, spec=None, problems=WRONG)
+    assert written(plan(lost, START)) == [(OLD, None, ZERO)]
+    refused = Refused(reason=Reason.TRAFFIC_REFUSED, message="quota")
+    assert written(plan(replace(lost, refused=refused), START)) == []
+    assert written(plan(unsplit(RolloutStatus(), spec=None, problems=WRONG), START)) == []
+    for others in (unsplit(stable, problems=WRONG), lost):
+        assert others.traffic is not None
+        claimed = replace(others.traffic, claim=Claim.OTHER, claimed_by="other")
+        assert written(plan(replace(others, traffic=claimed), START)) == []
 
 
 def test_an_abort_makes_it_with_stable_alone():
