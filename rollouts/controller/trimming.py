@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rollouts.objects.accelerators import accelerators, container_with
 from rollouts.objects.fields import list_of, map_of
 from rollouts.objects.groups import SIZE_ANNOTATION
 from rollouts.objects.leaving import COST_ANNOTATION
@@ -55,7 +56,7 @@ def trim_pod(pod: Object) -> Object:
 
 
 def trim_scaled_pod(pod: Object) -> Object:
-    """The same where workloads are scaled: also who made it, and what decides whether it goes before others."""
+    """The same where workloads are scaled: also who made it, what it holds, and what decides whether it goes first."""
     found, meta = trim_pod(pod), pod.get("metadata") or {}
     kept = {name: meta[name] for name in ("ownerReferences",) if name in meta}
     annotations = map_of(meta.get("annotations"))
@@ -68,6 +69,9 @@ def trim_scaled_pod(pod: Object) -> Object:
         found["status"]["phase"] = phase
     if node:
         found["spec"] = {**found.get("spec", {}), "nodeName": node}
+    if taken := accelerators(pod):
+        containers = found.get("spec", {}).get("containers", [])
+        found["spec"] = {**found.get("spec", {}), "containers": [*containers, container_with(taken)]}
     return found
 
 

@@ -17,6 +17,7 @@ from rollouts.engine.observation import Blocker, WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import HttpRouteTraffic
 from rollouts.engine.versions import Identity
+from rollouts.objects.accelerators import accelerators
 from rollouts.objects.fields import map_of, metadata_of
 from rollouts.objects.groups import units
 from rollouts.objects.pods import pending_words
@@ -130,7 +131,18 @@ def former_pods(
 def _left(problem: Blocker, pods: Collection[Mapping[str, Any]], pool: Pool) -> WorkloadView:
     """Pods of which nobody knows what makes them; those that are not being deleted count as its replicas."""
     staying = units(pod for pod in pods if "deletionTimestamp" not in metadata_of(pod))
-    return WorkloadView(problem=problem, replicas=staying, live=units(pods), selector=pool.selector_text)
+    return WorkloadView(
+        problem=problem,
+        replicas=staying,
+        live=units(pods),
+        selector=pool.selector_text,
+        accelerators=_held(pods),
+    )
+
+
+def _held(pods: Iterable[Mapping[str, Any]]) -> int:
+    """Accelerators of pods that a node has taken."""
+    return sum(accelerators(pod) for pod in pods if map_of(pod.get("spec")).get("nodeName"))
 
 
 def _names(found: Collection[Workload]) -> str:
@@ -223,6 +235,7 @@ class WorkloadViews:
             refused=failure.words if failure is not None and not failure.passes else "",
             unanswered=failure.words if failure is not None and failure.passes else "",
             selector=pool.selector_text,
+            accelerators=_held(pods),
         )
 
     def _former(

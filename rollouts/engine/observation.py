@@ -272,6 +272,8 @@ class WorkloadView:
     """Of ``RolloutStatus.drains``; None where nothing is to go, and pods could be drained."""
     selector: str = ""
     """The pool's labels, ``app=vllm,version=v2``: what its pods are counted by when it is gone."""
+    accelerators: int = 0
+    """What those of its pods hold that have a node, workers of groups among them."""
 
     @property
     def pods(self) -> int:

@@ -34,6 +34,8 @@ class Fleet:
     """What is said of a drain; None: what ``in_flight`` says."""
     problem: Blocker | None = None
     selector: str = ""
+    accelerators: int = 0
+    """Of each pod."""
     version: int = 1
     scales: list[int] = field(default_factory=list)
     """What it was scaled to, in order."""
@@ -85,6 +87,7 @@ class Fleet:
             used_by=self.used_by,
             refused=self.refused,
             selector=self.selector,
+            accelerators=self.accelerators * (self.live - pending),
             drain=self.drain if self.drain is not None else self._gauges(drained=asked),
         )
 
