@@ -168,6 +168,8 @@ class AttemptCapacityModel(ApiModel):
     """The canary's Ready pods."""
     pending: Number = 0
     """Its pods that no node has room for yet."""
+    warming: Number = 0
+    """Its pods that are Ready and not warm yet, which are not among those."""
     stable_ready: Number = 0
     """Stable's Ready pods at the start."""
 

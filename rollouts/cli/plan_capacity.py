@@ -81,6 +81,8 @@ def capacity_lines(spec: RolloutSpec, stable: int, minutes: Sequence[float], gpu
         f": stable gives it pods as its share falls, and keeps {least} of {stable}" if least < stable else ""
     )
     yield f"Capacity: canary pods {pods}; with stable's {most} at most{gives}."
+    if (warm := capacity.warm_up) is not None:
+        yield f"Warm-up: each pod answers {warm.requests} requests before it counts, {warm.concurrency} at a time."
     if gives:
         kept = ", ".join(f"{rises[weight].stable} at {format_weight(weight)}" for weight in sorted(rises))
         yield f"Stable: pods {kept}."

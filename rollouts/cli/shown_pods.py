@@ -24,6 +24,7 @@ class ArmCount:
     wanted: int | None = None
     ready: int | None = None
     pending: int = 0
+    warming: int = 0
     draining: int = 0
     note: str = ""
     """What it waits for."""
@@ -31,7 +32,7 @@ class ArmCount:
     @property
     def unready(self) -> str:
         """``2 Pending, 1 draining``; empty where there are none."""
-        counts = ((self.pending, "Pending"), (self.draining, "draining"))
+        counts = ((self.pending, "Pending"), (self.warming, "warming up"), (self.draining, "draining"))
         return ", ".join(f"{count} {state}" for count, state in counts if count)
 
     @property
@@ -68,6 +69,7 @@ def _arm(role: str, name: str, counts: Object, drains: Mapping[str, Object]) -> 
         wanted=_number(counts, "wanted"),
         ready=_number(counts, "ready"),
         pending=_number(counts, "pending"),
+        warming=_number(counts, "warming"),
         draining=max(_number(going, "replicas") - _number(going, "to"), 0),
         note=text_of(going.get("message")),
     )

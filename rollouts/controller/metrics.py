@@ -154,7 +154,7 @@ class ControllerMetrics:
         )
         self.pods = self._gauge(
             "rollout_pods",
-            "Pods of an arm whose workload is scaled: wanted, and of them ready, pending or draining.",
+            "Pods of an arm whose workload is scaled: wanted, and of them ready, pending, warming or draining.",
             *one,
             "arm",
             "state",

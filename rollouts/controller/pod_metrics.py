@@ -18,6 +18,8 @@ def pod_counts(status: RolloutStatus) -> ArmPodCounts:
     if status.current is not None and status.aborted is None and capacity is not None:
         going = _going(drains.get(status.current.canary.identity))
         counts = (capacity.wanted, capacity.ready, capacity.pending, going)
+        if capacity.warming:
+            found.append(("canary", "warming", capacity.warming))
         found += (("canary", state, count) for state, count in zip(_STATES, counts, strict=True))
     if lent is not None:
         counts = (lent.wanted, lent.ready, lent.pending, _going(drains.get(lent.identity)))

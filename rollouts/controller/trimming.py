@@ -9,7 +9,13 @@ from rollouts.objects.accelerators import accelerators, container_with
 from rollouts.objects.fields import list_of, map_of
 from rollouts.objects.groups import SIZE_ANNOTATION
 from rollouts.objects.leaving import COST_ANNOTATION
-from rollouts.objects.pods import DRAINING_ANNOTATION, HEALTH_PORTS, METRICS_PORT_ANNOTATION, holds_resources
+from rollouts.objects.pods import (
+    DRAINING_ANNOTATION,
+    HEALTH_PORTS,
+    METRICS_PORT_ANNOTATION,
+    WARMED_ANNOTATION,
+    holds_resources,
+)
 from rollouts.objects.workloads import pod_labels
 from rollouts.runtime.objects import Object
 
@@ -24,7 +30,7 @@ __all__ = [
 
 _OF_PODS = (METRICS_PORT_ANNOTATION, SIZE_ANNOTATION)
 
-_OF_DRAINS = (DRAINING_ANNOTATION, COST_ANNOTATION)
+_OF_DRAINS = (DRAINING_ANNOTATION, COST_ANNOTATION, WARMED_ANNOTATION)
 
 
 def trim_pod(pod: Object) -> Object:
