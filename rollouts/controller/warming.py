@@ -7,17 +7,18 @@ anew, which costs seconds, and finds the mark to take off.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
+from rollouts.analysis.exposition import ScrapedPage
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.scalars import format_time
 from rollouts.controller.caches import Caches
 from rollouts.controller.marking import Change, Marking, PodMarks
-from rollouts.controller.model_server_calls import ModelServerCalls, ServerAnswer
+from rollouts.controller.model_server_calls import ServerAnswer
 from rollouts.controller.pages import metrics_pages
 from rollouts.controller.warm_prompts import LENGTH_NAMES, lengths_of, made_up
 from rollouts.engine.actions import Plan, WarmPods
@@ -33,10 +34,10 @@ from rollouts.objects.served import listed_models
 from rollouts.objects.warming import begins, ends, is_warm, read_prompts, stops
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey, uid_of
-from rollouts.sources.scraper import PodScraper
+from rollouts.sources.base import ScrapeTarget
 from rollouts.units import ZERO
 
-__all__ = ["AT_ONCE", "OF_ONE_NAMESPACE", "WarmUps", "Warmth"]
+__all__ = ["AT_ONCE", "OF_ONE_NAMESPACE", "AsksServers", "ReadsPages", "WarmUps", "Warmth"]
 
 _log = structlog.get_logger(__name__)
 
@@ -92,6 +93,28 @@ class _Job:
     lengths: tuple[int, ...] = field(default=())
 
 
+class AsksServers(Protocol):
+    """Who calls model servers: ``ModelServerCalls``."""
+
+    async def ask(
+        self, namespace: str, pod: Pod, port: int, method: str, path: str, request: Any, timeout: float
+    ) -> ServerAnswer:
+        """One call of at most ``timeout`` seconds."""
+        ...
+
+    async def close(self) -> None:
+        """Close the connections."""
+        ...
+
+
+class ReadsPages(Protocol):
+    """Who reads the metrics pages of pods: ``PodScraper``."""
+
+    async def read(self, endpoint: ScrapeTarget, names: Collection[str]) -> Mapping[str, ScrapedPage] | None:
+        """One page, now; None: no usable answer."""
+        ...
+
+
 class WarmUps:
     """Warms pods up. ``on_change`` is called with the key of a Rollout when one of its pods is warm, or fails.
 
@@ -99,7 +122,7 @@ class WarmUps:
     """
 
     def __init__(
-        self, client: KubeClient, caches: Caches, clock: Clock, scraper: PodScraper, calls: ModelServerCalls
+        self, client: KubeClient, caches: Caches, clock: Clock, scraper: ReadsPages, calls: AsksServers
     ) -> None:
         self.on_change: Callable[[ObjectKey], None] = lambda _: None
         self._client = client

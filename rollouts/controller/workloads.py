@@ -206,15 +206,16 @@ class WorkloadViews:
         if target is not None:
             arms.add(target)
         policy = parsed.spec.canary.capacity if parsed.spec is not None else None
+        coming = status.canary.identity if status.canary is not None else target
         # Stable gives pods, and a canary whose pods something else needs could not give them back.
-        # From one that is warmed up requests of everybody have to be kept.
-        giving = set(arms) if policy is not None and (policy.gives or policy.warm_up is not None) else set()
+        giving = set(arms) if policy is not None and policy.gives else set()
+        if policy is not None and policy.warm_up is not None and coming is not None:
+            giving.add(coming)  # requests are kept from its pods, whoever sends them
         found = (
             (arm, self._view(parsed, arm, arms, loses=arm in losers, gives=arm in giving))
             for arm in sorted(arms)
         )
         views = {arm: view for arm, view in found if view is not None}
-        coming = status.canary.identity if status.canary is not None else target
         if coming is not None and coming in views:
             views[coming] = self._warmth(parsed, coming, views[coming])
         return views
