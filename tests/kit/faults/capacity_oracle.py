@@ -288,7 +288,7 @@ def podless_rises(run: Run, rises: Iterable[tuple[Replay, Record, Fraction | Non
         needed = max(
             capacity.get("minReplicas", 1), math.ceil(raised * stable * Fraction(capacity.get("headroom", 1)))
         )
-        warm = bool(capacity.get("warmUp"))
+        warm = bool(capacity.get("warmUp")) and not replay.status.get("skipGates")
         most = max(map(len, ready_pictures(run.history, replay, record.seconds, warm=warm)))
         if most < needed:
             yield f"raised to {float(raised):.2%} at {record.seconds:g} s with {most} of {needed} pods"

@@ -197,10 +197,10 @@ CAPACITY_SCENARIOS: dict[str, Scenario] = {
             warmUp={"requests": 4},
         ),
         _scenario(
-            "warmed up: aborted while pods are not warm",
-            [_GO_ON, Move(when=reason("WaitingForPods"), act=command("abort", tag="t2"), after=24)],
-            both(phase("Aborted"), settled(stable=PODS, canary=0)),
-            warmUp={"requests": 500},
+            "warmed up: promoted in full while pods are not warm",
+            [_GO_ON, Move(when=reason("WaitingForPods"), act=command("promoteFull", tag="t2"), after=30)],
+            both(healthy_on(CANARY), settled(stable=0, canary=PODS)),
+            warmUp={"requests": 50},
         ),
         _scenario(
             "one spare pod: promoted",

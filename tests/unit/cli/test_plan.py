@@ -246,3 +246,9 @@ def test_gpu_hours_count_the_workers_of_a_leader(tmp_path):
     said = CliRunner().invoke(main, ["plan", str(file), "--stable-pods=8"]).output
 
     assert "GPU-hours: 400 from the first weight" in said
+
+
+def test_a_warm_up_is_told(tmp_path):
+    said = plan(tmp_path, STEPS, "--stable-pods=8", capacity={"warmUp": {"requests": 5}}).output
+
+    assert "Warm-up: each pod answers 5 requests before it counts, 2 at a time." in " ".join(said.split())
