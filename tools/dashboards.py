@@ -236,6 +236,19 @@ _DETAIL = Dashboard(
             about="While an attempt scales. Times the GPUs of a pod they are GPU-hours.",
         ),
         Panel(
+            title="GPUs held by all versions of an attempt",
+            queries=((f"max(rollouts_rollout_accelerators{{{_ONE}}})", "GPUs"),),
+            width=12,
+            about="What pods that have a node ask for, where strategy.canary.capacity is set.",
+        ),
+        Panel(
+            title="GPU-hours of the last attempt",
+            queries=((f"max by (part) (rollouts_rollout_accelerator_seconds{{{_ONE}}}) / 3600", "{{part}}"),),
+            kind="stat",
+            width=12,
+            about="extra: beyond what stable held at the start.",
+        ),
+        Panel(
             title="Effect against stable, with its 95 % interval",
             queries=(
                 (f"max by (metric) (rollouts_gate_effect_ratio{{{_ONE}}})", "{{metric}}"),

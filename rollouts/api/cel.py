@@ -109,6 +109,7 @@ _STARTING_STEP = CelRule(
     "analysis.startingStep is past the last step: they are counted from 0",
 )
 LESS_THAN_RATIO = "is below endpointRatio, which every weight needs as well: lower that, too"
+MORE_THAN_REQUESTS = "is more than requests: lower it"
 CAPACITY_NEEDS_POOL = "needs target.pool: adapters and variants share the pods of one pool"
 
 _TARGETS = ("pool", "adapter", "variant")
@@ -239,6 +240,12 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
     "CanaryModel": (_STARTING_STEP, _HEADROOM),
     "OwnCanaryModel": (_STARTING_STEP, _HEADROOM),
     "CapacityModel": (_pods("maxSurge"), _pods("minStable")),
+    "WarmUpModel": (
+        CelRule(
+            "(has(self.concurrency) ? self.concurrency : 2) <= (has(self.requests) ? self.requests : 20)",
+            f"concurrency {MORE_THAN_REQUESTS}",
+        ),
+    ),
     "StrategyModel": (
         CelRule(
             "has(self.canaryFrom) || (has(self.canary) && has(self.canary.steps))",

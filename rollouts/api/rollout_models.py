@@ -219,6 +219,29 @@ class ScaleDownPolicyModel(ApiModel):
     """Replicas that it is then given."""
 
 
+class WarmUpPromptsModel(ApiModel):
+    """Prompts of a ConfigMap in the Rollout's namespace, which has the annotation `inferencerollouts.dev/prompts:
+    "true"`."""
+
+    config_map: Name
+    """Its name."""
+    key: Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]{1,253}$")]
+    """The key of it that has them, one a line: 200 at most, of 32,768 characters each."""
+
+
+class WarmUpModel(ApiModel):
+    """A fresh pod of the canary answers requests of the controller before it counts as Ready and gets any of users, so
+    that these do not pay for graph capture, kernels and caches. Needs the endpoint picker of this project."""
+
+    requests: Annotated[int, Field(ge=1, le=1000)] = 20
+    """How many each of its processes has to answer with 200."""
+    prompts: WarmUpPromptsModel | None = None
+    """What they ask. Without it prompts are made up, of the lengths that stable's pods show in their histogram of
+    prompt tokens, up to 8192."""
+    concurrency: Annotated[int, Field(ge=1, le=16)] = 2
+    """How many at a time."""
+
+
 class CapacityModel(ApiModel):
     """The controller scales the canary's workload with its weight, and the loser's down after the end; stable gives
     pods to the canary as far as `minStable` lets it. Needs the chart value `capacity.enabled`. N are stable's replicas
@@ -247,6 +270,8 @@ class CapacityModel(ApiModel):
     pods of a version that serves are taken away this long after they were to drain."""
     scale_down: ScaleDownPolicyModel | None = None
     """What becomes of the workload of a version that lost: the old one after a promotion, else the canary's."""
+    warm_up: WarmUpModel | None = None
+    """What a fresh pod of the canary answers before it counts. Without it a pod counts when it is Ready."""
 
 
 class CanaryModel(ApiModel):

@@ -15,6 +15,7 @@ from rollouts.api.cel import (
     LABEL_KEY,
     LABEL_VALUE,
     LESS_THAN_RATIO,
+    MORE_THAN_REQUESTS,
     NO_LABEL,
     ONE_KIND,
     ONE_TARGET,
@@ -27,12 +28,13 @@ from rollouts.api.rollout_models import (
     ScaleDownPolicyModel,
     StepModel,
     VariantTargetModel,
+    WarmUpModel,
     WindowModel,
 )
 from rollouts.api.scalars import parse_duration, parse_weight
 from rollouts.api.schedule import check_window
 from rollouts.carriers import fields_for, given
-from rollouts.engine.rollout_spec import AbortSpeed, Capacity, PodCount, Window
+from rollouts.engine.rollout_spec import AbortSpeed, Capacity, PodCount, WarmUp, Window
 from rollouts.engine.versions import TargetKind
 from rollouts.units import parse_pod_count
 
@@ -116,6 +118,17 @@ def read_capacity(capacity: CapacityModel) -> Capacity:
         drain_timeout=parse_duration(capacity.drain_timeout),
         scale_down_delay=parse_duration(down.delay),
         scale_down_to=down.to,
+        warm_up=None if capacity.warm_up is None else _warm_up(capacity.warm_up),
+    )
+
+
+def _warm_up(asked: WarmUpModel) -> WarmUp:
+    prompts = asked.prompts
+    return WarmUp(
+        requests=asked.requests,
+        concurrency=asked.concurrency,
+        config_map=prompts.config_map if prompts is not None else "",
+        key=prompts.key if prompts is not None else "",
     )
 
 
@@ -132,6 +145,8 @@ def _check_capacity(capacity: CapacityModel, ratio: float, path: str) -> Iterato
     if capacity.headroom < ratio:
         yield f"{path}.headroom", LESS_THAN_RATIO
     yield from _check_duration(capacity.drain_timeout, f"{path}.drainTimeout")
+    if capacity.warm_up is not None and capacity.warm_up.concurrency > capacity.warm_up.requests:
+        yield f"{path}.warmUp.concurrency", MORE_THAN_REQUESTS
     if capacity.scale_down is not None:
         yield from _check_duration(capacity.scale_down.delay, f"{path}.scaleDown.delay")
 

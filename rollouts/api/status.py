@@ -15,6 +15,7 @@ from rollouts.api.codec import Json, Record
 from rollouts.api.former import understood
 from rollouts.engine.attempt import ApprovalRecord, Attempt, PinnedStrategy
 from rollouts.engine.rollout_status import (
+    AcceleratorUse,
     Condition,
     Drain,
     EntryRef,
@@ -90,6 +91,7 @@ _STATUS = Record(
             inline="identity",
             whole=True,
         ),
+        Record(AcceleratorUse, models.AcceleratorUseModel, whole=True),
         Record(HistoryEntry, models.HistoryModel, of=[_REVISION], inline="revision", whole=True),
         Record(Notice, models.NoticeModel, whole=True),
         Record(Condition, models.ConditionModel, places={"last_transition": "last_transition_time"}),

@@ -168,6 +168,8 @@ class AttemptCapacityModel(ApiModel):
     """The canary's Ready pods."""
     pending: Number = 0
     """Its pods that no node has room for yet."""
+    warming: Number = 0
+    """Its pods that are Ready and not warm yet, which are not among those."""
     stable_ready: Number = 0
     """Stable's Ready pods at the start."""
 
@@ -272,6 +274,23 @@ class StableScaleModel(ApiModel):
     """Why all traffic goes back at once although the policy says otherwise."""
 
 
+class AcceleratorUseModel(ApiModel):
+    """Accelerators that pods of all versions hold, added up: `seconds` + `held` times the time since `since`."""
+
+    attempt: KeptNumber
+    """The attempt that they are counted for."""
+    seconds: Number = 0
+    """Accelerators times seconds until `since`, those of stable included."""
+    extra_seconds: Number = 0
+    """Those of them beyond `own`."""
+    held: Number = 0
+    """What pods that have a node hold since then."""
+    own: Number = 0
+    """What stable's pods held when counting began."""
+    since: Time | None = None
+    """Absent when it is over."""
+
+
 class HoldModel(ApiModel):
     """Why the rollout does not go on by itself."""
 
@@ -360,6 +379,8 @@ class HistoryModel(ArmModel):
     """When it stopped being stable."""
     approvals: Annotated[list[DecidedApprovalModel], Field(max_length=8)] = Field(default=[])
     """What was approved or denied in that attempt."""
+    pods: Number = 0
+    """Pods that carried all traffic, where workloads were scaled: a way back in the rollback window goes by them."""
 
 
 class EntryModel(ApiModel):
@@ -557,6 +578,8 @@ class RolloutStatusModel(ApiModel):
     """Versions that may have requests and are to lose pods."""
     stable_scale: StableScaleModel | None = None
     """While stable has fewer replicas than at the start, by `strategy.canary.capacity`."""
+    accelerators: AcceleratorUseModel | None = None
+    """Accelerators times seconds of the last attempt, where `strategy.canary.capacity` is set."""
     traffic_uid: Annotated[Short, Field(alias="trafficUID")] = ""
     """UID of the traffic object that was last seen."""
     traffic_adopted: bool = False

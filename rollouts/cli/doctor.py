@@ -60,7 +60,6 @@ _OURS = (
 )
 _ARGO_ROLLOUT = Resource("argoproj.io", "v1alpha1", "rollouts", "Rollout")
 _APPLICATION = Resource("argoproj.io", "v1alpha1", "applications", "Application")
-_CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
 _NETWORK_POLICY = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
 _GATEWAY_CLASS = Resource(
     "gateway.networking.k8s.io", "v1", "gatewayclasses", "GatewayClass", namespaced=False
@@ -392,7 +391,7 @@ async def _argocd(client: KubeClient, rollouts: list[ParsedRollout], namespace: 
             group, kind = found.resource.group, found.resource.kind
             name = parsed.spec.traffic.name
             adopted.add(Adopted(group=group, kind=kind, namespace=parsed.namespace, name=name))
-    configmap = await _get(client, _CONFIG_MAP, namespace, "argocd-cm")
+    configmap = await _get(client, kinds.CONFIG_MAP, namespace, "argocd-cm")
     names = frozenset((parsed.namespace, parsed.name) for parsed in rollouts)
     for application in applications:
         for check in application_checks(application, frozenset(adopted), configmap):

@@ -7,9 +7,10 @@ from typing import Any
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.cli.findings import Check, bad, warn
-from rollouts.cli.workload_faults import GITOPS_FIX, kept_in_git, workload_faults
+from rollouts.cli.workload_faults import GITOPS_FIX, kept_in_git, prompt_faults, workload_faults
+from rollouts.engine.rollout_spec import WarmUp
 from rollouts.kube.client import KubeClient, Resource
-from rollouts.kube.errors import Forbidden, KindNotServed
+from rollouts.kube.errors import Forbidden, KindNotServed, KubeError, NotFound
 from rollouts.kube.paging import list_all
 from rollouts.objects import kinds
 from rollouts.objects.fields import metadata_of, text_of
@@ -31,12 +32,41 @@ async def workload_checks(client: KubeClient, rollout: Object, parsed: ParsedRol
         objects += await _listed(client, resource, parsed.namespace)
     for fault in workload_faults(rollout, True, objects):
         yield (bad if fault.bad else warn)(f"{where}: {fault.text}", fault.fix)
+    async for check in _prompts(client, where, parsed.namespace, parsed.spec.canary.capacity.warm_up):
+        yield check
     pools = [read_pool(dict(one)) for one in objects if one.get("kind") == "InferencePool"]
     for obj in objects:
         by = kept_in_git(obj) if obj.get("kind") in WORKLOADS else ""
         if by and any(makes_pods_of(pod_labels(obj), pool) for pool in pools):
             what = f"{obj['kind']} {text_of(metadata_of(obj).get('name'))}"
             yield warn(f"{where}: {by} writes replicas of {what}, which the controller scales", GITOPS_FIX)
+
+
+async def _prompts(
+    client: KubeClient, where: str, namespace: str, warm_up: WarmUp | None
+) -> AsyncIterator[Check]:
+    """Of the ConfigMap that the warm-up names, as far as it may be read."""
+    if warm_up is None or not warm_up.config_map:
+        return
+    try:
+        found = await client.get(kinds.CONFIG_MAP, namespace, warm_up.config_map)
+    except NotFound:
+        found = {}
+    except KubeError:
+        return
+    asked: Object = {
+        **found,
+        "kind": "ConfigMap",
+        "metadata": {"name": warm_up.config_map, **metadata_of(found)},
+    }
+    if not found:
+        yield bad(
+            f"{where}: ConfigMap {warm_up.config_map} of warmUp does not exist",
+            "create it, or leave prompts out",
+        )
+        return
+    for fault in prompt_faults(warm_up, asked, [asked]):
+        yield bad(f"{where}: {fault.text}", fault.fix)
 
 
 async def _listed(client: KubeClient, resource: Resource, namespace: str) -> list[Object]:

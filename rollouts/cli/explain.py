@@ -20,7 +20,7 @@ from rollouts.cli.connect import (
     fetch_runs,
     with_client,
 )
-from rollouts.cli.shown_pods import arm_counts
+from rollouts.cli.shown_pods import arm_counts, gpu_hours
 from rollouts.cli.strategies import fetch_strategy
 from rollouts.engine.attempt import ApprovalRecord, Attempt, PinnedStrategy
 from rollouts.engine.finalizing import RELEASE_ANNOTATION
@@ -73,6 +73,8 @@ def explanation(
     lines += [("Why", problem.message) for problem in parsed.problems]
     lines += [("Strategy", line) for line in strategy_lines(parsed, obj.get("spec"), live)]
     lines += [("Pods", sentence) for sentence in _pods(map_of(obj.get("status")), pods or {}, now)]
+    hours = gpu_hours(map_of(obj.get("status")), now)
+    lines += [("GPU-hours", f"{hours.words}.")] if hours is not None else []
     lines += [("Judged", sentence) for sentence in _judged(parsed, runs)]
     lines += [("Next", sentence) for sentence in _next(parsed)]
     lines += [("Moves it", sentence) for sentence in _moves(parsed, now)]

@@ -9,7 +9,7 @@ from rollouts.api.parsing import parse_rollout
 from rollouts.cli.lint_findings import Finding, at_document, hint, problem
 from rollouts.cli.lint_kinds import is_ours, name_of
 from rollouts.cli.lint_strategies import FileStrategies
-from rollouts.cli.workload_faults import GITOPS_FIX, workload_faults, workloads_among
+from rollouts.cli.workload_faults import GITOPS_FIX, prompt_faults, workload_faults, workloads_among
 from rollouts.cli.yaml_source import Path
 from rollouts.engine.attempt import PinnedStrategy
 from rollouts.objects.fields import map_of, metadata_of, text_of
@@ -37,7 +37,9 @@ def workload_findings(
             for _, _, obj in placed
             if text_of(metadata_of(obj).get("namespace")) in ("", space) or not space
         ]
-        for fault in workload_faults(rollout, scales, near):
+        policy = parsed.spec.canary.capacity if parsed.spec is not None else None
+        warm_up = policy.warm_up if policy is not None else None
+        for fault in (*workload_faults(rollout, scales, near), *prompt_faults(warm_up, rollout, near)):
             make = problem if fault.bad else hint
             number, path = where[id(fault.about)]
             yield at_document(make(name_of(rollout), f"{fault.text}: {fault.fix}", rule=_RULE), number, path)

@@ -12,7 +12,7 @@ from rollouts.engine.capacity import infeasible, least_stable, most_pods, pods_f
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import Capacity, RolloutSpec
 from rollouts.engine.steps import weight_at
-from rollouts.objects.accelerators import accelerators
+from rollouts.objects.accelerators import of_replica
 from rollouts.objects.fields import dict_at
 from rollouts.objects.pools import read_pool
 from rollouts.objects.workloads import WORKLOADS, makes_pods_of, pod_labels
@@ -57,12 +57,7 @@ def accelerators_of(rollout: Object, objects: Sequence[Object]) -> int:
         read_pool(dict(one)) for one in objects if one.get("kind") == "InferencePool" and _name(one) == target
     ]
     workloads = [one for one in objects if one.get("kind") in WORKLOADS]
-    found = (
-        accelerators(dict_at(one, "spec", "template"))
-        for one in workloads
-        for pool in pools
-        if makes_pods_of(pod_labels(one), pool)
-    )
+    found = (of_replica(one) for one in workloads for pool in pools if makes_pods_of(pod_labels(one), pool))
     return next((count for count in found if count), 0)
 
 
@@ -86,6 +81,8 @@ def capacity_lines(spec: RolloutSpec, stable: int, minutes: Sequence[float], gpu
         f": stable gives it pods as its share falls, and keeps {least} of {stable}" if least < stable else ""
     )
     yield f"Capacity: canary pods {pods}; with stable's {most} at most{gives}."
+    if (warm := capacity.warm_up) is not None:
+        yield f"Warm-up: each pod answers {warm.requests} requests before it counts, {warm.concurrency} at a time."
     if gives:
         kept = ", ".join(f"{rises[weight].stable} at {format_weight(weight)}" for weight in sorted(rises))
         yield f"Stable: pods {kept}."

@@ -6,6 +6,7 @@ It reads what the status stores for people and no models, as the table does: tho
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -14,7 +15,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from rollouts.cli.gate_rows import gate_rows, overrider, reading
-from rollouts.cli.shown_pods import arm_counts
+from rollouts.cli.shown_pods import arm_counts, gpu_hours
 from rollouts.cli.shown_steps import is_gate, shared_strategy, step_words, steps_of
 from rollouts.cli.table import ICONS
 from rollouts.engine.stamps import digits
@@ -42,9 +43,10 @@ _TROUBLES = (
 )
 
 
-def summary(obj: Object) -> dict[str, Any]:
-    """The figures of ``get -o json``, stable for scripts."""
+def summary(obj: Object, now: datetime | None = None) -> dict[str, Any]:
+    """The figures of ``get -o json``, stable for scripts; ``now``: other than the present."""
     meta, status = metadata_of(obj), map_of(obj.get("status"))
+    hours = gpu_hours(status, now or datetime.now(UTC))
     stable, canary = map_of(status.get("stable")), map_of(status.get("canary"))
     return {
         "namespace": text_of(meta.get("namespace")),
@@ -62,6 +64,8 @@ def summary(obj: Object) -> dict[str, Any]:
         "stable": stable.get("name"),
         "canary": canary.get("name"),
         "canaryHash": canary.get("hash"),
+        "gpuHours": None if hours is None else round(hours.spent, 3),
+        "extraGpuHours": None if hours is None else round(hours.extra, 3),
     }
 
 
@@ -85,16 +89,15 @@ def _weights(status: Object) -> dict[str, Any]:
     return found
 
 
-def rollout_view(obj: Object, runs: list[dict[str, Any]]) -> RenderableType:
-    """One Rollout in full: header, steps with their runs, history."""
+def rollout_view(obj: Object, runs: list[dict[str, Any]], now: datetime | None = None) -> RenderableType:
+    """One Rollout in full: header, steps with their runs, history; ``now``: other than the present."""
     obj, runs = shown(obj), shown(runs)
     status = map_of(obj.get("status"))
-    return Group(
-        _header(obj, status), Text(), _tree(obj, status, runs), *_problems(status), *_history(status)
-    )
+    header = _header(obj, status, now or datetime.now(UTC))
+    return Group(header, Text(), _tree(obj, status, runs), *_problems(status), *_history(status))
 
 
-def _header(obj: Object, status: Object) -> Table:
+def _header(obj: Object, status: Object, now: datetime) -> Table:
     meta, phase = metadata_of(obj), text_of(status.get("phase"))
     icon, style = ICONS.get(phase, ICONS[""])
     stale = "  (the newest spec is not looked at yet)" if _is_stale(obj) else ""
@@ -108,6 +111,7 @@ def _header(obj: Object, status: Object) -> Table:
         ("Weight", weights),
         ("Attempt", str(_count(status, "attempt"))),
         *(("Pods", f"{one.role} {one.name}: {one.words}") for one in arm_counts(status)),
+        *(("GPU-hours", hours.words) for hours in (gpu_hours(status, now),) if hours is not None),
         *_waiting(status),
     ]
     table = Table.grid(padding=(0, 2))

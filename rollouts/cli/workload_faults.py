@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rollouts.api.references import serving_pools
+from rollouts.engine.rollout_spec import WarmUp
 from rollouts.objects.fields import dict_at, list_of, map_of, metadata_of, text_of
 from rollouts.objects.pools import read_pool
+from rollouts.objects.warming import read_prompts
 from rollouts.objects.workloads import (
     AUTOSCALER,
     WORKLOAD_ANNOTATION,
@@ -19,7 +21,14 @@ from rollouts.objects.workloads import (
     scaled_by,
 )
 
-__all__ = ["GITOPS_FIX", "WorkloadFault", "kept_in_git", "workload_faults", "workloads_among"]
+__all__ = [
+    "GITOPS_FIX",
+    "WorkloadFault",
+    "kept_in_git",
+    "prompt_faults",
+    "workload_faults",
+    "workloads_among",
+]
 
 Object = Mapping[str, Any]
 
@@ -57,6 +66,21 @@ def workload_faults(rollout: Object, capacity: bool, objects: Sequence[Object]) 
             yield from _of_pool(
                 pool, workloads, [one for one in objects if one.get("kind") == AUTOSCALER.kind]
             )
+
+
+def prompt_faults(
+    warm_up: WarmUp | None, about: Object, objects: Sequence[Object]
+) -> Iterator[WorkloadFault]:
+    """Of the ConfigMap with prompts for the warm-up, where one of that name is among the objects."""
+    for one in objects:
+        if warm_up is None or one.get("kind") != "ConfigMap" or _name(one) != warm_up.config_map:
+            continue
+        try:
+            read_prompts(one, warm_up.key)
+        except ValueError as error:
+            text = f"ConfigMap {warm_up.config_map} gives no prompts for warmUp: {error}"
+            fix = "no pod of the canary gets warm until it does; without prompts they are made up"
+            yield WorkloadFault(bad=True, text=text, fix=fix, about=about)
 
 
 def workloads_among(objects: Sequence[Object]) -> list[Object]:

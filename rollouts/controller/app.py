@@ -21,6 +21,7 @@ from rollouts.controller.housekeeping import prune_runs
 from rollouts.controller.in_flight import PodsInFlight
 from rollouts.controller.loaded_weights import ScrapedWeights
 from rollouts.controller.metrics import ControllerMetrics
+from rollouts.controller.model_server_calls import ModelServerCalls
 from rollouts.controller.notifier import Notifier
 from rollouts.controller.orphaned_splits import remove_orphaned_splits
 from rollouts.controller.picker_health import PickerHealthWatch
@@ -29,6 +30,7 @@ from rollouts.controller.reporting import report_annotations
 from rollouts.controller.settings import Settings
 from rollouts.controller.split_readers import ScrapedSplitReaders
 from rollouts.controller.termination import TerminationNotice, ask_whether_it_ends
+from rollouts.controller.warming import AT_ONCE, OF_ONE_NAMESPACE, WarmUps
 from rollouts.kube.client import KubeClient
 from rollouts.kube.counting import CountingClient, RequestRecord
 from rollouts.runtime.clock import Clock
@@ -114,6 +116,8 @@ class Controller:
         self.prober = Prober(fenced, self._scraper, clock, settings.path_probe)
         self.notifier = Notifier(settings.notifications, clock, self.metrics)
         self.approver = Approver(settings.notifications, clock, self.metrics)
+        calls = ModelServerCalls(model_servers, AT_ONCE, OF_ONE_NAMESPACE)
+        self.warm_ups = WarmUps(fenced, self.caches, clock, self._scraper, calls)
         self._conditions = SandboxedConditions()
         self.parts: Parts = assemble(
             fenced,
@@ -135,6 +139,7 @@ class Controller:
             in_flight=PodsInFlight(self._scraper, self.caches, clock),
             readers=ScrapedSplitReaders(self._scraper),
             loaded=ScrapedWeights(self._scraper, clock),
+            warm_ups=self.warm_ups,
         )
         self._writer = fenced
         self._rollout_queue = self._queue()
@@ -223,6 +228,7 @@ class Controller:
             await supervisor.run(self._stopping)
         finally:
             await self._conditions.close()
+            await self.warm_ups.close()
             for source in self._sources.values():
                 await source.close()
 
@@ -272,6 +278,7 @@ class Controller:
             self.prober,
             self.notifier,
             self.approver,
+            self.warm_ups,
             self.parts.turns,
             self.parts.share_watch,
         )

@@ -34,6 +34,7 @@ from rollouts.controller.share_watch import ShareWatch
 from rollouts.controller.shares import ShareCounter
 from rollouts.controller.split_readers import SplitReaders
 from rollouts.controller.turns import Turns
+from rollouts.controller.warming import WarmUps
 from rollouts.controller.windows import WindowCalendar
 from rollouts.controller.workloads import InFlight, ScaleRefusals, WorkloadViews
 from rollouts.engine.actions import WriteReason
@@ -73,14 +74,17 @@ class Parts:
 
 
 def pool_endpoints(caches: Caches) -> Endpoints:
-    """Ready pods of an arm, from the caches; both adapters of a rollout are on all pods of one pool."""
+    """Ready pods of an arm, from the caches; both adapters of a rollout are on all pods of one pool.
+
+    Not those that are warmed up: what they answer is no user's, and who measures begins when that is over.
+    """
 
     def endpoints(namespace: str, arm: ArmRef) -> list[ScrapeTarget]:
         pool = caches.pool(arm.group, namespace, arm.pool or arm.name)
         if pool is None:
             return []
         pool = pool.narrowed(read_selector(arm.labels))
-        ready = [found for found in caches.endpoints(pool) if found.ready]
+        ready = [found for found in caches.endpoints(pool) if found.ready and not found.warming]
         return metrics_pages(ready, pool.processes, namespace)
 
     return endpoints
@@ -147,6 +151,7 @@ def assemble(
     in_flight: InFlight | None = None,
     readers: SplitReaders | None = None,
     loaded: LoadedWeights | None = None,
+    warm_ups: WarmUps | None = None,
 ) -> Parts:
     """The reconcilers over ``caches``; ``client`` is the one that writes (behind the fence)."""
     metrics = metrics or ControllerMetrics()
@@ -165,7 +170,7 @@ def assemble(
     refusals: ScaleRefusals = {}
     drains = PodDrains(client, caches, clock, in_flight) if in_flight is not None else None
     workloads = (
-        WorkloadViews(caches, in_flight, refusals, drains)
+        WorkloadViews(caches, in_flight, refusals, drains, warm_ups)
         if in_flight is not None and drains is not None
         else None
     )
@@ -185,7 +190,15 @@ def assemble(
         loaded=loaded,
     )
     performer = Performer(
-        client, caches, events, gates, views, refusals=refusals, drains=drains, on_traffic_write=written
+        client,
+        caches,
+        events,
+        gates,
+        views,
+        refusals=refusals,
+        drains=drains,
+        warm_ups=warm_ups,
+        on_traffic_write=written,
     )
     return Parts(
         caches=caches,

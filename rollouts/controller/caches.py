@@ -40,6 +40,7 @@ from rollouts.objects.pods import (
     metrics_port,
     read_picker_pod,
     read_pod,
+    warmed_for,
 )
 from rollouts.objects.pools import Pool, read_pool
 from rollouts.objects.workloads import (
@@ -273,6 +274,13 @@ class Caches:
 
     def marked_pods(self, namespace: str, rollout: str) -> list[Object]:
         """Pods that a Rollout keeps requests from, since they are to go."""
+        return [pod for pod in self._kept_from_requests(namespace, rollout) if not warmed_for(pod)]
+
+    def warming_pods(self, namespace: str, rollout: str) -> list[Object]:
+        """Pods that it keeps requests from until they are warm."""
+        return [pod for pod in self._kept_from_requests(namespace, rollout) if warmed_for(pod)]
+
+    def _kept_from_requests(self, namespace: str, rollout: str) -> list[Object]:
         return self.pods.by_index(indexes.MARKED, (namespace, rollout)) if self.capacity_kinds else []
 
     def workloads_of(self, pool: Pool) -> list[Workload]:

@@ -39,6 +39,7 @@ from rollouts.engine.observation import (
     StrategyView,
     TrafficView,
     UnmatchedPods,
+    WorkloadView,
 )
 from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import target_identity
@@ -139,6 +140,8 @@ class Gatherer:
         ways = {record: self._traffic.way(parsed, record) for record in records}
         by_picker = models.spec if models is not None else None
         runs = self._caches.owned_runs(key, parsed.uid)
+        workloads = self._workloads.views(present, target) if self._workloads is not None else {}
+        pools = self._pools(present, target, models or stored, traffic, found)
         observation = replace(
             self._said(parsed, compared_of(gates)),
             problems=tuple(problems),
@@ -148,7 +151,7 @@ class Gatherer:
             target=target,
             target_blocker=blocker,
             traffic=traffic,
-            pools=self._pools(present, target, models or stored, traffic, found),
+            pools={arm: _warm_only(view, workloads.get(arm)) for arm, view in pools.items()},
             pickers=self._pickers(key, models or stored, traffic),
             unmatched=self._unmatched(present, target, models),
             blockers=(*self._unknown_receivers(parsed), *self._blockers(present, target, models)),
@@ -158,7 +161,7 @@ class Gatherer:
             probe=self._paths.probe(parsed, found.carrier, traffic),
             approval=None if self._approver is None else self._approver.view(key, status),
             strategy=strategy,
-            workloads=self._workloads.views(present, target) if self._workloads is not None else {},
+            workloads=workloads,
             window=self._windows.view(spec.canary.windows) if spec is not None else None,
             freeze=self._freezes.view(rollout),
         )
@@ -337,6 +340,13 @@ class Gatherer:
                 outcome = JobOutcome.SUCCEEDED
             found[job["metadata"]["name"]] = outcome
         return found
+
+
+def _warm_only(view: PoolView, workload: WorkloadView | None) -> PoolView:
+    """Without Ready pods that are still to be warmed up: requests are kept from those."""
+    if workload is None or not workload.warming:
+        return view
+    return replace(view, ready_endpoints=max(0, view.ready_endpoints - workload.warming))
 
 
 def _summaries(parsed: ParsedRollout, runs: list[dict[str, Any]]) -> Iterator[GateSummary]:

@@ -11,6 +11,7 @@ from rollouts.engine.rollout_status import WaitingFor
 from rollouts.objects.fields import map_of
 from rollouts.objects.leaving import marked_by
 from rollouts.objects.owners import owner_of
+from rollouts.objects.pods import warmed_for
 from rollouts.objects.pools import read_pool
 from rollouts.objects.workloads import pod_labels, scaled_by, template_selector
 from rollouts.runtime.objects import Object
@@ -96,8 +97,8 @@ def by_label(obj: Object) -> Iterable[Hashable]:
 
 
 def by_mark(obj: Object) -> Iterable[Hashable]:
-    """Pods by namespace and the Rollout that marked them as about to go."""
-    rollout = marked_by(obj)
+    """Pods by namespace and the Rollout that keeps requests from them: they are to go, or to be warmed up first."""
+    rollout = marked_by(obj) or warmed_for(obj)
     return [(namespace_of(obj), rollout)] if rollout else []
 
 

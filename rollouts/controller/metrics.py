@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from rollouts.controller.pod_metrics import ArmPodCounts, pod_counts
+from rollouts.engine.accelerator_use import spent
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import (
     AnalysisStep,
@@ -21,6 +23,7 @@ from rollouts.engine.rollout_spec import (
     WeightStep,
 )
 from rollouts.engine.rollout_status import (
+    AcceleratorUse,
     HistoryEntry,
     Outcome,
     Phase,
@@ -47,6 +50,8 @@ _STEP_KINDS: dict[type[Step], str] = {
 }
 _REASONS = frozenset(Reason)
 
+_PARTS = ("all", "extra")
+
 _WAITING = (
     Reason.FROZEN,
     Reason.OUTSIDE_WINDOW,
@@ -64,8 +69,13 @@ _WAITING = (
 class ControllerMetrics:
     """All series, on a registry of their own. Labels are bounded by the number of Rollouts and kinds."""
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
         self.registry = registry or CollectorRegistry()
+        self._now = now
         self._shown: dict[tuple[str, str], _Shown] = {}
         self._waits: dict[str, int] = dict.fromkeys(_WAITING, 0)
         self._declare_own_work()
@@ -144,10 +154,21 @@ class ControllerMetrics:
         )
         self.pods = self._gauge(
             "rollout_pods",
-            "Pods of an arm whose workload is scaled: wanted, and of them ready, pending or draining.",
+            "Pods of an arm whose workload is scaled: wanted, and of them ready, pending, warming or draining.",
             *one,
             "arm",
             "state",
+        )
+        self.accelerators = self._gauge(
+            "rollout_accelerators",
+            "Accelerators that pods of all versions of an attempt hold, where workloads are scaled.",
+            *one,
+        )
+        self.accelerator_seconds = self._gauge(
+            "rollout_accelerator_seconds",
+            "Accelerators times seconds of the last attempt that scaled: all, and extra, beyond what stable held.",
+            *one,
+            "part",
         )
         self.attempts = self._counter(
             "attempts", "Attempts that ended: Promoted, Aborted, Superseded or Withdrawn.", *one, "outcome"
@@ -186,6 +207,7 @@ class ControllerMetrics:
                 self.weight.labels(namespace, name, kind).set(weight / 10_000)
         self.step.labels(namespace, name).set(status.current_step)
         self._count_pods(namespace, name, before.pods if before is not None else (), said.pods)
+        self._show_accelerators(namespace, name, said.accelerators)
         self._since(self.step_start, said.step_start, namespace, name)
         self._since(self.queue_start, said.queue_start, namespace, name)
 
@@ -196,6 +218,21 @@ class ControllerMetrics:
                 self._drop(self.pods, namespace, name, arm, state)
         for arm, state, count in after:
             self.pods.labels(namespace, name, arm, state).set(count)
+
+    def _show_accelerators(self, namespace: str, name: str, use: AcceleratorUse | None) -> None:
+        """Seconds go on between changes of the status: they are added up when somebody asks."""
+        if use is None:
+            self._drop(self.accelerators, namespace, name)
+            for part in _PARTS:
+                self._drop(self.accelerator_seconds, namespace, name, part)
+            return
+        self.accelerators.labels(namespace, name).set(use.held)
+        for index, part in enumerate(_PARTS):
+            metric = self.accelerator_seconds.labels(namespace, name, part)
+            metric.set_function(partial(self._spent, use, index))
+
+    def _spent(self, use: AcceleratorUse, part: int) -> float:
+        return spent(use, self._now())[part]
 
     def _since(self, metric: Gauge, at: float | None, *labels: str) -> None:
         """A moment, while there is one."""
@@ -250,6 +287,7 @@ class ControllerMetrics:
             self._drop(self.reason, namespace, name, shown.reason)
             self._wait(shown, None)
             self._count_pods(namespace, name, shown.pods, ())
+            self._show_accelerators(namespace, name, None)
         for outcome in Outcome:
             self._drop(self.attempts, namespace, name, outcome.value)
         self._drop(self.step_start, namespace, name)
@@ -280,6 +318,7 @@ class _Shown(NamedTuple):
     step_start: float | None
     queue_start: float | None
     pods: ArmPodCounts
+    accelerators: AcceleratorUse | None
 
 
 def _said(status: RolloutStatus) -> _Shown:
@@ -294,6 +333,7 @@ def _said(status: RolloutStatus) -> _Shown:
         None if began is None else began.timestamp(),
         None if queued is None else queued.timestamp(),
         pod_counts(status),
+        status.accelerators,
     )
 
 

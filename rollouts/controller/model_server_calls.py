@@ -40,10 +40,13 @@ class ServerAnswer:
 class ModelServerCalls:
     """One session for all pods; those of one namespace hold a part of its connections."""
 
-    def __init__(self, book: ModelServerBook) -> None:
+    def __init__(
+        self, book: ModelServerBook, parallel: int = _PARALLEL, of_one_namespace: int = _OF_ONE_NAMESPACE
+    ) -> None:
         self._book = book
+        self._parallel = parallel
         self._session: aiohttp.ClientSession | None = None
-        self._slots = FairSlots(_PARALLEL, _OF_ONE_NAMESPACE)
+        self._slots = FairSlots(parallel, of_one_namespace)
 
     async def ask(
         self, namespace: str, pod: Pod, port: int, method: str, path: str, request: Any, timeout: float
@@ -77,7 +80,7 @@ class ModelServerCalls:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=_PARALLEL, keepalive_timeout=15)
+            connector = aiohttp.TCPConnector(limit=self._parallel, keepalive_timeout=15)
             self._session = aiohttp.ClientSession(connector=connector, trust_env=False)
         return self._session
 

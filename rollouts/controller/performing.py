@@ -6,10 +6,10 @@ nothing: what it does was decided by what an earlier plan has stored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rollouts.api.parsing import FINALIZER
+from rollouts.api.parsing import FINALIZER, ParsedRollout
 from rollouts.api.status import write_status
 from rollouts.controller.adapter_views import AdapterViews
 from rollouts.controller.caches import Caches
@@ -21,6 +21,7 @@ from rollouts.controller.gathered import Gathered
 from rollouts.controller.marking import Marking
 from rollouts.controller.scaling import WorkloadScaler
 from rollouts.controller.traffic_writing import TrafficWriter
+from rollouts.controller.warming import WarmUps
 from rollouts.controller.workloads import ScaleRefusals
 from rollouts.engine.actions import (
     Action,
@@ -33,6 +34,7 @@ from rollouts.engine.actions import (
     ScaleWorkload,
     SetFinalizer,
     UnloadAdapter,
+    WarmPods,
     WriteReason,
     WriteTraffic,
 )
@@ -60,8 +62,9 @@ def _lets_go(plan: Plan) -> bool:
     return any(isinstance(action, SetFinalizer) and not action.present for action in plan.actions)
 
 
-def _again(marking: Marking) -> float | None:
-    return {Marking.DONE: None, Marking.LEFT: _NEXT_MARKS, Marking.REFUSED: _REFUSED_MARKS}[marking]
+def _again(markings: Sequence[Marking]) -> float | None:
+    waits = {Marking.LEFT: _NEXT_MARKS, Marking.REFUSED: _REFUSED_MARKS}
+    return min((waits[one] for one in markings if one in waits), default=None)
 
 
 def merge_patch(old: Any, new: Any) -> Any:
@@ -90,6 +93,7 @@ class Performer:
         *,
         refusals: ScaleRefusals | None = None,
         drains: PodDrains | None = None,
+        warm_ups: WarmUps | None = None,
         on_traffic_write: Callable[[WriteReason], None] = lambda _: None,
     ) -> None:
         self._client = client
@@ -97,6 +101,7 @@ class Performer:
         self._events = events
         self._loader = loader
         self._drains = drains
+        self._warm_ups = warm_ups
         self._traffic = TrafficWriter(client, caches, on_write=on_traffic_write)
         self._scaler = WorkloadScaler(
             client,
@@ -114,7 +119,7 @@ class Performer:
         """
         events = [action for action in plan.actions if isinstance(action, EmitEvent)]
         for action in plan.actions:
-            if not isinstance(action, EmitEvent | ScaleWorkload | DrainPods):
+            if not isinstance(action, EmitEvent | ScaleWorkload | DrainPods | WarmPods):
                 events += await self._act(gathered, plan, action, tell=tell)
         parsed = gathered.parsed
         if plan.status.hold in _OBEYS and plan.status.hold is not parsed.status.hold:
@@ -136,17 +141,24 @@ class Performer:
 
         Raises NotLeading.
         """
-        if self._drains is None:
-            return None
-        return _again(await self._drains.carry_out(gathered.parsed, plan))
+        return _again(await self._mark(gathered.parsed, plan))
+
+    async def _mark(self, parsed: ParsedRollout, plan: Plan) -> Sequence[Marking]:
+        """First those that are not warm: one that is to go instead is marked for that when this mark is off."""
+        return [
+            await one.carry_out(parsed, plan) for one in (self._warm_ups, self._drains) if one is not None
+        ]
 
     async def release(self, key: ObjectKey) -> float | None:
         """The Rollout is gone: no pod is kept from requests for it. Seconds until the next try, if any."""
-        return _again(await self._drains.release(*key)) if self._drains is not None else None
+        warm = [await self._warm_ups.release(key)] if self._warm_ups is not None else []
+        return _again([*warm, *([await self._drains.release(*key)] if self._drains is not None else [])])
 
     def owes_marks(self, gathered: Gathered, plan: Plan) -> bool:
         """Whether pods are to get requests again that somebody keeps from them for this Rollout."""
-        return self._drains is not None and self._drains.owes(gathered.parsed, plan)
+        return any(
+            one.owes(gathered.parsed, plan) for one in (self._warm_ups, self._drains) if one is not None
+        )
 
     async def _act(self, gathered: Gathered, plan: Plan, action: Action, *, tell: bool) -> list[EmitEvent]:
         if isinstance(action, GateAction):
@@ -175,10 +187,8 @@ class Performer:
         wanted = [*others, FINALIZER] if present else others
         if wanted == (meta.get("finalizers") or []):
             return
-        if (
-            not present
-            and self._drains is not None
-            and await self._drains.carry_out(gathered.parsed, plan) is Marking.LEFT
+        if not present and Marking.LEFT in await self._mark(
+            gathered.parsed, plan
         ):  # what is refused may be for ever
             raise Conflict("pods still have our mark: nobody would give them requests again")
         body = {"metadata": {"finalizers": wanted, "resourceVersion": meta["resourceVersion"]}}

@@ -15,9 +15,11 @@ def pod_counts(status: RolloutStatus) -> ArmPodCounts:
     capacity, lent = status.current.capacity if status.current is not None else None, status.stable_scale
     drains = {one.identity: one for one in status.drains}
     found = list[tuple[str, str, int]]()
-    if status.current is not None and capacity is not None:
+    if status.current is not None and status.aborted is None and capacity is not None:
         going = _going(drains.get(status.current.canary.identity))
         counts = (capacity.wanted, capacity.ready, capacity.pending, going)
+        if capacity.warming:
+            found.append(("canary", "warming", capacity.warming))
         found += (("canary", state, count) for state, count in zip(_STATES, counts, strict=True))
     if lent is not None:
         counts = (lent.wanted, lent.ready, lent.pending, _going(drains.get(lent.identity)))

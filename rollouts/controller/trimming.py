@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rollouts.objects.accelerators import accelerators, container_with
 from rollouts.objects.fields import list_of, map_of
 from rollouts.objects.groups import SIZE_ANNOTATION
 from rollouts.objects.leaving import COST_ANNOTATION
-from rollouts.objects.pods import DRAINING_ANNOTATION, HEALTH_PORTS, METRICS_PORT_ANNOTATION, holds_resources
+from rollouts.objects.pods import (
+    DRAINING_ANNOTATION,
+    HEALTH_PORTS,
+    METRICS_PORT_ANNOTATION,
+    WARMED_ANNOTATION,
+    holds_resources,
+)
 from rollouts.objects.workloads import pod_labels
 from rollouts.runtime.objects import Object
 
@@ -23,7 +30,7 @@ __all__ = [
 
 _OF_PODS = (METRICS_PORT_ANNOTATION, SIZE_ANNOTATION)
 
-_OF_DRAINS = (DRAINING_ANNOTATION, COST_ANNOTATION)
+_OF_DRAINS = (DRAINING_ANNOTATION, COST_ANNOTATION, WARMED_ANNOTATION)
 
 
 def trim_pod(pod: Object) -> Object:
@@ -55,7 +62,7 @@ def trim_pod(pod: Object) -> Object:
 
 
 def trim_scaled_pod(pod: Object) -> Object:
-    """The same where workloads are scaled: also who made it, and what decides whether it goes before others."""
+    """The same where workloads are scaled: also who made it, what it holds, and what decides whether it goes first."""
     found, meta = trim_pod(pod), pod.get("metadata") or {}
     kept = {name: meta[name] for name in ("ownerReferences",) if name in meta}
     annotations = map_of(meta.get("annotations"))
@@ -68,6 +75,9 @@ def trim_scaled_pod(pod: Object) -> Object:
         found["status"]["phase"] = phase
     if node:
         found["spec"] = {**found.get("spec", {}), "nodeName": node}
+    if taken := accelerators(pod):
+        containers = found.get("spec", {}).get("containers", [])
+        found["spec"] = {**found.get("spec", {}), "containers": [*containers, container_with(taken)]}
     return found
 
 

@@ -6,7 +6,7 @@ Looked at only for Rollouts with ``strategy.canary.capacity``.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rollouts.api.parsing import ParsedRollout
@@ -17,6 +17,7 @@ from rollouts.engine.observation import Blocker, WorkloadView
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_spec import HttpRouteTraffic
 from rollouts.engine.versions import Identity
+from rollouts.objects.accelerators import accelerators
 from rollouts.objects.fields import map_of, metadata_of
 from rollouts.objects.groups import units
 from rollouts.objects.pods import pending_words
@@ -28,6 +29,7 @@ from rollouts.traffic.backends import rules_of, weighted_pools
 
 if TYPE_CHECKING:
     from rollouts.controller.draining import PodDrains
+    from rollouts.controller.warming import WarmUps
 
 __all__ = ["InFlight", "ScaleFailure", "ScaleRefusals", "WorkloadViews", "find_workload", "former_pods"]
 
@@ -130,7 +132,18 @@ def former_pods(
 def _left(problem: Blocker, pods: Collection[Mapping[str, Any]], pool: Pool) -> WorkloadView:
     """Pods of which nobody knows what makes them; those that are not being deleted count as its replicas."""
     staying = units(pod for pod in pods if "deletionTimestamp" not in metadata_of(pod))
-    return WorkloadView(problem=problem, replicas=staying, live=units(pods), selector=pool.selector_text)
+    return WorkloadView(
+        problem=problem,
+        replicas=staying,
+        live=units(pods),
+        selector=pool.selector_text,
+        accelerators=_held(pods),
+    )
+
+
+def _held(pods: Iterable[Mapping[str, Any]]) -> int:
+    """Accelerators of pods that a node has taken."""
+    return sum(accelerators(pod) for pod in pods if map_of(pod.get("spec")).get("nodeName"))
 
 
 def _names(found: Collection[Workload]) -> str:
@@ -164,9 +177,15 @@ class WorkloadViews:
     """Turns the caches' workloads and pods into the engine's views."""
 
     def __init__(
-        self, caches: Caches, in_flight: InFlight, refusals: ScaleRefusals, drains: PodDrains
+        self,
+        caches: Caches,
+        in_flight: InFlight,
+        refusals: ScaleRefusals,
+        drains: PodDrains,
+        warm_ups: WarmUps | None = None,
     ) -> None:
         self._caches = caches
+        self._warm_ups = warm_ups
         self._drains = drains
         self._in_flight = in_flight
         self._refusals = refusals
@@ -187,13 +206,27 @@ class WorkloadViews:
         if target is not None:
             arms.add(target)
         policy = parsed.spec.canary.capacity if parsed.spec is not None else None
+        coming = status.canary.identity if status.canary is not None else target
         # Stable gives pods, and a canary whose pods something else needs could not give them back.
         giving = set(arms) if policy is not None and policy.gives else set()
+        if policy is not None and policy.warm_up is not None and coming is not None:
+            giving.add(coming)  # requests are kept from its pods, whoever sends them
         found = (
             (arm, self._view(parsed, arm, arms, loses=arm in losers, gives=arm in giving))
             for arm in sorted(arms)
         )
-        return {arm: view for arm, view in found if view is not None}
+        views = {arm: view for arm, view in found if view is not None}
+        if coming is not None and coming in views:
+            views[coming] = self._warmth(parsed, coming, views[coming])
+        return views
+
+    def _warmth(self, parsed: ParsedRollout, arm: Identity, view: WorkloadView) -> WorkloadView:
+        """The view of the version that is being rolled out, with which of its pods are warm."""
+        pool = self._caches.pool(arm.group, parsed.namespace, arm.name)
+        if pool is None or self._warm_ups is None:
+            return view
+        known = self._warm_ups.warmth(parsed, arm, pool)
+        return replace(view, cold=known.cold, warming=known.warming, warm_problem=known.problem)
 
     def _view(
         self, parsed: ParsedRollout, arm: Identity, arms: Collection[Identity], *, loses: bool, gives: bool
@@ -223,6 +256,7 @@ class WorkloadViews:
             refused=failure.words if failure is not None and not failure.passes else "",
             unanswered=failure.words if failure is not None and failure.passes else "",
             selector=pool.selector_text,
+            accelerators=_held(pods),
         )
 
     def _former(

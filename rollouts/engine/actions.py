@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from rollouts.engine.reasons import Printed, Reason
-from rollouts.engine.rollout_spec import HeaderRouteStep
+from rollouts.engine.rollout_spec import HeaderRouteStep, WarmUp
 from rollouts.engine.rollout_status import RolloutStatus, WayBack
 from rollouts.engine.versions import Identity, Revision
 from rollouts.units import Weight
@@ -32,6 +32,7 @@ __all__ = [
     "TerminateRun",
     "UnloadAdapter",
     "UpdateRun",
+    "WarmPods",
     "WriteReason",
     "WriteTraffic",
 ]
@@ -200,6 +201,17 @@ class DrainPods:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WarmPods:
+    """Keep requests from the arm's pods that are not warm, and send them some of our own until they are.
+
+    In every plan while there are any; without it in a plan, all of the Rollout's pods get requests.
+    """
+
+    identity: Identity
+    warm_up: WarmUp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SetFinalizer:
     """Add or remove our finalizer on the Rollout."""
 
@@ -236,6 +248,7 @@ Action = (
     | UnloadAdapter
     | ScaleWorkload
     | DrainPods
+    | WarmPods
     | SetFinalizer
     | EmitEvent
 )

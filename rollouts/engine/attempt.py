@@ -150,6 +150,8 @@ class AttemptCapacity:
     """The canary's Ready pods."""
     pending: int = 0
     """Its pods that no node has room for yet."""
+    warming: int = 0
+    """Its pods that are Ready and not warm yet: they are not among ``ready``."""
     stable_ready: int = 0
     """Stable's Ready pods at the start, as N."""
 

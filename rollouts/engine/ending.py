@@ -101,6 +101,9 @@ def promote(draft: Draft) -> None:
     history = _retire(draft.status.history, stable, draft)
     draft.set(history=history)
     draft.record(canary, Outcome.PROMOTED, f"promoted{_overridden(draft)}{_approved(draft)}")
+    *former, promoted = draft.status.history
+    pods = draft.current.capacity.wanted if draft.current.capacity is not None else 0
+    draft.set(history=(*former, replace(promoted, pods=pods)))
     message = f"{canary.label} is stable; {stable.label} was stable before"
     draft.set(stable=canary, current=None, weight=WeightStatus(desired=FULL, applied=FULL), way_back=())
     draft.release()
@@ -133,7 +136,8 @@ def _retire(history: tuple[HistoryEntry, ...], stable: Revision, draft: Draft) -
     for old in history:
         if old.revision.identity == stable.identity and old.outcome is Outcome.PROMOTED:
             entry = replace(old, stable_until=draft.now)
-    return (*known, entry)[-HISTORY_LIMIT:]
+    pods = draft.current.capacity.stable_at_start if draft.current.capacity is not None else 0
+    return (*known, replace(entry, pods=pods))[-HISTORY_LIMIT:]
 
 
 def drop_canary(draft: Draft, outcome: Outcome, why: str) -> None:

@@ -289,6 +289,14 @@ class WorkloadView:
     """Of ``RolloutStatus.drains``; None where nothing is to go, and pods could be drained."""
     selector: str = ""
     """The pool's labels, ``app=vllm,version=v2``: what its pods are counted by when it is gone."""
+    cold: int = 0
+    """Pods that have not been warmed up, Ready or not, where ``capacity.warmUp`` asks for that."""
+    warming: int = 0
+    """Those of them that are Ready: for the order rule they are not."""
+    warm_problem: str = ""
+    """What keeps one of them from getting warm, in the words of its server."""
+    accelerators: int = 0
+    """What those of its pods hold that have a node, workers of groups among them."""
 
     @property
     def pods(self) -> int:

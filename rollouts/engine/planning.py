@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from rollouts.engine.accelerator_use import count_accelerators
 from rollouts.engine.actions import EventType, Plan, WriteReason
 from rollouts.engine.approving import denied
 from rollouts.engine.carrying import given_up, note_trust, watch_canary
@@ -23,6 +24,7 @@ from rollouts.engine.draft import Draft
 from rollouts.engine.ending import abort, drop_canary, show_aborted, terminate_runs
 from rollouts.engine.evidence import renewed_run
 from rollouts.engine.finalizing import finalize, keep_finalizer
+from rollouts.engine.headroom import for_way_back
 from rollouts.engine.mending import mended
 from rollouts.engine.moving import moved
 from rollouts.engine.naming import background_run, job_name, step_run
@@ -69,7 +71,7 @@ def plan(obs: Observation, now: datetime) -> Plan:
     if status is not obs.status:
         obs = replace(obs, status=status)
     present = moved(status, obs.listed, obs.spec.target if obs.spec is not None else None)
-    draft = Draft(replace(obs, status=present), now)
+    draft = Draft(for_way_back(replace(obs, status=present)), now)
     obs = draft.obs
     draft.set(message=plain_message(status))
     _note_move(draft, status)
@@ -91,6 +93,7 @@ def plan(obs: Observation, now: datetime) -> Plan:
     serve_adapters(draft)
     name_unmatched(draft)
     keep_capacity(draft)
+    count_accelerators(draft)
     keep_clocks(draft)
     keep_finalizer(draft)
     note_trust(draft)

@@ -188,6 +188,12 @@ class Reason(StrEnum):
     DRAIN_NOT_CONTROLLABLE = ("DrainNotControllable",
         "The plan takes pods from stable while it serves, and requests cannot be kept from pods that are to go.",
         "Set maxSurge so that all fit, or use the picker of this project.")
+    WARM_UP_FAILED = ("WarmUpFailed", 
+        "A pod of the canary is Ready and does not answer the requests of capacity.warmUp.",
+        "Read what its server said in the message; it is tried again every 10 s.")
+    WARM_UP_NOT_CONTROLLABLE = ("WarmUpNotControllable",
+        "capacity.warmUp keeps requests from pods that are not warm, and here it cannot.",
+        "Leave warmUp out, or use the picker of this project.")
     CAPACITY_UNKNOWN = ("CapacityUnknown", "It is not known which workload makes the pods of a version.",
         "Annotate the pool with inferencerollouts.dev/workload, as the message says.")
     CAPACITY_MANAGED_ELSEWHERE = ("CapacityManagedElsewhere",

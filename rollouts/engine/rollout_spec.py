@@ -37,6 +37,7 @@ __all__ = [
     "Sticky",
     "TrafficMode",
     "VariantTraffic",
+    "WarmUp",
     "WeightStep",
     "Window",
 ]
@@ -223,6 +224,19 @@ class AbortSpeed(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WarmUp:
+    """``capacity.warmUp``: what a fresh pod of the canary answers before it counts as Ready.
+
+    ``config_map`` and ``key``: where prompts are, one a line; empty: they are made up.
+    """
+
+    requests: int = 20
+    concurrency: int = 2
+    config_map: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
     """``strategy.canary.capacity``: the canary's workload is scaled with its weight, the loser's after the end.
 
@@ -244,6 +258,8 @@ class Capacity:
     scale_down_delay: timedelta = timedelta(minutes=10)
     """From when the loser has no weight: time to go back without starting pods."""
     scale_down_to: int = 0
+    warm_up: WarmUp | None = None
+    """None: a pod counts when it is Ready."""
 
     @property
     def gives(self) -> bool:

@@ -18,6 +18,7 @@ from rollouts.units import FULL, Weight
 
 __all__ = [
     "FOR_OTHERS",
+    "AcceleratorUse",
     "CommandRecord",
     "CommandResult",
     "Condition",
@@ -213,6 +214,8 @@ class HistoryEntry:
     """For promoted revisions: when they stopped being stable. None while they still are."""
     approvals: tuple[DecidedApproval, ...] = ()
     """What was approved or denied in the attempt."""
+    pods: int = 0
+    """Of promoted revisions: the pods that carried all traffic, where workloads were scaled; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,6 +306,23 @@ class StableScale:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AcceleratorUse:
+    """Accelerators (``nvidia.com/gpu`` and its like) that pods of all versions held in an attempt, times seconds."""
+
+    attempt: int
+    seconds: int = 0
+    """What was added up until ``since``."""
+    extra_seconds: int = 0
+    """Those of them beyond ``own``."""
+    held: int = 0
+    """What pods that have a node hold since ``since``."""
+    own: int = 0
+    """What stable's held when counting began."""
+    since: datetime | None = None
+    """None when it is over."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TargetWait:
     """The clock of ``targetDeadline``. ``target`` is a stamp (``stamps.py``) of what the spec asks for.
 
@@ -378,6 +398,8 @@ class RolloutStatus:
     """Which arms are to lose pods that may have requests."""
     stable_scale: StableScale | None = None
     """While stable has fewer replicas than at the start by our doing."""
+    accelerators: AcceleratorUse | None = None
+    """Of the last attempt that wanted pods, until what it owed has been scaled."""
     traffic_uid: str = ""
     traffic_adopted: bool = False
     """The traffic object is somebody else's: when it is gone it is waited for, not made again."""

@@ -41,6 +41,7 @@ from rollouts.engine.shortage import (
     contended,
     is_quick,
     is_unknown,
+    not_warmable,
     room,
     shortage,
     stable_pods,
@@ -48,6 +49,7 @@ from rollouts.engine.shortage import (
 )
 from rollouts.engine.steps import first_weight
 from rollouts.engine.versions import Identity
+from rollouts.engine.warming import warm_pods
 from rollouts.engine.wayback import carries
 from rollouts.engine.windows import outside
 from rollouts.units import FULL, ZERO, Weight
@@ -88,6 +90,7 @@ def keep_capacity(draft: Draft) -> None:
     settle_stable(draft, policy)
     if draft.status.current is not None and draft.current.aborted is None:
         _scale_up(draft, policy)
+        warm_pods(draft, policy)
     if not draft.spec.paused or needs_back(draft.status):
         _scale_down(draft, policy, hurry=_needs_room(draft))
 
@@ -204,6 +207,7 @@ def _scale_up(draft: Draft, policy: Capacity) -> None:
     needed = pods_for(_asked(draft), pods, policy)
     grows = _may_grow(draft) and (is_quick(draft) or infeasible(pods, policy) is None)
     grows = grows and not needs_back(draft.status) and uncontrolled(draft, policy) is None
+    grows = grows and not_warmable(draft, canary) is None
     wanted = max(before.wanted, needed) if grows else before.wanted
     capacity = replace(
         before,
@@ -214,6 +218,7 @@ def _scale_up(draft: Draft, policy: Capacity) -> None:
         ceiling=next_ceiling(draft, policy, pods, _asked(draft)),
         ready=draft.obs.ready(canary),
         pending=view.pending,
+        warming=view.warming,
         stable_ready=draft.obs.ready(draft.stable.identity)
         if current.started_at is None
         else before.stable_ready,

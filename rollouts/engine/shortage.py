@@ -25,6 +25,7 @@ __all__ = [
     "is_quick",
     "is_unknown",
     "making_room",
+    "not_warmable",
     "restores_left",
     "room",
     "shortage",
@@ -43,6 +44,8 @@ CAPACITY_REASONS = frozenset(
         Reason.REPLICAS_CONTENDED,
         Reason.SCALE_REFUSED,
         Reason.DRAIN_NOT_CONTROLLABLE,
+        Reason.WARM_UP_FAILED,
+        Reason.WARM_UP_NOT_CONTROLLABLE,
     }
 )
 """Reasons of ``shortage``: pods are all that a target with one of them lacks."""
@@ -51,6 +54,7 @@ PODS_TO_COME = CAPACITY_REASONS - {
     Reason.CAPACITY_INFEASIBLE,
     Reason.CAPACITY_UNKNOWN,
     Reason.DRAIN_NOT_CONTROLLABLE,
+    Reason.WARM_UP_NOT_CONTROLLABLE,
 }
 """Those of a target that lacks pods and no edit: it is in line without them, and gets them when it may begin."""
 
@@ -128,7 +132,7 @@ def shortage(draft: Draft, canary: Identity, weight: Weight) -> Blocker | None:
     wrong = None if is_quick(draft) else infeasible(stable_pods(draft), policy)
     if wrong is not None:
         return Blocker(reason=Reason.CAPACITY_INFEASIBLE, message=wrong)
-    if (bound := uncontrolled(draft, policy)) is not None:
+    if (bound := uncontrolled(draft, policy) or not_warmable(draft, canary)) is not None:
         return bound
     if ready >= needed:
         return None
@@ -163,7 +167,7 @@ def making_room(draft: Draft, asked: Weight) -> tuple[Reason, str, bool]:
         )
         return (
             Reason.MAKING_ROOM,
-            f"{what}, and {format_weight(asked)} needs {needed}; waiting for {coming}{pending}",
+            f"{what}, and {format_weight(asked)} needs {needed}; waiting for {coming}{pending or _warming(view)}",
             False,
         )
     return (
@@ -231,6 +235,29 @@ def undrained(draft: Draft, arm: Identity) -> str:
     return view.drain.why if isinstance(view.drain, NotControllable) else ""
 
 
+def not_warmable(draft: Draft, canary: Identity) -> Blocker | None:
+    """Why users' requests cannot be kept from pods that are not warm yet; None where they can, or nobody asks.
+
+    Of an attempt that has begun nothing is said: a picker that cannot be asked for a moment opens no cold pod.
+    """
+    policy = draft.spec.canary.capacity
+    if policy is None or policy.warm_up is None or draft.status.started_at is not None:
+        return None
+    why = undrained(draft, canary)
+    message = (
+        f"warmUp keeps requests from pods of {canary.name} until they are warm, and they cannot be kept from single "
+        f"ones: {why}; leave warmUp out, or use the picker of this project"
+    )
+    return Blocker(reason=Reason.WARM_UP_NOT_CONTROLLABLE, message=message) if why else None
+
+
+def _warming(view: WorkloadView) -> str:
+    """``: 2 warm up``, with what keeps them from it; empty where none does."""
+    if not view.warming:
+        return ""
+    return f": {view.warming} warm up" + (f", {view.warm_problem}" if view.warm_problem else "")
+
+
 def _missing(draft: Draft, canary: Identity, needed: int, what: str) -> Blocker:
     view, current = draft.obs.workloads[canary], draft.status.current
     capacity = current.capacity if current is not None else None
@@ -249,9 +276,10 @@ def _missing(draft: Draft, canary: Identity, needed: int, what: str) -> Blocker:
     if room(draft, canary, needed) < needed and view.replicas < needed:
         return Blocker(reason=Reason.CAPACITY_EXHAUSTED, message=f"{what}; {_full(draft, canary)}")
     pending = f": {view.pending} Pending, {view.words or 'no node is said to fit'}" if view.pending else ""
+    failed = bool(view.warming and view.warm_problem) and not pending
     return Blocker(
-        reason=Reason.WAITING_FOR_PODS,
-        message=f"{what}; waiting for {needed - draft.obs.ready(canary)}{pending}",
+        reason=Reason.WARM_UP_FAILED if failed else Reason.WAITING_FOR_PODS,
+        message=f"{what}; waiting for {needed - draft.obs.ready(canary)}{pending or _warming(view)}",
     )
 
 

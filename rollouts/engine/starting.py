@@ -13,6 +13,7 @@ from rollouts.engine.crashes import crashes_at_start
 from rollouts.engine.dependencies import waits_for_dependencies
 from rollouts.engine.draft import Draft, Said
 from rollouts.engine.freezes import waits_for_thaw
+from rollouts.engine.headroom import for_way_back
 from rollouts.engine.moving import twin
 from rollouts.engine.observation import Blocker, PoolView, RuleView
 from rollouts.engine.reasons import Reason
@@ -256,7 +257,7 @@ def new_attempt(
     draft.release()
     view = draft.obs.strategy
     if view is not None and view.spec is not None:
-        draft.obs = replace(draft.obs, spec=view.spec)
+        draft.obs = for_way_back(replace(draft.obs, spec=view.spec))
     pinned = view.next if view is not None else None
     draft.set(
         attempt=draft.status.attempt + 1,

@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rollouts.objects.fields import dict_at, items_at
+from rollouts.objects.fields import dict_at, items_at, map_of
 
-__all__ = ["accelerators"]
+__all__ = ["accelerators", "container_with", "of_replica"]
 
 _NAMES = re.compile(
     r"nvidia\.com/(gpu|mig-[a-z0-9.-]{1,32})|amd\.com/gpu|gpu\.intel\.com/[a-z0-9]{1,16}|google\.com/tpu|habana\.ai/gaudi"
@@ -20,10 +20,30 @@ _NAMES = re.compile(
 
 
 def accelerators(template: Mapping[str, Any]) -> int:
-    """Devices that one pod of a Pod template takes; 0 where it asks for none, or nothing that can be read."""
+    """Devices that a pod, or one of a Pod template, takes; 0 where it asks for none, or nothing that can be read."""
     containers = [items_at(template, "spec", kind) for kind in ("containers", "initContainers")]
     totals = [sum(map(_of_container, containers[0])), *map(_of_container, containers[1])]
     return max(totals)  # init containers run before, and give back what they had
+
+
+def of_replica(workload: Mapping[str, Any]) -> int:
+    """Devices that one replica of a workload takes: of a LeaderWorkerSet's a leader and its workers.
+
+    A size that cannot be read is 1, as the API server defaults it.
+    """
+    groups = dict_at(workload, "spec", "leaderWorkerTemplate")
+    if not groups:
+        return accelerators(dict_at(workload, "spec", "template"))
+    worker, leader, size = (groups.get(name) for name in ("workerTemplate", "leaderTemplate", "size"))
+    each = accelerators(map_of(worker))
+    first = accelerators(leader) if isinstance(leader, Mapping) else each
+    workers = size - 1 if isinstance(size, int) and not isinstance(size, bool) and size > 0 else 0
+    return first + workers * each
+
+
+def container_with(count: int) -> dict[str, Any]:
+    """A container that asks for so many: what is kept of those of a cached pod."""
+    return {"resources": {"limits": {"nvidia.com/gpu": str(count)}}}
 
 
 def _of_container(container: Mapping[str, Any]) -> int:

@@ -69,6 +69,7 @@ REWRITES = REWRITE_LLMD, REWRITE_X = tuple(
 NAMESPACE = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 POD = Resource("", "v1", "pods", "Pod")
 SERVICE = Resource("", "v1", "services", "Service")
+CONFIG_MAP = Resource("", "v1", "configmaps", "ConfigMap")
 EVENT = Resource("", "v1", "events", "Event")
 JOB = Resource("batch", "v1", "jobs", "Job")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ __all__ = [
     "DRAINING_ANNOTATION",
     "HEALTH_PORTS",
     "METRICS_PORT_ANNOTATION",
+    "WARMED_ANNOTATION",
     "PickerPod",
     "Pod",
     "health_port",
@@ -23,6 +25,7 @@ __all__ = [
     "read_picker_pod",
     "read_pod",
     "ready_since",
+    "warmed_for",
 ]
 
 METRICS_PORT_ANNOTATION = "inferencerollouts.dev/metrics-port"
@@ -31,8 +34,13 @@ METRICS_PORT_ANNOTATION = "inferencerollouts.dev/metrics-port"
 DRAINING_ANNOTATION = "inferencerollouts.dev/draining"
 """On a pod that is about to go: pickers send it no new request while another pod can serve."""
 
+WARMED_ANNOTATION = "inferencerollouts.dev/warmed"
+"""On a pod that answered what ``capacity.warmUp`` asks: when that was over, as the API server writes times."""
+
 HEALTH_PORTS = ("health", "grpc")
 """Names of container ports of our pickers that serve gRPC health, the one without TLS first."""
+
+_WARMING = re.compile(r"Rollout (?P<rollout>[a-z0-9.-]+) warms it up", re.ASCII)
 
 _ENDED = ("Succeeded", "Failed")
 """Phases of a pod that has ended."""
@@ -58,6 +66,10 @@ class Pod:
     restarts: int = 0
     pool: str = ""
     """The pool through which it was found: it decides what the pod is sent."""
+    warming: bool = False
+    """It is being warmed up: what it answers is nobody's."""
+    warmed: str = ""
+    """When that was over: what its counters show is of users from then on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +98,8 @@ def read_pod(obj: Object, pool: str = "") -> Pod | None:
         started=text_of(status.get("startTime")),
         restarts=_restarts(status),
         pool=pool,
+        warming=bool(warmed_for(obj)),
+        warmed=text_of(map_of(meta.get("annotations")).get(WARMED_ANNOTATION)),
     )
 
 
@@ -117,6 +131,12 @@ def is_draining(pod: Object) -> bool:
     """
     value = map_of(metadata_of(pod).get("annotations")).get(DRAINING_ANNOTATION)
     return value is not None and str(value).strip().lower() not in ("", "false")
+
+
+def warmed_for(pod: Object) -> str:
+    """The Rollout that warms a pod up and keeps requests from it meanwhile; empty where none does."""
+    found = _WARMING.fullmatch(text_of(map_of(metadata_of(pod).get("annotations")).get(DRAINING_ANNOTATION)))
+    return found["rollout"] if found else ""
 
 
 def holds_resources(pod: Object) -> bool:

@@ -113,7 +113,8 @@ class PodsSource:
         endpoints = self._endpoints(place.namespace, place.arm)
         pages = await asyncio.gather(*(self._scraper.read(endpoint, names) for endpoint in endpoints))
         return {
-            endpoint.pod: RawPod(page.get("", ScrapedPage()), endpoint.started)
+            # The counters of one that was warmed up did not begin with it: it says nothing of when it started.
+            endpoint.pod: RawPod(page.get("", ScrapedPage()), None if endpoint.warmed else endpoint.started)
             for endpoint, page in zip(endpoints, pages, strict=True)
             if page is not None
         }

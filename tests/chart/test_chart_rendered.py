@@ -520,6 +520,7 @@ def test_the_right_to_scale_comes_with_capacity_only(
     assert ("scale" in role) is bool(kinds)
     assert ("horizontalpodautoscalers" in role) is bool(kinds)
     assert ("pods: patch" in role.splitlines()) is bool(kinds)
+    assert ("configmaps: get" in role.splitlines()) is bool(kinds)
 
 
 def test_keys_of_model_servers_are_mounted_and_bound_to_their_place(render: Render, tmp_path: Path) -> None:

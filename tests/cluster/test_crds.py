@@ -121,6 +121,11 @@ GOOD: dict[str, Callable[[Object], None]] = {
             "minReplicas": 2,
             "drainTimeout": "5m",
             "scaleDown": {"delay": "1m", "to": 1},
+            "warmUp": {
+                "requests": 5,
+                "concurrency": 5,
+                "prompts": {"configMap": "prompts", "key": "lines.txt"},
+            },
         },
         *CAPACITY,
     ),
@@ -207,6 +212,9 @@ BAD: dict[str, tuple[Callable[[Object], None], str]] = {
             ("drainTimeout", "5min", "drainTimeout"),
             ("scaleDown", {"delay": "soon"}, "delay"),
             ("scaleDown", {"to": -1}, "to"),
+            ("warmUp", {"requests": 1}, "concurrency is more than requests: lower it"),
+            ("warmUp", {"requests": 0, "concurrency": 1}, "requests"),
+            ("warmUp", {"prompts": {"configMap": "c", "key": "a/b"}}, "key"),
         )
     },
     "headroom below the endpoints that a weight needs": (

@@ -15,6 +15,8 @@ class PodState(Enum):
 
     PENDING = "Pending"
     STARTING = "Starting"
+    WARMING = "Warming"
+    """Ready, and not warmed up yet."""
     READY = "Ready"
     ENDING = "Terminating"
 
@@ -34,6 +36,11 @@ class Fleet:
     """What is said of a drain; None: what ``in_flight`` says."""
     problem: Blocker | None = None
     selector: str = ""
+    warms: bool = False
+    """Its fresh pods are cold."""
+    warm_problem: str = ""
+    accelerators: int = 0
+    """Of each pod."""
     version: int = 1
     scales: list[int] = field(default_factory=list)
     """What it was scaled to, in order."""
@@ -85,6 +92,10 @@ class Fleet:
             used_by=self.used_by,
             refused=self.refused,
             selector=self.selector,
+            cold=sum(pod not in (PodState.READY, PodState.ENDING) for pod in self.pods) if self.warms else 0,
+            warming=self.pods.count(PodState.WARMING),
+            warm_problem=self.warm_problem,
+            accelerators=self.accelerators * (self.live - pending),
             drain=self.drain if self.drain is not None else self._gauges(drained=asked),
         )
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from rollouts.api.status import read_status, write_status
 from rollouts.engine import scaling
-from rollouts.engine.actions import ReturnTraffic, ScaleWorkload, WriteTraffic
+from rollouts.engine.actions import ReturnTraffic, ScaleWorkload, WarmPods, WriteTraffic
 from rollouts.engine.capacity import carried, infeasible, least_stable, most_pods, pods_for, stable_pods_for
 from rollouts.engine.observation import Draining
 from rollouts.engine.planning import plan
@@ -47,6 +47,11 @@ class Watched:
         for action in decided.actions[:crash_after]:
             if isinstance(action, ScaleWorkload):
                 self._look_at(action)
+            if isinstance(action, WarmPods):
+                running = decided.status.current
+                assert running is not None, "pods are warmed up for an attempt"
+                assert running.aborted is None
+                assert action.identity == running.canary.identity, "never stable's: those serve"
             if isinstance(action, WriteTraffic):
                 self._look_at_weight(action)
             if isinstance(action, ReturnTraffic):

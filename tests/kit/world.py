@@ -29,6 +29,7 @@ from rollouts.engine.actions import (
     SetFinalizer,
     TerminateRun,
     UpdateRun,
+    WarmPods,
     WriteTraffic,
 )
 from rollouts.engine.attempt import Attempt
@@ -534,7 +535,7 @@ class World:
         for rounds in range(limit):
             before = self.status
             decided = self.step()
-            acts = [action for action in decided.actions if not isinstance(action, DrainPods)]
+            acts = [action for action in decided.actions if not isinstance(action, DrainPods | WarmPods)]
             if not acts and self.status == before:
                 return rounds
         raise AssertionError(f"no rest after {limit} rounds: {self.status.phase} {self.status.message}")

@@ -118,6 +118,10 @@ async def scraped(prometheus: Prometheus) -> AsyncIterator[Prometheus]:
     for name, replicas in ((STABLE, 4), (CANARY, 2)):
         cluster.create(DEPLOYMENT, deployment_object(RELEASES[name], replicas))
     base_objects(cluster, rollout)
+    container = {"name": "vllm", "image": "vllm", "resources": {"limits": {"nvidia.com/gpu": "1"}}}
+    for pod in cluster.all(kinds.POD):
+        spec = {"spec": {"nodeName": "node", "containers": [container]}}
+        cluster.merge(kinds.POD, pod["metadata"]["name"], spec)
     port = free_port()
     settings = Settings(
         namespaces=(NAMESPACE,),

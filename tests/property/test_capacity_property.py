@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from rollouts.engine.observation import Drained, Draining, FreezeView, TurnView
-from rollouts.engine.rollout_spec import AbortSpeed, Capacity, PodCount
+from rollouts.engine.rollout_spec import AbortSpeed, Capacity, PodCount, WarmUp
 from rollouts.engine.versions import Identity
 from tests.kit.fleet import Fleet, PodState
 from tests.kit.watched import Watched
@@ -56,6 +56,7 @@ capacities = st.builds(
     drain_timeout=st.just(DRAIN),
     scale_down_delay=st.sampled_from([timedelta(0), DELAY]),
     scale_down_to=st.sampled_from([0, 1]),
+    warm_up=st.sampled_from([None, WarmUp()]),
 )
 
 
@@ -72,7 +73,7 @@ def started_on(capacity: Capacity) -> World:
         ),
         rules=[{ARMS[0]: 100, ARMS[1]: 0, ARMS[2]: 0}],
         pools=dict.fromkeys(ARMS, 0),
-        fleets={arm: Fleet.of(arm.name, N if arm == ARMS[0] else 0) for arm in ARMS},
+        fleets={arm: replace(Fleet.of(arm.name, N if arm == ARMS[0] else 0), warms=True) for arm in ARMS},
     )
 
 

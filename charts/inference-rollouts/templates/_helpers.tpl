@@ -250,6 +250,10 @@ apply of a new object needs create beside patch. There is no verb on Secrets, an
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
   verbs: [list, watch]
+# Prompts of capacity.warmUp: only of ConfigMaps with the annotation inferencerollouts.dev/prompts is anything sent.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get]
 {{- end }}
 {{- end -}}
 

@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 from rollouts.objects import kinds
+from rollouts.objects.pods import DRAINING_ANNOTATION
 from rollouts.objects.workloads import AUTOSCALER
 from tests.kit.faults.deployments import DEPLOYMENT
 from tests.kit.faults.endstate import weights_of
@@ -287,13 +288,26 @@ def podless_rises(run: Run, rises: Iterable[tuple[Replay, Record, Fraction | Non
         needed = max(
             capacity.get("minReplicas", 1), math.ceil(raised * stable * Fraction(capacity.get("headroom", 1)))
         )
-        most = max(map(len, ready_pictures(run.history, replay, record.seconds)))
+        warm = bool(capacity.get("warmUp")) and not replay.status.get("skipGates")
+        most = max(map(len, ready_pictures(run.history, replay, record.seconds, warm=warm)))
         if most < needed:
             yield f"raised to {float(raised):.2%} at {record.seconds:g} s with {most} of {needed} pods"
 
 
+def _kept_from_requests(history: History) -> Iterator[str]:
+    """Pods that are still marked as being warmed up at the end."""
+    marked: dict[str, str] = {}
+    for record in history.records:
+        if record.of(kinds.POD):
+            annotations = (record.after.get("metadata") or {}).get("annotations") or {}
+            marked[record.change.name] = annotations.get(DRAINING_ANNOTATION, "")
+    yield from (f"{name} ends as {mark!r}" for name, mark in marked.items() if mark.endswith("warms it up"))
+
+
 def ended_elsewhere(run: Run) -> Iterator[str]:
     """A run that ended, with workloads that are not where they should be then."""
+    if run.scenario.capacity and run.converged:
+        yield from _kept_from_requests(run.history)
     refused = run.plan.refusal is not None and math.isinf(run.plan.refusal.seconds)
     if not run.scenario.capacity or not run.converged or refused:  # what keeps its weight keeps its pods
         return

@@ -191,6 +191,18 @@ CAPACITY_SCENARIOS: dict[str, Scenario] = {
             gpus=PODS + 1,
         ),
         _scenario(
+            "warmed up: promoted",
+            [_GO_ON],
+            both(healthy_on(CANARY), settled(stable=0, canary=PODS)),
+            warmUp={"requests": 4},
+        ),
+        _scenario(
+            "warmed up: promoted in full while pods are not warm",
+            [_GO_ON, Move(when=reason("WaitingForPods"), act=command("promoteFull", tag="t2"), after=30)],
+            both(healthy_on(CANARY), settled(stable=0, canary=PODS)),
+            warmUp={"requests": 50},
+        ),
+        _scenario(
             "one spare pod: promoted",
             [
                 Move(when=at_step(1), act=busy(STABLE, 2), after=2),

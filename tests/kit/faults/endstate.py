@@ -28,6 +28,7 @@ CARRIERS = tuple((resource, _NAMES[kind.target]) for kind in TRAFFIC_KINDS for r
 
 _MASKED = frozenset(
     {
+        "accelerators",
         "at",
         "lastTransitionTime",
         "alarm",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -10,11 +11,14 @@ from rollouts.api.run_status import is_finished
 from rollouts.controller.assembly import Parts, assemble
 from rollouts.controller.caches import Caches
 from rollouts.controller.metrics import ControllerMetrics
+from rollouts.controller.model_server_calls import ServerAnswer
+from rollouts.controller.warming import WarmUps
 from rollouts.kube.errors import RetryableError, TooManyRequests
+from rollouts.objects.pods import Pod
 from rollouts.objects.pools import Pool
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
-from rollouts.sources.base import MetricSource
+from rollouts.sources.base import MetricSource, ScrapeTarget
 from tests.kit.adapters import FakeAdapters
 from tests.kit.faults.clients import Clients, CountedShares
 from tests.kit.faults.cluster import NAMESPACE
@@ -58,6 +62,23 @@ class FakeInFlight:
         return dict.fromkeys(names, self.counts.get(pool.name, 0))
 
 
+class FakeServers:
+    """Model servers that answer after a second, and show no figures."""
+
+    async def ask(
+        self, namespace: str, pod: Pod, port: int, method: str, path: str, request: Any, timeout: float
+    ) -> ServerAnswer:
+        """See ``AsksServers``."""
+        await asyncio.sleep(1.0)
+        return ServerAnswer(status=200, body='{"data": [{"id": "mymodel"}]}')
+
+    async def read(self, endpoint: ScrapeTarget, names: Collection[str]) -> None:
+        """See ``ReadsPages``."""
+
+    async def close(self) -> None:
+        """Nothing is open."""
+
+
 class Assembler:
     """How a process is put together; a mutant overrides it. ``adapters`` and ``clients`` outlive processes."""
 
@@ -66,6 +87,8 @@ class Assembler:
         self.probes = FakeProbes()
         self.clients = Clients()
         self.in_flight = FakeInFlight()
+        self.warm_ups: WarmUps | None = None
+        """Of the present process."""
 
     def __call__(self, client: FaultyClient, clock: Clock, caches: Caches, source: MetricSource) -> Parts:
         """The parts of a process."""
@@ -75,6 +98,8 @@ class Assembler:
         self, client: FaultyClient, clock: Clock, caches: Caches, source: MetricSource, **beside: Any
     ) -> Parts:
         """The usual parts; ``beside``: what ``assemble`` takes more, or other metrics."""
+        servers = FakeServers()
+        self.warm_ups = WarmUps(client, caches, clock, servers, servers)
         return assemble(
             client,
             clock,
@@ -84,6 +109,7 @@ class Assembler:
             adapters=self.adapters,
             probes=self.probes,
             in_flight=self.in_flight,
+            warm_ups=self.warm_ups,
             **{
                 "metrics": ControllerMetrics(),
                 "readers": self.clients.replicas,
@@ -124,6 +150,8 @@ class Process:
         self.parts.share_watch.on_change = lambda key: self._add((_ROLLOUT, key))
         self.parts.turns.on_change = lambda key: self._add((_ROLLOUT, key))
         assembler.probes.on_change = lambda key: self._add((_ROLLOUT, key))
+        if assembler.warm_ups is not None:
+            assembler.warm_ups.on_change = lambda key: self._add((_ROLLOUT, key))
         self.caches.on_rollout_change(lambda key: self._add((_ROLLOUT, key)))
         self.caches.runs.subscribe(lambda key: self._add((_RUN, key)))
         feed.connect(self.caches, lag=lag, catch_up=catch_up)

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from rollouts.objects import kinds
+from rollouts.objects.pods import WARMED_ANNOTATION
 from tests.kit.faults.endstate import is_carrier, weights_of
 from tests.kit.faults.history import History, Record
 
@@ -201,10 +202,12 @@ def _phase(run: Object) -> str:
     return str((run.get("status") or {}).get("phase", ""))
 
 
-def ready_pictures(history: History, replay: Replay, seconds: float, pool: str = "") -> list[frozenset[str]]:
+def ready_pictures(
+    history: History, replay: Replay, seconds: float, pool: str = "", *, warm: bool = False
+) -> list[frozenset[str]]:
     """The Ready pods of a pool, the canary's, at every moment that a picture of the allowed staleness may show.
 
-    Not the moments before the first process, when the pods were being made.
+    ``warm``: those alone that were warmed up. Not the moments before the first process, when the pods were being made.
     """
     release = (
         _release(history, pool) if pool else replay.variant_release or _release(history, replay.canary_pool)
@@ -220,6 +223,8 @@ def ready_pictures(history: History, replay: Replay, seconds: float, pool: str =
             pictures.append(frozenset(ready))
         conditions = (record.after.get("status") or {}).get("conditions") or []
         up = any(c.get("type") == "Ready" and c.get("status") == "True" for c in conditions)
+        annotations = (record.after.get("metadata") or {}).get("annotations") or {}
+        up = up and (not warm or WARMED_ANNOTATION in annotations)
         if up and (record.after["metadata"].get("labels") or {}).get("release") == release:
             ready.add(record.change.name)
         else:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rollouts.api.parsing import parse_rollout
-from rollouts.engine.rollout_spec import AbortSpeed, Capacity, PodCount
+from rollouts.engine.rollout_spec import AbortSpeed, Capacity, PodCount, WarmUp
 
 PATH = "spec.strategy.canary.capacity"
 
@@ -44,6 +44,11 @@ def rollout(capacity: Any, **target: Any) -> dict[str, Any]:
             Capacity(drain_timeout=timedelta(hours=1), scale_down_delay=timedelta(0), scale_down_to=2),
         ),
         ({"scaleDown": {}}, Capacity()),
+        ({"warmUp": {}}, Capacity(warm_up=WarmUp(requests=20, concurrency=2))),
+        (
+            {"warmUp": {"requests": 4, "concurrency": 4, "prompts": {"configMap": "c", "key": "k"}}},
+            Capacity(warm_up=WarmUp(requests=4, concurrency=4, config_map="c", key="k")),
+        ),
     ],
     ids=repr,
 )
@@ -74,6 +79,12 @@ def test_what_is_written_is_read(written: Any, read: Capacity | None) -> None:
         ({"drainTimeout": "soon"}, f"{PATH}.drainTimeout"),
         ({"scaleDown": {"delay": "-1s"}}, f"{PATH}.scaleDown.delay"),
         ({"scaleDown": {"to": -1}}, f"{PATH}.scaleDown.to"),
+        ({"warmUp": {"requests": 0}}, f"{PATH}.warmUp.requests"),
+        ({"warmUp": {"requests": 1001}}, f"{PATH}.warmUp.requests"),
+        ({"warmUp": {"concurrency": 17}}, f"{PATH}.warmUp.concurrency"),
+        ({"warmUp": {"requests": 1}}, f"{PATH}.warmUp.concurrency"),
+        ({"warmUp": {"prompts": {"configMap": "c"}}}, f"{PATH}.warmUp.prompts.key"),
+        ({"warmUp": {"prompts": {"configMap": "c", "key": "a/b"}}}, f"{PATH}.warmUp.prompts.key"),
         ([], PATH),
     ],
     ids=repr,

@@ -11,7 +11,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from rollouts.cli.main import main
-from rollouts.objects.accelerators import accelerators
+from rollouts.objects.accelerators import accelerators, of_replica
 
 LIMIT = {"name": "p95", "measure": {"preset": "ttft", "window": "5m"}, "successCondition": "result < 2.0"}
 STEPS: list[dict[str, Any]] = [
@@ -210,3 +210,45 @@ def test_devices_of_a_pod(limits, count):
 
     assert accelerators({"spec": {"containers": [one]}}) == count
     assert accelerators({"spec": {"containers": [one], "initContainers": [one, one]}}) == count
+
+
+def devices(count: int) -> dict[str, Any]:
+    return {"spec": {"containers": [{"resources": {"limits": {"nvidia.com/gpu": count}}}]}}
+
+
+@pytest.mark.parametrize(
+    ("groups", "count"),
+    [
+        ({"workerTemplate": devices(8), "size": 4}, 32),
+        ({"workerTemplate": devices(8), "leaderTemplate": devices(2), "size": 4}, 26),
+        ({"workerTemplate": devices(8), "leaderTemplate": devices(2)}, 2),
+        ({"workerTemplate": devices(8), "size": "x"}, 8),
+        ({"workerTemplate": 3, "size": 2}, 0),
+    ],
+)
+def test_devices_of_a_group_of_leader_and_workers(groups, count):
+    assert of_replica({"spec": {"leaderWorkerTemplate": groups}}) == count
+
+
+def test_gpu_hours_count_the_workers_of_a_leader(tmp_path):
+    template = FLEET[1]["spec"]["template"]
+    groups = {"workerTemplate": template, "size": 2}
+    made = {
+        "apiVersion": "leaderworkerset.x-k8s.io/v1",
+        "kind": "LeaderWorkerSet",
+        "metadata": {"name": "vllm-v2"},
+    }
+    plan(tmp_path, PLAIN, capacity={"scaleDown": {"delay": "1h"}})
+    file = tmp_path / "rollout.yaml"
+    parts = [yaml.safe_load(file.read_text()), FLEET[0], {**made, "spec": {"leaderWorkerTemplate": groups}}]
+    file.write_text(yaml.safe_dump_all(parts), encoding="utf-8")
+
+    said = CliRunner().invoke(main, ["plan", str(file), "--stable-pods=8"]).output
+
+    assert "GPU-hours: 400 from the first weight" in said
+
+
+def test_a_warm_up_is_told(tmp_path):
+    said = plan(tmp_path, STEPS, "--stable-pods=8", capacity={"warmUp": {"requests": 5}}).output
+
+    assert "Warm-up: each pod answers 5 requests before it counts, 2 at a time." in " ".join(said.split())

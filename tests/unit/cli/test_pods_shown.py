@@ -9,8 +9,8 @@ import pytest
 
 from rollouts.cli.arm_pods import PodsSeen, pods_line, pods_seen
 from rollouts.cli.explain import explanation
-from rollouts.cli.render import rollout_view
-from rollouts.cli.shown_pods import arm_counts, pods_brief
+from rollouts.cli.render import rollout_view, summary
+from rollouts.cli.shown_pods import arm_counts, gpu_hours, pods_brief
 from rollouts.cli.table import rollout_table
 from tests.kit.served import ROLLOUT
 from tests.unit.cli.test_gate_rows import lines
@@ -119,3 +119,36 @@ def test_explain_goes_by_the_pods_that_are_there(status, told):
     found = explanation({**ROLLOUT, "status": status}, [], NOW, pods={"v2": PodsSeen(ready=2, pending=2)})
 
     assert [text for head, text in found if head == "Pods"] == told
+
+
+USE = {"attempt": 3, "seconds": 3600, "extraSeconds": 0, "held": 9, "own": 8, "since": "2026-11-29T09:00:30Z"}
+
+
+def test_gpu_hours_go_on_with_what_is_held():
+    obj = {**ROLLOUT, "status": {**STATUS, "accelerators": USE}}
+    words = "1.90 in attempt 3, 0.10 of them beyond stable's own; 9 GPUs are held"
+
+    assert f"GPU-hours  {words}" in "\n".join(lines(rollout_view(obj, [], NOW)))
+    assert ("GPU-hours", f"{words}.") in explanation(obj, [], NOW)
+    assert [summary(obj, NOW)[name] for name in ("gpuHours", "extraGpuHours")] == [1.9, 0.1]
+
+
+def test_gpu_hours_that_are_over_stay_as_they_were():
+    over = gpu_hours({"accelerators": {"attempt": 1, "seconds": 1800, "since": "x"}}, NOW)
+
+    assert over is not None
+    assert over.words == "0.50 in attempt 1, 0.00 of them beyond stable's own"
+    assert gpu_hours({"accelerators": {"held": 1, "since": "x"}}, NOW) is not None
+    assert summary({**ROLLOUT, "status": STATUS})["gpuHours"] is None
+
+
+def test_an_aborted_canary_wants_no_pods():
+    aborted = {**STATUS, "phase": "Aborted", "aborted": {"reason": "GateFailed"}}
+    obj = {**ROLLOUT, "status": aborted}
+
+    assert [one.words for one in arm_counts(aborted)] == ["aborted, wants no pods", "8 at the start"]
+    assert pods_brief(aborted) == "-"
+    told = [
+        line for head, line in explanation(obj, [], NOW, pods={"v2": PodsSeen(ready=0)}) if head == "Pods"
+    ]
+    assert told == ["canary v2 has 0 Ready pods. aborted, wants no pods", "stable v1: 8 at the start"]

@@ -90,10 +90,16 @@ def test_replicas_in_the_files_are_somebody_elses_to_set():
 # --- a cluster -------------------------------------------------------------------------------------
 
 
-def stored(cluster: Cluster, objects: list[dict[str, Any]]) -> Cluster:
-    by_kind = {**WORKLOADS, AUTOSCALER.kind: AUTOSCALER, "InferencePool": kinds.POOL_V1}
-    cluster.objects[kinds.ROLLOUT]["demo"]["spec"]["strategy"]["canary"]["capacity"] = {}
+def stored(cluster: Cluster, objects: list[dict[str, Any]], **capacity: Any) -> Cluster:
+    by_kind = {
+        **WORKLOADS,
+        AUTOSCALER.kind: AUTOSCALER,
+        "InferencePool": kinds.POOL_V1,
+        "ConfigMap": kinds.CONFIG_MAP,
+    }
+    cluster.objects[kinds.ROLLOUT]["demo"]["spec"]["strategy"]["canary"]["capacity"] = capacity
     cluster.objects[kinds.POOL_X].clear()
+    cluster.objects.setdefault(kinds.CONFIG_MAP, {})
     for obj in copy.deepcopy(objects):
         cluster.objects.setdefault(by_kind[obj.pop("kind")], {})[obj["metadata"]["name"]] = obj
     return cluster
@@ -136,3 +142,41 @@ async def test_who_resets_replicas_is_named(meta, who):
 
     assert [level for level, _ in found] == ([Level.WARN] if who else [])
     assert all(f"{who} writes replicas of Deployment vllm" in text for _, text in found)
+
+
+def prompts(text: str, **annotations: str) -> dict[str, Any]:
+    meta = {"name": "prompts", "annotations": annotations}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": {"lines": text}}
+
+
+CONSENT = {"inferencerollouts.dev/prompts": "true"}
+WARMS = {"capacity": {"warmUp": {"prompts": {"configMap": "prompts", "key": "lines"}}}}
+PROMPTS: dict[str, tuple[list[dict[str, Any]], str]] = {
+    "prompts": ([prompts("a", **CONSENT)], ""),
+    "prompts without consent": ([prompts("a")], "lacks the annotation inferencerollouts.dev/prompts"),
+    "no prompts": ([prompts("", **CONSENT)], "no line under the key lines"),
+}
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_prompts_that_cannot_be_used_are_told_of_files(name):
+    objects, words = PROMPTS[name]
+    found = [
+        one
+        for one in lint_documents([rollout(**WARMS), POOL, deployment(), *objects])
+        if one.rule == "capacity"
+    ]
+
+    assert [one.severity for one in found] == ([Severity.PROBLEM] if words else [])
+    assert all(words in one.text for one in found)
+
+
+@pytest.mark.parametrize("name", [*PROMPTS, "no ConfigMap"])
+async def test_prompts_that_cannot_be_used_are_told_of_a_cluster(name):
+    objects, words = PROMPTS.get(name, ([], "ConfigMap prompts of warmUp does not exist"))
+    cluster = stored(sound(), [POOL, deployment(), *objects], **WARMS["capacity"])
+    checks = await diagnose(cluster, "default", None, None, "argocd")  # type: ignore[arg-type]
+    found = [one for one in checks if "ConfigMap prompts" in one.text]
+
+    assert [one.level for one in found] == ([Level.BAD] if words else [])
+    assert all(words in one.text for one in found)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from rollouts.controller.metrics import ControllerMetrics
-from rollouts.engine.attempt import Attempt, AttemptCapacity
+from rollouts.controller.pod_metrics import pod_counts
+from rollouts.engine.attempt import AbortRecord, Attempt, AttemptCapacity
 from rollouts.engine.reasons import Reason
 from rollouts.engine.revision import revision_of
-from rollouts.engine.rollout_status import Drain, Phase, RolloutStatus, StableScale, WaitingFor, WeightStatus
+from rollouts.engine.rollout_status import (
+    AcceleratorUse,
+    Drain,
+    Phase,
+    RolloutStatus,
+    StableScale,
+    WaitingFor,
+    WeightStatus,
+)
 from rollouts.engine.versions import Identity
 from rollouts.units import Weight
 from tests.kit.world import pool
@@ -104,3 +113,37 @@ def test_pods_of_the_arms_are_shown_while_an_attempt_scales():
     metrics.show("ns", "demo", scaling)
     metrics.forget("ns", "demo")
     assert shown("canary", "wanted") is None
+
+
+def test_accelerator_seconds_go_on_between_changes_of_the_status():
+    since = datetime(2026, 11, 29, 9, tzinfo=UTC)
+    now = [since + timedelta(seconds=10)]
+    metrics, use = (
+        ControllerMetrics(now=lambda: now[0]),
+        AcceleratorUse(attempt=1, held=9, own=8, since=since),
+    )
+    metrics.show("ns", "demo", replace(PAUSED, accelerators=use))
+    series = "rollouts_rollout_accelerator_seconds"
+
+    assert (read(metrics, series, part="all"), read(metrics, series, part="extra")) == (90, 10)
+    now[0] += timedelta(seconds=10)
+    assert (read(metrics, series, part="all"), read(metrics, series, part="extra")) == (180, 20)
+    assert read(metrics, "rollouts_rollout_accelerators") == 9
+
+    metrics.show("ns", "demo", PAUSED)
+    assert read(metrics, series, part="all") is None
+    assert read(metrics, "rollouts_rollout_accelerators") is None
+
+
+def test_an_aborted_canary_wants_no_pods():
+    capacity = AttemptCapacity(stable_at_start=8, wanted=4, ready=4)
+    record = AbortRecord(
+        hash=revision_of(pool("v2"), "").hash,
+        step=0,
+        at=datetime(2026, 1, 1, tzinfo=UTC),
+        reason="",
+        message="",
+    )
+    aborted = replace(PAUSED, phase=Phase.ABORTED, current=replace(FIRST, capacity=capacity, aborted=record))
+
+    assert pod_counts(aborted) == (("stable", "wanted", 8),)

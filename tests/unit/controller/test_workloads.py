@@ -648,3 +648,33 @@ def test_a_worker_is_news_to_the_rollout_although_its_pool_selects_leaders(may: 
     cluster.put(kinds.POD, worker["name"], metadata=worker, status=up(ready=False))
 
     assert set(told) == {ObjectKey("default", "demo")}
+
+
+def test_accelerators_are_those_of_pods_that_have_a_node() -> None:
+    cluster = Cluster()
+    cluster.pool("v2")
+    cluster.workload("vllm-v2", replicas=3)
+    asks = {"containers": [{"resources": {"limits": {"nvidia.com/gpu": "4"}}}, {"ports": [{"name": "grpc"}]}]}
+    for name, more in (("a", {"nodeName": "n"}), ("b", {"nodeName": "n"}), ("c", {})):
+        labels = {"labels": {"app": "v2"}}
+        cluster.put(kinds.POD, name, metadata=labels, spec=asks | more, status={"phase": "Running"})
+
+    found = cluster.view()
+
+    assert found is not None
+    assert (found.live, found.accelerators) == (3, 8)
+
+
+def test_accelerators_of_a_pool_with_two_workloads_are_counted_as_well() -> None:
+    cluster = Cluster()
+    cluster.pool("v2")
+    cluster.workload("one")
+    cluster.workload("two")
+    asks = {"containers": [{"resources": {"limits": {"nvidia.com/gpu": "4"}}}], "nodeName": "n"}
+    cluster.put(kinds.POD, "a", metadata={"labels": {"app": "v2"}}, spec=asks, status={"phase": "Running"})
+
+    found = cluster.view()
+
+    assert found is not None
+    assert found.problem is not None
+    assert found.accelerators == 4

@@ -1,0 +1,65 @@
+"""The headroom of a way back: what the spec says is said of the new version beside the old, not the other way round.
+
+A canary that replaced eight pods with four (``headroom`` 0.5) is replaced by eight again. How many pods each version
+had is in the history; the spec's own number, which a revert may have taken back with the target, says nothing about it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+from rollouts.engine.capacity import most_pods
+from rollouts.engine.observation import Observation, WorkloadView
+from rollouts.engine.rollout_spec import Capacity
+from rollouts.engine.rollout_status import HistoryEntry, Outcome
+from rollouts.engine.versions import Identity
+
+__all__ = ["for_way_back"]
+
+
+def for_way_back(obs: Observation) -> Observation:
+    """With the headroom by which the version that is asked for carried all traffic, where it is on its way back."""
+    spec, stable = obs.spec, obs.status.stable
+    policy = spec.canary.capacity if spec is not None else None
+    if spec is None or policy is None or stable is None:
+        return obs
+    entry, now = _entry(obs, _wanted(obs)), _entry(obs, stable.identity)
+    if entry is None or now is None or entry.stable_until is None or not (entry.pods and now.pods):
+        return obs
+    headroom = _within(policy, Fraction(entry.pods, now.pods), _stable_pods(obs, stable.identity))
+    capacity = replace(policy, headroom=float(headroom))
+    return replace(obs, spec=replace(spec, canary=replace(spec.canary, capacity=capacity)))
+
+
+def _wanted(obs: Observation) -> Identity | None:
+    """The version that is on its way back, or begins to be; None where steps are walked."""
+    current = obs.status.current
+    if current is None:
+        return obs.target
+    return current.canary.identity if current.skip_gates else None
+
+
+def _entry(obs: Observation, arm: Identity | None) -> HistoryEntry | None:
+    found = [
+        one
+        for one in obs.status.history
+        if one.outcome is Outcome.PROMOTED and arm is not None and one.revision.identity == arm
+    ]
+    return found[-1] if found else None
+
+
+def _stable_pods(obs: Observation, stable: Identity) -> int:
+    current = obs.status.current
+    if current is not None and current.capacity is not None:
+        return current.capacity.stable_at_start
+    return max(obs.ready(stable), obs.workloads.get(stable, WorkloadView()).replicas)
+
+
+def _within(policy: Capacity, back: Fraction, stable: int) -> Fraction:
+    """No more than fits beside all of stable's pods: who is in a hurry takes what there is, and by the spec's number
+    stable gives pods for the rest."""
+    most, own = most_pods(stable, policy), Fraction(policy.headroom)
+    if most is None or not stable or back <= own:
+        return back
+    return max(own, min(back, Fraction(most - stable, stable)))

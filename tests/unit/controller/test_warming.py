@@ -1,0 +1,338 @@
+"""Warm-up as it is carried out: requests to simulated servers, the annotations, and what is measured after it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rollouts.api.parsing import ParsedRollout, parse_rollout
+from rollouts.controller import warming
+from rollouts.controller.arrivals import ARRIVAL_NAMES, pod_counts
+from rollouts.controller.assembly import pool_endpoints
+from rollouts.controller.caches import Caches
+from rollouts.controller.gates import arm_ref
+from rollouts.controller.marking import Marking
+from rollouts.controller.model_server_calls import ModelServerCalls
+from rollouts.controller.warm_prompts import lengths_of, made_up
+from rollouts.controller.warming import Warmth, WarmUps
+from rollouts.engine.actions import Plan, WarmPods
+from rollouts.engine.attempt import Attempt
+from rollouts.engine.revision import revision_of
+from rollouts.engine.rollout_status import RolloutStatus, WeightStatus
+from rollouts.engine.versions import Identity
+from rollouts.kube.client import PatchKind
+from rollouts.lab.loopback import loopback
+from rollouts.lab.memoryapi.store import MemoryApi
+from rollouts.lab.vllm.knobs import Knobs
+from rollouts.lab.vllm.pod import Fleet
+from rollouts.lab.vllm.spec import PodSpec
+from rollouts.objects import kinds, pods
+from rollouts.objects.pods import DRAINING_ANNOTATION, WARMED_ANNOTATION
+from rollouts.objects.warming import read_prompts
+from rollouts.runtime.clock import SystemClock
+from rollouts.runtime.modelservers import ModelServerBook
+from rollouts.runtime.objects import ObjectKey
+from rollouts.sources.scraper import PodScraper
+from rollouts.units import Weight
+from tests.kit.memory_client import MemoryKubeClient
+from tests.kit.polling import eventually
+from tests.kit.world import START
+
+V1, V2 = (Identity(kind="InferencePool", group=kinds.POOL_V1.group, name=name) for name in ("v1", "v2"))
+KEY = ObjectKey("default", "demo")
+MARK = {DRAINING_ANNOTATION: "Rollout demo warms it up"}
+CONSENT = {"inferencerollouts.dev/prompts": "true"}
+PORT = 8000
+Object = dict[str, Any]
+
+
+def spec_of(index: int, **fields: Any) -> PodSpec:
+    return PodSpec(name=f"v2-{index}", address=loopback(11, index + 1), port=PORT, **fields)
+
+
+class Place:
+    """A pool of simulated servers behind an API server; ``restart`` leaves what is stored."""
+
+    def __init__(self, servers: Fleet, warm_up: Object, **status: Any) -> None:
+        self.servers = servers
+        self.clock = SystemClock()
+        self.client = MemoryKubeClient(MemoryApi(clock=self.clock))
+        self.scraper = PodScraper(self.clock)
+        self.status = status
+        self.warm_up = warm_up
+        self.told: list[ObjectKey] = []
+        self.restart()
+
+    def restart(self) -> None:
+        self.caches = Caches(self.client, self.clock, capacity_kinds=("Deployment",))
+        self.warm_ups = WarmUps(
+            self.client, self.caches, self.clock, self.scraper, ModelServerCalls(ModelServerBook())
+        )
+        self.warm_ups.on_change = self.told.append
+        for name in ("v1", "v2"):
+            spec = {"selector": {"matchLabels": {"app": name}}, "targetPorts": [{"number": PORT}]}
+            meta = {"name": name, "namespace": "default", "uid": name, "resourceVersion": "1"}
+            self.caches.pools[kinds.POOL_V1.group].apply({"metadata": meta, "spec": spec})
+        for pod in self.client.api.list_page(kinds.POD, "default").items:
+            self.caches.pods.apply(pod)
+
+    def pod(self, name: str, *, ready: bool = True, annotations: Object | None = None) -> None:
+        meta = {"name": name, "labels": {"app": "v2"}, "annotations": annotations or {}}
+        body = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {"containers": []}}
+        self.client.api.create(kinds.POD, "default", body)
+        self.report(name, ready=ready)
+
+    def report(self, name: str, *, ready: bool) -> None:
+        conditions = [{"type": "Ready", "status": str(ready)}]
+        address = self.servers.pods[name].spec.address
+        status = {"phase": "Running", "podIP": address, "conditions": conditions}
+        how = {"content_type": PatchKind.MERGE.value, "subresource": "status", "manager": "kubelet"}
+        self.caches.pods.apply(self.client.api.patch(kinds.POD, "default", name, {"status": status}, **how))
+
+    @property
+    def rollout(self) -> ParsedRollout:
+        capacity = {"capacity": {"warmUp": self.warm_up}} if self.warm_up is not None else {}
+        spec = {
+            "target": {"pool": {"name": "v2"}},
+            "traffic": {"httpRoutes": [{"name": "r"}]},
+            "strategy": {"canary": {"steps": [{"setWeight": 10}], **capacity}},
+        }
+        parsed = parse_rollout(
+            {"metadata": {"name": "demo", "namespace": "default", "uid": "u"}, "spec": spec}
+        )
+        attempt = Attempt(canary=revision_of(V2, ""), started_at=START)
+        status = RolloutStatus(stable=revision_of(V1, ""), current=attempt, attempt=1, **self.status)
+        return replace(parsed, status=status)
+
+    async def carry_out(self, *, asked: bool = True) -> Marking:
+        parsed = self.rollout
+        assert parsed.spec is not None
+        assert parsed.spec.canary.capacity is not None
+        warm_up = parsed.spec.canary.capacity.warm_up
+        assert warm_up is not None
+        actions = (WarmPods(identity=V2, warm_up=warm_up),) if asked else ()
+        return await self.warm_ups.carry_out(parsed, Plan(actions=actions, status=parsed.status))
+
+    @property
+    def warmth(self) -> Warmth:
+        pool = self.caches.pool(V2.group, "default", "v2")
+        assert pool is not None
+        return self.warm_ups.warmth(self.rollout, V2, pool)
+
+    def annotations(self, name: str) -> Object:
+        return dict(self.client.api.get(kinds.POD, "default", name)["metadata"].get("annotations") or {})
+
+    async def answered(self, name: str) -> float:
+        pods = {target.pod: target for target in pool_endpoints(self.caches)("default", arm_ref(V2))}
+        page = await self.scraper.read(pods[name], ARRIVAL_NAMES)
+        assert page is not None
+        counts = pod_counts(page[""])
+        assert counts is not None
+        return counts[0]
+
+    async def warmed(self) -> None:
+        async def done() -> bool:
+            await self.carry_out()
+            return self.warmth == Warmth()
+
+        await eventually(done)
+
+
+@contextlib.asynccontextmanager
+async def place(*specs: PodSpec, warm_up: Object | None = None, **status: Any) -> AsyncIterator[Place]:
+    async with Fleet(specs) as servers:
+        made = Place(servers, {"requests": 5, **(warm_up or {})}, **status)
+        try:
+            yield made
+        finally:
+            await made.warm_ups.close()
+            await made.scraper.close()
+
+
+async def test_a_fresh_pod_is_marked_before_it_is_ready_and_answers_before_it_serves() -> None:
+    async with place(spec_of(0)) as made:
+        made.pod("v2-0", ready=False)
+        assert made.warmth == Warmth(cold=1)
+        await made.carry_out()
+        assert made.annotations("v2-0") == MARK
+
+        made.report("v2-0", ready=True)
+        assert made.warmth == Warmth(cold=1, warming=1)
+        await made.warmed()
+
+        assert made.annotations("v2-0").keys() == {WARMED_ANNOTATION}
+        assert await made.answered("v2-0") == 5
+        assert made.told == [KEY]
+
+
+async def test_nobody_measures_what_it_answers_meanwhile() -> None:
+    async with place(spec_of(0)) as made:
+        made.pod("v2-0", annotations=MARK)
+        endpoints = pool_endpoints(made.caches)
+        assert endpoints("default", arm_ref(V2)) == []
+
+        early = replace(made.caches.endpoints(made.caches.pool(V2.group, "default", "v2"))[0])  # type: ignore[arg-type]
+        assert early.warming
+        await made.warmed()
+        (target,) = endpoints("default", arm_ref(V2))
+        assert target.warmed
+        # Samples of before belong to nobody's history: what follows begins with the first one after it.
+        (before,) = made.scraper.follow([replace(target, warmed="")], ARRIVAL_NAMES, 0.0)
+        await made.scraper.refresh([before])
+        assert before.latest is not None
+        (after,) = made.scraper.follow([target], ARRIVAL_NAMES, 0.0)
+        assert after.latest is None
+
+
+async def test_what_fails_is_said_in_the_words_of_the_server_and_the_pod_stays_cold() -> None:
+    async with place(spec_of(0, knobs=Knobs(errors=1.0))) as made:
+        made.pod("v2-0", annotations=MARK)
+        await made.carry_out()
+        await eventually(lambda: made.warmth.problem != "")
+
+        assert made.warmth.problem.startswith("pod v2-0: /v1/completions answers 500: ")
+        assert len(made.warmth.problem) < 400
+        assert (made.warmth.cold, made.warmth.warming) == (1, 1)
+        assert made.annotations("v2-0") == MARK
+        assert made.told == [KEY]
+
+
+async def test_a_new_controller_goes_on_with_what_is_marked() -> None:
+    async with place(spec_of(0)) as made:
+        made.pod("v2-0", annotations=MARK)
+        await made.carry_out()
+        await made.warm_ups.close()
+        made.restart()
+
+        await made.warmed()
+        assert made.annotations("v2-0").keys() == {WARMED_ANNOTATION}
+
+
+async def test_a_pod_that_was_warmed_is_not_asked_again() -> None:
+    async with place(spec_of(0)) as made:
+        made.pod("v2-0", annotations={WARMED_ANNOTATION: "2026-01-01T00:00:00Z"})
+        await made.carry_out()
+
+        assert made.warmth == Warmth()
+        assert await made.answered("v2-0") == 0
+
+
+@pytest.mark.parametrize("gone", [False, True])
+async def test_no_mark_outlives_what_asks_for_it(gone: bool) -> None:
+    async with place(spec_of(0, knobs=Knobs(errors=1.0))) as made:
+        made.pod("v2-0", annotations=MARK)
+        await made.carry_out()
+        parsed = made.rollout
+        assert made.warm_ups.owes(parsed, Plan(actions=(), status=parsed.status))
+
+        left = await (made.warm_ups.release(KEY) if gone else made.carry_out(asked=False))
+
+        assert left is Marking.DONE
+        assert made.annotations("v2-0") == {}
+
+
+async def test_pods_that_serve_and_those_of_others_are_left_alone() -> None:
+    async with place(spec_of(0), spec_of(1), weight=WeightStatus(applied=Weight(1000))) as made:
+        made.pod("v2-0")
+        made.pod("v2-1", annotations={DRAINING_ANNOTATION: "Rollout other"})
+        await made.carry_out()
+
+        assert made.warmth == Warmth()
+        assert made.annotations("v2-0") == {}
+        assert made.annotations("v2-1") == {DRAINING_ANNOTATION: "Rollout other"}
+
+
+async def test_prompts_of_a_config_map_are_asked() -> None:
+    asked = {"requests": 3, "prompts": {"configMap": "prompts", "key": "lines"}}
+    async with place(spec_of(0), warm_up=asked) as made:
+        made.pod("v2-0", annotations=MARK)
+        await made.carry_out()
+        await eventually(lambda: made.warmth.problem != "")
+        assert "ConfigMap prompts gives no prompts: " in made.warmth.problem
+
+        meta = {"name": "prompts", "annotations": CONSENT}
+        body = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": meta,
+            "data": {"lines": "one\n\ntwo words\n"},
+        }
+        made.client.api.create(kinds.CONFIG_MAP, "default", body)
+        made.restart()
+        await made.warmed()
+
+        assert await made.answered("v2-0") == 3
+
+
+@pytest.mark.parametrize(
+    ("annotations", "text", "words"),
+    [
+        ({}, "a", "lacks the annotation inferencerollouts.dev/prompts"),
+        (CONSENT, " \n", "no line under the key k"),
+        (CONSENT, "a\n" * 201, "201 lines, and 200 are allowed"),
+        (CONSENT, "a" * 32_769, "32769 characters, and 32768 are allowed"),
+        (CONSENT, 3, "no line under the key k"),
+    ],
+)
+def test_prompts_that_cannot_be_used_are_refused(annotations: Object, text: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        read_prompts({"metadata": {"annotations": annotations}, "data": {"k": text}}, "k")
+
+
+def test_prompts_are_as_long_as_those_of_users_and_never_longer_than_a_context() -> None:
+    assert lengths_of(()) == (256, 16, 1024, 64)
+    assert len(made_up((400,), 0, "a", at_most=10_000).split()) == 300
+    assert len(made_up((400,), 0, "a", at_most=100).split()) == 75
+    assert made_up((400,), 0, "a", at_most=400) != made_up((400,), 1, "a", at_most=400)
+
+
+# --- planted bugs ----------------------------------------------------------------------------------
+
+
+def _measured_all_the_while(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(pods, "warmed_for", lambda _: "")
+
+
+def _history_goes_on(patch: pytest.MonkeyPatch) -> None:
+    real = PodScraper.follow
+
+    def follow(self: PodScraper, endpoints: Any, *args: Any, **more: Any) -> Any:
+        return real(self, [replace(one, warmed="") for one in endpoints], *args, **more)
+
+    patch.setattr(PodScraper, "follow", follow)
+
+
+def _marks_stay(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(warming, "stops", dict)
+
+
+def _warm_without_an_answer(patch: pytest.MonkeyPatch) -> None:
+    async def nothing(*_: Any) -> str:
+        return ""
+
+    patch.setattr(WarmUps, "_ask_process", nothing)
+
+
+def _those_that_serve_are_marked(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(WarmUps, "_is_ours", staticmethod(lambda *_, **__: True))
+
+
+@pytest.mark.parametrize(
+    ("plant", "caught_by"),
+    [
+        (_measured_all_the_while, test_nobody_measures_what_it_answers_meanwhile),
+        (_history_goes_on, test_nobody_measures_what_it_answers_meanwhile),
+        (_marks_stay, lambda: test_no_mark_outlives_what_asks_for_it(False)),
+        (_warm_without_an_answer, test_a_fresh_pod_is_marked_before_it_is_ready_and_answers_before_it_serves),
+        (_those_that_serve_are_marked, test_pods_that_serve_and_those_of_others_are_left_alone),
+    ],
+)
+async def test_a_planted_bug_is_caught(plant: Any, caught_by: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(monkeypatch)
+
+    with pytest.raises(AssertionError):
+        await caught_by()
