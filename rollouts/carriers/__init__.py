@@ -8,6 +8,7 @@ from rollouts.carriers.base import Carrier, TrafficKind, TrafficPlace
 from rollouts.carriers.http_route import HTTP_ROUTE
 from rollouts.carriers.inference_model import INFERENCE_MODEL
 from rollouts.carriers.inference_model_rewrite import INFERENCE_MODEL_REWRITE
+from rollouts.carriers.llm_inference_service import LLM_INFERENCE_SERVICE
 from rollouts.carriers.pool_split import POOL_SPLIT, recorded_split
 from rollouts.engine.versions import TargetKind
 
@@ -27,6 +28,7 @@ TRAFFIC_KINDS: tuple[TrafficKind, ...] = (
     INFERENCE_MODEL,
     INFERENCE_MODEL_REWRITE,
     POOL_SPLIT,
+    LLM_INFERENCE_SERVICE,
 )
 """Every kind, in the order of the schema."""
 

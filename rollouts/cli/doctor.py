@@ -33,7 +33,7 @@ from rollouts.cli.doctor_released import ending_crd_checks, released_checks
 from rollouts.cli.explain import deletion
 from rollouts.cli.findings import Check, Level, bad, fine, warn
 from rollouts.controller.pickers import Gateway, gateways_of
-from rollouts.engine.rollout_spec import HttpRouteTraffic, TrafficMode
+from rollouts.engine.rollout_spec import HttpRouteTraffic, PickerTraffic, TrafficMode
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
 from rollouts.kube.kubeconfig import ContextChoice
@@ -213,7 +213,7 @@ async def _rollout(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
     traffic = parsed.spec.traffic
     if isinstance(traffic, HttpRouteTraffic):
         names.add(parsed.spec.target.name)
-    elif traffic.pool_name:
+    elif isinstance(traffic, PickerTraffic) and traffic.pool_name:
         names.add(traffic.pool_name)
     gateways, peers, route = frozenset[Gateway](), list[GatewayPeer](), Object()
     if isinstance(traffic, HttpRouteTraffic):

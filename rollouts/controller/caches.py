@@ -114,20 +114,20 @@ class Caches:
         self.strategies = Store(indexes={indexes.TEMPLATE: indexes.rollout_by_template})
         self.cluster_strategies = Store(indexes={indexes.TEMPLATE: indexes.rollout_by_template})
         self.traffic = {
-            resource: Store(indexes=dict(kind.indexes), keep_managed_fields=True)
+            resource: Store(
+                indexes=dict(kind.indexes) | (self._of_pools(kind.pods) if kind.made_of else {}),
+                keep_managed_fields=True,
+            )
             for kind in TRAFFIC_KINDS
             for resource in kind.resources
         }
-        self.pools = {
-            resource.group: Store(
-                indexes={
-                    indexes.POOL_SELECTOR: indexes.pool_by_selector,
-                    indexes.PICKER: indexes.pool_by_picker,
-                }
-                | ({indexes.TEMPLATE_SELECTOR: indexes.pool_by_template} if self.capacity_kinds else {})
-            )
-            for resource in kinds.POOLS
-        }
+        self.pools = {resource.group: Store(indexes=self._of_pools(read_pool)) for resource in kinds.POOLS}
+        # What is a version itself has pods as a pool has.
+        self._pool_readers = dict.fromkeys(self.pools, read_pool)
+        for kind in TRAFFIC_KINDS:
+            for resource in kind.resources if kind.made_of else ():
+                self.pools[resource.group] = self.traffic[resource]
+                self._pool_readers[resource.group] = kind.pods
         self.pods = Store(
             indexes={indexes.LABEL: indexes.by_label}
             | ({indexes.MARKED: indexes.by_mark} if self.capacity_kinds else {}),
@@ -157,6 +157,16 @@ class Caches:
         )
 
         self._of_freezes = tuple(one for one in self.reflectors if one.resource in _OF_FREEZES)
+
+    def _of_pools(self, read: Callable[[Object], Pool]) -> dict[str, Callable[[Object], Iterable[Hashable]]]:
+        """Indexes of what has pods; ``read`` tells them."""
+        found = {
+            indexes.POOL_SELECTOR: indexes.pool_by_selector(read),
+            indexes.PICKER: indexes.pool_by_picker(read),
+        }
+        return found | (
+            {indexes.TEMPLATE_SELECTOR: indexes.pool_by_template(read)} if self.capacity_kinds else {}
+        )
 
     def _trim_run(self, run: Object) -> Object:
         """Of a finished run what its Rollout reads, and of one of an earlier attempt metadata and phase: ten attempts
@@ -195,6 +205,16 @@ class Caches:
             **self.workloads,
             **({AUTOSCALER: self.autoscalers} if self.workloads else {}),
         }
+
+    def traffic_object(self, kind: TrafficKind, resource: Resource, key: ObjectKey) -> Object | None:
+        """The traffic object of a name; None when it does not exist."""
+        store = self.traffic[resource]
+        return kind.joined(*key, store.by_index(kind.made_of, tuple(key))) if kind.made_of else store.get(key)
+
+    def version(self, kind: TrafficKind, namespace: str, name: str) -> Object | None:
+        """The object of a kind whose objects are versions; None when it does not exist."""
+        found = (self.traffic[resource].get(ObjectKey(namespace, name)) for resource in kind.resources)
+        return next((obj for obj in found if obj is not None), None)
 
     @property
     def routes(self) -> Store:
@@ -235,7 +255,7 @@ class Caches:
             return None
         known = self._read_pools.get(place)
         if known is None or known[0] is not obj:
-            known = self._read_pools[place] = (obj, read_pool(obj))
+            known = self._read_pools[place] = (obj, self._pool_readers[group](obj))
         return known[1]
 
     def endpoints(self, pool: Pool) -> list[Pod]:
@@ -422,10 +442,21 @@ class Caches:
         def carrier(kind: str) -> Callable[[ObjectKey], None]:
             return lambda key: by_index(indexes.ROUTE, (key.namespace, kind, key.name))
 
+        def joint_carrier(kind: str) -> Callable[[Hashable], None]:
+            def changed(value: Hashable) -> None:
+                namespace, name = cast("tuple[str, str]", value)
+                by_index(indexes.ROUTE, (namespace, kind, name))
+
+            return changed
+
         self.rollouts.subscribe(enqueue)
         self.rollouts.subscribe(lambda key: by_index(indexes.BEHIND, (key.namespace, key.name)))
-        for resource, objects in self.traffic.items():
-            objects.subscribe(carrier(resource.kind))
+        for kind in TRAFFIC_KINDS:
+            for resource in kind.resources:
+                if kind.made_of:
+                    self.traffic[resource].subscribe_index(kind.made_of, joint_carrier(kind.kind))
+                else:
+                    self.traffic[resource].subscribe(carrier(kind.kind))
         for store in self.pools.values():
             store.subscribe(by_pool)
         self.pods.subscribe_index(indexes.LABEL, pod_label)

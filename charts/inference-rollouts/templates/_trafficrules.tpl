@@ -12,4 +12,7 @@
 - apiGroups: [inferencerollouts.dev]
   resources: [poolsplits]
   verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [serving.kserve.io]
+  resources: [llminferenceservices]
+  verbs: [get, list, watch, patch]
 {{- end -}}
