@@ -5,7 +5,8 @@ member has weight, stable's stays at ``BASE`` and the canary's alone moves, one 
 the sum of our two stays, so that theirs keep their share: two writes. In between, the canary never has more than
 is asked: stable rises before the canary falls, and the canary rises before stable falls. What comes next follows
 from the live weights and the recorded way back alone, so that a crash between two writes goes on. Nothing is said to be
-done before the last of them is stored.
+done before the last of them is stored. Who gives a member of others weight in the middle of an attempt has seen ours:
+that share is what it comes to.
 """
 
 from __future__ import annotations
@@ -276,11 +277,8 @@ def render(
     retired = {arm.name for arm in (*desired.keep, *desired.drop)}
     consenting = {one.name for one in _consenting(group or {}, rollout, [])}
     ours = {name for name in (stable, canary) if name is not None} | (retired & consenting)
-    others = _others(found.values(), ours)
-    joint = 0
-    if others:
-        recorded = (one.joint for one in records if (one.stable.name, one.canary.name) == (stable, canary))
-        joint = next((one for one in recorded if one), 0) or joint_of(group, stable, canary or "")
+    recorded = [one.joint for one in records if (one.stable.name, one.canary.name) == (stable, canary)]
+    joint = recorded[0] if recorded else joint_of(group, stable, canary or "")
     refused = _too_coarse(spec, desired.weight, joint) if canary is not None else None
     if refused is not None:
         return refused
@@ -310,10 +308,7 @@ def lowered(group: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
     live, carried = weights.get(stable, 0), weights.get(canary, 0)
     if not carried or Fraction(carried, live + carried) <= Fraction(limit, FULL):
         return None
-    joint = 0
-    if _others(found.values(), (stable, canary)):
-        joint = record.joint or live + carried
-    wanted, part = _goal(live, carried, limit, joint)
+    wanted, part = _goal(live, carried, limit, record.joint)
     if stable in found and live < wanted:
         return _write(group, record.name, (stable, wanted))
     return _write(group, record.name, (canary, min(part, carried - 1)))

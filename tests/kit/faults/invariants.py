@@ -283,11 +283,17 @@ def _probed(run: Run) -> Iterator[str]:
     return probe_rules(run.history, waits=forever or _final_reason(run) == "PathProbeFailed")
 
 
+def _most(carrier: Object, name: str) -> Fraction:
+    return max((share(dict(rule), name) for rule in weights_of(carrier)), default=Fraction(0))
+
+
 def _aborted(run: Run) -> Iterator[str]:
     for replay, record in _route_writes(run.history):
         if not replay.abort_decided() or not replay.canary_name:
             continue
         left = max((share(dict(rule), replay.canary_name) for rule in weights_of(record.after)), default=0)
+        if record.of(kinds.LLM_SERVICE) and left < _most(record.before, replay.canary_name):
+            continue  # stable's weight is back first; RESTORED asks for the rest
         if left > share_without_pods(run, replay, record.seconds):
             yield f"route write at {record.seconds:g} s leaves {float(left):.2%} on an aborted revision"
 
