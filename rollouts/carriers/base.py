@@ -81,8 +81,8 @@ class TrafficKind(ABC):
     made_of: ClassVar[str] = ""
     """Index by which the objects are found that are the traffic object together, by (namespace, name) of that; each of
     them is a version as well (``identity``, ``pods``, ``lacks``). Empty: an object is one by itself."""
-    chart_value: ClassVar[str] = ""
-    """Value of the chart without which the controller has no right to it, and does not watch it; empty: always."""
+    option: ClassVar[str] = ""
+    """Option of the controller, and value of the chart, without which it is not watched; empty: always."""
     has_dialects: ClassVar[bool] = False
     """Whether the API server has to be asked what a version calls its lists (``controller.dialects``)."""
 

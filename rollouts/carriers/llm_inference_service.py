@@ -51,7 +51,7 @@ class _LlmInferenceServices(TrafficKind):
     weights = (".spec.router.route.weight",)
     indexes: ClassVar = {_GROUP: _by_group}
     made_of = _GROUP
-    chart_value = "kserve"
+    option = "kserve"
 
     @property
     def named(self) -> str:

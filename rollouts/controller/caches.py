@@ -70,7 +70,7 @@ class Caches:
     Without ``cluster_templates`` those are not watched, since a namespaced Role cannot allow it; neither are
     RolloutFreezes and Namespaces without ``freezes``. ``whole_runs`` keeps all of finished AnalysisRuns, for whoever
     tells of the past. ``capacity_kinds``: workloads that may be scaled; without any, neither they nor autoscalers are
-    watched.
+    watched. ``kserve`` False: LLMInferenceServices are not.
     """
 
     def __init__(
@@ -83,10 +83,18 @@ class Caches:
         freezes: bool = False,
         whole_runs: bool = False,
         capacity_kinds: Collection[str] = (),
+        kserve: bool = True,
     ) -> None:
         self.capacity_kinds = tuple(kind for kind in WORKLOADS if kind in capacity_kinds)
         self.watches_cluster_templates = cluster_templates
         self.watches_freezes = freezes
+        options = {"kserve": kserve}
+        self._unwatched = frozenset(
+            resource
+            for kind in TRAFFIC_KINDS
+            if not options.get(kind.option, True)
+            for resource in kind.resources
+        )
         self.namespaces = tuple(sorted(set(namespaces)))
         self.doomed: set[str] = set()
         """UIDs of Rollouts whose namespace ends: as good as deleted. A namesake in a new namespace has another UID."""
@@ -151,7 +159,8 @@ class Caches:
         self.reflectors = tuple(
             Reflector(client, resource, store, clock, namespace=namespace)
             for resource, store in self.by_resource().items()
-            if (cluster_templates or resource not in _CLUSTER_SCOPED)
+            if resource not in self._unwatched
+            and (cluster_templates or resource not in _CLUSTER_SCOPED)
             and (freezes or resource not in _OF_FREEZES)
             for namespace in (self.namespaces if resource.namespaced and namespaces else (None,))
         )
@@ -239,8 +248,8 @@ class Caches:
         return all(reflector.has_synced for reflector in self._of_freezes)
 
     def served(self, resource: Resource) -> bool:
-        """Whether the API server serves the kind."""
-        return all(
+        """Whether the API server serves the kind, and it is watched."""
+        return resource not in self._unwatched and all(
             reflector.state.value != "not served"
             for reflector in self.reflectors
             if reflector.resource == resource
