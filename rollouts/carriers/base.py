@@ -19,7 +19,7 @@ from rollouts.engine.observation import Blocker, Claim, Problem, TrafficView
 from rollouts.engine.rollout_spec import Traffic, TrafficMode
 from rollouts.engine.rollout_status import WayBack
 from rollouts.engine.versions import Identity, Target, TargetKind
-from rollouts.objects.fields import map_of, text_of
+from rollouts.objects.fields import map_of, metadata_of, text_of
 from rollouts.objects.models import PoolOfModel, model_names, pool_of_model
 from rollouts.objects.pools import Pool
 from rollouts.objects.resource import Resource
@@ -144,6 +144,10 @@ class TrafficKind(ABC):
     def identity(self, target: Target) -> Identity:
         """``spec.target`` as an arm."""
         raise NotImplementedError
+
+    def is_part(self, obj: Object, name: str) -> bool:
+        """Whether an object is a part of the traffic object of that name."""
+        return text_of(metadata_of(obj).get("name")) == name
 
     def with_part(self, obj: Object, part: Object) -> dict[str, Any] | None:
         """The traffic object with one of its parts as it has just been stored, which may leave more to write.

@@ -72,6 +72,9 @@ class _LlmInferenceServices(TrafficKind):
     def joined(self, namespace: str, name: str, objects: Iterable[Object]) -> dict[str, Any] | None:
         return service_group.joined(namespace, name, objects)
 
+    def is_part(self, obj: Object, name: str) -> bool:
+        return read_llm_service(obj).group == name
+
     def with_part(self, obj: Object, part: Object) -> dict[str, Any] | None:
         return service_group.with_member(obj, part)
 
