@@ -63,8 +63,11 @@ _OUTSIDE: dict[str, tuple[Act, Act | None, float]] = {
     "argocd resets stable": (set_weight(STABLE, 9, "argocd-controller"), None, 0.0),
     "a person lowers": (overwrite_route({STABLE: 98, CANARY: 2}, "kubectl-edit"), None, 0.0),
     "a person raises": (overwrite_route({STABLE: 1, CANARY: 99}, "kubectl-edit"), None, 0.0),
-    "a person gives a third weight": (set_weight(THIRD, 500), None, 0.0),
 }
+
+
+_LET_GO = "the rollout is deleted"
+"""Not where the first weight is 100 %: of any kind, no finalizer keeps a Rollout whose canary has all traffic."""
 
 
 def _consents(value: str | None) -> Act:
@@ -85,7 +88,7 @@ _EDITED: dict[str, tuple[Act, Act | None, float]] = {
     "back to stable": (retarget(STABLE), None, 0.0),
     "consent withdrawn 20 s": (_consents(None), _consents("mymodel"), 20.0),
     "spec unreadable 20 s": (edit_spec(_unreadable), edit_spec(_readable), 20.0),
-    "the rollout is deleted": (delete(kinds.ROLLOUT, "mymodel"), None, 0.0),
+    _LET_GO: (delete(kinds.ROLLOUT, "mymodel"), None, 0.0),
 }
 
 _OVER = ("deleted", "lowers")
@@ -95,8 +98,12 @@ _OVER = ("deleted", "lowers")
 def _disturbed(clean: Run, acts: dict[str, tuple[Act, Act | None, float]]) -> Iterator[FaultPlan]:
     if any(word in clean.scenario.name for word in _OVER):
         return
-    others = "beside others" in clean.scenario.name
-    fitting = {name: act for name, act in acts.items() if not (others and "third" in name)}
+    others, full = "beside others" in clean.scenario.name, "all at once" in clean.scenario.name
+    fitting = {
+        name: act
+        for name, act in acts.items()
+        if not (others and "third" in name) and not (full and name == _LET_GO)
+    }
     yield from disturbed(clean, fitting)
 
 
