@@ -23,7 +23,7 @@ from rollouts.objects import kinds
 from rollouts.objects.llm_services import LlmService, pods_of_service, read_llm_service
 from rollouts.objects.pods import read_pod
 
-__all__ = ["Answer", "KServe", "answer", "pool_name", "publisher_path", "route_name"]
+__all__ = ["KServe", "KServeAnswer", "answer", "pool_name", "publisher_path", "route_name"]
 
 _log = structlog.get_logger(__name__)
 
@@ -52,7 +52,7 @@ def publisher_path(namespace: str, model: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class KServeAnswer:
     """What KServe makes: statuses by member, and the objects that there are to be."""
 
     statuses: Mapping[str, Object]
@@ -60,7 +60,9 @@ class Answer:
     routes: Sequence[Object]
 
 
-def answer(services: Iterable[Object], ready: Mapping[str, int], parents: Sequence[Object] = ()) -> Answer:
+def answer(
+    services: Iterable[Object], ready: Mapping[str, int], parents: Sequence[Object] = ()
+) -> KServeAnswer:
     """``ready``: Ready pods by member; ``parents``: the gateways that routes are for."""
     objects = sorted(services, key=lambda one: str(one["metadata"]["name"]))
     members = [read_llm_service(one) for one in objects]
@@ -74,7 +76,7 @@ def answer(services: Iterable[Object], ready: Mapping[str, int], parents: Sequen
         if not one.stopped:
             pools.append(_pool(obj, one))
             routes.append(_route(obj, one, [other for other in matching if not other.stopped], parents))
-    return Answer(statuses, pools, routes)
+    return KServeAnswer(statuses, pools, routes)
 
 
 def _status(
@@ -269,7 +271,7 @@ class KServe:
                 await self.client.delete(resource, self.namespace, name)
 
 
-def _status_of(found: Answer, service: Object) -> Object:
+def _status_of(found: KServeAnswer, service: Object) -> Object:
     return dict(found.statuses[str(service["metadata"]["name"])])
 
 
