@@ -341,6 +341,8 @@ async def _members(client: KubeClient, parsed: ParsedRollout, kind: TrafficKind)
             yield bad(text, advice or "see its status")
         if not lacking:
             yield fine(f"{where} is in group {group}, and consents to Rollout {parsed.name}")
+        for check in object_checks(where, obj, managed=False):
+            yield check
     others = [name for name, one in parts.items() if kind.is_part(one, group) and name not in wanted]
     if others:
         yield fine(f"other members of group {group}, whose weights stay: {', '.join(sorted(others))}")
