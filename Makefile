@@ -9,7 +9,7 @@ PROCESSES ?= $(shell expr $$(nproc) + 1)
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-lora demo-variants demo-analysis demo-hang demo-capacity peers test test-fast test-full coverage lint generate docs controlplane edits bench attack release clean
+.PHONY: help setup demo demo-lora demo-variants demo-kserve demo-analysis demo-hang demo-capacity peers test test-fast test-full coverage lint generate docs controlplane edits bench attack release clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -34,6 +34,10 @@ demo-lora: $(STAMP) ## a good and a bad LoRA adapter, split by the endpoint pick
 demo-variants: $(STAMP) ## a good and a bad version among the pods of one pool, split by the endpoint picker
 	$(BIN)/rollouts lab demo variants --control-plane $(CONTROL_PLANE)
 	$(BIN)/rollouts lab demo variants --bad --control-plane $(CONTROL_PLANE)
+
+demo-kserve: $(STAMP) ## a good and a bad version among the members of a KServe group
+	$(BIN)/rollouts lab demo kserve --control-plane $(CONTROL_PLANE)
+	$(BIN)/rollouts lab demo kserve --bad --control-plane $(CONTROL_PLANE)
 
 demo-analysis: $(STAMP) ## a good and a bad canary compared with stable, no limit set anywhere
 	$(BIN)/rollouts lab demo analysis --control-plane $(CONTROL_PLANE)

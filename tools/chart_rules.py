@@ -23,8 +23,12 @@ def chart_rules() -> Iterator[tuple[Path, str]]:
     lines = ["{{- /* Generated from rollouts/carriers by `make generate`. */}}"]
     lines.append('{{- define "inference-rollouts.trafficRules" -}}')
     for kind in TRAFFIC_KINDS:
+        if kind.option:
+            lines.append(f"{{{{- if .Values.{kind.option} }}}}")
         groups = sorted(resource.group for resource in kind.resources)
         lines.append(f"- apiGroups: [{', '.join(groups)}]")
         lines.append(f"  resources: [{kind.resources[0].plural}]")
         lines.append(f"  verbs: [{', '.join(kind.verbs)}]")
+        if kind.option:
+            lines.append("{{- end }}")
     yield _PATH, "\n".join(lines) + "\n{{- end -}}\n"

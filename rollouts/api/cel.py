@@ -110,11 +110,17 @@ _STARTING_STEP = CelRule(
 )
 LESS_THAN_RATIO = "is below endpointRatio, which every weight needs as well: lower that, too"
 MORE_THAN_REQUESTS = "is more than requests: lower it"
-CAPACITY_NEEDS_POOL = "needs target.pool: adapters and variants share the pods of one pool"
+CAPACITY_NEEDS_POOL = (
+    "needs target.pool: adapters and variants share one pool's pods, and KServe scales its services itself"
+)
 
-_TARGETS = ("pool", "adapter", "variant")
-ONE_TARGET = "exactly one of pool, adapter and variant must be set"
-STICKY_WITHOUT_POOL = "is for adapters and variants: two pools are split by the gateway"
+_TARGETS = ("pool", "adapter", "variant", "llmInferenceService")
+ONE_TARGET = "exactly one of pool, adapter, variant and llmInferenceService must be set"
+STICKY_WITHOUT_POOL = "is for adapters and variants: all else is split by the gateway"
+
+SERVICE_NEEDS_GROUP = (
+    "an llmInferenceService target needs traffic.llmInferenceServiceGroup, and that such a target"
+)
 
 LABEL_VALUE = "([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?"
 LABEL_KEY = "([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
@@ -143,7 +149,7 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
         CelRule(_one(*_TARGETS), ONE_TARGET),
         CelRule(
             " && ".join(f"has(self.{field}) == has(oldSelf.{field})" for field in _TARGETS),
-            "pool, adapter and variant never turn into each other: make a new Rollout",
+            "pool, adapter, variant and llmInferenceService never turn into each other: make a new Rollout",
         ),
     ),
     "VariantTargetModel": (
@@ -366,7 +372,12 @@ CEL_RULES: dict[str, tuple[CelRule, ...]] = {
             "a variant target needs traffic.inferencePool, and that a variant target",
         ),
         CelRule(
-            "!has(self.target.pool) || !has(self.strategy.canary) || !has(self.strategy.canary.sticky)",
+            f"has(self.target.llmInferenceService) == {_split_by(TargetKind.LLM_SERVICE)}",
+            SERVICE_NEEDS_GROUP,
+        ),
+        CelRule(
+            "!(has(self.target.pool) || has(self.target.llmInferenceService)) || !has(self.strategy.canary) || "
+            "!has(self.strategy.canary.sticky)",
             f"sticky {STICKY_WITHOUT_POOL}",
         ),
         CelRule(

@@ -190,8 +190,8 @@ def _on_delete(spec: Any) -> OnDelete:
 def _convert(model: RolloutSpecModel) -> RolloutSpec | None:
     """The engine's spec; None where a broken rule leaves nothing that the engine's types could say."""
     target = model.target
-    asked = [one for one in (target.pool, target.adapter, target.variant) if one is not None]
-    if len(asked) != 1 or len(given(model.traffic)) != 1:
+    asked = (target.pool, target.adapter, target.variant, target.llm_inference_service)
+    if sum(one is not None for one in asked) != 1 or len(given(model.traffic)) != 1:
         return None
     try:
         return _engine_spec(model)
@@ -298,6 +298,10 @@ def _target(model: RolloutSpecModel) -> Target:
         variant = target.variant
         source = variant_source(variant.labels, variant.model)
         return Target(kind=TargetKind.VARIANT, name=variant.name, source=source, revision=target.revision)
+    if target.llm_inference_service is not None:
+        return Target(
+            kind=TargetKind.LLM_SERVICE, name=target.llm_inference_service.name, revision=target.revision
+        )
     assert target.adapter is not None
     source = target.adapter.source.path if target.adapter.source else ""
     return Target(

@@ -7,6 +7,7 @@ from typing import Any
 
 from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
+from rollouts.objects.pools import POOL_KIND
 from rollouts.objects.shared_strategies import pinned_canary
 
 __all__ = [
@@ -21,6 +22,10 @@ __all__ = [
 
 DEPENDENTS_ANNOTATION = "inferencerollouts.dev/dependents"
 """On a Rollout: namespaces, parted by commas, whose Rollouts may depend on it and so learn its phase; `*` is all."""
+
+_WITH_PODS = ("pool", *(kind.target.value for kind in TRAFFIC_KINDS if kind.made_of))
+"""Fields of ``spec.target`` that name what has pods of its own."""
+_KINDS_WITH_PODS = (POOL_KIND, *(kind.kind for kind in TRAFFIC_KINDS if kind.made_of))
 
 
 def _name(value: Any) -> Iterator[str]:
@@ -44,26 +49,27 @@ def traffic_names(obj: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def pool_names(obj: Mapping[str, Any]) -> Iterator[str]:
-    """Names of the pools that a Rollout looks at: its target, its arms, its history."""
+    """Names of the pools, or of what has pods as a pool has, that a Rollout looks at: target, arms, history."""
     spec, status = map_of(obj.get("spec")), map_of(obj.get("status"))
-    yield from _name(map_of(spec.get("target")).get("pool"))
+    for field in _WITH_PODS:
+        yield from _name(map_of(spec.get("target")).get(field))
     for kind in TRAFFIC_KINDS:
         yield from kind.pools(map_of(spec.get("traffic")))
     if not map_of(spec.get("target")).get("variant") and text_of(spec.get("stableHint")):
         yield spec["stableHint"]
     for arm in (status.get("stable"), status.get("canary"), *list_of(status.get("history"))):
-        if map_of(arm).get("kind") == "InferencePool":
+        if map_of(arm).get("kind") in _KINDS_WITH_PODS:
             yield from _name(arm)
 
 
 def serving_pools(obj: Mapping[str, Any]) -> set[str]:
     """Names of the pools that a Rollout needs now: its target, and the versions that may have requests."""
     spec, status = map_of(obj.get("spec")), map_of(obj.get("status"))
-    found = set(_name(map_of(spec.get("target")).get("pool")))
+    found = {name for field in _WITH_PODS for name in _name(map_of(spec.get("target")).get(field))}
     for kind in TRAFFIC_KINDS:
         found |= set(kind.pools(map_of(spec.get("traffic"))))
     for arm in (status.get("stable"), status.get("canary")):
-        if map_of(arm).get("kind") == "InferencePool":
+        if map_of(arm).get("kind") in _KINDS_WITH_PODS:
             found |= set(_name(arm))
     return found
 

@@ -22,6 +22,7 @@ __all__ = [
     "HeaderMatchModel",
     "HeaderRouteModel",
     "JobModel",
+    "LlmServiceTargetModel",
     "PauseModel",
     "RolloutSpecModel",
     "SharedStrategySpec",
@@ -71,8 +72,16 @@ class VariantTargetModel(ApiModel):
     """Model name that is sent to these pods, when it differs from the one that clients ask for."""
 
 
+class LlmServiceTargetModel(ApiModel):
+    """An LLMInferenceService of KServe."""
+
+    name: Name
+    """Its name, in the Rollout's namespace."""
+
+
 class TargetModel(ApiModel):
-    """What should serve: the line that changes in Git. Exactly one of `pool`, `adapter` and `variant`."""
+    """What should serve: the line that changes in Git. Exactly one of `pool`, `adapter`, `variant` and
+    `llmInferenceService`."""
 
     pool: PoolRefModel | None = None
     """Serve from this InferencePool."""
@@ -80,6 +89,8 @@ class TargetModel(ApiModel):
     """Serve this LoRA adapter."""
     variant: VariantTargetModel | None = None
     """Serve from these pods of the pool in `traffic.inferencePool`."""
+    llm_inference_service: LlmServiceTargetModel | None = None
+    """Serve from this member of the group in `traffic.llmInferenceServiceGroup`."""
     revision: Text = ""
     """Free text that changes the revision hash and nothing else: the way to retry through Git."""
 

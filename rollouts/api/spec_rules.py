@@ -19,6 +19,7 @@ from rollouts.api.cel import (
     NO_LABEL,
     ONE_KIND,
     ONE_TARGET,
+    SERVICE_NEEDS_GROUP,
     STICKY_WITHOUT_POOL,
 )
 from rollouts.api.rollout_models import (
@@ -162,11 +163,11 @@ def _check_window(window: WindowModel, path: str) -> Iterator[Finding]:
 
 def _check_target(spec: RolloutSpecModel) -> Iterator[Finding]:
     target, sticky = spec.target, spec.strategy.canary.sticky
-    if _count(target.pool, target.adapter, target.variant) != 1:
+    if _count(target.pool, target.adapter, target.variant, target.llm_inference_service) != 1:
         yield "spec.target", ONE_TARGET
     if target.variant is not None:
         yield from _check_variant(target.variant)
-    if sticky is not None and target.pool is not None:
+    if sticky is not None and (target.pool is not None or target.llm_inference_service is not None):
         yield f"{_CANARY}.sticky", STICKY_WITHOUT_POOL
 
 
@@ -189,6 +190,8 @@ def _check_traffic(spec: RolloutSpecModel) -> Iterator[Finding]:
         yield "spec.traffic", f"an adapter target needs {' or '.join(fields_for(TargetKind.ADAPTER))}"
     if target.variant is not None and kind.target is not TargetKind.VARIANT:
         yield "spec.traffic", f"a variant target needs {' or '.join(fields_for(TargetKind.VARIANT))}"
+    if (target.llm_inference_service is not None) is not (kind.target is TargetKind.LLM_SERVICE):
+        yield "spec.traffic", SERVICE_NEEDS_GROUP
     for path, text in kind.findings(value):
         yield f"spec.traffic.{path}", text
 

@@ -423,6 +423,8 @@ class WayBackModel(ApiModel):
     """Pool whose requests a PoolSplit shares."""
     model: Annotated[str, Field(max_length=MAX_MODEL)] = ""
     """Model whose requests it shares; empty: all."""
+    joint: Annotated[int, Field(ge=0, le=2_000_000)] = 0
+    """Weight of both members of a KServe group, where others have some."""
 
 
 class ApprovalModel(ApiModel):

@@ -10,7 +10,14 @@ from rollouts.api.base import ApiModel
 from rollouts.api.scalars import Name, Text
 from rollouts.objects.pool_splits import MAX_MODEL
 
-__all__ = ["AdapterTrafficModel", "HttpRouteModel", "PoolRefModel", "Preserved", "VariantTrafficModel"]
+__all__ = [
+    "AdapterTrafficModel",
+    "GroupTrafficModel",
+    "HttpRouteModel",
+    "PoolRefModel",
+    "Preserved",
+    "VariantTrafficModel",
+]
 
 Preserved = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
 
@@ -47,6 +54,13 @@ class AdapterTrafficModel(ApiModel):
     """Model name that clients ask for."""
     pool_ref: PoolRefModel | None = None
     """The pool that serves the adapters."""
+
+
+class GroupTrafficModel(ApiModel):
+    """The routing group of KServe whose members' weights move; its routes are KServe's."""
+
+    group: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
+    """What `spec.router.route.group` of both LLMInferenceServices says."""
 
 
 class VariantTrafficModel(ApiModel):

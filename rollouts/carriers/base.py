@@ -15,15 +15,16 @@ from typing import Any, ClassVar
 from pydantic.alias_generators import to_snake
 
 from rollouts.engine.actions import DesiredTraffic
-from rollouts.engine.observation import Problem, TrafficView
-from rollouts.engine.rollout_spec import HttpRouteTraffic, PickerTraffic, TrafficMode
+from rollouts.engine.observation import Blocker, Claim, Problem, TrafficView
+from rollouts.engine.rollout_spec import Traffic, TrafficMode
 from rollouts.engine.rollout_status import WayBack
-from rollouts.engine.versions import Identity, TargetKind
-from rollouts.objects.fields import map_of, text_of
+from rollouts.engine.versions import Identity, Target, TargetKind
+from rollouts.objects.fields import map_of, metadata_of, text_of
 from rollouts.objects.models import PoolOfModel, model_names, pool_of_model
 from rollouts.objects.pools import Pool
 from rollouts.objects.resource import Resource
 from rollouts.traffic import wayback
+from rollouts.traffic.fields import claim_of
 from rollouts.traffic.inference_model_rewrite import RewriteDialect
 from rollouts.traffic.reading import Reader
 from rollouts.traffic.releasing import release
@@ -48,6 +49,8 @@ class TrafficPlace:
     namespace: str
     resource: Resource
     dialect: RewriteDialect | None = None
+    records: tuple[WayBack, ...] = ()
+    """What the status holds of ways back."""
 
 
 class TrafficKind(ABC):
@@ -75,6 +78,11 @@ class TrafficKind(ABC):
     """Whether people may have it in Git; False: the controller alone makes it."""
     indexes: ClassVar[Mapping[str, Index]] = {}
     """Of its store."""
+    made_of: ClassVar[str] = ""
+    """Index by which the objects are found that are the traffic object together, by (namespace, name) of that; each of
+    them is a version as well (``identity``, ``pods``, ``lacks``). Empty: an object is one by itself."""
+    option: ClassVar[str] = ""
+    """Option of the controller, and value of the chart, without which it is not watched; empty: always."""
     has_dialects: ClassVar[bool] = False
     """Whether the API server has to be asked what a version calls its lists (``controller.dialects``)."""
 
@@ -124,8 +132,37 @@ class TrafficKind(ABC):
         return ()
 
     @abstractmethod
-    def read(self, model: Any, fingerprint: Callable[[Any], str]) -> HttpRouteTraffic | PickerTraffic:
+    def read(self, model: Any, fingerprint: Callable[[Any], str]) -> Traffic:
         """The engine's view of the field."""
+
+    # --- objects that are a traffic object together, and versions each (``made_of``) ---
+
+    def joined(self, namespace: str, name: str, objects: Iterable[Object]) -> dict[str, Any] | None:
+        """The traffic object that these are together; None where it is not there."""
+        raise NotImplementedError
+
+    def identity(self, target: Target) -> Identity:
+        """``spec.target`` as an arm."""
+        raise NotImplementedError
+
+    def is_part(self, obj: Object, name: str) -> bool:
+        """Whether an object is a part of the traffic object of that name."""
+        return text_of(metadata_of(obj).get("name")) == name
+
+    def with_part(self, obj: Object, part: Object) -> dict[str, Any] | None:
+        """The traffic object with one of its parts as it has just been stored, which may leave more to write.
+
+        None: the one write was all.
+        """
+        return None
+
+    def pods(self, obj: Object) -> Pool:
+        """The pods of the version that an object is."""
+        raise NotImplementedError
+
+    def lacks(self, obj: Object, beside: Object | None, spec: Any, rollout: str) -> Iterator[Blocker]:
+        """What keeps the version that an object is from being a target; ``beside``: the stable one's object."""
+        yield from ()
 
     # --- what the object says ---
 
@@ -140,6 +177,14 @@ class TrafficKind(ABC):
     def lists(self, obj: Object) -> list[EntryList]:
         """Its lists of weighted entries, for the way back. Never raises."""
         return wayback.lists_of(obj)
+
+    def claimed(self, obj: Object, record: WayBack, rollout: str) -> tuple[Claim, str]:
+        """Whose the recorded object is."""
+        return claim_of(obj, record.mode, rollout)
+
+    def lowered(self, obj: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
+        """The write that lowers the recorded canary to ``limit``; None where it has no more."""
+        return wayback.render(obj, record, limit, self.lists)
 
     def made_anew(self, place: TrafficPlace, record: WayBack, limit: Weight) -> Apply | None:
         """The object that is gone, with ``limit`` for the recorded canary; None where the record cannot make it."""
@@ -177,6 +222,10 @@ class Carrier(ABC):
     def route(self) -> Object | None:
         """The template of a Managed route, to which rules of ours may be added; None for everything else."""
         return None
+
+    def parts(self, raw: Object) -> Sequence[Object]:
+        """The stored objects that the traffic object is."""
+        return (raw,)
 
     @abstractmethod
     def view(self, raw: Object | None, reader: Reader) -> TrafficView:

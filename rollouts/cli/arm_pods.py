@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from rollouts.carriers import pods_of
 from rollouts.engine.versions import Identity
 from rollouts.kube.client import KubeClient
 from rollouts.kube.errors import KubeError, NotFound
@@ -15,7 +16,6 @@ from rollouts.kube.paging import list_all
 from rollouts.objects import kinds
 from rollouts.objects.fields import items_at, map_of, metadata_of, seconds_at
 from rollouts.objects.pods import holds_resources, pending_words, ready_since
-from rollouts.objects.pools import read_pool
 
 __all__ = ["PodsSeen", "fetch_pods", "pods_line", "pods_seen"]
 
@@ -35,12 +35,10 @@ class PodsSeen:
 
 
 async def fetch_pods(client: KubeClient, namespace: str, pool: Identity) -> list[Object] | None:
-    """The pods of an InferencePool; None where they cannot be read, or there is no such pool."""
-    for resource in kinds.POOLS:
-        if pool.group not in ("", resource.group):
-            continue
+    """The pods of an arm that has some of its own; None where they cannot be read, or it does not exist."""
+    for resource, read in pods_of(pool):
         try:
-            selector = read_pool(await client.get(resource, namespace, pool.name)).selector
+            selector = read(await client.get(resource, namespace, pool.name)).selector
             pods = await list_all(client, kinds.POD, namespace) if selector else []
         except NotFound:
             continue

@@ -62,6 +62,12 @@ _log = structlog.get_logger(__name__)
     show_default=True,
     help="Obey RolloutFreezes, which needs a ClusterRole for them and for Namespaces.",
 )
+@click.option(
+    "--kserve/--no-kserve",
+    default=True,
+    show_default=True,
+    help="Watch KServe's LLMInferenceServices, where they are served.",
+)
 @click.option("--workers", default=8, show_default=True, type=click.IntRange(1, 64))
 @click.option(
     "--queries-per-minute",
@@ -84,6 +90,7 @@ def controller(
     leader_elect: bool,
     cluster_templates: bool,
     freezes: bool,
+    kserve: bool,
     workers: int,
     queries_per_minute: int,
     log_format: str,
@@ -103,6 +110,7 @@ def controller(
         leader_elect=leader_elect,
         cluster_templates=cluster_templates,
         freezes=freezes,
+        kserve=kserve,
         workers=workers,
         queries_per_minute=queries_per_minute,
     )

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
-from rollouts.carriers import TRAFFIC_KINDS, kind_of
+from rollouts.carriers import TRAFFIC_KINDS, TrafficKind, kind_of
 from rollouts.cli.completion import rollout_names
 from rollouts.cli.connect import connection_options, default_namespace, fetch, with_client
 from rollouts.cli.doctor_controller import configuration_checks
@@ -33,7 +33,7 @@ from rollouts.cli.doctor_released import ending_crd_checks, released_checks
 from rollouts.cli.explain import deletion
 from rollouts.cli.findings import Check, Level, bad, fine, warn
 from rollouts.controller.pickers import Gateway, gateways_of
-from rollouts.engine.rollout_spec import HttpRouteTraffic, PickerTraffic, TrafficMode, VariantTraffic
+from rollouts.engine.rollout_spec import HttpRouteTraffic, PickerTraffic, Traffic, TrafficMode, VariantTraffic
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.kube.errors import Forbidden, KindNotServed, NotFound
 from rollouts.kube.kubeconfig import ContextChoice
@@ -212,7 +212,7 @@ async def _rollout(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
     traffic = parsed.spec.traffic
     if isinstance(traffic, HttpRouteTraffic):
         names.add(parsed.spec.target.name)
-    elif traffic.pool_name:
+    elif isinstance(traffic, PickerTraffic) and traffic.pool_name:
         names.add(traffic.pool_name)
     gateways, peers, route = frozenset[Gateway](), list[GatewayPeer](), Object()
     if isinstance(traffic, HttpRouteTraffic):
@@ -293,6 +293,11 @@ def _is_ours(obj: Object, rollout: str) -> bool:
 async def _traffic(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[Check]:
     assert parsed.spec is not None
     traffic = parsed.spec.traffic
+    kind = kind_of(traffic.kind)
+    if kind is not None and kind.made_of:
+        async for check in _members(client, parsed, kind):
+            yield check
+        return
     found = await _carried(client, parsed)
     obj, where = found.obj, f"{found.resource.kind} {traffic.name}"
     if obj is None:
@@ -311,6 +316,35 @@ async def _traffic(client: KubeClient, parsed: ParsedRollout) -> AsyncIterator[C
         yield fine(f"{where} belongs to Rollout {parsed.name}")
     for check in object_checks(where, obj, managed=found.managed):
         yield check
+
+
+async def _members(client: KubeClient, parsed: ParsedRollout, kind: TrafficKind) -> AsyncIterator[Check]:
+    """The parts of a traffic object: those of the Rollout consent, and what keeps the target back."""
+    assert parsed.spec is not None
+    group, target = parsed.spec.traffic.name, parsed.spec.target.name
+    found = [
+        one for resource in kind.resources for one in await _list(client, resource, parsed.namespace) or []
+    ]
+    parts = {text_at(one, "metadata", "name"): one for one in found}
+    wanted = dict.fromkeys([target, *(arm.identity.name for arm in parsed.status.arms)])
+    stable = parsed.status.stable
+    for name in wanted:
+        where, obj = f"{kind.kind} {name}", parts.get(name)
+        if obj is None:
+            yield bad(f"{where} does not exist", "create it; the rollout waits for it")
+            continue
+        beside = parts.get(stable.identity.name) if stable is not None else None
+        lacking = list(kind.lacks(obj, beside, parsed.spec.traffic, parsed.name))
+        for blocker in lacking:
+            text, _, advice = blocker.message.partition(": ")
+            yield bad(text, advice or "see its status")
+        if not lacking:
+            yield fine(f"{where} is in group {group}, and consents to Rollout {parsed.name}")
+        for check in object_checks(where, obj, managed=False):
+            yield check
+    others = [name for name, one in parts.items() if kind.is_part(one, group) and name not in wanted]
+    if others:
+        yield fine(f"other members of group {group}, whose weights stay: {', '.join(sorted(others))}")
 
 
 async def _waves(client: KubeClient, parsed: ParsedRollout, obj: Object) -> AsyncIterator[Check]:
@@ -350,7 +384,7 @@ async def _pool(
     gateways: frozenset[Gateway],
     peers: Sequence[GatewayPeer],
     listed: frozenset[str],
-    traffic: HttpRouteTraffic | PickerTraffic,
+    traffic: Traffic,
 ) -> AsyncIterator[Check]:
     """``listed``: the groups in which the route lists it; that pool is looked at, where it exists."""
     answers = {one.group: await _get(client, one, namespace, name) for one in kinds.POOLS}

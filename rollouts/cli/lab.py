@@ -75,7 +75,9 @@ def lab() -> None:
 @lab.command()
 @click.argument(
     "story",
-    type=click.Choice(["base-model", "lora", "variants", "analysis", "capacity", "one-picker", "no-split"]),
+    type=click.Choice(
+        ["base-model", "lora", "variants", "kserve", "analysis", "capacity", "one-picker", "no-split"]
+    ),
 )
 @click.option("--bad", is_flag=True, help="Make the canary worse, so that it is aborted.")
 @click.option(
@@ -158,6 +160,7 @@ async def _tell(
     from rollouts.lab.environment import Lab, base_model_pods, gpu_node
     from rollouts.lab.gateway.likeness import GatewayLike
     from rollouts.lab.story import Clients, tell_analysis, tell_base_model, tell_hang
+    from rollouts.lab.story_kserve import kserve_pods, tell_kserve
     from rollouts.lab.story_lora import tell_lora
     from rollouts.lab.story_peers import PLAYED, tell_no_split, tell_one_picker
     from rollouts.lab.story_variants import tell_variants, variant_pods
@@ -166,6 +169,7 @@ async def _tell(
         "base-model": tell_base_model,
         "lora": tell_lora,
         "variants": tell_variants,
+        "kserve": tell_kserve,
         "analysis": tell_analysis,
         "capacity": story_capacity.tell_capacity,
         "one-picker": tell_one_picker,
@@ -173,7 +177,7 @@ async def _tell(
     }[story]
     like = PLAYED.get(story, GatewayLike(gateway_like))
     pods = base_model_pods(canary=0) if story == "lora" else base_model_pods()
-    pods = variant_pods() if story == "variants" else pods
+    pods = {"variants": variant_pods, "kserve": kserve_pods}.get(story, lambda: pods)()
     scaled: dict[str, Any] = {}
     if story == "capacity":
         pods = []

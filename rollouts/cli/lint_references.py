@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rollouts.api.references import pool_names, traffic_names
-from rollouts.carriers import TRAFFIC_KINDS, kind_of
+from rollouts.carriers import TRAFFIC_KINDS, TrafficKind, kind_of, targeted
 from rollouts.cli.lint_findings import Finding, hint, problem
 from rollouts.cli.lint_kinds import is_ours, name_of
 from rollouts.cli.lint_words import nearest
@@ -67,7 +67,10 @@ def reference_findings(known: Known, rollout: Object) -> Iterator[Finding]:
     """Pools and traffic objects that the files do not hold although they hold others, and missing consent."""
     where, namespace = name_of(rollout), text_of(metadata_of(rollout).get("namespace"))
     spec = map_of(rollout.get("spec"))
+    versions = targeted(spec.get("target"))
     for name in dict.fromkeys(pool_names({"spec": spec})):
+        if versions:
+            break  # they bring pods of their own
         yield from _absent(known, _POOL, name, namespace, where, _pool_path(spec, name))
         yield from _unsplit(known.named(_POOL, name, namespace), spec, where)
     managed = _managed(spec)
@@ -75,6 +78,9 @@ def reference_findings(known: Known, rollout: Object) -> Iterator[Finding]:
         if (kind, name) in managed:
             continue
         path = _traffic_path(spec, kind, name)
+        if versions:
+            yield from _members(known, rollout, versions, name, path)
+            continue
         yield from _absent(known, kind, name, namespace, where, path)
         obj = known.named(kind, name, namespace)
         if obj is not None:
@@ -84,6 +90,22 @@ def reference_findings(known: Known, rollout: Object) -> Iterator[Finding]:
         template = map_of(map_of(entry).get("template"))
         path = ("spec", "traffic", "httpRoutes", index, "template")
         yield from _ungranted(known, map_of(template.get("spec", template)), namespace, where, path)
+
+
+def _members(
+    known: Known, rollout: Object, versions: list[tuple[TrafficKind, str]], group: str, path: Path
+) -> Iterator[Finding]:
+    """The version that is asked for is a part of the traffic object, and each part consents."""
+    where, namespace = name_of(rollout), text_of(metadata_of(rollout).get("namespace"))
+    for kind, name in versions:
+        target = ("spec", "target", kind.target.value, "name")
+        yield from _absent(known, kind.kind, name, namespace, where, target)
+        obj = known.named(kind.kind, name, namespace)
+        if obj is not None and not kind.is_part(obj, group):
+            text = f"{name_of(obj)} is not in group {group:.63}: set spec.router.route.group there"
+            yield problem(where, text, rule="reference", path=target)
+        if obj is not None:
+            yield from _consent(obj, rollout, path)
 
 
 def _unsplit(pool: Object | None, spec: Object, where: str) -> Iterator[Finding]:

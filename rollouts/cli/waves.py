@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rollouts.api.references import traffic_names
 from rollouts.api.strategies import strategy_ref
+from rollouts.carriers import kind_of, targeted
 from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
 
 __all__ = ["HOOK_ANNOTATION", "WAVE_ANNOTATION", "WaveFinding", "wave_findings", "wave_of"]
@@ -136,6 +138,7 @@ def _needed(rollout: Object, objects: Sequence[Object]) -> Iterator[Object]:
             if text_of(item.get("name")) and not item.get("template"):
                 carriers.add((kind, text_of(item.get("name"))))
             pools.add(text_of(map_of(item.get("poolRef")).get("name")))
+    groups = [name for _, name in traffic_names({"spec": spec})] if targeted(spec.get("target")) else []
     named = strategy_ref(spec)
     strategies = [
         obj for obj in objects if named and (obj.get("kind"), _name(obj)) == (named.kind, named.name)
@@ -155,7 +158,9 @@ def _needed(rollout: Object, objects: Sequence[Object]) -> Iterator[Object]:
             yield obj
             continue
         template = "Template" in str(obj.get("kind")) and _name(obj) in templates
-        if template or (obj.get("kind"), _name(obj)) in carriers:
+        part = kind_of(text_of(obj.get("kind")))
+        member = part is not None and bool(part.made_of) and any(part.is_part(obj, name) for name in groups)
+        if member or template or (obj.get("kind"), _name(obj)) in carriers:
             yield obj
     for obj in objects:
         runs = obj.get("kind") in _WORKLOADS and any(_selects(one, obj) for one in selectors)

@@ -71,7 +71,7 @@ class Caches:
     Without ``cluster_templates`` those are not watched, since a namespaced Role cannot allow it; neither are
     RolloutFreezes and Namespaces without ``freezes``. ``whole_runs`` keeps all of finished AnalysisRuns, for whoever
     tells of the past. ``capacity_kinds``: workloads that may be scaled; without any, neither they nor autoscalers are
-    watched.
+    watched. ``kserve`` False: LLMInferenceServices are not.
     """
 
     def __init__(
@@ -84,10 +84,18 @@ class Caches:
         freezes: bool = False,
         whole_runs: bool = False,
         capacity_kinds: Collection[str] = (),
+        kserve: bool = True,
     ) -> None:
         self.capacity_kinds = tuple(kind for kind in WORKLOADS if kind in capacity_kinds)
         self.watches_cluster_templates = cluster_templates
         self.watches_freezes = freezes
+        options = {"kserve": kserve}
+        self._unwatched = frozenset(
+            resource
+            for kind in TRAFFIC_KINDS
+            if not options.get(kind.option, True)
+            for resource in kind.resources
+        )
         self.namespaces = tuple(sorted(set(namespaces)))
         self.doomed: set[str] = set()
         """UIDs of Rollouts whose namespace ends: as good as deleted. A namesake in a new namespace has another UID."""
@@ -115,20 +123,20 @@ class Caches:
         self.strategies = Store(indexes={indexes.TEMPLATE: indexes.rollout_by_template})
         self.cluster_strategies = Store(indexes={indexes.TEMPLATE: indexes.rollout_by_template})
         self.traffic = {
-            resource: Store(indexes=dict(kind.indexes), keep_managed_fields=True)
+            resource: Store(
+                indexes=dict(kind.indexes) | (self._of_pools(kind.pods) if kind.made_of else {}),
+                keep_managed_fields=True,
+            )
             for kind in TRAFFIC_KINDS
             for resource in kind.resources
         }
-        self.pools = {
-            resource.group: Store(
-                indexes={
-                    indexes.POOL_SELECTOR: indexes.pool_by_selector,
-                    indexes.PICKER: indexes.pool_by_picker,
-                }
-                | ({indexes.TEMPLATE_SELECTOR: indexes.pool_by_template} if self.capacity_kinds else {})
-            )
-            for resource in kinds.POOLS
-        }
+        self.pools = {resource.group: Store(indexes=self._of_pools(read_pool)) for resource in kinds.POOLS}
+        # What is a version itself has pods as a pool has.
+        self._pool_readers = dict.fromkeys(self.pools, read_pool)
+        for kind in TRAFFIC_KINDS:
+            for resource in kind.resources if kind.made_of else ():
+                self.pools[resource.group] = self.traffic[resource]
+                self._pool_readers[resource.group] = kind.pods
         self.pods = Store(
             indexes={indexes.LABEL: indexes.by_label}
             | ({indexes.MARKED: indexes.by_mark} if self.capacity_kinds else {}),
@@ -152,12 +160,23 @@ class Caches:
         self.reflectors = tuple(
             Reflector(client, resource, store, clock, namespace=namespace)
             for resource, store in self.by_resource().items()
-            if (cluster_templates or resource not in _CLUSTER_SCOPED)
+            if resource not in self._unwatched
+            and (cluster_templates or resource not in _CLUSTER_SCOPED)
             and (freezes or resource not in _OF_FREEZES)
             for namespace in (self.namespaces if resource.namespaced and namespaces else (None,))
         )
 
         self._of_freezes = tuple(one for one in self.reflectors if one.resource in _OF_FREEZES)
+
+    def _of_pools(self, read: Callable[[Object], Pool]) -> dict[str, Callable[[Object], Iterable[Hashable]]]:
+        """Indexes of what has pods; ``read`` tells them."""
+        found = {
+            indexes.POOL_SELECTOR: indexes.pool_by_selector(read),
+            indexes.PICKER: indexes.pool_by_picker(read),
+        }
+        return found | (
+            {indexes.TEMPLATE_SELECTOR: indexes.pool_by_template(read)} if self.capacity_kinds else {}
+        )
 
     def _trim_run(self, run: Object) -> Object:
         """Of a finished run what its Rollout reads, and of one of an earlier attempt metadata and phase: ten attempts
@@ -197,6 +216,16 @@ class Caches:
             **({AUTOSCALER: self.autoscalers} if self.workloads else {}),
         }
 
+    def traffic_object(self, kind: TrafficKind, resource: Resource, key: ObjectKey) -> Object | None:
+        """The traffic object of a name; None when it does not exist."""
+        store = self.traffic[resource]
+        return kind.joined(*key, store.by_index(kind.made_of, tuple(key))) if kind.made_of else store.get(key)
+
+    def version(self, kind: TrafficKind, namespace: str, name: str) -> Object | None:
+        """The object of a kind whose objects are versions; None when it does not exist."""
+        found = (self.traffic[resource].get(ObjectKey(namespace, name)) for resource in kind.resources)
+        return next((obj for obj in found if obj is not None), None)
+
     @property
     def routes(self) -> Store:
         """HTTPRoutes."""
@@ -220,8 +249,8 @@ class Caches:
         return all(reflector.has_synced for reflector in self._of_freezes)
 
     def served(self, resource: Resource) -> bool:
-        """Whether the API server serves the kind."""
-        return all(
+        """Whether the API server serves the kind, and it is watched."""
+        return resource not in self._unwatched and all(
             reflector.state.value != "not served"
             for reflector in self.reflectors
             if reflector.resource == resource
@@ -236,7 +265,7 @@ class Caches:
             return None
         known = self._read_pools.get(place)
         if known is None or known[0] is not obj:
-            known = self._read_pools[place] = (obj, read_pool(obj))
+            known = self._read_pools[place] = (obj, self._pool_readers[group](obj))
         return known[1]
 
     def endpoints(self, pool: Pool) -> list[Pod]:
@@ -434,10 +463,21 @@ class Caches:
         def carrier(kind: str) -> Callable[[ObjectKey], None]:
             return lambda key: by_index(indexes.ROUTE, (key.namespace, kind, key.name))
 
+        def joint_carrier(kind: str) -> Callable[[Hashable], None]:
+            def changed(value: Hashable) -> None:
+                namespace, name = cast("tuple[str, str]", value)
+                by_index(indexes.ROUTE, (namespace, kind, name))
+
+            return changed
+
         self.rollouts.subscribe(enqueue)
         self.rollouts.subscribe(lambda key: by_index(indexes.BEHIND, (key.namespace, key.name)))
-        for resource, objects in self.traffic.items():
-            objects.subscribe(carrier(resource.kind))
+        for kind in TRAFFIC_KINDS:
+            for resource in kind.resources:
+                if kind.made_of:
+                    self.traffic[resource].subscribe_index(kind.made_of, joint_carrier(kind.kind))
+                else:
+                    self.traffic[resource].subscribe(carrier(kind.kind))
         for store in self.pools.values():
             store.subscribe(by_pool)
         self.pods.subscribe_index(indexes.LABEL, pod_label)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.run_status import gate_summaries, gate_view
-from rollouts.carriers import TRAFFIC_KINDS, recorded_split, said_split
+from rollouts.carriers import TRAFFIC_KINDS, kind_of, recorded_split, said_split
 from rollouts.controller.adapter_views import AdapterViews, ModelTraffic, adapter_identity
 from rollouts.controller.approvals import Approver
 from rollouts.controller.caches import Caches
@@ -56,7 +56,8 @@ DEFAULT_GITOPS_MANAGERS = ("argocd-controller", "kustomize-controller", "helm-co
 
 def _recorded_model(status: RolloutStatus) -> PickerTraffic | None:
     """What a picker splits by, by its way back. A model object says its model and its pool itself."""
-    split = {kind.kind: kind.target for kind in TRAFFIC_KINDS if kind.target is not TargetKind.POOL}
+    by_picker = (TargetKind.ADAPTER, TargetKind.VARIANT)
+    split = {kind.kind: kind.target for kind in TRAFFIC_KINDS if kind.target in by_picker}
     record = next((record for record in status.way_back if record.kind in split), None)
     if record is None:
         return None
@@ -226,6 +227,9 @@ class Gatherer:
             return adapter_identity(spec.target), None
         if spec.target.kind is TargetKind.VARIANT:
             return variant_of(spec.target), None
+        kind = kind_of(spec.traffic.kind)
+        if kind is not None and kind.made_of:
+            return kind.identity(spec.target), None
         return self._pool_views.resolve(parsed, spec, problems)
 
     def _models(
@@ -323,7 +327,7 @@ class Gatherer:
             variants = isinstance(models.spec, VariantTraffic)
             path = self._paths.variants if variants else self._paths.adapters
             return path(parsed, found_arms, wanted, models.pool)
-        views = {identity: self._pool_views.view(parsed.namespace, identity) for identity in arms}
+        views = {identity: self._pool_views.view(parsed, identity) for identity in arms}
         return self._paths.pools(parsed, views, target, *found)
 
     # --- jobs ---

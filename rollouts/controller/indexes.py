@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 
 from rollouts.api.references import pool_names, template_names, traffic_names
 from rollouts.api.strategies import strategy_ref
@@ -12,7 +12,7 @@ from rollouts.objects.fields import map_of
 from rollouts.objects.leaving import marked_by
 from rollouts.objects.owners import owner_of
 from rollouts.objects.pods import warmed_for
-from rollouts.objects.pools import read_pool
+from rollouts.objects.pools import Pool
 from rollouts.objects.workloads import pod_labels, scaled_by, template_selector
 from rollouts.runtime.objects import Object
 
@@ -102,22 +102,38 @@ def by_mark(obj: Object) -> Iterable[Hashable]:
     return [(namespace_of(obj), rollout)] if rollout else []
 
 
-def pool_by_selector(obj: Object) -> Iterable[Hashable]:
+PoolReader = Callable[[Object], Pool]
+PoolIndex = Callable[[Object], Iterable[Hashable]]
+
+
+def pool_by_selector(read: PoolReader) -> PoolIndex:
     """By namespace and the first pair of its selector: a pod that it selects has it."""
-    pool = read_pool(obj)
-    return [(pool.namespace, *pool.selector[0])] if pool.selector else []
+
+    def pairs(obj: Object) -> Iterable[Hashable]:
+        pool = read(obj)
+        return [(pool.namespace, *pool.selector[0])] if pool.selector else []
+
+    return pairs
 
 
-def pool_by_template(obj: Object) -> Iterable[Hashable]:
+def pool_by_template(read: PoolReader) -> PoolIndex:
     """The same, of what the template of its workload has."""
-    pool = read_pool(obj)
-    return [(pool.namespace, *pair) for pair in template_selector(pool)[:1]]
+
+    def pairs(obj: Object) -> Iterable[Hashable]:
+        pool = read(obj)
+        return [(pool.namespace, *pair) for pair in template_selector(pool)[:1]]
+
+    return pairs
 
 
-def pool_by_picker(obj: Object) -> Iterable[Hashable]:
+def pool_by_picker(read: PoolReader) -> PoolIndex:
     """By namespace and the Service of its picker."""
-    pool = read_pool(obj)
-    return [(pool.namespace, pool.picker.name)] if pool.picker is not None else []
+
+    def services(obj: Object) -> Iterable[Hashable]:
+        pool = read(obj)
+        return [(pool.namespace, pool.picker.name)] if pool.picker is not None else []
+
+    return services
 
 
 def service_by_selector(obj: Object) -> Iterable[Hashable]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rollouts.api.parsing import ParsedRollout
+from rollouts.carriers import kind_of
 from rollouts.controller.caches import Caches
 from rollouts.engine.observation import (
     Blocker,
@@ -65,15 +66,27 @@ class PoolViews:
     def _known(status: RolloutStatus, name: str) -> bool:
         return any(arm.identity.name == name for arm in status.arms)
 
-    def view(self, namespace: str, identity: Identity) -> PoolView:
+    def view(self, parsed: ParsedRollout, identity: Identity) -> PoolView:
         """The pool as an arm; one that does not exist may have a twin in another API group."""
+        namespace = parsed.namespace
         pool = self._caches.pool(identity.group, namespace, identity.name)
         if pool is None:
             groups = (
                 one.group for one in kinds.POOLS if self._caches.pool(one.group, namespace, identity.name)
             )
             return PoolView(identity=identity, exists=False, twin=next(groups, ""))
-        return PoolView(identity=identity, exists=True, ready_endpoints=self._caches.ready_units(pool))
+        ready = self._caches.ready_units(pool)
+        blockers = self._lacks(parsed, identity)
+        return PoolView(identity=identity, exists=True, ready_endpoints=ready, blockers=blockers)
+
+    def _lacks(self, parsed: ParsedRollout, identity: Identity) -> tuple[Blocker, ...]:
+        """What keeps a version that says so itself from being a target."""
+        spec, stable, kind = parsed.spec, parsed.status.stable, kind_of(identity.kind)
+        if spec is None or kind is None or not kind.made_of:
+            return ()
+        arms = (identity, stable.identity if stable is not None else identity)
+        obj, beside = (self._caches.version(kind, parsed.namespace, arm.name) for arm in arms)
+        return () if obj is None else tuple(kind.lacks(obj, beside, spec.traffic, parsed.name))
 
     def blockers(
         self,
@@ -83,7 +96,13 @@ class PoolViews:
     ) -> tuple[Blocker, ...]:
         """Models that the stable pool serves and the new pool does not (design rule 10)."""
         stable = parsed.status.stable
-        if target is None or stable is None or spec.allow_missing_models or stable.identity == target:
+        if (
+            target is None
+            or target.kind != POOL_KIND
+            or stable is None
+            or spec.allow_missing_models
+            or stable.identity == target
+        ):
             return ()
         missing = self._models(parsed.namespace, stable.identity.name) - self._models(
             parsed.namespace, target.name

@@ -17,7 +17,7 @@ from rollouts.engine.observation import (
     TrafficView,
     WayView,
 )
-from rollouts.engine.rollout_spec import HttpRouteTraffic, TrafficMode
+from rollouts.engine.rollout_spec import PickerTraffic, TrafficMode
 from rollouts.engine.rollout_status import WayBack
 from rollouts.engine.versions import Identity
 from rollouts.objects import kinds
@@ -50,7 +50,7 @@ class TrafficViews:
         if models is not None:
             return Carried(models.raw, models.carrier)
         spec = parsed.spec
-        if spec is None or not isinstance(spec.traffic, HttpRouteTraffic):
+        if spec is None or isinstance(spec.traffic, PickerTraffic):
             return Carried(None, None)
         kind, template = kind_of(spec.traffic.kind), None
         assert kind is not None
@@ -60,9 +60,14 @@ class TrafficViews:
             problems += kind.template_problems(template)
         key = ObjectKey(parsed.namespace, spec.traffic.name)
         for resource in kind.resources:
-            raw = self._caches.traffic[resource].get(key)
+            raw = self._caches.traffic_object(kind, resource, key)
             if raw is not None or self._caches.served(resource):
-                place = TrafficPlace(rollout=parsed.name, namespace=parsed.namespace, resource=resource)
+                place = TrafficPlace(
+                    rollout=parsed.name,
+                    namespace=parsed.namespace,
+                    resource=resource,
+                    records=parsed.status.way_back,
+                )
                 return Carried(raw, kind.carrier(place, spec.traffic, template))
         return Carried(None, None)
 
@@ -136,9 +141,11 @@ class TrafficViews:
     def way(self, parsed: ParsedRollout, record: WayBack) -> WayObject:
         """The object that a record is about, by kind and name."""
         key = ObjectKey(parsed.namespace, record.name)
-        for resource, store in self._caches.traffic.items():
-            if (resource.kind, resource.group) == (record.kind, record.group):
-                return WayObject(resource, store.get(key))
+        kind = kind_of(record.kind)
+        for resource in kind.resources if kind is not None else ():
+            if resource.group == record.group:
+                assert kind is not None
+                return WayObject(resource, self._caches.traffic_object(kind, resource, key))
         return WayObject(kinds.HTTP_ROUTE, None)
 
     def way_view(self, parsed: ParsedRollout, record: WayBack, raw: dict[str, Any] | None) -> WayView:
@@ -151,6 +158,10 @@ class TrafficViews:
             return any(label_value(name) == named for name in names)  # a label holds a long name shortened
 
         kind = kind_of(record.kind)
-        view = wayback.view(raw, record, parsed.name, exists, kind.lists if kind is not None else None)
+        if kind is None:
+            view = wayback.view(raw, record, parsed.name, exists)
+        else:
+            claimed = kind.claimed(raw, record, parsed.name) if raw is not None else None
+            view = wayback.view(raw, record, parsed.name, exists, kind.lists, claimed)
         # For a Rollout that goes nothing is made anew: its namespace may be going, too.
         return replace(view, unsplit=view.unsplit and not parsed.deleting)

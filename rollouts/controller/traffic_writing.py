@@ -6,7 +6,7 @@ Rollout, so that no write is based on a status that has moved on (a restart on a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -35,10 +35,11 @@ from rollouts.kube.errors import (
     NotFound,
 )
 from rollouts.objects import kinds
+from rollouts.objects.fields import metadata_of
 from rollouts.runtime.objects import ObjectKey, version_of
 from rollouts.traffic import wayback
 from rollouts.traffic.releasing import release
-from rollouts.traffic.writes import Apply, RenderRefusal, Write
+from rollouts.traffic.writes import Apply, JsonPatch, RenderRefusal, Write
 from rollouts.units import Weight, format_weight
 
 __all__ = ["TrafficRefused", "TrafficWriter"]
@@ -49,6 +50,9 @@ Object = dict[str, Any]
 
 _UNDECLARED = ("field not declared in schema", "failed to create typed patch object")
 """What kube-apiserver says, with code 500, of a server-side apply with a field that the CRD lacks."""
+
+_MOST_WRITES = 6
+"""Of one plan: a group's two arms each once and twice, and retired members; the next plan goes on from there."""
 
 _POLICIES = ("ValidatingAdmissionPolicy", "admission webhook")
 """What refuses a sound object for now, with whatever code: no fault of the spec."""
@@ -83,6 +87,11 @@ def _refusal(error: KubeError, rendered_from: str, *, applied: bool) -> TrafficR
     )
 
 
+def _key(write: Write, namespace: str, name: str) -> ObjectKey:
+    """The object that a write is of: the traffic object's, or a part of it."""
+    return ObjectKey(namespace, (write.name if isinstance(write, JsonPatch) else "") or name)
+
+
 class TrafficWriter:
     """Writes through one client. ``on_write`` hears of each write that is stored."""
 
@@ -101,40 +110,62 @@ class TrafficWriter:
         """Bring the spec's traffic object to what is desired; the Event that says so, where it was not there yet."""
         carrier = gathered.carrier
         assert carrier is not None
-        raw = gathered.traffic_object if action.resource_version else None
-        write = carrier.render(raw, action.desired)
-        if isinstance(write, RenderRefusal):
-            raise TrafficRefused(write.reason, write.message)
-        if write is None:
+        raw: Mapping[str, Any] | None = gathered.traffic_object if action.resource_version else None
+        wrote = False
+        for _ in range(_MOST_WRITES):
+            write = carrier.render(dict(raw) if raw is not None else None, action.desired)
+            if isinstance(write, RenderRefusal):
+                raise TrafficRefused(write.reason, write.message)
+            if write is None:
+                break
+            key = _key(write, carrier.namespace, carrier.name)
+            await self._demand_fresh(gathered)
+            stored = await self._send(
+                gathered, carrier.resource, key, write, carrier.rendered_from, tell=tell
+            )
+            wrote, raw = True, carrier.kind.with_part(raw, stored) if raw is not None else None
+            if raw is None:
+                break
+        if not wrote:
             return []
-        carried = (carrier.resource, ObjectKey(carrier.namespace, carrier.name))
-        await self._demand_fresh(gathered)
-        gathered.written[carried] = await self._send(*carried, write, carrier.rendered_from, tell=tell)
         arm = action.desired.canary.name if action.desired.canary is not None else "the canary"
-        return self._written(gathered, *carried, action.reason, arm, action.desired.weight)
+        place = (carrier.resource, ObjectKey(carrier.namespace, carrier.name))
+        return self._written(gathered, *place, action.reason, arm, action.desired.weight)
 
     async def give_back(self, gathered: Gathered, action: ReturnTraffic, *, tell: bool) -> list[EmitEvent]:
         """Lower the canary by the stored record: neither spec nor template has a part in it."""
         record = action.record
         found, key = gathered.ways[record], ObjectKey(gathered.parsed.namespace, record.name)
-        kind = kind_of(record.kind)
-        write: Write | None = None
-        if found.raw is not None:
-            lists = kind.lists if kind is not None else None
-            write = wayback.render(found.raw, record, action.limit, lists)
-        elif kind is not None:
-            place = TrafficPlace(
-                rollout=gathered.parsed.name, namespace=key.namespace, resource=found.resource
-            )
-            write = kind.made_anew(place, record, action.limit)
-        if write is None:
+        raw: dict[str, Any] | None = found.raw
+        kind, source, wrote = kind_of(record.kind), f"{record.kind} {record.name}", False
+        for _ in range(_MOST_WRITES):
+            write = self._lowered(gathered, action, found.resource, raw)
+            if write is None:
+                break
+            await self._demand_fresh(gathered, whatever_spec=True)
+            stored = await self._send(gathered, found.resource, _key(write, *key), write, source, tell=tell)
+            wrote, raw = True, kind.with_part(raw, stored) if kind is not None and raw is not None else None
+            if raw is None:
+                break
+        if not wrote:
             return []
-        await self._demand_fresh(gathered, whatever_spec=True)
-        source = f"{record.kind} {record.name}"
-        gathered.written[found.resource, key] = await self._send(
-            found.resource, key, write, source, tell=tell
-        )
         return self._written(gathered, found.resource, key, action.reason, record.canary.name, action.limit)
+
+    @staticmethod
+    def _lowered(
+        gathered: Gathered, action: ReturnTraffic, resource: Resource, raw: dict[str, Any] | None
+    ) -> Write | None:
+        """The next write that gives the canary's weight back; None when there is nothing left to do."""
+        record = action.record
+        kind = kind_of(record.kind)
+        if raw is not None:
+            lower = kind.lowered if kind is not None else wayback.render
+            return lower(raw, record, action.limit)
+        if kind is None:
+            return None
+        namespace = gathered.parsed.namespace
+        place = TrafficPlace(rollout=gathered.parsed.name, namespace=namespace, resource=resource)
+        return kind.made_anew(place, record, action.limit)
 
     def _written(
         self,
@@ -160,14 +191,15 @@ class TrafficWriter:
 
     async def _send(
         self,
+        gathered: Gathered,
         resource: Resource,
         key: ObjectKey,
         write: Write,
         rendered_from: str,
         *,
         tell: bool,
-    ) -> str:
-        """Store a write of a traffic object; its resourceVersion from then on.
+    ) -> Object:
+        """Store a write of a traffic object; the object from then on.
 
         Raises TrafficRefused when the server will not have it.
         """
@@ -186,7 +218,8 @@ class TrafficWriter:
             if refusal is None:
                 raise
             raise refusal from None
-        return version_of(stored)
+        gathered.written[resource, key] = version_of(stored)
+        return stored
 
     async def _demand_fresh(self, gathered: Gathered, *, whatever_spec: bool = False) -> None:
         """Raise Conflict unless the API server's Rollout is the very one that was planned on.
@@ -221,11 +254,13 @@ class TrafficWriter:
         carrier, raw = gathered.carrier, gathered.traffic_object
         if carrier is None or raw is None:
             return
-        live = await self._client.get(carrier.resource, carrier.namespace, carrier.name)
-        place = (carrier.resource, ObjectKey(carrier.namespace, carrier.name))
-        if version_of(live) != gathered.written.get(place, version_of(raw)):
-            self._caches.by_resource()[carrier.resource].record_write(live)
-            raise Conflict(f"{carrier.resource.kind} {carrier.name} changed since it was read")
+        for part in carrier.parts(raw):
+            name = str(metadata_of(part).get("name", ""))
+            live = await self._client.get(carrier.resource, carrier.namespace, name)
+            place = (carrier.resource, ObjectKey(carrier.namespace, name))
+            if version_of(live) != gathered.written.get(place, version_of(dict(part))):
+                self._caches.by_resource()[carrier.resource].record_write(live)
+                raise Conflict(f"{carrier.resource.kind} {name} changed since it was read")
 
     async def release(self, gathered: Gathered, action: ReleaseTraffic) -> None:
         """Give up the traffic object, or delete it: what is released stays as it is, without our marks."""

@@ -287,8 +287,9 @@ class Turns:
         """Names of the pools between which, or on which, the Rollout moves requests."""
         spec, status = map_of(obj.get("spec")), map_of(obj.get("status"))
         arms = [map_of(status.get("stable")), map_of(status.get("canary"))]
-        named = [map_of(map_of(spec.get("target")).get("pool"))]
-        named += [arm for arm in arms if arm.get("kind") == POOL_KIND]
+        target, own = map_of(spec.get("target")), [kind for kind in TRAFFIC_KINDS if kind.made_of]
+        named = [map_of(target.get(field)) for field in ("pool", *(kind.target.value for kind in own))]
+        named += [arm for arm in arms if arm.get("kind") in (POOL_KIND, *(kind.kind for kind in own))]
         found = {text_of(one.get("name")) for one in named} | set(self._split_pools(obj))
         return frozenset(found - {""})
 

@@ -10,17 +10,18 @@ from typing import Any
 
 from rollouts.api.parsing import parse_rollout
 from rollouts.api.strategy_words import LiveStrategy
+from rollouts.carriers import pods_of
 from rollouts.cli.strategies import fetch_strategy
 from rollouts.engine.rollout_spec import AdapterTraffic, VariantTraffic
 from rollouts.engine.variants import labels_of
 from rollouts.engine.versions import Identity
-from rollouts.kube.client import KubeClient, Resource
+from rollouts.kube.client import KubeClient
 from rollouts.kube.errors import KubeError, NotFound
 from rollouts.kube.paging import list_all
 from rollouts.objects import kinds
 from rollouts.objects.fields import items_at
 from rollouts.objects.pods import Pod, read_pod
-from rollouts.objects.pools import POOL_KIND, read_pool
+from rollouts.objects.pools import POOL_KIND, Pool
 from rollouts.runtime.clock import Clock
 from rollouts.runtime.objects import ObjectKey
 from rollouts.runtime.reflector import Reflector
@@ -139,10 +140,9 @@ class ClusterView:
         try:
             pool = await self._pool(namespace, identity)
             if pool is None:
-                return ArmPods(
-                    role=role, name=identity.name, problem=f"InferencePool {identity.name} does not exist"
-                )
-            selector = read_pool(pool).narrowed(labels).selector
+                what = f"{identity.kind} {identity.name}"
+                return ArmPods(role=role, name=identity.name, problem=f"{what} does not exist")
+            selector = pool.narrowed(labels).selector
             pods = await list_all(self._client, kinds.POD, namespace) if selector else []
         except KubeError as error:
             return ArmPods(role=role, name=identity.name, problem=f"its pods could not be read: {error}")
@@ -152,17 +152,13 @@ class ClusterView:
             role=role, name=identity.name, pods=tuple(sorted(read, key=lambda pod: pod.name)[:_PODS])
         )
 
-    async def _pool(self, namespace: str, identity: Identity) -> dict[str, Any] | None:
-        for resource in self._pools_of(identity.group):
+    async def _pool(self, namespace: str, identity: Identity) -> Pool | None:
+        for resource, read in pods_of(identity):
             try:
-                return await self._client.get(resource, namespace, identity.name)
+                return read(await self._client.get(resource, namespace, identity.name))
             except NotFound:
                 continue
         return None
-
-    @staticmethod
-    def _pools_of(group: str) -> list[Resource]:
-        return [resource for resource in kinds.POOLS if group in ("", resource.group)]
 
 
 def _selected(pod: dict[str, Any], selector: tuple[tuple[str, str], ...]) -> bool:

@@ -89,6 +89,14 @@ class Reason(StrEnum):
         "Look at the pods that the message names.")
     ADAPTER_WITHOUT_EFFECT = ("AdapterWithoutEffect", "The adapter answers a short prompt as its base does.",
         "Check that it was trained and saved whole.")
+    SERVICE_NOT_IN_GROUP = ("ServiceNotInGroup", "An LLMInferenceService is not in the group that traffic names.",
+        "Set spec.router.route.group there, and weight to 0.")
+    SERVICE_NOT_READY = ("ServiceNotReady", "KServe does not call the LLMInferenceService Ready.",
+        "KServe's words are in the message; read its status.")
+    SERVICE_STOPPED = ("ServiceStopped", "The LLMInferenceService is stopped: KServe gives it no requests.",
+        "Take its annotation serving.kserve.io/stop away.")
+    GROUP_DIVERGES = ("GroupDiverges", "The two members serve other names: KServe shares nothing between them.",
+        "Give both the same model name and adapters.")
     VARIANT_MODEL_MISSING = ("VariantModelMissing",
         "Ready pods of the variant do not serve the model under the name that is sent to them.",
         "Correct the model's name, or see what the pods list under /v1/models.")
@@ -113,6 +121,9 @@ class Reason(StrEnum):
         "Add the rule, or correct modelName.")
     WEIGHT_TOO_LARGE = ("WeightTooLarge", "The weights of a rule are too large to be scaled exactly.",
         "Use smaller weights there.")
+    GROUP_TOO_COARSE = ("GroupTooCoarse",
+        "Beside members of others with weight, no whole number says the share that a step asks.",
+        "Make all weights of the group a hundred times as large.")
     NOT_MANAGED = ("NotManaged", "Only a Managed route can carry this step.",
         "Give the route a template, or leave the step out.")
     TEMPLATE_INVALID = "TemplateInvalid", "A template cannot be used: the message says which, and why.", "Correct it."

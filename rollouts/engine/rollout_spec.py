@@ -21,6 +21,7 @@ __all__ = [
     "CanaryStrategy",
     "Capacity",
     "Dependency",
+    "GroupTraffic",
     "HeaderMatch",
     "HeaderMatchType",
     "HeaderRouteStep",
@@ -35,6 +36,7 @@ __all__ = [
     "RolloutSpec",
     "Step",
     "Sticky",
+    "Traffic",
     "TrafficMode",
     "VariantTraffic",
     "WarmUp",
@@ -150,6 +152,18 @@ class VariantTraffic:
 
 PickerTraffic = AdapterTraffic | VariantTraffic
 """What the endpoint picker of one pool splits by; no gateway weighs it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupTraffic:
+    """A group of objects, each a version with a weight of its own; somebody else makes the gateway's routes of it."""
+
+    kind: str
+    name: str
+
+
+Traffic = HttpRouteTraffic | PickerTraffic | GroupTraffic
+"""What carries the weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,7 +318,7 @@ class RolloutSpec:
     """``spec``, defaults filled in."""
 
     target: Target
-    traffic: HttpRouteTraffic | PickerTraffic
+    traffic: Traffic
     canary: CanaryStrategy
     rollback_window: timedelta = timedelta(0)
     stable_hint: str = ""

@@ -174,7 +174,8 @@ class WayBack:
     Stored before the canary gets its first weight. Rules are told by their entries, never by index, name or UID,
     since all of these can be edited. ``share`` is the part of its rule that both arms had together, beside
     entries of others. ``spared`` are fingerprints of rules that sent requests to the canary before us: not ours.
-    ``pool`` and ``model`` are whose requests a PoolSplit shares: with them it can be made anew.
+    ``pool`` and ``model`` are whose requests a PoolSplit shares: with them it can be made anew. ``joint`` is the weight
+    that both arms of a group of KServe had together beside members with weight of others; 0 where there were none.
     """
 
     kind: str
@@ -187,6 +188,7 @@ class WayBack:
     spared: tuple[str, ...] = ()
     pool: str = ""
     model: str = ""
+    joint: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

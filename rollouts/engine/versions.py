@@ -27,6 +27,7 @@ class TargetKind(Enum):
     POOL = "pool"
     ADAPTER = "adapter"
     VARIANT = "variant"
+    LLM_SERVICE = "llmInferenceService"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rollouts.objects.grants import GRANT_KIND
+from rollouts.objects.llm_services import LLM_SERVICE_GROUP, LLM_SERVICE_KIND
 from rollouts.objects.models import MODEL_GROUP, MODEL_KIND, REWRITE_GROUPS, REWRITE_KIND
 from rollouts.objects.pool_splits import POOL_SPLIT_KIND
 from rollouts.objects.pools import POOL_GROUPS, POOL_KIND
@@ -20,6 +21,7 @@ __all__ = [
     "HTTP_ROUTE",
     "INFERENCE_MODEL",
     "JOB",
+    "LLM_SERVICE",
     "NAMESPACE",
     "POD",
     "POOLS",
@@ -65,6 +67,8 @@ REWRITES = REWRITE_LLMD, REWRITE_X = tuple(
     Resource(group, "v1alpha2", "inferencemodelrewrites", REWRITE_KIND) for group in REWRITE_GROUPS
 )
 """The groups of InferenceModelRewrite, the one that pickers prefer first."""
+
+LLM_SERVICE = Resource(LLM_SERVICE_GROUP, "v1alpha2", "llminferenceservices", LLM_SERVICE_KIND)
 
 NAMESPACE = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 POD = Resource("", "v1", "pods", "Pod")

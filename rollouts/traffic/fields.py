@@ -43,16 +43,19 @@ def claim_of(obj: Mapping[str, Any], mode: TrafficMode, rollout: str) -> tuple[C
 
 
 def last_writer(obj: Mapping[str, Any], field: str, ours: str) -> tuple[str, datetime | None]:
-    """The field manager that owns ``spec.<field>``, and when it wrote.
+    """The field manager that owns ``spec.<field>``, and when it wrote. Dots part the names of nested fields.
 
-    The field is an atomic list, so who owns it changed it last. Several may own the same value; then
+    The field is an atomic list or a number, so who owns it changed it last. Several may own the same value; then
     ``ours`` counts, since the value is what we wrote.
     """
     found: list[tuple[str, datetime | None]] = []
     for item in list_of(metadata_of(obj).get("managedFields")):
         entry = map_of(item)
         owned = map_of(map_of(entry.get("fieldsV1")).get("f:spec"))
-        if f"f:{field}" in owned and not entry.get("subresource"):
+        *above, name = field.split(".")
+        for part in above:
+            owned = map_of(owned.get(f"f:{part}"))
+        if f"f:{name}" in owned and not entry.get("subresource"):
             found.append((text_of(entry.get("manager")), _time(entry.get("time"))))
     for manager, moment in found:
         if manager == ours:

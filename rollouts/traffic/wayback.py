@@ -122,11 +122,15 @@ def view(
     rollout: str,
     exists: Callable[[str], bool],
     lists: Lists | None = None,
+    claimed: tuple[Claim, str] | None = None,
 ) -> WayView:
-    """The engine's view. ``exists`` tells whether a Rollout of that name is there. Never raises."""
+    """The engine's view. ``exists`` tells whether a Rollout of that name is there. Never raises.
+
+    ``claimed``: whose the object is, where its own metadata do not say.
+    """
     if obj is None:
         return WayView(exists=False, unsplit=bool(record.pool))
-    claim, named = claim_of(obj, record.mode, rollout)
+    claim, named = claimed or claim_of(obj, record.mode, rollout)
     if claim is Claim.OTHER and not exists(named):
         claim, named = Claim.UNCLAIMED, ""
     carrying = list(_carrying(obj, record, lists))

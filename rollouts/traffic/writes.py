@@ -32,9 +32,13 @@ class Apply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JsonPatch:
-    """A guarded JSON patch: its ``test`` operations are the precondition."""
+    """A guarded JSON patch: its ``test`` operations are the precondition.
+
+    ``name``: the object that is written, where the traffic object is several; empty: the traffic object.
+    """
 
     operations: list[dict[str, Any]]
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,7 +87,7 @@ def test_health(folder: Path, case: dict[str, Any]) -> None:
 
 def test_every_health_script_has_fixtures_and_every_fixture_is_used() -> None:
     folders = [file.parent for file in SCRIPTS.glob("*/*/health.lua")]
-    assert len(folders) == 4
+    assert len(folders) == 5
     for folder in folders:
         used = {(folder / case["inputPath"]).name for case in load(folder / "health_test.yaml")["tests"]}
         assert used == {file.name for file in (folder / "testdata").glob("*.yaml")}

@@ -40,6 +40,7 @@ Attempt = Callable[[dict[str, Any]], subprocess.CompletedProcess[str]]
 EVERYTHING = {
     "replicas": 2,
     "clusterTemplates": True,
+    "kserve": True,
     "jobs": {"enabled": True},
     "queriesPerMinute": 3_000_000,
     "networkPolicy": {"enabled": True, "metricsFrom": [{"podSelector": {}}]},

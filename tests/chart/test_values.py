@@ -116,6 +116,7 @@ OTHER: Values = {
     "watch": {"namespace": "other", "namespaces": ["serving", "other"], "allNamespaces": True},
     "clusterTemplates": True,
     "freezes": True,
+    "kserve": True,
     "jobs": {"enabled": True},
     "sources": {
         "*": {

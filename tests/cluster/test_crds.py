@@ -87,6 +87,16 @@ def variant(*, model_name: str = "", pool: str = "pool", **changed: Any) -> Call
     return change
 
 
+def member(*, group: str = "mymodel") -> Callable[[Object], None]:
+    """Of a routing group of KServe."""
+
+    def change(spec: Object) -> None:
+        target = {"llmInferenceService": {"name": "mymodel-v2"}}
+        spec.update(target=target, traffic={"llmInferenceServiceGroup": {"group": group}})
+
+    return change
+
+
 QUERY = {"name": "m", "query": "up", "successCondition": "result < 2.0"}
 HEADER = {"name": "testers", "match": [{"headerName": "x-canary", "headerValue": {"exact": "yes"}}]}
 
@@ -103,6 +113,7 @@ GOOD: dict[str, Callable[[Object], None]] = {
     "background analysis": put({"startingStep": 1, **GATE}, "strategy", "canary", "analysis"),
     "the whole strategy": put("1h", "strategy", "canary", "bake"),
     "a rollback window": put({"duration": "24h"}, "rollbackWindow"),
+    "a member of a KServe group": member(),
     "a variant": variant(),
     "a variant of a model": variant(model_name="mymodel", model="deepseek"),
     "a variant by two labels with domains": variant(labels={"example.com/a": "A.1_b", "b": ""}),
@@ -156,8 +167,28 @@ BAD: dict[str, tuple[Callable[[Object], None], str]] = {
         put({"canaryFrom": {"name": "x", "kind": "Pod"}}, "strategy"),
         "Unsupported value",
     ),
-    "no target": (put({}, "target"), "exactly one of pool, adapter and variant"),
-    "two targets": (put({"name": "a"}, "target", "adapter"), "exactly one of pool, adapter and variant"),
+    "a KServe member and another's traffic": (
+        put({"llmInferenceService": {"name": "v2"}}, "target"),
+        "needs traffic.llmInferenceServiceGroup",
+    ),
+    "a pool with a KServe group": (
+        put({"llmInferenceServiceGroup": {"group": "mymodel"}}, "traffic"),
+        "needs traffic",
+    ),
+    "a KServe group that no label can name": (member(group="My_Model"), "group"),
+    "a KServe member with capacity": (
+        lambda spec: (member()(spec), put({}, "strategy", "canary", "capacity")(spec), None)[-1],
+        "KServe scales its services itself",
+    ),
+    "a KServe member with a sticky key": (
+        lambda spec: (member()(spec), put({"header": "x"}, "strategy", "canary", "sticky")(spec), None)[-1],
+        "all else is split by the gateway",
+    ),
+    "no target": (put({}, "target"), "exactly one of pool, adapter, variant and llmInferenceService"),
+    "two targets": (
+        put({"name": "a"}, "target", "adapter"),
+        "exactly one of pool, adapter, variant and llmInferenceService",
+    ),
     "a pool with an InferenceModel": (
         put({"inferenceModel": {"name": "m"}}, "traffic"),
         "pools are split by the gateway",
@@ -166,7 +197,7 @@ BAD: dict[str, tuple[Callable[[Object], None], str]] = {
     "two kinds of traffic": (put({"name": "m"}, "traffic", "inferenceModel"), "exactly one of httpRoutes"),
     "sticky without an adapter": (
         put({"header": "x-session-id"}, "strategy", "canary", "sticky"),
-        "two pools are split by the gateway",
+        "all else is split by the gateway",
     ),
     "a variant without a pool": (
         lambda spec: spec.update(target={"variant": VARIANT}),

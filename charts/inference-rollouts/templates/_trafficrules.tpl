@@ -12,4 +12,9 @@
 - apiGroups: [inferencerollouts.dev]
   resources: [poolsplits]
   verbs: [get, list, watch, create, patch, delete]
+{{- if .Values.kserve }}
+- apiGroups: [serving.kserve.io]
+  resources: [llminferenceservices]
+  verbs: [get, list, watch, patch]
+{{- end }}
 {{- end -}}

@@ -14,6 +14,7 @@ __all__ = [
     "INFERENCE_ALPHA",
     "INFERENCE_V1",
     "ISTIO",
+    "KSERVE",
     "LEADER_WORKER_SET",
     "LLM_D",
     "REWRITE_SPLIT",
@@ -189,6 +190,27 @@ ISTIO: tuple[Object, ...] = (
         "DestinationRule",
         _spec({"host": _STRING, "trafficPolicy": _OPEN}, "host"),
         versions=("v1",),
+    ),
+)
+_GROUPED: Object = {
+    **_OPEN,
+    "properties": {
+        "group": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 63,
+            "pattern": "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
+        },
+        "weight": {"type": "integer", "format": "int32", "minimum": 0, "maximum": 1_000_000},
+    },
+}
+KSERVE: tuple[Object, ...] = (
+    _crd(
+        "serving.kserve.io",
+        "LLMInferenceService",
+        _spec({"model": _OPEN, "router": {**_OPEN, "properties": {"route": _GROUPED}}}),
+        versions=("v1alpha2", "v1alpha1"),
+        columns=(("Ready", ".status.conditions[?(@.type=='Ready')].status"),),
     ),
 )
 LEADER_WORKER_SET: tuple[Object, ...] = (

@@ -24,7 +24,8 @@ def unproven_weights(history: History, writes: Iterable[tuple[Replay, Record]]) 
     for replay, record in writes:
         name = replay.canary_name
         first = not (replay.restored_up_to or _carries(record.before, name)) and _carries(record.after, name)
-        if not first or record.of(kinds.HTTP_ROUTE) or record.of(kinds.POOL_SPLIT):
+        unasked = (kinds.HTTP_ROUTE, kinds.POOL_SPLIT, kinds.LLM_SERVICE)
+        if not first or any(record.of(resource) for resource in unasked):
             continue
         serving = record.serving(name, replay.canary_source) or frozenset()
         pictures = ready_pictures(history, replay, record.seconds)

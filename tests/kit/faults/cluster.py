@@ -12,9 +12,11 @@ from rollouts.kube.client import PatchKind, Resource
 from rollouts.kube.errors import KindNotServed, NotFound
 from rollouts.lab.controlplane import minimal
 from rollouts.lab.controlplane.upstream import CRDS
+from rollouts.lab.kserve import answer
 from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.objects import kinds
-from rollouts.objects.pods import METRICS_PORT_ANNOTATION
+from rollouts.objects.llm_services import pods_of_service
+from rollouts.objects.pods import METRICS_PORT_ANNOTATION, is_ready
 from rollouts.runtime.clock import Clock
 from tests.kit.faults.deployments import Deployments
 
@@ -25,6 +27,7 @@ Object = dict[str, Any]
 NAMESPACE = "default"
 CONTROLLER = "inference-rollouts"
 GATEWAY = "envoy-gateway"
+KSERVE = "llmisvc-controller-manager"
 USER = "kubectl"
 POOL_GROUP = kinds.POOL_X.group
 
@@ -32,7 +35,8 @@ POOL_GROUP = kinds.POOL_X.group
 @functools.cache
 def installed_crds() -> tuple[Object, ...]:
     """What the simulated API server serves."""
-    return (*all_crds(), *minimal.GATEWAY, *minimal.INFERENCE_ALPHA, *minimal.INFERENCE_V1)
+    upstream = (*minimal.GATEWAY, *minimal.INFERENCE_ALPHA, *minimal.INFERENCE_V1, *minimal.KSERVE)
+    return (*all_crds(), *upstream)
 
 
 class Cluster:
@@ -43,10 +47,14 @@ class Cluster:
         self.clock = clock
         self.api = MemoryApi(clock=clock)
         self.gateway_works = True
+        self.kserve_works = True
+        """Whether KServe's controller says what it made of LLMInferenceServices."""
         self.collects_garbage = True
         """Whether what a deleted Rollout owned goes with it; a real collector takes its time."""
         self.deployments: Deployments | None = None
         """Makes the pods of Deployments, where a scenario has some."""
+        self.more_labels: dict[str, dict[str, str]] = {}
+        """Of the pods of a release."""
         self._reacted_to = -1
         for crd in installed_crds():
             self.api.create(CRDS, None, reshape(crd), manager=USER)
@@ -112,13 +120,13 @@ class Cluster:
         for name in present:
             if name.startswith(f"{release}-") and name not in wanted:
                 self.delete(kinds.POD, name, manager="kubelet")
-        for index, (name, is_ready) in enumerate(wanted.items()):
+        for index, (name, ready_now) in enumerate(wanted.items()):
             if name not in present:
                 self._make_pod(release, name, index)
-            self._set_ready(name, ready=is_ready)
+            self._set_ready(name, ready=ready_now)
 
     def _make_pod(self, release: str, name: str, index: int) -> None:
-        labels = {"app": "custom-serving", "release": release}
+        labels = {"app": "custom-serving", "release": release, **self.more_labels.get(release, {})}
         pod: Object = {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -174,9 +182,33 @@ class Cluster:
         if self.gateway_works:
             for route in self.all(kinds.HTTP_ROUTE):
                 self._report(route)
+        if self.kserve_works:
+            self._answer_services()
         if self.collects_garbage:
             self._collect_garbage()
         self._reacted_to = self.api.revision
+
+    def _answer_services(self) -> None:
+        services = self.all(kinds.LLM_SERVICE)
+        if not services:
+            return
+        ready = {
+            str(one["metadata"]["name"]): sum(
+                is_ready(pod)
+                for pod in self.all(kinds.POD)
+                if pods_of_service(one).selects(pod["metadata"].get("labels") or {})
+            )
+            for one in services
+        }
+        for name, status in answer(services, ready).statuses.items():
+            live = next(one for one in services if one["metadata"]["name"] == name).get("status") or {}
+            if any(live.get(field) != value for field, value in status.items()):
+                self.write_status(kinds.LLM_SERVICE, name, status, manager=KSERVE)
+
+    def set_kserve(self, *, works: bool) -> None:
+        """Whether KServe's controller runs."""
+        self.kserve_works = works
+        self._reacted_to = -1
 
     def _collect_garbage(self) -> None:
         rollouts = {obj["metadata"]["uid"] for obj in self.all(kinds.ROLLOUT)}

@@ -22,6 +22,7 @@ _NAMES = {
     TargetKind.POOL: "inference-route",
     TargetKind.ADAPTER: "loramodel",
     TargetKind.VARIANT: "mymodel-pool",
+    TargetKind.LLM_SERVICE: "mymodel-group",
 }
 CARRIERS = tuple((resource, _NAMES[kind.target]) for kind in TRAFFIC_KINDS for resource in kind.resources)
 """The traffic objects of the workloads, by name."""
@@ -83,6 +84,8 @@ def end_state(cluster: Cluster) -> dict[str, Any]:
         for model in _good(cluster, resource):
             labels = model["metadata"].get("labels") or {}
             found[f"model {model['metadata']['name']}"] = {"spec": model["spec"], "labels": labels}
+    for member in _good(cluster, kinds.LLM_SERVICE):
+        found[f"member {member['metadata']['name']}"] = member["spec"]["router"]["route"]
     for run in _good(cluster, kinds.ANALYSIS_RUN):
         found[f"run {run['metadata']['name']}"] = (run.get("status") or {}).get("phase")
     for deployment in _good(cluster, DEPLOYMENT):

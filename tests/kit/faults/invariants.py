@@ -49,6 +49,8 @@ Object = dict[str, Any]
 REQUESTS_PER_10_SECONDS = 120
 """Budget of one Rollout with its runs: a plan costs at most about ten requests, Events included."""
 RETRIES_PER_SECOND = 5
+_GRAIN = Fraction(1, 10_000)
+"""Weights of a group are whole numbers, near enough to show the share to a hundredth of a percent."""
 MOST_OF_A_KIND = 5
 """Violations of one invariant that a run reports: a person reads the first ones."""
 _CLOCK_GRAIN = timedelta(seconds=1)
@@ -150,17 +152,22 @@ def _weights(run: Run) -> Iterator[str]:
             values = [weight for _, weight in rule]
             if not rule:
                 continue
-            least = 0 if record.of(kinds.HTTP_ROUTE) else 1  # model objects leave an arm without weight out
+            grouped = record.of(kinds.LLM_SERVICE)
+            least = (
+                0 if grouped or record.of(kinds.HTTP_ROUTE) else 1
+            )  # model objects leave an arm without weight out
             if any(not least <= value <= 1_000_000 for value in values) or not sum(values):
                 yield f"rule {rule} at {record.seconds:g} s"
             found = share(dict(rule), replay.canary_name)
+            if grouped:  # one share is two objects: in between the canary has less, and never more
+                allowed = {found} if found <= max(allowed, default=0) + _GRAIN else allowed
             if replay.canary_name and found not in allowed:
                 yield f"canary share {found} of {rule} is none of {sorted(map(float, allowed))}"
             foreign = [[entry for entry in entries if "/" in entry[0]] for entries in (before, rule)]
             if before and foreign[0] != foreign[1] and not run.plan.moves:
                 yield f"entries of others {foreign[0]} became {foreign[1]} at {record.seconds:g} s"
             # Rules may be others now, and a PoolSplit is the controller's whole.
-            others = run.plan.moves or run.scenario.variants
+            others = run.plan.moves or run.scenario.variants or grouped
             total = 0 if others else sum(weight for _, weight in before)
             if total and sum(values) % total and total % sum(values):
                 yield f"joint weight of {before} became {rule}"
@@ -201,6 +208,7 @@ def _earned(run: Run) -> Iterator[str]:
 def _counted(run: Run) -> Iterator[str]:
     """What really reached the canary, not what was counted: the controller may know less, never more."""
     attempt: Any = None
+    stored: Any = None
     reached, served = Fraction(0), 0.0
     for replay, record in _route_writes(run.history):
         status, name = replay.status, replay.canary_name
@@ -210,6 +218,10 @@ def _counted(run: Run) -> Iterator[str]:
         raised = _rises(replay, record)
         if raised is None or raised <= reached:
             continue
+        if record.of(kinds.LLM_SERVICE) and status == stored:  # the second write of one rise
+            reached = raised
+            continue
+        stored = status
         waived = status.get("skipGates") or replay.canary_field("allowNoTraffic", False)
         so_far = record.served.get(name, 0.0)
         if reached and not waived and so_far - served < 0.5:  # counts are rounded
@@ -265,7 +277,7 @@ def _adopted(run: Run) -> Iterator[str]:
 
 
 def _path(run: Run) -> Iterator[str]:
-    if run.scenario.adapters or run.scenario.variants:  # one picker serves both arms
+    if run.scenario.adapters or run.scenario.variants or run.scenario.services:  # one picker, or none of ours
         return
     yield from dead_ends(
         run.history,
@@ -285,11 +297,17 @@ def _probed(run: Run) -> Iterator[str]:
     return probe_rules(run.history, waits=forever or _final_reason(run) == "PathProbeFailed")
 
 
+def _most(carrier: Object, name: str) -> Fraction:
+    return max((share(dict(rule), name) for rule in weights_of(carrier)), default=Fraction(0))
+
+
 def _aborted(run: Run) -> Iterator[str]:
     for replay, record in _route_writes(run.history):
         if not replay.abort_decided() or not replay.canary_name:
             continue
         left = max((share(dict(rule), replay.canary_name) for rule in weights_of(record.after)), default=0)
+        if record.of(kinds.LLM_SERVICE) and left < _most(record.before, replay.canary_name):
+            continue  # stable's weight is back first; RESTORED asks for the rest
         if left > share_without_pods(run, replay, record.seconds):
             yield f"route write at {record.seconds:g} s leaves {float(left):.2%} on an aborted revision"
 

@@ -13,9 +13,12 @@ from rollouts.kube.client import Resource
 from rollouts.objects import kinds
 from tests.kit.faults.objects import (
     ADAPTER_OF,
+    CANARY,
     MODEL,
     ROUTE,
     SHARED,
+    STABLE,
+    THIRD,
     carried,
     carrier_object,
     pool_object,
@@ -47,6 +50,7 @@ __all__ = [
     "healthy_on",
     "hold_other",
     "jump",
+    "kserve",
     "lose_adapter",
     "make_anew",
     "merge_split",
@@ -66,6 +70,7 @@ __all__ = [
     "retarget_adapter",
     "scale",
     "serves_from",
+    "set_weight",
     "squat",
     "stream",
     "unloaded",
@@ -103,6 +108,8 @@ def retarget(name: str) -> Act:
             spec["target"]["adapter"]["name"] = ADAPTER_OF.get(name, name)
         elif "variant" in spec["target"]:
             spec["target"]["variant"] = variant_of(name)
+        elif "llmInferenceService" in spec["target"]:
+            spec["target"]["llmInferenceService"]["name"] = name
         else:
             spec["target"]["pool"]["name"] = name
 
@@ -130,12 +137,26 @@ def overwrite_route(weights: dict[str, int], manager: str) -> Act:
                 for ref in rule["backendRefs"]:
                     ref["weight"] = weights.get(ref["name"], 0) if "namespace" not in ref else 0
             sim.cluster.merge(kinds.HTTP_ROUTE, ROUTE, {"spec": {"rules": rules}}, manager=manager)
+        if sim.scenario.services:
+            for name in (STABLE, CANARY, THIRD):
+                set_weight(name, weights.get(name, 0), manager)(sim)
         if sim.scenario.variants:
             merge_split(split_entries(weights), manager)(sim)
         if sim.scenario.adapters:
             sim.cluster.merge(carrier.resource, MODEL, {"spec": carried(carrier, weights)}, manager=manager)
 
     return act
+
+
+def set_weight(member: str, weight: int, manager: str = "kubectl-edit") -> Act:
+    """Somebody else writes the weight of a member of the group."""
+    patch = {"spec": {"router": {"route": {"weight": weight}}}}
+    return lambda sim: sim.cluster.merge(kinds.LLM_SERVICE, member, patch, manager=manager)
+
+
+def kserve(*, works: bool) -> Act:
+    """KServe's controller says what it makes of its objects, or falls silent."""
+    return lambda sim: sim.cluster.set_kserve(works=works)
 
 
 def merge_split(entries: list[Object], manager: str) -> Act:

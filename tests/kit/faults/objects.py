@@ -9,12 +9,14 @@ from typing import Any
 from rollouts.kube.client import Resource
 from rollouts.lab.controlplane import minimal
 from rollouts.objects import kinds
+from rollouts.objects.llm_services import pods_of_service
 from tests.kit.faults.cluster import NAMESPACE, POOL_GROUP, Cluster
 
 __all__ = [
     "ADAPTER_OF",
     "CANARY",
     "GATE",
+    "GROUP",
     "GUARD",
     "MODEL",
     "PARENTS",
@@ -34,6 +36,9 @@ __all__ = [
     "freeze_object",
     "pool_object",
     "rollout_object",
+    "service_object",
+    "service_objects",
+    "service_rollout",
     "shared_objects",
     "shared_pool",
     "split_entries",
@@ -51,6 +56,8 @@ SHARED = "mymodel-pool"
 MODEL = "loramodel"
 ADAPTER_OF = {STABLE: "travel-helper-v1", CANARY: "travel-helper-v2", THIRD: "travel-helper-v3"}
 """Adapters of the same roles as the pools: all of them on the pods of STABLE."""
+GROUP = "mymodel-group"
+"""The routing group of KServe, whose members have the names of the pools."""
 RELEASES = {STABLE: "qwen", CANARY: "deepseek-r1", THIRD: "llama"}
 _GATEWAYS = Resource("gateway.networking.k8s.io", "v1", "gateways", "Gateway")
 
@@ -215,6 +222,44 @@ def variant_rollout(steps: list[Object] | None = None, *, role: str = CANARY, **
     found["spec"]["target"] = {"variant": variant_of(role)}
     found["spec"]["traffic"] = {"inferencePool": {"name": SHARED}}
     return found
+
+
+def service_rollout(steps: list[Object] | None = None, *, role: str = CANARY, **fields: Any) -> Object:
+    """A Rollout between LLMInferenceServices of one group; a member has the name of the pool of its role."""
+    found = rollout_object(steps, **fields)
+    found["spec"]["target"] = {"llmInferenceService": {"name": role}}
+    found["spec"]["traffic"] = {"llmInferenceServiceGroup": {"group": GROUP}}
+    return found
+
+
+def service_object(name: str, weight: int, *, owner: str = "mymodel") -> Object:
+    """A member of the group; ``owner``: the Rollout that it consents to, empty for none."""
+    return {
+        "apiVersion": kinds.LLM_SERVICE.api_version,
+        "kind": kinds.LLM_SERVICE.kind,
+        "metadata": {
+            "name": name,
+            "namespace": NAMESPACE,
+            "annotations": {"inferencerollouts.dev/managed-by": owner} if owner else {},
+        },
+        "spec": {
+            "model": {"name": "mymodel", "uri": f"hf://example/{name}"},
+            "router": {"route": {"group": GROUP, "weight": weight}, "scheduler": {}},
+        },
+    }
+
+
+def service_objects(cluster: Cluster, weights: dict[str, int], others: dict[str, int]) -> None:
+    """The members of the group, ours and those of others; pods have KServe's labels beside their own."""
+    for role, release in RELEASES.items():
+        cluster.more_labels[release] = dict(pods_of_service(service_object(role, 0)).selector)
+    for name, weight in (*weights.items(), *others.items()):
+        cluster.create(
+            kinds.LLM_SERVICE, service_object(name, weight, owner="mymodel" if name in weights else "")
+        )
+        if name in others:
+            cluster.more_labels[name] = dict(pods_of_service(service_object(name, 0)).selector)
+            cluster.scale(name, 1)
 
 
 def split_object(weights: dict[str, int]) -> Object:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.engine.attempt import ProbeVerdict
 from rollouts.lab.memoryapi.history import Change
 from rollouts.objects import kinds
@@ -16,6 +17,7 @@ from tests.kit.clock import VirtualClock, virtual_time
 from tests.kit.faults.cluster import CONTROLLER, Cluster
 from tests.kit.faults.deployments import DEPLOYMENT
 from tests.kit.faults.endstate import CARRIERS, end_state, is_carrier, route_weights, weights_of
+from tests.kit.faults.groups import Groups
 from tests.kit.faults.history import AdapterCall, History, Record
 from tests.kit.faults.hostile import open_schema, plant
 from tests.kit.faults.objects import Carrier
@@ -81,6 +83,8 @@ class Scenario:
     """Rolls adapters on the pods of one pool, not pools."""
     variants: bool = False
     """Rolls variants of the pods of one pool."""
+    services: bool = False
+    """Rolls LLMInferenceServices of a group of KServe."""
     carrier: Carrier = Carrier.MODEL
     """What carries the adapters' weights."""
     counted: bool = False
@@ -230,6 +234,7 @@ class Simulation:
         self._last_decision = 0.0
         self._moves = plan.moves or scenario.moves
         self._open = list(plan.disturbances)
+        self._groups = Groups()
         self._undo: list[tuple[float, Callable[[Simulation], None]]] = []
 
     def _crd(self, crd: Object) -> Object:
@@ -328,10 +333,11 @@ class Simulation:
             DEPLOYMENT,
             AUTOSCALER,
         )
-        return dict.fromkeys(watched)
+        return dict.fromkeys((*watched, *(one for kind in TRAFFIC_KINDS for one in kind.resources)))
 
     def _record(self, change: Change) -> None:
         seconds = self.clock.monotonic() if self.epoch else 0.0
+        change = self._groups.take(change)
         record = Record(
             change=change,
             epoch=self.epoch,
@@ -530,7 +536,9 @@ class Simulation:
     def _refusal(self, seconds: float, resource: Any) -> WriteFault | None:
         refusal = self.plan.refusal
         # A probe of the rewrite's dialect is a write of another name.
-        if refusal is None or (resource, self.history.requests[-1].name) not in CARRIERS:
+        name = self.history.requests[-1].name
+        member = resource == kinds.LLM_SERVICE
+        if refusal is None or not (member or (resource, name) in CARRIERS):
             return None
         number, self._traffic_writes = self._traffic_writes, self._traffic_writes + 1
         if number < refusal.start:

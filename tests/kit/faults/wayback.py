@@ -164,7 +164,12 @@ class _Story:
     def _asked(self) -> list[Any]:
         places = {(resource.plural, name) for resource, name in CARRIERS}
         asked = self.run.history.requests
-        return [item for item in asked if (item.plural, item.name) in places and item.verb != "get"]
+        parts = {kinds.LLM_SERVICE.plural}
+        return [
+            item
+            for item in asked
+            if ((item.plural, item.name) in places or item.plural in parts) and item.verb != "get"
+        ]
 
     def void(self, due: _Due, until: float) -> bool:
         """Whether the arm may carry again: it was promoted, or a new attempt with it began."""

@@ -99,5 +99,5 @@ def test_adapters_have_no_workload_of_their_own() -> None:
     problems = parse_rollout(rollout({}, adapter={"name": "a2"})).problems
 
     assert [problem.message for problem in problems] == [
-        f"{PATH} needs target.pool: adapters and variants share the pods of one pool"
+        f"{PATH} needs target.pool: adapters and variants share one pool's pods, and KServe scales its services itself"
     ]

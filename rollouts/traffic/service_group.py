@@ -1,0 +1,323 @@
+"""KServe's routing groups: how the share of two LLMInferenceServices is read and written.
+
+Each member holds its own weight, and shares are parts of the group's sum, so one share is two objects. Where no other
+member has weight, stable's stays at ``BASE`` and the canary's alone moves, one write per step. Where others have some,
+the sum of our two stays, so that theirs keep their share: two writes. In between, the canary never has more than
+is asked: stable rises before the canary falls, and the canary rises before stable falls. What comes next follows
+from the live weights and the recorded way back alone, so that a crash between two writes goes on. Nothing is said to be
+done before the last of them is stored. Who gives a member of others weight in the middle of an attempt has seen ours:
+that share is what it comes to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+from rollouts.engine.actions import DesiredTraffic
+from rollouts.engine.observation import Claim, ParentsView, RuleView, TrafficView
+from rollouts.engine.reasons import Reason
+from rollouts.engine.rollout_spec import GroupTraffic, TrafficMode
+from rollouts.engine.rollout_status import WayBack
+from rollouts.engine.versions import Identity
+from rollouts.objects.fields import list_of, map_of, metadata_of, text_of
+from rollouts.objects.llm_services import (
+    LLM_SERVICE_GROUP,
+    LLM_SERVICE_KIND,
+    WEIGHT_PATH,
+    LlmService,
+    read_llm_service,
+)
+from rollouts.traffic.fields import claim_of, last_writer
+from rollouts.traffic.reading import Reader
+from rollouts.traffic.targets import guarded
+from rollouts.traffic.wayback import EntryList
+from rollouts.traffic.weights import MAX_WEIGHT
+from rollouts.traffic.writes import JsonPatch, RenderRefusal
+from rollouts.units import FULL, ZERO, Weight
+
+__all__ = [
+    "BASE",
+    "claim_of_members",
+    "joined",
+    "joint_of",
+    "lists",
+    "lowered",
+    "member",
+    "members_of",
+    "next_write",
+    "render",
+    "service_identity",
+    "view",
+    "with_member",
+]
+
+Object = Mapping[str, Any]
+
+BASE = 10_000
+"""Stable's weight where no member of others has any: fine enough for each hundredth of a percent, and with 99 % for the
+canary below the greatest weight that KServe takes (1,000,000)."""
+
+_MEMBERS = "members"
+_WEIGHT_FIELD = "router.route.weight"
+
+
+def service_identity(name: str) -> Identity:
+    """An LLMInferenceService as an arm."""
+    return Identity(kind=LLM_SERVICE_KIND, group=LLM_SERVICE_GROUP, name=name)
+
+
+# --- the group as one object ------------------------------------------------------------------------
+
+
+def joined(namespace: str, name: str, members: Iterable[Object]) -> dict[str, Any] | None:
+    """The group as an object of its own, its members by name; None without any.
+
+    Its resourceVersion is that of all of them: it changes when one does.
+    """
+    found = sorted(members, key=lambda obj: text_of(metadata_of(obj).get("name")))
+    if not found:
+        return None
+    versions = (
+        f"{metadata_of(one).get('name')}={metadata_of(one).get('resourceVersion', '')}" for one in found
+    )
+    meta = {"name": name, "namespace": namespace, "resourceVersion": ",".join(versions)}
+    return {"kind": LLM_SERVICE_KIND, "metadata": meta, _MEMBERS: found}
+
+
+def with_member(group: Object, stored: Object) -> dict[str, Any] | None:
+    """The group with one member as it has just been stored."""
+    meta, name = metadata_of(group), metadata_of(stored).get("name")
+    others = [one for one in members_of(group) if metadata_of(one).get("name") != name]
+    return joined(text_of(meta.get("namespace")), text_of(meta.get("name")), [*others, stored])
+
+
+def members_of(group: Object | None) -> Sequence[Object]:
+    """The members' objects."""
+    return [map_of(one) for one in list_of((group or {}).get(_MEMBERS))]
+
+
+def member(group: Object | None, name: str) -> Object | None:
+    """The member of a name; None where the group has none."""
+    return next((one for one in members_of(group) if metadata_of(one).get("name") == name), None)
+
+
+def lists(group: Object) -> list[EntryList]:
+    """Its weights as one list, for the way back. Never raises."""
+    entries = [{"name": one.name, "weight": one.weight} for one in map(read_llm_service, members_of(group))]
+    return [EntryList(f"/{_MEMBERS}", entries, {})]
+
+
+def claim_of_members(group: Object, rollout: str, names: Iterable[str]) -> tuple[Claim, str]:
+    """Whose these members are together: each has to consent. Those that are not there say nothing."""
+    found = [one for one in (member(group, name) for name in names) if one is not None]
+    claims = [claim_of(one, TrafficMode.ADOPTED, rollout) for one in found]
+    for wanted in (Claim.OTHER, Claim.UNCLAIMED):
+        for claim in claims:
+            if claim[0] is wanted:
+                return claim
+    return (Claim.CONSENTED, rollout) if claims else (Claim.UNCLAIMED, "")
+
+
+# --- what it says -----------------------------------------------------------------------------------
+
+
+def view(group: Object | None, spec: GroupTraffic, reader: Reader) -> TrafficView:
+    """The engine's view. Never raises.
+
+    Weights of others are foreign: of members that are no arm and consent to another Rollout, or to none.
+    """
+    kind = f"{LLM_SERVICE_KIND} group"
+    if group is None:
+        return TrafficView(kind=kind, name=spec.name, mode=TrafficMode.ADOPTED)
+    names = [arm.name for arm in reader.arms]
+    ours = {one.name: one for one in _consenting(group, reader.rollout, names)}
+    claim, claimed_by = claim_of_members(
+        group, reader.rollout, [arm.name for arm in reader.stored if arm.name in ours] or names
+    )
+    writer, written_at = _last_writer(group, names, reader.field_manager)
+    return TrafficView(
+        kind=kind,
+        name=spec.name,
+        mode=TrafficMode.ADOPTED,
+        exists=True,
+        resource_version=text_of(metadata_of(group).get("resourceVersion")),
+        claim=claim,
+        claimed_by=claimed_by,
+        rules=(
+            RuleView(
+                name=spec.name, entries={service_identity(one.name): one.weight for one in ours.values()}
+            ),
+        ),
+        parents=_in_force([ours[name] for name in dict.fromkeys(names) if name in ours]),
+        last_writer=writer,
+        last_written_at=written_at,
+        written_by_us=writer == reader.field_manager,
+        written_by_gitops=writer in reader.gitops_managers,
+    )
+
+
+def _consenting(group: Object, rollout: str, arms: Sequence[str]) -> list[LlmService]:
+    """Members that are ours to weigh: the arms, and whoever consents."""
+    found = []
+    for obj in members_of(group):
+        one = read_llm_service(obj)
+        consents = claim_of(obj, TrafficMode.ADOPTED, rollout)[0] is Claim.CONSENTED
+        if consents or one.name in arms:
+            found.append(one)
+    return found
+
+
+def _last_writer(group: Object, names: Sequence[str], ours: str) -> tuple[str, Any]:
+    """Who wrote an arm's weight last. Of one second, ours counts: it is what times are told in."""
+    found = [last_writer(one, _WEIGHT_FIELD, ours) for one in (member(group, name) for name in names) if one]
+    return max(found, key=lambda item: (str(item[1] or ""), item[0] == ours), default=("", None))
+
+
+def _in_force(arms: Sequence[LlmService]) -> ParentsView:
+    """Whether KServe says that the arms' weights are in the routes of each: which one a gateway takes is not known."""
+    for one in arms:
+        failed = one.failing.get("GroupReady")
+        if failed is not None:
+            message = f"KServe says GroupReady=False of LLMInferenceService {one.name} ({failed.words})"
+            return ParentsView(programmed=False, message=message)
+    for one in arms:
+        if one.stopped or one.deleting:
+            continue  # it has no routes
+        for other in arms:
+            said = None if one.effective is None else one.effective.get(other.name, 0)
+            due = 0 if other.stopped else other.weight
+            if said != due:
+                return ParentsView(programmed=False, message=_behind(one, other, said))
+    return ParentsView(programmed=True)
+
+
+def _behind(one: LlmService, other: LlmService, said: int | None) -> str:
+    degraded = one.failing.get("GroupDegraded")
+    words = f"; it says GroupDegraded ({degraded.words})" if degraded is not None else ""
+    has = "no group" if said is None else f"weight {said} for {other.name}"
+    return (
+        f"KServe has not put weight {other.weight} of LLMInferenceService {other.name} in force: the status of "
+        f"{one.name} has {has}{words}"
+    )
+
+
+# --- arithmetic -------------------------------------------------------------------------------------
+
+
+def joint_of(group: Object | None, stable: str, canary: str) -> int:
+    """What both have together where the weights of others are to keep their share; 0 where nobody else has any."""
+    found = {one.name: one for one in map(read_llm_service, members_of(group))}
+    joint = sum(found[name].weight for name in {stable, canary} if name in found)
+    return joint if _others(found.values(), {stable, canary}) else 0
+
+
+def _others(members: Iterable[LlmService], ours: Iterable[str]) -> int:
+    """Weight of members that are none of ours; stopped ones get nothing."""
+    mine = set(ours)
+    return sum(one.weight for one in members if one.name not in mine and not one.stopped)
+
+
+def _goal(stable: int, canary: int, weight: Weight, joint: int) -> tuple[int, int]:
+    """The weights of both that say ``weight``; ``joint`` 0: nobody else has any weight."""
+    if weight >= FULL:
+        return 0, joint or canary or BASE
+    if weight <= ZERO:
+        return joint or stable or BASE, 0
+    if joint:
+        part = round(Fraction(joint * weight, FULL))
+        return joint - part, part
+    part = round(Fraction(BASE * weight, FULL - weight))
+    if part <= MAX_WEIGHT:
+        return BASE, part
+    return MAX_WEIGHT * (FULL - weight) // weight, MAX_WEIGHT
+
+
+def next_write(
+    weights: Mapping[str, int], stable: str, canary: str | None, weight: Weight, joint: int
+) -> tuple[str, int] | None:
+    """The one member that is to be written next, and its weight; None when all say what is asked.
+
+    ``weights`` are those of our members: stable, the canary, and retired ones, which are to have none. ``joint`` is
+    what stable and canary have together beside others; 0: nobody else has any weight.
+    """
+    live, carried = weights.get(stable, 0), weights.get(canary or "", 0)
+    wanted, part = _goal(live, carried, weight if canary is not None else ZERO, joint)
+    steps: list[tuple[str, int]] = [(stable, wanted)] if live < wanted else []
+    if canary is not None and carried > part:
+        steps.append((canary, part))
+    steps += [(name, 0) for name, left in weights.items() if left and name not in (stable, canary)]
+    if canary is not None and carried < part:
+        steps.append((canary, part))
+    if live > wanted:
+        steps.append((stable, wanted))
+    return steps[0] if steps else None
+
+
+# --- writes -----------------------------------------------------------------------------------------
+
+
+def render(
+    group: Object | None,
+    spec: GroupTraffic,
+    rollout: str,
+    records: Iterable[WayBack],
+    desired: DesiredTraffic,
+) -> JsonPatch | RenderRefusal | None:
+    """The next write on the way to ``desired``; None when the group says so already."""
+    stable, canary = desired.stable.name, desired.canary.name if desired.canary is not None else None
+    found = {one.name: one for one in map(read_llm_service, members_of(group))}
+    for name in (stable, canary):
+        if name is not None and name not in found and (name == stable or desired.weight > ZERO):
+            return RenderRefusal(
+                reason=Reason.SERVICE_NOT_IN_GROUP,
+                message=f"LLMInferenceService {name} is not in group {spec.name}: set spec.router.route.group there",
+            )
+    retired = {arm.name for arm in (*desired.keep, *desired.drop)}
+    consenting = {one.name for one in _consenting(group or {}, rollout, [])}
+    ours = {name for name in (stable, canary) if name is not None} | (retired & consenting)
+    recorded = [one.joint for one in records if (one.stable.name, one.canary.name) == (stable, canary)]
+    joint = recorded[0] if recorded else joint_of(group, stable, canary or "")
+    refused = _too_coarse(spec, desired.weight, joint) if canary is not None else None
+    if refused is not None:
+        return refused
+    weights = {name: one.weight for name, one in found.items() if name in ours}
+    return _write(group, spec.name, next_write(weights, stable, canary, desired.weight, joint))
+
+
+def _too_coarse(spec: GroupTraffic, weight: Weight, joint: int) -> RenderRefusal | None:
+    if not joint or weight in (ZERO, FULL):
+        return None
+    _, part = _goal(0, 0, weight, joint)
+    if round(Fraction(part, joint) * FULL) == weight:
+        return None
+    return RenderRefusal(
+        reason=Reason.GROUP_TOO_COARSE,
+        message=f"group {spec.name}: of {joint}, which both versions have together, no whole number is "
+        f"{weight / 100:g} %, and members that are not this Rollout's have weight, so that it stays: make all weights "
+        "of the group a hundred times as large",
+    )
+
+
+def lowered(group: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
+    """The next write that lowers the recorded canary to ``limit``; None where it has no more than that."""
+    stable, canary = record.stable.name, record.canary.name
+    found = {one.name: one for one in map(read_llm_service, members_of(group))}
+    weights = {name: found[name].weight for name in (stable, canary) if name in found}
+    live, carried = weights.get(stable, 0), weights.get(canary, 0)
+    if not carried or Fraction(carried, live + carried) <= Fraction(limit, FULL):
+        return None
+    wanted, part = _goal(live, carried, limit, record.joint)
+    if stable in found and live < wanted:
+        return _write(group, record.name, (stable, wanted))
+    return _write(group, record.name, (canary, min(part, carried - 1)))
+
+
+def _write(group: Object | None, name: str, step: tuple[str, int] | None) -> JsonPatch | None:
+    obj = member(group, step[0]) if step is not None else None
+    if step is None or obj is None:
+        return None
+    same = {"op": "test", "path": WEIGHT_PATH.rsplit("/", 1)[0] + "/group", "value": name}
+    patch = guarded(obj, same, {"op": "add", "path": WEIGHT_PATH, "value": step[1]})
+    return JsonPatch(operations=patch.operations, name=step[0])

@@ -1,0 +1,145 @@
+"""Rollouts between members of a KServe group, under every enumerated fault, judged by the invariants.
+
+`make test` judges the clean runs and a small sample of plans, `make test-full` all of them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from rollouts.carriers import TRAFFIC_KINDS
+from rollouts.traffic import service_group
+from rollouts.units import FULL
+from tests.kit.faults.endstate import is_carrier, weights_of
+from tests.kit.faults.invariants import Invariant, check
+from tests.kit.faults.plans import enumerate_plans
+from tests.kit.faults.service_plans import COMMON, edited_plans, every_plan, late_plans, outside_plans
+from tests.kit.faults.service_scenarios import SERVICE_SCENARIOS
+from tests.kit.faults.simulation import FaultPlan, Run, simulate
+
+pytestmark = pytest.mark.timeout(280)
+"""Seconds: some of these are a dozen runs of a whole rollout, on a machine that does other things as well."""
+
+PROMOTED = "service: promoted"
+ABORTED = "service: gate failure aborts"
+AT_ONCE = "service: all at once, aborted there"
+BESIDE = "service: beside others, aborted"
+
+SAMPLE = 53
+"""Every so many plans of a scenario are judged each time: of all kinds."""
+
+
+def shifted(run: Run) -> Iterator[str]:
+    """Shares of members of others that are not what they were, at rest: whenever the next status is stored."""
+    before = None
+    for record in run.history.records:
+        if is_carrier(record):
+            before = record
+        elif before is not None and record.ours and before.ours:
+            (rule,) = weights_of(before.after)
+            total, others = sum(weight for _, weight in rule), [one for one in rule if "/" in one[0]]
+            for name, weight in others:
+                if total and weight * 4 != total:
+                    yield f"{name} has {weight} of {total} at {before.seconds:g} s, not a quarter"
+            before = None
+
+
+@functools.cache
+def clean_run(name: str) -> Run:
+    return simulate(SERVICE_SCENARIOS[name])
+
+
+def judge(name: str, plan: FaultPlan) -> list[str]:
+    found = check(simulate(SERVICE_SCENARIOS[name], plan), clean_run(name))
+    return [f"{plan.name}: {violation}" for violation in found]
+
+
+@pytest.mark.parametrize("name", SERVICE_SCENARIOS)
+def test_the_clean_run_keeps_every_invariant(name: str) -> None:
+    assert [str(violation) for violation in check(clean_run(name))] == []
+    assert list(shifted(clean_run(name))) == []
+
+
+@pytest.mark.parametrize("name", [PROMOTED, AT_ONCE, BESIDE])
+def test_a_sample_of_plans_breaks_nothing(name: str) -> None:
+    plans = list(every_plan(clean_run(name)))
+
+    assert [text for plan in plans[::SAMPLE] for text in judge(name, plan)] == []
+
+
+def _parts(clean: Run) -> dict[str, Iterator[FaultPlan]]:
+    common = {fault.name: enumerate_plans(fault, clean) for fault in COMMON}
+    return {
+        **common,
+        "LATE": late_plans(clean),
+        "OUTSIDE": outside_plans(clean),
+        "EDITED": edited_plans(clean),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.full
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("part", [*(fault.name for fault in COMMON), "LATE", "OUTSIDE", "EDITED"])
+@pytest.mark.parametrize("name", SERVICE_SCENARIOS)
+def test_no_plan_breaks_an_invariant(name: str, part: str, record_property: Any) -> None:
+    plans = list(_parts(clean_run(name))[part])
+    broken = [text for plan in plans for text in judge(name, plan)]
+    record_property("fault_plans", len(plans))
+
+    assert broken == []
+
+
+# --- planted bugs ----------------------------------------------------------------------------------
+
+
+def test_a_share_that_is_said_after_the_first_of_two_writes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    (kind,) = (one for one in TRAFFIC_KINDS if one.made_of)
+    monkeypatch.setattr(type(kind), "with_part", lambda *_: None)
+    found = {one.invariant for one in check(simulate(SERVICE_SCENARIOS[AT_ONCE]))}
+
+    assert Invariant.TRUTH in found
+
+
+def test_stable_that_falls_before_the_canary_has_weight_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = service_group.next_write
+
+    def hasty(weights: Any, stable: str, canary: Any, weight: Any, joint: int) -> Any:
+        if weight >= FULL and weights.get(stable):
+            return stable, 0
+        return real(weights, stable, canary, weight, joint)
+
+    monkeypatch.setattr(service_group, "next_write", hasty)
+
+    assert Invariant.WEIGHTS in {one.invariant for one in check(simulate(SERVICE_SCENARIOS[AT_ONCE]))}
+
+
+def test_a_canary_that_gets_more_than_is_asked_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_group, "BASE", 100)  # too coarse for 1 % and 10 %
+    found = {one.invariant for one in check(simulate(SERVICE_SCENARIOS[PROMOTED]))}
+
+    assert found & {Invariant.WEIGHTS, Invariant.TRUTH, Invariant.CONVERGED}
+
+
+def test_a_way_back_that_never_brings_stable_back_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_write(group: Any, record: Any, limit: Any) -> Any:
+        return service_group._write(group, record.name, (record.canary.name, 0))
+
+    (kind,) = (one for one in TRAFFIC_KINDS if one.made_of)
+    monkeypatch.setattr(type(kind), "lowered", lambda _, *args: one_write(*args))
+    monkeypatch.setattr(type(kind), "with_part", lambda *_: None)
+    found = {one.invariant for one in check(simulate(SERVICE_SCENARIOS[AT_ONCE]))}
+
+    assert Invariant.WEIGHTS in found
+
+
+def test_a_joint_weight_that_is_forgotten_shifts_the_shares_of_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service_group, "joint_of", lambda *_: 0)
+
+    assert list(shifted(simulate(SERVICE_SCENARIOS[BESIDE])))
