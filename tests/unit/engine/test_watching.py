@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rollouts.engine.draft import Draft
-from rollouts.engine.observation import GateOutcome, RiseView, ShareCount, ShareView
+from rollouts.engine.observation import GateOutcome, PickersView, RiseView, ShareCount, ShareView
 from rollouts.engine.rollout_spec import AdapterTraffic, HeaderMatch, HeaderRouteStep
 from rollouts.engine.rollout_status import HoldReason, Phase
 from rollouts.engine.share import came_back, fell, recent_window, refuted_side
@@ -511,6 +511,16 @@ def test_the_split_of_our_picker_is_what_it_says_it_has_loaded(
     assert (share_problem(draft) is None) is fits
     assert path_alarm(draft) is None
     assert draft.status.current.path.alarm == ""
+
+
+def test_a_replica_that_goes_by_others_is_named_where_one_says_what_it_loaded() -> None:
+    traffic = AdapterTraffic(kind=MODEL_KIND, name="route", model_name="m", pool_name="p")
+    world = at_ten(share=shared(0, 5000, loaded=Weight(500)))
+    world.pickers = PickersView(replicas=("epp-0",), stored="v1 90%", behind=(("epp-0", "goes by v1 95%"),))
+    assert world.spec is not None
+    draft = Draft(replace(world.observe(), spec=replace(world.spec, traffic=traffic)), world.now)
+
+    assert str(share_problem(draft)).startswith("epp-0 goes by v1 95%, and HTTPRoute route says v1 90%")
 
 
 # --- arithmetic ------------------------------------------------------------------------------------
