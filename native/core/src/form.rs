@@ -1,0 +1,1 @@
+//! See `rollouts/picker/core/form.py`.

@@ -1,0 +1,22 @@
+//! The picker's core, one module for each module of `rollouts/picker/core/` of the same name.
+//!
+//! Sans-IO: plain values in, plain values out. The Python modules are the executable specification: equal bytes, equal
+//! decisions, equal errors on every input.
+#![forbid(unsafe_code)]
+
+pub mod answering;
+pub mod body;
+pub mod charset;
+pub mod coding;
+pub mod content;
+pub mod encoding;
+pub mod form;
+pub mod held;
+pub mod measure;
+pub mod messages;
+pub mod reader;
+pub mod refusals;
+pub mod restore;
+pub mod splicing;
+pub mod wire;
+pub mod stream;
