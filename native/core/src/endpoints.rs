@@ -6,12 +6,12 @@ use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use crate::wire::Value;
+use crate::wire::MetadataValue;
 
 /// Namespace of the dynamic metadata with the subset hint.
 pub const SUBSET_NAMESPACE: &[u8] = b"envoy.lb.subset_hint";
 /// Its key there.
-pub const SUBSET_KEY: &[u8] = b"x-gateway-destination-endpoint-subset";
+pub const SUBSET_KEY: &str = "x-gateway-destination-endpoint-subset";
 
 /// Entries of a subset hint that are looked at: more than any pool has pods.
 const MAX_SUBSET: usize = 10_000;
@@ -73,13 +73,14 @@ impl Subset {
 /// The hint as a list, one string or a comma-separated string; none when there is no hint.
 ///
 /// Entries that are no address match nothing: a hint is a restriction, and a typo must not lift it.
-pub fn parse_subset(value: Option<&Value>) -> Option<Subset> {
+pub fn parse_subset(value: Option<&MetadataValue>) -> Option<Subset> {
     let mut subset = Subset::default();
     match value? {
-        Value::Text(text) => text.split(',').take(MAX_SUBSET).for_each(|part| subset.add(part)),
-        Value::List(entries) => {
+        MetadataValue::Null => return None,
+        MetadataValue::Text(text) => text.split(',').take(MAX_SUBSET).for_each(|part| subset.add(part)),
+        MetadataValue::List(entries) => {
             for entry in entries.iter().take(MAX_SUBSET) {
-                if let Value::Text(text) = entry {
+                if let MetadataValue::Text(text) = entry {
                     text.split(',').for_each(|part| subset.add(part));
                 }
             }
@@ -124,8 +125,8 @@ mod tests {
     #[test]
     fn a_hint_that_is_no_list_allows_nothing() {
         assert_eq!(parse_subset(None), None);
-        assert_eq!(parse_subset(Some(&Value::Bool(true))), Some(Subset::default()));
-        let hint = parse_subset(Some(&Value::Text("10.0.0.1:80, [::1]:0,x".into()))).unwrap();
+        assert_eq!(parse_subset(Some(&MetadataValue::Bool(true))), Some(Subset::default()));
+        let hint = parse_subset(Some(&MetadataValue::Text("10.0.0.1:80, [::1]:0,x".into()))).unwrap();
         assert_eq!((hint.pairs.len(), hint.hosts.len()), (1, 0));
     }
 }

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::measure::ObservedResponse;
 use crate::messages::Headers;
-use crate::routing::{Decision, Refusal, Request};
+use crate::refusals::Refusal;
+use crate::routing::{Decision, Request};
 
 /// What decides; the `Router` of the product.
 pub trait Routing {

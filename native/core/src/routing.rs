@@ -4,6 +4,7 @@
 //! Several threads share one `Router`: a decision is one short lock, so that the split of a replica is one exact sequence
 //! however many threads there are. What takes long, hashing a prompt, is done outside it.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,11 +12,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
 
+use crate::content::strip;
 use crate::endpoints::{Endpoint, Subset};
 use crate::messages::Headers;
 use crate::policies::{ALL_MODELS, KeySource, ModelPolicy, PIN_HEADER, StickyKey};
 use crate::ports::Routing;
 use crate::prefix::BlockHasher;
+use crate::refusals::Refusal;
 use crate::rules::{Rule, RuleKey};
 use crate::schedule::{Load, Pods, ScheduleConfig, Scheduler};
 use crate::snapshot::Snapshot;
@@ -24,34 +27,6 @@ use crate::variants::VariantTable;
 
 /// Members that hold the prompt, in the APIs of chat, completions and responses.
 pub const PROMPTS: [&str; 3] = ["messages", "prompt", "input"];
-
-/// An answer in place of the pod's: status, reason for logs, message for the client.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Refusal {
-    pub status: u16,
-    pub reason: &'static str,
-    pub message: String,
-    pub model: Arc<str>,
-    pub target: Arc<str>,
-    pub variant: Arc<str>,
-    pub pool_split: Arc<str>,
-}
-
-impl Refusal {
-    /// One that came before anything was decided.
-    pub fn new(status: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        let nothing: Arc<str> = Arc::default();
-        Self {
-            status,
-            reason,
-            message: message.into(),
-            model: Arc::clone(&nothing),
-            target: Arc::clone(&nothing),
-            variant: Arc::clone(&nothing),
-            pool_split: nothing,
-        }
-    }
-}
 
 /// Why a body cannot be read, or not be changed: the refusal for the case that a rule needs its model.
 ///
@@ -253,7 +228,7 @@ impl State {
         let pods = self.scheduler.staying(pods, &target);
         if rule.as_ref().is_some_and(|rule| rule.sheddable) && self.scheduler.saturated(&pods, now) {
             let text = "all pods are saturated and this model is sheddable: try again later";
-            return Err(refusal(429, "rejected-saturated", text.to_owned(), request, &target, &variant, &source));
+            return Err(refusal(429, "rejected-saturated", text, request, &target, &variant, &source));
         }
         let hashes = if pods.len() > 1 { chain(&target) } else { Vec::new() };
         let endpoint = self.scheduler.choose(&pods, &target, &hashes, now);
@@ -301,7 +276,7 @@ impl State {
     ) -> Course {
         let subset = request.subset.as_ref();
         let found = &self.variants.splits[split];
-        let pinned = found.pinned(headers.get(PIN_HEADER).unwrap_or_default());
+        let pinned = found.pinned(headers.text(PIN_HEADER));
         let own = pinned.map(|variant| found.pods_of(variant, subset, &self.scheduler)).unwrap_or_default();
         let everybody = found.without_pods && own.is_empty();
         let pods = match (everybody, own.is_empty()) {
@@ -400,7 +375,7 @@ impl State {
 
     fn target(&mut self, rule: &Rule, policy: &ModelPolicy, headers: &Headers, request: &Request) -> Arc<str> {
         if policy.pinned_by_header {
-            let pin = String::from_utf8_lossy(headers.get(PIN_HEADER).unwrap_or_default());
+            let pin = String::from_utf8_lossy(headers.text(PIN_HEADER));
             let pinnable = || rule.targets.iter().map(|target| &target.name).chain(&policy.pinnable);
             if let Some(name) = pinnable().find(|name| !pin.is_empty() && ***name == *pin) {
                 return Arc::clone(name);
@@ -441,7 +416,7 @@ impl State {
             return fraction >= 1.0;
         }
         // CRC-32 of a random id is uniform enough; a stronger hash would buy nothing.
-        let sum = match headers.get(b"x-request-id").unwrap_or_default() {
+        let sum = match headers.text(b"x-request-id") {
             [] => {
                 self.nameless += 1;
                 crc32(self.nameless.to_string().as_bytes())
@@ -454,13 +429,13 @@ impl State {
 
 fn unavailable(request: &Request, target: &str, variant: &str, source: &str) -> Refusal {
     let text = if request.subset.is_some() {
-        "none of the endpoints that the gateway allows is ready in this pool".to_owned()
+        Cow::from("none of the endpoints that the gateway allows is ready in this pool")
     } else if !variant.is_empty() {
-        format!("no pod of variant {variant} is ready to serve this")
+        format!("no pod of variant {variant} is ready to serve this").into()
     } else if !target.is_empty() {
-        format!("no pod is ready to serve {}", quoted(target))
+        format!("no pod is ready to serve {}", quoted(target)).into()
     } else {
-        "no pod of this pool is ready".to_owned()
+        "no pod of this pool is ready".into()
     };
     refusal(503, "rejected-no-endpoints", text, request, target, variant, source)
 }
@@ -468,20 +443,18 @@ fn unavailable(request: &Request, target: &str, variant: &str, source: &str) -> 
 fn refusal(
     status: u16,
     reason: &'static str,
-    message: String,
+    message: impl Into<Cow<'static, str>>,
     request: &Request,
     target: &str,
     variant: &str,
     source: &str,
 ) -> Refusal {
     Refusal {
-        status,
-        reason,
-        message,
-        model: Arc::clone(&request.model),
-        target: target.into(),
-        variant: variant.into(),
-        pool_split: source.into(),
+        model: request.model.to_string(),
+        target: target.to_owned(),
+        variant: variant.to_owned(),
+        pool_split: source.to_owned(),
+        ..Refusal::new(status, reason, message)
     }
 }
 
@@ -490,12 +463,12 @@ fn key_of(source: Option<&StickyKey>, headers: &Headers, request: &Request) -> V
     let Some(source) = source else { return Vec::new() };
     let name = source.name.as_bytes();
     match source.source {
-        KeySource::Header => headers.get(name).unwrap_or_default().to_vec(),
+        KeySource::Header => headers.text(name).to_vec(),
         KeySource::BodyField => {
             request.fields.get(&*source.name).map(|field| field.clone().into_bytes()).unwrap_or_default()
         }
         KeySource::Cookie => {
-            let cookies = headers.get(b"cookie").unwrap_or_default().split(|byte| *byte == b';').map(stripped);
+            let cookies = headers.text(b"cookie").split(|byte| *byte == b';').map(strip);
             let pairs = cookies.map(|cookie| match cookie.iter().position(|byte| *byte == b'=') {
                 Some(at) => (&cookie[..at], &cookie[at + 1..]),
                 None => (cookie, &cookie[cookie.len()..]),
@@ -503,14 +476,6 @@ fn key_of(source: Option<&StickyKey>, headers: &Headers, request: &Request) -> V
             pairs.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value.to_vec()).unwrap_or_default()
         }
     }
-}
-
-/// What Python's `bytes.strip()` leaves.
-fn stripped(bytes: &[u8]) -> &[u8] {
-    let solid = |byte: &u8| !matches!(byte, b' ' | b'\t'..=b'\r');
-    let end = bytes.iter().rposition(solid).map_or(0, |last| last + 1);
-    let start = bytes[..end].iter().position(solid).unwrap_or(end);
-    &bytes[start..end]
 }
 
 /// What Python's `ascii()` gives.

@@ -11,9 +11,8 @@ pub const SEED: &[u8] = b"inference-rollouts/1";
 /// Debts between epochs are rounded to this, or the integers would grow with every weight change.
 const GRAIN: i128 = 1 << 20;
 
-/// Largest weight that is taken: far beyond every schema, and no product here leaves 128 bits.
-pub const MAX_WEIGHT: u64 = 1 << 30;
-/// Most targets of a split, as for Python: the product with `MAX_WEIGHT` bounds the sum of the weights.
+/// Twice as many as one rule may have. Of two targets the weights add up to less than 2^40, so that no product here,
+/// of two sums in units of `GRAIN`, leaves 128 bits.
 pub const MAX_TARGETS: usize = 200;
 
 /// A model name and its weight, an integer whose sum over the targets is the whole.
