@@ -372,7 +372,7 @@ impl BodyScanner {
 }
 
 /// Whether the source of a key, without its quotes, is this name. Python compares one character per byte.
-fn is_name(raw: &[u8], name: &str) -> bool {
+pub(crate) fn is_name(raw: &[u8], name: &str) -> bool {
     if !raw.contains(&b'\\') {
         return raw.iter().map(|byte| u32::from(*byte)).eq(name.chars().map(u32::from));
     }
@@ -391,7 +391,7 @@ fn is_name(raw: &[u8], name: &str) -> bool {
     units.into_iter().eq(name.encode_utf16())
 }
 
-fn skip_space(text: &[u8], mut pos: usize) -> usize {
+pub(crate) fn skip_space(text: &[u8], mut pos: usize) -> usize {
     while matches!(text.get(pos), Some(b' ' | b'\t' | b'\n' | b'\r')) {
         pos += 1;
     }
