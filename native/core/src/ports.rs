@@ -1,9 +1,8 @@
 //! What an exchange needs from its surroundings: a decision, somebody to tell, and memory for bodies.
 
-use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::body::Wanted;
 use crate::measure::ObservedResponse;
 use crate::messages::Headers;
 use crate::refusals::Refusal;
@@ -12,7 +11,7 @@ use crate::routing::{Decision, Request};
 /// What decides; the `Router` of the product.
 pub trait Routing {
     /// Top-level members of the body to read for it, the model included.
-    fn body_fields(&self) -> Arc<HashSet<String>>;
+    fn body_fields(&self) -> Wanted;
 
     /// Decide on one request.
     fn route(&self, headers: &Headers, request: &Request, now: f64) -> Result<Decision, Refusal>;
@@ -32,8 +31,7 @@ pub trait Observer {
 
 /// Bytes of request bodies held at the moment by all streams, and per stream at most.
 ///
-/// 64 MiB is what the largest multimodal requests have; three of them fit, so that a burst ends in 503 rather than in
-/// the kernel's out-of-memory killer.
+/// Shared by all threads: a body is counted before it is held, so that the total is never exceeded.
 #[derive(Debug)]
 pub struct BufferBudget {
     pub body_limit: usize,
@@ -42,25 +40,25 @@ pub struct BufferBudget {
 }
 
 impl BufferBudget {
-    /// Limits in bytes.
+    #[must_use]
     pub fn new(body_limit: usize, total_limit: usize) -> Self {
         Self { body_limit, total_limit, used: AtomicUsize::new(0) }
     }
 
-    /// Count `size` more bytes; false, and nothing counted, when they do not fit.
-    pub fn take(&self, size: usize) -> bool {
-        let fits = |used: usize| used.checked_add(size).filter(|sum| *sum <= self.total_limit);
-        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
-    }
-
-    /// Give back what `take` counted.
-    pub fn give(&self, size: usize) {
-        self.used.fetch_sub(size, Ordering::Relaxed);
-    }
-
-    /// Bytes held at the moment.
+    /// Bytes that are held now.
+    #[must_use]
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// Count `size` more bytes, if there is room for them.
+    pub(crate) fn take(&self, size: usize) -> bool {
+        let more = |used: usize| used.checked_add(size).filter(|used| *used <= self.total_limit);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    pub(crate) fn give_back(&self, size: usize) {
+        self.used.fetch_sub(size, Ordering::Relaxed);
     }
 }
 

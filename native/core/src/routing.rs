@@ -5,13 +5,14 @@
 //! however many threads there are. What takes long, hashing a prompt, is done outside it.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use bytes::Bytes;
 
+use crate::body::Wanted;
 use crate::content::strip;
 use crate::endpoints::{Endpoint, Subset};
 use crate::messages::Headers;
@@ -90,7 +91,7 @@ pub type Shares = BTreeMap<Arc<str>, BTreeMap<Arc<str>, u64>>;
 #[derive(Debug)]
 pub struct Router {
     state: Mutex<State>,
-    body_fields: RwLock<Arc<HashSet<String>>>,
+    body_fields: RwLock<Wanted>,
     hasher: BlockHasher,
     several: AtomicBool, // whether there is a choice of pods, so that the blocks of a prompt matter
 }
@@ -105,7 +106,7 @@ impl Router {
         };
         Self {
             state: Mutex::new(state),
-            body_fields: RwLock::new(Arc::new(body_fields(&Snapshot::default()))),
+            body_fields: RwLock::new(body_fields(&Snapshot::default())),
             hasher: BlockHasher::default(),
             several: AtomicBool::new(false),
         }
@@ -113,7 +114,7 @@ impl Router {
 
     /// Take over a new state of the cluster. Splits whose weights did not change go on. `wall`: Unix time.
     pub fn update(&self, snapshot: Snapshot, now: f64, wall: f64) {
-        let fields = Arc::new(body_fields(&snapshot));
+        let fields = body_fields(&snapshot);
         self.several.store(snapshot.endpoints.len() > 1, Ordering::Relaxed);
         self.lock().update(snapshot, now, wall);
         *self.body_fields.write().unwrap_or_else(PoisonError::into_inner) = fields;
@@ -131,7 +132,7 @@ impl Router {
 }
 
 impl Routing for Router {
-    fn body_fields(&self) -> Arc<HashSet<String>> {
+    fn body_fields(&self) -> Wanted {
         Arc::clone(&self.body_fields.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -142,13 +143,14 @@ impl Routing for Router {
     }
 }
 
-fn body_fields(snapshot: &Snapshot) -> HashSet<String> {
-    let mut fields: HashSet<String> = PROMPTS.iter().copied().chain(["model"]).map(str::to_owned).collect();
+/// Top-level members of the body that decide: the model, the prompt, the fields of sticky keys.
+fn body_fields(snapshot: &Snapshot) -> Wanted {
+    let mut fields: BTreeSet<String> = PROMPTS.iter().copied().chain(["model"]).map(str::to_owned).collect();
     let policies = snapshot.policies.values().map(|policy| &**policy);
     let policies = policies.chain(snapshot.variants.iter().map(|rule| &rule.policy));
     let keys = policies.filter_map(|policy| policy.sticky.as_ref());
     fields.extend(keys.filter(|key| key.source == KeySource::BodyField).map(|key| key.name.to_string()));
-    fields
+    fields.into_iter().collect()
 }
 
 /// What a router knows and counts.
