@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::encoding::Encoded;
+
 /// What becomes of a stream after the replies to a message.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Flow {
@@ -15,8 +17,8 @@ pub enum Flow {
 
 /// One ext_proc stream. `now`: monotonic seconds.
 pub trait StreamLogic: Send {
-    /// Append the replies to the bytes of one message.
-    fn receive(&mut self, message: Bytes, now: f64, out: &mut Vec<Bytes>) -> Flow;
+    /// Append the replies to the bytes of one message. Bodies in them share what came: nothing is copied.
+    fn receive(&mut self, message: Bytes, now: f64, out: &mut Vec<Encoded>) -> Flow;
 
     /// Whether the request is not complete yet, so that the limit on its time holds.
     fn waiting(&self) -> bool;
@@ -26,10 +28,10 @@ pub trait StreamLogic: Send {
     fn expects_response(&self) -> bool;
 
     /// The request was not complete within `seconds`: append the refusal, if one is due, and end the stream.
-    fn expire(&mut self, seconds: f64, out: &mut Vec<Bytes>);
+    fn expire(&mut self, seconds: f64, out: &mut Vec<Encoded>);
 
     /// The peer half-closed: append the last reply, if one is due, and end the stream.
-    fn half_closed(&mut self, now: f64, out: &mut Vec<Bytes>);
+    fn half_closed(&mut self, now: f64, out: &mut Vec<Encoded>);
 
     /// The stream is over, whoever ended it. Safe to call more than once.
     fn closed(&mut self, now: f64);

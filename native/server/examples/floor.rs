@@ -5,53 +5,27 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
+use rollouts_core::encoding::{Encoded, encode};
+use rollouts_core::messages::{Outgoing, Segments, Side};
 use rollouts_server::{Config, Flow, Logic, StreamLogic, resolve, serve};
 
-const PIECE: usize = 62_000;
 const MAX_LAST: usize = 16_384;
 const TAIL: usize = 512;
 
-fn varint(out: &mut BytesMut, mut number: usize) {
-    while number >= 0x80 {
-        out.put_u8((number & 0x7F) as u8 | 0x80);
-        number >>= 7;
-    }
-    out.put_u8(number as u8);
-}
-
-fn wrap(tag: u8, payload: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(payload.len() + 6);
-    out.put_u8(tag);
-    varint(&mut out, payload.len());
-    out.extend_from_slice(payload);
-    out.freeze()
-}
-
-fn body_reply(tag: u8, body: &[u8], end: bool) -> Bytes {
-    let size = |number: usize| if number < 0x80 { 1 } else if number < 0x4000 { 2 } else { 3 };
-    let streamed = 1 + size(body.len()) + body.len() + 2 * usize::from(end);
-    let mut out = BytesMut::with_capacity(body.len() + 24);
-    let mut lengths = [streamed; 4];
-    for index in (0..3).rev() {
-        lengths[index] = 1 + size(lengths[index + 1]) + lengths[index + 1];
-    }
-    for (tag, length) in [tag, 0x0A, 0x1A, 0x1A].into_iter().zip(lengths) {
-        out.put_u8(tag);
-        varint(&mut out, length);
-    }
-    out.put_u8(0x0A);
-    varint(&mut out, body.len());
-    out.extend_from_slice(body);
-    if end {
-        out.extend_from_slice(&[0x10, 0x01]);
-    }
-    out.freeze()
-}
-
 /// As long as a real one.
-fn header_reply() -> Bytes {
-    wrap(0x0A, &wrap(0x0A, &[b'x'; 186]))
+const HEADER_REPLY: [u8; 190] = {
+    let mut reply = [b'x'; 190];
+    [reply[0], reply[1], reply[2]] = [0x0A, 0xBB, 0x01];
+    reply
+};
+
+fn plain(reply: &[u8]) -> Encoded {
+    Encoded { head: reply.to_vec(), ..Encoded::default() }
+}
+
+fn body_reply(side: Side, body: Bytes, end: bool) -> Encoded {
+    encode(&Outgoing::Body { side, body: [body].into_iter().collect(), end_of_stream: end })
 }
 
 /// The body bytes of a body message as the driver makes it: tag, length, tag, length, bytes, end.
@@ -69,20 +43,19 @@ fn payload(message: &Bytes, last: bool) -> Bytes {
 
 struct Floor {
     leave: bool,
-    header: Bytes,
 }
 
+#[derive(Default)]
 struct Stream {
     leave: bool,
-    header: Bytes,
-    held: Vec<Bytes>,
+    held: Segments,
 }
 
 impl Logic for Floor {
     type Stream = Stream;
 
     fn open(&self, _: f64) -> Stream {
-        Stream { leave: self.leave, header: self.header.clone(), held: Vec::new() }
+        Stream { leave: self.leave, ..Stream::default() }
     }
 
     fn ready(&self) -> bool {
@@ -91,25 +64,24 @@ impl Logic for Floor {
 }
 
 impl Stream {
-    fn answer(&mut self, out: &mut Vec<Bytes>) {
-        out.push(self.header.clone());
-        let body = self.held.concat();
-        let mut pieces: Vec<&[u8]> = body.chunks(PIECE).collect();
-        if let Some(last) = pieces.pop() {
-            if self.leave && last.len() > MAX_LAST {
-                let (most, tail) = last.split_at(last.len() - TAIL);
-                pieces.extend([most, tail]);
-            } else {
-                pieces.push(last);
-            }
+    /// The body as it came, in the pieces in which a picker sends it.
+    fn answer(&mut self, out: &mut Vec<Encoded>) {
+        out.push(plain(&HEADER_REPLY));
+        let mut held = std::mem::take(&mut self.held);
+        if self.leave
+            && let Some(last) = held.pop()
+        {
+            let mut last = last;
+            let tail = if last.len() > MAX_LAST { last.split_off(last.len() - TAIL) } else { Bytes::new() };
+            held.extend([last, tail].into_iter().filter(|part| !part.is_empty()));
         }
-        let count = pieces.len();
-        out.extend(pieces.into_iter().enumerate().map(|(at, piece)| body_reply(0x1A, piece, at + 1 == count)));
+        let count = held.len();
+        out.extend(held.into_iter().enumerate().map(|(at, part)| body_reply(Side::Request, part, at + 1 == count)));
     }
 }
 
 impl StreamLogic for Stream {
-    fn receive(&mut self, message: Bytes, _: f64, out: &mut Vec<Bytes>) -> Flow {
+    fn receive(&mut self, message: Bytes, _: f64, out: &mut Vec<Encoded>) -> Flow {
         let last = message.ends_with(&[0x10, 0x01]);
         match message.first() {
             Some(0x22) => {
@@ -121,11 +93,11 @@ impl StreamLogic for Stream {
                 Flow::Open
             }
             Some(0x1A) => {
-                out.push(Bytes::from_static(&[0x12, 0x00]));
+                out.push(plain(&[0x12, 0x00]));
                 if message.ends_with(&[0x18, 0x01]) { Flow::Close } else { Flow::Open }
             }
             Some(0x2A) => {
-                out.push(body_reply(0x22, &payload(&message, last), last));
+                out.push(body_reply(Side::Response, payload(&message, last), last));
                 if last { Flow::Close } else { Flow::Open }
             }
             _ => Flow::Open,
@@ -140,9 +112,9 @@ impl StreamLogic for Stream {
         false
     }
 
-    fn expire(&mut self, _: f64, _: &mut Vec<Bytes>) {}
+    fn expire(&mut self, _: f64, _: &mut Vec<Encoded>) {}
 
-    fn half_closed(&mut self, _: f64, _: &mut Vec<Bytes>) {}
+    fn half_closed(&mut self, _: f64, _: &mut Vec<Encoded>) {}
 
     fn closed(&mut self, _: f64) {}
 }
@@ -161,7 +133,7 @@ fn main() {
         clock: 0.0,
         events: Arc::new(|event| eprintln!("{event:?}")),
     };
-    let _server = serve(Arc::new(Floor { leave, header: header_reply() }), config).expect("a free port");
+    let _server = serve(Arc::new(Floor { leave }), config).expect("a free port");
     loop {
         std::thread::park();
     }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use rollouts_core::encoding::Encoded;
 use rollouts_core::stream::{Flow, Logic, RESET_FOLLOWS, StreamLogic};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
@@ -81,9 +82,9 @@ pub(crate) struct Writer {
 
 impl Writer {
     /// Send these messages. Returns when they are with HTTP/2, which takes no more than the peer's window.
-    pub(crate) async fn send(&mut self, messages: &mut Vec<Bytes>) -> Result<(), Gone> {
+    pub(crate) async fn send(&mut self, messages: &mut Vec<Encoded>) -> Result<(), Gone> {
         let total: usize = messages.iter().map(Piece::size).sum();
-        if total <= JOINED && messages.len() > 1 {
+        if total <= JOINED {
             let piece = Piece::joined(messages, total);
             messages.clear();
             return self.piece(piece, total).await;
@@ -345,7 +346,7 @@ async fn half_closed<L: Logic>(stream: &mut Closing<'_, L>, writer: &mut Writer)
     last_words(writer, said, &mut replies).await
 }
 
-async fn last_words(writer: &mut Writer, said: Result<(), Status>, replies: &mut Vec<Bytes>) -> Result<Status, Gone> {
+async fn last_words(writer: &mut Writer, said: Result<(), Status>, replies: &mut Vec<Encoded>) -> Result<Status, Gone> {
     if let Err(status) = said {
         return Ok(status);
     }

@@ -1,8 +1,10 @@
 //! gRPC's framing: a flag, a length of four bytes, a message; cut into DATA frames without regard to messages.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use rollouts_core::encoding::Encoded;
 
 use crate::limits::MAX_ASSEMBLING;
 
@@ -127,80 +129,102 @@ impl Drop for Assembler<'_> {
     }
 }
 
-/// What goes out in one DATA frame: a prefix and a message that is not copied, or whole messages without a prefix.
+/// What goes out in one DATA frame: messages with their prefixes, in parts that are not copied when they are long.
 #[derive(Debug)]
 pub(crate) struct Piece {
-    prefix: [u8; PREFIX],
-    sent: usize,
-    body: Bytes,
+    first: Bytes,
+    rest: VecDeque<Bytes>,
+    remaining: usize,
 }
 
 impl Piece {
-    pub(crate) fn message(body: Bytes) -> Self {
-        Self { prefix: prefix(body.len()), sent: 0, body }
+    /// One message; its body is shared.
+    pub(crate) fn message(message: Encoded) -> Self {
+        let remaining = Self::size(&message);
+        let mut first = BytesMut::with_capacity(PREFIX + message.head.len());
+        put_prefix(&mut first, remaining - PREFIX);
+        first.extend_from_slice(&message.head);
+        let mut rest: VecDeque<Bytes> = message.body.into_iter().filter(|part| !part.is_empty()).collect();
+        if !message.tail.is_empty() {
+            rest.push_back(Bytes::from_static(message.tail));
+        }
+        Self { first: first.freeze(), rest, remaining }
     }
 
-    /// All these messages in one buffer, copied.
-    pub(crate) fn joined(messages: &[Bytes], length: usize) -> Self {
+    /// All these messages in one buffer of `length` bytes, copied.
+    pub(crate) fn joined(messages: &[Encoded], length: usize) -> Self {
         let mut buffer = BytesMut::with_capacity(length);
         for message in messages {
-            buffer.extend_from_slice(&prefix(message.len()));
-            buffer.extend_from_slice(message);
+            put_prefix(&mut buffer, message.len());
+            buffer.extend_from_slice(&message.head);
+            message.body.iter().for_each(|part| buffer.extend_from_slice(part));
+            buffer.extend_from_slice(message.tail);
         }
-        Self { prefix: [0; PREFIX], sent: PREFIX, body: buffer.freeze() }
+        Self { first: buffer.freeze(), rest: VecDeque::new(), remaining: length }
     }
 
     /// The first `count` bytes, which are taken away here.
     pub(crate) fn split_to(&mut self, count: usize) -> Self {
-        let of_prefix = count.min(PREFIX - self.sent);
-        let mut first = Self { prefix: self.prefix, sent: self.sent, body: Bytes::new() };
-        if of_prefix < PREFIX - self.sent {
-            // A window of less than five bytes: shift, so that the part ends where the prefix does.
-            let part = &self.prefix[self.sent..self.sent + of_prefix];
-            first.sent = PREFIX - of_prefix;
-            first.prefix[PREFIX - of_prefix..].copy_from_slice(part);
+        let mut parts = VecDeque::new();
+        let mut wanted = count;
+        while wanted > 0 {
+            let take = wanted.min(self.first.len());
+            parts.push_back(self.first.split_to(take));
+            self.settle();
+            wanted -= take;
         }
-        self.sent += of_prefix;
-        first.body = self.body.split_to(count - of_prefix);
-        first
+        self.remaining -= count;
+        Self { first: parts.pop_front().unwrap_or_default(), rest: parts, remaining: count }
     }
 
     /// Bytes that `message` takes on the wire.
-    pub(crate) fn size(message: &Bytes) -> usize {
+    pub(crate) fn size(message: &Encoded) -> usize {
         PREFIX + message.len()
+    }
+
+    /// `first` is empty only at the end.
+    fn settle(&mut self) {
+        if self.first.is_empty()
+            && let Some(next) = self.rest.pop_front()
+        {
+            self.first = next;
+        }
     }
 }
 
-fn prefix(length: usize) -> [u8; PREFIX] {
+fn put_prefix(out: &mut BytesMut, length: usize) {
     // The core makes no message of 4 GiB: bodies are cut long before.
-    let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
-    [0, a, b, c, d]
+    out.put_u8(0);
+    out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
 }
 
 impl Buf for Piece {
     fn remaining(&self) -> usize {
-        PREFIX - self.sent + self.body.len()
+        self.remaining
     }
 
     fn chunk(&self) -> &[u8] {
-        if self.sent < PREFIX { &self.prefix[self.sent..] } else { &self.body }
+        &self.first
     }
 
     fn chunks_vectored<'a>(&'a self, slices: &mut [std::io::IoSlice<'a>]) -> usize {
+        let parts = std::iter::once(&self.first).chain(&self.rest).filter(|part| !part.is_empty());
         let mut used = 0;
-        for part in [&self.prefix[self.sent..], &self.body[..]] {
-            if !part.is_empty() && used < slices.len() {
-                slices[used] = std::io::IoSlice::new(part);
-                used += 1;
-            }
+        for (slice, part) in slices.iter_mut().zip(parts) {
+            *slice = std::io::IoSlice::new(part);
+            used += 1;
         }
         used
     }
 
-    fn advance(&mut self, count: usize) {
-        let of_prefix = count.min(PREFIX - self.sent);
-        self.sent += of_prefix;
-        self.body.advance(count - of_prefix);
+    fn advance(&mut self, mut count: usize) {
+        self.remaining -= count;
+        while count > 0 {
+            let take = count.min(self.first.len());
+            self.first.advance(take);
+            self.settle();
+            count -= take;
+        }
     }
 }
 
@@ -209,12 +233,12 @@ mod tests {
     use super::*;
 
     fn wire(messages: &[Vec<u8>]) -> Vec<u8> {
-        let mut out = Vec::new();
+        let mut out = BytesMut::new();
         for message in messages {
-            out.extend_from_slice(&prefix(message.len()));
+            put_prefix(&mut out, message.len());
             out.extend_from_slice(message);
         }
-        out
+        out.to_vec()
     }
 
     #[test]
@@ -270,17 +294,31 @@ mod tests {
     #[test]
     fn a_piece_can_be_cut_anywhere() {
         let body = Bytes::from((0..40u8).collect::<Vec<_>>());
-        let whole = wire(&[body.to_vec()]);
+        let message = Encoded {
+            head: b"head".to_vec(),
+            body: [body.slice(..7), Bytes::new(), body.slice(7..)].into_iter().collect(),
+            tail: b"\x10\x01",
+        };
+        let whole = wire(&[[b"head", &body[..], b"\x10\x01"].concat()]);
         for first in 0..=whole.len() {
-            let mut rest = Piece::message(body.clone());
+            let mut rest = Piece::message(message.clone());
             let mut start = rest.split_to(first);
             let mut got = start.copy_to_bytes(start.remaining()).to_vec();
             assert_eq!(got.len(), first);
             got.extend_from_slice(&rest.copy_to_bytes(rest.remaining()));
             assert_eq!(got, whole, "cut at {first}");
+            assert!(!rest.has_remaining());
         }
-        let two = [body.clone(), Bytes::from_static(b"x")];
-        let mut joined = Piece::joined(&two, 51);
-        assert_eq!(joined.copy_to_bytes(51), wire(&[body.to_vec(), b"x".to_vec()]));
+        let mut joined = Piece::joined(&[message.clone(), message], 2 * whole.len());
+        assert_eq!(joined.copy_to_bytes(2 * whole.len()), whole.repeat(2));
+    }
+
+    #[test]
+    fn a_piece_shows_all_its_parts_at_once() {
+        let part = Bytes::from_static(b"abc");
+        let piece = Piece::message(Encoded { body: [part.clone(), part].into_iter().collect(), ..Encoded::default() });
+        let mut slices = [std::io::IoSlice::new(&[]); 8];
+        assert_eq!(piece.chunks_vectored(&mut slices), 3);
+        assert_eq!(slices.iter().map(|slice| slice.len()).sum::<usize>(), piece.remaining());
     }
 }

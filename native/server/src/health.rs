@@ -3,8 +3,8 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use bytes::Bytes;
 use h2::RecvStream;
+use rollouts_core::encoding::Encoded;
 use rollouts_core::stream::Logic;
 
 use crate::exchange::{Gone, Status, Writer, unacceptable};
@@ -30,8 +30,8 @@ enum Serving {
 }
 
 impl Serving {
-    fn message(self) -> Bytes {
-        Bytes::copy_from_slice(&[0x08, self as u8])
+    fn message(self) -> Encoded {
+        Encoded { head: vec![0x08, self as u8], ..Encoded::default() }
     }
 }
 
