@@ -1,9 +1,16 @@
 //! The native picker, as Python sees it.
 
+mod convert;
+mod exchange;
+mod picker;
+
 use pyo3::prelude::*;
 
-/// The module.
+/// The picker's data path in Rust. `rollouts.picker.native` uses it; everything else is for its tests.
 #[pymodule]
-fn inference_rollouts_native(_module: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+fn inference_rollouts_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<picker::Picker>()?;
+    module.add_class::<exchange::Budget>()?;
+    module.add_class::<exchange::Exchange>()?;
+    module.add("__version__", env!("CARGO_PKG_VERSION"))
 }
