@@ -1,6 +1,33 @@
-//! What an exchange needs from its surroundings; here the memory for bodies.
+//! What an exchange needs from its surroundings: a decision, somebody to tell, and memory for bodies.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::body::Wanted;
+use crate::measure::ObservedResponse;
+use crate::messages::Headers;
+use crate::refusals::Refusal;
+use crate::routing::{Decision, Request};
+
+/// What decides; the `Router` of the product.
+pub trait Routing {
+    /// Top-level members of the body to read for it, the model included.
+    fn body_fields(&self) -> Wanted;
+
+    /// Decide on one request.
+    fn route(&self, headers: &Headers, request: &Request, now: f64) -> Result<Decision, Refusal>;
+}
+
+/// What is told about each request, once.
+pub trait Observer {
+    /// The picker answered itself.
+    fn refused(&self, refusal: &Refusal);
+
+    /// The request went to a pod; a measured one is also reported at its end.
+    fn dispatched(&self, decision: &Decision);
+
+    /// The response to a measured request is over.
+    fn measured(&self, decision: &Decision, measurement: &ObservedResponse);
+}
 
 /// Bytes of request bodies held at the moment by all streams, and per stream at most.
 ///
