@@ -41,6 +41,13 @@ impl Host {
     }
 }
 
+impl std::fmt::Display for Host {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let between = if self.scope.is_empty() { "" } else { "%" };
+        write!(out, "{}{between}{}", self.address, self.scope)
+    }
+}
+
 /// One address of one pod. `ready_since` is Unix time, 0 when not known. `draining`: about to go.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
@@ -62,6 +69,12 @@ pub struct Subset {
 }
 
 impl Subset {
+    /// Hosts with a port, and hosts with every port, in words.
+    pub fn parts(&self) -> (Vec<(String, u32)>, Vec<String>) {
+        let pairs = self.pairs.iter().map(|(host, port)| (host.to_string(), *port));
+        (pairs.collect(), self.hosts.iter().map(Host::to_string).collect())
+    }
+
     /// Whether the endpoint is one of them.
     pub fn allows(&self, endpoint: &Endpoint) -> bool {
         endpoint.host.as_ref().is_some_and(|host| {

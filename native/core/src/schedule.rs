@@ -73,6 +73,8 @@ pub struct ScheduledPod {
     pub load: Load,
     /// Requests since the last scrape began.
     pub dispatched: i64,
+    /// Whether it has ever said which models it serves.
+    pub listed: bool,
     first_seen: f64,
     scraped_at: f64,
     credit: f64, // of the slow start
@@ -86,6 +88,7 @@ impl ScheduledPod {
             endpoint,
             load: Load::default(),
             dispatched: 0,
+            listed: false,
             first_seen,
             scraped_at: -1e9,
             credit: 0.0,
@@ -189,6 +192,7 @@ impl Scheduler {
         for adapter in &load.active_adapters {
             pod.work_on(adapter, now);
         }
+        pod.listed |= load.models.is_some();
         (pod.load, pod.scraped_at, pod.dispatched) = (load, now, missed);
         if !same {
             self.list_models();

@@ -101,7 +101,7 @@ impl VariantSplit {
 
     /// Whether a pod of the variant has listed its models since there is the variant: later ones serve the same.
     pub fn is_told(&self, variant: usize, scheduler: &Scheduler) -> bool {
-        let listed = |at: &usize| scheduler.pods()[*at].load.models.is_some();
+        let listed = |at: &usize| scheduler.pods()[*at].listed;
         self.told.contains(&self.rule.variants[variant].name) || self.pods[variant].iter().any(listed)
     }
 

@@ -5,13 +5,18 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyString, PyTuple};
-use rollouts_core::endpoints::{Endpoint, Host};
+use rollouts_core::endpoints::{Endpoint, Host, Subset, parse_subset};
+use rollouts_core::measure::{Ending, ObservedResponse};
+use rollouts_core::messages::Headers;
 use rollouts_core::policies::{KeySource, ModelPolicy, StickyKey};
+use rollouts_core::refusals::Refusal;
+use rollouts_core::routing::{Decision, Request, Unread};
 use rollouts_core::rules::{Rule, RuleBook};
 use rollouts_core::schedule::{Load, Names};
 use rollouts_core::snapshot::Snapshot;
 use rollouts_core::split::SplitTarget;
 use rollouts_core::variants::{PoolVariant, VariantRule};
+use rollouts_core::wire::MetadataValue;
 
 type Value<'py> = Bound<'py, PyAny>;
 
@@ -154,4 +159,99 @@ pub fn load(value: &Value<'_>, models: Option<Names>, adapters: Names) -> PyResu
         models,
         adapters,
     })
+}
+
+/// Lower-case names of headers to values, both bytes.
+pub fn headers(value: &Value<'_>) -> PyResult<Headers> {
+    let mut found: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    for pair in value.call_method0("items")?.try_iter()? {
+        found.push(pair?.extract()?);
+    }
+    Ok(Headers::from_pairs(found))
+}
+
+/// `rollouts.picker.core.routing.Request`, without its headers.
+pub fn request(value: &Value<'_>) -> PyResult<Request> {
+    let unread = value.getattr("unread")?;
+    let subset = value.getattr("subset")?;
+    let prompt: Vec<u8> = value.getattr("prompt")?.extract()?;
+    Ok(Request {
+        model: sent(&value.getattr("model")?)?,
+        fields: value.getattr("fields")?.extract()?,
+        prompt: prompt.into(),
+        subset: if subset.is_none() { None } else { Some(hint(&subset)?) },
+        has_body: value.getattr("has_body")?.extract()?,
+        unread: if unread.is_none() {
+            None
+        } else {
+            Some(Unread { refusal: refusal(&unread.getattr("refusal")?)?, hidden: unread.getattr("hidden")?.extract()? })
+        },
+    })
+}
+
+fn hint(value: &Value<'_>) -> PyResult<Subset> {
+    let pairs: HashSet<(String, u32)> = value.getattr("pairs")?.extract()?;
+    let hosts: HashSet<String> = value.getattr("hosts")?.extract()?;
+    let paired = pairs.into_iter().map(|(host, port)| format!("[{host}]:{port}"));
+    let entries = hosts.into_iter().chain(paired).map(MetadataValue::Text).collect();
+    Ok(parse_subset(Some(&MetadataValue::List(entries))).unwrap_or_default())
+}
+
+/// `rollouts.picker.core.routing.Refusal`.
+pub fn refusal(value: &Value<'_>) -> PyResult<Refusal> {
+    let text = |name: &str| -> PyResult<String> { value.getattr(name)?.extract() };
+    Ok(Refusal {
+        status: value.getattr("status")?.extract()?,
+        reason: text("reason")?.into(),
+        message: text("message")?.into(),
+        model: text("model")?,
+        target: text("target")?,
+        variant: text("variant")?,
+        pool_split: text("pool_split")?,
+    })
+}
+
+/// `rollouts.picker.core.routing.Decision`.
+pub fn decision(value: &Value<'_>) -> PyResult<Decision> {
+    Ok(Decision {
+        model: sent(&value.getattr("model")?)?,
+        target: sent(&value.getattr("target")?)?,
+        endpoint: Arc::new(endpoint(&value.getattr("endpoint")?)?),
+        measured: value.getattr("measured")?.extract()?,
+        restored: value.getattr("restored")?.extract()?,
+        split: value.getattr("split")?.extract()?,
+        variant: sent(&value.getattr("variant")?)?,
+        pool_split: sent(&value.getattr("pool_split")?)?,
+    })
+}
+
+/// A refusal's fields, in the order of Python's.
+pub type RefusalFields = (u16, String, String, String, String, String, String);
+/// A decision's fields, in the order of Python's; of the endpoint its address.
+pub type DecisionFields = (String, String, String, bool, bool, bool, String, String);
+/// A measurement's fields: ending by name, status, e2e, ttft, time per output token, prompt and completion tokens.
+pub type ResponseFields =
+    (&'static str, u16, Option<f64>, Option<f64>, Option<f64>, Option<u64>, Option<u64>);
+
+pub fn refusal_fields(refusal: &Refusal) -> RefusalFields {
+    let Refusal { status, reason, message, model, target, variant, pool_split } = refusal.clone();
+    (status, reason.into_owned(), message.into_owned(), model, target, variant, pool_split)
+}
+
+pub fn decision_fields(decision: &Decision) -> DecisionFields {
+    let Decision { model, target, endpoint, measured, restored, split, variant, pool_split } = decision;
+    let address = endpoint.address.to_string();
+    let (model, target) = (model.to_string(), target.to_string());
+    (model, target, address, *measured, *restored, *split, variant.to_string(), pool_split.to_string())
+}
+
+pub fn response_fields(response: &ObservedResponse) -> ResponseFields {
+    let ending = match response.ending {
+        Ending::Complete => "COMPLETE",
+        Ending::HeadersOnly => "HEADERS_ONLY",
+        Ending::Aborted => "ABORTED",
+        Ending::Failed => "FAILED",
+    };
+    let ObservedResponse { status, e2e, ttft, time_per_output_token, prompt_tokens, completion_tokens, .. } = response;
+    (ending, *status, *e2e, *ttft, *time_per_output_token, *prompt_tokens, *completion_tokens)
 }

@@ -1,6 +1,7 @@
 //! The native picker, as Python sees it.
 
 mod convert;
+mod exchange;
 mod picker;
 mod serve;
 
@@ -10,6 +11,8 @@ use pyo3::prelude::*;
 #[pymodule]
 fn inference_rollouts_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<picker::Picker>()?;
+    module.add_class::<exchange::Budget>()?;
+    module.add_class::<exchange::Exchange>()?;
     module.add_class::<serve::Server>()?;
     module.add_function(wrap_pyfunction!(serve::serve, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))

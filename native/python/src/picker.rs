@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyTuple};
 use rollouts_core::counters::{Histogram, Labels, Series};
 use rollouts_core::picker::{Picker as Core, PickerConfig};
-use rollouts_core::ports::BufferBudget;
+use rollouts_core::ports::{BufferBudget, Routing};
 use rollouts_core::routing::{RouterConfig, Unready};
 use rollouts_core::schedule::Names;
 
@@ -136,6 +136,15 @@ impl Picker {
     /// Drop the series of pods that have been gone for a while. Call it now and then.
     fn forget(&self, py: Python<'_>, now: f64) {
         py.detach(|| self.core.counters().forget(now));
+    }
+
+    /// Decide on a Request: the fields of a Decision (of the endpoint its address), or those of a Refusal.
+    fn route<'py>(&self, py: Python<'py>, request: &Bound<'py, PyAny>, now: f64) -> PyResult<Bound<'py, PyTuple>> {
+        let (headers, asked) = (convert::headers(&request.getattr("headers")?)?, convert::request(request)?);
+        match self.core.router().route(&headers, &asked, now) {
+            Ok(decision) => convert::decision_fields(&decision).into_pyobject(py),
+            Err(refusal) => convert::refusal_fields(&refusal).into_pyobject(py),
+        }
     }
 
     /// What health says from now on.

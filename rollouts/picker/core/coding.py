@@ -121,9 +121,12 @@ class _Brotli:
     def feed(self, data: bytes) -> Iterator[bytes]:
         if data and self.finished:
             raise brotli.error("something follows its end")
-        yield self._stream.process(data, output_buffer_limit=PIECE)
-        while not self._stream.can_accept_more_data():
-            yield self._stream.process(b"", output_buffer_limit=PIECE)
+        piece = self._stream.process(data, output_buffer_limit=PIECE)
+        yield piece
+        # A full piece may leave output behind in the decoder, which then says that it can accept more.
+        while len(piece) >= PIECE or not self._stream.can_accept_more_data():
+            piece = self._stream.process(b"", output_buffer_limit=PIECE)
+            yield piece
         self.finished = self._stream.is_finished()
 
 

@@ -318,7 +318,7 @@ def _unavailable(request: Request, target: str, variant: str = "", source: str =
     elif variant:
         text = f"no pod of variant {variant} is ready to serve this"
     else:
-        text = f"no pod is ready to serve {target!r}" if target else "no pod of this pool is ready"
+        text = f"no pod is ready to serve {target!a}" if target else "no pod of this pool is ready"
     return Refusal(503, "rejected-no-endpoints", text, request.model, target, variant, source)
 
 

@@ -302,6 +302,15 @@ def test_what_the_pods_said_counts_until_a_new_pod_of_the_variant_has_said_somet
     assert sent(router, "m") == {"v2": "m-2"}
 
 
+def test_what_a_pod_said_counts_when_it_refuses_its_list_before_anybody_asked() -> None:
+    """Whether a request came in between must not matter."""
+    router = renaming()
+    load(router, v2=["m-2"])
+    router.scheduler.observe("10.0.2.1:8000", Load(), 100.0)
+
+    assert sent(router, "m") == {"v1": "m", "v2": "m-2"}
+
+
 def test_pods_that_refuse_their_list_leave_the_name_unless_the_split_is_for_one_model() -> None:
     whole, one = renaming(), renaming(modelName="m")
     for router in (whole, one):
