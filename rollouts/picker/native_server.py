@@ -34,7 +34,9 @@ class TlsFiles:
 class NativeServer:
     """Serves ext_proc and gRPC health; ``picker`` is the native one, which decides. No request takes the GIL."""
 
-    def __init__(self, picker: Any, *, config: ServerConfig | None = None, tls: TlsFiles | None = None) -> None:
+    def __init__(
+        self, picker: Any, *, config: ServerConfig | None = None, tls: TlsFiles | None = None
+    ) -> None:
         self._picker = picker
         self._config = config or ServerConfig()
         self._tls = tls
@@ -92,5 +94,11 @@ class NativeServer:
 
     def _tell(self) -> None:
         for event, text in self._server.events():
-            say = _log.info if event in _INFORMATIVE else _log.error if event == "stream_failed" else _log.warning
+            say = (
+                _log.info
+                if event in _INFORMATIVE
+                else _log.error
+                if event == "stream_failed"
+                else _log.warning
+            )
             say(event, **({"error": text} if text else {}))

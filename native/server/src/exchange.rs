@@ -169,7 +169,11 @@ pub(crate) async fn answer<L: Logic>(
 ) {
     let (head, mut body) = request.into_parts();
     if head.method != Method::POST || !is_grpc(&head.headers) {
-        let code = if head.method == Method::POST { StatusCode::UNSUPPORTED_MEDIA_TYPE } else { StatusCode::METHOD_NOT_ALLOWED };
+        let code = if head.method == Method::POST {
+            StatusCode::UNSUPPORTED_MEDIA_TYPE
+        } else {
+            StatusCode::METHOD_NOT_ALLOWED
+        };
         let mut response = Response::new(());
         *response.status_mut() = code;
         let _ = respond.send_response(response, true);
@@ -255,11 +259,7 @@ enum Arrival {
 }
 
 /// The loop of an ext_proc stream; it holds no state of its own.
-async fn process<L: Logic>(
-    shared: &Shared<L>,
-    body: &mut RecvStream,
-    writer: &mut Writer,
-) -> Result<Status, Gone> {
+async fn process<L: Logic>(shared: &Shared<L>, body: &mut RecvStream, writer: &mut Writer) -> Result<Status, Gone> {
     let mut stream = Closing { logic: shared.logic.open(shared.clock.now()), shared };
     let mut assembler = Assembler::new(shared.max_message, &shared.assembling);
     let expires = Instant::now() + shared.request_timeout;
@@ -300,7 +300,8 @@ async fn process<L: Logic>(
             Arrival::Expired => {
                 (shared.events)(Event::RequestTimedOut);
                 let seconds = shared.request_timeout.as_secs_f64();
-                return last_words(writer, stream.call(|logic| logic.expire(seconds, &mut replies)), &mut replies).await;
+                return last_words(writer, stream.call(|logic| logic.expire(seconds, &mut replies)), &mut replies)
+                    .await;
             }
         }
         loop {
@@ -356,7 +357,9 @@ async fn last_words(writer: &mut Writer, said: Result<(), Status>, replies: &mut
 
 pub(crate) fn unacceptable(problem: Unacceptable, most: usize) -> Status {
     match problem {
-        Unacceptable::TooLarge(size) => Status::new("8", format!("a message of {size} bytes; at most {most} are taken")),
+        Unacceptable::TooLarge(size) => {
+            Status::new("8", format!("a message of {size} bytes; at most {most} are taken"))
+        }
         Unacceptable::Compressed => Status::new("12", "compressed messages are not read"),
         Unacceptable::NoMemory => Status::new("8", "too many unfinished messages at once"),
     }

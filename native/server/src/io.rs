@@ -168,13 +168,7 @@ struct FrameCounter {
 
 impl FrameCounter {
     fn new() -> Self {
-        Self {
-            skip: PREFACE,
-            header: [0; FRAME_HEADER],
-            header_len: 0,
-            allowed: CHEAP_FRAMES,
-            since: Instant::now(),
-        }
+        Self { skip: PREFACE, header: [0; FRAME_HEADER], header_len: 0, allowed: CHEAP_FRAMES, since: Instant::now() }
     }
 
     fn look(&mut self, mut bytes: &[u8]) -> io::Result<()> {

@@ -222,8 +222,10 @@ async fn work<L: Logic>(shared: Arc<Shared<L>>, mut queue: mpsc::UnboundedReceiv
 async fn first(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
     let mut one = std::pin::pin!(one);
     let mut other = std::pin::pin!(other);
-    std::future::poll_fn(|cx| if one.as_mut().poll(cx).is_ready() { std::task::Poll::Ready(()) } else { other.as_mut().poll(cx) })
-        .await;
+    std::future::poll_fn(|cx| {
+        if one.as_mut().poll(cx).is_ready() { std::task::Poll::Ready(()) } else { other.as_mut().poll(cx) }
+    })
+    .await;
 }
 
 async fn accept_all<L: Logic>(
