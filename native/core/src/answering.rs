@@ -100,7 +100,7 @@ impl Answer {
     pub fn passing(&self, mut reader: RequestReader) -> Passing {
         let head = Outgoing::Headers(Side::Request, self.routed(self.content_length.clone()));
         let pieces = splice(reader.chunks(false), 0, 0, Bytes::new());
-        Passing { head: Some(head), pieces, reader: Some(reader) }
+        Passing { head: Some(head), pieces, next: None, reader: Some(reader) }
     }
 }
 
@@ -110,7 +110,7 @@ fn number(digits: &[u8]) -> Bytes {
     Bytes::copy_from_slice(&digits[start..])
 }
 
-/// The replies of [`Answer::streamed`]. What it holds stays counted until the last of it is given.
+/// The replies of [`Answer::streamed`]. What it holds stays counted until the last of it is sent.
 pub struct Streamed {
     ready: VecDeque<Outgoing>,
     pieces: Splice,
@@ -123,7 +123,7 @@ pub struct Streamed {
 impl Streamed {
     /// The last piece, for which there is nothing more to be held.
     fn last(&mut self, mut piece: Segments) {
-        self.reader = None;
+        count_with(&mut piece, self.reader.take());
         let size = length(&piece);
         if self.leaving && size > MAX_LAST {
             let tail = split_off(&mut piece, size - TAIL);
@@ -159,6 +159,7 @@ impl Iterator for Streamed {
 pub struct Passing {
     head: Option<Outgoing>,
     pieces: Splice,
+    next: Option<Segments>,
     reader: Option<RequestReader>,
 }
 
@@ -169,11 +170,20 @@ impl Iterator for Passing {
         if let Some(head) = self.head.take() {
             return Some(head);
         }
-        let piece = self.pieces.next();
-        if piece.is_none() {
-            self.reader = None;
+        let piece = self.next.take().or_else(|| self.pieces.next());
+        self.next = self.pieces.next();
+        let mut piece = piece?;
+        if self.next.is_none() {
+            count_with(&mut piece, self.reader.take());
         }
-        piece.map(|piece| body(Side::Request, piece, false))
+        Some(body(Side::Request, piece, false))
+    }
+}
+
+/// What the reader holds stays counted until the last bytes of it are sent.
+fn count_with(piece: &mut Segments, reader: Option<RequestReader>) {
+    if let (Some(last), Some(reader)) = (piece.last_mut(), reader) {
+        *last = reader.counted_with(std::mem::take(last));
     }
 }
 

@@ -74,6 +74,27 @@ impl HeldBody {
     }
 }
 
+/// Bytes that are counted until it is dropped.
+#[derive(Debug)]
+struct Counted {
+    bytes: Bytes,
+    _held: HeldBody,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl HeldBody {
+    /// The last bytes of the body: what is held stays counted until nobody has them any more, the transport included.
+    #[must_use]
+    pub fn counted_with(self, bytes: Bytes) -> Bytes {
+        Bytes::from_owner(Counted { bytes, _held: self })
+    }
+}
+
 impl Drop for HeldBody {
     fn drop(&mut self) {
         self.release();

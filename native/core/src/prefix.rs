@@ -15,8 +15,7 @@ const ENDS: [usize; 10] = {
     }
     ends
 };
-/// Bytes of a prompt that are looked at.
-pub const MAX_PREFIX: usize = ENDS[ENDS.len() - 1];
+const _: () = assert!(ENDS[ENDS.len() - 1] == crate::reader::MAX_PREFIX);
 
 /// Hashes kept, oldest out first: the prefixes of 20,000 long prompts.
 const MAX_ENTRIES: usize = 200_000;

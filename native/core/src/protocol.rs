@@ -15,7 +15,7 @@ use crate::ports::{BufferBudget, Observer, Routing};
 use crate::reader::{BodyEdit, RequestReader};
 use crate::refusals::{Refusal, immediate, too_large, too_slow};
 use crate::restore::NameRestorer;
-use crate::routing::Request;
+use crate::routing::{Decision, Request};
 use crate::wire::{MetadataValue, WireError, metadata_value};
 
 /// Why a stream is ended with an error.
@@ -95,7 +95,7 @@ pub struct Surroundings<R, O> {
 }
 
 /// The life of one HTTP request. `closing`: end the stream after the replies.
-pub struct Exchange<R, O: Observer> {
+pub struct Exchange<R, O> {
     around: Arc<Surroundings<R, O>>,
     keep: bool,
     named: bool, // the response's headers are to say the variant
@@ -104,6 +104,7 @@ pub struct Exchange<R, O: Observer> {
     reader: Option<RequestReader>,
     subset: MetadataValue,
     answer: Option<Answer>,
+    decision: Option<Decision>,
     meter: Option<ResponseMeter>,
     restorer: Option<NameRestorer>,
     passing: bool, // a full-duplex request body passes by: each chunk has to be given back
@@ -122,6 +123,7 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
             reader: None,
             subset: MetadataValue::Null,
             answer: None,
+            decision: None,
             meter: None,
             restorer: None,
             passing: false,
@@ -205,15 +207,14 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
 
     /// The peer says that nothing more comes from it: it wanted the destination, and has no response to show.
     pub fn half_closed(&mut self, now: f64, out: &mut Replies) {
-        if self.state == State::RequestBody && self.reader.as_ref().is_some_and(|reader| reader.held.size() == 0) {
+        if self.state == State::RequestBody && self.reader.as_ref().is_some_and(|reader| reader.size() == 0) {
             self.reader = None;
             self.without_body(State::Answered, true, now, out);
         } else if self.expects_response() {
             self.meter = None;
-            if let Some(answer) = &self.answer {
-                let mut decision = answer.decision.clone();
+            if let Some(decision) = &mut self.decision {
                 decision.measured = false;
-                self.around.observer.dispatched(&decision);
+                self.around.observer.dispatched(decision);
             }
         }
     }
@@ -239,7 +240,7 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
             self.open_ended(now, out);
         } else {
             let fields = self.around.routing.body_fields();
-            self.reader = Some(RequestReader::new(&self.headers, fields, Arc::clone(&self.around.budget)));
+            self.reader = Some(RequestReader::new(&self.headers, fields, &self.around.budget));
             self.state = State::RequestBody;
             if mode != BodyMode::FullDuplexStreamed {
                 out.push(Outgoing::Headers(Side::Request, Routed::default()));
@@ -253,9 +254,7 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
         self.state = state;
         let request = Request { subset: self.subset(), ..Request::default() };
         if self.decide(request, measurable, now, out) {
-            if let Some(answer) = &self.answer {
-                out.push(answer.head(&self.headers));
-            }
+            out.extend(self.answer.as_ref().map(Answer::head));
         }
     }
 
@@ -291,15 +290,15 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
 
     fn on_body(&mut self, body: Bytes, end_of_stream: bool, now: f64, out: &mut Replies) {
         let Some(reader) = &mut self.reader else { return };
-        if let Err(refusal) = reader.feed(body) {
+        if let Err(refusal) = reader.feed(&body) {
             self.refuse(&refusal, out);
         } else if end_of_stream {
             self.body_complete(false, now, out);
         } else if self.modes.request_body != BodyMode::FullDuplexStreamed {
             // BUFFERED_PARTIAL: Envoy's buffer was too small.
-            let refusal = too_large(reader.held.size());
+            let refusal = too_large(reader.size());
             self.refuse(&refusal, out);
-        } else if reader.unread.is_some() {
+        } else if reader.unread().is_some() {
             self.pass_by(now, out);
         }
     }
@@ -307,19 +306,19 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
     fn body_complete(&mut self, trailers: bool, now: f64, out: &mut Replies) {
         let subset = self.subset();
         let Some(reader) = &mut self.reader else { return };
-        let request = match reader.finish(subset) {
-            Ok(request) => request,
+        let request = match reader.finish() {
+            Ok(read) => Request::of(read, subset),
             Err(refusal) => return self.refuse(&refusal, out),
         };
         self.state = State::Answered;
         if !self.decide(request, true, now, out) {
             return;
         }
-        let (Some(answer), Some(reader)) = (&self.answer, &mut self.reader) else { return };
+        let (Some(answer), Some(reader)) = (&self.answer, self.reader.take()) else { return };
         if self.modes.request_body == BodyMode::FullDuplexStreamed {
-            answer.streamed(&self.headers, reader, trailers, self.closing, out);
+            out.extend(answer.streamed(reader, trailers, self.closing));
         } else {
-            out.push(answer.buffered(&self.headers, reader));
+            out.push(answer.buffered(reader));
         }
     }
 
@@ -327,8 +326,8 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
     fn pass_by(&mut self, now: f64, out: &mut Replies) {
         let subset = self.subset();
         let Some(reader) = &mut self.reader else { return };
-        let request = match reader.finish(subset) {
-            Ok(request) => request,
+        let request = match reader.finish() {
+            Ok(read) => Request::of(read, subset),
             Err(refusal) => return self.refuse(&refusal, out), // not reached: why it is not read is known
         };
         if !self.decide(request, true, now, out) {
@@ -337,8 +336,8 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
         self.state = State::Unbuffered;
         self.passing = true;
         self.closing = false;
-        if let (Some(answer), Some(reader)) = (&self.answer, &mut self.reader) {
-            answer.passing(&self.headers, reader, out);
+        if let (Some(answer), Some(reader)) = (&self.answer, self.reader.take()) {
+            out.extend(answer.passing(reader));
         }
     }
 
@@ -375,7 +374,9 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
         if decision.restored {
             self.restorer = Some(NameRestorer::new(&decision.model, &decision.target));
         }
-        self.answer = Some(Answer { decision, change, plain });
+        let address = Bytes::copy_from_slice(decision.endpoint.address.as_bytes());
+        self.answer = Some(Answer::new(address, &self.headers, change, plain));
+        self.decision = Some(decision);
         self.closing = self.leaves();
         true
     }
@@ -407,8 +408,8 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
         }
         self.closing = self.closing || self.leaves();
         let mut routed = Routed::default();
-        if let Some(answer) = self.answer.as_ref().filter(|_| self.named) {
-            let variant = Bytes::copy_from_slice(answer.decision.variant.as_bytes());
+        if let Some(decision) = self.decision.as_ref().filter(|_| self.named) {
+            let variant = Bytes::copy_from_slice(decision.variant.as_bytes());
             routed.set_headers = smallvec![(self.around.variant_header.clone(), variant)];
         }
         if let Some(restorer) =
@@ -433,14 +434,16 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
         }
         match &mut self.restorer {
             None => out.push(Outgoing::Body { side: Side::Response, body: smallvec![body], end_of_stream }),
-            Some(restorer) => in_pieces(Side::Response, restorer.feed(body, end_of_stream), end_of_stream, out),
+            Some(restorer) => {
+                out.extend(in_pieces(Side::Response, restorer.feed(&body, end_of_stream), end_of_stream));
+            }
         }
     }
 
     fn on_response_trailers(&mut self, now: f64, out: &mut Replies) {
         self.complete(Ending::Complete, now);
         if let Some(restorer) = &mut self.restorer {
-            in_pieces(Side::Response, restorer.feed(Bytes::new(), true), false, out);
+            out.extend(in_pieces(Side::Response, restorer.feed(&Bytes::new(), true), false));
         }
         out.push(Outgoing::Trailers(Side::Response));
     }
@@ -452,8 +455,8 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
     }
 
     fn report(&mut self, ending: Ending, now: f64) {
-        if let (Some(meter), Some(answer)) = (self.meter.take(), &self.answer) {
-            self.around.observer.measured(&answer.decision, &meter.finish(ending, now));
+        if let (Some(meter), Some(decision)) = (self.meter.take(), &self.decision) {
+            self.around.observer.measured(decision, &meter.finish(ending, now));
         }
     }
 
@@ -471,7 +474,7 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
             if end_of_stream {
                 self.passed();
             }
-            in_pieces(Side::Request, body.into(), end_of_stream, out);
+            out.extend(in_pieces(Side::Request, body, end_of_stream));
         }
     }
 

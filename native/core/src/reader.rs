@@ -405,6 +405,15 @@ impl RequestReader {
         }
     }
 
+    /// The last bytes of the body, as they are sent: what is held stays counted until they are gone.
+    #[must_use]
+    pub fn counted_with(self, bytes: Bytes) -> Bytes {
+        match self.plain {
+            Some(plain) if plain.size() > 0 => plain.counted_with(bytes),
+            _ => self.held.counted_with(bytes),
+        }
+    }
+
     /// What is held, to be taken off: without codings, or as it came. The other is let go of.
     ///
     /// It stays counted until `release`.

@@ -19,6 +19,7 @@ use crate::messages::Headers;
 use crate::policies::{ALL_MODELS, KeySource, ModelPolicy, PIN_HEADER, StickyKey};
 use crate::ports::Routing;
 use crate::prefix::BlockHasher;
+use crate::reader::{PROMPTS, ReadBody, Unread};
 use crate::refusals::Refusal;
 use crate::rules::{Rule, RuleKey};
 use crate::schedule::{Load, Pods, ScheduleConfig, Scheduler};
@@ -26,30 +27,25 @@ use crate::snapshot::Snapshot;
 use crate::split::{Diffusion, sticky};
 use crate::variants::VariantTable;
 
-/// Members that hold the prompt, in the APIs of chat, completions and responses.
-pub const PROMPTS: [&str; 3] = ["messages", "prompt", "input"];
-
-/// Why a body cannot be read, or not be changed: the refusal for the case that a rule needs its model.
-///
-/// `hidden`: it may hold a model all the same, so that any rule does; else it has none, and only a rule for all models
-/// does.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Unread {
-    pub refusal: Refusal,
-    pub hidden: bool,
-}
-
 /// What a request says, beside its headers, as far as it decides. `model` is empty for one that names none.
 ///
 /// `has_body`: only then there is a place for a model, and rules for all models apply to one without.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     pub model: Arc<str>,
-    pub fields: HashMap<String, String>,
+    pub fields: Vec<(String, String)>,
     pub prompt: Bytes,
     pub subset: Option<Subset>,
     pub has_body: bool,
     pub unread: Option<Unread>,
+}
+
+impl Request {
+    /// From what its body asks for.
+    pub fn of(body: ReadBody, subset: Option<Subset>) -> Self {
+        let ReadBody { model, fields, prompt, has_body, unread } = body;
+        Self { model: model.into(), fields, prompt, subset, has_body, unread }
+    }
 }
 
 /// Where a request goes. `target` is the model name to send; it may equal `model`.
@@ -467,7 +463,8 @@ fn key_of(source: Option<&StickyKey>, headers: &Headers, request: &Request) -> V
     match source.source {
         KeySource::Header => headers.text(name).to_vec(),
         KeySource::BodyField => {
-            request.fields.get(&*source.name).map(|field| field.clone().into_bytes()).unwrap_or_default()
+            let field = request.fields.iter().find(|(name, _)| **name == *source.name);
+            field.map(|(_, value)| value.clone().into_bytes()).unwrap_or_default()
         }
         KeySource::Cookie => {
             let cookies = headers.text(b"cookie").split(|byte| *byte == b';').map(strip);

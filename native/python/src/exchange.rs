@@ -133,9 +133,9 @@ impl Observer for Port {
 }
 
 /// The life of one HTTP request, in bytes of ext_proc messages.
-#[pyclass(module = "inference_rollouts_native")]
+#[pyclass(frozen, module = "inference_rollouts_native")]
 pub struct Exchange {
-    stream: Stream<Port, Port>,
+    stream: Mutex<Stream<Port, Port>>,
     port: Arc<Port>,
 }
 
@@ -164,55 +164,55 @@ impl Exchange {
             keep,
             variant_header: variant_header.into(),
         };
-        Self { stream: Stream::new(Arc::new(around)), port }
+        Self { stream: Mutex::new(Stream::new(Arc::new(around))), port }
     }
 
     /// The replies to the bytes of one message. Raises ValueError for one that cannot be read or has no place here.
-    fn receive<'py>(&mut self, py: Python<'py>, message: &[u8], now: f64) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    fn receive<'py>(&self, py: Python<'py>, message: &[u8], now: f64) -> PyResult<Vec<Bound<'py, PyBytes>>> {
         let (message, mut out) = (Bytes::copy_from_slice(message), Vec::new());
-        if let Flow::Abort(text) = self.stream.receive(message, now, &mut out) {
+        if let Flow::Abort(text) = held(&self.stream).receive(message, now, &mut out) {
             return Err(PyValueError::new_err(text));
         }
         self.replies(py, &out)
     }
 
     /// The last reply of a peer that half-closed, or none.
-    fn half_closed<'py>(&mut self, py: Python<'py>, now: f64) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    fn half_closed<'py>(&self, py: Python<'py>, now: f64) -> PyResult<Vec<Bound<'py, PyBytes>>> {
         let mut out = Vec::new();
-        self.stream.half_closed(now, &mut out);
+        held(&self.stream).half_closed(now, &mut out);
         self.replies(py, &out)
     }
 
     /// The refusal of a request that was not complete within `seconds`, or none.
-    fn expire<'py>(&mut self, py: Python<'py>, seconds: f64) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    fn expire<'py>(&self, py: Python<'py>, seconds: f64) -> PyResult<Vec<Bound<'py, PyBytes>>> {
         let mut out = Vec::new();
-        self.stream.expire(seconds, &mut out);
+        held(&self.stream).expire(seconds, &mut out);
         self.replies(py, &out)
     }
 
-    fn disconnect(&mut self, now: f64) {
-        self.stream.closed(now);
+    fn disconnect(&self, now: f64) {
+        held(&self.stream).closed(now);
     }
 
     #[getter]
     fn closing(&self) -> bool {
-        self.stream.exchange().closing()
+        held(&self.stream).exchange().closing()
     }
 
     #[getter]
     fn waiting(&self) -> bool {
-        self.stream.waiting()
+        held(&self.stream).waiting()
     }
 
     #[getter]
     fn expects_response(&self) -> bool {
-        self.stream.expects_response()
+        held(&self.stream).expects_response()
     }
 
     /// Name of the member of Python's `State`.
     #[getter]
     fn state(&self) -> &'static str {
-        self.stream.exchange().state().name()
+        held(&self.stream).exchange().state().name()
     }
 
     /// What the observer was told since the last call: tuples of a word and fields.
