@@ -1,4 +1,6 @@
-"""Builds, checks and packs ``native/``, the picker's data path in Rust, where cargo is: ``build``, ``lint``, ``test``, ``wheel``.
+"""Builds, checks and packs ``native/``, the picker's data path in Rust, where cargo is.
+
+    python -m tools.native build|lint|test|wheel
 
 Without cargo each says so and ends well, for the picker then runs on its Python path; in CI (the variable ``CI``) it
 is required, and fails. Build products are kept in ``build/native`` (or ``CARGO_TARGET_DIR``).
@@ -25,6 +27,11 @@ _FOR_BUILDS = {"CARGO_TARGET_DIR": str(TARGET), "CARGO_INCREMENTAL": "0"}
 
 class NativeBuildError(Exception):
     """A step failed, or cargo is not there where it has to be."""
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 def _run(*command: str | Path) -> None:
@@ -61,16 +68,13 @@ def _make_wheel(folder: Path) -> Path:
 def build() -> None:
     """Build the extension and install it into this environment."""
     begun = time.monotonic()
-    print(
-        "building the native data path of the picker (once per change of native/, about two minutes at first)",
-        flush=True,
-    )
+    _say("building the native data path of the picker: once per change of native/, about two minutes")
     wheel = _make_wheel(TARGET / "wheels")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     ended = subprocess.run([*command, "--force-reinstall", str(wheel)], check=False)
     if ended.returncode:
         raise NativeBuildError(f"pip did not install {wheel.name}")
-    print(f"native data path built and installed in {time.monotonic() - begun:.0f} s")
+    _say(f"native data path built and installed in {time.monotonic() - begun:.0f} s")
 
 
 def lint() -> None:
@@ -98,8 +102,7 @@ def test() -> None:
 
 def wheel() -> None:
     """The wheel for the extra ``native``, in ``build/wheels``."""
-    made = _make_wheel(WHEELS)
-    print(made)
+    _make_wheel(WHEELS)
 
 
 COMMANDS: dict[str, Callable[[], None]] = {"build": build, "lint": lint, "test": test, "wheel": wheel}
@@ -111,7 +114,7 @@ def main(name: str) -> None:
         missing = f"cargo is not on the PATH: `{name}` leaves native/ out, and the picker runs on its Python data path"
         if os.environ.get("CI"):
             raise NativeBuildError(f"{missing}; CI needs it")
-        print(f"{missing} (docs/native.md)")
+        _say(f"{missing} (docs/native.md)")
         return
     COMMANDS[name]()
 
