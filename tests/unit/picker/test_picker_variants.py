@@ -17,6 +17,9 @@ from rollouts.picker.core.routing import Decision, Refusal, Request, Router, Unr
 from rollouts.picker.core.schedule import Load, Scheduler
 from tests.unit.picker.conftest import Objects
 
+pytestmark = pytest.mark.usefixtures("data_path")
+BOTH = ("Router",)
+
 POOL = PoolName("default", "pool")
 IPS = {"v1": ("10.0.1.1", "10.0.1.2"), "v2": ("10.0.2.1",), "v3": ("10.0.3.1",)}
 STICKY = {"header": "x-session", "pinHeader": True}
