@@ -27,14 +27,14 @@ from rollouts.picker.core.routing import Decision, Refusal, Router
 from rollouts.picker.endpoint_metrics import EndpointMetrics
 from rollouts.picker.variant_metrics import VariantMetrics, variant_shares
 
-__all__ = ["LABELS", "MAX_MODELS", "PickerMetrics", "Shares"]
+__all__ = ["MAX_MODELS", "PickerMetrics"]
 
 MAX_MODELS = 100
 """Model names outside the rules that get a label of their own: clients choose them freely."""
 
 MAX_NAME = 253
 
-LABELS = ("model", "target_model", "pool", "pod", "variant", "split")
+_LABELS = ("model", "target_model", "pool", "pod", "variant", "split")
 Labels = tuple[str, str, str, str, str, str]
 _GONE_AFTER = 900.0
 """Seconds that the series of a pod stay after it went: three scrapes of the slowest Prometheus."""
@@ -111,7 +111,7 @@ _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_0
 """Of prompts; as in vLLM (vllm:request_prompt_tokens)."""
 
 
-class Shares(Collector):
+class _Shares(Collector):
     """Configured weight beside observed share, both as fractions of one."""
 
     def __init__(self, router: Router) -> None:
@@ -144,17 +144,17 @@ class PickerMetrics:
     def __init__(self, router: Router, reads_pool_splits: Callable[[], bool] = lambda: True) -> None:
         self._router = router
         self.registry = CollectorRegistry()
-        self.registry.register(Shares(router))
+        self.registry.register(_Shares(router))
         self.registry.register(EndpointMetrics(router))
         self._strangers: set[str] = set()
         self._series: dict[Labels, float | None] = {}  # labels -> when the pod went
         self._children: dict[tuple[Counter | Histogram, tuple[str, ...]], Any] = {}
         self._dispatched: dict[tuple[object, ...], Any] = {}  # a short cut past the labels
         self._known: dict[Labels, Labels] = {}  # names to labels
-        self._requests = self._counter("requests_total", "Requests by outcome", (*LABELS, "code"))
+        self._requests = self._counter("requests_total", "Requests by outcome", (*_LABELS, "code"))
         self._errors = self._counter("request_errors_total", "Measured requests that failed")
         self._aborts = self._counter("aborts_total", "Measured requests whose response was cut short")
-        self._tokens = self._counter("tokens_total", "Tokens of measured requests", (*LABELS, "kind"))
+        self._tokens = self._counter("tokens_total", "Tokens of measured requests", (*_LABELS, "kind"))
         self._ttft = self._histogram("ttft_seconds", "Dispatch to the first event of a stream", _TTFT)
         self._per_token = self._histogram("time_per_output_token_seconds", "Streams only", _PER_TOKEN)
         self._e2e = self._histogram("e2e_seconds", "Dispatch to the end of the response", _E2E)
@@ -163,11 +163,11 @@ class PickerMetrics:
         )
         self.registry.register(VariantMetrics(router.variants, reads_pool_splits))
 
-    def _counter(self, name: str, text: str, labels: tuple[str, ...] = LABELS) -> Counter:
+    def _counter(self, name: str, text: str, labels: tuple[str, ...] = _LABELS) -> Counter:
         return Counter(f"inference_picker_{name}", text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"inference_picker_{name}", text, LABELS, buckets=buckets, registry=self.registry)
+        return Histogram(f"inference_picker_{name}", text, _LABELS, buckets=buckets, registry=self.registry)
 
     def expose(self, accept: str) -> tuple[bytes, str]:
         """(body, content type) in the format that the Accept header asks for."""
@@ -277,6 +277,6 @@ class PickerMetrics:
 
     def _drop(self, labels: Labels) -> None:
         del self._series[labels]
-        for metric, found in [key for key in self._children if key[1][: len(LABELS)] == labels]:
+        for metric, found in [key for key in self._children if key[1][: len(_LABELS)] == labels]:
             metric.remove(*found)
             del self._children[(metric, found)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import inference_rollouts_native
 from envoy.config.core.v3 import base_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 
@@ -33,18 +34,34 @@ from rollouts.picker.core.ports import Routing as RoutingPort
 from rollouts.picker.core.protocol import ProtocolError, State
 from rollouts.picker.core.routing import Decision, Refusal, Request, Unread, Unready
 from rollouts.picker.core.schedule import Scheduler
-from rollouts.picker.native import NativeRouter, extension
+from rollouts.picker.native import MirrorRouter, native_picker
 
 __all__ = ["Exchange", "Router", "encoded"]
 
 
-class Router(NativeRouter):
-    """Made as Python's is."""
+class Router(MirrorRouter):
+    """Made as Python's is; it routes, too."""
 
     def __init__(
         self, _: Scheduler, *, unready: Unready = Unready.SPILL, restore_model: bool = False
     ) -> None:
-        super().__init__(unready=unready, restore_model=restore_model)
+        self.native = native_picker(
+            unready=unready,
+            restore_model=restore_model,
+            budget=BufferBudget(),
+            keep_streams=False,
+            variant_header="",
+        )
+        super().__init__(self.native)
+
+    def route(self, request: Request, now: float) -> Decision | Refusal:
+        """See ``Router``."""
+        fields = self.native.route(request, now)
+        if isinstance(fields[0], int):
+            return Refusal(*fields)
+        model, target, address, *rest = fields
+        endpoint = next(found for found in self.scheduler.endpoints() if found.address == address)
+        return Decision(model, target, endpoint, *rest)
 
 
 _BUDGETS: list[tuple[BufferBudget, Any]] = []
@@ -55,7 +72,7 @@ def _budget(budget: BufferBudget) -> Any:
     for known, native in _BUDGETS:
         if known is budget:
             return native
-    native = extension().Budget(body_limit=budget.body_limit, total_limit=budget.total_limit)
+    native = inference_rollouts_native.Budget(body_limit=budget.body_limit, total_limit=budget.total_limit)
     _BUDGETS[:] = [*_BUDGETS[-9:], (budget, native)]
     return native
 
@@ -75,8 +92,8 @@ class Exchange:
         self._routing, self._observer, self._budget = routing, observer, budget
         self._held = _budget(budget)
         self._endpoints: dict[str, Endpoint] = {}
-        self._exchange = extension().Exchange(
-            routing.native if isinstance(routing, NativeRouter) else self._route,
+        self._exchange = inference_rollouts_native.Exchange(
+            routing.native if isinstance(routing, Router) else self._route,
             self._held,
             body_fields=sorted(routing.body_fields),
             keep=keep,
@@ -160,7 +177,7 @@ class Exchange:
 
     def _decision(self, fields: tuple[Any, ...]) -> Decision:
         model, target, address, *rest = fields
-        if isinstance(self._routing, NativeRouter):
+        if isinstance(self._routing, Router):
             self._endpoints = {found.address: found for found in self._routing.scheduler.endpoints()}
         return Decision(model, target, self._endpoints[address], *rest)
 

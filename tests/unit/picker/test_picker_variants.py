@@ -145,12 +145,13 @@ def test_requests_are_counted_since_the_weights_changed() -> None:
     pods = variant_pods("v1", "v2")
     router = make_router(*pods, Objects.pool_split({"v1": 3, "v2": 1}))
     variants(router, 40)
-    (split,) = router.variants.by_key.values()
+    (split,) = router.counted().by_key.values()
     before = dict(split.counts)
     for weights in ({"v1": 30, "v2": 10}, {"v1": 1, "v2": 1}):  # the first says the same
         router.update(read_snapshot([POOL], [Objects.pool(), *pods, Objects.pool_split(weights)]), 0.0, 0.0)
         variants(router, 40)
 
+    (split,) = router.counted().by_key.values()
     assert before == {"v1": 30, "v2": 10}
     assert split.counts == {"v1": 20, "v2": 20}
 
