@@ -3,6 +3,7 @@
 mod convert;
 mod exchange;
 mod picker;
+mod serve;
 
 use pyo3::prelude::*;
 
@@ -12,5 +13,7 @@ fn inference_rollouts_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<picker::Picker>()?;
     module.add_class::<exchange::Budget>()?;
     module.add_class::<exchange::Exchange>()?;
+    module.add_class::<serve::Server>()?;
+    module.add_function(wrap_pyfunction!(serve::serve, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }
