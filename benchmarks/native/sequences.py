@@ -2,9 +2,9 @@
 
 A made-up cluster with rules, generic ones too, splits among variants, sticky keys, pins and gates changes now and then;
 its pods report loads, and go and come. Between two changes requests come in all shapes that Envoy gives them, several
-streams at once, at given times. Both paths get the same bytes at the same time, and must give the same bytes, end streams
-at the same place, and tell their observers the same; after each change of the cluster their counts and the pages of their
-metrics must agree.
+streams at once, at given times. Both paths get the same bytes at the same time, and must give the same bytes, end
+streams at the same place, and tell their observers the same; after each change of the cluster their counts and the
+pages of their metrics must agree.
 """
 
 from __future__ import annotations
