@@ -24,8 +24,8 @@ pub const MAX_NESTED: usize = 3;
 /// Bytes that come out at once.
 pub const PIECE: usize = 65_536;
 
-/// Bytes that come out of br at once: Python's library fills its first two blocks, less the head of an object.
-const BROTLI_PIECE: usize = 98_272;
+/// Bytes that come out of br at once: Python's library fills a block, and another one, less the heads of objects.
+const BROTLI_BLOCKS: [usize; 2] = [(32 << 10) - 16, (64 << 10) - 16];
 
 /// Of a gzip or zstd body: each costs a new decoder. Parallel compressors write one in 64 KiB or more.
 const MAX_MEMBERS: usize = 4096;
@@ -240,26 +240,32 @@ impl Codec for Brotli {
         if !data.is_empty() && self.ended {
             return Err(Stop::Beyond("something follows its end"));
         }
-        let mut out = vec![0; BROTLI_PIECE];
+        let mut out = vec![0; BROTLI_BLOCKS[0] + BROTLI_BLOCKS[1]];
         let (mut left, mut taken, mut total) = (data.len(), 0, 0);
         loop {
-            let (mut room, mut made) = (BROTLI_PIECE, 0);
-            let result = BrotliDecompressStream(
-                &mut left,
-                &mut taken,
-                data,
-                &mut room,
-                &mut made,
-                &mut out,
-                &mut total,
-                &mut self.stream,
-            );
-            self.ended = matches!(result, BrotliResult::ResultSuccess);
-            if matches!(result, BrotliResult::ResultFailure) || (self.ended && left > 0) {
-                return Err(Stop::Invalid);
+            let mut made = 0;
+            for mut room in BROTLI_BLOCKS {
+                let result = BrotliDecompressStream(
+                    &mut left,
+                    &mut taken,
+                    data,
+                    &mut room,
+                    &mut made,
+                    &mut out,
+                    &mut total,
+                    &mut self.stream,
+                );
+                self.ended = matches!(result, BrotliResult::ResultSuccess);
+                if matches!(result, BrotliResult::ResultFailure) || (self.ended && left > 0) {
+                    return Err(Stop::Invalid);
+                }
+                if !matches!(result, BrotliResult::NeedsMoreOutput) {
+                    break;
+                }
             }
             give(&out[..made], sink)?;
-            if !matches!(result, BrotliResult::NeedsMoreOutput) {
+            // What it holds back comes with the next bytes, or at the end, as it does in Python.
+            if made < PIECE && left == 0 {
                 return Ok(());
             }
         }

@@ -178,14 +178,17 @@ pub fn request(value: &Value<'_>) -> PyResult<Request> {
     let prompt: Vec<u8> = value.getattr("prompt")?.extract()?;
     Ok(Request {
         model: sent(&value.getattr("model")?)?,
-        fields: value.getattr("fields")?.extract()?,
+        fields: each(&value.getattr("fields")?.call_method0("items")?, |pair| Ok(pair.extract()?))?,
         prompt: prompt.into(),
         subset: if subset.is_none() { None } else { Some(hint(&subset)?) },
         has_body: value.getattr("has_body")?.extract()?,
         unread: if unread.is_none() {
             None
         } else {
-            Some(Unread { refusal: refusal(&unread.getattr("refusal")?)?, hidden: unread.getattr("hidden")?.extract()? })
+            Some(Unread {
+                refusal: refusal(&unread.getattr("refusal")?)?,
+                hidden: unread.getattr("hidden")?.extract()?,
+            })
         },
     })
 }
@@ -231,8 +234,7 @@ pub type RefusalFields = (u16, String, String, String, String, String, String);
 /// A decision's fields, in the order of Python's; of the endpoint its address.
 pub type DecisionFields = (String, String, String, bool, bool, bool, String, String);
 /// A measurement's fields: ending by name, status, e2e, ttft, time per output token, prompt and completion tokens.
-pub type ResponseFields =
-    (&'static str, u16, Option<f64>, Option<f64>, Option<f64>, Option<u64>, Option<u64>);
+pub type ResponseFields = (&'static str, u16, Option<f64>, Option<f64>, Option<f64>, Option<u64>, Option<u64>);
 
 pub fn refusal_fields(refusal: &Refusal) -> RefusalFields {
     let Refusal { status, reason, message, model, target, variant, pool_split } = refusal.clone();

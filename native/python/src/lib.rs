@@ -4,6 +4,7 @@ mod bytes_door;
 mod convert;
 mod exchange;
 mod picker;
+mod serve;
 
 use pyo3::prelude::*;
 
@@ -14,5 +15,7 @@ fn inference_rollouts_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<exchange::Budget>()?;
     module.add_class::<exchange::Exchange>()?;
     bytes_door::add(module)?;
+    module.add_class::<serve::Server>()?;
+    module.add_function(wrap_pyfunction!(serve::serve, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))
 }

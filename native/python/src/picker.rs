@@ -195,12 +195,9 @@ fn figures<'py>(py: Python<'py>, series: &Series) -> PyResult<Bound<'py, PyDict>
             found.set_item(name, total)?;
         }
     }
-    for (name, histogram) in [
-        ("ttft", &series.ttft),
-        ("per_token", &series.per_token),
-        ("e2e", &series.e2e),
-        ("prompt", &series.prompt),
-    ] {
+    for (name, histogram) in
+        [("ttft", &series.ttft), ("per_token", &series.per_token), ("e2e", &series.e2e), ("prompt", &series.prompt)]
+    {
         if let Some(Histogram { counts, sum, .. }) = histogram {
             found.set_item(name, (counts.clone(), *sum))?;
         }

@@ -152,6 +152,10 @@ class Router:
         """Requests per rule's model and target since the weights last changed."""
         return self._counts
 
+    def counted(self) -> VariantTable:
+        """The splits into variants, with their requests since the weights last changed."""
+        return self.variants
+
     def route(self, request: Request, now: float) -> Decision | Refusal:
         """Decide. The only effects are on the splits, the schedule and the counts."""
         rule = self._snapshot.rules.find(request.model) if request.model or request.has_body else None

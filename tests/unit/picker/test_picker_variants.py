@@ -17,6 +17,9 @@ from rollouts.picker.core.routing import Decision, Refusal, Request, Router, Unr
 from rollouts.picker.core.schedule import Load, Scheduler
 from tests.unit.picker.conftest import Objects
 
+pytestmark = pytest.mark.usefixtures("data_path")
+BOTH = ("Router",)
+
 POOL = PoolName("default", "pool")
 IPS = {"v1": ("10.0.1.1", "10.0.1.2"), "v2": ("10.0.2.1",), "v3": ("10.0.3.1",)}
 STICKY = {"header": "x-session", "pinHeader": True}
@@ -142,12 +145,13 @@ def test_requests_are_counted_since_the_weights_changed() -> None:
     pods = variant_pods("v1", "v2")
     router = make_router(*pods, Objects.pool_split({"v1": 3, "v2": 1}))
     variants(router, 40)
-    (split,) = router.variants.by_key.values()
+    (split,) = router.counted().by_key.values()
     before = dict(split.counts)
     for weights in ({"v1": 30, "v2": 10}, {"v1": 1, "v2": 1}):  # the first says the same
         router.update(read_snapshot([POOL], [Objects.pool(), *pods, Objects.pool_split(weights)]), 0.0, 0.0)
         variants(router, 40)
 
+    (split,) = router.counted().by_key.values()
     assert before == {"v1": 30, "v2": 10}
     assert split.counts == {"v1": 20, "v2": 20}
 
