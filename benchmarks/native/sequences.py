@@ -2,13 +2,14 @@
 
 A made-up cluster with rules, generic ones too, splits among variants, sticky keys, pins and gates changes now and then;
 its pods report loads, and go and come. Between two changes requests come in all shapes that Envoy gives them, several
-streams at once, at given times. Both paths get the same bytes at the same time, and must give the same bytes, end streams
-at the same place, and tell their observers the same; after each change of the cluster their counts and the pages of their
-metrics must agree.
+streams at once, at given times. Both paths get the same bytes at the same time, and must give the same bytes, end
+streams at the same place, and tell their observers the same; after each change of the cluster their counts and the
+pages of their metrics must agree.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import time
@@ -39,7 +40,7 @@ _POOLS = (PoolName("default", "pool"), PoolName("default", "other"))
 _MODELS = ("m", "n", "travelhelper", "v1", "v2", "", "stranger", "lora-a", "it's", "é")
 _VERSIONS = ("v1", "v2", "v3", "lora-a", "é")
 _WEIGHTS = (0, 1, 1, 3, 10, 50, 90, 99, 100, 997)
-_PER_WORLD = 150
+_PER_WORLD = 100
 """Requests between two changes of the cluster."""
 _TOGETHER = 4
 """Streams that are open at once."""
@@ -57,7 +58,7 @@ def _differ(what: str, python: object, native: object) -> NoReturn:
 
 
 def _pod(rng: random.Random, pool: str, number: int) -> dict[str, Any]:
-    labels = {"app": pool, "release": rng.choice(("v1", "v2", "v3", "none"))}
+    labels = {"app": pool, "release": rng.choice(("v1", "v1", "v2", "v2", "v3", "none"))}
     since = rng.choice(("2026-01-01T00:00:00Z", "2026-01-01T00:16:20Z"))
     ip = f"10.{_POOLS[1].name == pool:d}.0.{number}" if rng.random() < 0.9 else f"fd00::{number}"
     metadata: dict[str, Any] = {"name": f"{pool}-{number}", "labels": labels}
@@ -85,7 +86,10 @@ def _objects(rng: random.Random) -> list[dict[str, Any]]:
     for pool in _POOLS[: rng.choice((1, 1, 2))]:
         spec = {"selector": {"app": pool.name}, "targetPortNumber": 8000}
         found.append(_object("inference.networking.x-k8s.io/v1alpha2", "InferencePool", pool.name, spec))
-        found += [_pod(rng, pool.name, number) for number in range(1, rng.choices((0, 1, 2, 4, 8), (1, 4, 6, 6, 4))[0] + 1)]
+        found += [
+            _pod(rng, pool.name, number)
+            for number in range(1, rng.choices((0, 1, 2, 4, 8), (1, 4, 6, 6, 4))[0] + 1)
+        ]
     for model in rng.sample(("m", "travelhelper", "it's"), rng.randrange(3)):
         targets = [
             {"name": name, "weight": weight} for name, weight in _weights(rng, _VERSIONS).items()
@@ -96,15 +100,19 @@ def _objects(rng: random.Random) -> list[dict[str, Any]]:
             "targetModels": targets,
             "criticality": rng.choice(("Critical", "Sheddable")),
         }
-        found.append(_object("inference.networking.x-k8s.io/v1alpha2", "InferenceModel", f"model-{model}", spec))
+        found.append(
+            _object("inference.networking.x-k8s.io/v1alpha2", "InferenceModel", f"model-{model}", spec)
+        )
     if rng.random() < 0.3:
         rewritten = [{"modelRewrite": name, "weight": w} for name, w in _weights(rng, _VERSIONS).items()]
         rule: dict[str, Any] = {"targets": rewritten}
         if rng.random() < 0.5:
             rule["matches"] = [{"model": {"value": rng.choice(("n", "m"))}}]
         spec = {"poolRef": {"name": "pool"}, "rules": [rule]}
-        found.append(_object("inference.networking.x-k8s.io/v1alpha2", "InferenceModelRewrite", "rewrite", spec))
-    for name in rng.sample(("s1", "s2"), rng.choice((0, 0, 1, 1, 2))):
+        found.append(
+            _object("inference.networking.x-k8s.io/v1alpha2", "InferenceModelRewrite", "rewrite", spec)
+        )
+    for name in rng.sample(("s1", "s2"), rng.choice((0, 1, 1, 2))):
         variants = [
             {
                 "name": version,
@@ -118,24 +126,49 @@ def _objects(rng: random.Random) -> list[dict[str, Any]]:
         if rng.random() < 0.4:
             spec["modelName"] = rng.choice(("m", "n"))
         found.append(_object("inferencerollouts.dev/v1alpha1", "PoolSplit", name, spec))
-    return [*found, *(_rollout(rng, name) for name in rng.sample(("r1", "r2"), rng.randrange(3)))]
+    splits = [obj["spec"] for obj in found if obj["kind"] == "PoolSplit"]
+    return [*found, *(_rollout(rng, name, splits) for name in rng.sample(("r1", "r2"), rng.randrange(3)))]
 
 
-def _rollout(rng: random.Random, name: str) -> dict[str, Any]:
+def _changed(rng: random.Random, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same objects with other weights, and pods that became ready or not."""
+    found = copy.deepcopy(objects)
+    for obj in found:
+        if obj["kind"] == "Pod" and rng.random() < 0.2:
+            obj["status"]["conditions"][0]["status"] = rng.choice(("True", "True", "False"))
+        rules = obj.get("spec", {}).get("rules", [{}])
+        for entry in (
+            *_members(obj, "targetModels"),
+            *_members(obj, "variants"),
+            *rules[0].get("targets", ()),
+        ):
+            if rng.random() < 0.5:
+                entry["weight"] = rng.choice(_WEIGHTS)
+    return found
+
+
+def _members(obj: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = obj.get("spec", {}).get(name, [])
+    return found
+
+
+def _rollout(rng: random.Random, name: str, splits: list[dict[str, Any]]) -> dict[str, Any]:
     sticky = rng.choice(
-        ({}, {"header": "X-Session"}, {"cookie": "sid"}, {"bodyField": "user"}, {"pinHeader": True})
+        ({}, {"header": "X-Session"}, {"header": "X-Session"}, {"cookie": "sid"}, {"bodyField": "user"})
     )
     canary: dict[str, Any] = {"sticky": {**sticky, "pinHeader": rng.random() < 0.5}}
     if rng.random() < 0.7:
         canary["analysis"] = {"metrics": [{"source": "picker"}]}
     status = {"phase": "Progressing", "stable": {"name": "v1"}, "canary": {"name": "v2"}}
-    asked = rng.choice(("adapter", "variant", "pool"))
+    asked = rng.choice(("adapter", "variant", "variant" if splits else "pool"))
     if asked == "adapter":
         target = {"adapter": {"name": "v2"}}
         traffic = {"inferenceModel": {"name": "model-m", "modelName": rng.choice(("m", "travelhelper"))}}
     elif asked == "variant":
         target = {"variant": {"name": "v2", "labels": {"release": "v2"}}}
-        traffic = {"inferencePool": {"name": "pool", "modelName": rng.choice(("", "m"))}}
+        place = rng.choice(splits) if splits else {"poolRef": {"name": "pool"}}
+        named = {"name": place["poolRef"]["name"], "modelName": place.get("modelName", "")}
+        traffic = {"inferencePool": named}
     else:
         target, traffic = {"pool": {"name": "pool"}}, {}
     spec = {"target": target, "traffic": traffic, "strategy": {"canary": canary}}
@@ -179,7 +212,7 @@ def _headers(rng: random.Random) -> dict[str, bytes]:
         "content-length": b"12",
     }
     for name, value in some.items():
-        if rng.random() < 0.35:
+        if rng.random() < 0.5:
             found[name] = value
     if rng.random() < 0.1:
         found["content-type"] = rng.choice((b"application/json", b"text/plain", b"application/grpc", b"a/b"))
@@ -476,8 +509,10 @@ def _past(rng: random.Random, count: int) -> Counter[str]:
     prompts = ["".join(rng.choices("abc ", k=rng.choice((10, 1100, 5000)))) for _ in range(5)]
     lists: dict[int, tuple[Any, Any]] = {}
     done = 0
+    objects: list[dict[str, Any]] = []
     while done < count:
-        both.update(_objects(rng), now)
+        objects = _changed(rng, objects) if objects and rng.random() < 0.7 else _objects(rng)
+        both.update(objects, now)
         todo = min(_PER_WORLD, count - done)
         open_streams: list[_Stream] = []
         while todo or open_streams:

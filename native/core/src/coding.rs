@@ -24,8 +24,8 @@ pub const MAX_NESTED: usize = 3;
 /// Bytes that come out at once.
 pub const PIECE: usize = 65_536;
 
-/// Bytes that come out of br at once: Python's library fills its first two blocks, less the head of an object.
-const BROTLI_PIECE: usize = 98_272;
+/// Bytes that come out of br at once: Python's library fills a block, and another one, less the heads of objects.
+const BROTLI_BLOCKS: [usize; 2] = [(32 << 10) - 16, (64 << 10) - 16];
 
 /// Of a gzip or zstd body: each costs a new decoder. Parallel compressors write one in 64 KiB or more.
 const MAX_MEMBERS: usize = 4096;
@@ -42,29 +42,33 @@ pub enum CodingError {
     ExpandedTooFar(String),
 }
 
-/// Why a decoder stopped: its own words, or what somebody further on says.
-enum Stop<E> {
-    Invalid(String),
-    Beyond(E),
+/// Why a decoder stopped.
+enum Stop {
+    /// The data are not in its coding. The words of each library are its own, and tell a client nothing.
+    Invalid,
+    /// There is more than the one body that there may be.
+    Beyond(&'static str),
+    /// Whoever takes the pieces ends it.
+    Ended(End),
 }
 
-/// What takes the pieces. It may end the decoding with a value of its own.
-type Sink<'a, E> = &'a mut dyn FnMut(&[u8]) -> Result<(), E>;
+/// What takes the pieces.
+type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), End>;
 
 trait Codec: Send {
     fn finished(&self) -> bool;
-    fn feed(&mut self, data: &[u8], sink: Sink<'_, Beyond>) -> Result<(), Stop<Beyond>>;
+    fn feed(&mut self, data: &[u8], sink: Sink<'_>) -> Result<(), Stop>;
 }
 
-/// What may come up behind a decoder.
-enum Beyond {
+/// Why somebody behind a decoder takes no more.
+enum End {
     Error(CodingError),
     /// The reader has seen enough.
     Enough,
 }
 
-fn give(piece: &[u8], sink: Sink<'_, Beyond>) -> Result<(), Stop<Beyond>> {
-    if piece.is_empty() { Ok(()) } else { sink(piece).map_err(Stop::Beyond) }
+fn give(piece: &[u8], sink: Sink<'_>) -> Result<(), Stop> {
+    if piece.is_empty() { Ok(()) } else { sink(piece).map_err(Stop::Ended) }
 }
 
 /// gzip, of one or more members, and deflate, with or without zlib's wrapping: both are sent.
@@ -82,10 +86,10 @@ impl Inflate {
         Self { gzip, first: Vec::new(), members: 0, stream, ended: false }
     }
 
-    fn begin(&mut self) -> Result<(), Stop<Beyond>> {
+    fn begin(&mut self) -> Result<(), Stop> {
         self.members += 1;
         if !self.gzip || self.members > MAX_MEMBERS {
-            return Err(Stop::Invalid("something follows its end".to_owned()));
+            return Err(Stop::Beyond("something follows its end"));
         }
         self.stream = Some(Decompress::new_gzip(15));
         self.ended = false;
@@ -93,20 +97,13 @@ impl Inflate {
     }
 
     /// What comes out at once of `data`, and how much of that it took.
-    fn step(&mut self, data: &[u8], out: &mut [u8]) -> Result<(usize, usize), Stop<Beyond>> {
+    fn step(&mut self, data: &[u8], out: &mut [u8]) -> Result<(usize, usize), Stop> {
         let Some(stream) = self.stream.as_mut() else { return Ok((data.len(), 0)) };
         let (mut taken, mut made) = (0, 0);
         while made < out.len() {
             let (before_in, before_out) = (stream.total_in(), stream.total_out());
             let status = stream.decompress(&data[taken..], &mut out[made..], FlushDecompress::Sync);
-            let status = status.map_err(|error| {
-                Stop::Invalid(match (error.needs_dictionary(), error.message()) {
-                    (Some(_), _) => "Error 2 while decompressing data".to_owned(),
-                    (_, message) => {
-                        format!("Error -3 while decompressing data: {}", message.unwrap_or("invalid input data"))
-                    }
-                })
-            })?;
+            let status = status.map_err(|_| Stop::Invalid)?;
             let (read, written) = (stream.total_in() - before_in, stream.total_out() - before_out);
             taken += usize::try_from(read).unwrap_or(0);
             made += usize::try_from(written).unwrap_or(0);
@@ -127,7 +124,7 @@ impl Codec for Inflate {
         self.ended
     }
 
-    fn feed(&mut self, data: &[u8], sink: Sink<'_, Beyond>) -> Result<(), Stop<Beyond>> {
+    fn feed(&mut self, data: &[u8], sink: Sink<'_>) -> Result<(), Stop> {
         let first;
         let mut data = data;
         if self.stream.is_none() {
@@ -161,10 +158,6 @@ struct Zstd {
     ended: bool,
 }
 
-fn zstd_error(code: usize) -> Stop<Beyond> {
-    Stop::Invalid(format!("Unable to decompress Zstandard data: {}", zstd_safe::get_error_name(code)))
-}
-
 impl Zstd {
     fn new() -> Self {
         let mut stream = DCtx::create();
@@ -174,22 +167,22 @@ impl Zstd {
         Self { frames: 1, stream, ended: false }
     }
 
-    fn begin(&mut self) -> Result<(), Stop<Beyond>> {
+    fn begin(&mut self) -> Result<(), Stop> {
         self.frames += 1;
         if self.frames > MAX_MEMBERS {
-            return Err(Stop::Invalid("too many frames".to_owned()));
+            return Err(Stop::Beyond("too many frames"));
         }
         self.ended = false;
-        self.stream.reset(ResetDirective::SessionOnly).map(drop).map_err(zstd_error)
+        self.stream.reset(ResetDirective::SessionOnly).map(drop).map_err(|_| Stop::Invalid)
     }
 
     /// What comes out at once of `data`, and how much of that it took.
-    fn step(&mut self, data: &[u8], out: &mut [u8]) -> Result<(usize, usize), Stop<Beyond>> {
+    fn step(&mut self, data: &[u8], out: &mut [u8]) -> Result<(usize, usize), Stop> {
         let size = out.len();
         let mut input = InBuffer::around(data);
         let mut output = OutBuffer::around(out);
         loop {
-            let left = self.stream.decompress_stream(&mut output, &mut input).map_err(zstd_error)?;
+            let left = self.stream.decompress_stream(&mut output, &mut input).map_err(|_| Stop::Invalid)?;
             self.ended = left == 0;
             if self.ended || output.pos() == size || input.pos == data.len() {
                 return Ok((input.pos, output.pos()));
@@ -203,7 +196,7 @@ impl Codec for Zstd {
         self.ended
     }
 
-    fn feed(&mut self, mut data: &[u8], sink: Sink<'_, Beyond>) -> Result<(), Stop<Beyond>> {
+    fn feed(&mut self, mut data: &[u8], sink: Sink<'_>) -> Result<(), Stop> {
         let mut out = vec![0; PIECE];
         while !data.is_empty() {
             if self.ended {
@@ -243,30 +236,36 @@ impl Codec for Brotli {
         self.ended
     }
 
-    fn feed(&mut self, data: &[u8], sink: Sink<'_, Beyond>) -> Result<(), Stop<Beyond>> {
+    fn feed(&mut self, data: &[u8], sink: Sink<'_>) -> Result<(), Stop> {
         if !data.is_empty() && self.ended {
-            return Err(Stop::Invalid("something follows its end".to_owned()));
+            return Err(Stop::Beyond("something follows its end"));
         }
-        let mut out = vec![0; BROTLI_PIECE];
+        let mut out = vec![0; BROTLI_BLOCKS[0] + BROTLI_BLOCKS[1]];
         let (mut left, mut taken, mut total) = (data.len(), 0, 0);
         loop {
-            let (mut room, mut made) = (BROTLI_PIECE, 0);
-            let result = BrotliDecompressStream(
-                &mut left,
-                &mut taken,
-                data,
-                &mut room,
-                &mut made,
-                &mut out,
-                &mut total,
-                &mut self.stream,
-            );
-            self.ended = matches!(result, BrotliResult::ResultSuccess);
-            if matches!(result, BrotliResult::ResultFailure) || (self.ended && left > 0) {
-                return Err(Stop::Invalid("brotli: decoder failed".to_owned()));
+            let mut made = 0;
+            for mut room in BROTLI_BLOCKS {
+                let result = BrotliDecompressStream(
+                    &mut left,
+                    &mut taken,
+                    data,
+                    &mut room,
+                    &mut made,
+                    &mut out,
+                    &mut total,
+                    &mut self.stream,
+                );
+                self.ended = matches!(result, BrotliResult::ResultSuccess);
+                if matches!(result, BrotliResult::ResultFailure) || (self.ended && left > 0) {
+                    return Err(Stop::Invalid);
+                }
+                if !matches!(result, BrotliResult::NeedsMoreOutput) {
+                    break;
+                }
             }
             give(&out[..made], sink)?;
-            if !matches!(result, BrotliResult::NeedsMoreOutput) {
+            // What it holds back comes with the next bytes, or at the end, as it does in Python.
+            if made < PIECE && left == 0 {
                 return Ok(());
             }
         }
@@ -354,12 +353,12 @@ impl Decoding {
             *size += piece.len();
             match sink(Bytes::copy_from_slice(piece)) {
                 Flow::On => Ok(()),
-                Flow::Enough => Err(Beyond::Enough),
+                Flow::Enough => Err(End::Enough),
             }
         };
         match through(&mut self.levels, 0, data, &mut self.counts, &mut last) {
-            Ok(()) | Err(Beyond::Enough) => Ok(()),
-            Err(Beyond::Error(error)) => Err(error),
+            Ok(()) | Err(End::Enough) => Ok(()),
+            Err(End::Error(error)) => Err(error),
         }
     }
 
@@ -382,17 +381,20 @@ fn through(
     level: usize,
     data: &[u8],
     counts: &mut Counts,
-    last: Sink<'_, Beyond>,
-) -> Result<(), Beyond> {
+    last: Sink<'_>,
+) -> Result<(), End> {
     let Some(((name, codec), rest)) = levels.split_first_mut() else { return last(data) };
     let fed = codec.feed(data, &mut |piece: &[u8]| {
-        counts.add(level, piece.len()).map_err(Beyond::Error)?;
+        counts.add(level, piece.len()).map_err(End::Error)?;
         through(rest, level + 1, piece, counts, last)
     });
+    let invalid = |why: &str| {
+        let text = format!("the body is not valid {name}, which its content-encoding says{why}");
+        End::Error(CodingError::Invalid(text))
+    };
     fed.map_err(|stop| match stop {
-        Stop::Beyond(beyond) => beyond,
-        Stop::Invalid(why) => Beyond::Error(CodingError::Invalid(format!(
-            "the body is not valid {name}, which its content-encoding says: {why}"
-        ))),
+        Stop::Ended(end) => end,
+        Stop::Invalid => invalid(""),
+        Stop::Beyond(what) => invalid(&format!(": {what}")),
     })
 }

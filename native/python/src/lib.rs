@@ -1,5 +1,6 @@
 //! The native picker, as Python sees it.
 
+mod bytes_door;
 mod convert;
 mod exchange;
 mod picker;
@@ -13,6 +14,7 @@ fn inference_rollouts_native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<picker::Picker>()?;
     module.add_class::<exchange::Budget>()?;
     module.add_class::<exchange::Exchange>()?;
+    bytes_door::add(module)?;
     module.add_class::<serve::Server>()?;
     module.add_function(wrap_pyfunction!(serve::serve, module)?)?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))

@@ -133,7 +133,7 @@ def objects() -> Objects:
 
 @pytest.fixture(scope="module", params=["python", "native"])
 def data_path(request: pytest.FixtureRequest) -> Iterable[str]:
-    """Runs a module's tests on both data paths: the names in its ``BOTH`` come from tests/kit/twins on the native one."""
+    """Runs a module's tests on both data paths: natively the names in its ``BOTH`` are tests/kit/twins's."""
     if request.param == "python":
         yield "python"
         return
