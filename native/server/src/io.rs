@@ -12,7 +12,8 @@ use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::limits::{CHEAP_FRAMES, CHEAP_FRAMES_PER_SECOND, READ_BUFFER, TURN, WRITE_BUFFER};
+use crate::authority;
+use crate::limits::{CHEAP_FRAMES, CHEAP_FRAMES_PER_SECOND, MAX_FRAME, READ_BUFFER, TURN, WRITE_BUFFER};
 
 /// The two sides of a connection's socket share this: h2 and the connection's driver.
 pub(crate) struct Buffered<S>(Rc<RefCell<Inner<S>>>);
@@ -20,12 +21,13 @@ pub(crate) struct Buffered<S>(Rc<RefCell<Inner<S>>>);
 struct Inner<S> {
     socket: S,
     input: Box<[u8]>,
-    input_at: usize,
-    input_end: usize,
+    passed: Vec<u8>,
+    passed_at: usize,
     output: Vec<u8>,
     output_at: usize,
     turn: usize,
     heard: bool,
+    ended: bool,
     counter: FrameCounter,
 }
 
@@ -40,12 +42,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Buffered<S> {
         Self(Rc::new(RefCell::new(Inner {
             socket,
             input: vec![0; READ_BUFFER].into_boxed_slice(),
-            input_at: 0,
-            input_end: 0,
+            passed: Vec::new(),
+            passed_at: 0,
             output: Vec::new(),
             output_at: 0,
             turn: 0,
             heard: false,
+            ended: false,
             counter: FrameCounter::new(),
         })))
     }
@@ -95,11 +98,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
         let mut buffer = ReadBuf::new(&mut self.input);
         ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;
         let count = buffer.filled().len();
-        self.input_at = 0;
-        self.input_end = count;
         self.turn += count;
         self.heard |= count > 0;
-        self.counter.look(&self.input[..count])?;
+        self.passed.clear();
+        self.passed_at = 0;
+        self.counter.look(&self.input[..count], &mut self.passed)?;
+        self.ended = count == 0;
         Poll::Ready(Ok(()))
     }
 }
@@ -107,12 +111,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Buffered<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.0.borrow_mut();
-        if inner.input_at == inner.input_end {
+        while inner.passed_at == inner.passed.len() && !inner.ended {
             ready!(inner.poll_in(cx))?;
         }
-        let count = buf.remaining().min(inner.input_end - inner.input_at);
-        buf.put_slice(&inner.input[inner.input_at..inner.input_at + count]);
-        inner.input_at += count;
+        let count = buf.remaining().min(inner.passed.len() - inner.passed_at);
+        buf.put_slice(&inner.passed[inner.passed_at..inner.passed_at + count]);
+        inner.passed_at += count;
         Poll::Ready(Ok(()))
     }
 }
@@ -157,25 +161,48 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Buffered<S> {
 const PREFACE: usize = 24;
 const FRAME_HEADER: usize = 9;
 
-/// Reads the headers of frames as they pass and counts those that cost a client nothing. h2 answers any number of them.
+/// Reads the headers of frames as they pass, counts those that cost a client nothing (h2 answers any number of them),
+/// and holds HEADERS until they are whole, for `authority`.
 struct FrameCounter {
     skip: usize,
     header: [u8; FRAME_HEADER],
     header_len: usize,
+    held: Vec<u8>,
+    wanted: usize,
     allowed: u32,
     since: Instant,
 }
 
 impl FrameCounter {
     fn new() -> Self {
-        Self { skip: PREFACE, header: [0; FRAME_HEADER], header_len: 0, allowed: CHEAP_FRAMES, since: Instant::now() }
+        Self {
+            skip: PREFACE,
+            header: [0; FRAME_HEADER],
+            header_len: 0,
+            held: Vec::new(),
+            wanted: 0,
+            allowed: CHEAP_FRAMES,
+            since: Instant::now(),
+        }
     }
 
-    fn look(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+    /// Append to `out` what may pass.
+    fn look(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         loop {
             let passed = self.skip.min(bytes.len());
             self.skip -= passed;
+            out.extend_from_slice(&bytes[..passed]);
             bytes = &bytes[passed..];
+            if self.wanted > 0 {
+                let take = bytes.len().min(self.wanted - self.held.len());
+                self.held.extend_from_slice(&bytes[..take]);
+                bytes = &bytes[take..];
+                if self.held.len() == self.wanted {
+                    authority::rewrite(&self.held, out);
+                    self.held.clear();
+                    self.wanted = 0;
+                }
+            }
             if bytes.is_empty() {
                 return Ok(());
             }
@@ -185,13 +212,26 @@ impl FrameCounter {
             bytes = &bytes[take..];
             if self.header_len == FRAME_HEADER {
                 self.header_len = 0;
-                let [a, b, c, kind, ..] = self.header;
-                self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
-                if matches!(kind, 2 | 3 | 4 | 6) {
-                    self.count()?;
-                }
+                self.begin(out)?;
             }
         }
+    }
+
+    fn begin(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
+        let [a, b, c, kind, ..] = self.header;
+        let length = u32::from_be_bytes([0, a, b, c]) as usize;
+        if matches!(kind, 2 | 3 | 4 | 6) {
+            self.count()?;
+        }
+        // A longer frame than is allowed is h2's to refuse.
+        if length > 0 && length <= MAX_FRAME as usize && authority::is_headers(&self.header) {
+            self.held.extend_from_slice(&self.header);
+            self.wanted = FRAME_HEADER + length;
+        } else {
+            out.extend_from_slice(&self.header);
+            self.skip = length;
+        }
+        Ok(())
     }
 
     fn count(&mut self) -> io::Result<()> {
@@ -229,18 +269,20 @@ mod tests {
         stream.extend(frame(1, &[0; 30]));
         for step in [1, 2, 8, 9, 10, 1_000] {
             let mut counter = FrameCounter::new();
+            let mut passed = Vec::new();
             for part in stream.chunks(step) {
-                counter.look(part).unwrap();
+                counter.look(part, &mut passed).unwrap();
             }
             assert_eq!(CHEAP_FRAMES - counter.allowed, 2, "in steps of {step}");
+            assert_eq!(passed, stream);
         }
     }
 
     #[test]
     fn a_flood_of_pings_is_an_error() {
         let mut counter = FrameCounter::new();
-        counter.look(&[b'P'; PREFACE]).unwrap();
+        counter.look(&[b'P'; PREFACE], &mut Vec::new()).unwrap();
         let flood = frame(6, &[0; 8]).repeat(3 * CHEAP_FRAMES as usize);
-        assert!(counter.look(&flood).is_err());
+        assert!(counter.look(&flood, &mut Vec::new()).is_err());
     }
 }

@@ -5,6 +5,7 @@
 //! of them is ever waited for. What is received and sent is bounded at each step: see `limits`.
 #![forbid(unsafe_code)]
 
+mod authority;
 mod connection;
 mod exchange;
 mod framing;
