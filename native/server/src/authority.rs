@@ -49,13 +49,16 @@ fn block(mut rest: &[u8], out: &mut Vec<u8>) -> Option<()> {
         };
         let index = integer(&mut rest, bits)?;
         if literal {
+            let mut named = index == AUTHORITY;
             if index == 0 {
+                let name = rest;
                 string(&mut rest)?;
+                named = name[..name.len() - rest.len()] == *b"\x0a:authority"; // as gRPC's C core writes it
             }
             let before = begun.len() - rest.len();
             string(&mut rest)?;
             let value = begun.len() - rest.len() - before;
-            if index == AUTHORITY && value > 2 {
+            if named && value > 2 {
                 out.extend_from_slice(&begun[..before]);
                 out.extend_from_slice(b"\x01a");
                 continue;
@@ -117,6 +120,11 @@ mod tests {
         let want = b"\x83\x41\x01a\x3f\xe1\x1f\x04\x02/x\x00\x01n\x05value\xbe";
         assert_eq!(rewritten(sent), frame(want));
         assert_eq!(rewritten(b"\x01\x82\xff\xff\x88"), frame(b"\x01\x01a\x88"), "not to be indexed, Huffman");
+    }
+
+    #[test]
+    fn its_name_may_be_spelled_out() {
+        assert_eq!(rewritten(b"\x40\x0a:authority\x03a|b\x88"), frame(b"\x40\x0a:authority\x01a\x88"));
     }
 
     #[test]
