@@ -4,17 +4,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp-$(shell cat requirements/dev.lock pyproject.toml | cksum | cut -d' ' -f1)
 CONTROL_PLANE ?= memory
+# The extension of native/ that is installed; built anew when a source of it changed, or the virtual environment did.
+NATIVE_SOURCES := $(shell find native -type f -not -path '*/target/*' | LC_ALL=C sort)
+NATIVE_STAMP := $(VENV)/.native-$(shell cat $(NATIVE_SOURCES) | cksum | cut -d' ' -f1)
 # One process more than cores, since half of the tests wait for real processes; four at most: each starts a kube-apiserver.
 PROCESSES ?= $(shell expr $$(nproc) + 1)
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-lora demo-variants demo-kserve demo-analysis demo-hang demo-capacity peers test test-fast test-full coverage lint generate docs controlplane edits bench attack release clean
+.PHONY: help setup demo demo-lora demo-variants demo-kserve demo-analysis demo-hang demo-capacity peers test test-fast test-full coverage lint native wheel generate docs controlplane edits bench attack release clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-setup: $(STAMP) ## a virtual environment with the locked, hashed dependencies
+setup: $(STAMP) $(NATIVE_STAMP) ## a virtual environment with the locked, hashed dependencies; the native data path where cargo is
+
+$(NATIVE_STAMP): $(STAMP)
+	$(BIN)/python -m tools.native build
+	@rm -f $(VENV)/.native-* && if command -v cargo >/dev/null; then touch $@; fi
 
 $(STAMP): requirements/dev.lock pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: $(PYTHON) is not on the PATH (set PYTHON=...)"; exit 1; }
@@ -66,6 +73,7 @@ lint: $(STAMP) ## style, types, layers, generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m tools.generate --check
+	$(BIN)/python -m tools.native lint
 
 test-fast: $(STAMP) ## the part without slow, cluster, gateway, prometheus and browser tests, under a minute
 	$(PYTEST) -m "not slow and not cluster and not gateway and not prometheus and not browser and not full"
@@ -74,7 +82,15 @@ coverage: $(STAMP) ## every branch of the engine
 	$(BIN)/coverage run --branch --source=rollouts/engine -m pytest -q -m "not slow" tests/unit/engine tests/property/test_engine_property.py
 	$(BIN)/coverage report --skip-covered --show-missing --fail-under=100
 
-test: lint coverage ## everything that CI runs
+native: $(NATIVE_STAMP) ## the crates' own tests, where cargo is
+	$(BIN)/python -m tools.native test
+
+wheel: $(STAMP) ## the pure wheel, and that of the extra `native` where cargo is, in build/wheels
+	$(BIN)/python -m tools.native wheel
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir build/wheels .
+	@ls build/wheels/*.whl
+
+test: lint coverage native ## everything that CI runs
 	$(PYTEST) -m "not full" --durations=15
 
 test-full: $(STAMP) ## what takes too long for CI: long fuzz, soak and edit runs

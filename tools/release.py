@@ -23,6 +23,8 @@ import yaml
 __all__ = ["ReleaseError", "krew_archive", "krew_manifest", "new_texts", "sbom"]
 
 NAME = "inference-rollouts"
+NATIVE_FILES = ("native/Cargo.toml", "native/Cargo.lock", "native/python/pyproject.toml")
+"""The extra ``native`` asks for the same version."""
 HOME = "https://inferencerollouts.dev"
 _VERSION = re.compile(r"[0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,4}")
 _UNRELEASED = "## Unreleased\n"
@@ -59,13 +61,27 @@ def new_texts(texts: dict[str, str], version: str, day: str) -> dict[str, str]:
     news = log.partition(_UNRELEASED)[2].partition("\n## ")[0].strip()
     if not news:
         raise ReleaseError("nothing stands under Unreleased in CHANGELOG.md: say what changed")
+    native = {name: texts[name] for name in NATIVE_FILES if name in texts}
     return {
-        "pyproject.toml": re.sub(r'(?m)^version = ".+"$', f'version = "{version}"', project),
+        "pyproject.toml": re.sub(
+            r'(?m)^(version = "|native = \["inference-rollouts-native==)[^"]+', rf"\g<1>{version}", project
+        ),
+        **{name: native_version(text, version) for name, text in native.items()},
         "charts/inference-rollouts/Chart.yaml": re.sub(
             r'(?m)^(version: |appVersion: ")[^"\n]+', rf"\g<1>{version}", chart
         ),
         "CHANGELOG.md": log.replace(_UNRELEASED, f"{_UNRELEASED}\n## {version} ({day})\n", 1),
     }
+
+
+def native_version(text: str, version: str) -> str:
+    """A manifest or the lock of ``native/`` with our own crates and distribution at ``version``."""
+    text = re.sub(r'(?m)^(name = "rollouts-\w+"\nversion = ")[^"]+', rf"\g<1>{version}", text)
+    return re.sub(
+        r'(?m)^(\[(?:workspace\.package|project)\]\n(?:name = .+\n)?version = ")[^"]+',
+        rf"\g<1>{version}",
+        text,
+    )
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -185,7 +201,7 @@ def release(root: Path, version: str) -> None:
     """Write, build, commit and tag. Raises ReleaseError before anything is written."""
     if _run("git", "status", "--porcelain"):
         raise ReleaseError("the working tree has changes: commit or put them away first")
-    names = ("pyproject.toml", "charts/inference-rollouts/Chart.yaml", "CHANGELOG.md")
+    names = ("pyproject.toml", "charts/inference-rollouts/Chart.yaml", "CHANGELOG.md", *NATIVE_FILES)
     texts = {name: (root / name).read_text(encoding="utf-8") for name in names}
     for name, text in new_texts(texts, version, datetime.now(UTC).date().isoformat()).items():
         (root / name).write_text(text, encoding="utf-8")

@@ -1,10 +1,13 @@
 """CPU per request, throughput and latency of the picker beside a bare transport, in one run.
 
-    python -m benchmarks.picker.run [--seconds 6] [--rounds 9] [--go] [--also NAME=HOST:PORT=PID ...]
+    python -m benchmarks.picker.run [--seconds 6] [--rounds 9] [--native] [--floor] [--go]
+        [--also NAME=HOST:PORT=PID ...]
 
 ``--go`` starts lwepp and epp of the Gateway API Inference Extension on an API server, where they are built
 (``python -m tools.gopickers build``); ``--also`` adds pickers that are running already, plaintext h2c. They are
-in the cells whose response is shown to the picker, for they do not leave a stream early.
+in the cells whose response is shown to the picker, for they do not leave a stream early. ``--native`` adds our
+picker on its native data path (``make setup`` builds it where cargo is), ``--floor`` the native transport without a
+picker, as ``bare`` is the Python one (built by cargo at the first use).
 
 Cells: a request whose response is not measured, one whose response is, and that with 20 chunks; the difference
 between 20 chunks and none is the cost of a chunk. The subjects take turns in short rounds. Shown are the
@@ -23,9 +26,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -33,7 +37,10 @@ from benchmarks.picker.driver import Result, measure
 from tools.gopickers.build import PICKERS, GoPickerError, built
 from tools.gopickers.serving import serve_beside
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+NATIVE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "build" / "native"))
+FLOOR = NATIVE / "release" / "examples" / "floor"
 SIZES = (1_000, 20_000, 220_000)
 CHUNKS = 20
 CELLS = (("leave", None), ("stay", 0), ("stay", CHUNKS))
@@ -52,17 +59,41 @@ status: {phase: Progressing, canary: {adapter: {name: travel-helper-v2}}}
 
 def start(stack: ExitStack, command: list[str]) -> int:
     """A subject; ended with the stack."""
-    process = subprocess.Popen(
-        [sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     stack.callback(process.wait, 10)
     stack.callback(process.terminate)
     return process.pid
 
 
-def picker(stack: ExitStack, port: int, objects: str) -> int:
-    """Our picker."""
+def transport(stack: ExitStack, command: list[str], port: int, kind: str) -> int:
+    """A server without a picker, which ends a stream early (``leave``) or does not (``stay``)."""
+    return start(stack, [*command, str(port), kind])
+
+
+def build_floor() -> None:
+    """Raises SystemExit where it cannot be built."""
     command = [
+        "cargo",
+        "build",
+        "--locked",
+        "--quiet",
+        "--release",
+        "--example",
+        "floor",
+        "-p",
+        "rollouts-server",
+    ]
+    environment = {**os.environ, "CARGO_TARGET_DIR": str(NATIVE)}
+    try:
+        subprocess.run(command, cwd=ROOT / "native", env=environment, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SystemExit(f"--floor needs cargo: {error}") from error
+
+
+def picker(stack: ExitStack, port: int, objects: str, data_path: str) -> int:
+    """Our picker, on one of its data paths."""
+    command = [
+        sys.executable,
         "-m",
         "rollouts.picker",
         "--pool",
@@ -72,7 +103,7 @@ def picker(stack: ExitStack, port: int, objects: str) -> int:
         "--no-scrape",
     ]
     command += ["--no-secure-serving", "--grpc-address", f"127.0.0.1:{port}", "--drain-grace", "0"]
-    return start(stack, [*command, "--metrics-address", "127.0.0.1:0"])
+    return start(stack, [*command, "--metrics-address", "127.0.0.1:0", "--data-path", data_path])
 
 
 def median(runs: list[Result]) -> Result:
@@ -98,6 +129,24 @@ def row(name: str, cell: str, result: Result, times: float) -> str:
         f" {result.per_second:7.0f}/s"
         f"  p50 {result.p50_ms:6.1f}  p99 {result.p99_ms:6.1f} ms  driver {result.driver_ms:6.3f} ms"
     )
+
+
+def summary(cpu: Mapping[tuple[str, int, str], list[float]], sizes: Sequence[int]) -> Iterator[str]:
+    """Lines: CPU of a response chunk, and of ours beside theirs in the same rounds. ``cpu``: name, size, cell: ms."""
+    names = sorted({name for name, _, _ in cpu})
+    for name, size in ((name, size) for name in names for size in sizes):
+        with_chunks, without = cpu.get((name, size, f"+{CHUNKS} chunks")), cpu.get((name, size, "+headers"))
+        if with_chunks and without:
+            cost = (statistics.median(with_chunks) - statistics.median(without)) / CHUNKS
+            yield f"{name:14} one response chunk beside {size // 1000:>4} KB {cost:7.4f} ms"
+    for mine, theirs in (
+        (mine, theirs) for mine in ("ours", "native", "floor") for theirs in ("lwepp", "epp")
+    ):
+        for size in sizes:
+            both = cpu.get((mine, size, "+headers"), []), cpu.get((theirs, size, "+headers"), [])
+            if all(both):
+                times = statistics.median(one / other for one, other in zip(*both, strict=True))
+                yield f"{mine:14} / {theirs:6} +headers {size // 1000:>4} KB {times:5.2f}x"
 
 
 async def wait_for(port: int) -> None:
@@ -130,12 +179,15 @@ async def subjects(stack: AsyncExitStack, options: argparse.Namespace) -> list[S
     measured = folder / "objects.yaml"
     measured.write_text((HERE / "objects.yaml").read_text() + ROLLOUT)
     port = options.base_port
-    starters: list[tuple[str, bool, Callable[[int], int]]] = [
-        ("bare", False, lambda port: start(processes, [str(HERE / "bare.py"), str(port), "leave"])),
-        ("ours", False, lambda port: picker(processes, port, str(HERE / "objects.yaml"))),
-        ("bare", True, lambda port: start(processes, [str(HERE / "bare.py"), str(port), "stay"])),
-        ("ours", True, lambda port: picker(processes, port, str(measured))),
-    ]
+    bare, plain = str(HERE / "bare.py"), str(HERE / "objects.yaml")
+    starters: list[tuple[str, bool, Callable[[int], int]]] = []
+    for stays, kind, objects in ((False, "leave", plain), (True, "stay", str(measured))):
+        starters.append(("bare", stays, partial(transport, processes, [sys.executable, bare], kind=kind)))
+        if options.floor:
+            starters.append(("floor", stays, partial(transport, processes, [str(FLOOR)], kind=kind)))
+        for name, path in (("ours", "python"), ("native", "native"))[: 2 if options.native else 1]:
+            begin = partial(picker, processes, objects=objects, data_path=path)
+            starters.append((name, stays, begin))
     found = []
     for offset, (name, stays, begin) in enumerate(starters):
         pid = begin(port + offset)
@@ -186,13 +238,18 @@ async def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="per subject and cell")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--streams", type=int, default=16)
-    parser.add_argument("--base-port", type=int, default=19300, help="four ports from here on")
+    parser.add_argument("--base-port", type=int, default=19300, help="eight ports from here on")
+    parser.add_argument("--native", action="store_true", help="our picker on its native data path as well")
+    parser.add_argument("--floor", action="store_true", help="the native transport without a picker as well")
     parser.add_argument("--go", action="store_true", help="lwepp and epp as well, where they are built")
     parser.add_argument("--also", action="append", default=[], metavar="NAME=HOST:PORT=PID")
     parser.add_argument("--size", type=int, action="append", help="bytes of a request; may be repeated")
     parser.add_argument("--json", type=Path, help="write the figures here as well")
     options = parser.parse_args()
+    if options.floor:
+        build_floor()
     rows: list[dict[str, object]] = []
+    cpu: dict[tuple[str, int, str], list[float]] = {}
     async with AsyncExitStack() as stack:
         among = await subjects(stack, options)
         for size in options.size or SIZES:
@@ -200,9 +257,11 @@ async def main() -> None:
                 label = "request" if kind == "leave" else f"+{chunks} chunks" if chunks else "+headers"
                 taken = await cell(kind, chunks, size, among, options)
                 for name, runs in taken.items():
+                    cpu[name, size, label] = [run.cpu_ms for run in runs]
                     result, times = median(runs), ratio(runs, taken["bare"])
                     print(row(name, label, result, times), flush=True)
                     rows.append({"name": name, "cell": label, **asdict(result), "ratio": times})
+    print(*summary(cpu, options.size or SIZES), sep="\n")
     if options.json:
         versions = {"python": platform.python_version(), "grpcio": metadata.version("grpcio")}
         about = {"cores": os.cpu_count(), "load": os.getloadavg(), "rounds": options.rounds, **versions}

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from rollouts.picker.core.routing import Unready
+from rollouts.picker.datapath import DataPath
 from rollouts.picker.filesource import ObjectsUnreadable
 from rollouts.picker.main import run
 from rollouts.picker.memory import DEFAULT_LIMIT, budget_of
@@ -106,6 +107,13 @@ def _response_header(_: click.Context, __: click.Parameter, name: str) -> str:
     help="Header of responses that says which variant of a PoolSplit answered, x-variant say. Costs a"
     " message per chunk of these responses.",
 )
+@click.option(
+    "--data-path",
+    type=click.Choice([path.value for path in DataPath]),
+    default=DataPath.AUTO.value,
+    show_default=True,
+    help="What answers gateways: the native server and core, or the Python ones. The log says which runs.",
+)
 @model_server_options
 @click.option("--scrape/--no-scrape", default=True, show_default=True, help="Read the pods' metrics.")
 @click.option("--drain-grace", default=30.0, show_default=True, help="Seconds for open streams at the end.")
@@ -125,6 +133,7 @@ def picker(
     restore_model_name: bool,
     keep_streams: bool,
     variant_header: str,
+    data_path: str,
     servers: ModelServers,
     scrape: bool,
     drain_grace: float,
@@ -146,6 +155,7 @@ def picker(
         "restore_model": restore_model_name,
         "keep_streams": keep_streams,
         "variant_header": variant_header,
+        "data_path": DataPath(data_path),
         "servers": servers,
         "scrape": scrape,
         "drain_grace": drain_grace,

@@ -22,9 +22,12 @@ from rollouts.picker.core.ports import BufferBudget
 from rollouts.picker.core.routing import Router, Unready
 from rollouts.picker.core.schedule import Scheduler
 from rollouts.picker.credentials import credentials_from_files, self_signed_credentials
+from rollouts.picker.datapath import DataPath, choose
 from rollouts.picker.filesource import FileSource, ObjectsUnreadable
 from rollouts.picker.metrics import PickerMetrics
 from rollouts.picker.metrics_server import MetricsServer
+from rollouts.picker.native import MirrorRouter, NativeMetrics, native_picker
+from rollouts.picker.native_server import NativeServer, TlsFiles
 from rollouts.picker.scraper import Scraper
 from rollouts.picker.server import PickerServer, ServerConfig
 from rollouts.picker.variant_metrics import describe
@@ -69,6 +72,7 @@ class PickerConfig:
     client_ca: Path | None = None
     keep_streams: bool = False
     variant_header: str = ""
+    data_path: DataPath = DataPath.AUTO
     servers: ModelServers = ModelServers()  # noqa: RUF009  # frozen, one default for all
 
 
@@ -78,27 +82,14 @@ class Picker:
     def __init__(self, config: PickerConfig, *, client: KubeClient | None = None) -> None:
         self._config = config
         self._client = client  # in place of the one that the kubeconfig gives
-        self.router = Router(Scheduler(), unready=config.unready, restore_model=config.restore_model)
+        self.data_path = choose(config.data_path)
         self.reads_pool_splits: Callable[[], bool] = lambda: (
             False
         )  # until it is known where objects come from
-        self.metrics = PickerMetrics(self.router, lambda: self.reads_pool_splits())
-        self.server = PickerServer(
-            self.router,
-            self.metrics,
-            config=ServerConfig(
-                address=config.grpc_address,
-                health_address=config.health_address,
-                drain_grace=config.drain_grace,
-                request_timeout=config.request_timeout,
-                keep_streams=config.keep_streams,
-                variant_header=config.variant_header,
-            ),
-            credentials=_credentials(config),
-            budget=config.budget,
-        )
+        assemble = _native if self.data_path is DataPath.NATIVE else _python
+        self.router, self.metrics, self.server = assemble(config, lambda: self.reads_pool_splits())
         self.exposition = MetricsServer(
-            self.metrics, config.metrics_address, lambda: self.ready, lambda: describe(self.router.variants)
+            self.metrics, config.metrics_address, lambda: self.ready, lambda: describe(self.router.counted())
         )
         self._watch = VariantWatch()
         self._scraper = Scraper(self.router.scheduler, servers=config.servers)
@@ -141,7 +132,12 @@ class Picker:
         self._tasks.append(asyncio.create_task(self._housekeeping(), name="housekeeping"))
         if self._config.scrape:
             self._tasks.append(asyncio.create_task(self._scraper.run(), name="scraper"))
-        _log.info("picker_serving", port=self.server.port, metrics_port=self.exposition.port)
+        _log.info(
+            "picker_serving",
+            port=self.server.port,
+            metrics_port=self.exposition.port,
+            data_path=self.data_path.value,
+        )
 
     async def _source(self) -> _Source:
         if self._config.objects is not None:
@@ -194,13 +190,55 @@ class Picker:
         raise RuntimeError("a background task of the picker ended by itself")
 
 
+_Parts = tuple[Router, PickerMetrics, "PickerServer | NativeServer"]
+
+
+def _python(config: PickerConfig, reads_pool_splits: Callable[[], bool]) -> _Parts:
+    router = Router(Scheduler(), unready=config.unready, restore_model=config.restore_model)
+    metrics = PickerMetrics(router, reads_pool_splits)
+    server = PickerServer(
+        router,
+        metrics,
+        config=_server_config(config),
+        credentials=_credentials(config) if _speaks_tls(config) else None,
+        budget=config.budget,
+    )
+    return router, metrics, server
+
+
+def _native(config: PickerConfig, reads_pool_splits: Callable[[], bool]) -> _Parts:
+    core = native_picker(
+        unready=config.unready,
+        restore_model=config.restore_model,
+        budget=config.budget,
+        keep_streams=config.keep_streams,
+        variant_header=config.variant_header,
+    )
+    router = MirrorRouter(core)
+    tls = TlsFiles(config.certificates, config.client_ca) if _speaks_tls(config) else None
+    server = NativeServer(core, config=_server_config(config), tls=tls)
+    return router, NativeMetrics(router, core, reads_pool_splits), server
+
+
+def _server_config(config: PickerConfig) -> ServerConfig:
+    return ServerConfig(
+        address=config.grpc_address,
+        health_address=config.health_address,
+        drain_grace=config.drain_grace,
+        request_timeout=config.request_timeout,
+        keep_streams=config.keep_streams,
+        variant_header=config.variant_header,
+    )
+
+
+def _speaks_tls(config: PickerConfig) -> bool:
+    """Raises ValueError for certificates without TLS."""
+    if not config.secure_serving and config.client_ca is not None:
+        raise ValueError("--client-ca asks for certificates, which needs TLS: leave --no-secure-serving out")
+    return config.secure_serving
+
+
 def _credentials(config: PickerConfig) -> Any:
-    if not config.secure_serving:
-        if config.client_ca is not None:
-            raise ValueError(
-                "--client-ca asks for certificates, which needs TLS: leave --no-secure-serving out"
-            )
-        return None
     if config.certificates is not None:
         return credentials_from_files(config.certificates, config.client_ca)
     return self_signed_credentials(config.client_ca)

@@ -27,14 +27,28 @@ from rollouts.picker.core.routing import Decision, Refusal, Router
 from rollouts.picker.endpoint_metrics import EndpointMetrics
 from rollouts.picker.variant_metrics import VariantMetrics, variant_shares
 
-__all__ = ["MAX_MODELS", "PickerMetrics"]
+__all__ = ["LABELS", "MAX_MODELS", "TEXTS", "PickerMetrics"]
 
 MAX_MODELS = 100
 """Model names outside the rules that get a label of their own: clients choose them freely."""
 
 MAX_NAME = 253
 
-_LABELS = ("model", "target_model", "pool", "pod", "variant", "split")
+LABELS = ("model", "target_model", "pool", "pod", "variant", "split")
+"""Of all series of requests."""
+
+TEXTS = {
+    "requests_total": "Requests by outcome",
+    "request_errors_total": "Measured requests that failed",
+    "aborts_total": "Measured requests whose response was cut short",
+    "tokens_total": "Tokens of measured requests",
+    "ttft_seconds": "Dispatch to the first event of a stream",
+    "time_per_output_token_seconds": "Streams only",
+    "e2e_seconds": "Dispatch to the end of the response",
+    "prompt_tokens": "Tokens of the prompt, where the answer says",
+}
+"""What the families of requests say of themselves, by their names without ``inference_picker_``."""
+
 Labels = tuple[str, str, str, str, str, str]
 _GONE_AFTER = 900.0
 """Seconds that the series of a pod stay after it went: three scrapes of the slowest Prometheus."""
@@ -134,7 +148,7 @@ class _Shares(Collector):
                 configured.add_metric([model, target.name], target.weight / total)
             for name, count in seen.items():
                 observed.add_metric([model, name], count / sum(seen.values()))
-        variant_shares(self._router.variants, configured, observed)
+        variant_shares(self._router.counted(), configured, observed)
         return [configured, observed]
 
 
@@ -151,23 +165,27 @@ class PickerMetrics:
         self._children: dict[tuple[Counter | Histogram, tuple[str, ...]], Any] = {}
         self._dispatched: dict[tuple[object, ...], Any] = {}  # a short cut past the labels
         self._known: dict[Labels, Labels] = {}  # names to labels
-        self._requests = self._counter("requests_total", "Requests by outcome", (*_LABELS, "code"))
-        self._errors = self._counter("request_errors_total", "Measured requests that failed")
-        self._aborts = self._counter("aborts_total", "Measured requests whose response was cut short")
-        self._tokens = self._counter("tokens_total", "Tokens of measured requests", (*_LABELS, "kind"))
-        self._ttft = self._histogram("ttft_seconds", "Dispatch to the first event of a stream", _TTFT)
-        self._per_token = self._histogram("time_per_output_token_seconds", "Streams only", _PER_TOKEN)
-        self._e2e = self._histogram("e2e_seconds", "Dispatch to the end of the response", _E2E)
-        self._prompt = self._histogram(
-            "prompt_tokens", "Tokens of the prompt, where the answer says", _TOKENS
-        )
+        self._register_requests(self.registry)
         self.registry.register(VariantMetrics(router.variants, reads_pool_splits))
 
-    def _counter(self, name: str, text: str, labels: tuple[str, ...] = _LABELS) -> Counter:
-        return Counter(f"inference_picker_{name}", text, labels, registry=self.registry)
+    def _register_requests(self, registry: CollectorRegistry) -> None:
+        """What is filled here, request by request."""
+        self._requests = self._counter("requests_total", (*LABELS, "code"))
+        self._errors = self._counter("request_errors_total")
+        self._aborts = self._counter("aborts_total")
+        self._tokens = self._counter("tokens_total", (*LABELS, "kind"))
+        self._ttft = self._histogram("ttft_seconds", _TTFT)
+        self._per_token = self._histogram("time_per_output_token_seconds", _PER_TOKEN)
+        self._e2e = self._histogram("e2e_seconds", _E2E)
+        self._prompt = self._histogram("prompt_tokens", _TOKENS)
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"inference_picker_{name}", text, _LABELS, buckets=buckets, registry=self.registry)
+    def _counter(self, name: str, labels: tuple[str, ...] = LABELS) -> Counter:
+        return Counter(f"inference_picker_{name}", TEXTS[name], labels, registry=self.registry)
+
+    def _histogram(self, name: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(
+            f"inference_picker_{name}", TEXTS[name], LABELS, buckets=buckets, registry=self.registry
+        )
 
     def expose(self, accept: str) -> tuple[bytes, str]:
         """(body, content type) in the format that the Accept header asks for."""
@@ -277,6 +295,6 @@ class PickerMetrics:
 
     def _drop(self, labels: Labels) -> None:
         del self._series[labels]
-        for metric, found in [key for key in self._children if key[1][: len(_LABELS)] == labels]:
+        for metric, found in [key for key in self._children if key[1][: len(LABELS)] == labels]:
             metric.remove(*found)
             del self._children[(metric, found)]

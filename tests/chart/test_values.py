@@ -71,6 +71,7 @@ PICKER: Values = {
     "metricsPort": 9100,
     "unready": "shed",
     "keepStreams": True,
+    "dataPath": "native",
     "secureServing": False,
     "destinationRule": True,
     "modelServers": {

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tools.release import ReleaseError, krew_archive, krew_manifest, new_texts, sbom
+from tools.release import NATIVE_FILES, ReleaseError, krew_archive, krew_manifest, new_texts, sbom
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = {
@@ -32,6 +32,31 @@ def test_version_and_changelog_move_together():
     assert tomllib.loads(found["pyproject.toml"])["project"]["version"] == "1.2.3"
     assert (chart["version"], chart["appVersion"], chart["apiVersion"]) == ("1.2.3", "1.2.3", "v2")
     assert "## Unreleased\n\n## 1.2.3 (2026-12-01)\n\n- News.\n\n## 0.0.9" in found["CHANGELOG.md"]
+
+
+def test_the_native_data_path_has_the_version_that_its_extra_asks_for():
+    names = ("pyproject.toml", *NATIVE_FILES)
+    texts = {**TEXTS, **{name: (ROOT / name).read_text(encoding="utf-8") for name in names}}
+    found = {
+        name: tomllib.loads(text)
+        for name, text in new_texts(texts, "1.2.3", "2026-12-01").items()
+        if name in names
+    }
+    ours = {crate["name"]: crate["version"] for crate in found["native/Cargo.lock"]["package"]}
+    before = {
+        crate["name"]: crate["version"] for crate in tomllib.loads(texts["native/Cargo.lock"])["package"]
+    }
+
+    assert found["pyproject.toml"]["project"]["optional-dependencies"]["native"] == [
+        "inference-rollouts-native==1.2.3"
+    ]
+    assert found["native/Cargo.toml"]["workspace"]["package"]["version"] == "1.2.3"
+    assert found["native/python/pyproject.toml"]["project"]["version"] == "1.2.3"
+    assert {name for name, version in ours.items() if version != before[name]} == {
+        "rollouts-core",
+        "rollouts-python",
+        "rollouts-server",
+    }
 
 
 @pytest.mark.parametrize(

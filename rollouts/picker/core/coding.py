@@ -43,6 +43,10 @@ class ExpandedTooFar(ValueError):
     """The body unfolds to more than is taken. The message says to how much."""
 
 
+class _Beyond(ValueError):
+    """There is more than the one body that there may be. The message says of what."""
+
+
 class _Codec(Protocol):
     finished: bool
 
@@ -82,7 +86,7 @@ class _Inflate:
     def _next(self) -> None:
         self._members += 1
         if not self._gzip or self._members > _MAX_MEMBERS:
-            raise zlib.error("something follows its end")
+            raise _Beyond("something follows its end")
         self._zlib = zlib.decompressobj(31)
 
 
@@ -97,7 +101,7 @@ class _Zstd:
     def _new(self) -> ZstdDecompressor:
         self._frames += 1
         if self._frames > _MAX_MEMBERS:
-            raise ZstdError("too many frames")
+            raise _Beyond("too many frames")
         return ZstdDecompressor(options={DecompressionParameter.window_log_max: _WINDOW_LOG})
 
     def feed(self, data: bytes) -> Iterator[bytes]:
@@ -120,10 +124,13 @@ class _Brotli:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         if data and self.finished:
-            raise brotli.error("something follows its end")
-        yield self._stream.process(data, output_buffer_limit=PIECE)
-        while not self._stream.can_accept_more_data():
-            yield self._stream.process(b"", output_buffer_limit=PIECE)
+            raise _Beyond("something follows its end")
+        piece = self._stream.process(data, output_buffer_limit=PIECE)
+        yield piece
+        # A full piece may leave output behind in the decoder, which then says that it can accept more.
+        while len(piece) >= PIECE or not self._stream.can_accept_more_data():
+            piece = self._stream.process(b"", output_buffer_limit=PIECE)
+            yield piece
         self.finished = self._stream.is_finished()
 
 
@@ -174,10 +181,11 @@ class Decoding:
                 if piece:
                     self._count(level, len(piece))
                     yield from self._through(level + 1, piece)
-        except _ERRORS as error:
-            raise CodingError(
-                f"the body is not valid {name}, which its content-encoding says: {error}"
-            ) from None
+        except _ERRORS:  # the words of each library are its own, and tell a client nothing
+            raise CodingError(f"the body is not valid {name}, which its content-encoding says") from None
+        except _Beyond as error:
+            text = f"the body is not valid {name}, which its content-encoding says: {error}"
+            raise CodingError(text) from None
 
     def _count(self, level: int, size: int) -> None:
         self._made[level] += size

@@ -24,6 +24,10 @@ MAX_PARTS = 2000
 MAX_VALUE = 4096
 """Longest value that is kept, as in JSON."""
 
+_CHARSETS = frozenset({"utf-8", "ascii"})
+"""Any other is read as ISO 8859-1: a client must not choose among all codecs of Python, of which some are costly. In
+what forms are sent in, a name of a model in ASCII reads the same."""
+
 
 class FormField(NamedTuple):
     """A field: its text, and where its value stands; ``start`` -1: not known, nothing can be put there."""
@@ -87,10 +91,7 @@ class FormScanner:
 
     def encode(self, text: str) -> bytes:
         """A value as it stands in this form."""
-        try:
-            return text.encode(self.charset, "replace")
-        except (UnicodeError, LookupError):  # no encoding of text, or one that takes nothing
-            return text.encode()
+        return text.encode(self.charset, "replace")
 
     # --- what the parser calls; positions are those in the chunk, or in bytes that it held back ---------
 
@@ -142,13 +143,14 @@ class FormScanner:
 
 def _charset(name: bytes) -> str:
     try:
-        return codecs.lookup(name.decode("latin-1")).name
-    except LookupError:
+        known = codecs.lookup(name.decode("latin-1")).name
+    except (LookupError, ValueError):  # no codec, or no name for one
         return "latin-1"
+    return known if known in _CHARSETS else "latin-1"
 
 
 def _text(data: bytes, charset: str) -> str:
     try:
         return data.decode(charset)
-    except (UnicodeError, LookupError):
+    except UnicodeError:
         return data.decode("latin-1")

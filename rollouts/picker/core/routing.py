@@ -152,6 +152,10 @@ class Router:
         """Requests per rule's model and target since the weights last changed."""
         return self._counts
 
+    def counted(self) -> VariantTable:
+        """The splits into variants, with their requests since the weights last changed."""
+        return self.variants
+
     def route(self, request: Request, now: float) -> Decision | Refusal:
         """Decide. The only effects are on the splits, the schedule and the counts."""
         rule = self._snapshot.rules.find(request.model) if request.model or request.has_body else None
@@ -318,7 +322,7 @@ def _unavailable(request: Request, target: str, variant: str = "", source: str =
     elif variant:
         text = f"no pod of variant {variant} is ready to serve this"
     else:
-        text = f"no pod is ready to serve {target!r}" if target else "no pod of this pool is ready"
+        text = f"no pod is ready to serve {target!a}" if target else "no pod of this pool is ready"
     return Refusal(503, "rejected-no-endpoints", text, request.model, target, variant, source)
 
 

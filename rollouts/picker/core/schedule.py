@@ -77,6 +77,7 @@ class ScheduledPod:
     dispatched: int = 0  # since the last scrape began
     credit: float = 0.0  # of the slow start
     turn: int = 0  # number of the last dispatch, among those of all pods
+    listed: bool = False  # whether it has ever said which models it serves
     recent: dict[str, float] = field(default_factory=dict)  # adapter -> when it was last at work
 
     @property
@@ -159,6 +160,7 @@ class Scheduler:
             return
         before = pod.load.models
         pod.load, pod.scraped_at, pod.dispatched = load, now, missed
+        pod.listed = pod.listed or load.models is not None
         for adapter in load.active_adapters:
             pod.work_on(adapter, now)
         if load.models is not before:

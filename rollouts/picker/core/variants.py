@@ -211,7 +211,7 @@ class VariantSplit:
     def is_told(self, variant: PoolVariant) -> bool:
         """Whether a pod of the variant has listed its models since there is the variant: later ones serve the same."""
         name = variant.name
-        if name not in self._told and any(pod.load.models is not None for pod in self.pods[name]):
+        if name not in self._told and any(pod.listed for pod in self.pods[name]):
             self._told.add(name)
         return name in self._told
 

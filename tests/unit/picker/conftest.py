@@ -1,5 +1,7 @@
 """Builders of raw objects, as an API server or a file would give them."""
 
+import importlib
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -127,3 +129,20 @@ class Objects:
 @pytest.fixture(scope="session")
 def objects() -> Objects:
     return Objects()
+
+
+@pytest.fixture(scope="module", params=["python", "native"])
+def data_path(request: pytest.FixtureRequest) -> Iterable[str]:
+    """Runs a module's tests on both data paths: natively the names in its ``BOTH`` are tests/kit/twins's."""
+    if request.param == "python":
+        yield "python"
+        return
+    try:
+        importlib.import_module("inference_rollouts_native")
+    except ImportError:
+        pytest.skip("the native data path is not built here: `make setup` does it where cargo is")
+    twins = importlib.import_module("tests.kit.twins")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in request.module.BOTH:
+            patch.setattr(request.module, name, getattr(twins, name))
+        yield "native"

@@ -35,6 +35,9 @@ from rollouts.picker.core.routing import Decision, Refusal, Request
 from rollouts.picker.core.splicing import MAX_CHUNK
 from tests.kit.told import Told
 
+pytestmark = pytest.mark.usefixtures("data_path")
+BOTH = ("Exchange",)
+
 POD = Endpoint("10.0.0.1:8000", "10.0.0.1", 8000, "pod-0", "pool")
 BODY = b'{"model":"travelhelper","messages":[]}'
 SENT = b'{"model":"travel-helper-v2","messages":[]}'

@@ -44,6 +44,9 @@ from rollouts.picker.core.routing import Router
 from rollouts.picker.core.schedule import Scheduler
 from tests.kit.told import Told
 
+pytestmark = pytest.mark.usefixtures("data_path")
+BOTH = ("Exchange", "Router")
+
 JSON = b"application/json"
 BODY = b'{"model":"travelhelper","messages":[]}'
 SENT = b'{"model":"v2","messages":[]}'

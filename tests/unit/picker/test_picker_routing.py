@@ -13,6 +13,9 @@ from rollouts.picker.core.objects import PoolName, read_snapshot
 from rollouts.picker.core.routing import Decision, Refusal, Request, Router, Unready
 from rollouts.picker.core.schedule import Load, Scheduler
 
+pytestmark = pytest.mark.usefixtures("data_path")
+BOTH = ("Router",)
+
 POOL = PoolName("default", "pool")
 SPLIT = {"v1": 90, "v2": 10}
 

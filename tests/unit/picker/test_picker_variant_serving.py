@@ -57,6 +57,9 @@ from tests.kit.clock import VirtualClock, virtual_time
 from tests.kit.memory_client import MemoryKubeClient
 from tests.unit.picker.conftest import Objects
 
+pytestmark = pytest.mark.usefixtures("data_path")
+BOTH = ("Exchange", "Router")
+
 POOL = PoolName("default", "pool")
 OBJECTS = [
     Objects.pool(),

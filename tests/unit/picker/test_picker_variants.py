@@ -17,6 +17,9 @@ from rollouts.picker.core.routing import Decision, Refusal, Request, Router, Unr
 from rollouts.picker.core.schedule import Load, Scheduler
 from tests.unit.picker.conftest import Objects
 
+pytestmark = pytest.mark.usefixtures("data_path")
+BOTH = ("Router",)
+
 POOL = PoolName("default", "pool")
 IPS = {"v1": ("10.0.1.1", "10.0.1.2"), "v2": ("10.0.2.1",), "v3": ("10.0.3.1",)}
 STICKY = {"header": "x-session", "pinHeader": True}
@@ -142,12 +145,13 @@ def test_requests_are_counted_since_the_weights_changed() -> None:
     pods = variant_pods("v1", "v2")
     router = make_router(*pods, Objects.pool_split({"v1": 3, "v2": 1}))
     variants(router, 40)
-    (split,) = router.variants.by_key.values()
+    (split,) = router.counted().by_key.values()
     before = dict(split.counts)
     for weights in ({"v1": 30, "v2": 10}, {"v1": 1, "v2": 1}):  # the first says the same
         router.update(read_snapshot([POOL], [Objects.pool(), *pods, Objects.pool_split(weights)]), 0.0, 0.0)
         variants(router, 40)
 
+    (split,) = router.counted().by_key.values()
     assert before == {"v1": 30, "v2": 10}
     assert split.counts == {"v1": 20, "v2": 20}
 
@@ -300,6 +304,15 @@ def test_what_the_pods_said_counts_until_a_new_pod_of_the_variant_has_said_somet
     router.update(read_snapshot([POOL], raw), 100.0, 0.0)
 
     assert sent(router, "m") == {"v2": "m-2"}
+
+
+def test_what_a_pod_said_counts_when_it_refuses_its_list_before_anybody_asked() -> None:
+    """Whether a request came in between must not matter."""
+    router = renaming()
+    load(router, v2=["m-2"])
+    router.scheduler.observe("10.0.2.1:8000", Load(), 100.0)
+
+    assert sent(router, "m") == {"v1": "m", "v2": "m-2"}
 
 
 def test_pods_that_refuse_their_list_leave_the_name_unless_the_split_is_for_one_model() -> None:

@@ -1,0 +1,324 @@
+//! gRPC's framing: a flag, a length of four bytes, a message; cut into DATA frames without regard to messages.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use rollouts_core::encoding::Encoded;
+
+use crate::limits::MAX_ASSEMBLING;
+
+const PREFIX: usize = 5;
+
+/// Below this a message gets memory of its own, for what is kept of it would keep the buffer of everything that was
+/// read along with it. Copying so much takes a microsecond.
+const SHARED_FROM: usize = 16 << 10;
+
+/// Memory that is set aside for a message at once, whatever length it claims.
+const FIRST_GRANT: usize = 128 << 10;
+
+/// Why a message is not accepted.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) enum Unacceptable {
+    TooLarge(usize),
+    Compressed,
+    NoMemory,
+}
+
+/// Puts messages together. What all of these hold of unfinished messages is counted in `shared`.
+pub(crate) struct Assembler<'a> {
+    max_message: usize,
+    shared: &'a AtomicUsize,
+    charged: usize,
+    chunk: Bytes,
+    prefix: [u8; PREFIX],
+    prefix_len: usize,
+    partial: BytesMut,
+    wanted: usize,
+}
+
+impl<'a> Assembler<'a> {
+    pub(crate) fn new(max_message: usize, shared: &'a AtomicUsize) -> Self {
+        Self {
+            max_message,
+            shared,
+            charged: 0,
+            chunk: Bytes::new(),
+            prefix: [0; PREFIX],
+            prefix_len: 0,
+            partial: BytesMut::new(),
+            wanted: 0,
+        }
+    }
+
+    /// Take the payload of a DATA frame. The messages before it have been fetched.
+    pub(crate) fn push(&mut self, chunk: Bytes) {
+        debug_assert!(self.chunk.is_empty());
+        self.chunk = chunk;
+    }
+
+    /// The next message that is complete.
+    pub(crate) fn next(&mut self) -> Result<Option<Bytes>, Unacceptable> {
+        if self.prefix_len < PREFIX && !self.read_prefix()? {
+            return Ok(None);
+        }
+        if self.partial.is_empty() && self.chunk.len() >= self.wanted {
+            self.prefix_len = 0;
+            let message = self.chunk.split_to(self.wanted);
+            return Ok(Some(if self.wanted < SHARED_FROM { Bytes::copy_from_slice(&message) } else { message }));
+        }
+        self.grow()
+    }
+
+    /// Whether the stream ended in the midst of a message.
+    pub(crate) fn is_torn(&self) -> bool {
+        self.prefix_len > 0
+    }
+
+    fn read_prefix(&mut self) -> Result<bool, Unacceptable> {
+        let take = self.chunk.len().min(PREFIX - self.prefix_len);
+        self.prefix[self.prefix_len..self.prefix_len + take].copy_from_slice(&self.chunk[..take]);
+        self.chunk.advance(take);
+        self.prefix_len += take;
+        if self.prefix_len < PREFIX {
+            return Ok(false);
+        }
+        let [flag, length @ ..] = self.prefix;
+        self.wanted = u32::from_be_bytes(length) as usize;
+        if flag != 0 {
+            return Err(Unacceptable::Compressed);
+        }
+        if self.wanted > self.max_message {
+            return Err(Unacceptable::TooLarge(self.wanted));
+        }
+        Ok(true)
+    }
+
+    fn grow(&mut self) -> Result<Option<Bytes>, Unacceptable> {
+        let take = self.chunk.len().min(self.wanted - self.partial.len());
+        if take == 0 {
+            return Ok(None);
+        }
+        if self.shared.fetch_add(take, Ordering::Relaxed) + take > MAX_ASSEMBLING {
+            self.shared.fetch_sub(take, Ordering::Relaxed);
+            return Err(Unacceptable::NoMemory);
+        }
+        self.charged += take;
+        if self.partial.is_empty() {
+            self.partial.reserve(self.wanted.min(FIRST_GRANT));
+        }
+        self.partial.extend_from_slice(&self.chunk[..take]);
+        self.chunk.advance(take);
+        if self.partial.len() < self.wanted {
+            return Ok(None);
+        }
+        self.prefix_len = 0;
+        self.release();
+        Ok(Some(std::mem::take(&mut self.partial).freeze()))
+    }
+
+    fn release(&mut self) {
+        self.shared.fetch_sub(self.charged, Ordering::Relaxed);
+        self.charged = 0;
+    }
+}
+
+impl Drop for Assembler<'_> {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+/// What goes out in one DATA frame: messages with their prefixes, in parts that are not copied when they are long.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    first: Bytes,
+    rest: VecDeque<Bytes>,
+    remaining: usize,
+}
+
+impl Piece {
+    /// One message; its body is shared.
+    pub(crate) fn message(message: Encoded) -> Self {
+        let remaining = Self::size(&message);
+        let mut first = BytesMut::with_capacity(PREFIX + message.head.len());
+        put_prefix(&mut first, remaining - PREFIX);
+        first.extend_from_slice(&message.head);
+        let mut rest: VecDeque<Bytes> = message.body.into_iter().filter(|part| !part.is_empty()).collect();
+        if !message.tail.is_empty() {
+            rest.push_back(Bytes::from_static(message.tail));
+        }
+        Self { first: first.freeze(), rest, remaining }
+    }
+
+    /// All these messages in one buffer of `length` bytes, copied.
+    pub(crate) fn joined(messages: &[Encoded], length: usize) -> Self {
+        let mut buffer = BytesMut::with_capacity(length);
+        for message in messages {
+            put_prefix(&mut buffer, message.len());
+            buffer.extend_from_slice(&message.head);
+            message.body.iter().for_each(|part| buffer.extend_from_slice(part));
+            buffer.extend_from_slice(message.tail);
+        }
+        Self { first: buffer.freeze(), rest: VecDeque::new(), remaining: length }
+    }
+
+    /// The first `count` bytes, which are taken away here.
+    pub(crate) fn split_to(&mut self, count: usize) -> Self {
+        let mut parts = VecDeque::new();
+        let mut wanted = count;
+        while wanted > 0 {
+            let take = wanted.min(self.first.len());
+            parts.push_back(self.first.split_to(take));
+            self.settle();
+            wanted -= take;
+        }
+        self.remaining -= count;
+        Self { first: parts.pop_front().unwrap_or_default(), rest: parts, remaining: count }
+    }
+
+    /// Bytes that `message` takes on the wire.
+    pub(crate) fn size(message: &Encoded) -> usize {
+        PREFIX + message.len()
+    }
+
+    /// `first` is empty only at the end.
+    fn settle(&mut self) {
+        if self.first.is_empty()
+            && let Some(next) = self.rest.pop_front()
+        {
+            self.first = next;
+        }
+    }
+}
+
+fn put_prefix(out: &mut BytesMut, length: usize) {
+    // The core makes no message of 4 GiB: bodies are cut long before.
+    out.put_u8(0);
+    out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.remaining
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.first
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [std::io::IoSlice<'a>]) -> usize {
+        let parts = std::iter::once(&self.first).chain(&self.rest).filter(|part| !part.is_empty());
+        let mut used = 0;
+        for (slice, part) in slices.iter_mut().zip(parts) {
+            *slice = std::io::IoSlice::new(part);
+            used += 1;
+        }
+        used
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        self.remaining -= count;
+        while count > 0 {
+            let take = count.min(self.first.len());
+            self.first.advance(take);
+            self.settle();
+            count -= take;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire(messages: &[Vec<u8>]) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        for message in messages {
+            put_prefix(&mut out, message.len());
+            out.extend_from_slice(message);
+        }
+        out.to_vec()
+    }
+
+    #[test]
+    fn messages_come_out_however_they_are_cut() {
+        let sent: Vec<Vec<u8>> = [0, 1, 7, 300, 20_000, 3].iter().map(|n| (0..*n).map(|i| i as u8).collect()).collect();
+        let bytes = Bytes::from(wire(&sent));
+        for step in [1, 2, 3, 4, 5, 6, 9, 4_096, 100_000] {
+            let shared = AtomicUsize::new(0);
+            let mut assembler = Assembler::new(1 << 20, &shared);
+            let mut got = Vec::new();
+            let mut rest = bytes.clone();
+            while !rest.is_empty() {
+                assembler.push(rest.split_to(step.min(rest.len())));
+                while let Some(message) = assembler.next().unwrap() {
+                    got.push(message.to_vec());
+                }
+            }
+            assert_eq!(got, sent, "in steps of {step}");
+            assert!(!assembler.is_torn());
+            assert_eq!(shared.load(Ordering::Relaxed), 0);
+        }
+    }
+
+    #[test]
+    fn what_is_unfinished_is_counted_until_it_goes() {
+        let shared = AtomicUsize::new(0);
+        let mut assembler = Assembler::new(1 << 20, &shared);
+        assembler.push(Bytes::from_static(&[0, 0, 0, 1, 0, 1, 2, 3]));
+        assert_eq!(assembler.next(), Ok(None));
+        assert_eq!(shared.load(Ordering::Relaxed), 3);
+        assert!(assembler.is_torn());
+        drop(assembler);
+        assert_eq!(shared.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn refuses_what_is_too_large_compressed_or_without_room() {
+        let shared = AtomicUsize::new(0);
+        let mut assembler = Assembler::new(10, &shared);
+        assembler.push(Bytes::from_static(&[0, 0, 0, 0, 11]));
+        assert_eq!(assembler.next(), Err(Unacceptable::TooLarge(11)));
+        let mut assembler = Assembler::new(10, &shared);
+        assembler.push(Bytes::from_static(&[1, 0, 0, 0, 1]));
+        assert_eq!(assembler.next(), Err(Unacceptable::Compressed));
+        let full = AtomicUsize::new(MAX_ASSEMBLING);
+        let mut assembler = Assembler::new(10, &full);
+        assembler.push(Bytes::from_static(&[0, 0, 0, 0, 9, 1]));
+        assert_eq!(assembler.next(), Err(Unacceptable::NoMemory));
+        drop(assembler);
+        assert_eq!(full.load(Ordering::Relaxed), MAX_ASSEMBLING);
+    }
+
+    #[test]
+    fn a_piece_can_be_cut_anywhere() {
+        let body = Bytes::from((0..40u8).collect::<Vec<_>>());
+        let message = Encoded {
+            head: b"head".to_vec(),
+            body: [body.slice(..7), Bytes::new(), body.slice(7..)].into_iter().collect(),
+            tail: b"\x10\x01",
+        };
+        let whole = wire(&[[b"head", &body[..], b"\x10\x01"].concat()]);
+        for first in 0..=whole.len() {
+            let mut rest = Piece::message(message.clone());
+            let mut start = rest.split_to(first);
+            let mut got = start.copy_to_bytes(start.remaining()).to_vec();
+            assert_eq!(got.len(), first);
+            got.extend_from_slice(&rest.copy_to_bytes(rest.remaining()));
+            assert_eq!(got, whole, "cut at {first}");
+            assert!(!rest.has_remaining());
+        }
+        let mut joined = Piece::joined(&[message.clone(), message], 2 * whole.len());
+        assert_eq!(joined.copy_to_bytes(2 * whole.len()), whole.repeat(2));
+    }
+
+    #[test]
+    fn a_piece_shows_all_its_parts_at_once() {
+        let part = Bytes::from_static(b"abc");
+        let piece = Piece::message(Encoded { body: [part.clone(), part].into_iter().collect(), ..Encoded::default() });
+        let mut slices = [std::io::IoSlice::new(&[]); 8];
+        assert_eq!(piece.chunks_vectored(&mut slices), 3);
+        assert_eq!(slices.iter().map(|slice| slice.len()).sum::<usize>(), piece.remaining());
+    }
+}

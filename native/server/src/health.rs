@@ -1,0 +1,146 @@
+//! `grpc.health.v1.Health`, with its two messages read and written by hand.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use h2::RecvStream;
+use rollouts_core::encoding::Encoded;
+use rollouts_core::stream::Logic;
+
+use crate::exchange::{Gone, Status, Writer, unacceptable};
+use crate::framing::Assembler;
+use crate::listen::{Phase, Serves, Shared};
+
+pub(crate) const CHECK: &str = "/grpc.health.v1.Health/Check";
+pub(crate) const WATCH: &str = "/grpc.health.v1.Health/Watch";
+
+const LIVENESS: &str = "liveness";
+
+/// Names that probes of the various releases of the Inference Extension ask for, beside `liveness`.
+const NAMES: [&str; 4] = ["", "readiness", "inference-extension", "envoy.service.ext_proc.v3.ExternalProcessor"];
+
+/// Bytes of a request: one name.
+const MAX_REQUEST: usize = 4 << 10;
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Serving {
+    Yes = 1,
+    No = 2,
+    Unknown = 3,
+}
+
+impl Serving {
+    fn message(self) -> Encoded {
+        Encoded { head: vec![0x08, self as u8], ..Encoded::default() }
+    }
+}
+
+fn serving<L: Logic>(shared: &Shared<L>, service: &str) -> Serving {
+    if service == LIVENESS {
+        return Serving::Yes;
+    }
+    if !NAMES.contains(&service) {
+        return Serving::Unknown;
+    }
+    if shared.phase() == Phase::Serving && shared.logic.ready() { Serving::Yes } else { Serving::No }
+}
+
+/// Answer once.
+pub(crate) async fn check<L: Logic>(
+    shared: &Shared<L>,
+    body: &mut RecvStream,
+    writer: &mut Writer,
+) -> Result<Status, Gone> {
+    let service = match request(shared, body).await? {
+        Ok(service) => service,
+        Err(status) => return Ok(status),
+    };
+    let found = serving(shared, &service);
+    if found == Serving::Unknown {
+        return Ok(Status::new("5", "no service of this name"));
+    }
+    writer.send(&mut vec![found.message()]).await?;
+    Ok(Status::OK)
+}
+
+/// Answer now, and whenever the answer changes, until the server drains.
+pub(crate) async fn watch<L: Logic>(
+    shared: &Shared<L>,
+    serves: Serves,
+    body: &mut RecvStream,
+    writer: &mut Writer,
+) -> Result<Status, Gone> {
+    let service = match request(shared, body).await? {
+        Ok(service) => service,
+        Err(status) => return Ok(status),
+    };
+    let mut changes = shared.changes();
+    let mut last = None;
+    loop {
+        changes.mark_unchanged();
+        let found = serving(shared, &service);
+        if last != Some(found) {
+            last = Some(found);
+            writer.send(&mut vec![found.message()]).await?;
+        }
+        if serves == Serves::Everything && shared.phase() != Phase::Serving {
+            return Ok(Status::OK);
+        }
+        let mut changed = std::pin::pin!(changes.changed());
+        poll_fn(|cx| match writer.poll_reset(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(Gone)),
+            Poll::Pending => changed.as_mut().poll(cx).map(|change| change.map_err(|_| Gone)),
+        })
+        .await?;
+    }
+}
+
+/// The name that a request asks for, or the status that it gets.
+async fn request<L: Logic>(shared: &Shared<L>, body: &mut RecvStream) -> Result<Result<String, Status>, Gone> {
+    let mut assembler = Assembler::new(MAX_REQUEST, &shared.assembling);
+    while let Some(data) = poll_fn(|cx| body.poll_data(cx)).await {
+        let data = data?;
+        let _ = body.flow_control().release_capacity(data.len());
+        assembler.push(data);
+        match assembler.next() {
+            Ok(None) => {}
+            Ok(Some(message)) => {
+                return Ok(service(&message).ok_or_else(|| Status::new("3", "not a HealthCheckRequest")));
+            }
+            Err(problem) => return Ok(Err(unacceptable(problem, MAX_REQUEST))),
+        }
+    }
+    Ok(Err(Status::new("13", "a request without a message")))
+}
+
+/// Field 1 of a HealthCheckRequest, and nothing else; lengths fit two bytes.
+fn service(message: &[u8]) -> Option<String> {
+    let name = match message {
+        [] => &[][..],
+        [0x0A, length, name @ ..] if *length < 0x80 && name.len() == usize::from(*length) => name,
+        [0x0A, low, high, name @ ..]
+            if *low >= 0x80 && *high < 0x80 && name.len() == usize::from(low & 0x7F) | usize::from(*high) << 7 =>
+        {
+            name
+        }
+        _ => return None,
+    };
+    String::from_utf8(name.to_vec()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_name() {
+        assert_eq!(service(b""), Some(String::new()));
+        assert_eq!(service(b"\x0a\x00"), Some(String::new()));
+        assert_eq!(service(b"\x0a\x08liveness"), Some("liveness".to_owned()));
+        let long = [&b"\x0a\x80\x01"[..], &[b'x'; 128]].concat();
+        assert_eq!(service(&long), Some("x".repeat(128)));
+        for wrong in [&b"\x0a"[..], b"\x0a\x05abc", b"\x12\x00", b"\x0a\x01\xff"] {
+            assert_eq!(service(wrong), None);
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What a client may make this server hold or do. Each limit is far above what Envoy does in good order.
+
+use std::time::Duration;
+
+/// Bytes of one stream on their way to us: HTTP/2's flow control lets no more be unread.
+pub const STREAM_WINDOW: u32 = 1 << 20;
+
+/// Bytes of all streams of a connection on their way to us.
+pub const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// Bytes of one DATA frame. Envoy sends 16 KiB whatever we say; others send a message in one piece, which is not copied.
+pub const MAX_FRAME: u32 = 128 << 10;
+
+/// Bytes of a request's headers, decoded. Envoy sends 300.
+pub const MAX_HEADERS: u32 = 16 << 10;
+
+/// Streams at once on a connection. Envoy opens another connection for more; its own limit is 1,024 by default.
+pub const MAX_STREAMS: u32 = 10_000;
+
+/// Connections at once. A gateway has one for each of its threads.
+pub const MAX_CONNECTIONS: usize = 4_096;
+
+/// Bytes of messages of which a part is still to come, over all streams.
+pub const MAX_ASSEMBLING: usize = 256 << 20;
+
+/// Streams that the client reset before we looked at them.
+pub const MAX_PENDING_RESETS: usize = 100;
+
+/// Streams that we ended first and remember, so that what was on its way is no error.
+pub const REMEMBERED_RESETS: usize = 1_000;
+
+/// How long they are remembered: many round trips.
+pub const REMEMBER_RESETS: Duration = Duration::from_secs(5);
+
+/// Overhead of small unread DATA frames on a connection: 256 bytes for each. Tokens come in such frames.
+pub const FRAME_OVERHEAD: usize = 16 << 20;
+
+/// Frames that cost a client nothing (PING, SETTINGS, PRIORITY, RST_STREAM), at once and per second. Clients that
+/// leave make Envoy send a RST_STREAM for each.
+pub const CHEAP_FRAMES: u32 = 2_000;
+
+/// See `CHEAP_FRAMES`.
+pub const CHEAP_FRAMES_PER_SECOND: u32 = 1_000;
+
+/// TLS handshake, and then HTTP/2's preface.
+pub const HANDSHAKE: Duration = Duration::from_secs(20);
+
+/// How often a connection is looked after.
+pub const TICK: Duration = Duration::from_secs(10);
+
+/// Ticks without a byte after which a PING asks whether somebody is there.
+pub const SILENT_TICKS: u32 = 6;
+
+/// Ticks without a byte after which nobody is.
+pub const DEAD_TICKS: u32 = 8;
+
+/// Bytes read for one connection before the others of its thread have their turn.
+pub const TURN: usize = 256 << 10;
+
+/// Bytes that wait to be written to a socket before streams have to wait.
+pub const WRITE_BUFFER: usize = 256 << 10;
+
+/// Bytes read from a socket at once.
+pub const READ_BUFFER: usize = 64 << 10;

@@ -1,0 +1,65 @@
+"""Sequences of requests at given times give the same bytes, decisions, measurements and pages on both data paths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip(
+    "inference_rollouts_native",
+    reason="the native data path is not built here: `make setup` does it where cargo is",
+)
+
+from benchmarks.native.sequences import Difference, run
+from rollouts.picker import metrics
+from rollouts.picker.core import measure, prefix, protocol, routing, schedule, split, variants
+
+
+def test_a_sample_of_sequences_is_the_same_on_both_paths() -> None:
+    outcomes = run(1500, 20)
+
+    assert outcomes["dispatched"] > 300
+    assert outcomes["dispatched among variants"] > 50
+    assert outcomes["measured"] > 50
+    assert outcomes["rejected-no-endpoints"] > 50
+
+
+def _carries_no_debts(_: Any) -> dict[str, int]:
+    return {}
+
+
+def _forgets(_: Any, adapter: str, now: float) -> None:
+    """In place of ``work_on``."""
+
+
+def _takes_any(model: str, prompt: bytes) -> tuple[int, ...]:
+    return (hash(prompt[:1024]),) if len(prompt) >= 1024 else ()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [
+        (split, "SEED", b"inference-rollouts/2"),
+        (split.Diffusion, "_debts", _carries_no_debts),
+        (schedule, "_TIE", 0.3),
+        (schedule, "_RESIDENT", 1.0),
+        (schedule.ScheduledPod, "work_on", _forgets),
+        (prefix, "MAX_SLOTS", 1),
+        (routing, "block_hashes", _takes_any),
+        (variants, "_SALT", "variants/"),
+        (measure, "TAIL", 10),
+        (metrics, "MAX_MODELS", 1),
+        (metrics, "_GONE_AFTER", 10.0),
+        (protocol, "is_upgrade", lambda _: False),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_bug_planted_into_one_of_them_is_seen(
+    monkeypatch: pytest.MonkeyPatch, where: Any, name: str, value: Any
+) -> None:
+    monkeypatch.setattr(where, name, value)
+
+    with pytest.raises(Difference):
+        run(20_000, 21)

@@ -1,0 +1,128 @@
+"""Builds, checks and packs ``native/``, the picker's data path in Rust, where cargo is.
+
+    python -m tools.native build|lint|test|wheel
+
+Without cargo each says so and ends well, for the picker then runs on its Python path; in CI (the variable ``CI``) it
+is required, and fails. Build products are kept in ``build/native`` (or ``CARGO_TARGET_DIR``).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["COMMANDS", "NativeBuildError"]
+
+ROOT = Path(__file__).resolve().parents[1]
+NATIVE = ROOT / "native"
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "build" / "native")
+WHEELS = ROOT / "build" / "wheels"
+_FOR_BUILDS = {"CARGO_TARGET_DIR": str(TARGET), "CARGO_INCREMENTAL": "0"}
+
+
+class NativeBuildError(Exception):
+    """A step failed, or cargo is not there where it has to be."""
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _run(*command: str | Path) -> None:
+    """Raises NativeBuildError when it does not end well."""
+    line = [str(word) for word in command]
+    ended = subprocess.run(line, cwd=NATIVE, env={**os.environ, **_FOR_BUILDS}, check=False)
+    if ended.returncode:
+        raise NativeBuildError(f"`{' '.join(line)}` in native/ ended with {ended.returncode}")
+
+
+def _tool(name: str) -> Path:
+    """A command that the development lock brings into the virtual environment."""
+    return Path(sys.executable).parent / name
+
+
+def _make_wheel(folder: Path) -> Path:
+    """The abi3 wheel of the extension, built into ``folder``."""
+    shutil.rmtree(folder, ignore_errors=True)
+    _run(
+        _tool("maturin"),
+        "build",
+        "--quiet",
+        "--release",
+        "--locked",
+        "--manifest-path",
+        "python/Cargo.toml",
+        "--out",
+        folder,
+    )
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def build() -> None:
+    """Build the extension and install it into this environment."""
+    begun = time.monotonic()
+    _say("building the native data path of the picker: once per change of native/, about two minutes")
+    wheel = _make_wheel(TARGET / "wheels")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    ended = subprocess.run([*command, "--force-reinstall", str(wheel)], check=False)
+    if ended.returncode:
+        raise NativeBuildError(f"pip did not install {wheel.name}")
+    _say(f"native data path built and installed in {time.monotonic() - begun:.0f} s")
+
+
+def lint() -> None:
+    """Style, clippy without a warning, licences, sources and bans of all crates."""
+    _run("cargo", "fmt", "--check")
+    _run("cargo", "clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings")
+    _run("cargo", "fetch", "--quiet", "--locked")
+    _run(
+        _tool("cargo-deny"),
+        "--log-level",
+        "error",
+        "--offline",
+        "--locked",
+        "check",
+        "bans",
+        "licenses",
+        "sources",
+    )
+
+
+def test() -> None:
+    """The tests of the crates."""
+    _run("cargo", "test", "--quiet", "--locked", "-p", "rollouts-core", "-p", "rollouts-server")
+
+
+def wheel() -> None:
+    """The wheel for the extra ``native``, in ``build/wheels``."""
+    _make_wheel(WHEELS)
+
+
+COMMANDS: dict[str, Callable[[], None]] = {"build": build, "lint": lint, "test": test, "wheel": wheel}
+
+
+def main(name: str) -> None:
+    """Run one command. Raises NativeBuildError."""
+    if shutil.which("cargo") is None:
+        missing = f"cargo is not on the PATH: `{name}` leaves native/ out, and the picker runs on its Python data path"
+        if os.environ.get("CI"):
+            raise NativeBuildError(f"{missing}; CI needs it")
+        _say(f"{missing} (docs/native.md)")
+        return
+    COMMANDS[name]()
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1])
+    except NativeBuildError as error:
+        sys.exit(f"{error}")
+    except (IndexError, KeyError):
+        sys.exit(f"usage: python -m tools.native {'|'.join(COMMANDS)}")
