@@ -85,7 +85,10 @@ def _objects(rng: random.Random) -> list[dict[str, Any]]:
     for pool in _POOLS[: rng.choice((1, 1, 2))]:
         spec = {"selector": {"app": pool.name}, "targetPortNumber": 8000}
         found.append(_object("inference.networking.x-k8s.io/v1alpha2", "InferencePool", pool.name, spec))
-        found += [_pod(rng, pool.name, number) for number in range(1, rng.choices((0, 1, 2, 4, 8), (1, 4, 6, 6, 4))[0] + 1)]
+        found += [
+            _pod(rng, pool.name, number)
+            for number in range(1, rng.choices((0, 1, 2, 4, 8), (1, 4, 6, 6, 4))[0] + 1)
+        ]
     for model in rng.sample(("m", "travelhelper", "it's"), rng.randrange(3)):
         targets = [
             {"name": name, "weight": weight} for name, weight in _weights(rng, _VERSIONS).items()
@@ -96,14 +99,18 @@ def _objects(rng: random.Random) -> list[dict[str, Any]]:
             "targetModels": targets,
             "criticality": rng.choice(("Critical", "Sheddable")),
         }
-        found.append(_object("inference.networking.x-k8s.io/v1alpha2", "InferenceModel", f"model-{model}", spec))
+        found.append(
+            _object("inference.networking.x-k8s.io/v1alpha2", "InferenceModel", f"model-{model}", spec)
+        )
     if rng.random() < 0.3:
         rewritten = [{"modelRewrite": name, "weight": w} for name, w in _weights(rng, _VERSIONS).items()]
         rule: dict[str, Any] = {"targets": rewritten}
         if rng.random() < 0.5:
             rule["matches"] = [{"model": {"value": rng.choice(("n", "m"))}}]
         spec = {"poolRef": {"name": "pool"}, "rules": [rule]}
-        found.append(_object("inference.networking.x-k8s.io/v1alpha2", "InferenceModelRewrite", "rewrite", spec))
+        found.append(
+            _object("inference.networking.x-k8s.io/v1alpha2", "InferenceModelRewrite", "rewrite", spec)
+        )
     for name in rng.sample(("s1", "s2"), rng.choice((0, 0, 1, 1, 2))):
         variants = [
             {
