@@ -17,12 +17,12 @@ from rollouts.picker.core import measure, prefix, protocol, routing, schedule, s
 
 
 def test_a_sample_of_sequences_is_the_same_on_both_paths() -> None:
-    outcomes = run(1500, 20)
+    outcomes = run(800, 20)
 
-    assert outcomes["dispatched"] > 300
-    assert outcomes["dispatched among variants"] > 50
-    assert outcomes["measured"] > 50
-    assert outcomes["rejected-no-endpoints"] > 50
+    assert outcomes["dispatched"] > 150
+    assert outcomes["dispatched among variants"] > 20
+    assert outcomes["measured"] > 5
+    assert outcomes["rejected-no-endpoints"] > 20
 
 
 def _carries_no_debts(_: Any) -> dict[str, int]:

@@ -524,6 +524,45 @@ fn crc32(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::RuleBook;
+    use crate::split::SplitTarget;
+
+    #[test]
+    fn threads_share_one_exact_sequence() {
+        let endpoint = Endpoint {
+            address: "10.0.0.1:80".into(),
+            host: None,
+            port: 80,
+            pod: "p".into(),
+            pool: "pool".into(),
+            ready_since: 0.0,
+            draining: false,
+        };
+        let rule = Rule {
+            key: RuleKey::default(),
+            model: "m".into(),
+            targets: vec![SplitTarget::new("a", 9), SplitTarget::new("b", 1)],
+            generic: false,
+            sheddable: false,
+        };
+        let rules = RuleBook::new([rule]);
+        let router = Router::new(RouterConfig::default());
+        router.update(Snapshot { rules, endpoints: vec![Arc::new(endpoint)], ..Snapshot::default() }, 0.0, 0.0);
+        let asked = Request { model: "m".into(), has_body: true, ..Request::default() };
+
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..2500 {
+                        router.route(&Headers::default(), &asked, 0.0).unwrap();
+                    }
+                });
+            }
+        });
+
+        let counts: Vec<_> = router.lock().shares["m"].values().copied().collect();
+        assert_eq!(counts, [9000, 1000]);
+    }
 
     #[test]
     fn sums_are_those_of_zlib() {

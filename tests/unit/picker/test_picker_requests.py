@@ -451,6 +451,17 @@ def test_a_body_of_any_length_comes_out_whole(monkeypatch: pytest.MonkeyPatch, c
         decoding.finish()
 
 
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "zstd", "br"])
+def test_a_long_body_whose_coded_form_comes_at_once_comes_out_whole(ruled: Door, coding: str) -> None:
+    """Brotli holds output back when all of its input is gone, and then says that it can accept more."""
+    body = BODY.replace(b"[]", b'"' + b"The same sentence once more. " * 10_000 + b'"')
+    coded = BOMBS[coding](body)
+
+    got = ruled.post(coded, typed(JSON, content_encoding=coding.encode()))
+
+    assert (got.status, got.body) == (0, body.replace(b"travelhelper", b"v2"))
+
+
 def test_text_that_compresses_well_is_no_bomb(ruled: Door) -> None:
     body = BODY.replace(b"[]", b'"' + b"The same sentence once more. " * (FREE // 40) + b'"')
 
@@ -533,6 +544,16 @@ def test_a_name_beyond_ascii_is_written_in_the_charset_of_the_form(objects: Any)
     assert got.body == body.replace("modèle".encode("latin-1"), "modèle-2".encode("latin-1"))
     again = door.post(part("modèle".encode(), 'name="model"') + END, typed(utf8))
     assert "modèle-2".encode() in again.body
+
+
+@pytest.mark.parametrize("charset", ["utf-16", "punycode", "rot13", "nothing", "a\0b", ""])
+def test_a_form_in_another_charset_is_read_as_latin_1(objects: Any, charset: str) -> None:
+    door = Door(objects, objects.rewrite({"v2": 1}, model="modèle"))
+    body = part("modèle".encode("latin-1"), 'name="model"') + END
+
+    got = door.post(body, typed(FORM + b"; charset=" + charset.encode()))
+
+    assert got.body == body.replace("modèle".encode("latin-1"), b"v2")
 
 
 @pytest.mark.parametrize("size", [1, 4, 1 << 20])
