@@ -269,9 +269,7 @@ impl BodyScanner {
                 self.state = if in_object { State::Key } else { State::Value };
                 Ok(Some(skip_space(text, pos + 1)))
             }
-            Some(bracket @ (b'}' | b']')) if in_object == (*bracket == b'}') => {
-                self.close(skip_space(text, pos + 1))
-            }
+            Some(bracket @ (b'}' | b']')) if in_object == (*bracket == b'}') => self.close(skip_space(text, pos + 1)),
             Some(b'}' | b']') => {
                 let at = self.base + pos;
                 Err(BodyError(format!("invalid JSON at byte {at}: the brackets do not match")))
@@ -345,8 +343,7 @@ impl BodyScanner {
             self.state = State::Colon;
             if self.stack.len() == 1 {
                 let raw = &self.captured;
-                self.key =
-                    if self.capture { self.wanted.iter().position(|name| is_name(raw, name)) } else { None };
+                self.key = if self.capture { self.wanted.iter().position(|name| is_name(raw, name)) } else { None };
             }
             return;
         }

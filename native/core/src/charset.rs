@@ -219,7 +219,9 @@ impl Transcoder {
         let first = |byte: &&u8| (**byte & 0xC0) != 0x80;
         match self.encoding {
             Encoding::Utf8 => text.len(),
-            _ => text.iter().filter(first).map(|byte| self.encoding.width(if *byte >= 0xF0 { 0x10000 } else { 0 })).sum(),
+            _ => {
+                text.iter().filter(first).map(|byte| self.encoding.width(if *byte >= 0xF0 { 0x10000 } else { 0 })).sum()
+            }
         }
     }
 }

@@ -222,11 +222,8 @@ struct Brotli {
 
 impl Brotli {
     fn new() -> Self {
-        let state = BrotliState::new_strict(
-            StandardAlloc::default(),
-            StandardAlloc::default(),
-            StandardAlloc::default(),
-        );
+        let state =
+            BrotliState::new_strict(StandardAlloc::default(), StandardAlloc::default(), StandardAlloc::default());
         Self { stream: Box::new(state), ended: false }
     }
 }
@@ -368,9 +365,7 @@ impl Decoding {
     /// When it is cut off.
     pub fn finish(&self) -> Result<(), CodingError> {
         match self.levels.iter().find(|(_, codec)| self.counts.fed > 0 && !codec.finished()) {
-            Some((name, _)) => {
-                Err(CodingError::Invalid(format!("the body is cut off: its {name} data do not end")))
-            }
+            Some((name, _)) => Err(CodingError::Invalid(format!("the body is cut off: its {name} data do not end"))),
             None => Ok(()),
         }
     }

@@ -82,9 +82,7 @@ pub(crate) fn unescape(source: &[u8], pos: usize) -> (u16, usize) {
     let unit = match source.get(pos + 1) {
         Some(b'u') => {
             let digits = source[(pos + 2).min(source.len())..].iter().take(4);
-            let value = digits.fold(0, |value, digit| {
-                value << 4 | char::from(*digit).to_digit(16).unwrap_or(0)
-            });
+            let value = digits.fold(0, |value, digit| value << 4 | char::from(*digit).to_digit(16).unwrap_or(0));
             return ((value & 0xFFFF) as u16, (pos + 6).min(source.len()));
         }
         Some(b'b') => 8,

@@ -208,13 +208,20 @@ pub struct HttpHeaders {
 pub enum Incoming {
     RequestHeaders(HttpHeaders),
     /// One chunk of the request body.
-    RequestBody { body: Bytes, end_of_stream: bool, metadata: Bytes },
+    RequestBody {
+        body: Bytes,
+        end_of_stream: bool,
+        metadata: Bytes,
+    },
     /// The end of a body whose last chunk did not say so.
     RequestTrailers,
     /// From the pod or from Envoy itself (a local reply).
     ResponseHeaders(HttpHeaders),
     /// One chunk of the response body.
-    ResponseBody { body: Bytes, end_of_stream: bool },
+    ResponseBody {
+        body: Bytes,
+        end_of_stream: bool,
+    },
     /// The end of a response whose last chunk did not say so.
     ResponseTrailers,
 }
@@ -258,9 +265,17 @@ pub enum Outgoing {
     /// Answer to headers.
     Headers(Side, Routed),
     /// One chunk of a full-duplex streamed body.
-    Body { side: Side, body: Segments, end_of_stream: bool },
+    Body {
+        side: Side,
+        body: Segments,
+        end_of_stream: bool,
+    },
     /// Answer to a body that is not full-duplex. `body` None leaves it as it is.
-    Buffered { side: Side, body: Option<Segments>, routed: Routed },
+    Buffered {
+        side: Side,
+        body: Option<Segments>,
+        routed: Routed,
+    },
     /// Answer to trailers, which stay as they are.
     Trailers(Side),
     Immediate(ImmediateReply),

@@ -219,9 +219,7 @@ impl RequestReader {
     fn read(&mut self, piece: &Bytes) -> Result<(), Refusal> {
         let read = match &mut self.scanner {
             Scanner::Json(scanner, None) => scanner.feed(piece),
-            Scanner::Json(scanner, Some(transcoder)) => {
-                transcoder.feed(piece).and_then(|text| scanner.feed(&text))
-            }
+            Scanner::Json(scanner, Some(transcoder)) => transcoder.feed(piece).and_then(|text| scanner.feed(&text)),
             Scanner::Form(form) => form.feed(piece),
             Scanner::Undecided(_) => self.begin_json(piece, false),
         };
@@ -440,7 +438,9 @@ fn form_read(form: &FormScanner) -> Result<ReadBody, BodyError> {
     }
     let others = form.fields().filter(|(name, _)| *name != "model");
     let unread = model.and_then(|model| model.place).is_none().then(|| Unread {
-        refusal: bad_request("this pool splits the requests of all models, and this form names none: add a field model"),
+        refusal: bad_request(
+            "this pool splits the requests of all models, and this form names none: add a field model",
+        ),
         hidden: false,
     });
     Ok(ReadBody {

@@ -107,8 +107,7 @@ impl<'a> Fields<'a> {
             return if self.pos == self.end { Ok(None) } else { wrong("a field runs over the end of its message") };
         }
         let first = byte(self.data, self.pos)?;
-        let (tag, pos) =
-            if first < 0x80 { (u64::from(first), self.pos + 1) } else { varint(self.data, self.pos)? };
+        let (tag, pos) = if first < 0x80 { (u64::from(first), self.pos + 1) } else { varint(self.data, self.pos)? };
         let (number, kind) = (tag >> 3, (tag & 7) as u8);
         if number == 0 {
             return wrong("field number 0");

@@ -286,8 +286,7 @@ fn restore<'py>(
 }
 
 /// (ending, status, e2e, ttft, time per output token, prompt tokens, completion tokens, error)
-type Observed =
-    (&'static str, u16, Option<f64>, Option<f64>, Option<f64>, Option<u64>, Option<u64>, bool);
+type Observed = (&'static str, u16, Option<f64>, Option<f64>, Option<f64>, Option<u64>, Option<u64>, bool);
 
 #[pyfunction]
 fn measure(
