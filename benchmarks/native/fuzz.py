@@ -2,7 +2,7 @@
 
     python -m benchmarks.native.fuzz --count 10000000 --seed 2026
 
-Stops at the first difference and prints the case. ``--count`` is of all kinds together; a run is repeatable by its seed.
+Stops at the first difference and prints the case. ``--count`` is of all kinds together; a seed repeats its run.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
 """The bytes side of the picker twice, in Python and in Rust: what the two make of the same random, hostile input.
 
-Each kind of case makes its input from a random generator and has two answers to it, as plain values, that must be equal:
-bytes, decisions, and the words of errors. Python's modules are the specification.
+Each kind of case makes its input from a random generator and has two answers to it, as plain values, that must be
+equal: bytes, decisions, and the words of errors. Python's modules are the specification.
 """
 
 from __future__ import annotations
 
 import gzip
 import importlib
-import json
 import random
 import zlib
 from collections import deque
@@ -459,7 +458,7 @@ def python_coding(coding: bytes, chunks: list[bytes], limit: int) -> Any:
 
 
 def _undone(coding: bytes, found: list[list[bytes]], error: tuple[str, str] | None) -> Any:
-    """How soon data are found to be no br is up to each library, by a few bytes: what came until then does not count."""
+    """How soon data are found to be no br is up to each library, by a few bytes: what came before does not count."""
     return "refused" if error and b"br" in coding else (found, error)
 
 
@@ -613,7 +612,8 @@ _EVENTS = (
     b'{"model":"v2","usage":{"prompt_tokens":5,"completion_tokens":%d,"x":{"y":{}}}}',
     b'{"usage":{"prompt_tokens":%d,"output_tokens":7,"completion_tokens":1.5,"d":{"r":0}}}',
     b'{"usage" :\n{"input_tokens":-0,"completion_tokens":%d}} {"usage":{"input_tokens":true}}',
-    b'{"usage":{"prompt_tokens":1e3,"prompt_tokens":%d,"input_tokens":1099511627776}}', b'{"err\\u006fr":%d,"x":"\\"error\\""}',
+    b'{"usage":{"prompt_tokens":1e3,"prompt_tokens":%d,"input_tokens":1099511627776}}',
+    b'{"err\\u006fr":%d,"x":"\\"error\\""}',
     b'{"error":%d.0}', b'{"error":0e%d,"error":"x","error":[ ]}', b'{"error":-Infinity,"n":NaN,"d":%d}',
     b'\xef\xbb\xbf{"error":%d}', b'{"error":1%d,"a":\xff}', b'{"error": {"a":[1,{"b":%d},]}}', b"[DONE]", b"", b"{",
 )  # fmt: skip
