@@ -1,26 +1,48 @@
 //! One connection: handshakes, its streams as tasks beside it, its end.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use h2::server::Connection;
+use h2::{PingPong, Reason};
 use rollouts_core::stream::Logic;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
-use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use crate::Event;
 use crate::exchange::answer;
-use crate::framing::Piece;
+use crate::framing::{Piece, Room};
 use crate::io::Buffered;
 use crate::limits;
 use crate::listen::{Phase, Serves, Shared};
-use crate::{Event, listen};
+
+/// What the streams of a connection share.
+pub(crate) struct Around<L> {
+    pub(crate) shared: Arc<Shared<L>>,
+    pub(crate) serves: Serves,
+    assembling: Cell<usize>,
+}
+
+impl<L: Logic> Around<L> {
+    pub(crate) fn new(shared: Arc<Shared<L>>, serves: Serves) -> Rc<Self> {
+        Rc::new(Self { shared, serves, assembling: Cell::new(0) })
+    }
+
+    /// Where unfinished messages are counted.
+    pub(crate) fn room(&self) -> Room<'_> {
+        let shared = &self.shared;
+        Room { most: shared.max_assembling, all: &shared.assembling, connection: &self.assembling }
+    }
+}
 
 /// Serve what comes on `socket` until it ends.
 pub(crate) async fn serve<L: Logic>(
@@ -29,10 +51,11 @@ pub(crate) async fn serve<L: Logic>(
     socket: TcpStream,
     tls: Option<Arc<ServerConfig>>,
 ) {
+    let around = Around::new(Arc::clone(&shared), serves);
     let result = match tls {
-        None => run(Arc::clone(&shared), serves, socket).await,
+        None => run(around, socket).await,
         Some(config) => match timeout(limits::HANDSHAKE, TlsAcceptor::from(config).accept(socket)).await {
-            Ok(Ok(socket)) => run(Arc::clone(&shared), serves, socket).await,
+            Ok(Ok(socket)) => run(around, socket).await,
             Ok(Err(_)) | Err(_) => return, // scanners and probes: not worth a line each
         },
     };
@@ -41,21 +64,20 @@ pub(crate) async fn serve<L: Logic>(
     }
 }
 
-async fn run<L, S>(shared: Arc<Shared<L>>, serves: Serves, socket: S) -> Result<(), String>
+pub(crate) async fn run<L, S>(around: Rc<Around<L>>, socket: S) -> Result<(), String>
 where
     L: Logic,
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let io = Buffered::new(socket);
     let Some(connection) = handshake(&io).await else { return Ok(()) };
-    let mut driver = Driver { connection, io, serves, tick: interval(limits::TICK), silent: 0, draining: false };
-    driver.tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut changes = shared.changes();
+    let mut changes = around.shared.changes();
+    let mut driver = Driver::new(around, connection, io);
     loop {
         let mut changed = pin!(changes.changed());
         // A change of phase is looked at between turns.
         let ended = poll_fn(|cx| {
-            if let Poll::Ready(end) = driver.turn(cx, &shared) {
+            if let Poll::Ready(end) = driver.turn(cx) {
                 return Poll::Ready(Some(end));
             }
             changed.as_mut().poll(cx).map(|_| None)
@@ -63,7 +85,7 @@ where
         .await;
         match ended {
             Some(end) => return end,
-            None => driver.look_at(shared.phase()),
+            None => driver.look_at_phase(),
         }
     }
 }
@@ -97,32 +119,48 @@ where
     timeout(limits::HANDSHAKE, done).await.ok().flatten()
 }
 
-struct Driver<S> {
+struct Driver<L, S> {
+    around: Rc<Around<L>>,
     connection: Connection<Buffered<S>, Piece>,
     io: Buffered<S>,
-    serves: Serves,
     tick: Interval,
     silent: u32,
+    /// h2 gives it once.
+    ping: Option<PingPong>,
     draining: bool,
+    /// Over, and why, if that is for the log: what is left to say is said until then.
+    farewell: Option<(Pin<Box<Sleep>>, Result<(), String>)>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<S> {
+impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
+    fn new(around: Rc<Around<L>>, mut connection: Connection<Buffered<S>, Piece>, io: Buffered<S>) -> Self {
+        let mut tick = interval(limits::TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ping = connection.ping_pong();
+        Self { around, connection, io, tick, silent: 0, ping, draining: false, farewell: None }
+    }
+
     /// Read, start what is new, write. Ready at the connection's end; an error is one for the log.
-    fn turn<L: Logic>(&mut self, cx: &mut Context<'_>, shared: &Arc<Shared<L>>) -> Poll<Result<(), String>> {
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
         self.io.begin_turn();
-        let end = loop {
-            match self.connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
-                    drop(spawn_local(answer(Arc::clone(shared), self.serves, request, respond)));
-                }
-                Poll::Ready(Some(Err(error))) => break Poll::Ready(worth_a_line(&error)),
-                Poll::Ready(None) => break Poll::Ready(Ok(())),
-                Poll::Pending => break Poll::Pending,
-            }
-        };
+        let mut end = self.streams(cx);
+        if self.io.is_flooded() && self.farewell.is_none() {
+            self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            self.part(Err("too many PING, SETTINGS, PRIORITY or RST_STREAM frames".to_owned()));
+            end = self.streams(cx);
+        }
         let written = self.io.poll_out(cx);
-        if end.is_ready() {
-            return end; // what could not be written at once, a GOAWAY say, need not be
+        if let Some((limit, reason)) = &mut self.farewell {
+            let over = end.is_ready() && written.is_ready() || limit.as_mut().poll(cx).is_ready();
+            return if over { Poll::Ready(std::mem::replace(reason, Ok(()))) } else { Poll::Pending };
+        }
+        if let Poll::Ready(reason) = end {
+            if written.is_pending() {
+                self.part(reason);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            return Poll::Ready(reason);
         }
         if let Poll::Ready(Err(_)) = written {
             return Poll::Ready(Ok(()));
@@ -132,13 +170,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<S> {
                 return Poll::Ready(Ok(()));
             }
         }
+        if let Some(ping) = &mut self.ping {
+            let _ = ping.poll_pong(cx); // makes room for the next one
+        }
         Poll::Pending
+    }
+
+    fn streams(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
+        loop {
+            match self.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    drop(spawn_local(answer(Rc::clone(&self.around), request, respond)));
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(worth_a_line(&error)),
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
     }
 
     fn is_dead(&mut self) -> bool {
         self.silent = if self.io.take_heard() { 0 } else { self.silent + 1 };
         if self.silent == limits::SILENT_TICKS
-            && let Some(mut ping) = self.connection.ping_pong()
+            && let Some(ping) = &mut self.ping
         {
             // The answer is noticed like any other byte.
             let _ = ping.send_ping(h2::Ping::opaque());
@@ -146,8 +200,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<S> {
         self.silent >= limits::DEAD_TICKS
     }
 
-    fn look_at(&mut self, phase: Phase) {
-        if phase != Phase::Serving && self.serves == listen::Serves::Everything && !self.draining {
+    fn part(&mut self, reason: Result<(), String>) {
+        self.farewell.get_or_insert_with(|| (Box::pin(sleep(limits::FAREWELL)), reason));
+    }
+
+    fn look_at_phase(&mut self) {
+        let phase = self.around.shared.phase();
+        if phase != Phase::Serving && self.around.serves == Serves::Everything && !self.draining {
             self.draining = true;
             self.connection.graceful_shutdown();
         }

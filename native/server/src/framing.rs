@@ -1,12 +1,13 @@
 //! gRPC's framing: a flag, a length of four bytes, a message; cut into DATA frames without regard to messages.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use rollouts_core::encoding::Encoded;
 
-use crate::limits::MAX_ASSEMBLING;
+use crate::limits::ASSEMBLING_SHARE;
 
 const PREFIX: usize = 5;
 
@@ -25,10 +26,38 @@ pub(crate) enum Unacceptable {
     NoMemory,
 }
 
-/// Puts messages together. What all of these hold of unfinished messages is counted in `shared`.
+/// Room for unfinished messages: of all connections, and of one.
+#[derive(Clone, Copy)]
+pub(crate) struct Room<'a> {
+    pub(crate) most: usize,
+    pub(crate) all: &'a AtomicUsize,
+    pub(crate) connection: &'a Cell<usize>,
+}
+
+impl Room<'_> {
+    fn take(&self, size: usize) -> bool {
+        let mine = self.connection.get() + size;
+        if mine > self.most / ASSEMBLING_SHARE {
+            return false;
+        }
+        if self.all.fetch_add(size, Ordering::Relaxed) + size > self.most {
+            self.all.fetch_sub(size, Ordering::Relaxed);
+            return false;
+        }
+        self.connection.set(mine);
+        true
+    }
+
+    fn give_back(&self, size: usize) {
+        self.connection.set(self.connection.get() - size);
+        self.all.fetch_sub(size, Ordering::Relaxed);
+    }
+}
+
+/// Puts messages together. What it holds of unfinished ones is counted in `room`.
 pub(crate) struct Assembler<'a> {
     max_message: usize,
-    shared: &'a AtomicUsize,
+    room: Room<'a>,
     charged: usize,
     chunk: Bytes,
     prefix: [u8; PREFIX],
@@ -38,10 +67,10 @@ pub(crate) struct Assembler<'a> {
 }
 
 impl<'a> Assembler<'a> {
-    pub(crate) fn new(max_message: usize, shared: &'a AtomicUsize) -> Self {
+    pub(crate) fn new(max_message: usize, room: Room<'a>) -> Self {
         Self {
             max_message,
-            shared,
+            room,
             charged: 0,
             chunk: Bytes::new(),
             prefix: [0; PREFIX],
@@ -70,7 +99,7 @@ impl<'a> Assembler<'a> {
         self.grow()
     }
 
-    /// Whether the stream ended in the midst of a message.
+    /// Whether a message has begun and is not complete.
     pub(crate) fn is_torn(&self) -> bool {
         self.prefix_len > 0
     }
@@ -99,8 +128,7 @@ impl<'a> Assembler<'a> {
         if take == 0 {
             return Ok(None);
         }
-        if self.shared.fetch_add(take, Ordering::Relaxed) + take > MAX_ASSEMBLING {
-            self.shared.fetch_sub(take, Ordering::Relaxed);
+        if !self.room.take(take) {
             return Err(Unacceptable::NoMemory);
         }
         self.charged += take;
@@ -118,7 +146,7 @@ impl<'a> Assembler<'a> {
     }
 
     fn release(&mut self) {
-        self.shared.fetch_sub(self.charged, Ordering::Relaxed);
+        self.room.give_back(self.charged);
         self.charged = 0;
     }
 }
@@ -246,8 +274,9 @@ mod tests {
         let sent: Vec<Vec<u8>> = [0, 1, 7, 300, 20_000, 3].iter().map(|n| (0..*n).map(|i| i as u8).collect()).collect();
         let bytes = Bytes::from(wire(&sent));
         for step in [1, 2, 3, 4, 5, 6, 9, 4_096, 100_000] {
-            let shared = AtomicUsize::new(0);
-            let mut assembler = Assembler::new(1 << 20, &shared);
+            let (all, connection) = (AtomicUsize::new(0), Cell::new(0));
+            let room = Room { most: 1 << 20, all: &all, connection: &connection };
+            let mut assembler = Assembler::new(1 << 20, room);
             let mut got = Vec::new();
             let mut rest = bytes.clone();
             while !rest.is_empty() {
@@ -258,37 +287,58 @@ mod tests {
             }
             assert_eq!(got, sent, "in steps of {step}");
             assert!(!assembler.is_torn());
-            assert_eq!(shared.load(Ordering::Relaxed), 0);
+            assert_eq!((all.load(Ordering::Relaxed), connection.get()), (0, 0));
         }
     }
 
     #[test]
     fn what_is_unfinished_is_counted_until_it_goes() {
-        let shared = AtomicUsize::new(0);
-        let mut assembler = Assembler::new(1 << 20, &shared);
+        let (all, connection) = (AtomicUsize::new(0), Cell::new(0));
+        let room = Room { most: 1 << 20, all: &all, connection: &connection };
+        let mut assembler = Assembler::new(1 << 20, room);
         assembler.push(Bytes::from_static(&[0, 0, 0, 1, 0, 1, 2, 3]));
         assert_eq!(assembler.next(), Ok(None));
-        assert_eq!(shared.load(Ordering::Relaxed), 3);
+        assert_eq!((all.load(Ordering::Relaxed), connection.get()), (3, 3));
         assert!(assembler.is_torn());
         drop(assembler);
-        assert_eq!(shared.load(Ordering::Relaxed), 0);
+        assert_eq!((all.load(Ordering::Relaxed), connection.get()), (0, 0));
     }
 
     #[test]
     fn refuses_what_is_too_large_compressed_or_without_room() {
-        let shared = AtomicUsize::new(0);
-        let mut assembler = Assembler::new(10, &shared);
+        let (all, connection) = (AtomicUsize::new(0), Cell::new(0));
+        let room = Room { most: 100, all: &all, connection: &connection };
+        let mut assembler = Assembler::new(10, room);
         assembler.push(Bytes::from_static(&[0, 0, 0, 0, 11]));
         assert_eq!(assembler.next(), Err(Unacceptable::TooLarge(11)));
-        let mut assembler = Assembler::new(10, &shared);
+        let mut assembler = Assembler::new(10, room);
         assembler.push(Bytes::from_static(&[1, 0, 0, 0, 1]));
         assert_eq!(assembler.next(), Err(Unacceptable::Compressed));
-        let full = AtomicUsize::new(MAX_ASSEMBLING);
-        let mut assembler = Assembler::new(10, &full);
+        all.store(100, Ordering::Relaxed);
+        let mut assembler = Assembler::new(10, room);
         assembler.push(Bytes::from_static(&[0, 0, 0, 0, 9, 1]));
         assert_eq!(assembler.next(), Err(Unacceptable::NoMemory));
         drop(assembler);
-        assert_eq!(full.load(Ordering::Relaxed), MAX_ASSEMBLING);
+        assert_eq!((all.load(Ordering::Relaxed), connection.get()), (100, 0));
+    }
+
+    #[test]
+    fn one_connection_leaves_room_for_others() {
+        let (all, hog, other) = (AtomicUsize::new(0), Cell::new(0), Cell::new(0));
+        let begin = |connection| {
+            let mut assembler = Assembler::new(1_000, Room { most: 1_000, all: &all, connection });
+            assembler.push(Bytes::from([&[0, 0, 0, 3, 0xE8], &[1; 100][..]].concat()));
+            let begun = assembler.next();
+            (assembler, begun)
+        };
+        let mut held: Vec<_> = (0..6).map(|_| begin(&hog)).collect();
+        let refused = held.iter().filter(|(_, begun)| *begun == Err(Unacceptable::NoMemory)).count();
+        assert_eq!(refused, 1, "500 bytes of 1,000");
+        held.extend((0..5).map(|_| begin(&other)));
+        assert_eq!(held.iter().filter(|(_, begun)| *begun == Ok(None)).count(), 10);
+        assert_eq!(all.load(Ordering::Relaxed), 1_000);
+        drop(held);
+        assert_eq!((all.load(Ordering::Relaxed), hog.get(), other.get()), (0, 0, 0));
     }
 
     #[test]

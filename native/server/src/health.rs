@@ -7,6 +7,7 @@ use h2::RecvStream;
 use rollouts_core::encoding::Encoded;
 use rollouts_core::stream::Logic;
 
+use crate::connection::Around;
 use crate::exchange::{Gone, Status, Writer, unacceptable};
 use crate::framing::Assembler;
 use crate::listen::{Phase, Serves, Shared};
@@ -47,11 +48,12 @@ fn serving<L: Logic>(shared: &Shared<L>, service: &str) -> Serving {
 
 /// Answer once.
 pub(crate) async fn check<L: Logic>(
-    shared: &Shared<L>,
+    around: &Around<L>,
     body: &mut RecvStream,
     writer: &mut Writer,
 ) -> Result<Status, Gone> {
-    let service = match request(shared, body).await? {
+    let shared = &*around.shared;
+    let service = match request(around, body).await? {
         Ok(service) => service,
         Err(status) => return Ok(status),
     };
@@ -65,12 +67,12 @@ pub(crate) async fn check<L: Logic>(
 
 /// Answer now, and whenever the answer changes, until the server drains.
 pub(crate) async fn watch<L: Logic>(
-    shared: &Shared<L>,
-    serves: Serves,
+    around: &Around<L>,
     body: &mut RecvStream,
     writer: &mut Writer,
 ) -> Result<Status, Gone> {
-    let service = match request(shared, body).await? {
+    let shared = &*around.shared;
+    let service = match request(around, body).await? {
         Ok(service) => service,
         Err(status) => return Ok(status),
     };
@@ -83,7 +85,7 @@ pub(crate) async fn watch<L: Logic>(
             last = Some(found);
             writer.send(&mut vec![found.message()]).await?;
         }
-        if serves == Serves::Everything && shared.phase() != Phase::Serving {
+        if around.serves == Serves::Everything && shared.phase() != Phase::Serving {
             return Ok(Status::OK);
         }
         let mut changed = std::pin::pin!(changes.changed());
@@ -96,8 +98,8 @@ pub(crate) async fn watch<L: Logic>(
 }
 
 /// The name that a request asks for, or the status that it gets.
-async fn request<L: Logic>(shared: &Shared<L>, body: &mut RecvStream) -> Result<Result<String, Status>, Gone> {
-    let mut assembler = Assembler::new(MAX_REQUEST, &shared.assembling);
+async fn request<L: Logic>(around: &Around<L>, body: &mut RecvStream) -> Result<Result<String, Status>, Gone> {
+    let mut assembler = Assembler::new(MAX_REQUEST, around.room());
     while let Some(data) = poll_fn(|cx| body.poll_data(cx)).await {
         let data = data?;
         let _ = body.flow_control().release_capacity(data.len());

@@ -12,7 +12,15 @@ mod health;
 mod io;
 pub mod limits;
 mod listen;
+#[cfg(test)]
+mod paused;
 mod tls;
+
+#[cfg(test)]
+extern crate self as rollouts_server; // for the tests' kit
+#[cfg(test)]
+#[path = "../tests/kit/mod.rs"]
+mod kit;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -35,6 +43,8 @@ pub struct Config {
     pub tls: Option<TlsSource>,
     /// Bytes of one gRPC message.
     pub max_message: usize,
+    /// Bytes of messages of which a part is still to come, over all streams. A connection may have half of it.
+    pub max_assembling: usize,
     /// The time in which a request body that is held back has to be complete.
     pub request_timeout: Duration,
     /// Threads that serve connections; at least one.

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::connection;
-use crate::limits::MAX_CONNECTIONS;
+use crate::limits::{ASSEMBLING_SHARE, MAX_CONNECTIONS};
 use crate::tls::Certificates;
 use crate::{Clock, Config, Event};
 
@@ -39,6 +39,7 @@ pub(crate) struct Shared<L> {
     pub(crate) logic: Arc<L>,
     pub(crate) clock: Clock,
     pub(crate) max_message: usize,
+    pub(crate) max_assembling: usize,
     pub(crate) request_timeout: Duration,
     pub(crate) assembling: AtomicUsize,
     pub(crate) failures: Arc<AtomicU64>,
@@ -55,6 +56,27 @@ impl<L> Shared<L> {
     /// Changes of phase, and announcements that `Logic::ready` says something else.
     pub(crate) fn changes(&self) -> watch::Receiver<Phase> {
         self.phase.clone()
+    }
+}
+
+#[cfg(test)]
+impl<L: Logic> Shared<L> {
+    /// As a server's without threads, and what changes its phase.
+    pub(crate) fn alone(logic: Arc<L>) -> (Arc<Self>, watch::Sender<Phase>) {
+        let (sender, phase) = watch::channel(Phase::Serving);
+        let shared = Self {
+            logic,
+            clock: Clock::starting(0.0),
+            max_message: 1 << 20,
+            max_assembling: 4 << 20,
+            request_timeout: Duration::from_secs(120),
+            assembling: AtomicUsize::new(0),
+            failures: Arc::default(),
+            events: Arc::new(|_| {}),
+            phase,
+            live: Arc::default(),
+        };
+        (Arc::new(shared), sender)
     }
 }
 
@@ -127,6 +149,12 @@ impl Handle {
         self.failures.load(Ordering::Relaxed)
     }
 
+    /// Where `failures` are counted, for as long as one wants to know.
+    #[must_use]
+    pub fn failure_count(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.failures)
+    }
+
     /// Connections that are open.
     #[must_use]
     pub fn connections(&self) -> usize {
@@ -169,6 +197,7 @@ pub fn serve<L: Logic>(logic: Arc<L>, config: Config) -> io::Result<Handle> {
         logic,
         clock: Clock::starting(config.clock),
         max_message: config.max_message,
+        max_assembling: config.max_assembling.max(config.max_message * ASSEMBLING_SHARE),
         request_timeout: config.request_timeout,
         assembling: AtomicUsize::new(0),
         failures: Arc::clone(&failures),
