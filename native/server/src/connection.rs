@@ -11,30 +11,49 @@ use std::task::{Context, Poll};
 use h2::server::Connection;
 use h2::{PingPong, Reason};
 use rollouts_core::stream::Logic;
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_local;
 use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
 use crate::Event;
 use crate::exchange::answer;
-use crate::framing::{Piece, Room};
+use crate::framing::{Piece, Queue, Room};
 use crate::io::Buffered;
 use crate::limits;
 use crate::listen::{Phase, Serves, Shared};
+use crate::tls::Certificates;
 
 /// What the streams of a connection share.
 pub(crate) struct Around<L> {
     pub(crate) shared: Arc<Shared<L>>,
     pub(crate) serves: Serves,
+    pub(crate) queue: Rc<Queue>,
+    /// Told when the server stops: streams end then.
+    stopping: Notify,
     assembling: Cell<usize>,
+    streams: Cell<usize>,
 }
 
 impl<L: Logic> Around<L> {
     pub(crate) fn new(shared: Arc<Shared<L>>, serves: Serves) -> Rc<Self> {
-        Rc::new(Self { shared, serves, assembling: Cell::new(0) })
+        Rc::new(Self {
+            shared,
+            serves,
+            queue: Rc::default(),
+            stopping: Notify::new(),
+            assembling: Cell::new(0),
+            streams: Cell::new(0),
+        })
+    }
+
+    /// Wait until the server gives its streams no more time.
+    pub(crate) async fn stopped(&self) {
+        if self.shared.phase() != Phase::Stopped {
+            self.stopping.notified().await;
+        }
     }
 
     /// Where unfinished messages are counted.
@@ -49,19 +68,42 @@ pub(crate) async fn serve<L: Logic>(
     shared: Arc<Shared<L>>,
     serves: Serves,
     socket: TcpStream,
-    tls: Option<Arc<ServerConfig>>,
+    certificates: Option<Arc<Certificates>>,
 ) {
     let around = Around::new(Arc::clone(&shared), serves);
-    let result = match tls {
+    let result = match certificates {
         None => run(around, socket).await,
-        Some(config) => match timeout(limits::HANDSHAKE, TlsAcceptor::from(config).accept(socket)).await {
-            Ok(Ok(socket)) => run(around, socket).await,
-            Ok(Err(_)) | Err(_) => return, // scanners and probes: not worth a line each
-        },
+        Some(certificates) => {
+            let shaking = in_turn(&shared.handshakes, async {
+                let config = certificates.current(&shared.events).await;
+                TlsAcceptor::from(config).accept(socket).await
+            });
+            let accepted = in_time(&shared, serves, shaking).await;
+            let Some(Ok(socket)) = accepted else { return }; // scanners and probes: not worth a line each
+            run(around, socket).await
+        }
     };
     if let Err(reason) = result {
         (shared.events)(Event::ConnectionRefused(reason));
     }
+}
+
+/// What a handshake gives once not too many are at it.
+pub(crate) async fn in_turn<R>(handshakes: &Semaphore, shaking: impl Future<Output = R>) -> R {
+    let _permit = handshakes.acquire().await; // it is never closed
+    shaking.await
+}
+
+/// What a handshake gives, unless it takes too long or no new connection is wanted any more.
+async fn in_time<L: Logic, R>(shared: &Shared<L>, serves: Serves, shaking: impl Future<Output = R>) -> Option<R> {
+    let mut changes = shared.changes();
+    let mut ending = pin!(changes.wait_for(|phase| serves.ends_at(*phase)));
+    let mut shaking = pin!(timeout(limits::HANDSHAKE, shaking));
+    poll_fn(|cx| match shaking.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(done.ok()),
+        Poll::Pending => ending.as_mut().poll(cx).map(|_| None),
+    })
+    .await
 }
 
 pub(crate) async fn run<L, S>(around: Rc<Around<L>>, socket: S) -> Result<(), String>
@@ -70,9 +112,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let io = Buffered::new(socket);
-    let Some(connection) = handshake(&io).await else { return Ok(()) };
     let mut changes = around.shared.changes();
+    let shaking = handshake(&io, around.serves);
+    let Some(Some(connection)) = in_time(&around.shared, around.serves, shaking).await else { return Ok(()) };
     let mut driver = Driver::new(around, connection, io);
+    driver.look_at_phase();
     loop {
         let mut changed = pin!(changes.changed());
         // A change of phase is looked at between turns.
@@ -90,8 +134,8 @@ where
     }
 }
 
-/// HTTP/2's beginning. Nothing when the other side speaks something else, or nothing in time.
-async fn handshake<S>(io: &Buffered<S>) -> Option<Connection<Buffered<S>, Piece>>
+/// HTTP/2's beginning. Nothing when the other side speaks something else.
+async fn handshake<S>(io: &Buffered<S>, serves: Serves) -> Option<Connection<Buffered<S>, Piece>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -101,7 +145,11 @@ where
         .initial_connection_window_size(limits::CONNECTION_WINDOW)
         .max_frame_size(limits::MAX_FRAME)
         .max_header_list_size(limits::MAX_HEADERS)
-        .max_concurrent_streams(limits::MAX_STREAMS)
+        .max_concurrent_streams(match serves {
+            Serves::Everything => limits::MAX_STREAMS,
+            Serves::Health => limits::MAX_HEALTH_STREAMS,
+        })
+        .max_send_buffer_size(limits::SEND_BUFFER)
         .max_pending_accept_reset_streams(limits::MAX_PENDING_RESETS)
         .max_concurrent_reset_streams(limits::REMEMBERED_RESETS)
         .reset_stream_duration(limits::REMEMBER_RESETS)
@@ -109,14 +157,14 @@ where
         .max_local_error_reset_streams(None)
         .data_frame_budget(limits::FRAME_OVERHEAD);
     let mut shaking = pin!(builder.handshake::<_, Piece>(io.clone()));
-    let done = poll_fn(|cx| {
+    poll_fn(|cx| {
         let result = shaking.as_mut().poll(cx);
         match io.poll_out(cx) {
             Poll::Ready(Err(_)) => Poll::Ready(None),
             _ => result.map(Result::ok),
         }
-    });
-    timeout(limits::HANDSHAKE, done).await.ok().flatten()
+    })
+    .await
 }
 
 struct Driver<L, S> {
@@ -125,6 +173,7 @@ struct Driver<L, S> {
     io: Buffered<S>,
     tick: Interval,
     silent: u32,
+    idle: u32,
     /// h2 gives it once.
     ping: Option<PingPong>,
     draining: bool,
@@ -137,7 +186,7 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
         let mut tick = interval(limits::TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ping = connection.ping_pong();
-        Self { around, connection, io, tick, silent: 0, ping, draining: false, farewell: None }
+        Self { around, connection, io, tick, silent: 0, idle: 0, ping, draining: false, farewell: None }
     }
 
     /// Read, start what is new, write. Ready at the connection's end; an error is one for the log.
@@ -169,6 +218,7 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
             if self.is_dead() {
                 return Poll::Ready(Ok(()));
             }
+            self.look_whether_idle(cx);
         }
         if let Some(ping) = &mut self.ping {
             let _ = ping.poll_pong(cx); // makes room for the next one
@@ -180,7 +230,13 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
         loop {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    drop(spawn_local(answer(Rc::clone(&self.around), request, respond)));
+                    let around = Rc::clone(&self.around);
+                    around.streams.set(around.streams.get() + 1);
+                    self.idle = 0;
+                    drop(spawn_local(async move {
+                        answer(&around, request, respond).await;
+                        around.streams.set(around.streams.get() - 1);
+                    }));
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(worth_a_line(&error)),
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
@@ -200,15 +256,32 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
         self.silent >= limits::DEAD_TICKS
     }
 
+    fn look_whether_idle(&mut self, cx: &Context<'_>) {
+        self.idle = if self.around.streams.get() == 0 { self.idle + 1 } else { 0 };
+        let most = match self.around.serves {
+            Serves::Everything => limits::IDLE_TICKS,
+            Serves::Health => limits::HEALTH_IDLE_TICKS,
+        };
+        if self.idle >= most {
+            self.connection.abrupt_shutdown(Reason::NO_ERROR); // streams that begin now can be tried again elsewhere
+            self.part(Ok(()));
+            cx.waker().wake_by_ref();
+        }
+    }
+
     fn part(&mut self, reason: Result<(), String>) {
         self.farewell.get_or_insert_with(|| (Box::pin(sleep(limits::FAREWELL)), reason));
     }
 
     fn look_at_phase(&mut self) {
         let phase = self.around.shared.phase();
-        if phase != Phase::Serving && self.around.serves == Serves::Everything && !self.draining {
+        if self.around.serves.ends_at(phase) && !self.draining {
             self.draining = true;
             self.connection.graceful_shutdown();
+        }
+        if phase == Phase::Stopped {
+            self.around.stopping.notify_waiters();
+            self.part(Ok(()));
         }
     }
 }

@@ -17,7 +17,7 @@ use rollouts_core::stream::{Flow, Logic, RESET_FOLLOWS, StreamLogic};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::connection::Around;
-use crate::framing::{Assembler, Piece, Unacceptable};
+use crate::framing::{Assembler, Piece, Queue, Unacceptable};
 use crate::health;
 use crate::limits::{WRITE_PATIENCE, WRITE_RATE};
 use crate::listen::{Serves, Shared};
@@ -80,6 +80,7 @@ impl From<h2::Error> for Gone {
 pub(crate) struct Writer {
     respond: SendResponse<Piece>,
     send: Option<SendStream<Piece>>,
+    queue: Rc<Queue>,
 }
 
 impl Writer {
@@ -114,13 +115,16 @@ impl Writer {
     }
 
     async fn piece(&mut self, mut piece: Piece, mut size: usize) -> Result<(), Gone> {
+        let queue = Rc::clone(&self.queue);
+        queue.room().await;
         let send = self.opened()?;
         send.reserve_capacity(size);
         let mut ready = send.capacity();
         while ready < size {
             if ready > 0 {
-                send.send_data(piece.split_to(ready), false)?;
+                send.send_data(piece.split_to(ready).queued(&queue), false)?;
                 size -= ready;
+                queue.room().await;
                 send.reserve_capacity(size);
                 ready = send.capacity();
                 continue;
@@ -130,7 +134,7 @@ impl Writer {
                 _ => return Err(Gone),
             };
         }
-        send.send_data(piece, false)?;
+        send.send_data(piece.queued(&queue), false)?;
         Ok(())
     }
 
@@ -175,7 +179,7 @@ impl Writer {
 
 /// Answer one HTTP/2 request.
 pub(crate) async fn answer<L: Logic>(
-    around: Rc<Around<L>>,
+    around: &Around<L>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Piece>,
 ) {
@@ -191,23 +195,33 @@ pub(crate) async fn answer<L: Logic>(
         let _ = respond.send_response(response, true);
         return;
     }
-    let mut writer = Writer { respond, send: None };
+    let mut writer = Writer { respond, send: None, queue: Rc::clone(&around.queue) };
     let deadline = head.headers.get("grpc-timeout").and_then(|value| timeout(value.as_bytes()));
     let path = head.uri.path();
     let work = async {
         match (around.serves, path) {
-            (Serves::Everything, METHOD) => process(&around, &mut body, &mut writer).await,
-            (_, health::CHECK) => health::check(&around, &mut body, &mut writer).await,
-            (_, health::WATCH) => health::watch(&around, &mut body, &mut writer).await,
+            (Serves::Everything, METHOD) => process(around, &mut body, &mut writer).await,
+            (_, health::CHECK) => health::check(around, &mut body, &mut writer).await,
+            (_, health::WATCH) => health::watch(around, &mut body, &mut writer).await,
             _ => Ok(Status::new("12", "this server has no such method")),
         }
     };
-    let outcome = match deadline {
-        None => work.await,
-        Some(length) => match tokio::time::timeout(length, work).await {
-            Ok(outcome) => outcome,
-            Err(_) => Ok(Status::new("4", "the client's deadline is over")),
-        },
+    let work = async {
+        match deadline {
+            None => work.await,
+            Some(length) => match tokio::time::timeout(length, work).await {
+                Ok(outcome) => outcome,
+                Err(_) => Ok(Status::new("4", "the client's deadline is over")),
+            },
+        }
+    };
+    let outcome = {
+        let (mut work, mut stopped) = (pin!(work), pin!(around.stopped()));
+        poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Pending => stopped.as_mut().poll(cx).map(|()| Ok(Status::new("14", "the endpoint picker stops"))),
+            done => done,
+        })
+        .await
     };
     match outcome {
         Ok(status) => drop(writer.finish(&status)),

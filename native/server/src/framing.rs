@@ -2,12 +2,14 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use rollouts_core::encoding::Encoded;
+use tokio::sync::Notify;
 
-use crate::limits::ASSEMBLING_SHARE;
+use crate::limits::{ASSEMBLING_SHARE, MAX_QUEUED};
 
 const PREFIX: usize = 5;
 
@@ -157,15 +159,58 @@ impl Drop for Assembler<'_> {
     }
 }
 
+/// Counts what streams gave to HTTP/2 and the socket does not have yet.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    bytes: Cell<usize>,
+    less: Notify,
+}
+
+impl Queue {
+    /// Bytes that wait.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
+    /// Wait until there is room for one more piece.
+    pub(crate) async fn room(&self) {
+        while self.bytes.get() >= MAX_QUEUED {
+            self.less.notified().await;
+        }
+    }
+
+    fn add(&self, size: usize) {
+        self.bytes.set(self.bytes.get() + size);
+    }
+
+    fn take(&self, size: usize) {
+        let before = self.bytes.get();
+        self.bytes.set(before - size);
+        if before >= MAX_QUEUED && before - size < MAX_QUEUED {
+            self.less.notify_waiters();
+        }
+    }
+}
+
 /// What goes out in one DATA frame: messages with their prefixes, in parts that are not copied when they are long.
 #[derive(Debug)]
 pub(crate) struct Piece {
     first: Bytes,
     rest: VecDeque<Bytes>,
     remaining: usize,
+    /// Where these bytes are counted until they are sent or dropped.
+    queue: Option<Rc<Queue>>,
 }
 
 impl Piece {
+    /// Count it from now on.
+    pub(crate) fn queued(mut self, queue: &Rc<Queue>) -> Self {
+        queue.add(self.remaining);
+        self.queue = Some(Rc::clone(queue));
+        self
+    }
+
     /// One message; its body is shared.
     pub(crate) fn message(message: Encoded) -> Self {
         let remaining = Self::size(&message);
@@ -176,7 +221,7 @@ impl Piece {
         if !message.tail.is_empty() {
             rest.push_back(Bytes::from_static(message.tail));
         }
-        Self { first: first.freeze(), rest, remaining }
+        Self { first: first.freeze(), rest, remaining, queue: None }
     }
 
     /// All these messages in one buffer of `length` bytes, copied.
@@ -188,10 +233,10 @@ impl Piece {
             message.body.iter().for_each(|part| buffer.extend_from_slice(part));
             buffer.extend_from_slice(message.tail);
         }
-        Self { first: buffer.freeze(), rest: VecDeque::new(), remaining: length }
+        Self { first: buffer.freeze(), rest: VecDeque::new(), remaining: length, queue: None }
     }
 
-    /// The first `count` bytes, which are taken away here.
+    /// The first `count` bytes, which are taken away here. Not of a piece that is queued.
     pub(crate) fn split_to(&mut self, count: usize) -> Self {
         let mut parts = VecDeque::new();
         let mut wanted = count;
@@ -202,7 +247,7 @@ impl Piece {
             wanted -= take;
         }
         self.remaining -= count;
-        Self { first: parts.pop_front().unwrap_or_default(), rest: parts, remaining: count }
+        Self { first: parts.pop_front().unwrap_or_default(), rest: parts, remaining: count, queue: None }
     }
 
     /// Bytes that `message` takes on the wire.
@@ -247,11 +292,22 @@ impl Buf for Piece {
 
     fn advance(&mut self, mut count: usize) {
         self.remaining -= count;
+        if let Some(queue) = &self.queue {
+            queue.take(count);
+        }
         while count > 0 {
             let take = count.min(self.first.len());
             self.first.advance(take);
             self.settle();
             count -= take;
+        }
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if let Some(queue) = &self.queue {
+            queue.take(self.remaining);
         }
     }
 }
@@ -361,6 +417,22 @@ mod tests {
         }
         let mut joined = Piece::joined(&[message.clone(), message], 2 * whole.len());
         assert_eq!(joined.copy_to_bytes(2 * whole.len()), whole.repeat(2));
+    }
+
+    #[test]
+    fn a_piece_is_counted_until_it_is_sent_or_dropped() {
+        let queue = Rc::new(Queue::default());
+        let message = Encoded { head: vec![1; 95], ..Encoded::default() };
+        let mut piece = Piece::message(message.clone());
+        drop(piece.split_to(10).queued(&queue));
+        assert_eq!(queue.bytes(), 0);
+        let mut piece = piece.queued(&queue);
+        assert_eq!(queue.bytes(), 90);
+        piece.advance(40);
+        let other = Piece::message(message).queued(&queue);
+        assert_eq!(queue.bytes(), 150);
+        drop((piece, other));
+        assert_eq!(queue.bytes(), 0);
     }
 
     #[test]

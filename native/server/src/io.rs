@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::limits::{CHEAP_FRAMES, CHEAP_FRAMES_PER_SECOND, MAX_STREAMS, READ_BUFFER, TURN, WRITE_BUFFER};
+use crate::limits::{CHEAP_FRAMES, CHEAP_FRAMES_PER_SECOND, MAX_STREAMS, READ_BUFFER, TURN, UNSENT, WRITE_BUFFER};
 
 /// The two sides of a connection's socket share this: h2 and the connection's driver.
 pub(crate) struct Buffered<S>(Rc<RefCell<Inner<S>>>);
@@ -27,6 +27,7 @@ struct Inner<S> {
     output_at: usize,
     turn: usize,
     heard: bool,
+    blocked: bool,
     flooded: bool,
     counter: FrameCounter,
 }
@@ -48,6 +49,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Buffered<S> {
             output_at: 0,
             turn: 0,
             heard: false,
+            blocked: false,
             flooded: false,
             counter: FrameCounter::new(),
         })))
@@ -77,12 +79,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Buffered<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.output_at < self.output.len() {
-            let count = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.output[self.output_at..]))?;
+            let Poll::Ready(count) = Pin::new(&mut self.socket).poll_write(cx, &self.output[self.output_at..])? else {
+                self.blocked = true;
+                return Poll::Pending;
+            };
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.output_at += count;
+            self.heard |= self.blocked; // there is room again: somebody takes what we send
         }
+        self.blocked = false;
         self.output.clear();
         self.output_at = 0;
         if self.output.capacity() > WRITE_BUFFER * 2 {
@@ -107,6 +114,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
         if self.turn >= TURN {
             cx.waker().wake_by_ref();
             return Poll::Pending;
+        }
+        if self.blocked && self.output.len() - self.output_at >= UNSENT {
+            ready!(self.poll_out(cx))?;
         }
         let mut buffer = ReadBuf::new(&mut self.input);
         ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;

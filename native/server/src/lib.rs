@@ -35,10 +35,10 @@ pub const METHOD: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
 
 /// How to serve.
 pub struct Config {
-    /// Where to listen for ext_proc and health.
-    pub address: SocketAddr,
+    /// Where to listen for ext_proc and health: each of these that the machine has. A wildcard stands for both families.
+    pub address: Vec<SocketAddr>,
     /// Where to serve health once more, without TLS, for a kubelet's probes.
-    pub health_address: Option<SocketAddr>,
+    pub health_address: Option<Vec<SocketAddr>>,
     /// TLS, or plain HTTP/2.
     pub tls: Option<TlsSource>,
     /// Bytes of one gRPC message.

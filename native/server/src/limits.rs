@@ -20,6 +20,21 @@ pub const MAX_STREAMS: u32 = 10_000;
 /// Connections at once. A gateway has one for each of its threads.
 pub const MAX_CONNECTIONS: usize = 4_096;
 
+/// Connections at once to the port for health: a kubelet's, a monitor's. Who fills it takes nothing from Envoy.
+pub const MAX_HEALTH_CONNECTIONS: usize = 256;
+
+/// Streams at once on a connection that serves health.
+pub const MAX_HEALTH_STREAMS: u32 = 100;
+
+/// How long a request for health may take to come; it is a few bytes.
+pub const HEALTH_REQUEST: Duration = Duration::from_secs(10);
+
+/// Ticks without a stream after which a connection is closed: an hour, which is Envoy's own limit.
+pub const IDLE_TICKS: u32 = 360;
+
+/// Ticks without a stream after which a connection that serves health is closed. A kubelet opens one for each probe.
+pub const HEALTH_IDLE_TICKS: u32 = 6;
+
 /// The part of `Config::max_assembling` that one connection may have: others are to have some too.
 pub const ASSEMBLING_SHARE: usize = 2;
 
@@ -47,6 +62,12 @@ pub const CHEAP_FRAMES_PER_SECOND: u32 = 1_000;
 /// TLS handshake, and then HTTP/2's preface.
 pub const HANDSHAKE: Duration = Duration::from_secs(20);
 
+/// TLS handshakes at once; more wait.
+pub const MAX_HANDSHAKES: usize = 256;
+
+/// How long a new connection waits for the certificate's files before it gets what was read last.
+pub const READ_CERTIFICATE: Duration = Duration::from_secs(1);
+
 /// How often a connection is looked after.
 pub const TICK: Duration = Duration::from_secs(10);
 
@@ -67,6 +88,15 @@ pub const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Bytes read for one connection before the others of its thread have their turn.
 pub const TURN: usize = 256 << 10;
+
+/// Bytes of one stream that wait in HTTP/2: what a socket takes at once, and a few frames.
+pub const SEND_BUFFER: usize = 64 << 10;
+
+/// Bytes of all streams of a connection that wait in HTTP/2, before streams have to wait.
+pub const MAX_QUEUED: usize = 4 << 20;
+
+/// Bytes that a socket does not take before nothing more is read: answers to what is read would only add to them.
+pub const UNSENT: usize = 64 << 10;
 
 /// Bytes that wait to be written to a socket before streams have to wait.
 pub const WRITE_BUFFER: usize = 256 << 10;

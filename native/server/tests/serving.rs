@@ -245,7 +245,59 @@ fn a_drain_ends_what_does_not_end() {
         let closed = Arc::clone(&world.logic.closed);
         tokio::task::spawn_blocking(move || world.handle.drain(Duration::from_millis(50))).await.unwrap();
         assert_eq!(closed.load(Ordering::Relaxed), 1, "the logic hears of it");
-        assert_eq!(stream.code().await, None);
+        assert_eq!(stream.code().await.as_deref(), Some("14"));
+    });
+}
+
+#[test]
+fn a_drain_does_not_wait_for_who_says_nothing() {
+    run(async {
+        let mut world = World::new();
+        let _silent = TcpStream::connect(("127.0.0.1", world.handle.port)).await.unwrap();
+        while world.handle.connections() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let began = std::time::Instant::now();
+        tokio::task::spawn_blocking(move || world.handle.drain(Duration::from_secs(9))).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(5));
+    });
+}
+
+fn listening(address: &str) -> std::io::Result<Handle> {
+    let config = Config {
+        address: resolve(address)?,
+        health_address: Some(resolve(address)?),
+        tls: None,
+        max_message: MAX_MESSAGE,
+        max_assembling: 64 << 20,
+        request_timeout: TIMEOUT,
+        threads: 1,
+        clock: 0.0,
+        events: Arc::new(|_| {}),
+    };
+    serve(Arc::new(Echo::default()), config)
+}
+
+#[test]
+fn wildcards_and_names_stand_for_all_their_addresses() {
+    run(async {
+        let here = ["127.0.0.1", "::1"].map(|host| std::net::TcpListener::bind((host, 0)).is_ok().then_some(host));
+        for address in ["0.0.0.0:0", "[::]:0"] {
+            let handle = listening(address).unwrap();
+            for host in here.iter().flatten() {
+                for port in [handle.port, handle.health_port] {
+                    let socket = TcpStream::connect((*host, port)).await.unwrap();
+                    assert!(kit::connect(socket, h2::client::Builder::new()).await.is_ok(), "{host} of {address}");
+                }
+            }
+        }
+        let handle = listening("localhost:0").unwrap();
+        for address in resolve(&format!("localhost:{}", handle.port)).unwrap() {
+            if here.contains(&Some(&*address.ip().to_string())) {
+                assert!(TcpStream::connect(address).await.is_ok(), "{address}");
+            }
+        }
+        assert!(listening(&format!("0.0.0.0:{}", handle.port)).is_err(), "taken");
     });
 }
 
@@ -331,16 +383,5 @@ fn many_clients_that_leave_at_once_are_no_attack() {
 #[test]
 fn a_taken_address_is_an_error() {
     let world = World::new();
-    let config = Config {
-        address: resolve(&format!("127.0.0.1:{}", world.handle.port)).unwrap(),
-        health_address: None,
-        tls: None,
-        max_message: MAX_MESSAGE,
-        max_assembling: 64 << 20,
-        request_timeout: TIMEOUT,
-        threads: 1,
-        clock: 0.0,
-        events: Arc::new(|_| {}),
-    };
-    assert!(serve(Arc::new(Echo::default()), config).is_err());
+    assert!(listening(&format!("127.0.0.1:{}", world.handle.port)).is_err());
 }
