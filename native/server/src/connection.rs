@@ -56,6 +56,11 @@ impl<L: Logic> Around<L> {
         }
     }
 
+    /// Whether no stream is open, and what they sent is with the socket.
+    fn is_quiet(&self) -> bool {
+        self.streams.get() == 0 && self.queue.bytes() == 0
+    }
+
     /// Where unfinished messages are counted.
     pub(crate) fn room(&self) -> Room<'_> {
         let shared = &self.shared;
@@ -177,6 +182,8 @@ struct Driver<L, S> {
     /// h2 gives it once.
     ping: Option<PingPong>,
     draining: bool,
+    /// What is still to be said is said, and then it ends.
+    stopping: bool,
     /// Over, and why, if that is for the log: what is left to say is said until then.
     farewell: Option<(Pin<Box<Sleep>>, Result<(), String>)>,
 }
@@ -186,7 +193,7 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
         let mut tick = interval(limits::TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ping = connection.ping_pong();
-        Self { around, connection, io, tick, silent: 0, idle: 0, ping, draining: false, farewell: None }
+        Self { around, connection, io, tick, silent: 0, idle: 0, ping, draining: false, stopping: false, farewell: None }
     }
 
     /// Read, start what is new, write. Ready at the connection's end; an error is one for the log.
@@ -196,6 +203,11 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
         if self.io.is_flooded() && self.farewell.is_none() {
             self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
             self.part(Err("too many PING, SETTINGS, PRIORITY or RST_STREAM frames".to_owned()));
+            end = self.streams(cx);
+        }
+        if self.stopping && self.around.is_quiet() {
+            self.stopping = false;
+            self.connection.abrupt_shutdown(Reason::NO_ERROR); // streams that begin now have another picker
             end = self.streams(cx);
         }
         let written = self.io.poll_out(cx);
@@ -281,6 +293,7 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
         }
         if phase == Phase::Stopped {
             self.around.stopping.notify_waiters();
+            self.stopping = true;
             self.part(Ok(()));
         }
     }

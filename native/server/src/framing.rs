@@ -168,7 +168,6 @@ pub(crate) struct Queue {
 
 impl Queue {
     /// Bytes that wait.
-    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.get()
     }
