@@ -184,8 +184,14 @@ struct Driver<L, S> {
     draining: bool,
     /// What is still to be said is said, and then it ends.
     stopping: bool,
-    /// Over, and why, if that is for the log: what is left to say is said until then.
-    farewell: Option<(Pin<Box<Sleep>>, Result<(), String>)>,
+    /// Over: what is left to say is said until then.
+    farewell: Option<Farewell>,
+}
+
+struct Farewell {
+    limit: Pin<Box<Sleep>>,
+    /// An error is one for the log.
+    reason: Result<(), String>,
 }
 
 impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
@@ -193,7 +199,18 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
         let mut tick = interval(limits::TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ping = connection.ping_pong();
-        Self { around, connection, io, tick, silent: 0, idle: 0, ping, draining: false, stopping: false, farewell: None }
+        Self {
+            around,
+            connection,
+            io,
+            tick,
+            silent: 0,
+            idle: 0,
+            ping,
+            draining: false,
+            stopping: false,
+            farewell: None,
+        }
     }
 
     /// Read, start what is new, write. Ready at the connection's end; an error is one for the log.
@@ -211,7 +228,7 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
             end = self.streams(cx);
         }
         let written = self.io.poll_out(cx);
-        if let Some((limit, reason)) = &mut self.farewell {
+        if let Some(Farewell { limit, reason }) = &mut self.farewell {
             let over = end.is_ready() && written.is_ready() || limit.as_mut().poll(cx).is_ready();
             return if over { Poll::Ready(std::mem::replace(reason, Ok(()))) } else { Poll::Pending };
         }
@@ -282,7 +299,7 @@ impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
     }
 
     fn part(&mut self, reason: Result<(), String>) {
-        self.farewell.get_or_insert_with(|| (Box::pin(sleep(limits::FAREWELL)), reason));
+        self.farewell.get_or_insert_with(|| Farewell { limit: Box::pin(sleep(limits::FAREWELL)), reason });
     }
 
     fn look_at_phase(&mut self) {

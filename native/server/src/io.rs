@@ -9,9 +9,9 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use crate::limits::{CHEAP_FRAMES, CHEAP_FRAMES_PER_SECOND, MAX_STREAMS, READ_BUFFER, TURN, UNSENT, WRITE_BUFFER};
 

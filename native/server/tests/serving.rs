@@ -343,31 +343,6 @@ fn a_bomb_of_headers_harms_nobody() {
 }
 
 #[test]
-fn envoy_resets_each_stream_that_we_end_first() {
-    run(async {
-        let world = World::new();
-        let socket = TcpStream::connect(("127.0.0.1", world.handle.port)).await.unwrap();
-        let mut envoy = Raw::hello(socket, 65_535).await;
-        let streams: Vec<u32> = (0..5_000).map(|at| 2 * at + 1).collect();
-        for batch in streams.chunks(100) {
-            let calls: Vec<u8> =
-                batch.iter().flat_map(|at| [kit::open(*at), kit::say(*at, b"close")].concat()).collect();
-            envoy.send(&calls).await.unwrap();
-            let mut open: std::collections::HashSet<u32> = batch.iter().copied().collect();
-            while !open.is_empty() {
-                let (kind, flags, stream, _) = envoy.next().await.expect("sent away");
-                if kind == kit::HEADERS && flags & kit::END_STREAM > 0 {
-                    open.remove(&stream);
-                    envoy.send(&kit::reset(stream)).await.unwrap();
-                }
-            }
-        }
-        envoy.send(&[kit::open(20_001), kit::say(20_001, b"close")].concat()).await.unwrap();
-        assert!(envoy.ended(20_001).await);
-    });
-}
-
-#[test]
 fn many_clients_that_leave_at_once_are_no_attack() {
     run(async {
         let world = World::new();
