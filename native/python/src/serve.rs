@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +18,9 @@ const MAX_EVENTS: usize = 1_000;
 /// As many threads as there are cores, but no more than that: a gateway has about as many connections.
 const MAX_THREADS: usize = 8;
 
+/// The part of the limit on held bodies that messages may take, beside it, until they are complete: one in two.
+const ASSEMBLING: usize = 2;
+
 type Events = Arc<Mutex<VecDeque<Event>>>;
 
 /// A server that runs.
@@ -24,6 +28,8 @@ type Events = Arc<Mutex<VecDeque<Event>>>;
 pub struct Server {
     handle: Mutex<Option<Handle>>,
     events: Events,
+    /// Kept when the server has stopped: what failed at the very end is to be seen too.
+    failures: Arc<AtomicU64>,
     /// Where it listens.
     #[pyo3(get)]
     port: u16,
@@ -40,6 +46,7 @@ struct Options {
     folder: Option<PathBuf>,
     client_ca: Option<PathBuf>,
     max_message: usize,
+    max_assembling: usize,
     request_timeout: f64,
     threads: usize,
     now: f64,
@@ -67,6 +74,7 @@ fn start<L: Logic>(py: Python<'_>, logic: Arc<L>, mut options: Options) -> PyRes
         },
         tls: options.tls(),
         max_message: options.max_message,
+        max_assembling: options.max_assembling,
         request_timeout: Duration::try_from_secs_f64(options.request_timeout)
             .map_err(|error| PyValueError::new_err(error.to_string()))?,
         threads: if options.threads == 0 { cores } else { options.threads },
@@ -79,8 +87,8 @@ fn start<L: Logic>(py: Python<'_>, logic: Arc<L>, mut options: Options) -> PyRes
         }),
     };
     let handle = py.detach(|| rollouts_server::serve(logic, config))?;
-    let (port, health_port) = (handle.port, handle.health_port);
-    Ok(Server { handle: Mutex::new(Some(handle)), events, port, health_port })
+    let (port, health_port, failures) = (handle.port, handle.health_port, handle.failure_count());
+    Ok(Server { handle: Mutex::new(Some(handle)), events, failures, port, health_port })
 }
 
 #[pymethods]
@@ -94,7 +102,7 @@ impl Server {
     /// Streams that ended with a bug of ours.
     #[getter]
     fn failures(&self) -> u64 {
-        self.with(Handle::failures).unwrap_or_default()
+        self.failures.load(Ordering::Relaxed)
     }
 
     /// Connections that are open.
@@ -159,7 +167,18 @@ pub fn serve(
     threads: usize,
 ) -> PyResult<Server> {
     let health_address = health_address.to_owned();
-    let options =
-        Options { address, health_address, pair, folder, client_ca, max_message, request_timeout, threads, now };
+    let max_assembling = picker.core.budget().total_limit / ASSEMBLING;
+    let options = Options {
+        max_assembling,
+        address,
+        health_address,
+        pair,
+        folder,
+        client_ca,
+        max_message,
+        request_timeout,
+        threads,
+        now,
+    };
     start(py, Arc::clone(&picker.core), options)
 }

@@ -128,6 +128,7 @@ fn main() {
         health_address: None,
         tls: None,
         max_message: 8 << 20,
+        max_assembling: 96 << 20,
         request_timeout: Duration::from_secs(120),
         threads,
         clock: 0.0,

@@ -4,6 +4,8 @@
 //! A shorter value is safe in HPACK: the decoder's table then drops entries later than the encoder's, and an encoder never
 //! points at what it has dropped.
 
+use crate::limits::MAX_FRAME;
+
 const HEADERS: u8 = 1;
 const PADDED: u8 = 0x08;
 const PRIORITY: u8 = 0x20;
@@ -12,13 +14,73 @@ const FRAME_HEADER: usize = 9;
 /// `:authority` in HPACK's static table.
 const AUTHORITY: usize = 1;
 
+/// Passes what a client sends on, HEADERS once they are whole and with their authority replaced.
+pub(crate) struct Rewriter {
+    skip: usize,
+    header: [u8; FRAME_HEADER],
+    header_len: usize,
+    held: Vec<u8>,
+    wanted: usize,
+}
+
+impl Rewriter {
+    /// `skip`: bytes before the first frame.
+    pub(crate) fn new(skip: usize) -> Self {
+        Self { skip, header: [0; FRAME_HEADER], header_len: 0, held: Vec::new(), wanted: 0 }
+    }
+
+    /// Append to `out` what may pass.
+    pub(crate) fn pass(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
+        loop {
+            let passed = self.skip.min(bytes.len());
+            self.skip -= passed;
+            out.extend_from_slice(&bytes[..passed]);
+            bytes = &bytes[passed..];
+            if self.wanted > 0 {
+                let take = bytes.len().min(self.wanted - self.held.len());
+                self.held.extend_from_slice(&bytes[..take]);
+                bytes = &bytes[take..];
+                if self.held.len() == self.wanted {
+                    rewrite(&self.held, out);
+                    self.held.clear();
+                    self.wanted = 0;
+                }
+            }
+            if bytes.is_empty() {
+                return;
+            }
+            let take = bytes.len().min(FRAME_HEADER - self.header_len);
+            self.header[self.header_len..self.header_len + take].copy_from_slice(&bytes[..take]);
+            self.header_len += take;
+            bytes = &bytes[take..];
+            if self.header_len == FRAME_HEADER {
+                self.header_len = 0;
+                self.begin(out);
+            }
+        }
+    }
+
+    fn begin(&mut self, out: &mut Vec<u8>) {
+        let [_, a, b, ..] = self.header;
+        let length = usize::from(self.header[0]) << 16 | usize::from(a) << 8 | usize::from(b);
+        // A longer frame than is allowed is h2's to refuse.
+        if length > 0 && length <= MAX_FRAME as usize && is_headers(&self.header) {
+            self.held.extend_from_slice(&self.header);
+            self.wanted = FRAME_HEADER + length;
+        } else {
+            out.extend_from_slice(&self.header);
+            self.skip = length;
+        }
+    }
+}
+
 /// Whether a frame with this header is one to rewrite.
-pub(crate) fn is_headers(header: &[u8; FRAME_HEADER]) -> bool {
+fn is_headers(header: &[u8; FRAME_HEADER]) -> bool {
     header[3] == HEADERS && header[4] & PADDED == 0
 }
 
 /// Append a whole HEADERS frame to `out`, with its authority replaced. What cannot be read goes as it is: h2 refuses it.
-pub(crate) fn rewrite(frame: &[u8], out: &mut Vec<u8>) {
+fn rewrite(frame: &[u8], out: &mut Vec<u8>) {
     let start = out.len();
     let skip = FRAME_HEADER + if frame[4] & PRIORITY == 0 { 0 } else { 5 };
     if frame.len() >= skip {

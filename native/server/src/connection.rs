@@ -1,61 +1,132 @@
 //! One connection: handshakes, its streams as tasks beside it, its end.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use h2::server::Connection;
+use h2::{PingPong, Reason};
 use rollouts_core::stream::Logic;
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::spawn_local;
-use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
+use tokio::time::{Interval, MissedTickBehavior, Sleep, interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use crate::Event;
 use crate::exchange::answer;
-use crate::framing::Piece;
+use crate::framing::{Piece, Queue, Room};
 use crate::io::Buffered;
 use crate::limits;
 use crate::listen::{Phase, Serves, Shared};
-use crate::{Event, listen};
+use crate::tls::Certificates;
+
+/// What the streams of a connection share.
+pub(crate) struct Around<L> {
+    pub(crate) shared: Arc<Shared<L>>,
+    pub(crate) serves: Serves,
+    pub(crate) queue: Rc<Queue>,
+    /// Told when the server stops: streams end then.
+    stopping: Notify,
+    assembling: Cell<usize>,
+    streams: Cell<usize>,
+}
+
+impl<L: Logic> Around<L> {
+    pub(crate) fn new(shared: Arc<Shared<L>>, serves: Serves) -> Rc<Self> {
+        Rc::new(Self {
+            shared,
+            serves,
+            queue: Rc::default(),
+            stopping: Notify::new(),
+            assembling: Cell::new(0),
+            streams: Cell::new(0),
+        })
+    }
+
+    /// Wait until the server gives its streams no more time.
+    pub(crate) async fn stopped(&self) {
+        if self.shared.phase() != Phase::Stopped {
+            self.stopping.notified().await;
+        }
+    }
+
+    /// Whether no stream is open, and what they sent is with the socket.
+    fn is_quiet(&self) -> bool {
+        self.streams.get() == 0 && self.queue.bytes() == 0
+    }
+
+    /// Where unfinished messages are counted.
+    pub(crate) fn room(&self) -> Room<'_> {
+        let shared = &self.shared;
+        Room { most: shared.max_assembling, all: &shared.assembling, connection: &self.assembling }
+    }
+}
 
 /// Serve what comes on `socket` until it ends.
 pub(crate) async fn serve<L: Logic>(
     shared: Arc<Shared<L>>,
     serves: Serves,
     socket: TcpStream,
-    tls: Option<Arc<ServerConfig>>,
+    certificates: Option<Arc<Certificates>>,
 ) {
-    let result = match tls {
-        None => run(Arc::clone(&shared), serves, socket).await,
-        Some(config) => match timeout(limits::HANDSHAKE, TlsAcceptor::from(config).accept(socket)).await {
-            Ok(Ok(socket)) => run(Arc::clone(&shared), serves, socket).await,
-            Ok(Err(_)) | Err(_) => return, // scanners and probes: not worth a line each
-        },
+    let around = Around::new(Arc::clone(&shared), serves);
+    let result = match certificates {
+        None => run(around, socket).await,
+        Some(certificates) => {
+            let shaking = in_turn(&shared.handshakes, async {
+                let config = certificates.current(&shared.events).await;
+                TlsAcceptor::from(config).accept(socket).await
+            });
+            let accepted = in_time(&shared, serves, shaking).await;
+            let Some(Ok(socket)) = accepted else { return }; // scanners and probes: not worth a line each
+            run(around, socket).await
+        }
     };
     if let Err(reason) = result {
         (shared.events)(Event::ConnectionRefused(reason));
     }
 }
 
-async fn run<L, S>(shared: Arc<Shared<L>>, serves: Serves, socket: S) -> Result<(), String>
+/// What a handshake gives once not too many are at it.
+pub(crate) async fn in_turn<R>(handshakes: &Semaphore, shaking: impl Future<Output = R>) -> R {
+    let _permit = handshakes.acquire().await; // it is never closed
+    shaking.await
+}
+
+/// What a handshake gives, unless it takes too long or no new connection is wanted any more.
+async fn in_time<L: Logic, R>(shared: &Shared<L>, serves: Serves, shaking: impl Future<Output = R>) -> Option<R> {
+    let mut changes = shared.changes();
+    let mut ending = pin!(changes.wait_for(|phase| serves.ends_at(*phase)));
+    let mut shaking = pin!(timeout(limits::HANDSHAKE, shaking));
+    poll_fn(|cx| match shaking.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(done.ok()),
+        Poll::Pending => ending.as_mut().poll(cx).map(|_| None),
+    })
+    .await
+}
+
+pub(crate) async fn run<L, S>(around: Rc<Around<L>>, socket: S) -> Result<(), String>
 where
     L: Logic,
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let io = Buffered::new(socket);
-    let Some(connection) = handshake(&io).await else { return Ok(()) };
-    let mut driver = Driver { connection, io, serves, tick: interval(limits::TICK), silent: 0, draining: false };
-    driver.tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut changes = shared.changes();
+    let mut changes = around.shared.changes();
+    let shaking = handshake(&io, around.serves);
+    let Some(Some(connection)) = in_time(&around.shared, around.serves, shaking).await else { return Ok(()) };
+    let mut driver = Driver::new(around, connection, io);
+    driver.look_at_phase();
     loop {
         let mut changed = pin!(changes.changed());
         // A change of phase is looked at between turns.
         let ended = poll_fn(|cx| {
-            if let Poll::Ready(end) = driver.turn(cx, &shared) {
+            if let Poll::Ready(end) = driver.turn(cx) {
                 return Poll::Ready(Some(end));
             }
             changed.as_mut().poll(cx).map(|_| None)
@@ -63,13 +134,13 @@ where
         .await;
         match ended {
             Some(end) => return end,
-            None => driver.look_at(shared.phase()),
+            None => driver.look_at_phase(),
         }
     }
 }
 
-/// HTTP/2's beginning. Nothing when the other side speaks something else, or nothing in time.
-async fn handshake<S>(io: &Buffered<S>) -> Option<Connection<Buffered<S>, Piece>>
+/// HTTP/2's beginning. Nothing when the other side speaks something else.
+async fn handshake<S>(io: &Buffered<S>, serves: Serves) -> Option<Connection<Buffered<S>, Piece>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -79,7 +150,11 @@ where
         .initial_connection_window_size(limits::CONNECTION_WINDOW)
         .max_frame_size(limits::MAX_FRAME)
         .max_header_list_size(limits::MAX_HEADERS)
-        .max_concurrent_streams(limits::MAX_STREAMS)
+        .max_concurrent_streams(match serves {
+            Serves::Everything => limits::MAX_STREAMS,
+            Serves::Health => limits::MAX_HEALTH_STREAMS,
+        })
+        .max_send_buffer_size(limits::SEND_BUFFER)
         .max_pending_accept_reset_streams(limits::MAX_PENDING_RESETS)
         .max_concurrent_reset_streams(limits::REMEMBERED_RESETS)
         .reset_stream_duration(limits::REMEMBER_RESETS)
@@ -87,42 +162,83 @@ where
         .max_local_error_reset_streams(None)
         .data_frame_budget(limits::FRAME_OVERHEAD);
     let mut shaking = pin!(builder.handshake::<_, Piece>(io.clone()));
-    let done = poll_fn(|cx| {
+    poll_fn(|cx| {
         let result = shaking.as_mut().poll(cx);
         match io.poll_out(cx) {
             Poll::Ready(Err(_)) => Poll::Ready(None),
             _ => result.map(Result::ok),
         }
-    });
-    timeout(limits::HANDSHAKE, done).await.ok().flatten()
+    })
+    .await
 }
 
-struct Driver<S> {
+struct Driver<L, S> {
+    around: Rc<Around<L>>,
     connection: Connection<Buffered<S>, Piece>,
     io: Buffered<S>,
-    serves: Serves,
     tick: Interval,
     silent: u32,
+    idle: u32,
+    /// h2 gives it once.
+    ping: Option<PingPong>,
     draining: bool,
+    /// What is still to be said is said, and then it ends.
+    stopping: bool,
+    /// Over: what is left to say is said until then.
+    farewell: Option<Farewell>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<S> {
+struct Farewell {
+    limit: Pin<Box<Sleep>>,
+    /// An error is one for the log.
+    reason: Result<(), String>,
+}
+
+impl<L: Logic, S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<L, S> {
+    fn new(around: Rc<Around<L>>, mut connection: Connection<Buffered<S>, Piece>, io: Buffered<S>) -> Self {
+        let mut tick = interval(limits::TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let ping = connection.ping_pong();
+        Self {
+            around,
+            connection,
+            io,
+            tick,
+            silent: 0,
+            idle: 0,
+            ping,
+            draining: false,
+            stopping: false,
+            farewell: None,
+        }
+    }
+
     /// Read, start what is new, write. Ready at the connection's end; an error is one for the log.
-    fn turn<L: Logic>(&mut self, cx: &mut Context<'_>, shared: &Arc<Shared<L>>) -> Poll<Result<(), String>> {
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
         self.io.begin_turn();
-        let end = loop {
-            match self.connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
-                    drop(spawn_local(answer(Arc::clone(shared), self.serves, request, respond)));
-                }
-                Poll::Ready(Some(Err(error))) => break Poll::Ready(worth_a_line(&error)),
-                Poll::Ready(None) => break Poll::Ready(Ok(())),
-                Poll::Pending => break Poll::Pending,
-            }
-        };
+        let mut end = self.streams(cx);
+        if self.io.is_flooded() && self.farewell.is_none() {
+            self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+            self.part(Err("too many PING, SETTINGS, PRIORITY or RST_STREAM frames".to_owned()));
+            end = self.streams(cx);
+        }
+        if self.stopping && self.around.is_quiet() {
+            self.stopping = false;
+            self.connection.abrupt_shutdown(Reason::NO_ERROR); // streams that begin now have another picker
+            end = self.streams(cx);
+        }
         let written = self.io.poll_out(cx);
-        if end.is_ready() {
-            return end; // what could not be written at once, a GOAWAY say, need not be
+        if let Some(Farewell { limit, reason }) = &mut self.farewell {
+            let over = end.is_ready() && written.is_ready() || limit.as_mut().poll(cx).is_ready();
+            return if over { Poll::Ready(std::mem::replace(reason, Ok(()))) } else { Poll::Pending };
+        }
+        if let Poll::Ready(reason) = end {
+            if written.is_pending() {
+                self.part(reason);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            return Poll::Ready(reason);
         }
         if let Poll::Ready(Err(_)) = written {
             return Poll::Ready(Ok(()));
@@ -131,14 +247,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<S> {
             if self.is_dead() {
                 return Poll::Ready(Ok(()));
             }
+            self.look_whether_idle(cx);
+        }
+        if let Some(ping) = &mut self.ping {
+            let _ = ping.poll_pong(cx); // makes room for the next one
         }
         Poll::Pending
+    }
+
+    fn streams(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), String>> {
+        loop {
+            match self.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    let around = Rc::clone(&self.around);
+                    around.streams.set(around.streams.get() + 1);
+                    self.idle = 0;
+                    drop(spawn_local(async move {
+                        answer(&around, request, respond).await;
+                        around.streams.set(around.streams.get() - 1);
+                    }));
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(worth_a_line(&error)),
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
     }
 
     fn is_dead(&mut self) -> bool {
         self.silent = if self.io.take_heard() { 0 } else { self.silent + 1 };
         if self.silent == limits::SILENT_TICKS
-            && let Some(mut ping) = self.connection.ping_pong()
+            && let Some(ping) = &mut self.ping
         {
             // The answer is noticed like any other byte.
             let _ = ping.send_ping(h2::Ping::opaque());
@@ -146,10 +285,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Driver<S> {
         self.silent >= limits::DEAD_TICKS
     }
 
-    fn look_at(&mut self, phase: Phase) {
-        if phase != Phase::Serving && self.serves == listen::Serves::Everything && !self.draining {
+    fn look_whether_idle(&mut self, cx: &Context<'_>) {
+        self.idle = if self.around.streams.get() == 0 { self.idle + 1 } else { 0 };
+        let most = match self.around.serves {
+            Serves::Everything => limits::IDLE_TICKS,
+            Serves::Health => limits::HEALTH_IDLE_TICKS,
+        };
+        if self.idle >= most {
+            self.connection.abrupt_shutdown(Reason::NO_ERROR); // streams that begin now can be tried again elsewhere
+            self.part(Ok(()));
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    fn part(&mut self, reason: Result<(), String>) {
+        self.farewell.get_or_insert_with(|| Farewell { limit: Box::pin(sleep(limits::FAREWELL)), reason });
+    }
+
+    fn look_at_phase(&mut self) {
+        let phase = self.around.shared.phase();
+        if self.around.serves.ends_at(phase) && !self.draining {
             self.draining = true;
             self.connection.graceful_shutdown();
+        }
+        if phase == Phase::Stopped {
+            self.around.stopping.notify_waiters();
+            self.stopping = true;
+            self.part(Ok(()));
         }
     }
 }

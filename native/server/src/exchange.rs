@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,8 +16,10 @@ use rollouts_core::encoding::Encoded;
 use rollouts_core::stream::{Flow, Logic, RESET_FOLLOWS, StreamLogic};
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use crate::framing::{Assembler, Piece, Unacceptable};
+use crate::connection::Around;
+use crate::framing::{Assembler, Piece, Queue, Unacceptable};
 use crate::health;
+use crate::limits::{WRITE_PATIENCE, WRITE_RATE};
 use crate::listen::{Serves, Shared};
 use crate::{Event, METHOD};
 
@@ -77,47 +80,61 @@ impl From<h2::Error> for Gone {
 pub(crate) struct Writer {
     respond: SendResponse<Piece>,
     send: Option<SendStream<Piece>>,
-    stall: Duration,
+    queue: Rc<Queue>,
 }
 
 impl Writer {
-    /// Send these messages. Returns when they are with HTTP/2, which takes no more than the peer's window.
+    /// Send these messages. Returns when they are with HTTP/2, which takes no more than the peer's window. A peer that
+    /// takes them too slowly is gone.
     pub(crate) async fn send(&mut self, messages: &mut Vec<Encoded>) -> Result<(), Gone> {
         let total: usize = messages.iter().map(Piece::size).sum();
-        if total <= JOINED {
-            let piece = Piece::joined(messages, total);
-            messages.clear();
-            return self.piece(piece, total).await;
-        }
-        for message in messages.drain(..) {
-            let size = Piece::size(&message);
-            self.piece(Piece::message(message), size).await?;
-        }
-        Ok(())
+        let mut limit = pin!(None);
+        let sending = async {
+            if total <= JOINED {
+                let piece = Piece::joined(messages, total);
+                messages.clear();
+                return self.piece(piece, total).await;
+            }
+            for message in messages.drain(..) {
+                let size = Piece::size(&message);
+                self.piece(Piece::message(message), size).await?;
+            }
+            Ok(())
+        };
+        let mut sending = pin!(sending);
+        poll_fn(|cx| {
+            if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+                return Poll::Ready(sent);
+            }
+            if limit.is_none() {
+                limit.set(Some(sleep(WRITE_PATIENCE + Duration::from_secs((total / WRITE_RATE) as u64))));
+            }
+            limit.as_mut().as_pin_mut().map_or(Poll::Pending, |timer| timer.poll(cx).map(|()| Err(Gone)))
+        })
+        .await
     }
 
     async fn piece(&mut self, mut piece: Piece, mut size: usize) -> Result<(), Gone> {
-        let stall = self.stall;
+        let queue = Rc::clone(&self.queue);
+        queue.room().await;
         let send = self.opened()?;
         send.reserve_capacity(size);
         let mut ready = send.capacity();
         while ready < size {
             if ready > 0 {
-                send.send_data(piece.split_to(ready), false)?;
+                send.send_data(piece.split_to(ready).queued(&queue), false)?;
                 size -= ready;
+                queue.room().await;
                 send.reserve_capacity(size);
                 ready = send.capacity();
                 continue;
             }
-            let mut limit = pin!(sleep(stall));
-            ready = poll_fn(|cx| match send.poll_capacity(cx) {
-                Poll::Ready(Some(Ok(count))) => Poll::Ready(Ok(count)),
-                Poll::Ready(_) => Poll::Ready(Err(Gone)),
-                Poll::Pending => limit.as_mut().poll(cx).map(|()| Err(Gone)),
-            })
-            .await?;
+            ready = match poll_fn(|cx| send.poll_capacity(cx)).await {
+                Some(Ok(count)) => count,
+                _ => return Err(Gone),
+            };
         }
-        send.send_data(piece, false)?;
+        send.send_data(piece.queued(&queue), false)?;
         Ok(())
     }
 
@@ -162,8 +179,7 @@ impl Writer {
 
 /// Answer one HTTP/2 request.
 pub(crate) async fn answer<L: Logic>(
-    shared: std::sync::Arc<Shared<L>>,
-    serves: Serves,
+    around: &Around<L>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Piece>,
 ) {
@@ -179,23 +195,33 @@ pub(crate) async fn answer<L: Logic>(
         let _ = respond.send_response(response, true);
         return;
     }
-    let mut writer = Writer { respond, send: None, stall: shared.request_timeout };
+    let mut writer = Writer { respond, send: None, queue: Rc::clone(&around.queue) };
     let deadline = head.headers.get("grpc-timeout").and_then(|value| timeout(value.as_bytes()));
     let path = head.uri.path();
     let work = async {
-        match (serves, path) {
-            (Serves::Everything, METHOD) => process(&shared, &mut body, &mut writer).await,
-            (_, health::CHECK) => health::check(&shared, &mut body, &mut writer).await,
-            (_, health::WATCH) => health::watch(&shared, serves, &mut body, &mut writer).await,
+        match (around.serves, path) {
+            (Serves::Everything, METHOD) => process(around, &mut body, &mut writer).await,
+            (_, health::CHECK) => health::check(around, &mut body, &mut writer).await,
+            (_, health::WATCH) => health::watch(around, &mut body, &mut writer).await,
             _ => Ok(Status::new("12", "this server has no such method")),
         }
     };
-    let outcome = match deadline {
-        None => work.await,
-        Some(length) => match tokio::time::timeout(length, work).await {
-            Ok(outcome) => outcome,
-            Err(_) => Ok(Status::new("4", "the client's deadline is over")),
-        },
+    let work = async {
+        match deadline {
+            None => work.await,
+            Some(length) => match tokio::time::timeout(length, work).await {
+                Ok(outcome) => outcome,
+                Err(_) => Ok(Status::new("4", "the client's deadline is over")),
+            },
+        }
+    };
+    let outcome = {
+        let (mut work, mut stopped) = (pin!(work), pin!(around.stopped()));
+        poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Pending => stopped.as_mut().poll(cx).map(|()| Ok(Status::new("14", "the endpoint picker stops"))),
+            done => done,
+        })
+        .await
     };
     match outcome {
         Ok(status) => drop(writer.finish(&status)),
@@ -259,14 +285,18 @@ enum Arrival {
 }
 
 /// The loop of an ext_proc stream; it holds no state of its own.
-async fn process<L: Logic>(shared: &Shared<L>, body: &mut RecvStream, writer: &mut Writer) -> Result<Status, Gone> {
+async fn process<L: Logic>(around: &Around<L>, body: &mut RecvStream, writer: &mut Writer) -> Result<Status, Gone> {
+    let shared = &*around.shared;
     let mut stream = Closing { logic: shared.logic.open(shared.clock.now()), shared };
-    let mut assembler = Assembler::new(shared.max_message, &shared.assembling);
+    let mut assembler = Assembler::new(shared.max_message, around.room());
     let expires = Instant::now() + shared.request_timeout;
+    // When a message has begun that is not complete: it has as long as a request has.
+    let mut torn: Option<Instant> = None;
     let mut limit = pin!(None::<Sleep>);
     let mut replies = Vec::new();
     let mut waiting = true;
     loop {
+        let due = if waiting { Some(expires) } else { torn.map(|began| began + shared.request_timeout) };
         let arrival = poll_fn(|cx| {
             if let Poll::Ready(data) = body.poll_data(cx) {
                 return Poll::Ready(match data {
@@ -275,16 +305,15 @@ async fn process<L: Logic>(shared: &Shared<L>, body: &mut RecvStream, writer: &m
                     None => Ok(Arrival::End),
                 });
             }
-            if !waiting {
-                return Poll::Pending;
-            }
+            let Some(due) = due else { return Poll::Pending };
             if limit.is_none() {
-                limit.set(Some(sleep_until(expires)));
+                limit.set(Some(sleep_until(due)));
             }
-            match limit.as_mut().as_pin_mut() {
-                Some(timer) => timer.poll(cx).map(|()| Ok(Arrival::Expired)),
-                None => Poll::Pending,
+            let Some(mut timer) = limit.as_mut().as_pin_mut() else { return Poll::Pending };
+            if timer.deadline() != due {
+                timer.as_mut().reset(due);
             }
+            timer.poll(cx).map(|()| Ok(Arrival::Expired))
         })
         .await?;
         match arrival {
@@ -297,6 +326,7 @@ async fn process<L: Logic>(shared: &Shared<L>, body: &mut RecvStream, writer: &m
                 return Ok(Status::new("13", "the stream ended in the midst of a message"));
             }
             Arrival::End => return half_closed(&mut stream, writer).await,
+            Arrival::Expired if !waiting => return Ok(Status::new("4", "a message was not complete in time")),
             Arrival::Expired => {
                 (shared.events)(Event::RequestTimedOut);
                 let seconds = shared.request_timeout.as_secs_f64();
@@ -310,6 +340,7 @@ async fn process<L: Logic>(shared: &Shared<L>, body: &mut RecvStream, writer: &m
                 Ok(None) => break,
                 Err(problem) => return Ok(unacceptable(problem, shared.max_message)),
             };
+            torn = None;
             let now = shared.clock.now();
             let flow = match stream.call(|logic| logic.receive(message, now, &mut replies)) {
                 Ok(flow) => flow,
@@ -327,6 +358,9 @@ async fn process<L: Logic>(shared: &Shared<L>, body: &mut RecvStream, writer: &m
                     return Ok(Status::new("3", text));
                 }
             }
+        }
+        if assembler.is_torn() {
+            torn.get_or_insert_with(Instant::now);
         }
     }
 }

@@ -1,12 +1,15 @@
 //! gRPC's framing: a flag, a length of four bytes, a message; cut into DATA frames without regard to messages.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use rollouts_core::encoding::Encoded;
+use tokio::sync::Notify;
 
-use crate::limits::MAX_ASSEMBLING;
+use crate::limits::{ASSEMBLING_SHARE, MAX_QUEUED};
 
 const PREFIX: usize = 5;
 
@@ -25,10 +28,38 @@ pub(crate) enum Unacceptable {
     NoMemory,
 }
 
-/// Puts messages together. What all of these hold of unfinished messages is counted in `shared`.
+/// Room for unfinished messages: of all connections, and of one.
+#[derive(Clone, Copy)]
+pub(crate) struct Room<'a> {
+    pub(crate) most: usize,
+    pub(crate) all: &'a AtomicUsize,
+    pub(crate) connection: &'a Cell<usize>,
+}
+
+impl Room<'_> {
+    fn take(&self, size: usize) -> bool {
+        let mine = self.connection.get() + size;
+        if mine > self.most / ASSEMBLING_SHARE {
+            return false;
+        }
+        if self.all.fetch_add(size, Ordering::Relaxed) + size > self.most {
+            self.all.fetch_sub(size, Ordering::Relaxed);
+            return false;
+        }
+        self.connection.set(mine);
+        true
+    }
+
+    fn give_back(&self, size: usize) {
+        self.connection.set(self.connection.get() - size);
+        self.all.fetch_sub(size, Ordering::Relaxed);
+    }
+}
+
+/// Puts messages together. What it holds of unfinished ones is counted in `room`.
 pub(crate) struct Assembler<'a> {
     max_message: usize,
-    shared: &'a AtomicUsize,
+    room: Room<'a>,
     charged: usize,
     chunk: Bytes,
     prefix: [u8; PREFIX],
@@ -38,10 +69,10 @@ pub(crate) struct Assembler<'a> {
 }
 
 impl<'a> Assembler<'a> {
-    pub(crate) fn new(max_message: usize, shared: &'a AtomicUsize) -> Self {
+    pub(crate) fn new(max_message: usize, room: Room<'a>) -> Self {
         Self {
             max_message,
-            shared,
+            room,
             charged: 0,
             chunk: Bytes::new(),
             prefix: [0; PREFIX],
@@ -70,7 +101,7 @@ impl<'a> Assembler<'a> {
         self.grow()
     }
 
-    /// Whether the stream ended in the midst of a message.
+    /// Whether a message has begun and is not complete.
     pub(crate) fn is_torn(&self) -> bool {
         self.prefix_len > 0
     }
@@ -99,8 +130,7 @@ impl<'a> Assembler<'a> {
         if take == 0 {
             return Ok(None);
         }
-        if self.shared.fetch_add(take, Ordering::Relaxed) + take > MAX_ASSEMBLING {
-            self.shared.fetch_sub(take, Ordering::Relaxed);
+        if !self.room.take(take) {
             return Err(Unacceptable::NoMemory);
         }
         self.charged += take;
@@ -118,7 +148,7 @@ impl<'a> Assembler<'a> {
     }
 
     fn release(&mut self) {
-        self.shared.fetch_sub(self.charged, Ordering::Relaxed);
+        self.room.give_back(self.charged);
         self.charged = 0;
     }
 }
@@ -129,15 +159,57 @@ impl Drop for Assembler<'_> {
     }
 }
 
+/// Counts what streams gave to HTTP/2 and the socket does not have yet.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    bytes: Cell<usize>,
+    less: Notify,
+}
+
+impl Queue {
+    /// Bytes that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
+    /// Wait until there is room for one more piece.
+    pub(crate) async fn room(&self) {
+        while self.bytes.get() >= MAX_QUEUED {
+            self.less.notified().await;
+        }
+    }
+
+    fn add(&self, size: usize) {
+        self.bytes.set(self.bytes.get() + size);
+    }
+
+    fn take(&self, size: usize) {
+        let before = self.bytes.get();
+        self.bytes.set(before - size);
+        if before >= MAX_QUEUED && before - size < MAX_QUEUED {
+            self.less.notify_waiters();
+        }
+    }
+}
+
 /// What goes out in one DATA frame: messages with their prefixes, in parts that are not copied when they are long.
 #[derive(Debug)]
 pub(crate) struct Piece {
     first: Bytes,
     rest: VecDeque<Bytes>,
     remaining: usize,
+    /// Where these bytes are counted until they are sent or dropped.
+    queue: Option<Rc<Queue>>,
 }
 
 impl Piece {
+    /// Count it from now on.
+    pub(crate) fn queued(mut self, queue: &Rc<Queue>) -> Self {
+        queue.add(self.remaining);
+        self.queue = Some(Rc::clone(queue));
+        self
+    }
+
     /// One message; its body is shared.
     pub(crate) fn message(message: Encoded) -> Self {
         let remaining = Self::size(&message);
@@ -148,7 +220,7 @@ impl Piece {
         if !message.tail.is_empty() {
             rest.push_back(Bytes::from_static(message.tail));
         }
-        Self { first: first.freeze(), rest, remaining }
+        Self { first: first.freeze(), rest, remaining, queue: None }
     }
 
     /// All these messages in one buffer of `length` bytes, copied.
@@ -160,10 +232,10 @@ impl Piece {
             message.body.iter().for_each(|part| buffer.extend_from_slice(part));
             buffer.extend_from_slice(message.tail);
         }
-        Self { first: buffer.freeze(), rest: VecDeque::new(), remaining: length }
+        Self { first: buffer.freeze(), rest: VecDeque::new(), remaining: length, queue: None }
     }
 
-    /// The first `count` bytes, which are taken away here.
+    /// The first `count` bytes, which are taken away here. Not of a piece that is queued.
     pub(crate) fn split_to(&mut self, count: usize) -> Self {
         let mut parts = VecDeque::new();
         let mut wanted = count;
@@ -174,7 +246,7 @@ impl Piece {
             wanted -= take;
         }
         self.remaining -= count;
-        Self { first: parts.pop_front().unwrap_or_default(), rest: parts, remaining: count }
+        Self { first: parts.pop_front().unwrap_or_default(), rest: parts, remaining: count, queue: None }
     }
 
     /// Bytes that `message` takes on the wire.
@@ -219,11 +291,22 @@ impl Buf for Piece {
 
     fn advance(&mut self, mut count: usize) {
         self.remaining -= count;
+        if let Some(queue) = &self.queue {
+            queue.take(count);
+        }
         while count > 0 {
             let take = count.min(self.first.len());
             self.first.advance(take);
             self.settle();
             count -= take;
+        }
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if let Some(queue) = &self.queue {
+            queue.take(self.remaining);
         }
     }
 }
@@ -246,8 +329,9 @@ mod tests {
         let sent: Vec<Vec<u8>> = [0, 1, 7, 300, 20_000, 3].iter().map(|n| (0..*n).map(|i| i as u8).collect()).collect();
         let bytes = Bytes::from(wire(&sent));
         for step in [1, 2, 3, 4, 5, 6, 9, 4_096, 100_000] {
-            let shared = AtomicUsize::new(0);
-            let mut assembler = Assembler::new(1 << 20, &shared);
+            let (all, connection) = (AtomicUsize::new(0), Cell::new(0));
+            let room = Room { most: 1 << 20, all: &all, connection: &connection };
+            let mut assembler = Assembler::new(1 << 20, room);
             let mut got = Vec::new();
             let mut rest = bytes.clone();
             while !rest.is_empty() {
@@ -258,37 +342,58 @@ mod tests {
             }
             assert_eq!(got, sent, "in steps of {step}");
             assert!(!assembler.is_torn());
-            assert_eq!(shared.load(Ordering::Relaxed), 0);
+            assert_eq!((all.load(Ordering::Relaxed), connection.get()), (0, 0));
         }
     }
 
     #[test]
     fn what_is_unfinished_is_counted_until_it_goes() {
-        let shared = AtomicUsize::new(0);
-        let mut assembler = Assembler::new(1 << 20, &shared);
+        let (all, connection) = (AtomicUsize::new(0), Cell::new(0));
+        let room = Room { most: 1 << 20, all: &all, connection: &connection };
+        let mut assembler = Assembler::new(1 << 20, room);
         assembler.push(Bytes::from_static(&[0, 0, 0, 1, 0, 1, 2, 3]));
         assert_eq!(assembler.next(), Ok(None));
-        assert_eq!(shared.load(Ordering::Relaxed), 3);
+        assert_eq!((all.load(Ordering::Relaxed), connection.get()), (3, 3));
         assert!(assembler.is_torn());
         drop(assembler);
-        assert_eq!(shared.load(Ordering::Relaxed), 0);
+        assert_eq!((all.load(Ordering::Relaxed), connection.get()), (0, 0));
     }
 
     #[test]
     fn refuses_what_is_too_large_compressed_or_without_room() {
-        let shared = AtomicUsize::new(0);
-        let mut assembler = Assembler::new(10, &shared);
+        let (all, connection) = (AtomicUsize::new(0), Cell::new(0));
+        let room = Room { most: 100, all: &all, connection: &connection };
+        let mut assembler = Assembler::new(10, room);
         assembler.push(Bytes::from_static(&[0, 0, 0, 0, 11]));
         assert_eq!(assembler.next(), Err(Unacceptable::TooLarge(11)));
-        let mut assembler = Assembler::new(10, &shared);
+        let mut assembler = Assembler::new(10, room);
         assembler.push(Bytes::from_static(&[1, 0, 0, 0, 1]));
         assert_eq!(assembler.next(), Err(Unacceptable::Compressed));
-        let full = AtomicUsize::new(MAX_ASSEMBLING);
-        let mut assembler = Assembler::new(10, &full);
+        all.store(100, Ordering::Relaxed);
+        let mut assembler = Assembler::new(10, room);
         assembler.push(Bytes::from_static(&[0, 0, 0, 0, 9, 1]));
         assert_eq!(assembler.next(), Err(Unacceptable::NoMemory));
         drop(assembler);
-        assert_eq!(full.load(Ordering::Relaxed), MAX_ASSEMBLING);
+        assert_eq!((all.load(Ordering::Relaxed), connection.get()), (100, 0));
+    }
+
+    #[test]
+    fn one_connection_leaves_room_for_others() {
+        let (all, hog, other) = (AtomicUsize::new(0), Cell::new(0), Cell::new(0));
+        let begin = |connection| {
+            let mut assembler = Assembler::new(1_000, Room { most: 1_000, all: &all, connection });
+            assembler.push(Bytes::from([&[0, 0, 0, 3, 0xE8], &[1; 100][..]].concat()));
+            let begun = assembler.next();
+            (assembler, begun)
+        };
+        let mut held: Vec<_> = (0..6).map(|_| begin(&hog)).collect();
+        let refused = held.iter().filter(|(_, begun)| *begun == Err(Unacceptable::NoMemory)).count();
+        assert_eq!(refused, 1, "500 bytes of 1,000");
+        held.extend((0..5).map(|_| begin(&other)));
+        assert_eq!(held.iter().filter(|(_, begun)| *begun == Ok(None)).count(), 10);
+        assert_eq!(all.load(Ordering::Relaxed), 1_000);
+        drop(held);
+        assert_eq!((all.load(Ordering::Relaxed), hog.get(), other.get()), (0, 0, 0));
     }
 
     #[test]
@@ -311,6 +416,22 @@ mod tests {
         }
         let mut joined = Piece::joined(&[message.clone(), message], 2 * whole.len());
         assert_eq!(joined.copy_to_bytes(2 * whole.len()), whole.repeat(2));
+    }
+
+    #[test]
+    fn a_piece_is_counted_until_it_is_sent_or_dropped() {
+        let queue = Rc::new(Queue::default());
+        let message = Encoded { head: vec![1; 95], ..Encoded::default() };
+        let mut piece = Piece::message(message.clone());
+        drop(piece.split_to(10).queued(&queue));
+        assert_eq!(queue.bytes(), 0);
+        let mut piece = piece.queued(&queue);
+        assert_eq!(queue.bytes(), 90);
+        piece.advance(40);
+        let other = Piece::message(message).queued(&queue);
+        assert_eq!(queue.bytes(), 150);
+        drop((piece, other));
+        assert_eq!(queue.bytes(), 0);
     }
 
     #[test]

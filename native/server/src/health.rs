@@ -1,15 +1,19 @@
 //! `grpc.health.v1.Health`, with its two messages read and written by hand.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::task::Poll;
 
 use h2::RecvStream;
 use rollouts_core::encoding::Encoded;
 use rollouts_core::stream::Logic;
+use tokio::time::sleep;
 
+use crate::connection::Around;
 use crate::exchange::{Gone, Status, Writer, unacceptable};
 use crate::framing::Assembler;
-use crate::listen::{Phase, Serves, Shared};
+use crate::limits::HEALTH_REQUEST;
+use crate::listen::{Phase, Shared};
 
 pub(crate) const CHECK: &str = "/grpc.health.v1.Health/Check";
 pub(crate) const WATCH: &str = "/grpc.health.v1.Health/Watch";
@@ -47,11 +51,12 @@ fn serving<L: Logic>(shared: &Shared<L>, service: &str) -> Serving {
 
 /// Answer once.
 pub(crate) async fn check<L: Logic>(
-    shared: &Shared<L>,
+    around: &Around<L>,
     body: &mut RecvStream,
     writer: &mut Writer,
 ) -> Result<Status, Gone> {
-    let service = match request(shared, body).await? {
+    let shared = &*around.shared;
+    let service = match request(around, body).await? {
         Ok(service) => service,
         Err(status) => return Ok(status),
     };
@@ -65,12 +70,12 @@ pub(crate) async fn check<L: Logic>(
 
 /// Answer now, and whenever the answer changes, until the server drains.
 pub(crate) async fn watch<L: Logic>(
-    shared: &Shared<L>,
-    serves: Serves,
+    around: &Around<L>,
     body: &mut RecvStream,
     writer: &mut Writer,
 ) -> Result<Status, Gone> {
-    let service = match request(shared, body).await? {
+    let shared = &*around.shared;
+    let service = match request(around, body).await? {
         Ok(service) => service,
         Err(status) => return Ok(status),
     };
@@ -83,10 +88,10 @@ pub(crate) async fn watch<L: Logic>(
             last = Some(found);
             writer.send(&mut vec![found.message()]).await?;
         }
-        if serves == Serves::Everything && shared.phase() != Phase::Serving {
+        if around.serves.ends_at(shared.phase()) {
             return Ok(Status::OK);
         }
-        let mut changed = std::pin::pin!(changes.changed());
+        let mut changed = pin!(changes.changed());
         poll_fn(|cx| match writer.poll_reset(cx) {
             Poll::Ready(()) => Poll::Ready(Err(Gone)),
             Poll::Pending => changed.as_mut().poll(cx).map(|change| change.map_err(|_| Gone)),
@@ -96,9 +101,19 @@ pub(crate) async fn watch<L: Logic>(
 }
 
 /// The name that a request asks for, or the status that it gets.
-async fn request<L: Logic>(shared: &Shared<L>, body: &mut RecvStream) -> Result<Result<String, Status>, Gone> {
-    let mut assembler = Assembler::new(MAX_REQUEST, &shared.assembling);
-    while let Some(data) = poll_fn(|cx| body.poll_data(cx)).await {
+async fn request<L: Logic>(around: &Around<L>, body: &mut RecvStream) -> Result<Result<String, Status>, Gone> {
+    let mut assembler = Assembler::new(MAX_REQUEST, around.room());
+    let mut limit = pin!(sleep(HEALTH_REQUEST));
+    loop {
+        let data = poll_fn(|cx| match body.poll_data(cx) {
+            Poll::Pending => limit.as_mut().poll(cx).map(|()| Err(Status::new("4", "no request came in time"))),
+            ready => ready.map(Ok),
+        });
+        let data = match data.await {
+            Ok(Some(data)) => data,
+            Ok(None) => return Ok(Err(Status::new("13", "a request without a message"))),
+            Err(status) => return Ok(Err(status)),
+        };
         let data = data?;
         let _ = body.flow_control().release_capacity(data.len());
         assembler.push(data);
@@ -110,7 +125,6 @@ async fn request<L: Logic>(shared: &Shared<L>, body: &mut RecvStream) -> Result<
             Err(problem) => return Ok(Err(unacceptable(problem, MAX_REQUEST))),
         }
     }
-    Ok(Err(Status::new("13", "a request without a message")))
 }
 
 /// Field 1 of a HealthCheckRequest, and nothing else; lengths fit two bytes.

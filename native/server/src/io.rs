@@ -4,16 +4,17 @@
 //! drives the connection calls `poll_out` once it has nothing more to say for now.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
-use crate::authority;
-use crate::limits::{CHEAP_FRAMES, CHEAP_FRAMES_PER_SECOND, MAX_FRAME, READ_BUFFER, TURN, WRITE_BUFFER};
+use crate::authority::Rewriter;
+use crate::limits::{CHEAP_FRAMES, CHEAP_FRAMES_PER_SECOND, MAX_STREAMS, READ_BUFFER, TURN, UNSENT, WRITE_BUFFER};
 
 /// The two sides of a connection's socket share this: h2 and the connection's driver.
 pub(crate) struct Buffered<S>(Rc<RefCell<Inner<S>>>);
@@ -23,11 +24,14 @@ struct Inner<S> {
     input: Box<[u8]>,
     passed: Vec<u8>,
     passed_at: usize,
+    ended: bool,
+    rewriter: Rewriter,
     output: Vec<u8>,
     output_at: usize,
     turn: usize,
     heard: bool,
-    ended: bool,
+    blocked: bool,
+    flooded: bool,
     counter: FrameCounter,
 }
 
@@ -44,11 +48,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Buffered<S> {
             input: vec![0; READ_BUFFER].into_boxed_slice(),
             passed: Vec::new(),
             passed_at: 0,
+            ended: false,
+            rewriter: Rewriter::new(PREFACE),
             output: Vec::new(),
             output_at: 0,
             turn: 0,
             heard: false,
-            ended: false,
+            blocked: false,
+            flooded: false,
             counter: FrameCounter::new(),
         })))
     }
@@ -67,17 +74,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Buffered<S> {
     pub(crate) fn take_heard(&self) -> bool {
         std::mem::take(&mut self.0.borrow_mut().heard)
     }
+
+    /// Whether more frames came than a client in good order sends. Nothing is read any more.
+    pub(crate) fn is_flooded(&self) -> bool {
+        self.0.borrow().flooded
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
     fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.output_at < self.output.len() {
-            let count = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.output[self.output_at..]))?;
+            let Poll::Ready(count) = Pin::new(&mut self.socket).poll_write(cx, &self.output[self.output_at..])? else {
+                self.blocked = true;
+                return Poll::Pending;
+            };
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.output_at += count;
+            self.heard |= self.blocked; // there is room again: somebody takes what we send
         }
+        self.blocked = false;
         self.output.clear();
         self.output_at = 0;
         if self.output.capacity() > WRITE_BUFFER * 2 {
@@ -86,14 +103,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
         Pin::new(&mut self.socket).poll_flush(cx)
     }
 
+    fn say(&mut self, bytes: &[u8]) {
+        self.flooded |= !self.counter.goes(bytes);
+        self.output.extend_from_slice(bytes);
+    }
+
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.output.len() < WRITE_BUFFER { Poll::Ready(Ok(())) } else { self.poll_out(cx) }
     }
 
     fn poll_in(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.flooded {
+            return Poll::Pending; // until the driver ends it
+        }
         if self.turn >= TURN {
             cx.waker().wake_by_ref();
             return Poll::Pending;
+        }
+        if self.blocked && self.output.len() - self.output_at >= UNSENT {
+            ready!(self.poll_out(cx))?;
         }
         let mut buffer = ReadBuf::new(&mut self.input);
         ready!(Pin::new(&mut self.socket).poll_read(cx, &mut buffer))?;
@@ -102,7 +130,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
         self.heard |= count > 0;
         self.passed.clear();
         self.passed_at = 0;
-        self.counter.look(&self.input[..count], &mut self.passed)?;
+        if !self.counter.came(&self.input[..count]) {
+            self.flooded = true;
+            return Poll::Pending;
+        }
+        self.rewriter.pass(&self.input[..count], &mut self.passed);
         self.ended = count == 0;
         Poll::Ready(Ok(()))
     }
@@ -125,7 +157,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Buffered<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let mut inner = self.0.borrow_mut();
         ready!(inner.poll_room(cx))?;
-        inner.output.extend_from_slice(buf);
+        inner.say(buf);
         Poll::Ready(Ok(buf.len()))
     }
 
@@ -137,7 +169,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Buffered<S> {
         let mut inner = self.0.borrow_mut();
         ready!(inner.poll_room(cx))?;
         for slice in slices {
-            inner.output.extend_from_slice(slice);
+            inner.say(slice);
         }
         Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()))
     }
@@ -161,14 +193,73 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Buffered<S> {
 const PREFACE: usize = 24;
 const FRAME_HEADER: usize = 9;
 
-/// Reads the headers of frames as they pass, counts those that cost a client nothing (h2 answers any number of them),
-/// and holds HEADERS until they are whole, for `authority`.
-struct FrameCounter {
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const END_STREAM: u8 = 1;
+
+/// Errors for which h2 resets a stream by itself: the client's fault.
+const FAULTS: [u32; 4] = [1, 3, 5, 6];
+
+/// The header of a frame; of a RST_STREAM, its code also.
+#[derive(Clone, Copy)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    code: u32,
+}
+
+/// Reads the headers of frames as they pass, however they are cut.
+struct FrameReader {
     skip: usize,
-    header: [u8; FRAME_HEADER],
+    header: [u8; FRAME_HEADER + 4],
     header_len: usize,
-    held: Vec<u8>,
-    wanted: usize,
+}
+
+impl FrameReader {
+    fn new(skip: usize) -> Self {
+        Self { skip, header: [0; FRAME_HEADER + 4], header_len: 0 }
+    }
+
+    fn next(&mut self, bytes: &mut &[u8]) -> Option<Frame> {
+        loop {
+            let passed = self.skip.min(bytes.len());
+            self.skip -= passed;
+            *bytes = &bytes[passed..];
+            if bytes.is_empty() {
+                return None;
+            }
+            let wanted = if self.header_len >= FRAME_HEADER { self.header.len() } else { FRAME_HEADER };
+            let take = bytes.len().min(wanted - self.header_len);
+            self.header[self.header_len..self.header_len + take].copy_from_slice(&bytes[..take]);
+            self.header_len += take;
+            *bytes = &bytes[take..];
+            let [a, b, c, kind, flags, s, t, u, v, code @ ..] = self.header;
+            let length = u32::from_be_bytes([0, a, b, c]) as usize;
+            let whole = if kind == RST_STREAM && length == 4 { self.header.len() } else { FRAME_HEADER };
+            if self.header_len == whole {
+                self.header_len = 0;
+                self.skip = length + FRAME_HEADER - whole;
+                let stream = u32::from_be_bytes([s & 0x7F, t, u, v]);
+                return Some(Frame { kind, flags, stream, code: u32::from_be_bytes(code) });
+            }
+        }
+    }
+}
+
+/// Counts what costs a client nothing. h2 answers any number of such frames.
+struct FrameCounter {
+    incoming: FrameReader,
+    outgoing: FrameReader,
+    /// Streams that we have not ended; no more than h2 lets be opened.
+    open: HashSet<u32>,
+    newest: u32,
+    /// Streams that we ended first, and whose RST_STREAM is still to come, if the client sends one.
+    ended: usize,
     allowed: u32,
     since: Instant,
 }
@@ -176,75 +267,64 @@ struct FrameCounter {
 impl FrameCounter {
     fn new() -> Self {
         Self {
-            skip: PREFACE,
-            header: [0; FRAME_HEADER],
-            header_len: 0,
-            held: Vec::new(),
-            wanted: 0,
+            incoming: FrameReader::new(PREFACE),
+            outgoing: FrameReader::new(0),
+            open: HashSet::new(),
+            newest: 0,
+            ended: 0,
             allowed: CHEAP_FRAMES,
             since: Instant::now(),
         }
     }
 
-    /// Append to `out` what may pass.
-    fn look(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
-        loop {
-            let passed = self.skip.min(bytes.len());
-            self.skip -= passed;
-            out.extend_from_slice(&bytes[..passed]);
-            bytes = &bytes[passed..];
-            if self.wanted > 0 {
-                let take = bytes.len().min(self.wanted - self.held.len());
-                self.held.extend_from_slice(&bytes[..take]);
-                bytes = &bytes[take..];
-                if self.held.len() == self.wanted {
-                    authority::rewrite(&self.held, out);
-                    self.held.clear();
-                    self.wanted = 0;
+    /// Look at what came. Whether it is not too much.
+    fn came(&mut self, mut bytes: &[u8]) -> bool {
+        while let Some(frame) = self.incoming.next(&mut bytes) {
+            let free = match frame.kind {
+                HEADERS if frame.stream > self.newest => {
+                    self.newest = frame.stream;
+                    self.open.insert(frame.stream)
+                }
+                RST_STREAM if self.open.remove(&frame.stream) => false,
+                RST_STREAM if self.ended > 0 => {
+                    self.ended -= 1;
+                    true
+                }
+                kind => !matches!(kind, PRIORITY | RST_STREAM | SETTINGS | PING),
+            };
+            if !free && !self.count() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Look at what goes. Whether the client did not make us reset too much.
+    fn goes(&mut self, mut bytes: &[u8]) -> bool {
+        let mut well = true;
+        while let Some(frame) = self.outgoing.next(&mut bytes) {
+            let ends = frame.kind == RST_STREAM || matches!(frame.kind, DATA | HEADERS) && frame.flags & END_STREAM > 0;
+            if ends && self.open.remove(&frame.stream) {
+                self.ended = (self.ended + 1).min(MAX_STREAMS as usize);
+                if frame.kind == RST_STREAM && FAULTS.contains(&frame.code) {
+                    well &= self.count();
                 }
             }
-            if bytes.is_empty() {
-                return Ok(());
-            }
-            let take = bytes.len().min(FRAME_HEADER - self.header_len);
-            self.header[self.header_len..self.header_len + take].copy_from_slice(&bytes[..take]);
-            self.header_len += take;
-            bytes = &bytes[take..];
-            if self.header_len == FRAME_HEADER {
-                self.header_len = 0;
-                self.begin(out)?;
-            }
         }
+        well
     }
 
-    fn begin(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
-        let [a, b, c, kind, ..] = self.header;
-        let length = u32::from_be_bytes([0, a, b, c]) as usize;
-        if matches!(kind, 2 | 3 | 4 | 6) {
-            self.count()?;
-        }
-        // A longer frame than is allowed is h2's to refuse.
-        if length > 0 && length <= MAX_FRAME as usize && authority::is_headers(&self.header) {
-            self.held.extend_from_slice(&self.header);
-            self.wanted = FRAME_HEADER + length;
-        } else {
-            out.extend_from_slice(&self.header);
-            self.skip = length;
-        }
-        Ok(())
-    }
-
-    fn count(&mut self) -> io::Result<()> {
+    fn count(&mut self) -> bool {
         if self.allowed == 0 {
             let earned = self.since.elapsed().as_secs_f64() * f64::from(CHEAP_FRAMES_PER_SECOND);
             self.allowed = (earned as u32).min(CHEAP_FRAMES);
             self.since = Instant::now();
             if self.allowed == 0 {
-                return Err(io::Error::other("too many PING, SETTINGS, PRIORITY or RST_STREAM frames"));
+                return false;
             }
         }
         self.allowed -= 1;
-        Ok(())
+        true
     }
 }
 
@@ -252,9 +332,10 @@ impl FrameCounter {
 mod tests {
     use super::*;
 
-    fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
         let length = (payload.len() as u32).to_be_bytes();
-        let mut out = vec![length[1], length[2], length[3], kind, 0, 0, 0, 0, 1];
+        let mut out = vec![length[1], length[2], length[3], kind, flags];
+        out.extend_from_slice(&stream.to_be_bytes());
         out.extend_from_slice(payload);
         out
     }
@@ -263,26 +344,59 @@ mod tests {
     fn cheap_frames_are_counted_however_they_are_cut() {
         let mut stream = vec![b'P'; PREFACE];
         // DATA whose payload looks like PINGs must not count.
-        stream.extend(frame(0, &frame(6, &[0; 8]).repeat(10)));
-        stream.extend(frame(6, &[0; 8]));
-        stream.extend(frame(3, &[0; 4]));
-        stream.extend(frame(1, &[0; 30]));
+        stream.extend(frame(DATA, 0, 1, &frame(PING, 0, 0, &[0; 8]).repeat(10)));
+        stream.extend(frame(PING, 0, 0, &[0; 8]));
+        stream.extend(frame(HEADERS, 0, 1, &[0; 30]));
+        stream.extend(frame(RST_STREAM, 0, 1, &[0; 4]));
+        stream.extend(frame(HEADERS, 0, 3, &[0; 30]));
         for step in [1, 2, 8, 9, 10, 1_000] {
             let mut counter = FrameCounter::new();
-            let mut passed = Vec::new();
-            for part in stream.chunks(step) {
-                counter.look(part, &mut passed).unwrap();
-            }
+            assert!(stream.chunks(step).all(|part| counter.came(part)));
             assert_eq!(CHEAP_FRAMES - counter.allowed, 2, "in steps of {step}");
-            assert_eq!(passed, stream);
+            assert_eq!(counter.open.len(), 1);
         }
     }
 
     #[test]
-    fn a_flood_of_pings_is_an_error() {
+    fn a_flood_of_pings_is_too_much() {
         let mut counter = FrameCounter::new();
-        counter.look(&[b'P'; PREFACE], &mut Vec::new()).unwrap();
-        let flood = frame(6, &[0; 8]).repeat(3 * CHEAP_FRAMES as usize);
-        assert!(counter.look(&flood, &mut Vec::new()).is_err());
+        assert!(counter.came(&[b'P'; PREFACE]));
+        let flood = frame(PING, 0, 0, &[0; 8]).repeat(3 * CHEAP_FRAMES as usize);
+        assert!(!counter.came(&flood));
+    }
+
+    /// How many of so many streams pass that the client opens, `ours` answers and `theirs` follows.
+    fn passing(ours: &[u8], code: u32, theirs: bool) -> u32 {
+        let mut counter = FrameCounter::new();
+        assert!(counter.came(&[b'P'; PREFACE]));
+        for at in 0..3 * CHEAP_FRAMES {
+            let stream = 2 * at + 1;
+            let payload = if ours[0] == RST_STREAM { code.to_be_bytes().to_vec() } else { Vec::new() };
+            let well = counter.came(&frame(HEADERS, 4, stream, &[0; 30]))
+                && counter.goes(&frame(ours[0], ours[1], stream, &payload))
+                && (!theirs || counter.came(&frame(RST_STREAM, 0, stream, &[0; 4])));
+            if !well {
+                return at;
+            }
+        }
+        3 * CHEAP_FRAMES
+    }
+
+    #[test]
+    fn only_resets_of_what_we_have_not_ended_are_counted() {
+        let all = 3 * CHEAP_FRAMES;
+        assert_eq!(passing(&[HEADERS, END_STREAM], 0, true), all, "ours came first");
+        assert_eq!(passing(&[RST_STREAM, 0], 8, true), all, "we gave up");
+        assert!(passing(&[HEADERS, 0], 0, true) < all, "only headers were sent");
+        assert!(passing(&[RST_STREAM, 0], 1, false) < all, "the client made us reset it");
+    }
+
+    #[test]
+    fn a_stream_that_we_ended_is_reset_once() {
+        let mut counter = FrameCounter::new();
+        assert!(counter.came(&[b'P'; PREFACE]));
+        assert!(counter.came(&frame(HEADERS, 4, 1, &[0; 30])));
+        assert!(counter.goes(&frame(HEADERS, END_STREAM, 1, &[])));
+        assert!(!counter.came(&frame(RST_STREAM, 0, 1, &[0; 4]).repeat(3 * CHEAP_FRAMES as usize)));
     }
 }

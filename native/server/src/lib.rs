@@ -13,7 +13,15 @@ mod health;
 mod io;
 pub mod limits;
 mod listen;
+#[cfg(test)]
+mod paused;
 mod tls;
+
+#[cfg(test)]
+extern crate self as rollouts_server; // for the tests' kit
+#[cfg(test)]
+#[path = "../tests/kit/mod.rs"]
+mod kit;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -28,14 +36,16 @@ pub const METHOD: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
 
 /// How to serve.
 pub struct Config {
-    /// Where to listen for ext_proc and health.
-    pub address: SocketAddr,
+    /// Where to listen for ext_proc and health: each of these that the machine has. A wildcard stands for both families.
+    pub address: Vec<SocketAddr>,
     /// Where to serve health once more, without TLS, for a kubelet's probes.
-    pub health_address: Option<SocketAddr>,
+    pub health_address: Option<Vec<SocketAddr>>,
     /// TLS, or plain HTTP/2.
     pub tls: Option<TlsSource>,
     /// Bytes of one gRPC message.
     pub max_message: usize,
+    /// Bytes of messages of which a part is still to come, over all streams. A connection may have half of it.
+    pub max_assembling: usize,
     /// The time in which a request body that is held back has to be complete.
     pub request_timeout: Duration,
     /// Threads that serve connections; at least one.

@@ -20,11 +20,27 @@ pub const MAX_STREAMS: u32 = 10_000;
 /// Connections at once. A gateway has one for each of its threads.
 pub const MAX_CONNECTIONS: usize = 4_096;
 
-/// Bytes of messages of which a part is still to come, over all streams.
-pub const MAX_ASSEMBLING: usize = 256 << 20;
+/// Connections at once to the port for health: a kubelet's, a monitor's. Who fills it takes nothing from Envoy.
+pub const MAX_HEALTH_CONNECTIONS: usize = 256;
 
-/// Streams that the client reset before we looked at them.
-pub const MAX_PENDING_RESETS: usize = 100;
+/// Streams at once on a connection that serves health.
+pub const MAX_HEALTH_STREAMS: u32 = 100;
+
+/// How long a request for health may take to come; it is a few bytes.
+pub const HEALTH_REQUEST: Duration = Duration::from_secs(10);
+
+/// Ticks without a stream after which a connection is closed: an hour, which is Envoy's own limit.
+pub const IDLE_TICKS: u32 = 360;
+
+/// Ticks without a stream after which a connection that serves health is closed. A kubelet opens one for each probe.
+pub const HEALTH_IDLE_TICKS: u32 = 6;
+
+/// The part of `Config::max_assembling` that one connection may have: others are to have some too.
+pub const ASSEMBLING_SHARE: usize = 2;
+
+/// Streams that the client reset before we looked at them: as many as there can be, for a thread that is late finds
+/// many at once. Their rate is bounded by `CHEAP_FRAMES`.
+pub const MAX_PENDING_RESETS: usize = MAX_STREAMS as usize;
 
 /// Streams that we ended first and remember, so that what was on its way is no error.
 pub const REMEMBERED_RESETS: usize = 1_000;
@@ -35,8 +51,9 @@ pub const REMEMBER_RESETS: Duration = Duration::from_secs(5);
 /// Overhead of small unread DATA frames on a connection: 256 bytes for each. Tokens come in such frames.
 pub const FRAME_OVERHEAD: usize = 16 << 20;
 
-/// Frames that cost a client nothing (PING, SETTINGS, PRIORITY, RST_STREAM), at once and per second. Clients that
-/// leave make Envoy send a RST_STREAM for each.
+/// Frames that cost a client nothing, at once and per second: PING, SETTINGS, PRIORITY, and RST_STREAM of a stream
+/// that we have not ended. Clients that leave make Envoy send one for each. It also sends one for each stream that we
+/// end first, which is every request: those are not counted.
 pub const CHEAP_FRAMES: u32 = 2_000;
 
 /// See `CHEAP_FRAMES`.
@@ -44,6 +61,12 @@ pub const CHEAP_FRAMES_PER_SECOND: u32 = 1_000;
 
 /// TLS handshake, and then HTTP/2's preface.
 pub const HANDSHAKE: Duration = Duration::from_secs(20);
+
+/// TLS handshakes at once; more wait.
+pub const MAX_HANDSHAKES: usize = 256;
+
+/// How long a new connection waits for the certificate's files before it gets what was read last.
+pub const READ_CERTIFICATE: Duration = Duration::from_secs(1);
 
 /// How often a connection is looked after.
 pub const TICK: Duration = Duration::from_secs(10);
@@ -54,8 +77,26 @@ pub const SILENT_TICKS: u32 = 6;
 /// Ticks without a byte after which nobody is.
 pub const DEAD_TICKS: u32 = 8;
 
+/// How long a peer may take no byte of what a stream sends. A client that pauses a download makes Envoy grant no window.
+pub const WRITE_PATIENCE: Duration = Duration::from_secs(300);
+
+/// Bytes per second, over `WRITE_PATIENCE`, that a peer has to take of what it is sent: held bodies wait for it.
+pub const WRITE_RATE: usize = 16 << 10;
+
+/// How long a connection that is over may take to hear so.
+pub const FAREWELL: Duration = Duration::from_secs(2);
+
 /// Bytes read for one connection before the others of its thread have their turn.
 pub const TURN: usize = 256 << 10;
+
+/// Bytes of one stream that wait in HTTP/2: what a socket takes at once, and a few frames.
+pub const SEND_BUFFER: usize = 64 << 10;
+
+/// Bytes of all streams of a connection that wait in HTTP/2, before streams have to wait.
+pub const MAX_QUEUED: usize = 4 << 20;
+
+/// Bytes that a socket does not take before nothing more is read: answers to what is read would only add to them.
+pub const UNSENT: usize = 64 << 10;
 
 /// Bytes that wait to be written to a socket before streams have to wait.
 pub const WRITE_BUFFER: usize = 256 << 10;

@@ -1,21 +1,23 @@
 //! Threads, sockets, and the handle by which a server is watched and stopped.
 
+use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rollouts_core::stream::Logic;
-use rustls::ServerConfig;
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::connection;
-use crate::limits::MAX_CONNECTIONS;
+use crate::limits::{ASSEMBLING_SHARE, FAREWELL, MAX_CONNECTIONS, MAX_HANDSHAKES, MAX_HEALTH_CONNECTIONS};
 use crate::tls::Certificates;
 use crate::{Clock, Config, Event};
 
@@ -24,6 +26,20 @@ use crate::{Clock, Config, Event};
 pub(crate) enum Serves {
     Everything,
     Health,
+}
+
+impl Serves {
+    /// Whether such connections begin no more, and end when they can.
+    pub(crate) fn ends_at(self, phase: Phase) -> bool {
+        phase == Phase::Stopped || self == Self::Everything && phase == Phase::Draining
+    }
+
+    fn most(self) -> usize {
+        match self {
+            Self::Everything => MAX_CONNECTIONS,
+            Self::Health => MAX_HEALTH_CONNECTIONS,
+        }
+    }
 }
 
 /// Where the server is in its life.
@@ -39,8 +55,10 @@ pub(crate) struct Shared<L> {
     pub(crate) logic: Arc<L>,
     pub(crate) clock: Clock,
     pub(crate) max_message: usize,
+    pub(crate) max_assembling: usize,
     pub(crate) request_timeout: Duration,
     pub(crate) assembling: AtomicUsize,
+    pub(crate) handshakes: Semaphore,
     pub(crate) failures: Arc<AtomicU64>,
     pub(crate) events: Arc<dyn Fn(Event) + Send + Sync>,
     phase: watch::Receiver<Phase>,
@@ -58,30 +76,53 @@ impl<L> Shared<L> {
     }
 }
 
-/// Connections that are open: in all, and those whose end a drain waits for.
+#[cfg(test)]
+impl<L: Logic> Shared<L> {
+    /// As a server's without threads, and what changes its phase.
+    pub(crate) fn alone(logic: Arc<L>) -> (Arc<Self>, watch::Sender<Phase>) {
+        let (sender, phase) = watch::channel(Phase::Serving);
+        let shared = Self {
+            logic,
+            clock: Clock::starting(0.0),
+            max_message: 1 << 20,
+            max_assembling: 4 << 20,
+            request_timeout: Duration::from_secs(120),
+            assembling: AtomicUsize::new(0),
+            handshakes: Semaphore::new(MAX_HANDSHAKES),
+            failures: Arc::default(),
+            events: Arc::new(|_| {}),
+            phase,
+            live: Arc::default(),
+        };
+        (Arc::new(shared), sender)
+    }
+}
+
+/// Connections that are open, by what they serve. A drain waits for the end of those that serve everything.
 #[derive(Default)]
 struct Live {
-    all: AtomicUsize,
-    serving: Mutex<usize>,
+    counts: Mutex<[usize; 2]>,
     changed: Condvar,
 }
 
 impl Live {
+    fn counts(&self) -> MutexGuard<'_, [usize; 2]> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn enter(self: &Arc<Self>, serves: Serves) -> Option<Alive> {
-        if self.all.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
-            self.all.fetch_sub(1, Ordering::Relaxed);
+        let mut counts = self.counts();
+        if counts[serves as usize] >= serves.most() {
             return None;
         }
-        if serves == Serves::Everything {
-            *self.serving.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        }
+        counts[serves as usize] += 1;
         Some(Alive { live: Arc::clone(self), serves })
     }
 
     /// Wait until nothing is served, or until `grace` is over.
     fn wait(&self, grace: Duration) {
-        let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.changed.wait_timeout_while(serving, grace, |count| *count > 0));
+        let serving = |counts: &mut [usize; 2]| counts[Serves::Everything as usize] > 0;
+        drop(self.changed.wait_timeout_while(self.counts(), grace, serving));
     }
 }
 
@@ -92,18 +133,15 @@ struct Alive {
 
 impl Drop for Alive {
     fn drop(&mut self) {
-        self.live.all.fetch_sub(1, Ordering::Relaxed);
-        if self.serves == Serves::Everything {
-            *self.live.serving.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
-            self.live.changed.notify_all();
-        }
+        self.live.counts()[self.serves as usize] -= 1;
+        self.live.changed.notify_all();
     }
 }
 
 /// A socket for a thread that serves.
 struct Job {
     socket: std::net::TcpStream,
-    tls: Option<Arc<ServerConfig>>,
+    certificates: Option<Arc<Certificates>>,
     serves: Serves,
     alive: Alive,
 }
@@ -127,10 +165,16 @@ impl Handle {
         self.failures.load(Ordering::Relaxed)
     }
 
+    /// Where `failures` are counted, for as long as one wants to know.
+    #[must_use]
+    pub fn failure_count(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.failures)
+    }
+
     /// Connections that are open.
     #[must_use]
     pub fn connections(&self) -> usize {
-        self.live.all.load(Ordering::Relaxed)
+        self.live.counts().iter().sum()
     }
 
     /// Tell those who watch health that `Logic::ready` may say something else.
@@ -157,11 +201,9 @@ impl Drop for Handle {
 
 /// Listen, and serve until the handle is drained or dropped. Fails when an address is taken, or without a certificate.
 pub fn serve<L: Logic>(logic: Arc<L>, config: Config) -> io::Result<Handle> {
-    let certificates = config.tls.map(Certificates::load).transpose()?;
-    let listener = std::net::TcpListener::bind(config.address)?;
-    let health = config.health_address.map(std::net::TcpListener::bind).transpose()?;
-    let port = listener.local_addr()?.port();
-    let health_port = health.as_ref().map(std::net::TcpListener::local_addr).transpose()?.map_or(0, |at| at.port());
+    let certificates = config.tls.map(Certificates::load).transpose()?.map(Arc::new);
+    let (listeners, port) = bind(&config.address)?;
+    let (health, health_port) = config.health_address.map_or(Ok((Vec::new(), 0)), |addresses| bind(&addresses))?;
     let (phase, changes) = watch::channel(Phase::Serving);
     let failures = Arc::new(AtomicU64::new(0));
     let live = Arc::new(Live::default());
@@ -169,8 +211,10 @@ pub fn serve<L: Logic>(logic: Arc<L>, config: Config) -> io::Result<Handle> {
         logic,
         clock: Clock::starting(config.clock),
         max_message: config.max_message,
+        max_assembling: config.max_assembling.max(config.max_message * ASSEMBLING_SHARE),
         request_timeout: config.request_timeout,
         assembling: AtomicUsize::new(0),
+        handshakes: Semaphore::new(MAX_HANDSHAKES),
         failures: Arc::clone(&failures),
         events: config.events,
         phase: changes,
@@ -180,22 +224,27 @@ pub fn serve<L: Logic>(logic: Arc<L>, config: Config) -> io::Result<Handle> {
     let mut workers = Vec::new();
     for index in 0..config.threads.max(1) {
         let (jobs, queue) = mpsc::unbounded_channel();
-        threads.push(spawn(format!("picker-serve-{index}"), work(Arc::clone(&shared), queue))?);
+        let shared = Arc::clone(&shared);
+        threads.push(spawn(format!("picker-serve-{index}"), move || work(shared, queue))?);
         workers.push(jobs);
     }
-    let accepting = accept_all(Arc::clone(&shared), listener, certificates, health, workers);
+    let accepting = move || accept_all(shared, listeners, certificates, health, workers);
     threads.push(spawn("picker-accept".to_owned(), accepting)?);
     Ok(Handle { port, health_port, phase, live, failures, threads })
 }
 
 /// A thread with a runtime of its own.
-fn spawn(name: String, work: impl Future<Output = ()> + Send + 'static) -> io::Result<JoinHandle<()>> {
+fn spawn<F: Future<Output = ()>>(
+    name: String,
+    work: impl FnOnce() -> F + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
     let runtime: Runtime = Builder::new_current_thread().enable_io().enable_time().build()?;
     thread::Builder::new().name(name).spawn(move || {
         let tasks = LocalSet::new();
-        tasks.block_on(&runtime, work);
+        tasks.block_on(&runtime, work());
         // Streams that are still open are dropped here, and each tells its logic so.
         drop(tasks);
+        runtime.shutdown_background(); // a file that cannot be read keeps nobody
     })
 }
 
@@ -203,19 +252,47 @@ async fn stopped(mut phase: watch::Receiver<Phase>, until: impl Fn(Phase) -> boo
     let _ = phase.wait_for(|phase| until(*phase)).await;
 }
 
+/// Connections of one thread.
+#[derive(Default)]
+struct Mine {
+    count: Cell<usize>,
+    none: Notify,
+}
+
+struct OneOfMine(Rc<Mine>);
+
+impl Drop for OneOfMine {
+    fn drop(&mut self) {
+        self.0.count.set(self.0.count.get() - 1);
+        if self.0.count.get() == 0 {
+            self.0.none.notify_waiters();
+        }
+    }
+}
+
 async fn work<L: Logic>(shared: Arc<Shared<L>>, mut queue: mpsc::UnboundedReceiver<Job>) {
+    let mine = Rc::new(Mine::default());
     let starting = async {
         while let Some(job) = queue.recv().await {
             let shared = Arc::clone(&shared);
+            mine.count.set(mine.count.get() + 1);
+            let one = OneOfMine(Rc::clone(&mine));
             drop(spawn_local(async move {
-                let _alive = job.alive;
+                let (_alive, _one) = (job.alive, one);
                 if let Ok(socket) = TcpStream::from_std(job.socket) {
-                    connection::serve(shared, job.serves, socket, job.tls).await;
+                    connection::serve(shared, job.serves, socket, job.certificates).await;
                 }
             }));
         }
     };
     first(starting, stopped(shared.changes(), |phase| phase == Phase::Stopped)).await;
+    // Each connection tells its client, and ends by itself.
+    let ending = async {
+        while mine.count.get() > 0 {
+            mine.none.notified().await;
+        }
+    };
+    let _ = tokio::time::timeout(2 * FAREWELL, ending).await;
 }
 
 /// Wait for either.
@@ -230,20 +307,21 @@ async fn first(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {
 
 async fn accept_all<L: Logic>(
     shared: Arc<Shared<L>>,
-    listener: std::net::TcpListener,
-    certificates: Option<Certificates>,
-    health: Option<std::net::TcpListener>,
+    listeners: Vec<std::net::TcpListener>,
+    certificates: Option<Arc<Certificates>>,
+    health: Vec<std::net::TcpListener>,
     workers: Vec<mpsc::UnboundedSender<Job>>,
 ) {
-    let workers = Arc::new(workers);
-    if let Some(health) = health {
-        let (shared, workers) = (Arc::clone(&shared), Arc::clone(&workers));
+    let workers = Rc::new(workers);
+    let all = listeners.into_iter().map(|listener| (listener, Serves::Everything, certificates.clone()));
+    let all = all.chain(health.into_iter().map(|listener| (listener, Serves::Health, None)));
+    for (listener, serves, certificates) in all {
+        let (shared, workers) = (Arc::clone(&shared), Rc::clone(&workers));
         drop(spawn_local(async move {
-            accept(&shared, health, Serves::Health, None, &workers).await;
+            let accepting = accept(&shared, listener, serves, certificates, &workers);
+            first(accepting, stopped(shared.changes(), |phase| serves.ends_at(phase))).await; // closes the listener
         }));
     }
-    let accepting = accept(&shared, listener, Serves::Everything, certificates, &workers);
-    first(accepting, stopped(shared.changes(), |phase| phase != Phase::Serving)).await; // closes the listener
     stopped(shared.changes(), |phase| phase == Phase::Stopped).await;
 }
 
@@ -251,7 +329,7 @@ async fn accept<L: Logic>(
     shared: &Shared<L>,
     listener: std::net::TcpListener,
     serves: Serves,
-    mut certificates: Option<Certificates>,
+    certificates: Option<Arc<Certificates>>,
     workers: &[mpsc::UnboundedSender<Job>],
 ) {
     let listener = match listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener)) {
@@ -268,14 +346,14 @@ async fn accept<L: Logic>(
         let Some(alive) = shared.live.enter(serves) else {
             if told.elapsed() >= FULL_AGAIN {
                 told = Instant::now();
-                (shared.events)(Event::ConnectionRefused(format!("{MAX_CONNECTIONS} connections are open")));
+                (shared.events)(Event::ConnectionRefused(format!("{} connections are open", serves.most())));
             }
             continue;
         };
         let _ = socket.set_nodelay(true);
-        let tls = certificates.as_mut().map(|certificates| certificates.current(&*shared.events));
         if let Ok(socket) = socket.into_std() {
-            let _ = workers[turn % workers.len()].send(Job { socket, tls, serves, alive });
+            let _ =
+                workers[turn % workers.len()].send(Job { socket, certificates: certificates.clone(), serves, alive });
             turn += 1;
         }
     }
@@ -287,8 +365,77 @@ const OUT_OF_FILES: Duration = Duration::from_millis(50);
 /// How often it is said that no connection is taken.
 const FULL_AGAIN: Duration = Duration::from_secs(10);
 
-/// Addresses as the command line gives them: `HOST:PORT`, `[::]:PORT`.
-pub fn resolve(address: &str) -> io::Result<SocketAddr> {
+/// Addresses as the command line gives them, `HOST:PORT`, `[::]:PORT`: all that the name stands for.
+pub fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
     use std::net::ToSocketAddrs;
-    address.to_socket_addrs()?.next().ok_or_else(|| io::Error::other(format!("no address for {address}")))
+    let found: Vec<SocketAddr> = address.to_socket_addrs()?.collect();
+    if found.is_empty() { Err(io::Error::other(format!("no address for {address}"))) } else { Ok(found) }
+}
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1_024;
+
+/// Listen on all of these that this machine has, at least one, on the same port. Taken ones are an error.
+fn bind(addresses: &[SocketAddr]) -> io::Result<(Vec<std::net::TcpListener>, u16)> {
+    let mut listeners = Vec::new();
+    let mut port = 0;
+    let mut last = io::Error::other("no address to listen on");
+    for address in addresses {
+        let mut address = *address;
+        if address.port() == 0 {
+            address.set_port(port);
+        }
+        match listen(address) {
+            Ok(listener) => {
+                port = listener.local_addr()?.port();
+                listeners.push(listener);
+            }
+            Err(error) if is_final(&error) => return Err(error),
+            Err(error) => last = error,
+        }
+    }
+    if listeners.is_empty() { Err(last) } else { Ok((listeners, port)) }
+}
+
+/// Not merely a family or an address that this machine does not have.
+fn is_final(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied)
+}
+
+/// The wildcard of either family stands for both, as in gRPC's other servers.
+fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    if !address.ip().is_unspecified() {
+        return listen_on(address);
+    }
+    match listen_on((Ipv6Addr::UNSPECIFIED, address.port()).into()) {
+        Err(error) if !is_final(&error) => listen_on((Ipv4Addr::UNSPECIFIED, address.port()).into()),
+        found => found,
+    }
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_has_a_limit_of_its_own() {
+        let live = Arc::new(Live::default());
+        let held: Vec<_> = (0..MAX_HEALTH_CONNECTIONS).map_while(|_| live.enter(Serves::Health)).collect();
+        assert_eq!(held.len(), MAX_HEALTH_CONNECTIONS);
+        assert!(live.enter(Serves::Health).is_none());
+        assert!(live.enter(Serves::Everything).is_some());
+        drop(held);
+        assert!(live.enter(Serves::Health).is_some());
+    }
 }

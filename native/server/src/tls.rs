@@ -1,14 +1,17 @@
-//! Certificates: read at each new connection, built anew when they changed.
+//! Certificates: read at each new connection, by a thread that may wait for files; built anew when they changed.
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
+use crate::limits::READ_CERTIFICATE;
 use crate::{Event, Pair, TlsSource};
 
 #[derive(Eq, PartialEq)]
@@ -18,36 +21,56 @@ struct Material {
     authorities: Option<Vec<u8>>,
 }
 
+struct Used {
+    material: Material,
+    config: Arc<ServerConfig>,
+}
+
 /// The configuration for new connections.
 pub(crate) struct Certificates {
     source: TlsSource,
-    last: Material,
-    config: Arc<ServerConfig>,
+    used: Mutex<Used>,
+    /// Held by whoever reads the files.
+    reading: Mutex<()>,
 }
 
 impl Certificates {
     /// Fails when there is nothing usable to begin with.
     pub(crate) fn load(source: TlsSource) -> io::Result<Self> {
-        let last = read(&source)?;
-        let config = build(&last)?;
-        Ok(Self { source, last, config })
+        let material = read(&source)?;
+        let config = build(&material)?;
+        Ok(Self { source, used: Mutex::new(Used { material, config }), reading: Mutex::new(()) })
     }
 
-    /// The files' present content; what cannot be read or used leaves the last in use.
-    pub(crate) fn current(&mut self, events: &(dyn Fn(Event) + Send + Sync)) -> Arc<ServerConfig> {
-        match read(&self.source) {
-            Ok(found) if found == self.last => {}
-            Ok(found) => match build(&found) {
-                Ok(config) => {
-                    self.config = config;
-                    self.last = found;
-                    events(Event::CertificateReloaded);
-                }
-                Err(error) => events(Event::CertificateUnreadable(error.to_string())),
-            },
+    /// The files' present content; what cannot be read, in time, or used, leaves the last in use.
+    pub(crate) async fn current(self: &Arc<Self>, events: &Arc<dyn Fn(Event) + Send + Sync>) -> Arc<ServerConfig> {
+        let files = matches!(self.source.pair, Pair::Folder(_)) || self.source.client_ca.is_some();
+        if files && self.reading.try_lock().is_ok() {
+            let (certificates, events) = (Arc::clone(self), Arc::clone(events));
+            let looking = spawn_blocking(move || certificates.look(&*events));
+            let _ = timeout(READ_CERTIFICATE, looking).await;
+        }
+        Arc::clone(&self.used().config)
+    }
+
+    fn used(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look(&self, events: &(dyn Fn(Event) + Send + Sync)) {
+        let Ok(_reading) = self.reading.try_lock() else { return };
+        let found = match read(&self.source) {
+            Ok(found) if found == self.used().material => return,
+            Ok(found) => found,
+            Err(error) => return events(Event::CertificateUnreadable(error.to_string())),
+        };
+        match build(&found) {
+            Ok(config) => {
+                *self.used() = Used { material: found, config };
+                events(Event::CertificateReloaded);
+            }
             Err(error) => events(Event::CertificateUnreadable(error.to_string())),
         }
-        Arc::clone(&self.config)
     }
 }
 
@@ -72,13 +95,7 @@ fn build(material: &Material) -> io::Result<Arc<ServerConfig>> {
     let builder = match &material.authorities {
         None => builder.with_no_client_auth(),
         Some(pem) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in chain(pem)? {
-                roots.add(certificate).map_err(io::Error::other)?;
-            }
-            if roots.is_empty() {
-                return Err(io::Error::other("no PEM certificate of an authority"));
-            }
+            let roots = authorities(pem)?;
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
             builder.with_client_cert_verifier(verifier.build().map_err(io::Error::other)?)
         }
@@ -89,6 +106,27 @@ fn build(material: &Material) -> io::Result<Arc<ServerConfig>> {
     Ok(Arc::new(config))
 }
 
+/// Certificates that cannot be used are left out: a bundle has some of each kind.
+fn authorities(pem: &[u8]) -> io::Result<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(chain(pem)?);
+    if roots.is_empty() { Err(io::Error::other("no usable PEM certificate of an authority")) } else { Ok(roots) }
+}
+
 fn chain(pem: &[u8]) -> io::Result<Vec<CertificateDer<'static>>> {
     CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_odd_authority_does_not_lock_out_the_others() {
+        let good = include_bytes!("../tests/kit/authority.pem");
+        let odd = b"-----BEGIN CERTIFICATE-----\nMAMCAQE=\n-----END CERTIFICATE-----\n";
+        assert_eq!(authorities(&[&odd[..], good].concat()).unwrap().len(), 1);
+        assert!(authorities(odd).is_err());
+        assert!(authorities(b"").is_err());
+    }
 }

@@ -1,88 +1,22 @@
 //! The server as clients meet it, good ones and others, over real sockets.
 
+mod kit;
+
 use std::future::{Future, poll_fn};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use h2::client::SendRequest;
-use h2::{RecvStream, SendStream};
-use http::{HeaderMap, Request};
-use rollouts_core::encoding::Encoded;
-use rollouts_server::{Config, Event, Flow, Handle, Logic, METHOD, StreamLogic, resolve, serve};
+use http::Request;
+use rollouts_server::{Config, Event, Handle, METHOD, resolve, serve};
 use tokio::net::TcpStream;
 
-const CHECK: &str = "/grpc.health.v1.Health/Check";
-const WATCH: &str = "/grpc.health.v1.Health/Watch";
+use kit::{CHECK, Echo, Raw, Stream, WATCH};
+
 const MAX_MESSAGE: usize = 1 << 20;
-const TIMEOUT: Duration = Duration::from_millis(400);
-
-/// Echoes; knows a few commands.
-#[derive(Default)]
-struct Echo {
-    ready: AtomicBool,
-    closed: Arc<AtomicUsize>,
-}
-
-struct EchoStream {
-    waiting: bool,
-    closed: Arc<AtomicUsize>,
-}
-
-impl Logic for Echo {
-    type Stream = EchoStream;
-
-    fn open(&self, _: f64) -> EchoStream {
-        EchoStream { waiting: true, closed: Arc::clone(&self.closed) }
-    }
-
-    fn ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed)
-    }
-}
-
-fn reply(bytes: &[u8]) -> Encoded {
-    Encoded { head: bytes.to_vec(), ..Encoded::default() }
-}
-
-impl StreamLogic for EchoStream {
-    fn receive(&mut self, message: Bytes, _: f64, out: &mut Vec<Encoded>) -> Flow {
-        match &message[..] {
-            b"panic" => panic!("as asked"),
-            b"abort" => return Flow::Abort("no place for this: 100 %\n".to_owned()),
-            b"wait" => return Flow::Open,
-            b"close" => {
-                out.push(reply(b"bye"));
-                return Flow::Close;
-            }
-            b"flood" => out.extend((0..64).map(|_| reply(&[7; 60_000]))),
-            _ => out.push(reply(&message)),
-        }
-        self.waiting = false;
-        Flow::Open
-    }
-
-    fn waiting(&self) -> bool {
-        self.waiting
-    }
-
-    fn expects_response(&self) -> bool {
-        false
-    }
-
-    fn expire(&mut self, _: f64, out: &mut Vec<Encoded>) {
-        out.push(reply(b"expired"));
-    }
-
-    fn half_closed(&mut self, _: f64, out: &mut Vec<Encoded>) {
-        out.push(reply(b"half closed"));
-    }
-
-    fn closed(&mut self, _: f64) {
-        self.closed.fetch_add(1, Ordering::Relaxed);
-    }
-}
+const TIMEOUT: Duration = Duration::from_secs(8);
 
 struct World {
     handle: Handle,
@@ -92,6 +26,10 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(TIMEOUT)
+    }
+
+    fn with(request_timeout: Duration) -> Self {
         let logic = Arc::new(Echo::default());
         let events = Arc::new(Mutex::new(Vec::new()));
         let told = Arc::clone(&events);
@@ -100,7 +38,8 @@ impl World {
             health_address: Some(resolve("127.0.0.1:0").unwrap()),
             tls: None,
             max_message: MAX_MESSAGE,
-            request_timeout: TIMEOUT,
+            max_assembling: 64 << 20,
+            request_timeout,
             threads: 2,
             clock: 0.0,
             events: Arc::new(move |event| told.lock().unwrap().push(event)),
@@ -121,93 +60,7 @@ impl World {
 }
 
 async fn connect(port: u16, builder: h2::client::Builder) -> Result<SendRequest<Bytes>, h2::Error> {
-    let socket = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    let (client, connection) = builder.handshake(socket).await?;
-    tokio::spawn(async move { drop(connection.await) });
-    client.ready().await
-}
-
-/// The client's side of one stream.
-struct Stream {
-    send: SendStream<Bytes>,
-    response: Option<h2::client::ResponseFuture>,
-    body: Option<RecvStream>,
-    head: HeaderMap,
-    held: BytesMut,
-}
-
-impl Stream {
-    async fn open(client: &mut SendRequest<Bytes>, path: &str) -> Self {
-        Self::with_headers(client, path, &[]).await
-    }
-
-    /// One whose request is complete, so that no limit on its time holds.
-    async fn answered(client: &mut SendRequest<Bytes>) -> Self {
-        let mut stream = Self::open(client, METHOD).await;
-        stream.say(b"hello");
-        assert_eq!(stream.hear().await.as_deref(), Some(&b"hello"[..]));
-        stream
-    }
-
-    async fn with_headers(client: &mut SendRequest<Bytes>, path: &str, more: &[(&'static str, String)]) -> Self {
-        let uri = format!("http://test{path}");
-        let mut request = Request::post(uri).header("content-type", "application/grpc");
-        for (name, value) in more {
-            request = request.header(*name, value);
-        }
-        poll_fn(|cx| client.poll_ready(cx)).await.unwrap();
-        let (response, send) = client.send_request(request.body(()).unwrap(), false).unwrap();
-        Self { send, response: Some(response), body: None, head: HeaderMap::new(), held: BytesMut::new() }
-    }
-
-    fn say(&mut self, message: &[u8]) {
-        let mut frame = BytesMut::new();
-        frame.put_u8(0);
-        frame.put_u32(message.len() as u32);
-        frame.extend_from_slice(message);
-        self.send.send_data(frame.freeze(), false).unwrap();
-    }
-
-    fn finish(&mut self) {
-        self.send.send_data(Bytes::new(), true).unwrap();
-    }
-
-    async fn body(&mut self) -> Option<&mut RecvStream> {
-        if let Some(response) = self.response.take() {
-            let (head, body) = response.await.ok()?.into_parts();
-            self.head = head.headers;
-            self.body = Some(body);
-        }
-        self.body.as_mut()
-    }
-
-    /// The next message, or nothing at the end.
-    async fn hear(&mut self) -> Option<Vec<u8>> {
-        loop {
-            if self.held.len() >= 5 {
-                let length = u32::from_be_bytes(self.held[1..5].try_into().unwrap()) as usize;
-                if self.held.len() >= 5 + length {
-                    return Some(self.held.split_to(5 + length)[5..].to_vec());
-                }
-            }
-            let data = self.body().await?.data().await?.ok()?;
-            self.body().await?.flow_control().release_capacity(data.len()).unwrap();
-            self.held.extend_from_slice(&data);
-        }
-    }
-
-    /// The status and its text once all is said; nothing for a stream that was reset.
-    async fn status(&mut self) -> Option<(String, String)> {
-        while self.hear().await.is_some() {}
-        let trailers = self.body().await?.trailers().await.ok()?;
-        let headers = trailers.unwrap_or_else(|| self.head.clone());
-        let text = |name: &str| headers.get(name).map_or(String::new(), |value| value.to_str().unwrap().to_owned());
-        Some((text("grpc-status"), text("grpc-message")))
-    }
-
-    async fn code(&mut self) -> Option<String> {
-        self.status().await.map(|(code, _)| code)
-    }
+    kit::connect(TcpStream::connect(("127.0.0.1", port)).await.unwrap(), builder).await
 }
 
 /// Run a test; nothing here takes ten seconds.
@@ -286,9 +139,23 @@ fn a_panic_is_the_end_of_one_stream() {
 }
 
 #[test]
-fn a_request_has_its_time_and_a_response_has_more() {
+fn failures_are_known_after_the_end() {
     run(async {
         let world = World::new();
+        let mut client = world.client().await;
+        let mut stream = Stream::open(&mut client, METHOD).await;
+        stream.say(b"panic");
+        assert_eq!(stream.code().await.as_deref(), Some("13"));
+        let failures = world.handle.failure_count();
+        tokio::task::spawn_blocking(move || drop(world)).await.unwrap();
+        assert_eq!(failures.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn a_request_has_its_time_and_a_response_has_more() {
+    run(async {
+        let world = World::with(Duration::from_millis(80));
         let mut client = world.client().await;
         let mut answered = Stream::answered(&mut client).await;
         let mut stream = Stream::open(&mut client, METHOD).await;
@@ -332,10 +199,8 @@ fn health_says_what_the_logic_says() {
         let mut watch = Stream::open(&mut kubelet, WATCH).await;
         watch.say(b"");
         assert_eq!(watch.hear().await, Some(vec![8, 1]));
-        let mut gateway = world.client().await;
-        let _open = Stream::answered(&mut gateway).await; // or there would be nothing to wait for
         let drained = std::thread::spawn(move || {
-            world.handle.drain(Duration::from_millis(200));
+            world.handle.drain(Duration::from_secs(5));
         });
         assert_eq!(watch.hear().await, Some(vec![8, 2]), "NOT_SERVING while it drains");
         drained.join().unwrap();
@@ -374,7 +239,59 @@ fn a_drain_ends_what_does_not_end() {
         let closed = Arc::clone(&world.logic.closed);
         tokio::task::spawn_blocking(move || world.handle.drain(Duration::from_millis(50))).await.unwrap();
         assert_eq!(closed.load(Ordering::Relaxed), 1, "the logic hears of it");
-        assert_eq!(stream.code().await, None);
+        assert_eq!(stream.code().await.as_deref(), Some("14"));
+    });
+}
+
+#[test]
+fn a_drain_does_not_wait_for_who_says_nothing() {
+    run(async {
+        let mut world = World::new();
+        let _silent = TcpStream::connect(("127.0.0.1", world.handle.port)).await.unwrap();
+        while world.handle.connections() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let began = std::time::Instant::now();
+        tokio::task::spawn_blocking(move || world.handle.drain(Duration::from_secs(9))).await.unwrap();
+        assert!(began.elapsed() < Duration::from_secs(5));
+    });
+}
+
+fn listening(address: &str) -> std::io::Result<Handle> {
+    let config = Config {
+        address: resolve(address)?,
+        health_address: Some(resolve(address)?),
+        tls: None,
+        max_message: MAX_MESSAGE,
+        max_assembling: 64 << 20,
+        request_timeout: TIMEOUT,
+        threads: 1,
+        clock: 0.0,
+        events: Arc::new(|_| {}),
+    };
+    serve(Arc::new(Echo::default()), config)
+}
+
+#[test]
+fn wildcards_and_names_stand_for_all_their_addresses() {
+    run(async {
+        let here = ["127.0.0.1", "::1"].map(|host| std::net::TcpListener::bind((host, 0)).is_ok().then_some(host));
+        for address in ["0.0.0.0:0", "[::]:0"] {
+            let handle = listening(address).unwrap();
+            for host in here.iter().flatten() {
+                for port in [handle.port, handle.health_port] {
+                    let socket = TcpStream::connect((*host, port)).await.unwrap();
+                    assert!(kit::connect(socket, h2::client::Builder::new()).await.is_ok(), "{host} of {address}");
+                }
+            }
+        }
+        let handle = listening("localhost:0").unwrap();
+        for address in resolve(&format!("localhost:{}", handle.port)).unwrap() {
+            if here.contains(&Some(&*address.ip().to_string())) {
+                assert!(TcpStream::connect(address).await.is_ok(), "{address}");
+            }
+        }
+        assert!(listening(&format!("0.0.0.0:{}", handle.port)).is_err(), "taken");
     });
 }
 
@@ -383,7 +300,7 @@ fn a_client_that_resets_what_it_opens_is_sent_away_and_others_are_served() {
     run(async {
         let world = World::new();
         let mut other = world.client().await;
-        let mut stream = Stream::answered(&mut other).await;
+        let mut stream = Stream::open(&mut other, METHOD).await;
         let mut client = world.client().await;
         let mut opened = 0;
         for _ in 0..20_000 {
@@ -420,37 +337,20 @@ fn a_bomb_of_headers_harms_nobody() {
 }
 
 #[test]
-fn who_does_not_read_is_waited_for_and_then_reset() {
+fn many_clients_that_leave_at_once_are_no_attack() {
     run(async {
         let world = World::new();
-        let mut builder = h2::client::Builder::new();
-        builder.initial_window_size(1_000);
-        let mut client = connect(world.handle.port, builder).await.unwrap();
-        let mut slow = Stream::open(&mut client, METHOD).await;
-        slow.say(b"flood");
-        assert!(slow.body().await.is_some(), "headers come");
-        let mut other = Stream::open(&mut client, METHOD).await;
-        other.say(b"hello");
-        assert_eq!(other.hear().await.as_deref(), Some(&b"hello"[..]), "the same connection goes on");
-        while world.logic.closed.load(Ordering::Relaxed) == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        assert_eq!(slow.code().await, None, "reset");
+        let socket = TcpStream::connect(("127.0.0.1", world.handle.port)).await.unwrap();
+        let mut envoy = Raw::hello(socket, 65_535).await;
+        let burst: Vec<u8> = (0..500).flat_map(|at| [kit::open(2 * at + 1), kit::reset(2 * at + 1)].concat()).collect();
+        envoy.send(&burst).await.unwrap();
+        envoy.send(&[kit::open(2_001), kit::say(2_001, b"close")].concat()).await.unwrap();
+        assert!(envoy.ended(2_001).await);
     });
 }
 
 #[test]
 fn a_taken_address_is_an_error() {
     let world = World::new();
-    let config = Config {
-        address: resolve(&format!("127.0.0.1:{}", world.handle.port)).unwrap(),
-        health_address: None,
-        tls: None,
-        max_message: MAX_MESSAGE,
-        request_timeout: TIMEOUT,
-        threads: 1,
-        clock: 0.0,
-        events: Arc::new(|_| {}),
-    };
-    assert!(serve(Arc::new(Echo::default()), config).is_err());
+    assert!(listening(&format!("127.0.0.1:{}", world.handle.port)).is_err());
 }

@@ -1,0 +1,327 @@
+//! What takes minutes, on a clock that does not.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
+use tokio::sync::Semaphore;
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::METHOD;
+use crate::connection::{self, Around};
+use crate::io::Buffered;
+use crate::kit::{self, Echo, Raw, Stream};
+use crate::limits::{HANDSHAKE, WRITE_BUFFER};
+use crate::listen::{Phase, Serves, Shared};
+
+/// Run a test on a clock that goes on when all wait.
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    LocalSet::new().block_on(&runtime, test);
+}
+
+struct World {
+    logic: Arc<Echo>,
+    shared: Arc<Shared<Echo>>,
+    phase: tokio::sync::watch::Sender<Phase>,
+}
+
+impl World {
+    fn new() -> Self {
+        let logic = Arc::new(Echo::default());
+        let (shared, phase) = Shared::alone(Arc::clone(&logic));
+        Self { logic, shared, phase }
+    }
+
+    /// A connection whose socket holds `buffer` bytes: the client's end, and the server's task.
+    fn begin(&self, serves: Serves, buffer: usize) -> (DuplexStream, JoinHandle<Result<(), String>>) {
+        begin(Around::new(Arc::clone(&self.shared), serves), buffer)
+    }
+}
+
+fn begin(around: Rc<Around<Echo>>, buffer: usize) -> (DuplexStream, JoinHandle<Result<(), String>>) {
+    let (client, server) = duplex(buffer);
+    (client, spawn_local(connection::run(around, server)))
+}
+
+const BUFFER: usize = 64 << 10;
+
+#[test]
+fn who_is_silent_again_and_again_but_there_is_kept() {
+    run(async {
+        let world = World::new();
+        let (socket, task) = world.begin(Serves::Everything, BUFFER);
+        let mut client = kit::connect(socket, h2::client::Builder::new()).await.unwrap();
+        sleep(Duration::from_secs(1_200)).await;
+        assert!(!task.is_finished());
+        let mut stream = Stream::open(&mut client, METHOD).await;
+        stream.say(b"hello");
+        assert_eq!(stream.hear().await.as_deref(), Some(&b"hello"[..]));
+    });
+}
+
+#[test]
+fn who_is_not_there_any_more_is_let_go() {
+    run(async {
+        let world = World::new();
+        let (socket, task) = world.begin(Serves::Everything, BUFFER);
+        let _client = Raw::hello(socket, 65_535).await;
+        let began = Instant::now();
+        assert_eq!(task.await.unwrap(), Ok(()));
+        assert!((Duration::from_secs(60)..Duration::from_secs(100)).contains(&began.elapsed()));
+    });
+}
+
+#[test]
+fn who_does_not_read_for_minutes_hears_all_of_it() {
+    run(async {
+        let world = World::new();
+        let (socket, _task) = world.begin(Serves::Everything, BUFFER);
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(1_000);
+        let mut client = kit::connect(socket, builder).await.unwrap();
+        let mut slow = Stream::open(&mut client, METHOD).await;
+        slow.say(b"flood");
+        assert!(slow.body().await.is_some(), "headers come");
+        let mut other = Stream::open(&mut client, METHOD).await;
+        other.say(b"hello");
+        assert_eq!(other.hear().await.as_deref(), Some(&b"hello"[..]), "the same connection goes on");
+        sleep(Duration::from_secs(240)).await;
+        for _ in 0..64 {
+            assert_eq!(slow.hear().await, Some(vec![7; 60_000]));
+        }
+        assert_eq!(world.logic.closed.load(Ordering::Relaxed), 0);
+    });
+}
+
+#[test]
+fn who_takes_a_byte_now_and_then_is_reset() {
+    run(async {
+        let world = World::new();
+        let (socket, _task) = world.begin(Serves::Everything, BUFFER);
+        let mut client = Raw::hello(socket, 100).await;
+        client.send(&[kit::open(1), kit::say(1, b"flood")].concat()).await.unwrap();
+        let began = Instant::now();
+        while world.logic.closed.load(Ordering::Relaxed) == 0 {
+            assert!(began.elapsed() < Duration::from_secs(1_200), "held for too long");
+            client.send(&kit::frame(kit::WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1])).await.unwrap();
+            sleep(Duration::from_secs(59)).await;
+        }
+        while let Some((kind, _, stream, _)) = client.next().await {
+            if (kind, stream) == (kit::RST_STREAM, 1) {
+                return;
+            }
+        }
+        panic!("the connection ended, not the stream");
+    });
+}
+
+#[test]
+fn a_message_that_stays_incomplete_ends_the_stream_whatever_was_answered() {
+    run(async {
+        let world = World::new();
+        let (socket, _task) = world.begin(Serves::Everything, BUFFER);
+        let mut client = kit::connect(socket, h2::client::Builder::new()).await.unwrap();
+        let mut stream = Stream::open(&mut client, METHOD).await;
+        stream.say(b"hello");
+        assert_eq!(stream.hear().await.as_deref(), Some(&b"hello"[..]));
+        sleep(Duration::from_secs(3_000)).await;
+        stream.say(b"an open stream has no limit");
+        assert!(stream.hear().await.is_some());
+        let began = Instant::now();
+        stream.send.send_data(bytes::Bytes::from_static(&[0, 0, 0, 0, 9, 1]), false).unwrap();
+        assert_eq!(stream.code().await.as_deref(), Some("4"));
+        assert!((119..122).contains(&began.elapsed().as_secs()));
+    });
+}
+
+#[test]
+fn envoy_resets_each_stream_that_we_end_first() {
+    run(async {
+        let world = World::new();
+        let (socket, _task) = world.begin(Serves::Everything, BUFFER);
+        let mut envoy = Raw::hello(socket, 65_535).await;
+        let streams: Vec<u32> = (0..5_000).map(|at| 2 * at + 1).collect();
+        for batch in streams.chunks(100) {
+            let calls: Vec<u8> =
+                batch.iter().flat_map(|at| [kit::open(*at), kit::say(*at, b"close")].concat()).collect();
+            envoy.send(&calls).await.unwrap();
+            let mut open: std::collections::HashSet<u32> = batch.iter().copied().collect();
+            while !open.is_empty() {
+                let (kind, flags, stream, _) = envoy.next().await.expect("sent away");
+                if kind == kit::HEADERS && flags & kit::END_STREAM > 0 {
+                    open.remove(&stream);
+                    envoy.send(&kit::reset(stream)).await.unwrap();
+                }
+            }
+        }
+        envoy.send(&[kit::open(20_001), kit::say(20_001, b"close")].concat()).await.unwrap();
+        assert!(envoy.ended(20_001).await);
+    });
+}
+
+#[test]
+fn who_opens_and_resets_is_told_to_calm_down() {
+    run(async {
+        let world = World::new();
+        let (socket, task) = world.begin(Serves::Everything, 4 << 20);
+        let mut client = Raw::hello(socket, 65_535).await;
+        let flood: Vec<u8> =
+            (0..10_000).flat_map(|at| [kit::open(2 * at + 1), kit::reset(2 * at + 1)].concat()).collect();
+        client.send(&flood).await.unwrap();
+        let mut last = None;
+        while let Some(frame) = client.next().await {
+            last = Some(frame);
+        }
+        let (kind, _, _, payload) = last.unwrap();
+        assert_eq!((kind, &payload[4..8]), (kit::GOAWAY, &11u32.to_be_bytes()[..]), "ENHANCE_YOUR_CALM");
+        assert!(task.await.unwrap().is_err());
+    });
+}
+
+#[test]
+fn what_waits_for_a_client_that_does_not_read_is_bounded() {
+    run(async {
+        let world = World::new();
+        let around = Around::new(Arc::clone(&world.shared), Serves::Everything);
+        let (socket, task) = begin(Rc::clone(&around), BUFFER);
+        let mut client = Raw::hello(socket, 1 << 30).await;
+        let more = kit::frame(kit::WINDOW_UPDATE, 0, 0, &(1u32 << 30).to_be_bytes());
+        client.send(&more).await.unwrap();
+        let calls: Vec<u8> =
+            (0..100).flat_map(|at| [kit::open(2 * at + 1), kit::say(2 * at + 1, b"flood")].concat()).collect();
+        client.send(&calls).await.unwrap();
+        sleep(Duration::from_millis(1)).await;
+        let mut got = 0;
+        while got < 20 << 20 {
+            // A hundred streams of 64 KiB would be more.
+            assert!((1..5 << 20).contains(&around.queue.bytes()), "{}", around.queue.bytes());
+            let (kind, _, _, payload) = client.next().await.unwrap();
+            got += if kind == kit::DATA { payload.len() } else { 0 };
+        }
+        drop(client);
+        let _ = task.await;
+        sleep(Duration::from_millis(1)).await;
+        assert_eq!(around.queue.bytes(), 0);
+    });
+}
+
+#[test]
+fn a_call_of_health_without_a_message_ends() {
+    run(async {
+        let world = World::new();
+        for serves in [Serves::Health, Serves::Everything] {
+            let (socket, _task) = world.begin(serves, BUFFER);
+            let mut client = kit::connect(socket, h2::client::Builder::new()).await.unwrap();
+            for path in [kit::CHECK, kit::WATCH] {
+                let mut stream = Stream::open(&mut client, path).await;
+                assert_eq!(stream.code().await.as_deref(), Some("4"));
+            }
+        }
+    });
+}
+
+#[test]
+fn who_calls_nothing_is_let_go_sooner_or_later() {
+    run(async {
+        let world = World::new();
+        for (serves, least, most) in [(Serves::Health, 50, 90), (Serves::Everything, 3_500, 3_700)] {
+            let (socket, task) = world.begin(serves, BUFFER);
+            let mut client = kit::connect(socket, h2::client::Builder::new()).await.unwrap();
+            let mut watch = Stream::open(&mut client, kit::WATCH).await;
+            watch.say(b"");
+            assert!(watch.hear().await.is_some());
+            sleep(Duration::from_secs(7_200)).await;
+            assert!(!task.is_finished(), "a stream is open");
+            let began = Instant::now();
+            watch.send.send_reset(h2::Reason::CANCEL);
+            drop(watch);
+            assert_eq!(task.await.unwrap(), Ok(()));
+            assert!((least..most).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+        }
+    });
+}
+
+#[test]
+fn a_handshake_ends_when_no_connection_is_wanted_any_more() {
+    run(async {
+        let world = World::new();
+        let (_socket, task) = world.begin(Serves::Everything, BUFFER);
+        sleep(Duration::from_millis(1)).await;
+        let began = Instant::now();
+        world.phase.send_replace(Phase::Draining);
+        assert_eq!(task.await.unwrap(), Ok(()));
+        assert!(began.elapsed() < Duration::from_millis(10));
+    });
+}
+
+#[test]
+fn streams_that_are_open_at_the_end_are_told() {
+    run(async {
+        let world = World::new();
+        let (socket, task) = world.begin(Serves::Everything, BUFFER);
+        let mut client = kit::connect(socket, h2::client::Builder::new()).await.unwrap();
+        let mut stream = Stream::open(&mut client, METHOD).await;
+        stream.say(b"hello");
+        assert_eq!(stream.hear().await.as_deref(), Some(&b"hello"[..]));
+        world.phase.send_replace(Phase::Draining);
+        sleep(Duration::from_secs(20)).await;
+        world.phase.send_replace(Phase::Stopped);
+        assert_eq!(stream.code().await.as_deref(), Some("14"));
+        drop((stream, client));
+        assert_eq!(task.await.unwrap(), Ok(()));
+        assert_eq!(world.logic.closed.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn who_does_not_listen_at_the_end_is_left() {
+    run(async {
+        let world = World::new();
+        let (socket, task) = world.begin(Serves::Everything, BUFFER);
+        let mut client = Raw::hello(socket, 100).await;
+        client.send(&[kit::open(1), kit::say(1, b"flood")].concat()).await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        world.phase.send_replace(Phase::Stopped);
+        assert!(timeout(2 * crate::limits::FAREWELL, task).await.is_ok());
+    });
+}
+
+#[test]
+fn handshakes_wait_for_their_turn() {
+    run(async {
+        let turns = Semaphore::new(1);
+        let taken = turns.acquire().await.unwrap();
+        assert!(timeout(HANDSHAKE, connection::in_turn(&turns, async {})).await.is_err());
+        drop(taken);
+        assert!(timeout(HANDSHAKE, connection::in_turn(&turns, async {})).await.is_ok());
+    });
+}
+
+#[test]
+fn nothing_is_read_while_nothing_can_be_written() {
+    run(async {
+        let (mut client, server) = duplex(1_000);
+        let mut io = Buffered::new(server);
+        io.write_all(&vec![0; WRITE_BUFFER]).await.unwrap();
+        client.write_all(b"hello").await.unwrap();
+        let mut got = [0; 5];
+        let (blocked, unread) = poll_fn(|cx| {
+            let blocked = io.poll_out(cx).is_pending();
+            Poll::Ready((blocked, Pin::new(&mut io).poll_read(cx, &mut ReadBuf::new(&mut got)).is_pending()))
+        })
+        .await;
+        assert!(blocked && unread);
+        let reading = spawn_local(async move { client.read_exact(&mut vec![0; WRITE_BUFFER]).await.map(|_| client) });
+        io.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"hello");
+        poll_fn(|cx| io.poll_out(cx)).await.unwrap();
+        assert!(reading.await.unwrap().is_ok());
+    });
+}
