@@ -8,6 +8,7 @@ import os
 import random
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 import grpc.aio
@@ -50,7 +51,18 @@ class Result:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
+    """User and system time of a process so far; to the nanosecond where the kernel keeps that of each thread.
+
+    The sum over threads leaves out those that ended: servers here keep theirs. Ticks of 10 ms are too coarse for a
+    round in which a native server takes two of them.
+    """
+    try:
+        return (
+            sum(int(task.read_text().split()[0]) for task in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+            / 1e9
+        )
+    except OSError:
+        pass
     with open(f"/proc/{pid}/stat") as file:
         fields = file.read().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -130,7 +130,9 @@ def _field(number: int, payload: bytes | int) -> bytes:
 def _odd_field(rng: Random) -> bytes:
     """A field that nobody asks for, of any wire type."""
     number, kind = rng.choice((1, 2, 3, 9, 12, 200)), rng.randrange(6)
-    payload = {0: _varint(rng.choice((0, 1, 300))), 1: bytes(8), 2: _varint(2) + b"ab", 5: bytes(4)}.get(kind, b"")
+    payload = {0: _varint(rng.choice((0, 1, 300))), 1: bytes(8), 2: _varint(2) + b"ab", 5: bytes(4)}.get(
+        kind, b""
+    )
     return _varint(number << 3 | kind) + payload
 
 
@@ -138,7 +140,17 @@ _NAMES = (
     b":method", b":path", b":status", b"content-type", b"Content-Type", b"cookie", b"content-encoding", b"connection",
     b"upgrade", b"x-a", b"X-A", b"", b"x-request-id", b"x" * 130,
 )  # fmt: skip
-_VALUES = (b"", b"POST", b"a/b", b"application/json", b"v" * 127, b"v" * 128, b"v" * 300, b"gzip", b"\xff\x00")
+_VALUES = (
+    b"",
+    b"POST",
+    b"a/b",
+    b"application/json",
+    b"v" * 127,
+    b"v" * 128,
+    b"v" * 300,
+    b"gzip",
+    b"\xff\x00",
+)
 
 
 def _header_map(rng: Random) -> bytes:
@@ -162,7 +174,9 @@ def _value(rng: Random, depth: int) -> bytes:
     if kind == 6:
         return _field(6, b"".join(_field(1, _value(rng, depth + 1)) for _ in range(rng.randrange(3))))
     texts = (b"10.0.0.1:80", "é".encode(), b"\xff")
-    return (_field(1, 0), b"\x11" + bytes(8), _field(3, rng.choice(texts)), _field(4, rng.randrange(2)), b"")[kind]
+    return (_field(1, 0), b"\x11" + bytes(8), _field(3, rng.choice(texts)), _field(4, rng.randrange(2)), b"")[
+        kind
+    ]
 
 
 def _struct(rng: Random, depth: int = 0) -> bytes:
@@ -176,10 +190,14 @@ def _struct(rng: Random, depth: int = 0) -> bytes:
 
 
 def _metadata(rng: Random) -> bytes:
-    entries = (_field(1, _field(1, rng.choice((b"ns", b"ns", b"else"))) + _field(2, _struct(rng))) for _ in range(2))
+    entries = (
+        _field(1, _field(1, rng.choice((b"ns", b"ns", b"else"))) + _field(2, _struct(rng))) for _ in range(2)
+    )
     out = b"".join(entries)
     for _ in range(rng.choice((0, 0, 0, 20))):  # too deep
-        out = _field(1, _field(1, b"ns") + _field(2, _field(1, _field(1, b"key") + _field(2, _field(5, out)))))
+        out = _field(
+            1, _field(1, b"ns") + _field(2, _field(1, _field(1, b"key") + _field(2, _field(5, out))))
+        )
     return out
 
 
@@ -258,7 +276,9 @@ def make_reply(rng: Random) -> tuple[Any, ...]:
         return (messages.BodyReply(side, rng.randbytes(size), rng.random() < 0.5),)
     if kind == 2:
         return (messages.BufferedReply(side, rng.choice((None, bytes(size))), *changes),)
-    return (messages.ImmediateReply(rng.choice((400, 503, 100)), bytes(size), rng.choice(_VALUES), _pairs(rng)),)
+    return (
+        messages.ImmediateReply(rng.choice((400, 503, 100)), bytes(size), rng.choice(_VALUES), _pairs(rng)),
+    )
 
 
 def native_reply(native: Any, reply: Any) -> Any:
@@ -285,9 +305,14 @@ _LONG = (
     lambda rng: b'{"a":%s}' % (b"[" * (depth := rng.choice((510, 511, 512))) + b"]" * depth),
     lambda rng: b'{"prompt":[%s0],"model":"x"}' % (b"12345, 0," * rng.choice((1, 100, 2000))),
     lambda rng: b'{"prompt":[%s"x"],"model":"x"}' % (b"%d," % 10 ** rng.choice((3, 1023, 1024, 3000))),
-    lambda rng: b'{"prompt":"%s"}' % (rng.choice((b"text ", b"\\n", "é😀".encode(), b"\xed\xa0\xbd\xed\xb8\x80")) * 3000),
+    lambda rng: (
+        b'{"prompt":"%s"}'
+        % (rng.choice((b"text ", b"\\n", "é😀".encode(), b"\xed\xa0\xbd\xed\xb8\x80")) * 3000)
+    ),
     lambda rng: b'{"model":"\xed\xa0\xbd\\ude00\\ud83d\xed\xb8\x80\\ud83d","a":"\\ud83d\\ude00\xed\xa0\xbd"}',
-    lambda rng: b" " * rng.choice((0, 5000)) + b"{" + b" " * rng.choice((0, 4095, 4097)) + b"}" + b" \n" * 4000,
+    lambda rng: (
+        b" " * rng.choice((0, 5000)) + b"{" + b" " * rng.choice((0, 4095, 4097)) + b"}" + b" \n" * 4000
+    ),
 )
 
 
@@ -324,13 +349,24 @@ def native_scan(native: Any, chunks: list[bytes]) -> Any:
 
 
 _CHARSETS = ("utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be")
-_TEXTS = ('{"model":"é😀"}', '{"a":"\ud83d"}', '{"a":"\ud83d', "{}", "{", "[", "\ud83d\ude00", '{"p":"' + "ü€😀" * 300 + '"}')
+_TEXTS = (
+    '{"model":"é😀"}',
+    '{"a":"\ud83d"}',
+    '{"a":"\ud83d',
+    "{}",
+    "{",
+    "[",
+    "\ud83d\ude00",
+    '{"p":"' + "ü€😀" * 300 + '"}',
+)
 
 
 def make_transcode(rng: Random) -> tuple[list[bytes], list[int]]:
     text = rng.choice(_TEXTS)
     body = spoiled(rng, text.encode(rng.choice(_CHARSETS), "surrogatepass"))
-    ends = [len(text[:at].encode("utf-8", "surrogatepass")) for at in sorted(rng.sample(range(len(text) + 1), 2))]
+    ends = [
+        len(text[:at].encode("utf-8", "surrogatepass")) for at in sorted(rng.sample(range(len(text) + 1), 2))
+    ]
     return chunks_of(rng, body), ends
 
 
@@ -425,8 +461,21 @@ def python_coding(coding: bytes, chunks: list[bytes], limit: int) -> Any:
 # --- forms --------------------------------------------------------------------------------------------
 
 _BOUNDARIES = (b"b", b"boundary", b"--x", b"a" * 256, b"a" * 257, b"", b'"q;uoted"', b'"in \\"quotes"')
-_TYPES = (b"multipart/form-data", b"multipart/form-data; charset=utf-8", b"Multipart/Form-Data;charset=latin-1")
-_CHARSET = (b"", b"", b"", b"; charset=us-ascii", b";charset=UTF8", b"; charset=utf-16", b"; charset=\xe9", b"; charset")
+_TYPES = (
+    b"multipart/form-data",
+    b"multipart/form-data; charset=utf-8",
+    b"Multipart/Form-Data;charset=latin-1",
+)
+_CHARSET = (
+    b"",
+    b"",
+    b"",
+    b"; charset=us-ascii",
+    b";charset=UTF8",
+    b"; charset=utf-16",
+    b"; charset=\xe9",
+    b"; charset",
+)
 _DISPOSITIONS = (
     b'form-data; name="model"', b"form-data; name=model", b'form-data; name="prompt"', b'form-data; NAME="user"',
     b'form-data; name="file"; filename="a.wav"', b'form-data; name="model"; filename*=utf-8\'\'x', b"form-data",
@@ -443,10 +492,23 @@ def _part(rng: Random, boundary: bytes) -> bytes:
     )  # fmt: skip
     lines = [b"Content-Disposition: " + rng.choice(_DISPOSITIONS)]
     for _ in range(rng.choice((0, 0, 0, 1, 2, 8))):
-        lines.append(rng.choice((b"Content-Type: a/b", b"X:", b"x:  y", b"content-disposition:z; name=user", b"x" * 4300)))
+        lines.append(
+            rng.choice(
+                (b"Content-Type: a/b", b"X:", b"x:  y", b"content-disposition:z; name=user", b"x" * 4300)
+            )
+        )
     rng.shuffle(lines)
     padding = rng.choice((b"", b"", b"", b"", b" ", b" \t", b"x"))
-    return b"--" + boundary + padding + b"\r\n" + b"\r\n".join(lines) + b"\r\n\r\n" + rng.choice(values) + b"\r\n"
+    return (
+        b"--"
+        + boundary
+        + padding
+        + b"\r\n"
+        + b"\r\n".join(lines)
+        + b"\r\n\r\n"
+        + rng.choice(values)
+        + b"\r\n"
+    )
 
 
 def _form(rng: Random) -> tuple[bytes, bytes]:
@@ -479,7 +541,8 @@ def python_form(content_type: bytes, chunks: list[bytes]) -> Any:
     except BodyError as error:
         flaw = _error(error)
     fields = {
-        name: (f.text, None if f.start < 0 else (f.start, f.end), f.clipped) for name, f in scanner.fields.items()
+        name: (f.text, None if f.start < 0 else (f.start, f.end), f.clipped)
+        for name, f in scanner.fields.items()
     }
     return fields, flaw
 
@@ -495,7 +558,13 @@ def native_form(native: Any, content_type: bytes, chunks: list[bytes]) -> Any:
 def make_splice(rng: Random) -> tuple[list[bytes], int, int, bytes, int]:
     body = rng.randbytes(rng.choice((0, 1, 10, 100)))
     start, end = sorted((rng.randint(0, len(body)), rng.randint(0, len(body))))
-    return chunks_of(rng, body), start, end, rng.randbytes(rng.choice((0, 0, 1, 7, 30))), rng.choice((1, 3, 7, 1000))
+    return (
+        chunks_of(rng, body),
+        start,
+        end,
+        rng.randbytes(rng.choice((0, 0, 1, 7, 30))),
+        rng.choice((1, 3, 7, 1000)),
+    )
 
 
 def python_splice(chunks: list[bytes], start: int, end: int, new: bytes, limit: int) -> Any:
@@ -538,7 +607,20 @@ _EVENTS = (
     b'{"error":%d.0}', b'{"error":0e%d,"error":"x","error":[ ]}', b'{"error":-Infinity,"n":NaN,"d":%d}',
     b'\xef\xbb\xbf{"error":%d}', b'{"error":1%d,"a":\xff}', b'{"error": {"a":[1,{"b":%d},]}}', b"[DONE]", b"", b"{",
 )  # fmt: skip
-_WORDS = (b"", b"a", b" the", b" it is", b"ing", b" ", b"  ", b"\\n", b"\\n and\\t", b"\\\\n x", b"\\u00e9", "é".encode())
+_WORDS = (
+    b"",
+    b"a",
+    b" the",
+    b" it is",
+    b"ing",
+    b" ",
+    b"  ",
+    b"\\n",
+    b"\\n and\\t",
+    b"\\\\n x",
+    b"\\u00e9",
+    "é".encode(),
+)
 
 
 def _event(rng: Random) -> bytes:
@@ -553,7 +635,12 @@ def _events(rng: Random) -> bytes:
         begin = rng.choice((b"data: ",) * 6 + (b"data:", b"event: x", b": c", b"", b" data:"))
         out += begin + _event(rng) + rng.choice((b"\n\n",) * 5 + (b"\r\n\r\n", b"\n", b"\r", b"\x0b\n"))
     if rng.random() < 0.02:
-        out += b"data: " + b"x" * rng.choice((65_529, 65_530, 65_531, 70_000, 140_000)) + b'"content":"x"\n' + out
+        out += (
+            b"data: "
+            + b"x" * rng.choice((65_529, 65_530, 65_531, 70_000, 140_000))
+            + b'"content":"x"\n'
+            + out
+        )
     return spoiled(rng, out, 0.2)
 
 
@@ -571,7 +658,11 @@ _ENDINGS = (Ending.COMPLETE, Ending.COMPLETE, Ending.HEADERS_ONLY, Ending.ABORTE
 
 def make_measure(rng: Random) -> tuple[Any, ...]:
     sse = rng.random() < 0.8
-    body = _events(rng) if sse else bytes(rng.choice((0, 20_000))) + _event(rng) + b" " * rng.choice((0, 16_300, 16_385))
+    body = (
+        _events(rng)
+        if sse
+        else bytes(rng.choice((0, 20_000))) + _event(rng) + b" " * rng.choice((0, 16_300, 16_385))
+    )
     status = rng.choice((b"200", b"200", b"404", b"429", b"503", b"", b"20", b"2000", b"x00"))
     kind = b"text/event-stream; charset=utf-8" if sse else rng.choice((b"application/json", b""))
     return 1.0, status, kind, _times(rng, chunks_of(rng, body)), rng.choice(_ENDINGS).name, 9.5
@@ -656,7 +747,11 @@ def _refused(refusal: Refusal) -> tuple[int, str, str, bytes]:
 
 
 def make_slow(rng: Random) -> tuple[float]:
-    return (rng.choice((30.0, 0.5, 1e6, 999_999.5, 1e-5, 12.3456789, 0.0, rng.random() * 10 ** rng.randint(-6, 20))),)
+    return (
+        rng.choice(
+            (30.0, 0.5, 1e6, 999_999.5, 1e-5, 12.3456789, 0.0, rng.random() * 10 ** rng.randint(-6, 20))
+        ),
+    )
 
 
 KINDS = {

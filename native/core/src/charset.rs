@@ -106,13 +106,13 @@ impl Transcoder {
         self.skipped -= skip;
         let chunk = &chunk[skip..];
         match self.encoding {
-            Encoding::Utf8 => self.from_utf8(chunk),
-            Encoding::Utf16Le | Encoding::Utf16Be => Ok(self.from_utf16(chunk)),
-            Encoding::Utf32Le | Encoding::Utf32Be => self.from_utf32(chunk),
+            Encoding::Utf8 => self.decode_utf8(chunk),
+            Encoding::Utf16Le | Encoding::Utf16Be => Ok(self.decode_utf16(chunk)),
+            Encoding::Utf32Le | Encoding::Utf32Be => self.decode_utf32(chunk),
         }
     }
 
-    fn from_utf8(&mut self, chunk: &[u8]) -> Result<Vec<u8>, BodyError> {
+    fn decode_utf8(&mut self, chunk: &[u8]) -> Result<Vec<u8>, BodyError> {
         let mut whole = self.utf8.tail().to_vec();
         whole.extend_from_slice(chunk);
         self.utf8.check(chunk).map_err(|_| self.flaw())?;
@@ -120,7 +120,7 @@ impl Transcoder {
         Ok(whole)
     }
 
-    fn from_utf16(&mut self, chunk: &[u8]) -> Vec<u8> {
+    fn decode_utf16(&mut self, chunk: &[u8]) -> Vec<u8> {
         let mut whole = std::mem::take(&mut self.held);
         whole.extend_from_slice(chunk);
         let mut out = Vec::with_capacity(whole.len());
@@ -143,7 +143,7 @@ impl Transcoder {
         out
     }
 
-    fn from_utf32(&mut self, chunk: &[u8]) -> Result<Vec<u8>, BodyError> {
+    fn decode_utf32(&mut self, chunk: &[u8]) -> Result<Vec<u8>, BodyError> {
         let mut whole = std::mem::take(&mut self.held);
         whole.extend_from_slice(chunk);
         let mut out = Vec::with_capacity(whole.len() / 2);

@@ -178,7 +178,7 @@ pub fn request(value: &Value<'_>) -> PyResult<Request> {
     let prompt: Vec<u8> = value.getattr("prompt")?.extract()?;
     Ok(Request {
         model: sent(&value.getattr("model")?)?,
-        fields: each(&value.getattr("fields")?.call_method0("items")?, |pair| Ok(pair.extract()?))?,
+        fields: each(&value.getattr("fields")?.call_method0("items")?, |pair| pair.extract())?,
         prompt: prompt.into(),
         subset: if subset.is_none() { None } else { Some(hint(&subset)?) },
         has_body: value.getattr("has_body")?.extract()?,

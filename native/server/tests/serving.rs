@@ -141,6 +141,14 @@ impl Stream {
         Self::with_headers(client, path, &[]).await
     }
 
+    /// One whose request is complete, so that no limit on its time holds.
+    async fn answered(client: &mut SendRequest<Bytes>) -> Self {
+        let mut stream = Self::open(client, METHOD).await;
+        stream.say(b"hello");
+        assert_eq!(stream.hear().await.as_deref(), Some(&b"hello"[..]));
+        stream
+    }
+
     async fn with_headers(client: &mut SendRequest<Bytes>, path: &str, more: &[(&'static str, String)]) -> Self {
         let uri = format!("http://test{path}");
         let mut request = Request::post(uri).header("content-type", "application/grpc");
@@ -267,7 +275,7 @@ fn a_panic_is_the_end_of_one_stream() {
     run(async {
         let world = World::new();
         let mut client = world.client().await;
-        let mut other = Stream::open(&mut client, METHOD).await;
+        let mut other = Stream::answered(&mut client).await;
         let mut stream = Stream::open(&mut client, METHOD).await;
         stream.say(b"panic");
         assert_eq!(stream.code().await.as_deref(), Some("13"));
@@ -282,9 +290,7 @@ fn a_request_has_its_time_and_a_response_has_more() {
     run(async {
         let world = World::new();
         let mut client = world.client().await;
-        let mut answered = Stream::open(&mut client, METHOD).await;
-        answered.say(b"hello");
-        assert_eq!(answered.hear().await.as_deref(), Some(&b"hello"[..]));
+        let mut answered = Stream::answered(&mut client).await;
         let mut stream = Stream::open(&mut client, METHOD).await;
         stream.say(b"wait");
         assert_eq!(stream.hear().await.as_deref(), Some(&b"expired"[..]));
@@ -326,6 +332,8 @@ fn health_says_what_the_logic_says() {
         let mut watch = Stream::open(&mut kubelet, WATCH).await;
         watch.say(b"");
         assert_eq!(watch.hear().await, Some(vec![8, 1]));
+        let mut gateway = world.client().await;
+        let _open = Stream::answered(&mut gateway).await; // or there would be nothing to wait for
         let drained = std::thread::spawn(move || {
             world.handle.drain(Duration::from_millis(200));
         });
@@ -340,9 +348,7 @@ fn a_drain_lets_streams_end_and_begins_none() {
         let mut world = World::new();
         let port = world.handle.port;
         let mut client = world.client().await;
-        let mut stream = Stream::open(&mut client, METHOD).await;
-        stream.say(b"hello");
-        assert_eq!(stream.hear().await.as_deref(), Some(&b"hello"[..]));
+        let mut stream = Stream::answered(&mut client).await;
         let closed = Arc::clone(&world.logic.closed);
         let drained = std::thread::spawn(move || {
             world.handle.drain(Duration::from_secs(5));
@@ -364,9 +370,7 @@ fn a_drain_ends_what_does_not_end() {
     run(async {
         let mut world = World::new();
         let mut client = world.client().await;
-        let mut stream = Stream::open(&mut client, METHOD).await;
-        stream.say(b"hello");
-        assert_eq!(stream.hear().await.as_deref(), Some(&b"hello"[..]));
+        let mut stream = Stream::answered(&mut client).await;
         let closed = Arc::clone(&world.logic.closed);
         tokio::task::spawn_blocking(move || world.handle.drain(Duration::from_millis(50))).await.unwrap();
         assert_eq!(closed.load(Ordering::Relaxed), 1, "the logic hears of it");
@@ -379,7 +383,7 @@ fn a_client_that_resets_what_it_opens_is_sent_away_and_others_are_served() {
     run(async {
         let world = World::new();
         let mut other = world.client().await;
-        let mut stream = Stream::open(&mut other, METHOD).await;
+        let mut stream = Stream::answered(&mut other).await;
         let mut client = world.client().await;
         let mut opened = 0;
         for _ in 0..20_000 {

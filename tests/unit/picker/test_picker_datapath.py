@@ -1,0 +1,49 @@
+"""Which data path runs, and what is said where the native one is missing."""
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from rollouts.picker import datapath
+from rollouts.picker.datapath import DataPath, choose
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_auto_is_python_until_the_native_path_is_proven() -> None:
+    assert choose(DataPath.AUTO) is DataPath.PYTHON
+    assert choose(DataPath.PYTHON) is DataPath.PYTHON
+
+
+def test_a_missing_native_path_is_said_with_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datapath, "MODULE", "not_installed_anywhere")
+
+    with pytest.raises(
+        ValueError, match=r"not installed: pip install 'inference-rollouts\[native\]'.*--data-path python"
+    ):
+        choose(DataPath.NATIVE)
+    monkeypatch.setattr(datapath, "AUTO", DataPath.NATIVE)
+    assert choose(DataPath.AUTO) is DataPath.PYTHON
+
+
+@pytest.mark.skipif(find_spec(datapath.MODULE) is None, reason="the native data path is not built here")
+def test_an_installed_native_path_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose(DataPath.NATIVE) is DataPath.NATIVE
+    monkeypatch.setattr(datapath, "AUTO", DataPath.NATIVE)
+    assert choose(DataPath.AUTO) is DataPath.NATIVE
+
+
+@pytest.mark.parametrize(("ci", "code"), [("", 0), ("true", 1)])
+def test_without_cargo_the_build_goes_on_but_not_in_ci(tmp_path: Path, ci: str, code: int) -> None:
+    environment = {"PATH": str(tmp_path), "CI": ci}
+    command = [sys.executable, "-m", "tools.native", "build"]
+    ended = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert ended.returncode == code
+    assert "cargo is not on the PATH" in ended.stdout + ended.stderr
+    assert "Python data path" in ended.stdout + ended.stderr
