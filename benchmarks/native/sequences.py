@@ -386,9 +386,9 @@ class _Both:
         for router in (self.python, self.native):
             router.update(snapshot, now, now + 1767225600.0)
 
-    def observe(self, address: str, load: Load, now: float, missed: int) -> None:
+    def observe(self, address: str, load: Load, now: float, before: int) -> None:
         for router in (self.python, self.native):
-            router.scheduler.observe(address, load, now, missed=missed)
+            router.scheduler.observe(address, load, now, before=before)
 
     def compare(self) -> None:
         """Everything that is counted and shown."""
@@ -414,7 +414,7 @@ _LOOKS = {
 
 def _samples(page: PickerMetrics | NativeMetrics) -> Iterator[str]:
     text = page.expose("")[0].decode()
-    return iter(sorted(line for line in text.splitlines() if line[:1] != "#" and "_created" not in line))
+    return iter(sorted(line for line in text.splitlines() if line[:1] != "#"))
 
 
 class _Stream:

@@ -203,17 +203,22 @@ impl ResponseMeter {
                 let mut whole = std::mem::take(&mut self.carry);
                 whole.extend_from_slice(line);
                 self.line(&whole, now);
-                whole.clear();
-                self.carry = whole;
+                if whole.capacity() <= MAX_LINE {
+                    whole.clear();
+                    self.carry = whole;
+                }
             }
         }
-        self.carry.extend_from_slice(rest);
-        if self.carry.len() > MAX_LINE {
+        if self.skipping {
+            return;
+        }
+        // No more than is read of a line, and no more memory than that: it is counted nowhere.
+        let room = MAX_LINE - self.carry.len();
+        self.carry.extend_from_slice(&rest[..rest.len().min(room)]);
+        if rest.len() > room {
             let begin = std::mem::take(&mut self.carry);
-            self.line(&begin[..MAX_LINE], now);
+            self.line(&begin, now);
             self.skipping = true;
-        } else if self.skipping {
-            self.carry.clear();
         }
     }
 

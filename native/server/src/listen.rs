@@ -155,11 +155,18 @@ impl Drop for Handle {
     }
 }
 
+fn bind(address: SocketAddr, option: &str) -> io::Result<std::net::TcpListener> {
+    let told = |error: io::Error| {
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}; choose another {option}"))
+    };
+    std::net::TcpListener::bind(address).map_err(told)
+}
+
 /// Listen, and serve until the handle is drained or dropped. Fails when an address is taken, or without a certificate.
 pub fn serve<L: Logic>(logic: Arc<L>, config: Config) -> io::Result<Handle> {
     let certificates = config.tls.map(Certificates::load).transpose()?;
-    let listener = std::net::TcpListener::bind(config.address)?;
-    let health = config.health_address.map(std::net::TcpListener::bind).transpose()?;
+    let listener = bind(config.address, "--grpc-address")?;
+    let health = config.health_address.map(|address| bind(address, "--health-address")).transpose()?;
     let port = listener.local_addr()?.port();
     let health_port = health.as_ref().map(std::net::TcpListener::local_addr).transpose()?.map_or(0, |at| at.port());
     let (phase, changes) = watch::channel(Phase::Serving);
