@@ -209,7 +209,7 @@ def _headers(rng: random.Random) -> dict[str, bytes]:
         "cookie": b"a=1; sid=c%d ;x" % rng.randrange(50),
         "x-rollout-pin": rng.choice((b"v1", b"v2", b"v3", b"no", b"\xff", "é".encode())),
         "x-gateway-destination-endpoint-subset": b"10.0.0.1",
-        "content-length": b"12",
+        "content-length": rng.choice((b"12", b"12", b"9" * 19, b"9" * 20, b"9" * 5000)),
     }
     for name, value in some.items():
         if rng.random() < 0.5:
@@ -438,6 +438,9 @@ class _Stream:
         if ours != theirs:
             _differ(f"replies to {message!r}", ours, theirs)
         self._agree(now)
+        self._outcomes["responses that say the variant"] += any(
+            b"x-variant" in reply for reply in ours if isinstance(reply, bytes)
+        )
         if isinstance(ours, str) or self._python.closing:
             self._end(now, rng)
             return False

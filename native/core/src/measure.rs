@@ -505,3 +505,25 @@ fn json_scalar(text: &[u8], pos: usize) -> Option<usize> {
     let too_long = digits.len() > MAX_DIGITS && digits.iter().all(u8::is_ascii_digit);
     (!too_long).then_some(end)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_the_end_of_its_line_takes_no_more_than_a_line() {
+        let mut meter = ResponseMeter::new(0.0);
+        meter.headers(b"200", b"text/event-stream");
+        let long = vec![b'x'; 4 << 20];
+
+        meter.body(b"data: {", 1.0);
+        meter.body(&[&long[..], b"\ndata: {"].concat(), 1.0); // ends a line that waited
+        assert!(meter.carry.capacity() <= 2 * MAX_LINE);
+        meter.body(&long, 1.0); // makes a line too long
+        meter.body(&long, 1.0); // more of it
+        assert!(meter.carry.capacity() <= 2 * MAX_LINE);
+        meter.body(b"\ndata: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n", 2.0);
+
+        assert_eq!(meter.finish(Ending::Complete, 3.0).completion_tokens, Some(3)); // each line is an event
+    }
+}

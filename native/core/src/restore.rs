@@ -58,6 +58,7 @@ impl NameRestorer {
         }
         if end {
             let whole = self.with_held(chunk);
+            self.count(0);
             return if self.sse { self.lines(&whole) } else { self.replaced(&whole).map_or(whole, Bytes::from) };
         }
         // What is held has no line end.
@@ -65,6 +66,7 @@ impl NameRestorer {
         let left = if cut > 0 { chunk.len() - cut } else { self.held.len() + chunk.len() };
         if left > MAX_HELD || !self.count(left) {
             self.given_up = true;
+            self.count(0);
             return self.with_held(chunk);
         }
         let ready = if cut > 0 { self.with_held(&chunk.slice(..cut)) } else { Bytes::new() };
@@ -77,7 +79,6 @@ impl NameRestorer {
             return chunk.clone();
         }
         self.held.extend_from_slice(chunk);
-        self.count(0);
         std::mem::take(&mut self.held).into()
     }
 

@@ -410,3 +410,29 @@ impl Scheduler {
 fn range(values: impl Iterator<Item = i64>) -> (i64, i64) {
     values.fold((i64::MAX, i64::MIN), |(low, top), value| (low.min(value), top.max(value)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(list: &[&str]) -> Names {
+        Arc::new(list.iter().map(|name| Arc::from(*name)).collect())
+    }
+
+    #[test]
+    fn lists_of_models_are_put_together_outside_and_never_replace_later_ones() {
+        let mut scheduler = Scheduler::default();
+        let pod = |address: &str| Arc::new(Endpoint { address: address.into(), ..Endpoint::default() });
+        scheduler.sync(&[pod("a"), pod("b")], 0.0, 0.0);
+        let load = |models: &Names| Load { models: Some(Arc::clone(models)), ..Load::default() };
+        let (first, second) = (names(&["m"]), names(&["n"]));
+
+        let early = scheduler.observe("a", load(&first), 1.0, None).unwrap();
+        assert!(scheduler.observe("a", load(&first), 1.0, None).is_none());
+        let late = scheduler.observe("b", load(&second), 1.0, None).unwrap();
+        scheduler.know(&mut late.together());
+        scheduler.know(&mut early.together());
+
+        assert!(scheduler.is_model("m") && scheduler.is_model("n"));
+    }
+}

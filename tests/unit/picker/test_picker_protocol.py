@@ -521,6 +521,18 @@ def test_what_waits_for_its_name_to_be_restored_is_counted_with_the_bodies() -> 
     ]
 
 
+def test_of_a_stream_only_the_line_that_waits_is_counted() -> None:
+    stream = Stream(restored=True)
+    stream.send(headers(), *chunks(BODY, 99), OK)
+
+    used = []
+    for part in (b"data: {", b"}\n\ndata: {", b'"a"', b":1}\n\n"):
+        stream.send(ResponseBody(part))
+        used.append(stream.budget.used)
+
+    assert used == [7, 7, 10, 0]
+
+
 def test_a_response_that_is_cut_short_gives_its_memory_back() -> None:
     stream = Stream(restored=True)
     plain = ResponseHeaders({b":status": b"200", b"content-type": b"application/json"})
