@@ -375,7 +375,7 @@ class _Both:
             "unready": rng.choice(list(Unready)),
             "restore_model": rng.random() < 0.5,
         }
-        self.keep, self.header = rng.random() < 0.3, rng.choice((b"", b"x-variant"))
+        self.keep = rng.random() < 0.3
         self.python, self.native = Router(Scheduler(), **how), NativeRouter(Scheduler(), **how)
         self.pages = PickerMetrics(self.python), NativeMetrics(self.native, self.native.native, lambda: True)
         self.budget, self.held = BufferBudget(), inference_rollouts_native.Budget()
@@ -420,11 +420,11 @@ def _samples(page: PickerMetrics | NativeMetrics) -> Iterator[str]:
 class _Stream:
     """One stream on each path."""
 
-    def __init__(self, both: _Both, messages: Iterator[bytes]) -> None:
+    def __init__(self, both: _Both, messages: Iterator[bytes], variant_header: bytes) -> None:
         self._messages = messages
         self._heard = _Heard(both.pages[0])
         self._outcomes = both.outcomes
-        how = {"keep": both.keep, "variant_header": both.header}
+        how = {"keep": both.keep, "variant_header": variant_header}
         self._python = Exchange(both.python, self._heard, both.budget, **how)
         self._native = inference_rollouts_native.Exchange(both.native.native, both.held, **how)
 
@@ -521,7 +521,7 @@ def _past(rng: random.Random, count: int) -> Counter[str]:
         while todo or open_streams:
             now += rng.choice((0.0, 0.001, 0.1, 2.0 * rng.random()))
             if todo and len(open_streams) < _TOGETHER:
-                open_streams.append(_Stream(both, _request(rng, prompts)))
+                open_streams.append(_Stream(both, _request(rng, prompts), rng.choice((b"", b"x-variant"))))
                 todo -= 1
                 done += 1
             if rng.random() < 0.05:
