@@ -3,11 +3,13 @@
     python -m tools.native build|lint|test|wheel
 
 Without cargo each says so and ends well, for the picker then runs on its Python path; in CI (the variable ``CI``) it
-is required, and fails. Build products are kept in ``build/native`` (or ``CARGO_TARGET_DIR``).
+is required, and fails. Build products are kept in the user's cache (or ``CARGO_TARGET_DIR``), so that a fresh checkout
+in the same place compiles the crates of the project alone.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -20,7 +22,9 @@ __all__ = ["COMMANDS", "NativeBuildError"]
 
 ROOT = Path(__file__).resolve().parents[1]
 NATIVE = ROOT / "native"
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "build" / "native")
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+_PLACE = hashlib.sha256(str(ROOT).encode()).hexdigest()[:16]  # crates of two checkouts have the same names
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or _CACHE / "inference-rollouts" / "native" / _PLACE)
 WHEELS = ROOT / "build" / "wheels"
 _FOR_BUILDS = {"CARGO_TARGET_DIR": str(TARGET), "CARGO_INCREMENTAL": "0"}
 

@@ -209,7 +209,7 @@ def _headers(rng: random.Random) -> dict[str, bytes]:
         "cookie": b"a=1; sid=c%d ;x" % rng.randrange(50),
         "x-rollout-pin": rng.choice((b"v1", b"v2", b"v3", b"no", b"\xff", "é".encode())),
         "x-gateway-destination-endpoint-subset": b"10.0.0.1",
-        "content-length": b"12",
+        "content-length": rng.choice((b"12", b"12", b"9" * 19, b"9" * 20, b"9" * 5000)),
     }
     for name, value in some.items():
         if rng.random() < 0.5:
@@ -375,7 +375,7 @@ class _Both:
             "unready": rng.choice(list(Unready)),
             "restore_model": rng.random() < 0.5,
         }
-        self.keep, self.header = rng.random() < 0.3, rng.choice((b"", b"x-variant"))
+        self.keep = rng.random() < 0.3
         self.python, self.native = Router(Scheduler(), **how), NativeRouter(Scheduler(), **how)
         self.pages = PickerMetrics(self.python), NativeMetrics(self.native, self.native.native, lambda: True)
         self.budget, self.held = BufferBudget(), inference_rollouts_native.Budget()
@@ -386,9 +386,9 @@ class _Both:
         for router in (self.python, self.native):
             router.update(snapshot, now, now + 1767225600.0)
 
-    def observe(self, address: str, load: Load, now: float, missed: int) -> None:
+    def observe(self, address: str, load: Load, now: float, before: int) -> None:
         for router in (self.python, self.native):
-            router.scheduler.observe(address, load, now, missed=missed)
+            router.scheduler.observe(address, load, now, before=before)
 
     def compare(self) -> None:
         """Everything that is counted and shown."""
@@ -414,17 +414,17 @@ _LOOKS = {
 
 def _samples(page: PickerMetrics | NativeMetrics) -> Iterator[str]:
     text = page.expose("")[0].decode()
-    return iter(sorted(line for line in text.splitlines() if line[:1] != "#" and "_created" not in line))
+    return iter(sorted(line for line in text.splitlines() if line[:1] != "#"))
 
 
 class _Stream:
     """One stream on each path."""
 
-    def __init__(self, both: _Both, messages: Iterator[bytes]) -> None:
+    def __init__(self, both: _Both, messages: Iterator[bytes], variant_header: bytes) -> None:
         self._messages = messages
         self._heard = _Heard(both.pages[0])
         self._outcomes = both.outcomes
-        how = {"keep": both.keep, "variant_header": both.header}
+        how = {"keep": both.keep, "variant_header": variant_header}
         self._python = Exchange(both.python, self._heard, both.budget, **how)
         self._native = inference_rollouts_native.Exchange(both.native.native, both.held, **how)
 
@@ -438,6 +438,9 @@ class _Stream:
         if ours != theirs:
             _differ(f"replies to {message!r}", ours, theirs)
         self._agree(now)
+        self._outcomes["responses that say the variant"] += any(
+            b"x-variant" in reply for reply in ours if isinstance(reply, bytes)
+        )
         if isinstance(ours, str) or self._python.closing:
             self._end(now, rng)
             return False
@@ -518,7 +521,7 @@ def _past(rng: random.Random, count: int) -> Counter[str]:
         while todo or open_streams:
             now += rng.choice((0.0, 0.001, 0.1, 2.0 * rng.random()))
             if todo and len(open_streams) < _TOGETHER:
-                open_streams.append(_Stream(both, _request(rng, prompts)))
+                open_streams.append(_Stream(both, _request(rng, prompts), rng.choice((b"", b"x-variant"))))
                 todo -= 1
                 done += 1
             if rng.random() < 0.05:

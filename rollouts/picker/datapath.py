@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from importlib.util import find_spec
+from importlib import import_module
+
+import structlog
 
 __all__ = ["AUTO", "MODULE", "DataPath", "choose"]
 
 MODULE = "inference_rollouts_native"
+_log = structlog.get_logger(__name__)
 
 
 class DataPath(StrEnum):
@@ -24,13 +27,26 @@ shows that both give equal bytes, decisions and measurements."""
 
 
 def choose(wanted: DataPath) -> DataPath:
-    """The path that runs: never ``auto``. Raises ValueError for a native one that is not installed."""
+    """The path that runs: never ``auto``. Raises ValueError for a native one that cannot be loaded, and says why."""
     path = AUTO if wanted is DataPath.AUTO else wanted
-    if path is DataPath.PYTHON or find_spec(MODULE) is not None:
+    if path is DataPath.PYTHON or not (why := _missing()):
         return path
-    if wanted is DataPath.AUTO:
-        return DataPath.PYTHON
-    raise ValueError(
-        "the native data path is not installed: pip install 'inference-rollouts[native]', or in a checkout with cargo"
-        " `make setup`; else use --data-path python"
-    )
+    if wanted is DataPath.NATIVE:
+        raise ValueError(f"the native data path {why}; else use --data-path python")
+    _log.warning("native_data_path_unavailable", reason=f"the native data path {why}", data_path="python")
+    return DataPath.PYTHON
+
+
+def _missing() -> str:
+    """Why the extension cannot be used, empty where it can: one for another libc or processor is there, and fails."""
+    try:
+        import_module(MODULE)
+    except ModuleNotFoundError as error:
+        if error.name == MODULE:
+            return "is not installed: pip install 'inference-rollouts[native]', or `make setup` where cargo is"
+        return f"cannot be loaded: {error}"
+    except ImportError as error:
+        return (
+            f"is installed but cannot be loaded here (built for another libc, processor or Python?): {error}"
+        )
+    return ""

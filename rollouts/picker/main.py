@@ -104,7 +104,13 @@ class Picker:
         objects = list(objects)
         names = self._config.pools or pool_names(objects)
         snapshot = read_snapshot(names, objects)
-        self.router.update(snapshot, time.monotonic(), time.time())
+        try:
+            self.router.update(snapshot, time.monotonic(), time.time())
+        except (
+            RuntimeError
+        ):  # a bug of the native path, which goes on as before: the objects are still followed
+            _log.exception("objects_not_taken_over")
+            return
         for problem in snapshot.problems:
             if problem not in self._problems:
                 _log.warning("object_ignored", problem=problem)

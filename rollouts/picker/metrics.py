@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -28,6 +28,10 @@ from rollouts.picker.endpoint_metrics import EndpointMetrics
 from rollouts.picker.variant_metrics import VariantMetrics, variant_shares
 
 __all__ = ["LABELS", "MAX_MODELS", "TEXTS", "PickerMetrics"]
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # theirs
+"""``_created`` series say when each series began in this process: the native path does not know, and nobody reads them
+here. Off on both paths, they are a third of the page less."""
 
 MAX_MODELS = 100
 """Model names outside the rules that get a label of their own: clients choose them freely."""

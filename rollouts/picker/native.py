@@ -59,9 +59,9 @@ class MirrorScheduler(Scheduler):
         super().__init__()
         self._native = native
 
-    def observe(self, address: str, load: Load, now: float, *, missed: int = 0) -> None:
-        self._native.observe(address, load, now, missed=missed)
-        super().observe(address, load, now, missed=missed)
+    def observe(self, address: str, load: Load, now: float, *, before: int | None = None) -> None:
+        self._native.observe(address, load, now, before=before)
+        super().observe(address, load, now)
 
     def dispatched(self, address: str) -> int:
         return int(self._native.dispatched(address))

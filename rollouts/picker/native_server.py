@@ -55,18 +55,15 @@ class NativeServer:
         from inference_rollouts_native import serve
 
         config = self._config
-        try:
-            self._server = serve(
-                self._picker,
-                config.address,
-                now=time.monotonic(),
-                health_address=config.health_address,
-                max_message=config.max_message,
-                request_timeout=config.request_timeout,
-                **({} if self._tls is None else self._tls.options),
-            )
-        except OSError as error:
-            raise OSError(f"cannot listen on {config.address}: {error}") from error
+        self._server = serve(
+            self._picker,
+            config.address,
+            now=time.monotonic(),
+            health_address=config.health_address,
+            max_message=config.max_message,
+            request_timeout=config.request_timeout,
+            **({} if self._tls is None else self._tls.options),
+        )
         self.port, self.health_port = self._server.port, self._server.health_port
         self._logging = asyncio.create_task(self._log_events(), name="native-events")
 

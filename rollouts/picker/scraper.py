@@ -97,11 +97,10 @@ class Scraper:
                     target.models_due = started + self._config.models
                 before = self._scheduler.dispatched(address)
                 text = (await self._get(address, "/metrics")).decode("utf-8", "replace")
-            missed = max(0, self._scheduler.dispatched(address) - before)
             begun = time.thread_time()
             load = parse_metrics(text, target.models)
             target.cost = time.thread_time() - begun
-            self._scheduler.observe(address, load, time.monotonic(), missed=missed)
+            self._scheduler.observe(address, load, time.monotonic(), before=before)
             target.failures = 0
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             target.failures += 1

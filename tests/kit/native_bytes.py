@@ -700,7 +700,7 @@ def make_restore(rng: Random) -> tuple[Any, ...]:
 
 
 def python_restore(name: str, target: str, kind: bytes, chunks: list[bytes], end: bool) -> Any:
-    restorer = restore.NameRestorer(name, target)
+    restorer = restore.NameRestorer(name, target, BufferBudget())
     restorer.headers(kind)
     last = len(chunks) - 1
     return [restorer.feed(chunk, end=end and index == last) for index, chunk in enumerate(chunks)]

@@ -21,6 +21,7 @@ def test_a_sample_of_sequences_is_the_same_on_both_paths() -> None:
 
     assert outcomes["dispatched"] > 150
     assert outcomes["dispatched among variants"] > 20
+    assert outcomes["responses that say the variant"] > 5
     assert outcomes["measured"] > 5
     assert outcomes["rejected-no-endpoints"] > 20
 

@@ -24,6 +24,9 @@ const STRIPPED: [&[u8]; 5] = [
 const MAX_LAST: usize = 16_384;
 const TAIL: usize = 512;
 
+/// A content-length of more digits than any 64-bit number has is none.
+const MAX_LENGTH_DIGITS: usize = 19;
+
 /// A decision with what it does to the request; `plain`: the body is sent without its codings.
 #[derive(Clone, Debug, Default)]
 pub struct Answer {
@@ -47,7 +50,7 @@ impl Answer {
         let stripped = STRIPPED.iter().zip(found).filter(|(_, found)| *found);
         let stripped = stripped.map(|(name, _)| Bytes::from_static(name)).collect();
         let length = headers.text(b"content-length");
-        let digits = !length.is_empty() && length.iter().all(u8::is_ascii_digit);
+        let digits = matches!(length.len(), 1..=MAX_LENGTH_DIGITS) && length.iter().all(u8::is_ascii_digit);
         Self { address, stripped, content_length: digits.then(|| number(length)), change, plain }
     }
 

@@ -49,7 +49,7 @@ impl std::fmt::Display for Host {
 }
 
 /// One address of one pod. `ready_since` is Unix time, 0 when not known. `draining`: about to go.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Endpoint {
     pub address: Arc<str>,
     /// None for what is no address, which no hint allows.

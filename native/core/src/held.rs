@@ -1,11 +1,15 @@
 //! The body of one request while it is held back, in the chunks that it came in.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::ports::BufferBudget;
 use crate::refusals::{Refusal, overloaded, too_large};
+
+/// Chunks are put together up to this many bytes: each that is kept by itself costs about a hundred beyond its own, so
+/// that a body in chunks of one byte would take a hundred times what is counted.
+pub const BLOCK: usize = 4096;
 
 /// Counts its bytes in the budget that all streams share, until `release` or its end.
 ///
@@ -15,12 +19,13 @@ pub struct HeldBody {
     budget: Arc<BufferBudget>,
     pub chunks: VecDeque<Bytes>,
     size: usize,
+    joined: bool, // the last chunk is a block of ours, not a slice of what came
 }
 
 impl HeldBody {
     #[must_use]
     pub fn new(budget: Arc<BufferBudget>) -> Self {
-        Self { budget, chunks: VecDeque::new(), size: 0 }
+        Self { budget, chunks: VecDeque::new(), size: 0, joined: false }
     }
 
     /// Bytes that are counted.
@@ -42,8 +47,26 @@ impl HeldBody {
             return Err(overloaded());
         }
         self.size += chunk.len();
-        self.chunks.push_back(chunk);
+        self.append(chunk);
         Ok(())
+    }
+
+    fn append(&mut self, chunk: Bytes) {
+        let Some(last) = self.chunks.back_mut().filter(|last| last.len() + chunk.len() <= BLOCK) else {
+            self.joined = false;
+            self.chunks.push_back(chunk);
+            return;
+        };
+        let taken = std::mem::take(last);
+        let own = if self.joined { taken.try_into_mut() } else { Err(taken) };
+        let mut block = own.unwrap_or_else(|shared| {
+            let mut block = BytesMut::with_capacity(shared.len() + chunk.len());
+            block.extend_from_slice(&shared);
+            block
+        });
+        block.extend_from_slice(&chunk);
+        *last = block.freeze();
+        self.joined = true;
     }
 
     /// At most `size` bytes from `start` on; a slice where they lie in one chunk.
@@ -98,5 +121,28 @@ impl HeldBody {
 impl Drop for HeldBody {
     fn drop(&mut self) {
         self.release();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_chunks_are_put_together_and_large_ones_are_not_copied() {
+        let mut held = HeldBody::new(Arc::default());
+        for byte in 0..=255u8 {
+            for _ in 0..40 {
+                held.add(Bytes::copy_from_slice(&[byte])).unwrap();
+            }
+        }
+        let large = Bytes::from(vec![7; BLOCK]);
+        held.add(large.clone()).unwrap();
+
+        assert_eq!(held.size(), 256 * 40 + BLOCK);
+        assert_eq!(held.chunks.iter().map(Bytes::len).collect::<Vec<_>>(), [BLOCK, BLOCK, 2048, BLOCK]);
+        assert_eq!(held.chunks[3].as_ptr(), large.as_ptr());
+        let want: Vec<u8> = (0..=255).flat_map(|byte| [byte; 40]).collect();
+        assert_eq!(held.read(0, 256 * 40), want);
     }
 }

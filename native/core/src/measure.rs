@@ -203,17 +203,22 @@ impl ResponseMeter {
                 let mut whole = std::mem::take(&mut self.carry);
                 whole.extend_from_slice(line);
                 self.line(&whole, now);
-                whole.clear();
-                self.carry = whole;
+                if whole.capacity() <= MAX_LINE {
+                    whole.clear();
+                    self.carry = whole;
+                }
             }
         }
-        self.carry.extend_from_slice(rest);
-        if self.carry.len() > MAX_LINE {
+        if self.skipping {
+            return;
+        }
+        // No more than is read of a line, and no more memory than that: it is counted nowhere.
+        let room = MAX_LINE - self.carry.len();
+        self.carry.extend_from_slice(&rest[..rest.len().min(room)]);
+        if rest.len() > room {
             let begin = std::mem::take(&mut self.carry);
-            self.line(&begin[..MAX_LINE], now);
+            self.line(&begin, now);
             self.skipping = true;
-        } else if self.skipping {
-            self.carry.clear();
         }
     }
 
@@ -499,4 +504,26 @@ fn json_scalar(text: &[u8], pos: usize) -> Option<usize> {
     let digits = text[pos..end].strip_prefix(b"-").unwrap_or(&text[pos..end]);
     let too_long = digits.len() > MAX_DIGITS && digits.iter().all(u8::is_ascii_digit);
     (!too_long).then_some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_for_the_end_of_its_line_takes_no_more_than_a_line() {
+        let mut meter = ResponseMeter::new(0.0);
+        meter.headers(b"200", b"text/event-stream");
+        let long = vec![b'x'; 4 << 20];
+
+        meter.body(b"data: {", 1.0);
+        meter.body(&[&long[..], b"\ndata: {"].concat(), 1.0); // ends a line that waited
+        assert!(meter.carry.capacity() <= 2 * MAX_LINE);
+        meter.body(&long, 1.0); // makes a line too long
+        meter.body(&long, 1.0); // more of it
+        assert!(meter.carry.capacity() <= 2 * MAX_LINE);
+        meter.body(b"\ndata: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n", 2.0);
+
+        assert_eq!(meter.finish(Ending::Complete, 3.0).completion_tokens, Some(1)); // as long lines have no text
+    }
 }

@@ -16,6 +16,11 @@ pub type HeaderPairs = SmallVec<[(Bytes, Bytes); 3]>;
 const JOINED: [(&[u8], &[u8]); 4] =
     [(b"cookie", b"; "), (b"content-encoding", b", "), (b"connection", b", "), (b"upgrade", b", ")];
 
+/// Bytes of all names and values, and 32 for each line (RFC 9113, section 6.5.2), that the headers of a request may have:
+/// Envoy takes 60 KiB and 100 lines unless told otherwise. They are kept while the request lasts, and counted nowhere.
+pub const MAX_HEADER_LIST: usize = 256 << 10;
+const PER_LINE: usize = 32;
+
 /// The number of bytes of a body.
 #[must_use]
 pub fn length(segments: &[Bytes]) -> usize {
@@ -48,6 +53,7 @@ pub struct Headers {
     lines: Vec<Line>,
     joined: Vec<(usize, Vec<u8>)>,
     seen: [Option<usize>; JOINED.len()],
+    list_size: usize,
 }
 
 impl Headers {
@@ -77,6 +83,10 @@ impl Headers {
 
     /// One more line, by the places of its name and its value.
     pub(crate) fn add(&mut self, name: (usize, usize), value: (usize, usize)) {
+        self.list_size += name.1 - name.0 + value.1 - value.0 + PER_LINE;
+        if self.is_too_large() {
+            return;
+        }
         let index = self.lines.len();
         if matches!(name.1 - name.0, 6 | 7 | 10 | 16) {
             let text = &self.data[name.0..name.1];
@@ -88,6 +98,12 @@ impl Headers {
             }
         }
         self.lines.push(Line { name, value });
+    }
+
+    /// Whether they are more than is kept: the lines beyond are missing.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        self.list_size > MAX_HEADER_LIST
     }
 
     fn join(&mut self, first: usize, between: &[u8], value: (usize, usize)) {

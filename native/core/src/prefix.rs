@@ -74,7 +74,7 @@ impl Mask {
 }
 
 /// Block hash to the set of pods that have it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct PrefixIndex {
     masks: HashMap<u64, Mask>,
     order: VecDeque<u64>, // the keys of `masks`, oldest first

@@ -10,10 +10,10 @@ use crate::answering::{Answer, in_pieces};
 use crate::content::{is_dialogue, is_upgrade};
 use crate::endpoints::{SUBSET_KEY, SUBSET_NAMESPACE, Subset, parse_subset};
 use crate::measure::{Ending, ResponseMeter};
-use crate::messages::{BodyMode, Headers, HttpHeaders, Incoming, Outgoing, Protocol, Routed, Side};
+use crate::messages::{BodyMode, Headers, HttpHeaders, Incoming, MAX_HEADER_LIST, Outgoing, Protocol, Routed, Side};
 use crate::ports::{BufferBudget, Observer, Routing};
 use crate::reader::{BodyEdit, RequestReader};
-use crate::refusals::{Refusal, immediate, too_large, too_slow};
+use crate::refusals::{Refusal, headers_too_large, immediate, too_large, too_slow};
 use crate::restore::NameRestorer;
 use crate::routing::{Decision, Request};
 use crate::wire::{MetadataValue, WireError, metadata_value};
@@ -222,6 +222,7 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
     /// The stream is over, whoever ended it. Safe to call more than once.
     pub fn disconnect(&mut self, now: f64) {
         self.reader = None;
+        self.restorer = None;
         self.report(Ending::Aborted, now);
         self.state = State::Done;
     }
@@ -230,6 +231,10 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
 
     fn on_headers(&mut self, message: HttpHeaders, now: f64, out: &mut Replies) -> Result<(), StreamError> {
         self.hint(&message.metadata)?;
+        if message.headers.is_too_large() {
+            self.refuse(&headers_too_large(MAX_HEADER_LIST), out);
+            return Ok(());
+        }
         (self.headers, self.modes) = (message.headers, message.protocol);
         let mode = self.modes.request_body;
         if message.end_of_stream {
@@ -372,7 +377,7 @@ impl<R: Routing, O: Observer> Exchange<R, O> {
             self.meter = Some(ResponseMeter::new(now));
         }
         if decision.restored {
-            self.restorer = Some(NameRestorer::new(&decision.model, &decision.target));
+            self.restorer = Some(NameRestorer::new(&decision.model, &decision.target, &self.around.budget));
         }
         let address = Bytes::copy_from_slice(decision.endpoint.address.as_bytes());
         self.answer = Some(Answer::new(address, &self.headers, change, plain));

@@ -43,6 +43,13 @@ pub fn too_large(limit: usize) -> Refusal {
     Refusal::new(413, "body-too-large", format!("the request body is larger than {limit} bytes"))
 }
 
+/// The headers are more than is kept (RFC 6585, section 5).
+#[must_use]
+pub fn headers_too_large(limit: usize) -> Refusal {
+    let text = format!("the request's headers are larger than {limit} bytes, of which each line takes 32");
+    Refusal::new(431, "headers-too-large", text)
+}
+
 /// The body unfolds to more than is taken.
 pub fn too_expanded(text: impl Into<Cow<'static, str>>) -> Refusal {
     Refusal::new(413, "body-too-large", text)
@@ -81,7 +88,7 @@ fn general(number: f64) -> String {
 
 fn error_type(status: u16) -> &'static str {
     match status {
-        400 | 413 => "BadRequestError",
+        400 | 413 | 431 => "BadRequestError",
         408 => "RequestTimeoutError",
         415 => "UnsupportedMediaTypeError",
         429 => "RateLimitError",

@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock};
 
 use crate::body::{BodyScanner, Wanted};
 use crate::members::JsonType;
+use crate::ports::BufferBudget;
 use crate::refusals::json_string;
 
 /// Bytes of a plain answer, or of one line of a stream, that are held back; a longer one passes unchanged.
@@ -16,6 +17,8 @@ pub const MAX_HELD: usize = 8 << 20;
 
 static MODEL: LazyLock<Wanted> = LazyLock::new(|| Arc::new(["model".to_owned()]));
 
+/// What is held counts in the budget of all streams; where that is full, the answer passes unchanged, too.
+///
 /// Fed with the chunks of one response; gives the chunks to send on. `name` replaces only `target`.
 #[derive(Debug)]
 pub struct NameRestorer {
@@ -24,12 +27,22 @@ pub struct NameRestorer {
     sse: bool,
     held: Vec<u8>,
     given_up: bool,
+    budget: Arc<BufferBudget>,
+    counted: usize,
 }
 
 impl NameRestorer {
     #[must_use]
-    pub fn new(name: &str, target: &str) -> Self {
-        Self { new: json_string(name), target: target.to_owned(), sse: false, held: Vec::new(), given_up: false }
+    pub fn new(name: &str, target: &str, budget: &Arc<BufferBudget>) -> Self {
+        Self {
+            new: json_string(name),
+            target: target.to_owned(),
+            sse: false,
+            held: Vec::new(),
+            given_up: false,
+            budget: Arc::clone(budget),
+            counted: 0,
+        }
     }
 
     /// `content-type` of the response.
@@ -45,13 +58,15 @@ impl NameRestorer {
         }
         if end {
             let whole = self.with_held(chunk);
+            self.count(0);
             return if self.sse { self.lines(&whole) } else { self.replaced(&whole).map_or(whole, Bytes::from) };
         }
         // What is held has no line end.
         let cut = if self.sse { memchr::memrchr(b'\n', chunk).map_or(0, |at| at + 1) } else { 0 };
         let left = if cut > 0 { chunk.len() - cut } else { self.held.len() + chunk.len() };
-        if left > MAX_HELD {
+        if left > MAX_HELD || !self.count(left) {
             self.given_up = true;
+            self.count(0);
             return self.with_held(chunk);
         }
         let ready = if cut > 0 { self.with_held(&chunk.slice(..cut)) } else { Bytes::new() };
@@ -65,6 +80,16 @@ impl NameRestorer {
         }
         self.held.extend_from_slice(chunk);
         std::mem::take(&mut self.held).into()
+    }
+
+    /// Have `size` bytes counted, if there is room for them.
+    fn count(&mut self, size: usize) -> bool {
+        if size > self.counted && !self.budget.take(size - self.counted) {
+            return false;
+        }
+        self.budget.give_back(self.counted.saturating_sub(size));
+        self.counted = size;
+        true
     }
 
     fn lines(&self, text: &Bytes) -> Bytes {
@@ -104,6 +129,12 @@ impl NameRestorer {
             return None;
         }
         Some([&document[..field.start], self.new.as_bytes(), &document[field.end..]].concat())
+    }
+}
+
+impl Drop for NameRestorer {
+    fn drop(&mut self) {
+        self.budget.give_back(self.counted);
     }
 }
 

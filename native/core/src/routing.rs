@@ -111,14 +111,19 @@ impl Router {
     /// Take over a new state of the cluster. Splits whose weights did not change go on. `wall`: Unix time.
     pub fn update(&self, snapshot: Snapshot, now: f64, wall: f64) {
         let fields = body_fields(&snapshot);
-        self.several.store(snapshot.endpoints.len() > 1, Ordering::Relaxed);
-        self.lock().update(snapshot, now, wall);
+        let several = snapshot.endpoints.len() > 1;
+        self.lock().replace(|next| next.update(snapshot, now, wall));
+        self.several.store(several, Ordering::Relaxed);
         *self.body_fields.write().unwrap_or_else(PoisonError::into_inner) = fields;
     }
 
-    /// What a pod's metrics said; `missed` requests were dispatched to it after they were asked for.
-    pub fn observe(&self, address: &str, load: Load, now: f64, missed: i64) {
-        self.lock().scheduler.observe(address, load, now, missed);
+    /// What a pod's metrics said. `before`: how many requests it had got when they were asked for; None: all so far.
+    pub fn observe(&self, address: &str, load: Load, now: f64, before: Option<i64>) {
+        let lists = self.lock().scheduler.observe(address, load, now, before);
+        if let Some(lists) = lists {
+            let mut known = lists.together();
+            self.lock().scheduler.know(&mut known); // what was known before is dropped outside of the lock
+        }
     }
 
     /// The state behind the lock: to read, and for no longer than that takes.
@@ -173,6 +178,21 @@ struct Course {
 type Chain<'a> = &'a dyn Fn(&str) -> Vec<u64>;
 
 impl State {
+    /// Change a copy and take it over: should `change` panic, everything goes on as it was, and the split stays exact.
+    fn replace(&mut self, change: impl FnOnce(&mut Self)) {
+        let mut next = Self {
+            snapshot: self.snapshot.clone(),
+            scheduler: self.scheduler.aside(),
+            variants: self.variants.clone(),
+            shares: self.shares.clone(),
+            splits: self.splits.clone(),
+            ..*self
+        };
+        change(&mut next);
+        std::mem::swap(&mut next.scheduler.prefixes, &mut self.scheduler.prefixes);
+        *self = next;
+    }
+
     fn update(&mut self, snapshot: Snapshot, now: f64, wall: f64) {
         self.variants.hear(&self.scheduler);
         self.scheduler.sync(&snapshot.endpoints, now, wall);
@@ -380,10 +400,11 @@ impl State {
             }
         }
         let key = key_of(policy.sticky.as_ref(), headers, request);
-        match self.splits.get_mut(&rule.key) {
-            Some(split) if key.is_empty() => Arc::clone(split.take()),
-            _ => Arc::clone(&rule.targets[sticky(&rule.targets, &key)].name),
+        if !key.is_empty() {
+            return Arc::clone(&rule.targets[sticky(&rule.targets, &key)].name);
         }
+        let split = self.splits.entry(rule.key.clone()).or_insert_with(|| Diffusion::new(&rule.targets));
+        Arc::clone(split.take())
     }
 
     /// No pod lists `target`: the heaviest other target that has pods, if the policy is to spill.
@@ -523,6 +544,8 @@ fn crc32(bytes: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
     use super::*;
     use crate::rules::RuleBook;
     use crate::split::SplitTarget;
@@ -567,6 +590,44 @@ mod tests {
     #[test]
     fn sums_are_those_of_zlib() {
         assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
+    }
+
+    #[test]
+    fn a_panic_in_the_midst_of_an_update_leaves_the_split_as_it_was() {
+        let targets = vec![SplitTarget::new("v1", 3), SplitTarget::new("v2", 1)];
+        let key = RuleKey::default();
+        let mut state = State::default();
+        state.splits.insert(key.clone(), Diffusion::new(&targets));
+        let mut alone = Diffusion::new(&targets);
+        for _ in 0..6 {
+            alone.take();
+            state.splits.get_mut(&key).unwrap().take();
+        }
+
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            state.replace(|next| {
+                next.splits.clear();
+                panic!("planted");
+            });
+        }));
+
+        assert!(panicked.is_err());
+        for _ in 0..20 {
+            assert_eq!(state.splits.get_mut(&key).unwrap().take(), alone.take());
+        }
+    }
+
+    #[test]
+    fn a_rule_without_a_split_begins_an_exact_one() {
+        let targets: Vec<_> = [("v1", 1), ("v2", 1)].map(|(name, weight)| SplitTarget::new(name, weight)).into();
+        let rule = Rule { targets, ..Rule::default() };
+        let mut state = State::default();
+        let nobody = Headers::default();
+        let mut take = || state.target(&rule, &ModelPolicy::default(), &nobody, &Request::default());
+
+        let taken: Vec<_> = (0..4).map(|_| take()).collect();
+
+        assert_eq!(taken.iter().filter(|name| &***name == "v1").count(), 2);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::split::SplitTarget;
 pub type RuleKey = (Arc<str>, Arc<str>, Arc<str>, Arc<str>);
 
 /// Requests for `model` (any model when generic) go to `targets`; none: under the name they have.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Rule {
     pub key: RuleKey,
     pub model: Arc<str>,

@@ -34,6 +34,35 @@ impl Load {
     }
 }
 
+/// The lists of models of all pods, as they were at one reading.
+#[derive(Debug)]
+pub struct Lists {
+    reading: u64,
+    lists: Vec<(Option<Names>, Names)>,
+}
+
+impl Lists {
+    /// What they say together. Takes long where pods list many: not for the inside of a lock.
+    #[must_use]
+    pub fn together(&self) -> Known {
+        let mut known = Known { reading: self.reading, ..Known::default() };
+        for (models, adapters) in &self.lists {
+            let names = models.iter().flat_map(|models| models.iter());
+            known.bases.extend(names.filter(|name| !adapters.contains(*name)).cloned());
+            known.adapters.extend(adapters.iter().cloned());
+        }
+        known
+    }
+}
+
+/// What some pod lists: as an adapter, or not as one.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    reading: u64,
+    bases: HashSet<Arc<str>>,
+    adapters: HashSet<Arc<str>>,
+}
+
 /// Weights of the scores, and thresholds. Times in seconds.
 #[derive(Clone, Debug)]
 pub struct ScheduleConfig {
@@ -132,24 +161,33 @@ const TIE: f64 = 1e-9;
 pub type Pods = Vec<usize>;
 
 /// Holds the pods' state and chooses among them. `now` is always monotonic seconds.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Scheduler {
     config: ScheduleConfig,
     pods: Vec<ScheduledPod>,
     by_address: HashMap<Arc<str>, usize>,
     youngest: f64, // when the newest pod was first seen
     turn: u64,
-    bases: HashSet<Arc<str>>,
-    adapters: HashSet<Arc<str>>,
+    readings: u64, // of lists of models
+    known: Known,
     started: bool,
     draining: bool, // whether any pod is
-    prefixes: PrefixIndex,
+    pub(crate) prefixes: PrefixIndex,
     to_draining: BTreeMap<Arc<str>, u64>,
 }
 
 impl Scheduler {
     pub fn new(config: ScheduleConfig) -> Self {
         Self { config, ..Self::default() }
+    }
+
+    /// A copy without the index of prefixes, which is large and which no `sync` changes.
+    #[must_use]
+    pub(crate) fn aside(&mut self) -> Self {
+        let prefixes = std::mem::take(&mut self.prefixes);
+        let copy = self.clone();
+        self.prefixes = prefixes;
+        copy
     }
 
     /// Take over the list of endpoints, each address once. Pods known before keep their state.
@@ -182,9 +220,11 @@ impl Scheduler {
         }
     }
 
-    /// A scrape succeeded; `missed` requests were dispatched to the pod after it was sent.
-    pub fn observe(&mut self, address: &str, load: Load, now: f64, missed: i64) {
-        let Some(pod) = self.by_address.get(address).map(|at| &mut self.pods[*at]) else { return };
+    /// A scrape succeeded. `before`: how many were dispatched when it was sent, and so are in it; None: all.
+    ///
+    /// What is to be found out of all lists of models and given to `know`, where one has changed.
+    pub fn observe(&mut self, address: &str, load: Load, now: f64, before: Option<i64>) -> Option<Lists> {
+        let pod = self.by_address.get(address).map(|at| &mut self.pods[*at])?;
         let same = match (&pod.load.models, &load.models) {
             (Some(before), Some(after)) => Arc::ptr_eq(before, after),
             (before, after) => before.is_none() && after.is_none(),
@@ -193,30 +233,32 @@ impl Scheduler {
             pod.work_on(adapter, now);
         }
         pod.listed |= load.models.is_some();
-        (pod.load, pod.scraped_at, pod.dispatched) = (load, now, missed);
-        if !same {
-            self.list_models();
+        // Not "set to what came since": requests come between two calls.
+        pod.dispatched = before.map_or(0, |before| (pod.dispatched - before).max(0));
+        (pod.load, pod.scraped_at) = (load, now);
+        if same {
+            return None;
         }
+        self.readings += 1;
+        let lists = self.pods.iter().map(|pod| (pod.load.models.clone(), Arc::clone(&pod.load.adapters)));
+        Some(Lists { reading: self.readings, lists: lists.collect() })
     }
 
-    fn list_models(&mut self) {
-        self.bases.clear();
-        self.adapters.clear();
-        for load in self.pods.iter().map(|pod| &pod.load) {
-            let names = load.models.iter().flat_map(|models| models.iter());
-            self.bases.extend(names.filter(|name| !load.adapters.contains(*name)).cloned());
-            self.adapters.extend(load.adapters.iter().cloned());
+    /// Take over what the pods serve together, unless more recent lists were taken over before.
+    pub fn know(&mut self, known: &mut Known) {
+        if known.reading > self.known.reading {
+            std::mem::swap(&mut self.known, known);
         }
     }
 
     /// Whether some pod lists `model` as an adapter.
     pub fn is_adapter(&self, model: &str) -> bool {
-        self.adapters.contains(model)
+        self.known.adapters.contains(model)
     }
 
     /// Whether some pod lists `name`, and not as an adapter.
     pub fn is_model(&self, name: &str) -> bool {
-        self.bases.contains(name)
+        self.known.bases.contains(name)
     }
 
     /// All pods with what is known of them.
@@ -343,7 +385,7 @@ impl Scheduler {
         let (flight_low, flight_top) = range(pods().map(ScheduledPod::in_flight));
         let per_waiting = config.queue / (queue_top - queue_low).max(1) as f64;
         let per_flight = config.in_flight / (flight_top - flight_low).max(1) as f64;
-        let adapter = if self.bases.contains(model) { "" } else { model };
+        let adapter = if self.known.bases.contains(model) { "" } else { model };
         let (mut best, mut chosen) = (-1.0, places[0]);
         for (index, (at, pod)) in places.iter().zip(pods()).enumerate() {
             let (load, flight) = (&pod.load, pod.in_flight());
@@ -367,4 +409,30 @@ impl Scheduler {
 
 fn range(values: impl Iterator<Item = i64>) -> (i64, i64) {
     values.fold((i64::MAX, i64::MIN), |(low, top), value| (low.min(value), top.max(value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(list: &[&str]) -> Names {
+        Arc::new(list.iter().map(|name| Arc::from(*name)).collect())
+    }
+
+    #[test]
+    fn lists_of_models_are_put_together_outside_and_never_replace_later_ones() {
+        let mut scheduler = Scheduler::default();
+        let pod = |address: &str| Arc::new(Endpoint { address: address.into(), ..Endpoint::default() });
+        scheduler.sync(&[pod("a"), pod("b")], 0.0, 0.0);
+        let load = |models: &Names| Load { models: Some(Arc::clone(models)), ..Load::default() };
+        let (first, second) = (names(&["m"]), names(&["n"]));
+
+        let early = scheduler.observe("a", load(&first), 1.0, None).unwrap();
+        assert!(scheduler.observe("a", load(&first), 1.0, None).is_none());
+        let late = scheduler.observe("b", load(&second), 1.0, None).unwrap();
+        scheduler.know(&mut late.together());
+        scheduler.know(&mut early.together());
+
+        assert!(scheduler.is_model("m") && scheduler.is_model("n"));
+    }
 }

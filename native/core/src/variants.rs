@@ -38,7 +38,7 @@ pub struct VariantRule {
 }
 
 /// The state of one split. A variant is named by its place in `rule.variants`.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct VariantSplit {
     pub rule: VariantRule,
     /// Requests per variant since the weights last changed.
@@ -181,7 +181,7 @@ fn within(pods: &[usize], subset: Option<&Subset>, scheduler: &Scheduler) -> Pod
 }
 
 /// All splits of the pools that a picker serves. A split is named by its place.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct VariantTable {
     pub splits: Vec<VariantSplit>,
     /// Whether a request's model must be known to place it, or may have to be replaced.

@@ -146,8 +146,15 @@ fn plain_header(data: &[u8], pos: usize, end: usize) -> Flawed<Option<(usize, us
     Ok(plain.then_some((middle, stop)))
 }
 
-/// `HeaderMap`.
+/// A part of a message, which shares its memory unless most of that would be kept for nothing.
+fn part(data: &Bytes, start: usize, end: usize) -> Bytes {
+    if (end - start) * 2 < data.len() { Bytes::copy_from_slice(&data[start..end]) } else { data.slice(start..end) }
+}
+
+/// `HeaderMap`, which is kept for as long as its request lasts.
 fn headers(data: &Bytes, start: usize, end: usize) -> Flawed<Headers> {
+    let data = &part(data, start, end);
+    let (start, end) = (0, data.len());
     let mut found = Headers::within(data.clone());
     let mut pos = start;
     while pos < end {
@@ -242,7 +249,7 @@ fn http_body(data: &Bytes, start: usize, end: usize) -> Flawed<(Bytes, bool)> {
     let mut fields = Fields::new(data, start, end);
     while let Some(field) = fields.next()? {
         if field.is(1, 2) {
-            body = data.slice(field.start()..field.after);
+            body = part(data, field.start(), field.after);
         } else if field.is(2, 0) || field.is(3, 0) {
             eos = eos || field.value != 0;
         }

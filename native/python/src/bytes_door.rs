@@ -278,7 +278,7 @@ fn restore<'py>(
     chunks: Chunks,
     end: bool,
 ) -> Vec<Bound<'py, PyBytes>> {
-    let mut restorer = NameRestorer::new(name, target);
+    let mut restorer = NameRestorer::new(name, target, &Arc::default());
     restorer.headers(&content_type);
     let last = chunks.len().saturating_sub(1);
     let chunks = chunks.iter().enumerate();

@@ -1,9 +1,10 @@
 //! `Picker`: what Python hands to the native core, and what it reads of it.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 use rollouts_core::counters::{Histogram, Labels, Series};
@@ -58,7 +59,7 @@ impl Picker {
         Ok(Self { core: Arc::new(Core::new(config)), listed: Mutex::default() })
     }
 
-    /// Take over a Snapshot. `now`: monotonic seconds, `wall`: Unix time.
+    /// Take over a Snapshot. `now`: monotonic seconds, `wall`: Unix time. Raises RuntimeError for a bug of ours.
     fn update(&self, py: Python<'_>, snapshot: &Bound<'_, PyAny>, now: f64, wall: f64) -> PyResult<()> {
         let snapshot = convert::snapshot(snapshot)?;
         let addresses: std::collections::HashSet<_> =
@@ -66,16 +67,26 @@ impl Picker {
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
         listed.retain(|address, _| addresses.contains(&**address));
         drop(listed);
-        py.detach(|| self.core.router().update(snapshot, now, wall));
-        Ok(())
+        let update = || self.core.router().update(snapshot, now, wall);
+        let done = py.detach(|| catch_unwind(AssertUnwindSafe(update)));
+        done.map_err(|_| {
+            PyRuntimeError::new_err("a bug in the native data path: it goes on with the state of the cluster before")
+        })
     }
 
-    /// Take over the Load of a pod; `missed` requests were dispatched to it after its page was asked for.
-    #[pyo3(signature = (address, load, now, *, missed=0))]
-    fn observe(&self, py: Python<'_>, address: &str, load: &Bound<'_, PyAny>, now: f64, missed: i64) -> PyResult<()> {
+    /// Take over the Load of a pod. `before`: what `dispatched` said when its page was asked for; None: all so far.
+    #[pyo3(signature = (address, load, now, *, before=None))]
+    fn observe(
+        &self,
+        py: Python<'_>,
+        address: &str,
+        load: &Bound<'_, PyAny>,
+        now: f64,
+        before: Option<i64>,
+    ) -> PyResult<()> {
         let (models, adapters) = self.names(py, address, load)?;
         let load = convert::load(load, models, adapters)?;
-        py.detach(|| self.core.router().observe(address, load, now, missed));
+        py.detach(|| self.core.router().observe(address, load, now, before));
         Ok(())
     }
 
@@ -169,7 +180,10 @@ impl Picker {
             return Ok(known.read.clone());
         }
         let read_models = if models.is_none() { None } else { Some(Arc::new(convert::names(&models)?)) };
-        let read = (read_models, Arc::new(convert::names(&adapters)?));
+        let mut read = (read_models, Arc::new(convert::names(&adapters)?));
+        if let Some(known) = known.filter(|known| known.read == read) {
+            read = known.read.clone(); // read anew, and the same: nothing follows from it
+        }
         let entry = Listed { models: models.unbind(), adapters: adapters.unbind(), read: read.clone() };
         drop(listed.insert(address.to_owned(), entry));
         let _ = py;

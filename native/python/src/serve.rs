@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;
 use rollouts_server::{Config, Event, Handle, Logic, Pair, TlsSource, resolve};
 
@@ -60,9 +60,10 @@ impl Options {
     }
 }
 
-/// Listen. Raises OSError when an address is taken or there is no certificate, ValueError for a bad address.
+/// Listen. Raises OSError when an address is taken or none, or there is no certificate.
 fn start<L: Logic>(py: Python<'_>, logic: Arc<L>, mut options: Options) -> PyResult<Server> {
-    let address = |text: &str| resolve(text).map_err(|error| PyValueError::new_err(format!("{text}: {error}")));
+    let address =
+        |text: &str| resolve(text).map_err(|error| PyOSError::new_err(format!("cannot listen on {text}: {error}")));
     let cores = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
     let events = Events::default();
     let queue = Arc::clone(&events);

@@ -202,8 +202,9 @@ impl Drop for Handle {
 /// Listen, and serve until the handle is drained or dropped. Fails when an address is taken, or without a certificate.
 pub fn serve<L: Logic>(logic: Arc<L>, config: Config) -> io::Result<Handle> {
     let certificates = config.tls.map(Certificates::load).transpose()?.map(Arc::new);
-    let (listeners, port) = bind(&config.address)?;
-    let (health, health_port) = config.health_address.map_or(Ok((Vec::new(), 0)), |addresses| bind(&addresses))?;
+    let (listeners, port) = bind(&config.address, "--grpc-address")?;
+    let (health, health_port) =
+        config.health_address.map_or(Ok((Vec::new(), 0)), |addresses| bind(&addresses, "--health-address"))?;
     let (phase, changes) = watch::channel(Phase::Serving);
     let failures = Arc::new(AtomicU64::new(0));
     let live = Arc::new(Live::default());
@@ -376,7 +377,10 @@ pub fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
 const BACKLOG: i32 = 1_024;
 
 /// Listen on all of these that this machine has, at least one, on the same port. Taken ones are an error.
-fn bind(addresses: &[SocketAddr]) -> io::Result<(Vec<std::net::TcpListener>, u16)> {
+fn bind(addresses: &[SocketAddr], option: &str) -> io::Result<(Vec<std::net::TcpListener>, u16)> {
+    let told = |address: SocketAddr, error: io::Error| {
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}; choose another {option}"))
+    };
     let mut listeners = Vec::new();
     let mut port = 0;
     let mut last = io::Error::other("no address to listen on");
@@ -390,8 +394,8 @@ fn bind(addresses: &[SocketAddr]) -> io::Result<(Vec<std::net::TcpListener>, u16
                 port = listener.local_addr()?.port();
                 listeners.push(listener);
             }
-            Err(error) if is_final(&error) => return Err(error),
-            Err(error) => last = error,
+            Err(error) if is_final(&error) => return Err(told(address, error)),
+            Err(error) => last = told(address, error),
         }
     }
     if listeners.is_empty() { Err(last) } else { Ok((listeners, port)) }

@@ -38,6 +38,10 @@ _MAX_LAST, _TAIL = 16_384, 512
 are short: beyond one HTTP/2 frame a short tail is cut off for that."""
 
 
+_MAX_LENGTH_DIGITS = 19
+"""A content-length of more digits than any 64-bit number has is none."""
+
+
 class _Routed(NamedTuple):
     """The part of a reply that routes the request, in the order of ``HeadersReply`` and ``BufferedReply``."""
 
@@ -103,7 +107,8 @@ class Answer(NamedTuple):
     def passing(self, reader: RequestReader) -> Iterator[Outgoing]:
         """Headers and what is there of a body that goes on as it comes."""
         length = self.headers.get(b"content-length", b"")
-        yield HeadersReply(Side.REQUEST, *self._routed(int(length) if length.isdigit() else None))
+        known = length.isdigit() and len(length) <= _MAX_LENGTH_DIGITS
+        yield HeadersReply(Side.REQUEST, *self._routed(int(length) if known else None))
         for piece in splice(reader.chunks(plain=False), 0, 0, b""):
             yield BodyReply(Side.REQUEST, piece, False)
         reader.release()

@@ -8,7 +8,11 @@ from rollouts.picker.core.ports import BufferBudget
 from rollouts.picker.core.refusals import OVERLOADED, too_large
 from rollouts.picker.core.routing import Refusal
 
-__all__ = ["HeldBody"]
+__all__ = ["BLOCK", "HeldBody"]
+
+BLOCK = 4096
+"""Chunks are put together up to this many bytes: each that is kept by itself costs about fifty beyond its own, so that
+a body in chunks of one byte would take many times what is counted."""
 
 
 class HeldBody:
@@ -33,7 +37,10 @@ class HeldBody:
             return OVERLOADED
         self.size += size
         budget.used += size
-        self.chunks.append(chunk)
+        if self.chunks and len(self.chunks[-1]) + size <= BLOCK:
+            self.chunks[-1] += chunk
+        else:
+            self.chunks.append(chunk)
         return None
 
     def read(self, start: int, size: int) -> bytes:

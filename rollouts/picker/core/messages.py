@@ -11,6 +11,8 @@ from enum import IntEnum
 from typing import NamedTuple
 
 __all__ = [
+    "MAX_HEADER_LIST",
+    "PER_LINE",
     "BodyMode",
     "BodyReply",
     "BufferedReply",
@@ -31,6 +33,13 @@ __all__ = [
 ]
 
 Headers = dict[bytes, bytes]
+
+MAX_HEADER_LIST = 256 << 10
+"""Bytes of all names and values, and ``PER_LINE`` for each line, that the headers of a request may have: Envoy takes
+60 KiB and 100 lines unless told otherwise. They are kept while the request lasts, and counted nowhere."""
+
+PER_LINE = 32
+"""RFC 9113, section 6.5.2."""
 
 
 class BodyMode(IntEnum):
@@ -59,12 +68,16 @@ class Side(IntEnum):
 
 
 class RequestHeaders(NamedTuple):
-    """The request's headers. ``metadata`` is the serialized ``Metadata`` message, empty when absent."""
+    """The request's headers. ``metadata`` is the serialized ``Metadata`` message, empty when absent.
+
+    ``too_large``: the headers are more than ``MAX_HEADER_LIST``, and left out.
+    """
 
     headers: Headers
     end_of_stream: bool = False
     metadata: bytes = b""
     protocol: Protocol = Protocol()
+    too_large: bool = False
 
 
 class RequestBody(NamedTuple):

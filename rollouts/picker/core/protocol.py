@@ -26,6 +26,7 @@ from rollouts.picker.core.content import is_dialogue, is_upgrade
 from rollouts.picker.core.endpoints import SUBSET_KEY, SUBSET_NAMESPACE, parse_subset
 from rollouts.picker.core.measure import Ending, ResponseMeter
 from rollouts.picker.core.messages import (
+    MAX_HEADER_LIST,
     BodyMode,
     BodyReply,
     BufferedReply,
@@ -45,7 +46,7 @@ from rollouts.picker.core.messages import (
 from rollouts.picker.core.messages import Protocol as Modes
 from rollouts.picker.core.ports import BufferBudget, Observer, Routing
 from rollouts.picker.core.reader import RequestReader
-from rollouts.picker.core.refusals import immediate, too_large, too_slow
+from rollouts.picker.core.refusals import headers_too_large, immediate, too_large, too_slow
 from rollouts.picker.core.restore import NameRestorer
 from rollouts.picker.core.routing import Refusal, Request
 from rollouts.picker.core.wire import metadata_value
@@ -170,6 +171,8 @@ class Exchange:
     def disconnect(self, now: float) -> None:
         """The stream is over, whoever ended it. Safe to call more than once."""
         self._release()
+        if self._restorer is not None:
+            self._restorer.release()
         if self._meter is not None:
             self._report(Ending.ABORTED, now)
         self.state = State.DONE
@@ -182,8 +185,10 @@ class Exchange:
     # --- the request ------------------------------------------------------------------------------
 
     def _on_headers(self, message: RequestHeaders, now: float) -> Iterable[Outgoing]:
-        self._headers, self._modes = message.headers, message.protocol
         self._hint(message.metadata)
+        if message.too_large:
+            return self._refuse(headers_too_large(MAX_HEADER_LIST))
+        self._headers, self._modes = message.headers, message.protocol
         mode = self._modes.request_body
         if message.end_of_stream:
             return self._without_body(now)
@@ -285,7 +290,7 @@ class Exchange:
         if outcome.measured:
             self._meter = ResponseMeter(now)
         if outcome.restored:
-            self._restorer = NameRestorer(outcome.model, outcome.target)
+            self._restorer = NameRestorer(outcome.model, outcome.target, self._budget)
         self.closing = self._leaves()
         return ()
 

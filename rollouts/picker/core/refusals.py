@@ -7,7 +7,16 @@ import json
 from rollouts.picker.core.messages import ImmediateReply
 from rollouts.picker.core.routing import Refusal
 
-__all__ = ["OVERLOADED", "bad_request", "immediate", "too_expanded", "too_large", "too_slow", "unsupported"]
+__all__ = [
+    "OVERLOADED",
+    "bad_request",
+    "headers_too_large",
+    "immediate",
+    "too_expanded",
+    "too_large",
+    "too_slow",
+    "unsupported",
+]
 
 _ERROR_TYPES = {
     400: "BadRequestError",
@@ -15,6 +24,7 @@ _ERROR_TYPES = {
     413: "BadRequestError",
     415: "UnsupportedMediaTypeError",
     429: "RateLimitError",
+    431: "BadRequestError",
 }
 OVERLOADED = Refusal(
     503, "buffers-full", "the endpoint picker holds too many large requests: try again later"
@@ -29,6 +39,12 @@ def bad_request(text: str) -> Refusal:
 def too_large(limit: int) -> Refusal:
     """The body is longer than ``limit`` bytes."""
     return Refusal(413, "body-too-large", f"the request body is larger than {limit} bytes")
+
+
+def headers_too_large(limit: int) -> Refusal:
+    """The headers are more than is kept (RFC 6585, section 5)."""
+    text = f"the request's headers are larger than {limit} bytes, of which each line takes 32"
+    return Refusal(431, "headers-too-large", text)
 
 
 def too_expanded(text: str) -> Refusal:

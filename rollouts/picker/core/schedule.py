@@ -153,17 +153,19 @@ class Scheduler:
         self._started = self._started or bool(pods)
         self._draining = any(pod.endpoint.draining for pod in self._all)
 
-    def observe(self, address: str, load: Load, now: float, *, missed: int = 0) -> None:
-        """A scrape succeeded; ``missed`` requests were dispatched to the pod after it was sent."""
+    def observe(self, address: str, load: Load, now: float, *, before: int | None = None) -> None:
+        """A scrape succeeded. ``before``: what ``dispatched`` said when it was sent, and so is in it; None: all."""
         pod = self._pods.get(address)
         if pod is None:
             return
-        before = pod.load.models
-        pod.load, pod.scraped_at, pod.dispatched = load, now, missed
+        names = pod.load.models
+        pod.load, pod.scraped_at = load, now
+        # Not "set to what came since": on the native path requests come between two calls.
+        pod.dispatched = 0 if before is None else max(0, pod.dispatched - before)
         pod.listed = pod.listed or load.models is not None
         for adapter in load.active_adapters:
             pod.work_on(adapter, now)
-        if load.models is not before:
+        if load.models is not names:
             loads = [pod.load for pod in self._all]
             self._bases = frozenset().union(*(load.models - load.adapters for load in loads if load.models))
             self._adapters = frozenset().union(*(load.adapters for load in loads))

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from rollouts.picker.core.messages import (
+    MAX_HEADER_LIST,
+    PER_LINE,
     BodyMode,
     Headers,
     Incoming,
@@ -32,6 +34,9 @@ __all__ = ["MAX_STRUCT_DEPTH", "WireError", "decode", "metadata_value"]
 
 MAX_STRUCT_DEPTH = 16
 """A subset hint is two levels deep; metadata is set by operators but may copy client input."""
+
+_SURELY_SMALL = MAX_HEADER_LIST // (1 + PER_LINE // 2)
+"""Bytes of a ``HeaderMap`` that cannot hold too large a list: a line takes two at least."""
 
 _DEFAULT_PROTOCOL = Protocol()
 _JOINED = {b"cookie": b"; ", b"content-encoding": b", ", b"connection": b", ", b"upgrade": b", "}
@@ -171,16 +176,32 @@ def _headers_in_any_case(data: bytes, start: int, end: int) -> Headers:
     return found
 
 
-def _http_headers(data: bytes, start: int, end: int) -> tuple[Headers, bool]:
-    """``HttpHeaders``: (headers, end_of_stream)."""
+def _list_size(data: bytes, start: int, end: int) -> int:
+    """Bytes of the names and values of a ``HeaderMap`` that was read, and ``PER_LINE`` for each line."""
+    total = 0
+    for number, kind, begin, stop in _fields(data, start, end):
+        if number == 1 and kind == 2:
+            name = value = 0
+            for part, _, at, after in _fields(data, begin, stop):
+                if part == 1:
+                    name = after - at
+                elif after > at:
+                    value = after - at
+            total += name + value + PER_LINE
+    return total
+
+
+def _http_headers(data: bytes, start: int, end: int) -> tuple[Headers, bool, bool]:
+    """``HttpHeaders``: (headers, end_of_stream, whether they are too large)."""
     headers: Headers = {}
-    eos = False
+    eos = large = False
     for number, kind, value, after in _fields(data, start, end):
         if number == 1 and kind == 2:
             headers = _headers(data, value, after)
+            large = after - value > _SURELY_SMALL and _list_size(data, value, after) > MAX_HEADER_LIST
         elif number == 3 and kind == 0:
             eos = value != 0
-    return headers, eos
+    return headers, eos, large
 
 
 def _http_body(data: bytes, start: int, end: int) -> tuple[bytes, bool]:
@@ -257,9 +278,11 @@ def _decode(data: bytes) -> Incoming | None:
     if which == 5:
         return ResponseBody(*_http_body(data, start, stop))
     if which == 2:
-        return RequestHeaders(*_http_headers(data, start, stop), metadata, protocol)
+        headers, eos, large = _http_headers(data, start, stop)
+        return RequestHeaders({} if large else headers, eos, metadata, protocol, large)
     if which == 3:
-        return ResponseHeaders(*_http_headers(data, start, stop), metadata, protocol)
+        headers, eos, _ = _http_headers(data, start, stop)
+        return ResponseHeaders(headers, eos, metadata, protocol)
     if which == 6:
         return RequestTrailers()
     return ResponseTrailers() if which == 7 else None

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from rollouts.picker import datapath
 from rollouts.picker.datapath import DataPath, choose
@@ -27,6 +29,32 @@ def test_a_missing_native_path_is_said_with_the_ways_out(monkeypatch: pytest.Mon
         choose(DataPath.NATIVE)
     monkeypatch.setattr(datapath, "AUTO", DataPath.NATIVE)
     assert choose(DataPath.AUTO) is DataPath.PYTHON
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An extension that is there, as for another processor, and cannot be loaded."""
+    suffix = EXTENSION_SUFFIXES[-1]
+    (tmp_path / f"built_for_another{suffix}").write_bytes(b"\x7fELF of another machine")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(datapath, "MODULE", "built_for_another")
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_native_path_that_cannot_be_loaded_is_said() -> None:
+    with pytest.raises(ValueError, match=r"installed but cannot be loaded here.*--data-path python"):
+        choose(DataPath.NATIVE)
+
+
+@pytest.mark.usefixtures("broken")
+def test_auto_falls_back_from_one_that_cannot_be_loaded_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datapath, "AUTO", DataPath.NATIVE)
+
+    with capture_logs() as logs:
+        assert choose(DataPath.AUTO) is DataPath.PYTHON
+
+    assert [entry["event"] for entry in logs] == ["native_data_path_unavailable"]
+    assert "cannot be loaded here" in logs[0]["reason"]
 
 
 @pytest.mark.skipif(find_spec(datapath.MODULE) is None, reason="the native data path is not built here")

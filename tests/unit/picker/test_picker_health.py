@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from rollouts.lab.processes import free_port
 from rollouts.picker.core.objects import PoolName
+from rollouts.picker.datapath import DataPath
 from rollouts.picker.main import Picker, PickerConfig
 
 POOL = """
@@ -77,22 +79,38 @@ async def test_a_drained_picker_closes_it(picker: Picker) -> None:
     assert failure.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_an_address_that_is_taken_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("data_path", ["python", "native"])
+@pytest.mark.parametrize(
+    ("grpc_address", "health_address", "said"),
+    [
+        ("{free}", "{free}", "choose another --health-address"),
+        ("{taken}", "{free}", "choose another --grpc-address"),
+        ("no-such-host.invalid:0", "{free}", "cannot listen on no-such-host.invalid:0"),
+        ("{free}", "no-such-host.invalid:0", "cannot listen on no-such-host.invalid:0"),
+    ],
+)
+async def test_an_address_that_cannot_be_had_is_named(
+    tmp_path: Path, data_path: str, grpc_address: str, health_address: str, said: str
+) -> None:
+    if data_path == "native":
+        pytest.importorskip("inference_rollouts_native", reason="the native data path is not built here")
     objects = tmp_path / "objects.yaml"
     objects.write_text(POOL)
-    taken = f"127.0.0.1:{free_port()}"
+    blocker = socket.create_server(("127.0.0.1", 0))
+    places = {"free": f"127.0.0.1:{free_port()}", "taken": f"127.0.0.1:{blocker.getsockname()[1]}"}
     config = PickerConfig(
         pools=(PoolName("default", "p"),),
         objects=objects,
-        grpc_address=taken,
+        grpc_address=grpc_address.format(**places),
         metrics_address="127.0.0.1:0",
-        health_address=taken,
+        health_address=health_address.format(**places),
         secure_serving=False,
         drain_grace=0.0,
+        data_path=DataPath(data_path),
     )
     picker = Picker(config)
     try:
-        with pytest.raises(OSError, match="choose another --health-address"):
+        with blocker, pytest.raises(OSError, match=said):
             await picker.start()
     finally:
         await picker.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rollouts.picker.core.held import HeldBody
+from rollouts.picker.core.held import BLOCK, HeldBody
 from rollouts.picker.core.ports import BufferBudget
 
 READS = {
@@ -39,3 +39,16 @@ def test_one_body_and_all_of_them_are_limited_and_release_gives_back_once() -> N
     first.release()
     assert budget.used == 0
     assert second.add(b"123") is None
+
+
+def test_small_chunks_are_put_together_and_large_ones_are_not_copied() -> None:
+    held = HeldBody(BufferBudget())
+    large = bytes(BLOCK)
+    for number in range(10_000):
+        assert held.add(b"%d" % (number % 10)) is None
+    assert held.add(large) is None
+
+    assert [len(chunk) for chunk in held.chunks] == [BLOCK, BLOCK, 10_000 - 2 * BLOCK, BLOCK]
+    assert held.chunks[-1] is large
+    assert held.size == 10_000 + BLOCK
+    assert held.read(4090, 20) == b"0123456789" * 2

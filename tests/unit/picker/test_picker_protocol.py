@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 from envoy.config.core.v3 import base_pb2
+from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollouts.picker.core.endpoints import Endpoint
 from rollouts.picker.core.measure import Ending
 from rollouts.picker.core.messages import (
+    MAX_HEADER_LIST,
     BodyMode,
     BodyReply,
     BufferedReply,
@@ -33,6 +35,7 @@ from rollouts.picker.core.ports import BufferBudget
 from rollouts.picker.core.protocol import TRANSITIONS, Exchange, ProtocolError, State
 from rollouts.picker.core.routing import Decision, Refusal, Request
 from rollouts.picker.core.splicing import MAX_CHUNK
+from rollouts.picker.core.wire import decode
 from tests.kit.told import Told
 
 pytestmark = pytest.mark.usefixtures("data_path")
@@ -460,3 +463,82 @@ def test_any_order_of_messages_is_answered_in_order_or_refused(
     assert is_in_order(replies)
     assert stream.budget.used == 0
     assert len(stream.told.measurements) == sum(decision.measured for decision in stream.told.decisions)
+
+
+@pytest.mark.parametrize("digits", [19, 20, 5000])
+def test_a_content_length_that_is_no_number_of_bytes_is_left_alone(digits: int) -> None:
+    """A body that nothing is to be found in passes by, with the length that it came with."""
+    length = b"9" * digits
+    sent = {b":method": b"POST", b"content-type": b"text/plain", b"content-length": length}
+
+    replies = Stream().send(RequestHeaders(sent), RequestBody(b"no JSON", False))
+
+    (said,) = [reply for reply in replies if isinstance(reply, HeadersReply)]
+    assert dict(said.set_headers).get(b"content-length") == (length if digits == 19 else None)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "lines", "size", "refused"),
+    [
+        ("many short lines", 8000, 2, True),
+        ("one long line", 1, MAX_HEADER_LIST, True),
+        ("what fits", 3000, 40, False),
+        ("what gateways take at most", 100, 600, False),
+    ],
+)
+def test_headers_beyond_a_limit_are_refused(
+    data_path: str, sentence: str, lines: int, size: int, refused: bool
+) -> None:
+    many = {b"h%05d" % number: b"v" * size for number in range(lines)}
+    message = RequestHeaders({b":method": b"POST", **many})
+    if data_path == "python":
+        bytes_of = ext_proc.ProcessingRequest()
+        for name, value in message.headers.items():
+            bytes_of.request_headers.headers.headers.add(key=name.decode(), raw_value=value)
+        read = decode(bytes_of.SerializeToString())
+        assert isinstance(read, RequestHeaders)
+        message = read
+    stream = Stream()
+
+    replies = stream.send(message)
+
+    assert [reply.status for reply in replies if isinstance(reply, ImmediateReply)] == [431] * refused
+    assert stream.exchange.closing is refused
+
+
+def test_what_waits_for_its_name_to_be_restored_is_counted_with_the_bodies() -> None:
+    stream = Stream(restored=True, budget=BufferBudget(body_limit=100, total_limit=120))
+    plain = ResponseHeaders({b":status": b"200", b"content-type": b"application/json"})
+    stream.send(headers(), *chunks(BODY, 99))
+
+    assert len(stream.send(plain, ResponseBody(b" " * 100))) == 1
+    assert stream.budget.used == 100
+    replies = stream.send(ResponseBody(b" " * 50))
+    assert replies == [BodyReply(Side.RESPONSE, b" " * 150, False)]
+    assert stream.budget.used == 0
+    assert stream.send(ResponseBody(b'{"model":"travel-helper-v2"}', True)) == [
+        BodyReply(Side.RESPONSE, b'{"model":"travel-helper-v2"}', True)
+    ]
+
+
+def test_of_a_stream_only_the_line_that_waits_is_counted() -> None:
+    stream = Stream(restored=True)
+    stream.send(headers(), *chunks(BODY, 99), OK)
+
+    used = []
+    for part in (b"data: {", b"}\n\ndata: {", b'"a"', b":1}\n\n"):
+        stream.send(ResponseBody(part))
+        used.append(stream.budget.used)
+
+    assert used == [7, 7, 10, 0]
+
+
+def test_a_response_that_is_cut_short_gives_its_memory_back() -> None:
+    stream = Stream(restored=True)
+    plain = ResponseHeaders({b":status": b"200", b"content-type": b"application/json"})
+    stream.send(headers(), *chunks(BODY, 99), plain, ResponseBody(b" " * 100))
+    assert stream.budget.used == 100
+
+    stream.exchange.disconnect(9.0)
+
+    assert stream.budget.used == 0

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rollouts.picker.core.ports import BufferBudget
 from rollouts.picker.core.restore import MAX_HELD, NameRestorer
 
 EVENT = b'data: {"id":"1","model":"v2","choices":[{"delta":{"content":"\\"model\\":\\"v2\\" v2"}}]}\r\n\r\n'
@@ -14,7 +15,7 @@ PLAIN = b'{"choices":[{"model":"v2","text":"v2"}], "model" : "v2"}'
 
 
 def restore(chunks: list[bytes], kind: bytes) -> bytes:
-    restorer = NameRestorer("travelhelper", "v2")
+    restorer = NameRestorer("travelhelper", "v2", BufferBudget())
     restorer.headers(kind)
     return b"".join(restorer.feed(chunk, end=index == len(chunks) - 1) for index, chunk in enumerate(chunks))
 

@@ -71,8 +71,13 @@ def test_a_burst_between_two_scrapes_is_spread_by_the_own_count() -> None:
 
     assert chosen["pod-2"] >= 9
     assert scheduler.dispatched(B.address) == chosen["pod-2"]
-    scheduler.observe(B.address, Load(running=3), 1001.0, missed=2)
+    scheduler.observe(B.address, Load(running=3), 1001.0, before=chosen["pod-2"] - 2)
     assert scheduler.dispatched(B.address) == 2
+    scheduler.observe(B.address, Load(running=3), 1001.0, before=9)
+    assert scheduler.dispatched(B.address) == 0
+    scheduler.choose([both(scheduler)[1]], "m", (), 1001.0)
+    scheduler.observe(B.address, Load(running=3), 1001.0, before=0)
+    assert scheduler.dispatched(B.address) == 1
     assert scheduler.busy(B.address)
 
 

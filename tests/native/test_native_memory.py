@@ -1,0 +1,118 @@
+"""What streams hold is what is counted, and no request is lost to a count, on the native data path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip(
+    "inference_rollouts_native",
+    reason="the native data path is not built here: `make setup` does it where cargo is",
+)
+
+import inference_rollouts_native as native
+from envoy.service.ext_proc.v3 import external_processor_pb2 as ext_proc
+
+from rollouts.picker.core.endpoints import Endpoint
+from rollouts.picker.core.objects import Snapshot
+from rollouts.picker.core.ports import BufferBudget
+from rollouts.picker.core.routing import Refusal, Request, Router, Unready
+from rollouts.picker.core.schedule import Load, Scheduler
+from rollouts.picker.metrics import PickerMetrics
+from rollouts.picker.native import MirrorRouter, NativeMetrics, native_picker
+
+POD = Endpoint("10.0.0.1:8000", "10.0.0.1", 8000, "pod-0", "pool")
+
+
+def _resident() -> int:
+    fields = Path("/proc/self/statm").read_text(encoding="ascii").split()
+    return int(fields[1]) * 4096
+
+
+def _head(lines: int = 0, metadata: int = 0) -> bytes:
+    message = ext_proc.ProcessingRequest()
+    message.request_headers.headers.headers.add(key=":method", raw_value=b"POST")
+    for _ in range(lines):
+        message.request_headers.headers.headers.add(key="h", raw_value=b"v")
+    if metadata:
+        message.metadata_context.filter_metadata["x"].update({"y": "z" * metadata})
+    message.protocol_config.request_body_mode = 4
+    message.protocol_config.response_body_mode = 4
+    return message.SerializeToString()
+
+
+def _stream(head: bytes) -> tuple[Any, Any]:
+    budget = native.Budget()
+    exchange = native.Exchange(_picker(), budget, keep=False, variant_header=b"")
+    exchange.receive(head, 0.0)
+    return exchange, budget
+
+
+def _picker() -> Any:
+    return native_picker(
+        unready=Unready.SPILL,
+        restore_model=False,
+        budget=BufferBudget(),
+        keep_streams=False,
+        variant_header="",
+    )
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
+def test_a_body_in_chunks_of_one_byte_takes_about_what_is_counted() -> None:
+    exchange, budget = _stream(_head())
+    exchange.receive(b"\x22\x03\x0a\x01{", 0.0)
+    before = _resident()
+
+    for _ in range(400_000):
+        exchange.receive(b"\x22\x03\x0a\x01 ", 0.0)
+
+    assert budget.used == 400_001
+    assert _resident() - before < 8 << 20
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc")
+def test_headers_do_not_keep_the_message_that_they_came_in() -> None:
+    head = _head(metadata=4 << 20)
+    before = _resident()
+
+    streams = [_stream(head) for _ in range(10)]
+
+    assert all(exchange.state == "REQUEST_BODY" for exchange, _ in streams)
+    assert _resident() - before < 20 << 20
+
+
+def test_a_request_that_comes_while_a_page_is_read_stays_counted() -> None:
+    picker = _picker()
+    router = MirrorRouter(picker)
+    router.update(Snapshot(endpoints=(POD,)), 0.0, 1.8e9)
+    ask = Request({}, "m", has_body=True)
+    picker.route(ask, 1.0)
+    before = router.scheduler.dispatched(POD.address)
+    picker.route(ask, 1.0)  # while the pod answers
+    picker.route(ask, 1.0)  # after the answer was looked at, before it is taken over
+
+    router.scheduler.observe(POD.address, Load(running=1), 2.0, before=before)
+
+    assert router.scheduler.dispatched(POD.address) == 2
+    assert router.scheduler.busy(POD.address)
+
+
+def test_both_pages_have_the_same_families() -> None:
+    picker = _picker()
+    router = MirrorRouter(picker)
+    python = PickerMetrics(Router(Scheduler()))
+    python.refused(Refusal(503, "rejected-no-endpoints", "no pod"))
+    pages = [
+        page.expose("application/openmetrics-text")[0].decode()
+        for page in (python, NativeMetrics(router, picker, lambda: True))
+    ]
+
+    families = [
+        {line.split()[2] for line in page.splitlines() if line.startswith("# TYPE")} for page in pages
+    ]
+    assert families[0] == families[1]
+    assert "inference_picker_requests_total{" in pages[0]
+    assert "_created" not in "".join(pages)
