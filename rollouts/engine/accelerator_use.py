@@ -26,12 +26,13 @@ def count_accelerators(draft: Draft) -> None:
         return
     views = draft.obs.workloads
     arms = {arm.identity for arm in status.arms} | {one.identity for one in status.scale_downs}
-    held = 0 if over else sum(views[arm].accelerators for arm in arms if arm in views)
+    if not over and not arms <= views.keys():
+        return  # of somebody's pods nothing is known: what was held is held, and nobody counts from a part of it
+    held = 0 if over else sum(views[arm].accelerators for arm in arms)
     if wants and (use is None or use.attempt != status.attempt):
-        own = views[draft.stable.identity].accelerators if draft.stable.identity in views else 0
-        use = AcceleratorUse(attempt=status.attempt, own=own)
-    if use is None or (not over and not views):
-        return  # of nobody's pods anything is known: what was held is held
+        use = AcceleratorUse(attempt=status.attempt, own=views[draft.stable.identity].accelerators)
+    if use is None:
+        return
     if held != use.held:
         seconds, extra = spent(use, draft.now)
         since = draft.now if held else None
