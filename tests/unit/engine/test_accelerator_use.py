@@ -104,6 +104,32 @@ def test_what_nobody_sees_is_held_as_before():
     assert used(made) == before
 
 
+def test_while_one_arm_is_not_seen_the_others_do_not_stand_for_all():
+    made = with_gpus(started())
+    made.settle()
+    before = used(made)
+    gone = made.fleets.pop(V1)
+    made.settle()
+    assert used(made) == before
+
+    made.fleets[V1] = gone
+    made.settle()
+    assert used(made).held == before.held
+
+
+def test_what_stable_holds_is_read_when_it_is_seen():
+    made = with_gpus(world())
+    hidden = made.fleets.pop(V1)
+    made.settle()
+    assert made.status.accelerators is None
+
+    made.fleets[V1] = hidden
+    made.settle()
+    made.fleets[V2].settle()
+    made.settle()
+    assert used(made).own == 16
+
+
 def test_pods_without_accelerators_are_not_counted():
     made = started()
 
