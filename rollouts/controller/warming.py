@@ -25,7 +25,7 @@ from rollouts.engine.actions import Plan, WarmPods
 from rollouts.engine.rollout_spec import WarmUp
 from rollouts.engine.versions import Identity
 from rollouts.kube.client import KubeClient
-from rollouts.kube.errors import KubeError
+from rollouts.kube.errors import Forbidden, KubeError
 from rollouts.objects import kinds
 from rollouts.objects.leaving import is_active
 from rollouts.objects.pods import Pod, is_draining, is_ready, read_pod, warmed_for
@@ -57,6 +57,7 @@ AT_ONCE, OF_ONE_NAMESPACE = 256, 64
 """Requests under way, of all pods and of one namespace's: who finds no room for as many as he sends waits his turn."""
 _KEPT, _LISTED = 4096, 1024 * 1024
 """Bytes of an answer, and of a list of models: of an answer nobody reads more than the sentence of an error."""
+_RIGHT = "the chart value capacity.promptConfigMaps gives the right to read it"
 _ROOM = 64
 """Tokens of a context that are left beside prompt and answer, for what a chat template adds."""
 
@@ -335,7 +336,8 @@ class WarmUps:
         try:
             prompts = await self._prompts(job)
         except (KubeError, ValueError) as error:
-            return f"ConfigMap {job.warm_up.config_map} gives no prompts: {error}"
+            way_out = f"; {_RIGHT}" if isinstance(error, Forbidden) else ""
+            return f"ConfigMap {job.warm_up.config_map} gives no prompts: {error}{way_out}"
         return await self._ask_all(known, job, prompts)
 
     async def _prompts(self, job: _Job) -> _Prompts:

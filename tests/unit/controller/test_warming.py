@@ -28,6 +28,7 @@ from rollouts.engine.revision import revision_of
 from rollouts.engine.rollout_status import HistoryEntry, Outcome, RolloutStatus, WeightStatus
 from rollouts.engine.versions import Identity
 from rollouts.kube.client import PatchKind
+from rollouts.kube.errors import Forbidden
 from rollouts.lab.loopback import loopback
 from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.lab.vllm.knobs import Knobs
@@ -290,6 +291,22 @@ async def test_prompts_of_a_config_map_are_asked() -> None:
         await made.warmed()
 
         assert await made.answered("v2-0") == 3
+
+
+async def test_who_may_read_no_config_map_says_what_gives_the_right() -> None:
+    async with place(spec_of(0), warm_up={"prompts": {"configMap": "prompts", "key": "lines"}}) as made:
+
+        async def refuse(*_: Any) -> Object:
+            raise Forbidden("configmaps is forbidden")
+
+        made.client.get = refuse  # type: ignore[method-assign]
+        made.pod("v2-0", annotations=MARK)
+        await made.carry_out()
+        await eventually(lambda: made.warmth.problem != "")
+
+        assert made.warmth.problem.endswith(
+            "forbidden; the chart value capacity.promptConfigMaps gives the right to read it"
+        )
 
 
 @pytest.mark.parametrize(
