@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from rollouts.api.status import read_status, write_status
 from rollouts.engine.accelerator_use import spent
+from rollouts.engine.planning import plan
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_status import AcceleratorUse
 from tests.kit.world import START, World
@@ -115,6 +116,22 @@ def test_while_one_arm_is_not_seen_the_others_do_not_stand_for_all():
     made.fleets[V1] = gone
     made.settle()
     assert used(made).held == before.held
+
+
+def test_of_a_canary_whose_labels_are_kept_no_view_is_no_pods():
+    made = with_gpus(started())
+    made.fleets[V2].selector = "app=v2"
+    made.settle()
+    assert made.status.current is not None
+    assert made.status.current.capacity is not None
+    assert made.status.current.capacity.selector
+    observed = made.observe()
+    views = {V1: observed.workloads[V1]}
+
+    status = plan(replace(observed, workloads=views), made.now).status
+
+    assert status.accelerators is not None
+    assert status.accelerators.held == 16 < used(made).held
 
 
 def test_what_stable_holds_is_read_when_it_is_seen():
