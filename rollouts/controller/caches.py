@@ -275,8 +275,15 @@ class Caches:
 
     def ready_units(self, pool: Pool) -> int:
         """The pool's Ready pods that have an IP; of groups their leaders, where all of their workers are Ready."""
-        found = (pod for pod in self._selected(pool.namespace, pool.selector) if not is_worker(pod))
-        return sum(is_ready(pod) and read_pod(pod) is not None and self._is_whole(pod) for pod in found)
+        return sum(map(self.is_ready_unit, self.unit_pods(pool)))
+
+    def unit_pods(self, pool: Pool) -> list[Object]:
+        """The pool's pods by name; of groups their leaders, who answer for them."""
+        return [pod for pod in self._selected(pool.namespace, pool.selector) if not is_worker(pod)]
+
+    def is_ready_unit(self, pod: Object) -> bool:
+        """Whether a pod is Ready and has an IP; of a leader, whether all of its workers are Ready, too."""
+        return is_ready(pod) and read_pod(pod) is not None and self._is_whole(pod)
 
     def _is_whole(self, pod: Object) -> bool:
         group = group_of(pod)

@@ -14,7 +14,7 @@ from typing import Any
 
 from rollouts.api.parsing import ParsedRollout
 from rollouts.controller.caches import Caches
-from rollouts.controller.marking import Change, Marking, PodMarks
+from rollouts.controller.marking import PATIENCE, Change, Marking, PodMarks
 from rollouts.controller.workloads import InFlight, find_workload
 from rollouts.engine.actions import DrainPods, Plan
 from rollouts.engine.observation import Drained, Draining, DrainView, NotControllable
@@ -156,25 +156,25 @@ class PodDrains:
         """Whether a pod has our mark, and the plan does not ask for it."""
         return not _asked(plan) and bool(self._caches.marked_pods(parsed.namespace, parsed.name))
 
-    async def carry_out(self, parsed: ParsedRollout, plan: Plan) -> Marking:
-        """Mark what goes, and take the mark off what does not.
+    async def carry_out(self, parsed: ParsedRollout, plan: Plan, patience: float = PATIENCE) -> Marking:
+        """Mark what goes, and take the mark off what does not, in so many seconds.
 
         Raises NotLeading; what the API server does not take is told, and left to the next look.
         """
         changes, complete = self._changes(parsed, plan)
         self._forget(parsed, plan)
-        left = await self._marks.write(parsed.namespace, parsed.name, changes)
+        left = await self._marks.write(parsed.namespace, parsed.name, changes, patience)
         return left if complete else Marking.LEFT
 
-    async def release(self, namespace: str, rollout: str) -> Marking:
-        """Take all marks of a Rollout off that is gone. Raises NotLeading."""
+    async def release(self, namespace: str, rollout: str, patience: float = PATIENCE) -> Marking:
+        """Take all marks of a Rollout off that is gone, in so many seconds. Raises NotLeading."""
         self._marks.forget(namespace, rollout)
         self._drains.pop((namespace, rollout), None)
         marked = self._caches.marked_pods(namespace, rollout)
         changes: list[Change] = [
             (pod, unmarking(pod)) for pod in marked if not pod["metadata"].get("deletionTimestamp")
         ]
-        return await self._marks.write(namespace, rollout, changes)
+        return await self._marks.write(namespace, rollout, changes, patience)
 
     def _changes(self, parsed: ParsedRollout, plan: Plan) -> tuple[list[Change], bool]:
         """The patches that are due, and whether all is known that they depend on."""

@@ -141,7 +141,8 @@ class Gatherer:
         ways = {record: self._traffic.way(parsed, record) for record in records}
         by_picker = models.spec if models is not None else None
         runs = self._caches.owned_runs(key, parsed.uid)
-        workloads = self._workloads.views(present, target) if self._workloads is not None else {}
+        carrying = traffic.carrying if traffic is not None else frozenset()
+        workloads = self._workloads.views(present, target, carrying) if self._workloads is not None else {}
         pools = self._pools(present, target, models or stored, traffic, found)
         observation = replace(
             self._said(parsed, compared_of(gates)),

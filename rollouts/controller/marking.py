@@ -19,7 +19,7 @@ from rollouts.runtime.clock import Clock, Monotonic
 from rollouts.runtime.fencing import NotLeading
 from rollouts.runtime.objects import key_of, uid_of
 
-__all__ = ["REFUSED_FOR", "Change", "Marking", "PodMarks"]
+__all__ = ["PATIENCE", "REFUSED_FOR", "Change", "Marking", "PodMarks"]
 
 _log = structlog.get_logger(__name__)
 
@@ -27,7 +27,7 @@ Object = Mapping[str, Any]
 Change = tuple[Object, Mapping[str, str | None]]
 """A pod and the annotations to write; None takes one off."""
 
-_PATIENCE = 3.0
+PATIENCE = 3.0
 """Seconds for all patches of one plan, as for its scales: nothing else is done for the Rollout meanwhile."""
 _AT_ONCE = 16
 """Pods that one plan marks or unmarks; the next one comes a moment later."""
@@ -72,16 +72,18 @@ class PodMarks:
         """The Rollout is gone."""
         self._refused.pop((namespace, rollout), None)
 
-    async def write(self, namespace: str, rollout: str, changes: list[Change]) -> Marking:
+    async def write(
+        self, namespace: str, rollout: str, changes: list[Change], patience: float = PATIENCE
+    ) -> Marking:
         """Patch pods one by one: those that are to get requests again first, those that failed before last.
 
-        Raises NotLeading; whatever else happens is told.
+        ``patience`` is for all of them, in seconds. Raises NotLeading; whatever else happens is told.
         """
         due, mine = self._due(changes), (namespace, rollout)
         failures, gone, marked = list[_Failure](), False, False
         trying: Object = {}
         try:
-            async with asyncio.timeout(_PATIENCE) as deadline:
+            async with asyncio.timeout(patience) as deadline:
                 for trying, annotations in due[:_AT_ONCE]:
                     try:
                         gone |= not await self._annotate(trying, annotations)
@@ -96,7 +98,7 @@ class PodMarks:
         except TimeoutError:
             if not deadline.expired():
                 raise
-            failures.append(self._fail(mine, trying, f"no answer within {_PATIENCE:g} s", refused=False))
+            failures.append(self._fail(mine, trying, f"no answer within {patience:.3g} s", refused=False))
         if marked and not failures:
             self._refused.pop(mine, None)
         if gone or len(due) > _AT_ONCE or not all(one.refused for one in failures):

@@ -49,9 +49,20 @@ class ModelServerCalls:
         self._slots = FairSlots(parallel, of_one_namespace)
 
     async def ask(
-        self, namespace: str, pod: Pod, port: int, method: str, path: str, request: Any, timeout: float
+        self,
+        namespace: str,
+        pod: Pod,
+        port: int,
+        method: str,
+        path: str,
+        request: Any,
+        timeout: float,
+        keep: int = _BODY_LIMIT,
     ) -> ServerAnswer:
-        """One call of at most ``timeout`` seconds; ``request`` is sent as JSON, None sends nothing."""
+        """One call of at most ``timeout`` seconds; ``request`` is sent as JSON, None sends nothing.
+
+        Of the answer ``keep`` bytes are kept, and the rest is read and dropped.
+        """
         scheme = "http"
         try:
             client = self._book.client(namespace, pod.pool)
@@ -64,7 +75,7 @@ class ModelServerCalls:
                     method, client.url(f"{host}:{port}", path), json=request, **client.arguments()
                 ) as response,
             ):
-                return await _read(response, path)
+                return await _read(response, path, keep)
         except aiohttp.ClientError as error:
             return _silent(path, explain(error, scheme, SETTINGS))
         except TimeoutError:
@@ -85,11 +96,12 @@ class ModelServerCalls:
         return self._session
 
 
-async def _read(response: aiohttp.ClientResponse, path: str) -> ServerAnswer:
-    body = b""
+async def _read(response: aiohttp.ClientResponse, path: str, keep: int) -> ServerAnswer:
+    body, length = bytearray(), 0
     async for chunk in response.content.iter_chunked(65_536):
-        body += chunk
-        if len(body) > _BODY_LIMIT:
+        length += len(chunk)
+        body += chunk[: max(0, keep - len(body))]
+        if length > _BODY_LIMIT:
             return _silent(path, f"that ends within {_BODY_LIMIT} bytes")
     text = body.decode("utf-8", "replace")
     if response.status == 200:

@@ -6,10 +6,11 @@ nothing: what it does was decided by what an earlier plan has stored.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rollouts.api.parsing import FINALIZER, ParsedRollout
+from rollouts.api.parsing import FINALIZER
 from rollouts.api.status import write_status
 from rollouts.controller.adapter_views import AdapterViews
 from rollouts.controller.caches import Caches
@@ -18,7 +19,7 @@ from rollouts.controller.events import EventRecorder
 from rollouts.controller.gate_writing import GateAction, GateWriter
 from rollouts.controller.gates import Gates
 from rollouts.controller.gathered import Gathered
-from rollouts.controller.marking import Marking
+from rollouts.controller.marking import PATIENCE, Marking
 from rollouts.controller.scaling import WorkloadScaler
 from rollouts.controller.traffic_writing import TrafficWriter
 from rollouts.controller.warming import WarmUps
@@ -65,6 +66,22 @@ def _lets_go(plan: Plan) -> bool:
 def _again(markings: Sequence[Marking]) -> float | None:
     waits = {Marking.LEFT: _NEXT_MARKS, Marking.REFUSED: _REFUSED_MARKS}
     return min((waits[one] for one in markings if one in waits), default=None)
+
+
+class _Patience:
+    """What is left of the seconds for the marks of one plan, of both kinds: nobody else waits for longer."""
+
+    def __init__(self) -> None:
+        self._until = asyncio.get_running_loop().time() + PATIENCE
+
+    @property
+    def all(self) -> float:
+        return max(0.0, self._until - asyncio.get_running_loop().time())
+
+    @property
+    def half(self) -> float:
+        """For who comes first: an API server that is slow to him leaves as much to the other."""
+        return self.all / 2
 
 
 def merge_patch(old: Any, new: Any) -> Any:
@@ -141,18 +158,27 @@ class Performer:
 
         Raises NotLeading.
         """
-        return _again(await self._mark(gathered.parsed, plan))
+        return _again(await self._mark(gathered, plan))
 
-    async def _mark(self, parsed: ParsedRollout, plan: Plan) -> Sequence[Marking]:
+    async def _mark(self, gathered: Gathered, plan: Plan) -> Sequence[Marking]:
         """First those that are not warm: one that is to go instead is marked for that when this mark is off."""
-        return [
-            await one.carry_out(parsed, plan) for one in (self._warm_ups, self._drains) if one is not None
-        ]
+        parsed, traffic = gathered.parsed, gathered.observation.traffic
+        done, left = list[Marking](), _Patience()
+        if self._warm_ups is not None:
+            carrying = traffic.carrying if traffic is not None else frozenset()
+            done.append(await self._warm_ups.carry_out(parsed, plan, carrying, left.half))
+        if self._drains is not None:
+            done.append(await self._drains.carry_out(parsed, plan, left.all))
+        return done
 
     async def release(self, key: ObjectKey) -> float | None:
         """The Rollout is gone: no pod is kept from requests for it. Seconds until the next try, if any."""
-        warm = [await self._warm_ups.release(key)] if self._warm_ups is not None else []
-        return _again([*warm, *([await self._drains.release(*key)] if self._drains is not None else [])])
+        done, left = list[Marking](), _Patience()
+        if self._warm_ups is not None:
+            done.append(await self._warm_ups.release(key, left.half))
+        if self._drains is not None:
+            done.append(await self._drains.release(*key, left.all))
+        return _again(done)
 
     def owes_marks(self, gathered: Gathered, plan: Plan) -> bool:
         """Whether pods are to get requests again that somebody keeps from them for this Rollout."""
@@ -188,7 +214,7 @@ class Performer:
         if wanted == (meta.get("finalizers") or []):
             return
         if not present and Marking.LEFT in await self._mark(
-            gathered.parsed, plan
+            gathered, plan
         ):  # what is refused may be for ever
             raise Conflict("pods still have our mark: nobody would give them requests again")
         body = {"metadata": {"finalizers": wanted, "resourceVersion": meta["resourceVersion"]}}

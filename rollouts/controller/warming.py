@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
@@ -17,7 +17,7 @@ from rollouts.analysis.exposition import ScrapedPage
 from rollouts.api.parsing import ParsedRollout
 from rollouts.api.scalars import format_time
 from rollouts.controller.caches import Caches
-from rollouts.controller.marking import Change, Marking, PodMarks
+from rollouts.controller.marking import PATIENCE, Change, Marking, PodMarks
 from rollouts.controller.model_server_calls import ServerAnswer
 from rollouts.controller.pages import metrics_pages
 from rollouts.controller.warm_prompts import LENGTH_NAMES, lengths_of, made_up
@@ -25,7 +25,7 @@ from rollouts.engine.actions import Plan, WarmPods
 from rollouts.engine.rollout_spec import WarmUp
 from rollouts.engine.versions import Identity
 from rollouts.kube.client import KubeClient
-from rollouts.kube.errors import KubeError
+from rollouts.kube.errors import Forbidden, KubeError
 from rollouts.objects import kinds
 from rollouts.objects.leaving import is_active
 from rollouts.objects.pods import Pod, is_draining, is_ready, read_pod, warmed_for
@@ -33,7 +33,8 @@ from rollouts.objects.pools import Pool
 from rollouts.objects.served import listed_models
 from rollouts.objects.warming import begins, ends, is_warm, read_prompts, stops
 from rollouts.runtime.clock import Clock
-from rollouts.runtime.objects import ObjectKey, uid_of
+from rollouts.runtime.fairness import FairShares
+from rollouts.runtime.objects import ObjectKey, key_of, uid_of
 from rollouts.sources.base import ScrapeTarget
 from rollouts.units import ZERO
 
@@ -41,7 +42,7 @@ __all__ = ["AT_ONCE", "OF_ONE_NAMESPACE", "AsksServers", "ReadsPages", "WarmUps"
 
 _log = structlog.get_logger(__name__)
 
-Object = Mapping[str, Any]
+Object = dict[str, Any]
 
 _ANSWER_TOKENS = 16
 """Of each answer: decoding is warm after a few, and users wait for the pod."""
@@ -53,18 +54,50 @@ _AGAIN = 10.0
 _ASKED_FOR_LENGTHS = 4
 """Pods of stable whose histograms are read."""
 AT_ONCE, OF_ONE_NAMESPACE = 256, 64
-"""Requests under way, of all pods and of one namespace's: no pod is asked while its share is taken."""
+"""Requests under way, of all pods and of one namespace's: who finds no room for as many as he sends waits his turn."""
+_KEPT, _LISTED = 4096, 1024 * 1024
+"""Bytes of an answer, and of a list of models: of an answer nobody reads more than the sentence of an error."""
+_RIGHT = "the chart value capacity.promptConfigMaps gives the right to read it"
 _ROOM = 64
 """Tokens of a context that are left beside prompt and answer, for what a chat template adds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Warmth:
-    """``cold``: pods that are not warm; ``warming``: the Ready ones of them; ``problem``: what keeps one from it."""
+    """``cold``: pods that are not warm; ``warming``: the Ready ones of them; ``waiting``: of these, those that wait for
+    their turn; ``problem``: what keeps one from it.
+    """
 
     cold: int = 0
     warming: int = 0
+    waiting: int = 0
     problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What one pod is asked, as its Rollout and the caches say: where that changes, whatever was asked is void."""
+
+    key: ObjectKey
+    uid: str
+    pod: Pod
+    pool: Pool
+    warm_up: WarmUp
+    users: Identity | None
+    """The version whose users' prompts are imitated."""
+
+    @property
+    def matter(self) -> tuple[Any, ...]:
+        """What decides whether answers count: which processes at which address, and what they are asked."""
+        return self.pod.ip, self.pod.restarts, self.pool.name, self.pool.processes, self.warm_up
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompts:
+    """What is asked in one round: the lines that somebody wrote, or else made up ones of these lengths."""
+
+    lines: tuple[str, ...] = ()
+    lengths: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -72,34 +105,35 @@ class _Pod:
     """How far a pod is. ``answered`` counts over all of its processes."""
 
     owner: ObjectKey
+    job: _Job | None = None
     task: asyncio.Task[None] | None = None
-    takes: int = 0
-    """Requests at a time, while it is asked."""
+    waits: bool = False
     answered: int = 0
     problem: str = ""
     done: bool = False
 
-
-@dataclass(slots=True)
-class _Job:
-    """What one pod is asked."""
-
-    pod: Pod
-    uid: str
-    pool: Pool
-    lengths_from: Pool | None
-    warm_up: WarmUp
-    prompts: tuple[str, ...] = field(default=())
-    lengths: tuple[int, ...] = field(default=())
+    def stop(self) -> None:
+        """Ask it nothing more; what it answered counts for nothing."""
+        if self.task is not None:
+            self.task.cancel()
+        self.job, self.task, self.waits, self.problem, self.done = None, None, False, "", False
 
 
 class AsksServers(Protocol):
     """Who calls model servers: ``ModelServerCalls``."""
 
     async def ask(
-        self, namespace: str, pod: Pod, port: int, method: str, path: str, request: Any, timeout: float
+        self,
+        namespace: str,
+        pod: Pod,
+        port: int,
+        method: str,
+        path: str,
+        request: Any,
+        timeout: float,
+        keep: int = ...,
     ) -> ServerAnswer:
-        """One call of at most ``timeout`` seconds."""
+        """One call of at most ``timeout`` seconds; of the answer ``keep`` bytes are kept."""
         ...
 
     async def close(self) -> None:
@@ -131,43 +165,59 @@ class WarmUps:
         self._scraper = scraper
         self._calls = calls
         self._marks = PodMarks(client, caches, clock)
+        self._shares = FairShares(AT_ONCE, OF_ONE_NAMESPACE)
         self._pods: dict[str, _Pod] = {}
         """By UID."""
 
     # --- which pods are cold ---
 
-    def warmth(self, parsed: ParsedRollout, arm: Identity, pool: Pool) -> Warmth:
-        """Of the version that is being rolled out, or is about to be; nothing of others."""
-        cold = self._cold(parsed, arm, pool)
-        told = (self._pods[uid_of(pod)].problem for pod in cold if uid_of(pod) in self._pods)
+    def warmth(
+        self, parsed: ParsedRollout, arm: Identity, pool: Pool, carrying: Collection[Identity] = ()
+    ) -> Warmth:
+        """Of the version that is being rolled out, or is about to be; nothing of others.
+
+        ``carrying``: arms that the live traffic object sends requests to.
+        """
+        cold = self._cold(parsed, arm, pool, carrying)
+        known = [self._pods[uid_of(pod)] for pod in cold if uid_of(pod) in self._pods]
         refused = self._marks.refusal(parsed.namespace, parsed.name)
         return Warmth(
             cold=len(cold),
-            warming=sum(is_ready(pod) and read_pod(pod) is not None for pod in cold),
+            warming=sum(map(self._caches.is_ready_unit, cold)),
+            waiting=sum(one.waits for one in known),
             problem=f"the API server refuses to annotate pods: {refused}"
             if refused
-            else next(filter(None, told), ""),
+            else next((one.problem for one in known if one.problem), ""),
         )
 
-    def _cold(self, parsed: ParsedRollout, arm: Identity, pool: Pool) -> list[Object]:
+    def _cold(
+        self, parsed: ParsedRollout, arm: Identity, pool: Pool, carrying: Collection[Identity]
+    ) -> list[Object]:
         """Pods of ours that nobody else keeps requests from: those that we warm, are not Ready, or have no weight yet.
 
         A pod that was Ready before anybody marked it, and gets requests, is as warm as users made it.
         """
-        status, policy = parsed.status, parsed.spec.canary.capacity if parsed.spec is not None else None
-        if (
-            policy is None
-            or policy.warm_up is None
-            or (status.stable is not None and status.stable.identity == arm)
-        ):
+        status, spec = parsed.status, parsed.spec
+        policy = spec.canary.capacity if spec is not None else None
+        if spec is None or policy is None or policy.warm_up is None:
             return []
+        if status.stable is None or status.stable.identity == arm:
+            return []  # before the arms are known, any pod may be stable's
         current = status.current
+        if current is None and status.was_stable(arm, spec.rollback_window, self._clock.now()):
+            return []  # it goes back at once
         if current is not None and (
             current.canary.identity != arm or current.skip_gates or current.aborted is not None
         ):
             return []
-        fresh = current is None or not current.may_carry or (status.weight.applied or ZERO) == ZERO
-        pods = filter(is_active, self._caches.holding_pods(pool))
+        taken_over = current is not None and current.adopted_split and current.started_at is None
+        weight = (
+            ZERO
+            if current is None or not current.may_carry or status.weight.applied is None
+            else status.weight.applied
+        )
+        fresh = not taken_over and weight == ZERO and arm.arm not in carrying
+        pods = filter(is_active, self._caches.unit_pods(pool))
         return [pod for pod in pods if not is_warm(pod) and self._is_ours(pod, parsed.name, fresh=fresh)]
 
     @staticmethod
@@ -180,8 +230,17 @@ class WarmUps:
         """Whether a pod has our mark, and the plan warms none."""
         return _asked(plan) is None and bool(self._caches.warming_pods(parsed.namespace, parsed.name))
 
-    async def carry_out(self, parsed: ParsedRollout, plan: Plan) -> Marking:
-        """Mark cold pods, ask those that are Ready, and let requests to all others. Raises NotLeading."""
+    async def carry_out(
+        self,
+        parsed: ParsedRollout,
+        plan: Plan,
+        carrying: Collection[Identity] = (),
+        patience: float = PATIENCE,
+    ) -> Marking:
+        """Mark cold pods, ask those that are Ready, and let requests to all others.
+
+        ``patience``: seconds for the marks. Raises NotLeading.
+        """
         action, key = _asked(plan), ObjectKey(parsed.namespace, parsed.name)
         pool = (
             self._caches.pool(action.identity.group, parsed.namespace, action.identity.name)
@@ -189,100 +248,110 @@ class WarmUps:
             else None
         )
         if action is None or pool is None:
-            return await self.release(key)
-        cold = {uid_of(pod): pod for pod in self._cold(parsed, action.identity, pool)}
+            return await self.release(key, patience)
+        cold = {uid_of(pod): pod for pod in self._cold(parsed, action.identity, pool, carrying)}
         changes: list[Change] = []
         for uid, pod in cold.items():
             known = self._pods.setdefault(uid, _Pod(owner=key))
             if not warmed_for(pod):
                 changes.append((pod, begins(parsed.name)))
-            elif known.done:
-                changes.append((pod, ends(format_time(self._clock.now()))))
-            elif is_ready(pod):
-                self._begin(known, self._job(parsed, pod, pool, action.warm_up))
+            else:
+                self._see_to(known, self._job(parsed, pod, pool, action.warm_up))
+                if known.done and known.job is not None:
+                    changes.append((pod, ends(format_time(self._clock.now()), known.job.pod.restarts)))
         for pod in self._caches.warming_pods(*key):
             if uid_of(pod) not in cold and not pod["metadata"].get("deletionTimestamp"):
                 changes.append((pod, stops()))
         self._forget(key, cold.keys())
-        return await self._marks.write(*key, changes)
+        return await self._marks.write(*key, changes, patience)
 
-    async def release(self, key: ObjectKey) -> Marking:
-        """Take all marks of a Rollout off. Raises NotLeading."""
+    async def release(self, key: ObjectKey, patience: float = PATIENCE) -> Marking:
+        """Take all marks of a Rollout off, in so many seconds. Raises NotLeading."""
         self._forget(key, ())
         left = (
             pod for pod in self._caches.warming_pods(*key) if not pod["metadata"].get("deletionTimestamp")
         )
-        return await self._marks.write(*key, [(pod, stops()) for pod in left])
+        return await self._marks.write(*key, [(pod, stops()) for pod in left], patience)
 
     async def close(self) -> None:
         """End all requests, and the connections."""
         for known in self._pods.values():
-            if known.task is not None:
-                known.task.cancel()
+            known.stop()
         self._pods.clear()
         await self._calls.close()
 
     def _forget(self, key: ObjectKey, kept: Any) -> None:
         for uid in [uid for uid, known in self._pods.items() if known.owner == key and uid not in kept]:
-            task = self._pods.pop(uid).task
-            if task is not None:
-                task.cancel()
+            self._pods.pop(uid).stop()
 
     def _job(self, parsed: ParsedRollout, pod: Object, pool: Pool, warm_up: WarmUp) -> _Job | None:
+        """What a pod is to be asked; None while it cannot be."""
         found, stable = read_pod(pod, pool.name), parsed.status.stable
-        users = (
-            self._caches.pool(stable.identity.group, parsed.namespace, stable.identity.name)
-            if stable is not None
-            else None
-        )
-        return None if found is None else _Job(found, uid_of(pod), pool, users, warm_up)
+        if found is None or not self._caches.is_ready_unit(pod):
+            return None
+        users = stable.identity if stable is not None else None
+        return _Job(key_of(pod), uid_of(pod), found, pool, warm_up, users)
+
+    def _see_to(self, known: _Pod, job: _Job | None) -> None:
+        """Ask a pod what it is to be asked, and nothing else any more."""
+        if job is None or (known.job is not None and known.job.matter != job.matter):
+            known.stop()
+        if job is not None and known.task is None:
+            known.job = job
+            known.task = asyncio.get_running_loop().create_task(self._warm(known, job))
 
     # --- requests ---
 
-    def _begin(self, known: _Pod, job: _Job | None) -> None:
-        if job is None or known.task is not None:
-            return
-        takes, running = job.warm_up.concurrency, [one for one in self._pods.values() if one.takes]
-        mine = sum(one.takes for one in running if one.owner.namespace == known.owner.namespace)
-        if mine + takes <= OF_ONE_NAMESPACE and sum(one.takes for one in running) + takes <= AT_ONCE:
-            known.takes = takes
-            known.task = asyncio.get_running_loop().create_task(self._warm(known, job))
-
     async def _warm(self, known: _Pod, job: _Job) -> None:
-        """Ask until all is answered; what fails is said, and tried again."""
+        """Ask until all is answered, in turns; what fails is said, and tried again after others had theirs."""
         while not known.done:
             before = known.problem
-            try:
-                known.problem = await self._prepare(job) or await self._ask_all(known, job)
-            except Exception:  # a bug of ours keeps no pod from users for ever in silence
-                _log.exception("warm_up_failed", pod=job.pod.name)
-                known.problem = "the controller failed, see its log"
-            known.done = not known.problem
+            await self._take_turn(known, job)
             if known.done:
-                known.takes = 0
-                _log.info("pod_warm", namespace=job.pool.namespace, pod=job.pod.name, requests=known.answered)
+                _log.info("pod_warm", namespace=job.key.namespace, pod=job.pod.name, requests=known.answered)
             if known.done or known.problem != before:
                 self.on_change(known.owner)
             if not known.done:
                 await self._clock.sleep(_AGAIN)
 
-    async def _prepare(self, job: _Job) -> str:
-        """What is to be asked; a problem in words, empty where there is none."""
-        if job.prompts or job.lengths:
-            return ""
-        where, asked = job.pool.namespace, job.warm_up
-        if not asked.config_map:
-            job.lengths = await self._lengths(job.lengths_from)
-            return ""
+    async def _take_turn(self, known: _Pod, job: _Job) -> None:
+        share = self._shares.join(known.owner.namespace, known.owner, job.warm_up.concurrency)
         try:
-            found = await self._client.get(kinds.CONFIG_MAP, where, asked.config_map)
-            job.prompts = read_prompts(found, asked.key)
-        except (KubeError, ValueError) as error:
-            return f"ConfigMap {asked.config_map} gives no prompts: {error}"
-        return ""
+            if not share.turn.done():
+                known.waits = True
+                self.on_change(known.owner)
+                await share.turn
+                known.waits = False
+                self.on_change(known.owner)
+            known.problem = await self._try(known, job)
+            known.done = not known.problem
+        except Exception:  # a bug of ours keeps no pod from users for ever in silence
+            _log.exception("warm_up_failed", pod=job.pod.name)
+            known.problem = "the controller failed, see its log"
+        finally:
+            self._shares.leave(share)
 
-    async def _lengths(self, users: Pool | None) -> tuple[int, ...]:
+    async def _try(self, known: _Pod, job: _Job) -> str:
+        """One round; a problem in words, empty where there is none."""
+        try:
+            prompts = await self._prompts(job)
+        except (KubeError, ValueError) as error:
+            way_out = f"; {_RIGHT}" if isinstance(error, Forbidden) else ""
+            return f"ConfigMap {job.warm_up.config_map} gives no prompts: {error}{way_out}"
+        return await self._ask_all(known, job, prompts)
+
+    async def _prompts(self, job: _Job) -> _Prompts:
+        """As they are now: a corrected ConfigMap counts in the next round. Raises KubeError and ValueError."""
+        asked = job.warm_up
+        if not asked.config_map:
+            return _Prompts(lengths=await self._lengths(job))
+        found = await self._client.get(kinds.CONFIG_MAP, job.key.namespace, asked.config_map)
+        return _Prompts(lines=read_prompts(found, asked.key))
+
+    async def _lengths(self, job: _Job) -> tuple[int, ...]:
         """Of stable's pods, as far as they answer."""
+        named = job.users
+        users = self._caches.pool(named.group, job.key.namespace, named.name) if named is not None else None
         if users is None:
             return lengths_of(())
         ready = [pod for pod in self._caches.endpoints(users) if pod.ready][:_ASKED_FOR_LENGTHS]
@@ -290,16 +359,16 @@ class WarmUps:
         read = await asyncio.gather(*(self._scraper.read(page, LENGTH_NAMES) for page in pages))
         return lengths_of(found[""] for found in read if found and "" in found)
 
-    async def _ask_all(self, known: _Pod, job: _Job) -> str:
+    async def _ask_all(self, known: _Pod, job: _Job, prompts: _Prompts) -> str:
         """As many requests as are missing at each process; the first problem in words."""
         known.answered = 0
         for port in job.pool.processes:
-            problem = await self._ask_process(known, job, port)
+            problem = await self._ask_process(known, job, prompts, port)
             if problem:
                 return f"pod {job.pod.name}: {problem}"
         return ""
 
-    async def _ask_process(self, known: _Pod, job: _Job, port: int) -> str:
+    async def _ask_process(self, known: _Pod, job: _Job, asked: _Prompts, port: int) -> str:
         answer = await self._ask(job, port, "GET", "/v1/models", None, _LIST_TIMEOUT)
         models = listed_models(answer.body) if answer.ok else None
         base = next((one for one in models or () if not one.get("parent")), None)
@@ -313,9 +382,9 @@ class WarmUps:
             nonlocal chat
             for number in numbers:
                 prompt = (
-                    job.prompts[number % len(job.prompts)]
-                    if job.prompts
-                    else made_up(job.lengths, number, job.uid, at_most=most)
+                    asked.lines[number % len(asked.lines)]
+                    if asked.lines
+                    else made_up(asked.lengths, number, job.uid, at_most=most)
                 )
                 said = await self._complete(job, port, str(base["id"]), prompt, chat=chat)
                 if said.status in (404, 405) and not chat:
@@ -331,18 +400,27 @@ class WarmUps:
         return problems[0] if problems else ""
 
     async def _complete(self, job: _Job, port: int, model: str, prompt: str, *, chat: bool) -> ServerAnswer:
-        short = {"model": model, "max_tokens": _ANSWER_TOKENS, "temperature": 0}
+        path, asked = "/v1/completions", dict[str, Any](prompt=prompt)
         if chat:
-            messages = [{"role": "user", "content": prompt}]
-            return await self._ask(
-                job, port, "POST", "/v1/chat/completions", {**short, "messages": messages}, _TIMEOUT
-            )
-        return await self._ask(job, port, "POST", "/v1/completions", {**short, "prompt": prompt}, _TIMEOUT)
+            path, asked = "/v1/chat/completions", {"messages": [{"role": "user", "content": prompt}]}
+        request = {"model": model, "max_tokens": _ANSWER_TOKENS, "temperature": 0, **asked}
+        return await self._ask(job, port, "POST", path, request, _TIMEOUT, keep=_KEPT)
 
     async def _ask(
-        self, job: _Job, port: int, method: str, path: str, request: Any, timeout: float
+        self, job: _Job, port: int, method: str, path: str, request: Any, timeout: float, keep: int = _LISTED
     ) -> ServerAnswer:
-        return await self._calls.ask(job.pool.namespace, job.pod, port, method, path, request, timeout)
+        """Where the pod is still the one that is meant: an address goes to somebody else's pod in seconds."""
+        if not self._is_there(job):
+            return ServerAnswer(status=None, problem="it is not Ready any more, or has started anew")
+        return await self._calls.ask(
+            job.key.namespace, job.pod, port, method, path, request, timeout, keep=keep
+        )
+
+    def _is_there(self, job: _Job) -> bool:
+        pod = self._caches.pods.get(job.key)
+        found = read_pod(pod) if pod is not None and uid_of(pod) == job.uid else None
+        same = found is not None and (found.ip, found.restarts) == (job.pod.ip, job.pod.restarts)
+        return same and pod is not None and self._caches.is_ready_unit(pod)
 
 
 def _asked(plan: Plan) -> WarmPods | None:

@@ -190,9 +190,12 @@ class WorkloadViews:
         self._in_flight = in_flight
         self._refusals = refusals
 
-    def views(self, parsed: ParsedRollout, target: Identity | None) -> dict[Identity, WorkloadView]:
+    def views(
+        self, parsed: ParsedRollout, target: Identity | None, carrying: Collection[Identity] = ()
+    ) -> dict[Identity, WorkloadView]:
         """Of stable, the target, the canary and what is to be scaled down; none where nobody asks for capacity.
 
+        ``carrying``: arms that the live traffic object sends requests to.
         Stable on its way back to its replicas is looked at whatever has become of the spec.
         """
         status = parsed.status
@@ -217,16 +220,24 @@ class WorkloadViews:
         )
         views = {arm: view for arm, view in found if view is not None}
         if coming is not None and coming in views:
-            views[coming] = self._warmth(parsed, coming, views[coming])
+            views[coming] = self._warmth(parsed, coming, views[coming], carrying)
         return views
 
-    def _warmth(self, parsed: ParsedRollout, arm: Identity, view: WorkloadView) -> WorkloadView:
+    def _warmth(
+        self, parsed: ParsedRollout, arm: Identity, view: WorkloadView, carrying: Collection[Identity]
+    ) -> WorkloadView:
         """The view of the version that is being rolled out, with which of its pods are warm."""
         pool = self._caches.pool(arm.group, parsed.namespace, arm.name)
         if pool is None or self._warm_ups is None:
             return view
-        known = self._warm_ups.warmth(parsed, arm, pool)
-        return replace(view, cold=known.cold, warming=known.warming, warm_problem=known.problem)
+        known = self._warm_ups.warmth(parsed, arm, pool, carrying)
+        return replace(
+            view,
+            cold=known.cold,
+            warming=known.warming,
+            warm_waiting=known.waiting,
+            warm_problem=known.problem,
+        )
 
     def _view(
         self, parsed: ParsedRollout, arm: Identity, arms: Collection[Identity], *, loses: bool, gives: bool

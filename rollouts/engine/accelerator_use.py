@@ -11,7 +11,8 @@ from dataclasses import replace
 from datetime import datetime
 
 from rollouts.engine.draft import Draft
-from rollouts.engine.rollout_status import AcceleratorUse
+from rollouts.engine.rollout_status import AcceleratorUse, RolloutStatus
+from rollouts.engine.versions import Identity
 
 __all__ = ["count_accelerators", "spent"]
 
@@ -26,17 +27,27 @@ def count_accelerators(draft: Draft) -> None:
         return
     views = draft.obs.workloads
     arms = {arm.identity for arm in status.arms} | {one.identity for one in status.scale_downs}
+    if not over and not arms <= views.keys() | _kept(status):
+        return  # of somebody's pods nothing is known: what was held is held, and nobody counts from a part of it
     held = 0 if over else sum(views[arm].accelerators for arm in arms if arm in views)
     if wants and (use is None or use.attempt != status.attempt):
-        own = views[draft.stable.identity].accelerators if draft.stable.identity in views else 0
-        use = AcceleratorUse(attempt=status.attempt, own=own)
-    if use is None or (not over and not views):
-        return  # of nobody's pods anything is known: what was held is held
+        use = AcceleratorUse(attempt=status.attempt, own=views[draft.stable.identity].accelerators)
+    if use is None:
+        return
     if held != use.held:
         seconds, extra = spent(use, draft.now)
         since = draft.now if held else None
         use = replace(use, seconds=seconds, extra_seconds=extra, held=held, since=since)
     draft.set(accelerators=use if use.held or use.seconds else None)
+
+
+def _kept(status: RolloutStatus) -> set[Identity]:
+    """Arms whose pods are found by what the status has kept, also without a pool: of these no view is no pods."""
+    found = {one.identity for one in status.scale_downs if one.selector}
+    current = status.current
+    if current is not None and current.capacity is not None and current.capacity.selector:
+        found.add(current.canary.identity)
+    return found
 
 
 def spent(use: AcceleratorUse, now: datetime) -> tuple[int, int]:

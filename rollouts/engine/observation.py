@@ -131,6 +131,11 @@ class TrafficView:
     sessions: bool = False
     """Whether one of the rules keeps sessions where they are (``sessionPersistence``)."""
 
+    @property
+    def carrying(self) -> frozenset[Identity]:
+        """Arms that a rule of the object sends requests to."""
+        return frozenset(arm for rule in self.rules for arm, weight in rule.entries.items() if weight > 0)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WayView:
@@ -293,6 +298,8 @@ class WorkloadView:
     """Pods that have not been warmed up, Ready or not, where ``capacity.warmUp`` asks for that."""
     warming: int = 0
     """Those of them that are Ready: for the order rule they are not."""
+    warm_waiting: int = 0
+    """Of those that are Ready: the ones that wait for their turn to be asked."""
     warm_problem: str = ""
     """What keeps one of them from getting warm, in the words of its server."""
     accelerators: int = 0

@@ -7,7 +7,7 @@ exact and equality means equality.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 
 from rollouts.engine.attempt import AbortRecord, Attempt, DecidedApproval
@@ -440,6 +440,11 @@ class RolloutStatus:
     def step_text(self) -> str:
         """The step as people count, ``2/6``; empty where there is none."""
         return f"{min(self.current_step + 1, self.step_count)}/{self.step_count}" if self.step_count else ""
+
+    def was_stable(self, identity: Identity, window: timedelta, now: datetime) -> bool:
+        """Whether this version was stable within the rollback window: a way back to it skips steps and gates."""
+        ends = (one.stable_until for one in self.history if one.revision.identity == identity)
+        return any(until is not None and now < until + window for until in ends)
 
     @property
     def arms(self) -> tuple[Revision, ...]:

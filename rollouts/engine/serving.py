@@ -60,10 +60,9 @@ def _stored(draft: Draft) -> set[Identity]:
     return {revision.identity for revision in draft.obs.status.arms}
 
 
-def _carrying(draft: Draft) -> set[Identity]:
+def _carrying(draft: Draft) -> frozenset[Identity]:
     """Arms that the live traffic object sends requests to."""
-    rules = draft.obs.traffic.rules if draft.obs.traffic is not None else ()
-    return {arm for rule in rules for arm, weight in rule.entries.items() if weight > 0}
+    return draft.obs.traffic.carrying if draft.obs.traffic is not None else frozenset()
 
 
 def _retire(draft: Draft, entry: HistoryEntry, kept: set[Identity]) -> None:

@@ -255,7 +255,11 @@ def _warming(view: WorkloadView) -> str:
     """``: 2 warm up``, with what keeps them from it; empty where none does."""
     if not view.warming:
         return ""
-    return f": {view.warming} warm up" + (f", {view.warm_problem}" if view.warm_problem else "")
+    waiting = (
+        f"{view.warm_waiting} of them {'waits for its' if view.warm_waiting == 1 else 'wait for their'} turn"
+    )
+    told = (waiting if view.warm_waiting else "", view.warm_problem)
+    return ", ".join((f": {view.warming} warm up", *filter(None, told)))
 
 
 def _missing(draft: Draft, canary: Identity, needed: int, what: str) -> Blocker:

@@ -272,12 +272,7 @@ def _take_steps(draft: Draft) -> None:
 
 
 def _recently_stable(draft: Draft, wanted: Revision) -> bool:
-    for entry in draft.status.history:
-        until = entry.stable_until
-        same = entry.revision.identity == wanted.identity
-        if same and until is not None and draft.now < until + draft.spec.rollback_window:
-            return True
-    return False
+    return draft.status.was_stable(wanted.identity, draft.spec.rollback_window, draft.now)
 
 
 def wait_for_target(draft: Draft, trigger: Trigger = Trigger.NEW_TARGET) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "read_picker_pod",
     "read_pod",
     "ready_since",
+    "restarts_of",
     "warmed_for",
 ]
 
@@ -35,7 +36,10 @@ DRAINING_ANNOTATION = "inferencerollouts.dev/draining"
 """On a pod that is about to go: pickers send it no new request while another pod can serve."""
 
 WARMED_ANNOTATION = "inferencerollouts.dev/warmed"
-"""On a pod that answered what ``capacity.warmUp`` asks: when that was over, as the API server writes times."""
+"""On a pod that answered what ``capacity.warmUp`` asks: when that was over, as the API server writes times.
+
+Where its containers had started anew before, `` after N restarts`` follows: one more, and it is cold again.
+"""
 
 HEALTH_PORTS = ("health", "grpc")
 """Names of container ports of our pickers that serve gRPC health, the one without TLS first."""
@@ -96,7 +100,7 @@ def read_pod(obj: Object, pool: str = "") -> Pod | None:
         ip=ip,
         ready=_ready(obj) is not None,
         started=text_of(status.get("startTime")),
-        restarts=_restarts(status),
+        restarts=restarts_of(obj),
         pool=pool,
         warming=bool(warmed_for(obj)),
         warmed=text_of(map_of(meta.get("annotations")).get(WARMED_ANNOTATION)),
@@ -156,8 +160,9 @@ def pending_words(pod: Object) -> str | None:
     return None
 
 
-def _restarts(status: Object) -> int:
+def restarts_of(pod: Object) -> int:
     """Restarts of all containers of a pod, as the kubelet counts them."""
+    status = map_of(pod.get("status"))
     counts = [map_of(item).get("restartCount") for item in list_of(status.get("containerStatuses"))]
     return sum(
         count for count in counts if isinstance(count, int) and not isinstance(count, bool) and count > 0

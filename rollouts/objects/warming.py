@@ -6,16 +6,19 @@ whoever comes next, and a pod that was warmed stays so.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from rollouts.objects.fields import map_of, metadata_of, text_of
-from rollouts.objects.pods import DRAINING_ANNOTATION, WARMED_ANNOTATION
+from rollouts.objects.pods import DRAINING_ANNOTATION, WARMED_ANNOTATION, restarts_of
 
 __all__ = ["PROMPTS_ANNOTATION", "begins", "ends", "is_warm", "read_prompts", "stops"]
 
 PROMPTS_ANNOTATION = "inferencerollouts.dev/prompts"
 """``"true"`` on a ConfigMap: its owner lets Rollouts send its lines to the pods that they warm up."""
+
+_RESTARTS = re.compile(r" after (?P<restarts>[0-9]{1,9}) restarts\Z", re.ASCII)
 
 _MOST_PROMPTS = 200
 _MOST_CHARACTERS = 32_768
@@ -27,9 +30,12 @@ def begins(rollout: str) -> dict[str, str | None]:
     return {DRAINING_ANNOTATION: f"Rollout {rollout} warms it up"}
 
 
-def ends(at: str) -> dict[str, str | None]:
-    """Of one that is warm: it gets requests."""
-    return {DRAINING_ANNOTATION: None, WARMED_ANNOTATION: at}
+def ends(at: str, restarts: int = 0) -> dict[str, str | None]:
+    """Of one that is warm, after so many restarts of its containers: it gets requests."""
+    return {
+        DRAINING_ANNOTATION: None,
+        WARMED_ANNOTATION: f"{at} after {restarts} restarts" if restarts else at,
+    }
 
 
 def stops() -> dict[str, str | None]:
@@ -38,8 +44,10 @@ def stops() -> dict[str, str | None]:
 
 
 def is_warm(pod: Mapping[str, Any]) -> bool:
-    """Whether it was warmed up."""
-    return bool(text_of(map_of(metadata_of(pod).get("annotations")).get(WARMED_ANNOTATION)))
+    """Whether it was warmed up, and no container has started anew since."""
+    said = text_of(map_of(metadata_of(pod).get("annotations")).get(WARMED_ANNOTATION))
+    found = _RESTARTS.search(said)
+    return bool(said) and restarts_of(pod) <= (int(found["restarts"]) if found else 0)
 
 
 def read_prompts(config_map: Mapping[str, Any], key: str) -> tuple[str, ...]:

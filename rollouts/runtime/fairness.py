@@ -2,7 +2,7 @@
 
 ``FairLine`` is pure: first in, first out within a tenant, tenants in turn (round robin, as in the deficit-free case
 of Shreedhar and Varghese, SIGCOMM 1995), and at most ``most`` items of one tenant handed out at a time. ``FairSlots``
-is a semaphore in that order, for connections and processes.
+is a semaphore in that order, for connections and processes. ``FairShares`` hands out several units at a time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-__all__ = ["FairLine", "FairSlots"]
+__all__ = ["FairLine", "FairShares", "FairSlots", "Share"]
 
 T = TypeVar("T")
 
@@ -121,3 +121,67 @@ class FairSlots:
                 continue
             self._free -= 1
             waiter.turn.set_result(None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Share:
+    """``units`` for a member of a tenant, who has them when ``turn`` is done."""
+
+    tenant: Hashable
+    member: Hashable
+    units: int
+    turn: asyncio.Future[None]
+
+
+class FairShares:
+    """``total`` units, of which one tenant holds ``per_tenant`` at most, handed out in shares of several.
+
+    The next one is the tenant's that holds least, of its members the one's that holds least, and among equals whoever
+    has waited longest. Nobody overtakes a share that is only too large for what is left: it would never come.
+    """
+
+    def __init__(self, total: int, per_tenant: int) -> None:
+        self._free = total
+        self._most = per_tenant
+        self._held: Counter[Hashable] = Counter()
+        """Units of each tenant, and of each of its members."""
+        self._waiting: list[Share] = []
+
+    def join(self, tenant: Hashable, member: Hashable, units: int) -> Share:
+        """Ask for units, no more than a tenant may hold. ``leave`` must follow."""
+        share = Share(tenant, member, units, asyncio.get_running_loop().create_future())
+        self._waiting.append(share)
+        self._hand_out()
+        return share
+
+    def leave(self, share: Share) -> None:
+        """Give a share back, or wait for it no longer."""
+        if share in self._waiting:
+            self._waiting.remove(share)
+        else:
+            self._count(share, -share.units)
+        self._hand_out()
+
+    def _count(self, share: Share, units: int) -> None:
+        self._free -= units
+        for holder in (share.tenant, (share.tenant, share.member)):
+            self._held[holder] += units
+            if not self._held[holder]:
+                del self._held[holder]
+
+    def _hand_out(self) -> None:
+        while (share := self._next()) is not None:
+            self._waiting.remove(share)
+            self._count(share, share.units)
+            if not share.turn.done():  # cancelled: whoever waited for it leaves in a moment
+                share.turn.set_result(None)
+
+    def _next(self) -> Share | None:
+        full = set[Hashable]()
+        held = self._held
+        for share in sorted(self._waiting, key=lambda one: (held[one.tenant], held[one.tenant, one.member])):
+            if share.tenant in full or held[share.tenant] + share.units > self._most:
+                full.add(share.tenant)
+            else:
+                return share if share.units <= self._free else None
+        return None

@@ -521,7 +521,15 @@ def test_the_right_to_scale_comes_with_capacity_only(
     assert ("scale" in role) is bool(kinds)
     assert ("horizontalpodautoscalers" in role) is bool(kinds)
     assert ("pods: patch" in role.splitlines()) is bool(kinds)
-    assert ("configmaps: get" in role.splitlines()) is bool(kinds)
+    assert "configmaps" not in role
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_config_maps_are_read_where_a_value_of_its_own_says_so(render: Render, enabled: bool) -> None:
+    objects = render({"capacity": {"enabled": enabled, "promptConfigMaps": True}})
+
+    role = rights(one(objects, "Role", "r-inference-rollouts")).splitlines()
+    assert ("configmaps: get" in role) is enabled
 
 
 def test_keys_of_model_servers_are_mounted_and_bound_to_their_place(render: Render, tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ OTHER: Values = {
     "modelServers": {"*": SERVERS},
     "pathProbe": {"enabled": False, "allow": ["10.0.0.0/8"]},
     "parallelism": {"pool": 1, "namespace": 2, "controller": 3},
-    "capacity": {"enabled": True, "kinds": ["StatefulSet"]},
+    "capacity": {"enabled": True, "kinds": ["StatefulSet"], "promptConfigMaps": True},
     "gitopsManagers": ["other"],
     "workers": 7,
     "logFormat": "text",

@@ -187,7 +187,7 @@ async def test_each_kind_is_scaled_and_its_pods_are_marked_under_the_chart_s_rol
     assert live["spec"]["replicas"] == cached.replicas == 2
     assert cached.resource_version == live["metadata"]["resourceVersion"]
     assert await place.marks() == {}
-    assert PoolViews(place.caches).view(place.namespace, place.v1).ready_endpoints == 0
+    assert PoolViews(place.caches).view(place.gathered()[0].parsed, place.v1).ready_endpoints == 0
 
 
 @pytest.mark.parametrize("place", ["Deployment"], indirect=True)

@@ -38,6 +38,7 @@ class Fleet:
     selector: str = ""
     warms: bool = False
     """Its fresh pods are cold."""
+    warm_waiting: int = 0
     warm_problem: str = ""
     accelerators: int = 0
     """Of each pod."""
@@ -94,6 +95,7 @@ class Fleet:
             selector=self.selector,
             cold=sum(pod not in (PodState.READY, PodState.ENDING) for pod in self.pods) if self.warms else 0,
             warming=self.pods.count(PodState.WARMING),
+            warm_waiting=self.warm_waiting,
             warm_problem=self.warm_problem,
             accelerators=self.accelerators * (self.live - pending),
             drain=self.drain if self.drain is not None else self._gauges(drained=asked),

@@ -250,10 +250,12 @@ apply of a new object needs create beside patch. There is no verb on Secrets, an
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
   verbs: [list, watch]
+{{- if .Values.capacity.promptConfigMaps }}
 # Prompts of capacity.warmUp: only of ConfigMaps with the annotation inferencerollouts.dev/prompts is anything sent.
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get]
+{{- end }}
 {{- end }}
 {{- end -}}
 

@@ -66,7 +66,15 @@ class FakeServers:
     """Model servers that answer after a second, and show no figures."""
 
     async def ask(
-        self, namespace: str, pod: Pod, port: int, method: str, path: str, request: Any, timeout: float
+        self,
+        namespace: str,
+        pod: Pod,
+        port: int,
+        method: str,
+        path: str,
+        request: Any,
+        timeout: float,
+        keep: int = 0,
     ) -> ServerAnswer:
         """See ``AsksServers``."""
         await asyncio.sleep(1.0)

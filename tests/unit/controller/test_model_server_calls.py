@@ -12,7 +12,7 @@ from rollouts.runtime.modelservers import ModelServerBook
 PATH = "/v1/load_lora_adapter"
 
 
-async def answered(response: web.Response, timeout: float = 5.0) -> ServerAnswer:
+async def answered(response: web.Response, timeout: float = 5.0, **more: int) -> ServerAnswer:
     async def handle(request: web.Request) -> web.Response:
         return response
 
@@ -24,7 +24,7 @@ async def answered(response: web.Response, timeout: float = 5.0) -> ServerAnswer
     calls = ModelServerCalls(ModelServerBook())
     pod = Pod(name="p", ip="127.0.0.1", ready=True)
     try:
-        return await calls.ask("ns", pod, runner.addresses[0][1], "POST", PATH, {}, timeout)
+        return await calls.ask("ns", pod, runner.addresses[0][1], "POST", PATH, {}, timeout, **more)
     finally:
         await calls.close()
         await runner.cleanup()
@@ -66,3 +66,16 @@ async def test_what_is_too_long_is_no_answer() -> None:
 
     assert (answer.status, answer.ok) == (None, False)
     assert "gives no answer: that ends within 1048576 bytes" in answer.problem
+
+
+async def test_of_an_answer_that_nobody_reads_a_part_is_kept() -> None:
+    answer = await answered(web.Response(text="ab" * 300_000), keep=3)
+
+    assert (answer.ok, answer.body) == (True, "aba")
+
+
+async def test_what_is_dropped_counts_towards_the_limit() -> None:
+    answer = await answered(web.Response(text="ab" * 600_000), keep=3)
+
+    assert not answer.ok
+    assert "that ends within" in answer.problem

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
+from datetime import timedelta
+from typing import Any, cast
 
 import pytest
 
 from rollouts.api.parsing import ParsedRollout, parse_rollout
-from rollouts.controller import warming
+from rollouts.controller import performing, warming
 from rollouts.controller.arrivals import ARRIVAL_NAMES, pod_counts
 from rollouts.controller.assembly import pool_endpoints
 from rollouts.controller.caches import Caches
+from rollouts.controller.draining import PodDrains
 from rollouts.controller.gates import arm_ref
 from rollouts.controller.marking import Marking
 from rollouts.controller.model_server_calls import ModelServerCalls
@@ -22,15 +25,17 @@ from rollouts.controller.warming import Warmth, WarmUps
 from rollouts.engine.actions import Plan, WarmPods
 from rollouts.engine.attempt import Attempt
 from rollouts.engine.revision import revision_of
-from rollouts.engine.rollout_status import RolloutStatus, WeightStatus
+from rollouts.engine.rollout_status import HistoryEntry, Outcome, RolloutStatus, WeightStatus
 from rollouts.engine.versions import Identity
 from rollouts.kube.client import PatchKind
+from rollouts.kube.errors import Forbidden
 from rollouts.lab.loopback import loopback
 from rollouts.lab.memoryapi.store import MemoryApi
 from rollouts.lab.vllm.knobs import Knobs
 from rollouts.lab.vllm.pod import Fleet
 from rollouts.lab.vllm.spec import PodSpec
 from rollouts.objects import kinds, pods
+from rollouts.objects.groups import GROUP_INDEX, SET_NAME, SIZE_ANNOTATION, WORKER_INDEX
 from rollouts.objects.pods import DRAINING_ANNOTATION, WARMED_ANNOTATION
 from rollouts.objects.warming import read_prompts
 from rollouts.runtime.clock import SystemClock
@@ -41,6 +46,7 @@ from rollouts.units import Weight
 from tests.kit.memory_client import MemoryKubeClient
 from tests.kit.polling import eventually
 from tests.kit.world import START
+from tests.unit.controller.test_workloads import Busy
 
 V1, V2 = (Identity(kind="InferencePool", group=kinds.POOL_V1.group, name=name) for name in ("v1", "v2"))
 KEY = ObjectKey("default", "demo")
@@ -65,6 +71,9 @@ class Place:
         self.status = status
         self.warm_up = warm_up
         self.told: list[ObjectKey] = []
+        self.history: tuple[HistoryEntry, ...] = ()
+        self.attempt: Attempt | None = Attempt(canary=revision_of(V2, ""), started_at=START)
+        self.carrying: frozenset[Identity] = frozenset()
         self.restart()
 
     def restart(self) -> None:
@@ -86,17 +95,27 @@ class Place:
         self.client.api.create(kinds.POD, "default", body)
         self.report(name, ready=ready)
 
-    def report(self, name: str, *, ready: bool) -> None:
+    def report(self, name: str, *, ready: bool, address: str = "", restarts: int = 0) -> None:
         conditions = [{"type": "Ready", "status": str(ready)}]
-        address = self.servers.pods[name].spec.address
-        status = {"phase": "Running", "podIP": address, "conditions": conditions}
+        status = {
+            "phase": "Running",
+            "podIP": address or self.servers.pods[name].spec.address,
+            "conditions": conditions,
+            "containerStatuses": [{"name": "vllm", "restartCount": restarts}],
+        }
         how = {"content_type": PatchKind.MERGE.value, "subresource": "status", "manager": "kubelet"}
         self.caches.pods.apply(self.client.api.patch(kinds.POD, "default", name, {"status": status}, **how))
+
+    def label(self, name: str, labels: Object) -> None:
+        how = {"content_type": PatchKind.MERGE.value, "manager": "lws"}
+        body = {"metadata": {"labels": labels}}
+        self.caches.pods.apply(self.client.api.patch(kinds.POD, "default", name, body, **how))
 
     @property
     def rollout(self) -> ParsedRollout:
         capacity = {"capacity": {"warmUp": self.warm_up}} if self.warm_up is not None else {}
         spec = {
+            "rollbackWindow": {"duration": "1h"},
             "target": {"pool": {"name": "v2"}},
             "traffic": {"httpRoutes": [{"name": "r"}]},
             "strategy": {"canary": {"steps": [{"setWeight": 10}], **capacity}},
@@ -104,8 +123,13 @@ class Place:
         parsed = parse_rollout(
             {"metadata": {"name": "demo", "namespace": "default", "uid": "u"}, "spec": spec}
         )
-        attempt = Attempt(canary=revision_of(V2, ""), started_at=START)
-        status = RolloutStatus(stable=revision_of(V1, ""), current=attempt, attempt=1, **self.status)
+        more = {
+            "stable": revision_of(V1, ""),
+            "current": self.attempt,
+            "history": self.history,
+            **self.status,
+        }
+        status = RolloutStatus(attempt=1, **more)
         return replace(parsed, status=status)
 
     async def carry_out(self, *, asked: bool = True) -> Marking:
@@ -115,13 +139,14 @@ class Place:
         warm_up = parsed.spec.canary.capacity.warm_up
         assert warm_up is not None
         actions = (WarmPods(identity=V2, warm_up=warm_up),) if asked else ()
-        return await self.warm_ups.carry_out(parsed, Plan(actions=actions, status=parsed.status))
+        plan = Plan(actions=actions, status=parsed.status)
+        return await self.warm_ups.carry_out(parsed, plan, self.carrying)
 
     @property
     def warmth(self) -> Warmth:
         pool = self.caches.pool(V2.group, "default", "v2")
         assert pool is not None
-        return self.warm_ups.warmth(self.rollout, V2, pool)
+        return self.warm_ups.warmth(self.rollout, V2, pool, self.carrying)
 
     def annotations(self, name: str) -> Object:
         return dict(self.client.api.get(kinds.POD, "default", name)["metadata"].get("annotations") or {})
@@ -268,6 +293,22 @@ async def test_prompts_of_a_config_map_are_asked() -> None:
         assert await made.answered("v2-0") == 3
 
 
+async def test_who_may_read_no_config_map_says_what_gives_the_right() -> None:
+    async with place(spec_of(0), warm_up={"prompts": {"configMap": "prompts", "key": "lines"}}) as made:
+
+        async def refuse(*_: Any) -> Object:
+            raise Forbidden("configmaps is forbidden")
+
+        made.client.get = refuse  # type: ignore[method-assign]
+        made.pod("v2-0", annotations=MARK)
+        await made.carry_out()
+        await eventually(lambda: made.warmth.problem != "")
+
+        assert made.warmth.problem.endswith(
+            "forbidden; the chart value capacity.promptConfigMaps gives the right to read it"
+        )
+
+
 @pytest.mark.parametrize(
     ("annotations", "text", "words"),
     [
@@ -290,7 +331,165 @@ def test_prompts_are_as_long_as_those_of_users_and_never_longer_than_a_context()
     assert made_up((400,), 0, "a", at_most=400) != made_up((400,), 1, "a", at_most=400)
 
 
+async def test_pods_that_fail_leave_their_turns_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warming, "OF_ONE_NAMESPACE", 1)
+    asked = {"requests": 3, "concurrency": 1}
+    async with place(spec_of(0, knobs=Knobs(errors=1.0)), spec_of(1), warm_up=asked) as made:
+        made.pod("v2-0", annotations=MARK)
+        made.pod("v2-1", annotations=MARK)
+        await made.carry_out()
+        await eventually(lambda: made.warmth.waiting == 1)
+        assert made.told == [KEY]
+
+        async def done() -> bool:
+            await made.carry_out()
+            return made.annotations("v2-1").keys() == {WARMED_ANNOTATION}
+
+        await eventually(done)
+        assert (made.warmth.waiting, made.warmth.cold) == (0, 1)
+        assert made.warmth.problem.startswith("pod v2-0: ")
+
+
+async def test_edited_requests_reach_pods_that_are_asked() -> None:
+    async with place(spec_of(0), warm_up={"requests": 2, "prompts": {"configMap": "no", "key": "k"}}) as made:
+        made.pod("v2-0", annotations=MARK)
+        await made.carry_out()
+        await eventually(lambda: "ConfigMap no " in made.warmth.problem)
+
+        made.warm_up = {"requests": 3}
+        await made.carry_out()
+        assert made.warmth.problem == ""
+        await made.warmed()
+        assert await made.answered("v2-0") == 3
+
+
+@pytest.mark.parametrize("how", ["address", "not ready", "restarted"])
+async def test_nothing_is_sent_where_the_pod_is_not_any_more(how: str) -> None:
+    """Before any plan: an address is given to somebody else's pod within seconds."""
+    async with place(spec_of(0), warm_up={"requests": 1}) as made:
+        made.pod("v2-0", annotations=MARK)
+        await made.carry_out()  # has begun nothing yet: its task runs when we wait
+        more: Object = {"address": {"address": loopback(11, 9)}, "restarted": {"restarts": 1}}.get(how, {})
+        made.report("v2-0", ready=how != "not ready", **more)
+        await eventually(lambda: made.told == [KEY])
+        made.report("v2-0", ready=True)
+
+        assert "it is not Ready any more, or has started anew" in made.warmth.problem
+        await made.warm_ups.release(KEY)
+        assert await made.answered("v2-0") == 0
+
+
+async def test_a_pod_that_is_not_ready_any_more_is_asked_nothing_and_begins_anew() -> None:
+    async with place(spec_of(0, knobs=Knobs(errors=1.0))) as made:
+        made.pod("v2-0", annotations=MARK)
+        await made.carry_out()
+        await eventually(lambda: made.warmth.problem != "")
+
+        made.report("v2-0", ready=False)
+        await made.carry_out()
+        assert made.warmth == Warmth(cold=1)
+
+
+@pytest.mark.parametrize("case", ["arms not known", "split taken over", "requests by the object", "way back"])
+async def test_no_pod_that_serves_is_cold(case: str) -> None:
+    async with place(spec_of(0), spec_of(1)) as made:
+        made.pod("v2-0")
+        if case == "arms not known":
+            made.attempt, made.status = None, {"stable": None}
+        elif case == "split taken over":
+            made.attempt = Attempt(canary=revision_of(V2, ""), adopted_split=True)
+        elif case == "requests by the object":
+            made.attempt, made.carrying = None, frozenset({V2})
+        else:
+            made.attempt = None
+            now = made.clock.now()
+            left = HistoryEntry(
+                revision=revision_of(V2, ""), attempt=0, outcome=Outcome.PROMOTED, at=now, stable_until=now
+            )
+            made.history = (left,)
+
+        assert made.warmth == Warmth()
+        await made.carry_out()
+        assert made.annotations("v2-0") == {}
+
+
+async def test_a_pod_of_a_version_that_was_stable_long_ago_is_cold() -> None:
+    async with place(spec_of(0)) as made:
+        made.pod("v2-0")
+        revision, at = revision_of(V2, ""), made.clock.now() - timedelta(hours=2)
+        made.attempt = None
+        made.history = (
+            HistoryEntry(revision=revision, attempt=0, outcome=Outcome.PROMOTED, at=at, stable_until=at),
+        )
+
+        assert made.warmth == Warmth(cold=1, warming=1)
+
+
+async def test_a_container_that_started_anew_is_warmed_again() -> None:
+    async with place(spec_of(0)) as made:
+        made.pod("v2-0", annotations={WARMED_ANNOTATION: "2026-01-01T00:00:00Z"})
+        made.report("v2-0", ready=False, restarts=2)
+        assert made.warmth == Warmth(cold=1)
+        await made.carry_out()
+        assert made.annotations("v2-0")[DRAINING_ANNOTATION] == MARK[DRAINING_ANNOTATION]
+
+        made.report("v2-0", ready=True, restarts=2)
+        await made.warmed()
+        assert made.annotations("v2-0").keys() == {WARMED_ANNOTATION}
+        assert made.annotations("v2-0")[WARMED_ANNOTATION].endswith("Z after 2 restarts")
+        assert await made.answered("v2-0") == 5
+
+
+async def test_of_a_group_that_is_not_whole_nothing_is_asked_and_its_leader_is_not_counted_as_ready() -> None:
+    async with place(spec_of(0)) as made:
+        made.pod("v2-0", annotations={**MARK, SIZE_ANNOTATION: "2"})
+        labels = {SET_NAME: "set", GROUP_INDEX: "0", WORKER_INDEX: "0"}
+        made.label("v2-0", labels)
+        await made.carry_out()
+        assert made.warmth == Warmth(cold=1)
+
+        worker = {**labels, WORKER_INDEX: "1"}
+        made.servers.pods["v2-1"] = made.servers.pods["v2-0"]
+        made.pod("v2-1")
+        made.label("v2-1", worker)
+        assert made.warmth == Warmth(cold=1, warming=1)
+        await made.warmed()
+        assert made.annotations("v2-1") == {}
+
+
+async def test_marks_of_both_kinds_have_one_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an API server that answers no patch, nobody waits for longer than for the marks of one kind."""
+    monkeypatch.setattr(performing, "PATIENCE", 0.2)
+    async with place(spec_of(0), spec_of(1)) as made:
+        made.pod("v2-0", annotations=MARK)
+        made.pod("v2-1", annotations={DRAINING_ANNOTATION: "Rollout demo"})
+        loop = asyncio.get_running_loop()
+
+        async def never(*_: Any, **__: Any) -> Object:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        made.client.patch = never  # type: ignore[method-assign]
+        drains = PodDrains(made.client, made.caches, made.clock, Busy())
+        unused = cast("Any", None)
+        performer = performing.Performer(
+            made.client, made.caches, unused, unused, unused, drains=drains, warm_ups=made.warm_ups
+        )
+        began = loop.time()
+
+        assert await performer.release(KEY) is not None
+        assert 0.15 < loop.time() - began < 0.35
+
+
 # --- planted bugs ----------------------------------------------------------------------------------
+
+
+def _an_address_is_the_pods_for_ever(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(WarmUps, "_is_there", lambda *_: True)
+
+
+def _what_is_asked_is_read_once(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(warming._Job, "matter", ())
 
 
 def _measured_all_the_while(patch: pytest.MonkeyPatch) -> None:
@@ -326,6 +525,11 @@ def _those_that_serve_are_marked(patch: pytest.MonkeyPatch) -> None:
     [
         (_measured_all_the_while, test_nobody_measures_what_it_answers_meanwhile),
         (_history_goes_on, test_nobody_measures_what_it_answers_meanwhile),
+        (
+            _an_address_is_the_pods_for_ever,
+            lambda: test_nothing_is_sent_where_the_pod_is_not_any_more("address"),
+        ),
+        (_what_is_asked_is_read_once, test_edited_requests_reach_pods_that_are_asked),
         (_marks_stay, lambda: test_no_mark_outlives_what_asks_for_it(False)),
         (_warm_without_an_answer, test_a_fresh_pod_is_marked_before_it_is_ready_and_answers_before_it_serves),
         (_those_that_serve_are_marked, test_pods_that_serve_and_those_of_others_are_left_alone),

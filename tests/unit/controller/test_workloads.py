@@ -582,7 +582,8 @@ def up(ready: bool = True) -> Object:
 
 
 def ready_pods(cluster: Cluster) -> int:
-    return PoolViews(cluster.caches).view("default", V2).ready_endpoints
+    parsed = parse_rollout({"metadata": {"name": "demo", "namespace": "default"}})
+    return PoolViews(cluster.caches).view(parsed, V2).ready_endpoints
 
 
 @pytest.mark.parametrize("selector", [LEADERS, {"app": "v2"}, {"app": "v2", **LEADERS}])

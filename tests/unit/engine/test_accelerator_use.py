@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from rollouts.api.status import read_status, write_status
 from rollouts.engine.accelerator_use import spent
+from rollouts.engine.planning import plan
 from rollouts.engine.reasons import Reason
 from rollouts.engine.rollout_status import AcceleratorUse
 from tests.kit.world import START, World
@@ -102,6 +103,48 @@ def test_what_nobody_sees_is_held_as_before():
 
     made.fleets = fleets
     assert used(made) == before
+
+
+def test_while_one_arm_is_not_seen_the_others_do_not_stand_for_all():
+    made = with_gpus(started())
+    made.settle()
+    before = used(made)
+    gone = made.fleets.pop(V1)
+    made.settle()
+    assert used(made) == before
+
+    made.fleets[V1] = gone
+    made.settle()
+    assert used(made).held == before.held
+
+
+def test_of_a_canary_whose_labels_are_kept_no_view_is_no_pods():
+    made = with_gpus(started())
+    made.fleets[V2].selector = "app=v2"
+    made.settle()
+    assert made.status.current is not None
+    assert made.status.current.capacity is not None
+    assert made.status.current.capacity.selector
+    observed = made.observe()
+    views = {V1: observed.workloads[V1]}
+
+    status = plan(replace(observed, workloads=views), made.now).status
+
+    assert status.accelerators is not None
+    assert status.accelerators.held == 16 < used(made).held
+
+
+def test_what_stable_holds_is_read_when_it_is_seen():
+    made = with_gpus(world())
+    hidden = made.fleets.pop(V1)
+    made.settle()
+    assert made.status.accelerators is None
+
+    made.fleets[V1] = hidden
+    made.settle()
+    made.fleets[V2].settle()
+    made.settle()
+    assert used(made).own == 16
 
 
 def test_pods_without_accelerators_are_not_counted():

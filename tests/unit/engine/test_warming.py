@@ -63,6 +63,18 @@ def test_what_keeps_a_pod_from_getting_warm_is_said() -> None:
     assert made.status.message.endswith("1 warm up, pod v2-a: /v1/completions answers 400: too long")
 
 
+@pytest.mark.parametrize(
+    ("waiting", "words"), [(1, "1 of them waits for its turn"), (2, "2 of them wait for their turn")]
+)
+def test_a_pod_that_waits_for_its_turn_is_said_to_and_has_not_failed(waiting: int, words: str) -> None:
+    made = cold_world()
+    made.fleets[V2].warm_waiting = waiting
+    pods_are(made, PodState.WARMING)
+
+    assert made.status.reason == Reason.WAITING_FOR_PODS
+    assert made.status.message.endswith(f"1 warm up, {words}")
+
+
 def test_a_rise_waits_for_warm_pods_as_well() -> None:
     made = cold_world()
     pods_are(made, PodState.READY)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollouts.runtime.clock import Monotonic
-from rollouts.runtime.fairness import FairLine, FairSlots
+from rollouts.runtime.fairness import FairLine, FairShares, FairSlots
 from rollouts.runtime.workqueue import QueueMachine
 
 
@@ -109,3 +109,53 @@ async def test_a_slot_survives_whoever_is_cancelled_on_the_way_to_it(turns):
 
     async with asyncio.timeout(1), slots.hold("b"):
         assert first.done()
+
+
+async def test_who_holds_least_is_next_and_a_large_share_is_not_overtaken():
+    shares = FairShares(8, 6)
+    first = shares.join("a", "a/1", 4)
+    again, other, modest = (
+        shares.join("a", "a/1", 2),
+        shares.join("a", "a/2", 4),
+        shares.join("b", "b/1", 4),
+    )
+    assert [one.turn.done() for one in (first, again, other, modest)] == [True, True, False, False]
+
+    small = shares.join("b", "b/1", 1)
+    assert not small.turn.done()  # two are free, and its elder waits for four
+    shares.leave(again)
+    assert [one.turn.done() for one in (other, modest, small)] == [False, True, False]
+    shares.leave(first)
+    assert [one.turn.done() for one in (other, small)] == [True, False]
+    shares.leave(modest)
+    assert small.turn.done()
+
+
+async def test_who_leaves_the_line_holds_nothing():
+    shares = FairShares(4, 4)
+    first, second, third = (shares.join(name, name, 4) for name in "abc")
+    shares.leave(second)
+    shares.leave(first)
+
+    assert (second.turn.done(), third.turn.done()) == (False, True)
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_share_survives_whoever_is_cancelled_on_the_way_to_it(turns):
+    shares = FairShares(2, 2)
+
+    async def work() -> None:
+        share = shares.join("a", "a", 2)
+        try:
+            await share.turn
+            await asyncio.sleep(0)
+        finally:
+            shares.leave(share)
+
+    first, second = asyncio.create_task(work()), asyncio.create_task(work())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.gather(first, second, return_exceptions=True)
+
+    assert shares.join("b", "b", 2).turn.done()
