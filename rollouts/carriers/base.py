@@ -186,6 +186,10 @@ class TrafficKind(ABC):
         """The write that lowers the recorded canary to ``limit``; None where it has no more."""
         return wayback.render(obj, record, limit, self.lists)
 
+    def lowered_alone(self, obj: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
+        """A write that lowers the canary where the API server refuses that of ``lowered``; None where there is none."""
+        return None
+
     def made_anew(self, place: TrafficPlace, record: WayBack, limit: Weight) -> Apply | None:
         """The object that is gone, with ``limit`` for the recorded canary; None where the record cannot make it."""
         return None

@@ -122,6 +122,9 @@ class _LlmInferenceServices(TrafficKind):
     def lowered(self, obj: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
         return service_group.lowered(obj, record, limit)
 
+    def lowered_alone(self, obj: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
+        return service_group.lowered_alone(obj, record, limit)
+
     def carrier(self, place: TrafficPlace, spec: GroupTraffic, template: Object | None) -> Carrier:
         return _GroupCarrier(target=_GroupTarget(place=place, spec=spec), resource=place.resource)
 
@@ -179,7 +182,10 @@ class _GroupCarrier(Carrier):
         return service_group.members_of(raw)
 
     def way_back(self, raw: Object | None, stable: Identity, canary: Identity) -> WayBack:
-        joint = service_group.joint_of(raw, stable.name, canary.name)
+        place, name = self.target.place, self.target.spec.name
+        records = [one for one in place.records if one.name == name]
+        ours = service_group.ours_of(raw, place.rollout, (stable.name, canary.name), records)
+        joint = service_group.joint_of(raw, ours, stable.name, records)
         return replace(super().way_back(raw, stable, canary), joint=joint)
 
     def view(self, raw: Object | None, reader: Reader) -> TrafficView:

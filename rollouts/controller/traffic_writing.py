@@ -143,7 +143,17 @@ class TrafficWriter:
             if write is None:
                 break
             await self._demand_fresh(gathered, whatever_spec=True)
-            stored = await self._send(gathered, found.resource, _key(write, *key), write, source, tell=tell)
+            try:
+                stored = await self._send(
+                    gathered, found.resource, _key(write, *key), write, source, tell=tell
+                )
+            except TrafficRefused:
+                alone = kind.lowered_alone(raw, record, action.limit) if kind and raw is not None else None
+                if alone is None:
+                    raise
+                stored = await self._send(
+                    gathered, found.resource, _key(alone, *key), alone, source, tell=tell
+                )
             wrote, raw = True, kind.with_part(raw, stored) if kind is not None and raw is not None else None
             if raw is None:
                 break

@@ -112,6 +112,8 @@ class TrafficView:
     resource_version: str = ""
     claim: Claim = Claim.UNCLAIMED
     claimed_by: str = ""
+    unclaimed: str = ""
+    """Kind and name of the part that does not consent, where the object is several; empty: the object."""
     rules: tuple[RuleView, ...] = ()
     header_routes: tuple[HeaderRouteStep, ...] = ()
     structure_current: bool = True
