@@ -156,12 +156,24 @@ class TrafficKind(ABC):
         """
         return None
 
+    def part(self, obj: Object, name: str) -> Object | None:
+        """The part of that name; None where the traffic object has none."""
+        return None
+
     def pods(self, obj: Object) -> Pool:
         """The pods of the version that an object is."""
         raise NotImplementedError
 
     def lacks(self, obj: Object, beside: Object | None, spec: Any, rollout: str) -> Iterator[Blocker]:
         """What keeps the version that an object is from being a target; ``beside``: the stable one's object."""
+        yield from ()
+
+    def serves(self, obj: Object, name: str) -> bool:
+        """Whether requests reach the version that an object is, once its pods are Ready; ``name``: of the traffic."""
+        return True
+
+    def troubles(self, obj: Object, beside: Object | None, spec: Any, rollout: str) -> Iterator[Blocker]:
+        """Why requests may not reach a version that had lacked nothing."""
         yield from ()
 
     # --- what the object says ---

@@ -78,6 +78,9 @@ class _LlmInferenceServices(TrafficKind):
     def with_part(self, obj: Object, part: Object) -> dict[str, Any] | None:
         return service_group.with_member(obj, part)
 
+    def part(self, obj: Object, name: str) -> Object | None:
+        return service_group.member(obj, name)
+
     def identity(self, target: Target) -> Identity:
         return service_group.service_identity(target.name)
 
@@ -110,6 +113,24 @@ class _LlmInferenceServices(TrafficKind):
                 "and adapters"
             )
             yield Blocker(reason=Reason.GROUP_DIVERGES, message=message)
+
+    def serves(self, obj: Object, name: str) -> bool:
+        one = read_llm_service(obj)
+        return one.group == name and not one.stopped and not one.deleting
+
+    def troubles(
+        self, obj: Object, beside: Object | None, spec: GroupTraffic, rollout: str
+    ) -> Iterator[Blocker]:
+        """Without consent, which holds all writes by itself; each of our writes is a new spec for KServe to look at."""
+        one = read_llm_service(obj)
+        if one.deleting:
+            message = f"LLMInferenceService {one.name} is being deleted"
+            yield Blocker(reason=Reason.SERVICE_NOT_READY, message=message)
+        behind = not one.failing and not one.current
+        for said in self.lacks(obj, beside, spec, rollout):
+            late = behind and said.reason is Reason.SERVICE_NOT_READY
+            if said.reason is not Reason.ROUTE_NOT_CONSENTED and not late:
+                yield said
 
     # --- the way back ---
 

@@ -334,7 +334,9 @@ def render(
         refused = _too_coarse(spec, desired.weight, joint)
     if refused is not None:
         return refused
-    return _write(group, spec.name, next_write(weights, stable, canary, desired.weight, joint))
+    step = next_write(weights, stable, canary, desired.weight, joint)
+    stays = canary if step is not None and step[0] == stable else stable
+    return _write(group, spec.name, step, stays or "")
 
 
 def _no_share(spec: GroupTraffic, stable: str, others: int) -> RenderRefusal:
@@ -350,8 +352,8 @@ def _too_coarse(spec: GroupTraffic, weight: Weight, joint: int) -> RenderRefusal
         return RenderRefusal(
             reason=Reason.GROUP_TOO_HEAVY,
             message=f"group {spec.name}: both versions have {joint} together, more than the {MAX_WEIGHT} that one "
-            "of them may have, and members that are not this Rollout's have weight, so that it stays: make all weights of the "
-            "group a tenth as large",
+            "of them may have, and members that are not this Rollout's have weight, so that it stays: make all weights "
+            "of the group a tenth as large",
         )
     if not joint or weight in (ZERO, FULL):
         return None
@@ -377,7 +379,7 @@ def lowered(group: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
     wanted, part = _goal(live, carried, limit, record.joint)
     if stable in found and live < wanted:
         return _write(group, record.name, (stable, wanted))
-    return _write(group, record.name, (canary, min(part, carried - 1)))
+    return _write(group, record.name, (canary, min(part, carried - 1)), stable)
 
 
 def lowered_alone(group: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
@@ -390,13 +392,18 @@ def lowered_alone(group: Object, record: WayBack, limit: Weight) -> JsonPatch | 
     if canary is None or stable is None or not stable.weight or stable.stopped:
         return None
     part = stable.weight * limit // (FULL - limit) if limit < FULL else canary.weight
-    return _write(group, record.name, (canary.name, part)) if part < canary.weight else None
+    step = (canary.name, part)
+    return _write(group, record.name, step, stable.name) if part < canary.weight else None
 
 
-def _write(group: Object | None, name: str, step: tuple[str, int] | None) -> JsonPatch | None:
+def _write(
+    group: Object | None, name: str, step: tuple[str, int] | None, stays: str = ""
+) -> JsonPatch | None:
+    """``stays``: who serves what a member loses that falls to 0."""
     obj = member(group, step[0]) if step is not None else None
     if step is None or obj is None:
         return None
     same = {"op": "test", "path": WEIGHT_PATH.rsplit("/", 1)[0] + "/group", "value": name}
     patch = guarded(obj, same, {"op": "add", "path": WEIGHT_PATH, "value": step[1]})
-    return JsonPatch(operations=patch.operations, name=step[0])
+    beside = stays if step[1] == 0 and member(group, stays) is not None else ""
+    return JsonPatch(operations=patch.operations, name=step[0], beside=beside)
