@@ -156,12 +156,24 @@ class TrafficKind(ABC):
         """
         return None
 
+    def part(self, obj: Object, name: str) -> Object | None:
+        """The part of that name; None where the traffic object has none."""
+        return None
+
     def pods(self, obj: Object) -> Pool:
         """The pods of the version that an object is."""
         raise NotImplementedError
 
     def lacks(self, obj: Object, beside: Object | None, spec: Any, rollout: str) -> Iterator[Blocker]:
         """What keeps the version that an object is from being a target; ``beside``: the stable one's object."""
+        yield from ()
+
+    def serves(self, obj: Object, name: str) -> bool:
+        """Whether requests reach the version that an object is, once its pods are Ready; ``name``: of the traffic."""
+        return True
+
+    def troubles(self, obj: Object, beside: Object | None, spec: Any, rollout: str) -> Iterator[Blocker]:
+        """Why requests may not reach a version that had lacked nothing."""
         yield from ()
 
     # --- what the object says ---
@@ -185,6 +197,10 @@ class TrafficKind(ABC):
     def lowered(self, obj: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
         """The write that lowers the recorded canary to ``limit``; None where it has no more."""
         return wayback.render(obj, record, limit, self.lists)
+
+    def lowered_alone(self, obj: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
+        """A write that lowers the canary where the API server refuses that of ``lowered``; None where there is none."""
+        return None
 
     def made_anew(self, place: TrafficPlace, record: WayBack, limit: Weight) -> Apply | None:
         """The object that is gone, with ``limit`` for the recorded canary; None where the record cannot make it."""

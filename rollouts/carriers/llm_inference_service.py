@@ -78,6 +78,9 @@ class _LlmInferenceServices(TrafficKind):
     def with_part(self, obj: Object, part: Object) -> dict[str, Any] | None:
         return service_group.with_member(obj, part)
 
+    def part(self, obj: Object, name: str) -> Object | None:
+        return service_group.member(obj, name)
+
     def identity(self, target: Target) -> Identity:
         return service_group.service_identity(target.name)
 
@@ -111,6 +114,24 @@ class _LlmInferenceServices(TrafficKind):
             )
             yield Blocker(reason=Reason.GROUP_DIVERGES, message=message)
 
+    def serves(self, obj: Object, name: str) -> bool:
+        one = read_llm_service(obj)
+        return one.group == name and not one.stopped and not one.deleting
+
+    def troubles(
+        self, obj: Object, beside: Object | None, spec: GroupTraffic, rollout: str
+    ) -> Iterator[Blocker]:
+        """Without consent, which holds all writes by itself; each of our writes is a new spec for KServe to look at."""
+        one = read_llm_service(obj)
+        if one.deleting:
+            message = f"LLMInferenceService {one.name} is being deleted"
+            yield Blocker(reason=Reason.SERVICE_NOT_READY, message=message)
+        behind = not one.failing and not one.current
+        for said in self.lacks(obj, beside, spec, rollout):
+            late = behind and said.reason is Reason.SERVICE_NOT_READY
+            if said.reason is not Reason.ROUTE_NOT_CONSENTED and not late:
+                yield said
+
     # --- the way back ---
 
     def lists(self, obj: Object) -> list[EntryList]:
@@ -121,6 +142,9 @@ class _LlmInferenceServices(TrafficKind):
 
     def lowered(self, obj: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
         return service_group.lowered(obj, record, limit)
+
+    def lowered_alone(self, obj: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
+        return service_group.lowered_alone(obj, record, limit)
 
     def carrier(self, place: TrafficPlace, spec: GroupTraffic, template: Object | None) -> Carrier:
         return _GroupCarrier(target=_GroupTarget(place=place, spec=spec), resource=place.resource)
@@ -179,7 +203,10 @@ class _GroupCarrier(Carrier):
         return service_group.members_of(raw)
 
     def way_back(self, raw: Object | None, stable: Identity, canary: Identity) -> WayBack:
-        joint = service_group.joint_of(raw, stable.name, canary.name)
+        place, name = self.target.place, self.target.spec.name
+        records = [one for one in place.records if one.name == name]
+        ours = service_group.ours_of(raw, place.rollout, (stable.name, canary.name), records)
+        joint = service_group.joint_of(raw, ours, stable.name, records)
         return replace(super().way_back(raw, stable, canary), joint=joint)
 
     def view(self, raw: Object | None, reader: Reader) -> TrafficView:

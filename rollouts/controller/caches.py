@@ -248,9 +248,13 @@ class Caches:
         """Whether freezes and the labels of namespaces were listed; until then everything counts as frozen."""
         return all(reflector.has_synced for reflector in self._of_freezes)
 
+    def watched(self, resource: Resource) -> bool:
+        """Whether the controller's options have the kind watched."""
+        return resource not in self._unwatched
+
     def served(self, resource: Resource) -> bool:
         """Whether the API server serves the kind, and it is watched."""
-        return resource not in self._unwatched and all(
+        return self.watched(resource) and all(
             reflector.state.value != "not served"
             for reflector in self.reflectors
             if reflector.resource == resource

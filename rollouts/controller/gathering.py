@@ -153,6 +153,7 @@ class Gatherer:
             target=target,
             target_blocker=blocker,
             traffic=traffic,
+            unwatched=self._traffic.unwatched(parsed) if traffic is None else "",
             pools={arm: _warm_only(view, workloads.get(arm)) for arm, view in pools.items()},
             pickers=self._pickers(key, models or stored, traffic),
             unmatched=self._unmatched(present, target, models),

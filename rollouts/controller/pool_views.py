@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rollouts.api.parsing import ParsedRollout
-from rollouts.carriers import kind_of
+from rollouts.carriers import TrafficKind, kind_of
 from rollouts.controller.caches import Caches
 from rollouts.engine.observation import (
     Blocker,
@@ -11,7 +13,7 @@ from rollouts.engine.observation import (
     Problem,
 )
 from rollouts.engine.reasons import Reason
-from rollouts.engine.rollout_spec import RolloutSpec
+from rollouts.engine.rollout_spec import GroupTraffic, RolloutSpec
 from rollouts.engine.rollout_status import RolloutStatus
 from rollouts.engine.versions import Identity
 from rollouts.objects import kinds
@@ -21,6 +23,12 @@ from rollouts.runtime.objects import ObjectKey
 from rollouts.traffic.backends import pools_of, rules_of
 
 __all__ = ["PoolViews"]
+
+
+def _recorded(parsed: ParsedRollout, kind: TrafficKind) -> GroupTraffic | None:
+    """The traffic object while the spec cannot be read: that of the way back."""
+    names = [way.name for way in parsed.status.way_back if way.kind == kind.kind]
+    return GroupTraffic(kind=kind.kind, name=names[0]) if names else None
 
 
 class PoolViews:
@@ -76,17 +84,23 @@ class PoolViews:
             )
             return PoolView(identity=identity, exists=False, twin=next(groups, ""))
         ready = self._caches.ready_units(pool)
-        blockers = self._lacks(parsed, identity)
-        return PoolView(identity=identity, exists=True, ready_endpoints=ready, blockers=blockers)
+        return self._said(parsed, PoolView(identity=identity, exists=True, ready_endpoints=ready))
 
-    def _lacks(self, parsed: ParsedRollout, identity: Identity) -> tuple[Blocker, ...]:
-        """What keeps a version that says so itself from being a target."""
-        spec, stable, kind = parsed.spec, parsed.status.stable, kind_of(identity.kind)
-        if spec is None or kind is None or not kind.made_of:
-            return ()
-        arms = (identity, stable.identity if stable is not None else identity)
+    def _said(self, parsed: ParsedRollout, view: PoolView) -> PoolView:
+        """With what a version that is an object of the traffic says itself: no pods count where no request arrives."""
+        spec, stable, kind = parsed.spec, parsed.status.stable, kind_of(view.identity.kind)
+        if kind is None or not kind.made_of:
+            return view
+        arms = (view.identity, stable.identity if stable is not None else view.identity)
         obj, beside = (self._caches.version(kind, parsed.namespace, arm.name) for arm in arms)
-        return () if obj is None else tuple(kind.lacks(obj, beside, spec.traffic, parsed.name))
+        named = spec.traffic if spec is not None else None
+        group = named if isinstance(named, GroupTraffic) else _recorded(parsed, kind)
+        if obj is None or group is None:
+            return view
+        ready = view.ready_endpoints if kind.serves(obj, group.name) else 0
+        troubles = tuple(kind.troubles(obj, beside, group, parsed.name))
+        blockers = () if spec is None else tuple(kind.lacks(obj, beside, group, parsed.name))
+        return replace(view, ready_endpoints=ready, blockers=blockers, troubles=troubles)
 
     def blockers(
         self,

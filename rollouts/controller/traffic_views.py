@@ -71,6 +71,12 @@ class TrafficViews:
                 return Carried(raw, kind.carrier(place, spec.traffic, template))
         return Carried(None, None)
 
+    def unwatched(self, parsed: ParsedRollout) -> str:
+        """The option of the controller without which it does not watch the spec's kind; empty: it does."""
+        kind = kind_of(parsed.spec.traffic.kind) if parsed.spec is not None else None
+        watched = kind is None or any(self._caches.watched(one) for one in kind.resources)
+        return "" if kind is None or watched else kind.option
+
     def traffic(self, parsed: ParsedRollout, target: Identity | None, found: Carried) -> TrafficView | None:
         """What the object says, of these arms; None where the kind is not served."""
         raw, carrier = found

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from rollouts.carriers import TrafficPlace, kind_of
+from rollouts.carriers import TrafficKind, TrafficPlace, kind_of
 from rollouts.controller.caches import Caches
 from rollouts.controller.gathered import Gathered
 from rollouts.engine.actions import (
@@ -92,6 +92,12 @@ def _key(write: Write, namespace: str, name: str) -> ObjectKey:
     return ObjectKey(namespace, (write.name if isinstance(write, JsonPatch) else "") or name)
 
 
+def _wished(obj: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What people and controllers ask of an object."""
+    meta = metadata_of(obj)
+    return meta.get("uid"), meta.get("deletionTimestamp"), meta.get("annotations"), obj.get("spec")
+
+
 class TrafficWriter:
     """Writes through one client. ``on_write`` hears of each write that is stored."""
 
@@ -120,6 +126,7 @@ class TrafficWriter:
                 break
             key = _key(write, carrier.namespace, carrier.name)
             await self._demand_fresh(gathered)
+            await self._demand_beside(carrier.kind, carrier.resource, carrier.namespace, raw, write)
             stored = await self._send(
                 gathered, carrier.resource, key, write, carrier.rendered_from, tell=tell
             )
@@ -143,7 +150,19 @@ class TrafficWriter:
             if write is None:
                 break
             await self._demand_fresh(gathered, whatever_spec=True)
-            stored = await self._send(gathered, found.resource, _key(write, *key), write, source, tell=tell)
+            await self._demand_beside(kind, found.resource, key.namespace, raw, write)
+            try:
+                stored = await self._send(
+                    gathered, found.resource, _key(write, *key), write, source, tell=tell
+                )
+            except TrafficRefused:
+                alone = kind.lowered_alone(raw, record, action.limit) if kind and raw is not None else None
+                if alone is None:
+                    raise
+                await self._demand_beside(kind, found.resource, key.namespace, raw, alone)
+                stored = await self._send(
+                    gathered, found.resource, _key(alone, *key), alone, source, tell=tell
+                )
             wrote, raw = True, kind.with_part(raw, stored) if kind is not None and raw is not None else None
             if raw is None:
                 break
@@ -186,7 +205,9 @@ class TrafficWriter:
             weight=shown,
             reason=reason.value,
         )
-        message = f"{resource.kind} {key.name}: {arm} {shown}"
+        kind = kind_of(resource.kind)
+        what = f"{resource.kind} group" if kind is not None and kind.made_of else resource.kind
+        message = f"{what} {key.name}: {arm} {shown}"
         return [EmitEvent(type=EventType.NORMAL, reason=reason.value, message=message)]
 
     async def _send(
@@ -240,6 +261,29 @@ class TrafficWriter:
         same = live["metadata"].get("uid") == gathered.rollout["metadata"].get("uid")
         if not (whatever_spec and same and live.get("status") == gathered.rollout.get("status")):
             raise Conflict("the Rollout changed since it was read")
+
+    async def _demand_beside(
+        self,
+        kind: TrafficKind | None,
+        resource: Resource,
+        namespace: str,
+        raw: Mapping[str, Any] | None,
+        write: Write,
+    ) -> None:
+        """Raise Conflict unless the object that is to serve what a write takes away is as it was read.
+
+        Its status counts for nothing: who writes that often must not hold up an abort.
+        """
+        if not isinstance(write, JsonPatch) or not write.beside or kind is None or raw is None:
+            return
+        read = kind.part(raw, write.beside)
+        try:
+            live = await self._client.get(resource, namespace, write.beside)
+        except NotFound:
+            raise Conflict(f"{resource.kind} {write.beside} is gone") from None
+        if read is None or _wished(live) != _wished(read):
+            self._caches.by_resource()[resource].record_write(live)
+            raise Conflict(f"{resource.kind} {write.beside} changed since it was read")
 
     async def demand_fresh_rollout(self, gathered: Gathered) -> None:
         """Raise Conflict unless the API server's Rollout is the one that was planned on."""

@@ -74,7 +74,7 @@ def path_problem(draft: Draft, arm: Identity) -> Blocker | None:
     Also for the seconds in which gateways may not have heard that a trouble of the canary is over.
     """
     view, current = draft.obs.pools.get(arm), draft.status.current
-    for problem in view.path.problems if view is not None else ():
+    for problem in (*view.path.problems, *view.troubles) if view is not None else ():
         return problem
     if current is not None and arm == current.canary.identity and current.ready_since is not None:
         return _unheard(current.canary.label)
@@ -120,6 +120,9 @@ def note_trust(draft: Draft) -> None:
     view = draft.obs.pools.get(canary.identity) if canary is not None else None
     if view is not None and view.path.note and draft.target_note is None:
         draft.target_note = (Reason.READY, view.path.note)
+    running = draft.status.running
+    if view is not None and view.troubles and running is not None and draft.target_problem is None:
+        draft.target_problem = (view.troubles[0].reason, view.troubles[0].message)
 
 
 def return_delay(pulls: int) -> timedelta:

@@ -44,7 +44,7 @@ from rollouts.engine.rollout_status import HoldReason, RolloutStatus
 from rollouts.engine.shortage import shortage
 from rollouts.engine.steps import header_routes_at, required_endpoints, weight_at
 from rollouts.engine.versions import Identity
-from rollouts.engine.wayback import given_by_others, is_recorded, keeps_some, live_shares, record_way
+from rollouts.engine.wayback import given_by_others, is_recorded, keeps_some, live_shares, record_way, unable
 from rollouts.units import FULL, ZERO, Weight, format_weight
 
 __all__ = [
@@ -414,7 +414,7 @@ def _allowed(draft: Draft, traffic: TrafficView, desired: DesiredTraffic, *, may
     if falls and draft.obs.ready(desired.stable) == 0:
         draft.traffic_problem = (
             Reason.STABLE_NOT_READY,
-            f"STABLE {desired.stable.name} HAS NO READY ENDPOINT: weights stay as they are until it has one",
+            unable(draft, desired.stable),
         )
         return False
     return True

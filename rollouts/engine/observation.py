@@ -112,6 +112,8 @@ class TrafficView:
     resource_version: str = ""
     claim: Claim = Claim.UNCLAIMED
     claimed_by: str = ""
+    unclaimed: str = ""
+    """Kind and name of the part that does not consent, where the object is several; empty: the object."""
     rules: tuple[RuleView, ...] = ()
     header_routes: tuple[HeaderRouteStep, ...] = ()
     structure_current: bool = True
@@ -211,6 +213,8 @@ class PoolView:
     ready_endpoints: int = 0
     blockers: tuple[Blocker, ...] = ()
     """What keeps it from being a target: PickerMissing, NotServed, ..."""
+    troubles: tuple[Blocker, ...] = ()
+    """Why requests may not reach it, whatever its weight and its pods, in the words of who routes them."""
     lacking: tuple[str, ...] = ()
     """Adapters: Ready pods of the pool that say that they do not have it."""
     loaded: bool = False
@@ -539,7 +543,9 @@ class Observation:
     """``spec.target`` resolved by discovery; None while it cannot be resolved (see ``target_blocker``)."""
     target_blocker: Blocker | None = None
     traffic: TrafficView | None = None
-    """None when the kind of traffic object is not served."""
+    """None when the kind of traffic object is not served, or not watched."""
+    unwatched: str = ""
+    """The option of the controller without which it does not watch the kind; empty: it does, or would."""
     listed: frozenset[Identity] = frozenset()
     """Versions with an entry in our rules of the traffic object; where no spec names that, in the recorded ones."""
     ways: Mapping[WayBack, WayView] = field(default_factory=dict)

@@ -150,7 +150,7 @@ def _claimed_by_other(draft: Draft) -> bool:
     else:
         reason = Reason.ROUTE_NOT_CONSENTED
         message = (
-            f"{what} does not consent: nothing is written. Annotate it in Git with "
+            f"{traffic.unclaimed or what} does not consent: nothing is written. Annotate it in Git with "
             f"inferencerollouts.dev/managed-by: {draft.obs.name}"
         )
     draft.traffic_problem = (reason, message)

@@ -124,6 +124,12 @@ class Reason(StrEnum):
     GROUP_TOO_COARSE = ("GroupTooCoarse",
         "Beside members of others with weight, no whole number says the share that a step asks.",
         "Make all weights of the group a hundred times as large.")
+    GROUP_TOO_HEAVY = ("GroupTooHeavy",
+        "Beside members of others with weight, both versions have more together than one of them may have.",
+        "Make all weights of the group a tenth as large.")
+    GROUP_WITHOUT_SHARE = ("GroupWithoutShare",
+        "Members of others have all weight of the group, and stable has none.",
+        "Give stable the weight that it is to have.")
     NOT_MANAGED = ("NotManaged", "Only a Managed route can carry this step.",
         "Give the route a template, or leave the step out.")
     TEMPLATE_INVALID = "TemplateInvalid", "A template cannot be used: the message says which, and why.", "Correct it."

@@ -83,7 +83,7 @@ def first_install(draft: Draft, target: Identity) -> None:
         message = (
             f"{traffic.kind} {traffic.name} does not exist: add it to Git"
             if traffic is not None
-            else "the kind of the traffic object is not served: install its CRD"
+            else _unserved_kind(draft)
         )
         draft.traffic_problem = (Reason.ROUTE_MISSING, message)
         draft.move(Phase.WAITING, Trigger.TRAFFIC_MISSING, Reason.ROUTE_MISSING, message)
@@ -120,6 +120,16 @@ def first_install(draft: Draft, target: Identity) -> None:
         return
     draft.set(stable=revision_of(heaviest, ""))
     start_attempt(draft, wanted, split=target.arm in arms.carrying)
+
+
+def _unserved_kind(draft: Draft) -> str:
+    option = draft.obs.unwatched
+    if option:
+        return (
+            f"the controller does not watch the kind of the traffic object: start it with --{option}, "
+            f"which the chart's {option}: true does"
+        )
+    return "the kind of the traffic object is not served: install its CRD"
 
 
 def _hinted(draft: Draft, arms: _Arms, target: Identity) -> Identity | None:
@@ -203,6 +213,9 @@ def nobody_serves(draft: Draft) -> Said | None:
             Reason.STABLE_POOL_MISSING,
             f"STABLE {name} DOES NOT EXIST: NOBODY SERVES; {_way_out(draft, view)}",
         )
+    if view is not None and view.troubles:
+        why = view.troubles[0].message
+        return Reason.STABLE_NOT_READY, f"STABLE {name} GETS NO REQUESTS: {why}"
     who = served_instead(draft) or "NOBODY SERVES until it has one"
     return Reason.STABLE_NOT_READY, f"STABLE {name} HAS NO READY ENDPOINT: {who}"
 

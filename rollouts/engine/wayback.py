@@ -31,6 +31,7 @@ __all__ = [
     "live_shares",
     "record_way",
     "return_canaries",
+    "unable",
 ]
 
 RECORDS = 8
@@ -53,9 +54,13 @@ def _proposed(draft: Draft, canary: Identity) -> WayBack | None:
 
 
 def is_recorded(draft: Draft, arm: Identity) -> bool:
-    """Whether the way back of an arm in the spec's traffic object is stored already."""
+    """Whether the way back of an arm in the spec's traffic object is stored already, with what it is reckoned by."""
     proposed = _proposed(draft, arm)
-    return proposed is None or any(_same_way(record, proposed) for record in draft.obs.status.way_back)
+    if proposed is None:
+        return True
+    stored, planned = draft.obs.status.way_back, draft.status.way_back
+    joint = [record.joint for record in planned if _same_way(record, proposed)]
+    return any(_same_way(one, proposed) and joint in ([], [one.joint]) for one in stored)
 
 
 def record_way(draft: Draft, arm: Identity) -> None:
@@ -194,6 +199,14 @@ def _say_kept(draft: Draft, record: WayBack, kept: Weight) -> None:
     )
 
 
+def unable(draft: Draft, arm: Identity) -> str:
+    """Why stable is given no weight, in words: nobody would answer."""
+    view = draft.obs.pools.get(arm)
+    if view is not None and view.troubles:
+        return f"STABLE {arm.name} GETS NO REQUESTS ({view.troubles[0].message}): weights stay as they are until then"
+    return f"STABLE {arm.name} HAS NO READY ENDPOINT: weights stay as they are until it has one"
+
+
 def _give_back_one(draft: Draft, record: WayBack, view: WayView, reason: WriteReason, limit: Weight) -> None:
     stable, what = draft.status.stable, f"{record.kind} {record.name}"
     if view.claim is Claim.OTHER:
@@ -205,7 +218,7 @@ def _give_back_one(draft: Draft, record: WayBack, view: WayView, reason: WriteRe
     elif stable is None or draft.obs.ready(stable.identity) == 0:
         draft.traffic_problem = (
             Reason.STABLE_NOT_READY,
-            f"STABLE {record.stable.name} HAS NO READY ENDPOINT: weights stay as they are until it has one",
+            unable(draft, record.stable.arm),
         )
     elif draft.obs.refused is not None:
         draft.traffic_problem = (draft.obs.refused.reason, draft.obs.refused.message)

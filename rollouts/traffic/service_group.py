@@ -11,7 +11,7 @@ that share is what it comes to.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -44,9 +44,11 @@ __all__ = [
     "joint_of",
     "lists",
     "lowered",
+    "lowered_alone",
     "member",
     "members_of",
     "next_write",
+    "ours_of",
     "render",
     "service_identity",
     "view",
@@ -58,6 +60,9 @@ Object = Mapping[str, Any]
 BASE = 10_000
 """Stable's weight where no member of others has any: fine enough for each hundredth of a percent, and with 99 % for the
 canary below the greatest weight that KServe takes (1,000,000)."""
+
+_MOST_JOINT = 2 * MAX_WEIGHT
+"""What a record holds: of two members as heavy as KServe takes them. More is refused all the same."""
 
 _MEMBERS = "members"
 _WEIGHT_FIELD = "router.route.weight"
@@ -120,6 +125,28 @@ def claim_of_members(group: Object, rollout: str, names: Iterable[str]) -> tuple
     return (Claim.CONSENTED, rollout) if claims else (Claim.UNCLAIMED, "")
 
 
+def _unclaimed(group: Object, rollout: str, names: Sequence[str], *, first: bool) -> str:
+    """The member without whose consent nothing may be written: an arm, or who serves at first sight; empty: none is.
+
+    At first sight nobody of ours may have weight while a member that belongs to no Rollout has: that one is what a
+    new version is to be compared with, not a bystander.
+    """
+    found = {one.name: (one, claim_of(obj, TrafficMode.ADOPTED, rollout)[0]) for obj, one in _read(group)}
+    arms = [name for name in names if name in found and found[name][1] is Claim.UNCLAIMED]
+    if arms or not first:
+        return arms[0] if arms else ""
+    serving = [(one, claim) for one, claim in found.values() if one.weight and not one.stopped]
+    if any(claim is Claim.CONSENTED for _, claim in serving):
+        return ""
+    theirs = [one for one, claim in serving if claim is Claim.UNCLAIMED]
+    return max(theirs, key=lambda one: one.weight).name if theirs else ""
+
+
+def _read(group: Object | None) -> Iterator[tuple[Object, LlmService]]:
+    for obj in members_of(group):
+        yield obj, read_llm_service(obj)
+
+
 # --- what it says -----------------------------------------------------------------------------------
 
 
@@ -133,9 +160,11 @@ def view(group: Object | None, spec: GroupTraffic, reader: Reader) -> TrafficVie
         return TrafficView(kind=kind, name=spec.name, mode=TrafficMode.ADOPTED)
     names = [arm.name for arm in reader.arms]
     ours = {one.name: one for one in _consenting(group, reader.rollout, names)}
-    claim, claimed_by = claim_of_members(
-        group, reader.rollout, [arm.name for arm in reader.stored if arm.name in ours] or names
-    )
+    asked = [arm.name for arm in reader.stored if arm.name in ours] or names
+    claim, claimed_by = claim_of_members(group, reader.rollout, asked)
+    unclaimed = _unclaimed(group, reader.rollout, asked, first=not reader.stored)
+    if unclaimed and claim is not Claim.OTHER:
+        claim, claimed_by = Claim.UNCLAIMED, ""
     writer, written_at = _last_writer(group, names, reader.field_manager)
     return TrafficView(
         kind=kind,
@@ -145,6 +174,7 @@ def view(group: Object | None, spec: GroupTraffic, reader: Reader) -> TrafficVie
         resource_version=text_of(metadata_of(group).get("resourceVersion")),
         claim=claim,
         claimed_by=claimed_by,
+        unclaimed=f"{LLM_SERVICE_KIND} {unclaimed}" if unclaimed else "",
         rules=(
             RuleView(
                 name=spec.name, entries={service_identity(one.name): one.weight for one in ours.values()}
@@ -206,11 +236,25 @@ def _behind(one: LlmService, other: LlmService, said: int | None) -> str:
 # --- arithmetic -------------------------------------------------------------------------------------
 
 
-def joint_of(group: Object | None, stable: str, canary: str) -> int:
-    """What both have together where the weights of others are to keep their share; 0 where nobody else has any."""
-    found = {one.name: one for one in map(read_llm_service, members_of(group))}
-    joint = sum(found[name].weight for name in {stable, canary} if name in found)
-    return joint if _others(found.values(), {stable, canary}) else 0
+def ours_of(group: Object | None, rollout: str, arms: Iterable[str], records: Iterable[WayBack]) -> set[str]:
+    """The members that are ours: the arms, and those of recorded ways back that consent: an earlier canary."""
+    past = {name for way in records for name in (way.stable.name, way.canary.name)}
+    return set(arms) | (past & {one.name for one in _consenting(group or {}, rollout, [])})
+
+
+def joint_of(group: Object | None, ours: Collection[str], stable: str, records: Iterable[WayBack]) -> int:
+    """What ours have together where the weights of others are to keep their share; 0 where nobody else has any.
+
+    While an earlier canary has weight, what was recorded for it counts: between two writes the sum is another.
+    """
+    found = {one.name: one for _, one in _read(group)}
+    if not _others(found.values(), ours):
+        return 0
+    for way in records:
+        carries = way.canary.name in found and found[way.canary.name].weight
+        if way.joint and way.stable.name == stable and carries:
+            return way.joint
+    return min(sum(found[name].weight for name in ours if name in found), _MOST_JOINT)
 
 
 def _others(members: Iterable[LlmService], ours: Iterable[str]) -> int:
@@ -221,6 +265,7 @@ def _others(members: Iterable[LlmService], ours: Iterable[str]) -> int:
 
 def _goal(stable: int, canary: int, weight: Weight, joint: int) -> tuple[int, int]:
     """The weights of both that say ``weight``; ``joint`` 0: nobody else has any weight."""
+    joint = min(joint, MAX_WEIGHT)  # more for one the API server refuses, and an abort must not hang on that
     if weight >= FULL:
         return 0, joint or canary or BASE
     if weight <= ZERO:
@@ -274,19 +319,42 @@ def render(
                 reason=Reason.SERVICE_NOT_IN_GROUP,
                 message=f"LLMInferenceService {name} is not in group {spec.name}: set spec.router.route.group there",
             )
+    stored = [one for one in records if one.name == spec.name]
     retired = {arm.name for arm in (*desired.keep, *desired.drop)}
     consenting = {one.name for one in _consenting(group or {}, rollout, [])}
     ours = {name for name in (stable, canary) if name is not None} | (retired & consenting)
-    recorded = [one.joint for one in records if (one.stable.name, one.canary.name) == (stable, canary)]
-    joint = recorded[0] if recorded else joint_of(group, stable, canary or "")
-    refused = _too_coarse(spec, desired.weight, joint) if canary is not None else None
+    weights = {name: one.weight for name, one in found.items() if name in ours}
+    recorded = [one.joint for one in stored if (one.stable.name, one.canary.name) == (stable, canary)]
+    joint = recorded[0] if recorded else joint_of(group, ours, stable, stored)
+    if canary is None and weights[stable]:
+        joint = min(joint, weights[stable])  # what somebody gave a retired member is nobody's share
+    others = sum(weights.values()) == 0 and _others(found.values(), ours)
+    refused = _no_share(spec, stable, others) if others and not joint else None
+    if refused is None and canary is not None:
+        refused = _too_coarse(spec, desired.weight, joint)
     if refused is not None:
         return refused
-    weights = {name: one.weight for name, one in found.items() if name in ours}
-    return _write(group, spec.name, next_write(weights, stable, canary, desired.weight, joint))
+    step = next_write(weights, stable, canary, desired.weight, joint)
+    stays = canary if step is not None and step[0] == stable else stable
+    return _write(group, spec.name, step, stays or "")
+
+
+def _no_share(spec: GroupTraffic, stable: str, others: int) -> RenderRefusal:
+    return RenderRefusal(
+        reason=Reason.GROUP_WITHOUT_SHARE,
+        message=f"in group {spec.name} members that are not this Rollout's have all of the weight ({others}), and "
+        f"{stable} has none: which share it is to have is not known; set spec.router.route.weight of {stable} by hand",
+    )
 
 
 def _too_coarse(spec: GroupTraffic, weight: Weight, joint: int) -> RenderRefusal | None:
+    if joint > MAX_WEIGHT and weight > ZERO:
+        return RenderRefusal(
+            reason=Reason.GROUP_TOO_HEAVY,
+            message=f"group {spec.name}: both versions have {joint} together, more than the {MAX_WEIGHT} that one "
+            "of them may have, and members that are not this Rollout's have weight, so that it stays: make all weights "
+            "of the group a tenth as large",
+        )
     if not joint or weight in (ZERO, FULL):
         return None
     _, part = _goal(0, 0, weight, joint)
@@ -311,13 +379,31 @@ def lowered(group: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
     wanted, part = _goal(live, carried, limit, record.joint)
     if stable in found and live < wanted:
         return _write(group, record.name, (stable, wanted))
-    return _write(group, record.name, (canary, min(part, carried - 1)))
+    return _write(group, record.name, (canary, min(part, carried - 1)), stable)
 
 
-def _write(group: Object | None, name: str, step: tuple[str, int] | None) -> JsonPatch | None:
+def lowered_alone(group: Object, record: WayBack, limit: Weight) -> JsonPatch | None:
+    """The write of the canary alone that lowers it to ``limit``, where stable has weight as it is; else None.
+
+    For when stable's is refused: the share of others changes, and users are off the canary.
+    """
+    found = {one.name: one for _, one in _read(group)}
+    stable, canary = found.get(record.stable.name), found.get(record.canary.name)
+    if canary is None or stable is None or not stable.weight or stable.stopped:
+        return None
+    part = stable.weight * limit // (FULL - limit) if limit < FULL else canary.weight
+    step = (canary.name, part)
+    return _write(group, record.name, step, stable.name) if part < canary.weight else None
+
+
+def _write(
+    group: Object | None, name: str, step: tuple[str, int] | None, stays: str = ""
+) -> JsonPatch | None:
+    """``stays``: who serves what a member loses that falls to 0."""
     obj = member(group, step[0]) if step is not None else None
     if step is None or obj is None:
         return None
     same = {"op": "test", "path": WEIGHT_PATH.rsplit("/", 1)[0] + "/group", "value": name}
     patch = guarded(obj, same, {"op": "add", "path": WEIGHT_PATH, "value": step[1]})
-    return JsonPatch(operations=patch.operations, name=step[0])
+    beside = stays if step[1] == 0 and member(group, stays) is not None else ""
+    return JsonPatch(operations=patch.operations, name=step[0], beside=beside)

@@ -34,11 +34,13 @@ class Apply:
 class JsonPatch:
     """A guarded JSON patch: its ``test`` operations are the precondition.
 
-    ``name``: the object that is written, where the traffic object is several; empty: the traffic object.
+    ``name``: the object that is written, where the traffic object is several; empty: the traffic object. ``beside``:
+    the one of them that has to be as it was read, since it is to serve what this write takes away; empty: none.
     """
 
     operations: list[dict[str, Any]]
     name: str = ""
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,8 +16,16 @@ from rollouts.traffic import service_group
 from rollouts.units import FULL
 from tests.kit.faults.endstate import is_carrier, weights_of
 from tests.kit.faults.invariants import Invariant, check
+from tests.kit.faults.objects import CANARY, STABLE
 from tests.kit.faults.plans import enumerate_plans
-from tests.kit.faults.service_plans import COMMON, edited_plans, every_plan, late_plans, outside_plans
+from tests.kit.faults.service_plans import (
+    COMMON,
+    edited_plans,
+    every_plan,
+    frozen_plans,
+    late_plans,
+    outside_plans,
+)
 from tests.kit.faults.service_scenarios import SERVICE_SCENARIOS
 from tests.kit.faults.simulation import FaultPlan, Run, simulate
 
@@ -78,13 +86,14 @@ def _parts(clean: Run) -> dict[str, Iterator[FaultPlan]]:
         "LATE": late_plans(clean),
         "OUTSIDE": outside_plans(clean),
         "EDITED": edited_plans(clean),
+        "FROZEN": frozen_plans(clean),
     }
 
 
 @pytest.mark.slow
 @pytest.mark.full
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("part", [*(fault.name for fault in COMMON), "LATE", "OUTSIDE", "EDITED"])
+@pytest.mark.parametrize("part", [*(fault.name for fault in COMMON), "LATE", "OUTSIDE", "EDITED", "FROZEN"])
 @pytest.mark.parametrize("name", SERVICE_SCENARIOS)
 def test_no_plan_breaks_an_invariant(name: str, part: str, record_property: Any) -> None:
     plans = list(_parts(clean_run(name))[part])
@@ -92,6 +101,15 @@ def test_no_plan_breaks_an_invariant(name: str, part: str, record_property: Any)
     record_property("fault_plans", len(plans))
 
     assert broken == []
+
+
+def test_an_abort_takes_the_canarys_weight_where_stable_cannot_be_written() -> None:
+    clean = clean_run(BESIDE)
+    (plan,) = (one for one in frozen_plans(clean) if one.name.startswith(STABLE) and one.name.endswith(" 4"))
+    run = simulate(SERVICE_SCENARIOS[BESIDE], plan)
+
+    assert check(run, clean) == []
+    assert run.end[f"member {CANARY}"]["weight"] == 0
 
 
 # --- planted bugs ----------------------------------------------------------------------------------

@@ -207,6 +207,8 @@ class World:
     pool_blockers: tuple[Blocker, ...] = ()
     probe: ProbeView | None = None
     paths: dict[Identity, PathView] = field(default_factory=dict)
+    troubles: dict[Identity, tuple[Blocker, ...]] = field(default_factory=dict)
+    unwatched: str = ""
     crashes: dict[Identity, CrashView] = field(default_factory=dict)
     target_blocker: Blocker | None = None
     approval: ApprovalView | None = None
@@ -288,6 +290,7 @@ class World:
             pickers=self.pickers,
             unmatched=self.unmatched,
             traffic=self._traffic() if self.served else None,
+            unwatched=self.unwatched,
             pools=self._pools(),
             blockers=self.blockers,
             gates=dict(self.gates),
@@ -386,6 +389,7 @@ class World:
         names.update(entry.revision.identity for entry in self.status.history)
         return {
             identity: PoolView(
+                troubles=self.troubles.get(identity, ()),
                 identity=identity,
                 exists=identity in self.pools,
                 twin=self._twin(identity),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,9 +20,10 @@ from tests.kit.faults.moves import (
 )
 from tests.kit.faults.objects import CANARY, RELEASES, STABLE, THIRD, service_object
 from tests.kit.faults.plans import FaultClass, disturbed, enumerate_plans, heard_of_late
-from tests.kit.faults.simulation import Act, FaultPlan, Run, Simulation
+from tests.kit.faults.simulation import Act, FaultPlan, Refusal, Run, Simulation
+from tests.kit.faults.transport import WriteFault
 
-__all__ = ["COMMON", "edited_plans", "every_plan", "late_plans", "outside_plans"]
+__all__ = ["COMMON", "edited_plans", "every_plan", "frozen_plans", "late_plans", "outside_plans"]
 
 Object = dict[str, Any]
 
@@ -98,12 +100,8 @@ _OVER = ("deleted", "lowers")
 def _disturbed(clean: Run, acts: dict[str, tuple[Act, Act | None, float]]) -> Iterator[FaultPlan]:
     if any(word in clean.scenario.name for word in _OVER):
         return
-    others, full = "beside others" in clean.scenario.name, "all at once" in clean.scenario.name
-    fitting = {
-        name: act
-        for name, act in acts.items()
-        if not (others and "third" in name) and not (full and name == _LET_GO)
-    }
+    full = "all at once" in clean.scenario.name
+    fitting = {name: act for name, act in acts.items() if not (full and name == _LET_GO)}
     yield from disturbed(clean, fitting)
 
 
@@ -122,6 +120,15 @@ def late_plans(clean: Run) -> Iterator[FaultPlan]:
     return heard_of_late(kinds.POD, kinds.LLM_SERVICE)
 
 
+def frozen_plans(clean: Run) -> Iterator[FaultPlan]:
+    """A webhook refuses all writes of one member for ever, from each second traffic write on."""
+    for member in (STABLE, CANARY):
+        for number in range(0, len(clean.weights) + 1, 2):
+            refusal = Refusal(fault=WriteFault.REFUSED_WEBHOOK, start=number, seconds=math.inf, only=member)
+            name = f"{member} cannot be written, from traffic write {number}"
+            yield FaultPlan(name=name, refusal=refusal, exact=False)
+
+
 def every_plan(clean: Run) -> Iterator[FaultPlan]:
     """All of them, of every class."""
     for fault in COMMON:
@@ -129,3 +136,4 @@ def every_plan(clean: Run) -> Iterator[FaultPlan]:
     yield from late_plans(clean)
     yield from outside_plans(clean)
     yield from edited_plans(clean)
+    yield from frozen_plans(clean)

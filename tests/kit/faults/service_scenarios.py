@@ -125,6 +125,17 @@ def _all() -> list[Scenario]:
             healthy_on(THIRD),
         ),
         _scenario(
+            "beside others, third target in the middle",
+            service_rollout(_WAITING),
+            [
+                Move(when=at_step(1), act=retarget(THIRD), after=7),
+                Move(when=both(at_step(1), _canary(THIRD)), act=command("promote"), after=7),
+            ],
+            healthy_on(THIRD),
+            weights={STABLE: 300, CANARY: 0, THIRD: 0},
+            others={"other": 100},
+        ),
+        _scenario(
             "deleted in the middle",
             service_rollout(_WAITING),
             [Move(when=at_step(1), act=delete(kinds.ROLLOUT, "mymodel"), after=7)],

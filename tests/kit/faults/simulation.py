@@ -128,12 +128,13 @@ class Storm:
 class Refusal:
     """From the controller's ``start``-th request on that would change a traffic object, all of those are refused.
 
-    ``seconds``: for how long; 0 refuses the one request, infinity all of them.
+    ``seconds``: for how long; 0 refuses the one request, infinity all of them. ``only``: those of one object's name.
     """
 
     fault: WriteFault
     start: int
     seconds: float
+    only: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -541,7 +542,7 @@ class Simulation:
         if refusal is None or not (member or (resource, name) in CARRIERS):
             return None
         number, self._traffic_writes = self._traffic_writes, self._traffic_writes + 1
-        if number < refusal.start:
+        if number < refusal.start or (refusal.only and name != refusal.only):
             return None
         if self._refused_since is None:
             self._refused_since = seconds

@@ -180,6 +180,16 @@ def test_a_kind_that_is_not_served_is_waited_for():
     assert (world.status.phase, world.status.reason) == (Phase.WAITING, "RouteMissing")
 
 
+def test_a_kind_that_the_controller_does_not_watch_names_its_option():
+    world = World(spec=spec(), served=False, unwatched="kserve")
+    world.settle()
+
+    assert world.status.message == (
+        "the controller does not watch the kind of the traffic object: start it with --kserve, "
+        "which the chart's kserve: true does"
+    )
+
+
 def test_an_adopted_route_without_the_pool_names_the_entry_to_add():
     world = World(spec=spec(), rules=[{V1: 100}])
     world.settle()

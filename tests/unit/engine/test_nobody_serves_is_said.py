@@ -102,6 +102,51 @@ def test_a_stable_picker_without_a_ready_pod_is_said_in_every_phase(make: Callab
     assert "StablePickerNotReady" not in {item.reason for item in world.status.conditions}
 
 
+OUT = Blocker(reason=Reason.SERVICE_STOPPED, message="v1 is stopped")
+
+
+def test_a_stable_that_gets_no_requests_whatever_its_weight_is_said_in_these_words() -> None:
+    world = settled()
+    world.pools[pool("v1")], world.troubles[pool("v1")] = 0, (OUT,)
+    world.settle()
+
+    assert "STABLE v1 GETS NO REQUESTS: v1 is stopped" in [event.message for event in world.events]
+
+
+def test_nothing_goes_back_to_a_stable_that_gets_no_requests() -> None:
+    world = at_pause()
+    world.pools[pool("v1")], world.troubles[pool("v1")] = 0, (OUT,)
+    writes = len(world.writes)
+    assert world.status.canary is not None
+    world.command = f'{{"action":"abort","revision":"{world.status.canary.hash}"}}'
+    world.settle()
+
+    applied = next(item for item in world.status.conditions if item.type == "TrafficApplied")
+    assert len(world.writes) == writes
+    assert (applied.reason, applied.message) == (
+        "StableNotReady",
+        "STABLE v1 GETS NO REQUESTS (v1 is stopped): weights stay as they are until then",
+    )
+
+
+def test_what_keeps_requests_from_a_carrying_canary_is_said_and_holds_every_rise() -> None:
+    world, said = at_pause(), Blocker(reason=Reason.GROUP_DIVERGES, message="v2 serves sql and v1 llama")
+    world.troubles[pool("v2")] = (said,)
+    world.settle()
+    ready = next(item for item in world.status.conditions if item.type == "TargetReady")
+    assert (ready.status, ready.reason, ready.message) == ("False", "GroupDiverges", said.message)
+
+    weights = list(world.weights)
+    assert world.status.canary is not None
+    world.command = f'{{"action":"promote","revision":"{world.status.canary.hash}","attempt":1}}'
+    world.settle()
+    assert world.weights == weights
+
+    world.troubles.clear()
+    world.advance(5)
+    assert world.weights[-1] > weights[-1]
+
+
 def test_a_canary_with_a_picker_of_its_own_serves_while_stables_is_down() -> None:
     world = at_pause()
     world.paths[pool("v1")] = PathView(picker_down=True)

@@ -8,12 +8,13 @@ from fractions import Fraction
 
 import pytest
 
-from rollouts.engine.actions import EmitEvent, ReleaseTraffic, ReturnTraffic
-from rollouts.engine.observation import Claim, GateOutcome, Problem, Refused
+from rollouts.engine.actions import EmitEvent, ReleaseTraffic, ReturnTraffic, WriteTraffic
+from rollouts.engine.observation import Claim, GateOutcome, Observation, Problem, Refused, WayView
+from rollouts.engine.planning import plan
 from rollouts.engine.rollout_spec import HeaderRouteStep, OnDelete, TrafficMode
 from rollouts.engine.rollout_status import CommandResult, Phase
 from rollouts.units import FULL, ZERO, Weight
-from tests.kit.world import World, analysis, pause, pool, spec, weight
+from tests.kit.world import START, World, analysis, pause, pool, spec, weight
 
 V1, V2, V3 = pool("v1"), pool("v2"), pool("v3")
 UNREADABLE = (
@@ -74,6 +75,25 @@ def test_a_status_of_an_older_version_gets_its_record_while_the_canary_carries()
     world.settle()
 
     assert [record.canary.name for record in world.status.way_back] == ["v2"]
+
+
+def _planned_writes(seen: Observation) -> list[WriteTraffic]:
+    return [action for action in plan(seen, START).actions if isinstance(action, WriteTraffic)]
+
+
+def test_a_record_that_is_reckoned_anew_waits_for_its_store() -> None:
+    world = World(spec=spec(weight(10), pause()))
+    while not _planned_writes(world.observe()):
+        world.step()
+    seen = world.observe()
+    proposed = {key: replace(way, joint=300) for key, way in seen.proposed.items()}
+    views = dict.fromkeys(proposed.values(), WayView(exists=True))
+    other = replace(seen, proposed=proposed, ways={**seen.ways, **views})
+    planned = plan(other, START)
+
+    assert [way.joint for way in planned.status.way_back] == [300]
+    assert not _planned_writes(other)
+    assert _planned_writes(replace(other, status=planned.status))
 
 
 def test_a_promoted_canary_has_nothing_to_give_back():

@@ -188,6 +188,71 @@ def test_a_version_that_is_in_no_group_is_named() -> None:
     assert "v2 is not in group mymodel" in refused.message
 
 
+@pytest.mark.parametrize("ways", [0, 1])
+def test_a_share_that_nobody_of_ours_has_is_not_taken_from_others(ways: int) -> None:
+    obj = group(member("v1", 0), member("v2", 0), member("other", 100, owner=""))
+    for desired in (
+        DesiredTraffic(stable=V1, canary=None, weight=ZERO),
+        DesiredTraffic(stable=V1, canary=V2, weight=parse_weight("10%")),
+    ):
+        refused = carrier(*[record(obj)] * ways).render(obj, desired)
+
+        assert isinstance(refused, RenderRefusal)
+        assert refused.reason is Reason.GROUP_WITHOUT_SHARE
+        assert "set spec.router.route.weight of v1 by hand" in refused.message
+
+
+def test_a_share_that_both_lost_in_the_middle_is_the_recorded_one() -> None:
+    way = record(group(member("v1", 300), member("v2", 0), member("other", 100, owner="")))
+    lost = group(member("v1", 0), member("v2", 0), member("other", 100, owner=""))
+
+    assert brought(lost, "10%", way)[-1] == {"v1": 270, "v2": 30, "other": 100}
+
+
+def test_more_than_one_member_may_have_is_refused_before_the_first_weight() -> None:
+    obj = group(member("v1", 700_000), member("v2", 400_000), member("other", 100, owner=""))
+    way = record(obj)
+    desired = DesiredTraffic(stable=V1, canary=V2, weight=parse_weight("50%"))
+    refused = carrier(way).render(obj, desired)
+
+    assert isinstance(refused, RenderRefusal)
+    assert refused.reason is Reason.GROUP_TOO_HEAVY
+    assert given_back(obj, way)[-1] == {"v1": 1_000_000, "v2": 0, "other": 100}
+
+
+def test_the_canary_alone_is_lowered_where_stable_cannot_be_written() -> None:
+    kind = kind_of("LLMInferenceService")
+    assert kind is not None
+    start = group(member("v1", 300), member("v2", 0), member("other", 100, owner=""))
+    way, live = record(start), group(member("v1", 150), member("v2", 150), member("other", 100, owner=""))
+
+    for limit, left in (("0%", 0), ("10%", 16)):
+        patch = kind.lowered_alone(live, way, parse_weight(limit))
+        assert patch is not None
+        assert weights(applied(live, patch)) == {"v1": 150, "v2": left, "other": 100}
+    for nobody in (
+        group(member("v1", 0), member("v2", 150)),
+        group(member("v1", 9, **{"serving.kserve.io/stop": "true"}), member("v2", 150)),
+        group(member("v2", 150)),
+        start,
+    ):
+        assert kind.lowered_alone(nobody, way, ZERO) is None
+    assert kind.lowered_alone(live, way, FULL) is None
+
+
+def test_an_earlier_canary_is_no_other() -> None:
+    start = group(member("v1", 300), member("v2", 0), member("v3", 0), member("other", 100, owner=""))
+    way, v3 = record(start), service_identity("v3")
+
+    for live in ((270, 30), (300, 30)):  # while its weight goes, the sum is another between two writes
+        obj = group(
+            member("v1", live[0]), member("v2", live[1]), member("v3", 0), member("other", 100, owner="")
+        )
+        assert carrier(way).way_back(obj, V1, v3).joint == 300
+    alone = group(member("v1", 270), member("v2", 30), member("v3", 0))
+    assert carrier(record(group(member("v1", 300), member("v2", 0)))).way_back(alone, V1, v3).joint == 0
+
+
 def test_retired_members_lose_their_weight_and_those_of_others_never() -> None:
     obj = group(member("v1", 10_000), member("v2", 0), member("old", 50), member("theirs", 70, owner="else"))
     drop = (service_identity("old"), service_identity("theirs"))
@@ -297,6 +362,22 @@ def test_the_group_consents_when_each_of_our_members_does() -> None:
     seen = service_group.view(group(member("v1", 9), member("v2", 1), member("x", 5, owner="")), SPEC, READER)
     assert seen.claim is Claim.CONSENTED
     assert seen.rules[0].entries == {V1: 9, V2: 1}
+
+
+def test_at_first_sight_the_member_that_serves_is_asked_for_its_consent() -> None:
+    first = Reader(rollout="roll", arms=(V2,))
+    seen = service_group.view(group(member("v1", 100, owner=""), member("v2", 0)), SPEC, first)
+    assert (seen.claim, seen.unclaimed) == (Claim.UNCLAIMED, "LLMInferenceService v1")
+
+    stopped = member("v1", 100, owner="", **{"serving.kserve.io/stop": "true"})
+    for fine in (
+        group(member("v1", 100), member("v2", 0), member("other", 900, owner="")),  # a bystander
+        group(member("v1", 100, owner="else"), member("v2", 0)),
+        group(stopped, member("v2", 0)),
+    ):
+        assert service_group.view(fine, SPEC, first).claim is Claim.CONSENTED
+    later = service_group.view(group(member("x", 100, owner=""), member("v1", 0)), SPEC, READER)
+    assert later.claim is Claim.CONSENTED
 
 
 def test_who_wrote_a_weight_last_is_told_by_the_latest_time() -> None:
