@@ -205,7 +205,8 @@ async def test_each_query_of_a_dashboard_answers_and_no_alert_fires(scraped: Pro
 
         async def all_answer() -> bool:
             for query in sorted(silent):
-                if await ask(session, scraped, query):
+                # A subquery looks at whole minutes, the first of which may be a minute away.
+                if await ask(session, scraped, query.replace(":1m]", ":1s]")):
                     silent.discard(query)
             return not silent
 
