@@ -101,7 +101,13 @@ def _disturbed(clean: Run, acts: dict[str, tuple[Act, Act | None, float]]) -> It
     if any(word in clean.scenario.name for word in _OVER):
         return
     full = "all at once" in clean.scenario.name
-    fitting = {name: act for name, act in acts.items() if not (full and name == _LET_GO)}
+    # Whose a dropped canary's weight is that no longer consents, nobody has said: here it counts as ours and others'.
+    dropped = "beside others, third" in clean.scenario.name
+    fitting = {
+        name: act
+        for name, act in acts.items()
+        if not (full and name == _LET_GO) and not (dropped and name.startswith("consent"))
+    }
     yield from disturbed(clean, fitting)
 
 

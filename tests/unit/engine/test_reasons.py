@@ -17,7 +17,7 @@ ROOT = Path(rollouts.__file__).parent
 PAGE = troubleshooting()
 SOURCES = [
     path
-    for layer in ("analysis", "sources", "api", "controller", "engine", "traffic")
+    for layer in ("analysis", "sources", "api", "carriers", "controller", "engine", "traffic")
     for path in sorted((ROOT / layer).rglob("*.py"))
     if path.name != "reasons.py"
 ]
