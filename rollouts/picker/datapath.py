@@ -43,7 +43,9 @@ def _missing() -> str:
         import_module(MODULE)
     except ModuleNotFoundError as error:
         if error.name == MODULE:
-            return "is not installed: pip install 'inference-rollouts[native]', or `make setup` where cargo is"
+            return (
+                "is not installed: pip install 'inference-rollouts[native]', or `make setup` where cargo is"
+            )
         return f"cannot be loaded: {error}"
     except ImportError as error:
         return (
