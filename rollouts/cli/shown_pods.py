@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from rollouts.api.scalars import parse_stamp
-from rollouts.objects.fields import items_at, map_of, text_at, text_of
+from rollouts.objects.fields import items_at, map_of, seconds_at, text_at, text_of
 
 __all__ = ["ArmCount", "GpuHours", "arm_counts", "gpu_hours", "pods_brief"]
 
@@ -113,10 +112,8 @@ def gpu_hours(status: Object, now: datetime) -> GpuHours | None:
     if not use:
         return None
     held, own = _number(use, "held"), _number(use, "own")
-    try:
-        passed = max((now - parse_stamp(use.get("since"))).total_seconds(), 0.0) if held else 0.0
-    except (ValueError, TypeError):
-        passed = 0.0
+    since = seconds_at(use, "since")
+    passed = max(now.timestamp() - since, 0.0) if held and since else 0.0
     return GpuHours(
         attempt=_number(use, "attempt"),
         spent=(_number(use, "seconds") + held * passed) / 3600.0,

@@ -272,9 +272,12 @@ def test_freezes_add_a_role_that_reads_them_and_namespaces(render: Render) -> No
     assert all(set(rule["verbs"]) == {"list", "watch"} for rule in role["rules"])
 
 
-def test_jobs_and_cluster_templates_add_just_their_rights(render: Render) -> None:
+def test_jobs_kserve_and_cluster_templates_add_just_their_rights(render: Render) -> None:
     objects = render(EVERYTHING)
-    wanted = CONTROLLER_RIGHTS.replace("jobs.batch: list watch", "jobs.batch: create delete list watch")
+    more = (
+        "jobs.batch: create delete list watch\nllminferenceservices.serving.kserve.io: get list patch watch"
+    )
+    wanted = CONTROLLER_RIGHTS.replace("jobs.batch: list watch", more)
     assert rights(one(objects, "Role", "r-inference-rollouts")) == wanted
     cluster = one(objects, "ClusterRole", "serving-r-inference-rollouts-cluster-templates")
     assert rights(cluster) == (

@@ -183,6 +183,7 @@ BESIDE: dict[str, Values] = {
     "adapters.apiKeySecret.key": {"adapters": {"apiKeySecret": {"name": "s"}}},
     "pickerDefaults.modelServers.scheme": {"pickerDefaults": {"modelServers": {"scheme": "http"}}},
     "pickerDefaults.clientCaSecret.key": {"pickerDefaults": {"clientCaSecret": {"name": "s"}}},
+    "capacity.promptConfigMaps": {"capacity": {"enabled": True}},
     "dashboard.hosts": {"dashboard": {"enabled": True}},
     "dashboard.resources": {"dashboard": {"enabled": True}},
     "watch.namespaces": {"pickers": [{"pool": "v1", "service": "v1-picker", "namespace": "serving"}]},
