@@ -265,7 +265,11 @@ async def controlling(client, **settings: Any):
     running = Controller(
         client.with_field_manager("inference-rollouts"),
         Settings(
-            health_address="127.0.0.1:0", metrics_address="127.0.0.1:0", cluster_templates=False, **settings
+            health_address="127.0.0.1:0",
+            metrics_address="127.0.0.1:0",
+            cluster_templates=False,
+            kserve=False,
+            **settings,
         ),
         SystemClock(),
     )
