@@ -15,7 +15,7 @@ from rollouts.controller import gathering
 from rollouts.controller.loaded_weights import TrustedWeights
 from rollouts.engine import commanding, conditions, ending, watching
 from tests.kit.faults.clients import Clients
-from tests.kit.faults.invariants import Invariant, check
+from tests.kit.faults.invariants import OF_REPLICAS, Invariant, check
 from tests.kit.faults.replica_plans import replica_plans
 from tests.kit.faults.scenarios import SCENARIOS
 from tests.kit.faults.simulation import FaultPlan, Run, simulate
@@ -124,3 +124,7 @@ def test_a_planted_bug_is_named(bug: str, kind: str, monkeypatch: pytest.MonkeyP
     plant(monkeypatch)
 
     assert invariant in {one.invariant for one in check(simulate(PICKED[name], plan))}
+
+
+def test_every_invariant_of_replicas_has_a_planted_bug() -> None:
+    assert {invariant for _, _, invariant in PLANTED.values()} == OF_REPLICAS

@@ -665,7 +665,7 @@ def test_from_any_status_planning_comes_to_rest(world: World) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(280)
-@settings(QUICK, max_examples=20 * MORE)
+@settings(QUICK, max_examples=12 * MORE)
 @given(worlds())
 def test_from_any_status_planning_comes_to_rest_at_length(world: World) -> None:
     comes_to_rest(world)

@@ -42,7 +42,7 @@ from tests.kit.faults.source import Answer
 from tests.kit.faults.truth import condition, untrue_statuses
 from tests.kit.faults.wayback import hushed_refusals, open_ways_back
 
-__all__ = ["OF_CAPACITY", "Invariant", "Violation", "check"]
+__all__ = ["OF_CAPACITY", "OF_REPLICAS", "Invariant", "Violation", "check"]
 
 Object = dict[str, Any]
 
@@ -98,6 +98,9 @@ class Invariant(Enum):
     HEARD = "24 a status says that a replica goes by other weights, and calls no abort done meanwhile"
     TOLD = "15 a refused traffic write is told of in the server's words and tried again within seconds"
 
+
+OF_REPLICAS = frozenset({Invariant.OBEYED, Invariant.HEARD})
+"""Those that need several replicas of a picker; the others hold of every Rollout."""
 
 OF_CAPACITY = frozenset(
     (
