@@ -369,7 +369,8 @@ def tell(kind: Kind, rule: Rule) -> Story:
 
 def test_every_rule_has_a_row() -> None:
     assert {rule.number for rule in RULES.values()} == set(range(1, 13))
-    assert {kind.target for kind in KINDS.values()} == set(TargetKind)
+    # A KServe group's share is in two objects, which these stories do not read: its own are in service_scenarios.
+    assert {kind.target for kind in KINDS.values()} == set(TargetKind) - {TargetKind.LLM_SERVICE}
 
 
 @pytest.mark.parametrize("name", RULES)
