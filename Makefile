@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp-$(shell cat requirements/dev.lock pyproject.toml | cksum | cut -d' ' -f1)
 CONTROL_PLANE ?= memory
 # The extension of native/ that is installed; built anew when a source of it changed, or the virtual environment did.
-NATIVE_SOURCES := $(shell find native -type f -not -path '*/target/*' | LC_ALL=C sort)
+NATIVE_SOURCES := $(shell find -L native -type f -not -path '*/target/*' | LC_ALL=C sort)
 NATIVE_STAMP := $(VENV)/.native-$(shell cat $(NATIVE_SOURCES) | cksum | cut -d' ' -f1)
 # One process more than cores, since half of the tests wait for real processes; four at most: each starts a kube-apiserver.
 PROCESSES ?= $(shell expr $$(nproc) + 1)

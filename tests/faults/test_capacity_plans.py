@@ -194,8 +194,8 @@ def _undecided(patch: pytest.MonkeyPatch) -> None:
 def _work_unseen(patch: pytest.MonkeyPatch) -> None:
     real = workloads.WorkloadViews.views
 
-    def idle(self: Any, parsed: Any, target: Any) -> Any:
-        return {arm: replace(view, in_flight=0) for arm, view in real(self, parsed, target).items()}
+    def idle(self: Any, *asked: Any) -> Any:
+        return {arm: replace(view, in_flight=0) for arm, view in real(self, *asked).items()}
 
     patch.setattr(workloads.WorkloadViews, "views", idle)
 

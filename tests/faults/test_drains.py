@@ -194,7 +194,7 @@ async def _nothing() -> Marking:
 
 _BUGS = {
     "what goes anyway loses its mark": ("_going_anyway", lambda self, parsed: set()),
-    "nobody marks": ("carry_out", lambda self, parsed, plan: _nothing()),
+    "nobody marks": ("carry_out", lambda self, *_: _nothing()),
 }
 
 
