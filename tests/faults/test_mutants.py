@@ -515,7 +515,7 @@ MUTANTS = [
         "our own past is taken for a person's write",
         _trusts_old_traffic,
         Invariant.CONVERGED,
-        ADAPTER_ARGOCD,
+        "a person lowers the canary, then resumes",
         fault=FaultClass.STALE,
     ),
     Mutant("the loser is unloaded at once", _unloaded_at_once, Invariant.KEPT, WINDOW),
