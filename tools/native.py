@@ -18,13 +18,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from rollouts.lab.cache import cache_folder
+
 __all__ = ["COMMANDS", "NativeBuildError"]
 
 ROOT = Path(__file__).resolve().parents[1]
 NATIVE = ROOT / "native"
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 _PLACE = hashlib.sha256(str(ROOT).encode()).hexdigest()[:16]  # crates of two checkouts have the same names
-TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or _CACHE / "inference-rollouts" / "native" / _PLACE)
+TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or cache_folder() / "native" / _PLACE)
 WHEELS = ROOT / "build" / "wheels"
 _FOR_BUILDS = {"CARGO_TARGET_DIR": str(TARGET), "CARGO_INCREMENTAL": "0"}
 

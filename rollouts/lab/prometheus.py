@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import subprocess
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 
 import aiohttp
 
+from rollouts.lab.cache import cache_folder
 from rollouts.lab.processes import ChildProcess, free_port
 
 __all__ = ["Job", "Prometheus", "PrometheusMissingError", "find_prometheus"]
@@ -35,8 +35,7 @@ def find_prometheus(name: str = "prometheus") -> Path:
     on_path = shutil.which(name)
     if on_path is not None:
         return Path(on_path)
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    cache = root / "inference-rollouts" / "prometheus"
+    cache = cache_folder() / "prometheus"
     if not (cache / "usr" / "bin" / name).is_file():
         _unpack(cache)
     return cache / "usr" / "bin" / name

@@ -13,6 +13,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from rollouts.lab.cache import cache_folder
+
 __all__ = ["Chromium", "ChromiumMissingError", "find_chromium"]
 
 _PROGRAM = Path("usr/lib/chromium/chromium")
@@ -51,8 +53,7 @@ def find_chromium() -> Chromium:
     on_path = shutil.which("chromium")
     if on_path is not None:
         return Chromium(Path(on_path))
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    cache = root / "inference-rollouts" / "chromium"
+    cache = cache_folder() / "chromium"
     if not (cache / _PROGRAM).is_file():
         _unpack(cache)
     return Chromium(cache / _PROGRAM, cache)

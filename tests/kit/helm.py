@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from rollouts.lab.cache import cache_folder
 from rollouts.lab.controlplane.build import one_builder
 
 __all__ = ["CHART", "HelmUnavailable", "build_helm", "built_helm", "render_chart", "template_chart"]
@@ -38,8 +39,7 @@ def _target() -> Path:
         raise HelmUnavailable(
             f"{_MODULE} is not there: helm is built from a checkout of the project"
         ) from error
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "inference-rollouts" / "helm" / hashlib.sha256(content).hexdigest()[:16] / "helm"
+    return cache_folder() / "helm" / hashlib.sha256(content).hexdigest()[:16] / "helm"
 
 
 def built_helm() -> Path | None:

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from rollouts.lab.cache import cache_folder
+
 __all__ = ["PICKERS", "GoPicker", "GoPickerError", "build", "built"]
 
 _HERE = Path(__file__).resolve().parent
@@ -46,9 +48,8 @@ class GoPicker:
     def target(self) -> Path:
         """Where the binary is, built or not: one folder per go.mod and go.sum."""
         content = b"\0".join((self.module / file).read_bytes() for file in ("go.mod", "go.sum"))
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         digest = hashlib.sha256(content).hexdigest()[:16]
-        return cache / "inference-rollouts" / "gopickers" / digest / self.name
+        return cache_folder() / "gopickers" / digest / self.name
 
 
 PICKERS = (

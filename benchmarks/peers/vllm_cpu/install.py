@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from rollouts.lab.cache import cache_folder
 
 __all__ = ["VERSION", "VllmInstallError", "installed", "vllm_python"]
 
@@ -25,8 +26,7 @@ class VllmInstallError(Exception):
 
 def _folder() -> Path:
     """Where it is, installed or not: one folder per lock."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "inference-rollouts" / "vllm" / hashlib.sha256(_LOCK.read_bytes()).hexdigest()[:16]
+    return cache_folder() / "vllm" / hashlib.sha256(_LOCK.read_bytes()).hexdigest()[:16]
 
 
 def installed() -> Path | None:

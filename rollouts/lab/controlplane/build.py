@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rollouts.lab.cache import cache_folder
 from rollouts.lab.controlplane.errors import ControlPlaneError
 
 __all__ = ["API_SERVER", "CONTROLLERS", "binaries_directory", "build", "built_binaries", "one_builder"]
@@ -46,8 +47,7 @@ def _module_files() -> tuple[Path, Path]:
 def binaries_directory() -> Path:
     """Where the binaries of the pinned versions are, built or not: one folder per go.mod and go.sum."""
     digest = hashlib.sha256(b"\0".join(file.read_bytes() for file in _module_files())).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "inference-rollouts" / "controlplane" / digest
+    return cache_folder() / "controlplane" / digest
 
 
 def built_binaries(programs: Collection[str] = API_SERVER) -> Path | None:
