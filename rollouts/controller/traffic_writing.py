@@ -117,18 +117,16 @@ class TrafficWriter:
         carrier = gathered.carrier
         assert carrier is not None
         raw: Mapping[str, Any] | None = gathered.traffic_object if action.resource_version else None
-        wrote = False
+        place, wrote = (carrier.resource, ObjectKey(carrier.namespace, carrier.name)), False
         for _ in range(_MOST_WRITES):
             write = carrier.render(dict(raw) if raw is not None else None, action.desired)
             if isinstance(write, RenderRefusal):
                 raise TrafficRefused(write.reason, write.message)
             if write is None:
                 break
-            key = _key(write, carrier.namespace, carrier.name)
             await self._demand_fresh(gathered)
-            await self._demand_beside(carrier.kind, carrier.resource, carrier.namespace, raw, write)
-            stored = await self._send(
-                gathered, carrier.resource, key, write, carrier.rendered_from, tell=tell
+            stored = await self._store(
+                gathered, carrier.kind, *place, raw, write, carrier.rendered_from, tell=tell
             )
             wrote, raw = True, carrier.kind.with_part(raw, stored) if raw is not None else None
             if raw is None:
@@ -136,7 +134,6 @@ class TrafficWriter:
         if not wrote:
             return []
         arm = action.desired.canary.name if action.desired.canary is not None else "the canary"
-        place = (carrier.resource, ObjectKey(carrier.namespace, carrier.name))
         return self._written(gathered, *place, action.reason, arm, action.desired.weight)
 
     async def give_back(self, gathered: Gathered, action: ReturnTraffic, *, tell: bool) -> list[EmitEvent]:
@@ -150,19 +147,13 @@ class TrafficWriter:
             if write is None:
                 break
             await self._demand_fresh(gathered, whatever_spec=True)
-            await self._demand_beside(kind, found.resource, key.namespace, raw, write)
             try:
-                stored = await self._send(
-                    gathered, found.resource, _key(write, *key), write, source, tell=tell
-                )
+                stored = await self._store(gathered, kind, found.resource, key, raw, write, source, tell=tell)
             except TrafficRefused:
                 alone = kind.lowered_alone(raw, record, action.limit) if kind and raw is not None else None
                 if alone is None:
                     raise
-                await self._demand_beside(kind, found.resource, key.namespace, raw, alone)
-                stored = await self._send(
-                    gathered, found.resource, _key(alone, *key), alone, source, tell=tell
-                )
+                stored = await self._store(gathered, kind, found.resource, key, raw, alone, source, tell=tell)
             wrote, raw = True, kind.with_part(raw, stored) if kind is not None and raw is not None else None
             if raw is None:
                 break
@@ -261,6 +252,22 @@ class TrafficWriter:
         same = live["metadata"].get("uid") == gathered.rollout["metadata"].get("uid")
         if not (whatever_spec and same and live.get("status") == gathered.rollout.get("status")):
             raise Conflict("the Rollout changed since it was read")
+
+    async def _store(
+        self,
+        gathered: Gathered,
+        kind: TrafficKind | None,
+        resource: Resource,
+        key: ObjectKey,
+        raw: Mapping[str, Any] | None,
+        write: Write,
+        rendered_from: str,
+        *,
+        tell: bool,
+    ) -> Object:
+        """Send a write of the traffic object ``key`` or of a part of it, after a look at who is to serve instead."""
+        await self._demand_beside(kind, resource, key.namespace, raw, write)
+        return await self._send(gathered, resource, _key(write, *key), write, rendered_from, tell=tell)
 
     async def _demand_beside(
         self,
