@@ -105,25 +105,26 @@ steps = st.lists(
 )
 
 
-@st.composite
-def specs(draw: st.DrawFn, modes: tuple[TrafficMode, ...] = tuple(TrafficMode)) -> Any:
-    return spec(
-        *draw(steps),
-        target=draw(st.sampled_from(["v1", "v2", "v3"])),
-        mode=draw(st.sampled_from(modes)),
-        revision=draw(st.sampled_from(["", "again"])),
-        analysis=draw(st.sampled_from([None, background(), background(2)])),
-        bake=draw(st.sampled_from([timedelta(0), timedelta(minutes=1)])),
-        on_deadline=draw(st.sampled_from(OnDeadline)),
-        on_delete=draw(st.sampled_from(OnDelete)),
-        paused=draw(st.sampled_from([False, False, True])),
-        add_backend=draw(st.booleans()),
-        stable_hint=draw(st.sampled_from(["", "v1", "v3"])),
-        rollback_window=draw(st.sampled_from([timedelta(0), timedelta(hours=1)])),
-        progress_deadline=timedelta(minutes=5),
-        target_deadline=draw(st.sampled_from([None, timedelta(minutes=10)])),
-        allow_no_traffic=draw(st.sampled_from([False, False, True])),
-    )
+# Named once and not made anew in each draw: Hypothesis looks at every new strategy before it draws from it, which took
+# longer than what is tested.
+specs = st.builds(
+    lambda steps, **fields: spec(*steps, **fields),
+    steps,
+    target=st.sampled_from(["v1", "v2", "v3"]),
+    mode=st.sampled_from(TrafficMode),
+    revision=st.sampled_from(["", "again"]),
+    analysis=st.sampled_from([None, background(), background(2)]),
+    bake=st.sampled_from([timedelta(0), timedelta(minutes=1)]),
+    on_deadline=st.sampled_from(OnDeadline),
+    on_delete=st.sampled_from(OnDelete),
+    paused=st.sampled_from([False, False, True]),
+    add_backend=st.booleans(),
+    stable_hint=st.sampled_from(["", "v1", "v3"]),
+    rollback_window=st.sampled_from([timedelta(0), timedelta(hours=1)]),
+    progress_deadline=st.just(timedelta(minutes=5)),
+    target_deadline=st.sampled_from([None, timedelta(minutes=10)]),
+    allow_no_traffic=st.sampled_from([False, False, True]),
+)
 
 
 revisions = st.builds(revision_of, st.sampled_from(POOLS), st.sampled_from(["", "again"]))
@@ -174,73 +175,68 @@ paths = st.builds(
 lives = st.builds(CrashView, pods=st.integers(0, 4), restarts=st.integers(0, 9), refusing=st.booleans())
 crashes = st.builds(ArmCrashes, count=st.integers(0, 9), restarts=st.integers(0, 9), at=st.none() | moments)
 
+attempts = st.builds(
+    Attempt,
+    canary=revisions,
+    current_step=st.integers(0, 8),
+    steps_hash=st.sampled_from(["", "0123456789abcdef"]),
+    step_started_at=st.none() | moments,
+    started_at=st.none() | moments,
+    bake_started_at=st.none() | moments,
+    weight_cap=st.none() | weights,
+    path=st.builds(
+        PathStatus,
+        ceiling=st.none() | weights,
+        undone_at=st.none() | moments,
+        requests_before=st.sampled_from([0, 12_000]),
+        undone=st.booleans(),
+        refuted=st.booleans(),
+    ),
+    stable_endpoints_at_start=st.integers(0, 5),
+    unready_since=st.none() | moments,
+    pulled=st.booleans(),
+    pulls=st.integers(0, 9),
+    ready_since=st.none() | moments,
+    canary_crashes=crashes,
+    stable_crashes=crashes,
+    overrides=st.sampled_from([(), ("demo-x-1",)]),
+    skip_gates=st.booleans(),
+    adopted_split=st.booleans(),
+    restores=st.lists(moments, max_size=5).map(tuple),
+    analysis=st.sampled_from([(), (GateSummary(run="r", metric="m", verdict="Running"),)]),
+    aborted=st.none() | aborts,
+)
+"""Any attempt, whether or not the engine could have written it."""
 
-def attempts() -> st.SearchStrategy[Attempt]:
-    """Any attempt, whether or not the engine could have written it."""
-    return st.builds(
-        Attempt,
-        canary=revisions,
-        current_step=st.integers(0, 8),
-        steps_hash=st.sampled_from(["", "0123456789abcdef"]),
-        step_started_at=st.none() | moments,
-        started_at=st.none() | moments,
-        bake_started_at=st.none() | moments,
-        weight_cap=st.none() | weights,
-        path=st.builds(
-            PathStatus,
-            ceiling=st.none() | weights,
-            undone_at=st.none() | moments,
-            requests_before=st.sampled_from([0, 12_000]),
-            undone=st.booleans(),
-            refuted=st.booleans(),
-        ),
-        stable_endpoints_at_start=st.integers(0, 5),
-        unready_since=st.none() | moments,
-        pulled=st.booleans(),
-        pulls=st.integers(0, 9),
-        ready_since=st.none() | moments,
-        canary_crashes=crashes,
-        stable_crashes=crashes,
-        overrides=st.sampled_from([(), ("demo-x-1",)]),
-        skip_gates=st.booleans(),
-        adopted_split=st.booleans(),
-        restores=st.lists(moments, max_size=5).map(tuple),
-        analysis=st.sampled_from([(), (GateSummary(run="r", metric="m", verdict="Running"),)]),
-        aborted=st.none() | aborts,
-    )
-
-
-def statuses() -> st.SearchStrategy[RolloutStatus]:
-    """Any status, whether or not the engine could have written it."""
-    return st.builds(
-        RolloutStatus,
-        phase=st.sampled_from(Phase),
-        reason=st.sampled_from(["", "Promoted", "StablePoolMissing", "PausedBySpec", "Analysing"]),
-        message=st.just("as it was"),
-        waiting_for=st.none() | st.sampled_from(WaitingFor),
-        settled_by=st.none() | st.sampled_from(SettledBy),
-        observed_generation=st.integers(0, 3),
-        stable=st.none() | revisions,
-        current=st.none() | attempts(),
-        attempt=st.integers(0, 3),
-        step_count=st.integers(0, 8),
-        weight=st.builds(
-            WeightStatus,
-            desired=st.none() | weights,
-            applied=st.none() | weights,
-            observed=st.none() | weights,
-            written=st.none() | weights,
-        ),
-        target_wait=st.none() | st.builds(TargetWait, target=st.sampled_from(["", "abc"]), since=moments),
-        standing_since=st.none() | moments,
-        hold=st.none() | st.sampled_from(HoldReason),
-        hold_message=st.sampled_from(["", "held"]),
-        way_back=st.lists(ways, max_size=3, unique=True).map(tuple),
-        traffic_uid=st.sampled_from(["", "uid-1", "another"]),
-        last_command=st.none() | records,
-        history=st.lists(entries, max_size=10).map(tuple),
-    )
-
+statuses = st.builds(
+    RolloutStatus,
+    phase=st.sampled_from(Phase),
+    reason=st.sampled_from(["", "Promoted", "StablePoolMissing", "PausedBySpec", "Analysing"]),
+    message=st.just("as it was"),
+    waiting_for=st.none() | st.sampled_from(WaitingFor),
+    settled_by=st.none() | st.sampled_from(SettledBy),
+    observed_generation=st.integers(0, 3),
+    stable=st.none() | revisions,
+    current=st.none() | attempts,
+    attempt=st.integers(0, 3),
+    step_count=st.integers(0, 8),
+    weight=st.builds(
+        WeightStatus,
+        desired=st.none() | weights,
+        applied=st.none() | weights,
+        observed=st.none() | weights,
+        written=st.none() | weights,
+    ),
+    target_wait=st.none() | st.builds(TargetWait, target=st.sampled_from(["", "abc"]), since=moments),
+    standing_since=st.none() | moments,
+    hold=st.none() | st.sampled_from(HoldReason),
+    hold_message=st.sampled_from(["", "held"]),
+    way_back=st.lists(ways, max_size=3, unique=True).map(tuple),
+    traffic_uid=st.sampled_from(["", "uid-1", "another"]),
+    last_command=st.none() | records,
+    history=st.lists(entries, max_size=10).map(tuple),
+)
+"""Any status, whether or not the engine could have written it."""
 
 rises = st.builds(
     RiseView,
@@ -379,7 +375,7 @@ class Machine(RuleBasedStateMachine):
 
     world: World
 
-    @initialize(first=specs(), split=st.sampled_from([(100, 0), (90, 10), (50, 50), (0, 100)]))
+    @initialize(first=specs, split=st.sampled_from([(100, 0), (90, 10), (50, 50), (0, 100)]))
     def begin(self, first: Any, split: tuple[int, int]) -> None:
         managed = first.traffic.mode is TrafficMode.MANAGED
         self.mode, self.readable = first.traffic.mode, first
@@ -451,7 +447,7 @@ class Machine(RuleBasedStateMachine):
     def pods_crash(self, which: Any, life: CrashView) -> None:
         self.world.crashes[which] = life
 
-    @rule(new=specs())
+    @rule(new=specs)
     def spec_edited(self, new: Any) -> None:
         traffic = replace(new.traffic, mode=self.mode)  # immutable: a CEL rule sees to it
         self.world.spec = replace(new, traffic=traffic)
@@ -611,39 +607,57 @@ class TestMachineAtLength(Machine.TestCase):  # type: ignore[misc, name-defined]
 # --- from any state --------------------------------------------------------------------------------
 
 
-@st.composite
-def worlds(draw: st.DrawFn) -> World:
-    status, _ = read_status(write_status(draw(statuses())))  # what the API server can hold
-    names = [f"demo-{(status.canary or status.stable).short}-{status.attempt}"] if status.stable else ["demo"]
-    gates = draw(st.dictionaries(st.sampled_from(names), st.sampled_from(GateOutcome)))
-    world = World(
-        spec=draw(st.none() | specs()),
-        rules=draw(rules_of_a_route),
-        pools=draw(ready_counts),
-        status=status,
-        claim=draw(st.sampled_from(Claim)),
-        gates={name: GateView(name=name, outcome=outcome) for name, outcome in gates.items()},
-        problems=draw(st.sampled_from([(), (), PROBLEM])),
-        blockers=draw(st.sampled_from([(), (), BLOCKER])),
-        programmed=draw(st.booleans()),
-        finalizer=draw(st.booleans()),
-        served=draw(st.sampled_from([True, True, True, False])),
-        writer=draw(st.sampled_from(["inference-rollouts", "kubectl-edit", ""])),
-        gitops=draw(st.booleans()),
-        structure_current=draw(st.booleans()),
-        paths=draw(st.dictionaries(st.sampled_from(POOLS), paths)),
-        crashes=draw(st.dictionaries(st.sampled_from(POOLS), lives)),
-    )
+surroundings = st.fixed_dictionaries(
+    {
+        "spec": st.none() | specs,
+        "rules": rules_of_a_route,
+        "pools": ready_counts,
+        "claim": st.sampled_from(Claim),
+        "problems": st.sampled_from([(), (), PROBLEM]),
+        "blockers": st.sampled_from([(), (), BLOCKER]),
+        "programmed": st.booleans(),
+        "finalizer": st.booleans(),
+        "served": st.sampled_from([True, True, True, False]),
+        "writer": st.sampled_from(["inference-rollouts", "kubectl-edit", ""]),
+        "gitops": st.booleans(),
+        "structure_current": st.booleans(),
+        "paths": st.dictionaries(st.sampled_from(POOLS), paths),
+        "crashes": st.dictionaries(st.sampled_from(POOLS), lives),
+    }
+)
+"""Fields of a world, whatever the status."""
+
+
+def world_of(
+    status: RolloutStatus,
+    around: dict[str, Any],
+    gate: GateOutcome | None,
+    said: int,
+    action: str | None,
+    fitting: bool,
+) -> World:
+    status, _ = read_status(write_status(status))  # what the API server can hold
+    name = f"demo-{(status.canary or status.stable).short}-{status.attempt}" if status.stable else "demo"
+    gates = {} if gate is None else {name: GateView(name=name, outcome=gate)}
+    world = World(status=status, gates=gates, **around)
     world.now = START
-    world.said = draw(st.integers(0, 5))
-    action = draw(
-        st.none() | st.sampled_from(["promote", "promoteFull", "abort", "retry", "pause", "resume"])
-    )
+    world.said = said
     if action is not None:
-        world.command = commands(world, action, fitting=draw(st.booleans()), step=None)
+        world.command = commands(world, action, fitting=fitting, step=None)
     if world.spec is None:
         world.problems = PROBLEM
     return world
+
+
+worlds = st.builds(
+    world_of,
+    statuses,
+    surroundings,
+    gate=st.none() | st.sampled_from(GateOutcome),
+    said=st.integers(0, 5),
+    action=st.none() | st.sampled_from(["promote", "promoteFull", "abort", "retry", "pause", "resume"]),
+    fitting=st.booleans(),
+)
 
 
 def comes_to_rest(world: World) -> None:
@@ -657,7 +671,7 @@ def comes_to_rest(world: World) -> None:
 
 
 @settings(QUICK, max_examples=200)
-@given(worlds())
+@given(worlds)
 def test_from_any_status_planning_comes_to_rest(world: World) -> None:
     judge_words(world, plan(world.observe(), world.now))
     comes_to_rest(world)
@@ -666,7 +680,7 @@ def test_from_any_status_planning_comes_to_rest(world: World) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(280)
 @settings(QUICK, max_examples=12 * MORE)
-@given(worlds())
+@given(worlds)
 def test_from_any_status_planning_comes_to_rest_at_length(world: World) -> None:
     comes_to_rest(world)
 

@@ -145,6 +145,12 @@ class KindRegistry:
     def __iter__(self) -> Iterator[ServedKind]:
         return iter(tuple(self._kinds.values()))
 
+    def copy(self) -> KindRegistry:
+        """A registry that serves the same kinds, and goes its own way from here on."""
+        other = KindRegistry()
+        other._kinds = dict(self._kinds)
+        return other
+
 
 def _columns(version: Mapping[str, Any]) -> tuple[Column, ...]:
     return tuple(

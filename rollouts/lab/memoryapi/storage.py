@@ -61,6 +61,16 @@ class Storage:
         self._objects: dict[StorageKey, dict[tuple[str, str], StoredObject]] = {}
         self._history: dict[StorageKey, History] = {}
 
+    def copy(self) -> Storage:
+        """A storage with the same objects and revision, no history and nobody who looks on."""
+        other = Storage(history_limit=self._history_limit)
+        other.revision = self.revision
+        other._objects = {key: dict(table) for key, table in self._objects.items()}
+        for key in self._history:
+            log = other._history[key] = History(limit=self._history_limit)
+            log.compact(self.revision)
+        return other
+
     def find(self, where: ObjectRequest) -> StoredObject | None:
         """The object at an address."""
         return self._objects.get(where.kind.storage_key, {}).get((where.namespace, where.name))

@@ -81,6 +81,19 @@ class MemoryApi:
             body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
             self.create(namespaces, None, body, manager="kube-apiserver")
 
+    def copy(self, *, clock: Clock) -> MemoryApi:
+        """Another server with the same objects, kinds and revision; watches from before it get 410.
+
+        Nothing that one of the two does shows in the other.
+        """
+        other = MemoryApi(clock=clock)
+        other._storage = self._storage.copy()
+        other._registry = self._registry.copy()
+        other.policies = list(self.policies)
+        other.has_kubelet = self.has_kubelet
+        other._counter = self._counter
+        return other
+
     # Reading
 
     @property

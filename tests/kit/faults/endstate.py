@@ -26,6 +26,7 @@ _NAMES = {
 }
 CARRIERS = tuple((resource, _NAMES[kind.target]) for kind in TRAFFIC_KINDS for resource in kind.resources)
 """The traffic objects of the workloads, by name."""
+_CARRIER_KEYS = frozenset((resource.group, resource.plural, name) for resource, name in CARRIERS)
 
 _MASKED = frozenset(
     {
@@ -143,7 +144,8 @@ def _backend_name(ref: Object) -> str:
 
 def is_carrier(record: Record) -> bool:
     """Whether the record is of an object that carries the weights of ``mymodel``."""
-    return any(record.of(resource) and record.change.name == name for resource, name in CARRIERS)
+    change = record.change
+    return (change.group, change.plural, change.name) in _CARRIER_KEYS
 
 
 def route_weights(history: History) -> tuple[Any, ...]:

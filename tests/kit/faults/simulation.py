@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -203,6 +204,21 @@ def _less_measured(rollout: Object) -> Object:
     return {"spec": rollout.get("spec"), "status": kept, "finalizers": meta.get("finalizers")}
 
 
+@functools.cache
+def _shape(
+    carrier: Carrier, reshape: Callable[[Object], Object] | None, hostile: bool
+) -> Callable[[Object], Object]:
+    """What is changed of every CRD; the same function for the same changes, for clusters are kept by it."""
+
+    def shaped(crd: Object) -> Object:
+        crd = carrier.reshape(crd)
+        if reshape is not None:
+            crd = reshape(crd)
+        return open_schema(crd) if hostile else crd
+
+    return shaped
+
+
 class Simulation:
     """The parts of one run; scenario moves and disturbances act on it."""
 
@@ -210,7 +226,8 @@ class Simulation:
         self.scenario = scenario
         self.plan = plan
         self.clock = VirtualClock()
-        self.cluster = Cluster(self.clock, reshape=self._crd)
+        reshape = _shape(scenario.carrier, scenario.reshape, bool(plan.hostile))
+        self.cluster = Cluster(self.clock, reshape=reshape)
         self.history = History(staleness=plan.delivery.staleness + (plan.catch_up if plan.lag else 0.0))
         self.client = FaultyClient(self.cluster.api, self.clock, self.history)
         self.client.choose = self._choose
@@ -237,12 +254,6 @@ class Simulation:
         self._open = list(plan.disturbances)
         self._groups = Groups()
         self._undo: list[tuple[float, Callable[[Simulation], None]]] = []
-
-    def _crd(self, crd: Object) -> Object:
-        shaped = self.scenario.carrier.reshape(crd)
-        if self.scenario.reshape is not None:
-            shaped = self.scenario.reshape(shaped)
-        return open_schema(shaped) if self.plan.hostile else shaped
 
     # --- what moves and goals look at ---
 
