@@ -9,10 +9,12 @@ NATIVE_SOURCES := $(shell find -L native -type f -not -path '*/target/*' | LC_AL
 NATIVE_STAMP := $(VENV)/.native-$(shell cat $(NATIVE_SOURCES) | cksum | cut -d' ' -f1)
 # One process more than cores, since half of the tests wait for real processes; four at most: each starts a kube-apiserver.
 PROCESSES ?= $(shell expr $$(nproc) + 1)
+# Each process compiles all tests where it may keep nothing of that (half a minute of CPU in all).
+unexport PYTHONDONTWRITEBYTECODE
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-lora demo-variants demo-kserve demo-analysis demo-hang demo-capacity peers test test-fast test-full coverage lint native wheel generate docs controlplane edits bench attack release clean
+.PHONY: help setup demo demo-lora demo-variants demo-kserve demo-analysis demo-hang demo-capacity peers test test-fast test-full checks coverage lint lint-then-native native wheel generate docs controlplane edits bench attack release clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -90,7 +92,14 @@ wheel: $(STAMP) ## the pure wheel, and that of the extra `native` where cargo is
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir build/wheels .
 	@ls build/wheels/*.whl
 
-test: lint coverage native ## everything that CI runs
+# What checks without the suite is two chains side by side: each is one process most of the time. The native tests wait
+# for the lint of their crates, which holds cargo's lock.
+checks: lint-then-native coverage
+lint-then-native: lint
+	@$(MAKE) --no-print-directory native
+
+test: $(NATIVE_STAMP) ## everything that CI runs
+	@$(MAKE) --no-print-directory --jobs 2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) checks
 	$(PYTEST) -m "not full" --durations=15
 
 test-full: $(STAMP) ## what takes too long for CI: long fuzz, soak and edit runs
