@@ -83,6 +83,8 @@ QUICK = settings(
     suppress_health_check=list(HealthCheck),
 )
 FULL_RUN = settings(QUICK, max_examples=MORE, stateful_step_count=50)
+OFTEN_ENOUGH = settings(FULL_RUN, max_examples=2 * MORE // 3)
+VERY_OFTEN = settings(FULL_RUN, max_examples=3 * MORE)
 
 POOLS = [pool(name) for name in ("v1", "v2", "v3")]
 PROBLEM = (Problem(reason="TemplateMissing", message="AnalysisTemplate x does not exist: create it"),)
@@ -601,7 +603,14 @@ TestMachine.settings = QUICK
 @pytest.mark.slow
 @pytest.mark.timeout(280)
 class TestMachineAtLength(Machine.TestCase):  # type: ignore[misc, name-defined]
-    settings = FULL_RUN
+    settings = OFTEN_ENOUGH
+
+
+@pytest.mark.slow
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+class TestMachineAtFullLength(Machine.TestCase):  # type: ignore[misc, name-defined]
+    settings = VERY_OFTEN
 
 
 # --- from any state --------------------------------------------------------------------------------
@@ -682,6 +691,15 @@ def test_from_any_status_planning_comes_to_rest(world: World) -> None:
 @settings(QUICK, max_examples=12 * MORE)
 @given(worlds)
 def test_from_any_status_planning_comes_to_rest_at_length(world: World) -> None:
+    comes_to_rest(world)
+
+
+@pytest.mark.slow
+@pytest.mark.full
+@pytest.mark.timeout(1800)
+@settings(QUICK, max_examples=48 * MORE)
+@given(worlds)
+def test_from_any_status_planning_comes_to_rest_at_full_length(world: World) -> None:
     comes_to_rest(world)
 
 
