@@ -229,3 +229,33 @@ async def test_a_restart_of_the_server_ends_watches_after_what_they_still_hold()
 def test_a_missing_namespace_is_no_obstacle() -> None:
     """Documented difference from a real server: namespaces are implicit."""
     assert MemoryApi().create(MAPS, "never-made", config_map())["metadata"]["namespace"] == "never-made"
+
+
+def test_a_copy_goes_on_from_the_same_state_and_neither_sees_what_the_other_does() -> None:
+    first = MemoryApi(clock=VirtualClock(Timeline()))
+    first.create(CRDS, None, crd("v1"))
+    first.create(MAPS, "default", config_map(a="1"))
+    seen: list[Change] = []
+    first.observers.append(seen.append)
+    second = first.copy(clock=VirtualClock(Timeline()))
+
+    assert second.revision == first.revision
+    assert second.get(MAPS, "default", "c") == first.get(MAPS, "default", "c")
+    second.delete(CRDS, None, "things.store.test")
+    second.create(MAPS, "default", config_map("d"))
+    assert seen == []
+    assert first.list_page(THINGS, "default").items == []
+    made = first.create(MAPS, "default", config_map("d"))
+    assert made["metadata"]["uid"] == second.get(MAPS, "default", "d")["metadata"]["uid"]
+    with pytest.raises(KindNotServed):
+        second.list_page(THINGS, "default")
+
+
+def test_a_watch_from_before_the_copy_begins_anew() -> None:
+    first = MemoryApi(clock=VirtualClock(Timeline()))
+    before = str(first.revision)
+    first.create(MAPS, "default", config_map())
+    second = first.copy(clock=VirtualClock(Timeline()))
+
+    with pytest.raises(Gone):
+        second.subscribe(MAPS, "default", resource_version=before)
