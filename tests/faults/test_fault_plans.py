@@ -98,6 +98,8 @@ def test_every_kind_of_fault_is_among_the_chosen(fault: FaultClass) -> None:
 @pytest.mark.parametrize(("fault", "name"), PAIRS, ids=lambda item: getattr(item, "name", item))
 def test_no_plan_breaks_an_invariant(fault: FaultClass, name: str, record_property: Any) -> None:
     plans = chosen(fault, name, left_out=False)
+    if not plans:
+        pytest.skip("its kinds of fault are judged in other scenarios")
     broken = [text for plan in plans for text in judge(name, plan)]
     record_property("fault_plans", len(plans))
 
