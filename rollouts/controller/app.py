@@ -102,7 +102,7 @@ class Controller:
             cluster_templates=settings.cluster_templates,
             freezes=settings.freezes,
             capacity_kinds=settings.capacity_kinds,
-            kserve=settings.kserve,
+            unwatched=settings.unwatched,
         )
         model_servers = ModelServerBook(settings.model_servers)
         self._scraper = PodScraper(clock, model_servers=model_servers)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from rollouts.api.references import dependencies
 from rollouts.api.run_status import attempt_in, attempt_of, finished_run, is_finished
-from rollouts.carriers import TRAFFIC_KINDS, TrafficKind
+from rollouts.carriers import TRAFFIC_KINDS, TrafficKind, object_target, object_targets
 from rollouts.carriers.base import POOL_REF
 from rollouts.carriers.http_route import MIRROR, WEIGHTED
 from rollouts.controller import indexes
@@ -20,6 +20,7 @@ from rollouts.controller.trimming import (
     trim_workload,
 )
 from rollouts.engine.naming import UID_DIGITS
+from rollouts.engine.versions import Identity
 from rollouts.kube.client import KubeClient, Resource
 from rollouts.objects import kinds
 from rollouts.objects.fields import map_of, text_of
@@ -42,7 +43,7 @@ from rollouts.objects.pods import (
     read_pod,
     warmed_for,
 )
-from rollouts.objects.pools import Pool, read_pool
+from rollouts.objects.pools import Pool
 from rollouts.objects.workloads import (
     AUTOSCALER,
     WORKLOAD_ANNOTATION,
@@ -71,7 +72,7 @@ class Caches:
     Without ``cluster_templates`` those are not watched, since a namespaced Role cannot allow it; neither are
     RolloutFreezes and Namespaces without ``freezes``. ``whole_runs`` keeps all of finished AnalysisRuns, for whoever
     tells of the past. ``capacity_kinds``: workloads that may be scaled; without any, neither they nor autoscalers are
-    watched. ``kserve`` False: LLMInferenceServices are not.
+    watched. ``unwatched``: options (``carriers.options``) that are off; what they are for is not watched.
     """
 
     def __init__(
@@ -84,16 +85,15 @@ class Caches:
         freezes: bool = False,
         whole_runs: bool = False,
         capacity_kinds: Collection[str] = (),
-        kserve: bool = True,
+        unwatched: Collection[str] = (),
     ) -> None:
         self.capacity_kinds = tuple(kind for kind in WORKLOADS if kind in capacity_kinds)
         self.watches_cluster_templates = cluster_templates
         self.watches_freezes = freezes
-        options = {"kserve": kserve}
         self._unwatched = frozenset(
             resource
             for kind in TRAFFIC_KINDS
-            if not options.get(kind.option, True)
+            if kind.option is not None and kind.option.name in unwatched
             for resource in kind.resources
         )
         self.namespaces = tuple(sorted(set(namespaces)))
@@ -122,21 +122,20 @@ class Caches:
         self.cluster_templates = Store()
         self.strategies = Store(indexes={indexes.TEMPLATE: indexes.rollout_by_template})
         self.cluster_strategies = Store(indexes={indexes.TEMPLATE: indexes.rollout_by_template})
+        with_pods = {resource: kind.pods for kind in object_targets() for resource in kind.resources}
+        of_pods = {resource: self._of_pools(read) for resource, read in with_pods.items()}
         self.traffic = {
-            resource: Store(
-                indexes=dict(kind.indexes) | (self._of_pools(kind.pods) if kind.made_of else {}),
-                keep_managed_fields=True,
-            )
+            resource: Store(indexes={**kind.indexes, **of_pods.get(resource, {})}, keep_managed_fields=True)
             for kind in TRAFFIC_KINDS
             for resource in kind.resources
         }
-        self.pools = {resource.group: Store(indexes=self._of_pools(read_pool)) for resource in kinds.POOLS}
-        # What is a version itself has pods as a pool has.
-        self._pool_readers = dict.fromkeys(self.pools, read_pool)
-        for kind in TRAFFIC_KINDS:
-            for resource in kind.resources if kind.made_of else ():
-                self.pools[resource.group] = self.traffic[resource]
-                self._pool_readers[resource.group] = kind.pods
+        # An object that carries weights may be a version as well: it is stored once.
+        self._versions = {
+            resource: self.traffic[resource] if resource in self.traffic else Store(indexes=indexed)
+            for resource, indexed in of_pods.items()
+        }
+        self.pools = {resource.group: store for resource, store in self._versions.items()}
+        self._pool_readers = {resource.group: read for resource, read in with_pods.items()}
         self.pods = Store(
             indexes={indexes.LABEL: indexes.by_label}
             | ({indexes.MARKED: indexes.by_mark} if self.capacity_kinds else {}),
@@ -207,8 +206,7 @@ class Caches:
             kinds.ROLLOUT_FREEZE: self.freezes,
             kinds.NAMESPACE: self.namespace_objects,
             **self.traffic,
-            kinds.POOL_V1: self.pools[kinds.POOL_V1.group],
-            kinds.POOL_X: self.pools[kinds.POOL_X.group],
+            **self._versions,
             kinds.POD: self.pods,
             kinds.SERVICE: self.services,
             kinds.JOB: self.jobs,
@@ -219,11 +217,17 @@ class Caches:
     def traffic_object(self, kind: TrafficKind, resource: Resource, key: ObjectKey) -> Object | None:
         """The traffic object of a name; None when it does not exist."""
         store = self.traffic[resource]
-        return kind.joined(*key, store.by_index(kind.made_of, tuple(key))) if kind.made_of else store.get(key)
+        if kind.made_of:
+            return kind.joined(*key, store.by_index(kind.made_of, tuple(key)))
+        return kind.joined(*key, filter(None, [store.get(key)]))
 
-    def version(self, kind: TrafficKind, namespace: str, name: str) -> Object | None:
-        """The object of a kind whose objects are versions; None when it does not exist."""
-        found = (self.traffic[resource].get(ObjectKey(namespace, name)) for resource in kind.resources)
+    def version(self, arm: Identity, namespace: str) -> Object | None:
+        """The object that an arm is; None when it does not exist, or the arm is none."""
+        kind = object_target(arm.kind)
+        resources = (
+            (one for one in kind.resources if arm.group in ("", one.group)) if kind is not None else ()
+        )
+        found = (self._versions[resource].get(ObjectKey(namespace, arm.name)) for resource in resources)
         return next((obj for obj in found if obj is not None), None)
 
     @property
@@ -471,10 +475,7 @@ class Caches:
             for key in self.services.keys_by_index(indexes.SERVICE_SELECTOR, value):
                 by_service(key)
 
-        def carrier(kind: str) -> Callable[[ObjectKey], None]:
-            return lambda key: by_index(indexes.ROUTE, (key.namespace, kind, key.name))
-
-        def joint_carrier(kind: str) -> Callable[[Hashable], None]:
+        def carrier(kind: str) -> Callable[[Hashable], None]:
             def changed(value: Hashable) -> None:
                 namespace, name = cast("tuple[str, str]", value)
                 by_index(indexes.ROUTE, (namespace, kind, name))
@@ -486,7 +487,7 @@ class Caches:
         for kind in TRAFFIC_KINDS:
             for resource in kind.resources:
                 if kind.made_of:
-                    self.traffic[resource].subscribe_index(kind.made_of, joint_carrier(kind.kind))
+                    self.traffic[resource].subscribe_index(kind.made_of, carrier(kind.kind))
                 else:
                     self.traffic[resource].subscribe(carrier(kind.kind))
         for store in self.pools.values():

@@ -6,7 +6,6 @@ from typing import Any
 
 from rollouts.carriers import TRAFFIC_KINDS
 from rollouts.engine.naming import UID_DIGITS
-from rollouts.engine.versions import TargetKind
 from rollouts.kube.client import Resource
 from rollouts.kube.errors import KindNotServed
 from rollouts.objects import kinds
@@ -19,12 +18,14 @@ __all__ = ["CARRIERS", "differences", "end_state", "is_carrier", "route_weights"
 Object = dict[str, Any]
 
 _NAMES = {
-    TargetKind.POOL: "inference-route",
-    TargetKind.ADAPTER: "loramodel",
-    TargetKind.VARIANT: "mymodel-pool",
-    TargetKind.LLM_SERVICE: "mymodel-group",
+    "pool": "inference-route",
+    "adapter": "loramodel",
+    "variant": "mymodel-pool",
+    "llmInferenceService": "mymodel-group",
 }
-CARRIERS = tuple((resource, _NAMES[kind.target]) for kind in TRAFFIC_KINDS for resource in kind.resources)
+CARRIERS = tuple(
+    (resource, _NAMES[kind.target.field]) for kind in TRAFFIC_KINDS for resource in kind.resources
+)
 """The traffic objects of the workloads, by name."""
 
 _MASKED = frozenset(
