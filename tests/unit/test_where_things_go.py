@@ -30,6 +30,9 @@ from tests.kit.faults.objects import ADAPTER_OF, CANARY, STABLE
 from tests.kit.faults.scenarios import SCENARIOS
 from tests.kit.faults.simulation import simulate
 
+pytestmark = pytest.mark.timeout(280)
+"""Seconds: processes are started in which whole rollouts are told, on a machine that does other things as well."""
+
 ROOT = Path(__file__).resolve().parents[2]
 BEFORE, AFTER = ADAPTER_OF[STABLE], ADAPTER_OF[CANARY]
 
@@ -90,7 +93,6 @@ PROMOTED = [
 ]
 
 
-@pytest.mark.timeout(280)
 @pytest.mark.parametrize(
     ("story", "shares", "faults"),
     [("promoted", PROMOTED, True), ("aborted", WAY_BACK, True), ("unreadable", WAY_BACK, False)],
@@ -108,7 +110,6 @@ def _about_cells(lines: list[str]) -> list[str]:
     return [line.partition(":")[0] for line in lines if "ModelCell" in line]
 
 
-@pytest.mark.timeout(280)
 def test_commands_know_it_without_being_told(of_rings: dict[str, Any]) -> None:
     assert _about_cells(of_rings["lint"]) == []
     assert _about_cells(of_rings["lint stray"]) == [
@@ -128,7 +129,6 @@ def test_commands_know_it_without_being_told(of_rings: dict[str, Any]) -> None:
     assert of_rings["waited for"] == CANARY
 
 
-@pytest.mark.timeout(280)
 def test_schema_options_and_the_chart_have_it(of_rings: dict[str, Any]) -> None:
     assert of_rings["target"] == [*(kind.field for kind in target_kinds()), "modelCell", "revision"]
     assert of_rings["traffic"] == [*(kind.field for kind in TRAFFIC_KINDS), "modelRing"]
